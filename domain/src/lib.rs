@@ -1,1 +1,15 @@
-//! domain
+//! The words that every other room speaks.
+//!
+//! No I/O, no async, no clock, no randomness: nothing here can fail for an outside reason. Read in this order.
+
+/// Ids that know what they name.
+pub mod id;
+
+/// Amounts of memory and storage.
+pub mod bytes;
+
+/// A job's life: states, events, one table.
+pub mod job;
+
+/// What a model is made of, from its `config.json`.
+pub mod architecture;
