@@ -13,3 +13,15 @@ pub mod job;
 
 /// What a model is made of, from its `config.json`.
 pub mod architecture;
+
+/// What a job asks for, checked.
+pub mod spec;
+
+/// The contract with trainers.
+pub mod run;
+
+/// The contract with serving processes.
+pub mod serve;
+
+/// A dataset's rows and the check of a whole file.
+pub mod dataset;

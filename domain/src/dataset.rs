@@ -1,0 +1,626 @@
+//! A dataset's rows: what one line of JSONL may say, and the check of a whole file in constant memory.
+//!
+//! Two formats, one per file: chat (`{"messages": [...]}`) and prompt/completion (`{"prompt": …, "completion": …}`).
+//! Nothing is corrected or dropped: whatever is not understood is a defect with its line number. Tokens are not
+//! counted here; that is `attune-text`'s.
+
+mod json;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use json::Json;
+
+/// The longest line that is read, in bytes.
+pub const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// How many defects are kept word for word; the rest are counted.
+pub const KEPT_DEFECTS: usize = 20;
+
+/// Which kind of rows a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowFormat {
+    /// `{"messages": [...]}`.
+    Chat,
+    /// `{"prompt": …, "completion": …}`.
+    Completion,
+}
+
+impl fmt::Display for RowFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Chat => "chat",
+            Self::Completion => "prompt/completion",
+        })
+    }
+}
+
+/// Who speaks a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Sets the scene.
+    System,
+    /// Asks.
+    User,
+    /// Answers; what it says is what is trained.
+    Assistant,
+}
+
+impl Role {
+    /// The word on the wire and in chat templates.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// One turn of a chat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+    /// `Some(0)`: an assistant's turn that is read but not trained. `None` means 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u8>,
+    /// The speaker's name, handed to the chat template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl Message {
+    /// A message without weight and name.
+    #[must_use]
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into(), weight: None, name: None }
+    }
+
+    /// Whether the loss is taken on this message.
+    #[must_use]
+    pub fn is_trained(&self) -> bool {
+        self.role == Role::Assistant && self.weight != Some(0)
+    }
+}
+
+/// One training example as the user wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Row {
+    /// A chat whose last message is the assistant's.
+    Chat {
+        /// At least one.
+        messages: Vec<Message>,
+    },
+    /// A text and what follows it.
+    Completion {
+        /// Read, not trained; may be empty.
+        prompt: String,
+        /// Trained; not empty.
+        completion: String,
+    },
+}
+
+impl Row {
+    /// Which format this row is of.
+    #[must_use]
+    pub const fn format(&self) -> RowFormat {
+        match self {
+            Self::Chat { .. } => RowFormat::Chat,
+            Self::Completion { .. } => RowFormat::Completion,
+        }
+    }
+}
+
+/// What is wrong with one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct RowDefect {
+    /// The line, from 1.
+    pub line: u64,
+    /// A sentence for the user, without the line.
+    pub message: String,
+}
+
+/// Reads one line. `line_no` counts from 1; on line 1 a UTF-8 byte order mark is passed over.
+///
+/// # Errors
+/// [`RowDefect`], the first one met in the line.
+pub fn parse_row(line_no: u64, line: &[u8]) -> Result<Row, RowDefect> {
+    let line = if line_no == 1 { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) } else { line };
+    row(line_no, line).map_err(|message| RowDefect { line: line_no, message })
+}
+
+fn row(line_no: u64, line: &[u8]) -> Result<Row, String> {
+    let text = std::str::from_utf8(line).map_err(|e| {
+        if line_no == 1 && (line.starts_with(b"\xFF\xFE") || line.starts_with(b"\xFE\xFF")) {
+            "the file is UTF-16; save it as UTF-8".to_owned()
+        } else {
+            format!("not UTF-8: byte {} of the line is not valid", e.valid_up_to() + 1)
+        }
+    })?;
+    let json = serde_json::from_str(text).map_err(|e| not_json(&e))?;
+    match json {
+        Json::Object(fields) if fields.iter().any(|(name, _)| name == "messages") => chat(fields),
+        Json::Object(fields) if fields.iter().any(|(name, _)| name == "prompt" || name == "completion") => {
+            completion(fields)
+        }
+        Json::Object(fields) => {
+            let found: Vec<_> = fields.iter().map(|(name, _)| format!("'{name}'")).collect();
+            let found = if found.is_empty() { "no field".into() } else { found.join(", ") };
+            Err(format!("needs 'messages', or 'prompt' and 'completion'; found {found}"))
+        }
+        other => Err(format!("must be a JSON object; found {}", other.kind())),
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> String {
+    let whole = error.to_string();
+    let reason = whole.split(" at line ").next().unwrap_or(&whole);
+    let column = error.column();
+    match error.classify() {
+        serde_json::error::Category::Eof => {
+            format!("not JSON: {reason} (column {column}); each row must be whole on one line")
+        }
+        serde_json::error::Category::Data => format!("{reason} (column {column})"),
+        _ => format!("not JSON: {reason} (column {column})"),
+    }
+}
+
+fn chat(fields: Vec<(String, Json)>) -> Result<Row, String> {
+    let mut list = None;
+    for (name, value) in fields {
+        match (name.as_str(), value) {
+            ("messages", Json::List(messages)) => list = Some(messages),
+            ("messages", other) => return Err(format!("messages: must be a list; found {}", other.kind())),
+            ("tools" | "functions" | "parallel_tool_calls" | "function_call" | "tool_choice", _) => {
+                return Err(format!("{name}: training on tool calls is not supported"));
+            }
+            _ => return Err(format!("{name}: unknown field; a chat row has only 'messages'")),
+        }
+    }
+    let messages = list
+        .unwrap_or_default()
+        .into_iter()
+        .enumerate()
+        .map(|(i, value)| message(value).map_err(|reason| format!("messages[{i}]{reason}")))
+        .collect::<Result<Vec<_>, _>>()?;
+    match messages.last() {
+        None => Err("messages: the list is empty".into()),
+        Some(last) if last.role != Role::Assistant => {
+            Err(format!("the last message must be the assistant's; it is the {}'s", last.role.as_str()))
+        }
+        Some(_) if !messages.iter().any(Message::is_trained) => {
+            Err("nothing to train: every assistant message has weight 0".into())
+        }
+        Some(_) => Ok(Row::Chat { messages }),
+    }
+}
+
+/// The reason starts with `.field: …` or `: …`; the caller puts the message's place before it.
+fn message(value: Json) -> Result<Message, String> {
+    let Json::Object(fields) = value else {
+        return Err(format!(": must be an object; found {}", value.kind()));
+    };
+    let (mut role, mut content, mut weight, mut name) = (None, None, None, None);
+    for (field, value) in fields {
+        match (field.as_str(), value) {
+            ("role", Json::Text(word)) => role = Some(role_named(&word)?),
+            ("content", Json::Text(text)) => content = Some(text),
+            ("content", Json::List(_)) => {
+                return Err(".content: content parts are not supported; give one string".into());
+            }
+            ("name", Json::Text(text)) => name = Some(text),
+            ("weight", Json::Number(Some(given @ (0 | 1)))) => weight = Some(u8::from(given == 1)),
+            ("weight", _) => return Err(".weight: must be 0 or 1".into()),
+            ("tool_calls" | "function_call" | "tool_call_id", _) => {
+                return Err(format!(".{field}: training on tool calls is not supported"));
+            }
+            ("role" | "content" | "name", other) => {
+                return Err(format!(".{field}: must be a string; found {}", other.kind()));
+            }
+            _ => return Err(format!(".{field}: unknown field; allowed: role, content, name, weight")),
+        }
+    }
+    let role = role.ok_or(": 'role' is missing")?;
+    let content = content.ok_or(": 'content' is missing")?;
+    if role == Role::Assistant && content.is_empty() {
+        return Err(".content: an assistant message must not be empty".into());
+    }
+    if role != Role::Assistant && weight.is_some() {
+        return Err(".weight: only assistant messages have a weight".into());
+    }
+    Ok(Message { role, content, weight, name })
+}
+
+fn role_named(word: &str) -> Result<Role, String> {
+    match word {
+        "system" => Ok(Role::System),
+        "user" => Ok(Role::User),
+        "assistant" => Ok(Role::Assistant),
+        "tool" | "function" => Err(format!(".role: '{word}': training on tool calls is not supported")),
+        _ => Err(format!(".role: '{word}' is unknown; allowed: system, user, assistant")),
+    }
+}
+
+fn completion(fields: Vec<(String, Json)>) -> Result<Row, String> {
+    let (mut prompt, mut completion) = (None, None);
+    for (name, value) in fields {
+        match (name.as_str(), value) {
+            ("prompt", Json::Text(text)) => prompt = Some(text),
+            ("completion", Json::Text(text)) => completion = Some(text),
+            ("prompt" | "completion", other) => {
+                return Err(format!("{name}: must be a string; found {}", other.kind()));
+            }
+            _ => return Err(format!("{name}: unknown field; allowed: prompt, completion")),
+        }
+    }
+    let prompt = prompt.ok_or("'prompt' is missing")?;
+    let completion = completion.ok_or("'completion' is missing")?;
+    if completion.is_empty() {
+        return Err("completion: must not be empty".into());
+    }
+    Ok(Row::Completion { prompt, completion })
+}
+
+/// What a sound file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetFacts {
+    /// The format of every row.
+    pub format: RowFormat,
+    /// How many rows.
+    pub rows: u64,
+    /// The file's size.
+    pub bytes: u64,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Defects {
+    /// The first [`KEPT_DEFECTS`] of them, by line.
+    pub first: Vec<RowDefect>,
+    /// All of them.
+    pub total: u64,
+}
+
+impl fmt::Display for Defects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, defect) in self.first.iter().enumerate() {
+            write!(f, "{}{defect}", if i == 0 { "" } else { "\n" })?;
+        }
+        match self.total - self.first.len() as u64 {
+            0 => Ok(()),
+            more => write!(f, "\n… and {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Defects {}
+
+/// Checks a file that arrives in pieces of any size. Memory: one line and [`KEPT_DEFECTS`] defects.
+#[derive(Debug, Default)]
+pub struct RowChecker {
+    /// The part of the current line that earlier chunks held.
+    held: Vec<u8>,
+    /// The current line went over [`MAX_LINE_BYTES`]; the rest of it is passed over.
+    overlong: bool,
+    /// Lines ended so far.
+    lines: u64,
+    /// The first of the empty lines just passed, if any; they are a defect only if a row follows.
+    blank_since: Option<u64>,
+    format: Option<(RowFormat, u64)>,
+    rows: u64,
+    bytes: u64,
+    first: Vec<RowDefect>,
+    total: u64,
+}
+
+impl RowChecker {
+    /// A checker that has seen nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes of the file.
+    pub fn push(&mut self, chunk: &[u8]) {
+        self.push_with(chunk, &mut |_, _| {});
+    }
+
+    /// Takes the next bytes and hands each sound row, with its line, to `each`.
+    pub fn push_with(&mut self, chunk: &[u8], each: &mut impl FnMut(u64, Row)) {
+        self.bytes += chunk.len() as u64;
+        let mut rest = chunk;
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            self.hold(&rest[..end]);
+            self.end_line(each);
+            rest = &rest[end + 1..];
+        }
+        self.hold(rest);
+    }
+
+    /// How many defects so far: a caller may stop early.
+    #[must_use]
+    pub const fn defects_so_far(&self) -> u64 {
+        self.total
+    }
+
+    /// The file has ended.
+    ///
+    /// # Errors
+    /// [`Defects`]: at least one line is not a sound row, or there is none.
+    pub fn finish(self) -> Result<DatasetFacts, Defects> {
+        self.finish_with(&mut |_, _| {})
+    }
+
+    /// The file has ended; a last line without a newline goes to `each` like any other.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub fn finish_with(mut self, each: &mut impl FnMut(u64, Row)) -> Result<DatasetFacts, Defects> {
+        if !self.held.is_empty() || self.overlong {
+            self.end_line(each);
+        }
+        if self.total == 0 && self.rows == 0 {
+            let message = if self.bytes == 0 { "the file is empty" } else { "the file has no rows" };
+            self.defect(1, message.into());
+        }
+        match self.format {
+            Some((format, _)) if self.total == 0 => Ok(DatasetFacts { format, rows: self.rows, bytes: self.bytes }),
+            _ => Err(Defects { first: self.first, total: self.total }),
+        }
+    }
+
+    fn hold(&mut self, part: &[u8]) {
+        // One byte of grace for the `\r` of a CRLF.
+        if self.overlong || self.held.len() + part.len() > MAX_LINE_BYTES + 1 {
+            self.overlong = true;
+            self.held.clear();
+        } else {
+            self.held.extend_from_slice(part);
+        }
+    }
+
+    fn end_line(&mut self, each: &mut impl FnMut(u64, Row)) {
+        self.lines += 1;
+        let mut line = std::mem::take(&mut self.held);
+        let overlong = std::mem::take(&mut self.overlong);
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        if !overlong && line.trim_ascii().is_empty() {
+            self.blank_since.get_or_insert(self.lines);
+        } else {
+            if let Some(blank) = self.blank_since.take() {
+                self.defect(blank, "the line is empty, yet rows follow it".into());
+            }
+            if overlong || line.len() > MAX_LINE_BYTES {
+                self.defect(self.lines, format!("the line is longer than {MAX_LINE_BYTES} bytes"));
+            } else {
+                self.row(&line, each);
+            }
+        }
+        line.clear();
+        self.held = line; // keeps its room for the next line
+    }
+
+    fn row(&mut self, line: &[u8], each: &mut impl FnMut(u64, Row)) {
+        match parse_row(self.lines, line) {
+            Err(defect) => self.defect(defect.line, defect.message),
+            Ok(row) => {
+                let (format, since) = *self.format.get_or_insert((row.format(), self.lines));
+                if format == row.format() {
+                    self.rows += 1;
+                    each(self.lines, row);
+                } else {
+                    let mixed =
+                        format!("a {} row, but line {since} is a {format} row; one format per file", row.format());
+                    self.defect(self.lines, mixed);
+                }
+            }
+        }
+    }
+
+    fn defect(&mut self, line: u64, message: String) {
+        self.total += 1;
+        if self.first.len() < KEPT_DEFECTS {
+            self.first.push(RowDefect { line, message });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CHAT: &str =
+        r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}"#;
+    const COMPLETION: &str = r#"{"prompt": "2+2=", "completion": "4"}"#;
+
+    fn check(file: &[u8]) -> Result<DatasetFacts, Defects> {
+        let mut checker = RowChecker::new();
+        checker.push(file);
+        checker.finish()
+    }
+
+    fn defect_of(line: &str) -> String {
+        parse_row(1, line.as_bytes()).unwrap_err().message
+    }
+
+    #[test]
+    fn both_formats_are_read() {
+        let row = parse_row(1, CHAT.as_bytes()).unwrap();
+        let messages = vec![Message::new(Role::User, "Hi"), Message::new(Role::Assistant, "Hello")];
+        assert_eq!(row, Row::Chat { messages });
+        let row = parse_row(1, COMPLETION.as_bytes()).unwrap();
+        assert_eq!(row, Row::Completion { prompt: "2+2=".into(), completion: "4".into() });
+    }
+
+    #[test]
+    fn weight_and_name_are_kept() {
+        let line = r#"{"messages": [{"role": "user", "content": "", "name": "ann"},
+            {"role": "assistant", "content": "a", "weight": 0}, {"role": "assistant", "content": "b", "weight": 1}]}"#;
+        let Row::Chat { messages } = parse_row(1, line.as_bytes()).unwrap() else { panic!() };
+        assert_eq!(messages[0].name.as_deref(), Some("ann"));
+        assert_eq!(messages.iter().map(Message::is_trained).collect::<Vec<_>>(), [false, false, true]);
+    }
+
+    #[test]
+    fn every_defect_is_named() {
+        let cases: &[(&str, &str)] = &[
+            ("{", "not JSON: EOF while parsing an object (column 1); each row must be whole on one line"),
+            ("hello", "not JSON: expected value (column 1)"),
+            (r#"{"messages": []} x"#, "not JSON: trailing characters (column 18)"),
+            ("[1]", "must be a JSON object; found a list"),
+            ("{}", "needs 'messages', or 'prompt' and 'completion'; found no field"),
+            (r#"{"text": "a"}"#, "needs 'messages', or 'prompt' and 'completion'; found 'text'"),
+            (r#"{"prompt": "a"}"#, "'completion' is missing"),
+            (r#"{"completion": "a"}"#, "'prompt' is missing"),
+            (r#"{"prompt": 1, "completion": "a"}"#, "prompt: must be a string; found a number"),
+            (r#"{"prompt": "a", "completion": ""}"#, "completion: must not be empty"),
+            (r#"{"prompt": "a", "completion": "b", "id": 3}"#, "id: unknown field; allowed: prompt, completion"),
+            (r#"{"prompt": "a", "prompt": "b", "completion": "c"}"#, "the field 'prompt' is given twice (column 29)"),
+            (r#"{"messages": {}}"#, "messages: must be a list; found an object"),
+            (r#"{"messages": []}"#, "messages: the list is empty"),
+            (r#"{"messages": [], "tools": []}"#, "tools: training on tool calls is not supported"),
+            (r#"{"messages": [], "x": 1}"#, "x: unknown field; a chat row has only 'messages'"),
+            (r#"{"messages": ["a"]}"#, "messages[0]: must be an object; found a string"),
+            (r#"{"messages": [{"content": "a"}]}"#, "messages[0]: 'role' is missing"),
+            (r#"{"messages": [{"role": "user"}]}"#, "messages[0]: 'content' is missing"),
+            (
+                r#"{"messages": [{"role": "bot", "content": "a"}]}"#,
+                "messages[0].role: 'bot' is unknown; allowed: system, user, assistant",
+            ),
+            (
+                r#"{"messages": [{"role": "tool", "content": "a"}]}"#,
+                "messages[0].role: 'tool': training on tool calls is not supported",
+            ),
+            (
+                r#"{"messages": [{"role": "user", "content": null}]}"#,
+                "messages[0].content: must be a string; found null",
+            ),
+            (
+                r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}"#,
+                "messages[0].content: content parts are not supported; give one string",
+            ),
+            (
+                r#"{"messages": [{"role": "assistant", "content": ""}]}"#,
+                "messages[0].content: an assistant message must not be empty",
+            ),
+            (r#"{"messages": [{"role": "user", "content": "a", "weight": 2}]}"#, "messages[0].weight: must be 0 or 1"),
+            (
+                r#"{"messages": [{"role": "user", "content": "a", "weight": 1}]}"#,
+                "messages[0].weight: only assistant messages have a weight",
+            ),
+            (
+                r#"{"messages": [{"role": "user", "content": "a", "mood": 1}]}"#,
+                "messages[0].mood: unknown field; allowed: role, content, name, weight",
+            ),
+            (
+                r#"{"messages": [{"role": "user", "content": "a"}]}"#,
+                "the last message must be the assistant's; it is the user's",
+            ),
+            (
+                r#"{"messages": [{"role": "assistant", "content": "a", "weight": 0}]}"#,
+                "nothing to train: every assistant message has weight 0",
+            ),
+        ];
+        for (line, message) in cases {
+            assert_eq!(&defect_of(line), message, "{line}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_are_placed() {
+        let defect = parse_row(7, b"{\"prompt\": \"\xFF\"}").unwrap_err();
+        assert_eq!(defect.to_string(), "line 7: not UTF-8: byte 13 of the line is not valid");
+        let defect = parse_row(1, b"\xFF\xFE{\0").unwrap_err();
+        assert_eq!(defect.message, "the file is UTF-16; save it as UTF-8");
+    }
+
+    #[test]
+    fn a_sound_file_is_counted() {
+        let crlf = format!("\u{feff}{CHAT}\r\n{CHAT}\r\n\r\n");
+        let facts = check(crlf.as_bytes()).unwrap();
+        assert_eq!(facts, DatasetFacts { format: RowFormat::Chat, rows: 2, bytes: crlf.len() as u64 });
+        assert_eq!(check(COMPLETION.as_bytes()).unwrap().rows, 1);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_listed_by_line() {
+        let cases = [
+            (String::new(), "line 1: the file is empty"),
+            ("\n \r\n".into(), "line 1: the file has no rows"),
+            (format!("{CHAT}\n\n\n{CHAT}\n"), "line 2: the line is empty, yet rows follow it"),
+            (
+                format!("{CHAT}\n{COMPLETION}\n"),
+                "line 2: a prompt/completion row, but line 1 is a chat row; one format per file",
+            ),
+            (
+                format!("{CHAT}\n{}\n{CHAT}", "x".repeat(MAX_LINE_BYTES + 1)),
+                "line 2: the line is longer than 1048576 bytes",
+            ),
+        ];
+        for (file, said) in cases {
+            assert_eq!(check(file.as_bytes()).unwrap_err().to_string(), said);
+        }
+    }
+
+    #[test]
+    fn a_line_of_exactly_the_cap_is_read() {
+        let frame = r#"{"prompt": "", "completion": "c"}"#.len();
+        let line = format!(r#"{{"prompt": "{}", "completion": "c"}}"#, "p".repeat(MAX_LINE_BYTES - frame));
+        assert_eq!(line.len(), MAX_LINE_BYTES);
+        assert_eq!(check(format!("{line}\r\n").as_bytes()).unwrap().rows, 1);
+        assert_eq!(check(line.as_bytes()).unwrap().rows, 1);
+    }
+
+    #[test]
+    fn only_the_first_defects_are_kept() {
+        let defects = check("x\n".repeat(100).as_bytes()).unwrap_err();
+        assert_eq!((defects.first.len(), defects.total), (KEPT_DEFECTS, 100));
+        assert!(defects.to_string().ends_with("\n… and 80 more"));
+    }
+
+    #[test]
+    fn rows_are_handed_over_with_their_lines() {
+        let mut seen = Vec::new();
+        let mut checker = RowChecker::new();
+        checker.push_with(format!("{CHAT}\nnot a row\n{CHAT}").as_bytes(), &mut |line, _| seen.push(line));
+        checker.finish_with(&mut |line, _| seen.push(line)).unwrap_err();
+        assert_eq!(seen, [1, 3]);
+    }
+
+    proptest! {
+        /// However a file is cut into chunks, the same is said of it.
+        #[test]
+        fn chunking_does_not_matter(
+            lines in prop::collection::vec(prop::sample::select(vec![CHAT, COMPLETION, "", " ", "{", "\r", "é\u{feff}"]), 0..8),
+            cuts in prop::collection::vec(1usize..40, 1..20),
+        ) {
+            let file = lines.join("\n").into_bytes();
+            let whole = check(&file);
+            let mut checker = RowChecker::new();
+            let (mut rest, mut cuts) = (&file[..], cuts.iter().cycle());
+            while !rest.is_empty() {
+                let (chunk, more) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
+                checker.push(chunk);
+                rest = more;
+            }
+            prop_assert_eq!(checker.finish(), whole);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(file in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = check(&file);
+        }
+    }
+}
