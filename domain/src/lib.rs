@@ -25,3 +25,6 @@ pub mod serve;
 
 /// A dataset's rows and the check of a whole file.
 pub mod dataset;
+
+/// A dataset's rows and the check of a whole file.
+pub mod dataset;
