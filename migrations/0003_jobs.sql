@@ -67,6 +67,8 @@ create table run (
     run_lease          bigint not null,
     -- domain::run::Plan.
     plan               jsonb not null,
+    -- SHA-256 of the token that this run's trainer shows.
+    token_hash         bytea not null,
     resume_id          uuid,
     state              text not null constraint run_state_check check (state in ('launching', 'running', 'ended')),
     -- How it ended: published, failed, stopped, lost.
