@@ -1,0 +1,130 @@
+//! The walkthrough of docs/ARCHITECTURE.md, end to end: import, upload, train, answer, export.
+
+use std::{fs, time::Duration};
+
+use attune_tests::{
+    platform::{Platform, client, text},
+    tiny,
+};
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// A job small enough for a test, and still with several steps, checkpoints and validations.
+pub(crate) fn job(training_file: &str) -> Value {
+    json!({
+        "model": "tiny", "training_file": training_file, "seed": 7, "suffix": "house",
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 6, "batch_size": 4}}},
+        "adapter": {"rank": 16}, "trainer": {"learning_rate": 0.01, "checkpoint_every_steps": 5},
+    })
+}
+
+pub(crate) async fn create(platform: &Platform, job: Value) -> String {
+    let (status, view) = platform.call(Method::POST, "/v1/fine_tuning/jobs", Some(job)).await.unwrap();
+    assert_eq!(status, 200, "{view}");
+    view["id"].as_str().unwrap().to_owned()
+}
+
+async fn ask(platform: &Platform, model: &str, question: &str) -> Value {
+    let body = json!({"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 40});
+    let (status, answer) = platform.call(Method::POST, "/v1/chat/completions", Some(body)).await.unwrap();
+    assert_eq!(status, 200, "{answer}\n{}", platform.folder().log());
+    answer
+}
+
+/// The text of a streamed answer, and its last finish reason.
+async fn ask_streamed(platform: &Platform, model: &str, question: &str) -> (String, String) {
+    let body = json!({"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0,
+                      "max_tokens": 40, "stream": true});
+    let answer = client()
+        .post(format!("{}/v1/chat/completions", platform.url))
+        .bearer_auth(&platform.api_key)
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let body = answer.text().await.unwrap();
+    assert!(body.trim_end().ends_with("data: [DONE]"), "{body}");
+    let (mut said, mut reason) = (String::new(), String::new());
+    for line in body.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|line| *line != "[DONE]") {
+        let chunk: Value = serde_json::from_str(line).unwrap();
+        said.push_str(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or(""));
+        reason = chunk["choices"][0]["finish_reason"].as_str().unwrap_or(&reason).to_owned();
+    }
+    (said, reason)
+}
+
+fn content(answer: &Value) -> &str {
+    answer["choices"][0]["message"]["content"].as_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_becomes_an_adapter_that_answers_and_is_exported() {
+    let platform = Platform::start().unwrap();
+    platform.import_tiny().unwrap();
+    let file = platform.upload(&tiny::rows(24)).unwrap();
+    let id = create(&platform, job(&file)).await;
+    let done = platform.ended(&id, Duration::from_secs(120)).await.unwrap();
+    assert_eq!(done["status"], "succeeded", "{done}\n{}", platform.folder().log());
+    let model = done["fine_tuned_model"].as_str().unwrap();
+    assert!(model.starts_with("ft:tiny:default:house:"), "{model}");
+    assert!(done["trained_tokens"].as_u64().unwrap() > 0, "{done}");
+
+    the_events_tell_the_story(&platform, &id).await;
+    the_tuned_model_learned_what_the_base_does_not_know(&platform, model).await;
+    the_export_is_a_peft_folder(&platform, model);
+    nothing_is_left(&platform);
+    platform.stop(Signal::SIGTERM).unwrap();
+}
+
+async fn the_events_tell_the_story(platform: &Platform, id: &str) {
+    let path = format!("/v1/fine_tuning/jobs/{id}/events?limit=100");
+    let (_, events) = platform.call(Method::GET, &path, None).await.unwrap();
+    let events = events["data"].as_array().unwrap();
+    let losses: Vec<f64> = events.iter().rev().filter_map(|event| event["data"]["train_loss"].as_f64()).collect();
+    assert_eq!(losses.len(), 36, "24 rows in batches of 4, 6 times: {events:?}");
+    assert!(losses[35] < losses[0] / 4.0, "the loss does not fall: {losses:?}");
+    let (_, checkpoints) =
+        platform.call(Method::GET, &format!("/v1/fine_tuning/jobs/{id}/checkpoints"), None).await.unwrap();
+    assert!(!checkpoints["data"].as_array().unwrap().is_empty());
+}
+
+async fn the_tuned_model_learned_what_the_base_does_not_know(platform: &Platform, model: &str) {
+    let base = ask(platform, "tiny", "question 3").await;
+    assert_ne!(content(&base), tiny::ANSWER);
+    let tuned = ask(platform, model, "question 3").await;
+    assert_eq!(content(&tuned), tiny::ANSWER, "{tuned}");
+    assert_eq!(tuned["choices"][0]["finish_reason"], "stop");
+    let usage = &tuned["usage"];
+    assert_eq!(
+        usage["completion_tokens"].as_u64().unwrap(),
+        tiny::ANSWER.len() as u64 + 1,
+        "a byte a token, and the end"
+    );
+    assert_eq!(
+        usage["total_tokens"].as_u64(),
+        Some(usage["prompt_tokens"].as_u64().unwrap() + tiny::ANSWER.len() as u64 + 1)
+    );
+    let streamed = ask_streamed(platform, model, "question 3").await;
+    assert_eq!(streamed, (tiny::ANSWER.to_owned(), "stop".to_owned()));
+}
+
+fn the_export_is_a_peft_folder(platform: &Platform, model: &str) {
+    let folder = platform.folder().path("exported");
+    platform.json(&["adapters", "export", model, "--format", "peft", text(&folder).unwrap()]).unwrap();
+    let config: Value = serde_json::from_slice(&fs::read(folder.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["peft_type"], &config["r"]), (&json!("LORA"), &json!(16)));
+    let bytes = fs::read(folder.join("adapter_model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let q = tensors.tensor("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight").unwrap();
+    assert_eq!(q.shape(), [16, 64]);
+    assert_eq!(tensors.names().len(), 2 * 7 * 2);
+}
+
+/// A finished job leaves no trainer behind.
+fn nothing_is_left(platform: &Platform) {
+    let left: Vec<_> =
+        platform.descendants().unwrap().into_iter().filter(|(_, c)| c.contains("attune-trainer")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

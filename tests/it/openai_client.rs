@@ -1,0 +1,32 @@
+//! The official Python client, unmodified but for `base_url` and key, against a real platform.
+
+use std::{fs, process::Command};
+
+use attune_tests::{
+    platform::{Platform, text},
+    tiny,
+};
+
+/// `make test` makes this environment: `scripts/setup` puts the official client into it.
+fn python() -> String {
+    let cache = std::env::home_dir().unwrap().join(".cache/attune");
+    let cache = option_env!("ATTUNE_CACHE").map_or(cache, Into::into);
+    cache.join("venv-tests/bin/python").to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_official_python_client_tunes_and_chats() {
+    let platform = Platform::start().unwrap();
+    platform.import_tiny().unwrap();
+    let rows = platform.folder().path("train.jsonl");
+    fs::write(&rows, tiny::rows(24)).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/openai_client.py");
+    let output = Command::new(python())
+        .args([script, text(&rows).unwrap(), tiny::ANSWER])
+        .env("OPENAI_BASE_URL", format!("{}/v1", platform.url))
+        .env("OPENAI_API_KEY", &platform.api_key)
+        .output()
+        .unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{}", platform.folder().log());
+}

@@ -1,0 +1,106 @@
+//! Faults on a job's way: a killed trainer, a killed scheduler, a cancel at every state.
+
+use std::time::Duration;
+
+use attune_tests::{platform::Platform, tiny};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::house::{create, job};
+
+/// A job that is long enough to be met while it runs.
+fn long_job(file: &str) -> Value {
+    let mut job = job(file);
+    job["method"]["supervised"]["hyperparameters"]["n_epochs"] = json!(60);
+    job["trainer"]["checkpoint_every_steps"] = json!(10);
+    job
+}
+
+async fn with_job() -> (Platform, String) {
+    let platform = Platform::start().unwrap();
+    platform.import_tiny().unwrap();
+    let file = platform.upload(&tiny::rows(24)).unwrap();
+    let id = create(&platform, long_job(&file)).await;
+    (platform, id)
+}
+
+fn process(platform: &Platform, name: &str) -> Pid {
+    let found: Vec<_> =
+        platform.descendants().unwrap().into_iter().filter(|(_, command)| command.contains(name)).collect();
+    assert_eq!(found.len(), 1, "{name}: {found:?}\n{}", platform.folder().log());
+    Pid::from_raw(found[0].0)
+}
+
+async fn steps_done(platform: &Platform, id: &str, least: u64) -> Value {
+    let enough = |job: &Value| job["steps_done"].as_u64().unwrap_or(0) >= least || job["finished_at"].is_number();
+    platform.job_until(id, Duration::from_secs(60), enough).await.unwrap()
+}
+
+/// Exactly one adapter, from a job that succeeded after `attempts` runs.
+async fn one_adapter(platform: &Platform, id: &str, attempts: u64) {
+    let done = platform.ended(id, Duration::from_secs(180)).await.unwrap();
+    assert_eq!(done["status"], "succeeded", "{done}\n{}", platform.folder().log());
+    assert_eq!(done["attempts"].as_u64(), Some(attempts), "{done}");
+    let (_, adapters) = platform.call(Method::GET, "/v1/adapters", None).await.unwrap();
+    assert_eq!(adapters["data"].as_array().unwrap().len(), 1, "{adapters}");
+    assert_eq!(done["steps_done"], done["total_steps"], "{done}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_trainer_is_followed_by_one_that_goes_on_from_the_checkpoint() {
+    let (platform, id) = with_job().await;
+    steps_done(&platform, &id, 25).await;
+    kill(process(&platform, "attune-trainer"), Signal::SIGKILL).unwrap();
+    one_adapter(&platform, &id, 2).await;
+    let (_, events) =
+        platform.call(Method::GET, &format!("/v1/fine_tuning/jobs/{id}/events?limit=100"), None).await.unwrap();
+    assert!(events.to_string().contains("checkpoint"), "the event list says where it went on: {events}");
+    platform.stop(Signal::SIGTERM).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_scheduler_takes_its_trainer_along_and_the_job_goes_on() {
+    let (platform, id) = with_job().await;
+    steps_done(&platform, &id, 15).await;
+    kill(process(&platform, "attune-scheduler"), Signal::SIGKILL).unwrap();
+    one_adapter(&platform, &id, 2).await;
+    platform.stop(Signal::SIGTERM).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_job_is_cancelled_and_leaves_no_trainer() {
+    let (platform, id) = with_job().await;
+    steps_done(&platform, &id, 5).await;
+    let (status, view) = platform.call(Method::POST, &format!("/v1/fine_tuning/jobs/{id}/cancel"), None).await.unwrap();
+    assert_eq!(status, 200, "{view}");
+    let done = platform.ended(&id, Duration::from_secs(60)).await.unwrap();
+    assert_eq!((&done["status"], &done["fine_tuned_model"]), (&json!("cancelled"), &Value::Null), "{done}");
+    let (status, again) =
+        platform.call(Method::POST, &format!("/v1/fine_tuning/jobs/{id}/cancel"), None).await.unwrap();
+    assert_eq!(status, 400, "a final state takes no cancel: {again}");
+    for _ in 0..100 {
+        if !platform.descendants().unwrap().iter().any(|(_, command)| command.contains("attune-trainer")) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("a trainer is left: {:?}", platform.descendants().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_cancelled_at_once_while_it_waits() {
+    let (platform, running) = with_job().await;
+    let file = platform.upload(&tiny::rows(8)).unwrap();
+    steps_done(&platform, &running, 1).await;
+    // One run at a time on this machine, so the second job waits.
+    let waiting = create(&platform, long_job(&file)).await;
+    let (status, _) =
+        platform.call(Method::POST, &format!("/v1/fine_tuning/jobs/{waiting}/cancel"), None).await.unwrap();
+    assert_eq!(status, 200);
+    let done = platform.ended(&waiting, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(done["status"], "cancelled", "{done}");
+}

@@ -1,0 +1,84 @@
+//! How the code looks, as tests: sizes, headers, one home for SQL.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const ROOMS: [&str; 12] =
+    ["domain", "store", "text", "gguf", "node", "model", "api", "scheduler", "trainer", "serving", "cli", "tests"];
+/// Lines of a file before its tests. Conventions §16.
+const MOST_LINES: usize = 500;
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = ROOMS.iter().map(|room| root.join(room)).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push((path.clone(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    found
+}
+
+/// What stands before the tests at a file's end.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
+}
+
+fn assert_none(what: &str, found: &[String]) {
+    assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn no_file_is_longer_than_a_reader_can_hold() {
+    let long: Vec<String> = sources()
+        .iter()
+        .map(|(path, text)| (path, without_tests(text).lines().count()))
+        .filter(|(_, lines)| *lines > MOST_LINES)
+        .map(|(path, lines)| format!("{}: {lines} lines", path.display()))
+        .collect();
+    assert_none("longer than 500 lines", &long);
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let silent: Vec<String> = sources()
+        .iter()
+        .filter(|(_, text)| !text.starts_with("//!"))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_none("no //! at the top", &silent);
+}
+
+#[test]
+fn sql_lives_in_store_and_is_never_built_from_text() {
+    let misplaced: Vec<String> = sources()
+        .iter()
+        .filter(|(path, _)| !path.ends_with("tests/it/tidy.rs"))
+        .filter(|(path, text)| {
+            let home = path.components().any(|c| c.as_os_str() == "store");
+            let queries = without_tests(text).contains("sqlx::query");
+            (queries && !home) || text.contains("AssertSqlSafe")
+        })
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_none("SQL outside of store, or built from text", &misplaced);
+}
+
+#[test]
+fn lints_are_expected_with_a_reason_never_allowed() {
+    let allowed: Vec<String> = sources()
+        .iter()
+        .filter(|(path, _)| !path.ends_with("tests/it/tidy.rs"))
+        .filter(|(_, text)| text.contains("#[allow(") || text.contains("#![allow("))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_none("#[allow]", &allowed);
+}

@@ -1,0 +1,62 @@
+//! `attune up`: one platform a folder, a clean end, and nothing left behind whatever happens.
+
+use std::process::Command;
+
+use attune_tests::platform::{Platform, gone, program};
+use nix::sys::signal::{Signal, kill};
+use reqwest::Method;
+
+#[test]
+fn a_second_start_on_the_same_folder_is_refused() {
+    let platform = Platform::start().unwrap();
+    let second = Command::new(program("attune").unwrap())
+        .args(["up", "--listen", "127.0.0.1:0", "--data"])
+        .arg(platform.folder().data())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && said.contains("already"), "{}: {said}", second.status);
+    platform.stop(Signal::SIGTERM).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_it_cleanly_and_the_next_start_finds_everything() {
+    let platform = Platform::start().unwrap();
+    platform.import_tiny().unwrap();
+    let key = platform.api_key.clone();
+    let folder = platform.stop(Signal::SIGINT).unwrap();
+    let again = Platform::start_on(folder).unwrap();
+    assert_eq!(again.api_key, key);
+    let (status, model) = again.call(Method::GET, "/v1/models/tiny", None).await.unwrap();
+    assert_eq!((status, model["id"].as_str()), (200, Some("tiny")));
+    again.stop(Signal::SIGTERM).unwrap();
+}
+
+#[test]
+fn kill_9_leaves_no_child_and_the_next_start_takes_over() {
+    let platform = Platform::start().unwrap();
+    assert!(platform.descendants().unwrap().len() >= 3, "postgres, api and scheduler");
+    let folder = platform.stop(Signal::SIGKILL).unwrap(); // waits until every child is gone
+    let again = Platform::start_on(folder).unwrap();
+    again.import_tiny().unwrap();
+    again.stop(Signal::SIGTERM).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_door_that_dies_is_started_again() {
+    let platform = Platform::start().unwrap();
+    let api: Vec<_> = platform.descendants().unwrap().into_iter().filter(|(_, c)| c.contains("attune-api")).collect();
+    assert_eq!(api.len(), 1);
+    kill(nix::unistd::Pid::from_raw(api[0].0), Signal::SIGKILL).unwrap();
+    gone(&api).unwrap();
+    let mut answered = false;
+    for _ in 0..100 {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        answered = matches!(platform.call(Method::GET, "/v1/models", None).await, Ok((200, _)));
+        if answered {
+            break;
+        }
+    }
+    assert!(answered, "{}", platform.folder().log());
+    platform.stop(Signal::SIGTERM).unwrap();
+}

@@ -1,0 +1,141 @@
+//! A Llama of two blocks over single bytes, with random weights: the base model of every test across processes.
+//!
+//! Its folder is what `attune models import` takes. Chat rows are rendered as ChatML, so that the end-of-turn token,
+//! the prefix rule and the loss mask are the real ones.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::Result;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+use safetensors::{Dtype, tensor::TensorView};
+use serde_json::{Value, json};
+
+const HIDDEN: usize = 64;
+const INNER: usize = 128;
+const HEADS: usize = 4;
+const KEY_HEADS: usize = 2;
+const HEAD: usize = HIDDEN / HEADS;
+const LAYERS: usize = 2;
+/// 256 bytes, and three special tokens; rounded up, as real models do.
+const VOCAB: usize = 272;
+const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+
+const TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+/// Writes the model's Hugging Face folder; the same `seed` gives the same bytes.
+///
+/// # Errors
+/// The disk's.
+pub fn write(folder: &Path, seed: u64) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let json = |name: &str, value: &Value| {
+        fs::write(folder.join(name), serde_json::to_vec_pretty(value)?).map_err(anyhow::Error::from)
+    };
+    json("config.json", &config())?;
+    json("tokenizer.json", &tokenizer())?;
+    json("tokenizer_config.json", &json!({"bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[2]}))?;
+    json("generation_config.json", &json!({"bos_token_id": 257, "eos_token_id": 258}))?;
+    fs::write(folder.join("chat_template.jinja"), TEMPLATE)?;
+    weights(&folder.join("model.safetensors"), seed)
+}
+
+fn config() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": HIDDEN,
+        "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+        "num_key_value_heads": KEY_HEADS, "head_dim": HEAD, "vocab_size": VOCAB, "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
+        "bos_token_id": 257, "eos_token_id": 258, "torch_dtype": "float32",
+    })
+}
+
+/// GPT-2's byte alphabet: printable bytes stand for themselves, the others for code points from 256 on.
+///
+/// Source: `bytes_to_unicode` in OpenAI's GPT-2 encoder.
+fn byte_alphabet() -> Vec<char> {
+    let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
+    let mut spare = 256..;
+    (0..256).map(|b| if printable(b) { b } else { spare.next().unwrap_or(0) }).filter_map(char::from_u32).collect()
+}
+
+fn tokenizer() -> Value {
+    let vocab: serde_json::Map<String, Value> =
+        byte_alphabet().into_iter().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
+    let added: Vec<Value> = SPECIAL
+        .iter()
+        .enumerate()
+        .map(|(i, token)| {
+            json!({"id": 256 + i, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                   "normalized": false, "special": true})
+        })
+        .collect();
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                  "vocab": vocab, "merges": []},
+    })
+}
+
+fn weights(path: &Path, seed: u64) -> Result<()> {
+    let mut rng = Pcg64::seed_from_u64(seed);
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    for (name, shape) in shapes() {
+        let norm = shape.len() == 1;
+        let width = *shape.last().unwrap_or(&1) as f32;
+        let count: usize = shape.iter().product();
+        // Uniform with the variance 1/width, which keeps activations near 1 through the blocks.
+        let value = |rng: &mut Pcg64| if norm { 1.0 } else { (rng.random::<f32>() - 0.5) * (12.0 / width).sqrt() };
+        let bytes = (0..count).flat_map(|_| value(&mut rng).to_le_bytes()).collect();
+        tensors.insert(name, (shape, bytes));
+    }
+    let views: Vec<(&str, TensorView<'_>)> = tensors
+        .iter()
+        .map(|(name, (shape, bytes))| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<Result<_>>()?;
+    fs::write(path, safetensors::serialize(views, None)?)?;
+    Ok(())
+}
+
+fn shapes() -> Vec<(String, Vec<usize>)> {
+    let mut all = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![VOCAB, HIDDEN]),
+        ("model.norm.weight".to_owned(), vec![HIDDEN]),
+        ("lm_head.weight".to_owned(), vec![VOCAB, HIDDEN]),
+    ];
+    for layer in 0..LAYERS {
+        for (name, shape) in [
+            ("self_attn.q_proj", vec![HEADS * HEAD, HIDDEN]),
+            ("self_attn.k_proj", vec![KEY_HEADS * HEAD, HIDDEN]),
+            ("self_attn.v_proj", vec![KEY_HEADS * HEAD, HIDDEN]),
+            ("self_attn.o_proj", vec![HIDDEN, HEADS * HEAD]),
+            ("mlp.gate_proj", vec![INNER, HIDDEN]),
+            ("mlp.up_proj", vec![INNER, HIDDEN]),
+            ("mlp.down_proj", vec![HIDDEN, INNER]),
+            ("input_layernorm", vec![HIDDEN]),
+            ("post_attention_layernorm", vec![HIDDEN]),
+        ] {
+            all.push((format!("model.layers.{layer}.{name}.weight"), shape));
+        }
+    }
+    all
+}
+
+/// Chat rows with one thing to learn: whatever is asked, the answer is [`ANSWER`].
+#[must_use]
+pub fn rows(count: usize) -> String {
+    let row = |i: usize| {
+        json!({"messages": [
+            {"role": "user", "content": format!("question {i}")},
+            {"role": "assistant", "content": ANSWER},
+        ]})
+        .to_string()
+    };
+    (0..count).map(row).map(|line| line + "\n").collect()
+}
+
+/// What the rows teach.
+pub const ANSWER: &str = "{\"ok\": true}";
