@@ -1,0 +1,126 @@
+//! One file from the object store: streamed to disk, gone on with where the line broke, and checked against the digest
+//! that was announced.
+
+use std::{
+    io::SeekFrom,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use attune_domain::run::RemoteFile;
+use backon::{ExponentialBuilder, Retryable};
+use reqwest::{Client, StatusCode, header::RANGE};
+use sha2::{Digest, Sha256};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
+};
+
+use crate::{error::NodeError, platform::sorted};
+
+/// Fetches `file` into the folder `into` and returns its path. A broken line is taken up where it broke, for about two
+/// minutes; what is there under that name already is written over.
+///
+/// # Errors
+/// [`NodeError::Changed`]: what came has another digest or length; it is not kept. [`NodeError::DiskFull`],
+/// [`NodeError::Io`], [`NodeError::Away`], [`NodeError::Busy`], [`NodeError::Refused`] (an outdated address, say),
+/// [`NodeError::BadName`].
+pub async fn fetch(client: &Client, file: &RemoteFile, into: &Path) -> Result<PathBuf, NodeError> {
+    let path = into.join(plain_name(&file.name)?);
+    let mut kept = File::create(&path).await.map_err(NodeError::io(&path))?;
+    drop(kept);
+    let line = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(Duration::from_secs(15))
+        .with_max_times(14)
+        .with_jitter();
+    let outcome = (|| go_on(client, file, &path))
+        .retry(line)
+        .when(NodeError::is_passing)
+        .notify(|why, _| tracing::warn!(file.name = %file.name, %why, "the download broke off; going on"))
+        .await;
+    let outcome = match outcome {
+        Ok(()) => check(file, &path).await,
+        Err(why) => Err(why),
+    };
+    if outcome.is_err() {
+        // The first error is the one to tell.
+        let _ = tokio::fs::remove_file(&path).await;
+    } else {
+        kept = File::open(&path).await.map_err(NodeError::io(&path))?;
+        kept.sync_all().await.map_err(NodeError::io(&path))?;
+    }
+    outcome.map(|()| path)
+}
+
+/// A name that stays in its folder.
+pub(crate) fn plain_name(name: &str) -> Result<&str, NodeError> {
+    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
+    if plain { Ok(name) } else { Err(NodeError::BadName(name.into())) }
+}
+
+/// Appends what is still missing.
+async fn go_on(client: &Client, file: &RemoteFile, path: &Path) -> Result<(), NodeError> {
+    let what = format!("GET {}", file.name);
+    let mut kept = File::options().write(true).open(path).await.map_err(NodeError::io(path))?;
+    let have = kept.seek(SeekFrom::End(0)).await.map_err(NodeError::io(path))?;
+    if have == file.bytes.0 {
+        return Ok(());
+    }
+    let mut request = client.get(&file.url);
+    if have > 0 {
+        request = request.header(RANGE, format!("bytes={have}-"));
+    }
+    // The address is a secret while it is good: no error may show it.
+    let away = |source: reqwest::Error| NodeError::Away { what: what.clone(), source: source.without_url() };
+    let mut response = sorted(&what, request.send().await.map_err(away)?).await?;
+    let mut have = have;
+    if have > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
+        kept.set_len(0).await.map_err(NodeError::io(path))?;
+        have = kept.seek(SeekFrom::Start(0)).await.map_err(NodeError::io(path))?;
+    }
+    while let Some(part) = response.chunk().await.map_err(away)? {
+        have += part.len() as u64;
+        if have > file.bytes.0 {
+            return Err(changed_length(file, have));
+        }
+        kept.write_all(&part).await.map_err(NodeError::io(path))?;
+    }
+    // tokio's file writes behind our back; an error such as a full disk shows only here.
+    kept.flush().await.map_err(NodeError::io(path))
+}
+
+async fn check(file: &RemoteFile, path: &Path) -> Result<(), NodeError> {
+    let (got, length) = sha256_of_file(path).await?;
+    if length != file.bytes.0 {
+        return Err(changed_length(file, length));
+    }
+    if got == file.sha256 {
+        return Ok(());
+    }
+    Err(NodeError::Changed { name: file.name.clone(), want: format!("SHA-256 {}", file.sha256), got })
+}
+
+fn changed_length(file: &RemoteFile, got: u64) -> NodeError {
+    NodeError::Changed { name: file.name.clone(), want: format!("{} bytes", file.bytes.0), got: format!("{got} bytes") }
+}
+
+/// SHA-256 of a file in lower-case hex, and its length.
+///
+/// # Errors
+/// [`NodeError::Io`].
+pub async fn sha256_of_file(path: &Path) -> Result<(String, u64), NodeError> {
+    let mut file = File::open(path).await.map_err(NodeError::io(path))?;
+    let mut hash = Sha256::new();
+    let mut part = vec![0; 1 << 20];
+    let mut length = 0;
+    loop {
+        let count = file.read(&mut part).await.map_err(NodeError::io(path))?;
+        if count == 0 {
+            break;
+        }
+        hash.update(&part[..count]);
+        length += count as u64;
+    }
+    Ok((hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), length))
+}

@@ -1,0 +1,24 @@
+//! What every process on a node needs, whether it trains or serves: one address, one token, a cache, a parent.
+//!
+//! No tensors and no database here. Read in this order.
+
+/// What goes wrong, by what can be done about it.
+mod error;
+
+/// Says what the platform is asked and told, and reads its answers.
+mod platform;
+
+/// The node's cache of content-addressed folders.
+mod cache;
+
+/// One file: fetched, resumed, checked.
+mod fetch;
+
+/// A process that ends when its parent does.
+mod parent;
+
+pub use cache::Cache;
+pub use error::NodeError;
+pub use fetch::{fetch, sha256_of_file};
+pub use parent::exit_with_parent;
+pub use platform::{Platform, http_client};

@@ -1,0 +1,149 @@
+//! The cache against a small object server that breaks, lies and forgets.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use attune_domain::{bytes::Bytes, run::RemoteFile};
+use attune_node::{Cache, NodeError, fetch, http_client, sha256_of_file};
+use axum::{
+    Router,
+    body::{Body, Bytes as Part},
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures::stream;
+
+const LENGTH: usize = 300_000;
+
+fn content() -> Vec<u8> {
+    (0..LENGTH).map(|i| (i % 251) as u8).collect()
+}
+
+#[derive(Default)]
+struct Seen {
+    requests: AtomicU32,
+    ranges: AtomicU32,
+}
+
+/// The first answer breaks off after a third; later ones give what was asked for.
+async fn broken_once(State(seen): State<Arc<Seen>>, headers: HeaderMap) -> Response {
+    let all = content();
+    if seen.requests.fetch_add(1, Ordering::SeqCst) == 0 {
+        let parts = [Ok(Part::from(all[..LENGTH / 3].to_vec())), Err(std::io::Error::other("the line broke"))];
+        return Body::from_stream(stream::iter(parts)).into_response();
+    }
+    match headers.get("range").and_then(|value| value.to_str().ok()) {
+        Some(range) => {
+            seen.ranges.fetch_add(1, Ordering::SeqCst);
+            let start: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
+            (StatusCode::PARTIAL_CONTENT, all[start..].to_vec()).into_response()
+        }
+        None => all.into_response(),
+    }
+}
+
+async fn served(seen: Arc<Seen>) -> String {
+    let routes = Router::new()
+        .route("/broken-once", get(broken_once))
+        .route("/whole", get(|| async { content() }))
+        .route(
+            "/busy-once",
+            get(|State(seen): State<Arc<Seen>>| async move {
+                if seen.requests.fetch_add(1, Ordering::SeqCst) == 0 {
+                    return StatusCode::SERVICE_UNAVAILABLE.into_response();
+                }
+                content().into_response()
+            }),
+        )
+        .with_state(seen);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+    format!("http://{address}")
+}
+
+async fn described(base: &str, path: &str, folder: &Path) -> RemoteFile {
+    let copy = folder.join("copy");
+    std::fs::write(&copy, content()).unwrap();
+    let (sha256, bytes) = sha256_of_file(&copy).await.unwrap();
+    RemoteFile { name: "model.safetensors".into(), sha256, bytes: Bytes(bytes), url: format!("{base}/{path}") }
+}
+
+#[tokio::test]
+async fn a_broken_download_goes_on_where_it_broke() {
+    let (folder, seen) = (tempfile::tempdir().unwrap(), Arc::new(Seen::default()));
+    let base = served(seen.clone()).await;
+    let file = described(&base, "broken-once", folder.path()).await;
+    let path = fetch(&http_client().unwrap(), &file, folder.path()).await.unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), content());
+    assert!(seen.requests.load(Ordering::SeqCst) >= 2);
+    // How much of the first part had arrived before the break is the kernel's affair; going on is ours.
+    assert!(seen.ranges.load(Ordering::SeqCst) <= 1);
+}
+
+#[tokio::test]
+async fn a_busy_store_is_asked_again() {
+    let (folder, seen) = (tempfile::tempdir().unwrap(), Arc::new(Seen::default()));
+    let base = served(seen.clone()).await;
+    let file = described(&base, "busy-once", folder.path()).await;
+    fetch(&http_client().unwrap(), &file, folder.path()).await.unwrap();
+    assert_eq!(seen.requests.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_changed_file_is_refused_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = served(Arc::default()).await;
+    let cache = Cache::open(&folder.path().join("cache")).unwrap();
+    let client = http_client().unwrap();
+    let good = described(&base, "whole", folder.path()).await;
+    let lies = [
+        RemoteFile { sha256: "0".repeat(64), ..good.clone() },
+        RemoteFile { bytes: Bytes(good.bytes.0 - 1), ..good.clone() },
+        RemoteFile { bytes: Bytes(good.bytes.0 + 1), ..good.clone() },
+    ];
+    for lie in lies {
+        let refused = cache.folder(&client, "base", "d1", &[lie]).await.unwrap_err();
+        assert!(matches!(refused, NodeError::Changed { .. }), "{refused}");
+    }
+    let gone = RemoteFile { url: format!("{base}/nothing"), ..good.clone() };
+    assert!(matches!(cache.folder(&client, "base", "d1", &[gone]).await, Err(NodeError::Refused { status: 404, .. })));
+    let out = RemoteFile { name: "../x".into(), ..good };
+    assert!(matches!(cache.folder(&client, "base", "d1", &[out]).await, Err(NodeError::BadName(_))));
+    assert!(!folder.path().join("cache/base/d1").exists());
+    assert_eq!(std::fs::read_dir(folder.path().join("cache/tmp")).unwrap().count(), 1); // the lock
+}
+
+#[tokio::test]
+async fn a_complete_folder_is_fetched_once_and_a_damaged_one_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = served(Arc::default()).await;
+    let cache = Cache::open(folder.path()).unwrap();
+    let client = http_client().unwrap();
+    let file = described(&base, "whole", folder.path()).await;
+    let made = cache.folder(&client, "base", "d1", std::slice::from_ref(&file)).await.unwrap();
+    let moved = RemoteFile { url: "http://127.0.0.1:9/nobody".into(), ..file.clone() };
+    assert_eq!(cache.folder(&client, "base", "d1", &[moved]).await.unwrap(), made);
+    std::fs::write(made.join("model.safetensors"), b"cut").unwrap();
+    cache.folder(&client, "base", "d1", &[file]).await.unwrap();
+    assert_eq!(std::fs::read(made.join("model.safetensors")).unwrap(), content());
+}
+
+#[test]
+fn what_a_killed_process_left_is_cleared_by_the_next_who_is_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Cache::open(folder.path()).unwrap();
+    let left = first.scratch().unwrap().keep();
+    let second = Cache::open(folder.path()).unwrap();
+    assert!(left.exists(), "the first still works there");
+    drop((first, second));
+    Cache::open(folder.path()).unwrap();
+    assert!(!left.exists());
+}
