@@ -22,3 +22,6 @@ pub use error::NodeError;
 pub use fetch::{fetch, sha256_of_file};
 pub use parent::exit_with_parent;
 pub use platform::{Platform, http_client};
+
+#[cfg(test)]
+mod tests;

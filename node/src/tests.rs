@@ -8,8 +8,8 @@ use std::{
     },
 };
 
+use crate::{Cache, NodeError, fetch, http_client, sha256_of_file};
 use attune_domain::{bytes::Bytes, run::RemoteFile};
-use attune_node::{Cache, NodeError, fetch, http_client, sha256_of_file};
 use axum::{
     Router,
     body::{Body, Bytes as Part},
