@@ -1,1 +1,28 @@
-//! text
+//! Tokens: what a model reads and writes, and which of them are trained. No tensors, no network.
+//!
+//! Leans on the `tokenizers` and `minijinja` crates; agrees with transformers, by fixtures in `testdata/`. Read in
+//! this order.
+
+/// Ids to text and back, and text as it streams.
+pub mod tokenizer;
+
+/// Python's `json.dumps`, which templates call `tojson`.
+mod json;
+
+/// Python's `repr` of lists and dicts.
+mod repr;
+
+/// Chat templates, rendered as transformers renders them.
+pub mod template;
+
+/// A model's folder: tokenizer, template, special tokens.
+pub mod model;
+
+/// Rows to ids and loss mask.
+pub mod encode;
+
+/// Token counts of a whole dataset.
+pub mod scan;
+
+/// What can go wrong.
+pub mod error;

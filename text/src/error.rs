@@ -1,0 +1,70 @@
+//! What can go wrong between text and tokens.
+
+use std::path::PathBuf;
+
+/// Why a model's folder gives no tokenizer or template.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// A file that must be there cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A JSON file is not what it should be.
+    #[error("{file} is not valid: {reason}")]
+    Invalid {
+        /// The file's name.
+        file: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tokenizer failed on a text or on ids.
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(String),
+    /// The template does not compile.
+    #[error("the chat template is not valid: {0}")]
+    Template(String),
+}
+
+/// Why a row, a chat or a prompt has no token ids.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// Chat messages, but the model has no chat template.
+    #[error("the base model has no chat template; use prompt/completion rows, or a base model made for chat")]
+    NoTemplate,
+    /// The template refused the messages, or ran too long.
+    #[error("the chat template refuses these messages: {0}")]
+    Template(String),
+    /// The user's text spells a token that steers the model.
+    #[error("{place} contains '{token}', which is a special token of the model; it cannot be given as text")]
+    SpecialToken {
+        /// Where in the row.
+        place: String,
+        /// The token's text.
+        token: String,
+    },
+    /// What comes before an answer is tokenised differently once the answer follows, so no mask is right.
+    #[error("messages[{message}]: {reason}")]
+    NotAPrefix {
+        /// The assistant's message.
+        message: usize,
+        /// Which way it differs.
+        reason: &'static str,
+    },
+    /// Nothing would be learnt from the row.
+    #[error("no token of the row is trained")]
+    NothingTrained,
+    /// The sequence starts with two tokens of beginning.
+    #[error("the sequence starts with '{0}' twice: the chat template adds one to the tokenizer's own")]
+    DoubledBos(String),
+    /// The model names no token that ends a text.
+    #[error("the base model names no end-of-text token, which must follow a completion")]
+    NoEos,
+    /// The tokenizer itself failed.
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(String),
+}

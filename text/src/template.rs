@@ -1,0 +1,213 @@
+//! Chat templates, rendered as transformers renders them: Jinja with `trim_blocks` and `lstrip_blocks`, Python's
+//! string and dict methods, `raise_exception`, `strftime_now`, loop controls and the `generation` tag.
+//!
+//! Source: `_compile_jinja_template` and `render_jinja_template` in transformers' `utils/chat_template_utils.py`.
+//! A template is the model maker's code: it runs in minijinja's sandbox, with an end to how long it may run.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use attune_domain::dataset::Message;
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, context};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::error::{EncodeError, TextError};
+use crate::json::tojson;
+
+/// Steps that one rendering may take; a chat of a thousand messages takes some ten thousand.
+const FUEL: u64 = 20_000_000;
+
+const NAME: &str = "chat_template";
+
+/// One message as a template sees it.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Turn<'a> {
+    /// `system`, `user`, `assistant`.
+    pub role: &'a str,
+    /// What is said.
+    pub content: &'a str,
+    /// The speaker's name. Absent, not null, if there is none: templates ask `is defined`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+}
+
+impl<'a> From<&'a Message> for Turn<'a> {
+    fn from(message: &'a Message) -> Self {
+        Self { role: message.role.as_str(), content: &message.content, name: message.name.as_deref() }
+    }
+}
+
+/// A compiled chat template.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    /// `bos_token`, `eos_token`, …: variables of the template.
+    special: BTreeMap<String, String>,
+    sha256: String,
+    source: String,
+}
+
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatTemplate").field("sha256", &self.sha256).finish_non_exhaustive()
+    }
+}
+
+impl ChatTemplate {
+    /// Compiles a template. `special` holds `bos_token`, `eos_token` and so on, as far as the model has them.
+    ///
+    /// # Errors
+    /// [`TextError::Template`]: not valid Jinja.
+    pub fn new(source: &str, special: BTreeMap<String, String>) -> Result<Self, TextError> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_formatter(crate::repr::print);
+        environment.set_fuel(Some(FUEL));
+        environment.add_filter("tojson", tojson);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment
+            .add_template_owned(NAME, without_generation_tags(source))
+            .map_err(|e| TextError::Template(reason(&e)))?;
+        let sha256 = hex(&Sha256::digest(source.as_bytes()));
+        Ok(Self { environment, special, sha256, source: source.to_owned() })
+    }
+
+    /// Renders messages. `tools` are JSON schemas, as transformers takes them.
+    ///
+    /// # Errors
+    /// [`EncodeError::Template`]: the template raised an exception, used what is not there, or ran too long.
+    pub fn render(
+        &self,
+        turns: &[Turn<'_>],
+        add_generation_prompt: bool,
+        tools: Option<&serde_json::Value>,
+    ) -> Result<String, EncodeError> {
+        let context = context! {
+            messages => turns, tools => tools, documents => (), add_generation_prompt => add_generation_prompt,
+            ..Value::from_serialize(&self.special)
+        };
+        self.environment
+            .get_template(NAME)
+            .and_then(|template| template.render(context))
+            .map_err(|e| EncodeError::Template(reason(&e)))
+    }
+
+    /// The SHA-256 of the template's text, in hex. It travels with an adapter.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// The template's text.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+}
+
+/// What a template's author wanted said, or what went wrong and in which line.
+fn reason(error: &Error) -> String {
+    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    match (error.kind(), error.line()) {
+        (ErrorKind::InvalidOperation, _) if error.detail().is_some() => detail,
+        (_, Some(line)) => format!("{detail} (line {line} of the template)"),
+        (_, None) => detail,
+    }
+}
+
+fn raise_exception(message: &str) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
+}
+
+fn strftime_now(format: &str) -> Result<String, Error> {
+    let mut text = String::new();
+    // `to_string` would panic on a format that chrono does not know.
+    write!(text, "{}", chrono::Local::now().format(format))
+        .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: '{format}' is not a format")))?;
+    Ok(text)
+}
+
+/// `{% generation %}` only marks the assistant's part for transformers; rendered, it is a plain block.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some((before, tag)) = rest.split_once("{%") {
+        out.push_str(before);
+        let Some((inside, after)) = tag.split_once("%}") else {
+            rest = &rest[before.len()..];
+            break;
+        };
+        let word = inside.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
+        let kept = match word {
+            "generation" => inside.replace("generation", "if true"),
+            "endgeneration" => inside.replace("endgeneration", "endif"),
+            _ => inside.to_owned(),
+        };
+        out.push_str("{%");
+        out.push_str(&kept);
+        out.push_str("%}");
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // a String takes everything
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str, turns: &[Turn<'_>]) -> Result<String, EncodeError> {
+        ChatTemplate::new(source, BTreeMap::new()).unwrap().render(turns, true, None)
+    }
+
+    const HI: Turn<'static> = Turn { role: "user", content: "Hi", name: None };
+
+    #[test]
+    fn generation_tags_are_plain_blocks() {
+        let source = "{%- for m in messages %}{%- generation -%} {{ m.content }} {%- endgeneration %}{% endfor %}";
+        assert_eq!(render(source, &[HI]).unwrap(), "Hi");
+    }
+
+    #[test]
+    fn an_exception_of_the_template_is_handed_on_in_its_own_words() {
+        let refused = render("{{ raise_exception('Roles must alternate') }}", &[HI]).unwrap_err();
+        assert_eq!(refused, EncodeError::Template("Roles must alternate".into()));
+    }
+
+    #[test]
+    fn an_endless_template_is_stopped() {
+        let source = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}";
+        assert!(matches!(render(source, &[HI]), Err(EncodeError::Template(_))));
+    }
+
+    #[test]
+    fn a_format_of_time_that_is_none_is_refused() {
+        assert!(render("{{ strftime_now('%Q') }}", &[HI]).is_err());
+        assert!(render("{{ strftime_now('%Y') }}", &[HI]).unwrap().starts_with("20"));
+    }
+
+    #[test]
+    fn a_broken_template_does_not_compile() {
+        let refused = ChatTemplate::new("{% for %}", BTreeMap::new()).unwrap_err().to_string();
+        assert!(refused.starts_with("the chat template is not valid: "), "{refused}");
+        assert!(ChatTemplate::new("{% if", BTreeMap::new()).is_err());
+    }
+
+    #[test]
+    fn the_hash_is_of_the_text_as_it_lies_on_disk() {
+        let template = ChatTemplate::new("abc", BTreeMap::new()).unwrap();
+        assert_eq!(template.sha256(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+}

@@ -1,0 +1,173 @@
+//! Ids to text and back, over a `tokenizer.json`. Special tokens are never added behind the caller's back.
+
+use std::collections::HashSet;
+
+use crate::error::TextError;
+
+/// A model's tokenizer.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: HashSet<u32>,
+    /// Texts of special tokens, longest first, so that the longest that fits is named.
+    special_texts: Vec<String>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`. Truncation and padding that it may ask for are turned off: nothing is cut in silence.
+    ///
+    /// # Errors
+    /// [`TextError::Invalid`]: not a tokenizer.
+    pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(json)
+            .map_err(|e| TextError::Invalid { file: "tokenizer.json", reason: e.to_string() })?;
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|e| TextError::Invalid { file: "tokenizer.json", reason: e.to_string() })?;
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let mut special_texts: Vec<_> =
+            added.into_values().filter(|token| token.special && !token.content.is_empty()).map(|t| t.content).collect();
+        special_texts.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        Ok(Self { inner, special, special_texts })
+    }
+
+    /// The ids of `text`, with none added. Text that spells a special token becomes that token; see
+    /// [`Self::special_in`].
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`]: the tokenizer has no token for a part of the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| TextError::Tokenizer(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids that the tokenizer itself would put before any text: the token of beginning, or nothing.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`]: as [`Self::encode`].
+    pub fn prefix(&self) -> Result<Vec<u32>, TextError> {
+        let probe = "a";
+        let plain = self.encode(probe)?;
+        let full = self.inner.encode_fast(probe, true).map_err(|e| TextError::Tokenizer(e.to_string()))?;
+        let full = full.get_ids();
+        let start = full.windows(plain.len().max(1)).position(|window| window == plain).unwrap_or(0);
+        Ok(full[..start].to_vec())
+    }
+
+    /// The text of `ids`, special tokens left out.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`]: the decoder failed.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
+        self.inner.decode(ids, true).map_err(|e| TextError::Tokenizer(e.to_string()))
+    }
+
+    /// The text of `ids`, special tokens and all.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`]: the decoder failed.
+    pub fn decode_with_special(&self, ids: &[u32]) -> Result<String, TextError> {
+        self.inner.decode(ids, false).map_err(|e| TextError::Tokenizer(e.to_string()))
+    }
+
+    /// The id of a token's exact text.
+    #[must_use]
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The text of a token.
+    #[must_use]
+    pub fn token_of(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Whether an id is a special token.
+    #[must_use]
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// The ids of all special tokens.
+    #[must_use]
+    pub const fn special_ids(&self) -> &HashSet<u32> {
+        &self.special
+    }
+
+    /// How many ids there are, added tokens counted.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The first special token that `text` spells, if any.
+    #[must_use]
+    pub fn special_in(&self, text: &str) -> Option<&str> {
+        let mut starts = [false; 256];
+        for special in &self.special_texts {
+            starts[usize::from(special.as_bytes()[0])] = true;
+        }
+        let bytes = text.as_bytes();
+        (0..bytes.len()).filter(|&at| starts[usize::from(bytes[at])]).find_map(|at| {
+            self.special_texts.iter().find(|special| bytes[at..].starts_with(special.as_bytes())).map(String::as_str)
+        })
+    }
+}
+
+/// Turns ids into text as they come, and never hands out half a character.
+pub struct Detokenizer<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: Vec<u32>,
+    /// Ids before this one are out and no longer looked at.
+    from: usize,
+    /// Ids before this one are out, and are looked at only since a decoder may treat a first token differently.
+    out: usize,
+}
+
+impl<'a> Detokenizer<'a> {
+    /// A detokenizer that has seen nothing.
+    #[must_use]
+    pub const fn new(tokenizer: &'a Tokenizer) -> Self {
+        Self { tokenizer, ids: Vec::new(), from: 0, out: 0 }
+    }
+
+    /// Takes the next id; gives the text that is now whole, if any. Special tokens have no text.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`]: the decoder failed.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>, TextError> {
+        self.ids.push(id);
+        self.advance(false)
+    }
+
+    /// No id follows: gives what was held back, with `U+FFFD` for bytes that are no character.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`]: the decoder failed.
+    pub fn finish(mut self) -> Result<Option<String>, TextError> {
+        self.advance(true)
+    }
+
+    fn advance(&mut self, last: bool) -> Result<Option<String>, TextError> {
+        let before = self.tokenizer.decode(&self.ids[self.from..self.out])?;
+        let now = self.tokenizer.decode(&self.ids[self.from..])?;
+        // A character's first bytes decode to U+FFFD until its last byte comes.
+        let whole = last || !now.ends_with('\u{fffd}');
+        match now.strip_prefix(before.as_str()) {
+            Some(new) if whole && !new.is_empty() => {
+                let new = new.to_owned();
+                self.from = self.out;
+                self.out = self.ids.len();
+                Ok(Some(new))
+            }
+            _ => Ok(None),
+        }
+    }
+}
