@@ -70,6 +70,7 @@ step() {
         tail -n 5 "$log" | sed 's/^/          | /' >&2
     fi
     rm -f "$reason"
+    if [ "${ATTUNE_SETUP_LOCK:-}" = "$CACHE" ]; then rm -rf "$CACHE"/.new.*; fi
     exit 1
 }
 
@@ -135,4 +136,15 @@ A wheel put into $WHEELS by hand is used as it is."
     mv "$dir/$found" "$WHEELS/$found"
     rm -rf "$dir"
     printf '%s\n' "$WHEELS/$found"
+}
+
+# take WHEEL DEST RULE…: files out of a wheel. A damaged one is removed, so that the next run fetches it again.
+take() {
+    local said
+    said=$(python3 "$ROOT/scripts/lib/unwheel.py" "$@" 2>&1) && return 0
+    case $said in
+        *"No space left"*) fail "no space left on the disk of $CACHE" ;;
+        *) rm -f "$1"; fail "$said
+The file was removed; run this again to fetch it anew." ;;
+    esac
 }
