@@ -1,0 +1,66 @@
+# The commands of this project. `make` alone lists them; scripts/ holds what they do.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+ENV := . scripts/env
+
+##@ Use
+.PHONY: quickstart
+quickstart: ## From a clone to a tuned model that answers: set-up, build, train, compare on held-out rows
+	@scripts/quickstart
+
+.PHONY: setup
+setup: ## What a build needs: PostgreSQL, Rust, libtorch, the base model (ATTUNE_CUDA=1 for a CUDA machine)
+	@scripts/setup
+
+.PHONY: build
+build: setup ## Build every program, both halves
+	@$(ENV)
+	cargo build --locked --workspace --bins
+
+.PHONY: dev
+dev: build ## Start a platform on this machine, data in ./.attune, until Ctrl-C (UP="--listen 127.0.0.1:8080")
+	@$(ENV)
+	exec "$$CARGO_TARGET_DIR/debug/attune" up $(UP)
+
+##@ Check
+.PHONY: test
+test: ## Everything CI runs: format, lints, build, all tests
+	@scripts/test
+
+.PHONY: check
+check: setup ## Format and lints only, both halves
+	@$(ENV)
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: left
+left: ## Build and test all that needs no libtorch, without libtorch
+	@$(ENV)
+	unset LIBTORCH LD_LIBRARY_PATH
+	scripts/test-postgres cargo test --locked -p attune-domain -p attune-store -p attune-text -p attune-gguf -p attune-node -p attune-api -p attune-scheduler -p attune-cli
+
+##@ Refresh what is committed
+.PHONY: openapi
+openapi: ## Rewrite openapi/openapi.json from the routes
+	@$(ENV)
+	UPDATE=1 cargo test -q -p attune-api openapi
+
+.PHONY: sqlx
+sqlx: ## Rewrite .sqlx from migrations/ and the statements in store/ (CHECK=--check: compare only)
+	@scripts/sqlx $(CHECK)
+
+.PHONY: golden
+golden: ## Rewrite the reference values in */testdata from PyTorch, transformers, PEFT and bitsandbytes (6 GB of Python)
+	@scripts/golden
+
+.PHONY: dataset
+dataset: ## Rewrite the quickstart's rows from their script and seed
+	@python3 examples/quickstart/make_dataset.py
+
+.PHONY: help
+help:
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
