@@ -19,12 +19,16 @@ create table job (
     -- The run that holds the job; its lease fences every write that the run causes.
     run_id             uuid,
     attempts           integer not null default 0,
+    -- Attempts since the last new checkpoint; too many end the job.
+    barren_attempts    integer not null default 0,
     total_steps        bigint,
     steps_done         bigint not null default 0,
     trained_tokens     bigint,
     error_code         text,
     error_message      text,
     error_param        text,
+    -- When a message that names it was last put on a queue; the reconciler repeats an old one.
+    pushed_at          timestamptz not null default now(),
     created_at         timestamptz not null default now(),
     started_at         timestamptz,
     finished_at        timestamptz,
@@ -70,6 +74,7 @@ create table run (
     -- SHA-256 of the token that this run's trainer shows.
     token_hash         bytea not null,
     resume_id          uuid,
+    heartbeat_seconds  integer not null,
     state              text not null constraint run_state_check check (state in ('launching', 'running', 'ended')),
     -- How it ended: published, failed, stopped, lost.
     outcome            text,
@@ -113,3 +118,10 @@ create table adapter_version (
     constraint adapter_version_job_key unique (job_id)
 );
 create index adapter_version_by_project on adapter_version (project_id, adapter_version_id desc) where deleted_at is null;
+
+-- Content that perhaps no row names: a row let go of it, or it was asked for and no row names it yet. After a while it
+-- is deleted from the object store if no row names it then.
+create table loose_blob (
+    sha256       text primary key,
+    delete_after timestamptz not null
+);

@@ -9,10 +9,15 @@ create table replica (
     address       text,
     -- The bearer that it takes, and shows in its own reports.
     token         text not null,
+    -- domain::serve::ServeSpec's numbers, known once it is launched.
     memory_budget bigint,
+    threads       integer,
+    heartbeat_seconds integer,
     error         text,
     heartbeat_at  timestamptz not null default now(),
     last_used_at  timestamptz not null default now(),
+    -- When a message that names it was last put on a queue.
+    pushed_at     timestamptz not null default now(),
     created_at    timestamptz not null default now(),
     ended_at      timestamptz
 );

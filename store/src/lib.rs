@@ -1,1 +1,64 @@
-//! store
+//! All SQL and all object keys. One file per aggregate; the rows are the truth.
+//!
+//! Functions take a connection and never a pool, so the caller owns the transaction; reads of what a user made ask for
+//! the user's project. Read in this order.
+
+/// Where the database and the object store are.
+pub mod config;
+
+/// What can go wrong, by what a caller can do about it.
+pub mod error;
+
+/// The pool, the schema, the advisory lock.
+pub mod db;
+
+/// New ids and new secrets: the clock and the dice live here.
+pub mod mint;
+
+/// The object store, and the names of what lies in it.
+pub mod objects;
+
+/// Messages to the scheduler, kept or lost together with the rows they name.
+pub mod queue;
+
+/// Organizations and projects.
+pub mod tenant;
+
+/// Secrets that let a program in.
+pub mod api_key;
+
+/// Files that users brought.
+pub mod file;
+
+/// Base models: Hugging Face folders.
+pub mod base_model;
+
+/// Adapter versions, and what a model's name stands for.
+pub mod adapter;
+
+/// Jobs, their one way of changing state, their events.
+pub mod job;
+
+/// What the user can read of a job's life.
+pub mod job_event;
+
+/// Attempts at a job, from the claim to the end.
+pub mod run;
+
+/// Everything that a trainer is told, put together from the rows.
+pub mod run_spec;
+
+/// What a trainer's report changes.
+pub mod report;
+
+/// States from which a run can go on.
+pub mod checkpoint;
+
+/// Content in the object store: where to put it, when to throw it away.
+pub mod blob;
+
+/// Memory that is reserved with a provider.
+pub mod node;
+
+/// Serving processes.
+pub mod replica;

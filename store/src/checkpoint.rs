@@ -1,0 +1,143 @@
+//! States from which a run can go on. The newest two of a job are kept: the one before the last is there in case that
+//! the last one's objects are damaged.
+
+use attune_domain::{
+    id::{CheckpointId, JobId, ProjectId, RunId},
+    run::Blob,
+};
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use crate::{
+    blob,
+    error::{StoreError, json, to_json},
+    mint,
+};
+
+/// How many of a job are kept.
+const KEPT: i64 = 2;
+
+/// A checkpoint as its row has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// Which checkpoint.
+    pub checkpoint_id: CheckpointId,
+    /// Of which job.
+    pub job_id: JobId,
+    /// After which optimiser step.
+    pub step: u64,
+    /// Its files.
+    pub files: Vec<Blob>,
+    /// The step's loss.
+    pub train_loss: f64,
+    /// The validation's, if there was one at this step.
+    pub valid_loss: Option<f64>,
+    /// When.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A checkpoint to be written down.
+#[derive(Debug, Clone)]
+pub(crate) struct NewCheckpoint<'a> {
+    pub(crate) job_id: JobId,
+    pub(crate) run_id: RunId,
+    pub(crate) step: u64,
+    pub(crate) files: &'a [Blob],
+    pub(crate) train_loss: f64,
+    pub(crate) valid_loss: Option<f64>,
+}
+
+/// Writes a checkpoint down, in place of an older run's at the same step, and lets go of all but the newest.
+pub(crate) async fn insert(tx: &mut PgConnection, new: &NewCheckpoint<'_>) -> Result<(), StoreError> {
+    let replaced = sqlx::query_scalar!(
+        "delete from checkpoint where job_id = $1 and step = $2 returning files",
+        new.job_id.uuid(),
+        new.step as i64,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "insert into checkpoint (checkpoint_id, job_id, run_id, step, files, train_loss, valid_loss)
+         values ($1, $2, $3, $4, $5, $6, $7)",
+        mint::id::<attune_domain::id::Checkpoint>().uuid(),
+        new.job_id.uuid(),
+        new.run_id.uuid(),
+        new.step as i64,
+        to_json("checkpoint.files", &new.files)?,
+        new.train_loss,
+        new.valid_loss,
+    )
+    .execute(&mut *tx)
+    .await?;
+    let surplus = sqlx::query_scalar!(
+        "delete from checkpoint where checkpoint_id in
+             (select checkpoint_id from checkpoint where job_id = $1 order by step desc offset $2)
+         returning files",
+        new.job_id.uuid(),
+        KEPT,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    for files in replaced.into_iter().chain(surplus) {
+        let files: Vec<Blob> = json("checkpoint.files", files)?;
+        blob::discard(tx, &files).await?;
+    }
+    Ok(())
+}
+
+/// The newest checkpoint of a job.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn newest(conn: &mut PgConnection, job: JobId) -> Result<Option<Checkpoint>, StoreError> {
+    Ok(select(conn, job, None, 1).await?.pop())
+}
+
+/// A checkpoint of a job by its id.
+///
+/// # Errors
+/// [`StoreError::NotFound`], [`StoreError::Database`].
+pub async fn get(conn: &mut PgConnection, job: JobId, id: CheckpointId) -> Result<Checkpoint, StoreError> {
+    let all = select(conn, job, None, KEPT + 1).await?;
+    all.into_iter().find(|checkpoint| checkpoint.checkpoint_id == id).ok_or(StoreError::NotFound("checkpoint"))
+}
+
+/// The checkpoints of a project's job, newest first.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn list(conn: &mut PgConnection, project: ProjectId, job: JobId) -> Result<Vec<Checkpoint>, StoreError> {
+    select(conn, job, Some(project), KEPT + 1).await
+}
+
+async fn select(
+    conn: &mut PgConnection,
+    job: JobId,
+    project: Option<ProjectId>,
+    limit: i64,
+) -> Result<Vec<Checkpoint>, StoreError> {
+    let rows = sqlx::query!(
+        "select checkpoint_id, step, files, train_loss, valid_loss, checkpoint.created_at
+         from checkpoint join job using (job_id)
+         where job_id = $1 and ($2::uuid is null or project_id = $2)
+         order by step desc limit $3",
+        job.uuid(),
+        project.map(|id| id.uuid()),
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Checkpoint {
+                checkpoint_id: CheckpointId::new(row.checkpoint_id),
+                job_id: job,
+                step: row.step as u64,
+                files: json("checkpoint.files", row.files)?,
+                train_loss: row.train_loss,
+                valid_loss: row.valid_loss,
+                created_at: row.created_at,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,101 @@
+//! What can go wrong, by what a caller can do about it.
+
+use attune_domain::job::IllegalTransition;
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a row or an object could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is none, or it is another project's. Holds the noun.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// Another run holds the job now, or the run or replica has ended: drop what was to be written.
+    #[error("the lease is stale")]
+    Stale,
+    /// Events are missing between what was taken and what came.
+    #[error("the report starts at event {given}, but the next one is {expected}")]
+    Gap {
+        /// The number of the next event.
+        expected: i64,
+        /// What the report started with.
+        given: i64,
+    },
+    /// The job's state does not take the event.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+    /// A named constraint refused the row; ask [`StoreError::on_constraint`].
+    #[error("the constraint {constraint} refused the row")]
+    Conflict {
+        /// Its name in `migrations/`.
+        constraint: String,
+    },
+    /// The database is away, or a query is wrong.
+    #[error("the database failed")]
+    Database(#[source] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("the schema could not be brought up to date")]
+    Migrate(#[source] Cause),
+    /// The message could not be put on its queue.
+    #[error("the queue failed")]
+    Queue(#[source] Cause),
+    /// The object store is away, or refuses.
+    #[error("the object store failed to {action} {key}")]
+    Object {
+        /// The verb: `get`.
+        action: &'static str,
+        /// Of what.
+        key: String,
+        /// What its client said.
+        #[source]
+        cause: Cause,
+    },
+    /// A column holds what this release does not understand.
+    #[error("{column} holds something that cannot be read")]
+    Corrupt {
+        /// `job.spec`.
+        column: &'static str,
+        /// What the reader said.
+        #[source]
+        cause: Cause,
+    },
+}
+
+impl StoreError {
+    /// Whether the constraint of this name refused the row.
+    #[must_use]
+    pub fn on_constraint(&self, name: &str) -> bool {
+        matches!(self, Self::Conflict { constraint } if constraint == name)
+    }
+
+    pub(crate) fn object(
+        action: &'static str,
+        key: &str,
+        cause: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Object { action, key: key.to_owned(), cause: Box::new(cause) }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let constraint = error.as_database_error().and_then(|e| e.constraint()).map(str::to_owned);
+        match constraint {
+            Some(constraint) => Self::Conflict { constraint },
+            None => Self::Database(error),
+        }
+    }
+}
+
+/// Reads a JSON column.
+pub(crate) fn json<T: serde::de::DeserializeOwned>(
+    column: &'static str,
+    value: serde_json::Value,
+) -> Result<T, StoreError> {
+    serde_json::from_value(value).map_err(|e| StoreError::Corrupt { column, cause: Box::new(e) })
+}
+
+/// Writes a JSON column.
+pub(crate) fn to_json<T: serde::Serialize>(column: &'static str, value: &T) -> Result<serde_json::Value, StoreError> {
+    serde_json::to_value(value).map_err(|e| StoreError::Corrupt { column, cause: Box::new(e) })
+}

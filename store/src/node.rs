@@ -1,0 +1,106 @@
+//! Memory that is reserved with a provider, for one run or one replica: from before the launch until after the end.
+
+use attune_domain::{
+    bytes::Bytes,
+    id::{NodeId, ReplicaId, RunId},
+};
+use sqlx::PgConnection;
+
+use crate::{error::StoreError, mint};
+
+/// What is to be reserved.
+#[derive(Debug, Clone)]
+pub struct NewNode {
+    /// The provider's name: `local`.
+    pub provider: String,
+    /// Which of its offers.
+    pub offer: String,
+    /// How much of it.
+    pub memory: Bytes,
+}
+
+/// A reservation that has not been released.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Which node.
+    pub node_id: NodeId,
+    /// How much it holds.
+    pub memory: Bytes,
+    /// What the provider calls the thing that it started.
+    pub handle: Option<String>,
+    /// The run that it is for, if that has not ended.
+    pub run_id: Option<RunId>,
+    /// The replica that it is for, if that has not ended.
+    pub replica_id: Option<ReplicaId>,
+}
+
+impl Node {
+    /// Nobody is left whom it is for.
+    #[must_use]
+    pub const fn is_orphan(&self) -> bool {
+        self.run_id.is_none() && self.replica_id.is_none()
+    }
+}
+
+/// Reserves. The caller writes the run or the replica that it is for in the same transaction.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub(crate) async fn reserve(tx: &mut PgConnection, new: &NewNode) -> Result<NodeId, StoreError> {
+    let id: NodeId = mint::id();
+    sqlx::query!(
+        "insert into node (node_id, provider, offer, memory) values ($1, $2, $3, $4)",
+        id.uuid(),
+        new.provider,
+        new.offer,
+        new.memory.to_i64(),
+    )
+    .execute(tx)
+    .await?;
+    Ok(id)
+}
+
+/// Writes down what the provider calls what it started.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn launched(conn: &mut PgConnection, id: NodeId, handle: &str) -> Result<(), StoreError> {
+    sqlx::query!("update node set handle = $2 where node_id = $1", id.uuid(), handle).execute(conn).await?;
+    Ok(())
+}
+
+/// The provider's nodes that are not released, oldest first.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<Node>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select node.node_id, memory, handle, run_id as "run_id?", replica_id as "replica_id?"
+         from node left join run on run.node_id = node.node_id and run.state <> 'ended'
+             left join replica on replica.node_id = node.node_id and replica.state <> 'ended'
+         where provider = $1 and released_at is null
+         order by node.node_id"#,
+        provider,
+    )
+    .fetch_all(conn)
+    .await?;
+    let node = |id, memory, handle, run: Option<_>, replica: Option<_>| Node {
+        node_id: NodeId::new(id),
+        memory: Bytes::from_i64(memory),
+        handle,
+        run_id: run.map(RunId::new),
+        replica_id: replica.map(ReplicaId::new),
+    };
+    Ok(rows.into_iter().map(|row| node(row.node_id, row.memory, row.handle, row.run_id, row.replica_id)).collect())
+}
+
+/// Gives the memory back. To release twice is to release once.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn release(conn: &mut PgConnection, id: NodeId) -> Result<(), StoreError> {
+    sqlx::query!("update node set released_at = now() where node_id = $1 and released_at is null", id.uuid())
+        .execute(conn)
+        .await?;
+    Ok(())
+}

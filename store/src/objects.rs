@@ -1,0 +1,260 @@
+//! The object store, and the names of what lies in it. Always spoken through `aws-sdk-s3`, whatever the server is.
+//!
+//! Content lies under `blob/<sha256>`: equal content is kept once and a key never changes its meaning. What is still
+//! coming in, and has no digest yet, lies under `upload/<uuid>`. Keys stay short: the embedded server's limit is 130 bytes.
+
+use std::time::Duration;
+
+use attune_domain::{bytes::Bytes as ByteCount, run::RemoteFile};
+use aws_sdk_s3::{
+    Client,
+    config::{BehaviorVersion, Credentials, Region},
+    presigning::PresigningConfig,
+    primitives::ByteStream,
+    types::{CompletedMultipartUpload, CompletedPart},
+};
+use aws_smithy_http_client::{Builder, tls};
+use bytes::{Bytes, BytesMut};
+use secrecy::ExposeSecret;
+
+use crate::{config::ObjectStoreConfig, error::StoreError};
+
+/// How long a presigned URL is good for.
+const URL_LIFE: Duration = Duration::from_secs(3600);
+
+/// The size of an upload's parts; S3 wants at least 5 MiB. What is no longer goes up in one piece.
+const PART_BYTES: usize = 8 << 20;
+
+/// One bucket.
+#[derive(Debug, Clone)]
+pub struct Objects {
+    client: Client,
+    bucket: String,
+}
+
+/// The key of content.
+#[must_use]
+pub fn blob_key(sha256: &str) -> String {
+    format!("blob/{sha256}")
+}
+
+/// A new key for content whose digest is not known yet.
+#[must_use]
+pub fn upload_key() -> String {
+    format!("upload/{}", uuid::Uuid::now_v7().simple())
+}
+
+impl Objects {
+    /// A client for the bucket; connects when it is first used.
+    #[must_use]
+    pub fn new(config: &ObjectStoreConfig) -> Self {
+        let http =
+            Builder::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring)).build_https();
+        let secret = config.secret_access_key.expose_secret();
+        let mut client = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(config.region.clone()))
+            .force_path_style(config.path_style)
+            .http_client(http)
+            .credentials_provider(Credentials::new(&config.access_key_id, secret, None, None, "attune"));
+        client.set_endpoint_url(config.endpoint.clone());
+        Self { client: Client::from_conf(client.build()), bucket: config.bucket.clone() }
+    }
+
+    /// Makes the bucket if it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`].
+    pub async fn ensure_bucket(&self) -> Result<(), StoreError> {
+        if self.client.head_bucket().bucket(&self.bucket).send().await.is_ok() {
+            return Ok(());
+        }
+        match self.client.create_bucket().bucket(&self.bucket).send().await {
+            Ok(_) => Ok(()),
+            // Another process may have been faster.
+            Err(_) if self.client.head_bucket().bucket(&self.bucket).send().await.is_ok() => Ok(()),
+            Err(error) => Err(StoreError::object("make the bucket", &self.bucket, error)),
+        }
+    }
+
+    /// The object's length; `None`: there is no such object.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`].
+    pub async fn head(&self, key: &str) -> Result<Option<ByteCount>, StoreError> {
+        match self.client.head_object().bucket(&self.bucket).key(key).send().await {
+            Ok(head) => Ok(Some(ByteCount::from_i64(head.content_length().unwrap_or(0)))),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_not_found()) => Ok(None),
+            Err(error) => Err(StoreError::object("look at", key, error)),
+        }
+    }
+
+    /// The object, as a stream: `try_next` for pieces, `into_async_read` for a reader.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]: there is no such object. [`StoreError::Object`].
+    pub async fn get(&self, key: &str) -> Result<ByteStream, StoreError> {
+        match self.client.get_object().bucket(&self.bucket).key(key).send().await {
+            Ok(object) => Ok(object.body),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_no_such_key()) => {
+                Err(StoreError::NotFound("object"))
+            }
+            Err(error) => Err(StoreError::object("get", key, error)),
+        }
+    }
+
+    /// The whole object. For small ones.
+    ///
+    /// # Errors
+    /// As [`Objects::get`].
+    pub async fn get_whole(&self, key: &str) -> Result<Bytes, StoreError> {
+        let body = self.get(key).await?.collect().await;
+        Ok(body.map_err(|e| StoreError::object("get", key, e))?.into_bytes())
+    }
+
+    /// Puts a small object whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`].
+    pub async fn put(&self, key: &str, content: impl Into<Bytes>) -> Result<(), StoreError> {
+        let body = ByteStream::from(content.into());
+        let put = self.client.put_object().bucket(&self.bucket).key(key).body(body).send().await;
+        put.map(drop).map_err(|e| StoreError::object("put", key, e))
+    }
+
+    /// Moves an object to the key of its content, now that its digest is known.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`].
+    pub async fn rename(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        let source = format!("{}/{from}", self.bucket);
+        let copy = self.client.copy_object().bucket(&self.bucket).copy_source(source).key(to).send().await;
+        copy.map_err(|e| StoreError::object("copy", from, e))?;
+        self.delete(from).await
+    }
+
+    /// Deletes an object; one that is not there is no error.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`].
+    pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        let deleted = self.client.delete_object().bucket(&self.bucket).key(key).send().await;
+        deleted.map(drop).map_err(|e| StoreError::object("delete", key, e))
+    }
+
+    /// A URL that gives the object to whoever has it, for an hour.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`]: it could not be signed.
+    pub async fn presign_get(&self, key: &str) -> Result<String, StoreError> {
+        let life = presigning(key)?;
+        let request = self.client.get_object().bucket(&self.bucket).key(key).presigned(life).await;
+        Ok(request.map_err(|e| StoreError::object("sign", key, e))?.uri().to_owned())
+    }
+
+    /// A URL that lets whoever has it put the object, for an hour.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`]: it could not be signed.
+    pub async fn presign_put(&self, key: &str) -> Result<String, StoreError> {
+        let life = presigning(key)?;
+        let request = self.client.put_object().bucket(&self.bucket).key(key).presigned(life).await;
+        Ok(request.map_err(|e| StoreError::object("sign", key, e))?.uri().to_owned())
+    }
+
+    /// A file in the form that contracts carry: with a presigned URL.
+    ///
+    /// # Errors
+    /// As [`Objects::presign_get`].
+    pub async fn remote_file(&self, name: &str, sha256: &str, bytes: ByteCount) -> Result<RemoteFile, StoreError> {
+        let url = self.presign_get(&blob_key(sha256)).await?;
+        Ok(RemoteFile { name: name.to_owned(), sha256: sha256.to_owned(), bytes, url })
+    }
+
+    /// Begins to put an object of unknown length. Nothing is to be seen under the key until [`Upload::finish`].
+    #[must_use]
+    pub fn upload(&self, key: &str) -> Upload {
+        let (objects, key) = (self.clone(), key.to_owned());
+        Upload { objects, key, pending: BytesMut::new(), multipart_id: None, parts: Vec::new() }
+    }
+}
+
+fn presigning(key: &str) -> Result<PresigningConfig, StoreError> {
+    PresigningConfig::expires_in(URL_LIFE).map_err(|e| StoreError::object("sign", key, e))
+}
+
+/// An object on its way in. To drop it without [`Upload::abort`] leaves invisible parts in the bucket.
+#[derive(Debug)]
+pub struct Upload {
+    objects: Objects,
+    key: String,
+    pending: BytesMut,
+    multipart_id: Option<String>,
+    parts: Vec<CompletedPart>,
+}
+
+impl Upload {
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`]; the caller should abort.
+    pub async fn write(&mut self, piece: &[u8]) -> Result<(), StoreError> {
+        self.pending.extend_from_slice(piece);
+        while self.pending.len() >= PART_BYTES {
+            let part = self.pending.split_to(PART_BYTES).freeze();
+            self.put_part(part).await?;
+        }
+        Ok(())
+    }
+
+    async fn put_part(&mut self, part: Bytes) -> Result<(), StoreError> {
+        let failed = |e| StoreError::object("put a part of", &self.key, e);
+        let Objects { client, bucket } = &self.objects;
+        let id = match &self.multipart_id {
+            Some(id) => id.clone(),
+            None => {
+                let begun = client.create_multipart_upload().bucket(bucket).key(&self.key).send().await;
+                let begun = begun.map_err(|e| StoreError::object("begin to put", &self.key, e))?;
+                self.multipart_id.insert(begun.upload_id().unwrap_or_default().to_owned()).clone()
+            }
+        };
+        let number = i32::try_from(self.parts.len() + 1).unwrap_or(i32::MAX);
+        let put = client.upload_part().bucket(bucket).key(&self.key).upload_id(&id).part_number(number);
+        let put = put.body(ByteStream::from(part)).send().await.map_err(failed)?;
+        let done = CompletedPart::builder().part_number(number).set_e_tag(put.e_tag().map(Into::into));
+        self.parts.push(done.set_checksum_crc32(put.checksum_crc32().map(Into::into)).build());
+        Ok(())
+    }
+
+    /// Makes the object visible.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`]; nothing is visible then.
+    pub async fn finish(mut self) -> Result<(), StoreError> {
+        if self.multipart_id.is_none() {
+            return self.objects.put(&self.key, self.pending.split().freeze()).await;
+        }
+        if !self.pending.is_empty() {
+            let rest = self.pending.split().freeze();
+            if let Err(error) = self.put_part(rest).await {
+                self.abort().await;
+                return Err(error);
+            }
+        }
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
+        let Objects { client, bucket } = &self.objects;
+        let complete = client.complete_multipart_upload().bucket(bucket).key(&self.key).multipart_upload(parts);
+        let completed = complete.set_upload_id(self.multipart_id.clone()).send().await;
+        completed.map(drop).map_err(|e| StoreError::object("finish", &self.key, e))
+    }
+
+    /// Throws away what has come. A failure is only logged: the caller has an error of its own to tell.
+    pub async fn abort(self) {
+        let Some(id) = self.multipart_id else { return };
+        let Objects { client, bucket } = &self.objects;
+        let aborted = client.abort_multipart_upload().bucket(bucket).key(&self.key).upload_id(id).send().await;
+        if let Err(error) = aborted {
+            tracing::warn!(key = self.key, error = &error as &dyn std::error::Error, "an upload's parts stay behind");
+        }
+    }
+}

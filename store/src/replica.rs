@@ -1,0 +1,333 @@
+//! Serving processes. The row is wanted first and launched after; one living replica serves a base.
+
+use attune_domain::{
+    bytes::Bytes,
+    id::{BaseModelId, NodeId, ReplicaId},
+    run::{CONTRACT_VERSION, Directive},
+    serve::{ReplicaReply, ReplicaReport, ServeSpec},
+};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{
+    error::StoreError,
+    mint,
+    node::{self, NewNode},
+    objects::Objects,
+    queue::{self, EnsureReplica},
+    run_spec,
+};
+
+/// Where a replica is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// Asked for.
+    Wanted,
+    /// Its process loads the base.
+    Launching,
+    /// It answers at its address.
+    Ready,
+    /// It is gone.
+    Ended,
+}
+
+/// A serving process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replica {
+    /// Which replica.
+    pub replica_id: ReplicaId,
+    /// Of which base.
+    pub base_model_id: BaseModelId,
+    /// Where it runs, once that is decided.
+    pub node_id: Option<NodeId>,
+    /// Where it is in its life.
+    pub state: ReplicaState,
+    /// `host:port`, once it listens.
+    pub address: Option<String>,
+    /// The bearer that it takes, and shows in its own reports.
+    pub token: String,
+    /// Why it ended, if it ended badly.
+    pub error: Option<String>,
+    /// Seconds since its last report, by the database's clock.
+    pub silent_seconds: f64,
+    /// Seconds since it was last asked for, or had a request in flight.
+    pub idle_seconds: f64,
+    /// What the provider calls its process.
+    pub handle: Option<String>,
+}
+
+/// The living replica of a base, or a new one that is wanted. Counts as use. Call it for every request.
+///
+/// # Errors
+/// [`StoreError::Conflict`]: no such base. [`StoreError::Database`], [`StoreError::Queue`].
+pub async fn ensure(tx: &mut PgConnection, base: BaseModelId) -> Result<Replica, StoreError> {
+    let id: ReplicaId = mint::id();
+    let new = sqlx::query!(
+        "insert into replica (replica_id, base_model_id, state, token) values ($1, $2, 'wanted', $3)
+         on conflict (base_model_id) where state <> 'ended' do nothing",
+        id.uuid(),
+        base.uuid(),
+        mint::secret(),
+    )
+    .execute(&mut *tx)
+    .await?;
+    if new.rows_affected() == 1 {
+        queue::push(tx, &EnsureReplica { replica_id: id }).await?;
+    }
+    let living = sqlx::query_scalar!(
+        "update replica set last_used_at = now() where base_model_id = $1 and state <> 'ended' returning replica_id",
+        base.uuid(),
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    // It may have ended between the two statements; the caller asks again in any case.
+    get(tx, ReplicaId::new(living.unwrap_or(id.uuid()))).await
+}
+
+/// A replica by its id.
+///
+/// # Errors
+/// [`StoreError::NotFound`], [`StoreError::Database`].
+pub async fn get(conn: &mut PgConnection, id: ReplicaId) -> Result<Replica, StoreError> {
+    select(conn, Filter { id: Some(id), ..Filter::default() }).await?.pop().ok_or(StoreError::NotFound("replica"))
+}
+
+/// The replica that shows this token.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: nobody was given such a token. [`StoreError::Database`].
+pub async fn by_token(conn: &mut PgConnection, token: &str) -> Result<Replica, StoreError> {
+    let filter = Filter { token: Some(token), ..Filter::default() };
+    select(conn, filter).await?.pop().ok_or(StoreError::NotFound("replica"))
+}
+
+/// All that have not ended, oldest first.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn active(conn: &mut PgConnection) -> Result<Vec<Replica>, StoreError> {
+    select(conn, Filter { active: true, ..Filter::default() }).await
+}
+
+#[derive(Default)]
+struct Filter<'a> {
+    id: Option<ReplicaId>,
+    token: Option<&'a str>,
+    active: bool,
+}
+
+async fn select(conn: &mut PgConnection, filter: Filter<'_>) -> Result<Vec<Replica>, StoreError> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select replica_id, base_model_id, replica.node_id, state, address, token, error,
+             extract(epoch from clock_timestamp() - heartbeat_at)::float8 as "silent_seconds!",
+             extract(epoch from clock_timestamp() - last_used_at)::float8 as "idle_seconds!",
+             node.handle as "handle?"
+         from replica left join node using (node_id)
+         where replica_id = $1 or token = $2 or ($3 and state <> 'ended')
+         order by replica_id"#,
+        filter.id.map(|id| id.uuid()),
+        filter.token,
+        filter.active,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(Replica::from).collect())
+}
+
+/// The row as Postgres gives it.
+struct Row {
+    replica_id: Uuid,
+    base_model_id: Uuid,
+    node_id: Option<Uuid>,
+    state: String,
+    address: Option<String>,
+    token: String,
+    error: Option<String>,
+    silent_seconds: f64,
+    idle_seconds: f64,
+    handle: Option<String>,
+}
+
+impl From<Row> for Replica {
+    fn from(row: Row) -> Self {
+        Self {
+            replica_id: ReplicaId::new(row.replica_id),
+            base_model_id: BaseModelId::new(row.base_model_id),
+            node_id: row.node_id.map(NodeId::new),
+            state: match row.state.as_str() {
+                "wanted" => ReplicaState::Wanted,
+                "launching" => ReplicaState::Launching,
+                "ready" => ReplicaState::Ready,
+                _ => ReplicaState::Ended,
+            },
+            address: row.address,
+            token: row.token,
+            error: row.error,
+            silent_seconds: row.silent_seconds,
+            idle_seconds: row.idle_seconds,
+            handle: row.handle,
+        }
+    }
+}
+
+/// What a launch decides.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// What to reserve for it.
+    pub node: NewNode,
+    /// Memory for adapters, keys and values, beside the base.
+    pub memory_budget: Bytes,
+    /// Processor threads.
+    pub threads: u32,
+    /// Seconds between its reports.
+    pub heartbeat_seconds: u64,
+}
+
+/// Reserves the node of a wanted replica. Returns `false` if it is not wanted any more, or somebody was faster.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn place(tx: &mut PgConnection, id: ReplicaId, placement: &Placement) -> Result<Option<NodeId>, StoreError> {
+    let wanted = sqlx::query_scalar!(
+        "select replica_id from replica where replica_id = $1 and state = 'wanted' for update",
+        id.uuid()
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    if wanted.is_none() {
+        return Ok(None);
+    }
+    let node_id = node::reserve(tx, &placement.node).await?;
+    sqlx::query!(
+        "update replica set state = 'launching', node_id = $2, memory_budget = $3, threads = $4,
+             heartbeat_seconds = $5, heartbeat_at = now()
+         where replica_id = $1",
+        id.uuid(),
+        node_id.uuid(),
+        placement.memory_budget.to_i64(),
+        placement.threads as i32,
+        placement.heartbeat_seconds as i32,
+    )
+    .execute(tx)
+    .await?;
+    Ok(Some(node_id))
+}
+
+/// Everything that a serving process is told; the URLs are fresh.
+///
+/// # Errors
+/// [`StoreError::Stale`]: the replica has ended, or was never launched. [`StoreError::Object`],
+/// [`StoreError::Database`].
+pub async fn spec(conn: &mut PgConnection, objects: &Objects, replica: &Replica) -> Result<ServeSpec, StoreError> {
+    let row = sqlx::query!(
+        "select memory_budget, threads, heartbeat_seconds from replica where replica_id = $1 and state <> 'ended'",
+        replica.replica_id.uuid(),
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or(StoreError::Stale)?;
+    let (Some(budget), Some(threads), Some(heartbeat)) = (row.memory_budget, row.threads, row.heartbeat_seconds) else {
+        return Err(StoreError::Stale);
+    };
+    let (base_digest, base) = run_spec::base_files(conn, objects, replica.base_model_id.uuid()).await?;
+    Ok(ServeSpec {
+        version: CONTRACT_VERSION,
+        replica_id: replica.replica_id,
+        base_digest,
+        base,
+        heartbeat_seconds: heartbeat.unsigned_abs().into(),
+        memory_budget: Bytes::from_i64(budget),
+        threads: threads.unsigned_abs(),
+    })
+}
+
+/// Takes a report: a heartbeat, an address, or the end.
+///
+/// # Errors
+/// [`StoreError::Stale`]: it has ended. [`StoreError::Database`].
+#[tracing::instrument(skip(tx, report), fields(replica.id = %id))]
+pub async fn take_report(
+    tx: &mut PgConnection,
+    id: ReplicaId,
+    report: &ReplicaReport,
+) -> Result<ReplicaReply, StoreError> {
+    if let Some(reason) = &report.failed {
+        return if end(tx, id, Some(reason)).await? {
+            Ok(ReplicaReply { directive: Directive::Stop })
+        } else {
+            Err(StoreError::Stale)
+        };
+    }
+    let taken = sqlx::query!(
+        "update replica set heartbeat_at = now(), address = coalesce($2, address),
+             state = case when $2::text is not null then 'ready' else state end,
+             last_used_at = case when $3 then now() else last_used_at end
+         where replica_id = $1 and state in ('launching', 'ready')",
+        id.uuid(),
+        report.address,
+        report.active_requests > 0,
+    )
+    .execute(tx)
+    .await?;
+    if taken.rows_affected() == 1 {
+        Ok(ReplicaReply { directive: Directive::Continue })
+    } else {
+        Err(StoreError::Stale)
+    }
+}
+
+/// Ends a replica and gives its node back. Returns `false` if it had ended before.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn end(tx: &mut PgConnection, id: ReplicaId, error: Option<&str>) -> Result<bool, StoreError> {
+    let ended = sqlx::query!(
+        "update replica set state = 'ended', ended_at = now(), error = $2
+         where replica_id = $1 and state <> 'ended' returning node_id",
+        id.uuid(),
+        error,
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(ended) = ended else { return Ok(false) };
+    if let Some(node_id) = ended.node_id {
+        node::release(tx, NodeId::new(node_id)).await?;
+    }
+    Ok(true)
+}
+
+/// Ends a replica that has not been used for `idle_seconds`. Returns `false` if it was used meanwhile.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn end_if_idle(tx: &mut PgConnection, id: ReplicaId, idle_seconds: f64) -> Result<bool, StoreError> {
+    let idle = sqlx::query_scalar!(
+        "select replica_id from replica where replica_id = $1 and state = 'ready'
+             and last_used_at < now() - make_interval(secs => $2) for update",
+        id.uuid(),
+        idle_seconds,
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    match idle {
+        Some(_) => end(tx, id, None).await,
+        None => Ok(false),
+    }
+}
+
+/// Wanted replicas whose last message is older than `seconds`; their messages count as pushed now, so the caller must
+/// push them in the same transaction.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn claim_unpushed(tx: &mut PgConnection, seconds: f64) -> Result<Vec<ReplicaId>, StoreError> {
+    let rows = sqlx::query_scalar!(
+        "update replica set pushed_at = now()
+         where state = 'wanted' and pushed_at < now() - make_interval(secs => $1) returning replica_id",
+        seconds,
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.into_iter().map(ReplicaId::new).collect())
+}
