@@ -1,1 +1,43 @@
-fn main() {}
+//! `attune`: the command line of the platform, and `attune up`, which starts a whole one on this machine.
+//!
+//! Every command but `up` speaks HTTP to the API and knows nothing else of it. Read in this order.
+
+/// Commands and flags.
+mod args;
+
+/// Environment and credentials files.
+mod config;
+
+/// Failures and exit codes.
+mod error;
+
+/// `attune up`.
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // The first TLS client would panic without it; it fails only if there is one already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let cli = args::Cli::parse();
+    let json = cli.json;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return report(&error::CliError::Failed(format!("cannot start: {e}")), json),
+    };
+    // On this thread, not in a task: PostgreSQL is to end with the thread that started it.
+    match runtime.block_on(cli.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => report(&e, json),
+    }
+}
+
+fn report(e: &error::CliError, json: bool) -> ExitCode {
+    match e.body().filter(|_| json) {
+        Some(body) => eprintln!("{body}"),
+        None => eprintln!("attune: {e}"),
+    }
+    ExitCode::from(e.exit_code())
+}

@@ -1,0 +1,134 @@
+//! What the platform says: every line with its speaker's name in front, on stderr and in `<data>/logs/`.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+
+use super::private;
+use crate::error::{Doing, Result};
+
+/// A log file is put aside when it is larger; one older file is kept.
+const ROTATE_BYTES: u64 = 16 << 20;
+/// Longer lines are cut on the way in, so that a child cannot fill our memory.
+const LINE_BYTES: usize = 64 << 10;
+
+/// Says a line of our own.
+pub(crate) fn say(line: &str) {
+    print("attune", line);
+}
+
+fn print(name: &str, line: &str) {
+    // A closed terminal must not end the platform.
+    drop(writeln!(std::io::stderr(), "{name:<9} | {line}"));
+}
+
+/// The log of one child. Cloned for its two streams.
+#[derive(Clone)]
+pub(crate) struct ChildLog(Arc<Mutex<Inner>>);
+
+struct Inner {
+    name: &'static str,
+    path: PathBuf,
+    file: File,
+    written: u64,
+    last_lines: std::collections::VecDeque<String>,
+    quiet: fn(&str) -> bool,
+}
+
+impl ChildLog {
+    /// Opens `<data>/logs/<name>.log` at its end. Lines for which `quiet` holds go to the file only.
+    ///
+    /// # Errors
+    /// [`crate::error::CliError::Failed`]: the file cannot be opened.
+    pub(crate) fn open(data: &Path, name: &'static str, quiet: fn(&str) -> bool) -> Result<Self> {
+        let folder = data.join("logs");
+        private::folder(&folder)?;
+        let path = folder.join(format!("{name}.log"));
+        let (file, written) = append(&path).doing(|| format!("open {}", path.display()))?;
+        let last_lines = std::collections::VecDeque::new();
+        Ok(Self(Arc::new(Mutex::new(Inner { name, path, file, written, last_lines, quiet }))))
+    }
+
+    /// Reads `stream` to its end in a task of its own.
+    pub(crate) fn follow(&self, stream: impl AsyncRead + Unpin + Send + 'static) {
+        let log = self.clone();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stream);
+            let mut line = Vec::new();
+            loop {
+                line.clear();
+                match read_line(&mut lines, &mut line).await {
+                    Ok(true) => log.line(String::from_utf8_lossy(&line).trim_end()),
+                    Ok(false) | Err(_) => break,
+                }
+            }
+        });
+    }
+
+    /// The last lines, for a message about the child's end.
+    pub(crate) fn tail(&self) -> String {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.last_lines.iter().map(|line| format!("\n  {line}")).collect()
+    }
+
+    /// Where the lines are kept.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).path.clone()
+    }
+
+    fn line(&self, line: &str) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !(inner.quiet)(line) {
+            print(inner.name, line);
+        }
+        if inner.last_lines.len() == 8 {
+            inner.last_lines.pop_front();
+        }
+        inner.last_lines.push_back(line.to_owned());
+        inner.write(line);
+    }
+}
+
+impl Inner {
+    /// A full disk must not end the platform: what cannot be written here was at least shown.
+    fn write(&mut self, line: &str) {
+        if self.written > ROTATE_BYTES {
+            drop(std::fs::rename(&self.path, self.path.with_extension("log.1")));
+            if let Ok((file, written)) = append(&self.path) {
+                (self.file, self.written) = (file, written);
+            }
+        }
+        if writeln!(self.file, "{line}").is_ok() {
+            self.written += line.len() as u64 + 1;
+        }
+    }
+}
+
+fn append(path: &Path) -> std::io::Result<(File, u64)> {
+    let file = File::options().append(true).create(true).open(path)?;
+    let length = file.metadata()?.len();
+    Ok((file, length))
+}
+
+/// One line into `line`, at most [`LINE_BYTES`] of it; false at the end.
+async fn read_line(stream: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>) -> std::io::Result<bool> {
+    loop {
+        let ready = stream.fill_buf().await?;
+        if ready.is_empty() {
+            return Ok(!line.is_empty());
+        }
+        let end = ready.iter().position(|byte| *byte == b'\n');
+        let taken = end.map_or(ready.len(), |at| at + 1);
+        let room = LINE_BYTES.saturating_sub(line.len());
+        line.extend_from_slice(&ready[..taken.min(room)]);
+        stream.consume(taken);
+        if end.is_some() {
+            return Ok(true);
+        }
+    }
+}

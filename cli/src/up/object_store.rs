@@ -1,0 +1,86 @@
+//! The embedded S3 server: a folder, spoken to like any other S3, on a loopback port of its own.
+
+use std::{path::Path, time::Duration};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::{conn::auto::Builder, graceful::GracefulShutdown},
+};
+use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    private,
+    secrets::Secrets,
+    settings::{ObjectStore, default_bucket},
+};
+use crate::error::{CliError, Doing, Result};
+
+/// A running server.
+pub(crate) struct Server {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    /// How to reach it.
+    pub(crate) reach: ObjectStore,
+}
+
+impl Server {
+    /// Serves `<data>/objects` on a free loopback port. The port changes from start to start: an address that was
+    /// signed by an earlier one is dead anyway, since whoever held it ended with it.
+    ///
+    /// # Errors
+    /// [`CliError::Failed`]: the folder cannot be made, or there is no port.
+    pub(crate) async fn start(data: &Path, secrets: &Secrets) -> Result<Self> {
+        let root = data.join("objects");
+        private::folder(&root)?;
+        let folder = s3s_fs::FileSystem::new(&root)
+            .map_err(|e| CliError::Failed(format!("cannot serve {}: {e:?}", root.display())))?;
+        let mut service = S3ServiceBuilder::new(folder);
+        service.set_auth(SimpleAuth::from_single(
+            secrets.object_store_access_key_id.as_str(),
+            secrets.object_store_secret_access_key.as_str(),
+        ));
+        let service = service.build();
+        let listener = TcpListener::bind("127.0.0.1:0").await.doing(|| "open a port for the object store".into())?;
+        let address = listener.local_addr().doing(|| "read the object store's port".into())?;
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(serve(listener, service, stop.clone()));
+        let reach = ObjectStore {
+            endpoint: Some(format!("http://{address}")),
+            region: "us-east-1".into(),
+            bucket: default_bucket(),
+            access_key_id: secrets.object_store_access_key_id.clone(),
+            secret_access_key: secrets.object_store_secret_access_key.clone(),
+            path_style: true,
+        };
+        Ok(Self { stop, task, reach })
+    }
+
+    /// Takes no new request, and lets those under way end for a moment.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        drop(tokio::time::timeout(Duration::from_secs(5), self.task).await);
+    }
+}
+
+async fn serve(listener: TcpListener, service: s3s::service::S3Service, stop: CancellationToken) {
+    let builder = Builder::new(TokioExecutor::new());
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((socket, _)) = accepted else {
+            // Too many open files: wait for some to close.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let connection = builder.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move { drop(connection.await) });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}

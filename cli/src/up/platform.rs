@@ -1,0 +1,285 @@
+//! The order of a start and of a stop.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use tokio::{
+    process::Command,
+    signal::unix::{Signal as Stream, SignalKind, signal},
+};
+
+use super::{
+    children::{Children, Program},
+    lock,
+    log::{ChildLog, say},
+    object_store, postgres, run_files, secrets,
+    settings::{Settings, UpArgs},
+};
+use crate::{
+    config::{self, Credentials},
+    error::{CliError, Doing, Result},
+};
+
+/// Migrations run before the API answers.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(180);
+
+/// Starts the platform of `data` and keeps it up until a signal.
+///
+/// # Errors
+/// [`CliError::AlreadyRunning`]; [`CliError::Usage`] for bad settings; [`CliError::Failed`] if a part does not come
+/// up; [`CliError::Forced`] after a second signal.
+pub(crate) async fn up(data: &Path, args: UpArgs) -> Result<()> {
+    let settings = Settings::settle(args)?;
+    let data = data_folder(data)?;
+    let _lock = lock::take(&data)?;
+    let mut signals = Signals::new()?;
+    let mut platform = Platform { data, settings, children: Children::default(), cluster: None, objects: None };
+    let started = tokio::select! {
+        started = platform.start() => started,
+        () = signals.next() => Ok(()),
+    };
+    if started.is_ok() {
+        tokio::select! {
+            () = platform.children.watch(), if !signals.came => {}
+            () = signals.next(), if !signals.came => {}
+            else => {}
+        }
+        say("stopping; once more Ctrl-C stops at once");
+    }
+    let orderly = tokio::select! {
+        () = platform.stop() => true,
+        () = signals.again() => false,
+    };
+    if !orderly {
+        platform.children.force().await;
+        return Err(CliError::Forced);
+    }
+    if started.is_ok() {
+        say("stopped");
+    }
+    started
+}
+
+/// The folder, made if it is missing, by its full name.
+fn data_folder(data: &Path) -> Result<PathBuf> {
+    if !data.exists() {
+        std::fs::create_dir_all(data)
+            .and_then(|()| std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700)))
+            .doing(|| format!("make the data folder {}", data.display()))?;
+    }
+    let full = data.canonicalize().doing(|| format!("read the data folder {}", data.display()))?;
+    if full.is_dir() { Ok(full) } else { Err(CliError::Usage(format!("{} is not a folder", full.display()))) }
+}
+
+struct Platform {
+    data: PathBuf,
+    settings: Settings,
+    children: Children,
+    cluster: Option<postgres::Cluster>,
+    objects: Option<object_store::Server>,
+}
+
+impl Platform {
+    async fn start(&mut self) -> Result<()> {
+        let api = self.program_path("attune-api")?;
+        let scheduler = self.program_path("attune-scheduler")?;
+        let listen = free_address(self.settings.listen).await?;
+        let (secrets, new) = secrets::load_or_make(&self.data)?;
+        let database_url = self.start_database().await?;
+        let object_store = self.start_object_store(&secrets).await?;
+        let api_url = format!("http://{}", reachable(listen));
+        let public_url = self.settings.public_url.clone().unwrap_or_else(|| api_url.clone());
+        let start = run_files::Start {
+            data: &self.data,
+            listen: listen.to_string(),
+            public_url: public_url.clone(),
+            api_url: api_url.clone(),
+            database_url,
+            object_store: &object_store,
+            bootstrap_key: &secrets.bootstrap_key,
+        };
+        let (api_settings, scheduler_settings) = run_files::write(&start, &self.settings)?;
+        self.start_ours("api", &api, &api_settings)?;
+        self.wait_for_api(&api_url).await?;
+        self.start_ours("scheduler", &scheduler, &scheduler_settings)?;
+        Credentials { url: api_url, api_key: secrets.bootstrap_key.clone() }.write(&self.data)?;
+        self.greet(&public_url, new.then_some(secrets.bootstrap_key.as_str()));
+        Ok(())
+    }
+
+    async fn start_database(&mut self) -> Result<String> {
+        if let Some(url) = &self.settings.database.url {
+            return Ok(url.clone());
+        }
+        let log = ChildLog::open(&self.data, "postgres", postgres::quiet)?;
+        let cluster = postgres::Cluster::prepare(&self.data, self.settings.postgres_bin.as_deref()).await?;
+        cluster.start(&mut self.children, log).await?;
+        say("postgres is ready");
+        let url = cluster.url();
+        self.cluster = Some(cluster);
+        Ok(url)
+    }
+
+    async fn start_object_store(&mut self, secrets: &secrets::Secrets) -> Result<super::settings::ObjectStore> {
+        if let Some(given) = &self.settings.object_store {
+            return Ok(given.clone());
+        }
+        let server = object_store::Server::start(&self.data, secrets).await?;
+        let reach = server.reach.clone();
+        say("the object store is ready");
+        self.objects = Some(server);
+        Ok(reach)
+    }
+
+    fn program_path(&self, name: &str) -> Result<PathBuf> {
+        let path = self.settings.binaries.join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+        let folder = self.settings.binaries.display();
+        Err(CliError::Failed(format!("{name} is not in {folder}; build it, or say with --binaries where it is")))
+    }
+
+    fn start_ours(&mut self, name: &'static str, program: &Path, settings: &Path) -> Result<()> {
+        let mut command = Command::new(program);
+        command.arg("--config").arg(settings).arg("--exit-with-parent");
+        command.stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
+        for variable in config::foreign_to_children(self.settings.database.url.is_none()) {
+            command.env_remove(variable);
+        }
+        self.children.start(Program {
+            name,
+            command,
+            log: ChildLog::open(&self.data, name, |_| false)?,
+            stop_signal: Signal::SIGTERM,
+            grace: Duration::from_secs(30),
+            force_signal: Signal::SIGKILL,
+        })
+    }
+
+    async fn wait_for_api(&mut self, url: &str) -> Result<()> {
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build();
+        let client = client.doing(|| "make an HTTP client".into())?;
+        let started = Instant::now();
+        loop {
+            self.children.refuse_if_ended("api")?;
+            let answer = client.get(format!("{url}/healthz")).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            if started.elapsed() > HEALTHY_WITHIN {
+                return Err(CliError::Failed(format!("the API did not answer within {} s", HEALTHY_WITHIN.as_secs())));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn greet(&self, url: &str, key: Option<&str>) {
+        for missing in ["attune-trainer", "attune-serving"] {
+            if !self.settings.binaries.join(missing).is_file() {
+                say(&format!("{missing} is not in {}: what needs it will fail", self.settings.binaries.display()));
+            }
+        }
+        let kept = self.data.join("credentials.json");
+        println!("Attune is up at {url}");
+        match key {
+            Some(key) => println!("API key (shown this once, kept in {}): {key}", kept.display()),
+            None => println!("The API key is in {}", kept.display()),
+        }
+    }
+
+    /// Those who write first, what they write to last.
+    async fn stop(&mut self) {
+        self.children.stop("scheduler").await;
+        self.children.stop("api").await;
+        if let Some(objects) = self.objects.take() {
+            objects.stop().await;
+        }
+        self.children.stop("postgres").await;
+        self.cluster = None;
+    }
+}
+
+/// Checks that the address can be had, and turns port 0 into a real one. An API of an earlier start may need a
+/// moment to let go of it.
+async fn free_address(wanted: SocketAddr) -> Result<SocketAddr> {
+    let started = Instant::now();
+    loop {
+        match TcpListener::bind(wanted).and_then(|listener| listener.local_addr()) {
+            Ok(address) => return Ok(address),
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && started.elapsed() < Duration::from_secs(5) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(e) => {
+                return Err(CliError::Failed(format!(
+                    "cannot listen on {wanted}: {e}; choose another address with --listen"
+                )));
+            }
+        }
+    }
+}
+
+/// "Every address of this machine" is not one that can be called.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// Ctrl-C, SIGTERM, and the terminal's end.
+struct Signals {
+    streams: [Stream; 3],
+    came: bool,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).doing(|| "listen for signals".into());
+        let streams =
+            [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?];
+        Ok(Self { streams, came: false })
+    }
+
+    /// The first.
+    async fn next(&mut self) {
+        self.again().await;
+        self.came = true;
+    }
+
+    /// Any.
+    async fn again(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.streams;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn port_0_becomes_a_real_one() {
+        let address = free_address("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        assert_ne!(address.port(), 0);
+    }
+
+    #[test]
+    fn every_address_is_called_by_the_loopback_one() {
+        assert_eq!(reachable("0.0.0.0:80".parse().unwrap()).to_string(), "127.0.0.1:80");
+        assert_eq!(reachable("[::]:80".parse().unwrap()).to_string(), "[::1]:80");
+        assert_eq!(reachable("10.0.0.1:80".parse().unwrap()).to_string(), "10.0.0.1:80");
+    }
+}

@@ -1,0 +1,95 @@
+//! The settings files of api and scheduler, written anew into `<data>/run/` at each start.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use toml::{Table, Value};
+
+use super::{
+    private,
+    settings::{ObjectStore, Settings},
+};
+use crate::error::{Doing, Result};
+
+/// What the two have in common, and what only this start knows.
+pub(crate) struct Start<'a> {
+    /// The data folder.
+    pub(crate) data: &'a Path,
+    /// Where the API listens.
+    pub(crate) listen: String,
+    /// Where clients reach it.
+    pub(crate) public_url: String,
+    /// Where trainers and replicas on this machine reach it.
+    pub(crate) api_url: String,
+    /// PostgreSQL.
+    pub(crate) database_url: String,
+    /// S3.
+    pub(crate) object_store: &'a ObjectStore,
+    /// The first API key.
+    pub(crate) bootstrap_key: &'a str,
+}
+
+#[derive(Serialize)]
+struct Database<'a> {
+    url: &'a str,
+    max_connections: u32,
+}
+
+/// Writes `api.toml` and `scheduler.toml`, and says where they are.
+///
+/// # Errors
+/// [`crate::error::CliError::Failed`]: they cannot be written.
+pub(crate) fn write(start: &Start<'_>, settings: &Settings) -> Result<(PathBuf, PathBuf)> {
+    let folder = start.data.join("run");
+    private::folder(&folder)?;
+    let (api, scheduler) = (folder.join("api.toml"), folder.join("scheduler.toml"));
+    private::write(&api, &text(&api_table(start, settings)?)?)?;
+    private::write(&scheduler, &text(&scheduler_table(start, settings)?)?)?;
+    Ok((api, scheduler))
+}
+
+fn text(table: &Table) -> Result<String> {
+    toml::to_string(table).doing(|| "write settings as TOML".into())
+}
+
+fn shared(start: &Start<'_>, settings: &Settings) -> Result<Table> {
+    let database =
+        Database { url: &start.database_url, max_connections: settings.database.max_connections.unwrap_or(16) };
+    let mut table = Table::new();
+    table.insert("database".into(), Value::try_from(database).doing(|| "write settings as TOML".into())?);
+    table.insert("object_store".into(), Value::try_from(start.object_store).doing(|| "write settings as TOML".into())?);
+    Ok(table)
+}
+
+fn api_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
+    let mut table = shared(start, settings)?;
+    table.insert("listen".into(), start.listen.clone().into());
+    table.insert("public_url".into(), start.public_url.clone().into());
+    table.insert("bootstrap_key".into(), start.bootstrap_key.into());
+    insert_section(&mut table, "limits", settings.limits.clone());
+    insert_section(&mut table, "serving", seconds("wait_seconds", settings.serving.wait_seconds));
+    Ok(table)
+}
+
+fn scheduler_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
+    let mut table = shared(start, settings)?;
+    table.insert("api_url".into(), start.api_url.clone().into());
+    let mut local = settings.local.clone();
+    local.entry("work_dir").or_insert_with(|| start.data.join("node").display().to_string().into());
+    local.entry("binaries_dir").or_insert_with(|| settings.binaries.display().to_string().into());
+    insert_section(&mut table, "local", local);
+    insert_section(&mut table, "leases", settings.leases.clone());
+    insert_section(&mut table, "serving", seconds("idle_seconds", settings.serving.idle_seconds));
+    Ok(table)
+}
+
+/// An empty section is left out, so that the reader's defaults hold.
+fn insert_section(table: &mut Table, name: &str, section: Table) {
+    if !section.is_empty() {
+        table.insert(name.into(), section.into());
+    }
+}
+
+fn seconds(name: &str, value: Option<u64>) -> Table {
+    value.and_then(|v| i64::try_from(v).ok()).map(|v| (name.to_owned(), Value::Integer(v))).into_iter().collect()
+}

@@ -1,0 +1,68 @@
+//! Keys that are made once per data folder and kept in `secrets.json`.
+//!
+//! PostgreSQL has none: it knows its callers by the kernel's word (peer authentication on a private socket).
+
+use std::path::Path;
+
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+use super::private;
+use crate::error::{Doing, Result};
+
+/// What `secrets.json` holds.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Secrets {
+    /// The API key of the first project.
+    pub(crate) bootstrap_key: String,
+    /// For the embedded S3 server.
+    pub(crate) object_store_access_key_id: String,
+    /// For the embedded S3 server.
+    pub(crate) object_store_secret_access_key: String,
+}
+
+/// The secrets of `data`, and whether they were made just now.
+///
+/// # Errors
+/// [`crate::error::CliError::Failed`]: the file is there and cannot be understood, or cannot be written.
+pub(crate) fn load_or_make(data: &Path) -> Result<(Secrets, bool)> {
+    let path = data.join("secrets.json");
+    match std::fs::read(&path) {
+        Ok(text) => {
+            let secrets = serde_json::from_slice(&text).doing(|| format!("understand {}", path.display()))?;
+            Ok((secrets, false))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let secrets = Secrets {
+                bootstrap_key: format!("sk-attune-{}", random_text(43)),
+                object_store_access_key_id: format!("attune-{}", random_text(12)),
+                object_store_secret_access_key: random_text(43),
+            };
+            let text = serde_json::to_string_pretty(&secrets).doing(|| "write secrets as JSON".into())?;
+            private::write(&path, &text)?;
+            Ok((secrets, true))
+        }
+        Err(e) => Err(e).doing(|| format!("read {}", path.display())),
+    }
+}
+
+/// Letters and digits from the thread's generator, which the operating system seeds. 43 of them are 256 bits.
+pub(crate) fn random_text(length: usize) -> String {
+    let mut random = rand::rng();
+    (0..length).map(|_| char::from(random.sample(rand::distr::Alphanumeric))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_made_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, made) = load_or_make(folder.path()).unwrap();
+        let (second, again) = load_or_make(folder.path()).unwrap();
+        assert!(made && !again);
+        assert_eq!(first.bootstrap_key, second.bootstrap_key);
+        assert_eq!(first.bootstrap_key.len(), 10 + 43);
+    }
+}

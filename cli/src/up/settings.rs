@@ -1,0 +1,260 @@
+//! What `attune up` is asked to do: flags, their environment variables, and a TOML file under them.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{CliError, Result, read_named};
+
+/// Flags of `attune up`.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct UpArgs {
+    /// Where the API listens; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "HOST:PORT", env = "ATTUNE_LISTEN")]
+    listen: Option<String>,
+    /// The address under which clients reach the API, if a proxy stands in front
+    #[arg(long, value_name = "URL", env = "ATTUNE_PUBLIC_URL")]
+    public_url: Option<String>,
+    /// A TOML file with settings (docs/CLI.md); flags win over it
+    #[arg(long, value_name = "FILE", env = "ATTUNE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Use this PostgreSQL database and start none
+    #[arg(long, value_name = "URL", env = "ATTUNE_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// Use the S3 service at this address and start none
+    #[arg(long, value_name = "URL", env = "ATTUNE_OBJECT_STORE_ENDPOINT")]
+    object_store_endpoint: Option<String>,
+    /// Its bucket; made if it is missing [default: attune]
+    #[arg(long, value_name = "NAME", env = "ATTUNE_OBJECT_STORE_BUCKET")]
+    object_store_bucket: Option<String>,
+    /// Its region [default: us-east-1]
+    #[arg(long, value_name = "NAME", env = "ATTUNE_OBJECT_STORE_REGION")]
+    object_store_region: Option<String>,
+    /// Its access key
+    #[arg(long, value_name = "ID", env = "ATTUNE_OBJECT_STORE_ACCESS_KEY_ID")]
+    object_store_access_key_id: Option<String>,
+    /// Its secret; better given in the environment, where other users cannot see it
+    #[arg(long, value_name = "SECRET", env = "ATTUNE_OBJECT_STORE_SECRET_ACCESS_KEY", hide_env_values = true)]
+    object_store_secret_access_key: Option<String>,
+    /// The folder of PostgreSQL's server programs [default: the newest that is found]
+    #[arg(long, value_name = "DIR", env = "ATTUNE_POSTGRES_BIN")]
+    postgres_bin: Option<PathBuf>,
+    /// The folder of attune-api, attune-scheduler, attune-trainer and attune-serving [default: that of attune]
+    #[arg(long, value_name = "DIR", env = "ATTUNE_BINARIES")]
+    binaries: Option<PathBuf>,
+}
+
+/// The settings file. Every key may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SettingsFile {
+    listen: Option<String>,
+    public_url: Option<String>,
+    binaries_dir: Option<PathBuf>,
+    postgres_bin_dir: Option<PathBuf>,
+    database: Database,
+    object_store: Option<ObjectStore>,
+    limits: toml::Table,
+    leases: toml::Table,
+    local: toml::Table,
+    serving: Serving,
+}
+
+/// `[database]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Database {
+    /// Of PostgreSQL; none: a private cluster.
+    pub(crate) url: Option<String>,
+    /// Of api and of scheduler, each.
+    pub(crate) max_connections: Option<u32>,
+}
+
+/// `[object_store]`, here and in the files of api and scheduler.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ObjectStore {
+    /// `http://…` or `https://…`; `None`: AWS itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) endpoint: Option<String>,
+    /// S3 signs with it.
+    #[serde(default = "default_region")]
+    pub(crate) region: String,
+    /// Made if it is missing.
+    #[serde(default = "default_bucket")]
+    pub(crate) bucket: String,
+    /// Who signs.
+    pub(crate) access_key_id: String,
+    /// With what.
+    pub(crate) secret_access_key: String,
+    /// The bucket's name stands in the path, not in the host.
+    #[serde(default = "default_path_style")]
+    pub(crate) path_style: bool,
+}
+
+/// `[serving]`: for how long things wait.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Serving {
+    /// A chat request, for a replica.
+    pub(crate) wait_seconds: Option<u64>,
+    /// A replica, for a request.
+    pub(crate) idle_seconds: Option<u64>,
+}
+
+/// Everything, settled.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Where the API is to listen; the port may still be 0.
+    pub(crate) listen: SocketAddr,
+    /// If not that of `listen`.
+    pub(crate) public_url: Option<String>,
+    /// Where our other programs lie.
+    pub(crate) binaries: PathBuf,
+    /// Where PostgreSQL's lie, if said.
+    pub(crate) postgres_bin: Option<PathBuf>,
+    /// Ours or theirs.
+    pub(crate) database: Database,
+    /// `None`: the embedded one.
+    pub(crate) object_store: Option<ObjectStore>,
+    /// Handed to api as it is.
+    pub(crate) limits: toml::Table,
+    /// Handed to scheduler as it is.
+    pub(crate) leases: toml::Table,
+    /// Handed to scheduler, with our paths added.
+    pub(crate) local: toml::Table,
+    /// Split between them.
+    pub(crate) serving: Serving,
+}
+
+fn default_region() -> String {
+    "us-east-1".into()
+}
+
+pub(crate) fn default_bucket() -> String {
+    "attune".into()
+}
+
+const fn default_path_style() -> bool {
+    true
+}
+
+impl Settings {
+    /// Flags over the file over defaults.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`]: a key that is unknown or missing, an address that is none, an object store half-given.
+    pub(crate) fn settle(args: UpArgs) -> Result<Self> {
+        let file = match &args.config {
+            Some(path) => read(path)?,
+            None => SettingsFile::default(),
+        };
+        let listen = args.listen.clone().or(file.listen).unwrap_or_else(|| "127.0.0.1:8080".into());
+        let object_store = object_store(&args, file.object_store)?;
+        Ok(Self {
+            listen: address(&listen)?,
+            public_url: args.public_url.or(file.public_url).map(|url| url.trim_end_matches('/').to_owned()),
+            binaries: match args.binaries.or(file.binaries_dir) {
+                Some(folder) => folder,
+                None => own_folder()?,
+            },
+            postgres_bin: args.postgres_bin.or(file.postgres_bin_dir),
+            database: Database { url: args.database_url.or(file.database.url), ..file.database },
+            object_store,
+            limits: file.limits,
+            leases: file.leases,
+            local: file.local,
+            serving: file.serving,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<SettingsFile> {
+    let text = String::from_utf8(read_named(path)?)
+        .map_err(|_| CliError::Usage(format!("{} is not UTF-8 text", path.display())))?;
+    toml::from_str(&text).map_err(|e| CliError::Usage(format!("{}: {e}", path.display())))
+}
+
+fn address(text: &str) -> Result<SocketAddr> {
+    let bad = |why: String| CliError::Usage(format!("--listen: '{text}' is not an address like 127.0.0.1:8080{why}"));
+    let mut found = text.to_socket_addrs().map_err(|e| bad(format!(" ({e})")))?;
+    found.next().ok_or_else(|| bad(String::new()))
+}
+
+fn own_folder() -> Result<PathBuf> {
+    let own = std::env::current_exe().and_then(|path| path.canonicalize()).ok();
+    own.and_then(|path| path.parent().map(Path::to_path_buf))
+        .ok_or_else(|| CliError::Failed("cannot tell where attune itself lies; say it with --binaries".into()))
+}
+
+/// The file's, with flags laid over; flags alone; or none.
+fn object_store(args: &UpArgs, file: Option<ObjectStore>) -> Result<Option<ObjectStore>> {
+    let given = [
+        &args.object_store_endpoint,
+        &args.object_store_bucket,
+        &args.object_store_region,
+        &args.object_store_access_key_id,
+        &args.object_store_secret_access_key,
+    ];
+    if file.is_none() && given.iter().all(|flag| flag.is_none()) {
+        return Ok(None);
+    }
+    let need = |name: &str, flag: &Option<String>, kept: Option<&String>| {
+        flag.clone()
+            .or(kept.cloned())
+            .ok_or_else(|| CliError::Usage(format!("an object store of your own needs --object-store-{name} as well")))
+    };
+    let kept = file.as_ref();
+    Ok(Some(ObjectStore {
+        endpoint: args.object_store_endpoint.clone().or(kept.and_then(|k| k.endpoint.clone())),
+        region: args.object_store_region.clone().or(kept.map(|k| k.region.clone())).unwrap_or_else(default_region),
+        bucket: args.object_store_bucket.clone().or(kept.map(|k| k.bucket.clone())).unwrap_or_else(default_bucket),
+        access_key_id: need("access-key-id", &args.object_store_access_key_id, kept.map(|k| &k.access_key_id))?,
+        secret_access_key: need(
+            "secret-access-key",
+            &args.object_store_secret_access_key,
+            kept.map(|k| &k.secret_access_key),
+        )?,
+        path_style: kept.is_none_or(|k| k.path_style),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_file(text: &str) -> Result<Settings> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Settings::settle(UpArgs {
+            config: Some(file.path().into()),
+            listen: Some("127.0.0.1:9".into()),
+            ..UpArgs::default()
+        })
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let settings = with_file("listen = '0.0.0.0:80'\n[database]\nurl = 'postgres://x'").unwrap();
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:9");
+        assert_eq!(settings.database.url.as_deref(), Some("postgres://x"));
+        assert!(settings.object_store.is_none());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let refused = with_file("lisen = 'x'").unwrap_err();
+        assert!(refused.to_string().contains("unknown field `lisen`"), "{refused}");
+        assert_eq!(refused.exit_code(), 2);
+    }
+
+    #[test]
+    fn half_an_object_store_is_refused() {
+        let args = UpArgs { object_store_endpoint: Some("http://s3".into()), ..UpArgs::default() };
+        let refused = Settings::settle(args).unwrap_err().to_string();
+        assert_eq!(refused, "an object store of your own needs --object-store-access-key-id as well");
+    }
+}
