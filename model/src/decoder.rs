@@ -1,0 +1,236 @@
+//! The whole model: embedding, blocks, last norm, head. Inference; training is in `train.rs`.
+//!
+//! Shapes: `t` rows of a flat batch, `c` hidden width, `v` vocabulary.
+
+use std::path::Path;
+
+use attune_domain::{architecture::Architecture, spec::Quantization};
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    adapter::LoraAdapter,
+    block::{Block, CachedRows, Layout, no_correction},
+    error::ModelError,
+    kv_cache::KvCache,
+    linear::{Correction, RowGroup},
+    rms_norm::RmsNorm,
+    rope::Rope,
+    weights::{self, Weights},
+};
+
+/// A frozen decoder. It is `Send` but not `Sync`, as libtorch's tensors are: one thread works with it.
+#[derive(Debug)]
+pub struct Decoder {
+    pub(crate) architecture: Architecture,
+    /// `[v, c]`.
+    pub(crate) embed: Tensor,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) norm: RmsNorm,
+    /// `[v, c]`; the memory of `embed` where the head is tied.
+    pub(crate) lm_head: Tensor,
+    pub(crate) rope: Rope,
+}
+
+/// One sequence's new tokens in [`Decoder::forward_cached`].
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// The tokens to add; more than one to read a prompt.
+    pub ids: &'a [u32],
+    /// What went before, and where these go.
+    pub cache: &'a mut KvCache,
+    /// `None`: the base model.
+    pub adapter: Option<&'a LoraAdapter>,
+}
+
+impl Decoder {
+    /// Reads a Hugging Face folder: `config.json` and `*.safetensors`. With [`Quantization::Nf4`] the projections of the
+    /// blocks are packed one by one as they are read; everything else stays in `f32`.
+    ///
+    /// # Errors
+    /// Those of [`weights::architecture`], [`Weights::open`] and [`Weights::read`].
+    pub fn load(folder: &Path, quantization: Quantization) -> Result<Self, ModelError> {
+        let architecture = weights::architecture(folder)?;
+        let weights = Weights::open(folder, &architecture)?;
+        Self::from_weights(architecture, &weights, quantization)
+    }
+
+    /// Builds a decoder from opened weights.
+    ///
+    /// # Errors
+    /// Those of [`Weights::read`].
+    pub fn from_weights(
+        architecture: Architecture,
+        weights: &Weights,
+        quantization: Quantization,
+    ) -> Result<Self, ModelError> {
+        let embed = weights.read("model.embed_tokens.weight")?; // [v, c]
+        let lm_head =
+            if architecture.tie_word_embeddings { embed.shallow_clone() } else { weights.read("lm_head.weight")? };
+        let blocks = (0..usize::try_from(architecture.num_hidden_layers).unwrap_or(0))
+            .map(|layer| Block::read(weights, &architecture, layer, quantization))
+            .collect::<Result<_, _>>()?;
+        let norm = RmsNorm { weight: weights.read("model.norm.weight")?, epsilon: architecture.rms_norm_eps };
+        let rope = Rope::new(&architecture, Kind::Float, Device::Cpu)?;
+        Ok(Self { architecture, embed, blocks, norm, lm_head, rope })
+    }
+
+    /// The same decoder, computed in another kind: `Double` for tests that want all digits.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`].
+    pub fn to_kind(&self, kind: Kind) -> Result<Self, ModelError> {
+        let blocks = self.blocks.iter().map(|block| block.to_kind(kind)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            architecture: self.architecture.clone(),
+            embed: self.embed.f_to_kind(kind)?,
+            blocks,
+            norm: RmsNorm { weight: self.norm.weight.f_to_kind(kind)?, epsilon: self.norm.epsilon },
+            lm_head: self.lm_head.f_to_kind(kind)?,
+            rope: Rope::new(&self.architecture, kind, Device::Cpu)?,
+        })
+    }
+
+    /// What it is made of.
+    #[must_use]
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// An empty cache for one sequence, with memory for `capacity` tokens; it grows when needed.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: no memory.
+    pub fn new_cache(&self, capacity: usize) -> Result<KvCache, ModelError> {
+        KvCache::with_options(&self.architecture, capacity, (self.embed.f_kind()?, self.embed.device()))
+    }
+
+    /// Reads a prompt into `cache`, behind what is already in it; the logits `[v]` after its last token.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward_cached`].
+    pub fn prefill(
+        &self,
+        ids: &[u32],
+        cache: &mut KvCache,
+        adapter: Option<&LoraAdapter>,
+    ) -> Result<Tensor, ModelError> {
+        Ok(self.forward_cached(&mut [Step { ids, cache, adapter }])?.f_squeeze_dim(0)?)
+    }
+
+    /// Adds tokens to many sequences at once, of any lengths, with any adapters; the logits `[steps, v]` after the last
+    /// token of each. The frozen part of a projection is one matmul for all; each adapter corrects its own rows.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`]: no step, a step without tokens, an id outside the vocabulary, an adapter or cache of another
+    /// model. [`ModelError::Torch`]. A cache is then as it was.
+    pub fn forward_cached(&self, steps: &mut [Step<'_>]) -> Result<Tensor, ModelError> {
+        let mut ids = Vec::new();
+        let (mut positions, mut last_rows) = (Vec::new(), Vec::new());
+        for step in steps.iter_mut() {
+            if step.ids.is_empty() {
+                return Err(ModelError::Input("a sequence without new tokens".into()));
+            }
+            let past = step.cache.len();
+            positions.extend((past..past + step.ids.len()).map(|at| at as i64));
+            ids.extend_from_slice(step.ids);
+            last_rows.push(ids.len() as i64 - 1);
+            step.cache.reserve(step.ids.len() as i64)?;
+        }
+        let mut x = self.embed(&ids)?; // [t, c]
+        let angles = self.rope.angles(&positions)?;
+        let groups = adapter_rows(steps)?;
+        let sequences: Vec<CachedRows<'_>> =
+            steps.iter().map(|step| CachedRows { rows: step.ids.len() as i64, cache: &*step.cache }).collect();
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let groups = groups
+                .iter()
+                .map(|(adapter, rows)| {
+                    let correction = Correction { pairs: adapter.layer(layer)?, scale: adapter.scale() };
+                    Ok(RowGroup { correction, rows: rows.as_ref() })
+                })
+                .collect::<Result<Vec<_>, ModelError>>()?;
+            x = block.forward_cached(&x, (layer, &sequences), &angles, &groups)?; // [t, c]
+        }
+        if x.size2()?.0 > steps.len() as i64 {
+            x = x.f_index_select(0, &Tensor::f_from_slice(&last_rows)?)?; // [steps, c]
+        }
+        let logits = self.head(&x)?; // [steps, v]
+        for step in steps {
+            step.cache.advance(step.ids.len() as i64);
+        }
+        Ok(logits)
+    }
+
+    /// The logits `[t, v]` at every token of sequences that lie one behind the other, without caches.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`]: the lengths do not add up to the ids, one is 0, or an id is outside the vocabulary.
+    /// [`ModelError::Torch`].
+    pub fn logits(&self, ids: &[u32], lengths: &[usize], adapter: Option<&LoraAdapter>) -> Result<Tensor, ModelError> {
+        let lengths = checked_lengths(ids.len(), lengths)?;
+        let layout = self.layout(&lengths)?;
+        let mut x = self.embed(ids)?; // [t, c]
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let correction = match adapter {
+                Some(adapter) => Correction { pairs: adapter.layer(layer)?, scale: adapter.scale() },
+                None => no_correction(),
+            };
+            x = block.forward(&x, &layout, correction)?.0; // [t, c]
+        }
+        self.head(&x)
+    }
+
+    /// Ids to rows: `[t, c]`.
+    pub(crate) fn embed(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
+        if ids.is_empty() {
+            return Err(ModelError::Input("a batch without tokens".into()));
+        }
+        if let Some(id) = ids.iter().find(|&&id| u64::from(id) >= self.architecture.vocab_size) {
+            let size = self.architecture.vocab_size;
+            return Err(ModelError::Input(format!("token id {id} is outside the vocabulary of {size}")));
+        }
+        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        Ok(self.embed.f_index_select(0, &Tensor::f_from_slice(&ids)?.f_to_device(self.embed.device())?)?)
+    }
+
+    /// The angles of sequences that each begin at position 0.
+    pub(crate) fn layout<'a>(&self, lengths: &'a [i64]) -> Result<Layout<'a>, ModelError> {
+        let positions: Vec<i64> = lengths.iter().flat_map(|&length| 0..length).collect();
+        Ok(Layout { lengths, angles: self.rope.angles(&positions)? })
+    }
+
+    /// `[t, c] -> [t, v]`.
+    fn head(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(self.norm.forward(x)?.f_linear(&self.lm_head, None::<&Tensor>)?)
+    }
+}
+
+/// Lengths as libtorch has them, if they are of `total` tokens.
+pub(crate) fn checked_lengths(total: usize, lengths: &[usize]) -> Result<Vec<i64>, ModelError> {
+    if lengths.contains(&0) || lengths.iter().sum::<usize>() != total {
+        return Err(ModelError::Input(format!("sequences of {lengths:?} tokens do not make up {total}")));
+    }
+    Ok(lengths.iter().map(|&length| length as i64).collect())
+}
+
+/// The adapters in use, each once, with the rows that want it; `None` for the rows: all of them.
+fn adapter_rows<'a>(steps: &[Step<'a>]) -> Result<Vec<(&'a LoraAdapter, Option<Tensor>)>, ModelError> {
+    let mut groups: Vec<(&LoraAdapter, Vec<i64>)> = Vec::new();
+    let mut row = 0;
+    for step in steps {
+        let rows = row..row + step.ids.len() as i64;
+        row = rows.end;
+        let Some(adapter) = step.adapter else { continue };
+        match groups.iter_mut().find(|(known, _)| std::ptr::eq(*known, adapter)) {
+            Some((_, known)) => known.extend(rows),
+            None => groups.push((adapter, rows.collect())),
+        }
+    }
+    groups
+        .into_iter()
+        .map(|(adapter, rows)| {
+            let all = rows.len() as i64 == row;
+            Ok((adapter, if all { None } else { Some(Tensor::f_from_slice(&rows)?) }))
+        })
+        .collect()
+}

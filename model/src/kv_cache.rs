@@ -1,0 +1,142 @@
+//! The keys and values of one sequence, kept over all blocks so that a next token costs one row.
+//!
+//! Shapes: `n` key heads, `d` head width, `capacity` rows that there is memory for, `len` rows in use.
+
+use attune_domain::architecture::Architecture;
+use tch::{Device, Kind, Tensor};
+
+use crate::error::ModelError;
+
+/// Rows that a cache has memory for at least.
+const SMALLEST: i64 = 64;
+
+/// One sequence's keys and values. It grows by doubling; its memory is freed when it is dropped.
+#[derive(Debug)]
+pub struct KvCache {
+    /// Per block: keys and values, each `[n, capacity, d]`.
+    layers: Vec<(Tensor, Tensor)>,
+    len: i64,
+    capacity: i64,
+}
+
+impl KvCache {
+    /// An empty cache with memory for `capacity` tokens.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: no memory.
+    pub fn new(architecture: &Architecture, capacity: usize) -> Result<Self, ModelError> {
+        Self::with_options(architecture, capacity, (Kind::Float, Device::Cpu))
+    }
+
+    pub(crate) fn with_options(
+        architecture: &Architecture,
+        capacity: usize,
+        options: (Kind, Device),
+    ) -> Result<Self, ModelError> {
+        let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let capacity = i64::try_from(capacity).unwrap_or(i64::MAX).max(SMALLEST);
+        let size = [int(architecture.num_key_value_heads), capacity, int(architecture.head_dim)];
+        let layers = (0..architecture.num_hidden_layers)
+            .map(|_| Ok((Tensor::f_empty(size, options)?, Tensor::f_empty(size, options)?)))
+            .collect::<Result<_, ModelError>>()?;
+        Ok(Self { layers, len: 0, capacity })
+    }
+
+    /// Tokens in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::try_from(self.len).unwrap_or(0)
+    }
+
+    /// No token is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes that it takes, used or not.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().map(|(keys, values)| 4 * (keys.numel() + values.numel()) as u64).sum()
+    }
+
+    /// Forgets all tokens from `len` on; a larger `len` changes nothing.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(i64::try_from(len).unwrap_or(i64::MAX));
+    }
+
+    /// A new cache with the first `len` tokens of this one: a prefix that two sequences share is computed once.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: no memory.
+    pub fn copy_prefix(&self, len: usize) -> Result<Self, ModelError> {
+        let len = i64::try_from(len).unwrap_or(i64::MAX).min(self.len);
+        let mut copy = Self { layers: Vec::new(), len, capacity: len.max(SMALLEST) };
+        for (keys, values) in &self.layers {
+            copy.layers.push((resized(keys, len, copy.capacity)?, resized(values, len, copy.capacity)?));
+        }
+        Ok(copy)
+    }
+
+    /// Tokens that there is memory for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        usize::try_from(self.capacity).unwrap_or(0)
+    }
+
+    /// Takes memory for `capacity` tokens in all, exactly, so that a caller can say beforehand what it will be; it never
+    /// shrinks.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: no memory.
+    pub fn grow_to(&mut self, capacity: usize) -> Result<(), ModelError> {
+        let capacity = i64::try_from(capacity).unwrap_or(i64::MAX);
+        if capacity > self.capacity {
+            for (keys, values) in &mut self.layers {
+                (*keys, *values) = (resized(keys, self.len, capacity)?, resized(values, self.len, capacity)?);
+            }
+            self.capacity = capacity;
+        }
+        Ok(())
+    }
+
+    /// Makes room for `more` tokens.
+    pub(crate) fn reserve(&mut self, more: i64) -> Result<(), ModelError> {
+        let needed = self.len + more;
+        if needed <= self.capacity {
+            return Ok(());
+        }
+        let capacity = needed.max(2 * self.capacity);
+        for (keys, values) in &mut self.layers {
+            (*keys, *values) = (resized(keys, self.len, capacity)?, resized(values, self.len, capacity)?);
+        }
+        self.capacity = capacity;
+        Ok(())
+    }
+
+    /// Writes the new rows of a block, `[s, n, d]` each, behind those in use, and gives all of them as `[len + s, n, d]`.
+    /// They count only after [`KvCache::advance`], so that a failure half-way leaves the cache as it was.
+    pub(crate) fn write(&self, layer: usize, key: &Tensor, value: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
+        let refusal = || ModelError::Input(format!("the cache has {} layers, not {}", self.layers.len(), layer + 1));
+        let (keys, values) = self.layers.get(layer).ok_or_else(refusal)?;
+        let rows = key.size3()?.0;
+        let put = |all: &Tensor, new: &Tensor| -> Result<Tensor, ModelError> {
+            all.f_narrow(1, self.len, rows)?.f_copy_(&new.f_permute([1, 0, 2])?)?; // [n, s, d]
+            Ok(all.f_narrow(1, 0, self.len + rows)?.f_permute([1, 0, 2])?)
+        };
+        Ok((put(keys, key)?, put(values, value)?))
+    }
+
+    /// `rows` more tokens are in use.
+    pub(crate) fn advance(&mut self, rows: i64) {
+        self.len += rows;
+    }
+}
+
+/// The first `len` rows of `[n, _, d]` in memory of its own for `capacity` rows.
+fn resized(all: &Tensor, len: i64, capacity: i64) -> Result<Tensor, ModelError> {
+    let (heads, _, width) = all.size3()?;
+    let larger = Tensor::f_empty([heads, capacity, width], (all.f_kind()?, all.device()))?; // [n, capacity, d]
+    larger.f_narrow(1, 0, len)?.f_copy_(&all.f_narrow(1, 0, len)?)?;
+    Ok(larger)
+}

@@ -1,0 +1,257 @@
+//! NF4: a weight in 4 bits per number and one scale per block of 64, and the scales in 8 bits if asked. Codes, scales and
+//! unpacked numbers equal those of bitsandbytes 0.50.2 on a CPU bit for bit; the tests compare them.
+//!
+//! Packing and unpacking are plain Rust over the tensor's memory, in as many threads as libtorch has: a byte is looked up
+//! in a table of 256 pairs. Deliberately absent: devices other than the CPU.
+//!
+//! Sources: Dettmers et al., arXiv:2305.14314, §3 (NF4, double quantisation); the order of operations and with it the
+//! rounding from bitsandbytes' `backends/default/ops.py` (`quantize_4bit`) and `csrc/cpu_ops.cpp` (`quantize_cpu`).
+
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    error::ModelError,
+    ffi::{floats, floats_mut},
+    nf4_tables::{DYNAMIC, LEVELS},
+};
+
+/// Numbers that share a scale.
+pub const BLOCK: usize = 64;
+/// Scales that share a scale of scales.
+pub const SCALE_BLOCK: usize = 256;
+/// Below this many numbers one thread is faster than two: starting one costs some 20 µs.
+const NUMBERS_PER_THREAD: usize = 1 << 16;
+
+/// A frozen weight `[out, in]` in NF4. Cloning shares the memory.
+#[derive(Debug, Clone)]
+pub struct Nf4 {
+    size: (i64, i64),
+    /// Two numbers a byte, the first in the high half.
+    codes: Arc<[u8]>,
+    scales: Scales,
+}
+
+/// The largest absolute value of each block.
+#[derive(Debug, Clone)]
+enum Scales {
+    Single(Arc<[f32]>),
+    /// `DYNAMIC[code] * nested[i / 256] + offset`.
+    Double {
+        codes: Arc<[u8]>,
+        nested: Arc<[f32]>,
+        offset: f32,
+    },
+}
+
+/// Where one level ends and the next begins.
+const MIDPOINTS: [f32; 15] = {
+    let mut middles = [0.0; 15];
+    let mut i = 0;
+    while i < 15 {
+        middles[i] = (LEVELS[i] + LEVELS[i + 1]) / 2.0;
+        i += 1;
+    }
+    middles
+};
+
+/// Where one value of the dynamic code ends and the next begins.
+const DYNAMIC_MIDPOINTS: [f32; 255] = {
+    let mut middles = [0.0; 255];
+    let mut i = 0;
+    while i < 255 {
+        middles[i] = (DYNAMIC[i] + DYNAMIC[i + 1]) * 0.5;
+        i += 1;
+    }
+    middles
+};
+
+/// The two numbers of each byte.
+static PAIRS: [[f32; 2]; 256] = {
+    let mut pairs = [[0.0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [LEVELS[byte >> 4], LEVELS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+impl Nf4 {
+    /// Packs `weight: [out, in]`, `Float`, contiguous, on the CPU.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`]: any other tensor. [`ModelError::Torch`]: it has not two dimensions.
+    pub fn quantize(weight: &Tensor, double_quant: bool) -> Result<Self, ModelError> {
+        let size = weight.size2()?;
+        let numbers = floats(weight)?;
+        let mut codes = vec![0u8; numbers.len().div_ceil(2)];
+        let mut absmax = vec![0f32; numbers.len().div_ceil(BLOCK)];
+        let share = blocks_per_thread(numbers.len());
+        std::thread::scope(|threads| {
+            let outs = codes.chunks_mut(share * BLOCK / 2).zip(absmax.chunks_mut(share));
+            for (numbers, (codes, absmax)) in numbers.chunks(share * BLOCK).zip(outs) {
+                let mut pack = move || pack_blocks(numbers, codes, absmax);
+                if share * BLOCK < weight.numel() {
+                    threads.spawn(pack);
+                } else {
+                    pack();
+                }
+            }
+        });
+        let scales = if double_quant { quantize_scales(&absmax)? } else { Scales::Single(absmax.into()) };
+        Ok(Self { size, codes: codes.into(), scales })
+    }
+
+    /// `(out, in)`.
+    #[must_use]
+    pub fn size(&self) -> (i64, i64) {
+        self.size
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// Bytes in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let scales = match &self.scales {
+            Scales::Single(scales) => scales.len() * 4,
+            Scales::Double { codes, nested, .. } => codes.len() + nested.len() * 4 + 4,
+        };
+        self.codes.len() + scales
+    }
+
+    /// Unpacks to a new `Float` tensor `[out, in]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: no memory.
+    pub fn dequantize(&self) -> Result<Tensor, ModelError> {
+        let mut out = Tensor::f_empty([self.size.0, self.size.1], (Kind::Float, Device::Cpu))?; // [out, in]
+        self.dequantize_into(&mut out)?;
+        Ok(out)
+    }
+
+    /// Unpacks into `out: [out, in]`, `Float`, contiguous, on the CPU, of which the caller has the only handle.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`]: any other tensor, or one of another size.
+    pub fn dequantize_into(&self, out: &mut Tensor) -> Result<(), ModelError> {
+        if out.size2()? != self.size {
+            return Err(ModelError::Input(format!("a weight of {:?} does not fit in {:?}", self.size, out.size())));
+        }
+        let out = floats_mut(out)?;
+        let share = blocks_per_thread(out.len());
+        let alone = share * BLOCK >= out.len();
+        std::thread::scope(|threads| {
+            let parts = out.chunks_mut(share * BLOCK).zip(self.codes.chunks(share * BLOCK / 2));
+            for (part, (out, codes)) in parts.enumerate() {
+                let first = part * share;
+                let mut unpack = move || self.unpack_blocks(first, codes, out);
+                if alone {
+                    unpack();
+                } else {
+                    threads.spawn(unpack);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Unpacks whole blocks from block `first` on.
+    fn unpack_blocks(&self, first: usize, codes: &[u8], out: &mut [f32]) {
+        for (block, (out, codes)) in out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK / 2)).enumerate() {
+            let scale = self.scales.get(first + block);
+            let (whole, rest) = out.as_chunks_mut::<2>();
+            for (pair, &code) in whole.iter_mut().zip(codes) {
+                let [high, low] = PAIRS[usize::from(code)];
+                *pair = [high * scale, low * scale];
+            }
+            if let (Some(last), Some(&code)) = (rest.first_mut(), codes.last()) {
+                *last = PAIRS[usize::from(code)][0] * scale;
+            }
+        }
+    }
+}
+
+impl Scales {
+    fn get(&self, block: usize) -> f32 {
+        match self {
+            Self::Single(scales) => scales[block],
+            Self::Double { codes, nested, offset } => {
+                DYNAMIC[usize::from(codes[block])] * nested[block / SCALE_BLOCK] + offset
+            }
+        }
+    }
+}
+
+/// How many blocks a thread takes, so that all of libtorch's threads have a like share.
+fn blocks_per_thread(numbers: usize) -> usize {
+    let threads =
+        usize::try_from(tch::get_num_threads()).unwrap_or(1).clamp(1, numbers.div_ceil(NUMBERS_PER_THREAD).max(1));
+    numbers.div_ceil(BLOCK).div_ceil(threads).max(1)
+}
+
+/// Packs whole blocks; the last may be short.
+fn pack_blocks(numbers: &[f32], codes: &mut [u8], absmax: &mut [f32]) {
+    for ((numbers, codes), absmax) in numbers.chunks(BLOCK).zip(codes.chunks_mut(BLOCK / 2)).zip(absmax) {
+        let largest = numbers.iter().fold(0f32, |largest, number| largest.max(number.abs()));
+        let mut levels = [0u8; BLOCK + 1];
+        if numbers.len() == BLOCK {
+            let inverse = 1.0 / largest.max(1e-38);
+            for (level, number) in levels.iter_mut().zip(numbers) {
+                *level = nearest_level((number * inverse).clamp(-1.0, 1.0));
+            }
+            *absmax = largest;
+        } else {
+            // bitsandbytes divides in a short block and multiplies by the inverse in a whole one; so do we.
+            *absmax = largest.max(1e-38);
+            for (level, number) in levels.iter_mut().zip(numbers) {
+                *level = nearest_level((number / *absmax).clamp(-1.0, 1.0));
+            }
+            levels[numbers.len()] = nearest_level(0.0); // what an odd count is filled up with
+        }
+        for (code, pair) in codes.iter_mut().zip(levels.as_chunks::<2>().0) {
+            *code = pair[0] << 4 | pair[1];
+        }
+    }
+}
+
+/// How many midpoints lie below: the nearest level, the lower one of two equally near.
+fn nearest_level(number: f32) -> u8 {
+    MIDPOINTS.iter().map(|&middle| u8::from(middle < number)).sum()
+}
+
+/// The scales less their mean, in blocks of 256, in the dynamic 8-bit code.
+fn quantize_scales(absmax: &[f32]) -> Result<Scales, ModelError> {
+    // libtorch's own mean: its order of summation is part of the result.
+    let offset = Tensor::f_from_slice(absmax)?.f_mean(Kind::Float)?.f_double_value(&[])? as f32;
+    let mut codes = Vec::with_capacity(absmax.len());
+    let mut nested = Vec::with_capacity(absmax.len().div_ceil(SCALE_BLOCK));
+    for block in absmax.chunks(SCALE_BLOCK) {
+        let largest = block.iter().fold(0f32, |largest, scale| largest.max((scale - offset).abs()));
+        nested.push(largest);
+        if largest == 0.0 {
+            codes.resize(codes.len() + block.len(), 0);
+            continue;
+        }
+        let inverse = 1.0 / largest;
+        codes.extend(block.iter().map(|scale| nearest_dynamic(((scale - offset) * inverse).clamp(-1.0, 1.0))));
+    }
+    Ok(Scales::Double { codes: codes.into(), nested: nested.into(), offset })
+}
+
+/// The nearest value of [`DYNAMIC`] to `number` after `number` has been rounded to one of 65 536 steps from -1 to 1.
+///
+/// bitsandbytes looks the step up in a table. The rounding of each operation, the fused one too, is part of the result.
+fn nearest_dynamic(number: f32) -> u8 {
+    const STEPS: f32 = 65_535.0;
+    let step = ((number + 1.0) * 0.5).mul_add(STEPS, 0.5) as u16;
+    let rounded = 2.0 * f32::from(step) / STEPS - 1.0;
+    let below = DYNAMIC_MIDPOINTS.partition_point(|&middle| middle < rounded);
+    u8::try_from(below).unwrap_or(u8::MAX)
+}
