@@ -14,6 +14,9 @@ pub mod job;
 /// What a model is made of, from its `config.json`.
 pub mod architecture;
 
+/// Which tensors such a model has.
+pub mod weights;
+
 /// What a job asks for, checked.
 pub mod spec;
 
@@ -23,8 +26,8 @@ pub mod run;
 /// The contract with serving processes.
 pub mod serve;
 
-/// A dataset's rows and the check of a whole file.
-pub mod dataset;
+/// How much memory a run or a replica will take.
+pub mod memory;
 
 /// A dataset's rows and the check of a whole file.
 pub mod dataset;

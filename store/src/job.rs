@@ -132,7 +132,7 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
 /// # Errors
 /// [`StoreError::NotFound`]: there is none, or it is another project's. [`StoreError::Database`].
 pub async fn get(conn: &mut PgConnection, project: ProjectId, id: JobId) -> Result<Job, StoreError> {
-    let filter = Filter { project: Some(project), job: Some(id), before: None, limit: 1 };
+    let filter = Filter { project: Some(project), job: Some(id), metadata: None, before: None, limit: 1 };
     select(conn, filter).await?.pop().ok_or(StoreError::NotFound("fine-tuning job"))
 }
 
@@ -141,26 +141,28 @@ pub async fn get(conn: &mut PgConnection, project: ProjectId, id: JobId) -> Resu
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
 pub async fn load(conn: &mut PgConnection, id: JobId) -> Result<Job, StoreError> {
-    let filter = Filter { project: None, job: Some(id), before: None, limit: 1 };
+    let filter = Filter { project: None, job: Some(id), metadata: None, before: None, limit: 1 };
     select(conn, filter).await?.pop().ok_or(StoreError::NotFound("fine-tuning job"))
 }
 
-/// A project's jobs, newest first, from the one after `after` on.
+/// A project's jobs whose metadata has all of `metadata`, newest first, from the one after `after` on.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn list(
     conn: &mut PgConnection,
     project: ProjectId,
+    metadata: serde_json::Value,
     after: Option<JobId>,
     limit: i64,
 ) -> Result<Vec<Job>, StoreError> {
-    select(conn, Filter { project: Some(project), job: None, before: after, limit }).await
+    select(conn, Filter { project: Some(project), job: None, metadata: Some(metadata), before: after, limit }).await
 }
 
 struct Filter {
     project: Option<ProjectId>,
     job: Option<JobId>,
+    metadata: Option<serde_json::Value>,
     before: Option<JobId>,
     limit: i64,
 }
@@ -174,12 +176,13 @@ async fn select(conn: &mut PgConnection, filter: Filter) -> Result<Vec<Job>, Sto
              adapter_version.model_name as "fine_tuned_model?", job.created_at, started_at, finished_at
          from job join base_model using (base_model_id) left join adapter_version using (job_id)
          where ($1::uuid is null or job.project_id = $1) and ($2::uuid is null or job.job_id = $2)
-             and ($3::uuid is null or job.job_id < $3)
+             and ($3::uuid is null or job.job_id < $3) and ($5::jsonb is null or metadata @> $5)
          order by job.job_id desc limit $4"#,
         filter.project.map(|id| id.uuid()),
         filter.job.map(|id| id.uuid()),
         filter.before.map(|id| id.uuid()),
         filter.limit,
+        filter.metadata,
     )
     .fetch_all(conn)
     .await?;
