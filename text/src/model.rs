@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,8 +17,10 @@ const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "pad_token", "s
 /// Everything about a base model that concerns text.
 #[derive(Debug)]
 pub struct TextModel {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    /// `bos_token` and so on, for templates.
+    special: BTreeMap<String, String>,
     bos: Option<u32>,
     eos: Option<u32>,
     stop: Vec<u32>,
@@ -63,18 +66,34 @@ impl TextModel {
         stop.dedup();
 
         let source = template_source(folder, names.chat_template)?;
-        let template = source.map(|source| ChatTemplate::new(&source, special)).transpose()?;
+        let template = source.map(|source| ChatTemplate::new(&source, special.clone())).transpose()?;
         let prefix = match names.add_bos_token {
             Some(true) => bos.into_iter().collect(),
             Some(false) => Vec::new(),
             None => tokenizer.prefix()?,
         };
-        Ok(Self { tokenizer, template, bos, eos, stop, prefix })
+        Ok(Self { tokenizer: Arc::new(tokenizer), template, special, bos, eos, stop, prefix })
+    }
+
+    /// The same model with another chat template, as an adapter may bring one. The tokenizer is shared, not copied.
+    ///
+    /// # Errors
+    /// [`TextError::Template`]: not valid Jinja.
+    pub fn with_template(&self, source: &str) -> Result<Self, TextError> {
+        Ok(Self {
+            tokenizer: self.tokenizer.clone(),
+            template: Some(ChatTemplate::new(source, self.special.clone())?),
+            special: self.special.clone(),
+            bos: self.bos,
+            eos: self.eos,
+            stop: self.stop.clone(),
+            prefix: self.prefix.clone(),
+        })
     }
 
     /// The tokenizer.
     #[must_use]
-    pub const fn tokenizer(&self) -> &Tokenizer {
+    pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 

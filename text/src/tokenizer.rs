@@ -101,6 +101,12 @@ impl Tokenizer {
         &self.special
     }
 
+    /// The highest id that the tokenizer can give.
+    #[must_use]
+    pub fn highest_id(&self) -> Option<u32> {
+        self.inner.get_vocab(true).into_values().max()
+    }
+
     /// How many ids there are, added tokens counted.
     #[must_use]
     pub fn vocab_size(&self) -> usize {

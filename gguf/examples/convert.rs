@@ -1,0 +1,31 @@
+//! `cargo run -p attune-gguf --example convert -- FILE.gguf FOLDER`: a GGUF file to a Hugging Face folder.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use attune_gguf::convert::convert_with;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [gguf, folder] = arguments.as_slice() else {
+        eprintln!("usage: convert FILE.gguf FOLDER");
+        return ExitCode::from(2);
+    };
+    let mut tenth = 0;
+    let converted = convert_with(Path::new(gguf), Path::new(folder), &mut |progress| {
+        if progress.done * 10 / progress.total.max(1) > tenth {
+            tenth = progress.done * 10 / progress.total.max(1);
+            eprintln!("{} %", tenth * 10);
+        }
+    });
+    match converted {
+        Ok(converted) => {
+            println!("{}: {} weights", converted.folder.path.display(), converted.folder.parameters);
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A GGUF file to a Hugging Face folder, whole or not at all: the folder is made under another name, checked, and
+//! only then given its own.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use attune_domain::architecture::Architecture;
+use serde_json::{Map, Value, json};
+
+use crate::error::ImportError;
+use crate::folder::{Folder, check_folder};
+use crate::source::Source;
+use crate::tensors::{expected, renamed};
+use crate::tokenizer::tokenizer_files;
+use crate::weights::{self, Planned};
+
+/// What came of a conversion.
+#[derive(Debug)]
+pub struct Converted {
+    /// The folder, checked.
+    pub folder: Folder,
+    /// What the file is called inside, if it says.
+    pub name: Option<String>,
+}
+
+/// How far a conversion is, in bytes of tensors written.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Written so far.
+    pub done: u64,
+    /// To be written.
+    pub total: u64,
+}
+
+/// Converts `gguf` into a new folder `out`.
+///
+/// # Errors
+/// [`ImportError`]: not a model that Attune runs, `out` is there already, or the disk is full.
+pub fn convert(gguf: &Path, out: &Path) -> Result<Converted, ImportError> {
+    convert_with(gguf, out, &mut |_| {})
+}
+
+/// As [`convert`], and tells how far it is.
+///
+/// # Errors
+/// As [`convert`].
+pub fn convert_with(gguf: &Path, out: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Converted, ImportError> {
+    let mut source = Source::open(gguf)?;
+    let mut config = config_of(&mut source)?;
+    let architecture = Architecture::from_config_json(Value::Object(config.clone()).to_string().as_bytes())?;
+    let files = tokenizer_files(&source)?;
+    if files.tokens as u64 > architecture.vocab_size {
+        return Err(ImportError::Unsupported(format!(
+            "the tokenizer has {} tokens, but the embedding table only {} rows",
+            files.tokens, architecture.vocab_size
+        )));
+    }
+    let tensors = plan(&source, &architecture)?;
+    let kind = tensors.iter().find(|t| t.name == "model.embed_tokens.weight").map_or("F32", |t| t.written().0);
+    let dtype = match kind {
+        "F16" => "float16",
+        "BF16" => "bfloat16",
+        _ => "float32",
+    };
+    config.insert("dtype".into(), json!(dtype));
+
+    let staging = Staging::new(out)?;
+    staging.json("config.json", &Value::Object(config))?;
+    staging.json("generation_config.json", &Value::Object(crate::config::generation_json(&source)))?;
+    staging.json("tokenizer.json", &files.tokenizer)?;
+    staging.json("tokenizer_config.json", &files.config)?;
+    if let Some(template) = source.text("tokenizer.chat_template") {
+        staging.write("chat_template.jinja", |file| file.write_all(template.as_bytes()))?;
+    }
+    staging.weights(&mut source, &tensors, progress)?;
+    check_folder(&staging.path)?;
+    let name = source.text("general.name").map(str::to_owned);
+    staging.settle(out)?;
+    Ok(Converted { folder: check_folder(out)?, name })
+}
+
+fn config_of(source: &mut Source) -> Result<Map<String, Value>, ImportError> {
+    crate::config::config_json(source)
+}
+
+/// Every tensor of the file under its new name; all that the architecture needs, and no other.
+fn plan(source: &Source, model: &Architecture) -> Result<Vec<Planned>, ImportError> {
+    // The families whose q and k llama.cpp reorders: it does for Llama's and Mistral's, not for Qwen's.
+    let reordered = matches!(source.text("general.architecture"), Some("llama" | "mistral"));
+    let mut wanted: std::collections::HashMap<String, Vec<u64>> = expected(model).into_iter().collect();
+    let mut tensors = Vec::new();
+    for stored in source.tensors() {
+        if stored.name == "rope_freqs.weight" {
+            continue; // its meaning is in config.json
+        }
+        let name = renamed(&stored.name).ok_or_else(|| ImportError::UnknownTensor(stored.name.clone()))?;
+        let shape = wanted.remove(&name).ok_or_else(|| ImportError::UnknownTensor(stored.name.clone()))?;
+        if shape != stored.shape {
+            return Err(ImportError::Shape { tensor: name, found: stored.shape, wanted: shape });
+        }
+        if matches!(stored.kind, candle_core::quantized::GgmlDType::Q8_1 | candle_core::quantized::GgmlDType::Q8K) {
+            return Err(ImportError::Quantisation(format!("{:?}", stored.kind)));
+        }
+        let turned = reordered && (name.contains(".q_proj.") || name.contains(".k_proj."));
+        tensors.push(Planned { name, stored, permuted: turned.then_some(model.head_dim) });
+    }
+    if let Some(name) = wanted.keys().min() {
+        return Err(ImportError::Missing(format!("tensor '{name}'")));
+    }
+    weights::sort(&mut tensors);
+    Ok(tensors)
+}
+
+/// A folder that is removed unless it is settled.
+struct Staging {
+    path: PathBuf,
+}
+
+impl Staging {
+    fn new(out: &Path) -> Result<Self, ImportError> {
+        if out.exists() {
+            return Err(ImportError::Exists(out.to_owned()));
+        }
+        let name = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let path = out.with_file_name(format!(".{name}.{}.partial", std::process::id()));
+        fs::create_dir_all(&path).map_err(ImportError::write(&path))?;
+        Ok(Self { path })
+    }
+
+    fn json(&self, name: &str, value: &Value) -> Result<(), ImportError> {
+        self.write(name, |file| {
+            serde_json::to_writer_pretty(&mut *file, value)?;
+            file.write_all(b"\n")
+        })
+    }
+
+    fn write(
+        &self,
+        name: &str,
+        content: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+    ) -> Result<(), ImportError> {
+        let path = self.path.join(name);
+        let write = || {
+            let mut file = BufWriter::new(File::create(&path)?);
+            content(&mut file)?;
+            file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
+        };
+        write().map_err(ImportError::write(&path))
+    }
+
+    fn weights(
+        &self,
+        source: &mut Source,
+        tensors: &[Planned],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), ImportError> {
+        let path = self.path.join("model.safetensors");
+        let failed = |e| ImportError::write(&path)(e);
+        let total = weights::total_bytes(tensors);
+        let mut file = File::create(&path).map_err(failed)?;
+        weights::write(source, tensors, &mut file, failed, &mut |done| progress(Progress { done, total }))?;
+        file.sync_all().map_err(failed)
+    }
+
+    /// Gives the folder its name. A rename onto a folder that appeared meanwhile fails and leaves that one alone.
+    fn settle(self, out: &Path) -> Result<(), ImportError> {
+        fs::rename(&self.path, out).map_err(ImportError::write(out))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // After `settle` there is nothing under this name.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
