@@ -177,6 +177,14 @@ impl LoraAdapter {
         self.parameters().iter().map(|(_, tensor)| tensor.numel() as u64 * 4).sum()
     }
 
+    pub(crate) fn layers(&self) -> &[LayerPairs] {
+        &self.layers
+    }
+
+    pub(crate) fn layers_mut(&mut self) -> &mut [LayerPairs] {
+        &mut self.layers
+    }
+
     /// The factors of one block.
     pub(crate) fn layer(&self, layer: usize) -> Result<&LayerPairs, ModelError> {
         let refusal = || {
@@ -206,7 +214,7 @@ impl LoraAdapter {
 }
 
 /// `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
-fn factor_name(layer: usize, projection: &str, factor: char) -> String {
+pub(crate) fn factor_name(layer: usize, projection: &str, factor: char) -> String {
     format!("base_model.model.{}.lora_{factor}.weight", projection_path(layer, projection))
 }
 

@@ -191,7 +191,7 @@ pub(crate) fn plain_backward(
 fn scores(scale: f64, query: &Tensor, key: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, ModelError> {
     let mut scores = query.f_matmul(&key.f_transpose(-2, -1)?)?.f_mul_scalar_(scale)?;
     if let Some(mask) = mask {
-        scores.f_add_(mask)?;
+        let _ = scores.f_add_(mask)?;
     }
     Ok(scores)
 }

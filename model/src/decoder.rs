@@ -9,12 +9,13 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::LoraAdapter,
-    block::{Block, CachedRows, Layout, no_correction},
+    block::{Block, CachedRows, Layout},
     error::ModelError,
     kv_cache::KvCache,
     linear::{Correction, RowGroup},
     rms_norm::RmsNorm,
     rope::Rope,
+    train::correction,
     weights::{self, Weights},
 };
 
@@ -171,11 +172,7 @@ impl Decoder {
         let layout = self.layout(&lengths)?;
         let mut x = self.embed(ids)?; // [t, c]
         for (layer, block) in self.blocks.iter().enumerate() {
-            let correction = match adapter {
-                Some(adapter) => Correction { pairs: adapter.layer(layer)?, scale: adapter.scale() },
-                None => no_correction(),
-            };
-            x = block.forward(&x, &layout, correction)?.0; // [t, c]
+            x = block.forward(&x, &layout, correction(adapter, layer)?)?.0; // [t, c]
         }
         self.head(&x)
     }

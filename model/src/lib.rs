@@ -1,17 +1,33 @@
-//! All tensors of Attune. It knows no job, no tenant and no network. Suggested order of reading:
+//! All tensors of Attune. It knows no job, no tenant and no network.
+//!
+//! Serving: [`decoder::Decoder::load`], [`adapter::LoraAdapter::load`], then [`decoder::Decoder::prefill`] and
+//! [`decoder::Decoder::forward_cached`] over a [`kv_cache::KvCache`] per sequence.
+//!
+//! Training: [`batch::PackedBatch`] → [`train::loss_and_gradients`] into [`gradients::Gradients`], which add up over
+//! micro-batches → [`gradients::Gradients::clip`] → [`optimizer::AdamW::step`] at [`schedule::learning_rate`] →
+//! [`gradients::Gradients::clear`]. [`train::loss`] is the loss alone.
+//!
+//! Nothing here is `Sync`, as libtorch's tensors are not; all of it is `Send`. Set the threads with `tch::set_num_threads`.
+//!
+//! In suggested order of reading:
 
-pub mod adapter;
-mod attention;
-mod block;
-pub mod decoder;
-pub mod error;
-mod ffi;
-pub mod kv_cache;
-mod linear;
-mod mlp;
-pub mod nf4;
-mod nf4_tables;
-mod rms_norm;
-mod rope;
-pub mod tensor_file;
-pub mod weights;
+pub mod adapter; //        LoRA factors, read and written as PEFT does
+mod attention; //          grouped-query attention
+pub mod batch; //          what is trained on at once
+mod block; //              one decoder block, forward and backward
+pub mod decoder; //        the whole model, inference
+pub mod error; //          what can go wrong
+mod ffi; //                a tensor's memory as a slice
+pub mod gradients; //      gradients of an adapter
+pub mod kv_cache; //       keys and values of a sequence
+mod linear; //             frozen projections with corrections, forward and backward
+mod mlp; //                SwiGLU
+pub mod nf4; //            weights in 4 bits
+mod nf4_tables; //         its constants
+pub mod optimizer; //      AdamW
+mod rms_norm; //           the norm
+mod rope; //               rotary positions
+pub mod schedule;
+pub mod tensor_file; //    one .safetensors file, read and written
+pub mod train; //          loss and gradients
+pub mod weights; //        the weights of a Hugging Face folder, checked //       the learning rate over a run

@@ -143,7 +143,7 @@ impl FrozenLinear {
                 Some(rows) => {
                     for (place, (part, pair)) in self.corrected(group.correction.pairs).enumerate() {
                         let delta = slice_of(&low, place, pair)?.f_mm(&pair.b.f_tr()?)?; // [rows, out of part]
-                        y.f_narrow(1, part.start, part.out)?.f_index_add_(0, rows, &delta)?;
+                        let _ = y.f_narrow(1, part.start, part.out)?.f_index_add_(0, rows, &delta)?;
                     }
                 }
             }
@@ -185,14 +185,14 @@ impl FrozenLinear {
             let dy = dy.f_narrow(1, part.start, part.out)?; // [t, out of part]
             let back = dy.f_mm(&pair.b)?.f_mul_scalar_(correction.scale)?; // [t, r]
             let Some(gradient) = &mut gradients.0[part.projection] else { continue };
-            gradient.b.f_addmm_(&dy.f_tr()?, &slice_of(low, place, pair)?)?; // [out, r]
-            gradient.a.f_addmm_(&back.f_tr()?, x)?; // [r, in]
+            let _ = gradient.b.f_addmm_(&dy.f_tr()?, &slice_of(low, place, pair)?)?; // [out, r]
+            let _ = gradient.a.f_addmm_(&back.f_tr()?, x)?; // [r, in]
             backs.push(back);
             firsts.push(&pair.a);
         }
         if let Some(dx) = &mut dx {
             let (back, a) = (Tensor::f_cat(&backs, 1)?, Tensor::f_cat(&firsts, 0)?); // [t, p·r], [p·r, in]
-            dx.f_addmm_(&back, &a)?;
+            let _ = dx.f_addmm_(&back, &a)?;
         }
         Ok(dx)
     }
@@ -212,7 +212,7 @@ impl FrozenLinear {
     fn add_corrections(&self, y: &Tensor, low: &Tensor, correction: Correction<'_>) -> Result<(), ModelError> {
         for (place, (part, pair)) in self.corrected(correction.pairs).enumerate() {
             let low = slice_of(low, place, pair)?; // [t, r]
-            y.f_narrow(1, part.start, part.out)?.f_addmm_(&low, &pair.b.f_tr()?)?;
+            let _ = y.f_narrow(1, part.start, part.out)?.f_addmm_(&low, &pair.b.f_tr()?)?;
         }
         Ok(())
     }

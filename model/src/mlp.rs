@@ -19,8 +19,8 @@ pub(crate) fn swiglu_backward(dy: &Tensor, gate_up: &Tensor) -> Result<Tensor, M
     let (gate, up) = halves(gate_up)?;
     let out = gate_up.f_empty_like()?; // [t, 2f]
     let (out_gate, out_up) = halves(&out)?;
-    gate.f_silu_backward_grad_input(&out_gate, &dy.f_mul(&up)?)?;
-    gate.f_silu()?.f_mul_out(&out_up, dy)?;
+    let _ = gate.f_silu_backward_grad_input(&out_gate, &dy.f_mul(&up)?)?;
+    let _ = gate.f_silu()?.f_mul_out(&out_up, dy)?;
     Ok(out)
 }
 

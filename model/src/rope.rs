@@ -101,10 +101,10 @@ impl Angles {
         let (first, second) = (x.f_narrow(2, 0, half)?, x.f_narrow(2, half, half)?); // [t, h, d/2]
         let mut out_first = out.f_narrow(2, 0, half)?;
         let mut out_second = out.f_narrow(2, half, half)?;
-        first.f_mul_out(&out_first, &self.cos)?;
-        out_first.f_addcmul_(&second, minus_sin)?;
-        second.f_mul_out(&out_second, &self.cos)?;
-        out_second.f_addcmul_(&first, sin)?;
+        let _ = first.f_mul_out(&out_first, &self.cos)?;
+        let _ = out_first.f_addcmul_(&second, minus_sin)?;
+        let _ = second.f_mul_out(&out_second, &self.cos)?;
+        let _ = out_second.f_addcmul_(&first, sin)?;
         Ok(())
     }
 }

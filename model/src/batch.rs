@@ -1,0 +1,83 @@
+//! What is trained on at once: sequences behind one another, with marks at the tokens to learn, and the sum of a loss.
+
+use crate::error::ModelError;
+
+/// Sequences one behind the other, none of which sees another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PackedBatch {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) lengths: Vec<usize>,
+    trained: Vec<bool>,
+}
+
+impl PackedBatch {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a sequence; `trained[i]` says that token `i` is one to be learnt. The first token of a sequence never is,
+    /// since nothing comes before it.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`]: no token, or not as many marks as tokens.
+    pub fn push(&mut self, ids: &[u32], trained: &[bool]) -> Result<(), ModelError> {
+        if ids.is_empty() || ids.len() != trained.len() {
+            return Err(ModelError::Input(format!("a sequence of {} tokens and {} marks", ids.len(), trained.len())));
+        }
+        self.ids.extend_from_slice(ids);
+        self.lengths.push(ids.len());
+        self.trained.push(false);
+        self.trained.extend_from_slice(&trained[1..]);
+        Ok(())
+    }
+
+    /// Tokens in it.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Sequences in it.
+    #[must_use]
+    pub fn sequences(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Tokens that are learnt: what the loss is divided by, added up over the whole effective batch.
+    #[must_use]
+    pub fn trained_tokens(&self) -> u64 {
+        self.trained.iter().map(|&trained| u64::from(trained)).sum()
+    }
+
+    /// The rows that predict a trained token, and those tokens.
+    pub(crate) fn targets(&self) -> (Vec<i64>, Vec<i64>) {
+        let trained = (0..self.ids.len()).filter(|&at| self.trained[at]);
+        trained.map(|at| (at as i64 - 1, i64::from(self.ids[at]))).unzip()
+    }
+}
+
+/// A loss before it is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct LossSum {
+    /// Sum of the cross-entropies, in nats.
+    pub sum: f64,
+    /// Over so many tokens.
+    pub tokens: u64,
+}
+
+impl LossSum {
+    /// Nats per token; 0 without tokens.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        if self.tokens == 0 { 0.0 } else { self.sum / self.tokens as f64 }
+    }
+}
+
+impl std::ops::AddAssign for LossSum {
+    fn add_assign(&mut self, other: Self) {
+        self.sum += other.sum;
+        self.tokens += other.tokens;
+    }
+}

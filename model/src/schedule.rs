@@ -1,0 +1,59 @@
+//! The learning rate over the steps of a run: a rise from zero, then constant, a line or half a cosine down to zero.
+//!
+//! Source: `get_constant_schedule_with_warmup`, `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup` in
+//! transformers' `optimization.py`.
+
+use attune_domain::spec::Schedule;
+
+/// The learning rate of `step` (the first is 0) out of `steps`, of which the first `warmup` rise.
+#[must_use]
+pub fn learning_rate(schedule: Schedule, peak: f64, step: u64, warmup: u64, steps: u64) -> f64 {
+    if step < warmup {
+        return peak * step as f64 / warmup as f64;
+    }
+    let progress = (step - warmup) as f64 / steps.saturating_sub(warmup).max(1) as f64;
+    let factor = match schedule {
+        Schedule::Constant => 1.0,
+        Schedule::Linear => 1.0 - progress,
+        Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+    };
+    peak * factor.max(0.0)
+}
+
+/// The steps that rise, out of `steps`, for a share of them. Source: `TrainingArguments.get_warmup_steps`.
+#[must_use]
+pub fn warmup_steps(ratio: f64, steps: u64) -> u64 {
+    (steps as f64 * ratio).ceil().max(0.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_those_of_transformers() {
+        // LambdaLR's values at steps 0, 1, 2, 5, 9 of 10 with 2 steps of warm-up and a peak of 1.
+        let rows = [
+            (Schedule::Constant, [0.0, 0.5, 1.0, 1.0, 1.0]),
+            (Schedule::Linear, [0.0, 0.5, 1.0, 0.625, 0.125]),
+            (Schedule::Cosine, [0.0, 0.5, 1.0, 0.691_341_716_182_544_9, 0.038_060_233_744_356_625]),
+        ];
+        for (schedule, wanted) in rows {
+            for (step, wanted) in [0, 1, 2, 5, 9].into_iter().zip(wanted) {
+                assert!((learning_rate(schedule, 1.0, step, 2, 10) - wanted).abs() < 1e-12, "{schedule:?} {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_step_divides_by_zero() {
+        for schedule in [Schedule::Constant, Schedule::Linear, Schedule::Cosine] {
+            for (step, warmup, steps) in [(0, 0, 0), (0, 0, 1), (1, 1, 1), (9, 2, 4)] {
+                let rate = learning_rate(schedule, 1.0, step, warmup, steps);
+                assert!((0.0..=1.0).contains(&rate), "{schedule:?} {step} {warmup} {steps}: {rate}");
+            }
+        }
+        assert_eq!(warmup_steps(0.03, 100), 3);
+        assert_eq!(warmup_steps(0.03, 101), 4);
+    }
+}
