@@ -5,13 +5,31 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
+    adapters::{self, AdaptersCommand},
+    chat::{self, ChatArgs},
+    client::Client,
+    config::{self, Credentials},
     error::Result,
+    files::{self, FilesCommand},
+    jobs::commands::{self as jobs, JobsCommand},
+    models::{self, ModelsCommand},
     up::{self, settings::UpArgs},
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  attune up
+  attune models import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2
+  attune jobs create --model smollm2 --training-file train.jsonl --suffix orders --watch
+  attune chat --model ft:smollm2:… 'Two coffees, please'
+  attune adapters export ft:smollm2:… --format peft my-adapter
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 Attune cannot be reached, 4 the API refused,
+5 there is no such thing, 6 the job failed, 7 the job was cancelled, 8 already up";
+
 /// Fine-tune language models on your own machines, and talk to them
 #[derive(Debug, Parser)]
-#[command(name = "attune", version, max_term_width = 100, propagate_version = true)]
+#[command(name = "attune", version, max_term_width = 100, propagate_version = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     /// The data folder: where `attune up` keeps everything, and where the other commands find its address and key
     #[arg(long, global = true, value_name = "DIR", env = "ATTUNE_DATA", default_value = ".attune")]
@@ -33,13 +51,69 @@ pub(crate) struct Cli {
 enum Command {
     /// Start a whole platform on this machine, and keep it up until Ctrl-C
     Up(Box<UpArgs>),
+    /// Base models and tuned ones
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Datasets
+    #[command(subcommand)]
+    Files(FilesCommand),
+    /// Fine-tuning jobs
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// What jobs gave
+    #[command(subcommand)]
+    Adapters(AdaptersCommand),
+    /// Talk to a model
+    Chat(Box<ChatArgs>),
 }
 
 impl Cli {
     /// Does what was asked.
+    ///
+    /// # Errors
+    /// [`crate::error::CliError`], with the exit code in it.
     pub(crate) async fn run(self) -> Result<()> {
+        let json = self.json;
         match self.command {
-            Command::Up(args) => up::platform::up(&self.data, *args).await,
+            Command::Up(args) => return up::platform::up(&self.data, *args).await,
+            Command::Models(ModelsCommand::Convert { gguf, folder }) => return models::convert(&gguf, &folder, json),
+            _ => {}
         }
+        let files = config::credentials_files(&self.data);
+        let client = Client::new(Credentials::find(self.api_url, self.api_key, &files)?)?;
+        match self.command {
+            Command::Models(command) => models::run(&client, command, json).await,
+            Command::Files(command) => files::run(&client, command, json).await,
+            Command::Jobs(command) => jobs::run(&client, command, json).await,
+            Command::Adapters(command) => adapters::run(&client, command, json).await,
+            Command::Chat(args) => chat::run(&client, *args, json).await,
+            Command::Up(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_are_taken_after_the_command() {
+        let cli = Cli::try_parse_from(["attune", "jobs", "list", "--json", "--api-url", "http://x"]).unwrap();
+        assert!(cli.json);
+        assert_eq!(cli.api_url.as_deref(), Some("http://x"));
+    }
+
+    #[test]
+    fn another_format_is_refused_with_those_that_are() {
+        let parsed = Cli::try_parse_from(["attune", "adapters", "export", "ft:x", "--format", "gguf", "out"]);
+        let refused = parsed.unwrap_err().to_string();
+        assert!(refused.contains("gguf") && refused.contains("possible values: peft"), "{refused}");
     }
 }

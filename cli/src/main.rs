@@ -11,6 +11,30 @@ mod config;
 /// Failures and exit codes.
 mod error;
 
+/// JSON, tables, bars.
+mod output;
+
+/// SHA-256 of files.
+mod digest;
+
+/// HTTP.
+mod client;
+
+/// `attune models`.
+mod models;
+
+/// `attune files`.
+mod files;
+
+/// `attune jobs`.
+mod jobs;
+
+/// `attune adapters`.
+mod adapters;
+
+/// `attune chat`.
+mod chat;
+
 /// `attune up`.
 mod up;
 

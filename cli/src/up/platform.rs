@@ -90,7 +90,7 @@ impl Platform {
         let api = self.program_path("attune-api")?;
         let scheduler = self.program_path("attune-scheduler")?;
         let listen = free_address(self.settings.listen).await?;
-        let (secrets, new) = secrets::load_or_make(&self.data)?;
+        let secrets = secrets::load_or_make(&self.data)?;
         let database_url = self.start_database().await?;
         let object_store = self.start_object_store(&secrets).await?;
         let api_url = format!("http://{}", reachable(listen));
@@ -108,6 +108,7 @@ impl Platform {
         self.start_ours("api", &api, &api_settings)?;
         self.wait_for_api(&api_url).await?;
         self.start_ours("scheduler", &scheduler, &scheduler_settings)?;
+        let new = !self.data.join("credentials.json").exists();
         Credentials { url: api_url, api_key: secrets.bootstrap_key.clone() }.write(&self.data)?;
         self.greet(&public_url, new.then_some(secrets.bootstrap_key.as_str()));
         Ok(())

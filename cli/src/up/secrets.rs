@@ -21,17 +21,14 @@ pub(crate) struct Secrets {
     pub(crate) object_store_secret_access_key: String,
 }
 
-/// The secrets of `data`, and whether they were made just now.
+/// The secrets of `data`, made if there are none.
 ///
 /// # Errors
 /// [`crate::error::CliError::Failed`]: the file is there and cannot be understood, or cannot be written.
-pub(crate) fn load_or_make(data: &Path) -> Result<(Secrets, bool)> {
+pub(crate) fn load_or_make(data: &Path) -> Result<Secrets> {
     let path = data.join("secrets.json");
     match std::fs::read(&path) {
-        Ok(text) => {
-            let secrets = serde_json::from_slice(&text).doing(|| format!("understand {}", path.display()))?;
-            Ok((secrets, false))
-        }
+        Ok(text) => serde_json::from_slice(&text).doing(|| format!("understand {}", path.display())),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let secrets = Secrets {
                 bootstrap_key: format!("sk-attune-{}", random_text(43)),
@@ -40,7 +37,7 @@ pub(crate) fn load_or_make(data: &Path) -> Result<(Secrets, bool)> {
             };
             let text = serde_json::to_string_pretty(&secrets).doing(|| "write secrets as JSON".into())?;
             private::write(&path, &text)?;
-            Ok((secrets, true))
+            Ok(secrets)
         }
         Err(e) => Err(e).doing(|| format!("read {}", path.display())),
     }
@@ -59,9 +56,8 @@ mod tests {
     #[test]
     fn secrets_are_made_once() {
         let folder = tempfile::tempdir().unwrap();
-        let (first, made) = load_or_make(folder.path()).unwrap();
-        let (second, again) = load_or_make(folder.path()).unwrap();
-        assert!(made && !again);
+        let first = load_or_make(folder.path()).unwrap();
+        let second = load_or_make(folder.path()).unwrap();
         assert_eq!(first.bootstrap_key, second.bootstrap_key);
         assert_eq!(first.bootstrap_key.len(), 10 + 43);
     }

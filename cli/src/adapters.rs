@@ -1,0 +1,170 @@
+//! `attune adapters`: what jobs gave, and how to take it home.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+use futures::StreamExt;
+use indicatif::ProgressBar;
+use reqwest::Method;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use crate::{
+    client::Client,
+    digest,
+    error::{CliError, Doing, Result},
+    output,
+};
+
+/// Commands about adapters.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdaptersCommand {
+    /// List the adapters, newest first
+    List,
+    /// Show one adapter
+    Get {
+        /// Its model's name, ft:…, or its id
+        adapter: String,
+    },
+    /// Download an adapter into a new folder
+    Export {
+        /// Its model's name, ft:…, or its id
+        adapter: String,
+        /// As what
+        #[arg(long, value_enum, default_value = "peft")]
+        format: Format,
+        /// The folder to make; it may be there if it is empty
+        folder: PathBuf,
+    },
+}
+
+/// What an adapter can be exported as.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Format {
+    /// A folder that Hugging Face PEFT loads as it is
+    Peft,
+}
+
+/// Does it.
+///
+/// # Errors
+/// [`CliError`]: this machine's, or the API's.
+pub(crate) async fn run(client: &Client, command: AdaptersCommand, as_json: bool) -> Result<()> {
+    match command {
+        AdaptersCommand::List => {
+            let adapters = client.list(&["adapters"], None).await?;
+            if as_json {
+                return output::json(&adapters);
+            }
+            let rows = adapters["data"].as_array().into_iter().flatten().map(|adapter| {
+                vec![
+                    output::text(&adapter["model"]),
+                    output::text(&adapter["base_model"]),
+                    output::text(&adapter["fine_tuning_job"]),
+                    output::moment(&adapter["created_at"]),
+                ]
+            });
+            let headings = ["MODEL", "BASE", "JOB", "CREATED (UTC)"];
+            output::table(&headings, rows.collect(), "No adapters yet: they come from `attune jobs create`.")
+        }
+        AdaptersCommand::Get { adapter } => {
+            let view = client.get(&["adapters", &adapter]).await?;
+            if as_json { output::json(&view) } else { show(&view) }
+        }
+        AdaptersCommand::Export { adapter, format: Format::Peft, folder } => {
+            let view = export(client, &adapter, &folder).await?;
+            if as_json {
+                return output::json(&view);
+            }
+            let count = view["files"].as_array().map_or(0, Vec::len);
+            output::line(&format!("{}: {count} files of {}", folder.display(), output::text(&view["model"])))
+        }
+    }
+}
+
+fn show(view: &Value) -> Result<()> {
+    output::fields(&[
+        ("model", output::text(&view["model"])),
+        ("adapter", output::text(&view["id"])),
+        ("base", output::text(&view["base_model"])),
+        ("job", output::text(&view["fine_tuning_job"])),
+        ("created", output::moment(&view["created_at"])),
+    ])?;
+    for file in view["files"].as_array().into_iter().flatten() {
+        let (name, size) = (output::text(&file["name"]), output::bytes(&file["bytes"]));
+        output::line(&format!("file   {name}  {size}  sha256 {}", output::text(&file["sha256"])))?;
+    }
+    Ok(())
+}
+
+/// Into a neighbour, every digest checked, then a rename: a folder is whole or not there.
+async fn export(client: &Client, adapter: &str, folder: &Path) -> Result<Value> {
+    let there = folder.exists();
+    if there && std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_some()) {
+        let taken = format!("{} is there already; export into a new or an empty folder", folder.display());
+        return Err(CliError::Usage(taken));
+    }
+    let view = client.get(&["adapters", adapter]).await?;
+    let files = view["files"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let total = files.iter().filter_map(|file| file["bytes"].as_u64()).sum();
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).doing(|| format!("make the folder {}", parent.display()))?;
+    let half = tempfile::Builder::new().prefix(".attune-export-").tempdir_in(parent);
+    let half = half.doing(|| format!("make a folder in {}", parent.display()))?;
+    let whole = half.path().join("adapter");
+    std::fs::create_dir(&whole).doing(|| format!("make the folder {}", whole.display()))?;
+    let bar = output::byte_bar("exporting", total);
+    for file in files {
+        download(client, adapter, file, &whole, &bar).await?;
+    }
+    bar.finish_and_clear();
+    // Renaming onto an empty folder replaces it; onto a full one it fails.
+    std::fs::rename(&whole, folder).doing(|| format!("put the folder {} in its place", folder.display()))?;
+    Ok(view)
+}
+
+async fn download(client: &Client, adapter: &str, file: &Value, folder: &Path, bar: &ProgressBar) -> Result<()> {
+    let name = plain_name(&file["name"])?;
+    let answer = client.send(client.request(Method::GET, &["adapters", adapter, "files", name])).await?;
+    let path = folder.join(name);
+    let cannot = || format!("write {}", path.display());
+    let mut out = tokio::fs::File::create(&path).await.doing(cannot)?;
+    let mut running = digest::Running::default();
+    let mut stream = answer.bytes_stream();
+    while let Some(bytes) = stream.next().await {
+        let bytes = bytes.map_err(|e| client.unreachable(&e))?;
+        running.add(&bytes);
+        out.write_all(&bytes).await.doing(cannot)?;
+        bar.inc(bytes.len() as u64);
+    }
+    out.sync_all().await.doing(cannot)?;
+    let found = running.hex();
+    let expected = output::text(&file["sha256"]);
+    if found != expected {
+        let torn = format!("{name} came with SHA-256 {found} instead of {expected}; nothing was kept, try again");
+        return Err(CliError::Failed(torn));
+    }
+    Ok(())
+}
+
+/// The platform is not to choose where on this machine a file lands.
+fn plain_name(name: &Value) -> Result<&str> {
+    name.as_str()
+        .filter(|name| Path::new(name).file_name().is_some_and(|last| last == *name))
+        .ok_or_else(|| CliError::Failed(format!("the platform names a file {name}, which is not a plain name")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_file_cannot_leave_its_folder() {
+        assert_eq!(plain_name(&json!("adapter_config.json")).unwrap(), "adapter_config.json");
+        for name in [json!("../x"), json!("/etc/passwd"), json!("a/b"), json!(".."), json!(""), json!(7)] {
+            assert!(plain_name(&name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! SHA-256 of files, as lower-case hex.
+
+use std::{fmt::Write, fs::File, io::Read, path::Path};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Doing, Result};
+
+/// A digest that is fed in parts.
+#[derive(Default)]
+pub(crate) struct Running(Sha256);
+
+impl Running {
+    /// Takes the next bytes.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// 64 hex digits.
+    pub(crate) fn hex(self) -> String {
+        self.0.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+/// Reads the whole file; tells `read` how many bytes came.
+///
+/// # Errors
+/// [`crate::error::CliError::Failed`] if it cannot be read.
+pub(crate) fn of_file(path: &Path, mut read: impl FnMut(u64)) -> Result<String> {
+    let mut file = File::open(path).doing(|| format!("read {}", path.display()))?;
+    let mut running = Running::default();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = file.read(&mut buffer).doing(|| format!("read {}", path.display()))?;
+        if count == 0 {
+            return Ok(running.hex());
+        }
+        running.add(&buffer[..count]);
+        read(count as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_of_abc_is_the_standards() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "abc").unwrap();
+        let digest = of_file(file.path(), |_| {}).unwrap();
+        assert_eq!(digest, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+}

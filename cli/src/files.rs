@@ -1,0 +1,133 @@
+//! `attune files`: datasets, in and out.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use futures::StreamExt;
+use reqwest::{
+    Method,
+    multipart::{Form, Part},
+};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use crate::{
+    client::Client,
+    error::{CliError, Doing, Result},
+    output,
+};
+
+/// Commands about files.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FilesCommand {
+    /// Upload a JSONL dataset; every line is checked
+    Upload {
+        /// The file
+        file: PathBuf,
+        /// What it is for
+        #[arg(long, default_value = "fine-tune")]
+        purpose: String,
+    },
+    /// List the uploaded files, newest first
+    List,
+    /// Show one file's record
+    Get {
+        /// Its id, file-…
+        id: String,
+    },
+    /// Print what is in it
+    Content {
+        /// Its id, file-…
+        id: String,
+    },
+    /// Delete it; jobs that used it keep their results
+    Delete {
+        /// Its id, file-…
+        id: String,
+    },
+}
+
+/// Does it.
+///
+/// # Errors
+/// [`CliError`]: this machine's, or the API's.
+pub(crate) async fn run(client: &Client, command: FilesCommand, as_json: bool) -> Result<()> {
+    match command {
+        FilesCommand::Upload { file, purpose } => {
+            let view = upload(client, &file, &purpose).await?;
+            if as_json { output::json(&view) } else { show(&view) }
+        }
+        FilesCommand::List => {
+            let files = client.list(&["files"], None).await?;
+            if as_json {
+                return output::json(&files);
+            }
+            let rows = files["data"].as_array().into_iter().flatten().map(|file| {
+                vec![
+                    output::text(&file["id"]),
+                    output::text(&file["filename"]),
+                    output::bytes(&file["bytes"]),
+                    output::text(&file["purpose"]),
+                    output::moment(&file["created_at"]),
+                ]
+            });
+            let headings = ["FILE", "NAME", "SIZE", "PURPOSE", "CREATED (UTC)"];
+            output::table(&headings, rows.collect(), "No files yet: upload one with `attune files upload FILE`.")
+        }
+        FilesCommand::Get { id } => {
+            let view = client.get(&["files", &id]).await?;
+            if as_json { output::json(&view) } else { show(&view) }
+        }
+        FilesCommand::Content { id } => content(client, &id).await,
+        FilesCommand::Delete { id } => {
+            let view = client.json(client.request(Method::DELETE, &["files", &id])).await?;
+            if as_json { output::json(&view) } else { output::line(&format!("deleted {id}")) }
+        }
+    }
+}
+
+fn show(view: &Value) -> Result<()> {
+    output::fields(&[
+        ("file", output::text(&view["id"])),
+        ("name", output::text(&view["filename"])),
+        ("size", output::bytes(&view["bytes"])),
+        ("purpose", output::text(&view["purpose"])),
+        ("status", output::text(&view["status"])),
+        ("rows", output::text(&view["rows"])),
+        ("created", output::moment(&view["created_at"])),
+    ])
+}
+
+/// Uploads a file and gives its record.
+///
+/// # Errors
+/// [`CliError::Usage`] if it is not there; else as [`run`].
+pub(crate) async fn upload(client: &Client, path: &Path, purpose: &str) -> Result<Value> {
+    if !path.is_file() {
+        return Err(CliError::Usage(format!("there is no file {}", path.display())));
+    }
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("data.jsonl").to_owned();
+    let bytes = std::fs::metadata(path).doing(|| format!("read {}", path.display()))?.len();
+    let bar = output::byte_bar(&name, bytes);
+    let (body, length) = Client::body(path, bar.clone()).await?;
+    let part = Part::stream_with_length(body, length).file_name(name);
+    // The purpose first: the API decides by it while the rows come in.
+    let form = Form::new().text("purpose", purpose.to_owned()).part("file", part);
+    let answer = client.json(client.request(Method::POST, &["files"]).multipart(form)).await;
+    bar.finish_and_clear();
+    answer
+}
+
+async fn content(client: &Client, id: &str) -> Result<()> {
+    let answer = client.send(client.request(Method::GET, &["files", id, "content"])).await?;
+    let mut stream = answer.bytes_stream();
+    let mut stdout = tokio::io::stdout();
+    while let Some(bytes) = stream.next().await {
+        let bytes = bytes.map_err(|e| client.unreachable(&e))?;
+        match stdout.write_all(&bytes).await {
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            written => written.doing(|| "write to stdout".into())?,
+        }
+    }
+    stdout.flush().await.doing(|| "write to stdout".into())
+}

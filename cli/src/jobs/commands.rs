@@ -1,0 +1,180 @@
+//! The commands about jobs.
+
+use clap::Subcommand;
+use reqwest::Method;
+use serde_json::Value;
+
+use super::{
+    create::{self, NewJobArgs},
+    watch,
+};
+use crate::{client::Client, error::Result, output};
+
+/// Commands about fine-tuning jobs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsCommand {
+    /// Start a fine-tuning job
+    Create(Box<NewJobArgs>),
+    /// List the jobs, newest first
+    List {
+        /// At most so many
+        #[arg(long, value_name = "COUNT")]
+        limit: Option<usize>,
+    },
+    /// Show one job
+    Get {
+        /// Its id, ftjob-…
+        id: String,
+    },
+    /// Print what a job went through, oldest first
+    Events {
+        /// Its id, ftjob-…
+        id: String,
+    },
+    /// List the states from which a job could go on
+    Checkpoints {
+        /// Its id, ftjob-…
+        id: String,
+    },
+    /// Follow a job to its end: progress, loss, time left
+    #[command(after_help = "Exit code 0: the job succeeded; 6: it failed; 7: it was cancelled. Ctrl-C ends only the \
+                            watching; the job goes on.")]
+    Watch {
+        /// Its id, ftjob-…
+        id: String,
+    },
+    /// Cancel a job; a trainer stops at its next report
+    Cancel {
+        /// Its id, ftjob-…
+        id: String,
+    },
+}
+
+/// Does it.
+///
+/// # Errors
+/// [`crate::error::CliError`]: this machine's, the API's, or a watched job's.
+pub(crate) async fn run(client: &Client, command: JobsCommand, as_json: bool) -> Result<()> {
+    match command {
+        JobsCommand::Create(args) => create(client, *args, as_json).await,
+        JobsCommand::List { limit } => list(client, limit, as_json).await,
+        JobsCommand::Get { id } => show(&client.get(&["fine_tuning", "jobs", &id]).await?, as_json),
+        JobsCommand::Events { id } => events(client, &id, as_json).await,
+        JobsCommand::Checkpoints { id } => checkpoints(client, &id, as_json).await,
+        JobsCommand::Watch { id } => watch::run(client, &id, as_json).await,
+        JobsCommand::Cancel { id } => {
+            let cancel = client.request(Method::POST, &["fine_tuning", "jobs", &id, "cancel"]);
+            let view = client.json(cancel).await?;
+            if as_json { output::json(&view) } else { output::line(&format!("{id} is {}", state(&view))) }
+        }
+    }
+}
+
+async fn create(client: &Client, args: NewJobArgs, as_json: bool) -> Result<()> {
+    let watch = args.watch;
+    let body = create::body(client, args).await?;
+    let view = client.json(client.request(Method::POST, &["fine_tuning", "jobs"]).json(&body)).await?;
+    let id = output::text(&view["id"]);
+    if !watch {
+        return show(&view, as_json);
+    }
+    if !as_json {
+        output::line(&format!("job {id}"))?;
+    }
+    watch::run(client, &id, as_json).await
+}
+
+/// A state, and whether it is on its way to another.
+fn state(view: &Value) -> String {
+    match (view["status"].as_str(), view["cancel_asked"].as_bool()) {
+        (Some("running"), Some(true)) => "stopping".into(),
+        _ => output::text(&view["status"]),
+    }
+}
+
+async fn list(client: &Client, limit: Option<usize>, as_json: bool) -> Result<()> {
+    let jobs = client.list(&["fine_tuning", "jobs"], limit).await?;
+    if as_json {
+        return output::json(&jobs);
+    }
+    let rows = jobs["data"].as_array().into_iter().flatten().map(|job| {
+        vec![
+            output::text(&job["id"]),
+            output::text(&job["status"]),
+            steps(job),
+            output::text(&job["model"]),
+            output::text(&job["fine_tuned_model"]),
+            output::moment(&job["created_at"]),
+        ]
+    });
+    let headings = ["JOB", "STATUS", "STEPS", "MODEL", "TUNED MODEL", "CREATED (UTC)"];
+    output::table(&headings, rows.collect(), "No jobs yet: start one with `attune jobs create`.")
+}
+
+fn steps(job: &Value) -> String {
+    match (job["steps_done"].as_u64(), job["total_steps"].as_u64()) {
+        (Some(done), Some(total)) => format!("{done}/{total}"),
+        _ => String::new(),
+    }
+}
+
+fn show(job: &Value, as_json: bool) -> Result<()> {
+    if as_json {
+        return output::json(job);
+    }
+    let of = |section: &str, names: &[&str]| {
+        let said = names.iter().filter_map(|name| {
+            let value = &job[section][name];
+            (!value.is_null()).then(|| format!("{name} {}", output::text(value)))
+        });
+        said.collect::<Vec<_>>().join(", ")
+    };
+    output::fields(&[
+        ("job", output::text(&job["id"])),
+        ("status", output::text(&job["status"])),
+        ("error", output::text(&job["error"]["message"])),
+        ("model", output::text(&job["model"])),
+        ("tuned model", output::text(&job["fine_tuned_model"])),
+        ("training file", output::text(&job["training_file"])),
+        ("validation file", output::text(&job["validation_file"])),
+        ("steps", steps(job)),
+        ("hyperparameters", of("hyperparameters", &["n_epochs", "batch_size", "learning_rate_multiplier"])),
+        ("adapter", of("adapter", &["rank", "lora_alpha"])),
+        ("quantization", of("quantization", &["type"])),
+        ("trainer", of("trainer", &["learning_rate", "schedule", "max_length", "max_steps"])),
+        ("seed", output::text(&job["seed"])),
+        ("attempts", output::text(&job["attempts"])),
+        ("trained tokens", output::text(&job["trained_tokens"])),
+        ("created", output::moment(&job["created_at"])),
+        ("finished", output::moment(&job["finished_at"])),
+    ])
+}
+
+async fn events(client: &Client, id: &str, as_json: bool) -> Result<()> {
+    let events = client.list(&["fine_tuning", "jobs", id, "events"], None).await?;
+    if as_json {
+        return output::json(&events);
+    }
+    for event in events["data"].as_array().into_iter().flatten().rev() {
+        let level = event["level"].as_str().unwrap_or("info");
+        let said = output::text(&event["message"]);
+        output::line(&format!("{}  {level:<5}  {said}", output::moment(&event["created_at"])))?;
+    }
+    Ok(())
+}
+
+async fn checkpoints(client: &Client, id: &str, as_json: bool) -> Result<()> {
+    let found = client.list(&["fine_tuning", "jobs", id, "checkpoints"], None).await?;
+    if as_json {
+        return output::json(&found);
+    }
+    let rows = found["data"].as_array().into_iter().flatten().map(|checkpoint| {
+        vec![
+            output::text(&checkpoint["id"]),
+            output::text(&checkpoint["step_number"]),
+            output::text(&checkpoint["metrics"]["train_loss"]),
+            output::moment(&checkpoint["created_at"]),
+        ]
+    });
+    output::table(&["CHECKPOINT", "STEP", "TRAIN LOSS", "CREATED (UTC)"], rows.collect(), "No checkpoints yet.")
+}

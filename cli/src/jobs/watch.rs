@@ -1,0 +1,151 @@
+//! Watching a job to its end: a bar and a curve on a terminal, plain lines elsewhere.
+
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::Method;
+use serde_json::Value;
+
+use super::story::{Story, Told};
+use crate::{
+    client::Client,
+    error::{CliError, Result},
+    output,
+};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// The API may be away for a restart; the job goes on meanwhile.
+const AWAY: Duration = Duration::from_secs(120);
+/// Plain lines come at most so often.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Columns of the curve.
+const CURVE_WIDTH: usize = 60;
+
+/// Follows the job, and ends as it does.
+///
+/// # Errors
+/// [`CliError::JobFailed`], [`CliError::JobCancelled`]; the API's errors; no answer for [`AWAY`].
+pub(crate) async fn run(client: &Client, id: &str, as_json: bool) -> Result<()> {
+    let mut screen = Screen::new(as_json);
+    let ended = follow(client, id, &mut screen).await;
+    screen.clear();
+    let job = ended?;
+    if as_json {
+        output::json(&job)?;
+    }
+    match job["status"].as_str() {
+        Some("succeeded") if as_json => Ok(()),
+        Some("succeeded") => output::line(&format!("succeeded: {}", output::text(&job["fine_tuned_model"]))),
+        Some("cancelled") => Err(CliError::JobCancelled(id.to_owned())),
+        _ => {
+            let reason = job["error"]["message"].as_str().unwrap_or("it did not say why").to_owned();
+            Err(CliError::JobFailed { id: id.to_owned(), reason })
+        }
+    }
+}
+
+async fn follow(client: &Client, id: &str, screen: &mut Screen) -> Result<Value> {
+    let mut story = Story::default();
+    let mut answered = Instant::now();
+    let mut first = true;
+    loop {
+        match look(client, id, first).await {
+            Ok((job, events)) => {
+                (answered, first) = (Instant::now(), false);
+                for event in events["data"].as_array().into_iter().flatten().rev() {
+                    if let Some(told) = story.take(event) {
+                        screen.tell(&told);
+                    }
+                }
+                story.total_steps = job["total_steps"].as_u64().unwrap_or(story.total_steps);
+                screen.draw(&job, &story);
+                if job["status"].as_str().is_some_and(|s| ["succeeded", "failed", "cancelled"].contains(&s)) {
+                    return Ok(job);
+                }
+            }
+            Err(CliError::Unreachable { .. }) if !first && answered.elapsed() < AWAY => screen.away(),
+            Err(e) => return Err(e),
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// The job first: events that came before its end are then all there.
+async fn look(client: &Client, id: &str, all: bool) -> Result<(Value, Value)> {
+    let job = client.get(&["fine_tuning", "jobs", id]).await?;
+    let events = ["fine_tuning", "jobs", id, "events"];
+    let events = if all {
+        client.list(&events, None).await?
+    } else {
+        client.json(client.request(Method::GET, &events).query(&[("limit", 100)])).await?
+    };
+    Ok((job, events))
+}
+
+/// Where it is shown.
+struct Screen {
+    /// On a terminal.
+    bar: Option<ProgressBar>,
+    /// Elsewhere.
+    plain: bool,
+    said: Option<Instant>,
+    step: u64,
+}
+
+impl Screen {
+    fn new(as_json: bool) -> Self {
+        let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let bar = (terminal && !as_json).then(|| {
+            let bar = ProgressBar::new(0);
+            let style = ProgressStyle::with_template("{prefix:10} {wide_bar} {pos}/{len} steps\n{msg}");
+            if let Ok(style) = style { bar.with_style(style) } else { bar }
+        });
+        Self { plain: bar.is_none() && !as_json, bar, said: None, step: 0 }
+    }
+
+    fn tell(&self, told: &Told) {
+        let Told::Message(message) = told else { return };
+        match &self.bar {
+            Some(bar) => bar.println(message),
+            None if self.plain => drop(output::line(message)),
+            None => {}
+        }
+    }
+
+    fn draw(&mut self, job: &Value, story: &Story) {
+        let step = story.last().map_or(0, |step| step.step);
+        if let Some(bar) = &self.bar {
+            bar.set_length(story.total_steps);
+            bar.set_position(step);
+            bar.set_prefix(output::text(&job["status"]));
+            bar.set_message(format!("{}\n{}", story.sentence(), story.curve(CURVE_WIDTH)));
+            return;
+        }
+        let due = self.said.is_none_or(|said| said.elapsed() >= LINE_EVERY) || step == story.total_steps;
+        if self.plain && step > self.step && due {
+            drop(output::line(&format!("step {step}/{}: {}", story.total_steps, story.sentence())));
+            (self.step, self.said) = (step, Some(Instant::now()));
+        }
+    }
+
+    fn away(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_prefix("no answer");
+        }
+    }
+
+    /// The bar goes; what it showed last stays as plain lines.
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            let last = bar.message();
+            bar.finish_and_clear();
+            if !last.trim().is_empty() {
+                drop(output::line(last.trim_end()));
+            }
+        }
+    }
+}
