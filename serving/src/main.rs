@@ -1,1 +1,37 @@
-fn main() {}
+//! `attune-serving`: one process, one base model, many adapters. Started by the scheduler.
+
+use std::process::ExitCode;
+
+use attune_serving::{config::Config, life::serve};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    let filter = match EnvFilter::try_new(&config.log) {
+        Ok(filter) => filter,
+        Err(why) => {
+            eprintln!("--log: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            tracing::error!("{why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    if config.exit_with_parent {
+        attune_node::exit_with_parent()?;
+    }
+    // The decoder has a thread of its own and its own pool; what is left is little.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(serve(config));
+    runtime.shutdown_background(); // an engine in the middle of a step is not waited for
+    outcome
+}

@@ -1,0 +1,226 @@
+//! Which adapters are in memory. An adapter is looked for in memory, then on disk, then fetched from the object store.
+//!
+//! A [`Lease`] pins its adapter. Those that nobody leases stay until their memory is wanted, the longest unused going
+//! first. Loading happens on the caller's task, never on the engine's thread; callers that want the same adapter at the
+//! same time load it once. An adapter that cannot be had is an error: nothing is put in its place.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use attune_domain::{architecture::Architecture, bytes::Bytes, id::AdapterVersionId, serve::AdapterRef};
+use attune_model::{adapter::LoraAdapter, tensor_file::TensorFile};
+use attune_node::Cache;
+use attune_text::model::TextModel;
+use reqwest::Client;
+use tokio::sync::{Notify, OnceCell};
+
+use crate::{
+    error::Failure,
+    residency::{Reservation, ResidentBudget},
+};
+
+/// An adapter in memory.
+#[derive(Debug)]
+pub struct Resident {
+    /// Which version.
+    pub id: AdapterVersionId,
+    /// Its factors. Only the engine's thread takes the lock: it is there since tensors may not be shared between threads.
+    pub factors: Mutex<LoraAdapter>,
+    /// How its prompts are made: the base's way, unless it brought its own chat template.
+    pub text: Arc<TextModel>,
+    _room: Reservation,
+}
+
+/// An adapter in use. While this lives, the adapter stays.
+#[derive(Debug)]
+pub struct Lease {
+    resident: Option<Arc<Resident>>,
+    freed: Arc<Notify>,
+}
+
+impl Lease {
+    /// What is leased.
+    #[must_use]
+    pub fn resident(&self) -> Option<&Arc<Resident>> {
+        self.resident.as_ref()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // First the adapter, then the bell: who hears it must find the adapter free.
+        self.resident = None;
+        self.freed.notify_waiters();
+    }
+}
+
+/// What adapters are made from, and for.
+pub struct Source {
+    /// Fetches from the object store.
+    pub client: Client,
+    /// The node's disk.
+    pub cache: Cache,
+    /// The base that they correct.
+    pub architecture: Architecture,
+    /// The base's tokens and template.
+    pub text: Arc<TextModel>,
+}
+
+/// All adapters of this process.
+pub struct Adapters {
+    source: Source,
+    budget: ResidentBudget,
+    shelf: Mutex<Shelf>,
+}
+
+#[derive(Default)]
+struct Shelf {
+    slots: HashMap<AdapterVersionId, Slot>,
+    uses: u64,
+}
+
+struct Slot {
+    cell: Arc<OnceCell<Arc<Resident>>>,
+    last_use: u64,
+}
+
+impl Slot {
+    /// In memory, and nobody has it or waits for it. Asked under the shelf's lock, where new users come from.
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.cell) == 1 && self.cell.get().is_some_and(|resident| Arc::strong_count(resident) == 1)
+    }
+}
+
+impl Adapters {
+    /// None yet.
+    #[must_use]
+    pub fn new(source: Source, budget: ResidentBudget) -> Self {
+        Self { source, budget, shelf: Mutex::default() }
+    }
+
+    /// The base's tokens and template.
+    #[must_use]
+    pub fn base_text(&self) -> &Arc<TextModel> {
+        &self.source.text
+    }
+
+    /// Those in memory, sorted.
+    #[must_use]
+    pub fn resident(&self) -> Vec<AdapterVersionId> {
+        let shelf = self.shelf();
+        let mut ids: Vec<_> = shelf.slots.iter().filter(|(_, s)| s.cell.initialized()).map(|(id, _)| *id).collect();
+        ids.sort();
+        ids
+    }
+
+    /// Pins an adapter, and loads it first if it is not in memory. May wait for memory that others lease.
+    ///
+    /// # Errors
+    /// [`Failure::Adapter`]: it cannot be fetched, is no adapter of this base, or is larger than all memory for adapters.
+    pub async fn lease(&self, wanted: &AdapterRef) -> Result<Lease, Failure> {
+        let cell = self.cell(wanted.adapter_version_id);
+        let loaded = cell.get_or_try_init(|| self.load(wanted)).await.cloned();
+        drop(cell);
+        match loaded {
+            Ok(resident) => Ok(Lease { resident: Some(resident), freed: self.budget.freed() }),
+            Err(why) => {
+                tracing::warn!(adapter_version = %wanted.adapter_version_id, %why, "adapter not available");
+                Err(Failure::Adapter { id: wanted.adapter_version_id.to_string(), why })
+            }
+        }
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cell(&self, id: AdapterVersionId) -> Arc<OnceCell<Arc<Resident>>> {
+        let mut shelf = self.shelf();
+        shelf.slots.retain(|_, slot| slot.cell.initialized() || Arc::strong_count(&slot.cell) > 1);
+        shelf.uses += 1;
+        let now = shelf.uses;
+        let slot = shelf.slots.entry(id).or_insert_with(|| Slot { cell: Arc::default(), last_use: now });
+        slot.last_use = now;
+        slot.cell.clone()
+    }
+
+    async fn load(&self, wanted: &AdapterRef) -> Result<Arc<Resident>, String> {
+        let id = wanted.adapter_version_id;
+        let key = id.to_string();
+        let fetched = self.source.cache.folder(&self.source.client, "adapter", &key, &wanted.files).await;
+        let folder = fetched.map_err(|e| chain(&e))?;
+        let size = factor_bytes(&folder)?;
+        let room = self.room(size).await?;
+        let (architecture, base_text) = (self.source.architecture.clone(), self.source.text.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let factors = LoraAdapter::load(&folder, &architecture).map_err(|e| chain(&e))?;
+            Ok::<_, String>((Mutex::new(factors), text_of(&folder, base_text)?))
+        });
+        let (factors, text) = read.await.map_err(|e| e.to_string())??;
+        tracing::info!(adapter_version = %id, bytes = size.0, "adapter {id} is in memory ({size})");
+        Ok(Arc::new(Resident { id, factors, text, _room: room }))
+    }
+
+    /// Memory for an adapter: free, or freed by letting idle ones go, or waited for.
+    async fn room(&self, size: Bytes) -> Result<Reservation, String> {
+        if size > self.budget.total() {
+            return Err(format!("it takes {size} of memory, and {} is all there is for adapters", self.budget.total()));
+        }
+        let bell = self.budget.freed();
+        loop {
+            let mut rung = pin!(bell.notified());
+            rung.as_mut().enable(); // from here on nothing that is given back is missed
+            while !self.evict_until(size) {
+                rung.as_mut().await;
+                rung.set(bell.notified());
+                rung.as_mut().enable();
+            }
+            if let Some(room) = self.budget.reserve(size) {
+                return Ok(room);
+            }
+        }
+    }
+
+    /// Lets idle adapters go, the longest unused first, until `size` is free; `false` if it is not.
+    fn evict_until(&self, size: Bytes) -> bool {
+        let mut shelf = self.shelf();
+        while self.budget.total().saturating_sub(self.budget.used()) < size {
+            let idle = shelf.slots.iter().filter(|(_, slot)| slot.is_idle()).min_by_key(|(_, slot)| slot.last_use);
+            let Some((&id, _)) = idle else { return false };
+            tracing::info!(adapter_version = %id, "adapter {id} leaves memory for another");
+            shelf.slots.remove(&id);
+        }
+        true
+    }
+}
+
+/// What the factors take as `f32`, whatever the file holds them as.
+fn factor_bytes(folder: &Path) -> Result<Bytes, String> {
+    let file = TensorFile::open(&folder.join("adapter_model.safetensors")).map_err(|e| chain(&e))?;
+    let count = |name: &String| file.shape(name).map_or(0, |shape| shape.iter().product::<i64>());
+    Ok(Bytes(file.names().iter().map(|name| u64::try_from(count(name)).unwrap_or(0) * 4).sum()))
+}
+
+/// The adapter's own chat template, if it brought one that differs from the base's.
+fn text_of(folder: &Path, base: Arc<TextModel>) -> Result<Arc<TextModel>, String> {
+    let path = folder.join("chat_template.jinja");
+    let source = match std::fs::read_to_string(&path) {
+        Ok(source) => source,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(base),
+        Err(e) => return Err(format!("its chat template cannot be read: {e}")),
+    };
+    if base.template().is_some_and(|template| template.source() == source) {
+        return Ok(base);
+    }
+    base.with_template(&source).map(Arc::new).map_err(|e| chain(&e))
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

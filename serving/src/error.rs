@@ -1,0 +1,55 @@
+//! Why a request gets no answer, in the stable words of [`GenerateEvent::Failed`].
+
+use attune_domain::serve::GenerateEvent;
+use attune_text::error::EncodeError;
+
+/// A request's failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The prompt leaves no room for an answer.
+    #[error(
+        "the prompt has {prompt} tokens, and {limit} is the most that this model and its memory hold, the answer included"
+    )]
+    ContextLength {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens that prompt and answer may have together.
+        limit: usize,
+    },
+    /// The adapter cannot be had. The base's answer is never given in its place.
+    #[error("the adapter {id} is not available: {why}")]
+    Adapter {
+        /// Which.
+        id: String,
+        /// Why not.
+        why: String,
+    },
+    /// The prompt cannot be turned into tokens.
+    #[error(transparent)]
+    Prompt(#[from] EncodeError),
+    /// The prompt has no token, so there is nothing to go on from.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// A fault of ours; the caller cannot mend it.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Failure {
+    /// The stable word for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::ContextLength { .. } => "context_length_exceeded",
+            Self::Adapter { .. } => "adapter_unavailable",
+            Self::Prompt(_) | Self::EmptyPrompt => "invalid_prompt",
+            Self::Internal(_) => "internal",
+        }
+    }
+}
+
+impl From<Failure> for GenerateEvent {
+    fn from(failure: Failure) -> Self {
+        Self::Failed { code: failure.code().into(), message: failure.to_string() }
+    }
+}

@@ -1,0 +1,121 @@
+//! Memory that is promised before it is used, and given back when its holder is dropped.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use attune_domain::bytes::Bytes;
+use tokio::sync::Notify;
+
+/// A budget of memory that several threads draw from.
+#[derive(Debug, Clone)]
+pub struct ResidentBudget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    total: u64,
+    used: AtomicU64,
+    freed: Arc<Notify>,
+}
+
+/// A part of a budget. Dropping it gives the part back.
+#[derive(Debug)]
+pub struct Reservation {
+    from: Arc<Inner>,
+    bytes: u64,
+}
+
+impl ResidentBudget {
+    /// A budget of which nothing is used.
+    #[must_use]
+    pub fn new(total: Bytes) -> Self {
+        Self(Arc::new(Inner { total: total.0, used: AtomicU64::new(0), freed: Arc::default() }))
+    }
+
+    /// All of it, used or not.
+    #[must_use]
+    pub fn total(&self) -> Bytes {
+        Bytes(self.0.total)
+    }
+
+    /// What is promised at the moment.
+    #[must_use]
+    pub fn used(&self) -> Bytes {
+        Bytes(self.0.used.load(Ordering::Acquire))
+    }
+
+    /// Rings whenever a part is given back.
+    #[must_use]
+    pub fn freed(&self) -> Arc<Notify> {
+        self.0.freed.clone()
+    }
+
+    /// Takes a part; `None` if there is not so much left.
+    #[must_use]
+    pub fn reserve(&self, part: Bytes) -> Option<Reservation> {
+        let mut reservation = Reservation { from: self.0.clone(), bytes: 0 };
+        reservation.grow(part).then_some(reservation)
+    }
+}
+
+impl Reservation {
+    /// Takes `more` on top; `false`, and nothing taken, if there is not so much left.
+    pub fn grow(&mut self, more: Bytes) -> bool {
+        let fits = |used: u64| used.checked_add(more.0).filter(|sum| *sum <= self.from.total);
+        let taken = self.from.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok();
+        if taken {
+            self.bytes += more.0;
+        }
+        taken
+    }
+
+    /// How much it is.
+    #[must_use]
+    pub const fn bytes(&self) -> Bytes {
+        Bytes(self.bytes)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.from.used.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.from.freed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    #[test]
+    fn a_part_that_is_too_large_takes_nothing() {
+        let budget = ResidentBudget::new(Bytes(10));
+        let mut held = budget.reserve(Bytes(6)).unwrap();
+        assert!(budget.reserve(Bytes(5)).is_none());
+        assert!(!held.grow(Bytes(5)));
+        assert!(!held.grow(Bytes(u64::MAX)));
+        assert_eq!((budget.used(), held.bytes()), (Bytes(6), Bytes(6)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_used_is_what_is_held(wishes in vec((0..40u64, any::<bool>()), 0..60)) {
+            let budget = ResidentBudget::new(Bytes(100));
+            let mut held = Vec::new();
+            for (part, give_back) in wishes {
+                held.extend(budget.reserve(Bytes(part)));
+                if give_back {
+                    held.pop();
+                }
+                let sum: Bytes = held.iter().map(Reservation::bytes).sum();
+                prop_assert_eq!(budget.used(), sum);
+                prop_assert!(sum <= budget.total());
+            }
+            drop(held);
+            prop_assert_eq!(budget.used(), Bytes(0));
+        }
+    }
+}

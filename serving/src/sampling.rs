@@ -1,0 +1,204 @@
+//! Which token comes next: pure functions over one row of logits.
+//!
+//! A request's draws depend on its seed, its logits and nothing else: one number of its own generator per token, whatever
+//! else is in the batch.
+
+use attune_domain::serve::Sampling;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+
+/// How many of the most likely tokens are sorted first; twice as many if these have not the wanted probability.
+const FIRST_LOOK: usize = 64;
+
+/// Draws the tokens of one answer.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    temperature: f64,
+    top_p: f64,
+    random: Pcg64,
+}
+
+impl Sampler {
+    /// From a request's wishes.
+    #[must_use]
+    pub fn new(wishes: &Sampling) -> Self {
+        Self { temperature: wishes.temperature, top_p: wishes.top_p, random: Pcg64::seed_from_u64(wishes.seed) }
+    }
+
+    /// The next token; `None` if the logits hold a NaN or an infinity, or there are none: the model is broken then, and
+    /// any token would be made up.
+    pub fn draw(&mut self, logits: &[f32]) -> Option<u32> {
+        let best = most_likely(logits)?;
+        let picked = if self.temperature <= 0.0 {
+            best
+        } else {
+            let weights = weights(logits, logits[best], self.temperature);
+            let at = self.random.random::<f64>();
+            if self.top_p >= 1.0 {
+                pick(weights.iter().copied().enumerate(), at)
+            } else {
+                nucleus(&weights, self.top_p, at)
+            }
+            .unwrap_or(best)
+        };
+        u32::try_from(picked).ok()
+    }
+}
+
+/// The index of the largest logit, the first of several equal ones as `torch.argmax` gives; `None` if a logit is not
+/// finite.
+#[must_use]
+pub fn most_likely(logits: &[f32]) -> Option<usize> {
+    let mut best = 0;
+    for (index, &logit) in logits.iter().enumerate() {
+        if !logit.is_finite() {
+            return None;
+        }
+        if logit > logits[best] {
+            best = index;
+        }
+    }
+    (!logits.is_empty()).then_some(best)
+}
+
+/// `exp((logit - max) / temperature)`: probabilities that are not yet divided by their sum. The largest is 1, so nothing
+/// overflows, however low the temperature.
+fn weights(logits: &[f32], max: f32, temperature: f64) -> Vec<f64> {
+    logits.iter().map(|&logit| (f64::from(logit - max) / temperature).exp()).collect()
+}
+
+/// Draws from the smallest set of most likely tokens whose probability is `top_p` or more. The most likely one is always
+/// in it. Of equally likely ones the first come first.
+///
+/// Source: Holtzman et al., arXiv:1904.09751, §3.1.
+fn nucleus(weights: &[f64], top_p: f64, at: f64) -> Option<usize> {
+    let set = nucleus_set(weights, top_p);
+    pick(set.iter().map(|&index| (index, weights[index])), at)
+}
+
+/// The tokens of the nucleus, the most likely one first.
+fn nucleus_set(weights: &[f64], top_p: f64) -> Vec<usize> {
+    let wanted = weights.iter().sum::<f64>() * top_p;
+    let order = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
+    let mut indices: Vec<usize> = (0..weights.len()).collect();
+    let mut look = FIRST_LOOK;
+    loop {
+        // A whole vocabulary is sorted only if the nucleus is that wide.
+        if look < indices.len() {
+            indices.select_nth_unstable_by(look - 1, order);
+        }
+        let top = look.min(indices.len());
+        indices[..top].sort_unstable_by(order);
+        let mut have = 0.0;
+        let enough = indices[..top].iter().position(|&index| {
+            have += weights[index];
+            have >= wanted
+        });
+        if let Some(last) = enough {
+            indices.truncate(last + 1);
+            return indices;
+        }
+        if top == indices.len() {
+            return indices;
+        }
+        look *= 4;
+    }
+}
+
+/// The item at which the running sum of weights passes `at` (0 to 1) of the whole.
+fn pick(items: impl Iterator<Item = (usize, f64)> + Clone, at: f64) -> Option<usize> {
+    let total: f64 = items.clone().map(|(_, weight)| weight).sum();
+    let mut left = at * total;
+    let mut last = None;
+    for (index, weight) in items {
+        if weight > 0.0 {
+            last = Some(index); // rounding may leave a trace of `left` behind the last item
+        }
+        if left < weight {
+            return Some(index);
+        }
+        left -= weight;
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn sampler(temperature: f64, top_p: f64, seed: u64) -> Sampler {
+        Sampler::new(&Sampling { temperature, top_p, seed, stop: Vec::new(), max_tokens: None })
+    }
+
+    #[test]
+    fn at_temperature_0_the_first_of_the_largest_is_taken() {
+        for (logits, want) in
+            [(vec![1.0, 3.0, 3.0, 2.0], Some(1)), (vec![-5.0], Some(0)), (vec![], None), (vec![f32::MIN, 0.0], Some(1))]
+        {
+            assert_eq!(sampler(0.0, 1.0, 1).draw(&logits), want);
+        }
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_give_no_token() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(sampler(0.0, 1.0, 1).draw(&[1.0, bad]), None);
+            assert_eq!(sampler(1.0, 0.9, 1).draw(&[1.0, bad]), None);
+        }
+    }
+
+    #[test]
+    fn a_nucleus_of_nothing_is_still_the_most_likely_token() {
+        assert_eq!(sampler(1.0, 0.0, 3).draw(&[0.1, 0.2, 0.15]), Some(1));
+    }
+
+    #[test]
+    fn a_tiny_temperature_is_greedy_and_not_a_division_by_zero() {
+        assert_eq!(sampler(1e-300, 1.0, 3).draw(&[0.1, 0.2, 0.15]), Some(1));
+    }
+
+    #[test]
+    fn the_draws_have_the_model_s_frequencies() {
+        let logits = [0.5f32.ln(), 0.3f32.ln(), 0.2f32.ln()];
+        let mut sampler = sampler(1.0, 1.0, 11);
+        let mut counts = [0u32; 3];
+        for _ in 0..20_000 {
+            counts[sampler.draw(&logits).unwrap() as usize] += 1;
+        }
+        // Three standard deviations of a share of 0.5 over 20,000 draws are 0.011.
+        for (count, want) in counts.iter().zip([0.5, 0.3, 0.2]) {
+            assert!((f64::from(*count) / 20_000.0 - want).abs() < 0.011, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_wide_nucleus_is_found_beyond_the_first_look() {
+        let weights = vec![1.0; 1000];
+        assert_eq!(nucleus_set(&weights, 0.5), (0..500).collect::<Vec<_>>());
+    }
+
+    proptest! {
+        #[test]
+        fn top_p_keeps_the_smallest_set_that_has_it(logits in vec(-8f32..8.0, 1..300), top_p in 0.01..1.0f64) {
+            let best = most_likely(&logits).unwrap();
+            let weights = weights(&logits, logits[best], 1.0);
+            let total: f64 = weights.iter().sum();
+            let set = nucleus_set(&weights, top_p);
+            let mass = |set: &[usize]| set.iter().map(|&i| weights[i]).sum::<f64>() / total;
+            prop_assert!(mass(&set) >= top_p - 1e-9);
+            prop_assert!(mass(&set[..set.len() - 1]) < top_p + 1e-9);
+            let least = weights[*set.last().unwrap()];
+            for index in 0..weights.len() {
+                prop_assert!(set.contains(&index) || weights[index] <= least);
+            }
+        }
+
+        #[test]
+        fn the_same_seed_draws_the_same(logits in vec(-4f32..4.0, 1..100), seed: u64, top_p in 0.1..1.0f64) {
+            let draw = || { let mut s = sampler(0.8, top_p, seed); (0..20).map(|_| s.draw(&logits)).collect::<Vec<_>>() };
+            prop_assert_eq!(draw(), draw());
+        }
+    }
+}

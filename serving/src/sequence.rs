@@ -1,0 +1,176 @@
+//! One request inside the engine: its tokens, how many of them are in its cache, and what it may still have.
+//!
+//! The cache may be taken away when memory is short. The tokens stay, and are fed again later just as they were the first
+//! time: the prompt in the same chunks, drawn tokens one by one. So the answer goes on as if nothing had happened.
+
+use std::sync::Arc;
+
+use attune_domain::{id::AdapterVersionId, serve::FinishReason};
+use attune_model::{adapter::LoraAdapter, decoder::Step, kv_cache::KvCache};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::{
+    adapters::{Lease, Resident},
+    error::Failure,
+    residency::Reservation,
+    sampling::Sampler,
+};
+
+/// Prompt tokens that are read in one step, so that running answers do not wait long. Always cut at multiples of it: then
+/// a prefix that is taken over from another request has, to the last bit, the numbers that it would have had here.
+pub const CHUNK: usize = 128;
+
+/// What the engine is asked to do.
+pub struct Work {
+    /// Not empty.
+    pub prompt: Vec<u32>,
+    /// `None`: the base itself.
+    pub lease: Option<Lease>,
+    /// Draws the tokens.
+    pub sampler: Sampler,
+    /// At most so many tokens.
+    pub max_tokens: Option<u64>,
+    /// Tokens that end the answer.
+    pub stop_ids: Vec<u32>,
+    /// Where the tokens go. Dropping the other end cancels.
+    pub out: UnboundedSender<Drawn>,
+}
+
+/// What the engine says of a [`Work`].
+#[derive(Debug)]
+pub enum Drawn {
+    /// The prompt is read.
+    Started,
+    /// The next token of the answer.
+    Token(u32),
+    /// Nothing follows.
+    End {
+        /// Why.
+        reason: FinishReason,
+        /// A token that ends answers was drawn; it has no text, and was not said as [`Drawn::Token`].
+        end_token: bool,
+    },
+    /// Nothing follows, and something went wrong.
+    Failed(Failure),
+}
+
+/// Keys and values, and the memory that is promised for them.
+pub(crate) struct Memory {
+    pub(crate) cache: KvCache,
+    pub(crate) room: Reservation,
+}
+
+/// A request that waits or runs.
+pub(crate) struct Sequence {
+    work: Work,
+    /// The prompt and what was drawn.
+    tokens: Vec<u32>,
+    /// `tokens` is never longer.
+    end: usize,
+    /// Only while it runs.
+    pub(crate) memory: Option<Memory>,
+    /// How often its memory was taken away.
+    pub(crate) interruptions: usize,
+    started: bool,
+}
+
+impl Sequence {
+    /// A request to be answered, with at most `limit` tokens, the prompt counted.
+    pub(crate) fn new(mut work: Work, limit: usize) -> Self {
+        let tokens = std::mem::take(&mut work.prompt);
+        let wanted = work.max_tokens.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+        let end = tokens.len().saturating_add(wanted).min(limit);
+        work.prompt = tokens.clone();
+        Self { work, tokens, end, memory: None, interruptions: 0, started: false }
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.work.out.is_closed()
+    }
+
+    pub(crate) fn prompt(&self) -> &[u32] {
+        &self.work.prompt
+    }
+
+    pub(crate) fn adapter_id(&self) -> Option<AdapterVersionId> {
+        self.resident().map(|resident| resident.id)
+    }
+
+    pub(crate) fn resident(&self) -> Option<&Arc<Resident>> {
+        self.work.lease.as_ref().and_then(Lease::resident)
+    }
+
+    /// Tokens in the cache.
+    pub(crate) fn fed(&self) -> usize {
+        self.memory.as_ref().map_or(0, |memory| memory.cache.len())
+    }
+
+    pub(crate) fn is_reading(&self) -> bool {
+        self.fed() < self.work.prompt.len()
+    }
+
+    /// How many tokens it has, and may come to have.
+    pub(crate) fn extent(&self) -> (usize, usize) {
+        (self.tokens.len(), self.end)
+    }
+
+    /// The tokens that go in next.
+    fn next(&self) -> std::ops::Range<usize> {
+        let fed = self.fed();
+        let end = if self.is_reading() { ((fed / CHUNK + 1) * CHUNK).min(self.work.prompt.len()) } else { fed + 1 };
+        fed..end
+    }
+
+    /// Tokens in the cache after the next step.
+    pub(crate) fn needs(&self) -> usize {
+        self.next().end
+    }
+
+    /// The next step leads to a token that is not known yet.
+    pub(crate) fn draws_next(&self) -> bool {
+        self.next().end == self.tokens.len()
+    }
+
+    /// The next step; `None` without memory.
+    pub(crate) fn step<'a>(&'a mut self, adapter: Option<&'a LoraAdapter>) -> Option<Step<'a>> {
+        let next = self.next();
+        let cache = &mut self.memory.as_mut()?.cache;
+        Some(Step { ids: &self.tokens[next], cache, adapter })
+    }
+
+    /// Draws the next token; `true` if that was the last.
+    pub(crate) fn draw(&mut self, logits: &[f32]) -> bool {
+        if !self.started {
+            self.started = true;
+            self.say(Drawn::Started);
+        }
+        if self.tokens.len() >= self.end {
+            self.say(Drawn::End { reason: FinishReason::Length, end_token: false });
+            return true;
+        }
+        let Some(token) = self.work.sampler.draw(logits) else {
+            self.fail(Failure::Internal("the model gave numbers that are not finite".into()));
+            return true;
+        };
+        if self.work.stop_ids.contains(&token) {
+            self.say(Drawn::End { reason: FinishReason::Stop, end_token: true });
+            return true;
+        }
+        self.tokens.push(token);
+        self.say(Drawn::Token(token));
+        let full = self.tokens.len() >= self.end;
+        if full {
+            self.say(Drawn::End { reason: FinishReason::Length, end_token: false });
+        }
+        full
+    }
+
+    pub(crate) fn fail(&self, failure: Failure) {
+        self.say(Drawn::Failed(failure));
+    }
+
+    fn say(&self, what: Drawn) {
+        let _ = self.work.out.send(what); // nobody listens: the engine sees that at its next turn
+    }
+}
