@@ -1,11 +1,11 @@
 # Finds PostgreSQL's own programs. Sourced after steps.sh.
 
-# postgres_bin: the folder that holds initdb and postgres; $ATTUNE_PG_BIN, else the newest Debian one, else PATH's.
+# postgres_bin: the folder that holds initdb and postgres; $ATTUNE_POSTGRES_BIN, else the newest Debian one, else PATH's.
 postgres_bin() {
     local bin
-    if [ -n "${ATTUNE_PG_BIN:-}" ]; then
-        [ -x "$ATTUNE_PG_BIN/initdb" ] || return 1
-        say "$ATTUNE_PG_BIN"
+    if [ -n "${ATTUNE_POSTGRES_BIN:-}" ]; then
+        [ -x "$ATTUNE_POSTGRES_BIN/initdb" ] || return 1
+        say "$ATTUNE_POSTGRES_BIN"
         return 0
     fi
     for bin in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV); do
