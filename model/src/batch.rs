@@ -65,6 +65,8 @@ pub struct LossSum {
     pub sum: f64,
     /// Over so many tokens.
     pub tokens: u64,
+    /// Those of them that the model held for the most likely.
+    pub correct: u64,
 }
 
 impl LossSum {
@@ -73,11 +75,18 @@ impl LossSum {
     pub fn mean(&self) -> f64 {
         if self.tokens == 0 { 0.0 } else { self.sum / self.tokens as f64 }
     }
+
+    /// Share of tokens that the model held for the most likely; 0 without tokens.
+    #[must_use]
+    pub fn accuracy(&self) -> f64 {
+        if self.tokens == 0 { 0.0 } else { self.correct as f64 / self.tokens as f64 }
+    }
 }
 
 impl std::ops::AddAssign for LossSum {
     fn add_assign(&mut self, other: Self) {
         self.sum += other.sum;
         self.tokens += other.tokens;
+        self.correct += other.correct;
     }
 }

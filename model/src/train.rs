@@ -118,13 +118,15 @@ fn head_loss(
     let picked = x.f_index_select(0, &rows)?; // [m, c]
     let normed = decoder.norm.forward(&picked)?; // [m, c]
     let d_normed = normed.f_empty_like()?; // [m, c]
-    let mut sum = 0.0;
+    let mut all = LossSum { tokens, ..LossSum::default() };
     let mut start = 0;
     while start < normed.size2()?.0 {
         let count = LOSS_ROWS.min(normed.size2()?.0 - start);
         let hidden = normed.f_narrow(0, start, count)?;
         let out = normaliser.map(|by| Ok::<_, ModelError>((d_normed.f_narrow(0, start, count)?, by))).transpose()?;
-        sum += chunk_loss(&decoder.lm_head, &hidden, &targets.f_narrow(0, start, count)?, out)?;
+        let (sum, correct) = chunk_loss(&decoder.lm_head, &hidden, &targets.f_narrow(0, start, count)?, out)?;
+        all.sum += sum;
+        all.correct += correct;
         start += count;
     }
     let dx = match normaliser {
@@ -134,21 +136,22 @@ fn head_loss(
             Some(x.f_zeros_like()?.f_index_copy_(0, &rows, &d_picked)?) // [t, c]
         }
     };
-    Ok((LossSum { sum, tokens }, dx))
+    Ok((all, dx))
 }
 
-/// Sum of the cross-entropies of `hidden: [m, c]` against `targets: [m]`, and if asked its gradient, divided, into a view
-/// `[m, c]`. The logits turn into their own gradient in place: `(softmax - one-hot) / normaliser`.
+/// Sum of the cross-entropies of `hidden: [m, c]` against `targets: [m]` and how many targets were the most likely (a tie
+/// counts); if asked, the loss's gradient too, divided, into a view `[m, c]`. The logits turn into their own gradient in place: `(softmax - one-hot) / normaliser`.
 fn chunk_loss(
     lm_head: &Tensor,
     hidden: &Tensor,
     targets: &Tensor,
     out: Option<(Tensor, u64)>,
-) -> Result<f64, ModelError> {
+) -> Result<(f64, u64), ModelError> {
     let targets = targets.f_unsqueeze(1)?; // [m, 1]
     let mut logits = hidden.f_linear(lm_head, None::<&Tensor>)?; // [m, v]
     let largest = logits.f_amax([1i64].as_slice(), true)?; // [m, 1]
     let wanted = logits.f_gather(1, &targets, false)?.f_sub_(&largest)?; // [m, 1]
+    let correct = wanted.f_eq(0)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
     let mut powers = logits.f_sub_(&largest)?.f_exp_()?; // [m, v]
     let mut divisor = powers.f_sum_dim_intlist([1i64].as_slice(), true, None)?; // [m, 1]
     let loss = divisor.f_log()?.f_sub_(&wanted)?.f_sum(Kind::Double)?.f_double_value(&[])?;
@@ -159,5 +162,5 @@ fn chunk_loss(
         let _ = powers.f_scatter_add_(1, &targets, &one)?;
         let _ = powers.f_mm_out(&out, lm_head)?; // [m, c]
     }
-    Ok(loss)
+    Ok((loss, u64::try_from(correct).unwrap_or(0)))
 }
