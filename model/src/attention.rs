@@ -195,3 +195,55 @@ fn scores(scale: f64, query: &Tensor, key: &Tensor, mask: Option<&Tensor>) -> Re
     }
     Ok(scores)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
+
+    /// The kernel and the plain way, forward and back, on a sequence of `rows` inside a longer buffer of heads.
+    fn compare(window: Option<i64>, key_heads: i64, rows: i64) {
+        tch::manual_seed(rows);
+        let attention = Attention { heads: 6, key_heads, head_dim: 8, window };
+        let buffer = Tensor::randn([rows + 3, 6 + 2 * key_heads, 8], DOUBLE).narrow(0, 2, rows);
+        let [query, key, value] = [(0, 6), (6, key_heads), (6 + key_heads, key_heads)].map(|(at, n)| buffer.narrow(1, at, n));
+        let sequence = Sequence { query: &query, key: &key, value: &value };
+        let (out, logsumexp) = attention.forward(&sequence).unwrap();
+        let (q, k, v) = (
+            attention.grouped(&query).unwrap(),
+            attention.shared(&key).unwrap(),
+            attention.shared(&value).unwrap(),
+        );
+        let mask = attention.full_mask(attention.mask(rows, rows, DOUBLE).unwrap(), &q).unwrap();
+        let plain = plain_forward(attention.scale(), &q, &k, &v, mask.as_ref()).unwrap();
+        let as_rows = |t: &Tensor| t.permute([2, 0, 1, 3]).reshape([rows, 6, 8]);
+        assert!(out.allclose(&as_rows(&plain.0), 1e-10, 1e-12, false), "forward {window:?} {key_heads} {rows}");
+        assert!(logsumexp.allclose(&plain.1, 1e-10, 1e-12, false), "logsumexp {window:?} {key_heads} {rows}");
+
+        let d_out = Tensor::randn([rows, 6, 8], DOUBLE);
+        let d_heads = Tensor::zeros([rows, 6 + 2 * key_heads, 8], DOUBLE);
+        let [mut dq, mut dk, mut dv] =
+            [(0, 6), (6, key_heads), (6 + key_heads, key_heads)].map(|(at, n)| d_heads.narrow(1, at, n));
+        let gradient = SequenceGradient { query: &mut dq, key: &mut dk, value: &mut dv };
+        attention.backward(&d_out, &sequence, (&out, &logsumexp), gradient).unwrap();
+        let d_grouped = attention.grouped(&d_out).unwrap();
+        let (pq, pk, pv) =
+            plain_backward(attention.scale(), &d_grouped, (&q, &k, &v), (&plain.0, &plain.1), mask.as_ref()).unwrap();
+        let shared = |t: &Tensor| t.sum_dim_intlist([1i64].as_slice(), false, None).permute([1, 0, 2]);
+        for (name, got, want) in [("q", &dq, as_rows(&pq)), ("k", &dk, shared(&pk)), ("v", &dv, shared(&pv))] {
+            assert!(got.allclose(&want, 1e-10, 1e-12, false), "d{name} {window:?} {key_heads} {rows}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_and_the_plain_way_agree() {
+        for window in [None, Some(1), Some(5)] {
+            for key_heads in [1, 2, 6] {
+                for rows in [1, 2, 7, 40, 150] {
+                    compare(window, key_heads, rows);
+                }
+            }
+        }
+    }
+}

@@ -158,7 +158,7 @@ fn chunk_loss(
     if let Some((out, normaliser)) = out {
         let normaliser = normaliser as f64;
         let _ = powers.f_mul_(&divisor.f_mul_scalar_(normaliser)?.f_reciprocal_()?)?;
-        let one = targets.f_full_like(-1.0 / normaliser)?.f_to_kind(powers.f_kind()?)?; // [m, 1]
+        let one = divisor.f_full_like(-1.0 / normaliser)?; // [m, 1]
         let _ = powers.f_scatter_add_(1, &targets, &one)?;
         let _ = powers.f_mm_out(&out, lm_head)?; // [m, c]
     }
