@@ -1,0 +1,157 @@
+//! A run from its first request to its last event.
+//!
+//! The network belongs to tokio, the tensors to one thread of their own. That thread is the run's edge: whatever goes
+//! wrong behind it, a panic of libtorch too, becomes the run's last event.
+
+use std::{
+    any::Any,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use attune_domain::run::{CONTRACT_VERSION, RunEvent, RunSpec};
+use attune_node::{Cache, NodeError, Platform, fetch, http_client};
+use backon::{ExponentialBuilder, Retryable};
+use tokio::runtime::Handle;
+
+use crate::{
+    config::Config,
+    error::TrainerError,
+    memory,
+    publish::publish,
+    report::{Reporter, Voice},
+    setup::Session,
+    train::train,
+};
+
+/// What the phases need beside tensors.
+pub struct Link {
+    /// For blobs.
+    pub platform: Platform,
+    /// For events and stops.
+    pub voice: Voice,
+    /// The run's fence.
+    pub run_lease: i64,
+    /// A folder for what is written on the way; it goes with the run.
+    pub scratch: PathBuf,
+    /// For requests from the tensors' thread.
+    pub network: Handle,
+}
+
+/// What was brought to this node.
+pub struct Fetched {
+    /// A Hugging Face folder.
+    pub base: PathBuf,
+    /// JSONL.
+    pub training_file: PathBuf,
+    /// JSONL.
+    pub validation_file: Option<PathBuf>,
+    /// The checkpoint's files, if the run goes on from one.
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// Runs the run. `true`: the platform has taken the last event.
+///
+/// # Errors
+/// There is no run for this token, or the platform was not reached: nobody can be told but the log.
+pub async fn run(config: Config) -> Result<bool, TrainerError> {
+    let platform = Platform::new(http_client()?, &config.api_url, config.token);
+    let spec = fetch_spec(&platform).await?;
+    tracing::info!(job.id = %spec.job_id, run.id = %spec.run_id, "run {} of job {}", spec.run_id, spec.job_id);
+    let heartbeat = Duration::from_secs(spec.heartbeat_seconds.max(1));
+    let reporter = Reporter::start(platform.clone(), spec.run_lease, heartbeat);
+    let voice = reporter.voice().clone();
+    let outcome = tokio::select! {
+        () = voice.ended() => Err(TrainerError::Ended),
+        outcome = phases(platform, spec, voice.clone(), &config.cache_dir) => outcome,
+    };
+    let last = match outcome {
+        Ok(published) => published,
+        Err(why) => {
+            tracing::error!(%why, "the run ends");
+            let Some(last) = why.last_event() else { return Ok(false) };
+            last
+        }
+    };
+    Ok(reporter.finish(last).await)
+}
+
+async fn fetch_spec(platform: &Platform) -> Result<RunSpec, NodeError> {
+    let patience =
+        ExponentialBuilder::default().with_max_delay(Duration::from_secs(10)).with_max_times(15).with_jitter();
+    (|| platform.get("/internal/run/spec"))
+        .retry(patience)
+        .when(NodeError::is_passing)
+        .notify(|why, _| tracing::warn!(%why, "the run's spec did not come; asking again"))
+        .await
+}
+
+async fn phases(platform: Platform, spec: RunSpec, voice: Voice, cache_dir: &Path) -> Result<RunEvent, TrainerError> {
+    if spec.version != CONTRACT_VERSION {
+        return Err(TrainerError::ContractVersion { theirs: spec.version });
+    }
+    let cache = Cache::open(cache_dir)?;
+    let scratch = cache.scratch()?;
+    let fetched = tokio::select! {
+        () = voice.stop_asked() => return Err(TrainerError::Stopped { step: spec.resume.as_ref().map_or(0, |r| r.step) }),
+        fetched = bring(&platform, &spec, &cache, scratch.path()) => fetched?,
+    };
+    let link = Link {
+        platform,
+        voice,
+        run_lease: spec.run_lease,
+        scratch: scratch.path().to_owned(),
+        network: Handle::current(),
+    };
+    let predicted = spec.plan.predicted_peak;
+    let working = tokio::task::spawn_blocking(move || work(spec, &fetched, &link));
+    let outcome = working.await.unwrap_or_else(|fault| match fault.try_into_panic() {
+        Ok(panic) => Err(TrainerError::Internal(format!("the trainer panicked: {}", words_of(&*panic)))),
+        Err(fault) => Err(TrainerError::Internal(fault.to_string())),
+    });
+    outcome.map_err(|why| match why {
+        TrainerError::Model(refusal) if refusal.is_out_of_memory() => {
+            tracing::error!(%refusal, "libtorch got no memory");
+            TrainerError::OutOfMemory { predicted, available: memory::available(), peak: memory::peak() }
+        }
+        other => other,
+    })
+}
+
+/// Everything that the run reads, onto this node.
+async fn bring(platform: &Platform, spec: &RunSpec, cache: &Cache, scratch: &Path) -> Result<Fetched, TrainerError> {
+    let client = platform.client();
+    let base = cache.folder(client, "base", &spec.base_digest, &spec.base).await?;
+    let folder = |name: &str| {
+        let path = scratch.join(name);
+        std::fs::create_dir_all(&path).map_err(TrainerError::io(&path)).map(|()| path)
+    };
+    let training_file = fetch(client, &spec.training_file, &folder("training")?).await?;
+    let validation_file = match &spec.validation_file {
+        Some(file) => Some(fetch(client, file, &folder("validation")?).await?),
+        None => None,
+    };
+    let checkpoint = match &spec.resume {
+        Some(resume) => {
+            let into = folder("resume")?;
+            for file in &resume.files {
+                fetch(client, file, &into).await?;
+            }
+            Some(into)
+        }
+        None => None,
+    };
+    Ok(Fetched { base, training_file, validation_file, checkpoint })
+}
+
+/// The tensors' thread.
+fn work(spec: RunSpec, fetched: &Fetched, link: &Link) -> Result<RunEvent, TrainerError> {
+    let mut session = Session::set_up(spec, fetched)?;
+    train(&mut session, link)?;
+    publish(&session, &fetched.base, link)
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word")
+}

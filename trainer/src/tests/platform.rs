@@ -1,0 +1,217 @@
+//! The platform's side of the run contract, and an object store, in a few routes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use attune_domain::{
+    bytes::Bytes,
+    id::{CheckpointId, JobId, RunId},
+    run::{
+        Blob, BlobGrant, BlobsWanted, CONTRACT_VERSION, Directive, Plan, RemoteFile, Reply, Report, Resume, RunEvent,
+        RunSpec,
+    },
+    spec::{Requested, TrainSpec},
+};
+use axum::{
+    Json, Router,
+    extract::{Path as UrlPath, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use sha2::{Digest, Sha256};
+
+use crate::{config::Config, run::run};
+
+pub(crate) const TOKEN: &str = "a-run-token";
+
+/// All that the platform knows.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) spec: Option<RunSpec>,
+    /// Events that were taken, each once.
+    pub(crate) events: Vec<RunEvent>,
+    /// Every report that came, refused ones too.
+    pub(crate) reports: Vec<Report>,
+    pub(crate) objects: HashMap<String, Vec<u8>>,
+    /// Answers to give before ordinary ones: a status instead of an answer, or, with 200, a lost answer.
+    pub(crate) troubles: VecDeque<StatusCode>,
+    /// Say `Stop` once this step was reported.
+    pub(crate) stop_after: Option<u64>,
+    /// Say that the lease is stale once this step was reported.
+    pub(crate) stale_after: Option<u64>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Platform {
+    world: Arc<Mutex<World>>,
+    pub(crate) url: String,
+}
+
+fn sha256(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Platform {
+    pub(crate) async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let platform = Self { url: format!("http://{}", listener.local_addr().unwrap()), ..Self::default() };
+        let routes = Router::new()
+            .route("/internal/run/spec", get(spec))
+            .route("/internal/run/reports", post(reports))
+            .route("/internal/run/blobs", post(blobs))
+            .route("/objects/{sha256}", get(object).put(put_object))
+            .with_state(platform.clone());
+        tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        platform
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    /// Puts an object and describes it.
+    pub(crate) fn file(&self, name: &str, content: Vec<u8>) -> RemoteFile {
+        let (sha256, bytes) = (sha256(&content), Bytes(content.len() as u64));
+        self.world().objects.insert(sha256.clone(), content);
+        RemoteFile { name: name.into(), url: format!("{}/objects/{sha256}", self.url), sha256, bytes }
+    }
+
+    pub(crate) fn folder(&self, folder: &Path) -> Vec<RemoteFile> {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+        entries.map(|e| self.file(&e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
+    }
+
+    /// A run over a model's folder and a training file.
+    pub(crate) fn offer(&self, model: &Path, rows: &str, asked: &Requested) -> RunSpec {
+        let lines = rows.lines().count() as u64;
+        RunSpec {
+            version: CONTRACT_VERSION,
+            job_id: JobId::new(uuid(1)),
+            run_id: RunId::new(uuid(2)),
+            run_lease: 7,
+            heartbeat_seconds: 1,
+            base: self.folder(model),
+            base_digest: "d1".into(),
+            base_name: "tiny".into(),
+            training_file: self.file("train.jsonl", rows.into()),
+            validation_file: None,
+            train: TrainSpec::check(asked, lines, 128).unwrap(),
+            plan: Plan { micro_batch_size: 2, checkpointing: true, threads: 1, predicted_peak: Bytes::mib(64) },
+            resume: None,
+        }
+    }
+
+    /// The files of the checkpoint after `step`, to go on from.
+    pub(crate) fn resume_from(&self, step: u64) -> Resume {
+        let files = self.checkpoint(step).into_iter().map(|blob| RemoteFile {
+            url: format!("{}/objects/{}", self.url, blob.sha256),
+            name: blob.name,
+            sha256: blob.sha256,
+            bytes: blob.bytes,
+        });
+        Resume { checkpoint_id: CheckpointId::new(uuid(3)), step, files: files.collect() }
+    }
+
+    fn checkpoint(&self, wanted: u64) -> Vec<Blob> {
+        let world = self.world();
+        let found = world.events.iter().find_map(|event| match event {
+            RunEvent::Checkpointed { step, files, .. } if *step == wanted => Some(files.clone()),
+            _ => None,
+        });
+        found.unwrap()
+    }
+
+    /// Runs `spec` in this process, with `cache` as the node's; whether the last event was taken, and what came.
+    pub(crate) async fn run(&self, spec: RunSpec, cache: &Path) -> (bool, Vec<RunEvent>) {
+        {
+            let mut world = self.world();
+            world.spec = Some(spec);
+            world.events.clear();
+            world.reports.clear();
+        }
+        let config = Config {
+            api_url: self.url.clone(),
+            cache_dir: cache.into(),
+            token: TOKEN.to_owned().into(),
+            exit_with_parent: false,
+        };
+        let taken = run(config).await.unwrap();
+        (taken, self.world().events.clone())
+    }
+}
+
+fn uuid(number: u128) -> uuid::Uuid {
+    uuid::Uuid::from_u128(number)
+}
+
+fn refused(headers: &HeaderMap) -> bool {
+    headers.get("authorization").is_none_or(|value| value != &format!("Bearer {TOKEN}"))
+}
+
+async fn spec(State(platform): State<Platform>, headers: HeaderMap) -> Response {
+    if refused(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    Json(platform.world().spec.clone()).into_response()
+}
+
+async fn reports(State(platform): State<Platform>, headers: HeaderMap, Json(report): Json<Report>) -> Response {
+    if refused(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let mut world = platform.world();
+    world.reports.push(report.clone());
+    let trouble = world.troubles.pop_front();
+    if let Some(status) = trouble.filter(|status| *status != StatusCode::OK) {
+        return status.into_response();
+    }
+    let reached = |world: &World, step: Option<u64>| {
+        step.is_some_and(|wanted| world.events.iter().any(|e| matches!(e, RunEvent::Step(m) if m.step >= wanted)))
+    };
+    if report.run_lease != 7 || reached(&world, world.stale_after) {
+        return StatusCode::CONFLICT.into_response();
+    }
+    let known = world.events.len() as u64;
+    assert!(report.first_sequence <= known, "events were left out");
+    let new = report.events.into_iter().skip((known - report.first_sequence) as usize);
+    world.events.extend(new);
+    if trouble.is_some() {
+        return StatusCode::BAD_GATEWAY.into_response(); // taken, but the answer is lost
+    }
+    let directive = if reached(&world, world.stop_after) { Directive::Stop } else { Directive::Continue };
+    Json(Reply { directive }).into_response()
+}
+
+async fn blobs(State(platform): State<Platform>, Json(wanted): Json<BlobsWanted>) -> Json<Vec<BlobGrant>> {
+    let world = platform.world();
+    let grants = wanted.blobs.into_iter().map(|blob| BlobGrant {
+        url: (!world.objects.contains_key(&blob.sha256)).then(|| format!("{}/objects/{}", platform.url, blob.sha256)),
+        sha256: blob.sha256,
+    });
+    Json(grants.collect())
+}
+
+async fn object(State(platform): State<Platform>, UrlPath(key): UrlPath<String>) -> Response {
+    match platform.world().objects.get(&key) {
+        Some(content) => content.clone().into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+async fn put_object(
+    State(platform): State<Platform>,
+    UrlPath(key): UrlPath<String>,
+    headers: HeaderMap,
+    body: axum::body::Bytes,
+) -> StatusCode {
+    assert!(headers.contains_key("content-length"), "object stores take no chunked bodies");
+    assert_eq!(sha256(&body), key);
+    match platform.world().objects.insert(key, body.to_vec()) {
+        Some(_) => StatusCode::PRECONDITION_FAILED,
+        None => StatusCode::OK,
+    }
+}

@@ -1,0 +1,219 @@
+//! What a run does from the first request to the last event.
+
+use attune_domain::{
+    run::{RunEvent, StepMetrics},
+    spec::{Quantization, Requested},
+};
+use axum::http::StatusCode;
+use tempfile::TempDir;
+
+use super::{
+    platform::{Platform, World},
+    tiny,
+};
+
+fn asked() -> Requested {
+    Requested {
+        n_epochs: Some(3),
+        effective_batch_size: Some(5),
+        learning_rate: Some(5e-3),
+        rank: Some(4),
+        checkpoint_every_steps: Some(4),
+        ..Requested::default()
+    }
+}
+
+async fn tiny_world() -> (Platform, TempDir) {
+    let (platform, folder) = (Platform::start().await, tempfile::tempdir().unwrap());
+    tiny::model(&folder.path().join("model"), 0.1);
+    (platform, folder)
+}
+
+fn steps(events: &[RunEvent]) -> Vec<&StepMetrics> {
+    events.iter().filter_map(|e| if let RunEvent::Step(metrics) = e { Some(metrics) } else { None }).collect()
+}
+
+fn failure(events: &[RunEvent]) -> (String, String) {
+    match events.last() {
+        Some(RunEvent::Failed { code, message, .. }) => (code.clone(), message.clone()),
+        other => panic!("a failure was expected, and {other:?} came"),
+    }
+}
+
+fn published_sha256(events: &[RunEvent], name: &str) -> String {
+    match events.last() {
+        Some(RunEvent::Published { files, .. }) => files.iter().find(|f| f.name == name).unwrap().sha256.clone(),
+        other => panic!("an adapter was expected, and {other:?} came"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_learns_validates_keeps_and_publishes() {
+    let (platform, folder) = tiny_world().await;
+    let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
+    let mut spec = platform.offer(&model, &tiny::dataset(22), &Requested { eval_every_steps: Some(5), ..asked() });
+    spec.validation_file = Some(platform.file("valid.jsonl", tiny::dataset(6).into()));
+    let (taken, events) = platform.run(spec, &cache).await;
+    assert!(taken);
+    assert!(matches!(events[0], RunEvent::Started { total_steps: 15, .. }), "{:?}", events[0]);
+
+    let steps = steps(&events);
+    assert_eq!(steps.iter().map(|m| m.step).collect::<Vec<_>>(), (1..=15).collect::<Vec<_>>());
+    assert!(steps[14].train_loss < 0.8 * steps[0].train_loss, "{} to {}", steps[0].train_loss, steps[14].train_loss);
+    assert_eq!(steps[4].epoch, 1.0);
+    let of = |wanted: fn(&RunEvent) -> Option<u64>| events.iter().filter_map(wanted).collect::<Vec<_>>();
+    assert_eq!(of(|e| if let RunEvent::Evaluated { step, .. } = e { Some(*step) } else { None }), [5, 10, 15]);
+    assert_eq!(of(|e| if let RunEvent::Checkpointed { step, .. } = e { Some(*step) } else { None }), [4, 8, 12]);
+
+    let Some(RunEvent::Published { files, trained_tokens, chat_template_sha256, peak_memory }) = events.last() else {
+        panic!("{:?}", events.last());
+    };
+    assert_eq!(*trained_tokens, steps.iter().map(|m| m.trained_tokens).sum::<u64>());
+    assert!(chat_template_sha256.is_some() && peak_memory.0 > 0);
+    let names: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "README.md",
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "chat_template.jinja",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
+    );
+    let World { objects, .. } = &*platform.world();
+    assert!(files.iter().all(|f| objects.contains_key(&f.sha256)));
+    let left = std::fs::read_dir(cache.join("tmp")).unwrap().count();
+    assert_eq!(left, 1, "only the lock stays");
+}
+
+/// The promise of a checkpoint: not nearly the same numbers, the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_run_is_the_uninterrupted_one() {
+    for quantization in [Quantization::Nf4 { double_quant: true }, Quantization::None] {
+        let (platform, folder) = tiny_world().await;
+        let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
+        let mut spec = platform.offer(&model, &tiny::dataset(22), &Requested { weight_decay: Some(0.1), ..asked() });
+        spec.train.quantization = quantization;
+        let (_, whole) = platform.run(spec.clone(), &cache).await;
+        for step in [4, 12] {
+            // The events of the whole run name its checkpoints.
+            platform.world().events.clone_from(&whole);
+            spec.resume = Some(platform.resume_from(step));
+            let (taken, resumed) = platform.run(spec.clone(), &cache).await;
+            assert!(taken);
+            let wanted: Vec<_> =
+                steps(&whole)[step as usize..].iter().map(|m| (m.step, m.train_loss, m.grad_norm)).collect();
+            let got: Vec<_> = steps(&resumed).iter().map(|m| (m.step, m.train_loss, m.grad_norm)).collect();
+            assert_eq!(got, wanted);
+            let file = "adapter_model.safetensors";
+            assert_eq!(published_sha256(&resumed, file), published_sha256(&whole, file));
+            let tokens = |events: &[RunEvent]| match events.last() {
+                Some(RunEvent::Published { trained_tokens, .. }) => *trained_tokens,
+                _ => 0,
+            };
+            assert_eq!(tokens(&resumed), tokens(&whole));
+        }
+        // A checkpoint of other settings is refused.
+        platform.world().events.clone_from(&whole);
+        spec.resume = Some(platform.resume_from(4));
+        spec.train.learning_rate = 1e-3;
+        let (_, events) = platform.run(spec, &cache).await;
+        assert_eq!(failure(&events).0, "invalid_checkpoint");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absent_platform_loses_no_event_and_takes_none_twice() {
+    let (platform, folder) = tiny_world().await;
+    let spec = platform.offer(&folder.path().join("model"), &tiny::dataset(10), &asked());
+    let (busy, lost) = (StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK);
+    platform.world().troubles.extend([busy, busy, lost, busy, lost, lost]);
+    let (taken, events) = platform.run(spec, &folder.path().join("cache")).await;
+    assert!(taken);
+    assert_eq!(steps(&events).iter().map(|m| m.step).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    let world = platform.world();
+    for pair in world.reports.windows(2) {
+        assert!(pair[1].first_sequence >= pair[0].first_sequence);
+        if pair[1].first_sequence == pair[0].first_sequence && !pair[0].events.is_empty() {
+            assert_eq!(pair[0].events, pair[1].events, "a repeated post is the same post");
+        }
+    }
+    assert!(world.troubles.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_obeyed_with_a_checkpoint_that_can_be_gone_on_from() {
+    let (platform, folder) = tiny_world().await;
+    let cache = folder.path().join("cache");
+    let long = Requested { n_epochs: Some(100), checkpoint_every_steps: Some(1_000_000), ..asked() };
+    let mut spec = platform.offer(&folder.path().join("model"), &tiny::dataset(200), &long);
+    platform.world().stop_after = Some(1);
+    let (taken, events) = platform.run(spec.clone(), &cache).await;
+    assert!(taken);
+    let Some(RunEvent::Stopped { step }) = events.last() else { panic!("{:?}", events.last()) };
+    let step = *step;
+    assert_eq!(steps(&events).last().unwrap().step, step);
+    assert!(matches!(&events[events.len() - 2], RunEvent::Checkpointed { step: kept, .. } if *kept == step));
+    spec.resume = Some(platform.resume_from(step));
+    platform.world().stop_after = Some(step + 1);
+    let (_, events) = platform.run(spec, &cache).await;
+    assert_eq!(steps(&events)[0].step, step + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_run_leaves_at_once_and_publishes_nothing() {
+    let (platform, folder) = tiny_world().await;
+    let spec = platform.offer(
+        &folder.path().join("model"),
+        &tiny::dataset(200),
+        &Requested { n_epochs: Some(100), ..asked() },
+    );
+    platform.world().stale_after = Some(1);
+    let (taken, events) = platform.run(spec, &folder.path().join("cache")).await;
+    assert!(!taken);
+    assert!(!events.iter().any(RunEvent::is_last));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_do_not_fit_are_named_by_line() {
+    let (platform, folder) = tiny_world().await;
+    let long = serde_json::json!({"prompt": "w1 ".repeat(200), "completion": "w2"}).to_string();
+    let rows = tiny::dataset(2) + "{\"messages\": 3}\n" + &long + "\n";
+    let spec = platform.offer(&folder.path().join("model"), &rows, &asked());
+    let (taken, events) = platform.run(spec, &folder.path().join("cache")).await;
+    assert!(taken);
+    let (code, message) = failure(&events);
+    assert_eq!(code, "invalid_training_file");
+    assert!(message.contains("line 3") && message.contains("line 4"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_that_is_not_finite_ends_the_run_and_names_step_and_rows() {
+    let (platform, folder) = (Platform::start().await, tempfile::tempdir().unwrap());
+    tiny::model(&folder.path().join("model"), 1e20);
+    let spec = platform.offer(&folder.path().join("model"), &tiny::dataset(4), &asked());
+    let (_, events) = platform.run(spec, &folder.path().join("cache")).await;
+    let (code, message) = failure(&events);
+    assert_eq!(code, "non_finite_loss", "{message}");
+    assert!(message.contains("step 1") && message.contains("1, 2, 3, 4"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_is_no_model_is_refused() {
+    let (platform, folder) = tiny_world().await;
+    let model = folder.path().join("model");
+    let whole = std::fs::read(model.join("model.safetensors")).unwrap();
+    std::fs::write(model.join("model.safetensors"), &whole[..whole.len() / 2]).unwrap();
+    let spec = platform.offer(&model, &tiny::dataset(4), &asked());
+    let (_, events) = platform.run(spec.clone(), &folder.path().join("cache")).await;
+    let (code, message) = failure(&events);
+    assert_eq!(code, "invalid_base_model");
+    assert!(message.contains("truncated"), "{message}");
+
+    let mut newer = spec;
+    newer.version += 1;
+    let (_, events) = platform.run(newer, &folder.path().join("cache")).await;
+    assert_eq!(failure(&events).0, "contract_version");
+}
