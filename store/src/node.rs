@@ -24,6 +24,8 @@ pub struct NewNode {
 pub struct Node {
     /// Which node.
     pub node_id: NodeId,
+    /// Of which offer.
+    pub offer: String,
     /// How much it holds.
     pub memory: Bytes,
     /// What the provider calls the thing that it started.
@@ -75,7 +77,7 @@ pub async fn launched(conn: &mut PgConnection, id: NodeId, handle: &str) -> Resu
 /// [`StoreError::Database`].
 pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<Node>, StoreError> {
     let rows = sqlx::query!(
-        r#"select node.node_id, memory, handle, run_id as "run_id?", replica_id as "replica_id?"
+        r#"select node.node_id, offer, memory, handle, run_id as "run_id?", replica_id as "replica_id?"
          from node left join run on run.node_id = node.node_id and run.state <> 'ended'
              left join replica on replica.node_id = node.node_id and replica.state <> 'ended'
          where provider = $1 and released_at is null
@@ -84,14 +86,17 @@ pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<Node>
     )
     .fetch_all(conn)
     .await?;
-    let node = |id, memory, handle, run: Option<_>, replica: Option<_>| Node {
-        node_id: NodeId::new(id),
-        memory: Bytes::from_i64(memory),
-        handle,
-        run_id: run.map(RunId::new),
-        replica_id: replica.map(ReplicaId::new),
-    };
-    Ok(rows.into_iter().map(|row| node(row.node_id, row.memory, row.handle, row.run_id, row.replica_id)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| Node {
+            node_id: NodeId::new(row.node_id),
+            offer: row.offer,
+            memory: Bytes::from_i64(row.memory),
+            handle: row.handle,
+            run_id: row.run_id.map(RunId::new),
+            replica_id: row.replica_id.map(ReplicaId::new),
+        })
+        .collect())
 }
 
 /// Gives the memory back. To release twice is to release once.

@@ -171,6 +171,8 @@ pub struct ActiveRun {
     pub handle: Option<String>,
     /// Seconds since its last report, by the database's clock.
     pub silent_seconds: f64,
+    /// Seconds since the job last changed its state.
+    pub unchanged_seconds: f64,
 }
 
 /// The provider's runs that have not ended.
@@ -180,7 +182,8 @@ pub struct ActiveRun {
 pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<ActiveRun>, StoreError> {
     let rows = sqlx::query!(
         r#"select run.run_id, run.job_id, job.state as job_state, run.node_id, node.handle,
-             extract(epoch from clock_timestamp() - run.heartbeat_at)::float8 as "silent_seconds!"
+             extract(epoch from clock_timestamp() - run.heartbeat_at)::float8 as "silent_seconds!",
+             extract(epoch from clock_timestamp() - job.pushed_at)::float8 as "unchanged_seconds!"
          from run join node using (node_id) join job on job.job_id = run.job_id
          where run.state <> 'ended' and node.provider = $1 order by run.run_id"#,
         provider,
@@ -196,6 +199,7 @@ pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<Activ
                 node_id: NodeId::new(row.node_id),
                 handle: row.handle,
                 silent_seconds: row.silent_seconds,
+                unchanged_seconds: row.unchanged_seconds,
             })
         })
         .collect()
