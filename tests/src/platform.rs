@@ -340,7 +340,8 @@ fn descendants(root: i32) -> Result<Vec<(i32, String)>> {
     let mut found = vec![root];
     let mut next = 0;
     while next < found.len() {
-        found.extend(parents.iter().filter(|(_, parent)| *parent == found[next]).map(|(id, _)| *id));
+        let of = found[next];
+        found.extend(parents.iter().filter(|(_, parent)| *parent == of).map(|(id, _)| *id));
         next += 1;
     }
     Ok(found[1..].iter().filter_map(|id| Some((*id, command_line(*id)?))).collect())
