@@ -17,7 +17,7 @@ struct Named {
 /// The whole `config.json`.
 pub(crate) fn config_json(source: &mut Source) -> Result<Map<String, Value>, ImportError> {
     let arch = source.text("general.architecture").ok_or_else(|| key_missing("general.architecture"))?.to_owned();
-    let named = named(&arch, source.text("general.name").unwrap_or_default())?;
+    let named = named(&arch, source.number(&format!("{arch}.attention.sliding_window")).is_some())?;
     refuse_unsupported(source, &arch)?;
     let number = |name: &str| {
         let key = format!("{arch}.{name}");
@@ -90,12 +90,12 @@ pub(crate) fn generation_json(source: &Source) -> Map<String, Value> {
     config
 }
 
-/// llama.cpp gives Mistral's models the name `llama`; like transformers, we tell them by the model's own name.
-fn named(arch: &str, model: &str) -> Result<Named, ImportError> {
+/// llama.cpp gives Mistral's models the name `llama`, and like transformers we leave it: they are the same arithmetic,
+/// unless there is a window, which only Mistral's class has.
+fn named(arch: &str, windowed: bool) -> Result<Named, ImportError> {
     let (model_type, class) = match arch {
-        "llama" | "mistral" if arch == "mistral" || model.to_lowercase().contains("mistral") => {
-            ("mistral", "MistralForCausalLM")
-        }
+        "mistral" => ("mistral", "MistralForCausalLM"),
+        "llama" if windowed => ("mistral", "MistralForCausalLM"),
         "llama" => ("llama", "LlamaForCausalLM"),
         "qwen2" => ("qwen2", "Qwen2ForCausalLM"),
         "qwen3" => ("qwen3", "Qwen3ForCausalLM"),
@@ -158,7 +158,6 @@ fn llama3(factors: &[f32], theta: f64, head_dim: u64) -> Option<Value> {
     if factors.len() as u64 != head_dim / 2 {
         return None;
     }
-    // `f64::max` on what was a decimal number rounded to f32.
     let factor = f64::from(factors.iter().copied().fold(1.0_f32, f32::max));
     let (low, high) = (1.0, 4.0);
     (10..=18).map(|power| (1_u64 << power) as f64).find_map(|original| {
@@ -216,10 +215,10 @@ mod tests {
     }
 
     #[test]
-    fn mistral_is_told_by_its_name() {
-        assert_eq!(named("llama", "Mistral 7B Instruct v0.3").unwrap().model_type, "mistral");
-        assert_eq!(named("llama", "Smollm2 135M").unwrap().model_type, "llama");
-        let refused = named("gemma2", "").err().unwrap().to_string();
+    fn a_window_makes_a_llama_a_mistral() {
+        assert_eq!(named("llama", true).unwrap().model_type, "mistral");
+        assert_eq!(named("llama", false).unwrap().model_type, "llama");
+        let refused = named("gemma2", false).err().unwrap().to_string();
         assert_eq!(refused, "architecture 'gemma2' is not supported; allowed: llama, mistral, qwen2, qwen3");
     }
 }

@@ -231,8 +231,8 @@ fn header_error(error: &candle_core::Error) -> ImportError {
         let known = UNREAD.iter().find(|(code, _)| number.trim() == code.to_string());
         return ImportError::Quantisation(known.map_or_else(|| format!("number {number}"), |(_, name)| (*name).into()));
     }
-    if first.contains("failed to fill whole buffer") {
+    if first.contains("failed to fill whole buffer") || first.contains(" remaining") {
         return ImportError::NotGguf("it is truncated inside its header".into());
     }
-    ImportError::NotGguf(first.to_owned())
+    ImportError::NotGguf(first.trim_start_matches("gguf: ").to_owned())
 }

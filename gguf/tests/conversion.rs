@@ -1,0 +1,128 @@
+//! Conversions against transformers and gguf-py: `testdata/make_gguf.py` wrote the files and what must come of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use attune_gguf::convert::convert;
+use attune_text::model::TextModel;
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+#[derive(Deserialize)]
+struct Expected {
+    fixtures: Vec<Fixture>,
+}
+
+#[derive(Deserialize)]
+struct Fixture {
+    file: String,
+    weights: BTreeMap<String, Weight>,
+    #[serde(default)]
+    config: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    encodings: Vec<Encoding>,
+}
+
+#[derive(Deserialize)]
+struct Weight {
+    dtype: String,
+    sha256: String,
+    #[serde(default)]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct Encoding {
+    text: String,
+    ids: Vec<u32>,
+    decoded: String,
+}
+
+fn testdata(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
+}
+
+fn fixture(file: &str) -> (Fixture, tempfile::TempDir) {
+    let all: Expected = serde_json::from_str(include_str!("../testdata/expected.json")).unwrap();
+    let fixture = all.fixtures.into_iter().find(|fixture| fixture.file == file).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    convert(&testdata(file), &folder.path().join("model")).unwrap();
+    (fixture, folder)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn weights_are_equal(fixture: &Fixture, folder: &Path) {
+    let bytes = std::fs::read(folder.join("model/model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    for (name, weight) in &fixture.weights {
+        let tensor = tensors.tensor(name).unwrap();
+        assert_eq!(format!("{:?}", tensor.dtype()), weight.dtype, "{name}");
+        assert_eq!(hex(&Sha256::digest(tensor.data())), weight.sha256, "{name} of kind {}", weight.kind);
+    }
+}
+
+fn whole_model_is_equal(file: &str) -> (TextModel, serde_json::Value, tempfile::TempDir) {
+    let (fixture, folder) = fixture(file);
+    weights_are_equal(&fixture, folder.path());
+    let config = std::fs::read(folder.path().join("model/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    for (field, wanted) in &fixture.config {
+        assert_eq!(&config[field], wanted, "{field}");
+    }
+    let text = TextModel::open(&folder.path().join("model")).unwrap();
+    for encoding in &fixture.encodings {
+        assert_eq!(text.tokenizer().encode(&encoding.text).unwrap(), encoding.ids, "{:?}", encoding.text);
+        assert_eq!(text.tokenizer().decode_with_special(&encoding.ids).unwrap(), encoding.decoded);
+    }
+    assert!(!fixture.encodings.is_empty());
+    (text, config, folder)
+}
+
+#[test]
+fn every_kind_of_quantisation_gives_gguf_pys_numbers_bit_for_bit() {
+    let (fixture, folder) = fixture("kinds.gguf");
+    weights_are_equal(&fixture, folder.path());
+    let kinds: std::collections::BTreeSet<_> = fixture.weights.values().map(|weight| weight.kind.as_str()).collect();
+    assert_eq!(kinds.len(), 13);
+}
+
+#[test]
+fn a_llama_3_keeps_its_rope_scaling_and_its_own_head() {
+    let (text, config, folder) = whole_model_is_equal("llama3.gguf");
+    let rope = &config["rope_parameters"];
+    assert_eq!(rope["rope_type"], "llama3");
+    assert_eq!((rope["factor"].as_f64(), rope["rope_theta"].as_f64()), (Some(8.0), Some(500_000.0)));
+    assert_eq!(rope["original_max_position_embeddings"], 8192);
+    assert_eq!(config["tie_word_embeddings"], false);
+    assert_eq!(text.prefix(), [0]); // llama.cpp begins such a text with the token of beginning
+    assert_eq!(text.stop_ids(), [1, 2]); // the end of text and the end of turn
+    let template = std::fs::read_to_string(folder.path().join("model/chat_template.jinja")).unwrap();
+    assert_eq!(text.template().unwrap().source(), template);
+}
+
+#[test]
+fn a_mistral_with_sentencepiece_is_equal() {
+    let (text, ..) = whole_model_is_equal("mistral.gguf");
+    assert_eq!((text.prefix(), text.eos()), ([1].as_slice(), Some(2)));
+    assert!(text.template().is_none());
+}
+
+#[test]
+fn a_qwen2_with_biases_is_equal() {
+    let (text, ..) = whole_model_is_equal("qwen2.gguf");
+    assert!(text.prefix().is_empty());
+    // As the models' own tokenizer.json, and unlike transformers' GGUF reader: composed before it is cut.
+    let encode = |text_: &str| text.tokenizer().encode(text_).unwrap();
+    assert_eq!(encode("nai\u{308}ve"), encode("naïve"));
+}
+
+#[test]
+fn a_qwen3_with_norms_is_equal_and_stays_in_half_precision() {
+    let (_, config, _folder) = whole_model_is_equal("qwen3.gguf");
+    assert_eq!(config["dtype"], "float16");
+    assert_eq!(config["head_dim"], 128);
+}

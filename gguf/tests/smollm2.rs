@@ -1,0 +1,97 @@
+//! The quickstart's base model, converted, against transformers' conversion of the same file
+//! (`testdata/make_smollm2.py`). `make setup` puts the file under the cache; without it these tests fail.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use attune_domain::dataset::parse_row;
+use attune_gguf::convert::convert;
+use attune_text::model::TextModel;
+use attune_text::template::Turn;
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+#[derive(Deserialize)]
+struct Expected {
+    weights: BTreeMap<String, String>,
+    encodings: Vec<Encoding>,
+    chats: Vec<Chat>,
+}
+
+#[derive(Deserialize)]
+struct Encoding {
+    text: String,
+    ids: Vec<u32>,
+    decoded: String,
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    messages: serde_json::Value,
+    rendered: String,
+    ids: Vec<u32>,
+    trained: Vec<bool>,
+}
+
+fn expected() -> Expected {
+    serde_json::from_str(include_str!("../testdata/smollm2.json")).unwrap()
+}
+
+/// Converted once for all tests of this file.
+fn model() -> PathBuf {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        #[expect(clippy::disallowed_methods, reason = "tests have no door that reads configuration")]
+        let cache = std::env::var("ATTUNE_CACHE").map(PathBuf::from).unwrap_or_else(|_| {
+            #[expect(clippy::disallowed_methods, reason = "tests have no door that reads configuration")]
+            let home = std::env::var("HOME").unwrap();
+            PathBuf::from(home).join(".cache/attune")
+        });
+        let gguf = cache.join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+        assert!(gguf.is_file(), "{} is not there; run `make setup`", gguf.display());
+        let folder = tempfile::tempdir().unwrap();
+        convert(&gguf, &folder.path().join("model")).unwrap();
+        folder
+    });
+    folder.path().join("model")
+}
+
+#[test]
+fn weights_are_bit_equal() {
+    let bytes = std::fs::read(model().join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let found: BTreeMap<String, String> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let digest = Sha256::digest(tensor.data());
+            (name.to_owned(), digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        })
+        .collect();
+    assert_eq!(found, expected().weights);
+}
+
+#[test]
+fn texts_have_the_same_tokens() {
+    let text = TextModel::open(&model()).unwrap();
+    for encoding in expected().encodings {
+        assert_eq!(text.tokenizer().encode(&encoding.text).unwrap(), encoding.ids, "{:?}", encoding.text);
+        assert_eq!(text.tokenizer().decode_with_special(&encoding.ids).unwrap(), encoding.decoded);
+    }
+}
+
+#[test]
+fn chats_have_the_same_text_tokens_and_mask() {
+    let text = TextModel::open(&model()).unwrap();
+    for chat in expected().chats {
+        let row = serde_json::json!({"messages": chat.messages}).to_string();
+        let row = parse_row(1, row.as_bytes()).unwrap();
+        let attune_domain::dataset::Row::Chat { messages } = &row else { panic!("a chat") };
+        let turns: Vec<Turn<'_>> = messages.iter().map(Turn::from).collect();
+        assert_eq!(text.template().unwrap().render(&turns, false, None).unwrap(), chat.rendered);
+        let example = text.encode_row(&row).unwrap();
+        assert_eq!(example.ids, chat.ids);
+        assert_eq!(example.trained, chat.trained);
+    }
+}
