@@ -1,5 +1,7 @@
 //! Conversions against transformers and gguf-py: `testdata/make_gguf.py` wrote the files and what must come of them.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
