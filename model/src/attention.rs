@@ -207,14 +207,12 @@ mod tests {
         tch::manual_seed(rows);
         let attention = Attention { heads: 6, key_heads, head_dim: 8, window };
         let buffer = Tensor::randn([rows + 3, 6 + 2 * key_heads, 8], DOUBLE).narrow(0, 2, rows);
-        let [query, key, value] = [(0, 6), (6, key_heads), (6 + key_heads, key_heads)].map(|(at, n)| buffer.narrow(1, at, n));
+        let [query, key, value] =
+            [(0, 6), (6, key_heads), (6 + key_heads, key_heads)].map(|(at, n)| buffer.narrow(1, at, n));
         let sequence = Sequence { query: &query, key: &key, value: &value };
         let (out, logsumexp) = attention.forward(&sequence).unwrap();
-        let (q, k, v) = (
-            attention.grouped(&query).unwrap(),
-            attention.shared(&key).unwrap(),
-            attention.shared(&value).unwrap(),
-        );
+        let (q, k, v) =
+            (attention.grouped(&query).unwrap(), attention.shared(&key).unwrap(), attention.shared(&value).unwrap());
         let mask = attention.full_mask(attention.mask(rows, rows, DOUBLE).unwrap(), &q).unwrap();
         let plain = plain_forward(attention.scale(), &q, &k, &v, mask.as_ref()).unwrap();
         let as_rows = |t: &Tensor| t.permute([2, 0, 1, 3]).reshape([rows, 6, 8]);

@@ -255,3 +255,99 @@ fn nearest_dynamic(number: f32) -> u8 {
     let below = DYNAMIC_MIDPOINTS.partition_point(|&middle| middle < rounded);
     u8::try_from(below).unwrap_or(u8::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor_file::TensorFile;
+
+    fn fixture() -> TensorFile {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/nf4.safetensors");
+        TensorFile::open(&path).unwrap()
+    }
+
+    fn bytes(file: &TensorFile, name: &str) -> Vec<u8> {
+        Vec::try_from(file.read(name).unwrap()).unwrap()
+    }
+
+    fn numbers(file: &TensorFile, name: &str) -> Vec<u32> {
+        bits(&Vec::try_from(file.read(name).unwrap().flatten(0, -1)).unwrap())
+    }
+
+    /// So that equality is of every bit, the sign of zero too.
+    fn bits(numbers: &[f32]) -> Vec<u32> {
+        numbers.iter().map(|number| number.to_bits()).collect()
+    }
+
+    #[test]
+    fn the_tables_are_those_of_bitsandbytes() {
+        assert_eq!(numbers(&fixture(), "nf4_levels"), bits(&LEVELS));
+        assert_eq!(numbers(&fixture(), "dynamic_map"), bits(&DYNAMIC));
+    }
+
+    #[test]
+    fn codes_scales_and_numbers_are_those_of_bitsandbytes_bit_for_bit() {
+        let file = fixture();
+        assert_eq!(file.metadata()["bitsandbytes"], "0.50.2");
+        let names: Vec<String> =
+            file.names().iter().filter_map(|name| name.strip_suffix(".weight").map(str::to_owned)).collect();
+        assert_eq!(names.len(), 7);
+        for name in names {
+            let weight = file.read(&format!("{name}.weight")).unwrap();
+            for kind in ["single", "double"] {
+                let prefix = format!("{name}.{kind}");
+                let packed = Nf4::quantize(&weight, kind == "double").unwrap();
+                assert_eq!(packed.codes[..], bytes(&file, &format!("{prefix}.codes")), "{prefix}");
+                match &packed.scales {
+                    Scales::Single(scales) => {
+                        assert_eq!(bits(scales), numbers(&file, &format!("{prefix}.absmax")), "{prefix}")
+                    }
+                    Scales::Double { codes, nested, offset } => {
+                        assert_eq!(bits(&[*offset]), numbers(&file, &format!("{prefix}.offset")), "{prefix}");
+                        assert_eq!(bits(nested), numbers(&file, &format!("{prefix}.nested_absmax")), "{prefix}");
+                        assert_eq!(codes[..], bytes(&file, &format!("{prefix}.absmax")), "{prefix}");
+                    }
+                }
+                let unpacked = packed.dequantize().unwrap();
+                assert_eq!(
+                    bits(floats(&unpacked).unwrap()),
+                    numbers(&file, &format!("{prefix}.dequantized")),
+                    "{prefix}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let weight = Tensor::randn([1024, 515], (Kind::Float, Device::Cpu));
+        let before = tch::get_num_threads();
+        let mut made = Vec::new();
+        for threads in [1, 2, 5] {
+            tch::set_num_threads(threads);
+            let packed = Nf4::quantize(&weight, true).unwrap();
+            made.push((packed.codes.clone(), packed.dequantize().unwrap()));
+        }
+        tch::set_num_threads(before);
+        for (codes, unpacked) in &made {
+            assert_eq!(*codes, made[0].0);
+            assert_eq!(*unpacked, made[0].1);
+        }
+    }
+
+    #[test]
+    fn a_weight_takes_little_more_than_half_a_byte_a_number() {
+        let weight = Tensor::randn([1024, 1024], (Kind::Float, Device::Cpu));
+        let per_number = |double| Nf4::quantize(&weight, double).unwrap().bytes() as f64 * 8.0 / f64::from(1 << 20);
+        assert_eq!(per_number(false), 4.5);
+        assert!((per_number(true) - 4.127).abs() < 1e-3, "{}", per_number(true));
+    }
+
+    #[test]
+    fn what_cannot_be_packed_or_unpacked_into_is_refused() {
+        assert!(Nf4::quantize(&Tensor::randn([4, 64], (Kind::Double, Device::Cpu)), true).is_err());
+        assert!(Nf4::quantize(&Tensor::randn([64], (Kind::Float, Device::Cpu)), true).is_err());
+        let packed = Nf4::quantize(&Tensor::randn([4, 64], (Kind::Float, Device::Cpu)), true).unwrap();
+        assert!(packed.dequantize_into(&mut Tensor::zeros([64, 4], (Kind::Float, Device::Cpu))).is_err());
+    }
+}

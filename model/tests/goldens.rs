@@ -162,7 +162,10 @@ fn a_saved_adapter_is_loaded_as_it_was() {
 fn an_adapter_of_another_base_is_refused_by_name() {
     let other = decoder("qwen3");
     let refused = LoraAdapter::load(&folder("llama").join("adapter"), other.architecture()).unwrap_err().to_string();
-    assert!(refused.starts_with("tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight'"), "{refused}");
+    assert!(
+        refused.starts_with("tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight'"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -175,7 +178,8 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refused(decoder.prefill(&[], &mut cache, None)), "a sequence without new tokens");
     assert_eq!(cache.len(), 0);
     let folder = folder("llama");
-    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
     let copy = tempfile::tempdir().unwrap();
     std::fs::copy(folder.join("model.safetensors"), copy.path().join("model.safetensors")).unwrap();
     let mut load = |field: &str, value: serde_json::Value| {
