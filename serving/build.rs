@@ -7,7 +7,10 @@ fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     #[expect(clippy::disallowed_methods, reason = "a build script's configuration is its environment")]
     let libtorch = std::env::var("LIBTORCH");
-    if let Ok(libtorch) = libtorch {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
+    let Ok(libtorch) = libtorch else { return };
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
+    if std::path::Path::new(&libtorch).join("lib/libtorch_cuda.so").exists() {
+        // The CUDA half registers itself when it is loaded; as nothing calls it by name, the linker would leave it out.
+        println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-L{libtorch}/lib,-ltorch_cuda,--as-needed");
     }
 }
