@@ -65,6 +65,8 @@ step() {
     printf '  %sFAILED%s  %-14s after %s\n' "$RED" "$PLAIN" "$name" "$(elapsed $((SECONDS - start)))" >&2
     if [ -s "$reason" ]; then
         sed 's/^/          /' "$reason" >&2
+    elif [ "$(df --output=avail -k "$CACHE" | tail -n 1)" -lt 4096 ]; then
+        say "          no space left on the disk of $CACHE" >&2 # nor for the reason's own file
     else
         say "          unexpected; the last lines of $log:" >&2
         tail -n 5 "$log" | sed 's/^/          | /' >&2
