@@ -29,19 +29,33 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 Attune cannot be reached, 4 the A
 
 /// Fine-tune language models on your own machines, and talk to them
 #[derive(Debug, Parser)]
-#[command(name = "attune", version, max_term_width = 100, propagate_version = true, after_help = EXAMPLES)]
+#[command(name = "attune", version, max_term_width = 100, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     /// The data folder: where `attune up` keeps everything, and where the other commands find its address and key
-    #[arg(long, global = true, value_name = "DIR", env = "ATTUNE_DATA", default_value = ".attune")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Every command",
+        value_name = "DIR",
+        env = "ATTUNE_DATA",
+        default_value = ".attune"
+    )]
     data: PathBuf,
     /// The API's address [default: that of the data folder, then of ~/.config/attune/credentials.json]
-    #[arg(long, global = true, value_name = "URL", env = "ATTUNE_API_URL")]
+    #[arg(long, global = true, help_heading = "Every command", value_name = "URL", env = "ATTUNE_API_URL")]
     api_url: Option<String>,
     /// The API key [default: as for --api-url]
-    #[arg(long, global = true, value_name = "KEY", env = "ATTUNE_API_KEY", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Every command",
+        value_name = "KEY",
+        env = "ATTUNE_API_KEY",
+        hide_env_values = true
+    )]
     api_key: Option<String>,
     /// Print the API's JSON instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Every command")]
     pub(crate) json: bool,
     #[command(subcommand)]
     command: Command,

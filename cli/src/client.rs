@@ -107,7 +107,7 @@ impl Client {
     pub(crate) async fn list(&self, path: &[&str], limit: Option<usize>) -> Result<Value> {
         let mut all: Vec<Value> = Vec::new();
         loop {
-            let mut request = self.request(Method::GET, path);
+            let mut request = self.request(Method::GET, path).query(&[("limit", 100)]);
             if let Some(after) = all.last().and_then(|item| item["id"].as_str()) {
                 request = request.query(&[("after", after)]);
             }

@@ -80,7 +80,7 @@ pub(crate) async fn run(client: &Client, command: ModelsCommand, as_json: bool) 
             if as_json { output::json(&view) } else { show_base(&view) }
         }
         ModelsCommand::List => {
-            let models = client.list(&["models"], None).await?;
+            let models = client.get(&["models"]).await?;
             if as_json {
                 return output::json(&models);
             }

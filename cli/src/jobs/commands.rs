@@ -65,7 +65,11 @@ pub(crate) async fn run(client: &Client, command: JobsCommand, as_json: bool) ->
         JobsCommand::Cancel { id } => {
             let cancel = client.request(Method::POST, &["fine_tuning", "jobs", &id, "cancel"]);
             let view = client.json(cancel).await?;
-            if as_json { output::json(&view) } else { output::line(&format!("{id} is {}", state(&view))) }
+            match (as_json, view["status"].as_str()) {
+                (true, _) => output::json(&view),
+                (false, Some("cancelled")) => output::line(&format!("{id} is cancelled")),
+                (false, _) => output::line(&format!("{id} stops at its trainer's next report")),
+            }
         }
     }
 }
@@ -82,14 +86,6 @@ async fn create(client: &Client, args: NewJobArgs, as_json: bool) -> Result<()> 
         output::line(&format!("job {id}"))?;
     }
     watch::run(client, &id, as_json).await
-}
-
-/// A state, and whether it is on its way to another.
-fn state(view: &Value) -> String {
-    match (view["status"].as_str(), view["cancel_asked"].as_bool()) {
-        (Some("running"), Some(true)) => "stopping".into(),
-        _ => output::text(&view["status"]),
-    }
 }
 
 async fn list(client: &Client, limit: Option<usize>, as_json: bool) -> Result<()> {
