@@ -17,11 +17,15 @@ mod fetch;
 /// A process that ends when its parent does.
 mod parent;
 
+/// How libtorch's threads wait for each other.
+mod threads;
+
 pub use cache::Cache;
 pub use error::NodeError;
 pub use fetch::{fetch, sha256_of_file};
 pub use parent::exit_with_parent;
 pub use platform::{Platform, http_client};
+pub use threads::let_waiting_threads_sleep;
 
 #[cfg(test)]
 mod tests;

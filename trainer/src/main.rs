@@ -8,12 +8,16 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> anyhow::Result<ExitCode> {
+    let awake = attune_node::let_waiting_threads_sleep();
     let config = Config::parse();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+    if let Err(why) = awake {
+        tracing::warn!(%why, "waiting threads will spin, which is slow beside other programs");
+    }
     if config.exit_with_parent {
         attune_node::exit_with_parent().context("watching the parent process")?;
     }
