@@ -1,1 +1,102 @@
-fn main() {}
+//! attune-api: the front door. Users' programs, trainers and serving processes all come in here; what is to happen
+//! later is written down for the scheduler. Its table of contents is `router.rs`.
+
+use std::{io::Read, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use attune_api::{app::App, config::Config, router};
+use attune_store::{api_key, db, mint, objects::Objects, tenant};
+use clap::Parser;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgPool;
+use tokio::{net::TcpListener, signal::unix};
+use tracing_subscriber::EnvFilter;
+
+/// How long requests may go on after a stop was asked for.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The front door of Attune.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// The configuration file.
+    #[arg(long)]
+    config: PathBuf,
+    /// Leave when standard input ends.
+    #[arg(long)]
+    exit_with_parent: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    if args.exit_with_parent {
+        std::thread::spawn(leave_with_parent);
+    }
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Its only error is that there is a provider already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = Config::read(&args.config).with_context(|| format!("in {}", args.config.display()))?;
+    serve(config).await
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let pool = db::connect(&config.database).await.context("the database cannot be reached")?;
+    db::migrate(&pool).await?;
+    let objects = Objects::new(&config.object_store);
+    objects.ensure_bucket().await?;
+    if let Some(key) = &config.bootstrap_key {
+        let_in(&pool, key).await.context("the bootstrap key could not be kept")?;
+    }
+    let app = App {
+        db: pool,
+        objects,
+        http: reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).no_proxy().build()?,
+        limits: Arc::new(config.limits),
+        serving: Arc::new(config.serving),
+    };
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    tracing::info!(address = %listener.local_addr()?, "listening on {}", listener.local_addr()?);
+    let stop = tokio::sync::watch::Sender::new(false);
+    let mut asked = stop.subscribe();
+    let server = axum::serve(listener, router::router(app, &config.public_url)).with_graceful_shutdown(async move {
+        stop_asked().await;
+        stop.send_replace(true);
+    });
+    tokio::select! {
+        served = server => served.context("the server failed"),
+        () = async { let _ = asked.changed().await; tokio::time::sleep(GRACE).await } => {
+            tracing::warn!("requests that went on for {} s after the stop are cut off", GRACE.as_secs());
+            Ok(())
+        }
+    }
+}
+
+/// The first key's project, and the key; both may be there from an earlier start.
+async fn let_in(pool: &PgPool, key: &SecretString) -> anyhow::Result<()> {
+    let mut tx = pool.begin().await?;
+    let project = tenant::ensure(&mut tx, "default", "default").await?;
+    api_key::ensure(&mut tx, project.project_id, "bootstrap", &mint::hash(key.expose_secret())).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn stop_asked() {
+    let Ok(mut terminated) = unix::signal(unix::SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminated.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!("stopping");
+}
+
+/// The parent holds the other end of standard input; it ends when the parent does, however that happens.
+fn leave_with_parent() {
+    let mut sink = [0; 64];
+    while matches!(std::io::stdin().read(&mut sink), Ok(n) if n > 0) {}
+    std::process::exit(0);
+}

@@ -1,0 +1,151 @@
+//! Reads JSON bodies so that a refusal names the field at fault by its path, as in `adapter.rank`.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, header},
+};
+use serde::de::DeserializeOwned;
+
+use crate::{app::App, error::ApiError};
+
+/// A JSON body.
+#[derive(Debug, Clone)]
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        if !is_json(request.headers()) {
+            return Err(ApiError::UnsupportedMediaType { wanted: "application/json" });
+        }
+        let bytes = Bytes::from_request(request, app).await.map_err(|e| unread(&e, app.limits.json_bytes))?;
+        from_slice(&bytes).map(Body)
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let essence = value.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn unread(rejection: &BytesRejection, limit: u64) -> ApiError {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        return ApiError::TooLarge { what: "request body", limit };
+    }
+    ApiError::Invalid { param: None, code: "incomplete_body", message: "The body did not come whole.".into() }
+}
+
+/// Reads JSON text.
+///
+/// # Errors
+/// [`ApiError::Invalid`] with the field's path.
+pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| refusal(e.path().to_string(), e.inner()))?;
+    reader.end().map_err(|e| refusal(".".into(), &e))?;
+    Ok(value)
+}
+
+/// Reads a JSON value that is parsed already.
+///
+/// # Errors
+/// As [`from_slice`].
+pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|e| refusal(e.path().to_string(), e.inner()))
+}
+
+/// serde's words are the only place where the name of a missing or unknown field stands.
+fn refusal(path: String, error: &serde_json::Error) -> ApiError {
+    let whole = error.to_string();
+    let reason = whole.split(" at line ").next().unwrap_or(&whole);
+    let path = if path == "." { String::new() } else { path };
+    if !error.is_data() {
+        let message = format!("The body is not valid JSON: {whole}.");
+        return ApiError::Invalid { param: None, code: "invalid_json", message };
+    }
+    let quoted = || reason.split('`').nth(1).unwrap_or("").to_owned();
+    if reason.starts_with("missing field") {
+        let param = if path.is_empty() { quoted() } else { format!("{path}.{}", quoted()) };
+        let message = format!("Missing required parameter: '{param}'.");
+        return ApiError::Invalid { param: Some(param), code: "missing_required_parameter", message };
+    }
+    if reason.starts_with("unknown field") {
+        let param = if path.is_empty() { quoted() } else { path };
+        let allowed =
+            reason.split_once(", ").map_or(String::new(), |(_, rest)| format!("; {}", rest.replace('`', "'")));
+        let message = format!("Unknown parameter: '{param}'{allowed}.");
+        return ApiError::Invalid { param: Some(param), code: "unknown_parameter", message };
+    }
+    let reason = reason.replace('`', "'");
+    if path.is_empty() {
+        return ApiError::Invalid { param: None, code: "invalid_body", message: format!("Invalid body: {reason}.") };
+    }
+    let code = if reason.starts_with("invalid type") { "invalid_type" } else { "invalid_value" };
+    ApiError::Invalid { message: format!("Invalid '{path}': {reason}."), param: Some(path), code }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[expect(dead_code, reason = "only its reading is tested")]
+        inner: Inner,
+        #[serde(default)]
+        #[expect(dead_code, reason = "only its reading is tested")]
+        list: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[expect(dead_code, reason = "only its reading is tested")]
+        rank: u32,
+    }
+
+    fn refused(text: &str) -> (Option<String>, &'static str, String) {
+        match from_slice::<Outer>(text.as_bytes()) {
+            Err(ApiError::Invalid { param, code, message }) => (param, code, message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_by_its_path() {
+        let (param, code, message) = refused(r#"{"inner": {"rank": 1, "rnak": 2}}"#);
+        assert_eq!((param.as_deref(), code), (Some("inner.rnak"), "unknown_parameter"));
+        assert_eq!(message, "Unknown parameter: 'inner.rnak'; expected 'rank'.");
+        assert_eq!(refused(r#"{"inner": {"rank": 1}, "a": 1}"#).0.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_missing_field_is_named_by_its_path() {
+        assert_eq!(refused("{}").2, "Missing required parameter: 'inner'.");
+        assert_eq!(refused(r#"{"inner": {"rank": 1}, "list": [{}]}"#).2, "Missing required parameter: 'list[0].rank'.");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_named_by_its_path() {
+        let (param, code, message) = refused(r#"{"inner": {"rank": "16"}}"#);
+        assert_eq!((param.as_deref(), code), (Some("inner.rank"), "invalid_type"));
+        assert_eq!(message, r#"Invalid 'inner.rank': invalid type: string "16", expected u32."#);
+        assert_eq!(refused(r#"{"inner": {"rank": -1}}"#).1, "invalid_value");
+    }
+
+    #[test]
+    fn what_is_not_json_says_where() {
+        for text in ["", "{", "{\"inner\": {\"rank\": 1}} x", "\u{feff}{}", "nul"] {
+            let (param, code, message) = refused(text);
+            assert_eq!((param, code), (None, "invalid_json"), "{text}: {message}");
+            assert!(message.contains("line 1 column"), "{message}");
+        }
+        assert_eq!(refused("[]").1, "invalid_body");
+    }
+}

@@ -1,0 +1,123 @@
+//! The api's configuration: one file, overridden by `ATTUNE_…__…` variables, read once at the start.
+
+use std::{net::SocketAddr, path::Path};
+
+use attune_store::config::{DatabaseConfig, ObjectStoreConfig};
+use figment::{
+    Figment,
+    providers::{Env, Format, Toml},
+};
+use secrecy::SecretString;
+use serde::Deserialize;
+
+/// Everything that can be set. An unknown or missing key stops the start and is named.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// How callers reach it, for the OpenAPI document.
+    pub public_url: String,
+    /// A key that is let in from the first start on, into the project `default`.
+    pub bootstrap_key: Option<SecretString>,
+    /// The database.
+    pub database: DatabaseConfig,
+    /// The object store.
+    pub object_store: ObjectStoreConfig,
+    /// How much is taken.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Chat.
+    #[serde(default)]
+    pub serving: Serving,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The largest file.
+    pub file_bytes: u64,
+    /// The largest JSON body.
+    pub json_bytes: u64,
+    /// The largest single file of a base model.
+    pub blob_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { file_bytes: 512 << 20, json_bytes: 4 << 20, blob_bytes: 64 << 30 }
+    }
+}
+
+/// `[serving]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Serving {
+    /// How long a chat request waits for a replica to come up.
+    pub wait_seconds: u64,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self { wait_seconds: 180 }
+    }
+}
+
+impl Config {
+    /// Reads `file` and the environment.
+    ///
+    /// # Errors
+    /// The file is not there, is not TOML, or has an unknown, missing or wrong key.
+    pub fn read(file: &Path) -> Result<Self, Box<figment::Error>> {
+        Figment::new()
+            .merge(Toml::file_exact(file))
+            .merge(Env::prefixed("ATTUNE_").filter(|key| is_ours(key.as_str())).split("__"))
+            .extract()
+            .map_err(Box::new)
+    }
+}
+
+/// Other `ATTUNE_` variables belong to other programs.
+fn is_ours(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let sections = ["database__", "object_store__", "limits__", "serving__"];
+    ["listen", "public_url", "bootstrap_key"].contains(&key.as_str()) || sections.iter().any(|s| key.starts_with(s))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Config::read(file.path()).map_err(|e| e.to_string())
+    }
+
+    const LEAST: &str = r#"
+        listen = "127.0.0.1:8080"
+        public_url = "http://127.0.0.1:8080"
+        [database]
+        url = "postgres://localhost/attune"
+        [object_store]
+        endpoint = "http://127.0.0.1:9000"
+        bucket = "attune"
+        access_key_id = "a"
+        secret_access_key = "b"
+    "#;
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let config = read(LEAST).unwrap();
+        assert_eq!((config.limits.file_bytes, config.serving.wait_seconds), (536_870_912, 180));
+    }
+
+    #[test]
+    fn an_unknown_key_stops_the_start_and_is_named() {
+        let refused = read(&format!("{LEAST}\n[limits]\nfile_byte = 1")).unwrap_err();
+        assert!(refused.contains("file_byte"), "{refused}");
+    }
+}

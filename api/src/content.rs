@@ -1,0 +1,32 @@
+//! Answers with an object's bytes, streamed.
+
+use attune_domain::bytes::Bytes;
+use attune_store::objects::Objects;
+use axum::{
+    body::Body,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use futures::stream;
+
+use crate::error::ApiError;
+
+/// The object under `key`, as a file to be saved under `filename`.
+///
+/// # Errors
+/// [`ApiError::Internal`]: the store fails, or lost it.
+pub async fn answer(objects: &Objects, key: &str, filename: &str, bytes: Bytes) -> Result<Response, ApiError> {
+    let object = objects.get(key).await.map_err(ApiError::internal)?;
+    // An error in the middle breaks the connection before its announced length, so the caller sees it.
+    let pieces = stream::try_unfold(object, |mut object| async move {
+        Ok::<_, std::io::Error>(object.try_next().await.map_err(std::io::Error::other)?.map(|piece| (piece, object)))
+    });
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
+    let saved_as = format!("attachment; filename=\"{}\"", filename.chars().map(plain).collect::<String>());
+    let mut response = Body::from_stream(pieces).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.0));
+    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_str(&saved_as).map_err(ApiError::internal)?);
+    Ok(response)
+}

@@ -1,0 +1,288 @@
+//! What a caller is told when something cannot be done: OpenAI's error shape, with a stable code, from one place.
+//!
+//! The inside of [`ApiError::Internal`] goes to the log; its caller gets the request's id to quote.
+//! Source of the shape: `ErrorResponse` of OpenAI's API reference.
+
+use attune_domain::{dataset::Defects, spec::BadField};
+use attune_store::error::StoreError;
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub error: ErrorView,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ErrorView {
+    /// A sentence for people.
+    pub message: String,
+    /// `invalid_request_error`, or `server_error` when the request was right.
+    #[schema(example = "invalid_request_error")]
+    pub r#type: &'static str,
+    /// The field at fault, as a path into the request.
+    pub param: Option<String>,
+    /// Stable, for programs.
+    #[schema(example = "unknown_parameter")]
+    pub code: Option<&'static str>,
+}
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// A field is wrong.
+    #[error("{message}")]
+    Invalid {
+        /// The field's path.
+        param: Option<String>,
+        /// Stable, for programs.
+        code: &'static str,
+        /// A sentence.
+        message: String,
+    },
+    /// No key, or one that opens nothing.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// There is no such thing, or it is another project's.
+    #[error("No such {noun}: '{name}'.")]
+    NotFound {
+        /// `file`.
+        noun: &'static str,
+        /// As the caller named it.
+        name: String,
+    },
+    /// There is no such model, or it is another project's.
+    #[error("The model '{0}' does not exist, or this key has no access to it.")]
+    ModelNotFound(String),
+    /// No route has this path.
+    #[error("Unknown request URL: {method} {path}.")]
+    NoSuchRoute {
+        /// As it came.
+        method: String,
+        /// As it came.
+        path: String,
+    },
+    /// The path is known, the method is not.
+    #[error("{method} is not allowed on {path}.")]
+    MethodNotAllowed {
+        /// As it came.
+        method: String,
+        /// As it came.
+        path: String,
+    },
+    /// The body is not of the kind that the route takes.
+    #[error("The body must be {wanted}; set the Content-Type header accordingly.")]
+    UnsupportedMediaType {
+        /// `application/json`.
+        wanted: &'static str,
+    },
+    /// The body is longer than is allowed.
+    #[error("The {what} is larger than {limit} bytes, the most that is taken.")]
+    TooLarge {
+        /// `request body`.
+        what: &'static str,
+        /// In bytes.
+        limit: u64,
+    },
+    /// A dataset has bad rows.
+    #[error("{}", file_message(.0))]
+    BadRows(#[from] Defects),
+    /// The name is taken.
+    #[error("{0}")]
+    NameTaken(String),
+    /// It does not go with how things are now.
+    #[error("{0}")]
+    Conflict(String),
+    /// A trainer's or replica's report comes too late.
+    #[error("The lease is stale: this run or replica has ended, or another one holds its work.")]
+    Stale,
+    /// The object store did not take what was brought.
+    #[error("The object store did not take the {what}; nothing of it was kept. Is its disk full?")]
+    StorageRefused {
+        /// `file`.
+        what: &'static str,
+        /// What the store said.
+        #[source]
+        cause: StoreError,
+    },
+    /// No replica answers for the model in time, or the one that did cannot go on.
+    #[error("{message}")]
+    ReplicaUnavailable {
+        /// A sentence with the reason.
+        message: String,
+        /// When to ask again.
+        retry_after_seconds: u64,
+    },
+    /// Our fault. The cause is for the log alone.
+    #[error("The server had an error while it processed the request.")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn file_message(defects: &Defects) -> String {
+    let rows = if defects.total == 1 { "1 defect".to_owned() } else { format!("{} defects", defects.total) };
+    format!("Invalid file format: {rows}. Nothing was kept.\n{defects}")
+}
+
+impl ApiError {
+    /// A field is wrong, and no code of its own fits.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid { param: Some(param.into()), code: "invalid_value", message: message.into() }
+    }
+
+    /// A field asks for what cannot be done yet.
+    pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid { param: Some(param.into()), code: "unsupported_parameter", message: message.into() }
+    }
+
+    /// Our fault.
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(cause.into())
+    }
+
+    /// For `map_err` on a read by name: no such row is the caller's mistake, anything else is ours.
+    pub fn on_read(name: impl Into<String>) -> impl FnOnce(StoreError) -> Self {
+        let name = name.into();
+        move |error| match error {
+            StoreError::NotFound("model") => Self::ModelNotFound(name),
+            StoreError::NotFound(noun) => Self::NotFound { noun, name },
+            other => other.into(),
+        }
+    }
+
+    /// Status, type and code: the one table.
+    fn parts(&self) -> (StatusCode, &'static str, Option<&'static str>) {
+        const REQUEST: &str = "invalid_request_error";
+        const SERVER: &str = "server_error";
+        match self {
+            Self::Invalid { code, .. } => (StatusCode::BAD_REQUEST, REQUEST, Some(code)),
+            Self::BadRows(_) => (StatusCode::BAD_REQUEST, REQUEST, Some("invalid_file_format")),
+            Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, REQUEST, Some("invalid_api_key")),
+            Self::NotFound { .. } => (StatusCode::NOT_FOUND, REQUEST, Some("not_found")),
+            Self::ModelNotFound(_) => (StatusCode::NOT_FOUND, REQUEST, Some("model_not_found")),
+            Self::NoSuchRoute { .. } => (StatusCode::NOT_FOUND, REQUEST, Some("unknown_url")),
+            Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, Some("method_not_allowed")),
+            Self::UnsupportedMediaType { .. } => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, Some("unsupported_media_type"))
+            }
+            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, Some("request_too_large")),
+            Self::NameTaken(_) => (StatusCode::CONFLICT, REQUEST, Some("name_taken")),
+            Self::Conflict(_) => (StatusCode::CONFLICT, REQUEST, Some("conflict")),
+            Self::Stale => (StatusCode::CONFLICT, REQUEST, Some("stale_lease")),
+            Self::StorageRefused { .. } => (StatusCode::INSUFFICIENT_STORAGE, SERVER, Some("insufficient_storage")),
+            Self::ReplicaUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("model_unavailable")),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("internal_error")),
+        }
+    }
+
+    fn param(&self) -> Option<String> {
+        match self {
+            Self::Invalid { param, .. } => param.clone(),
+            Self::BadRows(_) => Some("file".into()),
+            Self::ModelNotFound(_) => Some("model".into()),
+            Self::NameTaken(_) => Some("name".into()),
+            _ => None,
+        }
+    }
+
+    /// The error as callers read it, in a body or in a stream.
+    pub fn body(&self) -> ErrorBody {
+        let (_, r#type, code) = self.parts();
+        ErrorBody { error: ErrorView { message: self.to_string(), r#type, param: self.param(), code } }
+    }
+
+    /// Our own failures go to the log once, here; the caller's mistakes are theirs to read.
+    pub fn log(&self) {
+        let cause = match self {
+            Self::Internal(cause) => Some(cause.as_ref() as &(dyn std::error::Error + 'static)),
+            Self::StorageRefused { cause, .. } => Some(cause as &(dyn std::error::Error + 'static)),
+            _ => None,
+        };
+        if let Some(cause) = cause {
+            tracing::error!(error = %chain(cause), "the request failed: {}", chain(cause));
+        }
+    }
+}
+
+/// An error and all its causes, in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Stale => Self::Stale,
+            StoreError::Gap { .. } | StoreError::Illegal(_) => {
+                Self::Conflict(format!("The report cannot be taken: {error}."))
+            }
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<sqlx::Error> for ApiError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<BadField> for ApiError {
+    fn from(field: BadField) -> Self {
+        Self::invalid(field.param, field.to_string())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        self.log();
+        let (status, ..) = self.parts();
+        let mut response = (status, Json(self.body())).into_response();
+        if let Self::ReplicaUnavailable { retry_after_seconds, .. } = self {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_seconds));
+        }
+        if let Self::Unauthenticated(_) = self {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use attune_domain::dataset::RowChecker;
+
+    use super::*;
+
+    #[test]
+    fn bad_rows_are_told_with_their_lines_and_their_number() {
+        let mut checker = RowChecker::new();
+        checker.push(b"{\"messages\": 1}\nnot json\n");
+        let body = ApiError::from(checker.finish().unwrap_err()).body().error;
+        assert_eq!((body.code, body.param.as_deref()), (Some("invalid_file_format"), Some("file")));
+        assert!(body.message.starts_with("Invalid file format: 2 defects."), "{}", body.message);
+        assert!(body.message.contains("\nline 1: ") && body.message.contains("\nline 2: "), "{}", body.message);
+    }
+
+    #[test]
+    fn the_inside_of_our_own_failure_stays_inside() {
+        let error = ApiError::internal("password=hunter2");
+        assert_eq!(error.body().error.message, "The server had an error while it processed the request.");
+        let response = error.into_response();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    #[test]
+    fn a_missing_replica_says_when_to_ask_again() {
+        let error = ApiError::ReplicaUnavailable { message: "no".into(), retry_after_seconds: 5 };
+        assert_eq!(error.into_response().headers()[header::RETRY_AFTER], "5");
+    }
+}

@@ -1,0 +1,55 @@
+//! The front door: routes, keys, limits, the OpenAPI document, and the streams between users and replicas.
+//!
+//! A handler extracts, checks, makes one transaction, answers. SQL is `store`'s; the rules of a dataset, a job and a
+//! shape are `domain`'s. Read in this order.
+
+/// What can be set.
+pub mod config;
+
+/// What every handler has at hand.
+pub mod app;
+
+/// Every path, and what all of them go through.
+pub mod router;
+
+/// The frame of the OpenAPI document.
+pub mod openapi;
+
+/// A request's id, span and net under panics.
+pub mod request;
+
+/// Who calls.
+pub mod caller;
+
+/// What a caller is told when something cannot be done.
+pub mod error;
+
+/// JSON bodies whose refusals name the field.
+pub mod body;
+
+/// Lists and queries.
+pub mod page;
+
+/// The handlers.
+pub mod routes;
+
+/// What goes over the wire.
+pub mod wire;
+
+/// Content on its way in.
+pub mod incoming;
+
+/// A dataset out of a form, checked row by row.
+pub mod dataset_upload;
+
+/// A folder before it becomes a base model.
+pub mod base_import;
+
+/// Content on its way out.
+pub mod content;
+
+/// The replica that answers for a base.
+pub mod replicas;
+
+/// One request to a replica, and its answer.
+pub mod generation;

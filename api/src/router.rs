@@ -1,0 +1,77 @@
+//! The table of contents: every path, and what all of them go through.
+
+use axum::{
+    Json, Router,
+    extract::DefaultBodyLimit,
+    middleware::from_fn,
+    routing::{get, post},
+};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::{OpenApi, openapi::OpenApi as Document};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    app::App,
+    openapi::Doc,
+    request,
+    routes::{adapters, base_models, chat, files, health, jobs, models, replica, run},
+};
+
+/// Everything that a user may call, and its description.
+fn public() -> (Router<App>, Document) {
+    // These count their bodies themselves while they stream.
+    let uploads = OpenApiRouter::new()
+        .routes(routes!(files::create, files::list))
+        .routes(routes!(base_models::find_blob, base_models::put_blob))
+        .layer(DefaultBodyLimit::disable());
+    OpenApiRouter::with_openapi(Doc::openapi())
+        .merge(uploads)
+        .routes(routes!(files::retrieve, files::delete))
+        .routes(routes!(files::content))
+        .routes(routes!(base_models::create, base_models::list))
+        .routes(routes!(base_models::retrieve))
+        .routes(routes!(jobs::create, jobs::list))
+        .routes(routes!(jobs::retrieve))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::events))
+        .routes(routes!(jobs::checkpoints))
+        .routes(routes!(models::list))
+        .routes(routes!(models::retrieve, models::delete))
+        .routes(routes!(adapters::list))
+        .routes(routes!(adapters::retrieve))
+        .routes(routes!(adapters::file))
+        .routes(routes!(chat::create))
+        .routes(routes!(health::get))
+        .split_for_parts()
+}
+
+/// What trainers and replicas call; not for users, so not described.
+fn internal() -> Router<App> {
+    Router::new()
+        .route("/internal/run/spec", get(run::spec))
+        .route("/internal/run/blobs", post(run::blobs))
+        .route("/internal/run/reports", post(run::reports))
+        .route("/internal/replica/spec", get(replica::spec))
+        .route("/internal/replica/reports", post(replica::reports))
+}
+
+/// The description of the public part.
+pub fn document() -> Document {
+    public().1
+}
+
+/// The whole api, reached at `public_url`.
+pub fn router(app: App, public_url: &str) -> Router {
+    let (public, mut document) = public();
+    document.servers = Some(vec![utoipa::openapi::Server::new(public_url)]);
+    let json_bytes = usize::try_from(app.limits.json_bytes).unwrap_or(usize::MAX);
+    public
+        .merge(internal())
+        .route("/openapi.json", get(move || std::future::ready(Json(document.clone()))))
+        .fallback(request::no_such_route)
+        .method_not_allowed_fallback(request::method_not_allowed)
+        .layer(DefaultBodyLimit::max(json_bytes))
+        .layer(CatchPanicLayer::custom(request::panicked))
+        .layer(from_fn(request::trace))
+        .with_state(app)
+}

@@ -1,0 +1,119 @@
+//! Files: upload, list, look, read, delete.
+
+use attune_domain::id::{File as FileKind, FileId};
+use attune_store::{
+    file::{self, Page},
+    objects::blob_key,
+};
+use axum::{
+    Json,
+    extract::{Multipart, Path, State, multipart::MultipartRejection},
+    response::Response,
+};
+
+use crate::{
+    app::App,
+    caller::Caller,
+    content, dataset_upload,
+    error::{ApiError, ErrorBody},
+    page::{List, Params},
+    wire::file::{Deleted, FileForm, FileView},
+};
+
+/// Upload a file.
+///
+/// A JSONL dataset for fine-tuning. Every row is checked while it comes in; a file with a bad row is refused with the
+/// lines of its first defects, and nothing of it is kept.
+#[utoipa::path(post, path = "/v1/files", tag = "Files", operation_id = "create_file",
+    request_body(content = FileForm, content_type = "multipart/form-data"),
+    responses((status = 200, body = FileView), (status = "4XX", body = ErrorBody), (status = 507, body = ErrorBody)))]
+pub async fn create(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    form: Result<Multipart, MultipartRejection>,
+) -> Result<Json<FileView>, ApiError> {
+    let form = form.map_err(|_| ApiError::UnsupportedMediaType { wanted: "multipart/form-data with a boundary" })?;
+    let file = dataset_upload::take(&app, holder.project_id, form).await?;
+    Ok(Json(file.into()))
+}
+
+/// List files.
+#[utoipa::path(get, path = "/v1/files", tag = "Files", operation_id = "list_files",
+    params(
+        ("after" = Option<String>, Query, description = "The list goes on behind the file of this id."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 10000, description = "10000 if left out."),
+        ("order" = Option<String>, Query, description = "By birth: `desc`, the default, or `asc`."),
+        ("purpose" = Option<String>, Query, description = "Only files for this."),
+    ),
+    responses((status = 200, body = List<FileView>), (status = "4XX", body = ErrorBody)))]
+pub async fn list(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    mut query: Params,
+) -> Result<Json<List<FileView>>, ApiError> {
+    let (after, limit) = (query.after::<FileKind>()?, query.limit(10_000, 10_000)?);
+    let (ascending, purpose) = (query.ascending()?, query.take("purpose")?);
+    query.done()?;
+    let mut db = app.db.acquire().await?;
+    let page = Page { after, limit: limit + 1, ascending };
+    let files = file::list(&mut db, holder.project_id, purpose.as_deref(), &page).await?;
+    let views = files.into_iter().map(FileView::from).collect();
+    Ok(Json(List::cut(views, limit, |file: &FileView| file.id.clone())))
+}
+
+/// Look at a file.
+#[utoipa::path(get, path = "/v1/files/{file_id}", tag = "Files", operation_id = "retrieve_file",
+    params(("file_id" = String, Path)),
+    responses((status = 200, body = FileView), (status = "4XX", body = ErrorBody)))]
+pub async fn retrieve(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<FileView>, ApiError> {
+    let mut db = app.db.acquire().await?;
+    let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    Ok(Json(file.into()))
+}
+
+/// Read a file.
+#[utoipa::path(get, path = "/v1/files/{file_id}/content", tag = "Files", operation_id = "download_file",
+    params(("file_id" = String, Path)),
+    responses(
+        (status = 200, content_type = "application/octet-stream", body = String),
+        (status = "4XX", body = ErrorBody),
+    ))]
+pub async fn content(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let mut db = app.db.acquire().await?;
+    let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    drop(db);
+    content::answer(&app.objects, &blob_key(&file.sha256), &file.filename, file.bytes).await
+}
+
+/// Delete a file.
+///
+/// Refused while a job that has not ended needs it.
+#[utoipa::path(delete, path = "/v1/files/{file_id}", tag = "Files", operation_id = "delete_file",
+    params(("file_id" = String, Path)),
+    responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
+pub async fn delete(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Deleted>, ApiError> {
+    let mut tx = app.db.begin().await?;
+    let needed = file::delete(&mut tx, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(&id))?;
+    if let Some(job) = needed {
+        return Err(ApiError::Conflict(format!("The job {job} needs this file; cancel the job first, or let it end.")));
+    }
+    tx.commit().await?;
+    Ok(Json(Deleted { id, object: "file", deleted: true }))
+}
+
+/// What is not an id names no file.
+fn named(id: &str) -> Result<FileId, ApiError> {
+    id.parse().map_err(|_| ApiError::NotFound { noun: "file", name: id.chars().take(80).collect() })
+}

@@ -1,0 +1,211 @@
+//! Fine-tuning jobs: make, list, look, cancel; their events and checkpoints.
+
+use attune_domain::{
+    id::{FileId, Job as JobKind, JobEvent as JobEventKind, JobId},
+    spec::TrainSpec,
+};
+use attune_store::{
+    adapter::{self, Model},
+    api_key::Holder,
+    checkpoint,
+    error::StoreError,
+    file, job, job_event,
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use chrono::Utc;
+use serde_json::{Map, Value};
+use sqlx::PgConnection;
+
+use crate::{
+    app::App,
+    body::Body,
+    caller::Caller,
+    error::{ApiError, ErrorBody},
+    page::{List, Params},
+    wire::{
+        job::NewJob,
+        job_view::{CheckpointView, JobEventView, JobView},
+    },
+};
+
+/// Start a fine-tuning job.
+///
+/// Answers at once; the job's files are then turned into tokens and checked, and it is queued. Every default is filled
+/// in now and shown in the answer. An unknown field is refused by its name.
+#[utoipa::path(post, path = "/v1/fine_tuning/jobs", tag = "Fine-tuning", operation_id = "create_job",
+    request_body = NewJob,
+    responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
+pub async fn create(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Body(new): Body<NewJob>,
+) -> Result<Json<JobView>, ApiError> {
+    let asked = new.requested()?;
+    let mut tx = app.db.begin().await?;
+    let base = match adapter::resolve(&mut tx, holder.project_id, &new.model).await {
+        Ok(Model::Base(base)) => base,
+        Ok(Model::Tuned(_)) => {
+            return Err(ApiError::unsupported("model", "A tuned model cannot be tuned further; name its base."));
+        }
+        Err(error) => return Err(ApiError::on_read(new.model)(error)),
+    };
+    let training = dataset(&mut tx, &holder, "training_file", &new.training_file).await?;
+    let validation = match &new.validation_file {
+        Some(id) => Some(dataset(&mut tx, &holder, "validation_file", id).await?),
+        None => None,
+    };
+    let spec = TrainSpec::check(&asked, training.rows, base.architecture.max_position_embeddings)?;
+    let row = job::NewJob {
+        project_id: holder.project_id,
+        base_model_id: base.base_model_id,
+        training_file_id: training.file_id,
+        validation_file_id: validation.map(|file| file.file_id),
+        suffix: new.suffix.clone(),
+        metadata: serde_json::to_value(new.metadata.clone().unwrap_or_default()).map_err(ApiError::internal)?,
+        spec,
+        requested: new.as_it_came(),
+    };
+    let job = job::insert(&mut tx, &row).await?;
+    tx.commit().await?;
+    Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
+}
+
+/// The file that a field of the request names; it stays until the transaction ends.
+async fn dataset(
+    tx: &mut PgConnection,
+    holder: &Holder,
+    field: &'static str,
+    text: &str,
+) -> Result<file::File, ApiError> {
+    let missing = || ApiError::Invalid {
+        param: Some(field.into()),
+        code: "file_not_found",
+        message: format!("Invalid '{field}': there is no file '{}'.", text.chars().take(80).collect::<String>()),
+    };
+    let id: FileId = text.parse().map_err(|_| missing())?;
+    match file::lock_for_job(tx, holder.project_id, id).await {
+        Err(StoreError::NotFound(_)) => Err(missing()),
+        found => Ok(found?),
+    }
+}
+
+/// List fine-tuning jobs, newest first.
+#[utoipa::path(get, path = "/v1/fine_tuning/jobs", tag = "Fine-tuning", operation_id = "list_jobs",
+    params(
+        ("after" = Option<String>, Query, description = "The list goes on behind the job of this id."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+        ("metadata[key]" = Option<String>, Query, description = "Only jobs with this pair; may be given several times."),
+    ),
+    responses((status = 200, body = List<JobView>), (status = "4XX", body = ErrorBody)))]
+pub async fn list(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    mut query: Params,
+) -> Result<Json<List<JobView>>, ApiError> {
+    let (after, limit) = (query.after::<JobKind>()?, query.limit(20, 100)?);
+    let metadata: Map<String, Value> = query.metadata().into_iter().map(|(k, v)| (k, v.into())).collect();
+    query.done()?;
+    let mut db = app.db.acquire().await?;
+    let jobs = job::list(&mut db, holder.project_id, metadata.into(), after, limit + 1).await?;
+    let now = Utc::now();
+    let views = jobs.into_iter().map(|job| JobView::new(job, holder.organization_id, now)).collect();
+    Ok(Json(List::cut(views, limit, |job: &JobView| job.id.clone())))
+}
+
+/// Look at a fine-tuning job.
+#[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}", tag = "Fine-tuning", operation_id = "retrieve_job",
+    params(("job_id" = String, Path)),
+    responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
+pub async fn retrieve(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<JobView>, ApiError> {
+    let mut db = app.db.acquire().await?;
+    let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
+}
+
+/// Cancel a fine-tuning job.
+///
+/// One that waits is cancelled at once; one that runs stops at its next step. To ask twice is to ask once; a job that
+/// has ended is refused.
+#[utoipa::path(post, path = "/v1/fine_tuning/jobs/{job_id}/cancel", tag = "Fine-tuning", operation_id = "cancel_job",
+    params(("job_id" = String, Path)),
+    responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
+pub async fn cancel(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<JobView>, ApiError> {
+    let mut tx = app.db.begin().await?;
+    let job = job::cancel(&mut tx, holder.project_id, named(&id)?).await.map_err(|error| match error {
+        StoreError::Illegal(illegal) => ended(&id, illegal.from.wire()),
+        other => ApiError::on_read(&id)(other),
+    })?;
+    tx.commit().await?;
+    Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
+}
+
+fn ended(id: &str, status: &str) -> ApiError {
+    let message = format!("The job {id} cannot be cancelled: it has ended already; its status is '{status}'.");
+    ApiError::Invalid { param: None, code: "job_has_ended", message }
+}
+
+/// List the events of a fine-tuning job, newest first.
+#[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}/events", tag = "Fine-tuning", operation_id = "list_job_events",
+    params(
+        ("job_id" = String, Path),
+        ("after" = Option<String>, Query, description = "The list goes on behind the event of this id."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "20 if left out."),
+    ),
+    responses((status = 200, body = List<JobEventView>), (status = "4XX", body = ErrorBody)))]
+pub async fn events(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+    mut query: Params,
+) -> Result<Json<List<JobEventView>>, ApiError> {
+    let (after, limit) = (query.after::<JobEventKind>()?, query.limit(20, 1000)?);
+    query.done()?;
+    let mut db = app.db.acquire().await?;
+    let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let events = job_event::list(&mut db, holder.project_id, job.job_id, after, limit + 1).await?;
+    let views = events.into_iter().map(JobEventView::from).collect();
+    Ok(Json(List::cut(views, limit, |event: &JobEventView| event.id.clone())))
+}
+
+/// List the checkpoints of a fine-tuning job, newest first.
+///
+/// The newest few are kept; a run that is lost goes on from the last.
+#[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}/checkpoints", tag = "Fine-tuning",
+    operation_id = "list_job_checkpoints",
+    params(
+        ("job_id" = String, Path),
+        ("after" = Option<String>, Query, description = "The list goes on behind the checkpoint of this id."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "10 if left out."),
+    ),
+    responses((status = 200, body = List<CheckpointView>), (status = "4XX", body = ErrorBody)))]
+pub async fn checkpoints(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+    mut query: Params,
+) -> Result<Json<List<CheckpointView>>, ApiError> {
+    let (after, limit) = (query.after::<attune_domain::id::Checkpoint>()?, query.limit(10, 100)?);
+    query.done()?;
+    let mut db = app.db.acquire().await?;
+    let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let kept = checkpoint::list(&mut db, holder.project_id, job.job_id).await?;
+    let behind = kept.iter().filter(|c| after.is_none_or(|after| c.checkpoint_id < after));
+    let views = behind.map(|c| CheckpointView::new(c, &job, &holder.project)).collect();
+    Ok(Json(List::cut(views, limit, |checkpoint: &CheckpointView| checkpoint.id.clone())))
+}
+
+/// What is not an id names no job.
+fn named(id: &str) -> Result<JobId, ApiError> {
+    id.parse().map_err(|_| ApiError::NotFound { noun: "fine-tuning job", name: id.chars().take(80).collect() })
+}

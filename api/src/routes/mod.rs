@@ -1,0 +1,20 @@
+//! Handlers, one file per resource. Each extracts, checks, makes one transaction, answers.
+
+/// Adapters, to be taken home.
+pub mod adapters;
+/// Base models and the blobs that they are made of.
+pub mod base_models;
+/// Chat.
+pub mod chat;
+/// Files.
+pub mod files;
+/// Whether the api is up.
+pub mod health;
+/// Fine-tuning jobs.
+pub mod jobs;
+/// Models.
+pub mod models;
+/// What serving processes call.
+pub mod replica;
+/// What trainers call.
+pub mod run;

@@ -1,0 +1,73 @@
+//! Models: what may stand in a request's `model`.
+
+use attune_store::{
+    adapter::{self, Model},
+    base_model,
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+
+use crate::{
+    app::App,
+    caller::Caller,
+    error::{ApiError, ErrorBody},
+    page::{List, Params},
+    wire::{file::Deleted, model::ModelView},
+};
+
+/// List models: base models, then the project's tuned ones, newest first.
+#[utoipa::path(get, path = "/v1/models", tag = "Models", operation_id = "list_models",
+    responses((status = 200, body = List<ModelView>), (status = "4XX", body = ErrorBody)))]
+pub async fn list(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    query: Params,
+) -> Result<Json<List<ModelView>>, ApiError> {
+    query.done()?;
+    let mut db = app.db.acquire().await?;
+    let bases = base_model::list(&mut db).await?;
+    let tuned = adapter::list(&mut db, holder.project_id, None, i64::MAX).await?;
+    let bases = bases.into_iter().map(ModelView::base);
+    let models = bases.chain(tuned.into_iter().map(|version| ModelView::tuned(version, &holder.project))).collect();
+    Ok(Json(List::whole(models, |model: &ModelView| model.id.clone())))
+}
+
+/// Look at a model.
+#[utoipa::path(get, path = "/v1/models/{model}", tag = "Models", operation_id = "retrieve_model",
+    params(("model" = String, Path)),
+    responses((status = 200, body = ModelView), (status = "4XX", body = ErrorBody)))]
+pub async fn retrieve(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(name): Path<String>,
+) -> Result<Json<ModelView>, ApiError> {
+    let mut db = app.db.acquire().await?;
+    let model = adapter::resolve(&mut db, holder.project_id, &name).await.map_err(ApiError::on_read(name))?;
+    Ok(Json(match model {
+        Model::Base(base) => ModelView::base(base),
+        Model::Tuned(version) => ModelView::tuned(version, &holder.project),
+    }))
+}
+
+/// Delete a tuned model.
+///
+/// Its adapter goes with it, for good. A base model cannot be deleted.
+#[utoipa::path(delete, path = "/v1/models/{model}", tag = "Models", operation_id = "delete_model",
+    params(("model" = String, Path)),
+    responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
+pub async fn delete(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Deleted>, ApiError> {
+    let mut tx = app.db.begin().await?;
+    let model = adapter::resolve(&mut tx, holder.project_id, &name).await.map_err(ApiError::on_read(&name))?;
+    if let Model::Base(_) = model {
+        return Err(ApiError::unsupported("model", "A base model cannot be deleted; only tuned models can."));
+    }
+    adapter::delete(&mut tx, holder.project_id, &name).await.map_err(ApiError::on_read(&name))?;
+    tx.commit().await?;
+    Ok(Json(Deleted { id: name, object: "model", deleted: true }))
+}

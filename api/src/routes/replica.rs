@@ -1,0 +1,25 @@
+//! What serving processes call: their spec, and how they are. See `domain::serve`.
+
+use attune_domain::serve::{ReplicaReply, ReplicaReport, ServeSpec};
+use attune_store::replica;
+use axum::{Json, extract::State};
+
+use crate::{app::App, body::Body, caller::ReplicaCaller, error::ApiError};
+
+/// Everything that the replica needs; the URLs are made now.
+pub async fn spec(State(app): State<App>, ReplicaCaller(replica): ReplicaCaller) -> Result<Json<ServeSpec>, ApiError> {
+    let mut db = app.db.acquire().await?;
+    Ok(Json(replica::spec(&mut db, &app.objects, &replica).await?))
+}
+
+/// Takes how the replica is.
+pub async fn reports(
+    State(app): State<App>,
+    ReplicaCaller(replica): ReplicaCaller,
+    Body(said): Body<ReplicaReport>,
+) -> Result<Json<ReplicaReply>, ApiError> {
+    let mut tx = app.db.begin().await?;
+    let reply = replica::take_report(&mut tx, replica.replica_id, &said).await?;
+    tx.commit().await?;
+    Ok(Json(reply))
+}

@@ -1,0 +1,56 @@
+//! What trainers call: their spec, where to put blobs, and what they have to say. See `domain::run`.
+
+use attune_domain::run::{BlobGrant, BlobsWanted, Reply, Report, RunSpec};
+use attune_store::{
+    blob, report,
+    run::{Run, RunState},
+    run_spec,
+};
+use axum::{Json, extract::State};
+
+use crate::{app::App, body::Body, caller::RunCaller, error::ApiError, incoming::is_sha256};
+
+/// The most blobs that are asked for at once.
+const MOST_BLOBS: usize = 1000;
+
+/// Everything that the run needs; the URLs are made now.
+pub async fn spec(State(app): State<App>, RunCaller(run): RunCaller) -> Result<Json<RunSpec>, ApiError> {
+    check_alive(&run)?;
+    let mut db = app.db.acquire().await?;
+    Ok(Json(run_spec::get(&mut db, &app.objects, &run).await?))
+}
+
+/// Where to put blobs.
+pub async fn blobs(
+    State(app): State<App>,
+    RunCaller(run): RunCaller,
+    Body(wanted): Body<BlobsWanted>,
+) -> Result<Json<Vec<BlobGrant>>, ApiError> {
+    check_alive(&run)?;
+    if wanted.run_lease != run.run_lease {
+        return Err(ApiError::Stale);
+    }
+    if wanted.blobs.len() > MOST_BLOBS || !wanted.blobs.iter().all(|blob| is_sha256(&blob.sha256)) {
+        return Err(ApiError::invalid("blobs", format!("At most {MOST_BLOBS} blobs, each with its SHA-256 in hex.")));
+    }
+    let mut tx = app.db.begin().await?;
+    let grants = blob::grant(&mut tx, &app.objects, &wanted.blobs).await?;
+    tx.commit().await?;
+    Ok(Json(grants))
+}
+
+/// Takes what the run has to say: all of it, or nothing.
+pub async fn reports(
+    State(app): State<App>,
+    RunCaller(run): RunCaller,
+    Body(said): Body<Report>,
+) -> Result<Json<Reply>, ApiError> {
+    let mut tx = app.db.begin().await?;
+    let reply = report::take(&mut tx, run.run_id, &said).await?;
+    tx.commit().await?;
+    Ok(Json(reply))
+}
+
+fn check_alive(run: &Run) -> Result<(), ApiError> {
+    if run.state == RunState::Ended { Err(ApiError::Stale) } else { Ok(()) }
+}

@@ -1,0 +1,391 @@
+//! Chat requests: OpenAI's body, as far as it can be done. What cannot is refused by name, never passed over.
+
+use attune_domain::serve::{ChatMessage, Sampling};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::{body, error::ApiError};
+
+/// The longest list of stop strings. Source: OpenAI's API reference.
+const MOST_STOPS: usize = 4;
+
+/// A chat to be gone on with.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewChat {
+    /// A base model's name, or a tuned one's.
+    #[schema(example = "ft:smollm2-135m-instruct:default:records:7b8c9d0e")]
+    pub model: String,
+    /// The chat so far.
+    pub messages: Vec<MessageIn>,
+    /// From 0, always the most likely token, to 2; 1 if left out.
+    pub temperature: Option<f64>,
+    /// Only the most likely tokens that together have this probability; 1 if left out.
+    pub top_p: Option<f64>,
+    /// The same seed and request draw the same tokens; a new one each time if left out.
+    pub seed: Option<i64>,
+    /// Up to 4 texts before which the answer ends.
+    #[serde(default)]
+    pub stop: Stop,
+    /// The older name of `max_completion_tokens`.
+    pub max_tokens: Option<u64>,
+    /// The longest answer in tokens; as long as the context allows if left out.
+    pub max_completion_tokens: Option<u64>,
+    /// Answers in chunks, as server-sent events.
+    pub stream: Option<bool>,
+    /// Only with `stream`.
+    pub stream_options: Option<StreamOptions>,
+}
+
+/// What a stream holds besides the answer.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StreamOptions {
+    /// A last chunk with the usage.
+    pub include_usage: Option<bool>,
+}
+
+/// One message.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MessageIn {
+    /// `system`, `developer` (the same), `user` or `assistant`.
+    pub role: String,
+    /// What was said: a text, or parts of type `text`.
+    pub content: Content,
+}
+
+/// What was said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Content {
+    /// As one text.
+    Text(String),
+    /// In parts, which are put together as they are.
+    Parts(Vec<Part>),
+}
+
+/// A part of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Only `text` is supported.
+    #[schema(example = "text")]
+    pub r#type: String,
+    /// The text.
+    pub text: String,
+}
+
+/// Texts before which an answer ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, ToSchema)]
+#[schema(value_type = Option<Vec<String>>)]
+pub struct Stop(pub Vec<String>);
+
+struct ContentVisitor;
+
+impl<'de> serde::de::Visitor<'de> for ContentVisitor {
+    type Value = Content;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a string or a list of text parts")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Content, E> {
+        Ok(Content::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Content, A::Error> {
+        Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(list)).map(Content::Parts)
+    }
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ContentVisitor)
+    }
+}
+
+struct StopVisitor;
+
+impl<'de> serde::de::Visitor<'de> for StopVisitor {
+    type Value = Stop;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a string or a list of strings")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Stop, E> {
+        Ok(Stop::default())
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Stop, E> {
+        Ok(Stop(vec![text.to_owned()]))
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Stop, A::Error> {
+        Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(list)).map(Stop)
+    }
+}
+
+impl<'de> Deserialize<'de> for Stop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StopVisitor)
+    }
+}
+
+/// Fields of OpenAI's body that change nothing here, whatever their value.
+const IDLE: [&str; 7] =
+    ["user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier"];
+
+/// Whether a field's value asks for nothing that is not done anyway.
+type AsksNothing = fn(&Value) -> bool;
+
+/// Fields that cannot be done yet: a test for values that ask for nothing, and why the others are refused.
+const NOT_YET: [(&str, AsksNothing, &str); 20] = [
+    ("n", |v| v.as_u64() == Some(1), "only one answer is given; n must be 1"),
+    ("tools", is_empty, "tool calls are not supported"),
+    ("tool_choice", |v| v == "none", "tool calls are not supported"),
+    ("parallel_tool_calls", |_| false, "tool calls are not supported"),
+    ("functions", is_empty, "function calls are not supported"),
+    ("function_call", |v| v == "none", "function calls are not supported"),
+    ("response_format", |v| v.get("type").is_some_and(|t| t == "text"), "only {\"type\": \"text\"} is supported"),
+    ("logprobs", |v| v == false, "log probabilities are not given"),
+    ("top_logprobs", |v| v.as_u64() == Some(0), "log probabilities are not given"),
+    ("logit_bias", is_empty, "tokens cannot be weighted"),
+    ("frequency_penalty", is_zero, "penalties are not supported; it must be 0"),
+    ("presence_penalty", is_zero, "penalties are not supported; it must be 0"),
+    ("modalities", |v| *v == serde_json::json!(["text"]), "only [\"text\"] is supported"),
+    ("audio", |_| false, "audio is not supported"),
+    ("prediction", |_| false, "predicted outputs are not supported"),
+    ("reasoning_effort", |_| false, "the models here have no reasoning effort"),
+    ("verbosity", |_| false, "the models here have no verbosity"),
+    ("web_search_options", |_| false, "the web is not searched"),
+    ("moderation", |_| false, "answers are not moderated"),
+    ("prompt_cache_options", |_| false, "prompts are not cached"),
+];
+
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
+}
+
+fn is_zero(value: &Value) -> bool {
+    value.as_f64() == Some(0.0)
+}
+
+impl NewChat {
+    /// Reads a body; takes away what changes nothing.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`]: a field is unknown, wrong, or asks for what cannot be done yet.
+    pub fn read(mut fields: Map<String, Value>) -> Result<Self, ApiError> {
+        fields.retain(|name, _| !IDLE.contains(&name.as_str()));
+        for (name, asks_nothing, why) in NOT_YET {
+            match fields.remove(name) {
+                Some(value) if !value.is_null() && !asks_nothing(&value) => {
+                    return Err(ApiError::unsupported(name, format!("Unsupported '{name}': {why}.")));
+                }
+                _ => {}
+            }
+        }
+        for (i, message) in fields.get("messages").and_then(Value::as_array).into_iter().flatten().enumerate() {
+            check_message(i, message)?;
+        }
+        let chat: Self = body::from_value(Value::Object(fields))?;
+        chat.check()?;
+        Ok(chat)
+    }
+
+    fn check(&self) -> Result<(), ApiError> {
+        if self.messages.is_empty() {
+            return Err(ApiError::invalid("messages", "Invalid 'messages': the list is empty."));
+        }
+        range("temperature", self.temperature, 0.0, 2.0)?;
+        range("top_p", self.top_p, 0.0, 1.0)?;
+        if self.stop.0.len() > MOST_STOPS {
+            return Err(ApiError::invalid("stop", format!("Invalid 'stop': at most {MOST_STOPS} texts are taken.")));
+        }
+        if self.stop.0.iter().any(String::is_empty) {
+            return Err(ApiError::invalid("stop", "Invalid 'stop': an empty text stands before everything."));
+        }
+        if self.max_tokens.is_some() && self.max_completion_tokens.is_some() {
+            let message = "'max_tokens' is the older name of 'max_completion_tokens'; give one of them.";
+            return Err(ApiError::invalid("max_tokens", message));
+        }
+        for (name, value) in [("max_tokens", self.max_tokens), ("max_completion_tokens", self.max_completion_tokens)] {
+            if value == Some(0) {
+                return Err(ApiError::invalid(name, format!("Invalid '{name}': 0 is below 1.")));
+            }
+        }
+        if self.stream_options.is_some() && !self.streams() {
+            return Err(ApiError::invalid("stream_options", "'stream_options' only goes with 'stream': true."));
+        }
+        Ok(())
+    }
+
+    /// Whether the answer comes in chunks.
+    pub fn streams(&self) -> bool {
+        self.stream == Some(true)
+    }
+
+    /// Whether the stream ends with the usage.
+    pub fn streams_usage(&self) -> bool {
+        self.stream_options.and_then(|o| o.include_usage) == Some(true)
+    }
+
+    /// The messages in a replica's words.
+    pub fn chat_messages(&self) -> Vec<ChatMessage> {
+        self.messages.iter().map(MessageIn::to_chat).collect()
+    }
+
+    /// How tokens are drawn; `dice` stands in for a seed that was not given.
+    pub fn sampling(&self, dice: u64) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(1.0),
+            top_p: self.top_p.unwrap_or(1.0),
+            seed: self.seed.map_or(dice, i64::cast_unsigned),
+            stop: self.stop.0.clone(),
+            max_tokens: self.max_completion_tokens.or(self.max_tokens),
+        }
+    }
+}
+
+impl MessageIn {
+    fn to_chat(&self) -> ChatMessage {
+        let role = if self.role == "developer" { "system" } else { &self.role };
+        let content = match &self.content {
+            Content::Text(text) => text.clone(),
+            Content::Parts(parts) => parts.iter().map(|part| part.text.as_str()).collect(),
+        };
+        ChatMessage { role: role.to_owned(), content }
+    }
+}
+
+/// What OpenAI's messages may have and these may not, said in words of its own.
+fn check_message(i: usize, message: &Value) -> Result<(), ApiError> {
+    let at = |field: &str| format!("messages[{i}].{field}");
+    for field in ["tool_calls", "tool_call_id", "function_call", "audio", "refusal", "name"] {
+        if message.get(field).is_some_and(|value| !value.is_null()) {
+            return Err(ApiError::unsupported(
+                at(field),
+                format!("Unsupported '{}': no model here reads it.", at(field)),
+            ));
+        }
+    }
+    match message.get("role").and_then(Value::as_str) {
+        Some("system" | "developer" | "user" | "assistant") | None => {}
+        Some(role @ ("tool" | "function")) => {
+            return Err(ApiError::unsupported(
+                at("role"),
+                format!("Unsupported '{}': '{role}'; tool calls are not supported.", at("role")),
+            ));
+        }
+        Some(role) => {
+            let message = format!("Invalid '{}': '{role}'; allowed: system, developer, user, assistant.", at("role"));
+            return Err(ApiError::invalid(at("role"), message));
+        }
+    }
+    for (j, part) in message.get("content").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let kind = part.get("type").and_then(Value::as_str).unwrap_or("text");
+        if kind != "text" {
+            let at = format!("messages[{i}].content[{j}].type");
+            let message = format!("Unsupported '{at}': '{kind}'; only 'text' is read.");
+            return Err(ApiError::unsupported(at, message));
+        }
+    }
+    Ok(())
+}
+
+fn range(name: &'static str, value: Option<f64>, least: f64, most: f64) -> Result<(), ApiError> {
+    match value {
+        Some(given) if !(least..=most).contains(&given) => {
+            Err(ApiError::invalid(name, format!("Invalid '{name}': {given} is not from {least} to {most}.")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(more: Value) -> Result<NewChat, ApiError> {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        NewChat::read(body.as_object().unwrap().clone())
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        for (more, param) in [
+            (json!({"n": 2}), "n"),
+            (json!({"tools": [{"type": "function"}]}), "tools"),
+            (json!({"response_format": {"type": "json_object"}}), "response_format"),
+            (json!({"logprobs": true}), "logprobs"),
+            (json!({"logit_bias": {"50256": -100}}), "logit_bias"),
+            (json!({"presence_penalty": 0.5}), "presence_penalty"),
+            (
+                json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
+                "messages[0].content[0].type",
+            ),
+            (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
+            (json!({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}), "messages[0].name"),
+        ] {
+            let error = read(more.clone()).unwrap_err().body().error;
+            assert_eq!((error.param.as_deref(), error.code), (Some(param), Some("unsupported_parameter")), "{more}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_path() {
+        for (more, param) in [
+            (json!({"temperature": 2.5}), "temperature"),
+            (json!({"temperature": "hot"}), "temperature"),
+            (json!({"top_p": -0.1}), "top_p"),
+            (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop"),
+            (json!({"stop": [1]}), "stop[0]"),
+            (json!({"stop": 1}), "stop"),
+            (json!({"max_tokens": 0}), "max_tokens"),
+            (json!({"max_tokens": 1, "max_completion_tokens": 1}), "max_tokens"),
+            (json!({"stream_options": {"include_usage": true}}), "stream_options"),
+            (json!({"messages": []}), "messages"),
+            (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
+            (json!({"messages": [{"role": "user", "content": null}]}), "messages[0].content"),
+            (
+                json!({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}),
+                "messages[0].content[0].text",
+            ),
+            (json!({"messages": [{"role": "boss", "content": "x"}]}), "messages[0].role"),
+            (json!({"temprature": 1}), "temprature"),
+        ] {
+            let error = read(more.clone()).unwrap_err().body().error;
+            assert_eq!(error.param.as_deref(), Some(param), "{more}: {}", error.message);
+        }
+    }
+
+    #[test]
+    fn what_asks_for_nothing_is_let_through() {
+        let chat = read(json!({"n": 1, "tools": null, "logprobs": false, "frequency_penalty": 0, "user": "ann",
+            "metadata": {"a": "b"}, "store": false, "response_format": {"type": "text"}, "stop": null, "seed": -1,
+            "max_completion_tokens": 7, "stream": true, "stream_options": {"include_usage": true}}))
+        .unwrap();
+        let sampling = chat.sampling(3);
+        assert_eq!((sampling.temperature, sampling.seed, sampling.max_tokens), (1.0, u64::MAX, Some(7)));
+        assert!(chat.streams() && chat.streams_usage());
+        assert_eq!(read(json!({"stop": "x"})).unwrap().sampling(3).stop, ["x"]);
+        assert_eq!(read(json!({})).unwrap().sampling(3).seed, 3);
+    }
+
+    #[test]
+    fn parts_are_put_together_and_developers_are_the_system() {
+        let chat = read(json!({"messages": [
+            {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "user", "content": ""},
+        ]}))
+        .unwrap();
+        let messages = chat.chat_messages();
+        assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("system", "ab"));
+    }
+}

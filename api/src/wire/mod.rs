@@ -1,0 +1,20 @@
+//! What goes over the wire: one file per resource. Types of `domain` are not shown to users; these are.
+
+/// Adapters.
+pub mod adapter;
+/// `"auto"` or a number.
+pub mod auto;
+/// Base models.
+pub mod base_model;
+/// Chat requests.
+pub mod chat;
+/// Chat answers, whole and in chunks.
+pub mod completion;
+/// Files.
+pub mod file;
+/// A job as it is asked for.
+pub mod job;
+/// A job as it is shown.
+pub mod job_view;
+/// Models.
+pub mod model;

@@ -1,0 +1,33 @@
+//! Models as OpenAI lists them: base models, and the project's tuned ones.
+
+use attune_store::{adapter::AdapterVersion, base_model::BaseModel};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A model that answers chats.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ModelView {
+    /// Its name: what `model` is in a request.
+    #[schema(example = "smollm2-135m-instruct")]
+    pub id: String,
+    /// Always `model`.
+    pub object: &'static str,
+    /// Unix time, in seconds.
+    pub created: i64,
+    /// `attune` for a base model, the project's name for a tuned one.
+    pub owned_by: String,
+}
+
+impl ModelView {
+    /// A base model.
+    pub fn base(base: BaseModel) -> Self {
+        let created = base.created_at.timestamp();
+        Self { id: base.name, object: "model", created, owned_by: "attune".into() }
+    }
+
+    /// A tuned model of `project`.
+    pub fn tuned(adapter: AdapterVersion, project: &str) -> Self {
+        let created = adapter.created_at.timestamp();
+        Self { id: adapter.model_name, object: "model", created, owned_by: project.to_owned() }
+    }
+}
