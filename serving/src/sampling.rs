@@ -1,7 +1,12 @@
 //! Which token comes next: pure functions over one row of logits.
 //!
-//! A request's draws depend on its seed, its logits and nothing else: one number of its own generator per token, whatever
-//! else is in the batch.
+//! A request's draws depend on its seed, its logits and nothing else. A batch of another size rounds logits differently
+//! in their last bit, so the draw is made such that this hardly ever matters: each token has a lot of its own, from the
+//! seed, the place in the answer and its id, and the largest sum of log-probability and lot wins (Gumbel's way). Two
+//! sums would have to agree to the last bits for rounding to decide, while a walk along the summed probabilities meets a
+//! border at every token.
+//!
+//! Source: Maddison et al., arXiv:1411.0030, §2 (Gumbel-max).
 
 use attune_domain::serve::Sampling;
 use rand::{RngExt, SeedableRng};
@@ -32,14 +37,15 @@ impl Sampler {
         let picked = if self.temperature <= 0.0 {
             best
         } else {
-            let weights = weights(logits, logits[best], self.temperature);
-            let at = self.random.random::<f64>();
-            if self.top_p >= 1.0 {
-                pick(weights.iter().copied().enumerate(), at)
+            let place = self.random.random::<u64>();
+            let log = |index: usize| f64::from(logits[index] - logits[best]) / self.temperature;
+            let kept = if self.top_p >= 1.0 {
+                luckiest(place, (0..logits.len()).map(|index| (index, log(index))))
             } else {
-                nucleus(&weights, self.top_p, at)
-            }
-            .unwrap_or(best)
+                let weights: Vec<f64> = (0..logits.len()).map(|index| log(index).exp()).collect();
+                luckiest(place, nucleus(&weights, self.top_p).into_iter().map(|index| (index, log(index))))
+            };
+            kept.unwrap_or(best)
         };
         u32::try_from(picked).ok()
     }
@@ -61,23 +67,11 @@ pub fn most_likely(logits: &[f32]) -> Option<usize> {
     (!logits.is_empty()).then_some(best)
 }
 
-/// `exp((logit - max) / temperature)`: probabilities that are not yet divided by their sum. The largest is 1, so nothing
-/// overflows, however low the temperature.
-fn weights(logits: &[f32], max: f32, temperature: f64) -> Vec<f64> {
-    logits.iter().map(|&logit| (f64::from(logit - max) / temperature).exp()).collect()
-}
-
-/// Draws from the smallest set of most likely tokens whose probability is `top_p` or more. The most likely one is always
-/// in it. Of equally likely ones the first come first.
+/// The smallest set of most likely tokens whose probability is `top_p` or more, the most likely one first; it is always
+/// in. Of equally likely ones the first come first. `weights` are probabilities that are not yet divided by their sum.
 ///
 /// Source: Holtzman et al., arXiv:1904.09751, §3.1.
-fn nucleus(weights: &[f64], top_p: f64, at: f64) -> Option<usize> {
-    let set = nucleus_set(weights, top_p);
-    pick(set.iter().map(|&index| (index, weights[index])), at)
-}
-
-/// The tokens of the nucleus, the most likely one first.
-fn nucleus_set(weights: &[f64], top_p: f64) -> Vec<usize> {
+fn nucleus(weights: &[f64], top_p: f64) -> Vec<usize> {
     let wanted = weights.iter().sum::<f64>() * top_p;
     let order = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
     let mut indices: Vec<usize> = (0..weights.len()).collect();
@@ -105,21 +99,33 @@ fn nucleus_set(weights: &[f64], top_p: f64) -> Vec<usize> {
     }
 }
 
-/// The item at which the running sum of weights passes `at` (0 to 1) of the whole.
-fn pick(items: impl Iterator<Item = (usize, f64)> + Clone, at: f64) -> Option<usize> {
-    let total: f64 = items.clone().map(|(_, weight)| weight).sum();
-    let mut left = at * total;
-    let mut last = None;
-    for (index, weight) in items {
-        if weight > 0.0 {
-            last = Some(index); // rounding may leave a trace of `left` behind the last item
+/// The token with the largest sum of log-probability and lot. Logarithms may lack a common constant.
+fn luckiest(place: u64, tokens: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
+    // No lot is larger: a pruned token could not have won.
+    const LARGEST: f64 = 38.0;
+    let mut best: Option<(usize, f64)> = None;
+    for (index, log) in tokens {
+        let to_beat = best.map_or(f64::NEG_INFINITY, |(_, sum)| sum);
+        if log + LARGEST <= to_beat {
+            continue;
         }
-        if left < weight {
-            return Some(index);
+        let sum = log + lot(place, index as u64);
+        if sum > to_beat {
+            best = Some((index, sum));
         }
-        left -= weight;
     }
-    last
+    best.map(|(index, _)| index)
+}
+
+/// A number from Gumbel's distribution, the same for the same place and token.
+fn lot(place: u64, token: u64) -> f64 {
+    // The finaliser of SplitMix64 (Steele et al., OOPSLA 2014) over a Weyl sequence that begins at `place`.
+    let mut bits = place.wrapping_add((token + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    bits ^= bits >> 31;
+    let uniform = ((bits >> 11) as f64 + 0.5) * 2f64.powi(-53); // between 0 and 1, neither reached
+    -(-uniform.ln()).ln()
 }
 
 #[cfg(test)]
@@ -176,16 +182,27 @@ mod tests {
     #[test]
     fn a_wide_nucleus_is_found_beyond_the_first_look() {
         let weights = vec![1.0; 1000];
-        assert_eq!(nucleus_set(&weights, 0.5), (0..500).collect::<Vec<_>>());
+        assert_eq!(nucleus(&weights, 0.5), (0..500).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_last_bits_of_the_logits_do_not_change_the_draws() {
+        let logits: Vec<f32> =
+            (0..1000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 16) as f32 / 16_384.0).collect();
+        let shaken: Vec<f32> = logits.iter().map(|logit| logit * (1.0 + 3e-7)).collect();
+        for top_p in [0.9, 1.0] {
+            let (mut one, mut other) = (sampler(0.8, top_p, 5), sampler(0.8, top_p, 5));
+            assert!((0..2000).all(|_| one.draw(&logits) == other.draw(&shaken)));
+        }
     }
 
     proptest! {
         #[test]
         fn top_p_keeps_the_smallest_set_that_has_it(logits in vec(-8f32..8.0, 1..300), top_p in 0.01..1.0f64) {
             let best = most_likely(&logits).unwrap();
-            let weights = weights(&logits, logits[best], 1.0);
+            let weights: Vec<f64> = logits.iter().map(|l| f64::from(l - logits[best]).exp()).collect();
             let total: f64 = weights.iter().sum();
-            let set = nucleus_set(&weights, top_p);
+            let set = nucleus(&weights, top_p);
             let mass = |set: &[usize]| set.iter().map(|&i| weights[i]).sum::<f64>() / total;
             prop_assert!(mass(&set) >= top_p - 1e-9);
             prop_assert!(mass(&set[..set.len() - 1]) < top_p + 1e-9);

@@ -1,0 +1,79 @@
+//! Tokens per second at several batch sizes: `bench_decode FOLDER [THREADS]`, where FOLDER is a base model.
+//!
+//! Each line is the engine with that many requests at once, 64 tokens each, greedy, after a prompt of 128 tokens; the time
+//! is that of the answers, without the prompts.
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::Context;
+use attune_domain::{bytes::Bytes, serve::Sampling, spec::Quantization};
+use attune_model::decoder::Decoder;
+use attune_serving::{
+    engine::{self, EngineHandle, Limits},
+    sampling::Sampler,
+    sequence::{Drawn, Work},
+};
+use tokio::sync::mpsc;
+
+const PROMPT: u32 = 128;
+const ANSWER: u64 = 64;
+
+fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let folder: PathBuf = arguments.next().context("usage: bench_decode FOLDER [THREADS]")?.into();
+    let threads: i32 = arguments.next().map_or(Ok(2), |text| text.parse())?;
+    tch::set_num_threads(threads);
+    let began = Instant::now();
+    let decoder = Decoder::load(&folder, Quantization::None)?;
+    println!("loaded in {:.1} s, {threads} threads", began.elapsed().as_secs_f64());
+    let (engine, _ended) = engine::start(decoder, Limits { max_batch: 16, kv_memory: Bytes::mib(2048) })?;
+    println!("batch  prompt tokens/s  first token ms  answer tokens/s");
+    for batch in [1u32, 4, 8, 16] {
+        measure(&engine, batch)?;
+    }
+    Ok(())
+}
+
+fn measure(engine: &EngineHandle, batch: u32) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut answers = Vec::new();
+    for request in 0..batch {
+        let (out, drawn) = mpsc::unbounded_channel();
+        // Prompts that share no beginning, within this line and with the others.
+        let prompt = (0..PROMPT).map(|at| 1000 + (batch * 7919 + request * 131 + at * 17) % 20_000).collect();
+        let wishes = Sampling { temperature: 0.0, top_p: 1.0, seed: 0, stop: Vec::new(), max_tokens: None };
+        let sampler = Sampler::new(&wishes);
+        engine.submit(Work { prompt, lease: None, sampler, max_tokens: Some(ANSWER), stop_ids: Vec::new(), out })?;
+        answers.push(std::thread::spawn(move || listen(drawn)));
+    }
+    let mut times = Vec::new();
+    for answer in answers {
+        times.push(answer.join().map_err(|_| anyhow::anyhow!("a listener panicked"))??);
+    }
+    let first = times.iter().filter_map(|tokens| tokens.first()).min().context("no token came")?;
+    // From the moment when every prompt is read, all answers run.
+    let all_read = times.iter().filter_map(|tokens| tokens.first()).max().context("no token came")?;
+    let last = times.iter().filter_map(|tokens| tokens.last()).max().context("no token came")?;
+    let after = times.iter().flatten().filter(|time| *time > all_read).count();
+    let (reading, writing) = ((*first - began).as_secs_f64(), (*last - *all_read).as_secs_f64());
+    println!(
+        "{batch:5}  {:15.0}  {:14.0}  {:15.1}",
+        f64::from(PROMPT) / reading,
+        reading * 1e3,
+        after as f64 / writing.max(1e-9)
+    );
+    Ok(())
+}
+
+/// When each token came.
+fn listen(mut drawn: mpsc::UnboundedReceiver<Drawn>) -> anyhow::Result<Vec<Instant>> {
+    let mut times = Vec::new();
+    while let Some(what) = drawn.blocking_recv() {
+        match what {
+            Drawn::Token(_) => times.push(Instant::now()),
+            Drawn::Failed(why) => return Err(why.into()),
+            Drawn::Started | Drawn::End { .. } => {}
+        }
+    }
+    Ok(times)
+}

@@ -1,0 +1,136 @@
+//! The engine: a batch answers as each request alone would.
+
+use attune_domain::bytes::Bytes;
+use attune_serving::{error::Failure, sequence::Drawn};
+
+use crate::world::{Ask, World, tokens};
+
+/// Short and long prompts, greedy and drawn, the base and two adapters.
+async fn requests(world: &World) -> Vec<Ask> {
+    let adapters = [None, Some(world.adapter(1, None).await), Some(world.adapter(2, None).await)];
+    let mut all = Vec::new();
+    for (number, prompt) in [3, 40, 130, 5, 300, 64, 17, 128, 9].into_iter().enumerate() {
+        let greedy = Ask::greedy(number as u64, prompt, 24);
+        let temperature = if number % 2 == 0 { 0.0 } else { 0.9 };
+        all.push(Ask { adapter: adapters[number % 3].clone(), temperature, ..greedy });
+    }
+    all
+}
+
+async fn one_by_one(world: &World, asks: &[Ask]) -> Vec<Vec<u32>> {
+    let adapters = world.adapters(Bytes::mib(64));
+    let mut answers = Vec::new();
+    for ask in asks {
+        let engine = world.engine(1, 4096);
+        answers.push(tokens(ask.submit(&engine, &adapters).await).await);
+    }
+    answers
+}
+
+async fn together(world: &World, asks: &[Ask], max_batch: usize, kv_tokens: u64) -> Vec<Vec<u32>> {
+    let (engine, adapters) = (world.engine(max_batch, kv_tokens), world.adapters(Bytes::mib(64)));
+    let mut running = Vec::new();
+    for ask in asks {
+        running.push(ask.submit(&engine, &adapters).await);
+    }
+    let mut answers = Vec::new();
+    for drawn in running {
+        answers.push(tokens(drawn).await);
+    }
+    answers
+}
+
+#[tokio::test]
+async fn a_batch_answers_as_each_request_alone_would() {
+    let world = World::new().await;
+    let asks = requests(&world).await;
+    let alone = one_by_one(&world, &asks).await;
+    assert!(alone.iter().all(|answer| answer.len() == 24));
+    assert_eq!(together(&world, &asks, 16, 16384).await, alone);
+    assert_eq!(together(&world, &asks, 3, 16384).await, alone);
+}
+
+#[tokio::test]
+async fn adapters_answer_differently_from_the_base_and_from_each_other() {
+    let world = World::new().await;
+    let base = Ask::greedy(5, 30, 16);
+    let one = Ask { adapter: Some(world.adapter(1, None).await), ..base.clone() };
+    let two = Ask { adapter: Some(world.adapter(2, None).await), ..base.clone() };
+    let answers = together(&world, &[base, one, two], 16, 16384).await;
+    assert!(answers[0] != answers[1] && answers[1] != answers[2] && answers[0] != answers[2], "{answers:?}");
+}
+
+#[tokio::test]
+async fn who_gives_way_for_want_of_memory_answers_the_same() {
+    let world = World::new().await;
+    // Each comes to 430 tokens, more than it is given at first; the memory is for one and a half of them.
+    let asks: Vec<Ask> = (0..4).map(|n| Ask { temperature: 0.7, ..Ask::greedy(n, 130, 300) }).collect();
+    let alone = one_by_one(&world, &asks).await;
+    assert_eq!(together(&world, &asks, 4, 800).await, alone);
+}
+
+#[tokio::test]
+async fn a_shared_beginning_is_taken_over_and_changes_nothing() {
+    let world = World::new().await;
+    let system: Vec<u32> = (0..270).map(|at| (at * 7 + 3) % 256).collect();
+    let asks: Vec<Ask> = (0..5u32)
+        .map(|n| {
+            let mut prompt = system.clone();
+            prompt.extend([n, n + 1, n + 2]);
+            Ask { prompt, ..Ask::greedy(u64::from(n), 1, 12) }
+        })
+        .collect();
+    let alone = one_by_one(&world, &asks).await;
+    let (engine, adapters) = (world.engine(2, 8192), world.adapters(Bytes::mib(64)));
+    for (ask, alone) in asks.iter().zip(&alone) {
+        assert_eq!(&tokens(ask.submit(&engine, &adapters).await).await, alone);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_frees_its_place() {
+    let world = World::new().await;
+    let (engine, adapters) = (world.engine(1, 4096), world.adapters(Bytes::mib(64)));
+    let endless = Ask { max_tokens: None, ..Ask::greedy(1, 8, 0) };
+    let mut drawn = endless.submit(&engine, &adapters).await;
+    assert!(matches!(drawn.recv().await, Some(Drawn::Started)));
+    let abandoned_in_the_queue = endless.submit(&engine, &adapters).await;
+    let next = Ask::greedy(2, 8, 4).submit(&engine, &adapters).await;
+    drop((drawn, abandoned_in_the_queue));
+    assert_eq!(tokens(next).await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_prompt_that_never_fits_is_refused_with_its_length_and_the_limit() {
+    let world = World::new().await;
+    let adapters = world.adapters(Bytes::mib(64));
+    for (kv_tokens, limit) in [(100_000, 1024), (500, 500), (10, 0)] {
+        let engine = world.engine(2, kv_tokens);
+        let mut drawn = Ask::greedy(1, 1024, 8).submit(&engine, &adapters).await;
+        match drawn.recv().await {
+            Some(Drawn::Failed(Failure::ContextLength { prompt: 1024, limit: said })) => assert_eq!(said, limit),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_ends_where_the_context_ends() {
+    let world = World::new().await;
+    let (engine, adapters) = (world.engine(2, 200), world.adapters(Bytes::mib(64)));
+    let ask = Ask { max_tokens: None, ..Ask::greedy(3, 150, 0) };
+    assert_eq!(tokens(ask.submit(&engine, &adapters).await).await.len(), 50);
+    assert_eq!(tokens(Ask::greedy(3, 150, 0).submit(&engine, &adapters).await).await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_request_that_the_model_refuses_fails_alone() {
+    let world = World::new().await;
+    let (engine, adapters) = (world.engine(4, 4096), world.adapters(Bytes::mib(64)));
+    let good = Ask::greedy(1, 20, 12);
+    let bad = Ask { prompt: vec![1, 2, 100_000], ..good.clone() };
+    let (first, mut refused) = (good.submit(&engine, &adapters).await, bad.submit(&engine, &adapters).await);
+    let second = Ask::greedy(2, 20, 12).submit(&engine, &adapters).await;
+    assert!(matches!(refused.recv().await, Some(Drawn::Failed(Failure::Internal(_)))));
+    assert_eq!((tokens(first).await.len(), tokens(second).await.len()), (12, 12));
+}

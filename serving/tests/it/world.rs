@@ -1,0 +1,185 @@
+//! A tiny base with adapters in a folder, and a store on loopback that hands them out and counts.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use attune_domain::{
+    bytes::Bytes,
+    id::AdapterVersionId,
+    run::RemoteFile,
+    serve::{AdapterRef, FinishReason, Sampling},
+    spec::{AdapterSpec, Quantization},
+};
+use attune_model::{
+    adapter::{LoraAdapter, Provenance},
+    decoder::Decoder,
+    weights::architecture,
+};
+use attune_node::{Cache, http_client, sha256_of_file};
+use attune_serving::{
+    adapters::{Adapters, Source},
+    engine::{self, EngineHandle, Limits},
+    residency::ResidentBudget,
+    sampling::Sampler,
+    sequence::{Drawn, Work},
+};
+use attune_text::model::TextModel;
+use axum::{Router, extract::State, routing::get};
+use tch::{Kind, Tensor};
+use tempfile::TempDir;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use uuid::Uuid;
+
+/// Bytes of one adapter of [`World::adapter`] in memory.
+pub(crate) fn adapter_bytes(world: &World) -> Bytes {
+    Bytes(LoraAdapter::new(&architecture(&world.base()).unwrap(), spec(), 0).unwrap().bytes())
+}
+
+fn spec() -> AdapterSpec {
+    AdapterSpec { rank: 4, lora_alpha: 8.0, target_modules: vec!["q_proj".into(), "v_proj".into(), "down_proj".into()] }
+}
+
+/// Everything on disk, and a store.
+pub(crate) struct World {
+    folder: TempDir,
+    store: String,
+    served: Arc<AtomicUsize>,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        attune_tests::tiny::write(&folder.path().join("base"), 7).unwrap();
+        let served = Arc::new(AtomicUsize::new(0));
+        let files = (folder.path().to_owned(), served.clone());
+        let app = Router::new().route("/{folder}/{file}", get(hand_out)).with_state(files);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let store = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { folder, store, served }
+    }
+
+    pub(crate) fn base(&self) -> PathBuf {
+        self.folder.path().join("base")
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Files that the store has handed out.
+    pub(crate) fn served(&self) -> usize {
+        self.served.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn engine(&self, max_batch: usize, kv_tokens: u64) -> EngineHandle {
+        let decoder = Decoder::load(&self.base(), Quantization::None).unwrap();
+        let kv_memory = Bytes(decoder.architecture().kv_bytes_per_token().0 * kv_tokens);
+        engine::start(decoder, Limits { max_batch, kv_memory }).unwrap().0
+    }
+
+    pub(crate) fn adapters(&self, budget: Bytes) -> Adapters {
+        let source = Source {
+            client: http_client().unwrap(),
+            cache: Cache::open(&self.path("cache")).unwrap(),
+            architecture: architecture(&self.base()).unwrap(),
+            text: Arc::new(TextModel::open(&self.base()).unwrap()),
+        };
+        Adapters::new(source, ResidentBudget::new(budget))
+    }
+
+    /// Makes the adapter `number`, which changes the answers much, and says where to get it.
+    pub(crate) async fn adapter(&self, number: u128, template: Option<&str>) -> AdapterRef {
+        let id = AdapterVersionId::new(Uuid::from_u128(number));
+        let folder = self.path(&id.to_string());
+        let seed = u64::try_from(number).unwrap();
+        let adapter = LoraAdapter::new(&architecture(&self.base()).unwrap(), spec(), seed).unwrap();
+        tch::manual_seed(i64::try_from(seed).unwrap());
+        for (name, tensor) in adapter.parameters() {
+            if name.contains("lora_B") {
+                tensor.shallow_clone().copy_(&Tensor::randn(tensor.size(), (Kind::Float, tch::Device::Cpu)));
+            }
+        }
+        adapter.save(&folder, &Provenance { base_model: "tiny".into() }).unwrap();
+        if let Some(template) = template {
+            std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+        }
+        AdapterRef { adapter_version_id: id, files: self.remote(&folder).await }
+    }
+
+    pub(crate) async fn remote(&self, folder: &Path) -> Vec<RemoteFile> {
+        let mut files = Vec::new();
+        let place = folder.file_name().unwrap().to_str().unwrap();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let (sha256, bytes) = sha256_of_file(&path).await.unwrap();
+            let url = format!("{}/{place}/{name}", self.store);
+            files.push(RemoteFile { name, sha256, bytes: Bytes(bytes), url });
+        }
+        files
+    }
+}
+
+async fn hand_out(
+    State((folder, served)): State<(PathBuf, Arc<AtomicUsize>)>,
+    axum::extract::Path((place, file)): axum::extract::Path<(String, String)>,
+) -> Result<Vec<u8>, axum::http::StatusCode> {
+    served.fetch_add(1, Ordering::SeqCst);
+    tokio::fs::read(folder.join(place).join(file)).await.map_err(|_| axum::http::StatusCode::NOT_FOUND)
+}
+
+/// What is asked of the engine.
+#[derive(Clone)]
+pub(crate) struct Ask {
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) adapter: Option<AdapterRef>,
+    pub(crate) temperature: f64,
+    pub(crate) seed: u64,
+    pub(crate) max_tokens: Option<u64>,
+}
+
+impl Ask {
+    /// A greedy request with a prompt of its own.
+    pub(crate) fn greedy(seed: u64, prompt: u32, max_tokens: u64) -> Self {
+        let tokens = (0..prompt).map(|at| (at * 31 + u32::try_from(seed).unwrap() * 57 + at * at) % 256).collect();
+        Self { prompt: tokens, adapter: None, temperature: 0.0, seed, max_tokens: Some(max_tokens) }
+    }
+
+    pub(crate) async fn submit(&self, engine: &EngineHandle, adapters: &Adapters) -> UnboundedReceiver<Drawn> {
+        let lease = match &self.adapter {
+            Some(adapter) => Some(adapters.lease(adapter).await.unwrap()),
+            None => None,
+        };
+        let wishes =
+            Sampling { temperature: self.temperature, top_p: 0.9, seed: self.seed, stop: Vec::new(), max_tokens: None };
+        let (out, drawn) = unbounded_channel();
+        let sampler = Sampler::new(&wishes);
+        let prompt = self.prompt.clone();
+        engine.submit(Work { prompt, lease, sampler, max_tokens: self.max_tokens, stop_ids: Vec::new(), out }).unwrap();
+        drawn
+    }
+}
+
+/// All tokens of an answer.
+pub(crate) async fn tokens(mut drawn: UnboundedReceiver<Drawn>) -> Vec<u32> {
+    let mut tokens = Vec::new();
+    let mut started = false;
+    loop {
+        match drawn.recv().await.expect("the engine has gone") {
+            Drawn::Started => started = true,
+            Drawn::Token(id) => tokens.push(id),
+            Drawn::End { reason, end_token } => {
+                assert!(started);
+                assert_eq!((reason, end_token), (FinishReason::Length, false));
+                return tokens;
+            }
+            Drawn::Failed(why) => panic!("{why}"),
+        }
+    }
+}
