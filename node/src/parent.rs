@@ -4,7 +4,13 @@
 
 use std::io::{self, Read};
 
-/// Starts a thread that ends this process, with status 1, when standard input ends.
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// Starts a thread that ends this process when standard input ends. It is killed, not asked: an ordinary exit would run
+/// libtorch's destructors beside threads that still compute.
 ///
 /// # Errors
 /// No thread could be started.
@@ -12,7 +18,7 @@ pub fn exit_with_parent() -> io::Result<()> {
     std::thread::Builder::new().name("parent".into()).spawn(|| {
         wait_for_end(&mut io::stdin().lock());
         tracing::warn!("the parent process is gone; leaving");
-        std::process::exit(1);
+        let _ = kill(Pid::this(), Signal::SIGKILL);
     })?;
     Ok(())
 }

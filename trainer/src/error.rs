@@ -152,13 +152,19 @@ impl TrainerError {
 
 /// An error with its causes, in one sentence.
 fn in_full(error: &dyn Error) -> String {
-    let mut text = error.to_string();
+    let mut text = without_frames(&error.to_string());
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        text = format!("{text}: {}", without_frames(&error.to_string()));
         cause = error.source();
     }
     text
+}
+
+/// libtorch ends its messages with the call stack, which is no news to the user.
+#[must_use]
+pub fn without_frames(text: &str) -> String {
+    text.split("\nException raised from ").next().unwrap_or(text).trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -181,6 +187,13 @@ mod tests {
         assert_eq!(code(&told.into()), "disk_full");
         let said = ModelError::File { path: path.into(), why: "No space left on device (os error 28)".into() };
         assert_eq!(code(&said.into()), "disk_full");
+    }
+
+    #[test]
+    fn a_user_reads_no_call_stack() {
+        let said =
+            "can't allocate memory\nException raised from alloc_cpu at x.cpp:1 (most recent call first):\nframe #0";
+        assert_eq!(without_frames(said), "can't allocate memory");
     }
 
     #[test]

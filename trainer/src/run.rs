@@ -16,13 +16,16 @@ use tokio::runtime::Handle;
 
 use crate::{
     config::Config,
-    error::TrainerError,
+    error::{TrainerError, without_frames},
     memory,
     publish::publish,
     report::{Reporter, Voice},
     setup::Session,
     train::train,
 };
+
+/// How long a run that was taken away may take to leave in good order.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// What the phases need beside tensors.
 pub struct Link {
@@ -62,7 +65,7 @@ pub async fn run(config: Config) -> Result<bool, TrainerError> {
     let reporter = Reporter::start(platform.clone(), spec.run_lease, heartbeat);
     let voice = reporter.voice().clone();
     let outcome = tokio::select! {
-        () = voice.ended() => Err(TrainerError::Ended),
+        () = ended_long_ago(&voice) => Err(TrainerError::Ended),
         outcome = phases(platform, spec, voice.clone(), &config.cache_dir) => outcome,
     };
     let last = match outcome {
@@ -74,6 +77,12 @@ pub async fn run(config: Config) -> Result<bool, TrainerError> {
         }
     };
     Ok(reporter.finish(last).await)
+}
+
+/// The tensors' thread sees by itself that the run was ended; it is not waited for without end.
+async fn ended_long_ago(voice: &Voice) {
+    voice.ended().await;
+    tokio::time::sleep(GRACE).await;
 }
 
 async fn fetch_spec(platform: &Platform) -> Result<RunSpec, NodeError> {
@@ -111,7 +120,7 @@ async fn phases(platform: Platform, spec: RunSpec, voice: Voice, cache_dir: &Pat
     });
     outcome.map_err(|why| match why {
         TrainerError::Model(refusal) if refusal.is_out_of_memory() => {
-            tracing::error!(%refusal, "libtorch got no memory");
+            tracing::error!(refusal = without_frames(&refusal.to_string()), "libtorch got no memory");
             TrainerError::OutOfMemory { predicted, available: memory::available(), peak: memory::peak() }
         }
         other => other,
