@@ -7,7 +7,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::mpsc::{Receiver, Sender, TryRecvError, channel},
+    sync::mpsc::{Receiver, Sender, channel},
 };
 
 use attune_domain::bytes::Bytes;
@@ -101,11 +101,8 @@ impl Engine {
                     Err(_) => return,
                 }
             }
-            loop {
-                match queue.try_recv() {
-                    Ok(work) => self.enqueue(work),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
+            while let Ok(work) = queue.try_recv() {
+                self.enqueue(work);
             }
             self.turn();
         }

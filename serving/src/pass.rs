@@ -18,16 +18,15 @@ use crate::{
 ///
 /// If the pass fails, each member takes its step alone, so that only those fail that are the cause.
 pub(crate) fn advance(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Vec<usize> {
-    let done = match pass(decoder, running, members) {
-        Ok(done) => return done,
+    match pass(decoder, running, members) {
+        Ok(done) => done,
         Err(_) if members.len() > 1 => members.iter().flat_map(|&at| advance(decoder, running, &[at])).collect(),
         Err(why) => {
             tracing::error!(why = chain(&why), "a step of the decoder failed");
             let failure = || Failure::Internal(chain(&why));
             members.iter().inspect(|&&at| running[at].fail(failure())).copied().collect()
         }
-    };
-    done
+    }
 }
 
 fn pass(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Result<Vec<usize>, ModelError> {

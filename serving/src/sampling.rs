@@ -207,8 +207,8 @@ mod tests {
             prop_assert!(mass(&set) >= top_p - 1e-9);
             prop_assert!(mass(&set[..set.len() - 1]) < top_p + 1e-9);
             let least = weights[*set.last().unwrap()];
-            for index in 0..weights.len() {
-                prop_assert!(set.contains(&index) || weights[index] <= least);
+            for (index, weight) in weights.iter().enumerate() {
+                prop_assert!(set.contains(&index) || *weight <= least);
             }
         }
 
