@@ -353,3 +353,69 @@ impl PeftConfig {
         Ok(AdapterSpec { rank: self.r, lora_alpha: self.lora_alpha, target_modules })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn tiny() -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny/llama")
+    }
+
+    fn architecture() -> Architecture {
+        crate::weights::architecture(&tiny()).unwrap()
+    }
+
+    /// Loads the fixture with one field of its config set.
+    fn with(field: &str, value: serde_json::Value) -> Result<LoraAdapter, ModelError> {
+        let (theirs, copy) = (tiny().join("adapter"), tempfile::tempdir().unwrap());
+        std::fs::copy(theirs.join("adapter_model.safetensors"), copy.path().join("adapter_model.safetensors")).unwrap();
+        let text = std::fs::read(theirs.join("adapter_config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        config[field] = value;
+        std::fs::write(copy.path().join("adapter_config.json"), config.to_string()).unwrap();
+        LoraAdapter::load(copy.path(), &architecture())
+    }
+
+    #[test]
+    fn what_would_be_another_adapter_is_refused_by_field() {
+        for (field, value, words) in [
+            ("use_dora", true.into(), "use_dora: true is not supported; allowed: false"),
+            ("use_rslora", true.into(), "use_rslora: true"),
+            ("bias", "all".into(), "bias: all is not supported; allowed: none"),
+            ("peft_type", "IA3".into(), "peft_type: IA3"),
+            ("rank_pattern", serde_json::json!({"q_proj": 8}), "rank_pattern: a map"),
+            ("modules_to_save", serde_json::json!(["lm_head"]), "modules_to_save: a list"),
+            ("layers_to_transform", serde_json::json!([0]), "layers_to_transform"),
+            ("r", 0.into(), "r: 0"),
+            ("target_modules", serde_json::json!(["q_proj", "lm_head"]), "target_modules: lm_head"),
+            ("target_modules", serde_json::json!([]), "target_modules: none"),
+        ] {
+            let refused = with(field, value).unwrap_err().to_string();
+            assert!(refused.contains(words), "{refused}");
+        }
+    }
+
+    #[test]
+    fn tensors_that_are_missing_too_many_or_of_another_rank_are_named() {
+        let fewer = with("target_modules", serde_json::json!(["q_proj", "v_proj", "o_proj"])).unwrap_err();
+        assert!(matches!(&fewer, ModelError::Unexpected { name, .. } if name.contains("down_proj")), "{fewer}");
+        let more = with("target_modules", serde_json::json!("all-linear")).unwrap_err();
+        assert!(matches!(&more, ModelError::Missing { name, .. } if name.contains("k_proj")), "{more}");
+        let rank = with("r", 8.into()).unwrap_err();
+        assert!(matches!(&rank, ModelError::Shape { want, got, .. } if want == &[8, 64] && got == &[4, 64]), "{rank}");
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_refused() {
+        let adapter = LoraAdapter::load(&tiny().join("adapter"), &architecture()).unwrap();
+        let _ = adapter.layers[1][0].as_ref().unwrap().b.shallow_clone().fill_(f64::INFINITY);
+        let folder = tempfile::tempdir().unwrap();
+        adapter.save(folder.path(), &Provenance::default()).unwrap();
+        let refused = LoraAdapter::load(folder.path(), &architecture()).unwrap_err();
+        assert!(
+            matches!(&refused, ModelError::NotFinite(name) if name.ends_with("layers.1.self_attn.q_proj.lora_B.weight"))
+        );
+    }
+}

@@ -17,7 +17,7 @@ use crate::{
     attention::{Attention, Sequence, SequenceGradient},
     error::ModelError,
     kv_cache::KvCache,
-    linear::{Correction, FrozenLinear, LayerGradients, RowGroup},
+    linear::{Correction, FrozenLinear, Learning, RowGroup},
     mlp::{swiglu, swiglu_backward},
     rms_norm::RmsNorm,
     rope::Angles,
@@ -133,6 +133,26 @@ impl Block {
         })
     }
 
+    /// The weight and bias of the projection at this place of [`PROJECTIONS`], for the reference.
+    #[cfg(test)]
+    pub(crate) fn projection(&self, at: usize) -> (Tensor, Option<Tensor>) {
+        let linear = match at {
+            0..3 => &self.qkv,
+            3 => &self.o,
+            4 | 5 => &self.gate_up,
+            _ => &self.down,
+        };
+        linear.part(at)
+    }
+
+    /// The weights of the norms before attention, before the feed-forward, on q and on k, for the reference.
+    #[cfg(test)]
+    pub(crate) fn norms(&self) -> [Option<&Tensor>; 4] {
+        let heads = self.head_norms.as_ref();
+        let (q, k) = (heads.map(|(q, _)| &q.weight), heads.map(|(_, k)| &k.weight));
+        [Some(&self.input_norm.weight), Some(&self.post_norm.weight), q, k]
+    }
+
     /// Norms and rotates q and k, and puts v beside them: `[t, (h+2n)·d] -> [t, h+2n, d]`.
     fn heads(&self, qkv: &Tensor, angles: &Angles) -> Result<Tensor, ModelError> {
         let Attention { heads, key_heads, head_dim, .. } = self.attention;
@@ -198,41 +218,33 @@ impl Block {
         Ok(joined.f_reshape([-1, self.attention.heads * self.attention.head_dim])?)
     }
 
-    /// From `dy: [t, c]` to `dx: [t, c]` (if wanted), adding the factors' gradients to `gradients`.
+    /// From `dy: [t, c]` to `dx: [t, c]` (if wanted), adding the factors' gradients to those of `learning`.
     pub(crate) fn backward(
         &self,
         dy: &Tensor,
         saved: &Saved,
         layout: &Layout<'_>,
-        (correction, gradients): (Correction<'_>, &mut LayerGradients),
-        want_dx: bool,
+        learning: &mut Learning<'_>,
     ) -> Result<Option<Tensor>, ModelError> {
         let Saved { x, middle, gate_up, low, .. } = saved;
-        let Some(mut d_middle) = ({
-            let inner = swiglu(gate_up)?; // [t, f]
-            let d_inner = self.down.backward(dy, (&inner, low.down.as_ref()), correction, gradients, true)?;
-            drop(inner);
-            let d_gate_up = d_inner.map(|d| swiglu_backward(&d, gate_up)).transpose()?; // [t, 2f]
-            match d_gate_up {
-                Some(d) => {
-                    let normed = self.post_norm.forward(middle)?; // [t, c]
-                    self.gate_up.backward(&d, (&normed, low.gate_up.as_ref()), correction, gradients, true)?
-                }
-                None => None,
-            }
-        }) else {
-            return Ok(None);
-        };
-        d_middle = self.post_norm.backward(&d_middle, middle)?.f_add_(dy)?; // [t, c]
+        let needed = || ModelError::Input("a gradient that was asked for was not made".into());
+        let inner = swiglu(gate_up)?; // [t, f]
+        let d_inner = self.down.backward(dy, (&inner, low.down.as_ref()), learning, true)?.ok_or_else(needed)?;
+        drop(inner);
+        let d_gate_up = swiglu_backward(&d_inner, gate_up)?; // [t, 2f]
+        drop(d_inner);
+        let normed = self.post_norm.forward(middle)?; // [t, c]
+        let saved_gate_up = (&normed, low.gate_up.as_ref());
+        let d_normed = self.gate_up.backward(&d_gate_up, saved_gate_up, learning, true)?.ok_or_else(needed)?;
+        let d_middle = self.post_norm.backward(&d_normed, middle)?.f_add_(dy)?; // [t, c]
         let attended = (&saved.attended, low.o.as_ref());
-        let Some(d_attended) = self.o.backward(&d_middle, attended, correction, gradients, true)? else {
-            return Ok(None);
-        };
+        let d_attended = self.o.backward(&d_middle, attended, learning, true)?.ok_or_else(needed)?; // [t, h·d]
         let d_qkv = self.attention_backward(&d_attended, saved, layout)?; // [t, (h+2n)·d]
         let normed = self.input_norm.forward(x)?; // [t, c]
-        let dx = self.qkv.backward(&d_qkv, (&normed, low.qkv.as_ref()), correction, gradients, want_dx)?;
-        Ok(match dx {
-            Some(dx) => Some(self.input_norm.backward(&dx, x)?.f_add_(&d_middle)?),
+        let want_dx = learning.want_dx;
+        let d_normed = self.qkv.backward(&d_qkv, (&normed, low.qkv.as_ref()), learning, want_dx)?;
+        Ok(match d_normed {
+            Some(d_normed) => Some(self.input_norm.backward(&d_normed, x)?.f_add_(&d_middle)?),
             None => None,
         })
     }

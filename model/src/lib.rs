@@ -25,6 +25,8 @@ mod mlp; //                SwiGLU
 pub mod nf4; //            weights in 4 bits
 mod nf4_tables; //         its constants
 pub mod optimizer; //      AdamW
+#[cfg(test)]
+mod reference; //        plain autograd, what the gradients are held against
 mod rms_norm; //           the norm
 mod rope; //               rotary positions
 pub mod schedule;

@@ -59,6 +59,14 @@ pub(crate) struct Correction<'a> {
     pub(crate) scale: f64,
 }
 
+/// What a block's backward learns.
+pub(crate) struct Learning<'a> {
+    pub(crate) correction: Correction<'a>,
+    pub(crate) gradients: &'a mut LayerGradients,
+    /// The gradient of the block's input is wanted too.
+    pub(crate) want_dx: bool,
+}
+
 /// Rows of a batch that share an adapter.
 pub(crate) struct RowGroup<'a> {
     pub(crate) correction: Correction<'a>,
@@ -123,6 +131,14 @@ impl FrozenLinear {
         Ok(whole.f_to_kind(self.kind)?)
     }
 
+    /// The weight and bias of one projection alone, for the reference.
+    #[cfg(test)]
+    pub(crate) fn part(&self, projection: usize) -> (Tensor, Option<Tensor>) {
+        let part = self.parts.iter().find(|part| part.projection == projection).unwrap();
+        let cut = |t: &Tensor| t.narrow(0, part.start, part.out);
+        (cut(&self.weight().unwrap()), self.bias.as_ref().map(cut))
+    }
+
     /// The frozen part: `x: [t, in] -> [t, out]`.
     pub(crate) fn base(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let (_, width) = x.size2()?;
@@ -166,17 +182,17 @@ impl FrozenLinear {
         Ok((y, low))
     }
 
-    /// From `dy: [t, out]` and what the forward had: adds the factors' gradients to `gradients`; returns `dx: [t, in]` if
+    /// From `dy: [t, out]` and what the forward had: adds the factors' gradients to those of `learning`; returns `dx: [t, in]` if
     /// it is wanted.
     pub(crate) fn backward(
         &self,
         dy: &Tensor,
         saved: (&Tensor, Option<&Tensor>),
-        correction: Correction<'_>,
-        gradients: &mut LayerGradients,
+        learning: &mut Learning<'_>,
         want_dx: bool,
     ) -> Result<Option<Tensor>, ModelError> {
         let (x, low) = saved;
+        let Learning { correction, gradients, .. } = learning;
         let mut dx = if want_dx { Some(dy.f_mm(&self.weight()?)?) } else { None }; // [t, in]
         let Some(low) = low else { return Ok(dx) };
         let mut backs = Vec::with_capacity(self.parts.len());

@@ -15,7 +15,7 @@ use crate::error::ModelError;
 #[derive(Debug)]
 pub(crate) struct Rope {
     /// `[d/2]`, in the kind of the model.
-    frequencies: Tensor,
+    pub(crate) frequencies: Tensor,
 }
 
 /// Cosines and sines of the angles of a batch's rows, each `[t, 1, d/2]`.

@@ -18,7 +18,7 @@ use crate::{
     decoder::{Decoder, checked_lengths},
     error::ModelError,
     gradients::Gradients,
-    linear::Correction,
+    linear::{Correction, Learning},
 };
 
 /// Trained positions whose logits exist at the same time.
@@ -75,7 +75,8 @@ pub fn loss_and_gradients(
             Kept::Input(x) => Box::new(block.forward(&x, &layout, correction)?.1),
         };
         // The embedding is frozen, so the first block's input needs no gradient.
-        dy = block.backward(&d_out, &saved, &layout, (correction, &mut gradients.layers[layer]), layer > 0)?; // [t, c]
+        let mut learning = Learning { correction, gradients: &mut gradients.layers[layer], want_dx: layer > 0 };
+        dy = block.backward(&d_out, &saved, &layout, &mut learning)?; // [t, c]
     }
     Ok(loss)
 }

@@ -3,6 +3,8 @@
 //!
 //! The two best logits of the fixture are never nearer than 4e-3 to each other; f32 in another order moves them by 1e-4.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
+
 use std::path::PathBuf;
 
 use attune_domain::spec::Quantization;

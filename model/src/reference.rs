@@ -1,0 +1,169 @@
+//! The whole decoder with adapter and loss in plain tensor operations and libtorch's own autograd: slow, wasteful and
+//! obviously right. The tests below hold the hand-made gradients against it in `f64`.
+
+use tch::{Device, Kind, Tensor};
+
+use attune_domain::architecture::Architecture;
+
+use crate::{adapter::LoraAdapter, decoder::Decoder, rope::Rope};
+
+const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
+
+/// `x · mean(x² + ε)^-½ · w`.
+fn norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Tensor {
+    let root = (x.square().mean_dim([-1i64].as_slice(), true, None) + epsilon).sqrt();
+    x / root * weight
+}
+
+/// `x: [s, heads, d]`, the halves of each head rotated against each other.
+fn rotate(x: &Tensor, frequencies: &Tensor) -> Tensor {
+    let (rows, half) = (x.size()[0], x.size()[2] / 2);
+    let angles = (Tensor::arange(rows, DOUBLE).unsqueeze(1) * frequencies.unsqueeze(0)).unsqueeze(1); // [s, 1, d/2]
+    let (first, second) = (x.narrow(2, 0, half), x.narrow(2, half, half));
+    let (cos, sin) = (angles.cos(), angles.sin());
+    Tensor::cat(&[&first * &cos - &second * &sin, &second * &cos + &first * &sin], 2)
+}
+
+/// One projection of a block with its correction.
+fn project(decoder: &Decoder, adapter: &LoraAdapter, layer: usize, at: usize, x: &Tensor) -> Tensor {
+    let (weight, bias) = decoder.blocks[layer].projection(at);
+    let y = x.linear(&weight, bias.as_ref());
+    match &adapter.layer(layer).unwrap()[at] {
+        Some(pair) => y + x.matmul(&pair.a.tr()).matmul(&pair.b.tr()) * adapter.scale(),
+        None => y,
+    }
+}
+
+/// One sequence through one block.
+fn block(decoder: &Decoder, adapter: &LoraAdapter, layer: usize, x: &Tensor) -> Tensor {
+    let Architecture { num_attention_heads: h, num_key_value_heads: n, head_dim: d, rms_norm_eps: eps, .. } =
+        *decoder.architecture();
+    let (h, n, d) = (h as i64, n as i64, d as i64);
+    let rows = x.size()[0];
+    let norms = decoder.blocks[layer].norms();
+    let normed = norm(x, norms[0].unwrap(), eps);
+    let part = |at, heads| project(decoder, adapter, layer, at, &normed).view([rows, heads, d]);
+    let (mut q, mut k, v) = (part(0, h), part(1, n), part(2, n));
+    if let (Some(q_norm), Some(k_norm)) = (norms[2], norms[3]) {
+        (q, k) = (norm(&q, q_norm, eps), norm(&k, k_norm, eps));
+    }
+    let frequencies = Rope::new(decoder.architecture(), Kind::Double, Device::Cpu).unwrap().frequencies;
+    let spread = |x: &Tensor| x.repeat_interleave_self_int(h / n, 1, None).permute([1, 0, 2]); // [h, s, d]
+    let (q, k, v) = (rotate(&q, &frequencies).permute([1, 0, 2]), spread(&rotate(&k, &frequencies)), spread(&v));
+    let scores = q.matmul(&k.transpose(1, 2)) / (d as f64).sqrt(); // [h, s, s]
+    let mut seen = Tensor::ones([rows, rows], (Kind::Bool, Device::Cpu)).tril(0);
+    if let Some(window) = decoder.architecture().sliding_window {
+        seen = seen.triu(1 - window as i64);
+    }
+    let p = scores.masked_fill(&seen.logical_not(), f64::NEG_INFINITY).softmax(-1, None);
+    let attended = p.matmul(&v).permute([1, 0, 2]).reshape([rows, h * d]);
+    let middle = x + project(decoder, adapter, layer, 3, &attended);
+    let normed = norm(&middle, norms[1].unwrap(), eps);
+    let inner = project(decoder, adapter, layer, 4, &normed).silu() * project(decoder, adapter, layer, 5, &normed);
+    middle + project(decoder, adapter, layer, 6, &inner)
+}
+
+/// The summed loss of one sequence.
+fn loss(decoder: &Decoder, adapter: &LoraAdapter, ids: &[u32], trained: &[bool]) -> Tensor {
+    let wide: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+    let mut x = decoder.embed.index_select(0, &Tensor::from_slice(&wide));
+    for layer in 0..decoder.blocks.len() {
+        x = block(decoder, adapter, layer, &x);
+    }
+    let logits = norm(&x, &decoder.norm.weight, decoder.norm.epsilon).matmul(&decoder.lm_head.tr());
+    let log = logits.log_softmax(-1, None);
+    let picked = (1..ids.len()).filter(|&at| trained[at]).map(|at| log.get(at as i64 - 1).get(wide[at]));
+    -picked.fold(Tensor::zeros([0i64; 0], DOUBLE), |sum, log| sum + log)
+}
+
+mod tests {
+    use super::*;
+    use crate::{
+        batch::PackedBatch,
+        gradients::Gradients,
+        train::{TrainOptions, loss_and_gradients},
+    };
+    use attune_domain::{
+        architecture::PROJECTIONS,
+        spec::{AdapterSpec, Quantization},
+    };
+    use std::path::PathBuf;
+
+    const SEQUENCES: [usize; 4] = [1, 9, 23, 2];
+
+    /// Ids and marks of a sequence.
+    type Row = (Vec<u32>, Vec<bool>);
+
+    fn batch() -> (Vec<Row>, PackedBatch) {
+        let mut rows = Vec::new();
+        let mut packed = PackedBatch::new();
+        for (row, &length) in SEQUENCES.iter().enumerate() {
+            let ids: Vec<u32> = (0..length).map(|at| ((row * 37 + at * at * 11 + 5) % 128) as u32).collect();
+            let trained: Vec<bool> = (0..length).map(|at| at % 3 != 1).collect();
+            packed.push(&ids, &trained).unwrap();
+            rows.push((ids, trained));
+        }
+        (rows, packed)
+    }
+
+    /// Compares loss and every gradient; `targets` are the corrected projections.
+    fn compare(family: &str, quantization: Quantization, targets: &[&str], checkpointing: bool) {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(family);
+        let decoder = Decoder::load(&folder, quantization).unwrap().to_kind(Kind::Double).unwrap();
+        let target_modules = targets.iter().map(ToString::to_string).collect();
+        let spec = AdapterSpec { rank: 3, lora_alpha: 7.0, target_modules };
+        let adapter = LoraAdapter::new(decoder.architecture(), spec, 5).unwrap();
+        let adapter = adapter.to(Kind::Double, Device::Cpu).unwrap();
+        tch::manual_seed(11);
+        for (_, factor) in adapter.parameters() {
+            factor.shallow_clone().copy_(&(Tensor::randn_like(factor) * 0.2));
+        }
+        let (rows, packed) = batch();
+        let mut gradients = Gradients::zeros(&adapter).unwrap();
+        let options = TrainOptions { checkpointing, normaliser: 31 };
+        // Twice: gradients add up.
+        let got = loss_and_gradients(&decoder, &adapter, &packed, options, &mut gradients).unwrap();
+        loss_and_gradients(&decoder, &adapter, &packed, options, &mut gradients).unwrap();
+
+        for (_, factor) in adapter.parameters() {
+            let _ = factor.shallow_clone().set_requires_grad(true);
+        }
+        let want = rows
+            .iter()
+            .map(|(ids, trained)| loss(&decoder, &adapter, ids, trained))
+            .fold(Tensor::zeros([0i64; 0], DOUBLE), |sum, loss| sum + loss);
+        let what = format!("{family} {quantization:?} {targets:?} checkpointing {checkpointing}");
+        let off = (got.sum / want.double_value(&[]) - 1.0).abs();
+        assert!(off < 1e-12, "{what}: loss off by {off}");
+        (want * (2.0 / 31.0)).backward();
+        for ((name, got), (_, factor)) in gradients.named().into_iter().zip(adapter.parameters()) {
+            let want = factor.grad();
+            let off = (got - &want).norm().double_value(&[]) / want.norm().double_value(&[]);
+            assert!(off < 1e-10, "{what}: {name} off by {off}");
+        }
+    }
+
+    #[test]
+    fn hand_made_gradients_are_those_of_autograd_in_every_family() {
+        for family in ["llama", "llama3", "mistral", "qwen2", "qwen3"] {
+            for checkpointing in [false, true] {
+                compare(family, Quantization::None, &PROJECTIONS, checkpointing);
+            }
+        }
+    }
+
+    #[test]
+    fn a_packed_base_has_the_gradients_of_its_unpacked_numbers() {
+        for double_quant in [false, true] {
+            compare("qwen3", Quantization::Nf4 { double_quant }, &PROJECTIONS, double_quant);
+        }
+    }
+
+    #[test]
+    fn any_subset_of_projections_can_be_trained() {
+        compare("llama", Quantization::None, &["q_proj", "v_proj"], false);
+        compare("qwen2", Quantization::None, &["k_proj", "up_proj"], true);
+        compare("mistral", Quantization::None, &["o_proj"], false);
+        compare("qwen3", Quantization::None, &["down_proj", "gate_proj"], false);
+    }
+}
