@@ -151,6 +151,7 @@ impl Platform {
         let mut command = Command::new(program);
         command.arg("--config").arg(settings).arg("--exit-with-parent");
         command.stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
+        command.env("NO_COLOR", "1"); // the lines go to a file as well
         for variable in config::foreign_to_children(self.settings.database.url.is_none()) {
             command.env_remove(variable);
         }
