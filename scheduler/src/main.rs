@@ -1,1 +1,187 @@
-fn main() {}
+//! Everything that happens later: validation, dispatch, replicas, repair.
+//!
+//! The queue wakes, the rows decide, the provider runs processes. Never serves a request; meets the api only through
+//! rows.
+
+/// What all share.
+mod app;
+/// The configuration.
+mod config;
+/// What can go wrong.
+mod error;
+/// This machine as a provider.
+mod local;
+/// Where processes run.
+mod provider;
+/// Repairs.
+mod reconciler;
+/// Which offer is taken.
+mod rightsize;
+/// What the queues bring.
+mod tasks;
+/// Takes messages off a queue.
+mod worker;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use attune_store::{
+    config::DatabaseConfig,
+    db::{self, Leadership},
+    objects::Objects,
+    queue::{DispatchJob, EnsureReplica, ValidateJob},
+};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{app::App, config::Config, local::Local};
+
+/// How long the database, its schema and the other scheduler are waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long tasks at hand may take after a stop was asked for.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connections of the queue's own pool: one listens for each of the three workers, the rest work.
+const QUEUE_CONNECTIONS: u32 = 8;
+
+/// Attune's scheduler: validates and dispatches jobs, starts replicas, and repairs what breaks.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// The configuration file (TOML); ATTUNE_…__… variables override it.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// What to log: `info`, or by module, `info,attune_scheduler=debug`.
+    #[arg(long, env = "ATTUNE_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// Ends when standard input ends, and so when the parent process does.
+    #[arg(long)]
+    exit_with_parent: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        bail!("another TLS provider is installed already");
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&args.log).context("--log")?)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    if args.exit_with_parent {
+        attune_node::exit_with_parent().context("watching standard input")?;
+    }
+    let config = Config::read(&args.config).with_context(|| format!("{}", args.config.display()))?;
+    let stop = stop_on_signals()?;
+    tokio::select! {
+        done = run(config, stop.clone()) => done,
+        // A stop while it still waits for the database: there is nothing to clear up.
+        () = stopped_before_start(&stop) => Ok(()),
+    }
+}
+
+/// Never, once [`run`] looks at the token itself: it has a clean end of its own within this time.
+async fn stopped_before_start(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(3 * STOP_PATIENCE).await;
+}
+
+fn stop_on_signals() -> Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping");
+        asked.cancel();
+    });
+    Ok(stop)
+}
+
+async fn run(config: Config, stop: CancellationToken) -> Result<()> {
+    let pool = db::connect(&config.database).await.context("opening the database")?;
+    let queue_config = DatabaseConfig { max_connections: QUEUE_CONNECTIONS, ..config.database.clone() };
+    let queue_pool = db::connect(&queue_config).await.context("opening the database")?;
+    db::wait_for_schema(&pool, PATIENCE).await?;
+    let leadership = take_leadership(&config.database, PATIENCE).await?;
+
+    let wake = Arc::new(tokio::sync::Notify::new());
+    let local = Local::new(&config.local, &config.api_url, wake.clone()).context("the local provider")?;
+    let cache_dir = config.local.work_dir.join("text");
+    std::fs::create_dir_all(&cache_dir).with_context(|| format!("{}", cache_dir.display()))?;
+    let app = App {
+        pool,
+        objects: Objects::new(&config.object_store),
+        provider: Arc::new(local),
+        leases: config.leases,
+        serving: config.serving,
+        cache_dir: cache_dir.into(),
+        placing: Arc::default(),
+        wake,
+    };
+
+    let tasks = TaskTracker::new();
+    tasks.spawn(worker::work::<ValidateJob>(app.clone(), queue_pool.clone(), stop.clone()));
+    tasks.spawn(worker::work::<DispatchJob>(app.clone(), queue_pool.clone(), stop.clone()));
+    tasks.spawn(worker::work::<EnsureReplica>(app.clone(), queue_pool, stop.clone()));
+    tasks.spawn(reconciler::reconcile(app.clone(), stop.clone()));
+    tasks.close();
+    tracing::info!("ready");
+
+    let kept = keep_leadership(&config.database, leadership, &stop).await;
+    stop.cancel();
+    if tokio::time::timeout(STOP_PATIENCE, tasks.wait()).await.is_err() {
+        tracing::warn!("some work did not come to its end; it is done again at the next start");
+    }
+    kept?;
+    reconciler::hand_back(&app).await.context("handing the runs back")
+}
+
+/// Waits until no other scheduler works on this database.
+async fn take_leadership(config: &DatabaseConfig, patience: Duration) -> Result<Leadership> {
+    let since = std::time::Instant::now();
+    loop {
+        match Leadership::try_take(config).await.context("asking whether another scheduler is at work")? {
+            Some(leadership) => return Ok(leadership),
+            None if since.elapsed() > patience => bail!("another scheduler is at work on this database"),
+            None => tokio::time::sleep(Duration::from_millis(500)).await,
+        }
+    }
+}
+
+/// Returns when a stop is asked for, or with an error when another scheduler has taken over: the lock goes with its
+/// connection, so a restart of the database frees it for all.
+async fn keep_leadership(config: &DatabaseConfig, mut held: Leadership, stop: &CancellationToken) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(Duration::from_secs(2)) => {}
+        }
+        if held.is_held().await {
+            continue;
+        }
+        tracing::warn!("the database connection is gone; asking anew whether another scheduler is at work");
+        match tokio::time::timeout(PATIENCE, reclaim(config)).await {
+            Ok(Some(again)) => held = again,
+            Ok(None) => bail!("another scheduler has taken over"),
+            Err(_) => bail!("the database has been away for {} s", PATIENCE.as_secs()),
+        }
+    }
+}
+
+/// Asks until the database answers.
+async fn reclaim(config: &DatabaseConfig) -> Option<Leadership> {
+    loop {
+        match Leadership::try_take(config).await {
+            Ok(answer) => return answer,
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

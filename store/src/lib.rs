@@ -62,3 +62,10 @@ pub mod node;
 
 /// Serving processes.
 pub mod replica;
+
+/// Rows for tests.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+#[cfg(test)]
+mod tests;

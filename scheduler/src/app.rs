@@ -1,0 +1,51 @@
+//! What every task and the reconciler share.
+
+use std::sync::Arc;
+
+use attune_store::{node, objects::Objects};
+use sqlx::{PgConnection, PgPool};
+use tokio::sync::{Mutex, Notify};
+
+use crate::{
+    config::{Leases, Serving},
+    error::SchedulerError,
+    provider::{Offer, Provider},
+};
+
+/// Handed to each task; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App {
+    /// The rows.
+    pub(crate) pool: PgPool,
+    /// The objects.
+    pub(crate) objects: Objects,
+    /// Where processes run.
+    pub(crate) provider: Arc<dyn Provider>,
+    /// When a run or a replica is given up.
+    pub(crate) leases: Leases,
+    /// Replicas.
+    pub(crate) serving: Serving,
+    /// Folder for what validation fetches.
+    pub(crate) cache_dir: Arc<std::path::Path>,
+    /// Held from before a node is reserved until its launch has answered, and by each pass of the reconciler: a row
+    /// without a process is then really one that has lost it.
+    pub(crate) placing: Arc<Mutex<()>>,
+    /// Rung when the reconciler has something to look at.
+    pub(crate) wake: Arc<Notify>,
+}
+
+/// The provider's offers, with what is reserved of them.
+///
+/// # Errors
+/// [`SchedulerError::Provider`], [`SchedulerError::Store`].
+pub(crate) async fn offers(app: &App, conn: &mut PgConnection) -> Result<Vec<Offer>, SchedulerError> {
+    let mut offers = app.provider.offers().await?;
+    for node in node::active(conn, app.provider.name()).await? {
+        let Some(offer) = offers.iter_mut().find(|offer| offer.name == node.offer) else { continue };
+        offer.reserved = offer.reserved + node.memory;
+        if node.run_id.is_some() {
+            offer.free_slots = offer.free_slots.saturating_sub(1);
+        }
+    }
+    Ok(offers)
+}

@@ -1,0 +1,176 @@
+//! The scheduler's configuration: one file, overridden by `ATTUNE_…__…` variables, read once at the start.
+
+use std::path::{Path, PathBuf};
+
+use attune_domain::bytes::Bytes;
+use attune_store::config::{DatabaseConfig, ObjectStoreConfig};
+use figment::{
+    Figment,
+    providers::{Env, Format, Toml},
+};
+use serde::Deserialize;
+
+/// Everything that can be set. An unknown or missing key stops the start and is named.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// What trainers and replicas are told to talk to.
+    pub(crate) api_url: String,
+    /// The database.
+    pub(crate) database: DatabaseConfig,
+    /// The object store.
+    pub(crate) object_store: ObjectStoreConfig,
+    /// When a run or a replica is given up.
+    #[serde(default)]
+    pub(crate) leases: Leases,
+    /// This machine as a provider.
+    pub(crate) local: LocalConfig,
+    /// Replicas.
+    #[serde(default)]
+    pub(crate) serving: Serving,
+}
+
+/// `[leases]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Leases {
+    /// Between two reports of a run or a replica.
+    pub(crate) heartbeat_seconds: u64,
+    /// Without a report, until it is given up.
+    pub(crate) stale_after_seconds: u64,
+    /// Attempts in a row without a new checkpoint, until the job fails.
+    pub(crate) max_attempts: i32,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self { heartbeat_seconds: 10, stale_after_seconds: 45, max_attempts: 3 }
+    }
+}
+
+/// `[local]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LocalConfig {
+    /// For caches and logs.
+    pub(crate) work_dir: PathBuf,
+    /// Where attune-trainer and attune-serving lie; left out: beside this program.
+    pub(crate) binaries_dir: Option<PathBuf>,
+    /// How much memory runs and replicas may take together; left out: nine tenths of this machine's.
+    pub(crate) memory_bytes: Option<u64>,
+    /// Processor threads of each; left out: as many as there are processors.
+    pub(crate) threads: Option<u32>,
+    /// Runs at the same time.
+    #[serde(default = "one")]
+    pub(crate) max_concurrent_runs: usize,
+}
+
+/// `[serving]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Serving {
+    /// Without a request, until a replica is stopped.
+    pub(crate) idle_seconds: u64,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self { idle_seconds: 900 }
+    }
+}
+
+const fn one() -> usize {
+    1
+}
+
+impl Config {
+    /// Reads `file` and the environment.
+    ///
+    /// # Errors
+    /// The file is not there, is not TOML, or has an unknown, missing or wrong key.
+    pub(crate) fn read(file: &Path) -> Result<Self, Box<figment::Error>> {
+        Figment::new()
+            .merge(Toml::file_exact(file))
+            .merge(Env::prefixed("ATTUNE_").filter(|key| is_ours(key.as_str())).split("__"))
+            .extract()
+            .map_err(Box::new)
+    }
+}
+
+/// Other `ATTUNE_` variables belong to other programs.
+fn is_ours(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let sections = ["database__", "object_store__", "leases__", "local__", "serving__"];
+    key == "api_url" || sections.iter().any(|section| key.starts_with(section))
+}
+
+impl LocalConfig {
+    /// The folder of our other programs.
+    ///
+    /// # Errors
+    /// The system does not say where this program lies.
+    pub(crate) fn binaries(&self) -> std::io::Result<PathBuf> {
+        match &self.binaries_dir {
+            Some(folder) => Ok(folder.clone()),
+            None => Ok(std::env::current_exe()?.parent().map(Path::to_path_buf).unwrap_or_default()),
+        }
+    }
+
+    /// How much memory there is to give, a container's limit included.
+    pub(crate) fn memory(&self) -> Bytes {
+        if let Some(bytes) = self.memory_bytes {
+            return Bytes(bytes);
+        }
+        let Ok(mut system) = sysinfo::System::new() else { return Bytes(0) };
+        system.refresh_memory();
+        let total = system.total_memory();
+        let limit = system.cgroup_limits().map_or(total, |limits| limits.total_memory);
+        Bytes(total.min(limit) / 10 * 9)
+    }
+
+    /// Processor threads for each process.
+    pub(crate) fn thread_count(&self) -> u32 {
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        self.threads.unwrap_or_else(cores)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const LEAST: &str = r#"
+        api_url = "http://127.0.0.1:8080"
+        [database]
+        url = "postgres://localhost/attune"
+        [object_store]
+        bucket = "attune"
+        access_key_id = "a"
+        secret_access_key = "b"
+        [local]
+        work_dir = "/tmp/node"
+    "#;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Config::read(file.path()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let config = read(LEAST).unwrap();
+        assert_eq!((config.leases.heartbeat_seconds, config.leases.max_attempts), (10, 3));
+        assert_eq!((config.local.max_concurrent_runs, config.serving.idle_seconds), (1, 900));
+        assert!(config.local.memory() > Bytes(0));
+        assert!(config.local.thread_count() > 0);
+    }
+
+    #[test]
+    fn an_unknown_key_stops_the_start_and_is_named() {
+        let refused = read(&format!("{LEAST}\n[leases]\nheartbeat = 1")).unwrap_err();
+        assert!(refused.contains("heartbeat"), "{refused}");
+    }
+}

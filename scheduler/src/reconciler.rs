@@ -1,0 +1,245 @@
+//! The only path that repairs. Takes no input, runs on a signal and on a timer, and compares three things: the rows, the
+//! processes that the provider knows of, and the database's clock.
+//!
+//! - a run whose process is gone, or that fell silent: its job is queued again, or fails after too many attempts
+//! - a job that is being cancelled and whose trainer does not answer: ended
+//! - a process that no living row names: stopped; a node likewise: released
+//! - a job or a replica whose message was lost: the message is sent again
+//! - a replica that nobody used for a while: stopped
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use attune_domain::job::JobState;
+use attune_store::{
+    blob, job, node,
+    queue::{self, DispatchJob, EnsureReplica, ValidateJob},
+    replica::{self, Replica, ReplicaState},
+    run::{self, ActiveRun, Loss},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::App,
+    error::{SchedulerError, chain},
+    provider::Process,
+};
+
+/// Between two passes when nothing rings.
+const PASS: Duration = Duration::from_secs(2);
+
+/// Between two clearings of old messages and loose objects.
+const SWEEP: Duration = Duration::from_secs(300);
+
+/// How long a process may outlive its row: a trainer that has published is still on its way out.
+const AFTERLIFE: Duration = Duration::from_secs(10);
+
+/// A job's rows are turned into tokens within this time, or else its message counts as lost. Large files take longer;
+/// a second message then finds nothing to do.
+const VALIDATION_SECONDS: f64 = 60.0;
+
+/// A queued job or a wanted replica is looked at this often.
+const WAITING_SECONDS: f64 = 5.0;
+
+/// A replica that had no request for this long makes room for a job.
+const YIELD_SECONDS: f64 = 20.0;
+
+/// Runs until `stop`.
+pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
+    let mut outliving = HashMap::new();
+    let mut swept = Instant::now();
+    loop {
+        if let Err(error) = pass(&app, &mut outliving).await {
+            tracing::warn!(error = chain(&error), "a pass of the reconciler failed; the next one comes");
+        }
+        if swept.elapsed() >= SWEEP {
+            swept = Instant::now();
+            if let Err(error) = sweep(&app).await {
+                tracing::warn!(error = chain(&error), "sweeping failed; it is tried again later");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = app.wake.notified() => {}
+            () = tokio::time::sleep(PASS) => {}
+        }
+    }
+}
+
+/// One pass. `outliving` remembers since when a process has had no row.
+pub(crate) async fn pass(app: &App, outliving: &mut HashMap<String, Instant>) -> Result<(), SchedulerError> {
+    let _placing = app.placing.lock().await;
+    // Processes first: whatever one has reported before it ended is in the rows by then.
+    let processes = app.provider.list().await?;
+    let mut conn = app.pool.acquire().await?;
+    let runs = run::active(&mut conn, app.provider.name()).await?;
+    let replicas = replica::active(&mut conn).await?;
+    drop(conn);
+
+    let find = |handle: &str| processes.iter().find(|process| process.handle == handle);
+    for run in &runs {
+        let process = find(&run.run_id.to_string());
+        if let Some((reason, counts)) = doom_of_run(app, run, process) {
+            lose(app, run, reason, counts).await?;
+        }
+    }
+    for replica in replicas.iter().filter(|replica| replica.node_id.is_some()) {
+        let process = find(&replica.replica_id.to_string());
+        if let Some(reason) = doom_of_replica(app, replica, process) {
+            end_replica(app, replica, Some(&reason)).await?;
+        } else if replica.state == ReplicaState::Ready && replica.idle_seconds > app.serving.idle_seconds as f64 {
+            end_idle(app, replica, app.serving.idle_seconds as f64).await?;
+        }
+    }
+    let living: HashSet<String> = runs
+        .iter()
+        .map(|run| run.run_id.to_string())
+        .chain(replicas.iter().map(|replica| replica.replica_id.to_string()))
+        .collect();
+    stop_unnamed(app, &processes, &living, outliving).await?;
+    release_orphans(app).await?;
+    push_again(app).await
+}
+
+/// Why a run is to be given up, and whether that counts against its job.
+fn doom_of_run(app: &App, run: &ActiveRun, process: Option<&Process>) -> Option<(String, bool)> {
+    let stale = app.leases.stale_after_seconds as f64;
+    match process {
+        None => Some(("The trainer went away with the scheduler that started it".into(), true)),
+        Some(Process { ended: Some(how), .. }) => Some((how.clone(), true)),
+        Some(_) if run.silent_seconds > stale => {
+            Some((format!("The trainer has been silent for {:.0} s", run.silent_seconds), true))
+        }
+        // It reports, but does not obey.
+        Some(_) if run.job_state == JobState::Cancelling && run.unchanged_seconds > 2.0 * stale => {
+            Some(("the trainer did not stop and was ended".into(), false))
+        }
+        Some(_) => None,
+    }
+}
+
+fn doom_of_replica(app: &App, replica: &Replica, process: Option<&Process>) -> Option<String> {
+    match process {
+        None => Some("the serving process went away with the scheduler that started it".into()),
+        Some(Process { ended: Some(how), .. }) => Some(how.clone()),
+        Some(_) if replica.silent_seconds > app.leases.stale_after_seconds as f64 => {
+            Some(format!("the serving process has been silent for {:.0} s", replica.silent_seconds))
+        }
+        Some(_) => None,
+    }
+}
+
+async fn lose(app: &App, run: &ActiveRun, reason: String, counts: bool) -> Result<(), SchedulerError> {
+    tracing::warn!(job.id = %run.job_id, run.id = %run.run_id, "giving a run up: {reason}");
+    // The row first: from then on the lease is stale, whatever the process still says.
+    let loss = Loss { reason, counts, max_attempts: app.leases.max_attempts };
+    let mut tx = app.pool.begin().await?;
+    run::lost(&mut tx, run.run_id, &loss).await?;
+    tx.commit().await?;
+    Ok(app.provider.stop(&run.run_id.to_string()).await?)
+}
+
+async fn end_replica(app: &App, replica: &Replica, error: Option<&str>) -> Result<(), SchedulerError> {
+    tracing::warn!(replica.id = %replica.replica_id, error, "ending a replica");
+    let mut tx = app.pool.begin().await?;
+    replica::end(&mut tx, replica.replica_id, error).await?;
+    tx.commit().await?;
+    Ok(app.provider.stop(&replica.replica_id.to_string()).await?)
+}
+
+async fn end_idle(app: &App, replica: &Replica, idle_seconds: f64) -> Result<(), SchedulerError> {
+    let mut tx = app.pool.begin().await?;
+    let ended = replica::end_if_idle(&mut tx, replica.replica_id, idle_seconds).await?;
+    tx.commit().await?;
+    if ended {
+        tracing::info!(replica.id = %replica.replica_id, "stopping a replica that nobody uses");
+        app.provider.stop(&replica.replica_id.to_string()).await?;
+    }
+    Ok(())
+}
+
+/// Stops replicas that nobody uses at the moment, for somebody who needs their memory. The caller holds `placing`.
+///
+/// # Errors
+/// [`SchedulerError`]: the next pass of whoever waits tries again.
+pub(crate) async fn make_room(app: &App) -> Result<(), SchedulerError> {
+    let replicas = replica::active(&mut *app.pool.acquire().await?).await?;
+    for replica in replicas.iter().filter(|replica| replica.state == ReplicaState::Ready) {
+        if replica.idle_seconds > YIELD_SECONDS {
+            end_idle(app, replica, YIELD_SECONDS).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn stop_unnamed(
+    app: &App,
+    processes: &[Process],
+    living: &HashSet<String>,
+    outliving: &mut HashMap<String, Instant>,
+) -> Result<(), SchedulerError> {
+    outliving.retain(|handle, _| processes.iter().any(|process| process.handle == *handle));
+    for process in processes.iter().filter(|process| !living.contains(&process.handle)) {
+        let since = *outliving.entry(process.handle.clone()).or_insert_with(Instant::now);
+        if process.ended.is_some() || since.elapsed() >= AFTERLIFE {
+            app.provider.stop(&process.handle).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn release_orphans(app: &App) -> Result<(), SchedulerError> {
+    let mut conn = app.pool.acquire().await?;
+    for orphan in node::active(&mut conn, app.provider.name()).await?.iter().filter(|node| node.is_orphan()) {
+        tracing::warn!(node.id = %orphan.node_id, "releasing a node that is for nobody");
+        node::release(&mut conn, orphan.node_id).await?;
+    }
+    Ok(())
+}
+
+async fn push_again(app: &App) -> Result<(), SchedulerError> {
+    let mut tx = app.pool.begin().await?;
+    for job_id in job::claim_unpushed(&mut tx, JobState::Validating, VALIDATION_SECONDS, 100).await? {
+        queue::push(&mut tx, &ValidateJob { job_id }).await?;
+    }
+    // One is enough: whoever takes it looks at all that wait.
+    for job_id in job::claim_unpushed(&mut tx, JobState::Queued, WAITING_SECONDS, 1).await? {
+        queue::push(&mut tx, &DispatchJob { job_id }).await?;
+    }
+    for replica_id in replica::claim_unpushed(&mut tx, WAITING_SECONDS).await? {
+        queue::push(&mut tx, &EnsureReplica { replica_id }).await?;
+    }
+    Ok(tx.commit().await?)
+}
+
+async fn sweep(app: &App) -> Result<(), SchedulerError> {
+    let mut tx = app.pool.begin().await?;
+    let messages = queue::sweep(&mut tx).await?;
+    let objects = blob::sweep(&mut tx, &app.objects).await?;
+    tx.commit().await?;
+    if messages > 0 || objects > 0 {
+        tracing::info!(messages, objects, "swept");
+    }
+    Ok(())
+}
+
+/// Ends all processes and hands their jobs back, so that the next scheduler finds them queued. For an orderly end.
+///
+/// # Errors
+/// [`SchedulerError`]: what is left is found lost at the next start.
+pub(crate) async fn hand_back(app: &App) -> Result<(), SchedulerError> {
+    let _placing = app.placing.lock().await;
+    let mut conn = app.pool.acquire().await?;
+    let runs = run::active(&mut conn, app.provider.name()).await?;
+    let replicas = replica::active(&mut conn).await?;
+    drop(conn);
+    for run in &runs {
+        lose(app, run, "The platform was stopped while the trainer was at work".into(), false).await?;
+    }
+    for replica in replicas.iter().filter(|replica| replica.node_id.is_some()) {
+        end_replica(app, replica, None).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! `queued → provisioning`: facts → memory → offer → node, run and lease in one transaction → launch.
+//!
+//! The message is only a wake-up: the queue of waiting jobs is the rows, and the oldest goes first. A job that must
+//! wait holds the younger ones back, so that a large one is not passed by for ever.
+
+use attune_domain::{
+    bytes::Bytes,
+    id::JobId,
+    job::JobEvent,
+    memory::{self, Workload},
+    run::Plan,
+};
+use attune_store::{
+    base_model, checkpoint,
+    error::StoreError,
+    job::{self, Job, JobError, Step},
+    mint,
+    node::{self, NewNode},
+    queue::DispatchJob,
+    run::{self, Loss, NewRun, Run},
+};
+use sqlx::PgConnection;
+
+use super::Handle;
+use crate::{
+    app::{self, App},
+    error::{SchedulerError, chain},
+    provider::{Launch, Offer, Program},
+    reconciler,
+    rightsize::{Refusal, right_size},
+};
+
+/// At most so many in one go; the reconciler comes back for the rest.
+const JOBS_AT_ONCE: i64 = 20;
+
+impl Handle for DispatchJob {
+    async fn handle(self, app: App) -> Result<(), SchedulerError> {
+        let _placing = app.placing.lock().await;
+        let waiting = job::waiting(&mut *app.pool.acquire().await?, JOBS_AT_ONCE).await?;
+        for job_id in waiting {
+            if !dispatch(&app, job_id).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is to become of a queued job.
+enum Decision {
+    /// It gets this much of this offer.
+    Place { plan: Plan, offer: String, message: String },
+    /// It never will.
+    Refuse(JobError),
+    /// Not now.
+    Wait(Vec<Refusal>),
+}
+
+/// Returns whether the next job may be looked at.
+#[tracing::instrument(skip(app), fields(job.id = %job_id))]
+async fn dispatch(app: &App, job_id: JobId) -> Result<bool, SchedulerError> {
+    let mut tx = app.pool.begin().await?;
+    let job = job::load(&mut tx, job_id).await?;
+    let architecture = base_model::get(&mut tx, job.base_model_id).await?.architecture;
+    let offers = app::offers(app, &mut tx).await?;
+    let work = Workload { architecture: &architecture, train: &job.spec, longest_row: longest_row(&job) };
+    let claimed = match decide(work, &offers) {
+        Decision::Place { plan, offer, message } => claim(app, &mut tx, &job, (plan, offer, message)).await,
+        Decision::Refuse(error) => {
+            let step = Step::failure(JobEvent::RunFailed, error);
+            job::step(&mut tx, job_id, &step).await.map(|_| None)
+        }
+        Decision::Wait(reasons) => {
+            tx.rollback().await?;
+            tracing::debug!(?reasons, "has to wait");
+            if reasons.iter().any(|reason| matches!(reason, Refusal::Crowded { .. })) {
+                reconciler::make_room(app).await?;
+            }
+            return Ok(false);
+        }
+    };
+    match claimed {
+        Ok(claimed) => {
+            tx.commit().await?;
+            match claimed {
+                Some((run, token)) => launch(app, &run, token).await,
+                None => Ok(true),
+            }
+        }
+        // It was cancelled meanwhile.
+        Err(StoreError::Illegal(_)) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn longest_row(job: &Job) -> u64 {
+    let longest = job
+        .token_facts
+        .as_ref()
+        .map(|facts| facts.training.longest_row.max(facts.validation.map_or(0, |validation| validation.longest_row)));
+    longest.unwrap_or_else(|| job.spec.max_length.into()).max(1)
+}
+
+/// Pure. The offer must hold the smallest cut of the batch; the plan then takes what is free.
+fn decide(work: Workload<'_>, offers: &[Offer]) -> Decision {
+    let smallest = memory::smallest(work);
+    let offer = match right_size(smallest.peak, true, offers) {
+        Ok(offer) => offer,
+        Err(refusals) if refusals.iter().all(Refusal::is_final) => {
+            let reasons = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let message = format!(
+                "The job needs {} of memory at least ({}), and {}",
+                smallest.peak,
+                smallest.breakdown(),
+                if reasons.is_empty() { "there is no machine" } else { &reasons }
+            );
+            return Decision::Refuse(JobError { code: "insufficient_memory".into(), message, param: None });
+        }
+        Err(refusals) => return Decision::Wait(refusals),
+    };
+    let free = offer.memory.saturating_sub(offer.reserved);
+    match memory::plan(work, free, offer.threads) {
+        Ok((plan, estimate)) => {
+            let message = format!(
+                "Training on {}: {} of memory predicted ({}), {} rows at once{}",
+                offer.name,
+                estimate.peak,
+                estimate.breakdown(),
+                plan.micro_batch_size,
+                if plan.checkpointing { ", activations computed twice" } else { "" }
+            );
+            Decision::Place { plan, offer: offer.name.clone(), message }
+        }
+        // Cannot be, since the smallest fits; if the arithmetic ever disagrees with itself, the job waits.
+        Err(_) => Decision::Wait(Vec::new()),
+    }
+}
+
+async fn claim(
+    app: &App,
+    tx: &mut PgConnection,
+    job: &Job,
+    (plan, offer, message): (Plan, String, String),
+) -> Result<Option<(Run, String)>, StoreError> {
+    let token = mint::secret();
+    let resume_id = checkpoint::newest(tx, job.job_id).await?.map(|checkpoint| checkpoint.checkpoint_id);
+    let new = NewRun {
+        job_id: job.job_id,
+        node: NewNode { provider: app.provider.name().into(), offer, memory: plan.predicted_peak.max(Bytes(1)) },
+        plan,
+        resume_id,
+        token_hash: mint::hash(&token),
+        heartbeat_seconds: app.leases.heartbeat_seconds,
+        message,
+    };
+    let run = run::create(tx, &new).await?;
+    Ok(Some((run, token)))
+}
+
+/// The row is there; now the process. If it cannot be started, the run is lost at once. Returns whether it was.
+async fn launch(app: &App, run: &Run, token: String) -> Result<bool, SchedulerError> {
+    let launch = Launch {
+        program: Program::Trainer,
+        name: run.run_id.to_string(),
+        token: token.into(),
+        threads: run.plan.threads,
+    };
+    let mut conn = app.pool.acquire().await?;
+    match app.provider.launch(launch).await {
+        Ok(handle) => {
+            node::launched(&mut conn, run.node_id, &handle).await?;
+            Ok(true)
+        }
+        Err(error) => {
+            tracing::error!(run.id = %run.run_id, error = chain(&error), "a trainer could not be launched");
+            let reason = format!("The trainer could not be launched: {}", chain(&error));
+            let loss = Loss { reason, counts: true, max_attempts: app.leases.max_attempts };
+            let mut tx = app.pool.begin().await?;
+            run::lost(&mut tx, run.run_id, &loss).await?;
+            tx.commit().await?;
+            Ok(false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use attune_domain::{
+        architecture::Architecture,
+        spec::{Requested, TrainSpec},
+    };
+
+    use super::*;
+
+    const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+        "max_position_embeddings": 8192, "tie_word_embeddings": true}"#;
+
+    fn decided(memory: u64, reserved: u64, free_slots: usize) -> Decision {
+        let architecture = Architecture::from_config_json(SMOLLM2.as_bytes()).unwrap();
+        let train = TrainSpec::check(&Requested::default(), 360, 8192).unwrap();
+        let offer = Offer {
+            name: "this machine".into(),
+            memory: Bytes::mib(memory),
+            reserved: Bytes::mib(reserved),
+            free_slots,
+            threads: 2,
+            micro_usd_per_hour: 0,
+        };
+        decide(Workload { architecture: &architecture, train: &train, longest_row: 200 }, &[offer])
+    }
+
+    #[test]
+    fn a_machine_with_room_gets_the_job_with_its_prediction() {
+        let Decision::Place { plan, message, .. } = decided(16_000, 0, 1) else { panic!("not placed") };
+        assert_eq!((plan.micro_batch_size, plan.checkpointing, plan.threads), (5, false, 2));
+        assert!(message.starts_with("Training on this machine: 1.") && message.contains("activations"), "{message}");
+    }
+
+    #[test]
+    fn with_less_room_the_plan_saves_memory() {
+        let Decision::Place { plan, .. } = decided(16_000, 15_000, 1) else { panic!("not placed") };
+        assert!(plan.checkpointing);
+    }
+
+    #[test]
+    fn a_machine_that_is_too_small_fails_the_job_with_the_terms() {
+        let Decision::Refuse(error) = decided(500, 0, 1) else { panic!("not refused") };
+        assert_eq!(error.code, "insufficient_memory");
+        assert!(error.message.contains("embeddings 108.0 MiB"), "{}", error.message);
+        assert!(error.message.contains("too little memory"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_machine_that_is_busy_lets_the_job_wait() {
+        assert!(matches!(decided(16_000, 0, 0), Decision::Wait(_)));
+        assert!(matches!(decided(16_000, 15_900, 1), Decision::Wait(_)));
+    }
+}

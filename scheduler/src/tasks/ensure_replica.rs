@@ -1,0 +1,144 @@
+//! `wanted → launching`: memory → offer → node in one transaction → launch.
+
+use attune_domain::{architecture::Architecture, bytes::Bytes, id::ReplicaId, memory};
+use attune_store::{
+    base_model, node,
+    node::NewNode,
+    queue::EnsureReplica,
+    replica::{self, Placement, ReplicaState},
+};
+
+use super::Handle;
+use crate::{
+    app::{self, App},
+    error::{SchedulerError, chain},
+    provider::{Launch, Offer, Program},
+    reconciler,
+    rightsize::{Refusal, right_size},
+};
+
+/// For adapters, keys and values: with less, a single long chat would not fit.
+const LEAST_BUDGET: Bytes = Bytes::mib(128);
+
+/// More is of no use on one machine's processors.
+const MOST_BUDGET: Bytes = Bytes::mib(2048);
+
+/// What is to become of a wanted replica.
+enum Decision {
+    Place { offer: String, memory: Bytes, budget: Bytes, threads: u32 },
+    Refuse(String),
+    Wait,
+}
+
+impl Handle for EnsureReplica {
+    #[tracing::instrument(skip_all, fields(replica.id = %self.replica_id))]
+    async fn handle(self, app: App) -> Result<(), SchedulerError> {
+        let _placing = app.placing.lock().await;
+        let mut tx = app.pool.begin().await?;
+        let wanted = replica::get(&mut tx, self.replica_id).await?;
+        if wanted.state != ReplicaState::Wanted {
+            return Ok(());
+        }
+        let base = base_model::get(&mut tx, wanted.base_model_id).await?;
+        match decide(&base.architecture, &app::offers(&app, &mut tx).await?) {
+            Decision::Place { offer, memory, budget, threads } => {
+                let placement = Placement {
+                    node: NewNode { provider: app.provider.name().into(), offer, memory },
+                    memory_budget: budget,
+                    threads,
+                    heartbeat_seconds: app.leases.heartbeat_seconds,
+                };
+                let Some(node_id) = replica::place(&mut tx, self.replica_id, &placement).await? else { return Ok(()) };
+                tx.commit().await?;
+                launch(&app, &wanted, node_id, threads).await
+            }
+            Decision::Refuse(reason) => {
+                replica::end(&mut tx, self.replica_id, Some(&reason)).await?;
+                tx.commit().await?;
+                tracing::warn!("{reason}");
+                Ok(())
+            }
+            Decision::Wait => {
+                tx.rollback().await?;
+                reconciler::make_room(&app).await
+            }
+        }
+    }
+}
+
+/// Pure. The replica gets a quarter of what is left beside its base, within bounds, so that others find room too.
+fn decide(architecture: &Architecture, offers: &[Offer]) -> Decision {
+    let least = memory::serving(architecture, LEAST_BUDGET);
+    match right_size(least.peak, false, offers) {
+        Ok(offer) => {
+            let left = offer.memory.saturating_sub(offer.reserved).saturating_sub(least.peak);
+            let budget = Bytes((LEAST_BUDGET.0 + left.0 / 4).min(MOST_BUDGET.0));
+            let memory = memory::serving(architecture, budget).peak;
+            Decision::Place { offer: offer.name.clone(), memory, budget, threads: offer.threads }
+        }
+        Err(refusals) if refusals.iter().all(Refusal::is_final) => {
+            let reasons = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            Decision::Refuse(format!(
+                "a replica needs {} of memory at least ({}), and {reasons}",
+                least.peak,
+                least.breakdown()
+            ))
+        }
+        Err(_) => Decision::Wait,
+    }
+}
+
+async fn launch(
+    app: &App,
+    replica: &replica::Replica,
+    node_id: attune_domain::id::NodeId,
+    threads: u32,
+) -> Result<(), SchedulerError> {
+    let id: ReplicaId = replica.replica_id;
+    let (name, token) = (id.to_string(), replica.token.clone().into());
+    let launched = app.provider.launch(Launch { program: Program::Serving, name, token, threads }).await;
+    let mut tx = app.pool.begin().await?;
+    match launched {
+        Ok(handle) => node::launched(&mut tx, node_id, &handle).await?,
+        Err(error) => {
+            tracing::error!(error = chain(&error), "a replica could not be launched");
+            replica::end(&mut tx, id, Some(&format!("it could not be launched: {}", chain(&error)))).await?;
+        }
+    }
+    Ok(tx.commit().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+        "max_position_embeddings": 8192, "tie_word_embeddings": true}"#;
+
+    fn decided(memory: u64, reserved: u64) -> Decision {
+        let architecture = Architecture::from_config_json(SMOLLM2.as_bytes()).unwrap();
+        let offer = Offer {
+            name: "this machine".into(),
+            memory: Bytes::mib(memory),
+            reserved: Bytes::mib(reserved),
+            free_slots: 0,
+            threads: 2,
+            micro_usd_per_hour: 0,
+        };
+        decide(&architecture, &[offer])
+    }
+
+    #[test]
+    fn a_replica_leaves_room_for_others() {
+        let Decision::Place { memory, budget, .. } = decided(16_000, 0) else { panic!("not placed") };
+        assert_eq!(budget, MOST_BUDGET);
+        assert!(memory < Bytes::mib(4000), "{memory}");
+    }
+
+    #[test]
+    fn what_never_fits_is_refused_and_what_does_not_fit_now_waits() {
+        assert!(matches!(decided(500, 0), Decision::Refuse(_)));
+        assert!(matches!(decided(16_000, 15_500), Decision::Wait));
+    }
+}

@@ -1,0 +1,152 @@
+//! `validating → queued`, or `→ failed` with the lines that are at fault: every row of the job's files is turned into
+//! tokens with the base's own tokenizer, as the trainer will do it.
+
+use std::{path::Path, sync::Arc};
+
+use attune_domain::{
+    id::{FileId, JobId, ProjectId},
+    job::{JobEvent, JobState},
+};
+use attune_store::{
+    base_model,
+    error::StoreError,
+    file,
+    job::{self, FileFacts, JobError, Step, TokenFacts},
+    objects::blob_key,
+    queue::{self, DispatchJob, ValidateJob},
+};
+use attune_text::model::TextModel;
+use sha2::{Digest, Sha256};
+
+use super::{
+    Handle,
+    scan::Scan,
+    text_folder::{self, hex},
+};
+use crate::{
+    app::App,
+    error::{SchedulerError, chain},
+};
+
+impl Handle for ValidateJob {
+    async fn handle(self, app: App) -> Result<(), SchedulerError> {
+        let mut conn = app.pool.acquire().await?;
+        let job = job::load(&mut conn, self.job_id).await?;
+        drop(conn);
+        if job.state != JobState::Validating {
+            return Ok(());
+        }
+        let verdict = examine(&app, &job).await?;
+        settle(&app, &job, verdict).await
+    }
+}
+
+/// What is found out about the files; the inner error is the user's.
+type Verdict = Result<TokenFacts, JobError>;
+
+async fn examine(app: &App, job: &job::Job) -> Result<Verdict, SchedulerError> {
+    let base = base_model::get(&mut *app.pool.acquire().await?, job.base_model_id).await?;
+    let folder = text_folder::ensure(app, &base).await?;
+    let model = match tokio::task::spawn_blocking(move || open(&folder)).await? {
+        Ok(model) => Arc::new(model),
+        Err(error) => return Ok(Err(error)),
+    };
+    let max_length = job.spec.max_length;
+    let file = (job.project_id, job.training_file_id);
+    let training = match scan_file(app, model.clone(), file, ("training_file", max_length)).await? {
+        Ok(facts) => facts,
+        Err(error) => return Ok(Err(error)),
+    };
+    let Some(validation_file_id) = job.validation_file_id else {
+        return Ok(Ok(TokenFacts { training, validation: None }));
+    };
+    let file = (job.project_id, validation_file_id);
+    let validation = scan_file(app, model, file, ("validation_file", max_length)).await?;
+    Ok(validation.map(|facts| TokenFacts { training, validation: Some(facts) }))
+}
+
+fn open(folder: &Path) -> Result<TextModel, JobError> {
+    TextModel::open(folder).map_err(|error| JobError {
+        code: "invalid_base_model".into(),
+        message: format!("the base model's tokenizer cannot be used: {}", chain(&error)),
+        param: Some("model".into()),
+    })
+}
+
+/// Streams a file from the object store through a [`Scan`] on a thread of its own.
+async fn scan_file(
+    app: &App,
+    model: Arc<TextModel>,
+    (project, id): (ProjectId, FileId),
+    (param, max_length): (&'static str, u32),
+) -> Result<Result<FileFacts, JobError>, SchedulerError> {
+    let file = file::get(&mut *app.pool.acquire().await?, project, id).await?;
+    let mut body = match app.objects.get(&blob_key(&file.sha256)).await {
+        Ok(body) => body,
+        Err(StoreError::NotFound(_)) => return Ok(Err(gone(param, id))),
+        Err(error) => return Err(error.into()),
+    };
+    let (pieces, mut inbox) = tokio::sync::mpsc::channel::<bytes::Bytes>(4);
+    let scanning = tokio::task::spawn_blocking(move || {
+        let mut scan = Scan::new(&model, param, max_length);
+        let mut hasher = Sha256::new();
+        while let Some(piece) = inbox.blocking_recv() {
+            hasher.update(&piece);
+            scan.push(&piece);
+        }
+        (scan.finish(), hex(&hasher.finalize()))
+    });
+    let mut broken = None;
+    loop {
+        match body.try_next().await {
+            Ok(Some(piece)) => {
+                if pieces.send(piece).await.is_err() {
+                    break; // the thread died; joining it says so
+                }
+            }
+            Ok(None) => break,
+            Err(cause) => {
+                let (action, key) = ("get", blob_key(&file.sha256));
+                broken = Some(StoreError::Object { action, key, cause: Box::new(cause) });
+                break;
+            }
+        }
+    }
+    drop(pieces);
+    let (verdict, found) = scanning.await?;
+    if let Some(error) = broken {
+        return Err(error.into());
+    }
+    if found != file.sha256 {
+        return Err(SchedulerError::Digest { name: file.filename, wanted: file.sha256, found });
+    }
+    Ok(verdict)
+}
+
+fn gone(param: &str, id: FileId) -> JobError {
+    let message = format!("{param}: the content of {id} is not there any more; upload it again");
+    JobError { code: "file_not_found".into(), message, param: Some(param.to_owned()) }
+}
+
+/// Steps the job by the verdict. A job that was cancelled meanwhile stays so.
+async fn settle(app: &App, job: &job::Job, verdict: Verdict) -> Result<(), SchedulerError> {
+    let mut tx = app.pool.begin().await?;
+    let stepped = match verdict {
+        Ok(facts) => {
+            job::save_facts(&mut tx, job.job_id, &facts, job.spec.total_steps(facts.training.rows)).await?;
+            accept(&mut tx, job.job_id).await
+        }
+        Err(error) => job::step(&mut tx, job.job_id, &Step::failure(JobEvent::DataRefused, error)).await.map(drop),
+    };
+    match stepped {
+        Ok(()) => Ok(tx.commit().await?),
+        Err(StoreError::Illegal(_)) => Ok(tx.rollback().await?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn accept(tx: &mut sqlx::PgConnection, job_id: JobId) -> Result<(), StoreError> {
+    let step = Step::new(JobEvent::DataAccepted, "Files validated, moving job to queued state");
+    job::step(tx, job_id, &step).await?;
+    queue::push(tx, &DispatchJob { job_id }).await
+}

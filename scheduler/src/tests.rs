@@ -1,0 +1,329 @@
+//! The reconciler and dispatch against a real Postgres and a provider that only remembers.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+};
+
+use attune_domain::{bytes::Bytes, id::JobId, job::JobState, run::RunEvent, serve::ReplicaReport};
+use attune_store::{
+    checkpoint,
+    config::ObjectStoreConfig,
+    job, node,
+    objects::Objects,
+    queue::{DispatchJob, EnsureReplica, ValidateJob},
+    replica::{self, ReplicaState},
+    report, run,
+    testing::{self, Seed, checkpointed, new_job, queued_job, started},
+};
+use futures::future::BoxFuture;
+use sqlx::PgPool;
+
+use crate::{
+    app::App,
+    config::{Leases, Serving},
+    error::ProviderError,
+    provider::{Launch, Offer, Process, Provider},
+    reconciler,
+    tasks::Handle,
+};
+
+/// Launches nothing; remembers what it should run.
+#[derive(Default)]
+struct Remembers {
+    processes: Mutex<BTreeMap<String, Option<String>>>,
+    refuses: bool,
+}
+
+impl Remembers {
+    fn handles(&self) -> Vec<String> {
+        self.processes.lock().unwrap().keys().cloned().collect()
+    }
+
+    fn end(&self, handle: &str, how: &str) {
+        self.processes.lock().unwrap().insert(handle.into(), Some(how.into()));
+    }
+}
+
+impl Provider for Remembers {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
+        let offer = Offer {
+            name: "this machine".into(),
+            memory: Bytes::mib(900),
+            reserved: Bytes(0),
+            free_slots: 1,
+            threads: 2,
+            micro_usd_per_hour: 0,
+        };
+        Box::pin(async { Ok(vec![offer]) })
+    }
+
+    fn launch(&self, launch: Launch) -> BoxFuture<'_, Result<String, ProviderError>> {
+        Box::pin(async move {
+            if self.refuses {
+                let cause = std::io::Error::other("no such program");
+                return Err(ProviderError { action: "starting attune-trainer".into(), cause });
+            }
+            self.processes.lock().unwrap().insert(launch.name.clone(), None);
+            Ok(launch.name)
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Process>, ProviderError>> {
+        let processes = self.processes.lock().unwrap();
+        let all = processes.iter().map(|(h, e)| Process { handle: h.clone(), ended: e.clone() }).collect();
+        Box::pin(async { Ok(all) })
+    }
+
+    fn stop(&self, handle: &str) -> BoxFuture<'_, Result<(), ProviderError>> {
+        self.processes.lock().unwrap().remove(handle);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct House {
+    app: App,
+    provider: Arc<Remembers>,
+    seed: Seed,
+}
+
+impl House {
+    async fn new(pool: PgPool, provider: Remembers) -> Self {
+        let seed = testing::seed(&pool).await.unwrap();
+        let provider = Arc::new(provider);
+        // No test here touches an object.
+        let objects = Objects::new(&ObjectStoreConfig {
+            endpoint: Some("http://127.0.0.1:1".into()),
+            region: "us-east-1".into(),
+            bucket: "attune".into(),
+            access_key_id: "key".into(),
+            secret_access_key: "secret".to_owned().into(),
+            path_style: true,
+        });
+        let app = App {
+            pool,
+            objects,
+            provider: provider.clone(),
+            leases: Leases::default(),
+            serving: Serving::default(),
+            cache_dir: std::env::temp_dir().into(),
+            placing: Arc::default(),
+            wake: Arc::default(),
+        };
+        Self { app, provider, seed }
+    }
+
+    async fn reconcile(&self) {
+        reconciler::pass(&self.app, &mut HashMap::new()).await.unwrap();
+    }
+
+    async fn queued(&self) -> JobId {
+        queued_job(&mut self.app.pool.acquire().await.unwrap(), self.seed).await.unwrap()
+    }
+
+    async fn dispatch(&self, job_id: JobId) {
+        DispatchJob { job_id }.handle(self.app.clone()).await.unwrap();
+    }
+
+    async fn job(&self, id: JobId) -> job::Job {
+        job::load(&mut self.app.pool.acquire().await.unwrap(), id).await.unwrap()
+    }
+
+    async fn tell(&self, id: JobId, events: &[RunEvent]) {
+        let mut conn = self.app.pool.acquire().await.unwrap();
+        let run = run::get(&mut conn, self.job(id).await.run_id.unwrap()).await.unwrap();
+        report::take(&mut conn, run.run_id, &testing::report(&run, 0, events)).await.unwrap();
+    }
+
+    async fn pass_a_minute(&self) {
+        testing::pass_a_minute(&mut self.app.pool.acquire().await.unwrap()).await.unwrap();
+    }
+
+    async fn active_nodes(&self) -> usize {
+        node::active(&mut self.app.pool.acquire().await.unwrap(), "local").await.unwrap().len()
+    }
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_queued_job_gets_a_node_and_a_trainer_and_the_next_one_waits(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let (first, second) = (house.queued().await, house.queued().await);
+    // The message only wakes: the older job goes first.
+    house.dispatch(second).await;
+    house.dispatch(second).await;
+    let (first, second) = (house.job(first).await, house.job(second).await);
+    assert_eq!((first.state, second.state), (JobState::Provisioning, JobState::Queued));
+    assert_eq!(house.provider.handles(), [first.run_id.unwrap().to_string()]);
+    assert_eq!(house.active_nodes().await, 1);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_trainer_that_cannot_be_launched_is_tried_three_times(pool: PgPool) {
+    let house = House::new(pool, Remembers { refuses: true, ..Remembers::default() }).await;
+    let id = house.queued().await;
+    for _ in 0..3 {
+        house.dispatch(id).await;
+    }
+    let job = house.job(id).await;
+    assert_eq!((job.state, job.attempts), (JobState::Failed, 3));
+    let error = job.error.unwrap();
+    assert!(error.message.contains("starting attune-trainer failed: no such program"), "{}", error.message);
+    assert_eq!(house.active_nodes().await, 0);
+}
+
+#[sqlx::test(migrations = false)]
+async fn lost_messages_are_sent_again(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let mut conn = house.app.pool.acquire().await.unwrap();
+    new_job(&mut conn, house.seed).await.unwrap();
+    house.queued().await;
+    replica::ensure(&mut conn, house.seed.base_model_id).await.unwrap();
+    testing::lose_messages(&mut conn).await.unwrap();
+    house.reconcile().await;
+    assert_eq!(testing::messages::<DispatchJob>(&mut conn).await.unwrap(), 0, "they are young");
+    house.pass_a_minute().await;
+    for _ in 0..2 {
+        house.reconcile().await;
+    }
+    assert_eq!(testing::messages::<ValidateJob>(&mut conn).await.unwrap(), 1);
+    assert_eq!(testing::messages::<DispatchJob>(&mut conn).await.unwrap(), 1);
+    assert_eq!(testing::messages::<EnsureReplica>(&mut conn).await.unwrap(), 1);
+}
+
+#[sqlx::test(migrations = false)]
+async fn after_a_restart_the_job_goes_on_from_its_last_checkpoint(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let id = house.queued().await;
+    house.dispatch(id).await;
+    house.tell(id, &[started(), checkpointed(20, '1')]).await;
+    // All processes went with the scheduler.
+    house.provider.processes.lock().unwrap().clear();
+    house.reconcile().await;
+    let job = house.job(id).await;
+    assert_eq!((job.state, job.run_id, job.barren_attempts), (JobState::Queued, None, 0));
+    assert_eq!(house.active_nodes().await, 0);
+
+    house.dispatch(id).await;
+    let mut conn = house.app.pool.acquire().await.unwrap();
+    let run = run::get(&mut conn, house.job(id).await.run_id.unwrap()).await.unwrap();
+    let newest = checkpoint::newest(&mut conn, id).await.unwrap().unwrap();
+    assert_eq!((run.resume_id, run.run_lease), (Some(newest.checkpoint_id), 2));
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_trainer_that_died_leaves_its_last_words_in_the_jobs_events(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let id = house.queued().await;
+    house.dispatch(id).await;
+    house.provider.end(&house.provider.handles()[0], "attune-trainer ended (signal: 9)");
+    house.reconcile().await;
+    assert_eq!(house.job(id).await.state, JobState::Queued);
+    let mut conn = house.app.pool.acquire().await.unwrap();
+    let told = attune_store::job_event::list(&mut conn, house.seed.project_id, id, None, 1).await.unwrap();
+    assert_eq!(told[0].message, "attune-trainer ended (signal: 9); the job is queued again");
+    assert!(house.provider.handles().is_empty());
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_silent_trainer_is_ended_and_a_talking_one_is_not(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let id = house.queued().await;
+    house.dispatch(id).await;
+    house.pass_a_minute().await;
+    house.tell(id, &[started()]).await;
+    house.reconcile().await;
+    assert_eq!(house.job(id).await.state, JobState::Running);
+    house.pass_a_minute().await;
+    house.reconcile().await;
+    assert_eq!(house.job(id).await.state, JobState::Queued);
+    assert!(house.provider.handles().is_empty());
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_cancel_that_the_trainer_does_not_obey_ends_it(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let id = house.queued().await;
+    house.dispatch(id).await;
+    house.tell(id, &[started()]).await;
+    let mut conn = house.app.pool.acquire().await.unwrap();
+    job::cancel(&mut conn, house.seed.project_id, id).await.unwrap();
+    for expected in [JobState::Cancelling, JobState::Cancelled] {
+        house.pass_a_minute().await;
+        let run = run::get(&mut conn, house.job(id).await.run_id.unwrap()).await.unwrap();
+        report::take(&mut conn, run.run_id, &testing::report(&run, 1, &[])).await.unwrap();
+        house.reconcile().await;
+        assert_eq!(house.job(id).await.state, expected);
+    }
+    assert!(house.provider.handles().is_empty());
+    assert_eq!(house.active_nodes().await, 0);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_process_that_no_row_names_is_stopped_after_a_while(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    house.provider.processes.lock().unwrap().insert("run_x".into(), None);
+    let mut outliving = HashMap::new();
+    reconciler::pass(&house.app, &mut outliving).await.unwrap();
+    assert_eq!(house.provider.handles(), ["run_x"], "it may be on its way out");
+    for since in outliving.values_mut() {
+        *since -= std::time::Duration::from_secs(11);
+    }
+    reconciler::pass(&house.app, &mut outliving).await.unwrap();
+    assert!(house.provider.handles().is_empty());
+}
+
+#[sqlx::test(migrations = false)]
+async fn an_idle_replica_makes_room_for_a_job(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let mut conn = house.app.pool.acquire().await.unwrap();
+    let replica_id = replica::ensure(&mut conn, house.seed.base_model_id).await.unwrap().replica_id;
+    EnsureReplica { replica_id }.handle(house.app.clone()).await.unwrap();
+    assert_eq!(house.provider.handles(), [replica_id.to_string()]);
+    let ready = ReplicaReport {
+        address: Some("127.0.0.1:9".into()),
+        active_requests: 0,
+        resident_adapters: vec![],
+        failed: None,
+    };
+    replica::take_report(&mut conn, replica_id, &ready).await.unwrap();
+
+    let id = house.queued().await;
+    house.dispatch(id).await;
+    assert_eq!(house.job(id).await.state, JobState::Queued, "the replica was used a moment ago");
+    house.pass_a_minute().await;
+    house.dispatch(id).await;
+    assert_eq!(replica::get(&mut conn, replica_id).await.unwrap().state, ReplicaState::Ended);
+    house.dispatch(id).await;
+    assert_eq!(house.job(id).await.state, JobState::Provisioning);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_replica_that_died_says_why_and_gives_its_memory_back(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let mut conn = house.app.pool.acquire().await.unwrap();
+    let replica_id = replica::ensure(&mut conn, house.seed.base_model_id).await.unwrap().replica_id;
+    EnsureReplica { replica_id }.handle(house.app.clone()).await.unwrap();
+    house.provider.end(&replica_id.to_string(), "attune-serving ended (exit status: 1)");
+    house.reconcile().await;
+    let error = testing::replica_error(&mut conn, replica_id).await.unwrap();
+    assert_eq!(error.as_deref(), Some("attune-serving ended (exit status: 1)"));
+    assert_eq!(house.active_nodes().await, 0);
+    assert!(house.provider.handles().is_empty());
+}
+
+#[sqlx::test(migrations = false)]
+async fn an_orderly_stop_hands_the_jobs_back_and_counts_for_nothing(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let id = house.queued().await;
+    for _ in 0..4 {
+        house.dispatch(id).await;
+        reconciler::hand_back(&house.app).await.unwrap();
+        assert!(house.provider.handles().is_empty());
+    }
+    let job = house.job(id).await;
+    assert_eq!((job.state, job.attempts, job.barren_attempts), (JobState::Queued, 4, 0));
+}

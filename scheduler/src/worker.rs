@@ -1,0 +1,63 @@
+//! Takes messages off a queue, one at a time.
+//!
+//! apalis 1.0 ends a worker at any database error, adopts a dead worker's messages for ever under the same name, and
+//! misses delayed messages when it only listens. Hence: a fresh name at each start, one message at a time, listening and
+//! polling, and a loop that starts the worker again.
+
+use std::{io, time::Duration};
+
+use apalis::prelude::*;
+use apalis_postgres::{Config, PostgresStorage};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::App,
+    error::{SchedulerError, chain},
+    tasks::Handle,
+};
+
+/// Between two looks at the queue when no notice comes.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Before a worker that ended is started again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Works on `T`'s queue until `stop`; the message at hand is finished. `pool` is the queue's own: each worker keeps one
+/// connection for listening.
+pub(crate) async fn work<T: Handle>(app: App, pool: PgPool, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let config = Config::default()
+            .queue(T::QUEUE)
+            .batch_size(1)
+            .heartbeat_interval(Duration::from_secs(5))
+            .missed_heartbeats(6);
+        let backend = PostgresStorage::<T>::new(&pool).with_config(config).with_pubsub().poll_with_interval(POLL);
+        let name = format!("{}-{}", T::QUEUE, uuid::Uuid::new_v4().simple());
+        let until = stop.clone();
+        let ended = WorkerBuilder::new(name)
+            .backend(backend)
+            .data(app.clone())
+            .concurrency(1)
+            .build(handle::<T>)
+            .run_until(async move {
+                until.cancelled().await;
+                Ok::<(), io::Error>(())
+            })
+            .await;
+        if let Err(error) = ended {
+            tracing::warn!(queue = T::QUEUE, error = chain(&error), "a worker ended; it is started again");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Always done: what went wrong is logged here, and the reconciler sends the message again. The work has a task of its
+/// own, so that a panic ends only that, and a long one does not hold up the worker's heartbeat.
+async fn handle<T: Handle>(task: T, app: Data<App>) -> Result<(), BoxDynError> {
+    let work = tokio::spawn(task.handle((*app).clone()));
+    if let Err(error) = work.await.map_err(SchedulerError::from).flatten() {
+        tracing::warn!(queue = T::QUEUE, error = chain(&error), "a task failed; it is tried again");
+    }
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! Rows for tests, written through this crate's own functions wherever there is one, and time that passes at a word.
+
+use attune_domain::{
+    architecture::Architecture,
+    bytes::Bytes,
+    dataset::RowFormat,
+    id::{BaseModelId, FileId, JobId, ProjectId, ReplicaId, RunId},
+    job::JobEvent,
+    run::{Blob, Plan, Report, RunEvent, StepMetrics},
+    spec::{Requested, TrainSpec},
+};
+use sqlx::{PgConnection, PgPool};
+
+use crate::{
+    base_model, db,
+    error::StoreError,
+    file::{self, NewFile},
+    job::{self, FileFacts, NewJob, Step, TokenFacts},
+    mint,
+    node::NewNode,
+    queue::Task,
+    run::{self, NewRun, Run},
+    tenant,
+};
+
+/// The token of every run that [`claimed_run`] makes.
+pub const RUN_TOKEN: &str = "token";
+
+/// A project with a base model and a file.
+#[derive(Debug, Clone, Copy)]
+pub struct Seed {
+    /// The project.
+    pub project_id: ProjectId,
+    /// A tiny Llama.
+    pub base_model_id: BaseModelId,
+    /// 100 rows.
+    pub file_id: FileId,
+}
+
+/// `config.json` of the tiny Llama.
+pub const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256,
+    "max_position_embeddings": 512, "tie_word_embeddings": true}"#;
+
+/// Makes the schema, the queue's too, and a project with what a job needs.
+///
+/// # Errors
+/// Any [`StoreError`].
+pub async fn seed(pool: &PgPool) -> Result<Seed, StoreError> {
+    db::migrate(pool).await?;
+    let mut conn = pool.acquire().await?;
+    let project_id = tenant::ensure(&mut conn, "default", "default").await?.project_id;
+    let architecture = Architecture::from_config_json(CONFIG.as_bytes())
+        .map_err(|e| StoreError::Corrupt { column: "base_model.architecture", cause: Box::new(e) })?;
+    let config = blob("config.json", 'c');
+    let base = base_model::insert(&mut conn, "tiny", &architecture, &[config]).await?;
+    let new = NewFile {
+        filename: "train.jsonl".into(),
+        purpose: "fine-tune".into(),
+        bytes: Bytes(1000),
+        sha256: "f".repeat(64),
+        format: RowFormat::Chat,
+        rows: 100,
+    };
+    let file_id = file::insert(&mut conn, project_id, new).await?.file_id;
+    Ok(Seed { project_id, base_model_id: base.base_model_id, file_id })
+}
+
+/// A blob whose digest is 64 times one digit.
+#[must_use]
+pub fn blob(name: &str, digit: char) -> Blob {
+    Blob { name: name.into(), sha256: digit.to_string().repeat(64), bytes: Bytes(10) }
+}
+
+/// A job that was just asked for.
+///
+/// # Errors
+/// Any [`StoreError`].
+pub async fn new_job(tx: &mut PgConnection, seed: Seed) -> Result<JobId, StoreError> {
+    let spec = TrainSpec::check(&Requested::default(), 100, 512)
+        .map_err(|e| StoreError::Corrupt { column: "job.spec", cause: Box::new(e) })?;
+    let new = NewJob {
+        project_id: seed.project_id,
+        base_model_id: seed.base_model_id,
+        training_file_id: seed.file_id,
+        validation_file_id: None,
+        suffix: Some("mail".into()),
+        metadata: serde_json::json!({}),
+        spec,
+        requested: serde_json::json!({}),
+    };
+    Ok(job::insert(tx, &new).await?.job_id)
+}
+
+/// A job whose rows are good.
+///
+/// # Errors
+/// Any [`StoreError`].
+pub async fn queued_job(tx: &mut PgConnection, seed: Seed) -> Result<JobId, StoreError> {
+    let id = new_job(tx, seed).await?;
+    let training = FileFacts { rows: 100, tokens: 5000, trained_tokens: 2000, longest_row: 80 };
+    job::save_facts(tx, id, &TokenFacts { training, validation: None }, 75).await?;
+    job::step(tx, id, &Step::new(JobEvent::DataAccepted, "Files validated")).await?;
+    Ok(id)
+}
+
+/// Claims a queued job, as dispatch does.
+///
+/// # Errors
+/// Any [`StoreError`].
+pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, StoreError> {
+    let resume_id = crate::checkpoint::newest(tx, job_id).await?.map(|checkpoint| checkpoint.checkpoint_id);
+    let plan = Plan { micro_batch_size: 4, checkpointing: false, threads: 2, predicted_peak: Bytes::mib(400) };
+    let node = NewNode { provider: "local".into(), offer: "this machine".into(), memory: Bytes::mib(400) };
+    let (token_hash, message) = (mint::hash(RUN_TOKEN), "Training".into());
+    run::create(tx, &NewRun { job_id, node, plan, resume_id, token_hash, heartbeat_seconds: 10, message }).await
+}
+
+/// A report of `events`, the first of which has this number.
+#[must_use]
+pub fn report(run: &Run, first_sequence: u64, events: &[RunEvent]) -> Report {
+    Report { run_lease: run.run_lease, first_sequence, events: events.to_vec() }
+}
+
+/// The trainer is up.
+#[must_use]
+pub const fn started() -> RunEvent {
+    RunEvent::Started { total_steps: 75, tokens_per_epoch: 5000, trainable_weights: 1000 }
+}
+
+/// An optimiser step is done.
+#[must_use]
+pub const fn stepped(step: u64) -> RunEvent {
+    RunEvent::Step(StepMetrics {
+        step,
+        total_steps: 75,
+        epoch: 0.1,
+        train_loss: 0.81,
+        train_mean_token_accuracy: 0.7,
+        grad_norm: 1.0,
+        learning_rate: 2e-4,
+        tokens: 200,
+        trained_tokens: 80,
+        step_ms: 100,
+        peak_memory: Bytes::mib(380),
+    })
+}
+
+/// A checkpoint with one file.
+#[must_use]
+pub fn checkpointed(step: u64, digit: char) -> RunEvent {
+    RunEvent::Checkpointed { step, files: vec![blob("state", digit)], train_loss: 0.8, valid_loss: None }
+}
+
+/// The adapter is out.
+#[must_use]
+pub fn published() -> RunEvent {
+    RunEvent::Published {
+        files: vec![blob("adapter_model.safetensors", 'a')],
+        chat_template_sha256: None,
+        trained_tokens: 6000,
+        peak_memory: Bytes::mib(390),
+    }
+}
+
+/// How many messages of a kind wait.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn messages<T: Task>(conn: &mut PgConnection) -> Result<i64, StoreError> {
+    let count = "select count(*) from apalis.jobs where job_type = $1 and status = 'Pending'";
+    Ok(sqlx::query_scalar(count).bind(T::QUEUE).fetch_one(conn).await?)
+}
+
+/// All messages are lost.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn lose_messages(conn: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("delete from apalis.jobs").execute(conn).await?;
+    Ok(())
+}
+
+/// A minute passes since all that was written about jobs and replicas.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn pass_a_minute(conn: &mut PgConnection) -> Result<(), StoreError> {
+    for statement in [
+        "update job set pushed_at = pushed_at - interval '61 seconds'",
+        "update run set heartbeat_at = heartbeat_at - interval '61 seconds'",
+        "update replica set pushed_at = pushed_at - interval '61 seconds',
+             heartbeat_at = heartbeat_at - interval '61 seconds', last_used_at = last_used_at - interval '61 seconds'",
+    ] {
+        sqlx::query(statement).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// Three hours pass for content that perhaps no row names.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn age_loose_blobs(conn: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("update loose_blob set delete_after = delete_after - interval '3 hours'").execute(conn).await?;
+    Ok(())
+}
+
+/// State and outcome of a run.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn run_end(conn: &mut PgConnection, id: RunId) -> Result<(String, Option<String>), StoreError> {
+    Ok(sqlx::query_as("select state, outcome from run where run_id = $1").bind(id.uuid()).fetch_one(conn).await?)
+}
+
+/// Why a replica ended.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn replica_error(conn: &mut PgConnection, id: ReplicaId) -> Result<Option<String>, StoreError> {
+    let error = "select error from replica where replica_id = $1";
+    Ok(sqlx::query_scalar(error).bind(id.uuid()).fetch_one(conn).await?)
+}

@@ -1,0 +1,84 @@
+//! A replica's life.
+
+use attune_domain::{bytes::Bytes, run::Directive, serve::ReplicaReport};
+use sqlx::PgPool;
+
+use crate::{
+    error::StoreError,
+    node::{self, NewNode},
+    queue::EnsureReplica,
+    replica::{self, Placement, ReplicaState},
+    testing::{self, seed},
+};
+
+fn placement() -> Placement {
+    Placement {
+        node: NewNode { provider: "local".into(), offer: "this machine".into(), memory: Bytes::mib(900) },
+        memory_budget: Bytes::mib(128),
+        threads: 2,
+        heartbeat_seconds: 10,
+    }
+}
+
+fn says(address: Option<&str>, active_requests: u64) -> ReplicaReport {
+    ReplicaReport { address: address.map(Into::into), active_requests, resident_adapters: vec![], failed: None }
+}
+
+#[sqlx::test(migrations = false)]
+async fn many_who_want_a_replica_at_once_get_one(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let want = |pool: PgPool| async move {
+        let mut tx = pool.begin().await.unwrap();
+        let replica = replica::ensure(&mut tx, seed.base_model_id).await.unwrap();
+        tx.commit().await.unwrap();
+        replica.replica_id
+    };
+    let wants = (0..8).map(|_| tokio::spawn(want(pool.clone())));
+    let got = futures::future::join_all(wants).await;
+    let first = got[0].as_ref().unwrap();
+    assert!(got.iter().all(|id| id.as_ref().unwrap() == first));
+    let mut conn = pool.acquire().await.unwrap();
+    assert_eq!(testing::messages::<EnsureReplica>(&mut conn).await.unwrap(), 1);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_replica_from_wish_to_end(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let wanted = replica::ensure(&mut conn, seed.base_model_id).await.unwrap();
+    let id = wanted.replica_id;
+    assert_eq!((wanted.state, wanted.address), (ReplicaState::Wanted, None));
+    assert_eq!(replica::by_token(&mut conn, &wanted.token).await.unwrap().replica_id, id);
+    // A report before the launch cannot be.
+    assert!(matches!(replica::take_report(&mut conn, id, &says(None, 0)).await, Err(StoreError::Stale)));
+
+    assert!(replica::place(&mut conn, id, &placement()).await.unwrap().is_some());
+    assert!(replica::place(&mut conn, id, &placement()).await.unwrap().is_none(), "only once");
+    replica::take_report(&mut conn, id, &says(None, 0)).await.unwrap();
+    assert_eq!(replica::get(&mut conn, id).await.unwrap().state, ReplicaState::Launching);
+    replica::take_report(&mut conn, id, &says(Some("127.0.0.1:9"), 0)).await.unwrap();
+    let ready = replica::get(&mut conn, id).await.unwrap();
+    assert_eq!((ready.state, ready.address.as_deref()), (ReplicaState::Ready, Some("127.0.0.1:9")));
+
+    testing::pass_a_minute(&mut conn).await.unwrap();
+    replica::take_report(&mut conn, id, &says(None, 1)).await.unwrap();
+    assert!(!replica::end_if_idle(&mut conn, id, 30.0).await.unwrap(), "a request is in flight");
+    testing::pass_a_minute(&mut conn).await.unwrap();
+    assert!(replica::end_if_idle(&mut conn, id, 30.0).await.unwrap());
+    assert!(node::active(&mut conn, "local").await.unwrap().is_empty());
+    assert!(matches!(replica::take_report(&mut conn, id, &says(None, 0)).await, Err(StoreError::Stale)));
+    assert_ne!(replica::ensure(&mut conn, seed.base_model_id).await.unwrap().replica_id, id);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_replica_that_fails_says_why(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = replica::ensure(&mut conn, seed.base_model_id).await.unwrap().replica_id;
+    replica::place(&mut conn, id, &placement()).await.unwrap();
+    let last = ReplicaReport { failed: Some("no memory".into()), ..says(None, 0) };
+    let reply = replica::take_report(&mut conn, id, &last).await.unwrap();
+    assert_eq!(reply.directive, Directive::Stop);
+    let ended = replica::get(&mut conn, id).await.unwrap();
+    assert_eq!((ended.state, ended.error.as_deref()), (ReplicaState::Ended, Some("no memory")));
+}
