@@ -120,12 +120,16 @@ fn head_loss(
     let normed = decoder.norm.forward(&picked)?; // [m, c]
     let d_normed = normed.f_empty_like()?; // [m, c]
     let mut all = LossSum { tokens, ..LossSum::default() };
+    // One buffer for all chunks: memory of this size would go back to the system, and be cleared again, each time.
+    let most = LOSS_ROWS.min(normed.size2()?.0);
+    let buffer = Tensor::f_empty([most, decoder.lm_head.size2()?.0], (x.f_kind()?, x.device()))?; // [most, v]
     let mut start = 0;
     while start < normed.size2()?.0 {
         let count = LOSS_ROWS.min(normed.size2()?.0 - start);
         let hidden = normed.f_narrow(0, start, count)?;
         let out = normaliser.map(|by| Ok::<_, ModelError>((d_normed.f_narrow(0, start, count)?, by))).transpose()?;
-        let (sum, correct) = chunk_loss(&decoder.lm_head, &hidden, &targets.f_narrow(0, start, count)?, out)?;
+        let logits = hidden.f_mm_out(&buffer.f_narrow(0, 0, count)?, &decoder.lm_head.f_tr()?)?; // [count, v]
+        let (sum, correct) = chunk_loss(&decoder.lm_head, logits, &targets.f_narrow(0, start, count)?, out)?;
         all.sum += sum;
         all.correct += correct;
         start += count;
@@ -140,16 +144,16 @@ fn head_loss(
     Ok((all, dx))
 }
 
-/// Sum of the cross-entropies of `hidden: [m, c]` against `targets: [m]` and how many targets were the most likely (a tie
-/// counts); if asked, the loss's gradient too, divided, into a view `[m, c]`. The logits turn into their own gradient in place: `(softmax - one-hot) / normaliser`.
+/// Sum of the cross-entropies of `logits: [m, v]` against `targets: [m]`, and how many targets were the most likely (a tie
+/// counts); if asked, the gradient of the head's input too, divided, into a view `[m, c]`. The logits turn into their own
+/// gradient in place: `(softmax - one-hot) / normaliser`.
 fn chunk_loss(
     lm_head: &Tensor,
-    hidden: &Tensor,
+    mut logits: Tensor,
     targets: &Tensor,
     out: Option<(Tensor, u64)>,
 ) -> Result<(f64, u64), ModelError> {
     let targets = targets.f_unsqueeze(1)?; // [m, 1]
-    let mut logits = hidden.f_linear(lm_head, None::<&Tensor>)?; // [m, v]
     let largest = logits.f_amax([1i64].as_slice(), true)?; // [m, 1]
     let wanted = logits.f_gather(1, &targets, false)?.f_sub_(&largest)?; // [m, 1]
     let correct = wanted.f_eq(0)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
