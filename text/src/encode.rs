@@ -9,6 +9,7 @@ use attune_domain::dataset::{Message, Row};
 use crate::error::EncodeError;
 use crate::model::TextModel;
 use crate::template::Turn;
+use crate::tokenizer::Cut;
 
 /// One training example.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,13 @@ pub struct Example {
     pub ids: Vec<u32>,
     /// As long as `ids`: whether the loss is taken on predicting this token.
     pub trained: Vec<bool>,
+}
+
+/// A whole chat, rendered and tokenised.
+struct Whole {
+    text: String,
+    ids: Vec<u32>,
+    cuts: Vec<Cut>,
 }
 
 impl Example {
@@ -50,7 +58,7 @@ impl TextModel {
     /// [`EncodeError`]: no template, the template refuses, or the text spells a special token.
     pub fn encode_chat(&self, turns: &[Turn<'_>]) -> Result<Vec<u32>, EncodeError> {
         self.refuse_special(turns)?;
-        let ids = self.rendered_ids(turns, true)?;
+        let ids = self.ids_of(&self.rendered(turns, true)?)?;
         self.refuse_doubled_bos(&ids)?;
         Ok(ids)
     }
@@ -79,39 +87,51 @@ impl TextModel {
     fn chat_example(&self, messages: &[Message]) -> Result<Example, EncodeError> {
         let turns: Vec<Turn<'_>> = messages.iter().map(Turn::from).collect();
         self.refuse_special(&turns)?;
-        let ids = self.rendered_ids(&turns, false)?;
-        let mut trained = vec![false; ids.len()];
+        let text = self.rendered(&turns, false)?;
+        let (ids, cuts) =
+            self.tokenizer().encode_with_cuts(&text).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
+        let whole = Whole { text, ids, cuts };
+        let mut trained = vec![false; whole.ids.len()];
         for (i, _) in messages.iter().enumerate().filter(|(_, message)| message.is_trained()) {
             let refused = |reason| EncodeError::NotAPrefix { message: i, reason };
-            let before = self.rendered_ids(&turns[..i], true)?;
-            if !ids.starts_with(&before) {
-                return Err(refused(
-                    "the tokens before this answer change once the answer is there, so what the model would be \
-                     asked is not what it would be trained on; an answer that starts with white space does this",
-                ));
-            }
+            let start = self.tokens_of_prefix(&whole, &self.rendered(&turns[..i], true)?)?.ok_or_else(|| {
+                refused(
+                    "the tokens before this answer change once the answer is there, so what the model would be asked \
+                     is not what it would be trained on; an answer that starts with white space does this",
+                )
+            })?;
             let end = if i + 1 == turns.len() {
-                ids.len()
+                whole.ids.len()
             } else {
-                let upto = self.rendered_ids(&turns[..=i], false)?;
-                if !ids.starts_with(&upto) {
-                    return Err(refused(
+                self.tokens_of_prefix(&whole, &self.rendered(&turns[..=i], false)?)?.ok_or_else(|| {
+                    refused(
                         "the chat template renders this answer differently once messages follow it; give it weight 0, \
                          or split the chat so that it comes last",
-                    ));
-                }
-                upto.len()
+                    )
+                })?
             };
-            if let Some(part) = trained.get_mut(before.len()..end) {
+            if let Some(part) = trained.get_mut(start..end) {
                 part.fill(true);
             }
         }
-        Ok(Example { ids, trained })
+        Ok(Example { ids: whole.ids, trained })
     }
 
-    fn rendered_ids(&self, turns: &[Turn<'_>], add_generation_prompt: bool) -> Result<Vec<u32>, EncodeError> {
-        let template = self.template().ok_or(EncodeError::NoTemplate)?;
-        self.ids_of(&template.render(turns, add_generation_prompt, None)?)
+    /// How many tokens `prefix` has, if they are the first tokens of the whole.
+    ///
+    /// A text is cut at special tokens before anything else, so the tokens up to the last one that lies in the prefix
+    /// are those of the whole, and only the rest is tokenised again. Else a chat of n answers would cost n times its
+    /// length.
+    fn tokens_of_prefix(&self, whole: &Whole, prefix: &str) -> Result<Option<usize>, EncodeError> {
+        let known = if whole.text.starts_with(prefix) { prefix.len() } else { 0 };
+        let inside = |cut: &&Cut| cut.end <= known || cut.start == known;
+        let (at, count) = whole.cuts.iter().rev().find(inside).map_or((0, 0), |cut| (cut.start, cut.token));
+        let rest = self.ids_of(&prefix[at..])?;
+        Ok(whole.ids[count..].starts_with(&rest).then_some(count + rest.len()))
+    }
+
+    fn rendered(&self, turns: &[Turn<'_>], add_generation_prompt: bool) -> Result<String, EncodeError> {
+        self.template().ok_or(EncodeError::NoTemplate)?.render(turns, add_generation_prompt, None)
     }
 
     fn ids_of(&self, text: &str) -> Result<Vec<u32>, EncodeError> {

@@ -8,6 +8,8 @@ use crate::error::TextError;
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: HashSet<u32>,
+    /// Special tokens that text is always cut at, whatever stands beside them.
+    clean: HashSet<u32>,
     /// Texts of special tokens, longest first, so that the longest that fits is named.
     special_texts: Vec<String>,
 }
@@ -32,10 +34,17 @@ impl Tokenizer {
             .map_err(|e| TextError::Invalid { file: "tokenizer.json", reason: e.to_string() })?;
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let clean = added
+            .iter()
+            .filter(|(_, token)| {
+                token.special && !(token.lstrip || token.rstrip || token.single_word || token.normalized)
+            })
+            .map(|(id, _)| *id)
+            .collect();
         let mut special_texts: Vec<_> =
             added.into_values().filter(|token| token.special && !token.content.is_empty()).map(|t| t.content).collect();
         special_texts.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        Ok(Self { inner, special, special_texts })
+        Ok(Self { inner, special, clean, special_texts })
     }
 
     /// The ids of `text`, with none added. Text that spells a special token becomes that token; see
@@ -46,6 +55,21 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| TextError::Tokenizer(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`Self::encode`], and where the text is cut: before and after a cut, it is tokenised as if the rest were not
+    /// there. The start of the text is the first cut.
+    pub(crate) fn encode_with_cuts(&self, text: &str) -> Result<(Vec<u32>, Vec<Cut>), TextError> {
+        let encoding = self.inner.encode(text, false).map_err(|e| TextError::Tokenizer(e.to_string()))?;
+        let ids = encoding.get_ids().to_vec();
+        let mut cuts = vec![Cut { start: 0, end: 0, token: 0 }];
+        let offsets = encoding.get_offsets().iter().enumerate();
+        cuts.extend(offsets.filter(|(i, _)| self.clean.contains(&ids[*i])).map(|(token, (start, end))| Cut {
+            start: *start,
+            end: *end,
+            token,
+        }));
+        Ok((ids, cuts))
     }
 
     /// The ids that the tokenizer itself would put before any text: the token of beginning, or nothing.
@@ -125,6 +149,14 @@ impl Tokenizer {
             self.special_texts.iter().find(|special| bytes[at..].starts_with(special.as_bytes())).map(String::as_str)
         })
     }
+}
+
+/// A special token in a text: its place in bytes, and which token it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cut {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) token: usize,
 }
 
 /// Turns ids into text as they come, and never hands out half a character.

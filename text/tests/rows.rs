@@ -248,6 +248,16 @@ fn what_is_wrong_with_a_folder_is_named() {
 }
 
 #[test]
+fn a_chat_of_many_answers_is_read_in_time() {
+    let messages: Vec<_> =
+        (0..600).map(|i| Message::new(if i % 2 == 0 { U } else { A }, "word ".repeat(100))).collect();
+    let begun = std::time::Instant::now();
+    let example = chatml().encode_row(&Row::Chat { messages }).unwrap();
+    assert!(example.ids.len() > 300_000);
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_tokenizers_own_truncation_is_not_obeyed() {
     let text = "far more than four tokens";
     assert_eq!(chatml().tokenizer().encode(text).unwrap().len(), text.len());
@@ -306,7 +316,42 @@ fn special_tokens_have_no_text() {
     assert_eq!(streamed(chatml().tokenizer(), &[1, END, 2]), "");
 }
 
+/// The mask by its definition: every prefix rendered and tokenised whole. `None` where one is no prefix.
+fn mask_by_definition(model: &TextModel, messages: &[Message]) -> Option<Vec<bool>> {
+    let ids = |messages: &[Message], prompt| {
+        let turns: Vec<Turn<'_>> = messages.iter().map(Turn::from).collect();
+        model.tokenizer().encode(&model.template().unwrap().render(&turns, prompt, None).unwrap()).unwrap()
+    };
+    let whole = ids(messages, false);
+    let mut trained = vec![false; whole.len()];
+    for i in (0..messages.len()).filter(|i| messages[*i].role == A) {
+        let (before, upto) = (ids(&messages[..i], true), ids(&messages[..=i], false));
+        if !whole.starts_with(&before) || !whole.starts_with(&upto) {
+            return None;
+        }
+        trained[before.len()..upto.len()].fill(true);
+    }
+    Some(trained)
+}
+
+const PLAIN: &str = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}\
+                     {% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
+
 proptest! {
+    /// The mask's short cut at special tokens is no other mask.
+    #[test]
+    fn masks_are_those_of_the_definition(
+        turns in prop::collection::vec((any::<bool>(), "[ab \n<|é]{0,6}"), 1..6), template in prop::sample::select(vec![CHATML, PLAIN]),
+    ) {
+        let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": template}));
+        let mut messages: Vec<_> =
+            turns.into_iter().map(|(user, text)| Message::new(if user { U } else { A }, text)).collect();
+        messages.push(Message::new(A, "x"));
+        let wanted = mask_by_definition(&model, &messages);
+        let found = model.encode_row(&Row::Chat { messages }).ok().map(|example| example.trained);
+        prop_assert_eq!(found, wanted);
+    }
+
     /// Streamed, a text is what it is decoded whole, whichever the tokenizer.
     #[test]
     fn a_stream_loses_nothing(text in "[ab \n🙂éx]{0,20}") {
