@@ -44,7 +44,7 @@ pub(crate) async fn end(data: &Path) -> Result<()> {
             }
         };
         if asked != Some(after) {
-            say("a PostgreSQL server of an earlier start is still there; ending it");
+            say("waiting for the PostgreSQL server of an earlier start to end");
             let targets = match postmaster {
                 Some(main) if servers.contains(&main) => vec![main], // it ends the others in order
                 _ => servers,
