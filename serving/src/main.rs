@@ -7,6 +7,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    let awake = attune_node::let_waiting_threads_sleep();
     let config = Config::parse();
     let filter = match EnvFilter::try_new(&config.log) {
         Ok(filter) => filter,
@@ -16,6 +17,9 @@ fn main() -> ExitCode {
         }
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if let Err(why) = awake {
+        tracing::warn!(%why, "waiting threads will spin, which is slow beside other programs");
+    }
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
