@@ -50,15 +50,30 @@ async fn one_adapter(platform: &Platform, id: &str, attempts: u64) {
     assert_eq!(done["steps_done"], done["total_steps"], "{done}");
 }
 
+/// Every message of a job's event list, newest first, page by page.
+async fn story(platform: &Platform, id: &str) -> Vec<String> {
+    let (mut told, mut after) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/v1/fine_tuning/jobs/{id}/events?limit=100{after}");
+        let (status, page) = platform.call(Method::GET, &path, None).await.unwrap();
+        assert_eq!(status, 200, "{page}");
+        let events = page["data"].as_array().unwrap();
+        told.extend(events.iter().map(|event| event["message"].as_str().unwrap().to_owned()));
+        if page["has_more"] != true {
+            return told;
+        }
+        after = format!("&after={}", events.last().unwrap()["id"].as_str().unwrap());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_trainer_is_followed_by_one_that_goes_on_from_the_checkpoint() {
     let (platform, id) = with_job().await;
     steps_done(&platform, &id, 25).await;
     kill(process(&platform, "attune-trainer"), Signal::SIGKILL).unwrap();
     one_adapter(&platform, &id, 2).await;
-    let (_, events) =
-        platform.call(Method::GET, &format!("/v1/fine_tuning/jobs/{id}/events?limit=100"), None).await.unwrap();
-    assert!(events.to_string().contains("checkpoint"), "the event list says where it went on: {events}");
+    let told = story(&platform, &id).await;
+    assert!(told.iter().any(|message| message.contains("resumed from the last checkpoint")), "{told:?}");
     platform.stop(Signal::SIGTERM).unwrap();
 }
 
