@@ -10,6 +10,7 @@ Python's own library. With --strict, the last model must reach the example's bar
 
 import argparse
 import concurrent.futures
+import http.client
 import json
 import os
 import sys
@@ -43,8 +44,8 @@ def ask(model: str, messages: list[dict]) -> str:
                 raise SystemExit(f"{model}: the API answered {error.code}: {said}") from None
             wait = error.headers.get("Retry-After", "")
             time.sleep(min(int(wait) if wait.isdigit() else 1, 10))
-        except urllib.error.URLError as error:
-            raise SystemExit(f"{model}: {os.environ['ATTUNE_API_URL']} cannot be reached: {error.reason}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise SystemExit(f"{model}: {os.environ['ATTUNE_API_URL']} cannot be reached: {error}") from None
 
 
 def as_object(answer: str) -> dict | None:
