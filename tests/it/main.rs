@@ -1,5 +1,7 @@
 //! The tests across real processes: one program, one module a theme.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
+
 mod bad_input;
 mod house;
 mod invariants;
