@@ -206,7 +206,7 @@ impl ApiError {
             _ => None,
         };
         if let Some(cause) = cause {
-            tracing::error!(error = %chain(cause), "the request failed: {}", chain(cause));
+            tracing::error!("the request failed: {}", chain(cause));
         }
     }
 }

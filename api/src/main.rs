@@ -1,7 +1,12 @@
 //! attune-api: the front door. Users' programs, trainers and serving processes all come in here; what is to happen
 //! later is written down for the scheduler. Its table of contents is `router.rs`.
 
-use std::{io::Read, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::{IsTerminal, Read},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use attune_api::{app::App, config::Config, router};
@@ -33,8 +38,11 @@ async fn main() -> anyhow::Result<()> {
     if args.exit_with_parent {
         std::thread::spawn(leave_with_parent);
     }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // sqlx repeats every notice of a migration that had nothing to do.
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=warn"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     // Its only error is that there is a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Config::read(&args.config).with_context(|| format!("in {}", args.config.display()))?;

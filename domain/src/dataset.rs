@@ -15,6 +15,9 @@ use json::Json;
 /// The longest line that is read, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
+/// The most messages in a chat: the work of finding what is trained grows with their square.
+pub const MAX_MESSAGES: usize = 2048;
+
 /// How many defects are kept word for word; the rest are counted.
 pub const KEPT_DEFECTS: usize = 20;
 
@@ -185,8 +188,11 @@ fn chat(fields: Vec<(String, Json)>) -> Result<Row, String> {
             _ => return Err(format!("{name}: unknown field; a chat row has only 'messages'")),
         }
     }
+    let list = list.unwrap_or_default();
+    if list.len() > MAX_MESSAGES {
+        return Err(format!("messages: {} is above the {MAX_MESSAGES} of one chat; split it", list.len()));
+    }
     let messages = list
-        .unwrap_or_default()
         .into_iter()
         .enumerate()
         .map(|(i, value)| message(value).map_err(|reason| format!("messages[{i}]{reason}")))
@@ -536,6 +542,14 @@ mod tests {
         for (line, message) in cases {
             assert_eq!(&defect_of(line), message, "{line}");
         }
+    }
+
+    #[test]
+    fn a_chat_has_an_end() {
+        let message = r#"{"role": "assistant", "content": "a"}"#;
+        let chat = |count| format!(r#"{{"messages": [{}]}}"#, vec![message; count].join(", "));
+        assert!(parse_row(1, chat(MAX_MESSAGES).as_bytes()).is_ok());
+        assert_eq!(defect_of(&chat(MAX_MESSAGES + 1)), "messages: 2049 is above the 2048 of one chat; split it");
     }
 
     #[test]

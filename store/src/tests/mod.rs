@@ -5,3 +5,4 @@ mod job;
 mod objects;
 mod replica;
 mod report;
+mod tenant;

@@ -1,0 +1,86 @@
+//! What a project sees: its own, and nothing of another.
+
+use sqlx::PgPool;
+
+use crate::{
+    adapter::{self, Model},
+    api_key, base_model,
+    error::StoreError,
+    file::{self, Page},
+    mint, report, tenant,
+    testing::{self, claimed_run, new_job, queued_job, seed, started},
+};
+
+#[sqlx::test(migrations = false)]
+async fn a_key_lets_in_until_it_is_revoked(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let hash = mint::hash("sk-attune-secret");
+    for _ in 0..2 {
+        api_key::ensure(&mut conn, seed.project_id, "first", &hash).await.unwrap();
+    }
+    let holder = api_key::by_hash(&mut conn, &hash).await.unwrap().unwrap();
+    assert_eq!((holder.project_id, holder.project.as_str()), (seed.project_id, "default"));
+    api_key::touch(&mut conn, holder.api_key_id).await.unwrap();
+    assert!(api_key::by_hash(&mut conn, &mint::hash("sk-attune-other")).await.unwrap().is_none());
+    sqlx::query("update api_key set revoked_at = now()").execute(&mut *conn).await.unwrap();
+    assert!(api_key::by_hash(&mut conn, &hash).await.unwrap().is_none());
+}
+
+#[sqlx::test(migrations = false)]
+async fn another_projects_files_and_adapters_are_not_there(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let other = tenant::ensure(&mut conn, "default", "other").await.unwrap().project_id;
+    let job = queued_job(&mut conn, seed).await.unwrap();
+    let run = claimed_run(&mut conn, job).await.unwrap();
+    let events = [started(), testing::published()];
+    report::take(&mut conn, run.run_id, &testing::report(&run, 0, &events)).await.unwrap();
+
+    let page = Page { after: None, limit: 10, ascending: false };
+    let mine = file::list(&mut conn, seed.project_id, None, &page).await.unwrap();
+    assert_eq!(mine.len(), 1);
+    assert!(file::list(&mut conn, other, None, &page).await.unwrap().is_empty());
+    assert!(file::get(&mut conn, seed.project_id, seed.file_id).await.is_ok());
+    for refused in [
+        file::get(&mut conn, other, seed.file_id).await.err(),
+        file::lock_for_job(&mut conn, other, seed.file_id).await.err(),
+        file::delete(&mut conn, other, seed.file_id).await.err(),
+    ] {
+        assert!(matches!(refused, Some(StoreError::NotFound("file"))), "{refused:?}");
+    }
+
+    let version = adapter::list(&mut conn, seed.project_id, None, 10).await.unwrap().remove(0);
+    let name = version.model_name.clone();
+    assert!(adapter::list(&mut conn, other, None, 10).await.unwrap().is_empty());
+    assert!(adapter::get(&mut conn, other, version.adapter_version_id).await.is_err());
+    assert!(adapter::by_model_name(&mut conn, other, &name).await.unwrap().is_none());
+    assert!(adapter::resolve(&mut conn, other, &name).await.is_err());
+    assert!(adapter::delete(&mut conn, other, &name).await.is_err());
+    assert_eq!(adapter::resolve(&mut conn, seed.project_id, &name).await.unwrap(), Model::Tuned(version));
+    assert!(matches!(adapter::resolve(&mut conn, other, "tiny").await.unwrap(), Model::Base(_)));
+
+    adapter::delete(&mut conn, seed.project_id, &name).await.unwrap();
+    assert!(adapter::resolve(&mut conn, seed.project_id, &name).await.is_err());
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_file_that_a_job_needs_stays(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let job = new_job(&mut conn, seed).await.unwrap();
+    assert_eq!(file::delete(&mut conn, seed.project_id, seed.file_id).await.unwrap(), Some(job));
+    crate::job::cancel(&mut conn, seed.project_id, job).await.unwrap();
+    assert_eq!(file::delete(&mut conn, seed.project_id, seed.file_id).await.unwrap(), None);
+    assert!(file::get(&mut conn, seed.project_id, seed.file_id).await.is_err());
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_base_models_name_is_taken_once(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let tiny = base_model::get(&mut conn, seed.base_model_id).await.unwrap();
+    let again = base_model::insert(&mut conn, "tiny", &tiny.architecture, &[]).await.unwrap_err();
+    assert!(again.on_constraint(base_model::NAME_KEY), "{again}");
+    assert_eq!(base_model::files(&mut conn, seed.base_model_id).await.unwrap(), [testing::blob("config.json", 'c')]);
+}
