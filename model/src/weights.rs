@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use attune_domain::architecture::{Architecture, PROJECTIONS};
+use attune_domain::{architecture::Architecture, weights};
 use tch::Tensor;
 
 use crate::{error::ModelError, tensor_file::TensorFile};
@@ -29,55 +29,20 @@ pub fn architecture(folder: &Path) -> Result<Architecture, ModelError> {
     Ok(Architecture::from_config_json(&text)?)
 }
 
-/// The name of a projection's weight, without `.weight`: `model.layers.3.self_attn.q_proj`.
+/// [`attune_domain::weights::projection_path`], for layers counted as indices.
 #[must_use]
 pub fn projection_path(layer: usize, projection: &str) -> String {
-    let room = if matches!(projection, "gate_proj" | "up_proj" | "down_proj") { "mlp" } else { "self_attn" };
-    format!("model.layers.{layer}.{room}.{projection}")
+    weights::projection_path(layer as u64, projection)
 }
 
-/// Every tensor that a model of this architecture has, by its Hugging Face name, with its shape.
+/// [`attune_domain::weights::expected`], with shapes as libtorch counts them.
 #[must_use]
 pub fn expected(architecture: &Architecture) -> BTreeMap<String, Vec<i64>> {
     let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let (hidden, head) = (int(architecture.hidden_size), int(architecture.head_dim));
-    let table = vec![int(architecture.vocab_size), hidden];
-    let mut all = BTreeMap::from([
-        ("model.embed_tokens.weight".to_owned(), table.clone()),
-        ("model.norm.weight".to_owned(), vec![hidden]),
-    ]);
-    if !architecture.tie_word_embeddings {
-        all.insert("lm_head.weight".to_owned(), table);
-    }
-    for layer in 0..usize::try_from(architecture.num_hidden_layers).unwrap_or(0) {
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            all.insert(format!("model.layers.{layer}.{norm}.weight"), vec![hidden]);
-        }
-        for name in PROJECTIONS {
-            let Some((outs, ins)) = architecture.projection(name) else { continue };
-            let path = projection_path(layer, name);
-            let biased = match name {
-                "q_proj" | "k_proj" | "v_proj" => architecture.qkv_bias,
-                "o_proj" => architecture.o_bias,
-                _ => false,
-            };
-            if biased {
-                all.insert(format!("{path}.bias"), vec![int(outs)]);
-            }
-            all.insert(format!("{path}.weight"), vec![int(outs), int(ins)]);
-        }
-        if architecture.qk_norm {
-            for norm in ["q_norm", "k_norm"] {
-                all.insert(format!("model.layers.{layer}.self_attn.{norm}.weight"), vec![head]);
-            }
-        }
-    }
-    all
-}
-
-/// Tensors that older exports carry and that a decoder works out itself, or that a tied head repeats.
-fn superfluous(name: &str, architecture: &Architecture) -> bool {
-    name.ends_with(".rotary_emb.inv_freq") || (name == "lm_head.weight" && architecture.tie_word_embeddings)
+    weights::expected(architecture)
+        .into_iter()
+        .map(|(name, shape)| (name, shape.into_iter().map(int).collect()))
+        .collect()
 }
 
 impl Weights {
@@ -106,7 +71,10 @@ impl Weights {
                 return Err(ModelError::Shape { name: name.clone(), want: want.clone(), got });
             }
         }
-        let extra = weights.places.keys().find(|name| !wanted.contains_key(*name) && !superfluous(name, architecture));
+        let extra = weights
+            .places
+            .keys()
+            .find(|name| !wanted.contains_key(*name) && !weights::is_superfluous(name, architecture));
         match extra {
             Some(name) => Err(ModelError::Unexpected { name: name.clone(), place: folder.into() }),
             None => Ok(weights),
