@@ -75,7 +75,7 @@ impl MemoryEstimate {
 #[must_use]
 pub fn training(work: Workload<'_>, cut: Cut) -> MemoryEstimate {
     let model = work.architecture;
-    let tokens = u64::from(cut.micro_batch_size) * work.longest_row;
+    let tokens = (u64::from(cut.micro_batch_size) * work.longest_row).min(MICRO_BATCH_TOKENS.max(work.longest_row));
     let block = block_floats(model, work.train.adapter.rank);
     let kept = if cut.checkpointing {
         model.num_hidden_layers * model.hidden_size + block
@@ -108,7 +108,11 @@ pub fn plan(work: Workload<'_>, limit: Bytes, threads: u32) -> Result<(Plan, Mem
         if estimate.peak <= limit {
             let Cut { micro_batch_size, checkpointing } = cut;
             let predicted_peak = estimate.peak;
-            return Ok((Plan { micro_batch_size, checkpointing, threads, predicted_peak }, estimate));
+            let micro_batch_tokens = MICRO_BATCH_TOKENS.min(u64::from(micro_batch_size) * work.longest_row);
+            return Ok((
+                Plan { micro_batch_size, micro_batch_tokens, checkpointing, threads, predicted_peak },
+                estimate,
+            ));
         }
     }
     Err(smallest(work))
@@ -157,6 +161,7 @@ fn base(model: &Architecture, quantization: Quantization) -> Bytes {
     let thousandths_of_bits = match quantization {
         Quantization::Nf4 { double_quant: true } => 4_127,
         Quantization::Nf4 { double_quant: false } => 4_500,
+        Quantization::Int8 => 8_000,
         Quantization::None => 32_000,
     };
     Bytes((u128::from(weights) * thousandths_of_bits / 8_000) as u64)

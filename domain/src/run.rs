@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bytes::Bytes,
-    id::{CheckpointId, JobId, RunId},
+    id::{AdapterVersionId, CheckpointId, JobId, RunId},
     spec::TrainSpec,
 };
 
 /// What this release speaks.
-pub const CONTRACT_VERSION: u32 = 1;
+pub const CONTRACT_VERSION: u32 = 2;
 
 /// A file to fetch. It is checked against `sha256` when it has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +42,10 @@ pub struct Blob {
 /// How the effective batch is cut up, and what is kept between forward and backward.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Rows that go through the decoder at once.
+    /// Rows that go through the decoder at once, at most.
     pub micro_batch_size: u32,
+    /// Tokens that do, at most; a longer row goes alone.
+    pub micro_batch_tokens: u64,
     /// Only each block's input is kept; the rest is computed again.
     pub checkpointing: bool,
     /// Processor threads for the run.
@@ -60,6 +62,15 @@ pub struct Resume {
     /// Optimiser steps that are done.
     pub step: u64,
     /// Its files.
+    pub files: Vec<RemoteFile>,
+}
+
+/// An adapter whose factors are the first ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContinueFrom {
+    /// Which adapter.
+    pub adapter_version_id: AdapterVersionId,
+    /// `adapter_config.json` and `adapter_model.safetensors`.
     pub files: Vec<RemoteFile>,
 }
 
@@ -90,6 +101,8 @@ pub struct RunSpec {
     pub train: TrainSpec,
     /// How.
     pub plan: Plan,
+    /// The adapter that the training begins with; `None`: a new one.
+    pub continue_from: Option<ContinueFrom>,
     /// From where; `None`: from the start.
     pub resume: Option<Resume>,
 }
@@ -121,6 +134,16 @@ pub struct StepMetrics {
     pub peak_memory: Bytes,
 }
 
+/// How much a message matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageLevel {
+    /// For the record.
+    Info,
+    /// Something to look at: a spike of the loss, a state that was gone back to.
+    Warn,
+}
+
 /// What a run has to say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -136,8 +159,21 @@ pub enum RunEvent {
     },
     /// A sentence for the job's event list.
     Message {
+        /// How much it matters.
+        level: MessageLevel,
         /// The sentence.
         text: String,
+        /// The same for programs; `null`: nothing to add.
+        data: serde_json::Value,
+    },
+    /// The learning rate that a range test found. Nothing was trained before it.
+    LearningRateFound {
+        /// What the job trains with.
+        learning_rate: f64,
+        /// Rates that were tried and the loss at each, smoothed.
+        curve: Vec<(f64, f64)>,
+        /// Why this one: a sentence.
+        reason: String,
     },
     /// An optimiser step is done.
     Step(StepMetrics),

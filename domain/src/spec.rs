@@ -1,12 +1,14 @@
-//! What a job asks for, checked: the one place that knows every default and every allowed range.
+//! What a job asks for, checked.
 //!
-//! `api` turns its wire body into a [`Requested`]; [`TrainSpec::check`] turns that into numbers, or into a
-//! [`BadField`] that names the field, the value and what is allowed. Everything after that point works with a
-//! [`TrainSpec`] and decides nothing anew.
+//! `api` turns its wire body into a [`Requested`]; [`TrainSpec::check`] (in `check.rs`, the one place that knows every
+//! default and every allowed range) turns that into numbers, or into a [`BadField`] that names the field, the value and
+//! what is allowed. Everything after that point works with a [`TrainSpec`] and decides nothing anew.
+
+mod check;
 
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::PROJECTIONS;
+pub use check::BASE_LEARNING_RATE;
 
 /// A value that the user gave and that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +22,45 @@ pub struct BadField {
     pub allowed: String,
 }
 
+/// What the rows are, and which of their tokens are learnt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Chats, or prompts and completions; the answers are learnt.
+    #[default]
+    Supervised,
+    /// Plain texts, every token of which is learnt. Documents are packed into sequences of `max_length` tokens; none
+    /// sees another.
+    ContinuedPretraining,
+}
+
+/// What becomes of a row that has more than `max_length` tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverLength {
+    /// The job fails and names its line.
+    #[default]
+    Error,
+    /// Its first `max_length` tokens are kept.
+    Truncate,
+    /// It is left out.
+    Drop,
+    /// It becomes several rows of at most `max_length` tokens, none of which sees another.
+    Split,
+}
+
+/// How the factors move along their gradients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// AdamW with its moments in `f32`.
+    #[default]
+    Adamw,
+    /// AdamW with its moments in 8 bits, in blocks of 256.
+    #[serde(rename = "adamw_8bit")]
+    Adamw8bit,
+}
+
 /// How the learning rate moves after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -30,6 +71,8 @@ pub enum Schedule {
     Linear,
     /// Falls along half a cosine to zero.
     Cosine,
+    /// Falls along half a cosine to zero, `num_cycles` times from the peak.
+    CosineWithRestarts,
 }
 
 impl Schedule {
@@ -40,6 +83,7 @@ impl Schedule {
             "constant" => Self::Constant,
             "linear" => Self::Linear,
             "cosine" => Self::Cosine,
+            "cosine_with_restarts" => Self::CosineWithRestarts,
             _ => return None,
         })
     }
@@ -54,6 +98,8 @@ pub enum Quantization {
         /// The blocks' scales are quantised too, to 8 bits.
         double_quant: bool,
     },
+    /// 8 bits, a scale for each row of a weight; unpacked to be computed with.
+    Int8,
     /// As they are, in f32.
     None,
 }
@@ -67,6 +113,24 @@ pub struct AdapterSpec {
     pub lora_alpha: f64,
     /// Which projections have one, in the order of a block.
     pub target_modules: Vec<String>,
+    /// Share of the correction's inputs that is set to zero while training.
+    #[serde(default)]
+    pub lora_dropout: f64,
+    /// The correction is scaled by `lora_alpha / √rank` instead. Source: Kalajdzievski, arXiv:2312.03732.
+    #[serde(default)]
+    pub use_rslora: bool,
+    /// The corrected weight's rows are scaled to a trained length. Source: Liu et al., arXiv:2402.09353.
+    #[serde(default)]
+    pub use_dora: bool,
+}
+
+impl AdapterSpec {
+    /// Plain LoRA: no dropout, no variant of it.
+    #[must_use]
+    pub fn lora(rank: u32, lora_alpha: f64, target_modules: &[&str]) -> Self {
+        let target_modules = target_modules.iter().map(|name| (*name).to_owned()).collect();
+        Self { rank, lora_alpha, target_modules, lora_dropout: 0.0, use_rslora: false, use_dora: false }
+    }
 }
 
 /// A checked training job, every default filled in. Part of the run contract.
@@ -102,6 +166,53 @@ pub struct TrainSpec {
     pub adapter: AdapterSpec,
     /// The base while training.
     pub quantization: Quantization,
+    /// What the rows are.
+    #[serde(default)]
+    pub method: Method,
+    /// Prompts are learnt too.
+    #[serde(default)]
+    pub train_on_prompt: bool,
+    /// What becomes of rows above `max_length`.
+    #[serde(default)]
+    pub over_length: OverLength,
+    /// How the factors move.
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    /// The learning rate of the `b` factors as a multiple of that of the `a` factors; 1: plain LoRA.
+    /// Source: Hayou et al., arXiv:2402.12354.
+    #[serde(default = "one")]
+    pub loraplus_lr_ratio: f64,
+    /// Uniform noise of this size over `√(tokens · width)` on the embeddings while training; 0: none.
+    /// Source: Jain et al., arXiv:2310.05914.
+    #[serde(default)]
+    pub neftune_noise_alpha: f64,
+    /// Falls of `cosine_with_restarts`.
+    #[serde(default = "once")]
+    pub num_cycles: u32,
+    /// `learning_rate` is what a short range test finds before the first step.
+    #[serde(default)]
+    pub learning_rate_auto: bool,
+    /// Validations in a row without a better loss after which the training ends; 0: never. If it is not 0, the adapter
+    /// is that of the best validation.
+    #[serde(default)]
+    pub early_stopping_patience: u64,
+    /// By how much a loss must be lower to count as better.
+    #[serde(default)]
+    pub early_stopping_threshold: f64,
+    /// Rows that go through the decoder at once; `None`: by the plan.
+    #[serde(default)]
+    pub micro_batch_size: Option<u32>,
+    /// Only each block's input is kept for the backward; `None`: by the plan.
+    #[serde(default)]
+    pub gradient_checkpointing: Option<bool>,
+}
+
+const fn one() -> f64 {
+    1.0
+}
+
+const fn once() -> u32 {
+    1
 }
 
 /// What the user gave; `None` is `"auto"`.
@@ -126,168 +237,20 @@ pub struct Requested {
     pub target_modules: Option<Vec<String>>,
     pub quantization: Option<String>,
     pub double_quant: Option<bool>,
-}
-
-/// The learning rate at a multiplier of 1. A usual one for LoRA; Dettmers et al., arXiv:2305.14314, table 9.
-pub const BASE_LEARNING_RATE: f64 = 2e-4;
-
-impl TrainSpec {
-    /// Checks every field and fills every default. `rows` is the number of rows in the training file.
-    ///
-    /// # Errors
-    /// The first [`BadField`].
-    pub fn check(asked: &Requested, rows: u64, longest: u64) -> Result<Self, BadField> {
-        if let (Some(rate), Some(_)) = (asked.learning_rate, asked.learning_rate_multiplier) {
-            return Err(bad("trainer.learning_rate", rate, "left out when learning_rate_multiplier is given"));
-        }
-        let multiplier =
-            float("hyperparameters.learning_rate_multiplier", asked.learning_rate_multiplier, 1.0, 1e-4, 1e3)?;
-        let learning_rate =
-            float("trainer.learning_rate", asked.learning_rate, BASE_LEARNING_RATE * multiplier, 1e-8, 1.0)?;
-        let longest = i64::try_from(longest).unwrap_or(i64::MAX);
-        Ok(Self {
-            n_epochs: int("hyperparameters.n_epochs", asked.n_epochs, 3, 1, 100)? as u32,
-            max_steps: asked
-                .max_steps
-                .map(|n| int("trainer.max_steps", Some(n), 1, 1, 10_000_000))
-                .transpose()?
-                .map(|n| n as u64),
-            effective_batch_size: batch_size(asked.effective_batch_size, rows)?,
-            learning_rate,
-            learning_rate_multiplier: learning_rate / BASE_LEARNING_RATE,
-            schedule: schedule(asked.schedule.as_deref())?,
-            warmup_ratio: float("trainer.warmup_ratio", asked.warmup_ratio, 0.03, 0.0, 1.0)?,
-            weight_decay: float("trainer.weight_decay", asked.weight_decay, 0.0, 0.0, 1.0)?,
-            max_grad_norm: float("trainer.max_grad_norm", asked.max_grad_norm, 1.0, 1e-6, 1e6)?,
-            seed: int("seed", asked.seed, 42, 0, i64::from(u32::MAX))? as u64,
-            max_length: int("trainer.max_length", asked.max_length, longest.min(2048), 1, longest)? as u32,
-            checkpoint_every_steps: int(
-                "trainer.checkpoint_every_steps",
-                asked.checkpoint_every_steps,
-                20,
-                1,
-                1_000_000,
-            )? as u64,
-            eval_every_steps: int("trainer.eval_every_steps", asked.eval_every_steps, 0, 0, 1_000_000)? as u64,
-            adapter: adapter(asked)?,
-            quantization: quantization(asked)?,
-        })
-    }
-
-    /// Optimiser steps of the whole job over `rows` rows; the last step of an epoch may hold fewer rows.
-    #[must_use]
-    pub fn total_steps(&self, rows: u64) -> u64 {
-        let all = rows.div_ceil(u64::from(self.effective_batch_size)) * u64::from(self.n_epochs);
-        self.max_steps.map_or(all, |most| most.min(all))
-    }
-}
-
-fn bad(param: &'static str, given: impl ToString, allowed: impl Into<String>) -> BadField {
-    BadField { param, given: given.to_string(), allowed: allowed.into() }
-}
-
-fn int(param: &'static str, given: Option<i64>, default: i64, least: i64, most: i64) -> Result<i64, BadField> {
-    let value = given.unwrap_or(default);
-    if (least..=most).contains(&value) {
-        Ok(value)
-    } else {
-        Err(bad(param, value, format!("a whole number from {least} to {most}")))
-    }
-}
-
-fn float(param: &'static str, given: Option<f64>, default: f64, least: f64, most: f64) -> Result<f64, BadField> {
-    let value = given.unwrap_or(default);
-    if (least..=most).contains(&value) {
-        Ok(value)
-    } else {
-        Err(bad(param, value, format!("a number from {least} to {most}")))
-    }
-}
-
-/// `auto`: about one row in 64, from 4 to 32, so that a small file still takes enough steps to learn from.
-fn batch_size(given: Option<i64>, rows: u64) -> Result<u32, BadField> {
-    let rows = i64::try_from(rows).unwrap_or(i64::MAX);
-    let auto = (rows / 64).clamp(4, 32).min(rows.max(1));
-    Ok(int("hyperparameters.batch_size", given, auto, 1, 1024)? as u32)
-}
-
-fn schedule(given: Option<&str>) -> Result<Schedule, BadField> {
-    let name = given.unwrap_or("cosine");
-    Schedule::from_name(name).ok_or_else(|| bad("trainer.schedule", name, "constant, linear or cosine"))
-}
-
-fn adapter(asked: &Requested) -> Result<AdapterSpec, BadField> {
-    let rank = int("adapter.rank", asked.rank, 16, 1, 256)? as u32;
-    Ok(AdapterSpec {
-        rank,
-        lora_alpha: float("adapter.lora_alpha", asked.lora_alpha, 2.0 * f64::from(rank), 1e-3, 1e4)?,
-        target_modules: target_modules(asked.target_modules.as_deref())?,
-    })
-}
-
-/// In the order of a block, each once; `all-linear` is all seven.
-fn target_modules(given: Option<&[String]>) -> Result<Vec<String>, BadField> {
-    const PARAM: &str = "adapter.target_modules";
-    let allowed = || format!("'all-linear' or some of {}", PROJECTIONS.join(", "));
-    let Some(given) = given else { return Ok(PROJECTIONS.map(String::from).to_vec()) };
-    if given.is_empty() {
-        return Err(bad(PARAM, "[]", allowed()));
-    }
-    if given == ["all-linear"] {
-        return Ok(PROJECTIONS.map(String::from).to_vec());
-    }
-    if let Some(unknown) = given.iter().find(|name| !PROJECTIONS.contains(&name.as_str())) {
-        return Err(bad(PARAM, unknown, allowed()));
-    }
-    Ok(PROJECTIONS.iter().filter(|name| given.iter().any(|g| g == *name)).map(|name| (*name).to_owned()).collect())
-}
-
-fn quantization(asked: &Requested) -> Result<Quantization, BadField> {
-    match asked.quantization.as_deref().unwrap_or("nf4") {
-        "nf4" => Ok(Quantization::Nf4 { double_quant: asked.double_quant.unwrap_or(true) }),
-        "none" if asked.double_quant == Some(true) => {
-            Err(bad("quantization.double_quant", true, "left out when quantization.type is none"))
-        }
-        "none" => Ok(Quantization::None),
-        other => Err(bad("quantization.type", other, "nf4 or none")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(asked: &Requested) -> Result<TrainSpec, String> {
-        TrainSpec::check(asked, 360, 8192).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn defaults_fill_every_field() {
-        let spec = check(&Requested::default()).unwrap();
-        assert_eq!((spec.n_epochs, spec.effective_batch_size, spec.adapter.rank, spec.max_length), (3, 5, 16, 2048));
-        assert_eq!(spec.adapter.target_modules, PROJECTIONS);
-        assert_eq!(spec.quantization, Quantization::Nf4 { double_quant: true });
-        assert_eq!(spec.total_steps(360), 216);
-    }
-
-    #[test]
-    fn a_refusal_names_the_field_the_value_and_the_range() {
-        let rank = Requested { rank: Some(512), ..Requested::default() };
-        assert_eq!(
-            check(&rank).unwrap_err(),
-            "adapter.rank: 512 is not allowed; it must be a whole number from 1 to 256"
-        );
-        let nan = Requested { learning_rate: Some(f64::NAN), ..Requested::default() };
-        assert_eq!(
-            check(&nan).unwrap_err(),
-            "trainer.learning_rate: NaN is not allowed; it must be a number from 0.00000001 to 1"
-        );
-    }
-
-    #[test]
-    fn targets_are_sorted_and_said_once() {
-        let given = ["v_proj", "q_proj", "v_proj"].map(String::from).to_vec();
-        let spec = check(&Requested { target_modules: Some(given), ..Requested::default() }).unwrap();
-        assert_eq!(spec.adapter.target_modules, ["q_proj", "v_proj"]);
-    }
+    pub lora_dropout: Option<f64>,
+    pub use_rslora: Option<bool>,
+    pub use_dora: Option<bool>,
+    pub method: Option<String>,
+    pub train_on_prompt: Option<bool>,
+    pub over_length: Option<String>,
+    pub optimizer: Option<String>,
+    pub loraplus_lr_ratio: Option<f64>,
+    pub neftune_noise_alpha: Option<f64>,
+    pub num_cycles: Option<i64>,
+    /// `"auto"` was given for the learning rate: a range test is to find it.
+    pub learning_rate_auto: bool,
+    pub early_stopping_patience: Option<i64>,
+    pub early_stopping_threshold: Option<f64>,
+    pub micro_batch_size: Option<i64>,
+    pub gradient_checkpointing: Option<bool>,
 }

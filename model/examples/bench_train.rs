@@ -32,8 +32,7 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let decoder = Decoder::load(folder.as_ref(), quantization)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let target_modules = attune_domain::architecture::PROJECTIONS.map(str::to_owned).to_vec();
-    let spec = AdapterSpec { rank: 16, lora_alpha: 32.0, target_modules };
+    let spec = AdapterSpec::lora(16, 32.0, &attune_domain::architecture::PROJECTIONS);
     let mut adapter = LoraAdapter::new(decoder.architecture(), spec, 0)?;
     let mut optimizer = AdamW::new(&adapter, AdamWOptions::default())?;
     let mut gradients = Gradients::zeros(&adapter)?;

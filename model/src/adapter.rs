@@ -350,7 +350,14 @@ impl PeftConfig {
         let mut target_modules: Vec<String> =
             PROJECTIONS.iter().filter(|name| named.iter().any(|n| n == *name)).map(ToString::to_string).collect();
         target_modules.extend(named.into_iter().filter(|name| !PROJECTIONS.contains(&name.as_str())));
-        Ok(AdapterSpec { rank: self.r, lora_alpha: self.lora_alpha, target_modules })
+        Ok(AdapterSpec {
+            rank: self.r,
+            lora_alpha: self.lora_alpha,
+            target_modules,
+            lora_dropout: self.lora_dropout,
+            use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
+        })
     }
 }
 

@@ -95,7 +95,7 @@ impl FrozenLinear {
             parts.push(Part { projection, start, out });
             (start, in_dim) = (start + out, ins);
             match quantization {
-                Quantization::None => tensors.push(tensor),
+                Quantization::Int8 | Quantization::None => tensors.push(tensor),
                 Quantization::Nf4 { double_quant } => packed.push(Nf4::quantize(&tensor, double_quant)?),
             }
             if biased {

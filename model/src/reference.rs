@@ -110,8 +110,7 @@ mod tests {
     fn compare(family: &str, quantization: Quantization, targets: &[&str], checkpointing: bool) {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(family);
         let decoder = Decoder::load(&folder, quantization).unwrap().to_kind(Kind::Double).unwrap();
-        let target_modules = targets.iter().map(ToString::to_string).collect();
-        let spec = AdapterSpec { rank: 3, lora_alpha: 7.0, target_modules };
+        let spec = AdapterSpec::lora(3, 7.0, targets);
         let adapter = LoraAdapter::new(decoder.architecture(), spec, 5).unwrap();
         let adapter = adapter.to(Kind::Double, Device::Cpu).unwrap();
         tch::manual_seed(11);

@@ -15,7 +15,7 @@ pub fn learning_rate(schedule: Schedule, peak: f64, step: u64, warmup: u64, step
     let factor = match schedule {
         Schedule::Constant => 1.0,
         Schedule::Linear => 1.0 - progress,
-        Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+        Schedule::CosineWithRestarts | Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
     };
     peak * factor.max(0.0)
 }

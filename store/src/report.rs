@@ -4,7 +4,7 @@
 use attune_domain::{
     id::{AdapterVersionId, JobId, RunId},
     job::{JobEvent, JobState},
-    run::{Blob, Directive, Reply, Report, RunEvent, StepMetrics},
+    run::{Blob, Directive, MessageLevel, Reply, Report, RunEvent, StepMetrics},
 };
 use serde_json::json;
 use sqlx::PgConnection;
@@ -93,7 +93,8 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
             let text = format!("Training {trainable_weights} weights on {tokens_per_epoch} tokens per epoch");
             job_event::message(tx, held.job_id, Level::Info, &text).await
         }
-        RunEvent::Message { text } => job_event::message(tx, held.job_id, Level::Info, text).await,
+        RunEvent::Message { level, text, .. } => job_event::message(tx, held.job_id, level_of(*level), text).await,
+        RunEvent::LearningRateFound { reason, .. } => job_event::message(tx, held.job_id, Level::Info, reason).await,
         RunEvent::Step(metrics) => stepped(tx, held, metrics).await,
         RunEvent::Evaluated { step, valid_loss, valid_mean_token_accuracy } => {
             let text = format!("Step {step}: validation loss={valid_loss:.2}");
@@ -118,6 +119,13 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
             step(tx, held, &Step::failure(JobEvent::RunFailed, error)).await
         }
         RunEvent::Stopped { step: at } => stopped(tx, held, *at).await,
+    }
+}
+
+const fn level_of(level: MessageLevel) -> Level {
+    match level {
+        MessageLevel::Info => Level::Info,
+        MessageLevel::Warn => Level::Warn,
     }
 }
 

@@ -38,6 +38,7 @@ pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Resul
         validation_file,
         train: job.spec,
         plan: run.plan.clone(),
+        continue_from: None,
         resume,
     })
 }

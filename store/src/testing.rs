@@ -110,7 +110,13 @@ pub async fn queued_job(tx: &mut PgConnection, seed: Seed) -> Result<JobId, Stor
 /// Any [`StoreError`].
 pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, StoreError> {
     let resume_id = crate::checkpoint::newest(tx, job_id).await?.map(|checkpoint| checkpoint.checkpoint_id);
-    let plan = Plan { micro_batch_size: 4, checkpointing: false, threads: 2, predicted_peak: Bytes::mib(400) };
+    let plan = Plan {
+        micro_batch_size: 4,
+        micro_batch_tokens: 1024,
+        checkpointing: false,
+        threads: 2,
+        predicted_peak: Bytes::mib(400),
+    };
     let node = NewNode { provider: "local".into(), offer: "this machine".into(), memory: Bytes::mib(400) };
     let (token_hash, message) = (mint::hash(RUN_TOKEN), "Training".into());
     run::create(tx, &NewRun { job_id, node, plan, resume_id, token_hash, heartbeat_seconds: 10, message }).await

@@ -158,6 +158,7 @@ impl NewJob {
             target_modules: adapter.target_modules,
             quantization: quantization.r#type,
             double_quant: quantization.double_quant,
+            ..Requested::default()
         })
     }
 

@@ -138,6 +138,7 @@ impl JobView {
         let (spec, estimated_finish) = (job.spec.clone(), estimated_finish(&job, now));
         let (kind, double_quant) = match spec.quantization {
             Quantization::Nf4 { double_quant } => ("nf4", double_quant),
+            Quantization::Int8 => ("int8", false),
             Quantization::None => ("none", false),
         };
         Self {

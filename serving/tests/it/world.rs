@@ -41,7 +41,7 @@ pub(crate) fn adapter_bytes(world: &World) -> Bytes {
 }
 
 fn spec() -> AdapterSpec {
-    AdapterSpec { rank: 4, lora_alpha: 8.0, target_modules: vec!["q_proj".into(), "v_proj".into(), "down_proj".into()] }
+    AdapterSpec::lora(4, 8.0, &["q_proj", "v_proj", "down_proj"])
 }
 
 /// Everything on disk, and a store.

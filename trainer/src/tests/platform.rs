@@ -100,7 +100,14 @@ impl Platform {
             training_file: self.file("train.jsonl", rows.into()),
             validation_file: None,
             train: TrainSpec::check(asked, lines, 128).unwrap(),
-            plan: Plan { micro_batch_size: 2, checkpointing: true, threads: 1, predicted_peak: Bytes::mib(64) },
+            plan: Plan {
+                micro_batch_size: 2,
+                micro_batch_tokens: 1024,
+                checkpointing: true,
+                threads: 1,
+                predicted_peak: Bytes::mib(64),
+            },
+            continue_from: None,
             resume: None,
         }
     }
