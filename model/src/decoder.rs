@@ -15,6 +15,7 @@ use crate::{
     linear::{Correction, RowGroup},
     rms_norm::RmsNorm,
     rope::Rope,
+    segments::Segment,
     train::correction,
     weights::{self, Weights},
 };
@@ -140,8 +141,7 @@ impl Decoder {
         let mut x = self.embed(&ids)?; // [t, c]
         let angles = self.rope.angles(&positions)?;
         let groups = adapter_rows(steps)?;
-        let sequences: Vec<CachedRows<'_>> =
-            steps.iter().map(|step| CachedRows { rows: step.ids.len() as i64, cache: &*step.cache }).collect();
+        let sequences = steps.iter().map(|step| self.cached_rows(step)).collect::<Result<Vec<_>, ModelError>>()?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let groups = groups
                 .iter()
@@ -168,8 +168,19 @@ impl Decoder {
     /// [`ModelError::Input`]: the lengths do not add up to the ids, one is 0, or an id is outside the vocabulary.
     /// [`ModelError::Torch`].
     pub fn logits(&self, ids: &[u32], lengths: &[usize], adapter: Option<&LoraAdapter>) -> Result<Tensor, ModelError> {
-        let lengths = checked_lengths(ids.len(), lengths)?;
-        let layout = self.layout(&lengths)?;
+        if lengths.contains(&0) || lengths.iter().sum::<usize>() != ids.len() {
+            let count = ids.len();
+            return Err(ModelError::Input(format!("sequences of {lengths:?} tokens do not make up {count}")));
+        }
+        let mut end = 0;
+        let segments: Vec<Segment> = lengths
+            .iter()
+            .map(|length| {
+                end += length;
+                Segment::alone(end - length..end)
+            })
+            .collect();
+        let layout = self.layout(&segments)?;
         let mut x = self.embed(ids)?; // [t, c]
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, &layout, correction(adapter, layer)?)?.0; // [t, c]
@@ -190,24 +201,34 @@ impl Decoder {
         Ok(self.embed.f_index_select(0, &Tensor::f_from_slice(&ids)?.f_to_device(self.embed.device())?)?)
     }
 
-    /// The angles of sequences that each begin at position 0.
-    pub(crate) fn layout<'a>(&self, lengths: &'a [i64]) -> Result<Layout<'a>, ModelError> {
-        let positions: Vec<i64> = lengths.iter().flat_map(|&length| 0..length).collect();
-        Ok(Layout { lengths, angles: self.rope.angles(&positions)? })
+    /// The positions and masks of a batch's segments.
+    pub(crate) fn layout<'a>(&self, segments: &'a [Segment]) -> Result<Layout<'a>, ModelError> {
+        let positions: Vec<i64> = segments
+            .iter()
+            .flat_map(|segment| (segment.first_position()..).take(segment.rows.len()).map(|position| position as i64))
+            .collect();
+        let masks = segments
+            .iter()
+            .map(|segment| self.mask(segment.rows.len(), segment.first_position() + segment.rows.len()))
+            .collect::<Result<_, _>>()?;
+        Ok(Layout { segments, masks, angles: self.rope.angles(&positions)? })
+    }
+
+    fn mask(&self, queries: usize, keys: usize) -> Result<Option<Tensor>, ModelError> {
+        let options = (self.embed.f_kind()?, self.embed.device());
+        let Some(block) = self.blocks.first() else { return Ok(None) };
+        block.attention().mask(queries as i64, keys as i64, options)
+    }
+
+    fn cached_rows<'a>(&self, step: &'a Step<'_>) -> Result<CachedRows<'a>, ModelError> {
+        let mask = self.mask(step.ids.len(), step.cache.len() + step.ids.len())?;
+        Ok(CachedRows { rows: step.ids.len() as i64, cache: &*step.cache, mask })
     }
 
     /// `[t, c] -> [t, v]`.
     fn head(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         Ok(self.norm.forward(x)?.f_linear(&self.lm_head, None::<&Tensor>)?)
     }
-}
-
-/// Lengths as libtorch has them, if they are of `total` tokens.
-pub(crate) fn checked_lengths(total: usize, lengths: &[usize]) -> Result<Vec<i64>, ModelError> {
-    if lengths.contains(&0) || lengths.iter().sum::<usize>() != total {
-        return Err(ModelError::Input(format!("sequences of {lengths:?} tokens do not make up {total}")));
-    }
-    Ok(lengths.iter().map(|&length| length as i64).collect())
 }
 
 /// The adapters in use, each once, with the rows that want it; `None` for the rows: all of them.

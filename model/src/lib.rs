@@ -19,6 +19,8 @@ pub mod decoder; //        the whole model, inference
 pub mod error; //          what can go wrong
 mod ffi; //                a tensor's memory as a slice
 pub mod gradients; //      gradients of an adapter
+pub mod head; //           last norm, head and loss
+mod kernels; //            loops that are fused
 pub mod kv_cache; //       keys and values of a sequence
 mod linear; //             frozen projections with corrections, forward and backward
 mod mlp; //                SwiGLU
@@ -29,7 +31,8 @@ pub mod optimizer; //      AdamW
 mod reference; //        plain autograd, what the gradients are held against
 mod rms_norm; //           the norm
 mod rope; //               rotary positions
-pub mod schedule;
+pub mod schedule; //       the learning rate over a run
+mod segments; //           sequences that begin alike share rows
 pub mod tensor_file; //    one .safetensors file, read and written
 pub mod train; //          loss and gradients
-pub mod weights; //        the weights of a Hugging Face folder, checked //       the learning rate over a run
+pub mod weights; //        the weights of a Hugging Face folder, checked

@@ -2,12 +2,13 @@
 //! `y = x·Wᵀ + c + s·(x·Aᵀ)·Bᵀ`.
 //!
 //! Projections that read the same input (q, k, v; gate, up) are one [`FrozenLinear`], so that one matmul serves them all.
-//! A 4-bit weight is unpacked for the moment of its use and dropped; a gradient of `W` is never formed.
+//! A 4-bit weight is unpacked for the moment of its use and dropped; a gradient of `W` is never formed. Training adds the
+//! correction to the unpacked weight, `W + s·B·A`, which costs less than two thin products and a pass over the output.
 //!
 //! Shapes: `t` rows (tokens), `in`, `out` widths, `r` rank, `p` corrected parts of one linear.
 //!
 //! Sources: Hu et al., arXiv:2106.09685, §4.1; Dettmers et al., arXiv:2305.14314, §3. The backward is by hand:
-//! with `v = s·dy·B`: `dx = dy·W + v·A`, `dA = vᵀ·x`, `dB = dyᵀ·(s·x·Aᵀ)`.
+//! with `v = s·dy·B`: `dx = dy·(W + s·B·A)`, `dA = vᵀ·x`, `dB = s·dyᵀ·(x·Aᵀ)`.
 
 use attune_domain::{architecture::PROJECTIONS, spec::Quantization};
 use tch::{Kind, Tensor};
@@ -167,50 +168,52 @@ impl FrozenLinear {
         Ok(y)
     }
 
-    /// With one correction, for training: `x: [t, in] -> ([t, out], low)`. `low = s·x·Aᵀ: [t, p·r]` is what the backward
-    /// needs beside `x`; `None` without factors.
-    pub(crate) fn forward(
-        &self,
-        x: &Tensor,
-        correction: Correction<'_>,
-    ) -> Result<(Tensor, Option<Tensor>), ModelError> {
-        let y = self.base(x)?; // [t, out]
-        let low = self.low(x, correction)?;
-        if let Some(low) = &low {
-            self.add_corrections(&y, low, correction)?;
-        }
-        Ok((y, low))
+    /// With one correction, for training: `x: [t, in] -> [t, out]`.
+    pub(crate) fn forward(&self, x: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
+        Ok(x.f_linear(&self.corrected_weight(correction)?, self.bias.as_ref())?)
     }
 
-    /// From `dy: [t, out]` and what the forward had: adds the factors' gradients to those of `learning`; returns `dx: [t, in]` if
-    /// it is wanted.
-    pub(crate) fn backward(
-        &self,
-        dy: &Tensor,
-        saved: (&Tensor, Option<&Tensor>),
-        learning: &mut Learning<'_>,
-        want_dx: bool,
-    ) -> Result<Option<Tensor>, ModelError> {
-        let (x, low) = saved;
+    /// `dy: [t, out]` to `dx: [t, in]`.
+    pub(crate) fn input_gradient(&self, dy: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
+        Ok(dy.f_mm(&self.corrected_weight(correction)?)?)
+    }
+
+    /// Adds the factors' gradients, from `dy: [t, out]` and the forward's `x: [t, in]`.
+    pub(crate) fn learn(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
         let Learning { correction, gradients, .. } = learning;
-        let mut dx = if want_dx { Some(dy.f_mm(&self.weight()?)?) } else { None }; // [t, in]
-        let Some(low) = low else { return Ok(dx) };
+        let Some(low) = self.low(x, *correction)? else { return Ok(()) }; // [t, p·r]
         let mut backs = Vec::with_capacity(self.parts.len());
-        let mut firsts = Vec::with_capacity(self.parts.len());
         for (place, (part, pair)) in self.corrected(correction.pairs).enumerate() {
-            let dy = dy.f_narrow(1, part.start, part.out)?; // [t, out of part]
-            let back = dy.f_mm(&pair.b)?.f_mul_scalar_(correction.scale)?; // [t, r]
             let Some(gradient) = &mut gradients.0[part.projection] else { continue };
-            let _ = gradient.b.f_addmm_(&dy.f_tr()?, &slice_of(low, place, pair)?)?; // [out, r]
-            let _ = gradient.a.f_addmm_(&back.f_tr()?, x)?; // [r, in]
-            backs.push(back);
-            firsts.push(&pair.a);
+            let dy = dy.f_narrow(1, part.start, part.out)?; // [t, out of part]
+            let _ = gradient.b.f_addmm_(&dy.f_tr()?, &slice_of(&low, place, pair)?)?; // [out, r]
+            backs.push(dy.f_mm(&pair.b)?); // [t, r]
         }
-        if let Some(dx) = &mut dx {
-            let (back, a) = (Tensor::f_cat(&backs, 1)?, Tensor::f_cat(&firsts, 0)?); // [t, p·r], [p·r, in]
-            let _ = dx.f_addmm_(&back, &a)?;
+        let back = Tensor::f_cat(&backs, 1)?.f_mul_scalar_(correction.scale)?; // [t, p·r]
+        let first = back.f_tr()?.f_mm(x)?; // [p·r, in]
+        for (place, (part, pair)) in self.corrected(correction.pairs).enumerate() {
+            let (Some(gradient), (rank, _)) = (&mut gradients.0[part.projection], pair.a.size2()?) else { continue };
+            let _ = gradient.a.f_add_(&first.f_narrow(0, place as i64 * rank, rank)?)?; // [r, in]
         }
-        Ok(dx)
+        Ok(())
+    }
+
+    /// `W + s·B·A: [out, in]`, to be dropped after use.
+    fn corrected_weight(&self, correction: Correction<'_>) -> Result<Tensor, ModelError> {
+        let weight = self.weight()?; // [out, in]
+        if self.corrected(correction.pairs).next().is_none() {
+            return Ok(weight);
+        }
+        // Only an unpacked weight is ours to write to.
+        let weight = match self.weight {
+            Weight::Dense(_) => weight.f_mul_scalar(1.0)?,
+            Weight::Nf4(_) => weight,
+        };
+        for (part, pair) in self.corrected(correction.pairs) {
+            let scaled = pair.b.f_mul_scalar(correction.scale)?; // [out of part, r]
+            let _ = weight.f_narrow(0, part.start, part.out)?.f_addmm_(&scaled, &pair.a)?;
+        }
+        Ok(weight)
     }
 
     /// `s·x·Aᵀ` for all corrected parts at once: `[t, p·r]`.

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::ModelError,
-    ffi::{floats, floats_mut},
+    ffi::{numbers, numbers_mut},
     nf4_tables::{DYNAMIC, LEVELS},
 };
 
@@ -85,7 +85,7 @@ impl Nf4 {
     /// [`ModelError::Input`]: any other tensor. [`ModelError::Torch`]: it has not two dimensions.
     pub fn quantize(weight: &Tensor, double_quant: bool) -> Result<Self, ModelError> {
         let size = weight.size2()?;
-        let numbers = floats(weight)?;
+        let numbers: &[f32] = numbers(weight)?;
         let mut codes = vec![0u8; numbers.len().div_ceil(2)];
         let mut absmax = vec![0f32; numbers.len().div_ceil(BLOCK)];
         let share = blocks_per_thread(numbers.len());
@@ -144,7 +144,7 @@ impl Nf4 {
         if out.size2()? != self.size {
             return Err(ModelError::Input(format!("a weight of {:?} does not fit in {:?}", self.size, out.size())));
         }
-        let out = floats_mut(out)?;
+        let out = numbers_mut(out)?;
         let share = blocks_per_thread(out.len());
         let alone = share * BLOCK >= out.len();
         std::thread::scope(|threads| {
@@ -310,7 +310,7 @@ mod tests {
                 }
                 let unpacked = packed.dequantize().unwrap();
                 assert_eq!(
-                    bits(floats(&unpacked).unwrap()),
+                    bits(crate::ffi::numbers(&unpacked).unwrap()),
                     numbers(&file, &format!("{prefix}.dequantized")),
                     "{prefix}"
                 );

@@ -89,25 +89,33 @@ mod tests {
     };
     use std::path::PathBuf;
 
-    const SEQUENCES: [usize; 4] = [1, 9, 23, 2];
-
     /// Ids and marks of a sequence.
     type Row = (Vec<u32>, Vec<bool>);
 
-    fn batch() -> (Vec<Row>, PackedBatch) {
-        let mut rows = Vec::new();
-        let mut packed = PackedBatch::new();
-        for (row, &length) in SEQUENCES.iter().enumerate() {
-            let ids: Vec<u32> = (0..length).map(|at| ((row * 37 + at * at * 11 + 5) % 128) as u32).collect();
-            let trained: Vec<bool> = (0..length).map(|at| at % 3 != 1).collect();
-            packed.push(&ids, &trained).unwrap();
-            rows.push((ids, trained));
-        }
-        (rows, packed)
+    /// Sequences without anything in common, and four that begin alike: two by 40 tokens, all by 17, one being no more
+    /// than the beginning itself.
+    fn rows() -> Vec<Row> {
+        let marks = |length: usize| (0..length).map(|at| at % 3 != 1).collect();
+        let apart = [1, 9, 23, 2].into_iter().enumerate().map(|(row, length)| {
+            let ids = (0..length).map(|at| ((row * 37 + at * at * 11 + 5) % 128) as u32).collect();
+            (ids, marks(length))
+        });
+        let stem: Vec<u32> = (0..40).map(|at| (at * 7 + 90) % 128).collect();
+        let alike = [(40, vec![3, 4, 5]), (40, vec![9; 8]), (17, vec![1, 2]), (17, vec![])].map(|(length, rest)| {
+            let ids = [&stem[..length], &rest].concat();
+            let marks = marks(ids.len());
+            (ids, marks)
+        });
+        apart.chain(alike).collect()
     }
 
     /// Compares loss and every gradient; `targets` are the corrected projections.
-    fn compare(family: &str, quantization: Quantization, targets: &[&str], checkpointing: bool) {
+    fn compare(
+        family: &str,
+        quantization: Quantization,
+        targets: &[&str],
+        (checkpointing, share_prefixes): (bool, bool),
+    ) {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(family);
         let decoder = Decoder::load(&folder, quantization).unwrap().to_kind(Kind::Double).unwrap();
         let spec = AdapterSpec::lora(3, 7.0, targets);
@@ -117,9 +125,13 @@ mod tests {
         for (_, factor) in adapter.parameters() {
             factor.shallow_clone().copy_(&(Tensor::randn_like(factor) * 0.2));
         }
-        let (rows, packed) = batch();
+        let rows = rows();
+        let mut packed = PackedBatch::new();
+        for (ids, trained) in &rows {
+            packed.push(ids, trained).unwrap();
+        }
         let mut gradients = Gradients::zeros(&adapter).unwrap();
-        let options = TrainOptions { checkpointing, normaliser: 31 };
+        let options = TrainOptions { checkpointing, normaliser: 31, share_prefixes };
         // Twice: gradients add up.
         let got = loss_and_gradients(&decoder, &adapter, &packed, options, &mut gradients).unwrap();
         loss_and_gradients(&decoder, &adapter, &packed, options, &mut gradients).unwrap();
@@ -131,7 +143,8 @@ mod tests {
             .iter()
             .map(|(ids, trained)| loss(&decoder, &adapter, ids, trained))
             .fold(Tensor::zeros([0i64; 0], DOUBLE), |sum, loss| sum + loss);
-        let what = format!("{family} {quantization:?} {targets:?} checkpointing {checkpointing}");
+        let what =
+            format!("{family} {quantization:?} {targets:?} checkpointing {checkpointing} sharing {share_prefixes}");
         let off = (got.sum / want.double_value(&[]) - 1.0).abs();
         assert!(off < 1e-12, "{what}: loss off by {off}");
         (want * (2.0 / 31.0)).backward();
@@ -145,8 +158,8 @@ mod tests {
     #[test]
     fn hand_made_gradients_are_those_of_autograd_in_every_family() {
         for family in ["llama", "llama3", "mistral", "qwen2", "qwen3"] {
-            for checkpointing in [false, true] {
-                compare(family, Quantization::None, &PROJECTIONS, checkpointing);
+            for how in [(false, false), (true, false), (false, true), (true, true)] {
+                compare(family, Quantization::None, &PROJECTIONS, how);
             }
         }
     }
@@ -154,15 +167,15 @@ mod tests {
     #[test]
     fn a_packed_base_has_the_gradients_of_its_unpacked_numbers() {
         for double_quant in [false, true] {
-            compare("qwen3", Quantization::Nf4 { double_quant }, &PROJECTIONS, double_quant);
+            compare("qwen3", Quantization::Nf4 { double_quant }, &PROJECTIONS, (double_quant, true));
         }
     }
 
     #[test]
     fn any_subset_of_projections_can_be_trained() {
-        compare("llama", Quantization::None, &["q_proj", "v_proj"], false);
-        compare("qwen2", Quantization::None, &["k_proj", "up_proj"], true);
-        compare("mistral", Quantization::None, &["o_proj"], false);
-        compare("qwen3", Quantization::None, &["down_proj", "gate_proj"], false);
+        compare("llama", Quantization::None, &["q_proj", "v_proj"], (false, false));
+        compare("qwen2", Quantization::None, &["k_proj", "up_proj"], (true, true));
+        compare("mistral", Quantization::None, &["o_proj"], (false, false));
+        compare("qwen3", Quantization::None, &["down_proj", "gate_proj"], (false, true));
     }
 }

@@ -199,7 +199,7 @@ fn packed(rows: &[TrainRow], part: &[usize]) -> Result<PackedBatch, TrainerError
 }
 
 fn options(session: &Session, normaliser: u64) -> TrainOptions {
-    TrainOptions { checkpointing: session.spec.plan.checkpointing, normaliser }
+    TrainOptions { checkpointing: session.spec.plan.checkpointing, normaliser, share_prefixes: true }
 }
 
 fn micro_batch_size(session: &Session) -> usize {
