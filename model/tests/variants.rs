@@ -134,7 +134,7 @@ fn a_step_that_would_spoil_a_factor_changes_nothing() {
 
 /// Eight bits lose digits, not the way: two runs over the same gradients end close to each other.
 #[test]
-fn moments_in_eight_bits_go_the_same_way_in_a_quarter_of_the_memory_and_are_stored() {
+fn moments_in_eight_bits_go_the_same_way_in_a_third_of_the_memory_and_are_stored() {
     let decoder = decoder("llama", Quantization::None);
     let spec = AdapterSpec::lora(64, 5.0, &PROJECTIONS);
     let run = |eight_bit: bool, stored: bool| {
@@ -158,7 +158,7 @@ fn moments_in_eight_bits_go_the_same_way_in_a_quarter_of_the_memory_and_are_stor
         (adapter, optimizer.bytes())
     };
     let ((full, full_bytes), (packed, bytes), (stored, _)) = (run(false, false), run(true, false), run(true, true));
-    assert!(bytes * 10 < full_bytes * 3, "{bytes} of {full_bytes}");
+    assert!(bytes * 3 < full_bytes, "{bytes} of {full_bytes}");
     for (((name, full), (_, packed)), (_, stored)) in
         full.parameters().into_iter().zip(packed.parameters()).zip(stored.parameters())
     {
