@@ -9,14 +9,15 @@ use std::{
     time::Duration,
 };
 
-use attune_domain::run::{CONTRACT_VERSION, RunEvent, RunSpec};
+use attune_domain::run::{CONTRACT_VERSION, RemoteFile, RunEvent, RunSpec};
 use attune_node::{Cache, NodeError, Platform, fetch, http_client};
 use backon::{ExponentialBuilder, Retryable};
+use reqwest::Client;
 use tokio::runtime::Handle;
 
 use crate::{
     config::Config,
-    error::{TrainerError, without_frames},
+    error::{TrainerError, in_full, without_frames},
     memory,
     publish::publish,
     report::{Reporter, Voice},
@@ -51,6 +52,8 @@ pub struct Fetched {
     pub validation_file: Option<PathBuf>,
     /// The checkpoint's files, if the run goes on from one.
     pub checkpoint: Option<PathBuf>,
+    /// The adapter's files, if the job continues from one and this run does not go on from a checkpoint.
+    pub continue_from: Option<PathBuf>,
 }
 
 /// Runs the run. `true`: the platform has taken the last event.
@@ -140,22 +143,38 @@ async fn bring(platform: &Platform, spec: &RunSpec, cache: &Cache, scratch: &Pat
         Some(file) => Some(fetch(client, file, &folder("validation")?).await?),
         None => None,
     };
-    let checkpoint = match &spec.resume {
-        Some(resume) => {
-            let into = folder("resume")?;
-            for file in &resume.files {
-                fetch(client, file, &into).await?;
-            }
-            Some(into)
+    let mut fetched = Fetched { base, training_file, validation_file, checkpoint: None, continue_from: None };
+    match (&spec.resume, &spec.continue_from) {
+        (Some(resume), _) => {
+            let there = fetch_all(client, &resume.files, folder("resume")?).await;
+            fetched.checkpoint = Some(there.map_err(|why| match is_damage(&why) {
+                true => TrainerError::Checkpoint(in_full(&why)),
+                false => why.into(),
+            })?);
         }
-        None => None,
-    };
-    Ok(Fetched { base, training_file, validation_file, checkpoint })
+        (None, Some(first)) => {
+            fetched.continue_from = Some(fetch_all(client, &first.files, folder("continue_from")?).await?);
+        }
+        (None, None) => {}
+    }
+    Ok(fetched)
+}
+
+/// The object is gone or another one, and will be the next time.
+const fn is_damage(why: &NodeError) -> bool {
+    matches!(why, NodeError::Changed { .. } | NodeError::Refused { status: 404, .. })
+}
+
+async fn fetch_all(client: &Client, files: &[RemoteFile], into: PathBuf) -> Result<PathBuf, NodeError> {
+    for file in files {
+        fetch(client, file, &into).await?;
+    }
+    Ok(into)
 }
 
 /// The tensors' thread.
 fn work(spec: RunSpec, fetched: &Fetched, link: &Link) -> Result<RunEvent, TrainerError> {
-    let mut session = Session::set_up(spec, fetched)?;
+    let mut session = Session::set_up(spec, fetched, &link.scratch)?;
     train(&mut session, link)?;
     publish(&session, &fetched.base, link)
 }
