@@ -11,7 +11,7 @@ use super::{
     published_sha256, steps, tiny, tiny_world,
 };
 
-fn adapter_of(platform: &Platform, events: &[RunEvent]) -> ContinueFrom {
+pub(crate) fn adapter_of(platform: &Platform, events: &[RunEvent]) -> ContinueFrom {
     let Some(RunEvent::Published { files, .. }) = events.last() else { panic!("{:?}", events.last()) };
     let is_adapter = |blob: &Blob| blob.name.starts_with("adapter_");
     let files = platform.remote(files.iter().filter(|blob| is_adapter(blob)).cloned().collect());
