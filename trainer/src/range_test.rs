@@ -95,7 +95,8 @@ fn choose(curve: &[(f64, f64)], default: f64) -> (f64, String) {
     };
     let tried = format!("A range test tried {} learning rates from {FIRST:?} to {:.1e}", curve.len(), last.0);
     if loss > (1.0 - FALL) * first.1 {
-        let reason = format!("{tried}, and none brought the loss of {:.4} down; the default, {default:?}, stays", first.1);
+        let reason =
+            format!("{tried}, and none brought the loss of {:.4} down; the default, {default:?}, stays", first.1);
         return (default, reason);
     }
     let chosen = two_digits((SHARE * rate).clamp(ALLOWED.0, ALLOWED.1));

@@ -131,7 +131,10 @@ impl Session {
     #[must_use]
     pub fn cut(&self) -> Cut {
         let plan = &self.spec.plan;
-        Cut { rows: plan.micro_batch_size as usize, tokens: usize::try_from(plan.micro_batch_tokens).unwrap_or(usize::MAX) }
+        Cut {
+            rows: plan.micro_batch_size as usize,
+            tokens: usize::try_from(plan.micro_batch_tokens).unwrap_or(usize::MAX),
+        }
     }
 }
 

@@ -147,7 +147,11 @@ fn rehearse(session: &Session, gradients: &mut Gradients) -> Result<(), TrainerE
     loss_and_gradients(&session.decoder, &session.adapter, &batch, options, gradients)?;
     gradients.clear()?;
     let (tokens, peak) = (batch.tokens(), memory::peak());
-    tracing::info!(tokens, elapsed_ms = step::ms(started.elapsed()), "the largest micro-batch fits: {peak} at the peak");
+    tracing::info!(
+        tokens,
+        elapsed_ms = step::ms(started.elapsed()),
+        "the largest micro-batch fits: {peak} at the peak"
+    );
     Ok(())
 }
 

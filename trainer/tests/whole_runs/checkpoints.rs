@@ -26,7 +26,8 @@ async fn a_torn_checkpoint_is_refused_whatever_is_missing_from_it() {
     platform.world().events.clone_from(&whole);
     let files = files_of(&platform, 4);
     let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
-    let wanted = ["adapter_config.json", "adapter_model.safetensors", "manifest.json", "optimizer.safetensors", "state.json"];
+    let wanted =
+        ["adapter_config.json", "adapter_model.safetensors", "manifest.json", "optimizer.safetensors", "state.json"];
     assert_eq!(names, wanted);
 
     for torn in 0..files.len() {

@@ -32,7 +32,10 @@ fn validations(events: &[RunEvent]) -> Vec<(u64, f64)> {
 }
 
 fn messages(events: &[RunEvent]) -> Vec<&str> {
-    events.iter().filter_map(|e| if let RunEvent::Message { text, .. } = e { Some(text.as_str()) } else { None }).collect()
+    events
+        .iter()
+        .filter_map(|e| if let RunEvent::Message { text, .. } = e { Some(text.as_str()) } else { None })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +51,10 @@ async fn a_run_that_gets_no_better_ends_and_gives_the_adapter_of_its_best_valida
     assert!(last < 40 && last == best + 3 && all.len() as u64 == last, "best {best}, last {last}");
     let said = messages(&events);
     assert!(said[0].contains(&format!("stopped early after step {last} of 40: 3 validations")), "{said:?}");
-    assert!(said[1].contains(&format!("the adapter is that of step {best}")) || said[1].contains(&format!("that of step {best}")));
+    assert!(
+        said[1].contains(&format!("the adapter is that of step {best}"))
+            || said[1].contains(&format!("that of step {best}"))
+    );
 
     // What is published is what a run of only so many steps gives.
     let mut short = spec;

@@ -8,13 +8,15 @@ use attune_domain::{
 };
 use attune_trainer::guard::Spikes;
 
-use super::{FACTORS, asked, continuing::adapter_of, failure, platform::Platform, published_sha256, steps, tiny, tiny_world};
+use super::{
+    FACTORS, asked, continuing::adapter_of, failure, platform::Platform, published_sha256, steps, tiny, tiny_world,
+};
 
 fn unstable(platform: &Platform, model: &Path, rate: f64) -> RunSpec {
     let asked = Requested {
         n_epochs: Some(2),
         target_modules: Some(vec!["q_proj".into()]),
-        schedule: Some("constant".into()),
+        schedule: Some("linear".into()),
         warmup_ratio: Some(0.0),
         checkpoint_every_steps: Some(2),
         ..asked()
@@ -61,13 +63,16 @@ async fn a_run_that_goes_astray_goes_back_and_on_at_half_the_rate() {
     let [(text, data)] = warnings(&whole)[..] else { panic!("{whole:?}") };
     let (at, back_to) = (data["step"].as_u64().unwrap(), data["back_to"].as_u64().unwrap());
     assert!(back_to < at && back_to.is_multiple_of(2), "{data}");
-    assert!(text.contains(&format!("Step {at}: ")) && text.contains(&format!("going back to step {back_to}")), "{text}");
+    assert!(
+        text.contains(&format!("Step {at}: ")) && text.contains(&format!("going back to step {back_to}")),
+        "{text}"
+    );
     assert_eq!(data["lines"].as_array().unwrap().len(), if at % 5 == 0 { 2 } else { 5 }, "{data}");
 
-    let rate = spec.train.learning_rate;
+    let rate = |step: u64| spec.train.learning_rate * (1.0 - step as f64 / 11.0);
     let told: Vec<_> = steps(&whole).iter().map(|m| (m.step, m.learning_rate)).collect();
-    let first = (1..at).map(|step| (step, rate));
-    let second = (back_to + 1..=10).map(|step| (step, rate / 2.0));
+    let first = (1..at).map(|step| (step, rate(step)));
+    let second = (back_to + 1..=10).map(|step| (step, rate(step) / 2.0));
     assert_eq!(told, first.chain(second).collect::<Vec<_>>());
     let Some(RunEvent::Published { trained_tokens, .. }) = whole.last() else { panic!("{:?}", whole.last()) };
     let counted: u64 = steps(&whole)[(at - 1 - back_to) as usize..].iter().map(|m| m.trained_tokens).sum();
@@ -125,7 +130,8 @@ async fn a_loss_that_jumps_and_stays_is_told_once() {
     let told = warnings(&second);
     let mut spikes = Spikes::default();
     let wanted: Vec<_> = losses.iter().zip(1..).filter_map(|(loss, step)| Some((step, spikes.see(*loss)?))).collect();
-    let told: Vec<_> = told.iter().map(|(_, data)| (data["step"].as_u64().unwrap(), data["mean"].as_f64().unwrap())).collect();
+    let told: Vec<_> =
+        told.iter().map(|(_, data)| (data["step"].as_u64().unwrap(), data["mean"].as_f64().unwrap())).collect();
     assert!(!told.is_empty() && told == wanted, "{told:?} {wanted:?}");
     let (step, mean) = (told[0].0 as usize, told[0].1);
     assert!(step >= 15 && losses[step - 5..step].iter().all(|loss| *loss >= 2.0 * mean), "{mean} {losses:?}");

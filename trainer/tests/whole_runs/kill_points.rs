@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Kills of the ordinary test.
-const FEW: u64 = 6;
+const FEW: u64 = 5;
 /// Kills on the way to one adapter, at most.
 const IN_A_ROW: u64 = 4;
 /// An attempt that takes longer hangs.
@@ -141,7 +141,13 @@ async fn ways(platform: &Platform, folder: &Path) -> Vec<(&'static str, RunSpec)
     let auto = often(Requested { learning_rate: None, learning_rate_auto: true, ..asked() });
     let back = going_back::recovering(platform, folder).await;
     (early.validation_file, validated.validation_file) = (Some(valid.clone()), Some(valid));
-    vec![("plain", plain), ("early stopping", early), ("validated", validated), ("found rate", auto), ("gone back", back)]
+    vec![
+        ("plain", plain),
+        ("early stopping", early),
+        ("validated", validated),
+        ("found rate", auto),
+        ("gone back", back),
+    ]
 }
 
 fn random_kill(random: &mut Pcg64, way: &Way) -> Kill {
@@ -156,15 +162,33 @@ fn random_kill(random: &mut Pcg64, way: &Way) -> Kill {
 
 /// The newest checkpoint among some events: that of the highest step, and of these the last.
 fn newest(platform: &Platform, events: &[RunEvent], spec: &mut RunSpec) {
-    let steps = events.iter().filter_map(|e| if let RunEvent::Checkpointed { step, .. } = e { Some(*step) } else { None });
+    let steps =
+        events.iter().filter_map(|e| if let RunEvent::Checkpointed { step, .. } = e { Some(*step) } else { None });
     let Some(step) = steps.max() else { return };
     if spec.resume.as_ref().is_none_or(|resume| resume.step <= step) {
         spec.resume = Some(platform.resume_from(step));
     }
 }
 
-/// One adapter, with kills on the way. Returns the kills, and what is wrong with it, if something is.
-async fn killed_run(platform: &Platform, cache: &Path, way: &Way, random: &mut Pcg64) -> (u64, Option<String>) {
+/// How it went to be killed.
+#[derive(Debug, Default)]
+struct Score {
+    /// Kills of runs that ended as they should.
+    exact: u64,
+    /// Of runs that did not.
+    failed: u64,
+    /// Kills after which a checkpoint was gone on from; after the others the run began anew.
+    resumed: u64,
+}
+
+/// One adapter, with kills on the way. Adds up the kills, and says what is wrong with it, if something is.
+async fn killed_run(
+    platform: &Platform,
+    cache: &Path,
+    way: &Way,
+    random: &mut Pcg64,
+    score: &mut Score,
+) -> Option<String> {
     let (mut spec, mut told, mut kills) = (way.spec.clone(), Told::default(), Vec::new());
     while told.published.is_none() {
         spec.run_lease += 1;
@@ -176,11 +200,17 @@ async fn killed_run(platform: &Platform, cache: &Path, way: &Way, random: &mut P
         if killed {
             kills.push((kill, events.len(), spec.resume.as_ref().map(|resume| resume.step)));
         } else if told.published.is_none() {
-            return (kills.len() as u64, Some(format!("it ended without an adapter: {:?}", events.last())));
+            score.failed += (kills.len() as u64).max(1);
+            return Some(format!("{}: {kills:?}\nit ended without an adapter: {:?}", way.name, events.last()));
         }
     }
-    let wrong = (told != way.told).then(|| format!("{}: {kills:?}\n{told:#?}\nand not\n{:#?}", way.name, way.told));
-    (kills.len() as u64, wrong)
+    score.resumed += kills.iter().filter(|(_, _, resume)| resume.is_some()).count() as u64;
+    if told == way.told {
+        score.exact += kills.len() as u64;
+        return None;
+    }
+    score.failed += (kills.len() as u64).max(1);
+    Some(format!("{}: {kills:?}\n{told:#?}\nand not\n{:#?}", way.name, way.told))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test has no door that reads configuration")]
@@ -209,22 +239,17 @@ async fn a_run_that_is_killed_anywhere_ends_as_if_it_had_not_been() {
         println!("{name}: {} steps, {} ms, {requests:?} requests", told.steps.len(), took.as_millis());
         all.push(Way { name, spec, told, took, requests });
     }
-    let (mut kills, mut exact, mut failed) = (0, 0, 0);
+    let mut score = Score::default();
     for way in all.iter().cycle() {
-        if kills >= wanted {
+        if score.exact + score.failed >= wanted {
             break;
         }
-        let (here, wrong) = killed_run(&platform, &cache, way, &mut random).await;
-        kills += here;
-        match wrong {
-            None => exact += here,
-            Some(why) => {
-                failed += here.max(1);
-                println!("{why}");
-            }
+        if let Some(why) = killed_run(&platform, &cache, way, &mut random, &mut score).await {
+            println!("{why}");
         }
-        println!("{}: {here} kills; {exact} exact, {failed} failed so far", way.name);
+        println!("{}: {score:?} so far", way.name);
     }
+    let Score { exact, failed, .. } = score;
     if let Some(path) = setting("ATTUNE_FIGURES") {
         let exact = json!({"figure": "resume_kill_points_exact", "value": exact, "bar": 50});
         let failed = json!({"figure": "resume_kill_points_failed", "value": failed, "bar": 0, "at_most": true});

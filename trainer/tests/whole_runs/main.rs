@@ -57,4 +57,3 @@ pub(crate) fn published_sha256(events: &[RunEvent], name: &str) -> String {
         other => panic!("an adapter was expected, and {other:?} came"),
     }
 }
-

@@ -47,7 +47,8 @@ fn gradients(decoder: &Decoder, adapter: &LoraAdapter, rows: &[&TrainRow], most:
         let options = TrainOptions { checkpointing: false, normaliser };
         sum += loss_and_gradients(decoder, adapter, batch, options, &mut all).unwrap().sum;
     }
-    let flat: Vec<Tensor> = all.named().iter().map(|(_, gradient)| gradient.flatten(0, -1).to_kind(Kind::Double)).collect();
+    let flat: Vec<Tensor> =
+        all.named().iter().map(|(_, gradient)| gradient.flatten(0, -1).to_kind(Kind::Double)).collect();
     (Tensor::cat(&flat, 0), sum / normaliser as f64)
 }
 

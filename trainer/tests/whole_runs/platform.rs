@@ -248,7 +248,8 @@ fn taken(platform: &Platform, report: Report) -> Response {
     if trouble.is_some() {
         return StatusCode::BAD_GATEWAY.into_response(); // taken, but the answer is lost
     }
-    let directive = if world.stop_at_once || reached(&world, world.stop_after) { Directive::Stop } else { Directive::Continue };
+    let directive =
+        if world.stop_at_once || reached(&world, world.stop_after) { Directive::Stop } else { Directive::Continue };
     Json(Reply { directive }).into_response()
 }
 
