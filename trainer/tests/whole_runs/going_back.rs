@@ -138,7 +138,9 @@ async fn a_loss_that_jumps_and_stays_is_told_once() {
             .iter()
             .filter_map(|(_, data)| Some((data["step"].as_u64()?, data["mean"].as_f64()?)))
             .collect();
-        assert_eq!(told, wanted, "at {rate}");
+        // JSON may move a number by its last bit.
+        let same = |((a, x), (b, y)): (&(u64, f64), &(u64, f64))| a == b && (x / y - 1.0).abs() < 1e-12;
+        assert!(told.len() == wanted.len() && told.iter().zip(&wanted).all(same), "at {rate}: {told:?} {wanted:?}");
         jumps += told.len();
         for (step, mean) in told {
             let five = &losses[step as usize - 5..step as usize];
