@@ -97,14 +97,15 @@ pub fn training(work: Workload<'_>, cut: Cut) -> MemoryEstimate {
         ("adapter", adapter),
         ("gradients", adapter),
         ("optimizer", optimizer),
-        // What the run goes back to when a number is not finite.
-        ("last good state", Bytes(adapter.0 + optimizer.0)),
+        // A second one, while the run tests learning rates or goes back to its last good state.
+        ("spare state", Bytes(adapter.0 + optimizer.0)),
         ("activations", Bytes(tokens * kept * F32)),
         ("workspace", Bytes(tokens * workspace_floats(model) * F32)),
         ("unpacked weight", unpacked(model)),
         ("logits", Bytes(3 * LOSS_CHUNK_ROWS.min(tokens) * model.vocab_size * F32)),
     ];
     if work.train.early_stopping_patience > 0 {
+        // The best validation's, before it takes the last one's place.
         terms.push(("best adapter", adapter));
     }
     MemoryEstimate::of(&terms)
@@ -321,7 +322,7 @@ mod tests {
         let plain = Requested::default();
         assert_eq!(term(&plain, "adapter"), LORA * 4);
         assert_eq!(term(&plain, "optimizer"), LORA * 8);
-        assert_eq!(term(&plain, "last good state"), LORA * 12);
+        assert_eq!(term(&plain, "spare state"), LORA * 12);
         assert_eq!(term(&plain, "best adapter"), 0);
 
         let dora = Requested { use_dora: Some(true), ..Requested::default() };
