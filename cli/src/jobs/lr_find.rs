@@ -141,7 +141,7 @@ impl Found {
     fn picked(&self) -> impl Iterator<Item = &(f64, f64)> {
         let every = self.curve.len().div_ceil(ROWS).max(1);
         let last = self.curve.len().saturating_sub(1);
-        self.curve.iter().enumerate().filter(move |(i, _)| (last - i) % every == 0).map(|(_, point)| point)
+        self.curve.iter().enumerate().filter(move |(i, _)| (last - i).is_multiple_of(every)).map(|(_, point)| point)
     }
 }
 
