@@ -175,19 +175,7 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let (path, body) = request(&mut stream).await;
-                let mut kept = kept.lock().unwrap();
-                let looks = kept.iter().filter(|(path, _): &&(String, Value)| path.contains("/events")).count();
-                let answer = match path.as_str() {
-                    path if path.contains("/events") => {
-                        let events = if looks == 0 { json!([]) } else { json!([event]) };
-                        json!({"object": "list", "data": events, "has_more": false})
-                    }
-                    "POST /v1/fine_tuning/jobs" => json!({"id": "ftjob-1", "status": "validating_files"}),
-                    _ => status.clone(),
-                };
-                kept.push((path, body));
-                drop(kept);
-                let answer = answer.to_string();
+                let answer = answer(&kept, (path, body), (&status, &event));
                 let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
                 let whole = format!("{head}Content-Length: {}\r\n\r\n{answer}", answer.len());
                 stream.write_all(whole.as_bytes()).await.unwrap();
@@ -196,13 +184,30 @@ mod tests {
         (Client::new(Credentials { url, api_key: "k".into() }).unwrap(), asked)
     }
 
+    fn answer(kept: &Mutex<Vec<(String, Value)>>, asked: (String, Value), (status, event): (&Value, &Value)) -> String {
+        let mut kept = kept.lock().unwrap();
+        let looks = kept.iter().filter(|(path, _)| path.contains("/events")).count();
+        let answer = match asked.0.as_str() {
+            path if path.contains("/events") => {
+                let events = if looks == 0 { json!([]) } else { json!([event]) };
+                json!({"object": "list", "data": events, "has_more": false})
+            }
+            "POST /v1/fine_tuning/jobs" => json!({"id": "ftjob-1", "status": "validating_files"}),
+            _ => status.clone(),
+        };
+        kept.push(asked);
+        answer.to_string()
+    }
+
     /// `POST /path` and the body.
     async fn request(stream: &mut tokio::net::TcpStream) -> (String, Value) {
         let mut reader = BufReader::new(stream);
         let (mut first, mut length) = (String::new(), 0);
         loop {
             let mut line = String::new();
-            reader.read_line(&mut line).await.unwrap();
+            if reader.read_line(&mut line).await.unwrap() == 0 {
+                break;
+            }
             if first.is_empty() {
                 first = line.trim_end_matches(" HTTP/1.1\r\n").to_owned();
             }
