@@ -31,58 +31,58 @@ pub(super) struct TrainingFlags {
     pub(super) learning_rate_multiplier: Option<f64>,
     /// How the learning rate falls: constant, linear, cosine or cosine_with_restarts
     #[arg(long)]
-    schedule: Option<String>,
+    pub(super) schedule: Option<String>,
     /// Falls of cosine_with_restarts
     #[arg(long, value_name = "COUNT")]
-    num_cycles: Option<i64>,
+    pub(super) num_cycles: Option<i64>,
     /// Share of all steps in which the learning rate rises
     #[arg(long, value_name = "SHARE")]
-    warmup_ratio: Option<f64>,
+    pub(super) warmup_ratio: Option<f64>,
     /// How the adapter moves along its gradients: adamw or adamw_8bit
     #[arg(long)]
-    optimizer: Option<String>,
+    pub(super) optimizer: Option<String>,
     /// AdamW's decay
     #[arg(long, value_name = "DECAY")]
-    weight_decay: Option<f64>,
+    pub(super) weight_decay: Option<f64>,
     /// LoRA+: the learning rate of the b factors as a multiple of that of the a factors
     #[arg(long, value_name = "RATIO")]
-    loraplus_lr_ratio: Option<f64>,
+    pub(super) loraplus_lr_ratio: Option<f64>,
     /// Longer gradients are scaled down to it
     #[arg(long, value_name = "NORM")]
-    max_grad_norm: Option<f64>,
+    pub(super) max_grad_norm: Option<f64>,
     /// NEFTune: noise on the embeddings while training
     #[arg(long, value_name = "ALPHA")]
-    neftune_noise_alpha: Option<f64>,
+    pub(super) neftune_noise_alpha: Option<f64>,
     /// Stop after so many optimiser steps
     #[arg(long, value_name = "COUNT")]
-    max_steps: Option<i64>,
+    pub(super) max_steps: Option<i64>,
     /// The longest row that is trained on
     #[arg(long, value_name = "TOKENS")]
-    max_length: Option<i64>,
+    pub(super) max_length: Option<i64>,
     /// What becomes of a longer row: error, truncate, drop or split
     #[arg(long, value_name = "WHAT")]
-    over_length: Option<String>,
+    pub(super) over_length: Option<String>,
     /// Learn every token, not only the answers
     #[arg(long)]
-    train_on_prompt: bool,
+    pub(super) train_on_prompt: bool,
     /// Rows that go through the model at once, or auto: by the memory that is free
     #[arg(long, value_name = "ROWS|auto", value_parser = auto_or_json)]
-    micro_batch_size: Option<Value>,
+    pub(super) micro_batch_size: Option<Value>,
     /// Compute activations twice instead of keeping them: true, false, or auto: if they do not fit
     #[arg(long, value_name = "true|false|auto", value_parser = auto_or_json)]
-    gradient_checkpointing: Option<Value>,
+    pub(super) gradient_checkpointing: Option<Value>,
     /// Steps between checkpoints
     #[arg(long, value_name = "STEPS")]
-    checkpoint_every_steps: Option<i64>,
+    pub(super) checkpoint_every_steps: Option<i64>,
     /// Steps between passes over the validation file; 0: only at the end
     #[arg(long, value_name = "STEPS")]
-    eval_every_steps: Option<i64>,
+    pub(super) eval_every_steps: Option<i64>,
     /// End after so many validations in a row without a better loss, and keep the best adapter
     #[arg(long, value_name = "COUNT")]
-    early_stopping_patience: Option<i64>,
+    pub(super) early_stopping_patience: Option<i64>,
     /// By how much a loss must be lower to count as better
     #[arg(long, value_name = "NATS")]
-    early_stopping_threshold: Option<f64>,
+    pub(super) early_stopping_threshold: Option<f64>,
 }
 
 impl TrainingFlags {
@@ -122,25 +122,25 @@ pub(super) struct AdapterFlags {
     pub(super) rank: Option<i64>,
     /// The adapter's scale is this over its rank
     #[arg(long, value_name = "ALPHA")]
-    lora_alpha: Option<f64>,
+    pub(super) lora_alpha: Option<f64>,
     /// Which projections have an adapter, such as q_proj,v_proj, or all-linear
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    target_modules: Option<Vec<String>>,
+    pub(super) target_modules: Option<Vec<String>>,
     /// Share of the adapter's inputs that is set to zero while training
     #[arg(long, value_name = "SHARE")]
-    lora_dropout: Option<f64>,
+    pub(super) lora_dropout: Option<f64>,
     /// rsLoRA: the scale is alpha over the root of the rank
     #[arg(long)]
-    use_rslora: bool,
+    pub(super) use_rslora: bool,
     /// DoRA: the corrected weight's rows are scaled to a trained length
     #[arg(long)]
-    use_dora: bool,
+    pub(super) use_dora: bool,
     /// How the base is held while training: nf4, int8 or none
     #[arg(long, value_name = "TYPE")]
-    quantization: Option<String>,
+    pub(super) quantization: Option<String>,
     /// Quantise the scales of nf4 too: true or false
     #[arg(long, value_name = "true|false")]
-    double_quant: Option<bool>,
+    pub(super) double_quant: Option<bool>,
 }
 
 impl AdapterFlags {
