@@ -6,6 +6,7 @@ mod bad_input;
 mod house;
 mod invariants;
 mod openai_client;
+mod preview;
 mod recovery;
 mod tidy;
 mod up;

@@ -4,12 +4,11 @@ use std::{error::Error, io, path::Path};
 
 use attune_domain::{
     bytes::Bytes,
-    dataset::Defects,
     run::{CONTRACT_VERSION, RunEvent},
 };
 use attune_model::error::ModelError;
 use attune_node::NodeError;
-use attune_text::error::TextError;
+use attune_text::{error::TextError, tally::RowsError};
 
 /// Why a run ends without an adapter.
 #[derive(Debug, thiserror::Error)]
@@ -30,12 +29,12 @@ pub enum TrainerError {
         theirs: u32,
     },
     /// Rows that cannot be trained on.
-    #[error("{param}: {} of its lines cannot be used\n{defects}", defects.total)]
+    #[error("{param}: {why}")]
     Data {
         /// The request's field.
         param: &'static str,
         /// Which lines, and why.
-        defects: Defects,
+        why: RowsError,
     },
     /// The training has gone astray.
     #[error("step {step}: {what} is not a finite number; the step was not taken. Rows (by line): {lines}")]
@@ -112,6 +111,7 @@ impl TrainerError {
         match self {
             Self::Ended | Self::Stopped { .. } => "stopped",
             Self::ContractVersion { .. } => "contract_version",
+            Self::Data { why, .. } if why.is_length() => "row_too_long",
             Self::Data { param: "validation_file", .. } => "invalid_validation_file",
             Self::Data { .. } => "invalid_training_file",
             Self::NonFinite { .. } => "non_finite_loss",

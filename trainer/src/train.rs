@@ -27,7 +27,7 @@ const NAMED_LINES: usize = 32;
 pub fn train(session: &mut Session, link: &Link) -> Result<(), TrainerError> {
     link.voice.say(RunEvent::Started {
         total_steps: session.total_steps,
-        tokens_per_epoch: session.rows.iter().map(|row| row.example.ids.len() as u64).sum(),
+        tokens_per_epoch: session.rows.iter().map(|row| row.tokens() as u64).sum(),
         trainable_weights: session.adapter.bytes() / 4,
     })?;
     let mut gradients = Gradients::zeros(&session.adapter)?;
@@ -193,7 +193,9 @@ fn stop(session: &Session, kept_step: u64, link: &Link) -> Result<(), TrainerErr
 fn packed(rows: &[TrainRow], part: &[usize]) -> Result<PackedBatch, TrainerError> {
     let mut batch = PackedBatch::new();
     for row in part.iter().filter_map(|&row| rows.get(row)) {
-        batch.push(&row.example.ids, &row.example.trained)?;
+        for example in &row.examples {
+            batch.push(&example.ids, &example.trained)?;
+        }
     }
     Ok(batch)
 }
@@ -207,7 +209,7 @@ fn micro_batch_size(session: &Session) -> usize {
 }
 
 fn length_of(rows: &[TrainRow]) -> impl Fn(usize) -> usize + '_ {
-    |row| rows.get(row).map_or(0, |row| row.example.ids.len())
+    |row| rows.get(row).map_or(0, TrainRow::tokens)
 }
 
 fn ms(duration: Duration) -> u64 {

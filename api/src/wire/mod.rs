@@ -18,3 +18,5 @@ pub mod job;
 pub mod job_view;
 /// Models.
 pub mod model;
+/// Previews of a file's rows.
+pub mod preview;
