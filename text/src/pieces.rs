@@ -53,8 +53,12 @@ impl Tokenizer {
             return vec![Piece { text, partial: false }];
         }
         let tokens: Vec<String> = ids.iter().map(|id| self.token_of(*id).unwrap_or_default()).collect();
+        // A run of `<0xF0>` is decoded together: a byte that is broken spoils the text of the others, not their names.
+        if let Some(bytes) = tokens.iter().map(|token| named_byte(token)).collect::<Option<Vec<_>>>() {
+            return bytes.iter().map(|byte| shown(&[*byte])).collect();
+        }
         for reading in [byte_level, byte_fallback] {
-            let Some(bytes) = tokens.iter().map(|token| reading(token)).collect::<Option<Vec<_>>>() else { continue };
+            let bytes: Vec<Vec<u8>> = tokens.iter().map(|token| reading(token)).collect();
             // Bytes that are a text, but another one, were read in the wrong way.
             if std::str::from_utf8(&bytes.concat()).is_ok_and(|read| read != text) {
                 continue;
@@ -80,8 +84,7 @@ fn shown(bytes: &[u8]) -> Piece {
 }
 
 /// A token of a byte-level tokenizer. Source: `bytes_to_unicode` in OpenAI's GPT-2 encoder.
-#[expect(clippy::unnecessary_wraps, reason = "the readings have one shape")]
-fn byte_level(token: &str) -> Option<Vec<u8>> {
+fn byte_level(token: &str) -> Vec<u8> {
     let byte = |character: char| {
         let plain = |code: u32| matches!(code, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
         match u32::from(character) {
@@ -90,14 +93,15 @@ fn byte_level(token: &str) -> Option<Vec<u8>> {
         }
     };
     // What is not of the alphabet stands for itself: an added token.
-    Some(token.chars().map(byte).collect::<Option<_>>().unwrap_or_else(|| token.as_bytes().to_vec()))
+    token.chars().map(byte).collect::<Option<_>>().unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
-/// A token of a sentencepiece tokenizer: `<0xF0>` is a byte, `▁` is a space.
-fn byte_fallback(token: &str) -> Option<Vec<u8>> {
-    let byte = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
-    match byte.map(|hex| u8::from_str_radix(hex, 16)) {
-        Some(byte) => byte.ok().map(|byte| vec![byte]),
-        None => Some(token.replace('▁', " ").into_bytes()),
-    }
+/// A token of a sentencepiece tokenizer: `▁` is a space.
+fn byte_fallback(token: &str) -> Vec<u8> {
+    named_byte(token).map_or_else(|| token.replace('▁', " ").into_bytes(), |byte| vec![byte])
+}
+
+/// The byte that `<0xF0>` names.
+fn named_byte(token: &str) -> Option<u8> {
+    u8::from_str_radix(token.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()
 }
