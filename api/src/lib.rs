@@ -45,6 +45,9 @@ pub mod incoming;
 /// A dataset out of a form, checked row by row.
 pub mod dataset_upload;
 
+/// Rows of a file as they would be trained on.
+pub mod preview;
+
 /// A folder before it becomes a base model.
 pub mod base_import;
 

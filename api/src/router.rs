@@ -28,6 +28,7 @@ fn public() -> (Router<App>, Document) {
         .merge(uploads)
         .routes(routes!(files::retrieve, files::delete))
         .routes(routes!(files::content))
+        .routes(routes!(files::preview))
         .routes(routes!(base_models::create, base_models::list))
         .routes(routes!(base_models::retrieve))
         .routes(routes!(jobs::create, jobs::list))

@@ -15,6 +15,7 @@ use crate::{
     client::Client,
     error::{CliError, Doing, Result},
     output,
+    preview::{self, PreviewArgs},
 };
 
 /// Commands about files.
@@ -40,6 +41,8 @@ pub(crate) enum FilesCommand {
         /// Its id, file-…
         id: String,
     },
+    /// Show rows as they would be trained on: each token, and whether it is learnt
+    Preview(PreviewArgs),
     /// Delete it; jobs that used it keep their results
     Delete {
         /// Its id, file-…
@@ -79,6 +82,7 @@ pub(crate) async fn run(client: &Client, command: FilesCommand, as_json: bool) -
             if as_json { output::json(&view) } else { show(&view) }
         }
         FilesCommand::Content { id } => content(client, &id).await,
+        FilesCommand::Preview(args) => preview::run(client, args, as_json).await,
         FilesCommand::Delete { id } => {
             let view = client.json(client.request(Method::DELETE, &["files", &id])).await?;
             if as_json { output::json(&view) } else { output::line(&format!("deleted {id}")) }

@@ -26,6 +26,9 @@ mod models;
 /// `attune files`.
 mod files;
 
+/// `attune files preview`.
+mod preview;
+
 /// `attune jobs`.
 mod jobs;
 

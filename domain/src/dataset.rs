@@ -1,7 +1,7 @@
 //! A dataset's rows: what one line of JSONL may say, and the check of a whole file in constant memory.
 //!
-//! Two formats, one per file: chat (`{"messages": [...]}`) and prompt/completion (`{"prompt": …, "completion": …}`).
-//! Nothing is corrected or dropped: whatever is not understood is a defect with its line number. Tokens are not
+//! Three formats, one per file: chat (`{"messages": [...]}`), prompt/completion (`{"prompt": …, "completion": …}`) and
+//! text (`{"text": …}`). Nothing is corrected or dropped: whatever is not understood is a defect with its line number. Tokens are not
 //! counted here; that is `attune-text`'s.
 
 mod json;
@@ -29,6 +29,28 @@ pub enum RowFormat {
     Chat,
     /// `{"prompt": …, "completion": …}`.
     Completion,
+    /// `{"text": …}`.
+    Text,
+}
+
+impl RowFormat {
+    const ALL: [Self; 3] = [Self::Chat, Self::Completion, Self::Text];
+
+    /// The word in SQL and on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completion => "completion",
+            Self::Text => "text",
+        }
+    }
+
+    /// The format of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
 }
 
 impl fmt::Display for RowFormat {
@@ -36,6 +58,7 @@ impl fmt::Display for RowFormat {
         f.write_str(match self {
             Self::Chat => "chat",
             Self::Completion => "prompt/completion",
+            Self::Text => "text",
         })
     }
 }
@@ -108,6 +131,11 @@ pub enum Row {
         /// Trained; not empty.
         completion: String,
     },
+    /// A document.
+    Text {
+        /// Trained; not empty.
+        text: String,
+    },
 }
 
 impl Row {
@@ -117,6 +145,7 @@ impl Row {
         match self {
             Self::Chat { .. } => RowFormat::Chat,
             Self::Completion { .. } => RowFormat::Completion,
+            Self::Text { .. } => RowFormat::Text,
         }
     }
 }
@@ -154,10 +183,11 @@ fn row(line_no: u64, line: &[u8]) -> Result<Row, String> {
         Json::Object(fields) if fields.iter().any(|(name, _)| name == "prompt" || name == "completion") => {
             completion(fields)
         }
+        Json::Object(fields) if fields.iter().any(|(name, _)| name == "text") => document(fields),
         Json::Object(fields) => {
             let found: Vec<_> = fields.iter().map(|(name, _)| format!("'{name}'")).collect();
             let found = if found.is_empty() { "no field".into() } else { found.join(", ") };
-            Err(format!("needs 'messages', or 'prompt' and 'completion'; found {found}"))
+            Err(format!("needs 'messages', or 'prompt' and 'completion', or 'text'; found {found}"))
         }
         other => Err(format!("must be a JSON object; found {}", other.kind())),
     }
@@ -273,6 +303,21 @@ fn completion(fields: Vec<(String, Json)>) -> Result<Row, String> {
         return Err("completion: must not be empty".into());
     }
     Ok(Row::Completion { prompt, completion })
+}
+
+fn document(fields: Vec<(String, Json)>) -> Result<Row, String> {
+    let mut document = None;
+    for (name, value) in fields {
+        match (name.as_str(), value) {
+            ("text", Json::Text(text)) => document = Some(text),
+            ("text", other) => return Err(format!("text: must be a string; found {}", other.kind())),
+            _ => return Err(format!("{name}: unknown field; a text row has only 'text'")),
+        }
+    }
+    match document {
+        Some(text) if !text.is_empty() => Ok(Row::Text { text }),
+        _ => Err("text: must not be empty".into()),
+    }
 }
 
 /// What a sound file holds.
@@ -451,6 +496,8 @@ mod tests {
         r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}"#;
     const COMPLETION: &str = r#"{"prompt": "2+2=", "completion": "4"}"#;
 
+    const TEXT: &str = r#"{"text": "Once upon a time"}"#;
+
     fn check(file: &[u8]) -> Result<DatasetFacts, Defects> {
         let mut checker = RowChecker::new();
         checker.push(file);
@@ -462,12 +509,17 @@ mod tests {
     }
 
     #[test]
-    fn both_formats_are_read() {
+    fn every_format_is_read_and_has_a_name() {
         let row = parse_row(1, CHAT.as_bytes()).unwrap();
         let messages = vec![Message::new(Role::User, "Hi"), Message::new(Role::Assistant, "Hello")];
         assert_eq!(row, Row::Chat { messages });
         let row = parse_row(1, COMPLETION.as_bytes()).unwrap();
         assert_eq!(row, Row::Completion { prompt: "2+2=".into(), completion: "4".into() });
+        let row = parse_row(1, TEXT.as_bytes()).unwrap();
+        assert_eq!(row, Row::Text { text: "Once upon a time".into() });
+        for format in RowFormat::ALL {
+            assert_eq!(RowFormat::from_name(format.name()), Some(format));
+        }
     }
 
     #[test]
@@ -486,8 +538,11 @@ mod tests {
             ("hello", "not JSON: expected value (column 1)"),
             (r#"{"messages": []} x"#, "not JSON: trailing characters (column 18)"),
             ("[1]", "must be a JSON object; found a list"),
-            ("{}", "needs 'messages', or 'prompt' and 'completion'; found no field"),
-            (r#"{"text": "a"}"#, "needs 'messages', or 'prompt' and 'completion'; found 'text'"),
+            ("{}", "needs 'messages', or 'prompt' and 'completion', or 'text'; found no field"),
+            (r#"{"txt": "a"}"#, "needs 'messages', or 'prompt' and 'completion', or 'text'; found 'txt'"),
+            (r#"{"text": ""}"#, "text: must not be empty"),
+            (r#"{"text": ["a"]}"#, "text: must be a string; found a list"),
+            (r#"{"text": "a", "meta": {}}"#, "meta: unknown field; a text row has only 'text'"),
             (r#"{"prompt": "a"}"#, "'completion' is missing"),
             (r#"{"completion": "a"}"#, "'prompt' is missing"),
             (r#"{"prompt": 1, "completion": "a"}"#, "prompt: must be a string; found a number"),
@@ -578,6 +633,7 @@ mod tests {
                 format!("{CHAT}\n{COMPLETION}\n"),
                 "line 2: a prompt/completion row, but line 1 is a chat row; one format per file",
             ),
+            (format!("{TEXT}\n{CHAT}\n"), "line 2: a chat row, but line 1 is a text row; one format per file"),
             (
                 format!("{CHAT}\n{}\n{CHAT}", "x".repeat(MAX_LINE_BYTES + 1)),
                 "line 2: the line is longer than 1048576 bytes",
@@ -617,7 +673,7 @@ mod tests {
         /// However a file is cut into chunks, the same is said of it.
         #[test]
         fn chunking_does_not_matter(
-            lines in prop::collection::vec(prop::sample::select(vec![CHAT, COMPLETION, "", " ", "{", "\r", "é\u{feff}"]), 0..8),
+            lines in prop::collection::vec(prop::sample::select(vec![CHAT, COMPLETION, TEXT, "", " ", "{", "\r", "é\u{feff}"]), 0..8),
             cuts in prop::collection::vec(1usize..40, 1..20),
         ) {
             let file = lines.join("\n").into_bytes();

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 pub use check::BASE_LEARNING_RATE;
 
+use crate::dataset::RowFormat;
+
 /// A value that the user gave and that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{param}: {given} is not allowed; it must be {allowed}")]
@@ -35,6 +37,47 @@ pub enum Method {
     ContinuedPretraining,
 }
 
+impl Method {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Supervised => "supervised",
+            Self::ContinuedPretraining => "continued_pretraining",
+        }
+    }
+
+    /// What rows the method learns from, in the user's words.
+    const fn wanted(self) -> &'static str {
+        match self {
+            Self::Supervised => "chat or prompt/completion rows",
+            Self::ContinuedPretraining => "text rows",
+        }
+    }
+
+    /// Whether the method learns from rows of this format.
+    ///
+    /// # Errors
+    /// [`WrongFormat`]: it does not.
+    pub const fn takes(self, format: RowFormat) -> Result<(), WrongFormat> {
+        let right = match self {
+            Self::Supervised => matches!(format, RowFormat::Chat | RowFormat::Completion),
+            Self::ContinuedPretraining => matches!(format, RowFormat::Text),
+        };
+        if right { Ok(()) } else { Err(WrongFormat { method: self, format }) }
+    }
+}
+
+/// A file of rows that the method cannot learn from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("method.type '{}' learns from {}, and the file has {format} rows", method.name(), method.wanted())]
+pub struct WrongFormat {
+    /// The job's.
+    pub method: Method,
+    /// The file's.
+    pub format: RowFormat,
+}
+
 /// What becomes of a row that has more than `max_length` tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,6 +91,19 @@ pub enum OverLength {
     Drop,
     /// It becomes several rows of at most `max_length` tokens, none of which sees another.
     Split,
+}
+
+impl OverLength {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Truncate => "truncate",
+            Self::Drop => "drop",
+            Self::Split => "split",
+        }
+    }
 }
 
 /// How the factors move along their gradients.
@@ -157,7 +213,7 @@ pub struct TrainSpec {
     pub max_grad_norm: f64,
     /// Seeds the factors and the order of rows.
     pub seed: u64,
-    /// The longest row that is allowed, in tokens. A longer one fails the job with its line.
+    /// The longest row that is trained on, in tokens; `over_length` says what becomes of a longer one.
     pub max_length: u32,
     /// Optimiser steps between checkpoints.
     pub checkpoint_every_steps: u64,

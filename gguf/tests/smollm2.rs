@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use attune_domain::dataset::parse_row;
 use attune_gguf::convert::convert;
+use attune_text::encode::Learnt;
 use attune_text::model::TextModel;
 use attune_text::template::Turn;
 use safetensors::SafeTensors;
@@ -92,7 +93,7 @@ fn chats_have_the_same_text_tokens_and_mask() {
         let attune_domain::dataset::Row::Chat { messages } = &row else { panic!("a chat") };
         let turns: Vec<Turn<'_>> = messages.iter().map(Turn::from).collect();
         assert_eq!(text.template().unwrap().render(&turns, false, None).unwrap(), chat.rendered);
-        let example = text.encode_row(&row).unwrap();
+        let example = text.encode_row(&row, Learnt::Answers).unwrap();
         assert_eq!(example.ids, chat.ids);
         assert_eq!(example.trained, chat.trained);
     }

@@ -24,16 +24,6 @@ pub(crate) enum SchedulerError {
         #[source]
         cause: std::io::Error,
     },
-    /// An object is not what its key says.
-    #[error("{name} has the digest {found} instead of {wanted}")]
-    Digest {
-        /// The file.
-        name: String,
-        /// By its row.
-        wanted: String,
-        /// By its content.
-        found: String,
-    },
     /// Work on a thread of its own panicked.
     #[error("a worker thread died")]
     Thread(#[from] tokio::task::JoinError),

@@ -1,5 +1,7 @@
 //! Base models: Hugging Face folders that were brought to this installation. Every project may use every one.
 
+use std::collections::BTreeMap;
+
 use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
@@ -13,7 +15,11 @@ use sqlx::PgConnection;
 use crate::{
     error::{StoreError, json, to_json},
     mint,
+    objects::{Objects, blob_key},
 };
+
+/// No file about a model's text is nearly as large.
+pub const SMALL_BYTES: Bytes = Bytes::mib(256);
 
 /// The constraint that keeps names unique.
 pub const NAME_KEY: &str = "base_model_name_key";
@@ -65,7 +71,13 @@ pub fn digest(files: &[Blob]) -> String {
     for (name, sha256) in lines {
         hasher.update(format!("{sha256}  {name}\n"));
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hasher.finalize())
+}
+
+/// A digest as it is written: lower-case hex.
+#[must_use]
+pub fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Keeps a new base model. Its objects must be in the store already, and checked.
@@ -163,6 +175,28 @@ pub async fn files(db: &mut PgConnection, id: BaseModelId) -> Result<Vec<Blob>, 
         .into_iter()
         .map(|row| Blob { name: row.name, sha256: row.sha256, bytes: Bytes::from_i64(row.bytes) })
         .collect())
+}
+
+/// The content of those of a base model's files that have one of these names, checked against their digests. For small
+/// files: what is not [`SMALL_BYTES`] at most is passed over.
+///
+/// # Errors
+/// [`StoreError::NotFound`], [`StoreError::Object`], [`StoreError::Digest`].
+pub async fn small_files(
+    objects: &Objects,
+    files: &[Blob],
+    names: &[&str],
+) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+    let mut found = BTreeMap::new();
+    for file in files.iter().filter(|file| names.contains(&file.name.as_str()) && file.bytes <= SMALL_BYTES) {
+        let content = objects.get_whole(&blob_key(&file.sha256)).await?;
+        let digest = hex(&Sha256::digest(&content));
+        if digest != file.sha256 {
+            return Err(StoreError::Digest { name: file.name.clone(), wanted: file.sha256.clone(), found: digest });
+        }
+        found.insert(file.name.clone(), content.into());
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -50,6 +50,16 @@ pub enum StoreError {
         #[source]
         cause: Cause,
     },
+    /// An object is not what its key says.
+    #[error("{name} has the digest {found} instead of {wanted}")]
+    Digest {
+        /// The file.
+        name: String,
+        /// By its row.
+        wanted: String,
+        /// By its content.
+        found: String,
+    },
     /// A column holds what this release does not understand.
     #[error("{column} holds something that cannot be read")]
     Corrupt {

@@ -69,19 +69,24 @@ struct Row {
     created_at: DateTime<Utc>,
 }
 
-impl From<Row> for File {
-    fn from(row: Row) -> Self {
-        Self {
+impl TryFrom<Row> for File {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let format = RowFormat::from_name(&row.format).ok_or_else(|| StoreError::Corrupt {
+            column: "file.format",
+            cause: format!("'{}' is no format", row.format).into(),
+        })?;
+        Ok(Self {
             file_id: FileId::new(row.file_id),
             filename: row.filename,
             purpose: row.purpose,
             bytes: Bytes::from_i64(row.bytes),
             sha256: row.sha256,
-            // The column's check allows these two words alone.
-            format: if row.format == "chat" { RowFormat::Chat } else { RowFormat::Completion },
+            format,
             rows: u64::try_from(row.row_count).unwrap_or(0),
             created_at: row.created_at,
-        }
+        })
     }
 }
 
@@ -90,10 +95,6 @@ impl From<Row> for File {
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn insert(db: &mut PgConnection, project: ProjectId, new: NewFile) -> Result<File, StoreError> {
-    let format = match new.format {
-        RowFormat::Chat => "chat",
-        RowFormat::Completion => "completion",
-    };
     let row = sqlx::query_as!(
         Row,
         "insert into file (file_id, project_id, filename, purpose, bytes, sha256, format, row_count)
@@ -105,12 +106,12 @@ pub async fn insert(db: &mut PgConnection, project: ProjectId, new: NewFile) -> 
         new.purpose,
         new.bytes.to_i64(),
         new.sha256,
-        format,
+        new.format.name(),
         i64::try_from(new.rows).unwrap_or(i64::MAX),
     )
     .fetch_one(db)
     .await?;
-    Ok(row.into())
+    row.try_into()
 }
 
 /// The project's file of this id.
@@ -127,8 +128,8 @@ pub async fn get(db: &mut PgConnection, project: ProjectId, id: FileId) -> Resul
     )
     .fetch_optional(db)
     .await?
-    .map(File::from)
-    .ok_or(StoreError::NotFound("file"))
+    .ok_or(StoreError::NotFound("file"))?
+    .try_into()
 }
 
 /// The project's files, newest first unless the page says otherwise; only those for `purpose`, if one is given.
@@ -157,7 +158,7 @@ pub async fn list(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(File::from).collect())
+    rows.into_iter().map(File::try_from).collect()
 }
 
 /// A project's file that a new job is about to name. It cannot be deleted until the transaction ends.

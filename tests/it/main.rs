@@ -7,6 +7,7 @@ mod continued;
 mod house;
 mod invariants;
 mod openai_client;
+mod preview;
 mod recovery;
 mod tidy;
 mod up;

@@ -2,9 +2,12 @@
 //!
 //! The mask of a chat is found by the difference of prefixes: an assistant's tokens are those between the messages
 //! before it with the generation prompt, and the messages up to it. That is only right if both are prefixes of the
-//! whole at the level of tokens, so that is checked, not assumed.
+//! whole at the level of tokens, so that is checked, not assumed. An answer must also hold a token that ends a turn:
+//! without it, the model would learn to talk on for ever.
 
-use attune_domain::dataset::{Message, Row};
+use std::ops::Range;
+
+use attune_domain::dataset::{Message, Role, Row};
 
 use crate::error::EncodeError;
 use crate::model::TextModel;
@@ -16,8 +19,18 @@ use crate::tokenizer::Cut;
 pub struct Example {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// As long as `ids`: whether the loss is taken on predicting this token.
+    /// As long as `ids`: whether the loss is taken on predicting this token. Never on the first: nothing predicts it.
     pub trained: Vec<bool>,
+}
+
+/// Which tokens of a chat or a completion are learnt. Of a text it is always all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Learnt {
+    /// The assistant's messages, but those of weight 0; the completion.
+    #[default]
+    Answers,
+    /// Everything but the assistant's messages of weight 0.
+    All,
 }
 
 /// A whole chat, rendered and tokenised.
@@ -28,10 +41,17 @@ struct Whole {
 }
 
 impl Example {
-    /// How many tokens are trained. The first token has no prediction and never counts.
+    pub(crate) fn new(ids: Vec<u32>, mut trained: Vec<bool>) -> Self {
+        if let Some(first) = trained.first_mut() {
+            *first = false;
+        }
+        Self { ids, trained }
+    }
+
+    /// How many tokens are trained.
     #[must_use]
     pub fn trained_tokens(&self) -> usize {
-        self.trained.iter().skip(1).filter(|trained| **trained).count()
+        self.trained.iter().filter(|trained| **trained).count()
     }
 }
 
@@ -40,10 +60,11 @@ impl TextModel {
     ///
     /// # Errors
     /// [`EncodeError`]: the row cannot be learnt from as it is; the reason names the message.
-    pub fn encode_row(&self, row: &Row) -> Result<Example, EncodeError> {
+    pub fn encode_row(&self, row: &Row, learnt: Learnt) -> Result<Example, EncodeError> {
         let example = match row {
-            Row::Chat { messages } => self.chat_example(messages)?,
-            Row::Completion { prompt, completion } => self.completion_example(prompt, completion)?,
+            Row::Chat { messages } => self.chat_example(messages, learnt)?,
+            Row::Completion { prompt, completion } => self.completion_example(prompt, completion, learnt)?,
+            Row::Text { text } => self.text_example(text)?,
         };
         self.refuse_doubled_bos(&example.ids)?;
         if example.trained_tokens() == 0 {
@@ -74,47 +95,81 @@ impl TextModel {
         Ok(ids)
     }
 
-    fn completion_example(&self, prompt: &str, completion: &str) -> Result<Example, EncodeError> {
+    fn text_example(&self, text: &str) -> Result<Example, EncodeError> {
+        self.plain("text", text)?;
+        let mut ids = self.prefix().to_vec();
+        ids.extend(self.ids_of(text)?);
+        ids.push(self.eos().ok_or(EncodeError::NoEos)?);
+        let trained = vec![true; ids.len()];
+        Ok(Example::new(ids, trained))
+    }
+
+    fn completion_example(&self, prompt: &str, completion: &str, learnt: Learnt) -> Result<Example, EncodeError> {
         let mut ids = self.encode_prompt(prompt)?;
         self.plain("completion", completion)?;
-        let mut trained = vec![false; ids.len()];
+        let mut trained = vec![learnt == Learnt::All; ids.len()];
         ids.extend(self.ids_of(completion)?);
         ids.push(self.eos().ok_or(EncodeError::NoEos)?);
         trained.resize(ids.len(), true);
-        Ok(Example { ids, trained })
+        Ok(Example::new(ids, trained))
     }
 
-    fn chat_example(&self, messages: &[Message]) -> Result<Example, EncodeError> {
+    fn chat_example(&self, messages: &[Message], learnt: Learnt) -> Result<Example, EncodeError> {
         let turns: Vec<Turn<'_>> = messages.iter().map(Turn::from).collect();
         self.refuse_special(&turns)?;
         let text = self.rendered(&turns, false)?;
         let (ids, cuts) =
             self.tokenizer().encode_with_cuts(&text).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
         let whole = Whole { text, ids, cuts };
-        let mut trained = vec![false; whole.ids.len()];
-        for (i, _) in messages.iter().enumerate().filter(|(_, message)| message.is_trained()) {
-            let refused = |reason| EncodeError::NotAPrefix { message: i, reason };
-            let start = self.tokens_of_prefix(&whole, &self.rendered(&turns[..i], true)?)?.ok_or_else(|| {
-                refused(
-                    "the tokens before this answer change once the answer is there, so what the model would be asked \
-                     is not what it would be trained on; an answer that starts with white space does this",
-                )
-            })?;
-            let end = if i + 1 == turns.len() {
-                whole.ids.len()
-            } else {
-                self.tokens_of_prefix(&whole, &self.rendered(&turns[..=i], false)?)?.ok_or_else(|| {
-                    refused(
-                        "the chat template renders this answer differently once messages follow it; give it weight 0, \
-                         or split the chat so that it comes last",
-                    )
-                })?
-            };
-            if let Some(part) = trained.get_mut(start..end) {
-                part.fill(true);
+        let all = learnt == Learnt::All;
+        let mut trained = vec![all; whole.ids.len()];
+        // Either the answers that are learnt are marked, or those that are not are taken out.
+        let answers = messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant);
+        for (i, _) in answers.filter(|(_, message)| message.is_trained() != all) {
+            let part = self.answer(&whole, &turns, i)?;
+            if !all {
+                self.refuse_endless(i, &whole.ids[part.clone()])?;
             }
+            trained[part].fill(!all);
         }
-        Ok(Example { ids: whole.ids, trained })
+        let example = Example::new(whole.ids, trained);
+        if all && example.trained_tokens() > 0 {
+            let learnt: Vec<u32> =
+                example.ids.iter().zip(&example.trained).filter(|(_, t)| **t).map(|(id, _)| *id).collect();
+            self.refuse_endless(turns.len() - 1, &learnt)?;
+        }
+        Ok(example)
+    }
+
+    /// Where in the whole the answer `i` is: from the generation prompt to the end of its turn.
+    fn answer(&self, whole: &Whole, turns: &[Turn<'_>], i: usize) -> Result<Range<usize>, EncodeError> {
+        let refused = |reason| EncodeError::NotAPrefix { message: i, reason };
+        let start = self.tokens_of_prefix(whole, &self.rendered(&turns[..i], true)?)?.ok_or_else(|| {
+            refused(
+                "the tokens before this answer change once the answer is there, so what the model would be asked is \
+                 not what it would be trained on; an answer that starts with white space does this",
+            )
+        })?;
+        let end = if i + 1 == turns.len() {
+            whole.ids.len()
+        } else {
+            self.tokens_of_prefix(whole, &self.rendered(&turns[..=i], false)?)?.ok_or_else(|| {
+                refused(
+                    "the chat template renders this answer differently once messages follow it; give it weight 0, or \
+                     split the chat so that it comes last",
+                )
+            })?
+        };
+        Ok(start..end.max(start))
+    }
+
+    /// Refuses an answer without a token that ends it. One that has no token at all is no such: nothing is trained.
+    fn refuse_endless(&self, message: usize, ids: &[u32]) -> Result<(), EncodeError> {
+        if ids.is_empty() || ids.iter().any(|id| self.stop_ids().contains(id)) {
+            return Ok(());
+        }
+        let names = self.stop_ids().iter().map(|id| self.tokenizer().token_of(*id).unwrap_or_else(|| id.to_string()));
+        Err(EncodeError::Endless { message, stop: names.collect::<Vec<_>>().join(", ") })
     }
 
     /// How many tokens `prefix` has, if they are the first tokens of the whole.

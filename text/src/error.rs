@@ -55,6 +55,19 @@ pub enum EncodeError {
         /// Which way it differs.
         reason: &'static str,
     },
+    /// An answer without a token that ends a turn.
+    #[error(
+        "messages[{message}]: the chat template puts no token that ends a turn behind this answer ({}), so the model \
+         would never learn to stop; use another chat template, or name the template's token in generation_config.json's \
+         eos_token_id",
+        known(stop)
+    )]
+    Endless {
+        /// The assistant's message.
+        message: usize,
+        /// The tokens that end a turn, with commas; empty if the model names none.
+        stop: String,
+    },
     /// Nothing would be learnt from the row.
     #[error("no token of the row is trained")]
     NothingTrained,
@@ -62,9 +75,13 @@ pub enum EncodeError {
     #[error("the sequence starts with '{0}' twice: the chat template adds one to the tokenizer's own")]
     DoubledBos(String),
     /// The model names no token that ends a text.
-    #[error("the base model names no end-of-text token, which must follow a completion")]
+    #[error("the base model names no end-of-text token, which must follow a completion and a text")]
     NoEos,
     /// The tokenizer itself failed.
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
+}
+
+fn known(stop: &str) -> String {
+    if stop.is_empty() { "the model names none".into() } else { format!("the model knows {stop}") }
 }

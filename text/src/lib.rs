@@ -21,8 +21,14 @@ pub mod model;
 /// Rows to ids and loss mask.
 pub mod encode;
 
-/// Token counts of a whole dataset.
-pub mod scan;
+/// A file's rows to what is trained on, under a job's policy.
+pub mod rows;
+
+/// What was done to a file's rows, in sentences.
+pub mod tally;
+
+/// The text of each token.
+pub mod pieces;
 
 /// What can go wrong.
 pub mod error;

@@ -11,6 +11,10 @@ use crate::error::TextError;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
+/// The files of a model's folder that say something about text; only the first must be there.
+pub const FILES: [&str; 5] =
+    ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja"];
+
 /// The special tokens that chat templates may name.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 
@@ -43,17 +47,35 @@ struct IdConfig {
     eos_token_id: Option<Value>,
 }
 
+/// Gives a file of the model by its name; `None`: there is none.
+type Files<'a> = dyn Fn(&'static str) -> Result<Option<Vec<u8>>, TextError> + 'a;
+
 impl TextModel {
     /// Reads a Hugging Face folder. `tokenizer.json` must be there; a base model may have no chat template.
     ///
     /// # Errors
     /// [`TextError`]: a file is missing, is not what it should be, or the template does not compile.
     pub fn open(folder: &Path) -> Result<Self, TextError> {
-        let json = required(&folder.join("tokenizer.json"))?;
-        let tokenizer = Tokenizer::from_json(&json)?;
-        let names: TokenizerConfig = read(folder, "tokenizer_config.json")?;
-        let config: IdConfig = read(folder, "config.json")?;
-        let generation: IdConfig = read(folder, "generation_config.json")?;
+        Self::read(&|name| optional(&folder.join(name)))
+    }
+
+    /// The same from files in memory: those of [`FILES`] that there are, by name.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_files(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, TextError> {
+        Self::read(&|name| Ok(files.get(name).cloned()))
+    }
+
+    fn read(file: &Files<'_>) -> Result<Self, TextError> {
+        let json = file("tokenizer.json")?.ok_or_else(|| TextError::Unreadable {
+            path: "tokenizer.json".into(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        let mut tokenizer = Tokenizer::from_json(&json)?;
+        let names: TokenizerConfig = read(file, "tokenizer_config.json")?;
+        let config: IdConfig = read(file, "config.json")?;
+        let generation: IdConfig = read(file, "generation_config.json")?;
 
         let special = named_tokens(&names.rest);
         let id_of = |name: &str| special.get(name).and_then(|token| tokenizer.id_of(token));
@@ -64,8 +86,10 @@ impl TextModel {
         stop.extend(eos);
         stop.sort_unstable();
         stop.dedup();
+        tokenizer.guard(&stop);
+        tokenizer.guard(bos.as_slice());
 
-        let source = template_source(folder, names.chat_template)?;
+        let source = template_source(file, names.chat_template)?;
         let template = source.map(|source| ChatTemplate::new(&source, special.clone())).transpose()?;
         let prefix = match names.add_bos_token {
             Some(true) => bos.into_iter().collect(),
@@ -134,10 +158,6 @@ impl TextModel {
     }
 }
 
-fn required(path: &Path) -> Result<Vec<u8>, TextError> {
-    std::fs::read(path).map_err(|source| TextError::Unreadable { path: path.to_owned(), source })
-}
-
 fn optional(path: &Path) -> Result<Option<Vec<u8>>, TextError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -146,8 +166,8 @@ fn optional(path: &Path) -> Result<Option<Vec<u8>>, TextError> {
     }
 }
 
-fn read<T: Default + for<'de> Deserialize<'de>>(folder: &Path, file: &'static str) -> Result<T, TextError> {
-    match optional(&folder.join(file))? {
+fn read<T: Default + for<'de> Deserialize<'de>>(files: &Files<'_>, file: &'static str) -> Result<T, TextError> {
+    match files(file)? {
         Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| TextError::Invalid { file, reason: e.to_string() }),
         None => Ok(T::default()),
     }
@@ -170,8 +190,8 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
 }
 
 /// `chat_template.jinja`, or the field of `tokenizer_config.json`: a string, or a list of which `default` is ours.
-fn template_source(folder: &Path, field: Option<Value>) -> Result<Option<String>, TextError> {
-    if let Some(bytes) = optional(&folder.join("chat_template.jinja"))? {
+fn template_source(file: &Files<'_>, field: Option<Value>) -> Result<Option<String>, TextError> {
+    if let Some(bytes) = file("chat_template.jinja")? {
         return String::from_utf8(bytes)
             .map(Some)
             .map_err(|_| TextError::Invalid { file: "chat_template.jinja", reason: "not UTF-8".into() });

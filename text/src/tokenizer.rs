@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use tokenizers::{AddedToken, NormalizedString, Normalizer};
+
 use crate::error::TextError;
 
 /// A model's tokenizer.
@@ -12,6 +14,8 @@ pub struct Tokenizer {
     clean: HashSet<u32>,
     /// Texts of special tokens, longest first, so that the longest that fits is named.
     special_texts: Vec<String>,
+    /// Special tokens that are looked for in the text as the normalizer leaves it: how they look there, and their text.
+    normalized: Vec<(String, String)>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -41,10 +45,26 @@ impl Tokenizer {
             })
             .map(|(id, _)| *id)
             .collect();
-        let mut special_texts: Vec<_> =
-            added.into_values().filter(|token| token.special && !token.content.is_empty()).map(|t| t.content).collect();
-        special_texts.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        Ok(Self { inner, special, clean, special_texts })
+        let normal = |token: &AddedToken| Some((normalized(&inner, &token.content)?, token.content.clone()));
+        let of_text = |token: &&AddedToken| token.special && !token.content.is_empty();
+        let normalized = added.values().filter(of_text).filter(|token| token.normalized).filter_map(normal).collect();
+        let special_texts = added.values().filter(of_text).map(|token| token.content.clone()).collect();
+        let mut tokenizer = Self { inner, special, clean, special_texts, normalized };
+        tokenizer.sort_special_texts();
+        Ok(tokenizer)
+    }
+
+    /// Text must not spell these tokens either, whatever the tokenizer says of them: they begin or end a text.
+    pub(crate) fn guard(&mut self, ids: &[u32]) {
+        let added = self.inner.get_added_tokens_decoder();
+        let texts = ids.iter().filter_map(|id| Some(added.get(id)?.content.clone()));
+        self.special_texts.extend(texts.filter(|text| !text.is_empty()));
+        self.sort_special_texts();
+    }
+
+    fn sort_special_texts(&mut self) {
+        self.special_texts.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        self.special_texts.dedup();
     }
 
     /// The ids of `text`, with none added. Text that spells a special token becomes that token; see
@@ -137,9 +157,18 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// The first special token that `text` spells, if any.
+    /// A special token that `text` spells, as it stands or once it is normalised, if any.
     #[must_use]
     pub fn special_in(&self, text: &str) -> Option<&str> {
+        self.spelled_in(text).or_else(|| {
+            // Not looked at where no token is matched this way: it costs as much as tokenising.
+            let text = if self.normalized.is_empty() { None } else { normalized(&self.inner, text) }?;
+            let found = self.normalized.iter().find(|(normal, _)| !normal.is_empty() && text.contains(normal.as_str()));
+            found.map(|(_, token)| token.as_str())
+        })
+    }
+
+    fn spelled_in(&self, text: &str) -> Option<&str> {
         let mut starts = [false; 256];
         for special in &self.special_texts {
             starts[usize::from(special.as_bytes()[0])] = true;
@@ -149,6 +178,13 @@ impl Tokenizer {
             self.special_texts.iter().find(|special| bytes[at..].starts_with(special.as_bytes())).map(String::as_str)
         })
     }
+}
+
+/// The text as the normalizer leaves it; `None` if there is none, or it fails.
+fn normalized(tokenizer: &tokenizers::Tokenizer, text: &str) -> Option<String> {
+    let mut normal = NormalizedString::from(text);
+    tokenizer.get_normalizer()?.normalize(&mut normal).ok()?;
+    Some(normal.get().to_owned())
 }
 
 /// A special token in a text: its place in bytes, and which token it is.

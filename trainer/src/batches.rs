@@ -10,14 +10,16 @@ use crate::{data::TrainRow, error::TrainerError, setup::Session};
 pub(crate) fn packed(rows: &[TrainRow], part: &[usize]) -> Result<PackedBatch, TrainerError> {
     let mut batch = PackedBatch::new();
     for row in part.iter().filter_map(|&row| rows.get(row)) {
-        batch.push(&row.example.ids, &row.example.trained)?;
+        for example in &row.examples {
+            batch.push(&example.ids, &example.trained)?;
+        }
     }
     Ok(batch)
 }
 
 /// Tokens of a row, by its number.
 pub(crate) fn length_of(rows: &[TrainRow]) -> impl Fn(usize) -> usize + '_ {
-    |row| rows.get(row).map_or(0, |row| row.example.ids.len())
+    |row| rows.get(row).map_or(0, TrainRow::tokens)
 }
 
 /// How the plan runs a micro-batch of an effective batch with `normaliser` trained tokens. What is dropped and what noise

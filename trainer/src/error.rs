@@ -4,12 +4,11 @@ use std::{error::Error, io, path::Path};
 
 use attune_domain::{
     bytes::Bytes,
-    dataset::Defects,
     run::{CONTRACT_VERSION, RunEvent},
 };
 use attune_model::error::ModelError;
 use attune_node::NodeError;
-use attune_text::error::TextError;
+use attune_text::{error::TextError, tally::RowsError};
 
 use crate::guard::Fault;
 
@@ -32,12 +31,12 @@ pub enum TrainerError {
         theirs: u32,
     },
     /// Rows that cannot be trained on.
-    #[error("{param}: {} of its lines cannot be used\n{defects}", defects.total)]
+    #[error("{param}: {why}")]
     Data {
         /// The request's field.
         param: &'static str,
         /// Which lines, and why.
-        defects: Defects,
+        why: RowsError,
     },
     /// The training has gone astray.
     #[error(
@@ -113,6 +112,7 @@ impl TrainerError {
         match self {
             Self::Ended | Self::Stopped { .. } => "stopped",
             Self::ContractVersion { .. } => "contract_version",
+            Self::Data { why, .. } if why.is_length() => "row_too_long",
             Self::Data { param: "validation_file", .. } => "invalid_validation_file",
             Self::Data { .. } => "invalid_training_file",
             Self::NonFinite(_) => "non_finite_loss",

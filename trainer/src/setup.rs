@@ -13,7 +13,7 @@ use attune_model::{
     optimizer::{AdamW, AdamWOptions},
     tensor_file::TensorFile,
 };
-use attune_text::model::TextModel;
+use attune_text::{model::TextModel, rows::RowPolicy};
 
 use crate::{
     checkpoint,
@@ -95,9 +95,10 @@ impl Session {
         tch::set_num_threads(threads);
         let train = &spec.train;
         let text = TextModel::open(&fetched.base)?;
-        let rows = read_rows(&fetched.training_file, &text, train.max_length, "training_file")?;
+        let policy = RowPolicy::from(train);
+        let rows = read_rows(&fetched.training_file, &text, policy, "training_file")?;
         let validation = match &fetched.validation_file {
-            Some(file) => read_rows(file, &text, train.max_length, "validation_file")?,
+            Some(file) => read_rows(file, &text, policy, "validation_file")?,
             None => Vec::new(),
         };
         tracing::info!(rows = rows.len(), validation_rows = validation.len(), "the rows are read");

@@ -1,4 +1,4 @@
-//! Files: upload, list, look, read, delete.
+//! Files: upload, list, look, read, preview, delete.
 
 use attune_domain::id::{File as FileKind, FileId};
 use attune_store::{
@@ -13,11 +13,16 @@ use axum::{
 
 use crate::{
     app::App,
+    body::Body,
     caller::Caller,
     content, dataset_upload,
     error::{ApiError, ErrorBody},
     page::{List, Params},
-    wire::file::{Deleted, FileForm, FileView},
+    preview,
+    wire::{
+        file::{Deleted, FileForm, FileView},
+        preview::{NewPreview, Preview},
+    },
 };
 
 /// Upload a file.
@@ -91,6 +96,26 @@ pub async fn content(
     let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
     drop(db);
     content::answer(&app.objects, &blob_key(&file.sha256), &file.filename, file.bytes).await
+}
+
+/// Preview a file's rows as they would be trained on.
+///
+/// Token ids, the text of each token, and which tokens are learnt: exactly what a job with these settings trains on.
+/// Documents of continued pre-training are shown one by one, before they are packed. A row that a job would refuse is a
+/// 400 that names its line.
+#[utoipa::path(post, path = "/v1/files/{file_id}/preview", tag = "Files", operation_id = "preview_file",
+    params(("file_id" = String, Path)), request_body = NewPreview,
+    responses((status = 200, body = Preview), (status = "4XX", body = ErrorBody)))]
+pub async fn preview(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+    Body(asked): Body<NewPreview>,
+) -> Result<Json<Preview>, ApiError> {
+    let mut db = app.db.acquire().await?;
+    let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    drop(db);
+    preview::show(&app, holder.project_id, file, asked).await.map(Json)
 }
 
 /// Delete a file.

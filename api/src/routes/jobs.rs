@@ -52,6 +52,10 @@ pub async fn create(
     };
     let spec = TrainSpec::check(&asked, training.rows, base.architecture.max_position_embeddings)?;
     check_validations(&spec, validation.is_some())?;
+    right_rows(&spec, "training_file", &training)?;
+    if let Some(validation) = &validation {
+        right_rows(&spec, "validation_file", validation)?;
+    }
     let row = job::NewJob {
         project_id: holder.project_id,
         base_model_id: base.base_model_id,
@@ -98,6 +102,11 @@ async fn dataset(
         Err(StoreError::NotFound(_)) => Err(missing()),
         found => Ok(found?),
     }
+}
+
+/// Refuses a file of rows that the method does not learn from.
+fn right_rows(spec: &TrainSpec, field: &'static str, file: &file::File) -> Result<(), ApiError> {
+    spec.method.takes(file.format).map_err(|wrong| ApiError::invalid(field, format!("Invalid '{field}': {wrong}.")))
 }
 
 /// List fine-tuning jobs, newest first.

@@ -1,6 +1,5 @@
 //! Files as users see them: OpenAI's file object, and what the check of the rows found.
 
-use attune_domain::dataset::RowFormat;
 use attune_store::file::File;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -29,7 +28,7 @@ pub struct FileView {
     pub sha256: String,
     /// Rows in it. Attune's own.
     pub rows: u64,
-    /// `chat` or `completion`. Attune's own.
+    /// `chat`, `completion` or `text`. Attune's own.
     pub format: &'static str,
 }
 
@@ -46,10 +45,7 @@ impl From<File> for FileView {
             status_details: None,
             sha256: file.sha256,
             rows: file.rows,
-            format: match file.format {
-                RowFormat::Chat => "chat",
-                RowFormat::Completion => "completion",
-            },
+            format: file.format.name(),
         }
     }
 }
@@ -70,7 +66,8 @@ pub struct Deleted {
 pub struct FileForm {
     /// `fine-tune`.
     pub purpose: String,
-    /// JSONL: chat rows (`{"messages": [...]}`) or completion rows (`{"prompt": …, "completion": …}`).
+    /// JSONL: chat rows (`{"messages": [...]}`) completion rows (`{"prompt": …, "completion": …}`)
+    /// or text rows (`{"text": …}`), one kind per file.
     #[schema(format = Binary, value_type = String)]
     pub file: Vec<u8>,
 }

@@ -20,3 +20,5 @@ pub mod job_fields;
 pub mod job_view;
 /// Models.
 pub mod model;
+/// Previews of a file's rows.
+pub mod preview;

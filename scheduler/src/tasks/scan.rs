@@ -1,114 +1,130 @@
-//! One pass over a file's rows with the base model's own tokenizer: how many tokens, and which rows cannot be trained on.
-//! Blocking, in constant memory; pure but for the bytes that come in.
+//! One pass over a file's rows with the base model's own tokenizer: how many tokens, what the job's policy does to rows
+//! that are too long, and which rows cannot be trained on. Blocking, in constant memory; pure but for the bytes that
+//! come in.
 
-use std::fmt::Write;
-
-use attune_domain::dataset::{Defects, KEPT_DEFECTS, Row, RowChecker, RowDefect};
-use attune_store::job::{FileFacts, JobError};
-use attune_text::model::TextModel;
-
-/// A row that is longer than the job allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct LongRow {
-    line: u64,
-    tokens: u64,
-}
+use attune_store::{
+    job::{FileFacts, JobError},
+    job_event::Level,
+};
+use attune_text::{
+    model::TextModel,
+    rows::{RowPolicy, RowReader},
+    tally::{RowsError, Tally},
+};
 
 /// Takes a file's bytes as they come.
 pub(super) struct Scan<'a> {
-    model: &'a TextModel,
     /// The request's field: `training_file`.
     param: &'static str,
-    max_length: u64,
-    checker: RowChecker,
-    tally: Tally,
+    max_length: u32,
+    rows: RowReader<'a>,
 }
 
-#[derive(Default)]
-struct Tally {
-    facts: FileFacts,
-    defects: Vec<RowDefect>,
-    defect_count: u64,
-    long: Vec<LongRow>,
-    long_count: u64,
+/// What a sound file comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Scanned {
+    pub(super) facts: FileFacts,
+    /// What was done to its rows, for the job's events.
+    pub(super) notes: Vec<(Level, String)>,
 }
 
 impl<'a> Scan<'a> {
     /// A scan that has seen nothing.
-    pub(super) fn new(model: &'a TextModel, param: &'static str, max_length: u32) -> Self {
-        let (checker, tally) = (RowChecker::new(), Tally::default());
-        Self { model, param, max_length: max_length.into(), checker, tally }
+    pub(super) fn new(model: &'a TextModel, param: &'static str, policy: RowPolicy) -> Self {
+        Self { param, max_length: policy.max_length, rows: RowReader::new(model, policy) }
     }
 
     /// Takes the next bytes.
     pub(super) fn push(&mut self, piece: &[u8]) {
-        let (model, max_length, tally) = (self.model, self.max_length, &mut self.tally);
-        self.checker.push_with(piece, &mut |line, row| tally.row(model, max_length, line, &row));
+        self.rows.push(piece, &mut drop);
     }
 
     /// The file has ended.
     ///
     /// # Errors
     /// What is wrong with the file, for its user: the rows by their lines.
-    pub(super) fn finish(self) -> Result<FileFacts, JobError> {
-        let Self { model, param, max_length, checker, mut tally } = self;
-        checker
-            .finish_with(&mut |line, row| tally.row(model, max_length, line, &row))
-            .map_err(|defects| invalid(param, &defects))?;
-        if tally.defect_count > 0 {
-            return Err(invalid(param, &Defects { first: tally.defects, total: tally.defect_count }));
-        }
-        if tally.long_count > 0 {
-            return Err(too_long(param, max_length, &tally));
-        }
-        Ok(tally.facts)
+    pub(super) fn finish(self) -> Result<Scanned, JobError> {
+        let Self { param, max_length, rows } = self;
+        let tally = rows.finish(&mut drop).map_err(|error| refused(param, &error))?;
+        let changes = tally.changes(max_length).into_iter().map(|note| (Level::Warn, note));
+        let packing = tally.packing(max_length).map(|note| (Level::Info, note));
+        let notes = changes.chain(packing).map(|(level, note)| (level, format!("{param}: {note}"))).collect();
+        Ok(Scanned { facts: facts(&tally), notes })
     }
 }
 
-impl Tally {
-    fn row(&mut self, model: &TextModel, max_length: u64, line: u64, row: &Row) {
-        let example = match model.encode_row(row) {
-            Ok(example) => example,
-            Err(error) => {
-                self.defect_count += 1;
-                if self.defects.len() < KEPT_DEFECTS {
-                    self.defects.push(RowDefect { line, message: error.to_string() });
-                }
-                return;
-            }
-        };
-        let tokens = example.ids.len() as u64;
-        if tokens > max_length {
-            self.long_count += 1;
-            if self.long.len() < KEPT_DEFECTS {
-                self.long.push(LongRow { line, tokens });
-            }
-        }
-        self.facts.rows += 1;
-        self.facts.tokens += tokens;
-        self.facts.trained_tokens += example.trained_tokens() as u64;
-        self.facts.longest_row = self.facts.longest_row.max(tokens);
+fn facts(tally: &Tally) -> FileFacts {
+    let facts = tally.facts;
+    FileFacts {
+        rows: facts.rows,
+        tokens: facts.tokens,
+        trained_tokens: facts.trained_tokens,
+        longest_row: facts.longest_row,
     }
 }
 
-fn invalid(param: &str, defects: &Defects) -> JobError {
-    let rows = if defects.total == 1 { "1 row".to_owned() } else { format!("{} rows", defects.total) };
-    let message = format!("{param}: {rows} cannot be trained on:\n{defects}");
-    JobError { code: format!("invalid_{param}"), message, param: Some(param.to_owned()) }
+fn refused(param: &str, error: &RowsError) -> JobError {
+    let code = if error.is_length() { "row_too_long".into() } else { format!("invalid_{param}") };
+    JobError { code, message: format!("{param}: {error}"), param: Some(param.to_owned()) }
 }
 
-fn too_long(param: &str, max_length: u64, tally: &Tally) -> JobError {
-    let rows = if tally.long_count == 1 { "1 row is".to_owned() } else { format!("{} rows are", tally.long_count) };
-    let mut message = format!("{param}: {rows} longer than trainer.max_length = {max_length} tokens:");
-    for (i, row) in tally.long.iter().enumerate() {
-        let comma = if i == 0 { "" } else { "," };
-        // Writing to a String cannot fail.
-        let _ = write!(message, "{comma} line {} ({} tokens)", row.line, row.tokens);
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use attune_domain::spec::{Method, OverLength};
+
+    use super::*;
+
+    /// One token per word.
+    fn model() -> TextModel {
+        let tokenizer = r#"{"version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+            "post_processor": null, "decoder": null, "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "<eos>": 1, "a": 2}, "unk_token": "<unk>"}}"#;
+        TextModel::from_files(&BTreeMap::from([
+            ("tokenizer.json".to_owned(), tokenizer.as_bytes().to_vec()),
+            ("tokenizer_config.json".to_owned(), br#"{"eos_token": "<eos>"}"#.to_vec()),
+        ]))
+        .unwrap()
     }
-    let more = tally.long_count - tally.long.len() as u64;
-    if more > 0 {
-        let _ = write!(message, " and {more} more");
+
+    fn scan(method: Method, over_length: OverLength, file: &str) -> Result<Scanned, JobError> {
+        let policy = RowPolicy { method, train_on_prompt: false, over_length, max_length: 4 };
+        let model = model();
+        let mut scan = Scan::new(&model, "validation_file", policy);
+        file.as_bytes().chunks(9).for_each(|piece| scan.push(piece));
+        scan.finish()
     }
-    message.push_str(". Nothing is cut: shorten them, or raise trainer.max_length");
-    JobError { code: "row_too_long".into(), message, param: Some(param.to_owned()) }
+
+    const ROWS: &str = "{\"prompt\": \"a\", \"completion\": \"a\"}\n{\"prompt\": \"a\", \"completion\": \"a a a a a\"}";
+
+    #[test]
+    fn the_facts_are_those_after_the_policy_and_what_it_did_is_said() {
+        let scanned = scan(Method::Supervised, OverLength::Split, ROWS).unwrap();
+        // 3 tokens; and 7, cut into 4 and the last of those with 3 more.
+        assert_eq!(scanned.facts, FileFacts { rows: 3, tokens: 11, trained_tokens: 8, longest_row: 4 });
+        let said = "validation_file: 1 row was split into 2 parts of at most 4 tokens: line 2 (2 parts)";
+        assert_eq!(scanned.notes, [(Level::Warn, said.to_owned())]);
+        let scanned = scan(Method::Supervised, OverLength::Drop, ROWS).unwrap();
+        assert_eq!((scanned.facts.rows, scanned.facts.longest_row), (1, 3));
+    }
+
+    #[test]
+    fn packed_documents_are_counted_as_sequences() {
+        let texts = "{\"text\": \"a\"}\n{\"text\": \"a\"}\n{\"text\": \"a a\"}\n";
+        let scanned = scan(Method::ContinuedPretraining, OverLength::Error, texts).unwrap();
+        assert_eq!(scanned.facts, FileFacts { rows: 2, tokens: 7, trained_tokens: 4, longest_row: 4 });
+        let said = "validation_file: 3 documents were packed into 2 sequences of at most 4 tokens";
+        assert_eq!(scanned.notes, [(Level::Info, said.to_owned())]);
+    }
+
+    #[test]
+    fn a_refusal_has_a_code_for_programs_and_names_lines_and_method() {
+        let refused = scan(Method::Supervised, OverLength::Error, ROWS).unwrap_err();
+        assert_eq!((refused.code.as_str(), refused.param.as_deref()), ("row_too_long", Some("validation_file")));
+        assert!(refused.message.contains("line 2 (7 tokens)"), "{}", refused.message);
+        let refused = scan(Method::ContinuedPretraining, OverLength::Error, ROWS).unwrap_err();
+        assert_eq!(refused.code, "invalid_validation_file");
+        assert!(refused.message.contains("method.type 'continued_pretraining'"), "{}", refused.message);
+    }
 }

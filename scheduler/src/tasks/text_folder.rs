@@ -4,21 +4,15 @@
 use std::path::{Path, PathBuf};
 
 use attune_domain::run::Blob;
-use attune_store::{
-    base_model,
-    objects::{Objects, blob_key},
-};
-use sha2::{Digest, Sha256};
+use attune_store::{base_model, objects::Objects};
+use attune_text::model::FILES;
 
 use crate::{app::App, error::SchedulerError};
-
-/// No text file of a model is nearly as large.
-const LARGEST_BYTES: u64 = 256 << 20;
 
 /// The folder, complete. Fetched when it is not there yet.
 ///
 /// # Errors
-/// [`SchedulerError::Store`], [`SchedulerError::File`], [`SchedulerError::Digest`].
+/// [`SchedulerError::Store`], [`SchedulerError::File`].
 pub(super) async fn ensure(app: &App, base: &base_model::BaseModel) -> Result<PathBuf, SchedulerError> {
     let folder = app.cache_dir.join(&base.digest);
     if tokio::fs::try_exists(&folder).await.unwrap_or(false) {
@@ -45,27 +39,13 @@ pub(super) async fn ensure(app: &App, base: &base_model::BaseModel) -> Result<Pa
 
 async fn fetch(objects: &Objects, files: &[Blob], folder: &Path) -> Result<(), SchedulerError> {
     tokio::fs::create_dir_all(folder).await.map_err(|e| failed(folder, e))?;
-    for file in files.iter().filter(|file| is_text(file)) {
-        let content = objects.get_whole(&blob_key(&file.sha256)).await?;
-        let found = hex(&Sha256::digest(&content));
-        if found != file.sha256 {
-            return Err(SchedulerError::Digest { name: file.name.clone(), wanted: file.sha256.clone(), found });
-        }
-        let path = folder.join(&file.name);
+    for (name, content) in base_model::small_files(objects, files, &FILES).await? {
+        let path = folder.join(&name);
         tokio::fs::write(&path, &content).await.map_err(|e| failed(&path, e))?;
     }
     Ok(())
 }
 
-/// Everything but weights. A name with a separator would leave the folder; the api lets none in.
-fn is_text(file: &Blob) -> bool {
-    !file.name.ends_with(".safetensors") && !file.name.contains(['/', '\\']) && file.bytes.0 <= LARGEST_BYTES
-}
-
 fn failed(path: &Path, cause: std::io::Error) -> SchedulerError {
     SchedulerError::File { path: path.display().to_string(), cause }
-}
-
-pub(super) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

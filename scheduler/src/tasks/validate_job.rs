@@ -11,17 +11,18 @@ use attune_store::{
     base_model,
     error::StoreError,
     file,
-    job::{self, FileFacts, JobError, Step, TokenFacts},
+    job::{self, JobError, Step, TokenFacts},
+    job_event::{self, Level},
     objects::blob_key,
     queue::{self, DispatchJob, ValidateJob},
 };
-use attune_text::model::TextModel;
+use attune_text::{model::TextModel, rows::RowPolicy};
 use sha2::{Digest, Sha256};
 
 use super::{
     Handle,
-    scan::Scan,
-    text_folder::{self, hex},
+    scan::{Scan, Scanned},
+    text_folder,
 };
 use crate::{
     app::App,
@@ -41,8 +42,15 @@ impl Handle for ValidateJob {
     }
 }
 
-/// What is found out about the files; the inner error is the user's.
-type Verdict = Result<TokenFacts, JobError>;
+/// What is found out about the files.
+struct Examined {
+    facts: TokenFacts,
+    /// What was done to their rows, for the job's events.
+    notes: Vec<(Level, String)>,
+}
+
+/// The inner error is the user's.
+type Verdict = Result<Examined, JobError>;
 
 async fn examine(app: &App, job: &job::Job) -> Result<Verdict, SchedulerError> {
     let base = base_model::get(&mut *app.pool.acquire().await?, job.base_model_id).await?;
@@ -51,18 +59,22 @@ async fn examine(app: &App, job: &job::Job) -> Result<Verdict, SchedulerError> {
         Ok(model) => Arc::new(model),
         Err(error) => return Ok(Err(error)),
     };
-    let max_length = job.spec.max_length;
+    let policy = RowPolicy::from(&job.spec);
     let file = (job.project_id, job.training_file_id);
-    let training = match scan_file(app, model.clone(), file, ("training_file", max_length)).await? {
-        Ok(facts) => facts,
-        Err(error) => return Ok(Err(error)),
-    };
+    let Scanned { facts: training, mut notes } =
+        match scan_file(app, model.clone(), file, ("training_file", policy)).await? {
+            Ok(scanned) => scanned,
+            Err(error) => return Ok(Err(error)),
+        };
     let Some(validation_file_id) = job.validation_file_id else {
-        return Ok(Ok(TokenFacts { training, validation: None }));
+        return Ok(Ok(Examined { facts: TokenFacts { training, validation: None }, notes }));
     };
     let file = (job.project_id, validation_file_id);
-    let validation = scan_file(app, model, file, ("validation_file", max_length)).await?;
-    Ok(validation.map(|facts| TokenFacts { training, validation: Some(facts) }))
+    let validation = scan_file(app, model, file, ("validation_file", policy)).await?;
+    Ok(validation.map(|scanned| {
+        notes.extend(scanned.notes);
+        Examined { facts: TokenFacts { training, validation: Some(scanned.facts) }, notes }
+    }))
 }
 
 fn open(folder: &Path) -> Result<TextModel, JobError> {
@@ -78,8 +90,8 @@ async fn scan_file(
     app: &App,
     model: Arc<TextModel>,
     (project, id): (ProjectId, FileId),
-    (param, max_length): (&'static str, u32),
-) -> Result<Result<FileFacts, JobError>, SchedulerError> {
+    (param, policy): (&'static str, RowPolicy),
+) -> Result<Result<Scanned, JobError>, SchedulerError> {
     let file = file::get(&mut *app.pool.acquire().await?, project, id).await?;
     let mut body = match app.objects.get(&blob_key(&file.sha256)).await {
         Ok(body) => body,
@@ -88,13 +100,13 @@ async fn scan_file(
     };
     let (pieces, mut inbox) = tokio::sync::mpsc::channel::<bytes::Bytes>(4);
     let scanning = tokio::task::spawn_blocking(move || {
-        let mut scan = Scan::new(&model, param, max_length);
+        let mut scan = Scan::new(&model, param, policy);
         let mut hasher = Sha256::new();
         while let Some(piece) = inbox.blocking_recv() {
             hasher.update(&piece);
             scan.push(&piece);
         }
-        (scan.finish(), hex(&hasher.finalize()))
+        (scan.finish(), base_model::hex(&hasher.finalize()))
     });
     let mut broken = None;
     loop {
@@ -118,7 +130,7 @@ async fn scan_file(
         return Err(error.into());
     }
     if found != file.sha256 {
-        return Err(SchedulerError::Digest { name: file.filename, wanted: file.sha256, found });
+        return Err(StoreError::Digest { name: file.filename, wanted: file.sha256, found }.into());
     }
     Ok(verdict)
 }
@@ -132,7 +144,10 @@ fn gone(param: &str, id: FileId) -> JobError {
 async fn settle(app: &App, job: &job::Job, verdict: Verdict) -> Result<(), SchedulerError> {
     let mut tx = app.pool.begin().await?;
     let stepped = match verdict {
-        Ok(facts) => {
+        Ok(Examined { facts, notes }) => {
+            for (level, note) in &notes {
+                job_event::message(&mut tx, job.job_id, *level, note).await?;
+            }
             job::save_facts(&mut tx, job.job_id, &facts, job.spec.total_steps(facts.training.rows)).await?;
             accept(&mut tx, job.job_id).await
         }

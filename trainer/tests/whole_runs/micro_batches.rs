@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use attune_domain::spec::TrainSpec;
 use attune_model::{
     adapter::LoraAdapter,
     batch::PackedBatch,
@@ -9,7 +10,7 @@ use attune_model::{
     gradients::Gradients,
     train::{TrainOptions, loss_and_gradients},
 };
-use attune_text::model::TextModel;
+use attune_text::{model::TextModel, rows::RowPolicy};
 use attune_trainer::{
     data::{TrainRow, read_rows},
     sampler::{Cut, Sampler, micro_batches},
@@ -21,21 +22,23 @@ use super::{asked, steps, tiny, tiny_world};
 fn rows(folder: &Path) -> Vec<TrainRow> {
     let file = folder.join("train.jsonl");
     std::fs::write(&file, tiny::dataset(22)).unwrap();
-    let mut rows = read_rows(&file, &TextModel::open(&folder.join("model")).unwrap(), 128, "training_file").unwrap();
+    let text = TextModel::open(&folder.join("model")).unwrap();
+    let policy = RowPolicy::from(&TrainSpec::check(&asked(), 22, 128).unwrap());
+    let mut rows = read_rows(&file, &text, policy, "training_file").unwrap();
     // Every token is learnt, so that rows weigh differently.
     for row in &mut rows {
-        row.example.trained.fill(true);
+        row.examples[0].trained.fill(true);
     }
     rows
 }
 
 /// The gradients over one effective batch as one vector, and the mean loss.
 fn gradients(decoder: &Decoder, adapter: &LoraAdapter, rows: &[&TrainRow], most: Cut) -> (Tensor, f64) {
-    let parts = micro_batches((0..rows.len()).collect(), |row| rows[row].example.ids.len(), most);
+    let parts = micro_batches((0..rows.len()).collect(), |row| rows[row].tokens(), most);
     let batch = |part: &Vec<usize>| {
         let mut batch = PackedBatch::new();
         for &row in part {
-            batch.push(&rows[row].example.ids, &rows[row].example.trained).unwrap();
+            batch.push(&rows[row].examples[0].ids, &rows[row].examples[0].trained).unwrap();
         }
         batch
     };

@@ -182,3 +182,39 @@ async fn a_base_that_is_no_model_is_refused() {
     let (_, events) = platform.run(newer, &folder.path().join("cache")).await;
     assert_eq!(failure(&events).0, "contract_version");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_are_packed_and_every_token_of_them_is_learnt() {
+    let (platform, folder) = tiny_world().await;
+    // Three words and the end of text: three documents fill a sequence of twelve tokens.
+    let texts: String = (0..20).map(|i| format!("{{\"text\": \"w{i} w{} w{}\"}}\n", i + 1, i + 2)).collect();
+    let method = Some("continued_pretraining".into());
+    let asked = Requested { method, max_length: Some(12), ..asked() };
+    let (_, events) =
+        platform.run(platform.offer(&folder.path().join("model"), &texts, &asked), &folder.path().join("cache")).await;
+    assert!(matches!(events[0], RunEvent::Started { total_steps: 6, tokens_per_epoch: 80, .. }), "{:?}", events[0]);
+    let trained: u64 = steps(&events).iter().map(|step| step.trained_tokens).sum();
+    assert_eq!(trained, 3 * 20 * 3, "three epochs, every token but the first of each document");
+    assert!(matches!(events.last(), Some(RunEvent::Published { .. })), "{:?}", events.last());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_too_long_is_cut_left_out_or_split_as_the_job_says() {
+    let (platform, folder) = tiny_world().await;
+    let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
+    let row = |words: usize| serde_json::json!({"prompt": "w1", "completion": vec!["w2"; words].join(" ")}).to_string();
+    let rows = row(2) + "\n" + &row(12) + "\n";
+    // Of the rows of 4 and 14 tokens, one step sees, and learns:
+    for (policy, tokens, trained) in [("truncate", 4 + 6, 3 + 5), ("drop", 4, 3), ("split", 4 + 6 + 6 + 4, 3 + 13)] {
+        let asked = Requested { n_epochs: Some(1), over_length: Some(policy.into()), max_length: Some(6), ..asked() };
+        let (_, events) = platform.run(platform.offer(&model, &rows, &asked), &cache).await;
+        let steps = steps(&events);
+        assert_eq!(steps.len(), 1, "{policy}: {:?}", events.last());
+        assert_eq!((steps[0].tokens, steps[0].trained_tokens), (tokens, trained), "{policy}");
+    }
+    let asked = Requested { over_length: Some("error".into()), max_length: Some(6), ..asked() };
+    let (_, events) = platform.run(platform.offer(&model, &rows, &asked), &cache).await;
+    let (code, message) = failure(&events);
+    assert_eq!(code, "row_too_long");
+    assert!(message.contains("line 2 (14 tokens)"), "{message}");
+}

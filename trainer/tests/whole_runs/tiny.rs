@@ -11,12 +11,12 @@ const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "max_position_embeddings": 128,
     "rms_norm_eps": 1e-05, "tie_word_embeddings": true, "hidden_act": "silu", "rope_theta": 10000.0, "eos_token_id": 1}"#;
 
-const TEMPLATE: &str = "{% for m in messages %}{{ m.role }} {{ m.content }} end {% endfor %}\
+const TEMPLATE: &str = "{% for m in messages %}{{ m.role }} {{ m.content }} <eos> {% endfor %}\
     {% if add_generation_prompt %}assistant {% endif %}";
 
 /// Words of the tiny language: `w0` to `w49`, and what the template needs.
 fn vocabulary() -> serde_json::Map<String, serde_json::Value> {
-    let fixed = ["<unk>", "<eos>", "user", "assistant", "system", "end"].map(String::from);
+    let fixed = ["<unk>", "<eos>", "user", "assistant", "system", "."].map(String::from);
     let words = fixed.into_iter().chain((0..50).map(|i| format!("w{i}")));
     words.enumerate().map(|(id, word)| (word, id.into())).collect()
 }

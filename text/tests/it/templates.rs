@@ -37,7 +37,7 @@ struct Message {
 
 #[test]
 fn every_format_renders_as_transformers_renders_it() {
-    let fixture: Fixture = serde_json::from_str(include_str!("../testdata/templates.json")).unwrap();
+    let fixture: Fixture = serde_json::from_str(include_str!("../../testdata/templates.json")).unwrap();
     let mut different = Vec::new();
     let mut compared = 0;
     for format in &fixture.formats {

@@ -1,106 +1,26 @@
-//! Rows to ids and masks, and ids back to text, with small tokenizers of the tests' own: one token per byte, and a few
-//! merges.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+//! Rows to ids and masks, and ids back to text.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 
 use attune_domain::dataset::{Message, Role, Row};
+use attune_text::encode::Learnt;
 use attune_text::error::{EncodeError, TextError};
 use attune_text::model::TextModel;
-use attune_text::scan::{Bucket, LongestRow, scan};
 use attune_text::template::Turn;
 use attune_text::tokenizer::{Detokenizer, Tokenizer};
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
-const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}\
-                      {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-const SPECIAL: [&str; 4] = ["<|end|>", "<|im_start|>", "<|im_end|>", "<s>"];
-const END: u32 = 0;
-const BOS: u32 = 3;
-
-/// GPT-2's letter of a byte.
-fn letter(byte: u8) -> char {
-    let plain = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    if plain(byte) {
-        char::from(byte)
-    } else {
-        let moved = (0..byte).filter(|b| !plain(*b)).count();
-        char::from_u32(256 + u32::try_from(moved).unwrap()).unwrap()
-    }
-}
-
-/// Byte-level BPE: the special tokens, the 256 bytes, and two newlines in one.
-fn byte_level() -> Value {
-    let mut vocab = serde_json::Map::new();
-    for token in SPECIAL.iter().map(|t| (*t).to_owned()).chain((0..=255).map(|b| letter(b).to_string())) {
-        vocab.insert(token, json!(vocab.len()));
-    }
-    vocab.insert("ĊĊ".into(), json!(vocab.len()));
-    let added: Vec<_> = SPECIAL
-        .iter()
-        .enumerate()
-        .map(|(id, token)| {
-            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": true})
-        })
-        .collect();
-    json!({"version": "1.0", "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
-        "padding": null, "added_tokens": added, "normalizer": null,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-        "post_processor": null,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-            "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "vocab": vocab,
-            "merges": [["Ċ", "Ċ"]]}})
-}
-
-/// Sentencepiece's shape: a few pieces, bytes for the rest, and `<s>` before every text.
-fn sentencepiece() -> Value {
-    let mut vocab = serde_json::Map::new();
-    let bytes = (0..=255).map(|b| format!("<0x{b:02X}>"));
-    for token in
-        ["<unk>", "<s>", "</s>"].map(String::from).into_iter().chain(bytes).chain(["▁", "a", "b"].map(String::from))
-    {
-        vocab.insert(token, json!(vocab.len()));
-    }
-    let added = json!([{"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
-        "normalized": false, "special": true}]);
-    json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false},
-        "post_processor": {"type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
-        "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-            {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab, "merges": []}})
-}
-
-fn write(folder: &Path, name: &str, value: &Value) {
-    std::fs::write(folder.join(name), value.to_string()).unwrap();
-}
-
-/// A model with the byte-level tokenizer; `config` is `tokenizer_config.json`.
-fn model_with(config: &Value) -> TextModel {
-    let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), "tokenizer.json", &byte_level());
-    write(folder.path(), "tokenizer_config.json", config);
-    write(folder.path(), "generation_config.json", &json!({"eos_token_id": [0, 2]}));
-    TextModel::open(folder.path()).unwrap()
-}
-
-fn chatml() -> TextModel {
-    model_with(&json!({"eos_token": {"content": "<|end|>"}, "chat_template": CHATML}))
-}
-
-fn chat(messages: &[(Role, &str)]) -> Row {
-    Row::Chat { messages: messages.iter().map(|(role, content)| Message::new(*role, *content)).collect() }
-}
+use crate::tiny::{
+    A, BOS, CHATML, END, U, byte_level, chat, chatml, model_that_stops_at, model_with, sentencepiece, write,
+};
 
 fn trained_text(model: &TextModel, row: &Row) -> Vec<String> {
-    let example = model.encode_row(row).unwrap();
+    trained_text_of(model, row, Learnt::Answers)
+}
+
+fn trained_text_of(model: &TextModel, row: &Row, learnt: Learnt) -> Vec<String> {
+    let example = model.encode_row(row, learnt).unwrap();
     assert_eq!(example.ids.len(), example.trained.len());
     let paired: Vec<_> = example.ids.into_iter().zip(example.trained).collect();
     paired
@@ -109,9 +29,6 @@ fn trained_text(model: &TextModel, row: &Row) -> Vec<String> {
         .map(|run| model.tokenizer().decode_with_special(&run.iter().map(|(id, _)| *id).collect::<Vec<_>>()).unwrap())
         .collect()
 }
-
-const U: Role = Role::User;
-const A: Role = Role::Assistant;
 
 #[test]
 fn answers_are_trained_with_the_end_of_their_turn() {
@@ -129,10 +46,58 @@ fn weight_0_is_read_but_not_trained() {
 }
 
 #[test]
+fn trained_on_the_prompt_all_is_learnt_but_the_first_token_and_what_has_weight_0() {
+    let mut row = chat(&[(U, "hi"), (A, "no"), (U, "more"), (A, "yes")]);
+    let whole = "user\nhi<|im_end|>\n<|im_start|>assistant\nno<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n\
+                 <|im_start|>assistant\nyes<|im_end|>\n";
+    assert_eq!(trained_text_of(&chatml(), &row, Learnt::All), [whole]);
+    if let Row::Chat { messages } = &mut row {
+        messages[1].weight = Some(0);
+    }
+    let (before, after) = whole.split_once("no<|im_end|>\n").unwrap();
+    assert_eq!(trained_text_of(&chatml(), &row, Learnt::All), [before, after]);
+    let row = Row::Completion { prompt: "2+2=".into(), completion: "4".into() };
+    assert_eq!(trained_text_of(&chatml(), &row, Learnt::All), ["+2=4<|end|>"]);
+}
+
+#[test]
+fn a_text_is_trained_from_its_second_token_to_the_end_of_text() {
+    let row = Row::Text { text: "once".into() };
+    let model = chatml();
+    assert_eq!(trained_text(&model, &row), ["nce<|end|>"]);
+    assert_eq!(model.encode_row(&row, Learnt::Answers).unwrap().ids.len(), 5);
+    let model = model_with(&json!({"bos_token": "<s>", "eos_token": "<|end|>", "add_bos_token": true}));
+    assert_eq!(model.encode_row(&row, Learnt::Answers).unwrap().ids[0], BOS);
+    assert_eq!(trained_text(&model, &row), ["once<|end|>"]);
+}
+
+#[test]
+fn an_answer_that_is_never_ended_is_refused() {
+    let endless = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}\
+                   {% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
+    let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": endless}));
+    let row = chat(&[(U, "a"), (A, "b"), (U, "c"), (A, "d")]);
+    let refused = model.encode_row(&row, Learnt::Answers).unwrap_err().to_string();
+    assert!(refused.starts_with("messages[1]: the chat template puts no token that ends a turn behind"), "{refused}");
+    assert!(refused.contains("the model knows <|end|>, <|im_end|>") && refused.contains("never learn to stop"));
+    assert!(matches!(model.encode_row(&row, Learnt::All), Err(EncodeError::Endless { message: 3, .. })));
+
+    // Ended at the end of the chat alone: the answer on the way would be learnt without an end.
+    let last = "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token if loop.last else '\n' }}{% endfor %}\
+                {% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
+    let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": last}));
+    assert!(model.encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers).is_err(), "the prompt ends in one, too");
+    let turns = "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token if m.role == 'assistant' else '\n' }}\
+                 {% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
+    let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": turns}));
+    assert_eq!(trained_text(&model, &row), ["b<|end|>", "d<|end|>"]);
+}
+
+#[test]
 fn a_completion_is_trained_with_the_end_of_text() {
     let row = Row::Completion { prompt: "2+2=".into(), completion: "4".into() };
     assert_eq!(trained_text(&chatml(), &row), ["4<|end|>"]);
-    let example = chatml().encode_row(&row).unwrap();
+    let example = chatml().encode_row(&row, Learnt::Answers).unwrap();
     assert_eq!(example.ids.last(), Some(&END));
     assert_eq!(example.trained_tokens(), 2);
 }
@@ -143,20 +108,20 @@ fn the_tokenizers_beginning_comes_before_a_completion_but_not_before_a_chat() {
     let model = model_with(&config);
     assert_eq!(model.encode_prompt("a").unwrap()[0], BOS);
     let row = Row::Completion { prompt: String::new(), completion: "x".into() };
-    assert_eq!(model.encode_row(&row).unwrap().trained, [false, true, true]);
+    assert_eq!(model.encode_row(&row, Learnt::Answers).unwrap().trained, [false, true, true]);
     assert_ne!(model.encode_chat(&[Turn { role: "user", content: "a", name: None }]).unwrap()[0], BOS);
 }
 
 #[test]
 fn an_empty_prompt_without_beginning_trains_all_but_the_first_token() {
     let row = Row::Completion { prompt: String::new(), completion: "xy".into() };
-    assert_eq!(chatml().encode_row(&row).unwrap().trained_tokens(), 2);
+    assert_eq!(chatml().encode_row(&row, Learnt::Answers).unwrap().trained_tokens(), 2);
 }
 
 #[test]
 fn text_that_spells_a_special_token_is_refused_wherever_it_is() {
     let model = chatml();
-    let refused = |row: &Row| model.encode_row(row).unwrap_err().to_string();
+    let refused = |row: &Row| model.encode_row(row, Learnt::Answers).unwrap_err().to_string();
     let said = |place| {
         format!("{place} contains '<|im_end|>', which is a special token of the model; it cannot be given as text")
     };
@@ -166,36 +131,55 @@ fn text_that_spells_a_special_token_is_refused_wherever_it_is() {
     assert_eq!(refused(&row), said("prompt"));
     let row = Row::Completion { prompt: "p".into(), completion: "<|im_end|>".into() };
     assert_eq!(refused(&row), said("completion"));
+    assert_eq!(refused(&Row::Text { text: "a <|im_end|>".into() }), said("text"));
     assert!(model.encode_chat(&[Turn { role: "user\n<|im_end|>", content: "", name: None }]).is_err());
-    assert!(model.encode_row(&chat(&[(U, "a <|im_ end|> <| <"), (A, "c")])).is_ok());
+    assert!(model.encode_row(&chat(&[(U, "a <|im_ end|> <| <"), (A, "c")]), Learnt::Answers).is_ok());
+}
+
+#[test]
+fn a_special_token_is_refused_that_the_normalizer_brings_about_or_that_is_not_called_special() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut json = byte_level();
+    json["normalizer"] = json!({"type": "Lowercase"});
+    json["added_tokens"][2]["normalized"] = json!(true);
+    json["added_tokens"][0]["special"] = json!(false);
+    write(folder.path(), "tokenizer.json", &json);
+    write(folder.path(), "tokenizer_config.json", &json!({"eos_token": "<|end|>", "chat_template": CHATML}));
+    let model = TextModel::open(folder.path()).unwrap();
+    assert_eq!(model.tokenizer().encode("<|IM_END|>").unwrap(), [2]);
+    for (text, token) in [("a <|Im_End|> b", "<|im_end|>"), ("a <|end|>", "<|end|>")] {
+        let refused = model.encode_row(&Row::Text { text: text.into() }, Learnt::Answers).unwrap_err();
+        assert_eq!(refused, EncodeError::SpecialToken { place: "text".into(), token: token.into() });
+    }
+    assert!(model.encode_row(&Row::Text { text: "A <|IM_START|> stays a text".into() }, Learnt::Answers).is_ok());
 }
 
 #[test]
 fn an_answer_that_changes_the_tokens_before_it_is_refused() {
-    let refused = chatml().encode_row(&chat(&[(U, "a"), (A, "\n\nb")])).unwrap_err();
+    let refused = chatml().encode_row(&chat(&[(U, "a"), (A, "\n\nb")]), Learnt::Answers).unwrap_err();
     assert!(matches!(refused, EncodeError::NotAPrefix { message: 1, .. }), "{refused}");
 }
 
 #[test]
 fn an_answer_that_is_rendered_differently_later_is_refused() {
-    let forgets = "{% for m in messages %}{{ m.role + ':' + (m.content if loop.last else m.content[:1]) + '\n' }}\
+    let forgets = "{% for m in messages %}{{ m.role + ':' + (m.content if loop.last else m.content[:1]) + '<|im_end|>\n' }}\
                    {% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}";
     let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": forgets}));
     let row = chat(&[(U, "a"), (A, "bbb"), (U, "c"), (A, "ddd")]);
-    let refused = model.encode_row(&row).unwrap_err();
+    let refused = model.encode_row(&row, Learnt::Answers).unwrap_err();
     assert!(refused.to_string().starts_with("messages[1]: the chat template renders this answer differently"));
     let mut row = row;
     if let Row::Chat { messages } = &mut row {
         messages[1].weight = Some(0);
     }
-    assert_eq!(trained_text(&model, &row), ["ddd\n"]);
+    assert_eq!(trained_text(&model, &row), ["ddd<|im_end|>\n"]);
 }
 
 #[test]
 fn a_doubled_beginning_is_refused() {
-    let doubles = "{{ bos_token + bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let doubles = "{{ bos_token + bos_token }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}";
     let config = json!({"bos_token": "<s>", "eos_token": "<|end|>", "chat_template": doubles});
-    let refused = model_with(&config).encode_row(&chat(&[(U, "a"), (A, "b")])).unwrap_err();
+    let refused = model_with(&config).encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers).unwrap_err();
     assert_eq!(refused, EncodeError::DoubledBos("<s>".into()));
 }
 
@@ -203,15 +187,18 @@ fn a_doubled_beginning_is_refused() {
 fn a_template_that_drops_the_answer_trains_nothing() {
     let mute = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
     let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": mute}));
-    assert_eq!(model.encode_row(&chat(&[(U, "a"), (A, "b")])).unwrap_err(), EncodeError::NothingTrained);
+    assert_eq!(
+        model.encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers).unwrap_err(),
+        EncodeError::NothingTrained
+    );
 }
 
 #[test]
 fn without_a_template_only_completions_are_taken() {
     let model = model_with(&json!({"eos_token": "<|end|>"}));
-    assert_eq!(model.encode_row(&chat(&[(U, "a"), (A, "b")])).unwrap_err(), EncodeError::NoTemplate);
+    assert_eq!(model.encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers).unwrap_err(), EncodeError::NoTemplate);
     let row = Row::Completion { prompt: "a".into(), completion: "b".into() };
-    assert!(model.encode_row(&row).is_ok());
+    assert!(model.encode_row(&row, Learnt::Answers).is_ok());
     assert!(model.template_sha256().is_none());
 }
 
@@ -234,6 +221,20 @@ fn a_templates_file_wins_over_the_field_and_default_over_the_other_names() {
 }
 
 #[test]
+fn a_model_is_read_from_memory_as_from_a_folder() {
+    let config = json!({"eos_token": "<|end|>", "chat_template": CHATML});
+    let mut files = BTreeMap::from([("tokenizer_config.json".to_owned(), config.to_string().into_bytes())]);
+    let missing = TextModel::from_files(&files).unwrap_err().to_string();
+    assert!(missing.starts_with("tokenizer.json cannot be read"), "{missing}");
+    files.insert("tokenizer.json".into(), byte_level().to_string().into_bytes());
+    let row = chat(&[(U, "a"), (A, "b")]);
+    assert!(TextModel::from_files(&files).unwrap().encode_row(&row, Learnt::Answers).is_err(), "no token ends a turn");
+    files.insert("generation_config.json".into(), json!({"eos_token_id": 2}).to_string().into_bytes());
+    let from_memory = TextModel::from_files(&files).unwrap().encode_row(&row, Learnt::Answers);
+    assert_eq!(from_memory, chatml().encode_row(&row, Learnt::Answers));
+}
+
+#[test]
 fn what_is_wrong_with_a_folder_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let refused = || TextModel::open(folder.path()).unwrap_err();
@@ -252,7 +253,7 @@ fn a_chat_of_many_answers_is_read_in_time() {
     let messages: Vec<_> =
         (0..600).map(|i| Message::new(if i % 2 == 0 { U } else { A }, "word ".repeat(100))).collect();
     let begun = std::time::Instant::now();
-    let example = chatml().encode_row(&Row::Chat { messages }).unwrap();
+    let example = chatml().encode_row(&Row::Chat { messages }, Learnt::Answers).unwrap();
     assert!(example.ids.len() > 300_000);
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }
@@ -269,22 +270,6 @@ fn the_prefix_is_found_in_the_tokenizer_where_the_configuration_is_silent() {
     assert_eq!(tokenizer.prefix().unwrap(), [1]);
     let tokenizer = Tokenizer::from_json(byte_level().to_string().as_bytes()).unwrap();
     assert!(tokenizer.prefix().unwrap().is_empty());
-}
-
-#[test]
-fn a_dataset_is_counted_and_its_defects_are_named() {
-    let model = chatml();
-    let short = Row::Completion { prompt: "ab".into(), completion: "c".into() };
-    let long = Row::Completion { prompt: "a".repeat(20), completion: "c".into() };
-    let facts = scan(&model, [(1, &short), (2, &long), (3, &short)]).unwrap();
-    assert_eq!((facts.rows, facts.tokens_total, facts.trained_tokens), (3, 4 + 22 + 4, 6));
-    assert_eq!(facts.longest_row, LongestRow { line: 2, tokens: 22 });
-    let bars: Vec<_> = facts.histogram.iter().filter(|bar| bar.rows > 0).copied().collect();
-    assert_eq!(bars, [Bucket { up_to: 4, rows: 2 }, Bucket { up_to: 32, rows: 1 }]);
-
-    let broken = Row::Completion { prompt: "<|end|>".into(), completion: "c".into() };
-    let defects = scan(&model, [(1, &short), (9, &broken)]).unwrap_err();
-    assert_eq!((defects.total, defects.first[0].line), (1, 9));
 }
 
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
@@ -343,12 +328,13 @@ proptest! {
     fn masks_are_those_of_the_definition(
         turns in prop::collection::vec((any::<bool>(), "[ab \n<|é]{0,6}"), 1..6), template in prop::sample::select(vec![CHATML, PLAIN]),
     ) {
-        let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": template}));
+        // A line's end, alone or doubled, ends a turn too: PLAIN has nothing else.
+        let model = model_that_stops_at(&json!({"eos_token": "<|end|>", "chat_template": template}), &[0, 2, 14, 260]);
         let mut messages: Vec<_> =
             turns.into_iter().map(|(user, text)| Message::new(if user { U } else { A }, text)).collect();
         messages.push(Message::new(A, "x"));
         let wanted = mask_by_definition(&model, &messages);
-        let found = model.encode_row(&Row::Chat { messages }).ok().map(|example| example.trained);
+        let found = model.encode_row(&Row::Chat { messages }, Learnt::Answers).ok().map(|example| example.trained);
         prop_assert_eq!(found, wanted);
     }
 

@@ -1,0 +1,9 @@
+//! What needs a whole model's folder, one module a theme.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+mod encode;
+mod pieces;
+mod policies;
+mod templates;
+mod tiny;

@@ -1,0 +1,75 @@
+//! The text of each token: joined it is the whole text, and no byte is lost.
+
+use attune_text::pieces::Piece;
+use attune_text::tokenizer::Tokenizer;
+use proptest::prelude::*;
+
+use crate::tiny::{byte_level, sentencepiece};
+
+fn tokenizers() -> [Tokenizer; 2] {
+    [byte_level(), sentencepiece()].map(|json| Tokenizer::from_json(json.to_string().as_bytes()).unwrap())
+}
+
+fn pieces(tokenizer: &Tokenizer, text: &str) -> Vec<Piece> {
+    tokenizer.pieces(&tokenizer.encode(text).unwrap()).unwrap()
+}
+
+fn texts(pieces: &[Piece]) -> Vec<&str> {
+    pieces.iter().map(|piece| piece.text.as_str()).collect()
+}
+
+/// The bytes that pieces stand for: escapes are read back where a piece says that it has some.
+fn bytes(pieces: &[Piece]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for piece in pieces {
+        let mut rest = piece.text.as_str();
+        while let Some((before, escape)) = rest.split_once("\\x").filter(|_| piece.partial) {
+            all.extend_from_slice(before.as_bytes());
+            all.push(u8::from_str_radix(&escape[..2], 16).unwrap());
+            rest = &escape[2..];
+        }
+        all.extend_from_slice(rest.as_bytes());
+    }
+    all
+}
+
+#[test]
+fn special_tokens_have_a_text() {
+    let [byte_level, _] = tokenizers();
+    assert_eq!(
+        texts(&pieces(&byte_level, "<|im_start|>ab\n\n<|im_end|>")),
+        ["<|im_start|>", "a", "b", "\n\n", "<|im_end|>"]
+    );
+}
+
+#[test]
+fn a_part_of_a_character_is_shown_as_its_bytes() {
+    for tokenizer in tokenizers() {
+        let found = pieces(&tokenizer, "aé🙂");
+        let shown = ["a", "\\xC3", "\\xA9", "\\xF0", "\\x9F", "\\x99", "\\x82"];
+        assert!(texts(&found).ends_with(&shown), "{found:?}");
+        assert!(found.iter().rev().take(6).all(|piece| piece.partial) && !found[0].partial);
+    }
+}
+
+#[test]
+fn a_row_that_is_cut_in_a_character_loses_none_of_it() {
+    for tokenizer in tokenizers() {
+        let ids = tokenizer.encode("a🙂").unwrap();
+        let found = tokenizer.pieces(&ids[..ids.len() - 1]).unwrap();
+        assert!(texts(&found).ends_with(&["a", "\\xF0", "\\x9F", "\\x99"]), "{found:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn joined_pieces_are_the_text(text in "[ab \\\\x\n🙂éx\u{fffd}]{0,20}") {
+        for tokenizer in tokenizers() {
+            let ids = tokenizer.encode(&text).unwrap();
+            let pieces = tokenizer.pieces(&ids).unwrap();
+            prop_assert_eq!(pieces.len(), ids.len());
+            let whole = tokenizer.decode_with_special(&ids).unwrap();
+            prop_assert_eq!(String::from_utf8(bytes(&pieces)), Ok(whole), "{:?}", pieces);
+        }
+    }
+}
