@@ -32,8 +32,8 @@ def arguments():
     return p.parse_args()
 
 
-def runs(a, order):
-    """Name to (command, environment), the peer's beside ours."""
+def runs(a, scratch):
+    """Name to (command, environment), the peer's beside ours. The last finds the packed base that those before it kept."""
     free = {key: value for key, value in os.environ.items() if key not in ("LD_LIBRARY_PATH", "OMP_WAIT_POLICY")}
     ours = os.environ | {"OMP_WAIT_POLICY": "passive"}  # what our programs set for themselves
     steps = ["--steps", str(a.steps)]
@@ -41,7 +41,8 @@ def runs(a, order):
     shape = ["--batch", str(SEQUENCES), "--seq", str(LENGTH)]
     rows = ["--data", str(DATA), "--batch", str(ROWS)]
     train = [str(a.examples / "bench_train"), "random", a.folder, "--sequences", str(SEQUENCES), "--length", str(LENGTH), *steps]
-    data = [str(a.examples / "bench_rows"), a.folder, str(DATA), "--order", order, "--batch", str(ROWS)]
+    data = [str(a.examples / "bench_rows"), a.folder, str(DATA), "--batch", str(ROWS),
+            "--order", str(scratch / "order"), "--cache", str(scratch / "base.packed")]
     return {
         "matmul": ([str(a.examples / "bench_train"), "matmul"], ours),
         "peer": (peer + shape, free),
@@ -129,10 +130,10 @@ def main():
     a = arguments()
     order = list(range(len(DATA.read_text().splitlines())))
     random.Random(0).shuffle(order)  # as the peer does with its rows
-    with tempfile.NamedTemporaryFile("w", suffix=".order") as file:
-        file.write(" ".join(map(str, order)))
-        file.flush()
-        wanted = {name: what for name, what in runs(a, file.name).items() if a.only in name}
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = pathlib.Path(scratch)
+        (scratch / "order").write_text(" ".join(map(str, order)))
+        wanted = {name: what for name, what in runs(a, scratch).items() if a.only in name}
         results = {name: [] for name in wanted}
         for turn in range(a.rounds):
             print(f"round {turn + 1} of {a.rounds}", flush=True)

@@ -73,6 +73,8 @@ enum Base {
     Nf4,
     /// NF4.
     Nf4Single,
+    /// 8 bits, a scale for each row.
+    Int8,
     /// As it is.
     None,
 }
@@ -101,6 +103,7 @@ fn random(options: &Random, threads: usize) -> Result<()> {
     let quantization = match options.base {
         Base::Nf4 => Quantization::Nf4 { double_quant: true },
         Base::Nf4Single => Quantization::Nf4 { double_quant: false },
+        Base::Int8 => Quantization::Int8,
         Base::None => Quantization::None,
     };
     let decoder = Decoder::load(&options.folder, quantization)?;
@@ -119,8 +122,8 @@ fn random(options: &Random, threads: usize) -> Result<()> {
             let trained = options.sequences * (options.length - 1);
             let train_options = TrainOptions {
                 checkpointing: options.checkpointing,
-                normaliser: trained as u64,
                 share_prefixes: false,
+                ..TrainOptions::new(trained as u64)
             };
             sum += loss_and_gradients(&decoder, &adapter, &batch, train_options, &mut gradients)?.sum / trained as f64;
         }

@@ -8,11 +8,8 @@
 
 use std::ops::Range;
 
-use attune_domain::{
-    architecture::{Architecture, PROJECTIONS},
-    spec::Quantization,
-};
-use tch::{Kind, Tensor};
+use attune_domain::architecture::{Architecture, PROJECTIONS};
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::LayerPairs,
@@ -21,10 +18,10 @@ use crate::{
     kv_cache::KvCache,
     linear::{Correction, FrozenLinear, Learning, RowGroup},
     mlp::{swiglu, swiglu_backward},
+    packed::Source,
     rms_norm::RmsNorm,
     rope::Angles,
     segments::Segment,
-    weights::Weights,
 };
 
 /// The frozen weights of a block.
@@ -82,20 +79,16 @@ pub(crate) struct CachedRows<'a> {
 }
 
 impl Block {
-    /// Reads block `layer`; its projections are quantised as asked.
-    pub(crate) fn read(
-        weights: &Weights,
-        architecture: &Architecture,
-        layer: usize,
-        quantization: Quantization,
-    ) -> Result<Self, ModelError> {
+    /// Reads block `layer`.
+    pub(crate) fn read(source: &mut Source<'_>, architecture: &Architecture, layer: usize) -> Result<Self, ModelError> {
+        let weights = source.weights;
         let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let epsilon = architecture.rms_norm_eps;
         let norm = |name: &str| -> Result<RmsNorm, ModelError> {
             let weight = weights.read(&format!("model.layers.{layer}.{name}.weight"))?;
             Ok(RmsNorm { weight, epsilon })
         };
-        let linear = |names: &[&str], biased| FrozenLinear::read(weights, layer, names, biased, quantization);
+        let mut linear = |names: &[&str], biased| FrozenLinear::read(source, layer, names, biased);
         Ok(Self {
             attention: Attention {
                 heads: int(architecture.num_attention_heads),
@@ -117,24 +110,32 @@ impl Block {
         })
     }
 
-    /// The same block, computed in another kind.
-    pub(crate) fn to_kind(&self, kind: Kind) -> Result<Self, ModelError> {
-        let norm = |norm: &RmsNorm| -> Result<RmsNorm, ModelError> {
-            Ok(RmsNorm { weight: norm.weight.f_to_kind(kind)?, epsilon: norm.epsilon })
-        };
+    /// The same block, computed in another kind, elsewhere.
+    pub(crate) fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
+        let norm = |norm: &RmsNorm| norm.to(kind, device);
         Ok(Self {
             attention: self.attention,
             input_norm: norm(&self.input_norm)?,
-            qkv: self.qkv.to_kind(kind)?,
+            qkv: self.qkv.to(kind, device)?,
             head_norms: match &self.head_norms {
                 Some((q, k)) => Some((norm(q)?, norm(k)?)),
                 None => None,
             },
-            o: self.o.to_kind(kind)?,
+            o: self.o.to(kind, device)?,
             post_norm: norm(&self.post_norm)?,
-            gate_up: self.gate_up.to_kind(kind)?,
-            down: self.down.to_kind(kind)?,
+            gate_up: self.gate_up.to(kind, device)?,
+            down: self.down.to(kind, device)?,
         })
+    }
+
+    /// The lengths of the rows of the projection at this place of [`PROJECTIONS`]: `[out]`.
+    pub(crate) fn row_lengths(&self, projection: usize) -> Result<Tensor, ModelError> {
+        for linear in [&self.qkv, &self.o, &self.gate_up, &self.down] {
+            if let Some(lengths) = linear.row_lengths(projection)? {
+                return Ok(lengths);
+            }
+        }
+        Err(ModelError::Input(format!("projection {projection} is asked for, and there are {}", PROJECTIONS.len())))
     }
 
     /// The weight and bias of the projection at this place of [`PROJECTIONS`], for the reference.
@@ -356,5 +357,5 @@ fn rows_of(tensor: &Tensor, rows: &Range<usize>) -> Result<Tensor, ModelError> {
 /// No factor at all: the base model.
 pub(crate) fn no_correction() -> Correction<'static> {
     const NO_PAIRS: &LayerPairs = &[const { None }; PROJECTIONS.len()];
-    Correction { pairs: NO_PAIRS, scale: 0.0 }
+    Correction { pairs: NO_PAIRS, scale: 0.0, dropout: None }
 }

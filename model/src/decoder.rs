@@ -4,7 +4,10 @@
 
 use std::path::Path;
 
-use attune_domain::{architecture::Architecture, spec::Quantization};
+use attune_domain::{
+    architecture::Architecture,
+    spec::{AdapterSpec, Quantization},
+};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -13,6 +16,7 @@ use crate::{
     error::ModelError,
     kv_cache::KvCache,
     linear::{Correction, RowGroup},
+    packed::Source,
     rms_norm::RmsNorm,
     rope::Rope,
     segments::Segment,
@@ -51,45 +55,71 @@ impl Decoder {
     /// # Errors
     /// Those of [`weights::architecture`], [`Weights::open`] and [`Weights::read`].
     pub fn load(folder: &Path, quantization: Quantization) -> Result<Self, ModelError> {
-        let architecture = weights::architecture(folder)?;
-        let weights = Weights::open(folder, &architecture)?;
-        Self::from_weights(architecture, &weights, quantization)
+        Self::load_cached(folder, quantization, None)
     }
 
-    /// Builds a decoder from opened weights.
+    /// As [`Decoder::load`], with a file for the packed projections: read if it is there, else written, so that the next
+    /// start is faster. The file's name must say which base it is of.
     ///
     /// # Errors
-    /// Those of [`Weights::read`].
-    pub fn from_weights(
-        architecture: Architecture,
-        weights: &Weights,
-        quantization: Quantization,
-    ) -> Result<Self, ModelError> {
+    /// Those of [`Decoder::load`]. A file that cannot be written is no error: the decoder is whole without it.
+    pub fn load_cached(folder: &Path, quantization: Quantization, cache: Option<&Path>) -> Result<Self, ModelError> {
+        let architecture = weights::architecture(folder)?;
+        let weights = Weights::open(folder, &architecture)?;
+        let mut source = Source::new(&weights, quantization, cache);
+        let made = Self::from_source(architecture, &mut source)?;
+        if let Some(Err(why)) = cache.map(|path| source.keep(path)) {
+            tracing::warn!(%why, "the packed weights are not kept");
+        }
+        Ok(made)
+    }
+
+    fn from_source(architecture: Architecture, source: &mut Source<'_>) -> Result<Self, ModelError> {
+        let weights = source.weights;
         let embed = weights.read("model.embed_tokens.weight")?; // [v, c]
         let lm_head =
             if architecture.tie_word_embeddings { embed.shallow_clone() } else { weights.read("lm_head.weight")? };
         let blocks = (0..usize::try_from(architecture.num_hidden_layers).unwrap_or(0))
-            .map(|layer| Block::read(weights, &architecture, layer, quantization))
+            .map(|layer| Block::read(source, &architecture, layer))
             .collect::<Result<_, _>>()?;
         let norm = RmsNorm { weight: weights.read("model.norm.weight")?, epsilon: architecture.rms_norm_eps };
         let rope = Rope::new(&architecture, Kind::Float, Device::Cpu)?;
         Ok(Self { architecture, embed, blocks, norm, lm_head, rope })
     }
 
-    /// The same decoder, computed in another kind: `Double` for tests that want all digits.
+    /// The same decoder, computed in another kind, elsewhere: `Double` for tests that want all digits, `BFloat16` on a GPU.
     ///
     /// # Errors
     /// [`ModelError::Torch`].
-    pub fn to_kind(&self, kind: Kind) -> Result<Self, ModelError> {
-        let blocks = self.blocks.iter().map(|block| block.to_kind(kind)).collect::<Result<_, _>>()?;
+    pub fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
+        let moved = |tensor: &Tensor| tensor.f_to_kind(kind)?.f_to_device(device);
+        let embed = moved(&self.embed)?;
+        let tied = self.architecture.tie_word_embeddings;
         Ok(Self {
             architecture: self.architecture.clone(),
-            embed: self.embed.f_to_kind(kind)?,
-            blocks,
-            norm: RmsNorm { weight: self.norm.weight.f_to_kind(kind)?, epsilon: self.norm.epsilon },
-            lm_head: self.lm_head.f_to_kind(kind)?,
-            rope: Rope::new(&self.architecture, kind, Device::Cpu)?,
+            lm_head: if tied { embed.shallow_clone() } else { moved(&self.lm_head)? },
+            embed,
+            blocks: self.blocks.iter().map(|block| block.to(kind, device)).collect::<Result<_, _>>()?,
+            norm: self.norm.to(kind, device)?,
+            rope: Rope::new(&self.architecture, kind, device)?,
         })
+    }
+
+    /// A new adapter for this base: see [`LoraAdapter::new`]; with DoRA the magnitudes are the lengths of the base's rows.
+    ///
+    /// # Errors
+    /// [`ModelError::AdapterConfig`], [`ModelError::Torch`].
+    pub fn new_adapter(&self, spec: AdapterSpec, seed: u64) -> Result<LoraAdapter, ModelError> {
+        let mut adapter = LoraAdapter::drawn(&self.architecture, spec, seed)?;
+        if adapter.spec().use_dora {
+            for (block, pairs) in self.blocks.iter().zip(adapter.layers_mut()) {
+                for (projection, pair) in pairs.iter_mut().enumerate() {
+                    let Some(pair) = pair else { continue };
+                    pair.magnitude = Some(block.row_lengths(projection)?.f_to_kind(Kind::Float)?);
+                }
+            }
+        }
+        Ok(adapter)
     }
 
     /// What it is made of.
@@ -146,7 +176,7 @@ impl Decoder {
             let groups = groups
                 .iter()
                 .map(|(adapter, rows)| {
-                    let correction = Correction { pairs: adapter.layer(layer)?, scale: adapter.scale() };
+                    let correction = Correction { pairs: adapter.layer(layer)?, scale: adapter.scale(), dropout: None };
                     Ok(RowGroup { correction, rows: rows.as_ref() })
                 })
                 .collect::<Result<Vec<_>, ModelError>>()?;

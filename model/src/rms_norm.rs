@@ -5,7 +5,7 @@
 //! Source: Zhang and Sennrich, arXiv:1910.07467, eq. 4. The backward is by hand: with `g = dy·w` and `i` the inverse root,
 //! `dx = i·(g - x·i²·mean(g·x))`.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::ModelError,
@@ -22,6 +22,11 @@ pub(crate) struct RmsNorm {
 }
 
 impl RmsNorm {
+    /// The same norm in another kind, elsewhere.
+    pub(crate) fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
+        Ok(Self { weight: self.weight.f_to_kind(kind)?.f_to_device(device)?, epsilon: self.epsilon })
+    }
+
     /// `x: […, c] -> […, c]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         match x.f_kind()? {
@@ -95,7 +100,6 @@ impl RmsNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     /// `(rtol, atol)`: the sums are in another order, so the last bits may differ.
     const KINDS: [(Kind, f64); 2] = [(Kind::Float, 2e-6), (Kind::Double, 1e-14)];

@@ -19,6 +19,7 @@ use crate::{
     gradients::Gradients,
     head::head_loss,
     linear::{Correction, Learning},
+    noise::{Dropout, Noise, neftune},
 };
 
 /// How to run a micro-batch.
@@ -30,7 +31,28 @@ pub struct TrainOptions {
     pub normaliser: u64,
     /// Sequences that begin with the same tokens share those tokens' work. Exact, so there is no reason against it but to
     /// measure what it brings.
+    ///
+    /// Under dropout and with noise on the embeddings each sequence has its own, and nothing is shared.
     pub share_prefixes: bool,
+    /// Where the randomness of dropout and NEFTune comes from; `None`: neither.
+    pub noise: Option<Noise>,
+}
+
+impl TrainOptions {
+    /// The usual: everything kept, beginnings shared, no noise.
+    #[must_use]
+    pub const fn new(normaliser: u64) -> Self {
+        Self { checkpointing: false, normaliser, share_prefixes: true, noise: None }
+    }
+
+    fn dropout(&self, adapter: &LoraAdapter) -> Option<Dropout> {
+        let share = adapter.spec().lora_dropout;
+        self.noise.filter(|_| share > 0.0).map(|noise| Dropout { share, seed: noise.seed })
+    }
+
+    fn embedding_noise(&self) -> Option<Noise> {
+        self.noise.filter(|noise| noise.neftune_noise_alpha > 0.0)
+    }
 }
 
 /// What is left of a block's forward until its backward.
@@ -55,12 +77,20 @@ pub fn loss_and_gradients(
     if gradients.layers.len() != decoder.blocks.len() || options.normaliser == 0 {
         return Err(ModelError::Input("gradients of another model, or a normaliser of 0".into()));
     }
-    let (rows, targets) = batch.laid_out(options.share_prefixes);
+    let (dropout, embedding_noise) = (options.dropout(adapter), options.embedding_noise());
+    let share_prefixes = options.share_prefixes && dropout.is_none() && embedding_noise.is_none();
+    let (rows, targets) = batch.laid_out(share_prefixes);
     let layout = decoder.layout(&rows.segments)?;
     let mut x = decoder.embed(&rows.ids)?; // [t, c]
+    if let Some(noise) = embedding_noise {
+        let lengths: Vec<usize> =
+            rows.segments.iter().flat_map(|segment| segment.rows.clone().map(|_| segment.rows.len())).collect();
+        let _ = x.f_add_(&neftune(&x, noise, &lengths)?)?;
+    }
+    let correction = |layer| training_correction(adapter, layer, dropout);
     let mut kept = Vec::with_capacity(decoder.blocks.len());
     for (layer, block) in decoder.blocks.iter().enumerate() {
-        let (y, saved) = block.forward(&x, &layout, correction(Some(adapter), layer)?)?; // [t, c]
+        let (y, saved) = block.forward(&x, &layout, correction(layer)?)?; // [t, c]
         // The last block's backward comes at once.
         let again = options.checkpointing && layer + 1 < decoder.blocks.len();
         kept.push(if again { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
@@ -71,7 +101,7 @@ pub fn loss_and_gradients(
     let mut dy = dx;
     for (layer, block) in decoder.blocks.iter().enumerate().rev() {
         let (Some(kept), Some(d_out)) = (kept.pop(), dy.take()) else { break };
-        let correction = correction(Some(adapter), layer)?;
+        let correction = correction(layer)?;
         let saved = match kept {
             Kept::All(saved) => *saved,
             Kept::Input(x) => block.saved(&x, &layout, correction)?,
@@ -99,7 +129,16 @@ pub fn loss(decoder: &Decoder, adapter: Option<&LoraAdapter>, batch: &PackedBatc
 
 pub(crate) fn correction(adapter: Option<&LoraAdapter>, layer: usize) -> Result<Correction<'_>, ModelError> {
     Ok(match adapter {
-        Some(adapter) => Correction { pairs: adapter.layer(layer)?, scale: adapter.scale() },
+        Some(adapter) => Correction { pairs: adapter.layer(layer)?, scale: adapter.scale(), dropout: None },
         None => no_correction(),
     })
+}
+
+fn training_correction(
+    adapter: &LoraAdapter,
+    layer: usize,
+    dropout: Option<Dropout>,
+) -> Result<Correction<'_>, ModelError> {
+    let dropout = dropout.map(|dropout| dropout.at(layer));
+    Ok(Correction { pairs: adapter.layer(layer)?, scale: adapter.scale(), dropout })
 }

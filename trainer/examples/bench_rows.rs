@@ -35,6 +35,9 @@ struct Options {
     /// A file with the rows' numbers, from 0, in the order to train on; if not given, the file's order.
     #[arg(long)]
     order: Option<PathBuf>,
+    /// A file for the packed base: read if it is there, else written.
+    #[arg(long)]
+    cache: Option<PathBuf>,
     /// Rows of a step.
     #[arg(long, default_value_t = 8)]
     batch: usize,
@@ -60,7 +63,8 @@ fn main() -> Result<()> {
     let rows = rows(&options)?;
     let batches = batches(&options, &rows)?;
 
-    let decoder = Decoder::load(&options.folder, Quantization::Nf4 { double_quant: true })?;
+    let decoder =
+        Decoder::load_cached(&options.folder, Quantization::Nf4 { double_quant: true }, options.cache.as_deref())?;
     let mut adapter = LoraAdapter::new(decoder.architecture(), AdapterSpec::lora(16, 32.0, &PROJECTIONS), 0)?;
     let mut optimizer = AdamW::new(&adapter, AdamWOptions::default())?;
     let mut gradients = Gradients::zeros(&adapter)?;
@@ -73,8 +77,11 @@ fn main() -> Result<()> {
         }
         let start = Instant::now();
         let normaliser = batches.iter().map(PackedBatch::trained_tokens).sum();
-        let train_options =
-            TrainOptions { checkpointing: options.checkpointing, normaliser, share_prefixes: options.share_prefixes };
+        let train_options = TrainOptions {
+            checkpointing: options.checkpointing,
+            share_prefixes: options.share_prefixes,
+            ..TrainOptions::new(normaliser)
+        };
         let mut sum = 0.0;
         for batch in batches {
             sum += loss_and_gradients(&decoder, &adapter, batch, train_options, &mut gradients)?.sum;

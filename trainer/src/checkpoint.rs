@@ -70,7 +70,7 @@ pub fn keep(session: &Session, valid_loss: Option<f64>, link: &Link) -> Result<(
 pub(crate) fn write(session: &Session, folder: &Path) -> Result<(), TrainerError> {
     let (spec, progress) = (&session.spec, &session.progress);
     session.adapter.save(folder, &Provenance { base_model: spec.base_name.clone() })?;
-    session.optimizer.save(&folder.join(OPTIMIZER_FILE))?;
+    session.optimizer.save(&session.adapter, &folder.join(OPTIMIZER_FILE))?;
     let next = session.sampler.place(progress.step + 1);
     let state = State {
         step: progress.step,

@@ -6,7 +6,7 @@ use attune_domain::run::{RunEvent, StepMetrics};
 use attune_model::{
     batch::{LossSum, PackedBatch},
     gradients::Gradients,
-    schedule,
+    schedule::{self, Course},
     train::{TrainOptions, loss, loss_and_gradients},
 };
 
@@ -153,7 +153,9 @@ fn refuse_non_finite(
 fn learning_rate(session: &Session, step: u64) -> f64 {
     let (train, total) = (&session.spec.train, session.total_steps);
     let warmup = schedule::warmup_steps(train.warmup_ratio, total);
-    schedule::learning_rate(train.schedule, train.learning_rate, step, warmup, total + 1)
+    let (schedule, num_cycles) = (train.schedule, train.num_cycles);
+    let course = Course { schedule, peak: train.learning_rate, warmup, steps: total + 1, num_cycles };
+    schedule::learning_rate(course, step)
 }
 
 fn is_validation_due(session: &Session, step: u64) -> bool {
@@ -199,7 +201,7 @@ fn packed(rows: &[TrainRow], part: &[usize]) -> Result<PackedBatch, TrainerError
 }
 
 fn options(session: &Session, normaliser: u64) -> TrainOptions {
-    TrainOptions { checkpointing: session.spec.plan.checkpointing, normaliser, share_prefixes: true }
+    TrainOptions { checkpointing: session.spec.plan.checkpointing, normaliser, share_prefixes: true, noise: None }
 }
 
 fn micro_batch_size(session: &Session) -> usize {
