@@ -37,6 +37,10 @@ check: setup ## Format and lints only, both halves
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
+.PHONY: resume-test
+resume-test: setup ## Kill trainers at random moments and compare what becomes of them (KILL_POINTS=52 KILL_SEED=…)
+	@scripts/resume-test
+
 .PHONY: left
 left: ## Build and test all that needs no libtorch, without libtorch
 	@$(ENV)

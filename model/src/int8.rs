@@ -57,7 +57,6 @@ impl Int8 {
     }
 
     /// `(codes, scales)`: `Int8` `[out, in]` and `Float` `[out, 1]`.
-    #[must_use]
     pub fn tensors(&self) -> (&Tensor, &Tensor) {
         (&self.codes, &self.scales)
     }

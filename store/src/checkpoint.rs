@@ -49,13 +49,7 @@ pub(crate) struct NewCheckpoint<'a> {
 
 /// Writes a checkpoint down, in place of an older run's at the same step, and lets go of all but the newest.
 pub(crate) async fn insert(tx: &mut PgConnection, new: &NewCheckpoint<'_>) -> Result<(), StoreError> {
-    let replaced = sqlx::query_scalar!(
-        "delete from checkpoint where job_id = $1 and step = $2 returning files",
-        new.job_id.uuid(),
-        new.step as i64,
-    )
-    .fetch_all(&mut *tx)
-    .await?;
+    delete(tx, new.job_id, new.step).await?;
     sqlx::query!(
         "insert into checkpoint (checkpoint_id, job_id, run_id, step, files, train_loss, valid_loss)
          values ($1, $2, $3, $4, $5, $6, $7)",
@@ -78,7 +72,35 @@ pub(crate) async fn insert(tx: &mut PgConnection, new: &NewCheckpoint<'_>) -> Re
     )
     .fetch_all(&mut *tx)
     .await?;
-    for files in replaced.into_iter().chain(surplus) {
+    discard(tx, surplus).await
+}
+
+/// Lets go of a checkpoint from which no run can go on, if there is another one. Returns whether there is.
+pub(crate) async fn give_up(tx: &mut PgConnection, job: JobId, id: CheckpointId) -> Result<bool, StoreError> {
+    let all = select(tx, job, None, KEPT + 1).await?;
+    let (damaged, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|checkpoint| checkpoint.checkpoint_id == id);
+    if others.is_empty() {
+        return Ok(false);
+    }
+    for checkpoint in damaged {
+        delete(tx, job, checkpoint.step).await?;
+    }
+    Ok(true)
+}
+
+async fn delete(tx: &mut PgConnection, job: JobId, step: u64) -> Result<(), StoreError> {
+    let files = sqlx::query_scalar!(
+        "delete from checkpoint where job_id = $1 and step = $2 returning files",
+        job.uuid(),
+        step as i64,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    discard(tx, files).await
+}
+
+async fn discard(tx: &mut PgConnection, rows: Vec<serde_json::Value>) -> Result<(), StoreError> {
+    for files in rows {
         let files: Vec<Blob> = json("checkpoint.files", files)?;
         blob::discard(tx, &files).await?;
     }

@@ -2,7 +2,7 @@
 //! holds the job.
 
 use attune_domain::{
-    id::{AdapterVersionId, JobId, RunId},
+    id::{AdapterVersionId, CheckpointId, JobId, RunId},
     job::{JobEvent, JobState},
     run::{Blob, Directive, MessageLevel, Reply, Report, RunEvent, StepMetrics},
 };
@@ -24,7 +24,7 @@ struct Held {
     run_id: RunId,
     job_id: JobId,
     attempt: i32,
-    resumed: bool,
+    resume: Option<CheckpointId>,
     job_state: JobState,
 }
 
@@ -65,7 +65,7 @@ pub async fn take(tx: &mut PgConnection, run: RunId, report: &Report) -> Result<
         run_id: run,
         job_id: JobId::new(row.job_id),
         attempt: row.attempt,
-        resumed: row.resume_id.is_some(),
+        resume: row.resume_id.map(CheckpointId::new),
         job_state: job::state(&job.state)?,
     };
     sqlx::query!(
@@ -115,6 +115,9 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
         }
         RunEvent::Failed { code, message, param } => {
             run::end(tx, held.run_id, Outcome::Failed).await?;
+            if code == "invalid_checkpoint" && gave_up_checkpoint(tx, held, message).await? {
+                return Ok(());
+            }
             let error = JobError { code: code.clone(), message: message.clone(), param: param.clone() };
             step(tx, held, &Step::failure(JobEvent::RunFailed, error)).await
         }
@@ -142,7 +145,7 @@ async fn started(tx: &mut PgConnection, held: &mut Held, total_steps: u64) -> Re
     if held.job_state != JobState::Provisioning {
         return Ok(()); // a cancel came first; the reply says so
     }
-    let message = match (held.attempt, held.resumed) {
+    let message = match (held.attempt, held.resume.is_some()) {
         (1, _) => "Fine-tuning job started".to_owned(),
         (n, true) => format!("Fine-tuning job resumed from the last checkpoint (attempt {n})"),
         (n, false) => format!("Fine-tuning job started again (attempt {n})"),
@@ -227,6 +230,19 @@ async fn publish(
 fn model_name(base: &str, project: &str, suffix: Option<&str>, id: AdapterVersionId) -> String {
     let digits = id.uuid().simple().to_string();
     format!("ft:{base}:{project}:{}:{}", suffix.unwrap_or_default(), &digits[digits.len() - 8..])
+}
+
+/// The checkpoint that a run should have gone on from is damaged. If there is one before it, the job is handed back and
+/// goes on from that; `false`: there is none, or the job is not to go on.
+async fn gave_up_checkpoint(tx: &mut PgConnection, held: &mut Held, why: &str) -> Result<bool, StoreError> {
+    let Some(damaged) = held.resume.filter(|_| held.job_state != JobState::Cancelling) else { return Ok(false) };
+    if !checkpoint::give_up(tx, held.job_id, damaged).await? {
+        return Ok(false);
+    }
+    let message = format!("{why}; the job is queued again and goes on from the checkpoint before");
+    step(tx, held, &Step::new(JobEvent::RunLost, message)).await?;
+    queue::push(tx, &DispatchJob { job_id: held.job_id }).await?;
+    Ok(true)
 }
 
 /// A stop that a cancel asked for ends the job. One that nobody asked for (the trainer's machine goes down) hands the

@@ -11,6 +11,8 @@ use attune_model::error::ModelError;
 use attune_node::NodeError;
 use attune_text::error::TextError;
 
+use crate::guard::Fault;
+
 /// Why a run ends without an adapter.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainerError {
@@ -38,15 +40,11 @@ pub enum TrainerError {
         defects: Defects,
     },
     /// The training has gone astray.
-    #[error("step {step}: {what} is not a finite number; the step was not taken. Rows (by line): {lines}")]
-    NonFinite {
-        /// The step that was not taken.
-        step: u64,
-        /// The loss, or the gradient's norm.
-        what: &'static str,
-        /// The step's rows.
-        lines: String,
-    },
+    #[error(
+        "step {}: {} is not a finite number{}; the step was not taken. Rows (by line): {}",
+        .0.step, .0.what, if .0.again { ", at half the learning rate too" } else { "" }, .0.named_lines()
+    )]
+    NonFinite(Fault),
     /// The memory ran out.
     #[error(
         "the memory ran out: {predicted} were predicted, {available} are available now, {peak} were used at the peak"
@@ -62,6 +60,9 @@ pub enum TrainerError {
     /// The checkpoint is not one of this run.
     #[error("the checkpoint cannot be gone on from: {0}")]
     Checkpoint(String),
+    /// The adapter that the job continues from is not one that it can begin with.
+    #[error("the adapter to continue from cannot be used: {0}")]
+    ContinueFrom(String),
     /// What was written does not answer as what was trained.
     #[error(
         "the published adapter is not the trained one: its logits differ by {difference:e}, allowed is {allowed:e}"
@@ -114,9 +115,10 @@ impl TrainerError {
             Self::ContractVersion { .. } => "contract_version",
             Self::Data { param: "validation_file", .. } => "invalid_validation_file",
             Self::Data { .. } => "invalid_training_file",
-            Self::NonFinite { .. } => "non_finite_loss",
+            Self::NonFinite(_) => "non_finite_loss",
             Self::OutOfMemory { .. } => "out_of_memory",
             Self::Checkpoint(_) => "invalid_checkpoint",
+            Self::ContinueFrom(_) => "invalid_continue_from",
             Self::Gate { .. } => "publish_gate",
             _ if self.is_disk_full() => "disk_full",
             Self::Node(_) => "transfer_failed",
@@ -128,6 +130,7 @@ impl TrainerError {
     fn param(&self) -> Option<&'static str> {
         match (self, self.code()) {
             (Self::Data { param, .. }, _) => Some(param),
+            (Self::ContinueFrom(_), _) => Some("continue_from"),
             (_, "invalid_base_model") => Some("model"),
             _ => None,
         }
@@ -151,7 +154,8 @@ impl TrainerError {
 }
 
 /// An error with its causes, in one sentence.
-fn in_full(error: &dyn Error) -> String {
+#[must_use]
+pub fn in_full(error: &dyn Error) -> String {
     let mut text = without_frames(&error.to_string());
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -15,14 +15,41 @@ pub mod setup;
 /// Rows to tokens.
 pub mod data;
 
-/// Second phase: optimiser steps.
+/// Second phase: optimiser steps, from the first to the last.
 pub mod train;
+
+/// One of them.
+pub mod step;
 
 /// Which rows a step trains on.
 pub mod sampler;
 
+/// Rows to what goes through the decoder.
+pub(crate) mod batches;
+
+/// A pass over held-out rows.
+pub mod validate;
+
+/// When more training helps no more.
+pub mod early_stopping;
+
+/// Numbers that are none, losses that jump.
+pub mod guard;
+
+/// A learning rate, found.
+pub mod range_test;
+
+/// How far a run is.
+pub mod progress;
+
 /// A state to go on from.
 pub mod checkpoint;
+
+/// Files that are whole together or not at all.
+pub mod manifest;
+
+/// Numbers that stay the same in a file.
+pub mod exact;
 
 /// Third phase: the adapter, checked and put.
 pub mod publish;
@@ -38,6 +65,3 @@ pub mod memory;
 
 /// Why a run ends without an adapter.
 pub mod error;
-
-#[cfg(test)]
-mod tests;

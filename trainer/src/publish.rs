@@ -6,7 +6,14 @@ use std::{fs, path::Path};
 use attune_domain::run::RunEvent;
 use attune_model::adapter::{LoraAdapter, Provenance};
 
-use crate::{blobs::put_folder, error::TrainerError, memory, run::Link, setup::Session};
+use crate::{
+    blobs::put_folder,
+    error::TrainerError,
+    guard::{Fault, non_finite_factor},
+    memory,
+    run::Link,
+    setup::Session,
+};
 
 /// What the gate asks both adapters.
 const GATE_PROMPT: &str = "The quick brown fox jumps over the lazy dog. 0123456789 {\"key\": \"value\"}";
@@ -21,9 +28,14 @@ const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "
 /// Writes, checks and puts the adapter; the run's last event.
 ///
 /// # Errors
-/// [`TrainerError::Gate`]: what was written is not what was trained. [`TrainerError::Model`], [`TrainerError::Node`],
+/// [`TrainerError::NonFinite`]: a factor holds a number that is none. [`TrainerError::Gate`]: what was written is not what
+/// was trained. [`TrainerError::Model`], [`TrainerError::Node`],
 /// [`TrainerError::Ended`].
 pub fn publish(session: &Session, base: &Path, link: &Link) -> Result<RunEvent, TrainerError> {
+    if let Some(name) = non_finite_factor(&session.adapter)? {
+        let (step, what) = (session.progress.step, format!("factor '{name}'"));
+        return Err(TrainerError::NonFinite(Fault { step, what, lines: Vec::new(), again: false }));
+    }
     let folder = link.scratch.join("adapter");
     write(session, base, &folder)?;
     check(session, &folder)?;
@@ -77,7 +89,7 @@ fn readme(session: &Session) -> String {
         "---\nbase_model: {base}\nlibrary_name: peft\ntags:\n- lora\n- attune\n---\n\n\
          # A LoRA adapter for {base}\n\n\
          Made by Attune, job `{job}`: rank {rank}, alpha {alpha}, on {targets}; {steps} steps, \
-         {tokens} trained tokens, seed {seed}.\n\n\
+         {tokens} trained tokens, seed {seed}.{history}\n\n\
          ```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n\
          model = AutoModelForCausalLM.from_pretrained(\"{base}\")\n\
          model = PeftModel.from_pretrained(model, \".\")\n```\n",
@@ -89,5 +101,21 @@ fn readme(session: &Session) -> String {
         steps = progress.step,
         tokens = progress.trained_tokens,
         seed = spec.train.seed,
+        history = history(session),
     )
+}
+
+/// Where the adapter began, and where it was left.
+fn history(session: &Session) -> String {
+    let mut said = String::new();
+    if let Some(first) = &session.spec.continue_from {
+        said += &format!(" It continues from the adapter `{}`.", first.adapter_version_id);
+    }
+    if let Some(found) = session.progress.found_learning_rate {
+        said += &format!(" A range test found the learning rate {found:?}.");
+    }
+    if let Some(step) = session.adapter_step {
+        said += &format!(" It is the adapter of step {step}, whose validation loss was the lowest.");
+    }
+    said
 }

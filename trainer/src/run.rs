@@ -9,14 +9,18 @@ use std::{
     time::Duration,
 };
 
-use attune_domain::run::{CONTRACT_VERSION, RunEvent, RunSpec};
+use attune_domain::{
+    run::{CONTRACT_VERSION, RemoteFile, RunEvent, RunSpec},
+    spec::Quantization,
+};
 use attune_node::{Cache, NodeError, Platform, fetch, http_client};
 use backon::{ExponentialBuilder, Retryable};
+use reqwest::Client;
 use tokio::runtime::Handle;
 
 use crate::{
     config::Config,
-    error::{TrainerError, without_frames},
+    error::{TrainerError, in_full, without_frames},
     memory,
     publish::publish,
     report::{Reporter, Voice},
@@ -45,12 +49,16 @@ pub struct Link {
 pub struct Fetched {
     /// A Hugging Face folder.
     pub base: PathBuf,
+    /// Where the base's packed weights are, or will be.
+    pub packed_base: PathBuf,
     /// JSONL.
     pub training_file: PathBuf,
     /// JSONL.
     pub validation_file: Option<PathBuf>,
     /// The checkpoint's files, if the run goes on from one.
     pub checkpoint: Option<PathBuf>,
+    /// The adapter's files, if the job continues from one and this run does not go on from a checkpoint.
+    pub continue_from: Option<PathBuf>,
 }
 
 /// Runs the run. `true`: the platform has taken the last event.
@@ -127,6 +135,17 @@ async fn phases(platform: Platform, spec: RunSpec, voice: Voice, cache_dir: &Pat
     })
 }
 
+/// Names the packed weights by all that they depend on.
+fn packed_name(spec: &RunSpec) -> String {
+    let kind = match spec.train.quantization {
+        Quantization::Nf4 { double_quant: true } => "nf4-double",
+        Quantization::Nf4 { double_quant: false } => "nf4",
+        Quantization::Int8 => "int8",
+        Quantization::None => "none",
+    };
+    format!("{}-{kind}.safetensors", spec.base_digest)
+}
+
 /// Everything that the run reads, onto this node.
 async fn bring(platform: &Platform, spec: &RunSpec, cache: &Cache, scratch: &Path) -> Result<Fetched, TrainerError> {
     let client = platform.client();
@@ -140,22 +159,40 @@ async fn bring(platform: &Platform, spec: &RunSpec, cache: &Cache, scratch: &Pat
         Some(file) => Some(fetch(client, file, &folder("validation")?).await?),
         None => None,
     };
-    let checkpoint = match &spec.resume {
-        Some(resume) => {
-            let into = folder("resume")?;
-            for file in &resume.files {
-                fetch(client, file, &into).await?;
-            }
-            Some(into)
+    let packed_base = cache.file("packed", &packed_name(spec))?;
+    let mut fetched =
+        Fetched { base, packed_base, training_file, validation_file, checkpoint: None, continue_from: None };
+    match (&spec.resume, &spec.continue_from) {
+        (Some(resume), _) => {
+            let there = fetch_all(client, &resume.files, folder("resume")?).await;
+            fetched.checkpoint = Some(there.map_err(|why| match is_damage(&why) {
+                true => TrainerError::Checkpoint(in_full(&why)),
+                false => why.into(),
+            })?);
         }
-        None => None,
-    };
-    Ok(Fetched { base, training_file, validation_file, checkpoint })
+        (None, Some(first)) => {
+            fetched.continue_from = Some(fetch_all(client, &first.files, folder("continue_from")?).await?);
+        }
+        (None, None) => {}
+    }
+    Ok(fetched)
+}
+
+/// The object is gone or another one, and will be the next time.
+const fn is_damage(why: &NodeError) -> bool {
+    matches!(why, NodeError::Changed { .. } | NodeError::Refused { status: 404, .. })
+}
+
+async fn fetch_all(client: &Client, files: &[RemoteFile], into: PathBuf) -> Result<PathBuf, NodeError> {
+    for file in files {
+        fetch(client, file, &into).await?;
+    }
+    Ok(into)
 }
 
 /// The tensors' thread.
 fn work(spec: RunSpec, fetched: &Fetched, link: &Link) -> Result<RunEvent, TrainerError> {
-    let mut session = Session::set_up(spec, fetched)?;
+    let mut session = Session::set_up(spec, fetched, &link.scratch)?;
     train(&mut session, link)?;
     publish(&session, &fetched.base, link)
 }

@@ -69,13 +69,37 @@ fn order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
     order
 }
 
-/// Cuts an effective batch into micro-batches of at most `size` rows of like length, the longest first: so the peak of
-/// memory comes at once, and a short row never waits for a long one. The gradients are summed over all of them, so
-/// their order does not change what is learnt.
+/// The most that goes through the decoder at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Rows.
+    pub rows: usize,
+    /// Their tokens; a longer row goes alone.
+    pub tokens: usize,
+}
+
+/// Cuts an effective batch into micro-batches of at most so many rows and tokens, of like length, the longest first: so a
+/// short row never waits for a long one. The gradients are summed over all of them, so neither their order nor how many
+/// there are changes what is learnt.
 #[must_use]
-pub fn micro_batches(mut rows: Vec<usize>, lengths: impl Fn(usize) -> usize, size: usize) -> Vec<Vec<usize>> {
+pub fn micro_batches(mut rows: Vec<usize>, lengths: impl Fn(usize) -> usize, most: Cut) -> Vec<Vec<usize>> {
     rows.sort_by_key(|&row| (std::cmp::Reverse(lengths(row)), row));
-    rows.chunks(size.max(1)).map(<[usize]>::to_vec).collect()
+    let mut all: Vec<Vec<usize>> = Vec::new();
+    let mut tokens = 0;
+    for row in rows {
+        let length = lengths(row);
+        match all.last_mut() {
+            Some(last) if last.len() < most.rows && tokens + length <= most.tokens => {
+                last.push(row);
+                tokens += length;
+            }
+            _ => {
+                all.push(vec![row]);
+                tokens = length;
+            }
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -122,10 +146,21 @@ mod tests {
         assert_eq!(sampler.epochs_after(5), 1.8);
     }
 
+    fn cut(rows: usize, tokens: usize) -> Vec<Vec<usize>> {
+        let lengths = [5, 9, 2, 9, 7];
+        micro_batches(vec![4, 3, 2, 1, 0], |row| lengths[row], Cut { rows, tokens })
+    }
+
     #[test]
     fn micro_batches_start_with_the_longest_row() {
-        let lengths = [5, 9, 2, 9, 7];
-        let cut = micro_batches(vec![4, 3, 2, 1, 0], |row| lengths[row], 2);
-        assert_eq!(cut, [vec![1, 3], vec![4, 0], vec![2]]);
+        assert_eq!(cut(2, 1000), [vec![1, 3], vec![4, 0], vec![2]]);
+    }
+
+    #[test]
+    fn micro_batches_hold_no_more_tokens_than_the_plan_and_a_longer_row_goes_alone() {
+        assert_eq!(cut(5, 18), [vec![1, 3], vec![4, 0, 2]]);
+        assert_eq!(cut(5, 17), [vec![1], vec![3, 4], vec![0, 2]]);
+        assert_eq!(cut(5, 8), [vec![1], vec![3], vec![4], vec![0, 2]]);
+        assert_eq!(cut(0, 0).len(), 5);
     }
 }

@@ -186,3 +186,36 @@ async fn the_newest_two_checkpoints_are_kept_and_the_next_run_goes_on_from_the_l
     let told = job_event::list(&mut conn, seed.project_id, id, None, 100).await.unwrap();
     assert!(told.iter().any(|e| e.message == "Fine-tuning job resumed from the last checkpoint (attempt 2)"));
 }
+
+#[sqlx::test(migrations = false)]
+async fn a_damaged_checkpoint_is_given_up_for_the_one_before_and_without_one_the_job_fails(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = queued_job(&mut conn, seed).await.unwrap();
+    let first = claimed_run(&mut conn, id).await.unwrap();
+    let events = [started(), checkpointed(20, '1'), checkpointed(40, '2'), RunEvent::Stopped { step: 40 }];
+    report::take(&mut conn, first.run_id, &says(&first, 0, &events)).await.unwrap();
+    testing::lose_messages(&mut conn).await.unwrap();
+
+    let message = "the checkpoint cannot be gone on from: state.json is missing".to_owned();
+    let damaged = RunEvent::Failed { code: "invalid_checkpoint".into(), message, param: None };
+    let second = claimed_run(&mut conn, id).await.unwrap();
+    report::take(&mut conn, second.run_id, &says(&second, 0, std::slice::from_ref(&damaged))).await.unwrap();
+    assert_eq!(run_end(&mut conn, second.run_id).await.unwrap().1.as_deref(), Some("failed"));
+    assert_eq!(job::load(&mut conn, id).await.unwrap().state, JobState::Queued);
+    assert_eq!(testing::messages::<DispatchJob>(&mut conn).await.unwrap(), 1);
+    let told = job_event::list(&mut conn, seed.project_id, id, None, 1).await.unwrap();
+    assert!(
+        told[0]
+            .message
+            .ends_with("state.json is missing; the job is queued again and goes on from the checkpoint before")
+    );
+
+    let third = claimed_run(&mut conn, id).await.unwrap();
+    let kept = checkpoint::list(&mut conn, seed.project_id, id).await.unwrap();
+    assert_eq!(kept.iter().map(|checkpoint| checkpoint.step).collect::<Vec<_>>(), [20]);
+    assert_eq!(third.resume_id, Some(kept[0].checkpoint_id));
+    report::take(&mut conn, third.run_id, &says(&third, 0, &[damaged])).await.unwrap();
+    let job = job::load(&mut conn, id).await.unwrap();
+    assert_eq!((job.state, job.error.unwrap().code.as_str()), (JobState::Failed, "invalid_checkpoint"));
+}

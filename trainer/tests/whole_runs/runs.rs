@@ -1,51 +1,16 @@
 //! What a run does from the first request to the last event.
 
 use attune_domain::{
-    run::{RunEvent, StepMetrics},
+    run::RunEvent,
     spec::{Quantization, Requested},
 };
 use axum::http::StatusCode;
-use tempfile::TempDir;
 
 use super::{
+    asked, failure,
     platform::{Platform, World},
-    tiny,
+    published_sha256, steps, tiny, tiny_world,
 };
-
-fn asked() -> Requested {
-    Requested {
-        n_epochs: Some(3),
-        effective_batch_size: Some(5),
-        learning_rate: Some(5e-3),
-        rank: Some(4),
-        checkpoint_every_steps: Some(4),
-        ..Requested::default()
-    }
-}
-
-async fn tiny_world() -> (Platform, TempDir) {
-    let (platform, folder) = (Platform::start().await, tempfile::tempdir().unwrap());
-    tiny::model(&folder.path().join("model"), 0.1);
-    (platform, folder)
-}
-
-fn steps(events: &[RunEvent]) -> Vec<&StepMetrics> {
-    events.iter().filter_map(|e| if let RunEvent::Step(metrics) = e { Some(metrics) } else { None }).collect()
-}
-
-fn failure(events: &[RunEvent]) -> (String, String) {
-    match events.last() {
-        Some(RunEvent::Failed { code, message, .. }) => (code.clone(), message.clone()),
-        other => panic!("a failure was expected, and {other:?} came"),
-    }
-}
-
-fn published_sha256(events: &[RunEvent], name: &str) -> String {
-    match events.last() {
-        Some(RunEvent::Published { files, .. }) => files.iter().find(|f| f.name == name).unwrap().sha256.clone(),
-        other => panic!("an adapter was expected, and {other:?} came"),
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_learns_validates_keeps_and_publishes() {

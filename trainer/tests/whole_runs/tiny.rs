@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use attune_model::{tensor_file::write_tensors, weights};
+use attune_model::{adapter::LoraAdapter, tensor_file::write_tensors, weights};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use tch::Tensor;
@@ -72,4 +72,13 @@ pub(crate) fn dataset(rows: usize) -> String {
         .to_string()
     };
     (0..rows).map(|i| row(i) + "\n").collect()
+}
+
+/// Fills an adapter with small numbers, so that both of its factors have gradients.
+pub(crate) fn stir(adapter: &LoraAdapter) {
+    let mut random = Pcg64::seed_from_u64(11);
+    for (_, factor) in adapter.parameters() {
+        let numbers: Vec<f32> = (0..factor.numel()).map(|_| random.random_range(-0.05..0.05)).collect();
+        factor.shallow_clone().copy_(&Tensor::from_slice(&numbers).reshape(factor.size()));
+    }
 }

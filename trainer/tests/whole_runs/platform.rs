@@ -15,6 +15,7 @@ use attune_domain::{
     },
     spec::{Requested, TrainSpec},
 };
+use attune_trainer::{config::Config, run::run};
 use axum::{
     Json, Router,
     extract::{Path as UrlPath, State},
@@ -23,8 +24,7 @@ use axum::{
     routing::{get, post},
 };
 use sha2::{Digest, Sha256};
-
-use crate::{config::Config, run::run};
+use tokio::sync::Notify;
 
 pub(crate) const TOKEN: &str = "a-run-token";
 
@@ -41,14 +41,42 @@ pub(crate) struct World {
     pub(crate) troubles: VecDeque<StatusCode>,
     /// Say `Stop` once this step was reported.
     pub(crate) stop_after: Option<u64>,
+    /// Say `Stop` to the first report already.
+    pub(crate) stop_at_once: bool,
     /// Say that the lease is stale once this step was reported.
     pub(crate) stale_after: Option<u64>,
+    /// Requests that came, by what they were for.
+    pub(crate) requests: HashMap<Request, u64>,
+    /// Where the trainer is to die.
+    pub(crate) deadly: Option<Deadly>,
+}
+
+/// What a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Request {
+    Report,
+    Grant,
+    Put,
+}
+
+pub(crate) const REQUESTS: [Request; 3] = [Request::Report, Request::Grant, Request::Put];
+
+/// A request that is not answered: the trainer is killed instead.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadly {
+    pub(crate) request: Request,
+    /// The how many-th, from 1.
+    pub(crate) nth: u64,
+    /// What it says is taken all the same.
+    pub(crate) taken: bool,
 }
 
 #[derive(Clone, Default)]
 pub(crate) struct Platform {
     world: Arc<Mutex<World>>,
     pub(crate) url: String,
+    /// A deadly request has come.
+    pub(crate) death: Arc<Notify>,
 }
 
 fn sha256(content: &[u8]) -> String {
@@ -78,6 +106,21 @@ impl Platform {
         let (sha256, bytes) = (sha256(&content), Bytes(content.len() as u64));
         self.world().objects.insert(sha256.clone(), content);
         RemoteFile { name: name.into(), url: format!("{}/objects/{sha256}", self.url), sha256, bytes }
+    }
+
+    /// Counts a request; whether to die at it before or after it is taken.
+    fn count(&self, request: Request) -> Option<Deadly> {
+        let mut world = self.world();
+        let count = world.requests.entry(request).or_default();
+        *count += 1;
+        let count = *count;
+        world.deadly.filter(|deadly| deadly.request == request && deadly.nth == count)
+    }
+
+    /// Has the trainer killed, which waits for an answer.
+    async fn kill<T>(&self) -> T {
+        self.death.notify_one();
+        std::future::pending().await
     }
 
     pub(crate) fn folder(&self, folder: &Path) -> Vec<RemoteFile> {
@@ -114,18 +157,23 @@ impl Platform {
 
     /// The files of the checkpoint after `step`, to go on from.
     pub(crate) fn resume_from(&self, step: u64) -> Resume {
-        let files = self.checkpoint(step).into_iter().map(|blob| RemoteFile {
+        Resume { checkpoint_id: CheckpointId::new(uuid(3)), step, files: self.remote(self.checkpoint(step)) }
+    }
+
+    /// Where to get blobs that were put.
+    pub(crate) fn remote(&self, blobs: Vec<Blob>) -> Vec<RemoteFile> {
+        let remote = |blob: Blob| RemoteFile {
             url: format!("{}/objects/{}", self.url, blob.sha256),
             name: blob.name,
             sha256: blob.sha256,
             bytes: blob.bytes,
-        });
-        Resume { checkpoint_id: CheckpointId::new(uuid(3)), step, files: files.collect() }
+        };
+        blobs.into_iter().map(remote).collect()
     }
 
     fn checkpoint(&self, wanted: u64) -> Vec<Blob> {
         let world = self.world();
-        let found = world.events.iter().find_map(|event| match event {
+        let found = world.events.iter().rev().find_map(|event| match event {
             RunEvent::Checkpointed { step, files, .. } if *step == wanted => Some(files.clone()),
             _ => None,
         });
@@ -139,6 +187,7 @@ impl Platform {
             world.spec = Some(spec);
             world.events.clear();
             world.reports.clear();
+            world.requests.clear();
         }
         let config = Config {
             api_url: self.url.clone(),
@@ -151,7 +200,7 @@ impl Platform {
     }
 }
 
-fn uuid(number: u128) -> uuid::Uuid {
+pub(crate) fn uuid(number: u128) -> uuid::Uuid {
     uuid::Uuid::from_u128(number)
 }
 
@@ -170,6 +219,15 @@ async fn reports(State(platform): State<Platform>, headers: HeaderMap, Json(repo
     if refused(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
+    let deadly = platform.count(Request::Report);
+    if deadly.is_some_and(|deadly| !deadly.taken) {
+        return platform.kill().await;
+    }
+    let reply = taken(&platform, report);
+    if deadly.is_some() { platform.kill().await } else { reply }
+}
+
+fn taken(platform: &Platform, report: Report) -> Response {
     let mut world = platform.world();
     world.reports.push(report.clone());
     let trouble = world.troubles.pop_front();
@@ -179,7 +237,8 @@ async fn reports(State(platform): State<Platform>, headers: HeaderMap, Json(repo
     let reached = |world: &World, step: Option<u64>| {
         step.is_some_and(|wanted| world.events.iter().any(|e| matches!(e, RunEvent::Step(m) if m.step >= wanted)))
     };
-    if report.run_lease != 7 || reached(&world, world.stale_after) {
+    let lease = world.spec.as_ref().map(|spec| spec.run_lease);
+    if Some(report.run_lease) != lease || reached(&world, world.stale_after) {
         return StatusCode::CONFLICT.into_response();
     }
     let known = world.events.len() as u64;
@@ -189,11 +248,15 @@ async fn reports(State(platform): State<Platform>, headers: HeaderMap, Json(repo
     if trouble.is_some() {
         return StatusCode::BAD_GATEWAY.into_response(); // taken, but the answer is lost
     }
-    let directive = if reached(&world, world.stop_after) { Directive::Stop } else { Directive::Continue };
+    let directive =
+        if world.stop_at_once || reached(&world, world.stop_after) { Directive::Stop } else { Directive::Continue };
     Json(Reply { directive }).into_response()
 }
 
 async fn blobs(State(platform): State<Platform>, Json(wanted): Json<BlobsWanted>) -> Json<Vec<BlobGrant>> {
+    if platform.count(Request::Grant).is_some() {
+        return platform.kill().await;
+    }
     let world = platform.world();
     let grants = wanted.blobs.into_iter().map(|blob| BlobGrant {
         url: (!world.objects.contains_key(&blob.sha256)).then(|| format!("{}/objects/{}", platform.url, blob.sha256)),
@@ -217,8 +280,14 @@ async fn put_object(
 ) -> StatusCode {
     assert!(headers.contains_key("content-length"), "object stores take no chunked bodies");
     assert_eq!(sha256(&body), key);
-    match platform.world().objects.insert(key, body.to_vec()) {
-        Some(_) => StatusCode::PRECONDITION_FAILED,
-        None => StatusCode::OK,
+    let deadly = platform.count(Request::Put);
+    if deadly.is_some_and(|deadly| !deadly.taken) {
+        return platform.kill().await;
+    }
+    let before = platform.world().objects.insert(key, body.to_vec());
+    match (deadly, before) {
+        (Some(_), _) => platform.kill().await,
+        (None, Some(_)) => StatusCode::PRECONDITION_FAILED,
+        (None, None) => StatusCode::OK,
     }
 }

@@ -1,0 +1,168 @@
+//! One optimiser step: first its gradients, which may turn out to be no numbers, then the change.
+
+use std::time::{Duration, Instant};
+
+use attune_domain::run::{MessageLevel, RunEvent, StepMetrics};
+use attune_model::{
+    adapter::LoraAdapter,
+    batch::{LossSum, PackedBatch},
+    error::ModelError,
+    gradients::Gradients,
+    schedule::{self, Course},
+    train::loss_and_gradients,
+};
+use serde_json::json;
+
+use crate::{
+    batches::{NoisePlace, length_of, options, packed},
+    error::TrainerError,
+    exact::Exact,
+    guard::{Fault, lines_of, non_finite_factor},
+    memory,
+    run::Link,
+    sampler::micro_batches,
+    setup::Session,
+};
+
+/// A step whose gradients are there and finite, and that changed nothing yet.
+pub(crate) struct Computed {
+    step: u64,
+    started: Instant,
+    rows: Vec<usize>,
+    loss: LossSum,
+    tokens: u64,
+    grad_norm: f64,
+}
+
+/// Works out the gradients of `step` over the whole effective batch. `None`: a stop was asked for.
+///
+/// # Errors
+/// [`TrainerError::NonFinite`]: the loss or the gradients' norm. [`TrainerError::Model`], [`TrainerError::Ended`].
+pub(crate) fn compute(
+    session: &mut Session,
+    step: u64,
+    gradients: &mut Gradients,
+    link: &Link,
+) -> Result<Option<Computed>, TrainerError> {
+    let started = Instant::now();
+    let rows = session.sampler.batch(step);
+    let Some((loss, tokens)) = accumulate(session, (&session.adapter, step), &rows, (&mut *gradients, link))? else {
+        return Ok(None);
+    };
+    let grad_norm = gradients.clip(session.spec.train.max_grad_norm)?;
+    let what = match (loss.mean().is_finite(), grad_norm.is_finite()) {
+        (true, true) => return Ok(Some(Computed { step, started, rows, loss, tokens, grad_norm })),
+        (false, _) => "the loss",
+        (true, false) => "the gradients' norm",
+    };
+    Err(fault(session, step, &rows, what.into()))
+}
+
+/// The gradients of `adapter` over the effective batch of a step, its loss and its tokens; cut up as the plan has it, which
+/// without dropout and noise changes nothing. `None`: a stop was asked for.
+pub(crate) fn accumulate(
+    session: &Session,
+    (adapter, step): (&LoraAdapter, u64),
+    rows: &[usize],
+    (gradients, link): (&mut Gradients, &Link),
+) -> Result<Option<(LossSum, u64)>, TrainerError> {
+    let batches = micro_batches(rows.to_vec(), length_of(&session.rows), session.cut())
+        .iter()
+        .map(|part| packed(&session.rows, part))
+        .collect::<Result<Vec<_>, _>>()?;
+    let normaliser = batches.iter().map(PackedBatch::trained_tokens).sum();
+    gradients.clear()?;
+    let mut loss = LossSum::default();
+    for (micro_batch, batch) in batches.iter().enumerate() {
+        if link.voice.is_stop_asked()? {
+            return Ok(None);
+        }
+        let options = options(session, normaliser, NoisePlace { step, micro_batch });
+        loss += loss_and_gradients(&session.decoder, adapter, batch, options, gradients)?;
+    }
+    Ok(Some((loss, batches.iter().map(|batch| batch.tokens() as u64).sum())))
+}
+
+/// Takes the step and says how it went.
+///
+/// # Errors
+/// [`TrainerError::NonFinite`]: a factor would be no number; the adapter is spoilt, and the caller goes back.
+/// [`TrainerError::Model`], [`TrainerError::Ended`].
+pub(crate) fn apply(
+    session: &mut Session,
+    computed: &Computed,
+    gradients: &Gradients,
+    link: &Link,
+) -> Result<(), TrainerError> {
+    let (step, loss) = (computed.step, computed.loss.mean());
+    let learning_rate = learning_rate(session, step);
+    let spoilt = match session.optimizer.step(&mut session.adapter, gradients, learning_rate) {
+        Err(ModelError::NotFinite(name)) => Some(name),
+        outcome => outcome.map(|()| non_finite_factor(&session.adapter))??,
+    };
+    if let Some(name) = spoilt {
+        return Err(fault(session, step, &computed.rows, format!("factor '{name}'")));
+    }
+    session.progress.step = step;
+    session.progress.trained_tokens += computed.loss.tokens;
+    session.progress.train_loss = Exact(loss);
+    let metrics = StepMetrics {
+        step,
+        total_steps: session.total_steps,
+        epoch: session.sampler.epochs_after(step),
+        train_loss: loss,
+        train_mean_token_accuracy: computed.loss.accuracy(),
+        grad_norm: computed.grad_norm,
+        learning_rate,
+        tokens: computed.tokens,
+        trained_tokens: computed.loss.tokens,
+        step_ms: ms(computed.started.elapsed()),
+        peak_memory: memory::peak(),
+    };
+    tracing::info!(
+        step,
+        train_loss = loss,
+        grad_norm = metrics.grad_norm,
+        learning_rate,
+        step_ms = metrics.step_ms,
+        "step {step} of {}",
+        session.total_steps
+    );
+    link.voice.say(RunEvent::Step(metrics))?;
+    match session.progress.spikes.see(loss) {
+        Some(mean) => say_spike(step, loss, mean, link),
+        None => Ok(()),
+    }
+}
+
+fn say_spike(step: u64, loss: f64, mean: f64, link: &Link) -> Result<(), TrainerError> {
+    let text = format!(
+        "Step {step}: the training loss, {loss:.4}, is for the fifth step in a row at least twice the mean of the steps \
+         before, {mean:.4}"
+    );
+    tracing::warn!(step, loss, mean, "{text}");
+    let data = json!({"step": step, "loss": loss, "mean": mean});
+    link.voice.say(RunEvent::Message { level: MessageLevel::Warn, text, data })
+}
+
+fn fault(session: &Session, step: u64, rows: &[usize], what: String) -> TrainerError {
+    let again = session.progress.went_back_at.is_some();
+    TrainerError::NonFinite(Fault { step, what, lines: lines_of(&session.rows, rows), again })
+}
+
+/// The rate of a step, counted from 1. The library counts from 0 and gives the first step of a warm-up a rate of zero;
+/// asked one step ahead, of one step more, it gives every step a rate that teaches something.
+fn learning_rate(session: &Session, step: u64) -> f64 {
+    let (train, progress, total) = (&session.spec.train, &session.progress, session.total_steps);
+    let peak = progress.found_learning_rate.map_or(train.learning_rate, |found| found.0);
+    let warmup = schedule::warmup_steps(train.warmup_ratio, total);
+    let (schedule, num_cycles) = (train.schedule, train.num_cycles);
+    let course = Course { schedule, peak, warmup, steps: total + 1, num_cycles };
+    progress.learning_rate_scale.0 * schedule::learning_rate(course, step)
+}
+
+/// Milliseconds of a duration.
+#[must_use]
+pub(crate) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,49 @@
+//! A pass over the rows that are not trained on.
+
+use attune_domain::run::RunEvent;
+use attune_model::{batch::LossSum, train::loss};
+
+use crate::{
+    batches::{length_of, packed},
+    early_stopping,
+    error::TrainerError,
+    guard::{Fault, lines_of},
+    run::Link,
+    sampler::micro_batches,
+    setup::Session,
+};
+
+/// The state that a run is at has not been validated and should be.
+pub(crate) fn is_due(session: &Session) -> bool {
+    let (every, step) = (session.spec.train.eval_every_steps, session.progress.step);
+    let is_wanted = step == session.total_steps || (every > 0 && step.is_multiple_of(every));
+    !session.validation.is_empty() && step > session.progress.evaluated_step && is_wanted
+}
+
+/// Validates, says the loss, and lets early stopping know. `None`: a stop was asked for.
+///
+/// # Errors
+/// [`TrainerError::NonFinite`]: the loss. [`TrainerError::Model`], [`TrainerError::Ended`].
+pub(crate) fn validate(session: &mut Session, link: &Link) -> Result<Option<f64>, TrainerError> {
+    let (step, rows) = (session.progress.step, (0..session.validation.len()).collect());
+    let mut all = LossSum::default();
+    for part in micro_batches(rows, length_of(&session.validation), session.cut()) {
+        if link.voice.is_stop_asked()? {
+            return Ok(None);
+        }
+        let found = loss(&session.decoder, Some(&session.adapter), &packed(&session.validation, &part)?)?;
+        if !found.sum.is_finite() {
+            let lines = lines_of(&session.validation, &part);
+            let again = session.progress.went_back_at.is_some();
+            let what = "the loss of the validation after it".into();
+            return Err(TrainerError::NonFinite(Fault { step, what, lines, again }));
+        }
+        all += found;
+    }
+    let valid_loss = all.mean();
+    tracing::info!(step, valid_loss, "validated over {} rows", session.validation.len());
+    link.voice.say(RunEvent::Evaluated { step, valid_loss, valid_mean_token_accuracy: all.accuracy() })?;
+    session.progress.evaluated_step = step;
+    early_stopping::validated(session, valid_loss, link)?;
+    Ok(Some(valid_loss))
+}

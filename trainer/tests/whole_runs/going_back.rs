@@ -1,0 +1,138 @@
+//! Runs that meet a number that is none, and runs whose loss jumps.
+
+use std::path::Path;
+
+use attune_domain::{
+    run::{MessageLevel, RunEvent, RunSpec},
+    spec::Requested,
+};
+use attune_trainer::guard::Spikes;
+
+use super::{
+    FACTORS, asked, continuing::adapter_of, failure, platform::Platform, published_sha256, steps, tiny, tiny_world,
+};
+
+fn unstable(platform: &Platform, model: &Path, rate: f64) -> RunSpec {
+    let asked = Requested {
+        n_epochs: Some(2),
+        target_modules: Some(vec!["q_proj".into()]),
+        schedule: Some("linear".into()),
+        warmup_ratio: Some(0.0),
+        checkpoint_every_steps: Some(2),
+        ..asked()
+    };
+    let mut spec = platform.offer(model, &tiny::dataset(22), &asked);
+    spec.train.learning_rate = rate;
+    spec
+}
+
+fn warnings(events: &[RunEvent]) -> Vec<(&str, &serde_json::Value)> {
+    let mut found = Vec::new();
+    for event in events {
+        if let RunEvent::Message { level: MessageLevel::Warn, text, data } = event {
+            found.push((text.as_str(), data));
+        }
+    }
+    found
+}
+
+/// A run that goes astray, and does not at half the learning rate. Its rate is absurd: weights of this size make the
+/// gradients overflow. Where it is depends on the last bit of much, so it is looked for, between a rate that is well and
+/// one that is lost.
+pub(crate) async fn recovering(platform: &Platform, folder: &Path) -> RunSpec {
+    let (mut well, mut lost) = (1e3_f64, 1e25_f64);
+    for _ in 0..40 {
+        let rate = (well * lost).sqrt();
+        let spec = unstable(platform, &folder.join("model"), rate);
+        let (_, events) = platform.run(spec.clone(), &folder.join("cache")).await;
+        match (warnings(&events).is_empty(), events.last()) {
+            (true, Some(RunEvent::Published { .. })) => well = rate,
+            (false, Some(RunEvent::Published { .. })) => return spec,
+            _ => lost = rate,
+        }
+    }
+    panic!("no rate between {well:e} and {lost:e} recovers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_goes_astray_goes_back_and_on_at_half_the_rate() {
+    let (platform, folder) = tiny_world().await;
+    let mut spec = recovering(&platform, folder.path()).await;
+    let cache = folder.path().join("cache");
+    let (_, whole) = platform.run(spec.clone(), &cache).await;
+    let [(text, data)] = warnings(&whole)[..] else { panic!("{whole:?}") };
+    let (at, back_to) = (data["step"].as_u64().unwrap(), data["back_to"].as_u64().unwrap());
+    assert!(back_to < at && back_to.is_multiple_of(2), "{data}");
+    assert!(
+        text.contains(&format!("Step {at}: ")) && text.contains(&format!("going back to step {back_to}")),
+        "{text}"
+    );
+    assert_eq!(data["lines"].as_array().unwrap().len(), if at % 5 == 0 { 2 } else { 5 }, "{data}");
+
+    let rate = |step: u64| spec.train.learning_rate * (1.0 - step as f64 / 11.0);
+    let told: Vec<_> = steps(&whole).iter().map(|m| (m.step, m.learning_rate)).collect();
+    let first = (1..at).map(|step| (step, rate(step)));
+    let second = (back_to + 1..=10).map(|step| (step, rate(step) / 2.0));
+    assert_eq!(told, first.chain(second).collect::<Vec<_>>());
+    let Some(RunEvent::Published { trained_tokens, .. }) = whole.last() else { panic!("{:?}", whole.last()) };
+    let counted: u64 = steps(&whole)[(at - 1 - back_to) as usize..].iter().map(|m| m.trained_tokens).sum();
+    assert_eq!(*trained_tokens, counted, "what was gone back from does not count");
+
+    // Whether it is killed before or after makes no difference.
+    for step in [2, 4, 6, 8] {
+        platform.world().events.clone_from(&whole);
+        spec.resume = Some(platform.resume_from(step));
+        let (_, resumed) = platform.run(spec.clone(), &cache).await;
+        assert_eq!(warnings(&resumed).len(), usize::from(step <= back_to), "from step {step}");
+        assert_eq!(published_sha256(&resumed, FACTORS), published_sha256(&whole, FACTORS), "from step {step}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_time_it_fails_and_names_step_and_rows() {
+    let (platform, folder) = tiny_world().await;
+    let spec = unstable(&platform, &folder.path().join("model"), 1e25);
+    let (taken, events) = platform.run(spec, &folder.path().join("cache")).await;
+    let (code, message) = failure(&events);
+    assert!(taken && code == "non_finite_loss" && warnings(&events).len() == 1, "{events:?}");
+    assert!(message.starts_with("step 2: ") && message.contains("at half the learning rate too"), "{message}");
+    assert!(message.contains("Rows (by line): "), "{message}");
+}
+
+/// The factors themselves overflow at the first step: nothing of it is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_factor_that_is_no_number_is_neither_kept_nor_published() {
+    let (platform, folder) = tiny_world().await;
+    let mut spec = unstable(&platform, &folder.path().join("model"), 3e38);
+    spec.train.max_steps = Some(1);
+    let (_, events) = platform.run(spec, &folder.path().join("cache")).await;
+    let (code, message) = failure(&events);
+    assert!(code == "non_finite_loss" && message.contains("lora_"), "{code}: {message}");
+    assert!(steps(&events).is_empty() && !events.iter().any(|e| matches!(e, RunEvent::Checkpointed { .. })));
+}
+
+/// An adapter that knows its rows by heart goes on at a rate that rises until it knows them no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_that_jumps_and_stays_is_told_once() {
+    let (platform, folder) = tiny_world().await;
+    let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
+    // A head that can be sure of a word: its loss can come near zero.
+    tiny::model(&model, 0.3);
+    let calm = Requested { learning_rate: Some(1e-2), rank: Some(16), checkpoint_every_steps: Some(100), ..asked() };
+    let mut spec = platform.offer(&model, &tiny::dataset(5), &calm);
+    spec.train.n_epochs = 150;
+    let (_, first) = platform.run(spec.clone(), &cache).await;
+    assert!(warnings(&first).is_empty());
+    spec.continue_from = Some(adapter_of(&platform, &first));
+    (spec.train.learning_rate, spec.train.warmup_ratio, spec.train.n_epochs) = (0.3, 1.0, 100);
+    let (_, second) = platform.run(spec, &cache).await;
+    let losses: Vec<f64> = steps(&second).iter().map(|m| m.train_loss).collect();
+    let told = warnings(&second);
+    let mut spikes = Spikes::default();
+    let wanted: Vec<_> = losses.iter().zip(1..).filter_map(|(loss, step)| Some((step, spikes.see(*loss)?))).collect();
+    let told: Vec<_> =
+        told.iter().map(|(_, data)| (data["step"].as_u64().unwrap(), data["mean"].as_f64().unwrap())).collect();
+    assert!(!told.is_empty() && told == wanted, "{told:?} {wanted:?}");
+    let (step, mean) = (told[0].0 as usize, told[0].1);
+    assert!(step >= 15 && losses[step - 5..step].iter().all(|loss| *loss >= 2.0 * mean), "{mean} {losses:?}");
+}

@@ -1,0 +1,272 @@
+//! A run that is killed at any moment, as often as one likes, and gone on with from the newest checkpoint is the run that
+//! was never killed: the same losses at every step, the same adapter to the last byte.
+//!
+//! Each attempt is a real `attune-trainer` that gets a SIGKILL: after a random time, or at a random request, before or
+//! after the platform has taken what it says. `make resume-test` does this at 52 points and more, the ordinary tests at a
+//! few. Both say their seed, and `ATTUNE_KILL_SEED` sets it; a moment that is a time is not the same twice even so.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant, SystemTime},
+};
+
+use attune_domain::{
+    run::{RunEvent, RunSpec},
+    spec::{Quantization, Requested},
+};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+use serde_json::json;
+use tokio::process::Command;
+
+use super::{
+    FACTORS, asked, going_back,
+    platform::{Deadly, Platform, REQUESTS, Request, TOKEN},
+    published_sha256, tiny, tiny_world,
+};
+
+/// Kills of the ordinary test.
+const FEW: u64 = 5;
+/// Kills on the way to one adapter, at most.
+const IN_A_ROW: u64 = 4;
+/// An attempt that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a run has told, as far as it must not depend on kills.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    /// Step, learning rate, loss, gradient norm, trained tokens; the floats by their bits.
+    steps: BTreeSet<(u64, u64, u64, u64, u64)>,
+    /// Step and loss.
+    validations: BTreeSet<(u64, u64)>,
+    messages: BTreeSet<String>,
+    /// The adapter's digest and all trained tokens.
+    published: Option<(String, u64)>,
+}
+
+impl Told {
+    fn take(&mut self, events: &[RunEvent]) {
+        for event in events {
+            match event {
+                RunEvent::Step(m) => {
+                    let [rate, loss, norm] = [m.learning_rate, m.train_loss, m.grad_norm].map(f64::to_bits);
+                    self.steps.insert((m.step, rate, loss, norm, m.trained_tokens));
+                }
+                RunEvent::Evaluated { step, valid_loss, .. } => {
+                    self.validations.insert((*step, valid_loss.to_bits()));
+                }
+                RunEvent::Message { text, .. } | RunEvent::LearningRateFound { reason: text, .. } => {
+                    self.messages.insert(text.clone());
+                }
+                RunEvent::Published { trained_tokens, .. } => {
+                    self.published = Some((published_sha256(events, FACTORS), *trained_tokens));
+                }
+                RunEvent::Started { .. } | RunEvent::Checkpointed { .. } => {}
+                RunEvent::Failed { .. } | RunEvent::Stopped { .. } => panic!("{event:?}"),
+            }
+        }
+    }
+}
+
+/// When an attempt dies.
+#[derive(Debug, Clone, Copy)]
+enum Kill {
+    After(Duration),
+    At(Deadly),
+}
+
+/// Runs `spec` in a process of its own. Returns whether it was killed, and what came.
+async fn attempt(platform: &Platform, spec: &RunSpec, cache: &Path, kill: Option<Kill>) -> (bool, Vec<RunEvent>) {
+    {
+        let mut world = platform.world();
+        world.spec = Some(spec.clone());
+        world.events.clear();
+        world.reports.clear();
+        world.requests.clear();
+        world.deadly = if let Some(Kill::At(deadly)) = kill { Some(deadly) } else { None };
+    }
+    let mut process = Command::new(env!("CARGO_BIN_EXE_attune-trainer"))
+        .args(["--api-url", &platform.url, "--cache-dir"])
+        .arg(cache)
+        .env("ATTUNE_RUN_TOKEN", TOKEN)
+        .env("RUST_LOG", "warn")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let after = if let Some(Kill::After(delay)) = kill { delay } else { PATIENCE };
+    let ended = tokio::select! {
+        status = process.wait() => Some(status.unwrap()),
+        () = platform.death.notified() => None,
+        () = tokio::time::sleep(after) => None,
+    };
+    if ended.is_none() {
+        assert!(kill.is_some(), "the trainer hangs");
+        process.kill().await.unwrap(); // SIGKILL to this process, and waits for it
+    }
+    let world = platform.world();
+    assert!(ended.is_none_or(|status| status.success()), "{ended:?}: {:?}", world.events.last());
+    (ended.is_none(), world.events.clone())
+}
+
+/// A way to train, and how an uninterrupted run of it goes.
+struct Way {
+    name: &'static str,
+    spec: RunSpec,
+    told: Told,
+    took: Duration,
+    requests: BTreeMap<usize, u64>,
+}
+
+/// Ways that differ in what a checkpoint has to hold.
+async fn ways(platform: &Platform, folder: &Path) -> Vec<(&'static str, RunSpec)> {
+    let model = folder.join("model");
+    let often = |asked: Requested| {
+        let checkpoint_every_steps = Some(2);
+        platform.offer(&model, &tiny::dataset(22), &Requested { n_epochs: Some(4), checkpoint_every_steps, ..asked })
+    };
+    let valid = platform.file("valid.jsonl", tiny::dataset(25).into());
+    let plain = often(Requested { weight_decay: Some(0.1), ..asked() });
+    let mut early = often(Requested {
+        learning_rate: Some(3e-2),
+        eval_every_steps: Some(1),
+        early_stopping_patience: Some(3),
+        ..asked()
+    });
+    early.train.quantization = Quantization::None;
+    let mut validated = often(Requested { eval_every_steps: Some(3), ..asked() });
+    let auto = often(Requested { learning_rate: None, learning_rate_auto: true, ..asked() });
+    let noisy = often(Requested { lora_dropout: Some(0.2), neftune_noise_alpha: Some(5.0), ..asked() });
+    let mut packed = often(Requested {
+        use_dora: Some(true),
+        rank: Some(64),
+        optimizer: Some("adamw_8bit".into()),
+        loraplus_lr_ratio: Some(4.0),
+        schedule: Some("cosine_with_restarts".into()),
+        num_cycles: Some(2),
+        ..asked()
+    });
+    packed.train.quantization = Quantization::Int8;
+    let back = going_back::recovering(platform, folder).await;
+    (early.validation_file, validated.validation_file) = (Some(valid.clone()), Some(valid));
+    vec![
+        ("plain", plain),
+        ("early stopping", early),
+        ("validated", validated),
+        ("found rate", auto),
+        ("dropout and noise", noisy),
+        ("DoRA, 8 bits, restarts", packed),
+        ("gone back", back),
+    ]
+}
+
+fn random_kill(random: &mut Pcg64, way: &Way) -> Kill {
+    if random.random_range(0..3) == 0 {
+        let most = u64::try_from(way.took.as_micros()).unwrap();
+        return Kill::After(Duration::from_micros(random.random_range(0..most)));
+    }
+    let at = random.random_range(0..REQUESTS.len());
+    let nth = random.random_range(1..=way.requests[&at]);
+    Kill::At(Deadly { request: REQUESTS[at], nth, taken: random.random_range(0..2) == 0 })
+}
+
+/// The newest checkpoint among some events: that of the highest step, and of these the last.
+fn newest(platform: &Platform, events: &[RunEvent], spec: &mut RunSpec) {
+    let steps =
+        events.iter().filter_map(|e| if let RunEvent::Checkpointed { step, .. } = e { Some(*step) } else { None });
+    let Some(step) = steps.max() else { return };
+    if spec.resume.as_ref().is_none_or(|resume| resume.step <= step) {
+        spec.resume = Some(platform.resume_from(step));
+    }
+}
+
+/// How it went to be killed.
+#[derive(Debug, Default)]
+struct Score {
+    /// Kills of runs that ended as they should.
+    exact: u64,
+    /// Of runs that did not.
+    failed: u64,
+    /// Kills after which a checkpoint was gone on from; after the others the run began anew.
+    resumed: u64,
+}
+
+/// One adapter, with kills on the way. Adds up the kills, and says what is wrong with it, if something is.
+async fn killed_run(
+    platform: &Platform,
+    cache: &Path,
+    way: &Way,
+    random: &mut Pcg64,
+    score: &mut Score,
+) -> Option<String> {
+    let (mut spec, mut told, mut kills) = (way.spec.clone(), Told::default(), Vec::new());
+    while told.published.is_none() {
+        spec.run_lease += 1;
+        let is_to_die = kills.is_empty() || ((kills.len() as u64) < IN_A_ROW && random.random_range(0..2) == 0);
+        let kill = is_to_die.then(|| random_kill(random, way));
+        let (killed, events) = attempt(platform, &spec, cache, kill).await;
+        told.take(&events);
+        newest(platform, &events, &mut spec);
+        if killed {
+            kills.push((kill, events.len(), spec.resume.as_ref().map(|resume| resume.step)));
+        } else if told.published.is_none() {
+            score.failed += (kills.len() as u64).max(1);
+            return Some(format!("{}: {kills:?}\nit ended without an adapter: {:?}", way.name, events.last()));
+        }
+    }
+    score.resumed += kills.iter().filter(|(_, _, resume)| resume.is_some()).count() as u64;
+    if told == way.told {
+        score.exact += kills.len() as u64;
+        return None;
+    }
+    score.failed += (kills.len() as u64).max(1);
+    Some(format!("{}: {kills:?}\n{told:#?}\nand not\n{:#?}", way.name, way.told))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test has no door that reads configuration")]
+fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_killed_anywhere_ends_as_if_it_had_not_been() {
+    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let seed = setting("ATTUNE_KILL_SEED").map_or(clock, |seed| seed.parse().unwrap());
+    let wanted: u64 = setting("ATTUNE_KILL_POINTS").map_or(FEW, |points| points.parse().unwrap());
+    println!("ATTUNE_KILL_SEED={seed} ATTUNE_KILL_POINTS={wanted}");
+    let mut random = Pcg64::seed_from_u64(seed);
+    let (platform, folder) = tiny_world().await;
+    let cache = folder.path().join("cache");
+    let mut all = Vec::new();
+    for (name, spec) in ways(&platform, folder.path()).await {
+        let (started, mut told) = (Instant::now(), Told::default());
+        let (_, events) = attempt(&platform, &spec, &cache, None).await;
+        told.take(&events);
+        let took = started.elapsed();
+        assert!(told.published.is_some(), "{name}: {:?}", events.last());
+        let count = |request: &Request| platform.world().requests.get(request).copied().unwrap_or(1);
+        let requests = REQUESTS.iter().map(count).enumerate().collect();
+        println!("{name}: {} steps, {} ms, {requests:?} requests", told.steps.len(), took.as_millis());
+        all.push(Way { name, spec, told, took, requests });
+    }
+    let mut score = Score::default();
+    for way in all.iter().cycle() {
+        if score.exact + score.failed >= wanted {
+            break;
+        }
+        if let Some(why) = killed_run(&platform, &cache, way, &mut random, &mut score).await {
+            println!("{why}");
+        }
+        println!("{}: {score:?} so far", way.name);
+    }
+    let Score { exact, failed, .. } = score;
+    if let Some(path) = setting("ATTUNE_FIGURES") {
+        let exact = json!({"figure": "resume_kill_points_exact", "value": exact, "bar": 50});
+        let failed = json!({"figure": "resume_kill_points_failed", "value": failed, "bar": 0, "at_most": true});
+        std::fs::write(path, format!("{exact}\n{failed}\n")).unwrap();
+    }
+    assert_eq!(failed, 0, "seed {seed}");
+}

@@ -1,0 +1,55 @@
+//! Jobs whose learning rate a range test finds.
+
+use attune_domain::{run::RunEvent, spec::Requested};
+
+use super::{FACTORS, asked, platform::Platform, published_sha256, steps, tiny, tiny_world};
+
+fn auto() -> Requested {
+    Requested { learning_rate: None, learning_rate_auto: true, schedule: Some("constant".into()), ..asked() }
+}
+
+fn found(events: &[RunEvent]) -> Vec<&RunEvent> {
+    events.iter().filter(|e| matches!(e, RunEvent::LearningRateFound { .. })).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_test_finds_a_rate_says_why_and_leaves_no_trace() {
+    let (platform, folder) = tiny_world().await;
+    let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
+    let mut spec = platform.offer(&model, &tiny::dataset(22), &auto());
+    let (_, events) = platform.run(spec.clone(), &cache).await;
+    let [RunEvent::LearningRateFound { learning_rate: rate, curve, reason }] = found(&events)[..] else {
+        panic!("{events:?}");
+    };
+    assert!((1e-5..=2e-3).contains(rate) && *rate != 2e-4, "{rate}");
+    assert!(curve.len() > 20 && curve[0].0 == 1e-6, "{curve:?}");
+    assert!(reason.contains(&format!("{rate:?}")) && reason.contains("chosen is a tenth"), "{reason}");
+    assert!(steps(&events).len() == 15 && steps(&events).iter().all(|m| m.learning_rate == *rate));
+
+    // The same rate, asked for, gives the same adapter.
+    spec.train.learning_rate_auto = false;
+    spec.train.learning_rate = *rate;
+    let (_, fixed) = platform.run(spec.clone(), &cache).await;
+    assert!(found(&fixed).is_empty());
+    assert_eq!(published_sha256(&fixed, FACTORS), published_sha256(&events, FACTORS));
+
+    // However the platform writes the found rate into the job, the checkpoint is the job's, and nothing is tested again.
+    for (auto, given) in [(true, 2e-4), (true, *rate), (false, *rate)] {
+        platform.world().events.clone_from(&events);
+        spec.resume = Some(platform.resume_from(8));
+        (spec.train.learning_rate_auto, spec.train.learning_rate) = (auto, given);
+        let (_, resumed) = platform.run(spec.clone(), &cache).await;
+        assert!(found(&resumed).is_empty());
+        assert_eq!(published_sha256(&resumed, FACTORS), published_sha256(&events, FACTORS));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_during_the_range_test_is_obeyed() {
+    let (platform, folder): (Platform, _) = tiny_world().await;
+    let spec = platform.offer(&folder.path().join("model"), &tiny::dataset(22), &auto());
+    platform.world().stop_at_once = true;
+    let (taken, events) = platform.run(spec, &folder.path().join("cache")).await;
+    assert!(taken && found(&events).is_empty());
+    assert!(matches!(events.last(), Some(RunEvent::Stopped { step: 0 })), "{:?}", events.last());
+}

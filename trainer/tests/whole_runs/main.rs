@@ -1,0 +1,59 @@
+//! Whole runs against a small platform over HTTP: in this process, or in one of their own where they are to be killed.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may panic as its tests do")]
+
+mod checkpoints;
+mod continuing;
+mod early_stopping;
+mod going_back;
+mod kill_points;
+mod learning_rate;
+mod micro_batches;
+mod platform;
+mod runs;
+mod tiny;
+
+use attune_domain::{
+    run::{RunEvent, StepMetrics},
+    spec::Requested,
+};
+use tempfile::TempDir;
+
+use platform::Platform;
+
+pub(crate) const FACTORS: &str = "adapter_model.safetensors";
+
+pub(crate) fn asked() -> Requested {
+    Requested {
+        n_epochs: Some(3),
+        effective_batch_size: Some(5),
+        learning_rate: Some(5e-3),
+        rank: Some(4),
+        checkpoint_every_steps: Some(4),
+        ..Requested::default()
+    }
+}
+
+pub(crate) async fn tiny_world() -> (Platform, TempDir) {
+    let (platform, folder) = (Platform::start().await, tempfile::tempdir().unwrap());
+    tiny::model(&folder.path().join("model"), 0.1);
+    (platform, folder)
+}
+
+pub(crate) fn steps(events: &[RunEvent]) -> Vec<&StepMetrics> {
+    events.iter().filter_map(|e| if let RunEvent::Step(metrics) = e { Some(metrics) } else { None }).collect()
+}
+
+pub(crate) fn failure(events: &[RunEvent]) -> (String, String) {
+    match events.last() {
+        Some(RunEvent::Failed { code, message, .. }) => (code.clone(), message.clone()),
+        other => panic!("a failure was expected, and {other:?} came"),
+    }
+}
+
+pub(crate) fn published_sha256(events: &[RunEvent], name: &str) -> String {
+    match events.last() {
+        Some(RunEvent::Published { files, .. }) => files.iter().find(|f| f.name == name).unwrap().sha256.clone(),
+        other => panic!("an adapter was expected, and {other:?} came"),
+    }
+}
