@@ -2,7 +2,7 @@
 //! step's loss, gradient norm and learning rate, and the factors at the end.
 //!
 //! Tolerance: the point of the fixture is 1e-3 in every loss. Sums in another order of f32 move a loss by some 1e-6, and a
-//! step's difference is fed back into the next; what is asserted leaves that a factor of some ten.
+//! step's difference is fed back into the next: the tiny models were seen to be off by 1.3e-5 at most, and are held to 1e-4.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 
@@ -74,6 +74,8 @@ fn folder(name: &str) -> PathBuf {
 
 /// Trains as the fixture's script did and holds each step to it; returns the factors.
 fn follow(curve: &Curve, name: &str, base: &Path, checkpointing: bool, tolerance: f64) -> LoraAdapter {
+    // Steps this small leave little to share out, and threads that wait for each other spin beside other tests.
+    tch::set_num_threads(1);
     let decoder = Decoder::load(base, Quantization::Nf4 { double_quant: true }).unwrap();
     let mut adapter = LoraAdapter::load(&folder(name).join("adapter"), decoder.architecture()).unwrap();
     let options = AdamWOptions { weight_decay: curve.told("weight_decay"), ..AdamWOptions::default() };
@@ -106,7 +108,6 @@ fn follow(curve: &Curve, name: &str, base: &Path, checkpointing: bool, tolerance
 
 #[test]
 fn fifty_steps_of_tiny_models_are_those_of_peft() {
-    tch::set_num_threads(1); // there is nothing to share out; waiting for one another takes longer
     for (name, checkpointing) in [("llama", false), ("llama", true), ("qwen3", true)] {
         let curve = Curve::open(name);
         let base = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(name);

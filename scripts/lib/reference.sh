@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # A Python with the reference implementations, at the versions that the fixtures and the benchmark name, and the base model
 # as they read it. Sourced by scripts/golden and scripts/bench-train, after scripts/env.
 
@@ -24,7 +25,7 @@ reference_make() {
 # The folder that `attune models convert` makes of scripts/base-model's file; needs scripts/setup.
 folder_present() { [ -e "$BASE_FOLDER/model.safetensors" ] && [ -e "$BASE_FOLDER/tokenizer.json" ] && say "$BASE_FOLDER"; }
 folder_make() {
-    cd "$ROOT"
+    cd "$ROOT" || fail "$ROOT is gone"
     cargo build --locked --workspace --bins || fail "cargo could not build ($(tail_hint))"
     rm -rf "$BASE_FOLDER"
     "$CARGO_TARGET_DIR/debug/attune" models convert "$BASE_FOLDER.Q4_1.gguf" "$BASE_FOLDER"

@@ -22,7 +22,10 @@ use attune_model::{
     train::{TrainOptions, loss_and_gradients},
 };
 use attune_text::{encode::Example, model::TextModel};
-use attune_trainer::{memory, sampler::micro_batches};
+use attune_trainer::{
+    memory,
+    sampler::{Cut, micro_batches},
+};
 use clap::Parser;
 
 /// Measures training on the rows of a dataset; prints one JSON line.
@@ -132,11 +135,11 @@ fn batches(options: &Options, rows: &[Example]) -> Result<Vec<Vec<PackedBatch>>>
         options.batch,
         rows.len()
     );
-    let micro = options.micro.unwrap_or(options.batch).max(1);
+    let most = Cut { rows: options.micro.unwrap_or(options.batch).max(1), tokens: usize::MAX };
     let mut steps = Vec::new();
     for first in (0..needed).step_by(options.batch) {
         let mut batches = Vec::new();
-        for part in micro_batches((first..first + options.batch).collect(), |row| rows[row].ids.len(), micro) {
+        for part in micro_batches((first..first + options.batch).collect(), |row| rows[row].ids.len(), most) {
             let mut batch = PackedBatch::new();
             for row in part {
                 batch.push(&rows[row].ids, &rows[row].trained)?;
