@@ -28,6 +28,8 @@ const SMALLEST: usize = 4096;
 pub(crate) struct Update {
     beta1: f32,
     beta2: f32,
+    /// `1 - beta1` and `1 - beta2`: in `f32` the second would lose four digits.
+    complements: (f32, f32),
     epsilon: f32,
     weight_decay: f64,
     rate: f64,
@@ -43,7 +45,8 @@ impl Update {
         let exponent = i32::try_from(step).unwrap_or(i32::MAX);
         let corrections = (1.0 - options.beta1.powi(exponent), (1.0 - options.beta2.powi(exponent)).sqrt());
         let (beta1, beta2, epsilon) = (options.beta1 as f32, options.beta2 as f32, options.epsilon as f32);
-        Self { beta1, beta2, epsilon, weight_decay: options.weight_decay, rate, corrections }
+        let complements = ((1.0 - options.beta1) as f32, (1.0 - options.beta2) as f32);
+        Self { beta1, beta2, complements, epsilon, weight_decay: options.weight_decay, rate, corrections }
     }
 
     /// The same at another rate.
@@ -72,16 +75,16 @@ impl Update {
         gradient: f32,
         (mean, square): (f32, f32),
     ) -> Next {
-        let mean = mean + (1.0 - self.beta1) * (gradient - mean);
-        let square = square * self.beta2 + (1.0 - self.beta2) * gradient * gradient;
+        let mean = mean + self.complements.0 * (gradient - mean);
+        let square = square * self.beta2 + self.complements.1 * gradient * gradient;
         let divisor = square.sqrt() / root + self.epsilon;
         (weight * keep - step * mean / divisor, mean, square)
     }
 
     /// bitsandbytes' order: the mean is made of two products.
     fn packed(&self, weight: f32, gradient: f32, (mean, square): (f32, f32)) -> Next {
-        let mean = mean * self.beta1 + gradient * (1.0 - self.beta1);
-        let square = square * self.beta2 + gradient * gradient * (1.0 - self.beta2);
+        let mean = mean * self.beta1 + gradient * self.complements.0;
+        let square = square * self.beta2 + gradient * gradient * self.complements.1;
         let divisor = square.sqrt() / self.root() + self.epsilon;
         (weight * self.keep() + -self.step() * mean / divisor, mean, square)
     }
@@ -282,9 +285,10 @@ fn elsewhere(
     gradient: &Tensor,
     (mean, square): (&Tensor, &Tensor),
 ) -> Result<(Tensor, Tensor, Tensor), ModelError> {
-    let (beta1, beta2) = (f64::from(update.beta1), f64::from(update.beta2));
-    let mean = mean.f_lerp(gradient, 1.0 - beta1)?;
-    let square = square.f_mul_scalar(beta2)?.f_addcmul_(&gradient.f_mul_scalar(1.0 - beta2)?, gradient)?;
+    let complements = (f64::from(update.complements.0), f64::from(update.complements.1));
+    let mean = mean.f_lerp(gradient, complements.0)?;
+    let scaled = gradient.f_mul_scalar(complements.1)?;
+    let square = square.f_mul_scalar(f64::from(update.beta2))?.f_addcmul_(&scaled, gradient)?;
     let divisor = square.f_sqrt()?.f_div_scalar_(f64::from(update.root()))?.f_add_scalar_(f64::from(update.epsilon))?;
     let step = mean.f_mul_scalar(-f64::from(update.step()))?.f_div_(&divisor)?;
     Ok((factor.f_mul_scalar(f64::from(update.keep()))?.f_add_(&step)?, mean, square.f_to_kind(Kind::Float)?))

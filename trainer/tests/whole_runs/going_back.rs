@@ -124,15 +124,26 @@ async fn a_loss_that_jumps_and_stays_is_told_once() {
     let (_, first) = platform.run(spec.clone(), &cache).await;
     assert!(warnings(&first).is_empty());
     spec.continue_from = Some(adapter_of(&platform, &first));
-    (spec.train.learning_rate, spec.train.warmup_ratio, spec.train.n_epochs) = (0.3, 1.0, 100);
-    let (_, second) = platform.run(spec, &cache).await;
-    let losses: Vec<f64> = steps(&second).iter().map(|m| m.train_loss).collect();
-    let told = warnings(&second);
-    let mut spikes = Spikes::default();
-    let wanted: Vec<_> = losses.iter().zip(1..).filter_map(|(loss, step)| Some((step, spikes.see(*loss)?))).collect();
-    let told: Vec<_> =
-        told.iter().map(|(_, data)| (data["step"].as_u64().unwrap(), data["mean"].as_f64().unwrap())).collect();
-    assert!(!told.is_empty() && told == wanted, "{told:?} {wanted:?}");
-    let (step, mean) = (told[0].0 as usize, told[0].1);
-    assert!(step >= 15 && losses[step - 5..step].iter().all(|loss| *loss >= 2.0 * mean), "{mean} {losses:?}");
+    (spec.train.warmup_ratio, spec.train.n_epochs) = (1.0, 100);
+    // Where a rising rate throws a training off hangs on its last bits; one of these does.
+    let mut jumps = 0;
+    for rate in [0.1, 0.3, 1.0, 3.0] {
+        spec.train.learning_rate = rate;
+        let (_, second) = platform.run(spec.clone(), &cache).await;
+        let losses: Vec<f64> = steps(&second).iter().map(|m| m.train_loss).collect();
+        let mut spikes = Spikes::default();
+        let wanted: Vec<_> =
+            losses.iter().zip(1..).filter_map(|(loss, step)| Some((step, spikes.see(*loss)?))).collect();
+        let told: Vec<_> = warnings(&second)
+            .iter()
+            .filter_map(|(_, data)| Some((data["step"].as_u64()?, data["mean"].as_f64()?)))
+            .collect();
+        assert_eq!(told, wanted, "at {rate}");
+        jumps += told.len();
+        for (step, mean) in told {
+            let five = &losses[step as usize - 5..step as usize];
+            assert!(step >= 15 && five.iter().all(|loss| *loss >= 2.0 * mean), "{mean} {five:?}");
+        }
+    }
+    assert!(jumps > 0, "no rate threw the training off");
 }
