@@ -47,6 +47,15 @@ left: ## Build and test all that needs no libtorch, without libtorch
 	unset LIBTORCH LD_LIBRARY_PATH
 	scripts/test-postgres cargo test --locked -p attune-domain -p attune-store -p attune-text -p attune-gguf -p attune-node -p attune-api -p attune-scheduler -p attune-cli
 
+##@ Measure (on a quiet machine)
+.PHONY: bench-train
+bench-train: ## Training beside transformers + PEFT + bitsandbytes: speed, memory, start (ARGS="--rounds 3"; 6 GB of Python)
+	@scripts/bench-train $(ARGS)
+
+.PHONY: train-cost
+train-cost: ## How a training step's cost grows with length, batch and rank: docs/bench/train.csv, docs/train-cost.svg
+	@scripts/train-cost $(ARGS)
+
 ##@ Refresh what is committed
 .PHONY: openapi
 openapi: ## Rewrite openapi/openapi.json from the routes

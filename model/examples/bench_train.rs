@@ -1,12 +1,17 @@
-//! Measures training and decoding on a Hugging Face folder: tokens per second and peak memory, one JSON line.
+//! Measures this crate on a Hugging Face folder; each mode prints one JSON line. `scripts/bench-train` runs it beside the
+//! peer, `scripts/train-cost` over many shapes.
 //!
-//! Use: `bench_train FOLDER [sequences] [length] [steps] [checkpointing 0|1] [nf4|none]`. Random ids, every position
-//! trained, as `transformers` + PEFT + bitsandbytes are measured by `peer_peft.py` without data.
+//! `random`: training steps over random ids, every position trained, as `bench/peer_peft.py` without data.
+//! `decode`: a prompt read, and tokens decoded for 1 and for 8 sequences.
+//! `matmul`: libtorch's f32 matmul rate, what the others are a share of.
 
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Context, Result};
-use attune_domain::spec::{AdapterSpec, Quantization};
+use anyhow::{Context, Result, ensure};
+use attune_domain::{
+    architecture::PROJECTIONS,
+    spec::{AdapterSpec, Quantization},
+};
 use attune_model::{
     adapter::LoraAdapter,
     batch::PackedBatch,
@@ -15,57 +20,149 @@ use attune_model::{
     optimizer::{AdamW, AdamWOptions},
     train::{TrainOptions, loss_and_gradients},
 };
+use clap::{Args, Parser, ValueEnum};
+use tch::{Device, Kind, Tensor};
+
+/// Width of the square matrices of `matmul`.
+const MATMUL: i64 = 2048;
+
+#[derive(Parser)]
+#[command(about = "Measures training and decoding; prints one JSON line")]
+enum Mode {
+    /// Training steps over random ids.
+    Random(Random),
+    /// Reading prompts and decoding.
+    Decode {
+        /// A Hugging Face folder.
+        folder: PathBuf,
+    },
+    /// libtorch's f32 matmul of 2048 x 2048 x 2048.
+    Matmul,
+}
+
+#[derive(Args)]
+struct Random {
+    /// A Hugging Face folder.
+    folder: PathBuf,
+    /// Sequences of a step.
+    #[arg(long, default_value_t = 4)]
+    sequences: usize,
+    /// Tokens of a sequence.
+    #[arg(long, default_value_t = 256)]
+    length: usize,
+    /// Sequences that go through the decoder at once; all of a step, if not given.
+    #[arg(long)]
+    micro: Option<usize>,
+    /// Steps; the first is not counted.
+    #[arg(long, default_value_t = 6)]
+    steps: usize,
+    /// Keep only each block's input for the backward.
+    #[arg(long)]
+    checkpointing: bool,
+    /// How the base is held.
+    #[arg(long, value_enum, default_value_t = Base::Nf4)]
+    base: Base,
+    /// Rank of the adapter, on all seven projections.
+    #[arg(long, default_value_t = 16)]
+    rank: u32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Base {
+    /// NF4, double quantised.
+    Nf4,
+    /// NF4.
+    Nf4Single,
+    /// 8 bits, a scale for each row.
+    Int8,
+    /// As it is.
+    None,
+}
 
 fn main() -> Result<()> {
-    let given: Vec<String> = std::env::args().collect();
-    let folder =
-        given.get(1).context("use: bench_train FOLDER [sequences] [length] [steps] [checkpointing] [nf4|none]")?;
-    let number = |at: usize, default: usize| given.get(at).map_or(Ok(default), |text| text.parse());
-    let (sequences, length, steps, checkpointing) = (number(2, 4)?, number(3, 256)?, number(4, 6)?, number(5, 0)?);
-    let quantization = match given.get(6).map(String::as_str) {
-        Some("none") => Quantization::None,
-        _ => Quantization::Nf4 { double_quant: true },
-    };
+    let mode = Mode::parse();
     let threads = std::thread::available_parallelism()?.get();
     tch::set_num_threads(i32::try_from(threads)?);
+    match mode {
+        Mode::Random(options) => random(&options, threads),
+        Mode::Decode { folder } => {
+            let decoder = Decoder::load(&folder, Quantization::Nf4 { double_quant: true })?;
+            decode(&decoder, &LoraAdapter::new(decoder.architecture(), spec(16), 0)?)
+        }
+        Mode::Matmul => matmul(threads),
+    }
+}
 
+fn spec(rank: u32) -> AdapterSpec {
+    AdapterSpec::lora(rank, 2.0 * f64::from(rank), &PROJECTIONS)
+}
+
+fn random(options: &Random, threads: usize) -> Result<()> {
+    ensure!(options.steps > 1, "--steps: {} is not allowed; it must be 2 or more", options.steps);
     let start = Instant::now();
-    let decoder = Decoder::load(folder.as_ref(), quantization)?;
+    let quantization = match options.base {
+        Base::Nf4 => Quantization::Nf4 { double_quant: true },
+        Base::Nf4Single => Quantization::Nf4 { double_quant: false },
+        Base::Int8 => Quantization::Int8,
+        Base::None => Quantization::None,
+    };
+    let decoder = Decoder::load(&options.folder, quantization)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let spec = AdapterSpec::lora(16, 32.0, &attune_domain::architecture::PROJECTIONS);
-    let mut adapter = LoraAdapter::new(decoder.architecture(), spec, 0)?;
+    let mut adapter = LoraAdapter::new(decoder.architecture(), spec(options.rank), 0)?;
     let mut optimizer = AdamW::new(&adapter, AdamWOptions::default())?;
     let mut gradients = Gradients::zeros(&adapter)?;
-    let (mut times, mut losses) = (Vec::new(), Vec::new());
-    let mut warm_from = 0.0;
-    for step in 0..steps {
-        let mut batch = PackedBatch::new();
-        for row in 0..sequences {
-            let ids: Vec<u32> =
-                (0..length).map(|at| (100 + (step * 7919 + row * 104_729 + at * at * 31) % 40_000) as u32).collect();
-            batch.push(&ids, &vec![true; length])?;
-        }
-        let options = TrainOptions { checkpointing: checkpointing == 1, ..TrainOptions::new(batch.trained_tokens()) };
+    let (mut seconds, mut losses, mut processor) = (0.0, Vec::new(), 0.0);
+    for step in 0..options.steps {
         if step == 1 {
-            warm_from = processor_seconds()?;
+            (seconds, processor) = (0.0, processor_seconds()?);
         }
         let start = Instant::now();
-        let loss = loss_and_gradients(&decoder, &adapter, &batch, options, &mut gradients)?;
+        let mut sum = 0.0;
+        for batch in batches(options, step)? {
+            let trained = options.sequences * (options.length - 1);
+            let train_options = TrainOptions {
+                checkpointing: options.checkpointing,
+                share_prefixes: false,
+                ..TrainOptions::new(trained as u64)
+            };
+            sum += loss_and_gradients(&decoder, &adapter, &batch, train_options, &mut gradients)?.sum / trained as f64;
+        }
         gradients.clip(1.0)?;
         optimizer.step(&mut adapter, &gradients, 2e-4)?;
         gradients.clear()?;
-        times.push(start.elapsed().as_secs_f64());
-        losses.push(loss.mean());
+        seconds += start.elapsed().as_secs_f64();
+        losses.push(sum);
     }
-    let warm: f64 = times.iter().skip(1).sum::<f64>() / (times.len() - 1).max(1) as f64;
-    println!(
-        "{{\"batch\":{sequences},\"seq\":{length},\"checkpointing\":{checkpointing},\"threads\":{threads},\"load_s\":{load_seconds:.2},\
-         \"step_s\":{warm:.3},\"step_cpu_s\":{:.3},\"tokens_per_s\":{:.1},\"peak_rss_mb\":{},\"losses\":{losses:.4?}}}",
-        (processor_seconds()? - warm_from) / (times.len() - 1).max(1) as f64,
-        (sequences * length) as f64 / warm,
-        peak_mib()?,
-    );
-    decode(&decoder, &adapter)
+    let counted = (options.steps - 1) as f64;
+    let architecture = decoder.architecture();
+    let line = serde_json::json!({
+        "batch": options.sequences, "seq": options.length, "micro": options.micro.unwrap_or(options.sequences),
+        "rank": options.rank, "checkpointing": options.checkpointing, "threads": threads,
+        "load_s": round(load_seconds), "step_s": round(seconds / counted),
+        "step_cpu_s": round((processor_seconds()? - processor) / counted),
+        "tokens_per_s": round((options.sequences * options.length) as f64 * counted / seconds),
+        "peak_rss_mb": peak_mib()?, "losses": losses.into_iter().map(round).collect::<Vec<_>>(),
+        // Those that a token is multiplied with: the projections and the head.
+        "matmul_weights": architecture.projection_weights() + architecture.vocab_size * architecture.hidden_size,
+    });
+    println!("{line}");
+    Ok(())
+}
+
+/// The micro-batches of a step.
+fn batches(options: &Random, step: usize) -> Result<Vec<PackedBatch>> {
+    let rows: Vec<usize> = (0..options.sequences).collect();
+    let mut batches = Vec::new();
+    for part in rows.chunks(options.micro.unwrap_or(options.sequences).max(1)) {
+        let mut batch = PackedBatch::new();
+        for row in part {
+            let id = |at: usize| (100 + (step * 7919 + row * 104_729 + at * at * 31) % 40_000) as u32;
+            let ids: Vec<u32> = (0..options.length).map(id).collect();
+            batch.push(&ids, &vec![true; ids.len()])?;
+        }
+        batches.push(batch);
+    }
+    Ok(batches)
 }
 
 /// Tokens per second of a prompt read, and of 32 steps for 1 and for 8 sequences.
@@ -89,16 +186,38 @@ fn decode(decoder: &Decoder, adapter: &LoraAdapter) -> Result<()> {
         }
         let decode = (count * 32) as f64 / start.elapsed().as_secs_f64();
         let processor = (processor_seconds()? - processor) / 32.0;
-        println!(
-            "{{\"sequences\":{count},\"prefill_tokens_per_s\":{prefill:.1},\"decode_tokens_per_s\":{decode:.1},\
-             \"decode_step_cpu_s\":{processor:.3}}}"
-        );
+        let line = serde_json::json!({
+            "sequences": count, "prefill_tokens_per_s": round(prefill), "decode_tokens_per_s": round(decode),
+            "decode_step_cpu_s": round(processor),
+        });
+        println!("{line}");
     }
     Ok(())
 }
 
-/// Processor time of this process, all threads: on a machine that others use too, a fairer measure than the clock. Set
-/// `GOMP_SPINCOUNT=0` to leave out threads that wait for each other.
+/// The best of ten, after two that warm up.
+fn matmul(threads: usize) -> Result<()> {
+    let made = || Tensor::f_randn([MATMUL, MATMUL], (Kind::Float, Device::Cpu));
+    let (a, b, out) = (made()?, made()?, made()?);
+    let mut best = f64::INFINITY;
+    for round in 0..12 {
+        let start = Instant::now();
+        let _ = a.f_matmul_out(&out, &b)?;
+        if round >= 2 {
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+    }
+    let gflops = 2.0 * (MATMUL as f64).powi(3) / best / 1e9;
+    println!("{}", serde_json::json!({"matmul": MATMUL, "threads": threads, "gflop_per_s": round(gflops)}));
+    Ok(())
+}
+
+fn round(number: f64) -> f64 {
+    (number * 1e4).round() / 1e4
+}
+
+/// Processor time of this process, all threads: on a machine that others use too, a fairer measure than the clock, if
+/// threads that wait for each other sleep (`OMP_WAIT_POLICY=passive`).
 fn processor_seconds() -> Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let fields: Vec<&str> = stat.rsplit(')').next().context("no fields")?.split_whitespace().collect();

@@ -1,0 +1,166 @@
+//! Measures training on the rows of a dataset, as `bench/peer_peft.py --data` does: real lengths, only the answers trained.
+//! Prints one JSON line. `scripts/bench-train` runs it beside the peer, with the same rows in the same batches.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use attune_domain::{
+    architecture::PROJECTIONS,
+    dataset::parse_row,
+    spec::{AdapterSpec, Quantization},
+};
+use attune_model::{
+    adapter::LoraAdapter,
+    batch::PackedBatch,
+    decoder::Decoder,
+    gradients::Gradients,
+    optimizer::{AdamW, AdamWOptions},
+    train::{TrainOptions, loss_and_gradients},
+};
+use attune_text::{encode::Example, model::TextModel};
+use attune_trainer::{
+    memory,
+    sampler::{Cut, micro_batches},
+};
+use clap::Parser;
+
+/// Measures training on the rows of a dataset; prints one JSON line.
+#[derive(Parser)]
+struct Options {
+    /// A Hugging Face folder.
+    folder: PathBuf,
+    /// Chats, one JSON object a line.
+    data: PathBuf,
+    /// A file with the rows' numbers, from 0, in the order to train on; if not given, the file's order.
+    #[arg(long)]
+    order: Option<PathBuf>,
+    /// A file for the packed base: read if it is there, else written.
+    #[arg(long)]
+    cache: Option<PathBuf>,
+    /// Rows of a step.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Rows that go through the decoder at once; all of a step, if not given.
+    #[arg(long)]
+    micro: Option<usize>,
+    /// Steps; the first is not counted. With 0, it ends where the first would begin.
+    #[arg(long, default_value_t = 6)]
+    steps: usize,
+    /// Keep only each block's input for the backward.
+    #[arg(long)]
+    checkpointing: bool,
+    /// Rows of a micro-batch that begin with the same tokens share their work.
+    #[arg(long)]
+    share_prefixes: bool,
+}
+
+fn main() -> Result<()> {
+    attune_node::let_waiting_threads_sleep().context("starting anew")?;
+    let options = Options::parse();
+    let threads = std::thread::available_parallelism()?.get();
+    tch::set_num_threads(i32::try_from(threads)?);
+    let rows = rows(&options)?;
+    let batches = batches(&options, &rows)?;
+
+    let decoder =
+        Decoder::load_cached(&options.folder, Quantization::Nf4 { double_quant: true }, options.cache.as_deref())?;
+    let mut adapter = LoraAdapter::new(decoder.architecture(), AdapterSpec::lora(16, 32.0, &PROJECTIONS), 0)?;
+    let mut optimizer = AdamW::new(&adapter, AdamWOptions::default())?;
+    let mut gradients = Gradients::zeros(&adapter)?;
+    let to_first_step = since_start()?.as_secs_f64();
+
+    let (mut seconds, mut tokens, mut losses) = (0.0, 0, Vec::new());
+    for (step, batches) in batches.iter().enumerate() {
+        if step == 1 {
+            (seconds, tokens) = (0.0, 0);
+        }
+        let start = Instant::now();
+        let normaliser = batches.iter().map(PackedBatch::trained_tokens).sum();
+        let train_options = TrainOptions {
+            checkpointing: options.checkpointing,
+            share_prefixes: options.share_prefixes,
+            ..TrainOptions::new(normaliser)
+        };
+        let mut sum = 0.0;
+        for batch in batches {
+            sum += loss_and_gradients(&decoder, &adapter, batch, train_options, &mut gradients)?.sum;
+        }
+        gradients.clip(1.0)?;
+        optimizer.step(&mut adapter, &gradients, 2e-4)?;
+        gradients.clear()?;
+        seconds += start.elapsed().as_secs_f64();
+        tokens += batches.iter().map(PackedBatch::tokens).sum::<usize>();
+        losses.push(round(sum / normaliser as f64));
+    }
+    let counted = options.steps.saturating_sub(1) as f64;
+    let line = serde_json::json!({
+        "batch": options.batch, "micro": options.micro.unwrap_or(options.batch), "share_prefixes": options.share_prefixes,
+        "checkpointing": options.checkpointing, "threads": threads, "seconds_to_first_step": round(to_first_step),
+        "step_s": round(seconds / counted), "rows_per_s": round(options.batch as f64 * counted / seconds),
+        "tokens_per_s": round(tokens as f64 / seconds), "peak_rss_mb": memory::peak().0 >> 20, "losses": losses,
+    });
+    println!("{line}");
+    Ok(())
+}
+
+/// Every row's tokens, in the order to train on.
+fn rows(options: &Options) -> Result<Vec<Example>> {
+    let text = TextModel::open(&options.folder)?;
+    let data = fs::read_to_string(&options.data).with_context(|| options.data.display().to_string())?;
+    let mut rows = Vec::new();
+    for (at, line) in data.lines().enumerate() {
+        let row = parse_row(at as u64 + 1, line.as_bytes()).map_err(|defect| anyhow::anyhow!("{defect:?}"))?;
+        rows.push(text.encode_row(&row).with_context(|| format!("line {}", at + 1))?);
+    }
+    let Some(path) = &options.order else { return Ok(rows) };
+    let order = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let picked = order.split_whitespace().map(|number| {
+        let row: usize = number.parse().with_context(|| format!("{}: '{number}' is no number", path.display()))?;
+        rows.get(row).cloned().with_context(|| format!("{}: row {row} of {}", path.display(), rows.len()))
+    });
+    picked.collect()
+}
+
+/// The micro-batches of each step: rows of like length together, none padded.
+fn batches(options: &Options, rows: &[Example]) -> Result<Vec<Vec<PackedBatch>>> {
+    let needed = options.steps * options.batch;
+    ensure!(
+        needed <= rows.len(),
+        "{} steps of {} rows need {needed}, not {}",
+        options.steps,
+        options.batch,
+        rows.len()
+    );
+    let most = Cut { rows: options.micro.unwrap_or(options.batch).max(1), tokens: usize::MAX };
+    let mut steps = Vec::new();
+    for first in (0..needed).step_by(options.batch) {
+        let mut batches = Vec::new();
+        for part in micro_batches((first..first + options.batch).collect(), |row| rows[row].ids.len(), most) {
+            let mut batch = PackedBatch::new();
+            for row in part {
+                batch.push(&rows[row].ids, &rows[row].trained)?;
+            }
+            batches.push(batch);
+        }
+        steps.push(batches);
+    }
+    Ok(steps)
+}
+
+/// How long ago the kernel started this process: its loader and its start anew count too.
+fn since_start() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let started = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().nth(19));
+    let ticks: f64 = started.context("/proc/self/stat has no start")?.parse()?;
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    let now: f64 = uptime.split_whitespace().next().context("/proc/uptime is empty")?.parse()?;
+    Ok(Duration::from_secs_f64((now - ticks / 100.0).max(0.0)))
+}
+
+fn round(number: f64) -> f64 {
+    (number * 1e4).round() / 1e4
+}
