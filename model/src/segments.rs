@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(made.ids.len(), 20 + 2 + 1 + 2);
         let beginning = Segment::alone(0..20);
         assert_eq!(made.segments[0], beginning);
-        let after = |rows| Segment { rows, past: Vec::from([0..20]) };
+        let after = |rows| Segment { rows, past: std::iter::once(0..20).collect() };
         assert_eq!(made.segments[1..3], [after(20..22), after(22..23)]);
         assert_eq!(made.segments[3], Segment::alone(23..25));
         assert_eq!((made.segments[1].first_position(), made.segments.len()), (20, 4));
