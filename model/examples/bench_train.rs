@@ -45,7 +45,7 @@ fn main() -> Result<()> {
                 (0..length).map(|at| (100 + (step * 7919 + row * 104_729 + at * at * 31) % 40_000) as u32).collect();
             batch.push(&ids, &vec![true; length])?;
         }
-        let options = TrainOptions { checkpointing: checkpointing == 1, normaliser: batch.trained_tokens() };
+        let options = TrainOptions { checkpointing: checkpointing == 1, ..TrainOptions::new(batch.trained_tokens()) };
         if step == 1 {
             warm_from = processor_seconds()?;
         }

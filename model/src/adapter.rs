@@ -1,12 +1,10 @@
-//! A LoRA adapter: two factors for each projection that it corrects, in `f32`, read and written as PEFT does.
+//! A LoRA adapter: two factors for each projection that it corrects, with DoRA a magnitude too, in `f32`, read and written
+//! as PEFT does.
 //!
-//! Deliberately absent: dropout, biases, DoRA, rank patterns, further trained modules. A file that asks for one of them is
-//! refused by name, since running it without would be another adapter.
+//! Deliberately absent: biases, rank patterns, further trained modules. A file that asks for one of them is refused by
+//! name, since running it without would be another adapter.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::{cell::OnceCell, collections::HashMap, path::Path};
 
 use attune_domain::{
     architecture::{Architecture, PROJECTIONS},
@@ -14,30 +12,60 @@ use attune_domain::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::ModelError,
-    tensor_file::{TensorFile, write_tensors},
+    peft_config::PeftConfig,
+    tensor_file::{TensorFile, is_finite, write_tensors},
     weights::projection_path,
 };
 
-/// The two factors of one projection's correction: `Δ = scale · b · a`.
+/// The factors of one projection's correction: `W + s·b·a`, with DoRA each row of that scaled to the length `magnitude`.
 ///
-/// | field | shape      | kind    |
-/// |-------|------------|---------|
-/// | `a`   | `[r, in]`  | `Float` |
-/// | `b`   | `[out, r]` | `Float` |
+/// | field       | shape      | kind    |
+/// |-------------|------------|---------|
+/// | `a`         | `[r, in]`  | `Float` |
+/// | `b`         | `[out, r]` | `Float` |
+/// | `magnitude` | `[out]`    | `Float` |
 ///
-/// Source: Hu et al., arXiv:2106.09685, §4.1.
+/// Sources: Hu et al., arXiv:2106.09685, §4.1; Liu et al., arXiv:2402.09353, eq. 5.
 #[derive(Debug)]
 pub struct LoraPair {
     /// Applied first.
     pub a: Tensor,
     /// Applied second; zeros at first, so that an untrained adapter changes nothing.
     pub b: Tensor,
+    /// DoRA's; the lengths of the base's rows at first.
+    pub magnitude: Option<Tensor>,
+    /// `magnitude` over the lengths of the corrected weight's rows, for serving, where neither changes any more.
+    pub(crate) row_scale: OnceCell<Tensor>,
 }
+
+impl LoraPair {
+    pub(crate) fn new(a: Tensor, b: Tensor, magnitude: Option<Tensor>) -> Self {
+        Self { a, b, magnitude, row_scale: OnceCell::new() }
+    }
+
+    /// The same places, made from these.
+    pub(crate) fn map<E>(&self, make: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Self, E> {
+        Ok(Self::new(make(&self.a)?, make(&self.b)?, self.magnitude.as_ref().map(make).transpose()?))
+    }
+
+    /// Its tensors with the ends of PEFT's names, in a fixed order.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
+        let factors = [("lora_A.weight", &self.a), ("lora_B.weight", &self.b)];
+        factors.into_iter().chain(self.magnitude.iter().map(|magnitude| (MAGNITUDE, magnitude)))
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn named_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Tensor)> {
+        let factors = [("lora_A.weight", &mut self.a), ("lora_B.weight", &mut self.b)];
+        factors.into_iter().chain(self.magnitude.iter_mut().map(|magnitude| (MAGNITUDE, magnitude)))
+    }
+}
+
+const MAGNITUDE: &str = "lora_magnitude_vector";
 
 /// The factors of one block, at the places of [`PROJECTIONS`]; `None` where there is no correction.
 pub type LayerPairs = [Option<LoraPair>; PROJECTIONS.len()];
@@ -61,9 +89,21 @@ impl LoraAdapter {
     ///
     /// Source: `reset_lora_parameters` in PEFT's `tuners/lora/layer.py`.
     ///
+    /// DoRA's magnitudes come from the base's weights: [`Decoder::new_adapter`](crate::decoder::Decoder::new_adapter) makes
+    /// an adapter of any kind.
+    ///
     /// # Errors
-    /// [`ModelError::AdapterConfig`]: an unknown target, or none, or a rank of 0; [`ModelError::Torch`].
+    /// [`ModelError::AdapterConfig`]: an unknown target, or none, or a rank of 0, or DoRA; [`ModelError::Torch`].
     pub fn new(architecture: &Architecture, spec: AdapterSpec, seed: u64) -> Result<Self, ModelError> {
+        if spec.use_dora {
+            let (field, given, allowed) = ("use_dora", "true".into(), "false without the base's weights");
+            return Err(ModelError::AdapterConfig { field, given, allowed });
+        }
+        Self::drawn(architecture, spec, seed)
+    }
+
+    /// As [`LoraAdapter::new`], still without magnitudes.
+    pub(crate) fn drawn(architecture: &Architecture, spec: AdapterSpec, seed: u64) -> Result<Self, ModelError> {
         check(&spec)?;
         let mut random = Pcg64::seed_from_u64(seed);
         let rank = i64::from(spec.rank);
@@ -73,7 +113,7 @@ impl LoraAdapter {
             let a: Vec<f32> = (0..count).map(|_| random.random_range(-bound..bound)).collect();
             let a = Tensor::f_from_slice(&a)?.f_reshape([rank, ins])?;
             let b = Tensor::f_zeros([outs, rank], (Kind::Float, Device::Cpu))?;
-            Ok(LoraPair { a, b })
+            Ok(LoraPair::new(a, b, None))
         })?;
         Ok(Self { spec, layers })
     }
@@ -113,9 +153,11 @@ impl LoraAdapter {
             Ok(tensor)
         };
         let layers = each_pair(architecture, &spec, |layer, projection, outs, ins| {
-            let a = read(factor_name(layer, projection, 'A'), vec![rank, ins])?;
-            let b = read(factor_name(layer, projection, 'B'), vec![outs, rank])?;
-            Ok(LoraPair { a, b })
+            let a = read(factor_name(layer, projection, "lora_A.weight"), vec![rank, ins])?;
+            let b = read(factor_name(layer, projection, "lora_B.weight"), vec![outs, rank])?;
+            let magnitude =
+                if spec.use_dora { Some(read(factor_name(layer, projection, MAGNITUDE), vec![outs])?) } else { None };
+            Ok(LoraPair::new(a, b, magnitude))
         })?;
         known.sort();
         match file.names().into_iter().find(|name| known.binary_search(name).is_err()) {
@@ -145,18 +187,44 @@ impl LoraAdapter {
         write_tensors(path, &self.parameters(), HashMap::from([("format".into(), "pt".into())]))
     }
 
-    /// Every factor with PEFT's name, in a fixed order: by layer, by projection, `a` before `b`.
+    /// Every factor with PEFT's name, in a fixed order: by layer, by projection, `a` before `b` before the magnitude.
     #[must_use]
     pub fn parameters(&self) -> Vec<(String, &Tensor)> {
+        named(&self.layers)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn parameters_mut(&mut self) -> Vec<(String, &mut Tensor)> {
         let mut all = Vec::new();
-        for (layer, pairs) in self.layers.iter().enumerate() {
+        for (layer, pairs) in self.layers.iter_mut().enumerate() {
             for (projection, pair) in PROJECTIONS.iter().zip(pairs) {
                 let Some(pair) = pair else { continue };
-                all.push((factor_name(layer, projection, 'A'), &pair.a));
-                all.push((factor_name(layer, projection, 'B'), &pair.b));
+                pair.row_scale.take();
+                all.extend(pair.named_mut().map(|(factor, tensor)| (factor_name(layer, projection, factor), tensor)));
             }
         }
         all
+    }
+
+    /// A copy of it in memory of its own, to come back to.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: no memory.
+    pub fn snapshot(&self) -> Result<Self, ModelError> {
+        Ok(Self { spec: self.spec.clone(), layers: map(&self.layers, |tensor| tensor.f_mul_scalar(1.0))? })
+    }
+
+    /// The first factor that holds a number that is not finite.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`].
+    pub fn not_finite(&self) -> Result<Option<String>, ModelError> {
+        for (name, factor) in self.parameters() {
+            if !is_finite(factor)? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     /// What it was made to be.
@@ -165,10 +233,11 @@ impl LoraAdapter {
         &self.spec
     }
 
-    /// `lora_alpha / rank`.
+    /// `lora_alpha / rank`, or `lora_alpha / √rank` with rsLoRA.
     #[must_use]
     pub fn scale(&self) -> f64 {
-        self.spec.lora_alpha / f64::from(self.spec.rank)
+        let rank = f64::from(self.spec.rank);
+        self.spec.lora_alpha / if self.spec.use_rslora { rank.sqrt() } else { rank }
     }
 
     /// Bytes that its factors take in memory.
@@ -198,24 +267,39 @@ impl LoraAdapter {
     /// # Errors
     /// [`ModelError::Torch`].
     pub fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
-        let moved = |tensor: &Tensor| tensor.f_to_kind(kind)?.f_to_device(device);
-        let mut layers = Vec::with_capacity(self.layers.len());
-        for pairs in &self.layers {
-            let mut made = LayerPairs::default();
-            for (place, pair) in made.iter_mut().zip(pairs) {
-                if let Some(pair) = pair {
-                    *place = Some(LoraPair { a: moved(&pair.a)?, b: moved(&pair.b)? });
-                }
-            }
-            layers.push(made);
-        }
+        let layers = map(&self.layers, |tensor| tensor.f_to_kind(kind)?.f_to_device(device))?;
         Ok(Self { spec: self.spec.clone(), layers })
     }
 }
 
+/// Other factors at the same places.
+pub(crate) fn map<E>(layers: &[LayerPairs], make: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Vec<LayerPairs>, E> {
+    let mut all = Vec::with_capacity(layers.len());
+    for pairs in layers {
+        let mut made = LayerPairs::default();
+        for (place, pair) in made.iter_mut().zip(pairs) {
+            *place = pair.as_ref().map(|pair| pair.map(&make)).transpose()?;
+        }
+        all.push(made);
+    }
+    Ok(all)
+}
+
+/// Tensors at the places of factors with PEFT's names, in the order of [`LoraAdapter::parameters`].
+pub(crate) fn named(layers: &[LayerPairs]) -> Vec<(String, &Tensor)> {
+    let mut all = Vec::new();
+    for (layer, pairs) in layers.iter().enumerate() {
+        for (projection, pair) in PROJECTIONS.iter().zip(pairs) {
+            let Some(pair) = pair else { continue };
+            all.extend(pair.named().map(|(factor, tensor)| (factor_name(layer, projection, factor), tensor)));
+        }
+    }
+    all
+}
+
 /// `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
-pub(crate) fn factor_name(layer: usize, projection: &str, factor: char) -> String {
-    format!("base_model.model.{}.lora_{factor}.weight", projection_path(layer, projection))
+fn factor_name(layer: usize, projection: &str, factor: &str) -> String {
+    format!("base_model.model.{}.{factor}", projection_path(layer, projection))
 }
 
 fn check(spec: &AdapterSpec) -> Result<(), ModelError> {
@@ -229,6 +313,12 @@ fn check(spec: &AdapterSpec) -> Result<(), ModelError> {
     }
     if spec.target_modules.is_empty() {
         return refuse("target_modules", "none".into(), TARGETS);
+    }
+    if !(0.0..1.0).contains(&spec.lora_dropout) {
+        return refuse("lora_dropout", spec.lora_dropout.to_string(), "from 0 to below 1");
+    }
+    if spec.use_dora && spec.lora_dropout > 0.0 {
+        return refuse("lora_dropout", spec.lora_dropout.to_string(), "0 with use_dora");
     }
     match spec.target_modules.iter().find(|name| !PROJECTIONS.contains(&name.as_str())) {
         Some(name) => refuse("target_modules", name.clone(), TARGETS),
@@ -258,109 +348,6 @@ fn each_pair(
     Ok(layers)
 }
 
-/// `adapter_config.json`. What Attune does not run is read only to be refused.
-#[derive(Serialize, Deserialize)]
-struct PeftConfig {
-    peft_type: String,
-    #[serde(default)]
-    task_type: Option<String>,
-    #[serde(default)]
-    base_model_name_or_path: Option<String>,
-    r: u32,
-    lora_alpha: f64,
-    #[serde(default)]
-    lora_dropout: f64,
-    target_modules: Targets,
-    #[serde(default = "none")]
-    bias: String,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    inference_mode: bool,
-    #[serde(default)]
-    modules_to_save: Option<Vec<String>>,
-    #[serde(default)]
-    layers_to_transform: Option<serde_json::Value>,
-    #[serde(default)]
-    rank_pattern: BTreeMap<String, serde_json::Value>,
-    #[serde(default)]
-    alpha_pattern: BTreeMap<String, serde_json::Value>,
-}
-
-/// PEFT writes a list; the shorthand `all-linear` is kept as it was typed.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Targets {
-    List(Vec<String>),
-    Word(String),
-}
-
-fn none() -> String {
-    "none".into()
-}
-
-impl PeftConfig {
-    fn of(spec: &AdapterSpec, provenance: &Provenance) -> Self {
-        Self {
-            peft_type: "LORA".into(),
-            task_type: Some("CAUSAL_LM".into()),
-            base_model_name_or_path: Some(provenance.base_model.clone()),
-            r: spec.rank,
-            lora_alpha: spec.lora_alpha,
-            lora_dropout: 0.0,
-            target_modules: Targets::List(spec.target_modules.clone()),
-            bias: none(),
-            fan_in_fan_out: false,
-            use_dora: false,
-            use_rslora: false,
-            inference_mode: true,
-            modules_to_save: None,
-            layers_to_transform: None,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
-        }
-    }
-
-    fn spec(self) -> Result<AdapterSpec, ModelError> {
-        let empty = |list: Option<&[String]>| list.is_none_or(<[String]>::is_empty);
-        let wrong = [
-            ("peft_type", self.peft_type != "LORA", self.peft_type.clone(), "LORA"),
-            ("bias", self.bias != "none", self.bias.clone(), "none"),
-            ("fan_in_fan_out", self.fan_in_fan_out, "true".into(), "false"),
-            ("use_dora", self.use_dora, "true".into(), "false"),
-            ("use_rslora", self.use_rslora, "true".into(), "false"),
-            ("modules_to_save", !empty(self.modules_to_save.as_deref()), "a list".into(), "null"),
-            ("layers_to_transform", self.layers_to_transform.is_some_and(|v| !v.is_null()), "a list".into(), "null"),
-            ("rank_pattern", !self.rank_pattern.is_empty(), "a map".into(), "empty"),
-            ("alpha_pattern", !self.alpha_pattern.is_empty(), "a map".into(), "empty"),
-        ];
-        if let Some((field, _, given, allowed)) = wrong.into_iter().find(|(_, is_wrong, ..)| *is_wrong) {
-            return Err(ModelError::AdapterConfig { field, given, allowed });
-        }
-        let named = match self.target_modules {
-            Targets::List(list) => list,
-            Targets::Word(word) if word == "all-linear" => PROJECTIONS.map(str::to_owned).to_vec(),
-            Targets::Word(word) => vec![word],
-        };
-        // In the order of a block, whatever the file's: two folders with the same numbers are then the same adapter.
-        let mut target_modules: Vec<String> =
-            PROJECTIONS.iter().filter(|name| named.iter().any(|n| n == *name)).map(ToString::to_string).collect();
-        target_modules.extend(named.into_iter().filter(|name| !PROJECTIONS.contains(&name.as_str())));
-        Ok(AdapterSpec {
-            rank: self.r,
-            lora_alpha: self.lora_alpha,
-            target_modules,
-            lora_dropout: self.lora_dropout,
-            use_rslora: self.use_rslora,
-            use_dora: self.use_dora,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -388,8 +375,6 @@ mod tests {
     #[test]
     fn what_would_be_another_adapter_is_refused_by_field() {
         for (field, value, words) in [
-            ("use_dora", true.into(), "use_dora: true is not supported; allowed: false"),
-            ("use_rslora", true.into(), "use_rslora: true"),
             ("bias", "all".into(), "bias: all is not supported; allowed: none"),
             ("peft_type", "IA3".into(), "peft_type: IA3"),
             ("rank_pattern", serde_json::json!({"q_proj": 8}), "rank_pattern: a map"),

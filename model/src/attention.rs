@@ -32,16 +32,15 @@ pub(crate) struct Sequence<'a> {
     pub(crate) key: &'a Tensor,
     /// `[k, n, d]`.
     pub(crate) value: &'a Tensor,
+    /// From [`Attention::mask`].
+    pub(crate) mask: Option<&'a Tensor>,
 }
 
-/// What the backward gives, views of one sequence's rows to be written.
-pub(crate) struct SequenceGradient<'a> {
-    /// `[s, h, d]`.
-    pub(crate) query: &'a mut Tensor,
-    /// `[s, n, d]`.
-    pub(crate) key: &'a mut Tensor,
-    /// `[s, n, d]`.
-    pub(crate) value: &'a mut Tensor,
+/// What the backward gives: `[s, h, d]`, `[k, n, d]`, `[k, n, d]`.
+pub(crate) struct SequenceGradient {
+    pub(crate) query: Tensor,
+    pub(crate) key: Tensor,
+    pub(crate) value: Tensor,
 }
 
 impl Attention {
@@ -68,7 +67,7 @@ impl Attention {
     }
 
     /// What may not be seen as `-∞`: `[s, k]`; `None` where the kernel's own causal rule, or no rule, says the same.
-    fn mask(&self, queries: i64, keys: i64, options: (Kind, Device)) -> Result<Option<Tensor>, ModelError> {
+    pub(crate) fn mask(&self, queries: i64, keys: i64, options: (Kind, Device)) -> Result<Option<Tensor>, ModelError> {
         let windowed = self.window.is_some_and(|window| keys > window);
         if !windowed && (queries == 1 || queries == keys) {
             return Ok(None);
@@ -84,8 +83,7 @@ impl Attention {
 
     /// `-> ([s, h, d], logsumexp)`; the second is what the backward needs.
     pub(crate) fn forward(&self, sequence: &Sequence<'_>) -> Result<(Tensor, Tensor), ModelError> {
-        let (queries, keys) = (sequence.query.size3()?.0, sequence.key.size3()?.0);
-        let mask = self.mask(queries, keys, (sequence.query.f_kind()?, sequence.query.device()))?;
+        let queries = sequence.query.size3()?.0;
         let (query, key, value) =
             (self.grouped(sequence.query)?, self.shared(sequence.key)?, self.shared(sequence.value)?);
         let (out, logsumexp) = if query.device() == Device::Cpu {
@@ -94,27 +92,25 @@ impl Attention {
                 &key,
                 &value,
                 0.0,
-                mask.is_none() && queries > 1,
-                mask.as_ref(),
+                sequence.mask.is_none() && queries > 1,
+                sequence.mask,
                 self.scale(),
             )? // [n, g, s, d]
         } else {
-            plain_forward(self.scale(), &query, &key, &value, self.full_mask(mask, &query)?.as_ref())?
+            plain_forward(self.scale(), &query, &key, &value, self.full_mask(sequence.mask, &query)?.as_ref())?
         };
         let rows = out.f_permute([2, 0, 1, 3])?; // [s, n, g, d]
         Ok((rows.f_reshape([queries, self.heads, self.head_dim])?, logsumexp)) // [s, h, d]
     }
 
-    /// From `d_out: [s, h, d]`, the forward's `out: [s, h, d]` and its `logsumexp`; no past, so `k = s`.
+    /// From `d_out: [s, h, d]`, the forward's `out: [s, h, d]` and its `logsumexp`.
     pub(crate) fn backward(
         &self,
         d_out: &Tensor,
         sequence: &Sequence<'_>,
         (out, logsumexp): (&Tensor, &Tensor),
-        gradient: SequenceGradient<'_>,
-    ) -> Result<(), ModelError> {
+    ) -> Result<SequenceGradient, ModelError> {
         let rows = sequence.query.size3()?.0;
-        let mask = self.mask(rows, rows, (sequence.query.f_kind()?, sequence.query.device()))?;
         let (query, key, value) =
             (self.grouped(sequence.query)?, self.shared(sequence.key)?, self.shared(sequence.value)?);
         let (d_out, out) = (self.grouped(d_out)?, self.grouped(out)?);
@@ -127,28 +123,28 @@ impl Attention {
                 &out,
                 logsumexp,
                 0.0,
-                mask.is_none() && rows > 1,
-                mask.as_ref(),
+                sequence.mask.is_none() && rows > 1,
+                sequence.mask,
                 self.scale(),
             )?
         } else {
-            let mask = self.full_mask(mask, &query)?;
+            let mask = self.full_mask(sequence.mask, &query)?;
             plain_backward(self.scale(), &d_out, (&query, &key, &value), (&out, logsumexp), mask.as_ref())?
         };
-        // [n, g, s, d] each; keys and values are shared by their group, so their gradients add up.
-        let d_query = d_query.f_permute([2, 0, 1, 3])?.f_reshape([rows, self.heads, self.head_dim])?; // [s, h, d]
-        gradient.query.f_copy_(&d_query)?;
+        // [n, g, s, d] and [n, g, k, d]; keys and values are shared by their group, so their gradients add up.
         let add_up = |shared: Tensor| shared.f_sum_dim_intlist([1i64].as_slice(), false, None)?.f_permute([1, 0, 2]);
-        gradient.key.f_copy_(&add_up(d_key)?)?; // [s, n, d]
-        gradient.value.f_copy_(&add_up(d_value)?)?; // [s, n, d]
-        Ok(())
+        Ok(SequenceGradient {
+            query: d_query.f_permute([2, 0, 1, 3])?.f_reshape([rows, self.heads, self.head_dim])?, // [s, h, d]
+            key: add_up(d_key)?,                                                                   // [k, n, d]
+            value: add_up(d_value)?,
+        })
     }
 
     /// The mask that the plain way needs where the kernel has its causal rule.
-    fn full_mask(&self, mask: Option<Tensor>, query: &Tensor) -> Result<Option<Tensor>, ModelError> {
+    fn full_mask(&self, mask: Option<&Tensor>, query: &Tensor) -> Result<Option<Tensor>, ModelError> {
         let rows = query.size4()?.2;
         if mask.is_some() || rows == 1 {
-            return Ok(mask);
+            return Ok(mask.map(Tensor::shallow_clone));
         }
         let options = (query.f_kind()?, query.device());
         let unseen = Tensor::f_ones([rows, rows], (Kind::Bool, options.1))?.f_triu(1)?;
@@ -202,35 +198,35 @@ mod tests {
 
     const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
 
-    /// The kernel and the plain way, forward and back, on a sequence of `rows` inside a longer buffer of heads.
-    fn compare(window: Option<i64>, key_heads: i64, rows: i64) {
+    /// The kernel and the plain way, forward and back, on a sequence of `rows` after `past` inside longer buffers.
+    fn compare(window: Option<i64>, key_heads: i64, past: i64, rows: i64) {
+        let what = format!("window {window:?}, {key_heads} key heads, {rows} rows after {past}");
         tch::manual_seed(rows);
         let attention = Attention { heads: 6, key_heads, head_dim: 8, window };
-        let buffer = Tensor::randn([rows + 3, 6 + 2 * key_heads, 8], DOUBLE).narrow(0, 2, rows);
-        let [query, key, value] =
-            [(0, 6), (6, key_heads), (6 + key_heads, key_heads)].map(|(at, n)| buffer.narrow(1, at, n));
-        let sequence = Sequence { query: &query, key: &key, value: &value };
+        let query = Tensor::randn([rows + 3, 6 + 2 * key_heads, 8], DOUBLE).narrow(0, 2, rows).narrow(1, 0, 6);
+        let pairs = Tensor::randn([past + rows, 2 * key_heads, 8], DOUBLE);
+        let [key, value] = [0, key_heads].map(|at| pairs.narrow(1, at, key_heads));
+        let mask = attention.mask(rows, past + rows, DOUBLE).unwrap();
+        let sequence = Sequence { query: &query, key: &key, value: &value, mask: mask.as_ref() };
         let (out, logsumexp) = attention.forward(&sequence).unwrap();
         let (q, k, v) =
             (attention.grouped(&query).unwrap(), attention.shared(&key).unwrap(), attention.shared(&value).unwrap());
-        let mask = attention.full_mask(attention.mask(rows, rows, DOUBLE).unwrap(), &q).unwrap();
-        let plain = plain_forward(attention.scale(), &q, &k, &v, mask.as_ref()).unwrap();
+        let full = attention.full_mask(mask.as_ref(), &q).unwrap();
+        let plain = plain_forward(attention.scale(), &q, &k, &v, full.as_ref()).unwrap();
         let as_rows = |t: &Tensor| t.permute([2, 0, 1, 3]).reshape([rows, 6, 8]);
-        assert!(out.allclose(&as_rows(&plain.0), 1e-10, 1e-12, false), "forward {window:?} {key_heads} {rows}");
-        assert!(logsumexp.allclose(&plain.1, 1e-10, 1e-12, false), "logsumexp {window:?} {key_heads} {rows}");
+        assert!(out.allclose(&as_rows(&plain.0), 1e-10, 1e-12, false), "forward: {what}");
+        assert!(logsumexp.allclose(&plain.1, 1e-10, 1e-12, false), "logsumexp: {what}");
 
         let d_out = Tensor::randn([rows, 6, 8], DOUBLE);
-        let d_heads = Tensor::zeros([rows, 6 + 2 * key_heads, 8], DOUBLE);
-        let [mut dq, mut dk, mut dv] =
-            [(0, 6), (6, key_heads), (6 + key_heads, key_heads)].map(|(at, n)| d_heads.narrow(1, at, n));
-        let gradient = SequenceGradient { query: &mut dq, key: &mut dk, value: &mut dv };
-        attention.backward(&d_out, &sequence, (&out, &logsumexp), gradient).unwrap();
+        let got = attention.backward(&d_out, &sequence, (&out, &logsumexp)).unwrap();
         let d_grouped = attention.grouped(&d_out).unwrap();
         let (pq, pk, pv) =
-            plain_backward(attention.scale(), &d_grouped, (&q, &k, &v), (&plain.0, &plain.1), mask.as_ref()).unwrap();
+            plain_backward(attention.scale(), &d_grouped, (&q, &k, &v), (&plain.0, &plain.1), full.as_ref()).unwrap();
         let shared = |t: &Tensor| t.sum_dim_intlist([1i64].as_slice(), false, None).permute([1, 0, 2]);
-        for (name, got, want) in [("q", &dq, as_rows(&pq)), ("k", &dk, shared(&pk)), ("v", &dv, shared(&pv))] {
-            assert!(got.allclose(&want, 1e-10, 1e-12, false), "d{name} {window:?} {key_heads} {rows}");
+        for (name, got, want) in
+            [("q", &got.query, as_rows(&pq)), ("k", &got.key, shared(&pk)), ("v", &got.value, shared(&pv))]
+        {
+            assert!(got.allclose(&want, 1e-10, 1e-12, false), "d{name}: {what}");
         }
     }
 
@@ -238,8 +234,8 @@ mod tests {
     fn the_kernel_and_the_plain_way_agree() {
         for window in [None, Some(1), Some(5)] {
             for key_heads in [1, 2, 6] {
-                for rows in [1, 2, 7, 40, 150] {
-                    compare(window, key_heads, rows);
+                for (past, rows) in [(0, 1), (0, 2), (0, 7), (0, 40), (0, 150), (3, 1), (1, 9), (60, 33), (9, 140)] {
+                    compare(window, key_heads, past, rows);
                 }
             }
         }

@@ -1,8 +1,10 @@
 //! What is trained on at once: sequences behind one another, with marks at the tokens to learn, and the sum of a loss.
 
-use crate::error::ModelError;
+use std::collections::BTreeMap;
 
-/// Sequences one behind the other, none of which sees another.
+use crate::{error::ModelError, segments::Segments};
+
+/// Sequences, none of which sees another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PackedBatch {
     pub(crate) ids: Vec<u32>,
@@ -51,11 +53,35 @@ impl PackedBatch {
         self.trained.iter().map(|&trained| u64::from(trained)).sum()
     }
 
-    /// The rows that predict a trained token, and those tokens.
-    pub(crate) fn targets(&self) -> (Vec<i64>, Vec<i64>) {
-        let trained = (0..self.ids.len()).filter(|&at| self.trained[at]);
-        trained.map(|at| (at as i64 - 1, i64::from(self.ids[at]))).unzip()
+    /// The sequences as rows, common beginnings once if they are to be shared, and what is to be predicted where.
+    pub(crate) fn laid_out(&self, share_prefixes: bool) -> (Segments, Vec<Target>) {
+        let mut starts = self.lengths.iter().scan(0, |end, &length| {
+            *end += length;
+            Some((*end - length, length))
+        });
+        let cuts: Vec<(usize, usize)> = starts.by_ref().collect();
+        let sequences: Vec<&[u32]> = cuts.iter().map(|&(start, length)| &self.ids[start..start + length]).collect();
+        let segments = if share_prefixes { Segments::shared(&sequences) } else { Segments::apart(&sequences) };
+        let mut counts: BTreeMap<(usize, u32), u32> = BTreeMap::new();
+        for (&(start, length), places) in cuts.iter().zip(&segments.places) {
+            for at in (1..length).filter(|at| self.trained[start + at]) {
+                *counts.entry((places[at - 1], self.ids[start + at])).or_default() += 1;
+            }
+        }
+        let targets = counts.into_iter().map(|((row, id), count)| Target { row, id, count }).collect();
+        (segments, targets)
     }
+}
+
+/// A token to be predicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// From which row.
+    pub(crate) row: usize,
+    /// Which.
+    pub(crate) id: u32,
+    /// In how many sequences.
+    pub(crate) count: u32,
 }
 
 /// A loss before it is divided.

@@ -4,24 +4,24 @@
 //! Shapes: `t` rows of a flat batch, `c` hidden width, `h` query heads, `n` key heads, `d` head width, `f` inner width.
 //! q, k and v lie side by side in one tensor `[t, h+2n, d]`.
 //!
-//! Only what cannot be had again cheaply is saved: norms and SwiGLU are worked out anew on the way back.
+//! Only what cannot be had again cheaply is saved: norms, SwiGLU and low-rank halves are worked out anew on the way back.
 
-use attune_domain::{
-    architecture::{Architecture, PROJECTIONS},
-    spec::Quantization,
-};
-use tch::{Kind, Tensor};
+use std::ops::Range;
+
+use attune_domain::architecture::{Architecture, PROJECTIONS};
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::LayerPairs,
-    attention::{Attention, Sequence, SequenceGradient},
+    attention::{Attention, Sequence},
     error::ModelError,
     kv_cache::KvCache,
     linear::{Correction, FrozenLinear, Learning, RowGroup},
     mlp::{swiglu, swiglu_backward},
+    packed::Source,
     rms_norm::RmsNorm,
     rope::Angles,
-    weights::Weights,
+    segments::Segment,
 };
 
 /// The frozen weights of a block.
@@ -38,10 +38,19 @@ pub(crate) struct Block {
     down: FrozenLinear,
 }
 
-/// How the rows of a flat batch are cut into sequences.
+/// How the rows of a flat batch are cut into segments.
 pub(crate) struct Layout<'a> {
-    pub(crate) lengths: &'a [i64],
+    pub(crate) segments: &'a [Segment],
+    /// One per segment, from [`Attention::mask`].
+    pub(crate) masks: Vec<Option<Tensor>>,
     pub(crate) angles: Angles,
+}
+
+impl Layout<'_> {
+    /// Rows are seen by more than one segment.
+    fn is_shared(&self) -> bool {
+        self.segments.iter().any(|segment| !segment.past.is_empty())
+    }
 }
 
 /// What the backward of a block needs of its forward.
@@ -53,45 +62,33 @@ pub(crate) struct Saved {
     heads: Tensor,
     /// `[t, h·d]`.
     attended: Tensor,
-    /// One per sequence.
+    /// One per segment.
     logsumexp: Vec<Tensor>,
     /// After attention and residual: `[t, c]`.
     middle: Tensor,
     /// `[t, 2f]`.
     gate_up: Tensor,
-    low: Lows,
-}
-
-/// `s·x·Aᵀ` of the four linears.
-#[derive(Default)]
-struct Lows {
-    qkv: Option<Tensor>,
-    o: Option<Tensor>,
-    gate_up: Option<Tensor>,
-    down: Option<Tensor>,
 }
 
 /// A sequence of a batch over its cache.
 pub(crate) struct CachedRows<'a> {
     pub(crate) rows: i64,
     pub(crate) cache: &'a KvCache,
+    /// From [`Attention::mask`].
+    pub(crate) mask: Option<Tensor>,
 }
 
 impl Block {
-    /// Reads block `layer`; its projections are quantised as asked.
-    pub(crate) fn read(
-        weights: &Weights,
-        architecture: &Architecture,
-        layer: usize,
-        quantization: Quantization,
-    ) -> Result<Self, ModelError> {
+    /// Reads block `layer`.
+    pub(crate) fn read(source: &mut Source<'_>, architecture: &Architecture, layer: usize) -> Result<Self, ModelError> {
+        let weights = source.weights;
         let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let epsilon = architecture.rms_norm_eps;
         let norm = |name: &str| -> Result<RmsNorm, ModelError> {
             let weight = weights.read(&format!("model.layers.{layer}.{name}.weight"))?;
             Ok(RmsNorm { weight, epsilon })
         };
-        let linear = |names: &[&str], biased| FrozenLinear::read(weights, layer, names, biased, quantization);
+        let mut linear = |names: &[&str], biased| FrozenLinear::read(source, layer, names, biased);
         Ok(Self {
             attention: Attention {
                 heads: int(architecture.num_attention_heads),
@@ -113,24 +110,32 @@ impl Block {
         })
     }
 
-    /// The same block, computed in another kind.
-    pub(crate) fn to_kind(&self, kind: Kind) -> Result<Self, ModelError> {
-        let norm = |norm: &RmsNorm| -> Result<RmsNorm, ModelError> {
-            Ok(RmsNorm { weight: norm.weight.f_to_kind(kind)?, epsilon: norm.epsilon })
-        };
+    /// The same block, computed in another kind, elsewhere.
+    pub(crate) fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
+        let norm = |norm: &RmsNorm| norm.to(kind, device);
         Ok(Self {
             attention: self.attention,
             input_norm: norm(&self.input_norm)?,
-            qkv: self.qkv.to_kind(kind)?,
+            qkv: self.qkv.to(kind, device)?,
             head_norms: match &self.head_norms {
                 Some((q, k)) => Some((norm(q)?, norm(k)?)),
                 None => None,
             },
-            o: self.o.to_kind(kind)?,
+            o: self.o.to(kind, device)?,
             post_norm: norm(&self.post_norm)?,
-            gate_up: self.gate_up.to_kind(kind)?,
-            down: self.down.to_kind(kind)?,
+            gate_up: self.gate_up.to(kind, device)?,
+            down: self.down.to(kind, device)?,
         })
+    }
+
+    /// The lengths of the rows of the projection at this place of [`PROJECTIONS`]: `[out]`.
+    pub(crate) fn row_lengths(&self, projection: usize) -> Result<Tensor, ModelError> {
+        for linear in [&self.qkv, &self.o, &self.gate_up, &self.down] {
+            if let Some(lengths) = linear.row_lengths(projection)? {
+                return Ok(lengths);
+            }
+        }
+        Err(ModelError::Input(format!("projection {projection} is asked for, and there are {}", PROJECTIONS.len())))
     }
 
     /// The weight and bias of the projection at this place of [`PROJECTIONS`], for the reference.
@@ -153,63 +158,77 @@ impl Block {
         [Some(&self.input_norm.weight), Some(&self.post_norm.weight), q, k]
     }
 
-    /// Norms and rotates q and k, and puts v beside them: `[t, (h+2n)·d] -> [t, h+2n, d]`.
+    /// Its numbers, the same in every block.
+    pub(crate) fn attention(&self) -> Attention {
+        self.attention
+    }
+
+    /// Norms and rotates q and k: `[t, (h+2n)·d] -> [t, h+2n, d]`, in the memory of `qkv` where they are not normed.
     fn heads(&self, qkv: &Tensor, angles: &Angles) -> Result<Tensor, ModelError> {
-        let Attention { heads, key_heads, head_dim, .. } = self.attention;
-        let qkv = qkv.f_view_([-1, heads + 2 * key_heads, head_dim])?;
-        let out = qkv.f_empty_like()?; // [t, h+2n, d]
-        match &self.head_norms {
-            None => {
-                angles.rotate_into(&qkv.f_narrow(1, 0, heads + key_heads)?, &out.f_narrow(1, 0, heads + key_heads)?)?
-            }
+        let Attention { heads: h, key_heads: n, head_dim: d, .. } = self.attention;
+        let qkv = qkv.f_view_([-1, h + 2 * n, d])?;
+        let mut heads = match &self.head_norms {
+            None => qkv,
             Some((q_norm, k_norm)) => {
-                let query = q_norm.forward(&qkv.f_narrow(1, 0, heads)?)?; // [t, h, d]
-                angles.rotate_into(&query, &out.f_narrow(1, 0, heads)?)?;
-                let key = k_norm.forward(&qkv.f_narrow(1, heads, key_heads)?)?; // [t, n, d]
-                angles.rotate_into(&key, &out.f_narrow(1, heads, key_heads)?)?;
+                let query = q_norm.forward(&qkv.f_narrow(1, 0, h)?)?; // [t, h, d]
+                let key = k_norm.forward(&qkv.f_narrow(1, h, n)?)?; // [t, n, d]
+                Tensor::f_cat(&[query, key, qkv.f_narrow(1, h + n, n)?], 1)?
             }
-        }
-        let value = qkv.f_narrow(1, heads + key_heads, key_heads)?;
-        out.f_narrow(1, heads + key_heads, key_heads)?.f_copy_(&value)?;
-        Ok(out)
+        };
+        angles.rotate(&mut heads, h + n)?;
+        Ok(heads)
     }
 
-    /// q, k and v of some rows: views `[s, h, d]`, `[s, n, d]`, `[s, n, d]` of `[t, h+2n, d]`.
-    fn cut(&self, heads: &Tensor, start: i64, rows: i64) -> Result<[Tensor; 3], ModelError> {
+    /// q, k and v of a segment, k and v with those before it: `[s, h, d]`, `[k, n, d]`, `[k, n, d]`.
+    fn cut(&self, heads: &Tensor, segment: &Segment) -> Result<[Tensor; 3], ModelError> {
         let Attention { heads: h, key_heads: n, .. } = self.attention;
-        let rows = heads.f_narrow(0, start, rows)?;
-        Ok([rows.f_narrow(1, 0, h)?, rows.f_narrow(1, h, n)?, rows.f_narrow(1, h + n, n)?])
+        let pairs = heads.f_narrow(1, h, 2 * n)?; // [t, 2n, d]
+        let query = rows_of(heads, &segment.rows)?.f_narrow(1, 0, h)?;
+        let pairs = if segment.past.is_empty() {
+            rows_of(&pairs, &segment.rows)?
+        } else {
+            let parts = segment.chain().map(|rows| rows_of(&pairs, rows)).collect::<Result<Vec<_>, _>>()?;
+            Tensor::f_cat(&parts, 0)? // [k, 2n, d]
+        };
+        Ok([query, pairs.f_narrow(1, 0, n)?, pairs.f_narrow(1, n, n)?])
     }
 
-    /// `x: [t, c] -> [t, c]`, each sequence of `layout` by itself.
+    /// `x: [t, c] -> [t, c]`, each segment with what is before it.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
         layout: &Layout<'_>,
         correction: Correction<'_>,
     ) -> Result<(Tensor, Saved), ModelError> {
-        let (qkv, low_qkv) = self.qkv.forward(&self.input_norm.forward(x)?, correction)?; // [t, (h+2n)·d]
+        let saved = self.saved(x, layout, correction)?;
+        let mut out = self.down.forward(&swiglu(&saved.gate_up)?, correction)?; // [t, c]
+        Ok((out.f_add_(&saved.middle)?, saved))
+    }
+
+    /// The forward up to what the backward needs.
+    pub(crate) fn saved(
+        &self,
+        x: &Tensor,
+        layout: &Layout<'_>,
+        correction: Correction<'_>,
+    ) -> Result<Saved, ModelError> {
+        let qkv = self.qkv.forward(&self.input_norm.forward(x)?, correction)?; // [t, (h+2n)·d]
         let heads = self.heads(&qkv, &layout.angles)?; // [t, h+2n, d]
         let qkv = self.head_norms.is_some().then_some(qkv);
-        let mut parts = Vec::with_capacity(layout.lengths.len());
-        let mut logsumexp = Vec::with_capacity(layout.lengths.len());
-        let mut start = 0;
-        for &length in layout.lengths {
-            let [query, key, value] = self.cut(&heads, start, length)?;
-            let (out, sum) = self.attention.forward(&Sequence { query: &query, key: &key, value: &value })?;
+        let mut parts = Vec::with_capacity(layout.segments.len());
+        let mut logsumexp = Vec::with_capacity(layout.segments.len());
+        for (segment, mask) in layout.segments.iter().zip(&layout.masks) {
+            let [query, key, value] = self.cut(&heads, segment)?;
+            let sequence = Sequence { query: &query, key: &key, value: &value, mask: mask.as_ref() };
+            let (out, sum) = self.attention.forward(&sequence)?;
             parts.push(out);
             logsumexp.push(sum);
-            start += length;
         }
         let attended = self.join(parts)?; // [t, h·d]
-        let (mut middle, low_o) = self.o.forward(&attended, correction)?; // [t, c]
-        let middle = middle.f_add_(x)?;
-        let (gate_up, low_gate_up) = self.gate_up.forward(&self.post_norm.forward(&middle)?, correction)?; // [t, 2f]
-        let (mut out, low_down) = self.down.forward(&swiglu(&gate_up)?, correction)?; // [t, c]
-        let out = out.f_add_(&middle)?;
-        let low = Lows { qkv: low_qkv, o: low_o, gate_up: low_gate_up, down: low_down };
-        let x = x.shallow_clone();
-        Ok((out, Saved { x, qkv, heads, attended, logsumexp, middle, gate_up, low }))
+        let mut middle = self.o.forward(&attended, correction)?; // [t, c]
+        let normed = self.post_norm.add_forward(&mut middle, x)?; // [t, c]
+        let gate_up = self.gate_up.forward(&normed, correction)?; // [t, 2f]
+        Ok(Saved { x: x.shallow_clone(), qkv, heads, attended, logsumexp, middle, gate_up })
     }
 
     /// Sequences one below the other: `[s, h, d]` each, to `[t, h·d]`.
@@ -221,69 +240,87 @@ impl Block {
     /// From `dy: [t, c]` to `dx: [t, c]` (if wanted), adding the factors' gradients to those of `learning`.
     pub(crate) fn backward(
         &self,
-        dy: &Tensor,
-        saved: &Saved,
+        dy: Tensor,
+        saved: Saved,
         layout: &Layout<'_>,
         learning: &mut Learning<'_>,
     ) -> Result<Option<Tensor>, ModelError> {
-        let Saved { x, middle, gate_up, low, .. } = saved;
-        let needed = || ModelError::Input("a gradient that was asked for was not made".into());
-        let inner = swiglu(gate_up)?; // [t, f]
-        let d_inner = self.down.backward(dy, (&inner, low.down.as_ref()), learning, true)?.ok_or_else(needed)?;
+        let Saved { x, qkv, heads, attended, logsumexp, middle, gate_up } = saved;
+        let correction = learning.correction;
+        let d_inner = self.down.input_gradient(&dy, correction)?; // [t, f]
+        let (inner, d_gate_up) = swiglu_backward(d_inner, gate_up)?; // [t, f], [t, 2f]
+        self.down.learn(&dy, &inner, learning)?;
         drop(inner);
-        let d_gate_up = swiglu_backward(&d_inner, gate_up)?; // [t, 2f]
-        drop(d_inner);
-        let normed = self.post_norm.forward(middle)?; // [t, c]
-        let saved_gate_up = (&normed, low.gate_up.as_ref());
-        let d_normed = self.gate_up.backward(&d_gate_up, saved_gate_up, learning, true)?.ok_or_else(needed)?;
-        let d_middle = self.post_norm.backward(&d_normed, middle)?.f_add_(dy)?; // [t, c]
-        let attended = (&saved.attended, low.o.as_ref());
-        let d_attended = self.o.backward(&d_middle, attended, learning, true)?.ok_or_else(needed)?; // [t, h·d]
-        let d_qkv = self.attention_backward(&d_attended, saved, layout)?; // [t, (h+2n)·d]
-        let normed = self.input_norm.forward(x)?; // [t, c]
-        let want_dx = learning.want_dx;
-        let d_normed = self.qkv.backward(&d_qkv, (&normed, low.qkv.as_ref()), learning, want_dx)?;
-        Ok(match d_normed {
-            Some(d_normed) => Some(self.input_norm.backward(&d_normed, x)?.f_add_(&d_middle)?),
-            None => None,
-        })
+        self.gate_up.learn(&d_gate_up, &self.post_norm.forward(&middle)?, learning)?;
+        let d_normed = self.gate_up.input_gradient(&d_gate_up, correction)?; // [t, c]
+        drop(d_gate_up);
+        let d_middle = self.post_norm.backward_around(d_normed, &middle, &dy)?; // [t, c]
+        drop((dy, middle));
+        self.o.learn(&d_middle, &attended, learning)?;
+        let d_attended = self.o.input_gradient(&d_middle, correction)?; // [t, h·d]
+        let d_heads = self.attention_backward(&d_attended, (&heads, &attended, &logsumexp), layout)?; // [t, h+2n, d]
+        let d_qkv = self.heads_backward(d_heads, qkv.as_ref(), &layout.angles)?; // [t, (h+2n)·d]
+        self.qkv.learn(&d_qkv, &self.input_norm.forward(&x)?, learning)?;
+        if !learning.want_dx {
+            return Ok(None);
+        }
+        let d_normed = self.qkv.input_gradient(&d_qkv, correction)?; // [t, c]
+        Ok(Some(self.input_norm.backward_around(d_normed, &x, &d_middle)?))
     }
 
-    /// From `d_attended: [t, h·d]` through attention, rotation and head norms to `[t, (h+2n)·d]`.
+    /// From `d_attended: [t, h·d]` through attention to the gradient of the rotated `[t, h+2n, d]`.
     fn attention_backward(
         &self,
         d_attended: &Tensor,
-        saved: &Saved,
+        (heads, attended, logsumexp): (&Tensor, &Tensor, &[Tensor]),
         layout: &Layout<'_>,
     ) -> Result<Tensor, ModelError> {
         let Attention { heads: h, key_heads: n, head_dim: d, .. } = self.attention;
         let d_attended = d_attended.f_view_([-1, h, d])?; // [t, h, d]
-        let attended = saved.attended.f_view_([-1, h, d])?;
-        let rotated = saved.heads.f_empty_like()?; // [t, h+2n, d]; its last n are not used
-        let out = saved.heads.f_empty_like()?; // [t, h+2n, d]
-        let mut start = 0;
-        for (&length, logsumexp) in layout.lengths.iter().zip(&saved.logsumexp) {
-            let [query, key, value] = self.cut(&saved.heads, start, length)?;
-            let [mut d_query, mut d_key, _] = self.cut(&rotated, start, length)?;
-            let [_, _, mut d_value] = self.cut(&out, start, length)?;
-            self.attention.backward(
-                &d_attended.f_narrow(0, start, length)?,
-                &Sequence { query: &query, key: &key, value: &value },
-                (&attended.f_narrow(0, start, length)?, logsumexp),
-                SequenceGradient { query: &mut d_query, key: &mut d_key, value: &mut d_value },
-            )?;
-            start += length;
+        let attended = attended.f_view_([-1, h, d])?;
+        let shared = layout.is_shared();
+        let out = if shared { heads.f_zeros_like()? } else { heads.f_empty_like()? }; // [t, h+2n, d]
+        for ((segment, mask), logsumexp) in layout.segments.iter().zip(&layout.masks).zip(logsumexp) {
+            let [query, key, value] = self.cut(heads, segment)?;
+            let sequence = Sequence { query: &query, key: &key, value: &value, mask: mask.as_ref() };
+            let forward = (&rows_of(&attended, &segment.rows)?, logsumexp);
+            let gradient = self.attention.backward(&rows_of(&d_attended, &segment.rows)?, &sequence, forward)?;
+            rows_of(&out, &segment.rows)?.f_narrow(1, 0, h)?.f_copy_(&gradient.query)?;
+            let mut start = 0;
+            for rows in segment.chain() {
+                let count = rows.len() as i64;
+                for (at, gradient) in [(h, &gradient.key), (h + n, &gradient.value)] {
+                    let mut place = rows_of(&out, rows)?.f_narrow(1, at, n)?; // [rows, n, d]
+                    let part = gradient.f_narrow(0, start, count)?;
+                    if shared {
+                        let _ = place.f_add_(&part)?;
+                    } else {
+                        place.f_copy_(&part)?;
+                    }
+                }
+                start += count;
+            }
         }
-        let turned = out.f_narrow(1, 0, h + n)?;
-        layout.angles.rotate_back_into(&rotated.f_narrow(1, 0, h + n)?, &turned)?;
-        if let (Some((q_norm, k_norm)), Some(qkv)) = (&self.head_norms, &saved.qkv) {
+        Ok(out)
+    }
+
+    /// From the gradient of the rotated `[t, h+2n, d]` through rotation and head norms to `[t, (h+2n)·d]`, in its memory.
+    fn heads_backward(
+        &self,
+        mut gradient: Tensor,
+        qkv: Option<&Tensor>,
+        angles: &Angles,
+    ) -> Result<Tensor, ModelError> {
+        let Attention { heads: h, key_heads: n, head_dim: d, .. } = self.attention;
+        angles.rotate_back(&mut gradient, h + n)?;
+        if let (Some((q_norm, k_norm)), Some(qkv)) = (&self.head_norms, qkv) {
             let qkv = qkv.f_view_([-1, h + 2 * n, d])?;
-            let d_query = q_norm.backward(&out.f_narrow(1, 0, h)?, &qkv.f_narrow(1, 0, h)?)?;
-            let d_key = k_norm.backward(&out.f_narrow(1, h, n)?, &qkv.f_narrow(1, h, n)?)?;
-            out.f_narrow(1, 0, h)?.f_copy_(&d_query)?;
-            out.f_narrow(1, h, n)?.f_copy_(&d_key)?;
+            let d_query = q_norm.backward(&gradient.f_narrow(1, 0, h)?, &qkv.f_narrow(1, 0, h)?)?;
+            let d_key = k_norm.backward(&gradient.f_narrow(1, h, n)?, &qkv.f_narrow(1, h, n)?)?;
+            gradient.f_narrow(1, 0, h)?.f_copy_(&d_query)?;
+            gradient.f_narrow(1, h, n)?.f_copy_(&d_key)?;
         }
-        Ok(out.f_view_([-1, (h + 2 * n) * d])?)
+        Ok(gradient.f_view_([-1, (h + 2 * n) * d])?)
     }
 
     /// `x: [t, c] -> [t, c]` over the caches of its sequences, to which the new keys and values of `layer` are written.
@@ -298,20 +335,27 @@ impl Block {
         let heads = self.heads(&qkv, angles)?; // [t, h+2n, d]
         let mut parts = Vec::with_capacity(sequences.len());
         let mut start = 0;
-        for sequence in sequences {
-            let [query, key, value] = self.cut(&heads, start, sequence.rows)?;
-            let (key, value) = sequence.cache.write(layer, &key, &value)?; // [k, n, d]
-            parts.push(self.attention.forward(&Sequence { query: &query, key: &key, value: &value })?.0);
-            start += sequence.rows;
+        for CachedRows { rows, cache, mask } in sequences {
+            let [query, key, value] = self.cut(&heads, &Segment::alone(start..start + *rows as usize))?;
+            let (key, value) = cache.write(layer, &key, &value)?; // [k, n, d]
+            let sequence = Sequence { query: &query, key: &key, value: &value, mask: mask.as_ref() };
+            parts.push(self.attention.forward(&sequence)?.0);
+            start += *rows as usize;
         }
-        let middle = self.o.forward_rows(&self.join(parts)?, groups)?.f_add_(x)?; // [t, c]
-        let inner = swiglu(&self.gate_up.forward_rows(&self.post_norm.forward(&middle)?, groups)?)?; // [t, f]
+        let mut middle = self.o.forward_rows(&self.join(parts)?, groups)?; // [t, c]
+        let normed = self.post_norm.add_forward(&mut middle, x)?; // [t, c]
+        let inner = swiglu(&self.gate_up.forward_rows(&normed, groups)?)?; // [t, f]
         Ok(self.down.forward_rows(&inner, groups)?.f_add_(&middle)?)
     }
+}
+
+/// Some rows of a tensor, a view.
+fn rows_of(tensor: &Tensor, rows: &Range<usize>) -> Result<Tensor, ModelError> {
+    Ok(tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?)
 }
 
 /// No factor at all: the base model.
 pub(crate) fn no_correction() -> Correction<'static> {
     const NO_PAIRS: &LayerPairs = &[const { None }; PROJECTIONS.len()];
-    Correction { pairs: NO_PAIRS, scale: 0.0 }
+    Correction { pairs: NO_PAIRS, scale: 0.0, dropout: None }
 }

@@ -4,7 +4,10 @@
 
 use std::path::Path;
 
-use attune_domain::{architecture::Architecture, spec::Quantization};
+use attune_domain::{
+    architecture::Architecture,
+    spec::{AdapterSpec, Quantization},
+};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -13,8 +16,10 @@ use crate::{
     error::ModelError,
     kv_cache::KvCache,
     linear::{Correction, RowGroup},
+    packed::Source,
     rms_norm::RmsNorm,
     rope::Rope,
+    segments::Segment,
     train::correction,
     weights::{self, Weights},
 };
@@ -50,45 +55,71 @@ impl Decoder {
     /// # Errors
     /// Those of [`weights::architecture`], [`Weights::open`] and [`Weights::read`].
     pub fn load(folder: &Path, quantization: Quantization) -> Result<Self, ModelError> {
-        let architecture = weights::architecture(folder)?;
-        let weights = Weights::open(folder, &architecture)?;
-        Self::from_weights(architecture, &weights, quantization)
+        Self::load_cached(folder, quantization, None)
     }
 
-    /// Builds a decoder from opened weights.
+    /// As [`Decoder::load`], with a file for the packed projections: read if it is there, else written, so that the next
+    /// start is faster. The file's name must say which base it is of.
     ///
     /// # Errors
-    /// Those of [`Weights::read`].
-    pub fn from_weights(
-        architecture: Architecture,
-        weights: &Weights,
-        quantization: Quantization,
-    ) -> Result<Self, ModelError> {
+    /// Those of [`Decoder::load`]. A file that cannot be written is no error: the decoder is whole without it.
+    pub fn load_cached(folder: &Path, quantization: Quantization, cache: Option<&Path>) -> Result<Self, ModelError> {
+        let architecture = weights::architecture(folder)?;
+        let weights = Weights::open(folder, &architecture)?;
+        let mut source = Source::new(&weights, quantization, cache);
+        let made = Self::from_source(architecture, &mut source)?;
+        if let Some(Err(why)) = cache.map(|path| source.keep(path)) {
+            tracing::warn!(%why, "the packed weights are not kept");
+        }
+        Ok(made)
+    }
+
+    fn from_source(architecture: Architecture, source: &mut Source<'_>) -> Result<Self, ModelError> {
+        let weights = source.weights;
         let embed = weights.read("model.embed_tokens.weight")?; // [v, c]
         let lm_head =
             if architecture.tie_word_embeddings { embed.shallow_clone() } else { weights.read("lm_head.weight")? };
         let blocks = (0..usize::try_from(architecture.num_hidden_layers).unwrap_or(0))
-            .map(|layer| Block::read(weights, &architecture, layer, quantization))
+            .map(|layer| Block::read(source, &architecture, layer))
             .collect::<Result<_, _>>()?;
         let norm = RmsNorm { weight: weights.read("model.norm.weight")?, epsilon: architecture.rms_norm_eps };
         let rope = Rope::new(&architecture, Kind::Float, Device::Cpu)?;
         Ok(Self { architecture, embed, blocks, norm, lm_head, rope })
     }
 
-    /// The same decoder, computed in another kind: `Double` for tests that want all digits.
+    /// The same decoder, computed in another kind, elsewhere: `Double` for tests that want all digits, `BFloat16` on a GPU.
     ///
     /// # Errors
     /// [`ModelError::Torch`].
-    pub fn to_kind(&self, kind: Kind) -> Result<Self, ModelError> {
-        let blocks = self.blocks.iter().map(|block| block.to_kind(kind)).collect::<Result<_, _>>()?;
+    pub fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
+        let moved = |tensor: &Tensor| tensor.f_to_kind(kind)?.f_to_device(device);
+        let embed = moved(&self.embed)?;
+        let tied = self.architecture.tie_word_embeddings;
         Ok(Self {
             architecture: self.architecture.clone(),
-            embed: self.embed.f_to_kind(kind)?,
-            blocks,
-            norm: RmsNorm { weight: self.norm.weight.f_to_kind(kind)?, epsilon: self.norm.epsilon },
-            lm_head: self.lm_head.f_to_kind(kind)?,
-            rope: Rope::new(&self.architecture, kind, Device::Cpu)?,
+            lm_head: if tied { embed.shallow_clone() } else { moved(&self.lm_head)? },
+            embed,
+            blocks: self.blocks.iter().map(|block| block.to(kind, device)).collect::<Result<_, _>>()?,
+            norm: self.norm.to(kind, device)?,
+            rope: Rope::new(&self.architecture, kind, device)?,
         })
+    }
+
+    /// A new adapter for this base: see [`LoraAdapter::new`]; with DoRA the magnitudes are the lengths of the base's rows.
+    ///
+    /// # Errors
+    /// [`ModelError::AdapterConfig`], [`ModelError::Torch`].
+    pub fn new_adapter(&self, spec: AdapterSpec, seed: u64) -> Result<LoraAdapter, ModelError> {
+        let mut adapter = LoraAdapter::drawn(&self.architecture, spec, seed)?;
+        if adapter.spec().use_dora {
+            for (block, pairs) in self.blocks.iter().zip(adapter.layers_mut()) {
+                for (projection, pair) in pairs.iter_mut().enumerate() {
+                    let Some(pair) = pair else { continue };
+                    pair.magnitude = Some(block.row_lengths(projection)?.f_to_kind(Kind::Float)?);
+                }
+            }
+        }
+        Ok(adapter)
     }
 
     /// What it is made of.
@@ -140,13 +171,12 @@ impl Decoder {
         let mut x = self.embed(&ids)?; // [t, c]
         let angles = self.rope.angles(&positions)?;
         let groups = adapter_rows(steps)?;
-        let sequences: Vec<CachedRows<'_>> =
-            steps.iter().map(|step| CachedRows { rows: step.ids.len() as i64, cache: &*step.cache }).collect();
+        let sequences = steps.iter().map(|step| self.cached_rows(step)).collect::<Result<Vec<_>, ModelError>>()?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let groups = groups
                 .iter()
                 .map(|(adapter, rows)| {
-                    let correction = Correction { pairs: adapter.layer(layer)?, scale: adapter.scale() };
+                    let correction = Correction { pairs: adapter.layer(layer)?, scale: adapter.scale(), dropout: None };
                     Ok(RowGroup { correction, rows: rows.as_ref() })
                 })
                 .collect::<Result<Vec<_>, ModelError>>()?;
@@ -168,8 +198,19 @@ impl Decoder {
     /// [`ModelError::Input`]: the lengths do not add up to the ids, one is 0, or an id is outside the vocabulary.
     /// [`ModelError::Torch`].
     pub fn logits(&self, ids: &[u32], lengths: &[usize], adapter: Option<&LoraAdapter>) -> Result<Tensor, ModelError> {
-        let lengths = checked_lengths(ids.len(), lengths)?;
-        let layout = self.layout(&lengths)?;
+        if lengths.contains(&0) || lengths.iter().sum::<usize>() != ids.len() {
+            let count = ids.len();
+            return Err(ModelError::Input(format!("sequences of {lengths:?} tokens do not make up {count}")));
+        }
+        let mut end = 0;
+        let segments: Vec<Segment> = lengths
+            .iter()
+            .map(|length| {
+                end += length;
+                Segment::alone(end - length..end)
+            })
+            .collect();
+        let layout = self.layout(&segments)?;
         let mut x = self.embed(ids)?; // [t, c]
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, &layout, correction(adapter, layer)?)?.0; // [t, c]
@@ -190,24 +231,34 @@ impl Decoder {
         Ok(self.embed.f_index_select(0, &Tensor::f_from_slice(&ids)?.f_to_device(self.embed.device())?)?)
     }
 
-    /// The angles of sequences that each begin at position 0.
-    pub(crate) fn layout<'a>(&self, lengths: &'a [i64]) -> Result<Layout<'a>, ModelError> {
-        let positions: Vec<i64> = lengths.iter().flat_map(|&length| 0..length).collect();
-        Ok(Layout { lengths, angles: self.rope.angles(&positions)? })
+    /// The positions and masks of a batch's segments.
+    pub(crate) fn layout<'a>(&self, segments: &'a [Segment]) -> Result<Layout<'a>, ModelError> {
+        let positions: Vec<i64> = segments
+            .iter()
+            .flat_map(|segment| (segment.first_position()..).take(segment.rows.len()).map(|position| position as i64))
+            .collect();
+        let masks = segments
+            .iter()
+            .map(|segment| self.mask(segment.rows.len(), segment.first_position() + segment.rows.len()))
+            .collect::<Result<_, _>>()?;
+        Ok(Layout { segments, masks, angles: self.rope.angles(&positions)? })
+    }
+
+    fn mask(&self, queries: usize, keys: usize) -> Result<Option<Tensor>, ModelError> {
+        let options = (self.embed.f_kind()?, self.embed.device());
+        let Some(block) = self.blocks.first() else { return Ok(None) };
+        block.attention().mask(queries as i64, keys as i64, options)
+    }
+
+    fn cached_rows<'a>(&self, step: &'a Step<'_>) -> Result<CachedRows<'a>, ModelError> {
+        let mask = self.mask(step.ids.len(), step.cache.len() + step.ids.len())?;
+        Ok(CachedRows { rows: step.ids.len() as i64, cache: &*step.cache, mask })
     }
 
     /// `[t, c] -> [t, v]`.
     fn head(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         Ok(self.norm.forward(x)?.f_linear(&self.lm_head, None::<&Tensor>)?)
     }
-}
-
-/// Lengths as libtorch has them, if they are of `total` tokens.
-pub(crate) fn checked_lengths(total: usize, lengths: &[usize]) -> Result<Vec<i64>, ModelError> {
-    if lengths.contains(&0) || lengths.iter().sum::<usize>() != total {
-        return Err(ModelError::Input(format!("sequences of {lengths:?} tokens do not make up {total}")));
-    }
-    Ok(lengths.iter().map(|&length| length as i64).collect())
 }
 
 /// The adapters in use, each once, with the rows that want it; `None` for the rows: all of them.

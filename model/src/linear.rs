@@ -2,21 +2,30 @@
 //! `y = x·Wᵀ + c + s·(x·Aᵀ)·Bᵀ`.
 //!
 //! Projections that read the same input (q, k, v; gate, up) are one [`FrozenLinear`], so that one matmul serves them all.
-//! A 4-bit weight is unpacked for the moment of its use and dropped; a gradient of `W` is never formed.
+//! A 4-bit weight is unpacked for the moment of its use and dropped; a gradient of `W` is never formed. Training adds the
+//! correction to the unpacked weight, `W + s·B·A`, which costs less than two thin products and a pass over the output.
 //!
 //! Shapes: `t` rows (tokens), `in`, `out` widths, `r` rank, `p` corrected parts of one linear.
 //!
 //! Sources: Hu et al., arXiv:2106.09685, §4.1; Dettmers et al., arXiv:2305.14314, §3. The backward is by hand:
-//! with `v = s·dy·B`: `dx = dy·W + v·A`, `dA = vᵀ·x`, `dB = dyᵀ·(s·x·Aᵀ)`.
+//! with `v = s·dy·B`: `dx = dy·(W + s·B·A)`, `dA = vᵀ·x`, `dB = s·dyᵀ·(x·Aᵀ)`.
+//!
+//! With dropout the correction has an input of its own for each projection, so the thin products are made after all. DoRA
+//! (Liu et al., arXiv:2402.09353) scales the rows of the corrected weight `V = W + s·B·A` to `m`; as in PEFT, and §4.3 of
+//! the paper, no gradient goes through the lengths of `V`'s rows: with `G = dyᵀ·x` and `ρ = m/|V|`, `dB = s·(ρ∘G)·Aᵀ`,
+//! `dA = s·Bᵀ·(ρ∘G)`, `dm = Σ(G∘V)/|V|`.
 
 use attune_domain::{architecture::PROJECTIONS, spec::Quantization};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::{LayerPairs, LoraPair},
     error::ModelError,
+    int8::Int8,
     nf4::Nf4,
-    weights::{Weights, projection_path},
+    noise::Dropout,
+    packed::{Packed, Source},
+    weights::projection_path,
 };
 
 /// One or more projections of the same input, their outputs side by side.
@@ -46,23 +55,23 @@ enum Weight {
     Dense(Tensor),
     /// One per part.
     Nf4(Vec<Nf4>),
+    /// One per part.
+    Int8(Vec<Int8>),
 }
-
-/// The gradients of one block's factors, at the places of its [`LayerPairs`].
-#[derive(Debug, Default)]
-pub(crate) struct LayerGradients(pub(crate) [Option<LoraPair>; PROJECTIONS.len()]);
 
 /// The factors that correct a linear, and by how much.
 #[derive(Clone, Copy)]
 pub(crate) struct Correction<'a> {
     pub(crate) pairs: &'a LayerPairs,
     pub(crate) scale: f64,
+    /// What the correction's inputs lose, while training.
+    pub(crate) dropout: Option<Dropout>,
 }
 
-/// What a block's backward learns.
+/// What a block's backward learns, the gradients at the places of the factors.
 pub(crate) struct Learning<'a> {
     pub(crate) correction: Correction<'a>,
-    pub(crate) gradients: &'a mut LayerGradients,
+    pub(crate) gradients: &'a mut LayerPairs,
     /// The gradient of the block's input is wanted too.
     pub(crate) want_dx: bool,
 }
@@ -77,58 +86,79 @@ pub(crate) struct RowGroup<'a> {
 impl FrozenLinear {
     /// Reads the projections `names` of a layer, and their biases where `biased`.
     pub(crate) fn read(
-        weights: &Weights,
+        source: &mut Source<'_>,
         layer: usize,
         names: &[&str],
         biased: bool,
-        quantization: Quantization,
     ) -> Result<Self, ModelError> {
-        let (mut parts, mut tensors, mut biases) = (Vec::new(), Vec::new(), Vec::new());
-        let mut packed = Vec::new();
+        let (mut parts, mut biases) = (Vec::new(), Vec::new());
+        let (mut dense, mut nf4, mut int8) = (Vec::new(), Vec::new(), Vec::new());
         let (mut start, mut in_dim) = (0, 0);
         for name in names {
             let path = projection_path(layer, name);
-            let tensor = weights.read(&format!("{path}.weight"))?;
-            let (out, ins) = tensor.size2()?;
+            let name_in_folder = format!("{path}.weight");
+            let [out, ins] = source.weights.shape(&name_in_folder)?;
             let projection = PROJECTIONS.iter().position(|known| known == name);
             let projection = projection.ok_or_else(|| ModelError::Input(format!("'{name}' is not a projection")))?;
             parts.push(Part { projection, start, out });
             (start, in_dim) = (start + out, ins);
-            match quantization {
-                Quantization::Int8 | Quantization::None => tensors.push(tensor),
-                Quantization::Nf4 { double_quant } => packed.push(Nf4::quantize(&tensor, double_quant)?),
+            match source.projection(&name_in_folder)? {
+                Packed::Dense(weight) => dense.push(weight),
+                Packed::Nf4(weight) => nf4.push(weight),
+                Packed::Int8(weight) => int8.push(weight),
             }
             if biased {
-                biases.push(weights.read(&format!("{path}.bias"))?);
+                biases.push(source.weights.read(&format!("{path}.bias"))?);
             }
         }
-        let weight = if packed.is_empty() { Weight::Dense(join(tensors)?) } else { Weight::Nf4(packed) };
+        let weight = match source.quantization {
+            Quantization::None => Weight::Dense(join(dense)?),
+            Quantization::Int8 => Weight::Int8(int8),
+            Quantization::Nf4 { .. } => Weight::Nf4(nf4),
+        };
         let bias = if biased { Some(join(biases)?) } else { None };
         Ok(Self { parts, in_dim, out_dim: start, weight, bias, kind: Kind::Float })
     }
 
-    /// The same numbers, computed with in another kind from now on. A packed weight stays packed.
-    pub(crate) fn to_kind(&self, kind: Kind) -> Result<Self, ModelError> {
+    /// The same numbers, computed with in another kind from now on, elsewhere. A packed weight stays packed.
+    pub(crate) fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
+        let moved = |tensor: &Tensor| tensor.f_to_kind(kind)?.f_to_device(device);
         let weight = match &self.weight {
-            Weight::Dense(weight) => Weight::Dense(weight.f_to_kind(kind)?),
-            Weight::Nf4(parts) => Weight::Nf4(parts.clone()),
+            Weight::Dense(weight) => Weight::Dense(moved(weight)?),
+            Weight::Nf4(parts) => {
+                Weight::Nf4(parts.iter().map(|part| part.to_device(device)).collect::<Result<_, _>>()?)
+            }
+            Weight::Int8(parts) => {
+                Weight::Int8(parts.iter().map(|part| part.to_device(device)).collect::<Result<_, _>>()?)
+            }
         };
-        let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(kind)).transpose()?;
+        let bias = self.bias.as_ref().map(moved).transpose()?;
         let parts = self.parts.iter().map(|p| Part { projection: p.projection, start: p.start, out: p.out }).collect();
         Ok(Self { parts, in_dim: self.in_dim, out_dim: self.out_dim, weight, bias, kind })
     }
 
-    /// The weight `[out, in]`, to be dropped after use: a 4-bit one is unpacked here.
+    /// The weight `[out, in]`, to be dropped after use: a packed one is unpacked here.
     pub(crate) fn weight(&self) -> Result<Tensor, ModelError> {
-        let parts = match &self.weight {
+        let whole = match &self.weight {
             Weight::Dense(weight) => return Ok(weight.shallow_clone()),
-            Weight::Nf4(parts) => parts,
+            Weight::Nf4(packed) => {
+                let whole = Tensor::f_empty([self.out_dim, self.in_dim], (Kind::Float, packed[0].device()))?; // [out, in]
+                for (part, packed) in self.parts.iter().zip(packed) {
+                    packed.dequantize_into(&mut whole.f_narrow(0, part.start, part.out)?)?;
+                }
+                whole
+            }
+            Weight::Int8(packed) => join(packed.iter().map(Int8::dequantize).collect::<Result<_, _>>()?)?,
         };
-        let whole = Tensor::f_empty([self.out_dim, self.in_dim], (Kind::Float, parts[0].device()))?; // [out, in]
-        for (part, packed) in self.parts.iter().zip(parts) {
-            packed.dequantize_into(&mut whole.f_narrow(0, part.start, part.out)?)?;
-        }
         Ok(whole.f_to_kind(self.kind)?)
+    }
+
+    /// The lengths of the rows of one projection's weight, where it is a part of this: `[out]`.
+    pub(crate) fn row_lengths(&self, projection: usize) -> Result<Option<Tensor>, ModelError> {
+        match self.parts.iter().find(|part| part.projection == projection) {
+            None => Ok(None),
+            Some(part) => Ok(Some(lengths(&self.weight()?.f_narrow(0, part.start, part.out)?)?)),
+        }
     }
 
     /// The weight and bias of one projection alone, for the reference.
@@ -154,12 +184,17 @@ impl FrozenLinear {
         for group in groups {
             let picked = group.rows.map(|rows| x.f_index_select(0, rows)).transpose()?;
             let Some(low) = self.low(picked.as_ref().unwrap_or(x), group.correction)? else { continue };
-            match group.rows {
-                None => self.add_corrections(&y, &low, group.correction)?,
-                Some(rows) => {
-                    for (place, (part, pair)) in self.corrected(group.correction.pairs).enumerate() {
-                        let delta = slice_of(&low, place, pair)?.f_mm(&pair.b.f_tr()?)?; // [rows, out of part]
-                        let _ = y.f_narrow(1, part.start, part.out)?.f_index_add_(0, rows, &delta)?;
+            for (place, (part, pair)) in self.corrected(group.correction.pairs).enumerate() {
+                let low = slice_of(&low, place, pair)?;
+                let mut y = y.f_narrow(1, part.start, part.out)?; // [t, out of part]
+                match (group.rows, &pair.magnitude) {
+                    (None, None) => drop(y.f_addmm_(&low, &pair.b.f_tr()?)?),
+                    (Some(rows), None) => drop(y.f_index_add_(0, rows, &low.f_mm(&pair.b.f_tr()?)?)?),
+                    (rows, Some(magnitude)) => {
+                        let scale = self.row_scale(part, (pair, magnitude), group.correction.scale)?; // [out of part]
+                        let delta = low.f_mm(&pair.b.f_tr()?)?; // [rows, out of part]
+                        let bias = self.bias.as_ref().map(|b| b.f_narrow(0, part.start, part.out)).transpose()?;
+                        scale_rows(&mut y, &delta, rows, (&scale, bias.as_ref()))?;
                     }
                 }
             }
@@ -167,50 +202,141 @@ impl FrozenLinear {
         Ok(y)
     }
 
-    /// With one correction, for training: `x: [t, in] -> ([t, out], low)`. `low = s·x·Aᵀ: [t, p·r]` is what the backward
-    /// needs beside `x`; `None` without factors.
-    pub(crate) fn forward(
-        &self,
-        x: &Tensor,
-        correction: Correction<'_>,
-    ) -> Result<(Tensor, Option<Tensor>), ModelError> {
-        let y = self.base(x)?; // [t, out]
-        let low = self.low(x, correction)?;
-        if let Some(low) = &low {
-            self.add_corrections(&y, low, correction)?;
+    /// With one correction, for training: `x: [t, in] -> [t, out]`.
+    pub(crate) fn forward(&self, x: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
+        let y = x.f_linear(&self.corrected_weight(correction)?, self.bias.as_ref())?; // [t, out]
+        let Some(dropout) = correction.dropout else { return Ok(y) };
+        for (part, pair) in self.corrected(correction.pairs) {
+            let low = dropout.at(part.projection).apply(x)?.f_mm(&pair.a.f_tr()?)?.f_mul_scalar_(correction.scale)?;
+            let _ = y.f_narrow(1, part.start, part.out)?.f_addmm_(&low, &pair.b.f_tr()?)?;
         }
-        Ok((y, low))
+        Ok(y)
     }
 
-    /// From `dy: [t, out]` and what the forward had: adds the factors' gradients to those of `learning`; returns `dx: [t, in]` if
-    /// it is wanted.
-    pub(crate) fn backward(
-        &self,
-        dy: &Tensor,
-        saved: (&Tensor, Option<&Tensor>),
-        learning: &mut Learning<'_>,
-        want_dx: bool,
-    ) -> Result<Option<Tensor>, ModelError> {
-        let (x, low) = saved;
-        let Learning { correction, gradients, .. } = learning;
-        let mut dx = if want_dx { Some(dy.f_mm(&self.weight()?)?) } else { None }; // [t, in]
-        let Some(low) = low else { return Ok(dx) };
-        let mut backs = Vec::with_capacity(self.parts.len());
-        let mut firsts = Vec::with_capacity(self.parts.len());
-        for (place, (part, pair)) in self.corrected(correction.pairs).enumerate() {
-            let dy = dy.f_narrow(1, part.start, part.out)?; // [t, out of part]
-            let back = dy.f_mm(&pair.b)?.f_mul_scalar_(correction.scale)?; // [t, r]
-            let Some(gradient) = &mut gradients.0[part.projection] else { continue };
-            let _ = gradient.b.f_addmm_(&dy.f_tr()?, &slice_of(low, place, pair)?)?; // [out, r]
-            let _ = gradient.a.f_addmm_(&back.f_tr()?, x)?; // [r, in]
-            backs.push(back);
-            firsts.push(&pair.a);
-        }
-        if let Some(dx) = &mut dx {
-            let (back, a) = (Tensor::f_cat(&backs, 1)?, Tensor::f_cat(&firsts, 0)?); // [t, p·r], [p·r, in]
-            let _ = dx.f_addmm_(&back, &a)?;
+    /// `dy: [t, out]` to `dx: [t, in]`.
+    pub(crate) fn input_gradient(&self, dy: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
+        let mut dx = dy.f_mm(&self.corrected_weight(correction)?)?; // [t, in]
+        let Some(dropout) = correction.dropout else { return Ok(dx) };
+        for (part, pair) in self.corrected(correction.pairs) {
+            let back = dy.f_narrow(1, part.start, part.out)?.f_mm(&pair.b)?.f_mul_scalar_(correction.scale)?; // [t, r]
+            let _ = dx.f_add_(&dropout.at(part.projection).apply(&back.f_mm(&pair.a)?)?)?;
         }
         Ok(dx)
+    }
+
+    /// Adds the factors' gradients, from `dy: [t, out]` and the forward's `x: [t, in]`.
+    pub(crate) fn learn(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
+        let pairs = learning.correction.pairs;
+        let is_dora = self.corrected(pairs).any(|(_, pair)| pair.magnitude.is_some());
+        match (self.corrected(pairs).next(), is_dora, learning.correction.dropout) {
+            (None, ..) => Ok(()),
+            (_, true, _) => self.learn_with_magnitudes(dy, x, learning),
+            (_, _, Some(dropout)) => self.learn_dropped(dy, x, learning, dropout),
+            _ => self.learn_together(dy, x, learning),
+        }
+    }
+
+    /// All parts see the same input: the thin products with it are one.
+    fn learn_together(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
+        let Learning { correction, gradients, .. } = learning;
+        let Some(low) = self.low(x, *correction)? else { return Ok(()) }; // [t, p·r]
+        let mut backs = Vec::with_capacity(self.parts.len());
+        for (place, (part, pair)) in self.corrected(correction.pairs).enumerate() {
+            let Some(gradient) = &mut gradients[part.projection] else { continue };
+            let dy = dy.f_narrow(1, part.start, part.out)?; // [t, out of part]
+            let _ = gradient.b.f_addmm_(&dy.f_tr()?, &slice_of(&low, place, pair)?)?; // [out, r]
+            backs.push(dy.f_mm(&pair.b)?); // [t, r]
+        }
+        let back = Tensor::f_cat(&backs, 1)?.f_mul_scalar_(correction.scale)?; // [t, p·r]
+        let first = back.f_tr()?.f_mm(x)?; // [p·r, in]
+        for (place, (part, pair)) in self.corrected(correction.pairs).enumerate() {
+            let (Some(gradient), (rank, _)) = (&mut gradients[part.projection], pair.a.size2()?) else { continue };
+            let _ = gradient.a.f_add_(&first.f_narrow(0, place as i64 * rank, rank)?)?; // [r, in]
+        }
+        Ok(())
+    }
+
+    /// Each part has dropped other numbers of its input.
+    fn learn_dropped(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        learning: &mut Learning<'_>,
+        dropout: Dropout,
+    ) -> Result<(), ModelError> {
+        let Learning { correction: Correction { pairs, scale, .. }, gradients, .. } = learning;
+        for (part, pair) in self.corrected(pairs) {
+            let Some(gradient) = &mut gradients[part.projection] else { continue };
+            let x = dropout.at(part.projection).apply(x)?; // [t, in]
+            let dy = dy.f_narrow(1, part.start, part.out)?; // [t, out of part]
+            let low = x.f_mm(&pair.a.f_tr()?)?.f_mul_scalar_(*scale)?; // [t, r]
+            let back = dy.f_mm(&pair.b)?.f_mul_scalar_(*scale)?; // [t, r]
+            let _ = gradient.b.f_addmm_(&dy.f_tr()?, &low)?; // [out, r]
+            let _ = gradient.a.f_addmm_(&back.f_tr()?, &x)?; // [r, in]
+        }
+        Ok(())
+    }
+
+    /// DoRA's three.
+    fn learn_with_magnitudes(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
+        let Learning { correction: Correction { pairs, scale, .. }, gradients, .. } = learning;
+        let weight = self.weight()?; // [out, in]
+        for (part, pair) in self.corrected(pairs) {
+            let (Some(gradient), Some(magnitude)) = (&mut gradients[part.projection], &pair.magnitude) else {
+                continue;
+            };
+            let corrected = self.added(&weight, part, pair, *scale)?; // [out of part, in]
+            let lengths = lengths(&corrected)?; // [out of part]
+            let outer = dy.f_narrow(1, part.start, part.out)?.f_tr()?.f_mm(x)?; // [out of part, in]
+            if let Some(gradient) = &mut gradient.magnitude {
+                let mut along = outer.f_mul(&corrected)?.f_sum_dim_intlist([1i64].as_slice(), false, None)?; // [out of part]
+                let _ = gradient.f_add_(&along.f_div_(&lengths)?)?;
+            }
+            let row_scale = magnitude.f_div(&lengths)?.f_mul_scalar_(*scale)?.f_unsqueeze(1)?; // [out of part, 1]
+            let outer = outer.f_mul(&row_scale)?;
+            let _ = gradient.b.f_addmm_(&outer, &pair.a.f_tr()?)?; // [out, r]
+            let _ = gradient.a.f_addmm_(&pair.b.f_tr()?, &outer)?; // [r, in]
+        }
+        Ok(())
+    }
+
+    /// What the input is multiplied with: `[out, in]`, to be dropped after use. Under dropout the plain weight, since the
+    /// correction has inputs of its own.
+    fn corrected_weight(&self, correction: Correction<'_>) -> Result<Tensor, ModelError> {
+        let weight = self.weight()?; // [out, in]
+        if correction.dropout.is_some() || self.corrected(correction.pairs).next().is_none() {
+            return Ok(weight);
+        }
+        // Only an unpacked weight is ours to write to.
+        let weight = if matches!(self.weight, Weight::Dense(_)) { weight.f_mul_scalar(1.0)? } else { weight };
+        for (part, pair) in self.corrected(correction.pairs) {
+            let mut rows = weight.f_narrow(0, part.start, part.out)?; // [out of part, in]
+            let _ = rows.f_addmm_(&pair.b.f_mul_scalar(correction.scale)?, &pair.a)?;
+            if let Some(magnitude) = &pair.magnitude {
+                let _ = rows.f_mul_(&magnitude.f_div(&lengths(&rows)?)?.f_unsqueeze(1)?)?;
+            }
+        }
+        Ok(weight)
+    }
+
+    /// `W + s·B·A` of one part: `[out of part, in]`, new memory.
+    fn added(&self, weight: &Tensor, part: &Part, pair: &LoraPair, scale: f64) -> Result<Tensor, ModelError> {
+        let rows = weight.f_narrow(0, part.start, part.out)?;
+        Ok(rows.f_addmm(&pair.b.f_mul_scalar(scale)?, &pair.a)?)
+    }
+
+    /// `m/|V|` of one part, worked out once: `[out of part]`.
+    fn row_scale(
+        &self,
+        part: &Part,
+        (pair, magnitude): (&LoraPair, &Tensor),
+        scale: f64,
+    ) -> Result<Tensor, ModelError> {
+        if let Some(known) = pair.row_scale.get() {
+            return Ok(known.shallow_clone());
+        }
+        let made = magnitude.f_div(&lengths(&self.added(&self.weight()?, part, pair, scale)?)?)?;
+        Ok(pair.row_scale.get_or_init(|| made).shallow_clone())
     }
 
     /// `s·x·Aᵀ` for all corrected parts at once: `[t, p·r]`.
@@ -224,19 +350,38 @@ impl FrozenLinear {
         Ok(Some(x.f_mm(&a.f_tr()?)?.f_mul_scalar_(correction.scale)?))
     }
 
-    /// Adds `low·Bᵀ` to the parts of `y: [t, out]`, in place.
-    fn add_corrections(&self, y: &Tensor, low: &Tensor, correction: Correction<'_>) -> Result<(), ModelError> {
-        for (place, (part, pair)) in self.corrected(correction.pairs).enumerate() {
-            let low = slice_of(low, place, pair)?; // [t, r]
-            let _ = y.f_narrow(1, part.start, part.out)?.f_addmm_(&low, &pair.b.f_tr()?)?;
-        }
-        Ok(())
-    }
-
     /// The parts that have factors, in order.
     fn corrected<'a>(&'a self, pairs: &'a LayerPairs) -> impl Iterator<Item = (&'a Part, &'a LoraPair)> {
         self.parts.iter().filter_map(|part| pairs[part.projection].as_ref().map(|pair| (part, pair)))
     }
+}
+
+/// The lengths of a weight's rows: `[out, in] -> [out]`.
+fn lengths(weight: &Tensor) -> Result<Tensor, ModelError> {
+    Ok(weight.f_square()?.f_sum_dim_intlist([1i64].as_slice(), false, None)?.f_sqrt_()?)
+}
+
+/// `(y + delta)` of some rows of `y: [t, out of part]`, each column scaled; the bias, which is in `y`, is not.
+fn scale_rows(
+    y: &mut Tensor,
+    delta: &Tensor,
+    rows: Option<&Tensor>,
+    (scale, bias): (&Tensor, Option<&Tensor>),
+) -> Result<(), ModelError> {
+    let picked = match rows {
+        Some(rows) => y.f_index_select(0, rows)?,
+        None => y.shallow_clone(),
+    };
+    let mut made = picked.f_add(delta)?; // [rows, out of part]
+    made = match bias {
+        Some(bias) => made.f_sub_(bias)?.f_mul_(scale)?.f_add_(bias)?,
+        None => made.f_mul_(scale)?,
+    };
+    match rows {
+        Some(rows) => drop(y.f_index_copy_(0, rows, &made)?),
+        None => y.f_copy_(&made)?,
+    }
+    Ok(())
 }
 
 /// The columns of `low` that belong to the `place`-th corrected part: `[t, r]`.

@@ -2,7 +2,7 @@
 //! unpacked numbers equal those of bitsandbytes 0.50.2 on a CPU bit for bit; the tests compare them.
 //!
 //! Packing and unpacking are plain Rust over the tensor's memory, in as many threads as libtorch has: a byte is looked up
-//! in a table of 256 pairs. Deliberately absent: devices other than the CPU.
+//! in a table of 256 pairs. On other devices a weight is unpacked by plain tensor operations ([`unpack`]).
 //!
 //! Sources: Dettmers et al., arXiv:2305.14314, §3 (NF4, double quantisation); the order of operations and with it the
 //! rounding from bitsandbytes' `backends/default/ops.py` (`quantize_4bit`) and `csrc/cpu_ops.cpp` (`quantize_cpu`).
@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::ModelError,
-    ffi::{floats, floats_mut},
+    ffi::{numbers, numbers_mut},
     nf4_tables::{DYNAMIC, LEVELS},
 };
 
@@ -24,13 +24,23 @@ pub const SCALE_BLOCK: usize = 256;
 /// Below this many numbers one thread is faster than two: starting one costs some 20 µs.
 const NUMBERS_PER_THREAD: usize = 1 << 16;
 
-/// A frozen weight `[out, in]` in NF4. Cloning shares the memory.
-#[derive(Debug, Clone)]
+/// A frozen weight `[out, in]` in NF4.
+#[derive(Debug)]
 pub struct Nf4 {
     size: (i64, i64),
     /// Two numbers a byte, the first in the high half.
     codes: Arc<[u8]>,
     scales: Scales,
+    elsewhere: Option<Elsewhere>,
+}
+
+/// A weight on a device that is not the CPU.
+#[derive(Debug)]
+struct Elsewhere {
+    /// `Uint8`, as [`Nf4::codes`].
+    codes: Tensor,
+    /// `Float`, one per block.
+    scales: Tensor,
 }
 
 /// The largest absolute value of each block.
@@ -85,7 +95,7 @@ impl Nf4 {
     /// [`ModelError::Input`]: any other tensor. [`ModelError::Torch`]: it has not two dimensions.
     pub fn quantize(weight: &Tensor, double_quant: bool) -> Result<Self, ModelError> {
         let size = weight.size2()?;
-        let numbers = floats(weight)?;
+        let numbers: &[f32] = numbers(weight)?;
         let mut codes = vec![0u8; numbers.len().div_ceil(2)];
         let mut absmax = vec![0f32; numbers.len().div_ceil(BLOCK)];
         let share = blocks_per_thread(numbers.len());
@@ -101,7 +111,7 @@ impl Nf4 {
             }
         });
         let scales = if double_quant { quantize_scales(&absmax)? } else { Scales::Single(absmax.into()) };
-        Ok(Self { size, codes: codes.into(), scales })
+        Ok(Self { size, codes: codes.into(), scales, elsewhere: None })
     }
 
     /// `(out, in)`.
@@ -113,7 +123,67 @@ impl Nf4 {
     /// Where it lies.
     #[must_use]
     pub fn device(&self) -> Device {
-        Device::Cpu
+        self.elsewhere.as_ref().map_or(Device::Cpu, |elsewhere| elsewhere.codes.device())
+    }
+
+    /// The same weight elsewhere.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: no memory there.
+    pub fn to_device(&self, device: Device) -> Result<Self, ModelError> {
+        let elsewhere = match device {
+            Device::Cpu => None,
+            device => Some(Elsewhere {
+                codes: Tensor::f_from_slice(&self.codes)?.f_to_device(device)?,
+                scales: Tensor::f_from_slice(&self.all_scales())?.f_to_device(device)?,
+            }),
+        };
+        Ok(Self { size: self.size, codes: self.codes.clone(), scales: self.scales.clone(), elsewhere })
+    }
+
+    /// Its parts by name, for a file.
+    pub(crate) fn tensors(&self) -> Result<Vec<(&'static str, Tensor)>, ModelError> {
+        let mut parts = vec![("codes", Tensor::f_from_slice(&self.codes)?)];
+        match &self.scales {
+            Scales::Single(scales) => parts.push(("absmax", Tensor::f_from_slice(scales)?)),
+            Scales::Double { codes, nested, offset } => {
+                parts.push(("absmax", Tensor::f_from_slice(codes)?));
+                parts.push(("nested_absmax", Tensor::f_from_slice(nested)?));
+                parts.push(("offset", Tensor::f_from_slice(&[*offset])?));
+            }
+        }
+        Ok(parts)
+    }
+
+    /// From what [`Nf4::tensors`] gave, for a weight of the shape `[out, in]`.
+    pub(crate) fn of(shape: [i64; 2], part: impl Fn(&str) -> Result<Tensor, ModelError>) -> Result<Self, ModelError> {
+        let (codes, absmax) = (part("codes")?, part("absmax")?);
+        let scales = if absmax.f_kind()? == Kind::Uint8 {
+            let offset = part("offset")?.f_double_value(&[0])? as f32;
+            let nested: Vec<f32> = Vec::try_from(part("nested_absmax")?)?;
+            Scales::Double { codes: Vec::<u8>::try_from(absmax)?.into(), nested: nested.into(), offset }
+        } else {
+            Scales::Single(Vec::<f32>::try_from(absmax)?.into())
+        };
+        let codes: Arc<[u8]> = Vec::<u8>::try_from(codes)?.into();
+        let numbers = usize::try_from(shape[0] * shape[1]).unwrap_or(0);
+        let (blocks, nested) = match &scales {
+            Scales::Single(scales) => (scales.len(), None),
+            Scales::Double { codes, nested, .. } => (codes.len(), Some(nested.len())),
+        };
+        let counts = (numbers.div_ceil(2), numbers.div_ceil(BLOCK));
+        let nested_fits = nested.is_none_or(|nested| nested == counts.1.div_ceil(SCALE_BLOCK));
+        if (codes.len(), blocks) != counts || !nested_fits {
+            return Err(ModelError::Input(format!(
+                "{} codes in {blocks} blocks are no weight of {shape:?}",
+                codes.len()
+            )));
+        }
+        Ok(Self { size: (shape[0], shape[1]), codes, scales, elsewhere: None })
+    }
+
+    fn all_scales(&self) -> Vec<f32> {
+        (0..(self.size.0 * self.size.1) as usize).step_by(BLOCK).map(|first| self.scales.get(first / BLOCK)).collect()
     }
 
     /// Bytes in memory.
@@ -131,12 +201,12 @@ impl Nf4 {
     /// # Errors
     /// [`ModelError::Torch`]: no memory.
     pub fn dequantize(&self) -> Result<Tensor, ModelError> {
-        let mut out = Tensor::f_empty([self.size.0, self.size.1], (Kind::Float, Device::Cpu))?; // [out, in]
+        let mut out = Tensor::f_empty([self.size.0, self.size.1], (Kind::Float, self.device()))?; // [out, in]
         self.dequantize_into(&mut out)?;
         Ok(out)
     }
 
-    /// Unpacks into `out: [out, in]`, `Float`, contiguous, on the CPU, of which the caller has the only handle.
+    /// Unpacks into `out: [out, in]`, `Float`, contiguous, on the weight's device, of which the caller has the only handle.
     ///
     /// # Errors
     /// [`ModelError::Input`]: any other tensor, or one of another size.
@@ -144,14 +214,18 @@ impl Nf4 {
         if out.size2()? != self.size {
             return Err(ModelError::Input(format!("a weight of {:?} does not fit in {:?}", self.size, out.size())));
         }
-        let out = floats_mut(out)?;
+        if let Some(elsewhere) = &self.elsewhere {
+            return Ok(out.f_copy_(&unpack(&elsewhere.codes, &elsewhere.scales, self.size)?)?);
+        }
+        let out = numbers_mut(out)?;
         let share = blocks_per_thread(out.len());
         let alone = share * BLOCK >= out.len();
         std::thread::scope(|threads| {
             let parts = out.chunks_mut(share * BLOCK).zip(self.codes.chunks(share * BLOCK / 2));
             for (part, (out, codes)) in parts.enumerate() {
                 let first = part * share;
-                let mut unpack = move || self.unpack_blocks(first, codes, out);
+                let scales = &self.scales;
+                let mut unpack = move || unpack_blocks(scales, first, codes, out);
                 if alone {
                     unpack();
                 } else {
@@ -160,21 +234,6 @@ impl Nf4 {
             }
         });
         Ok(())
-    }
-
-    /// Unpacks whole blocks from block `first` on.
-    fn unpack_blocks(&self, first: usize, codes: &[u8], out: &mut [f32]) {
-        for (block, (out, codes)) in out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK / 2)).enumerate() {
-            let scale = self.scales.get(first + block);
-            let (whole, rest) = out.as_chunks_mut::<2>();
-            for (pair, &code) in whole.iter_mut().zip(codes) {
-                let [high, low] = PAIRS[usize::from(code)];
-                *pair = [high * scale, low * scale];
-            }
-            if let (Some(last), Some(&code)) = (rest.first_mut(), codes.last()) {
-                *last = PAIRS[usize::from(code)][0] * scale;
-            }
-        }
     }
 }
 
@@ -187,6 +246,31 @@ impl Scales {
             }
         }
     }
+}
+
+/// Unpacks whole blocks from block `first` on.
+fn unpack_blocks(scales: &Scales, first: usize, codes: &[u8], out: &mut [f32]) {
+    for (block, (out, codes)) in out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK / 2)).enumerate() {
+        let scale = scales.get(first + block);
+        let (whole, rest) = out.as_chunks_mut::<2>();
+        for (pair, &code) in whole.iter_mut().zip(codes) {
+            let [high, low] = PAIRS[usize::from(code)];
+            *pair = [high * scale, low * scale];
+        }
+        if let (Some(last), Some(&code)) = (rest.first_mut(), codes.last()) {
+            *last = PAIRS[usize::from(code)][0] * scale;
+        }
+    }
+}
+
+/// The same numbers by plain tensor operations, on any device.
+fn unpack(codes: &Tensor, scales: &Tensor, (out, ins): (i64, i64)) -> Result<Tensor, ModelError> {
+    let codes = codes.f_to_kind(Kind::Int64)?; // [n/2]
+    let (high, low) = (codes.f_bitwise_right_shift_tensor_scalar(4)?, codes.f_bitwise_and(15)?);
+    let places = Tensor::f_stack(&[high, low], 1)?.f_view_([-1])?.f_narrow(0, 0, out * ins)?; // [n]
+    let levels = Tensor::f_from_slice(&LEVELS)?.f_to_device(codes.device())?;
+    let scales = scales.f_repeat_interleave_self_int(BLOCK as i64, 0, None)?.f_narrow(0, 0, out * ins)?; // [n]
+    Ok(levels.f_index_select(0, &places)?.f_mul_(&scales)?.f_view_([out, ins])?)
 }
 
 /// How many blocks a thread takes, so that all of libtorch's threads have a like share.
@@ -310,10 +394,22 @@ mod tests {
                 }
                 let unpacked = packed.dequantize().unwrap();
                 assert_eq!(
-                    bits(floats(&unpacked).unwrap()),
+                    bits(crate::ffi::numbers(&unpacked).unwrap()),
                     numbers(&file, &format!("{prefix}.dequantized")),
                     "{prefix}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn plain_tensor_operations_unpack_the_same_numbers() {
+        for size in [[64, 64], [3, 21], [1, 1], [7, 515]] {
+            let weight = Tensor::randn(size, (Kind::Float, Device::Cpu));
+            for double_quant in [false, true] {
+                let packed = Nf4::quantize(&weight, double_quant).unwrap();
+                let (codes, scales) = (Tensor::from_slice(&packed.codes), Tensor::from_slice(&packed.all_scales()));
+                assert_eq!(unpack(&codes, &scales, packed.size).unwrap(), packed.dequantize().unwrap(), "{size:?}");
             }
         }
     }

@@ -1,8 +1,11 @@
-//! AdamW over the factors of an adapter, equal to `torch.optim.AdamW`. Its state is saved and loaded with a checkpoint, so
-//! that a run goes on as if it had never stopped.
+//! AdamW over the factors of an adapter, its moments in `f32` (equal to `torch.optim.AdamW`) or in 8 bits (see
+//! `moments.rs`). Its state is saved and loaded with a checkpoint, so that a run goes on as if it had never stopped.
 //!
-//! Source: Loshchilov and Hutter, arXiv:1711.05101, algorithm 2; the order of operations from `_single_tensor_adamw` in
-//! PyTorch's `optim/adam.py`.
+//! A step is worked out twice: first to see that every factor stays finite, then to take it. So a step that would spoil the
+//! adapter changes nothing.
+//!
+//! Sources: Loshchilov and Hutter, arXiv:1711.05101, algorithm 2; the order of operations from `_single_tensor_adamw` in
+//! PyTorch's `optim/adam.py`; LoRA+ (Hayou et al., arXiv:2402.12354) as `create_loraplus_optimizer` in PEFT groups it.
 
 use std::{collections::HashMap, path::Path};
 
@@ -12,6 +15,7 @@ use crate::{
     adapter::LoraAdapter,
     error::ModelError,
     gradients::Gradients,
+    moments::{Moments, Update},
     tensor_file::{TensorFile, write_tensors},
 };
 
@@ -26,12 +30,17 @@ pub struct AdamWOptions {
     pub epsilon: f64,
     /// Decoupled decay of the weights.
     pub weight_decay: f64,
+    /// The rate of `b` and of magnitudes over that of `a`.
+    pub loraplus_lr_ratio: f64,
+    /// Moments in 8 bits.
+    pub eight_bit: bool,
 }
 
 impl Default for AdamWOptions {
     /// PyTorch's, but for `weight_decay`, which is 0 as in transformers' `TrainingArguments`.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+        let (loraplus_lr_ratio, eight_bit) = (1.0, false);
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, loraplus_lr_ratio, eight_bit }
     }
 }
 
@@ -40,9 +49,8 @@ impl Default for AdamWOptions {
 pub struct AdamW {
     options: AdamWOptions,
     steps: u64,
-    /// Running means of the gradients and of their squares, in the adapter's order.
-    means: Gradients,
-    squares: Gradients,
+    /// In the order of [`LoraAdapter::parameters`].
+    moments: Vec<Moments>,
 }
 
 impl AdamW {
@@ -51,7 +59,8 @@ impl AdamW {
     /// # Errors
     /// [`ModelError::Torch`]: no memory.
     pub fn new(adapter: &LoraAdapter, options: AdamWOptions) -> Result<Self, ModelError> {
-        Ok(Self { options, steps: 0, means: Gradients::zeros(adapter)?, squares: Gradients::zeros(adapter)? })
+        let moments = adapter.parameters().into_iter().map(|(_, factor)| Moments::new(factor, options.eight_bit));
+        Ok(Self { options, steps: 0, moments: moments.collect::<Result<_, _>>()? })
     }
 
     /// Steps taken.
@@ -63,52 +72,53 @@ impl AdamW {
     /// Moves the factors of `adapter` against `gradients`.
     ///
     /// # Errors
-    /// [`ModelError::Input`]: the gradients are of another adapter. [`ModelError::Torch`].
+    /// [`ModelError::NotFinite`]: a factor would not be finite any more; nothing was changed. [`ModelError::Input`]: the
+    /// gradients are of another adapter. [`ModelError::Torch`].
     pub fn step(&mut self, adapter: &mut LoraAdapter, gradients: &Gradients, rate: f64) -> Result<(), ModelError> {
-        if adapter.layers().len() != gradients.layers.len() || adapter.layers().len() != self.means.layers.len() {
+        let gradients = gradients.named();
+        let names_differ = |((a, _), (b, _)): (&(String, &Tensor), &(String, &Tensor))| a != b;
+        let parameters = adapter.parameters();
+        let counts = [parameters.len(), gradients.len(), self.moments.len()];
+        if counts[0] != counts[1] || counts[0] != counts[2] || parameters.iter().zip(&gradients).any(names_differ) {
             return Err(ModelError::Input("gradients or an optimiser of another adapter".into()));
         }
-        self.steps += 1;
-        let AdamWOptions { beta1, beta2, epsilon, weight_decay } = self.options;
-        let exponent = i32::try_from(self.steps).unwrap_or(i32::MAX);
-        let update = Update {
-            beta1,
-            beta2,
-            epsilon,
-            keep: 1.0 - rate * weight_decay,
-            step: rate / (1.0 - beta1.powi(exponent)),
-            root: (1.0 - beta2.powi(exponent)).sqrt(),
-        };
-        let states = self.means.layers.iter_mut().zip(&mut self.squares.layers);
-        let layers = adapter.layers_mut().iter_mut().zip(&gradients.layers).zip(states);
-        for ((pairs, gradients), (means, squares)) in layers {
-            let states = means.0.iter_mut().zip(&mut squares.0);
-            for ((pair, gradient), (mean, square)) in pairs.iter_mut().zip(&gradients.0).zip(states) {
-                let (Some(pair), Some(gradient), Some(mean), Some(square)) = (pair, gradient, mean, square) else {
-                    continue;
-                };
-                update.apply(&mut pair.a, &gradient.a, &mut mean.a, &mut square.a)?;
-                update.apply(&mut pair.b, &gradient.b, &mut mean.b, &mut square.b)?;
+        let update = Update::new(&self.options, self.steps + 1, rate);
+        let faster = update.times(self.options.loraplus_lr_ratio);
+        let of = |name: &str| if name.ends_with("lora_A.weight") { &update } else { &faster };
+        for (((name, factor), (_, gradient)), moments) in parameters.iter().zip(&gradients).zip(&self.moments) {
+            if !moments.stays_finite(of(name), factor, gradient)? {
+                return Err(ModelError::NotFinite(name.clone()));
             }
         }
+        for (((name, factor), (_, gradient)), moments) in
+            adapter.parameters_mut().into_iter().zip(&gradients).zip(&mut self.moments)
+        {
+            moments.apply(of(&name), factor, gradient)?;
+        }
+        self.steps += 1;
         Ok(())
+    }
+
+    /// Bytes that its state takes in memory.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.moments.iter().map(Moments::bytes).sum()
     }
 
     /// Writes the state to a `.safetensors` file.
     ///
     /// # Errors
     /// [`ModelError::File`], [`ModelError::Torch`].
-    pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        let suffixed = |state: &Gradients, suffix: &str| -> Vec<(String, Tensor)> {
-            state.named().into_iter().map(|(name, t)| (format!("{name}.{suffix}"), t.shallow_clone())).collect()
-        };
-        let mut all = suffixed(&self.means, "exp_avg");
-        all.extend(suffixed(&self.squares, "exp_avg_sq"));
+    pub fn save(&self, adapter: &LoraAdapter, path: &Path) -> Result<(), ModelError> {
+        let mut all = Vec::new();
+        for ((name, _), moments) in adapter.parameters().into_iter().zip(&self.moments) {
+            all.extend(moments.tensors()?.into_iter().map(|(suffix, tensor)| (format!("{name}.{suffix}"), tensor)));
+        }
         let tensors: Vec<(String, &Tensor)> = all.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
         write_tensors(path, &tensors, HashMap::from([("steps".into(), self.steps.to_string())]))
     }
 
-    /// Reads the state that [`AdamW::save`] wrote for the same adapter.
+    /// Reads the state that [`AdamW::save`] wrote for the same adapter and the same options.
     ///
     /// # Errors
     /// [`ModelError::Io`], [`ModelError::File`], [`ModelError::Missing`], [`ModelError::Unexpected`],
@@ -119,17 +129,20 @@ impl AdamW {
         let steps = file.metadata().get("steps").and_then(|steps| steps.parse().ok());
         made.steps = steps.ok_or_else(|| ModelError::file(path, "it does not say its number of steps"))?;
         let mut known = Vec::new();
-        for (state, suffix) in [(&made.means, "exp_avg"), (&made.squares, "exp_avg_sq")] {
-            for (name, place) in state.named() {
+        for ((name, _), moments) in adapter.parameters().into_iter().zip(&mut made.moments) {
+            let mut read = Vec::new();
+            for (suffix, place) in moments.tensors()? {
                 let name = format!("{name}.{suffix}");
                 let missing = || ModelError::Missing { name: name.clone(), place: path.into() };
                 let (want, got) = (place.size(), file.shape(&name).ok_or_else(missing)?);
                 if want != got {
                     return Err(ModelError::Shape { name, want, got });
                 }
-                place.shallow_clone().f_copy_(&file.read_floats(&name)?)?;
+                let is_codes = place.f_kind()? == tch::Kind::Uint8;
+                read.push(if is_codes { file.read(&name)? } else { file.read_floats(&name)? });
                 known.push(name);
             }
+            moments.set(&read)?;
         }
         known.sort();
         match file.names().into_iter().find(|name| known.binary_search(name).is_err()) {
@@ -137,32 +150,13 @@ impl AdamW {
             None => Ok(made),
         }
     }
-}
 
-/// One step's numbers.
-struct Update {
-    beta1: f64,
-    beta2: f64,
-    epsilon: f64,
-    keep: f64,
-    step: f64,
-    root: f64,
-}
-
-impl Update {
-    fn apply(
-        &self,
-        weight: &mut Tensor,
-        gradient: &Tensor,
-        mean: &mut Tensor,
-        square: &mut Tensor,
-    ) -> Result<(), ModelError> {
-        let mut weight = weight.f_mul_scalar_(self.keep)?;
-        let mean = mean.f_lerp_(gradient, 1.0 - self.beta1)?;
-        let scaled = gradient.f_mul_scalar(1.0 - self.beta2)?;
-        let square = square.f_mul_scalar_(self.beta2)?.f_addcmul_(&scaled, gradient)?;
-        let divisor = square.f_sqrt()?.f_div_scalar_(self.root)?.f_add_scalar_(self.epsilon)?;
-        let _ = weight.f_addcdiv_(&mean.f_mul_scalar(-self.step)?, &divisor)?;
-        Ok(())
+    /// A copy of it, to come back to.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: no memory.
+    pub fn snapshot(&self) -> Result<Self, ModelError> {
+        let moments = self.moments.iter().map(Moments::copy).collect::<Result<_, _>>()?;
+        Ok(Self { options: self.options, steps: self.steps, moments })
     }
 }

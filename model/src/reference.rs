@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use attune_domain::architecture::Architecture;
 
-use crate::{adapter::LoraAdapter, decoder::Decoder, rope::Rope};
+use crate::{adapter::LoraAdapter, decoder::Decoder, noise::Dropout, rope::Rope};
 
 const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
 
@@ -24,18 +24,28 @@ fn rotate(x: &Tensor, frequencies: &Tensor) -> Tensor {
     Tensor::cat(&[&first * &cos - &second * &sin, &second * &cos + &first * &sin], 2)
 }
 
-/// One projection of a block with its correction.
-fn project(decoder: &Decoder, adapter: &LoraAdapter, layer: usize, at: usize, x: &Tensor) -> Tensor {
+/// One projection of a block with its correction. `dropped` says what the correction's input loses.
+fn project(decoder: &Decoder, (adapter, dropout): Trained<'_>, layer: usize, at: usize, x: &Tensor) -> Tensor {
     let (weight, bias) = decoder.blocks[layer].projection(at);
-    let y = x.linear(&weight, bias.as_ref());
-    match &adapter.layer(layer).unwrap()[at] {
-        Some(pair) => y + x.matmul(&pair.a.tr()).matmul(&pair.b.tr()) * adapter.scale(),
-        None => y,
+    let Some(pair) = &adapter.layer(layer).unwrap()[at] else { return x.linear(&weight, bias.as_ref()) };
+    if let Some(magnitude) = &pair.magnitude {
+        let corrected = weight + pair.b.matmul(&pair.a) * adapter.scale();
+        // PEFT, and §4.3 of the DoRA paper: no gradient through the lengths.
+        let lengths = corrected.square().sum_dim_intlist([1i64].as_slice(), true, None).sqrt().detach();
+        return x.linear(&(corrected * magnitude.unsqueeze(1) / lengths), bias.as_ref());
     }
+    let input = match dropout {
+        Some(dropout) => x * dropout.at(layer).at(at).apply(&x.ones_like()).unwrap(),
+        None => x.shallow_clone(),
+    };
+    x.linear(&weight, bias.as_ref()) + input.matmul(&pair.a.tr()).matmul(&pair.b.tr()) * adapter.scale()
 }
 
+/// What is trained, and under which dropout.
+type Trained<'a> = (&'a LoraAdapter, Option<Dropout>);
+
 /// One sequence through one block.
-fn block(decoder: &Decoder, adapter: &LoraAdapter, layer: usize, x: &Tensor) -> Tensor {
+fn block(decoder: &Decoder, adapter: Trained<'_>, layer: usize, x: &Tensor) -> Tensor {
     let Architecture { num_attention_heads: h, num_key_value_heads: n, head_dim: d, rms_norm_eps: eps, .. } =
         *decoder.architecture();
     let (h, n, d) = (h as i64, n as i64, d as i64);
@@ -64,7 +74,7 @@ fn block(decoder: &Decoder, adapter: &LoraAdapter, layer: usize, x: &Tensor) -> 
 }
 
 /// The summed loss of one sequence.
-fn loss(decoder: &Decoder, adapter: &LoraAdapter, ids: &[u32], trained: &[bool]) -> Tensor {
+fn loss(decoder: &Decoder, adapter: Trained<'_>, ids: &[u32], trained: &[bool]) -> Tensor {
     let wide: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     let mut x = decoder.embed.index_select(0, &Tensor::from_slice(&wide));
     for layer in 0..decoder.blocks.len() {
@@ -81,6 +91,7 @@ mod tests {
     use crate::{
         batch::PackedBatch,
         gradients::Gradients,
+        noise::Noise,
         train::{TrainOptions, loss_and_gradients},
     };
     use attune_domain::{
@@ -89,37 +100,66 @@ mod tests {
     };
     use std::path::PathBuf;
 
-    const SEQUENCES: [usize; 4] = [1, 9, 23, 2];
-
     /// Ids and marks of a sequence.
     type Row = (Vec<u32>, Vec<bool>);
 
-    fn batch() -> (Vec<Row>, PackedBatch) {
-        let mut rows = Vec::new();
-        let mut packed = PackedBatch::new();
-        for (row, &length) in SEQUENCES.iter().enumerate() {
-            let ids: Vec<u32> = (0..length).map(|at| ((row * 37 + at * at * 11 + 5) % 128) as u32).collect();
-            let trained: Vec<bool> = (0..length).map(|at| at % 3 != 1).collect();
-            packed.push(&ids, &trained).unwrap();
-            rows.push((ids, trained));
-        }
-        (rows, packed)
+    /// Sequences without anything in common, and four that begin alike: two by 40 tokens, all by 17, one being no more
+    /// than the beginning itself.
+    fn rows() -> Vec<Row> {
+        let marks = |length: usize| (0..length).map(|at| at % 3 != 1).collect();
+        let apart = [1, 9, 23, 2].into_iter().enumerate().map(|(row, length)| {
+            let ids = (0..length).map(|at| ((row * 37 + at * at * 11 + 5) % 128) as u32).collect();
+            (ids, marks(length))
+        });
+        let stem: Vec<u32> = (0..40).map(|at| (at * 7 + 90) % 128).collect();
+        let alike = [(40, vec![3, 4, 5]), (40, vec![9; 8]), (17, vec![1, 2]), (17, vec![])].map(|(length, rest)| {
+            let ids = [&stem[..length], &rest].concat();
+            let marks = marks(ids.len());
+            (ids, marks)
+        });
+        apart.chain(alike).collect()
     }
 
-    /// Compares loss and every gradient; `targets` are the corrected projections.
-    fn compare(family: &str, quantization: Quantization, targets: &[&str], checkpointing: bool) {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(family);
-        let decoder = Decoder::load(&folder, quantization).unwrap().to_kind(Kind::Double).unwrap();
+    /// One comparison.
+    struct Case {
+        family: &'static str,
+        quantization: Quantization,
+        spec: AdapterSpec,
+        checkpointing: bool,
+        share_prefixes: bool,
+    }
+
+    fn case(family: &'static str, targets: &[&str]) -> Case {
         let spec = AdapterSpec::lora(3, 7.0, targets);
-        let adapter = LoraAdapter::new(decoder.architecture(), spec, 5).unwrap();
+        Case { family, quantization: Quantization::None, spec, checkpointing: false, share_prefixes: false }
+    }
+
+    /// A decoder in `f64`, and an adapter whose factors are all other than zero.
+    fn made(case: &Case) -> (Decoder, LoraAdapter) {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(case.family);
+        let decoder = Decoder::load(&folder, case.quantization).unwrap().to(Kind::Double, Device::Cpu).unwrap();
+        let adapter = decoder.new_adapter(case.spec.clone(), 5).unwrap();
         let adapter = adapter.to(Kind::Double, Device::Cpu).unwrap();
         tch::manual_seed(11);
         for (_, factor) in adapter.parameters() {
-            factor.shallow_clone().copy_(&(Tensor::randn_like(factor) * 0.2));
+            let moved = Tensor::randn_like(factor) * 0.2;
+            let _ = factor.shallow_clone().g_add_(&moved);
         }
-        let (rows, packed) = batch();
+        (decoder, adapter)
+    }
+
+    /// Compares loss and every gradient.
+    fn compare(case: &Case) {
+        let (decoder, adapter) = made(case);
+        let rows = rows();
+        let mut packed = PackedBatch::new();
+        for (ids, trained) in &rows {
+            packed.push(ids, trained).unwrap();
+        }
         let mut gradients = Gradients::zeros(&adapter).unwrap();
-        let options = TrainOptions { checkpointing, normaliser: 31 };
+        let Case { checkpointing, share_prefixes, spec, .. } = case;
+        let (checkpointing, share_prefixes) = (*checkpointing, *share_prefixes);
+        let options = TrainOptions { checkpointing, normaliser: 31, share_prefixes, noise: None };
         // Twice: gradients add up.
         let got = loss_and_gradients(&decoder, &adapter, &packed, options, &mut gradients).unwrap();
         loss_and_gradients(&decoder, &adapter, &packed, options, &mut gradients).unwrap();
@@ -127,11 +167,11 @@ mod tests {
         for (_, factor) in adapter.parameters() {
             let _ = factor.shallow_clone().set_requires_grad(true);
         }
+        let what = format!("{} {:?} {spec:?} {options:?}", case.family, case.quantization);
         let want = rows
             .iter()
-            .map(|(ids, trained)| loss(&decoder, &adapter, ids, trained))
+            .map(|(ids, trained)| loss(&decoder, (&adapter, None), ids, trained))
             .fold(Tensor::zeros([0i64; 0], DOUBLE), |sum, loss| sum + loss);
-        let what = format!("{family} {quantization:?} {targets:?} checkpointing {checkpointing}");
         let off = (got.sum / want.double_value(&[]) - 1.0).abs();
         assert!(off < 1e-12, "{what}: loss off by {off}");
         (want * (2.0 / 31.0)).backward();
@@ -145,24 +185,71 @@ mod tests {
     #[test]
     fn hand_made_gradients_are_those_of_autograd_in_every_family() {
         for family in ["llama", "llama3", "mistral", "qwen2", "qwen3"] {
-            for checkpointing in [false, true] {
-                compare(family, Quantization::None, &PROJECTIONS, checkpointing);
+            for (checkpointing, share_prefixes) in [(false, false), (true, false), (false, true), (true, true)] {
+                compare(&Case { checkpointing, share_prefixes, ..case(family, &PROJECTIONS) });
             }
         }
     }
 
     #[test]
     fn a_packed_base_has_the_gradients_of_its_unpacked_numbers() {
-        for double_quant in [false, true] {
-            compare("qwen3", Quantization::Nf4 { double_quant }, &PROJECTIONS, double_quant);
+        let nf4 = |double_quant| Quantization::Nf4 { double_quant };
+        for (quantization, checkpointing) in [(nf4(false), false), (nf4(true), true), (Quantization::Int8, false)] {
+            compare(&Case { quantization, checkpointing, share_prefixes: true, ..case("qwen3", &PROJECTIONS) });
         }
     }
 
     #[test]
     fn any_subset_of_projections_can_be_trained() {
-        compare("llama", Quantization::None, &["q_proj", "v_proj"], false);
-        compare("qwen2", Quantization::None, &["k_proj", "up_proj"], true);
-        compare("mistral", Quantization::None, &["o_proj"], false);
-        compare("qwen3", Quantization::None, &["down_proj", "gate_proj"], false);
+        compare(&case("llama", &["q_proj", "v_proj"]));
+        compare(&Case { checkpointing: true, share_prefixes: true, ..case("qwen2", &["k_proj", "up_proj"]) });
+        compare(&case("mistral", &["o_proj"]));
+        compare(&Case { share_prefixes: true, ..case("qwen3", &["down_proj", "gate_proj"]) });
+    }
+
+    #[test]
+    fn rank_stabilised_and_magnitude_adapters_have_their_gradients() {
+        let lora = AdapterSpec::lora(3, 7.0, &PROJECTIONS);
+        let rslora = AdapterSpec { use_rslora: true, ..lora.clone() };
+        compare(&Case { spec: rslora, ..case("llama", &[]) });
+        for (family, checkpointing) in [("llama", false), ("qwen2", true), ("qwen3", false)] {
+            let spec = AdapterSpec { use_dora: true, use_rslora: checkpointing, ..lora.clone() };
+            compare(&Case { spec, checkpointing, share_prefixes: true, ..case(family, &[]) });
+        }
+        let some = AdapterSpec { use_dora: true, ..AdapterSpec::lora(2, 3.0, &["k_proj", "down_proj"]) };
+        let quantization = Quantization::Nf4 { double_quant: true };
+        compare(&Case { spec: some, quantization, ..case("mistral", &[]) });
+    }
+
+    /// Under dropout a run under checkpointing must drop the same numbers twice, and each projection others.
+    #[test]
+    fn dropped_inputs_have_their_gradients() {
+        for family in ["llama", "qwen2"] {
+            let spec = AdapterSpec { lora_dropout: 0.3, ..AdapterSpec::lora(3, 7.0, &PROJECTIONS) };
+            let case = Case { spec, ..case(family, &[]) };
+            let (decoder, adapter) = made(&case);
+            let (ids, trained) = &rows()[2];
+            let mut packed = PackedBatch::new();
+            packed.push(ids, trained).unwrap();
+            let dropout = Dropout { share: 0.3, seed: 77 };
+            for (_, factor) in adapter.parameters() {
+                let _ = factor.shallow_clone().set_requires_grad(true);
+            }
+            let want = loss(&decoder, (&adapter, Some(dropout)), ids, trained);
+            (&want / 31.0).backward();
+            for checkpointing in [false, true] {
+                let noise = Some(Noise { seed: 77, neftune_noise_alpha: 0.0 });
+                let options = TrainOptions { checkpointing, normaliser: 31, share_prefixes: true, noise };
+                let mut gradients = Gradients::zeros(&adapter).unwrap();
+                let got = tch::no_grad(|| loss_and_gradients(&decoder, &adapter, &packed, options, &mut gradients));
+                let off = (got.unwrap().sum / want.double_value(&[]) - 1.0).abs();
+                assert!(off < 1e-12, "{family}: loss off by {off}");
+                for ((name, got), (_, factor)) in gradients.named().into_iter().zip(adapter.parameters()) {
+                    let want = factor.grad();
+                    let off = (got - &want).norm().double_value(&[]) / want.norm().double_value(&[]);
+                    assert!(off < 1e-10, "{family}: {name} off by {off}");
+                }
+            }
+        }
     }
 }

@@ -9,7 +9,11 @@
 use attune_domain::architecture::{Architecture, RopeScaling};
 use tch::{Device, Kind, Tensor};
 
-use crate::error::ModelError;
+use crate::{
+    error::ModelError,
+    ffi::{is_plain, numbers, numbers_mut},
+    kernels::{self, Heads, Real},
+};
 
 /// The frequencies of a model.
 #[derive(Debug)]
@@ -18,11 +22,10 @@ pub(crate) struct Rope {
     pub(crate) frequencies: Tensor,
 }
 
-/// Cosines and sines of the angles of a batch's rows, each `[t, 1, d/2]`.
+/// Cosines and sines of the angles of a batch's rows, each `[t, d/2]`.
 pub(crate) struct Angles {
     cos: Tensor,
     sin: Tensor,
-    minus_sin: Tensor,
 }
 
 impl Rope {
@@ -58,9 +61,8 @@ impl Rope {
     pub(crate) fn angles(&self, positions: &[i64]) -> Result<Angles, ModelError> {
         let (kind, device) = (self.frequencies.f_kind()?, self.frequencies.device());
         let positions = Tensor::f_from_slice(positions)?.f_to_device(device)?.f_to_kind(kind)?; // [t]
-        let angles = positions.f_outer(&self.frequencies)?.f_unsqueeze(1)?; // [t, 1, d/2]
-        let sin = angles.f_sin()?;
-        Ok(Angles { cos: angles.f_cos()?, minus_sin: sin.f_neg()?, sin })
+        let angles = positions.f_outer(&self.frequencies)?; // [t, d/2]
+        Ok(Angles { cos: angles.f_cos()?, sin: angles.f_sin()? })
     }
 }
 
@@ -86,25 +88,65 @@ impl Llama3 {
 }
 
 impl Angles {
-    /// Rotates `x: [t, h, d]` into `out: [t, h, d]`, which is other memory and may be a view.
-    pub(crate) fn rotate_into(&self, x: &Tensor, out: &Tensor) -> Result<(), ModelError> {
-        self.turn(x, out, &self.sin, &self.minus_sin)
+    /// Rotates the first `turned` heads of `rows: [t, all, d]`, in place.
+    pub(crate) fn rotate(&self, rows: &mut Tensor, turned: i64) -> Result<(), ModelError> {
+        self.turn(rows, turned, 1.0)
     }
 
-    /// The other way round, which is also the backward of [`Angles::rotate_into`].
-    pub(crate) fn rotate_back_into(&self, x: &Tensor, out: &Tensor) -> Result<(), ModelError> {
-        self.turn(x, out, &self.minus_sin, &self.sin)
+    /// The other way round, which is also the backward of [`Angles::rotate`].
+    pub(crate) fn rotate_back(&self, rows: &mut Tensor, turned: i64) -> Result<(), ModelError> {
+        self.turn(rows, turned, -1.0)
     }
 
-    fn turn(&self, x: &Tensor, out: &Tensor, sin: &Tensor, minus_sin: &Tensor) -> Result<(), ModelError> {
-        let half = x.size3()?.2 / 2;
-        let (first, second) = (x.f_narrow(2, 0, half)?, x.f_narrow(2, half, half)?); // [t, h, d/2]
-        let mut out_first = out.f_narrow(2, 0, half)?;
-        let mut out_second = out.f_narrow(2, half, half)?;
-        let _ = first.f_mul_out(&out_first, &self.cos)?;
-        let _ = out_first.f_addcmul_(&second, minus_sin)?;
-        let _ = second.f_mul_out(&out_second, &self.cos)?;
-        let _ = out_second.f_addcmul_(&first, sin)?;
+    fn turn(&self, rows: &mut Tensor, turned: i64, sign: f64) -> Result<(), ModelError> {
+        match rows.f_kind()? {
+            Kind::Float if is_plain(rows) => self.fused::<f32>(rows, turned, sign),
+            Kind::Double if is_plain(rows) => self.fused::<f64>(rows, turned, sign),
+            _ => self.plain(rows, turned, sign),
+        }
+    }
+
+    fn fused<T: Real>(&self, rows: &mut Tensor, turned: i64, sign: f64) -> Result<(), ModelError> {
+        let (_, all, d) = rows.size3()?;
+        let count = |number: i64| usize::try_from(number).unwrap_or(0);
+        let heads = Heads { turned: count(turned), all: count(all), d: count(d) };
+        kernels::turn::<T>(numbers_mut(rows)?, heads, (numbers(&self.cos)?, numbers(&self.sin)?), sign);
         Ok(())
+    }
+
+    fn plain(&self, rows: &Tensor, turned: i64, sign: f64) -> Result<(), ModelError> {
+        let half = rows.size3()?.2 / 2;
+        let heads = rows.f_narrow(1, 0, turned)?;
+        let (mut first, mut second) = (heads.f_narrow(2, 0, half)?, heads.f_narrow(2, half, half)?); // [t, turned, d/2]
+        let (cos, sin) = (self.cos.f_unsqueeze(1)?, self.sin.f_unsqueeze(1)?.f_mul_scalar(sign)?); // [t, 1, d/2]
+        let old = first.f_mul(&sin)?; // [t, turned, d/2]
+        let _ = first.f_mul_(&cos)?.f_sub_(&second.f_mul(&sin)?)?;
+        let _ = second.f_mul_(&cos)?.f_add_(&old)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fused_way_and_the_plain_way_agree_and_turning_back_undoes() {
+        tch::manual_seed(5);
+        for (kind, rtol) in [(Kind::Float, 2e-6), (Kind::Double, 1e-14)] {
+            let frequencies = Tensor::rand([16], (kind, Device::Cpu));
+            let rope = Rope { frequencies };
+            for positions in [vec![0], (0..50).collect::<Vec<i64>>(), (0..400).rev().collect()] {
+                let angles = rope.angles(&positions).unwrap();
+                let start = Tensor::randn([positions.len() as i64, 5, 32], (kind, Device::Cpu));
+                let (mut fused, plain) = (start.copy(), start.copy());
+                angles.rotate(&mut fused, 4).unwrap();
+                angles.plain(&plain, 4, 1.0).unwrap();
+                assert!(fused.allclose(&plain, rtol, rtol, false), "{kind:?}");
+                assert_eq!(fused.narrow(1, 4, 1), start.narrow(1, 4, 1), "the last head is not turned");
+                angles.rotate_back(&mut fused, 4).unwrap();
+                assert!(fused.allclose(&start, 10.0 * rtol, 10.0 * rtol, false), "{kind:?}");
+            }
+        }
     }
 }

@@ -1,13 +1,29 @@
 //! The learning rate over the steps of a run: a rise from zero, then constant, a line or half a cosine down to zero.
 //!
-//! Source: `get_constant_schedule_with_warmup`, `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup` in
-//! transformers' `optimization.py`.
+//! Source: `get_constant_schedule_with_warmup`, `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup`,
+//! `get_cosine_with_hard_restarts_schedule_with_warmup` in transformers' `optimization.py`.
 
 use attune_domain::spec::Schedule;
 
-/// The learning rate of `step` (the first is 0) out of `steps`, of which the first `warmup` rise.
+/// The steps of a run, for its learning rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Course {
+    /// How it falls.
+    pub schedule: Schedule,
+    /// The highest rate.
+    pub peak: f64,
+    /// Steps that rise.
+    pub warmup: u64,
+    /// All steps.
+    pub steps: u64,
+    /// Falls of [`Schedule::CosineWithRestarts`].
+    pub num_cycles: u32,
+}
+
+/// The learning rate of `step` (the first is 0).
 #[must_use]
-pub fn learning_rate(schedule: Schedule, peak: f64, step: u64, warmup: u64, steps: u64) -> f64 {
+pub fn learning_rate(course: Course, step: u64) -> f64 {
+    let Course { schedule, peak, warmup, steps, num_cycles } = course;
     if step < warmup {
         return peak * step as f64 / warmup as f64;
     }
@@ -15,7 +31,11 @@ pub fn learning_rate(schedule: Schedule, peak: f64, step: u64, warmup: u64, step
     let factor = match schedule {
         Schedule::Constant => 1.0,
         Schedule::Linear => 1.0 - progress,
-        Schedule::CosineWithRestarts | Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+        Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+        Schedule::CosineWithRestarts if progress >= 1.0 => 0.0,
+        Schedule::CosineWithRestarts => {
+            0.5 * (1.0 + (std::f64::consts::PI * ((f64::from(num_cycles) * progress) % 1.0)).cos())
+        }
     };
     peak * factor.max(0.0)
 }
@@ -30,26 +50,33 @@ pub fn warmup_steps(ratio: f64, steps: u64) -> u64 {
 mod tests {
     use super::*;
 
+    fn course(schedule: Schedule, warmup: u64, steps: u64) -> Course {
+        Course { schedule, peak: 1.0, warmup, steps, num_cycles: 2 }
+    }
+
     #[test]
     fn rates_are_those_of_transformers() {
-        // LambdaLR's values at steps 0, 1, 2, 5, 9 of 10 with 2 steps of warm-up and a peak of 1.
+        // LambdaLR's values at steps 0, 1, 2, 5, 9 of 10 with 2 steps of warm-up, 2 cycles and a peak of 1.
         let rows = [
             (Schedule::Constant, [0.0, 0.5, 1.0, 1.0, 1.0]),
             (Schedule::Linear, [0.0, 0.5, 1.0, 0.625, 0.125]),
             (Schedule::Cosine, [0.0, 0.5, 1.0, 0.691_341_716_182_544_9, 0.038_060_233_744_356_625]),
+            (Schedule::CosineWithRestarts, [0.0, 0.5, 1.0, 0.146_446_609_406_726_27, 0.146_446_609_406_726_27]),
         ];
         for (schedule, wanted) in rows {
             for (step, wanted) in [0, 1, 2, 5, 9].into_iter().zip(wanted) {
-                assert!((learning_rate(schedule, 1.0, step, 2, 10) - wanted).abs() < 1e-12, "{schedule:?} {step}");
+                let got = learning_rate(course(schedule, 2, 10), step);
+                assert!((got - wanted).abs() < 1e-12, "{schedule:?} {step}: {got}");
             }
         }
+        assert_eq!(learning_rate(course(Schedule::CosineWithRestarts, 2, 10), 6), 1.0, "the second fall starts high");
     }
 
     #[test]
     fn no_step_divides_by_zero() {
-        for schedule in [Schedule::Constant, Schedule::Linear, Schedule::Cosine] {
+        for schedule in [Schedule::Constant, Schedule::Linear, Schedule::Cosine, Schedule::CosineWithRestarts] {
             for (step, warmup, steps) in [(0, 0, 0), (0, 0, 1), (1, 1, 1), (9, 2, 4)] {
-                let rate = learning_rate(schedule, 1.0, step, warmup, steps);
+                let rate = learning_rate(course(schedule, warmup, steps), step);
                 assert!((0.0..=1.0).contains(&rate), "{schedule:?} {step} {warmup} {steps}: {rate}");
             }
         }

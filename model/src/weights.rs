@@ -86,6 +86,16 @@ impl Weights {
         place.ok_or_else(|| ModelError::Missing { name: name.into(), place: self.folder.clone() })
     }
 
+    /// The shape of a tensor of two dimensions.
+    ///
+    /// # Errors
+    /// [`ModelError::Missing`], [`ModelError::Shape`].
+    pub(crate) fn shape(&self, name: &str) -> Result<[i64; 2], ModelError> {
+        let got = self.file(name)?.shape(name).unwrap_or_default();
+        let shape = <[i64; 2]>::try_from(got);
+        shape.map_err(|got| ModelError::Shape { name: name.into(), want: vec![0, 0], got })
+    }
+
     /// Reads one tensor as `Float`; every number in it is finite.
     ///
     /// # Errors

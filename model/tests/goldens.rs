@@ -124,7 +124,7 @@ fn loss_and_gradients_are_those_of_peft() {
     batch.push(&ids, &trained).unwrap();
     for checkpointing in [false, true] {
         let mut gradients = Gradients::zeros(&adapter).unwrap();
-        let options = TrainOptions { checkpointing, normaliser: 50 };
+        let options = TrainOptions { checkpointing, normaliser: 50, share_prefixes: false, noise: None };
         let got = loss_and_gradients(&decoder, &adapter, &batch, options, &mut gradients).unwrap();
         let want = golden.read("loss_sum").unwrap().double_value(&[0]);
         assert!((got.sum / want - 1.0).abs() < 1e-5, "{} {want}", got.sum);

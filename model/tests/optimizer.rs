@@ -40,7 +40,7 @@ fn twelve_steps_are_those_of_torch_though_the_state_was_stored_half_way() {
         optimizer.step(&mut adapter, &gradients, 1e-2 / (step + 1) as f64).unwrap();
         if step == 5 {
             let path = folder.path().join("optimizer.safetensors");
-            optimizer.save(&path).unwrap();
+            optimizer.save(&adapter, &path).unwrap();
             optimizer = AdamW::load(&adapter, options, &path).unwrap();
             assert_eq!(optimizer.steps(), 6);
         }
@@ -61,7 +61,7 @@ fn the_state_of_another_adapter_is_refused() {
     other.target_modules.pop();
     let architecture = weights::architecture(&testdata().join("tiny/llama")).unwrap();
     let other = LoraAdapter::new(&architecture, other, 1).unwrap();
-    AdamW::new(&other, AdamWOptions::default()).unwrap().save(&path).unwrap();
+    AdamW::new(&other, AdamWOptions::default()).unwrap().save(&other, &path).unwrap();
     let refused = AdamW::load(&adapter(), AdamWOptions::default(), &path).unwrap_err().to_string();
     assert!(
         refused.starts_with("tensor 'base_model.model.model.layers.0.mlp.down_proj.lora_A.weight.exp_avg' is missing")

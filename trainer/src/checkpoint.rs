@@ -78,7 +78,7 @@ pub fn keep(session: &Session, valid_loss: Option<f64>, link: &Link) -> Result<P
 fn write(session: &Session, folder: &Path, scratch: &Path) -> Result<(), TrainerError> {
     let (spec, progress) = (&session.spec, &session.progress);
     session.adapter.save(folder, &Provenance { base_model: spec.base_name.clone() })?;
-    session.optimizer.save(&folder.join(OPTIMIZER_FILE))?;
+    session.optimizer.save(&session.adapter, &folder.join(OPTIMIZER_FILE))?;
     if let Some(best) = progress.early_stopping.best.filter(|best| best.step != progress.step) {
         let to = folder.join(BEST_FILE);
         fs::copy(best_file(scratch, best.step), &to).map_err(TrainerError::io(&to))?;

@@ -48,15 +48,16 @@ pub(crate) fn find(session: &Session, gradients: &mut Gradients, link: &Link) ->
 fn curve(session: &Session, gradients: &mut Gradients, link: &Link) -> Result<Option<Vec<(f64, f64)>>, TrainerError> {
     let train = &session.spec.train;
     let (mut adapter, mut optimizer, _) =
-        session.origin.state(&session.spec, session.decoder.architecture(), &link.scratch)?;
+        session.origin.state(&session.spec, &session.decoder, &link.scratch)?;
     let rows = train.effective_batch_size.min(ROWS) as usize;
     let mut sampler = Sampler::new(session.rows.len(), rows, train.seed ^ STREAM);
     let mut smooth = Smooth::default();
     let mut curve: Vec<(f64, f64)> = Vec::new();
     for tried in 0..TRIED {
         let rate = FIRST * (LAST / FIRST).powf(f64::from(tried) / f64::from(TRIED - 1));
-        let rows = sampler.batch(u64::from(tried) + 1);
-        let Some((loss, _)) = accumulate(session, &adapter, &rows, (&mut *gradients, link))? else { return Ok(None) };
+        let step = u64::from(tried) + 1;
+        let rows = sampler.batch(step);
+        let Some((loss, _)) = accumulate(session, &adapter, (step, &rows), (&mut *gradients, link))? else { return Ok(None) };
         let norm = gradients.clip(train.max_grad_norm)?;
         if !(loss.sum.is_finite() && norm.is_finite()) {
             break;

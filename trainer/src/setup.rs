@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use attune_domain::{architecture::Architecture, run::RunSpec};
+use attune_domain::{architecture::Architecture, run::RunSpec, spec::Optimizer};
 use attune_model::{
     adapter::LoraAdapter,
     decoder::Decoder,
@@ -66,13 +66,13 @@ impl Origin {
     pub fn state(
         &self,
         spec: &RunSpec,
-        architecture: &Architecture,
+        decoder: &Decoder,
         scratch: &Path,
     ) -> Result<(LoraAdapter, AdamW, Progress), TrainerError> {
         let adapter = match self {
-            Self::Checkpoint(folder) => return checkpoint::load(folder, spec, architecture, scratch),
-            Self::Start(Some(folder)) => continued(folder, spec, architecture)?,
-            Self::Start(None) => LoraAdapter::new(architecture, spec.train.adapter.clone(), spec.train.seed)?,
+            Self::Checkpoint(folder) => return checkpoint::load(folder, spec, decoder.architecture(), scratch),
+            Self::Start(Some(folder)) => continued(folder, spec, decoder.architecture())?,
+            Self::Start(None) => decoder.new_adapter(spec.train.adapter.clone(), spec.train.seed)?,
         };
         let optimizer = AdamW::new(&adapter, optimizer_options(spec))?;
         Ok((adapter, optimizer, Progress::default()))
@@ -103,7 +103,7 @@ impl Session {
             Some(folder) => Origin::Checkpoint(folder.clone()),
             None => Origin::Start(fetched.continue_from.clone()),
         };
-        let (adapter, optimizer, progress) = origin.state(&spec, decoder.architecture(), scratch)?;
+        let (adapter, optimizer, progress) = origin.state(&spec, &decoder, scratch)?;
         if let Some(resume) = spec.resume.as_ref().filter(|resume| resume.step != progress.step) {
             let why = format!("it is of step {}, and step {} is asked for", progress.step, resume.step);
             return Err(TrainerError::Checkpoint(why));
@@ -156,7 +156,13 @@ fn continued(folder: &Path, spec: &RunSpec, architecture: &Architecture) -> Resu
     LoraAdapter::from_file(architecture, had, &file).map_err(|why| refused(why.to_string()))
 }
 
-/// PyTorch's defaults, with the job's decay.
+/// PyTorch's defaults, with what the job asks for.
 pub(crate) fn optimizer_options(spec: &RunSpec) -> AdamWOptions {
-    AdamWOptions { weight_decay: spec.train.weight_decay, ..AdamWOptions::default() }
+    let train = &spec.train;
+    AdamWOptions {
+        weight_decay: train.weight_decay,
+        loraplus_lr_ratio: train.loraplus_lr_ratio,
+        eight_bit: train.optimizer == Optimizer::Adamw8bit,
+        ..AdamWOptions::default()
+    }
 }

@@ -8,7 +8,7 @@ use attune_model::{
     batch::{LossSum, PackedBatch},
     error::ModelError,
     gradients::Gradients,
-    schedule,
+    schedule::{self, Course},
     train::loss_and_gradients,
 };
 use serde_json::json;
@@ -17,7 +17,7 @@ use crate::{
     batches::{length_of, options, packed},
     error::TrainerError,
     exact::Exact,
-    guard::{Fault, lines_of, non_finite_factor},
+    guard::{Fault, lines_of},
     memory,
     run::Link,
     sampler::micro_batches,
@@ -46,7 +46,7 @@ pub(crate) fn compute(
 ) -> Result<Option<Computed>, TrainerError> {
     let started = Instant::now();
     let rows = session.sampler.batch(step);
-    let Some((loss, tokens)) = accumulate(session, &session.adapter, &rows, (&mut *gradients, link))? else {
+    let Some((loss, tokens)) = accumulate(session, &session.adapter, (step, &rows), (&mut *gradients, link))? else {
         return Ok(None);
     };
     let grad_norm = gradients.clip(session.spec.train.max_grad_norm)?;
@@ -63,7 +63,7 @@ pub(crate) fn compute(
 pub(crate) fn accumulate(
     session: &Session,
     adapter: &LoraAdapter,
-    rows: &[usize],
+    (step, rows): (u64, &[usize]),
     (gradients, link): (&mut Gradients, &Link),
 ) -> Result<Option<(LossSum, u64)>, TrainerError> {
     let batches = micro_batches(rows.to_vec(), length_of(&session.rows), session.cut())
@@ -73,11 +73,12 @@ pub(crate) fn accumulate(
     let normaliser = batches.iter().map(PackedBatch::trained_tokens).sum();
     gradients.clear()?;
     let mut loss = LossSum::default();
-    for batch in &batches {
+    for (batch, number) in batches.iter().zip(0..) {
         if link.voice.is_stop_asked()? {
             return Ok(None);
         }
-        loss += loss_and_gradients(&session.decoder, adapter, batch, options(session, normaliser), gradients)?;
+        let options = options(session, normaliser, (step, number));
+        loss += loss_and_gradients(&session.decoder, adapter, batch, options, gradients)?;
     }
     Ok(Some((loss, batches.iter().map(|batch| batch.tokens() as u64).sum())))
 }
@@ -85,7 +86,7 @@ pub(crate) fn accumulate(
 /// Takes the step and says how it went.
 ///
 /// # Errors
-/// [`TrainerError::NonFinite`]: a factor would be no number; the adapter is spoilt, and the caller goes back.
+/// [`TrainerError::NonFinite`]: a factor would be no number; nothing was changed.
 /// [`TrainerError::Model`], [`TrainerError::Ended`].
 pub(crate) fn apply(
     session: &mut Session,
@@ -95,12 +96,11 @@ pub(crate) fn apply(
 ) -> Result<(), TrainerError> {
     let (step, loss) = (computed.step, computed.loss.mean());
     let learning_rate = learning_rate(session, step);
-    let spoilt = match session.optimizer.step(&mut session.adapter, gradients, learning_rate) {
-        Err(ModelError::NotFinite(name)) => Some(name),
-        outcome => outcome.map(|()| non_finite_factor(&session.adapter))??,
-    };
-    if let Some(name) = spoilt {
-        return Err(fault(session, step, &computed.rows, format!("factor '{name}'")));
+    match session.optimizer.step(&mut session.adapter, gradients, learning_rate) {
+        Err(ModelError::NotFinite(name)) => {
+            return Err(fault(session, step, &computed.rows, format!("factor '{name}' after it")));
+        }
+        outcome => outcome?,
     }
     session.progress.step = step;
     session.progress.trained_tokens += computed.loss.tokens;
@@ -155,7 +155,9 @@ fn learning_rate(session: &Session, step: u64) -> f64 {
     let (train, progress, total) = (&session.spec.train, &session.progress, session.total_steps);
     let peak = progress.found_learning_rate.map_or(train.learning_rate, |found| found.0);
     let warmup = schedule::warmup_steps(train.warmup_ratio, total);
-    progress.learning_rate_scale.0 * schedule::learning_rate(train.schedule, peak, step, warmup, total + 1)
+    let (schedule, num_cycles) = (train.schedule, train.num_cycles);
+    let course = Course { schedule, peak, warmup, steps: total + 1, num_cycles };
+    progress.learning_rate_scale.0 * schedule::learning_rate(course, step)
 }
 
 /// Milliseconds of a duration.

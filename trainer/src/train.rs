@@ -110,7 +110,7 @@ fn keep_if_due(session: &mut Session, work: &mut Work, link: &Link) -> Result<()
 /// Goes back to the last good state, once, to go on at half the learning rate for the rest of the run.
 fn go_back(session: &mut Session, work: &mut Work, fault: &Fault, link: &Link) -> Result<(), TrainerError> {
     let found = session.progress.found_learning_rate;
-    let state = session.origin.state(&session.spec, session.decoder.architecture(), &link.scratch)?;
+    let state = session.origin.state(&session.spec, &session.decoder, &link.scratch)?;
     (session.adapter, session.optimizer, session.progress) = state;
     session.progress.found_learning_rate = found;
     session.progress.learning_rate_scale = Exact(0.5);
@@ -143,7 +143,7 @@ fn rehearse(session: &Session, gradients: &mut Gradients) -> Result<(), TrainerE
     let Some(largest) = all.iter().max_by_key(tokens) else { return Ok(()) };
     let started = Instant::now();
     let batch = packed(&session.rows, largest)?;
-    let options = options(session, batch.trained_tokens());
+    let options = options(session, batch.trained_tokens(), (0, 0));
     loss_and_gradients(&session.decoder, &session.adapter, &batch, options, gradients)?;
     gradients.clear()?;
     let (tokens, peak) = (batch.tokens(), memory::peak());

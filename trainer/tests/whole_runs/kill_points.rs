@@ -138,6 +138,14 @@ async fn ways(platform: &Platform, folder: &Path) -> Vec<(&'static str, RunSpec)
     });
     early.train.quantization = Quantization::None;
     let mut validated = often(Requested { eval_every_steps: Some(3), ..asked() });
+    let noisy = often(Requested {
+        lora_dropout: Some(0.1),
+        neftune_noise_alpha: Some(5.0),
+        optimizer: Some("adamw_8bit".into()),
+        use_dora: Some(true),
+        loraplus_lr_ratio: Some(4.0),
+        ..asked()
+    });
     let auto = often(Requested { learning_rate: None, learning_rate_auto: true, ..asked() });
     let back = going_back::recovering(platform, folder).await;
     (early.validation_file, validated.validation_file) = (Some(valid.clone()), Some(valid));
@@ -145,6 +153,7 @@ async fn ways(platform: &Platform, folder: &Path) -> Vec<(&'static str, RunSpec)
         ("plain", plain),
         ("early stopping", early),
         ("validated", validated),
+        ("noise, DoRA and moments in 8 bits", noisy),
         ("found rate", auto),
         ("gone back", back),
     ]

@@ -1,0 +1,108 @@
+//! Randomness of training, as a pure function of a seed and a place: LoRA's dropout and NEFTune's noise. A run that goes on
+//! from a checkpoint needs no generator's state, and a block that is run again under checkpointing drops the same numbers.
+//!
+//! Sources: Steele et al., doi:10.1145/2660193.2660195, fig. 15 with the constants of Vigna's `splitmix64.c` (the mixing);
+//! Srivastava et al., JMLR 15 (dropout; what is kept is scaled up, as in PyTorch); Jain et al., arXiv:2310.05914, algorithm
+//! 1 (NEFTune).
+
+use tch::{Device, Tensor};
+
+use crate::error::ModelError;
+
+/// What a micro-batch is trained with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Noise {
+    /// Of its own for each micro-batch.
+    pub seed: u64,
+    /// NEFTune's `α`; 0: no noise on the embeddings.
+    pub neftune_noise_alpha: f64,
+}
+
+/// Which numbers of an input are dropped.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Dropout {
+    /// Share that is dropped.
+    pub(crate) share: f64,
+    pub(crate) seed: u64,
+}
+
+impl Dropout {
+    /// Of its own for one layer or projection.
+    pub(crate) fn at(self, place: usize) -> Self {
+        Self { seed: mixed(self.seed ^ mixed(place as u64 + 1)), ..self }
+    }
+
+    /// `x` with a share of its numbers at zero and the others scaled up. Applied to a gradient it is its own backward.
+    pub(crate) fn apply(self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let kept = (1.0 / (1.0 - self.share)) as f32;
+        let mask: Vec<f32> =
+            (0..x.numel()).map(|at| if unit(self.seed, at) < self.share { 0.0 } else { kept }).collect();
+        Ok(like(&mask, x)?.f_mul_(x)?)
+    }
+}
+
+/// Uniform numbers from `±α/√(tokens · width)` in the shape of `x: [t, c]`; `tokens` says of how many tokens the sequence
+/// of each row is.
+pub(crate) fn neftune(x: &Tensor, noise: Noise, tokens: &[usize]) -> Result<Tensor, ModelError> {
+    let width = x.size2()?.1 as usize;
+    let mut numbers = Vec::with_capacity(x.numel());
+    for (row, tokens) in tokens.iter().enumerate() {
+        let most = noise.neftune_noise_alpha / (*tokens as f64 * width as f64).sqrt();
+        let number = |at| ((unit(noise.seed, row * width + at) * 2.0 - 1.0) * most) as f32;
+        numbers.extend((0..width).map(number));
+    }
+    like(&numbers, x)
+}
+
+fn like(numbers: &[f32], x: &Tensor) -> Result<Tensor, ModelError> {
+    let made = Tensor::f_from_slice(numbers)?.f_to_kind(x.f_kind()?)?;
+    Ok(made.f_to_device(if x.device() == Device::Cpu { Device::Cpu } else { x.device() })?.f_view_(x.size())?)
+}
+
+/// From 0 to below 1.
+fn unit(seed: u64, at: usize) -> f64 {
+    let bits = mixed(seed.wrapping_add((at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// A number's bits, mixed so that neighbours have nothing in common.
+fn mixed(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn the_share_is_dropped_the_rest_is_scaled_and_places_differ() {
+        let x = Tensor::ones([100, 1000], (Kind::Float, Device::Cpu));
+        let dropout = Dropout { share: 0.1, seed: 7 };
+        let dropped = dropout.apply(&x).unwrap();
+        let zeros = dropped.eq(0).sum(Kind::Int64).int64_value(&[]) as f64 / 1e5;
+        // Four standard deviations of a share of 0.1 over 100 000 numbers are 0.0038.
+        assert!((zeros - 0.1).abs() < 0.004, "{zeros}");
+        assert!((dropped.max().double_value(&[]) - 1.0 / 0.9).abs() < 1e-6);
+        assert_eq!(dropped, dropout.apply(&x).unwrap());
+        let other = dropout.at(3).apply(&x).unwrap();
+        let both = (dropped.eq(0) * other.eq(0)).sum(Kind::Int64).int64_value(&[]) as f64 / 1e5;
+        assert!((both - 0.01).abs() < 0.002, "{both}");
+    }
+
+    #[test]
+    fn noise_is_uniform_and_as_large_as_the_paper_has_it() {
+        let x = Tensor::zeros([2, 5000], (Kind::Float, Device::Cpu));
+        let noise = neftune(&x, Noise { seed: 3, neftune_noise_alpha: 5.0 }, &[10, 40]).unwrap();
+        for (row, tokens) in [(0, 10.0), (1, 40.0_f64)] {
+            let most = 5.0 / (tokens * 5000.0).sqrt();
+            let row = noise.get(row);
+            assert!(row.abs().max().double_value(&[]) <= most);
+            // A uniform number from ±m has the standard deviation m/√3; 4 % is four of its own errors.
+            assert!((row.std(false).double_value(&[]) / (most / 3.0_f64.sqrt()) - 1.0).abs() < 0.04);
+            assert!(row.mean(Kind::Float).double_value(&[]).abs() < 4.0 * most / (3.0 * 5000.0_f64).sqrt());
+        }
+    }
+}

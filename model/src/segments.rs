@@ -1,0 +1,171 @@
+//! How a batch's sequences are laid out in rows, each token once: sequences that begin with the same tokens share the rows
+//! of that beginning, forward and backward. That is exact, since a token sees only what stands before it.
+//!
+//! A segment is a run of rows that belong together; it sees its own rows and those of the segments before it in its
+//! sequences. Pure: no tensors here.
+
+use std::ops::Range;
+
+/// A beginning is shared if it is at least so long: below, one more segment costs more than its tokens.
+const SHORTEST_SHARED: usize = 16;
+
+/// A run of rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Where it lies.
+    pub(crate) rows: Range<usize>,
+    /// The rows that stand before it, in the order of their positions; empty for a beginning.
+    pub(crate) past: Vec<Range<usize>>,
+}
+
+impl Segment {
+    /// A sequence by itself.
+    pub(crate) fn alone(rows: Range<usize>) -> Self {
+        Self { rows, past: Vec::new() }
+    }
+
+    /// The position of its first token.
+    pub(crate) fn first_position(&self) -> usize {
+        self.past.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    /// Where it and all before it lie, in the order of positions.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = &Range<usize>> {
+        self.past.iter().chain(std::iter::once(&self.rows))
+    }
+}
+
+/// Sequences as rows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Segments {
+    /// The token of each row.
+    pub(crate) ids: Vec<u32>,
+    pub(crate) segments: Vec<Segment>,
+    /// For each sequence the row of each of its tokens.
+    pub(crate) places: Vec<Vec<usize>>,
+}
+
+impl Segments {
+    /// Each sequence by itself, in order.
+    pub(crate) fn apart(sequences: &[&[u32]]) -> Self {
+        let mut made = Self::default();
+        for ids in sequences {
+            let rows = made.add_rows(ids);
+            made.places.push(rows.clone().collect());
+            made.segments.push(Segment::alone(rows));
+        }
+        made
+    }
+
+    /// Common beginnings once.
+    pub(crate) fn shared(sequences: &[&[u32]]) -> Self {
+        let mut made = Self { places: vec![Vec::new(); sequences.len()], ..Self::default() };
+        made.branch(sequences, (0..sequences.len()).collect(), &[]);
+        made
+    }
+
+    fn add_rows(&mut self, ids: &[u32]) -> Range<usize> {
+        let start = self.ids.len();
+        self.ids.extend_from_slice(ids);
+        start..self.ids.len()
+    }
+
+    /// Lays out what is left of `members`, which have the rows `past` in common.
+    fn branch(&mut self, sequences: &[&[u32]], members: Vec<usize>, past: &[Range<usize>]) {
+        let done: usize = past.iter().map(ExactSizeIterator::len).sum();
+        for group in alike(sequences, members, done) {
+            let Some(&first) = group.first() else { continue };
+            let length = common(sequences, &group, done);
+            if length > 0 {
+                let rows = self.add_rows(&sequences[first][done..done + length]);
+                for &member in &group {
+                    self.places[member].extend(rows.clone());
+                }
+                let past = past.to_vec();
+                self.segments.push(Segment { rows: rows.clone(), past: past.clone() });
+                if group.len() > 1 {
+                    self.branch(sequences, group, &[past, vec![rows]].concat());
+                }
+            }
+        }
+    }
+}
+
+/// Groups of `members` whose next tokens are the same, in the order of their first members. What has no tokens left is in
+/// no group.
+fn alike(sequences: &[&[u32]], members: Vec<usize>, done: usize) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for member in members {
+        let left = &sequences[member][done..];
+        if left.is_empty() {
+            continue;
+        }
+        let joins = |group: &&mut Vec<usize>| {
+            let theirs = &sequences[group[0]][done..];
+            let shared = left.iter().zip(theirs).take(SHORTEST_SHARED).take_while(|(a, b)| a == b).count();
+            shared == SHORTEST_SHARED
+        };
+        match groups.iter_mut().find(joins) {
+            Some(group) => group.push(member),
+            None => groups.push(vec![member]),
+        }
+    }
+    groups
+}
+
+/// How many tokens after the first `done` all of `group` have in common.
+fn common(sequences: &[&[u32]], group: &[usize], done: usize) -> usize {
+    let first = &sequences[group[0]][done..];
+    group.iter().fold(first.len(), |length, &member| {
+        first[..length].iter().zip(&sequences[member][done..]).take_while(|(a, b)| a == b).count()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn cut(sequences: &[Vec<u32>]) -> Segments {
+        Segments::shared(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_common_beginning_is_laid_out_once() {
+        let beginning: Vec<u32> = (0..20).collect();
+        let with = |rest: &[u32]| [&beginning[..], rest].concat();
+        let made = cut(&[with(&[50, 51]), vec![7, 8], with(&[60]), with(&[])]);
+        assert_eq!(made.ids.len(), 20 + 2 + 1 + 2);
+        let beginning = Segment::alone(0..20);
+        assert_eq!(made.segments[0], beginning);
+        assert_eq!(made.segments[1], Segment { rows: 20..22, past: vec![0..20] });
+        assert_eq!(made.segments[2], Segment { rows: 22..23, past: vec![0..20] });
+        assert_eq!(made.segments[3], Segment::alone(23..25));
+        assert_eq!((made.segments[1].first_position(), made.segments.len()), (20, 4));
+        assert_eq!(made.places[3], (0..20).collect::<Vec<_>>());
+    }
+
+    proptest! {
+        /// Whatever is shared, each sequence reads as it was, each row's past is what stands before it in every sequence
+        /// that has it, and no more rows are made than there are tokens.
+        #[test]
+        fn sequences_read_as_they_were(
+            stems in prop::collection::vec(prop::collection::vec(0_u32..3, 0..40), 1..4),
+            tails in prop::collection::vec((0_usize..3, 0_usize..40, prop::collection::vec(0_u32..3, 1..30)), 1..9),
+        ) {
+            let sequences: Vec<Vec<u32>> = tails.iter().map(|(stem, cut, tail)| {
+                let stem = &stems[stem % stems.len()];
+                [&stem[..(*cut).min(stem.len())], tail].concat()
+            }).collect();
+            let made = cut(&sequences);
+            prop_assert!(made.ids.len() <= sequences.iter().map(Vec::len).sum());
+            for (sequence, places) in sequences.iter().zip(&made.places) {
+                let read: Vec<u32> = places.iter().map(|&row| made.ids[row]).collect();
+                prop_assert_eq!(sequence, &read);
+                let last = made.segments.iter().find(|s| s.rows.contains(places.last().unwrap())).unwrap();
+                let chain: Vec<usize> = last.chain().flat_map(Clone::clone).collect();
+                prop_assert!(chain.starts_with(places));
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Adapters beyond plain LoRA, and how a base is held: what serving answers is what training computes.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
+
+use std::path::PathBuf;
+
+use attune_domain::{
+    architecture::PROJECTIONS,
+    spec::{AdapterSpec, Quantization},
+};
+use attune_model::{
+    adapter::{LoraAdapter, Provenance},
+    decoder::{Decoder, Step},
+    gradients::Gradients,
+    optimizer::{AdamW, AdamWOptions},
+};
+use tch::{Kind, Tensor};
+
+const IDS: [u32; 11] = [5, 90, 17, 3, 3, 120, 66, 41, 8, 77, 1];
+
+fn decoder(family: &str, quantization: Quantization) -> Decoder {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(family);
+    Decoder::load(&folder, quantization).unwrap()
+}
+
+/// An adapter that has moved away from its start by one step.
+fn moved(decoder: &Decoder, spec: AdapterSpec, seed: u64) -> LoraAdapter {
+    let mut adapter = decoder.new_adapter(spec, seed).unwrap();
+    let gradients = Gradients::zeros(&adapter).unwrap();
+    tch::manual_seed(seed as i64);
+    for (_, gradient) in gradients.named() {
+        gradient.shallow_clone().copy_(&Tensor::randn_like(gradient));
+    }
+    AdamW::new(&adapter, AdamWOptions::default()).unwrap().step(&mut adapter, &gradients, 0.05).unwrap();
+    adapter
+}
+
+fn specs() -> Vec<AdapterSpec> {
+    let lora = |targets: &[&str]| AdapterSpec::lora(3, 5.0, targets);
+    vec![
+        lora(&PROJECTIONS),
+        AdapterSpec { use_rslora: true, ..lora(&["q_proj", "v_proj"]) },
+        AdapterSpec { use_dora: true, ..lora(&PROJECTIONS) },
+        AdapterSpec { use_dora: true, use_rslora: true, ..lora(&["k_proj", "o_proj", "up_proj"]) },
+    ]
+}
+
+#[test]
+fn serving_answers_as_training_computes_for_every_kind_in_one_batch() {
+    for family in ["llama", "qwen2"] {
+        let decoder = decoder(family, Quantization::None);
+        let adapters: Vec<LoraAdapter> =
+            specs().into_iter().enumerate().map(|(seed, spec)| moved(&decoder, spec, seed as u64)).collect();
+        let mut caches: Vec<_> = (0..=adapters.len()).map(|_| decoder.new_cache(16).unwrap()).collect();
+        let chosen = || adapters.iter().map(Some).chain([None]);
+        let mut logits = Tensor::new();
+        for part in [&IDS[..7], &IDS[7..8], &IDS[8..]] {
+            let mut steps: Vec<Step<'_>> =
+                caches.iter_mut().zip(chosen()).map(|(cache, adapter)| Step { ids: part, cache, adapter }).collect();
+            logits = decoder.forward_cached(&mut steps).unwrap();
+        }
+        let mut answers: Vec<Tensor> = Vec::new();
+        for (row, adapter) in chosen().enumerate() {
+            let want = decoder.logits(&IDS, &[IDS.len()], adapter).unwrap().get(IDS.len() as i64 - 1);
+            assert!(logits.get(row as i64).allclose(&want, 1e-4, 1e-5, false), "{family}, adapter {row}");
+            assert!(!answers.iter().any(|other| other.allclose(&want, 1e-3, 1e-3, false)), "two adapters say the same");
+            answers.push(want);
+        }
+    }
+}
+
+#[test]
+fn every_kind_is_read_again_as_it_was_written() {
+    let decoder = decoder("llama", Quantization::None);
+    for spec in specs() {
+        let adapter = moved(&decoder, spec, 4);
+        let folder = tempfile::tempdir().unwrap();
+        adapter.save(folder.path(), &Provenance { base_model: "tiny".into() }).unwrap();
+        let again = LoraAdapter::load(folder.path(), decoder.architecture()).unwrap();
+        assert_eq!((again.spec(), again.scale()), (adapter.spec(), adapter.scale()));
+        for ((name, a), (_, b)) in adapter.parameters().into_iter().zip(again.parameters()) {
+            assert_eq!(a, b, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_new_magnitude_adapter_changes_nothing() {
+    for quantization in [Quantization::None, Quantization::Int8, Quantization::Nf4 { double_quant: true }] {
+        let decoder = decoder("qwen2", quantization);
+        let spec = AdapterSpec { use_dora: true, ..AdapterSpec::lora(2, 4.0, &PROJECTIONS) };
+        let adapter = decoder.new_adapter(spec, 9).unwrap();
+        let [with, without] =
+            [Some(&adapter), None].map(|adapter| decoder.logits(&IDS, &[IDS.len()], adapter).unwrap());
+        assert!(with.allclose(&without, 1e-5, 1e-5, false), "{quantization:?}");
+    }
+}
+
+#[test]
+fn a_step_that_would_spoil_a_factor_changes_nothing() {
+    let decoder = decoder("llama", Quantization::None);
+    for eight_bit in [false, true] {
+        let mut adapter = moved(&decoder, AdapterSpec::lora(64, 5.0, &PROJECTIONS), 1);
+        let before = adapter.snapshot().unwrap();
+        let gradients = Gradients::zeros(&adapter).unwrap();
+        let (last, _) = gradients.named().pop().unwrap();
+        for (name, gradient) in gradients.named() {
+            let _ = gradient.shallow_clone().fill_(if name == last { f64::NAN } else { 1.0 });
+        }
+        let mut optimizer = AdamW::new(&adapter, AdamWOptions { eight_bit, ..AdamWOptions::default() }).unwrap();
+        let refused = optimizer.step(&mut adapter, &gradients, 0.1).unwrap_err().to_string();
+        assert!(refused.contains(&last), "{refused}");
+        assert_eq!(optimizer.steps(), 0);
+        for ((name, a), (_, b)) in adapter.parameters().into_iter().zip(before.parameters()) {
+            assert_eq!(a, b, "{name}");
+        }
+        assert_eq!(adapter.not_finite().unwrap(), None);
+    }
+}
+
+/// Eight bits lose digits, not the way: two runs over the same gradients end close to each other.
+#[test]
+fn moments_in_eight_bits_go_the_same_way_in_a_quarter_of_the_memory_and_are_stored() {
+    let decoder = decoder("llama", Quantization::None);
+    let spec = AdapterSpec::lora(64, 5.0, &PROJECTIONS);
+    let run = |eight_bit: bool, stored: bool| {
+        let mut adapter = decoder.new_adapter(spec.clone(), 2).unwrap();
+        let options = AdamWOptions { eight_bit, ..AdamWOptions::default() };
+        let mut optimizer = AdamW::new(&adapter, options).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for step in 0..20 {
+            tch::manual_seed(step % 4);
+            let gradients = Gradients::zeros(&adapter).unwrap();
+            for (_, gradient) in gradients.named() {
+                gradient.shallow_clone().copy_(&Tensor::randn_like(gradient));
+            }
+            optimizer.step(&mut adapter, &gradients, 1e-2).unwrap();
+            if stored && step == 9 {
+                let path = folder.path().join("optimizer.safetensors");
+                optimizer.save(&adapter, &path).unwrap();
+                optimizer = AdamW::load(&adapter, options, &path).unwrap();
+            }
+        }
+        (adapter, optimizer.bytes())
+    };
+    let ((full, full_bytes), (packed, bytes), (stored, _)) = (run(false, false), run(true, false), run(true, true));
+    assert!(bytes * 10 < full_bytes * 3, "{bytes} of {full_bytes}");
+    for (((name, full), (_, packed)), (_, stored)) in
+        full.parameters().into_iter().zip(packed.parameters()).zip(stored.parameters())
+    {
+        assert_eq!(packed, stored, "{name}");
+        let off = (full - packed).square().mean(Kind::Double).sqrt().double_value(&[]);
+        // Twenty steps of at most 0.01 each.
+        assert!(off < 0.02, "{name}: {off}");
+    }
+}
+
+#[test]
+fn weights_that_were_packed_before_give_the_same_decoder_and_a_torn_file_is_made_anew() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny/qwen2");
+    let place = tempfile::tempdir().unwrap();
+    let kinds =
+        [Quantization::Int8, Quantization::Nf4 { double_quant: true }, Quantization::Nf4 { double_quant: false }];
+    for (at, quantization) in kinds.into_iter().enumerate() {
+        let cache = place.path().join(format!("packed/{at}.safetensors"));
+        let load = || Decoder::load_cached(&folder, quantization, Some(&cache)).unwrap();
+        let logits = |decoder: &Decoder| decoder.logits(&IDS, &[IDS.len()], None).unwrap();
+        let want = logits(&decoder("qwen2", quantization));
+        assert_eq!(logits(&load()), want);
+        let written = std::fs::read(&cache).unwrap();
+        assert_eq!(logits(&load()), want, "read again");
+        std::fs::write(&cache, &written[..written.len() / 2]).unwrap();
+        assert_eq!(logits(&load()), want, "over a torn file");
+        assert_eq!(std::fs::read(&cache).unwrap(), written);
+        // The file of another quantisation is not taken for this one's.
+        let other = kinds[(at + 1) % kinds.len()];
+        let other = Decoder::load_cached(&folder, other, Some(&cache)).unwrap();
+        assert_ne!(logits(&other), want);
+        assert_eq!(std::fs::read_dir(cache.parent().unwrap()).unwrap().count(), at + 1, "nothing else is left");
+    }
+}
