@@ -24,10 +24,8 @@ pub(crate) fn length_of(rows: &[TrainRow]) -> impl Fn(usize) -> usize + '_ {
 pub(crate) fn options(session: &Session, normaliser: u64, (step, number): (u64, u64)) -> TrainOptions {
     let train = &session.spec.train;
     let is_noisy = train.adapter.lora_dropout > 0.0 || train.neftune_noise_alpha > 0.0;
-    let noise = is_noisy.then(|| Noise {
-        seed: noise_seed(train.seed, step, number),
-        neftune_noise_alpha: train.neftune_noise_alpha,
-    });
+    let noise = is_noisy
+        .then(|| Noise { seed: noise_seed(train.seed, step, number), neftune_noise_alpha: train.neftune_noise_alpha });
     TrainOptions { checkpointing: session.spec.plan.checkpointing, noise, ..TrainOptions::new(normaliser) }
 }
 

@@ -47,8 +47,7 @@ pub(crate) fn find(session: &Session, gradients: &mut Gradients, link: &Link) ->
 /// Rates and the smoothed loss at each.
 fn curve(session: &Session, gradients: &mut Gradients, link: &Link) -> Result<Option<Vec<(f64, f64)>>, TrainerError> {
     let train = &session.spec.train;
-    let (mut adapter, mut optimizer, _) =
-        session.origin.state(&session.spec, &session.decoder, &link.scratch)?;
+    let (mut adapter, mut optimizer, _) = session.origin.state(&session.spec, &session.decoder, &link.scratch)?;
     let rows = train.effective_batch_size.min(ROWS) as usize;
     let mut sampler = Sampler::new(session.rows.len(), rows, train.seed ^ STREAM);
     let mut smooth = Smooth::default();
@@ -57,7 +56,9 @@ fn curve(session: &Session, gradients: &mut Gradients, link: &Link) -> Result<Op
         let rate = FIRST * (LAST / FIRST).powf(f64::from(tried) / f64::from(TRIED - 1));
         let step = u64::from(tried) + 1;
         let rows = sampler.batch(step);
-        let Some((loss, _)) = accumulate(session, &adapter, (step, &rows), (&mut *gradients, link))? else { return Ok(None) };
+        let Some((loss, _)) = accumulate(session, &adapter, (step, &rows), (&mut *gradients, link))? else {
+            return Ok(None);
+        };
         let norm = gradients.clip(train.max_grad_norm)?;
         if !(loss.sum.is_finite() && norm.is_finite()) {
             break;

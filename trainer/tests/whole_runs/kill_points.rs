@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::{
-    FACTORS, asked, going_back,
+    FACTORS, asked, early_stopping, going_back,
     platform::{Deadly, Platform, REQUESTS, Request, TOKEN},
     published_sha256, tiny, tiny_world,
 };
@@ -129,31 +129,26 @@ async fn ways(platform: &Platform, folder: &Path) -> Vec<(&'static str, RunSpec)
         platform.offer(&model, &tiny::dataset(22), &Requested { n_epochs: Some(4), checkpoint_every_steps, ..asked })
     };
     let valid = platform.file("valid.jsonl", tiny::dataset(25).into());
-    let plain = often(Requested { weight_decay: Some(0.1), ..asked() });
-    let mut early = often(Requested {
-        learning_rate: Some(3e-2),
-        eval_every_steps: Some(1),
-        early_stopping_patience: Some(3),
-        ..asked()
-    });
+    let plain = often(Requested { weight_decay: Some(0.1), use_dora: Some(true), ..asked() });
+    let mut early = early_stopping::overfitting(platform, &model, 3);
+    early.train.checkpoint_every_steps = 2;
     early.train.quantization = Quantization::None;
     let mut validated = often(Requested { eval_every_steps: Some(3), ..asked() });
     let noisy = often(Requested {
         lora_dropout: Some(0.1),
         neftune_noise_alpha: Some(5.0),
         optimizer: Some("adamw_8bit".into()),
-        use_dora: Some(true),
         loraplus_lr_ratio: Some(4.0),
         ..asked()
     });
     let auto = often(Requested { learning_rate: None, learning_rate_auto: true, ..asked() });
     let back = going_back::recovering(platform, folder).await;
-    (early.validation_file, validated.validation_file) = (Some(valid.clone()), Some(valid));
+    validated.validation_file = Some(valid);
     vec![
-        ("plain", plain),
+        ("DoRA, weight decay", plain),
         ("early stopping", early),
         ("validated", validated),
-        ("noise, DoRA and moments in 8 bits", noisy),
+        ("noise, moments in 8 bits", noisy),
         ("found rate", auto),
         ("gone back", back),
     ]
