@@ -104,11 +104,14 @@ async fn a_validation_that_is_no_number_is_a_fault_of_the_step_before_it() {
     let (platform, folder) = tiny_world().await;
     let mut spec = unstable(&platform, &folder.path().join("model"), 3e37);
     spec.validation_file = Some(platform.file("valid.jsonl", tiny::dataset(6).into()));
-    spec.train.max_steps = Some(1);
+    spec.train.eval_every_steps = 1;
     let (_, events) = platform.run(spec, &folder.path().join("cache")).await;
-    let (code, message) = failure(&events);
-    assert!(code == "non_finite_loss" && message.contains("step 1: the loss of the validation after it"), "{message}");
-    assert!(!events.iter().any(|e| matches!(e, RunEvent::Evaluated { .. } | RunEvent::Checkpointed { .. })));
+    let (text, data) = warnings(&events)[0];
+    assert!(text.contains("Step 1: the loss of the validation after it is not a finite number"), "{text}");
+    assert!(data["back_to"] == 0 && !data["lines"].as_array().unwrap().is_empty(), "{data}");
+    let before = events.iter().take_while(|e| !matches!(e, RunEvent::Message { .. }));
+    assert!(before.into_iter().all(|e| !matches!(e, RunEvent::Evaluated { .. })));
+    assert_eq!(failure(&events).0, "non_finite_loss");
 }
 
 /// The factors themselves overflow at the first step: nothing of it is kept.
