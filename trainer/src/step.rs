@@ -27,7 +27,7 @@ use crate::{
 /// A step whose gradients are there and finite, and that changed nothing yet.
 pub(crate) struct Computed {
     step: u64,
-    started: Instant,
+    took: Duration,
     rows: Vec<usize>,
     loss: LossSum,
     tokens: u64,
@@ -51,7 +51,7 @@ pub(crate) fn compute(
     };
     let grad_norm = gradients.clip(session.spec.train.max_grad_norm)?;
     let what = match (loss.mean().is_finite(), grad_norm.is_finite()) {
-        (true, true) => return Ok(Some(Computed { step, started, rows, loss, tokens, grad_norm })),
+        (true, true) => return Ok(Some(Computed { step, took: started.elapsed(), rows, loss, tokens, grad_norm })),
         (false, _) => "the loss",
         (true, false) => "the gradients' norm",
     };
@@ -94,7 +94,7 @@ pub(crate) fn apply(
     gradients: &Gradients,
     link: &Link,
 ) -> Result<(), TrainerError> {
-    let (step, loss) = (computed.step, computed.loss.mean());
+    let (started, step, loss) = (Instant::now(), computed.step, computed.loss.mean());
     let learning_rate = learning_rate(session, step);
     match session.optimizer.step(&mut session.adapter, gradients, learning_rate) {
         Err(ModelError::NotFinite(name)) => {
@@ -115,7 +115,7 @@ pub(crate) fn apply(
         learning_rate,
         tokens: computed.tokens,
         trained_tokens: computed.loss.tokens,
-        step_ms: ms(computed.started.elapsed()),
+        step_ms: ms(computed.took + started.elapsed()),
         peak_memory: memory::peak(),
     };
     tracing::info!(
