@@ -36,6 +36,9 @@ pub mod routes;
 /// What goes over the wire.
 pub mod wire;
 
+/// What a new job begins with.
+pub mod job_beginning;
+
 /// Content on its way in.
 pub mod incoming;
 

@@ -11,7 +11,10 @@ use crate::{
     config::{self, Credentials},
     error::Result,
     files::{self, FilesCommand},
-    jobs::commands::{self as jobs, JobsCommand},
+    jobs::{
+        commands::{self as jobs, JobsCommand},
+        lr_find::{self, LrFindArgs},
+    },
     models::{self, ModelsCommand},
     up::{self, settings::UpArgs},
 };
@@ -21,6 +24,7 @@ Examples:
   attune up
   attune models import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2
   attune jobs create --model smollm2 --training-file train.jsonl --suffix orders --watch
+  attune lr-find --model smollm2 --training-file train.jsonl
   attune chat --model ft:smollm2:… 'Two coffees, please'
   attune adapters export ft:smollm2:… --format peft my-adapter
 
@@ -74,6 +78,8 @@ enum Command {
     /// Fine-tuning jobs
     #[command(subcommand)]
     Jobs(JobsCommand),
+    /// Find a learning rate: start a job, let it test rates until it has found one, and cancel it
+    LrFind(Box<LrFindArgs>),
     /// What jobs gave
     #[command(subcommand)]
     Adapters(AdaptersCommand),
@@ -99,6 +105,7 @@ impl Cli {
             Command::Models(command) => models::run(&client, command, json).await,
             Command::Files(command) => files::run(&client, command, json).await,
             Command::Jobs(command) => jobs::run(&client, command, json).await,
+            Command::LrFind(args) => lr_find::run(&client, *args, json).await,
             Command::Adapters(command) => adapters::run(&client, command, json).await,
             Command::Chat(args) => chat::run(&client, *args, json).await,
             Command::Up(_) => Ok(()),

@@ -3,14 +3,17 @@
 //!
 //! Letters: `t` tokens in a micro-batch, `c` hidden width, `h` query heads, `n` key heads, `d` head width, `f` inner
 //! width, `r` rank, `v` vocabulary. Everything that is computed with is `f32`.
+//!
+//! Dropout costs nothing here: which inputs it drops is drawn again from a seed, and the dropped input of a projection is
+//! gone when the next one is worked out.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    architecture::Architecture,
+    architecture::{Architecture, PROJECTIONS},
     bytes::Bytes,
     run::Plan,
-    spec::{Quantization, TrainSpec},
+    spec::{Optimizer, Quantization, TrainSpec},
 };
 
 /// libtorch, its thread pools and the program itself, with nothing loaded.
@@ -26,6 +29,9 @@ pub const LOSS_CHUNK_ROWS: u64 = 256;
 pub const PREFILL_TOKENS: u64 = 512;
 
 const F32: u64 = 4;
+
+/// Numbers of an 8-bit optimiser that share a scale.
+const OPTIMIZER_BLOCK: u64 = 256;
 
 /// What is to be trained.
 #[derive(Debug, Clone, Copy)]
@@ -75,30 +81,44 @@ impl MemoryEstimate {
 #[must_use]
 pub fn training(work: Workload<'_>, cut: Cut) -> MemoryEstimate {
     let model = work.architecture;
-    let tokens = (u64::from(cut.micro_batch_size) * work.longest_row).min(MICRO_BATCH_TOKENS.max(work.longest_row));
+    let tokens = micro_batch_tokens(work, cut.micro_batch_size).max(work.longest_row);
     let block = block_floats(model, work.train.adapter.rank);
     let kept = if cut.checkpointing {
         model.num_hidden_layers * model.hidden_size + block
     } else {
         model.num_hidden_layers * block
     };
-    let adapter = adapter_weights(model, work.train);
-    MemoryEstimate::of(&[
+    let adapter = Bytes(adapter_weights(model, work.train) * F32);
+    let optimizer = optimizer(model, work.train);
+    let mut terms = vec![
         ("process", PROCESS),
         ("base", base(model, work.train.quantization)),
         ("embeddings", Bytes(model.embedding_weights() * F32)),
-        ("adapter", Bytes(adapter * F32)),
-        ("gradients", Bytes(adapter * F32)),
-        ("optimizer", Bytes(adapter * 2 * F32)),
+        ("adapter", adapter),
+        ("gradients", adapter),
+        ("optimizer", optimizer),
+        // A second one, while the run tests learning rates or goes back to its last good state.
+        ("spare state", Bytes(adapter.0 + optimizer.0)),
         ("activations", Bytes(tokens * kept * F32)),
         ("workspace", Bytes(tokens * workspace_floats(model) * F32)),
-        ("dequantised weight", scratch(model, work.train.quantization)),
+        ("unpacked weight", unpacked(model)),
         ("logits", Bytes(3 * LOSS_CHUNK_ROWS.min(tokens) * model.vocab_size * F32)),
-    ])
+    ];
+    if work.train.early_stopping_patience > 0 {
+        // The best validation's, before it takes the last one's place.
+        terms.push(("best adapter", adapter));
+    }
+    MemoryEstimate::of(&terms)
+}
+
+/// Tokens that go through the decoder at once, at most. A micro-batch that was asked for goes through whole.
+fn micro_batch_tokens(work: Workload<'_>, micro_batch_size: u32) -> u64 {
+    let whole = u64::from(micro_batch_size) * work.longest_row;
+    if work.train.micro_batch_size.is_some() { whole } else { whole.min(MICRO_BATCH_TOKENS) }
 }
 
 /// The way to cut the batch that is fastest among those that fit into `limit`: the largest micro-batch, rather without
-/// checkpointing.
+/// checkpointing. What the job asks for is not chosen; the rows of a step never change.
 ///
 /// # Errors
 /// The estimate of the smallest cut there is, if even that does not fit.
@@ -108,7 +128,7 @@ pub fn plan(work: Workload<'_>, limit: Bytes, threads: u32) -> Result<(Plan, Mem
         if estimate.peak <= limit {
             let Cut { micro_batch_size, checkpointing } = cut;
             let predicted_peak = estimate.peak;
-            let micro_batch_tokens = MICRO_BATCH_TOKENS.min(u64::from(micro_batch_size) * work.longest_row);
+            let micro_batch_tokens = micro_batch_tokens(work, micro_batch_size);
             return Ok((
                 Plan { micro_batch_size, micro_batch_tokens, checkpointing, threads, predicted_peak },
                 estimate,
@@ -118,18 +138,32 @@ pub fn plan(work: Workload<'_>, limit: Bytes, threads: u32) -> Result<(Plan, Mem
     Err(smallest(work))
 }
 
-/// The estimate of the smallest cut there is: one row at a time, checkpointed.
+/// The estimate of the smallest cut there is: one row at a time, checkpointed, unless the job asks for another.
 #[must_use]
 pub fn smallest(work: Workload<'_>) -> MemoryEstimate {
-    training(work, Cut { micro_batch_size: 1, checkpointing: true })
+    let micro_batch_size = work.train.micro_batch_size.unwrap_or(1);
+    let checkpointing = work.train.gradient_checkpointing.unwrap_or(true);
+    training(work, Cut { micro_batch_size, checkpointing })
 }
 
-/// All cuts, fastest first.
-fn cuts(work: Workload<'_>) -> impl Iterator<Item = Cut> {
+/// The largest micro-batch that a plan chooses by itself.
+#[must_use]
+pub fn largest_micro_batch(work: Workload<'_>) -> u32 {
     let rows = (MICRO_BATCH_TOKENS / work.longest_row.max(1)).clamp(1, u64::from(work.train.effective_batch_size));
-    let largest = u32::try_from(rows).unwrap_or(1);
-    std::iter::successors(Some(largest), |rows| (*rows > 1).then_some(rows / 2))
-        .flat_map(|micro_batch_size| [false, true].map(|checkpointing| Cut { micro_batch_size, checkpointing }))
+    u32::try_from(rows).unwrap_or(1)
+}
+
+/// All cuts that the job leaves open, fastest first.
+fn cuts(work: Workload<'_>) -> impl Iterator<Item = Cut> {
+    let asked = work.train.micro_batch_size;
+    let largest = asked.unwrap_or_else(|| largest_micro_batch(work));
+    let ways: &[bool] = match work.train.gradient_checkpointing {
+        None => &[false, true],
+        Some(false) => &[false],
+        Some(true) => &[true],
+    };
+    std::iter::successors(Some(largest), move |rows| (*rows > 1 && asked.is_none()).then_some(rows / 2))
+        .flat_map(|micro_batch_size| ways.iter().map(move |&checkpointing| Cut { micro_batch_size, checkpointing }))
 }
 
 /// The peak of a replica whose adapters, keys and values may take `budget`. It holds its base in `f32`.
@@ -145,15 +179,32 @@ pub fn serving(model: &Architecture, budget: Bytes) -> MemoryEstimate {
     ])
 }
 
-/// Weights of the factors of all adapted projections.
+/// Weights of everything that is trained in one block, a number per tensor: the two factors of each adapted projection,
+/// and its magnitudes, one for each output, if it has them.
+fn block_tensors<'a>(model: &'a Architecture, train: &'a TrainSpec) -> impl Iterator<Item = u64> + 'a {
+    let rank = u64::from(train.adapter.rank);
+    let widths = train.adapter.target_modules.iter().filter_map(|name| model.projection(name));
+    widths.flat_map(move |(outs, ins)| [outs * rank, ins * rank, if train.adapter.use_dora { outs } else { 0 }])
+}
+
+/// Weights of everything that is trained.
 fn adapter_weights(model: &Architecture, train: &TrainSpec) -> u64 {
-    let widths: u64 =
-        train.adapter.target_modules.iter().filter_map(|name| model.projection(name)).map(|(o, i)| o + i).sum();
-    widths * u64::from(train.adapter.rank) * model.num_hidden_layers
+    block_tensors(model, train).sum::<u64>() * model.num_hidden_layers
+}
+
+/// Two moments of each trained weight, in `f32`, or in a byte each with a scale for every block of a tensor.
+///
+/// Source of the blocks: Dettmers et al., arXiv:2110.02861, §2.1.
+fn optimizer(model: &Architecture, train: &TrainSpec) -> Bytes {
+    let bytes = |weights: u64| match train.optimizer {
+        Optimizer::Adamw => weights * F32,
+        Optimizer::Adamw8bit => weights + weights.div_ceil(OPTIMIZER_BLOCK) * F32,
+    };
+    Bytes(2 * block_tensors(model, train).map(bytes).sum::<u64>() * model.num_hidden_layers)
 }
 
 /// The blocks' projections. NF4 takes 4 bits a weight and a scale for each 64: 32 bits, or 8 bits and their own scale
-/// and offset for each 256 when the scales are quantised too.
+/// and offset for each 256 when the scales are quantised too. Int8 takes a byte a weight and a scale for each output.
 ///
 /// Source: Dettmers et al., arXiv:2305.14314, §3 (0.5 and 0.127 bits a weight).
 fn base(model: &Architecture, quantization: Quantization) -> Bytes {
@@ -164,14 +215,19 @@ fn base(model: &Architecture, quantization: Quantization) -> Bytes {
         Quantization::Int8 => 8_000,
         Quantization::None => 32_000,
     };
-    Bytes((u128::from(weights) * thousandths_of_bits / 8_000) as u64)
+    let scales = if quantization == Quantization::Int8 { outputs(model) * F32 } else { 0 };
+    Bytes((u128::from(weights) * thousandths_of_bits / 8_000) as u64 + scales)
 }
 
-/// The largest weight that is dequantised for the moment of its use. The model fuses q, k and v, and gate and up.
-fn scratch(model: &Architecture, quantization: Quantization) -> Bytes {
-    if quantization == Quantization::None {
-        return Bytes(0);
-    }
+/// Outputs of all projections of all blocks.
+fn outputs(model: &Architecture) -> u64 {
+    let block: u64 = PROJECTIONS.iter().filter_map(|name| model.projection(name)).map(|(outs, _)| outs).sum();
+    block * model.num_hidden_layers
+}
+
+/// The largest weight that is unpacked, or copied to be corrected, for the moment of its use. The model fuses q, k and v,
+/// and gate and up.
+fn unpacked(model: &Architecture) -> Bytes {
     let heads = (model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim;
     let largest = (2 * model.intermediate_size * model.hidden_size).max(heads * model.hidden_size);
     Bytes(largest * F32)
@@ -206,10 +262,19 @@ mod tests {
         "max_position_embeddings": 8192, "tie_word_embeddings": true}"#;
 
     fn with_work<T>(batch: i64, longest_row: u64, f: impl FnOnce(Workload<'_>) -> T) -> T {
+        asking(&Requested { effective_batch_size: Some(batch), ..Requested::default() }, longest_row, f)
+    }
+
+    fn asking<T>(asked: &Requested, longest_row: u64, f: impl FnOnce(Workload<'_>) -> T) -> T {
         let architecture = Architecture::from_config_json(SMOLLM2.as_bytes()).unwrap();
-        let asked = Requested { effective_batch_size: Some(batch), ..Requested::default() };
-        let train = TrainSpec::check(&asked, 360, 8192).unwrap();
+        let train = TrainSpec::check(asked, 360, 8192).unwrap();
         f(Workload { architecture: &architecture, train: &train, longest_row })
+    }
+
+    /// Bytes of a term of the smallest cut; 0: there is no such term.
+    fn term(asked: &Requested, name: &str) -> u64 {
+        let terms = asking(asked, 128, smallest).terms;
+        terms.into_iter().find(|(known, _)| known == name).map_or(0, |(_, bytes)| bytes.0)
     }
 
     #[test]
@@ -246,6 +311,71 @@ mod tests {
     fn when_nothing_fits_the_smallest_need_is_told() {
         with_work(8, 8192, |work| {
             assert_eq!(plan(work, Bytes::mib(100), 2).unwrap_err(), smallest(work));
+        });
+    }
+
+    /// 30 blocks; factors of rank 16 over seven projections: 4,884,480 weights; 5184 outputs a block.
+    const LORA: u64 = 4_884_480;
+
+    #[test]
+    fn each_option_costs_its_own_term_and_no_other() {
+        let plain = Requested::default();
+        assert_eq!(term(&plain, "adapter"), LORA * 4);
+        assert_eq!(term(&plain, "optimizer"), LORA * 8);
+        assert_eq!(term(&plain, "spare state"), LORA * 12);
+        assert_eq!(term(&plain, "best adapter"), 0);
+
+        let dora = Requested { use_dora: Some(true), ..Requested::default() };
+        assert_eq!(term(&dora, "adapter"), (LORA + 30 * 5184) * 4);
+        assert_eq!(term(&dora, "activations"), term(&plain, "activations"));
+
+        let dropout = Requested { lora_dropout: Some(0.1), ..Requested::default() };
+        assert_eq!(asking(&dropout, 128, smallest), asking(&plain, 128, smallest));
+
+        let patient = Requested { early_stopping_patience: Some(2), eval_every_steps: Some(5), ..Requested::default() };
+        assert_eq!(term(&patient, "best adapter"), LORA * 4);
+    }
+
+    #[test]
+    fn eight_bit_moments_take_two_bytes_a_weight_and_two_scales_a_block() {
+        let asked = Requested { optimizer: Some("adamw_8bit".into()), ..Requested::default() };
+        // Each factor of rank 16 over 192, 576 or 1536 is a whole number of blocks of 256.
+        assert_eq!(term(&asked, "optimizer"), LORA * 2 + LORA / 256 * 8);
+        let ragged = Requested { rank: Some(1), target_modules: Some(vec!["k_proj".into()]), ..asked };
+        // 192 + 576 numbers in one block and three.
+        assert_eq!(term(&ragged, "optimizer"), 30 * (2 * 768 + 2 * 4 * 4));
+    }
+
+    #[test]
+    fn an_int8_base_takes_a_byte_a_weight_and_a_scale_an_output() {
+        let asked = Requested { quantization: Some("int8".into()), ..Requested::default() };
+        assert_eq!(term(&asked, "base"), 30 * (2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576) + 30 * 5184 * 4);
+        let nf4 = Requested::default();
+        assert!(term(&asked, "base") > term(&nf4, "base"));
+        assert_eq!(term(&asked, "unpacked weight"), term(&nf4, "unpacked weight"));
+    }
+
+    #[test]
+    fn what_the_job_asks_for_is_not_chosen() {
+        let plenty = Bytes::mib(1 << 20);
+        let asked = Requested {
+            effective_batch_size: Some(16),
+            micro_batch_size: Some(16),
+            gradient_checkpointing: Some(true),
+            ..Requested::default()
+        };
+        asking(&asked, 128, |work| {
+            let (plan, estimate) = plan(work, plenty, 2).unwrap();
+            assert_eq!((plan.micro_batch_size, plan.micro_batch_tokens, plan.checkpointing), (16, 2048, true));
+            assert_eq!(super::plan(work, Bytes(estimate.peak.0 - 1), 2).unwrap_err(), estimate);
+        });
+        let open = Requested { effective_batch_size: Some(16), gradient_checkpointing: Some(false), ..asked.clone() };
+        let open = Requested { micro_batch_size: None, ..open };
+        asking(&open, 128, |work| {
+            let (first, estimate) = plan(work, plenty, 2).unwrap();
+            assert_eq!((first.micro_batch_size, first.checkpointing), (8, false));
+            let (less, _) = plan(work, Bytes(estimate.peak.0 - 1), 2).unwrap();
+            assert_eq!((less.micro_batch_size, less.checkpointing), (4, false));
         });
     }
 

@@ -5,6 +5,7 @@
 //! what is allowed. Everything after that point works with a [`TrainSpec`] and decides nothing anew.
 
 mod check;
+mod continuing;
 
 use serde::{Deserialize, Serialize};
 

@@ -17,7 +17,7 @@ use crate::{
     kv_cache::KvCache,
     linear::{Correction, RowGroup},
     packed::Source,
-    rms_norm::RmsNorm,
+    rms_norm::{RmsNorm, at_least_float},
     rope::Rope,
     segments::Segment,
     train::correction,
@@ -101,7 +101,7 @@ impl Decoder {
             embed,
             blocks: self.blocks.iter().map(|block| block.to(kind, device)).collect::<Result<_, _>>()?,
             norm: self.norm.to(kind, device)?,
-            rope: Rope::new(&self.architecture, kind, device)?,
+            rope: Rope::new(&self.architecture, at_least_float(kind), device)?,
         })
     }
 

@@ -16,6 +16,7 @@ use crate::{
     error::ModelError,
     ffi::{is_plain, numbers_mut},
     kernels::{self, Real, Softmax},
+    rms_norm::at_least_float,
 };
 
 /// Predicted tokens whose logits exist at the same time.
@@ -40,13 +41,16 @@ pub(crate) fn head_loss(
     let vocabulary = decoder.lm_head.size2()?.0;
     // One buffer for all chunks: memory of this size would go back to the system, and be cleared again, each time.
     let most = LOSS_ROWS.min(normed.size2()?.0);
-    let buffer = Tensor::f_empty([vocabulary * most], (x.f_kind()?, x.device()))?; // [v·m]
+    let kind = x.f_kind()?;
+    let buffer = Tensor::f_empty([vocabulary * most], (kind, x.device()))?; // [v·m]
     let mut all = LossSum::default();
     let mut start = 0;
     for targets in targets.chunks(LOSS_ROWS as usize) {
         let count = targets.len() as i64;
         let mut logits = buffer.f_narrow(0, 0, vocabulary * count)?.f_view_([vocabulary, count])?;
         let _ = decoder.lm_head.f_mm_out(&logits, &normed.f_narrow(0, start, count)?.f_tr()?)?; // [v, m]
+        // The softmax of half-wide kinds is made in `f32`.
+        logits = logits.f_to_kind(at_least_float(kind))?;
         let softmax = softmax(&mut logits, targets)?;
         all += softmax.loss(targets);
         if let Some(normaliser) = normaliser {
@@ -124,7 +128,7 @@ fn back(
     let _ = powers.shallow_clone().f_scatter_add_(0, &ids, &whole)?;
     let scale = |(target, divisor): (&Target, &f64)| f64::from(target.count) / (divisor * normaliser as f64);
     let scales = column(targets.iter().zip(&softmax.divisor).map(scale).collect())?.f_unsqueeze(1)?; // [m, 1]
-    let _ = powers.f_tr()?.f_mm_out(&out, lm_head)?; // [m, c]
+    let _ = powers.f_to_kind(lm_head.f_kind()?)?.f_tr()?.f_mm_out(&out, lm_head)?; // [m, c]
     let _ = out.f_mul_(&scales)?;
     Ok(())
 }

@@ -56,8 +56,8 @@ impl Int8 {
         Ok(Self { codes: self.codes.f_to_device(device)?, scales: self.scales.f_to_device(device)? })
     }
 
-    /// `(codes, scales)`, for the cache of packed weights.
-    pub(crate) fn tensors(&self) -> (&Tensor, &Tensor) {
+    /// `(codes, scales)`: `Int8` `[out, in]` and `Float` `[out, 1]`.
+    pub fn tensors(&self) -> (&Tensor, &Tensor) {
         (&self.codes, &self.scales)
     }
 

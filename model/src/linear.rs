@@ -188,11 +188,11 @@ impl FrozenLinear {
                 let low = slice_of(&low, place, pair)?;
                 let mut y = y.f_narrow(1, part.start, part.out)?; // [t, out of part]
                 match (group.rows, &pair.magnitude) {
-                    (None, None) => drop(y.f_addmm_(&low, &pair.b.f_tr()?)?),
-                    (Some(rows), None) => drop(y.f_index_add_(0, rows, &low.f_mm(&pair.b.f_tr()?)?)?),
+                    (None, None) => drop(y.f_addmm_(&low, &self.kinds(&pair.b)?.f_tr()?)?),
+                    (Some(rows), None) => drop(y.f_index_add_(0, rows, &low.f_mm(&self.kinds(&pair.b)?.f_tr()?)?)?),
                     (rows, Some(magnitude)) => {
                         let scale = self.row_scale(part, (pair, magnitude), group.correction.scale)?; // [out of part]
-                        let delta = low.f_mm(&pair.b.f_tr()?)?; // [rows, out of part]
+                        let delta = low.f_mm(&self.kinds(&pair.b)?.f_tr()?)?; // [rows, out of part]
                         let bias = self.bias.as_ref().map(|b| b.f_narrow(0, part.start, part.out)).transpose()?;
                         scale_rows(&mut y, &delta, rows, (&scale, bias.as_ref()))?;
                     }
@@ -207,8 +207,9 @@ impl FrozenLinear {
         let y = x.f_linear(&self.corrected_weight(correction)?, self.bias.as_ref())?; // [t, out]
         let Some(dropout) = correction.dropout else { return Ok(y) };
         for (part, pair) in self.corrected(correction.pairs) {
-            let low = dropout.at(part.projection).apply(x)?.f_mm(&pair.a.f_tr()?)?.f_mul_scalar_(correction.scale)?;
-            let _ = y.f_narrow(1, part.start, part.out)?.f_addmm_(&low, &pair.b.f_tr()?)?;
+            let dropped = dropout.at(part.projection).apply(x)?; // [t, in]
+            let low = dropped.f_mm(&self.kinds(&pair.a)?.f_tr()?)?.f_mul_scalar_(correction.scale)?; // [t, r]
+            let _ = y.f_narrow(1, part.start, part.out)?.f_addmm_(&low, &self.kinds(&pair.b)?.f_tr()?)?;
         }
         Ok(y)
     }
@@ -218,8 +219,9 @@ impl FrozenLinear {
         let mut dx = dy.f_mm(&self.corrected_weight(correction)?)?; // [t, in]
         let Some(dropout) = correction.dropout else { return Ok(dx) };
         for (part, pair) in self.corrected(correction.pairs) {
-            let back = dy.f_narrow(1, part.start, part.out)?.f_mm(&pair.b)?.f_mul_scalar_(correction.scale)?; // [t, r]
-            let _ = dx.f_add_(&dropout.at(part.projection).apply(&back.f_mm(&pair.a)?)?)?;
+            let (a, b) = (self.kinds(&pair.a)?, self.kinds(&pair.b)?);
+            let back = dy.f_narrow(1, part.start, part.out)?.f_mm(&b)?.f_mul_scalar_(correction.scale)?; // [t, r]
+            let _ = dx.f_add_(&dropout.at(part.projection).apply(&back.f_mm(&a)?)?)?;
         }
         Ok(dx)
     }
@@ -244,8 +246,8 @@ impl FrozenLinear {
         for (place, (part, pair)) in self.corrected(correction.pairs).enumerate() {
             let Some(gradient) = &mut gradients[part.projection] else { continue };
             let dy = dy.f_narrow(1, part.start, part.out)?; // [t, out of part]
-            let _ = gradient.b.f_addmm_(&dy.f_tr()?, &slice_of(&low, place, pair)?)?; // [out, r]
-            backs.push(dy.f_mm(&pair.b)?); // [t, r]
+            add_product(&mut gradient.b, &dy.f_tr()?, &slice_of(&low, place, pair)?)?; // [out, r]
+            backs.push(dy.f_mm(&self.kinds(&pair.b)?)?); // [t, r]
         }
         let back = Tensor::f_cat(&backs, 1)?.f_mul_scalar_(correction.scale)?; // [t, p·r]
         let first = back.f_tr()?.f_mm(x)?; // [p·r, in]
@@ -269,10 +271,10 @@ impl FrozenLinear {
             let Some(gradient) = &mut gradients[part.projection] else { continue };
             let x = dropout.at(part.projection).apply(x)?; // [t, in]
             let dy = dy.f_narrow(1, part.start, part.out)?; // [t, out of part]
-            let low = x.f_mm(&pair.a.f_tr()?)?.f_mul_scalar_(*scale)?; // [t, r]
-            let back = dy.f_mm(&pair.b)?.f_mul_scalar_(*scale)?; // [t, r]
-            let _ = gradient.b.f_addmm_(&dy.f_tr()?, &low)?; // [out, r]
-            let _ = gradient.a.f_addmm_(&back.f_tr()?, &x)?; // [r, in]
+            let low = x.f_mm(&self.kinds(&pair.a)?.f_tr()?)?.f_mul_scalar_(*scale)?; // [t, r]
+            let back = dy.f_mm(&self.kinds(&pair.b)?)?.f_mul_scalar_(*scale)?; // [t, r]
+            add_product(&mut gradient.b, &dy.f_tr()?, &low)?; // [out, r]
+            add_product(&mut gradient.a, &back.f_tr()?, &x)?; // [r, in]
         }
         Ok(())
     }
@@ -288,6 +290,7 @@ impl FrozenLinear {
             let corrected = self.added(&weight, part, pair, *scale)?; // [out of part, in]
             let lengths = lengths(&corrected)?; // [out of part]
             let outer = dy.f_narrow(1, part.start, part.out)?.f_tr()?.f_mm(x)?; // [out of part, in]
+            let outer = outer.f_to_kind(pair.a.f_kind()?)?;
             if let Some(gradient) = &mut gradient.magnitude {
                 let mut along = outer.f_mul(&corrected)?.f_sum_dim_intlist([1i64].as_slice(), false, None)?; // [out of part]
                 let _ = gradient.f_add_(&along.f_div_(&lengths)?)?;
@@ -311,7 +314,7 @@ impl FrozenLinear {
         let weight = if matches!(self.weight, Weight::Dense(_)) { weight.f_mul_scalar(1.0)? } else { weight };
         for (part, pair) in self.corrected(correction.pairs) {
             let mut rows = weight.f_narrow(0, part.start, part.out)?; // [out of part, in]
-            let _ = rows.f_addmm_(&pair.b.f_mul_scalar(correction.scale)?, &pair.a)?;
+            let _ = rows.f_addmm_(&self.kinds(&pair.b)?.f_mul_scalar(correction.scale)?, &self.kinds(&pair.a)?)?;
             if let Some(magnitude) = &pair.magnitude {
                 let _ = rows.f_mul_(&magnitude.f_div(&lengths(&rows)?)?.f_unsqueeze(1)?)?;
             }
@@ -321,7 +324,7 @@ impl FrozenLinear {
 
     /// `W + s·B·A` of one part: `[out of part, in]`, new memory.
     fn added(&self, weight: &Tensor, part: &Part, pair: &LoraPair, scale: f64) -> Result<Tensor, ModelError> {
-        let rows = weight.f_narrow(0, part.start, part.out)?;
+        let rows = weight.f_narrow(0, part.start, part.out)?.f_to_kind(pair.a.f_kind()?)?;
         Ok(rows.f_addmm(&pair.b.f_mul_scalar(scale)?, &pair.a)?)
     }
 
@@ -347,13 +350,28 @@ impl FrozenLinear {
             [one] => one.shallow_clone(),
             many => Tensor::f_cat(many, 0)?, // [p·r, in]
         };
-        Ok(Some(x.f_mm(&a.f_tr()?)?.f_mul_scalar_(correction.scale)?))
+        Ok(Some(x.f_mm(&self.kinds(&a)?.f_tr()?)?.f_mul_scalar_(correction.scale)?))
+    }
+
+    /// A factor in the kind that is computed with. Factors are kept in `f32`, whatever that is.
+    fn kinds(&self, factor: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(factor.f_to_kind(self.kind)?)
     }
 
     /// The parts that have factors, in order.
     fn corrected<'a>(&'a self, pairs: &'a LayerPairs) -> impl Iterator<Item = (&'a Part, &'a LoraPair)> {
         self.parts.iter().filter_map(|part| pairs[part.projection].as_ref().map(|pair| (part, pair)))
     }
+}
+
+/// `gradient += a·b`, the product in the kind of `a` and `b`.
+fn add_product(gradient: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), ModelError> {
+    if a.f_kind()? == gradient.f_kind()? {
+        let _ = gradient.f_addmm_(a, b)?;
+    } else {
+        let _ = gradient.f_add_(&a.f_mm(b)?)?;
+    }
+    Ok(())
 }
 
 /// The lengths of a weight's rows: `[out, in] -> [out]`.

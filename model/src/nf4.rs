@@ -67,15 +67,18 @@ const MIDPOINTS: [f32; 15] = {
 };
 
 /// Where one value of the dynamic code ends and the next begins.
-const DYNAMIC_MIDPOINTS: [f32; 255] = {
+const DYNAMIC_MIDPOINTS: [f32; 255] = midpoints(&DYNAMIC);
+
+/// Where one value of a code of 8 bits ends and the next begins.
+pub(crate) const fn midpoints(code: &[f32; 256]) -> [f32; 255] {
     let mut middles = [0.0; 255];
     let mut i = 0;
     while i < 255 {
-        middles[i] = (DYNAMIC[i] + DYNAMIC[i + 1]) * 0.5;
+        middles[i] = (code[i] + code[i + 1]) * 0.5;
         i += 1;
     }
     middles
-};
+}
 
 /// The two numbers of each byte.
 static PAIRS: [[f32; 2]; 256] = {
@@ -324,19 +327,21 @@ fn quantize_scales(absmax: &[f32]) -> Result<Scales, ModelError> {
             continue;
         }
         let inverse = 1.0 / largest;
-        codes.extend(block.iter().map(|scale| nearest_dynamic(((scale - offset) * inverse).clamp(-1.0, 1.0))));
+        codes.extend(
+            block.iter().map(|scale| nearest_code(&DYNAMIC_MIDPOINTS, ((scale - offset) * inverse).clamp(-1.0, 1.0))),
+        );
     }
     Ok(Scales::Double { codes: codes.into(), nested: nested.into(), offset })
 }
 
-/// The nearest value of [`DYNAMIC`] to `number` after `number` has been rounded to one of 65 536 steps from -1 to 1.
+/// The nearest value of a code of 8 bits to `number` after `number` has been rounded to one of 65 536 steps from -1 to 1.
 ///
 /// bitsandbytes looks the step up in a table. The rounding of each operation, the fused one too, is part of the result.
-fn nearest_dynamic(number: f32) -> u8 {
+pub(crate) fn nearest_code(midpoints: &[f32; 255], number: f32) -> u8 {
     const STEPS: f32 = 65_535.0;
     let step = ((number + 1.0) * 0.5).mul_add(STEPS, 0.5) as u16;
     let rounded = 2.0 * f32::from(step) / STEPS - 1.0;
-    let below = DYNAMIC_MIDPOINTS.partition_point(|&middle| middle < rounded);
+    let below = midpoints.partition_point(|&middle| middle < rounded);
     u8::try_from(below).unwrap_or(u8::MAX)
 }
 

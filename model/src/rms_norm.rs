@@ -50,11 +50,13 @@ impl RmsNorm {
 
     /// `dy: […, c]` and the forward's `x` to `dx: […, c]`.
     pub(crate) fn backward(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
+        let kind = x.f_kind()?;
+        let x = &x.f_to_kind(at_least_float(kind))?;
         let inverse = self.inverse_root(x)?; // […, 1]
-        let mut g = dy.f_mul(&self.weight)?; // […, c]
+        let mut g = dy.f_mul(&self.weight)?.f_to_kind(at_least_float(kind))?; // […, c]
         let mut mean = g.f_mul(x)?.f_mean_dim([-1i64].as_slice(), true, None)?; // […, 1]
         let along = mean.f_mul_(&inverse)?.f_mul_(&inverse)?.f_neg_()?; // […, 1]
-        Ok(g.f_addcmul_(x, &along)?.f_mul_(&inverse)?)
+        Ok(g.f_addcmul_(x, &along)?.f_mul_(&inverse)?.f_to_kind(kind)?)
     }
 
     /// `dx` and, added to it, the gradient `around: [t, c]` that came past the norm. It takes `dy`'s memory.
@@ -87,14 +89,23 @@ impl RmsNorm {
         Ok(())
     }
 
+    /// Half-wide kinds are normed in `f32`, as transformers does.
     fn plain(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(x.f_mul(&self.inverse_root(x)?)?.f_mul_(&self.weight)?)
+        let kind = x.f_kind()?;
+        let wide = x.f_to_kind(at_least_float(kind))?;
+        let normed = wide.f_mul(&self.inverse_root(&wide)?)?; // […, c]
+        Ok(normed.f_to_kind(kind)?.f_mul_(&self.weight)?)
     }
 
     /// `[…, c] -> […, 1]`.
     fn inverse_root(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         Ok(x.f_square()?.f_mean_dim([-1i64].as_slice(), true, None)?.f_add_scalar_(self.epsilon)?.f_rsqrt_()?)
     }
+}
+
+/// What sums and roots of this kind are made in.
+pub(crate) fn at_least_float(kind: Kind) -> Kind {
+    if matches!(kind, Kind::BFloat16 | Kind::Half) { Kind::Float } else { kind }
 }
 
 #[cfg(test)]

@@ -138,8 +138,8 @@ mod tests {
         assert_eq!(made.ids.len(), 20 + 2 + 1 + 2);
         let beginning = Segment::alone(0..20);
         assert_eq!(made.segments[0], beginning);
-        assert_eq!(made.segments[1], Segment { rows: 20..22, past: vec![0..20] });
-        assert_eq!(made.segments[2], Segment { rows: 22..23, past: vec![0..20] });
+        let after = |rows| Segment { rows, past: Vec::from([0..20]) };
+        assert_eq!(made.segments[1..3], [after(20..22), after(22..23)]);
         assert_eq!(made.segments[3], Segment::alone(23..25));
         assert_eq!((made.segments[1].first_position(), made.segments.len()), (20, 4));
         assert_eq!(made.places[3], (0..20).collect::<Vec<_>>());

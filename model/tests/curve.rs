@@ -18,7 +18,7 @@ use attune_model::{
     decoder::Decoder,
     gradients::Gradients,
     optimizer::{AdamW, AdamWOptions},
-    schedule,
+    schedule::{self, Course},
     tensor_file::TensorFile,
     train::{TrainOptions, loss_and_gradients},
 };
@@ -88,7 +88,7 @@ fn follow(curve: &Curve, name: &str, base: &Path, checkpointing: bool, tolerance
         gradients.clear().unwrap();
         let mut all = LossSum::default();
         for batch in &batches {
-            let options = TrainOptions { checkpointing, normaliser };
+            let options = TrainOptions { checkpointing, ..TrainOptions::new(normaliser) };
             all += loss_and_gradients(&decoder, &adapter, batch, options, &mut gradients).unwrap();
         }
         let off = (all.mean() - losses[step]).abs();
@@ -96,7 +96,8 @@ fn follow(curve: &Curve, name: &str, base: &Path, checkpointing: bool, tolerance
         let norm = gradients.clip(curve.told("max_grad_norm")).unwrap();
         let off = (norm / norms[step] - 1.0).abs();
         assert!(off < 100.0 * tolerance, "{name}, step {step}: a norm of {norm}, not {}: off by {off}", norms[step]);
-        let rate = schedule::learning_rate(Schedule::Cosine, curve.told("peak"), step as u64, warmup, steps);
+        let course = Course { schedule: Schedule::Cosine, peak: curve.told("peak"), warmup, steps, num_cycles: 1 };
+        let rate = schedule::learning_rate(course, step as u64);
         assert!((rate - rates[step]).abs() < 1e-15, "{name}, step {step}: a rate of {rate}, not {}", rates[step]);
         optimizer.step(&mut adapter, &gradients, rate).unwrap();
     }

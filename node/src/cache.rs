@@ -52,6 +52,14 @@ impl Cache {
         tempfile::Builder::new().prefix("work-").tempdir_in(&self.tmp).map_err(NodeError::io(&self.tmp))
     }
 
+    /// Where the file `<kind>/<key>` is, or may be put when it is whole. `key` must name the content.
+    ///
+    /// # Errors
+    /// [`NodeError::BadName`].
+    pub fn file(&self, kind: &str, key: &str) -> Result<PathBuf, NodeError> {
+        Ok(self.dir.join(plain_name(kind)?).join(plain_name(key)?))
+    }
+
     /// The folder `<kind>/<key>` with `files`; fetched if it is not there. `key` must name the content, for what is
     /// there is not read again, only counted.
     ///

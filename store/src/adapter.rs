@@ -1,10 +1,12 @@
 //! Adapter versions: what jobs gave. Immutable; written by `run::take_report` when a run publishes.
 //!
-//! A deleted one is out of the user's sight at once; its row stays, since the job that made it names it.
+//! A deleted one is out of the user's sight at once; its row stays, since the job that made it names it. One that a job
+//! still needs to begin with cannot be deleted.
 
 use attune_domain::{
     id::{AdapterVersionId, BaseModelId, JobId, ProjectId},
     run::Blob,
+    spec::AdapterSpec,
 };
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -13,6 +15,7 @@ use crate::{
     base_model::{self, BaseModel},
     blob,
     error::{StoreError, json},
+    job,
 };
 
 /// An adapter version, with the name of its base.
@@ -162,20 +165,73 @@ pub async fn list(
     .collect()
 }
 
-/// Takes an adapter version out of the user's sight and lets its content go.
+/// The project's adapter version of this id or model name, that a new job is about to name. It cannot be deleted until
+/// the transaction ends.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: there is none, or it was deleted.
+pub async fn lock_for_job(
+    tx: &mut PgConnection,
+    project: ProjectId,
+    named: &str,
+) -> Result<AdapterVersion, StoreError> {
+    let id: AdapterVersionId = match named.parse() {
+        Ok(id) => id,
+        Err(_) => {
+            let named = by_model_name(tx, project, named).await?.ok_or(StoreError::NotFound("adapter version"))?;
+            named.adapter_version_id
+        }
+    };
+    sqlx::query!("select from adapter_version where adapter_version_id = $1 for share", id.uuid())
+        .fetch_optional(&mut *tx)
+        .await?;
+    get(tx, project, id).await
+}
+
+/// The shape of an adapter version: that of the job which made it.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn spec(db: &mut PgConnection, version: &AdapterVersion) -> Result<AdapterSpec, StoreError> {
+    Ok(job::load(db, version.job_id).await?.spec.adapter)
+}
+
+/// The files of an adapter version that a job begins with.
+pub(crate) async fn files(db: &mut PgConnection, id: AdapterVersionId) -> Result<Vec<Blob>, StoreError> {
+    let files = sqlx::query_scalar!("select files from adapter_version where adapter_version_id = $1", id.uuid())
+        .fetch_optional(db)
+        .await?
+        .ok_or(StoreError::NotFound("adapter version"))?;
+    json("adapter_version.files", files)
+}
+
+/// Takes an adapter version out of the user's sight and lets its content go, unless a job that has not ended begins with
+/// it: then nothing changes and that job is returned.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]: there is none of this name, or it was deleted before.
-pub async fn delete(tx: &mut PgConnection, project: ProjectId, model_name: &str) -> Result<(), StoreError> {
+pub async fn delete(tx: &mut PgConnection, project: ProjectId, model_name: &str) -> Result<Option<JobId>, StoreError> {
     let version = by_model_name(tx, project, model_name).await?.ok_or(StoreError::NotFound("model"))?;
-    sqlx::query!(
-        "update adapter_version set deleted_at = now() where adapter_version_id = $1",
-        version.adapter_version_id.uuid(),
+    let id = version.adapter_version_id;
+    sqlx::query!("select from adapter_version where adapter_version_id = $1 for update", id.uuid())
+        .fetch_optional(&mut *tx)
+        .await?;
+    // A statement of its own, so that it sees jobs whose transactions ended while the lock was waited for.
+    let needed_by = sqlx::query_scalar!(
+        "select job_id from job where continue_from = $1 and state not in ('succeeded', 'failed', 'cancelled') limit 1",
+        id.uuid(),
     )
-    .execute(&mut *tx)
+    .fetch_optional(&mut *tx)
     .await?;
+    if let Some(job) = needed_by {
+        return Ok(Some(JobId::new(job)));
+    }
+    sqlx::query!("update adapter_version set deleted_at = now() where adapter_version_id = $1", id.uuid(),)
+        .execute(&mut *tx)
+        .await?;
     let digests: Vec<String> = version.files.into_iter().map(|file| file.sha256).collect();
-    blob::discard_digests(tx, &digests).await
+    blob::discard_digests(tx, &digests).await?;
+    Ok(None)
 }
 
 /// What `name` stands for in this project: a base model, or one of its own tuned ones; never another project's.

@@ -4,9 +4,9 @@
 //! down as an event in the same transaction.
 
 use attune_domain::{
-    id::{BaseModelId, FileId, JobId, ProjectId, RunId},
+    id::{AdapterVersionId, BaseModelId, FileId, JobId, ProjectId, RunId},
     job::{JobEvent, JobState},
-    spec::TrainSpec,
+    spec::{BASE_LEARNING_RATE, TrainSpec},
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use crate::{
 
 /// A job as its row has it, with the names that its view shows.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/0003_jobs.sql")]
+#[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/")]
 pub struct Job {
     pub job_id: JobId,
     pub project_id: ProjectId,
@@ -31,6 +31,7 @@ pub struct Job {
     pub base_model: String,
     pub training_file_id: FileId,
     pub validation_file_id: Option<FileId>,
+    pub continue_from: Option<AdapterVersionId>,
     pub state: JobState,
     pub suffix: Option<String>,
     pub metadata: serde_json::Value,
@@ -86,12 +87,13 @@ pub struct FileFacts {
 
 /// A job to be written down; every field is checked.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/0003_jobs.sql")]
+#[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/")]
 pub struct NewJob {
     pub project_id: ProjectId,
     pub base_model_id: BaseModelId,
     pub training_file_id: FileId,
     pub validation_file_id: Option<FileId>,
+    pub continue_from: Option<AdapterVersionId>,
     pub suffix: Option<String>,
     pub metadata: serde_json::Value,
     pub spec: TrainSpec,
@@ -106,8 +108,8 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
     let id: JobId = mint::id();
     sqlx::query!(
         "insert into job (job_id, project_id, base_model_id, training_file_id, validation_file_id, state, suffix,
-             metadata, spec, requested)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+             metadata, spec, requested, continue_from)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         id.uuid(),
         new.project_id.uuid(),
         new.base_model_id.uuid(),
@@ -118,6 +120,7 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
         new.metadata,
         to_json("job.spec", &new.spec)?,
         new.requested,
+        new.continue_from.map(|id| id.uuid()),
     )
     .execute(&mut *tx)
     .await?;
@@ -171,7 +174,7 @@ async fn select(conn: &mut PgConnection, filter: Filter) -> Result<Vec<Job>, Sto
     let rows = sqlx::query_as!(
         Row,
         r#"select job.job_id, job.project_id, job.base_model_id, base_model.name as base_model, training_file_id,
-             validation_file_id, state, suffix, metadata, spec, requested, token_facts, run_id, attempts,
+             validation_file_id, continue_from, state, suffix, metadata, spec, requested, token_facts, run_id, attempts,
              barren_attempts, total_steps, steps_done, trained_tokens, error_code, error_message, error_param,
              adapter_version.model_name as "fine_tuned_model?", job.created_at, started_at, finished_at
          from job join base_model using (base_model_id) left join adapter_version using (job_id)
@@ -197,6 +200,7 @@ struct Row {
     base_model: String,
     training_file_id: Uuid,
     validation_file_id: Option<Uuid>,
+    continue_from: Option<Uuid>,
     state: String,
     suffix: Option<String>,
     metadata: serde_json::Value,
@@ -230,6 +234,7 @@ impl TryFrom<Row> for Job {
             base_model: row.base_model,
             training_file_id: FileId::new(row.training_file_id),
             validation_file_id: row.validation_file_id.map(FileId::new),
+            continue_from: row.continue_from.map(AdapterVersionId::new),
             state: state(&row.state)?,
             suffix: row.suffix,
             metadata: row.metadata,
@@ -375,6 +380,23 @@ pub async fn save_facts(
     )
     .execute(tx)
     .await?;
+    Ok(())
+}
+
+/// Keeps the learning rate that a range test found; the job's view and its next runs have it from now on.
+///
+/// # Errors
+/// [`StoreError::NotFound`], [`StoreError::Database`].
+pub(crate) async fn save_learning_rate(tx: &mut PgConnection, id: JobId, rate: f64) -> Result<(), StoreError> {
+    let spec = sqlx::query_scalar!("select spec from job where job_id = $1 for update", id.uuid())
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or(StoreError::NotFound("fine-tuning job"))?;
+    let mut spec: TrainSpec = json("job.spec", spec)?;
+    (spec.learning_rate, spec.learning_rate_multiplier) = (rate, rate / BASE_LEARNING_RATE);
+    sqlx::query!("update job set spec = $2 where job_id = $1", id.uuid(), to_json("job.spec", &spec)?)
+        .execute(tx)
+        .await?;
     Ok(())
 }
 

@@ -40,7 +40,7 @@ pub struct JobEventRow {
     pub kind: String,
     /// The sentence.
     pub message: String,
-    /// The metrics of an event of kind `metrics`.
+    /// The metrics of an event of kind `metrics`; what a `message` says, for programs.
     pub data: Option<serde_json::Value>,
     /// When.
     pub created_at: DateTime<Utc>,
@@ -51,12 +51,28 @@ pub struct JobEventRow {
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn message(tx: &mut PgConnection, job: JobId, level: Level, text: &str) -> Result<(), StoreError> {
+    message_with(tx, job, level, text, &serde_json::Value::Null).await
+}
+
+/// Writes a sentence down, and what it says for programs; `null`: nothing to add.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn message_with(
+    tx: &mut PgConnection,
+    job: JobId,
+    level: Level,
+    text: &str,
+    data: &serde_json::Value,
+) -> Result<(), StoreError> {
     sqlx::query!(
-        "insert into job_event (job_event_id, job_id, level, type, message) values ($1, $2, $3, 'message', $4)",
+        "insert into job_event (job_event_id, job_id, level, type, message, data)
+         values ($1, $2, $3, 'message', $4, $5)",
         mint::id::<attune_domain::id::JobEvent>().uuid(),
         job.uuid(),
         level.name(),
         text,
+        Some(data).filter(|data| !data.is_null()),
     )
     .execute(tx)
     .await?;

@@ -93,8 +93,14 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
             let text = format!("Training {trainable_weights} weights on {tokens_per_epoch} tokens per epoch");
             job_event::message(tx, held.job_id, Level::Info, &text).await
         }
-        RunEvent::Message { level, text, .. } => job_event::message(tx, held.job_id, level_of(*level), text).await,
-        RunEvent::LearningRateFound { reason, .. } => job_event::message(tx, held.job_id, Level::Info, reason).await,
+        RunEvent::Message { level, text, data } => {
+            job_event::message_with(tx, held.job_id, level_of(*level), text, data).await
+        }
+        RunEvent::LearningRateFound { learning_rate, curve, reason } => {
+            job::save_learning_rate(tx, held.job_id, *learning_rate).await?;
+            let data = json!({ "learning_rate": learning_rate, "curve": curve });
+            job_event::message_with(tx, held.job_id, Level::Info, reason, &data).await
+        }
         RunEvent::Step(metrics) => stepped(tx, held, metrics).await,
         RunEvent::Evaluated { step, valid_loss, valid_mean_token_accuracy } => {
             let text = format!("Step {step}: validation loss={valid_loss:.2}");

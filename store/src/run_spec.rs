@@ -2,12 +2,15 @@
 
 use attune_domain::{
     bytes::Bytes,
-    id::FileId,
-    run::{CONTRACT_VERSION, RemoteFile, Resume, RunSpec},
+    id::{AdapterVersionId, FileId},
+    run::{CONTRACT_VERSION, ContinueFrom, RemoteFile, Resume, RunSpec},
 };
 use sqlx::PgConnection;
 
-use crate::{checkpoint, error::StoreError, job, objects::Objects, run::Run};
+use crate::{adapter, checkpoint, error::StoreError, job, objects::Objects, run::Run};
+
+/// What a trainer needs of a PEFT folder.
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 /// The spec of a run that has not ended.
 ///
@@ -19,6 +22,10 @@ pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Resul
     let training_file = dataset(conn, objects, job.training_file_id).await?;
     let validation_file = match job.validation_file_id {
         Some(id) => Some(dataset(conn, objects, id).await?),
+        None => None,
+    };
+    let continue_from = match job.continue_from {
+        Some(id) => Some(continue_from(conn, objects, id).await?),
         None => None,
     };
     let resume = match run.resume_id {
@@ -38,7 +45,7 @@ pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Resul
         validation_file,
         train: job.spec,
         plan: run.plan.clone(),
-        continue_from: None,
+        continue_from,
         resume,
     })
 }
@@ -55,6 +62,21 @@ async fn resume(
         files.push(objects.remote_file(&blob.name, &blob.sha256, blob.bytes).await?);
     }
     Ok(Resume { checkpoint_id: id, step: checkpoint.step, files })
+}
+
+/// The adapter to begin with.
+async fn continue_from(
+    conn: &mut PgConnection,
+    objects: &Objects,
+    id: AdapterVersionId,
+) -> Result<ContinueFrom, StoreError> {
+    let blobs = adapter::files(conn, id).await?;
+    let mut files = Vec::with_capacity(ADAPTER_FILES.len());
+    for name in ADAPTER_FILES {
+        let blob = blobs.iter().find(|blob| blob.name == name).ok_or(StoreError::NotFound("file of the adapter"))?;
+        files.push(objects.remote_file(&blob.name, &blob.sha256, blob.bytes).await?);
+    }
+    Ok(ContinueFrom { adapter_version_id: id, files })
 }
 
 /// A base's digest and files, with fresh URLs.

@@ -84,6 +84,7 @@ pub async fn new_job(tx: &mut PgConnection, seed: Seed) -> Result<JobId, StoreEr
         base_model_id: seed.base_model_id,
         training_file_id: seed.file_id,
         validation_file_id: None,
+        continue_from: None,
         suffix: Some("mail".into()),
         metadata: serde_json::json!({}),
         spec,

@@ -71,6 +71,12 @@ async fn bad_jobs(platform: &Platform) {
         (with("adapter", json!({"target_modules": ["x_proj"]})), "adapter.target_modules"),
         (with("trainer", json!({"learning_rate": 7})), "trainer.learning_rate"),
         (with("quantization", json!({"type": "int3"})), "quantization.type"),
+        (with("trainer", json!({"eval_every_steps": 2})), "trainer.eval_every_steps"),
+        (with("trainer", json!({"micro_batch_size": 1000})), "trainer.micro_batch_size"),
+        (with("trainer", json!({"optimizer": "sgd"})), "trainer.optimizer"),
+        (with("method", json!({"type": "supervised", "continued_pretraining": {}})), "method.continued_pretraining"),
+        (with("continue_from", json!("adapter_00000000000000000000000000000000")), "continue_from"),
+        (with("continue_from", json!("ft:tiny:default::nobody")), "continue_from"),
     ] {
         let error = refused(platform, "/v1/fine_tuning/jobs", job).await;
         assert_eq!(error["param"], param, "{error}");

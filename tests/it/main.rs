@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 
 mod bad_input;
+mod continued;
 mod house;
 mod invariants;
 mod openai_client;

@@ -54,11 +54,9 @@ fn curve(session: &Session, gradients: &mut Gradients, link: &Link) -> Result<Op
     let mut curve: Vec<(f64, f64)> = Vec::new();
     for tried in 0..TRIED {
         let rate = FIRST * (LAST / FIRST).powf(f64::from(tried) / f64::from(TRIED - 1));
-        let step = u64::from(tried) + 1;
-        let rows = sampler.batch(step);
-        let Some((loss, _)) = accumulate(session, &adapter, (step, &rows), (&mut *gradients, link))? else {
-            return Ok(None);
-        };
+        let rows = sampler.batch(u64::from(tried) + 1);
+        let place = (&adapter, STREAM + u64::from(tried));
+        let Some((loss, _)) = accumulate(session, place, &rows, (&mut *gradients, link))? else { return Ok(None) };
         let norm = gradients.clip(train.max_grad_norm)?;
         if !(loss.sum.is_finite() && norm.is_finite()) {
             break;

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use attune_domain::run::{CONTRACT_VERSION, RemoteFile, RunEvent, RunSpec};
+use attune_domain::{
+    run::{CONTRACT_VERSION, RemoteFile, RunEvent, RunSpec},
+    spec::Quantization,
+};
 use attune_node::{Cache, NodeError, Platform, fetch, http_client};
 use backon::{ExponentialBuilder, Retryable};
 use reqwest::Client;
@@ -46,6 +49,8 @@ pub struct Link {
 pub struct Fetched {
     /// A Hugging Face folder.
     pub base: PathBuf,
+    /// Where the base's packed weights are, or will be.
+    pub packed_base: PathBuf,
     /// JSONL.
     pub training_file: PathBuf,
     /// JSONL.
@@ -130,6 +135,17 @@ async fn phases(platform: Platform, spec: RunSpec, voice: Voice, cache_dir: &Pat
     })
 }
 
+/// Names the packed weights by all that they depend on.
+fn packed_name(spec: &RunSpec) -> String {
+    let kind = match spec.train.quantization {
+        Quantization::Nf4 { double_quant: true } => "nf4-double",
+        Quantization::Nf4 { double_quant: false } => "nf4",
+        Quantization::Int8 => "int8",
+        Quantization::None => "none",
+    };
+    format!("{}-{kind}.safetensors", spec.base_digest)
+}
+
 /// Everything that the run reads, onto this node.
 async fn bring(platform: &Platform, spec: &RunSpec, cache: &Cache, scratch: &Path) -> Result<Fetched, TrainerError> {
     let client = platform.client();
@@ -143,7 +159,9 @@ async fn bring(platform: &Platform, spec: &RunSpec, cache: &Cache, scratch: &Pat
         Some(file) => Some(fetch(client, file, &folder("validation")?).await?),
         None => None,
     };
-    let mut fetched = Fetched { base, training_file, validation_file, checkpoint: None, continue_from: None };
+    let packed_base = cache.file("packed", &packed_name(spec))?;
+    let mut fetched =
+        Fetched { base, packed_base, training_file, validation_file, checkpoint: None, continue_from: None };
     match (&spec.resume, &spec.continue_from) {
         (Some(resume), _) => {
             let there = fetch_all(client, &resume.files, folder("resume")?).await;

@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use attune_domain::{architecture::Architecture, run::RunSpec, spec::Optimizer};
+use attune_domain::{
+    architecture::Architecture,
+    run::RunSpec,
+    spec::{Optimizer, TrainSpec},
+};
 use attune_model::{
     adapter::LoraAdapter,
     decoder::Decoder,
@@ -98,7 +102,7 @@ impl Session {
         };
         tracing::info!(rows = rows.len(), validation_rows = validation.len(), "the rows are read");
 
-        let decoder = Decoder::load(&fetched.base, train.quantization)?;
+        let decoder = Decoder::load_cached(&fetched.base, train.quantization, Some(&fetched.packed_base))?;
         let origin = match &fetched.checkpoint {
             Some(folder) => Origin::Checkpoint(folder.clone()),
             None => Origin::Start(fetched.continue_from.clone()),
@@ -156,13 +160,9 @@ fn continued(folder: &Path, spec: &RunSpec, architecture: &Architecture) -> Resu
     LoraAdapter::from_file(architecture, had, &file).map_err(|why| refused(why.to_string()))
 }
 
-/// PyTorch's defaults, with what the job asks for.
+/// PyTorch's defaults, and what the job says.
 pub(crate) fn optimizer_options(spec: &RunSpec) -> AdamWOptions {
-    let train = &spec.train;
-    AdamWOptions {
-        weight_decay: train.weight_decay,
-        loraplus_lr_ratio: train.loraplus_lr_ratio,
-        eight_bit: train.optimizer == Optimizer::Adamw8bit,
-        ..AdamWOptions::default()
-    }
+    let TrainSpec { weight_decay, loraplus_lr_ratio, optimizer, .. } = spec.train;
+    let eight_bit = optimizer == Optimizer::Adamw8bit;
+    AdamWOptions { weight_decay, loraplus_lr_ratio, eight_bit, ..AdamWOptions::default() }
 }

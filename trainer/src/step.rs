@@ -14,7 +14,7 @@ use attune_model::{
 use serde_json::json;
 
 use crate::{
-    batches::{length_of, options, packed},
+    batches::{NoisePlace, length_of, options, packed},
     error::TrainerError,
     exact::Exact,
     guard::{Fault, lines_of},
@@ -46,7 +46,7 @@ pub(crate) fn compute(
 ) -> Result<Option<Computed>, TrainerError> {
     let started = Instant::now();
     let rows = session.sampler.batch(step);
-    let Some((loss, tokens)) = accumulate(session, &session.adapter, (step, &rows), (&mut *gradients, link))? else {
+    let Some((loss, tokens)) = accumulate(session, (&session.adapter, step), &rows, (&mut *gradients, link))? else {
         return Ok(None);
     };
     let grad_norm = gradients.clip(session.spec.train.max_grad_norm)?;
@@ -58,12 +58,12 @@ pub(crate) fn compute(
     Err(fault(session, step, &rows, what.into()))
 }
 
-/// The gradients of `adapter` over an effective batch, its loss and its tokens; cut up as the plan has it, which changes nothing.
-/// `None`: a stop was asked for.
+/// The gradients of `adapter` over the effective batch of a step, its loss and its tokens; cut up as the plan has it, which
+/// without dropout and noise changes nothing. `None`: a stop was asked for.
 pub(crate) fn accumulate(
     session: &Session,
-    adapter: &LoraAdapter,
-    (step, rows): (u64, &[usize]),
+    (adapter, step): (&LoraAdapter, u64),
+    rows: &[usize],
     (gradients, link): (&mut Gradients, &Link),
 ) -> Result<Option<(LossSum, u64)>, TrainerError> {
     let batches = micro_batches(rows.to_vec(), length_of(&session.rows), session.cut())
@@ -73,11 +73,11 @@ pub(crate) fn accumulate(
     let normaliser = batches.iter().map(PackedBatch::trained_tokens).sum();
     gradients.clear()?;
     let mut loss = LossSum::default();
-    for (batch, number) in batches.iter().zip(0..) {
+    for (micro_batch, batch) in batches.iter().enumerate() {
         if link.voice.is_stop_asked()? {
             return Ok(None);
         }
-        let options = options(session, normaliser, (step, number));
+        let options = options(session, normaliser, NoisePlace { step, micro_batch });
         loss += loss_and_gradients(&session.decoder, adapter, batch, options, gradients)?;
     }
     Ok(Some((loss, batches.iter().map(|batch| batch.tokens() as u64).sum())))

@@ -11,7 +11,7 @@ use attune_model::{gradients::Gradients, train::loss_and_gradients};
 use serde_json::json;
 
 use crate::{
-    batches::{length_of, options, packed},
+    batches::{NoisePlace, length_of, options, packed},
     checkpoint, early_stopping,
     error::TrainerError,
     exact::Exact,
@@ -143,7 +143,7 @@ fn rehearse(session: &Session, gradients: &mut Gradients) -> Result<(), TrainerE
     let Some(largest) = all.iter().max_by_key(tokens) else { return Ok(()) };
     let started = Instant::now();
     let batch = packed(&session.rows, largest)?;
-    let options = options(session, batch.trained_tokens(), (0, 0));
+    let options = options(session, batch.trained_tokens(), NoisePlace { step: 0, micro_batch: 0 });
     loss_and_gradients(&session.decoder, &session.adapter, &batch, options, gradients)?;
     gradients.clear()?;
     let (tokens, peak) = (batch.tokens(), memory::peak());

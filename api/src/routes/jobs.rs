@@ -4,13 +4,7 @@ use attune_domain::{
     id::{FileId, Job as JobKind, JobEvent as JobEventKind, JobId},
     spec::TrainSpec,
 };
-use attune_store::{
-    adapter::{self, Model},
-    api_key::Holder,
-    checkpoint,
-    error::StoreError,
-    file, job, job_event,
-};
+use attune_store::{adapter, api_key::Holder, checkpoint, error::StoreError, file, job, job_event};
 use axum::{
     Json,
     extract::{Path, State},
@@ -24,6 +18,7 @@ use crate::{
     body::Body,
     caller::Caller,
     error::{ApiError, ErrorBody},
+    job_beginning,
     page::{List, Params},
     wire::{
         job::NewJob,
@@ -43,26 +38,26 @@ pub async fn create(
     Caller(holder): Caller,
     Body(new): Body<NewJob>,
 ) -> Result<Json<JobView>, ApiError> {
-    let asked = new.requested()?;
+    let mut asked = new.requested()?;
     let mut tx = app.db.begin().await?;
-    let base = match adapter::resolve(&mut tx, holder.project_id, &new.model).await {
-        Ok(Model::Base(base)) => base,
-        Ok(Model::Tuned(_)) => {
-            return Err(ApiError::unsupported("model", "A tuned model cannot be tuned further; name its base."));
-        }
-        Err(error) => return Err(ApiError::on_read(new.model)(error)),
-    };
+    let beginning = job_beginning::find(&mut tx, holder.project_id, &new).await?;
+    if let Some(before) = &beginning.adapter {
+        asked = asked.continuing(&adapter::spec(&mut tx, before).await?)?;
+    }
+    let base = beginning.base;
     let training = dataset(&mut tx, &holder, "training_file", &new.training_file).await?;
     let validation = match &new.validation_file {
         Some(id) => Some(dataset(&mut tx, &holder, "validation_file", id).await?),
         None => None,
     };
     let spec = TrainSpec::check(&asked, training.rows, base.architecture.max_position_embeddings)?;
+    check_validations(&spec, validation.is_some())?;
     let row = job::NewJob {
         project_id: holder.project_id,
         base_model_id: base.base_model_id,
         training_file_id: training.file_id,
         validation_file_id: validation.map(|file| file.file_id),
+        continue_from: beginning.adapter.map(|adapter| adapter.adapter_version_id),
         suffix: new.suffix.clone(),
         metadata: serde_json::to_value(new.metadata.clone().unwrap_or_default()).map_err(ApiError::internal)?,
         spec,
@@ -71,6 +66,19 @@ pub async fn create(
     let job = job::insert(&mut tx, &row).await?;
     tx.commit().await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
+}
+
+/// Validations need rows.
+fn check_validations(spec: &TrainSpec, there_are_rows: bool) -> Result<(), ApiError> {
+    let param =
+        if spec.early_stopping_patience > 0 { "trainer.early_stopping_patience" } else { "trainer.eval_every_steps" };
+    if there_are_rows || spec.eval_every_steps == 0 {
+        return Ok(());
+    }
+    Err(ApiError::invalid(
+        param,
+        format!("'{param}' needs a validation file; give 'validation_file', or leave it out."),
+    ))
 }
 
 /// The file that a field of the request names; it stays until the transaction ends.
@@ -208,4 +216,27 @@ pub async fn checkpoints(
 /// What is not an id names no job.
 fn named(id: &str) -> Result<JobId, ApiError> {
     id.parse().map_err(|_| ApiError::NotFound { noun: "fine-tuning job", name: id.chars().take(80).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use attune_domain::spec::Requested;
+
+    use super::*;
+
+    #[test]
+    fn validations_on_the_way_need_a_validation_file() {
+        let spec = |patience| {
+            let every = Requested { eval_every_steps: Some(5), ..Requested::default() };
+            TrainSpec::check(&Requested { early_stopping_patience: patience, ..every }, 360, 8192).unwrap()
+        };
+        for (patience, param) in [(None, "trainer.eval_every_steps"), (Some(2), "trainer.early_stopping_patience")] {
+            let error = check_validations(&spec(patience), false).unwrap_err().body().error;
+            assert_eq!(error.param.as_deref(), Some(param));
+            assert!(error.message.contains("validation_file"), "{}", error.message);
+            assert!(check_validations(&spec(patience), true).is_ok());
+        }
+        let at_the_end = TrainSpec::check(&Requested::default(), 360, 8192).unwrap();
+        assert!(check_validations(&at_the_end, false).is_ok());
+    }
 }

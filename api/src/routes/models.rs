@@ -67,7 +67,11 @@ pub async fn delete(
     if let Model::Base(_) = model {
         return Err(ApiError::unsupported("model", "A base model cannot be deleted; only tuned models can."));
     }
-    adapter::delete(&mut tx, holder.project_id, &name).await.map_err(ApiError::on_read(&name))?;
+    let needed = adapter::delete(&mut tx, holder.project_id, &name).await.map_err(ApiError::on_read(&name))?;
+    if let Some(job) = needed {
+        let message = format!("The job {job} continues from this model; cancel the job first, or let it end.");
+        return Err(ApiError::Conflict(message));
+    }
     tx.commit().await?;
     Ok(Json(Deleted { id: name, object: "model", deleted: true }))
 }

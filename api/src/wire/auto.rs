@@ -1,4 +1,4 @@
-//! `"auto"` or a number, as OpenAI's hyperparameters are. By hand, so that a refusal keeps the field's path and says
+//! `"auto"`, or a number or a truth, as OpenAI's hyperparameters are. By hand, so that a refusal keeps the field's path and says
 //! what is allowed.
 
 use std::fmt;
@@ -19,6 +19,19 @@ pub struct AutoInt(pub Option<i64>);
 /// A number; `None` is `"auto"`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct AutoFloat(pub Option<f64>);
+
+/// `true` or `false`; `None` is `"auto"`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AutoBool(pub Option<bool>);
+
+impl Serialize for AutoBool {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            None => serializer.serialize_str("auto"),
+            Some(is_on) => serializer.serialize_bool(is_on),
+        }
+    }
+}
 
 impl Serialize for AutoInt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -86,6 +99,24 @@ impl Visitor<'_> for FloatVisitor {
     }
 }
 
+struct BoolVisitor;
+
+impl Visitor<'_> for BoolVisitor {
+    type Value = AutoBool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"auto\", true or false")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<AutoBool, E> {
+        auto(text, &self).map(|()| AutoBool(None))
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, is_on: bool) -> Result<AutoBool, E> {
+        Ok(AutoBool(Some(is_on)))
+    }
+}
+
 fn auto<E: serde::de::Error>(text: &str, wanted: &dyn serde::de::Expected) -> Result<(), E> {
     if text == "auto" { Ok(()) } else { Err(E::invalid_value(serde::de::Unexpected::Str(text), wanted)) }
 }
@@ -99,6 +130,12 @@ impl<'de> Deserialize<'de> for AutoInt {
 impl<'de> Deserialize<'de> for AutoFloat {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(FloatVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for AutoBool {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(BoolVisitor)
     }
 }
 
@@ -124,6 +161,14 @@ impl PartialSchema for AutoFloat {
 
 impl ToSchema for AutoFloat {}
 
+impl PartialSchema for AutoBool {
+    fn schema() -> RefOr<Schema> {
+        auto_or(Type::Boolean)
+    }
+}
+
+impl ToSchema for AutoBool {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +181,10 @@ mod tests {
         }
         let read: AutoFloat = serde_json::from_str("2").unwrap();
         assert_eq!(read, AutoFloat(Some(2.0)));
+        for text in ["\"auto\"", "true", "false"] {
+            let read: AutoBool = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        }
     }
 
     #[test]
@@ -143,6 +192,10 @@ mod tests {
         for text in ["\"many\"", "1.5", "true", "[]"] {
             let refused = serde_json::from_str::<AutoInt>(text).unwrap_err().to_string();
             assert!(refused.contains("expected \"auto\" or a whole number"), "{text}: {refused}");
+        }
+        for text in ["\"on\"", "1"] {
+            let refused = serde_json::from_str::<AutoBool>(text).unwrap_err().to_string();
+            assert!(refused.contains("expected \"auto\", true or false"), "{text}: {refused}");
         }
     }
 }

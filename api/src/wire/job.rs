@@ -1,4 +1,5 @@
-//! A job as it is asked for: OpenAI's body, and Attune's own `adapter`, `quantization` and `trainer` beside it.
+//! A job as it is asked for: OpenAI's body, and Attune's own `adapter`, `quantization`, `trainer` and `continue_from`
+//! beside it.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +8,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::auto::{AutoFloat, AutoInt};
+use super::{
+    auto::{AutoFloat, AutoInt},
+    job_fields::{AdapterFields, QuantizationFields, TrainerFields},
+};
 use crate::error::ApiError;
+
+/// The methods that there are.
+const METHODS: [&str; 2] = ["supervised", "continued_pretraining"];
 
 /// A fine-tuning job to be made.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewJob {
-    /// A base model's name.
+    /// A base model's name; or a tuned one's, which is then trained further: the base is its base, and its adapter is
+    /// continued.
     #[schema(example = "smollm2-135m-instruct")]
     pub model: String,
     /// The id of a file.
@@ -40,8 +48,12 @@ pub struct NewJob {
     pub adapter: Option<AdapterFields>,
     /// How the base is held while training. Attune's own.
     pub quantization: Option<QuantizationFields>,
-    /// The optimiser. Attune's own.
+    /// How it learns. Attune's own.
     pub trainer: Option<TrainerFields>,
+    /// The adapter to begin with instead of a new one: its id, or its model's name. Its base must be the job's, and its
+    /// rank, alpha, target modules, rsLoRA and DoRA are the job's if they are left out. Attune's own.
+    #[schema(example = "adapter_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
+    pub continue_from: Option<String>,
 }
 
 /// OpenAI's three.
@@ -60,11 +72,14 @@ pub struct Hyperparameters {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Method {
-    /// Only `supervised` is supported.
+    /// `supervised`: chats, or prompts and completions, whose answers are learnt. `continued_pretraining`: plain texts,
+    /// every token of which is learnt.
     #[schema(example = "supervised")]
     pub r#type: String,
     /// Its settings.
-    pub supervised: Option<Supervised>,
+    pub supervised: Option<MethodFields>,
+    /// Its settings. Attune's own.
+    pub continued_pretraining: Option<MethodFields>,
     /// Not supported.
     #[schema(value_type = Option<Object>)]
     pub dpo: Option<Value>,
@@ -73,58 +88,19 @@ pub struct Method {
     pub reinforcement: Option<Value>,
 }
 
-/// Settings of supervised fine-tuning.
+impl Method {
+    /// The settings that go with the type; `check_method` has refused all others.
+    fn settings(&self) -> Option<MethodFields> {
+        self.supervised.or(self.continued_pretraining)
+    }
+}
+
+/// Settings of a method.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Supervised {
+pub struct MethodFields {
     /// OpenAI's three.
     pub hyperparameters: Option<Hyperparameters>,
-}
-
-/// The adapter's shape. Names as PEFT has them.
-#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AdapterFields {
-    /// From 1 to 256; 16 if left out.
-    pub rank: Option<i64>,
-    /// Twice the rank if left out.
-    pub lora_alpha: Option<f64>,
-    /// Some of the seven projections, or `["all-linear"]`, which is the default.
-    pub target_modules: Option<Vec<String>>,
-}
-
-/// How the base is held while training.
-#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct QuantizationFields {
-    /// `nf4`, the default, or `none`.
-    pub r#type: Option<String>,
-    /// The scales of `nf4` are quantised too; `true` if left out.
-    pub double_quant: Option<bool>,
-}
-
-/// The optimiser.
-#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TrainerFields {
-    /// The peak learning rate, instead of `learning_rate_multiplier`.
-    pub learning_rate: Option<f64>,
-    /// `constant`, `linear` or `cosine`, which is the default.
-    pub schedule: Option<String>,
-    /// Share of all steps in which the rate rises; 0.03 if left out.
-    pub warmup_ratio: Option<f64>,
-    /// AdamW's decay; 0 if left out.
-    pub weight_decay: Option<f64>,
-    /// Longer gradients are scaled down to it; 1 if left out.
-    pub max_grad_norm: Option<f64>,
-    /// Ends the job after so many optimiser steps, if the epochs have not ended by then.
-    pub max_steps: Option<i64>,
-    /// The longest row in tokens; a longer one fails the job with its line.
-    pub max_length: Option<i64>,
-    /// Optimiser steps between checkpoints; 20 if left out.
-    pub checkpoint_every_steps: Option<i64>,
-    /// Optimiser steps between validations; 0, the default: only at the end.
-    pub eval_every_steps: Option<i64>,
 }
 
 impl NewJob {
@@ -136,30 +112,24 @@ impl NewJob {
         self.check_method()?;
         self.check_labels()?;
         let hyper = self.asked_hyperparameters()?;
-        let adapter = self.adapter.clone().unwrap_or_default();
-        let quantization = self.quantization.clone().unwrap_or_default();
-        let trainer = self.trainer.clone().unwrap_or_default();
-        Ok(Requested {
+        let mut asked = Requested {
             n_epochs: hyper.n_epochs.0,
-            max_steps: trainer.max_steps,
             effective_batch_size: hyper.batch_size.0,
-            learning_rate: trainer.learning_rate,
             learning_rate_multiplier: hyper.learning_rate_multiplier.0,
-            schedule: trainer.schedule,
-            warmup_ratio: trainer.warmup_ratio,
-            weight_decay: trainer.weight_decay,
-            max_grad_norm: trainer.max_grad_norm,
             seed: self.seed,
-            max_length: trainer.max_length,
-            checkpoint_every_steps: trainer.checkpoint_every_steps,
-            eval_every_steps: trainer.eval_every_steps,
-            rank: adapter.rank,
-            lora_alpha: adapter.lora_alpha,
-            target_modules: adapter.target_modules,
-            quantization: quantization.r#type,
-            double_quant: quantization.double_quant,
+            method: self.method.as_ref().map(|method| method.r#type.clone()),
             ..Requested::default()
-        })
+        };
+        if let Some(adapter) = &self.adapter {
+            adapter.lay_into(&mut asked);
+        }
+        if let Some(quantization) = &self.quantization {
+            quantization.lay_into(&mut asked);
+        }
+        if let Some(trainer) = &self.trainer {
+            trainer.lay_into(&mut asked);
+        }
+        Ok(asked)
     }
 
     fn check_method(&self) -> Result<(), ApiError> {
@@ -167,13 +137,21 @@ impl NewJob {
             return Err(ApiError::unsupported("integrations", "Integrations are not supported; leave the field out."));
         }
         let Some(method) = &self.method else { return Ok(()) };
-        if method.r#type != "supervised" {
-            let message = format!("Invalid 'method.type': '{}'; only 'supervised' is supported.", method.r#type);
+        let kind = method.r#type.as_str();
+        if !METHODS.contains(&kind) {
+            let message =
+                format!("Invalid 'method.type': '{kind}'; it must be 'supervised' or 'continued_pretraining'.");
             return Err(ApiError::unsupported("method.type", message));
         }
-        for (name, given) in [("method.dpo", &method.dpo), ("method.reinforcement", &method.reinforcement)] {
-            if given.is_some() {
-                return Err(ApiError::unsupported(name, format!("'{name}' does not go with the type 'supervised'.")));
+        for (name, is_given) in [
+            ("supervised", method.supervised.is_some()),
+            ("continued_pretraining", method.continued_pretraining.is_some()),
+            ("dpo", method.dpo.is_some()),
+            ("reinforcement", method.reinforcement.is_some()),
+        ] {
+            if is_given && name != kind {
+                let message = format!("'method.{name}' does not go with the type '{kind}'.");
+                return Err(ApiError::unsupported(format!("method.{name}"), message));
             }
         }
         Ok(())
@@ -209,17 +187,17 @@ impl NewJob {
     /// The same field must not be given in both places.
     fn asked_hyperparameters(&self) -> Result<Hyperparameters, ApiError> {
         let older = self.hyperparameters;
-        let newer = self.method.as_ref().and_then(|m| m.supervised).and_then(|s| s.hyperparameters);
+        let newer = self.method.as_ref().and_then(Method::settings).and_then(|settings| settings.hyperparameters);
         match (older, newer) {
             (Some(a), Some(b)) if a != b => Err(ApiError::invalid(
                 "hyperparameters",
-                "'hyperparameters' differs from 'method.supervised.hyperparameters'; give the latter alone.",
+                "'hyperparameters' differs from those in 'method'; give the latter alone.",
             )),
             (older, newer) => Ok(newer.or(older).unwrap_or_default()),
         }
     }
 
-    /// What `method.supervised.hyperparameters` shows later: as it came.
+    /// What the method's settings show later: as they came.
     pub fn as_it_came(&self) -> Value {
         json!({ "hyperparameters": self.asked_hyperparameters().unwrap_or_default() })
     }
@@ -250,6 +228,18 @@ mod tests {
             (json!({"adapter": {"target_modules": "all-linear"}}), "adapter.target_modules"),
             (json!({"method": {"type": "dpo"}}), "method.type"),
             (json!({"method": {"type": "supervised", "dpo": {}}}), "method.dpo"),
+            (json!({"method": {"type": "supervised", "continued_pretraining": {}}}), "method.continued_pretraining"),
+            (json!({"method": {"type": "continued_pretraining", "supervised": {}}}), "method.supervised"),
+            (
+                json!({"method": {"type": "continued_pretraining", "continued_pretraining": {"hyperparameters": {"epochs": 1}}}}),
+                "method.continued_pretraining.hyperparameters.epochs",
+            ),
+            (json!({"trainer": {"learning_rate": "fast"}}), "trainer.learning_rate"),
+            (json!({"trainer": {"micro_batch_size": 1.5}}), "trainer.micro_batch_size"),
+            (json!({"trainer": {"gradient_checkpointing": "on"}}), "trainer.gradient_checkpointing"),
+            (json!({"trainer": {"optimizer": 8}}), "trainer.optimizer"),
+            (json!({"adapter": {"dropout": 0.1}}), "adapter.dropout"),
+            (json!({"continue_from": 7}), "continue_from"),
             (json!({"method": {}}), "method.type"),
             (
                 json!({"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1.5}}}}),
@@ -276,6 +266,7 @@ mod tests {
         for body in [
             json!({"hyperparameters": {"n_epochs": 2}}),
             json!({"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": "auto"}}}}),
+            json!({"method": {"type": "continued_pretraining", "continued_pretraining": {"hyperparameters": {"n_epochs": 2}}}}),
         ] {
             let mut whole = json!({"model": "m", "training_file": "file-1"});
             whole.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());

@@ -1,11 +1,17 @@
 //! A job, its events and its checkpoints as users see them: OpenAI's objects field for field, and Attune's own beside.
 
-use attune_domain::{id::OrganizationId, job::JobState, spec::Quantization};
+use attune_domain::{
+    id::OrganizationId,
+    job::JobState,
+    spec::{AdapterSpec, Method, Optimizer, OverLength, Quantization, Schedule, TrainSpec},
+};
 use attune_store::{checkpoint::Checkpoint, job::Job, job_event::JobEventRow};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
+
+use super::auto::{AutoBool, AutoInt};
 
 /// A fine-tuning job.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -64,8 +70,11 @@ pub struct JobView {
     pub adapter: AdapterSpecView,
     /// How the base is held while training. Attune's own.
     pub quantization: QuantizationView,
-    /// The optimiser. Attune's own.
+    /// How it learns. Attune's own.
     pub trainer: TrainerView,
+    /// The adapter that it begins with; `null`: a new one. Attune's own.
+    #[schema(example = "adapter_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
+    pub continue_from: Option<String>,
 }
 
 /// The numbers in force.
@@ -80,11 +89,30 @@ pub struct HyperparametersView {
 /// How a job trains.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct MethodView {
-    /// Always `supervised`.
+    /// `supervised` or `continued_pretraining`.
+    #[schema(example = "supervised")]
     pub r#type: &'static str,
     /// `{"hyperparameters": …}` as they came, `"auto"` included.
-    #[schema(value_type = Object)]
-    pub supervised: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub supervised: Option<Value>,
+    /// The same, of the other type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub continued_pretraining: Option<Value>,
+}
+
+impl MethodView {
+    const fn new(method: Method, settings: Value) -> Self {
+        match method {
+            Method::Supervised => {
+                Self { r#type: "supervised", supervised: Some(settings), continued_pretraining: None }
+            }
+            Method::ContinuedPretraining => {
+                Self { r#type: "continued_pretraining", supervised: None, continued_pretraining: Some(settings) }
+            }
+        }
+    }
 }
 
 /// Why a job failed.
@@ -105,31 +133,85 @@ pub struct AdapterSpecView {
     pub rank: u32,
     pub lora_alpha: f64,
     pub target_modules: Vec<String>,
+    pub lora_dropout: f64,
+    pub use_rslora: bool,
+    pub use_dora: bool,
+}
+
+impl From<AdapterSpec> for AdapterSpecView {
+    fn from(spec: AdapterSpec) -> Self {
+        let AdapterSpec { rank, lora_alpha, target_modules, lora_dropout, use_rslora, use_dora } = spec;
+        Self { rank, lora_alpha, target_modules, lora_dropout, use_rslora, use_dora }
+    }
 }
 
 /// How the base is held while training.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct QuantizationView {
-    /// `nf4` or `none`.
+    /// `nf4`, `int8` or `none`.
     pub r#type: &'static str,
     /// The scales are quantised too.
     pub double_quant: bool,
 }
 
-/// The optimiser.
+/// How it learns.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "as in the request")]
 pub struct TrainerView {
+    /// The number in force: the default until a range test has found it, if one was asked for.
     pub learning_rate: f64,
+    /// `"auto"` was asked for.
+    pub learning_rate_auto: bool,
     #[schema(value_type = String)]
-    pub schedule: attune_domain::spec::Schedule,
+    pub schedule: Schedule,
+    pub num_cycles: u32,
     pub warmup_ratio: f64,
+    #[schema(value_type = String)]
+    pub optimizer: Optimizer,
     pub weight_decay: f64,
+    pub loraplus_lr_ratio: f64,
     pub max_grad_norm: f64,
+    pub neftune_noise_alpha: f64,
     pub max_steps: Option<u64>,
     pub max_length: u32,
+    #[schema(value_type = String)]
+    pub over_length: OverLength,
+    pub train_on_prompt: bool,
+    /// What the plan chose is in the job's events.
+    pub micro_batch_size: AutoInt,
+    /// What the plan chose is in the job's events.
+    pub gradient_checkpointing: AutoBool,
     pub checkpoint_every_steps: u64,
     pub eval_every_steps: u64,
+    pub early_stopping_patience: u64,
+    pub early_stopping_threshold: f64,
+}
+
+impl From<&TrainSpec> for TrainerView {
+    fn from(spec: &TrainSpec) -> Self {
+        Self {
+            learning_rate: spec.learning_rate,
+            learning_rate_auto: spec.learning_rate_auto,
+            schedule: spec.schedule,
+            num_cycles: spec.num_cycles,
+            warmup_ratio: spec.warmup_ratio,
+            optimizer: spec.optimizer,
+            weight_decay: spec.weight_decay,
+            loraplus_lr_ratio: spec.loraplus_lr_ratio,
+            max_grad_norm: spec.max_grad_norm,
+            neftune_noise_alpha: spec.neftune_noise_alpha,
+            max_steps: spec.max_steps,
+            max_length: spec.max_length,
+            over_length: spec.over_length,
+            train_on_prompt: spec.train_on_prompt || spec.method == Method::ContinuedPretraining,
+            micro_batch_size: AutoInt(spec.micro_batch_size.map(i64::from)),
+            gradient_checkpointing: AutoBool(spec.gradient_checkpointing),
+            checkpoint_every_steps: spec.checkpoint_every_steps,
+            eval_every_steps: spec.eval_every_steps,
+            early_stopping_patience: spec.early_stopping_patience,
+            early_stopping_threshold: spec.early_stopping_threshold,
+        }
+    }
 }
 
 impl JobView {
@@ -158,7 +240,7 @@ impl JobView {
                 batch_size: spec.effective_batch_size,
                 learning_rate_multiplier: spec.learning_rate_multiplier,
             },
-            method: MethodView { r#type: "supervised", supervised: job.requested },
+            method: MethodView::new(spec.method, job.requested),
             trained_tokens: job.trained_tokens,
             error: job.error.map(|e| JobErrorView { code: e.code, message: e.message, param: e.param }),
             user_provided_suffix: job.suffix,
@@ -169,23 +251,10 @@ impl JobView {
             steps_done: job.steps_done,
             total_steps: job.total_steps,
             attempts: job.attempts,
-            adapter: AdapterSpecView {
-                rank: spec.adapter.rank,
-                lora_alpha: spec.adapter.lora_alpha,
-                target_modules: spec.adapter.target_modules,
-            },
+            trainer: TrainerView::from(&spec),
+            adapter: spec.adapter.into(),
             quantization: QuantizationView { r#type: kind, double_quant },
-            trainer: TrainerView {
-                learning_rate: spec.learning_rate,
-                schedule: spec.schedule,
-                warmup_ratio: spec.warmup_ratio,
-                weight_decay: spec.weight_decay,
-                max_grad_norm: spec.max_grad_norm,
-                max_steps: spec.max_steps,
-                max_length: spec.max_length,
-                checkpoint_every_steps: spec.checkpoint_every_steps,
-                eval_every_steps: spec.eval_every_steps,
-            },
+            continue_from: job.continue_from.map(|id| id.to_string()),
         }
     }
 }
@@ -216,7 +285,8 @@ pub struct JobEventView {
     pub message: String,
     /// `message` or `metrics`.
     pub r#type: String,
-    /// The metrics of an event of type `metrics`.
+    /// The metrics of an event of type `metrics`; of a `message` what it says, for programs, if there is more to say: the
+    /// curve of a range test.
     #[schema(value_type = Option<Object>)]
     pub data: Option<Value>,
 }
@@ -282,6 +352,58 @@ impl CheckpointView {
                 valid_loss: checkpoint.valid_loss,
                 full_valid_loss: checkpoint.valid_loss,
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use attune_domain::spec::Requested;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_trainer_is_shown_with_the_fields_that_ask_for_it() {
+        let asked = Requested {
+            learning_rate_auto: true,
+            micro_batch_size: Some(2),
+            gradient_checkpointing: Some(true),
+            optimizer: Some("adamw_8bit".into()),
+            schedule: Some("cosine_with_restarts".into()),
+            num_cycles: Some(3),
+            over_length: Some("split".into()),
+            ..Requested::default()
+        };
+        let shown = |asked: &Requested| {
+            let spec = TrainSpec::check(asked, 360, 8192).unwrap();
+            serde_json::to_value(TrainerView::from(&spec)).unwrap()
+        };
+        let (view, plain) = (shown(&asked), shown(&Requested::default()));
+        for (name, value, default) in [
+            ("learning_rate_auto", json!(true), json!(false)),
+            ("learning_rate", json!(2e-4), json!(2e-4)),
+            ("micro_batch_size", json!(2), json!("auto")),
+            ("gradient_checkpointing", json!(true), json!("auto")),
+            ("optimizer", json!("adamw_8bit"), json!("adamw")),
+            ("schedule", json!("cosine_with_restarts"), json!("cosine")),
+            ("num_cycles", json!(3), json!(1)),
+            ("over_length", json!("split"), json!("error")),
+        ] {
+            assert_eq!((&view[name], &plain[name]), (&value, &default), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_method_is_shown_under_its_own_name() {
+        let settings = json!({"hyperparameters": {"n_epochs": "auto"}});
+        for (method, name, other) in [
+            (Method::Supervised, "supervised", "continued_pretraining"),
+            (Method::ContinuedPretraining, "continued_pretraining", "supervised"),
+        ] {
+            let view = serde_json::to_value(MethodView::new(method, settings.clone())).unwrap();
+            assert_eq!((&view["type"], &view[name]), (&json!(name), &settings));
+            assert!(view.get(other).is_none());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 /// Adapters.
 pub mod adapter;
-/// `"auto"` or a number.
+/// `"auto"`, or a number or a truth.
 pub mod auto;
 /// Base models.
 pub mod base_model;
@@ -14,6 +14,8 @@ pub mod completion;
 pub mod file;
 /// A job as it is asked for.
 pub mod job;
+/// Attune's own fields of a job: adapter, quantization, trainer.
+pub mod job_fields;
 /// A job as it is shown.
 pub mod job_view;
 /// Models.

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::{
-    create::{self, NewJobArgs},
+    create::{self, CreateArgs},
     watch,
 };
 use crate::{client::Client, error::Result, output};
@@ -14,7 +14,7 @@ use crate::{client::Client, error::Result, output};
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
     /// Start a fine-tuning job
-    Create(Box<NewJobArgs>),
+    Create(Box<CreateArgs>),
     /// List the jobs, newest first
     List {
         /// At most so many
@@ -74,9 +74,9 @@ pub(crate) async fn run(client: &Client, command: JobsCommand, as_json: bool) ->
     }
 }
 
-async fn create(client: &Client, args: NewJobArgs, as_json: bool) -> Result<()> {
-    let watch = args.watch;
-    let body = create::body(client, args).await?;
+async fn create(client: &Client, args: CreateArgs, as_json: bool) -> Result<()> {
+    let CreateArgs { new, watch } = args;
+    let body = create::uploaded(client, create::laid(new)?).await?;
     let view = client.json(client.request(Method::POST, &["fine_tuning", "jobs"]).json(&body)).await?;
     let id = output::text(&view["id"]);
     if !watch {
@@ -107,6 +107,19 @@ async fn list(client: &Client, limit: Option<usize>, as_json: bool) -> Result<()
     output::table(&headings, rows.collect(), "No jobs yet: start one with `attune jobs create`.")
 }
 
+/// What `attune jobs get` shows of the trainer; `--json` has all of it.
+const TRAINER_SHOWN: &[&str] = &[
+    "learning_rate",
+    "learning_rate_auto",
+    "schedule",
+    "optimizer",
+    "max_length",
+    "over_length",
+    "max_steps",
+    "micro_batch_size",
+    "gradient_checkpointing",
+];
+
 fn steps(job: &Value) -> String {
     match (job["steps_done"].as_u64(), job["total_steps"].as_u64()) {
         (Some(done), Some(total)) => format!("{done}/{total}"),
@@ -130,14 +143,16 @@ fn show(job: &Value, as_json: bool) -> Result<()> {
         ("status", output::text(&job["status"])),
         ("error", output::text(&job["error"]["message"])),
         ("model", output::text(&job["model"])),
+        ("continues from", output::text(&job["continue_from"])),
         ("tuned model", output::text(&job["fine_tuned_model"])),
         ("training file", output::text(&job["training_file"])),
         ("validation file", output::text(&job["validation_file"])),
         ("steps", steps(job)),
+        ("method", output::text(&job["method"]["type"])),
         ("hyperparameters", of("hyperparameters", &["n_epochs", "batch_size", "learning_rate_multiplier"])),
-        ("adapter", of("adapter", &["rank", "lora_alpha"])),
+        ("adapter", of("adapter", &["rank", "lora_alpha", "lora_dropout", "use_rslora", "use_dora"])),
         ("quantization", of("quantization", &["type"])),
-        ("trainer", of("trainer", &["learning_rate", "schedule", "max_length", "max_steps"])),
+        ("trainer", of("trainer", TRAINER_SHOWN)),
         ("seed", output::text(&job["seed"])),
         ("attempts", output::text(&job["attempts"])),
         ("trained tokens", output::text(&job["trained_tokens"])),

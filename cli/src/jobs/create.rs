@@ -6,19 +6,20 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::flags::{AdapterFlags, TrainingFlags};
 use crate::{
     client::Client,
     error::{CliError, Result, read_named},
     files,
 };
 
-/// Flags of `attune jobs create`.
+/// What a new job is to be.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct NewJobArgs {
     /// A JSON file with the request's body (`-`: standard input); flags win over it
     #[arg(short = 'f', long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The base model
+    /// The base model, or a tuned one to train further
     #[arg(long)]
     model: Option<String>,
     /// A file's id, or a local JSONL file, which is uploaded first
@@ -33,60 +34,43 @@ pub(crate) struct NewJobArgs {
     /// The same seed and data give the same adapter
     #[arg(long)]
     seed: Option<i64>,
-    /// Passes over the training file
-    #[arg(long, value_name = "COUNT", help_heading = "Training")]
-    epochs: Option<i64>,
-    /// Rows per optimiser step
-    #[arg(long, value_name = "ROWS", help_heading = "Training")]
-    batch_size: Option<i64>,
-    /// The peak learning rate
-    #[arg(long, value_name = "RATE", help_heading = "Training", conflicts_with = "learning_rate_multiplier")]
-    learning_rate: Option<f64>,
-    /// The same, as a multiple of the default
-    #[arg(long, value_name = "FACTOR", help_heading = "Training")]
-    learning_rate_multiplier: Option<f64>,
-    /// How the learning rate falls: constant, linear or cosine
-    #[arg(long, help_heading = "Training")]
-    schedule: Option<String>,
-    /// Stop after so many optimiser steps
-    #[arg(long, value_name = "COUNT", help_heading = "Training")]
-    max_steps: Option<i64>,
-    /// The longest row that is allowed
-    #[arg(long, value_name = "TOKENS", help_heading = "Training")]
-    max_length: Option<i64>,
-    /// Steps between checkpoints
-    #[arg(long, value_name = "STEPS", help_heading = "Training")]
-    checkpoint_every_steps: Option<i64>,
-    /// Steps between passes over the validation file; 0: only at the end
-    #[arg(long, value_name = "STEPS", help_heading = "Training")]
-    eval_every_steps: Option<i64>,
-    /// The adapter's rank
-    #[arg(long, help_heading = "Adapter")]
-    rank: Option<i64>,
-    /// The adapter's scale is this over its rank
-    #[arg(long, value_name = "ALPHA", help_heading = "Adapter")]
-    lora_alpha: Option<f64>,
-    /// Which projections have an adapter, such as q_proj,v_proj, or all-linear
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = "Adapter")]
-    target_modules: Option<Vec<String>>,
-    /// How the base is held while training: nf4 or none
-    #[arg(long, value_name = "TYPE", help_heading = "Adapter")]
-    quantization: Option<String>,
-    /// Follow the job to its end
-    #[arg(long)]
-    pub(crate) watch: bool,
+    /// An adapter to begin with instead of a new one: its id, adapter_…, or its model's name, ft:…
+    #[arg(long, value_name = "ADAPTER")]
+    continue_from: Option<String>,
+    #[command(flatten)]
+    training: TrainingFlags,
+    #[command(flatten)]
+    adapter: AdapterFlags,
 }
 
-/// The request's body; local datasets are uploaded.
+/// Flags of `attune jobs create`.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    pub(super) new: NewJobArgs,
+    /// Follow the job to its end
+    #[arg(long)]
+    pub(super) watch: bool,
+}
+
+/// The request's body, as the file and the flags have it.
 ///
 /// # Errors
-/// [`CliError::Usage`]: no model, no data, a file that is no JSON; else what an upload gives.
-pub(crate) async fn body(client: &Client, args: NewJobArgs) -> Result<Value> {
+/// [`CliError::Usage`]: a file that is no JSON. [`CliError::Failed`]: one that cannot be read.
+pub(super) fn laid(args: NewJobArgs) -> Result<Map<String, Value>> {
     let mut body = match &args.file {
         Some(path) => read(path)?,
         None => Map::new(),
     };
     lay_over(&mut body, args)?;
+    Ok(body)
+}
+
+/// The body as the API takes it: local datasets are uploaded.
+///
+/// # Errors
+/// [`CliError::Usage`]: no model, no data; else what an upload gives.
+pub(super) async fn uploaded(client: &Client, mut body: Map<String, Value>) -> Result<Value> {
     for (field, flag) in [("model", "--model"), ("training_file", "--training-file")] {
         if !body.contains_key(field) {
             return Err(CliError::Usage(format!("a job needs {flag}, or '{field}' in the file given with -f")));
@@ -119,30 +103,23 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
 }
 
 fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {
-    // Whoever wrote OpenAI's newer `method` gets its hyperparameters laid over there; two places would contradict.
-    let hyperparameters: &[&str] =
-        if body.contains_key("method") { &["method", "supervised", "hyperparameters"] } else { &["hyperparameters"] };
-    let flags = [
-        (&[][..], "model", args.model.map(Value::from)),
-        (&[], "training_file", args.training_file.map(Value::from)),
-        (&[], "validation_file", args.validation_file.map(Value::from)),
-        (&[], "suffix", args.suffix.map(Value::from)),
-        (&[], "seed", args.seed.map(Value::from)),
-        (hyperparameters, "n_epochs", args.epochs.map(Value::from)),
-        (hyperparameters, "batch_size", args.batch_size.map(Value::from)),
-        (hyperparameters, "learning_rate_multiplier", args.learning_rate_multiplier.map(Value::from)),
-        (&["trainer"], "learning_rate", args.learning_rate.map(Value::from)),
-        (&["trainer"], "schedule", args.schedule.map(Value::from)),
-        (&["trainer"], "max_steps", args.max_steps.map(Value::from)),
-        (&["trainer"], "max_length", args.max_length.map(Value::from)),
-        (&["trainer"], "checkpoint_every_steps", args.checkpoint_every_steps.map(Value::from)),
-        (&["trainer"], "eval_every_steps", args.eval_every_steps.map(Value::from)),
-        (&["adapter"], "rank", args.rank.map(Value::from)),
-        (&["adapter"], "lora_alpha", args.lora_alpha.map(Value::from)),
-        (&["adapter"], "target_modules", args.target_modules.map(Value::from)),
-        (&["quantization"], "type", args.quantization.map(Value::from)),
+    let NewJobArgs { model, training_file, validation_file, suffix, seed, continue_from, training, adapter, .. } = args;
+    if let Some(method) = &training.method {
+        insert(body, &["method"], "type", method.as_str().into())?;
+    }
+    let hyperparameters = place_of_hyperparameters(body);
+    let fields = [
+        (&[][..], "model", model.map(Value::from)),
+        (&[], "training_file", training_file.map(Value::from)),
+        (&[], "validation_file", validation_file.map(Value::from)),
+        (&[], "suffix", suffix.map(Value::from)),
+        (&[], "seed", seed.map(Value::from)),
+        (&[], "continue_from", continue_from.map(Value::from)),
+        (hyperparameters, "n_epochs", training.epochs.map(Value::from)),
+        (hyperparameters, "batch_size", training.batch_size.map(Value::from)),
+        (hyperparameters, "learning_rate_multiplier", training.learning_rate_multiplier.map(Value::from)),
     ];
-    for (section, name, value) in flags {
+    for (section, name, value) in fields.into_iter().chain(training.fields()).chain(adapter.fields()) {
         if let Some(value) = value {
             insert(body, section, name, value)?;
         }
@@ -150,7 +127,16 @@ fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {
     Ok(())
 }
 
-fn insert(body: &mut Map<String, Value>, section: &[&str], name: &str, value: Value) -> Result<()> {
+/// Whoever wrote OpenAI's newer `method` gets its hyperparameters laid over there; two places would contradict.
+fn place_of_hyperparameters(body: &Map<String, Value>) -> &'static [&'static str] {
+    match body.get("method").map(|method| method["type"].as_str()) {
+        None => &["hyperparameters"],
+        Some(Some("continued_pretraining")) => &["method", "continued_pretraining", "hyperparameters"],
+        Some(_) => &["method", "supervised", "hyperparameters"],
+    }
+}
+
+pub(super) fn insert(body: &mut Map<String, Value>, section: &[&str], name: &str, value: Value) -> Result<()> {
     let mut at = body;
     for part in section {
         at = at
@@ -167,7 +153,7 @@ fn insert(body: &mut Map<String, Value>, section: &[&str], name: &str, value: Va
 mod tests {
     use super::*;
 
-    fn laid(body: Value, args: NewJobArgs) -> Value {
+    fn over(body: Value, args: NewJobArgs) -> Value {
         let mut body = body.as_object().unwrap().clone();
         lay_over(&mut body, args).unwrap();
         body.into()
@@ -176,18 +162,37 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_keep_the_rest() {
         let file = json!({"model": "a", "adapter": {"rank": 4, "lora_alpha": 8}, "metadata": {"k": "v"}});
-        let args = NewJobArgs { model: Some("b".into()), rank: Some(16), epochs: Some(2), ..NewJobArgs::default() };
+        let args = NewJobArgs {
+            model: Some("b".into()),
+            adapter: AdapterFlags { rank: Some(16), ..AdapterFlags::default() },
+            training: TrainingFlags { epochs: Some(2), ..TrainingFlags::default() },
+            ..NewJobArgs::default()
+        };
         let want = json!({"model": "b", "adapter": {"rank": 16, "lora_alpha": 8}, "metadata": {"k": "v"},
                           "hyperparameters": {"n_epochs": 2}});
-        assert_eq!(laid(file, args), want);
+        assert_eq!(over(file, args), want);
     }
 
     #[test]
     fn hyperparameters_are_laid_where_the_file_has_them() {
         let file = json!({"method": {"type": "supervised"}});
-        let args = NewJobArgs { epochs: Some(2), ..NewJobArgs::default() };
+        let args = |method: Option<&str>| {
+            let training =
+                TrainingFlags { epochs: Some(2), method: method.map(String::from), ..TrainingFlags::default() };
+            NewJobArgs { training, ..NewJobArgs::default() }
+        };
         let want = json!({"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}}});
-        assert_eq!(laid(file, args), want);
+        assert_eq!(over(file, args(None)), want);
+        let want = json!({"method": {"type": "continued_pretraining",
+            "continued_pretraining": {"hyperparameters": {"n_epochs": 2}}}});
+        assert_eq!(over(json!({}), args(Some("continued_pretraining"))), want);
+        assert_eq!(over(json!({}), args(None)), json!({"hyperparameters": {"n_epochs": 2}}));
+    }
+
+    #[test]
+    fn an_adapter_to_continue_from_stands_beside_the_model() {
+        let args = NewJobArgs { continue_from: Some("adapter_01".into()), ..NewJobArgs::default() };
+        assert_eq!(over(json!({"model": "a"}), args), json!({"model": "a", "continue_from": "adapter_01"}));
     }
 
     #[test]

@@ -6,6 +6,12 @@ pub(crate) mod commands;
 /// Flags and files to a request.
 mod create;
 
+/// Flags that say how a job trains.
+mod flags;
+
+/// A learning rate, found by a job that is cancelled as soon as it has found it.
+pub(crate) mod lr_find;
+
 /// What the events of a job say, gathered.
 mod story;
 

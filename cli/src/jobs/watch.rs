@@ -17,9 +17,9 @@ use crate::{
 };
 
 /// Between two looks.
-const EVERY: Duration = Duration::from_secs(1);
+pub(super) const EVERY: Duration = Duration::from_secs(1);
 /// The API may be away for a restart; the job goes on meanwhile.
-const AWAY: Duration = Duration::from_secs(120);
+pub(super) const AWAY: Duration = Duration::from_secs(120);
 /// Plain lines come at most so often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Columns of the curve.
@@ -75,7 +75,7 @@ async fn follow(client: &Client, id: &str, screen: &mut Screen) -> Result<Value>
 }
 
 /// The job first: events that came before its end are then all there.
-async fn look(client: &Client, id: &str, all: bool) -> Result<(Value, Value)> {
+pub(super) async fn look(client: &Client, id: &str, all: bool) -> Result<(Value, Value)> {
     let job = client.get(&["fine_tuning", "jobs", id]).await?;
     let events = ["fine_tuning", "jobs", id, "events"];
     let events = if all {

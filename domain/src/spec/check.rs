@@ -24,16 +24,13 @@ impl TrainSpec {
             float("trainer.learning_rate", asked.learning_rate, BASE_LEARNING_RATE * multiplier, 1e-8, 1.0)?;
         let longest = i64::try_from(longest).unwrap_or(i64::MAX);
         let eval_every_steps = int("trainer.eval_every_steps", asked.eval_every_steps, 0, 0, 1_000_000)? as u64;
-        let patience = int("trainer.early_stopping_patience", asked.early_stopping_patience, 0, 0, 1_000_000)? as u64;
-        if patience > 0 && eval_every_steps == 0 {
-            let allowed = "left out, or given together with trainer.eval_every_steps";
-            return Err(bad("trainer.early_stopping_patience", patience, allowed));
-        }
+        let (early_stopping_patience, early_stopping_threshold) = early_stopping(asked, eval_every_steps)?;
         let schedule = schedule(asked.schedule.as_deref())?;
         if asked.num_cycles.is_some() && schedule != Schedule::CosineWithRestarts {
             let allowed = "left out when trainer.schedule is not cosine_with_restarts";
             return Err(bad("trainer.num_cycles", asked.num_cycles.unwrap_or_default(), allowed));
         }
+        let effective_batch_size = batch_size(asked.effective_batch_size, rows)?;
         let method = method(asked.method.as_deref())?;
         if method == Method::ContinuedPretraining && asked.train_on_prompt == Some(false) {
             return Err(bad("trainer.train_on_prompt", false, "left out when every token is trained"));
@@ -45,7 +42,7 @@ impl TrainSpec {
                 .map(|n| int("trainer.max_steps", Some(n), 1, 1, 10_000_000))
                 .transpose()?
                 .map(|n| n as u64),
-            effective_batch_size: batch_size(asked.effective_batch_size, rows)?,
+            effective_batch_size,
             learning_rate,
             learning_rate_multiplier: learning_rate / BASE_LEARNING_RATE,
             schedule,
@@ -72,18 +69,9 @@ impl TrainSpec {
             neftune_noise_alpha: float("trainer.neftune_noise_alpha", asked.neftune_noise_alpha, 0.0, 0.0, 1000.0)?,
             num_cycles: int("trainer.num_cycles", asked.num_cycles, 1, 1, 1000)? as u32,
             learning_rate_auto: asked.learning_rate_auto,
-            early_stopping_patience: patience,
-            early_stopping_threshold: float(
-                "trainer.early_stopping_threshold",
-                asked.early_stopping_threshold,
-                0.0,
-                0.0,
-                1e3,
-            )?,
-            micro_batch_size: asked
-                .micro_batch_size
-                .map(|n| int("trainer.micro_batch_size", Some(n), 1, 1, 1024).map(|n| n as u32))
-                .transpose()?,
+            early_stopping_patience,
+            early_stopping_threshold,
+            micro_batch_size: micro_batch_size(asked.micro_batch_size, effective_batch_size)?,
             gradient_checkpointing: asked.gradient_checkpointing,
         })
     }
@@ -96,7 +84,7 @@ impl TrainSpec {
     }
 }
 
-fn bad(param: &'static str, given: impl ToString, allowed: impl Into<String>) -> BadField {
+pub(super) fn bad(param: &'static str, given: impl ToString, allowed: impl Into<String>) -> BadField {
     BadField { param, given: given.to_string(), allowed: allowed.into() }
 }
 
@@ -123,6 +111,30 @@ fn batch_size(given: Option<i64>, rows: u64) -> Result<u32, BadField> {
     let rows = i64::try_from(rows).unwrap_or(i64::MAX);
     let auto = (rows / 64).clamp(4, 32).min(rows.max(1));
     Ok(int("hyperparameters.batch_size", given, auto, 1, 1024)? as u32)
+}
+
+/// Rows that the whole batch does not have cannot go through at once.
+fn micro_batch_size(given: Option<i64>, batch: u32) -> Result<Option<u32>, BadField> {
+    let Some(size) = given else { return Ok(None) };
+    if (1..=i64::from(batch)).contains(&size) {
+        return Ok(Some(size as u32));
+    }
+    Err(bad("trainer.micro_batch_size", size, format!("\"auto\", or a whole number from 1 to {batch}, the batch size")))
+}
+
+/// Patience and threshold. Both need validations on the way.
+fn early_stopping(asked: &Requested, eval_every_steps: u64) -> Result<(u64, f64), BadField> {
+    const PATIENCE: &str = "trainer.early_stopping_patience";
+    const THRESHOLD: &str = "trainer.early_stopping_threshold";
+    let patience = int(PATIENCE, asked.early_stopping_patience, 0, 0, 1_000_000)? as u64;
+    let threshold = float(THRESHOLD, asked.early_stopping_threshold, 0.0, 0.0, 1e3)?;
+    if patience > 0 && eval_every_steps == 0 {
+        return Err(bad(PATIENCE, patience, "left out, or given together with trainer.eval_every_steps"));
+    }
+    if patience == 0 && asked.early_stopping_threshold.is_some() {
+        return Err(bad(THRESHOLD, threshold, "left out when trainer.early_stopping_patience is"));
+    }
+    Ok((patience, threshold))
 }
 
 fn schedule(given: Option<&str>) -> Result<Schedule, BadField> {
@@ -170,7 +182,7 @@ fn adapter(asked: &Requested) -> Result<AdapterSpec, BadField> {
 }
 
 /// In the order of a block, each once; `all-linear` is all seven.
-fn target_modules(given: Option<&[String]>) -> Result<Vec<String>, BadField> {
+pub(super) fn target_modules(given: Option<&[String]>) -> Result<Vec<String>, BadField> {
     const PARAM: &str = "adapter.target_modules";
     let allowed = || format!("'all-linear' or some of {}", PROJECTIONS.join(", "));
     let Some(given) = given else { return Ok(PROJECTIONS.map(String::from).to_vec()) };
@@ -226,6 +238,40 @@ mod tests {
         assert_eq!(
             check(&nan).unwrap_err(),
             "trainer.learning_rate: NaN is not allowed; it must be a number from 0.00000001 to 1"
+        );
+    }
+
+    #[test]
+    fn fields_that_need_another_are_refused_without_it() {
+        let by_hand = Requested::default();
+        for (asked, param) in [
+            (Requested { early_stopping_patience: Some(2), ..by_hand.clone() }, "trainer.early_stopping_patience: 2"),
+            (
+                Requested { early_stopping_threshold: Some(0.1), ..by_hand.clone() },
+                "trainer.early_stopping_threshold: 0.1",
+            ),
+            (Requested { num_cycles: Some(2), ..by_hand.clone() }, "trainer.num_cycles: 2"),
+            (Requested { micro_batch_size: Some(6), ..by_hand.clone() }, "trainer.micro_batch_size: 6"),
+            (Requested { micro_batch_size: Some(0), ..by_hand.clone() }, "trainer.micro_batch_size: 0"),
+            (
+                Requested { learning_rate_auto: true, learning_rate_multiplier: Some(2.0), ..by_hand.clone() },
+                "trainer.learning_rate: auto",
+            ),
+            (
+                Requested { quantization: Some("int8".into()), double_quant: Some(true), ..by_hand.clone() },
+                "quantization",
+            ),
+            (Requested { optimizer: Some("sgd".into()), ..by_hand.clone() }, "trainer.optimizer: sgd"),
+            (Requested { over_length: Some("cut".into()), ..by_hand.clone() }, "trainer.over_length: cut"),
+            (Requested { method: Some("dpo".into()), ..by_hand.clone() }, "method.type: dpo"),
+            (Requested { lora_dropout: Some(1.0), ..by_hand.clone() }, "adapter.lora_dropout: 1"),
+        ] {
+            let refused = check(&asked).unwrap_err();
+            assert!(refused.starts_with(param), "{refused}");
+        }
+        assert_eq!(
+            check(&Requested { micro_batch_size: Some(6), ..by_hand }).unwrap_err(),
+            "trainer.micro_batch_size: 6 is not allowed; it must be \"auto\", or a whole number from 1 to 5, the batch size"
         );
     }
 

@@ -21,7 +21,7 @@ use attune_store::{
 };
 use sqlx::PgConnection;
 
-use super::Handle;
+use super::{Handle, plan_words};
 use crate::{
     app::{self, App},
     error::{SchedulerError, chain},
@@ -108,13 +108,15 @@ fn decide(work: Workload<'_>, offers: &[Offer]) -> Decision {
         Ok(offer) => offer,
         Err(refusals) if refusals.iter().all(Refusal::is_final) => {
             let reasons = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let (asked, param) = plan_words::asked_for(work.train);
             let message = format!(
-                "The job needs {} of memory at least ({}), and {}",
+                "The job{asked} needs {} of memory at least ({}), and {}",
                 smallest.peak,
                 smallest.breakdown(),
                 if reasons.is_empty() { "there is no machine" } else { &reasons }
             );
-            return Decision::Refuse(JobError { code: "insufficient_memory".into(), message, param: None });
+            let param = param.map(str::to_owned);
+            return Decision::Refuse(JobError { code: "insufficient_memory".into(), message, param });
         }
         Err(refusals) => return Decision::Wait(refusals),
     };
@@ -122,12 +124,11 @@ fn decide(work: Workload<'_>, offers: &[Offer]) -> Decision {
     match memory::plan(work, free, offer.threads) {
         Ok((plan, estimate)) => {
             let message = format!(
-                "Training on {}: {} of memory predicted ({}), {} rows at once{}",
+                "Training on {}: {} of memory predicted ({}); {}",
                 offer.name,
                 estimate.peak,
                 estimate.breakdown(),
-                plan.micro_batch_size,
-                if plan.checkpointing { ", activations computed twice" } else { "" }
+                plan_words::chosen(work, &plan)
             );
             Decision::Place { plan, offer: offer.name.clone(), message }
         }
@@ -197,8 +198,12 @@ mod tests {
         "max_position_embeddings": 8192, "tie_word_embeddings": true}"#;
 
     fn decided(memory: u64, reserved: u64, free_slots: usize) -> Decision {
+        asked(&Requested::default(), memory, reserved, free_slots)
+    }
+
+    fn asked(asked: &Requested, memory: u64, reserved: u64, free_slots: usize) -> Decision {
         let architecture = Architecture::from_config_json(SMOLLM2.as_bytes()).unwrap();
-        let train = TrainSpec::check(&Requested::default(), 360, 8192).unwrap();
+        let train = TrainSpec::check(asked, 360, 8192).unwrap();
         let offer = Offer {
             name: "this machine".into(),
             memory: Bytes::mib(memory),
@@ -229,6 +234,31 @@ mod tests {
         assert_eq!(error.code, "insufficient_memory");
         assert!(error.message.contains("embeddings 108.0 MiB"), "{}", error.message);
         assert!(error.message.contains("too little memory"), "{}", error.message);
+    }
+
+    #[test]
+    fn what_was_asked_for_is_obeyed_or_refused_by_name() {
+        let by_hand = Requested {
+            effective_batch_size: Some(64),
+            micro_batch_size: Some(64),
+            gradient_checkpointing: Some(false),
+            ..Requested::default()
+        };
+        let Decision::Place { plan, message, .. } = asked(&by_hand, 64_000, 0, 1) else { panic!("not placed") };
+        assert_eq!((plan.micro_batch_size, plan.checkpointing), (64, false));
+        assert!(
+            message.ends_with("micro_batch_size 64 (asked for), gradient_checkpointing false (asked for)"),
+            "{message}"
+        );
+
+        let Decision::Refuse(error) = asked(&by_hand, 8_000, 0, 1) else { panic!("not refused") };
+        let named =
+            "The job with trainer.micro_batch_size 64 and trainer.gradient_checkpointing false, as asked for, needs";
+        assert!(error.message.starts_with(named), "{}", error.message);
+        assert_eq!(error.param.as_deref(), Some("trainer.micro_batch_size"));
+        // The same job fits when the plan may choose.
+        let open = Requested { effective_batch_size: Some(64), ..Requested::default() };
+        assert!(matches!(asked(&open, 8_000, 0, 1), Decision::Place { .. }));
     }
 
     #[test]

@@ -6,3 +6,4 @@ mod objects;
 mod replica;
 mod report;
 mod tenant;
+mod training;

@@ -60,7 +60,7 @@ async fn another_projects_files_and_adapters_are_not_there(pool: PgPool) {
     assert_eq!(adapter::resolve(&mut conn, seed.project_id, &name).await.unwrap(), Model::Tuned(version));
     assert!(matches!(adapter::resolve(&mut conn, other, "tiny").await.unwrap(), Model::Base(_)));
 
-    adapter::delete(&mut conn, seed.project_id, &name).await.unwrap();
+    assert_eq!(adapter::delete(&mut conn, seed.project_id, &name).await.unwrap(), None);
     assert!(adapter::resolve(&mut conn, seed.project_id, &name).await.is_err());
 }
 

@@ -72,8 +72,10 @@ async fn a_run_that_goes_astray_goes_back_and_on_at_half_the_rate() {
     let rate = |step: u64| spec.train.learning_rate * (1.0 - step as f64 / 11.0);
     let told: Vec<_> = steps(&whole).iter().map(|m| (m.step, m.learning_rate)).collect();
     let first = (1..at).map(|step| (step, rate(step)));
-    let second = (back_to + 1..=10).map(|step| (step, rate(step) / 2.0));
-    assert_eq!(told, first.chain(second).collect::<Vec<_>>());
+    let wanted: Vec<_> = first.chain((back_to + 1..=10).map(|step| (step, rate(step) / 2.0))).collect();
+    // JSON may move a number by its last bit.
+    let same = |((a, x), (b, y)): (&(u64, f64), &(u64, f64))| a == b && (x / y - 1.0).abs() < 1e-12;
+    assert!(told.len() == wanted.len() && told.iter().zip(&wanted).all(same), "{told:?} {wanted:?}");
     let Some(RunEvent::Published { trained_tokens, .. }) = whole.last() else { panic!("{:?}", whole.last()) };
     let counted: u64 = steps(&whole)[(at - 1 - back_to) as usize..].iter().map(|m| m.trained_tokens).sum();
     assert_eq!(*trained_tokens, counted, "what was gone back from does not count");
@@ -140,8 +142,9 @@ async fn a_loss_that_jumps_and_stays_is_told_once() {
     assert!(warnings(&first).is_empty());
     spec.continue_from = Some(adapter_of(&platform, &first));
     (spec.train.warmup_ratio, spec.train.n_epochs) = (1.0, 100);
-    let mut all = Vec::new();
-    for rate in [0.03, 0.1, 0.3, 1.0] {
+    // Where a rising rate throws a training off hangs on its last bits; one of these does.
+    let mut jumps = 0;
+    for rate in [0.1, 0.3, 1.0, 3.0] {
         spec.train.learning_rate = rate;
         let (_, second) = platform.run(spec.clone(), &cache).await;
         let losses: Vec<f64> = steps(&second).iter().map(|m| m.train_loss).collect();
@@ -150,14 +153,16 @@ async fn a_loss_that_jumps_and_stays_is_told_once() {
             losses.iter().zip(1..).filter_map(|(loss, step)| Some((step, spikes.see(*loss)?))).collect();
         let told: Vec<_> = warnings(&second)
             .iter()
-            .map(|(_, data)| (data["step"].as_u64().unwrap(), data["mean"].as_f64().unwrap()))
+            .filter_map(|(_, data)| Some((data["step"].as_u64()?, data["mean"].as_f64()?)))
             .collect();
-        assert_eq!(told, wanted, "{losses:?}");
-        for &(step, mean) in &told {
-            let streak = &losses[step as usize - 5..step as usize];
-            assert!(step >= 15 && streak.iter().all(|loss| *loss >= 2.0 * mean), "{step} {mean} {losses:?}");
+        // JSON may move a number by its last bit.
+        let same = |((a, x), (b, y)): (&(u64, f64), &(u64, f64))| a == b && (x / y - 1.0).abs() < 1e-12;
+        assert!(told.len() == wanted.len() && told.iter().zip(&wanted).all(same), "at {rate}: {told:?} {wanted:?}");
+        jumps += told.len();
+        for (step, mean) in told {
+            let five = &losses[step as usize - 5..step as usize];
+            assert!(step >= 15 && five.iter().all(|loss| *loss >= 2.0 * mean), "{mean} {five:?}");
         }
-        all.extend(told);
     }
-    assert!(!all.is_empty(), "no rate makes it forget");
+    assert!(jumps > 0, "no rate threw the training off");
 }

@@ -129,27 +129,32 @@ async fn ways(platform: &Platform, folder: &Path) -> Vec<(&'static str, RunSpec)
         platform.offer(&model, &tiny::dataset(22), &Requested { n_epochs: Some(4), checkpoint_every_steps, ..asked })
     };
     let valid = platform.file("valid.jsonl", tiny::dataset(25).into());
-    let plain = often(Requested { weight_decay: Some(0.1), use_dora: Some(true), ..asked() });
+    let plain = often(Requested { weight_decay: Some(0.1), ..asked() });
     let mut early = early_stopping::overfitting(platform, &model, 3);
     early.train.checkpoint_every_steps = 2;
     early.train.quantization = Quantization::None;
     let mut validated = often(Requested { eval_every_steps: Some(3), ..asked() });
-    let noisy = often(Requested {
-        lora_dropout: Some(0.1),
-        neftune_noise_alpha: Some(5.0),
+    let auto = often(Requested { learning_rate: None, learning_rate_auto: true, ..asked() });
+    let noisy = often(Requested { lora_dropout: Some(0.2), neftune_noise_alpha: Some(5.0), ..asked() });
+    let mut packed = often(Requested {
+        use_dora: Some(true),
+        rank: Some(64),
         optimizer: Some("adamw_8bit".into()),
         loraplus_lr_ratio: Some(4.0),
+        schedule: Some("cosine_with_restarts".into()),
+        num_cycles: Some(2),
         ..asked()
     });
-    let auto = often(Requested { learning_rate: None, learning_rate_auto: true, ..asked() });
+    packed.train.quantization = Quantization::Int8;
     let back = going_back::recovering(platform, folder).await;
     validated.validation_file = Some(valid);
     vec![
-        ("DoRA, weight decay", plain),
+        ("plain", plain),
         ("early stopping", early),
         ("validated", validated),
-        ("noise, moments in 8 bits", noisy),
         ("found rate", auto),
+        ("dropout and noise", noisy),
+        ("DoRA, 8 bits, restarts", packed),
         ("gone back", back),
     ]
 }

@@ -44,7 +44,8 @@ fn gradients(decoder: &Decoder, adapter: &LoraAdapter, rows: &[&TrainRow], most:
     let mut all = Gradients::zeros(adapter).unwrap();
     let mut sum = 0.0;
     for batch in &batches {
-        sum += loss_and_gradients(decoder, adapter, batch, TrainOptions::new(normaliser), &mut all).unwrap().sum;
+        let options = TrainOptions::new(normaliser);
+        sum += loss_and_gradients(decoder, adapter, batch, options, &mut all).unwrap().sum;
     }
     let flat: Vec<Tensor> =
         all.named().iter().map(|(_, gradient)| gradient.flatten(0, -1).to_kind(Kind::Double)).collect();
@@ -57,7 +58,7 @@ async fn accumulated_gradients_are_those_of_one_large_batch_the_last_partial_one
     let (platform, folder) = tiny_world().await;
     let spec = platform.offer(&folder.path().join("model"), &tiny::dataset(22), &asked()).train;
     let decoder = Decoder::load(&folder.path().join("model"), spec.quantization).unwrap();
-    let adapter = decoder.new_adapter(spec.adapter, 3).unwrap();
+    let adapter = LoraAdapter::new(decoder.architecture(), spec.adapter, 3).unwrap();
     tiny::stir(&adapter);
     let rows = rows(folder.path());
     let mut sampler = Sampler::new(rows.len(), 8, 7);

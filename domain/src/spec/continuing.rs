@@ -1,0 +1,82 @@
+//! A job that goes on with an adapter which was trained before: its shape is that adapter's.
+
+use std::fmt::Display;
+
+use super::{
+    AdapterSpec, BadField, Requested,
+    check::{bad, target_modules},
+};
+
+impl Requested {
+    /// What is asked for, of a job that begins with an adapter of shape `had`: what is left out of the shape is that
+    /// adapter's. Dropout is no part of a shape.
+    ///
+    /// # Errors
+    /// A [`BadField`]: a part of the shape is given that the adapter does not have.
+    pub fn continuing(&self, had: &AdapterSpec) -> Result<Self, BadField> {
+        same("adapter.rank", self.rank, i64::from(had.rank))?;
+        same("adapter.lora_alpha", self.lora_alpha, had.lora_alpha)?;
+        let given = self.target_modules.as_deref().map(|given| target_modules(Some(given))).transpose()?;
+        same("adapter.target_modules", given.map(|names| names.join(", ")), had.target_modules.join(", "))?;
+        same("adapter.use_rslora", self.use_rslora, had.use_rslora)?;
+        same("adapter.use_dora", self.use_dora, had.use_dora)?;
+        Ok(Self {
+            rank: Some(had.rank.into()),
+            lora_alpha: Some(had.lora_alpha),
+            target_modules: Some(had.target_modules.clone()),
+            use_rslora: Some(had.use_rslora),
+            use_dora: Some(had.use_dora),
+            ..self.clone()
+        })
+    }
+}
+
+fn same<T: PartialEq + Display>(param: &'static str, given: Option<T>, had: T) -> Result<(), BadField> {
+    match given {
+        Some(given) if given != had => {
+            Err(bad(param, given, format!("left out or {had}, as the adapter to continue from has it")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::TrainSpec;
+
+    #[test]
+    fn the_shape_that_is_left_out_is_the_adapters() {
+        let had = AdapterSpec { use_rslora: true, ..AdapterSpec::lora(8, 12.0, &["q_proj", "v_proj"]) };
+        let asked = Requested { lora_dropout: Some(0.1), ..Requested::default() };
+        let spec = TrainSpec::check(&asked.continuing(&had).unwrap(), 360, 8192).unwrap();
+        assert_eq!(spec.adapter, AdapterSpec { lora_dropout: 0.1, ..had });
+    }
+
+    #[test]
+    fn the_same_shape_may_be_said_again_in_any_order() {
+        let had = AdapterSpec::lora(8, 16.0, &["q_proj", "v_proj"]);
+        let names = ["v_proj", "q_proj"].map(String::from).to_vec();
+        let asked =
+            Requested { rank: Some(8), target_modules: Some(names), use_dora: Some(false), ..Requested::default() };
+        assert!(asked.continuing(&had).is_ok());
+    }
+
+    #[test]
+    fn another_shape_is_refused_by_its_field() {
+        let had = AdapterSpec::lora(8, 16.0, &["q_proj"]);
+        for (asked, refusal) in [
+            (Requested { rank: Some(16), ..Requested::default() }, "adapter.rank: 16"),
+            (Requested { lora_alpha: Some(8.0), ..Requested::default() }, "adapter.lora_alpha: 8"),
+            (
+                Requested { target_modules: Some(vec!["all-linear".into()]), ..Requested::default() },
+                "adapter.target_modules: q_proj, k_proj",
+            ),
+            (Requested { use_rslora: Some(true), ..Requested::default() }, "adapter.use_rslora: true"),
+            (Requested { use_dora: Some(true), ..Requested::default() }, "adapter.use_dora: true"),
+        ] {
+            let refused = asked.continuing(&had).unwrap_err().to_string();
+            assert!(refused.starts_with(refusal) && refused.contains("left out or"), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! A plan in words: what was chosen, and why.
+
+use attune_domain::{
+    memory::{self, MICRO_BATCH_TOKENS, Workload},
+    run::Plan,
+    spec::TrainSpec,
+};
+
+/// `micro_batch_size 4 (asked for), gradient_checkpointing true (chosen: less memory)`.
+pub(crate) fn chosen(work: Workload<'_>, plan: &Plan) -> String {
+    let (asked, largest) = (work.train.micro_batch_size, memory::largest_micro_batch(work));
+    let rows = if asked.is_some() {
+        "asked for".to_owned()
+    } else if plan.micro_batch_size < largest {
+        format!("chosen: {largest} rows would not fit")
+    } else if largest == work.train.effective_batch_size {
+        "chosen: the whole batch".to_owned()
+    } else {
+        format!("chosen: more than {MICRO_BATCH_TOKENS} tokens at once are no faster")
+    };
+    let checkpointing = match (work.train.gradient_checkpointing, plan.checkpointing) {
+        (Some(_), _) => "asked for",
+        (None, false) => "chosen: it fits without",
+        (None, true) => "chosen: it does not fit without; activations are computed twice",
+    };
+    let Plan { micro_batch_size, checkpointing: is_on, .. } = plan;
+    format!("micro_batch_size {micro_batch_size} ({rows}), gradient_checkpointing {is_on} ({checkpointing})")
+}
+
+/// What a plan had to obey, as a part of a sentence, and the field to look at first. Nothing, if nothing makes the need
+/// larger.
+pub(crate) fn asked_for(train: &TrainSpec) -> (String, Option<&'static str>) {
+    const ROWS: &str = "trainer.micro_batch_size";
+    const CHECKPOINTING: &str = "trainer.gradient_checkpointing";
+    let rows = train.micro_batch_size.filter(|rows| *rows > 1).map(|rows| (ROWS, rows.to_string()));
+    let checkpointing =
+        train.gradient_checkpointing.filter(|is_on| !is_on).map(|is_on| (CHECKPOINTING, is_on.to_string()));
+    let asked: Vec<_> = rows.into_iter().chain(checkpointing).collect();
+    let Some((first, _)) = asked.first() else { return (String::new(), None) };
+    let words: Vec<_> = asked.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    (format!(" with {}, as asked for,", words.join(" and ")), Some(first))
+}

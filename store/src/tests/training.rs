@@ -1,0 +1,218 @@
+//! What a training says and goes back on: learning rates found, steps taken again, adapters gone on with.
+
+use attune_domain::{
+    id::{AdapterVersionId, JobId, ProjectId},
+    run::{MessageLevel, RunEvent},
+    spec::BASE_LEARNING_RATE,
+};
+use serde_json::json;
+use sqlx::{PgConnection, PgPool};
+
+use crate::{
+    adapter, checkpoint,
+    config::ObjectStoreConfig,
+    error::StoreError,
+    job, job_event, mint,
+    objects::Objects,
+    report, run_spec,
+    testing::{
+        Seed, age_loose_blobs, blob, checkpointed, claimed_run, new_job, queued_job, report as says, seed, started,
+        stepped,
+    },
+};
+
+/// Only signs; nothing is fetched.
+fn objects() -> Objects {
+    Objects::new(&ObjectStoreConfig {
+        endpoint: Some("http://127.0.0.1:9".into()),
+        region: "us-east-1".into(),
+        bucket: "attune".into(),
+        access_key_id: "key".into(),
+        secret_access_key: "secret".to_owned().into(),
+        path_style: true,
+    })
+}
+
+/// The adapter of a job that has ended well.
+async fn trained(conn: &mut PgConnection, seed: Seed) -> AdapterVersionId {
+    let id = queued_job(conn, seed).await.unwrap();
+    let run = claimed_run(conn, id).await.unwrap();
+    let files = vec![
+        blob("README.md", 'r'),
+        blob("adapter_config.json", 'b'),
+        blob("adapter_model.safetensors", 'a'),
+        blob("chat_template.jinja", 'd'),
+    ];
+    let peak_memory = attune_domain::bytes::Bytes::mib(390);
+    let published = RunEvent::Published { files, chat_template_sha256: None, trained_tokens: 6000, peak_memory };
+    report::take(conn, run.run_id, &says(&run, 0, &[started(), published])).await.unwrap();
+    adapter::list(conn, seed.project_id, None, 1).await.unwrap()[0].adapter_version_id
+}
+
+/// A queued job that begins with an adapter.
+async fn continuing(conn: &mut PgConnection, seed: Seed, from: AdapterVersionId) -> JobId {
+    let other = new_job(conn, seed).await.unwrap();
+    let made = job::load(conn, other).await.unwrap();
+    let new = job::NewJob {
+        project_id: seed.project_id,
+        base_model_id: seed.base_model_id,
+        training_file_id: seed.file_id,
+        validation_file_id: None,
+        continue_from: Some(from),
+        suffix: None,
+        metadata: json!({}),
+        spec: made.spec,
+        requested: json!({}),
+    };
+    job::insert(conn, &new).await.unwrap().job_id
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_learning_rate_that_was_found_is_the_jobs_and_its_curve_an_event(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = queued_job(&mut conn, seed).await.unwrap();
+    let before = job::load(&mut conn, id).await.unwrap().spec;
+    let run = claimed_run(&mut conn, id).await.unwrap();
+    let curve = vec![(1e-6, 2.5), (1e-3, 1.25)];
+    let found = RunEvent::LearningRateFound { learning_rate: 1e-4, curve, reason: "the steepest fall".into() };
+    report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), found])).await.unwrap();
+
+    let spec = run_spec::get(&mut conn, &objects(), &run).await.unwrap().train;
+    assert_eq!((spec.learning_rate, spec.learning_rate_multiplier), (1e-4, 1e-4 / BASE_LEARNING_RATE));
+    let kept = attune_domain::spec::TrainSpec {
+        learning_rate: before.learning_rate,
+        learning_rate_multiplier: before.learning_rate_multiplier,
+        ..spec
+    };
+    assert_eq!(kept, before, "nothing else changed");
+    let event = job_event::list(&mut conn, seed.project_id, id, None, 1).await.unwrap().remove(0);
+    assert_eq!((event.kind.as_str(), event.message.as_str()), ("message", "the steepest fall"));
+    assert_eq!(event.data, Some(json!({"learning_rate": 1e-4, "curve": [[1e-6, 2.5], [1e-3, 1.25]]})));
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_message_keeps_its_data_and_its_level(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = queued_job(&mut conn, seed).await.unwrap();
+    let run = claimed_run(&mut conn, id).await.unwrap();
+    let with = |level, data| RunEvent::Message { level, text: "so".into(), data };
+    let events = [with(MessageLevel::Warn, json!({"step": 7})), with(MessageLevel::Info, json!(null))];
+    report::take(&mut conn, run.run_id, &says(&run, 0, &events)).await.unwrap();
+    let told = job_event::list(&mut conn, seed.project_id, id, None, 2).await.unwrap();
+    assert_eq!((told[1].level.as_str(), told[1].data.clone()), ("warn", Some(json!({"step": 7}))));
+    assert_eq!((told[0].level.as_str(), told[0].data.clone()), ("info", None));
+}
+
+#[sqlx::test(migrations = false)]
+async fn steps_and_checkpoints_that_come_again_after_a_roll_back_take_the_place_of_the_first(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = queued_job(&mut conn, seed).await.unwrap();
+    let run = claimed_run(&mut conn, id).await.unwrap();
+    let first = [started(), stepped(20), checkpointed(20, '1'), stepped(21), stepped(22), checkpointed(22, '2')];
+    report::take(&mut conn, run.run_id, &says(&run, 0, &first)).await.unwrap();
+    let back = RunEvent::Message { level: MessageLevel::Warn, text: "back to step 20".into(), data: json!({}) };
+    // The state of step 20 is the same to the last bit; that of step 22 is another.
+    let again = [back, stepped(20), checkpointed(20, '1'), stepped(21)];
+    report::take(&mut conn, run.run_id, &says(&run, 6, &again)).await.unwrap();
+    assert_eq!(job::load(&mut conn, id).await.unwrap().steps_done, 21);
+    report::take(&mut conn, run.run_id, &says(&run, 10, &[stepped(22), checkpointed(22, '3')])).await.unwrap();
+
+    let kept = checkpoint::list(&mut conn, seed.project_id, id).await.unwrap();
+    let kept: Vec<_> = kept.into_iter().map(|kept| (kept.step, kept.files)).collect();
+    assert_eq!(kept, [(22, vec![blob("state", '3')]), (20, vec![blob("state", '1')])]);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_run_is_told_the_two_files_of_the_adapter_that_its_job_continues_from(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let from = trained(&mut conn, seed).await;
+    let id = continuing(&mut conn, seed, from).await;
+    assert_eq!(job::get(&mut conn, seed.project_id, id).await.unwrap().continue_from, Some(from));
+    job::step(&mut conn, id, &job::Step::new(attune_domain::job::JobEvent::DataAccepted, "")).await.unwrap();
+    let run = claimed_run(&mut conn, id).await.unwrap();
+
+    let told = run_spec::get(&mut conn, &objects(), &run).await.unwrap().continue_from.unwrap();
+    assert_eq!(told.adapter_version_id, from);
+    let files: Vec<_> = told.files.iter().map(|file| (file.name.as_str(), file.sha256.clone())).collect();
+    assert_eq!(files, [("adapter_config.json", "b".repeat(64)), ("adapter_model.safetensors", "a".repeat(64))]);
+    assert!(told.files.iter().all(|file| file.url.contains("X-Amz-Signature")));
+
+    let other = queued_job(&mut conn, seed).await.unwrap();
+    let run = claimed_run(&mut conn, other).await.unwrap();
+    assert_eq!(run_spec::get(&mut conn, &objects(), &run).await.unwrap().continue_from, None);
+}
+
+#[sqlx::test(migrations = false)]
+async fn an_adapter_that_a_job_continues_from_stays_until_the_job_has_ended(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let from = trained(&mut conn, seed).await;
+    let name = adapter::get(&mut conn, seed.project_id, from).await.unwrap().model_name;
+    let id = continuing(&mut conn, seed, from).await;
+    assert_eq!(adapter::delete(&mut conn, seed.project_id, &name).await.unwrap(), Some(id));
+    assert!(adapter::get(&mut conn, seed.project_id, from).await.is_ok());
+    age_loose_blobs(&mut conn).await.unwrap();
+
+    job::cancel(&mut conn, seed.project_id, id).await.unwrap();
+    assert_eq!(adapter::delete(&mut conn, seed.project_id, &name).await.unwrap(), None);
+    assert!(adapter::lock_for_job(&mut conn, seed.project_id, &name).await.is_err());
+    assert_eq!(job::load(&mut conn, id).await.unwrap().continue_from, Some(from), "the job's view still shows it");
+}
+
+#[sqlx::test(migrations = false)]
+async fn an_adapter_is_found_by_id_and_by_name_and_not_by_another_project(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let from = trained(&mut conn, seed).await;
+    let stranger: ProjectId = mint::id();
+    let name = adapter::get(&mut conn, seed.project_id, from).await.unwrap().model_name;
+    for named in [from.to_string(), name] {
+        let found = adapter::lock_for_job(&mut conn, seed.project_id, &named).await.unwrap();
+        assert_eq!(found.adapter_version_id, from);
+        assert_eq!(adapter::spec(&mut conn, &found).await.unwrap().rank, 16);
+        let refused = adapter::lock_for_job(&mut conn, stranger, &named).await;
+        assert!(matches!(refused, Err(StoreError::NotFound("adapter version"))), "{refused:?}");
+    }
+}
+
+#[sqlx::test(migrations = false)]
+async fn an_adapter_is_not_deleted_while_a_job_that_needs_it_is_being_made(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let from = trained(&mut conn, seed).await;
+    let name = adapter::get(&mut conn, seed.project_id, from).await.unwrap().model_name;
+    let making = async {
+        let mut tx = pool.begin().await.unwrap();
+        adapter::lock_for_job(&mut tx, seed.project_id, &name).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let id = continuing(&mut tx, seed, from).await;
+        tx.commit().await.unwrap();
+        id
+    };
+    let deleting = async {
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        let mut tx = pool.begin().await.unwrap();
+        let needed = adapter::delete(&mut tx, seed.project_id, &name).await.unwrap();
+        tx.commit().await.unwrap();
+        needed
+    };
+    let (made, needed) = tokio::join!(making, deleting);
+    assert_eq!(needed, Some(made));
+}
+
+#[sqlx::test(migrations = false)]
+async fn content_of_a_checkpoint_that_came_again_is_not_swept(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = queued_job(&mut conn, seed).await.unwrap();
+    let run = claimed_run(&mut conn, id).await.unwrap();
+    let events = [started(), checkpointed(20, '1'), checkpointed(20, '1')];
+    report::take(&mut conn, run.run_id, &says(&run, 0, &events)).await.unwrap();
+    age_loose_blobs(&mut conn).await.unwrap();
+    // The store behind these objects does not answer: deleting anything would fail.
+    assert_eq!(crate::blob::sweep(&mut conn, &objects()).await.unwrap(), 0);
+}
