@@ -4,7 +4,12 @@
 use std::{fs, path::Path};
 
 use attune_domain::run::RunEvent;
-use attune_model::adapter::{LoraAdapter, Provenance};
+use attune_model::{
+    adapter::{LoraAdapter, Provenance},
+    decoder::Decoder,
+    error::ModelError,
+};
+use attune_text::model::TextModel;
 
 use crate::{
     blobs::put_folder,
@@ -15,8 +20,12 @@ use crate::{
     setup::Session,
 };
 
-/// What the gate asks both adapters.
-const GATE_PROMPT: &str = "The quick brown fox jumps over the lazy dog. 0123456789 {\"key\": \"value\"}";
+/// What the gate asks both adapters: prose, a structure, and letters of other scripts.
+const GATE_PROMPTS: [&str; 3] = [
+    "The quick brown fox jumps over the lazy dog, as it has done since typewriters were tried with it.",
+    "{\"key\": [0, 1, -2.5e3, null], \"0123456789\": {\"nested\": true}}\n\tif (a != b) { return c; }",
+    "Grüße aus Köln; 東京は今日も晴れ; Привет, мир; مرحبا بالعالم",
+];
 
 /// The file holds the very numbers that were trained, and one thread order gives one result, so a difference of zero is
 /// expected; the allowance is for kernels that share work out differently from call to call. Logits are of order 10.
@@ -38,7 +47,7 @@ pub fn publish(session: &Session, base: &Path, link: &Link) -> Result<RunEvent, 
     }
     let folder = link.scratch.join("adapter");
     write(session, base, &folder)?;
-    check(session, &folder)?;
+    check(&session.text, &session.decoder, &session.adapter, &folder)?;
     let files = link.network.block_on(put_folder(&link.platform, link.run_lease, &folder))?;
     tracing::info!(files = files.len(), "the adapter is published");
     Ok(RunEvent::Published {
@@ -68,18 +77,27 @@ fn write(session: &Session, base: &Path, folder: &Path) -> Result<(), TrainerErr
     Ok(())
 }
 
-/// The publish gate.
-fn check(session: &Session, folder: &Path) -> Result<(), TrainerError> {
-    let ids = session.text.tokenizer().encode(GATE_PROMPT)?;
-    let read_again = LoraAdapter::load(folder, session.decoder.architecture())?;
-    let logits = |adapter| session.decoder.logits(&ids, &[ids.len()], Some(adapter)); // [t, v]
-    let apart = logits(&session.adapter)?.f_sub(&logits(&read_again)?).and_then(|d| d.f_abs()?.f_max());
-    let difference = apart.and_then(|d| d.f_double_value(&[])).map_err(attune_model::error::ModelError::from)?;
+/// The publish gate: the adapter in `folder` must answer as the one that was trained.
+///
+/// # Errors
+/// [`TrainerError::Gate`]: it cannot be read, or its logits are others. [`TrainerError::Text`], [`TrainerError::Model`].
+pub fn check(text: &TextModel, decoder: &Decoder, trained: &LoraAdapter, folder: &Path) -> Result<(), TrainerError> {
+    let gate = |why: ModelError| TrainerError::Gate(why.to_string());
+    let written = LoraAdapter::load(folder, decoder.architecture()).map_err(gate)?;
+    let (mut ids, mut lengths) = (Vec::new(), Vec::new());
+    for prompt in GATE_PROMPTS {
+        let prompt = text.tokenizer().encode(prompt)?;
+        lengths.push(prompt.len());
+        ids.extend(prompt);
+    }
+    let logits = |adapter| decoder.logits(&ids, &lengths, Some(adapter)); // [t, v]
+    let apart = logits(trained)?.f_sub(&logits(&written)?).and_then(|d| d.f_abs()?.f_max());
+    let difference = apart.and_then(|d| d.f_double_value(&[])).map_err(ModelError::from)?;
     // Written so that NaN, which is neither more nor less, does not pass.
     if difference <= GATE_ALLOWANCE {
         return Ok(());
     }
-    Err(TrainerError::Gate { difference, allowed: GATE_ALLOWANCE })
+    Err(TrainerError::Gate(format!("its logits differ by {difference:e}, and {GATE_ALLOWANCE:e} is allowed")))
 }
 
 fn readme(session: &Session) -> String {

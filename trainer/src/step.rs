@@ -17,7 +17,7 @@ use crate::{
     batches::{NoisePlace, length_of, options, packed},
     error::TrainerError,
     exact::Exact,
-    guard::{Fault, lines_of, non_finite_factor},
+    guard::{Fault, lines_of},
     memory,
     run::Link,
     sampler::micro_batches,
@@ -27,7 +27,7 @@ use crate::{
 /// A step whose gradients are there and finite, and that changed nothing yet.
 pub(crate) struct Computed {
     step: u64,
-    started: Instant,
+    took: Duration,
     rows: Vec<usize>,
     loss: LossSum,
     tokens: u64,
@@ -51,7 +51,7 @@ pub(crate) fn compute(
     };
     let grad_norm = gradients.clip(session.spec.train.max_grad_norm)?;
     let what = match (loss.mean().is_finite(), grad_norm.is_finite()) {
-        (true, true) => return Ok(Some(Computed { step, started, rows, loss, tokens, grad_norm })),
+        (true, true) => return Ok(Some(Computed { step, took: started.elapsed(), rows, loss, tokens, grad_norm })),
         (false, _) => "the loss",
         (true, false) => "the gradients' norm",
     };
@@ -86,7 +86,7 @@ pub(crate) fn accumulate(
 /// Takes the step and says how it went.
 ///
 /// # Errors
-/// [`TrainerError::NonFinite`]: a factor would be no number; the adapter is spoilt, and the caller goes back.
+/// [`TrainerError::NonFinite`]: a factor would be no number; nothing was changed.
 /// [`TrainerError::Model`], [`TrainerError::Ended`].
 pub(crate) fn apply(
     session: &mut Session,
@@ -94,14 +94,13 @@ pub(crate) fn apply(
     gradients: &Gradients,
     link: &Link,
 ) -> Result<(), TrainerError> {
-    let (step, loss) = (computed.step, computed.loss.mean());
+    let (started, step, loss) = (Instant::now(), computed.step, computed.loss.mean());
     let learning_rate = learning_rate(session, step);
-    let spoilt = match session.optimizer.step(&mut session.adapter, gradients, learning_rate) {
-        Err(ModelError::NotFinite(name)) => Some(name),
-        outcome => outcome.map(|()| non_finite_factor(&session.adapter))??,
-    };
-    if let Some(name) = spoilt {
-        return Err(fault(session, step, &computed.rows, format!("factor '{name}'")));
+    match session.optimizer.step(&mut session.adapter, gradients, learning_rate) {
+        Err(ModelError::NotFinite(name)) => {
+            return Err(fault(session, step, &computed.rows, format!("factor '{name}' after it")));
+        }
+        outcome => outcome?,
     }
     session.progress.step = step;
     session.progress.trained_tokens += computed.loss.tokens;
@@ -116,7 +115,7 @@ pub(crate) fn apply(
         learning_rate,
         tokens: computed.tokens,
         trained_tokens: computed.loss.tokens,
-        step_ms: ms(computed.started.elapsed()),
+        step_ms: ms(computed.took + started.elapsed()),
         peak_memory: memory::peak(),
     };
     tracing::info!(

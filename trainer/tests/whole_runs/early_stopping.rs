@@ -8,7 +8,7 @@ use attune_domain::{
 use super::{FACTORS, asked, platform::Platform, published_sha256, steps, tiny, tiny_world};
 
 /// Learns its few rows by heart, which helps with no others.
-fn overfitting(platform: &Platform, model: &std::path::Path, patience: i64) -> RunSpec {
+pub(crate) fn overfitting(platform: &Platform, model: &std::path::Path, patience: i64) -> RunSpec {
     let asked = Requested {
         n_epochs: Some(40),
         learning_rate: Some(2e-2),

@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::{
-    FACTORS, asked, going_back,
+    FACTORS, asked, early_stopping, going_back,
     platform::{Deadly, Platform, REQUESTS, Request, TOKEN},
     published_sha256, tiny, tiny_world,
 };
@@ -130,12 +130,8 @@ async fn ways(platform: &Platform, folder: &Path) -> Vec<(&'static str, RunSpec)
     };
     let valid = platform.file("valid.jsonl", tiny::dataset(25).into());
     let plain = often(Requested { weight_decay: Some(0.1), ..asked() });
-    let mut early = often(Requested {
-        learning_rate: Some(3e-2),
-        eval_every_steps: Some(1),
-        early_stopping_patience: Some(3),
-        ..asked()
-    });
+    let mut early = early_stopping::overfitting(platform, &model, 3);
+    early.train.checkpoint_every_steps = 2;
     early.train.quantization = Quantization::None;
     let mut validated = often(Requested { eval_every_steps: Some(3), ..asked() });
     let auto = often(Requested { learning_rate: None, learning_rate_auto: true, ..asked() });
@@ -151,7 +147,7 @@ async fn ways(platform: &Platform, folder: &Path) -> Vec<(&'static str, RunSpec)
     });
     packed.train.quantization = Quantization::Int8;
     let back = going_back::recovering(platform, folder).await;
-    (early.validation_file, validated.validation_file) = (Some(valid.clone()), Some(valid));
+    validated.validation_file = Some(valid);
     vec![
         ("plain", plain),
         ("early stopping", early),

@@ -5,6 +5,7 @@
 mod checkpoints;
 mod continuing;
 mod early_stopping;
+mod gate;
 mod going_back;
 mod kill_points;
 mod learning_rate;
