@@ -21,7 +21,10 @@ use attune_model::{
     optimizer::{AdamW, AdamWOptions},
     train::{TrainOptions, loss_and_gradients},
 };
-use attune_text::{encode::Example, model::TextModel};
+use attune_text::{
+    encode::{Example, Learnt},
+    model::TextModel,
+};
 use attune_trainer::{
     memory,
     sampler::{Cut, micro_batches},

@@ -171,13 +171,18 @@ fn optimizer(given: Option<&str>) -> Result<Optimizer, BadField> {
 
 fn adapter(asked: &Requested) -> Result<AdapterSpec, BadField> {
     let rank = int("adapter.rank", asked.rank, 16, 1, 256)? as u32;
+    let use_dora = asked.use_dora.unwrap_or(false);
+    let lora_dropout = float("adapter.lora_dropout", asked.lora_dropout, 0.0, 0.0, 0.9)?;
+    if use_dora && lora_dropout > 0.0 {
+        return Err(bad("adapter.lora_dropout", lora_dropout, "0 or left out with adapter.use_dora"));
+    }
     Ok(AdapterSpec {
         rank,
         lora_alpha: float("adapter.lora_alpha", asked.lora_alpha, 2.0 * f64::from(rank), 1e-3, 1e4)?,
         target_modules: target_modules(asked.target_modules.as_deref())?,
-        lora_dropout: float("adapter.lora_dropout", asked.lora_dropout, 0.0, 0.0, 0.9)?,
+        lora_dropout,
         use_rslora: asked.use_rslora.unwrap_or(false),
-        use_dora: asked.use_dora.unwrap_or(false),
+        use_dora,
     })
 }
 
@@ -273,6 +278,13 @@ mod tests {
             check(&Requested { micro_batch_size: Some(6), ..by_hand }).unwrap_err(),
             "trainer.micro_batch_size: 6 is not allowed; it must be \"auto\", or a whole number from 1 to 5, the batch size"
         );
+    }
+
+    #[test]
+    fn dropout_does_not_go_with_magnitudes() {
+        let both = Requested { use_dora: Some(true), lora_dropout: Some(0.1), ..Requested::default() };
+        let refused = check(&both).unwrap_err();
+        assert!(refused.starts_with("adapter.lora_dropout: 0.1 is not allowed"), "{refused}");
     }
 
     #[test]
