@@ -32,6 +32,13 @@ impl Tokenizer {
         // The tokens of the piece before are decoded with each, since a decoder may treat a first token differently.
         let (mut from, mut out) = (0, 0);
         for end in 1..=ids.len() {
+            if let Some(byte) = self.named_byte(ids[end - 1])? {
+                let held = &ids[out..end - 1];
+                pieces.extend(self.cut(held, self.decode_with_special(held)?));
+                pieces.push(shown(&[byte]));
+                (from, out) = (end - 1, end);
+                continue;
+            }
             let (before, now) =
                 (self.decode_with_special(&ids[from..out])?, self.decode_with_special(&ids[from..end])?);
             if now.ends_with(REPLACEMENT) && end < ids.len() && end - out < HELD {
@@ -47,16 +54,24 @@ impl Tokenizer {
         Ok(pieces)
     }
 
+    /// The byte that a token like `<0xF0>` stands for. A run of them is decoded together, and one that is broken spoils
+    /// the text of the others; so each is read by its name.
+    fn named_byte(&self, id: u32) -> Result<Option<u8>, TextError> {
+        let Some(token) = self.token_of(id) else { return Ok(None) };
+        let Some(byte) = named_byte(&token) else { return Ok(None) };
+        // Where there are no such bytes, it is a text like any other.
+        Ok((self.decode_with_special(&[id])? != token).then_some(byte))
+    }
+
     /// The text of some tokens, cut at their borders.
     fn cut(&self, ids: &[u32], text: String) -> Vec<Piece> {
+        if ids.is_empty() {
+            return Vec::new();
+        }
         if ids.len() == 1 && !text.contains(REPLACEMENT) {
             return vec![Piece { text, partial: false }];
         }
         let tokens: Vec<String> = ids.iter().map(|id| self.token_of(*id).unwrap_or_default()).collect();
-        // A run of `<0xF0>` is decoded together: a byte that is broken spoils the text of the others, not their names.
-        if let Some(bytes) = tokens.iter().map(|token| named_byte(token)).collect::<Option<Vec<_>>>() {
-            return bytes.iter().map(|byte| shown(&[*byte])).collect();
-        }
         for reading in [byte_level, byte_fallback] {
             let bytes: Vec<Vec<u8>> = tokens.iter().map(|token| reading(token)).collect();
             // Bytes that are a text, but another one, were read in the wrong way.
