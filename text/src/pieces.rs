@@ -7,12 +7,6 @@ use std::fmt::Write;
 use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
 
-/// What bytes that are no character decode to.
-const REPLACEMENT: char = '\u{fffd}';
-
-/// So many tokens are held back for a character to become whole; no character has more bytes.
-const HELD: usize = 4;
-
 /// The text of one token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
@@ -28,47 +22,36 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::Tokenizer`]: the decoder failed.
     pub fn pieces(&self, ids: &[u32]) -> Result<Vec<Piece>, TextError> {
-        let mut pieces = Vec::with_capacity(ids.len());
-        // The tokens of the piece before are decoded with each, since a decoder may treat a first token differently.
-        let (mut from, mut out) = (0, 0);
-        for end in 1..=ids.len() {
-            let (before, now) =
-                (self.decode_with_special(&ids[from..out])?, self.decode_with_special(&ids[from..end])?);
-            if now.ends_with(REPLACEMENT) && end < ids.len() && end - out < HELD {
-                continue;
-            }
-            let new = match now.strip_prefix(before.as_str()) {
-                Some(new) => new.to_owned(),
-                None => self.decode_with_special(&ids[out..end])?,
-            };
-            pieces.extend(self.cut(&ids[out..end], new));
-            (from, out) = (out, end);
-        }
-        Ok(pieces)
+        let byte_level = self.is_byte_level();
+        (0..ids.len()).map(|at| if byte_level { Ok(self.spelled(ids[at])) } else { self.decoded(ids, at) }).collect()
     }
 
-    /// The text of some tokens, cut at their borders.
-    fn cut(&self, ids: &[u32], text: String) -> Vec<Piece> {
-        if ids.len() == 1 && !text.contains(REPLACEMENT) {
-            return vec![Piece { text, partial: false }];
+    fn spelled(&self, id: u32) -> Piece {
+        shown(&byte_level(&self.token_of(id).unwrap_or_default()))
+    }
+
+    /// What the token adds to the text of the one before it: a decoder may treat a first token differently.
+    fn decoded(&self, ids: &[u32], at: usize) -> Result<Piece, TextError> {
+        if let Some(byte) = self.named_byte(ids[at])? {
+            return Ok(shown(&[byte]));
         }
-        let tokens: Vec<String> = ids.iter().map(|id| self.token_of(*id).unwrap_or_default()).collect();
-        // A run of `<0xF0>` is decoded together: a byte that is broken spoils the text of the others, not their names.
-        if let Some(bytes) = tokens.iter().map(|token| named_byte(token)).collect::<Option<Vec<_>>>() {
-            return bytes.iter().map(|byte| shown(&[*byte])).collect();
-        }
-        for reading in [byte_level, byte_fallback] {
-            let bytes: Vec<Vec<u8>> = tokens.iter().map(|token| reading(token)).collect();
-            // Bytes that are a text, but another one, were read in the wrong way.
-            if std::str::from_utf8(&bytes.concat()).is_ok_and(|read| read != text) {
-                continue;
-            }
-            return bytes.iter().map(|bytes| shown(bytes)).collect();
-        }
-        // No way to tell the tokens' shares: the last of them has it all.
-        let mut pieces = vec![Piece { text: String::new(), partial: true }; ids.len() - 1];
-        pieces.push(Piece { text, partial: ids.len() > 1 });
-        pieces
+        let from = at.saturating_sub(1);
+        let before = self.decode_with_special(&ids[from..at])?;
+        let now = self.decode_with_special(&ids[from..=at])?;
+        let text = match now.strip_prefix(before.as_str()) {
+            Some(new) => new.to_owned(),
+            None => self.decode_with_special(&ids[at..=at])?,
+        };
+        Ok(Piece { text, partial: false })
+    }
+
+    /// The byte that a token like `<0xF0>` stands for. A run of them is decoded together, and one that is broken spoils
+    /// the text of the others; so each is read by its name.
+    fn named_byte(&self, id: u32) -> Result<Option<u8>, TextError> {
+        let Some(token) = self.token_of(id) else { return Ok(None) };
+        let Some(byte) = named_byte(&token) else { return Ok(None) };
+        // Where there are no such bytes, it is a text like any other.
+        Ok((self.decode_with_special(&[id])? != token).then_some(byte))
     }
 }
 
@@ -94,11 +77,6 @@ fn byte_level(token: &str) -> Vec<u8> {
     };
     // What is not of the alphabet stands for itself: an added token.
     token.chars().map(byte).collect::<Option<_>>().unwrap_or_else(|| token.as_bytes().to_vec())
-}
-
-/// A token of a sentencepiece tokenizer: `▁` is a space.
-fn byte_fallback(token: &str) -> Vec<u8> {
-    named_byte(token).map_or_else(|| token.replace('▁', " ").into_bytes(), |byte| vec![byte])
 }
 
 /// The byte that `<0xF0>` names.

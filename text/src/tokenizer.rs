@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use tokenizers::{AddedToken, NormalizedString, Normalizer};
+use tokenizers::{AddedToken, DecoderWrapper, NormalizedString, Normalizer};
 
 use crate::error::TextError;
 
@@ -119,6 +119,17 @@ impl Tokenizer {
     /// [`TextError::Tokenizer`]: the decoder failed.
     pub fn decode_with_special(&self, ids: &[u32]) -> Result<String, TextError> {
         self.inner.decode(ids, false).map_err(|e| TextError::Tokenizer(e.to_string()))
+    }
+
+    /// Whether tokens are spelled in GPT-2's letters, one for each byte.
+    pub(crate) fn is_byte_level(&self) -> bool {
+        match self.inner.get_decoder() {
+            Some(DecoderWrapper::ByteLevel(_)) => true,
+            Some(DecoderWrapper::Sequence(all)) => {
+                all.get_decoders().iter().any(|decoder| matches!(decoder, DecoderWrapper::ByteLevel(_)))
+            }
+            _ => false,
+        }
     }
 
     /// The id of a token's exact text.
