@@ -36,7 +36,9 @@ def runs(a, scratch):
     """Name to (command, environment), the peer's beside ours. The last finds the packed base that those before it kept."""
     free = {key: value for key, value in os.environ.items() if key not in ("LD_LIBRARY_PATH", "OMP_WAIT_POLICY")}
     itself = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    ours = itself | {"OMP_WAIT_POLICY": "passive"}  # as our programs, and bench_rows, set it for themselves
+    # As attune-trainer, and bench_rows, set it for themselves: see node/src/threads.rs.
+    ours = itself | {"OMP_WAIT_POLICY": "passive", "MALLOC_MMAP_THRESHOLD_": "4294967296",
+                     "MALLOC_TRIM_THRESHOLD_": "8589934592"}
     steps = ["--steps", str(a.steps)]
     peer = [a.peer_python, str(ROOT / "bench/peer_peft.py"), "--model", a.folder, *steps]
     shape = ["--batch", str(SEQUENCES), "--seq", str(LENGTH)]

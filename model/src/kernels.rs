@@ -12,8 +12,8 @@ use pulp::Arch;
 
 use crate::ffi::Element;
 
-/// Below this many numbers one thread is faster than two: starting one costs some 20 µs.
-const NUMBERS_PER_THREAD: usize = 1 << 15;
+/// Below this many numbers one thread is faster than two: waking one costs some microseconds.
+const NUMBERS_PER_THREAD: usize = 1 << 14;
 
 /// What the loops need of a number.
 pub(crate) trait Real:
@@ -106,18 +106,24 @@ fn share(rows: usize, width: usize) -> usize {
     rows.div_ceil(threads).max(1)
 }
 
-/// Runs the pieces, each on a thread of its own but for the last.
+/// Runs the pieces at the same time, the last on this thread.
 fn run<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
     // `work` is called in one place alone, so that it becomes part of what is compiled for the vectors.
-    let go = |piece: P| Arch::new().dispatch(|| work(piece));
+    at_once(pieces, |piece| Arch::new().dispatch(|| work(piece)));
+}
+
+/// As [`run`], without vectors. The threads are rayon's, which wait for the next piece: a new one each time would cost ten
+/// times as much.
+pub(crate) fn at_once<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
     let mut pieces: Vec<P> = pieces.collect();
     let last = pieces.pop();
-    std::thread::scope(|threads| {
+    let work = &work;
+    rayon::scope(|threads| {
         for piece in pieces {
-            threads.spawn(|| go(piece));
+            threads.spawn(move |_| work(piece));
         }
         if let Some(piece) = last {
-            go(piece);
+            work(piece);
         }
     });
 }

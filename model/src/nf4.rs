@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     error::ModelError,
     ffi::{numbers, numbers_mut},
+    kernels::at_once,
     nf4_tables::{DYNAMIC, LEVELS},
 };
 
@@ -21,7 +22,7 @@ use crate::{
 pub const BLOCK: usize = 64;
 /// Scales that share a scale of scales.
 pub const SCALE_BLOCK: usize = 256;
-/// Below this many numbers one thread is faster than two: starting one costs some 20 µs.
+/// Below this many numbers one thread is faster than two: waking one costs some microseconds.
 const NUMBERS_PER_THREAD: usize = 1 << 16;
 
 /// A frozen weight `[out, in]` in NF4.
@@ -102,16 +103,9 @@ impl Nf4 {
         let mut codes = vec![0u8; numbers.len().div_ceil(2)];
         let mut absmax = vec![0f32; numbers.len().div_ceil(BLOCK)];
         let share = blocks_per_thread(numbers.len());
-        std::thread::scope(|threads| {
-            let outs = codes.chunks_mut(share * BLOCK / 2).zip(absmax.chunks_mut(share));
-            for (numbers, (codes, absmax)) in numbers.chunks(share * BLOCK).zip(outs) {
-                let mut pack = move || pack_blocks(numbers, codes, absmax);
-                if share * BLOCK < weight.numel() {
-                    threads.spawn(pack);
-                } else {
-                    pack();
-                }
-            }
+        let outs = codes.chunks_mut(share * BLOCK / 2).zip(absmax.chunks_mut(share));
+        at_once(numbers.chunks(share * BLOCK).zip(outs), |(numbers, (codes, absmax))| {
+            pack_blocks(numbers, codes, absmax);
         });
         let scales = if double_quant { quantize_scales(&absmax)? } else { Scales::Single(absmax.into()) };
         Ok(Self { size, codes: codes.into(), scales, elsewhere: None })
@@ -222,20 +216,9 @@ impl Nf4 {
         }
         let out = numbers_mut(out)?;
         let share = blocks_per_thread(out.len());
-        let alone = share * BLOCK >= out.len();
-        std::thread::scope(|threads| {
-            let parts = out.chunks_mut(share * BLOCK).zip(self.codes.chunks(share * BLOCK / 2));
-            for (part, (out, codes)) in parts.enumerate() {
-                let first = part * share;
-                let scales = &self.scales;
-                let mut unpack = move || unpack_blocks(scales, first, codes, out);
-                if alone {
-                    unpack();
-                } else {
-                    threads.spawn(unpack);
-                }
-            }
-        });
+        let parts = out.chunks_mut(share * BLOCK).zip(self.codes.chunks(share * BLOCK / 2));
+        let scales = &self.scales;
+        at_once(parts.enumerate(), |(part, (out, codes))| unpack_blocks(scales, part * share, codes, out));
         Ok(())
     }
 }

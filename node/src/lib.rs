@@ -25,7 +25,7 @@ pub use error::NodeError;
 pub use fetch::{fetch, sha256_of_file};
 pub use parent::exit_with_parent;
 pub use platform::{Platform, http_client};
-pub use threads::let_waiting_threads_sleep;
+pub use threads::{let_waiting_threads_sleep, settle_for_training};
 
 #[cfg(test)]
 mod tests;

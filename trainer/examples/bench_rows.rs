@@ -62,7 +62,7 @@ struct Options {
 }
 
 fn main() -> Result<()> {
-    attune_node::let_waiting_threads_sleep().context("starting anew")?;
+    attune_node::settle_for_training().context("starting anew")?;
     let options = Options::parse();
     let threads = std::thread::available_parallelism()?.get();
     tch::set_num_threads(i32::try_from(threads)?);
