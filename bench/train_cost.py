@@ -14,10 +14,13 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CSV, SVG = ROOT / "docs/bench/train.csv", ROOT / "docs/train-cost.svg"
 LENGTHS, BATCHES, RANKS = [128, 256, 512, 1024, 2048, 4096], [1, 2, 4, 8, 16], [8, 16, 32, 64, 128]
+# As attune-trainer sets them for itself: see node/src/threads.rs.
+SETTINGS = {"OMP_WAIT_POLICY": "passive", "MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 RANK, RANKED = 16, [(256, 4), (1024, 4)]  # the rank of the first two columns, and the shapes of the third
 MOST_TOKENS, MOST_MB = 16384, 8192
 FIELDS = ["length", "batch", "rank", "checkpointing", "tokens_per_s", "step_s", "peak_rss_mb"]
@@ -28,7 +31,7 @@ def cells():
     shapes = {(length, batch, RANK) for length in LENGTHS for batch in BATCHES}
     shapes |= {(length, batch, rank) for length, batch in RANKED for rank in RANKS}
     shapes = sorted((s for s in shapes if s[0] * s[1] <= MOST_TOKENS), key=lambda s: (s[0] * s[1], s))
-    return [(*shape, checkpointing) for checkpointing in (0, 1) for shape in shapes]
+    return [(*shape, checkpointing) for shape in shapes for checkpointing in (0, 1)]
 
 
 def predicted_mb(rows, cell):
@@ -43,17 +46,20 @@ def predicted_mb(rows, cell):
 def measure(a):
     rows = []
     CSV.parent.mkdir(parents=True, exist_ok=True)
-    every = cells()[: a.first]
+    every, start = cells()[: a.first], time.monotonic()
     for number, (length, batch, rank, checkpointing) in enumerate(every, 1):
         name = f"{number:3}/{len(every)}  {length:5} x {batch:<3} rank {rank:<4} {'checkpointing' if checkpointing else 'all kept'}"
+        if a.minutes and time.monotonic() - start > 60 * a.minutes:
+            print(f"{name}: and all after it are left out, {a.minutes} minutes are over", flush=True)
+            return
         expected = predicted_mb(rows, (length, batch, rank, checkpointing))
         if expected > MOST_MB:
             print(f"{name}: left out, it would take {expected:.0f} MB", flush=True)
             continue
         command = [str(a.examples / "bench_train"), "random", a.folder, "--sequences", str(batch), "--length", str(length),
-                   "--rank", str(rank), "--steps", "3" if length * batch <= 2048 else "2"]
+                   "--rank", str(rank), "--steps", "3" if length * batch <= 1024 else "2"]
         command += ["--checkpointing"] if checkpointing else []
-        done = subprocess.run(command, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, env=os.environ | SETTINGS, stdout=subprocess.PIPE, text=True)
         if done.returncode != 0:
             sys.exit(f"{name}: failed (exit status {done.returncode}): {' '.join(command)}")
         got = json.loads(done.stdout.splitlines()[-1])
@@ -162,6 +168,7 @@ def main():
     measured.add_argument("--folder", required=True, help="the base model, a Hugging Face folder")
     measured.add_argument("--examples", required=True, type=pathlib.Path, help="where bench_train lies")
     measured.add_argument("--first", type=int, help="only so many cells, to try it")
+    measured.add_argument("--minutes", type=float, help="begin no cell after so many; small cells come first")
     measured.set_defaults(run=measure)
     modes.add_parser("draw").set_defaults(run=draw)
     a = p.parse_args()

@@ -100,14 +100,14 @@ impl Real for f64 {
 }
 
 /// How many of `rows` rows of `width` numbers a thread takes.
-fn share(rows: usize, width: usize) -> usize {
+pub(crate) fn share(rows: usize, width: usize) -> usize {
     let most = (rows * width / NUMBERS_PER_THREAD).max(1);
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).clamp(1, most);
     rows.div_ceil(threads).max(1)
 }
 
 /// Runs the pieces at the same time, the last on this thread.
-fn run<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
+pub(crate) fn run<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
     // `work` is called in one place alone, so that it becomes part of what is compiled for the vectors.
     at_once(pieces, |piece| Arch::new().dispatch(|| work(piece)));
 }

@@ -6,13 +6,17 @@
 //! Source: Dettmers et al., arXiv:2110.02861, §2; the order of operations from bitsandbytes 0.50.2 on a CPU
 //! (`_optimizer_update_8bit_blockwise_cpu`), the codes from `create_dynamic_map` in its `functional.py`.
 
-use std::sync::LazyLock;
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use tch::{Kind, Tensor};
 
 use crate::{
     error::ModelError,
     ffi::{is_plain, numbers, numbers_mut},
+    kernels::{run, share},
     nf4::{midpoints, nearest_code},
     nf4_tables::DYNAMIC,
     optimizer::AdamWOptions,
@@ -178,13 +182,18 @@ impl Moments {
                 let (weights, gradients) = (numbers::<f32>(factor)?, numbers::<f32>(gradient)?);
                 let (means, squares) = (numbers::<f32>(mean)?, numbers::<f32>(square)?);
                 let scalars = (update.keep(), update.step(), update.root());
-                let moments = means.iter().zip(squares);
-                // Without a way out in the middle, so that the loop can take eight at once.
-                Ok(weights
-                    .iter()
-                    .zip(gradients)
-                    .zip(moments)
-                    .fold(true, |all, ((&w, &g), (&m, &s))| all & finite(update.full(scalars, w, g, (m, s)))))
+                let share = share(weights.len(), 1);
+                let pieces = weights.chunks(share).zip(gradients.chunks(share));
+                let moments = means.chunks(share).zip(squares.chunks(share));
+                let all = AtomicBool::new(true);
+                run(pieces.zip(moments), |((weights, gradients), (means, squares))| {
+                    // Without a way out in the middle, so that the loop can take eight at once.
+                    let piece = weights.iter().zip(gradients).zip(means.iter().zip(squares));
+                    let is_finite = piece
+                        .fold(true, |all, ((&w, &g), (&m, &s))| all & finite(update.full(scalars, w, g, (m, s))));
+                    all.fetch_and(is_finite, Relaxed);
+                });
+                Ok(all.load(Relaxed))
             }
             Self::Full { mean, square } => {
                 let (weight, mean, square) = elsewhere(update, factor, gradient, (mean, square))?;
@@ -205,11 +214,16 @@ impl Moments {
         match self {
             Self::Full { mean, square } if is_plain(factor) => {
                 let (weights, gradients) = (numbers_mut::<f32>(factor)?, numbers::<f32>(gradient)?);
-                let moments = numbers_mut::<f32>(mean)?.iter_mut().zip(numbers_mut::<f32>(square)?);
+                let (means, squares) = (numbers_mut::<f32>(mean)?, numbers_mut::<f32>(square)?);
                 let scalars = (update.keep(), update.step(), update.root());
-                for ((w, &g), (m, s)) in weights.iter_mut().zip(gradients).zip(moments) {
-                    (*w, *m, *s) = update.full(scalars, *w, g, (*m, *s));
-                }
+                let share = share(weights.len(), 1);
+                let pieces = weights.chunks_mut(share).zip(gradients.chunks(share));
+                let moments = means.chunks_mut(share).zip(squares.chunks_mut(share));
+                run(pieces.zip(moments), |((weights, gradients), (means, squares))| {
+                    for ((w, &g), (m, s)) in weights.iter_mut().zip(gradients).zip(means.iter_mut().zip(squares)) {
+                        (*w, *m, *s) = update.full(scalars, *w, g, (*m, *s));
+                    }
+                });
             }
             Self::Full { mean, square } => {
                 let (next, next_mean, next_square) = elsewhere(update, factor, gradient, (mean, square))?;
