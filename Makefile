@@ -60,7 +60,7 @@ train-cost: ## How a training step's cost grows with length, batch and rank: doc
 .PHONY: openapi
 openapi: ## Rewrite openapi/openapi.json from the routes
 	@$(ENV)
-	UPDATE=1 cargo test -q -p attune-api openapi
+	UPDATE=1 cargo test -q --locked --workspace --lib openapi::tests::the_committed_document
 
 .PHONY: sqlx
 sqlx: ## Rewrite .sqlx from migrations/ and the statements in store/ (CHECK=--check: compare only)

@@ -189,8 +189,8 @@ impl Moments {
                 run(pieces.zip(moments), |((weights, gradients), (means, squares))| {
                     // Without a way out in the middle, so that the loop can take eight at once.
                     let piece = weights.iter().zip(gradients).zip(means.iter().zip(squares));
-                    let is_finite = piece
-                        .fold(true, |all, ((&w, &g), (&m, &s))| all & finite(update.full(scalars, w, g, (m, s))));
+                    let is_finite =
+                        piece.fold(true, |all, ((&w, &g), (&m, &s))| all & finite(update.full(scalars, w, g, (m, s))));
                     all.fetch_and(is_finite, Relaxed);
                 });
                 Ok(all.load(Relaxed))
