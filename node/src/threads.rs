@@ -15,11 +15,8 @@ const POLICY: &str = "OMP_WAIT_POLICY";
 
 /// glibc's: memory of up to 4 GiB in one piece is kept for the next, and 8 GiB in all. libgomp's: a thread looks so often
 /// for its next loop, for some 40 µs, before it sleeps; the loops of a step follow each other faster than a thread wakes.
-const FOR_TRAINING: [(&str, &str); 3] = [
-    ("MALLOC_MMAP_THRESHOLD_", "4294967296"),
-    ("MALLOC_TRIM_THRESHOLD_", "8589934592"),
-    ("GOMP_SPINCOUNT", "3000"),
-];
+const FOR_TRAINING: [(&str, &str); 3] =
+    [("MALLOC_MMAP_THRESHOLD_", "4294967296"), ("MALLOC_TRIM_THRESHOLD_", "8589934592"), ("GOMP_SPINCOUNT", "3000")];
 
 /// Lets waiting threads sleep. The OpenMP runtime reads its settings before `main`, so this process starts itself anew,
 /// once, with the same arguments, process id and standard streams. Call it first.
