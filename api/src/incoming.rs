@@ -3,6 +3,7 @@
 
 use attune_domain::bytes::Bytes;
 use attune_store::{
+    base_model::hex,
     error::StoreError,
     objects::{Objects, Upload, blob_key},
 };
@@ -135,11 +136,6 @@ async fn delete(objects: &Objects, key: &str) {
     if let Err(error) = objects.delete(key).await {
         tracing::warn!(key, error = chain(&error), "an upload that nobody names stays behind");
     }
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether `text` is a SHA-256 in lower-case hex.

@@ -227,6 +227,16 @@ impl LoraAdapter {
         Ok(None)
     }
 
+    /// The same factors, trained further under another dropout.
+    ///
+    /// # Errors
+    /// [`ModelError::AdapterConfig`]: a share that cannot be.
+    pub fn with_dropout(mut self, lora_dropout: f64) -> Result<Self, ModelError> {
+        self.spec.lora_dropout = lora_dropout;
+        check(&self.spec)?;
+        Ok(self)
+    }
+
     /// What it was made to be.
     #[must_use]
     pub fn spec(&self) -> &AdapterSpec {

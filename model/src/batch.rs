@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::{error::ModelError, segments::Segments};
+use crate::{
+    error::ModelError,
+    segments::{Segments, in_parts},
+};
 
 /// Sequences, none of which sees another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,17 +58,13 @@ impl PackedBatch {
 
     /// The sequences as rows, common beginnings once if they are to be shared, and what is to be predicted where.
     pub(crate) fn laid_out(&self, share_prefixes: bool) -> (Segments, Vec<Target>) {
-        let mut starts = self.lengths.iter().scan(0, |end, &length| {
-            *end += length;
-            Some((*end - length, length))
-        });
-        let cuts: Vec<(usize, usize)> = starts.by_ref().collect();
-        let sequences: Vec<&[u32]> = cuts.iter().map(|&(start, length)| &self.ids[start..start + length]).collect();
+        let sequences = in_parts(&self.ids, &self.lengths);
         let segments = if share_prefixes { Segments::shared(&sequences) } else { Segments::apart(&sequences) };
         let mut counts: BTreeMap<(usize, u32), u32> = BTreeMap::new();
-        for (&(start, length), places) in cuts.iter().zip(&segments.places) {
-            for at in (1..length).filter(|at| self.trained[start + at]) {
-                *counts.entry((places[at - 1], self.ids[start + at])).or_default() += 1;
+        let marks = in_parts(&self.trained, &self.lengths);
+        for ((ids, trained), places) in sequences.iter().zip(marks).zip(&segments.places) {
+            for at in (1..ids.len()).filter(|&at| trained[at]) {
+                *counts.entry((places[at - 1], ids[at])).or_default() += 1;
             }
         }
         let targets = counts.into_iter().map(|((row, id), count)| Target { row, id, count }).collect();

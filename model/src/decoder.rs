@@ -15,11 +15,11 @@ use crate::{
     block::{Block, CachedRows, Layout},
     error::ModelError,
     kv_cache::KvCache,
-    linear::{Correction, RowGroup},
+    linear::RowGroup,
     packed::Source,
     rms_norm::{RmsNorm, at_least_float},
     rope::Rope,
-    segments::Segment,
+    segments::{Segment, Segments, in_parts},
     train::correction,
     weights::{self, Weights},
 };
@@ -68,7 +68,7 @@ impl Decoder {
         let weights = Weights::open(folder, &architecture)?;
         let mut source = Source::new(&weights, quantization, cache);
         let made = Self::from_source(architecture, &mut source)?;
-        if let Some(Err(why)) = cache.map(|path| source.keep(path)) {
+        if let Err(why) = source.keep() {
             tracing::warn!(%why, "the packed weights are not kept");
         }
         Ok(made)
@@ -176,8 +176,7 @@ impl Decoder {
             let groups = groups
                 .iter()
                 .map(|(adapter, rows)| {
-                    let correction = Correction { pairs: adapter.layer(layer)?, scale: adapter.scale(), dropout: None };
-                    Ok(RowGroup { correction, rows: rows.as_ref() })
+                    Ok(RowGroup { correction: correction(Some(adapter), layer)?, rows: rows.as_ref() })
                 })
                 .collect::<Result<Vec<_>, ModelError>>()?;
             x = block.forward_cached(&x, (layer, &sequences), &angles, &groups)?; // [t, c]
@@ -202,15 +201,8 @@ impl Decoder {
             let count = ids.len();
             return Err(ModelError::Input(format!("sequences of {lengths:?} tokens do not make up {count}")));
         }
-        let mut end = 0;
-        let segments: Vec<Segment> = lengths
-            .iter()
-            .map(|length| {
-                end += length;
-                Segment::alone(end - length..end)
-            })
-            .collect();
-        let layout = self.layout(&segments)?;
+        let rows = Segments::apart(&in_parts(ids, lengths));
+        let layout = self.layout(&rows.segments)?;
         let mut x = self.embed(ids)?; // [t, c]
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, &layout, correction(adapter, layer)?)?.0; // [t, c]

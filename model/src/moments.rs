@@ -280,16 +280,6 @@ impl Moments {
         }
         Ok(())
     }
-
-    /// A copy in memory of its own.
-    pub(crate) fn copy(&self) -> Result<Self, ModelError> {
-        Ok(match self {
-            Self::Full { mean, square } => {
-                Self::Full { mean: mean.f_mul_scalar(1.0)?, square: square.f_mul_scalar(1.0)? }
-            }
-            Self::Packed { mean, square } => Self::Packed { mean: mean.clone(), square: square.clone() },
-        })
-    }
 }
 
 /// PyTorch's order in plain tensor operations, for devices other than the CPU.

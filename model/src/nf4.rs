@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     error::ModelError,
     ffi::{numbers, numbers_mut},
-    kernels::at_once,
+    kernels::{at_once, share},
     nf4_tables::{DYNAMIC, LEVELS},
 };
 
@@ -22,8 +22,6 @@ use crate::{
 pub const BLOCK: usize = 64;
 /// Scales that share a scale of scales.
 pub const SCALE_BLOCK: usize = 256;
-/// Below this many numbers one thread is faster than two: waking one costs some microseconds.
-const NUMBERS_PER_THREAD: usize = 1 << 16;
 
 /// A frozen weight `[out, in]` in NF4.
 #[derive(Debug)]
@@ -102,7 +100,7 @@ impl Nf4 {
         let numbers: &[f32] = numbers(weight)?;
         let mut codes = vec![0u8; numbers.len().div_ceil(2)];
         let mut absmax = vec![0f32; numbers.len().div_ceil(BLOCK)];
-        let share = blocks_per_thread(numbers.len());
+        let share = share(absmax.len(), BLOCK);
         let outs = codes.chunks_mut(share * BLOCK / 2).zip(absmax.chunks_mut(share));
         at_once(numbers.chunks(share * BLOCK).zip(outs), |(numbers, (codes, absmax))| {
             pack_blocks(numbers, codes, absmax);
@@ -215,7 +213,7 @@ impl Nf4 {
             return Ok(out.f_copy_(&unpack(&elsewhere.codes, &elsewhere.scales, self.size)?)?);
         }
         let out = numbers_mut(out)?;
-        let share = blocks_per_thread(out.len());
+        let share = share(out.len().div_ceil(BLOCK), BLOCK);
         let parts = out.chunks_mut(share * BLOCK).zip(self.codes.chunks(share * BLOCK / 2));
         let scales = &self.scales;
         at_once(parts.enumerate(), |(part, (out, codes))| unpack_blocks(scales, part * share, codes, out));
@@ -257,13 +255,6 @@ fn unpack(codes: &Tensor, scales: &Tensor, (out, ins): (i64, i64)) -> Result<Ten
     let levels = Tensor::f_from_slice(&LEVELS)?.f_to_device(codes.device())?;
     let scales = scales.f_repeat_interleave_self_int(BLOCK as i64, 0, None)?.f_narrow(0, 0, out * ins)?; // [n]
     Ok(levels.f_index_select(0, &places)?.f_mul_(&scales)?.f_view_([out, ins])?)
-}
-
-/// How many blocks a thread takes, so that all of libtorch's threads have a like share.
-fn blocks_per_thread(numbers: usize) -> usize {
-    let threads =
-        usize::try_from(tch::get_num_threads()).unwrap_or(1).clamp(1, numbers.div_ceil(NUMBERS_PER_THREAD).max(1));
-    numbers.div_ceil(BLOCK).div_ceil(threads).max(1)
 }
 
 /// Packs whole blocks; the last may be short.

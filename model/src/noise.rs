@@ -5,7 +5,7 @@
 //! Srivastava et al., JMLR 15 (dropout; what is kept is scaled up, as in PyTorch); Jain et al., arXiv:2310.05914, algorithm
 //! 1 (NEFTune).
 
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use crate::error::ModelError;
 
@@ -56,7 +56,7 @@ pub(crate) fn neftune(x: &Tensor, noise: Noise, tokens: &[usize]) -> Result<Tens
 
 fn like(numbers: &[f32], x: &Tensor) -> Result<Tensor, ModelError> {
     let made = Tensor::f_from_slice(numbers)?.f_to_kind(x.f_kind()?)?;
-    Ok(made.f_to_device(if x.device() == Device::Cpu { Device::Cpu } else { x.device() })?.f_view_(x.size())?)
+    Ok(made.f_to_device(x.device())?.f_view_(x.size())?)
 }
 
 /// From 0 to below 1.
@@ -75,7 +75,7 @@ fn mixed(number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Kind;
+    use tch::{Device, Kind};
 
     #[test]
     fn the_share_is_dropped_the_rest_is_scaled_and_places_differ() {

@@ -150,13 +150,4 @@ impl AdamW {
             None => Ok(made),
         }
     }
-
-    /// A copy of it, to come back to.
-    ///
-    /// # Errors
-    /// [`ModelError::Torch`]: no memory.
-    pub fn snapshot(&self) -> Result<Self, ModelError> {
-        let moments = self.moments.iter().map(Moments::copy).collect::<Result<_, _>>()?;
-        Ok(Self { options: self.options, steps: self.steps, moments })
-    }
 }

@@ -91,6 +91,16 @@ impl Segments {
     }
 }
 
+/// `all` cut into parts of these lengths, which add up to it.
+pub(crate) fn in_parts<'a, T>(mut all: &'a [T], lengths: &[usize]) -> Vec<&'a [T]> {
+    let mut next = |length: &usize| {
+        let (part, rest) = all.split_at(*length);
+        all = rest;
+        part
+    };
+    lengths.iter().map(&mut next).collect()
+}
+
 /// Groups of `members` whose next tokens are the same, in the order of their first members. What has no tokens left is in
 /// no group.
 fn alike(sequences: &[&[u32]], members: Vec<usize>, done: usize) -> Vec<Vec<usize>> {

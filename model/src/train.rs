@@ -87,7 +87,10 @@ pub fn loss_and_gradients(
             rows.segments.iter().flat_map(|segment| segment.rows.clone().map(|_| segment.rows.len())).collect();
         let _ = x.f_add_(&neftune(&x, noise, &lengths)?)?;
     }
-    let correction = |layer| training_correction(adapter, layer, dropout);
+    let correction = |layer| {
+        let dropout = dropout.map(|dropout: Dropout| dropout.at(layer));
+        Ok::<_, ModelError>(Correction { dropout, ..correction(Some(adapter), layer)? })
+    };
     let mut kept = Vec::with_capacity(decoder.blocks.len());
     for (layer, block) in decoder.blocks.iter().enumerate() {
         let (y, saved) = block.forward(&x, &layout, correction(layer)?)?; // [t, c]
@@ -127,18 +130,10 @@ pub fn loss(decoder: &Decoder, adapter: Option<&LoraAdapter>, batch: &PackedBatc
     Ok(head_loss(decoder, &x, &targets, None)?.0)
 }
 
+/// What `adapter` does to a block; `None`: nothing, the base model.
 pub(crate) fn correction(adapter: Option<&LoraAdapter>, layer: usize) -> Result<Correction<'_>, ModelError> {
     Ok(match adapter {
         Some(adapter) => Correction { pairs: adapter.layer(layer)?, scale: adapter.scale(), dropout: None },
         None => no_correction(),
     })
-}
-
-fn training_correction(
-    adapter: &LoraAdapter,
-    layer: usize,
-    dropout: Option<Dropout>,
-) -> Result<Correction<'_>, ModelError> {
-    let dropout = dropout.map(|dropout| dropout.at(layer));
-    Ok(Correction { pairs: adapter.layer(layer)?, scale: adapter.scale(), dropout })
 }

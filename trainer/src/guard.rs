@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 
-use attune_model::{adapter::LoraAdapter, error::ModelError};
+use attune_text::tally::NAMED_LINES;
 use serde::{Deserialize, Serialize};
-use tch::Kind;
 
-use crate::{data::TrainRow, error::TrainerError, exact::Exact};
+use crate::{data::TrainRow, exact::Exact};
 
 /// Steps whose mean a loss is held against.
 const WINDOW: usize = 50;
@@ -16,9 +15,6 @@ const SEEN: usize = 10;
 const SPIKE: f64 = 2.0;
 /// Spikes in a row that are worth a word.
 const STREAK: u64 = 5;
-/// Lines that an error names.
-const NAMED_LINES: usize = 32;
-
 /// The loss of late. A spike is at least twice the mean of the last 50 losses that were no spikes, once there are ten of
 /// them. Spikes are left out of the mean, so that a loss which stays high is one streak and does not become usual.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -80,21 +76,6 @@ pub(crate) fn lines_of(rows: &[TrainRow], picked: &[usize]) -> Vec<u64> {
     lines.sort_unstable();
     lines.dedup();
     lines
-}
-
-/// The first factor that holds an infinity or a NaN.
-///
-/// # Errors
-/// [`TrainerError::Model`]: libtorch refuses.
-pub(crate) fn non_finite_factor(adapter: &LoraAdapter) -> Result<Option<String>, TrainerError> {
-    for (name, factor) in adapter.parameters() {
-        // An infinity or a NaN makes the sum one.
-        let sum = factor.f_sum(Kind::Double).and_then(|sum| sum.f_double_value(&[])).map_err(ModelError::from)?;
-        if !sum.is_finite() {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -11,14 +11,7 @@ use attune_model::{
 };
 use attune_text::model::TextModel;
 
-use crate::{
-    blobs::put_folder,
-    error::TrainerError,
-    guard::{Fault, non_finite_factor},
-    memory,
-    run::Link,
-    setup::Session,
-};
+use crate::{blobs::put_folder, error::TrainerError, guard::Fault, memory, run::Link, setup::Session};
 
 /// What the gate asks both adapters: prose, a structure, and letters of other scripts.
 const GATE_PROMPTS: [&str; 3] = [
@@ -41,7 +34,7 @@ const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "
 /// was trained. [`TrainerError::Model`], [`TrainerError::Node`],
 /// [`TrainerError::Ended`].
 pub fn publish(session: &Session, base: &Path, link: &Link) -> Result<RunEvent, TrainerError> {
-    if let Some(name) = non_finite_factor(&session.adapter)? {
+    if let Some(name) = session.adapter.not_finite()? {
         let (step, what) = (session.progress.step, format!("factor '{name}'"));
         return Err(TrainerError::NonFinite(Fault { step, what, lines: Vec::new(), again: false }));
     }

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use attune_domain::{
     architecture::Architecture,
     run::RunSpec,
-    spec::{Optimizer, TrainSpec},
+    spec::{AdapterSpec, Optimizer, TrainSpec},
 };
 use attune_model::{
     adapter::LoraAdapter,
     decoder::Decoder,
     optimizer::{AdamW, AdamWOptions},
-    tensor_file::TensorFile,
 };
 use attune_text::{model::TextModel, rows::RowPolicy};
 
@@ -147,18 +146,15 @@ impl Session {
 fn continued(folder: &Path, spec: &RunSpec, architecture: &Architecture) -> Result<LoraAdapter, TrainerError> {
     let refused = |why: String| TrainerError::ContinueFrom(why);
     let before = LoraAdapter::load(folder, architecture).map_err(|why| refused(why.to_string()))?;
-    let mut had = before.spec().clone();
-    had.lora_dropout = spec.train.adapter.lora_dropout;
+    let had = AdapterSpec { lora_dropout: spec.train.adapter.lora_dropout, ..before.spec().clone() };
     if had != spec.train.adapter {
         let wanted = &spec.train.adapter;
-        let shown = |spec: &attune_domain::spec::AdapterSpec| {
-            serde_json::to_string(spec).map_err(|why| TrainerError::Internal(why.to_string()))
-        };
+        let shown =
+            |spec: &AdapterSpec| serde_json::to_string(spec).map_err(|why| TrainerError::Internal(why.to_string()));
         let why = format!("its adapter is {}, and this job's is {}", shown(before.spec())?, shown(wanted)?);
         return Err(refused(why));
     }
-    let file = TensorFile::open(&folder.join("adapter_model.safetensors")).map_err(|why| refused(why.to_string()))?;
-    LoraAdapter::from_file(architecture, had, &file).map_err(|why| refused(why.to_string()))
+    before.with_dropout(had.lora_dropout).map_err(|why| refused(why.to_string()))
 }
 
 /// PyTorch's defaults, and what the job says.

@@ -1,6 +1,7 @@
 //! What a checkpoint must be before a run goes on from it.
 
-use attune_domain::run::{Blob, RunEvent};
+use attune_domain::run::{Blob, RunEvent, RunSpec};
+use tempfile::TempDir;
 
 use super::{asked, failure, platform::Platform, tiny, tiny_world};
 
@@ -8,6 +9,16 @@ fn files_of(platform: &Platform, step: u64) -> Vec<(String, Vec<u8>)> {
     let resume = platform.resume_from(step);
     let world = platform.world();
     resume.files.into_iter().map(|file| (file.name, world.objects[&file.sha256].clone())).collect()
+}
+
+/// A world in which a run has gone through, with its checkpoints, and that run's spec.
+async fn run_through() -> (Platform, TempDir, RunSpec) {
+    let (platform, folder) = tiny_world().await;
+    let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
+    let spec = platform.offer(&model, &tiny::dataset(10), &asked());
+    let (_, whole) = platform.run(spec.clone(), &cache).await;
+    platform.world().events.clone_from(&whole);
+    (platform, folder, spec)
 }
 
 /// Tells of a checkpoint after `step` with these files.
@@ -19,12 +30,8 @@ fn tell(platform: &Platform, step: u64, files: Vec<(String, Vec<u8>)>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_checkpoint_is_refused_whatever_is_missing_from_it() {
-    let (platform, folder) = tiny_world().await;
-    let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
-    let mut spec = platform.offer(&model, &tiny::dataset(10), &asked());
-    let (_, whole) = platform.run(spec.clone(), &cache).await;
-    platform.world().events.clone_from(&whole);
-    let files = files_of(&platform, 4);
+    let (platform, folder, mut spec) = run_through().await;
+    let (cache, files) = (folder.path().join("cache"), files_of(&platform, 4));
     let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
     let wanted =
         ["adapter_config.json", "adapter_model.safetensors", "manifest.json", "optimizer.safetensors", "state.json"];
@@ -53,12 +60,8 @@ async fn a_torn_checkpoint_is_refused_whatever_is_missing_from_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_whose_objects_are_gone_or_of_another_step_is_refused() {
-    let (platform, folder) = tiny_world().await;
-    let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
-    let mut spec = platform.offer(&model, &tiny::dataset(10), &asked());
-    let (_, whole) = platform.run(spec.clone(), &cache).await;
-    platform.world().events.clone_from(&whole);
-    let files = files_of(&platform, 4);
+    let (platform, folder, mut spec) = run_through().await;
+    let (cache, files) = (folder.path().join("cache"), files_of(&platform, 4));
     let mut resume = platform.resume_from(4);
     resume.files[1].url += "0";
     spec.resume = Some(resume);
