@@ -2,10 +2,17 @@
 
 use std::sync::Arc;
 
-use attune_store::objects::Objects;
+use attune_domain::id::ProjectId;
+use attune_store::{
+    db::{self, Tx},
+    objects::Objects,
+};
 use sqlx::PgPool;
 
-use crate::config::{Limits, Serving};
+use crate::{
+    config::{Limits, Serving},
+    error::ApiError,
+};
 
 /// The parts of the platform that a handler reaches. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -20,4 +27,23 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// Chat.
     pub serving: Arc<Serving>,
+}
+
+impl App {
+    /// A transaction in which only this project's rows are there: what every request of a user runs in.
+    ///
+    /// # Errors
+    /// [`ApiError::Internal`]: no connection in time.
+    pub async fn tenant(&self, project: ProjectId) -> Result<Tx, ApiError> {
+        Ok(db::tenant(&self.db, project).await?)
+    }
+
+    /// A transaction that sees every project's rows: for runs, replicas and the search for a key's holder, never for an
+    /// answer to a user.
+    ///
+    /// # Errors
+    /// [`ApiError::Internal`]: no connection in time.
+    pub async fn platform(&self) -> Result<Tx, ApiError> {
+        Ok(db::platform(&self.db).await?)
+    }
 }

@@ -25,11 +25,12 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let secret = bearer(parts)?;
-        let mut db = app.db.acquire().await?;
+        let mut db = app.platform().await?;
         let holder = api_key::by_hash(&mut db, &mint::hash(secret))
             .await?
             .ok_or(ApiError::Unauthenticated("Incorrect API key provided: it is unknown or was revoked."))?;
         api_key::touch(&mut db, holder.api_key_id).await?;
+        db.commit().await?;
         tracing::Span::current().record("project.id", tracing::field::display(holder.project_id));
         Ok(Self(holder))
     }
@@ -44,7 +45,7 @@ impl FromRequestParts<App> for RunCaller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let token = bearer(parts)?;
-        let mut db = app.db.acquire().await?;
+        let mut db = app.platform().await?;
         let run = run::by_token(&mut db, token).await.map_err(unknown("No run has this token."))?;
         tracing::Span::current().record("run.id", tracing::field::display(run.run_id));
         Ok(Self(run))
@@ -60,7 +61,7 @@ impl FromRequestParts<App> for ReplicaCaller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let token = bearer(parts)?;
-        let mut db = app.db.acquire().await?;
+        let mut db = app.platform().await?;
         let replica = replica::by_token(&mut db, token).await.map_err(unknown("No replica has this token."))?;
         tracing::Span::current().record("replica.id", tracing::field::display(replica.replica_id));
         Ok(Self(replica))

@@ -115,7 +115,7 @@ async fn read_file(app: &App, mut field: Field<'_>) -> Result<Received, ApiError
 /// content that no row names is swept.
 async fn keep(app: &App, project: ProjectId, received: Received) -> Result<File, ApiError> {
     let Received { staged, filename, facts, arrived: Arrived { sha256, bytes } } = received;
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.tenant(project).await?;
     let wanted = Blob { name: filename.clone(), sha256: sha256.clone(), bytes };
     let grants = blob::grant(&mut tx, &app.objects, &[wanted]).await?;
     if grants.iter().all(|grant| grant.url.is_none()) {

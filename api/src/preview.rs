@@ -46,7 +46,7 @@ const MOST_TOKENS: usize = 1 << 18;
 /// # Errors
 /// No such file or model, a field that cannot be, or a row that could not be trained on: it is named by its line.
 pub async fn show(app: &App, project: ProjectId, file: File, asked: NewPreview) -> Result<Preview, ApiError> {
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(project).await?;
     let base = match adapter::resolve(&mut db, project, &asked.model).await {
         Ok(Model::Base(base)) => base,
         Ok(Model::Tuned(_)) => return Err(ApiError::unsupported("model", "Name the tuned model's base.")),

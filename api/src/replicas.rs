@@ -57,9 +57,9 @@ pub async fn ready(app: &App, base: BaseModelId, deadline: Instant) -> Result<Re
 /// The replica that is waited for as it is now, or the one that is to be waited for.
 async fn look(app: &App, base: BaseModelId, wanted: Option<Replica>) -> Result<Option<Replica>, ApiError> {
     let found = match wanted {
-        Some(replica) => replica::get(&mut *app.db.acquire().await?, replica.replica_id).await,
+        Some(replica) => replica::get(&mut *app.platform().await?, replica.replica_id).await,
         None => {
-            let mut tx = app.db.begin().await?;
+            let mut tx = app.platform().await?;
             let replica = replica::ensure(&mut tx, base).await;
             tx.commit().await?;
             replica

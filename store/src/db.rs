@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use apalis_postgres::PostgresStorage;
+use attune_domain::id::ProjectId;
 use secrecy::ExposeSecret;
-use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction, postgres::PgPoolOptions};
 
 use crate::{config::DatabaseConfig, error::StoreError};
 
@@ -21,6 +22,31 @@ pub async fn connect(config: &DatabaseConfig) -> Result<PgPool, StoreError> {
         .acquire_timeout(Duration::from_secs(30))
         .connect(config.url.expose_secret())
         .await?)
+}
+
+/// A transaction; what is not committed is undone.
+pub type Tx = Transaction<'static, Postgres>;
+
+/// A transaction in which only this project's rows are there.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn tenant(pool: &PgPool, project: ProjectId) -> Result<Tx, StoreError> {
+    let mut tx = pool.begin().await?;
+    // For this transaction alone.
+    sqlx::query("select set_config('attune.project_id', $1, true)")
+        .bind(project.uuid().to_string())
+        .execute(&mut *tx)
+        .await?;
+    Ok(tx)
+}
+
+/// A transaction that sees every project's rows: the platform's own work.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn platform(pool: &PgPool) -> Result<Tx, StoreError> {
+    Ok(pool.begin().await?)
 }
 
 /// Brings the schema up to date: ours, then the queue's. Two processes may call it at once; sqlx takes a lock.

@@ -36,7 +36,7 @@ pub async fn list(
 ) -> Result<Json<List<AdapterView>>, ApiError> {
     let (after, limit) = (query.after::<AdapterKind>()?, query.limit(20, 100)?);
     query.done()?;
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let versions = adapter::list(&mut db, holder.project_id, after, limit + 1).await?;
     let views = versions.into_iter().map(AdapterView::from).collect();
     Ok(Json(List::cut(views, limit, |adapter: &AdapterView| adapter.id.clone())))
@@ -51,7 +51,7 @@ pub async fn retrieve(
     Caller(holder): Caller,
     Path(name): Path<String>,
 ) -> Result<Json<AdapterView>, ApiError> {
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     Ok(Json(find(&mut db, &holder, name).await?.into()))
 }
 
@@ -71,7 +71,7 @@ pub async fn file(
     Caller(holder): Caller,
     Path((name, file)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let version = find(&mut db, &holder, name).await?;
     drop(db);
     let blob = version.files.into_iter().find(|blob| blob.name == file);

@@ -31,11 +31,11 @@ use crate::{
     responses((status = 200, description = "It is there."), (status = 404, description = "It is not.")))]
 pub async fn find_blob(
     State(app): State<App>,
-    _caller: Caller,
+    Caller(holder): Caller,
     Path(sha256): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     check_digest(&sha256)?;
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.tenant(holder.project_id).await?;
     // Whoever is told that it is there will name it soon: it must not go before that.
     blob::announce(&mut tx, std::slice::from_ref(&sha256)).await?;
     tx.commit().await?;
@@ -58,14 +58,14 @@ pub async fn find_blob(
     ))]
 pub async fn put_blob(
     State(app): State<App>,
-    _caller: Caller,
+    Caller(holder): Caller,
     Path(sha256): Path<String>,
     headers: HeaderMap,
     body: HttpBody,
 ) -> Result<(StatusCode, Json<BlobView>), ApiError> {
     check_digest(&sha256)?;
     check_length(&headers, app.limits.blob_bytes)?;
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.tenant(holder.project_id).await?;
     blob::announce(&mut tx, std::slice::from_ref(&sha256)).await?;
     tx.commit().await?;
     if let Some(bytes) = app.objects.head(&blob_key(&sha256)).await? {
@@ -117,18 +117,18 @@ fn check_length(headers: &HeaderMap, limit: u64) -> Result<(), ApiError> {
     ))]
 pub async fn create(
     State(app): State<App>,
-    _caller: Caller,
+    Caller(holder): Caller,
     Body(new): Body<NewBaseModel>,
 ) -> Result<(StatusCode, Json<BaseModelView>), ApiError> {
     let (name, files) = (new.name, new.files.into_iter().map(Blob::from).collect::<Vec<_>>());
     base_import::check_list(&name, &files)?;
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     if let Some(there) = base_model::by_name(&mut db, &name).await? {
         return same_again(there, files);
     }
     drop(db); // the content may be large; no connection waits for it
     let architecture = base_import::check_content(&app.objects, &files).await?;
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.tenant(holder.project_id).await?;
     let made = base_model::insert(&mut tx, &name, &architecture, &files).await;
     let made = made.map_err(|e| if e.on_constraint(NAME_KEY) { taken(&name) } else { e.into() })?;
     tx.commit().await?;
@@ -152,11 +152,11 @@ fn taken(name: &str) -> ApiError {
     responses((status = 200, body = List<BaseModelView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
     State(app): State<App>,
-    _caller: Caller,
+    Caller(holder): Caller,
     query: Params,
 ) -> Result<Json<List<BaseModelView>>, ApiError> {
     query.done()?;
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let mut views = Vec::new();
     for base in base_model::list(&mut db).await? {
         let files = base_model::files(&mut db, base.base_model_id).await?;
@@ -171,10 +171,10 @@ pub async fn list(
     responses((status = 200, body = BaseModelView), (status = "4XX", body = ErrorBody)))]
 pub async fn retrieve(
     State(app): State<App>,
-    _caller: Caller,
+    Caller(holder): Caller,
     Path(name): Path<String>,
 ) -> Result<Json<BaseModelView>, ApiError> {
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let base = base_model::by_name(&mut db, &name).await?;
     let base = base.ok_or(ApiError::NotFound { noun: "base model", name })?;
     let files = base_model::files(&mut db, base.base_model_id).await?;

@@ -53,7 +53,7 @@ pub async fn create(
     Body(fields): Body<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
     let chat = NewChat::read(fields)?;
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let model = adapter::resolve(&mut db, holder.project_id, &chat.model).await;
     let model = model.map_err(ApiError::on_read(&chat.model))?;
     let base = base_model::get(&mut db, model.base_model_id()).await?;

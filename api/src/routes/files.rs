@@ -59,7 +59,7 @@ pub async fn list(
     let (after, limit) = (query.after::<FileKind>()?, query.limit(10_000, 10_000)?);
     let (ascending, purpose) = (query.ascending()?, query.take("purpose")?);
     query.done()?;
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let page = Page { after, limit: limit + 1, ascending };
     let files = file::list(&mut db, holder.project_id, purpose.as_deref(), &page).await?;
     let views = files.into_iter().map(FileView::from).collect();
@@ -75,7 +75,7 @@ pub async fn retrieve(
     Caller(holder): Caller,
     Path(id): Path<String>,
 ) -> Result<Json<FileView>, ApiError> {
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
     Ok(Json(file.into()))
 }
@@ -92,7 +92,7 @@ pub async fn content(
     Caller(holder): Caller,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
     drop(db);
     content::answer(&app.objects, &blob_key(&file.sha256), &file.filename, file.bytes).await
@@ -112,7 +112,7 @@ pub async fn preview(
     Path(id): Path<String>,
     Body(asked): Body<NewPreview>,
 ) -> Result<Json<Preview>, ApiError> {
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
     drop(db);
     preview::show(&app, holder.project_id, file, asked).await.map(Json)
@@ -129,7 +129,7 @@ pub async fn delete(
     Caller(holder): Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.tenant(holder.project_id).await?;
     let needed = file::delete(&mut tx, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(&id))?;
     if let Some(job) = needed {
         return Err(ApiError::Conflict(format!("The job {job} needs this file; cancel the job first, or let it end.")));

@@ -39,7 +39,7 @@ pub async fn create(
     Body(new): Body<NewJob>,
 ) -> Result<Json<JobView>, ApiError> {
     let mut asked = new.requested()?;
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.tenant(holder.project_id).await?;
     let beginning = job_beginning::find(&mut tx, holder.project_id, &new).await?;
     if let Some(before) = &beginning.adapter {
         asked = asked.continuing(&adapter::spec(&mut tx, before).await?)?;
@@ -125,7 +125,7 @@ pub async fn list(
     let (after, limit) = (query.after::<JobKind>()?, query.limit(20, 100)?);
     let metadata: Map<String, Value> = query.metadata().into_iter().map(|(k, v)| (k, v.into())).collect();
     query.done()?;
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let jobs = job::list(&mut db, holder.project_id, metadata.into(), after, limit + 1).await?;
     let now = Utc::now();
     let views = jobs.into_iter().map(|job| JobView::new(job, holder.organization_id, now)).collect();
@@ -141,7 +141,7 @@ pub async fn retrieve(
     Caller(holder): Caller,
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, ApiError> {
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
@@ -158,7 +158,7 @@ pub async fn cancel(
     Caller(holder): Caller,
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, ApiError> {
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.tenant(holder.project_id).await?;
     let job = job::cancel(&mut tx, holder.project_id, named(&id)?).await.map_err(|error| match error {
         StoreError::Illegal(illegal) => ended(&id, illegal.from.wire()),
         other => ApiError::on_read(&id)(other),
@@ -188,7 +188,7 @@ pub async fn events(
 ) -> Result<Json<List<JobEventView>>, ApiError> {
     let (after, limit) = (query.after::<JobEventKind>()?, query.limit(20, 1000)?);
     query.done()?;
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
     let events = job_event::list(&mut db, holder.project_id, job.job_id, after, limit + 1).await?;
     let views = events.into_iter().map(JobEventView::from).collect();
@@ -214,7 +214,7 @@ pub async fn checkpoints(
 ) -> Result<Json<List<CheckpointView>>, ApiError> {
     let (after, limit) = (query.after::<attune_domain::id::Checkpoint>()?, query.limit(10, 100)?);
     query.done()?;
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
     let kept = checkpoint::list(&mut db, holder.project_id, job.job_id).await?;
     let behind = kept.iter().filter(|c| after.is_none_or(|after| c.checkpoint_id < after));

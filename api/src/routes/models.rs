@@ -26,7 +26,7 @@ pub async fn list(
     query: Params,
 ) -> Result<Json<List<ModelView>>, ApiError> {
     query.done()?;
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let bases = base_model::list(&mut db).await?;
     let tuned = adapter::list(&mut db, holder.project_id, None, i64::MAX).await?;
     let bases = bases.into_iter().map(ModelView::base);
@@ -43,7 +43,7 @@ pub async fn retrieve(
     Caller(holder): Caller,
     Path(name): Path<String>,
 ) -> Result<Json<ModelView>, ApiError> {
-    let mut db = app.db.acquire().await?;
+    let mut db = app.tenant(holder.project_id).await?;
     let model = adapter::resolve(&mut db, holder.project_id, &name).await.map_err(ApiError::on_read(name))?;
     Ok(Json(match model {
         Model::Base(base) => ModelView::base(base),
@@ -62,7 +62,7 @@ pub async fn delete(
     Caller(holder): Caller,
     Path(name): Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.tenant(holder.project_id).await?;
     let model = adapter::resolve(&mut tx, holder.project_id, &name).await.map_err(ApiError::on_read(&name))?;
     if let Model::Base(_) = model {
         return Err(ApiError::unsupported("model", "A base model cannot be deleted; only tuned models can."));

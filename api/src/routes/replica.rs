@@ -8,7 +8,7 @@ use crate::{app::App, body::Body, caller::ReplicaCaller, error::ApiError};
 
 /// Everything that the replica needs; the URLs are made now.
 pub async fn spec(State(app): State<App>, ReplicaCaller(replica): ReplicaCaller) -> Result<Json<ServeSpec>, ApiError> {
-    let mut db = app.db.acquire().await?;
+    let mut db = app.platform().await?;
     Ok(Json(replica::spec(&mut db, &app.objects, &replica).await?))
 }
 
@@ -18,7 +18,7 @@ pub async fn reports(
     ReplicaCaller(replica): ReplicaCaller,
     Body(said): Body<ReplicaReport>,
 ) -> Result<Json<ReplicaReply>, ApiError> {
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.platform().await?;
     let reply = replica::take_report(&mut tx, replica.replica_id, &said).await?;
     tx.commit().await?;
     Ok(Json(reply))

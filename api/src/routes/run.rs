@@ -16,7 +16,7 @@ const MOST_BLOBS: usize = 1000;
 /// Everything that the run needs; the URLs are made now.
 pub async fn spec(State(app): State<App>, RunCaller(run): RunCaller) -> Result<Json<RunSpec>, ApiError> {
     check_alive(&run)?;
-    let mut db = app.db.acquire().await?;
+    let mut db = app.platform().await?;
     Ok(Json(run_spec::get(&mut db, &app.objects, &run).await?))
 }
 
@@ -33,7 +33,7 @@ pub async fn blobs(
     if wanted.blobs.len() > MOST_BLOBS || !wanted.blobs.iter().all(|blob| is_sha256(&blob.sha256)) {
         return Err(ApiError::invalid("blobs", format!("At most {MOST_BLOBS} blobs, each with its SHA-256 in hex.")));
     }
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.platform().await?;
     let grants = blob::grant(&mut tx, &app.objects, &wanted.blobs).await?;
     tx.commit().await?;
     Ok(Json(grants))
@@ -45,7 +45,7 @@ pub async fn reports(
     RunCaller(run): RunCaller,
     Body(said): Body<Report>,
 ) -> Result<Json<Reply>, ApiError> {
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.platform().await?;
     let reply = report::take(&mut tx, run.run_id, &said).await?;
     tx.commit().await?;
     Ok(Json(reply))
