@@ -50,8 +50,8 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    db::migrate_as_owner(&config.database).await.context("the database cannot be made ready")?;
     let pool = db::connect(&config.database).await.context("the database cannot be reached")?;
-    db::migrate(&pool).await?;
     let objects = Objects::new(&config.object_store);
     objects.ensure_bucket().await?;
     if let Some(key) = &config.bootstrap_key {
@@ -84,7 +84,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
 /// The first key's project, and the key; both may be there from an earlier start.
 async fn let_in(pool: &PgPool, key: &SecretString) -> anyhow::Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = db::platform(pool).await?;
     let project = tenant::ensure(&mut tx, "default", "default").await?;
     api_key::ensure(&mut tx, project.project_id, "bootstrap", &mint::hash(key.expose_secret())).await?;
     tx.commit().await?;

@@ -103,9 +103,9 @@ fn stop_on_signals() -> Result<CancellationToken> {
 }
 
 async fn run(config: Config, stop: CancellationToken) -> Result<()> {
-    let pool = db::connect(&config.database).await.context("opening the database")?;
+    let pool = db::connect_as_platform(&config.database).context("opening the database")?;
     let queue_config = DatabaseConfig { max_connections: QUEUE_CONNECTIONS, ..config.database.clone() };
-    let queue_pool = db::connect(&queue_config).await.context("opening the database")?;
+    let queue_pool = db::connect_as_platform(&queue_config).context("opening the database")?;
     db::wait_for_schema(&pool, PATIENCE).await?;
     let leadership = take_leadership(&config.database, PATIENCE).await?;
 

@@ -9,6 +9,8 @@ use serde::Deserialize;
 pub struct DatabaseConfig {
     /// `postgres://user:password@host:port/name`.
     pub url: SecretString,
+    /// As `url`, for the role that owns the tables and brings the schema up to date; left out: the one of `url`.
+    pub owner_url: Option<SecretString>,
     /// The pool's size.
     #[serde(default = "sixteen")]
     pub max_connections: u32,

@@ -1,44 +1,85 @@
-//! The pool, the schema, and the lock that lets one scheduler work at a time.
+//! The pool, the roles that transactions take on, the schema, and the lock that lets one scheduler work at a time.
+//!
+//! `attune_app` sees one tenant's rows, `attune_platform` all; see `migrations/0007` and `0010`.
 
 use std::time::{Duration, Instant};
 
 use apalis_postgres::PostgresStorage;
-use attune_domain::id::ProjectId;
+use attune_domain::id::{OrganizationId, ProjectId};
 use secrecy::ExposeSecret;
-use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction, postgres::PgPoolOptions};
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use uuid::Uuid;
 
 use crate::{config::DatabaseConfig, error::StoreError};
 
 /// Our own migrations; apalis has its own, in its own schema.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
-/// Opens the pool.
+/// Opens the pool of a door that serves users. Its login role by itself need see no row: each transaction takes on the
+/// role that it is for.
 ///
 /// # Errors
 /// [`StoreError::Database`]: nobody answers there, or refuses.
 pub async fn connect(config: &DatabaseConfig) -> Result<PgPool, StoreError> {
-    Ok(PgPoolOptions::new()
+    Ok(pool(config).connect(config.url.expose_secret()).await?)
+}
+
+/// The pool of a door that does the platform's work alone: each of its connections is `attune_platform` from its
+/// beginning. Connects when it is first used, since that role is there only once the schema is.
+///
+/// # Errors
+/// [`StoreError::Database`]: the URL is none.
+pub fn connect_as_platform(config: &DatabaseConfig) -> Result<PgPool, StoreError> {
+    let options: PgConnectOptions = config.url.expose_secret().parse()?;
+    Ok(pool(config).connect_lazy_with(options.options([("role", "attune_platform")])))
+}
+
+fn pool(config: &DatabaseConfig) -> PgPoolOptions {
+    PgPoolOptions::new()
         .max_connections(config.max_connections)
         .acquire_timeout(Duration::from_secs(30))
-        .connect(config.url.expose_secret())
-        .await?)
+        // A connection that was in use a moment ago is not asked whether it lives: that would be a round trip a request.
+        .test_before_acquire(false)
+        .before_acquire(|conn, meta| {
+            Box::pin(async move {
+                if meta.idle_for > ASSUMED_ALIVE {
+                    conn.ping().await?;
+                }
+                Ok(true)
+            })
+        })
 }
+
+/// For how long an idle connection is taken to be alive.
+const ASSUMED_ALIVE: Duration = Duration::from_secs(1);
 
 /// A transaction; what is not committed is undone.
 pub type Tx = Transaction<'static, Postgres>;
 
-/// A transaction in which only this project's rows are there.
+/// A transaction in which only this project's rows are there: row security holds it to them.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn tenant(pool: &PgPool, project: ProjectId) -> Result<Tx, StoreError> {
-    let mut tx = pool.begin().await?;
-    // For this transaction alone.
-    sqlx::query("select set_config('attune.project_id', $1, true)")
-        .bind(project.uuid().to_string())
-        .execute(&mut *tx)
-        .await?;
-    Ok(tx)
+    scoped(pool, "attune.project_id", project.uuid()).await
+}
+
+/// A transaction that administers an organization: its projects, and what hangs on them, are there.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn organization(pool: &PgPool, organization: OrganizationId) -> Result<Tx, StoreError> {
+    scoped(pool, "attune.organization_id", organization.uuid()).await
+}
+
+/// Begins, takes on the role and names the tenant in one round trip; all of it ends with the transaction. The text is
+/// fixed but for a UUID, which can hold nothing but hex digits.
+async fn scoped(pool: &PgPool, setting: &'static str, tenant: Uuid) -> Result<Tx, StoreError> {
+    let begin = format!("begin; set local role attune_app; set local {setting} = '{tenant}'");
+    Ok(pool.begin_with(AssertSqlSafe(begin)).await?)
 }
 
 /// A transaction that sees every project's rows: the platform's own work.
@@ -46,17 +87,42 @@ pub async fn tenant(pool: &PgPool, project: ProjectId) -> Result<Tx, StoreError>
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn platform(pool: &PgPool) -> Result<Tx, StoreError> {
-    Ok(pool.begin().await?)
+    Ok(pool.begin_with("begin; set local role attune_platform").await?)
 }
 
-/// Brings the schema up to date: ours, then the queue's. Two processes may call it at once; sqlx takes a lock.
+/// Brings the schema of the configured database up to date, as its owner where one is named.
+///
+/// # Errors
+/// [`StoreError::Database`]: the owner is not let in. As [`migrate`].
+pub async fn migrate_as_owner(config: &DatabaseConfig) -> Result<(), StoreError> {
+    let url = config.owner_url.as_ref().unwrap_or(&config.url);
+    let owner = PgPoolOptions::new().max_connections(2).connect(url.expose_secret()).await?;
+    let migrated = migrate(&owner).await;
+    owner.close().await;
+    migrated
+}
+
+/// Brings the schema up to date: ours, then the queue's, then what our roles may do in the queue's. Two processes may
+/// call it at once; sqlx takes a lock, and so do the grants.
 ///
 /// # Errors
 /// [`StoreError::Migrate`]: a migration failed, or one that ran before has changed since.
 pub async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
     MIGRATOR.run(pool).await.map_err(|e| StoreError::Migrate(Box::new(e)))?;
-    PostgresStorage::setup(pool).await.map_err(|e| StoreError::Migrate(Box::new(e)))
+    PostgresStorage::setup(pool).await.map_err(|e| StoreError::Migrate(Box::new(e)))?;
+    sqlx::raw_sql(QUEUE_GRANTS).execute(pool).await.map_err(|e| StoreError::Migrate(Box::new(e)))?;
+    Ok(())
 }
+
+/// A request puts messages on a queue; workers take them off. Several statements in one text are one transaction.
+const QUEUE_GRANTS: &str = "
+    select pg_advisory_xact_lock(hashtext('attune: grants'));
+    grant select on public._sqlx_migrations to attune_platform;
+    grant usage on schema apalis to attune_app, attune_platform;
+    grant select, insert on apalis.jobs to attune_app;
+    grant select, insert, update, delete on all tables in schema apalis to attune_platform;
+    grant usage on all sequences in schema apalis to attune_platform;
+";
 
 /// Waits until another process has brought the schema up to date.
 ///

@@ -91,7 +91,7 @@ impl Platform {
         let scheduler = self.program_path("attune-scheduler")?;
         let listen = free_address(self.settings.listen).await?;
         let secrets = secrets::load_or_make(&self.data)?;
-        let database_url = self.start_database().await?;
+        let (database_url, database_owner_url) = self.start_database().await?;
         let object_store = self.start_object_store(&secrets).await?;
         let api_url = format!("http://{}", reachable(listen));
         let public_url = self.settings.public_url.clone().unwrap_or_else(|| api_url.clone());
@@ -101,6 +101,7 @@ impl Platform {
             public_url: public_url.clone(),
             api_url: api_url.clone(),
             database_url,
+            database_owner_url,
             object_store: &object_store,
             bootstrap_key: &secrets.bootstrap_key,
         };
@@ -114,17 +115,18 @@ impl Platform {
         Ok(())
     }
 
-    async fn start_database(&mut self) -> Result<String> {
+    /// Its URL for work, and for bringing the schema up to date.
+    async fn start_database(&mut self) -> Result<(String, Option<String>)> {
         if let Some(url) = &self.settings.database.url {
-            return Ok(url.clone());
+            return Ok((url.clone(), self.settings.database.owner_url.clone()));
         }
         let log = ChildLog::open(&self.data, "postgres", postgres::quiet)?;
         let cluster = postgres::Cluster::prepare(&self.data, self.settings.postgres_bin.as_deref()).await?;
         cluster.start(&mut self.children, log).await?;
         say("postgres is ready");
-        let url = cluster.url();
+        let urls = (cluster.url(), Some(cluster.owner_url()));
         self.cluster = Some(cluster);
-        Ok(url)
+        Ok(urls)
     }
 
     async fn start_object_store(&mut self, secrets: &secrets::Secrets) -> Result<super::settings::ObjectStore> {

@@ -20,8 +20,22 @@ use super::{
 };
 use crate::error::{CliError, Doing, Result};
 
-/// The role and the database that Attune uses.
+/// The database, and the role that owns everything in it.
 const NAME: &str = "attune";
+/// The role that api and scheduler log in as: owns nothing, sees nothing by itself, and takes on the role of each
+/// transaction. Those two are the schema's; they are made here first, so that it can belong to them.
+const LOGIN: &str = "attune_login";
+/// Safe at each start.
+const MAKE_LOGIN: &str = "do $$ declare name text; begin
+    foreach name in array array['attune_app', 'attune_platform'] loop
+        if not exists (select from pg_roles where rolname = name) then
+            execute format('create role %I nologin', name);
+        end if;
+    end loop;
+    if not exists (select from pg_roles where rolname = 'attune_login') then
+        create role attune_login login noinherit in role attune_app, attune_platform;
+    end if;
+end $$";
 /// A server that recovers after a crash lets nobody in for a while.
 const READY_WITHIN: Duration = Duration::from_secs(300);
 
@@ -50,9 +64,18 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Where sqlx and libpq find the database.
+    /// Where sqlx and libpq find the database, for work.
     pub(crate) fn url(&self) -> String {
-        format!("postgres://{NAME}@localhost:5432/{NAME}?host={}", percent_encoded(&self.place.socket))
+        self.url_as(LOGIN)
+    }
+
+    /// The same as its owner.
+    pub(crate) fn owner_url(&self) -> String {
+        self.url_as(NAME)
+    }
+
+    fn url_as(&self, role: &str) -> String {
+        format!("postgres://{role}@localhost:5432/{NAME}?host={}", percent_encoded(&self.place.socket))
     }
 
     /// Starts the server and waits until the database is there.
@@ -139,7 +162,8 @@ impl Cluster {
     /// have changed.
     fn write_access(&self) -> Result<()> {
         let users = self.place.user_names()?;
-        let map: String = users.iter().map(|user| format!("attune \"{user}\" {NAME}\n")).collect();
+        let entry = |user| format!("attune \"{user}\" {NAME}\nattune \"{user}\" {LOGIN}\n");
+        let map: String = users.iter().map(entry).collect();
         for (name, text) in [("pg_hba.conf", "local all all peer map=attune\n"), ("pg_ident.conf", &map)] {
             let path = self.place.data().join(name);
             super::private::write(&path, text)?;
@@ -165,6 +189,7 @@ impl Cluster {
         if self.query("select 1 from pg_database where datname = 'attune'").await?.is_empty() {
             self.query("create database attune").await?;
         }
+        self.query(MAKE_LOGIN).await?;
         Ok(())
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Start<'a> {
     pub(crate) api_url: String,
     /// PostgreSQL.
     pub(crate) database_url: String,
+    /// PostgreSQL as the owner of its tables: for the API alone, which brings the schema up to date.
+    pub(crate) database_owner_url: Option<String>,
     /// S3.
     pub(crate) object_store: &'a ObjectStore,
     /// The first API key.
@@ -32,6 +34,8 @@ pub(crate) struct Start<'a> {
 #[derive(Serialize)]
 struct Database<'a> {
     url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner_url: Option<&'a str>,
     max_connections: u32,
 }
 
@@ -52,9 +56,9 @@ fn text(table: &Table) -> Result<String> {
     toml::to_string(table).doing(|| "write settings as TOML".into())
 }
 
-fn shared(start: &Start<'_>, settings: &Settings) -> Result<Table> {
-    let database =
-        Database { url: &start.database_url, max_connections: settings.database.max_connections.unwrap_or(16) };
+fn shared(start: &Start<'_>, settings: &Settings, owner_url: Option<&str>) -> Result<Table> {
+    let max_connections = settings.database.max_connections.unwrap_or(16);
+    let database = Database { url: &start.database_url, owner_url, max_connections };
     let mut table = Table::new();
     table.insert("database".into(), Value::try_from(database).doing(|| "write settings as TOML".into())?);
     table.insert("object_store".into(), Value::try_from(start.object_store).doing(|| "write settings as TOML".into())?);
@@ -62,7 +66,7 @@ fn shared(start: &Start<'_>, settings: &Settings) -> Result<Table> {
 }
 
 fn api_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
-    let mut table = shared(start, settings)?;
+    let mut table = shared(start, settings, start.database_owner_url.as_deref())?;
     table.insert("listen".into(), start.listen.clone().into());
     table.insert("public_url".into(), start.public_url.clone().into());
     table.insert("bootstrap_key".into(), start.bootstrap_key.into());
@@ -72,7 +76,7 @@ fn api_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
 }
 
 fn scheduler_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
-    let mut table = shared(start, settings)?;
+    let mut table = shared(start, settings, None)?;
     table.insert("api_url".into(), start.api_url.clone().into());
     let mut local = settings.local.clone();
     local.entry("work_dir").or_insert_with(|| start.data.join("node").display().to_string().into());

@@ -24,6 +24,9 @@ pub(crate) struct UpArgs {
     /// Use this PostgreSQL database and start none
     #[arg(long, value_name = "URL", env = "ATTUNE_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
+    /// As --database-url, for the role that owns the tables [default: the one of --database-url]
+    #[arg(long, value_name = "URL", env = "ATTUNE_DATABASE_OWNER_URL", hide_env_values = true)]
+    database_owner_url: Option<String>,
     /// Use the S3 service at this address and start none
     #[arg(long, value_name = "URL", env = "ATTUNE_OBJECT_STORE_ENDPOINT")]
     object_store_endpoint: Option<String>,
@@ -69,6 +72,8 @@ struct SettingsFile {
 pub(crate) struct Database {
     /// Of PostgreSQL; none: a private cluster.
     pub(crate) url: Option<String>,
+    /// The same as its owner; none: as in `url`.
+    pub(crate) owner_url: Option<String>,
     /// Of api and of scheduler, each.
     pub(crate) max_connections: Option<u32>,
 }
@@ -162,7 +167,11 @@ impl Settings {
                 None => own_folder()?,
             },
             postgres_bin: args.postgres_bin.or(file.postgres_bin_dir),
-            database: Database { url: args.database_url.or(file.database.url), ..file.database },
+            database: Database {
+                url: args.database_url.or(file.database.url),
+                owner_url: args.database_owner_url.or(file.database.owner_url),
+                ..file.database
+            },
             object_store,
             limits: file.limits,
             leases: file.leases,

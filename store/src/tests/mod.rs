@@ -5,5 +5,6 @@ mod job;
 mod objects;
 mod replica;
 mod report;
+mod row_security;
 mod tenant;
 mod training;

@@ -1,0 +1,106 @@
+//! The text of an API key: `sk-attune-`, 43 letters and digits, and six that are reckoned from them, so that a mistyped
+//! or a cut key is known for one without asking anybody.
+//!
+//! Source of the shape: GitHub's token formats, which end in a CRC-32 in base 62. The checksum keeps no secret.
+
+/// What every key begins with.
+pub const PREFIX: &str = "sk-attune-";
+
+/// Random letters and digits: 256 bits.
+pub const RANDOM: usize = 43;
+
+/// Letters and digits of the checksum.
+const CHECKSUM: usize = 6;
+
+const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// How a text stands to the shape of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A key whose checksum is right.
+    Checked,
+    /// 43 letters and digits without a checksum: what `attune up` made for a data folder before keys had one.
+    Unchecked,
+    /// No key, or one that was mistyped.
+    Wrong,
+}
+
+/// The key that these 43 letters and digits are the random part of.
+#[must_use]
+pub fn compose(random: &str) -> String {
+    format!("{PREFIX}{random}{}", checksum(random))
+}
+
+/// What `text` is.
+#[must_use]
+pub fn shape(text: &str) -> Shape {
+    let Some(rest) = text.strip_prefix(PREFIX).filter(|rest| rest.bytes().all(|b| b.is_ascii_alphanumeric())) else {
+        return Shape::Wrong;
+    };
+    if rest.len() == RANDOM {
+        return Shape::Unchecked;
+    }
+    match rest.split_at_checked(RANDOM) {
+        Some((random, sum)) if sum == checksum(random) => Shape::Checked,
+        _ => Shape::Wrong,
+    }
+}
+
+/// What may be shown of a key: enough to tell it from others, too little to guess it.
+#[must_use]
+pub fn redact(key: &str) -> String {
+    let tail = key.len().saturating_sub(4);
+    let tail = key.get(tail..).unwrap_or("");
+    let head = key.get(..PREFIX.len() + 4).filter(|_| key.len() > PREFIX.len() + 16).unwrap_or("");
+    format!("{head}…{tail}")
+}
+
+fn checksum(random: &str) -> String {
+    let mut rest = crc32(random.as_bytes());
+    let mut digits = [b'0'; CHECKSUM];
+    for digit in digits.iter_mut().rev() {
+        *digit = DIGITS[(rest % 62) as usize];
+        rest /= 62;
+    }
+    digits.iter().copied().map(char::from).collect()
+}
+
+/// CRC-32 as in ISO 3309 (zip, PNG), a bit at a time: keys are short.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_the_crc_that_everybody_has() {
+        assert_eq!(crc32(b"123456789"), 0xCBF4_3926); // the check value of CRC-32/ISO-HDLC
+    }
+
+    #[test]
+    fn what_is_shown_of_a_key_is_its_beginning_and_its_end() {
+        let key = compose(&"a".repeat(RANDOM));
+        assert_eq!(redact(&key), format!("sk-attune-aaaa…{}", &key[key.len() - 4..]));
+        assert_eq!(redact("abc"), "…");
+    }
+
+    proptest! {
+        #[test]
+        fn a_whole_key_is_known_and_one_wrong_letter_refused(random in "[0-9A-Za-z]{43}", at in 10usize..59, other in "[0-9A-Za-z]") {
+            let key = compose(&random);
+            prop_assert_eq!(shape(&key), Shape::Checked);
+            let mut wrong = key.clone();
+            wrong.replace_range(at..=at, &other);
+            prop_assert_eq!(shape(&wrong) == Shape::Checked, wrong == key);
+            for cut in 1..6 {
+                prop_assert_eq!(shape(&key[..key.len() - cut]), Shape::Wrong);
+            }
+        }
+    }
+}
