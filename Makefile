@@ -41,6 +41,10 @@ check: setup ## Format and lints only, both halves
 resume-test: setup ## Kill trainers at random moments and compare what becomes of them (KILL_POINTS=52 KILL_SEED=…)
 	@scripts/resume-test
 
+.PHONY: conformance
+conformance: ## Both official clients, generated requests, forbidden addresses, forged tokens (ATTUNE_FUZZ_SECONDS=420)
+	@scripts/conformance
+
 .PHONY: left
 left: ## Build and test all that needs no libtorch, without libtorch
 	@$(ENV)
@@ -51,6 +55,10 @@ left: ## Build and test all that needs no libtorch, without libtorch
 .PHONY: bench-train
 bench-train: ## Training beside transformers + PEFT + bitsandbytes: speed, memory, start (ARGS="--rounds 3"; 6 GB of Python)
 	@scripts/bench-train $(ARGS)
+
+.PHONY: bench-api
+bench-api: ## Requests a second, their latency, and memory while 2 GiB go up and come down (release build; loopback only)
+	@scripts/bench-api $(ARGS)
 
 .PHONY: train-cost
 train-cost: ## How a training step's cost grows with length, batch and rank: docs/bench/train.csv, docs/train-cost.svg

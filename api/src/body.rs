@@ -43,6 +43,7 @@ fn unread(rejection: &BytesRejection, limit: u64) -> ApiError {
 /// # Errors
 /// [`ApiError::Invalid`] with the field's path.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    refuse_nul(bytes)?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| refusal(e.path().to_string(), e.inner()))?;
     reader.end().map_err(|e| refusal(".".into(), &e))?;
@@ -55,6 +56,43 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 /// As [`from_slice`].
 pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(value).map_err(|e| refusal(e.path().to_string(), e.inner()))
+}
+
+/// No text in Postgres may hold U+0000, so none is taken in. It can only come escaped: JSON forbids it as it is.
+fn refuse_nul(bytes: &[u8]) -> Result<(), ApiError> {
+    const ESCAPED: &[u8] = br"\u0000";
+    if !bytes.windows(ESCAPED.len()).any(|window| window == ESCAPED) {
+        return Ok(());
+    }
+    let value = serde_json::from_slice(bytes).map_err(|e| refusal(".".into(), &e))?;
+    let Some(path) = path_of_nul(&value) else { return Ok(()) };
+    let message = format!("Invalid '{path}': the character U+0000 is not allowed in a text.");
+    Err(ApiError::Invalid { param: Some(path), code: "invalid_value", message })
+}
+
+/// Where the first text or name with U+0000 stands.
+fn path_of_nul(value: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+    let joined = |step: String, rest: String| match rest.as_str() {
+        "" => step,
+        rest if rest.starts_with('[') => step + rest,
+        rest => format!("{step}.{rest}"),
+    };
+    match value {
+        Value::String(text) => text.contains('\0').then(String::new),
+        Value::Array(items) => {
+            let mut found = items.iter().enumerate().filter_map(|(i, v)| Some((i, path_of_nul(v)?)));
+            found.next().map(|(i, rest)| joined(format!("[{i}]"), rest))
+        }
+        Value::Object(fields) => fields.iter().find_map(|(name, v)| {
+            if name.contains('\0') {
+                Some(name.replace('\0', "\\u0000"))
+            } else {
+                Some(joined(name.clone(), path_of_nul(v)?))
+            }
+        }),
+        _ => None,
+    }
 }
 
 /// serde's words are the only place where the name of a missing or unknown field stands.
@@ -137,6 +175,17 @@ mod tests {
         assert_eq!((param.as_deref(), code), (Some("inner.rank"), "invalid_type"));
         assert_eq!(message, r#"Invalid 'inner.rank': invalid type: string "16", expected u32."#);
         assert_eq!(refused(r#"{"inner": {"rank": -1}}"#).1, "invalid_value");
+    }
+
+    #[test]
+    fn the_character_that_postgres_cannot_keep_is_refused_where_it_stands() {
+        let wrong = |text: &str| match from_slice::<serde_json::Value>(text.as_bytes()) {
+            Err(ApiError::Invalid { param, .. }) => param,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wrong(r#"{"a": [{"b": "x"}, {"b": "x\u0000"}]}"#).as_deref(), Some("a[1].b"));
+        assert_eq!(wrong(r#"{"metadata": {"k\u0000": "v"}}"#).as_deref(), Some(r"metadata.k\u0000"));
+        assert!(from_slice::<serde_json::Value>(br#"{"a": "a backslash: \\u0000"}"#).is_ok());
     }
 
     #[test]

@@ -224,6 +224,11 @@ impl From<StoreError> for ApiError {
             StoreError::Gap { .. } | StoreError::Illegal(_) => {
                 Self::Conflict(format!("The report cannot be taken: {error}."))
             }
+            other if other.is_bad_text() => Self::Invalid {
+                param: None,
+                code: "invalid_value",
+                message: "A text in the request holds the character U+0000, which is not allowed.".into(),
+            },
             other => Self::internal(other),
         }
     }

@@ -58,12 +58,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
             code: "invalid_query",
             message: e.body_text(),
         })?;
-        Ok(Self(pairs))
+        let pairs: Vec<(String, String)> = pairs;
+        match pairs.iter().find(|(name, value)| name.contains('\0') || value.contains('\0')) {
+            Some((name, _)) => Err(ApiError::invalid(
+                name.replace('\0', "\\u0000"),
+                "The character U+0000 is not allowed in a query.".to_owned(),
+            )),
+            None => Ok(Self(pairs)),
+        }
     }
 }
 
 impl Params {
-    /// The value of `name`; an empty one is none.
+    /// The value of `name`.
     ///
     /// # Errors
     /// It is given twice.
@@ -71,7 +78,7 @@ impl Params {
         let mut found = self.0.extract_if(.., |(key, _)| key == name).map(|(_, value)| value);
         match (found.next(), found.next()) {
             (_, Some(_)) => Err(ApiError::invalid(name, format!("'{name}' is given twice."))),
-            (value, None) => Ok(value.filter(|v| !v.is_empty())),
+            (value, None) => Ok(value),
         }
     }
 
@@ -157,7 +164,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_named() {
         for (query, param) in
-            [("limit=0", "limit"), ("limit=101", "limit"), ("limit=x", "limit"), ("limit=1&limit=2", "limit")]
+            [("limit=0", "limit"), ("limit=101", "limit"), ("limit=", "limit"), ("limit=1&limit=2", "limit")]
         {
             let error = params(query).limit(20, 100).unwrap_err();
             assert_eq!(error.body().error.param.as_deref(), Some(param), "{query}");

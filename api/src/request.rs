@@ -41,6 +41,14 @@ pub async fn trace(mut request: Request, next: Next) -> Response {
     response
 }
 
+/// Nothing has a name with U+0000 in it, and Postgres cannot even be asked for one.
+pub async fn plain_path(request: Request, next: Next) -> Response {
+    if request.uri().path().contains("%00") {
+        return no_such_route(request.method().clone(), request.uri().clone()).await.into_response();
+    }
+    next.run(request).await
+}
+
 /// What a handler that panicked answers.
 pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().cloned();

@@ -72,6 +72,7 @@ pub fn router(app: App, public_url: &str) -> Router {
         .fallback(request::no_such_route)
         .method_not_allowed_fallback(request::method_not_allowed)
         .layer(DefaultBodyLimit::max(json_bytes))
+        .layer(from_fn(request::plain_path))
         .layer(CatchPanicLayer::custom(request::panicked))
         .layer(from_fn(request::trace))
         .with_state(app)

@@ -78,6 +78,14 @@ impl StoreError {
         matches!(self, Self::Conflict { constraint } if constraint == name)
     }
 
+    /// Whether a text holds a character that the database cannot keep: U+0000, as text or inside JSON.
+    #[must_use]
+    pub fn is_bad_text(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        let code = error.as_database_error().and_then(|e| e.code());
+        matches!(code.as_deref(), Some("22021" | "22P05"))
+    }
+
     pub(crate) fn object(
         action: &'static str,
         key: &str,

@@ -7,3 +7,15 @@ pub mod tiny;
 
 /// `attune up` in a folder of its own, and its end.
 pub mod platform;
+
+/// Notes a line that tells a figure, where a script collects them (`ATTUNE_FIGURES`).
+///
+/// # Panics
+/// The file cannot be written.
+#[expect(clippy::disallowed_methods, reason = "a test has no configuration")]
+pub fn figure(line: &str) {
+    use std::io::Write;
+    let Some(path) = std::env::var_os("ATTUNE_FIGURES") else { return };
+    let file = std::fs::File::options().create(true).append(true).open(path);
+    file.and_then(|mut file| writeln!(file, "{line}")).expect("the file of figures can be written");
+}

@@ -1,0 +1,70 @@
+"""The official Python client against a running Attune; address and key come from the environment.
+
+`ATTUNE_ROWS` is a JSONL file of chats that teach one answer, `ATTUNE_ANSWER`. Every assertion is on the client's own
+typed results: what does not fit its types is an error even where the value looks right.
+"""
+import os
+import pathlib
+import time
+
+import openai
+import pytest
+
+ROWS = pathlib.Path(os.environ["ATTUNE_ROWS"])
+ANSWER = os.environ["ATTUNE_ANSWER"]
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+@pytest.fixture(scope="session")
+def client():
+    # No second attempt: what fails once has failed.
+    return openai.OpenAI(max_retries=0)
+
+
+@pytest.fixture(scope="session")
+def rows():
+    return ROWS
+
+
+@pytest.fixture(scope="session")
+def answer():
+    return ANSWER
+
+
+@pytest.fixture(scope="session")
+def training_file(client):
+    return client.files.create(file=ROWS.open("rb"), purpose="fine-tune")
+
+
+def until(what, wanted, seconds=180):
+    """Asks `what()` again until `wanted` holds of it, and gives it."""
+    deadline = time.time() + seconds
+    while not wanted(found := what()):
+        assert time.time() < deadline, found
+        time.sleep(0.2)
+    return found
+
+
+def ended(client, job_id):
+    return until(lambda: client.fine_tuning.jobs.retrieve(job_id), lambda job: job.status in ENDED)
+
+
+@pytest.fixture(scope="session")
+def tuned(client, training_file):
+    """A job that has succeeded; its model gives ANSWER to any question."""
+    job = client.fine_tuning.jobs.create(
+        model="tiny", training_file=training_file.id, validation_file=training_file.id, seed=7, suffix="client",
+        metadata={"team": "tests"},
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 6, "batch_size": 4}}},
+        extra_body={"trainer": {"learning_rate": 0.01}})
+    job = ended(client, job.id)
+    assert job.status == "succeeded", job
+    return job
+
+
+def refused(kind, param, call):
+    """The call is refused with an error of this kind that names `param`; gives its message."""
+    with pytest.raises(kind) as caught:
+        call()
+    assert caught.value.param == param, (caught.value.param, caught.value.message)
+    return caught.value.message

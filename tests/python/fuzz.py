@@ -1,0 +1,74 @@
+"""Generated requests against every operation of the OpenAPI document, with schemathesis: all its checks, all its phases.
+
+Address and key come from the environment, as for the official client. Prints one JSON object a line for each figure;
+leaves with 1 when a check failed. ATTUNE_FUZZ_SECONDS is the budget, ATTUNE_FUZZ_SEED makes a run repeatable.
+"""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import openai
+
+URL, KEY = os.environ["OPENAI_BASE_URL"].removesuffix("/v1"), os.environ["OPENAI_API_KEY"]
+SECONDS = int(os.environ.get("ATTUNE_FUZZ_SECONDS", "420"))
+SEED = os.environ.get("ATTUNE_FUZZ_SEED", "1")
+CASES = 10_000
+
+# What a schema cannot say, and is refused with 400: rows inside a file, rules between fields, limits that depend on the
+# base model. Everywhere else a request that fits the schema must not be a 400.
+RULES_BEYOND_THE_SCHEMA = [
+    "create_file", "create_upload", "add_upload_part", "complete_upload", "create_job", "estimate_job", "preview_file",
+    "create_chat_completion", "create_completion", "create_base_model", "put_blob", "create_batch", "import_adapter",
+    "create_webhook_endpoint", "update_webhook_endpoint",
+]
+
+client = openai.OpenAI(max_retries=0)
+file = client.files.create(file=open(os.environ["ATTUNE_ROWS"], "rb"), purpose="fine-tune")
+job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, hyperparameters={"n_epochs": 1})
+
+
+def configuration(known_operations):
+    """schemathesis.toml: ids that exist for path parameters, and where a 400 is right."""
+    ids = {"file_id": file.id, "job_id": job.id, "model": "tiny", "name": "tiny"}
+    lines = ["[parameters]", *(f'"path.{name}" = "{value}"' for name, value in ids.items())]
+    for operation in RULES_BEYOND_THE_SCHEMA:
+        if operation in known_operations:
+            lines += ["[[operations]]", f'include-operation-id = "{operation}"',
+                      "checks.positive_data_acceptance.expected-statuses = [200, 201, 400, 401, 403, 404, 409, 413, 415, 429, 503]"]
+    return "\n".join(lines) + "\n"
+
+
+def operations():
+    import urllib.request
+    document = json.load(urllib.request.urlopen(f"{URL}/openapi.json"))
+    return {o["operationId"] for path in document["paths"].values() for o in path.values() if isinstance(o, dict) and "operationId" in o}
+
+
+def count(report, *codes):
+    return sum(failure["count"] for failure in report["failures"] if failure["code"] in codes)
+
+
+with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    (folder / "schemathesis.toml").write_text(configuration(operations()))
+    st = pathlib.Path(sys.executable).with_name("st")
+    ran = subprocess.run(
+        [st, "--config-file", folder / "schemathesis.toml", "run", f"{URL}/openapi.json", "-H", f"Authorization: Bearer {KEY}",
+         "--checks", "all", "--continue-on-failure", "--no-shrink", "-n", "60", "--seed", SEED,
+         "--max-time", str(SECONDS), "--request-timeout", "20",
+         "--report", "json", "--report-json-path", folder / "report.json"],
+        cwd=folder, text=True, capture_output=True)
+    report = json.loads((folder / "report.json").read_text())
+
+cases = report["test_cases"]["generated"]
+failures = {"server_errors": count(report, "ST101"), "ignored_auth": count(report, "ST401", "ST402")}
+failures["other_failures"] = sum(f["count"] for f in report["failures"]) - sum(failures.values())
+if ran.returncode or cases < CASES:
+    print(ran.stdout[-60_000:], ran.stderr[-4000:])
+print(json.dumps({"figure": "schemathesis_cases", "value": cases, "bar": CASES}))
+for name, value in failures.items():
+    print(json.dumps({"figure": f"schemathesis_{name}", "value": value, "bar": 0, "at_most": True}))
+sys.exit(1 if ran.returncode or cases < CASES else 0)
