@@ -103,6 +103,11 @@ impl Staged {
         Self { objects: objects.clone(), key: Some(key) }
     }
 
+    /// Where it lies.
+    pub fn key(&self) -> &str {
+        self.key.as_deref().unwrap_or_default()
+    }
+
     /// Moves it to the key of its content.
     ///
     /// # Errors

@@ -42,8 +42,14 @@ pub mod job_beginning;
 /// Content on its way in.
 pub mod incoming;
 
-/// A dataset out of a form, checked row by row.
-pub mod dataset_upload;
+/// What may be said of a file that is brought.
+pub mod file_terms;
+
+/// A file out of a form.
+pub mod file_form;
+
+/// A file that came, checked and kept.
+pub mod file_check;
 
 /// Rows of a file as they would be trained on.
 pub mod preview;

@@ -54,18 +54,28 @@ pub async fn show(app: &App, project: ProjectId, file: File, asked: NewPreview) 
     };
     let blobs = base_model::files(&mut db, base.base_model_id).await?;
     drop(db);
-    let spec = TrainSpec::check(&asked.requested(), file.rows, base.architecture.max_position_embeddings)?;
-    spec.method.takes(file.format).map_err(|wrong| ApiError::invalid("method.type", format!("{wrong}.")))?;
-    let wanted = chosen(asked.rows, file.rows)?;
+    let Some(dataset) = &file.dataset else { return Err(no_dataset("file_id", &file)) };
+    let spec = TrainSpec::check(&asked.requested(), dataset.rows, base.architecture.max_position_embeddings)?;
+    spec.method.takes(dataset.format).map_err(|wrong| ApiError::invalid("method.type", format!("{wrong}.")))?;
+    let wanted = chosen(asked.rows, dataset.rows)?;
     let files = base_model::small_files(&app.objects, &blobs, &FILES).await?;
     let (pieces, inbox) = channel(4);
     let policy = RowPolicy::from(&spec);
     let shown = tokio::task::spawn_blocking(move || read(&files, policy, wanted, inbox));
-    let streamed = stream(&app.objects, &file.sha256, pieces).await;
+    let streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
     let shown = shown.await.map_err(ApiError::internal)?;
     // A reader that has all it wants leaves; a stream that broke before is what went wrong.
     streamed?;
     Ok(Preview { object: "list", data: shown? })
+}
+
+/// The file that `param` names has no rows.
+pub fn no_dataset(param: &str, file: &File) -> ApiError {
+    let message = format!(
+        "Invalid '{param}': {} was uploaded for '{}'; only a file for 'fine-tune' has rows to train on.",
+        file.file_id, file.purpose
+    );
+    ApiError::invalid(param, message)
 }
 
 /// The rows that are asked for.

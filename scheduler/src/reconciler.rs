@@ -14,7 +14,7 @@ use std::{
 
 use attune_domain::job::JobState;
 use attune_store::{
-    blob, job, node,
+    blob, file, job, node,
     queue::{self, DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, Replica, ReplicaState},
     run::{self, ActiveRun, Loss},
@@ -217,10 +217,11 @@ async fn push_again(app: &App) -> Result<(), SchedulerError> {
 async fn sweep(app: &App) -> Result<(), SchedulerError> {
     let mut tx = app.pool.begin().await?;
     let messages = queue::sweep(&mut tx).await?;
+    let files = file::expire(&mut tx).await?;
     let objects = blob::sweep(&mut tx, &app.objects).await?;
     tx.commit().await?;
-    if messages > 0 || objects > 0 {
-        tracing::info!(messages, objects, "swept");
+    if messages > 0 || files > 0 || objects > 0 {
+        tracing::info!(messages, files, objects, "swept");
     }
     Ok(())
 }

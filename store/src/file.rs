@@ -1,7 +1,8 @@
-//! Files that users brought. The bytes lie in the object store under their digest; here is what is known of them.
+//! Files that users brought or the platform made. The bytes lie in the object store under their digest; here is what is
+//! known of them.
 //!
-//! A deleted file is out of the user's sight at once; its row stays, since jobs name it, and its content is swept later.
-//! A file that a job still needs cannot be deleted.
+//! A deleted file is out of the user's sight at once, and so is one whose time is up; its row stays, since jobs name it,
+//! and its content is swept later. A file that a job still needs cannot be deleted, and its content outlives its time.
 
 use attune_domain::{
     bytes::Bytes,
@@ -13,7 +14,7 @@ use sqlx::PgConnection;
 
 use crate::{blob, error::StoreError, mint};
 
-/// A file, checked when it was uploaded.
+/// A file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
     /// Its id.
@@ -26,24 +27,67 @@ pub struct File {
     pub bytes: Bytes,
     /// Lower-case hex; also its object key.
     pub sha256: String,
-    /// Which kind of rows.
-    pub format: RowFormat,
-    /// How many rows.
-    pub rows: u64,
+    /// What the check of its rows found; `None`: it is no dataset.
+    pub dataset: Option<Dataset>,
     /// When it was uploaded.
     pub created_at: DateTime<Utc>,
+    /// When it goes by itself.
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// What an upload found out.
+/// A file's rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each field is the one of File with the same name")]
+pub struct Dataset {
+    /// What the trainer makes of a row.
+    pub format: RowFormat,
+    /// How many.
+    pub rows: u64,
+    /// How the file is written.
+    pub source: Source,
+    /// Where its rows lie, one JSON object a line; `None`: in the file itself.
+    pub canonical: Option<Canonical>,
+}
+
+/// How a dataset was written by its user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// `jsonl`, `json`, `csv`, `tsv` or `parquet`.
+    pub container: String,
+    /// `gzip` or `zstd`.
+    pub compression: Option<String>,
+    /// `chat`, `completion`, `text`, `alpaca`, `sharegpt` or `preference`.
+    pub shape: String,
+}
+
+/// Rows as trainers read them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Canonical {
+    /// Lower-case hex.
+    pub sha256: String,
+    /// Its length.
+    pub bytes: Bytes,
+}
+
+impl File {
+    /// The digest of the content that trainers read.
+    #[must_use]
+    pub fn rows_sha256(&self) -> &str {
+        let canonical = self.dataset.as_ref().and_then(|dataset| dataset.canonical.as_ref());
+        canonical.map_or(&self.sha256, |canonical| &canonical.sha256)
+    }
+}
+
+/// What is known of a file before it has a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field but the last is the one of File with the same name")]
 pub struct NewFile {
     pub filename: String,
     pub purpose: String,
     pub bytes: Bytes,
     pub sha256: String,
-    pub format: RowFormat,
-    pub rows: u64,
+    pub dataset: Option<Dataset>,
+    /// How long it is there; `None`: until it is deleted.
+    pub expires_after_seconds: Option<u32>,
 }
 
 /// Which part of a list.
@@ -64,50 +108,82 @@ struct Row {
     purpose: String,
     bytes: i64,
     sha256: String,
-    format: String,
-    row_count: i64,
+    format: Option<String>,
+    row_count: Option<i64>,
+    container: Option<String>,
+    compression: Option<String>,
+    shape: Option<String>,
+    rows_sha256: Option<String>,
+    rows_bytes: Option<i64>,
     created_at: DateTime<Utc>,
+    expires_at: Option<DateTime<Utc>>,
 }
 
 impl TryFrom<Row> for File {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
-        let format = RowFormat::from_name(&row.format).ok_or_else(|| StoreError::Corrupt {
-            column: "file.format",
-            cause: format!("'{}' is no format", row.format).into(),
-        })?;
+        let dataset = row.format.map(|format| {
+            Ok::<_, StoreError>(Dataset {
+                format: RowFormat::from_name(&format).ok_or_else(|| StoreError::Corrupt {
+                    column: "file.format",
+                    cause: format!("'{format}' is no format").into(),
+                })?,
+                rows: u64::try_from(row.row_count.unwrap_or(0)).unwrap_or(0),
+                source: Source {
+                    container: row.container.unwrap_or_default(),
+                    compression: row.compression,
+                    shape: row.shape.unwrap_or_default(),
+                },
+                canonical: row
+                    .rows_sha256
+                    .zip(row.rows_bytes)
+                    .map(|(sha256, bytes)| Canonical { sha256, bytes: Bytes::from_i64(bytes) }),
+            })
+        });
         Ok(Self {
             file_id: FileId::new(row.file_id),
             filename: row.filename,
             purpose: row.purpose,
             bytes: Bytes::from_i64(row.bytes),
             sha256: row.sha256,
-            format,
-            rows: u64::try_from(row.row_count).unwrap_or(0),
+            dataset: dataset.transpose()?,
             created_at: row.created_at,
+            expires_at: row.expires_at,
         })
     }
 }
 
-/// Keeps a new file's row. Its object must be in the store already.
+/// Keeps a new file's row. Its objects must be in the store already.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn insert(db: &mut PgConnection, project: ProjectId, new: NewFile) -> Result<File, StoreError> {
+    let dataset = new.dataset.as_ref();
+    let source = dataset.map(|dataset| &dataset.source);
+    let canonical = dataset.and_then(|dataset| dataset.canonical.as_ref());
     let row = sqlx::query_as!(
         Row,
-        "insert into file (file_id, project_id, filename, purpose, bytes, sha256, format, row_count)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)
-         returning file_id, filename, purpose, bytes, sha256, format, row_count, created_at",
+        "insert into file (file_id, project_id, filename, purpose, bytes, sha256, format, row_count, container,
+             compression, shape, rows_sha256, rows_bytes, expires_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+             now() + make_interval(secs => $14::bigint::double precision))
+         returning file_id, filename, purpose, bytes, sha256, format, row_count, container, compression, shape,
+             rows_sha256, rows_bytes, created_at, expires_at",
         mint::id::<FileKind>().uuid(),
         project.uuid(),
         new.filename,
         new.purpose,
         new.bytes.to_i64(),
         new.sha256,
-        new.format.name(),
-        i64::try_from(new.rows).unwrap_or(i64::MAX),
+        dataset.map(|dataset| dataset.format.name()),
+        dataset.map(|dataset| i64::try_from(dataset.rows).unwrap_or(i64::MAX)),
+        source.map(|source| source.container.as_str()),
+        source.and_then(|source| source.compression.as_deref()),
+        source.map(|source| source.shape.as_str()),
+        canonical.map(|canonical| canonical.sha256.as_str()),
+        canonical.map(|canonical| canonical.bytes.to_i64()),
+        new.expires_after_seconds.map(i64::from),
     )
     .fetch_one(db)
     .await?;
@@ -117,12 +193,33 @@ pub async fn insert(db: &mut PgConnection, project: ProjectId, new: NewFile) -> 
 /// The project's file of this id.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none, or it was deleted.
+/// [`StoreError::NotFound`]: there is none, it was deleted, or its time is up.
 pub async fn get(db: &mut PgConnection, project: ProjectId, id: FileId) -> Result<File, StoreError> {
     sqlx::query_as!(
         Row,
-        "select file_id, filename, purpose, bytes, sha256, format, row_count, created_at
-         from file where file_id = $1 and project_id = $2 and deleted_at is null",
+        "select file_id, filename, purpose, bytes, sha256, format, row_count, container, compression, shape,
+             rows_sha256, rows_bytes, created_at, expires_at
+         from file where file_id = $1 and project_id = $2 and deleted_at is null
+             and (expires_at is null or expires_at > now())",
+        id.uuid(),
+        project.uuid(),
+    )
+    .fetch_optional(db)
+    .await?
+    .ok_or(StoreError::NotFound("file"))?
+    .try_into()
+}
+
+/// A file that a job of the project names, whatever became of it since.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: there never was one.
+pub async fn of_job(db: &mut PgConnection, project: ProjectId, id: FileId) -> Result<File, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "select file_id, filename, purpose, bytes, sha256, format, row_count, container, compression, shape,
+             rows_sha256, rows_bytes, created_at, expires_at
+         from file where file_id = $1 and project_id = $2",
         id.uuid(),
         project.uuid(),
     )
@@ -144,9 +241,11 @@ pub async fn list(
 ) -> Result<Vec<File>, StoreError> {
     let rows = sqlx::query_as!(
         Row,
-        "select file_id, filename, purpose, bytes, sha256, format, row_count, created_at
+        "select file_id, filename, purpose, bytes, sha256, format, row_count, container, compression, shape,
+             rows_sha256, rows_bytes, created_at, expires_at
          from file
-         where project_id = $1 and deleted_at is null and ($2::text is null or purpose = $2)
+         where project_id = $1 and deleted_at is null and (expires_at is null or expires_at > now())
+           and ($2::text is null or purpose = $2)
            and ($3::uuid is null or case when $5 then file_id > $3 else file_id < $3 end)
          order by case when $5 then file_id end, file_id desc
          limit $4",
@@ -176,8 +275,10 @@ pub async fn lock_for_job(tx: &mut PgConnection, project: ProjectId, id: FileId)
 /// # Errors
 /// [`StoreError::NotFound`]: there is none, or it was deleted before.
 pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: FileId) -> Result<Option<JobId>, StoreError> {
-    let sha256 = sqlx::query_scalar!(
-        "select sha256 from file where file_id = $1 and project_id = $2 and deleted_at is null for update",
+    let content = sqlx::query!(
+        "select sha256, rows_sha256 from file
+         where file_id = $1 and project_id = $2 and deleted_at is null and (expires_at is null or expires_at > now())
+         for update",
         id.uuid(),
         project.uuid(),
     )
@@ -196,6 +297,31 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: FileId) -> Re
         return Ok(Some(JobId::new(job)));
     }
     sqlx::query!("update file set deleted_at = now() where file_id = $1", id.uuid()).execute(&mut *tx).await?;
-    blob::discard_digests(tx, &[sha256]).await?;
+    let digests: Vec<String> = std::iter::once(content.sha256).chain(content.rows_sha256).collect();
+    blob::discard_digests(tx, &digests).await?;
     Ok(None)
+}
+
+/// Lets go of files whose time is up, at most a hundred; one that a job still needs waits until that job has ended.
+/// Returns how many went. Theirs are all projects: for the platform's own transactions.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn expire(tx: &mut PgConnection) -> Result<usize, StoreError> {
+    let gone = sqlx::query!(
+        "update file set deleted_at = now()
+         where file_id in (
+             select file_id from file where expires_at <= now() and deleted_at is null and not exists (
+                 select from job where state not in ('succeeded', 'failed', 'cancelled')
+                     and (training_file_id = file_id or validation_file_id = file_id))
+             order by expires_at limit 100 for update skip locked)
+         returning sha256, rows_sha256",
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let count = gone.len();
+    let digests: Vec<String> =
+        gone.into_iter().flat_map(|row| std::iter::once(row.sha256).chain(row.rows_sha256)).collect();
+    blob::discard_digests(tx, &digests).await?;
+    Ok(count)
 }

@@ -104,9 +104,13 @@ pub(crate) async fn base_files(
 
 /// A dataset file; one that its user deleted meanwhile is still the job's.
 async fn dataset(conn: &mut PgConnection, objects: &Objects, id: FileId) -> Result<RemoteFile, StoreError> {
-    let row = sqlx::query!("select filename, sha256, bytes from file where file_id = $1", id.uuid())
-        .fetch_optional(conn)
-        .await?
-        .ok_or(StoreError::NotFound("file"))?;
+    let row = sqlx::query!(
+        r#"select filename, coalesce(rows_sha256, sha256) as "sha256!", coalesce(rows_bytes, bytes) as "bytes!"
+           from file where file_id = $1"#,
+        id.uuid(),
+    )
+    .fetch_optional(conn)
+    .await?
+    .ok_or(StoreError::NotFound("file"))?;
     objects.remote_file(&row.filename, &row.sha256, Bytes::from_i64(row.bytes)).await
 }

@@ -14,7 +14,7 @@ use sqlx::{PgConnection, PgPool};
 use crate::{
     base_model, db,
     error::StoreError,
-    file::{self, NewFile},
+    file::{self, Dataset, NewFile, Source},
     job::{self, FileFacts, NewJob, Step, TokenFacts},
     mint,
     node::NewNode,
@@ -59,8 +59,13 @@ pub async fn seed(pool: &PgPool) -> Result<Seed, StoreError> {
         purpose: "fine-tune".into(),
         bytes: Bytes(1000),
         sha256: "f".repeat(64),
-        format: RowFormat::Chat,
-        rows: 100,
+        dataset: Some(Dataset {
+            format: RowFormat::Chat,
+            rows: 100,
+            source: Source { container: "jsonl".into(), compression: None, shape: "chat".into() },
+            canonical: None,
+        }),
+        expires_after_seconds: None,
     };
     let file_id = file::insert(&mut conn, project_id, new).await?.file_id;
     Ok(Seed { project_id, base_model_id: base.base_model_id, file_id })

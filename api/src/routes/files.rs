@@ -15,8 +15,9 @@ use crate::{
     app::App,
     body::Body,
     caller::Caller,
-    content, dataset_upload,
+    content,
     error::{ApiError, ErrorBody},
+    file_form,
     page::{List, Params},
     preview,
     wire::{
@@ -27,8 +28,8 @@ use crate::{
 
 /// Upload a file.
 ///
-/// A JSONL dataset for fine-tuning. Every row is checked while it comes in; a file with a bad row is refused with the
-/// lines of its first defects, and nothing of it is kept.
+/// A dataset for fine-tuning, a batch's requests, or anything that is to be kept. Every row of a dataset is checked before
+/// the answer; a file with a bad row is refused with the lines of its first defects, and nothing of it is kept.
 #[utoipa::path(post, path = "/v1/files", tag = "Files", operation_id = "create_file",
     request_body(content = FileForm, content_type = "multipart/form-data"),
     responses((status = 200, body = FileView), (status = "4XX", body = ErrorBody), (status = 507, body = ErrorBody)))]
@@ -38,7 +39,7 @@ pub async fn create(
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Json<FileView>, ApiError> {
     let form = form.map_err(|_| ApiError::UnsupportedMediaType { wanted: "multipart/form-data with a boundary" })?;
-    let file = dataset_upload::take(&app, holder.project_id, form).await?;
+    let file = file_form::take(&app, holder.project_id, form).await?;
     Ok(Json(file.into()))
 }
 

@@ -20,6 +20,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     job_beginning,
     page::{List, Params},
+    preview::no_dataset,
     wire::{
         job::NewJob,
         job_view::{CheckpointView, JobEventView, JobView},
@@ -50,7 +51,8 @@ pub async fn create(
         Some(id) => Some(dataset(&mut tx, &holder, "validation_file", id).await?),
         None => None,
     };
-    let spec = TrainSpec::check(&asked, training.rows, base.architecture.max_position_embeddings)?;
+    let rows = training.dataset.as_ref().map_or(0, |dataset| dataset.rows);
+    let spec = TrainSpec::check(&asked, rows, base.architecture.max_position_embeddings)?;
     check_validations(&spec, validation.is_some())?;
     right_rows(&spec, "training_file", &training)?;
     if let Some(validation) = &validation {
@@ -98,15 +100,17 @@ async fn dataset(
         message: format!("Invalid '{field}': there is no file '{}'.", text.chars().take(80).collect::<String>()),
     };
     let id: FileId = text.parse().map_err(|_| missing())?;
-    match file::lock_for_job(tx, holder.project_id, id).await {
-        Err(StoreError::NotFound(_)) => Err(missing()),
-        found => Ok(found?),
-    }
+    let file = match file::lock_for_job(tx, holder.project_id, id).await {
+        Err(StoreError::NotFound(_)) => return Err(missing()),
+        found => found?,
+    };
+    if file.dataset.is_none() { Err(no_dataset(field, &file)) } else { Ok(file) }
 }
 
 /// Refuses a file of rows that the method does not learn from.
 fn right_rows(spec: &TrainSpec, field: &'static str, file: &file::File) -> Result<(), ApiError> {
-    spec.method.takes(file.format).map_err(|wrong| ApiError::invalid(field, format!("Invalid '{field}': {wrong}.")))
+    let Some(dataset) = &file.dataset else { return Err(no_dataset(field, file)) };
+    spec.method.takes(dataset.format).map_err(|wrong| ApiError::invalid(field, format!("Invalid '{field}': {wrong}.")))
 }
 
 /// List fine-tuning jobs, newest first.

@@ -1,6 +1,6 @@
 //! Files as users see them: OpenAI's file object, and what the check of the rows found.
 
-use attune_store::file::File;
+use attune_store::file::{File, Source};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -18,7 +18,9 @@ pub struct FileView {
     pub created_at: i64,
     /// As it was called when it was uploaded.
     pub filename: String,
-    /// Always `fine-tune`.
+    /// When it goes by itself, in Unix time; `null`: when it is deleted.
+    pub expires_at: Option<i64>,
+    /// `fine-tune`, `batch`, `user_data` or `evals`; the platform's own: `fine-tune-results`, `batch_output`.
     pub purpose: String,
     /// Always `processed`: a file with a bad row is refused at once.
     pub status: &'static str,
@@ -26,10 +28,31 @@ pub struct FileView {
     pub status_details: Option<String>,
     /// SHA-256 of its content. Attune's own.
     pub sha256: String,
-    /// Rows in it. Attune's own.
-    pub rows: u64,
-    /// `chat`, `completion` or `text`. Attune's own.
-    pub format: &'static str,
+    /// A dataset's rows. Attune's own.
+    pub rows: Option<u64>,
+    /// What is made of a dataset's rows: `chat`, `completion` or `text`. Attune's own.
+    pub format: Option<&'static str>,
+    /// How a dataset is written. Attune's own.
+    pub source: Option<SourceView>,
+}
+
+/// How a dataset is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct SourceView {
+    /// `jsonl`, `json`, `csv`, `tsv` or `parquet`.
+    #[schema(example = "jsonl")]
+    pub container: String,
+    /// `gzip` or `zstd`; `null`: none.
+    pub compression: Option<String>,
+    /// `chat`, `completion`, `text`, `alpaca`, `sharegpt` or `preference`.
+    #[schema(example = "chat")]
+    pub shape: String,
+}
+
+impl From<Source> for SourceView {
+    fn from(Source { container, compression, shape }: Source) -> Self {
+        Self { container, compression, shape }
+    }
 }
 
 impl From<File> for FileView {
@@ -40,12 +63,14 @@ impl From<File> for FileView {
             bytes: file.bytes.0,
             created_at: file.created_at.timestamp(),
             filename: file.filename,
+            expires_at: file.expires_at.map(|at| at.timestamp()),
             purpose: file.purpose,
             status: "processed",
             status_details: None,
             sha256: file.sha256,
-            rows: file.rows,
-            format: file.format.name(),
+            rows: file.dataset.as_ref().map(|dataset| dataset.rows),
+            format: file.dataset.as_ref().map(|dataset| dataset.format.name()),
+            source: file.dataset.map(|dataset| dataset.source.into()),
         }
     }
 }
@@ -64,9 +89,15 @@ pub struct Deleted {
 /// The form of an upload. Only a description: the form is read piece by piece.
 #[derive(Debug, ToSchema)]
 pub struct FileForm {
-    /// `fine-tune`.
+    /// `fine-tune`, `batch`, `user_data` or `evals`.
     pub purpose: String,
-    /// JSONL: chat rows (`{"messages": [...]}`) completion rows (`{"prompt": …, "completion": …}`)
+    /// Always `created_at`; together with the seconds.
+    #[schema(rename = "expires_after[anchor]")]
+    pub expires_after_anchor: Option<String>,
+    /// After how many seconds it goes by itself, 3600 to 2592000; left out: when it is deleted.
+    #[schema(rename = "expires_after[seconds]", minimum = 3600, maximum = 2_592_000)]
+    pub expires_after_seconds: Option<u32>,
+    /// A dataset is JSONL: chat rows (`{"messages": [...]}`) completion rows (`{"prompt": …, "completion": …}`)
     /// or text rows (`{"text": …}`), one kind per file.
     #[schema(format = Binary, value_type = String)]
     pub file: Vec<u8>,

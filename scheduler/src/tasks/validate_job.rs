@@ -92,8 +92,8 @@ async fn scan_file(
     (project, id): (ProjectId, FileId),
     (param, policy): (&'static str, RowPolicy),
 ) -> Result<Result<Scanned, JobError>, SchedulerError> {
-    let file = file::get(&mut *app.pool.acquire().await?, project, id).await?;
-    let mut body = match app.objects.get(&blob_key(&file.sha256)).await {
+    let file = file::of_job(&mut *app.pool.acquire().await?, project, id).await?;
+    let mut body = match app.objects.get(&blob_key(file.rows_sha256())).await {
         Ok(body) => body,
         Err(StoreError::NotFound(_)) => return Ok(Err(gone(param, id))),
         Err(error) => return Err(error.into()),
@@ -118,7 +118,7 @@ async fn scan_file(
             }
             Ok(None) => break,
             Err(cause) => {
-                let (action, key) = ("get", blob_key(&file.sha256));
+                let (action, key) = ("get", blob_key(file.rows_sha256()));
                 broken = Some(StoreError::Object { action, key, cause: Box::new(cause) });
                 break;
             }
@@ -129,8 +129,9 @@ async fn scan_file(
     if let Some(error) = broken {
         return Err(error.into());
     }
-    if found != file.sha256 {
-        return Err(StoreError::Digest { name: file.filename, wanted: file.sha256, found }.into());
+    if found != file.rows_sha256() {
+        let wanted = file.rows_sha256().to_owned();
+        return Err(StoreError::Digest { name: file.filename, wanted, found }.into());
     }
     Ok(verdict)
 }

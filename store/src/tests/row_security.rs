@@ -68,8 +68,8 @@ async fn who_names_no_tenant_sees_no_row_and_writes_none(pool: PgPool) {
         purpose: "fine-tune".into(),
         bytes: attune_domain::bytes::Bytes(1),
         sha256: "e".repeat(64),
-        format: attune_domain::dataset::RowFormat::Chat,
-        rows: 1,
+        dataset: None,
+        expires_after_seconds: None,
     };
     let refused = file::insert(&mut nobody, seed.project_id, new).await.unwrap_err();
     assert!(format!("{refused:?}").contains("row-level security"), "{refused:?}");

@@ -1,12 +1,13 @@
 //! What a project sees: its own, and nothing of another.
 
+use attune_domain::bytes::Bytes;
 use sqlx::PgPool;
 
 use crate::{
     adapter::{self, Model},
     api_key, base_model,
     error::StoreError,
-    file::{self, Page},
+    file::{self, NewFile, Page},
     mint, report, tenant,
     testing::{self, claimed_run, new_job, queued_job, seed, started},
 };
@@ -83,4 +84,34 @@ async fn a_base_models_name_is_taken_once(pool: PgPool) {
     let again = base_model::insert(&mut conn, "tiny", &tiny.architecture, &[]).await.unwrap_err();
     assert!(again.on_constraint(base_model::NAME_KEY), "{again}");
     assert_eq!(base_model::files(&mut conn, seed.base_model_id).await.unwrap(), [testing::blob("config.json", 'c')]);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_file_goes_when_its_time_is_up_but_not_before_the_job_that_needs_it(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let note = NewFile {
+        filename: "note.pdf".into(),
+        purpose: "user_data".into(),
+        bytes: Bytes(3),
+        sha256: "a".repeat(64),
+        dataset: None,
+        expires_after_seconds: Some(3600),
+    };
+    let note = file::insert(&mut conn, seed.project_id, note).await.unwrap();
+    assert_eq!((note.expires_at.unwrap() - note.created_at).num_seconds(), 3600);
+    assert_eq!(file::get(&mut conn, seed.project_id, note.file_id).await.unwrap(), note);
+    let job = new_job(&mut conn, seed).await.unwrap();
+    assert_eq!(file::expire(&mut conn).await.unwrap(), 0);
+
+    sqlx::query("update file set expires_at = now() - interval '1 second'").execute(&mut *conn).await.unwrap();
+    let page = Page { after: None, limit: 10, ascending: false };
+    assert!(file::list(&mut conn, seed.project_id, None, &page).await.unwrap().is_empty());
+    assert!(file::get(&mut conn, seed.project_id, note.file_id).await.is_err());
+    assert!(file::delete(&mut conn, seed.project_id, note.file_id).await.is_err());
+    assert!(file::of_job(&mut conn, seed.project_id, seed.file_id).await.is_ok());
+    assert_eq!(file::expire(&mut conn).await.unwrap(), 1, "the job's file stays");
+    crate::job::cancel(&mut conn, seed.project_id, job).await.unwrap();
+    assert_eq!(file::expire(&mut conn).await.unwrap(), 1);
+    assert_eq!(file::expire(&mut conn).await.unwrap(), 0);
 }
