@@ -29,9 +29,13 @@ pub struct Beginning {
 pub async fn find(tx: &mut PgConnection, project: ProjectId, new: &NewJob) -> Result<Beginning, ApiError> {
     let model = adapter::resolve(tx, project, &new.model).await.map_err(ApiError::on_read(&new.model))?;
     let named = match (&new.continue_from, &model) {
-        (Some(named), _) => Some(named.clone()),
         (None, Model::Tuned(tuned)) => Some(tuned.model_name.clone()),
+        (_, Model::Checkpoint(_)) => {
+            let message = "A checkpoint answers requests, but no job goes on from it; name the job's tuned model.";
+            return Err(ApiError::unsupported("model", message));
+        }
         (None, Model::Base(_)) => None,
+        (Some(named), _) => Some(named.clone()),
     };
     let Some(named) = named else {
         let base = base_model::get(tx, model.base_model_id()).await?;

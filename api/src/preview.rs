@@ -49,7 +49,9 @@ pub async fn show(app: &App, project: ProjectId, file: File, asked: NewPreview) 
     let mut db = app.tenant(project).await?;
     let base = match adapter::resolve(&mut db, project, &asked.model).await {
         Ok(Model::Base(base)) => base,
-        Ok(Model::Tuned(_)) => return Err(ApiError::unsupported("model", "Name the tuned model's base.")),
+        Ok(Model::Tuned(_) | Model::Checkpoint(_)) => {
+            return Err(ApiError::unsupported("model", "Name the tuned model's base."));
+        }
         Err(error) => return Err(ApiError::on_read(asked.model)(error)),
     };
     let blobs = base_model::files(&mut db, base.base_model_id).await?;

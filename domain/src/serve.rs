@@ -4,18 +4,23 @@
 //! it is with `POST /internal/replica/reports`, and answers `POST /generate` (same token as bearer) with one
 //! [`GenerateEvent`] a line.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     bytes::Bytes,
-    id::{AdapterVersionId, ReplicaId},
+    id::{AdapterVersionId, CheckpointId, ReplicaId},
     run::{Directive, RemoteFile},
 };
+
+/// What this release speaks.
+pub const CONTRACT_VERSION: u32 = 3;
 
 /// Everything a serving process needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServeSpec {
-    /// [`crate::run::CONTRACT_VERSION`].
+    /// [`CONTRACT_VERSION`].
     pub version: u32,
     /// Which replica this is.
     pub replica_id: ReplicaId,
@@ -39,7 +44,7 @@ pub struct ReplicaReport {
     /// Requests that it works on.
     pub active_requests: u64,
     /// Adapters in memory.
-    pub resident_adapters: Vec<AdapterVersionId>,
+    pub resident_adapters: Vec<AdapterId>,
     /// Why it cannot go on; the last report.
     pub failed: Option<String>,
 }
@@ -51,11 +56,30 @@ pub struct ReplicaReply {
     pub directive: Directive,
 }
 
+/// What corrects a base. Written as its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AdapterId {
+    /// The adapter that a job gave.
+    Version(AdapterVersionId),
+    /// The adapter as it was on the way.
+    Checkpoint(CheckpointId),
+}
+
+impl fmt::Display for AdapterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(id) => id.fmt(f),
+            Self::Checkpoint(id) => id.fmt(f),
+        }
+    }
+}
+
 /// The adapter that a request wants, and where to get it if it is not resident.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterRef {
-    /// Which version.
-    pub adapter_version_id: AdapterVersionId,
+    /// Which.
+    pub id: AdapterId,
     /// A PEFT folder.
     pub files: Vec<RemoteFile>,
 }

@@ -11,7 +11,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use attune_domain::{architecture::Architecture, bytes::Bytes, id::AdapterVersionId, serve::AdapterRef};
+use attune_domain::{
+    architecture::Architecture,
+    bytes::Bytes,
+    serve::{AdapterId, AdapterRef},
+};
 use attune_model::{adapter::LoraAdapter, tensor_file::TensorFile};
 use attune_node::Cache;
 use attune_text::model::TextModel;
@@ -26,8 +30,8 @@ use crate::{
 /// An adapter in memory.
 #[derive(Debug)]
 pub struct Resident {
-    /// Which version.
-    pub id: AdapterVersionId,
+    /// Which.
+    pub id: AdapterId,
     /// Its factors. Only the engine's thread takes the lock: it is there since tensors may not be shared between threads.
     pub factors: Mutex<LoraAdapter>,
     /// How its prompts are made: the base's way, unless it brought its own chat template.
@@ -79,7 +83,7 @@ pub struct Adapters {
 
 #[derive(Default)]
 struct Shelf {
-    slots: HashMap<AdapterVersionId, Slot>,
+    slots: HashMap<AdapterId, Slot>,
     uses: u64,
 }
 
@@ -110,7 +114,7 @@ impl Adapters {
 
     /// Those in memory, sorted.
     #[must_use]
-    pub fn resident(&self) -> Vec<AdapterVersionId> {
+    pub fn resident(&self) -> Vec<AdapterId> {
         let shelf = self.shelf();
         let mut ids: Vec<_> = shelf.slots.iter().filter(|(_, s)| s.cell.initialized()).map(|(id, _)| *id).collect();
         ids.sort();
@@ -122,14 +126,14 @@ impl Adapters {
     /// # Errors
     /// [`Failure::Adapter`]: it cannot be fetched, is no adapter of this base, or is larger than all memory for adapters.
     pub async fn lease(&self, wanted: &AdapterRef) -> Result<Lease, Failure> {
-        let cell = self.cell(wanted.adapter_version_id);
+        let cell = self.cell(wanted.id);
         let loaded = cell.get_or_try_init(|| self.load(wanted)).await.cloned();
         drop(cell);
         match loaded {
             Ok(resident) => Ok(Lease { resident: Some(resident), freed: self.budget.freed() }),
             Err(why) => {
-                tracing::warn!(adapter_version = %wanted.adapter_version_id, %why, "adapter not available");
-                Err(Failure::Adapter { id: wanted.adapter_version_id.to_string(), why })
+                tracing::warn!(adapter = %wanted.id, %why, "adapter not available");
+                Err(Failure::Adapter { id: wanted.id.to_string(), why })
             }
         }
     }
@@ -138,7 +142,7 @@ impl Adapters {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn cell(&self, id: AdapterVersionId) -> Arc<OnceCell<Arc<Resident>>> {
+    fn cell(&self, id: AdapterId) -> Arc<OnceCell<Arc<Resident>>> {
         let mut shelf = self.shelf();
         shelf.slots.retain(|_, slot| slot.cell.initialized() || Arc::strong_count(&slot.cell) > 1);
         shelf.uses += 1;
@@ -149,7 +153,7 @@ impl Adapters {
     }
 
     async fn load(&self, wanted: &AdapterRef) -> Result<Arc<Resident>, String> {
-        let id = wanted.adapter_version_id;
+        let id = wanted.id;
         let key = id.to_string();
         let fetched = self.source.cache.folder(&self.source.client, "adapter", &key, &wanted.files).await;
         let folder = fetched.map_err(|e| chain(&e))?;
@@ -161,7 +165,7 @@ impl Adapters {
             Ok::<_, String>((Mutex::new(factors), text_of(&folder, base_text)?))
         });
         let (factors, text) = read.await.map_err(|e| e.to_string())??;
-        tracing::info!(adapter_version = %id, bytes = size.0, "adapter {id} is in memory ({size})");
+        tracing::info!(adapter = %id, bytes = size.0, "adapter {id} is in memory ({size})");
         Ok(Arc::new(Resident { id, factors, text, _room: room }))
     }
 
@@ -191,7 +195,7 @@ impl Adapters {
         while self.budget.total().saturating_sub(self.budget.used()) < size {
             let idle = shelf.slots.iter().filter(|(_, slot)| slot.is_idle()).min_by_key(|(_, slot)| slot.last_use);
             let Some((&id, _)) = idle else { return false };
-            tracing::info!(adapter_version = %id, "adapter {id} leaves memory for another");
+            tracing::info!(adapter = %id, "adapter {id} leaves memory for another");
             shelf.slots.remove(&id);
         }
         true

@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context, bail};
 use attune_domain::{
     bytes::Bytes,
-    run::{CONTRACT_VERSION, Directive},
-    serve::{ReplicaReply, ReplicaReport, ServeSpec},
+    run::Directive,
+    serve::{CONTRACT_VERSION, ReplicaReply, ReplicaReport, ServeSpec},
     spec::Quantization,
 };
 use attune_model::decoder::Decoder;

@@ -14,6 +14,7 @@ use sqlx::PgConnection;
 use crate::{
     base_model::{self, BaseModel},
     blob,
+    checkpoint::{self, NamedCheckpoint},
     error::{StoreError, json},
     job,
 };
@@ -46,6 +47,8 @@ pub enum Model {
     Base(BaseModel),
     /// One of the project's own.
     Tuned(AdapterVersion),
+    /// A state on the way to one of the project's own.
+    Checkpoint(NamedCheckpoint),
 }
 
 impl Model {
@@ -55,6 +58,7 @@ impl Model {
         match self {
             Self::Base(base) => base.base_model_id,
             Self::Tuned(adapter) => adapter.base_model_id,
+            Self::Checkpoint(named) => named.base_model_id,
         }
     }
 }
@@ -205,7 +209,7 @@ pub(crate) async fn files(db: &mut PgConnection, id: AdapterVersionId) -> Result
     json("adapter_version.files", files)
 }
 
-/// Takes an adapter version out of the user's sight and lets its content go, unless a job that has not ended begins with
+/// Takes an adapter version out of the user's sight and lets its content and its job's checkpoints go, unless a job that has not ended begins with
 /// it: then nothing changes and that job is returned.
 ///
 /// # Errors
@@ -231,10 +235,12 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, model_name: &str)
         .await?;
     let digests: Vec<String> = version.files.into_iter().map(|file| file.sha256).collect();
     blob::discard_digests(tx, &digests).await?;
+    checkpoint::delete_all(tx, version.job_id).await?;
     Ok(None)
 }
 
-/// What `name` stands for in this project: a base model, or one of its own tuned ones; never another project's.
+/// What `name` stands for in this project: a base model, or one of its own tuned ones, or a checkpoint of one; never
+/// another project's.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
@@ -242,5 +248,8 @@ pub async fn resolve(db: &mut PgConnection, project: ProjectId, name: &str) -> R
     if let Some(base) = base_model::by_name(&mut *db, name).await? {
         return Ok(Model::Base(base));
     }
-    by_model_name(db, project, name).await?.map(Model::Tuned).ok_or(StoreError::NotFound("model"))
+    if let Some(tuned) = by_model_name(&mut *db, project, name).await? {
+        return Ok(Model::Tuned(tuned));
+    }
+    checkpoint::by_model_name(db, project, name).await?.map(Model::Checkpoint).ok_or(StoreError::NotFound("model"))
 }

@@ -1,8 +1,8 @@
-//! States from which a run can go on. The newest two of a job are kept: the one before the last is there in case that
-//! the last one's objects are damaged.
+//! States from which a run can go on, and that answer like a tuned model. The newest three of a job are kept, as OpenAI
+//! does; they go with the job's adapter.
 
 use attune_domain::{
-    id::{CheckpointId, JobId, ProjectId, RunId},
+    id::{BaseModelId, CheckpointId, JobId, ProjectId, RunId},
     run::Blob,
 };
 use chrono::{DateTime, Utc};
@@ -11,11 +11,14 @@ use sqlx::PgConnection;
 use crate::{
     blob,
     error::{StoreError, json, to_json},
-    mint,
+    mint, model_name,
 };
 
 /// How many of a job are kept.
-const KEPT: i64 = 2;
+const KEPT: i64 = 3;
+
+/// What of a checkpoint answers requests.
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 /// A checkpoint as its row has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +37,24 @@ pub struct Checkpoint {
     pub valid_loss: Option<f64>,
     /// When.
     pub created_at: DateTime<Utc>,
+}
+
+/// A checkpoint as a model that answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedCheckpoint {
+    /// `ft:base:project:suffix:id:ckpt-step-N`.
+    pub model_name: String,
+    /// What it corrects.
+    pub base_model_id: BaseModelId,
+    /// The state.
+    pub checkpoint: Checkpoint,
+}
+
+impl NamedCheckpoint {
+    /// Those of its files that are a PEFT adapter; the others are the optimiser's and the run's.
+    pub fn adapter_files(&self) -> impl Iterator<Item = &Blob> {
+        self.checkpoint.files.iter().filter(|file| ADAPTER_FILES.contains(&file.name.as_str()))
+    }
 }
 
 /// A checkpoint to be written down.
@@ -88,6 +109,14 @@ pub(crate) async fn give_up(tx: &mut PgConnection, job: JobId, id: CheckpointId)
     Ok(true)
 }
 
+/// Lets go of all of a job's.
+pub(crate) async fn delete_all(tx: &mut PgConnection, job: JobId) -> Result<(), StoreError> {
+    let files = sqlx::query_scalar!("delete from checkpoint where job_id = $1 returning files", job.uuid())
+        .fetch_all(&mut *tx)
+        .await?;
+    discard(tx, files).await
+}
+
 async fn delete(tx: &mut PgConnection, job: JobId, step: u64) -> Result<(), StoreError> {
     let files = sqlx::query_scalar!(
         "delete from checkpoint where job_id = $1 and step = $2 returning files",
@@ -130,6 +159,45 @@ pub async fn get(conn: &mut PgConnection, job: JobId, id: CheckpointId) -> Resul
 /// [`StoreError::Database`].
 pub async fn list(conn: &mut PgConnection, project: ProjectId, job: JobId) -> Result<Vec<Checkpoint>, StoreError> {
     select(conn, job, Some(project), KEPT + 1).await
+}
+
+/// The project's checkpoint of this model name, if there is one.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn by_model_name(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    name: &str,
+) -> Result<Option<NamedCheckpoint>, StoreError> {
+    let Some((model, step)) = model_name::read_checkpoint(name) else { return Ok(None) };
+    let jobs = sqlx::query!(
+        r#"select job.job_id, job.base_model_id, base_model.name as base, project.name as project, suffix,
+             adapter_version.model_name as "published?"
+         from job join base_model using (base_model_id) join project on project.project_id = job.project_id
+             left join adapter_version using (job_id)
+         where job.project_id = $1 and (right(job.job_id::text, 8) = $2 or adapter_version.model_name = $3)"#,
+        project.uuid(),
+        model_name::digits(model),
+        model,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    for job in jobs {
+        let id = JobId::new(job.job_id);
+        let of_job = || model_name::of_job(&job.base, &job.project, job.suffix.as_deref(), id);
+        if job.published.unwrap_or_else(of_job) != model {
+            continue;
+        }
+        let kept = list(conn, project, id).await?;
+        let base_model_id = BaseModelId::new(job.base_model_id);
+        return Ok(kept.into_iter().find(|checkpoint| checkpoint.step == step).map(|checkpoint| NamedCheckpoint {
+            model_name: name.to_owned(),
+            base_model_id,
+            checkpoint,
+        }));
+    }
+    Ok(None)
 }
 
 async fn select(

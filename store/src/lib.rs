@@ -33,6 +33,9 @@ pub mod file;
 /// Base models: Hugging Face folders.
 pub mod base_model;
 
+/// How tuned models and their checkpoints are named.
+pub mod model_name;
+
 /// Adapter versions, and what a model's name stands for.
 pub mod adapter;
 
@@ -51,7 +54,7 @@ pub mod run_spec;
 /// What a trainer's report changes.
 pub mod report;
 
-/// States from which a run can go on.
+/// States from which a run can go on, and that answer like a tuned model.
 pub mod checkpoint;
 
 /// Content in the object store: where to put it, when to throw it away.

@@ -3,8 +3,8 @@
 use attune_domain::{
     bytes::Bytes,
     id::{BaseModelId, NodeId, ReplicaId},
-    run::{CONTRACT_VERSION, Directive},
-    serve::{ReplicaReply, ReplicaReport, ServeSpec},
+    run::Directive,
+    serve::{CONTRACT_VERSION, ReplicaReply, ReplicaReport, ServeSpec},
 };
 use sqlx::PgConnection;
 use uuid::Uuid;

@@ -14,7 +14,7 @@ use crate::{
     error::{StoreError, to_json},
     job::{self, JobError, Step},
     job_event::{self, Level},
-    mint,
+    mint, model_name,
     queue::{self, DispatchJob},
     run::{self, Outcome, RunState},
 };
@@ -208,7 +208,7 @@ async fn publish(
         .fetch_one(&mut *tx)
         .await?;
     let id: AdapterVersionId = mint::id();
-    let name = model_name(&job.base_model, &project, job.suffix.as_deref(), id);
+    let name = model_name::of_job(&job.base_model, &project, job.suffix.as_deref(), held.job_id);
     sqlx::query!(
         "insert into adapter_version (adapter_version_id, project_id, base_model_id, job_id, model_name, files,
              chat_template_sha256)
@@ -229,13 +229,6 @@ async fn publish(
     run::end(tx, held.run_id, Outcome::Published).await?;
     job_event::message(tx, held.job_id, Level::Info, &format!("New fine-tuned model created: {name}")).await?;
     step(tx, held, &Step::new(JobEvent::AdapterPublished, "The job has successfully completed")).await
-}
-
-/// As OpenAI names tuned models: `ft:base:organization:suffix:id`, with the project in the organization's place. The id
-/// is the end of the adapter version's, which is random.
-fn model_name(base: &str, project: &str, suffix: Option<&str>, id: AdapterVersionId) -> String {
-    let digits = id.uuid().simple().to_string();
-    format!("ft:{base}:{project}:{}:{}", suffix.unwrap_or_default(), &digits[digits.len() - 8..])
 }
 
 /// The checkpoint that a run should have gone on from is damaged. If there is one before it, the job is handed back and

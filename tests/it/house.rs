@@ -73,6 +73,7 @@ async fn a_file_becomes_an_adapter_that_answers_and_is_exported() {
 
     the_events_tell_the_story(&platform, &id).await;
     the_tuned_model_learned_what_the_base_does_not_know(&platform, model).await;
+    a_checkpoint_answers_as_well(&platform, &id, model).await;
     the_export_is_a_peft_folder(&platform, model);
     nothing_is_left(&platform);
     platform.stop(Signal::SIGTERM).unwrap();
@@ -108,6 +109,19 @@ async fn the_tuned_model_learned_what_the_base_does_not_know(platform: &Platform
     );
     let streamed = ask_streamed(platform, model, "question 3").await;
     assert_eq!(streamed, (tiny::ANSWER.to_owned(), "stop".to_owned()));
+}
+
+/// The last checkpoint is of the last step, so it has learnt the same.
+async fn a_checkpoint_answers_as_well(platform: &Platform, id: &str, model: &str) {
+    let path = format!("/v1/fine_tuning/jobs/{id}/checkpoints");
+    let (_, checkpoints) = platform.call(Method::GET, &path, None).await.unwrap();
+    let steps: Vec<_> = checkpoints["data"].as_array().unwrap().iter().map(|c| c["step_number"].as_u64()).collect();
+    assert_eq!(steps.len(), 3, "{checkpoints}");
+    let name = checkpoints["data"][0]["fine_tuned_model_checkpoint"].as_str().unwrap();
+    assert_eq!(Some(name), steps[0].map(|step| format!("{model}:ckpt-step-{step}")).as_deref());
+    assert_eq!(content(&ask(platform, name, "question 3").await), tiny::ANSWER);
+    let (status, view) = platform.call(Method::GET, &format!("/v1/models/{name}"), None).await.unwrap();
+    assert_eq!((status, view["id"].as_str()), (200, Some(name)));
 }
 
 fn the_export_is_a_peft_folder(platform: &Platform, model: &str) {

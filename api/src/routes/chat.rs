@@ -2,9 +2,12 @@
 
 use std::convert::Infallible;
 
-use attune_domain::serve::{AdapterRef, GenerateRequest, Prompt};
+use attune_domain::{
+    run::Blob,
+    serve::{AdapterId, AdapterRef, GenerateRequest, Prompt},
+};
 use attune_store::{
-    adapter::{self, AdapterVersion, Model},
+    adapter::{self, Model},
     base_model,
     objects::Objects,
 };
@@ -84,12 +87,18 @@ fn heading(chat: &NewChat, digest: &str) -> Heading {
 }
 
 async fn adapter_ref(objects: &Objects, model: &Model) -> Result<Option<AdapterRef>, ApiError> {
-    let Model::Tuned(AdapterVersion { adapter_version_id, files: blobs, .. }) = model else { return Ok(None) };
+    let (id, blobs): (_, Vec<&Blob>) = match model {
+        Model::Base(_) => return Ok(None),
+        Model::Tuned(version) => (AdapterId::Version(version.adapter_version_id), version.files.iter().collect()),
+        Model::Checkpoint(named) => {
+            (AdapterId::Checkpoint(named.checkpoint.checkpoint_id), named.adapter_files().collect())
+        }
+    };
     let mut files = Vec::with_capacity(blobs.len());
     for blob in blobs {
         files.push(objects.remote_file(&blob.name, &blob.sha256, blob.bytes).await?);
     }
-    Ok(Some(AdapterRef { adapter_version_id: *adapter_version_id, files }))
+    Ok(Some(AdapterRef { id, files }))
 }
 
 async fn whole(heading: Heading, mut generation: Generation) -> Result<Completion, ApiError> {

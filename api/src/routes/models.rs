@@ -48,6 +48,7 @@ pub async fn retrieve(
     Ok(Json(match model {
         Model::Base(base) => ModelView::base(base),
         Model::Tuned(version) => ModelView::tuned(version, &holder.project),
+        Model::Checkpoint(named) => ModelView::checkpoint(named, &holder.project),
     }))
 }
 
@@ -64,8 +65,13 @@ pub async fn delete(
 ) -> Result<Json<Deleted>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
     let model = adapter::resolve(&mut tx, holder.project_id, &name).await.map_err(ApiError::on_read(&name))?;
-    if let Model::Base(_) = model {
-        return Err(ApiError::unsupported("model", "A base model cannot be deleted; only tuned models can."));
+    let refused = match model {
+        Model::Base(_) => "A base model cannot be deleted; only tuned models can.",
+        Model::Checkpoint(_) => "A checkpoint goes with its tuned model; delete that.",
+        Model::Tuned(_) => "",
+    };
+    if !refused.is_empty() {
+        return Err(ApiError::unsupported("model", refused));
     }
     let needed = adapter::delete(&mut tx, holder.project_id, &name).await.map_err(ApiError::on_read(&name))?;
     if let Some(job) = needed {

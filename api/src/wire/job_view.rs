@@ -5,7 +5,7 @@ use attune_domain::{
     job::JobState,
     spec::{AdapterSpec, Method, Optimizer, OverLength, Quantization, Schedule, TrainSpec},
 };
-use attune_store::{checkpoint::Checkpoint, job::Job, job_event::JobEventRow};
+use attune_store::{checkpoint::Checkpoint, job::Job, job_event::JobEventRow, model_name};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
@@ -314,7 +314,7 @@ pub struct CheckpointView {
     pub object: &'static str,
     /// Unix time, in seconds.
     pub created_at: i64,
-    /// A name for it. It cannot be chatted with yet.
+    /// Its name as a model, for chats and completions: `ft:…:ckpt-step-N`.
     pub fine_tuned_model_checkpoint: String,
     /// Whose it is.
     pub fine_tuning_job_id: String,
@@ -337,13 +337,14 @@ pub struct CheckpointMetrics {
 impl CheckpointView {
     /// A checkpoint of `job`.
     pub fn new(checkpoint: &Checkpoint, job: &Job, project: &str) -> Self {
-        let suffix = job.suffix.as_deref().unwrap_or("");
+        let of_job = || model_name::of_job(&job.base_model, project, job.suffix.as_deref(), job.job_id);
+        let model = job.fine_tuned_model.clone().unwrap_or_else(of_job);
         let step = checkpoint.step;
         Self {
             id: checkpoint.checkpoint_id.to_string(),
             object: "fine_tuning.job.checkpoint",
             created_at: checkpoint.created_at.timestamp(),
-            fine_tuned_model_checkpoint: format!("ft:{}:{project}:{suffix}:ckpt-step-{step}", job.base_model),
+            fine_tuned_model_checkpoint: model_name::of_checkpoint(&model, step),
             fine_tuning_job_id: job.job_id.to_string(),
             step_number: step,
             metrics: CheckpointMetrics {

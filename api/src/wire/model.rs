@@ -1,6 +1,6 @@
 //! Models as OpenAI lists them: base models, and the project's tuned ones.
 
-use attune_store::{adapter::AdapterVersion, base_model::BaseModel};
+use attune_store::{adapter::AdapterVersion, base_model::BaseModel, checkpoint::NamedCheckpoint};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -29,5 +29,11 @@ impl ModelView {
     pub fn tuned(adapter: AdapterVersion, project: &str) -> Self {
         let created = adapter.created_at.timestamp();
         Self { id: adapter.model_name, object: "model", created, owned_by: project.to_owned() }
+    }
+
+    /// A checkpoint of `project`.
+    pub fn checkpoint(named: NamedCheckpoint, project: &str) -> Self {
+        let created = named.checkpoint.created_at.timestamp();
+        Self { id: named.model_name, object: "model", created, owned_by: project.to_owned() }
     }
 }

@@ -17,7 +17,7 @@ async fn callers_of_the_same_adapter_load_it_once() {
     let (a, b, c) = tokio::join!(adapters.lease(&one), adapters.lease(&one), adapters.lease(&one));
     assert!(a.is_ok() && b.is_ok() && c.is_ok());
     assert_eq!(world.served(), one.files.len());
-    assert_eq!(adapters.resident(), [one.adapter_version_id]);
+    assert_eq!(adapters.resident(), [one.id]);
 }
 
 #[tokio::test]
@@ -28,10 +28,10 @@ async fn a_leased_adapter_stays_and_another_waits_for_its_memory() {
     let lease = adapters.lease(&one).await.unwrap();
     let mut waiting = std::pin::pin!(adapters.lease(&two));
     assert!(timeout(SOON, waiting.as_mut()).await.is_err());
-    assert_eq!(adapters.resident(), [one.adapter_version_id]);
+    assert_eq!(adapters.resident(), [one.id]);
     drop(lease);
     let lease = timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap();
-    assert_eq!(adapters.resident(), [two.adapter_version_id]);
+    assert_eq!(adapters.resident(), [two.id]);
     drop(lease);
 }
 
@@ -43,11 +43,11 @@ async fn the_longest_unused_goes_first_and_comes_back_from_disk() {
     for wanted in [&one, &two, &one, &three] {
         drop(adapters.lease(wanted).await.unwrap());
     }
-    assert_eq!(adapters.resident(), [one.adapter_version_id, three.adapter_version_id]);
+    assert_eq!(adapters.resident(), [one.id, three.id]);
     let served = world.served();
     drop(adapters.lease(&two).await.unwrap());
     assert_eq!(world.served(), served);
-    assert_eq!(adapters.resident(), [two.adapter_version_id, three.adapter_version_id]);
+    assert_eq!(adapters.resident(), [two.id, three.id]);
 }
 
 #[tokio::test]

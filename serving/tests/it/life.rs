@@ -8,8 +8,8 @@ use std::{
 use attune_domain::{
     bytes::Bytes,
     id::ReplicaId,
-    run::{CONTRACT_VERSION, Directive},
-    serve::{GenerateRequest, Prompt, ReplicaReply, ReplicaReport, Sampling, ServeSpec},
+    run::Directive,
+    serve::{CONTRACT_VERSION, GenerateRequest, Prompt, ReplicaReply, ReplicaReport, Sampling, ServeSpec},
 };
 use attune_serving::{config::Config, life::serve};
 use axum::{
@@ -90,7 +90,7 @@ async fn a_replica_says_where_it_is_answers_and_ends_when_told() {
         let replica = tokio::spawn(serve(config));
         let address = played.until(|report| report.address.is_some()).await.address.unwrap();
         let adapter = world.adapter(1, None).await;
-        let id = adapter.adapter_version_id;
+        let id = adapter.id;
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, seed: 1, stop: Vec::new(), max_tokens: Some(5) };
         let prompt = Prompt::Text { text: "hello".into() };
         let request = GenerateRequest { request_id: "one".into(), adapter: Some(adapter), prompt, sampling };

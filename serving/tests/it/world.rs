@@ -12,7 +12,7 @@ use attune_domain::{
     bytes::Bytes,
     id::AdapterVersionId,
     run::RemoteFile,
-    serve::{AdapterRef, FinishReason, Sampling},
+    serve::{AdapterId, AdapterRef, FinishReason, Sampling},
     spec::{AdapterSpec, Quantization},
 };
 use attune_model::{
@@ -95,7 +95,7 @@ impl World {
 
     /// Makes the adapter `number`, which changes the answers much, and says where to get it.
     pub(crate) async fn adapter(&self, number: u128, template: Option<&str>) -> AdapterRef {
-        let id = AdapterVersionId::new(Uuid::from_u128(number));
+        let id = AdapterId::Version(AdapterVersionId::new(Uuid::from_u128(number)));
         let folder = self.path(&id.to_string());
         let seed = u64::try_from(number).unwrap();
         let adapter = LoraAdapter::new(&architecture(&self.base()).unwrap(), spec(), seed).unwrap();
@@ -109,7 +109,7 @@ impl World {
         if let Some(template) = template {
             std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
         }
-        AdapterRef { adapter_version_id: id, files: self.remote(&folder).await }
+        AdapterRef { id, files: self.remote(&folder).await }
     }
 
     pub(crate) async fn remote(&self, folder: &Path) -> Vec<RemoteFile> {

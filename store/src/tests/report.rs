@@ -7,9 +7,10 @@ use attune_domain::{
 use sqlx::PgPool;
 
 use crate::{
+    adapter::{self, Model},
     checkpoint,
     error::StoreError,
-    job, job_event, node,
+    job, job_event, model_name, node,
     queue::DispatchJob,
     report,
     run::{self, Loss},
@@ -161,12 +162,13 @@ async fn a_stop_that_nobody_asked_for_hands_the_job_back(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn the_newest_two_checkpoints_are_kept_and_the_next_run_goes_on_from_the_last(pool: PgPool) {
+async fn the_newest_three_checkpoints_are_kept_and_the_next_run_goes_on_from_the_last(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
     let first = claimed_run(&mut conn, id).await.unwrap();
-    let events = [started(), checkpointed(20, '1'), checkpointed(40, '2'), checkpointed(60, '3')];
+    let events =
+        [started(), checkpointed(10, '0'), checkpointed(20, '1'), checkpointed(40, '2'), checkpointed(60, '3')];
     report::take(&mut conn, first.run_id, &says(&first, 0, &events)).await.unwrap();
     let loss = Loss { reason: "died".into(), counts: true, max_attempts: 1 };
     assert_eq!(
@@ -177,7 +179,7 @@ async fn the_newest_two_checkpoints_are_kept_and_the_next_run_goes_on_from_the_l
 
     let second = claimed_run(&mut conn, id).await.unwrap();
     let kept = checkpoint::list(&mut conn, seed.project_id, id).await.unwrap();
-    assert_eq!(kept.iter().map(|checkpoint| checkpoint.step).collect::<Vec<_>>(), [60, 40]);
+    assert_eq!(kept.iter().map(|checkpoint| checkpoint.step).collect::<Vec<_>>(), [60, 40, 20]);
     assert_eq!(second.resume_id, Some(kept[0].checkpoint_id));
     // The same step again: the newer files replace the older ones.
     report::take(&mut conn, second.run_id, &says(&second, 0, &[started(), checkpointed(60, '4')])).await.unwrap();
@@ -185,6 +187,40 @@ async fn the_newest_two_checkpoints_are_kept_and_the_next_run_goes_on_from_the_l
     assert_eq!((newest.step, newest.files), (60, vec![testing::blob("state", '4')]));
     let told = job_event::list(&mut conn, seed.project_id, id, None, 100).await.unwrap();
     assert!(told.iter().any(|e| e.message == "Fine-tuning job resumed from the last checkpoint (attempt 2)"));
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_checkpoint_is_a_model_before_and_after_its_job_has_an_adapter_and_goes_with_it(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = queued_job(&mut conn, seed).await.unwrap();
+    let run = claimed_run(&mut conn, id).await.unwrap();
+    let files = ["adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors", "state.json"];
+    let files: Vec<_> = files.iter().zip("abcd".chars()).map(|(name, digit)| testing::blob(name, digit)).collect();
+    let kept = RunEvent::Checkpointed { step: 20, files: files.clone(), train_loss: 0.8, valid_loss: None };
+    report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), kept])).await.unwrap();
+    let model = model_name::of_job("tiny", "default", Some("mail"), id);
+    let name = model_name::of_checkpoint(&model, 20);
+
+    let Model::Checkpoint(found) = adapter::resolve(&mut conn, seed.project_id, &name).await.unwrap() else {
+        panic!("{name} is no checkpoint");
+    };
+    assert_eq!((found.base_model_id, found.checkpoint.step), (seed.base_model_id, 20));
+    assert_eq!(found.adapter_files().cloned().collect::<Vec<_>>(), files[..2]);
+    let stranger = attune_domain::id::ProjectId::new(uuid::Uuid::from_u128(1));
+    for (project, name) in [
+        (stranger, name.clone()),
+        (seed.project_id, model_name::of_checkpoint(&model, 21)),
+        (seed.project_id, name.replace("mail", "male")),
+    ] {
+        assert!(adapter::resolve(&mut conn, project, &name).await.is_err(), "{name}");
+    }
+
+    report::take(&mut conn, run.run_id, &says(&run, 2, &[published()])).await.unwrap();
+    assert_eq!(job::load(&mut conn, id).await.unwrap().fine_tuned_model.as_ref(), Some(&model));
+    assert!(matches!(adapter::resolve(&mut conn, seed.project_id, &name).await, Ok(Model::Checkpoint(_))));
+    adapter::delete(&mut conn, seed.project_id, &model).await.unwrap();
+    assert!(adapter::resolve(&mut conn, seed.project_id, &name).await.is_err());
 }
 
 #[sqlx::test(migrations = false)]
