@@ -7,7 +7,7 @@ use std::{io, pin::Pin, time::Duration};
 
 use attune_domain::{
     id::BaseModelId,
-    serve::{FinishReason, GenerateEvent, GenerateRequest},
+    serve::{Echo, FinishReason, GenerateEvent, GenerateRequest, Prompt, Scored},
 };
 use futures::TryStreamExt;
 use reqwest::StatusCode;
@@ -29,19 +29,46 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// An answer that has begun: its prompt is read.
 pub struct Generation {
     lines: Lines<Pin<Box<dyn AsyncBufRead + Send>>>,
+    /// The request's field that holds the prompt.
+    prompt_param: &'static str,
     /// Tokens of the prompt.
     pub prompt_tokens: u64,
+    /// The prompt, if it was to be said again.
+    pub echo: Option<Echo>,
+}
+
+/// One answer, whole.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answer {
+    /// What was said.
+    pub text: String,
+    /// Its tokens, if they were asked for.
+    pub tokens: Vec<Scored>,
+    /// Why it ended; `None` before it did.
+    pub finish_reason: Option<FinishReason>,
 }
 
 /// What comes next in an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Next {
     /// More text.
-    Piece(String),
-    /// The end.
+    Piece {
+        /// Of which answer.
+        choice: u32,
+        /// The text.
+        text: String,
+        /// Its tokens, if they were asked for.
+        tokens: Vec<Scored>,
+    },
+    /// The end of one answer.
     Finished {
+        /// Of which.
+        choice: u32,
         /// Why.
         finish_reason: FinishReason,
+    },
+    /// The end of all.
+    Done {
         /// Tokens drawn.
         completion_tokens: u64,
     },
@@ -66,8 +93,12 @@ pub async fn begin(app: &App, base: BaseModelId, request: &GenerateRequest) -> R
     };
     let bytes = response.bytes_stream().map_err(io::Error::other);
     let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(StreamReader::new(bytes));
-    let mut generation = Generation { lines: reader.lines(), prompt_tokens: 0 };
-    generation.prompt_tokens = generation.started().await?;
+    let prompt_param = match request.prompt {
+        Prompt::Chat { .. } => "messages",
+        Prompt::Text { .. } | Prompt::Tokens { .. } => "prompt",
+    };
+    let mut generation = Generation { lines: reader.lines(), prompt_param, prompt_tokens: 0, echo: None };
+    generation.started().await?;
     Ok(generation)
 }
 
@@ -88,11 +119,36 @@ async fn ask(app: &App, replica: &Ready, request: &GenerateRequest) -> Option<re
 }
 
 impl Generation {
-    async fn started(&mut self) -> Result<u64, ApiError> {
+    async fn started(&mut self) -> Result<(), ApiError> {
         match self.event().await? {
-            GenerateEvent::Started { prompt_tokens } => Ok(prompt_tokens),
-            GenerateEvent::Failed { code, message } => Err(failure(&code, message)),
+            GenerateEvent::Started { prompt_tokens, echo } => {
+                (self.prompt_tokens, self.echo) = (prompt_tokens, echo);
+                Ok(())
+            }
+            GenerateEvent::Failed { code, message, param } => Err(self.failure(&code, message, param)),
             other => Err(ApiError::internal(format!("a replica's first event is {other:?}"))),
+        }
+    }
+
+    /// All answers, and the tokens drawn for them.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn whole(&mut self, choices: u32) -> Result<(Vec<Answer>, u64), ApiError> {
+        let mut answers = vec![Answer::default(); choices as usize];
+        let unknown = || ApiError::internal("a replica gave an answer too many");
+        loop {
+            match self.next().await? {
+                Next::Piece { choice, text, tokens } => {
+                    let answer = answers.get_mut(choice as usize).ok_or_else(unknown)?;
+                    answer.text.push_str(&text);
+                    answer.tokens.extend(tokens);
+                }
+                Next::Finished { choice, finish_reason } => {
+                    answers.get_mut(choice as usize).ok_or_else(unknown)?.finish_reason = Some(finish_reason);
+                }
+                Next::Done { completion_tokens } => return Ok((answers, completion_tokens)),
+            }
         }
     }
 
@@ -102,11 +158,10 @@ impl Generation {
     /// [`ApiError::ReplicaUnavailable`]: the replica died or failed. [`ApiError::Internal`]: it speaks nonsense.
     pub async fn next(&mut self) -> Result<Next, ApiError> {
         match self.event().await? {
-            GenerateEvent::Piece { text } => Ok(Next::Piece(text)),
-            GenerateEvent::Finished { finish_reason, completion_tokens } => {
-                Ok(Next::Finished { finish_reason, completion_tokens })
-            }
-            GenerateEvent::Failed { code, message } => Err(failure(&code, message)),
+            GenerateEvent::Piece { choice, text, tokens } => Ok(Next::Piece { choice, text, tokens }),
+            GenerateEvent::Finished { choice, finish_reason } => Ok(Next::Finished { choice, finish_reason }),
+            GenerateEvent::Done { completion_tokens } => Ok(Next::Done { completion_tokens }),
+            GenerateEvent::Failed { code, message, param } => Err(self.failure(&code, message, param)),
             GenerateEvent::Started { .. } => Err(ApiError::internal("a replica started twice")),
         }
     }
@@ -122,16 +177,18 @@ impl Generation {
             }
         }
     }
-}
 
-/// A replica's reason in the caller's terms.
-fn failure(code: &str, message: String) -> ApiError {
-    let at_fault = |code| ApiError::Invalid { param: Some("messages".into()), code, message: sentence(&message) };
-    match code {
-        "context_length_exceeded" => at_fault("context_length_exceeded"),
-        "invalid_prompt" => at_fault("invalid_prompt"),
-        "adapter_unavailable" => unavailable(format!("The tuned model's adapter could not be loaded: {message}")),
-        _ => ApiError::internal(format!("a replica failed: {code}: {message}")),
+    /// A replica's reason in the caller's terms.
+    fn failure(&self, code: &str, message: String, param: Option<String>) -> ApiError {
+        let param = param.unwrap_or_else(|| self.prompt_param.to_owned());
+        let at_fault = |code| ApiError::Invalid { param: Some(param), code, message: sentence(&message) };
+        match code {
+            "context_length_exceeded" => at_fault("context_length_exceeded"),
+            "invalid_prompt" => at_fault("invalid_prompt"),
+            "invalid_request" => at_fault("invalid_value"),
+            "adapter_unavailable" => unavailable(format!("The tuned model's adapter could not be loaded: {message}")),
+            _ => ApiError::internal(format!("a replica failed: {code}: {message}")),
+        }
     }
 }
 
@@ -145,19 +202,25 @@ mod tests {
 
     fn generation(text: &'static str) -> Generation {
         let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(text.as_bytes());
-        Generation { lines: reader.lines(), prompt_tokens: 0 }
+        Generation { lines: reader.lines(), prompt_param: "messages", prompt_tokens: 0, echo: None }
     }
 
     #[tokio::test]
     async fn an_answer_is_read_to_its_end() {
         let mut answer = generation(concat!(
-            "{\"type\":\"started\",\"prompt_tokens\":3}\n{\"type\":\"piece\",\"text\":\"a\\nb\"}\n",
-            "{\"type\":\"finished\",\"finish_reason\":\"stop\",\"completion_tokens\":2}\n"
+            "{\"type\":\"started\",\"prompt_tokens\":3,\"echo\":null}\n",
+            "{\"type\":\"piece\",\"choice\":1,\"text\":\"a\\nb\",\"tokens\":[]}\n",
+            "{\"type\":\"finished\",\"choice\":1,\"finish_reason\":\"stop\"}\n",
+            "{\"type\":\"piece\",\"choice\":0,\"text\":\"c\",\"tokens\":[]}\n",
+            "{\"type\":\"finished\",\"choice\":0,\"finish_reason\":\"length\"}\n",
+            "{\"type\":\"done\",\"completion_tokens\":2}\n"
         ));
-        assert_eq!(answer.started().await.unwrap(), 3);
-        assert_eq!(answer.next().await.unwrap(), Next::Piece("a\nb".into()));
-        let end = Next::Finished { finish_reason: FinishReason::Stop, completion_tokens: 2 };
-        assert_eq!(answer.next().await.unwrap(), end);
+        answer.started().await.unwrap();
+        assert_eq!(answer.prompt_tokens, 3);
+        let (answers, tokens) = answer.whole(2).await.unwrap();
+        let said: Vec<_> = answers.iter().map(|answer| (answer.text.as_str(), answer.finish_reason)).collect();
+        assert_eq!(said, [("c", Some(FinishReason::Length)), ("a\nb", Some(FinishReason::Stop))]);
+        assert_eq!(tokens, 2);
     }
 
     #[tokio::test]

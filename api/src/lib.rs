@@ -65,3 +65,6 @@ pub mod replicas;
 
 /// One request to a replica, and its answer.
 pub mod generation;
+
+/// The model that a request names, ready to be asked.
+pub mod asked_model;

@@ -14,7 +14,7 @@ use crate::{
     app::App,
     openapi::Doc,
     request,
-    routes::{adapters, base_models, chat, files, health, jobs, models, replica, run},
+    routes::{adapters, base_models, chat, completions, files, health, jobs, models, replica, run},
 };
 
 /// Everything that a user may call, and its description.
@@ -42,6 +42,7 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(adapters::retrieve))
         .routes(routes!(adapters::file))
         .routes(routes!(chat::create))
+        .routes(routes!(completions::create))
         .routes(routes!(health::get))
         .split_for_parts()
 }

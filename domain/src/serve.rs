@@ -4,7 +4,7 @@
 //! it is with `POST /internal/replica/reports`, and answers `POST /generate` (same token as bearer) with one
 //! [`GenerateEvent`] a line.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +98,11 @@ pub enum Prompt {
         /// The text.
         text: String,
     },
+    /// Token ids, gone on with as they are.
+    Tokens {
+        /// The ids.
+        ids: Vec<u32>,
+    },
 }
 
 /// One message.
@@ -116,12 +121,38 @@ pub struct Sampling {
     pub temperature: f64,
     /// Only the most likely tokens that together have this probability.
     pub top_p: f64,
-    /// The same seed and request draw the same tokens, whatever else is in the batch.
+    /// The same seed and request draw the same tokens, whatever else is in the batch. Further answers to the same request
+    /// have seeds of their own, which follow from this one.
     pub seed: u64,
     /// The answer ends before any of these.
     pub stop: Vec<String>,
     /// At most so many tokens; `None`: as many as the context has room for.
     pub max_tokens: Option<u64>,
+    /// Taken from the logits of tokens that the answer has already.
+    pub presence_penalty: f64,
+    /// Taken from the logits of tokens that the answer has already, as often as it has them.
+    pub frequency_penalty: f64,
+    /// Added to the logits of these tokens.
+    pub logit_bias: BTreeMap<u32, f64>,
+    /// Tells each token's log-probability, and those of so many most likely tokens in its place.
+    pub logprobs: Option<u32>,
+}
+
+impl Default for Sampling {
+    /// As OpenAI's API draws when nothing is asked for.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            seed: 0,
+            stop: Vec::new(),
+            max_tokens: None,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: BTreeMap::new(),
+            logprobs: None,
+        }
+    }
 }
 
 /// A request to a replica.
@@ -133,6 +164,10 @@ pub struct GenerateRequest {
     pub adapter: Option<AdapterRef>,
     /// From what.
     pub prompt: Prompt,
+    /// The prompt's text is said too, and its tokens' log-probabilities if those of the answer are.
+    pub echo: bool,
+    /// How many answers, at least one.
+    pub choices: u32,
     /// How.
     pub sampling: Sampling,
 }
@@ -147,32 +182,76 @@ pub enum FinishReason {
     Length,
 }
 
+/// A token, and how likely the model held it to be: the logarithm of its share in the softmax of the model's own logits,
+/// before temperature, penalties and biases.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    /// Its text; a token may hold a part of a character only.
+    pub bytes: Vec<u8>,
+    /// `None`: nothing stood before it that it could follow.
+    pub logprob: Option<f64>,
+    /// The most likely tokens in its place.
+    pub top: Vec<Likely>,
+}
+
+/// A token that might have stood in a place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Likely {
+    /// Its text.
+    pub bytes: Vec<u8>,
+    /// As in [`Scored`].
+    pub logprob: f64,
+}
+
+/// The prompt, said again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Echo {
+    /// Its text.
+    pub text: String,
+    /// Its tokens, if log-probabilities were asked for.
+    pub tokens: Vec<Scored>,
+}
+
 /// One line of a replica's answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum GenerateEvent {
     /// The prompt is read.
     Started {
         /// Its length.
         prompt_tokens: u64,
+        /// If it was asked for.
+        echo: Option<Echo>,
     },
     /// Text that is final: whole characters, no part of a stop string.
     Piece {
+        /// Of which answer, counted from 0.
+        choice: u32,
         /// The text.
         text: String,
+        /// The tokens that it is of, if log-probabilities were asked for.
+        tokens: Vec<Scored>,
     },
-    /// The end.
+    /// The end of one answer.
     Finished {
+        /// Of which.
+        choice: u32,
         /// Why.
         finish_reason: FinishReason,
-        /// Tokens drawn, the end token included.
+    },
+    /// The end of all.
+    Done {
+        /// Tokens drawn for all answers, end tokens included.
         completion_tokens: u64,
     },
     /// The end, badly. Nothing of another model's answer was sent in its place.
     Failed {
-        /// Stable, for programs: `context_length_exceeded`, `adapter_unavailable`, `invalid_prompt`, `internal`.
+        /// Stable, for programs: `context_length_exceeded`, `adapter_unavailable`, `invalid_prompt`, `invalid_request`,
+        /// `internal`.
         code: String,
         /// A sentence.
         message: String,
+        /// The request's field that is at fault, where it is another than the prompt.
+        param: Option<String>,
     },
 }

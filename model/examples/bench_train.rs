@@ -181,7 +181,7 @@ fn decode(decoder: &Decoder, adapter: &LoraAdapter) -> Result<()> {
         for step in 0..32 {
             let id = [200 + step];
             let mut steps: Vec<Step<'_>> =
-                caches.iter_mut().map(|cache| Step { ids: &id, cache, adapter: Some(adapter) }).collect();
+                caches.iter_mut().map(|cache| Step { ids: &id, cache, adapter: Some(adapter), every: false }).collect();
             let _ = decoder.forward_cached(&mut steps)?;
         }
         let decode = (count * 32) as f64 / start.elapsed().as_secs_f64();

@@ -46,6 +46,8 @@ pub struct Step<'a> {
     pub cache: &'a mut KvCache,
     /// `None`: the base model.
     pub adapter: Option<&'a LoraAdapter>,
+    /// Logits after each of `ids`, not only after the last.
+    pub every: bool,
 }
 
 impl Decoder {
@@ -146,26 +148,27 @@ impl Decoder {
         cache: &mut KvCache,
         adapter: Option<&LoraAdapter>,
     ) -> Result<Tensor, ModelError> {
-        Ok(self.forward_cached(&mut [Step { ids, cache, adapter }])?.f_squeeze_dim(0)?)
+        Ok(self.forward_cached(&mut [Step { ids, cache, adapter, every: false }])?.f_squeeze_dim(0)?)
     }
 
-    /// Adds tokens to many sequences at once, of any lengths, with any adapters; the logits `[steps, v]` after the last
-    /// token of each. The frozen part of a projection is one matmul for all; each adapter corrects its own rows.
+    /// Adds tokens to many sequences at once, of any lengths, with any adapters; the logits `[rows, v]` after the last
+    /// token of each, or after all tokens of those that ask for [`Step::every`]. The frozen part of a projection is one matmul for all; each adapter corrects its own rows.
     ///
     /// # Errors
     /// [`ModelError::Input`]: no step, a step without tokens, an id outside the vocabulary, an adapter or cache of another
     /// model. [`ModelError::Torch`]. A cache is then as it was.
     pub fn forward_cached(&self, steps: &mut [Step<'_>]) -> Result<Tensor, ModelError> {
         let mut ids = Vec::new();
-        let (mut positions, mut last_rows) = (Vec::new(), Vec::new());
+        let (mut positions, mut told_rows) = (Vec::new(), Vec::new());
         for step in steps.iter_mut() {
             if step.ids.is_empty() {
                 return Err(ModelError::Input("a sequence without new tokens".into()));
             }
             let past = step.cache.len();
             positions.extend((past..past + step.ids.len()).map(|at| at as i64));
+            let first = if step.every { ids.len() } else { ids.len() + step.ids.len() - 1 };
             ids.extend_from_slice(step.ids);
-            last_rows.push(ids.len() as i64 - 1);
+            told_rows.extend((first..ids.len()).map(|row| row as i64));
             step.cache.reserve(step.ids.len() as i64)?;
         }
         let mut x = self.embed(&ids)?; // [t, c]
@@ -181,10 +184,10 @@ impl Decoder {
                 .collect::<Result<Vec<_>, ModelError>>()?;
             x = block.forward_cached(&x, (layer, &sequences), &angles, &groups)?; // [t, c]
         }
-        if x.size2()?.0 > steps.len() as i64 {
-            x = x.f_index_select(0, &Tensor::f_from_slice(&last_rows)?)?; // [steps, c]
+        if x.size2()?.0 > told_rows.len() as i64 {
+            x = x.f_index_select(0, &Tensor::f_from_slice(&told_rows)?)?; // [rows, c]
         }
-        let logits = self.head(&x)?; // [steps, v]
+        let logits = self.head(&x)?; // [rows, v]
         for step in steps {
             step.cache.advance(step.ids.len() as i64);
         }

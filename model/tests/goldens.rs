@@ -106,7 +106,7 @@ fn one_step_serves_base_and_adapter_at_once() {
         .iter_mut()
         .zip(&tokens)
         .zip(who)
-        .map(|((cache, id), adapter)| Step { ids: std::slice::from_ref(id), cache, adapter })
+        .map(|((cache, id), adapter)| Step { ids: std::slice::from_ref(id), cache, adapter, every: false })
         .collect();
     let logits = decoder.forward_cached(&mut steps).unwrap(); // [4, v]
     for (row, (&count, adapter)) in counts.iter().zip(who).enumerate() {

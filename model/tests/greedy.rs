@@ -48,7 +48,7 @@ fn decode(decoder: &Decoder, rows: &[&Row]) -> Vec<Vec<u32>> {
         let mut free = caches.iter_mut().enumerate();
         for (at, ids) in &next {
             let (_, cache) = free.by_ref().find(|(place, _)| place == at).unwrap();
-            steps.push(Step { ids, cache, adapter: None });
+            steps.push(Step { ids, cache, adapter: None, every: false });
         }
         let logits = decoder.forward_cached(&mut steps).unwrap();
         let places: Vec<usize> = next.iter().map(|(at, _)| *at).collect();

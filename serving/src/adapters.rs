@@ -40,7 +40,7 @@ pub struct Resident {
 }
 
 /// An adapter in use. While this lives, the adapter stays.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Lease {
     resident: Option<Arc<Resident>>,
     freed: Arc<Notify>,
@@ -110,6 +110,12 @@ impl Adapters {
     #[must_use]
     pub fn base_text(&self) -> &Arc<TextModel> {
         &self.source.text
+    }
+
+    /// How many tokens the base knows.
+    #[must_use]
+    pub const fn vocabulary(&self) -> u64 {
+        self.source.architecture.vocab_size
     }
 
     /// Those in memory, sorted.

@@ -1,18 +1,23 @@
 //! One request's way: adapter, prompt, engine, text. Runs on its own task and ends when the client is gone.
+//!
+//! Several answers to one prompt are several requests to the engine. The first is alone until it has read the prompt, so
+//! that the others find what it read.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use attune_domain::serve::{FinishReason, GenerateEvent, GenerateRequest, Prompt};
-use attune_text::{model::TextModel, template::Turn, tokenizer::Detokenizer};
-use tokio::sync::mpsc;
+use attune_domain::serve::{Echo, GenerateEvent, GenerateRequest, Prompt, Scored};
+use attune_text::{error::TextError, model::TextModel, template::Turn};
+use futures::future::try_join_all;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::{
-    adapters::{Adapters, chain},
+    adapters::{Adapters, Lease, chain},
     engine::EngineHandle,
     error::Failure,
     sampling::Sampler,
+    scores::TokenScore,
     sequence::{Drawn, Work},
-    stop::StopScanner,
+    telling::{Telling, Told, scored},
 };
 
 /// Answers `request` into `out`. Returns early if nobody listens there any more.
@@ -40,14 +45,14 @@ pub async fn answer(
     }
 }
 
-/// What an answer was like, for the log.
-struct Told {
+/// What a request came to, for the log.
+struct Answered {
     prompt_tokens: usize,
     completion_tokens: u64,
     first: Option<Instant>,
 }
 
-impl Told {
+impl Answered {
     fn log(&self, request_id: &str, began: Instant) {
         let first = self.first.unwrap_or_else(Instant::now);
         let rest = first.elapsed().as_secs_f64();
@@ -68,30 +73,45 @@ async fn try_answer(
     engine: &EngineHandle,
     request: GenerateRequest,
     out: &mpsc::Sender<GenerateEvent>,
-) -> Result<Told, Failure> {
+) -> Result<Answered, Failure> {
+    check_ids(&request, adapters.vocabulary())?;
     let lease = match &request.adapter {
         Some(wanted) => Some(adapters.lease(wanted).await?),
         None => None,
     };
     let adapter_text = lease.as_ref().and_then(|lease| lease.resident()).map(|resident| resident.text.clone());
     let text = adapter_text.unwrap_or_else(|| adapters.base_text().clone());
-
-    let (sampling, prompt) = (request.sampling, request.prompt);
-    let encoder = text.clone();
-    let encoded = tokio::task::spawn_blocking(move || encode(&encoder, &prompt)).await;
+    let request = Arc::new(request);
+    let (encoder, asked) = (text.clone(), request.clone());
+    let encoded = tokio::task::spawn_blocking(move || encode(&encoder, &asked.prompt)).await;
     let prompt = encoded.map_err(|e| Failure::Internal(e.to_string()))??;
 
-    let prompt_tokens = prompt.len();
-    let (tokens, drawn) = mpsc::unbounded_channel();
-    engine.submit(Work {
-        prompt,
-        lease,
-        sampler: Sampler::new(&sampling),
-        max_tokens: sampling.max_tokens,
-        stop_ids: text.stop_ids().to_vec(),
-        out: tokens,
-    })?;
-    Telling { text: &text, stops: StopScanner::new(&sampling.stop), out, prompt_tokens }.tell(drawn).await
+    let answering = Answering { engine, request: &request, lease, text: &text, prompt };
+    let mut first = answering.submit(0)?;
+    let scores = started(&mut first).await?;
+    let echo = answering.echo(&scores).map_err(|e| Failure::Internal(chain(&e)))?;
+    let prompt_tokens = answering.prompt.len();
+    let _ = out.send(GenerateEvent::Started { prompt_tokens: prompt_tokens as u64, echo }).await;
+    let told = answering.tell(first, out).await?;
+    let completion_tokens = told.iter().map(|told| told.tokens).sum();
+    let _ = out.send(GenerateEvent::Done { completion_tokens }).await;
+    Ok(Answered { prompt_tokens, completion_tokens, first: told.iter().filter_map(|told| told.first).min() })
+}
+
+/// Ids that the model does not know cannot be read, and cannot be drawn.
+fn check_ids(request: &GenerateRequest, vocabulary: u64) -> Result<(), Failure> {
+    let unknown = |id: &&u32| u64::from(**id) >= vocabulary;
+    let refused = |param, id: &u32| {
+        let why = format!("Invalid '{param}': token {id} is outside the model's vocabulary of {vocabulary}");
+        Err(Failure::Request { param, why })
+    };
+    if let Some(id) = request.sampling.logit_bias.keys().find(unknown) {
+        return refused("logit_bias", id);
+    }
+    match &request.prompt {
+        Prompt::Tokens { ids } => ids.iter().find(unknown).map_or(Ok(()), |id| refused("prompt", id)),
+        Prompt::Chat { .. } | Prompt::Text { .. } => Ok(()),
+    }
 }
 
 fn encode(text: &TextModel, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
@@ -102,73 +122,70 @@ fn encode(text: &TextModel, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
             text.encode_chat(&turns)?
         }
         Prompt::Text { text: prompt } => text.encode_prompt(prompt)?,
+        Prompt::Tokens { ids } => ids.clone(),
     };
     if ids.is_empty() { Err(Failure::EmptyPrompt) } else { Ok(ids) }
 }
 
-/// Turns drawn tokens into events.
-struct Telling<'a> {
-    text: &'a TextModel,
-    stops: StopScanner,
-    out: &'a mpsc::Sender<GenerateEvent>,
-    prompt_tokens: usize,
+/// Waits until the prompt is read; gives the scores of its tokens.
+async fn started(drawn: &mut UnboundedReceiver<Drawn>) -> Result<Vec<TokenScore>, Failure> {
+    match drawn.recv().await {
+        Some(Drawn::Started { scores }) => Ok(scores),
+        Some(Drawn::Failed(failure)) => Err(failure),
+        Some(Drawn::Token { .. } | Drawn::End { .. }) => Err(Failure::Internal("an answer without a beginning".into())),
+        None => Err(Failure::Internal("the engine has stopped".into())),
+    }
 }
 
-impl Telling<'_> {
-    async fn tell(mut self, mut drawn: mpsc::UnboundedReceiver<Drawn>) -> Result<Told, Failure> {
-        let mut told = Told { prompt_tokens: self.prompt_tokens, completion_tokens: 0, first: None };
-        let mut letters = Detokenizer::new(self.text.tokenizer());
-        let failed = |e| Failure::Internal(chain(&e));
-        loop {
-            match drawn.recv().await {
-                Some(Drawn::Started) => {
-                    self.say(GenerateEvent::Started { prompt_tokens: self.prompt_tokens as u64 }).await;
-                }
-                Some(Drawn::Token(id)) => {
-                    told.first.get_or_insert_with(Instant::now);
-                    told.completion_tokens += 1;
-                    let Some(piece) = letters.push(id).map_err(failed)? else { continue };
-                    if self.piece(&piece).await {
-                        // Dropping `drawn` tells the engine to leave off.
-                        return Ok(self.finished(told, FinishReason::Stop).await);
-                    }
-                }
-                Some(Drawn::End { reason, end_token }) => {
-                    told.completion_tokens += u64::from(end_token);
-                    let rest = letters.finish().map_err(failed)?.unwrap_or_default();
-                    let stopped = self.piece(&rest).await;
-                    if !stopped {
-                        let held = std::mem::replace(&mut self.stops, StopScanner::new(&[])).finish();
-                        self.say_text(held).await;
-                    }
-                    return Ok(self.finished(told, if stopped { FinishReason::Stop } else { reason }).await);
-                }
-                Some(Drawn::Failed(failure)) => return Err(failure),
-                None => return Err(Failure::Internal("the engine has stopped".into())),
-            }
-        }
+/// A request whose prompt is tokens.
+struct Answering<'a> {
+    engine: &'a EngineHandle,
+    request: &'a GenerateRequest,
+    lease: Option<Lease>,
+    text: &'a TextModel,
+    prompt: Vec<u32>,
+}
+
+impl Answering<'_> {
+    /// Asks the engine for answer number `choice`.
+    fn submit(&self, choice: u32) -> Result<UnboundedReceiver<Drawn>, Failure> {
+        let (tokens, drawn) = mpsc::unbounded_channel();
+        let sampling = &self.request.sampling;
+        self.engine.submit(Work {
+            prompt: self.prompt.clone(),
+            lease: self.lease.clone(),
+            sampler: Sampler::new(sampling, choice),
+            max_tokens: sampling.max_tokens,
+            stop_ids: self.text.stop_ids().to_vec(),
+            scores: sampling.logprobs.map(|top| top as usize),
+            prompt_scores: self.request.echo && choice == 0,
+            out: tokens,
+        })?;
+        Ok(drawn)
     }
 
-    /// Says what of the piece is final; `true` if a stop string came.
-    async fn piece(&mut self, piece: &str) -> bool {
-        let scanned = self.stops.push(piece);
-        self.say_text(scanned.text).await;
-        scanned.stopped
+    /// The prompt as it is said again. The tokens that the tokenizer itself puts before a text are not of it.
+    fn echo(&self, scores: &[TokenScore]) -> Result<Option<Echo>, TextError> {
+        let tokenizer = self.text.tokenizer();
+        let (text, own) = match &self.request.prompt {
+            _ if !self.request.echo => return Ok(None),
+            Prompt::Text { text } => (text.clone(), self.text.prefix().len()),
+            Prompt::Tokens { ids } => (tokenizer.decode_with_special(ids)?, 0),
+            Prompt::Chat { .. } => return Ok(None),
+        };
+        let tokens: Result<Vec<Scored>, _> = scores.iter().skip(own).map(|score| scored(tokenizer, score)).collect();
+        Ok(Some(Echo { text, tokens: tokens? }))
     }
 
-    async fn say_text(&self, text: String) {
-        if !text.is_empty() {
-            self.say(GenerateEvent::Piece { text }).await;
-        }
-    }
-
-    async fn finished(&self, told: Told, finish_reason: FinishReason) -> Told {
-        self.say(GenerateEvent::Finished { finish_reason, completion_tokens: told.completion_tokens }).await;
-        told
-    }
-
-    /// A client that is gone ends this task from outside, so nothing is done about it here.
-    async fn say(&self, event: GenerateEvent) {
-        let _ = self.out.send(event).await;
+    /// Tells all answers, the first of which has begun.
+    async fn tell(
+        &self,
+        first: UnboundedReceiver<Drawn>,
+        out: &mpsc::Sender<GenerateEvent>,
+    ) -> Result<Vec<Told>, Failure> {
+        let others = (1..self.request.choices).map(|choice| self.submit(choice)).collect::<Result<Vec<_>, _>>()?;
+        let all = std::iter::once(first).chain(others);
+        let stop = &self.request.sampling.stop;
+        try_join_all((0..).zip(all).map(|(choice, drawn)| Telling::new(choice, self.text, stop, out).tell(drawn))).await
     }
 }

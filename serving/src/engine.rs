@@ -180,7 +180,8 @@ impl Engine {
             }
         };
         let failed = |e| Failure::Internal(chain(&e));
-        let mut cache = match self.beginning(sequence).map_err(failed)? {
+        let known = if sequence.wants_prompt_scores() { None } else { self.beginning(sequence).map_err(failed)? };
+        let mut cache = match known {
             Some(cache) => cache,
             None => self.decoder.new_cache(capacity).map_err(failed)?,
         };

@@ -30,6 +30,14 @@ pub enum Failure {
     /// The prompt has no token, so there is nothing to go on from.
     #[error("the prompt is empty")]
     EmptyPrompt,
+    /// A field of the request asks for what this model cannot do.
+    #[error("{why}")]
+    Request {
+        /// The field.
+        param: &'static str,
+        /// A sentence.
+        why: String,
+    },
     /// A fault of ours; the caller cannot mend it.
     #[error("{0}")]
     Internal(String),
@@ -43,6 +51,7 @@ impl Failure {
             Self::ContextLength { .. } => "context_length_exceeded",
             Self::Adapter { .. } => "adapter_unavailable",
             Self::Prompt(_) | Self::EmptyPrompt => "invalid_prompt",
+            Self::Request { .. } => "invalid_request",
             Self::Internal(_) => "internal",
         }
     }
@@ -50,6 +59,7 @@ impl Failure {
 
 impl From<Failure> for GenerateEvent {
     fn from(failure: Failure) -> Self {
-        Self::Failed { code: failure.code().into(), message: failure.to_string() }
+        let param = if let Failure::Request { param, .. } = &failure { Some((*param).to_owned()) } else { None };
+        Self::Failed { code: failure.code().into(), message: failure.to_string(), param }
     }
 }

@@ -14,5 +14,7 @@ mod pass;
 mod prefixes;
 pub mod residency;
 pub mod sampling;
+pub mod scores;
 pub mod sequence;
 pub mod stop;
+mod telling;

@@ -33,7 +33,7 @@ fn pass(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Resul
     if members.is_empty() {
         return Ok(Vec::new());
     }
-    let draws: Vec<bool> = members.iter().map(|&at| running[at].draws_next()).collect();
+    let plans: Vec<Plan> = members.iter().map(|&at| Plan::of(&running[at])).collect();
     let residents = residents(running, members);
     let factors: Vec<MutexGuard<'_, LoraAdapter>> =
         residents.iter().map(|resident| resident.factors.lock().unwrap_or_else(PoisonError::into_inner)).collect();
@@ -47,7 +47,7 @@ fn pass(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Resul
         let adapter = place.map(|place| &*factors[place]);
         steps.extend(sequence.step(adapter));
     }
-    let logits = decoder.forward_cached(&mut steps)?; // [steps, v]
+    let logits = decoder.forward_cached(&mut steps)?; // [rows, v]
     drop(steps);
 
     let (rows, width) = logits.size2()?;
@@ -55,12 +55,32 @@ fn pass(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Resul
     let mut numbers = vec![0f32; rows * width];
     logits.f_copy_data(&mut numbers, rows * width)?;
     let mut done = Vec::new();
-    for ((&at, row), draws) in members.iter().zip(numbers.chunks(width.max(1))).zip(draws) {
-        if draws && running[at].draw(row) {
+    let mut rest = numbers.as_slice();
+    for (&at, plan) in members.iter().zip(plans) {
+        let (rows, others) = rest.split_at(rest.len().min(plan.rows * width));
+        rest = others;
+        running[at].score_prompt(plan.from, rows, width);
+        if plan.draws && running[at].draw(&rows[rows.len().saturating_sub(width)..]) {
             done.push(at);
         }
     }
     Ok(done)
+}
+
+/// What a member's step is, asked before it is taken.
+struct Plan {
+    /// Tokens in its cache.
+    from: usize,
+    /// Rows of logits that come of it.
+    rows: usize,
+    /// A token is drawn from the last of them.
+    draws: bool,
+}
+
+impl Plan {
+    fn of(sequence: &Sequence) -> Self {
+        Self { from: sequence.fed(), rows: sequence.rows(), draws: sequence.draws_next() }
+    }
 }
 
 /// The adapters of the members, each once.

@@ -8,6 +8,8 @@
 //!
 //! Source: Maddison et al., arXiv:1411.0030, §2 (Gumbel-max).
 
+use std::{borrow::Cow, collections::BTreeMap};
+
 use attune_domain::serve::Sampling;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -20,20 +22,64 @@ const FIRST_LOOK: usize = 64;
 pub struct Sampler {
     temperature: f64,
     top_p: f64,
+    presence_penalty: f64,
+    frequency_penalty: f64,
+    logit_bias: BTreeMap<u32, f64>,
+    /// What was drawn, and how often; only kept for penalties.
+    drawn: BTreeMap<u32, u32>,
     random: Pcg64,
 }
 
 impl Sampler {
-    /// From a request's wishes.
+    /// From a request's wishes, for its answer number `choice`.
     #[must_use]
-    pub fn new(wishes: &Sampling) -> Self {
-        Self { temperature: wishes.temperature, top_p: wishes.top_p, random: Pcg64::seed_from_u64(wishes.seed) }
+    pub fn new(wishes: &Sampling, choice: u32) -> Self {
+        Self {
+            temperature: wishes.temperature,
+            top_p: wishes.top_p,
+            presence_penalty: wishes.presence_penalty,
+            frequency_penalty: wishes.frequency_penalty,
+            logit_bias: wishes.logit_bias.clone(),
+            drawn: BTreeMap::new(),
+            random: Pcg64::seed_from_u64(seed_of(wishes.seed, choice)),
+        }
     }
 
     /// The next token; `None` if the logits hold a NaN or an infinity, or there are none: the model is broken then, and
     /// any token would be made up.
     pub fn draw(&mut self, logits: &[f32]) -> Option<u32> {
-        let best = most_likely(logits)?;
+        most_likely(logits)?;
+        let adjusted = self.adjusted(logits);
+        let best = most_likely(&adjusted)?;
+        let token = self.picked(&adjusted, best);
+        if self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 {
+            *self.drawn.entry(token).or_default() += 1;
+        }
+        Some(token)
+    }
+
+    /// The logits with biases and penalties.
+    ///
+    /// Source: "Parameter details" of OpenAI's guide to text generation: each token's logit less its count times the
+    /// frequency penalty, and less the presence penalty if the count is above 0.
+    fn adjusted<'a>(&self, logits: &'a [f32]) -> Cow<'a, [f32]> {
+        if self.logit_bias.is_empty() && self.drawn.is_empty() {
+            return Cow::Borrowed(logits);
+        }
+        let mut adjusted = logits.to_vec();
+        let mut add = |id: u32, value: f64| {
+            if let Some(logit) = adjusted.get_mut(id as usize) {
+                *logit = (f64::from(*logit) + value) as f32;
+            }
+        };
+        self.logit_bias.iter().for_each(|(id, bias)| add(*id, *bias));
+        for (id, count) in &self.drawn {
+            add(*id, -self.presence_penalty - self.frequency_penalty * f64::from(*count));
+        }
+        Cow::Owned(adjusted)
+    }
+
+    fn picked(&mut self, logits: &[f32], best: usize) -> u32 {
         let picked = if self.temperature <= 0.0 {
             best
         } else {
@@ -47,8 +93,13 @@ impl Sampler {
             };
             kept.unwrap_or(best)
         };
-        u32::try_from(picked).ok()
+        u32::try_from(picked).unwrap_or(u32::MAX)
     }
+}
+
+/// The first answer's seed is the request's; those of the others lie far from it and from each other.
+const fn seed_of(seed: u64, choice: u32) -> u64 {
+    seed.wrapping_add((choice as u64).wrapping_mul(0xD134_2543_DE82_EF95))
 }
 
 /// The index of the largest logit, the first of several equal ones as `torch.argmax` gives; `None` if a logit is not
@@ -135,7 +186,7 @@ mod tests {
     use super::*;
 
     fn sampler(temperature: f64, top_p: f64, seed: u64) -> Sampler {
-        Sampler::new(&Sampling { temperature, top_p, seed, stop: Vec::new(), max_tokens: None })
+        Sampler::new(&Sampling { temperature, top_p, seed, ..Sampling::default() }, 0)
     }
 
     #[test]
@@ -194,6 +245,31 @@ mod tests {
             let (mut one, mut other) = (sampler(0.8, top_p, 5), sampler(0.8, top_p, 5));
             assert!((0..2000).all(|_| one.draw(&logits) == other.draw(&shaken)));
         }
+    }
+
+    #[test]
+    fn a_bias_decides_and_penalties_wear_off_what_was_drawn() {
+        let wishes = Sampling { temperature: 0.0, logit_bias: [(2, 100.0)].into(), ..Sampling::default() };
+        assert_eq!(Sampler::new(&wishes, 0).draw(&[5.0, 3.0, 1.0]), Some(2));
+        let wishes = Sampling { temperature: 0.0, frequency_penalty: 1.0, ..Sampling::default() };
+        let mut sampler = Sampler::new(&wishes, 0);
+        let drawn: Vec<_> = (0..4).map(|_| sampler.draw(&[5.0, 3.5, 1.0]).unwrap()).collect();
+        assert_eq!(drawn, [0, 0, 1, 0]);
+        let wishes = Sampling { temperature: 0.0, presence_penalty: 2.0, ..Sampling::default() };
+        let mut sampler = Sampler::new(&wishes, 0);
+        let drawn: Vec<_> = (0..3).map(|_| sampler.draw(&[5.0, 3.5, 1.0]).unwrap()).collect();
+        assert_eq!(drawn, [0, 1, 0]);
+    }
+
+    #[test]
+    fn further_answers_have_seeds_of_their_own_and_the_first_the_request_s() {
+        let wishes = Sampling { seed: 5, ..Sampling::default() };
+        let draws = |choice| {
+            let mut sampler = Sampler::new(&wishes, choice);
+            (0..20).map(|_| sampler.draw(&[0.0; 50]).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(draws(1), draws(1));
+        assert!(draws(0) != draws(1) && draws(1) != draws(2));
     }
 
     proptest! {

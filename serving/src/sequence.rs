@@ -14,6 +14,7 @@ use crate::{
     error::Failure,
     residency::Reservation,
     sampling::Sampler,
+    scores::TokenScore,
 };
 
 /// Prompt tokens that are read in one step, so that running answers do not wait long. Always cut at multiples of it: then
@@ -32,6 +33,10 @@ pub struct Work {
     pub max_tokens: Option<u64>,
     /// Tokens that end the answer.
     pub stop_ids: Vec<u32>,
+    /// Tells how likely each token was, with so many most likely ones in its place.
+    pub scores: Option<usize>,
+    /// Tells the same of the prompt's tokens.
+    pub prompt_scores: bool,
     /// Where the tokens go. Dropping the other end cancels.
     pub out: UnboundedSender<Drawn>,
 }
@@ -40,9 +45,17 @@ pub struct Work {
 #[derive(Debug)]
 pub enum Drawn {
     /// The prompt is read.
-    Started,
+    Started {
+        /// One for each of its tokens, if they were asked for.
+        scores: Vec<TokenScore>,
+    },
     /// The next token of the answer.
-    Token(u32),
+    Token {
+        /// Which.
+        id: u32,
+        /// If it was asked for.
+        score: Option<TokenScore>,
+    },
     /// Nothing follows.
     End {
         /// Why.
@@ -72,6 +85,8 @@ pub(crate) struct Sequence {
     /// How often its memory was taken away.
     pub(crate) interruptions: usize,
     started: bool,
+    /// Of the prompt's tokens, as far as they were read.
+    prompt_scores: Vec<TokenScore>,
 }
 
 impl Sequence {
@@ -81,7 +96,8 @@ impl Sequence {
         let wanted = work.max_tokens.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
         let end = tokens.len().saturating_add(wanted).min(limit);
         work.prompt = tokens.clone();
-        Self { work, tokens, end, memory: None, interruptions: 0, started: false }
+        let prompt_scores = tokens.iter().take(1).map(|id| TokenScore::of_first(*id)).collect();
+        Self { work, tokens, end, memory: None, interruptions: 0, started: false, prompt_scores }
     }
 
     /// Nobody waits for the answer any more.
@@ -132,18 +148,40 @@ impl Sequence {
         self.next().end == self.tokens.len()
     }
 
+    /// The prompt's tokens must all be read here, so that each is scored.
+    pub(crate) fn wants_prompt_scores(&self) -> bool {
+        !self.started && self.work.prompt_scores && self.work.scores.is_some() && self.prompt_scores.len() < self.work.prompt.len()
+    }
+
+    /// How many rows of logits the next step gives.
+    pub(crate) fn rows(&self) -> usize {
+        if self.wants_prompt_scores() { self.next().len() } else { 1 }
+    }
+
+    /// Takes the logits of the step that began at token `from`: one row, or one for each token.
+    pub(crate) fn score_prompt(&mut self, from: usize, logits: &[f32], width: usize) {
+        let Some(top) = self.work.scores.filter(|_| self.wants_prompt_scores()) else { return };
+        for (at, row) in (from + 1..).zip(logits.chunks_exact(width.max(1))) {
+            // What was read before the memory was taken away is known already.
+            if let Some(&id) = self.work.prompt.get(at).filter(|_| at == self.prompt_scores.len()) {
+                self.prompt_scores.push(TokenScore::new(row, id, top));
+            }
+        }
+    }
+
     /// The next step; `None` without memory.
     pub(crate) fn step<'a>(&'a mut self, adapter: Option<&'a LoraAdapter>) -> Option<Step<'a>> {
-        let next = self.next();
+        let (next, every) = (self.next(), self.wants_prompt_scores());
         let cache = &mut self.memory.as_mut()?.cache;
-        Some(Step { ids: &self.tokens[next], cache, adapter })
+        Some(Step { ids: &self.tokens[next], cache, adapter, every })
     }
 
     /// Draws the next token; `true` if that was the last.
     pub(crate) fn draw(&mut self, logits: &[f32]) -> bool {
         if !self.started {
             self.started = true;
-            self.say(Drawn::Started);
+            let scores = if self.work.prompt_scores { std::mem::take(&mut self.prompt_scores) } else { Vec::new() };
+            self.say(Drawn::Started { scores });
         }
         if self.tokens.len() >= self.end {
             self.say(Drawn::End { reason: FinishReason::Length, end_token: false });
@@ -158,7 +196,8 @@ impl Sequence {
             return true;
         }
         self.tokens.push(token);
-        self.say(Drawn::Token(token));
+        let score = self.work.scores.map(|top| TokenScore::new(logits, token, top));
+        self.say(Drawn::Token { id: token, score });
         let full = self.tokens.len() >= self.end;
         if full {
             self.say(Drawn::End { reason: FinishReason::Length, end_token: false });

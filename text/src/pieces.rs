@@ -26,6 +26,23 @@ impl Tokenizer {
         (0..ids.len()).map(|at| if byte_level { Ok(self.spelled(ids[at])) } else { self.decoded(ids, at) }).collect()
     }
 
+    /// The bytes that a token adds to a text that goes on.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`]: the decoder failed.
+    pub fn token_bytes(&self, id: u32) -> Result<Vec<u8>, TextError> {
+        let Some(token) = self.token_of(id) else { return Ok(Vec::new()) };
+        if self.is_byte_level() {
+            return Ok(byte_level(&token));
+        }
+        if let Some(byte) = self.named_byte(id)? {
+            return Ok(vec![byte]);
+        }
+        // A decoder may strip the space before a first token, so the token is looked at behind itself.
+        let (once, twice) = (self.decode_with_special(&[id])?, self.decode_with_special(&[id, id])?);
+        Ok(twice.strip_prefix(once.as_str()).unwrap_or(&once).as_bytes().to_vec())
+    }
+
     fn spelled(&self, id: u32) -> Piece {
         shown(&byte_level(&self.token_of(id).unwrap_or_default()))
     }

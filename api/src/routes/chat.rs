@@ -1,15 +1,10 @@
-//! Chat: a model's name to a base or an adapter, a replica that answers, the answer whole or in chunks.
+//! Chat: a replica that answers for the model, and its answer whole or in chunks.
 
 use std::convert::Infallible;
 
 use attune_domain::{
-    run::Blob,
-    serve::{AdapterId, AdapterRef, GenerateRequest, Prompt},
-};
-use attune_store::{
-    adapter::{self, Model},
-    base_model,
-    objects::Objects,
+    id::ProjectId,
+    serve::{GenerateRequest, Prompt},
 };
 use axum::{
     Extension, Json,
@@ -26,6 +21,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     app::App,
+    asked_model::{self, AskedModel},
     body::Body,
     caller::Caller,
     error::{ApiError, ErrorBody},
@@ -33,7 +29,7 @@ use crate::{
     request::RequestId,
     wire::{
         chat::NewChat,
-        completion::{Chunk, Completion, Heading, Usage},
+        chat_answer::{ChatChunk, ChatCompletion, Heading, Usage},
     },
 };
 
@@ -45,7 +41,7 @@ use crate::{
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "Chat", operation_id = "create_chat_completion",
     request_body = NewChat,
     responses(
-        (status = 200, content((Completion = "application/json"), (Chunk = "text/event-stream"))),
+        (status = 200, content((ChatCompletion = "application/json"), (ChatChunk = "text/event-stream"))),
         (status = "4XX", body = ErrorBody),
         (status = 503, body = ErrorBody, description = "No serving process is ready yet; ask again after Retry-After."),
     ))]
@@ -56,88 +52,98 @@ pub async fn create(
     Body(fields): Body<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
     let chat = NewChat::read(fields)?;
-    let mut db = app.tenant(holder.project_id).await?;
-    let model = adapter::resolve(&mut db, holder.project_id, &chat.model).await;
-    let model = model.map_err(ApiError::on_read(&chat.model))?;
-    let base = base_model::get(&mut db, model.base_model_id()).await?;
-    drop(db); // waiting for a replica may take minutes
-    let request = GenerateRequest {
-        request_id: request_id.0,
-        adapter: adapter_ref(&app.objects, &model).await?,
-        prompt: Prompt::Chat { messages: chat.chat_messages() },
-        sampling: chat.sampling(rand::random()),
-    };
-    let generation = generation::begin(&app, base.base_model_id, &request).await?;
-    let heading = heading(&chat, &base.digest);
+    let model = asked_model::find(&app, holder.project_id, &chat.model).await?;
+    let generation = begin(&app, &chat, &model, &request_id.0).await?;
+    let heading = heading(&chat, model.system_fingerprint);
     if chat.streams() {
-        Ok(Sse::new(events(heading, generation)).keep_alive(KeepAlive::default()).into_response())
+        let events = events(heading, generation, chat.choices());
+        Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
     } else {
-        Ok(Json(whole(heading, generation).await?).into_response())
+        Ok(Json(whole(heading, generation, chat.choices()).await?).into_response())
     }
 }
 
-fn heading(chat: &NewChat, digest: &str) -> Heading {
+/// A chat that does not stream, for a caller who is not at the door.
+///
+/// # Errors
+/// As the route's.
+pub async fn complete(
+    app: &App,
+    project: ProjectId,
+    request_id: &str,
+    fields: Map<String, Value>,
+) -> Result<ChatCompletion, ApiError> {
+    let chat = NewChat::read(fields)?;
+    if chat.streams() {
+        return Err(ApiError::unsupported("stream", "There is nobody to stream to; leave 'stream' out."));
+    }
+    let model = asked_model::find(app, project, &chat.model).await?;
+    let generation = begin(app, &chat, &model, request_id).await?;
+    whole(heading(&chat, model.system_fingerprint), generation, chat.choices()).await
+}
+
+async fn begin(app: &App, chat: &NewChat, model: &AskedModel, request_id: &str) -> Result<Generation, ApiError> {
+    let request = GenerateRequest {
+        request_id: request_id.to_owned(),
+        adapter: model.adapter.clone(),
+        prompt: Prompt::Chat { messages: chat.chat_messages() },
+        echo: false,
+        choices: chat.choices(),
+        sampling: chat.sampling(rand::random())?,
+    };
+    generation::begin(app, model.base_model_id, &request).await
+}
+
+fn heading(chat: &NewChat, system_fingerprint: String) -> Heading {
     Heading {
         id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
         created: Utc::now().timestamp(),
         model: chat.model.clone(),
-        system_fingerprint: format!("fp_{}", digest.get(..12).unwrap_or(digest)),
+        system_fingerprint,
+        with_logprobs: chat.logprobs == Some(true),
         with_usage: chat.streams_usage(),
     }
 }
 
-async fn adapter_ref(objects: &Objects, model: &Model) -> Result<Option<AdapterRef>, ApiError> {
-    let (id, blobs): (_, Vec<&Blob>) = match model {
-        Model::Base(_) => return Ok(None),
-        Model::Tuned(version) => (AdapterId::Version(version.adapter_version_id), version.files.iter().collect()),
-        Model::Checkpoint(named) => {
-            (AdapterId::Checkpoint(named.checkpoint.checkpoint_id), named.adapter_files().collect())
-        }
-    };
-    let mut files = Vec::with_capacity(blobs.len());
-    for blob in blobs {
-        files.push(objects.remote_file(&blob.name, &blob.sha256, blob.bytes).await?);
-    }
-    Ok(Some(AdapterRef { id, files }))
-}
-
-async fn whole(heading: Heading, mut generation: Generation) -> Result<Completion, ApiError> {
-    let mut text = String::new();
-    loop {
-        match generation.next().await? {
-            Next::Piece(piece) => text.push_str(&piece),
-            Next::Finished { finish_reason, completion_tokens } => {
-                let usage = Usage::new(generation.prompt_tokens, completion_tokens);
-                return Ok(heading.whole(text, finish_reason, usage));
-            }
-        }
-    }
+async fn whole(heading: Heading, mut generation: Generation, choices: u32) -> Result<ChatCompletion, ApiError> {
+    let (answers, completion_tokens) = generation.whole(choices).await?;
+    Ok(heading.whole(answers, Usage::new(generation.prompt_tokens, completion_tokens)))
 }
 
 /// The stream drops the generation when the caller leaves, and with it the request to the replica.
-fn events(heading: Heading, generation: Generation) -> impl Stream<Item = Result<Event, Infallible>> {
-    let first = data(&heading.first());
+fn events(heading: Heading, generation: Generation, choices: u32) -> impl Stream<Item = Result<Event, Infallible>> {
+    let first: Vec<Event> = (0..choices).map(|choice| data(&heading.first(choice))).collect();
     let rest = stream::unfold(Some((heading, generation)), |state| async move {
         let (heading, mut generation) = state?;
-        Some(match generation.next().await {
-            Ok(Next::Piece(text)) => (vec![data(&heading.piece(text))], Some((heading, generation))),
-            Ok(Next::Finished { finish_reason, completion_tokens }) => {
-                let usage = heading.usage(Usage::new(generation.prompt_tokens, completion_tokens));
-                let mut last = vec![data(&heading.last(finish_reason))];
-                last.extend(usage.iter().map(data));
-                last.push(Event::default().data("[DONE]"));
-                (last, None)
-            }
-            Err(error) => {
-                error.log();
-                (vec![data(&error.body())], None)
-            }
-        })
+        let next = generation.next().await;
+        let (events, Last(last)) = said(&heading, generation.prompt_tokens, next);
+        Some((events, (!last).then_some((heading, generation))))
     });
-    stream::once(async { vec![first] }).chain(rest).flat_map(stream::iter).map(Ok)
+    stream::iter(first).chain(rest.flat_map(stream::iter)).map(Ok)
 }
 
-fn data(body: &impl Serialize) -> Event {
+/// Whether nothing follows.
+pub(super) struct Last(pub(super) bool);
+
+fn said(heading: &Heading, prompt_tokens: u64, next: Result<Next, ApiError>) -> (Vec<Event>, Last) {
+    match next {
+        Ok(Next::Piece { choice, text, tokens }) => (vec![data(&heading.piece(choice, text, tokens))], Last(false)),
+        Ok(Next::Finished { choice, finish_reason }) => (vec![data(&heading.last(choice, finish_reason))], Last(false)),
+        Ok(Next::Done { completion_tokens }) => {
+            let usage = heading.usage(Usage::new(prompt_tokens, completion_tokens));
+            let mut last: Vec<Event> = usage.iter().map(data).collect();
+            last.push(Event::default().data("[DONE]"));
+            (last, Last(true))
+        }
+        Err(error) => {
+            error.log();
+            (vec![data(&error.body())], Last(true))
+        }
+    }
+}
+
+/// An event that holds `body`.
+pub(super) fn data(body: &impl Serialize) -> Event {
     // These types have no map keys or numbers that JSON cannot hold.
     Event::default().data(serde_json::to_string(body).unwrap_or_default())
 }

@@ -6,6 +6,8 @@ pub mod adapters;
 pub mod base_models;
 /// Chat.
 pub mod chat;
+/// Plain text, gone on with.
+pub mod completions;
 /// Files.
 pub mod files;
 /// Whether the api is up.

@@ -1,14 +1,17 @@
 //! Chat requests: OpenAI's body, as far as it can be done. What cannot is refused by name, never passed over.
 
+use std::collections::BTreeMap;
+
 use attune_domain::serve::{ChatMessage, Sampling};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::sampling::{IDLE, Shared, Stop, StreamOptions, range};
 use crate::{body, error::ApiError};
 
-/// The longest list of stop strings. Source: OpenAI's API reference.
-const MOST_STOPS: usize = 4;
+/// The most rivals that are told of a token. Source: OpenAI's API reference.
+const MOST_LOGPROBS: u32 = 20;
 
 /// A chat to be gone on with.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -23,6 +26,18 @@ pub struct NewChat {
     pub temperature: Option<f64>,
     /// Only the most likely tokens that together have this probability; 1 if left out.
     pub top_p: Option<f64>,
+    /// How many answers, from 1 to 128; 1 if left out. They share the reading of the prompt.
+    pub n: Option<u32>,
+    /// From -2 to 2; taken from the logit of each token that the answer has already.
+    pub presence_penalty: Option<f64>,
+    /// From -2 to 2; the same, as many times as the answer has the token.
+    pub frequency_penalty: Option<f64>,
+    /// By token id, from -100 to 100: added to the token's logit.
+    pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// Tells the log-probability of each token of the answer.
+    pub logprobs: Option<bool>,
+    /// From 0 to 20, with `logprobs`: how many of the most likely tokens in each place are told as well.
+    pub top_logprobs: Option<u32>,
     /// The same seed and request draw the same tokens; a new one each time if left out.
     pub seed: Option<i64>,
     /// Up to 4 texts before which the answer ends.
@@ -36,14 +51,6 @@ pub struct NewChat {
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<StreamOptions>,
-}
-
-/// What a stream holds besides the answer.
-#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct StreamOptions {
-    /// A last chunk with the usage.
-    pub include_usage: Option<bool>,
 }
 
 /// One message.
@@ -77,11 +84,6 @@ pub struct Part {
     pub text: String,
 }
 
-/// Texts before which an answer ends.
-#[derive(Debug, Clone, Default, PartialEq, Eq, ToSchema)]
-#[schema(value_type = Option<Vec<String>>)]
-pub struct Stop(pub Vec<String>);
-
 struct ContentVisitor;
 
 impl<'de> serde::de::Visitor<'de> for ContentVisitor {
@@ -106,55 +108,18 @@ impl<'de> Deserialize<'de> for Content {
     }
 }
 
-struct StopVisitor;
-
-impl<'de> serde::de::Visitor<'de> for StopVisitor {
-    type Value = Stop;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a string or a list of strings")
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Stop, E> {
-        Ok(Stop::default())
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Stop, E> {
-        Ok(Stop(vec![text.to_owned()]))
-    }
-
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Stop, A::Error> {
-        Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(list)).map(Stop)
-    }
-}
-
-impl<'de> Deserialize<'de> for Stop {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(StopVisitor)
-    }
-}
-
-/// Fields of OpenAI's body that change nothing here, whatever their value.
-const IDLE: [&str; 7] =
-    ["user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier"];
-
 /// Whether a field's value asks for nothing that is not done anyway.
 type AsksNothing = fn(&Value) -> bool;
 
 /// Fields that cannot be done yet: a test for values that ask for nothing, and why the others are refused.
-const NOT_YET: [(&str, AsksNothing, &str); 20] = [
-    ("n", |v| v.as_u64() == Some(1), "only one answer is given; n must be 1"),
+const NOT_YET: [(&str, AsksNothing, &str); 15] = [
+    ("store", |v| v == false, "answers are not kept"),
     ("tools", is_empty, "tool calls are not supported"),
     ("tool_choice", |v| v == "none", "tool calls are not supported"),
     ("parallel_tool_calls", |_| false, "tool calls are not supported"),
     ("functions", is_empty, "function calls are not supported"),
     ("function_call", |v| v == "none", "function calls are not supported"),
     ("response_format", |v| v.get("type").is_some_and(|t| t == "text"), "only {\"type\": \"text\"} is supported"),
-    ("logprobs", |v| v == false, "log probabilities are not given"),
-    ("top_logprobs", |v| v.as_u64() == Some(0), "log probabilities are not given"),
-    ("logit_bias", is_empty, "tokens cannot be weighted"),
-    ("frequency_penalty", is_zero, "penalties are not supported; it must be 0"),
-    ("presence_penalty", is_zero, "penalties are not supported; it must be 0"),
     ("modalities", |v| *v == serde_json::json!(["text"]), "only [\"text\"] is supported"),
     ("audio", |_| false, "audio is not supported"),
     ("prediction", |_| false, "predicted outputs are not supported"),
@@ -167,10 +132,6 @@ const NOT_YET: [(&str, AsksNothing, &str); 20] = [
 
 fn is_empty(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
-}
-
-fn is_zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
 }
 
 impl NewChat {
@@ -200,13 +161,10 @@ impl NewChat {
         if self.messages.is_empty() {
             return Err(ApiError::invalid("messages", "Invalid 'messages': the list is empty."));
         }
-        range("temperature", self.temperature, 0.0, 2.0)?;
-        range("top_p", self.top_p, 0.0, 1.0)?;
-        if self.stop.0.len() > MOST_STOPS {
-            return Err(ApiError::invalid("stop", format!("Invalid 'stop': at most {MOST_STOPS} texts are taken.")));
-        }
-        if self.stop.0.iter().any(String::is_empty) {
-            return Err(ApiError::invalid("stop", "Invalid 'stop': an empty text stands before everything."));
+        self.shared().check()?;
+        range("top_logprobs", self.top_logprobs.map(f64::from), 0.0, f64::from(MOST_LOGPROBS))?;
+        if self.top_logprobs.is_some() && self.logprobs != Some(true) {
+            return Err(ApiError::invalid("top_logprobs", "'top_logprobs' only goes with 'logprobs': true."));
         }
         if self.max_tokens.is_some() && self.max_completion_tokens.is_some() {
             let message = "'max_tokens' is the older name of 'max_completion_tokens'; give one of them.";
@@ -217,10 +175,27 @@ impl NewChat {
                 return Err(ApiError::invalid(name, format!("Invalid '{name}': 0 is below 1.")));
             }
         }
-        if self.stream_options.is_some() && !self.streams() {
-            return Err(ApiError::invalid("stream_options", "'stream_options' only goes with 'stream': true."));
-        }
         Ok(())
+    }
+
+    fn shared(&self) -> Shared<'_> {
+        Shared {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: self.logit_bias.as_ref(),
+            seed: self.seed,
+            stop: &self.stop,
+            n: self.n,
+            stream: self.stream,
+            stream_options: self.stream_options,
+        }
+    }
+
+    /// How many answers.
+    pub fn choices(&self) -> u32 {
+        self.n.unwrap_or(1)
     }
 
     /// Whether the answer comes in chunks.
@@ -230,7 +205,7 @@ impl NewChat {
 
     /// Whether the stream ends with the usage.
     pub fn streams_usage(&self) -> bool {
-        self.stream_options.and_then(|o| o.include_usage) == Some(true)
+        self.shared().streams_usage()
     }
 
     /// The messages in a replica's words.
@@ -239,14 +214,15 @@ impl NewChat {
     }
 
     /// How tokens are drawn; `dice` stands in for a seed that was not given.
-    pub fn sampling(&self, dice: u64) -> Sampling {
-        Sampling {
-            temperature: self.temperature.unwrap_or(1.0),
-            top_p: self.top_p.unwrap_or(1.0),
-            seed: self.seed.map_or(dice, i64::cast_unsigned),
-            stop: self.stop.0.clone(),
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`]: a bias is for no token.
+    pub fn sampling(&self, dice: u64) -> Result<Sampling, ApiError> {
+        Ok(Sampling {
             max_tokens: self.max_completion_tokens.or(self.max_tokens),
-        }
+            logprobs: (self.logprobs == Some(true)).then(|| self.top_logprobs.unwrap_or(0)),
+            ..self.shared().sampling(dice)?
+        })
     }
 }
 
@@ -296,15 +272,6 @@ fn check_message(i: usize, message: &Value) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn range(name: &'static str, value: Option<f64>, least: f64, most: f64) -> Result<(), ApiError> {
-    match value {
-        Some(given) if !(least..=most).contains(&given) => {
-            Err(ApiError::invalid(name, format!("Invalid '{name}': {given} is not from {least} to {most}.")))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -320,12 +287,9 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
         for (more, param) in [
-            (json!({"n": 2}), "n"),
             (json!({"tools": [{"type": "function"}]}), "tools"),
             (json!({"response_format": {"type": "json_object"}}), "response_format"),
-            (json!({"logprobs": true}), "logprobs"),
-            (json!({"logit_bias": {"50256": -100}}), "logit_bias"),
-            (json!({"presence_penalty": 0.5}), "presence_penalty"),
+            (json!({"store": true}), "store"),
             (
                 json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
                 "messages[0].content[0].type",
@@ -344,6 +308,14 @@ mod tests {
             (json!({"temperature": 2.5}), "temperature"),
             (json!({"temperature": "hot"}), "temperature"),
             (json!({"top_p": -0.1}), "top_p"),
+            (json!({"n": 0}), "n"),
+            (json!({"n": 129}), "n"),
+            (json!({"presence_penalty": 2.1}), "presence_penalty"),
+            (json!({"frequency_penalty": -3}), "frequency_penalty"),
+            (json!({"logit_bias": {"50256": -101}}), "logit_bias.50256"),
+            (json!({"logit_bias": {"the": 1}}), "logit_bias.the"),
+            (json!({"top_logprobs": 2}), "top_logprobs"),
+            (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
             (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop"),
             (json!({"stop": [1]}), "stop[0]"),
             (json!({"stop": 1}), "stop"),
@@ -371,11 +343,14 @@ mod tests {
             "metadata": {"a": "b"}, "store": false, "response_format": {"type": "text"}, "stop": null, "seed": -1,
             "max_completion_tokens": 7, "stream": true, "stream_options": {"include_usage": true}}))
         .unwrap();
-        let sampling = chat.sampling(3);
+        let sampling = chat.sampling(3).unwrap();
         assert_eq!((sampling.temperature, sampling.seed, sampling.max_tokens), (1.0, u64::MAX, Some(7)));
         assert!(chat.streams() && chat.streams_usage());
-        assert_eq!(read(json!({"stop": "x"})).unwrap().sampling(3).stop, ["x"]);
-        assert_eq!(read(json!({})).unwrap().sampling(3).seed, 3);
+        let sampling = |more| read(more).unwrap().sampling(3).unwrap();
+        assert_eq!(sampling(json!({"stop": "x"})).stop, ["x"]);
+        assert_eq!(sampling(json!({})).seed, 3);
+        assert_eq!(sampling(json!({"logprobs": true, "top_logprobs": 4})).logprobs, Some(4));
+        assert_eq!(sampling(json!({"logit_bias": {"7": -2}})).logit_bias, [(7, -2.0)].into());
     }
 
     #[test]

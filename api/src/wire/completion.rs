@@ -1,178 +1,210 @@
-//! Chat answers as OpenAI shapes them: whole, or in chunks.
+//! Requests for completions of plain text: OpenAI's older body, as far as it can be done.
 
-use attune_domain::serve::FinishReason;
-use serde::Serialize;
+use std::collections::BTreeMap;
+
+use attune_domain::serve::{Prompt, Sampling};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// A whole answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Completion {
-    /// Its id.
-    pub id: String,
-    /// Always `chat.completion`.
-    pub object: &'static str,
-    /// Unix time, in seconds.
-    pub created: i64,
-    /// As the request named it.
+use super::sampling::{IDLE, Shared, Stop, StreamOptions, range};
+use crate::{body, error::ApiError};
+
+/// The longest answer if nothing is said. Source: OpenAI's API reference.
+const DEFAULT_MAX_TOKENS: u64 = 16;
+/// The most rivals that are told of a token. Source: OpenAI's API reference.
+const MOST_LOGPROBS: u32 = 5;
+/// The most answers from which the best are taken. Source: OpenAI's API reference.
+const MOST_BEST_OF: u32 = 20;
+/// The most prompts in one request.
+const MOST_PROMPTS: usize = 128;
+
+/// A text to be gone on with.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewCompletion {
+    /// A base model's name, or a tuned one's.
+    #[schema(example = "ft:smollm2-135m-instruct:default:records:7b8c9d0e")]
     pub model: String,
-    /// Always one.
-    pub choices: Vec<Choice>,
-    /// What was counted.
-    pub usage: Usage,
-    /// Names the base's content.
-    pub system_fingerprint: String,
+    /// A text, a list of token ids, or up to 128 of either.
+    pub prompt: Prompts,
+    /// The longest answer in tokens; 16 if left out.
+    pub max_tokens: Option<u64>,
+    /// From 0, always the most likely token, to 2; 1 if left out.
+    pub temperature: Option<f64>,
+    /// Only the most likely tokens that together have this probability; 1 if left out.
+    pub top_p: Option<f64>,
+    /// How many answers to each prompt, from 1 to 128; 1 if left out.
+    pub n: Option<u32>,
+    /// From `n` to 20: so many answers are drawn, and the `n` with the highest log-probability per token given. Not with
+    /// `stream` if it is above `n`.
+    pub best_of: Option<u32>,
+    /// The prompt is given in front of the answer.
+    pub echo: Option<bool>,
+    /// From 0 to 5: tells the log-probability of each token, and so many of the most likely ones in each place.
+    pub logprobs: Option<u32>,
+    /// From -2 to 2; taken from the logit of each token that the answer has already.
+    pub presence_penalty: Option<f64>,
+    /// From -2 to 2; the same, as many times as the answer has the token.
+    pub frequency_penalty: Option<f64>,
+    /// By token id, from -100 to 100: added to the token's logit.
+    pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// The same seed and request draw the same tokens; a new one each time if left out.
+    pub seed: Option<i64>,
+    /// Up to 4 texts before which the answer ends.
+    #[serde(default)]
+    pub stop: Stop,
+    /// Answers in chunks, as server-sent events.
+    pub stream: Option<bool>,
+    /// Only with `stream`.
+    pub stream_options: Option<StreamOptions>,
 }
 
-/// An answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Choice {
-    /// Always 0.
-    pub index: u32,
-    /// What was said.
-    pub message: MessageOut,
-    /// Always `null`.
-    #[schema(value_type = Option<Object>)]
-    pub logprobs: Option<()>,
-    /// `stop` or `length`.
-    #[schema(value_type = String)]
-    pub finish_reason: FinishReason,
+/// What is gone on with: texts or token ids.
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
+#[schema(value_type = PromptsSchema)]
+pub struct Prompts(pub Vec<OnePrompt>);
+
+/// How prompts may be given.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it only describes")]
+#[schema(title = "Prompts")]
+#[serde(untagged)]
+pub enum PromptsSchema {
+    /// One text.
+    Text(String),
+    /// Several.
+    Texts(Vec<String>),
+    /// One prompt's token ids.
+    Ids(Vec<u32>),
+    /// Several prompts' token ids.
+    ManyIds(Vec<Vec<u32>>),
 }
 
-/// What was said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct MessageOut {
-    /// Always `assistant`.
-    pub role: &'static str,
-    /// The text.
-    pub content: String,
-    /// Always `null`.
-    pub refusal: Option<String>,
+/// One prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnePrompt {
+    /// A text.
+    Text(String),
+    /// Token ids.
+    Ids(Vec<u32>),
 }
 
-/// Tokens of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[expect(missing_docs, reason = "OpenAI's names")]
-pub struct Usage {
-    pub prompt_tokens: u64,
-    pub completion_tokens: u64,
-    pub total_tokens: u64,
-}
-
-impl Usage {
-    /// Of a prompt and its answer.
-    pub const fn new(prompt_tokens: u64, completion_tokens: u64) -> Self {
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+impl From<OnePrompt> for Prompt {
+    fn from(prompt: OnePrompt) -> Self {
+        match prompt {
+            OnePrompt::Text(text) => Self::Text { text },
+            OnePrompt::Ids(ids) => Self::Tokens { ids },
+        }
     }
 }
 
-/// A piece of an answer: the data of one server-sent event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Chunk {
-    /// The same in all chunks of an answer.
-    pub id: String,
-    /// Always `chat.completion.chunk`.
-    pub object: &'static str,
-    /// Unix time, in seconds; the same in all chunks.
-    pub created: i64,
-    /// As the request named it.
-    pub model: String,
-    /// Names the base's content.
-    pub system_fingerprint: String,
-    /// One; none in the chunk with the usage.
-    pub choices: Vec<ChunkChoice>,
-    /// Only there when it was asked for, and `null` in all chunks but the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Usage>)]
-    pub usage: Option<Option<Usage>>,
+const EXPECTED: &str = "a text, a list of token ids, or a list of either";
+
+impl<'de> Deserialize<'de> for Prompts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let refused = || serde::de::Error::custom(format!("invalid type: expected {EXPECTED}"));
+        let value = Value::deserialize(deserializer)?;
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = |list: &[Value]| list.iter().map(id).collect::<Option<Vec<u32>>>();
+        let one = |value: &Value| match value {
+            Value::String(text) => Some(OnePrompt::Text(text.clone())),
+            Value::Array(list) if !list.is_empty() => ids(list).map(OnePrompt::Ids),
+            _ => None,
+        };
+        let prompts = match &value {
+            Value::Array(list) if list.first().is_some_and(Value::is_number) => one(&value).map(|prompt| vec![prompt]),
+            Value::Array(list) => list.iter().map(one).collect(),
+            _ => one(&value).map(|prompt| vec![prompt]),
+        };
+        prompts.map(Self).ok_or_else(refused)
+    }
 }
 
-/// A piece of an answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ChunkChoice {
-    /// Always 0.
-    pub index: u32,
-    /// What is new.
-    pub delta: Delta,
-    /// Always `null`.
-    #[schema(value_type = Option<Object>)]
-    pub logprobs: Option<()>,
-    /// `null` until the end.
-    #[schema(value_type = Option<String>)]
-    pub finish_reason: Option<FinishReason>,
-}
+impl NewCompletion {
+    /// Reads a body; takes away what changes nothing.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`]: a field is unknown, wrong, or asks for what cannot be done.
+    pub fn read(mut fields: Map<String, Value>) -> Result<Self, ApiError> {
+        fields.retain(|name, _| !IDLE.contains(&name.as_str()));
+        if fields.remove("suffix").is_some_and(|suffix| !suffix.is_null()) {
+            let message = "Unsupported 'suffix': a text is only gone on with at its end.";
+            return Err(ApiError::unsupported("suffix", message));
+        }
+        let new: Self = body::from_value(Value::Object(fields))?;
+        new.check()?;
+        Ok(new)
+    }
 
-/// What is new.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Delta {
-    /// `assistant`, in the first chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub role: Option<&'static str>,
-    /// More of the text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub content: Option<String>,
-}
+    fn check(&self) -> Result<(), ApiError> {
+        self.shared().check()?;
+        let prompts = self.prompt.0.len();
+        if prompts == 0 || prompts > MOST_PROMPTS {
+            let message = format!("Invalid 'prompt': {prompts} prompts; from 1 to {MOST_PROMPTS} are taken.");
+            return Err(ApiError::invalid("prompt", message));
+        }
+        range("logprobs", self.logprobs.map(f64::from), 0.0, f64::from(MOST_LOGPROBS))?;
+        range("best_of", self.best_of.map(f64::from), f64::from(self.choices()), f64::from(MOST_BEST_OF))?;
+        if self.streams() && self.drawn() > self.choices() {
+            let message = "Invalid 'best_of': which answers are the best is known at their end; leave 'stream' out.";
+            return Err(ApiError::invalid("best_of", message));
+        }
+        Ok(())
+    }
 
-/// What all parts of one answer share.
-#[derive(Debug, Clone)]
-pub struct Heading {
-    /// The answer's id.
-    pub id: String,
-    /// Unix time, in seconds.
-    pub created: i64,
-    /// As the request named it.
-    pub model: String,
-    /// Names the base's content.
-    pub system_fingerprint: String,
-    /// Whether the stream tells its usage.
-    pub with_usage: bool,
-}
-
-impl Heading {
-    /// The whole answer.
-    pub fn whole(self, text: String, finish_reason: FinishReason, usage: Usage) -> Completion {
-        let message = MessageOut { role: "assistant", content: text, refusal: None };
-        Completion {
-            id: self.id,
-            object: "chat.completion",
-            created: self.created,
-            model: self.model,
-            choices: vec![Choice { index: 0, message, logprobs: None, finish_reason }],
-            usage,
-            system_fingerprint: self.system_fingerprint,
+    fn shared(&self) -> Shared<'_> {
+        Shared {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: self.logit_bias.as_ref(),
+            seed: self.seed,
+            stop: &self.stop,
+            n: self.n,
+            stream: self.stream,
+            stream_options: self.stream_options,
         }
     }
 
-    /// The first chunk: who speaks.
-    pub fn first(&self) -> Chunk {
-        self.chunk(Delta { role: Some("assistant"), content: Some(String::new()) }, None)
+    /// How many answers to each prompt are given.
+    pub fn choices(&self) -> u32 {
+        self.n.unwrap_or(1)
     }
 
-    /// A chunk with more text.
-    pub fn piece(&self, text: String) -> Chunk {
-        self.chunk(Delta { role: None, content: Some(text) }, None)
+    /// How many answers to each prompt are drawn.
+    pub fn drawn(&self) -> u32 {
+        self.best_of.unwrap_or_else(|| self.choices())
     }
 
-    /// The last chunk of the answer: why it ended.
-    pub fn last(&self, finish_reason: FinishReason) -> Chunk {
-        self.chunk(Delta::default(), Some(finish_reason))
+    /// Whether the prompt is given too.
+    pub fn echoes(&self) -> bool {
+        self.echo == Some(true)
     }
 
-    /// The chunk with the usage, if it was asked for.
-    pub fn usage(&self, usage: Usage) -> Option<Chunk> {
-        let chunk = Chunk { choices: Vec::new(), usage: Some(Some(usage)), ..self.chunk(Delta::default(), None) };
-        self.with_usage.then_some(chunk)
+    /// Whether the answer comes in chunks.
+    pub fn streams(&self) -> bool {
+        self.stream == Some(true)
     }
 
-    fn chunk(&self, delta: Delta, finish_reason: Option<FinishReason>) -> Chunk {
-        Chunk {
-            id: self.id.clone(),
-            object: "chat.completion.chunk",
-            created: self.created,
-            model: self.model.clone(),
-            system_fingerprint: self.system_fingerprint.clone(),
-            choices: vec![ChunkChoice { index: 0, delta, logprobs: None, finish_reason }],
-            usage: self.with_usage.then_some(None),
-        }
+    /// Whether the stream ends with the usage.
+    pub fn streams_usage(&self) -> bool {
+        self.shared().streams_usage()
+    }
+
+    /// How tokens are drawn; `dice` stands in for a seed that was not given.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`]: a bias is for no token.
+    pub fn sampling(&self, dice: u64) -> Result<Sampling, ApiError> {
+        // Which answers are the best is seen by their tokens' log-probabilities.
+        let ranked = (self.drawn() > self.choices()).then_some(0);
+        Ok(Sampling {
+            max_tokens: Some(self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
+            logprobs: self.logprobs.or(ranked),
+            ..self.shared().sampling(dice)?
+        })
     }
 }
 
@@ -182,25 +214,51 @@ mod tests {
 
     use super::*;
 
+    fn read(more: &Value) -> Result<NewCompletion, ApiError> {
+        let mut body = json!({"model": "m", "prompt": "hi"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        NewCompletion::read(body.as_object().unwrap().clone())
+    }
+
     #[test]
-    fn chunks_have_openais_shape() {
-        let heading = |with_usage| Heading {
-            id: "chatcmpl-1".into(),
-            created: 7,
-            model: "m".into(),
-            system_fingerprint: "fp_1".into(),
-            with_usage,
-        };
-        let value = |chunk| serde_json::to_value(chunk).unwrap();
-        let first = value(heading(false).first());
-        assert_eq!(first["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
-        assert!(first.get("usage").is_none());
-        let last = value(heading(true).last(FinishReason::Length));
-        assert_eq!(last["choices"][0], json!({"index": 0, "delta": {}, "logprobs": null, "finish_reason": "length"}));
-        assert_eq!(last["usage"], json!(null));
-        let usage = heading(true).usage(Usage::new(3, 4)).map(value).unwrap();
-        assert_eq!(usage["choices"], json!([]));
-        assert_eq!(usage["usage"]["total_tokens"], 7);
-        assert!(heading(false).usage(Usage::new(3, 4)).is_none());
+    fn prompts_are_texts_or_ids_one_or_many() {
+        let (text, ids) = (|text: &str| OnePrompt::Text(text.into()), |ids: &[u32]| OnePrompt::Ids(ids.into()));
+        for (given, want) in [
+            (json!("a"), vec![text("a")]),
+            (json!(["a", "b"]), vec![text("a"), text("b")]),
+            (json!([1, 2]), vec![ids(&[1, 2])]),
+            (json!([[1], [2, 3]]), vec![ids(&[1]), ids(&[2, 3])]),
+        ] {
+            assert_eq!(read(&json!({"prompt": given})).unwrap().prompt.0, want);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_field() {
+        for (more, param) in [
+            (json!({"prompt": null}), "prompt"),
+            (json!({"prompt": []}), "prompt"),
+            (json!({"prompt": [-1]}), "prompt"),
+            (json!({"prompt": [[]]}), "prompt"),
+            (json!({"prompt": ["a", 1]}), "prompt"),
+            (json!({"suffix": "end"}), "suffix"),
+            (json!({"logprobs": 6}), "logprobs"),
+            (json!({"n": 3, "best_of": 2}), "best_of"),
+            (json!({"best_of": 21}), "best_of"),
+            (json!({"best_of": 2, "stream": true}), "best_of"),
+            (json!({"messages": []}), "messages"),
+        ] {
+            let error = read(&more).unwrap_err().body().error;
+            assert_eq!(error.param.as_deref(), Some(param), "{more}: {}", error.message);
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_openais() {
+        let new = read(&json!({"user": "ann"})).unwrap();
+        let sampling = new.sampling(3).unwrap();
+        assert_eq!((sampling.max_tokens, sampling.logprobs, new.drawn()), (Some(16), None, 1));
+        assert_eq!(read(&json!({"best_of": 2})).unwrap().sampling(3).unwrap().logprobs, Some(0));
+        assert_eq!(read(&json!({"max_tokens": 0})).unwrap().sampling(3).unwrap().max_tokens, Some(0));
     }
 }

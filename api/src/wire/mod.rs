@@ -9,7 +9,11 @@ pub mod base_model;
 /// Chat requests.
 pub mod chat;
 /// Chat answers, whole and in chunks.
+pub mod chat_answer;
+/// Requests for completions of plain text.
 pub mod completion;
+/// Completions, whole and in chunks.
+pub mod completion_answer;
 /// Files.
 pub mod file;
 /// A job as it is asked for.
@@ -22,3 +26,5 @@ pub mod job_view;
 pub mod model;
 /// Previews of a file's rows.
 pub mod preview;
+/// What chats and completions ask of the drawing of tokens.
+pub mod sampling;

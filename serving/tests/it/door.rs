@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use attune_domain::{
     bytes::Bytes,
-    serve::{AdapterRef, ChatMessage, FinishReason, GenerateEvent, GenerateRequest, Prompt, Sampling},
+    serve::{AdapterRef, ChatMessage, FinishReason, GenerateEvent, GenerateRequest, Prompt, Sampling, Scored},
 };
 use attune_serving::http::{App, router};
 use axum::{
@@ -28,8 +28,8 @@ fn app(world: &World) -> Arc<App> {
 }
 
 fn ask(prompt: Prompt) -> GenerateRequest {
-    let sampling = Sampling { temperature: 0.0, top_p: 1.0, seed: 1, stop: Vec::new(), max_tokens: Some(20) };
-    GenerateRequest { request_id: "test".into(), adapter: None, prompt, sampling }
+    let sampling = Sampling { temperature: 0.0, seed: 1, max_tokens: Some(20), ..Sampling::default() };
+    GenerateRequest { request_id: "test".into(), adapter: None, prompt, echo: false, choices: 1, sampling }
 }
 
 fn chat(text: &str) -> Prompt {
@@ -59,16 +59,38 @@ async fn events(app: &Arc<App>, request: &GenerateRequest) -> Vec<GenerateEvent>
         .collect()
 }
 
+/// The text of the answer `wanted`.
+fn said_by(events: &[GenerateEvent], wanted: u32) -> String {
+    let text = |event: &GenerateEvent| match event {
+        GenerateEvent::Piece { choice, text, .. } if *choice == wanted => Some(text.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(text).collect()
+}
+
 fn said(events: &[GenerateEvent]) -> String {
-    events
-        .iter()
-        .filter_map(|e| if let GenerateEvent::Piece { text } = e { Some(text.as_str()) } else { None })
-        .collect()
+    said_by(events, 0)
+}
+
+fn scores(events: &[GenerateEvent]) -> Vec<Scored> {
+    let tokens = |event: &GenerateEvent| match event {
+        GenerateEvent::Piece { tokens, .. } => tokens.clone(),
+        _ => Vec::new(),
+    };
+    events.iter().flat_map(tokens).collect()
+}
+
+fn reason(events: &[GenerateEvent]) -> FinishReason {
+    let reason = |event: &GenerateEvent| match event {
+        GenerateEvent::Finished { finish_reason, .. } => Some(*finish_reason),
+        _ => None,
+    };
+    events.iter().find_map(reason).unwrap()
 }
 
 fn failure(events: &[GenerateEvent]) -> (String, String) {
     match events {
-        [GenerateEvent::Failed { code, message }] => (code.clone(), message.clone()),
+        [GenerateEvent::Failed { code, message, .. }] => (code.clone(), message.clone()),
         other => panic!("{other:?}"),
     }
 }
@@ -90,10 +112,10 @@ async fn an_answer_starts_has_pieces_and_ends() {
     let world = World::new().await;
     let events = events(&app(&world), &ask(chat("hello"))).await;
     // <|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n
-    assert_eq!(events[0], GenerateEvent::Started { prompt_tokens: 1 + 5 + 5 + 1 + 1 + 1 + 10 });
-    match events.last() {
-        Some(GenerateEvent::Finished { finish_reason: FinishReason::Length, completion_tokens: 20 }) => {}
-        Some(GenerateEvent::Finished { finish_reason: FinishReason::Stop, completion_tokens: 1..20 }) => {}
+    assert_eq!(events[0], GenerateEvent::Started { prompt_tokens: 1 + 5 + 5 + 1 + 1 + 1 + 10, echo: None });
+    match (reason(&events), events.last()) {
+        (FinishReason::Length, Some(GenerateEvent::Done { completion_tokens: 20 })) => {}
+        (FinishReason::Stop, Some(GenerateEvent::Done { completion_tokens: 1..20 })) => {}
         other => panic!("{other:?}"),
     }
 }
@@ -111,7 +133,78 @@ async fn a_stop_string_ends_the_answer_before_itself() {
     cut.sampling.stop = vec![stop.clone()];
     let events = events(&app, &cut).await;
     assert_eq!(said(&events), full[..full.find(&stop).unwrap()]);
-    assert!(matches!(events.last(), Some(GenerateEvent::Finished { finish_reason: FinishReason::Stop, .. })));
+    assert_eq!(reason(&events), FinishReason::Stop);
+}
+
+#[tokio::test]
+async fn several_answers_are_the_first_one_and_others_each_the_same_every_time() {
+    let world = World::new().await;
+    let app = app(&world);
+    let mut one = ask(text("tell me"));
+    one.sampling.temperature = 1.0;
+    let three = GenerateRequest { choices: 3, ..one.clone() };
+    let (alone, first, again) = (events(&app, &one).await, events(&app, &three).await, events(&app, &three).await);
+    let texts = |events: &[GenerateEvent]| [0, 1, 2].map(|choice| said_by(events, choice));
+    assert_eq!(texts(&first), texts(&again));
+    assert_eq!(texts(&first)[0], said(&alone));
+    assert!(texts(&first)[0] != texts(&first)[1] && texts(&first)[1] != texts(&first)[2], "{first:?}");
+}
+
+#[tokio::test]
+async fn scored_tokens_are_the_text_that_is_told_and_no_more() {
+    let world = World::new().await;
+    let app = app(&world);
+    let mut request = ask(text("tell me"));
+    request.sampling.logprobs = Some(3);
+    let whole = events(&app, &request).await;
+    let bytes = |events: &[GenerateEvent]| scores(events).into_iter().flat_map(|token| token.bytes).collect::<Vec<_>>();
+    assert_eq!(String::from_utf8_lossy(&bytes(&whole)), said(&whole));
+    for token in scores(&whole) {
+        // At temperature 0 the drawn token is the most likely one.
+        assert_eq!((token.top.len(), token.logprob), (3, Some(token.top[0].logprob)));
+    }
+    let full = said(&whole);
+    let letters: Vec<(usize, char)> = full.char_indices().collect();
+    request.sampling.stop = vec![full[letters[letters.len() / 2].0..letters[letters.len() / 2 + 2].0].to_owned()];
+    let cut = events(&app, &request).await;
+    assert_eq!(String::from_utf8_lossy(&bytes(&cut)), said(&cut));
+}
+
+#[tokio::test]
+async fn an_echo_is_the_prompt_with_its_scores() {
+    let world = World::new().await;
+    let app = app(&world);
+    let mut request = GenerateRequest { echo: true, ..ask(text("tell me")) };
+    request.sampling.max_tokens = Some(0);
+    request.sampling.logprobs = Some(0);
+    let said_again = |events: &[GenerateEvent]| match &events[0] {
+        GenerateEvent::Started { prompt_tokens: 7, echo: Some(echo) } => echo.clone(),
+        other => panic!("{other:?}"),
+    };
+    let told = events(&app, &request).await;
+    let echo = said_again(&told);
+    assert_eq!((echo.text.as_str(), echo.tokens.len()), ("tell me", 7));
+    assert!(echo.tokens[0].logprob.is_none() && echo.tokens[1..].iter().all(|token| token.logprob < Some(0.0)));
+    assert_eq!(told.last(), Some(&GenerateEvent::Done { completion_tokens: 0 }));
+    // The tiny tokenizer's id of a byte is the byte.
+    let ids = GenerateRequest { prompt: Prompt::Tokens { ids: b"tell me".map(u32::from).to_vec() }, ..request };
+    assert_eq!(said_again(&events(&app, &ids).await), echo);
+}
+
+#[tokio::test]
+async fn ids_that_the_model_does_not_know_are_refused_by_the_field() {
+    let world = World::new().await;
+    let app = app(&world);
+    let mut biased = ask(text("a"));
+    biased.sampling.logit_bias = [(272, 1.0)].into();
+    for (request, want) in [(biased, "logit_bias"), (ask(Prompt::Tokens { ids: vec![1, 272] }), "prompt")] {
+        match events(&app, &request).await.as_slice() {
+            [GenerateEvent::Failed { code, param, .. }] => {
+                assert_eq!((code.as_str(), param.as_deref()), ("invalid_request", Some(want)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -148,7 +241,7 @@ async fn an_adapter_s_own_chat_template_is_used() {
     let template = "{% for m in messages %}{{ m['content'] }}{% endfor %}{{ bos_token }}";
     let own: AdapterRef = world.adapter(1, Some(template)).await;
     let events = events(&app(&world), &GenerateRequest { adapter: Some(own), ..ask(chat("four")) }).await;
-    assert_eq!(events[0], GenerateEvent::Started { prompt_tokens: 5 });
+    assert_eq!(events[0], GenerateEvent::Started { prompt_tokens: 5, echo: None });
 }
 
 #[tokio::test]

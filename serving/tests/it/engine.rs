@@ -1,9 +1,11 @@
 //! The engine: a batch answers as each request alone would.
 
 use attune_domain::bytes::Bytes;
-use attune_serving::{error::Failure, sequence::Drawn};
+use attune_domain::spec::Quantization;
+use attune_model::decoder::Decoder;
+use attune_serving::{error::Failure, scores::TokenScore, sequence::Drawn};
 
-use crate::world::{Ask, World, tokens};
+use crate::world::{Ask, World, scored, tokens};
 
 /// Short and long prompts, greedy and drawn, the base and two adapters.
 async fn requests(world: &World) -> Vec<Ask> {
@@ -87,13 +89,45 @@ async fn a_shared_beginning_is_taken_over_and_changes_nothing() {
     }
 }
 
+/// The reference: all logits at once, without caches. They differ from those of the engine by the order of sums, in the
+/// last bits of numbers of order 10.
+#[tokio::test]
+async fn scores_are_those_of_the_whole_text_at_once_whoever_else_runs_and_gives_way() {
+    let world = World::new().await;
+    let decoder = Decoder::load(&world.base(), Quantization::None).unwrap();
+    let asks: Vec<Ask> = (0..3).map(|n| Ask { scores: Some(5), temperature: 1.2, ..Ask::greedy(n, 200, 60) }).collect();
+    let (engine, adapters) = (world.engine(3, 420), world.adapters(Bytes::mib(64)));
+    let mut running = Vec::new();
+    for ask in &asks {
+        running.push(ask.submit(&engine, &adapters).await);
+    }
+    for (ask, drawn) in asks.iter().zip(running) {
+        let (drawn, told) = scored(drawn).await;
+        let all: Vec<u32> = ask.prompt.iter().chain(&drawn).copied().collect();
+        assert_eq!(told.iter().map(|score| score.id).collect::<Vec<_>>(), all);
+        let logits = decoder.logits(&all, &[all.len()], None).unwrap(); // [t, v]
+        for (at, score) in told.iter().enumerate() {
+            let Some(before) = at.checked_sub(1) else {
+                assert_eq!(score, &TokenScore::of_first(all[0]));
+                continue;
+            };
+            let row = Vec::<f32>::try_from(logits.get(before as i64)).unwrap();
+            let want = TokenScore::new(&row, all[at], 5);
+            let close = |a: f64, b: f64| (a - b).abs() < 1e-4;
+            assert!(close(score.logprob.unwrap(), want.logprob.unwrap()), "{at}: {score:?} {want:?}");
+            assert!(score.top.iter().zip(&want.top).all(|(a, b)| close(a.1, b.1)), "{at}: {score:?} {want:?}");
+            assert_eq!(score.top.len(), 5);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_goes_frees_its_place() {
     let world = World::new().await;
     let (engine, adapters) = (world.engine(1, 4096), world.adapters(Bytes::mib(64)));
     let endless = Ask { max_tokens: None, ..Ask::greedy(1, 8, 0) };
     let mut drawn = endless.submit(&engine, &adapters).await;
-    assert!(matches!(drawn.recv().await, Some(Drawn::Started)));
+    assert!(matches!(drawn.recv().await, Some(Drawn::Started { .. })));
     let abandoned_in_the_queue = endless.submit(&engine, &adapters).await;
     let next = Ask::greedy(2, 8, 4).submit(&engine, &adapters).await;
     drop((drawn, abandoned_in_the_queue));

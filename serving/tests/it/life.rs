@@ -91,13 +91,14 @@ async fn a_replica_says_where_it_is_answers_and_ends_when_told() {
         let address = played.until(|report| report.address.is_some()).await.address.unwrap();
         let adapter = world.adapter(1, None).await;
         let id = adapter.id;
-        let sampling = Sampling { temperature: 0.0, top_p: 1.0, seed: 1, stop: Vec::new(), max_tokens: Some(5) };
+        let sampling = Sampling { temperature: 0.0, max_tokens: Some(5), ..Sampling::default() };
         let prompt = Prompt::Text { text: "hello".into() };
-        let request = GenerateRequest { request_id: "one".into(), adapter: Some(adapter), prompt, sampling };
+        let (request_id, adapter) = ("one".into(), Some(adapter));
+        let request = GenerateRequest { request_id, adapter, prompt, echo: false, choices: 1, sampling };
         let answer = attune_node::http_client().unwrap();
         let answer = answer.post(format!("http://{address}/generate")).bearer_auth("secret").json(&request);
         let body = answer.send().await.unwrap().text().await.unwrap();
-        assert!(body.lines().last().unwrap().contains("finished"), "{body}");
+        assert!(body.lines().last().unwrap().contains("done"), "{body}");
         played.until(|report| report.resident_adapters == [id]).await;
         played.tell(end);
         tokio::time::timeout(Duration::from_secs(20), replica).await.unwrap().unwrap().unwrap();

@@ -26,6 +26,7 @@ use attune_serving::{
     engine::{self, EngineHandle, Limits},
     residency::ResidentBudget,
     sampling::Sampler,
+    scores::TokenScore,
     sequence::{Drawn, Work},
 };
 use attune_text::model::TextModel;
@@ -142,13 +143,15 @@ pub(crate) struct Ask {
     pub(crate) temperature: f64,
     pub(crate) seed: u64,
     pub(crate) max_tokens: Option<u64>,
+    /// Scores of the prompt's tokens and the answer's, with so many most likely ones.
+    pub(crate) scores: Option<usize>,
 }
 
 impl Ask {
     /// A greedy request with a prompt of its own.
     pub(crate) fn greedy(seed: u64, prompt: u32, max_tokens: u64) -> Self {
         let tokens = (0..prompt).map(|at| (at * 31 + u32::try_from(seed).unwrap() * 57 + at * at) % 256).collect();
-        Self { prompt: tokens, adapter: None, temperature: 0.0, seed, max_tokens: Some(max_tokens) }
+        Self { prompt: tokens, adapter: None, temperature: 0.0, seed, max_tokens: Some(max_tokens), scores: None }
     }
 
     pub(crate) async fn submit(&self, engine: &EngineHandle, adapters: &Adapters) -> UnboundedReceiver<Drawn> {
@@ -157,27 +160,46 @@ impl Ask {
             None => None,
         };
         let wishes =
-            Sampling { temperature: self.temperature, top_p: 0.9, seed: self.seed, stop: Vec::new(), max_tokens: None };
+            Sampling { temperature: self.temperature, top_p: 0.9, seed: self.seed, ..Sampling::default() };
         let (out, drawn) = unbounded_channel();
-        let sampler = Sampler::new(&wishes);
-        let prompt = self.prompt.clone();
-        engine.submit(Work { prompt, lease, sampler, max_tokens: self.max_tokens, stop_ids: Vec::new(), out }).unwrap();
+        let work = Work {
+            prompt: self.prompt.clone(),
+            lease,
+            sampler: Sampler::new(&wishes, 0),
+            max_tokens: self.max_tokens,
+            stop_ids: Vec::new(),
+            scores: self.scores,
+            prompt_scores: self.scores.is_some(),
+            out,
+        };
+        engine.submit(work).unwrap();
         drawn
     }
 }
 
 /// All tokens of an answer.
-pub(crate) async fn tokens(mut drawn: UnboundedReceiver<Drawn>) -> Vec<u32> {
-    let mut tokens = Vec::new();
+pub(crate) async fn tokens(drawn: UnboundedReceiver<Drawn>) -> Vec<u32> {
+    scored(drawn).await.0
+}
+
+/// All tokens of an answer, and the scores of the prompt's and its own.
+pub(crate) async fn scored(mut drawn: UnboundedReceiver<Drawn>) -> (Vec<u32>, Vec<TokenScore>) {
+    let (mut tokens, mut all) = (Vec::new(), Vec::new());
     let mut started = false;
     loop {
         match drawn.recv().await.expect("the engine has gone") {
-            Drawn::Started => started = true,
-            Drawn::Token(id) => tokens.push(id),
+            Drawn::Started { scores } => {
+                started = true;
+                all = scores;
+            }
+            Drawn::Token { id, score } => {
+                tokens.push(id);
+                all.extend(score);
+            }
             Drawn::End { reason, end_token } => {
                 assert!(started);
                 assert_eq!((reason, end_token), (FinishReason::Length, false));
-                return tokens;
+                return (tokens, all);
             }
             Drawn::Failed(why) => panic!("{why}"),
         }

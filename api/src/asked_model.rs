@@ -1,0 +1,57 @@
+//! The model that a request names: its base, and what corrects it, ready to be asked.
+
+use attune_domain::{
+    id::{BaseModelId, ProjectId},
+    run::Blob,
+    serve::{AdapterId, AdapterRef},
+};
+use attune_store::{
+    adapter::{self, Model},
+    base_model,
+    objects::Objects,
+};
+
+use crate::{app::App, error::ApiError};
+
+/// Who answers.
+#[derive(Debug, Clone)]
+pub struct AskedModel {
+    /// The base.
+    pub base_model_id: BaseModelId,
+    /// `None`: the base itself.
+    pub adapter: Option<AdapterRef>,
+    /// Names the base's content.
+    pub system_fingerprint: String,
+}
+
+/// Finds the model of this name: a base, one of the project's own, or a checkpoint of one.
+///
+/// # Errors
+/// [`ApiError::ModelNotFound`]: there is none in this project.
+pub async fn find(app: &App, project: ProjectId, name: &str) -> Result<AskedModel, ApiError> {
+    let mut db = app.tenant(project).await?;
+    let model = adapter::resolve(&mut db, project, name).await.map_err(ApiError::on_read(name))?;
+    let base = base_model::get(&mut db, model.base_model_id()).await?;
+    drop(db); // waiting for a replica may take minutes
+    let digest = base.digest.get(..12).unwrap_or(&base.digest);
+    Ok(AskedModel {
+        base_model_id: base.base_model_id,
+        adapter: adapter_ref(&app.objects, &model).await?,
+        system_fingerprint: format!("fp_{digest}"),
+    })
+}
+
+async fn adapter_ref(objects: &Objects, model: &Model) -> Result<Option<AdapterRef>, ApiError> {
+    let (id, blobs): (_, Vec<&Blob>) = match model {
+        Model::Base(_) => return Ok(None),
+        Model::Tuned(version) => (AdapterId::Version(version.adapter_version_id), version.files.iter().collect()),
+        Model::Checkpoint(named) => {
+            (AdapterId::Checkpoint(named.checkpoint.checkpoint_id), named.adapter_files().collect())
+        }
+    };
+    let mut files = Vec::with_capacity(blobs.len());
+    for blob in blobs {
+        files.push(objects.remote_file(&blob.name, &blob.sha256, blob.bytes).await?);
+    }
+    Ok(Some(AdapterRef { id, files }))
+}

@@ -1,0 +1,262 @@
+//! Completions of plain text: one request to a replica for each prompt, one answer for all.
+
+use std::convert::Infallible;
+
+use attune_domain::serve::GenerateRequest;
+use axum::{
+    Extension, Json,
+    extract::State,
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+};
+use chrono::Utc;
+use futures::{
+    Stream, StreamExt,
+    future::try_join_all,
+    stream::{self, BoxStream, SelectAll},
+};
+use serde_json::{Map, Value};
+
+use super::chat::{Last, data};
+use crate::{
+    app::App,
+    asked_model::{self, AskedModel},
+    body::Body,
+    caller::Caller,
+    error::{ApiError, ErrorBody},
+    generation::{self, Answer, Generation, Next},
+    request::RequestId,
+    wire::{
+        chat_answer::Usage,
+        completion::NewCompletion,
+        completion_answer::{Completion, CompletionHeading},
+    },
+};
+
+/// Go on with a text.
+///
+/// No chat template is applied. With `stream` the answers come as server-sent events, and end with `[DONE]`; an answer
+/// that cannot be finished ends with an event that holds an error instead.
+#[utoipa::path(post, path = "/v1/completions", tag = "Chat", operation_id = "create_completion",
+    request_body = NewCompletion,
+    responses(
+        (status = 200, content((Completion = "application/json"), (Completion = "text/event-stream"))),
+        (status = "4XX", body = ErrorBody),
+        (status = 503, body = ErrorBody, description = "No serving process is ready yet; ask again after Retry-After."),
+    ))]
+pub async fn create(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Extension(request_id): Extension<RequestId>,
+    Body(fields): Body<Map<String, Value>>,
+) -> Result<Response, ApiError> {
+    let new = NewCompletion::read(fields)?;
+    let model = asked_model::find(&app, holder.project_id, &new.model).await?;
+    let generations = begin(&app, &new, &model, &request_id.0).await?;
+    let heading = heading(&new, model.system_fingerprint);
+    if new.streams() {
+        let events = events(Streaming::new(&new, heading, generations));
+        Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+    } else {
+        Ok(Json(whole(&new, heading, generations).await?).into_response())
+    }
+}
+
+/// A completion that does not stream, for a caller who is not at the door.
+///
+/// # Errors
+/// As the route's.
+pub async fn complete(
+    app: &App,
+    project: attune_domain::id::ProjectId,
+    request_id: &str,
+    fields: Map<String, Value>,
+) -> Result<Completion, ApiError> {
+    let new = NewCompletion::read(fields)?;
+    if new.streams() {
+        return Err(ApiError::unsupported("stream", "There is nobody to stream to; leave 'stream' out."));
+    }
+    let model = asked_model::find(app, project, &new.model).await?;
+    let generations = begin(app, &new, &model, request_id).await?;
+    whole(&new, heading(&new, model.system_fingerprint), generations).await
+}
+
+async fn begin(
+    app: &App,
+    new: &NewCompletion,
+    model: &AskedModel,
+    request_id: &str,
+) -> Result<Vec<Generation>, ApiError> {
+    let sampling = new.sampling(rand::random())?;
+    let requests: Vec<GenerateRequest> = new
+        .prompt
+        .0
+        .iter()
+        .map(|prompt| GenerateRequest {
+            request_id: request_id.to_owned(),
+            adapter: model.adapter.clone(),
+            prompt: prompt.clone().into(),
+            echo: new.echoes(),
+            choices: new.drawn(),
+            sampling: sampling.clone(),
+        })
+        .collect();
+    try_join_all(requests.iter().map(|request| generation::begin(app, model.base_model_id, request))).await
+}
+
+fn heading(new: &NewCompletion, system_fingerprint: String) -> CompletionHeading {
+    CompletionHeading {
+        id: format!("cmpl-{}", uuid::Uuid::new_v4().simple()),
+        created: Utc::now().timestamp(),
+        model: new.model.clone(),
+        system_fingerprint,
+        with_logprobs: new.logprobs.is_some(),
+        with_usage: new.streams_usage(),
+    }
+}
+
+async fn whole(
+    new: &NewCompletion,
+    heading: CompletionHeading,
+    mut generations: Vec<Generation>,
+) -> Result<Completion, ApiError> {
+    let answers = try_join_all(generations.iter_mut().map(|generation| generation.whole(new.drawn()))).await?;
+    let (mut all, mut drawn) = (Vec::new(), 0);
+    for (generation, (answers, tokens)) in generations.iter_mut().zip(answers) {
+        drawn += tokens;
+        let echo = generation.echo.take();
+        all.extend(best(answers, new.choices()).into_iter().map(|answer| match &echo {
+            Some(echo) => Answer {
+                text: format!("{}{}", echo.text, answer.text),
+                tokens: echo.tokens.iter().cloned().chain(answer.tokens).collect(),
+                ..answer
+            },
+            None => answer,
+        }));
+    }
+    let read = generations.iter().map(|generation| generation.prompt_tokens).sum();
+    Ok(heading.whole(all, Usage::new(read, drawn)))
+}
+
+/// The `count` answers with the highest log-probability per token, the highest first; all as they are if it is all.
+fn best(mut answers: Vec<Answer>, count: u32) -> Vec<Answer> {
+    let count = count as usize;
+    if answers.len() > count {
+        let mean = |answer: &Answer| {
+            let sum: f64 = answer.tokens.iter().filter_map(|token| token.logprob).sum();
+            sum / answer.tokens.len().max(1) as f64
+        };
+        answers.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+        answers.truncate(count);
+    }
+    answers
+}
+
+/// What a stream of completions is at.
+struct Streaming {
+    heading: CompletionHeading,
+    parts: SelectAll<BoxStream<'static, (u32, Result<Next, ApiError>)>>,
+    /// Answers to each prompt.
+    choices: u32,
+    /// Where the next token of each answer begins.
+    offsets: Vec<u64>,
+    usage: Usage,
+    /// Prompts whose answers have not ended.
+    open: usize,
+    /// The prompts, said before anything else.
+    ahead: Vec<Event>,
+}
+
+impl Streaming {
+    fn new(new: &NewCompletion, heading: CompletionHeading, generations: Vec<Generation>) -> Self {
+        let choices = new.choices();
+        let mut offsets = vec![0; generations.len() * choices as usize];
+        let mut ahead = Vec::new();
+        for (prompt, generation) in (0..).zip(&generations) {
+            let Some(echo) = &generation.echo else { continue };
+            for choice in 0..choices {
+                let index = prompt * choices + choice;
+                let offset = &mut offsets[index as usize];
+                ahead.push(data(&heading.piece(index, echo.text.clone(), &echo.tokens, offset)));
+            }
+        }
+        let read = generations.iter().map(|generation| generation.prompt_tokens).sum();
+        let open = generations.len();
+        let parts = (0..).zip(generations).map(|(prompt, generation)| parts(prompt, generation).boxed());
+        let usage = Usage::new(read, 0);
+        Self { heading, parts: stream::select_all(parts), choices, offsets, usage, open, ahead }
+    }
+
+    /// The events that come of what a replica said, and whether nothing follows them.
+    fn take(&mut self, prompt: u32, next: Result<Next, ApiError>) -> (Vec<Event>, Last) {
+        match next {
+            Ok(Next::Piece { choice, text, tokens }) => {
+                let index = prompt * self.choices + choice;
+                let Some(offset) = self.offsets.get_mut(index as usize) else { return (Vec::new(), Last(false)) };
+                (vec![data(&self.heading.piece(index, text, &tokens, offset))], Last(false))
+            }
+            Ok(Next::Finished { choice, finish_reason }) => {
+                let index = prompt * self.choices + choice;
+                (vec![data(&self.heading.last(index, finish_reason))], Last(false))
+            }
+            Ok(Next::Done { completion_tokens }) => {
+                self.usage = Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + completion_tokens);
+                self.open -= 1;
+                if self.open > 0 {
+                    return (Vec::new(), Last(false));
+                }
+                let mut last: Vec<Event> = self.heading.usage(self.usage).iter().map(data).collect();
+                last.push(Event::default().data("[DONE]"));
+                (last, Last(true))
+            }
+            Err(error) => {
+                error.log();
+                (vec![data(&error.body())], Last(true))
+            }
+        }
+    }
+}
+
+/// All that one replica says of one prompt.
+fn parts(prompt: u32, generation: Generation) -> impl Stream<Item = (u32, Result<Next, ApiError>)> {
+    stream::unfold(Some(generation), move |generation| async move {
+        let mut generation = generation?;
+        let next = generation.next().await;
+        let goes_on = matches!(next, Ok(Next::Piece { .. } | Next::Finished { .. }));
+        Some(((prompt, next), goes_on.then_some(generation)))
+    })
+}
+
+/// The stream drops the generations when the caller leaves, and with them the requests to the replica.
+fn events(mut streaming: Streaming) -> impl Stream<Item = Result<Event, Infallible>> {
+    let ahead = std::mem::take(&mut streaming.ahead);
+    let rest = stream::unfold(Some(streaming), |streaming| async move {
+        let mut streaming = streaming?;
+        let (prompt, next) = streaming.parts.next().await?;
+        let (events, Last(last)) = streaming.take(prompt, next);
+        Some((events, (!last).then_some(streaming)))
+    });
+    stream::iter(ahead).chain(rest.flat_map(stream::iter)).map(Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use attune_domain::serve::Scored;
+
+    use super::*;
+
+    #[test]
+    fn the_best_answers_have_the_highest_log_probability_per_token() {
+        let answer = |text: &str, logprobs: &[f64]| Answer {
+            text: text.into(),
+            tokens: logprobs.iter().map(|p| Scored { bytes: vec![], logprob: Some(*p), top: vec![] }).collect(),
+            finish_reason: None,
+        };
+        let all = vec![answer("long", &[-1.0, -1.0, -1.0]), answer("short", &[-2.0]), answer("good", &[-0.5, -0.5])];
+        let texts: Vec<_> = best(all.clone(), 2).into_iter().map(|answer| answer.text).collect();
+        assert_eq!(texts, ["good", "long"]);
+        assert_eq!(best(all.clone(), 3), all);
+    }
+}
