@@ -5,6 +5,7 @@
 mod bad_input;
 mod continued;
 mod house;
+mod inference;
 mod invariants;
 mod openai_client;
 mod preview;

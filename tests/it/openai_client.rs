@@ -8,7 +8,7 @@ use attune_tests::{
 };
 
 /// `make test` makes this environment: `scripts/setup` puts the official client into it.
-fn python() -> String {
+pub(crate) fn python() -> String {
     let cache = std::env::home_dir().unwrap().join(".cache/attune");
     let cache = option_env!("ATTUNE_CACHE").map_or(cache, Into::into);
     cache.join("venv-tests/bin/python").to_str().unwrap().to_owned()
