@@ -69,8 +69,11 @@ fn serving_answers_as_training_computes_for_every_kind_in_one_batch() {
         let chosen = || adapters.iter().map(Some).chain([None]);
         let mut logits = Tensor::new();
         for part in [&IDS[..7], &IDS[7..8], &IDS[8..]] {
-            let mut steps: Vec<Step<'_>> =
-                caches.iter_mut().zip(chosen()).map(|(cache, adapter)| Step { ids: part, cache, adapter, every: false }).collect();
+            let mut steps: Vec<Step<'_>> = caches
+                .iter_mut()
+                .zip(chosen())
+                .map(|(cache, adapter)| Step { ids: part, cache, adapter, every: false })
+                .collect();
             logits = decoder.forward_cached(&mut steps).unwrap();
         }
         let mut answers: Vec<Tensor> = Vec::new();

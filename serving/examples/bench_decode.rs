@@ -41,9 +41,18 @@ fn measure(engine: &EngineHandle, batch: u32) -> anyhow::Result<()> {
         let (out, drawn) = mpsc::unbounded_channel();
         // Prompts that share no beginning, within this line and with the others.
         let prompt = (0..PROMPT).map(|at| 1000 + (batch * 7919 + request * 131 + at * 17) % 20_000).collect();
-        let wishes = Sampling { temperature: 0.0, top_p: 1.0, seed: 0, stop: Vec::new(), max_tokens: None };
-        let sampler = Sampler::new(&wishes);
-        engine.submit(Work { prompt, lease: None, sampler, max_tokens: Some(ANSWER), stop_ids: Vec::new(), out })?;
+        let wishes = Sampling { temperature: 0.0, ..Sampling::default() };
+        let sampler = Sampler::new(&wishes, 0);
+        engine.submit(Work {
+            prompt,
+            lease: None,
+            sampler,
+            max_tokens: Some(ANSWER),
+            stop_ids: Vec::new(),
+            scores: None,
+            prompt_scores: false,
+            out,
+        })?;
         answers.push(std::thread::spawn(move || listen(drawn)));
     }
     let mut times = Vec::new();
@@ -70,9 +79,9 @@ fn listen(mut drawn: mpsc::UnboundedReceiver<Drawn>) -> anyhow::Result<Vec<Insta
     let mut times = Vec::new();
     while let Some(what) = drawn.blocking_recv() {
         match what {
-            Drawn::Token(_) => times.push(Instant::now()),
+            Drawn::Token { .. } => times.push(Instant::now()),
             Drawn::Failed(why) => return Err(why.into()),
-            Drawn::Started | Drawn::End { .. } => {}
+            Drawn::Started { .. } | Drawn::End { .. } => {}
         }
     }
     Ok(times)

@@ -150,7 +150,10 @@ impl Sequence {
 
     /// The prompt's tokens must all be read here, so that each is scored.
     pub(crate) fn wants_prompt_scores(&self) -> bool {
-        !self.started && self.work.prompt_scores && self.work.scores.is_some() && self.prompt_scores.len() < self.work.prompt.len()
+        !self.started
+            && self.work.prompt_scores
+            && self.work.scores.is_some()
+            && self.prompt_scores.len() < self.work.prompt.len()
     }
 
     /// How many rows of logits the next step gives.

@@ -67,7 +67,6 @@ pub struct Prompts(pub Vec<OnePrompt>);
 
 /// How prompts may be given.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "it only describes")]
 #[schema(title = "Prompts")]
 #[serde(untagged)]
 pub enum PromptsSchema {

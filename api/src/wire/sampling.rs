@@ -60,6 +60,7 @@ pub struct StreamOptions {
 
 /// The fields that chats and completions share.
 #[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "described where they are read")]
 pub struct Shared<'a> {
     pub temperature: Option<f64>,
     pub top_p: Option<f64>,

@@ -159,8 +159,7 @@ impl Ask {
             Some(adapter) => Some(adapters.lease(adapter).await.unwrap()),
             None => None,
         };
-        let wishes =
-            Sampling { temperature: self.temperature, top_p: 0.9, seed: self.seed, ..Sampling::default() };
+        let wishes = Sampling { temperature: self.temperature, top_p: 0.9, seed: self.seed, ..Sampling::default() };
         let (out, drawn) = unbounded_channel();
         let work = Work {
             prompt: self.prompt.clone(),
