@@ -8,6 +8,7 @@ use attune_store::{
     objects::Objects,
 };
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 
 use crate::{
     config::{Limits, Serving},
@@ -27,6 +28,8 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// Chat.
     pub serving: Arc<Serving>,
+    /// Places for streams of events.
+    pub streams: Arc<Semaphore>,
 }
 
 impl App {

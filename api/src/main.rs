@@ -9,12 +9,12 @@ use std::{
 };
 
 use anyhow::Context;
-use attune_api::{app::App, config::Config, router};
+use attune_api::{app::App, config::Config, router, routes};
 use attune_store::{api_key, db, mint, objects::Objects, tenant};
 use clap::Parser;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
-use tokio::{net::TcpListener, signal::unix};
+use tokio::{net::TcpListener, signal::unix, sync::Semaphore};
 use tracing_subscriber::EnvFilter;
 
 /// How long requests may go on after a stop was asked for.
@@ -63,6 +63,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         http: reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).no_proxy().build()?,
         limits: Arc::new(config.limits),
         serving: Arc::new(config.serving),
+        streams: Arc::new(Semaphore::new(routes::job_events::MOST_STREAMS)),
     };
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;

@@ -116,6 +116,18 @@ impl Params {
         }
     }
 
+    /// Whether `name` is `true`.
+    ///
+    /// # Errors
+    /// It is neither `true` nor `false`.
+    pub fn truth(&mut self, name: &str) -> Result<bool, ApiError> {
+        match self.take(name)?.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(ApiError::invalid(name, format!("Invalid '{name}': '{other}'; give true or false."))),
+        }
+    }
+
     /// All pairs `metadata[key]=value`.
     pub fn metadata(&mut self) -> Vec<(String, String)> {
         let name = |key: &str| key.strip_prefix("metadata[").and_then(|k| k.strip_suffix(']')).map(str::to_owned);

@@ -14,7 +14,7 @@ use crate::{
     app::App,
     openapi::Doc,
     request,
-    routes::{adapters, base_models, chat, completions, files, health, jobs, models, replica, run},
+    routes::{adapters, base_models, chat, completions, files, health, job_events, jobs, models, replica, run},
 };
 
 /// Everything that a user may call, and its description.
@@ -34,7 +34,9 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(jobs::create, jobs::list))
         .routes(routes!(jobs::retrieve))
         .routes(routes!(jobs::cancel))
-        .routes(routes!(jobs::events))
+        .routes(routes!(jobs::pause))
+        .routes(routes!(jobs::resume))
+        .routes(routes!(job_events::events))
         .routes(routes!(jobs::checkpoints))
         .routes(routes!(models::list))
         .routes(routes!(models::retrieve, models::delete))

@@ -16,6 +16,10 @@ pub enum JobState {
     Provisioning,
     /// A trainer is at work.
     Running,
+    /// A pause was asked for while a trainer holds the job; it stops at its next step, with a checkpoint.
+    Pausing,
+    /// Waits, without a node, until it is resumed.
+    Paused,
     /// A cancel was asked for while a trainer holds the job; it stops at its next report.
     Cancelling,
     /// The adapter is published.
@@ -47,6 +51,12 @@ pub enum JobEvent {
     AdapterPublished,
     /// The user asked for an end.
     CancelAsked,
+    /// The user asked for a pause, or the job's money is spent.
+    PauseAsked,
+    /// It may go on; its rows were checked before.
+    ResumeAsked,
+    /// It may go on; its rows were not checked yet.
+    ResumeAskedUnchecked,
 }
 
 /// An event that the state does not take.
@@ -61,11 +71,13 @@ pub struct IllegalTransition {
 
 impl JobState {
     /// Every state, in the order of a life.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Validating,
         Self::Queued,
         Self::Provisioning,
         Self::Running,
+        Self::Pausing,
+        Self::Paused,
         Self::Cancelling,
         Self::Succeeded,
         Self::Failed,
@@ -84,11 +96,17 @@ impl JobState {
             (S::Provisioning, E::RunStarted) => S::Running,
             (S::Provisioning | S::Running, E::RunLost) => S::Queued, // planned afresh
             (S::Running, E::AdapterPublished) => S::Succeeded,
-            (S::Cancelling, E::AdapterPublished) => S::Succeeded, // the cancel came too late
+            (S::Pausing | S::Cancelling, E::AdapterPublished) => S::Succeeded, // the pause or cancel came too late
             (S::Validating, E::DataRefused) => S::Failed,
-            (S::Queued | S::Provisioning | S::Running, E::RunFailed) => S::Failed,
-            (S::Validating | S::Queued, E::CancelAsked) => S::Cancelled,
-            (S::Provisioning | S::Running, E::CancelAsked) => S::Cancelling,
+            (S::Queued | S::Provisioning | S::Running | S::Pausing, E::RunFailed) => S::Failed,
+            (S::Validating | S::Queued, E::PauseAsked) => S::Paused,
+            (S::Provisioning | S::Running, E::PauseAsked) => S::Pausing,
+            (S::Pausing, E::RunStopped | E::RunLost) => S::Paused,
+            (S::Paused, E::ResumeAsked) => S::Queued,
+            (S::Paused, E::ResumeAskedUnchecked) => S::Validating,
+            (S::Pausing, E::ResumeAsked) => S::Running, // a trainer that stops all the same is a lost run
+            (S::Validating | S::Queued | S::Paused, E::CancelAsked) => S::Cancelled,
+            (S::Provisioning | S::Running | S::Pausing, E::CancelAsked) => S::Cancelling,
             (S::Cancelling, E::RunStopped | E::RunLost | E::RunFailed) => S::Cancelled,
             (from, event) => return Err(IllegalTransition { from, event }),
         })
@@ -108,6 +126,8 @@ impl JobState {
             Self::Queued => "queued",
             Self::Provisioning => "provisioning",
             Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
             Self::Cancelling => "cancelling",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
@@ -129,7 +149,8 @@ impl JobState {
         match self {
             Self::Validating => "validating_files",
             Self::Queued | Self::Provisioning => "queued",
-            Self::Running | Self::Cancelling => "running",
+            Self::Running | Self::Pausing | Self::Cancelling => "running",
+            Self::Paused => "paused",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -149,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    const EVENTS: [JobEvent; 9] = [
+    const EVENTS: [JobEvent; 12] = [
         JobEvent::DataAccepted,
         JobEvent::DataRefused,
         JobEvent::NodeClaimed,
@@ -159,6 +180,9 @@ mod tests {
         JobEvent::RunStopped,
         JobEvent::AdapterPublished,
         JobEvent::CancelAsked,
+        JobEvent::PauseAsked,
+        JobEvent::ResumeAsked,
+        JobEvent::ResumeAskedUnchecked,
     ];
 
     proptest! {
@@ -179,6 +203,30 @@ mod tests {
         for state in JobState::ALL {
             let taken = state.apply(JobEvent::CancelAsked).is_ok() || state == JobState::Cancelling;
             assert_eq!(taken, !state.is_final(), "{state}");
+        }
+    }
+
+    proptest! {
+        /// A paused job takes nothing but a resume and a cancel, so no trainer of old can move it.
+        #[test]
+        fn a_paused_job_waits_for_its_user(event in 0..EVENTS.len()) {
+            use JobEvent::{CancelAsked, ResumeAsked, ResumeAskedUnchecked};
+            let taken = JobState::Paused.apply(EVENTS[event]).is_ok();
+            prop_assert_eq!(taken, [CancelAsked, ResumeAsked, ResumeAskedUnchecked].contains(&EVENTS[event]));
+        }
+    }
+
+    #[test]
+    fn a_pause_frees_the_node_before_the_job_counts_as_paused() {
+        use JobEvent as E;
+        use JobState as S;
+        for (held, free) in [(S::Provisioning, S::Queued), (S::Running, S::Validating)] {
+            assert_eq!(held.apply(E::PauseAsked), Ok(S::Pausing));
+            assert_eq!(free.apply(E::PauseAsked), Ok(S::Paused));
+        }
+        assert_eq!(S::Pausing.wire(), "running");
+        for freed in [E::RunStopped, E::RunLost] {
+            assert_eq!(S::Pausing.apply(freed), Ok(S::Paused));
         }
     }
 

@@ -2,7 +2,7 @@
 //! processes that the provider knows of, and the database's clock.
 //!
 //! - a run whose process is gone, or that fell silent: its job is queued again, or fails after too many attempts
-//! - a job that is being cancelled and whose trainer does not answer: ended
+//! - a job that is being cancelled or paused and whose trainer does not obey: its trainer is ended
 //! - a process that no living row names: stopped; a node likewise: released
 //! - a job or a replica whose message was lost: the message is sent again
 //! - a replica that nobody used for a while: stopped
@@ -113,7 +113,10 @@ fn doom_of_run(app: &App, run: &ActiveRun, process: Option<&Process>) -> Option<
             Some((format!("The trainer has been silent for {:.0} s", run.silent_seconds), true))
         }
         // It reports, but does not obey.
-        Some(_) if run.job_state == JobState::Cancelling && run.unchanged_seconds > 2.0 * stale => {
+        Some(_)
+            if matches!(run.job_state, JobState::Cancelling | JobState::Pausing)
+                && run.unchanged_seconds > 2.0 * stale =>
+        {
             Some(("the trainer did not stop and was ended".into(), false))
         }
         Some(_) => None,

@@ -17,6 +17,7 @@ use crate::{
     error::{StoreError, json, to_json},
     job_event::{self, Level},
     mint,
+    pausing::PauseReason,
     queue::{self, ValidateJob},
 };
 
@@ -33,6 +34,8 @@ pub struct Job {
     pub validation_file_id: Option<FileId>,
     pub continue_from: Option<AdapterVersionId>,
     pub state: JobState,
+    /// Why it waits, while it is pausing or paused.
+    pub pause_reason: Option<PauseReason>,
     pub suffix: Option<String>,
     pub metadata: serde_json::Value,
     pub spec: TrainSpec,
@@ -44,6 +47,8 @@ pub struct Job {
     pub total_steps: Option<i64>,
     pub steps_done: i64,
     pub trained_tokens: Option<i64>,
+    /// The mean time of the steps of the run that holds it.
+    pub mean_step_ms: Option<f64>,
     pub error: Option<JobError>,
     /// `ft:…`, once there is one.
     pub fine_tuned_model: Option<String>,
@@ -174,10 +179,12 @@ async fn select(conn: &mut PgConnection, filter: Filter) -> Result<Vec<Job>, Sto
     let rows = sqlx::query_as!(
         Row,
         r#"select job.job_id, job.project_id, job.base_model_id, base_model.name as base_model, training_file_id,
-             validation_file_id, continue_from, state, suffix, metadata, spec, requested, token_facts, run_id, attempts,
-             barren_attempts, total_steps, steps_done, trained_tokens, error_code, error_message, error_param,
-             adapter_version.model_name as "fine_tuned_model?", job.created_at, started_at, finished_at
+             validation_file_id, continue_from, job.state, pause_reason, suffix, metadata, spec, requested, token_facts,
+             job.run_id, attempts, barren_attempts, total_steps, steps_done, trained_tokens, error_code, error_message,
+             error_param, adapter_version.model_name as "fine_tuned_model?", job.created_at, started_at, finished_at,
+             run.step_ms::float8 / nullif(run.steps, 0) as mean_step_ms
          from job join base_model using (base_model_id) left join adapter_version using (job_id)
+             left join run on run.run_id = job.run_id
          where ($1::uuid is null or job.project_id = $1) and ($2::uuid is null or job.job_id = $2)
              and ($3::uuid is null or job.job_id < $3) and ($5::jsonb is null or metadata @> $5)
          order by job.job_id desc limit $4"#,
@@ -202,6 +209,7 @@ struct Row {
     validation_file_id: Option<Uuid>,
     continue_from: Option<Uuid>,
     state: String,
+    pause_reason: Option<String>,
     suffix: Option<String>,
     metadata: serde_json::Value,
     spec: serde_json::Value,
@@ -213,6 +221,7 @@ struct Row {
     total_steps: Option<i64>,
     steps_done: i64,
     trained_tokens: Option<i64>,
+    mean_step_ms: Option<f64>,
     error_code: Option<String>,
     error_message: Option<String>,
     error_param: Option<String>,
@@ -236,6 +245,7 @@ impl TryFrom<Row> for Job {
             validation_file_id: row.validation_file_id.map(FileId::new),
             continue_from: row.continue_from.map(AdapterVersionId::new),
             state: state(&row.state)?,
+            pause_reason: row.pause_reason.as_deref().map(PauseReason::from_name).transpose()?,
             suffix: row.suffix,
             metadata: row.metadata,
             spec: json("job.spec", row.spec)?,
@@ -247,6 +257,7 @@ impl TryFrom<Row> for Job {
             total_steps: row.total_steps,
             steps_done: row.steps_done,
             trained_tokens: row.trained_tokens,
+            mean_step_ms: row.mean_step_ms,
             error: error.map(|(code, message)| JobError { code, message, param: row.error_param }),
             fine_tuned_model: row.fine_tuned_model,
             created_at: row.created_at,
@@ -270,19 +281,27 @@ pub struct Step {
     pub message: String,
     /// Why it failed, if it did.
     pub error: Option<JobError>,
+    /// Why it is to pause, if it is.
+    pub pause: Option<PauseReason>,
 }
 
 impl Step {
     /// A step that is no failure.
     #[must_use]
     pub fn new(event: JobEvent, message: impl Into<String>) -> Self {
-        Self { event, message: message.into(), error: None }
+        Self { event, message: message.into(), error: None, pause: None }
     }
 
     /// A failure; the error's message is the sentence.
     #[must_use]
     pub fn failure(event: JobEvent, error: JobError) -> Self {
-        Self { event, message: error.message.clone(), error: Some(error) }
+        Self { event, message: error.message.clone(), error: Some(error), pause: None }
+    }
+
+    /// A pause, and why.
+    #[must_use]
+    pub fn pause(reason: PauseReason, message: impl Into<String>) -> Self {
+        Self { event: JobEvent::PauseAsked, message: message.into(), error: None, pause: Some(reason) }
     }
 }
 
@@ -321,7 +340,8 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
         "update job set state = $2,
              started_at = case when $2 = 'running' then coalesce(started_at, now()) else started_at end,
              finished_at = case when $3 then now() end,
-             run_id = case when $2 = 'queued' then null else run_id end,
+             run_id = case when $2 in ('queued', 'paused') then null else run_id end,
+             pause_reason = case when $2 in ('pausing', 'paused') then coalesce($7, pause_reason) end,
              pushed_at = now(), error_code = $4, error_message = $5, error_param = $6
          where job_id = $1",
         id.uuid(),
@@ -330,6 +350,7 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
         error.map(|e| e.code.as_str()),
         error.map(|e| e.message.as_str()),
         error.and_then(|e| e.param.as_deref()),
+        step.pause.map(PauseReason::name),
     )
     .execute(&mut *tx)
     .await?;
@@ -345,20 +366,28 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
 /// # Errors
 /// [`StoreError::NotFound`]. [`StoreError::Illegal`]: it has ended already. [`StoreError::Database`].
 pub async fn cancel(tx: &mut PgConnection, project: ProjectId, id: JobId) -> Result<Job, StoreError> {
-    sqlx::query!("select from job where job_id = $1 and project_id = $2 for update", id.uuid(), project.uuid())
-        .fetch_optional(&mut *tx)
-        .await?
-        .ok_or(StoreError::NotFound("fine-tuning job"))?;
-    let job = get(tx, project, id).await?;
+    let job = lock(tx, project, id).await?;
     match job.state {
         JobState::Cancelling => return Ok(job),
-        JobState::Validating | JobState::Queued => {
+        JobState::Validating | JobState::Queued | JobState::Paused => {
             step(tx, id, &Step::new(JobEvent::CancelAsked, "Fine-tuning job cancelled")).await?;
         }
         _ => {
             step(tx, id, &Step::new(JobEvent::CancelAsked, "Cancelling: the trainer stops at its next step")).await?;
         }
     }
+    get(tx, project, id).await
+}
+
+/// A project's job, locked until the transaction ends.
+///
+/// # Errors
+/// [`StoreError::NotFound`], [`StoreError::Database`].
+pub(crate) async fn lock(tx: &mut PgConnection, project: ProjectId, id: JobId) -> Result<Job, StoreError> {
+    sqlx::query!("select from job where job_id = $1 and project_id = $2 for update", id.uuid(), project.uuid())
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or(StoreError::NotFound("fine-tuning job"))?;
     get(tx, project, id).await
 }
 

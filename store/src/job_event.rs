@@ -34,6 +34,8 @@ impl Level {
 pub struct JobEventRow {
     /// Which event.
     pub job_event_id: JobEventId,
+    /// Its number: greater than those of all earlier ones of its job.
+    pub sequence: i64,
     /// `info`, `warn` or `error`.
     pub level: String,
     /// `message` or `metrics`.
@@ -65,18 +67,7 @@ pub async fn message_with(
     text: &str,
     data: &serde_json::Value,
 ) -> Result<(), StoreError> {
-    sqlx::query!(
-        "insert into job_event (job_event_id, job_id, level, type, message, data)
-         values ($1, $2, $3, 'message', $4, $5)",
-        mint::id::<attune_domain::id::JobEvent>().uuid(),
-        job.uuid(),
-        level.name(),
-        text,
-        Some(data).filter(|data| !data.is_null()),
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
+    insert(tx, job, (level, "message"), text, Some(data).filter(|data| !data.is_null())).await
 }
 
 /// Writes metrics down, with a sentence that says them.
@@ -84,11 +75,24 @@ pub async fn message_with(
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn metrics(tx: &mut PgConnection, job: JobId, text: &str, data: serde_json::Value) -> Result<(), StoreError> {
+    insert(tx, job, (Level::Info, "metrics"), text, Some(&data)).await
+}
+
+/// The job's row is locked until the transaction ends, and only then is the number given out: numbers are seen in order.
+async fn insert(
+    tx: &mut PgConnection,
+    job: JobId,
+    (level, kind): (Level, &str),
+    text: &str,
+    data: Option<&serde_json::Value>,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "insert into job_event (job_event_id, job_id, level, type, message, data)
-         values ($1, $2, 'info', 'metrics', $3, $4)",
+         select $1, job_id, $3, $4, $5, $6 from job where job_id = $2 for update",
         mint::id::<attune_domain::id::JobEvent>().uuid(),
         job.uuid(),
+        level.name(),
+        kind,
         text,
         data,
     )
@@ -97,7 +101,28 @@ pub async fn metrics(tx: &mut PgConnection, job: JobId, text: &str, data: serde_
     Ok(())
 }
 
-/// The events of a project's job, newest first, from the one after `after` on.
+/// The number of an event of a project's job; `None`: it has no such event.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn place(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    job: JobId,
+    event: JobEventId,
+) -> Result<Option<i64>, StoreError> {
+    Ok(sqlx::query_scalar!(
+        "select sequence from job_event join job using (job_id)
+         where job_event_id = $1 and job_id = $2 and project_id = $3",
+        event.uuid(),
+        job.uuid(),
+        project.uuid(),
+    )
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// The events of a project's job, newest first, from the one before the number `before` on.
 ///
 /// # Errors
 /// [`StoreError::Database`]. A job that is another project's has no events: ask [`crate::job::get`] first.
@@ -105,30 +130,73 @@ pub async fn list(
     conn: &mut PgConnection,
     project: ProjectId,
     job: JobId,
-    after: Option<JobEventId>,
+    before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<JobEventRow>, StoreError> {
-    let rows = sqlx::query!(
-        "select job_event_id, level, type as kind, message, data, job_event.created_at
+    let rows = sqlx::query_as!(
+        JobEventSql,
+        "select job_event_id, sequence, level, type as kind, message, data, job_event.created_at
          from job_event join job using (job_id)
-         where job_id = $1 and project_id = $2 and ($3::uuid is null or job_event_id < $3)
-         order by job_event_id desc limit $4",
+         where job_id = $1 and project_id = $2 and sequence < $3
+         order by sequence desc limit $4",
         job.uuid(),
         project.uuid(),
-        after.map(|id| id.uuid()),
+        before.unwrap_or(i64::MAX),
         limit,
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| JobEventRow {
+    Ok(rows.into_iter().map(JobEventRow::from).collect())
+}
+
+/// The events of a project's job behind the number `after`, oldest first.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn following(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    job: JobId,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<JobEventRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        JobEventSql,
+        "select job_event_id, sequence, level, type as kind, message, data, job_event.created_at
+         from job_event join job using (job_id)
+         where job_id = $1 and project_id = $2 and sequence > $3
+         order by sequence limit $4",
+        job.uuid(),
+        project.uuid(),
+        after,
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(JobEventRow::from).collect())
+}
+
+/// The row as Postgres gives it.
+struct JobEventSql {
+    job_event_id: uuid::Uuid,
+    sequence: i64,
+    level: String,
+    kind: String,
+    message: String,
+    data: Option<serde_json::Value>,
+    created_at: DateTime<Utc>,
+}
+
+impl From<JobEventSql> for JobEventRow {
+    fn from(row: JobEventSql) -> Self {
+        Self {
             job_event_id: JobEventId::new(row.job_event_id),
+            sequence: row.sequence,
             level: row.level,
             kind: row.kind,
             message: row.message,
             data: row.data,
             created_at: row.created_at,
-        })
-        .collect())
+        }
+    }
 }

@@ -42,6 +42,9 @@ pub mod adapter;
 /// Jobs, their one way of changing state, their events.
 pub mod job;
 
+/// Jobs that wait, and jobs that go on again.
+pub mod pausing;
+
 /// What the user can read of a job's life.
 pub mod job_event;
 

@@ -149,7 +149,7 @@ async fn started(tx: &mut PgConnection, held: &mut Held, total_steps: u64) -> Re
         .execute(&mut *tx)
         .await?;
     if held.job_state != JobState::Provisioning {
-        return Ok(()); // a cancel came first; the reply says so
+        return Ok(()); // a cancel or a pause came first; the reply says so
     }
     let message = match (held.attempt, held.resume.is_some()) {
         (1, _) => "Fine-tuning job started".to_owned(),
@@ -164,6 +164,7 @@ async fn stepped(tx: &mut PgConnection, held: &Held, metrics: &StepMetrics) -> R
         .execute(&mut *tx)
         .await?;
     measured(tx, held.run_id, metrics.peak_memory.to_i64()).await?;
+    timed(tx, held.run_id, metrics).await?;
     let tokens_per_second = metrics.tokens as f64 * 1000.0 / metrics.step_ms.max(1) as f64;
     let data = json!({
         "step": metrics.step,
@@ -188,6 +189,18 @@ async fn measured(tx: &mut PgConnection, run: RunId, peak: i64) -> Result<(), St
         "update run set measured_peak = greatest(coalesce(measured_peak, 0), $2) where run_id = $1",
         run.uuid(),
         peak,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+async fn timed(tx: &mut PgConnection, run: RunId, metrics: &StepMetrics) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update run set steps = steps + 1, tokens = tokens + $2, step_ms = step_ms + $3 where run_id = $1",
+        run.uuid(),
+        metrics.tokens as i64,
+        metrics.step_ms as i64,
     )
     .execute(tx)
     .await?;
@@ -238,18 +251,25 @@ async fn gave_up_checkpoint(tx: &mut PgConnection, held: &mut Held, why: &str) -
     if !checkpoint::give_up(tx, held.job_id, damaged).await? {
         return Ok(false);
     }
-    let message = format!("{why}; the job is queued again and goes on from the checkpoint before");
+    let then = if held.job_state == JobState::Pausing { "is paused" } else { "is queued again" };
+    let message = format!("{why}; the job {then} and goes on from the checkpoint before");
     step(tx, held, &Step::new(JobEvent::RunLost, message)).await?;
-    queue::push(tx, &DispatchJob { job_id: held.job_id }).await?;
+    if held.job_state == JobState::Queued {
+        queue::push(tx, &DispatchJob { job_id: held.job_id }).await?;
+    }
     Ok(true)
 }
 
-/// A stop that a cancel asked for ends the job. One that nobody asked for (the trainer's machine goes down) hands the
-/// job back.
+/// A stop that a cancel asked for ends the job, one that a pause asked for lets it wait. One that nobody asked for (the
+/// trainer's machine goes down) hands the job back.
 async fn stopped(tx: &mut PgConnection, held: &mut Held, at: u64) -> Result<(), StoreError> {
     run::end(tx, held.run_id, Outcome::Stopped).await?;
-    if held.job_state == JobState::Cancelling {
-        let message = format!("Fine-tuning job cancelled after step {at}");
+    let obeyed = match held.job_state {
+        JobState::Cancelling => Some(format!("Fine-tuning job cancelled after step {at}")),
+        JobState::Pausing => Some(format!("Fine-tuning job paused after step {at}")),
+        _ => None,
+    };
+    if let Some(message) = obeyed {
         return step(tx, held, &Step::new(JobEvent::RunStopped, message)).await;
     }
     let message = format!("The trainer stopped after step {at}; the job is queued again");

@@ -253,7 +253,7 @@ pub struct Loss {
 }
 
 /// Gives a run up: its job is queued again and goes on from the last checkpoint, or, after too many attempts that
-/// brought nothing new, fails with the reason. A job that was being cancelled is cancelled.
+/// brought nothing new, fails with the reason. A job that was being cancelled is cancelled, one that was pausing paused.
 ///
 /// Returns the job's state, or `None` if the run had ended meanwhile.
 ///
@@ -274,8 +274,11 @@ pub async fn lost(tx: &mut PgConnection, id: RunId, loss: &Loss) -> Result<Optio
     let held = sqlx::query_scalar!("select state from job where job_id = $1 for update", row.job_id)
         .fetch_one(&mut *tx)
         .await?;
-    let step = if job::state(&held)? == JobState::Cancelling {
+    let held = job::state(&held)?;
+    let step = if held == JobState::Cancelling {
         Step::new(JobEvent::RunLost, format!("Fine-tuning job cancelled; {}", loss.reason))
+    } else if held == JobState::Pausing {
+        Step::new(JobEvent::RunLost, format!("Fine-tuning job paused; {}", loss.reason))
     } else if barren >= loss.max_attempts {
         let message = format!("{}. That was attempt {barren} without a new checkpoint; giving up", loss.reason);
         Step::failure(JobEvent::RunFailed, JobError { code: "run_lost".into(), message, param: None })

@@ -8,6 +8,7 @@ mod house;
 mod inference;
 mod invariants;
 mod openai_client;
+mod pausing;
 mod preview;
 mod recovery;
 mod tidy;

@@ -1,10 +1,10 @@
-//! Fine-tuning jobs: make, list, look, cancel; their events and checkpoints.
+//! Fine-tuning jobs: make, list, look, cancel, pause, resume; their checkpoints.
 
 use attune_domain::{
-    id::{FileId, Job as JobKind, JobEvent as JobEventKind, JobId},
+    id::{FileId, Job as JobKind, JobId},
     spec::TrainSpec,
 };
-use attune_store::{adapter, api_key::Holder, checkpoint, error::StoreError, file, job, job_event};
+use attune_store::{adapter, api_key::Holder, checkpoint, error::StoreError, file, job, pausing};
 use axum::{
     Json,
     extract::{Path, State},
@@ -23,7 +23,7 @@ use crate::{
     preview::no_dataset,
     wire::{
         job::NewJob,
-        job_view::{CheckpointView, JobEventView, JobView},
+        job_view::{CheckpointView, JobView},
     },
 };
 
@@ -163,40 +163,62 @@ pub async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
-    let job = job::cancel(&mut tx, holder.project_id, named(&id)?).await.map_err(|error| match error {
-        StoreError::Illegal(illegal) => ended(&id, illegal.from.wire()),
-        other => ApiError::on_read(&id)(other),
-    })?;
+    let job = job::cancel(&mut tx, holder.project_id, named(&id)?).await.map_err(cannot("cancelled", &id))?;
     tx.commit().await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 
-fn ended(id: &str, status: &str) -> ApiError {
-    let message = format!("The job {id} cannot be cancelled: it has ended already; its status is '{status}'.");
-    ApiError::Invalid { param: None, code: "job_has_ended", message }
-}
-
-/// List the events of a fine-tuning job, newest first.
-#[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}/events", tag = "Fine-tuning", operation_id = "list_job_events",
-    params(
-        ("job_id" = String, Path),
-        ("after" = Option<String>, Query, description = "The list goes on behind the event of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "20 if left out."),
-    ),
-    responses((status = 200, body = List<JobEventView>), (status = "4XX", body = ErrorBody)))]
-pub async fn events(
+/// Pause a fine-tuning job.
+///
+/// One that waits is paused at once; one that runs stops at its next step with a checkpoint, and its machine is free for
+/// others. To ask twice is to ask once; a job that has ended is refused.
+#[utoipa::path(post, path = "/v1/fine_tuning/jobs/{job_id}/pause", tag = "Fine-tuning", operation_id = "pause_job",
+    params(("job_id" = String, Path)),
+    responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
+pub async fn pause(
     State(app): State<App>,
     Caller(holder): Caller,
     Path(id): Path<String>,
-    mut query: Params,
-) -> Result<Json<List<JobEventView>>, ApiError> {
-    let (after, limit) = (query.after::<JobEventKind>()?, query.limit(20, 1000)?);
-    query.done()?;
-    let mut db = app.tenant(holder.project_id).await?;
-    let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
-    let events = job_event::list(&mut db, holder.project_id, job.job_id, after, limit + 1).await?;
-    let views = events.into_iter().map(JobEventView::from).collect();
-    Ok(Json(List::cut(views, limit, |event: &JobEventView| event.id.clone())))
+) -> Result<Json<JobView>, ApiError> {
+    let mut tx = app.tenant(holder.project_id).await?;
+    let job = pausing::pause(&mut tx, holder.project_id, named(&id)?).await.map_err(cannot("paused", &id))?;
+    tx.commit().await?;
+    Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
+}
+
+/// Resume a fine-tuning job that is paused.
+///
+/// It is queued again and goes on from its last checkpoint: what comes of it is what would have come without the pause,
+/// to the bit. A job that goes on already is left as it is; one that has ended is refused.
+#[utoipa::path(post, path = "/v1/fine_tuning/jobs/{job_id}/resume", tag = "Fine-tuning", operation_id = "resume_job",
+    params(("job_id" = String, Path)),
+    responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
+pub async fn resume(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<JobView>, ApiError> {
+    let mut tx = app.tenant(holder.project_id).await?;
+    let job = pausing::resume(&mut tx, holder.project_id, named(&id)?).await.map_err(cannot("resumed", &id))?;
+    tx.commit().await?;
+    Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
+}
+
+/// Why a job's life does not take what was asked for.
+fn cannot(done: &'static str, id: &str) -> impl FnOnce(StoreError) -> ApiError {
+    let id = id.to_owned();
+    move |error| match error {
+        StoreError::Illegal(illegal) if illegal.from.is_final() => {
+            let status = illegal.from.wire();
+            let message = format!("The job {id} cannot be {done}: it has ended already; its status is '{status}'.");
+            ApiError::Invalid { param: None, code: "job_has_ended", message }
+        }
+        StoreError::Illegal(_) => {
+            let message = format!("The job {id} cannot be {done}: it is being cancelled.");
+            ApiError::Invalid { param: None, code: "job_is_being_cancelled", message }
+        }
+        other => ApiError::on_read(&id)(other),
+    }
 }
 
 /// List the checkpoints of a fine-tuning job, newest first.
@@ -227,7 +249,7 @@ pub async fn checkpoints(
 }
 
 /// What is not an id names no job.
-fn named(id: &str) -> Result<JobId, ApiError> {
+pub(super) fn named(id: &str) -> Result<JobId, ApiError> {
     id.parse().map_err(|_| ApiError::NotFound { noun: "fine-tuning job", name: id.chars().take(80).collect() })
 }
 

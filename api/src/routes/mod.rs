@@ -12,6 +12,8 @@ pub mod completions;
 pub mod files;
 /// Whether the api is up.
 pub mod health;
+/// Events of fine-tuning jobs, as lists and as streams.
+pub mod job_events;
 /// Fine-tuning jobs.
 pub mod jobs;
 /// Models.

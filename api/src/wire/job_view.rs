@@ -5,7 +5,7 @@ use attune_domain::{
     job::JobState,
     spec::{AdapterSpec, Method, Optimizer, OverLength, Quantization, Schedule, TrainSpec},
 };
-use attune_store::{checkpoint::Checkpoint, job::Job, job_event::JobEventRow, model_name};
+use attune_store::{checkpoint::Checkpoint, job::Job, job_event::JobEventRow, model_name, pausing::PauseReason};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
@@ -33,7 +33,7 @@ pub struct JobView {
     pub organization_id: String,
     /// Always empty: the adapter is at `/v1/adapters`.
     pub result_files: Vec<String>,
-    /// `validating_files`, `queued`, `running`, `succeeded`, `failed` or `cancelled`.
+    /// `validating_files`, `queued`, `running`, `paused`, `succeeded`, `failed` or `cancelled`.
     #[schema(example = "running")]
     pub status: &'static str,
     /// The training file.
@@ -60,6 +60,8 @@ pub struct JobView {
     /// As it was given; `null` if nothing was.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<Value>,
+    /// Why it waits, or is about to: `asked`, `price_cap` or `budget`. Attune's own.
+    pub pause_reason: Option<&'static str>,
     /// Optimiser steps that are done. Attune's own.
     pub steps_done: i64,
     /// Optimiser steps of the whole job, once known. Attune's own.
@@ -248,6 +250,7 @@ impl JobView {
             estimated_finish,
             integrations: Vec::new(),
             metadata: Some(job.metadata).filter(|m| m.as_object().is_some_and(|pairs| !pairs.is_empty())),
+            pause_reason: job.pause_reason.map(PauseReason::name),
             steps_done: job.steps_done,
             total_steps: job.total_steps,
             attempts: job.attempts,
@@ -259,15 +262,14 @@ impl JobView {
     }
 }
 
-/// The steps to come take as long as the mean of those that are done.
+/// The steps to come take as long as the mean of those that this run has done.
 fn estimated_finish(job: &Job, now: DateTime<Utc>) -> Option<i64> {
-    let (started, total) = (job.started_at?, job.total_steps?);
-    if job.state != JobState::Running || job.steps_done <= 0 {
+    let (total, step_ms) = (job.total_steps?, job.mean_step_ms?);
+    if job.state != JobState::Running {
         return None;
     }
-    let elapsed = (now - started).num_seconds().max(0) as f64;
-    let rest = elapsed / job.steps_done as f64 * (total - job.steps_done).max(0) as f64;
-    Some(now.timestamp() + rest.ceil() as i64)
+    let rest_ms = step_ms * (total - job.steps_done).max(0) as f64;
+    Some(now.timestamp() + (rest_ms / 1000.0).ceil() as i64)
 }
 
 /// Something that a job went through.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     create::{self, CreateArgs},
-    watch,
+    follow, watch,
 };
 use crate::{client::Client, error::Result, output};
 
@@ -30,6 +30,9 @@ pub(crate) enum JobsCommand {
     Events {
         /// Its id, ftjob-…
         id: String,
+        /// Go on with what happens, until the job has ended; with --json a document per line
+        #[arg(long, short)]
+        follow: bool,
     },
     /// List the states from which a job could go on
     Checkpoints {
@@ -40,6 +43,16 @@ pub(crate) enum JobsCommand {
     #[command(after_help = "Exit code 0: the job succeeded; 6: it failed; 7: it was cancelled. Ctrl-C ends only the \
                             watching; the job goes on.")]
     Watch {
+        /// Its id, ftjob-…
+        id: String,
+    },
+    /// Let a job wait; its trainer stops at its next step, with a checkpoint
+    Pause {
+        /// Its id, ftjob-…
+        id: String,
+    },
+    /// Let a paused job go on from its last checkpoint
+    Resume {
         /// Its id, ftjob-…
         id: String,
     },
@@ -59,18 +72,25 @@ pub(crate) async fn run(client: &Client, command: JobsCommand, as_json: bool) ->
         JobsCommand::Create(args) => create(client, *args, as_json).await,
         JobsCommand::List { limit } => list(client, limit, as_json).await,
         JobsCommand::Get { id } => show(&client.get(&["fine_tuning", "jobs", &id]).await?, as_json),
-        JobsCommand::Events { id } => events(client, &id, as_json).await,
+        JobsCommand::Events { id, follow: true } => follow::run(client, &id, as_json).await,
+        JobsCommand::Events { id, follow: false } => events(client, &id, as_json).await,
         JobsCommand::Checkpoints { id } => checkpoints(client, &id, as_json).await,
         JobsCommand::Watch { id } => watch::run(client, &id, as_json).await,
-        JobsCommand::Cancel { id } => {
-            let cancel = client.request(Method::POST, &["fine_tuning", "jobs", &id, "cancel"]);
-            let view = client.json(cancel).await?;
-            match (as_json, view["status"].as_str()) {
-                (true, _) => output::json(&view),
-                (false, Some("cancelled")) => output::line(&format!("{id} is cancelled")),
-                (false, _) => output::line(&format!("{id} stops at its trainer's next report")),
-            }
-        }
+        JobsCommand::Pause { id } => change(client, &id, "pause", as_json).await,
+        JobsCommand::Resume { id } => change(client, &id, "resume", as_json).await,
+        JobsCommand::Cancel { id } => change(client, &id, "cancel", as_json).await,
+    }
+}
+
+/// Asks for a change of a job's life, and says what has become of it.
+async fn change(client: &Client, id: &str, what: &str, as_json: bool) -> Result<()> {
+    let view = client.json(client.request(Method::POST, &["fine_tuning", "jobs", id, what])).await?;
+    if as_json {
+        return output::json(&view);
+    }
+    match (what, view["status"].as_str().unwrap_or("")) {
+        ("cancel" | "pause", "running") => output::line(&format!("{id} stops at its trainer's next step")),
+        (_, status) => output::line(&format!("{id} is {status}")),
     }
 }
 
@@ -141,6 +161,7 @@ fn show(job: &Value, as_json: bool) -> Result<()> {
     output::fields(&[
         ("job", output::text(&job["id"])),
         ("status", output::text(&job["status"])),
+        ("paused because", output::text(&job["pause_reason"])),
         ("error", output::text(&job["error"]["message"])),
         ("model", output::text(&job["model"])),
         ("continues from", output::text(&job["continue_from"])),
@@ -166,12 +187,14 @@ async fn events(client: &Client, id: &str, as_json: bool) -> Result<()> {
     if as_json {
         return output::json(&events);
     }
-    for event in events["data"].as_array().into_iter().flatten().rev() {
-        let level = event["level"].as_str().unwrap_or("info");
-        let said = output::text(&event["message"]);
-        output::line(&format!("{}  {level:<5}  {said}", output::moment(&event["created_at"])))?;
-    }
-    Ok(())
+    events["data"].as_array().into_iter().flatten().rev().try_for_each(tell)
+}
+
+/// An event as a line.
+pub(super) fn tell(event: &Value) -> Result<()> {
+    let level = event["level"].as_str().unwrap_or("info");
+    let said = output::text(&event["message"]);
+    output::line(&format!("{}  {level:<5}  {said}", output::moment(&event["created_at"])))
 }
 
 async fn checkpoints(client: &Client, id: &str, as_json: bool) -> Result<()> {

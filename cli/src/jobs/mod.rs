@@ -6,6 +6,9 @@ pub(crate) mod commands;
 /// Flags and files to a request.
 mod create;
 
+/// A job's events as they come.
+mod follow;
+
 /// Flags that say how a job trains.
 mod flags;
 

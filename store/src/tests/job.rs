@@ -158,7 +158,10 @@ async fn pages_of_jobs_and_events_meet_without_gap_or_overlap(pool: PgPool) {
 
     let newest = job_event::list(&mut conn, seed.project_id, made[0], None, 1).await.unwrap();
     let after: JobEventId = newest[0].job_event_id;
-    let older = job_event::list(&mut conn, seed.project_id, made[0], Some(after), 10).await.unwrap();
+    let place = job_event::place(&mut conn, seed.project_id, made[0], after).await.unwrap();
+    assert_eq!(place, Some(newest[0].sequence));
+    assert_eq!(job_event::place(&mut conn, seed.project_id, made[1], after).await.unwrap(), None);
+    let older = job_event::list(&mut conn, seed.project_id, made[0], place, 10).await.unwrap();
     assert_eq!(older.len(), 1);
     assert!(older[0].message.starts_with("Created"));
 }

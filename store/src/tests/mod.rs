@@ -3,6 +3,7 @@
 
 mod job;
 mod objects;
+mod pausing;
 mod replica;
 mod report;
 mod row_security;

@@ -1,0 +1,175 @@
+//! A job's events: a list, newest first, or a stream of what happens, which ends after the job does.
+//!
+//! A stream looks at the rows once a second, so its cost is bounded: one look-up by index, and at most [`MOST_STREAMS`]
+//! streams. Each event carries its id; a client that comes again with the last one it saw (`Last-Event-ID`) misses
+//! nothing and meets nothing twice, since numbers are given out in order (`job_event.sequence`).
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use attune_domain::{
+    id::{JobEvent as JobEventKind, JobEventId, JobId, ProjectId},
+    job::JobState,
+};
+use attune_store::{
+    job,
+    job_event::{self, JobEventRow},
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::HeaderMap,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use sqlx::PgConnection;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::jobs::named;
+use crate::{
+    app::App,
+    caller::Caller,
+    error::{ApiError, ErrorBody},
+    page::{List, Params},
+    wire::job_view::JobEventView,
+};
+
+/// At the same time, of all callers together.
+pub const MOST_STREAMS: usize = 512;
+
+/// Between two looks at the rows.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Between two comments that keep a silent connection open.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Events of one look.
+const PART: i64 = 500;
+
+/// List the events of a fine-tuning job, newest first, or stream them, oldest first.
+///
+/// With `stream=true` the answer is `text/event-stream`: what has happened, then what happens, each as an event with the
+/// object in `data` and its id in `id`, until the job has ended. A client that was cut off sends the last id as
+/// `Last-Event-ID`, or as `after`, and gets what follows.
+#[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}/events", tag = "Fine-tuning", operation_id = "list_job_events",
+    params(
+        ("job_id" = String, Path),
+        ("after" = Option<String>, Query, description = "The list, or the stream, goes on behind the event of this id."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "20 if left out; not with a stream."),
+        ("stream" = Option<bool>, Query, description = "`true`: a stream of server-sent events."),
+        ("Last-Event-ID" = Option<String>, Header, description = "Of a stream: as `after`, which it wins over."),
+    ),
+    responses((status = 200, description = "A list; or a stream of events.",
+        content((List<JobEventView> = "application/json"), (String = "text/event-stream"))),
+        (status = "4XX", body = ErrorBody)))]
+pub async fn events(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    mut query: Params,
+) -> Result<Response, ApiError> {
+    let is_stream = query.truth("stream")?;
+    let mut after = query.after::<JobEventKind>()?;
+    let limit = if is_stream { PART } else { query.limit(20, 1000)? };
+    query.done()?;
+    if is_stream && let Some(last) = last_event_id(&headers)? {
+        after = Some(last);
+    }
+    let mut db = app.tenant(holder.project_id).await?;
+    let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let place = place(&mut db, (holder.project_id, job.job_id), after).await?;
+    if is_stream {
+        drop(db);
+        let watched = Watched { app, project: holder.project_id, job: job.job_id, after: place.unwrap_or(0) };
+        return stream(watched);
+    }
+    let events = job_event::list(&mut db, holder.project_id, job.job_id, place, limit + 1).await?;
+    let views = events.into_iter().map(JobEventView::from).collect();
+    Ok(Json(List::cut(views, limit, |event: &JobEventView| event.id.clone())).into_response())
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<JobEventId>, ApiError> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|e| ApiError::invalid("Last-Event-ID", format!("Invalid 'Last-Event-ID': {e}.")))
+}
+
+/// Where the event stands that a list goes on behind.
+async fn place(
+    db: &mut PgConnection,
+    (project, job): (ProjectId, JobId),
+    after: Option<JobEventId>,
+) -> Result<Option<i64>, ApiError> {
+    let Some(event) = after else { return Ok(None) };
+    let place = job_event::place(db, project, job, event).await?;
+    place
+        .map(Some)
+        .ok_or_else(|| ApiError::invalid("after", format!("Invalid 'after': the job has no event '{event}'.")))
+}
+
+/// A job whose events somebody reads as they come.
+struct Watched {
+    app: App,
+    project: ProjectId,
+    job: JobId,
+    /// The number of the last event that was sent.
+    after: i64,
+}
+
+fn stream(mut watched: Watched) -> Result<Response, ApiError> {
+    let busy = |_| ApiError::ReplicaUnavailable {
+        message: format!("{MOST_STREAMS} streams of events are open, the most that there may be; list them instead."),
+        retry_after_seconds: 10,
+    };
+    let place: OwnedSemaphorePermit = Arc::clone(&watched.app.streams).try_acquire_owned().map_err(busy)?;
+    let (outbox, events) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let _place = place;
+        tokio::select! {
+            () = outbox.closed() => {}
+            told = watched.tell(&outbox) => if let Err(error) = told { error.log() },
+        }
+    });
+    let alive = KeepAlive::new().interval(HEARTBEAT).text("nothing new");
+    Ok(Sse::new(ReceiverStream::new(events)).keep_alive(alive).into_response())
+}
+
+impl Watched {
+    /// Sends what is there and what comes, until the job has ended and all of it was sent.
+    async fn tell(&mut self, outbox: &mpsc::Sender<Result<Event, Infallible>>) -> Result<(), ApiError> {
+        loop {
+            let (has_ended, part) = self.look().await?;
+            let is_all = part.len() < PART as usize;
+            for row in part {
+                self.after = row.sequence;
+                if outbox.send(Ok(event(row)?)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            match (is_all, has_ended) {
+                (true, true) => return Ok(()),
+                (true, false) => tokio::time::sleep(LOOK).await,
+                (false, _) => {}
+            }
+        }
+    }
+
+    /// The state first: all events of a job that has ended are there by then.
+    async fn look(&self) -> Result<(bool, Vec<JobEventRow>), ApiError> {
+        let mut db = self.app.tenant(self.project).await?;
+        let state = job::get(&mut db, self.project, self.job).await?.state;
+        let part = job_event::following(&mut db, self.project, self.job, self.after, PART).await?;
+        Ok((JobState::is_final(state), part))
+    }
+}
+
+fn event(row: JobEventRow) -> Result<Event, ApiError> {
+    let id = row.job_event_id.to_string();
+    Event::default().id(id).json_data(JobEventView::from(row)).map_err(ApiError::internal)
+}

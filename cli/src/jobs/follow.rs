@@ -1,0 +1,65 @@
+//! A job's events as they come, from the API's stream of them. A stream that breaks off is asked for again with the id of
+//! the last event, so none is missed and none is told twice.
+
+use std::time::Instant;
+
+use eventsource_stream::Eventsource;
+use futures::StreamExt;
+use reqwest::Method;
+use serde_json::Value;
+
+use super::{
+    commands::tell,
+    watch::{AWAY, EVERY},
+};
+use crate::{
+    client::Client,
+    error::{CliError, Result},
+    output,
+};
+
+/// Prints a job's events until it has ended.
+///
+/// # Errors
+/// The API's errors; no answer for [`AWAY`].
+pub(crate) async fn run(client: &Client, id: &str, as_json: bool) -> Result<()> {
+    let mut last = String::new();
+    let mut heard = Instant::now();
+    loop {
+        let before = last.clone();
+        let broken = match listen(client, id, &mut last, as_json).await {
+            Ok(()) => return Ok(()),
+            Err(broken) => broken,
+        };
+        if last != before {
+            heard = Instant::now();
+        }
+        if !matches!(broken, CliError::Unreachable { .. }) || last.is_empty() || heard.elapsed() >= AWAY {
+            return Err(broken);
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Prints what follows `last`, which moves along. Returns when the stream ends well.
+async fn listen(client: &Client, id: &str, last: &mut String, as_json: bool) -> Result<()> {
+    let request = client.request(Method::GET, &["fine_tuning", "jobs", id, "events"]).query(&[("stream", "true")]);
+    let request = if last.is_empty() { request } else { request.header("Last-Event-ID", last.as_str()) };
+    let mut events = client.send(request).await?.bytes_stream().eventsource();
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(eventsource_stream::EventStreamError::Transport(cause)) => return Err(client.unreachable(&cause)),
+            Err(other) => return Err(CliError::Failed(format!("the stream of events is none: {other}"))),
+        };
+        let value: Value = serde_json::from_str(&event.data)
+            .map_err(|e| CliError::Failed(format!("the stream holds what is no event: {e}")))?;
+        if as_json {
+            output::line(&value.to_string())?
+        } else {
+            tell(&value)?
+        }
+        *last = event.id;
+    }
+    Ok(())
+}
