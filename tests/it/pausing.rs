@@ -75,7 +75,8 @@ async fn a_paused_job_gives_the_bytes_of_one_that_was_not_and_its_events_are_fol
     platform.import_tiny().unwrap();
     let file = platform.upload(&tiny::rows(24)).unwrap();
     let mut asked_for = job(&file);
-    asked_for["method"]["supervised"]["hyperparameters"]["n_epochs"] = json!(40);
+    asked_for["method"]["supervised"]["hyperparameters"]["n_epochs"] = json!(100);
+    asked_for["trainer"]["checkpoint_every_steps"] = json!(20);
     asked_for["adapter"]["lora_dropout"] = json!(0.1);
     let calm = create(&platform, asked_for.clone()).await;
     // It waits behind the other, and waits longer than that.
