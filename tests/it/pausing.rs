@@ -19,13 +19,15 @@ async fn asked(platform: &Platform, id: &str, what: &str) -> Value {
     view
 }
 
-/// The digests of the files of a job's adapter.
+/// The digests of the files of a job's adapter, but for the page that names the job.
 async fn adapter_files(platform: &Platform, job: &Value) -> Value {
     assert_eq!(job["status"], "succeeded", "{job}\n{}", platform.folder().log());
     let model = job["fine_tuned_model"].as_str().unwrap();
     let (_, adapter) = platform.call(Method::GET, &format!("/v1/adapters/{model}"), None).await.unwrap();
-    assert!(adapter["files"].as_array().is_some_and(|files| !files.is_empty()), "{adapter}");
-    adapter["files"].clone()
+    let mut files = adapter["files"].as_array().unwrap().clone();
+    files.retain(|file| file["name"] != "README.md");
+    assert!(files.iter().any(|file| file["name"] == "adapter_model.safetensors"), "{adapter}");
+    files.into()
 }
 
 /// Ids of the events that a stream gives, until `enough` of them are there or it ends.
