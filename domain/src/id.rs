@@ -136,6 +136,8 @@ kinds! {
     Job, JobId, "ftjob-", "fine-tuning job";
     /// Something that a job went through.
     JobEvent, JobEventId, "ftevent-", "job event";
+    /// Something that users can be told of outside.
+    Event, EventId, "evt_", "event";
     /// One attempt at a job, on one node.
     Run, RunId, "run_", "run";
     /// A state from which a run can go on.

@@ -11,6 +11,9 @@ pub mod bytes;
 /// A job's life: states, events, one table.
 pub mod job;
 
+/// What users can be told of outside.
+pub mod event;
+
 /// What a model is made of, from its `config.json`.
 pub mod architecture;
 

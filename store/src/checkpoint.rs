@@ -2,16 +2,18 @@
 //! does; they go with the job's adapter.
 
 use attune_domain::{
+    event::EventType,
     id::{BaseModelId, CheckpointId, JobId, ProjectId, RunId},
     run::Blob,
 };
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::{
     blob,
     error::{StoreError, json, to_json},
-    mint, model_name,
+    mint, model_name, outbox,
 };
 
 /// How many of a job are kept.
@@ -71,10 +73,11 @@ pub(crate) struct NewCheckpoint<'a> {
 /// Writes a checkpoint down, in place of an older run's at the same step, and lets go of all but the newest.
 pub(crate) async fn insert(tx: &mut PgConnection, new: &NewCheckpoint<'_>) -> Result<(), StoreError> {
     delete(tx, new.job_id, new.step).await?;
+    let id: CheckpointId = mint::id();
     sqlx::query!(
         "insert into checkpoint (checkpoint_id, job_id, run_id, step, files, train_loss, valid_loss)
          values ($1, $2, $3, $4, $5, $6, $7)",
-        mint::id::<attune_domain::id::Checkpoint>().uuid(),
+        id.uuid(),
         new.job_id.uuid(),
         new.run_id.uuid(),
         new.step as i64,
@@ -84,6 +87,8 @@ pub(crate) async fn insert(tx: &mut PgConnection, new: &NewCheckpoint<'_>) -> Re
     )
     .execute(&mut *tx)
     .await?;
+    let told = json!({ "id": id, "fine_tuning_job": new.job_id, "step_number": new.step });
+    outbox::push_for_job(tx, new.job_id, EventType::CheckpointCreated, &told).await?;
     let surplus = sqlx::query_scalar!(
         "delete from checkpoint where checkpoint_id in
              (select checkpoint_id from checkpoint where job_id = $1 order by step desc offset $2)

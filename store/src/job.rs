@@ -4,19 +4,21 @@
 //! down as an event in the same transaction.
 
 use attune_domain::{
+    event::EventType,
     id::{AdapterVersionId, BaseModelId, FileId, JobId, ProjectId, RunId},
     job::{JobEvent, JobState},
     spec::{BASE_LEARNING_RATE, TrainSpec},
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
     error::{StoreError, json, to_json},
     job_event::{self, Level},
-    mint,
+    mint, outbox,
     pausing::PauseReason,
     queue::{self, ValidateJob},
 };
@@ -131,6 +133,7 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
     .await?;
     job_event::message(tx, id, Level::Info, &format!("Created fine-tuning job: {id}")).await?;
     job_event::message(tx, id, Level::Info, &format!("Validating training file: {}", new.training_file_id)).await?;
+    outbox::push(tx, new.project_id, EventType::Job(JobState::Validating), &json!({ "id": id })).await?;
     queue::push(tx, &ValidateJob { job_id: id }).await?;
     load(tx, id).await
 }
@@ -356,6 +359,7 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
     .await?;
     let level = if error.is_some() { Level::Error } else { Level::Info };
     job_event::message(tx, id, level, &step.message).await?;
+    outbox::push_for_job(tx, id, EventType::Job(next), &json!({ "id": id })).await?;
     tracing::info!(state = %next, "{}", step.message);
     Ok(next)
 }

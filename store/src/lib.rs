@@ -39,6 +39,9 @@ pub mod model_name;
 /// Adapter versions, and what a model's name stands for.
 pub mod adapter;
 
+/// Events that users can be told of outside.
+pub mod outbox;
+
 /// Jobs, their one way of changing state, their events.
 pub mod job;
 

@@ -2,6 +2,7 @@
 //! holds the job.
 
 use attune_domain::{
+    event::EventType,
     id::{AdapterVersionId, CheckpointId, JobId, RunId},
     job::{JobEvent, JobState},
     run::{Blob, Directive, MessageLevel, Reply, Report, RunEvent, StepMetrics},
@@ -14,7 +15,7 @@ use crate::{
     error::{StoreError, to_json},
     job::{self, JobError, Step},
     job_event::{self, Level},
-    mint, model_name,
+    mint, model_name, outbox,
     queue::{self, DispatchJob},
     run::{self, Outcome, RunState},
 };
@@ -239,6 +240,8 @@ async fn publish(
     sqlx::query!("update job set trained_tokens = $2 where job_id = $1", held.job_id.uuid(), trained_tokens as i64)
         .execute(&mut *tx)
         .await?;
+    let told = json!({ "id": id, "model": name, "fine_tuning_job": held.job_id });
+    outbox::push(tx, job.project_id, EventType::AdapterVersionCreated, &told).await?;
     run::end(tx, held.run_id, Outcome::Published).await?;
     job_event::message(tx, held.job_id, Level::Info, &format!("New fine-tuned model created: {name}")).await?;
     step(tx, held, &Step::new(JobEvent::AdapterPublished, "The job has successfully completed")).await

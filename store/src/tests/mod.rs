@@ -3,6 +3,7 @@
 
 mod job;
 mod objects;
+mod outbox;
 mod pausing;
 mod replica;
 mod report;
