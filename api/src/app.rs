@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::{
     config::{Limits, Serving},
     error::ApiError,
+    webhooks::Webhooks,
 };
 
 /// The parts of the platform that a handler reaches. Cheap to clone.
@@ -30,6 +31,8 @@ pub struct App {
     pub serving: Arc<Serving>,
     /// Places for streams of events.
     pub streams: Arc<Semaphore>,
+    /// Where users want to be told of events.
+    pub webhooks: Arc<Webhooks>,
 }
 
 impl App {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use attune_store::config::{DatabaseConfig, ObjectStoreConfig};
+use attune_store::config::{DatabaseConfig, ObjectStoreConfig, WebhooksConfig};
 use figment::{
     Figment,
     providers::{Env, Format, Toml},
@@ -30,6 +30,9 @@ pub struct Config {
     /// Chat.
     #[serde(default)]
     pub serving: Serving,
+    /// Where users want to be told of events.
+    #[serde(default)]
+    pub webhooks: WebhooksConfig,
 }
 
 /// `[limits]`.
@@ -81,7 +84,7 @@ impl Config {
 /// Other `ATTUNE_` variables belong to other programs.
 fn is_ours(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    let sections = ["database__", "object_store__", "limits__", "serving__"];
+    let sections = ["database__", "object_store__", "limits__", "serving__", "webhooks__"];
     ["listen", "public_url", "bootstrap_key"].contains(&key.as_str()) || sections.iter().any(|s| key.starts_with(s))
 }
 

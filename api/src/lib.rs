@@ -30,6 +30,9 @@ pub mod body;
 /// Lists and queries.
 pub mod page;
 
+/// What webhooks need of the configuration.
+pub mod webhooks;
+
 /// The handlers.
 pub mod routes;
 

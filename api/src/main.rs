@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use attune_api::{app::App, config::Config, router, routes};
+use attune_api::{app::App, config::Config, router, routes, webhooks::Webhooks};
 use attune_store::{api_key, db, mint, objects::Objects, tenant};
 use clap::Parser;
 use secrecy::{ExposeSecret, SecretString};
@@ -64,6 +64,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         limits: Arc::new(config.limits),
         serving: Arc::new(config.serving),
         streams: Arc::new(Semaphore::new(routes::job_events::MOST_STREAMS)),
+        webhooks: Arc::new(Webhooks::new(&config.webhooks).context("webhooks.secret_key")?),
     };
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;

@@ -14,7 +14,10 @@ use crate::{
     app::App,
     openapi::Doc,
     request,
-    routes::{adapters, base_models, chat, completions, files, health, job_events, jobs, models, replica, run},
+    routes::{
+        adapters, base_models, chat, completions, files, health, job_events, jobs, models, replica, run,
+        webhook_deliveries, webhooks,
+    },
 };
 
 /// Everything that a user may call, and its description.
@@ -45,6 +48,13 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(adapters::file))
         .routes(routes!(chat::create))
         .routes(routes!(completions::create))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::retrieve, webhooks::update, webhooks::delete))
+        .routes(routes!(webhooks::rotate_secret))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(webhook_deliveries::list))
+        .routes(routes!(webhook_deliveries::retrieve))
+        .routes(routes!(webhook_deliveries::replay))
         .routes(routes!(health::get))
         .split_for_parts()
 }

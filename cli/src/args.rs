@@ -17,6 +17,7 @@ use crate::{
     },
     models::{self, ModelsCommand},
     up::{self, settings::UpArgs},
+    webhooks::{self, WebhooksCommand},
 };
 
 const EXAMPLES: &str = "\
@@ -83,6 +84,9 @@ enum Command {
     /// What jobs gave
     #[command(subcommand)]
     Adapters(AdaptersCommand),
+    /// Where you are told of events, and what became of them there
+    #[command(subcommand)]
+    Webhooks(WebhooksCommand),
     /// Talk to a model
     Chat(Box<ChatArgs>),
 }
@@ -107,6 +111,7 @@ impl Cli {
             Command::Jobs(command) => jobs::run(&client, command, json).await,
             Command::LrFind(args) => lr_find::run(&client, *args, json).await,
             Command::Adapters(command) => adapters::run(&client, command, json).await,
+            Command::Webhooks(command) => webhooks::run(&client, command, json).await,
             Command::Chat(args) => chat::run(&client, *args, json).await,
             Command::Up(_) => Ok(()),
         }

@@ -35,6 +35,9 @@ mod jobs;
 /// `attune adapters`.
 mod adapters;
 
+/// `attune webhooks`.
+mod webhooks;
+
 /// `attune chat`.
 mod chat;
 

@@ -138,6 +138,10 @@ kinds! {
     JobEvent, JobEventId, "ftevent-", "job event";
     /// Something that users can be told of outside.
     Event, EventId, "evt_", "event";
+    /// Where a project wants to be told of events.
+    WebhookEndpoint, WebhookEndpointId, "we_", "webhook endpoint";
+    /// An event on its way to an endpoint.
+    WebhookDelivery, WebhookDeliveryId, "wd_", "webhook delivery";
     /// One attempt at a job, on one node.
     Run, RunId, "run_", "run";
     /// A state from which a run can go on.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use attune_domain::bytes::Bytes;
-use attune_store::config::{DatabaseConfig, ObjectStoreConfig};
+use attune_store::config::{DatabaseConfig, ObjectStoreConfig, WebhooksConfig};
 use figment::{
     Figment,
     providers::{Env, Format, Toml},
@@ -28,6 +28,9 @@ pub(crate) struct Config {
     /// Replicas.
     #[serde(default)]
     pub(crate) serving: Serving,
+    /// Events on their way to users' endpoints.
+    #[serde(default)]
+    pub(crate) webhooks: WebhooksConfig,
 }
 
 /// `[leases]`.
@@ -100,7 +103,7 @@ impl Config {
 /// Other `ATTUNE_` variables belong to other programs.
 fn is_ours(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    let sections = ["database__", "object_store__", "leases__", "local__", "serving__"];
+    let sections = ["database__", "object_store__", "leases__", "local__", "serving__", "webhooks__"];
     key == "api_url" || sections.iter().any(|section| key.starts_with(section))
 }
 

@@ -19,6 +19,8 @@ mod reconciler;
 mod rightsize;
 /// What the queues bring.
 mod tasks;
+/// Events on their way to users' endpoints.
+mod webhooks;
 /// Takes messages off a queue.
 mod worker;
 
@@ -35,7 +37,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{app::App, config::Config, local::Local};
+use crate::{app::App, config::Config, local::Local, webhooks::Sender};
 
 /// How long the database, its schema and the other scheduler are waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -109,6 +111,7 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     db::wait_for_schema(&pool, PATIENCE).await?;
     let leadership = take_leadership(&config.database, PATIENCE).await?;
 
+    let sender = Sender::new(pool.clone(), &config.webhooks).context("webhooks")?;
     let wake = Arc::new(tokio::sync::Notify::new());
     let local = Local::new(&config.local, &config.api_url, wake.clone()).context("the local provider")?;
     let cache_dir = config.local.work_dir.join("text");
@@ -129,6 +132,10 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     tasks.spawn(worker::work::<DispatchJob>(app.clone(), queue_pool.clone(), stop.clone()));
     tasks.spawn(worker::work::<EnsureReplica>(app.clone(), queue_pool, stop.clone()));
     tasks.spawn(reconciler::reconcile(app.clone(), stop.clone()));
+    match sender {
+        Some(sender) => drop(tasks.spawn(webhooks::deliver(sender, stop.clone()))),
+        None => tracing::warn!("webhooks.secret_key is not set: no webhooks are sent"),
+    }
     tasks.close();
     tracing::info!("ready");
 

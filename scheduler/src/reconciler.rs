@@ -18,6 +18,7 @@ use attune_store::{
     queue::{self, DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, Replica, ReplicaState},
     run::{self, ActiveRun, Loss},
+    webhook_queue,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -222,9 +223,10 @@ async fn sweep(app: &App) -> Result<(), SchedulerError> {
     let messages = queue::sweep(&mut tx).await?;
     let files = file::expire(&mut tx).await?;
     let objects = blob::sweep(&mut tx, &app.objects).await?;
+    let events = webhook_queue::sweep(&mut tx).await?;
     tx.commit().await?;
-    if messages > 0 || files > 0 || objects > 0 {
-        tracing::info!(messages, files, objects, "swept");
+    if messages > 0 || files > 0 || objects > 0 || events > 0 {
+        tracing::info!(messages, files, objects, events, "swept");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The two parts of a door's configuration that this room needs. Doors read them; nothing here reads the environment.
+//! The parts of a door's configuration that this room needs. Doors read them; nothing here reads the environment.
 
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -34,6 +34,18 @@ pub struct ObjectStoreConfig {
     /// `http://host/bucket/key` instead of `http://bucket.host/key`: what most servers other than AWS want.
     #[serde(default = "yes")]
     pub path_style: bool,
+}
+
+/// `[webhooks]`, the same for api and scheduler.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhooksConfig {
+    /// What endpoints' secrets are sealed under; at least 32 characters. Without it there are no webhooks.
+    pub secret_key: Option<SecretString>,
+    /// Endpoints on this machine are allowed: for development alone.
+    pub allow_loopback: bool,
+    /// The only ports that endpoints may have; left out: any.
+    pub ports: Vec<u16>,
 }
 
 const fn sixteen() -> u32 {

@@ -50,6 +50,9 @@ pub enum StoreError {
         #[source]
         cause: Cause,
     },
+    /// A secret could not be sealed or opened. Holds why.
+    #[error("the seal over a secret failed: {0}")]
+    Seal(&'static str),
     /// An object is not what its key says.
     #[error("{name} has the digest {found} instead of {wanted}")]
     Digest {

@@ -72,6 +72,18 @@ pub mod node;
 /// Serving processes.
 pub mod replica;
 
+/// Secrets that must be read again.
+pub mod seal;
+
+/// Where projects want to be told of events.
+pub mod webhook_endpoint;
+
+/// What became of an event at an endpoint.
+pub mod webhook_delivery;
+
+/// How events get there: the scheduler's side.
+pub mod webhook_queue;
+
 /// Rows for tests.
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

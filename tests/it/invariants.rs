@@ -39,9 +39,16 @@ fn links(metadata: &Metadata, room: &str) -> BTreeSet<String> {
 #[test]
 fn the_left_half_never_links_libtorch() {
     let metadata = metadata();
-    for room in
-        ["attune-domain", "attune-store", "attune-text", "attune-gguf", "attune-api", "attune-scheduler", "attune-cli"]
-    {
+    for room in [
+        "attune-domain",
+        "attune-store",
+        "attune-text",
+        "attune-gguf",
+        "attune-outbound",
+        "attune-api",
+        "attune-scheduler",
+        "attune-cli",
+    ] {
         let found = links(&metadata, room);
         assert!(!found.contains("tch") && !found.contains("torch-sys"), "{room} links libtorch");
     }

@@ -13,3 +13,4 @@ mod preview;
 mod recovery;
 mod tidy;
 mod up;
+mod webhooks;

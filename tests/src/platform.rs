@@ -85,6 +85,16 @@ impl Platform {
         Self::start_on(Folder::new()?)
     }
 
+    /// A platform on a new folder, with a settings file.
+    ///
+    /// # Errors
+    /// It does not come up; the message holds its log.
+    pub fn start_with(settings: &str) -> Result<Self> {
+        let folder = Folder::new()?;
+        fs::write(folder.path("settings.toml"), settings)?;
+        Self::start_on(folder)
+    }
+
     /// A platform on a folder that may hold an earlier one's data.
     ///
     /// # Errors
@@ -93,13 +103,13 @@ impl Platform {
         let log = fs::File::options().create(true).append(true).open(folder.path("up.log"))?;
         let credentials = folder.data().join("credentials.json");
         let _ = fs::remove_file(&credentials); // written anew when the platform is ready
-        let mut up = Command::new(program("attune")?)
-            .args(["up", "--listen", "127.0.0.1:0", "--data"])
-            .arg(folder.data())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
+        let mut command = Command::new(program("attune")?);
+        command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(folder.data());
+        let settings = folder.path("settings.toml");
+        if settings.exists() {
+            command.arg("--config").arg(settings);
+        }
+        let mut up = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let begun = Instant::now();
         let (url, api_key) = loop {
             if let Some(found) = read_credentials(&credentials).filter(|(url, _)| healthy(url)) {

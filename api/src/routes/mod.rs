@@ -22,3 +22,7 @@ pub mod models;
 pub mod replica;
 /// What trainers call.
 pub mod run;
+/// What became of events at webhook endpoints.
+pub mod webhook_deliveries;
+/// Webhook endpoints.
+pub mod webhooks;

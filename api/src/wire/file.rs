@@ -80,7 +80,7 @@ impl From<File> for FileView {
 pub struct Deleted {
     /// Its id.
     pub id: String,
-    /// What it was: `file` or `model`.
+    /// What it was: `file`, `model` or `webhook_endpoint`.
     pub object: &'static str,
     /// Always `true`.
     pub deleted: bool,

@@ -28,3 +28,5 @@ pub mod model;
 pub mod preview;
 /// What chats and completions ask of the drawing of tokens.
 pub mod sampling;
+/// Webhook endpoints and deliveries.
+pub mod webhook;

@@ -104,6 +104,7 @@ impl Platform {
             database_owner_url,
             object_store: &object_store,
             bootstrap_key: &secrets.bootstrap_key,
+            webhooks_secret_key: &secrets.webhooks_secret_key,
         };
         let (api_settings, scheduler_settings) = run_files::write(&start, &self.settings)?;
         self.start_ours("api", &api, &api_settings)?;

@@ -29,6 +29,8 @@ pub(crate) struct Start<'a> {
     pub(crate) object_store: &'a ObjectStore,
     /// The first API key.
     pub(crate) bootstrap_key: &'a str,
+    /// What webhooks' secrets are sealed under, unless the settings say another.
+    pub(crate) webhooks_secret_key: &'a str,
 }
 
 #[derive(Serialize)]
@@ -62,6 +64,9 @@ fn shared(start: &Start<'_>, settings: &Settings, owner_url: Option<&str>) -> Re
     let mut table = Table::new();
     table.insert("database".into(), Value::try_from(database).doing(|| "write settings as TOML".into())?);
     table.insert("object_store".into(), Value::try_from(start.object_store).doing(|| "write settings as TOML".into())?);
+    let mut webhooks = settings.webhooks.clone();
+    webhooks.entry("secret_key").or_insert_with(|| start.webhooks_secret_key.into());
+    insert_section(&mut table, "webhooks", webhooks);
     Ok(table)
 }
 

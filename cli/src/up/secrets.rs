@@ -19,6 +19,9 @@ pub(crate) struct Secrets {
     pub(crate) object_store_access_key_id: String,
     /// For the embedded S3 server.
     pub(crate) object_store_secret_access_key: String,
+    /// What webhooks' secrets are sealed under. A folder from before there were webhooks gets one at its next start.
+    #[serde(default)]
+    pub(crate) webhooks_secret_key: String,
 }
 
 /// The secrets of `data`, made if there are none.
@@ -28,19 +31,31 @@ pub(crate) struct Secrets {
 pub(crate) fn load_or_make(data: &Path) -> Result<Secrets> {
     let path = data.join("secrets.json");
     match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).doing(|| format!("understand {}", path.display())),
+        Ok(text) => {
+            let mut kept: Secrets = serde_json::from_slice(&text).doing(|| format!("understand {}", path.display()))?;
+            if kept.webhooks_secret_key.is_empty() {
+                kept.webhooks_secret_key = random_text(43);
+                write(&path, &kept)?;
+            }
+            Ok(kept)
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let secrets = Secrets {
                 bootstrap_key: format!("sk-attune-{}", random_text(43)),
                 object_store_access_key_id: format!("attune-{}", random_text(12)),
                 object_store_secret_access_key: random_text(43),
+                webhooks_secret_key: random_text(43),
             };
-            let text = serde_json::to_string_pretty(&secrets).doing(|| "write secrets as JSON".into())?;
-            private::write(&path, &text)?;
+            write(&path, &secrets)?;
             Ok(secrets)
         }
         Err(e) => Err(e).doing(|| format!("read {}", path.display())),
     }
+}
+
+fn write(path: &Path, secrets: &Secrets) -> Result<()> {
+    let text = serde_json::to_string_pretty(secrets).doing(|| "write secrets as JSON".into())?;
+    private::write(path, &text)
 }
 
 /// Letters and digits from the thread's generator, which the operating system seeds. 43 of them are 256 bits.
@@ -60,5 +75,18 @@ mod tests {
         let second = load_or_make(folder.path()).unwrap();
         assert_eq!(first.bootstrap_key, second.bootstrap_key);
         assert_eq!(first.bootstrap_key.len(), 10 + 43);
+        assert_eq!(first.webhooks_secret_key, second.webhooks_secret_key);
+    }
+
+    #[test]
+    fn an_older_folder_gets_the_key_that_it_lacks_and_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let older =
+            r#"{"bootstrap_key": "k", "object_store_access_key_id": "a", "object_store_secret_access_key": "s"}"#;
+        std::fs::write(folder.path().join("secrets.json"), older).unwrap();
+        let first = load_or_make(folder.path()).unwrap();
+        let second = load_or_make(folder.path()).unwrap();
+        assert_eq!((first.bootstrap_key.as_str(), first.webhooks_secret_key.len()), ("k", 43));
+        assert_eq!(first.webhooks_secret_key, second.webhooks_secret_key);
     }
 }

@@ -64,6 +64,7 @@ struct SettingsFile {
     leases: toml::Table,
     local: toml::Table,
     serving: Serving,
+    webhooks: toml::Table,
 }
 
 /// `[database]`.
@@ -133,6 +134,8 @@ pub(crate) struct Settings {
     pub(crate) local: toml::Table,
     /// Split between them.
     pub(crate) serving: Serving,
+    /// Handed to both, with our key added.
+    pub(crate) webhooks: toml::Table,
 }
 
 fn default_region() -> String {
@@ -177,6 +180,7 @@ impl Settings {
             leases: file.leases,
             local: file.local,
             serving: file.serving,
+            webhooks: file.webhooks,
         })
     }
 }

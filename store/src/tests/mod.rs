@@ -10,3 +10,4 @@ mod report;
 mod row_security;
 mod tenant;
 mod training;
+mod webhook;

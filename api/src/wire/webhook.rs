@@ -1,0 +1,328 @@
+//! Webhook endpoints and deliveries.
+
+use attune_domain::event::EventType;
+use attune_store::{
+    webhook_delivery::{Attempt, Event, WebhookDelivery},
+    webhook_endpoint::{ALL_EVENTS, Change, NewEndpoint, WebhookEndpoint},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::error::ApiError;
+
+/// The longest description, in characters.
+const MOST_DESCRIPTION: usize = 1024;
+
+/// An endpoint as it is asked for.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewWebhookEndpoint {
+    /// Where to send: `https://…` or `http://…`, without a user's name, to an address that is public.
+    #[schema(example = "https://hooks.example/attune", max_length = 2048)]
+    pub url: String,
+    /// Which events to send, by their types; `["*"]`, the default: all, also those that come to be.
+    #[schema(example = json!(["fine_tuning.job.succeeded", "fine_tuning.job.failed"]), min_items = 1, max_items = 64)]
+    pub event_types: Option<Vec<String>>,
+    /// Your own words.
+    #[schema(max_length = 1024)]
+    pub description: Option<String>,
+}
+
+impl NewWebhookEndpoint {
+    /// The fields but the URL, which is judged elsewhere, checked.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`].
+    pub fn check(self, url: String) -> Result<NewEndpoint, ApiError> {
+        let event_types = self.event_types.unwrap_or_else(|| vec![ALL_EVENTS.into()]);
+        check_types(&event_types)?;
+        let description = self.description.unwrap_or_default();
+        check_description(&description)?;
+        Ok(NewEndpoint { url, description, event_types })
+    }
+}
+
+/// What of an endpoint is to be another; what is left out stays.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookEndpointChange {
+    /// Where to send.
+    #[schema(max_length = 2048)]
+    pub url: Option<String>,
+    /// Which events to send.
+    #[schema(min_items = 1, max_items = 64)]
+    pub event_types: Option<Vec<String>>,
+    /// Your own words.
+    #[schema(max_length = 1024)]
+    pub description: Option<String>,
+    /// `enabled` or `disabled`. What waits when it is disabled goes on waiting; what happens until it is enabled again
+    /// is not sent.
+    pub status: Option<WebhookEndpointStatus>,
+}
+
+/// Whether an endpoint is sent anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WebhookEndpointStatus {
+    /// It is.
+    Enabled,
+    /// It is not.
+    Disabled,
+}
+
+impl WebhookEndpointChange {
+    /// The fields but the URL, which is judged elsewhere, checked.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`].
+    pub fn check(self, url: Option<String>) -> Result<Change, ApiError> {
+        if let Some(event_types) = &self.event_types {
+            check_types(event_types)?;
+        }
+        check_description(self.description.as_deref().unwrap_or_default())?;
+        let enabled = self.status.map(|status| status == WebhookEndpointStatus::Enabled);
+        Ok(Change { url, description: self.description, event_types: self.event_types, enabled })
+    }
+}
+
+fn check_description(text: &str) -> Result<(), ApiError> {
+    let length = text.chars().count();
+    if length > MOST_DESCRIPTION {
+        let message = format!("Invalid 'description': {length} characters; at most {MOST_DESCRIPTION} are allowed.");
+        return Err(ApiError::invalid("description", message));
+    }
+    if text.contains('\0') {
+        return Err(ApiError::invalid("description", "Invalid 'description': a zero character is not allowed."));
+    }
+    Ok(())
+}
+
+fn check_types(names: &[String]) -> Result<(), ApiError> {
+    if names.is_empty() {
+        let message = "Invalid 'event_types': give at least one type, or [\"*\"] for all.";
+        return Err(ApiError::invalid("event_types", message));
+    }
+    for (i, name) in names.iter().enumerate() {
+        let param = format!("event_types[{i}]");
+        if name != ALL_EVENTS && EventType::from_name(name).is_none() {
+            let known: Vec<String> = EventType::all().map(|event| format!("'{event}'")).collect();
+            let given: String = name.chars().take(80).collect();
+            let allowed = known.join(", ");
+            let message = format!("Invalid '{param}': there is no event type '{given}'; there are '*', {allowed}.");
+            return Err(ApiError::invalid(param, message));
+        }
+        if names[..i].contains(name) {
+            let message = format!("Invalid '{param}': '{name}' is given twice.");
+            return Err(ApiError::invalid(param, message));
+        }
+    }
+    Ok(())
+}
+
+/// How a secret is to be replaced.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecretRotation {
+    /// For how long deliveries are signed with the secret before this one too; 86400, a day, if left out; 0: not at all.
+    #[schema(minimum = 0, maximum = 604_800)]
+    pub overlap_seconds: Option<u32>,
+}
+
+impl SecretRotation {
+    /// Seconds.
+    ///
+    /// # Errors
+    /// More than a week.
+    pub fn seconds(&self) -> Result<u32, ApiError> {
+        const MOST: u32 = 604_800;
+        let seconds = self.overlap_seconds.unwrap_or(86_400);
+        if seconds > MOST {
+            let message = format!("Invalid 'overlap_seconds': {seconds} is above {MOST}, a week.");
+            return Err(ApiError::invalid("overlap_seconds", message));
+        }
+        Ok(seconds)
+    }
+}
+
+/// Where a project wants to be told of events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct WebhookEndpointView {
+    /// Its id.
+    #[schema(example = "we_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
+    pub id: String,
+    /// Always `webhook_endpoint`.
+    #[schema(example = "webhook_endpoint")]
+    pub object: &'static str,
+    /// Where it is sent to.
+    pub url: String,
+    /// The types of the events that are sent, or `["*"]`.
+    pub event_types: Vec<String>,
+    /// Your own words.
+    pub description: String,
+    /// Whether anything is sent.
+    pub status: WebhookEndpointStatus,
+    /// Why nothing is: `user`, you said so; `gone`, it answered 410.
+    pub disabled_reason: Option<String>,
+    /// What signatures are checked with, `whsec_…`. Shown when it is made and when it is rotated, never again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// Until when deliveries are signed with the secret before this one too, in Unix seconds; `null`: they are not.
+    pub previous_secret_expires_at: Option<i64>,
+    /// Unix time, in seconds.
+    pub created_at: i64,
+}
+
+impl From<WebhookEndpoint> for WebhookEndpointView {
+    fn from(endpoint: WebhookEndpoint) -> Self {
+        let status = match endpoint.disabled_reason {
+            None => WebhookEndpointStatus::Enabled,
+            Some(_) => WebhookEndpointStatus::Disabled,
+        };
+        Self {
+            id: endpoint.webhook_endpoint_id.to_string(),
+            object: "webhook_endpoint",
+            url: endpoint.url,
+            event_types: endpoint.event_types,
+            description: endpoint.description,
+            status,
+            disabled_reason: endpoint.disabled_reason,
+            secret: None,
+            previous_secret_expires_at: endpoint.previous_secret_until.map(|until| until.timestamp()),
+            created_at: endpoint.created_at.timestamp(),
+        }
+    }
+}
+
+impl WebhookEndpointView {
+    /// With its secret, this once.
+    pub fn with_secret(endpoint: WebhookEndpoint, secret: &SecretString) -> Self {
+        Self { secret: Some(secret.expose_secret().to_owned()), ..endpoint.into() }
+    }
+}
+
+/// An event, as it is sent.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct EventView {
+    /// Its id, and the `webhook-id` of each attempt to deliver it.
+    #[schema(example = "evt_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
+    pub id: String,
+    /// Always `event`.
+    #[schema(example = "event")]
+    pub object: &'static str,
+    /// What happened.
+    #[schema(example = "fine_tuning.job.succeeded")]
+    pub r#type: String,
+    /// When, in Unix seconds.
+    pub created_at: i64,
+    /// What it is about: its `id`, and more for some types.
+    #[schema(value_type = Object)]
+    pub data: Value,
+}
+
+impl From<Event> for EventView {
+    fn from(event: Event) -> Self {
+        Self {
+            id: event.event_id.to_string(),
+            object: "event",
+            r#type: event.kind,
+            created_at: event.created_at.timestamp(),
+            data: event.data,
+        }
+    }
+}
+
+/// One attempt at a delivery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct DeliveryAttempt {
+    /// Counted from 1.
+    pub number: i32,
+    /// When it began, in Unix seconds.
+    pub started_at: i64,
+    /// When it ended, in Unix seconds; `null`: it is under way.
+    pub ended_at: Option<i64>,
+    /// What the endpoint answered; `null`: nothing.
+    pub status_code: Option<i32>,
+    /// How long that took.
+    pub latency_ms: Option<i32>,
+    /// The beginning of what it said, at most 1024 bytes.
+    pub response_excerpt: Option<String>,
+    /// Why it counts as failed; `null`: it does not.
+    pub error: Option<String>,
+}
+
+impl From<Attempt> for DeliveryAttempt {
+    fn from(attempt: Attempt) -> Self {
+        Self {
+            number: attempt.number,
+            started_at: attempt.started_at.timestamp(),
+            ended_at: attempt.ended_at.map(|at| at.timestamp()),
+            status_code: attempt.status_code,
+            latency_ms: attempt.latency_ms,
+            response_excerpt: attempt.response_excerpt,
+            error: attempt.error,
+        }
+    }
+}
+
+/// What became of an event at an endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct WebhookDeliveryView {
+    /// Its id.
+    #[schema(example = "wd_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
+    pub id: String,
+    /// Always `webhook_delivery`.
+    #[schema(example = "webhook_delivery")]
+    pub object: &'static str,
+    /// Where it goes.
+    pub webhook_endpoint: String,
+    /// What it brings.
+    pub event: EventView,
+    /// `pending`, `delivered` or `failed`.
+    #[schema(example = "delivered")]
+    pub status: String,
+    /// When it is tried next, in Unix seconds; `null`: it is not.
+    pub next_attempt_at: Option<i64>,
+    /// Each try, the first one first.
+    pub attempts: Vec<DeliveryAttempt>,
+    /// Unix time, in seconds.
+    pub created_at: i64,
+}
+
+impl From<WebhookDelivery> for WebhookDeliveryView {
+    fn from(delivery: WebhookDelivery) -> Self {
+        Self {
+            id: delivery.webhook_delivery_id.to_string(),
+            object: "webhook_delivery",
+            webhook_endpoint: delivery.webhook_endpoint_id.to_string(),
+            event: delivery.event.into(),
+            status: delivery.state,
+            next_attempt_at: delivery.next_attempt_at.map(|at| at.timestamp()),
+            attempts: delivery.attempts.into_iter().map(DeliveryAttempt::from).collect(),
+            created_at: delivery.created_at.timestamp(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(event_types: &[&str]) -> (String, String) {
+        let names: Vec<String> = event_types.iter().map(|&name| name.into()).collect();
+        let error = check_types(&names).unwrap_err().body().error;
+        (error.param.unwrap_or_default(), error.message)
+    }
+
+    #[test]
+    fn a_type_that_nobody_sends_is_named_with_those_that_are() {
+        let (param, message) = refused(&["*", "fine_tuning.job.done"]);
+        assert_eq!(param, "event_types[1]");
+        assert!(message.contains("'fine_tuning.job.done'") && message.contains("'fine_tuning.job.succeeded'"));
+        assert_eq!(refused(&["*", "*"]).0, "event_types[1]");
+        assert_eq!(refused(&[]).0, "event_types");
+        let all: Vec<String> = EventType::all().map(|event| event.to_string()).collect();
+        assert!(check_types(&all).is_ok());
+    }
+}

@@ -1,0 +1,144 @@
+//! The loop that sends. Looks for what is due, begins as many attempts as there is room for, and writes down what came
+//! of each.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use attune_outbound::{
+    client::{Answer, Client, SendError},
+    policy::Policy,
+};
+use attune_store::{
+    config::WebhooksConfig,
+    db,
+    error::StoreError,
+    seal::SealKey,
+    webhook_queue::{self, Bounds, Claim, Outcome},
+};
+use rand::RngExt;
+use sqlx::PgPool;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{message, verdict};
+use crate::error::chain;
+
+/// Between two looks when nothing was due.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long an endpoint may take for its answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// For how long nobody else begins an attempt of the same delivery.
+const LEASE_SECONDS: f64 = 60.0;
+
+/// Attempts at once.
+const AT_ONCE: usize = 64;
+
+/// Attempts at once at one endpoint.
+const PER_ENDPOINT: i64 = 4;
+
+/// Events that become deliveries in one transaction.
+const RELAYED_AT_ONCE: i64 = 200;
+
+/// What an attempt needs. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Sender {
+    pool: PgPool,
+    key: Arc<SealKey>,
+    client: Client,
+    room: Arc<Semaphore>,
+}
+
+impl Sender {
+    /// `None`: this installation has no key for endpoints' secrets, and so no webhooks.
+    ///
+    /// # Errors
+    /// The key is too short, or the system's certificates cannot be read.
+    pub(crate) fn new(pool: PgPool, config: &WebhooksConfig) -> anyhow::Result<Option<Self>> {
+        let Some(key) = &config.secret_key else { return Ok(None) };
+        let policy = Policy { allow_loopback: config.allow_loopback, ports: config.ports.clone() };
+        Ok(Some(Self {
+            pool,
+            key: Arc::new(SealKey::new(key)?),
+            client: Client::new(policy, PATIENCE)?,
+            room: Arc::new(Semaphore::new(AT_ONCE)),
+        }))
+    }
+}
+
+/// Runs until `stop`; attempts under way come to their end.
+pub(crate) async fn deliver(sender: Sender, stop: CancellationToken) {
+    let attempts = TaskTracker::new();
+    while !stop.is_cancelled() {
+        let found = match look(&sender, &attempts).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "looking for webhooks failed; it is tried again");
+                false
+            }
+        };
+        if !found {
+            tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(LOOK) => {} }
+        }
+    }
+    attempts.close();
+    attempts.wait().await;
+}
+
+/// One look. Returns whether there was anything, so that there may be more.
+async fn look(sender: &Sender, attempts: &TaskTracker) -> Result<bool, StoreError> {
+    let mut tx = db::platform(&sender.pool).await?;
+    let relayed = webhook_queue::relay(&mut tx, RELAYED_AT_ONCE).await?;
+    tx.commit().await?;
+    let room = sender.room.available_permits();
+    if room == 0 {
+        return Ok(relayed > 0);
+    }
+    let mut tx = db::platform(&sender.pool).await?;
+    let bounds = Bounds { attempts: room as i64, per_endpoint: PER_ENDPOINT, lease_seconds: LEASE_SECONDS };
+    let claims = webhook_queue::claim(&mut tx, bounds).await?;
+    tx.commit().await?;
+    let found = relayed > 0 || !claims.is_empty();
+    for claim in claims {
+        // Only this loop takes room, and it has just counted it.
+        let Ok(place) = sender.room.clone().try_acquire_owned() else { break };
+        let sender = sender.clone();
+        attempts.spawn(async move {
+            if let Err(error) = attempt(&sender, &claim).await {
+                tracing::warn!(delivery.id = %claim.webhook_delivery_id, error = chain(&error),
+                    "an attempt could not be made or written down; it is made again when its lease is over");
+            }
+            drop(place);
+        });
+    }
+    Ok(found)
+}
+
+#[tracing::instrument(skip_all, fields(delivery.id = %claim.webhook_delivery_id, project.id = %claim.project_id))]
+async fn attempt(sender: &Sender, claim: &Claim) -> Result<(), StoreError> {
+    let body = message::body(&claim.event);
+    let headers = message::headers(&claim.event, claim.started_at, &body, &claim.secrets(&sender.key)?)?;
+    let begun = Instant::now();
+    let sent = match url::Url::parse(&claim.url) {
+        Ok(url) => sender.client.post(&url, headers, body).await,
+        Err(error) => Err(SendError::Failed(error.to_string())),
+    };
+    let roll: f64 = rand::rng().random();
+    let (next, error) = verdict::judge(&sent, usize::try_from(claim.failures).unwrap_or(0), roll);
+    let latency_ms = u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX);
+    let outcome = outcome(sent.ok(), latency_ms, error);
+    tracing::info!(attempt = claim.number, status = outcome.status_code, latency_ms,
+        event.type = claim.event.kind, "a webhook was tried: {next:?}");
+    let mut tx = db::platform(&sender.pool).await?;
+    webhook_queue::settle(&mut tx, claim, &outcome, next).await?;
+    Ok(tx.commit().await?)
+}
+
+fn outcome(answer: Option<Answer>, latency_ms: u32, error: Option<String>) -> Outcome {
+    let status_code = answer.as_ref().map(|answer| answer.status.as_u16());
+    let response_excerpt = answer.map(|answer| String::from_utf8_lossy(&answer.body).into_owned());
+    Outcome { status_code, latency_ms, response_excerpt, error }
+}
