@@ -64,23 +64,37 @@ impl Dial for Recorder {
     }
 }
 
-/// Where a URL leads, and how it is refused.
-async fn try_url(policy: &Policy, text: &str) -> (Vec<SocketAddr>, Result<(), String>) {
-    let (table, recorder) = (Arc::new(Table::read()), Arc::new(Recorder::default()));
-    let client = Client::with(policy.clone(), Duration::from_secs(5), table.clone(), recorder.clone()).unwrap();
-    let refused = match policy.url(text) {
-        Err(refusal) => Err(refusal.to_string()),
-        Ok(url) => match client.post(&url, HeaderMap::new(), Bytes::new()).await {
-            Err(SendError::Refused(refusal)) => Err(refusal.to_string()),
-            Err(SendError::Failed(reason)) if reason.contains("resolved") || reason.contains("nobody answers") => {
-                Err(reason)
-            }
-            other => panic!("{text}: {other:?}"),
-        },
-    };
-    assert!(table.asked.lock().unwrap().values().all(|times| *times == 1), "{text}: a name was asked for twice");
-    let called = recorder.0.lock().unwrap().clone();
-    (called, refused)
+/// A client whose names and sockets are ours. One for many URLs: to make one reads the system's certificates.
+struct Judge {
+    policy: Policy,
+    client: Client,
+    table: Arc<Table>,
+    recorder: Arc<Recorder>,
+}
+
+impl Judge {
+    fn new(policy: Policy) -> Self {
+        let (table, recorder) = (Arc::new(Table::read()), Arc::new(Recorder::default()));
+        let client = Client::with(policy.clone(), Duration::from_secs(5), table.clone(), recorder.clone()).unwrap();
+        Self { policy, client, table, recorder }
+    }
+
+    /// Where a URL leads, and how it is refused.
+    async fn try_url(&self, text: &str) -> (Vec<SocketAddr>, Result<(), String>) {
+        let refused = match self.policy.url(text) {
+            Err(refusal) => Err(refusal.to_string()),
+            Ok(url) => match self.client.post(&url, HeaderMap::new(), Bytes::new()).await {
+                Err(SendError::Refused(refusal)) => Err(refusal.to_string()),
+                Err(SendError::Failed(reason)) if reason.contains("resolved") || reason.contains("nobody answers") => {
+                    Err(reason)
+                }
+                other => panic!("{text}: {other:?}"),
+            },
+        };
+        let asked = std::mem::take(&mut *self.table.asked.lock().unwrap());
+        assert!(asked.values().all(|times| *times == 1), "{text}: a name was asked for twice");
+        (std::mem::take(&mut *self.recorder.0.lock().unwrap()), refused)
+    }
 }
 
 fn lines(text: &str) -> Vec<String> {
@@ -94,11 +108,11 @@ fn lines(text: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn no_ssrf_url_is_let_through() {
-    let policy = Policy::default();
+    let judge = Judge::new(Policy::default());
     let tried = lines(include_str!("../../testdata/refused.txt"));
     let mut through = Vec::new();
     for text in &tried {
-        let (called, refused) = try_url(&policy, text).await;
+        let (called, refused) = judge.try_url(text).await;
         if !called.is_empty() || refused.is_ok() {
             through.push(format!("{text}: {called:?} {refused:?}"));
         }
@@ -112,34 +126,35 @@ async fn no_ssrf_url_is_let_through() {
 
 #[tokio::test]
 async fn public_urls_lead_where_they_say() {
+    let judge = Judge::new(Policy::default());
     for line in include_str!("../../testdata/passed.txt").lines().filter(|line| !line.starts_with('#')) {
         let (text, address) = line.rsplit_once(' ').unwrap();
-        let (called, _) = try_url(&Policy::default(), text).await;
+        let (called, _) = judge.try_url(text).await;
         assert_eq!(called.first().map(ToString::to_string).as_deref(), Some(address), "{text}");
     }
 }
 
 #[tokio::test]
 async fn the_address_that_was_judged_is_the_one_that_is_called() {
-    let (called, _) = try_url(&Policy::default(), "https://rebinds.example/").await;
+    let (called, _) = Judge::new(Policy::default()).try_url("https://rebinds.example/").await;
     assert_eq!(called, ["93.184.215.14:443".parse().unwrap()]);
 }
 
 #[tokio::test]
 async fn loopback_is_let_in_alone_where_it_is_allowed() {
-    let policy = Policy { allow_loopback: true, ports: Vec::new() };
-    let (called, _) = try_url(&policy, "http://localhost:9000/").await;
+    let judge = Judge::new(Policy { allow_loopback: true, ports: Vec::new() });
+    let (called, _) = judge.try_url("http://localhost:9000/").await;
     assert_eq!(called, ["127.0.0.1:9000".parse().unwrap(), "[::1]:9000".parse().unwrap()]);
     for text in lines(include_str!("../../testdata/refused.txt")) {
-        let (called, _) = try_url(&policy, &text).await;
+        let (called, _) = judge.try_url(&text).await;
         assert!(called.iter().all(|address| address.ip().is_loopback()), "{text}: {called:?}");
     }
 }
 
 #[tokio::test]
 async fn ports_are_judged_where_they_are_named() {
-    let policy = Policy { allow_loopback: false, ports: vec![443] };
-    let (called, refused) = try_url(&policy, "http://hooks.example/").await;
+    let judge = Judge::new(Policy { allow_loopback: false, ports: vec![443] });
+    let (called, refused) = judge.try_url("http://hooks.example/").await;
     assert_eq!((called, refused), (vec![], Err("port 80 is not allowed; these are: 443".into())));
-    assert_eq!(try_url(&policy, "https://hooks.example/").await.0.len(), 1);
+    assert_eq!(judge.try_url("https://hooks.example/").await.0.len(), 1);
 }
