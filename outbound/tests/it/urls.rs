@@ -9,6 +9,7 @@ use std::{
 };
 
 use attune_outbound::{
+    address::special,
     client::{Client, SendError},
     connector::{Dial, Names},
     policy::Policy,
@@ -147,7 +148,9 @@ async fn loopback_is_let_in_alone_where_it_is_allowed() {
     assert_eq!(called, ["127.0.0.1:9000".parse().unwrap(), "[::1]:9000".parse().unwrap()]);
     for text in lines(include_str!("../../testdata/refused.txt")) {
         let (called, _) = judge.try_url(&text).await;
-        assert!(called.iter().all(|address| address.ip().is_loopback()), "{text}: {called:?}");
+        // A name that stands for this machine and for a public one may lead to either.
+        let allowed = |ip: IpAddr| ip.is_loopback() || special(ip).is_none();
+        assert!(called.iter().all(|address| allowed(address.ip())), "{text}: {called:?}");
     }
 }
 
