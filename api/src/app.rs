@@ -11,8 +11,9 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::{Limits, Serving},
+    config::{Limits, Prices, Serving},
     error::ApiError,
+    metering::Meter,
     webhooks::Webhooks,
 };
 
@@ -29,6 +30,12 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// Chat.
     pub serving: Arc<Serving>,
+    /// What trained tokens cost.
+    pub prices: Prices,
+    /// Counts what answers use.
+    pub meter: Arc<Meter>,
+    /// Places for estimates whose files are read.
+    pub estimates: Arc<Semaphore>,
     /// Places for streams of events.
     pub streams: Arc<Semaphore>,
     /// Where users want to be told of events.

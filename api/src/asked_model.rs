@@ -1,7 +1,7 @@
 //! The model that a request names: its base, and what corrects it, ready to be asked.
 
 use attune_domain::{
-    id::{BaseModelId, ProjectId},
+    id::{AdapterVersionId, ApiKeyId, BaseModelId, ProjectId},
     run::Blob,
     serve::{AdapterId, AdapterRef},
 };
@@ -11,7 +11,7 @@ use attune_store::{
     objects::Objects,
 };
 
-use crate::{app::App, error::ApiError};
+use crate::{app::App, error::ApiError, metering::Account};
 
 /// Who answers.
 #[derive(Debug, Clone)]
@@ -22,6 +22,18 @@ pub struct AskedModel {
     pub adapter: Option<AdapterRef>,
     /// Names the base's content.
     pub system_fingerprint: String,
+    /// Its own name, whatever it was asked by.
+    name: String,
+    /// The adapter version that answers, if one does.
+    adapter_version_id: Option<AdapterVersionId>,
+}
+
+impl AskedModel {
+    /// What its answers are charged to.
+    pub fn account(&self, project_id: ProjectId, api_key_id: Option<ApiKeyId>) -> Account {
+        let (model, adapter_version_id) = (self.name.clone(), self.adapter_version_id);
+        Account { project_id, api_key_id, model, adapter_version_id }
+    }
 }
 
 /// Finds the model of this name: a base, one of the project's own, or a checkpoint of one.
@@ -38,7 +50,20 @@ pub async fn find(app: &App, project: ProjectId, name: &str) -> Result<AskedMode
         base_model_id: base.base_model_id,
         adapter: adapter_ref(&app.objects, &model).await?,
         system_fingerprint: format!("fp_{digest}"),
+        name: own_name(&model),
+        adapter_version_id: match &model {
+            Model::Tuned(version) => Some(version.adapter_version_id),
+            Model::Base(_) | Model::Checkpoint(_) => None,
+        },
     })
+}
+
+fn own_name(model: &Model) -> String {
+    match model {
+        Model::Base(base) => base.name.clone(),
+        Model::Tuned(version) => version.model_name.clone(),
+        Model::Checkpoint(named) => named.model_name.clone(),
+    }
 }
 
 async fn adapter_ref(objects: &Objects, model: &Model) -> Result<Option<AdapterRef>, ApiError> {

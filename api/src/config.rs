@@ -30,6 +30,9 @@ pub struct Config {
     /// Chat.
     #[serde(default)]
     pub serving: Serving,
+    /// What things cost.
+    #[serde(default)]
+    pub prices: Prices,
     /// Where users want to be told of events.
     #[serde(default)]
     pub webhooks: WebhooksConfig,
@@ -67,24 +70,57 @@ impl Default for Serving {
     }
 }
 
+/// `[prices]`: what users are charged, in their usage. All 0 if left out. The price of a machine's hour is its offer's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prices {
+    /// Tokens with a loss, each as often as a step is trained on it.
+    pub usd_per_million_trained_tokens: f64,
+    /// Tokens of prompts.
+    pub usd_per_million_input_tokens: f64,
+    /// Tokens of answers.
+    pub usd_per_million_output_tokens: f64,
+}
+
+impl Prices {
+    /// A price in millionths of a dollar.
+    #[must_use]
+    pub fn micro_usd_per_million_trained_tokens(&self) -> i64 {
+        (self.usd_per_million_trained_tokens * 1e6).round() as i64
+    }
+
+    /// A price is a number, and not below 0.
+    fn check(&self) -> Result<(), figment::Error> {
+        let Self { usd_per_million_trained_tokens, usd_per_million_input_tokens, usd_per_million_output_tokens } = *self;
+        for price in [usd_per_million_trained_tokens, usd_per_million_input_tokens, usd_per_million_output_tokens] {
+            if !(0.0..=1e9).contains(&price) {
+                return Err(figment::Error::from(format!("prices: {price} is not from 0 to 1000000000")));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Config {
     /// Reads `file` and the environment.
     ///
     /// # Errors
     /// The file is not there, is not TOML, or has an unknown, missing or wrong key.
     pub fn read(file: &Path) -> Result<Self, Box<figment::Error>> {
-        Figment::new()
+        let config: Self = Figment::new()
             .merge(Toml::file_exact(file))
             .merge(Env::prefixed("ATTUNE_").filter(|key| is_ours(key.as_str())).split("__"))
             .extract()
-            .map_err(Box::new)
+            .map_err(Box::new)?;
+        config.prices.check().map_err(Box::new)?;
+        Ok(config)
     }
 }
 
 /// Other `ATTUNE_` variables belong to other programs.
 fn is_ours(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    let sections = ["database__", "object_store__", "limits__", "serving__", "webhooks__"];
+    let sections = ["database__", "object_store__", "limits__", "serving__", "webhooks__", "prices__"];
     ["listen", "public_url", "bootstrap_key"].contains(&key.as_str()) || sections.iter().any(|s| key.starts_with(s))
 }
 
@@ -116,6 +152,14 @@ mod tests {
     fn what_is_left_out_has_a_default() {
         let config = read(LEAST).unwrap();
         assert_eq!((config.limits.file_bytes, config.serving.wait_seconds), (536_870_912, 180));
+    }
+
+    #[test]
+    fn a_price_below_nothing_stops_the_start() {
+        let config = read(&format!("{LEAST}\n[prices]\nusd_per_million_trained_tokens = 2.5")).unwrap();
+        assert_eq!(config.prices.micro_usd_per_million_trained_tokens(), 2_500_000);
+        let refused = read(&format!("{LEAST}\n[prices]\nusd_per_million_input_tokens = -1")).unwrap_err();
+        assert!(refused.contains("-1"), "{refused}");
     }
 
     #[test]

@@ -121,6 +121,14 @@ pub enum ApiError {
         /// When to ask again.
         retry_after_seconds: u64,
     },
+    /// Others are being served; later there is room.
+    #[error("{message}")]
+    Busy {
+        /// A sentence with the limit.
+        message: String,
+        /// When to ask again.
+        retry_after_seconds: u64,
+    },
     /// Our fault. The cause is for the log alone.
     #[error("The server had an error while it processed the request.")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -178,6 +186,7 @@ impl ApiError {
             Self::Stale => (StatusCode::CONFLICT, REQUEST, Some("stale_lease")),
             Self::StorageRefused { .. } => (StatusCode::INSUFFICIENT_STORAGE, SERVER, Some("insufficient_storage")),
             Self::ReplicaUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("model_unavailable")),
+            Self::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("overloaded")),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("internal_error")),
         }
     }
@@ -251,7 +260,7 @@ impl IntoResponse for ApiError {
         self.log();
         let (status, ..) = self.parts();
         let mut response = (status, Json(self.body())).into_response();
-        if let Self::ReplicaUnavailable { retry_after_seconds, .. } = self {
+        if let Self::ReplicaUnavailable { retry_after_seconds, .. } | Self::Busy { retry_after_seconds, .. } = self {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_seconds));
         }
         if let Self::Unauthenticated(_) = self {

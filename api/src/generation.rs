@@ -3,7 +3,7 @@
 //! A replica says how it ends with its last event. A stream that stops without one is a replica that died, and is told
 //! as an error: an answer that is cut off must never look like a whole one.
 
-use std::{io, pin::Pin, time::Duration};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use attune_domain::{
     id::BaseModelId,
@@ -20,6 +20,7 @@ use tokio_util::io::StreamReader;
 use crate::{
     app::App,
     error::ApiError,
+    metering::{Account, Meter, Tokens},
     replicas::{self, Ready, unavailable},
 };
 
@@ -35,6 +36,21 @@ pub struct Generation {
     pub prompt_tokens: u64,
     /// The prompt, if it was to be said again.
     pub echo: Option<Echo>,
+    /// Counts what it uses, if somebody is to be charged.
+    metered: Option<Metered>,
+}
+
+/// Counts one request once, when its answers have ended or nobody wants more of them.
+struct Metered {
+    meter: Arc<Meter>,
+    account: Account,
+    tokens: Tokens,
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.meter.count(&self.account, self.tokens);
+    }
 }
 
 /// One answer, whole.
@@ -97,7 +113,7 @@ pub async fn begin(app: &App, base: BaseModelId, request: &GenerateRequest) -> R
         Prompt::Chat { .. } => "messages",
         Prompt::Text { .. } | Prompt::Tokens { .. } => "prompt",
     };
-    let mut generation = Generation { lines: reader.lines(), prompt_param, prompt_tokens: 0, echo: None };
+    let mut generation = Generation { lines: reader.lines(), prompt_param, prompt_tokens: 0, echo: None, metered: None };
     generation.started().await?;
     Ok(generation)
 }
@@ -119,6 +135,13 @@ async fn ask(app: &App, replica: &Ready, request: &GenerateRequest) -> Option<re
 }
 
 impl Generation {
+    /// Charges the answers to `account`: the prompt, and what is drawn, also if the caller leaves in the middle; a piece
+    /// counts as a token until the replica has told their number.
+    pub fn charge(&mut self, meter: &Arc<Meter>, account: Account) {
+        let tokens = Tokens { requests: 1, input: self.prompt_tokens, output: 0 };
+        self.metered = Some(Metered { meter: meter.clone(), account, tokens });
+    }
+
     async fn started(&mut self) -> Result<(), ApiError> {
         match self.event().await? {
             GenerateEvent::Started { prompt_tokens, echo } => {
@@ -157,7 +180,15 @@ impl Generation {
     /// # Errors
     /// [`ApiError::ReplicaUnavailable`]: the replica died or failed. [`ApiError::Internal`]: it speaks nonsense.
     pub async fn next(&mut self) -> Result<Next, ApiError> {
-        match self.event().await? {
+        let event = self.event().await?;
+        if let Some(metered) = &mut self.metered {
+            match &event {
+                GenerateEvent::Piece { .. } => metered.tokens.output += 1,
+                GenerateEvent::Done { completion_tokens } => metered.tokens.output = *completion_tokens,
+                _ => {}
+            }
+        }
+        match event {
             GenerateEvent::Piece { choice, text, tokens } => Ok(Next::Piece { choice, text, tokens }),
             GenerateEvent::Finished { choice, finish_reason } => Ok(Next::Finished { choice, finish_reason }),
             GenerateEvent::Done { completion_tokens } => Ok(Next::Done { completion_tokens }),
@@ -202,7 +233,7 @@ mod tests {
 
     fn generation(text: &'static str) -> Generation {
         let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(text.as_bytes());
-        Generation { lines: reader.lines(), prompt_param: "messages", prompt_tokens: 0, echo: None }
+        Generation { lines: reader.lines(), prompt_param: "messages", prompt_tokens: 0, echo: None, metered: None }
     }
 
     #[tokio::test]

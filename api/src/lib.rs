@@ -57,6 +57,18 @@ pub mod file_check;
 /// Rows of a file as they would be trained on.
 pub mod preview;
 
+/// What answers use.
+pub mod metering;
+
+/// A succeeded job's metrics, as a file.
+pub mod results;
+
+/// What a request for a job comes to.
+pub mod job_making;
+
+/// What such a job would take.
+pub mod estimate;
+
 /// A folder before it becomes a base model.
 pub mod base_import;
 

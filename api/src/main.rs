@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use attune_api::{app::App, config::Config, router, routes, webhooks::Webhooks};
+use attune_api::{app::App, config::Config, estimate, metering::Meter, router, routes, webhooks::Webhooks};
 use attune_store::{api_key, db, mint, objects::Objects, tenant};
 use clap::Parser;
 use secrecy::{ExposeSecret, SecretString};
@@ -63,9 +63,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         http: reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).no_proxy().build()?,
         limits: Arc::new(config.limits),
         serving: Arc::new(config.serving),
+        prices: config.prices,
+        meter: Arc::new(Meter::new(config.prices)),
+        estimates: Arc::new(Semaphore::new(estimate::AT_ONCE)),
         streams: Arc::new(Semaphore::new(routes::job_events::MOST_STREAMS)),
         webhooks: Arc::new(Webhooks::new(&config.webhooks).context("webhooks.secret_key")?),
     };
+    let (meter, pool) = (app.meter.clone(), app.db.clone());
+    let writing = tokio::spawn({
+        let (meter, pool) = (meter.clone(), pool.clone());
+        async move { meter.write_on(pool).await }
+    });
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     tracing::info!(address = %listener.local_addr()?, "listening on {}", listener.local_addr()?);
@@ -75,13 +83,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         stop_asked().await;
         stop.send_replace(true);
     });
-    tokio::select! {
+    let served = tokio::select! {
         served = server => served.context("the server failed"),
         () = async { let _ = asked.changed().await; tokio::time::sleep(GRACE).await } => {
             tracing::warn!("requests that went on for {} s after the stop are cut off", GRACE.as_secs());
             Ok(())
         }
-    }
+    };
+    writing.abort();
+    meter.write(&pool).await.context("the last usage could not be written down")?;
+    served
 }
 
 /// The first key's project, and the key; both may be there from an earlier start.

@@ -25,6 +25,7 @@ use utoipa::{
         (name = "Models", description = "What may stand in a request's `model`."),
         (name = "Adapters", description = "What a job gave, to be taken home in PEFT's form."),
         (name = "Base models", description = "Hugging Face folders, brought by digest."),
+        (name = "Usage", description = "What was used, what it cost, and what may be spent."),
         (name = "Webhooks", description = "Events, signed and sent to where you want to be told of them."),
         (name = "Platform", description = "How the api is."),
     ),

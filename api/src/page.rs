@@ -82,6 +82,12 @@ impl Params {
         }
     }
 
+    /// All values of `name`, or of `name[]`, as clients write lists.
+    pub fn take_all(&mut self, name: &str) -> Vec<String> {
+        let is_it = |key: &str| key == name || key.strip_suffix("[]") == Some(name);
+        self.0.extract_if(.., |(key, _)| is_it(key)).map(|(_, value)| value).collect()
+    }
+
     /// The id that a list goes on behind.
     ///
     /// # Errors

@@ -96,7 +96,11 @@ fn chosen(asked: Option<Vec<u64>>, rows: u64) -> Result<BTreeSet<u64>, ApiError>
 }
 
 /// Sends an object's bytes until they end or nobody wants more.
-async fn stream(objects: &Objects, sha256: &str, pieces: tokio::sync::mpsc::Sender<Bytes>) -> Result<(), ApiError> {
+pub(crate) async fn stream(
+    objects: &Objects,
+    sha256: &str,
+    pieces: tokio::sync::mpsc::Sender<Bytes>,
+) -> Result<(), ApiError> {
     let key = blob_key(sha256);
     let mut body = objects.get(&key).await.map_err(ApiError::internal)?;
     loop {
@@ -133,7 +137,7 @@ fn read(
     shown.finish()
 }
 
-fn unusable(error: &TextError) -> ApiError {
+pub(crate) fn unusable(error: &TextError) -> ApiError {
     ApiError::invalid("model", format!("The base model's tokenizer or chat template cannot be used: {error}."))
 }
 

@@ -15,8 +15,8 @@ use crate::{
     openapi::Doc,
     request,
     routes::{
-        adapters, base_models, chat, completions, files, health, job_events, jobs, models, replica, run,
-        webhook_deliveries, webhooks,
+        adapters, base_models, budget, chat, completions, files, health, job_events, jobs, models, replica, run,
+        usage, webhook_deliveries, webhooks,
     },
 };
 
@@ -35,7 +35,8 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(base_models::create, base_models::list))
         .routes(routes!(base_models::retrieve))
         .routes(routes!(jobs::create, jobs::list))
-        .routes(routes!(jobs::retrieve))
+        .routes(routes!(jobs::estimate))
+        .routes(routes!(jobs::retrieve, jobs::update))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::pause))
         .routes(routes!(jobs::resume))
@@ -46,6 +47,10 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(adapters::list))
         .routes(routes!(adapters::retrieve))
         .routes(routes!(adapters::file))
+        .routes(routes!(usage::completions))
+        .routes(routes!(usage::training))
+        .routes(routes!(usage::costs))
+        .routes(routes!(budget::get, budget::set))
         .routes(routes!(chat::create))
         .routes(routes!(completions::create))
         .routes(routes!(webhooks::create, webhooks::list))

@@ -17,6 +17,7 @@ use crate::{
     },
     models::{self, ModelsCommand},
     up::{self, settings::UpArgs},
+    usage::{self, BudgetsCommand, UsageArgs},
     webhooks::{self, WebhooksCommand},
 };
 
@@ -84,6 +85,11 @@ enum Command {
     /// What jobs gave
     #[command(subcommand)]
     Adapters(AdaptersCommand),
+    /// What was used, and what it cost
+    Usage(UsageArgs),
+    /// What the project may spend in a month; when it is spent, jobs are paused
+    #[command(subcommand)]
+    Budgets(BudgetsCommand),
     /// Where you are told of events, and what became of them there
     #[command(subcommand)]
     Webhooks(WebhooksCommand),
@@ -111,6 +117,8 @@ impl Cli {
             Command::Jobs(command) => jobs::run(&client, command, json).await,
             Command::LrFind(args) => lr_find::run(&client, *args, json).await,
             Command::Adapters(command) => adapters::run(&client, command, json).await,
+            Command::Usage(args) => usage::run(&client, args, json).await,
+            Command::Budgets(command) => usage::budgets(&client, command, json).await,
             Command::Webhooks(command) => webhooks::run(&client, command, json).await,
             Command::Chat(args) => chat::run(&client, *args, json).await,
             Command::Up(_) => Ok(()),

@@ -35,6 +35,8 @@ mod jobs;
 /// `attune adapters`.
 mod adapters;
 
+/// `attune usage` and `attune budgets`.
+mod usage;
 /// `attune webhooks`.
 mod webhooks;
 

@@ -32,5 +32,11 @@ pub mod serve;
 /// How much memory a run or a replica will take.
 pub mod memory;
 
+/// What providers offer, and which offer is taken.
+pub mod offer;
+
+/// How long a job will take.
+pub mod pace;
+
 /// A dataset's rows and the check of a whole file.
 pub mod dataset;

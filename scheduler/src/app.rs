@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use attune_store::{node, objects::Objects};
+use attune_domain::offer::Offer;
+use attune_store::{node, objects::Objects, offer};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, Notify};
 
 use crate::{
     config::{Leases, Serving},
     error::SchedulerError,
-    provider::{Offer, Provider},
+    provider::Provider,
 };
 
 /// Handed to each task; cheap to clone.
@@ -40,12 +41,7 @@ pub(crate) struct App {
 /// [`SchedulerError::Provider`], [`SchedulerError::Store`].
 pub(crate) async fn offers(app: &App, conn: &mut PgConnection) -> Result<Vec<Offer>, SchedulerError> {
     let mut offers = app.provider.offers().await?;
-    for node in node::active(conn, app.provider.name()).await? {
-        let Some(offer) = offers.iter_mut().find(|offer| offer.name == node.offer) else { continue };
-        offer.reserved = offer.reserved + node.memory;
-        if node.run_id.is_some() {
-            offer.free_slots = offer.free_slots.saturating_sub(1);
-        }
-    }
+    let nodes = node::active(conn, app.provider.name()).await?;
+    offers.iter_mut().for_each(|offer| offer::reserve(offer, &nodes));
     Ok(offers)
 }

@@ -66,6 +66,9 @@ pub(crate) struct LocalConfig {
     /// Runs at the same time.
     #[serde(default = "one")]
     pub(crate) max_concurrent_runs: usize,
+    /// What an hour of a run costs its project.
+    #[serde(default)]
+    pub(crate) usd_per_hour: f64,
 }
 
 /// `[serving]`.
@@ -92,11 +95,17 @@ impl Config {
     /// # Errors
     /// The file is not there, is not TOML, or has an unknown, missing or wrong key.
     pub(crate) fn read(file: &Path) -> Result<Self, Box<figment::Error>> {
-        Figment::new()
+        let config: Self = Figment::new()
             .merge(Toml::file_exact(file))
             .merge(Env::prefixed("ATTUNE_").filter(|key| is_ours(key.as_str())).split("__"))
             .extract()
-            .map_err(Box::new)
+            .map_err(Box::new)?;
+        let price = config.local.usd_per_hour;
+        if !(0.0..=1e9).contains(&price) {
+            let wrong = format!("local.usd_per_hour: {price} is not from 0 to 1000000000");
+            return Err(Box::new(figment::Error::from(wrong)));
+        }
+        Ok(config)
     }
 }
 
@@ -129,6 +138,11 @@ impl LocalConfig {
         let total = system.total_memory();
         let limit = system.cgroup_limits().map_or(total, |limits| limits.total_memory);
         Bytes(total.min(limit) / 10 * 9)
+    }
+
+    /// The price of an hour in millionths of a dollar.
+    pub(crate) fn micro_usd_per_hour(&self) -> u64 {
+        (self.usd_per_hour * 1e6).round() as u64
     }
 
     /// Processor threads for each process.
@@ -175,5 +189,7 @@ mod tests {
     fn an_unknown_key_stops_the_start_and_is_named() {
         let refused = read(&format!("{LEAST}\n[leases]\nheartbeat = 1")).unwrap_err();
         assert!(refused.contains("heartbeat"), "{refused}");
+        let refused = read(&format!("{LEAST}\nusd_per_hour = -0.5")).unwrap_err();
+        assert!(refused.contains("-0.5"), "{refused}");
     }
 }

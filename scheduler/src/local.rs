@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use attune_domain::bytes::Bytes;
+use attune_domain::{bytes::Bytes, offer::Offer};
 use futures::future::BoxFuture;
 use secrecy::ExposeSecret;
 use tokio::{
@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     config::LocalConfig,
     error::ProviderError,
-    provider::{Launch, Offer, Process, Program, Provider},
+    provider::{Launch, Process, Program, Provider},
 };
 
 /// How long a child has to leave by itself once its input has ended.
@@ -48,6 +48,7 @@ struct Settings {
     memory: Bytes,
     threads: u32,
     max_concurrent_runs: usize,
+    micro_usd_per_hour: u64,
 }
 
 struct Entry {
@@ -73,6 +74,7 @@ impl Local {
             memory: config.memory(),
             threads: config.thread_count(),
             max_concurrent_runs: config.max_concurrent_runs,
+            micro_usd_per_hour: config.micro_usd_per_hour(),
         };
         Ok(Self { settings, children: Mutex::default(), ended })
     }
@@ -201,7 +203,7 @@ impl Provider for Local {
             reserved: Bytes(0),
             free_slots: self.settings.max_concurrent_runs,
             threads: self.settings.threads,
-            micro_usd_per_hour: 0,
+            micro_usd_per_hour: self.settings.micro_usd_per_hour,
         };
         Box::pin(async { Ok(vec![offer]) })
     }
@@ -250,6 +252,7 @@ mod tests {
             memory_bytes: Some(1 << 30),
             threads: Some(2),
             max_concurrent_runs: 1,
+            usd_per_hour: 0.0,
         };
         let bell = Arc::new(Notify::new());
         (Local::new(&config, "http://127.0.0.1:1", bell.clone()).unwrap(), bell)

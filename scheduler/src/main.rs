@@ -15,8 +15,6 @@ mod local;
 mod provider;
 /// Repairs.
 mod reconciler;
-/// Which offer is taken.
-mod rightsize;
 /// What the queues bring.
 mod tasks;
 /// Events on their way to users' endpoints.

@@ -1,27 +1,10 @@
 //! Where processes run: the one small door to the world outside. Today `local`, which is also what tests use.
 
-use attune_domain::bytes::Bytes;
+use attune_domain::offer::Offer;
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 
 use crate::error::ProviderError;
-
-/// A kind of machine that can be had, and how much of it is left.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Offer {
-    /// What the provider calls it.
-    pub(crate) name: String,
-    /// All of its memory.
-    pub(crate) memory: Bytes,
-    /// What others hold of it at the moment.
-    pub(crate) reserved: Bytes,
-    /// How many more runs it takes at the moment.
-    pub(crate) free_slots: usize,
-    /// Processor threads.
-    pub(crate) threads: u32,
-    /// Millionths of a dollar for an hour; 0: one's own machine.
-    pub(crate) micro_usd_per_hour: u64,
-}
 
 /// What is to be launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 //! - a process that no living row names: stopped; a node likewise: released
 //! - a job or a replica whose message was lost: the message is sent again
 //! - a replica that nobody used for a while: stopped
+//! - a job that waits for money which is there by now: queued again
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +15,7 @@ use std::{
 
 use attune_domain::job::JobState;
 use attune_store::{
-    blob, file, job, node,
+    blob, file, job, money, node, offer,
     queue::{self, DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, Replica, ReplicaState},
     run::{self, ActiveRun, Loss},
@@ -34,6 +35,9 @@ const PASS: Duration = Duration::from_secs(2);
 /// Between two clearings of old messages and loose objects.
 const SWEEP: Duration = Duration::from_secs(300);
 
+/// Between two tellings of what the provider offers.
+const SAY: Duration = Duration::from_secs(30);
+
 /// How long a process may outlive its row: a trainer that has published is still on its way out.
 const AFTERLIFE: Duration = Duration::from_secs(10);
 
@@ -51,7 +55,14 @@ const YIELD_SECONDS: f64 = 20.0;
 pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
     let mut outliving = HashMap::new();
     let mut swept = Instant::now();
+    let mut said = None;
     loop {
+        if said.is_none_or(|at: Instant| at.elapsed() >= SAY) {
+            match say_offers(&app).await {
+                Ok(()) => said = Some(Instant::now()),
+                Err(error) => tracing::warn!(error = chain(&error), "the offers could not be told; they are told later"),
+            }
+        }
         if let Err(error) = pass(&app, &mut outliving).await {
             tracing::warn!(error = chain(&error), "a pass of the reconciler failed; the next one comes");
         }
@@ -67,6 +78,14 @@ pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
             () = tokio::time::sleep(PASS) => {}
         }
     }
+}
+
+/// Tells the api, through rows, what can be had here.
+async fn say_offers(app: &App) -> Result<(), SchedulerError> {
+    let offers = app.provider.offers().await?;
+    let mut tx = app.pool.begin().await?;
+    offer::publish(&mut tx, app.provider.name(), &offers).await?;
+    Ok(tx.commit().await?)
 }
 
 /// One pass. `outliving` remembers since when a process has had no row.
@@ -101,6 +120,7 @@ pub(crate) async fn pass(app: &App, outliving: &mut HashMap<String, Instant>) ->
         .collect();
     stop_unnamed(app, &processes, &living, outliving).await?;
     release_orphans(app).await?;
+    release_affordable(app).await?;
     push_again(app).await
 }
 
@@ -201,6 +221,12 @@ async fn release_orphans(app: &App) -> Result<(), SchedulerError> {
         node::release(&mut conn, orphan.node_id).await?;
     }
     Ok(())
+}
+
+async fn release_affordable(app: &App) -> Result<(), SchedulerError> {
+    let mut tx = app.pool.begin().await?;
+    money::release_affordable(&mut tx, 100).await?;
+    Ok(tx.commit().await?)
 }
 
 async fn push_again(app: &App) -> Result<(), SchedulerError> {

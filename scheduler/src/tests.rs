@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use attune_domain::{bytes::Bytes, id::JobId, job::JobState, run::RunEvent, serve::ReplicaReport};
+use attune_domain::{
+    bytes::Bytes, id::JobId, job::JobState, offer::Offer, run::RunEvent, serve::ReplicaReport,
+};
 use attune_store::{
     checkpoint,
     config::ObjectStoreConfig,
@@ -23,7 +25,7 @@ use crate::{
     app::App,
     config::{Leases, Serving},
     error::ProviderError,
-    provider::{Launch, Offer, Process, Provider},
+    provider::{Launch, Process, Provider},
     reconciler,
     tasks::Handle,
 };

@@ -5,7 +5,7 @@
 
 use attune_domain::{
     event::EventType,
-    id::{AdapterVersionId, BaseModelId, FileId, JobId, ProjectId, RunId},
+    id::{AdapterVersionId, ApiKeyId, BaseModelId, FileId, JobId, ProjectId, RunId},
     job::{JobEvent, JobState},
     spec::{BASE_LEARNING_RATE, TrainSpec},
 };
@@ -49,6 +49,11 @@ pub struct Job {
     pub total_steps: Option<i64>,
     pub steps_done: i64,
     pub trained_tokens: Option<i64>,
+    pub result_file_id: Option<FileId>,
+    pub max_micro_usd: Option<i64>,
+    pub charged_tokens: i64,
+    pub node_ms: i64,
+    pub micro_usd: i64,
     /// The mean time of the steps of the run that holds it.
     pub mean_step_ms: Option<f64>,
     pub error: Option<JobError>,
@@ -105,6 +110,9 @@ pub struct NewJob {
     pub metadata: serde_json::Value,
     pub spec: TrainSpec,
     pub requested: serde_json::Value,
+    pub api_key_id: Option<ApiKeyId>,
+    pub micro_usd_per_million_tokens: i64,
+    pub max_micro_usd: Option<i64>,
 }
 
 /// Writes a job down, and the message that starts it: both are kept, or neither.
@@ -115,8 +123,8 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
     let id: JobId = mint::id();
     sqlx::query!(
         "insert into job (job_id, project_id, base_model_id, training_file_id, validation_file_id, state, suffix,
-             metadata, spec, requested, continue_from)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             metadata, spec, requested, continue_from, api_key_id, micro_usd_per_million_tokens, max_micro_usd)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         id.uuid(),
         new.project_id.uuid(),
         new.base_model_id.uuid(),
@@ -128,6 +136,9 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
         to_json("job.spec", &new.spec)?,
         new.requested,
         new.continue_from.map(|id| id.uuid()),
+        new.api_key_id.map(|id| id.uuid()),
+        new.micro_usd_per_million_tokens,
+        new.max_micro_usd,
     )
     .execute(&mut *tx)
     .await?;
@@ -185,7 +196,8 @@ async fn select(conn: &mut PgConnection, filter: Filter) -> Result<Vec<Job>, Sto
              validation_file_id, continue_from, job.state, pause_reason, suffix, metadata, spec, requested, token_facts,
              job.run_id, attempts, barren_attempts, total_steps, steps_done, trained_tokens, error_code, error_message,
              error_param, adapter_version.model_name as "fine_tuned_model?", job.created_at, started_at, finished_at,
-             run.step_ms::float8 / nullif(run.steps, 0) as mean_step_ms
+             run.step_ms::float8 / nullif(run.steps, 0) as mean_step_ms, result_file_id, max_micro_usd, charged_tokens,
+             node_ms, micro_usd
          from job join base_model using (base_model_id) left join adapter_version using (job_id)
              left join run on run.run_id = job.run_id
          where ($1::uuid is null or job.project_id = $1) and ($2::uuid is null or job.job_id = $2)
@@ -225,6 +237,11 @@ struct Row {
     steps_done: i64,
     trained_tokens: Option<i64>,
     mean_step_ms: Option<f64>,
+    result_file_id: Option<Uuid>,
+    max_micro_usd: Option<i64>,
+    charged_tokens: i64,
+    node_ms: i64,
+    micro_usd: i64,
     error_code: Option<String>,
     error_message: Option<String>,
     error_param: Option<String>,
@@ -261,6 +278,11 @@ impl TryFrom<Row> for Job {
             steps_done: row.steps_done,
             trained_tokens: row.trained_tokens,
             mean_step_ms: row.mean_step_ms,
+            result_file_id: row.result_file_id.map(FileId::new),
+            max_micro_usd: row.max_micro_usd,
+            charged_tokens: row.charged_tokens,
+            node_ms: row.node_ms,
+            micro_usd: row.micro_usd,
             error: error.map(|(code, message)| JobError { code, message, param: row.error_param }),
             fine_tuned_model: row.fine_tuned_model,
             created_at: row.created_at,

@@ -48,6 +48,15 @@ pub mod job;
 /// Jobs that wait, and jobs that go on again.
 pub mod pausing;
 
+/// What was used, and what it cost.
+pub mod usage;
+
+/// What jobs and projects may cost.
+pub mod money;
+
+/// The metrics of a job, step by step.
+pub mod results;
+
 /// What the user can read of a job's life.
 pub mod job_event;
 
@@ -68,6 +77,9 @@ pub mod blob;
 
 /// Memory that is reserved with a provider.
 pub mod node;
+
+/// What providers offer, and how fast it is.
+pub mod offer;
 
 /// Serving processes.
 pub mod replica;

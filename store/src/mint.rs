@@ -10,6 +10,12 @@ pub fn id<K: Kind>() -> Id<K> {
     Id::new(Uuid::now_v7())
 }
 
+/// A new number for a row that nobody names.
+#[must_use]
+pub fn uuid() -> Uuid {
+    Uuid::now_v7()
+}
+
 /// A new secret for a machine: 64 hex digits, 244 of their bits from the system's random source.
 #[must_use]
 pub fn secret() -> String {

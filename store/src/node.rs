@@ -17,6 +17,8 @@ pub struct NewNode {
     pub offer: String,
     /// How much of it.
     pub memory: Bytes,
+    /// Millionths of a dollar for an hour of it.
+    pub micro_usd_per_hour: u64,
 }
 
 /// A reservation that has not been released.
@@ -51,11 +53,12 @@ impl Node {
 pub(crate) async fn reserve(tx: &mut PgConnection, new: &NewNode) -> Result<NodeId, StoreError> {
     let id: NodeId = mint::id();
     sqlx::query!(
-        "insert into node (node_id, provider, offer, memory) values ($1, $2, $3, $4)",
+        "insert into node (node_id, provider, offer, memory, micro_usd_per_hour) values ($1, $2, $3, $4, $5)",
         id.uuid(),
         new.provider,
         new.offer,
         new.memory.to_i64(),
+        i64::try_from(new.micro_usd_per_hour).unwrap_or(i64::MAX),
     )
     .execute(tx)
     .await?;

@@ -15,7 +15,7 @@ use crate::{
     error::{StoreError, to_json},
     job::{self, JobError, Step},
     job_event::{self, Level},
-    mint, model_name, outbox,
+    mint, model_name, money, outbox,
     queue::{self, DispatchJob},
     run::{self, Outcome, RunState},
 };
@@ -83,7 +83,10 @@ pub async fn take(tx: &mut PgConnection, run: RunId, report: &Report) -> Result<
             break;
         }
     }
-    let goes_on = matches!(held.job_state, JobState::Provisioning | JobState::Running);
+    let mut goes_on = matches!(held.job_state, JobState::Provisioning | JobState::Running);
+    if goes_on && money::check(tx, held.job_id).await? {
+        goes_on = false;
+    }
     Ok(Reply { directive: if goes_on { Directive::Continue } else { Directive::Stop } })
 }
 
@@ -161,9 +164,16 @@ async fn started(tx: &mut PgConnection, held: &mut Held, total_steps: u64) -> Re
 }
 
 async fn stepped(tx: &mut PgConnection, held: &Held, metrics: &StepMetrics) -> Result<(), StoreError> {
-    sqlx::query!("update job set steps_done = $2 where job_id = $1", held.job_id.uuid(), metrics.step as i64)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query!(
+        "update job set steps_done = $2, top_step = greatest(top_step, $2),
+             top_tokens = top_tokens + case when $2 > top_step then $3 else 0 end
+         where job_id = $1",
+        held.job_id.uuid(),
+        metrics.step as i64,
+        metrics.trained_tokens as i64,
+    )
+    .execute(&mut *tx)
+    .await?;
     measured(tx, held.run_id, metrics.peak_memory.to_i64()).await?;
     timed(tx, held.run_id, metrics).await?;
     let tokens_per_second = metrics.tokens as f64 * 1000.0 / metrics.step_ms.max(1) as f64;

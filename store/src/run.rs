@@ -15,6 +15,7 @@ use crate::{
     mint,
     node::{self, NewNode},
     queue::{self, DispatchJob},
+    usage,
 };
 
 /// An attempt at a job.
@@ -229,7 +230,7 @@ impl Outcome {
     }
 }
 
-/// Ends a run and gives its node back. The caller holds the run's row and steps the job.
+/// Ends a run, charges what it used and gives its node back. The caller holds the run's row and steps the job.
 pub(crate) async fn end(tx: &mut PgConnection, id: RunId, outcome: Outcome) -> Result<(), StoreError> {
     let node_id = sqlx::query_scalar!(
         "update run set state = 'ended', outcome = $2, ended_at = now() where run_id = $1 returning node_id",
@@ -238,6 +239,7 @@ pub(crate) async fn end(tx: &mut PgConnection, id: RunId, outcome: Outcome) -> R
     )
     .fetch_one(&mut *tx)
     .await?;
+    usage::charge_run(tx, id).await?;
     node::release(tx, NodeId::new(node_id)).await
 }
 

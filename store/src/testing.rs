@@ -94,6 +94,9 @@ pub async fn new_job(tx: &mut PgConnection, seed: Seed) -> Result<JobId, StoreEr
         metadata: serde_json::json!({}),
         spec,
         requested: serde_json::json!({}),
+        api_key_id: None,
+        micro_usd_per_million_tokens: 0,
+        max_micro_usd: None,
     };
     Ok(job::insert(tx, &new).await?.job_id)
 }
@@ -123,7 +126,7 @@ pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, St
         threads: 2,
         predicted_peak: Bytes::mib(400),
     };
-    let node = NewNode { provider: "local".into(), offer: "this machine".into(), memory: Bytes::mib(400) };
+    let node = NewNode { provider: "local".into(), offer: "this machine".into(), memory: Bytes::mib(400), micro_usd_per_hour: 0 };
     let (token_hash, message) = (mint::hash(RUN_TOKEN), "Training".into());
     run::create(tx, &NewRun { job_id, node, plan, resume_id, token_hash, heartbeat_seconds: 10, message }).await
 }

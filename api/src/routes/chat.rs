@@ -53,7 +53,8 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let chat = NewChat::read(fields)?;
     let model = asked_model::find(&app, holder.project_id, &chat.model).await?;
-    let generation = begin(&app, &chat, &model, &request_id.0).await?;
+    let mut generation = begin(&app, &chat, &model, &request_id.0).await?;
+    generation.charge(&app.meter, model.account(holder.project_id, Some(holder.api_key_id)));
     let heading = heading(&chat, model.system_fingerprint);
     if chat.streams() {
         let events = events(heading, generation, chat.choices());
@@ -78,7 +79,8 @@ pub async fn complete(
         return Err(ApiError::unsupported("stream", "There is nobody to stream to; leave 'stream' out."));
     }
     let model = asked_model::find(app, project, &chat.model).await?;
-    let generation = begin(app, &chat, &model, request_id).await?;
+    let mut generation = begin(app, &chat, &model, request_id).await?;
+    generation.charge(&app.meter, model.account(project, None));
     whole(heading(&chat, model.system_fingerprint), generation, chat.choices()).await
 }
 

@@ -27,6 +27,7 @@ use crate::{
     caller::Caller,
     error::{ApiError, ErrorBody},
     generation::{self, Answer, Generation, Next},
+    metering::Account,
     request::RequestId,
     wire::{
         chat_answer::Usage,
@@ -54,7 +55,8 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let new = NewCompletion::read(fields)?;
     let model = asked_model::find(&app, holder.project_id, &new.model).await?;
-    let generations = begin(&app, &new, &model, &request_id.0).await?;
+    let mut generations = begin(&app, &new, &model, &request_id.0).await?;
+    charge(&app, &mut generations, &model.account(holder.project_id, Some(holder.api_key_id)));
     let heading = heading(&new, model.system_fingerprint);
     if new.streams() {
         let events = events(Streaming::new(&new, heading, generations));
@@ -79,8 +81,14 @@ pub async fn complete(
         return Err(ApiError::unsupported("stream", "There is nobody to stream to; leave 'stream' out."));
     }
     let model = asked_model::find(app, project, &new.model).await?;
-    let generations = begin(app, &new, &model, request_id).await?;
+    let mut generations = begin(app, &new, &model, request_id).await?;
+    charge(app, &mut generations, &model.account(project, None));
     whole(&new, heading(&new, model.system_fingerprint), generations).await
+}
+
+/// Each prompt counts as a request.
+fn charge(app: &App, generations: &mut [Generation], account: &Account) {
+    generations.iter_mut().for_each(|generation| generation.charge(&app.meter, account.clone()));
 }
 
 async fn begin(

@@ -123,7 +123,7 @@ struct Watched {
 }
 
 fn stream(mut watched: Watched) -> Result<Response, ApiError> {
-    let busy = |_| ApiError::ReplicaUnavailable {
+    let busy = |_| ApiError::Busy {
         message: format!("{MOST_STREAMS} streams of events are open, the most that there may be; list them instead."),
         retry_after_seconds: 10,
     };

@@ -1,28 +1,24 @@
 //! Fine-tuning jobs: make, list, look, cancel, pause, resume; their checkpoints.
 
-use attune_domain::{
-    id::{FileId, Job as JobKind, JobId},
-    spec::TrainSpec,
-};
-use attune_store::{adapter, api_key::Holder, checkpoint, error::StoreError, file, job, pausing};
+use attune_domain::id::{Job as JobKind, JobId};
+use attune_store::{checkpoint, error::StoreError, job, money, pausing};
 use axum::{
     Json,
     extract::{Path, State},
 };
 use chrono::Utc;
 use serde_json::{Map, Value};
-use sqlx::PgConnection;
 
 use crate::{
     app::App,
     body::Body,
     caller::Caller,
     error::{ApiError, ErrorBody},
-    job_beginning,
+    estimate, job_making,
     page::{List, Params},
-    preview::no_dataset,
     wire::{
-        job::NewJob,
+        estimate::EstimateView,
+        job::{JobChange, NewJob},
         job_view::{CheckpointView, JobView},
     },
 };
@@ -39,78 +35,30 @@ pub async fn create(
     Caller(holder): Caller,
     Body(new): Body<NewJob>,
 ) -> Result<Json<JobView>, ApiError> {
-    let mut asked = new.requested()?;
     let mut tx = app.tenant(holder.project_id).await?;
-    let beginning = job_beginning::find(&mut tx, holder.project_id, &new).await?;
-    if let Some(before) = &beginning.adapter {
-        asked = asked.continuing(&adapter::spec(&mut tx, before).await?)?;
-    }
-    let base = beginning.base;
-    let training = dataset(&mut tx, &holder, "training_file", &new.training_file).await?;
-    let validation = match &new.validation_file {
-        Some(id) => Some(dataset(&mut tx, &holder, "validation_file", id).await?),
-        None => None,
-    };
-    let rows = training.dataset.as_ref().map_or(0, |dataset| dataset.rows);
-    let spec = TrainSpec::check(&asked, rows, base.architecture.max_position_embeddings)?;
-    check_validations(&spec, validation.is_some())?;
-    right_rows(&spec, "training_file", &training)?;
-    if let Some(validation) = &validation {
-        right_rows(&spec, "validation_file", validation)?;
-    }
-    let row = job::NewJob {
-        project_id: holder.project_id,
-        base_model_id: base.base_model_id,
-        training_file_id: training.file_id,
-        validation_file_id: validation.map(|file| file.file_id),
-        continue_from: beginning.adapter.map(|adapter| adapter.adapter_version_id),
-        suffix: new.suffix.clone(),
-        metadata: serde_json::to_value(new.metadata.clone().unwrap_or_default()).map_err(ApiError::internal)?,
-        spec,
-        requested: new.as_it_came(),
-    };
+    let row = job_making::make(&app, &mut tx, &holder, &new).await?.row;
     let job = job::insert(&mut tx, &row).await?;
     tx.commit().await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 
-/// Validations need rows.
-fn check_validations(spec: &TrainSpec, there_are_rows: bool) -> Result<(), ApiError> {
-    let param =
-        if spec.early_stopping_patience > 0 { "trainer.early_stopping_patience" } else { "trainer.eval_every_steps" };
-    if there_are_rows || spec.eval_every_steps == 0 {
-        return Ok(());
-    }
-    Err(ApiError::invalid(
-        param,
-        format!("'{param}' needs a validation file; give 'validation_file', or leave it out."),
-    ))
-}
-
-/// The file that a field of the request names; it stays until the transaction ends.
-async fn dataset(
-    tx: &mut PgConnection,
-    holder: &Holder,
-    field: &'static str,
-    text: &str,
-) -> Result<file::File, ApiError> {
-    let missing = || ApiError::Invalid {
-        param: Some(field.into()),
-        code: "file_not_found",
-        message: format!("Invalid '{field}': there is no file '{}'.", text.chars().take(80).collect::<String>()),
-    };
-    let id: FileId = text.parse().map_err(|_| missing())?;
-    let file = match file::lock_for_job(tx, holder.project_id, id).await {
-        Err(StoreError::NotFound(_)) => return Err(missing()),
-        found => found?,
-    };
-    if file.dataset.is_none() { Err(no_dataset(field, &file)) } else { Ok(file) }
-}
-
-/// Refuses a file of rows that the method does not learn from.
-fn right_rows(spec: &TrainSpec, field: &'static str, file: &file::File) -> Result<(), ApiError> {
-    let Some(dataset) = &file.dataset else { return Err(no_dataset(field, file)) };
-    spec.method.takes(dataset.format).map_err(|wrong| ApiError::invalid(field, format!("Invalid '{field}': {wrong}.")))
+/// Say what a fine-tuning job would take.
+///
+/// The body is a job's. Every default is filled in, the files are turned into tokens and counted, and the answer says how
+/// many steps and tokens that makes, which memory and machine it would get, how long it would take and what it would
+/// cost. Nothing is made.
+#[utoipa::path(post, path = "/v1/fine_tuning/estimates", tag = "Fine-tuning", operation_id = "estimate_job",
+    request_body = NewJob,
+    responses((status = 200, body = EstimateView), (status = "4XX", body = ErrorBody)))]
+pub async fn estimate(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Body(new): Body<NewJob>,
+) -> Result<Json<EstimateView>, ApiError> {
+    let mut tx = app.tenant(holder.project_id).await?;
+    let made = job_making::make(&app, &mut tx, &holder, &new).await?;
+    tx.rollback().await?;
+    Ok(Json(estimate::work_out(&app, made).await?))
 }
 
 /// List fine-tuning jobs, newest first.
@@ -147,6 +95,27 @@ pub async fn retrieve(
 ) -> Result<Json<JobView>, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
     let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
+}
+
+/// Change what a fine-tuning job may cost.
+///
+/// A job that was paused because its price cap was spent goes on within seconds when the cap is raised or taken away
+/// (`null`). A job that has ended is refused.
+#[utoipa::path(post, path = "/v1/fine_tuning/jobs/{job_id}", tag = "Fine-tuning", operation_id = "update_job",
+    params(("job_id" = String, Path)), request_body = JobChange,
+    responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
+pub async fn update(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+    Body(change): Body<JobChange>,
+) -> Result<Json<JobView>, ApiError> {
+    let most = change.compute.checked()?;
+    let mut tx = app.tenant(holder.project_id).await?;
+    let job = money::set_price_cap(&mut tx, holder.project_id, named(&id)?, most).await;
+    let job = job.map_err(cannot("changed", &id))?;
+    tx.commit().await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 
@@ -251,27 +220,4 @@ pub async fn checkpoints(
 /// What is not an id names no job.
 pub(super) fn named(id: &str) -> Result<JobId, ApiError> {
     id.parse().map_err(|_| ApiError::NotFound { noun: "fine-tuning job", name: id.chars().take(80).collect() })
-}
-
-#[cfg(test)]
-mod tests {
-    use attune_domain::spec::Requested;
-
-    use super::*;
-
-    #[test]
-    fn validations_on_the_way_need_a_validation_file() {
-        let spec = |patience| {
-            let every = Requested { eval_every_steps: Some(5), ..Requested::default() };
-            TrainSpec::check(&Requested { early_stopping_patience: patience, ..every }, 360, 8192).unwrap()
-        };
-        for (patience, param) in [(None, "trainer.eval_every_steps"), (Some(2), "trainer.early_stopping_patience")] {
-            let error = check_validations(&spec(patience), false).unwrap_err().body().error;
-            assert_eq!(error.param.as_deref(), Some(param));
-            assert!(error.message.contains("validation_file"), "{}", error.message);
-            assert!(check_validations(&spec(patience), true).is_ok());
-        }
-        let at_the_end = TrainSpec::check(&Requested::default(), 360, 8192).unwrap();
-        assert!(check_validations(&at_the_end, false).is_ok());
-    }
 }

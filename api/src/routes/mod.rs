@@ -4,6 +4,8 @@
 pub mod adapters;
 /// Base models and the blobs that they are made of.
 pub mod base_models;
+/// What a project may spend.
+pub mod budget;
 /// Chat.
 pub mod chat;
 /// Plain text, gone on with.
@@ -22,6 +24,8 @@ pub mod models;
 pub mod replica;
 /// What trainers call.
 pub mod run;
+/// What was used, and what it cost.
+pub mod usage;
 /// What became of events at webhook endpoints.
 pub mod webhook_deliveries;
 /// Webhook endpoints.

@@ -1,6 +1,6 @@
 //! What trainers call: their spec, where to put blobs, and what they have to say. See `domain::run`.
 
-use attune_domain::run::{BlobGrant, BlobsWanted, Reply, Report, RunSpec};
+use attune_domain::run::{BlobGrant, BlobsWanted, Reply, Report, RunEvent, RunSpec};
 use attune_store::{
     blob, report,
     run::{Run, RunState},
@@ -8,7 +8,7 @@ use attune_store::{
 };
 use axum::{Json, extract::State};
 
-use crate::{app::App, body::Body, caller::RunCaller, error::ApiError, incoming::is_sha256};
+use crate::{app::App, body::Body, caller::RunCaller, error::ApiError, incoming::is_sha256, results};
 
 /// The most blobs that are asked for at once.
 const MOST_BLOBS: usize = 1000;
@@ -47,6 +47,9 @@ pub async fn reports(
 ) -> Result<Json<Reply>, ApiError> {
     let mut tx = app.platform().await?;
     let reply = report::take(&mut tx, run.run_id, &said).await?;
+    if said.events.iter().any(|event| matches!(event, RunEvent::Published { .. })) {
+        results::keep(&app, &mut tx, run.job_id).await?;
+    }
     tx.commit().await?;
     Ok(Json(reply))
 }

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::{
     auto::{AutoFloat, AutoInt},
     job_fields::{AdapterFields, QuantizationFields, TrainerFields},
+    money::{ComputeChange, ComputeFields},
 };
 use crate::error::ApiError;
 
@@ -54,6 +55,16 @@ pub struct NewJob {
     /// rank, alpha, target modules, rsLoRA and DoRA are the job's if they are left out. Attune's own.
     #[schema(example = "adapter_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub continue_from: Option<String>,
+    /// What it may take. Attune's own.
+    pub compute: Option<ComputeFields>,
+}
+
+/// A change of a job.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobChange {
+    /// What it may take.
+    pub compute: ComputeChange,
 }
 
 /// OpenAI's three.
@@ -111,6 +122,9 @@ impl NewJob {
     pub fn requested(&self) -> Result<Requested, ApiError> {
         self.check_method()?;
         self.check_labels()?;
+        if let Some(compute) = &self.compute {
+            compute.checked()?;
+        }
         let hyper = self.asked_hyperparameters()?;
         let mut asked = Requested {
             n_epochs: hyper.n_epochs.0,
@@ -247,6 +261,8 @@ mod tests {
             ),
             (json!({"hyperparameters": {"batch_size": "big"}}), "hyperparameters.batch_size"),
             (json!({"integrations": [{"type": "wandb"}]}), "integrations"),
+            (json!({"compute": {"max_price_usd": 0}}), "compute.max_price_usd"),
+            (json!({"compute": {"max_usd": 1}}), "compute.max_usd"),
             (json!({"suffix": "a:b"}), "suffix"),
             (json!({"suffix": ""}), "suffix"),
             (json!({"metadata": {"a": 1}}), "metadata.a"),

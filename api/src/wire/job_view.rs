@@ -11,7 +11,10 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::auto::{AutoBool, AutoInt};
+use super::{
+    auto::{AutoBool, AutoInt},
+    money::{ComputeView, JobUsage, usd},
+};
 
 /// A fine-tuning job.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -31,7 +34,7 @@ pub struct JobView {
     pub fine_tuned_model: Option<String>,
     /// Whose it is.
     pub organization_id: String,
-    /// Always empty: the adapter is at `/v1/adapters`.
+    /// The id of a file with its metrics step by step (CSV), once it has succeeded.
     pub result_files: Vec<String>,
     /// `validating_files`, `queued`, `running`, `paused`, `succeeded`, `failed` or `cancelled`.
     #[schema(example = "running")]
@@ -77,6 +80,10 @@ pub struct JobView {
     /// The adapter that it begins with; `null`: a new one. Attune's own.
     #[schema(example = "adapter_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub continue_from: Option<String>,
+    /// What it may take. Attune's own.
+    pub compute: ComputeView,
+    /// What it has used so far, a run that is at work left out. Attune's own.
+    pub usage: JobUsage,
 }
 
 /// The numbers in force.
@@ -86,6 +93,16 @@ pub struct HyperparametersView {
     pub n_epochs: u32,
     pub batch_size: u32,
     pub learning_rate_multiplier: f64,
+}
+
+impl From<&TrainSpec> for HyperparametersView {
+    fn from(spec: &TrainSpec) -> Self {
+        Self {
+            n_epochs: spec.n_epochs,
+            batch_size: spec.effective_batch_size,
+            learning_rate_multiplier: spec.learning_rate_multiplier,
+        }
+    }
 }
 
 /// How a job trains.
@@ -105,7 +122,8 @@ pub struct MethodView {
 }
 
 impl MethodView {
-    const fn new(method: Method, settings: Value) -> Self {
+    /// How a job trains, with the settings as they came.
+    pub const fn new(method: Method, settings: Value) -> Self {
         match method {
             Method::Supervised => {
                 Self { r#type: "supervised", supervised: Some(settings), continued_pretraining: None }
@@ -154,6 +172,17 @@ pub struct QuantizationView {
     pub r#type: &'static str,
     /// The scales are quantised too.
     pub double_quant: bool,
+}
+
+impl From<Quantization> for QuantizationView {
+    fn from(quantization: Quantization) -> Self {
+        let (kind, double_quant) = match quantization {
+            Quantization::Nf4 { double_quant } => ("nf4", double_quant),
+            Quantization::Int8 => ("int8", false),
+            Quantization::None => ("none", false),
+        };
+        Self { r#type: kind, double_quant }
+    }
 }
 
 /// How it learns.
@@ -220,11 +249,6 @@ impl JobView {
     /// A job as it is at `now`.
     pub fn new(job: Job, organization: OrganizationId, now: DateTime<Utc>) -> Self {
         let (spec, estimated_finish) = (job.spec.clone(), estimated_finish(&job, now));
-        let (kind, double_quant) = match spec.quantization {
-            Quantization::Nf4 { double_quant } => ("nf4", double_quant),
-            Quantization::Int8 => ("int8", false),
-            Quantization::None => ("none", false),
-        };
         Self {
             id: job.job_id.to_string(),
             object: "fine_tuning.job",
@@ -233,15 +257,11 @@ impl JobView {
             finished_at: job.finished_at.map(|at| at.timestamp()),
             fine_tuned_model: job.fine_tuned_model,
             organization_id: organization.to_string(),
-            result_files: Vec::new(),
+            result_files: job.result_file_id.iter().map(ToString::to_string).collect(),
             status: job.state.wire(),
             training_file: job.training_file_id.to_string(),
             validation_file: job.validation_file_id.map(|id| id.to_string()),
-            hyperparameters: HyperparametersView {
-                n_epochs: spec.n_epochs,
-                batch_size: spec.effective_batch_size,
-                learning_rate_multiplier: spec.learning_rate_multiplier,
-            },
+            hyperparameters: HyperparametersView::from(&spec),
             method: MethodView::new(spec.method, job.requested),
             trained_tokens: job.trained_tokens,
             error: job.error.map(|e| JobErrorView { code: e.code, message: e.message, param: e.param }),
@@ -256,8 +276,14 @@ impl JobView {
             attempts: job.attempts,
             trainer: TrainerView::from(&spec),
             adapter: spec.adapter.into(),
-            quantization: QuantizationView { r#type: kind, double_quant },
+            quantization: QuantizationView::from(spec.quantization),
             continue_from: job.continue_from.map(|id| id.to_string()),
+            compute: ComputeView { max_price_usd: job.max_micro_usd.map(usd) },
+            usage: JobUsage {
+                trained_tokens: job.charged_tokens,
+                node_seconds: job.node_ms as f64 / 1000.0,
+                cost_usd: usd(job.micro_usd),
+            },
         }
     }
 }

@@ -14,6 +14,8 @@ pub mod chat_answer;
 pub mod completion;
 /// Completions, whole and in chunks.
 pub mod completion_answer;
+/// What a job would take.
+pub mod estimate;
 /// Files.
 pub mod file;
 /// A job as it is asked for.
@@ -24,9 +26,13 @@ pub mod job_fields;
 pub mod job_view;
 /// Models.
 pub mod model;
+/// Prices, caps and budgets.
+pub mod money;
 /// Previews of a file's rows.
 pub mod preview;
 /// What chats and completions ask of the drawing of tokens.
 pub mod sampling;
+/// Usage and costs.
+pub mod usage;
 /// Webhook endpoints and deliveries.
 pub mod webhook;

@@ -2,19 +2,22 @@
 
 use clap::Subcommand;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
-    create::{self, CreateArgs},
+    create::{self, CreateArgs, NewJobArgs},
+    estimate,
     follow, watch,
 };
-use crate::{client::Client, error::Result, output};
+use crate::{client::Client, error::Result, output, usage};
 
 /// Commands about fine-tuning jobs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
     /// Start a fine-tuning job
     Create(Box<CreateArgs>),
+    /// Say what a job would take: steps, tokens, memory, machine, time, price; nothing is started
+    Estimate(Box<NewJobArgs>),
     /// List the jobs, newest first
     List {
         /// At most so many
@@ -46,6 +49,14 @@ pub(crate) enum JobsCommand {
         /// Its id, ftjob-…
         id: String,
     },
+    /// Change what a job may cost; one that its cap had paused goes on by itself
+    Update {
+        /// Its id, ftjob-…
+        id: String,
+        /// Dollars, or `none`
+        #[arg(long, value_name = "USD|none")]
+        max_price_usd: String,
+    },
     /// Let a job wait; its trainer stops at its next step, with a checkpoint
     Pause {
         /// Its id, ftjob-…
@@ -70,12 +81,18 @@ pub(crate) enum JobsCommand {
 pub(crate) async fn run(client: &Client, command: JobsCommand, as_json: bool) -> Result<()> {
     match command {
         JobsCommand::Create(args) => create(client, *args, as_json).await,
+        JobsCommand::Estimate(args) => estimate::run(client, *args, as_json).await,
         JobsCommand::List { limit } => list(client, limit, as_json).await,
         JobsCommand::Get { id } => show(&client.get(&["fine_tuning", "jobs", &id]).await?, as_json),
         JobsCommand::Events { id, follow: true } => follow::run(client, &id, as_json).await,
         JobsCommand::Events { id, follow: false } => events(client, &id, as_json).await,
         JobsCommand::Checkpoints { id } => checkpoints(client, &id, as_json).await,
         JobsCommand::Watch { id } => watch::run(client, &id, as_json).await,
+        JobsCommand::Update { id, max_price_usd } => {
+            let body = json!({ "compute": { "max_price_usd": usage::sum(&max_price_usd)? } });
+            let update = client.request(Method::POST, &["fine_tuning", "jobs", &id]).json(&body);
+            show(&client.json(update).await?, as_json)
+        }
         JobsCommand::Pause { id } => change(client, &id, "pause", as_json).await,
         JobsCommand::Resume { id } => change(client, &id, "resume", as_json).await,
         JobsCommand::Cancel { id } => change(client, &id, "cancel", as_json).await,
@@ -177,6 +194,9 @@ fn show(job: &Value, as_json: bool) -> Result<()> {
         ("seed", output::text(&job["seed"])),
         ("attempts", output::text(&job["attempts"])),
         ("trained tokens", output::text(&job["trained_tokens"])),
+        ("may cost", output::text(&job["compute"]["max_price_usd"])),
+        ("has cost", output::text(&job["usage"]["cost_usd"])),
+        ("result files", job["result_files"].as_array().into_iter().flatten().map(output::text).collect()),
         ("created", output::moment(&job["created_at"])),
         ("finished", output::moment(&job["finished_at"])),
     ])

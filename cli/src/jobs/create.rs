@@ -37,6 +37,9 @@ pub(crate) struct NewJobArgs {
     /// An adapter to begin with instead of a new one: its id, adapter_…, or its model's name, ft:…
     #[arg(long, value_name = "ADAPTER")]
     continue_from: Option<String>,
+    /// Pause it when it has cost so many dollars
+    #[arg(long, value_name = "USD")]
+    max_price_usd: Option<f64>,
     #[command(flatten)]
     training: TrainingFlags,
     #[command(flatten)]
@@ -103,7 +106,8 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
 }
 
 fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {
-    let NewJobArgs { model, training_file, validation_file, suffix, seed, continue_from, training, adapter, .. } = args;
+    let NewJobArgs { model, training_file, validation_file, suffix, seed, continue_from, .. } = args;
+    let (training, adapter) = (args.training, args.adapter);
     if let Some(method) = &training.method {
         insert(body, &["method"], "type", method.as_str().into())?;
     }
@@ -115,6 +119,7 @@ fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {
         (&[], "suffix", suffix.map(Value::from)),
         (&[], "seed", seed.map(Value::from)),
         (&[], "continue_from", continue_from.map(Value::from)),
+        (&["compute"], "max_price_usd", args.max_price_usd.map(Value::from)),
         (hyperparameters, "n_epochs", training.epochs.map(Value::from)),
         (hyperparameters, "batch_size", training.batch_size.map(Value::from)),
         (hyperparameters, "learning_rate_multiplier", training.learning_rate_multiplier.map(Value::from)),

@@ -6,6 +6,9 @@ pub(crate) mod commands;
 /// Flags and files to a request.
 mod create;
 
+/// What a job would take.
+mod estimate;
+
 /// A job's events as they come.
 mod follow;
 

@@ -76,6 +76,7 @@ fn api_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
     table.insert("public_url".into(), start.public_url.clone().into());
     table.insert("bootstrap_key".into(), start.bootstrap_key.into());
     insert_section(&mut table, "limits", settings.limits.clone());
+    insert_section(&mut table, "prices", settings.prices.clone());
     insert_section(&mut table, "serving", seconds("wait_seconds", settings.serving.wait_seconds));
     Ok(table)
 }

@@ -63,6 +63,7 @@ struct SettingsFile {
     limits: toml::Table,
     leases: toml::Table,
     local: toml::Table,
+    prices: toml::Table,
     serving: Serving,
     webhooks: toml::Table,
 }
@@ -132,6 +133,8 @@ pub(crate) struct Settings {
     pub(crate) leases: toml::Table,
     /// Handed to scheduler, with our paths added.
     pub(crate) local: toml::Table,
+    /// Handed to api as it is.
+    pub(crate) prices: toml::Table,
     /// Split between them.
     pub(crate) serving: Serving,
     /// Handed to both, with our key added.
@@ -179,6 +182,7 @@ impl Settings {
             limits: file.limits,
             leases: file.leases,
             local: file.local,
+            prices: file.prices,
             serving: file.serving,
             webhooks: file.webhooks,
         })

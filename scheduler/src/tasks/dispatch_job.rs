@@ -7,15 +7,17 @@ use attune_domain::{
     bytes::Bytes,
     id::JobId,
     job::JobEvent,
-    memory::{self, Workload},
+    memory::Workload,
+    offer::{Offer, Placement, Refusal, place},
     run::Plan,
 };
 use attune_store::{
     base_model, checkpoint,
     error::StoreError,
     job::{self, Job, JobError, Step},
-    mint,
+    mint, money,
     node::{self, NewNode},
+    pausing,
     queue::DispatchJob,
     run::{self, Loss, NewRun, Run},
 };
@@ -25,9 +27,8 @@ use super::{Handle, plan_words};
 use crate::{
     app::{self, App},
     error::{SchedulerError, chain},
-    provider::{Launch, Offer, Program},
+    provider::{Launch, Program},
     reconciler,
-    rightsize::{Refusal, right_size},
 };
 
 /// At most so many in one go; the reconciler comes back for the rest.
@@ -49,7 +50,7 @@ impl Handle for DispatchJob {
 /// What is to become of a queued job.
 enum Decision {
     /// It gets this much of this offer.
-    Place { plan: Plan, offer: String, message: String },
+    Place { plan: Plan, offer: Offer, message: String },
     /// It never will.
     Refuse(JobError),
     /// Not now.
@@ -61,6 +62,13 @@ enum Decision {
 async fn dispatch(app: &App, job_id: JobId) -> Result<bool, SchedulerError> {
     let mut tx = app.pool.begin().await?;
     let job = job::load(&mut tx, job_id).await?;
+    if let Some((reason, why)) = money::exhausted(&mut tx, &job).await? {
+        return match pausing::halt(&mut tx, &job, reason, &why).await {
+            Ok(()) => Ok(tx.commit().await.map(|()| true)?),
+            Err(StoreError::Illegal(_)) => Ok(true),
+            Err(error) => Err(error.into()),
+        };
+    }
     let architecture = base_model::get(&mut tx, job.base_model_id).await?.architecture;
     let offers = app::offers(app, &mut tx).await?;
     let work = Workload { architecture: &architecture, train: &job.spec, longest_row: longest_row(&job) };
@@ -101,12 +109,20 @@ fn longest_row(job: &Job) -> u64 {
     longest.unwrap_or_else(|| job.spec.max_length.into()).max(1)
 }
 
-/// Pure. The offer must hold the smallest cut of the batch; the plan then takes what is free.
+/// Pure.
 fn decide(work: Workload<'_>, offers: &[Offer]) -> Decision {
-    let smallest = memory::smallest(work);
-    let offer = match right_size(smallest.peak, true, offers) {
-        Ok(offer) => offer,
-        Err(refusals) if refusals.iter().all(Refusal::is_final) => {
+    match place(work, offers) {
+        Placement::Now { offer, plan, estimate } => {
+            let message = format!(
+                "Training on {}: {} of memory predicted ({}); {}",
+                offer.name,
+                estimate.peak,
+                estimate.breakdown(),
+                plan_words::chosen(work, &plan)
+            );
+            Decision::Place { plan, offer: offer.clone(), message }
+        }
+        Placement::Never { smallest, refusals } => {
             let reasons = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             let (asked, param) = plan_words::asked_for(work.train);
             let message = format!(
@@ -116,24 +132,9 @@ fn decide(work: Workload<'_>, offers: &[Offer]) -> Decision {
                 if reasons.is_empty() { "there is no machine" } else { &reasons }
             );
             let param = param.map(str::to_owned);
-            return Decision::Refuse(JobError { code: "insufficient_memory".into(), message, param });
+            Decision::Refuse(JobError { code: "insufficient_memory".into(), message, param })
         }
-        Err(refusals) => return Decision::Wait(refusals),
-    };
-    let free = offer.memory.saturating_sub(offer.reserved);
-    match memory::plan(work, free, offer.threads) {
-        Ok((plan, estimate)) => {
-            let message = format!(
-                "Training on {}: {} of memory predicted ({}); {}",
-                offer.name,
-                estimate.peak,
-                estimate.breakdown(),
-                plan_words::chosen(work, &plan)
-            );
-            Decision::Place { plan, offer: offer.name.clone(), message }
-        }
-        // Cannot be, since the smallest fits; if the arithmetic ever disagrees with itself, the job waits.
-        Err(_) => Decision::Wait(Vec::new()),
+        Placement::Later(refusals) => Decision::Wait(refusals),
     }
 }
 
@@ -141,13 +142,19 @@ async fn claim(
     app: &App,
     tx: &mut PgConnection,
     job: &Job,
-    (plan, offer, message): (Plan, String, String),
+    (plan, offer, message): (Plan, Offer, String),
 ) -> Result<Option<(Run, String)>, StoreError> {
     let token = mint::secret();
     let resume_id = checkpoint::newest(tx, job.job_id).await?.map(|checkpoint| checkpoint.checkpoint_id);
+    let node = NewNode {
+        provider: app.provider.name().into(),
+        offer: offer.name,
+        memory: plan.predicted_peak.max(Bytes(1)),
+        micro_usd_per_hour: offer.micro_usd_per_hour,
+    };
     let new = NewRun {
         job_id: job.job_id,
-        node: NewNode { provider: app.provider.name().into(), offer, memory: plan.predicted_peak.max(Bytes(1)) },
+        node,
         plan,
         resume_id,
         token_hash: mint::hash(&token),

@@ -1,6 +1,12 @@
 //! `wanted → launching`: memory → offer → node in one transaction → launch.
 
-use attune_domain::{architecture::Architecture, bytes::Bytes, id::ReplicaId, memory};
+use attune_domain::{
+    architecture::Architecture,
+    bytes::Bytes,
+    id::ReplicaId,
+    memory,
+    offer::{Offer, Refusal, right_size},
+};
 use attune_store::{
     base_model, node,
     node::NewNode,
@@ -12,9 +18,8 @@ use super::Handle;
 use crate::{
     app::{self, App},
     error::{SchedulerError, chain},
-    provider::{Launch, Offer, Program},
+    provider::{Launch, Program},
     reconciler,
-    rightsize::{Refusal, right_size},
 };
 
 /// For adapters, keys and values: with less, a single long chat would not fit.
@@ -25,7 +30,7 @@ const MOST_BUDGET: Bytes = Bytes::mib(2048);
 
 /// What is to become of a wanted replica.
 enum Decision {
-    Place { offer: String, memory: Bytes, budget: Bytes, threads: u32 },
+    Place { offer: Offer, memory: Bytes, budget: Bytes, threads: u32 },
     Refuse(String),
     Wait,
 }
@@ -43,7 +48,12 @@ impl Handle for EnsureReplica {
         match decide(&base.architecture, &app::offers(&app, &mut tx).await?) {
             Decision::Place { offer, memory, budget, threads } => {
                 let placement = Placement {
-                    node: NewNode { provider: app.provider.name().into(), offer, memory },
+                    node: NewNode {
+                        provider: app.provider.name().into(),
+                        offer: offer.name,
+                        memory,
+                        micro_usd_per_hour: offer.micro_usd_per_hour,
+                    },
                     memory_budget: budget,
                     threads,
                     heartbeat_seconds: app.leases.heartbeat_seconds,
@@ -74,7 +84,7 @@ fn decide(architecture: &Architecture, offers: &[Offer]) -> Decision {
             let left = offer.memory.saturating_sub(offer.reserved).saturating_sub(least.peak);
             let budget = Bytes((LEAST_BUDGET.0 + left.0 / 4).min(MOST_BUDGET.0));
             let memory = memory::serving(architecture, budget).peak;
-            Decision::Place { offer: offer.name.clone(), memory, budget, threads: offer.threads }
+            Decision::Place { offer: offer.clone(), memory, budget, threads: offer.threads }
         }
         Err(refusals) if refusals.iter().all(Refusal::is_final) => {
             let reasons = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");

@@ -2,6 +2,7 @@
 //! DATABASE_URL names (`scripts/test-postgres cargo test -p attune-store`).
 
 mod job;
+mod money;
 mod objects;
 mod outbox;
 mod pausing;

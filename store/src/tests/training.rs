@@ -63,6 +63,9 @@ async fn continuing(conn: &mut PgConnection, seed: Seed, from: AdapterVersionId)
         metadata: json!({}),
         spec: made.spec,
         requested: json!({}),
+        api_key_id: None,
+        micro_usd_per_million_tokens: 0,
+        max_micro_usd: None,
     };
     job::insert(conn, &new).await.unwrap().job_id
 }

@@ -1,14 +1,42 @@
-//! Which offer a run or a replica gets. Pure: the same question has the same answer, and a no comes with its reasons.
+//! What providers offer, and which offer a run or a replica gets. Pure: the same question has the same answer, and a no
+//! comes with its reasons.
 
 use std::fmt;
 
-use attune_domain::bytes::Bytes;
+use crate::{
+    bytes::Bytes,
+    memory::{self, MemoryEstimate, Workload},
+    run::Plan,
+};
 
-use crate::provider::Offer;
+/// A kind of machine that can be had, and how much of it is left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// What the provider calls it.
+    pub name: String,
+    /// All of its memory.
+    pub memory: Bytes,
+    /// What others hold of it at the moment.
+    pub reserved: Bytes,
+    /// How many more runs it takes at the moment.
+    pub free_slots: usize,
+    /// Processor threads.
+    pub threads: u32,
+    /// Millionths of a dollar for an hour; 0: one's own machine.
+    pub micro_usd_per_hour: u64,
+}
+
+impl Offer {
+    /// What is left of its memory.
+    #[must_use]
+    pub const fn free(&self) -> Bytes {
+        self.memory.saturating_sub(self.reserved)
+    }
+}
 
 /// Why an offer is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// Even when it is idle it has too little memory.
     TooSmall {
         /// The offer.
@@ -32,7 +60,8 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// To wait is of no use.
-    pub(crate) const fn is_final(&self) -> bool {
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
         matches!(self, Self::TooSmall { .. })
     }
 }
@@ -54,7 +83,7 @@ impl fmt::Display for Refusal {
 ///
 /// # Errors
 /// One [`Refusal`] per offer, in the order given: the user reads them as the job's reason.
-pub(crate) fn right_size(need: Bytes, needs_slot: bool, offers: &[Offer]) -> Result<&Offer, Vec<Refusal>> {
+pub fn right_size(need: Bytes, needs_slot: bool, offers: &[Offer]) -> Result<&Offer, Vec<Refusal>> {
     offers
         .iter()
         .filter(|offer| refusal(need, needs_slot, offer).is_none())
@@ -62,9 +91,11 @@ pub(crate) fn right_size(need: Bytes, needs_slot: bool, offers: &[Offer]) -> Res
         .ok_or_else(|| offers.iter().filter_map(|offer| refusal(need, needs_slot, offer)).collect())
 }
 
-fn refusal(need: Bytes, needs_slot: bool, offer: &Offer) -> Option<Refusal> {
+/// Why `offer` does not hold `need` now; `None`: it does.
+#[must_use]
+pub fn refusal(need: Bytes, needs_slot: bool, offer: &Offer) -> Option<Refusal> {
     let name = || offer.name.clone();
-    let free = offer.memory.saturating_sub(offer.reserved);
+    let free = offer.free();
     if offer.memory < need {
         Some(Refusal::TooSmall { offer: name(), short_by: need.saturating_sub(offer.memory) })
     } else if needs_slot && offer.free_slots == 0 {
@@ -73,6 +104,44 @@ fn refusal(need: Bytes, needs_slot: bool, offer: &Offer) -> Option<Refusal> {
         Some(Refusal::Crowded { offer: name(), short_by: need.saturating_sub(free) })
     } else {
         None
+    }
+}
+
+/// Where a job is to be trained, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement<'a> {
+    /// Here, like this.
+    Now {
+        /// The offer.
+        offer: &'a Offer,
+        /// How the batch is cut.
+        plan: Plan,
+        /// What that takes.
+        estimate: MemoryEstimate,
+    },
+    /// Nowhere, ever.
+    Never {
+        /// What the smallest cut takes.
+        smallest: MemoryEstimate,
+        /// Why no offer holds it.
+        refusals: Vec<Refusal>,
+    },
+    /// Somewhere, later.
+    Later(Vec<Refusal>),
+}
+
+/// Places a job. The offer must hold the smallest cut of the batch; the plan then takes what is free.
+#[must_use]
+pub fn place<'a>(work: Workload<'_>, offers: &'a [Offer]) -> Placement<'a> {
+    let smallest = memory::smallest(work);
+    match right_size(smallest.peak, true, offers) {
+        Ok(offer) => match memory::plan(work, offer.free(), offer.threads) {
+            Ok((plan, estimate)) => Placement::Now { offer, plan, estimate },
+            // Cannot be, since the smallest fits; if the arithmetic ever disagrees with itself, the job waits.
+            Err(_) => Placement::Later(Vec::new()),
+        },
+        Err(refusals) if refusals.iter().all(Refusal::is_final) => Placement::Never { smallest, refusals },
+        Err(refusals) => Placement::Later(refusals),
     }
 }
 

@@ -1,0 +1,175 @@
+//! `attune usage` and `attune budgets`: what was used, what it cost, and what may be spent.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand, ValueEnum};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{client::Client, error::Result, output};
+
+const DAY_SECONDS: u64 = 86_400;
+
+/// Flags of `attune usage`.
+#[derive(Debug, Args)]
+pub(crate) struct UsageArgs {
+    /// What of it
+    #[arg(value_enum, default_value = "costs")]
+    what: What,
+    /// The last so many days, today included
+    #[arg(long, default_value_t = 7, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=180))]
+    days: u64,
+    /// A line for each of these: model, api_key_id, adapter_id, fine_tuning_job_id, line_item
+    #[arg(long, value_name = "GROUP")]
+    by: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Dollars
+    Costs,
+    /// Tokens of answers
+    Completions,
+    /// Trained tokens, and time on machines
+    Training,
+}
+
+/// Commands about what may be spent.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BudgetsCommand {
+    /// Show the project's budget, and what it has spent this month
+    Get,
+    /// Set it; jobs that it had paused go on by themselves
+    Set {
+        /// Dollars for a calendar month, or `none`
+        #[arg(value_name = "USD|none")]
+        monthly_usd: String,
+    },
+}
+
+/// Shows what was used.
+///
+/// # Errors
+/// [`crate::error::CliError`]: the API's.
+pub(crate) async fn run(client: &Client, args: UsageArgs, as_json: bool) -> Result<()> {
+    let path: &[&str] = match args.what {
+        What::Costs => &["organization", "costs"],
+        What::Completions => &["organization", "usage", "completions"],
+        What::Training => &["organization", "usage", "training"],
+    };
+    let report = whole(client, path, &args).await?;
+    if as_json {
+        return output::json(&report);
+    }
+    let rows = report["data"].as_array().into_iter().flatten().flat_map(|bucket| {
+        let day = output::moment(&bucket["start_time"]).chars().take(10).collect::<String>();
+        let results = bucket["results"].as_array().into_iter().flatten();
+        results.map(|result| row(args.what, &day, result, &args.by)).collect::<Vec<_>>()
+    });
+    let mut headings: Vec<String> = vec!["DAY (UTC)".into()];
+    headings.extend(args.by.iter().map(|group| group.to_uppercase().replace('_', " ")));
+    headings.extend(numbers(args.what).iter().map(|(heading, _)| (*heading).to_owned()));
+    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    output::table(&headings, rows.collect(), "Nothing was used in these days.")
+}
+
+/// All parts of a report, as one page.
+async fn whole(client: &Client, path: &[&str], args: &UsageArgs) -> Result<Value> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let start = now.saturating_sub((args.days - 1) * DAY_SECONDS);
+    let mut query = vec![("start_time".to_owned(), start.to_string()), ("limit".to_owned(), "31".to_owned())];
+    query.extend(args.by.iter().map(|group| ("group_by".to_owned(), group.clone())));
+    let mut all = Vec::new();
+    let mut next: Option<String> = None;
+    loop {
+        let mut request = client.request(Method::GET, path).query(&query);
+        if let Some(page) = &next {
+            request = request.query(&[("page", page)]);
+        }
+        let mut page = client.json(request).await?;
+        all.extend(page["data"].as_array().cloned().unwrap_or_default());
+        next = page["next_page"].as_str().map(str::to_owned);
+        if next.is_none() {
+            page["data"] = Value::Array(all);
+            return Ok(page);
+        }
+    }
+}
+
+/// The columns of a report, and where their numbers are.
+const fn numbers(what: What) -> &'static [(&'static str, &'static str)] {
+    match what {
+        What::Costs => &[("USD", "/amount/value")],
+        What::Completions => &[
+            ("REQUESTS", "/num_model_requests"),
+            ("INPUT TOKENS", "/input_tokens"),
+            ("OUTPUT TOKENS", "/output_tokens"),
+        ],
+        What::Training => {
+            &[("RUNS", "/num_runs"), ("TRAINED TOKENS", "/trained_tokens"), ("MACHINE SECONDS", "/node_seconds")]
+        }
+    }
+}
+
+fn row(what: What, day: &str, result: &Value, by: &[String]) -> Vec<String> {
+    let mut cells = vec![day.to_owned()];
+    cells.extend(by.iter().map(|group| output::text(&result[group.as_str()])));
+    cells.extend(numbers(what).iter().map(|(_, at)| result.pointer(at).map(output::text).unwrap_or_default()));
+    cells
+}
+
+/// Shows or sets the budget.
+///
+/// # Errors
+/// [`crate::error::CliError`]: a sum that is none, or the API's.
+pub(crate) async fn budgets(client: &Client, command: BudgetsCommand, as_json: bool) -> Result<()> {
+    let request = match command {
+        BudgetsCommand::Get => client.request(Method::GET, &["budget"]),
+        BudgetsCommand::Set { monthly_usd } => {
+            let body = json!({ "monthly_usd": sum(&monthly_usd)? });
+            client.request(Method::POST, &["budget"]).json(&body)
+        }
+    };
+    let budget = client.json(request).await?;
+    if as_json {
+        return output::json(&budget);
+    }
+    let dollars = |value: &Value| value.as_f64().map(|usd| format!("${usd:.2}"));
+    output::fields(&[
+        ("project", output::text(&budget["project_id"])),
+        ("budget", dollars(&budget["monthly_usd"]).unwrap_or_else(|| "none".into())),
+        ("spent", dollars(&budget["spent_usd"]).unwrap_or_default()),
+        ("since", output::moment(&budget["since"])),
+    ])
+}
+
+/// A sum in dollars, or `none`.
+///
+/// # Errors
+/// [`crate::error::CliError::Usage`]: neither.
+pub(crate) fn sum(text: &str) -> Result<Option<f64>> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let wrong = || crate::error::CliError::Usage(format!("'{text}' is neither a sum in dollars nor 'none'"));
+    text.parse().map(Some).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_a_sum_or_none() {
+        assert_eq!(sum("none").unwrap(), None);
+        assert_eq!(sum("12.5").unwrap(), Some(12.5));
+        assert_eq!(sum("much").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_row_has_its_groups_before_its_numbers() {
+        let result = json!({"model": "tiny", "num_model_requests": 2, "input_tokens": 30, "output_tokens": 4});
+        let cells = row(What::Completions, "2026-11-24", &result, &["model".into()]);
+        assert_eq!(cells, ["2026-11-24", "tiny", "2", "30", "4"]);
+    }
+}

@@ -1,0 +1,121 @@
+//! How long a job will take: its tokens over a pace. The pace is that of runs like it, or, where there were none, what the
+//! bench of this repository saw.
+
+use crate::architecture::Architecture;
+
+/// Useful operations that a processor thread does in a second while it trains.
+///
+/// Source: docs/bench/train.csv, 165 tokens a second over 134.5 M weights by two threads of a Zen 3, at four operations a
+/// weight and token (two forward, two backward: frozen weights get no gradient).
+const OPERATIONS_PER_THREAD: f64 = 44e9;
+
+/// Operations for each weight and token.
+const OPERATIONS_PER_WEIGHT: f64 = 4.0;
+
+/// What is left of the pace when activations are computed twice. Source: docs/bench/train.csv.
+const CHECKPOINTED: f64 = 0.8;
+
+/// A validation's token takes this share of a trained one's time: forward only, and no factors.
+const VALIDATION_SHARE: f64 = 0.4;
+
+/// From the launch to the first step.
+const START_SECONDS: f64 = 10.0;
+
+/// Tokens that a job works through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work {
+    /// Over all steps.
+    pub trained: u64,
+    /// Over all validations.
+    pub validated: u64,
+}
+
+/// Where a pace is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Runs of the same base on the same offer.
+    Measured,
+    /// Arithmetic, and a figure of another machine.
+    Assumed,
+}
+
+/// Tokens in a second, and where that is from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// All tokens of a step count.
+    pub tokens_per_second: f64,
+    /// How much it is to be trusted.
+    pub source: Source,
+}
+
+/// A number with what is around it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Band {
+    /// Seldom less.
+    pub low: f64,
+    /// Most likely.
+    pub likely: f64,
+    /// Seldom more.
+    pub high: f64,
+}
+
+impl Band {
+    /// The same of something that is `factor` times as much, with `fixed` added.
+    #[must_use]
+    pub fn scaled(self, factor: f64, fixed: f64) -> Self {
+        let of = |value: f64| value * factor + fixed;
+        Self { low: of(self.low), likely: of(self.likely), high: of(self.high) }
+    }
+}
+
+impl Pace {
+    /// The pace where nothing was measured.
+    #[must_use]
+    pub fn assumed(model: &Architecture, threads: u32, checkpointing: bool) -> Self {
+        let weights = (model.projection_weights() + model.embedding_weights()).max(1) as f64;
+        let share = if checkpointing { CHECKPOINTED } else { 1.0 };
+        let operations = OPERATIONS_PER_THREAD * f64::from(threads.max(1)) * share;
+        Self { tokens_per_second: operations / (OPERATIONS_PER_WEIGHT * weights), source: Source::Assumed }
+    }
+
+    /// Seconds from the launch to the end. A measured pace is off by a quarter, an assumed one by a factor of three.
+    #[must_use]
+    pub fn seconds(self, work: Work) -> Band {
+        let tokens = work.trained as f64 + VALIDATION_SHARE * work.validated as f64;
+        let likely = tokens / self.tokens_per_second.max(f64::MIN_POSITIVE);
+        let (low, high) = match self.source {
+            Source::Measured => (0.8, 1.25),
+            Source::Assumed => (1.0 / 3.0, 3.0),
+        };
+        Band { low: likely * low, likely, high: likely * high }.scaled(1.0, START_SECONDS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+        "max_position_embeddings": 8192, "tie_word_embeddings": true}"#;
+
+    #[test]
+    fn the_assumed_pace_is_that_of_the_bench() {
+        let model = Architecture::from_config_json(SMOLLM2.as_bytes()).unwrap();
+        let pace = Pace::assumed(&model, 2, false).tokens_per_second;
+        assert!((160.0..170.0).contains(&pace), "{pace}");
+        assert!(Pace::assumed(&model, 2, true).tokens_per_second < pace);
+    }
+
+    #[test]
+    fn the_band_holds_the_likely_and_is_narrow_where_it_was_measured() {
+        let work = Work { trained: 10_000, validated: 1_000 };
+        let width = |source| {
+            let band = Pace { tokens_per_second: 100.0, source }.seconds(work);
+            assert!(band.low <= band.likely && band.likely <= band.high, "{band:?}");
+            assert!((band.likely - 114.0).abs() < 1e-9, "{band:?}");
+            band.high - band.low
+        };
+        assert!(width(Source::Measured) < width(Source::Assumed));
+    }
+}

@@ -1,0 +1,193 @@
+//! What is used, what it costs, and what becomes of jobs whose money is spent.
+
+use attune_domain::{
+    bytes::Bytes,
+    id::JobId,
+    job::JobState,
+    offer::Offer,
+    run::{Directive, RunEvent},
+};
+use sqlx::{PgConnection, PgPool};
+
+use crate::{
+    job, job_event, money, offer,
+    pausing::{self, PauseReason},
+    report, results,
+    run::{self, Loss, Run},
+    testing::{Seed, checkpointed, claimed_run, published, queued_job, report as says, seed, started, stepped},
+    usage::{self, Answered, Question},
+};
+
+/// A job whose trained tokens and whose machine cost something.
+async fn priced_job(conn: &mut PgConnection, seed: Seed, per_million: i64) -> JobId {
+    let id = queued_job(conn, seed).await.unwrap();
+    let price = "update job set micro_usd_per_million_tokens = $2 where job_id = $1";
+    sqlx::query(price).bind(id.uuid()).bind(per_million).execute(conn).await.unwrap();
+    id
+}
+
+/// Its machine was reserved an hour ago, for two dollars.
+async fn an_hour_ago(conn: &mut PgConnection, run: &Run) {
+    let age = "update node set created_at = created_at - interval '1 hour', micro_usd_per_hour = 2000000 where node_id = $1";
+    sqlx::query(age).bind(run.node_id.uuid()).execute(conn).await.unwrap();
+}
+
+fn everything() -> Question {
+    Question { until: 253_402_300_799, width: 86_400, by_kind: true, by_job: true, ..Question::default() }
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_step_is_charged_once_however_often_it_is_done(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = priced_job(&mut conn, seed, 1_000_000).await;
+    let first = claimed_run(&mut conn, id).await.unwrap();
+    an_hour_ago(&mut conn, &first).await;
+    // 80 tokens with a loss in each step.
+    let told = [started(), stepped(1), checkpointed(1, '1'), stepped(2), stepped(3)];
+    report::take(&mut conn, first.run_id, &says(&first, 0, &told)).await.unwrap();
+    let loss = Loss { reason: "died".into(), counts: true, max_attempts: 3 };
+    run::lost(&mut conn, first.run_id, &loss).await.unwrap();
+    let second = claimed_run(&mut conn, id).await.unwrap();
+    let told = [started(), stepped(2), stepped(3), stepped(4), published()];
+    report::take(&mut conn, second.run_id, &says(&second, 0, &told)).await.unwrap();
+
+    let job = job::load(&mut conn, id).await.unwrap();
+    assert_eq!((job.state, job.charged_tokens), (JobState::Succeeded, 4 * 80));
+    // Two dollars for the machine, 240 and 80 millionths for the tokens.
+    assert!((2_000_320..2_010_000).contains(&job.micro_usd), "{}", job.micro_usd);
+    let sums = usage::sums(&mut conn, seed.project_id, &everything()).await.unwrap();
+    let trained: Vec<_> = sums.iter().map(|sums| (sums.runs, sums.trained_tokens, sums.micro_usd)).collect();
+    assert_eq!(trained, [(2, 320, job.micro_usd)]);
+    assert_eq!((sums[0].kind.as_deref(), sums[0].job_id), (Some("training"), Some(id.uuid())));
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_job_whose_cap_is_spent_is_paused_and_goes_on_when_it_is_raised(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = priced_job(&mut conn, seed, 0).await;
+    money::set_price_cap(&mut conn, seed.project_id, id, Some(1_500_000)).await.unwrap();
+    let run = claimed_run(&mut conn, id).await.unwrap();
+    let reply = report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), stepped(1)])).await.unwrap();
+    assert_eq!(reply.directive, Directive::Continue);
+    an_hour_ago(&mut conn, &run).await;
+    let reply = report::take(&mut conn, run.run_id, &says(&run, 2, &[])).await.unwrap();
+    assert_eq!(reply.directive, Directive::Stop, "two dollars are more than one and a half");
+    let told = [checkpointed(1, '1'), RunEvent::Stopped { step: 1 }];
+    report::take(&mut conn, run.run_id, &says(&run, 2, &told)).await.unwrap();
+    let job = job::load(&mut conn, id).await.unwrap();
+    assert_eq!((job.state, job.pause_reason), (JobState::Paused, Some(PauseReason::PriceCap)));
+    let events = job_event::list(&mut conn, seed.project_id, id, None, 10).await.unwrap();
+    assert!(events.iter().any(|event| event.message.contains("compute.max_price_usd is $1.50")), "{events:?}");
+
+    assert_eq!(money::release_affordable(&mut conn, 10).await.unwrap(), 0);
+    money::set_price_cap(&mut conn, seed.project_id, id, Some(3_000_000)).await.unwrap();
+    assert_eq!(money::release_affordable(&mut conn, 10).await.unwrap(), 1);
+    assert_eq!(job::load(&mut conn, id).await.unwrap().state, JobState::Queued);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_budget_pauses_the_projects_jobs_but_not_what_its_user_paused(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let (bound, asked) = (priced_job(&mut conn, seed, 0).await, priced_job(&mut conn, seed, 0).await);
+    let answers = Answered {
+        project_id: seed.project_id,
+        api_key_id: None,
+        model: "tiny".into(),
+        adapter_version_id: None,
+        requests: 2,
+        input_tokens: 30,
+        output_tokens: 12,
+        micro_usd: 500_000,
+    };
+    usage::count_answers(&mut conn, &[answers]).await.unwrap();
+    money::set_budget(&mut conn, seed.project_id, Some(500_000)).await.unwrap();
+    for id in [bound, asked] {
+        let job = job::load(&mut conn, id).await.unwrap();
+        let (reason, why) = money::exhausted(&mut conn, &job).await.unwrap().unwrap();
+        assert!(why.contains("has spent $0.50 this month, and its budget is $0.50"), "{why}");
+        pausing::halt(&mut conn, &job, reason, &why).await.unwrap();
+    }
+    pausing::pause(&mut conn, seed.project_id, asked).await.unwrap();
+    money::set_budget(&mut conn, seed.project_id, None).await.unwrap();
+    assert_eq!(money::release_affordable(&mut conn, 10).await.unwrap(), 1);
+    let states = [job::load(&mut conn, bound).await.unwrap().state, job::load(&mut conn, asked).await.unwrap().state];
+    assert_eq!(states, [JobState::Queued, JobState::Paused]);
+    let budget = money::budget(&mut conn, seed.project_id).await.unwrap();
+    assert_eq!((budget.monthly_micro_usd, budget.spent_micro_usd), (None, 500_000));
+}
+
+#[sqlx::test(migrations = false)]
+async fn answers_are_told_apart_by_model_and_by_bucket(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let answers = |model: &str, output_tokens| Answered {
+        project_id: seed.project_id,
+        api_key_id: None,
+        model: model.into(),
+        adapter_version_id: None,
+        requests: 1,
+        input_tokens: 10,
+        output_tokens,
+        micro_usd: 0,
+    };
+    usage::count_answers(&mut conn, &[answers("a", 1), answers("b", 2), answers("a", 4)]).await.unwrap();
+    sqlx::query("update usage set used_at = to_timestamp(case when output_tokens = 4 then 7200 else 60 end)")
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    let asked = Question { kind: Some("completions"), until: 10_000, width: 3600, by_model: true, ..Question::default() };
+    let sums = usage::sums(&mut conn, seed.project_id, &asked).await.unwrap();
+    let seen: Vec<_> = sums.iter().map(|s| (s.bucket, s.model.as_deref(), s.output_tokens)).collect();
+    assert_eq!(seen, [(0, Some("a"), 1), (0, Some("b"), 2), (2, Some("a"), 4)]);
+    let only = Question { models: Some(vec!["b".into()]), ..asked };
+    assert_eq!(usage::sums(&mut conn, seed.project_id, &only).await.unwrap().len(), 1);
+}
+
+#[sqlx::test(migrations = false)]
+async fn metrics_of_a_step_that_was_done_again_are_those_of_the_last_time(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = queued_job(&mut conn, seed).await.unwrap();
+    let run = claimed_run(&mut conn, id).await.unwrap();
+    let mut again = stepped(1);
+    if let RunEvent::Step(metrics) = &mut again {
+        metrics.train_loss = 0.5;
+    }
+    let measured = RunEvent::Evaluated { step: 2, valid_loss: 0.25, valid_mean_token_accuracy: 0.75 };
+    let told = [started(), stepped(1), again, stepped(2), measured];
+    report::take(&mut conn, run.run_id, &says(&run, 0, &told)).await.unwrap();
+    assert_eq!(
+        results::csv(&mut conn, id).await.unwrap(),
+        "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,0.5,0.7,,\n2,0.81,0.7,0.25,0.75\n"
+    );
+}
+
+#[sqlx::test(migrations = false)]
+async fn offers_are_told_with_what_is_reserved_of_them_and_with_the_pace_of_their_runs(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let offer = |name: &str| Offer {
+        name: name.into(),
+        memory: Bytes::mib(1000),
+        reserved: Bytes(0),
+        free_slots: 2,
+        threads: 2,
+        micro_usd_per_hour: 7,
+    };
+    offer::publish(&mut conn, "local", &[offer("this machine"), offer("gone")]).await.unwrap();
+    offer::publish(&mut conn, "local", &[offer("this machine")]).await.unwrap();
+    assert_eq!(offer::pace(&mut conn, "this machine", seed.base_model_id).await.unwrap(), None);
+    let id = queued_job(&mut conn, seed).await.unwrap();
+    let run = claimed_run(&mut conn, id).await.unwrap();
+    // 200 tokens in 100 ms each.
+    report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), stepped(1), stepped(2)])).await.unwrap();
+
+    let offers = offer::list(&mut conn).await.unwrap();
+    let seen: Vec<_> = offers.iter().map(|(provider, o)| (provider.as_str(), o.free_slots, o.reserved)).collect();
+    assert_eq!(seen, [("local", 1, Bytes::mib(400))]);
+    let pace = offer::pace(&mut conn, "this machine", seed.base_model_id).await.unwrap().unwrap();
+    assert_eq!((pace.tokens_per_second, pace.runs), (2000.0, 1));
+}
