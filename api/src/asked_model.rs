@@ -7,7 +7,8 @@ use attune_domain::{
 };
 use attune_store::{
     adapter::{self, Model},
-    base_model,
+    base_model, checkpoint_permission,
+    error::StoreError,
     objects::Objects,
 };
 
@@ -36,13 +37,22 @@ impl AskedModel {
     }
 }
 
-/// Finds the model of this name: a base, one of the project's own, or a checkpoint of one.
+/// Finds the model of this name: a base, one of the project's own, a checkpoint of one, or another project's checkpoint
+/// that this one was let use.
 ///
 /// # Errors
 /// [`ApiError::ModelNotFound`]: there is none in this project.
 pub async fn find(app: &App, project: ProjectId, name: &str) -> Result<AskedModel, ApiError> {
     let mut db = app.tenant(project).await?;
-    let model = adapter::resolve(&mut db, project, name).await.map_err(ApiError::on_read(name))?;
+    let mut found = adapter::resolve(&mut db, project, name).await;
+    if let Err(StoreError::NotFound(_)) = found
+        && let Some(owner) = checkpoint_permission::owner(&mut db, project, name).await?
+    {
+        // What the owner lets others use is looked up as the owner's, by the same name.
+        db = app.tenant(owner).await?;
+        found = adapter::resolve(&mut db, owner, name).await;
+    }
+    let model = found.map_err(ApiError::on_read(name))?;
     let base = base_model::get(&mut db, model.base_model_id()).await?;
     drop(db); // waiting for a replica may take minutes
     let digest = base.digest.get(..12).unwrap_or(&base.digest);

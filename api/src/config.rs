@@ -91,7 +91,8 @@ impl Prices {
 
     /// A price is a number, and not below 0.
     fn check(&self) -> Result<(), figment::Error> {
-        let Self { usd_per_million_trained_tokens, usd_per_million_input_tokens, usd_per_million_output_tokens } = *self;
+        let Self { usd_per_million_trained_tokens, usd_per_million_input_tokens, usd_per_million_output_tokens } =
+            *self;
         for price in [usd_per_million_trained_tokens, usd_per_million_input_tokens, usd_per_million_output_tokens] {
             if !(0.0..=1e9).contains(&price) {
                 return Err(figment::Error::from(format!("prices: {price} is not from 0 to 1000000000")));

@@ -288,12 +288,8 @@ mod tests {
     fn whole_epochs_are_exact_and_a_cut_one_is_its_share() {
         let facts = FileFacts { rows: 10, tokens: 1000, trained_tokens: 400, longest_row: 100 };
         let asked = |max_steps| {
-            let asked = Requested {
-                effective_batch_size: Some(4),
-                n_epochs: Some(2),
-                max_steps,
-                ..Requested::default()
-            };
+            let asked =
+                Requested { effective_batch_size: Some(4), n_epochs: Some(2), max_steps, ..Requested::default() };
             whole(&TrainSpec::check(&asked, 10, 512).unwrap(), facts)
         };
         assert_eq!(asked(None), (2000, 800, true));

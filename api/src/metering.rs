@@ -129,7 +129,11 @@ mod tests {
     }
 
     fn meter() -> Meter {
-        Meter::new(Prices { usd_per_million_input_tokens: 0.5, usd_per_million_output_tokens: 2.0, ..Prices::default() })
+        Meter::new(Prices {
+            usd_per_million_input_tokens: 0.5,
+            usd_per_million_output_tokens: 2.0,
+            ..Prices::default()
+        })
     }
 
     #[test]

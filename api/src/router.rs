@@ -15,8 +15,8 @@ use crate::{
     openapi::Doc,
     request,
     routes::{
-        adapters, base_models, budget, chat, completions, files, health, job_events, jobs, models, replica, run,
-        usage, webhook_deliveries, webhooks,
+        adapters, base_models, budget, chat, checkpoint_permissions, completions, files, health, job_events, jobs,
+        models, replica, run, usage, webhook_deliveries, webhooks,
     },
 };
 
@@ -42,6 +42,8 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(jobs::resume))
         .routes(routes!(job_events::events))
         .routes(routes!(jobs::checkpoints))
+        .routes(routes!(checkpoint_permissions::create, checkpoint_permissions::list))
+        .routes(routes!(checkpoint_permissions::delete))
         .routes(routes!(models::list))
         .routes(routes!(models::retrieve, models::delete))
         .routes(routes!(adapters::list))

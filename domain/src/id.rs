@@ -146,6 +146,8 @@ kinds! {
     Run, RunId, "run_", "run";
     /// A state from which a run can go on.
     Checkpoint, CheckpointId, "ftckpt_", "checkpoint";
+    /// Another project's right to use a checkpoint.
+    CheckpointPermission, CheckpointPermissionId, "cp_", "checkpoint permission";
     /// The adapter that a job gave, immutable.
     AdapterVersion, AdapterVersionId, "adapter_", "adapter version";
     /// Memory and processors that were reserved with a provider.

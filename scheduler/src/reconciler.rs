@@ -60,7 +60,9 @@ pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
         if said.is_none_or(|at: Instant| at.elapsed() >= SAY) {
             match say_offers(&app).await {
                 Ok(()) => said = Some(Instant::now()),
-                Err(error) => tracing::warn!(error = chain(&error), "the offers could not be told; they are told later"),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "the offers could not be told; they are told later")
+                }
             }
         }
         if let Err(error) = pass(&app, &mut outliving).await {

@@ -5,14 +5,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use attune_domain::{
-    bytes::Bytes, id::JobId, job::JobState, offer::Offer, run::RunEvent, serve::ReplicaReport,
-};
+use attune_domain::{bytes::Bytes, id::JobId, job::JobState, offer::Offer, run::RunEvent, serve::ReplicaReport};
 use attune_store::{
     checkpoint,
     config::ObjectStoreConfig,
-    job, node,
+    job, money, node,
     objects::Objects,
+    pausing::PauseReason,
     queue::{DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, ReplicaState},
     report, run,
@@ -262,6 +261,23 @@ async fn a_cancel_that_the_trainer_does_not_obey_ends_it(pool: PgPool) {
     }
     assert!(house.provider.handles().is_empty());
     assert_eq!(house.active_nodes().await, 0);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_job_whose_budget_is_spent_is_not_started_and_goes_on_when_it_is_raised(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let id = house.queued().await;
+    let mut conn = house.app.pool.acquire().await.unwrap();
+    money::set_budget(&mut conn, house.seed.project_id, Some(0)).await.unwrap();
+    house.dispatch(id).await;
+    let job = house.job(id).await;
+    assert_eq!((job.state, job.pause_reason), (JobState::Paused, Some(PauseReason::Budget)));
+    house.reconcile().await;
+    assert_eq!(house.job(id).await.state, JobState::Paused);
+    money::set_budget(&mut conn, house.seed.project_id, Some(1)).await.unwrap();
+    house.reconcile().await;
+    house.dispatch(id).await;
+    assert_eq!(house.job(id).await.state, JobState::Provisioning);
 }
 
 #[sqlx::test(migrations = false)]

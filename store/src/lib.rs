@@ -72,6 +72,9 @@ pub mod report;
 /// States from which a run can go on, and that answer like a tuned model.
 pub mod checkpoint;
 
+/// Who else may use a checkpoint.
+pub mod checkpoint_permission;
+
 /// Content in the object store: where to put it, when to throw it away.
 pub mod blob;
 

@@ -126,7 +126,12 @@ pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, St
         threads: 2,
         predicted_peak: Bytes::mib(400),
     };
-    let node = NewNode { provider: "local".into(), offer: "this machine".into(), memory: Bytes::mib(400), micro_usd_per_hour: 0 };
+    let node = NewNode {
+        provider: "local".into(),
+        offer: "this machine".into(),
+        memory: Bytes::mib(400),
+        micro_usd_per_hour: 0,
+    };
     let (token_hash, message) = (mint::hash(RUN_TOKEN), "Training".into());
     run::create(tx, &NewRun { job_id, node, plan, resume_id, token_hash, heartbeat_seconds: 10, message }).await
 }

@@ -18,8 +18,7 @@ async fn got(platform: &Platform, path: &str) -> Value {
 }
 
 async fn estimate(platform: &Platform, job: &Value) -> Value {
-    let (status, answer) =
-        platform.call(Method::POST, "/v1/fine_tuning/estimates", Some(job.clone())).await.unwrap();
+    let (status, answer) = platform.call(Method::POST, "/v1/fine_tuning/estimates", Some(job.clone())).await.unwrap();
     assert_eq!(status, 200, "{answer}\n{}", platform.folder().log());
     answer
 }
@@ -91,7 +90,6 @@ async fn the_usage_is_reported(platform: &Platform, done: &Value) {
 
 async fn what_a_job_would_refuse_is_refused(platform: &Platform, mut asked: Value) {
     asked["trainer"]["max_length"] = json!(8);
-    let (status, answer) =
-        platform.call(Method::POST, "/v1/fine_tuning/estimates", Some(asked)).await.unwrap();
+    let (status, answer) = platform.call(Method::POST, "/v1/fine_tuning/estimates", Some(asked)).await.unwrap();
     assert_eq!((status, &answer["error"]["code"]), (400, &json!("row_too_long")), "{answer}");
 }

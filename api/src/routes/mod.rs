@@ -8,6 +8,8 @@ pub mod base_models;
 pub mod budget;
 /// Chat.
 pub mod chat;
+/// Who else may use a checkpoint.
+pub mod checkpoint_permissions;
 /// Plain text, gone on with.
 pub mod completions;
 /// Files.

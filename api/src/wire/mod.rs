@@ -8,6 +8,8 @@ pub mod auto;
 pub mod base_model;
 /// Chat requests.
 pub mod chat;
+/// Permissions of checkpoints.
+pub mod checkpoint_permission;
 /// Chat answers, whole and in chunks.
 pub mod chat_answer;
 /// Requests for completions of plain text.

@@ -26,7 +26,7 @@ pub fn usd(micro_usd: i64) -> f64 {
 #[serde(deny_unknown_fields)]
 pub struct ComputeFields {
     /// When it has cost so many dollars it is paused, and goes on when this is raised; `null`: whatever it takes.
-    #[schema(exclusive_minimum = 0.0, maximum = 1e9)]
+    #[schema(exclusive_minimum = 0, maximum = 1000000000)]
     pub max_price_usd: Option<f64>,
 }
 
@@ -51,7 +51,7 @@ impl ComputeFields {
 pub struct ComputeChange {
     /// When it has cost so many dollars it is paused; `null`: whatever it takes.
     #[serde(deserialize_with = "Option::deserialize")]
-    #[schema(exclusive_minimum = 0.0, maximum = 1e9)]
+    #[schema(exclusive_minimum = 0, maximum = 1000000000)]
     pub max_price_usd: Option<f64>,
 }
 
@@ -89,7 +89,7 @@ pub struct JobUsage {
 pub struct NewBudget {
     /// What the project may spend in a calendar month (UTC); `null`: as much as it likes.
     #[serde(deserialize_with = "Option::deserialize")]
-    #[schema(minimum = 0, maximum = 1e9)]
+    #[schema(minimum = 0, maximum = 1000000000)]
     pub monthly_usd: Option<f64>,
 }
 

@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     create::{self, CreateArgs, NewJobArgs},
-    estimate,
-    follow, watch,
+    estimate, follow, watch,
 };
 use crate::{client::Client, error::Result, output, usage};
 

@@ -28,7 +28,8 @@ async fn priced_job(conn: &mut PgConnection, seed: Seed, per_million: i64) -> Jo
 
 /// Its machine was reserved an hour ago, for two dollars.
 async fn an_hour_ago(conn: &mut PgConnection, run: &Run) {
-    let age = "update node set created_at = created_at - interval '1 hour', micro_usd_per_hour = 2000000 where node_id = $1";
+    let age =
+        "update node set created_at = created_at - interval '1 hour', micro_usd_per_hour = 2000000 where node_id = $1";
     sqlx::query(age).bind(run.node_id.uuid()).execute(conn).await.unwrap();
 }
 
@@ -138,7 +139,8 @@ async fn answers_are_told_apart_by_model_and_by_bucket(pool: PgPool) {
         .execute(&mut *conn)
         .await
         .unwrap();
-    let asked = Question { kind: Some("completions"), until: 10_000, width: 3600, by_model: true, ..Question::default() };
+    let asked =
+        Question { kind: Some("completions"), until: 10_000, width: 3600, by_model: true, ..Question::default() };
     let sums = usage::sums(&mut conn, seed.project_id, &asked).await.unwrap();
     let seen: Vec<_> = sums.iter().map(|s| (s.bucket, s.model.as_deref(), s.output_tokens)).collect();
     assert_eq!(seen, [(0, Some("a"), 1), (0, Some("b"), 2), (2, Some("a"), 4)]);

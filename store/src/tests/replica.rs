@@ -13,7 +13,12 @@ use crate::{
 
 fn placement() -> Placement {
     Placement {
-        node: NewNode { provider: "local".into(), offer: "this machine".into(), memory: Bytes::mib(900), micro_usd_per_hour: 0 },
+        node: NewNode {
+            provider: "local".into(),
+            offer: "this machine".into(),
+            memory: Bytes::mib(900),
+            micro_usd_per_hour: 0,
+        },
         memory_budget: Bytes::mib(128),
         threads: 2,
         heartbeat_seconds: 10,
