@@ -11,7 +11,6 @@ create table offer (
     seen_at            timestamptz not null default now(),
     primary key (provider, name)
 );
-grant select on offer to attune_app;
 grant select, insert, update, delete on offer to attune_platform;
 
 -- The file of a succeeded job's metrics, step by step.

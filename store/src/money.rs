@@ -27,7 +27,7 @@ pub struct Budget {
     pub since: DateTime<Utc>,
 }
 
-/// A project's budget.
+/// A project's budget. For a transaction of the platform: what is reserved of machines is not a tenant's to see.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -1,5 +1,6 @@
 //! What a project may spend in a month.
 
+use attune_domain::id::ProjectId;
 use attune_store::money;
 use axum::{Json, extract::State};
 
@@ -15,9 +16,14 @@ use crate::{
 #[utoipa::path(get, path = "/v1/budget", tag = "Usage", operation_id = "retrieve_budget",
     responses((status = 200, body = BudgetView), (status = "4XX", body = ErrorBody)))]
 pub async fn get(State(app): State<App>, Caller(holder): Caller) -> Result<Json<BudgetView>, ApiError> {
-    let mut db = app.tenant(holder.project_id).await?;
-    let budget = money::budget(&mut db, holder.project_id).await?;
-    Ok(Json(BudgetView::new(holder.project_id.to_string(), budget)))
+    shown(&app, holder.project_id).await
+}
+
+/// The budget, and what runs that are at work have spent of it, which is for the platform to reckon.
+async fn shown(app: &App, project: ProjectId) -> Result<Json<BudgetView>, ApiError> {
+    let mut db = app.platform().await?;
+    let budget = money::budget(&mut db, project).await?;
+    Ok(Json(BudgetView::new(project.to_string(), budget)))
 }
 
 /// Set the project's budget.
@@ -35,7 +41,6 @@ pub async fn set(
     let monthly = new.checked()?;
     let mut tx = app.tenant(holder.project_id).await?;
     money::set_budget(&mut tx, holder.project_id, monthly).await?;
-    let budget = money::budget(&mut tx, holder.project_id).await?;
     tx.commit().await?;
-    Ok(Json(BudgetView::new(holder.project_id.to_string(), budget)))
+    shown(&app, holder.project_id).await
 }

@@ -10,7 +10,8 @@ use crate::{
 };
 
 /// Tables without a tenant: the installation's own, and who is there at all.
-const UNTENANTED: [&str; 6] = ["_sqlx_migrations", "base_model", "base_model_file", "loose_blob", "node", "replica"];
+const UNTENANTED: [&str; 7] =
+    ["_sqlx_migrations", "base_model", "base_model_file", "loose_blob", "node", "offer", "replica"];
 
 async fn names(conn: &mut PgConnection, query: &'static str) -> Vec<String> {
     sqlx::query_scalar(query).fetch_all(conn).await.unwrap()
