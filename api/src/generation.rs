@@ -113,7 +113,8 @@ pub async fn begin(app: &App, base: BaseModelId, request: &GenerateRequest) -> R
         Prompt::Chat { .. } => "messages",
         Prompt::Text { .. } | Prompt::Tokens { .. } => "prompt",
     };
-    let mut generation = Generation { lines: reader.lines(), prompt_param, prompt_tokens: 0, echo: None, metered: None };
+    let mut generation =
+        Generation { lines: reader.lines(), prompt_param, prompt_tokens: 0, echo: None, metered: None };
     generation.started().await?;
     Ok(generation)
 }

@@ -8,10 +8,10 @@ pub mod auto;
 pub mod base_model;
 /// Chat requests.
 pub mod chat;
-/// Permissions of checkpoints.
-pub mod checkpoint_permission;
 /// Chat answers, whole and in chunks.
 pub mod chat_answer;
+/// Permissions of checkpoints.
+pub mod checkpoint_permission;
 /// Requests for completions of plain text.
 pub mod completion;
 /// Completions, whole and in chunks.
