@@ -28,15 +28,15 @@ const LATEST: i64 = 253_402_300_799;
 /// Report what answers used.
 #[utoipa::path(get, path = "/v1/organization/usage/completions", tag = "Usage", operation_id = "usage_completions",
     params(
-        ("start_time" = i64, Query, minimum = 0, description = "Unix time, in seconds; the report begins with its bucket."),
-        ("end_time" = Option<i64>, Query, minimum = 0, description = "Unix time, in seconds; now, if left out."),
-        ("bucket_width" = Option<String>, Query, description = "`1m`, `1h` or `1d`, the default."),
+        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; the report begins with its bucket."),
+        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; now, if left out."),
+        ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$", description = "`1m`, `1h` or `1d`, the default."),
         ("group_by" = Option<Vec<String>>, Query, description = "`project_id`, `api_key_id`, `model`, `adapter_id`."),
         ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
         ("api_key_ids" = Option<Vec<String>>, Query, description = "Only these keys'."),
         ("models" = Option<Vec<String>>, Query, description = "Only these models'."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1440, description = "Buckets: 7 of `1d` (31 at the most), 24 of `1h` (168), 60 of `1m` (1440)."),
-        ("page" = Option<String>, Query, description = "`next_page` of the part before."),
+        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$", description = "`next_page` of the part before."),
     ),
     responses((status = 200, body = Page<CompletionsUsage>), (status = "4XX", body = ErrorBody)))]
 pub async fn completions(
@@ -51,15 +51,15 @@ pub async fn completions(
 /// Report what training used: runs that have ended. Attune's own.
 #[utoipa::path(get, path = "/v1/organization/usage/training", tag = "Usage", operation_id = "usage_training",
     params(
-        ("start_time" = i64, Query, minimum = 0, description = "Unix time, in seconds; the report begins with its bucket."),
-        ("end_time" = Option<i64>, Query, minimum = 0, description = "Unix time, in seconds; now, if left out."),
-        ("bucket_width" = Option<String>, Query, description = "`1m`, `1h` or `1d`, the default."),
+        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; the report begins with its bucket."),
+        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; now, if left out."),
+        ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$", description = "`1m`, `1h` or `1d`, the default."),
         ("group_by" = Option<Vec<String>>, Query, description = "`project_id`, `api_key_id`, `model`, `fine_tuning_job_id`."),
         ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
         ("api_key_ids" = Option<Vec<String>>, Query, description = "Only jobs of these keys."),
         ("models" = Option<Vec<String>>, Query, description = "Only over these bases."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1440, description = "As for completions."),
-        ("page" = Option<String>, Query, description = "`next_page` of the part before."),
+        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$", description = "`next_page` of the part before."),
     ),
     responses((status = 200, body = Page<TrainingUsage>), (status = "4XX", body = ErrorBody)))]
 pub async fn training(
@@ -74,13 +74,13 @@ pub async fn training(
 /// Report what was spent, by the prices of then.
 #[utoipa::path(get, path = "/v1/organization/costs", tag = "Usage", operation_id = "costs",
     params(
-        ("start_time" = i64, Query, minimum = 0, description = "Unix time, in seconds; the report begins with its day."),
-        ("end_time" = Option<i64>, Query, minimum = 0, description = "Unix time, in seconds; now, if left out."),
-        ("bucket_width" = Option<String>, Query, description = "Only `1d`."),
+        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; the report begins with its day."),
+        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; now, if left out."),
+        ("bucket_width" = Option<String>, Query, pattern = "^1d$", description = "Only `1d`."),
         ("group_by" = Option<Vec<String>>, Query, description = "`project_id`, `line_item`."),
         ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 180, description = "Days; 7 if left out."),
-        ("page" = Option<String>, Query, description = "`next_page` of the part before."),
+        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$", description = "`next_page` of the part before."),
     ),
     responses((status = 200, body = Page<Cost>), (status = "4XX", body = ErrorBody)))]
 pub async fn costs(
