@@ -219,7 +219,7 @@ fn view(made: &Made, scanned: Scanned, place: Placed, measured: Option<MeasuredP
     EstimateView {
         object: "fine_tuning.estimate",
         model: made.base.name.clone(),
-        method: MethodView::new(spec.method, made.row.requested.clone()),
+        method: MethodView::from(&spec),
         hyperparameters: HyperparametersView::from(&spec),
         quantization: QuantizationView::from(spec.quantization),
         trainer: TrainerView::from(&spec),

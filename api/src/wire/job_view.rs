@@ -45,7 +45,7 @@ pub struct JobView {
     pub validation_file: Option<String>,
     /// The numbers in force.
     pub hyperparameters: HyperparametersView,
-    /// How it trains, as it was asked for.
+    /// How it trains.
     pub method: MethodView,
     /// Tokens with a loss over all epochs, once it has succeeded.
     pub trained_tokens: Option<i64>,
@@ -111,20 +111,25 @@ pub struct MethodView {
     /// `supervised` or `continued_pretraining`.
     #[schema(example = "supervised")]
     pub r#type: &'static str,
-    /// `{"hyperparameters": …}` as they came, `"auto"` included.
+    /// The numbers in force, where OpenAI's clients look for them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub supervised: Option<Value>,
+    pub supervised: Option<MethodSettingsView>,
     /// The same, of the other type.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub continued_pretraining: Option<Value>,
+    pub continued_pretraining: Option<MethodSettingsView>,
 }
 
-impl MethodView {
-    /// How a job trains, with the settings as they came.
-    pub const fn new(method: Method, settings: Value) -> Self {
-        match method {
+/// Settings of a method.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct MethodSettingsView {
+    /// The numbers in force: what was `"auto"` is chosen.
+    pub hyperparameters: HyperparametersView,
+}
+
+impl From<&TrainSpec> for MethodView {
+    fn from(spec: &TrainSpec) -> Self {
+        let settings = MethodSettingsView { hyperparameters: HyperparametersView::from(spec) };
+        match spec.method {
             Method::Supervised => {
                 Self { r#type: "supervised", supervised: Some(settings), continued_pretraining: None }
             }
@@ -262,7 +267,7 @@ impl JobView {
             training_file: job.training_file_id.to_string(),
             validation_file: job.validation_file_id.map(|id| id.to_string()),
             hyperparameters: HyperparametersView::from(&spec),
-            method: MethodView::new(spec.method, job.requested),
+            method: MethodView::from(&spec),
             trained_tokens: job.trained_tokens,
             error: job.error.map(|e| JobErrorView { code: e.code, message: e.message, param: e.param }),
             user_provided_suffix: job.suffix,
@@ -425,13 +430,13 @@ mod tests {
 
     #[test]
     fn a_method_is_shown_under_its_own_name() {
-        let settings = json!({"hyperparameters": {"n_epochs": "auto"}});
         for (method, name, other) in [
             (Method::Supervised, "supervised", "continued_pretraining"),
             (Method::ContinuedPretraining, "continued_pretraining", "supervised"),
         ] {
-            let view = serde_json::to_value(MethodView::new(method, settings.clone())).unwrap();
-            assert_eq!((&view["type"], &view[name]), (&json!(name), &settings));
+            let spec = TrainSpec { method, ..TrainSpec::check(&Requested::default(), 360, 8192).unwrap() };
+            let view = serde_json::to_value(MethodView::from(&spec)).unwrap();
+            assert_eq!((&view["type"], &view[name]["hyperparameters"]["n_epochs"]), (&json!(name), &json!(3)));
             assert!(view.get(other).is_none());
         }
     }
