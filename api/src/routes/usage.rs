@@ -28,8 +28,8 @@ const LATEST: i64 = 253_402_300_799;
 /// Report what answers used.
 #[utoipa::path(get, path = "/v1/organization/usage/completions", tag = "Usage", operation_id = "usage_completions",
     params(
-        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; the report begins with its bucket."),
-        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; now, if left out."),
+        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; the report begins with its bucket."),
+        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; now, if left out."),
         ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$", description = "`1m`, `1h` or `1d`, the default."),
         ("group_by" = Option<Vec<String>>, Query, description = "`project_id`, `api_key_id`, `model`, `adapter_id`."),
         ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
@@ -51,8 +51,8 @@ pub async fn completions(
 /// Report what training used: runs that have ended. Attune's own.
 #[utoipa::path(get, path = "/v1/organization/usage/training", tag = "Usage", operation_id = "usage_training",
     params(
-        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; the report begins with its bucket."),
-        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; now, if left out."),
+        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; the report begins with its bucket."),
+        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; now, if left out."),
         ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$", description = "`1m`, `1h` or `1d`, the default."),
         ("group_by" = Option<Vec<String>>, Query, description = "`project_id`, `api_key_id`, `model`, `fine_tuning_job_id`."),
         ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
@@ -74,8 +74,8 @@ pub async fn training(
 /// Report what was spent, by the prices of then.
 #[utoipa::path(get, path = "/v1/organization/costs", tag = "Usage", operation_id = "costs",
     params(
-        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; the report begins with its day."),
-        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799, description = "Unix time, in seconds; now, if left out."),
+        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; the report begins with its day."),
+        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; now, if left out."),
         ("bucket_width" = Option<String>, Query, pattern = "^1d$", description = "Only `1d`."),
         ("group_by" = Option<Vec<String>>, Query, description = "`project_id`, `line_item`."),
         ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
