@@ -2,15 +2,18 @@
 //! way its trainer stops at its next step, with a checkpoint, and what it would have learnt is learnt later, to the bit.
 
 use attune_domain::{
+    event::EventType,
     id::{JobId, ProjectId},
     job::{IllegalTransition, JobEvent, JobState},
 };
+use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::{
     checkpoint,
     error::StoreError,
     job::{self, Job, Step},
+    outbox,
     queue::{self, DispatchJob, ValidateJob},
 };
 
@@ -68,7 +71,12 @@ pub async fn halt(tx: &mut PgConnection, job: &Job, reason: PauseReason, why: &s
     let is_held = matches!(job.state, JobState::Provisioning | JobState::Running);
     let what = if is_held { "Pausing: the trainer stops at its next step" } else { "Fine-tuning job paused" };
     let message = if why.is_empty() { what.to_owned() } else { format!("{why}. {what}") };
-    job::step(tx, job.job_id, &Step::pause(reason, message)).await.map(drop)
+    job::step(tx, job.job_id, &Step::pause(reason, message)).await?;
+    if reason == PauseReason::Budget {
+        let told = json!({ "id": job.project_id, "fine_tuning_job": job.job_id });
+        outbox::push(tx, job.project_id, EventType::BudgetExhausted, &told).await?;
+    }
+    Ok(())
 }
 
 /// Lets a project's job go on: it is queued again, and goes on from its last checkpoint. To ask for what goes on already
