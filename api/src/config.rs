@@ -90,12 +90,12 @@ impl Prices {
     }
 
     /// A price is a number, and not below 0.
-    fn check(&self) -> Result<(), figment::Error> {
+    fn check(&self) -> Result<(), Box<figment::Error>> {
         let Self { usd_per_million_trained_tokens, usd_per_million_input_tokens, usd_per_million_output_tokens } =
             *self;
         for price in [usd_per_million_trained_tokens, usd_per_million_input_tokens, usd_per_million_output_tokens] {
             if !(0.0..=1e9).contains(&price) {
-                return Err(figment::Error::from(format!("prices: {price} is not from 0 to 1000000000")));
+                return Err(Box::new(figment::Error::from(format!("prices: {price} is not from 0 to 1000000000"))));
             }
         }
         Ok(())
@@ -113,7 +113,7 @@ impl Config {
             .merge(Env::prefixed("ATTUNE_").filter(|key| is_ours(key.as_str())).split("__"))
             .extract()
             .map_err(Box::new)?;
-        config.prices.check().map_err(Box::new)?;
+        config.prices.check()?;
         Ok(config)
     }
 }
