@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use attune_domain::id::ProjectId;
+use attune_domain::id::{OrganizationId, ProjectId};
 use attune_store::{
     db::{self, Tx},
     objects::Objects,
@@ -12,9 +12,13 @@ use tokio::sync::Semaphore;
 
 use crate::{
     config::{Limits, Prices, Serving},
+    credentials::Kept,
     error::ApiError,
     metering::Meter,
     webhooks::Webhooks,
+    guard,
+    issuers::Issuers,
+    permissions::Permissions,
 };
 
 /// The parts of the platform that a handler reaches. Cheap to clone.
@@ -40,6 +44,14 @@ pub struct App {
     pub streams: Arc<Semaphore>,
     /// Where users want to be told of events.
     pub webhooks: Arc<Webhooks>,
+    /// Who may call what; the router fills it in.
+    pub permissions: Arc<Permissions>,
+    /// What bearers were worth a moment ago.
+    pub kept: Kept,
+    /// Who vouches for people.
+    pub issuers: Issuers,
+    /// The hash of the configured first key, which may have a shape of its own.
+    pub first_key: Option<Arc<[u8]>>,
 }
 
 impl App {
@@ -48,7 +60,15 @@ impl App {
     /// # Errors
     /// [`ApiError::Internal`]: no connection in time.
     pub async fn tenant(&self, project: ProjectId) -> Result<Tx, ApiError> {
-        Ok(db::tenant(&self.db, project).await?)
+        Ok(db::tenant(&self.db, project, guard::origin()).await?)
+    }
+
+    /// A transaction that administers an organization: its projects, people, keys and audit log.
+    ///
+    /// # Errors
+    /// [`ApiError::Internal`]: no connection in time.
+    pub async fn organization(&self, organization: OrganizationId) -> Result<Tx, ApiError> {
+        Ok(db::organization(&self.db, organization, guard::origin()).await?)
     }
 
     /// A transaction that sees every project's rows: for runs, replicas and the search for a key's holder, never for an

@@ -1,38 +1,54 @@
-//! Who calls: a program with an API key, a trainer with its run's token, or a replica with its own.
+//! Who calls: a user, as `guard.rs` found them; a trainer with its run's token; a replica with its own.
 //!
-//! All three come as `Authorization: Bearer …`; only the SHA-256 of the first two is ever compared or stored.
+//! All come as `Authorization: Bearer …`; only the SHA-256 of keys and of runs' tokens is ever compared or stored.
 
+use attune_domain::{
+    access::{Actor, Role},
+    id::OrganizationId,
+};
 use attune_store::{
-    api_key::{self, Holder},
+    api_key::Holder,
     error::StoreError,
-    mint,
     replica::{self, Replica},
     run::{self, Run},
 };
-use axum::{
-    extract::FromRequestParts,
-    http::{header, request::Parts},
-};
+use axum::{extract::FromRequestParts, http::request::Parts};
 
-use crate::{app::App, error::ApiError};
+use crate::{app::App, error::ApiError, guard::bearer};
 
-/// A program that showed a good API key. All that it reads and writes is its project's.
+/// Somebody who asks for a project and may do so. All that they read and write is the project's.
 #[derive(Debug, Clone)]
 pub struct Caller(pub Holder);
+
+/// Somebody who administers an organization.
+#[derive(Debug, Clone, Copy)]
+pub struct Administrator {
+    /// Who.
+    pub actor: Actor,
+    /// Which organization.
+    pub organization_id: OrganizationId,
+    /// What they are in it.
+    pub role: Role,
+}
+
+/// The guard lets nobody through without leaving word of who it is.
+fn left<T: Clone + Send + Sync + 'static>(parts: &Parts) -> Result<T, ApiError> {
+    parts.extensions.get::<T>().cloned().ok_or_else(|| ApiError::internal("nobody has looked at who asks"))
+}
 
 impl FromRequestParts<App> for Caller {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let secret = bearer(parts)?;
-        let mut db = app.platform().await?;
-        let holder = api_key::by_hash(&mut db, &mint::hash(secret))
-            .await?
-            .ok_or(ApiError::Unauthenticated("Incorrect API key provided: it is unknown or was revoked."))?;
-        api_key::touch(&mut db, holder.api_key_id).await?;
-        db.commit().await?;
-        tracing::Span::current().record("project.id", tracing::field::display(holder.project_id));
-        Ok(Self(holder))
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, ApiError> {
+        left(parts)
+    }
+}
+
+impl FromRequestParts<App> for Administrator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, ApiError> {
+        left(parts)
     }
 }
 
@@ -44,7 +60,7 @@ impl FromRequestParts<App> for RunCaller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let token = bearer(parts)?;
+        let token = bearer(&parts.headers)?;
         let mut db = app.platform().await?;
         let run = run::by_token(&mut db, token).await.map_err(unknown("No run has this token."))?;
         tracing::Span::current().record("run.id", tracing::field::display(run.run_id));
@@ -60,7 +76,7 @@ impl FromRequestParts<App> for ReplicaCaller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let token = bearer(parts)?;
+        let token = bearer(&parts.headers)?;
         let mut db = app.platform().await?;
         let replica = replica::by_token(&mut db, token).await.map_err(unknown("No replica has this token."))?;
         tracing::Span::current().record("replica.id", tracing::field::display(replica.replica_id));
@@ -72,37 +88,5 @@ fn unknown(message: &'static str) -> impl FnOnce(StoreError) -> ApiError {
     move |error| match error {
         StoreError::NotFound(_) => ApiError::Unauthenticated(message),
         other => other.into(),
-    }
-}
-
-fn bearer(parts: &Parts) -> Result<&str, ApiError> {
-    const MISSING: ApiError = ApiError::Unauthenticated(
-        "You didn't provide an API key: send it in the Authorization header, as 'Authorization: Bearer YOUR_KEY'.",
-    );
-    let value = parts.headers.get(header::AUTHORIZATION).ok_or(MISSING)?;
-    let (scheme, secret) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(MISSING)?;
-    let secret = secret.trim();
-    if scheme.eq_ignore_ascii_case("bearer") && !secret.is_empty() { Ok(secret) } else { Err(MISSING) }
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::http::Request;
-
-    use super::*;
-
-    fn read(value: Option<&str>) -> Option<String> {
-        let request = value.into_iter().fold(Request::builder(), |r, v| r.header(header::AUTHORIZATION, v));
-        let (parts, ()) = request.body(()).unwrap().into_parts();
-        bearer(&parts).ok().map(str::to_owned)
-    }
-
-    #[test]
-    fn a_bearer_is_read_whatever_the_case_of_its_scheme() {
-        assert_eq!(read(Some("Bearer sk-attune-x")).as_deref(), Some("sk-attune-x"));
-        assert_eq!(read(Some("bearer  sk-attune-x ")).as_deref(), Some("sk-attune-x"));
-        for bad in [None, Some("sk-attune-x"), Some("Basic abc"), Some("Bearer "), Some("")] {
-            assert_eq!(read(bad), None, "{bad:?}");
-        }
     }
 }

@@ -7,6 +7,7 @@ use figment::{
     Figment,
     providers::{Env, Format, Toml},
 };
+use jsonwebtoken::Algorithm;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -36,6 +37,9 @@ pub struct Config {
     /// Where users want to be told of events.
     #[serde(default)]
     pub webhooks: WebhooksConfig,
+    /// Who vouches for people.
+    #[serde(default)]
+    pub oidc: Vec<OidcConfig>,
 }
 
 /// `[limits]`.
@@ -102,6 +106,74 @@ impl Prices {
     }
 }
 
+/// `[[oidc]]`: an issuer whose people may sign in.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OidcConfig {
+    /// The `iss` of its tokens, letter for letter.
+    pub issuer: String,
+    /// What `aud` must hold one of.
+    pub audience: Vec<String>,
+    /// Where its keys are; left out: where `<issuer>/.well-known/openid-configuration` says.
+    pub jwks_url: Option<String>,
+    /// What it signs with: `RS256`, `PS256`, `ES256`, `EdDSA`, and those with 384 and 512.
+    #[serde(default = "rs256")]
+    pub algorithms: Vec<String>,
+    /// By how much its clock may differ from ours.
+    #[serde(default = "thirty")]
+    pub leeway_seconds: u64,
+    /// A token that names an unknown key has the keys fetched anew at most every so often.
+    #[serde(default = "thirty")]
+    pub refetch_seconds: u64,
+}
+
+fn rs256() -> Vec<String> {
+    vec!["RS256".into()]
+}
+
+const fn thirty() -> u64 {
+    30
+}
+
+impl OidcConfig {
+    /// Reads the algorithms, and looks at all the rest.
+    ///
+    /// # Errors
+    /// What cannot be, with what is allowed.
+    pub fn check(&self) -> Result<Vec<Algorithm>, String> {
+        let wrong = |field: &str, why: String| format!("oidc '{}': {field}: {why}", self.issuer);
+        check_issuer_url(&self.issuer).map_err(|why| wrong("issuer", why))?;
+        if let Some(url) = &self.jwks_url {
+            check_issuer_url(url).map_err(|why| wrong("jwks_url", why))?;
+        }
+        if self.audience.is_empty() || self.audience.iter().any(String::is_empty) {
+            return Err(wrong("audience", "say for whom its tokens must be".into()));
+        }
+        if self.algorithms.is_empty() {
+            return Err(wrong("algorithms", "say with what it signs".into()));
+        }
+        let read = |name: &String| match name.parse::<Algorithm>() {
+            Ok(algorithm) if !name.starts_with("HS") => Ok(algorithm),
+            _ => Err(wrong("algorithms", format!("'{name}' is not RS…, PS…, ES… or EdDSA"))),
+        };
+        self.algorithms.iter().map(read).collect()
+    }
+}
+
+/// Keys that come over a connection that anybody can change are nobody's; this machine's own is another matter.
+///
+/// # Errors
+/// It is no `https://` address, nor `http://` of the loopback.
+pub fn check_issuer_url(text: &str) -> Result<(), String> {
+    let url = reqwest::Url::parse(text).map_err(|e| format!("'{text}' is no URL: {e}"))?;
+    let local = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if local => Ok(()),
+        _ => Err(format!("'{text}' must begin with https://")),
+    }
+}
+
 impl Config {
     /// Reads `file` and the environment.
     ///
@@ -122,7 +194,8 @@ impl Config {
 fn is_ours(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     let sections = ["database__", "object_store__", "limits__", "serving__", "webhooks__", "prices__"];
-    ["listen", "public_url", "bootstrap_key"].contains(&key.as_str()) || sections.iter().any(|s| key.starts_with(s))
+    ["listen", "public_url", "bootstrap_key", "oidc"].contains(&key.as_str())
+        || sections.iter().any(|s| key.starts_with(s))
 }
 
 #[cfg(test)]
@@ -167,5 +240,26 @@ mod tests {
     fn an_unknown_key_stops_the_start_and_is_named() {
         let refused = read(&format!("{LEAST}\n[limits]\nfile_byte = 1")).unwrap_err();
         assert!(refused.contains("file_byte"), "{refused}");
+    }
+
+    #[test]
+    fn an_issuer_is_pinned_to_public_keys_over_a_safe_way() {
+        let read = |issuer: &str, rest: &str| {
+            let text = format!("{LEAST}\n[[oidc]]\nissuer = '{issuer}'\naudience = ['attune']\n{rest}");
+            read(&text)?.oidc[0].check()
+        };
+        assert_eq!(read("https://login.example.org", ""), Ok(vec![Algorithm::RS256]));
+        assert_eq!(read("http://127.0.0.1:9", "algorithms = ['EdDSA']"), Ok(vec![Algorithm::EdDSA]));
+        for (issuer, rest, named) in [
+            ("http://login.example.org", "", "https://"),
+            ("https://x", "jwks_url = 'ftp://x'", "jwks_url"),
+            ("https://x", "algorithms = ['HS256']", "HS256"),
+            ("https://x", "algorithms = ['none']", "none"),
+            ("https://x", "algorithms = []", "algorithms"),
+            ("https://x", "audiences = []", "audiences"),
+        ] {
+            let refused = read(issuer, rest).unwrap_err();
+            assert!(refused.contains(named), "{refused}");
+        }
     }
 }

@@ -51,6 +51,13 @@ pub enum ApiError {
     /// No key, or one that opens nothing.
     #[error("{0}")]
     Unauthenticated(&'static str),
+    /// Who asks is known, but may not.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The headers name a project or an organization that is not the caller's, or that nobody has; or the caller has
+    /// none.
+    #[error("The OpenAI-Project or OpenAI-Organization that is asked for is none of this key's or user's.")]
+    Mismatched,
     /// There is no such thing, or it is another project's.
     #[error("No such {noun}: '{name}'.")]
     NotFound {
@@ -173,6 +180,8 @@ impl ApiError {
             Self::Invalid { code, .. } => (StatusCode::BAD_REQUEST, REQUEST, Some(code)),
             Self::BadRows(_) => (StatusCode::BAD_REQUEST, REQUEST, Some("invalid_file_format")),
             Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, REQUEST, Some("invalid_api_key")),
+            Self::Mismatched => (StatusCode::UNAUTHORIZED, REQUEST, Some("mismatched_project")),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, REQUEST, Some("insufficient_permissions")),
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, REQUEST, Some("not_found")),
             Self::ModelNotFound(_) => (StatusCode::NOT_FOUND, REQUEST, Some("model_not_found")),
             Self::NoSuchRoute { .. } => (StatusCode::NOT_FOUND, REQUEST, Some("unknown_url")),

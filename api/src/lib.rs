@@ -18,6 +18,18 @@ pub mod openapi;
 /// A request's id, span and net under panics.
 pub mod request;
 
+/// Who may call what: the table.
+pub mod permissions;
+
+/// Where every request is let in or turned away.
+pub mod guard;
+
+/// What a bearer is worth.
+pub mod credentials;
+
+/// Tokens of people, and the keys of those who sign them.
+pub mod issuers;
+
 /// Who calls.
 pub mod caller;
 
@@ -83,3 +95,6 @@ pub mod generation;
 
 /// The model that a request names, ready to be asked.
 pub mod asked_model;
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,17 @@
 
 use std::{
     io::{IsTerminal, Read},
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
-use attune_api::{app::App, config::Config, estimate, metering::Meter, router, routes, webhooks::Webhooks};
+use attune_api::{
+    app::App, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, router, routes,
+    webhooks::Webhooks,
+};
 use attune_store::{api_key, db, mint, objects::Objects, tenant};
 use clap::Parser;
 use secrecy::{ExposeSecret, SecretString};
@@ -68,6 +72,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         estimates: Arc::new(Semaphore::new(estimate::AT_ONCE)),
         streams: Arc::new(Semaphore::new(routes::job_events::MOST_STREAMS)),
         webhooks: Arc::new(Webhooks::new(&config.webhooks).context("webhooks.secret_key")?),
+        permissions: Arc::default(),
+        kept: Kept::default(),
+        issuers: Issuers::new(config.oidc).map_err(anyhow::Error::msg)?,
+        first_key: config.bootstrap_key.as_ref().map(|key| mint::hash(key.expose_secret()).into()),
     };
     let (meter, pool) = (app.meter.clone(), app.db.clone());
     let writing = tokio::spawn({
@@ -79,7 +87,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "listening on {}", listener.local_addr()?);
     let stop = tokio::sync::watch::Sender::new(false);
     let mut asked = stop.subscribe();
-    let server = axum::serve(listener, router::router(app, &config.public_url)).with_graceful_shutdown(async move {
+    let service = router::router(app, &config.public_url).into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
         stop_asked().await;
         stop.send_replace(true);
     });
@@ -99,7 +108,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 async fn let_in(pool: &PgPool, key: &SecretString) -> anyhow::Result<()> {
     let mut tx = db::platform(pool).await?;
     let project = tenant::ensure(&mut tx, "default", "default").await?;
-    api_key::ensure(&mut tx, project.project_id, "bootstrap", &mint::hash(key.expose_secret())).await?;
+    api_key::ensure(&mut tx, project.project_id, "bootstrap", key.expose_secret()).await?;
     tx.commit().await?;
     Ok(())
 }

@@ -27,6 +27,7 @@ use utoipa::{
         (name = "Base models", description = "Hugging Face folders, brought by digest."),
         (name = "Usage", description = "What was used, what it cost, and what may be spent."),
         (name = "Webhooks", description = "Events, signed and sent to where you want to be told of them."),
+        (name = "Organization", description = "Projects, people, API keys and the audit log."),
         (name = "Platform", description = "How the api is."),
     ),
 )]
@@ -36,8 +37,10 @@ struct Key;
 
 impl Modify for Key {
     fn modify(&self, document: &mut Document) {
-        let bearer =
-            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key, `sk-attune-…`.")).build();
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("An API key, `sk-attune-…`, or a token of a configured issuer."))
+            .build();
         document.components.get_or_insert_default().add_security_scheme("api_key", SecurityScheme::Http(bearer));
     }
 }

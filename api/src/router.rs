@@ -1,9 +1,11 @@
 //! The table of contents: every path, and what all of them go through.
 
+use std::sync::Arc;
+
 use axum::{
     Json, Router,
     extract::DefaultBodyLimit,
-    middleware::from_fn,
+    middleware::{from_fn, from_fn_with_state},
     routing::{get, post},
 };
 use tower_http::catch_panic::CatchPanicLayer;
@@ -12,11 +14,13 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::App,
+    guard,
     openapi::Doc,
+    permissions::Permissions,
     request,
     routes::{
-        adapters, base_models, budget, chat, checkpoint_permissions, completions, files, health, job_events, jobs,
-        models, replica, run, usage, webhook_deliveries, webhooks,
+        adapters, api_keys, audit_logs, base_models, budget, chat, checkpoint_permissions, completions, files, health,
+        job_events, jobs, models, project_users, projects, replica, run, usage, users, webhook_deliveries, webhooks,
     },
 };
 
@@ -62,6 +66,16 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(webhook_deliveries::list))
         .routes(routes!(webhook_deliveries::retrieve))
         .routes(routes!(webhook_deliveries::replay))
+        .routes(routes!(projects::list, projects::create))
+        .routes(routes!(projects::retrieve, projects::modify))
+        .routes(routes!(projects::archive))
+        .routes(routes!(api_keys::list, api_keys::create))
+        .routes(routes!(api_keys::retrieve, api_keys::delete))
+        .routes(routes!(project_users::list, project_users::create))
+        .routes(routes!(project_users::retrieve, project_users::modify, project_users::delete))
+        .routes(routes!(users::list, users::create))
+        .routes(routes!(users::retrieve, users::modify, users::delete))
+        .routes(routes!(audit_logs::list))
         .routes(routes!(health::get))
         .split_for_parts()
 }
@@ -82,11 +96,13 @@ pub fn document() -> Document {
 }
 
 /// The whole api, reached at `public_url`.
-pub fn router(app: App, public_url: &str) -> Router {
+pub fn router(mut app: App, public_url: &str) -> Router {
     let (public, mut document) = public();
+    app.permissions = Arc::new(Permissions::of(&document));
     document.servers = Some(vec![utoipa::openapi::Server::new(public_url)]);
     let json_bytes = usize::try_from(app.limits.json_bytes).unwrap_or(usize::MAX);
     public
+        .route_layer(from_fn_with_state(app.clone(), guard::guard))
         .merge(internal())
         .route("/openapi.json", get(move || std::future::ready(Json(document.clone()))))
         .fallback(request::no_such_route)

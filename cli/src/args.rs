@@ -16,6 +16,12 @@ use crate::{
         lr_find::{self, LrFindArgs},
     },
     models::{self, ModelsCommand},
+    organization::{
+        audit_log::{self, AuditLogArgs},
+        keys::{self, KeysCommand},
+        members::{self, MembersCommand},
+        projects::{self, ProjectsCommand},
+    },
     up::{self, settings::UpArgs},
     usage::{self, BudgetsCommand, UsageArgs},
     webhooks::{self, WebhooksCommand},
@@ -95,6 +101,17 @@ enum Command {
     Webhooks(WebhooksCommand),
     /// Talk to a model
     Chat(Box<ChatArgs>),
+    /// The organization's projects
+    #[command(subcommand)]
+    Projects(ProjectsCommand),
+    /// API keys of a project
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// People of the organization and of its projects
+    #[command(subcommand)]
+    Members(MembersCommand),
+    /// Who changed what
+    AuditLog(AuditLogArgs),
 }
 
 impl Cli {
@@ -121,6 +138,10 @@ impl Cli {
             Command::Budgets(command) => usage::budgets(&client, command, json).await,
             Command::Webhooks(command) => webhooks::run(&client, command, json).await,
             Command::Chat(args) => chat::run(&client, *args, json).await,
+            Command::Projects(command) => projects::run(&client, command, json).await,
+            Command::Keys(command) => keys::run(&client, command, json).await,
+            Command::Members(command) => members::run(&client, command, json).await,
+            Command::AuditLog(args) => audit_log::run(&client, args, json).await,
             Command::Up(_) => Ok(()),
         }
     }

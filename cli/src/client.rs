@@ -105,9 +105,22 @@ impl Client {
     /// # Errors
     /// As [`send`](Self::send).
     pub(crate) async fn list(&self, path: &[&str], limit: Option<usize>) -> Result<Value> {
+        self.list_where(path, &[], limit).await
+    }
+
+    /// As [`list`](Self::list), with more in the query.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) async fn list_where(
+        &self,
+        path: &[&str],
+        filters: &[(&str, &str)],
+        limit: Option<usize>,
+    ) -> Result<Value> {
         let mut all: Vec<Value> = Vec::new();
         loop {
-            let mut request = self.request(Method::GET, path).query(&[("limit", 100)]);
+            let mut request = self.request(Method::GET, path).query(&[("limit", 100)]).query(filters);
             if let Some(after) = all.last().and_then(|item| item["id"].as_str()) {
                 request = request.query(&[("after", after)]);
             }

@@ -20,6 +20,9 @@ mod digest;
 /// HTTP.
 mod client;
 
+/// `attune projects`, `keys`, `members`, `audit-log`.
+mod organization;
+
 /// `attune models`.
 mod models;
 

@@ -2,6 +2,17 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::id::{ApiKeyId, PersonId};
+
+/// Who does something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Actor {
+    /// A program, with this key.
+    ApiKey(ApiKeyId),
+    /// A person.
+    Person(PersonId),
+}
+
 /// What a person is in an organization or a project. A later one may do all that an earlier one may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {

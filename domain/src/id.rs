@@ -128,6 +128,10 @@ kinds! {
     Project, ProjectId, "proj_", "project";
     /// A secret that lets a program in.
     ApiKey, ApiKeyId, "key_", "API key";
+    /// Somebody whom an identity provider vouches for.
+    Person, PersonId, "user-", "user";
+    /// A line of the audit log.
+    AuditLog, AuditLogId, "audit_log-", "audit log line";
     /// An uploaded file.
     File, FileId, "file-", "file";
     /// A base model that was imported.

@@ -5,6 +5,12 @@
 /// Ids that know what they name.
 pub mod id;
 
+/// Who may do what: roles and scopes.
+pub mod access;
+
+/// The text of an API key.
+pub mod key_text;
+
 /// Amounts of memory and storage.
 pub mod bytes;
 

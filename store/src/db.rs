@@ -13,7 +13,7 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use crate::{config::DatabaseConfig, error::StoreError};
+use crate::{audit::Origin, config::DatabaseConfig, error::StoreError};
 
 /// Our own migrations; apalis has its own, in its own schema.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -59,26 +59,32 @@ const ASSUMED_ALIVE: Duration = Duration::from_secs(1);
 /// A transaction; what is not committed is undone.
 pub type Tx = Transaction<'static, Postgres>;
 
-/// A transaction in which only this project's rows are there: row security holds it to them.
+/// A transaction in which only this project's rows are there: row security holds it to them. What it changes is noted
+/// under `origin`, if there is one.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn tenant(pool: &PgPool, project: ProjectId) -> Result<Tx, StoreError> {
-    scoped(pool, "attune.project_id", project.uuid()).await
+pub async fn tenant(pool: &PgPool, project: ProjectId, origin: Option<Origin>) -> Result<Tx, StoreError> {
+    scoped(pool, "attune.project_id", project.uuid(), origin).await
 }
 
-/// A transaction that administers an organization: its projects, and what hangs on them, are there.
+/// A transaction that administers an organization: its projects, and what hangs on them, are there. Noted as above.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn organization(pool: &PgPool, organization: OrganizationId) -> Result<Tx, StoreError> {
-    scoped(pool, "attune.organization_id", organization.uuid()).await
+pub async fn organization(
+    pool: &PgPool,
+    organization: OrganizationId,
+    origin: Option<Origin>,
+) -> Result<Tx, StoreError> {
+    scoped(pool, "attune.organization_id", organization.uuid(), origin).await
 }
 
 /// Begins, takes on the role and names the tenant in one round trip; all of it ends with the transaction. The text is
-/// fixed but for a UUID, which can hold nothing but hex digits.
-async fn scoped(pool: &PgPool, setting: &'static str, tenant: Uuid) -> Result<Tx, StoreError> {
-    let begin = format!("begin; set local role attune_app; set local {setting} = '{tenant}'");
+/// fixed but for a UUID, which can hold nothing but hex digits, and the origin, which can hold no quote either.
+async fn scoped(pool: &PgPool, setting: &'static str, tenant: Uuid, origin: Option<Origin>) -> Result<Tx, StoreError> {
+    let noted = origin.map(|origin| format!("; set local attune.origin = '{origin}'")).unwrap_or_default();
+    let begin = format!("begin; set local role attune_app; set local {setting} = '{tenant}'{noted}");
     Ok(pool.begin_with(AssertSqlSafe(begin)).await?)
 }
 

@@ -27,6 +27,12 @@ pub mod tenant;
 /// Secrets that let a program in.
 pub mod api_key;
 
+/// People, and what they are in organizations and projects.
+pub mod member;
+
+/// Who changed what.
+pub mod audit;
+
 /// Files that users brought.
 pub mod file;
 

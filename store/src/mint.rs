@@ -1,6 +1,10 @@
 //! New ids and new secrets: the one place where the clock and the dice are.
 
-use attune_domain::id::{Id, Kind};
+use attune_domain::{
+    id::{Id, Kind},
+    key_text,
+};
+use rand::RngExt;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -20,6 +24,14 @@ pub fn uuid() -> Uuid {
 #[must_use]
 pub fn secret() -> String {
     format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
+}
+
+/// A new API key: 43 letters and digits of the system's random source, 256 bits, and their checksum.
+#[must_use]
+pub fn api_key() -> String {
+    let mut random = rand::rng();
+    let letters = (0..key_text::RANDOM).map(|_| char::from(random.sample(rand::distr::Alphanumeric)));
+    key_text::compose(&letters.collect::<String>())
 }
 
 /// What is kept of a secret. No slow hash: there is nothing to guess.

@@ -2,6 +2,10 @@
 
 /// Adapters, to be taken home.
 pub mod adapters;
+/// The API keys of a project.
+pub mod api_keys;
+/// Who changed what.
+pub mod audit_logs;
 /// Base models and the blobs that they are made of.
 pub mod base_models;
 /// What a project may spend.
@@ -22,12 +26,18 @@ pub mod job_events;
 pub mod jobs;
 /// Models.
 pub mod models;
+/// The people of a project.
+pub mod project_users;
+/// The organization's projects.
+pub mod projects;
 /// What serving processes call.
 pub mod replica;
 /// What trainers call.
 pub mod run;
 /// What was used, and what it cost.
 pub mod usage;
+/// The people of the organization.
+pub mod users;
 /// What became of events at webhook endpoints.
 pub mod webhook_deliveries;
 /// Webhook endpoints.

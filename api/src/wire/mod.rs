@@ -30,6 +30,8 @@ pub mod job_view;
 pub mod model;
 /// Prices, caps and budgets.
 pub mod money;
+/// Projects, people, keys, the audit log.
+pub mod organization;
 /// Previews of a file's rows.
 pub mod preview;
 /// What chats and completions ask of the drawing of tokens.

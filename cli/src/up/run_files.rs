@@ -77,6 +77,9 @@ fn api_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
     table.insert("bootstrap_key".into(), start.bootstrap_key.into());
     insert_section(&mut table, "limits", settings.limits.clone());
     insert_section(&mut table, "prices", settings.prices.clone());
+    if !settings.oidc.is_empty() {
+        table.insert("oidc".into(), settings.oidc.clone().into());
+    }
     insert_section(&mut table, "serving", seconds("wait_seconds", settings.serving.wait_seconds));
     Ok(table)
 }

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use attune_domain::key_text;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +42,7 @@ pub(crate) fn load_or_make(data: &Path) -> Result<Secrets> {
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let secrets = Secrets {
-                bootstrap_key: format!("sk-attune-{}", random_text(43)),
+                bootstrap_key: key_text::compose(&random_text(key_text::RANDOM)),
                 object_store_access_key_id: format!("attune-{}", random_text(12)),
                 object_store_secret_access_key: random_text(43),
                 webhooks_secret_key: random_text(43),
@@ -74,7 +75,7 @@ mod tests {
         let first = load_or_make(folder.path()).unwrap();
         let second = load_or_make(folder.path()).unwrap();
         assert_eq!(first.bootstrap_key, second.bootstrap_key);
-        assert_eq!(first.bootstrap_key.len(), 10 + 43);
+        assert_eq!(key_text::shape(&first.bootstrap_key), key_text::Shape::Checked);
         assert_eq!(first.webhooks_secret_key, second.webhooks_secret_key);
     }
 

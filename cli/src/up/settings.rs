@@ -66,6 +66,7 @@ struct SettingsFile {
     prices: toml::Table,
     serving: Serving,
     webhooks: toml::Table,
+    oidc: Vec<toml::Table>,
 }
 
 /// `[database]`.
@@ -139,6 +140,8 @@ pub(crate) struct Settings {
     pub(crate) serving: Serving,
     /// Handed to both, with our key added.
     pub(crate) webhooks: toml::Table,
+    /// Handed to api as they are.
+    pub(crate) oidc: Vec<toml::Table>,
 }
 
 fn default_region() -> String {
@@ -185,6 +188,7 @@ impl Settings {
             prices: file.prices,
             serving: file.serving,
             webhooks: file.webhooks,
+            oidc: file.oidc,
         })
     }
 }

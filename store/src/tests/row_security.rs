@@ -5,7 +5,7 @@ use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
 use crate::{
-    api_key, db, file, mint, queue, report, tenant,
+    api_key, db, file, queue, report, tenant,
     testing::{self, Seed, claimed_run, new_job, queued_job, seed, started},
 };
 
@@ -79,8 +79,8 @@ async fn who_names_no_tenant_sees_no_row_and_writes_none(pool: PgPool) {
 #[sqlx::test(migrations = false)]
 async fn a_statement_that_forgets_the_tenant_still_finds_only_its_own(pool: PgPool) {
     let (seed, other) = two_projects(&pool).await;
-    let mut mine = db::tenant(&pool, seed.project_id).await.unwrap();
-    let mut theirs = db::tenant(&pool, other).await.unwrap();
+    let mut mine = db::tenant(&pool, seed.project_id, None).await.unwrap();
+    let mut theirs = db::tenant(&pool, other, None).await.unwrap();
     for (table, rows) in [("file", 1), ("job", 1), ("run", 1), ("adapter_version", 1), ("project", 1), ("api_key", 1)] {
         assert_eq!(count(&mut mine, table).await, rows, "{table}");
     }
@@ -115,7 +115,7 @@ async fn an_organizations_administration_sees_its_projects_and_no_other(pool: Pg
         .fetch_one(&mut *conn)
         .await
         .unwrap();
-    let mut tx = db::organization(&pool, OrganizationId::new(ours)).await.unwrap();
+    let mut tx = db::organization(&pool, OrganizationId::new(ours), None).await.unwrap();
     assert_eq!((count(&mut tx, "project").await, count(&mut tx, "organization").await), (2, 1));
     assert_eq!(count(&mut tx, "api_key").await, 1);
     assert_eq!(count(&mut tx, "file").await, 0, "to administer is not to read datasets");
@@ -140,7 +140,7 @@ async fn a_login_that_owns_nothing_works_through_the_roles_alone(pool: PgPool) {
     let refused = sqlx::query("select from file").execute(&restricted).await.unwrap_err();
     assert!(refused.to_string().contains("permission denied"), "{refused}");
 
-    let mut tx = db::tenant(&restricted, seed.project_id).await.unwrap();
+    let mut tx = db::tenant(&restricted, seed.project_id, None).await.unwrap();
     let job = new_job(&mut tx, seed).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = db::platform(&restricted).await.unwrap();
@@ -161,7 +161,7 @@ async fn two_projects(pool: &PgPool) -> (Seed, ProjectId) {
     let seed = seed(pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let other = tenant::ensure(&mut conn, "default", "other").await.unwrap().project_id;
-    api_key::ensure(&mut conn, seed.project_id, "first", &mint::hash("x")).await.unwrap();
+    api_key::ensure(&mut conn, seed.project_id, "first", "x").await.unwrap();
     let job = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, job).await.unwrap();
     let events = [started(), testing::published()];

@@ -1,6 +1,6 @@
 //! What a project sees: its own, and nothing of another.
 
-use attune_domain::bytes::Bytes;
+use attune_domain::{access::Scope, bytes::Bytes};
 use sqlx::PgPool;
 
 use crate::{
@@ -18,11 +18,12 @@ async fn a_key_lets_in_until_it_is_revoked(pool: PgPool) {
     let mut conn = pool.acquire().await.unwrap();
     let hash = mint::hash("sk-attune-secret");
     for _ in 0..2 {
-        api_key::ensure(&mut conn, seed.project_id, "first", &hash).await.unwrap();
+        api_key::ensure(&mut conn, seed.project_id, "first", "sk-attune-secret").await.unwrap();
     }
-    let holder = api_key::by_hash(&mut conn, &hash).await.unwrap().unwrap();
-    assert_eq!((holder.project_id, holder.project.as_str()), (seed.project_id, "default"));
-    api_key::touch(&mut conn, holder.api_key_id).await.unwrap();
+    let grant = api_key::by_hash(&mut conn, &hash).await.unwrap().unwrap();
+    assert_eq!((grant.holder.project_id, grant.holder.project.as_str()), (seed.project_id, "default"));
+    assert_eq!(grant.scopes, [Scope::All, Scope::Admin], "a key that was configured may do everything");
+    api_key::touch(&mut conn, grant.holder.api_key_id.unwrap()).await.unwrap();
     assert!(api_key::by_hash(&mut conn, &mint::hash("sk-attune-other")).await.unwrap().is_none());
     sqlx::query("update api_key set revoked_at = now()").execute(&mut *conn).await.unwrap();
     assert!(api_key::by_hash(&mut conn, &hash).await.unwrap().is_none());

@@ -1,0 +1,9 @@
+//! Tests over the whole router: each has a database of its own, an issuer of its own on this machine, and no object
+//! store behind it.
+
+mod administration;
+mod forged;
+mod issuer;
+mod sign_in;
+mod walk;
+mod world;

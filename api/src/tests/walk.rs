@@ -1,0 +1,248 @@
+//! Every operation of the document, called by everybody: with another tenant's ids, by each role, without a key, and by a
+//! key without the scope. An operation that this walk has no case for fails it.
+
+use std::collections::BTreeMap;
+
+use attune_domain::access::{Role, Scope};
+use axum::http::{Method, StatusCode};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use super::world::{Answer, World, trained};
+use crate::{
+    permissions::{self, Level, Permission, Rule},
+    router,
+};
+
+/// One operation, ready to be called.
+struct Step {
+    method: Method,
+    /// The pattern: `/v1/files/{file_id}`.
+    path: String,
+    permission: Permission,
+}
+
+/// Everything in the document but what is open to all.
+fn steps() -> Vec<Step> {
+    let document = router::document();
+    let mut steps = Vec::new();
+    for (path, item) in &document.paths.paths {
+        for (method, id) in permissions::operations(item) {
+            match permissions::of_operation(id) {
+                Some(Rule::Asks(permission)) => steps.push(Step { method, path: path.clone(), permission }),
+                Some(Rule::Open) => {}
+                None => panic!("{id} has no line in the table of permissions"),
+            }
+        }
+    }
+    assert!(steps.len() >= 20, "{}", steps.len());
+    steps
+}
+
+/// What stands for a path's parameter.
+#[derive(Clone)]
+enum Place {
+    /// A row of the first tenant, and an id of the same kind that nobody has.
+    Tenants { there: String, unknown: String },
+    /// The same for everybody: a base model's name, a digest, a number.
+    Shared(&'static str),
+}
+
+/// The parameters' values, by name. A parameter that is not here has no case.
+async fn places(world: &World) -> BTreeMap<&'static str, Place> {
+    let (job, adapter, model) = trained(world).await;
+    let keys = format!("/v1/organization/projects/{}/api_keys", world.seed.project_id);
+    let key = world.get(&keys, &world.key).await.json()["data"][0]["id"].as_str().unwrap().to_owned();
+    world.person("walker", Role::Member).await;
+    let user =
+        world.get("/v1/organization/users", &world.key).await.json()["data"][0]["id"].as_str().unwrap().to_owned();
+    let tenants =
+        |there: String, prefix: &str| Place::Tenants { there, unknown: format!("{prefix}{}", "0".repeat(32)) };
+    BTreeMap::from([
+        ("file_id", tenants(world.seed.file_id.to_string(), "file-")),
+        ("job_id", tenants(job, "ftjob-")),
+        ("adapter", tenants(adapter, "adapter_")),
+        ("model", Place::Tenants { there: model, unknown: "ft:tiny:default:nobody:x".into() }),
+        ("project_id", tenants(world.seed.project_id.to_string(), "proj_")),
+        ("key_id", tenants(key, "key_")),
+        ("user_id", tenants(user, "user-")),
+        ("name", Place::Shared("tiny")),
+        ("sha256", Place::Shared("0000000000000000000000000000000000000000000000000000000000000000")),
+        ("file", Place::Shared("adapter_config.json")),
+    ])
+}
+
+/// A body with which the operation gets as far as its ids.
+fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Option<Value> {
+    let id = |name: &str| match &places[name] {
+        Place::Tenants { there, unknown } => {
+            if foreign {
+                there.clone()
+            } else {
+                unknown.clone()
+            }
+        }
+        Place::Shared(text) => (*text).to_owned(),
+    };
+    Some(match operation {
+        "create_job" => json!({"model": "tiny", "training_file": id("file_id")}),
+        "create_chat_completion" => json!({"model": id("model"), "messages": [{"role": "user", "content": "a"}]}),
+        "preview_file" => json!({"model": "tiny"}),
+        "create_base_model" => json!({"name": "walked", "files": []}),
+        "create_project" => json!({"name": "Not A Name"}),
+        "modify_project" => json!({"name": "walked"}),
+        "create_project_api_key" => json!({"name": "walked"}),
+        "create_project_user" => json!({"user_id": id("user_id"), "role": "viewer"}),
+        "modify_project_user" | "modify_user" => json!({"role": "viewer"}),
+        "create_user" => json!({"issuer": "https://nobody", "subject": "x", "role": "viewer"}),
+        _ => return None,
+    })
+}
+
+/// Operations whose body is no JSON object: what they are sent is refused after the door, which is all that matters here.
+const OTHER_BODIES: [&str; 2] = ["create_file", "put_blob"];
+
+/// The path with its parameters filled in; `None` for one that names no row of a tenant.
+fn filled(path: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> (String, bool) {
+    let mut names_a_tenants_row = false;
+    let parts = path.split('/').map(|part| {
+        let Some(name) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) else { return part.to_owned() };
+        match places.get(name) {
+            Some(Place::Tenants { there, unknown }) => {
+                names_a_tenants_row = true;
+                if foreign { there.clone() } else { unknown.clone() }
+            }
+            Some(Place::Shared(text)) => (*text).to_owned(),
+            None => panic!("{path}: the walk has no case for the parameter '{name}'"),
+        }
+    });
+    (parts.collect::<Vec<_>>().join("/"), names_a_tenants_row)
+}
+
+async fn call(world: &World, step: &Step, places: &BTreeMap<&str, Place>, foreign: bool, bearer: &str) -> Answer {
+    let (path, _) = filled(&step.path, places, foreign);
+    let body = body(step.permission.operation, places, foreign);
+    world.call(step.method.clone(), &path, bearer, body).await
+}
+
+/// Every body of the document has a case, so that a refusal is one of the ids and not of the body.
+#[test]
+fn every_operation_with_a_body_has_a_case() {
+    let document = router::document();
+    let text = |name: &str| (name.to_owned(), Place::Shared("x"));
+    let places: Vec<(String, Place)> = ["file_id", "model", "user_id", "job_id", "project_id"].map(text).into();
+    let places: BTreeMap<&str, Place> = places.iter().map(|(name, place)| (name.as_str(), place.clone())).collect();
+    for item in document.paths.paths.values() {
+        for operation in [&item.post, &item.put, &item.patch].into_iter().flatten() {
+            let id = operation.operation_id.as_deref().unwrap();
+            let has_case = body(id, &places, true).is_some() || OTHER_BODIES.contains(&id);
+            assert!(operation.request_body.is_none() || has_case, "the walk has no body for {id}");
+        }
+    }
+}
+
+#[sqlx::test(migrations = false)]
+async fn another_tenants_id_is_answered_as_one_that_nobody_has(pool: PgPool) {
+    let world = World::new(pool).await;
+    let places = places(&world).await;
+    let mut compared = 0;
+    for step in steps() {
+        let names_a_row = filled(&step.path, &places, true).1;
+        let operation = step.permission.operation;
+        let same_body = body(operation, &places, true) == body(operation, &places, false);
+        if !names_a_row && same_body {
+            continue;
+        }
+        let foreign = call(&world, &step, &places, true, &world.other.key).await;
+        let unknown = call(&world, &step, &places, false, &world.other.key).await;
+        let what = format!("{} {} ({operation})", step.method, step.path);
+        if names_a_row {
+            assert_eq!(foreign.status, StatusCode::NOT_FOUND, "{what}: {}", foreign.text);
+        }
+        assert!(foreign.status.is_client_error(), "{what}: {} {}", foreign.status, foreign.text);
+        assert_eq!(foreign.status, unknown.status, "{what}: {} / {}", foreign.text, unknown.text);
+        assert_eq!(nameless(&foreign, &places), nameless(&unknown, &places), "{what}");
+        compared += 1;
+    }
+    println!("{}", json!({"figure": "foreign_ids_compared", "value": compared, "bar": 15}));
+    assert!(compared >= 15, "{compared}");
+}
+
+/// The answer without the id that was asked for, which it repeats.
+fn nameless(answer: &Answer, places: &BTreeMap<&str, Place>) -> String {
+    let ids = places.values().filter_map(|place| match place {
+        Place::Tenants { there, unknown } => Some([there, unknown]),
+        Place::Shared(_) => None,
+    });
+    ids.flatten().fold(answer.text.clone(), |text, id| text.replace(id.as_str(), "…"))
+}
+
+#[sqlx::test(migrations = false)]
+async fn no_list_shows_another_tenants_rows(pool: PgPool) {
+    let world = World::new(pool).await;
+    let places = places(&world).await;
+    for step in steps().iter().filter(|step| step.method == Method::GET && !step.path.contains('{')) {
+        let answer = world.get(&step.path, &world.other.key).await;
+        if answer.status != StatusCode::OK {
+            assert!(answer.status.is_client_error(), "{}: {}", step.path, answer.text);
+            continue;
+        }
+        for (name, place) in &places {
+            if let Place::Tenants { there, .. } = place {
+                assert!(!answer.text.contains(there.as_str()), "{} shows the {name} of another tenant", step.path);
+            }
+        }
+    }
+}
+
+#[sqlx::test(migrations = false)]
+async fn each_role_may_do_what_its_line_says_and_no_more(pool: PgPool) {
+    let world = World::new(pool).await;
+    let places = places(&world).await;
+    for role in Role::ALL {
+        let token = world.person(role.name(), role).await;
+        for step in steps() {
+            // Ids that nobody has: what is allowed finds nothing, and changes nothing.
+            let answer = call(&world, &step, &places, false, &token).await;
+            let what = format!("{} {} as {role}: {}", step.method, step.path, answer.text);
+            if role >= step.permission.role {
+                let shut = [StatusCode::FORBIDDEN, StatusCode::UNAUTHORIZED].contains(&answer.status);
+                assert!(!shut, "{what}");
+            } else {
+                assert_eq!(answer.status, StatusCode::FORBIDDEN, "{what}");
+                if step.method != Method::HEAD {
+                    assert!(answer.message().contains(step.permission.role.name()), "the role is not named: {what}");
+                }
+            }
+        }
+    }
+}
+
+#[sqlx::test(migrations = false)]
+async fn nobody_and_a_key_without_the_scope_are_turned_away(pool: PgPool) {
+    let world = World::new(pool).await;
+    let places = places(&world).await;
+    let mut narrow = BTreeMap::new();
+    for step in steps() {
+        let what = format!("{} {}", step.method, step.path);
+        let (path, _) = filled(&step.path, &places, true);
+        let nobody = world.call_with(step.method.clone(), &path, &[], None).await;
+        assert_eq!(nobody.status, StatusCode::UNAUTHORIZED, "{what}: {}", nobody.text);
+
+        let wanted = step.permission.scope;
+        if !narrow.contains_key(&wanted) {
+            let others: Vec<Scope> = Scope::EACH.into_iter().filter(|scope| !scope.covers(wanted)).collect();
+            narrow.insert(wanted, (world.key_with(&others).await, world.key_with(&[wanted]).await));
+        }
+        let (without, with) = &narrow[&wanted];
+        let refused = call(&world, &step, &places, true, without).await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "{what}: {}", refused.text);
+        if step.method != Method::HEAD {
+            assert!(refused.message().contains(wanted.name()), "the scope is not named: {}", refused.text);
+        }
+        let answer = call(&world, &step, &places, false, with).await;
+        let shut = [StatusCode::FORBIDDEN, StatusCode::UNAUTHORIZED].contains(&answer.status);
+        assert!(!shut, "{what} with {wanted}: {}", answer.text);
+    }
+    assert!(steps().iter().any(|step| step.permission.level == Level::Organization));
+}

@@ -1,0 +1,185 @@
+//! The router over a database with two organizations, and callers of every kind.
+
+use std::sync::Arc;
+
+use attune_domain::{
+    access::{Role, Scope},
+    id::{OrganizationId, ProjectId},
+};
+use attune_store::{
+    api_key::{self, NewKey},
+    config::ObjectStoreConfig,
+    db, member, mint,
+    objects::Objects,
+    tenant,
+    testing::{self, Seed, seed},
+};
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderValue, Method, Request, StatusCode, header},
+};
+use serde_json::Value;
+use sqlx::PgPool;
+use tower::ServiceExt;
+
+use super::issuer::{Issuer, Signer};
+use crate::{
+    app::App,
+    config::{Limits, Serving},
+    issuers::Issuers,
+    router,
+};
+
+/// Everything that the tests reach.
+pub(crate) struct World {
+    pub(crate) pool: PgPool,
+    pub(crate) router: Router,
+    pub(crate) issuer: Issuer,
+    /// The first organization's project `default`, with a base model and a file.
+    pub(crate) seed: Seed,
+    /// The first organization.
+    pub(crate) organization: OrganizationId,
+    /// A key of `default` with every right.
+    pub(crate) key: String,
+    /// The second organization, its one project, and a key of it with every right.
+    pub(crate) other: Other,
+}
+
+pub(crate) struct Other {
+    pub(crate) organization: OrganizationId,
+    pub(crate) project: ProjectId,
+    pub(crate) key: String,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    pub(crate) fn message(&self) -> String {
+        self.json()["error"]["message"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+impl World {
+    pub(crate) async fn new(pool: PgPool) -> Self {
+        Self::with_signer(pool, Signer::ed25519("first"), &["EdDSA"]).await
+    }
+
+    pub(crate) async fn with_signer(pool: PgPool, signer: Signer, algorithms: &[&str]) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let seed = seed(&pool).await.unwrap();
+        let issuer = Issuer::start(signer).await;
+        let mut tx = db::platform(&pool).await.unwrap();
+        let organization = tenant::ensure(&mut tx, "default", "default").await.unwrap().organization_id;
+        let there = tenant::ensure(&mut tx, "elsewhere", "default").await.unwrap();
+        let everything = [Scope::All, Scope::Admin];
+        let new = |project_id| NewKey { project_id, name: "first", scopes: &everything, expires_at: None };
+        let (_, key) = api_key::insert(&mut tx, &new(seed.project_id)).await.unwrap();
+        let (_, theirs) = api_key::insert(&mut tx, &new(there.project_id)).await.unwrap();
+        tx.commit().await.unwrap();
+        let other = Other { organization: there.organization_id, project: there.project_id, key: theirs };
+        let app = App {
+            db: pool.clone(),
+            objects: nowhere(),
+            http: reqwest::Client::new(),
+            limits: Arc::new(Limits::default()),
+            serving: Arc::new(Serving { wait_seconds: 0 }),
+            permissions: Arc::default(),
+            kept: crate::credentials::Kept::default(),
+            issuers: Issuers::new(vec![issuer.config(algorithms)]).unwrap(),
+            first_key: None,
+        };
+        let router = router::router(app, "http://localhost");
+        Self { pool, router, issuer, seed, organization, key, other }
+    }
+
+    /// A key of the first organization's project with these scopes.
+    pub(crate) async fn key_with(&self, scopes: &[Scope]) -> String {
+        let mut tx = db::platform(&self.pool).await.unwrap();
+        let new = NewKey { project_id: self.seed.project_id, name: "some", scopes, expires_at: None };
+        let (_, secret) = api_key::insert(&mut tx, &new).await.unwrap();
+        tx.commit().await.unwrap();
+        secret
+    }
+
+    /// A token of somebody who is this in the first organization.
+    pub(crate) async fn person(&self, subject: &str, role: Role) -> String {
+        let mut tx = db::organization(&self.pool, self.organization, None).await.unwrap();
+        let who = member::Identity { issuer: &self.issuer.url, subject, email: None, name: None };
+        let id = member::admit(&mut tx, self.organization, &who, role).await.unwrap();
+        if role < Role::Admin {
+            member::admit_to_project(&mut tx, self.seed.project_id, id, role).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        self.issuer.token(subject)
+    }
+
+    pub(crate) async fn call(&self, method: Method, path: &str, bearer: &str, body: Option<Value>) -> Answer {
+        self.call_with(method, path, &[("authorization", &format!("Bearer {bearer}"))], body).await
+    }
+
+    pub(crate) async fn get(&self, path: &str, bearer: &str) -> Answer {
+        self.call(Method::GET, path, bearer, None).await
+    }
+
+    pub(crate) async fn call_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            // Not only what is visible: a forger is not so polite.
+            request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let request = match body {
+            Some(body) => request.header(header::CONTENT_TYPE, "application/json").body(Body::from(body.to_string())),
+            None => request.body(Body::empty()),
+        };
+        let answer = self.router.clone().oneshot(request.unwrap()).await.unwrap();
+        let status = answer.status();
+        let bytes = axum::body::to_bytes(answer.into_body(), 64 << 20).await.unwrap();
+        Answer { status, text: String::from_utf8_lossy(&bytes).into_owned() }
+    }
+}
+
+/// A job of the first project that has given an adapter: its id, and its adapter's id and model.
+pub(crate) async fn trained(world: &World) -> (String, String, String) {
+    use attune_store::{adapter, report};
+    let mut conn = db::platform(&world.pool).await.unwrap();
+    let job = testing::queued_job(&mut conn, world.seed).await.unwrap();
+    let run = testing::claimed_run(&mut conn, job).await.unwrap();
+    let events = [testing::started(), testing::checkpointed(10, 'd'), testing::published()];
+    report::take(&mut conn, run.run_id, &testing::report(&run, 0, &events)).await.unwrap();
+    let version = adapter::list(&mut conn, world.seed.project_id, None, 1).await.unwrap().remove(0);
+    conn.commit().await.unwrap();
+    (job.to_string(), version.adapter_version_id.to_string(), version.model_name)
+}
+
+/// What nobody ever made is nowhere.
+pub(crate) fn unknown_secret() -> String {
+    mint::api_key()
+}
+
+/// An object store that answers nothing: what is tested here never gets that far.
+fn nowhere() -> Objects {
+    Objects::new(&ObjectStoreConfig {
+        endpoint: Some("http://127.0.0.1:9".into()),
+        region: "us-east-1".into(),
+        bucket: "attune".into(),
+        access_key_id: "key".into(),
+        secret_access_key: "secret".to_owned().into(),
+        path_style: true,
+    })
+}

@@ -1,0 +1,11 @@
+//! The organization's administration: projects, keys, people, the audit log. Needs a key with the scope `admin`, or the
+//! token of an owner or admin.
+
+/// `attune audit-log`.
+pub(crate) mod audit_log;
+/// `attune keys`.
+pub(crate) mod keys;
+/// `attune members`.
+pub(crate) mod members;
+/// `attune projects`.
+pub(crate) mod projects;

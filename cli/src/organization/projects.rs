@@ -1,0 +1,122 @@
+//! `attune projects`: the organization's projects.
+
+use clap::Subcommand;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    client::Client,
+    error::{CliError, Result},
+    output,
+};
+
+/// Commands about projects.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProjectsCommand {
+    /// List the projects, newest first
+    List {
+        /// Archived ones too
+        #[arg(long)]
+        archived: bool,
+    },
+    /// Make one
+    Create {
+        /// Lower-case letters, digits and '-'
+        name: String,
+    },
+    /// Show one
+    Get {
+        /// Its id or its name
+        project: String,
+    },
+    /// Give one another name; models that were tuned in it keep theirs
+    Rename {
+        /// Its id or its name
+        project: String,
+        /// Lower-case letters, digits and '-'
+        name: String,
+    },
+    /// Close one for good: its keys open nothing any more, its rows stay
+    Archive {
+        /// Its id or its name
+        project: String,
+    },
+}
+
+/// Where projects are.
+const PATH: [&str; 2] = ["organization", "projects"];
+
+/// Does it.
+///
+/// # Errors
+/// [`CliError`]: this machine's, or the API's.
+pub(crate) async fn run(client: &Client, command: ProjectsCommand, as_json: bool) -> Result<()> {
+    let view = match command {
+        ProjectsCommand::List { archived } => return list(client, archived, as_json).await,
+        ProjectsCommand::Create { name } => {
+            client.json(client.request(Method::POST, &PATH).json(&json!({"name": name}))).await?
+        }
+        ProjectsCommand::Get { project } => {
+            let id = find(client, Some(project)).await?;
+            client.get(&[PATH[0], PATH[1], &id]).await?
+        }
+        ProjectsCommand::Rename { project, name } => {
+            let id = find(client, Some(project)).await?;
+            client.json(client.request(Method::POST, &[PATH[0], PATH[1], &id]).json(&json!({"name": name}))).await?
+        }
+        ProjectsCommand::Archive { project } => {
+            let id = find(client, Some(project)).await?;
+            client.json(client.request(Method::POST, &[PATH[0], PATH[1], &id, "archive"])).await?
+        }
+    };
+    if as_json { output::json(&view) } else { show(&view) }
+}
+
+async fn list(client: &Client, archived: bool, as_json: bool) -> Result<()> {
+    let filter: &[(&str, &str)] = if archived { &[("include_archived", "true")] } else { &[] };
+    let projects = client.list_where(&PATH, filter, None).await?;
+    if as_json {
+        return output::json(&projects);
+    }
+    let rows = projects["data"].as_array().into_iter().flatten().map(|project| {
+        let moment = output::moment(&project["created_at"]);
+        vec![output::text(&project["id"]), output::text(&project["name"]), output::text(&project["status"]), moment]
+    });
+    output::table(&["PROJECT", "NAME", "STATUS", "CREATED (UTC)"], rows.collect(), "No projects.")
+}
+
+fn show(view: &Value) -> Result<()> {
+    output::fields(&[
+        ("project", output::text(&view["id"])),
+        ("name", output::text(&view["name"])),
+        ("status", output::text(&view["status"])),
+        ("created", output::moment(&view["created_at"])),
+        ("archived", output::moment(&view["archived_at"])),
+    ])
+}
+
+/// The id of the project that is meant: said by id or by name, or the only one there is.
+///
+/// # Errors
+/// [`CliError::Usage`]: nothing was said and there are several. [`CliError::NotFound`]: no project has this name.
+pub(crate) async fn find(client: &Client, said: Option<String>) -> Result<String> {
+    if let Some(id) = said.as_ref().filter(|said| said.starts_with("proj_")) {
+        return Ok(id.clone());
+    }
+    let all = client.list(&PATH, None).await?;
+    let all: Vec<&Value> = all["data"].as_array().into_iter().flatten().collect();
+    let meant: Vec<&&Value> = match &said {
+        Some(name) => all.iter().filter(|project| project["name"] == name.as_str()).collect(),
+        None => all.iter().collect(),
+    };
+    match (meant.as_slice(), said) {
+        ([one], _) => Ok(output::text(&one["id"])),
+        (_, Some(name)) => {
+            Err(CliError::NotFound { message: format!("no project is called '{name}'"), body: Value::Null })
+        }
+        (_, None) => {
+            let names: Vec<String> = all.iter().map(|project| output::text(&project["name"])).collect();
+            Err(CliError::Usage(format!("say which project with --project: {}", names.join(", "))))
+        }
+    }
+}
