@@ -87,6 +87,7 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
     Some(match operation {
         "create_job" => json!({"model": "tiny", "training_file": id("file_id")}),
         "create_chat_completion" => json!({"model": id("model"), "messages": [{"role": "user", "content": "a"}]}),
+        "create_completion" => json!({"model": id("model"), "prompt": "a"}),
         "preview_file" => json!({"model": "tiny"}),
         "create_base_model" => json!({"name": "walked", "files": []}),
         "create_project" => json!({"name": "Not A Name"}),
