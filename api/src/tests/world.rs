@@ -47,7 +47,6 @@ pub(crate) struct World {
 }
 
 pub(crate) struct Other {
-    pub(crate) organization: OrganizationId,
     pub(crate) project: ProjectId,
     pub(crate) key: String,
 }
@@ -86,7 +85,7 @@ impl World {
         let (_, key) = api_key::insert(&mut tx, &new(seed.project_id)).await.unwrap();
         let (_, theirs) = api_key::insert(&mut tx, &new(there.project_id)).await.unwrap();
         tx.commit().await.unwrap();
-        let other = Other { organization: there.organization_id, project: there.project_id, key: theirs };
+        let other = Other { project: there.project_id, key: theirs };
         let app = App {
             db: pool.clone(),
             objects: nowhere(),
