@@ -14,11 +14,11 @@ use crate::{
     config::{Limits, Prices, Serving},
     credentials::Kept,
     error::ApiError,
-    metering::Meter,
-    webhooks::Webhooks,
     guard,
     issuers::Issuers,
+    metering::Meter,
     permissions::Permissions,
+    webhooks::Webhooks,
 };
 
 /// The parts of the platform that a handler reaches. Cheap to clone.

@@ -8,7 +8,7 @@ use attune_domain::{
 };
 use attune_store::{
     api_key::{self, NewKey},
-    config::ObjectStoreConfig,
+    config::{ObjectStoreConfig, WebhooksConfig},
     db, member, mint,
     objects::Objects,
     tenant,
@@ -21,6 +21,7 @@ use axum::{
 };
 use serde_json::Value;
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use super::issuer::{Issuer, Signer};
@@ -29,6 +30,7 @@ use crate::{
     config::{Limits, Serving},
     issuers::Issuers,
     router,
+    webhooks::Webhooks,
 };
 
 /// Everything that the tests reach.
@@ -86,12 +88,15 @@ impl World {
         let (_, theirs) = api_key::insert(&mut tx, &new(there.project_id)).await.unwrap();
         tx.commit().await.unwrap();
         let other = Other { project: there.project_id, key: theirs };
+        let webhooks = WebhooksConfig { secret_key: Some("x".repeat(43).into()), ..WebhooksConfig::default() };
         let app = App {
             db: pool.clone(),
             objects: nowhere(),
             http: reqwest::Client::new(),
             limits: Arc::new(Limits::default()),
             serving: Arc::new(Serving { wait_seconds: 0 }),
+            streams: Arc::new(Semaphore::new(1)),
+            webhooks: Arc::new(Webhooks::new(&webhooks).unwrap()),
             permissions: Arc::default(),
             kept: crate::credentials::Kept::default(),
             issuers: Issuers::new(vec![issuer.config(algorithms)]).unwrap(),
