@@ -56,6 +56,11 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
     world.person("walker", Role::Member).await;
     let user =
         world.get("/v1/organization/users", &world.key).await.json()["data"][0]["id"].as_str().unwrap().to_owned();
+    let hook = body("create_webhook_endpoint", &BTreeMap::new(), true);
+    let hook = world.call(Method::POST, "/v1/webhook_endpoints", &world.key, hook).await.json()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let tenants =
         |there: String, prefix: &str| Place::Tenants { there, unknown: format!("{prefix}{}", "0".repeat(32)) };
     BTreeMap::from([
@@ -66,6 +71,9 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
         ("project_id", tenants(world.seed.project_id.to_string(), "proj_")),
         ("key_id", tenants(key, "key_")),
         ("user_id", tenants(user, "user-")),
+        ("webhook_endpoint_id", tenants(hook, "we_")),
+        // Nothing was ever sent; the endpoint before it is what is another tenant's.
+        ("delivery_id", Place::Shared("wd_00000000000000000000000000000001")),
         ("name", Place::Shared("tiny")),
         ("sha256", Place::Shared("0000000000000000000000000000000000000000000000000000000000000000")),
         ("file", Place::Shared("adapter_config.json")),
@@ -87,6 +95,9 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
     Some(match operation {
         "create_job" => json!({"model": "tiny", "training_file": id("file_id")}),
         "create_chat_completion" => json!({"model": id("model"), "messages": [{"role": "user", "content": "a"}]}),
+        "create_webhook_endpoint" => json!({"url": "https://hooks.example/attune"}),
+        "update_webhook_endpoint" => json!({"description": "walked"}),
+        "rotate_webhook_secret" => json!({}),
         "create_completion" => json!({"model": id("model"), "prompt": "a"}),
         "preview_file" => json!({"model": "tiny"}),
         "create_base_model" => json!({"name": "walked", "files": []}),

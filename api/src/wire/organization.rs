@@ -292,6 +292,7 @@ fn object_id(event: &str, id: uuid::Uuid) -> String {
         "base_model" => id::BaseModelId::new(id).to_string(),
         "project" => id::ProjectId::new(id).to_string(),
         "api_key" => id::ApiKeyId::new(id).to_string(),
+        "webhook_endpoint" => id::WebhookEndpointId::new(id).to_string(),
         "user" | "project.user" => id::PersonId::new(id).to_string(),
         _ => id.to_string(),
     }
