@@ -60,7 +60,7 @@ impl App {
     /// # Errors
     /// [`ApiError::Internal`]: no connection in time.
     pub async fn tenant(&self, project: ProjectId) -> Result<Tx, ApiError> {
-        Ok(db::tenant(&self.db, project, guard::origin()).await?)
+        Ok(db::tenant_of(&self.db, project, guard::origin()).await?)
     }
 
     /// A transaction that administers an organization: its projects, people, keys and audit log.

@@ -59,12 +59,19 @@ const ASSUMED_ALIVE: Duration = Duration::from_secs(1);
 /// A transaction; what is not committed is undone.
 pub type Tx = Transaction<'static, Postgres>;
 
-/// A transaction in which only this project's rows are there: row security holds it to them. What it changes is noted
-/// under `origin`, if there is one.
+/// A transaction in which only this project's rows are there: row security holds it to them.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn tenant(pool: &PgPool, project: ProjectId, origin: Option<Origin>) -> Result<Tx, StoreError> {
+pub async fn tenant(pool: &PgPool, project: ProjectId) -> Result<Tx, StoreError> {
+    scoped(pool, "attune.project_id", project.uuid(), None).await
+}
+
+/// As [`tenant`], for somebody: what it changes is noted under `origin`, if there is one.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn tenant_of(pool: &PgPool, project: ProjectId, origin: Option<Origin>) -> Result<Tx, StoreError> {
     scoped(pool, "attune.project_id", project.uuid(), origin).await
 }
 

@@ -79,8 +79,8 @@ async fn who_names_no_tenant_sees_no_row_and_writes_none(pool: PgPool) {
 #[sqlx::test(migrations = false)]
 async fn a_statement_that_forgets_the_tenant_still_finds_only_its_own(pool: PgPool) {
     let (seed, other) = two_projects(&pool).await;
-    let mut mine = db::tenant(&pool, seed.project_id, None).await.unwrap();
-    let mut theirs = db::tenant(&pool, other, None).await.unwrap();
+    let mut mine = db::tenant(&pool, seed.project_id).await.unwrap();
+    let mut theirs = db::tenant(&pool, other).await.unwrap();
     for (table, rows) in [("file", 1), ("job", 1), ("run", 1), ("adapter_version", 1), ("project", 1), ("api_key", 1)] {
         assert_eq!(count(&mut mine, table).await, rows, "{table}");
     }
@@ -140,7 +140,7 @@ async fn a_login_that_owns_nothing_works_through_the_roles_alone(pool: PgPool) {
     let refused = sqlx::query("select from file").execute(&restricted).await.unwrap_err();
     assert!(refused.to_string().contains("permission denied"), "{refused}");
 
-    let mut tx = db::tenant(&restricted, seed.project_id, None).await.unwrap();
+    let mut tx = db::tenant(&restricted, seed.project_id).await.unwrap();
     let job = new_job(&mut tx, seed).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = db::platform(&restricted).await.unwrap();
