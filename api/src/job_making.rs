@@ -59,7 +59,7 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
         metadata: serde_json::to_value(new.metadata.clone().unwrap_or_default()).map_err(ApiError::internal)?,
         spec,
         requested: new.as_it_came(),
-        api_key_id: Some(holder.api_key_id),
+        api_key_id: holder.api_key_id,
         micro_usd_per_million_tokens: app.prices.micro_usd_per_million_trained_tokens(),
         max_micro_usd: new.compute.and_then(|compute| compute.max_price_usd).map(micro_usd),
     };

@@ -59,6 +59,18 @@ const TABLE: &[Permission] = &[
     project("list_job_checkpoints", Scope::JobsRead, Role::Viewer),
     project("create_job", Scope::JobsWrite, Role::Member),
     project("cancel_job", Scope::JobsWrite, Role::Member),
+    project("estimate_job", Scope::JobsRead, Role::Viewer),
+    project("update_job", Scope::JobsWrite, Role::Member),
+    project("list_checkpoint_permissions", Scope::JobsRead, Role::Viewer),
+    // Lets other projects in.
+    project("create_checkpoint_permissions", Scope::JobsWrite, Role::Admin),
+    project("delete_checkpoint_permission", Scope::JobsWrite, Role::Admin),
+    project("retrieve_budget", Scope::UsageRead, Role::Viewer),
+    // What may be spent is not for those to say who spend it.
+    project("set_budget", Scope::All, Role::Admin),
+    project("usage_completions", Scope::UsageRead, Role::Viewer),
+    project("usage_training", Scope::UsageRead, Role::Viewer),
+    project("costs", Scope::UsageRead, Role::Viewer),
     project("pause_job", Scope::JobsWrite, Role::Member),
     project("resume_job", Scope::JobsWrite, Role::Member),
     project("list_models", Scope::ModelsRead, Role::Viewer),
@@ -238,7 +250,7 @@ mod tests {
     }
 
     /// Operations that change nothing although their method could.
-    const LOOKS: [&str; 1] = ["preview_file"];
+    const LOOKS: [&str; 2] = ["preview_file", "estimate_job"];
 
     #[test]
     fn an_operation_without_a_line_is_nobodys() {

@@ -54,7 +54,7 @@ pub async fn create(
     let chat = NewChat::read(fields)?;
     let model = asked_model::find(&app, holder.project_id, &chat.model).await?;
     let mut generation = begin(&app, &chat, &model, &request_id.0).await?;
-    generation.charge(&app.meter, model.account(holder.project_id, Some(holder.api_key_id)));
+    generation.charge(&app.meter, model.account(holder.project_id, holder.api_key_id));
     let heading = heading(&chat, model.system_fingerprint);
     if chat.streams() {
         let events = events(heading, generation, chat.choices());

@@ -56,7 +56,7 @@ pub async fn create(
     let new = NewCompletion::read(fields)?;
     let model = asked_model::find(&app, holder.project_id, &new.model).await?;
     let mut generations = begin(&app, &new, &model, &request_id.0).await?;
-    charge(&app, &mut generations, &model.account(holder.project_id, Some(holder.api_key_id)));
+    charge(&app, &mut generations, &model.account(holder.project_id, holder.api_key_id));
     let heading = heading(&new, model.system_fingerprint);
     if new.streams() {
         let events = events(Streaming::new(&new, heading, generations));

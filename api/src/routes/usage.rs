@@ -215,7 +215,10 @@ impl Params {
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::id::{ApiKeyId, OrganizationId, ProjectId};
+    use attune_domain::{
+        access::Actor,
+        id::{ApiKeyId, OrganizationId, ProjectId},
+    };
     use axum::{
         extract::FromRequestParts,
         http::{Request, request::Parts},
@@ -226,7 +229,8 @@ mod tests {
 
     fn holder() -> Holder {
         Holder {
-            api_key_id: ApiKeyId::new(Uuid::from_u128(1)),
+            actor: Actor::ApiKey(ApiKeyId::new(Uuid::from_u128(1))),
+            api_key_id: Some(ApiKeyId::new(Uuid::from_u128(1))),
             project_id: ProjectId::new(Uuid::from_u128(2)),
             project: "default".into(),
             organization_id: OrganizationId::new(Uuid::from_u128(3)),

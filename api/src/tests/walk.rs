@@ -56,6 +56,9 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
     world.person("walker", Role::Member).await;
     let user =
         world.get("/v1/organization/users", &world.key).await.json()["data"][0]["id"].as_str().unwrap().to_owned();
+    let kept = world.get(&format!("/v1/fine_tuning/jobs/{job}/checkpoints"), &world.key).await.json();
+    let checkpoint = kept["data"][0]["fine_tuned_model_checkpoint"].as_str();
+    let checkpoint = checkpoint.map_or_else(|| format!("{model}:ckpt-step-10"), str::to_owned);
     let hook = body("create_webhook_endpoint", &BTreeMap::new(), true);
     let hook = world.call(Method::POST, "/v1/webhook_endpoints", &world.key, hook).await.json()["id"]
         .as_str()
@@ -71,6 +74,8 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
         ("project_id", tenants(world.seed.project_id.to_string(), "proj_")),
         ("key_id", tenants(key, "key_")),
         ("user_id", tenants(user, "user-")),
+        ("checkpoint", Place::Tenants { there: checkpoint, unknown: "ft:tiny:default:nobody:x:ckpt-step-10".into() }),
+        ("permission_id", Place::Shared("cp_00000000000000000000000000000001")),
         ("webhook_endpoint_id", tenants(hook, "we_")),
         // Nothing was ever sent; the endpoint before it is what is another tenant's.
         ("delivery_id", Place::Shared("wd_00000000000000000000000000000001")),
@@ -95,6 +100,10 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
     Some(match operation {
         "create_job" => json!({"model": "tiny", "training_file": id("file_id")}),
         "create_chat_completion" => json!({"model": id("model"), "messages": [{"role": "user", "content": "a"}]}),
+        "estimate_job" => json!({"model": "tiny", "training_file": id("file_id")}),
+        "update_job" => json!({"compute": {"max_price_usd": 1}}),
+        "set_budget" => json!({"monthly_usd": null}),
+        "create_checkpoint_permissions" => json!({"project_ids": [id("project_id")]}),
         "create_webhook_endpoint" => json!({"url": "https://hooks.example/attune"}),
         "update_webhook_endpoint" => json!({"description": "walked"}),
         "rotate_webhook_secret" => json!({}),

@@ -27,8 +27,9 @@ use tower::ServiceExt;
 use super::issuer::{Issuer, Signer};
 use crate::{
     app::App,
-    config::{Limits, Serving},
+    config::{Limits, Prices, Serving},
     issuers::Issuers,
+    metering::Meter,
     router,
     webhooks::Webhooks,
 };
@@ -95,6 +96,9 @@ impl World {
             http: reqwest::Client::new(),
             limits: Arc::new(Limits::default()),
             serving: Arc::new(Serving { wait_seconds: 0 }),
+            prices: Prices::default(),
+            meter: Arc::new(Meter::new(Prices::default())),
+            estimates: Arc::new(Semaphore::new(1)),
             streams: Arc::new(Semaphore::new(1)),
             webhooks: Arc::new(Webhooks::new(&webhooks).unwrap()),
             permissions: Arc::default(),
