@@ -88,16 +88,6 @@ impl Params {
         self.0.extract_if(.., |(key, _)| is_it(key)).map(|(_, value)| value).collect()
     }
 
-    /// A truth.
-    ///
-    /// # Errors
-    /// It is neither `true` nor `false`.
-    pub fn truth(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
-        let Some(text) = self.take(name)? else { return Ok(None) };
-        let refused = |_| ApiError::invalid(name, format!("Invalid '{name}': '{text}'; give true or false."));
-        text.parse().map(Some).map_err(refused)
-    }
-
     /// The id that a list goes on behind.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ pub async fn list(
     mut query: Params,
 ) -> Result<Json<List<ProjectView>>, ApiError> {
     let (after, limit) = (query.after::<ProjectKind>()?, query.limit(20, 100)?);
-    let archived = query.truth("include_archived")?.unwrap_or(false);
+    let archived = query.truth("include_archived")?;
     query.done()?;
     let owner = administrator.organization_id;
     let mut db = app.organization(owner).await?;
