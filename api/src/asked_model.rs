@@ -17,6 +17,8 @@ use crate::{app::App, error::ApiError, metering::Account};
 /// Who answers.
 #[derive(Debug, Clone)]
 pub struct AskedModel {
+    /// Whose request it is.
+    pub project_id: ProjectId,
     /// The base.
     pub base_model_id: BaseModelId,
     /// `None`: the base itself.
@@ -57,6 +59,7 @@ pub async fn find(app: &App, project: ProjectId, name: &str) -> Result<AskedMode
     drop(db); // waiting for a replica may take minutes
     let digest = base.digest.get(..12).unwrap_or(&base.digest);
     Ok(AskedModel {
+        project_id: project,
         base_model_id: base.base_model_id,
         adapter: adapter_ref(&app.objects, &model).await?,
         system_fingerprint: format!("fp_{digest}"),

@@ -5,10 +5,7 @@
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
-use attune_domain::{
-    id::BaseModelId,
-    serve::{Echo, FinishReason, GenerateEvent, GenerateRequest, Prompt, Scored},
-};
+use attune_domain::serve::{Echo, FinishReason, GenerateEvent, GenerateRequest, Prompt, Scored};
 use futures::TryStreamExt;
 use reqwest::StatusCode;
 use tokio::{
@@ -19,6 +16,7 @@ use tokio_util::io::StreamReader;
 
 use crate::{
     app::App,
+    asked_model::AskedModel,
     error::ApiError,
     metering::{Account, Meter, Tokens},
     replicas::{self, Ready, unavailable},
@@ -90,14 +88,14 @@ pub enum Next {
     },
 }
 
-/// Sends `request` to the replica of `base`, started first if need be, and waits until its prompt is read.
+/// Sends `request` to the replica of the model's base, started first if need be, and waits until its prompt is read.
 ///
 /// # Errors
 /// [`ApiError::ReplicaUnavailable`]; [`ApiError::Invalid`] when the prompt is at fault.
-pub async fn begin(app: &App, base: BaseModelId, request: &GenerateRequest) -> Result<Generation, ApiError> {
+pub async fn begin(app: &App, model: &AskedModel, request: &GenerateRequest) -> Result<Generation, ApiError> {
     let deadline = Instant::now() + Duration::from_secs(app.serving.wait_seconds);
     let response = loop {
-        let replica = replicas::ready(app, base, deadline).await?;
+        let replica = replicas::ready(app, model, deadline).await?;
         if let Some(response) = ask(app, &replica, request).await {
             break response;
         }

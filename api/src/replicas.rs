@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use attune_domain::id::BaseModelId;
 use attune_store::{
     error::StoreError,
     replica::{self, Replica, ReplicaState},
 };
 use tokio::time::{Instant, sleep};
 
-use crate::{app::App, error::ApiError};
+use crate::{app::App, asked_model::AskedModel, error::ApiError};
 
 /// Between two looks at a replica that is not ready yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -26,14 +25,14 @@ pub struct Ready {
     pub token: String,
 }
 
-/// The replica of `base`, once it is ready.
+/// The replica of the model's base, once it is ready.
 ///
 /// # Errors
 /// [`ApiError::ReplicaUnavailable`]: it ended with an error, or is not there at `deadline`.
-pub async fn ready(app: &App, base: BaseModelId, deadline: Instant) -> Result<Ready, ApiError> {
+pub async fn ready(app: &App, model: &AskedModel, deadline: Instant) -> Result<Ready, ApiError> {
     let mut wanted = None;
     loop {
-        let replica = look(app, base, wanted.take()).await?;
+        let replica = look(app, model, wanted.take()).await?;
         match replica {
             Some(Replica { state: ReplicaState::Ready, address: Some(address), token, .. }) => {
                 return Ok(Ready { address, token });
@@ -55,12 +54,12 @@ pub async fn ready(app: &App, base: BaseModelId, deadline: Instant) -> Result<Re
 }
 
 /// The replica that is waited for as it is now, or the one that is to be waited for.
-async fn look(app: &App, base: BaseModelId, wanted: Option<Replica>) -> Result<Option<Replica>, ApiError> {
+async fn look(app: &App, model: &AskedModel, wanted: Option<Replica>) -> Result<Option<Replica>, ApiError> {
     let found = match wanted {
         Some(replica) => replica::get(&mut *app.platform().await?, replica.replica_id).await,
         None => {
             let mut tx = app.platform().await?;
-            let replica = replica::ensure(&mut tx, base).await;
+            let replica = replica::ensure_for(&mut tx, model.base_model_id, Some(model.project_id)).await;
             tx.commit().await?;
             replica
         }

@@ -18,6 +18,14 @@ pub enum EventType {
     AdapterVersionCreated,
     /// An alias stands for another adapter version now.
     AliasMoved,
+    /// A serving process is wanted for a base.
+    DeploymentRequested,
+    /// It answers.
+    DeploymentReady,
+    /// It has ended in good order: it was not used, or the platform was stopped.
+    DeploymentStopped,
+    /// It has ended badly.
+    DeploymentFailed,
     /// All requests of a batch are answered.
     BatchCompleted,
     /// A batch could not be done.
@@ -34,10 +42,14 @@ pub enum EventType {
 
 impl EventType {
     /// Those that are not steps of a job, with their names.
-    const NAMED: [(Self, &'static str); 9] = [
+    const NAMED: [(Self, &'static str); 13] = [
         (Self::CheckpointCreated, "fine_tuning.checkpoint.created"),
         (Self::AdapterVersionCreated, "adapter_version.created"),
         (Self::AliasMoved, "adapter_alias.moved"),
+        (Self::DeploymentRequested, "deployment.requested"),
+        (Self::DeploymentReady, "deployment.ready"),
+        (Self::DeploymentStopped, "deployment.stopped"),
+        (Self::DeploymentFailed, "deployment.failed"),
         (Self::BatchCompleted, "batch.completed"),
         (Self::BatchFailed, "batch.failed"),
         (Self::BatchCancelled, "batch.cancelled"),

@@ -2,7 +2,8 @@
 
 use attune_domain::{
     bytes::Bytes,
-    id::{BaseModelId, NodeId, ReplicaId},
+    event::EventType,
+    id::{BaseModelId, NodeId, ProjectId, ReplicaId},
     run::Directive,
     serve::{CONTRACT_VERSION, ReplicaReply, ReplicaReport, ServeSpec},
 };
@@ -14,6 +15,7 @@ use crate::{
     mint,
     node::{self, NewNode},
     objects::Objects,
+    outbox,
     queue::{self, EnsureReplica},
     run_spec,
 };
@@ -61,18 +63,32 @@ pub struct Replica {
 /// # Errors
 /// [`StoreError::Conflict`]: no such base. [`StoreError::Database`], [`StoreError::Queue`].
 pub async fn ensure(tx: &mut PgConnection, base: BaseModelId) -> Result<Replica, StoreError> {
+    ensure_for(tx, base, None).await
+}
+
+/// As [`ensure`], for a request of a project: if it has the replica started, it is told of what becomes of it.
+///
+/// # Errors
+/// As [`ensure`].
+pub async fn ensure_for(
+    tx: &mut PgConnection,
+    base: BaseModelId,
+    project: Option<ProjectId>,
+) -> Result<Replica, StoreError> {
     let id: ReplicaId = mint::id();
     let new = sqlx::query!(
-        "insert into replica (replica_id, base_model_id, state, token) values ($1, $2, 'wanted', $3)
+        "insert into replica (replica_id, base_model_id, state, token, wanted_by) values ($1, $2, 'wanted', $3, $4)
          on conflict (base_model_id) where state <> 'ended' do nothing",
         id.uuid(),
         base.uuid(),
         mint::secret(),
+        project.map(|id| id.uuid()),
     )
     .execute(&mut *tx)
     .await?;
     if new.rows_affected() == 1 {
         queue::push(tx, &EnsureReplica { replica_id: id }).await?;
+        tell(tx, id, EventType::DeploymentRequested).await?;
     }
     let living = sqlx::query_scalar!(
         "update replica set last_used_at = now() where base_model_id = $1 and state <> 'ended' returning replica_id",
@@ -82,6 +98,24 @@ pub async fn ensure(tx: &mut PgConnection, base: BaseModelId) -> Result<Replica,
     .await?;
     // It may have ended between the two statements; the caller asks again in any case.
     get(tx, ReplicaId::new(living.unwrap_or(id.uuid()))).await
+}
+
+/// Tells the project that had the replica started, if one did.
+async fn tell(tx: &mut PgConnection, id: ReplicaId, event: EventType) -> Result<(), StoreError> {
+    let row = sqlx::query!(
+        "select wanted_by, base_model.name as model, error from replica join base_model using (base_model_id)
+         where replica_id = $1",
+        id.uuid(),
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let Some(project) = row.wanted_by else { return Ok(()) };
+    let mut data = serde_json::json!({ "id": id, "model": row.model });
+    if let Some(error) = row.error {
+        data["error"] = error.into();
+    }
+    outbox::push(tx, ProjectId::new(project), event, &data).await?;
+    Ok(())
 }
 
 /// A replica by its id.
@@ -260,21 +294,22 @@ pub async fn take_report(
         };
     }
     let taken = sqlx::query!(
-        "update replica set heartbeat_at = now(), address = coalesce($2, address),
-             state = case when $2::text is not null then 'ready' else state end,
+        r#"update replica set heartbeat_at = now(), address = coalesce($2, address),
+             state = case when $2::text is not null then 'ready' else replica.state end,
              last_used_at = case when $3 then now() else last_used_at end
-         where replica_id = $1 and state in ('launching', 'ready')",
+         from (select replica_id, state from replica where replica_id = $1 for update) as before
+         where replica.replica_id = before.replica_id and before.state in ('launching', 'ready')
+         returning before.state <> replica.state as "came_up!""#,
         id.uuid(),
         report.address,
         report.active_requests > 0,
     )
-    .execute(tx)
+    .fetch_optional(&mut *tx)
     .await?;
-    if taken.rows_affected() == 1 {
-        Ok(ReplicaReply { directive: Directive::Continue })
-    } else {
-        Err(StoreError::Stale)
+    if taken.ok_or(StoreError::Stale)?.came_up {
+        tell(tx, id, EventType::DeploymentReady).await?;
     }
+    Ok(ReplicaReply { directive: Directive::Continue })
 }
 
 /// Ends a replica and gives its node back. Returns `false` if it had ended before.
@@ -294,6 +329,8 @@ pub async fn end(tx: &mut PgConnection, id: ReplicaId, error: Option<&str>) -> R
     if let Some(node_id) = ended.node_id {
         node::release(tx, NodeId::new(node_id)).await?;
     }
+    let event = if error.is_some() { EventType::DeploymentFailed } else { EventType::DeploymentStopped };
+    tell(tx, id, event).await?;
     Ok(true)
 }
 

@@ -93,7 +93,7 @@ async fn begin(app: &App, chat: &NewChat, model: &AskedModel, request_id: &str) 
         choices: chat.choices(),
         sampling: chat.sampling(rand::random())?,
     };
-    generation::begin(app, model.base_model_id, &request).await
+    generation::begin(app, model, &request).await
 }
 
 fn heading(chat: &NewChat, system_fingerprint: String) -> Heading {

@@ -111,7 +111,7 @@ async fn begin(
             sampling: sampling.clone(),
         })
         .collect();
-    try_join_all(requests.iter().map(|request| generation::begin(app, model.base_model_id, request))).await
+    try_join_all(requests.iter().map(|request| generation::begin(app, model, request))).await
 }
 
 fn heading(new: &NewCompletion, system_fingerprint: String) -> CompletionHeading {

@@ -8,6 +8,7 @@ use crate::{
     node::{self, NewNode},
     queue::EnsureReplica,
     replica::{self, Placement, ReplicaState},
+    tenant,
     testing::{self, seed},
 };
 
@@ -86,4 +87,29 @@ async fn a_replica_that_fails_says_why(pool: PgPool) {
     assert_eq!(reply.directive, Directive::Stop);
     let ended = replica::get(&mut conn, id).await.unwrap();
     assert_eq!((ended.state, ended.error.as_deref()), (ReplicaState::Ended, Some("no memory")));
+}
+
+#[sqlx::test(migrations = false)]
+async fn the_project_that_had_it_started_is_told_and_no_other(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let other = tenant::ensure(&mut conn, "default", "other").await.unwrap().project_id;
+    for failed in [None, Some("no memory")] {
+        let wanted = replica::ensure_for(&mut conn, seed.base_model_id, Some(seed.project_id)).await.unwrap();
+        let id = wanted.replica_id;
+        assert_eq!(replica::ensure_for(&mut conn, seed.base_model_id, Some(other)).await.unwrap().replica_id, id);
+        replica::place(&mut conn, id, &placement()).await.unwrap();
+        for _ in 0..2 {
+            replica::take_report(&mut conn, id, &says(Some("127.0.0.1:9"), 0)).await.unwrap();
+        }
+        for _ in 0..2 {
+            replica::end(&mut conn, id, failed).await.unwrap();
+        }
+    }
+    let told: Vec<(String, serde_json::Value, uuid::Uuid)> =
+        sqlx::query_as("select type, data, project_id from outbox order by event_id").fetch_all(&pool).await.unwrap();
+    let types: Vec<&str> = told.iter().map(|(kind, ..)| kind.trim_start_matches("deployment.")).collect();
+    assert_eq!(types, ["requested", "ready", "stopped", "requested", "ready", "failed"]);
+    assert!(told.iter().all(|(_, data, project)| data["model"] == "tiny" && *project == seed.project_id.uuid()));
+    assert_eq!((&told[2].1["error"], &told[5].1["error"]), (&serde_json::Value::Null, &"no memory".into()));
 }
