@@ -22,7 +22,7 @@ CASES = 10_000
 RULES_BEYOND_THE_SCHEMA = [
     "create_file", "create_upload", "add_upload_part", "complete_upload", "create_job", "estimate_job", "preview_file",
     "create_chat_completion", "create_completion", "create_base_model", "put_blob", "create_batch", "import_adapter",
-    "create_webhook_endpoint", "update_webhook_endpoint",
+    "create_webhook_endpoint", "update_webhook_endpoint", "list_webhook_deliveries",
 ]
 
 client = openai.OpenAI(max_retries=0)

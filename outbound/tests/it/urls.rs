@@ -117,8 +117,13 @@ async fn no_ssrf_url_is_let_through() {
         }
     }
     println!("tried {} URLs that must lead nowhere", tried.len());
-    println!(r#"{{"figure": "ssrf_urls_tried", "value": {}, "bar": 200}}"#, tried.len());
-    println!(r#"{{"figure": "ssrf_urls_let_through", "value": {}, "bar": 0, "at_most": true}}"#, through.len());
+    for figure in [
+        format!(r#"{{"figure": "ssrf_urls_tried", "value": {}, "bar": 200}}"#, tried.len()),
+        format!(r#"{{"figure": "ssrf_urls_let_through", "value": {}, "bar": 0, "at_most": true}}"#, through.len()),
+    ] {
+        println!("{figure}");
+        attune_tests::figure(&figure);
+    }
     assert!(tried.len() >= 200, "{}", tried.len());
     assert!(through.is_empty(), "{through:#?}");
 }
