@@ -11,6 +11,7 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
 use crate::{
+    conditions,
     config::{Limits, Prices, Serving},
     credentials::Kept,
     error::ApiError,
@@ -18,6 +19,7 @@ use crate::{
     issuers::Issuers,
     metering::Meter,
     permissions::Permissions,
+    throttle::Rates,
     webhooks::Webhooks,
 };
 
@@ -52,15 +54,20 @@ pub struct App {
     pub issuers: Issuers,
     /// The hash of the configured first key, which may have a shape of its own.
     pub first_key: Option<Arc<[u8]>>,
+    /// What each key has left.
+    pub rates: Arc<Rates>,
 }
 
 impl App {
-    /// A transaction in which only this project's rows are there: what every request of a user runs in.
+    /// A transaction in which only this project's rows are there: what every request of a user runs in. What the request
+    /// demands of the state it meets is checked here, in the transaction that makes its change.
     ///
     /// # Errors
-    /// [`ApiError::Internal`]: no connection in time.
+    /// [`ApiError::Internal`]: no connection in time. [`ApiError::PreconditionFailed`], [`ApiError::Conflict`].
     pub async fn tenant(&self, project: ProjectId) -> Result<Tx, ApiError> {
-        Ok(db::tenant_of(&self.db, project, guard::origin()).await?)
+        let mut tx = db::tenant_of(&self.db, project, guard::origin()).await?;
+        conditions::hold(&mut tx, project).await?;
+        Ok(tx)
     }
 
     /// A transaction that administers an organization: its projects, people, keys and audit log.

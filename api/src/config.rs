@@ -40,6 +40,30 @@ pub struct Config {
     /// Who vouches for people.
     #[serde(default)]
     pub oidc: Vec<OidcConfig>,
+    /// How often a key may ask.
+    #[serde(default)]
+    pub rate_limits: RateLimits,
+    /// Pages of other origins.
+    #[serde(default)]
+    pub cors: Cors,
+}
+
+/// `[rate_limits]`, each per API key; 0, the default: as much as it likes.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimits {
+    /// Requests of any kind.
+    pub requests_per_minute: u32,
+    /// Tokens of prompts and of answers.
+    pub tokens_per_minute: u32,
+}
+
+/// `[cors]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cors {
+    /// Origins whose pages may call, such as `https://app.example.org`; none by default.
+    pub allowed_origins: Vec<String>,
 }
 
 /// `[limits]`.
@@ -193,7 +217,16 @@ impl Config {
 /// Other `ATTUNE_` variables belong to other programs.
 fn is_ours(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    let sections = ["database__", "object_store__", "limits__", "serving__", "webhooks__", "prices__"];
+    let sections = [
+        "database__",
+        "object_store__",
+        "limits__",
+        "serving__",
+        "webhooks__",
+        "prices__",
+        "rate_limits__",
+        "cors__",
+    ];
     ["listen", "public_url", "bootstrap_key", "oidc"].contains(&key.as_str())
         || sections.iter().any(|s| key.starts_with(s))
 }

@@ -13,6 +13,8 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::throttle::Counted;
+
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorBody {
@@ -136,6 +138,45 @@ pub enum ApiError {
         /// When to ask again.
         retry_after_seconds: u64,
     },
+    /// The thing is no longer as the caller's `If-Match` has it.
+    #[error("If-Match: it has changed since; its ETag is now {current}. Read it again, and decide anew.")]
+    PreconditionFailed {
+        /// An `ETag` that would match.
+        current: String,
+    },
+    /// There is no such part.
+    #[error("Range: the content has {length} bytes; no part of it is asked for.")]
+    RangeNotSatisfiable {
+        /// Of the whole.
+        length: u64,
+    },
+    /// The `Idempotency-Key` stands for another request. Holds what differs.
+    #[error("This Idempotency-Key was used for another request: {0}. A new request needs a new key.")]
+    IdempotencyKeyReused(String),
+    /// The first request with this `Idempotency-Key` goes on still.
+    #[error(
+        "The first request with this Idempotency-Key is still being answered; ask again in {retry_after_seconds} s."
+    )]
+    IdempotencyKeyHeld {
+        /// When to ask again.
+        retry_after_seconds: u64,
+    },
+    /// The first request with this `Idempotency-Key` was done, and nobody knows its answer.
+    #[error(
+        "The first request with this Idempotency-Key was done, but the server was stopped before it had kept the answer. \
+         Look at the list for what it made."
+    )]
+    IdempotencyAnswerLost,
+    /// The key has had its share.
+    #[error("{message}")]
+    RateLimited {
+        /// Of what.
+        counted: Counted,
+        /// A sentence.
+        message: String,
+        /// When there is more.
+        retry_after_seconds: u64,
+    },
     /// Our fault. The cause is for the log alone.
     #[error("The server had an error while it processed the request.")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -192,6 +233,18 @@ impl ApiError {
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, Some("request_too_large")),
             Self::NameTaken(_) => (StatusCode::CONFLICT, REQUEST, Some("name_taken")),
             Self::Conflict(_) => (StatusCode::CONFLICT, REQUEST, Some("conflict")),
+            Self::PreconditionFailed { .. } => (StatusCode::PRECONDITION_FAILED, REQUEST, Some("precondition_failed")),
+            Self::RangeNotSatisfiable { .. } => {
+                (StatusCode::RANGE_NOT_SATISFIABLE, REQUEST, Some("range_not_satisfiable"))
+            }
+            Self::IdempotencyKeyReused(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, REQUEST, Some("idempotency_key_reused"))
+            }
+            Self::IdempotencyKeyHeld { .. } => (StatusCode::CONFLICT, REQUEST, Some("idempotency_key_in_use")),
+            Self::IdempotencyAnswerLost => (StatusCode::CONFLICT, REQUEST, Some("idempotency_answer_lost")),
+            Self::RateLimited { counted, .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, counted.name(), Some("rate_limit_exceeded"))
+            }
             Self::Stale => (StatusCode::CONFLICT, REQUEST, Some("stale_lease")),
             Self::StorageRefused { .. } => (StatusCode::INSUFFICIENT_STORAGE, SERVER, Some("insufficient_storage")),
             Self::ReplicaUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("model_unavailable")),
@@ -269,8 +322,17 @@ impl IntoResponse for ApiError {
         self.log();
         let (status, ..) = self.parts();
         let mut response = (status, Json(self.body())).into_response();
-        if let Self::ReplicaUnavailable { retry_after_seconds, .. } | Self::Busy { retry_after_seconds, .. } = self {
+        if let Self::ReplicaUnavailable { retry_after_seconds, .. }
+        | Self::Busy { retry_after_seconds, .. }
+        | Self::IdempotencyKeyHeld { retry_after_seconds }
+        | Self::RateLimited { retry_after_seconds, .. } = self
+        {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_seconds));
+        }
+        if let Self::PreconditionFailed { current } = &self
+            && let Ok(tag) = HeaderValue::from_str(current)
+        {
+            response.headers_mut().insert(header::ETAG, tag);
         }
         if let Self::Unauthenticated(_) = self {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

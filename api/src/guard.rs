@@ -33,6 +33,11 @@ pub fn origin() -> Option<Origin> {
     ORIGIN.try_with(|origin| *origin).ok().flatten()
 }
 
+/// `future` in a task of its own, with what the request at hand notes its changes under.
+pub fn carry<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    ORIGIN.scope(origin(), future)
+}
+
 /// Lets the request in, or says why not.
 pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     if request.uri().path().contains("%00") {

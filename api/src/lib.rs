@@ -15,7 +15,7 @@ pub mod router;
 /// The frame of the OpenAPI document.
 pub mod openapi;
 
-/// A request's id, span and net under panics.
+/// A request's id, span, headers and net under panics.
 pub mod request;
 
 /// Who may call what: the table.
@@ -32,6 +32,24 @@ pub mod issuers;
 
 /// Who calls.
 pub mod caller;
+
+/// Whose answer it is.
+pub mod identify;
+
+/// How often a key may ask.
+pub mod throttle;
+
+/// Requests that are safe to repeat.
+pub mod idempotency;
+
+/// The digest by which a repeated request is known.
+pub mod body_print;
+
+/// `If-Match`, `If-None-Match`, `ETag`.
+pub mod conditions;
+
+/// The OpenAPI document to be browsed.
+pub mod documentation;
 
 /// What a caller is told when something cannot be done.
 pub mod error;

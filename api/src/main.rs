@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use attune_api::{
     app::App, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, router, routes,
-    webhooks::Webhooks,
+    throttle::Rates, webhooks::Webhooks,
 };
 use attune_store::{api_key, db, mint, objects::Objects, tenant};
 use clap::Parser;
@@ -76,18 +76,20 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         kept: Kept::default(),
         issuers: Issuers::new(config.oidc).map_err(anyhow::Error::msg)?,
         first_key: config.bootstrap_key.as_ref().map(|key| mint::hash(key.expose_secret()).into()),
+        rates: Arc::new(Rates::new(config.rate_limits)),
     };
     let (meter, pool) = (app.meter.clone(), app.db.clone());
     let writing = tokio::spawn({
         let (meter, pool) = (meter.clone(), pool.clone());
         async move { meter.write_on(pool).await }
     });
+    let router = router::router(app, &config.public_url, &config.cors).context("in [cors]")?;
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     tracing::info!(address = %listener.local_addr()?, "listening on {}", listener.local_addr()?);
     let stop = tokio::sync::watch::Sender::new(false);
     let mut asked = stop.subscribe();
-    let service = router::router(app, &config.public_url).into_make_service_with_connect_info::<SocketAddr>();
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, service).with_graceful_shutdown(async move {
         stop_asked().await;
         stop.send_replace(true);

@@ -1,5 +1,6 @@
 //! The frame of the OpenAPI document; the operations describe themselves. `openapi/openapi.json` is compared with it.
 
+use serde_json::{Map, Value, json};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -45,23 +46,82 @@ impl Modify for Key {
     }
 }
 
+/// The schema of a job's file, out of the document: the body of `create_job` and all that it names.
+///
+/// # Errors
+/// The document cannot be written as JSON.
+pub fn job_schema(document: &Document) -> serde_json::Result<Value> {
+    let mut all = serde_json::to_value(document)?["components"]["schemas"].take();
+    let mut wanted = vec!["NewJob".to_owned()];
+    let mut definitions = Map::new();
+    while let Some(name) = wanted.pop() {
+        let mut schema = all[&name].take();
+        if !definitions.contains_key(&name) {
+            point_to_definitions(&mut schema, &mut wanted);
+            definitions.insert(name, schema);
+        }
+    }
+    for field in ["training_file", "validation_file"] {
+        let text = "The id of a file; or a path on this machine, which is uploaded first.";
+        definitions["NewJob"]["properties"][field]["description"] = text.into();
+    }
+    definitions.sort_keys();
+    Ok(json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A fine-tuning job of Attune",
+        "description": "What `attune jobs create -f` takes, as YAML or JSON.",
+        "$ref": "#/$defs/NewJob",
+        "$defs": definitions,
+    }))
+}
+
+/// Turns references into the document into references into the schema, and notes what they name.
+fn point_to_definitions(schema: &mut Value, wanted: &mut Vec<String>) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::String(reference)) = map.get_mut("$ref")
+                && let Some(name) = reference.strip_prefix("#/components/schemas/").map(str::to_owned)
+            {
+                *reference = format!("#/$defs/{name}");
+                wanted.push(name);
+            }
+            map.values_mut().for_each(|value| point_to_definitions(value, wanted));
+        }
+        Value::Array(list) => list.iter_mut().for_each(|value| point_to_definitions(value, wanted)),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use super::*;
     use crate::router;
 
-    /// `UPDATE=1 cargo test -p attune-api openapi` rewrites the file.
+    /// `UPDATE=1 cargo test -p attune-api openapi` rewrites the files.
     #[test]
     fn the_committed_document_is_the_one_that_the_code_gives() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../openapi/openapi.json");
-        let now = router::document().to_pretty_json().unwrap() + "\n";
-        if option_env_update() {
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, &now).unwrap();
+        let document = router::document();
+        let job = serde_json::to_string_pretty(&job_schema(&document).unwrap()).unwrap();
+        for (name, now) in [("openapi.json", document.to_pretty_json().unwrap()), ("job.schema.json", job)] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../openapi").join(name);
+            if option_env_update() {
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(&path, format!("{now}\n")).unwrap();
+            }
+            let committed = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(committed == format!("{now}\n"), "openapi/{name} is stale: run the test again with UPDATE=1");
         }
-        let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(committed == now, "openapi/openapi.json is stale: run the test again with UPDATE=1");
+    }
+
+    #[test]
+    fn the_schema_of_a_job_stands_alone() {
+        let schema = job_schema(&router::document()).unwrap();
+        let text = schema.to_string();
+        assert!(!text.contains("#/components/") && text.contains("\"$ref\":\"#/$defs/TrainerFields\""), "{text}");
+        assert_eq!(schema["$defs"]["NewJob"]["additionalProperties"], false);
+        assert_eq!(schema["$defs"]["AdapterFields"]["additionalProperties"], false);
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test has no configuration")]

@@ -1,27 +1,34 @@
 //! The table of contents: every path, and what all of them go through.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     extract::DefaultBodyLimit,
+    http::{HeaderName, HeaderValue, Method, header, header::InvalidHeaderValue},
     middleware::{from_fn, from_fn_with_state},
     routing::{get, post},
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowOrigin, CorsLayer},
+};
 use utoipa::{OpenApi, openapi::OpenApi as Document};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::App,
-    guard,
-    openapi::Doc,
+    conditions,
+    config::Cors,
+    documentation, guard, idempotency, identify,
+    openapi::{self, Doc},
     permissions::Permissions,
     request,
     routes::{
         adapters, api_keys, audit_logs, base_models, budget, chat, checkpoint_permissions, completions, files, health,
         job_events, jobs, models, project_users, projects, replica, run, usage, users, webhook_deliveries, webhooks,
     },
+    throttle,
 };
 
 /// Everything that a user may call, and its description.
@@ -95,21 +102,58 @@ pub fn document() -> Document {
     public().1
 }
 
+/// What every request of a user goes through, from the last layer to the first.
+fn furnished(public: Router<App>, app: &App) -> Router<App> {
+    public
+        .route_layer(from_fn(conditions::keep))
+        .route_layer(from_fn_with_state(app.clone(), idempotency::once))
+        .route_layer(from_fn_with_state(app.clone(), throttle::limit))
+        .route_layer(from_fn(identify::identify))
+        .route_layer(from_fn_with_state(app.clone(), guard::guard))
+}
+
+/// Lets pages of these origins call.
+fn cors(cors: &Cors) -> Result<CorsLayer, InvalidHeaderValue> {
+    let origins: Vec<HeaderValue> = cors.allowed_origins.iter().map(|o| o.parse()).collect::<Result<_, _>>()?;
+    let methods = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    let asked = [
+        header::AUTHORIZATION,
+        header::CONTENT_TYPE,
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        HeaderName::from_static("last-event-id"),
+        HeaderName::from_static("openai-organization"),
+        HeaderName::from_static("openai-project"),
+        idempotency::KEY,
+        request::CHOSEN,
+    ];
+    let told = [request::HEADER, header::ETAG, header::RETRY_AFTER, header::CONTENT_DISPOSITION];
+    let layer = CorsLayer::new().allow_origin(AllowOrigin::list(origins)).allow_methods(methods);
+    Ok(layer.allow_headers(asked).expose_headers(told).max_age(Duration::from_secs(600)))
+}
+
 /// The whole api, reached at `public_url`.
-pub fn router(mut app: App, public_url: &str) -> Router {
+///
+/// # Errors
+/// An origin of `allowed` cannot stand in a header.
+pub fn router(mut app: App, public_url: &str, allowed: &Cors) -> Result<Router, InvalidHeaderValue> {
     let (public, mut document) = public();
     app.permissions = Arc::new(Permissions::of(&document));
+    let job = openapi::job_schema(&document).unwrap_or_default();
     document.servers = Some(vec![utoipa::openapi::Server::new(public_url)]);
     let json_bytes = usize::try_from(app.limits.json_bytes).unwrap_or(usize::MAX);
-    public
-        .route_layer(from_fn_with_state(app.clone(), guard::guard))
+    let inner = furnished(public, &app)
         .merge(internal())
         .route("/openapi.json", get(move || std::future::ready(Json(document.clone()))))
+        .route("/schemas/job.json", get(move || std::future::ready(Json(job.clone()))))
+        .route("/docs", get(documentation::enter))
+        .route("/docs/{*file}", get(documentation::file))
         .fallback(request::no_such_route)
         .method_not_allowed_fallback(request::method_not_allowed)
         .layer(DefaultBodyLimit::max(json_bytes))
         .layer(from_fn(request::plain_path))
-        .layer(CatchPanicLayer::custom(request::panicked))
-        .layer(from_fn(request::trace))
-        .with_state(app)
+        .layer(CatchPanicLayer::custom(request::panicked));
+    let inner = if allowed.allowed_origins.is_empty() { inner } else { inner.layer(cors(allowed)?) };
+    let inner = inner.layer(from_fn(request::trace)).with_state(app);
+    Ok(Router::new().fallback_service(inner).layer(from_fn(request::normalize)))
 }

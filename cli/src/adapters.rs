@@ -13,7 +13,7 @@ use crate::{
     client::Client,
     digest,
     error::{CliError, Doing, Result},
-    output,
+    output, pull,
 };
 
 /// Commands about adapters.
@@ -25,6 +25,13 @@ pub(crate) enum AdaptersCommand {
     Get {
         /// Its model's name, ft:…, or its id
         adapter: String,
+    },
+    /// Download an adapter into a folder; a pull that was cut off goes on where it was
+    Pull {
+        /// Its model's name, ft:…, or its id
+        adapter: String,
+        /// The folder to make
+        folder: PathBuf,
     },
     /// Download an adapter into a new folder
     Export {
@@ -70,6 +77,13 @@ pub(crate) async fn run(client: &Client, command: AdaptersCommand, as_json: bool
         AdaptersCommand::Get { adapter } => {
             let view = client.get(&["adapters", &adapter]).await?;
             if as_json { output::json(&view) } else { show(&view) }
+        }
+        AdaptersCommand::Pull { adapter, folder } => {
+            let view = pull::pull(client, &adapter, &folder).await?;
+            if as_json {
+                return output::json(&view);
+            }
+            output::line(&format!("{}: {}", folder.display(), output::text(&view["model"])))
         }
         AdaptersCommand::Export { adapter, format: Format::Peft, folder } => {
             let view = export(client, &adapter, &folder).await?;
@@ -148,7 +162,7 @@ async fn download(client: &Client, adapter: &str, file: &Value, folder: &Path, b
 }
 
 /// The platform is not to choose where on this machine a file lands.
-fn plain_name(name: &Value) -> Result<&str> {
+pub(crate) fn plain_name(name: &Value) -> Result<&str> {
     name.as_str()
         .filter(|name| Path::new(name).file_name().is_some_and(|last| last == *name))
         .ok_or_else(|| CliError::Failed(format!("the platform names a file {name}, which is not a plain name")))

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::{
     adapters::{self, AdaptersCommand},
@@ -22,6 +23,8 @@ use crate::{
         members::{self, MembersCommand},
         projects::{self, ProjectsCommand},
     },
+    output,
+    profile::{self, Given, ProfileCommand},
     up::{self, settings::UpArgs},
     usage::{self, BudgetsCommand, UsageArgs},
     webhooks::{self, WebhooksCommand},
@@ -32,6 +35,7 @@ Examples:
   attune up
   attune models import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2
   attune jobs create --model smollm2 --training-file train.jsonl --suffix orders --watch
+  attune jobs create -f job.yaml
   attune lr-find --model smollm2 --training-file train.jsonl
   attune chat --model ft:smollm2:… 'Two coffees, please'
   attune adapters export ft:smollm2:… --format peft my-adapter
@@ -66,6 +70,9 @@ pub(crate) struct Cli {
         hide_env_values = true
     )]
     api_key: Option<String>,
+    /// The profile of ~/.config/attune/config.toml to take; `attune login` makes one
+    #[arg(long, global = true, help_heading = "Every command", value_name = "NAME", env = "ATTUNE_PROFILE")]
+    profile: Option<String>,
     /// Print the API's JSON instead of text
     #[arg(long, global = true, help_heading = "Every command")]
     pub(crate) json: bool,
@@ -112,7 +119,32 @@ enum Command {
     Members(MembersCommand),
     /// Who changed what
     AuditLog(AuditLogArgs),
+    /// Keep an address and a key as a profile: `attune login --profile work --api-url https://…`
+    Login,
+    /// Profiles: platforms by name
+    #[command(subcommand)]
+    Profile(ProfileCommand),
+    /// Print the JSON Schema of a file that `attune` takes
+    Schema {
+        /// Of which
+        of: Schema,
+    },
+    /// Print the completion script of a shell, to be sourced by it
+    Completion {
+        /// Which
+        shell: Shell,
+    },
 }
+
+/// Files that have a schema.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Schema {
+    /// `attune jobs create -f`
+    Job,
+}
+
+/// The schema of a job's file; made from the API's own types.
+const JOB_SCHEMA: &str = include_str!("../../openapi/job.schema.json");
 
 impl Cli {
     /// Does what was asked.
@@ -124,10 +156,18 @@ impl Cli {
         match self.command {
             Command::Up(args) => return up::platform::up(&self.data, *args).await,
             Command::Models(ModelsCommand::Convert { gguf, folder }) => return models::convert(&gguf, &folder, json),
+            Command::Login => {
+                let given = Given { url: self.api_url, key: self.api_key };
+                return profile::login(&profile::path(config::user_folder())?, self.profile, given, json).await;
+            }
+            Command::Profile(command) => return profile::run(&profile::path(config::user_folder())?, &command, json),
+            Command::Schema { of: Schema::Job } => return output::line(JOB_SCHEMA.trim_end()),
+            Command::Completion { shell } => return complete(shell),
             _ => {}
         }
         let files = config::credentials_files(&self.data);
-        let client = Client::new(Credentials::find(self.api_url, self.api_key, &files)?)?;
+        let credentials = Credentials::find(self.api_url, self.api_key, self.profile.as_deref(), &files)?;
+        let client = Client::new(credentials)?;
         match self.command {
             Command::Models(command) => models::run(&client, command, json).await,
             Command::Files(command) => files::run(&client, command, json).await,
@@ -142,15 +182,24 @@ impl Cli {
             Command::Keys(command) => keys::run(&client, command, json).await,
             Command::Members(command) => members::run(&client, command, json).await,
             Command::AuditLog(args) => audit_log::run(&client, args, json).await,
-            Command::Up(_) => Ok(()),
+            // Done above: they speak to no platform, or to one of their own.
+            Command::Up(_)
+            | Command::Login
+            | Command::Profile(_)
+            | Command::Schema { .. }
+            | Command::Completion { .. } => Ok(()),
         }
     }
 }
 
+fn complete(shell: Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "attune", &mut script);
+    output::line(String::from_utf8_lossy(&script).trim_end())
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -163,6 +212,25 @@ mod tests {
         let cli = Cli::try_parse_from(["attune", "jobs", "list", "--json", "--api-url", "http://x"]).unwrap();
         assert!(cli.json);
         assert_eq!(cli.api_url.as_deref(), Some("http://x"));
+    }
+
+    #[test]
+    fn every_shell_gets_a_script_with_every_command() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "attune", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for word in ["adapters", "lr-find", "completion"] {
+                assert!(script.contains(word), "{shell} does not know {word}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_schema_is_one() {
+        let schema: serde_json::Value = serde_json::from_str(JOB_SCHEMA).unwrap();
+        assert_eq!(schema["$ref"], "#/$defs/NewJob");
+        assert!(schema["$defs"]["NewJob"]["properties"]["trainer"].is_object());
     }
 
     #[test]

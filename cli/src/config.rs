@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{CliError, Doing, Result},
+    profile::Profiles,
     up::private,
 };
 
@@ -31,20 +32,24 @@ impl Credentials {
         private::write(&data.join("credentials.json"), &(text + "\n"))
     }
 
-    /// Flags (and their variables) first, then the files, in order.
+    /// Flags (and their variables) first; then the named profile and no other, or else the files, in order.
     ///
     /// A key from a file goes only to the address from the same file.
     ///
     /// # Errors
-    /// [`CliError::Usage`] if no address and key come together.
-    pub(crate) fn find(url: Option<String>, key: Option<String>, files: &[PathBuf]) -> Result<Self> {
+    /// [`CliError::Usage`] if no address and key come together, or there is no such profile.
+    pub(crate) fn find(
+        url: Option<String>,
+        key: Option<String>,
+        profile: Option<&str>,
+        files: &[PathBuf],
+    ) -> Result<Self> {
         let url = url.map(|url| url.trim_end_matches('/').trim_end_matches("/v1").to_owned());
         if let (Some(url), Some(api_key)) = (&url, &key) {
             return Ok(Self { url: url.clone(), api_key: api_key.clone() });
         }
         for path in files {
-            let Ok(text) = std::fs::read(path) else { continue };
-            let found: Self = serde_json::from_slice(&text).doing(|| format!("understand {}", path.display()))?;
+            let Some(found) = Self::in_file(path, profile)? else { continue };
             if url.as_ref().is_none_or(|url| *url == found.url) {
                 return Ok(Self { url: found.url, api_key: key.unwrap_or(found.api_key) });
             }
@@ -59,15 +64,35 @@ impl Credentials {
             ),
         }))
     }
+
+    /// What a file has: profiles if its name ends in `.toml`. Of a named profile only a file of profiles is asked.
+    fn in_file(path: &Path, profile: Option<&str>) -> Result<Option<Self>> {
+        let has_profiles = path.extension().is_some_and(|extension| extension == "toml");
+        match profile {
+            Some(name) if has_profiles => Ok(Some(Profiles::read(path)?.named(name)?.clone())),
+            Some(_) => Ok(None),
+            None if has_profiles => Ok(Profiles::read(path)?.current().cloned()),
+            None => {
+                let Ok(text) = std::fs::read(path) else { return Ok(None) };
+                serde_json::from_slice(&text).doing(|| format!("understand {}", path.display())).map(Some)
+            }
+        }
+    }
 }
 
-/// Where credentials files may lie: the data folder, then the user's own.
+/// Where credentials may lie: the data folder, then the user's profiles, then the user's own file.
 pub(crate) fn credentials_files(data: &Path) -> Vec<PathBuf> {
-    let own = variable("XDG_CONFIG_HOME")
+    let own =
+        user_folder().into_iter().flat_map(|folder| [folder.join("config.toml"), folder.join("credentials.json")]);
+    std::iter::once(data.join("credentials.json")).chain(own).collect()
+}
+
+/// The user's own folder of settings; `None`: nobody says where.
+pub(crate) fn user_folder() -> Option<PathBuf> {
+    variable("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".config")))
-        .map(|folder| folder.join("attune/credentials.json"));
-    std::iter::once(data.join("credentials.json")).chain(own).collect()
+        .map(|folder| folder.join("attune"))
 }
 
 /// The folders of `PATH`.
@@ -103,16 +128,32 @@ mod tests {
         let kept = Credentials { url: "http://a".into(), api_key: "k".into() };
         kept.write(folder.path()).unwrap();
         let files = [folder.path().join("credentials.json")];
-        assert_eq!(Credentials::find(None, None, &files).unwrap(), kept);
-        assert_eq!(Credentials::find(Some("http://a/v1/".into()), None, &files).unwrap(), kept);
-        assert_eq!(Credentials::find(None, Some("other".into()), &files).unwrap().api_key, "other");
-        let refused = Credentials::find(Some("http://b".into()), None, &files).unwrap_err().to_string();
+        assert_eq!(Credentials::find(None, None, None, &files).unwrap(), kept);
+        assert_eq!(Credentials::find(Some("http://a/v1/".into()), None, None, &files).unwrap(), kept);
+        assert_eq!(Credentials::find(None, Some("other".into()), None, &files).unwrap().api_key, "other");
+        let refused = Credentials::find(Some("http://b".into()), None, None, &files).unwrap_err().to_string();
         assert_eq!(refused, "there is no API key for http://b; give --api-key, or set ATTUNE_API_KEY");
     }
 
     #[test]
+    fn a_named_profile_wins_over_the_data_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        Credentials { url: "http://data".into(), api_key: "k".into() }.write(folder.path()).unwrap();
+        let profiles = folder.path().join("config.toml");
+        let text = "profile = 'home'\n[profiles.home]\nurl = 'http://home'\napi_key = 'h'\n\
+                    [profiles.work]\nurl = 'http://work'\napi_key = 'w'\n";
+        std::fs::write(&profiles, text).unwrap();
+        let files = [folder.path().join("credentials.json"), profiles.clone()];
+        let found = |profile, files: &[PathBuf]| Credentials::find(None, None, profile, files).map(|found| found.url);
+        assert_eq!(found(None, &files).unwrap(), "http://data");
+        assert_eq!(found(Some("work"), &files).unwrap(), "http://work");
+        assert_eq!(found(None, &[profiles]).unwrap(), "http://home");
+        assert!(found(Some("none"), &files).unwrap_err().to_string().contains("there are home, work"));
+    }
+
+    #[test]
     fn without_any_hint_the_message_says_what_to_do() {
-        let refused = Credentials::find(None, None, &["nowhere.json".into()]).unwrap_err();
+        let refused = Credentials::find(None, None, None, &["nowhere.json".into()]).unwrap_err();
         assert!(refused.to_string().contains("attune up") && refused.to_string().contains("nowhere.json"));
         assert_eq!(refused.exit_code(), 2);
     }

@@ -8,6 +8,9 @@ mod args;
 /// Environment and credentials files.
 mod config;
 
+/// `attune login` and `attune profile`.
+mod profile;
+
 /// Failures and exit codes.
 mod error;
 
@@ -35,11 +38,18 @@ mod preview;
 /// `attune jobs`.
 mod jobs;
 
+/// Ludwig configs as jobs.
+mod ludwig;
+
 /// `attune adapters`.
 mod adapters;
 
+/// `attune adapters pull`.
+mod pull;
+
 /// `attune usage` and `attune budgets`.
 mod usage;
+
 /// `attune webhooks`.
 mod webhooks;
 

@@ -15,7 +15,7 @@ use std::{
 
 use attune_domain::job::JobState;
 use attune_store::{
-    blob, file, job, money, node, offer,
+    blob, file, idempotency, job, money, node, offer,
     queue::{self, DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, Replica, ReplicaState},
     run::{self, ActiveRun, Loss},
@@ -252,9 +252,10 @@ async fn sweep(app: &App) -> Result<(), SchedulerError> {
     let files = file::expire(&mut tx).await?;
     let objects = blob::sweep(&mut tx, &app.objects).await?;
     let events = webhook_queue::sweep(&mut tx).await?;
+    let keys = idempotency::forget_old(&mut tx).await?;
     tx.commit().await?;
-    if messages > 0 || files > 0 || objects > 0 || events > 0 {
-        tracing::info!(messages, files, objects, events, "swept");
+    if messages > 0 || files > 0 || objects > 0 || events > 0 || keys > 0 {
+        tracing::info!(messages, files, objects, events, keys, "swept");
     }
     Ok(())
 }

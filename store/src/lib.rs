@@ -33,6 +33,12 @@ pub mod member;
 /// Who changed what.
 pub mod audit;
 
+/// Requests that are safe to repeat.
+pub mod idempotency;
+
+/// Versions of rows, for changes that must not be lost.
+pub mod version;
+
 /// Files that users brought.
 pub mod file;
 

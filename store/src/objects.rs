@@ -3,7 +3,7 @@
 //! Content lies under `blob/<sha256>`: equal content is kept once and a key never changes its meaning. What is still
 //! coming in, and has no digest yet, lies under `upload/<uuid>`. Keys stay short: the embedded server's limit is 130 bytes.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use attune_domain::{bytes::Bytes as ByteCount, run::RemoteFile};
 use aws_sdk_s3::{
@@ -95,6 +95,21 @@ impl Objects {
     /// [`StoreError::NotFound`]: there is no such object. [`StoreError::Object`].
     pub async fn get(&self, key: &str) -> Result<ByteStream, StoreError> {
         match self.client.get_object().bucket(&self.bucket).key(key).send().await {
+            Ok(object) => Ok(object.body),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_no_such_key()) => {
+                Err(StoreError::NotFound("object"))
+            }
+            Err(error) => Err(StoreError::object("get", key, error)),
+        }
+    }
+
+    /// Bytes of the object, from the first to the last of `range`.
+    ///
+    /// # Errors
+    /// As [`Objects::get`]; also when the object is shorter.
+    pub async fn get_range(&self, key: &str, range: RangeInclusive<u64>) -> Result<ByteStream, StoreError> {
+        let header = format!("bytes={}-{}", range.start(), range.end());
+        match self.client.get_object().bucket(&self.bucket).key(key).range(header).send().await {
             Ok(object) => Ok(object.body),
             Err(error) if error.as_service_error().is_some_and(|e| e.is_no_such_key()) => {
                 Err(StoreError::NotFound("object"))

@@ -134,6 +134,24 @@ fn the_export_is_a_peft_folder(platform: &Platform, model: &str) {
     let q = tensors.tensor("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight").unwrap();
     assert_eq!(q.shape(), [16, 64]);
     assert_eq!(tensors.names().len(), 2 * 7 * 2);
+    a_pull_goes_on_where_it_was(platform, model, &bytes);
+}
+
+/// What an earlier pull left is not fetched again, unless it is of other content.
+fn a_pull_goes_on_where_it_was(platform: &Platform, model: &str, whole: &[u8]) {
+    let (folder, half) = (platform.folder().path("pulled"), platform.folder().path("pulled.part"));
+    fs::create_dir(&half).unwrap();
+    fs::write(half.join("adapter_model.safetensors"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(half.join("adapter_config.json"), "torn").unwrap();
+    let pull = || platform.json(&["adapters", "pull", model, text(&folder).unwrap()]);
+    let torn = pull().unwrap_err().to_string();
+    assert!(torn.contains("thrown away"), "{torn}");
+    assert!(!folder.exists() && half.join("adapter_model.safetensors").exists());
+    for _ in 0..2 {
+        pull().unwrap();
+        assert_eq!(fs::read(folder.join("adapter_model.safetensors")).unwrap(), whole);
+    }
+    assert!(!half.exists());
 }
 
 /// A finished job leaves no trainer behind.

@@ -5,6 +5,7 @@
 mod bad_input;
 mod continued;
 mod estimates;
+mod furniture;
 mod house;
 mod inference;
 mod invariants;

@@ -111,8 +111,12 @@ async fn change(client: &Client, id: &str, what: &str, as_json: bool) -> Result<
 }
 
 async fn create(client: &Client, args: CreateArgs, as_json: bool) -> Result<()> {
-    let CreateArgs { new, watch } = args;
-    let body = create::uploaded(client, create::laid(new)?).await?;
+    let CreateArgs { new, watch, dry_run } = args;
+    let body = create::laid(new)?;
+    if dry_run {
+        return output::json(&body.into());
+    }
+    let body = create::uploaded(client, body).await?;
     let view = client.json(client.request(Method::POST, &["fine_tuning", "jobs"]).json(&body)).await?;
     let id = output::text(&view["id"]);
     if !watch {

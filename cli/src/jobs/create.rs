@@ -1,4 +1,4 @@
-//! A new job's request: a JSON file, flags laid over it, and local datasets uploaded on the way.
+//! A new job's request: a file, flags laid over it, and local datasets uploaded on the way.
 //!
 //! Values are not checked here: the API knows what is allowed, and says so by field.
 
@@ -6,23 +6,27 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::flags::{AdapterFlags, TrainingFlags};
+use super::{
+    document::{self, Document},
+    flags::{AdapterFlags, TrainingFlags},
+};
 use crate::{
     client::Client,
-    error::{CliError, Result, read_named},
+    error::{CliError, Result},
     files,
 };
 
 /// What a new job is to be.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct NewJobArgs {
-    /// A JSON file with the request's body (`-`: standard input); flags win over it
+    /// A YAML or JSON file with the job (`attune schema job` describes it), or a Ludwig LLM config (`-`: standard
+    /// input); flags win over it
     #[arg(short = 'f', long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// The base model, or a tuned one to train further
     #[arg(long)]
     model: Option<String>,
-    /// A file's id, or a local JSONL file, which is uploaded first
+    /// A file's id, or a local file, which is uploaded first; for a Ludwig config the table that its prompts are made of
     #[arg(long, value_name = "ID|PATH")]
     training_file: Option<String>,
     /// The same, for validation
@@ -54,18 +58,24 @@ pub(crate) struct CreateArgs {
     /// Follow the job to its end
     #[arg(long)]
     pub(super) watch: bool,
+    /// Print the request that would be sent, upload nothing and create nothing
+    #[arg(long, conflicts_with = "watch")]
+    pub(super) dry_run: bool,
 }
 
 /// The request's body, as the file and the flags have it.
 ///
 /// # Errors
-/// [`CliError::Usage`]: a file that is no JSON. [`CliError::Failed`]: one that cannot be read.
+/// [`CliError::Usage`]: a file that is no job. [`CliError::Failed`]: one that cannot be read.
 pub(super) fn laid(args: NewJobArgs) -> Result<Map<String, Value>> {
-    let mut body = match &args.file {
-        Some(path) => read(path)?,
-        None => Map::new(),
+    let Document { mut body, recipe } = match &args.file {
+        Some(path) => document::read(path)?,
+        None => Document::default(),
     };
     lay_over(&mut body, args)?;
+    if let Some(recipe) = recipe {
+        document::make_rows(&mut body, &recipe)?;
+    }
     Ok(body)
 }
 
@@ -89,20 +99,9 @@ pub(super) async fn uploaded(client: &Client, mut body: Map<String, Value>) -> R
 }
 
 /// An id stays; everything else names a local file, there or not.
-fn local(named: &str) -> Option<PathBuf> {
+pub(super) fn local(named: &str) -> Option<PathBuf> {
     let is_id = named.starts_with("file-") && !Path::new(named).exists();
     (!is_id).then(|| named.into())
-}
-
-fn read(path: &Path) -> Result<Map<String, Value>> {
-    let (name, text) = if path == Path::new("-") {
-        let read = std::io::read_to_string(std::io::stdin());
-        let text = read.map_err(|e| CliError::Failed(format!("cannot read standard input: {e}")))?;
-        ("standard input".into(), text.into_bytes())
-    } else {
-        (path.display().to_string(), read_named(path)?)
-    };
-    serde_json::from_slice(&text).map_err(|e| CliError::Usage(format!("{name} is not a JSON object: {e}")))
 }
 
 fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {

@@ -11,6 +11,8 @@ mod estimate;
 
 /// A job's events as they come.
 mod follow;
+/// A job as a file: YAML, JSON, or a Ludwig config.
+mod document;
 
 /// Flags that say how a job trains.
 mod flags;

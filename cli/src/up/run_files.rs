@@ -80,6 +80,8 @@ fn api_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
     if !settings.oidc.is_empty() {
         table.insert("oidc".into(), settings.oidc.clone().into());
     }
+    insert_section(&mut table, "rate_limits", settings.rate_limits.clone());
+    insert_section(&mut table, "cors", settings.cors.clone());
     insert_section(&mut table, "serving", seconds("wait_seconds", settings.serving.wait_seconds));
     Ok(table)
 }

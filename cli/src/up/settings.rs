@@ -61,6 +61,8 @@ struct SettingsFile {
     database: Database,
     object_store: Option<ObjectStore>,
     limits: toml::Table,
+    rate_limits: toml::Table,
+    cors: toml::Table,
     leases: toml::Table,
     local: toml::Table,
     prices: toml::Table,
@@ -130,6 +132,10 @@ pub(crate) struct Settings {
     pub(crate) object_store: Option<ObjectStore>,
     /// Handed to api as it is.
     pub(crate) limits: toml::Table,
+    /// Handed to api as it is.
+    pub(crate) rate_limits: toml::Table,
+    /// Handed to api as it is.
+    pub(crate) cors: toml::Table,
     /// Handed to scheduler as it is.
     pub(crate) leases: toml::Table,
     /// Handed to scheduler, with our paths added.
@@ -183,6 +189,8 @@ impl Settings {
             },
             object_store,
             limits: file.limits,
+            rate_limits: file.rate_limits,
+            cors: file.cors,
             leases: file.leases,
             local: file.local,
             prices: file.prices,

@@ -1,0 +1,194 @@
+//! A job as a file: YAML or JSON in the API's own shape, or a Ludwig LLM config, which is mapped with a report.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    error::{CliError, Result, read_named},
+    ludwig::{map, rows::Recipe},
+};
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    /// The request's body.
+    pub(super) body: Map<String, Value>,
+    /// How rows of prompts and answers are made of a table's; only a Ludwig config has it.
+    pub(super) recipe: Option<Recipe>,
+}
+
+/// Reads a file (`-`: standard input). What becomes of a Ludwig config's keys is told on stderr.
+///
+/// # Errors
+/// [`CliError::Usage`]: neither YAML nor JSON, or a Ludwig config with keys that cannot be had.
+/// [`CliError::Failed`]: it cannot be read.
+pub(super) fn read(path: &Path) -> Result<Document> {
+    let (name, text) = if path == Path::new("-") {
+        let read = std::io::read_to_string(std::io::stdin());
+        ("standard input".into(), read.map_err(|e| CliError::Failed(format!("cannot read standard input: {e}")))?)
+    } else {
+        let text = String::from_utf8(read_named(path)?);
+        let name = path.display().to_string();
+        (name.clone(), text.map_err(|_| CliError::Usage(format!("{name} is not UTF-8 text")))?)
+    };
+    let mut body = parse(&name, &text)?;
+    // For editors.
+    body.shift_remove("$schema");
+    if !map::is_ludwig(&body) {
+        return Ok(Document { body, recipe: None });
+    }
+    let mapping = map::map(body);
+    eprintln!("{name} is a Ludwig config:\n\n{}", mapping.report);
+    let refused = mapping.report.refused();
+    if refused.is_empty() {
+        return Ok(Document { body: mapping.body, recipe: mapping.recipe });
+    }
+    let message = format!("{name}: {} cannot be had (see above); take it out to go without", refused.join(", "));
+    Err(CliError::Usage(message))
+}
+
+/// A JSON object, or a YAML mapping.
+fn parse(name: &str, text: &str) -> Result<Map<String, Value>> {
+    if text.trim_start().starts_with('{')
+        && let Ok(body) = serde_json::from_str(text)
+    {
+        return Ok(body);
+    }
+    serde_saphyr::from_str(text)
+        .map_err(|e| CliError::Usage(format!("{name} is neither a YAML mapping nor a JSON object: {e}")))
+}
+
+/// Makes the files of a Ludwig config's rows, and names them in the body.
+///
+/// # Errors
+/// [`CliError::Usage`]: there is no table, or it lacks what the config names.
+pub(super) fn make_rows(body: &mut Map<String, Value>, recipe: &Recipe) -> Result<()> {
+    let table = named_table(body, "training_file")?;
+    let table = table.ok_or_else(|| {
+        CliError::Usage("a Ludwig config names no data: give the table with --training-file PATH".into())
+    })?;
+    let made = recipe.make(&table)?;
+    eprintln!("{}: {} rows to train on", made.training.0.display(), made.training.1);
+    let mut validation = made.validation;
+    if let Some(own) = named_table(body, "validation_file")? {
+        if validation.is_some() {
+            let twice =
+                "rows to validate on come from preprocessing.split and from --validation-file; give one of them";
+            return Err(CliError::Usage(twice.into()));
+        }
+        validation = Some(recipe.unsplit().make(&own)?.training);
+    }
+    if made.left_out > 0 {
+        eprintln!("{} rows are left out, as preprocessing asks", made.left_out);
+    }
+    body.insert("training_file".into(), shown(&made.training.0));
+    match validation {
+        Some((path, rows)) => {
+            eprintln!("{}: {rows} rows to validate on", path.display());
+            body.insert("validation_file".into(), shown(&path));
+        }
+        None => {
+            let trainer = body.get_mut("trainer").and_then(Value::as_object_mut);
+            if trainer.is_some_and(|trainer| trainer.shift_remove("eval_every_steps").is_some()) {
+                eprintln!("there are no rows to validate on: trainer.eval_every_steps is left out");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn named_table(body: &Map<String, Value>, field: &str) -> Result<Option<PathBuf>> {
+    let Some(named) = body.get(field).and_then(Value::as_str) else { return Ok(None) };
+    let path = super::create::local(named).ok_or_else(|| {
+        CliError::Usage(format!(
+            "'{named}' is uploaded already; a Ludwig config's rows are made of a table on this machine"
+        ))
+    })?;
+    Ok(Some(path))
+}
+
+fn shown(path: &Path) -> Value {
+    path.display().to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn yaml_and_json_are_the_same_job() {
+        let yaml = "# yaml-language-server: $schema=job.schema.json\nmodel: tiny\ntraining_file: rows.jsonl\n\
+                    adapter: {rank: 8}\ntrainer:\n  learning_rate: 1e-4\n  train_on_prompt: yes\n";
+        let json = r#"{"$schema": "job.schema.json", "model": "tiny", "training_file": "rows.jsonl",
+            "adapter": {"rank": 8}, "trainer": {"learning_rate": 1e-4, "train_on_prompt": "yes"}}"#;
+        let (_a, yaml) = file("job.yaml", yaml);
+        let (_b, json) = file("job.json", json);
+        let (yaml, json) = (read(&yaml).unwrap().body, read(&json).unwrap().body);
+        assert_eq!(yaml["trainer"]["learning_rate"], json!(1e-4));
+        for field in ["model", "training_file", "adapter"] {
+            assert_eq!(yaml[field], json[field], "{field}");
+        }
+        assert!(!json.contains_key("$schema"));
+    }
+
+    #[test]
+    fn what_is_no_mapping_says_where() {
+        for text in ["- a\n", "model: [\n", "a: 1\na: 2\n", "{\"model\": }"] {
+            let (_folder, path) = file("job.yaml", text);
+            let refused = read(&path).unwrap_err();
+            assert_eq!(refused.exit_code(), 2, "{text}");
+            assert!(refused.to_string().contains("job.yaml"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_ludwig_config_and_its_table_become_a_job_and_its_rows() {
+        let config = include_str!("../../testdata/ludwig_alpaca.yaml");
+        let (folder, path) = file("config.yaml", config);
+        let table = folder.path().join("alpaca.csv");
+        let rows: String = (0..200).map(|i| format!("\"say {i}\",in,out {i}\n")).collect();
+        fs::write(&table, format!("instruction,input,output\n{rows}")).unwrap();
+        let mut document = read(&path).unwrap();
+        document.body.insert("training_file".into(), table.display().to_string().into());
+        make_rows(&mut document.body, &document.recipe.unwrap()).unwrap();
+        let made = fs::read_to_string(document.body["training_file"].as_str().unwrap()).unwrap();
+        let first: Value = serde_json::from_str(made.lines().next().unwrap()).unwrap();
+        let prompt = first["prompt"].as_str().unwrap();
+        assert!(prompt.starts_with("Below is an instruction") && prompt.ends_with("### Response:\n"), "{prompt}");
+        assert!(first["completion"].as_str().unwrap().starts_with("out "));
+        assert!(document.body.contains_key("validation_file"));
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_had_stops_the_job() {
+        let (_folder, path) = file("config.yaml", "model_type: llm\nbase_model: m\nhyperopt: {}\n");
+        let refused = read(&path).unwrap_err();
+        assert!(refused.to_string().contains("hyperopt") && refused.to_string().contains("adapter"), "{refused}");
+    }
+
+    #[test]
+    fn without_rows_to_validate_on_nothing_asks_for_it() {
+        let (folder, path) = file("config.yaml", include_str!("../../testdata/ludwig_llama2_4bit.yaml"));
+        let table = folder.path().join("t.csv");
+        fs::write(&table, "instruction,output\na,b\n").unwrap();
+        let mut document = read(&path).unwrap();
+        let recipe = document.recipe.unwrap();
+        assert!(make_rows(&mut document.body, &recipe).is_err(), "no table");
+        document.body.insert("training_file".into(), table.display().to_string().into());
+        document.body.insert("trainer".into(), json!({"eval_every_steps": 5}));
+        make_rows(&mut document.body, &recipe).unwrap();
+        assert_eq!(document.body["trainer"], json!({}));
+    }
+}
