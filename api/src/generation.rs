@@ -20,6 +20,7 @@ use crate::{
     error::ApiError,
     metering::{Account, Meter, Tokens},
     replicas::{self, Ready, unavailable},
+    throttle::Allowance,
 };
 
 /// Before a replica that did not take the request is looked for again.
@@ -41,6 +42,8 @@ pub struct Generation {
 /// Counts one request once, when its answers have ended or nobody wants more of them.
 struct Metered {
     meter: Arc<Meter>,
+    /// Of the key that asked, if it is limited.
+    allowance: Option<Allowance>,
     account: Account,
     tokens: Tokens,
 }
@@ -48,6 +51,9 @@ struct Metered {
 impl Drop for Metered {
     fn drop(&mut self) {
         self.meter.count(&self.account, self.tokens);
+        if let Some(allowance) = &self.allowance {
+            allowance.charge(self.tokens.input + self.tokens.output);
+        }
     }
 }
 
@@ -138,7 +144,8 @@ impl Generation {
     /// counts as a token until the replica has told their number.
     pub fn charge(&mut self, meter: &Arc<Meter>, account: Account) {
         let tokens = Tokens { requests: 1, input: self.prompt_tokens, output: 0 };
-        self.metered = Some(Metered { meter: meter.clone(), account, tokens });
+        let allowance = Allowance::of_request();
+        self.metered = Some(Metered { meter: meter.clone(), account, tokens, allowance });
     }
 
     async fn started(&mut self) -> Result<(), ApiError> {

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -23,6 +23,29 @@ use crate::{app::App, caller::Caller, config::RateLimits, error::ApiError};
 
 /// So many keys are remembered before those whose buckets are full again are let go.
 const REMEMBERED: usize = 10_000;
+
+tokio::task_local! {
+    static ALLOWANCE: Allowance;
+}
+
+/// From which the tokens of a request's answers are taken.
+#[derive(Debug, Clone)]
+pub struct Allowance {
+    rates: Arc<Rates>,
+    key: Uuid,
+}
+
+impl Allowance {
+    /// That of the request that is being answered; `None`: nobody limits it.
+    pub fn of_request() -> Option<Self> {
+        ALLOWANCE.try_with(Clone::clone).ok()
+    }
+
+    /// Takes tokens off the key's allowance.
+    pub fn charge(&self, tokens: u64) {
+        self.rates.charge(self.key, tokens);
+    }
+}
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,7 +199,8 @@ pub async fn limit(State(app): State<App>, request: Request, next: Next) -> Resp
     let Some(key) = key else { return next.run(request).await };
     match app.rates.admit(key, Instant::now()) {
         Ok(standings) => {
-            let mut response = next.run(request).await;
+            let allowance = Allowance { rates: Arc::clone(&app.rates), key };
+            let mut response = ALLOWANCE.scope(allowance, next.run(request)).await;
             tell(response.headers_mut(), &standings);
             response
         }
