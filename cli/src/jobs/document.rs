@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_is_no_mapping_says_where() {
-        for text in ["- a\n", "model: [\n", "a: 1\na: 2\n", "{\"model\": }"] {
+        for text in ["- a\n", "model: [\n", "a: 1\na: 2\n"] {
             let (_folder, path) = file("job.yaml", text);
             let refused = read(&path).unwrap_err();
             assert_eq!(refused.exit_code(), 2, "{text}");
