@@ -217,16 +217,8 @@ impl Config {
 /// Other `ATTUNE_` variables belong to other programs.
 fn is_ours(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    let sections = [
-        "database__",
-        "object_store__",
-        "limits__",
-        "serving__",
-        "webhooks__",
-        "prices__",
-        "rate_limits__",
-        "cors__",
-    ];
+    let sections =
+        ["database__", "object_store__", "limits__", "serving__", "webhooks__", "prices__", "rate_limits__", "cors__"];
     ["listen", "public_url", "bootstrap_key", "oidc"].contains(&key.as_str())
         || sections.iter().any(|s| key.starts_with(s))
 }

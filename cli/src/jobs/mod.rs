@@ -9,10 +9,10 @@ mod create;
 /// What a job would take.
 mod estimate;
 
-/// A job's events as they come.
-mod follow;
 /// A job as a file: YAML, JSON, or a Ludwig config.
 mod document;
+/// A job's events as they come.
+mod follow;
 
 /// Flags that say how a job trains.
 mod flags;
