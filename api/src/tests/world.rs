@@ -27,10 +27,11 @@ use tower::ServiceExt;
 use super::issuer::{Issuer, Signer};
 use crate::{
     app::App,
-    config::{Limits, Prices, Serving},
+    config::{Cors, Limits, Prices, RateLimits, Serving},
     issuers::Issuers,
     metering::Meter,
     router,
+    throttle::Rates,
     webhooks::Webhooks,
 };
 
@@ -105,8 +106,9 @@ impl World {
             kept: crate::credentials::Kept::default(),
             issuers: Issuers::new(vec![issuer.config(algorithms)]).unwrap(),
             first_key: None,
+            rates: Arc::new(Rates::new(RateLimits::default())),
         };
-        let router = router::router(app, "http://localhost");
+        let router = router::router(app, "http://localhost", &Cors::default()).unwrap();
         Self { pool, router, issuer, seed, organization, key, other }
     }
 
