@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::Context;
 use attune_api::{
-    app::App, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, router, routes,
-    webhooks::Webhooks,
+    app::App, batch_work::work, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, router,
+    routes, webhooks::Webhooks,
 };
 use attune_store::{api_key, db, mint, objects::Objects, tenant};
 use clap::Parser;
@@ -77,6 +77,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         issuers: Issuers::new(config.oidc).map_err(anyhow::Error::msg)?,
         first_key: config.bootstrap_key.as_ref().map(|key| mint::hash(key.expose_secret()).into()),
     };
+    work::start(&app);
     let (meter, pool) = (app.meter.clone(), app.db.clone());
     let writing = tokio::spawn({
         let (meter, pool) = (meter.clone(), pool.clone());

@@ -38,6 +38,15 @@ mod jobs;
 /// `attune adapters`.
 mod adapters;
 
+/// `attune batches`.
+mod batches;
+
+/// `attune adapters alias`.
+mod adapter_alias;
+
+/// `attune adapters import`.
+mod adapter_import;
+
 /// `attune usage` and `attune budgets`.
 mod usage;
 /// `attune webhooks`.
