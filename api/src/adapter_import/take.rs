@@ -78,7 +78,7 @@ async fn keep(
     let template = blobs.iter().find(|blob| blob.name == "chat_template.jinja").map(|blob| blob.sha256.clone());
     let new = NewVersion {
         project_id: project,
-        suffix: name.clone(),
+        suffix: Some(name.clone()),
         adapter: name,
         base,
         job_id: None,

@@ -37,6 +37,6 @@ impl ModelView {
     /// A checkpoint of `project`.
     pub fn checkpoint(named: NamedCheckpoint, project: &str) -> Self {
         let created = named.checkpoint.created_at.timestamp();
-        Self { id: named.model_name, object: "model", created, owned_by: project.to_owned() }
+        Self { id: named.model_name, object: "model", created, owned_by: project.to_owned(), aliases: Vec::new() }
     }
 }
