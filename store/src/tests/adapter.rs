@@ -22,7 +22,7 @@ async fn imported(conn: &mut PgConnection, seed: Seed, name: &str, digit: char) 
         adapter: name.into(),
         base: base_model::get(conn, seed.base_model_id).await.unwrap(),
         job_id: None,
-        suffix: name.into(),
+        suffix: Some(name.into()),
         spec: AdapterSpec::lora(4, 8.0, &["q_proj"]),
         files: vec![blob("adapter_model.safetensors", digit)],
         chat_template_sha256: None,
