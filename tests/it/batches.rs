@@ -97,7 +97,10 @@ async fn a_batch_outlives(platform: &Platform, process: &str, other: &str) {
 
 async fn until(platform: &Platform, id: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let path = format!("/v1/batches/{id}");
-    for _ in 0..1200 {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        assert!(tries <= 1200, "the batch {id} does not come on\n{}", platform.folder().log());
         // The api may be away for a moment: a test kills it.
         if let Ok((200, batch)) = platform.call(Method::GET, &path, None).await {
             if wanted(&batch) {
@@ -107,5 +110,4 @@ async fn until(platform: &Platform, id: &str, wanted: impl Fn(&Value) -> bool) -
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("the batch {id} does not come on\n{}", platform.folder().log());
 }
