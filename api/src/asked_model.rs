@@ -19,14 +19,14 @@ use crate::{app::App, error::ApiError, metering::Account};
 pub struct AskedModel {
     /// Whose request it is.
     pub project_id: ProjectId,
+    /// Its own name, whatever alias it was asked for by.
+    pub name: String,
     /// The base.
     pub base_model_id: BaseModelId,
     /// `None`: the base itself.
     pub adapter: Option<AdapterRef>,
     /// Names the base's content.
     pub system_fingerprint: String,
-    /// Its own name, whatever it was asked by.
-    name: String,
     /// The adapter version that answers, if one does.
     adapter_version_id: Option<AdapterVersionId>,
 }
@@ -60,23 +60,15 @@ pub async fn find(app: &App, project: ProjectId, name: &str) -> Result<AskedMode
     let digest = base.digest.get(..12).unwrap_or(&base.digest);
     Ok(AskedModel {
         project_id: project,
+        name: model.name().to_owned(),
         base_model_id: base.base_model_id,
         adapter: adapter_ref(&app.objects, &model).await?,
         system_fingerprint: format!("fp_{digest}"),
-        name: own_name(&model),
         adapter_version_id: match &model {
             Model::Tuned(version) => Some(version.adapter_version_id),
             Model::Base(_) | Model::Checkpoint(_) => None,
         },
     })
-}
-
-fn own_name(model: &Model) -> String {
-    match model {
-        Model::Base(base) => base.name.clone(),
-        Model::Tuned(version) => version.model_name.clone(),
-        Model::Checkpoint(named) => named.model_name.clone(),
-    }
 }
 
 async fn adapter_ref(objects: &Objects, model: &Model) -> Result<Option<AdapterRef>, ApiError> {

@@ -29,20 +29,39 @@ pub async fn answer(objects: &Objects, key: &str, filename: &str, bytes: Bytes) 
     let pieces = stream::try_unfold(object, |mut object| async move {
         Ok::<_, std::io::Error>(object.try_next().await.map_err(std::io::Error::other)?.map(|piece| (piece, object)))
     });
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
-    let saved_as = format!("attachment; filename=\"{}\"", filename.chars().map(plain).collect::<String>());
-    let mut response = Body::from_stream(pieces).into_response();
+    let length = range.as_ref().map_or(bytes.0, |range| range.end() - range.start() + 1);
+    let mut response = saved_as(Body::from_stream(pieces), "application/octet-stream", filename, length)?;
     if let Some(range) = &range {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         let part = format!("bytes {}-{}/{}", range.start(), range.end(), bytes.0);
         response.headers_mut().insert(header::CONTENT_RANGE, HeaderValue::from_str(&part).map_err(ApiError::internal)?);
     }
-    let length = range.map_or(bytes.0, |range| range.end() - range.start() + 1);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::ETAG, HeaderValue::from_str(&tag).map_err(ApiError::internal)?);
+    Ok(response)
+}
+
+/// A text that is at hand, as a file to be saved under `filename`.
+///
+/// # Errors
+/// [`ApiError::Internal`]: never, as far as is known.
+pub fn small(filename: &str, text: String) -> Result<Response, ApiError> {
+    let bytes = text.len() as u64;
+    saved_as(Body::from(text), "application/octet-stream", filename, bytes)
+}
+
+/// An answer of this length, to be saved under `filename`.
+///
+/// # Errors
+/// [`ApiError::Internal`]: never, as far as is known.
+pub fn saved_as(body: Body, kind: &'static str, filename: &str, bytes: u64) -> Result<Response, ApiError> {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
+    let saved_as = format!("attachment; filename=\"{}\"", filename.chars().map(plain).collect::<String>());
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_str(&saved_as).map_err(ApiError::internal)?);
     Ok(response)
 }

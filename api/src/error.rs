@@ -253,6 +253,11 @@ impl ApiError {
         }
     }
 
+    /// The status that it is answered with.
+    pub fn status(&self) -> StatusCode {
+        self.parts().0
+    }
+
     fn param(&self) -> Option<String> {
         match self {
             Self::Invalid { param, .. } => param.clone(),
@@ -295,6 +300,7 @@ impl From<StoreError> for ApiError {
             StoreError::Gap { .. } | StoreError::Illegal(_) => {
                 Self::Conflict(format!("The report cannot be taken: {error}."))
             }
+            StoreError::Batch(_) => Self::Conflict(format!("That cannot be done now: {error}.")),
             other if other.is_bad_text() => Self::Invalid {
                 param: None,
                 code: "invalid_value",

@@ -44,8 +44,7 @@ pub async fn take(app: &App, project: ProjectId, mut form: Multipart) -> Result<
     match read(app, &mut form, &mut said).await.and_then(|()| said.received()) {
         Ok(received) => file_check::keep(app, project, received).await,
         Err(error) => {
-            // A sender that is cut off in the middle may never read the refusal.
-            let _ = tokio::time::timeout(DRAIN, drain(&mut form)).await;
+            read_on(&mut form).await;
             Err(error)
         }
     }
@@ -74,7 +73,7 @@ pub async fn one_file(
         Ok(())
     };
     if let Err(error) = read.await {
-        let _ = tokio::time::timeout(DRAIN, drain(form)).await;
+        read_on(form).await;
         return Err(error);
     }
     taken.ok_or_else(|| missing(name))
@@ -132,7 +131,11 @@ async fn stage(app: &App, mut field: Field<'_>, what: &'static str, limit: u64) 
     Ok((staged, arrived))
 }
 
-async fn text(mut field: Field<'_>) -> Result<String, ApiError> {
+/// The value of a field that is no file.
+///
+/// # Errors
+/// [`ApiError::Invalid`]: it is too long, or no text.
+pub async fn text(mut field: Field<'_>) -> Result<String, ApiError> {
     let name = field.name().unwrap_or("").to_owned();
     let mut value = Vec::new();
     while let Some(piece) = field.chunk().await.map_err(unread)? {
@@ -144,26 +147,35 @@ async fn text(mut field: Field<'_>) -> Result<String, ApiError> {
     String::from_utf8(value).map_err(|_| ApiError::invalid(&name, format!("'{name}' is not UTF-8.")))
 }
 
-fn missing(field: &str) -> ApiError {
+/// A field that must be there is not.
+pub fn missing(field: &str) -> ApiError {
     let message = format!("Missing required parameter: '{field}'.");
     ApiError::Invalid { param: Some(field.into()), code: "missing_required_parameter", message }
 }
 
-fn twice(field: &str) -> ApiError {
+/// A field may be there once.
+pub fn twice(field: &str) -> ApiError {
     ApiError::invalid(field, format!("'{field}' is given twice."))
 }
 
-fn unknown(field: &str, known: &str) -> ApiError {
+/// No field is called so.
+pub fn unknown(field: &str, known: &str) -> ApiError {
     let message = format!("Unknown parameter: '{field}'; expected {known}.");
     ApiError::Invalid { param: Some(field.into()), code: "unknown_parameter", message }
 }
 
-fn unread(error: MultipartError) -> ApiError {
+/// The form broke off.
+pub fn unread(error: MultipartError) -> ApiError {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return ApiError::TooLarge { what: "request body", limit: 0 };
     }
     let message = format!("The form did not come whole: {}.", error.body_text());
     ApiError::Invalid { param: None, code: "invalid_multipart", message }
+}
+
+/// Reads the rest of a refused form: a sender that is cut off in the middle may never read the refusal.
+pub async fn read_on(form: &mut Multipart) {
+    let _ = tokio::time::timeout(DRAIN, drain(form)).await;
 }
 
 async fn drain(form: &mut Multipart) {

@@ -41,7 +41,7 @@ pub async fn find(tx: &mut PgConnection, project: ProjectId, new: &NewJob) -> Re
         let base = base_model::get(tx, model.base_model_id()).await?;
         return Ok(Beginning { base, adapter: None });
     };
-    let adapter = match adapter::lock_for_job(tx, project, &named).await {
+    let adapter = match adapter::lock(tx, project, &named).await {
         Err(StoreError::NotFound(_)) => return Err(missing(&named)),
         found => found?,
     };
@@ -81,7 +81,8 @@ fn check(name: &str, model: &Model, adapter: &AdapterVersion) -> Result<(), ApiE
 mod tests {
     use attune_domain::{
         architecture::Architecture,
-        id::{AdapterVersionId, BaseModelId, JobId},
+        id::{AdapterId, AdapterVersionId, BaseModelId},
+        spec::AdapterSpec,
     };
     use chrono::DateTime;
 
@@ -95,7 +96,14 @@ mod tests {
             adapter_version_id: AdapterVersionId::new(id.parse().unwrap()),
             base_model_id: BaseModelId::new(base.parse().unwrap()),
             base_model: "tiny".into(),
-            job_id: JobId::new(ONE.parse().unwrap()),
+            adapter_id: AdapterId::new(ONE.parse().unwrap()),
+            adapter: "house".into(),
+            version: 1,
+            digest: String::new(),
+            job_id: None,
+            spec: AdapterSpec::lora(4, 8.0, &["q_proj"]),
+            manifest: None,
+            aliases: Vec::new(),
             model_name: format!("ft:tiny:default::{id}"),
             files: Vec::new(),
             chat_template_sha256: None,

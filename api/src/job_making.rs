@@ -2,7 +2,7 @@
 //! made of it, or an estimate.
 
 use attune_domain::{id::FileId, spec::TrainSpec};
-use attune_store::{adapter, api_key::Holder, base_model::BaseModel, error::StoreError, file, job};
+use attune_store::{api_key::Holder, base_model::BaseModel, error::StoreError, file, job};
 use sqlx::PgConnection;
 
 use crate::{
@@ -34,7 +34,7 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
     let mut asked = new.requested()?;
     let beginning = job_beginning::find(tx, holder.project_id, new).await?;
     if let Some(before) = &beginning.adapter {
-        asked = asked.continuing(&adapter::spec(tx, before).await?)?;
+        asked = asked.continuing(&before.spec)?;
     }
     let base = beginning.base;
     let training = dataset(tx, holder, "training_file", &new.training_file).await?;

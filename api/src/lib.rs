@@ -102,8 +102,17 @@ pub mod estimate;
 /// A folder before it becomes a base model.
 pub mod base_import;
 
+/// Batches, from their file to their answers.
+pub mod batch_work;
+
+/// An adapter that was made elsewhere.
+pub mod adapter_import;
+
 /// Content on its way out.
 pub mod content;
+
+/// An adapter as one archive.
+pub mod archive;
 
 /// The replica that answers for a base.
 pub mod replicas;

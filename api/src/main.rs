@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::Context;
 use attune_api::{
-    app::App, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, router, routes,
-    throttle::Rates, webhooks::Webhooks,
+    app::App, batch_work::work, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, router,
+    routes, throttle::Rates, webhooks::Webhooks,
 };
 use attune_store::{api_key, db, mint, objects::Objects, tenant};
 use clap::Parser;
@@ -78,6 +78,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         first_key: config.bootstrap_key.as_ref().map(|key| mint::hash(key.expose_secret()).into()),
         rates: Arc::new(Rates::new(config.rate_limits)),
     };
+    work::start(&app);
     let (meter, pool) = (app.meter.clone(), app.db.clone());
     let writing = tokio::spawn({
         let (meter, pool) = (meter.clone(), pool.clone());

@@ -23,6 +23,7 @@ use utoipa::{
         (name = "Files", description = "Datasets, checked row by row as they come in."),
         (name = "Fine-tuning", description = "Jobs, their events and checkpoints."),
         (name = "Chat", description = "Answers of base models and tuned ones."),
+        (name = "Batches", description = "Many requests in one file, answered when there is time."),
         (name = "Models", description = "What may stand in a request's `model`."),
         (name = "Adapters", description = "What a job gave, to be taken home in PEFT's form."),
         (name = "Base models", description = "Hugging Face folders, brought by digest."),

@@ -79,6 +79,7 @@ const TABLE: &[Permission] = &[
     project("list_adapters", Scope::ModelsRead, Role::Viewer),
     project("retrieve_adapter", Scope::ModelsRead, Role::Viewer),
     project("download_adapter_file", Scope::ModelsRead, Role::Viewer),
+    project("export_adapter", Scope::ModelsRead, Role::Viewer),
     project("list_base_models", Scope::ModelsRead, Role::Viewer),
     project("retrieve_base_model", Scope::ModelsRead, Role::Viewer),
     // A base model is there for every project of the installation.

@@ -25,8 +25,9 @@ use crate::{
     permissions::Permissions,
     request,
     routes::{
-        adapters, api_keys, audit_logs, base_models, budget, chat, checkpoint_permissions, completions, files, health,
-        job_events, jobs, models, project_users, projects, replica, run, usage, users, webhook_deliveries, webhooks,
+        adapter_aliases, adapters, api_keys, audit_logs, base_models, batches, budget, chat, checkpoint_permissions,
+        completions, files, health, job_events, jobs, models, project_users, projects, replica, run, usage, users,
+        webhook_deliveries, webhooks,
     },
     throttle,
 };
@@ -37,6 +38,7 @@ fn public() -> (Router<App>, Document) {
     let uploads = OpenApiRouter::new()
         .routes(routes!(files::create, files::list))
         .routes(routes!(base_models::find_blob, base_models::put_blob))
+        .routes(routes!(adapters::list, adapters::import))
         .layer(DefaultBodyLimit::disable());
     OpenApiRouter::with_openapi(Doc::openapi())
         .merge(uploads)
@@ -57,15 +59,23 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(checkpoint_permissions::delete))
         .routes(routes!(models::list))
         .routes(routes!(models::retrieve, models::delete))
-        .routes(routes!(adapters::list))
         .routes(routes!(adapters::retrieve))
+        .routes(routes!(adapters::versions))
+        .routes(routes!(adapters::manifest))
         .routes(routes!(adapters::file))
+        .routes(routes!(adapters::export))
+        .routes(routes!(adapter_aliases::list))
+        .routes(routes!(adapter_aliases::retrieve, adapter_aliases::set, adapter_aliases::delete))
+        .routes(routes!(adapter_aliases::moves))
         .routes(routes!(usage::completions))
         .routes(routes!(usage::training))
         .routes(routes!(usage::costs))
         .routes(routes!(budget::get, budget::set))
         .routes(routes!(chat::create))
         .routes(routes!(completions::create))
+        .routes(routes!(batches::create, batches::list))
+        .routes(routes!(batches::retrieve))
+        .routes(routes!(batches::cancel))
         .routes(routes!(webhooks::create, webhooks::list))
         .routes(routes!(webhooks::retrieve, webhooks::update, webhooks::delete))
         .routes(routes!(webhooks::rotate_secret))

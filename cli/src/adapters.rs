@@ -1,4 +1,4 @@
-//! `attune adapters`: what jobs gave, and how to take it home.
+//! `attune adapters`: what jobs gave and imports brought, version by version, and how to take it home.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,8 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::{
+    adapter_alias::{self, AliasCommand},
+    adapter_import::{self, ImportArgs},
     client::Client,
     digest,
     error::{CliError, Doing, Result},
@@ -19,11 +21,20 @@ use crate::{
 /// Commands about adapters.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdaptersCommand {
-    /// List the adapters, newest first
+    /// List the adapters, every version of each, newest first
     List,
-    /// Show one adapter
-    Get {
-        /// Its model's name, ft:…, or its id
+    /// Show one version
+    #[command(alias = "get")]
+    Show {
+        /// Its model's name, ft:…, its id, NAME@ALIAS, NAME@NUMBER, or NAME: the newest
+        adapter: String,
+        /// Show where it comes from: its manifest
+        #[arg(long)]
+        manifest: bool,
+    },
+    /// List the versions of one adapter, newest first
+    Versions {
+        /// Its name
         adapter: String,
     },
     /// Download an adapter into a folder; a pull that was cut off goes on where it was
@@ -33,16 +44,21 @@ pub(crate) enum AdaptersCommand {
         /// The folder to make
         folder: PathBuf,
     },
-    /// Download an adapter into a new folder
+    /// Names that move from version to version: NAME@prod
+    #[command(subcommand)]
+    Alias(AliasCommand),
+    /// Download a version into a new folder, or as one archive
     Export {
-        /// Its model's name, ft:…, or its id
+        /// As for `show`
         adapter: String,
         /// As what
         #[arg(long, value_enum, default_value = "peft")]
         format: Format,
-        /// The folder to make; it may be there if it is empty
+        /// The folder to make, which may be there if it is empty; for `tar` the file to make
         folder: PathBuf,
     },
+    /// Bring an adapter that was made elsewhere, in PEFT's form, as the next version of NAME
+    Import(ImportArgs),
 }
 
 /// What an adapter can be exported as.
@@ -50,6 +66,8 @@ pub(crate) enum AdaptersCommand {
 pub(crate) enum Format {
     /// A folder that Hugging Face PEFT loads as it is
     Peft,
+    /// The same folder as one tar archive
+    Tar,
 }
 
 /// Does it.
@@ -60,21 +78,12 @@ pub(crate) async fn run(client: &Client, command: AdaptersCommand, as_json: bool
     match command {
         AdaptersCommand::List => {
             let adapters = client.list(&["adapters"], None).await?;
-            if as_json {
-                return output::json(&adapters);
-            }
-            let rows = adapters["data"].as_array().into_iter().flatten().map(|adapter| {
-                vec![
-                    output::text(&adapter["model"]),
-                    output::text(&adapter["base_model"]),
-                    output::text(&adapter["fine_tuning_job"]),
-                    output::moment(&adapter["created_at"]),
-                ]
-            });
-            let headings = ["MODEL", "BASE", "JOB", "CREATED (UTC)"];
-            output::table(&headings, rows.collect(), "No adapters yet: they come from `attune jobs create`.")
+            if as_json { output::json(&adapters) } else { table(&adapters) }
         }
-        AdaptersCommand::Get { adapter } => {
+        AdaptersCommand::Show { adapter, manifest: true } => {
+            output::json(&client.get(&["adapters", &adapter, "manifest"]).await?)
+        }
+        AdaptersCommand::Show { adapter, manifest: false } => {
             let view = client.get(&["adapters", &adapter]).await?;
             if as_json { output::json(&view) } else { show(&view) }
         }
@@ -84,6 +93,22 @@ pub(crate) async fn run(client: &Client, command: AdaptersCommand, as_json: bool
                 return output::json(&view);
             }
             output::line(&format!("{}: {}", folder.display(), output::text(&view["model"])))
+        }
+        AdaptersCommand::Versions { adapter } => {
+            let versions = client.list(&["adapters", &adapter, "versions"], None).await?;
+            if as_json { output::json(&versions) } else { table(&versions) }
+        }
+        AdaptersCommand::Alias(command) => adapter_alias::run(client, command, as_json).await,
+        AdaptersCommand::Import(args) => {
+            let view = adapter_import::import(client, &args).await?;
+            if as_json { output::json(&view) } else { show(&view) }
+        }
+        AdaptersCommand::Export { adapter, format: Format::Tar, folder: file } => {
+            let view = archive(client, &adapter, &file).await?;
+            if as_json {
+                return output::json(&view);
+            }
+            output::line(&format!("{}: {}", file.display(), output::text(&view["model"])))
         }
         AdaptersCommand::Export { adapter, format: Format::Peft, folder } => {
             let view = export(client, &adapter, &folder).await?;
@@ -96,8 +121,28 @@ pub(crate) async fn run(client: &Client, command: AdaptersCommand, as_json: bool
     }
 }
 
+fn table(adapters: &Value) -> Result<()> {
+    let rows = adapters["data"].as_array().into_iter().flatten().map(|adapter| {
+        let aliases: Vec<String> = adapter["aliases"].as_array().into_iter().flatten().map(output::text).collect();
+        vec![
+            format!("{}@{}", output::text(&adapter["name"]), output::text(&adapter["version"])),
+            aliases.join(", "),
+            output::text(&adapter["model"]),
+            output::text(&adapter["base_model"]),
+            output::moment(&adapter["created_at"]),
+        ]
+    });
+    let headings = ["ADAPTER", "ALIASES", "MODEL", "BASE", "CREATED (UTC)"];
+    let none = "No adapters yet: they come from `attune jobs create` and `attune adapters import`.";
+    output::table(&headings, rows.collect(), none)
+}
+
 fn show(view: &Value) -> Result<()> {
+    let aliases: Vec<String> = view["aliases"].as_array().into_iter().flatten().map(output::text).collect();
     output::fields(&[
+        ("name", output::text(&view["name"])),
+        ("version", output::text(&view["version"])),
+        ("aliases", aliases.join(", ")),
         ("model", output::text(&view["model"])),
         ("adapter", output::text(&view["id"])),
         ("base", output::text(&view["base_model"])),
@@ -134,6 +179,34 @@ async fn export(client: &Client, adapter: &str, folder: &Path) -> Result<Value> 
     bar.finish_and_clear();
     // Renaming onto an empty folder replaces it; onto a full one it fails.
     std::fs::rename(&whole, folder).doing(|| format!("put the folder {} in its place", folder.display()))?;
+    Ok(view)
+}
+
+/// Into a neighbour, then a rename: an archive is whole or not there.
+async fn archive(client: &Client, adapter: &str, file: &Path) -> Result<Value> {
+    if file.exists() {
+        return Err(CliError::Usage(format!("{} is there already; give the name of a new file", file.display())));
+    }
+    let view = client.get(&["adapters", adapter]).await?;
+    let id = output::text(&view["id"]); // an alias may move meanwhile
+    let answer = client.send(client.request(Method::GET, &["adapters", &id, "export"])).await?;
+    let total = answer.content_length().unwrap_or(0);
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).doing(|| format!("make the folder {}", parent.display()))?;
+    let half = tempfile::Builder::new().prefix(".attune-export-").tempfile_in(parent);
+    let half = half.doing(|| format!("make a file in {}", parent.display()))?;
+    let cannot = || format!("write {}", file.display());
+    let mut out = tokio::fs::File::from_std(half.reopen().doing(cannot)?);
+    let bar = output::byte_bar("exporting", total);
+    let mut stream = answer.bytes_stream();
+    while let Some(bytes) = stream.next().await {
+        let bytes = bytes.map_err(|e| client.unreachable(&e))?;
+        out.write_all(&bytes).await.doing(cannot)?;
+        bar.inc(bytes.len() as u64);
+    }
+    out.sync_all().await.doing(cannot)?;
+    bar.finish_and_clear();
+    half.persist_noclobber(file).map_err(|e| e.error).doing(cannot)?;
     Ok(view)
 }
 

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 use crate::{
     adapters::{self, AdaptersCommand},
+    batches::{self, BatchesCommand},
     chat::{self, ChatArgs},
     client::Client,
     config::{self, Credentials},
@@ -98,6 +99,9 @@ enum Command {
     /// What jobs gave
     #[command(subcommand)]
     Adapters(AdaptersCommand),
+    /// Many requests in one file, answered when there is time
+    #[command(subcommand)]
+    Batches(BatchesCommand),
     /// What was used, and what it cost
     Usage(UsageArgs),
     /// What the project may spend in a month; when it is spent, jobs are paused
@@ -174,6 +178,7 @@ impl Cli {
             Command::Jobs(command) => jobs::run(&client, command, json).await,
             Command::LrFind(args) => lr_find::run(&client, *args, json).await,
             Command::Adapters(command) => adapters::run(&client, command, json).await,
+            Command::Batches(command) => batches::run(&client, command, json).await,
             Command::Usage(args) => usage::run(&client, args, json).await,
             Command::Budgets(command) => usage::budgets(&client, command, json).await,
             Command::Webhooks(command) => webhooks::run(&client, command, json).await,

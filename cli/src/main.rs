@@ -47,6 +47,15 @@ mod adapters;
 /// `attune adapters pull`.
 mod pull;
 
+/// `attune batches`.
+mod batches;
+
+/// `attune adapters alias`.
+mod adapter_alias;
+
+/// `attune adapters import`.
+mod adapter_import;
+
 /// `attune usage` and `attune budgets`.
 mod usage;
 

@@ -152,8 +152,14 @@ kinds! {
     Checkpoint, CheckpointId, "ftckpt_", "checkpoint";
     /// Another project's right to use a checkpoint.
     CheckpointPermission, CheckpointPermissionId, "cp_", "checkpoint permission";
+    /// A named lineage of adapter versions.
+    Adapter, AdapterId, "lineage_", "adapter";
     /// The adapter that a job gave, immutable.
     AdapterVersion, AdapterVersionId, "adapter_", "adapter version";
+    /// Requests of a file, answered when there is time.
+    Batch, BatchId, "batch_", "batch";
+    /// One move of an adapter's alias.
+    AdapterAliasMove, AdapterAliasMoveId, "aliasmove_", "move of an alias";
     /// Memory and processors that were reserved with a provider.
     Node, NodeId, "node_", "node";
     /// A serving process.

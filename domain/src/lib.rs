@@ -29,8 +29,14 @@ pub mod weights;
 /// What a job asks for, checked.
 pub mod spec;
 
+/// What an adapter in PEFT's form may be.
+pub mod peft;
+
 /// The contract with trainers.
 pub mod run;
+
+/// Where an adapter version comes from, and what it is made of.
+pub mod manifest;
 
 /// The contract with serving processes.
 pub mod serve;
@@ -46,3 +52,6 @@ pub mod pace;
 
 /// A dataset's rows and the check of a whole file.
 pub mod dataset;
+
+/// A batch's life, and the lines of its file.
+pub mod batch;

@@ -8,6 +8,7 @@ use std::{cell::OnceCell, collections::HashMap, path::Path};
 
 use attune_domain::{
     architecture::{Architecture, PROJECTIONS},
+    peft::{self, Refusal},
     spec::AdapterSpec,
 };
 use rand::{RngExt, SeedableRng};
@@ -16,7 +17,6 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::ModelError,
-    peft_config::PeftConfig,
     tensor_file::{TensorFile, is_finite, write_tensors},
     weights::projection_path,
 };
@@ -96,8 +96,7 @@ impl LoraAdapter {
     /// [`ModelError::AdapterConfig`]: an unknown target, or none, or a rank of 0, or DoRA; [`ModelError::Torch`].
     pub fn new(architecture: &Architecture, spec: AdapterSpec, seed: u64) -> Result<Self, ModelError> {
         if spec.use_dora {
-            let (field, given, allowed) = ("use_dora", "true".into(), "false without the base's weights");
-            return Err(ModelError::AdapterConfig { field, given, allowed });
+            return Err(Refusal::new("use_dora", "true", "false without the base's weights").into());
         }
         Self::drawn(architecture, spec, seed)
     }
@@ -127,11 +126,11 @@ impl LoraAdapter {
     pub fn load(folder: &Path, architecture: &Architecture) -> Result<Self, ModelError> {
         let path = folder.join("adapter_config.json");
         let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
-        let config: PeftConfig = serde_json::from_slice(&text)
+        let fields = serde_json::from_slice(&text)
             .map_err(|e| ModelError::file(&path, format!("not an adapter config: {e}")))?;
-        let spec = config.spec()?;
+        let config = peft::read(fields).map_err(first)?;
         let file = TensorFile::open(&folder.join("adapter_model.safetensors"))?;
-        Self::from_file(architecture, spec, &file)
+        Self::from_file(architecture, config.spec, &file)
     }
 
     /// Reads the factors of `spec` from a file of PEFT's names; see [`LoraAdapter::load`] for the errors.
@@ -174,7 +173,7 @@ impl LoraAdapter {
         std::fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
         self.save_factors(&folder.join("adapter_model.safetensors"))?;
         let path = folder.join("adapter_config.json");
-        let config = PeftConfig::of(&self.spec, provenance);
+        let config = peft::write(&self.spec, &provenance.base_model);
         let text = serde_json::to_vec_pretty(&config).map_err(|e| ModelError::file(&path, e.to_string()))?;
         std::fs::write(&path, text).map_err(ModelError::io(&path))
     }
@@ -312,9 +311,15 @@ fn factor_name(layer: usize, projection: &str, factor: &str) -> String {
     format!("base_model.model.{}.{factor}", projection_path(layer, projection))
 }
 
+/// Reading goes no further than the first.
+fn first(refused: Vec<Refusal>) -> ModelError {
+    let first = refused.into_iter().next();
+    first.unwrap_or_else(|| Refusal::new("", "nothing", "something")).into()
+}
+
 fn check(spec: &AdapterSpec) -> Result<(), ModelError> {
     const TARGETS: &str = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj";
-    let refuse = |field, given: String, allowed| Err(ModelError::AdapterConfig { field, given, allowed });
+    let refuse = |field, given: String, allowed| Err(Refusal::new(field, given, allowed).into());
     if spec.rank == 0 {
         return refuse("r", "0".into(), "1 or more");
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use attune_domain::architecture::ArchitectureError;
+use attune_domain::{architecture::ArchitectureError, peft::Refusal};
 use tch::TchError;
 
 /// A failure of this crate.
@@ -65,15 +65,8 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// A field of `adapter_config.json` has a value that Attune does not run.
-    #[error("adapter_config.json: {field}: {given} is not supported; allowed: {allowed}")]
-    AdapterConfig {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        given: String,
-        /// What it may be.
-        allowed: &'static str,
-    },
+    #[error(transparent)]
+    AdapterConfig(#[from] Refusal),
     /// `config.json` is not one that Attune runs.
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),

@@ -31,7 +31,6 @@ mod nf4_tables; //         its constants
 pub mod noise; //          dropout and NEFTune
 pub mod optimizer; //      AdamW
 mod packed; //             packed weights, made or read
-mod peft_config; //        adapter_config.json
 #[cfg(test)]
 mod reference; //        plain autograd, what the gradients are held against
 mod rms_norm; //           the norm

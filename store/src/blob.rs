@@ -100,7 +100,9 @@ async fn is_named(conn: &mut PgConnection, sha256: &str) -> Result<bool, StoreEr
              or exists (select from adapter_version where files @> $2 and deleted_at is null)
              or exists (select from file where (sha256 = $1 or rows_sha256 = $1) and (deleted_at is null or exists (
                  select from job where state not in ('succeeded', 'failed', 'cancelled')
-                     and (training_file_id = file_id or validation_file_id = file_id))))
+                     and (training_file_id = file_id or validation_file_id = file_id)) or exists (
+                 select from batch where state in ('validating', 'in_progress', 'finalizing', 'cancelling')
+                     and input_file_id = file_id)))
              or exists (select from base_model_file where sha256 = $1)) as "named!""#,
         sha256,
         files,

@@ -1,6 +1,6 @@
 //! What can go wrong, by what a caller can do about it.
 
-use attune_domain::job::IllegalTransition;
+use attune_domain::{batch::IllegalBatchStep, job::IllegalTransition};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -24,6 +24,9 @@ pub enum StoreError {
     /// The job's state does not take the event.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
+    /// The batch's state does not take the event.
+    #[error(transparent)]
+    Batch(#[from] IllegalBatchStep),
     /// A named constraint refused the row; ask [`StoreError::on_constraint`].
     #[error("the constraint {constraint} refused the row")]
     Conflict {

@@ -51,6 +51,15 @@ pub mod model_name;
 /// Adapter versions, and what a model's name stands for.
 pub mod adapter;
 
+/// How an adapter's next version comes to be.
+pub mod adapter_version;
+
+/// Where such versions come from: `attune_manifest.json`.
+mod manifest;
+
+/// Names that move from version to version.
+pub mod adapter_alias;
+
 /// Events that users can be told of outside.
 pub mod outbox;
 
@@ -98,6 +107,9 @@ pub mod offer;
 
 /// Serving processes.
 pub mod replica;
+
+/// Requests of a file, and their answers.
+pub mod batch;
 
 /// Secrets that must be read again.
 pub mod seal;

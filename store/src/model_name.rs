@@ -1,7 +1,7 @@
 //! How tuned models are named: `ft:base:organization:suffix:id`, as OpenAI does, with the project in the organization's
 //! place. The id is the end of the job's, which is random; so a checkpoint can be named before its job has an adapter.
 
-use attune_domain::id::JobId;
+use attune_domain::id::{AdapterVersionId, Id, JobId, Kind};
 
 /// What stands between a model's name and a checkpoint's step.
 const CHECKPOINT: &str = ":ckpt-step-";
@@ -11,7 +11,17 @@ const DIGITS: usize = 8;
 /// The name of what a job gives.
 #[must_use]
 pub fn of_job(base: &str, project: &str, suffix: Option<&str>, job: JobId) -> String {
-    let digits = job.uuid().simple().to_string();
+    named(base, project, suffix, job)
+}
+
+/// The name of what was brought: no job has given it, so the id is the version's own.
+#[must_use]
+pub fn of_import(base: &str, project: &str, suffix: Option<&str>, version: AdapterVersionId) -> String {
+    named(base, project, suffix, version)
+}
+
+fn named<K: Kind>(base: &str, project: &str, suffix: Option<&str>, id: Id<K>) -> String {
+    let digits = id.uuid().simple().to_string();
     format!("ft:{base}:{project}:{}:{}", suffix.unwrap_or_default(), &digits[digits.len() - DIGITS..])
 }
 

@@ -2,20 +2,22 @@
 //! holds the job.
 
 use attune_domain::{
-    event::EventType,
-    id::{AdapterVersionId, CheckpointId, JobId, RunId},
+    id::{CheckpointId, JobId, RunId},
     job::{JobEvent, JobState},
+    manifest::Origin,
     run::{Blob, Directive, MessageLevel, Reply, Report, RunEvent, StepMetrics},
 };
 use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::{
+    adapter_version::{self, NewVersion},
+    base_model,
     checkpoint::{self, NewCheckpoint},
-    error::{StoreError, to_json},
+    error::StoreError,
     job::{self, JobError, Step},
     job_event::{self, Level},
-    mint, model_name, money, outbox,
+    manifest, money,
     queue::{self, DispatchJob},
     run::{self, Outcome, RunState},
 };
@@ -228,30 +230,22 @@ async fn publish(
     trained_tokens: u64,
 ) -> Result<(), StoreError> {
     let job = job::load(tx, held.job_id).await?;
-    let project = sqlx::query_scalar!("select name from project where project_id = $1", job.project_id.uuid())
-        .fetch_one(&mut *tx)
-        .await?;
-    let id: AdapterVersionId = mint::id();
-    let name = model_name::of_job(&job.base_model, &project, job.suffix.as_deref(), held.job_id);
-    sqlx::query!(
-        "insert into adapter_version (adapter_version_id, project_id, base_model_id, job_id, model_name, files,
-             chat_template_sha256)
-         values ($1, $2, $3, $4, $5, $6, $7)",
-        id.uuid(),
-        job.project_id.uuid(),
-        job.base_model_id.uuid(),
-        held.job_id.uuid(),
-        name,
-        to_json("adapter_version.files", &files)?,
-        chat_template_sha256,
-    )
-    .execute(&mut *tx)
-    .await?;
+    let training = manifest::training(tx, &job, held.run_id, trained_tokens).await?;
+    let new = NewVersion {
+        project_id: job.project_id,
+        adapter: adapter_version::lineage_of(tx, &job).await?,
+        base: base_model::get(tx, job.base_model_id).await?,
+        job_id: Some(job.job_id),
+        suffix: job.suffix,
+        spec: job.spec.adapter,
+        files: files.to_vec(),
+        chat_template_sha256: chat_template_sha256.map(str::to_owned),
+        origin: Origin::Job(Box::new(training)),
+    };
+    let name = adapter_version::insert(tx, new).await?.model_name;
     sqlx::query!("update job set trained_tokens = $2 where job_id = $1", held.job_id.uuid(), trained_tokens as i64)
         .execute(&mut *tx)
         .await?;
-    let told = json!({ "id": id, "model": name, "fine_tuning_job": held.job_id });
-    outbox::push(tx, job.project_id, EventType::AdapterVersionCreated, &told).await?;
     run::end(tx, held.run_id, Outcome::Published).await?;
     job_event::message(tx, held.job_id, Level::Info, &format!("New fine-tuned model created: {name}")).await?;
     step(tx, held, &Step::new(JobEvent::AdapterPublished, "The job has successfully completed")).await

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 
+mod adapters;
 mod bad_input;
+mod batches;
 mod continued;
 mod estimates;
 mod furniture;

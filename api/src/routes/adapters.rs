@@ -1,50 +1,103 @@
-//! Adapters: what is behind a tuned model's name, to be taken home file by file.
+//! Adapters: what is behind a tuned model's name, version by version, to be taken home file by file or whole.
 
-use attune_domain::id::{AdapterVersion as AdapterKind, AdapterVersionId};
+use attune_domain::{
+    id::{AdapterVersion as AdapterKind, ProjectId},
+    manifest,
+};
 use attune_store::{
     adapter::{self, AdapterVersion},
-    api_key::Holder,
     objects::blob_key,
 };
 use axum::{
     Json,
-    extract::{Path, State},
-    response::Response,
+    extract::{Multipart, Path, State, multipart::MultipartRejection},
+    http::header,
+    response::{IntoResponse, Response},
 };
 use sqlx::PgConnection;
 
 use crate::{
+    adapter_import::take,
     app::App,
+    archive,
     caller::Caller,
     content,
     error::{ApiError, ErrorBody},
     page::{List, Params},
-    wire::adapter::AdapterView,
+    wire::adapter::{AdapterForm, AdapterView},
 };
 
-/// List adapters, newest first.
+/// List adapters: every version of each, newest first.
 #[utoipa::path(get, path = "/v1/adapters", tag = "Adapters", operation_id = "list_adapters",
     params(
-        ("after" = Option<String>, Query, description = "The list goes on behind the adapter of this id."),
+        ("after" = Option<String>, Query, description = "The list goes on behind the version of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
     ),
     responses((status = 200, body = List<AdapterView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
     State(app): State<App>,
     Caller(holder): Caller,
+    query: Params,
+) -> Result<Json<List<AdapterView>>, ApiError> {
+    let mut db = app.tenant(holder.project_id).await?;
+    page(&mut db, holder.project_id, None, query).await
+}
+
+/// Import an adapter that was made elsewhere.
+///
+/// A folder in PEFT's form: `adapter_config.json`, `adapter_model.safetensors`, and what travels with them. It becomes the
+/// next version of the adapter `name`, to be asked and to be continued from. It is taken only if everything fits: a plain
+/// LoRA (rsLoRA and DoRA too), exactly the tensors that its config and its base ask for, every number finite. A folder
+/// that names its base differently is taken only with the base's digest in `base_digest`. All that is wrong is told in one
+/// answer, and nothing is kept then.
+#[utoipa::path(post, path = "/v1/adapters", tag = "Adapters", operation_id = "import_adapter",
+    request_body(content = AdapterForm, content_type = "multipart/form-data"),
+    responses((status = 200, body = AdapterView), (status = "4XX", body = ErrorBody), (status = 507, body = ErrorBody)))]
+pub async fn import(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    form: Result<Multipart, MultipartRejection>,
+) -> Result<Json<AdapterView>, ApiError> {
+    let form = form.map_err(|_| ApiError::UnsupportedMediaType { wanted: "multipart/form-data with a boundary" })?;
+    Ok(Json(take::take(&app, holder.project_id, form).await?.into()))
+}
+
+/// List the versions of an adapter, newest first.
+#[utoipa::path(get, path = "/v1/adapters/{adapter}/versions", tag = "Adapters", operation_id = "list_adapter_versions",
+    params(
+        ("adapter" = String, Path, description = "Its name, or any name of one of its versions."),
+        ("after" = Option<String>, Query, description = "The list goes on behind the version of this id."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+    ),
+    responses((status = 200, body = List<AdapterView>), (status = "4XX", body = ErrorBody)))]
+pub async fn versions(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(name): Path<String>,
+    query: Params,
+) -> Result<Json<List<AdapterView>>, ApiError> {
+    let mut db = app.tenant(holder.project_id).await?;
+    let name = find(&mut db, holder.project_id, name).await?.adapter;
+    page(&mut db, holder.project_id, Some(&name), query).await
+}
+
+async fn page(
+    db: &mut PgConnection,
+    project: ProjectId,
+    adapter: Option<&str>,
     mut query: Params,
 ) -> Result<Json<List<AdapterView>>, ApiError> {
     let (after, limit) = (query.after::<AdapterKind>()?, query.limit(20, 100)?);
     query.done()?;
-    let mut db = app.tenant(holder.project_id).await?;
-    let versions = adapter::list(&mut db, holder.project_id, after, limit + 1).await?;
+    let versions = adapter::list(db, project, adapter, after, limit + 1).await?;
     let views = versions.into_iter().map(AdapterView::from).collect();
     Ok(Json(List::cut(views, limit, |adapter: &AdapterView| adapter.id.clone())))
 }
 
-/// Look at an adapter.
+/// Look at a version of an adapter.
 #[utoipa::path(get, path = "/v1/adapters/{adapter}", tag = "Adapters", operation_id = "retrieve_adapter",
-    params(("adapter" = String, Path, description = "Its id, or the name of its model.")),
+    params(("adapter" = String, Path,
+        description = "Its id, the name of its model, `name@alias`, `name@number`, or `name`: the newest.")),
     responses((status = 200, body = AdapterView), (status = "4XX", body = ErrorBody)))]
 pub async fn retrieve(
     State(app): State<App>,
@@ -52,14 +105,35 @@ pub async fn retrieve(
     Path(name): Path<String>,
 ) -> Result<Json<AdapterView>, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
-    Ok(Json(find(&mut db, &holder, name).await?.into()))
+    Ok(Json(find(&mut db, holder.project_id, name).await?.into()))
 }
 
-/// Read a file of an adapter.
+/// Where a version comes from: data, base, numbers, seed, code, node, metrics, and the digest of each file.
+#[utoipa::path(get, path = "/v1/adapters/{adapter}/manifest", tag = "Adapters", operation_id = "retrieve_adapter_manifest",
+    params(("adapter" = String, Path, description = "As for `GET /v1/adapters/{adapter}`.")),
+    responses(
+        (status = 200, content_type = "application/json", body = Object),
+        (status = "4XX", body = ErrorBody),
+    ))]
+pub async fn manifest(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    let mut db = app.tenant(holder.project_id).await?;
+    let version = find(&mut db, holder.project_id, name).await?;
+    let text = version.manifest.ok_or_else(|| ApiError::NotFound {
+        noun: "manifest",
+        name: format!("{}@{}", version.adapter, version.version),
+    })?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
+}
+
+/// Read a file of a version.
 #[utoipa::path(get, path = "/v1/adapters/{adapter}/files/{file}", tag = "Adapters",
     operation_id = "download_adapter_file",
     params(
-        ("adapter" = String, Path, description = "Its id, or the name of its model."),
+        ("adapter" = String, Path, description = "As for `GET /v1/adapters/{adapter}`."),
         ("file" = String, Path, description = "The file's name in the folder."),
     ),
     responses(
@@ -72,17 +146,40 @@ pub async fn file(
     Path((name, file)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
-    let version = find(&mut db, &holder, name).await?;
+    let version = find(&mut db, holder.project_id, name).await?;
     drop(db);
+    if let (manifest::FILE, Some(text)) = (file.as_str(), version.manifest) {
+        return content::small(manifest::FILE, text);
+    }
     let blob = version.files.into_iter().find(|blob| blob.name == file);
     let blob = blob.ok_or(ApiError::NotFound { noun: "file of this adapter", name: file })?;
     content::answer(&app.objects, &blob_key(&blob.sha256), &blob.name, blob.bytes).await
 }
 
-async fn find(db: &mut PgConnection, holder: &Holder, name: String) -> Result<AdapterVersion, ApiError> {
-    if let Ok(id) = name.parse::<AdapterVersionId>() {
-        return adapter::get(db, holder.project_id, id).await.map_err(ApiError::on_read(name));
-    }
-    let found = adapter::by_model_name(db, holder.project_id, &name).await?;
-    found.ok_or(ApiError::NotFound { noun: "adapter", name })
+/// Take a version home: its folder as one tar archive.
+///
+/// The folder inside is called `<name>-<version>`; PEFT loads it as it is. The same version is always the same archive.
+#[utoipa::path(get, path = "/v1/adapters/{adapter}/export", tag = "Adapters", operation_id = "export_adapter",
+    params(("adapter" = String, Path, description = "As for `GET /v1/adapters/{adapter}`.")),
+    responses(
+        (status = 200, content_type = "application/x-tar", body = String),
+        (status = "4XX", body = ErrorBody),
+    ))]
+pub async fn export(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    let mut db = app.tenant(holder.project_id).await?;
+    let version = find(&mut db, holder.project_id, name).await?;
+    drop(db);
+    archive::answer(&app.objects, version)
+}
+
+/// The project's version that is named so.
+///
+/// # Errors
+/// [`ApiError::NotFound`].
+pub async fn find(db: &mut PgConnection, project: ProjectId, name: String) -> Result<AdapterVersion, ApiError> {
+    adapter::find(db, project, &name).await.map_err(ApiError::on_read(name))
 }

@@ -55,7 +55,7 @@ pub async fn create(
     let model = asked_model::find(&app, holder.project_id, &chat.model).await?;
     let mut generation = begin(&app, &chat, &model, &request_id.0).await?;
     generation.charge(&app.meter, model.account(holder.project_id, holder.api_key_id));
-    let heading = heading(&chat, model.system_fingerprint);
+    let heading = heading(&chat, model);
     if chat.streams() {
         let events = events(heading, generation, chat.choices());
         Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
@@ -81,7 +81,7 @@ pub async fn complete(
     let model = asked_model::find(app, project, &chat.model).await?;
     let mut generation = begin(app, &chat, &model, request_id).await?;
     generation.charge(&app.meter, model.account(project, None));
-    whole(heading(&chat, model.system_fingerprint), generation, chat.choices()).await
+    whole(heading(&chat, model), generation, chat.choices()).await
 }
 
 async fn begin(app: &App, chat: &NewChat, model: &AskedModel, request_id: &str) -> Result<Generation, ApiError> {
@@ -96,12 +96,12 @@ async fn begin(app: &App, chat: &NewChat, model: &AskedModel, request_id: &str) 
     generation::begin(app, model, &request).await
 }
 
-fn heading(chat: &NewChat, system_fingerprint: String) -> Heading {
+fn heading(chat: &NewChat, model: AskedModel) -> Heading {
     Heading {
         id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
         created: Utc::now().timestamp(),
-        model: chat.model.clone(),
-        system_fingerprint,
+        model: model.name,
+        system_fingerprint: model.system_fingerprint,
         with_logprobs: chat.logprobs == Some(true),
         with_usage: chat.streams_usage(),
     }

@@ -57,7 +57,7 @@ pub async fn create(
     let model = asked_model::find(&app, holder.project_id, &new.model).await?;
     let mut generations = begin(&app, &new, &model, &request_id.0).await?;
     charge(&app, &mut generations, &model.account(holder.project_id, holder.api_key_id));
-    let heading = heading(&new, model.system_fingerprint);
+    let heading = heading(&new, model);
     if new.streams() {
         let events = events(Streaming::new(&new, heading, generations));
         Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
@@ -83,7 +83,7 @@ pub async fn complete(
     let model = asked_model::find(app, project, &new.model).await?;
     let mut generations = begin(app, &new, &model, request_id).await?;
     charge(app, &mut generations, &model.account(project, None));
-    whole(&new, heading(&new, model.system_fingerprint), generations).await
+    whole(&new, heading(&new, model), generations).await
 }
 
 /// Each prompt counts as a request.
@@ -114,12 +114,12 @@ async fn begin(
     try_join_all(requests.iter().map(|request| generation::begin(app, model, request))).await
 }
 
-fn heading(new: &NewCompletion, system_fingerprint: String) -> CompletionHeading {
+fn heading(new: &NewCompletion, model: AskedModel) -> CompletionHeading {
     CompletionHeading {
         id: format!("cmpl-{}", uuid::Uuid::new_v4().simple()),
         created: Utc::now().timestamp(),
-        model: new.model.clone(),
-        system_fingerprint,
+        model: model.name,
+        system_fingerprint: model.system_fingerprint,
         with_logprobs: new.logprobs.is_some(),
         with_usage: new.streams_usage(),
     }

@@ -1,5 +1,7 @@
 //! Handlers, one file per resource. Each extracts, checks, makes one transaction, answers.
 
+/// Names of adapters that move from version to version.
+pub mod adapter_aliases;
 /// Adapters, to be taken home.
 pub mod adapters;
 /// The API keys of a project.
@@ -8,6 +10,8 @@ pub mod api_keys;
 pub mod audit_logs;
 /// Base models and the blobs that they are made of.
 pub mod base_models;
+/// Many requests in one file.
+pub mod batches;
 /// What a project may spend.
 pub mod budget;
 /// Chat.

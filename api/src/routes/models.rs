@@ -1,7 +1,7 @@
 //! Models: what may stand in a request's `model`.
 
 use attune_store::{
-    adapter::{self, Model},
+    adapter::{self, Model, Needed},
     base_model,
 };
 use axum::{
@@ -28,7 +28,7 @@ pub async fn list(
     query.done()?;
     let mut db = app.tenant(holder.project_id).await?;
     let bases = base_model::list(&mut db).await?;
-    let tuned = adapter::list(&mut db, holder.project_id, None, i64::MAX).await?;
+    let tuned = adapter::list(&mut db, holder.project_id, None, None, i64::MAX).await?;
     let bases = bases.into_iter().map(ModelView::base);
     let models = bases.chain(tuned.into_iter().map(|version| ModelView::tuned(version, &holder.project))).collect();
     Ok(Json(List::whole(models, |model: &ModelView| model.id.clone())))
@@ -36,7 +36,7 @@ pub async fn list(
 
 /// Look at a model.
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "Models", operation_id = "retrieve_model",
-    params(("model" = String, Path)),
+    params(("model" = String, Path, description = "Its name; also `name@alias` or `name@number` of a tuned one.")),
     responses((status = 200, body = ModelView), (status = "4XX", body = ErrorBody)))]
 pub async fn retrieve(
     State(app): State<App>,
@@ -73,10 +73,16 @@ pub async fn delete(
     if !refused.is_empty() {
         return Err(ApiError::unsupported("model", refused));
     }
-    let needed = adapter::delete(&mut tx, holder.project_id, &name).await.map_err(ApiError::on_read(&name))?;
-    if let Some(job) = needed {
-        let message = format!("The job {job} continues from this model; cancel the job first, or let it end.");
-        return Err(ApiError::Conflict(message));
+    let name = model.name().to_owned();
+    match adapter::delete(&mut tx, holder.project_id, &name).await.map_err(ApiError::on_read(&name))? {
+        Some(Needed::Job(job)) => {
+            let message = format!("The job {job} continues from this model; cancel the job first, or let it end.");
+            return Err(ApiError::Conflict(message));
+        }
+        Some(Needed::Alias(alias)) => {
+            return Err(ApiError::Conflict(format!("'{alias}' names this model; move or delete the alias first.")));
+        }
+        None => {}
     }
     tx.commit().await?;
     Ok(Json(Deleted { id: name, object: "model", deleted: true }))

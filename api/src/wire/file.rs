@@ -80,7 +80,7 @@ impl From<File> for FileView {
 pub struct Deleted {
     /// Its id.
     pub id: String,
-    /// What it was: `file`, `model`, `webhook_endpoint`, `organization.user.deleted`, …
+    /// What it was: `file`, `model` or another object.
     pub object: &'static str,
     /// Always `true`.
     pub deleted: bool,

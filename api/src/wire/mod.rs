@@ -6,6 +6,8 @@ pub mod adapter;
 pub mod auto;
 /// Base models.
 pub mod base_model;
+/// Batches.
+pub mod batch;
 /// Chat requests.
 pub mod chat;
 /// Chat answers, whole and in chunks.

@@ -16,24 +16,27 @@ pub struct ModelView {
     pub created: i64,
     /// `attune` for a base model, the project's name for a tuned one.
     pub owned_by: String,
+    /// Other names that it answers to now, of a tuned model: `records@prod`. Attune's own.
+    pub aliases: Vec<String>,
 }
 
 impl ModelView {
     /// A base model.
     pub fn base(base: BaseModel) -> Self {
         let created = base.created_at.timestamp();
-        Self { id: base.name, object: "model", created, owned_by: "attune".into() }
+        Self { id: base.name, object: "model", created, owned_by: "attune".into(), aliases: Vec::new() }
     }
 
     /// A tuned model of `project`.
     pub fn tuned(adapter: AdapterVersion, project: &str) -> Self {
         let created = adapter.created_at.timestamp();
-        Self { id: adapter.model_name, object: "model", created, owned_by: project.to_owned() }
+        let aliases = adapter.aliases.iter().map(|alias| format!("{}@{alias}", adapter.adapter)).collect();
+        Self { id: adapter.model_name, object: "model", created, owned_by: project.to_owned(), aliases }
     }
 
     /// A checkpoint of `project`.
     pub fn checkpoint(named: NamedCheckpoint, project: &str) -> Self {
         let created = named.checkpoint.created_at.timestamp();
-        Self { id: named.model_name, object: "model", created, owned_by: project.to_owned() }
+        Self { id: named.model_name, object: "model", created, owned_by: project.to_owned(), aliases: Vec::new() }
     }
 }

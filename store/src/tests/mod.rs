@@ -1,6 +1,7 @@
 //! Rows against a real Postgres: each test has a database of its own, which `#[sqlx::test]` makes on the server that
 //! DATABASE_URL names (`scripts/test-postgres cargo test -p attune-store`).
 
+mod adapter;
 mod checkpoint_permission;
 mod idempotency;
 mod job;

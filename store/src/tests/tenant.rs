@@ -52,11 +52,11 @@ async fn another_projects_files_and_adapters_are_not_there(pool: PgPool) {
         assert!(matches!(refused, Some(StoreError::NotFound("file"))), "{refused:?}");
     }
 
-    let version = adapter::list(&mut conn, seed.project_id, None, 10).await.unwrap().remove(0);
+    let version = adapter::list(&mut conn, seed.project_id, None, None, 10).await.unwrap().remove(0);
     let name = version.model_name.clone();
-    assert!(adapter::list(&mut conn, other, None, 10).await.unwrap().is_empty());
+    assert!(adapter::list(&mut conn, other, None, None, 10).await.unwrap().is_empty());
     assert!(adapter::get(&mut conn, other, version.adapter_version_id).await.is_err());
-    assert!(adapter::by_model_name(&mut conn, other, &name).await.unwrap().is_none());
+    assert!(adapter::find(&mut conn, other, &name).await.is_err());
     assert!(adapter::resolve(&mut conn, other, &name).await.is_err());
     assert!(adapter::delete(&mut conn, other, &name).await.is_err());
     assert_eq!(adapter::resolve(&mut conn, seed.project_id, &name).await.unwrap(), Model::Tuned(version));

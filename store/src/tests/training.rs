@@ -9,7 +9,8 @@ use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    adapter, checkpoint,
+    adapter::{self, Needed},
+    checkpoint,
     config::ObjectStoreConfig,
     error::StoreError,
     job, job_event, mint,
@@ -46,7 +47,7 @@ async fn trained(conn: &mut PgConnection, seed: Seed) -> AdapterVersionId {
     let peak_memory = attune_domain::bytes::Bytes::mib(390);
     let published = RunEvent::Published { files, chat_template_sha256: None, trained_tokens: 6000, peak_memory };
     report::take(conn, run.run_id, &says(&run, 0, &[started(), published])).await.unwrap();
-    adapter::list(conn, seed.project_id, None, 1).await.unwrap()[0].adapter_version_id
+    adapter::list(conn, seed.project_id, None, None, 1).await.unwrap()[0].adapter_version_id
 }
 
 /// A queued job that begins with an adapter.
@@ -156,13 +157,13 @@ async fn an_adapter_that_a_job_continues_from_stays_until_the_job_has_ended(pool
     let from = trained(&mut conn, seed).await;
     let name = adapter::get(&mut conn, seed.project_id, from).await.unwrap().model_name;
     let id = continuing(&mut conn, seed, from).await;
-    assert_eq!(adapter::delete(&mut conn, seed.project_id, &name).await.unwrap(), Some(id));
+    assert_eq!(adapter::delete(&mut conn, seed.project_id, &name).await.unwrap(), Some(Needed::Job(id)));
     assert!(adapter::get(&mut conn, seed.project_id, from).await.is_ok());
     age_loose_blobs(&mut conn).await.unwrap();
 
     job::cancel(&mut conn, seed.project_id, id).await.unwrap();
     assert_eq!(adapter::delete(&mut conn, seed.project_id, &name).await.unwrap(), None);
-    assert!(adapter::lock_for_job(&mut conn, seed.project_id, &name).await.is_err());
+    assert!(adapter::lock(&mut conn, seed.project_id, &name).await.is_err());
     assert_eq!(job::load(&mut conn, id).await.unwrap().continue_from, Some(from), "the job's view still shows it");
 }
 
@@ -174,11 +175,11 @@ async fn an_adapter_is_found_by_id_and_by_name_and_not_by_another_project(pool: 
     let stranger: ProjectId = mint::id();
     let name = adapter::get(&mut conn, seed.project_id, from).await.unwrap().model_name;
     for named in [from.to_string(), name] {
-        let found = adapter::lock_for_job(&mut conn, seed.project_id, &named).await.unwrap();
+        let found = adapter::lock(&mut conn, seed.project_id, &named).await.unwrap();
         assert_eq!(found.adapter_version_id, from);
-        assert_eq!(adapter::spec(&mut conn, &found).await.unwrap().rank, 16);
-        let refused = adapter::lock_for_job(&mut conn, stranger, &named).await;
-        assert!(matches!(refused, Err(StoreError::NotFound("adapter version"))), "{refused:?}");
+        assert_eq!(found.spec.rank, 16);
+        let refused = adapter::lock(&mut conn, stranger, &named).await;
+        assert!(matches!(refused, Err(StoreError::NotFound("adapter"))), "{refused:?}");
     }
 }
 
@@ -190,7 +191,7 @@ async fn an_adapter_is_not_deleted_while_a_job_that_needs_it_is_being_made(pool:
     let name = adapter::get(&mut conn, seed.project_id, from).await.unwrap().model_name;
     let making = async {
         let mut tx = pool.begin().await.unwrap();
-        adapter::lock_for_job(&mut tx, seed.project_id, &name).await.unwrap();
+        adapter::lock(&mut tx, seed.project_id, &name).await.unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         let id = continuing(&mut tx, seed, from).await;
         tx.commit().await.unwrap();
@@ -204,7 +205,7 @@ async fn an_adapter_is_not_deleted_while_a_job_that_needs_it_is_being_made(pool:
         needed
     };
     let (made, needed) = tokio::join!(making, deleting);
-    assert_eq!(needed, Some(made));
+    assert_eq!(needed, Some(Needed::Job(made)));
 }
 
 #[sqlx::test(migrations = false)]

@@ -1,0 +1,179 @@
+//! What is asked of a brought adapter: a config that Attune runs, the very tensors that it speaks of in the shapes that its
+//! base needs, numbers that are numbers, and that this base is the one that it was made for.
+
+use std::collections::BTreeMap;
+
+use attune_domain::{
+    manifest,
+    peft::{self, CONFIG, TENSORS},
+    run::Blob,
+    spec::AdapterSpec,
+};
+use attune_store::base_model::BaseModel;
+use attune_text::template::ChatTemplate;
+use serde_json::{Map, Value};
+
+use crate::{
+    adapter_import::form::Brought,
+    error::{ApiError, chain},
+};
+
+/// More reasons than these are only counted.
+const MOST_REASONS: usize = 100;
+
+/// What is known of a brought adapter that is taken.
+#[derive(Debug)]
+pub struct Checked {
+    /// Its shape.
+    pub spec: AdapterSpec,
+    /// Its manifest, if it has one.
+    pub manifest: Option<Value>,
+}
+
+/// Checks what was brought against the base that it is for, whose files are `base_files`.
+///
+/// # Errors
+/// [`ApiError::Invalid`] with every reason, one a line.
+pub fn check(brought: &Brought, base: &BaseModel, base_files: &[Blob]) -> Result<Checked, ApiError> {
+    let mut reasons = brought.reasons.clone();
+    let manifest = manifest_of(brought, base, &mut reasons);
+    let config = config_of(brought, &mut reasons);
+    let vouched = base_digest(brought, base, manifest.as_ref(), &mut reasons);
+    if let Some(config) = &config {
+        let theirs = config.base_model.as_deref().unwrap_or("");
+        if !vouched && !peft::same_base_name(theirs, &base.name) {
+            reasons.push(format!(
+                "{CONFIG}: base_model_name_or_path is '{theirs}', and the base is '{}'; if that is the same model, say so \
+                 with its digest in 'base_digest'",
+                base.name
+            ));
+        }
+    }
+    tensors(brought, base, config.as_ref().map(|config| &config.spec), &mut reasons);
+    tokenizer(brought, base_files, &mut reasons);
+    template(brought, &mut reasons);
+    match config {
+        Some(config) if reasons.is_empty() => Ok(Checked { spec: config.spec, manifest }),
+        _ => Err(refused(reasons)),
+    }
+}
+
+fn config_of(brought: &Brought, reasons: &mut Vec<String>) -> Option<peft::PeftConfig> {
+    let Some(text) = brought.text(CONFIG) else {
+        if !reasons.iter().any(|reason| reason.starts_with(CONFIG)) {
+            reasons.push(format!("There is no {CONFIG} among the files"));
+        }
+        return None;
+    };
+    let fields: Map<String, Value> = match serde_json::from_slice(text) {
+        Ok(fields) => fields,
+        Err(why) => {
+            reasons.push(format!("{CONFIG} is not a JSON object: {why}"));
+            return None;
+        }
+    };
+    match peft::read(fields) {
+        Ok(config) => Some(config),
+        Err(refused) => {
+            reasons.extend(refused.iter().map(ToString::to_string));
+            None
+        }
+    }
+}
+
+/// Whether somebody says by its digest that the base is the right one.
+fn base_digest(brought: &Brought, base: &BaseModel, manifest: Option<&Value>, reasons: &mut Vec<String>) -> bool {
+    let given = brought.base_digest.as_deref();
+    if let Some(given) = given.filter(|given| *given != base.digest) {
+        let shown: String = given.chars().take(80).collect();
+        reasons.push(format!("'base_digest' is {shown}, and the digest of '{}' is {}", base.name, base.digest));
+    }
+    let made_for = manifest.and_then(|manifest| manifest["base_model"]["digest"].as_str());
+    if let Some(made_for) = made_for.filter(|made_for| *made_for != base.digest) {
+        let shown: String = made_for.chars().take(80).collect();
+        reasons.push(format!(
+            "{} says that it was made for a base with the digest {shown}, and that of '{}' is {}",
+            manifest::FILE,
+            base.name,
+            base.digest
+        ));
+    }
+    given.is_some() || made_for.is_some()
+}
+
+/// A manifest that is there must speak of these files.
+fn manifest_of(brought: &Brought, base: &BaseModel, reasons: &mut Vec<String>) -> Option<Value> {
+    let text = brought.text(manifest::FILE)?;
+    let manifest: Value = match serde_json::from_slice(text) {
+        Ok(manifest @ Value::Object(_)) => manifest,
+        Ok(_) => {
+            reasons.push(format!("{} is not a JSON object", manifest::FILE));
+            return None;
+        }
+        Err(why) => {
+            reasons.push(format!("{} is not JSON: {why}", manifest::FILE));
+            return None;
+        }
+    };
+    tracing::debug!(base = base.name, "an import brings a manifest");
+    for entry in manifest["files"].as_array().into_iter().flatten() {
+        let name = entry["name"].as_str().unwrap_or("");
+        let Some(file) = brought.files.iter().find(|file| file.name == name) else { continue };
+        if entry["sha256"] != file.arrived.sha256.as_str() {
+            reasons.push(format!("{name} is not the file that {} speaks of", manifest::FILE));
+        }
+    }
+    Some(manifest)
+}
+
+fn tensors(brought: &Brought, base: &BaseModel, spec: Option<&AdapterSpec>, reasons: &mut Vec<String>) {
+    let Some(scanned) = &brought.tensors else {
+        reasons.push(format!("There is no {TENSORS} among the files"));
+        return;
+    };
+    reasons.extend(scanned.reasons.iter().cloned());
+    // Without a config nobody knows which tensors there should be, and without a header which there are.
+    if let Some(spec) = spec.filter(|_| !scanned.tensors.is_empty()) {
+        reasons.extend(peft::mismatches(peft::expected(&base.architecture, spec), &scanned.tensors));
+    }
+}
+
+/// Answers are read and written with the base's tokenizer, so one that was brought must be that.
+fn tokenizer(brought: &Brought, base_files: &[Blob], reasons: &mut Vec<String>) {
+    const NAME: &str = "tokenizer.json";
+    let theirs = brought.files.iter().find(|file| file.name == NAME);
+    let ours = base_files.iter().find(|file| file.name == NAME);
+    if let (Some(theirs), Some(ours)) = (theirs, ours)
+        && theirs.arrived.sha256 != ours.sha256
+    {
+        reasons.push(format!(
+            "{NAME} is not that of the base, which is what answers are read and written with; leave it out if it does not \
+             matter"
+        ));
+    }
+    if brought.text("added_tokens.json").is_some_and(|text| text.trim_ascii() != b"{}") {
+        reasons.push("added_tokens.json adds tokens to the base, which have no weights here".into());
+    }
+}
+
+/// Answers are asked for with the template that travels with the adapter.
+fn template(brought: &Brought, reasons: &mut Vec<String>) {
+    const NAME: &str = "chat_template.jinja";
+    let Some(text) = brought.text(NAME) else { return };
+    let read = str::from_utf8(text).map_err(|e| e.to_string());
+    let read = read.and_then(|text| ChatTemplate::new(text, BTreeMap::new()).map_err(|e| chain(&e)));
+    if let Err(why) = read {
+        reasons.push(format!("{NAME} is no chat template: {why}"));
+    }
+}
+
+fn refused(mut reasons: Vec<String>) -> ApiError {
+    let count = reasons.len();
+    if count > MOST_REASONS {
+        reasons.truncate(MOST_REASONS);
+        reasons.push(format!("… and {} more", count - MOST_REASONS));
+    }
+    let heading = if count == 1 { "1 reason".to_owned() } else { format!("{count} reasons") };
+    let message = format!("The adapter was not taken, for {heading}. Nothing was kept.\n{}", reasons.join("\n"));
+    ApiError::Invalid { param: Some("files".into()), code: "invalid_adapter", message }
+}

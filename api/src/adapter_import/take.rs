@@ -1,0 +1,103 @@
+//! An import from its form to its row: read, check, keep. The row is the last step; without it nothing was brought.
+
+use attune_domain::{
+    id::{AdapterVersionId, ProjectId},
+    manifest::{self, Origin},
+    run::Blob,
+};
+use attune_store::{
+    adapter::AdapterVersion,
+    adapter_version::{self, NewVersion},
+    base_model::{self, BaseModel},
+    blob,
+};
+use axum::extract::Multipart;
+
+use crate::{
+    adapter_import::{
+        check::{self, Checked},
+        form::{self, Brought, BroughtFile},
+    },
+    app::App,
+    error::ApiError,
+    file_form::{missing, read_on},
+};
+
+/// Takes an adapter out of a form, as the next version of the adapter of its name.
+///
+/// # Errors
+/// The form is not whole or has a wrong field, the adapter is refused, the same content is there already, or the store
+/// refuses it. Nothing of it is left then.
+pub async fn take(app: &App, project: ProjectId, mut form: Multipart) -> Result<AdapterVersion, ApiError> {
+    let mut brought = Brought::default();
+    if let Err(error) = form::read(&app.objects, app.limits.file_bytes, &mut form, &mut brought).await {
+        read_on(&mut form).await;
+        return Err(error);
+    }
+    let name = brought.name.take().ok_or_else(|| missing("name"))?;
+    check_name(&name)?;
+    let base_name = brought.base_model.take().ok_or_else(|| missing("base_model"))?;
+    let mut db = app.tenant(project).await?;
+    let base = base_model::by_name(&mut db, &base_name).await?.ok_or(ApiError::ModelNotFound(base_name))?;
+    let base_files = base_model::files(&mut db, base.base_model_id).await?;
+    drop(db);
+    let checked = check::check(&brought, &base, &base_files)?;
+    keep(app, project, (name, base), checked, brought.files).await
+}
+
+/// Puts the files under their digests and the row beside them.
+async fn keep(
+    app: &App,
+    project: ProjectId,
+    (name, base): (String, BaseModel),
+    checked: Checked,
+    brought: Vec<BroughtFile>,
+) -> Result<AdapterVersion, ApiError> {
+    // The version gets a manifest of its own, which holds the one that was brought.
+    let brought = brought.into_iter().filter(|file| file.name != manifest::FILE);
+    let (mut blobs, mut staged) = (Vec::new(), Vec::new());
+    for BroughtFile { name, staged: object, arrived } in brought {
+        blobs.push(Blob { name, sha256: arrived.sha256, bytes: arrived.bytes });
+        staged.push(object);
+    }
+    let mut tx = app.tenant(project).await?;
+    let digest = base_model::digest(&blobs);
+    if let Some(version) = adapter_version::by_digest(&mut tx, project, &name, &digest).await? {
+        return Err(ApiError::Conflict(format!("'{name}' has this content already: it is version {version}.")));
+    }
+    let grants = blob::grant(&mut tx, &app.objects, &blobs).await?;
+    for (object, grant) in staged.into_iter().zip(grants) {
+        match grant.url {
+            None => object.discard().await, // the same content is there already
+            Some(_) => {
+                let kept = object.keep(&grant.sha256).await;
+                kept.map_err(|cause| ApiError::StorageRefused { what: "adapter", cause })?;
+            }
+        }
+    }
+    let template = blobs.iter().find(|blob| blob.name == "chat_template.jinja").map(|blob| blob.sha256.clone());
+    let new = NewVersion {
+        project_id: project,
+        suffix: Some(name.clone()),
+        adapter: name,
+        base,
+        job_id: None,
+        spec: checked.spec,
+        files: blobs,
+        chat_template_sha256: template,
+        origin: Origin::Import { brought: checked.manifest },
+    };
+    let version = adapter_version::insert(&mut tx, new).await?;
+    tx.commit().await?;
+    Ok(version)
+}
+
+fn check_name(name: &str) -> Result<(), ApiError> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if (1..=64).contains(&name.len()) && name.bytes().all(plain) && name.parse::<AdapterVersionId>().is_err() {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(80).collect();
+    let message = format!("Invalid 'name': '{shown}'; it must be 1 to 64 letters, digits, '.', '_' or '-', and no id.");
+    Err(ApiError::invalid("name", message))
+}

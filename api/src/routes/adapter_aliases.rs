@@ -1,0 +1,213 @@
+//! Aliases: `records@prod` is a model's name that moves from version to version. A move holds from the next request on;
+//! to go back is to move it to the older version.
+
+use attune_domain::id::{AdapterAliasMove as MoveKind, AdapterVersionId, ProjectId};
+use attune_store::{
+    adapter::{self, AdapterVersion},
+    adapter_alias::{self, Outcome},
+    error::StoreError,
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use sqlx::PgConnection;
+
+use crate::{
+    app::App,
+    body::Body,
+    caller::Caller,
+    error::{ApiError, ErrorBody},
+    page::{List, Params},
+    routes::adapters::find,
+    wire::{
+        adapter::{AliasMoveView, AliasView, NewAlias},
+        file::Deleted,
+    },
+};
+
+/// List the aliases of an adapter, by name.
+#[utoipa::path(get, path = "/v1/adapters/{adapter}/aliases", tag = "Adapters", operation_id = "list_adapter_aliases",
+    params(("adapter" = String, Path, description = "Its name, or any name of one of its versions.")),
+    responses((status = 200, body = List<AliasView>), (status = "4XX", body = ErrorBody)))]
+pub async fn list(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(name): Path<String>,
+    query: Params,
+) -> Result<Json<List<AliasView>>, ApiError> {
+    query.done()?;
+    let mut db = app.tenant(holder.project_id).await?;
+    let adapter = find(&mut db, holder.project_id, name).await?.adapter;
+    let aliases = adapter_alias::list(&mut db, holder.project_id, &adapter, None).await?;
+    let views = aliases.into_iter().map(|alias| AliasView::new(&adapter, alias)).collect();
+    Ok(Json(List::whole(views, |alias: &AliasView| alias.id.clone())))
+}
+
+/// Look at an alias.
+#[utoipa::path(get, path = "/v1/adapters/{adapter}/aliases/{alias}", tag = "Adapters",
+    operation_id = "retrieve_adapter_alias",
+    params(("adapter" = String, Path, description = "The adapter's name."), ("alias" = String, Path)),
+    responses((status = 200, body = AliasView), (status = "4XX", body = ErrorBody)))]
+pub async fn retrieve(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path((name, alias)): Path<(String, String)>,
+) -> Result<Json<AliasView>, ApiError> {
+    let mut db = app.tenant(holder.project_id).await?;
+    let adapter = find(&mut db, holder.project_id, name).await?.adapter;
+    Ok(Json(view(&mut db, holder.project_id, &adapter, alias).await?))
+}
+
+/// Move an alias to a version, or make it.
+///
+/// With `expected` it moves only if it names that version now; else the answer is a 409 that says which it names. Every
+/// move is kept. A version that an alias names cannot be deleted.
+#[utoipa::path(put, path = "/v1/adapters/{adapter}/aliases/{alias}", tag = "Adapters",
+    operation_id = "set_adapter_alias",
+    params(
+        ("adapter" = String, Path, description = "The adapter's name."),
+        ("alias" = String, Path, description = "A small letter, then at most 31 of a-z, 0-9, `_` and `-`."),
+    ),
+    request_body = NewAlias,
+    responses((status = 200, body = AliasView), (status = "4XX", body = ErrorBody)))]
+pub async fn set(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path((name, alias)): Path<(String, String)>,
+    Body(new): Body<NewAlias>,
+) -> Result<Json<AliasView>, ApiError> {
+    check_name(&alias)?;
+    let project = holder.project_id;
+    let mut tx = app.tenant(project).await?;
+    let adapter = find(&mut tx, project, name).await?.adapter;
+    adapter_alias::lock(&mut tx, project, &adapter).await?;
+    let to = version(&mut tx, project, &adapter, ("version", &new.version)).await?;
+    let expected = match &new.expected {
+        Some(Some(named)) => Some(Some(version(&mut tx, project, &adapter, ("expected", named)).await?)),
+        Some(None) => Some(None),
+        None => None,
+    };
+    let expected = expected.map(|version| version.map(|version| version.adapter_version_id));
+    if let Outcome::Differs(current) = adapter_alias::set(&mut tx, project, &alias, &to, expected).await? {
+        return Err(differs(&adapter, &alias, current));
+    }
+    let view = view(&mut tx, project, &adapter, alias).await?;
+    tx.commit().await?;
+    Ok(Json(view))
+}
+
+/// Take an alias away.
+///
+/// Its versions stay, and so do the moves that were written down.
+#[utoipa::path(delete, path = "/v1/adapters/{adapter}/aliases/{alias}", tag = "Adapters",
+    operation_id = "delete_adapter_alias",
+    params(("adapter" = String, Path, description = "The adapter's name."), ("alias" = String, Path)),
+    responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
+pub async fn delete(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path((name, alias)): Path<(String, String)>,
+) -> Result<Json<Deleted>, ApiError> {
+    let mut tx = app.tenant(holder.project_id).await?;
+    let adapter = find(&mut tx, holder.project_id, name).await?.adapter;
+    let id = adapter_alias::lock(&mut tx, holder.project_id, &adapter).await?;
+    let whole = format!("{adapter}@{alias}");
+    let removed = adapter_alias::remove(&mut tx, holder.project_id, id, &alias).await;
+    removed.map_err(ApiError::on_read(&whole))?;
+    tx.commit().await?;
+    Ok(Json(Deleted { id: whole, object: "adapter.alias", deleted: true }))
+}
+
+/// List the moves of an alias, newest first. One that was taken away still has them.
+#[utoipa::path(get, path = "/v1/adapters/{adapter}/aliases/{alias}/moves", tag = "Adapters",
+    operation_id = "list_adapter_alias_moves",
+    params(
+        ("adapter" = String, Path, description = "The adapter's name."),
+        ("alias" = String, Path),
+        ("after" = Option<String>, Query, description = "The list goes on behind the move of this id."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+    ),
+    responses((status = 200, body = List<AliasMoveView>), (status = "4XX", body = ErrorBody)))]
+pub async fn moves(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path((name, alias)): Path<(String, String)>,
+    mut query: Params,
+) -> Result<Json<List<AliasMoveView>>, ApiError> {
+    let (after, limit) = (query.after::<MoveKind>()?, query.limit(20, 100)?);
+    query.done()?;
+    let mut db = app.tenant(holder.project_id).await?;
+    let adapter = find(&mut db, holder.project_id, name).await?.adapter;
+    let of = (adapter.as_str(), alias.as_str());
+    let moves = adapter_alias::history(&mut db, holder.project_id, of, after, limit + 1).await?;
+    if moves.is_empty() && after.is_none() {
+        return Err(ApiError::NotFound { noun: "alias", name: format!("{adapter}@{alias}") });
+    }
+    let views = moves.into_iter().map(AliasMoveView::from).collect();
+    Ok(Json(List::cut(views, limit, |step: &AliasMoveView| step.id.clone())))
+}
+
+async fn view(db: &mut PgConnection, project: ProjectId, adapter: &str, alias: String) -> Result<AliasView, ApiError> {
+    let found = adapter_alias::list(db, project, adapter, Some(&alias)).await?.pop();
+    let found = found.ok_or_else(|| ApiError::NotFound { noun: "alias", name: format!("{adapter}@{alias}") })?;
+    Ok(AliasView::new(adapter, found))
+}
+
+/// A version of the adapter, by its number or by any of its names; it stays until the transaction ends.
+async fn version(
+    tx: &mut PgConnection,
+    project: ProjectId,
+    adapter: &str,
+    (param, given): (&'static str, &str),
+) -> Result<AdapterVersion, ApiError> {
+    let is_number = !given.is_empty() && given.bytes().all(|b| b.is_ascii_digit());
+    let reference = if is_number { format!("{adapter}@{given}") } else { given.to_owned() };
+    let shown: String = given.chars().take(80).collect();
+    match adapter::lock(tx, project, &reference).await {
+        Ok(version) if version.adapter == adapter => Ok(version),
+        Ok(version) => {
+            let other = &version.adapter;
+            let message = format!("Invalid '{param}': '{shown}' is a version of '{other}', not of '{adapter}'.");
+            Err(ApiError::invalid(param, message))
+        }
+        Err(StoreError::NotFound(_)) => {
+            Err(ApiError::invalid(param, format!("Invalid '{param}': '{adapter}' has no version '{shown}'.")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn differs(adapter: &str, alias: &str, current: Option<AdapterVersionId>) -> ApiError {
+    let now = current.map_or("is not there".to_owned(), |id| format!("names {id}"));
+    ApiError::Conflict(format!(
+        "The alias '{adapter}@{alias}' {now}, which is not what was expected; it was not moved."
+    ))
+}
+
+fn check_name(alias: &str) -> Result<(), ApiError> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+    let fits = alias.len() <= 32 && alias.starts_with(|c: char| c.is_ascii_lowercase()) && alias.bytes().all(plain);
+    if fits {
+        return Ok(());
+    }
+    let shown: String = alias.chars().take(80).collect();
+    let message =
+        format!("Invalid 'alias': '{shown}'; it must be a small letter, and then at most 31 of a-z, 0-9, '_' and '-'.");
+    Err(ApiError::invalid("alias", message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alias_cannot_be_taken_for_a_number_or_a_path() {
+        for good in ["prod", "canary-2", "a", "blue_green"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "2", "2nd", "Prod", "a/b", "a@b", "-a", "é", &"a".repeat(33)] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Batches: many requests in one file, answered when there is time. The work is [`crate::batch_work`]'s.
+
+use attune_domain::{
+    batch::BatchState,
+    id::{Batch as BatchKind, BatchId, FileId},
+};
+use attune_store::{
+    batch::{self, NewBatch as NewRow},
+    error::StoreError,
+    file,
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde_json::json;
+use sqlx::PgConnection;
+
+use crate::{
+    app::App,
+    body::Body,
+    caller::Caller,
+    error::{ApiError, ErrorBody},
+    page::{List, Params},
+    wire::batch::{BatchView, NewBatch},
+};
+
+/// Answer the requests of a file.
+///
+/// Answers at once. The file is checked line by line before anything is asked; each request may name another model. Good
+/// answers and errors end in a file each, by `custom_id`.
+#[utoipa::path(post, path = "/v1/batches", tag = "Batches", operation_id = "create_batch", request_body = NewBatch,
+    responses((status = 200, body = BatchView), (status = "4XX", body = ErrorBody)))]
+pub async fn create(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Body(new): Body<NewBatch>,
+) -> Result<Json<BatchView>, ApiError> {
+    new.check()?;
+    let project = holder.project_id;
+    let mut tx = app.tenant(project).await?;
+    let row = NewRow {
+        input_file_id: input(&mut tx, project, &new.input_file_id).await?,
+        endpoint: new.endpoint,
+        completion_window: new.completion_window,
+        metadata: new.metadata.map(|metadata| json!(metadata)),
+        output_expires_seconds: new.output_expires_after.and_then(|after| i32::try_from(after.seconds).ok()),
+    };
+    let made = batch::insert(&mut tx, project, &row).await?;
+    tx.commit().await?;
+    Ok(Json(made.into()))
+}
+
+/// The file that a batch reads; it cannot be deleted until the transaction ends.
+async fn input(tx: &mut PgConnection, project: attune_domain::id::ProjectId, named: &str) -> Result<FileId, ApiError> {
+    const PARAM: &str = "input_file_id";
+    let shown: String = named.chars().take(80).collect();
+    let missing = || ApiError::Invalid {
+        param: Some(PARAM.into()),
+        code: "file_not_found",
+        message: format!("Invalid '{PARAM}': there is no file '{shown}'."),
+    };
+    let id: FileId = named.parse().map_err(|_| missing())?;
+    let file = match file::lock_for_job(tx, project, id).await {
+        Err(StoreError::NotFound(_)) => return Err(missing()),
+        found => found?,
+    };
+    if file.purpose != "batch" {
+        let message = format!("Invalid '{PARAM}': the purpose of '{shown}' is '{}'; it must be 'batch'.", file.purpose);
+        return Err(ApiError::invalid(PARAM, message));
+    }
+    Ok(file.file_id)
+}
+
+/// List batches, newest first.
+#[utoipa::path(get, path = "/v1/batches", tag = "Batches", operation_id = "list_batches",
+    params(
+        ("after" = Option<String>, Query, description = "The list goes on behind the batch of this id."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+    ),
+    responses((status = 200, body = List<BatchView>), (status = "4XX", body = ErrorBody)))]
+pub async fn list(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    mut query: Params,
+) -> Result<Json<List<BatchView>>, ApiError> {
+    let (after, limit) = (query.after::<BatchKind>()?, query.limit(20, 100)?);
+    query.done()?;
+    let mut db = app.tenant(holder.project_id).await?;
+    let batches = batch::list(&mut db, holder.project_id, after, limit + 1).await?;
+    let views = batches.into_iter().map(BatchView::from).collect();
+    Ok(Json(List::cut(views, limit, |batch: &BatchView| batch.id.clone())))
+}
+
+/// Look at a batch.
+#[utoipa::path(get, path = "/v1/batches/{batch_id}", tag = "Batches", operation_id = "retrieve_batch",
+    params(("batch_id" = String, Path)),
+    responses((status = 200, body = BatchView), (status = "4XX", body = ErrorBody)))]
+pub async fn retrieve(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<BatchView>, ApiError> {
+    let mut db = app.tenant(holder.project_id).await?;
+    let found = batch::get(&mut db, holder.project_id, parse(&id)?).await;
+    Ok(Json(found.map_err(ApiError::on_read(id))?.into()))
+}
+
+/// Stop a batch.
+///
+/// What is being asked ends; what was answered before is in the output file once the status is `cancelled`.
+#[utoipa::path(post, path = "/v1/batches/{batch_id}/cancel", tag = "Batches", operation_id = "cancel_batch",
+    params(("batch_id" = String, Path)),
+    responses((status = 200, body = BatchView), (status = "4XX", body = ErrorBody)))]
+pub async fn cancel(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<BatchView>, ApiError> {
+    let mut tx = app.tenant(holder.project_id).await?;
+    let cancelled = match batch::cancel(&mut tx, holder.project_id, parse(&id)?).await {
+        Err(StoreError::Batch(step)) => return Err(ended(step.from)),
+        cancelled => cancelled.map_err(ApiError::on_read(id))?,
+    };
+    tx.commit().await?;
+    Ok(Json(cancelled.into()))
+}
+
+fn ended(state: BatchState) -> ApiError {
+    ApiError::Conflict(format!("The batch has ended, it is {}; it cannot be cancelled any more.", state.name()))
+}
+
+fn parse(id: &str) -> Result<BatchId, ApiError> {
+    id.parse().map_err(|_| ApiError::NotFound { noun: "batch", name: id.to_owned() })
+}

@@ -1,0 +1,252 @@
+//! Batches: a life in one table, and what a line of the input file must be.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The most lines of a file. Source: OpenAI's batch limits.
+pub const MOST_ROWS: usize = 50_000;
+
+/// The longest line.
+pub const LINE_BYTES: usize = 4 << 20;
+
+/// The longest `custom_id`.
+const ID_BYTES: usize = 512;
+
+/// Where a batch is. OpenAI's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchState {
+    /// Its file is being read.
+    Validating,
+    /// Its requests are being answered.
+    InProgress,
+    /// Its files are being written.
+    Finalizing,
+    /// Every request has an answer.
+    Completed,
+    /// Its file was refused.
+    Failed,
+    /// Its time was up; what was answered is there.
+    Expired,
+    /// It is to stop.
+    Cancelling,
+    /// It was stopped; what was answered is there.
+    Cancelled,
+}
+
+/// What happens to a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchEvent {
+    /// Its file is good.
+    FileAccepted,
+    /// Its file is not.
+    FileRefused,
+    /// Nothing more is asked.
+    AnswersComplete,
+    /// Its files are there, with every answer.
+    FilesWritten,
+    /// Its files are there, with what was answered in time.
+    TimeUp,
+    /// The user wants it to stop.
+    CancelAsked,
+    /// Its files are there, with what was answered before.
+    Stopped,
+}
+
+/// The state does not take the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a batch that is {} takes no {event:?}", from.name())]
+pub struct IllegalBatchStep {
+    /// Where it is.
+    pub from: BatchState,
+    /// What does not fit.
+    pub event: BatchEvent,
+}
+
+impl BatchState {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Validating,
+        Self::InProgress,
+        Self::Finalizing,
+        Self::Completed,
+        Self::Failed,
+        Self::Expired,
+        Self::Cancelling,
+        Self::Cancelled,
+    ];
+
+    /// The word in SQL and on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Validating => "validating",
+            Self::InProgress => "in_progress",
+            Self::Finalizing => "finalizing",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Cancelling => "cancelling",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    /// Nothing more happens.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Expired | Self::Cancelled)
+    }
+
+    /// The one table of a batch's life. Whatever is not written here cannot happen.
+    ///
+    /// # Errors
+    /// [`IllegalBatchStep`].
+    pub fn apply(self, event: BatchEvent) -> Result<Self, IllegalBatchStep> {
+        use BatchEvent as E;
+        Ok(match (self, event) {
+            (Self::Validating, E::FileAccepted) => Self::InProgress,
+            (Self::Validating, E::FileRefused) => Self::Failed,
+            (Self::InProgress, E::AnswersComplete) => Self::Finalizing,
+            (Self::Finalizing, E::FilesWritten) => Self::Completed,
+            (Self::Validating | Self::InProgress | Self::Finalizing, E::TimeUp) => Self::Expired,
+            (Self::Validating | Self::InProgress | Self::Finalizing | Self::Cancelling, E::CancelAsked) => {
+                Self::Cancelling
+            }
+            (Self::Cancelling, E::Stopped) => Self::Cancelled,
+            (from, event) => return Err(IllegalBatchStep { from, event }),
+        })
+    }
+}
+
+/// What is wrong with a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Defect {
+    /// Stable, for programs.
+    pub code: String,
+    /// Of the file, from 1; `None`: the file as a whole.
+    pub line: Option<u64>,
+    /// A sentence.
+    pub message: String,
+    /// The field at fault.
+    pub param: Option<String>,
+}
+
+impl Defect {
+    /// A defect of the file as a whole.
+    pub fn of_file(code: &str, message: impl fmt::Display) -> Self {
+        Self { code: code.into(), line: None, message: message.to_string(), param: None }
+    }
+}
+
+/// A request of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchRow {
+    /// The user's name for it.
+    pub custom_id: String,
+    /// What is asked.
+    pub body: Map<String, Value>,
+}
+
+/// Reads line number `line` of a batch for `endpoint`.
+///
+/// # Errors
+/// The first [`Defect`].
+pub fn read_row(text: &[u8], line: u64, endpoint: &str) -> Result<BatchRow, Defect> {
+    let wrong = |code: &str, param: Option<&str>, message: String| Defect {
+        code: code.into(),
+        line: Some(line),
+        message,
+        param: param.map(str::to_owned),
+    };
+    let mut fields: Map<String, Value> = serde_json::from_slice(text)
+        .map_err(|e| wrong("invalid_json_line", None, format!("This line is not a JSON object: {e}.")))?;
+    let mut take = |name: &str| {
+        let missing =
+            || wrong("missing_required_parameter", Some(name), format!("Missing required parameter: '{name}'."));
+        fields.shift_remove(name).ok_or_else(missing)
+    };
+    let (id, method, url, body) = (take("custom_id")?, take("method")?, take("url")?, take("body")?);
+    let Value::String(custom_id) = id else {
+        return Err(wrong("invalid_type", Some("custom_id"), "Invalid 'custom_id': it must be a text.".into()));
+    };
+    if custom_id.is_empty() || custom_id.len() > ID_BYTES {
+        let message = format!("Invalid 'custom_id': it must have 1 to {ID_BYTES} bytes.");
+        return Err(wrong("invalid_value", Some("custom_id"), message));
+    }
+    if method != "POST" {
+        return Err(wrong(
+            "invalid_method",
+            Some("method"),
+            format!("Invalid 'method': {method}; it must be \"POST\"."),
+        ));
+    }
+    if url != endpoint {
+        let message = format!("Invalid 'url': {url}; the batch is for {endpoint}.");
+        return Err(wrong("mismatched_endpoint", Some("url"), message));
+    }
+    let Value::Object(body) = body else {
+        return Err(wrong("invalid_type", Some("body"), "Invalid 'body': it must be an object.".into()));
+    };
+    if body.get("stream").is_some_and(|stream| *stream == true) {
+        let message = "Unsupported 'body.stream': nobody is there to stream to.".to_owned();
+        return Err(wrong("unsupported_parameter", Some("body.stream"), message));
+    }
+    if let Some(name) = fields.keys().next() {
+        let message = format!("Unknown parameter: '{name}'; expected 'custom_id', 'method', 'url' and 'body'.");
+        return Err(wrong("unknown_parameter", Some(name), message));
+    }
+    Ok(BatchRow { custom_id, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHAT: &str = "/v1/chat/completions";
+
+    #[test]
+    fn a_final_state_takes_no_event() {
+        use BatchEvent as E;
+        let events = [
+            E::FileAccepted,
+            E::FileRefused,
+            E::AnswersComplete,
+            E::FilesWritten,
+            E::TimeUp,
+            E::CancelAsked,
+            E::Stopped,
+        ];
+        for state in BatchState::ALL {
+            assert_eq!(BatchState::from_name(state.name()), Some(state));
+            let taken = events.iter().filter(|event| state.apply(**event).is_ok()).count();
+            assert_eq!(taken == 0, state.is_final(), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_asked_is_told_with_its_field() {
+        let good = r#"{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m"}}"#;
+        assert_eq!(read_row(good.as_bytes(), 1, CHAT).unwrap().custom_id, "a");
+        for (from, to, code, param) in [
+            ("{\"custom_id\"", "[\"custom_id\"", "invalid_json_line", None),
+            ("\"custom_id\": \"a\", ", "", "missing_required_parameter", Some("custom_id")),
+            ("\"a\"", "7", "invalid_type", Some("custom_id")),
+            ("\"a\"", "\"\"", "invalid_value", Some("custom_id")),
+            ("POST", "GET", "invalid_method", Some("method")),
+            ("/chat", "", "mismatched_endpoint", Some("url")),
+            ("{\"model\": \"m\"}", "[]", "invalid_type", Some("body")),
+            ("\"m\"", "\"m\", \"stream\": true", "unsupported_parameter", Some("body.stream")),
+            ("\"method\"", "\"x\": 1, \"method\"", "unknown_parameter", Some("x")),
+        ] {
+            let defect = read_row(good.replacen(from, to, 1).as_bytes(), 7, CHAT).unwrap_err();
+            assert_eq!((defect.code.as_str(), defect.param.as_deref(), defect.line), (code, param, Some(7)), "{to}");
+        }
+    }
+}
