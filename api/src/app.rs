@@ -18,6 +18,7 @@ use crate::{
     issuers::Issuers,
     metering::Meter,
     permissions::Permissions,
+    report::Reports,
     webhooks::Webhooks,
 };
 
@@ -52,6 +53,10 @@ pub struct App {
     pub issuers: Issuers,
     /// The hash of the configured first key, which may have a shape of its own.
     pub first_key: Option<Arc<[u8]>>,
+    /// Datasets that may be read at the same time.
+    pub parsers: Arc<Semaphore>,
+    /// The last reports on datasets.
+    pub reports: Arc<Reports>,
 }
 
 impl App {

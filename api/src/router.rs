@@ -20,7 +20,8 @@ use crate::{
     request,
     routes::{
         adapters, api_keys, audit_logs, base_models, budget, chat, checkpoint_permissions, completions, files, health,
-        job_events, jobs, models, project_users, projects, replica, run, usage, users, webhook_deliveries, webhooks,
+        job_events, jobs, models, project_users, projects, replica, run, uploads, usage, users, webhook_deliveries,
+        webhooks,
     },
 };
 
@@ -29,6 +30,7 @@ fn public() -> (Router<App>, Document) {
     // These count their bodies themselves while they stream.
     let uploads = OpenApiRouter::new()
         .routes(routes!(files::create, files::list))
+        .routes(routes!(uploads::add_part))
         .routes(routes!(base_models::find_blob, base_models::put_blob))
         .layer(DefaultBodyLimit::disable());
     OpenApiRouter::with_openapi(Doc::openapi())
@@ -36,6 +38,10 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(files::retrieve, files::delete))
         .routes(routes!(files::content))
         .routes(routes!(files::preview))
+        .routes(routes!(files::report))
+        .routes(routes!(uploads::create))
+        .routes(routes!(uploads::complete))
+        .routes(routes!(uploads::cancel))
         .routes(routes!(base_models::create, base_models::list))
         .routes(routes!(base_models::retrieve))
         .routes(routes!(jobs::create, jobs::list))

@@ -36,6 +36,9 @@ pub mod audit;
 /// Files that users brought.
 pub mod file;
 
+/// Files that come in parts.
+pub mod upload;
+
 /// Base models: Hugging Face folders.
 pub mod base_model;
 

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod continued;
+mod datasets;
 mod estimates;
 mod house;
 mod inference;

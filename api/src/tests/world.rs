@@ -105,6 +105,8 @@ impl World {
             kept: crate::credentials::Kept::default(),
             issuers: Issuers::new(vec![issuer.config(algorithms)]).unwrap(),
             first_key: None,
+            parsers: Arc::new(Semaphore::new(1)),
+            reports: Arc::default(),
         };
         let router = router::router(app, "http://localhost");
         Self { pool, router, issuer, seed, organization, key, other }
