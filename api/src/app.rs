@@ -19,6 +19,7 @@ use crate::{
     issuers::Issuers,
     metering::Meter,
     permissions::Permissions,
+    report::Reports,
     throttle::Rates,
     webhooks::Webhooks,
 };
@@ -56,6 +57,10 @@ pub struct App {
     pub first_key: Option<Arc<[u8]>>,
     /// What each key has left.
     pub rates: Arc<Rates>,
+    /// Datasets that may be read at the same time.
+    pub parsers: Arc<Semaphore>,
+    /// The last reports on datasets.
+    pub reports: Arc<Reports>,
 }
 
 impl App {

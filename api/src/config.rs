@@ -72,6 +72,12 @@ pub struct Cors {
 pub struct Limits {
     /// The largest file.
     pub file_bytes: u64,
+    /// The most that a packed file may unpack to, and that a dataset's rows may take as lines of JSON.
+    pub rows_bytes: u64,
+    /// Memory of the process that reads a dataset: its address space, of which its own program takes a part.
+    pub parser_memory_bytes: u64,
+    /// Processor time of the process that reads a dataset.
+    pub parser_cpu_seconds: u64,
     /// The largest JSON body.
     pub json_bytes: u64,
     /// The largest single file of a base model.
@@ -80,7 +86,14 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { file_bytes: 512 << 20, json_bytes: 4 << 20, blob_bytes: 64 << 30 }
+        Self {
+            file_bytes: 4 << 30,
+            rows_bytes: 4 << 30,
+            parser_memory_bytes: 1 << 30,
+            parser_cpu_seconds: 300,
+            json_bytes: 4 << 20,
+            blob_bytes: 64 << 30,
+        }
     }
 }
 
@@ -250,7 +263,7 @@ mod tests {
     #[test]
     fn what_is_left_out_has_a_default() {
         let config = read(LEAST).unwrap();
-        assert_eq!((config.limits.file_bytes, config.serving.wait_seconds), (536_870_912, 180));
+        assert_eq!((config.limits.file_bytes, config.serving.wait_seconds), (4_294_967_296, 180));
     }
 
     #[test]

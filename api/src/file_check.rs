@@ -1,17 +1,23 @@
-//! A file that lies in the store, whole, becomes a row: a dataset's rows are checked first.
+//! A file that lies in the store, whole, becomes a row: a dataset's rows are checked first, and kept as trainers read them
+//! where the file itself is not that.
 
-use attune_domain::{dataset::RowChecker, id::ProjectId, run::Blob};
+use attune_domain::{
+    id::{ProjectId, UploadId},
+    run::Blob,
+};
 use attune_store::{
     blob,
-    error::StoreError,
-    file::{self, Dataset, File, NewFile, Source},
+    db::Tx,
+    file::{self, Canonical, Dataset, File, NewFile, Source},
+    upload,
 };
 
 use crate::{
     app::App,
     error::ApiError,
-    file_terms::{ExpiresAfter, Purpose},
+    file_terms::Purpose,
     incoming::{Arrived, Staged},
+    parser::{self, Read},
 };
 
 /// A file that lies in the store, but is not kept yet.
@@ -24,8 +30,10 @@ pub struct Received {
     pub purpose: Purpose,
     /// What came.
     pub arrived: Arrived,
-    /// When it goes by itself.
-    pub expires_after: Option<ExpiresAfter>,
+    /// How long it is there; `None`: until it is deleted.
+    pub expires_after_seconds: Option<u32>,
+    /// The upload that it comes from; it is completed together with the file.
+    pub upload: Option<UploadId>,
 }
 
 /// Checks it, puts it under its digest, and its row beside it. The row is the last step: without it there is no file, and
@@ -34,38 +42,52 @@ pub struct Received {
 /// # Errors
 /// A row of a dataset is bad, or the store refuses it. Nothing of the file is left then.
 pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<File, ApiError> {
-    let Received { staged, filename, purpose, arrived: Arrived { sha256, bytes }, expires_after } = received;
-    let dataset = match purpose {
-        Purpose::FineTune => Some(check(app, &staged).await?),
+    let Received { staged, filename, purpose, arrived, expires_after_seconds, upload } = received;
+    let read = match purpose {
+        Purpose::FineTune => Some(parser::read(app, staged.key(), &filename).await?),
         Purpose::Batch | Purpose::UserData | Purpose::Evals => None,
     };
     let mut tx = app.tenant(project).await?;
-    let wanted = Blob { name: filename.clone(), sha256: sha256.clone(), bytes };
-    let grants = blob::grant(&mut tx, &app.objects, &[wanted]).await?;
-    if grants.iter().all(|grant| grant.url.is_none()) {
-        staged.discard().await; // the same content is there already
-    } else {
-        staged.keep(&sha256).await.map_err(|cause| ApiError::StorageRefused { what: "file", cause })?;
-    }
-    let (purpose, expires_after_seconds) = (purpose.name().to_owned(), expires_after.map(|after| after.seconds));
+    let dataset = match read {
+        Some(read) => Some(keep_rows(app, &mut tx, read).await?),
+        None => None,
+    };
+    let Arrived { sha256, bytes } = place(app, &mut tx, staged, arrived).await?;
+    let purpose = purpose.name().to_owned();
     let new = NewFile { filename, purpose, bytes, sha256, dataset, expires_after_seconds };
     let file = file::insert(&mut tx, project, new).await?;
+    if let Some(upload) = upload {
+        upload::complete(&mut tx, upload, file.file_id).await?;
+    }
     tx.commit().await?;
     Ok(file)
 }
 
-async fn check(app: &App, staged: &Staged) -> Result<Dataset, ApiError> {
-    let key = staged.key().to_owned();
-    let mut body = app.objects.get(&key).await?;
-    let mut checker = RowChecker::new();
-    while let Some(piece) = body.try_next().await.map_err(|cause| StoreError::Object {
-        action: "get",
-        key: key.clone(),
-        cause: Box::new(cause),
-    })? {
-        checker.push(&piece);
+async fn keep_rows(app: &App, tx: &mut Tx, Read { found, rows }: Read) -> Result<Dataset, ApiError> {
+    let canonical = match rows {
+        Some((staged, arrived)) => {
+            let Arrived { sha256, bytes } = place(app, tx, staged, arrived).await?;
+            Some(Canonical { sha256, bytes })
+        }
+        None => None,
+    };
+    let source = Source {
+        container: found.container.name().to_owned(),
+        compression: found.compression.map(|packed| packed.name().to_owned()),
+        shape: found.shape.name().to_owned(),
+    };
+    Ok(Dataset { format: found.format, rows: found.rows, source, canonical })
+}
+
+/// Puts content under its digest, unless it is there already.
+async fn place(app: &App, tx: &mut Tx, staged: Staged, arrived: Arrived) -> Result<Arrived, ApiError> {
+    let wanted = Blob { name: String::new(), sha256: arrived.sha256.clone(), bytes: arrived.bytes };
+    let grants = blob::grant(tx, &app.objects, &[wanted]).await?;
+    if grants.iter().all(|grant| grant.url.is_none()) {
+        staged.discard().await;
+    } else {
+        let kept = staged.keep(&arrived.sha256).await;
+        kept.map_err(|cause| ApiError::StorageRefused { what: "file", cause })?;
     }
-    let facts = checker.finish()?;
-    let source = Source { container: "jsonl".into(), compression: None, shape: facts.format.name().into() };
-    Ok(Dataset { format: facts.format, rows: facts.rows, source, canonical: None })
+    Ok(arrived)
 }

@@ -113,7 +113,8 @@ impl Said {
         let purpose = self.purpose.ok_or_else(|| missing("purpose"))?;
         let expires_after = ExpiresAfter::from_form(self.anchor.as_deref(), self.seconds.as_deref())?;
         let (staged, filename, arrived) = self.file.ok_or_else(|| missing("file"))?;
-        Ok(Received { staged, filename, purpose, arrived, expires_after })
+        let expires_after_seconds = expires_after.map(|after| after.seconds);
+        Ok(Received { staged, filename, purpose, arrived, expires_after_seconds, upload: None })
     }
 }
 

@@ -120,6 +120,11 @@ impl Staged {
         Ok(())
     }
 
+    /// A row names it now: it stays.
+    pub fn stay(mut self) {
+        self.key = None;
+    }
+
     /// Deletes it. A failure is only logged: the caller has an error of its own to tell, or has its content already.
     pub async fn discard(mut self) {
         if let Some(key) = self.key.take() {

@@ -81,8 +81,14 @@ pub mod file_terms;
 /// A file out of a form.
 pub mod file_form;
 
+/// A dataset, read in a child process under limits.
+pub mod parser;
+
 /// A file that came, checked and kept.
 pub mod file_check;
+
+/// A file out of an upload's parts.
+pub mod joining;
 
 /// Rows of a file as they would be trained on.
 pub mod preview;
@@ -98,6 +104,9 @@ pub mod job_making;
 
 /// What such a job would take.
 pub mod estimate;
+
+/// What a dataset is like.
+pub mod report;
 
 /// A folder before it becomes a base model.
 pub mod base_import;

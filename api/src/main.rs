@@ -4,15 +4,17 @@
 use std::{
     io::{IsTerminal, Read},
     net::SocketAddr,
+    num::NonZero,
     path::PathBuf,
+    process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
 use attune_api::{
-    app::App, batch_work::work, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, router,
-    routes, throttle::Rates, webhooks::Webhooks,
+    app::App, batch_work::work, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, parser,
+    router, routes, throttle::Rates, webhooks::Webhooks,
 };
 use attune_store::{api_key, db, mint, objects::Objects, tenant};
 use clap::Parser;
@@ -36,9 +38,17 @@ struct Args {
     exit_with_parent: bool,
 }
 
+fn main() -> anyhow::Result<ExitCode> {
+    // The api starts itself like this to have a stranger's file read. Nothing of the api may run there.
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(parser::ARGUMENT) {
+        return Ok(attune_dataset::child::run(&arguments.next().unwrap_or_default()));
+    }
+    run(Args::parse())
+}
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.exit_with_parent {
         std::thread::spawn(leave_with_parent);
     }
@@ -50,7 +60,7 @@ async fn main() -> anyhow::Result<()> {
     // Its only error is that there is a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Config::read(&args.config).with_context(|| format!("in {}", args.config.display()))?;
-    serve(config).await
+    serve(config).await.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -77,6 +87,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         issuers: Issuers::new(config.oidc).map_err(anyhow::Error::msg)?,
         first_key: config.bootstrap_key.as_ref().map(|key| mint::hash(key.expose_secret()).into()),
         rates: Arc::new(Rates::new(config.rate_limits)),
+        parsers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, NonZero::get))),
+        reports: Arc::default(),
     };
     work::start(&app);
     let (meter, pool) = (app.meter.clone(), app.db.clone());

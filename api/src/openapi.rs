@@ -20,7 +20,8 @@ use utoipa::{
     modifiers(&Key),
     security(("api_key" = [])),
     tags(
-        (name = "Files", description = "Datasets, checked row by row as they come in."),
+        (name = "Files", description = "Datasets, checked row by row, and whatever else is to be kept."),
+        (name = "Uploads", description = "Files that come in parts."),
         (name = "Fine-tuning", description = "Jobs, their events and checkpoints."),
         (name = "Chat", description = "Answers of base models and tuned ones."),
         (name = "Batches", description = "Many requests in one file, answered when there is time."),

@@ -137,6 +137,7 @@ fn read(
     shown.finish()
 }
 
+/// The base has no tokenizer or template that can be used.
 pub(crate) fn unusable(error: &TextError) -> ApiError {
     ApiError::invalid("model", format!("The base model's tokenizer or chat template cannot be used: {error}."))
 }

@@ -26,7 +26,7 @@ use crate::{
     request,
     routes::{
         adapter_aliases, adapters, api_keys, audit_logs, base_models, batches, budget, chat, checkpoint_permissions,
-        completions, files, health, job_events, jobs, models, project_users, projects, replica, run, usage, users,
+        completions, files, health, job_events, jobs, models, project_users, projects, replica, run, uploads, usage, users,
         webhook_deliveries, webhooks,
     },
     throttle,
@@ -37,6 +37,7 @@ fn public() -> (Router<App>, Document) {
     // These count their bodies themselves while they stream.
     let uploads = OpenApiRouter::new()
         .routes(routes!(files::create, files::list))
+        .routes(routes!(uploads::add_part))
         .routes(routes!(base_models::find_blob, base_models::put_blob))
         .routes(routes!(adapters::list, adapters::import))
         .layer(DefaultBodyLimit::disable());
@@ -45,6 +46,10 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(files::retrieve, files::delete))
         .routes(routes!(files::content))
         .routes(routes!(files::preview))
+        .routes(routes!(files::report))
+        .routes(routes!(uploads::create))
+        .routes(routes!(uploads::complete))
+        .routes(routes!(uploads::cancel))
         .routes(routes!(base_models::create, base_models::list))
         .routes(routes!(base_models::retrieve))
         .routes(routes!(jobs::create, jobs::list))

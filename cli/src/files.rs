@@ -16,21 +16,32 @@ use crate::{
     error::{CliError, Doing, Result},
     output,
     preview::{self, PreviewArgs},
+    report::{self, ReportArgs},
 };
 
 /// Commands about files.
 #[derive(Debug, Subcommand)]
 pub(crate) enum FilesCommand {
-    /// Upload a JSONL dataset; every line is checked
+    /// Upload a file; every row of a dataset is checked
+    ///
+    /// Datasets: JSONL, a JSON list, CSV, TSV or Parquet, also packed with gzip or zstd. Rows: chat, prompt/completion,
+    /// text, alpaca, ShareGPT or preference; one shape per file.
     Upload {
         /// The file
         file: PathBuf,
-        /// What it is for
+        /// What it is for: fine-tune, batch, user_data or evals
         #[arg(long, default_value = "fine-tune")]
         purpose: String,
+        /// After how many seconds it goes by itself, 3600 to 2592000 [default: when it is deleted]
+        #[arg(long, value_name = "SECONDS")]
+        expires_after: Option<u32>,
     },
     /// List the uploaded files, newest first
-    List,
+    List {
+        /// Only files for this purpose
+        #[arg(long)]
+        purpose: Option<String>,
+    },
     /// Show one file's record
     Get {
         /// Its id, file-…
@@ -43,6 +54,8 @@ pub(crate) enum FilesCommand {
     },
     /// Show rows as they would be trained on: each token, and whether it is learnt
     Preview(PreviewArgs),
+    /// Say what a dataset is like: lengths in tokens, repeated rows, rows that look like mistakes
+    Report(ReportArgs),
     /// Delete it; jobs that used it keep their results
     Delete {
         /// Its id, file-…
@@ -56,12 +69,15 @@ pub(crate) enum FilesCommand {
 /// [`CliError`]: this machine's, or the API's.
 pub(crate) async fn run(client: &Client, command: FilesCommand, as_json: bool) -> Result<()> {
     match command {
-        FilesCommand::Upload { file, purpose } => {
-            let view = upload(client, &file, &purpose).await?;
+        FilesCommand::Upload { file, purpose, expires_after } => {
+            let view = upload(client, &file, &purpose, expires_after).await?;
             if as_json { output::json(&view) } else { show(&view) }
         }
-        FilesCommand::List => {
-            let files = client.list(&["files"], None).await?;
+        FilesCommand::List { purpose } => {
+            let mut files = client.list(&["files"], None).await?;
+            if let (Some(purpose), Some(all)) = (purpose, files["data"].as_array_mut()) {
+                all.retain(|file| file["purpose"] == purpose.as_str());
+            }
             if as_json {
                 return output::json(&files);
             }
@@ -83,6 +99,7 @@ pub(crate) async fn run(client: &Client, command: FilesCommand, as_json: bool) -
         }
         FilesCommand::Content { id } => content(client, &id).await,
         FilesCommand::Preview(args) => preview::run(client, args, as_json).await,
+        FilesCommand::Report(args) => report::run(client, args, as_json).await,
         FilesCommand::Delete { id } => {
             let view = client.json(client.request(Method::DELETE, &["files", &id])).await?;
             if as_json { output::json(&view) } else { output::line(&format!("deleted {id}")) }
@@ -98,15 +115,26 @@ fn show(view: &Value) -> Result<()> {
         ("purpose", output::text(&view["purpose"])),
         ("status", output::text(&view["status"])),
         ("rows", output::text(&view["rows"])),
+        ("written as", written_as(&view["source"])),
         ("created", output::moment(&view["created_at"])),
+        ("goes", if view["expires_at"].is_null() { String::new() } else { output::moment(&view["expires_at"]) }),
     ])
+}
+
+/// `alpaca rows in csv, gzip`.
+fn written_as(source: &Value) -> String {
+    if source.is_null() {
+        return String::new();
+    }
+    let packed = source["compression"].as_str().map(|packed| format!(", {packed}")).unwrap_or_default();
+    format!("{} rows in {}{packed}", output::text(&source["shape"]), output::text(&source["container"]))
 }
 
 /// Uploads a file and gives its record.
 ///
 /// # Errors
 /// [`CliError::Usage`] if it is not there; else as [`run`].
-pub(crate) async fn upload(client: &Client, path: &Path, purpose: &str) -> Result<Value> {
+pub(crate) async fn upload(client: &Client, path: &Path, purpose: &str, expires_after: Option<u32>) -> Result<Value> {
     if !path.is_file() {
         return Err(CliError::Usage(format!("there is no file {}", path.display())));
     }
@@ -116,7 +144,11 @@ pub(crate) async fn upload(client: &Client, path: &Path, purpose: &str) -> Resul
     let (body, length) = Client::body(path, bar.clone()).await?;
     let part = Part::stream_with_length(body, length).file_name(name);
     // The purpose first: the API decides by it while the rows come in.
-    let form = Form::new().text("purpose", purpose.to_owned()).part("file", part);
+    let mut form = Form::new().text("purpose", purpose.to_owned());
+    if let Some(seconds) = expires_after {
+        form = form.text("expires_after[anchor]", "created_at").text("expires_after[seconds]", seconds.to_string());
+    }
+    let form = form.part("file", part);
     let answer = client.json(client.request(Method::POST, &["files"]).multipart(form)).await;
     bar.finish_and_clear();
     answer

@@ -35,6 +35,9 @@ mod files;
 /// `attune files preview`.
 mod preview;
 
+/// `attune files report`.
+mod report;
+
 /// `attune jobs`.
 mod jobs;
 

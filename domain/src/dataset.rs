@@ -1,14 +1,16 @@
 //! A dataset's rows: what one line of JSONL may say, and the check of a whole file in constant memory.
 //!
-//! Three formats, one per file: chat (`{"messages": [...]}`), prompt/completion (`{"prompt": …, "completion": …}`) and
-//! text (`{"text": …}`). Nothing is corrected or dropped: whatever is not understood is a defect with its line number. Tokens are not
-//! counted here; that is `attune-text`'s.
+//! Three formats are trained on: chat (`{"messages": [...]}`), prompt/completion (`{"prompt": …, "completion": …}`) and
+//! text (`{"text": …}`); preference rows are known, but nothing learns from them. Other shapes become one of these. One
+//! shape per file. Nothing is corrected or dropped: whatever is not understood is a defect with its line number. Tokens
+//! are not counted here; that is `attune-text`'s.
 
 mod json;
+mod shapes;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use json::Json;
 
@@ -31,10 +33,12 @@ pub enum RowFormat {
     Completion,
     /// `{"text": …}`.
     Text,
+    /// A chat with a better and a worse answer. Nothing learns from it yet.
+    Preference,
 }
 
 impl RowFormat {
-    const ALL: [Self; 3] = [Self::Chat, Self::Completion, Self::Text];
+    const ALL: [Self; 4] = [Self::Chat, Self::Completion, Self::Text, Self::Preference];
 
     /// The word in SQL and on the wire.
     #[must_use]
@@ -43,6 +47,7 @@ impl RowFormat {
             Self::Chat => "chat",
             Self::Completion => "completion",
             Self::Text => "text",
+            Self::Preference => "preference",
         }
     }
 
@@ -59,6 +64,77 @@ impl fmt::Display for RowFormat {
             Self::Chat => "chat",
             Self::Completion => "prompt/completion",
             Self::Text => "text",
+            Self::Preference => "preference",
+        })
+    }
+}
+
+/// How a row is written by its user. Alpaca and ShareGPT rows become chats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// `{"messages": [...]}`.
+    Chat,
+    /// `{"prompt": …, "completion": …}`.
+    Completion,
+    /// `{"text": …}`.
+    Text,
+    /// `{"instruction": …, "input": …, "output": …}`.
+    Alpaca,
+    /// `{"conversations": [{"from": …, "value": …}]}`.
+    ShareGpt,
+    /// `{"input": …, "preferred_output": …, "non_preferred_output": …}`.
+    Preference,
+}
+
+impl Shape {
+    /// The word in SQL and on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completion => "completion",
+            Self::Text => "text",
+            Self::Alpaca => "alpaca",
+            Self::ShareGpt => "sharegpt",
+            Self::Preference => "preference",
+        }
+    }
+
+    /// Whether a row of this shape is what a trainer reads.
+    #[must_use]
+    pub const fn is_canonical(self) -> bool {
+        !matches!(self, Self::Alpaca | Self::ShareGpt)
+    }
+
+    /// The shape of a row with these fields, if it is any.
+    #[must_use]
+    pub fn of(mut fields: impl Iterator<Item = impl AsRef<str>> + Clone) -> Option<Self> {
+        let has = |names: &[&str]| fields.clone().any(|field| names.contains(&field.as_ref()));
+        Some(if has(&["messages"]) {
+            Self::Chat
+        } else if has(&["preferred_output", "non_preferred_output"]) {
+            Self::Preference
+        } else if has(&["conversations"]) {
+            Self::ShareGpt
+        } else if has(&["instruction"]) {
+            Self::Alpaca
+        } else if has(&["prompt", "completion"]) {
+            Self::Completion
+        } else if fields.any(|field| field.as_ref() == "text") {
+            Self::Text
+        } else {
+            return None;
+        })
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Completion => "prompt/completion",
+            Self::ShareGpt => "ShareGPT",
+            other => other.name(),
         })
     }
 }
@@ -116,8 +192,9 @@ impl Message {
     }
 }
 
-/// One training example as the user wrote it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One training example. It is written as the line that a trainer reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum Row {
     /// A chat whose last message is the assistant's.
     Chat {
@@ -136,6 +213,22 @@ pub enum Row {
         /// Trained; not empty.
         text: String,
     },
+    /// What is asked, and two answers to it.
+    Preference {
+        /// At least one message.
+        #[serde(serialize_with = "as_input")]
+        input: Vec<Message>,
+        /// The better answer.
+        #[serde(rename = "preferred_output")]
+        preferred: Vec<Message>,
+        /// The worse one.
+        #[serde(rename = "non_preferred_output")]
+        non_preferred: Vec<Message>,
+    },
+}
+
+fn as_input<S: Serializer>(messages: &[Message], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map([("messages", messages)])
 }
 
 impl Row {
@@ -146,6 +239,7 @@ impl Row {
             Self::Chat { .. } => RowFormat::Chat,
             Self::Completion { .. } => RowFormat::Completion,
             Self::Text { .. } => RowFormat::Text,
+            Self::Preference { .. } => RowFormat::Preference,
         }
     }
 }
@@ -165,11 +259,11 @@ pub struct RowDefect {
 /// # Errors
 /// [`RowDefect`], the first one met in the line.
 pub fn parse_row(line_no: u64, line: &[u8]) -> Result<Row, RowDefect> {
-    let line = if line_no == 1 { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) } else { line };
-    row(line_no, line).map_err(|message| RowDefect { line: line_no, message })
+    read(line_no, line).map(|(_, row)| row).map_err(|message| RowDefect { line: line_no, message })
 }
 
-fn row(line_no: u64, line: &[u8]) -> Result<Row, String> {
+fn read(line_no: u64, line: &[u8]) -> Result<(Shape, Row), String> {
+    let line = if line_no == 1 { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) } else { line };
     let text = std::str::from_utf8(line).map_err(|e| {
         if line_no == 1 && (line.starts_with(b"\xFF\xFE") || line.starts_with(b"\xFE\xFF")) {
             "the file is UTF-16; save it as UTF-8".to_owned()
@@ -178,20 +272,29 @@ fn row(line_no: u64, line: &[u8]) -> Result<Row, String> {
         }
     })?;
     let json = serde_json::from_str(text).map_err(|e| not_json(&e))?;
-    match json {
-        Json::Object(fields) if fields.iter().any(|(name, _)| name == "messages") => chat(fields),
-        Json::Object(fields) if fields.iter().any(|(name, _)| name == "prompt" || name == "completion") => {
-            completion(fields)
-        }
-        Json::Object(fields) if fields.iter().any(|(name, _)| name == "text") => document(fields),
-        Json::Object(fields) => {
-            let found: Vec<_> = fields.iter().map(|(name, _)| format!("'{name}'")).collect();
-            let found = if found.is_empty() { "no field".into() } else { found.join(", ") };
-            Err(format!("needs 'messages', or 'prompt' and 'completion', or 'text'; found {found}"))
-        }
-        other => Err(format!("must be a JSON object; found {}", other.kind())),
-    }
+    let fields = match json {
+        Json::Object(fields) => fields,
+        other => return Err(format!("must be a JSON object; found {}", other.kind())),
+    };
+    let Some(shape) = Shape::of(fields.iter().map(|(name, _)| name)) else {
+        let found: Vec<_> = fields.iter().map(|(name, _)| format!("'{name}'")).collect();
+        let found = if found.is_empty() { "no field".into() } else { found.join(", ") };
+        return Err(format!("{NEEDED}; found {found}"));
+    };
+    let row = match shape {
+        Shape::Chat => chat(fields),
+        Shape::Completion => completion(fields),
+        Shape::Text => document(fields),
+        Shape::Alpaca => shapes::alpaca(fields),
+        Shape::ShareGpt => shapes::sharegpt(fields),
+        Shape::Preference => shapes::preference(fields),
+    };
+    row.map(|row| (shape, row))
 }
+
+/// The fields that tell what a row is.
+const NEEDED: &str = "needs 'messages', or 'prompt' and 'completion', or 'text', or 'instruction' and 'output', or \
+                      'conversations', or 'input', 'preferred_output' and 'non_preferred_output'";
 
 fn not_json(error: &serde_json::Error) -> String {
     let whole = error.to_string();
@@ -218,16 +321,26 @@ fn chat(fields: Vec<(String, Json)>) -> Result<Row, String> {
             _ => return Err(format!("{name}: unknown field; a chat row has only 'messages'")),
         }
     }
-    let list = list.unwrap_or_default();
+    checked_chat(messages("messages", list.unwrap_or_default())?)
+}
+
+/// Reads a list of messages that stands at `place` in its row.
+fn messages(place: &str, list: Vec<Json>) -> Result<Vec<Message>, String> {
     if list.len() > MAX_MESSAGES {
-        return Err(format!("messages: {} is above the {MAX_MESSAGES} of one chat; split it", list.len()));
+        return Err(format!("{place}: {} is above the {MAX_MESSAGES} of one chat; split it", list.len()));
     }
-    let messages = list
-        .into_iter()
+    list.into_iter()
         .enumerate()
-        .map(|(i, value)| message(value).map_err(|reason| format!("messages[{i}]{reason}")))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|(i, value)| message(value).map_err(|reason| format!("{place}[{i}]{reason}")))
+        .collect()
+}
+
+/// A chat from which something is learnt.
+fn checked_chat(messages: Vec<Message>) -> Result<Row, String> {
     match messages.last() {
+        Some(_) if messages.len() > MAX_MESSAGES => {
+            Err(format!("messages: {} is above the {MAX_MESSAGES} of one chat; split it", messages.len()))
+        }
         None => Err("messages: the list is empty".into()),
         Some(last) if last.role != Role::Assistant => {
             Err(format!("the last message must be the assistant's; it is the {}'s", last.role.as_str()))
@@ -325,6 +438,8 @@ fn document(fields: Vec<(String, Json)>) -> Result<Row, String> {
 pub struct DatasetFacts {
     /// The format of every row.
     pub format: RowFormat,
+    /// How every row is written.
+    pub shape: Shape,
     /// How many rows.
     pub rows: u64,
     /// The file's size.
@@ -365,7 +480,9 @@ pub struct RowChecker {
     lines: u64,
     /// The first of the empty lines just passed, if any; they are a defect only if a row follows.
     blank_since: Option<u64>,
-    format: Option<(RowFormat, u64)>,
+    /// Rows are handed over one by one, so defects speak of rows and not of lines.
+    by_rows: bool,
+    found: Option<(Shape, RowFormat, u64)>,
     rows: u64,
     bytes: u64,
     first: Vec<RowDefect>,
@@ -379,6 +496,27 @@ impl RowChecker {
         Self::default()
     }
 
+    /// Takes the next row of a file that is not made of lines: a JSON object. It is handed to `each`, with its number and
+    /// shape, if it is sound.
+    pub fn take_row(&mut self, json: &[u8], each: &mut impl FnMut(u64, Shape, Row)) {
+        self.by_rows = true;
+        self.bytes += json.len() as u64;
+        self.lines += 1;
+        if json.len() > MAX_LINE_BYTES {
+            self.defect(self.lines, format!("the row is longer than {MAX_LINE_BYTES} bytes"));
+        } else {
+            self.row(json, each);
+        }
+    }
+
+    /// Notes that the next row cannot be read at all.
+    pub fn refuse_row(&mut self, why: String) {
+        self.by_rows = true;
+        self.bytes += 1;
+        self.lines += 1;
+        self.defect(self.lines, why);
+    }
+
     /// Takes the next bytes of the file.
     pub fn push(&mut self, chunk: &[u8]) {
         self.push_with(chunk, &mut |_, _| {});
@@ -386,6 +524,11 @@ impl RowChecker {
 
     /// Takes the next bytes and hands each sound row, with its line, to `each`.
     pub fn push_with(&mut self, chunk: &[u8], each: &mut impl FnMut(u64, Row)) {
+        self.push_shaped(chunk, &mut |line, _, row| each(line, row));
+    }
+
+    /// Takes the next bytes and hands each sound row, with its line and shape, to `each`.
+    pub fn push_shaped(&mut self, chunk: &[u8], each: &mut impl FnMut(u64, Shape, Row)) {
         self.bytes += chunk.len() as u64;
         let mut rest = chunk;
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
@@ -414,7 +557,15 @@ impl RowChecker {
     ///
     /// # Errors
     /// As [`Self::finish`].
-    pub fn finish_with(mut self, each: &mut impl FnMut(u64, Row)) -> Result<DatasetFacts, Defects> {
+    pub fn finish_with(self, each: &mut impl FnMut(u64, Row)) -> Result<DatasetFacts, Defects> {
+        self.finish_shaped(&mut |line, _, row| each(line, row))
+    }
+
+    /// As [`Self::finish_with`], with the row's shape.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub fn finish_shaped(mut self, each: &mut impl FnMut(u64, Shape, Row)) -> Result<DatasetFacts, Defects> {
         if !self.held.is_empty() || self.overlong {
             self.end_line(each);
         }
@@ -422,8 +573,10 @@ impl RowChecker {
             let message = if self.bytes == 0 { "the file is empty" } else { "the file has no rows" };
             self.defect(1, message.into());
         }
-        match self.format {
-            Some((format, _)) if self.total == 0 => Ok(DatasetFacts { format, rows: self.rows, bytes: self.bytes }),
+        match self.found {
+            Some((shape, format, _)) if self.total == 0 => {
+                Ok(DatasetFacts { format, shape, rows: self.rows, bytes: self.bytes })
+            }
             _ => Err(Defects { first: self.first, total: self.total }),
         }
     }
@@ -438,7 +591,7 @@ impl RowChecker {
         }
     }
 
-    fn end_line(&mut self, each: &mut impl FnMut(u64, Row)) {
+    fn end_line(&mut self, each: &mut impl FnMut(u64, Shape, Row)) {
         self.lines += 1;
         let mut line = std::mem::take(&mut self.held);
         let overlong = std::mem::take(&mut self.overlong);
@@ -461,17 +614,18 @@ impl RowChecker {
         self.held = line; // keeps its room for the next line
     }
 
-    fn row(&mut self, line: &[u8], each: &mut impl FnMut(u64, Row)) {
-        match parse_row(self.lines, line) {
-            Err(defect) => self.defect(defect.line, defect.message),
-            Ok(row) => {
-                let (format, since) = *self.format.get_or_insert((row.format(), self.lines));
-                if format == row.format() {
+    fn row(&mut self, line: &[u8], each: &mut impl FnMut(u64, Shape, Row)) {
+        match read(self.lines, line) {
+            Err(message) => self.defect(self.lines, message),
+            Ok((shape, row)) => {
+                let (first, _, since) = *self.found.get_or_insert((shape, row.format(), self.lines));
+                if first == shape {
                     self.rows += 1;
-                    each(self.lines, row);
+                    each(self.lines, shape, row);
                 } else {
-                    let mixed =
-                        format!("a {} row, but line {since} is a {format} row; one format per file", row.format());
+                    let noun = if self.by_rows { "row" } else { "line" };
+                    let row = |shape| format!("{} {shape} row", if shape == Shape::Alpaca { "an" } else { "a" });
+                    let mixed = format!("{}, but {noun} {since} is {}; one format per file", row(shape), row(first));
                     self.defect(self.lines, mixed);
                 }
             }
@@ -538,8 +692,8 @@ mod tests {
             ("hello", "not JSON: expected value (column 1)"),
             (r#"{"messages": []} x"#, "not JSON: trailing characters (column 18)"),
             ("[1]", "must be a JSON object; found a list"),
-            ("{}", "needs 'messages', or 'prompt' and 'completion', or 'text'; found no field"),
-            (r#"{"txt": "a"}"#, "needs 'messages', or 'prompt' and 'completion', or 'text'; found 'txt'"),
+            ("{}", &format!("{NEEDED}; found no field")),
+            (r#"{"txt": "a"}"#, &format!("{NEEDED}; found 'txt'")),
             (r#"{"text": ""}"#, "text: must not be empty"),
             (r#"{"text": ["a"]}"#, "text: must be a string; found a list"),
             (r#"{"text": "a", "meta": {}}"#, "meta: unknown field; a text row has only 'text'"),
@@ -619,7 +773,10 @@ mod tests {
     fn a_sound_file_is_counted() {
         let crlf = format!("\u{feff}{CHAT}\r\n{CHAT}\r\n\r\n");
         let facts = check(crlf.as_bytes()).unwrap();
-        assert_eq!(facts, DatasetFacts { format: RowFormat::Chat, rows: 2, bytes: crlf.len() as u64 });
+        assert_eq!(
+            facts,
+            DatasetFacts { format: RowFormat::Chat, shape: Shape::Chat, rows: 2, bytes: crlf.len() as u64 }
+        );
         assert_eq!(check(COMPLETION.as_bytes()).unwrap().rows, 1);
     }
 

@@ -134,6 +134,10 @@ kinds! {
     AuditLog, AuditLogId, "audit_log-", "audit log line";
     /// An uploaded file.
     File, FileId, "file-", "file";
+    /// A file that comes in parts.
+    Upload, UploadId, "upload_", "upload";
+    /// A part of such a file.
+    UploadPart, UploadPartId, "part_", "part of an upload";
     /// A base model that was imported.
     BaseModel, BaseModelId, "base_", "base model";
     /// A fine-tuning job.

@@ -19,7 +19,7 @@ use attune_store::{
     queue::{self, DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, Replica, ReplicaState},
     run::{self, ActiveRun, Loss},
-    webhook_queue,
+    upload, webhook_queue,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -250,12 +250,13 @@ async fn sweep(app: &App) -> Result<(), SchedulerError> {
     let mut tx = app.pool.begin().await?;
     let messages = queue::sweep(&mut tx).await?;
     let files = file::expire(&mut tx).await?;
+    let parts = upload::sweep(&mut tx, &app.objects).await?;
     let objects = blob::sweep(&mut tx, &app.objects).await?;
     let events = webhook_queue::sweep(&mut tx).await?;
     let keys = idempotency::forget_old(&mut tx).await?;
     tx.commit().await?;
-    if messages > 0 || files > 0 || objects > 0 || events > 0 || keys > 0 {
-        tracing::info!(messages, files, objects, events, keys, "swept");
+    if messages > 0 || files > 0 || parts > 0 || objects > 0 || events > 0 || keys > 0 {
+        tracing::info!(messages, files, parts, objects, events, keys, "swept");
     }
     Ok(())
 }

@@ -42,6 +42,9 @@ pub mod version;
 /// Files that users brought.
 pub mod file;
 
+/// Files that come in parts.
+pub mod upload;
+
 /// Base models: Hugging Face folders.
 pub mod base_model;
 

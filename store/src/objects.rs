@@ -23,7 +23,10 @@ use crate::{config::ObjectStoreConfig, error::StoreError};
 const URL_LIFE: Duration = Duration::from_secs(3600);
 
 /// The size of an upload's parts; S3 wants at least 5 MiB. What is no longer goes up in one piece.
-const PART_BYTES: usize = 8 << 20;
+const PART_BYTES: usize = 5 << 20;
+
+/// The room for a part at first: most objects are small.
+const FIRST_BYTES: usize = 64 << 10;
 
 /// One bucket.
 #[derive(Debug, Clone)]
@@ -190,7 +193,7 @@ impl Objects {
     #[must_use]
     pub fn upload(&self, key: &str) -> Upload {
         let (objects, key) = (self.clone(), key.to_owned());
-        Upload { objects, key, pending: BytesMut::new(), multipart_id: None, parts: Vec::new() }
+        Upload { objects, key, pending: BytesMut::new(), is_long: false, multipart_id: None, parts: Vec::new() }
     }
 }
 
@@ -204,6 +207,8 @@ pub struct Upload {
     objects: Objects,
     key: String,
     pending: BytesMut,
+    /// It fills more than one part.
+    is_long: bool,
     multipart_id: Option<String>,
     parts: Vec<CompletedPart>,
 }
@@ -214,10 +219,20 @@ impl Upload {
     /// # Errors
     /// [`StoreError::Object`]; the caller should abort.
     pub async fn write(&mut self, piece: &[u8]) -> Result<(), StoreError> {
-        self.pending.extend_from_slice(piece);
-        while self.pending.len() >= PART_BYTES {
-            let part = self.pending.split_to(PART_BYTES).freeze();
-            self.put_part(part).await?;
+        let mut rest = piece;
+        while !rest.is_empty() {
+            if self.pending.capacity() == 0 {
+                // Once: a buffer that grows with its content is copied, and held twice, again and again.
+                self.pending = BytesMut::with_capacity(if self.is_long { PART_BYTES } else { FIRST_BYTES });
+            }
+            let (now, later) = rest.split_at(rest.len().min(PART_BYTES - self.pending.len()));
+            self.pending.extend_from_slice(now);
+            rest = later;
+            if self.pending.len() == PART_BYTES {
+                self.is_long = true;
+                let part = std::mem::take(&mut self.pending).freeze();
+                self.put_part(part).await?;
+            }
         }
         Ok(())
     }

@@ -41,6 +41,7 @@ fn the_left_half_never_links_libtorch() {
     let metadata = metadata();
     for room in [
         "attune-domain",
+        "attune-dataset",
         "attune-store",
         "attune-text",
         "attune-gguf",

@@ -6,6 +6,7 @@ mod adapters;
 mod bad_input;
 mod batches;
 mod continued;
+mod datasets;
 mod estimates;
 mod furniture;
 mod house;

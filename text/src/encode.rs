@@ -65,6 +65,7 @@ impl TextModel {
             Row::Chat { messages } => self.chat_example(messages, learnt)?,
             Row::Completion { prompt, completion } => self.completion_example(prompt, completion, learnt)?,
             Row::Text { text } => self.text_example(text)?,
+            Row::Preference { .. } => return Err(EncodeError::Preference),
         };
         self.refuse_doubled_bos(&example.ids)?;
         if example.trained_tokens() == 0 {

@@ -71,6 +71,9 @@ pub enum EncodeError {
     /// Nothing would be learnt from the row.
     #[error("no token of the row is trained")]
     NothingTrained,
+    /// A better and a worse answer: no method learns from them.
+    #[error("nothing learns from a preference row yet")]
+    Preference,
     /// The sequence starts with two tokens of beginning.
     #[error("the sequence starts with '{0}' twice: the chat template adds one to the tokenizer's own")]
     DoubledBos(String),

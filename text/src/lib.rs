@@ -27,6 +27,12 @@ pub mod rows;
 /// What was done to a file's rows, in sentences.
 pub mod tally;
 
+/// Rows that were there before.
+pub mod repeats;
+
+/// What a dataset is like.
+pub mod report;
+
 /// The text of each token.
 pub mod pieces;
 

@@ -96,9 +96,24 @@ impl RowPolicy {
     /// # Errors
     /// [`Refusal`].
     pub fn shape(&self, model: &TextModel, row: &Row) -> Result<Shaped, Refusal> {
+        self.cut(self.encode(model, row)?)
+    }
+
+    /// All tokens of a row, however many they are.
+    ///
+    /// # Errors
+    /// [`Refusal::Unusable`], [`Refusal::Format`].
+    pub fn encode(&self, model: &TextModel, row: &Row) -> Result<Example, Refusal> {
         self.method.takes(row.format()).map_err(Refusal::Format)?;
         let learnt = if self.train_on_prompt { Learnt::All } else { Learnt::Answers };
-        let whole = model.encode_row(row, learnt).map_err(|why| Refusal::Unusable(why.to_string()))?;
+        model.encode_row(row, learnt).map_err(|why| Refusal::Unusable(why.to_string()))
+    }
+
+    /// Makes of a row's tokens what is trained on.
+    ///
+    /// # Errors
+    /// [`Refusal::Unusable`], [`Refusal::TooLong`].
+    pub fn cut(&self, whole: Example) -> Result<Shaped, Refusal> {
         let (tokens, most) = (whole.ids.len() as u64, self.max_length as usize);
         if whole.ids.len() <= most {
             return Ok(Shaped { examples: vec![whole], tokens, fate: Fate::Whole });
@@ -137,7 +152,7 @@ fn learnable(mut examples: Vec<Example>) -> Vec<Example> {
 
 /// Parts of at most `most` tokens. Each but the first begins with the last token of the one before, which is not trained
 /// again: so every token is still predicted once, and the text goes on where it was cut.
-fn windows(whole: &Example, most: usize) -> Vec<Example> {
+pub(crate) fn windows(whole: &Example, most: usize) -> Vec<Example> {
     let mut parts = Vec::new();
     let (mut start, mut end) = (0, 0);
     while most > 1 && end < whole.ids.len() {

@@ -20,9 +20,11 @@ use crate::{
     file_form,
     page::{List, Params},
     preview,
+    report::{self, Asked},
     wire::{
         file::{Deleted, FileForm, FileView},
         preview::{NewPreview, Preview},
+        report::ReportView,
     },
 };
 
@@ -117,6 +119,32 @@ pub async fn preview(
     let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
     drop(db);
     preview::show(&app, holder.project_id, file, asked).await.map(Json)
+}
+
+/// Report on a dataset.
+///
+/// Rows, repeated rows, and rows that look like mistakes; with `model` also tokens and what each policy would do to rows
+/// that are too long; with `validation_file` also which of its rows are trained on.
+#[utoipa::path(get, path = "/v1/files/{file_id}/report", tag = "Files", operation_id = "report_file",
+    params(
+        ("file_id" = String, Path),
+        ("model" = Option<String>, Query, description = "A base model: its tokens are counted."),
+        ("validation_file" = Option<String>, Query, description = "Rows of it are looked for in this file."),
+        ("max_length" = Option<i64>, Query, minimum = 1, description = "As the job's; needs `model`."),
+        ("train_on_prompt" = Option<bool>, Query, description = "As the job's; needs `model`."),
+    ),
+    responses((status = 200, body = ReportView), (status = "4XX", body = ErrorBody)))]
+pub async fn report(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+    query: Params,
+) -> Result<Json<ReportView>, ApiError> {
+    let asked = Asked::from_query(query)?;
+    let mut db = app.tenant(holder.project_id).await?;
+    let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    drop(db);
+    report::make(&app, holder.project_id, file, asked).await.map(Json)
 }
 
 /// Delete a file.

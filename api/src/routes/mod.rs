@@ -38,6 +38,8 @@ pub mod projects;
 pub mod replica;
 /// What trainers call.
 pub mod run;
+/// Uploads: files in parts.
+pub mod uploads;
 /// What was used, and what it cost.
 pub mod usage;
 /// The people of the organization.

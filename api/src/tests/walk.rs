@@ -64,10 +64,14 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
         .as_str()
         .unwrap()
         .to_owned();
+    let upload = body("create_upload", &BTreeMap::new(), true);
+    let upload =
+        world.call(Method::POST, "/v1/uploads", &world.key, upload).await.json()["id"].as_str().unwrap().to_owned();
     let tenants =
         |there: String, prefix: &str| Place::Tenants { there, unknown: format!("{prefix}{}", "0".repeat(32)) };
     BTreeMap::from([
         ("file_id", tenants(world.seed.file_id.to_string(), "file-")),
+        ("upload_id", tenants(upload, "upload_")),
         ("job_id", tenants(job, "ftjob-")),
         ("adapter", tenants(adapter, "adapter_")),
         ("model", Place::Tenants { there: model, unknown: "ft:tiny:default:nobody:x".into() }),
@@ -109,6 +113,8 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
         "rotate_webhook_secret" => json!({}),
         "create_completion" => json!({"model": id("model"), "prompt": "a"}),
         "preview_file" => json!({"model": "tiny"}),
+        "create_upload" => json!({"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}),
+        "complete_upload" => json!({"part_ids": []}),
         "create_base_model" => json!({"name": "walked", "files": []}),
         "create_project" => json!({"name": "Not A Name"}),
         "modify_project" => json!({"name": "walked"}),
@@ -121,7 +127,7 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
 }
 
 /// Operations whose body is no JSON object: what they are sent is refused after the door, which is all that matters here.
-const OTHER_BODIES: [&str; 2] = ["create_file", "put_blob"];
+const OTHER_BODIES: [&str; 3] = ["create_file", "create_upload_part", "put_blob"];
 
 /// The path with its parameters filled in; `None` for one that names no row of a tenant.
 fn filled(path: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> (String, bool) {

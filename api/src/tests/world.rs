@@ -107,6 +107,8 @@ impl World {
             issuers: Issuers::new(vec![issuer.config(algorithms)]).unwrap(),
             first_key: None,
             rates: Arc::new(Rates::new(RateLimits::default())),
+            parsers: Arc::new(Semaphore::new(1)),
+            reports: Arc::default(),
         };
         let router = router::router(app, "http://localhost", &Cors::default()).unwrap();
         Self { pool, router, issuer, seed, organization, key, other }

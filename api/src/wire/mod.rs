@@ -36,8 +36,12 @@ pub mod money;
 pub mod organization;
 /// Previews of a file's rows.
 pub mod preview;
+/// Reports on datasets.
+pub mod report;
 /// What chats and completions ask of the drawing of tokens.
 pub mod sampling;
+/// Uploads and their parts.
+pub mod upload;
 /// Usage and costs.
 pub mod usage;
 /// Webhook endpoints and deliveries.

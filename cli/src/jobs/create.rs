@@ -91,7 +91,7 @@ pub(super) async fn uploaded(client: &Client, mut body: Map<String, Value>) -> R
     }
     for field in ["training_file", "validation_file"] {
         if let Some(path) = body.get(field).and_then(Value::as_str).and_then(local) {
-            let uploaded = files::upload(client, &path, "fine-tune").await?;
+            let uploaded = files::upload(client, &path, "fine-tune", None).await?;
             body.insert(field.into(), uploaded["id"].clone());
         }
     }

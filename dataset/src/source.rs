@@ -1,0 +1,157 @@
+//! How a file is written. Its first bytes tell; its name tells what they leave open, and must not tell another thing.
+
+use std::io::{self, BufReader, Cursor, Read};
+
+use attune_domain::dataset::Shape;
+use flate2::read::MultiGzDecoder;
+
+use crate::{
+    bounded::{Counted, Unpacked, refusal},
+    contract::{Compression, Container, Orders},
+};
+
+/// Bytes that are looked at, at the file's begin.
+const LOOKED_AT: usize = 64 << 10;
+
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+const PARQUET: &[u8] = b"PAR1";
+
+/// Zstandard's window, as a power of two: what its own tool takes without being asked to.
+const ZSTD_WINDOW: u32 = 27;
+
+/// A file that is about to be read.
+pub(crate) struct Source {
+    pub(crate) container: Container,
+    pub(crate) compression: Option<Compression>,
+    /// Its content, unpacked, and bounded.
+    pub(crate) content: Box<dyn Read>,
+}
+
+/// Finds out how `from` is written.
+///
+/// # Errors
+/// [`crate::bounded::Refusal`]: it is packed twice, or is not what its name says.
+pub(crate) fn open(from: impl Read + 'static, orders: &Orders) -> io::Result<Source> {
+    let name = orders.filename.to_ascii_lowercase();
+    let (packed, count) = Counted::new(from);
+    let mut packed = BufReader::with_capacity(LOOKED_AT, packed);
+    // A pipe may give fewer bytes at a time.
+    let mut begin = Vec::with_capacity(ZSTD.len());
+    packed.by_ref().take(ZSTD.len() as u64).read_to_end(&mut begin)?;
+    let compression = match &begin {
+        begin if begin.starts_with(GZIP) => Some(Compression::Gzip),
+        begin if begin.starts_with(ZSTD) => Some(Compression::Zstd),
+        _ => None,
+    };
+    let packed = Cursor::new(begin).chain(packed);
+    let inner: Box<dyn Read> = match compression {
+        None => Box::new(packed),
+        Some(Compression::Gzip) => Box::new(Explained(MultiGzDecoder::new(packed), "gzip")),
+        Some(Compression::Zstd) => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
+            decoder.window_log_max(ZSTD_WINDOW)?;
+            Box::new(Explained(decoder, "zstd"))
+        }
+    };
+    let (bare, named) = stripped(&name);
+    if let Some(named) = named.filter(|named| Some(*named) != compression) {
+        return Err(refusal(format!("its name says {}, and its content is not that", named.name())));
+    }
+    let most = if compression.is_some() { orders.rows_bytes } else { orders.file_bytes };
+    let mut content = Unpacked { inner, packed: count, bytes: 0, most };
+    let begin = first(&mut content)?;
+    if compression.is_some() && (begin.starts_with(GZIP) || begin.starts_with(ZSTD)) {
+        return Err(refusal("it is packed twice".into()));
+    }
+    let container = container(&begin, bare)?;
+    Ok(Source { container, compression, content: Box::new(Cursor::new(begin).chain(content)) })
+}
+
+/// The name without the ending of a compression, and which one that was.
+fn stripped(name: &str) -> (&str, Option<Compression>) {
+    let endings = [
+        (".gz", Compression::Gzip),
+        (".gzip", Compression::Gzip),
+        (".zst", Compression::Zstd),
+        (".zstd", Compression::Zstd),
+    ];
+    let found = endings.into_iter().find_map(|(ending, packed)| Some((name.strip_suffix(ending)?, Some(packed))));
+    found.unwrap_or((name, None))
+}
+
+/// The first bytes, as many as are looked at.
+fn first(content: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut begin = Vec::with_capacity(LOOKED_AT);
+    content.take(LOOKED_AT as u64).read_to_end(&mut begin)?;
+    Ok(begin)
+}
+
+fn container(begin: &[u8], name: &str) -> io::Result<Container> {
+    if begin.starts_with(PARQUET) {
+        return Ok(Container::Parquet);
+    }
+    if name.ends_with(".parquet") {
+        return Err(refusal("its name says Parquet, and its content is not that".into()));
+    }
+    if name.ends_with(".csv") {
+        return Ok(Container::Csv);
+    }
+    if name.ends_with(".tsv") {
+        return Ok(Container::Tsv);
+    }
+    let text = begin.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(begin);
+    match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'[') if name.ends_with(".jsonl") => Ok(Container::Jsonl),
+        Some(b'[') => Ok(Container::Json),
+        Some(b'{') | None => Ok(Container::Jsonl),
+        // Neither its first byte nor its name tells: a header would.
+        Some(_) => Ok(header(text).unwrap_or(Container::Jsonl)),
+    }
+}
+
+/// What the first line is the header of.
+fn header(text: &[u8]) -> Option<Container> {
+    let line = text.split(|byte| *byte == b'\n').next().and_then(|line| std::str::from_utf8(line).ok())?;
+    [(',', Container::Csv), ('\t', Container::Tsv)].into_iter().find_map(|(delimiter, container)| {
+        let names = line.split(delimiter).map(|name| name.trim().trim_matches('"'));
+        Shape::of(names).map(|_| container)
+    })
+}
+
+/// Says of an error which reader it came from.
+struct Explained<R>(R, &'static str);
+
+impl<R: Read> Read for Explained<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into).map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => error,
+            _ => refusal(format!("it cannot be unpacked as {}: {error}", self.1)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_tells_before_the_name_does() {
+        let tell = |begin: &[u8], name: &str| container(begin, name).map_err(|e| e.to_string());
+        assert_eq!(tell(b"PAR1....", "x.jsonl"), Ok(Container::Parquet));
+        assert_eq!(tell(b" [{}]", "x"), Ok(Container::Json));
+        assert_eq!(tell(b"{}", "x.json"), Ok(Container::Jsonl));
+        assert_eq!(tell(b"prompt,completion\na,b\n", "x"), Ok(Container::Csv));
+        assert_eq!(tell(b"\"prompt\"\tcompletion\r\na\tb\n", "x"), Ok(Container::Tsv));
+        assert_eq!(tell(b"hello, world\n", "x"), Ok(Container::Jsonl));
+        assert_eq!(tell(b"{\"a\": 1}", "x.csv"), Ok(Container::Csv));
+        assert!(tell(b"{}", "x.parquet").unwrap_err().contains("Parquet"));
+    }
+
+    #[test]
+    fn an_ending_names_a_compression() {
+        assert_eq!(stripped("a.csv.gz"), ("a.csv", Some(Compression::Gzip)));
+        assert_eq!(stripped("a.jsonl.zst"), ("a.jsonl", Some(Compression::Zstd)));
+        assert_eq!(stripped("a.jsonl"), ("a.jsonl", None));
+    }
+}

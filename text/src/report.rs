@@ -1,0 +1,312 @@
+//! What a dataset is like before anybody trains on it: lengths in tokens, what each policy would do to rows that are too
+//! long, rows that repeat, and rows that look like mistakes. Blocking; memory does not grow with the file.
+
+use std::collections::BTreeMap;
+
+use attune_domain::{
+    dataset::{KEPT_DEFECTS, Message, Role, Row, RowDefect},
+    spec::OverLength,
+};
+
+use crate::{
+    encode::Example,
+    model::TextModel,
+    repeats::{Marks, Repeats, Seen, for_each_text},
+    rows::{Fate, Refusal, RowPolicy, windows},
+    tally::Lines,
+};
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// All rows.
+    pub rows: u64,
+    /// Lengths; all zero without a model.
+    pub lengths: Lengths,
+    /// Rows above `max_length` tokens; the number is what they have.
+    pub too_long: Lines,
+    /// What each policy but `error` would do to those.
+    pub policies: BTreeMap<&'static str, Outcome>,
+    /// Rows that were there before.
+    pub repeats: Repeats,
+    /// What looks like a mistake.
+    pub odd: BTreeMap<&'static str, Lines>,
+    /// Rows that cannot be learnt from, the first of them.
+    pub unusable: Vec<RowDefect>,
+    /// All of them.
+    pub unusable_count: u64,
+}
+
+/// Lengths of rows in tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lengths {
+    /// How many rows have so many tokens.
+    pub counts: BTreeMap<u64, u64>,
+    /// All tokens.
+    pub tokens: u64,
+    /// Those that are learnt.
+    pub trained: u64,
+}
+
+impl Lengths {
+    fn add(&mut self, example: &Example) {
+        let tokens = example.ids.len() as u64;
+        *self.counts.entry(tokens).or_default() += 1;
+        self.tokens += tokens;
+        self.trained += example.trained_tokens() as u64;
+    }
+
+    /// The least length that `share` of the rows do not exceed.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> u64 {
+        let rows: u64 = self.counts.values().sum();
+        let rank = ((rows as f64 * share).ceil() as u64).max(1);
+        let mut below = 0;
+        let found = self.counts.iter().find(|(_, count)| {
+            below += *count;
+            below >= rank
+        });
+        found.map_or(0, |(length, _)| *length)
+    }
+}
+
+/// What a policy does to rows that are too long.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Rows that it changes.
+    pub changed: u64,
+    /// Rows that come of them.
+    pub rows: u64,
+    /// Tokens that are not trained with.
+    pub tokens_lost: u64,
+    /// Tokens that would have been learnt, and are not.
+    pub trained_tokens_lost: u64,
+    /// Rows for which a job would fail: nothing learnt is left of them.
+    pub refused: u64,
+}
+
+/// Reads a file's rows.
+#[derive(Debug)]
+pub struct Reporter<'a> {
+    model: Option<(&'a TextModel, RowPolicy)>,
+    report: Report,
+    seen: Seen,
+}
+
+impl<'a> Reporter<'a> {
+    /// A reporter that has seen nothing. Without a model it counts no tokens.
+    #[must_use]
+    pub fn new(model: Option<(&'a TextModel, RowPolicy)>) -> Self {
+        Self { model, report: Report::default(), seen: Seen::default() }
+    }
+
+    /// Takes a row.
+    pub fn take(&mut self, line: u64, row: &Row) {
+        self.report.rows += 1;
+        self.seen.add(line, Marks::of(row), &mut self.report.repeats);
+        oddities(row, &mut |what| self.report.odd.entry(what).or_default().add(line, 1));
+        let Some((model, policy)) = self.model else { return };
+        match policy.encode(model, row) {
+            Ok(whole) => {
+                self.report.lengths.add(&whole);
+                if whole.ids.len() > policy.max_length as usize {
+                    self.report.too_long.add(line, whole.ids.len() as u64);
+                    self.weigh(policy, &whole);
+                }
+            }
+            Err(refusal) => self.refuse(line, refusal),
+        }
+    }
+
+    fn weigh(&mut self, policy: RowPolicy, whole: &Example) {
+        for over_length in [OverLength::Truncate, OverLength::Drop, OverLength::Split] {
+            let outcome = self.report.policies.entry(over_length.name()).or_default();
+            let Ok(shaped) = (RowPolicy { over_length, ..policy }).cut(whole.clone()) else {
+                outcome.refused += 1;
+                continue;
+            };
+            outcome.changed += 1;
+            outcome.rows += shaped.examples.len() as u64;
+            outcome.tokens_lost += lost(whole, &shaped.examples, shaped.fate, policy.max_length as usize);
+            let kept: usize = shaped.examples.iter().map(Example::trained_tokens).sum();
+            outcome.trained_tokens_lost += (whole.trained_tokens().saturating_sub(kept)) as u64;
+        }
+    }
+
+    fn refuse(&mut self, line: u64, refusal: Refusal) {
+        let message = match refusal {
+            Refusal::Unusable(message) => message,
+            Refusal::Format(wrong) => wrong.to_string(),
+            Refusal::TooLong(tokens) => format!("the row has {tokens} tokens"),
+        };
+        self.report.unusable_count += 1;
+        if self.report.unusable.len() < KEPT_DEFECTS {
+            self.report.unusable.push(RowDefect { line, message });
+        }
+    }
+
+    /// The file has ended. What was seen is there for a look at another file.
+    #[must_use]
+    pub fn finish(self) -> (Report, Seen) {
+        (self.report, self.seen)
+    }
+}
+
+/// Tokens of a row that are in none of its parts.
+fn lost(whole: &Example, kept: &[Example], fate: Fate, most: usize) -> u64 {
+    let there = match fate {
+        Fate::Split { .. } => covered(whole, most),
+        _ => kept.iter().map(|example| example.ids.len()).sum(),
+    };
+    (whole.ids.len() - there) as u64
+}
+
+/// Tokens that are in a part in which something is learnt. A part begins with the last token of the one before.
+fn covered(whole: &Example, most: usize) -> usize {
+    let (mut start, mut until, mut covered) = (0, 0, 0);
+    for part in windows(whole, most) {
+        let end = start + part.ids.len();
+        if part.trained_tokens() > 0 {
+            covered += end - start.max(until);
+            until = end;
+        }
+        start = end - 1;
+    }
+    covered
+}
+
+/// What looks like a mistake in a row that is sound otherwise.
+fn oddities(row: &Row, odd: &mut impl FnMut(&'static str)) {
+    match row {
+        Row::Chat { messages } => chat_oddities(messages, odd),
+        Row::Completion { prompt, completion } => {
+            if prompt.trim().is_empty() {
+                odd("empty_prompt");
+            }
+            if completion.trim().is_empty() {
+                odd("blank_answer");
+            }
+            if prompt.trim() == completion.trim() {
+                odd("answer_repeats_prompt");
+            }
+        }
+        Row::Text { text } if text.trim().is_empty() => odd("blank_text"),
+        Row::Text { .. } => {}
+        Row::Preference { preferred, non_preferred, .. } => {
+            if preferred.iter().map(|message| &message.content).eq(non_preferred.iter().map(|message| &message.content))
+            {
+                odd("equal_answers");
+            }
+        }
+    }
+    let (mut replaced, mut control) = (false, false);
+    for_each_text(row, &mut |text| {
+        replaced |= text.contains(char::REPLACEMENT_CHARACTER);
+        control |= text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'));
+    });
+    if replaced {
+        odd("replacement_character");
+    }
+    if control {
+        odd("control_character");
+    }
+}
+
+fn chat_oddities(messages: &[Message], odd: &mut impl FnMut(&'static str)) {
+    if messages.iter().any(|message| message.is_trained() && message.content.trim().is_empty()) {
+        odd("blank_answer");
+    }
+    if messages.iter().any(|message| message.role == Role::User && message.content.trim().is_empty()) {
+        odd("empty_prompt");
+    }
+    if !messages.iter().any(|message| message.role == Role::User) {
+        odd("no_user_message");
+    }
+    if messages.iter().skip(1).any(|message| message.role == Role::System) {
+        odd("system_message_not_first");
+    }
+    if messages.windows(2).any(|pair| pair[0].role == pair[1].role) {
+        odd("same_role_twice");
+    }
+    if messages.windows(2).any(|pair| pair[1].is_trained() && pair[0].content.trim() == pair[1].content.trim()) {
+        odd("answer_repeats_prompt");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use attune_domain::{dataset::parse_row, spec::Method};
+
+    use super::*;
+
+    /// One token per word.
+    fn model() -> TextModel {
+        let tokenizer = r#"{"version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+            "post_processor": null, "decoder": null, "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "<eos>": 1, "a": 2}, "unk_token": "<unk>"}}"#;
+        TextModel::from_files(&BTreeMap::from([
+            ("tokenizer.json".to_owned(), tokenizer.as_bytes().to_vec()),
+            ("tokenizer_config.json".to_owned(), br#"{"eos_token": "<eos>"}"#.to_vec()),
+        ]))
+        .unwrap()
+    }
+
+    fn report(rows: &[&str]) -> Report {
+        let model = model();
+        let policy = RowPolicy {
+            method: Method::Supervised,
+            train_on_prompt: false,
+            over_length: OverLength::Error,
+            max_length: 4,
+        };
+        let mut reporter = Reporter::new(Some((&model, policy)));
+        for (line, row) in (1..).zip(rows) {
+            reporter.take(line, &parse_row(line, row.as_bytes()).unwrap());
+        }
+        reporter.finish().0
+    }
+
+    #[test]
+    fn lengths_and_what_each_policy_would_do() {
+        let found = report(&[
+            r#"{"prompt": "a", "completion": "a"}"#,
+            r#"{"prompt": "a", "completion": "a a"}"#,
+            // 7 tokens: 1 read, 6 learnt.
+            r#"{"prompt": "a", "completion": "a a a a a"}"#,
+            // 8 tokens, of which 2 are learnt: none among the first 4.
+            r#"{"prompt": "a a a a a a", "completion": "a"}"#,
+        ]);
+        assert_eq!((found.rows, found.lengths.tokens, found.lengths.trained), (4, 3 + 4 + 7 + 8, 2 + 3 + 6 + 2));
+        assert_eq!([0.0, 0.5, 0.9, 1.0].map(|share| found.lengths.quantile(share)), [3, 4, 8, 8]);
+        assert_eq!(found.too_long.first, [(3, 7), (4, 8)]);
+        let truncated = Outcome { changed: 1, rows: 1, tokens_lost: 3, trained_tokens_lost: 3, refused: 1 };
+        assert_eq!(found.policies["truncate"], truncated);
+        let dropped = Outcome { changed: 2, rows: 0, tokens_lost: 15, trained_tokens_lost: 8, refused: 0 };
+        assert_eq!(found.policies["drop"], dropped);
+        // 4 and 4; and 4, 4 and 2, of which the first has nothing to learn but gives its last token to the second.
+        let split = Outcome { changed: 2, rows: 4, tokens_lost: 3, trained_tokens_lost: 0, refused: 0 };
+        assert_eq!(found.policies["split"], split);
+    }
+
+    #[test]
+    fn what_looks_like_a_mistake_has_its_lines() {
+        let found = report(&[
+            r#"{"prompt": " ", "completion": "a"}"#,
+            r#"{"prompt": "a", "completion": " a"}"#,
+            r#"{"prompt": "a", "completion": " \n"}"#,
+            r#"{"prompt": "a", "completion": "caf\ufffd \u0007"}"#,
+        ]);
+        let lines = |what| found.odd[what].first.iter().map(|(line, _)| *line).collect::<Vec<_>>();
+        assert_eq!(lines("empty_prompt"), [1]);
+        assert_eq!(lines("answer_repeats_prompt"), [2]);
+        assert_eq!(lines("blank_answer"), [3]);
+        assert_eq!((lines("replacement_character"), lines("control_character")), (vec![4], vec![4]));
+        let chat = r#"{"messages": [{"role": "assistant", "content": "a"}, {"role": "system", "content": "b"},
+            {"role": "assistant", "content": "b"}]}"#
+            .replace('\n', " ");
+        let found = report(&[&chat]);
+        let odd: Vec<_> = found.odd.keys().copied().collect();
+        assert_eq!(odd, ["answer_repeats_prompt", "no_user_message", "system_message_not_first"]);
+        assert!(found.unusable[0].message.contains("chat template"), "{:?}", found.unusable);
+    }
+}
