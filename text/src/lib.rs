@@ -27,6 +27,9 @@ pub mod rows;
 /// What was done to a file's rows, in sentences.
 pub mod tally;
 
+/// Tool calls, read out of an answer.
+pub mod tools;
+
 /// The text of each token.
 pub mod pieces;
 
