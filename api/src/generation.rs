@@ -57,6 +57,17 @@ impl Drop for Metered {
     }
 }
 
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Names it.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// JSON.
+    pub arguments: String,
+}
+
 /// One answer, whole.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Answer {
@@ -64,6 +75,8 @@ pub struct Answer {
     pub text: String,
     /// Its tokens, if they were asked for.
     pub tokens: Vec<Scored>,
+    /// The tools that were called.
+    pub calls: Vec<Call>,
     /// Why it ended; `None` before it did.
     pub finish_reason: Option<FinishReason>,
 }
@@ -79,6 +92,26 @@ pub enum Next {
         text: String,
         /// Its tokens, if they were asked for.
         tokens: Vec<Scored>,
+    },
+    /// A call of a tool begins.
+    Called {
+        /// In which answer.
+        choice: u32,
+        /// Its place among the answer's calls.
+        call: u32,
+        /// Names it.
+        id: String,
+        /// The tool.
+        name: String,
+    },
+    /// More of the arguments of a call.
+    Arguments {
+        /// In which answer.
+        choice: u32,
+        /// Which call.
+        call: u32,
+        /// JSON.
+        text: String,
     },
     /// The end of one answer.
     Finished {
@@ -173,6 +206,14 @@ impl Generation {
                     answer.text.push_str(&text);
                     answer.tokens.extend(tokens);
                 }
+                Next::Called { choice, id, name, .. } => {
+                    let answer = answers.get_mut(choice as usize).ok_or_else(unknown)?;
+                    answer.calls.push(Call { id, name, arguments: String::new() });
+                }
+                Next::Arguments { choice, text, .. } => {
+                    let answer = answers.get_mut(choice as usize).ok_or_else(unknown)?;
+                    answer.calls.last_mut().ok_or_else(unknown)?.arguments.push_str(&text);
+                }
                 Next::Finished { choice, finish_reason } => {
                     answers.get_mut(choice as usize).ok_or_else(unknown)?.finish_reason = Some(finish_reason);
                 }
@@ -189,13 +230,15 @@ impl Generation {
         let event = self.event().await?;
         if let Some(metered) = &mut self.metered {
             match &event {
-                GenerateEvent::Piece { .. } => metered.tokens.output += 1,
+                GenerateEvent::Piece { .. } | GenerateEvent::Arguments { .. } => metered.tokens.output += 1,
                 GenerateEvent::Done { completion_tokens } => metered.tokens.output = *completion_tokens,
                 _ => {}
             }
         }
         match event {
             GenerateEvent::Piece { choice, text, tokens } => Ok(Next::Piece { choice, text, tokens }),
+            GenerateEvent::Called { choice, call, id, name } => Ok(Next::Called { choice, call, id, name }),
+            GenerateEvent::Arguments { choice, call, text } => Ok(Next::Arguments { choice, call, text }),
             GenerateEvent::Finished { choice, finish_reason } => Ok(Next::Finished { choice, finish_reason }),
             GenerateEvent::Done { completion_tokens } => Ok(Next::Done { completion_tokens }),
             GenerateEvent::Failed { code, message, param } => Err(self.failure(&code, message, param)),

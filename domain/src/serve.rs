@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     bytes::Bytes,
@@ -108,10 +109,85 @@ pub enum Prompt {
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
-    /// `system`, `user` or `assistant`.
+    /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
     /// What was said.
     pub content: String,
+    /// The calls that an assistant made: a list as OpenAI's, but with arguments that are objects.
+    pub tool_calls: Option<Value>,
+    /// Which call a tool answers.
+    pub tool_call_id: Option<String>,
+}
+
+/// What an answer's text must be.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Form {
+    /// Anything.
+    #[default]
+    Free,
+    /// A JSON object.
+    Json,
+    /// JSON of a schema.
+    Schema {
+        /// The JSON schema.
+        schema: Value,
+        /// What of the schema cannot be enforced is refused, not passed over.
+        strict: bool,
+    },
+}
+
+/// Tools that an answer may call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tools {
+    /// As the chat template takes them: OpenAI's list.
+    pub shown: Value,
+    /// What may be called.
+    pub definitions: Vec<Tool>,
+    /// Which calls may or must come.
+    pub choice: ToolChoice,
+    /// More than one call may come.
+    pub parallel: bool,
+}
+
+/// A tool that an answer may call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// The JSON schema of its arguments; `None`: any object.
+    pub parameters: Option<Value>,
+    /// Its arguments are always of the schema.
+    pub strict: bool,
+}
+
+/// Which calls may or must come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToolChoice {
+    /// None.
+    None,
+    /// As the model likes.
+    Auto,
+    /// At least one.
+    Required,
+    /// At least one, of this tool.
+    Named {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl ToolChoice {
+    /// Whether a tool of this name may be called.
+    #[must_use]
+    pub fn admits(&self, tool: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::Auto | Self::Required => true,
+            Self::Named { name } => name == tool,
+        }
+    }
 }
 
 /// How tokens are drawn.
@@ -166,6 +242,10 @@ pub struct GenerateRequest {
     pub prompt: Prompt,
     /// The prompt's text is said too, and its tokens' log-probabilities if those of the answer are.
     pub echo: bool,
+    /// What the answer's text must be.
+    pub form: Form,
+    /// What it may call; only for a chat.
+    pub tools: Option<Tools>,
     /// How many answers, at least one.
     pub choices: u32,
     /// How.
@@ -180,6 +260,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens`, or the context was full.
     Length,
+    /// The model ended its turn with calls of tools.
+    ToolCalls,
 }
 
 /// A token, and how likely the model held it to be: the logarithm of its share in the softmax of the model's own logits,
@@ -231,6 +313,26 @@ pub enum GenerateEvent {
         text: String,
         /// The tokens that it is of, if log-probabilities were asked for.
         tokens: Vec<Scored>,
+    },
+    /// A call of a tool begins.
+    Called {
+        /// In which answer.
+        choice: u32,
+        /// Its place among the answer's calls, from 0.
+        call: u32,
+        /// Names it, so that its result can be told.
+        id: String,
+        /// The tool.
+        name: String,
+    },
+    /// More of the arguments of a call.
+    Arguments {
+        /// In which answer.
+        choice: u32,
+        /// Which call.
+        call: u32,
+        /// JSON.
+        text: String,
     },
     /// The end of one answer.
     Finished {

@@ -49,6 +49,7 @@ fn measure(engine: &EngineHandle, batch: u32) -> anyhow::Result<()> {
             sampler,
             max_tokens: Some(ANSWER),
             stop_ids: Vec::new(),
+            constraint: None,
             scores: None,
             prompt_scores: false,
             out,

@@ -24,6 +24,7 @@ use tokio::sync::{Notify, OnceCell};
 
 use crate::{
     error::Failure,
+    grammar::Grammars,
     residency::{Reservation, ResidentBudget},
 };
 
@@ -72,6 +73,8 @@ pub struct Source {
     pub architecture: Architecture,
     /// The base's tokens and template.
     pub text: Arc<TextModel>,
+    /// What answers may be bound to.
+    pub grammars: Arc<Grammars>,
 }
 
 /// All adapters of this process.
@@ -110,6 +113,12 @@ impl Adapters {
     #[must_use]
     pub fn base_text(&self) -> &Arc<TextModel> {
         &self.source.text
+    }
+
+    /// What answers may be bound to; adapters share the base's vocabulary.
+    #[must_use]
+    pub const fn grammars(&self) -> &Arc<Grammars> {
+        &self.source.grammars
     }
 
     /// How many tokens the base knows.

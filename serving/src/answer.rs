@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use attune_domain::serve::{Echo, GenerateEvent, GenerateRequest, Prompt, Scored};
+use attune_domain::serve::{Echo, GenerateEvent, GenerateRequest, Prompt, Scored, ToolChoice, Tools};
 use attune_text::{error::TextError, model::TextModel, template::Turn};
 use futures::future::try_join_all;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -14,6 +14,7 @@ use crate::{
     adapters::{Adapters, Lease, chain},
     engine::EngineHandle,
     error::Failure,
+    grammar::{Constraint, Grammars, format_of},
     sampling::Sampler,
     scores::TokenScore,
     sequence::{Drawn, Work},
@@ -82,11 +83,11 @@ async fn try_answer(
     let adapter_text = lease.as_ref().and_then(|lease| lease.resident()).map(|resident| resident.text.clone());
     let text = adapter_text.unwrap_or_else(|| adapters.base_text().clone());
     let request = Arc::new(request);
-    let (encoder, asked) = (text.clone(), request.clone());
-    let encoded = tokio::task::spawn_blocking(move || encode(&encoder, &asked.prompt)).await;
-    let prompt = encoded.map_err(|e| Failure::Internal(e.to_string()))??;
+    let (encoder, asked, grammars) = (text.clone(), request.clone(), adapters.grammars().clone());
+    let prepared = tokio::task::spawn_blocking(move || prepare(&encoder, &asked, &grammars)).await;
+    let (prompt, constraint) = prepared.map_err(|e| Failure::Internal(e.to_string()))??;
 
-    let answering = Answering { engine, request: &request, lease, text: &text, prompt };
+    let answering = Answering { engine, request: &request, lease, text: &text, prompt, constraint };
     let mut first = answering.submit(0)?;
     let scores = started(&mut first).await?;
     let echo = answering.echo(&scores).map_err(|e| Failure::Internal(chain(&e)))?;
@@ -114,12 +115,31 @@ fn check_ids(request: &GenerateRequest, vocabulary: u64) -> Result<(), Failure> 
     }
 }
 
-fn encode(text: &TextModel, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
+/// The prompt's tokens, and what the answer is bound to.
+fn prepare(
+    text: &TextModel,
+    request: &GenerateRequest,
+    grammars: &Grammars,
+) -> Result<(Vec<u32>, Option<Constraint>), Failure> {
+    if request.tools.is_some() {
+        format_of(text)?;
+    }
+    let constraint = grammars.constraint(text, &request.form, request.tools.as_ref())?;
+    Ok((encode(text, &request.prompt, request.tools.as_ref())?, constraint))
+}
+
+fn encode(text: &TextModel, prompt: &Prompt, tools: Option<&Tools>) -> Result<Vec<u32>, Failure> {
     let ids = match prompt {
         Prompt::Chat { messages } => {
-            let turns: Vec<Turn<'_>> =
-                messages.iter().map(|m| Turn { role: &m.role, content: &m.content, name: None }).collect();
-            text.encode_chat(&turns)?
+            let turns: Vec<Turn<'_>> = messages
+                .iter()
+                .map(|message| Turn {
+                    tool_calls: message.tool_calls.as_ref(),
+                    tool_call_id: message.tool_call_id.as_deref(),
+                    ..Turn::new(&message.role, &message.content)
+                })
+                .collect();
+            text.encode_chat(&turns, tools.map(|tools| &tools.shown))?
         }
         Prompt::Text { text: prompt } => text.encode_prompt(prompt)?,
         Prompt::Tokens { ids } => ids.clone(),
@@ -144,6 +164,7 @@ struct Answering<'a> {
     lease: Option<Lease>,
     text: &'a TextModel,
     prompt: Vec<u32>,
+    constraint: Option<Constraint>,
 }
 
 impl Answering<'_> {
@@ -157,6 +178,7 @@ impl Answering<'_> {
             sampler: Sampler::new(sampling, choice),
             max_tokens: sampling.max_tokens,
             stop_ids: self.text.stop_ids().to_vec(),
+            constraint: self.constraint.as_ref().map(Constraint::fork),
             scores: sampling.logprobs.map(|top| top as usize),
             prompt_scores: self.request.echo && choice == 0,
             out: tokens,
@@ -186,6 +208,9 @@ impl Answering<'_> {
         let others = (1..self.request.choices).map(|choice| self.submit(choice)).collect::<Result<Vec<_>, _>>()?;
         let all = std::iter::once(first).chain(others);
         let stop = &self.request.sampling.stop;
-        try_join_all((0..).zip(all).map(|(choice, drawn)| Telling::new(choice, self.text, stop, out).tell(drawn))).await
+        let callable = self.request.tools.as_ref().is_some_and(|tools| tools.choice != ToolChoice::None);
+        let format = if callable { Some(format_of(self.text)?) } else { None };
+        let telling = |choice| Telling::new(choice, self.text, stop, out).with_calls(format);
+        try_join_all((0..).zip(all).map(|(choice, drawn)| telling(choice).tell(drawn))).await
     }
 }

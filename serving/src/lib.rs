@@ -8,6 +8,7 @@ pub mod answer;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod grammar;
 pub mod http;
 pub mod life;
 mod pass;

@@ -29,6 +29,7 @@ use crate::{
     adapters::{Adapters, Source},
     config::Config,
     engine::{self, Limits},
+    grammar::Grammars,
     http::{App, router},
     residency::ResidentBudget,
 };
@@ -150,6 +151,7 @@ async fn open_and_serve(
         cache,
         architecture: decoder.architecture().clone(),
         text: Arc::new(text),
+        grammars: Arc::new(Grammars::new(usize::try_from(decoder.architecture().vocab_size).unwrap_or(0))),
     };
     let limits = Limits { max_batch: usize::from(config.max_batch), kv_memory: half };
     let (engine, ended) = engine::start(decoder, limits)?;

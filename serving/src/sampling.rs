@@ -13,6 +13,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use attune_domain::serve::Sampling;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
+use toktrie::SimpleVob;
 
 /// How many of the most likely tokens are sorted first; twice as many if these have not the wanted probability.
 const FIRST_LOOK: usize = 64;
@@ -45,12 +46,12 @@ impl Sampler {
         }
     }
 
-    /// The next token; `None` if the logits hold a NaN or an infinity, or there are none: the model is broken then, and
-    /// any token would be made up.
-    pub fn draw(&mut self, logits: &[f32]) -> Option<u32> {
+    /// The next token, one of `allowed` if they are given; `None` if none is allowed, if the logits hold a NaN or an
+    /// infinity, or there are none: the model is broken then, and any token would be made up.
+    pub fn draw(&mut self, logits: &[f32], allowed: Option<&SimpleVob>) -> Option<u32> {
         most_likely(logits)?;
-        let adjusted = self.adjusted(logits);
-        let best = most_likely(&adjusted)?;
+        let adjusted = self.adjusted(logits, allowed);
+        let best = largest(&adjusted).filter(|best| adjusted[*best].is_finite())?;
         let token = self.picked(&adjusted, best);
         if self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 {
             *self.drawn.entry(token).or_default() += 1;
@@ -58,12 +59,12 @@ impl Sampler {
         Some(token)
     }
 
-    /// The logits with biases and penalties.
+    /// The logits with biases and penalties; minus infinity for what is not allowed.
     ///
     /// Source: "Parameter details" of OpenAI's guide to text generation: each token's logit less its count times the
     /// frequency penalty, and less the presence penalty if the count is above 0.
-    fn adjusted<'a>(&self, logits: &'a [f32]) -> Cow<'a, [f32]> {
-        if self.logit_bias.is_empty() && self.drawn.is_empty() {
+    fn adjusted<'a>(&self, logits: &'a [f32], allowed: Option<&SimpleVob>) -> Cow<'a, [f32]> {
+        if self.logit_bias.is_empty() && self.drawn.is_empty() && allowed.is_none() {
             return Cow::Borrowed(logits);
         }
         let mut adjusted = logits.to_vec();
@@ -75,6 +76,14 @@ impl Sampler {
         self.logit_bias.iter().for_each(|(id, bias)| add(*id, *bias));
         for (id, count) in &self.drawn {
             add(*id, -self.presence_penalty - self.frequency_penalty * f64::from(*count));
+        }
+        if let Some(allowed) = allowed {
+            let known = allowed.len();
+            for (id, logit) in adjusted.iter_mut().enumerate() {
+                if id >= known || !allowed.get(id) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
         }
         Cow::Owned(adjusted)
     }
@@ -106,11 +115,13 @@ const fn seed_of(seed: u64, choice: u32) -> u64 {
 /// finite.
 #[must_use]
 pub fn most_likely(logits: &[f32]) -> Option<usize> {
+    if logits.iter().all(|logit| logit.is_finite()) { largest(logits) } else { None }
+}
+
+/// The index of the largest logit, the first of several equal ones.
+fn largest(logits: &[f32]) -> Option<usize> {
     let mut best = 0;
     for (index, &logit) in logits.iter().enumerate() {
-        if !logit.is_finite() {
-            return None;
-        }
         if logit > logits[best] {
             best = index;
         }
@@ -194,26 +205,26 @@ mod tests {
         for (logits, want) in
             [(vec![1.0, 3.0, 3.0, 2.0], Some(1)), (vec![-5.0], Some(0)), (vec![], None), (vec![f32::MIN, 0.0], Some(1))]
         {
-            assert_eq!(sampler(0.0, 1.0, 1).draw(&logits), want);
+            assert_eq!(sampler(0.0, 1.0, 1).draw(&logits, None), want);
         }
     }
 
     #[test]
     fn logits_that_are_not_finite_give_no_token() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert_eq!(sampler(0.0, 1.0, 1).draw(&[1.0, bad]), None);
-            assert_eq!(sampler(1.0, 0.9, 1).draw(&[1.0, bad]), None);
+            assert_eq!(sampler(0.0, 1.0, 1).draw(&[1.0, bad], None), None);
+            assert_eq!(sampler(1.0, 0.9, 1).draw(&[1.0, bad], None), None);
         }
     }
 
     #[test]
     fn a_nucleus_of_nothing_is_still_the_most_likely_token() {
-        assert_eq!(sampler(1.0, 0.0, 3).draw(&[0.1, 0.2, 0.15]), Some(1));
+        assert_eq!(sampler(1.0, 0.0, 3).draw(&[0.1, 0.2, 0.15], None), Some(1));
     }
 
     #[test]
     fn a_tiny_temperature_is_greedy_and_not_a_division_by_zero() {
-        assert_eq!(sampler(1e-300, 1.0, 3).draw(&[0.1, 0.2, 0.15]), Some(1));
+        assert_eq!(sampler(1e-300, 1.0, 3).draw(&[0.1, 0.2, 0.15], None), Some(1));
     }
 
     #[test]
@@ -222,7 +233,7 @@ mod tests {
         let mut sampler = sampler(1.0, 1.0, 11);
         let mut counts = [0u32; 3];
         for _ in 0..20_000 {
-            counts[sampler.draw(&logits).unwrap() as usize] += 1;
+            counts[sampler.draw(&logits, None).unwrap() as usize] += 1;
         }
         // Three standard deviations of a share of 0.5 over 20,000 draws are 0.011.
         for (count, want) in counts.iter().zip([0.5, 0.3, 0.2]) {
@@ -243,22 +254,37 @@ mod tests {
         let shaken: Vec<f32> = logits.iter().map(|logit| logit * (1.0 + 3e-7)).collect();
         for top_p in [0.9, 1.0] {
             let (mut one, mut other) = (sampler(0.8, top_p, 5), sampler(0.8, top_p, 5));
-            assert!((0..2000).all(|_| one.draw(&logits) == other.draw(&shaken)));
+            assert!((0..2000).all(|_| one.draw(&logits, None) == other.draw(&shaken, None)));
         }
     }
 
     #[test]
     fn a_bias_decides_and_penalties_wear_off_what_was_drawn() {
         let wishes = Sampling { temperature: 0.0, logit_bias: [(2, 100.0)].into(), ..Sampling::default() };
-        assert_eq!(Sampler::new(&wishes, 0).draw(&[5.0, 3.0, 1.0]), Some(2));
+        assert_eq!(Sampler::new(&wishes, 0).draw(&[5.0, 3.0, 1.0], None), Some(2));
         let wishes = Sampling { temperature: 0.0, frequency_penalty: 1.0, ..Sampling::default() };
         let mut sampler = Sampler::new(&wishes, 0);
-        let drawn: Vec<_> = (0..4).map(|_| sampler.draw(&[5.0, 3.5, 1.0]).unwrap()).collect();
+        let drawn: Vec<_> = (0..4).map(|_| sampler.draw(&[5.0, 3.5, 1.0], None).unwrap()).collect();
         assert_eq!(drawn, [0, 0, 1, 0]);
         let wishes = Sampling { temperature: 0.0, presence_penalty: 2.0, ..Sampling::default() };
         let mut sampler = Sampler::new(&wishes, 0);
-        let drawn: Vec<_> = (0..3).map(|_| sampler.draw(&[5.0, 3.5, 1.0]).unwrap()).collect();
+        let drawn: Vec<_> = (0..3).map(|_| sampler.draw(&[5.0, 3.5, 1.0], None).unwrap()).collect();
         assert_eq!(drawn, [0, 1, 0]);
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_never_drawn() {
+        let mut allowed = SimpleVob::alloc(4);
+        allowed.set(1, true);
+        allowed.set(3, true);
+        let logits = [9.0, 1.0, 9.0, 0.5];
+        for top_p in [0.0, 0.5, 1.0] {
+            let mut sampler = sampler(2.0, top_p, 7);
+            let drawn: std::collections::BTreeSet<_> =
+                (0..200).map(|_| sampler.draw(&logits, Some(&allowed)).unwrap()).collect();
+            assert!(drawn.iter().all(|id| [1, 3].contains(id)), "{drawn:?}");
+        }
+        assert_eq!(sampler(1.0, 1.0, 1).draw(&logits, Some(&SimpleVob::alloc(4))), None);
     }
 
     #[test]
@@ -266,7 +292,7 @@ mod tests {
         let wishes = Sampling { seed: 5, ..Sampling::default() };
         let draws = |choice| {
             let mut sampler = Sampler::new(&wishes, choice);
-            (0..20).map(|_| sampler.draw(&[0.0; 50]).unwrap()).collect::<Vec<_>>()
+            (0..20).map(|_| sampler.draw(&[0.0; 50], None).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(draws(1), draws(1));
         assert!(draws(0) != draws(1) && draws(1) != draws(2));
@@ -290,7 +316,7 @@ mod tests {
 
         #[test]
         fn the_same_seed_draws_the_same(logits in vec(-4f32..4.0, 1..100), seed: u64, top_p in 0.1..1.0f64) {
-            let draw = || { let mut s = sampler(0.8, top_p, seed); (0..20).map(|_| s.draw(&logits)).collect::<Vec<_>>() };
+            let draw = || { let mut s = sampler(0.8, top_p, seed); (0..20).map(|_| s.draw(&logits, None)).collect::<Vec<_>>() };
             prop_assert_eq!(draw(), draw());
         }
     }

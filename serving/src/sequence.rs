@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::{
     adapters::{Lease, Resident},
     error::Failure,
+    grammar::Constraint,
     residency::Reservation,
     sampling::Sampler,
     scores::TokenScore,
@@ -33,6 +34,8 @@ pub struct Work {
     pub max_tokens: Option<u64>,
     /// Tokens that end the answer.
     pub stop_ids: Vec<u32>,
+    /// What the answer must look like.
+    pub constraint: Option<Constraint>,
     /// Tells how likely each token was, with so many most likely ones in its place.
     pub scores: Option<usize>,
     /// Tells the same of the prompt's tokens.
@@ -190,9 +193,12 @@ impl Sequence {
             self.say(Drawn::End { reason: FinishReason::Length, end_token: false });
             return true;
         }
-        let Some(token) = self.work.sampler.draw(logits) else {
-            self.fail(Failure::Internal("the model gave numbers that are not finite".into()));
-            return true;
+        let token = match self.choose(logits) {
+            Ok(token) => token,
+            Err(failure) => {
+                self.fail(failure);
+                return true;
+            }
         };
         if self.work.stop_ids.contains(&token) {
             self.say(Drawn::End { reason: FinishReason::Stop, end_token: true });
@@ -201,11 +207,34 @@ impl Sequence {
         self.tokens.push(token);
         let score = self.work.scores.map(|top| TokenScore::new(logits, token, top));
         self.say(Drawn::Token { id: token, score });
+        if let Some(constraint) = &mut self.work.constraint {
+            match constraint.take(token) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.say(Drawn::End { reason: FinishReason::Stop, end_token: false });
+                    return true;
+                }
+                Err(why) => {
+                    self.fail(Failure::Internal(format!("the grammar does not take token {token}: {why}")));
+                    return true;
+                }
+            }
+        }
         let full = self.tokens.len() >= self.end;
         if full {
             self.say(Drawn::End { reason: FinishReason::Length, end_token: false });
         }
         full
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> Result<u32, Failure> {
+        let allowed = match &mut self.work.constraint {
+            Some(constraint) => Some(constraint.allowed().map_err(Failure::Internal)?),
+            None => None,
+        };
+        self.work.sampler.draw(logits, allowed.as_ref()).ok_or_else(|| {
+            Failure::Internal("the model gave numbers that are not finite, or no token goes on in the grammar".into())
+        })
     }
 
     pub(crate) fn fail(&self, failure: Failure) {

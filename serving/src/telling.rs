@@ -1,5 +1,5 @@
 //! One answer's tokens turned into events: whole characters, nothing of a stop string, and with each text the tokens that
-//! it is of, if their log-probabilities were asked for.
+//! it is of, if their log-probabilities were asked for. Calls of tools are told as such, and not as text.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -8,6 +8,7 @@ use attune_text::{
     error::TextError,
     model::TextModel,
     tokenizer::{Detokenizer, Tokenizer},
+    tools::{Found, ToolFormat, ToolScanner},
 };
 use tokio::sync::mpsc;
 
@@ -35,13 +36,35 @@ pub(crate) struct Telling<'a> {
     known: usize,
     /// Bytes of it that are told.
     told: usize,
+    calls: Option<Calls>,
+}
+
+/// An answer's calls.
+struct Calls {
+    format: ToolFormat,
+    scanner: ToolScanner,
+    /// The token that stands before calls, where it is one that has no text.
+    opening: Option<u32>,
+    /// How many have begun.
+    count: u32,
 }
 
 impl<'a> Telling<'a> {
     pub(crate) fn new(choice: u32, text: &'a TextModel, stop: &[String], out: &'a mpsc::Sender<GenerateEvent>) -> Self {
         let tokenizer = text.tokenizer();
         let (letters, stops) = (Detokenizer::new(tokenizer), StopScanner::new(stop));
-        Self { choice, tokenizer, letters, stops, out, untold: VecDeque::new(), known: 0, told: 0 }
+        Self { choice, tokenizer, letters, stops, out, untold: VecDeque::new(), known: 0, told: 0, calls: None }
+    }
+
+    /// Looks for calls that are written in this way.
+    pub(crate) fn with_calls(mut self, format: Option<ToolFormat>) -> Self {
+        self.calls = format.map(|format| Calls {
+            format,
+            scanner: ToolScanner::new(format),
+            opening: self.tokenizer.id_of(format.opening()).filter(|id| self.tokenizer.is_special(*id)),
+            count: 0,
+        });
+        self
     }
 
     /// Tells all that the engine draws.
@@ -58,6 +81,7 @@ impl<'a> Telling<'a> {
                     told.tokens += 1;
                     if self.token(id, score).await? {
                         // Dropping `drawn` tells the engine to leave off.
+                        self.end_calls().await;
                         self.finished(FinishReason::Stop).await;
                         return Ok(told);
                     }
@@ -65,7 +89,9 @@ impl<'a> Telling<'a> {
                 Some(Drawn::End { reason, end_token }) => {
                     told.tokens += u64::from(end_token);
                     let stopped = self.end().await?;
-                    self.finished(if stopped { FinishReason::Stop } else { reason }).await;
+                    let reason = if stopped { FinishReason::Stop } else { reason };
+                    let ended = reason == FinishReason::Stop && self.called();
+                    self.finished(if ended { FinishReason::ToolCalls } else { reason }).await;
                     return Ok(told);
                 }
                 Some(Drawn::Failed(failure)) => return Err(failure),
@@ -78,6 +104,12 @@ impl<'a> Telling<'a> {
     async fn token(&mut self, id: u32, score: Option<TokenScore>) -> Result<bool, Failure> {
         if let Some(score) = score {
             self.untold.push_back((self.known, scored(self.tokenizer, &score).map_err(failed)?));
+        }
+        if let Some(calls) = self.calls.as_ref().filter(|calls| calls.opening == Some(id)) {
+            let opening = calls.format.opening();
+            let letters = std::mem::replace(&mut self.letters, Detokenizer::new(self.tokenizer));
+            let before = letters.finish().map_err(failed)?.unwrap_or_default();
+            return Ok(self.piece(&before).await || self.piece(opening).await);
         }
         let Some(piece) = self.letters.push(id).map_err(failed)? else { return Ok(false) };
         Ok(self.piece(&piece).await)
@@ -93,7 +125,16 @@ impl<'a> Telling<'a> {
             let tokens = std::mem::take(&mut self.untold).into_iter().map(|(_, token)| token).collect();
             self.say_text(held, tokens).await;
         }
+        self.end_calls().await;
         Ok(stopped)
+    }
+
+    /// Tells what was held back since it might have become a call.
+    async fn end_calls(&mut self) {
+        if let Some(calls) = &mut self.calls {
+            let scanner = std::mem::replace(&mut calls.scanner, ToolScanner::new(calls.format));
+            self.say_found(scanner.finish(), Vec::new()).await;
+        }
     }
 
     async fn piece(&mut self, piece: &str) -> bool {
@@ -106,10 +147,55 @@ impl<'a> Telling<'a> {
         scanned.stopped
     }
 
-    async fn say_text(&self, text: String, tokens: Vec<Scored>) {
+    async fn say_text(&mut self, text: String, tokens: Vec<Scored>) {
+        if let Some(calls) = &mut self.calls {
+            let found = calls.scanner.push(&text);
+            return self.say_found(found, tokens).await;
+        }
+        self.say_piece(text, tokens).await;
+    }
+
+    async fn say_piece(&self, text: String, tokens: Vec<Scored>) {
         if !text.is_empty() || !tokens.is_empty() {
             self.say(GenerateEvent::Piece { choice: self.choice, text, tokens }).await;
         }
+    }
+
+    /// Tokens of calls are told with the text around them.
+    async fn say_found(&mut self, found: Vec<Found>, mut tokens: Vec<Scored>) {
+        let choice = self.choice;
+        for found in found {
+            match found {
+                Found::Text(text) => self.say_piece(text, std::mem::take(&mut tokens)).await,
+                Found::Call { name } => {
+                    let (call, id) = self.next_call();
+                    self.say(GenerateEvent::Called { choice, call, id, name }).await;
+                }
+                Found::Arguments(text) => {
+                    let call = self.calls.as_ref().map_or(0, |calls| calls.count.saturating_sub(1));
+                    self.say(GenerateEvent::Arguments { choice, call, text }).await;
+                }
+            }
+        }
+        self.say_piece(String::new(), tokens).await;
+    }
+
+    /// The place of a call that begins, and an id for it, as the model's template takes it when the call comes back.
+    fn next_call(&mut self) -> (u32, String) {
+        let Some(calls) = &mut self.calls else { return (0, String::new()) };
+        let digits = format!("{:032x}", rand::random::<u128>());
+        calls.count += 1;
+        // Mistral's templates want nine letters or digits.
+        let id = if calls.format == ToolFormat::Mistral {
+            digits[..9].to_owned()
+        } else {
+            format!("call_{}", &digits[..24])
+        };
+        (calls.count - 1, id)
+    }
+
+    fn called(&self) -> bool {
+        self.calls.as_ref().is_some_and(|calls| calls.count > 0)
     }
 
     async fn finished(&self, finish_reason: FinishReason) {

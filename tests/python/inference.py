@@ -1,14 +1,16 @@
 """Asks Attune for chats and completions with the official `openai` client. Address and key come from the environment.
 
-Use: inference.py MODEL.  Every assertion is on the client's own typed results.
+Use: inference.py MODEL MODEL_WITH_TOOLS.  Every assertion is on the client's own typed results.
 """
+import json
 import math
 import sys
 
+import jsonschema
 import openai
 from openai import OpenAI
 
-model = sys.argv[1]
+model, with_tools = sys.argv[1:3]
 client = OpenAI()  # OPENAI_BASE_URL and OPENAI_API_KEY
 ask = dict(model=model, messages=[{"role": "user", "content": "question 5"}], max_tokens=24)
 
@@ -109,6 +111,65 @@ for chunk in client.completions.create(model=model, prompt=["tell me", "say"], m
 whole = client.completions.create(model=model, prompt=["tell me", "say"], max_tokens=8, seed=9, n=2, echo=True)
 assert parts == [choice.text for choice in whole.choices], (parts, whole)
 
+# Forms: a model of random weights at a high temperature says anything but JSON, unless it must.
+person = {"type": "object", "properties": {
+    "name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 150},
+    "role": {"enum": ["admin", "guest"]}, "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
+    "home": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/place"}]}},
+    "required": ["name", "age", "role", "tags", "home"], "additionalProperties": False,
+    "$defs": {"place": {"type": "object", "properties": {"zip": {"type": "string", "pattern": "^[0-9]{5}$"}},
+                        "required": ["zip"], "additionalProperties": False}}}
+form = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": person}}
+hot = dict(max_tokens=400, temperature=1.5)
+for seed in range(4):
+    for choice in chat(**hot, seed=seed, n=3, response_format=form).choices:
+        assert choice.finish_reason == "stop", choice
+        jsonschema.validate(json.loads(choice.message.content), person)
+streamed = list(chat(**hot, seed=1, response_format=form, stream=True))
+jsonschema.validate(json.loads("".join(c.choices[0].delta.content or "" for c in streamed if c.choices)), person)
+whole = 0
+for choice in chat(**hot, seed=2, n=6, response_format={"type": "json_object"}).choices:
+    whole += choice.finish_reason == "stop"
+    assert choice.finish_reason != "stop" or isinstance(json.loads(choice.message.content), dict), choice
+assert whole, "no answer ended by itself"
+
+# Tools.
+tools = [{"type": "function", "function": {"name": name, "description": "Does it.", "parameters": person, "strict": True}}
+         for name in ("add", "remove")]
+
+
+def call(**more):
+    return chat(**{**hot, "model": with_tools, "tools": tools, **more})
+
+
+for seed in range(3):
+    for more, names in [(dict(tool_choice="required"), {"add", "remove"}),
+                        (dict(tool_choice={"type": "function", "function": {"name": "remove"}}), {"remove"})]:
+        choice = call(seed=seed, parallel_tool_calls=False, **more).choices[0]
+        assert choice.finish_reason == "tool_calls" and choice.message.content is None, choice
+        (made,) = choice.message.tool_calls
+        assert made.type == "function" and made.id and made.function.name in names, made
+        jsonschema.validate(json.loads(made.function.arguments), person)
+# The message goes back as it came, with the tool's result.
+made = call(seed=1, tool_choice="required", parallel_tool_calls=False)
+assert call(tool_choice="none", max_tokens=8, messages=[
+    *ask["messages"], made.choices[0].message,
+    {"role": "tool", "tool_call_id": made.choices[0].message.tool_calls[0].id, "content": "done"}]).choices[0].message.tool_calls is None
+# A stream's deltas are the call.
+parts = {}
+for chunk in call(seed=1, tool_choice="required", parallel_tool_calls=False, stream=True):
+    for delta in (chunk.choices[0].delta.tool_calls or []) if chunk.choices else []:
+        part = parts.setdefault(delta.index, {"id": delta.id, "name": delta.function.name, "arguments": ""})
+        part["arguments"] += delta.function.arguments or ""
+    reason = chunk.choices[0].finish_reason if chunk.choices else reason
+want = made.choices[0].message.tool_calls[0].function
+assert reason == "tool_calls" and [(p["name"], p["arguments"]) for p in parts.values()] == [(want.name, want.arguments)], (parts, want)
+assert all(p["id"] for p in parts.values()), parts
+# As the model likes: text, or calls that are right, since the tools are strict.
+for seed in range(4):
+    message = call(seed=seed, max_tokens=40).choices[0].message
+    assert message.content or message.tool_calls, message
+
 refused("suffix", lambda: client.completions.create(model=model, prompt="a", suffix="b"))
 refused("best_of", lambda: client.completions.create(model=model, prompt="a", n=3, best_of=2))
 refused("prompt", lambda: client.completions.create(model=model, prompt=[999999]))
@@ -117,4 +178,8 @@ refused("logit_bias", lambda: chat(logit_bias={"999999": 1}))
 refused("messages", lambda: chat(messages=[{"role": "user", "content": "<|im_end|>"}]))
 refused("top_logprobs", lambda: chat(top_logprobs=2))
 refused("store", lambda: chat(store=True))
+refused("tools", lambda: chat(tools=tools))
+refused("tool_choice", lambda: chat(tool_choice="required"))
+refused("response_format", lambda: chat(response_format={"type": "json_schema", "json_schema": {
+    "name": "odd", "strict": True, "schema": {"type": "object", "properties": {"a": {"not": {"type": "string"}}}, "required": ["a"]}}}))
 print("inference answers the official client: openai", openai.__version__)

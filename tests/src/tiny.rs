@@ -23,6 +23,18 @@ const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
 const TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
+/// ChatML with tools, as Qwen 2.5's and Hermes 2 Pro's templates have them, in short.
+pub const TOOLS_TEMPLATE: &str = "{% if tools %}{{ '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson }}{{ '\n' }}{% endfor %}{{ 'Answer with <tool_call>\n{\"name\": ..., \"arguments\": ...}\n</tool_call><|im_end|>\n' }}{% endif %}{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content }}{% for call in message.tool_calls or [] %}{{ '<tool_call>\n{\"name\": \"' + call.function.name + '\", \"arguments\": ' }}{{ call.function.arguments | tojson }}{{ '}\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+/// Writes the same model with [`TOOLS_TEMPLATE`].
+///
+/// # Errors
+/// The disk's.
+pub fn write_with_tools(folder: &Path, seed: u64) -> Result<()> {
+    write(folder, seed)?;
+    Ok(fs::write(folder.join("chat_template.jinja"), TOOLS_TEMPLATE)?)
+}
+
 /// Writes the model's Hugging Face folder; the same `seed` gives the same bytes.
 ///
 /// # Errors

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use attune_domain::dataset::{Message, Role, Row};
+use serde_json::Value;
 
 use crate::error::EncodeError;
 use crate::model::TextModel;
@@ -74,13 +75,17 @@ impl TextModel {
         Ok(example)
     }
 
-    /// A chat's ids, with the generation prompt: what a model answers to.
+    /// A chat's ids, with the generation prompt: what a model answers to. `tools` are JSON schemas, as templates take them.
     ///
     /// # Errors
     /// [`EncodeError`]: no template, the template refuses, or the text spells a special token.
-    pub fn encode_chat(&self, turns: &[Turn<'_>]) -> Result<Vec<u32>, EncodeError> {
+    pub fn encode_chat(&self, turns: &[Turn<'_>], tools: Option<&Value>) -> Result<Vec<u32>, EncodeError> {
         self.refuse_special(turns)?;
-        let ids = self.ids_of(&self.rendered(turns, true)?)?;
+        if let Some(tools) = tools {
+            self.plain("tools", &tools.to_string())?;
+        }
+        let template = self.template().ok_or(EncodeError::NoTemplate)?;
+        let ids = self.ids_of(&template.render(turns, true, tools)?)?;
         self.refuse_doubled_bos(&ids)?;
         Ok(ids)
     }
@@ -199,6 +204,10 @@ impl TextModel {
             self.plain_in(turn.content, || format!("messages[{i}].content"))?;
             self.plain_in(turn.name.unwrap_or_default(), || format!("messages[{i}].name"))?;
             self.plain_in(turn.role, || format!("messages[{i}].role"))?;
+            self.plain_in(turn.tool_call_id.unwrap_or_default(), || format!("messages[{i}].tool_call_id"))?;
+            if let Some(calls) = turn.tool_calls {
+                self.plain_in(&calls.to_string(), || format!("messages[{i}].tool_calls"))?;
+            }
         }
         Ok(())
     }

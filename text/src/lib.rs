@@ -33,6 +33,9 @@ pub mod repeats;
 /// What a dataset is like.
 pub mod report;
 
+/// Tool calls, read out of an answer.
+pub mod tools;
+
 /// The text of each token.
 pub mod pieces;
 

@@ -24,18 +24,32 @@ const NAME: &str = "chat_template";
 /// One message as a template sees it.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Turn<'a> {
-    /// `system`, `user`, `assistant`.
+    /// `system`, `user`, `assistant`, `tool`.
     pub role: &'a str,
     /// What is said.
     pub content: &'a str,
     /// The speaker's name. Absent, not null, if there is none: templates ask `is defined`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<&'a str>,
+    /// The calls that an assistant's message makes: a list as OpenAI's, but with arguments that are objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<&'a serde_json::Value>,
+    /// Which call a tool's message answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<&'a str>,
+}
+
+impl<'a> Turn<'a> {
+    /// A message that only says something.
+    #[must_use]
+    pub const fn new(role: &'a str, content: &'a str) -> Self {
+        Self { role, content, name: None, tool_calls: None, tool_call_id: None }
+    }
 }
 
 impl<'a> From<&'a Message> for Turn<'a> {
     fn from(message: &'a Message) -> Self {
-        Self { role: message.role.as_str(), content: &message.content, name: message.name.as_deref() }
+        Self { name: message.name.as_deref(), ..Self::new(message.role.as_str(), &message.content) }
     }
 }
 
@@ -172,7 +186,7 @@ mod tests {
         ChatTemplate::new(source, BTreeMap::new()).unwrap().render(turns, true, None)
     }
 
-    const HI: Turn<'static> = Turn { role: "user", content: "Hi", name: None };
+    const HI: Turn<'static> = Turn::new("user", "Hi");
 
     #[test]
     fn generation_tags_are_plain_blocks() {

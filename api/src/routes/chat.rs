@@ -88,8 +88,10 @@ async fn begin(app: &App, chat: &NewChat, model: &AskedModel, request_id: &str) 
     let request = GenerateRequest {
         request_id: request_id.to_owned(),
         adapter: model.adapter.clone(),
-        prompt: Prompt::Chat { messages: chat.chat_messages() },
+        prompt: Prompt::Chat { messages: chat.chat_messages()? },
         echo: false,
+        form: chat.form()?,
+        tools: chat.tools()?,
         choices: chat.choices(),
         sampling: chat.sampling(rand::random())?,
     };
@@ -130,6 +132,10 @@ pub(super) struct Last(pub(super) bool);
 fn said(heading: &Heading, prompt_tokens: u64, next: Result<Next, ApiError>) -> (Vec<Event>, Last) {
     match next {
         Ok(Next::Piece { choice, text, tokens }) => (vec![data(&heading.piece(choice, text, tokens))], Last(false)),
+        Ok(Next::Called { choice, call, id, name }) => {
+            (vec![data(&heading.called(choice, call, id, name))], Last(false))
+        }
+        Ok(Next::Arguments { choice, call, text }) => (vec![data(&heading.arguments(choice, call, text))], Last(false)),
         Ok(Next::Finished { choice, finish_reason }) => (vec![data(&heading.last(choice, finish_reason))], Last(false)),
         Ok(Next::Done { completion_tokens }) => {
             let usage = heading.usage(Usage::new(prompt_tokens, completion_tokens));

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use attune_domain::serve::GenerateRequest;
+use attune_domain::serve::{Form, GenerateRequest};
 use axum::{
     Extension, Json,
     extract::State,
@@ -107,6 +107,8 @@ async fn begin(
             adapter: model.adapter.clone(),
             prompt: prompt.clone().into(),
             echo: new.echoes(),
+            form: Form::Free,
+            tools: None,
             choices: new.drawn(),
             sampling: sampling.clone(),
         })
@@ -209,6 +211,8 @@ impl Streaming {
                 let index = prompt * self.choices + choice;
                 (vec![data(&self.heading.last(index, finish_reason))], Last(false))
             }
+            // Only chats have tools.
+            Ok(Next::Called { .. } | Next::Arguments { .. }) => (Vec::new(), Last(false)),
             Ok(Next::Done { completion_tokens }) => {
                 self.usage = Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + completion_tokens);
                 self.open -= 1;
@@ -232,7 +236,7 @@ fn parts(prompt: u32, generation: Generation) -> impl Stream<Item = (u32, Result
     stream::unfold(Some(generation), move |generation| async move {
         let mut generation = generation?;
         let next = generation.next().await;
-        let goes_on = matches!(next, Ok(Next::Piece { .. } | Next::Finished { .. }));
+        let goes_on = next.as_ref().is_ok_and(|next| !matches!(next, Next::Done { .. }));
         Some(((prompt, next), goes_on.then_some(generation)))
     })
 }
@@ -260,6 +264,7 @@ mod tests {
         let answer = |text: &str, logprobs: &[f64]| Answer {
             text: text.into(),
             tokens: logprobs.iter().map(|p| Scored { bytes: vec![], logprob: Some(*p), top: vec![] }).collect(),
+            calls: vec![],
             finish_reason: None,
         };
         let all = vec![answer("long", &[-1.0, -1.0, -1.0]), answer("short", &[-2.0]), answer("good", &[-0.5, -0.5])];

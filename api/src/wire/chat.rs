@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use attune_domain::serve::{ChatMessage, Sampling};
-use serde::{Deserialize, Deserializer, Serialize};
+use attune_domain::serve::{ChatMessage, Form, Sampling, Tools};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::sampling::{IDLE, Shared, Stop, StreamOptions, range};
+use super::{
+    chat_message::{MessageIn, look_through},
+    form::{self, ResponseFormat, ToolChoiceIn, ToolIn},
+    sampling::{IDLE, Shared, Stop, StreamOptions, range},
+};
 use crate::{body, error::ApiError};
 
 /// The most rivals that are told of a token. Source: OpenAI's API reference.
@@ -47,79 +51,28 @@ pub struct NewChat {
     pub max_tokens: Option<u64>,
     /// The longest answer in tokens; as long as the context allows if left out.
     pub max_completion_tokens: Option<u64>,
+    /// What the answer's text must be; enforced while it is drawn.
+    pub response_format: Option<ResponseFormat>,
+    /// What the answer may call; for models whose chat template takes tools.
+    pub tools: Option<Vec<ToolIn>>,
+    /// Which of `tools` are called: `none`, `auto` (if left out), `required`, or one by its name.
+    pub tool_choice: Option<ToolChoiceIn>,
+    /// Whether an answer that must call, or whose tools are strict, may call several times; `true` if left out.
+    pub parallel_tool_calls: Option<bool>,
     /// Answers in chunks, as server-sent events.
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<StreamOptions>,
 }
 
-/// One message.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MessageIn {
-    /// `system`, `developer` (the same), `user` or `assistant`.
-    pub role: String,
-    /// What was said: a text, or parts of type `text`.
-    pub content: Content,
-}
-
-/// What was said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum Content {
-    /// As one text.
-    Text(String),
-    /// In parts, which are put together as they are.
-    Parts(Vec<Part>),
-}
-
-/// A part of a message.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Part {
-    /// Only `text` is supported.
-    #[schema(example = "text")]
-    pub r#type: String,
-    /// The text.
-    pub text: String,
-}
-
-struct ContentVisitor;
-
-impl<'de> serde::de::Visitor<'de> for ContentVisitor {
-    type Value = Content;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a string or a list of text parts")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Content, E> {
-        Ok(Content::Text(text.to_owned()))
-    }
-
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Content, A::Error> {
-        Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(list)).map(Content::Parts)
-    }
-}
-
-impl<'de> Deserialize<'de> for Content {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ContentVisitor)
-    }
-}
-
 /// Whether a field's value asks for nothing that is not done anyway.
 type AsksNothing = fn(&Value) -> bool;
 
 /// Fields that cannot be done yet: a test for values that ask for nothing, and why the others are refused.
-const NOT_YET: [(&str, AsksNothing, &str); 15] = [
+const NOT_YET: [(&str, AsksNothing, &str); 11] = [
     ("store", |v| v == false, "answers are not kept"),
-    ("tools", is_empty, "tool calls are not supported"),
-    ("tool_choice", |v| v == "none", "tool calls are not supported"),
-    ("parallel_tool_calls", |_| false, "tool calls are not supported"),
-    ("functions", is_empty, "function calls are not supported"),
-    ("function_call", |v| v == "none", "function calls are not supported"),
-    ("response_format", |v| v.get("type").is_some_and(|t| t == "text"), "only {\"type\": \"text\"} is supported"),
+    ("functions", is_empty, "use 'tools'"),
+    ("function_call", |v| v == "none", "use 'tool_choice'"),
     ("modalities", |v| *v == serde_json::json!(["text"]), "only [\"text\"] is supported"),
     ("audio", |_| false, "audio is not supported"),
     ("prediction", |_| false, "predicted outputs are not supported"),
@@ -149,8 +102,9 @@ impl NewChat {
                 _ => {}
             }
         }
-        for (i, message) in fields.get("messages").and_then(Value::as_array).into_iter().flatten().enumerate() {
-            check_message(i, message)?;
+        let messages = fields.get_mut("messages").and_then(Value::as_array_mut);
+        for (i, message) in messages.into_iter().flatten().enumerate() {
+            look_through(i, message)?;
         }
         let chat: Self = body::from_value(Value::Object(fields))?;
         chat.check()?;
@@ -162,6 +116,9 @@ impl NewChat {
             return Err(ApiError::invalid("messages", "Invalid 'messages': the list is empty."));
         }
         self.shared().check()?;
+        self.chat_messages()?;
+        self.form()?;
+        self.tools()?;
         range("top_logprobs", self.top_logprobs.map(f64::from), 0.0, f64::from(MOST_LOGPROBS))?;
         if self.top_logprobs.is_some() && self.logprobs != Some(true) {
             return Err(ApiError::invalid("top_logprobs", "'top_logprobs' only goes with 'logprobs': true."));
@@ -209,8 +166,32 @@ impl NewChat {
     }
 
     /// The messages in a replica's words.
-    pub fn chat_messages(&self) -> Vec<ChatMessage> {
-        self.messages.iter().map(MessageIn::to_chat).collect()
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`]: one lacks something, or has what does not go with its role.
+    pub fn chat_messages(&self) -> Result<Vec<ChatMessage>, ApiError> {
+        self.messages.iter().enumerate().map(|(i, message)| message.to_chat(i)).collect()
+    }
+
+    /// What the answer's text must be.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`].
+    pub fn form(&self) -> Result<Form, ApiError> {
+        self.response_format.as_ref().map_or(Ok(Form::Free), ResponseFormat::form)
+    }
+
+    /// What the answer may call.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`].
+    pub fn tools(&self) -> Result<Option<Tools>, ApiError> {
+        let given = self.tools.as_deref().unwrap_or_default();
+        if self.parallel_tool_calls.is_some() && given.is_empty() {
+            let message = "'parallel_tool_calls' only goes with 'tools'.";
+            return Err(ApiError::invalid("parallel_tool_calls", message));
+        }
+        form::tools(given, self.tool_choice.as_ref(), self.parallel_tool_calls)
     }
 
     /// How tokens are drawn; `dice` stands in for a seed that was not given.
@@ -226,54 +207,9 @@ impl NewChat {
     }
 }
 
-impl MessageIn {
-    fn to_chat(&self) -> ChatMessage {
-        let role = if self.role == "developer" { "system" } else { &self.role };
-        let content = match &self.content {
-            Content::Text(text) => text.clone(),
-            Content::Parts(parts) => parts.iter().map(|part| part.text.as_str()).collect(),
-        };
-        ChatMessage { role: role.to_owned(), content }
-    }
-}
-
-/// What OpenAI's messages may have and these may not, said in words of its own.
-fn check_message(i: usize, message: &Value) -> Result<(), ApiError> {
-    let at = |field: &str| format!("messages[{i}].{field}");
-    for field in ["tool_calls", "tool_call_id", "function_call", "audio", "refusal", "name"] {
-        if message.get(field).is_some_and(|value| !value.is_null()) {
-            return Err(ApiError::unsupported(
-                at(field),
-                format!("Unsupported '{}': no model here reads it.", at(field)),
-            ));
-        }
-    }
-    match message.get("role").and_then(Value::as_str) {
-        Some("system" | "developer" | "user" | "assistant") | None => {}
-        Some(role @ ("tool" | "function")) => {
-            return Err(ApiError::unsupported(
-                at("role"),
-                format!("Unsupported '{}': '{role}'; tool calls are not supported.", at("role")),
-            ));
-        }
-        Some(role) => {
-            let message = format!("Invalid '{}': '{role}'; allowed: system, developer, user, assistant.", at("role"));
-            return Err(ApiError::invalid(at("role"), message));
-        }
-    }
-    for (j, part) in message.get("content").and_then(Value::as_array).into_iter().flatten().enumerate() {
-        let kind = part.get("type").and_then(Value::as_str).unwrap_or("text");
-        if kind != "text" {
-            let at = format!("messages[{i}].content[{j}].type");
-            let message = format!("Unsupported '{at}': '{kind}'; only 'text' is read.");
-            return Err(ApiError::unsupported(at, message));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use attune_domain::serve::ToolChoice;
     use serde_json::json;
 
     use super::*;
@@ -284,17 +220,23 @@ mod tests {
         NewChat::read(body.as_object().unwrap().clone())
     }
 
+    const F: &str = "f";
+
+    fn tool(name: &str) -> Value {
+        json!({"type": "function", "function": {"name": name}})
+    }
+
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
         for (more, param) in [
-            (json!({"tools": [{"type": "function"}]}), "tools"),
-            (json!({"response_format": {"type": "json_object"}}), "response_format"),
+            (json!({"functions": [{"name": "f"}]}), "functions"),
+            (json!({"tools": [{"type": "custom", "function": {"name": "f"}}]}), "tools[0].type"),
             (json!({"store": true}), "store"),
             (
                 json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
                 "messages[0].content[0].type",
             ),
-            (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
+            (json!({"messages": [{"role": "function", "content": "x"}]}), "messages[0].role"),
             (json!({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}), "messages[0].name"),
         ] {
             let error = read(more.clone()).unwrap_err().body().error;
@@ -331,6 +273,28 @@ mod tests {
             ),
             (json!({"messages": [{"role": "boss", "content": "x"}]}), "messages[0].role"),
             (json!({"temprature": 1}), "temprature"),
+            (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].tool_call_id"),
+            (json!({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}), "messages[0].tool_call_id"),
+            (
+                json!({"messages": [{"role": "assistant", "tool_calls":
+                    [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "[]"}}]}]}),
+                "messages[0].tool_calls[0].function.arguments",
+            ),
+            (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+            (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}}),
+                "response_format.json_schema.name",
+            ),
+            (json!({"tool_choice": "required"}), "tool_choice"),
+            (json!({"tool_choice": "any"}), "tool_choice"),
+            (json!({"parallel_tool_calls": true}), "parallel_tool_calls"),
+            (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
+            (json!({"tools": [tool(F), tool(F)]}), "tools[1].function.name"),
+            (
+                json!({"tools": [tool(F)], "tool_choice": {"type": "function", "function": {"name": "g"}}}),
+                "tool_choice",
+            ),
         ] {
             let error = read(more.clone()).unwrap_err().body().error;
             assert_eq!(error.param.as_deref(), Some(param), "{more}: {}", error.message);
@@ -360,7 +324,38 @@ mod tests {
             {"role": "user", "content": ""},
         ]}))
         .unwrap();
-        let messages = chat.chat_messages();
+        let messages = chat.chat_messages().unwrap();
         assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("system", "ab"));
+    }
+
+    #[test]
+    fn an_answer_s_message_may_be_given_back_as_it_came() {
+        let call = json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}});
+        let chat = read(json!({"messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": null, "refusal": null, "annotations": [], "audio": null,
+             "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "2"},
+        ]}))
+        .unwrap();
+        let messages = chat.chat_messages().unwrap();
+        let calls = messages[1].tool_calls.as_ref().unwrap();
+        assert_eq!((messages[1].content.as_str(), &calls[0]["function"]["arguments"]), ("", &json!({"x": 1})));
+        assert_eq!(messages[2].tool_call_id.as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn tools_are_chosen_from_as_the_model_likes_unless_told_otherwise() {
+        let choice = |more: Value| {
+            let mut body = json!({"tools": [tool("f"), tool("g")]});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            read(body).unwrap().tools().unwrap().unwrap()
+        };
+        assert_eq!(choice(json!({})).choice, ToolChoice::Auto);
+        assert!(choice(json!({})).parallel && !choice(json!({"parallel_tool_calls": false})).parallel);
+        let named = json!({"tool_choice": {"type": "function", "function": {"name": "g"}}});
+        assert_eq!(choice(named).choice, ToolChoice::Named { name: "g".into() });
+        assert_eq!(choice(json!({})).shown[1], tool("g"));
+        assert!(read(json!({"tools": []})).unwrap().tools().unwrap().is_none());
     }
 }

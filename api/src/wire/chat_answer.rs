@@ -4,7 +4,7 @@ use attune_domain::serve::{FinishReason, Scored};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::generation::Answer;
+use crate::generation::{Answer, Call};
 
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -34,7 +34,7 @@ pub struct Choice {
     pub message: MessageOut,
     /// If they were asked for.
     pub logprobs: Option<ChatLogprobs>,
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     #[schema(value_type = String)]
     pub finish_reason: FinishReason,
 }
@@ -106,10 +106,41 @@ pub fn token_text(bytes: &[u8]) -> String {
 pub struct MessageOut {
     /// Always `assistant`.
     pub role: &'static str,
-    /// The text.
-    pub content: String,
+    /// The text; `null` if there are only calls.
+    pub content: Option<String>,
     /// Always `null`.
     pub refusal: Option<String>,
+    /// The tools that are called, if any is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Option<Vec<ToolCall>>)]
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ToolCall {
+    /// Names it, for the message with its result.
+    pub id: String,
+    /// Always `function`.
+    pub r#type: &'static str,
+    /// What is called.
+    pub function: CalledFunction,
+}
+
+/// What is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CalledFunction {
+    /// The tool's name.
+    pub name: String,
+    /// Its arguments: JSON, as the model wrote it.
+    pub arguments: String,
+}
+
+impl From<Call> for ToolCall {
+    fn from(call: Call) -> Self {
+        let function = CalledFunction { name: call.name, arguments: call.arguments };
+        Self { id: call.id, r#type: "function", function }
+    }
 }
 
 /// Tokens of a request.
@@ -172,6 +203,34 @@ pub struct Delta {
     /// More of the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of a call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCallDelta>>,
+}
+
+/// More of a call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ToolCallDelta {
+    /// Its place among the answer's calls, from 0.
+    pub index: u32,
+    /// In the call's first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, in the call's first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<&'static str>,
+    /// What is new.
+    pub function: FunctionDelta,
+}
+
+/// More of what is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FunctionDelta {
+    /// The tool's name, in the call's first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// More of the arguments.
+    pub arguments: String,
 }
 
 /// What all parts of one answer share.
@@ -191,12 +250,22 @@ pub struct Heading {
     pub with_usage: bool,
 }
 
+fn message(text: String, calls: Vec<Call>) -> MessageOut {
+    let silent = text.is_empty() && !calls.is_empty();
+    MessageOut {
+        role: "assistant",
+        content: (!silent).then_some(text),
+        refusal: None,
+        tool_calls: calls.into_iter().map(ToolCall::from).collect(),
+    }
+}
+
 impl Heading {
     /// The whole answer.
     pub fn whole(self, answers: Vec<Answer>, usage: Usage) -> ChatCompletion {
         let choices = (0..).zip(answers).map(|(index, answer)| Choice {
             index,
-            message: MessageOut { role: "assistant", content: answer.text, refusal: None },
+            message: message(answer.text, answer.calls),
             logprobs: self.logprobs(answer.tokens),
             finish_reason: answer.finish_reason.unwrap_or(FinishReason::Stop),
         });
@@ -217,16 +286,32 @@ impl Heading {
 
     /// The first chunk of an answer: who speaks.
     pub fn first(&self, index: u32) -> ChatChunk {
-        self.chunk(index, Delta { role: Some("assistant"), content: Some(String::new()) }, None)
+        self.chunk(index, Delta { role: Some("assistant"), content: Some(String::new()), tool_calls: None }, None)
     }
 
     /// A chunk with more text.
     pub fn piece(&self, index: u32, text: String, tokens: Vec<Scored>) -> ChatChunk {
-        let mut chunk = self.chunk(index, Delta { role: None, content: Some(text) }, None);
+        let mut chunk = self.chunk(index, Delta { content: Some(text), ..Delta::default() }, None);
         for choice in &mut chunk.choices {
             choice.logprobs = self.logprobs(tokens.clone());
         }
         chunk
+    }
+
+    /// The first chunk of a call.
+    pub fn called(&self, index: u32, call: u32, id: String, name: String) -> ChatChunk {
+        let function = FunctionDelta { name: Some(name), arguments: String::new() };
+        self.calling(index, ToolCallDelta { index: call, id: Some(id), r#type: Some("function"), function })
+    }
+
+    /// A chunk with more of a call's arguments.
+    pub fn arguments(&self, index: u32, call: u32, arguments: String) -> ChatChunk {
+        let function = FunctionDelta { name: None, arguments };
+        self.calling(index, ToolCallDelta { index: call, id: None, r#type: None, function })
+    }
+
+    fn calling(&self, index: u32, call: ToolCallDelta) -> ChatChunk {
+        self.chunk(index, Delta { tool_calls: Some(vec![call]), ..Delta::default() }, None)
     }
 
     /// The last chunk of an answer: why it ended.

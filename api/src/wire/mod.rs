@@ -12,6 +12,8 @@ pub mod batch;
 pub mod chat;
 /// Chat answers, whole and in chunks.
 pub mod chat_answer;
+/// The messages of a chat.
+pub mod chat_message;
 /// Permissions of checkpoints.
 pub mod checkpoint_permission;
 /// Requests for completions of plain text.
@@ -22,6 +24,8 @@ pub mod completion_answer;
 pub mod estimate;
 /// Files.
 pub mod file;
+/// What an answer must look like and may call.
+pub mod form;
 /// A job as it is asked for.
 pub mod job;
 /// Attune's own fields of a job: adapter, quantization, trainer.

@@ -4,7 +4,10 @@ use std::sync::{Arc, atomic::Ordering};
 
 use attune_domain::{
     bytes::Bytes,
-    serve::{AdapterRef, ChatMessage, FinishReason, GenerateEvent, GenerateRequest, Prompt, Sampling, Scored},
+    serve::{
+        AdapterRef, ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Prompt, Sampling, Scored, Tool,
+        ToolChoice, Tools,
+    },
 };
 use attune_serving::http::{App, router};
 use axum::{
@@ -12,6 +15,7 @@ use axum::{
     http::{Request, StatusCode},
 };
 use futures::StreamExt;
+use serde_json::json;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -29,11 +33,17 @@ fn app(world: &World) -> Arc<App> {
 
 fn ask(prompt: Prompt) -> GenerateRequest {
     let sampling = Sampling { temperature: 0.0, seed: 1, max_tokens: Some(20), ..Sampling::default() };
-    GenerateRequest { request_id: "test".into(), adapter: None, prompt, echo: false, choices: 1, sampling }
+    let request_id = "test".into();
+    let (adapter, form, tools) = (None, Form::Free, None);
+    GenerateRequest { request_id, adapter, prompt, echo: false, form, tools, choices: 1, sampling }
+}
+
+fn message(role: &str, content: &str) -> ChatMessage {
+    ChatMessage { role: role.into(), content: content.into(), tool_calls: None, tool_call_id: None }
 }
 
 fn chat(text: &str) -> Prompt {
-    Prompt::Chat { messages: vec![ChatMessage { role: "user".into(), content: text.into() }] }
+    Prompt::Chat { messages: vec![message("user", text)] }
 }
 
 fn text(text: &str) -> Prompt {
@@ -204,6 +214,135 @@ async fn ids_that_the_model_does_not_know_are_refused_by_the_field() {
             }
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// Schemas whose every text is short, so that no answer is cut.
+fn person() -> serde_json::Value {
+    json!({"type": "object", "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "role": {"enum": ["admin", "guest"]},
+        "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
+    }, "required": ["name", "age", "role", "tags"], "additionalProperties": false})
+}
+
+fn check_person(text: &str) {
+    let person: serde_json::Value = serde_json::from_str(text).unwrap_or_else(|why| panic!("{why}: {text}"));
+    assert_eq!(person.as_object().unwrap().keys().collect::<Vec<_>>(), ["name", "age", "role", "tags"], "{text}");
+    assert!(person["name"].as_str().unwrap().chars().count() <= 8, "{text}");
+    assert!(person["age"].as_u64().unwrap() <= 150, "{text}");
+    assert!(["admin", "guest"].contains(&person["role"].as_str().unwrap()), "{text}");
+    assert!(person["tags"].as_array().unwrap().iter().all(serde_json::Value::is_boolean), "{text}");
+}
+
+/// A model of random weights says anything, and the hotter the less likely JSON.
+#[tokio::test]
+async fn an_answer_of_a_schema_is_of_it_however_random_the_model_is() {
+    let world = World::new().await;
+    let app = app(&world);
+    for seed in 0..6 {
+        let mut request = GenerateRequest { choices: 3, ..ask(chat("who?")) };
+        request.form = Form::Schema { schema: person(), strict: true };
+        request.sampling = Sampling { temperature: 1.5, seed, ..Sampling::default() };
+        let events = events(&app, &request).await;
+        assert_eq!(reason(&events), FinishReason::Stop, "{events:?}");
+        (0..3).for_each(|choice| check_person(&said_by(&events, choice)));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_json_is_an_object() {
+    let world = World::new().await;
+    let app = app(&world);
+    let mut whole = 0;
+    for seed in 0..8 {
+        let mut request = ask(chat("who?"));
+        request.form = Form::Json;
+        request.sampling = Sampling { temperature: 1.5, seed, max_tokens: Some(300), ..Sampling::default() };
+        let events = events(&app, &request).await;
+        let text = said(&events);
+        assert!(text.starts_with('{'), "{text}");
+        if reason(&events) == FinishReason::Stop {
+            whole += 1;
+            assert!(serde_json::from_str::<serde_json::Value>(&text).unwrap().is_object(), "{text}");
+        }
+    }
+    assert!(whole > 0, "no answer ended by itself");
+}
+
+#[tokio::test]
+async fn what_cannot_be_enforced_is_refused_with_a_reason() {
+    let world = World::new().await;
+    let app = app(&world);
+    let mut request = ask(chat("who?"));
+    let schema = json!({"type": "object", "properties": {"a": {"not": {"type": "string"}}}, "required": ["a"]});
+    request.form = Form::Schema { schema, strict: true };
+    match events(&app, &request).await.as_slice() {
+        [GenerateEvent::Failed { code, param, message }] => {
+            assert_eq!((code.as_str(), param.as_deref()), ("invalid_request", Some("response_format")), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn tools(choice: ToolChoice, parallel: bool) -> Tools {
+    let tool = |name: &str| Tool { name: name.into(), parameters: Some(person()), strict: true };
+    let shown = json!([{"type": "function", "function": {"name": "add", "parameters": person()}}]);
+    Tools { shown, definitions: vec![tool("add"), tool("remove")], choice, parallel }
+}
+
+/// Calls by name, with all of their arguments.
+fn calls(events: &[GenerateEvent]) -> Vec<(String, String)> {
+    let mut calls: Vec<(String, String)> = Vec::new();
+    for event in events {
+        match event {
+            GenerateEvent::Called { name, call, .. } => {
+                assert_eq!(*call as usize, calls.len());
+                calls.push((name.clone(), String::new()));
+            }
+            GenerateEvent::Arguments { call, text, .. } => calls[*call as usize].1.push_str(text),
+            _ => {}
+        }
+    }
+    calls
+}
+
+#[tokio::test]
+async fn a_call_that_must_come_comes_with_arguments_of_its_schema() {
+    let world = World::new().await;
+    let app = app(&world);
+    let adapter = world.adapter(1, Some(attune_tests::tiny::TOOLS_TEMPLATE)).await;
+    for seed in 0..4 {
+        for (choice, parallel) in [
+            (ToolChoice::Required, true),
+            (ToolChoice::Required, false),
+            (ToolChoice::Named { name: "remove".into() }, false),
+        ] {
+            let mut request = GenerateRequest { adapter: Some(adapter.clone()), ..ask(chat("do it")) };
+            request.sampling = Sampling { temperature: 1.5, seed, ..Sampling::default() };
+            request.tools = Some(tools(choice.clone(), parallel));
+            let events = events(&app, &request).await;
+            let called = calls(&events);
+            assert_eq!(said(&events), "");
+            assert!(!called.is_empty() && (parallel || called.len() == 1), "{events:?}");
+            called.iter().for_each(|(_, arguments)| check_person(arguments));
+            assert!(called.iter().all(|(name, _)| choice.admits(name)), "{called:?}");
+            assert_eq!(reason(&events), FinishReason::ToolCalls);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_template_without_tools_is_said_to_have_none() {
+    let world = World::new().await;
+    let app = app(&world);
+    let request = GenerateRequest { tools: Some(tools(ToolChoice::Auto, true)), ..ask(chat("do it")) };
+    match events(&app, &request).await.as_slice() {
+        [GenerateEvent::Failed { param: Some(param), message, .. }] => {
+            assert!(param == "tools" && message.contains("takes no tools"), "{message}");
+        }
+        other => panic!("{other:?}"),
     }
 }
 

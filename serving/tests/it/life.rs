@@ -9,7 +9,7 @@ use attune_domain::{
     bytes::Bytes,
     id::ReplicaId,
     run::Directive,
-    serve::{CONTRACT_VERSION, GenerateRequest, Prompt, ReplicaReply, ReplicaReport, Sampling, ServeSpec},
+    serve::{CONTRACT_VERSION, Form, GenerateRequest, Prompt, ReplicaReply, ReplicaReport, Sampling, ServeSpec},
 };
 use attune_serving::{config::Config, life::serve};
 use axum::{
@@ -94,7 +94,16 @@ async fn a_replica_says_where_it_is_answers_and_ends_when_told() {
         let sampling = Sampling { temperature: 0.0, max_tokens: Some(5), ..Sampling::default() };
         let prompt = Prompt::Text { text: "hello".into() };
         let (request_id, adapter) = ("one".into(), Some(adapter));
-        let request = GenerateRequest { request_id, adapter, prompt, echo: false, choices: 1, sampling };
+        let request = GenerateRequest {
+            request_id,
+            adapter,
+            prompt,
+            echo: false,
+            form: Form::Free,
+            tools: None,
+            choices: 1,
+            sampling,
+        };
         let answer = attune_node::http_client().unwrap();
         let answer = answer.post(format!("http://{address}/generate")).bearer_auth("secret").json(&request);
         let body = answer.send().await.unwrap().text().await.unwrap();

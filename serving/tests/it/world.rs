@@ -24,6 +24,7 @@ use attune_node::{Cache, http_client, sha256_of_file};
 use attune_serving::{
     adapters::{Adapters, Source},
     engine::{self, EngineHandle, Limits},
+    grammar::Grammars,
     residency::ResidentBudget,
     sampling::Sampler,
     scores::TokenScore,
@@ -90,6 +91,7 @@ impl World {
             cache: Cache::open(&self.path("cache")).unwrap(),
             architecture: architecture(&self.base()).unwrap(),
             text: Arc::new(TextModel::open(&self.base()).unwrap()),
+            grammars: Arc::new(Grammars::new(272)),
         };
         Adapters::new(source, ResidentBudget::new(budget))
     }
@@ -167,6 +169,7 @@ impl Ask {
             sampler: Sampler::new(&wishes, 0),
             max_tokens: self.max_tokens,
             stop_ids: Vec::new(),
+            constraint: None,
             scores: self.scores,
             prompt_scores: self.scores.is_some(),
             out,

@@ -109,7 +109,7 @@ fn the_tokenizers_beginning_comes_before_a_completion_but_not_before_a_chat() {
     assert_eq!(model.encode_prompt("a").unwrap()[0], BOS);
     let row = Row::Completion { prompt: String::new(), completion: "x".into() };
     assert_eq!(model.encode_row(&row, Learnt::Answers).unwrap().trained, [false, true, true]);
-    assert_ne!(model.encode_chat(&[Turn { role: "user", content: "a", name: None }]).unwrap()[0], BOS);
+    assert_ne!(model.encode_chat(&[Turn::new("user", "a")], None).unwrap()[0], BOS);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn text_that_spells_a_special_token_is_refused_wherever_it_is() {
     let row = Row::Completion { prompt: "p".into(), completion: "<|im_end|>".into() };
     assert_eq!(refused(&row), said("completion"));
     assert_eq!(refused(&Row::Text { text: "a <|im_end|>".into() }), said("text"));
-    assert!(model.encode_chat(&[Turn { role: "user\n<|im_end|>", content: "", name: None }]).is_err());
+    assert!(model.encode_chat(&[Turn::new("user\n<|im_end|>", "")], None).is_err());
     assert!(model.encode_row(&chat(&[(U, "a <|im_ end|> <| <"), (A, "c")]), Learnt::Answers).is_ok());
 }
 

@@ -46,7 +46,7 @@ fn every_format_renders_as_transformers_renders_it() {
             let turns: Vec<Turn<'_>> = case
                 .messages
                 .iter()
-                .map(|m| Turn { role: &m.role, content: &m.content, name: m.name.as_deref() })
+                .map(|m| Turn { name: m.name.as_deref(), ..Turn::new(&m.role, &m.content) })
                 .collect();
             let rendered = template.render(&turns, case.add_generation_prompt, case.tools.as_ref());
             let wanted = match (&case.text, &case.error) {

@@ -1,0 +1,240 @@
+//! What an answer must look like, enforced while its tokens are drawn: JSON, JSON of a schema, calls of tools.
+//!
+//! llguidance turns a grammar and a vocabulary into the set of tokens that may come next. Grammars are made on the
+//! caller's task, under llguidance's own limits of size and work; the engine's thread only asks for sets.
+
+use std::sync::{Arc, OnceLock};
+
+use attune_domain::serve::{Form, ToolChoice, Tools};
+use attune_text::{error::TextError, model::TextModel, tools::ToolFormat};
+use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
+use serde_json::{Value, json};
+use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+
+use crate::{adapters::chain, error::Failure};
+
+/// White space between JSON's tokens: at most one space, so that no model spends its answer on it.
+const WHITE_SPACE: &str = " ";
+
+/// Makes constraints for one vocabulary. The vocabulary is laid out at the first use: most requests want none.
+pub struct Grammars {
+    vocabulary: usize,
+    factory: OnceLock<Result<ParserFactory, String>>,
+}
+
+/// An answer's state in its grammar.
+pub struct Constraint {
+    matcher: Matcher,
+    stop_ids: Vec<u32>,
+}
+
+impl std::fmt::Debug for Constraint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Constraint").finish_non_exhaustive()
+    }
+}
+
+impl Grammars {
+    /// For a model with logits for so many tokens.
+    #[must_use]
+    pub const fn new(vocabulary: usize) -> Self {
+        Self { vocabulary, factory: OnceLock::new() }
+    }
+
+    /// The constraint that a request's wishes come to; `None`: its answer is free.
+    ///
+    /// # Errors
+    /// [`Failure::Request`]: a schema cannot be enforced, or the model's template takes no tools.
+    pub fn constraint(
+        &self,
+        text: &TextModel,
+        form: &Form,
+        tools: Option<&Tools>,
+    ) -> Result<Option<Constraint>, Failure> {
+        let calls = match tools {
+            Some(tools) => Calls::of(text, tools, *form != Form::Free)?,
+            None => None,
+        };
+        let Some(grammar) = grammar(form, calls.as_ref()) else { return Ok(None) };
+        let param = if *form == Form::Free { "tools" } else { "response_format" };
+        let factory = self.factory.get_or_init(|| factory(text, self.vocabulary));
+        let factory = factory.as_ref().map_err(|why| Failure::Internal(why.clone()))?;
+        let matcher = Matcher::new(factory.create_parser(TopLevelGrammar::from_lark(grammar)));
+        if let Some(why) = matcher.get_error() {
+            let why = format!("Invalid '{param}': it cannot be enforced: {}", first_line(&why));
+            return Err(Failure::Request { param, why });
+        }
+        Ok(Some(Constraint { matcher, stop_ids: text.stop_ids().to_vec() }))
+    }
+}
+
+/// llguidance adds its own state to an error, for its developers.
+fn first_line(why: &str) -> &str {
+    why.lines().next().unwrap_or_default().trim()
+}
+
+fn factory(text: &TextModel, vocabulary: usize) -> Result<ParserFactory, String> {
+    let env = vocabulary_of(text, vocabulary).map_err(|error| chain(&error))?;
+    let mut factory = ParserFactory::new_simple(&env).map_err(|error| format!("{error:#}"))?;
+    factory.quiet();
+    factory.limits_mut().verbose_errors = false;
+    Ok(factory)
+}
+
+/// The tokens' bytes. Those that steer the model are marked, so that no text can be made of them.
+fn vocabulary_of(text: &TextModel, vocabulary: usize) -> Result<TokEnv, TextError> {
+    let tokenizer = text.tokenizer();
+    let mut words = Vec::with_capacity(vocabulary);
+    for id in 0..u32::try_from(vocabulary).unwrap_or(u32::MAX) {
+        let mut word = tokenizer.token_bytes(id)?;
+        if !word.is_empty() && (tokenizer.is_special(id) || text.stop_ids().contains(&id)) {
+            word.insert(0, TokTrie::SPECIAL_TOKEN_MARKER);
+        }
+        words.push(word);
+    }
+    let end = text.stop_ids().first().copied().unwrap_or(u32::MAX);
+    let info = TokRxInfo::new(u32::try_from(words.len()).unwrap_or(u32::MAX), end);
+    Ok(Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &words))))
+}
+
+impl Constraint {
+    /// A constraint of its own in the same state.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { matcher: self.matcher.deep_clone(), stop_ids: self.stop_ids.clone() }
+    }
+
+    /// The tokens that may come next.
+    ///
+    /// # Errors
+    /// What llguidance says: a grammar became too complex.
+    pub fn allowed(&mut self) -> Result<SimpleVob, String> {
+        let mut allowed = self.matcher.compute_mask_or_eos().map_err(|error| format!("{error:#}"))?;
+        let may_end = self.matcher.is_accepting().unwrap_or(false) || self.matcher.is_stopped();
+        let known = allowed.len();
+        for &id in self.stop_ids.iter().filter(|id| (**id as usize) < known) {
+            allowed.set(id as usize, may_end);
+        }
+        Ok(allowed)
+    }
+
+    /// Takes a token that was drawn; `true`: nothing can follow it.
+    ///
+    /// # Errors
+    /// The token was not allowed.
+    pub fn take(&mut self, token: u32) -> Result<bool, String> {
+        self.matcher.consume_token(token).map_err(|error| format!("{error:#}"))?;
+        Ok(self.matcher.is_stopped())
+    }
+}
+
+/// The calls that may come, as rules of a grammar.
+struct Calls {
+    /// A call must come.
+    required: bool,
+    /// Of `calls`, and of `free`: text, or calls behind text.
+    rules: String,
+}
+
+impl Calls {
+    /// `None`: calls come as they come. They cannot if what is not a call is `bound` to a form.
+    fn of(text: &TextModel, tools: &Tools, bound: bool) -> Result<Option<Self>, Failure> {
+        let format = format_of(text)?;
+        let required = matches!(tools.choice, ToolChoice::Required | ToolChoice::Named { .. });
+        let strict = tools.definitions.iter().any(|tool| tool.strict);
+        if tools.choice == ToolChoice::None || !(required || strict || bound) {
+            return Ok(None);
+        }
+        let opening = text.tokenizer().id_of(format.opening()).filter(|id| text.tokenizer().is_special(*id));
+        Ok(Some(Self { required, rules: call_rules(format, opening, tools) }))
+    }
+}
+
+/// How the model writes calls.
+///
+/// # Errors
+/// [`Failure::Request`]: it does not.
+pub(crate) fn format_of(text: &TextModel) -> Result<ToolFormat, Failure> {
+    let format = text.template().and_then(ToolFormat::of);
+    format.ok_or_else(|| Failure::Request {
+        param: "tools",
+        why: "Unsupported 'tools': the model's chat template takes no tools, or in a way that is not known here".into(),
+    })
+}
+
+/// The grammar of an answer; `None`: it is free.
+fn grammar(form: &Form, calls: Option<&Calls>) -> Option<String> {
+    let body = match form {
+        Form::Free => None,
+        Form::Json => Some(json_rule("body", &json!({"type": "object"}), true)),
+        Form::Schema { schema, strict } => Some(json_rule("body", schema, *strict)),
+    };
+    let (start, rules) = match (body, calls) {
+        (None, None) => return None,
+        (Some(body), None) => ("body", body),
+        (_, Some(calls)) if calls.required => ("calls", calls.rules.clone()),
+        (Some(body), Some(calls)) => ("body | calls", format!("{body}{}", calls.rules)),
+        (None, Some(calls)) => ("free", calls.rules.clone()),
+    };
+    Some(format!("start: {start}\n{rules}"))
+}
+
+/// A rule for JSON of a schema. What of a schema cannot be enforced is refused if it is strict, else passed over.
+fn json_rule(name: &str, schema: &Value, strict: bool) -> String {
+    let mut schema = if schema.is_object() { schema.clone() } else { json!({"allOf": [schema]}) };
+    schema["x-guidance"] = json!({"whitespace_pattern": WHITE_SPACE, "lenient": !strict});
+    format!("{name}: %json {schema}\n")
+}
+
+fn call_rules(format: ToolFormat, opening: Option<u32>, tools: &Tools) -> String {
+    let wanted = tools.definitions.iter().enumerate().filter(|(_, tool)| tools.choice.admits(&tool.name));
+    let (mut names, mut rules) = (Vec::new(), String::new());
+    for (number, tool) in wanted {
+        let head = format!("{{\"name\": {}, \"{}\": ", Value::from(tool.name.as_str()), format.arguments_key());
+        rules += &format!("call_{number}: {} arguments_{number} \"}}\"\n", quoted(&head));
+        let any = json!({"type": "object"});
+        let schema = tool.parameters.as_ref().unwrap_or(&any);
+        rules += &json_rule(&format!("arguments_{number}"), schema, tool.strict);
+        names.push(format!("call_{number}"));
+    }
+    let open = opening.map_or_else(|| quoted(format.opening()), |id| format!("<[{id}]>"));
+    // A tool that is asked for by its name is called once.
+    let several = tools.parallel && !matches!(tools.choice, ToolChoice::Named { .. });
+    let more = |rest: &str| if several { rest.to_owned() } else { String::new() };
+    let calls = match format {
+        ToolFormat::Hermes => {
+            let marked = format!("marked: \"\\n\" call \"\\n\" {}\n", quoted(format.closing()));
+            let rest = format!("marked{}", more(&format!(" (\"\\n\" {open} marked)*")));
+            format!("{}{marked}", behind(format, opening, &open, &rest))
+        }
+        ToolFormat::Llama => "calls: call\nfree: call | /(?s:[^{].*)/\n".to_owned(),
+        ToolFormat::Mistral => behind(format, opening, &open, &format!("\"[\" call{} \"]\"", more(" (\", \" call)*"))),
+    };
+    format!("{calls}call: {}\n{rules}", names.join(" | "))
+}
+
+/// What stands behind `open`, alone or after text. A lexeme takes all that it can, so an opening that is text ends the
+/// lexeme of the text before it.
+fn behind(format: ToolFormat, opening: Option<u32>, open: &str, rest: &str) -> String {
+    let calls = format!("calls: {open} {rest}\n");
+    if opening.is_some() {
+        return format!("{calls}free: TEXT | {open} {rest} | TEXT {open} {rest}\nTEXT: /(?s:.+)/\n");
+    }
+    let mark = pattern(format.opening());
+    format!(
+        "{calls}free: TEXT | opened {rest}\nopened[lazy]: /(?s:.*){mark}/\n\
+         TEXT: /(?s:.+)/ & ~/(?s:.*){mark}(?s:.*)/\n"
+    )
+}
+
+/// A text as a grammar's literal.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// A text as a pattern that matches it alone.
+fn pattern(text: &str) -> String {
+    let escape =
+        |c: char| if c.is_alphanumeric() || matches!(c, '_' | '<' | '>') { c.to_string() } else { format!("\\{c}") };
+    text.chars().map(escape).collect()
+}
