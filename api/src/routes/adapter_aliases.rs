@@ -125,7 +125,7 @@ pub async fn delete(
     params(
         ("adapter" = String, Path, description = "The adapter's name."),
         ("alias" = String, Path),
-        ("after" = Option<String>, Query, description = "The list goes on behind the move of this id."),
+        ("after" = Option<String>, Query, pattern = "^aliasmove_[0-9a-f]{32}$", description = "The list goes on behind the move of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
     ),
     responses((status = 200, body = List<AliasMoveView>), (status = "4XX", body = ErrorBody)))]

@@ -30,7 +30,7 @@ use crate::{
 /// List adapters: every version of each, newest first.
 #[utoipa::path(get, path = "/v1/adapters", tag = "Adapters", operation_id = "list_adapters",
     params(
-        ("after" = Option<String>, Query, description = "The list goes on behind the version of this id."),
+        ("after" = Option<String>, Query, pattern = "^adapter_[0-9a-f]{32}$", description = "The list goes on behind the version of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
     ),
     responses((status = 200, body = List<AdapterView>), (status = "4XX", body = ErrorBody)))]
@@ -66,7 +66,7 @@ pub async fn import(
 #[utoipa::path(get, path = "/v1/adapters/{adapter}/versions", tag = "Adapters", operation_id = "list_adapter_versions",
     params(
         ("adapter" = String, Path, description = "Its name, or any name of one of its versions."),
-        ("after" = Option<String>, Query, description = "The list goes on behind the version of this id."),
+        ("after" = Option<String>, Query, pattern = "^adapter_[0-9a-f]{32}$", description = "The list goes on behind the version of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
     ),
     responses((status = 200, body = List<AdapterView>), (status = "4XX", body = ErrorBody)))]

@@ -33,7 +33,7 @@ use crate::{
     operation_id = "list_project_api_keys",
     params(
         ("project_id" = String, Path),
-        ("after" = Option<String>, Query, description = "The list goes on behind the key of this id."),
+        ("after" = Option<String>, Query, pattern = "^key_[0-9a-f]{32}$", description = "The list goes on behind the key of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
     ),
     responses((status = 200, body = List<ApiKeyView>), (status = "4XX", body = ErrorBody)))]

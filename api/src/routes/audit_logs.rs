@@ -20,7 +20,7 @@ use crate::{
 /// line. The log begins with the installation of this feature; what only reads is not noted.
 #[utoipa::path(get, path = "/v1/organization/audit_logs", tag = "Organization", operation_id = "list_audit_logs",
     params(
-        ("after" = Option<String>, Query, description = "The list goes on behind the line of this id."),
+        ("after" = Option<String>, Query, pattern = "^audit_log-[0-9a-f]{32}$", description = "The list goes on behind the line of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
         ("project_ids[]" = Option<Vec<String>>, Query, description = "Only in these projects."),
         ("event_types[]" = Option<Vec<String>>, Query, description = "Only of these types: `file.created`."),

@@ -75,7 +75,7 @@ async fn input(tx: &mut PgConnection, project: attune_domain::id::ProjectId, nam
 /// List batches, newest first.
 #[utoipa::path(get, path = "/v1/batches", tag = "Batches", operation_id = "list_batches",
     params(
-        ("after" = Option<String>, Query, description = "The list goes on behind the batch of this id."),
+        ("after" = Option<String>, Query, pattern = "^batch_[0-9a-f]{32}$", description = "The list goes on behind the batch of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
     ),
     responses((status = 200, body = List<BatchView>), (status = "4XX", body = ErrorBody)))]

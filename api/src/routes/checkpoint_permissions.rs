@@ -58,7 +58,7 @@ pub async fn create(
     params(
         ("checkpoint" = String, Path, description = "The checkpoint's `fine_tuned_model_checkpoint`."),
         ("project_id" = Option<String>, Query, description = "Only this project's."),
-        ("after" = Option<String>, Query, description = "The list goes on behind the permission of this id."),
+        ("after" = Option<String>, Query, pattern = "^cp_[0-9a-f]{32}$", description = "The list goes on behind the permission of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "10 if left out."),
         ("order" = Option<String>, Query, description = "`ascending`, or `descending`, the default."),
     ),

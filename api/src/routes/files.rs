@@ -48,7 +48,7 @@ pub async fn create(
 /// List files.
 #[utoipa::path(get, path = "/v1/files", tag = "Files", operation_id = "list_files",
     params(
-        ("after" = Option<String>, Query, description = "The list goes on behind the file of this id."),
+        ("after" = Option<String>, Query, pattern = "^file-[0-9a-f]{32}$", description = "The list goes on behind the file of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 10000, description = "10000 if left out."),
         ("order" = Option<String>, Query, description = "By birth: `desc`, the default, or `asc`."),
         ("purpose" = Option<String>, Query, description = "Only files for this."),

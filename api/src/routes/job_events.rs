@@ -56,7 +56,7 @@ const PART: i64 = 500;
 #[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}/events", tag = "Fine-tuning", operation_id = "list_job_events",
     params(
         ("job_id" = String, Path),
-        ("after" = Option<String>, Query, description = "The list, or the stream, goes on behind the event of this id."),
+        ("after" = Option<String>, Query, pattern = "^ftevent-[0-9a-f]{32}$", description = "The list, or the stream, goes on behind the event of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "20 if left out; not with a stream."),
         ("stream" = Option<bool>, Query, description = "`true`: a stream of server-sent events."),
         ("Last-Event-ID" = Option<String>, Header, description = "Of a stream: as `after`, which it wins over."),

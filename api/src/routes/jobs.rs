@@ -64,7 +64,7 @@ pub async fn estimate(
 /// List fine-tuning jobs, newest first.
 #[utoipa::path(get, path = "/v1/fine_tuning/jobs", tag = "Fine-tuning", operation_id = "list_jobs",
     params(
-        ("after" = Option<String>, Query, description = "The list goes on behind the job of this id."),
+        ("after" = Option<String>, Query, pattern = "^ftjob-[0-9a-f]{32}$", description = "The list goes on behind the job of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
         ("metadata[key]" = Option<String>, Query, description = "Only jobs with this pair; may be given several times."),
     ),
@@ -197,7 +197,7 @@ fn cannot(done: &'static str, id: &str) -> impl FnOnce(StoreError) -> ApiError {
     operation_id = "list_job_checkpoints",
     params(
         ("job_id" = String, Path),
-        ("after" = Option<String>, Query, description = "The list goes on behind the checkpoint of this id."),
+        ("after" = Option<String>, Query, pattern = "^ftckpt_[0-9a-f]{32}$", description = "The list goes on behind the checkpoint of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "10 if left out."),
     ),
     responses((status = 200, body = List<CheckpointView>), (status = "4XX", body = ErrorBody)))]

@@ -32,7 +32,7 @@ const OBJECT: &str = "organization.project.user";
     operation_id = "list_project_users",
     params(
         ("project_id" = String, Path),
-        ("after" = Option<String>, Query, description = "The list goes on behind the user of this id."),
+        ("after" = Option<String>, Query, pattern = "^user-[0-9a-f]{32}$", description = "The list goes on behind the user of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
     ),
     responses((status = 200, body = List<UserView>), (status = "4XX", body = ErrorBody)))]

@@ -22,7 +22,7 @@ use crate::{
 /// List the organization's projects, newest first.
 #[utoipa::path(get, path = "/v1/organization/projects", tag = "Organization", operation_id = "list_projects",
     params(
-        ("after" = Option<String>, Query, description = "The list goes on behind the project of this id."),
+        ("after" = Option<String>, Query, pattern = "^proj_[0-9a-f]{32}$", description = "The list goes on behind the project of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
         ("include_archived" = Option<bool>, Query, description = "Archived ones too."),
     ),

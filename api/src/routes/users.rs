@@ -30,7 +30,7 @@ const OBJECT: &str = "organization.user";
 /// List the organization's people.
 #[utoipa::path(get, path = "/v1/organization/users", tag = "Organization", operation_id = "list_users",
     params(
-        ("after" = Option<String>, Query, description = "The list goes on behind the user of this id."),
+        ("after" = Option<String>, Query, pattern = "^user-[0-9a-f]{32}$", description = "The list goes on behind the user of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
     ),
     responses((status = 200, body = List<UserView>), (status = "4XX", body = ErrorBody)))]

@@ -28,7 +28,7 @@ use crate::{
         ("webhook_endpoint_id" = String, Path),
         ("status" = Option<String>, Query, description = "Only those that are `pending`, `delivered` or `failed`."),
         ("event_type" = Option<String>, Query, description = "Only those of events of this type."),
-        ("after" = Option<String>, Query, description = "The list goes on behind the delivery of this id."),
+        ("after" = Option<String>, Query, pattern = "^wd_[0-9a-f]{32}$", description = "The list goes on behind the delivery of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
     ),
     responses((status = 200, body = List<WebhookDeliveryView>), (status = "4XX", body = ErrorBody)))]

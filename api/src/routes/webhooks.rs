@@ -51,7 +51,7 @@ pub async fn create(
 /// List webhook endpoints, newest first.
 #[utoipa::path(get, path = "/v1/webhook_endpoints", tag = "Webhooks", operation_id = "list_webhook_endpoints",
     params(
-        ("after" = Option<String>, Query, description = "The list goes on behind the endpoint of this id."),
+        ("after" = Option<String>, Query, pattern = "^we_[0-9a-f]{32}$", description = "The list goes on behind the endpoint of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
     ),
     responses((status = 200, body = List<WebhookEndpointView>), (status = "4XX", body = ErrorBody)))]

@@ -80,6 +80,10 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
         ("user_id", tenants(user, "user-")),
         ("checkpoint", Place::Tenants { there: checkpoint, unknown: "ft:tiny:default:nobody:x:ckpt-step-10".into() }),
         ("permission_id", Place::Shared("cp_00000000000000000000000000000001")),
+        // These are made in the object store, which is not there: the roles and scopes are walked, the rows are not.
+        ("upload_id", Place::Shared("upload_00000000000000000000000000000001")),
+        ("batch_id", Place::Shared("batch_00000000000000000000000000000001")),
+        ("alias", Place::Shared("prod")),
         ("webhook_endpoint_id", tenants(hook, "we_")),
         // Nothing was ever sent; the endpoint before it is what is another tenant's.
         ("delivery_id", Place::Shared("wd_00000000000000000000000000000001")),
@@ -108,6 +112,12 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
         "update_job" => json!({"compute": {"max_price_usd": 1}}),
         "set_budget" => json!({"monthly_usd": null}),
         "create_checkpoint_permissions" => json!({"project_ids": [id("project_id")]}),
+        "create_upload" => json!({"filename": "a", "purpose": "none", "bytes": 1, "mime_type": "text/plain"}),
+        "complete_upload" => json!({"part_ids": ["part_00000000000000000000000000000001"]}),
+        "create_batch" => {
+            json!({"input_file_id": id("file_id"), "endpoint": "/v1/chat/completions", "completion_window": "24h"})
+        }
+        "set_adapter_alias" => json!({"version": "1"}),
         "create_webhook_endpoint" => json!({"url": "https://hooks.example/attune"}),
         "update_webhook_endpoint" => json!({"description": "walked"}),
         "rotate_webhook_secret" => json!({}),
@@ -127,7 +137,7 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
 }
 
 /// Operations whose body is no JSON object: what they are sent is refused after the door, which is all that matters here.
-const OTHER_BODIES: [&str; 3] = ["create_file", "create_upload_part", "put_blob"];
+const OTHER_BODIES: [&str; 4] = ["create_file", "put_blob", "create_upload_part", "import_adapter"];
 
 /// The path with its parameters filled in; `None` for one that names no row of a tenant.
 fn filled(path: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> (String, bool) {
