@@ -91,7 +91,6 @@ const TABLE: &[Permission] = &[
     project("create_base_model", Scope::ModelsWrite, Role::Admin),
     project("find_blob", Scope::ModelsWrite, Role::Admin),
     project("put_blob", Scope::ModelsWrite, Role::Admin),
-    project("export_adapter", Scope::ModelsRead, Role::Viewer),
     project("list_adapter_versions", Scope::ModelsRead, Role::Viewer),
     project("retrieve_adapter_manifest", Scope::ModelsRead, Role::Viewer),
     project("list_adapter_aliases", Scope::ModelsRead, Role::Viewer),

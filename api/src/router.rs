@@ -26,8 +26,8 @@ use crate::{
     request,
     routes::{
         adapter_aliases, adapters, api_keys, audit_logs, base_models, batches, budget, chat, checkpoint_permissions,
-        completions, files, health, job_events, jobs, models, project_users, projects, replica, run, uploads, usage, users,
-        webhook_deliveries, webhooks,
+        completions, files, health, job_events, jobs, models, project_users, projects, replica, run, uploads, usage,
+        users, webhook_deliveries, webhooks,
     },
     throttle,
 };
