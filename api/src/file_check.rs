@@ -44,7 +44,11 @@ pub struct Received {
 pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<File, ApiError> {
     let Received { staged, filename, purpose, arrived, expires_after_seconds, upload } = received;
     let read = match purpose {
-        Purpose::FineTune => Some(parser::read(app, staged.key(), &filename).await?),
+        Purpose::FineTune =>
+        // Boxed: a parser's future is large, and so would be those of all its callers.
+        {
+            Some(Box::pin(parser::read(app, staged.key(), &filename)).await?)
+        }
         Purpose::Batch | Purpose::UserData | Purpose::Evals => None,
     };
     let mut tx = app.tenant(project).await?;

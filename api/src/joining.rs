@@ -37,10 +37,10 @@ pub struct Join {
 pub async fn join(app: App, project: ProjectId, join: Join) -> Result<File, ApiError> {
     let id = join.upload.upload_id;
     let kept = attempt(&app, project, join).await;
-    if kept.is_err() {
-        if let Err(error) = give_back(&app, project, id).await {
-            tracing::warn!(upload.id = %id, error = chain(&error), "an upload stays claimed until its claim ends");
-        }
+    if kept.is_err()
+        && let Err(error) = give_back(&app, project, id).await
+    {
+        tracing::warn!(upload.id = %id, error = chain(&error), "an upload stays claimed until its claim ends");
     }
     kept
 }

@@ -67,7 +67,7 @@ pub(crate) async fn run(client: &Client, command: BatchesCommand, as_json: bool)
             let file = if input.starts_with("file-") {
                 input
             } else {
-                output::text(&files::upload(client, PathBuf::from(input).as_path(), "batch").await?["id"])
+                output::text(&files::upload(client, PathBuf::from(input).as_path(), "batch", None).await?["id"])
             };
             let body = json!({"input_file_id": file, "endpoint": endpoint, "completion_window": "24h"});
             let view = client.json(client.request(Method::POST, &["batches"]).json(&body)).await?;

@@ -1,5 +1,7 @@
 //! Every form that is taken, read by the code of the child; and what is wrong with a file, by the user's own numbers.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may panic as its tests do")]
+
 use std::{
     io::{Cursor, Write},
     sync::Arc,

@@ -138,5 +138,9 @@ async fn adapter_named(
     if let Ok(id) = name.parse() {
         return Ok(Some(id));
     }
-    Ok(adapter::by_model_name(db, project, name).await?.map(|version| version.adapter_version_id))
+    match adapter::find(db, project, name).await {
+        Ok(version) => Ok(Some(version.adapter_version_id)),
+        Err(StoreError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -123,8 +123,6 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
         "rotate_webhook_secret" => json!({}),
         "create_completion" => json!({"model": id("model"), "prompt": "a"}),
         "preview_file" => json!({"model": "tiny"}),
-        "create_upload" => json!({"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}),
-        "complete_upload" => json!({"part_ids": []}),
         "create_base_model" => json!({"name": "walked", "files": []}),
         "create_project" => json!({"name": "Not A Name"}),
         "modify_project" => json!({"name": "walked"}),

@@ -174,7 +174,7 @@ pub(crate) async fn trained(world: &World) -> (String, String, String) {
     let run = testing::claimed_run(&mut conn, job).await.unwrap();
     let events = [testing::started(), testing::checkpointed(10, 'd'), testing::published()];
     report::take(&mut conn, run.run_id, &testing::report(&run, 0, &events)).await.unwrap();
-    let version = adapter::list(&mut conn, world.seed.project_id, None, 1).await.unwrap().remove(0);
+    let version = adapter::list(&mut conn, world.seed.project_id, None, None, 1).await.unwrap().remove(0);
     conn.commit().await.unwrap();
     (job.to_string(), version.adapter_version_id.to_string(), version.model_name)
 }
