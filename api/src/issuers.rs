@@ -145,7 +145,7 @@ impl Issuers {
         if header.typ.as_ref().is_some_and(|typ| !plain.contains(&typ.to_ascii_lowercase().as_str())) {
             return Err("it is of another type".into());
         }
-        if header.extras.inner().contains_key("crit") || header.extras.inner().contains_key("b64") {
+        if header.crit.is_some() || header.extras.inner().contains_key("b64") {
             return Err("its header asks for something unknown to be understood".into());
         }
         let unchecked = jsonwebtoken::dangerous::insecure_decode_claims::<Claims>(token).map_err(|e| e.to_string())?;
