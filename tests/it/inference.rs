@@ -2,10 +2,7 @@
 
 use std::process::Command;
 
-use attune_tests::{
-    platform::{Platform, text},
-    tiny,
-};
+use attune_tests::platform::Platform;
 
 use crate::openai_client::python;
 
@@ -13,12 +10,10 @@ use crate::openai_client::python;
 async fn the_official_client_is_answered_in_every_way_it_asks() {
     let platform = Platform::start().unwrap();
     platform.import_tiny().unwrap();
-    let folder = platform.folder().path("with-tools");
-    tiny::write_with_tools(&folder, 7).unwrap();
-    platform.json(&["models", "import", text(&folder).unwrap(), "--name", "tiny-with-tools"]).unwrap();
+    platform.import_tiny_with_tools().unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/inference.py");
     let output = Command::new(python())
-        .args([script, "tiny", "tiny-with-tools"])
+        .args([script, "tiny", "tiny-tools"])
         .env("OPENAI_BASE_URL", format!("{}/v1", platform.url))
         .env("OPENAI_API_KEY", &platform.api_key)
         .output()

@@ -5,6 +5,7 @@
 mod adapters;
 mod bad_input;
 mod batches;
+mod conformance;
 mod continued;
 mod datasets;
 mod estimates;

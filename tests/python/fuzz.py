@@ -20,9 +20,10 @@ CASES = 10_000
 # What a schema cannot say, and is refused with 400: rows inside a file, rules between fields, limits that depend on the
 # base model. Everywhere else a request that fits the schema must not be a 400.
 RULES_BEYOND_THE_SCHEMA = [
-    "create_file", "create_upload", "add_upload_part", "complete_upload", "create_job", "estimate_job", "preview_file",
-    "create_chat_completion", "create_completion", "create_base_model", "put_blob", "create_batch", "import_adapter",
-    "create_webhook_endpoint", "update_webhook_endpoint", "list_webhook_deliveries",
+    "create_file", "create_upload", "create_upload_part", "complete_upload", "create_job", "estimate_job", "preview_file",
+    "report_file", "create_chat_completion", "create_completion", "create_base_model", "put_blob", "find_blob",
+    "create_batch", "import_adapter", "set_adapter_alias", "create_webhook_endpoint", "update_webhook_endpoint",
+    "list_webhook_deliveries", "create_project", "create_user", "create_project_api_key", "set_budget", "update_job",
 ]
 
 client = openai.OpenAI(max_retries=0)

@@ -180,6 +180,17 @@ impl Platform {
         Ok(())
     }
 
+    /// Imports the tiny model whose template knows tools, as `tiny-tools`.
+    ///
+    /// # Errors
+    /// The import's.
+    pub fn import_tiny_with_tools(&self) -> Result<()> {
+        let folder = self.folder.path("tiny-tools");
+        crate::tiny::write_with_tools(&folder, 7)?;
+        self.json(&["models", "import", text(&folder)?, "--name", "tiny-tools"])?;
+        Ok(())
+    }
+
     /// Uploads rows as a training file, and gives its id.
     ///
     /// # Errors
