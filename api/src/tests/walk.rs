@@ -80,8 +80,7 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
         ("user_id", tenants(user, "user-")),
         ("checkpoint", Place::Tenants { there: checkpoint, unknown: "ft:tiny:default:nobody:x:ckpt-step-10".into() }),
         ("permission_id", Place::Shared("cp_00000000000000000000000000000001")),
-        // These are made in the object store, which is not there: the roles and scopes are walked, the rows are not.
-        ("upload_id", Place::Shared("upload_00000000000000000000000000000001")),
+        // This is made from the object store, which is not there: the roles and scopes are walked, the rows are not.
         ("batch_id", Place::Shared("batch_00000000000000000000000000000001")),
         ("alias", Place::Shared("prod")),
         ("webhook_endpoint_id", tenants(hook, "we_")),
@@ -112,7 +111,7 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
         "update_job" => json!({"compute": {"max_price_usd": 1}}),
         "set_budget" => json!({"monthly_usd": null}),
         "create_checkpoint_permissions" => json!({"project_ids": [id("project_id")]}),
-        "create_upload" => json!({"filename": "a", "purpose": "none", "bytes": 1, "mime_type": "text/plain"}),
+        "create_upload" => json!({"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}),
         "complete_upload" => json!({"part_ids": ["part_00000000000000000000000000000001"]}),
         "create_batch" => {
             json!({"input_file_id": id("file_id"), "endpoint": "/v1/chat/completions", "completion_window": "24h"})
