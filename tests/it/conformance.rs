@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
@@ -32,7 +32,7 @@ fn platform() -> (Platform, PathBuf) {
     (platform, rows)
 }
 
-fn run(command: &mut Command, platform: &Platform, rows: &PathBuf) -> Output {
+fn run(command: &mut Command, platform: &Platform, rows: &Path) -> Output {
     let command =
         command.env("OPENAI_BASE_URL", format!("{}/v1", platform.url)).env("OPENAI_API_KEY", &platform.api_key);
     command.env("ATTUNE_ROWS", text(rows).unwrap()).env("ATTUNE_ANSWER", tiny::ANSWER).output().unwrap()

@@ -19,13 +19,13 @@ async fn asked(platform: &Platform, id: &str, what: &str) -> Value {
     view
 }
 
-/// The digests of the files of a job's adapter, but for the page that names the job.
+/// The digests of the files of a job's adapter, but for the two that name the job.
 async fn adapter_files(platform: &Platform, job: &Value) -> Value {
     assert_eq!(job["status"], "succeeded", "{job}\n{}", platform.folder().log());
     let model = job["fine_tuned_model"].as_str().unwrap();
     let (_, adapter) = platform.call(Method::GET, &format!("/v1/adapters/{model}"), None).await.unwrap();
     let mut files = adapter["files"].as_array().unwrap().clone();
-    files.retain(|file| file["name"] != "README.md");
+    files.retain(|file| file["name"] != "README.md" && file["name"] != "attune_manifest.json");
     assert!(files.iter().any(|file| file["name"] == "adapter_model.safetensors"), "{adapter}");
     files.into()
 }

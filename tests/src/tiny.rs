@@ -32,6 +32,10 @@ pub const TOOLS_TEMPLATE: &str = "{% if tools %}{{ '<|im_start|>system\n' }}{% f
 /// The disk's.
 pub fn write_with_tools(folder: &Path, seed: u64) -> Result<()> {
     write(folder, seed)?;
+    // Descriptions of tools are long where a token is a byte.
+    let mut longer = config();
+    longer["max_position_embeddings"] = 4096.into();
+    fs::write(folder.join("config.json"), serde_json::to_vec_pretty(&longer)?)?;
     Ok(fs::write(folder.join("chat_template.jinja"), TOOLS_TEMPLATE)?)
 }
 
