@@ -64,14 +64,12 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
         .as_str()
         .unwrap()
         .to_owned();
-    let upload = body("create_upload", &BTreeMap::new(), true);
-    let upload =
-        world.call(Method::POST, "/v1/uploads", &world.key, upload).await.json()["id"].as_str().unwrap().to_owned();
     let tenants =
         |there: String, prefix: &str| Place::Tenants { there, unknown: format!("{prefix}{}", "0".repeat(32)) };
     BTreeMap::from([
         ("file_id", tenants(world.seed.file_id.to_string(), "file-")),
-        ("upload_id", tenants(upload, "upload_")),
+        // A part is a form, which is read before its upload is looked for: roles and scopes are walked, rows are not.
+        ("upload_id", Place::Shared("upload_00000000000000000000000000000001")),
         ("job_id", tenants(job, "ftjob-")),
         ("adapter", tenants(adapter, "adapter_")),
         ("model", Place::Tenants { there: model, unknown: "ft:tiny:default:nobody:x".into() }),
