@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use rand::RngExt;
 use tokio::{
     process::Command,
     signal::unix::{Signal as Stream, SignalKind, signal},
@@ -211,13 +212,21 @@ impl Platform {
     }
 }
 
+/// Ports that the system gives to no connection by itself (Linux begins at 32768, IANA at 49152): one that is free now is
+/// still free when the API binds it.
+const QUIET_PORTS: std::ops::Range<u16> = 20_000..32_000;
+
 /// Checks that the address can be had, and turns port 0 into a real one. An API of an earlier start may need a
 /// moment to let go of it.
 async fn free_address(wanted: SocketAddr) -> Result<SocketAddr> {
     let started = Instant::now();
     loop {
-        match TcpListener::bind(wanted).and_then(|listener| listener.local_addr()) {
-            Ok(address) => return Ok(address),
+        let mut address = wanted;
+        if wanted.port() == 0 {
+            address.set_port(rand::rng().random_range(QUIET_PORTS));
+        }
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(address),
             Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && started.elapsed() < Duration::from_secs(5) => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
