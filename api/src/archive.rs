@@ -96,14 +96,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_packed_is_unpacked_again() {
-        let objects = Objects::new(&attune_store::config::ObjectStoreConfig {
-            endpoint: Some("http://127.0.0.1:9".into()),
-            region: "us-east-1".into(),
-            bucket: "attune".into(),
-            access_key_id: "key".into(),
-            secret_access_key: "secret".to_owned().into(),
-            path_style: true,
-        });
+        let objects = attune_store::testing::unreachable_objects();
         let entry = |name: &str, text: &str| Entry {
             header: header(name, text.len() as u64, 7).unwrap(),
             bytes: text.len() as u64,

@@ -1,12 +1,8 @@
 //! A file that lies in the store, whole, becomes a row: a dataset's rows are checked first, and kept as trainers read them
 //! where the file itself is not that.
 
-use attune_domain::{
-    id::{ProjectId, UploadId},
-    run::Blob,
-};
+use attune_domain::id::{ProjectId, UploadId};
 use attune_store::{
-    blob,
     db::Tx,
     file::{self, Canonical, Dataset, File, NewFile, Source},
     upload,
@@ -44,19 +40,17 @@ pub struct Received {
 pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<File, ApiError> {
     let Received { staged, filename, purpose, arrived, expires_after_seconds, upload } = received;
     let read = match purpose {
-        Purpose::FineTune =>
         // Boxed: a parser's future is large, and so would be those of all its callers.
-        {
-            Some(Box::pin(parser::read(app, staged.key(), &filename)).await?)
-        }
+        Purpose::FineTune => Some(Box::pin(parser::read(app, staged.key(), &filename)).await?),
         Purpose::Batch | Purpose::UserData | Purpose::Evals => None,
     };
     let mut tx = app.tenant(project).await?;
     let dataset = match read {
-        Some(read) => Some(keep_rows(app, &mut tx, read).await?),
+        Some(read) => Some(keep_rows(&mut tx, read).await?),
         None => None,
     };
-    let Arrived { sha256, bytes } = place(app, &mut tx, staged, arrived).await?;
+    staged.place(&mut tx, &arrived, "file").await?;
+    let Arrived { sha256, bytes } = arrived;
     let purpose = purpose.name().to_owned();
     let new = NewFile { filename, purpose, bytes, sha256, dataset, expires_after_seconds };
     let file = file::insert(&mut tx, project, new).await?;
@@ -67,10 +61,11 @@ pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<F
     Ok(file)
 }
 
-async fn keep_rows(app: &App, tx: &mut Tx, Read { found, rows }: Read) -> Result<Dataset, ApiError> {
+async fn keep_rows(tx: &mut Tx, Read { found, rows }: Read) -> Result<Dataset, ApiError> {
     let canonical = match rows {
         Some((staged, arrived)) => {
-            let Arrived { sha256, bytes } = place(app, tx, staged, arrived).await?;
+            staged.place(tx, &arrived, "file").await?;
+            let Arrived { sha256, bytes } = arrived;
             Some(Canonical { sha256, bytes })
         }
         None => None,
@@ -81,17 +76,4 @@ async fn keep_rows(app: &App, tx: &mut Tx, Read { found, rows }: Read) -> Result
         shape: found.shape.name().to_owned(),
     };
     Ok(Dataset { format: found.format, rows: found.rows, source, canonical })
-}
-
-/// Puts content under its digest, unless it is there already.
-async fn place(app: &App, tx: &mut Tx, staged: Staged, arrived: Arrived) -> Result<Arrived, ApiError> {
-    let wanted = Blob { name: String::new(), sha256: arrived.sha256.clone(), bytes: arrived.bytes };
-    let grants = blob::grant(tx, &app.objects, &[wanted]).await?;
-    if grants.iter().all(|grant| grant.url.is_none()) {
-        staged.discard().await;
-    } else {
-        let kept = staged.keep(&arrived.sha256).await;
-        kept.map_err(|cause| ApiError::StorageRefused { what: "file", cause })?;
-    }
-    Ok(arrived)
 }

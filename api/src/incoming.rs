@@ -1,9 +1,11 @@
 //! Content on its way from a caller into the object store: counted, hashed, and thrown away again if anything fails,
 //! the caller leaves, or the handler is dropped for any other reason.
 
-use attune_domain::bytes::Bytes;
+use attune_domain::{bytes::Bytes, run::Blob};
 use attune_store::{
     base_model::hex,
+    blob,
+    db::Tx,
     error::StoreError,
     objects::{Objects, Upload, blob_key},
 };
@@ -108,11 +110,22 @@ impl Staged {
         self.key.as_deref().unwrap_or_default()
     }
 
-    /// Moves it to the key of its content.
+    /// Puts it under the digest of its content, unless the store has that already. `tx` is to write the row that names it.
     ///
     /// # Errors
-    /// [`StoreError::Object`].
-    pub async fn keep(mut self, sha256: &str) -> Result<(), StoreError> {
+    /// [`ApiError::StorageRefused`], [`ApiError::Internal`].
+    pub async fn place(self, tx: &mut Tx, arrived: &Arrived, what: &'static str) -> Result<(), ApiError> {
+        let wanted = Blob { name: String::new(), sha256: arrived.sha256.clone(), bytes: arrived.bytes };
+        let grants = blob::grant(tx, &self.objects, &[wanted]).await?;
+        if grants.iter().all(|grant| grant.url.is_none()) {
+            self.discard().await;
+            return Ok(());
+        }
+        self.keep(&arrived.sha256).await.map_err(|cause| ApiError::StorageRefused { what, cause })
+    }
+
+    /// Moves it to the key of its content.
+    async fn keep(mut self, sha256: &str) -> Result<(), StoreError> {
         if let Some(key) = &self.key {
             self.objects.rename(key, &blob_key(sha256)).await?;
         }

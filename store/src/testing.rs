@@ -12,12 +12,15 @@ use attune_domain::{
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    base_model, db,
+    base_model,
+    config::ObjectStoreConfig,
+    db,
     error::StoreError,
     file::{self, Dataset, NewFile, Source},
     job::{self, FileFacts, NewJob, Step, TokenFacts},
     mint,
     node::NewNode,
+    objects::Objects,
     queue::Task,
     run::{self, NewRun, Run},
     tenant,
@@ -75,6 +78,19 @@ pub async fn seed(pool: &PgPool) -> Result<Seed, StoreError> {
 #[must_use]
 pub fn blob(name: &str, digit: char) -> Blob {
     Blob { name: name.into(), sha256: digit.to_string().repeat(64), bytes: Bytes(10) }
+}
+
+/// An object store that answers nothing; it can only sign.
+#[must_use]
+pub fn unreachable_objects() -> Objects {
+    Objects::new(&ObjectStoreConfig {
+        endpoint: Some("http://127.0.0.1:9".into()),
+        region: "us-east-1".into(),
+        bucket: "attune".into(),
+        access_key_id: "key".into(),
+        secret_access_key: "secret".to_owned().into(),
+        path_style: true,
+    })
 }
 
 /// A job that was just asked for.

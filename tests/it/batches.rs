@@ -51,14 +51,7 @@ fn an_adapter_that_corrects_nothing(platform: &Platform) -> String {
 
 fn the_official_client_reads_its_answers(platform: &Platform, other: &str) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/batches.py");
-    let output = Command::new(python())
-        .args([script, tiny::ANSWER, "house@1", other])
-        .env("OPENAI_BASE_URL", format!("{}/v1", platform.url))
-        .env("OPENAI_API_KEY", &platform.api_key)
-        .output()
-        .unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}\n{}", platform.folder().log());
+    platform.run_client(Command::new(python()).args([script, tiny::ANSWER, "house@1", other])).unwrap();
 }
 
 /// Every row has one answer, from its own model, though `process` was killed in the middle.

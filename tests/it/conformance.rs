@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
 };
 
 use attune_tests::{
@@ -32,15 +32,10 @@ fn platform() -> (Platform, PathBuf) {
     (platform, rows)
 }
 
-fn run(command: &mut Command, platform: &Platform, rows: &Path) -> Output {
-    let command =
-        command.env("OPENAI_BASE_URL", format!("{}/v1", platform.url)).env("OPENAI_API_KEY", &platform.api_key);
-    command.env("ATTUNE_ROWS", text(rows).unwrap()).env("ATTUNE_ANSWER", tiny::ANSWER).output().unwrap()
-}
-
-fn content(output: &Output, platform: &Platform) {
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}\n{}", platform.folder().log());
+/// The program is content; the figures that it tells are noted.
+fn content(program: &mut Command, platform: &Platform, rows: &Path) {
+    let program = program.env("ATTUNE_ROWS", text(rows).unwrap()).env("ATTUNE_ANSWER", tiny::ANSWER);
+    let said = platform.run_client(program).unwrap();
     for line in said.lines().filter(|line| line.starts_with("{\"figure\"")) {
         attune_tests::figure(line);
     }
@@ -51,7 +46,7 @@ fn the_official_python_client_is_content() {
     let (platform, rows) = platform();
     let mut pytest = Command::new(python());
     pytest.args(["-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", &here("python/conformance")]);
-    content(&run(&mut pytest, &platform, &rows), &platform);
+    content(&mut pytest, &platform, &rows);
 }
 
 #[test]
@@ -59,7 +54,7 @@ fn the_official_node_client_is_content() {
     let (platform, rows) = platform();
     let mut node = Command::new("node");
     node.args(["--test", &here("node/conformance.test.cjs")]).env("NODE_PATH", tools("node-tests/node_modules"));
-    content(&run(&mut node, &platform, &rows), &platform);
+    content(&mut node, &platform, &rows);
 }
 
 #[test]
@@ -68,5 +63,5 @@ fn the_document_holds_against_ten_thousand_requests() {
     let (platform, rows) = platform();
     let mut fuzz = Command::new(python());
     fuzz.arg(here("python/fuzz.py"));
-    content(&run(&mut fuzz, &platform, &rows), &platform);
+    content(&mut fuzz, &platform, &rows);
 }

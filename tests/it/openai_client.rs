@@ -21,12 +21,5 @@ fn the_official_python_client_tunes_and_chats() {
     let rows = platform.folder().path("train.jsonl");
     fs::write(&rows, tiny::rows(24)).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/openai_client.py");
-    let output = Command::new(python())
-        .args([script, text(&rows).unwrap(), tiny::ANSWER])
-        .env("OPENAI_BASE_URL", format!("{}/v1", platform.url))
-        .env("OPENAI_API_KEY", &platform.api_key)
-        .output()
-        .unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}\n{}", platform.folder().log());
+    platform.run_client(Command::new(python()).args([script, text(&rows).unwrap(), tiny::ANSWER])).unwrap();
 }

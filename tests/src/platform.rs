@@ -169,6 +169,18 @@ impl Platform {
         serde_json::from_str(&stdout).with_context(|| format!("attune {arguments:?} printed: {stdout}"))
     }
 
+    /// Runs a program that finds this platform in its environment, as the official clients do; gives what it printed.
+    ///
+    /// # Errors
+    /// It fails; the message holds what it said, and the platform's log.
+    pub fn run_client(&self, program: &mut Command) -> Result<String> {
+        let output =
+            program.env("OPENAI_BASE_URL", format!("{}/v1", self.url)).env("OPENAI_API_KEY", &self.api_key).output()?;
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "{said}\n{}", self.folder.log());
+        Ok(said)
+    }
+
     /// Imports the tiny model as `tiny`.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::{
     adapter_import::form::Brought,
     error::{ApiError, chain},
+    given::shown,
 };
 
 /// More reasons than these are only counted.
@@ -85,12 +86,12 @@ fn config_of(brought: &Brought, reasons: &mut Vec<String>) -> Option<peft::PeftC
 fn base_digest(brought: &Brought, base: &BaseModel, manifest: Option<&Value>, reasons: &mut Vec<String>) -> bool {
     let given = brought.base_digest.as_deref();
     if let Some(given) = given.filter(|given| *given != base.digest) {
-        let shown: String = given.chars().take(80).collect();
+        let shown = shown(given);
         reasons.push(format!("'base_digest' is {shown}, and the digest of '{}' is {}", base.name, base.digest));
     }
     let made_for = manifest.and_then(|manifest| manifest["base_model"]["digest"].as_str());
     if let Some(made_for) = made_for.filter(|made_for| *made_for != base.digest) {
-        let shown: String = made_for.chars().take(80).collect();
+        let shown = shown(made_for);
         reasons.push(format!(
             "{} says that it was made for a base with the digest {shown}, and that of '{}' is {}",
             manifest::FILE,

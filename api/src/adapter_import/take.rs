@@ -9,7 +9,6 @@ use attune_store::{
     adapter::AdapterVersion,
     adapter_version::{self, NewVersion},
     base_model::{self, BaseModel},
-    blob,
 };
 use axum::extract::Multipart;
 
@@ -21,6 +20,7 @@ use crate::{
     app::App,
     error::ApiError,
     file_form::{missing, read_on},
+    given::shown,
 };
 
 /// Takes an adapter out of a form, as the next version of the adapter of its name.
@@ -57,23 +57,16 @@ async fn keep(
     let brought = brought.into_iter().filter(|file| file.name != manifest::FILE);
     let (mut blobs, mut staged) = (Vec::new(), Vec::new());
     for BroughtFile { name, staged: object, arrived } in brought {
-        blobs.push(Blob { name, sha256: arrived.sha256, bytes: arrived.bytes });
-        staged.push(object);
+        blobs.push(Blob { name, sha256: arrived.sha256.clone(), bytes: arrived.bytes });
+        staged.push((object, arrived));
     }
     let mut tx = app.tenant(project).await?;
     let digest = base_model::digest(&blobs);
     if let Some(version) = adapter_version::by_digest(&mut tx, project, &name, &digest).await? {
         return Err(ApiError::Conflict(format!("'{name}' has this content already: it is version {version}.")));
     }
-    let grants = blob::grant(&mut tx, &app.objects, &blobs).await?;
-    for (object, grant) in staged.into_iter().zip(grants) {
-        match grant.url {
-            None => object.discard().await, // the same content is there already
-            Some(_) => {
-                let kept = object.keep(&grant.sha256).await;
-                kept.map_err(|cause| ApiError::StorageRefused { what: "adapter", cause })?;
-            }
-        }
+    for (object, arrived) in staged {
+        object.place(&mut tx, &arrived, "adapter").await?;
     }
     let template = blobs.iter().find(|blob| blob.name == "chat_template.jinja").map(|blob| blob.sha256.clone());
     let new = NewVersion {
@@ -97,7 +90,7 @@ fn check_name(name: &str) -> Result<(), ApiError> {
     if (1..=64).contains(&name.len()) && name.bytes().all(plain) && name.parse::<AdapterVersionId>().is_err() {
         return Ok(());
     }
-    let shown: String = name.chars().take(80).collect();
+    let shown = shown(name);
     let message = format!("Invalid 'name': '{shown}'; it must be 1 to 64 letters, digits, '.', '_' or '-', and no id.");
     Err(ApiError::invalid("name", message))
 }

@@ -1,9 +1,8 @@
 //! The output and the error file of a batch, written from the rows of its answers, in the order of the input.
 
-use attune_domain::{batch::BatchEvent, run::Blob};
+use attune_domain::batch::BatchEvent;
 use attune_store::{
     batch::{self, Batch},
-    blob,
     file::{self, NewFile},
     objects::upload_key,
 };
@@ -36,14 +35,7 @@ pub async fn finish(app: &App, batch: &Batch, worker: Uuid, event: BatchEvent) -
     let mut ids = [None, None];
     for (id, written) in ids.iter_mut().zip([output, errors]) {
         let Some(Written { staged, arrived, filename }) = written else { continue };
-        let wanted = Blob { name: filename.clone(), sha256: arrived.sha256.clone(), bytes: arrived.bytes };
-        let grants = blob::grant(&mut tx, &app.objects, &[wanted]).await?;
-        if grants.iter().all(|grant| grant.url.is_none()) {
-            staged.discard().await; // the same content is there already
-        } else {
-            let kept = staged.keep(&arrived.sha256).await;
-            kept.map_err(|cause| ApiError::StorageRefused { what: "batch's answers", cause })?;
-        }
+        staged.place(&mut tx, &arrived, "batch's answers").await?;
         let new = NewFile {
             filename,
             purpose: "batch_output".into(),

@@ -11,28 +11,13 @@ use sqlx::{PgConnection, PgPool};
 use crate::{
     adapter::{self, Needed},
     checkpoint,
-    config::ObjectStoreConfig,
     error::StoreError,
-    job, job_event, mint,
-    objects::Objects,
-    report, run_spec,
+    job, job_event, mint, report, run_spec,
     testing::{
         Seed, age_loose_blobs, blob, checkpointed, claimed_run, new_job, queued_job, report as says, seed, started,
-        stepped,
+        stepped, unreachable_objects,
     },
 };
-
-/// Only signs; nothing is fetched.
-fn objects() -> Objects {
-    Objects::new(&ObjectStoreConfig {
-        endpoint: Some("http://127.0.0.1:9".into()),
-        region: "us-east-1".into(),
-        bucket: "attune".into(),
-        access_key_id: "key".into(),
-        secret_access_key: "secret".to_owned().into(),
-        path_style: true,
-    })
-}
 
 /// The adapter of a job that has ended well.
 async fn trained(conn: &mut PgConnection, seed: Seed) -> AdapterVersionId {
@@ -82,7 +67,7 @@ async fn a_learning_rate_that_was_found_is_the_jobs_and_its_curve_an_event(pool:
     let found = RunEvent::LearningRateFound { learning_rate: 1e-4, curve, reason: "the steepest fall".into() };
     report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), found])).await.unwrap();
 
-    let spec = run_spec::get(&mut conn, &objects(), &run).await.unwrap().train;
+    let spec = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap().train;
     assert_eq!((spec.learning_rate, spec.learning_rate_multiplier), (1e-4, 1e-4 / BASE_LEARNING_RATE));
     let kept = attune_domain::spec::TrainSpec {
         learning_rate: before.learning_rate,
@@ -139,7 +124,7 @@ async fn a_run_is_told_the_two_files_of_the_adapter_that_its_job_continues_from(
     job::step(&mut conn, id, &job::Step::new(attune_domain::job::JobEvent::DataAccepted, "")).await.unwrap();
     let run = claimed_run(&mut conn, id).await.unwrap();
 
-    let told = run_spec::get(&mut conn, &objects(), &run).await.unwrap().continue_from.unwrap();
+    let told = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap().continue_from.unwrap();
     assert_eq!(told.adapter_version_id, from);
     let files: Vec<_> = told.files.iter().map(|file| (file.name.as_str(), file.sha256.clone())).collect();
     assert_eq!(files, [("adapter_config.json", "b".repeat(64)), ("adapter_model.safetensors", "a".repeat(64))]);
@@ -147,7 +132,7 @@ async fn a_run_is_told_the_two_files_of_the_adapter_that_its_job_continues_from(
 
     let other = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, other).await.unwrap();
-    assert_eq!(run_spec::get(&mut conn, &objects(), &run).await.unwrap().continue_from, None);
+    assert_eq!(run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap().continue_from, None);
 }
 
 #[sqlx::test(migrations = false)]
@@ -218,5 +203,5 @@ async fn content_of_a_checkpoint_that_came_again_is_not_swept(pool: PgPool) {
     report::take(&mut conn, run.run_id, &says(&run, 0, &events)).await.unwrap();
     age_loose_blobs(&mut conn).await.unwrap();
     // The store behind these objects does not answer: deleting anything would fail.
-    assert_eq!(crate::blob::sweep(&mut conn, &objects()).await.unwrap(), 0);
+    assert_eq!(crate::blob::sweep(&mut conn, &unreachable_objects()).await.unwrap(), 0);
 }
