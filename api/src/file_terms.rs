@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::{error::ApiError, given::shown};
 
 /// The least and the most seconds after which a file may go. Source: OpenAI's API reference, `expires_after`.
 const EXPIRY_SECONDS: std::ops::RangeInclusive<u32> = 3_600..=2_592_000;
@@ -40,7 +40,7 @@ impl Purpose {
     /// There is none, or only the platform makes such files.
     pub fn check(given: &str) -> Result<Self, ApiError> {
         Self::ALL.into_iter().find(|purpose| purpose.name() == given).ok_or_else(|| {
-            let shown: String = given.chars().take(80).collect();
+            let shown = shown(given);
             let why = match given {
                 "fine-tune-results" | "batch_output" => "only the platform makes such files",
                 "assistants" | "assistants_output" | "vision" => "nothing here reads such files",
@@ -71,7 +71,7 @@ impl ExpiresAfter {
     /// The anchor is another, or the seconds are out of range.
     pub fn check(self) -> Result<Self, ApiError> {
         if self.anchor != "created_at" {
-            let shown: String = self.anchor.chars().take(80).collect();
+            let shown = shown(&self.anchor);
             let message = format!("Invalid 'expires_after.anchor': '{shown}'; the only one is 'created_at'.");
             return Err(ApiError::invalid("expires_after.anchor", message));
         }
@@ -100,7 +100,7 @@ impl ExpiresAfter {
         };
         // What is no such number is out of range too.
         let seconds = seconds.parse().map_err(|_| {
-            let shown: String = seconds.chars().take(80).collect();
+            let shown = shown(seconds);
             let message = format!(
                 "Invalid 'expires_after.seconds': '{shown}' is not a whole number from {} to {}.",
                 EXPIRY_SECONDS.start(),

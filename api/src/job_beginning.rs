@@ -10,7 +10,7 @@ use attune_store::{
 };
 use sqlx::PgConnection;
 
-use crate::{error::ApiError, wire::job::NewJob};
+use crate::{error::ApiError, given::shown, wire::job::NewJob};
 
 /// A base, and an adapter of it.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub async fn find(tx: &mut PgConnection, project: ProjectId, new: &NewJob) -> Re
 }
 
 fn missing(named: &str) -> ApiError {
-    let shown: String = named.chars().take(80).collect();
+    let shown = shown(named);
     ApiError::Invalid {
         param: Some("continue_from".into()),
         code: "adapter_not_found",

@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 use crate::{
     app::App,
     error::ApiError,
+    given::shown,
     job_beginning,
     preview::no_dataset,
     wire::{job::NewJob, money::micro_usd},
@@ -89,7 +90,7 @@ async fn dataset(
     let missing = || ApiError::Invalid {
         param: Some(field.into()),
         code: "file_not_found",
-        message: format!("Invalid '{field}': there is no file '{}'.", text.chars().take(80).collect::<String>()),
+        message: format!("Invalid '{field}': there is no file '{}'.", shown(text)),
     };
     let id: FileId = text.parse().map_err(|_| missing())?;
     let file = match file::lock_for_job(tx, holder.project_id, id).await {

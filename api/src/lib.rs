@@ -54,6 +54,9 @@ pub mod documentation;
 /// What a caller is told when something cannot be done.
 pub mod error;
 
+/// Ids and texts as callers gave them.
+pub mod given;
+
 /// JSON bodies whose refusals name the field.
 pub mod body;
 

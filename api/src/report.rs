@@ -28,6 +28,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 use crate::{
     app::App,
     error::ApiError,
+    given::shown,
     page::Params,
     preview::{no_dataset, stream, unusable},
     wire::report::{LeakageView, ReportView},
@@ -53,7 +54,7 @@ impl Asked {
         let (model, validation_file) = (query.take("model")?, query.take("validation_file")?);
         let number = |text: String| {
             text.parse::<i64>().map_err(|_| {
-                let shown: String = text.chars().take(80).collect();
+                let shown = shown(&text);
                 ApiError::invalid("max_length", format!("Invalid 'max_length': '{shown}' is not a whole number."))
             })
         };
@@ -176,7 +177,7 @@ async fn base(db: &mut sqlx::PgConnection, project: ProjectId, name: &str) -> Re
 
 async fn validation(db: &mut sqlx::PgConnection, project: ProjectId, text: &str) -> Result<File, ApiError> {
     let missing = || {
-        let shown: String = text.chars().take(80).collect();
+        let shown = shown(text);
         let message = format!("Invalid 'validation_file': there is no file '{shown}'.");
         ApiError::Invalid { param: Some("validation_file".into()), code: "file_not_found", message }
     };

@@ -18,6 +18,7 @@ use crate::{
     body::Body,
     caller::Caller,
     error::{ApiError, ErrorBody},
+    given::shown,
     page::{List, Params},
     routes::adapters::find,
     wire::{
@@ -163,7 +164,7 @@ async fn version(
 ) -> Result<AdapterVersion, ApiError> {
     let is_number = !given.is_empty() && given.bytes().all(|b| b.is_ascii_digit());
     let reference = if is_number { format!("{adapter}@{given}") } else { given.to_owned() };
-    let shown: String = given.chars().take(80).collect();
+    let shown = shown(given);
     match adapter::lock(tx, project, &reference).await {
         Ok(version) if version.adapter == adapter => Ok(version),
         Ok(version) => {
@@ -191,7 +192,7 @@ fn check_name(alias: &str) -> Result<(), ApiError> {
     if fits {
         return Ok(());
     }
-    let shown: String = alias.chars().take(80).collect();
+    let shown = shown(alias);
     let message =
         format!("Invalid 'alias': '{shown}'; it must be a small letter, and then at most 31 of a-z, 0-9, '_' and '-'.");
     Err(ApiError::invalid("alias", message))

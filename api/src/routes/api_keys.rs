@@ -2,7 +2,7 @@
 
 use attune_domain::{
     access::{Role, Scope},
-    id::{ApiKey as ApiKeyKind, ApiKeyId, ProjectId},
+    id::{ApiKey as ApiKeyKind, ProjectId},
 };
 use attune_store::{
     api_key::{self, NewKey},
@@ -15,12 +15,12 @@ use axum::{
 };
 use chrono::{TimeDelta, Utc};
 
-use super::projects;
 use crate::{
     app::App,
     body::Body,
     caller::Administrator,
     error::{ApiError, ErrorBody},
+    given::named,
     page::{List, Params},
     wire::{
         file::Deleted,
@@ -125,12 +125,7 @@ pub async fn delete(
 /// [`ApiError::NotFound`]: the organization has no such project. [`ApiError::Internal`].
 pub async fn open(app: &App, administrator: &Administrator, id: String) -> Result<(Tx, ProjectId), ApiError> {
     let mut db = app.organization(administrator.organization_id).await?;
-    let found = tenant::get(&mut db, administrator.organization_id, projects::named(&id)?).await;
+    let found = tenant::get(&mut db, administrator.organization_id, named(&id)?).await;
     let project = found.map_err(ApiError::on_read(id))?;
     Ok((db, project.project_id))
-}
-
-/// What is not an id names no key.
-fn named(id: &str) -> Result<ApiKeyId, ApiError> {
-    id.parse().map_err(|_| ApiError::NotFound { noun: "API key", name: id.chars().take(80).collect() })
 }

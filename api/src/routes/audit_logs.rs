@@ -10,6 +10,7 @@ use crate::{
     app::App,
     caller::Administrator,
     error::{ApiError, ErrorBody},
+    given::shown,
     page::{List, Params},
     wire::organization::AuditLogView,
 };
@@ -58,7 +59,7 @@ fn ids(query: &mut Params, name: &str) -> Result<Vec<Uuid>, ApiError> {
     let read = |text: String| {
         let digits = text.rsplit(['-', '_']).next().filter(|digits| digits.len() == 32);
         digits.and_then(|digits| Uuid::try_parse(digits).ok()).ok_or_else(|| {
-            let shown: String = text.chars().take(80).collect();
+            let shown = shown(&text);
             ApiError::invalid(name, format!("Invalid '{name}': '{shown}' is not an id."))
         })
     };

@@ -2,7 +2,7 @@
 
 use attune_domain::{
     batch::BatchState,
-    id::{Batch as BatchKind, BatchId, FileId},
+    id::{Batch as BatchKind, FileId},
 };
 use attune_store::{
     batch::{self, NewBatch as NewRow},
@@ -21,6 +21,7 @@ use crate::{
     body::Body,
     caller::Caller,
     error::{ApiError, ErrorBody},
+    given::{named, shown},
     page::{List, Params},
     wire::batch::{BatchView, NewBatch},
 };
@@ -54,7 +55,7 @@ pub async fn create(
 /// The file that a batch reads; it cannot be deleted until the transaction ends.
 async fn input(tx: &mut PgConnection, project: attune_domain::id::ProjectId, named: &str) -> Result<FileId, ApiError> {
     const PARAM: &str = "input_file_id";
-    let shown: String = named.chars().take(80).collect();
+    let shown = shown(named);
     let missing = || ApiError::Invalid {
         param: Some(PARAM.into()),
         code: "file_not_found",
@@ -102,7 +103,7 @@ pub async fn retrieve(
     Path(id): Path<String>,
 ) -> Result<Json<BatchView>, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
-    let found = batch::get(&mut db, holder.project_id, parse(&id)?).await;
+    let found = batch::get(&mut db, holder.project_id, named(&id)?).await;
     Ok(Json(found.map_err(ApiError::on_read(id))?.into()))
 }
 
@@ -118,7 +119,7 @@ pub async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<BatchView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
-    let cancelled = match batch::cancel(&mut tx, holder.project_id, parse(&id)?).await {
+    let cancelled = match batch::cancel(&mut tx, holder.project_id, named(&id)?).await {
         Err(StoreError::Batch(step)) => return Err(ended(step.from)),
         cancelled => cancelled.map_err(ApiError::on_read(id))?,
     };
@@ -128,8 +129,4 @@ pub async fn cancel(
 
 fn ended(state: BatchState) -> ApiError {
     ApiError::Conflict(format!("The batch has ended, it is {}; it cannot be cancelled any more.", state.name()))
-}
-
-fn parse(id: &str) -> Result<BatchId, ApiError> {
-    id.parse().map_err(|_| ApiError::NotFound { noun: "batch", name: id.to_owned() })
 }

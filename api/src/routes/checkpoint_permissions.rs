@@ -16,6 +16,7 @@ use crate::{
     body::Body,
     caller::Caller,
     error::{ApiError, ErrorBody},
+    given::shown,
     page::{List, Params},
     wire::checkpoint_permission::{NewPermissions, PermissionDeleted, PermissionView},
 };
@@ -94,7 +95,7 @@ pub async fn delete(
     Caller(holder): Caller,
     Path((name, id)): Path<(String, String)>,
 ) -> Result<Json<PermissionDeleted>, ApiError> {
-    let missing = || ApiError::NotFound { noun: "checkpoint permission", name: id.chars().take(80).collect() };
+    let missing = || ApiError::NotFound { noun: "checkpoint permission", name: shown(&id) };
     let permission: CheckpointPermissionId = id.parse().map_err(|_| missing())?;
     let mut tx = app.tenant(holder.project_id).await?;
     let revoked = checkpoint_permission::revoke(&mut tx, holder.project_id, &name, permission).await;
@@ -123,7 +124,7 @@ fn projects(named: &[String]) -> Result<Vec<ProjectId>, ApiError> {
 }
 
 fn no_project(id: &str) -> ApiError {
-    let shown: String = id.chars().take(80).collect();
+    let shown = shown(id);
     ApiError::invalid("project_ids", format!("Invalid 'project_ids': the organization has no project '{shown}'."))
 }
 

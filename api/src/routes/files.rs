@@ -1,6 +1,6 @@
 //! Files: upload, list, look, read, preview, delete.
 
-use attune_domain::id::{File as FileKind, FileId};
+use attune_domain::id::File as FileKind;
 use attune_store::{
     file::{self, Page},
     objects::blob_key,
@@ -18,6 +18,7 @@ use crate::{
     content,
     error::{ApiError, ErrorBody},
     file_form,
+    given::named,
     page::{List, Params},
     preview,
     report::{self, Asked},
@@ -165,9 +166,4 @@ pub async fn delete(
     }
     tx.commit().await?;
     Ok(Json(Deleted { id, object: "file", deleted: true }))
-}
-
-/// What is not an id names no file.
-fn named(id: &str) -> Result<FileId, ApiError> {
-    id.parse().map_err(|_| ApiError::NotFound { noun: "file", name: id.chars().take(80).collect() })
 }

@@ -27,11 +27,11 @@ use sqlx::PgConnection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::jobs::named;
 use crate::{
     app::App,
     caller::Caller,
     error::{ApiError, ErrorBody},
+    given::named,
     page::{List, Params},
     wire::job_view::JobEventView,
 };

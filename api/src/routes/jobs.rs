@@ -1,6 +1,6 @@
 //! Fine-tuning jobs: make, list, look, cancel, pause, resume; their checkpoints.
 
-use attune_domain::id::{Job as JobKind, JobId};
+use attune_domain::id::Job as JobKind;
 use attune_store::{checkpoint, error::StoreError, job, money, pausing};
 use axum::{
     Json,
@@ -14,7 +14,9 @@ use crate::{
     body::Body,
     caller::Caller,
     error::{ApiError, ErrorBody},
-    estimate, job_making,
+    estimate,
+    given::named,
+    job_making,
     page::{List, Params},
     wire::{
         estimate::EstimateView,
@@ -215,9 +217,4 @@ pub async fn checkpoints(
     let behind = kept.iter().filter(|c| after.is_none_or(|after| c.checkpoint_id < after));
     let views = behind.map(|c| CheckpointView::new(c, &job, &holder.project)).collect();
     Ok(Json(List::cut(views, limit, |checkpoint: &CheckpointView| checkpoint.id.clone())))
-}
-
-/// What is not an id names no job.
-pub(super) fn named(id: &str) -> Result<JobId, ApiError> {
-    id.parse().map_err(|_| ApiError::NotFound { noun: "fine-tuning job", name: id.chars().take(80).collect() })
 }

@@ -9,13 +9,14 @@ use axum::{
 
 use super::{
     api_keys::open,
-    users::{already, named, page},
+    users::{already, page},
 };
 use crate::{
     app::App,
     body::Body,
     caller::Administrator,
     error::{ApiError, ErrorBody},
+    given::named,
     page::{List, Params},
     wire::{
         file::Deleted,

@@ -1,6 +1,6 @@
 //! The organization's projects: list, make, look, rename, archive.
 
-use attune_domain::id::{Project as ProjectKind, ProjectId};
+use attune_domain::id::Project as ProjectKind;
 use attune_store::{
     error::StoreError,
     tenant::{self, PROJECT_NAME_CHECK, PROJECT_NAME_KEY},
@@ -15,6 +15,7 @@ use crate::{
     body::Body,
     caller::Administrator,
     error::{ApiError, ErrorBody},
+    given::{named, shown},
     page::{List, Params},
     wire::organization::{NamedProject, ProjectView},
 };
@@ -123,7 +124,7 @@ fn plain(name: &str) -> Result<&str, ApiError> {
 }
 
 fn not_plain(name: &str) -> ApiError {
-    let shown: String = name.chars().take(80).collect();
+    let shown = shown(name);
     let allowed = "it must start with a lower-case letter or a digit and go on with at most 30 of a-z, 0-9 and '-'";
     ApiError::invalid("name", format!("Invalid 'name': '{shown}'; {allowed}."))
 }
@@ -136,12 +137,4 @@ fn refused(error: StoreError, name: &str) -> ApiError {
         return not_plain(name);
     }
     error.into()
-}
-
-/// What is not an id names no project.
-///
-/// # Errors
-/// [`ApiError::NotFound`].
-pub fn named(id: &str) -> Result<ProjectId, ApiError> {
-    id.parse().map_err(|_| ApiError::NotFound { noun: "project", name: id.chars().take(80).collect() })
 }

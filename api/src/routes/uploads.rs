@@ -22,6 +22,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     file_form,
     file_terms::{ExpiresAfter, Purpose, check_filename},
+    given::{named, shown},
     joining::{self, Join},
     wire::upload::{Completion, NewUpload, PartForm, PartView, UploadView},
 };
@@ -199,7 +200,7 @@ fn chosen(upload: &Upload, parts: Vec<Part>, ids: &[String]) -> Result<Vec<Part>
     let mut chosen = Vec::with_capacity(ids.len().min(MOST_PARTS));
     for (i, text) in ids.iter().enumerate() {
         let part = text.parse().ok().and_then(|id| known.remove(&id)).ok_or_else(|| {
-            let (param, shown) = (format!("part_ids[{i}]"), text.chars().take(80).collect::<String>());
+            let (param, shown) = (format!("part_ids[{i}]"), shown(text));
             let message = format!("Invalid '{param}': '{shown}' is no part of this upload, or is named twice.");
             ApiError::invalid(param, message)
         })?;
@@ -220,11 +221,6 @@ fn checked_md5(given: &str) -> Result<String, ApiError> {
     if given.len() == 32 && given.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(given.to_ascii_lowercase());
     }
-    let shown: String = given.chars().take(80).collect();
+    let shown = shown(given);
     Err(ApiError::invalid("md5", format!("Invalid 'md5': '{shown}' is not 32 hex digits.")))
-}
-
-/// What is not an id names no upload.
-fn named(id: &str) -> Result<UploadId, ApiError> {
-    id.parse().map_err(|_| ApiError::NotFound { noun: "upload", name: id.chars().take(80).collect() })
 }

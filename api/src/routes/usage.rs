@@ -12,6 +12,7 @@ use crate::{
     app::App,
     caller::Caller,
     error::{ApiError, ErrorBody},
+    given::shown,
     page::Params,
     wire::usage::{Bucket, CompletionsUsage, Cost, Page, TrainingUsage},
 };
@@ -197,7 +198,7 @@ fn keys(query: &mut Params) -> Result<Option<Vec<uuid::Uuid>>, ApiError> {
 fn page_start(page: &str) -> Result<i64, ApiError> {
     let start = page.strip_prefix("page_").and_then(|start| start.parse().ok());
     start.filter(|start| (0..=LATEST).contains(start)).ok_or_else(|| {
-        let shown: String = page.chars().take(80).collect();
+        let shown = shown(page);
         ApiError::invalid("page", format!("Invalid 'page': '{shown}' is no next_page of a report."))
     })
 }

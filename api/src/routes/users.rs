@@ -18,6 +18,7 @@ use crate::{
     body::Body,
     caller::Administrator,
     error::{ApiError, ErrorBody},
+    given::named,
     page::{List, Params},
     wire::{
         file::Deleted,
@@ -182,12 +183,4 @@ async fn not_the_last_owner(tx: &mut Tx, administrator: &Administrator, person: 
         return Err(ApiError::Conflict("This is the organization's last owner; make another one first.".into()));
     }
     Ok(())
-}
-
-/// What is not an id names nobody.
-///
-/// # Errors
-/// [`ApiError::NotFound`].
-pub fn named(id: &str) -> Result<PersonId, ApiError> {
-    id.parse().map_err(|_| ApiError::NotFound { noun: "user", name: id.chars().take(80).collect() })
 }

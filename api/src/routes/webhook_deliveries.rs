@@ -1,9 +1,6 @@
 //! What became of events at a webhook endpoint, and sending one again.
 
-use attune_domain::{
-    event::EventType,
-    id::{WebhookDelivery as DeliveryKind, WebhookDeliveryId},
-};
+use attune_domain::{event::EventType, id::WebhookDelivery as DeliveryKind};
 use attune_store::webhook_delivery::{self, Wanted};
 use axum::{
     Json,
@@ -15,6 +12,7 @@ use crate::{
     app::App,
     caller::Caller,
     error::{ApiError, ErrorBody},
+    given::named,
     page::{List, Params},
     wire::webhook::WebhookDeliveryView,
 };
@@ -101,9 +99,4 @@ fn kind(query: &mut Params) -> Result<Option<String>, ApiError> {
         Some(_) => Ok(Some(text)),
         None => Err(ApiError::invalid("event_type", format!("Invalid 'event_type': there is no '{text}'."))),
     }
-}
-
-/// What is not an id names no delivery.
-fn named(id: &str) -> Result<WebhookDeliveryId, ApiError> {
-    id.parse().map_err(|_| ApiError::NotFound { noun: "webhook delivery", name: id.chars().take(80).collect() })
 }

@@ -1,7 +1,7 @@
 //! Webhook endpoints: make, list, look, change, delete, rotate the secret, try. What is sent, and when, is the
 //! scheduler's.
 
-use attune_domain::id::{ProjectId, WebhookEndpoint as EndpointKind, WebhookEndpointId};
+use attune_domain::id::{ProjectId, WebhookEndpoint as EndpointKind};
 use attune_store::{
     webhook_delivery,
     webhook_endpoint::{self, MOST_PER_PROJECT, WebhookEndpoint},
@@ -17,6 +17,7 @@ use crate::{
     body::Body,
     caller::Caller,
     error::{ApiError, ErrorBody},
+    given::named,
     page::{List, Params},
     wire::{
         file::Deleted,
@@ -181,9 +182,4 @@ pub(super) fn enabled(endpoint: WebhookEndpoint) -> Result<WebhookEndpoint, ApiE
     Err(ApiError::Conflict(format!(
         "The webhook endpoint {id} is disabled: nothing is sent to it until it is enabled."
     )))
-}
-
-/// What is not an id names no endpoint.
-fn named(id: &str) -> Result<WebhookEndpointId, ApiError> {
-    id.parse().map_err(|_| ApiError::NotFound { noun: "webhook endpoint", name: id.chars().take(80).collect() })
 }

@@ -8,10 +8,8 @@ use attune_domain::{
 };
 use attune_store::{
     api_key::{self, NewKey},
-    config::{ObjectStoreConfig, WebhooksConfig},
-    db, member, mint,
-    objects::Objects,
-    tenant,
+    config::WebhooksConfig,
+    db, member, mint, tenant,
     testing::{self, Seed, seed},
 };
 use axum::{
@@ -93,7 +91,7 @@ impl World {
         let webhooks = WebhooksConfig { secret_key: Some("x".repeat(43).into()), ..WebhooksConfig::default() };
         let app = App {
             db: pool.clone(),
-            objects: nowhere(),
+            objects: testing::unreachable_objects(),
             http: reqwest::Client::new(),
             limits: Arc::new(Limits::default()),
             serving: Arc::new(Serving { wait_seconds: 0 }),
@@ -182,16 +180,4 @@ pub(crate) async fn trained(world: &World) -> (String, String, String) {
 /// What nobody ever made is nowhere.
 pub(crate) fn unknown_secret() -> String {
     mint::api_key()
-}
-
-/// An object store that answers nothing: what is tested here never gets that far.
-fn nowhere() -> Objects {
-    Objects::new(&ObjectStoreConfig {
-        endpoint: Some("http://127.0.0.1:9".into()),
-        region: "us-east-1".into(),
-        bucket: "attune".into(),
-        access_key_id: "key".into(),
-        secret_access_key: "secret".to_owned().into(),
-        path_style: true,
-    })
 }

@@ -7,7 +7,8 @@ use attune_store::batch::Batch;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{error::ApiError, file_terms::ExpiresAfter};
+use super::metadata;
+use crate::{error::ApiError, file_terms::ExpiresAfter, given::shown};
 
 /// Where a batch's requests may go.
 const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
@@ -37,7 +38,6 @@ impl NewBatch {
     /// # Errors
     /// [`ApiError::Invalid`], naming the field.
     pub fn check(&self) -> Result<(), ApiError> {
-        let shown = |text: &str| text.chars().take(80).collect::<String>();
         if !ENDPOINTS.contains(&self.endpoint.as_str()) {
             let (given, allowed) = (shown(&self.endpoint), ENDPOINTS.join(", "));
             let message = format!("Invalid 'endpoint': '{given}'; allowed: {allowed}.");
@@ -48,16 +48,7 @@ impl NewBatch {
             let message = format!("Invalid 'completion_window': '{given}'; the only one is '24h'.");
             return Err(ApiError::invalid("completion_window", message));
         }
-        let metadata = self.metadata.iter().flatten();
-        if metadata.clone().count() > 16 {
-            return Err(ApiError::invalid("metadata", "Invalid 'metadata': at most 16 pairs are kept."));
-        }
-        for (key, value) in metadata {
-            if key.is_empty() || key.chars().count() > 64 || value.chars().count() > 512 {
-                let message = "Invalid 'metadata': a key has 1 to 64 characters, a value at most 512.";
-                return Err(ApiError::invalid("metadata", message));
-            }
-        }
+        self.metadata.as_ref().map_or(Ok(()), metadata::check)?;
         self.output_expires_after.clone().map(ExpiresAfter::check).transpose().map(drop)
     }
 }

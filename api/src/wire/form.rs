@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::{error::ApiError, given};
 
 /// The most tools in one request. Source: OpenAI's API reference.
 const MOST_TOOLS: usize = 128;
@@ -221,7 +221,7 @@ fn check_name(at: &str, name: &str) -> Result<(), ApiError> {
     if plain && (1..=LONGEST_NAME).contains(&name.len()) {
         return Ok(());
     }
-    let shown: String = name.chars().take(80).collect();
+    let shown = given::shown(name);
     let message =
         format!("Invalid '{at}': '{shown}'; letters, digits, '_' and '-' are taken, from 1 to {LONGEST_NAME}.");
     Err(ApiError::invalid(at, message))

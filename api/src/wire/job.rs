@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::{
     auto::{AutoFloat, AutoInt},
     job_fields::{AdapterFields, QuantizationFields, TrainerFields},
+    metadata,
     money::{ComputeChange, ComputeFields},
 };
 use crate::error::ApiError;
@@ -180,22 +181,7 @@ impl NewJob {
                 return Err(ApiError::invalid("suffix", message));
             }
         }
-        let Some(metadata) = &self.metadata else { return Ok(()) };
-        if metadata.len() > 16 {
-            return Err(ApiError::invalid("metadata", "Invalid 'metadata': at most 16 pairs are kept."));
-        }
-        for (key, value) in metadata {
-            if key.is_empty()
-                || key.chars().count() > 64
-                || value.chars().count() > 512
-                || has_nul(key)
-                || has_nul(value)
-            {
-                let message = "Invalid 'metadata': a key has 1 to 64 characters, a value at most 512, and none is NUL.";
-                return Err(ApiError::invalid("metadata", message));
-            }
-        }
-        Ok(())
+        self.metadata.as_ref().map_or(Ok(()), metadata::check)
     }
 
     /// The same field must not be given in both places.
@@ -215,11 +201,6 @@ impl NewJob {
     pub fn as_it_came(&self) -> Value {
         json!({ "hyperparameters": self.asked_hyperparameters().unwrap_or_default() })
     }
-}
-
-/// Postgres keeps no NUL in its texts.
-fn has_nul(text: &str) -> bool {
-    text.contains('\0')
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub mod job;
 pub mod job_fields;
 /// A job as it is shown.
 pub mod job_view;
+/// Labels of jobs and batches.
+pub mod metadata;
 /// Models.
 pub mod model;
 /// Prices, caps and budgets.

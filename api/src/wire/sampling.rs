@@ -6,7 +6,7 @@ use attune_domain::serve::Sampling;
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::{error::ApiError, given::shown};
 
 /// The longest list of stop strings. Source: OpenAI's API reference.
 const MOST_STOPS: usize = 4;
@@ -101,7 +101,7 @@ impl Shared<'_> {
     fn biases(&self) -> Result<BTreeMap<u32, f64>, ApiError> {
         let mut biases = BTreeMap::new();
         for (id, bias) in self.logit_bias.into_iter().flatten() {
-            let param = format!("logit_bias.{}", id.chars().take(80).collect::<String>());
+            let param = format!("logit_bias.{}", shown(id));
             let Ok(token) = id.parse() else {
                 return Err(ApiError::invalid(&param, format!("Invalid '{param}': a token's id is a whole number.")));
             };

@@ -5,7 +5,7 @@ use attune_store::upload::{Part, Upload};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{error::ApiError, file_terms::ExpiresAfter, wire::file::FileView};
+use crate::{error::ApiError, file_terms::ExpiresAfter, given::shown, wire::file::FileView};
 
 /// An upload to be begun.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -40,7 +40,7 @@ impl NewUpload {
         match essence.split_once('/') {
             Some((kind, subtype)) if self.mime_type.len() <= 255 && plain(kind) && plain(subtype) => Ok(()),
             _ => {
-                let shown: String = self.mime_type.chars().take(80).collect();
+                let shown = shown(&self.mime_type);
                 let message = format!("Invalid 'mime_type': '{shown}' is not of the form 'type/subtype'.");
                 Err(ApiError::invalid("mime_type", message))
             }
