@@ -25,6 +25,7 @@ end
 """
 CREATES = """
 wrk.method = "POST"
+wrk.path = "/v1/fine_tuning/jobs"
 wrk.body = %s
 wrk.headers["Content-Type"] = "application/json"
 """
@@ -41,7 +42,7 @@ def parse():
     parser.add_argument("--binaries", required=True, help="the folder of attune and the other programs")
     parser.add_argument("--base", required=True, help="a base model's folder, for jobs to name")
     parser.add_argument("--seconds", type=int, default=10, help="of each load")
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--gibibytes", type=float, default=2)
     return parser.parse_args()
 
@@ -78,7 +79,7 @@ class Platform:
         return json.loads(subprocess.check_output([self.attune, *arguments, "--json"], env=env, text=True))
 
     def call(self, path, body=None):
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode() if body else None,
+        request = urllib.request.Request(self.url + path, None if body is None else json.dumps(body).encode(),
                                          {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"})
         return json.load(urllib.request.urlopen(request))
 
