@@ -9,6 +9,8 @@ use utoipa::{
     },
 };
 
+use crate::wire::query;
+
 /// The frame.
 #[derive(OpenApi)]
 #[openapi(
@@ -18,6 +20,14 @@ use utoipa::{
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     modifiers(&Key),
+    // Those of query parameters are not found by themselves.
+    components(schemas(
+        query::AnyId,
+        query::CompletionsGroup,
+        query::CostsGroup,
+        query::KeyId,
+        query::TrainingGroup
+    )),
     security(("api_key" = [])),
     tags(
         (name = "Files", description = "Datasets, checked row by row, and whatever else is to be kept."),

@@ -10,7 +10,10 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::{error::ApiError, given::shown};
+
+/// The last moment that a query may be about: the year 9999.
+pub const LATEST: i64 = 253_402_300_799;
 
 /// A part of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -80,6 +83,19 @@ impl Params {
             (_, Some(_)) => Err(ApiError::invalid(name, format!("'{name}' is given twice."))),
             (value, None) => Ok(value),
         }
+    }
+
+    /// A Unix time, in seconds.
+    ///
+    /// # Errors
+    /// It is none from 0 to [`LATEST`].
+    pub fn moment(&mut self, name: &str) -> Result<Option<i64>, ApiError> {
+        let Some(text) = self.take(name)? else { return Ok(None) };
+        let moment = text.parse().ok().filter(|moment| (0..=LATEST).contains(moment));
+        moment.map(Some).ok_or_else(|| {
+            let shown = shown(&text);
+            ApiError::invalid(name, format!("Invalid '{name}': {shown} is not a Unix time from 0 to {LATEST}."))
+        })
     }
 
     /// All values of `name`, or of `name[]`, as clients write lists.

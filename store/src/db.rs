@@ -127,9 +127,8 @@ pub async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What must hold whichever migration came last. A request puts messages on a queue; workers take them off. Tables that
-/// users change and that are younger than the audit log are noted in it. Several statements in one text are one
-/// transaction.
+/// What must hold whichever migration came last. A request puts messages on a queue; workers take them off. Several
+/// statements in one text are one transaction.
 const AFTER_MIGRATIONS: &str = "
     select pg_advisory_xact_lock(hashtext('attune: after migrations'));
     grant select on public._sqlx_migrations to attune_platform;
@@ -137,18 +136,6 @@ const AFTER_MIGRATIONS: &str = "
     grant select, insert on apalis.jobs to attune_app;
     grant select, insert, update, delete on all tables in schema apalis to attune_platform;
     grant usage on all sequences in schema apalis to attune_platform;
-    do $$
-    declare
-        audited text[];
-    begin
-        foreach audited slice 1 in array array[['webhook_endpoint', 'webhook_endpoint', 'webhook_endpoint_id']] loop
-            if not exists (select from pg_trigger
-                where tgrelid = to_regclass(audited[1]) and tgname = 'note_change') then
-                perform audit_table(audited[1]::regclass, audited[2], audited[3]);
-            end if;
-        end loop;
-    end
-    $$;
 ";
 
 /// Waits until another process has brought the schema up to date.

@@ -140,7 +140,7 @@ test('tools are called', async () => {
   const parameters = { type: 'object', additionalProperties: false, required: ['city'],
     properties: { city: { enum: ['Oslo', 'Rome'] } } };
   const said = await client.chat.completions.create({
-    model: 'tiny-tools', messages, tool_choice: 'required', max_tokens: 120,
+    model: 'tiny-tools', messages, tool_choice: 'required', parallel_tool_calls: false, seed: 1, max_tokens: 120,
     tools: [{ type: 'function', function: { name: 'weather', strict: true, parameters } }],
   });
   assert.equal(said.choices[0].finish_reason, 'tool_calls');

@@ -24,17 +24,25 @@ RULES_BEYOND_THE_SCHEMA = [
     "report_file", "create_chat_completion", "create_completion", "create_base_model", "put_blob", "find_blob",
     "create_batch", "import_adapter", "set_adapter_alias", "create_webhook_endpoint", "update_webhook_endpoint",
     "list_webhook_deliveries", "create_project", "create_user", "create_project_api_key", "set_budget", "update_job",
+    # What has ended cannot be stopped; a base model cannot be deleted.
+    "cancel_job", "pause_job", "resume_job", "cancel_batch", "cancel_upload", "delete_model",
+    # A stream has no limit; the most buckets depend on their width; a permission names a project that must be there.
+    "list_job_events", "usage_completions", "usage_training", "create_checkpoint_permissions",
 ]
 
 client = openai.OpenAI(max_retries=0)
 file = client.files.create(file=open(os.environ["ATTUNE_ROWS"], "rb"), purpose="fine-tune")
 job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, hyperparameters={"n_epochs": 1})
 
+# The requests come from the key of the first project: it must live to the end.
+fuzzed, archived = (client.post("/organization/projects", body={"name": name}, cast_to=object)["id"] for name in ("fuzzed", "archived"))
+
 
 def configuration(known_operations):
     """schemathesis.toml: ids that exist for path parameters, and where a 400 is right."""
-    ids = {"file_id": file.id, "job_id": job.id, "model": "tiny", "name": "tiny"}
+    ids = {"file_id": file.id, "job_id": job.id, "model": "tiny", "name": "tiny", "project_id": fuzzed}
     lines = ["[parameters]", *(f'"path.{name}" = "{value}"' for name, value in ids.items())]
+    lines += ["[[operations]]", 'include-operation-id = "archive_project"', f'parameters = {{ "path.project_id" = "{archived}" }}']
     for operation in RULES_BEYOND_THE_SCHEMA:
         if operation in known_operations:
             lines += ["[[operations]]", f'include-operation-id = "{operation}"',

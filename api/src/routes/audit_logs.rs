@@ -12,7 +12,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     given::shown,
     page::{List, Params},
-    wire::organization::AuditLogView,
+    wire::{organization::AuditLogView, query::AnyId},
 };
 
 /// List what was changed in the organization and its projects, newest first.
@@ -23,12 +23,12 @@ use crate::{
     params(
         ("after" = Option<String>, Query, pattern = "^audit_log-[0-9a-f]{32}$", description = "The list goes on behind the line of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
-        ("project_ids[]" = Option<Vec<String>>, Query, description = "Only in these projects."),
+        ("project_ids[]" = Option<Vec<AnyId>>, Query, description = "Only in these projects."),
         ("event_types[]" = Option<Vec<String>>, Query, description = "Only of these types: `file.created`."),
-        ("actor_ids[]" = Option<Vec<String>>, Query, description = "Only by these keys and users."),
-        ("resource_ids[]" = Option<Vec<String>>, Query, description = "Only about these."),
-        ("effective_at[gte]" = Option<i64>, Query, description = "Not before; Unix time, in seconds."),
-        ("effective_at[lt]" = Option<i64>, Query, description = "Before; Unix time, in seconds."),
+        ("actor_ids[]" = Option<Vec<AnyId>>, Query, description = "Only by these keys and users."),
+        ("resource_ids[]" = Option<Vec<AnyId>>, Query, description = "Only about these."),
+        ("effective_at[gte]" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Not before; Unix time, in seconds."),
+        ("effective_at[lt]" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Before; Unix time, in seconds."),
     ),
     responses((status = 200, body = List<AuditLogView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -42,8 +42,8 @@ pub async fn list(
         events: query.take_all("event_types"),
         actors: ids(&mut query, "actor_ids")?,
         objects: ids(&mut query, "resource_ids")?,
-        since: moment(&mut query, "effective_at[gte]")?,
-        until: moment(&mut query, "effective_at[lt]")?,
+        since: moment(query.moment("effective_at[gte]")?),
+        until: moment(query.moment("effective_at[lt]")?),
         after: query.after::<AuditLog>()?,
         limit: limit + 1,
     };
@@ -66,8 +66,6 @@ fn ids(query: &mut Params, name: &str) -> Result<Vec<Uuid>, ApiError> {
     query.take_all(name).into_iter().map(read).collect()
 }
 
-fn moment(query: &mut Params, name: &str) -> Result<Option<DateTime<Utc>>, ApiError> {
-    let Some(text) = query.take(name)? else { return Ok(None) };
-    let seconds = text.parse().ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
-    seconds.map(Some).ok_or_else(|| ApiError::invalid(name, format!("Invalid '{name}': '{text}' is no Unix time.")))
+fn moment(seconds: Option<i64>) -> Option<DateTime<Utc>> {
+    seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0))
 }

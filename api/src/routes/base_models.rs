@@ -28,7 +28,8 @@ use crate::{
 /// See whether a blob is there.
 #[utoipa::path(head, path = "/v1/base_models/blobs/{sha256}", tag = "Base models", operation_id = "find_blob",
     params(("sha256" = String, Path, description = "SHA-256 of the content, in lower-case hex.")),
-    responses((status = 200, description = "It is there."), (status = 404, description = "It is not.")))]
+    responses((status = 200, description = "It is there."), (status = 404, description = "It is not."),
+        (status = "4XX", description = "As everywhere, without a body.")))]
 pub async fn find_blob(
     State(app): State<App>,
     Caller(holder): Caller,

@@ -61,7 +61,7 @@ pub async fn create(
         ("project_id" = Option<String>, Query, description = "Only this project's."),
         ("after" = Option<String>, Query, pattern = "^cp_[0-9a-f]{32}$", description = "The list goes on behind the permission of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "10 if left out."),
-        ("order" = Option<String>, Query, description = "`ascending`, or `descending`, the default."),
+        ("order" = Option<String>, Query, pattern = "^(ascending|descending)$", description = "`ascending`, or `descending`, the default."),
     ),
     responses((status = 200, body = List<PermissionView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(

@@ -51,7 +51,7 @@ pub async fn create(
     params(
         ("after" = Option<String>, Query, pattern = "^file-[0-9a-f]{32}$", description = "The list goes on behind the file of this id."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 10000, description = "10000 if left out."),
-        ("order" = Option<String>, Query, description = "By birth: `desc`, the default, or `asc`."),
+        ("order" = Option<String>, Query, pattern = "^(asc|desc)$", description = "By birth: `desc`, the default, or `asc`."),
         ("purpose" = Option<String>, Query, description = "Only files for this."),
     ),
     responses((status = 200, body = List<FileView>), (status = "4XX", body = ErrorBody)))]

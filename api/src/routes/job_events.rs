@@ -33,7 +33,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     given::named,
     page::{List, Params},
-    wire::job_view::JobEventView,
+    wire::{job_view::JobEventView, query::ServerSentEvent},
 };
 
 /// At the same time, of all callers together.
@@ -62,7 +62,7 @@ const PART: i64 = 500;
         ("Last-Event-ID" = Option<String>, Header, description = "Of a stream: as `after`, which it wins over."),
     ),
     responses((status = 200, description = "A list; or a stream of events.",
-        content((List<JobEventView> = "application/json"), (String = "text/event-stream"))),
+        content((List<JobEventView> = "application/json"), (ServerSentEvent = "text/event-stream"))),
         (status = "4XX", body = ErrorBody)))]
 pub async fn events(
     State(app): State<App>,

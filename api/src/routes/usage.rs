@@ -13,8 +13,11 @@ use crate::{
     caller::Caller,
     error::{ApiError, ErrorBody},
     given::shown,
-    page::Params,
-    wire::usage::{Bucket, CompletionsUsage, Cost, Page, TrainingUsage},
+    page::{LATEST, Params},
+    wire::{
+        query::{CompletionsGroup, CostsGroup, KeyId, TrainingGroup},
+        usage::{Bucket, CompletionsUsage, Cost, Page, TrainingUsage},
+    },
 };
 
 /// Widths of buckets: name, seconds, how many are given if nothing is said, and how many at the most.
@@ -23,18 +26,15 @@ const WIDTHS: [(&str, i64, i64, i64); 3] = [("1m", 60, 60, 1440), ("1h", 3600, 2
 /// Buckets of costs at the most.
 const MOST_COSTS: i64 = 180;
 
-/// The last moment that a report may be about: the year 9999.
-const LATEST: i64 = 253_402_300_799;
-
 /// Report what answers used.
 #[utoipa::path(get, path = "/v1/organization/usage/completions", tag = "Usage", operation_id = "usage_completions",
     params(
         ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; the report begins with its bucket."),
         ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; now, if left out."),
         ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$", description = "`1m`, `1h` or `1d`, the default."),
-        ("group_by" = Option<Vec<String>>, Query, description = "`project_id`, `api_key_id`, `model`, `adapter_id`."),
+        ("group_by" = Option<Vec<CompletionsGroup>>, Query, description = "One line for each."),
         ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
-        ("api_key_ids" = Option<Vec<String>>, Query, description = "Only these keys'."),
+        ("api_key_ids" = Option<Vec<KeyId>>, Query, description = "Only these keys'."),
         ("models" = Option<Vec<String>>, Query, description = "Only these models'."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1440, description = "Buckets: 7 of `1d` (31 at the most), 24 of `1h` (168), 60 of `1m` (1440)."),
         ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$", description = "`next_page` of the part before."),
@@ -55,9 +55,9 @@ pub async fn completions(
         ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; the report begins with its bucket."),
         ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; now, if left out."),
         ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$", description = "`1m`, `1h` or `1d`, the default."),
-        ("group_by" = Option<Vec<String>>, Query, description = "`project_id`, `api_key_id`, `model`, `fine_tuning_job_id`."),
+        ("group_by" = Option<Vec<TrainingGroup>>, Query, description = "One line for each."),
         ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
-        ("api_key_ids" = Option<Vec<String>>, Query, description = "Only jobs of these keys."),
+        ("api_key_ids" = Option<Vec<KeyId>>, Query, description = "Only jobs of these keys."),
         ("models" = Option<Vec<String>>, Query, description = "Only over these bases."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1440, description = "As for completions."),
         ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$", description = "`next_page` of the part before."),
@@ -78,7 +78,7 @@ pub async fn training(
         ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; the report begins with its day."),
         ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; now, if left out."),
         ("bucket_width" = Option<String>, Query, pattern = "^1d$", description = "Only `1d`."),
-        ("group_by" = Option<Vec<String>>, Query, description = "`project_id`, `line_item`."),
+        ("group_by" = Option<Vec<CostsGroup>>, Query, description = "One line for each."),
         ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 180, description = "Days; 7 if left out."),
         ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$", description = "`next_page` of the part before."),
@@ -201,17 +201,6 @@ fn page_start(page: &str) -> Result<i64, ApiError> {
         let shown = shown(page);
         ApiError::invalid("page", format!("Invalid 'page': '{shown}' is no next_page of a report."))
     })
-}
-
-impl Params {
-    /// A moment in Unix seconds.
-    fn moment(&mut self, name: &str) -> Result<Option<i64>, ApiError> {
-        let Some(text) = self.take(name)? else { return Ok(None) };
-        let moment = text.parse().ok().filter(|moment| (0..=LATEST).contains(moment));
-        moment.map(Some).ok_or_else(|| {
-            ApiError::invalid(name, format!("Invalid '{name}': {text} is not a Unix time from 0 to {LATEST}."))
-        })
-    }
 }
 
 #[cfg(test)]

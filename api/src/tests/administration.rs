@@ -124,13 +124,27 @@ async fn every_change_is_in_the_log_with_who_and_what(pool: PgPool) {
     assert_eq!(world.call(Method::DELETE, &file, &world.key, None).await.status, StatusCode::OK);
     assert_eq!(world.call(Method::DELETE, &file, &world.key, None).await.status, StatusCode::NOT_FOUND);
     let project = post(&world, "/v1/organization/projects", &owner, json!({"name": "second"})).await;
+    let upload = json!({"filename": "a.jsonl", "purpose": "fine-tune", "bytes": 9, "mime_type": "text/jsonl"});
+    let upload = post(&world, "/v1/uploads", &world.key, upload).await["id"].as_str().unwrap().to_owned();
+    post(&world, &format!("/v1/uploads/{upload}/cancel"), &world.key, json!({})).await;
+    post(&world, "/v1/budget", &world.key, json!({"monthly_usd": 5})).await;
+    post(&world, "/v1/budget", &world.key, json!({"monthly_usd": 6})).await;
     assert_eq!(world.get("/v1/files", &world.key).await.status, StatusCode::OK);
 
     let log = world.get("/v1/organization/audit_logs", &owner).await.json();
     let lines = log["data"].as_array().unwrap();
     let told: Vec<_> =
         lines.iter().map(|line| (line["type"].as_str().unwrap(), line["operation"].as_str().unwrap())).collect();
-    assert_eq!(told, [("project.created", "create_project"), ("file.deleted", "delete_file")], "{log:#}");
+    let newer = [
+        ("budget.updated", "set_budget"),
+        ("budget.created", "set_budget"),
+        ("upload.updated", "cancel_upload"),
+        ("upload.created", "create_upload"),
+    ];
+    let older = [("project.created", "create_project"), ("file.deleted", "delete_file")];
+    assert_eq!(told, [&newer[..], &older[..]].concat(), "{log:#}");
+    assert_eq!((&lines[1]["object_id"], &lines[2]["object_id"]), (&lines[1]["project"]["id"], &json!(upload)));
+    let lines = &lines[newer.len()..];
     assert_eq!((&lines[0]["actor"]["type"], &lines[0]["object_id"]), (&json!("session"), &project["id"]));
     assert_eq!(lines[1]["object_id"], world.seed.file_id.to_string());
     assert_eq!(lines[1]["project"]["name"], "default");

@@ -42,6 +42,8 @@ pub mod money;
 pub mod organization;
 /// Previews of a file's rows.
 pub mod preview;
+/// Lists in query parameters.
+pub mod query;
 /// Reports on datasets.
 pub mod report;
 /// What chats and completions ask of the drawing of tokens.

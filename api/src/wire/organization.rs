@@ -41,7 +41,7 @@ impl From<Project> for ProjectView {
 #[serde(deny_unknown_fields)]
 pub struct NamedProject {
     /// Lower-case letters, digits and `-`, at most 31.
-    #[schema(example = "support")]
+    #[schema(example = "support", pattern = "^[a-z0-9][a-z0-9-]{0,30}$")]
     pub name: String,
 }
 
@@ -104,6 +104,7 @@ pub struct NewApiKey {
     /// organization's administration, is never meant by that, and only an owner gives it.
     pub scopes: Option<Vec<String>>,
     /// In how many seconds it expires; never if left out.
+    #[schema(minimum = 1, maximum = 4294967295.0)]
     pub expires_in_seconds: Option<u32>,
 }
 
@@ -155,6 +156,7 @@ pub struct NewUser {
     /// The `sub` of their tokens; 1 to 255 characters.
     pub subject: String,
     /// `viewer`, `member`, `admin` or `owner`.
+    #[schema(pattern = "^(viewer|member|admin|owner)$")]
     pub role: String,
     /// For people; the issuer's word replaces it.
     pub email: Option<String>,
@@ -169,6 +171,7 @@ pub struct NewProjectUser {
     /// Their id in the organization.
     pub user_id: String,
     /// `viewer`, `member`, `admin` or `owner`.
+    #[schema(pattern = "^(viewer|member|admin|owner)$")]
     pub role: String,
 }
 
@@ -177,6 +180,7 @@ pub struct NewProjectUser {
 #[serde(deny_unknown_fields)]
 pub struct ChangedRole {
     /// `viewer`, `member`, `admin` or `owner`.
+    #[schema(pattern = "^(viewer|member|admin|owner)$")]
     pub role: String,
 }
 
@@ -288,9 +292,12 @@ fn object_id(event: &str, id: uuid::Uuid) -> String {
     match noun {
         "file" => id::FileId::new(id).to_string(),
         "job" => id::JobId::new(id).to_string(),
-        "adapter" => id::AdapterVersionId::new(id).to_string(),
+        "adapter" | "adapter.alias" => id::AdapterVersionId::new(id).to_string(),
         "base_model" => id::BaseModelId::new(id).to_string(),
-        "project" => id::ProjectId::new(id).to_string(),
+        "project" | "budget" => id::ProjectId::new(id).to_string(),
+        "upload" => id::UploadId::new(id).to_string(),
+        "batch" => id::BatchId::new(id).to_string(),
+        "checkpoint.permission" => id::CheckpointPermissionId::new(id).to_string(),
         "api_key" => id::ApiKeyId::new(id).to_string(),
         "webhook_endpoint" => id::WebhookEndpointId::new(id).to_string(),
         "user" | "project.user" => id::PersonId::new(id).to_string(),

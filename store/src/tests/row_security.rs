@@ -41,6 +41,41 @@ async fn every_table_of_tenants_is_protected_and_forced(pool: PgPool) {
     assert_eq!(loose, [""; 0], "a policy for the application that asks for no tenant");
 }
 
+/// Tables that the application writes to and no audit log tells of: what comes with a change that is noted, the platform's
+/// own notes, and what is no change of anything.
+const UNAUDITED: [&str; 16] = [
+    "adapter",            // comes with its first version
+    "adapter_alias_move", // comes with the alias
+    "audit_log",
+    "base_model_file", // comes with the model
+    "batch_answer",
+    "checkpoint",
+    "idempotency_key",
+    "job_event",
+    "loose_blob",
+    "outbox",
+    "person", // is let in through its membership
+    "run",
+    "upload_part", // comes with the upload
+    "usage",
+    "webhook_attempt",
+    "webhook_delivery",
+];
+
+#[sqlx::test(migrations = false)]
+async fn what_users_change_is_audited(pool: PgPool) {
+    seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let silent = names(
+        &mut conn,
+        "select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
+             and has_table_privilege('attune_app', oid, 'insert, update, delete')
+             and not exists (select from pg_trigger where tgrelid = pg_class.oid and tgname = 'note_change') order by 1",
+    )
+    .await;
+    assert_eq!(silent, UNAUDITED, "a table that users change calls audit_table in its migration");
+}
+
 #[sqlx::test(migrations = false)]
 async fn the_applications_roles_own_nothing_and_pass_no_policy(pool: PgPool) {
     seed(&pool).await.unwrap();
