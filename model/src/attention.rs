@@ -3,16 +3,22 @@
 //! Shapes: `s` query rows, `k` key rows (`k ≥ s`: the queries are the last of them), `h` query heads, `g` query heads per
 //! key head, `n` key heads (`h = n·g`), `d` head width.
 //!
-//! On a CPU this is libtorch's flash kernel, which never holds a whole row of probabilities; the key heads are the batch
-//! and the query heads of one key head its heads, so that keys and values are not repeated. Other devices, and the tests'
-//! reference, take the plain way below.
+//! Training on a CPU is by `tiles.rs`, a whole batch at once. Over a cache it is libtorch's flash kernel, which never holds a
+//! whole row of probabilities; the key heads are the batch and the query heads of one key head its heads, so that keys and
+//! values are not repeated. Other devices, and the tests' reference, take the plain way below.
 //!
 //! Sources: Vaswani et al., arXiv:1706.03762, §3.2.1; Ainslie et al., arXiv:2305.13245 (groups); Jiang et al.,
 //! arXiv:2310.06825, §2 (window); Dao et al., arXiv:2205.14135, algorithms 2 and 4.
 
 use tch::{Device, Kind, Tensor};
 
-use crate::error::ModelError;
+use crate::{
+    error::ModelError,
+    ffi::{numbers, numbers_mut},
+    kernels::Real,
+    segments::Segment,
+    tiles,
+};
 
 /// The numbers of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +146,60 @@ impl Attention {
         })
     }
 
+    /// Whether [`Self::forward_tiles`] takes these rows.
+    pub(crate) fn takes_tiles(kind: Kind, device: Device) -> bool {
+        device == Device::Cpu && matches!(kind, Kind::Float | Kind::Double)
+    }
+
+    /// All segments of a batch at once: the rotated `heads: [t, h+2n, d]` to `[t, h·d]`, and what the backward needs.
+    pub(crate) fn forward_tiles(&self, heads: &Tensor, segments: &[Segment]) -> Result<(Tensor, Tensor), ModelError> {
+        let (rows, _, d) = heads.size3()?;
+        let like = (heads.f_kind()?, heads.device());
+        let mut out = Tensor::f_empty([rows, self.heads * d], like)?; // [t, h·d]
+        let mut logsumexp = Tensor::f_empty([rows, self.heads], like)?; // [t, h]
+        match like.0 {
+            Kind::Float => self.run_tiles::<f32>(heads, segments, (&mut out, &mut logsumexp))?,
+            _ => self.run_tiles::<f64>(heads, segments, (&mut out, &mut logsumexp))?,
+        }
+        Ok((out, logsumexp))
+    }
+
+    fn run_tiles<T: Real>(
+        &self,
+        heads: &Tensor,
+        segments: &[Segment],
+        (out, logsumexp): (&mut Tensor, &mut Tensor),
+    ) -> Result<(), ModelError> {
+        let made = (numbers_mut::<T>(out)?, numbers_mut::<T>(logsumexp)?);
+        tiles::forward(self, numbers(heads)?, segments, made);
+        Ok(())
+    }
+
+    /// From `d_out: [t, h·d]`, and [`Self::forward_tiles`]'s `heads`, `out` and `logsumexp`, to `[t, h+2n, d]`.
+    pub(crate) fn backward_tiles(
+        &self,
+        d_out: &Tensor,
+        forward: (&Tensor, &Tensor, &Tensor),
+        segments: &[Segment],
+    ) -> Result<Tensor, ModelError> {
+        match d_out.f_kind()? {
+            Kind::Float => self.run_tiles_back::<f32>(d_out, forward, segments),
+            _ => self.run_tiles_back::<f64>(d_out, forward, segments),
+        }
+    }
+
+    fn run_tiles_back<T: Real>(
+        &self,
+        d_out: &Tensor,
+        (heads, out, logsumexp): (&Tensor, &Tensor, &Tensor),
+        segments: &[Segment],
+    ) -> Result<Tensor, ModelError> {
+        let mut d_heads = heads.f_zeros_like()?; // [t, h+2n, d]
+        let forward = tiles::Forward { heads: numbers(heads)?, out: numbers(out)?, logsumexp: numbers(logsumexp)? };
+        tiles::backward::<T>(self, numbers(d_out)?, forward, segments, numbers_mut(&mut d_heads)?);
+        Ok(d_heads)
+    }
+
     /// The mask that the plain way needs where the kernel has its causal rule.
     fn full_mask(&self, mask: Option<&Tensor>, query: &Tensor) -> Result<Option<Tensor>, ModelError> {
         let rows = query.size4()?.2;
@@ -194,6 +254,8 @@ fn scores(scale: f64, query: &Tensor, key: &Tensor, mask: Option<&Tensor>) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
@@ -239,5 +301,79 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Tiles and the kernel over one sequence after the other, forward and back, on a beginning, what goes on from it, and
+    /// sequences by themselves.
+    fn compare_tiles(window: Option<i64>, key_heads: i64, lengths: [usize; 4], (kind, rtol): (Kind, f64)) {
+        let what = format!("window {window:?}, {key_heads} key heads, {lengths:?}, {kind:?}");
+        tch::manual_seed(7);
+        let attention = Attention { heads: 6, key_heads, head_dim: 8, window };
+        let mut ends = 0;
+        let mut next = |length| {
+            ends += length;
+            ends - length..ends
+        };
+        let [first, second, third, alone] = lengths.map(&mut next);
+        let after = |rows, past: &[Range<usize>]| Segment { rows, past: past.to_vec() };
+        let past = [first.clone(), second.clone()];
+        let segments =
+            [Segment::alone(first.clone()), after(second, &past[..1]), after(third, &past), Segment::alone(alone)];
+        let random = |width: i64| Tensor::randn([ends as i64, width, 8], (kind, Device::Cpu));
+        let (heads, d_out) = (random(6 + 2 * key_heads), random(6));
+        let (out, logsumexp) = attention.forward_tiles(&heads, &segments).unwrap();
+        let d_flat = d_out.view([-1, 48]);
+        let got = attention.backward_tiles(&d_flat, (&heads, &out, &logsumexp), &segments).unwrap();
+        let want = heads.zeros_like();
+        for segment in &segments {
+            let cut = |t: &Tensor, rows: &Range<usize>| t.narrow(0, rows.start as i64, rows.len() as i64);
+            let chain: Vec<Tensor> = segment.chain().map(|rows| cut(&heads, rows)).collect();
+            let chain = Tensor::cat(&chain, 0);
+            let [key, value] = [6, 6 + key_heads].map(|at| chain.narrow(1, at, key_heads));
+            let query = cut(&heads, &segment.rows).narrow(1, 0, 6);
+            let (rows, keys) = (segment.rows.len() as i64, chain.size()[0]);
+            let mask = attention.mask(rows, keys, (kind, Device::Cpu)).unwrap();
+            let sequence = Sequence { query: &query, key: &key, value: &value, mask: mask.as_ref() };
+            let (one, sum) = attention.forward(&sequence).unwrap();
+            let mine = cut(&out, &segment.rows);
+            assert!(mine.allclose(&one.view([-1, 48]), rtol, rtol, false), "forward: {what}");
+            let back = attention.backward(&cut(&d_out, &segment.rows), &sequence, (&one, &sum)).unwrap();
+            cut(&want, &segment.rows).narrow(1, 0, 6).copy_(&back.query);
+            let pairs = Tensor::cat(&[back.key, back.value], 1);
+            let mut start = 0;
+            for rows in segment.chain() {
+                let part = pairs.narrow(0, start, rows.len() as i64);
+                let _ = cut(&want, rows).narrow(1, 6, 2 * key_heads).g_add_(&part);
+                start += rows.len() as i64;
+            }
+        }
+        assert!(got.allclose(&want, rtol, rtol, false), "backward: {what}");
+    }
+
+    #[test]
+    fn tiles_and_the_kernel_agree() {
+        for window in [None, Some(1), Some(5), Some(90)] {
+            for key_heads in [1, 2, 6] {
+                for lengths in [[1, 1, 1, 1], [64, 65, 3, 128], [130, 20, 200, 257], [300, 1, 63, 64]] {
+                    compare_tiles(window, key_heads, lengths, (Kind::Double, 1e-11));
+                    compare_tiles(window, key_heads, lengths, (Kind::Float, 2e-5));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn threads_change_no_bit_of_tiles() {
+        let attention = Attention { heads: 6, key_heads: 2, head_dim: 8, window: None };
+        let heads = Tensor::randn([500, 10, 8], (Kind::Float, Device::Cpu));
+        let segments = [Segment::alone(0..200), Segment { rows: 200..500, past: std::iter::once(0..200).collect() }];
+        let run = |threads| {
+            tch::set_num_threads(threads);
+            let (out, logsumexp) = attention.forward_tiles(&heads, &segments).unwrap();
+            let back = attention.backward_tiles(&out, (&heads, &out, &logsumexp), &segments).unwrap();
+            (out, back)
+        };
+        let (one, two) = (run(1), run(2));
+        assert!(one.0.equal(&two.0) && one.1.equal(&two.1));
     }
 }

@@ -41,7 +41,9 @@ pub(crate) struct Block {
 /// How the rows of a flat batch are cut into segments.
 pub(crate) struct Layout<'a> {
     pub(crate) segments: &'a [Segment],
-    /// One per segment, from [`Attention::mask`].
+    /// Attention is made in tiles, which need no mask.
+    pub(crate) is_tiled: bool,
+    /// One per segment, from [`Attention::mask`]; none for tiles.
     pub(crate) masks: Vec<Option<Tensor>>,
     pub(crate) angles: Angles,
 }
@@ -62,7 +64,7 @@ pub(crate) struct Saved {
     heads: Tensor,
     /// `[t, h·d]`.
     attended: Tensor,
-    /// One per segment.
+    /// One per segment, or one for all tiles.
     logsumexp: Vec<Tensor>,
     /// After attention and residual: `[t, c]`.
     middle: Tensor,
@@ -215,20 +217,29 @@ impl Block {
         let qkv = self.qkv.forward(&self.input_norm.forward(x)?, correction)?; // [t, (h+2n)·d]
         let heads = self.heads(&qkv, &layout.angles)?; // [t, h+2n, d]
         let qkv = self.head_norms.is_some().then_some(qkv);
+        let (attended, logsumexp) = self.attend(&heads, layout)?; // [t, h·d]
+        let mut middle = self.o.forward(&attended, correction)?; // [t, c]
+        let normed = self.post_norm.add_forward(&mut middle, x)?; // [t, c]
+        let gate_up = self.gate_up.forward(&normed, correction)?; // [t, 2f]
+        Ok(Saved { x: x.shallow_clone(), qkv, heads, attended, logsumexp, middle, gate_up })
+    }
+
+    /// Attention: the rotated `heads: [t, h+2n, d]` to `[t, h·d]`, and what the backward needs.
+    fn attend(&self, heads: &Tensor, layout: &Layout<'_>) -> Result<(Tensor, Vec<Tensor>), ModelError> {
+        if layout.is_tiled {
+            let (attended, logsumexp) = self.attention.forward_tiles(heads, layout.segments)?;
+            return Ok((attended, vec![logsumexp]));
+        }
         let mut parts = Vec::with_capacity(layout.segments.len());
         let mut logsumexp = Vec::with_capacity(layout.segments.len());
         for (segment, mask) in layout.segments.iter().zip(&layout.masks) {
-            let [query, key, value] = self.cut(&heads, segment)?;
+            let [query, key, value] = self.cut(heads, segment)?;
             let sequence = Sequence { query: &query, key: &key, value: &value, mask: mask.as_ref() };
             let (out, sum) = self.attention.forward(&sequence)?;
             parts.push(out);
             logsumexp.push(sum);
         }
-        let attended = self.join(parts)?; // [t, h·d]
-        let mut middle = self.o.forward(&attended, correction)?; // [t, c]
-        let normed = self.post_norm.add_forward(&mut middle, x)?; // [t, c]
-        let gate_up = self.gate_up.forward(&normed, correction)?; // [t, 2f]
-        Ok(Saved { x: x.shallow_clone(), qkv, heads, attended, logsumexp, middle, gate_up })
+        Ok((self.join(parts)?, logsumexp))
     }
 
     /// Sequences one below the other: `[s, h, d]` each, to `[t, h·d]`.
@@ -275,6 +286,9 @@ impl Block {
         (heads, attended, logsumexp): (&Tensor, &Tensor, &[Tensor]),
         layout: &Layout<'_>,
     ) -> Result<Tensor, ModelError> {
+        if let ([logsumexp], true) = (logsumexp, layout.is_tiled) {
+            return self.attention.backward_tiles(d_attended, (heads, attended, logsumexp), layout.segments);
+        }
         let Attention { heads: h, key_heads: n, head_dim: d, .. } = self.attention;
         let d_attended = d_attended.f_view_([-1, h, d])?; // [t, h, d]
         let attended = attended.f_view_([-1, h, d])?;

@@ -12,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::LoraAdapter,
+    attention::Attention,
     block::{Block, CachedRows, Layout},
     error::ModelError,
     kv_cache::KvCache,
@@ -232,11 +233,13 @@ impl Decoder {
             .iter()
             .flat_map(|segment| (segment.first_position()..).take(segment.rows.len()).map(|position| position as i64))
             .collect();
-        let masks = segments
+        let is_tiled = Attention::takes_tiles(self.embed.f_kind()?, self.embed.device());
+        let masked = if is_tiled { &[] } else { segments };
+        let masks = masked
             .iter()
             .map(|segment| self.mask(segment.rows.len(), segment.first_position() + segment.rows.len()))
             .collect::<Result<_, _>>()?;
-        Ok(Layout { segments, masks, angles: self.rope.angles(&positions)? })
+        Ok(Layout { segments, is_tiled, masks, angles: self.rope.angles(&positions)? })
     }
 
     fn mask(&self, queries: usize, keys: usize) -> Result<Option<Tensor>, ModelError> {

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::error::ModelError;
+use crate::{error::ModelError, kernels::Real};
 
 /// A number that a tensor can hold and a slice can show.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
@@ -64,6 +64,65 @@ pub(crate) fn numbers_mut<T: Element>(tensor: &mut Tensor) -> Result<&mut [T], M
     Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), count) })
 }
 
+/// A matrix in a slice.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    numbers: &'a [T],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// Rows of `columns` numbers, one behind the other.
+    pub(crate) fn rows(numbers: &'a [T], columns: usize) -> Self {
+        Self { numbers, rows: numbers.len() / columns.max(1), columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The transpose of [`Self::rows`].
+    pub(crate) fn turned(numbers: &'a [T], columns: usize) -> Self {
+        let Self { rows, .. } = Self::rows(numbers, columns);
+        Self { numbers, rows: columns, columns: rows, row_stride: 1, column_stride: columns }
+    }
+}
+
+/// `out = a·b`, or `out += a·b`, rows behind one another, on this thread.
+///
+/// # Panics
+/// The sizes do not fit.
+pub(crate) fn multiply<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matrix<'_, T>, add: bool) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    assert!(k == b.rows && out.len() == m * n, "{m} x {k} times {} x {n} into {}", b.rows, out.len());
+    let stride = |stride: usize| stride as isize;
+    // SAFETY: a `Matrix` is only made with strides that keep all of `rows × columns` inside its slice; `out` has `m·n`
+    // numbers and is borrowed exclusively, so it overlaps neither.
+    #[expect(unsafe_code, reason = "the library takes pointers")]
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            stride(n),
+            add,
+            a.numbers.as_ptr(),
+            stride(a.column_stride),
+            stride(a.row_stride),
+            b.numbers.as_ptr(),
+            stride(b.column_stride),
+            stride(b.row_stride),
+            T::ONE,
+            T::ONE,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +137,20 @@ mod tests {
         numbers_mut::<f32>(&mut row).unwrap()[0] = 7.0;
         assert_eq!(tensor.double_value(&[1, 0]), 7.0);
         assert_eq!(numbers::<f64>(&Tensor::from_slice(&[0.5])).unwrap(), [0.5]);
+    }
+
+    #[test]
+    fn matrices_are_multiplied_as_libtorch_does() {
+        tch::manual_seed(8);
+        for (m, k, n) in [(1, 1, 1), (3, 5, 2), (64, 17, 33)] {
+            let random = |rows, columns| Tensor::randn([rows, columns], (Kind::Double, Device::Cpu));
+            let (a, b, mut out) = (random(m, k), random(n, k), random(m, n));
+            let want = &out + a.mm(&b.tr());
+            let (a, b) = (numbers::<f64>(&a).unwrap(), numbers::<f64>(&b).unwrap());
+            let (a, b) = (Matrix::rows(a, k as usize), Matrix::turned(b, k as usize));
+            multiply(numbers_mut(&mut out).unwrap(), a, b, true);
+            assert!(out.allclose(&want, 1e-12, 1e-12, false), "{m} {k} {n}");
+        }
     }
 
     #[test]

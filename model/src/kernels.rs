@@ -130,7 +130,7 @@ pub(crate) fn at_once<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P)
 
 /// Eight sums side by side: one after the other would wait for each addition.
 #[inline(always)]
-fn sum_of<T: Real>(count: usize, term: impl Fn(usize) -> T) -> T {
+pub(crate) fn sum_of<T: Real>(count: usize, term: impl Fn(usize) -> T) -> T {
     let mut sums = [T::ZERO; 8];
     let whole = count / 8 * 8;
     for start in (0..whole).step_by(8) {

@@ -38,5 +38,6 @@ mod rope; //               rotary positions
 pub mod schedule; //       the learning rate over a run
 mod segments; //           sequences that begin alike share rows
 pub mod tensor_file; //    one .safetensors file, read and written
+mod tiles; //              attention of a whole batch
 pub mod train; //          loss and gradients
 pub mod weights; //        the weights of a Hugging Face folder, checked
