@@ -44,6 +44,11 @@ fn unread(rejection: &BytesRejection, limit: u64) -> ApiError {
 /// [`ApiError::Invalid`] with the field's path.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     refuse_nul(bytes)?;
+    // The reader would take a list for an object's fields in their order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        let message = "The body must be a JSON object; it is a list.".into();
+        return Err(ApiError::Invalid { param: None, code: "invalid_type", message });
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| refusal(e.path().to_string(), e.inner()))?;
     reader.end().map_err(|e| refusal(".".into(), &e))?;
@@ -186,6 +191,11 @@ mod tests {
         assert_eq!(wrong(r#"{"a": [{"b": "x"}, {"b": "x\u0000"}]}"#).as_deref(), Some("a[1].b"));
         assert_eq!(wrong(r#"{"metadata": {"k\u0000": "v"}}"#).as_deref(), Some(r"metadata.k\u0000"));
         assert!(from_slice::<serde_json::Value>(br#"{"a": "a backslash: \\u0000"}"#).is_ok());
+    }
+
+    #[test]
+    fn a_list_is_no_object() {
+        assert_eq!(refused(r#" [{"rank": 1}, []]"#).2, "The body must be a JSON object; it is a list.");
     }
 
     #[test]

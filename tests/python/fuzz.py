@@ -28,6 +28,9 @@ RULES_BEYOND_THE_SCHEMA = [
     "cancel_job", "pause_job", "resume_job", "cancel_batch", "cancel_upload", "delete_model",
     # A stream has no limit; the most buckets depend on their width; a permission names a project that must be there.
     "list_job_events", "usage_completions", "usage_training", "create_checkpoint_permissions",
+    "list_checkpoint_permissions", "create_project_user",
+    # For JSON Schema, 945.0 is an integer.
+    "rotate_webhook_secret",
 ]
 
 client = openai.OpenAI(max_retries=0)

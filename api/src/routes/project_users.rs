@@ -16,7 +16,7 @@ use crate::{
     body::Body,
     caller::Administrator,
     error::{ApiError, ErrorBody},
-    given::named,
+    given::{named, shown},
     page::{List, Params},
     wire::{
         file::Deleted,
@@ -60,11 +60,16 @@ pub async fn create(
     Path(id): Path<String>,
     Body(new): Body<NewProjectUser>,
 ) -> Result<Json<UserView>, ApiError> {
-    let (role, person) = (role(&new.role)?, named(&new.user_id)?);
+    let role = role(&new.role)?;
     let (mut tx, project) = open(&app, &administrator, id).await?;
+    let missing = || {
+        let shown = shown(&new.user_id);
+        ApiError::invalid("user_id", format!("Invalid 'user_id': there is no user '{shown}' in the organization."))
+    };
+    let person = new.user_id.parse().map_err(|_| missing())?;
     let admitted = member::admit_to_project(&mut tx, project, person, role).await;
     admitted.map_err(|error| match error {
-        attune_store::error::StoreError::NotFound(_) => ApiError::on_read(new.user_id)(error),
+        attune_store::error::StoreError::NotFound(_) => missing(),
         other => already(other, "project_member_pkey"),
     })?;
     let member = member::get(&mut tx, Of::Project(project), person).await?;
