@@ -47,7 +47,7 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     // The reader would take a list for an object's fields in their order.
     if bytes.trim_ascii_start().starts_with(b"[") {
         let message = "The body must be a JSON object; it is a list.".into();
-        return Err(ApiError::Invalid { param: None, code: "invalid_type", message });
+        return Err(ApiError::Invalid { param: None, code: "invalid_body", message });
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| refusal(e.path().to_string(), e.inner()))?;

@@ -10,6 +10,7 @@ use crate::{
     batches::{self, BatchesCommand},
     chat::{self, ChatArgs},
     client::Client,
+    complete::{self, CompleteArgs},
     config::{self, Credentials},
     error::Result,
     files::{self, FilesCommand},
@@ -112,6 +113,8 @@ enum Command {
     Webhooks(WebhooksCommand),
     /// Talk to a model
     Chat(Box<ChatArgs>),
+    /// Let a model go on with a plain text
+    Complete(Box<CompleteArgs>),
     /// The organization's projects
     #[command(subcommand)]
     Projects(ProjectsCommand),
@@ -166,7 +169,7 @@ impl Cli {
             }
             Command::Profile(command) => return profile::run(&profile::path(config::user_folder())?, &command, json),
             Command::Schema { of: Schema::Job } => return output::line(JOB_SCHEMA.trim_end()),
-            Command::Completion { shell } => return complete(shell),
+            Command::Completion { shell } => return completion(shell),
             _ => {}
         }
         let files = config::credentials_files(&self.data);
@@ -183,6 +186,7 @@ impl Cli {
             Command::Budgets(command) => usage::budgets(&client, command, json).await,
             Command::Webhooks(command) => webhooks::run(&client, command, json).await,
             Command::Chat(args) => chat::run(&client, *args, json).await,
+            Command::Complete(args) => complete::run(&client, *args, json).await,
             Command::Projects(command) => projects::run(&client, command, json).await,
             Command::Keys(command) => keys::run(&client, command, json).await,
             Command::Members(command) => members::run(&client, command, json).await,
@@ -197,7 +201,7 @@ impl Cli {
     }
 }
 
-fn complete(shell: Shell) -> Result<()> {
+fn completion(shell: Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "attune", &mut script);
     output::line(String::from_utf8_lossy(&script).trim_end())

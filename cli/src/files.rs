@@ -17,6 +17,7 @@ use crate::{
     output,
     preview::{self, PreviewArgs},
     report::{self, ReportArgs},
+    uploads,
 };
 
 /// Commands about files.
@@ -35,6 +36,9 @@ pub(crate) enum FilesCommand {
         /// After how many seconds it goes by itself, 3600 to 2592000 [default: when it is deleted]
         #[arg(long, value_name = "SECONDS")]
         expires_after: Option<u32>,
+        /// Send it in parts of so many MiB, 1 to 64; a part that is cut off is sent again
+        #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=64))]
+        part_mib: Option<u64>,
     },
     /// List the uploaded files, newest first
     List {
@@ -69,8 +73,14 @@ pub(crate) enum FilesCommand {
 /// [`CliError`]: this machine's, or the API's.
 pub(crate) async fn run(client: &Client, command: FilesCommand, as_json: bool) -> Result<()> {
     match command {
-        FilesCommand::Upload { file, purpose, expires_after } => {
-            let view = upload(client, &file, &purpose, expires_after).await?;
+        FilesCommand::Upload { file, purpose, expires_after, part_mib } => {
+            let view = match part_mib {
+                None => upload(client, &file, &purpose, expires_after).await?,
+                Some(mib) => {
+                    let named = (name_of(&file)?, purpose.as_str());
+                    uploads::upload(client, &file, named, expires_after, mib << 20).await?
+                }
+            };
             if as_json { output::json(&view) } else { show(&view) }
         }
         FilesCommand::List { purpose } => {
@@ -130,15 +140,20 @@ fn written_as(source: &Value) -> String {
     format!("{} rows in {}{packed}", output::text(&source["shape"]), output::text(&source["container"]))
 }
 
+/// What a file is called, if it is there.
+fn name_of(path: &Path) -> Result<String> {
+    if !path.is_file() {
+        return Err(CliError::Usage(format!("there is no file {}", path.display())));
+    }
+    Ok(path.file_name().and_then(|name| name.to_str()).unwrap_or("data.jsonl").to_owned())
+}
+
 /// Uploads a file and gives its record.
 ///
 /// # Errors
 /// [`CliError::Usage`] if it is not there; else as [`run`].
 pub(crate) async fn upload(client: &Client, path: &Path, purpose: &str, expires_after: Option<u32>) -> Result<Value> {
-    if !path.is_file() {
-        return Err(CliError::Usage(format!("there is no file {}", path.display())));
-    }
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("data.jsonl").to_owned();
+    let name = name_of(path)?;
     let bytes = std::fs::metadata(path).doing(|| format!("read {}", path.display()))?.len();
     let bar = output::byte_bar(&name, bytes);
     let (body, length) = Client::body(path, bar.clone()).await?;

@@ -68,6 +68,12 @@ mod webhooks;
 /// `attune chat`.
 mod chat;
 
+/// `attune complete`.
+mod complete;
+
+/// Files in parts.
+mod uploads;
+
 /// `attune up`.
 mod up;
 

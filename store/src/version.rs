@@ -4,7 +4,7 @@
 //! writes, and needs no column and no trigger. After a restore from a dump every version is another one, so what was read
 //! before it no longer matches: an `If-Match` is then refused once more than it must be, never once less.
 
-use attune_domain::id::{AdapterVersionId, FileId, JobId, ProjectId, WebhookEndpointId};
+use attune_domain::id::{AdapterVersionId, BatchId, FileId, JobId, ProjectId, WebhookEndpointId};
 use sqlx::PgConnection;
 
 use crate::{adapter, error::StoreError};
@@ -16,6 +16,8 @@ pub enum Thing {
     Job,
     /// A file.
     File,
+    /// A batch.
+    Batch,
     /// An adapter, by its id or its model's name.
     Adapter,
     /// A webhook endpoint.
@@ -47,6 +49,16 @@ pub async fn of(
             let Ok(id) = name.parse::<FileId>() else { return Ok(None) };
             sqlx::query_scalar!(
                 r#"select xmin::text as "version!" from file where file_id = $1 and project_id = $2"#,
+                id.uuid(),
+                project.uuid(),
+            )
+            .fetch_optional(db)
+            .await?
+        }
+        Thing::Batch => {
+            let Ok(id) = name.parse::<BatchId>() else { return Ok(None) };
+            sqlx::query_scalar!(
+                r#"select xmin::text as "version!" from batch where batch_id = $1 and project_id = $2"#,
                 id.uuid(),
                 project.uuid(),
             )
@@ -99,6 +111,16 @@ pub async fn lock(
             let Ok(id) = name.parse::<FileId>() else { return Ok(None) };
             sqlx::query!(
                 "select from file where file_id = $1 and project_id = $2 for update",
+                id.uuid(),
+                project.uuid()
+            )
+            .fetch_optional(&mut *tx)
+            .await?;
+        }
+        Thing::Batch => {
+            let Ok(id) = name.parse::<BatchId>() else { return Ok(None) };
+            sqlx::query!(
+                "select from batch where batch_id = $1 and project_id = $2 for update",
                 id.uuid(),
                 project.uuid()
             )

@@ -232,6 +232,25 @@ async fn parts(platform: &Platform) {
     assert_eq!(status, 400, "{refused}");
     let nobody = "/v1/uploads/upload_00000000000000000000000000000000/cancel";
     assert_eq!(post(nobody.into(), json!({})).await.0, 404);
+    from_the_command_line(platform).await;
+}
+
+/// Two parts of a MiB and a rest; and one that is no dataset, of which nothing stays.
+async fn from_the_command_line(platform: &Platform) {
+    let path = platform.folder().path("long.jsonl");
+    let rows = tiny::rows(24_000);
+    assert!((2 << 20..3 << 20).contains(&rows.len()), "{}", rows.len());
+    std::fs::write(&path, &rows).unwrap();
+    let upload = |path: &std::path::Path| {
+        platform.json(&["files", "upload", path.to_str().unwrap(), "--part-mib", "1", "--expires-after", "7200"])
+    };
+    let file = upload(&path).unwrap();
+    assert_eq!((&file["rows"], &file["filename"]), (&json!(24_000), &json!("long.jsonl")), "{file}");
+    assert_eq!(file["expires_at"].as_i64().unwrap() - file["created_at"].as_i64().unwrap(), 7200);
+    assert_eq!(content(platform, &file["id"]).await, rows.as_bytes());
+    std::fs::write(&path, "no row\n").unwrap();
+    let refused = upload(&path).unwrap_err().to_string();
+    assert!(refused.contains("line 1") || refused.contains("Line 1"), "{refused}");
 }
 
 async fn report(platform: &Platform) {

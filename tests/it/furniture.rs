@@ -41,6 +41,7 @@ async fn requests_are_repeated_conditioned_limited_and_told_apart() {
     a_repeated_upload_is_one_file(&platform).await;
     what_is_known_is_not_sent_again(&platform, &file).await;
     of_eight_changes_to_one_version_one_is_made(&platform).await;
+    a_batch_is_cancelled_as_it_was_read(&platform).await;
     the_command_line_takes_jobs_as_files(&platform);
     every_answer_has_its_headers(&platform).await;
     the_document_can_be_browsed(&platform).await;
@@ -138,6 +139,22 @@ async fn of_eight_changes_to_one_version_one_is_made(platform: &Platform) {
     assert_eq!(statuses, [200, 412, 412, 412, 412, 412, 412, 412]);
     let listed = request(platform, Method::POST, "/v1/files").header("If-Match", &tag).send().await.unwrap();
     assert_eq!(read(listed).await["error"]["code"], "precondition_not_supported");
+}
+
+async fn a_batch_is_cancelled_as_it_was_read(platform: &Platform) {
+    let body = json!({"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1});
+    let row = json!({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body});
+    let path = platform.folder().path("requests.jsonl");
+    std::fs::write(&path, row.to_string()).unwrap();
+    let batch = platform.json(&["batches", "create", path.to_str().unwrap()]).unwrap();
+    let path = format!("/v1/batches/{}", batch["id"].as_str().unwrap());
+    let shown = request(platform, Method::GET, &path).send().await.unwrap();
+    let (version, _) = header(&shown, "etag").trim_matches('"').split_once('.').unwrap();
+    assert!(version.parse::<u64>().is_ok(), "{shown:?}");
+    let cancel = format!("{path}/cancel");
+    let stale = request(platform, Method::POST, &cancel).header("If-Match", "\"1.abc\"").send().await.unwrap();
+    assert_eq!(stale.status(), 412);
+    assert_ne!(read(request(platform, Method::GET, &path).send().await.unwrap()).await["status"], "cancelled");
 }
 
 /// YAML with a table of its own, as Attune and as Ludwig have it.

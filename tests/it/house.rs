@@ -122,6 +122,14 @@ async fn a_checkpoint_answers_as_well(platform: &Platform, id: &str, model: &str
     assert_eq!(content(&ask(platform, name, "question 3").await), tiny::ANSWER);
     let (status, view) = platform.call(Method::GET, &format!("/v1/models/{name}"), None).await.unwrap();
     assert_eq!((status, view["id"].as_str()), (200, Some(name)));
+
+    let other = platform.json(&["projects", "create", "other"]).unwrap();
+    let permissions = |arguments: &[&str]| platform.json(&[&["jobs", "permissions"], arguments].concat()).unwrap();
+    let granted = permissions(&["grant", name, other["id"].as_str().unwrap()]);
+    assert_eq!(granted["data"][0]["project_id"], other["id"], "{granted}");
+    assert_eq!(permissions(&["list", name])["data"], granted["data"]);
+    let revoked = permissions(&["revoke", name, granted["data"][0]["id"].as_str().unwrap()]);
+    assert_eq!((&revoked["deleted"], &permissions(&["list", name])["data"]), (&json!(true), &json!([])));
 }
 
 fn the_export_is_a_peft_folder(platform: &Platform, model: &str) {

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use super::{
     create::{self, CreateArgs, NewJobArgs},
-    estimate, follow, watch,
+    estimate, follow,
+    permissions::{self, PermissionsCommand},
+    watch,
 };
 use crate::{client::Client, error::Result, output, usage};
 
@@ -41,6 +43,9 @@ pub(crate) enum JobsCommand {
         /// Its id, ftjob-…
         id: String,
     },
+    /// Which other projects may use a checkpoint
+    #[command(subcommand)]
+    Permissions(PermissionsCommand),
     /// Follow a job to its end: progress, loss, time left
     #[command(after_help = "Exit code 0: the job succeeded; 6: it failed; 7: it was cancelled. Ctrl-C ends only the \
                             watching; the job goes on.")]
@@ -86,6 +91,7 @@ pub(crate) async fn run(client: &Client, command: JobsCommand, as_json: bool) ->
         JobsCommand::Events { id, follow: true } => follow::run(client, &id, as_json).await,
         JobsCommand::Events { id, follow: false } => events(client, &id, as_json).await,
         JobsCommand::Checkpoints { id } => checkpoints(client, &id, as_json).await,
+        JobsCommand::Permissions(command) => permissions::run(client, command, as_json).await,
         JobsCommand::Watch { id } => watch::run(client, &id, as_json).await,
         JobsCommand::Update { id, max_price_usd } => {
             let body = json!({ "compute": { "max_price_usd": usage::sum(&max_price_usd)? } });

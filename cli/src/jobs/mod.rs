@@ -14,6 +14,9 @@ mod document;
 /// A job's events as they come.
 mod follow;
 
+/// Who may use a checkpoint.
+mod permissions;
+
 /// Flags that say how a job trains.
 mod flags;
 
