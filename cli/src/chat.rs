@@ -11,32 +11,17 @@ use crate::{
     client::Client,
     error::{CliError, Doing, Result},
     output,
+    sampling::SamplingArgs,
 };
 
 /// Flags of `attune chat`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ChatArgs {
-    /// A base model's name, or a tuned one's (ft:…)
-    #[arg(long, short)]
-    model: String,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// What the model is told before everything else
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// 0 always takes the likeliest token
-    #[arg(long)]
-    temperature: Option<f64>,
-    /// Draw only from the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P")]
-    top_p: Option<f64>,
-    /// The answer ends after so many tokens
-    #[arg(long, value_name = "COUNT")]
-    max_tokens: Option<u64>,
-    /// The same seed draws the same answer
-    #[arg(long)]
-    seed: Option<i64>,
-    /// The answer ends before this text; may be given several times
-    #[arg(long, value_name = "TEXT")]
-    stop: Vec<String>,
     /// The question [default: standard input, or a talk if that is a terminal]
     message: Option<String>,
 }
@@ -65,22 +50,14 @@ pub(crate) async fn run(client: &Client, mut args: ChatArgs, as_json: bool) -> R
     answer(client, &body).await.map(drop)
 }
 
-/// Only what was given: the API knows the defaults.
 fn request(args: &ChatArgs, messages: &[Value]) -> Map<String, Value> {
-    let fields = [
-        ("model", Some(json!(args.model))),
-        ("messages", Some(json!(messages))),
-        ("temperature", args.temperature.map(Value::from)),
-        ("top_p", args.top_p.map(Value::from)),
-        ("max_tokens", args.max_tokens.map(Value::from)),
-        ("seed", args.seed.map(Value::from)),
-        ("stop", (!args.stop.is_empty()).then(|| json!(args.stop))),
-    ];
-    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    let mut fields = args.sampling.fields();
+    fields.insert("messages".into(), json!(messages));
+    fields
 }
 
 async fn talk(client: &Client, args: &ChatArgs, opening: Vec<Value>) -> Result<()> {
-    output::line(&format!("Talking to {}. /reset forgets what was said; /exit or Ctrl-D ends.", args.model))?;
+    output::line(&format!("Talking to {}. /reset forgets what was said; /exit or Ctrl-D ends.", args.sampling.model))?;
     let mut messages = opening.clone();
     while let Some(said) = ask()? {
         match said.trim() {

@@ -71,6 +71,9 @@ mod chat;
 /// `attune complete`.
 mod complete;
 
+/// What a model is asked for.
+mod sampling;
+
 /// Files in parts.
 mod uploads;
 

@@ -7,11 +7,12 @@ use reqwest::{
     Method,
     multipart::{Form, Part},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use crate::{
     client::Client,
+    digest,
     error::{CliError, Doing, Result},
     output,
 };
@@ -32,28 +33,26 @@ pub(crate) async fn upload(
     part_bytes: u64,
 ) -> Result<Value> {
     let bytes = std::fs::metadata(path).doing(|| format!("read {}", path.display()))?.len();
-    let mut body = Map::new();
-    body.insert("filename".into(), json!(name));
-    body.insert("purpose".into(), json!(purpose));
-    body.insert("bytes".into(), json!(bytes));
-    body.insert("mime_type".into(), json!("application/octet-stream"));
+    let mut body =
+        json!({"filename": name, "purpose": purpose, "bytes": bytes, "mime_type": "application/octet-stream"});
     if let Some(seconds) = expires_after {
-        body.insert("expires_after".into(), json!({"anchor": "created_at", "seconds": seconds}));
+        body["expires_after"] = json!({"anchor": "created_at", "seconds": seconds});
     }
     let begun = client.json(client.request(Method::POST, &["uploads"]).json(&body)).await?;
     let id = begun["id"].as_str().unwrap_or_default();
     let bar = output::byte_bar(&name, bytes);
     let sent = send(client, id, path, part_bytes, &bar).await;
     bar.finish_and_clear();
+    let step = |name| client.request(Method::POST, &["uploads", id, name]);
     let completed = match sent {
-        Ok(parts) => client.json(client.request(Method::POST, &["uploads", id, "complete"]).json(&parts)).await,
+        Ok(parts) => client.json(step("complete").json(&parts)).await,
         Err(error) => Err(error),
     };
     match completed {
         Ok(mut upload) => Ok(upload["file"].take()),
         Err(error) => {
             // It would go by itself within the hour; the first error is the one to tell.
-            drop(client.json(client.request(Method::POST, &["uploads", id, "cancel"])).await);
+            drop(client.json(step("cancel")).await);
             Err(error)
         }
     }
@@ -63,19 +62,18 @@ pub(crate) async fn upload(
 async fn send(client: &Client, id: &str, path: &Path, part_bytes: u64, bar: &indicatif::ProgressBar) -> Result<Value> {
     let reading = || format!("read {}", path.display());
     let mut file = tokio::fs::File::open(path).await.doing(reading)?;
-    let (mut ids, mut digest) = (Vec::new(), Md5::new());
+    let (mut ids, mut md5) = (Vec::new(), Md5::new());
     loop {
         let mut part = Vec::new();
         (&mut file).take(part_bytes).read_to_end(&mut part).await.doing(reading)?;
         if part.is_empty() {
             break;
         }
-        digest.update(&part);
+        md5.update(&part);
         bar.inc(part.len() as u64);
         ids.push(send_part(client, id, part.into()).await?);
     }
-    let md5: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(json!({"part_ids": ids, "md5": md5}))
+    Ok(json!({"part_ids": ids, "md5": digest::hex(&md5.finalize())}))
 }
 
 /// A part, again if it was cut off on its way.

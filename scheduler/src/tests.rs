@@ -7,10 +7,7 @@ use std::{
 
 use attune_domain::{bytes::Bytes, id::JobId, job::JobState, offer::Offer, run::RunEvent, serve::ReplicaReport};
 use attune_store::{
-    checkpoint,
-    config::ObjectStoreConfig,
-    job, money, node,
-    objects::Objects,
+    checkpoint, job, money, node,
     pausing::PauseReason,
     queue::{DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, ReplicaState},
@@ -97,14 +94,7 @@ impl House {
         let seed = testing::seed(&pool).await.unwrap();
         let provider = Arc::new(provider);
         // No test here touches an object.
-        let objects = Objects::new(&ObjectStoreConfig {
-            endpoint: Some("http://127.0.0.1:1".into()),
-            region: "us-east-1".into(),
-            bucket: "attune".into(),
-            access_key_id: "key".into(),
-            secret_access_key: "secret".to_owned().into(),
-            path_style: true,
-        });
+        let objects = testing::unreachable_objects();
         let app = App {
             pool,
             objects,

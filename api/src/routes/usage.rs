@@ -45,7 +45,7 @@ pub async fn completions(
     Caller(holder): Caller,
     query: Params,
 ) -> Result<Json<Page<CompletionsUsage>>, ApiError> {
-    let asked = Asked::read(query, &holder, "completions", &["project_id", "api_key_id", "model", "adapter_id"])?;
+    let asked = Asked::read(query, &holder, "completions", CompletionsGroup::WORDS)?;
     asked.answer(&app, &holder, CompletionsUsage::new).await.map(Json)
 }
 
@@ -68,7 +68,7 @@ pub async fn training(
     Caller(holder): Caller,
     query: Params,
 ) -> Result<Json<Page<TrainingUsage>>, ApiError> {
-    let asked = Asked::read(query, &holder, "training", &["project_id", "api_key_id", "model", "fine_tuning_job_id"])?;
+    let asked = Asked::read(query, &holder, "training", TrainingGroup::WORDS)?;
     asked.answer(&app, &holder, TrainingUsage::new).await.map(Json)
 }
 
@@ -89,7 +89,7 @@ pub async fn costs(
     Caller(holder): Caller,
     query: Params,
 ) -> Result<Json<Page<Cost>>, ApiError> {
-    let asked = Asked::read(query, &holder, "costs", &["project_id", "line_item"])?;
+    let asked = Asked::read(query, &holder, "costs", CostsGroup::WORDS)?;
     asked.answer(&app, &holder, Cost::new).await.map(Json)
 }
 

@@ -1,37 +1,50 @@
 //! What the lists in query parameters hold. They are read by [`crate::page::Params`]; here they are only described.
 
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr,
+        schema::{ObjectBuilder, Schema, Type},
+    },
+};
 
-/// By what the report on completions tells apart.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names of fields of the report")]
-pub enum CompletionsGroup {
-    ProjectId,
-    ApiKeyId,
-    Model,
-    AdapterId,
+/// One of some words: a type that describes them, and the words themselves, to be checked against.
+macro_rules! words {
+    ($(#[doc = $doc:literal])+ $name:ident: $($word:literal),+) => {
+        $(#[doc = $doc])+
+        #[derive(Debug)]
+        pub struct $name;
+
+        impl $name {
+            /// Those that are allowed.
+            pub const WORDS: &[&str] = &[$($word),+];
+        }
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let words = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Self::WORDS.to_vec()));
+                words.description(Some(concat!($($doc),+).trim())).into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    };
 }
 
-/// By what the report on training tells apart.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names of fields of the report")]
-pub enum TrainingGroup {
-    ProjectId,
-    ApiKeyId,
-    Model,
-    FineTuningJobId,
+words! {
+    /// By what the report on completions tells apart.
+    CompletionsGroup: "project_id", "api_key_id", "model", "adapter_id"
 }
 
-/// By what the report on costs tells apart.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names of fields of the report")]
-pub enum CostsGroup {
-    ProjectId,
-    LineItem,
+words! {
+    /// By what the report on training tells apart.
+    TrainingGroup: "project_id", "api_key_id", "model", "fine_tuning_job_id"
+}
+
+words! {
+    /// By what the report on costs tells apart.
+    CostsGroup: "project_id", "line_item"
 }
 
 /// An id of any kind.
