@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use attune_domain::id::{OrganizationId, ProjectId};
 use attune_store::{
-    db::{self, Tx},
+    db::{self, Tenant, Tx},
     objects::Objects,
 };
 use sqlx::PgPool;
@@ -70,17 +70,21 @@ impl App {
     /// # Errors
     /// [`ApiError::Internal`]: no connection in time. [`ApiError::PreconditionFailed`], [`ApiError::Conflict`].
     pub async fn tenant(&self, project: ProjectId) -> Result<Tx, ApiError> {
-        let mut tx = db::tenant_of(&self.db, project, guard::origin()).await?;
-        conditions::hold(&mut tx, project).await?;
-        Ok(tx)
+        self.held(Tenant::Project(project)).await
     }
 
-    /// A transaction that administers an organization: its projects, people, keys and audit log.
+    /// A transaction that administers an organization: its projects, people, keys and audit log. Checked as above.
     ///
     /// # Errors
-    /// [`ApiError::Internal`]: no connection in time.
+    /// As [`App::tenant`].
     pub async fn organization(&self, organization: OrganizationId) -> Result<Tx, ApiError> {
-        Ok(db::organization(&self.db, organization, guard::origin()).await?)
+        self.held(Tenant::Organization(organization)).await
+    }
+
+    async fn held(&self, tenant: Tenant) -> Result<Tx, ApiError> {
+        let mut tx = db::scoped(&self.db, tenant, guard::origin()).await?;
+        conditions::hold(&mut tx, tenant).await?;
+        Ok(tx)
     }
 
     /// A transaction that sees every project's rows: for runs, replicas and the search for a key's holder, never for an

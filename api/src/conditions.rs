@@ -2,8 +2,8 @@
 //! holds, the `Range` of content that it lacks; and the `ETag` that answers carry.
 //!
 //! A condition is only worth something if it is checked in the transaction that makes the change. All of a user's
-//! transactions are opened by [`App::tenant`](crate::app::App::tenant), so they are checked there, once for all
-//! handlers: [`hold`] locks the row that the path names and compares its version. Of two changes that both come with the
+//! transactions are opened by [`App::tenant`](crate::app::App::tenant) and
+//! [`App::organization`](crate::app::App::organization), so they are checked there, once for all handlers: [`hold`] locks the row that the path names and compares its version. Of two changes that both come with the
 //! version they read, the second waits for the lock, finds another version, and is refused.
 //!
 //! A tag is `"version"` or `"version.digest"`. The version is the row's ([`attune_store::version`]) and is what
@@ -12,9 +12,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use attune_domain::id::ProjectId;
 use attune_store::{
     base_model::hex,
+    db::Tenant,
     error::StoreError,
     idempotency::{self, Claim},
     version::{self, Thing},
@@ -31,14 +31,22 @@ use sqlx::PgConnection;
 
 use crate::error::ApiError;
 
-/// Paths whose first parameter names a thing that has versions; all that lies below them belongs to the thing.
-const THINGS: [(&str, Thing); 6] = [
+/// Paths whose parameters name a thing that has versions. All that lies below one belongs to its thing, but for what a
+/// line above it names.
+const THINGS: [(&str, Thing); 13] = [
     ("/v1/fine_tuning/jobs/{job_id}", Thing::Job),
     ("/v1/files/{file_id}", Thing::File),
+    ("/v1/uploads/{upload_id}", Thing::Upload),
     ("/v1/batches/{batch_id}", Thing::Batch),
     ("/v1/models/{model}", Thing::Adapter),
+    ("/v1/adapters/{adapter}/aliases/{alias}", Thing::Alias),
     ("/v1/adapters/{adapter}", Thing::Adapter),
     ("/v1/webhook_endpoints/{webhook_endpoint_id}", Thing::WebhookEndpoint),
+    ("/v1/budget", Thing::Budget),
+    ("/v1/organization/projects/{project_id}/api_keys/{key_id}", Thing::ApiKey),
+    ("/v1/organization/projects/{project_id}/users/{user_id}", Thing::ProjectUser),
+    ("/v1/organization/projects/{project_id}", Thing::Project),
+    ("/v1/organization/users/{user_id}", Thing::User),
 ];
 
 /// Longer answers get no tag; no single thing is that long.
@@ -54,10 +62,12 @@ tokio::task_local! {
 /// What one request says.
 #[derive(Debug)]
 struct Conditions {
-    thing: Option<(Thing, String)>,
+    thing: Option<(Thing, Vec<String>)>,
     /// The tags of `If-Match`.
     wanted: Option<Vec<String>>,
     claim: Option<Claim>,
+    /// Whether the request makes the thing if it is not there.
+    makes: bool,
     /// Whether the answer is to carry the version.
     shows: bool,
     /// `Range`, and the tag of its `If-Range`.
@@ -71,7 +81,7 @@ struct Conditions {
 /// # Errors
 /// [`ApiError::PreconditionFailed`]: the row has another version. [`ApiError::Conflict`]: the request's
 /// `Idempotency-Key` has gone to another one.
-pub async fn hold(tx: &mut PgConnection, project: ProjectId) -> Result<(), ApiError> {
+pub async fn hold(tx: &mut PgConnection, tenant: Tenant) -> Result<(), ApiError> {
     let Ok(conditions) = CONDITIONS.try_with(Arc::clone) else { return Ok(()) };
     if let Some(claim) = &conditions.claim {
         idempotency::mark(tx, claim).await.map_err(|error| match error {
@@ -79,15 +89,16 @@ pub async fn hold(tx: &mut PgConnection, project: ProjectId) -> Result<(), ApiEr
             other => other.into(),
         })?;
     }
-    let Some((thing, name)) = &conditions.thing else { return Ok(()) };
+    let Some((thing, names)) = &conditions.thing else { return Ok(()) };
     if let Some(wanted) = &conditions.wanted {
-        let current = version::lock(tx, project, *thing, name).await?;
-        // What is not there is the handler's to tell, in the same words as for anybody else.
-        if let Some(current) = current.filter(|current| !matches(wanted, current)) {
-            return Err(ApiError::PreconditionFailed { current: format!("\"{current}\"") });
+        match version::lock(tx, tenant, *thing, names).await? {
+            Some(current) if matches(wanted, &current) => {}
+            // What is not there is the handler's to tell, in the same words as for anybody else.
+            None if !conditions.makes => {}
+            current => return Err(ApiError::PreconditionFailed { current: current.map(|tag| format!("\"{tag}\"")) }),
         }
     } else if conditions.shows {
-        let current = version::of(tx, project, *thing, name).await?;
+        let current = version::of(tx, tenant, *thing, names).await?;
         *conditions.seen.lock().unwrap_or_else(PoisonError::into_inner) = current;
     }
     Ok(())
@@ -105,8 +116,8 @@ pub fn range(tag: &str) -> Option<String> {
 pub async fn keep(request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
-    let named = first_parameter(&mut parts).await;
-    let conditions = match read(&parts, &path, named) {
+    let names = parameters(&mut parts).await;
+    let conditions = match read(&parts, &path, names) {
         Ok(conditions) => Arc::new(conditions),
         Err(refused) => return refused.into_response(),
     };
@@ -117,23 +128,26 @@ pub async fn keep(request: Request, next: Next) -> Response {
     if !looks || response.status() != StatusCode::OK {
         return response;
     }
-    if path.ends_with('}') {
+    if conditions.shows || path.ends_with('}') {
         let version = conditions.seen.lock().unwrap_or_else(PoisonError::into_inner).take();
         response = tagged(response, version).await;
     }
     unchanged(response, known)
 }
 
-fn read(parts: &Parts, path: &str, named: Option<String>) -> Result<Conditions, ApiError> {
-    let thing = THINGS.iter().find(|(of, _)| belongs(path, of));
-    let thing = thing.and_then(|(_, thing)| Some((*thing, named?)));
+fn read(parts: &Parts, path: &str, mut names: Vec<String>) -> Result<Conditions, ApiError> {
+    let thing = THINGS.iter().find(|(of, _)| belongs(path, of)).map(|(of, thing)| {
+        names.truncate(of.matches('{').count());
+        (*thing, names)
+    });
     let looks = parts.method == Method::GET;
     let shows = looks && THINGS.iter().any(|(of, _)| *of == path);
     let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let range = text(header::RANGE).filter(|_| looks).map(|range| (range, text(header::IF_RANGE)));
     let wanted = wanted(&parts.headers, thing.is_some(), looks)?;
     let claim = parts.extensions.get::<Claim>().cloned();
-    Ok(Conditions { thing, wanted, claim, shows, range, seen: Mutex::new(None) })
+    let makes = parts.method == Method::PUT;
+    Ok(Conditions { thing, wanted, claim, makes, shows, range, seen: Mutex::new(None) })
 }
 
 /// Whether `path` is `of` or lies below it.
@@ -141,9 +155,9 @@ fn belongs(path: &str, of: &str) -> bool {
     path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-async fn first_parameter(parts: &mut Parts) -> Option<String> {
-    let parameters = RawPathParams::from_request_parts(parts, &()).await.ok()?;
-    parameters.iter().next().map(|(_, value)| value.to_owned())
+async fn parameters(parts: &mut Parts) -> Vec<String> {
+    let parameters = RawPathParams::from_request_parts(parts, &()).await;
+    parameters.iter().flatten().map(|(_, value)| value.to_owned()).collect()
 }
 
 /// The tags of `If-Match`; a condition that nothing would check is refused.
@@ -279,10 +293,8 @@ mod tests {
     /// Every path of the document whose first parameter names one thing is in [`THINGS`], or here with its reason.
     #[test]
     fn every_thing_that_can_be_changed_has_versions() {
-        let without: [(&str, &str); 4] = [
-            ("/v1/organization/", "whoever administers says what shall be, not what shall change"),
+        let without: [(&str, &str); 2] = [
             ("/v1/base_models/", "a base model and its blobs are never changed"),
-            ("/v1/uploads/", "an upload is not read, and completed or cancelled once"),
             ("/v1/fine_tuning/checkpoints/", "a permission is made and taken back, never changed"),
         ];
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../openapi/openapi.json"));

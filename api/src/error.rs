@@ -139,10 +139,10 @@ pub enum ApiError {
         retry_after_seconds: u64,
     },
     /// The thing is no longer as the caller's `If-Match` has it.
-    #[error("If-Match: it has changed since; its ETag is now {current}. Read it again, and decide anew.")]
+    #[error("If-Match: {}. Read it again, and decide anew.", since(current.as_deref()))]
     PreconditionFailed {
-        /// An `ETag` that would match.
-        current: String,
+        /// An `ETag` that would match; `None`: it is not there.
+        current: Option<String>,
     },
     /// There is no such part.
     #[error("Range: the content has {length} bytes; no part of it is asked for.")]
@@ -167,6 +167,12 @@ pub enum ApiError {
          Look at the list for what it made."
     )]
     IdempotencyAnswerLost,
+    /// The answer to the first request with this `Idempotency-Key` holds a secret, and another bearer asked.
+    #[error(
+        "The first request with this Idempotency-Key was done. Its answer holds a secret and was kept so that only the \
+         bearer that asked can read it, and this is another. Look at the list for what it made."
+    )]
+    IdempotencyAnswerSealed,
     /// The key has had its share.
     #[error("{message}")]
     RateLimited {
@@ -180,6 +186,13 @@ pub enum ApiError {
     /// Our fault. The cause is for the log alone.
     #[error("The server had an error while it processed the request.")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn since(current: Option<&str>) -> String {
+    current.map_or_else(
+        || "there is nothing of this name".to_owned(),
+        |tag| format!("it has changed since; its ETag is now {tag}"),
+    )
 }
 
 fn file_message(defects: &Defects) -> String {
@@ -242,6 +255,7 @@ impl ApiError {
             }
             Self::IdempotencyKeyHeld { .. } => (StatusCode::CONFLICT, REQUEST, Some("idempotency_key_in_use")),
             Self::IdempotencyAnswerLost => (StatusCode::CONFLICT, REQUEST, Some("idempotency_answer_lost")),
+            Self::IdempotencyAnswerSealed => (StatusCode::CONFLICT, REQUEST, Some("idempotency_answer_sealed")),
             Self::RateLimited { counted, .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, counted.name(), Some("rate_limit_exceeded"))
             }
@@ -335,7 +349,7 @@ impl IntoResponse for ApiError {
         {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_seconds));
         }
-        if let Self::PreconditionFailed { current } = &self
+        if let Self::PreconditionFailed { current: Some(current) } = &self
             && let Ok(tag) = HeaderValue::from_str(current)
         {
             response.headers_mut().insert(header::ETAG, tag);

@@ -5,21 +5,27 @@
 //! answer. A request that failed frees its key again. Whether the change was kept is noted in its own transaction
 //! ([`crate::conditions`]), so a crash in between leads to a plain "it was done, but its answer is lost", never to a
 //! second thing.
+//!
+//! An answer that holds a secret is kept sealed under the bearer that asked, of which the database has only a hash: who
+//! repeats the request can read it, and a copy of the database cannot.
 
 use std::time::Duration;
 
 use attune_store::{
-    db,
+    db::{self, Tenant},
+    error::StoreError,
     idempotency::{self, Answer, Claim, Found, HELD_SECONDS},
+    seal::{LEAST_KEY_CHARACTERS, SealKey},
 };
 use axum::{
     body::{Body, Bytes, to_bytes},
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -29,7 +35,7 @@ use tracing::Instrument;
 use crate::{
     app::App,
     body_print::Print,
-    caller::Caller,
+    caller::{Administrator, Caller},
     error::{ApiError, chain},
     guard,
 };
@@ -52,74 +58,89 @@ const COME_BACK: u64 = 1;
 /// How long the rest of a repeated upload is read, so that its sender gets to read the answer.
 const DRAIN: Duration = Duration::from_secs(60);
 
-/// Ends of paths that take no key, and why.
-const WITHOUT: [(&str, &str); 4] = [
-    ("/completions", "an answer of a model is not kept"),
-    ("/api_keys", "its answer holds a secret, and secrets are not kept"),
-    ("/webhook_endpoints", "its answer holds a secret, and secrets are not kept"),
-    ("/rotate_secret", "its answer holds a secret, and secrets are not kept"),
-];
+/// The end of paths that take no key: an answer of a model is not kept.
+const MODELS: &str = "/completions";
+
+/// Ends of paths whose answers hold a secret.
+const SECRET: [&str; 3] = ["/api_keys", "/webhook_endpoints", "/rotate_secret"];
 
 /// Answers a repeated request with what the first one was told; lets all others through.
 pub async fn once(State(app): State<App>, request: Request, next: Next) -> Response {
     // The other methods may be repeated by their nature.
     let key = (request.method() == Method::POST).then(|| request.headers().get(KEY).cloned()).flatten();
-    let caller = request.extensions().get::<Caller>().cloned();
     let Some(key) = key else { return next.run(request).await };
-    let Some(caller) = caller else {
-        let message = "Idempotency-Key goes with what belongs to a project; leave it out here.".to_owned();
-        let param = Some(KEY.to_string());
-        return ApiError::Invalid { param, code: "idempotency_not_supported", message }.into_response();
-    };
-    match take(&app, &caller, &key, request, next).await {
+    match take(&app, &key, request, next).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     }
 }
 
-async fn take(
-    app: &App,
-    caller: &Caller,
-    key: &HeaderValue,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
+async fn take(app: &App, key: &HeaderValue, request: Request, next: Next) -> Result<Response, ApiError> {
+    let tenant = asker(&request)?;
     let key = check(key, request.uri().path())?;
+    let seal = sealing(&request)?;
     let (request, print) = printed(app, request).await?;
     let asked = format!("{} {}", request.method(), request.uri());
-    let project = caller.0.project_id;
-    let mut tx = db::tenant(&app.db, project).await?;
-    let found = idempotency::claim(&mut tx, project, key, &asked).await?;
+    let mut tx = db::scoped(&app.db, tenant, None).await?;
+    let found = idempotency::claim(&mut tx, tenant, key, &asked).await?;
     tx.commit().await?;
     match found {
         Found::Free(claim) => {
-            let first = guard::carry(go_on(app.db.clone(), claim, request, print, next));
+            let first = First { pool: app.db.clone(), claim, print, seal };
+            let first = guard::carry(first.go_on(request, next));
             tokio::spawn(first.instrument(tracing::Span::current())).await.map_err(ApiError::internal)
         }
         Found::Held => Err(ApiError::IdempotencyKeyHeld { retry_after_seconds: COME_BACK }),
         Found::Lost => Err(ApiError::IdempotencyAnswerLost),
         Found::Other(first) => Err(ApiError::IdempotencyKeyReused(format!("it was {first}"))),
-        Found::Answered { body_sha256, answer } => {
+        Found::Answered { claim, body_sha256, mut answer } => {
             drain(request).await;
-            if print.digest() == body_sha256 {
-                Ok(again(answer))
-            } else {
-                Err(ApiError::IdempotencyKeyReused("its body was another one".into()))
+            if print.digest() != body_sha256 {
+                return Err(ApiError::IdempotencyKeyReused("its body was another one".into()));
             }
+            if let Some(seal) = seal {
+                answer.body = seal.open(claim, &answer.body).map_err(|_| ApiError::IdempotencyAnswerSealed)?;
+            }
+            Ok(again(answer))
         }
     }
 }
 
+/// Whose the key is; the guard has left word of who asks.
+fn asker(request: &Request) -> Result<Tenant, ApiError> {
+    let extensions = request.extensions();
+    let project = extensions.get::<Caller>().map(|caller| Tenant::Project(caller.0.project_id));
+    let organization = extensions.get::<Administrator>().map(|who| Tenant::Organization(who.organization_id));
+    project.or(organization).ok_or_else(|| not_supported("nobody is asked for here".into()))
+}
+
+fn not_supported(why: String) -> ApiError {
+    let message = format!("Idempotency-Key does not go with this request: {why}. Leave it out.");
+    ApiError::Invalid { param: Some(KEY.to_string()), code: "idempotency_not_supported", message }
+}
+
+/// What the request's answer is sealed with, if it holds a secret.
+fn sealing(request: &Request) -> Result<Option<SealKey>, ApiError> {
+    if !SECRET.iter().any(|end| request.uri().path().ends_with(end)) {
+        return Ok(None);
+    }
+    let bearer = SecretString::from(guard::bearer(request.headers())?);
+    SealKey::new(&bearer).map(Some).map_err(|_| {
+        not_supported(format!(
+            "its answer holds a secret, which is kept sealed under your key, and a key with fewer than \
+             {LEAST_KEY_CHARACTERS} characters seals nothing"
+        ))
+    })
+}
+
 fn check<'a>(key: &'a HeaderValue, path: &str) -> Result<&'a str, ApiError> {
-    let refused = |code, message| ApiError::Invalid { param: Some(KEY.to_string()), code, message };
-    if let Some((_, why)) = WITHOUT.iter().find(|(end, _)| path.ends_with(end)) {
-        let message = format!("Idempotency-Key does not go with {path}: {why}. Leave it out.");
-        return Err(refused("idempotency_not_supported", message));
+    if path.ends_with(MODELS) {
+        return Err(not_supported("an answer of a model is not kept".into()));
     }
     let plain = |text: &&str| (1..=KEY_BYTES).contains(&text.len());
     key.to_str().ok().filter(plain).ok_or_else(|| {
         let message = format!("Invalid Idempotency-Key: it must have 1 to {KEY_BYTES} visible ASCII characters.");
-        refused("invalid_idempotency_key", message)
+        ApiError::Invalid { param: Some(KEY.to_string()), code: "invalid_idempotency_key", message }
     })
 }
 
@@ -138,46 +159,55 @@ async fn printed(app: &App, request: Request) -> Result<(Request, Print), ApiErr
     Ok((Request::from_parts(parts, Body::from(bytes)), print))
 }
 
-/// The first request with its key, to its end.
-async fn go_on(pool: PgPool, claim: Claim, mut request: Request, print: Print, next: Next) -> Response {
-    let renewing = AbortOnDropHandle::new(tokio::spawn(renew(pool.clone(), claim.clone())));
-    request.extensions_mut().insert(claim.clone());
-    let response = next.run(request).await;
-    drop(renewing);
-    let (parts, body) = response.into_parts();
-    let body = match to_bytes(body, ANSWER_BYTES).await {
-        Ok(body) => body,
-        Err(error) => return ApiError::internal(error).into_response(),
-    };
-    let answer = Answer { status: parts.status.as_u16(), headers: kept(&parts.headers), body: body.to_vec() };
-    if let Err(error) = settle(&pool, &claim, &print.digest(), &answer).await {
-        tracing::warn!(error = chain(&error), "the answer to an Idempotency-Key could not be kept");
-    }
-    Response::from_parts(parts, Body::from(body))
+/// The first request with its key.
+struct First {
+    pool: PgPool,
+    claim: Claim,
+    print: Print,
+    seal: Option<SealKey>,
 }
 
-/// Frees the key of a request that failed and made nothing; keeps every other answer.
-async fn settle(
-    pool: &PgPool,
-    claim: &Claim,
-    body_sha256: &[u8],
-    answer: &Answer,
-) -> Result<(), attune_store::error::StoreError> {
-    let mut tx = db::tenant(pool, claim.project_id).await?;
-    let failed = !(200..300).contains(&answer.status);
-    if !(failed && idempotency::release(&mut tx, claim).await?) {
-        idempotency::answer(&mut tx, claim, body_sha256, answer).await?;
+impl First {
+    /// The request, to its end.
+    async fn go_on(self, mut request: Request, next: Next) -> Response {
+        let renewing = AbortOnDropHandle::new(tokio::spawn(renew(self.pool.clone(), self.claim.clone())));
+        request.extensions_mut().insert(self.claim.clone());
+        let response = next.run(request).await;
+        drop(renewing);
+        let (parts, body) = response.into_parts();
+        let body = match to_bytes(body, ANSWER_BYTES).await {
+            Ok(body) => body,
+            Err(error) => return ApiError::internal(error).into_response(),
+        };
+        if let Err(error) = self.settle(&parts, &body).await {
+            tracing::warn!(error = chain(&error), "the answer to an Idempotency-Key could not be kept");
+        }
+        Response::from_parts(parts, Body::from(body))
     }
-    Ok(tx.commit().await?)
+
+    /// Frees the key of a request that failed and made nothing; keeps every other answer.
+    async fn settle(&self, parts: &Parts, body: &[u8]) -> Result<(), StoreError> {
+        let mut tx = db::scoped(&self.pool, self.claim.tenant, None).await?;
+        let failed = !parts.status.is_success();
+        if !(failed && idempotency::release(&mut tx, &self.claim).await?) {
+            let body = match &self.seal {
+                Some(seal) => seal.seal(self.claim.claim, body)?,
+                None => body.to_vec(),
+            };
+            let answer = Answer { status: parts.status.as_u16(), headers: kept(&parts.headers), body };
+            idempotency::answer(&mut tx, &self.claim, &self.print.digest(), &answer).await?;
+        }
+        Ok(tx.commit().await?)
+    }
 }
 
 async fn renew(pool: PgPool, claim: Claim) {
     loop {
         tokio::time::sleep(Duration::from_secs(HELD_SECONDS.unsigned_abs().into()) / 3).await;
         let renewed = async {
-            let mut tx = db::tenant(&pool, claim.project_id).await?;
+            let mut tx = db::scoped(&pool, claim.tenant, None).await?;
             idempotency::renew(&mut tx, &claim).await?;
-            Ok::<(), attune_store::error::StoreError>(tx.commit().await?)
+            Ok::<(), StoreError>(tx.commit().await?)
         };
         if let Err(error) = renewed.await {
             tracing::warn!(error = chain(&error), "an Idempotency-Key could not be held on to");
@@ -230,6 +260,18 @@ mod tests {
         {
             assert!(check(key, path).is_err(), "{key} {path}");
         }
+    }
+
+    #[test]
+    fn an_answer_with_a_secret_is_sealed_under_a_key_that_can_seal() {
+        let request = |path: &str, key: &str| {
+            let bearer = format!("Bearer {key}");
+            Request::post(path).header(header::AUTHORIZATION, bearer).body(Body::empty()).unwrap()
+        };
+        let long = "k".repeat(LEAST_KEY_CHARACTERS);
+        assert!(sealing(&request("/v1/files", "short")).unwrap().is_none());
+        assert!(sealing(&request("/v1/webhook_endpoints", "short")).is_err());
+        assert!(sealing(&request("/v1/webhook_endpoints", &long)).unwrap().is_some());
     }
 
     #[test]

@@ -53,6 +53,7 @@ const TABLE: &[Permission] = &[
     project("preview_file", Scope::FilesRead, Role::Viewer),
     project("report_file", Scope::FilesRead, Role::Viewer),
     project("create_upload", Scope::FilesWrite, Role::Member),
+    project("retrieve_upload", Scope::FilesRead, Role::Viewer),
     project("create_upload_part", Scope::FilesWrite, Role::Member),
     project("complete_upload", Scope::FilesWrite, Role::Member),
     project("cancel_upload", Scope::FilesWrite, Role::Member),

@@ -48,6 +48,7 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(files::preview))
         .routes(routes!(files::report))
         .routes(routes!(uploads::create))
+        .routes(routes!(uploads::retrieve))
         .routes(routes!(uploads::complete))
         .routes(routes!(uploads::cancel))
         .routes(routes!(base_models::create, base_models::list))

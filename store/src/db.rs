@@ -59,39 +59,52 @@ const ASSUMED_ALIVE: Duration = Duration::from_secs(1);
 /// A transaction; what is not committed is undone.
 pub type Tx = Transaction<'static, Postgres>;
 
+/// Whose rows a transaction sees, and whose a request's changes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tenant {
+    /// A project: its files, jobs, models.
+    Project(ProjectId),
+    /// An organization's administration: its projects, people, keys and audit log.
+    Organization(OrganizationId),
+}
+
+impl Tenant {
+    /// The project's or organization's id.
+    #[must_use]
+    pub const fn uuid(self) -> Uuid {
+        match self {
+            Self::Project(id) => id.uuid(),
+            Self::Organization(id) => id.uuid(),
+        }
+    }
+
+    const fn setting(self) -> &'static str {
+        match self {
+            Self::Project(_) => "attune.project_id",
+            Self::Organization(_) => "attune.organization_id",
+        }
+    }
+}
+
 /// A transaction in which only this project's rows are there: row security holds it to them.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn tenant(pool: &PgPool, project: ProjectId) -> Result<Tx, StoreError> {
-    scoped(pool, "attune.project_id", project.uuid(), None).await
+    scoped(pool, Tenant::Project(project), None).await
 }
 
-/// As [`tenant`], for somebody: what it changes is noted under `origin`, if there is one.
+/// A transaction in which only this tenant's rows are there. What it changes is noted under `origin`, if there is one.
 ///
-/// # Errors
-/// [`StoreError::Database`].
-pub async fn tenant_of(pool: &PgPool, project: ProjectId, origin: Option<Origin>) -> Result<Tx, StoreError> {
-    scoped(pool, "attune.project_id", project.uuid(), origin).await
-}
-
-/// A transaction that administers an organization: its projects, and what hangs on them, are there. Noted as above.
-///
-/// # Errors
-/// [`StoreError::Database`].
-pub async fn organization(
-    pool: &PgPool,
-    organization: OrganizationId,
-    origin: Option<Origin>,
-) -> Result<Tx, StoreError> {
-    scoped(pool, "attune.organization_id", organization.uuid(), origin).await
-}
-
 /// Begins, takes on the role and names the tenant in one round trip; all of it ends with the transaction. The text is
 /// fixed but for a UUID, which can hold nothing but hex digits, and the origin, which can hold no quote either.
-async fn scoped(pool: &PgPool, setting: &'static str, tenant: Uuid, origin: Option<Origin>) -> Result<Tx, StoreError> {
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn scoped(pool: &PgPool, tenant: Tenant, origin: Option<Origin>) -> Result<Tx, StoreError> {
+    let (setting, id) = (tenant.setting(), tenant.uuid());
     let noted = origin.map(|origin| format!("; set local attune.origin = '{origin}'")).unwrap_or_default();
-    let begin = format!("begin; set local role attune_app; set local {setting} = '{tenant}'{noted}");
+    let begin = format!("begin; set local role attune_app; set local {setting} = '{id}'{noted}");
     Ok(pool.begin_with(AssertSqlSafe(begin)).await?)
 }
 

@@ -3,12 +3,11 @@
 //! A claim lives as long as its holder renews it. Whether the holder's change was kept is noted in the very transaction
 //! of that change ([`mark`]), so that after a crash it is known and nothing is made twice.
 
-use attune_domain::id::ProjectId;
 use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::error::StoreError;
+use crate::{db::Tenant, error::StoreError};
 
 /// How long a claim lasts without being renewed, in seconds.
 pub const HELD_SECONDS: i32 = 60;
@@ -20,7 +19,7 @@ pub const KEPT_HOURS: i32 = 24;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// Whose key.
-    pub project_id: ProjectId,
+    pub tenant: Tenant,
     /// As the caller chose it.
     pub key: String,
     /// Tells this claim from an earlier one of the same key.
@@ -51,6 +50,8 @@ pub enum Found {
     Other(String),
     /// It was answered.
     Answered {
+        /// The first request's claim.
+        claim: Uuid,
         /// SHA-256 of the first request's body.
         body_sha256: Vec<u8>,
         /// What it was told.
@@ -62,19 +63,24 @@ pub enum Found {
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn claim(db: &mut PgConnection, project: ProjectId, key: &str, request: &str) -> Result<Found, StoreError> {
+pub async fn claim(db: &mut PgConnection, tenant: Tenant, key: &str, request: &str) -> Result<Found, StoreError> {
     let claim = Uuid::new_v4();
+    let (project, organization) = match tenant {
+        Tenant::Project(id) => (Some(id.uuid()), None),
+        Tenant::Organization(id) => (None, Some(id.uuid())),
+    };
     let taken = sqlx::query_scalar!(
-        "insert into idempotency_key (project_id, key, claim, request, held_until)
-         values ($1, $2, $3, $4, now() + make_interval(secs => $5::int))
-         on conflict (project_id, key) do update
+        "insert into idempotency_key (project_id, organization_id, key, claim, request, held_until)
+         values ($1, $2, $3, $4, $5, now() + make_interval(secs => $6::int))
+         on conflict (tenant_id, key) do update
              set claim = excluded.claim, request = excluded.request, held_until = excluded.held_until,
                  body_sha256 = null, applied = false, status = null, headers = null, answer = null, created_at = now()
-             where idempotency_key.created_at < now() - make_interval(hours => $6::int)
+             where idempotency_key.created_at < now() - make_interval(hours => $7::int)
                 or (idempotency_key.status is null and not idempotency_key.applied
                     and idempotency_key.held_until < now())
          returning claim",
-        project.uuid(),
+        project,
+        organization,
         key,
         claim,
         request,
@@ -84,16 +90,16 @@ pub async fn claim(db: &mut PgConnection, project: ProjectId, key: &str, request
     .fetch_optional(&mut *db)
     .await?;
     if taken.is_some() {
-        return Ok(Found::Free(Claim { project_id: project, key: key.to_owned(), claim }));
+        return Ok(Found::Free(Claim { tenant, key: key.to_owned(), claim }));
     }
-    look(db, project, key, request).await
+    look(db, tenant, key, request).await
 }
 
-async fn look(db: &mut PgConnection, project: ProjectId, key: &str, request: &str) -> Result<Found, StoreError> {
+async fn look(db: &mut PgConnection, tenant: Tenant, key: &str, request: &str) -> Result<Found, StoreError> {
     let row = sqlx::query!(
-        r#"select request, body_sha256, status, headers, answer, applied and held_until < now() as "lost!"
-           from idempotency_key where project_id = $1 and key = $2"#,
-        project.uuid(),
+        r#"select request, claim, body_sha256, status, headers, answer, applied and held_until < now() as "lost!"
+           from idempotency_key where tenant_id = $1 and key = $2"#,
+        tenant.uuid(),
         key,
     )
     .fetch_optional(db)
@@ -105,6 +111,7 @@ async fn look(db: &mut PgConnection, project: ProjectId, key: &str, request: &st
     }
     Ok(match (row.status, row.answer) {
         (Some(status), Some(body)) => Found::Answered {
+            claim: row.claim,
             body_sha256: row.body_sha256.unwrap_or_default(),
             answer: Answer {
                 status: u16::try_from(status).unwrap_or(500),
@@ -124,8 +131,8 @@ async fn look(db: &mut PgConnection, project: ProjectId, key: &str, request: &st
 pub async fn renew(db: &mut PgConnection, claim: &Claim) -> Result<(), StoreError> {
     sqlx::query!(
         "update idempotency_key set held_until = now() + make_interval(secs => $4::int)
-         where project_id = $1 and key = $2 and claim = $3",
-        claim.project_id.uuid(),
+         where tenant_id = $1 and key = $2 and claim = $3",
+        claim.tenant.uuid(),
         claim.key,
         claim.claim,
         HELD_SECONDS,
@@ -141,8 +148,8 @@ pub async fn renew(db: &mut PgConnection, claim: &Claim) -> Result<(), StoreErro
 /// [`StoreError::Stale`]: another request has taken the key over.
 pub async fn mark(tx: &mut PgConnection, claim: &Claim) -> Result<(), StoreError> {
     let marked = sqlx::query!(
-        "update idempotency_key set applied = true where project_id = $1 and key = $2 and claim = $3",
-        claim.project_id.uuid(),
+        "update idempotency_key set applied = true where tenant_id = $1 and key = $2 and claim = $3",
+        claim.tenant.uuid(),
         claim.key,
         claim.claim,
     )
@@ -163,8 +170,8 @@ pub async fn answer(
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "update idempotency_key set status = $4, headers = $5, answer = $6, body_sha256 = $7
-         where project_id = $1 and key = $2 and claim = $3",
-        claim.project_id.uuid(),
+         where tenant_id = $1 and key = $2 and claim = $3",
+        claim.tenant.uuid(),
         claim.key,
         claim.claim,
         i16::try_from(answer.status).unwrap_or(500),
@@ -183,8 +190,8 @@ pub async fn answer(
 /// [`StoreError::Database`].
 pub async fn release(db: &mut PgConnection, claim: &Claim) -> Result<bool, StoreError> {
     let released = sqlx::query!(
-        "delete from idempotency_key where project_id = $1 and key = $2 and claim = $3 and not applied",
-        claim.project_id.uuid(),
+        "delete from idempotency_key where tenant_id = $1 and key = $2 and claim = $3 and not applied",
+        claim.tenant.uuid(),
         claim.key,
         claim.claim,
     )

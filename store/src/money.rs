@@ -41,11 +41,23 @@ pub async fn budget(conn: &mut PgConnection, project: ProjectId) -> Result<Budge
     Ok(Budget { monthly_micro_usd, spent_micro_usd, since })
 }
 
+/// Nobody else can set the project's budget until the transaction ends, whether it was ever set or not.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn lock_budget(tx: &mut PgConnection, project: ProjectId) -> Result<(), StoreError> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('attune: budget ' || $1::uuid, 0))", project.uuid())
+        .fetch_one(tx)
+        .await?;
+    Ok(())
+}
+
 /// Sets a project's budget; `None` takes it away.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn set_budget(tx: &mut PgConnection, project: ProjectId, monthly: Option<i64>) -> Result<(), StoreError> {
+    lock_budget(tx, project).await?;
     match monthly {
         None => sqlx::query!("delete from budget where project_id = $1", project.uuid()).execute(tx).await?,
         Some(micro_usd) => {

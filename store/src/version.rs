@@ -4,10 +4,17 @@
 //! writes, and needs no column and no trigger. After a restore from a dump every version is another one, so what was read
 //! before it no longer matches: an `If-Match` is then refused once more than it must be, never once less.
 
-use attune_domain::id::{AdapterVersionId, BatchId, FileId, JobId, ProjectId, WebhookEndpointId};
+use attune_domain::id::{ApiKey, Batch, File, Id, Job, Kind, Person, Project, ProjectId, Upload, WebhookEndpoint};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
-use crate::{adapter, error::StoreError};
+use crate::{
+    adapter::{self, AdapterVersion},
+    adapter_alias,
+    db::Tenant,
+    error::StoreError,
+    member, money,
+};
 
 /// A kind of thing that has versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,152 +23,177 @@ pub enum Thing {
     Job,
     /// A file.
     File,
+    /// A file that comes in parts.
+    Upload,
     /// A batch.
     Batch,
     /// An adapter, by its id or its model's name.
     Adapter,
+    /// An adapter's alias: the adapter, then the alias.
+    Alias,
     /// A webhook endpoint.
     WebhookEndpoint,
+    /// What a project may spend. It has no name, and is always there.
+    Budget,
+    /// A project of an organization.
+    Project,
+    /// A key of a project: the project, then the key.
+    ApiKey,
+    /// Somebody in an organization.
+    User,
+    /// Somebody in a project: the project, then the user.
+    ProjectUser,
 }
 
-/// The version of the project's thing of this name; `None`: there is none, or none of this project.
+/// The version of a budget that was never set.
+const UNSET: &str = "0";
+
+/// The version of the row that `$from` finds. With `$locks`, nobody else can write the row until the transaction ends.
+macro_rules! row {
+    ($db:expr, $locks:expr, $from:tt, $($id:expr),+) => {{
+        if $locks {
+            sqlx::query!("select from " + $from + " for update", $($id),+).fetch_optional(&mut *$db).await?;
+        }
+        // A statement of its own, so that it sees what was written while the lock was waited for.
+        sqlx::query_scalar!("select xmin::text as \"version!\" from " + $from, $($id),+).fetch_optional(&mut *$db).await?
+    }};
+}
+
+/// The version of the tenant's thing of these names; `None`: there is none, or none of this tenant.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn of(
     db: &mut PgConnection,
-    project: ProjectId,
+    tenant: Tenant,
     thing: Thing,
-    name: &str,
+    names: &[String],
 ) -> Result<Option<String>, StoreError> {
-    Ok(match thing {
-        Thing::Job => {
-            let Ok(id) = name.parse::<JobId>() else { return Ok(None) };
-            sqlx::query_scalar!(
-                r#"select xmin::text as "version!" from job where job_id = $1 and project_id = $2"#,
-                id.uuid(),
-                project.uuid(),
-            )
-            .fetch_optional(db)
-            .await?
-        }
-        Thing::File => {
-            let Ok(id) = name.parse::<FileId>() else { return Ok(None) };
-            sqlx::query_scalar!(
-                r#"select xmin::text as "version!" from file where file_id = $1 and project_id = $2"#,
-                id.uuid(),
-                project.uuid(),
-            )
-            .fetch_optional(db)
-            .await?
-        }
-        Thing::Batch => {
-            let Ok(id) = name.parse::<BatchId>() else { return Ok(None) };
-            sqlx::query_scalar!(
-                r#"select xmin::text as "version!" from batch where batch_id = $1 and project_id = $2"#,
-                id.uuid(),
-                project.uuid(),
-            )
-            .fetch_optional(db)
-            .await?
-        }
-        Thing::WebhookEndpoint => {
-            let Ok(id) = name.parse::<WebhookEndpointId>() else { return Ok(None) };
-            sqlx::query_scalar!(
-                r#"select xmin::text as "version!" from webhook_endpoint
-                   where webhook_endpoint_id = $1 and project_id = $2"#,
-                id.uuid(),
-                project.uuid(),
-            )
-            .fetch_optional(db)
-            .await?
-        }
-        Thing::Adapter => {
-            let Some(id) = adapter_named(db, project, name).await? else { return Ok(None) };
-            sqlx::query_scalar!(
-                r#"select xmin::text as "version!" from adapter_version
-                   where adapter_version_id = $1 and project_id = $2"#,
-                id.uuid(),
-                project.uuid(),
-            )
-            .fetch_optional(db)
-            .await?
-        }
-    })
+    match tenant {
+        Tenant::Project(project) => of_project(db, false, project, thing, names).await,
+        Tenant::Organization(_) => of_organization(db, false, tenant.uuid(), thing, names).await,
+    }
 }
 
-/// As [`of`], and nobody else can write the row until the transaction ends.
+/// As [`of`], and nobody else can write the row until the transaction ends. What the handlers lock before the row is
+/// locked before it here too.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn lock(
     tx: &mut PgConnection,
-    project: ProjectId,
+    tenant: Tenant,
     thing: Thing,
-    name: &str,
+    names: &[String],
 ) -> Result<Option<String>, StoreError> {
-    match thing {
-        Thing::Job => {
-            let Ok(id) = name.parse::<JobId>() else { return Ok(None) };
-            sqlx::query!("select from job where job_id = $1 and project_id = $2 for update", id.uuid(), project.uuid())
-                .fetch_optional(&mut *tx)
-                .await?;
-        }
-        Thing::File => {
-            let Ok(id) = name.parse::<FileId>() else { return Ok(None) };
-            sqlx::query!(
-                "select from file where file_id = $1 and project_id = $2 for update",
-                id.uuid(),
-                project.uuid()
-            )
-            .fetch_optional(&mut *tx)
-            .await?;
-        }
-        Thing::Batch => {
-            let Ok(id) = name.parse::<BatchId>() else { return Ok(None) };
-            sqlx::query!(
-                "select from batch where batch_id = $1 and project_id = $2 for update",
-                id.uuid(),
-                project.uuid()
-            )
-            .fetch_optional(&mut *tx)
-            .await?;
-        }
-        Thing::WebhookEndpoint => {
-            let Ok(id) = name.parse::<WebhookEndpointId>() else { return Ok(None) };
-            sqlx::query!(
-                "select from webhook_endpoint where webhook_endpoint_id = $1 and project_id = $2 for update",
-                id.uuid(),
-                project.uuid(),
-            )
-            .fetch_optional(&mut *tx)
-            .await?;
-        }
-        Thing::Adapter => {
-            let Some(id) = adapter_named(tx, project, name).await? else { return Ok(None) };
-            sqlx::query!(
-                "select from adapter_version where adapter_version_id = $1 and project_id = $2 for update",
-                id.uuid(),
-                project.uuid(),
-            )
-            .fetch_optional(&mut *tx)
-            .await?;
+    match tenant {
+        Tenant::Project(project) => of_project(tx, true, project, thing, names).await,
+        Tenant::Organization(organization) => {
+            if thing == Thing::User {
+                member::lock_owners(tx, organization).await?;
+            }
+            of_organization(tx, true, tenant.uuid(), thing, names).await
         }
     }
-    // A statement of its own, so that it sees what was written while the lock was waited for.
-    of(tx, project, thing, name).await
 }
 
-async fn adapter_named(
+async fn of_project(
+    db: &mut PgConnection,
+    locks: bool,
+    project: ProjectId,
+    thing: Thing,
+    names: &[String],
+) -> Result<Option<String>, StoreError> {
+    let of = project.uuid();
+    Ok(match (thing, names) {
+        (Thing::Job, [id]) => row!(db, locks, "job where job_id = $1 and project_id = $2", uuid::<Job>(id), of),
+        (Thing::File, [id]) => row!(db, locks, "file where file_id = $1 and project_id = $2", uuid::<File>(id), of),
+        (Thing::Upload, [id]) => {
+            row!(db, locks, "upload where upload_id = $1 and project_id = $2", uuid::<Upload>(id), of)
+        }
+        (Thing::Batch, [id]) => row!(db, locks, "batch where batch_id = $1 and project_id = $2", uuid::<Batch>(id), of),
+        (Thing::WebhookEndpoint, [id]) => {
+            let id = uuid::<WebhookEndpoint>(id);
+            row!(db, locks, "webhook_endpoint where webhook_endpoint_id = $1 and project_id = $2", id, of)
+        }
+        (Thing::Adapter, [name]) => {
+            let id = version_named(db, project, name).await?.map(|version| version.adapter_version_id.uuid());
+            row!(db, locks, "adapter_version where adapter_version_id = $1 and project_id = $2", id, of)
+        }
+        (Thing::Alias, [name, alias]) => {
+            let Some(version) = version_named(db, project, name).await? else { return Ok(None) };
+            if locks {
+                adapter_alias::lock(db, project, &version.adapter).await?;
+            }
+            let adapter = version.adapter_id.uuid();
+            row!(
+                db,
+                locks,
+                "adapter_alias where adapter_id = $1 and alias = $2 and project_id = $3",
+                adapter,
+                alias,
+                of
+            )
+        }
+        (Thing::Budget, []) => {
+            if locks {
+                money::lock_budget(db, project).await?;
+            }
+            row!(db, locks, "budget where project_id = $1", of).or_else(|| Some(UNSET.to_owned()))
+        }
+        _ => None,
+    })
+}
+
+async fn of_organization(
+    db: &mut PgConnection,
+    locks: bool,
+    of: Uuid,
+    thing: Thing,
+    names: &[String],
+) -> Result<Option<String>, StoreError> {
+    Ok(match (thing, names) {
+        (Thing::Project, [id]) => {
+            row!(db, locks, "project where project_id = $1 and organization_id = $2", uuid::<Project>(id), of)
+        }
+        (Thing::User, [id]) => {
+            let id = uuid::<Person>(id);
+            row!(db, locks, "organization_member where person_id = $1 and organization_id = $2", id, of)
+        }
+        (Thing::ApiKey, [project, id]) => row!(
+            db,
+            locks,
+            "api_key where api_key_id = $1 and project_id = (
+                 select project_id from project where project_id = $2 and organization_id = $3)",
+            uuid::<ApiKey>(id),
+            uuid::<Project>(project),
+            of
+        ),
+        (Thing::ProjectUser, [project, id]) => row!(
+            db,
+            locks,
+            "project_member where person_id = $1 and project_id = (
+                 select project_id from project where project_id = $2 and organization_id = $3)",
+            uuid::<Person>(id),
+            uuid::<Project>(project),
+            of
+        ),
+        _ => None,
+    })
+}
+
+/// What finds nothing if the text is no id of this kind.
+fn uuid<K: Kind>(text: &str) -> Option<Uuid> {
+    text.parse::<Id<K>>().ok().map(|id| id.uuid())
+}
+
+async fn version_named(
     db: &mut PgConnection,
     project: ProjectId,
     name: &str,
-) -> Result<Option<AdapterVersionId>, StoreError> {
-    if let Ok(id) = name.parse() {
-        return Ok(Some(id));
-    }
+) -> Result<Option<AdapterVersion>, StoreError> {
     match adapter::find(db, project, name).await {
-        Ok(version) => Ok(Some(version.adapter_version_id)),
+        Ok(version) => Ok(Some(version)),
         Err(StoreError::NotFound(_)) => Ok(None),
         Err(error) => Err(error),
     }

@@ -1,13 +1,15 @@
 //! What a project may spend in a month.
 
 use attune_domain::id::ProjectId;
-use attune_store::money;
+use attune_store::{db::Tenant, money};
 use axum::{Json, extract::State};
+use sqlx::PgConnection;
 
 use crate::{
     app::App,
     body::Body,
     caller::Caller,
+    conditions,
     error::{ApiError, ErrorBody},
     wire::money::{BudgetView, NewBudget},
 };
@@ -16,13 +18,14 @@ use crate::{
 #[utoipa::path(get, path = "/v1/budget", tag = "Usage", operation_id = "retrieve_budget",
     responses((status = 200, body = BudgetView), (status = "4XX", body = ErrorBody)))]
 pub async fn get(State(app): State<App>, Caller(holder): Caller) -> Result<Json<BudgetView>, ApiError> {
-    shown(&app, holder.project_id).await
+    let mut db = app.platform().await?;
+    conditions::hold(&mut db, Tenant::Project(holder.project_id)).await?;
+    shown(&mut db, holder.project_id).await
 }
 
 /// The budget, and what runs that are at work have spent of it, which is for the platform to reckon.
-async fn shown(app: &App, project: ProjectId) -> Result<Json<BudgetView>, ApiError> {
-    let mut db = app.platform().await?;
-    let budget = money::budget(&mut db, project).await?;
+async fn shown(platform: &mut PgConnection, project: ProjectId) -> Result<Json<BudgetView>, ApiError> {
+    let budget = money::budget(platform, project).await?;
     Ok(Json(BudgetView::new(project.to_string(), budget)))
 }
 
@@ -42,5 +45,5 @@ pub async fn set(
     let mut tx = app.tenant(holder.project_id).await?;
     money::set_budget(&mut tx, holder.project_id, monthly).await?;
     tx.commit().await?;
-    shown(&app, holder.project_id).await
+    shown(&mut *app.platform().await?, holder.project_id).await
 }

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use attune_domain::{
     bytes::Bytes,
-    id::{UploadId, UploadPartId},
+    id::{ProjectId, UploadId, UploadPartId},
 };
 use attune_store::{
-    file,
+    db, file,
     upload::{self, NewUpload as NewRow, Part, Upload, UploadStatus},
 };
 use axum::{
     Json,
     extract::{Multipart, Path, State, multipart::MultipartRejection},
 };
+use sqlx::PgConnection;
 
 use crate::{
     app::App,
@@ -63,6 +64,36 @@ pub async fn create(
     let upload = upload::insert(&mut tx, holder.project_id, row).await?;
     tx.commit().await?;
     Ok(Json(UploadView::new(upload, None)))
+}
+
+/// Look at an upload.
+///
+/// OpenAI has no such call. A completed one comes with its file.
+#[utoipa::path(get, path = "/v1/uploads/{upload_id}", tag = "Uploads", operation_id = "retrieve_upload",
+    params(("upload_id" = String, Path)),
+    responses((status = 200, body = UploadView), (status = "4XX", body = ErrorBody)))]
+pub async fn retrieve(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<UploadView>, ApiError> {
+    let upload_id = named(&id)?;
+    let mut tx = app.tenant(holder.project_id).await?;
+    view(&mut tx, holder.project_id, upload_id, &id).await
+}
+
+async fn view(
+    tx: &mut PgConnection,
+    project: ProjectId,
+    id: UploadId,
+    name: &str,
+) -> Result<Json<UploadView>, ApiError> {
+    let upload = upload::lock(tx, project, id).await.map_err(ApiError::on_read(name))?;
+    let file = match upload.file_id {
+        Some(file) => Some(file::of_job(tx, project, file).await?.into()),
+        None => None,
+    };
+    Ok(Json(UploadView::new(upload, file)))
 }
 
 /// Add a part.
@@ -120,14 +151,10 @@ pub async fn complete(
         // A caller that leaves does not end it.
         let joining = tokio::spawn(joining::join(app.clone(), project, Join { upload, parts, md5 }));
         joining.await.map_err(ApiError::internal)??;
-        tx = app.tenant(project).await?;
+        // What the request demanded was checked as its upload was claimed, and the upload has been written since.
+        tx = db::tenant(&app.db, project).await?;
     }
-    let upload = upload::lock(&mut tx, project, upload_id).await.map_err(ApiError::on_read(id))?;
-    let file = match upload.file_id {
-        Some(file) => Some(file::of_job(&mut tx, project, file).await?.into()),
-        None => None,
-    };
-    Ok(Json(UploadView::new(upload, file)))
+    view(&mut tx, project, upload_id, &id).await
 }
 
 /// Cancel an upload.
@@ -158,9 +185,9 @@ pub async fn cancel(
 
 /// The upload takes `more` bytes in another part.
 async fn open(
-    tx: &mut sqlx::PgConnection,
+    tx: &mut PgConnection,
     app: &App,
-    (project, id): (&attune_domain::id::ProjectId, UploadId),
+    (project, id): (&ProjectId, UploadId),
     name: &str,
     more: u64,
 ) -> Result<(), ApiError> {

@@ -2,7 +2,9 @@
 //! store behind it.
 
 mod administration;
+mod conditions;
 mod forged;
+mod idempotency;
 mod issuer;
 mod sign_in;
 mod walk;

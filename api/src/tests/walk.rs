@@ -59,6 +59,9 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
     let kept = world.get(&format!("/v1/fine_tuning/jobs/{job}/checkpoints"), &world.key).await.json();
     let checkpoint = kept["data"][0]["fine_tuned_model_checkpoint"].as_str();
     let checkpoint = checkpoint.map_or_else(|| format!("{model}:ckpt-step-10"), str::to_owned);
+    let upload = body("create_upload", &BTreeMap::new(), true);
+    let upload =
+        world.call(Method::POST, "/v1/uploads", &world.key, upload).await.json()["id"].as_str().unwrap().to_owned();
     let hook = body("create_webhook_endpoint", &BTreeMap::new(), true);
     let hook = world.call(Method::POST, "/v1/webhook_endpoints", &world.key, hook).await.json()["id"]
         .as_str()
@@ -68,8 +71,7 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
         |there: String, prefix: &str| Place::Tenants { there, unknown: format!("{prefix}{}", "0".repeat(32)) };
     BTreeMap::from([
         ("file_id", tenants(world.seed.file_id.to_string(), "file-")),
-        // A part is a form, which is read before its upload is looked for: roles and scopes are walked, rows are not.
-        ("upload_id", Place::Shared("upload_00000000000000000000000000000001")),
+        ("upload_id", tenants(upload, "upload_")),
         ("job_id", tenants(job, "ftjob-")),
         ("adapter", tenants(adapter, "adapter_")),
         ("model", Place::Tenants { there: model, unknown: "ft:tiny:default:nobody:x".into() }),
@@ -188,7 +190,8 @@ async fn another_tenants_id_is_answered_as_one_that_nobody_has(pool: PgPool) {
         let foreign = call(&world, &step, &places, true, &world.other.key).await;
         let unknown = call(&world, &step, &places, false, &world.other.key).await;
         let what = format!("{} {} ({operation})", step.method, step.path);
-        if names_a_row {
+        // A form is read before what its path names is looked for.
+        if names_a_row && !OTHER_BODIES.contains(&operation) {
             assert_eq!(foreign.status, StatusCode::NOT_FOUND, "{what}: {}", foreign.text);
         }
         assert!(foreign.status.is_client_error(), "{what}: {} {}", foreign.status, foreign.text);

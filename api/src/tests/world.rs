@@ -9,13 +9,14 @@ use attune_domain::{
 use attune_store::{
     api_key::{self, NewKey},
     config::WebhooksConfig,
-    db, member, mint, tenant,
+    db::{self, Tenant},
+    member, mint, tenant,
     testing::{self, Seed, seed},
 };
 use axum::{
     Router,
     body::Body,
-    http::{HeaderValue, Method, Request, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header},
 };
 use serde_json::Value;
 use sqlx::PgPool;
@@ -57,12 +58,17 @@ pub(crate) struct Other {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) text: String,
 }
 
 impl Answer {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     pub(crate) fn message(&self) -> String {
@@ -123,7 +129,7 @@ impl World {
 
     /// A token of somebody who is this in the first organization.
     pub(crate) async fn person(&self, subject: &str, role: Role) -> String {
-        let mut tx = db::organization(&self.pool, self.organization, None).await.unwrap();
+        let mut tx = db::scoped(&self.pool, Tenant::Organization(self.organization), None).await.unwrap();
         let who = member::Identity { issuer: &self.issuer.url, subject, email: None, name: None };
         let id = member::admit(&mut tx, self.organization, &who, role).await.unwrap();
         if role < Role::Admin {
@@ -158,9 +164,9 @@ impl World {
             None => request.body(Body::empty()),
         };
         let answer = self.router.clone().oneshot(request.unwrap()).await.unwrap();
-        let status = answer.status();
+        let (status, headers) = (answer.status(), answer.headers().clone());
         let bytes = axum::body::to_bytes(answer.into_body(), 64 << 20).await.unwrap();
-        Answer { status, text: String::from_utf8_lossy(&bytes).into_owned() }
+        Answer { status, headers, text: String::from_utf8_lossy(&bytes).into_owned() }
     }
 }
 

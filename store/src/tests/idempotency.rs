@@ -1,9 +1,10 @@
 //! Keys of repeated requests, and versions of rows, with two connections at once.
 
-use sqlx::PgPool;
+use attune_domain::id::{OrganizationId, ProjectId};
+use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    db,
+    db::{self, Tenant},
     error::StoreError,
     idempotency::{self, Answer, Claim, Found},
     job, tenant,
@@ -26,12 +27,17 @@ async fn outlive(pool: &PgPool, interval: &str) {
     tx.commit().await.unwrap();
 }
 
+async fn organization_of(conn: &mut PgConnection, project: ProjectId) -> OrganizationId {
+    let id = sqlx::query_scalar("select organization_id from project where project_id = $1").bind(project.uuid());
+    OrganizationId::new(id.fetch_one(conn).await.unwrap())
+}
+
 #[sqlx::test(migrations = false)]
 async fn a_key_is_held_then_answered_and_then_forgotten(pool: PgPool) {
     let project = seed(&pool).await.unwrap().project_id;
     let take = async |request: &str| {
         let mut tx = db::tenant(&pool, project).await.unwrap();
-        let found = idempotency::claim(&mut tx, project, "k", request).await.unwrap();
+        let found = idempotency::claim(&mut tx, Tenant::Project(project), "k", request).await.unwrap();
         tx.commit().await.unwrap();
         found
     };
@@ -43,12 +49,20 @@ async fn a_key_is_held_then_answered_and_then_forgotten(pool: PgPool) {
     let mut tx = db::tenant(&pool, project).await.unwrap();
     idempotency::answer(&mut tx, &claim, b"digest", &answer).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(take("POST /a").await, Found::Answered { body_sha256: b"digest".to_vec(), answer });
+    assert_eq!(take("POST /a").await, Found::Answered { claim: claim.claim, body_sha256: b"digest".to_vec(), answer });
 
     let mut conn = pool.acquire().await.unwrap();
     let other = tenant::ensure(&mut conn, "default", "other").await.unwrap().project_id;
     let mut tx = db::tenant(&pool, other).await.unwrap();
-    free(idempotency::claim(&mut tx, other, "k", "POST /a").await.unwrap());
+    free(idempotency::claim(&mut tx, Tenant::Project(other), "k", "POST /a").await.unwrap());
+    drop(tx);
+
+    // The organization's administration has keys of its own, and sees none of a project's.
+    let organization = Tenant::Organization(organization_of(&mut conn, project).await);
+    let mut tx = db::scoped(&pool, organization, None).await.unwrap();
+    let owned = free(idempotency::claim(&mut tx, organization, "k", "POST /a").await.unwrap());
+    idempotency::mark(&mut tx, &owned).await.unwrap();
+    assert!(matches!(idempotency::mark(&mut tx, &claim).await, Err(StoreError::Stale)), "row security hides it");
     drop(tx);
 
     outlive(&pool, "25 hours").await;
@@ -66,7 +80,7 @@ async fn of_eight_twins_one_gets_the_key(pool: PgPool) {
         let pool = pool.clone();
         tokio::spawn(async move {
             let mut tx = db::tenant(&pool, project).await.unwrap();
-            let found = idempotency::claim(&mut tx, project, "k", "POST /a").await.unwrap();
+            let found = idempotency::claim(&mut tx, Tenant::Project(project), "k", "POST /a").await.unwrap();
             tx.commit().await.unwrap();
             found
         })
@@ -84,7 +98,7 @@ async fn after_a_crash_a_key_is_free_only_if_nothing_was_made(pool: PgPool) {
     let project = seed(&pool).await.unwrap().project_id;
     let take = async |key: &str| {
         let mut tx = db::tenant(&pool, project).await.unwrap();
-        let found = idempotency::claim(&mut tx, project, key, "POST /a").await.unwrap();
+        let found = idempotency::claim(&mut tx, Tenant::Project(project), key, "POST /a").await.unwrap();
         tx.commit().await.unwrap();
         found
     };
@@ -111,16 +125,17 @@ async fn of_two_changes_to_the_same_version_the_second_sees_another(pool: PgPool
     let mut tx = db::tenant(&pool, seed.project_id).await.unwrap();
     let id = new_job(&mut tx, seed).await.unwrap();
     tx.commit().await.unwrap();
-    let name = id.to_string();
+    let names = [id.to_string()];
+    let of = Tenant::Project(seed.project_id);
 
     let mut first = db::tenant(&pool, seed.project_id).await.unwrap();
-    let read = version::of(&mut first, seed.project_id, Thing::Job, &name).await.unwrap();
-    assert_eq!(version::lock(&mut first, seed.project_id, Thing::Job, &name).await.unwrap(), read);
+    let read = version::of(&mut first, of, Thing::Job, &names).await.unwrap();
+    assert_eq!(version::lock(&mut first, of, Thing::Job, &names).await.unwrap(), read);
     let second = tokio::spawn({
-        let (pool, name) = (pool.clone(), name.clone());
+        let (pool, names) = (pool.clone(), names.clone());
         async move {
             let mut tx = db::tenant(&pool, seed.project_id).await.unwrap();
-            version::lock(&mut tx, seed.project_id, Thing::Job, &name).await.unwrap()
+            version::lock(&mut tx, of, Thing::Job, &names).await.unwrap()
         }
     });
     job::cancel(&mut first, seed.project_id, id).await.unwrap();
@@ -131,6 +146,6 @@ async fn of_two_changes_to_the_same_version_the_second_sees_another(pool: PgPool
     let mut conn = pool.acquire().await.unwrap();
     let other = tenant::ensure(&mut conn, "default", "other").await.unwrap().project_id;
     let mut tx = db::tenant(&pool, other).await.unwrap();
-    assert_eq!(version::of(&mut tx, other, Thing::Job, &name).await.unwrap(), None);
-    assert_eq!(version::of(&mut tx, other, Thing::Job, "nonsense").await.unwrap(), None);
+    assert_eq!(version::of(&mut tx, Tenant::Project(other), Thing::Job, &names).await.unwrap(), None);
+    assert_eq!(version::of(&mut tx, Tenant::Project(other), Thing::Job, &["nonsense".into()]).await.unwrap(), None);
 }

@@ -5,7 +5,9 @@ use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
 use crate::{
-    api_key, db, file, queue, report, tenant,
+    api_key,
+    db::{self, Tenant},
+    file, queue, report, tenant,
     testing::{self, Seed, claimed_run, new_job, queued_job, seed, started},
 };
 
@@ -150,7 +152,7 @@ async fn an_organizations_administration_sees_its_projects_and_no_other(pool: Pg
         .fetch_one(&mut *conn)
         .await
         .unwrap();
-    let mut tx = db::organization(&pool, OrganizationId::new(ours), None).await.unwrap();
+    let mut tx = db::scoped(&pool, Tenant::Organization(OrganizationId::new(ours)), None).await.unwrap();
     assert_eq!((count(&mut tx, "project").await, count(&mut tx, "organization").await), (2, 1));
     assert_eq!(count(&mut tx, "api_key").await, 1);
     assert_eq!(count(&mut tx, "file").await, 0, "to administer is not to read datasets");

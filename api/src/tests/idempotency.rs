@@ -1,0 +1,86 @@
+//! `Idempotency-Key` on everything that is made: the second request with it makes nothing, and is told what the first was.
+
+use attune_domain::access::Role;
+use axum::http::{Method, StatusCode};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use super::world::{Answer, World};
+use crate::{permissions, router};
+
+async fn keyed(world: &World, path: &str, bearer: &str, body: &Value) -> Answer {
+    let bearer = format!("Bearer {bearer}");
+    let headers = [("authorization", bearer.as_str()), ("idempotency-key", "once")];
+    world.call_with(Method::POST, path, &headers, Some(body.clone())).await
+}
+
+#[sqlx::test(migrations = false)]
+async fn administration_is_done_once(pool: PgPool) {
+    let world = World::new(pool).await;
+    let keys = format!("/v1/organization/projects/{}/api_keys", world.seed.project_id);
+    let user = json!({"issuer": world.issuer.url, "subject": "new", "role": "viewer"});
+    for (n, (path, body)) in [
+        ("/v1/organization/projects", json!({"name": "second"})),
+        ("/v1/organization/users", user),
+        (keys.as_str(), json!({"name": "mine"})),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // A key stands for one request, so each of these is asked by an owner of an organization's own key.
+        let bearer = format!("Bearer {}", world.key);
+        let key = format!("key-{n}");
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", &key)];
+        let first = world.call_with(Method::POST, path, &headers, Some(body.clone())).await;
+        assert_eq!(first.status, StatusCode::OK, "{path}: {}", first.text);
+        let again = world.call_with(Method::POST, path, &headers, Some(body.clone())).await;
+        assert_eq!((again.status, again.header("idempotent-replayed")), (StatusCode::OK, "true"), "{}", again.text);
+        assert_eq!(again.text, first.text, "{path}");
+        let elsewhere = format!("Bearer {}", world.other.key);
+        let headers = [("authorization", elsewhere.as_str()), ("idempotency-key", &key)];
+        let theirs = world.call_with(Method::POST, path, &headers, Some(body)).await;
+        assert_eq!(theirs.header("idempotent-replayed"), "", "another organization's key is another key");
+    }
+    let listed = world.get(&keys, &world.key).await.json();
+    assert_eq!(listed["data"].as_array().unwrap().iter().filter(|key| key["name"] == "mine").count(), 1, "{listed}");
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_secret_is_told_again_to_the_bearer_that_asked_and_lies_nowhere_in_clear(pool: PgPool) {
+    let world = World::new(pool).await;
+    let path = "/v1/webhook_endpoints";
+    let body = json!({"url": "https://hooks.example/attune"});
+    let first = keyed(&world, path, &world.key, &body).await;
+    let secret = first.json()["secret"].as_str().unwrap().to_owned();
+    assert_eq!(keyed(&world, path, &world.key, &body).await.json()["secret"], secret);
+
+    let colleague = world.person("carla", Role::Admin).await;
+    let refused = keyed(&world, path, &colleague, &body).await;
+    assert_eq!(refused.json()["error"]["code"], "idempotency_answer_sealed", "{}", refused.text);
+    assert!(!refused.text.contains(&secret));
+
+    let mut tx = attune_store::db::platform(&world.pool).await.unwrap();
+    let kept: Vec<Vec<u8>> =
+        sqlx::query_scalar("select answer from idempotency_key").fetch_all(&mut *tx).await.unwrap();
+    assert_eq!(kept.len(), 1);
+    assert!(!kept[0].windows(8).any(|part| part == &secret.as_bytes()[..8]), "sealed");
+}
+
+/// Every operation that makes something takes a key; what follows the key is another test's.
+#[sqlx::test(migrations = false)]
+async fn everything_that_is_made_takes_a_key(pool: PgPool) {
+    let world = World::new(pool).await;
+    let mut asked = 0;
+    for (path, item) in &router::document().paths.paths {
+        for (method, operation) in permissions::operations(item) {
+            if method != Method::POST || path.ends_with("/completions") {
+                continue;
+            }
+            let answer = keyed(&world, path, &world.key, &json!({})).await;
+            let supported = !answer.text.contains("idempotency_not_supported");
+            assert!(supported, "{operation}: {}", answer.text);
+            asked += 1;
+        }
+    }
+    assert!(asked >= 25, "{asked}");
+}
