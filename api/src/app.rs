@@ -9,6 +9,7 @@ use attune_store::{
 };
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     conditions,
@@ -45,6 +46,8 @@ pub struct App {
     pub estimates: Arc<Semaphore>,
     /// Places for streams of events.
     pub streams: Arc<Semaphore>,
+    /// Cancelled when the process is asked to stop: what would go on for ever ends then.
+    pub stopping: CancellationToken,
     /// Where users want to be told of events.
     pub webhooks: Arc<Webhooks>,
     /// Who may call what; the router fills it in.

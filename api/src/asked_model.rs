@@ -3,7 +3,7 @@
 use attune_domain::{
     id::{AdapterVersionId, ApiKeyId, BaseModelId, ProjectId},
     run::Blob,
-    serve::{AdapterId, AdapterRef},
+    serve::{AdapterKey, AdapterRef},
 };
 use attune_store::{
     adapter::{self, Model},
@@ -74,9 +74,9 @@ pub async fn find(app: &App, project: ProjectId, name: &str) -> Result<AskedMode
 async fn adapter_ref(objects: &Objects, model: &Model) -> Result<Option<AdapterRef>, ApiError> {
     let (id, blobs): (_, Vec<&Blob>) = match model {
         Model::Base(_) => return Ok(None),
-        Model::Tuned(version) => (AdapterId::Version(version.adapter_version_id), version.files.iter().collect()),
+        Model::Tuned(version) => (AdapterKey::Version(version.adapter_version_id), version.files.iter().collect()),
         Model::Checkpoint(named) => {
-            (AdapterId::Checkpoint(named.checkpoint.checkpoint_id), named.adapter_files().collect())
+            (AdapterKey::Checkpoint(named.checkpoint.checkpoint_id), named.adapter_files().collect())
         }
     };
     let mut files = Vec::with_capacity(blobs.len());

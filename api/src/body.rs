@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{app::App, error::ApiError};
+use crate::{app::App, error::ApiError, strict::Strict};
 
 /// A JSON body.
 #[derive(Debug, Clone)]
@@ -44,13 +44,9 @@ fn unread(rejection: &BytesRejection, limit: u64) -> ApiError {
 /// [`ApiError::Invalid`] with the field's path.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     refuse_nul(bytes)?;
-    // The reader would take a list for an object's fields in their order.
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        let message = "The body must be a JSON object; it is a list.".into();
-        return Err(ApiError::Invalid { param: None, code: "invalid_body", message });
-    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| refusal(e.path().to_string(), e.inner()))?;
+    let value =
+        serde_path_to_error::deserialize(Strict(&mut reader)).map_err(|e| refusal(e.path().to_string(), e.inner()))?;
     reader.end().map_err(|e| refusal(".".into(), &e))?;
     Ok(value)
 }
@@ -60,7 +56,7 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 /// # Errors
 /// As [`from_slice`].
 pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(value).map_err(|e| refusal(e.path().to_string(), e.inner()))
+    serde_path_to_error::deserialize(Strict(value)).map_err(|e| refusal(e.path().to_string(), e.inner()))
 }
 
 /// No text in Postgres may hold U+0000, so none is taken in. It can only come escaped: JSON forbids it as it is.
@@ -144,6 +140,16 @@ mod tests {
         #[serde(default)]
         #[expect(dead_code, reason = "only its reading is tested")]
         list: Vec<Inner>,
+        #[expect(dead_code, reason = "only its reading is tested")]
+        maybe: Option<Box<Inner>>,
+        #[expect(dead_code, reason = "only its reading is tested")]
+        kind: Option<Kind>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    enum Kind {
+        #[expect(dead_code, reason = "only its reading is tested")]
+        Wide(Inner),
     }
 
     #[derive(Debug, Deserialize)]
@@ -195,7 +201,19 @@ mod tests {
 
     #[test]
     fn a_list_is_no_object() {
-        assert_eq!(refused(r#" [{"rank": 1}, []]"#).2, "The body must be a JSON object; it is a list.");
+        assert_eq!(refused(r#" [{"rank": 1}, []]"#).2, "Invalid body: invalid type: sequence, expected an object.");
+        for (text, place) in [
+            (r#"{"inner": [1]}"#, "inner"),
+            (r#"{"inner": {"rank": 1}, "list": [{"rank": 1}, [1]]}"#, "list[1]"),
+            (r#"{"inner": {"rank": 1}, "maybe": []}"#, "maybe"),
+            (r#"{"inner": {"rank": 1}, "kind": {"Wide": [1]}}"#, "kind.Wide"),
+        ] {
+            let (param, code, message) = refused(text);
+            assert_eq!((param.as_deref(), code), (Some(place), "invalid_type"), "{message}");
+        }
+        let whole =
+            r#"{"inner": {"rank": 1}, "list": [{"rank": 2}], "maybe": {"rank": 3}, "kind": {"Wide": {"rank": 4}}}"#;
+        from_slice::<Outer>(whole.as_bytes()).unwrap();
     }
 
     #[test]

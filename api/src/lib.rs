@@ -60,6 +60,9 @@ pub mod given;
 /// JSON bodies whose refusals name the field.
 pub mod body;
 
+/// A list is no object.
+mod strict;
+
 /// Lists and queries.
 pub mod page;
 

@@ -21,6 +21,7 @@ use clap::Parser;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use tokio::{net::TcpListener, signal::unix, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// How long requests may go on after a stop was asked for.
@@ -81,6 +82,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         meter: Arc::new(Meter::new(config.prices)),
         estimates: Arc::new(Semaphore::new(estimate::AT_ONCE)),
         streams: Arc::new(Semaphore::new(routes::job_events::MOST_STREAMS)),
+        stopping: CancellationToken::new(),
         webhooks: Arc::new(Webhooks::new(&config.webhooks).context("webhooks.secret_key")?),
         permissions: Arc::default(),
         kept: Kept::default(),
@@ -91,7 +93,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         reports: Arc::default(),
     };
     work::start(&app);
-    let (meter, pool) = (app.meter.clone(), app.db.clone());
+    let (meter, pool, stopping) = (app.meter.clone(), app.db.clone(), app.stopping.clone());
     let writing = tokio::spawn({
         let (meter, pool) = (meter.clone(), pool.clone());
         async move { meter.write_on(pool).await }
@@ -100,16 +102,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     tracing::info!(address = %listener.local_addr()?, "listening on {}", listener.local_addr()?);
-    let stop = tokio::sync::watch::Sender::new(false);
-    let mut asked = stop.subscribe();
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let stop = stopping.clone();
     let server = axum::serve(listener, service).with_graceful_shutdown(async move {
         stop_asked().await;
-        stop.send_replace(true);
+        stop.cancel();
     });
     let served = tokio::select! {
         served = server => served.context("the server failed"),
-        () = async { let _ = asked.changed().await; tokio::time::sleep(GRACE).await } => {
+        () = async { stopping.cancelled().await; tokio::time::sleep(GRACE).await } => {
             tracing::warn!("requests that went on for {} s after the stop are cut off", GRACE.as_secs());
             Ok(())
         }

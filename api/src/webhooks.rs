@@ -19,7 +19,7 @@ impl Webhooks {
     /// [`StoreError::Seal`]: the key is too short.
     pub fn new(config: &WebhooksConfig) -> Result<Self, StoreError> {
         let policy = Policy { allow_loopback: config.allow_loopback, ports: config.ports.clone() };
-        Ok(Self { key: config.secret_key.as_ref().map(SealKey::new).transpose()?, policy })
+        Ok(Self { key: config.seal_key()?, policy })
     }
 
     /// The key of the seal.

@@ -45,7 +45,7 @@ pub struct ReplicaReport {
     /// Requests that it works on.
     pub active_requests: u64,
     /// Adapters in memory.
-    pub resident_adapters: Vec<AdapterId>,
+    pub resident_adapters: Vec<AdapterKey>,
     /// Why it cannot go on; the last report.
     pub failed: Option<String>,
 }
@@ -60,14 +60,14 @@ pub struct ReplicaReply {
 /// What corrects a base. Written as its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum AdapterId {
+pub enum AdapterKey {
     /// The adapter that a job gave.
     Version(AdapterVersionId),
     /// The adapter as it was on the way.
     Checkpoint(CheckpointId),
 }
 
-impl fmt::Display for AdapterId {
+impl fmt::Display for AdapterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Version(id) => id.fmt(f),
@@ -80,7 +80,7 @@ impl fmt::Display for AdapterId {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterRef {
     /// Which.
-    pub id: AdapterId,
+    pub id: AdapterKey,
     /// A PEFT folder.
     pub files: Vec<RemoteFile>,
 }

@@ -14,7 +14,7 @@ use std::{
 use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
-    serve::{AdapterId, AdapterRef},
+    serve::{AdapterKey, AdapterRef},
 };
 use attune_model::{adapter::LoraAdapter, tensor_file::TensorFile};
 use attune_node::Cache;
@@ -32,7 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Resident {
     /// Which.
-    pub id: AdapterId,
+    pub id: AdapterKey,
     /// Its factors. Only the engine's thread takes the lock: it is there since tensors may not be shared between threads.
     pub factors: Mutex<LoraAdapter>,
     /// How its prompts are made: the base's way, unless it brought its own chat template.
@@ -86,7 +86,7 @@ pub struct Adapters {
 
 #[derive(Default)]
 struct Shelf {
-    slots: HashMap<AdapterId, Slot>,
+    slots: HashMap<AdapterKey, Slot>,
     uses: u64,
 }
 
@@ -129,7 +129,7 @@ impl Adapters {
 
     /// Those in memory, sorted.
     #[must_use]
-    pub fn resident(&self) -> Vec<AdapterId> {
+    pub fn resident(&self) -> Vec<AdapterKey> {
         let shelf = self.shelf();
         let mut ids: Vec<_> = shelf.slots.iter().filter(|(_, s)| s.cell.initialized()).map(|(id, _)| *id).collect();
         ids.sort();
@@ -157,7 +157,7 @@ impl Adapters {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn cell(&self, id: AdapterId) -> Arc<OnceCell<Arc<Resident>>> {
+    fn cell(&self, id: AdapterKey) -> Arc<OnceCell<Arc<Resident>>> {
         let mut shelf = self.shelf();
         shelf.slots.retain(|_, slot| slot.cell.initialized() || Arc::strong_count(&slot.cell) > 1);
         shelf.uses += 1;

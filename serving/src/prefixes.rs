@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use attune_domain::serve::AdapterId;
+use attune_domain::serve::AdapterKey;
 
 use crate::sequence::{CHUNK, Memory};
 
@@ -14,7 +14,7 @@ const MOST: usize = 32;
 
 /// What was read, and by which model.
 pub(crate) struct Prefix {
-    pub(crate) adapter: Option<AdapterId>,
+    pub(crate) adapter: Option<AdapterKey>,
     /// As many as the cache holds.
     pub(crate) tokens: Vec<u32>,
     pub(crate) memory: Memory,
@@ -33,7 +33,7 @@ pub(crate) fn shared(prompt: &[u32], other: &[u32]) -> usize {
 
 impl Prefixes {
     /// The entry that shares most with a prompt, and how much; it counts as used.
-    pub(crate) fn longest(&mut self, adapter: Option<AdapterId>, prompt: &[u32]) -> Option<(&Prefix, usize)> {
+    pub(crate) fn longest(&mut self, adapter: Option<AdapterKey>, prompt: &[u32]) -> Option<(&Prefix, usize)> {
         let same_model = self.0.iter().enumerate().filter(|(_, prefix)| prefix.adapter == adapter);
         let lengths = same_model.map(|(at, prefix)| (shared(prompt, &prefix.tokens), at));
         let (length, at) = lengths.max().filter(|(length, _)| *length > 0)?;
@@ -43,7 +43,7 @@ impl Prefixes {
     }
 
     /// Keeps the beginning of a prompt, unless one that says more is here.
-    pub(crate) fn keep(&mut self, adapter: Option<AdapterId>, prompt: &[u32], mut memory: Memory) {
+    pub(crate) fn keep(&mut self, adapter: Option<AdapterKey>, prompt: &[u32], mut memory: Memory) {
         let whole = prompt.len().min(memory.cache.len()) / CHUNK * CHUNK;
         let tokens = &prompt[..whole];
         let known = |prefix: &Prefix| prefix.adapter == adapter && prefix.tokens.starts_with(tokens);

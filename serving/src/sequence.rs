@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use attune_domain::serve::{AdapterId, FinishReason};
+use attune_domain::serve::{AdapterKey, FinishReason};
 use attune_model::{adapter::LoraAdapter, decoder::Step, kv_cache::KvCache};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -112,7 +112,7 @@ impl Sequence {
         &self.work.prompt
     }
 
-    pub(crate) fn adapter_id(&self) -> Option<AdapterId> {
+    pub(crate) fn adapter_id(&self) -> Option<AdapterKey> {
         self.resident().map(|resident| resident.id)
     }
 

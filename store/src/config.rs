@@ -3,6 +3,8 @@
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::{error::StoreError, seal::SealKey};
+
 /// `[database]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,10 +44,23 @@ pub struct ObjectStoreConfig {
 pub struct WebhooksConfig {
     /// What endpoints' secrets are sealed under; at least 32 characters. Without it there are no webhooks.
     pub secret_key: Option<SecretString>,
+    /// Keys that were `secret_key` before. What they sealed still opens, and is sealed anew when the scheduler starts.
+    pub previous_secret_keys: Vec<SecretString>,
     /// Endpoints on this machine are allowed: for development alone.
     pub allow_loopback: bool,
     /// The only ports that endpoints may have; left out: any.
     pub ports: Vec<u16>,
+}
+
+impl WebhooksConfig {
+    /// What secrets are sealed under; `None`: there are no webhooks.
+    ///
+    /// # Errors
+    /// [`StoreError::Seal`]: a key is too short.
+    pub fn seal_key(&self) -> Result<Option<SealKey>, StoreError> {
+        let current = self.secret_key.as_ref();
+        current.map(|current| SealKey::with_previous(current, &self.previous_secret_keys)).transpose()
+    }
 }
 
 const fn sixteen() -> u32 {

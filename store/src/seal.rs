@@ -17,8 +17,11 @@ use crate::error::StoreError;
 /// The fewest characters of a key's text.
 pub const LEAST_KEY_CHARACTERS: usize = 32;
 
-/// The key of the seal.
-pub struct SealKey(LessSafeKey);
+/// The key of the seal, and those that were before it: they open, and close nothing.
+pub struct SealKey {
+    current: LessSafeKey,
+    previous: Vec<LessSafeKey>,
+}
 
 impl SealKey {
     /// The key that a text of the configuration stands for: its SHA-256.
@@ -26,12 +29,15 @@ impl SealKey {
     /// # Errors
     /// [`StoreError::Seal`]: the text is too short to be a secret.
     pub fn new(text: &SecretString) -> Result<Self, StoreError> {
-        if text.expose_secret().len() < LEAST_KEY_CHARACTERS {
-            return Err(StoreError::Seal("its key has fewer than 32 characters"));
-        }
-        let key = digest::digest(&digest::SHA256, text.expose_secret().as_bytes());
-        let key = UnboundKey::new(&CHACHA20_POLY1305, key.as_ref()).map_err(|_| StoreError::Seal("its key is none"))?;
-        Ok(Self(LessSafeKey::new(key)))
+        Self::with_previous(text, &[])
+    }
+
+    /// As [`SealKey::new`], and what was sealed under the keys before it opens too.
+    ///
+    /// # Errors
+    /// As [`SealKey::new`], of any of them.
+    pub fn with_previous(text: &SecretString, previous: &[SecretString]) -> Result<Self, StoreError> {
+        Ok(Self { current: key(text)?, previous: previous.iter().map(key).collect::<Result<_, _>>()? })
     }
 
     /// Nonce, ciphertext and tag of a secret of the row `of`.
@@ -41,7 +47,7 @@ impl SealKey {
     pub fn seal(&self, of: Uuid, secret: &[u8]) -> Result<Vec<u8>, StoreError> {
         let nonce: [u8; NONCE_LEN] = random()?;
         let mut sealed = secret.to_vec();
-        self.0
+        self.current
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(of.as_bytes()), &mut sealed)
             .map_err(|_| StoreError::Seal("it cannot be closed"))?;
         Ok([&nonce[..], &sealed].concat())
@@ -52,12 +58,37 @@ impl SealKey {
     /// # Errors
     /// [`StoreError::Seal`]: it was sealed under another key or for another row, or was changed.
     pub fn open(&self, of: Uuid, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
-        const CANNOT: StoreError = StoreError::Seal("the key is another one than it was closed with");
-        let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(CANNOT)?;
-        let mut rest = rest.to_vec();
-        let opened = self.0.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(of.as_bytes()), &mut rest);
-        Ok(opened.map_err(|_| CANNOT)?.to_vec())
+        let mut keys = std::iter::once(&self.current).chain(&self.previous);
+        keys.find_map(|key| open(key, of, sealed))
+            .ok_or(StoreError::Seal("the key is another one than it was closed with"))
     }
+
+    /// The secret sealed anew, if a key before this one closed it.
+    ///
+    /// # Errors
+    /// As [`SealKey::open`] and [`SealKey::seal`].
+    pub fn renew(&self, of: Uuid, sealed: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if open(&self.current, of, sealed).is_some() {
+            return Ok(None);
+        }
+        self.seal(of, &self.open(of, sealed)?).map(Some)
+    }
+}
+
+fn key(text: &SecretString) -> Result<LessSafeKey, StoreError> {
+    if text.expose_secret().len() < LEAST_KEY_CHARACTERS {
+        return Err(StoreError::Seal("its key has fewer than 32 characters"));
+    }
+    let key = digest::digest(&digest::SHA256, text.expose_secret().as_bytes());
+    let key = UnboundKey::new(&CHACHA20_POLY1305, key.as_ref()).map_err(|_| StoreError::Seal("its key is none"))?;
+    Ok(LessSafeKey::new(key))
+}
+
+fn open(key: &LessSafeKey, of: Uuid, sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>()?;
+    let mut rest = rest.to_vec();
+    let opened = key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(of.as_bytes()), &mut rest);
+    Some(opened.ok()?.to_vec())
 }
 
 impl std::fmt::Debug for SealKey {
@@ -95,5 +126,19 @@ mod tests {
         changed[NONCE_LEN] ^= 1;
         assert!(mine.open(row, &changed).is_err());
         assert!(SealKey::new(&"short".to_owned().into()).is_err());
+    }
+
+    #[test]
+    fn a_key_that_was_replaced_opens_and_closes_nothing() {
+        let row = Uuid::from_u128(1);
+        let (old, new) = ("a".repeat(32), "b".repeat(32));
+        let both = SealKey::with_previous(&new.clone().into(), &[old.clone().into()]).unwrap();
+        let sealed = key(&old).seal(row, b"secret").unwrap();
+        assert_eq!(both.open(row, &sealed).unwrap(), b"secret");
+        let renewed = both.renew(row, &sealed).unwrap().unwrap();
+        assert_eq!(key(&new).open(row, &renewed).unwrap(), b"secret");
+        assert!(key(&old).open(row, &renewed).is_err());
+        assert_eq!(both.renew(row, &renewed).unwrap(), None);
+        assert!(both.renew(row, &key(&"c".repeat(32)).seal(row, b"secret").unwrap()).is_err());
     }
 }

@@ -222,6 +222,37 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: WebhookEndpoi
     if deleted.rows_affected() == 1 { Ok(()) } else { Err(StoreError::NotFound("webhook endpoint")) }
 }
 
+/// Seals anew what a key before this one has sealed, of all projects, and says how many endpoints that were. What no key
+/// opens stays as it is.
+///
+/// # Errors
+/// [`StoreError::Seal`]: the system gives no random bytes. [`StoreError::Database`].
+pub async fn reseal(tx: &mut PgConnection, key: &SealKey) -> Result<usize, StoreError> {
+    let rows = sqlx::query!("select webhook_endpoint_id, secret, previous_secret from webhook_endpoint for update")
+        .fetch_all(&mut *tx)
+        .await?;
+    let mut resealed = 0;
+    for row in rows {
+        let id = row.webhook_endpoint_id;
+        let renewed = |sealed: &[u8]| key.renew(id, sealed).ok().flatten();
+        let (secret, previous) = (renewed(&row.secret), row.previous_secret.as_deref().and_then(renewed));
+        if secret.is_none() && previous.is_none() {
+            continue;
+        }
+        sqlx::query!(
+            "update webhook_endpoint set secret = coalesce($2, secret), previous_secret = coalesce($3, previous_secret)
+             where webhook_endpoint_id = $1",
+            id,
+            secret,
+            previous,
+        )
+        .execute(&mut *tx)
+        .await?;
+        resealed += 1;
+    }
+    Ok(resealed)
+}
+
 /// Gives an endpoint another secret. For `overlap_seconds` deliveries are signed with the one before too.
 ///
 /// # Errors

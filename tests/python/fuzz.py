@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 import openai
 
@@ -34,22 +35,89 @@ RULES_BEYOND_THE_SCHEMA = [
 ]
 
 client = openai.OpenAI(max_retries=0)
-file = client.files.create(file=open(os.environ["ATTUNE_ROWS"], "rb"), purpose="fine-tune")
-job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, hyperparameters={"n_epochs": 1})
 
-# The requests come from the key of the first project: it must live to the end.
-fuzzed, archived = (client.post("/organization/projects", body={"name": name}, cast_to=object)["id"] for name in ("fuzzed", "archived"))
+
+def make(path, **body):
+    return client.post(path, body=body, cast_to=object)
+
+
+def upload():
+    return client.files.create(file=open(os.environ["ATTUNE_ROWS"], "rb"), purpose="fine-tune").id
+
+
+def train(file):
+    """A job to its end: its adapter and its checkpoint can be asked for."""
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file, hyperparameters={"n_epochs": 1})
+    deadline = time.time() + 120
+    while client.fine_tuning.jobs.retrieve(job.id).status != "succeeded":
+        assert time.time() < deadline, client.fine_tuning.jobs.retrieve(job.id)
+        time.sleep(0.5)
+    return client.fine_tuning.jobs.retrieve(job.id)
+
+
+def pending_upload():
+    return make("/uploads", filename="a.jsonl", purpose="fine-tune", bytes=9, mime_type="text/plain")["id"]
+
+
+def batch():
+    rows = json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions",
+                       "body": {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}})
+    file = client.files.create(file=("rows.jsonl", rows.encode()), purpose="batch").id
+    return client.batches.create(input_file_id=file, endpoint="/v1/chat/completions", completion_window="24h").id
+
+
+def endpoint():
+    return make("/webhook_endpoints", url="http://127.0.0.1:9/nobody-listens")["id"]
+
+
+def user(name):
+    return make("/organization/users", issuer=os.environ["ATTUNE_ISSUER"], subject=name, role="viewer")["id"]
+
+
+def member(project, name):
+    who = user(name)
+    make(f"/organization/projects/{project}/users", user_id=who, role="viewer")
+    return who
+
+
+def world():
+    """One thing of each kind that stays, by the name of its path's parameter, and for each operation that ends a thing
+    another one: requests in random order must not leave the others with nothing to find."""
+    file = upload()
+    job = train(file)
+    checkpoint = client.fine_tuning.jobs.checkpoints.list(job.id).data[0].fine_tuned_model_checkpoint
+    # The requests come from the key of the first project: it must live to the end.
+    fuzzed, archived = (make("/organization/projects", name=name)["id"] for name in ("fuzzed", "archived"))
+    key = lambda: make(f"/organization/projects/{fuzzed}/api_keys", name="fuzzed")["id"]
+    permit = lambda: make(f"/fine_tuning/checkpoints/{checkpoint}/permissions", project_ids=[fuzzed])["data"][0]["id"]
+    make_alias = lambda name: client.put(f"/adapters/{job.fine_tuned_model}/aliases/{name}", cast_to=object,
+                                         body={"version": job.fine_tuned_model})
+    hook = endpoint()
+    make_alias("prod"), make_alias("old")
+    kept = {"file_id": file, "job_id": job.id, "model": "tiny", "name": "tiny", "project_id": fuzzed, "adapter": job.fine_tuned_model,
+            "alias": "prod", "file": "adapter_config.json", "checkpoint": checkpoint, "upload_id": pending_upload(),
+            "batch_id": batch(), "webhook_endpoint_id": hook, "key_id": key(), "user_id": member(fuzzed, "stays"),
+            "delivery_id": make(f"/webhook_endpoints/{hook}/test")["id"]}
+    ended = {"delete_file": {"file_id": upload()}, "delete_adapter_alias": {"alias": "old"},
+             "delete_webhook_endpoint": {"webhook_endpoint_id": endpoint()}, "delete_project_api_key": {"key_id": key()},
+             "delete_project_user": {"user_id": member(fuzzed, "leaves the project")}, "delete_user": {"user_id": user("leaves")},
+             "delete_checkpoint_permission": {"permission_id": permit()}, "archive_project": {"project_id": archived},
+             "cancel_upload": {"upload_id": pending_upload()}, "complete_upload": {"upload_id": pending_upload()},
+             "cancel_batch": {"batch_id": batch()}}
+    return kept, ended
 
 
 def configuration(known_operations):
     """schemathesis.toml: ids that exist for path parameters, and where a 400 is right."""
-    ids = {"file_id": file.id, "job_id": job.id, "model": "tiny", "name": "tiny", "project_id": fuzzed}
-    lines = ["[parameters]", *(f'"path.{name}" = "{value}"' for name, value in ids.items())]
-    lines += ["[[operations]]", 'include-operation-id = "archive_project"', f'parameters = {{ "path.project_id" = "{archived}" }}']
-    for operation in RULES_BEYOND_THE_SCHEMA:
-        if operation in known_operations:
-            lines += ["[[operations]]", f'include-operation-id = "{operation}"',
-                      "checks.positive_data_acceptance.expected-statuses = [200, 201, 400, 401, 403, 404, 409, 413, 415, 429, 503]"]
+    kept, ended = world()
+    lines = ["[parameters]", *(f'"path.{name}" = "{value}"' for name, value in kept.items())]
+    for operation in sorted({*RULES_BEYOND_THE_SCHEMA, *ended} & known_operations):
+        lines += ["[[operations]]", f'include-operation-id = "{operation}"']
+        if operation in ended:
+            ids = ", ".join(f'"path.{name}" = "{value}"' for name, value in ended[operation].items())
+            lines += [f"parameters = {{ {ids} }}"]
+        if operation in RULES_BEYOND_THE_SCHEMA:
+            lines += ["checks.positive_data_acceptance.expected-statuses = [200, 201, 400, 401, 403, 404, 409, 413, 415, 429, 503]"]
     return "\n".join(lines) + "\n"
 
 

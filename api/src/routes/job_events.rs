@@ -129,10 +129,13 @@ fn stream(mut watched: Watched) -> Result<Response, ApiError> {
     };
     let place: OwnedSemaphorePermit = Arc::clone(&watched.app.streams).try_acquire_owned().map_err(busy)?;
     let (outbox, events) = mpsc::channel(64);
+    let stopping = watched.app.stopping.clone();
     tokio::spawn(async move {
         let _place = place;
         tokio::select! {
             () = outbox.closed() => {}
+            // The reader goes on elsewhere, or here again, behind the last event that it has.
+            () = stopping.cancelled() => {}
             told = watched.tell(&outbox) => if let Err(error) = told { error.log() },
         }
     });

@@ -21,6 +21,7 @@ use axum::{
 use serde_json::Value;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::issuer::{Issuer, Signer};
@@ -105,6 +106,7 @@ impl World {
             meter: Arc::new(Meter::new(Prices::default())),
             estimates: Arc::new(Semaphore::new(1)),
             streams: Arc::new(Semaphore::new(1)),
+            stopping: CancellationToken::new(),
             webhooks: Arc::new(Webhooks::new(&webhooks).unwrap()),
             permissions: Arc::default(),
             kept: crate::credentials::Kept::default(),

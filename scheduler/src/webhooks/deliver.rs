@@ -15,6 +15,7 @@ use attune_store::{
     db,
     error::StoreError,
     seal::SealKey,
+    webhook_endpoint,
     webhook_queue::{self, Bounds, Claim, Outcome},
 };
 use rand::RngExt;
@@ -58,11 +59,11 @@ impl Sender {
     /// # Errors
     /// The key is too short, or the system's certificates cannot be read.
     pub(crate) fn new(pool: PgPool, config: &WebhooksConfig) -> anyhow::Result<Option<Self>> {
-        let Some(key) = &config.secret_key else { return Ok(None) };
+        let Some(key) = config.seal_key()? else { return Ok(None) };
         let policy = Policy { allow_loopback: config.allow_loopback, ports: config.ports.clone() };
         Ok(Some(Self {
             pool,
-            key: Arc::new(SealKey::new(key)?),
+            key: Arc::new(key),
             client: Client::new(policy, PATIENCE)?,
             room: Arc::new(Semaphore::new(AT_ONCE)),
         }))
@@ -71,6 +72,11 @@ impl Sender {
 
 /// Runs until `stop`; attempts under way come to their end.
 pub(crate) async fn deliver(sender: Sender, stop: CancellationToken) {
+    match reseal(&sender).await {
+        Ok(0) => {}
+        Ok(endpoints) => tracing::info!(endpoints, "webhooks' secrets were sealed under the new key"),
+        Err(error) => tracing::warn!(error = chain(&error), "webhooks' secrets stay under the key before"),
+    }
     let attempts = TaskTracker::new();
     while !stop.is_cancelled() {
         let found = match look(&sender, &attempts).await {
@@ -86,6 +92,13 @@ pub(crate) async fn deliver(sender: Sender, stop: CancellationToken) {
     }
     attempts.close();
     attempts.wait().await;
+}
+
+async fn reseal(sender: &Sender) -> Result<usize, StoreError> {
+    let mut tx = db::platform(&sender.pool).await?;
+    let resealed = webhook_endpoint::reseal(&mut tx, &sender.key).await?;
+    tx.commit().await?;
+    Ok(resealed)
 }
 
 /// One look. Returns whether there was anything, so that there may be more.

@@ -12,7 +12,7 @@ use attune_domain::{
     bytes::Bytes,
     id::AdapterVersionId,
     run::RemoteFile,
-    serve::{AdapterId, AdapterRef, FinishReason, Sampling},
+    serve::{AdapterKey, AdapterRef, FinishReason, Sampling},
     spec::{AdapterSpec, Quantization},
 };
 use attune_model::{
@@ -98,7 +98,7 @@ impl World {
 
     /// Makes the adapter `number`, which changes the answers much, and says where to get it.
     pub(crate) async fn adapter(&self, number: u128, template: Option<&str>) -> AdapterRef {
-        let id = AdapterId::Version(AdapterVersionId::new(Uuid::from_u128(number)));
+        let id = AdapterKey::Version(AdapterVersionId::new(Uuid::from_u128(number)));
         let folder = self.path(&id.to_string());
         let seed = u64::try_from(number).unwrap();
         let adapter = LoraAdapter::new(&architecture(&self.base()).unwrap(), spec(), seed).unwrap();

@@ -249,6 +249,26 @@ async fn a_rotated_secret_signs_beside_the_new_one_for_a_while(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
+async fn what_the_key_before_sealed_is_sealed_anew(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = endpoint(&pool, seed.project_id, &["*"]).await;
+    let (_, secret) = webhook_endpoint::rotate(&mut conn, &key(), (seed.project_id, id), 60).await.unwrap();
+    let new = "n".repeat(32);
+    let both = SealKey::with_previous(&new.clone().into(), &["k".repeat(32).into()]).unwrap();
+    assert_eq!(webhook_endpoint::reseal(&mut conn, &both).await.unwrap(), 1);
+    assert_eq!(webhook_endpoint::reseal(&mut conn, &both).await.unwrap(), 0, "once");
+    webhook_delivery::test(&mut conn, seed.project_id, id).await.unwrap();
+    let claim = claim(&pool).await.remove(0);
+    let found = claim.secrets(&SealKey::new(&new.into()).unwrap()).unwrap();
+    assert_eq!((found.len(), found[0].expose_secret()), (2, secret.expose_secret()));
+    assert!(claim.secrets(&key()).is_err(), "the key before opens nothing any more");
+    // Under a key that knows none of it, nothing is lost.
+    let stranger = SealKey::new(&"s".repeat(32).into()).unwrap();
+    assert_eq!(webhook_endpoint::reseal(&mut conn, &stranger).await.unwrap(), 0);
+}
+
+#[sqlx::test(migrations = false)]
 async fn a_project_has_so_many_endpoints_and_old_events_are_forgotten(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
