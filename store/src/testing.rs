@@ -199,6 +199,14 @@ pub fn published() -> RunEvent {
     }
 }
 
+/// The bodies that are kept for repeated requests, as they lie there.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn kept_answers(db: &mut PgConnection) -> Result<Vec<Vec<u8>>, StoreError> {
+    Ok(sqlx::query_scalar("select answer from idempotency_key where answer is not null").fetch_all(db).await?)
+}
+
 /// How many messages of a kind wait.
 ///
 /// # Errors

@@ -2,9 +2,13 @@
 
 use std::process::Command;
 
-use attune_tests::platform::{Platform, gone, program};
+use attune_tests::{
+    platform::{Platform, client, gone, program},
+    tiny,
+};
 use nix::sys::signal::{Signal, kill};
 use reqwest::Method;
+use serde_json::json;
 
 #[test]
 fn a_second_start_on_the_same_folder_is_refused() {
@@ -24,7 +28,18 @@ async fn ctrl_c_ends_it_cleanly_and_the_next_start_finds_everything() {
     let platform = Platform::start().unwrap();
     platform.import_tiny().unwrap();
     let key = platform.api_key.clone();
-    let folder = platform.stop(Signal::SIGINT).unwrap();
+    // Somebody who watches a job that does not go on is told that there is no more, and holds nobody up.
+    let file = platform.upload(&tiny::rows(8)).unwrap();
+    let job = json!({"model": "tiny", "training_file": file, "hyperparameters": {"n_epochs": 50}});
+    let (_, job) = platform.call(Method::POST, "/v1/fine_tuning/jobs", Some(job)).await.unwrap();
+    let job = format!("/v1/fine_tuning/jobs/{}", job["id"].as_str().unwrap());
+    platform.call(Method::POST, &format!("{job}/pause"), Some(json!({}))).await.unwrap();
+    let watching = client().get(format!("{}{job}/events?stream=true", platform.url)).bearer_auth(&key).send();
+    let watching = watching.await.unwrap();
+    let folder = tokio::task::spawn_blocking(|| platform.stop(Signal::SIGINT)).await.unwrap().unwrap();
+    let seen = watching.text().await.unwrap(); // an error, had it been cut off
+    assert!(seen.starts_with("id:") || seen.starts_with("data:"), "{seen}");
+    assert!(!folder.log().contains("cut off"), "{}", folder.log());
     let again = Platform::start_on(folder).unwrap();
     assert_eq!(again.api_key, key);
     let (status, model) = again.call(Method::GET, "/v1/models/tiny", None).await.unwrap();

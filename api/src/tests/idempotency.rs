@@ -1,6 +1,7 @@
 //! `Idempotency-Key` on everything that is made: the second request with it makes nothing, and is told what the first was.
 
 use attune_domain::access::Role;
+use attune_store::{db, testing};
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -59,9 +60,8 @@ async fn a_secret_is_told_again_to_the_bearer_that_asked_and_lies_nowhere_in_cle
     assert_eq!(refused.json()["error"]["code"], "idempotency_answer_sealed", "{}", refused.text);
     assert!(!refused.text.contains(&secret));
 
-    let mut tx = attune_store::db::platform(&world.pool).await.unwrap();
-    let kept: Vec<Vec<u8>> =
-        sqlx::query_scalar("select answer from idempotency_key").fetch_all(&mut *tx).await.unwrap();
+    let mut tx = db::platform(&world.pool).await.unwrap();
+    let kept = testing::kept_answers(&mut tx).await.unwrap();
     assert_eq!(kept.len(), 1);
     assert!(!kept[0].windows(8).any(|part| part == &secret.as_bytes()[..8]), "sealed");
 }
