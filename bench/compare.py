@@ -128,6 +128,13 @@ def figures(got):
     ]
 
 
+def limit(got):
+    """What the matmuls of the shared rows would let through at libtorch's own rate, if there were nothing but them."""
+    flop, rate = got["attune, shared prefixes"]["gflop_per_row"], got["matmul"]["gflop_per_s"]
+    print(f"shared prefixes: {flop:.1f} GFLOP of matmuls a row; at {rate:.0f} GFLOP/s and with nothing else to do, {rate / flop:.2f} rows/s, "
+          f"{rate / flop / got['peer, rows']['rows_per_s']:.2f} times the peer's\n")
+
+
 def table(got):
     columns = [("tokens_per_s", "tokens/s"), ("rows_per_s", "rows/s"), ("peak_rss_mb", "peak MB")]
     print(f"\n{'best of the rounds':28}" + "".join(f"{title:>12}" for _, title in columns))
@@ -163,6 +170,7 @@ def main():
     agree(results["peer, rows"][0], results["attune, rows"][0])
     agree(results["peer, rows"][0], results["attune, shared prefixes"][0])
     agree(results["peer, document"][0], results["attune, document"][0])
+    limit(got)
     for name, value, bar, at_most in figures(got):
         print(json.dumps({"figure": name, "value": round(value, 4), "bar": bar} | ({"at_most": True} if at_most else {})))
 

@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        OpenApi as Document,
+        OpenApi as Document, RefOr, Schema,
+        path::ParameterIn,
+        schema::{Array, ArrayItems, SchemaType, Type},
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
@@ -55,6 +57,28 @@ impl Modify for Key {
             .description(Some("An API key, `sk-attune-…`, or a token of a configured issuer."))
             .build();
         document.components.get_or_insert_default().add_security_scheme("api_key", SecurityScheme::Http(bearer));
+    }
+}
+
+/// Says of every text of a query what [`crate::page::Params`] refuses in it.
+pub fn say_what_no_query_holds(document: &mut Document) {
+    let items = document.paths.paths.values_mut();
+    let operations = items.flat_map(|item| [&mut item.get, &mut item.post, &mut item.put, &mut item.delete]);
+    let parameters = operations.flatten().flat_map(|operation| operation.parameters.iter_mut().flatten());
+    for parameter in parameters.filter(|parameter| parameter.parameter_in == ParameterIn::Query) {
+        if let Some(schema) = &mut parameter.schema {
+            say_no_nul(schema);
+        }
+    }
+}
+
+fn say_no_nul(schema: &mut RefOr<Schema>) {
+    match schema {
+        RefOr::T(Schema::Array(Array { items: ArrayItems::RefOrSchema(items), .. })) => say_no_nul(items),
+        RefOr::T(Schema::Object(text)) if text.schema_type == SchemaType::Type(Type::String) => {
+            text.pattern.get_or_insert_with(|| r"^[^\u0000]*$".into());
+        }
+        _ => {}
     }
 }
 

@@ -34,6 +34,12 @@ use crate::{
 
 /// Everything that a user may call, and its description.
 fn public() -> (Router<App>, Document) {
+    let (router, mut document) = routes().split_for_parts();
+    openapi::say_what_no_query_holds(&mut document);
+    (router, document)
+}
+
+fn routes() -> OpenApiRouter<App> {
     // These count their bodies themselves while they stream.
     let uploads = OpenApiRouter::new()
         .routes(routes!(files::create, files::list))
@@ -100,7 +106,6 @@ fn public() -> (Router<App>, Document) {
         .routes(routes!(users::retrieve, users::modify, users::delete))
         .routes(routes!(audit_logs::list))
         .routes(routes!(health::get))
-        .split_for_parts()
 }
 
 /// What trainers and replicas call; not for users, so not described.

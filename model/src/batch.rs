@@ -56,6 +56,13 @@ impl PackedBatch {
         self.trained.iter().map(|&trained| u64::from(trained)).sum()
     }
 
+    /// How many rows go through the decoder, and for how many of them the head is asked.
+    #[must_use]
+    pub fn work(&self, share_prefixes: bool) -> (usize, usize) {
+        let (segments, targets) = self.laid_out(share_prefixes);
+        (segments.ids.len(), targets.len())
+    }
+
     /// The sequences as rows, common beginnings once if they are to be shared, and what is to be predicted where.
     pub(crate) fn laid_out(&self, share_prefixes: bool) -> (Segments, Vec<Target>) {
         let sequences = in_parts(&self.ids, &self.lengths);

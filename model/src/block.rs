@@ -58,6 +58,8 @@ impl Layout<'_> {
 /// What the backward of a block needs of its forward.
 pub(crate) struct Saved {
     x: Tensor,
+    /// The `m` rows that the block was asked for; what comes after attention is made for them alone. `None`: all `t`.
+    wanted: Option<Tensor>,
     /// Before the norms and the rotation; only where q and k are normed.
     qkv: Option<Tensor>,
     /// q and k rotated, v: `[t, h+2n, d]`.
@@ -66,9 +68,9 @@ pub(crate) struct Saved {
     attended: Tensor,
     /// One per segment, or one for all tiles.
     logsumexp: Vec<Tensor>,
-    /// After attention and residual: `[t, c]`.
+    /// After attention and residual: `[m, c]`.
     middle: Tensor,
-    /// `[t, 2f]`.
+    /// `[m, 2f]`.
     gate_up: Tensor,
 }
 
@@ -195,15 +197,16 @@ impl Block {
         Ok([query, pairs.f_narrow(1, 0, n)?, pairs.f_narrow(1, n, n)?])
     }
 
-    /// `x: [t, c] -> [t, c]`, each segment with what is before it.
+    /// `x: [t, c]` to the `wanted` rows of the output, `[m, c]`, each segment with what is before it.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
+        wanted: Option<&Tensor>,
         layout: &Layout<'_>,
         correction: Correction<'_>,
     ) -> Result<(Tensor, Saved), ModelError> {
-        let saved = self.saved(x, layout, correction)?;
-        let mut out = self.down.forward(&swiglu(&saved.gate_up)?, correction)?; // [t, c]
+        let saved = self.saved(x, wanted, layout, correction)?;
+        let mut out = self.down.forward(&swiglu(&saved.gate_up)?, correction)?; // [m, c]
         Ok((out.f_add_(&saved.middle)?, saved))
     }
 
@@ -211,6 +214,7 @@ impl Block {
     pub(crate) fn saved(
         &self,
         x: &Tensor,
+        wanted: Option<&Tensor>,
         layout: &Layout<'_>,
         correction: Correction<'_>,
     ) -> Result<Saved, ModelError> {
@@ -218,10 +222,11 @@ impl Block {
         let heads = self.heads(&qkv, &layout.angles)?; // [t, h+2n, d]
         let qkv = self.head_norms.is_some().then_some(qkv);
         let (attended, logsumexp) = self.attend(&heads, layout)?; // [t, h·d]
-        let mut middle = self.o.forward(&attended, correction)?; // [t, c]
-        let normed = self.post_norm.add_forward(&mut middle, x)?; // [t, c]
-        let gate_up = self.gate_up.forward(&normed, correction)?; // [t, 2f]
-        Ok(Saved { x: x.shallow_clone(), qkv, heads, attended, logsumexp, middle, gate_up })
+        let mut middle = self.o.forward(&picked(&attended, wanted)?, correction)?; // [m, c]
+        let normed = self.post_norm.add_forward(&mut middle, &picked(x, wanted)?)?; // [m, c]
+        let gate_up = self.gate_up.forward(&normed, correction)?; // [m, 2f]
+        let (x, wanted) = (x.shallow_clone(), wanted.map(Tensor::shallow_clone));
+        Ok(Saved { x, wanted, qkv, heads, attended, logsumexp, middle, gate_up })
     }
 
     /// Attention: the rotated `heads: [t, h+2n, d]` to `[t, h·d]`, and what the backward needs.
@@ -248,7 +253,7 @@ impl Block {
         Ok(joined.f_reshape([-1, self.attention.heads * self.attention.head_dim])?)
     }
 
-    /// From `dy: [t, c]` to `dx: [t, c]` (if wanted), adding the factors' gradients to those of `learning`.
+    /// From `dy: [m, c]` to `dx: [t, c]` (if it is asked for), adding the factors' gradients to those of `learning`.
     pub(crate) fn backward(
         &self,
         dy: Tensor,
@@ -256,19 +261,19 @@ impl Block {
         layout: &Layout<'_>,
         learning: &mut Learning<'_>,
     ) -> Result<Option<Tensor>, ModelError> {
-        let Saved { x, qkv, heads, attended, logsumexp, middle, gate_up } = saved;
-        let correction = learning.correction;
-        let d_inner = self.down.input_gradient(&dy, correction)?; // [t, f]
-        let (inner, d_gate_up) = swiglu_backward(d_inner, gate_up)?; // [t, f], [t, 2f]
+        let Saved { x, wanted, qkv, heads, attended, logsumexp, middle, gate_up } = saved;
+        let (correction, wanted) = (learning.correction, wanted.as_ref());
+        let d_inner = self.down.input_gradient(&dy, correction)?; // [m, f]
+        let (inner, d_gate_up) = swiglu_backward(d_inner, gate_up)?; // [m, f], [m, 2f]
         self.down.learn(&dy, &inner, learning)?;
         drop(inner);
         self.gate_up.learn(&d_gate_up, &self.post_norm.forward(&middle)?, learning)?;
-        let d_normed = self.gate_up.input_gradient(&d_gate_up, correction)?; // [t, c]
+        let d_normed = self.gate_up.input_gradient(&d_gate_up, correction)?; // [m, c]
         drop(d_gate_up);
-        let d_middle = self.post_norm.backward_around(d_normed, &middle, &dy)?; // [t, c]
+        let d_middle = self.post_norm.backward_around(d_normed, &middle, &dy)?; // [m, c]
         drop((dy, middle));
-        self.o.learn(&d_middle, &attended, learning)?;
-        let d_attended = self.o.input_gradient(&d_middle, correction)?; // [t, h·d]
+        self.o.learn(&d_middle, &picked(&attended, wanted)?, learning)?;
+        let d_attended = spread(self.o.input_gradient(&d_middle, correction)?, wanted, &x)?; // [t, h·d]
         let d_heads = self.attention_backward(&d_attended, (&heads, &attended, &logsumexp), layout)?; // [t, h+2n, d]
         let d_qkv = self.heads_backward(d_heads, qkv.as_ref(), &layout.angles)?; // [t, (h+2n)·d]
         self.qkv.learn(&d_qkv, &self.input_norm.forward(&x)?, learning)?;
@@ -276,7 +281,7 @@ impl Block {
             return Ok(None);
         }
         let d_normed = self.qkv.input_gradient(&d_qkv, correction)?; // [t, c]
-        Ok(Some(self.input_norm.backward_around(d_normed, &x, &d_middle)?))
+        Ok(Some(self.input_norm.backward_around(d_normed, &x, &spread(d_middle, wanted, &x)?)?))
     }
 
     /// From `d_attended: [t, h·d]` through attention to the gradient of the rotated `[t, h+2n, d]`.
@@ -366,6 +371,22 @@ impl Block {
 /// Some rows of a tensor, a view.
 fn rows_of(tensor: &Tensor, rows: &Range<usize>) -> Result<Tensor, ModelError> {
     Ok(tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?)
+}
+
+/// The wanted rows of a tensor: `[t, …]` to `[m, …]`.
+fn picked(tensor: &Tensor, wanted: Option<&Tensor>) -> Result<Tensor, ModelError> {
+    Ok(match wanted {
+        Some(rows) => tensor.f_index_select(0, rows)?,
+        None => tensor.shallow_clone(),
+    })
+}
+
+/// The other way, for gradients: among zeros, as many rows as `like` has. `[m, …]` to `[t, …]`. A row that was wanted twice
+/// has the sum.
+fn spread(tensor: Tensor, wanted: Option<&Tensor>, like: &Tensor) -> Result<Tensor, ModelError> {
+    let Some(rows) = wanted else { return Ok(tensor) };
+    let mut all = Tensor::f_zeros([like.size2()?.0, tensor.size2()?.1], (tensor.f_kind()?, tensor.device()))?;
+    Ok(all.f_index_add_(0, rows, &tensor)?)
 }
 
 /// No factor at all: the base model.

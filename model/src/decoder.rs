@@ -209,7 +209,7 @@ impl Decoder {
         let layout = self.layout(&rows.segments)?;
         let mut x = self.embed(ids)?; // [t, c]
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &layout, correction(adapter, layer)?)?.0; // [t, c]
+            x = block.forward(&x, None, &layout, correction(adapter, layer)?)?.0; // [t, c]
         }
         self.head(&x)
     }

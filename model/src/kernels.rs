@@ -118,7 +118,7 @@ pub(crate) fn at_once<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P)
     let mut pieces: Vec<P> = pieces.collect();
     let last = pieces.pop();
     let work = &work;
-    rayon::scope(|threads| {
+    rayon::in_place_scope(|threads| {
         for piece in pieces {
             threads.spawn(move |_| work(piece));
         }

@@ -1,6 +1,8 @@
 //! Loss and gradients of an adapter, by hand: libtorch's autograd would keep every unpacked weight until the backward, and
 //! that undoes what NF4 saves. The test twin in `reference.rs` is plain autograd.
 //!
+//! The head needs the rows that predict a trained token, so the last block makes no others after its attention.
+//!
 //! Memory: each block keeps what its backward needs (see `block.rs`), or only its input under checkpointing and then runs
 //! again, but for its last matmul. Sequences that begin alike share the rows of their beginning (see `segments.rs`).
 //!
@@ -17,7 +19,7 @@ use crate::{
     decoder::Decoder,
     error::ModelError,
     gradients::Gradients,
-    head::head_loss,
+    head::{head_loss, rows_of},
     linear::{Correction, Learning},
     noise::{Dropout, Noise, neftune},
 };
@@ -91,23 +93,24 @@ pub fn loss_and_gradients(
         let dropout = dropout.map(|dropout: Dropout| dropout.at(layer));
         Ok::<_, ModelError>(Correction { dropout, ..correction(Some(adapter), layer)? })
     };
+    let predicting = rows_of(&targets, x.device())?; // [m]
     let mut kept = Vec::with_capacity(decoder.blocks.len());
     for (layer, block) in decoder.blocks.iter().enumerate() {
-        let (y, saved) = block.forward(&x, &layout, correction(layer)?)?; // [t, c]
+        let is_last = layer + 1 == decoder.blocks.len();
+        let (y, saved) = block.forward(&x, is_last.then_some(&predicting), &layout, correction(layer)?)?; // [t, c]
         // The last block's backward comes at once.
-        let again = options.checkpointing && layer + 1 < decoder.blocks.len();
+        let again = options.checkpointing && !is_last;
         kept.push(if again { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
-        x = y;
+        x = y; // [m, c] after the last
     }
-    let (loss, dx) = head_loss(decoder, &x, &targets, Some(options.normaliser))?; // [t, c]
+    let (loss, mut dy) = head_loss(decoder, &x, &targets, Some(options.normaliser))?; // [m, c]
     drop(x);
-    let mut dy = dx;
     for (layer, block) in decoder.blocks.iter().enumerate().rev() {
         let (Some(kept), Some(d_out)) = (kept.pop(), dy.take()) else { break };
         let correction = correction(layer)?;
         let saved = match kept {
             Kept::All(saved) => *saved,
-            Kept::Input(x) => block.saved(&x, &layout, correction)?,
+            Kept::Input(x) => block.saved(&x, None, &layout, correction)?,
         };
         // The embedding is frozen, so the first block's input needs no gradient.
         let mut learning = Learning { correction, gradients: &mut gradients.layers[layer], want_dx: layer > 0 };
@@ -124,8 +127,10 @@ pub fn loss(decoder: &Decoder, adapter: Option<&LoraAdapter>, batch: &PackedBatc
     let (rows, targets) = batch.laid_out(true);
     let layout = decoder.layout(&rows.segments)?;
     let mut x = decoder.embed(&rows.ids)?; // [t, c]
+    let predicting = rows_of(&targets, x.device())?; // [m]
     for (layer, block) in decoder.blocks.iter().enumerate() {
-        x = block.forward(&x, &layout, correction(adapter, layer)?)?.0; // [t, c]
+        let wanted = (layer + 1 == decoder.blocks.len()).then_some(&predicting);
+        x = block.forward(&x, wanted, &layout, correction(adapter, layer)?)?.0; // [t, c], then [m, c]
     }
     Ok(head_loss(decoder, &x, &targets, None)?.0)
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use attune_domain::{
-    architecture::PROJECTIONS,
+    architecture::{Architecture, PROJECTIONS},
     dataset::parse_row,
     spec::{AdapterSpec, Quantization},
 };
@@ -76,10 +76,10 @@ fn main() -> Result<()> {
     let mut gradients = Gradients::zeros(&adapter)?;
     let to_first_step = since_start()?.as_secs_f64();
 
-    let (mut seconds, mut tokens, mut losses) = (0.0, 0, Vec::new());
+    let (mut seconds, mut tokens, mut flop, mut losses) = (0.0, 0, 0, Vec::new());
     for (step, batches) in batches.iter().enumerate() {
         if step == 1 {
-            (seconds, tokens) = (0.0, 0);
+            (seconds, tokens, flop) = (0.0, 0, 0);
         }
         let start = Instant::now();
         let normaliser = batches.iter().map(PackedBatch::trained_tokens).sum();
@@ -97,6 +97,7 @@ fn main() -> Result<()> {
         gradients.clear()?;
         seconds += start.elapsed().as_secs_f64();
         tokens += batches.iter().map(PackedBatch::tokens).sum::<usize>();
+        flop += batches.iter().map(|batch| matmul_flop(decoder.architecture(), batch, &options)).sum::<u64>();
         losses.push(round(sum / normaliser as f64));
     }
     let counted = options.steps.saturating_sub(1) as f64;
@@ -104,10 +105,19 @@ fn main() -> Result<()> {
         "batch": options.batch, "micro": options.micro.unwrap_or(options.batch), "share_prefixes": options.share_prefixes,
         "checkpointing": options.checkpointing, "threads": threads, "seconds_to_first_step": round(to_first_step),
         "step_s": round(seconds / counted), "rows_per_s": round(options.batch as f64 * counted / seconds),
-        "tokens_per_s": round(tokens as f64 / seconds), "peak_rss_mb": memory::peak().0 >> 20, "losses": losses,
+        "tokens_per_s": round(tokens as f64 / seconds),
+        "gflop_per_row": round(flop as f64 / 1e9 / (options.batch as f64 * counted)), "peak_rss_mb": memory::peak().0 >> 20, "losses": losses,
     });
     println!("{line}");
     Ok(())
+}
+
+/// What the matmuls with the base's weights cost: 2 FLOP for each weight on the way there, 2 on the way back.
+fn matmul_flop(architecture: &Architecture, batch: &PackedBatch, options: &Options) -> u64 {
+    let (rows, predicting) = batch.work(options.share_prefixes);
+    let again = if options.checkpointing { 2 } else { 0 };
+    let head = architecture.vocab_size * architecture.hidden_size;
+    (4 + again) * architecture.projection_weights() * rows as u64 + 4 * head * predicting as u64
 }
 
 /// Every row's tokens, in the order to train on.
