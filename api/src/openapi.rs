@@ -5,7 +5,7 @@ use utoipa::{
     Modify, OpenApi,
     openapi::{
         OpenApi as Document, RefOr, Schema,
-        path::ParameterIn,
+        path::{Parameter, ParameterIn},
         schema::{Array, ArrayItems, SchemaType, Type},
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
@@ -65,8 +65,8 @@ pub fn say_what_no_query_holds(document: &mut Document) {
     let items = document.paths.paths.values_mut();
     let operations = items.flat_map(|item| [&mut item.get, &mut item.post, &mut item.put, &mut item.delete]);
     let parameters = operations.flatten().flat_map(|operation| operation.parameters.iter_mut().flatten());
-    for parameter in parameters.filter(|parameter| parameter.parameter_in == ParameterIn::Query) {
-        if let Some(schema) = &mut parameter.schema {
+    for parameter in parameters {
+        if let RefOr::T(Parameter { parameter_in: ParameterIn::Query, schema: Some(schema), .. }) = parameter {
             say_no_nul(schema);
         }
     }

@@ -17,6 +17,7 @@ use crate::{
     error::ModelError,
     kv_cache::KvCache,
     linear::RowGroup,
+    matmul::linear,
     packed::Source,
     rms_norm::{RmsNorm, at_least_float},
     rope::Rope,
@@ -255,7 +256,7 @@ impl Decoder {
 
     /// `[t, c] -> [t, v]`.
     fn head(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.norm.forward(x)?.f_linear(&self.lm_head, None::<&Tensor>)?)
+        linear(&self.norm.forward(x)?, &self.lm_head, None)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{error::ModelError, kernels::Real};
+use crate::{error::ModelError, kernels::Real, team::at_once};
 
 /// A number that a tensor can hold and a slice can show.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
@@ -80,6 +80,41 @@ impl<'a, T> Matrix<'a, T> {
         Self { numbers, rows: numbers.len() / columns.max(1), columns, row_stride: columns, column_stride: 1 }
     }
 
+    /// A tensor with two dimensions as it lies, rows or columns behind one another, with gaps or without. `None`: it does
+    /// not lie on the CPU, is of another kind, or lies otherwise.
+    pub(crate) fn of(tensor: &'a Tensor) -> Option<Self>
+    where
+        T: Element,
+    {
+        let count = |n: i64| usize::try_from(n).ok();
+        let (&[rows, columns], &[row_stride, column_stride]) = (&tensor.size()[..], &tensor.stride()[..]) else {
+            return None;
+        };
+        let lies_here = tensor.device() == Device::Cpu && tensor.kind() == T::KIND && !tensor.is_mkldnn();
+        if !lies_here || rows.min(columns) < 1 || row_stride.min(column_stride) != 1 {
+            return None;
+        }
+        let (rows, columns) = (count(rows)?, count(columns)?);
+        let (row_stride, column_stride) = (count(row_stride)?, count(column_stride)?);
+        let span = (rows - 1) * row_stride + (columns - 1) * column_stride + 1;
+        // SAFETY: the tensor's numbers are of this kind and the last of them is `span - 1` behind the first, all in the
+        // one storage that the borrow keeps alive; those between them are numbers of the same storage.
+        #[expect(unsafe_code, reason = "as in `numbers`")]
+        let numbers = unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), span) };
+        Some(Self { numbers, rows, columns, row_stride, column_stride })
+    }
+
+    /// Rows and columns.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    /// So many columns from `first` on.
+    fn columns_from(self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.columns, "{count} columns from {first} of {}", self.columns);
+        Self { numbers: &self.numbers[first * self.column_stride..], columns: count, ..self }
+    }
+
     /// The transpose of [`Self::rows`].
     pub(crate) fn turned(numbers: &'a [T], columns: usize) -> Self {
         let Self { rows, .. } = Self::rows(numbers, columns);
@@ -87,25 +122,63 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
+/// Some columns of a matrix whose rows lie behind one another, to be written by one thread beside others.
+struct Columns<T> {
+    /// The first row's first.
+    first: *mut T,
+    count: usize,
+    /// From row to row.
+    stride: usize,
+}
+
+// SAFETY: whoever makes it sees to it that no two have a column in common, and that the matrix outlives them.
+#[expect(unsafe_code, reason = "slices of columns overlap, though their numbers do not")]
+unsafe impl<T: Send> Send for Columns<T> {}
+
 /// `out = a·b`, or `out += a·b`, rows behind one another, on this thread.
 ///
 /// # Panics
 /// The sizes do not fit.
 pub(crate) fn multiply<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matrix<'_, T>, add: bool) {
-    let (m, n, k) = (a.rows, b.columns, a.columns);
-    assert!(k == b.rows && out.len() == m * n, "{m} x {k} times {} x {n} into {}", b.rows, out.len());
+    let n = b.columns;
+    assert!(a.columns == b.rows && out.len() == a.rows * n, "{} x {} into {}", a.rows, n, out.len());
+    multiply_columns(&Columns { first: out.as_mut_ptr(), count: n, stride: n }, a, b, add);
+}
+
+/// As [`multiply`], the columns cut into so many pieces, which are made at the same time.
+///
+/// # Panics
+/// The sizes do not fit.
+pub(crate) fn multiply_at_once<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matrix<'_, T>, add: bool, pieces: usize) {
+    let n = b.columns;
+    assert!(a.columns == b.rows && out.len() == a.rows * n, "{} x {} into {}", a.rows, n, out.len());
+    // Whole blocks of the library's innermost loop, so that no piece has crumbs.
+    let share = n.div_ceil(pieces.max(1)).next_multiple_of(COLUMNS_TOGETHER);
+    let first = out.as_mut_ptr();
+    let columns = |start| Columns { first: first.wrapping_add(start), count: share.min(n - start), stride: n };
+    at_once((0..n).step_by(share).map(|start| (start, columns(start))), |(start, columns)| {
+        multiply_columns(&columns, a, b.columns_from(start, columns.count), add);
+    });
+}
+
+/// What a piece's columns are a multiple of.
+const COLUMNS_TOGETHER: usize = 64;
+
+/// `a·b` into some columns of a matrix with `a`'s rows, of which the caller alone may write to them.
+fn multiply_columns<T: Real>(out: &Columns<T>, a: Matrix<'_, T>, b: Matrix<'_, T>, add: bool) {
+    let (m, n, k) = (a.rows, out.count, a.columns);
     let stride = |stride: usize| stride as isize;
-    // SAFETY: a `Matrix` is only made with strides that keep all of `rows × columns` inside its slice; `out` has `m·n`
-    // numbers and is borrowed exclusively, so it overlaps neither.
+    // SAFETY: a `Matrix` is only made with strides that keep all of `rows × columns` inside its slice; those who made `out`
+    // have checked that it has as many rows as `a` and as many columns as `b`, and have it to themselves.
     #[expect(unsafe_code, reason = "the library takes pointers")]
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out.first,
             1,
-            stride(n),
+            stride(out.stride),
             add,
             a.numbers.as_ptr(),
             stride(a.column_stride),

@@ -16,6 +16,7 @@ use crate::{
     error::ModelError,
     ffi::{is_plain, numbers_mut},
     kernels::{self, Real, Softmax},
+    matmul::mm_into,
     rms_norm::at_least_float,
 };
 
@@ -51,7 +52,7 @@ pub(crate) fn head_loss(
     for targets in targets.chunks(LOSS_ROWS as usize) {
         let count = targets.len() as i64;
         let mut logits = buffer.f_narrow(0, 0, vocabulary * count)?.f_view_([vocabulary, count])?;
-        let _ = decoder.lm_head.f_mm_out(&logits, &normed.f_narrow(0, start, count)?.f_tr()?)?; // [v, m]
+        mm_into(&mut logits, &decoder.lm_head, &normed.f_narrow(0, start, count)?.f_tr()?)?; // [v, m]
         // The softmax of half-wide kinds is made in `f32`.
         logits = logits.f_to_kind(at_least_float(kind))?;
         let softmax = softmax(&mut logits, targets)?;
@@ -125,7 +126,7 @@ fn back(
     let _ = powers.shallow_clone().f_scatter_add_(0, &ids, &whole)?;
     let scale = |(target, divisor): (&Target, &f64)| f64::from(target.count) / (divisor * normaliser as f64);
     let scales = column(targets.iter().zip(&softmax.divisor).map(scale).collect())?.f_unsqueeze(1)?; // [m, 1]
-    let _ = powers.f_to_kind(lm_head.f_kind()?)?.f_tr()?.f_mm_out(&out, lm_head)?; // [m, c]
+    mm_into(&mut out, &powers.f_to_kind(lm_head.f_kind()?)?.f_tr()?, lm_head)?; // [m, c]
     let _ = out.f_mul_(&scales)?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use pulp::Arch;
 
-use crate::ffi::Element;
+use crate::{ffi::Element, team::at_once};
 
 /// Below this many numbers one thread is faster than two: waking one costs some microseconds.
 const NUMBERS_PER_THREAD: usize = 1 << 14;
@@ -106,26 +106,10 @@ pub(crate) fn share(rows: usize, width: usize) -> usize {
     rows.div_ceil(threads).max(1)
 }
 
-/// Runs the pieces at the same time, the last on this thread.
+/// Runs the pieces at the same time, see [`at_once`].
 pub(crate) fn run<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
     // `work` is called in one place alone, so that it becomes part of what is compiled for the vectors.
     at_once(pieces, |piece| Arch::new().dispatch(|| work(piece)));
-}
-
-/// As [`run`], without vectors. The threads are rayon's, which wait for the next piece: a new one each time would cost ten
-/// times as much.
-pub(crate) fn at_once<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
-    let mut pieces: Vec<P> = pieces.collect();
-    let last = pieces.pop();
-    let work = &work;
-    rayon::in_place_scope(|threads| {
-        for piece in pieces {
-            threads.spawn(move |_| work(piece));
-        }
-        if let Some(piece) = last {
-            work(piece);
-        }
-    });
 }
 
 /// Eight sums side by side: one after the other would wait for each addition.

@@ -24,6 +24,7 @@ pub mod int8; //           weights in 8 bits
 mod kernels; //            loops that are fused
 pub mod kv_cache; //       keys and values of a sequence
 mod linear; //             frozen projections with corrections, forward and backward
+pub mod matmul; //         products, each by the faster library
 mod mlp; //                SwiGLU
 mod moments; //            the optimiser's state
 pub mod nf4; //            weights in 4 bits
@@ -37,6 +38,7 @@ mod rms_norm; //           the norm
 mod rope; //               rotary positions
 pub mod schedule; //       the learning rate over a run
 mod segments; //           sequences that begin alike share rows
+mod team; //               threads that stand ready
 pub mod tensor_file; //    one .safetensors file, read and written
 mod tiles; //              attention of a whole batch
 pub mod train; //          loss and gradients

@@ -22,6 +22,7 @@ use crate::{
     adapter::{LayerPairs, LoraPair},
     error::ModelError,
     int8::Int8,
+    matmul::{add_mm, linear, mm},
     nf4::Nf4,
     noise::Dropout,
     packed::{Packed, Source},
@@ -175,7 +176,7 @@ impl FrozenLinear {
         if width != self.in_dim {
             return Err(ModelError::Width { what: "projection", want: self.in_dim, got: width });
         }
-        Ok(x.f_linear(&self.weight()?, self.bias.as_ref())?)
+        linear(x, &self.weight()?, self.bias.as_ref())
     }
 
     /// With the corrections of each group of rows: `x: [t, in] -> [t, out]`.
@@ -204,7 +205,7 @@ impl FrozenLinear {
 
     /// With one correction, for training: `x: [t, in] -> [t, out]`.
     pub(crate) fn forward(&self, x: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
-        let y = x.f_linear(&self.corrected_weight(correction)?, self.bias.as_ref())?; // [t, out]
+        let y = linear(x, &self.corrected_weight(correction)?, self.bias.as_ref())?; // [t, out]
         let Some(dropout) = correction.dropout else { return Ok(y) };
         for (part, pair) in self.corrected(correction.pairs) {
             let dropped = dropout.at(part.projection).apply(x)?; // [t, in]
@@ -216,7 +217,7 @@ impl FrozenLinear {
 
     /// `dy: [t, out]` to `dx: [t, in]`.
     pub(crate) fn input_gradient(&self, dy: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
-        let mut dx = dy.f_mm(&self.corrected_weight(correction)?)?; // [t, in]
+        let mut dx = mm(dy, &self.corrected_weight(correction)?)?; // [t, in]
         let Some(dropout) = correction.dropout else { return Ok(dx) };
         for (part, pair) in self.corrected(correction.pairs) {
             let (a, b) = (self.kinds(&pair.a)?, self.kinds(&pair.b)?);
@@ -247,12 +248,12 @@ impl FrozenLinear {
             let Some(gradient) = &mut gradients[part.projection] else { continue };
             let dy = dy.f_narrow(1, part.start, part.out)?; // [t, out of part]
             // A third faster than its transpose, dyᵀ·low.
-            let turned = slice_of(&low, place, pair)?.f_tr()?.f_mm(&dy)?; // [r, out]
+            let turned = mm(&slice_of(&low, place, pair)?.f_tr()?, &dy)?; // [r, out]
             let _ = gradient.b.f_add_(&turned.f_tr()?)?;
-            backs.push(dy.f_mm(&self.kinds(&pair.b)?)?); // [t, r]
+            backs.push(mm(&dy, &self.kinds(&pair.b)?)?); // [t, r]
         }
         let back = Tensor::f_cat(&backs, 1)?.f_mul_scalar_(correction.scale)?; // [t, p·r]
-        let first = back.f_tr()?.f_mm(x)?; // [p·r, in]
+        let first = mm(&back.f_tr()?, x)?; // [p·r, in]
         for (place, (part, pair)) in self.corrected(correction.pairs).enumerate() {
             let (Some(gradient), (rank, _)) = (&mut gradients[part.projection], pair.a.size2()?) else { continue };
             let _ = gradient.a.f_add_(&first.f_narrow(0, place as i64 * rank, rank)?)?; // [r, in]
@@ -291,7 +292,7 @@ impl FrozenLinear {
             };
             let corrected = self.added(&weight, part, pair, *scale)?; // [out of part, in]
             let lengths = lengths(&corrected)?; // [out of part]
-            let outer = dy.f_narrow(1, part.start, part.out)?.f_tr()?.f_mm(x)?; // [out of part, in]
+            let outer = mm(&dy.f_narrow(1, part.start, part.out)?.f_tr()?, x)?; // [out of part, in]
             let outer = outer.f_to_kind(pair.a.f_kind()?)?;
             if let Some(gradient) = &mut gradient.magnitude {
                 let mut along = outer.f_mul(&corrected)?.f_sum_dim_intlist([1i64].as_slice(), false, None)?; // [out of part]
@@ -316,7 +317,7 @@ impl FrozenLinear {
         let weight = if matches!(self.weight, Weight::Dense(_)) { weight.f_mul_scalar(1.0)? } else { weight };
         for (part, pair) in self.corrected(correction.pairs) {
             let mut rows = weight.f_narrow(0, part.start, part.out)?; // [out of part, in]
-            let _ = rows.f_addmm_(&self.kinds(&pair.b)?.f_mul_scalar(correction.scale)?, &self.kinds(&pair.a)?)?;
+            add_mm(&mut rows, &self.kinds(&pair.b)?.f_mul_scalar(correction.scale)?, &self.kinds(&pair.a)?)?;
             if let Some(magnitude) = &pair.magnitude {
                 let _ = rows.f_mul_(&magnitude.f_div(&lengths(&rows)?)?.f_unsqueeze(1)?)?;
             }
@@ -352,7 +353,7 @@ impl FrozenLinear {
             [one] => one.shallow_clone(),
             many => Tensor::f_cat(many, 0)?, // [p·r, in]
         };
-        Ok(Some(x.f_mm(&self.kinds(&a)?.f_tr()?)?.f_mul_scalar_(correction.scale)?))
+        Ok(Some(mm(x, &self.kinds(&a)?.f_tr()?)?.f_mul_scalar_(correction.scale)?))
     }
 
     /// A factor in the kind that is computed with. Factors are kept in `f32`, whatever that is.

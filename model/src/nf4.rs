@@ -14,8 +14,9 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     error::ModelError,
     ffi::{numbers, numbers_mut},
-    kernels::{at_once, share},
+    kernels::share,
     nf4_tables::{DYNAMIC, LEVELS},
+    team::at_once,
 };
 
 /// Numbers that share a scale.
