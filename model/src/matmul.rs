@@ -1,9 +1,9 @@
 //! Products of matrices, each by the library that is faster for it on this processor: libtorch's, which is MKL, or `gemm`.
 //!
-//! MKL takes AVX-512 on Intel's processors alone; on AMD's it stays with AVX2. From Zen 5 on, whose AVX-512 is twice as wide
-//! as its AVX2, `gemm` is therefore twice as fast (`make bench-train ARGS="--only matmul"`); on those before it, MKL is
-//! the faster one. Which one is taken depends on the processor and the sizes alone, so that a run that goes on from a
-//! checkpoint on a like machine, with as many threads, gets the same bits.
+//! MKL is made for Intel's processors. On AMD's it takes no AVX-512, and `gemm` makes more of AVX2 too: on Zen 5 it is twice
+//! as fast with the one and a fifth faster with the other (`make bench-train ARGS="--only matmul"`). Which one is taken
+//! depends on the processor and the sizes alone, so that a run that goes on from a checkpoint on a like machine, with as many
+//! threads, gets the same bits.
 //!
 //! Shapes: `m` rows, `k` what is summed over, `n` columns.
 
@@ -78,22 +78,19 @@ fn for_gemm<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<(Matrix<'a, f32>, Matrix
     (k == inner && m * n * k >= WORTH_IT).then_some((left, right))
 }
 
-/// Whether this processor is one of AMD's from Zen 5 on (family 1Ah), with AVX-512.
+/// Whether this processor is one of AMD's with AVX2.
 #[cfg(target_arch = "x86_64")]
-fn gemm_is_faster() -> bool {
+pub(crate) fn gemm_is_faster() -> bool {
     use raw_cpuid::CpuId;
     static FASTER: OnceLock<bool> = OnceLock::new();
     *FASTER.get_or_init(|| {
-        let cpu = CpuId::new();
-        let is_amd = cpu.get_vendor_info().is_some_and(|vendor| vendor.as_str() == "AuthenticAMD");
-        let is_zen5 = cpu.get_feature_info().is_some_and(|cpu| cpu.family_id() >= 0x1a);
-        let has_avx512 = cpu.get_extended_feature_info().is_some_and(|cpu| cpu.has_avx512f());
-        is_amd && is_zen5 && has_avx512
+        let is_amd = CpuId::new().get_vendor_info().is_some_and(|vendor| vendor.as_str() == "AuthenticAMD");
+        is_amd && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
     })
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn gemm_is_faster() -> bool {
+pub(crate) fn gemm_is_faster() -> bool {
     false
 }
 

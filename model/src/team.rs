@@ -1,7 +1,7 @@
 //! Threads that stand ready for work of some ten microseconds. A training step has more than a thousand such pieces of work,
 //! and most are done before a thread that sleeps, as those of a thread pool do in between, would have woken.
 //!
-//! So a helper goes on looking for [`PATIENCE`] after its last work before it sleeps; and nobody waits for a helper that comes
+//! So a helper goes on looking for a while after its last work ([`patience`]) before it sleeps; and nobody waits for a helper that comes
 //! too late: whoever called does all pieces that are left, and goes on.
 
 use std::{
@@ -15,8 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For how long a helper looks for work before it sleeps.
-const PATIENCE: Duration = Duration::from_micros(200);
+use crate::matmul::gemm_is_faster;
+
+/// For how long a helper looks for work before it sleeps. Where libtorch makes the matmuls, its threads want the processors.
+fn patience() -> Duration {
+    Duration::from_micros(if gemm_is_faster() { 200 } else { 10 })
+}
 
 /// Looks at the clock are dear; so many looks for work lie between two of them.
 const LOOKS: u32 = 64;
@@ -142,7 +146,7 @@ fn help(shared: &Shared) {
 
 /// Waits for another job than the one of this number.
 fn next_round(shared: &Shared, seen: u64) -> u64 {
-    let mut since = Instant::now();
+    let (mut since, patience) = (Instant::now(), patience());
     loop {
         for _ in 0..LOOKS {
             let round = shared.round.load(Ordering::Acquire);
@@ -151,7 +155,7 @@ fn next_round(shared: &Shared, seen: u64) -> u64 {
             }
             hint::spin_loop();
         }
-        if since.elapsed() > PATIENCE {
+        if since.elapsed() > patience {
             thread::park();
             since = Instant::now();
         }
