@@ -1,7 +1,7 @@
 //! Threads that stand ready for work of some ten microseconds. A training step has more than a thousand such pieces of work,
 //! and most are done before a thread that sleeps, as those of a thread pool do in between, would have woken.
 //!
-//! So a helper goes on looking for a while after its last work ([`patience`]) before it sleeps; and nobody waits for a helper that comes
+//! So a helper goes on looking for a while after its last work ([`PATIENCE`]) before it sleeps; and nobody waits for a helper that comes
 //! too late: whoever called does all pieces that are left, and goes on.
 
 use std::{
@@ -15,11 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::matmul::gemm_is_faster;
+/// For how long a helper looks for work before it sleeps, if it is to be patient.
+const PATIENCE: Duration = Duration::from_micros(200);
 
-/// For how long a helper looks for work before it sleeps. Where libtorch makes the matmuls, its threads want the processors.
-fn patience() -> Duration {
-    Duration::from_micros(if gemm_is_faster() { 200 } else { 10 })
+/// See [`be_patient`].
+static PATIENT: AtomicBool = AtomicBool::new(false);
+
+/// Says whether helpers look for more work for a while, or sleep at once: while libtorch makes the matmuls, its own threads
+/// want the processors.
+pub(crate) fn be_patient(patient: bool) {
+    PATIENT.store(patient, Ordering::Relaxed);
 }
 
 /// Looks at the clock are dear; so many looks for work lie between two of them.
@@ -146,7 +151,7 @@ fn help(shared: &Shared) {
 
 /// Waits for another job than the one of this number.
 fn next_round(shared: &Shared, seen: u64) -> u64 {
-    let (mut since, patience) = (Instant::now(), patience());
+    let mut since = Instant::now();
     loop {
         for _ in 0..LOOKS {
             let round = shared.round.load(Ordering::Acquire);
@@ -155,7 +160,7 @@ fn next_round(shared: &Shared, seen: u64) -> u64 {
             }
             hint::spin_loop();
         }
-        if since.elapsed() > patience {
+        if !PATIENT.load(Ordering::Relaxed) || since.elapsed() > PATIENCE {
             thread::park();
             since = Instant::now();
         }
