@@ -31,5 +31,12 @@ def rows():
                                 {"role": "assistant", "content": entry[field]}]}
 
 
+def write(path):
+    """Gives how many there are."""
+    lines = [json.dumps(row) + "\n" for row in rows()]
+    path.write_text("".join(lines))
+    return len(lines)
+
+
 if __name__ == "__main__":
-    pathlib.Path(sys.argv[1]).write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    write(pathlib.Path(sys.argv[1]))

@@ -3,8 +3,9 @@
 //!
 //! A condition is only worth something if it is checked in the transaction that makes the change. All of a user's
 //! transactions are opened by [`App::tenant`](crate::app::App::tenant) and
-//! [`App::organization`](crate::app::App::organization), so they are checked there, once for all handlers: [`hold`] locks the row that the path names and compares its version. Of two changes that both come with the
-//! version they read, the second waits for the lock, finds another version, and is refused.
+//! [`App::organization`](crate::app::App::organization), so they are checked there, once for all handlers: [`hold`] locks
+//! the row that the path names and compares its version. Of two changes that both come with the version they read, the
+//! second waits for the lock, finds another version, and is refused.
 //!
 //! A tag is `"version"` or `"version.digest"`. The version is the row's ([`attune_store::version`]) and is what
 //! `If-Match` asks for. The digest is the body's: an answer may show more than its row, such as a time to go, and

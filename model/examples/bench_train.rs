@@ -196,7 +196,7 @@ fn decode(decoder: &Decoder, adapter: &LoraAdapter) -> Result<()> {
     Ok(())
 }
 
-/// The best of ten, after two that warm up.
+/// libtorch's rate, and that of the library that the decoder takes.
 fn matmul(threads: usize) -> Result<()> {
     let made = || Tensor::f_randn([MATMUL, MATMUL], (Kind::Float, Device::Cpu));
     let (a, b) = (made()?, made()?);

@@ -9,7 +9,7 @@
 
 use std::sync::OnceLock;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::ModelError,
@@ -28,13 +28,17 @@ const FEWEST_ROWS: usize = 16;
 /// # Errors
 /// [`ModelError::Torch`]: the shapes do not fit, or there is no memory.
 pub fn mm(a: &Tensor, b: &Tensor) -> Result<Tensor, ModelError> {
-    let like = (a.f_kind()?, a.device());
-    if let Some((left, right)) = for_gemm(a, b) {
-        let mut out = Tensor::f_empty([left.size().0 as i64, right.size().1 as i64], like)?; // [m, n]
-        multiply_at_once(numbers_mut(&mut out)?, left, right, false, threads());
-        return Ok(out);
+    match for_gemm(a, b) {
+        Some((left, right)) => product(left, right),
+        None => Ok(a.f_mm(b)?),
     }
-    Ok(a.f_mm(b)?)
+}
+
+/// By `gemm`, into new memory.
+fn product(a: Matrix<'_, f32>, b: Matrix<'_, f32>) -> Result<Tensor, ModelError> {
+    let mut out = Tensor::f_empty([a.size().0 as i64, b.size().1 as i64], (Kind::Float, Device::Cpu))?; // [m, n]
+    multiply_at_once(numbers_mut(&mut out)?, a, b, false, threads());
+    Ok(out)
 }
 
 /// As [`mm`], into `out: [m, n]`, contiguous, of which the caller has the only handle.
@@ -58,11 +62,11 @@ pub(crate) fn add_mm(out: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), Mod
 /// `x·wᵀ + bias`: `[m, k]` and `[n, k]` to `[m, n]`.
 pub(crate) fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
     let turned = w.f_tr()?; // [k, n]
-    if for_gemm(x, &turned).is_none() {
+    let Some((left, right)) = for_gemm(x, &turned) else {
         be_patient(false);
         return Ok(x.f_linear(w, bias)?);
-    }
-    let mut out = mm(x, &turned)?;
+    };
+    let mut out = product(left, right)?;
     Ok(match bias {
         Some(bias) => out.f_add_(bias)?,
         None => out,
@@ -106,7 +110,6 @@ fn gemm_is_faster() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     /// Whatever this processor takes: rows and columns turned, cut out of wider ones, and pieces that do not come out even.
     #[test]

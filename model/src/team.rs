@@ -1,8 +1,8 @@
 //! Threads that stand ready for work of some ten microseconds. A training step has more than a thousand such pieces of work,
 //! and most are done before a thread that sleeps, as those of a thread pool do in between, would have woken.
 //!
-//! So a helper goes on looking for a while after its last work ([`PATIENCE`]) before it sleeps; and nobody waits for a helper that comes
-//! too late: whoever called does all pieces that are left, and goes on.
+//! So a helper goes on looking for a while after its last work ([`PATIENCE`]) before it sleeps; and nobody waits for a
+//! helper that comes too late: whoever called does all pieces that are left, and goes on.
 
 use std::{
     hint,

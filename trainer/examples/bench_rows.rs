@@ -106,7 +106,8 @@ fn main() -> Result<()> {
         "checkpointing": options.checkpointing, "threads": threads, "seconds_to_first_step": round(to_first_step),
         "step_s": round(seconds / counted), "rows_per_s": round(options.batch as f64 * counted / seconds),
         "tokens_per_s": round(tokens as f64 / seconds),
-        "gflop_per_row": round(flop as f64 / 1e9 / (options.batch as f64 * counted)), "peak_rss_mb": memory::peak().0 >> 20, "losses": losses,
+        "gflop_per_row": round(flop as f64 / 1e9 / (options.batch as f64 * counted)),
+        "peak_rss_mb": memory::peak().0 >> 20, "losses": losses,
     });
     println!("{line}");
     Ok(())

@@ -9,9 +9,9 @@ use sqlx::PgPool;
 use super::world::{Answer, World};
 use crate::{permissions, router};
 
-async fn keyed(world: &World, path: &str, bearer: &str, body: &Value) -> Answer {
+async fn keyed(world: &World, path: &str, bearer: &str, key: &str, body: &Value) -> Answer {
     let bearer = format!("Bearer {bearer}");
-    let headers = [("authorization", bearer.as_str()), ("idempotency-key", "once")];
+    let headers = [("authorization", bearer.as_str()), ("idempotency-key", key)];
     world.call_with(Method::POST, path, &headers, Some(body.clone())).await
 }
 
@@ -28,18 +28,13 @@ async fn administration_is_done_once(pool: PgPool) {
     .into_iter()
     .enumerate()
     {
-        // A key stands for one request, so each of these is asked by an owner of an organization's own key.
-        let bearer = format!("Bearer {}", world.key);
         let key = format!("key-{n}");
-        let headers = [("authorization", bearer.as_str()), ("idempotency-key", &key)];
-        let first = world.call_with(Method::POST, path, &headers, Some(body.clone())).await;
+        let first = keyed(&world, path, &world.key, &key, &body).await;
         assert_eq!(first.status, StatusCode::OK, "{path}: {}", first.text);
-        let again = world.call_with(Method::POST, path, &headers, Some(body.clone())).await;
+        let again = keyed(&world, path, &world.key, &key, &body).await;
         assert_eq!((again.status, again.header("idempotent-replayed")), (StatusCode::OK, "true"), "{}", again.text);
         assert_eq!(again.text, first.text, "{path}");
-        let elsewhere = format!("Bearer {}", world.other.key);
-        let headers = [("authorization", elsewhere.as_str()), ("idempotency-key", &key)];
-        let theirs = world.call_with(Method::POST, path, &headers, Some(body)).await;
+        let theirs = keyed(&world, path, &world.other.key, &key, &body).await;
         assert_eq!(theirs.header("idempotent-replayed"), "", "another organization's key is another key");
     }
     let listed = world.get(&keys, &world.key).await.json();
@@ -51,12 +46,12 @@ async fn a_secret_is_told_again_to_the_bearer_that_asked_and_lies_nowhere_in_cle
     let world = World::new(pool).await;
     let path = "/v1/webhook_endpoints";
     let body = json!({"url": "https://hooks.example/attune"});
-    let first = keyed(&world, path, &world.key, &body).await;
+    let first = keyed(&world, path, &world.key, "once", &body).await;
     let secret = first.json()["secret"].as_str().unwrap().to_owned();
-    assert_eq!(keyed(&world, path, &world.key, &body).await.json()["secret"], secret);
+    assert_eq!(keyed(&world, path, &world.key, "once", &body).await.json()["secret"], secret);
 
     let colleague = world.person("carla", Role::Admin).await;
-    let refused = keyed(&world, path, &colleague, &body).await;
+    let refused = keyed(&world, path, &colleague, "once", &body).await;
     assert_eq!(refused.json()["error"]["code"], "idempotency_answer_sealed", "{}", refused.text);
     assert!(!refused.text.contains(&secret));
 
@@ -76,7 +71,7 @@ async fn everything_that_is_made_takes_a_key(pool: PgPool) {
             if method != Method::POST || path.ends_with("/completions") {
                 continue;
             }
-            let answer = keyed(&world, path, &world.key, &json!({})).await;
+            let answer = keyed(&world, path, &world.key, "once", &json!({})).await;
             let supported = !answer.text.contains("idempotency_not_supported");
             assert!(supported, "{operation}: {}", answer.text);
             asked += 1;
