@@ -45,6 +45,10 @@ resume-test: setup ## Kill trainers at random moments and compare what becomes o
 conformance: ## Both official clients, generated requests, forbidden addresses, forged tokens (ATTUNE_FUZZ_SECONDS=420)
 	@scripts/conformance
 
+.PHONY: abuse
+abuse: ## Hostile content, strange files, cut connections, outages, and `make test` on an empty HOME (SHORT=1: without that)
+	@scripts/abuse
+
 .PHONY: left
 left: ## Build and test all that needs no libtorch, without libtorch
 	@$(ENV)

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 
 mod adapters;
+mod attacks;
 mod bad_input;
 mod batches;
 mod conformance;
@@ -13,6 +14,7 @@ mod furniture;
 mod house;
 mod inference;
 mod invariants;
+mod limits;
 mod openai_client;
 mod pausing;
 mod preview;

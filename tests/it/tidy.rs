@@ -5,8 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const ROOMS: [&str; 13] = [
+pub(crate) const ROOMS: [&str; 14] = [
     "domain",
+    "dataset",
     "store",
     "text",
     "gguf",
