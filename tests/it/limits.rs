@@ -24,9 +24,10 @@ fn plain(cell: &str) -> &str {
 
 /// Reads the rows of all tables of the page; a row that has not five cells of the stated form is an error.
 fn limits(page: &str) -> Result<Vec<Limit>, String> {
-    let rows = page.lines().enumerate().filter(|(_, line)| {
-        line.starts_with('|') && !line.starts_with("|---") && !line.starts_with("| Bounded ")
-    });
+    let rows = page
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| line.starts_with('|') && !line.starts_with("|---") && !line.starts_with("| Bounded "));
     rows.map(|(at, row)| limit(at + 1, row).ok_or_else(|| format!("line {}: {row}", at + 1))).collect()
 }
 
