@@ -53,7 +53,7 @@ class Platform:
     def __init__(self, binaries, folder):
         self.attune, self.folder = pathlib.Path(binaries, "attune"), folder
         config = folder / "attune.toml"
-        config.write_text("[limits]\nfile_bytes = 17179869184\n")
+        config.write_text("[limits]\nfile_bytes = 17179869184\nunfinished_jobs = 0\n")
         self.log = (folder / "up.log").open("w")
         self.up = subprocess.Popen([self.attune, "up", "--listen", "127.0.0.1:0", "--data", folder / "data", "--config", config,
                                     "--binaries", binaries],

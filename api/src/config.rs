@@ -82,7 +82,17 @@ pub struct Limits {
     pub json_bytes: u64,
     /// The largest single file of a base model.
     pub blob_bytes: u64,
+    /// The most unfinished fine-tuning jobs of a project; 0: no cap.
+    pub unfinished_jobs: u32,
+    /// The most unfinished batches of a project; 0: no cap.
+    pub unfinished_batches: u32,
 }
+
+/// Default of [`Limits::unfinished_jobs`].
+const UNFINISHED_JOBS: u32 = 1000;
+
+/// Default of [`Limits::unfinished_batches`].
+const UNFINISHED_BATCHES: u32 = 100;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -93,6 +103,8 @@ impl Default for Limits {
             parser_cpu_seconds: 300,
             json_bytes: 4 << 20,
             blob_bytes: 64 << 30,
+            unfinished_jobs: UNFINISHED_JOBS,
+            unfinished_batches: UNFINISHED_BATCHES,
         }
     }
 }

@@ -226,6 +226,18 @@ impl ApiError {
         }
     }
 
+    /// Whether the same work may succeed later though nothing about it changes.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Stale | Self::StorageRefused { .. } | Self::ReplicaUnavailable { .. } | Self::Busy { .. } => true,
+            Self::Internal(cause) => match cause.downcast_ref::<StoreError>() {
+                Some(error) => error.is_passing(),
+                None => cause.is::<std::io::Error>(),
+            },
+            _ => false,
+        }
+    }
+
     /// Status, type and code: the one table.
     fn parts(&self) -> (StatusCode, &'static str, Option<&'static str>) {
         const REQUEST: &str = "invalid_request_error";
@@ -301,6 +313,9 @@ impl ApiError {
     }
 }
 
+/// When a caller that has as much unfinished work as it may have is told to ask again.
+const UNFINISHED_RETRY_SECONDS: u64 = 60;
+
 /// An error and all its causes, in one line.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |e| e.source());
@@ -314,6 +329,13 @@ impl From<StoreError> for ApiError {
             StoreError::Gap { .. } | StoreError::Illegal(_) => {
                 Self::Conflict(format!("The report cannot be taken: {error}."))
             }
+            StoreError::TooManyUnfinished { noun, most } => Self::RateLimited {
+                counted: Counted::Requests,
+                message: format!(
+                    "This project has {most} unfinished {noun}, the most it may have. Retry when one has ended."
+                ),
+                retry_after_seconds: UNFINISHED_RETRY_SECONDS,
+            },
             StoreError::Batch(_) => Self::Conflict(format!("That cannot be done now: {error}.")),
             other if other.is_bad_text() => Self::Invalid {
                 param: None,

@@ -69,6 +69,12 @@ impl Meter {
         sum.output += tokens.output;
     }
 
+    /// Adds what another meter has counted, which counts nothing afterwards.
+    pub fn absorb(&self, other: &Self) {
+        let counted = std::mem::take(&mut *other.counted.lock().unwrap_or_else(PoisonError::into_inner));
+        counted.iter().for_each(|(account, tokens)| self.count(account, *tokens));
+    }
+
     /// Writes down what was counted. What cannot be written is kept for the next time.
     ///
     /// # Errors

@@ -52,6 +52,8 @@ pub enum BatchEvent {
     CancelAsked,
     /// Its files are there, with what was answered before.
     Stopped,
+    /// Work on it fails in the same way each time.
+    GivenUp,
 }
 
 /// The state does not take the event.
@@ -120,6 +122,8 @@ impl BatchState {
                 Self::Cancelling
             }
             (Self::Cancelling, E::Stopped) => Self::Cancelled,
+            (Self::Validating | Self::InProgress | Self::Finalizing, E::GivenUp) => Self::Failed,
+            (Self::Cancelling, E::GivenUp) => Self::Cancelled,
             (from, event) => return Err(IllegalBatchStep { from, event }),
         })
     }
@@ -138,11 +142,28 @@ pub struct Defect {
     pub param: Option<String>,
 }
 
+/// The longest text of a defect that is kept, in characters: it may repeat what the file says.
+const TEXT_CHARS: usize = 500;
+
 impl Defect {
     /// A defect of the file as a whole.
     pub fn of_file(code: &str, message: impl fmt::Display) -> Self {
         Self { code: code.into(), line: None, message: message.to_string(), param: None }
     }
+
+    /// A defect of one line.
+    pub fn of_line(line: u64, code: &str, param: Option<&str>, message: impl fmt::Display) -> Self {
+        Self { code: code.into(), line: Some(line), message: shown(&message.to_string()), param: param.map(shown) }
+    }
+}
+
+/// Shortens a text that repeats what a stranger wrote, and replaces U+0000, which no database column keeps.
+fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(TEXT_CHARS).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect();
+    if shown.len() < text.len() && text.chars().nth(TEXT_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// A request of a batch.
@@ -159,12 +180,7 @@ pub struct BatchRow {
 /// # Errors
 /// The first [`Defect`].
 pub fn read_row(text: &[u8], line: u64, endpoint: &str) -> Result<BatchRow, Defect> {
-    let wrong = |code: &str, param: Option<&str>, message: String| Defect {
-        code: code.into(),
-        line: Some(line),
-        message,
-        param: param.map(str::to_owned),
-    };
+    let wrong = |code: &str, param: Option<&str>, message: String| Defect::of_line(line, code, param, message);
     let mut fields: Map<String, Value> = serde_json::from_slice(text)
         .map_err(|e| wrong("invalid_json_line", None, format!("This line is not a JSON object: {e}.")))?;
     let mut take = |name: &str| {
@@ -222,12 +238,40 @@ mod tests {
             E::TimeUp,
             E::CancelAsked,
             E::Stopped,
+            E::GivenUp,
         ];
         for state in BatchState::ALL {
             assert_eq!(BatchState::from_name(state.name()), Some(state));
             let taken = events.iter().filter(|event| state.apply(**event).is_ok()).count();
             assert_eq!(taken == 0, state.is_final(), "{state:?}");
         }
+    }
+
+    #[test]
+    fn attack_a04_a_defect_holds_no_character_that_the_database_refuses() {
+        let line = br#"{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {}, "x\u0000y": 1}"#;
+        let defect = read_row(line, 1, CHAT).unwrap_err();
+        assert_eq!(defect.param.as_deref(), Some("x\u{fffd}y"));
+        assert!(!defect.message.contains('\0'), "{}", defect.message);
+    }
+
+    #[test]
+    fn limit_a_defect_repeats_a_bounded_part_of_the_line() {
+        let key = "k".repeat(TEXT_CHARS + 1);
+        let line = format!(r#"{{"custom_id": "a", "method": "POST", "url": "{CHAT}", "body": {{}}, "{key}": 1}}"#);
+        let defect = read_row(line.as_bytes(), 1, CHAT).unwrap_err();
+        assert_eq!(defect.param.unwrap().chars().count(), TEXT_CHARS + 1);
+        assert_eq!(defect.message.chars().count(), TEXT_CHARS + 1);
+    }
+
+    #[test]
+    fn limit_a_custom_id_is_short() {
+        let line = |bytes| {
+            let id = "i".repeat(bytes);
+            format!(r#"{{"custom_id": "{id}", "method": "POST", "url": "{CHAT}", "body": {{}}}}"#)
+        };
+        assert_eq!(read_row(line(ID_BYTES).as_bytes(), 1, CHAT).unwrap().custom_id.len(), ID_BYTES);
+        assert_eq!(read_row(line(ID_BYTES + 1).as_bytes(), 1, CHAT).unwrap_err().param.as_deref(), Some("custom_id"));
     }
 
     #[test]

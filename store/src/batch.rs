@@ -114,7 +114,7 @@ impl TryFrom<Row> for Batch {
     }
 }
 
-fn state(name: &str) -> Result<BatchState, StoreError> {
+pub(crate) fn state(name: &str) -> Result<BatchState, StoreError> {
     BatchState::from_name(name)
         .ok_or_else(|| StoreError::Corrupt { column: "batch.state", cause: format!("'{name}' is no state").into() })
 }
@@ -164,7 +164,7 @@ pub async fn list(
     select(db, Some(project), None, after, limit).await
 }
 
-async fn select(
+pub(crate) async fn select(
     db: &mut PgConnection,
     project: Option<ProjectId>,
     id: Option<BatchId>,
@@ -198,52 +198,6 @@ pub async fn cancel(tx: &mut PgConnection, project: ProjectId, id: BatchId) -> R
     get(tx, project, id).await?;
     step(tx, id, None, BatchEvent::CancelAsked).await?;
     get(tx, project, id).await
-}
-
-/// Takes the oldest batch that nobody works on, or whose worker has been silent for `stale_seconds`.
-///
-/// # Errors
-/// [`StoreError::Database`].
-pub async fn claim(tx: &mut PgConnection, worker: Uuid, stale_seconds: f64) -> Result<Option<Batch>, StoreError> {
-    let id = sqlx::query_scalar!(
-        "update batch set worker = $1, heartbeat_at = now() where batch_id = (
-             select batch_id from batch where state in ('validating', 'in_progress', 'finalizing', 'cancelling')
-                 and (worker is null or heartbeat_at < now() - make_interval(secs => $2))
-             order by batch_id limit 1 for update skip locked)
-         returning batch_id",
-        worker,
-        stale_seconds,
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
-    let Some(id) = id else { return Ok(None) };
-    Ok(select(tx, None, Some(BatchId::new(id)), None, 1).await?.pop())
-}
-
-/// How a batch is, to its worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// Where it is.
-    pub state: BatchState,
-    /// Its time is up.
-    pub is_late: bool,
-}
-
-/// A worker says that it still lives, and hears how its batch is.
-///
-/// # Errors
-/// [`StoreError::Stale`]: another one has it now. [`StoreError::Database`].
-pub async fn beat(tx: &mut PgConnection, id: BatchId, worker: Uuid) -> Result<Standing, StoreError> {
-    let row = sqlx::query!(
-        r#"update batch set heartbeat_at = now() where batch_id = $1 and worker = $2
-         returning state, expires_at < now() as "is_late!""#,
-        id.uuid(),
-        worker,
-    )
-    .fetch_optional(tx)
-    .await?
-    .ok_or(StoreError::Stale)?;
-    Ok(Standing { state: state(&row.state)?, is_late: row.is_late })
 }
 
 /// Takes one step of a batch's life, on behalf of the worker that holds it, or of its user.
@@ -316,9 +270,30 @@ pub async fn accept(tx: &mut PgConnection, id: BatchId, worker: Uuid, total: i32
 /// # Errors
 /// As [`step`].
 pub async fn refuse(tx: &mut PgConnection, id: BatchId, worker: Uuid, defects: &[Defect]) -> Result<(), StoreError> {
-    step(tx, id, Some(worker), BatchEvent::FileRefused).await?;
+    end_with_defects(tx, (id, worker), BatchEvent::FileRefused, defects).await
+}
+
+/// Ends the batch without files: work on it fails in the same way each time.
+///
+/// # Errors
+/// As [`step`].
+pub async fn give_up(tx: &mut PgConnection, id: BatchId, worker: Uuid, why: &Defect) -> Result<(), StoreError> {
+    end_with_defects(tx, (id, worker), BatchEvent::GivenUp, std::slice::from_ref(why)).await?;
+    sqlx::query!("delete from batch_answer where batch_id = $1", id.uuid()).execute(tx).await?;
+    Ok(())
+}
+
+async fn end_with_defects(
+    tx: &mut PgConnection,
+    (id, worker): (BatchId, Uuid),
+    event: BatchEvent,
+    defects: &[Defect],
+) -> Result<(), StoreError> {
+    step(tx, id, Some(worker), event).await?;
     let defects = to_json("batch.defects", &defects)?;
-    sqlx::query!("update batch set defects = $2 where batch_id = $1", id.uuid(), defects).execute(tx).await?;
+    sqlx::query!("update batch set defects = $2, worker = null where batch_id = $1", id.uuid(), defects)
+        .execute(tx)
+        .await?;
     Ok(())
 }
 
@@ -333,11 +308,11 @@ pub struct Answer {
     pub answer: String,
 }
 
-/// Keeps an answer, once; a second one to the same line is dropped.
+/// Keeps an answer, once; a second one to the same line is dropped. Returns whether it was kept.
 ///
 /// # Errors
 /// [`StoreError::Stale`]: another worker has the batch. [`StoreError::Database`].
-pub async fn answer(tx: &mut PgConnection, id: BatchId, worker: Uuid, answer: &Answer) -> Result<(), StoreError> {
+pub async fn answer(tx: &mut PgConnection, id: BatchId, worker: Uuid, answer: &Answer) -> Result<bool, StoreError> {
     sqlx::query!("select from batch where batch_id = $1 and worker = $2 for update", id.uuid(), worker)
         .fetch_optional(&mut *tx)
         .await?
@@ -352,17 +327,18 @@ pub async fn answer(tx: &mut PgConnection, id: BatchId, worker: Uuid, answer: &A
     )
     .execute(&mut *tx)
     .await?;
-    if new.rows_affected() == 1 {
+    let is_new = new.rows_affected() == 1;
+    if is_new {
         sqlx::query!(
             "update batch set completed = completed + case when $2 then 0 else 1 end,
-                 failed = failed + case when $2 then 1 else 0 end where batch_id = $1",
+                 failed = failed + case when $2 then 1 else 0 end, failures = 0 where batch_id = $1",
             id.uuid(),
             answer.is_error,
         )
         .execute(tx)
         .await?;
     }
-    Ok(())
+    Ok(is_new)
 }
 
 /// The lines that have an answer, in order.
@@ -420,16 +396,5 @@ pub async fn finish(
     .execute(&mut *tx)
     .await?;
     sqlx::query!("delete from batch_answer where batch_id = $1", id.uuid()).execute(tx).await?;
-    Ok(())
-}
-
-/// Gives a batch back without its end, for whoever comes next.
-///
-/// # Errors
-/// [`StoreError::Database`].
-pub async fn give_back(tx: &mut PgConnection, id: BatchId, worker: Uuid) -> Result<(), StoreError> {
-    sqlx::query!("update batch set worker = null where batch_id = $1 and worker = $2", id.uuid(), worker)
-        .execute(tx)
-        .await?;
     Ok(())
 }

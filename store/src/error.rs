@@ -27,6 +27,14 @@ pub enum StoreError {
     /// The batch's state does not take the event.
     #[error(transparent)]
     Batch(#[from] IllegalBatchStep),
+    /// The project has as much unfinished work of this kind as it may have.
+    #[error("the project has {most} unfinished {noun}, which is the most it may have")]
+    TooManyUnfinished {
+        /// Plural: `batches`.
+        noun: &'static str,
+        /// The cap.
+        most: u32,
+    },
     /// A named constraint refused the row; ask [`StoreError::on_constraint`].
     #[error("the constraint {constraint} refused the row")]
     Conflict {
@@ -90,6 +98,30 @@ impl StoreError {
         let Self::Database(error) = self else { return false };
         let code = error.as_database_error().and_then(|e| e.code());
         matches!(code.as_deref(), Some("22021" | "22P05"))
+    }
+
+    /// Whether the same call may succeed later though nothing about it changes: the database or the object store is away,
+    /// is out of connections or space, or two transactions were in each other's way.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Object { .. } => true,
+            Self::Database(sqlx::Error::Database(error)) => {
+                // Classes of SQLSTATE: connection, conflict of transactions, resources, operator intervention, system.
+                error
+                    .code()
+                    .is_some_and(|code| ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)))
+            }
+            Self::Database(error) => matches!(
+                error,
+                sqlx::Error::Io(_)
+                    | sqlx::Error::Tls(_)
+                    | sqlx::Error::PoolTimedOut
+                    | sqlx::Error::PoolClosed
+                    | sqlx::Error::WorkerCrashed
+            ),
+            _ => false,
+        }
     }
 
     pub(crate) fn object(

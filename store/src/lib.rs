@@ -114,6 +114,12 @@ pub mod replica;
 /// Requests of a file, and their answers.
 pub mod batch;
 
+/// The workers' side of batches: who works on which, and for how long.
+pub mod batch_queue;
+
+/// Caps on the unfinished work of one project.
+pub mod unfinished;
+
 /// Secrets that must be read again.
 pub mod seal;
 

@@ -58,6 +58,8 @@ pub struct Bounds {
     pub attempts: i64,
     /// Attempts at once at one endpoint, counted here.
     pub per_endpoint: i64,
+    /// Attempts at once at all endpoints of one project, counted here.
+    pub per_project: i64,
     /// Longer than an attempt can take.
     pub lease_seconds: f64,
 }
@@ -104,36 +106,47 @@ pub async fn relay(tx: &mut PgConnection, limit: i64) -> Result<usize, StoreErro
 
 /// Claims due deliveries, the longest due first at each endpoint, and writes down that their attempts begin.
 ///
-/// The endpoint's row is locked meanwhile, so that two claims cannot both count its free places.
+/// Projects take turns: the next place goes to the project that has the fewest attempts under way, so that slow endpoints
+/// of one project hold up its own events and nobody else's. The endpoint's row is locked meanwhile, so that two claims
+/// cannot both count its free places.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn claim(tx: &mut PgConnection, bounds: Bounds) -> Result<Vec<Claim>, StoreError> {
     let endpoints = sqlx::query_scalar!(
-        "select webhook_endpoint_id from webhook_endpoint e
-         where disabled_reason is null
-             and exists (select from webhook_delivery d where d.webhook_endpoint_id = e.webhook_endpoint_id
-                 and state = 'pending' and next_attempt_at <= now() and coalesce(leased_until <= now(), true))
-             and (select count(*) from webhook_delivery d where d.webhook_endpoint_id = e.webhook_endpoint_id
-                 and state = 'pending' and leased_until > now()) < $1
-         limit $2 for no key update skip locked",
+        "select e.webhook_endpoint_id from webhook_endpoint e
+         join (select webhook_endpoint_id, row_number() over (partition by project_id order by due_since) as turn
+             from (select o.webhook_endpoint_id, o.project_id, (select min(next_attempt_at) from webhook_delivery d
+                     where d.webhook_endpoint_id = o.webhook_endpoint_id and state = 'pending'
+                         and next_attempt_at <= now() and coalesce(leased_until <= now(), true)) as due_since
+                 from webhook_endpoint o where disabled_reason is null) as o
+             where due_since is not null
+                 and (select count(*) from webhook_delivery d where d.webhook_endpoint_id = o.webhook_endpoint_id
+                     and state = 'pending' and leased_until > now()) < $1) as due using (webhook_endpoint_id)
+         order by due.turn limit $2 for no key update of e skip locked",
         bounds.per_endpoint,
         bounds.attempts,
     )
     .fetch_all(&mut *tx)
     .await?;
     let due = sqlx::query_scalar!(
-        r#"select due.webhook_delivery_id as "id!" from unnest($1::uuid[]) as locked(webhook_endpoint_id)
-         cross join lateral (select webhook_delivery_id, next_attempt_at from webhook_delivery d
-             where d.webhook_endpoint_id = locked.webhook_endpoint_id and state = 'pending'
-                 and next_attempt_at <= now() and coalesce(leased_until <= now(), true)
-             order by next_attempt_at
-             limit greatest(0, $2 - (select count(*) from webhook_delivery d
+        r#"select webhook_delivery_id as "id!" from (
+             select due.webhook_delivery_id, due.next_attempt_at,
+                 row_number() over (partition by due.project_id order by due.next_attempt_at)
+                     + (select count(*) from webhook_delivery d where d.project_id = due.project_id
+                         and state = 'pending' and leased_until > now()) as place
+             from unnest($1::uuid[]) as locked(webhook_endpoint_id)
+             cross join lateral (select webhook_delivery_id, project_id, next_attempt_at from webhook_delivery d
                  where d.webhook_endpoint_id = locked.webhook_endpoint_id and state = 'pending'
-                     and leased_until > now()))) as due
-         order by due.next_attempt_at limit $3"#,
+                     and next_attempt_at <= now() and coalesce(leased_until <= now(), true)
+                 order by next_attempt_at
+                 limit greatest(0, $2 - (select count(*) from webhook_delivery d
+                     where d.webhook_endpoint_id = locked.webhook_endpoint_id and state = 'pending'
+                         and leased_until > now()))) as due) as placed
+         where place <= $3 order by place, next_attempt_at limit $4"#,
         &endpoints,
         bounds.per_endpoint,
+        bounds.per_project,
         bounds.attempts,
     )
     .fetch_all(&mut *tx)

@@ -8,6 +8,9 @@ pub mod tiny;
 /// `attune up` in a folder of its own, and its end.
 pub mod platform;
 
+/// A project of its own, and requests with its key.
+pub mod tenant;
+
 /// Notes a line that tells a figure, where a script collects them (`ATTUNE_FIGURES`).
 ///
 /// # Panics

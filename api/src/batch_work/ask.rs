@@ -1,6 +1,6 @@
 //! One request of a batch, asked through the code that answers at the door, and its answer as a line of a file.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use attune_domain::batch::{BatchRow, Defect, read_row};
 use attune_store::batch::{Answer, Batch};
@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     app::App,
     error::ApiError,
+    metering::Meter,
     routes::{chat, completions},
 };
 
@@ -17,8 +18,22 @@ use crate::{
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(3);
 
+/// An answer, and what it used: charged only if the answer is kept, since a batch that was taken over is asked again.
+pub struct Asked {
+    /// The answer.
+    pub answer: Answer,
+    /// Counts what the answer used.
+    pub meter: Arc<Meter>,
+}
+
 /// Asks what a line asks. Never fails: what goes wrong is the answer.
-pub async fn ask(app: App, batch: Batch, line: u64, text: Vec<u8>) -> Answer {
+pub async fn ask(app: App, batch: Batch, line: u64, text: Vec<u8>) -> Asked {
+    let meter = Arc::new(Meter::new(app.prices));
+    let answer = answer(App { meter: meter.clone(), ..app }, batch, line, text).await;
+    Asked { answer, meter }
+}
+
+async fn answer(app: App, batch: Batch, line: u64, text: Vec<u8>) -> Answer {
     let number = i32::try_from(line).unwrap_or(i32::MAX);
     let row = match read_row(&text, line, &batch.endpoint) {
         Ok(row) => row,
@@ -70,8 +85,8 @@ fn written(line: i32, custom_id: &str, said: Result<Value, ApiError>, request_id
     Answer { line, is_error, answer: answer.to_string() }
 }
 
-/// What is written of a request whose answering broke off by a fault of ours.
-pub fn broke_off(line: u64, text: &[u8], endpoint: &str, why: tokio::task::JoinError) -> Answer {
+/// The answer to a request whose task panicked.
+pub fn panicked(line: u64, text: &[u8], endpoint: &str, why: tokio::task::JoinError) -> Answer {
     let custom_id = read_row(text, line, endpoint).map(|row| row.custom_id).unwrap_or_default();
     let error = ApiError::internal(why);
     error.log();

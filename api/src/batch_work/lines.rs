@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_without_end_ends_the_reading() {
+    async fn limit_a_line_without_end_ends_the_reading() {
         let long: &'static [u8] = vec![b'x'; LINE_BYTES + 7].leak();
         let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(long);
         assert_eq!(Lines { reader, number: 3 }.next().await.unwrap(), Some(Line::TooLong(4)));

@@ -57,12 +57,10 @@ impl Checker {
         match read_row(text, number, endpoint) {
             Err(defect) => self.defects.push(defect),
             Ok(row) => match self.ids.get(&row.custom_id) {
-                Some(first) => self.defects.push(Defect {
-                    code: "duplicate_custom_id".into(),
-                    line: Some(number),
-                    message: format!("The custom_id '{}' is that of line {first} too.", row.custom_id),
-                    param: Some("custom_id".into()),
-                }),
+                Some(first) => {
+                    let message = format!("The custom_id '{}' is that of line {first} too.", row.custom_id);
+                    self.defects.push(Defect::of_line(number, "duplicate_custom_id", Some("custom_id"), message));
+                }
                 None => drop(self.ids.insert(row.custom_id, number)),
             },
         }
@@ -107,10 +105,17 @@ mod tests {
     }
 
     #[test]
-    fn the_most_requests_are_the_most() {
+    fn limit_a_batch_has_at_most_so_many_requests() {
         let mut checker = Checker { rows: MOST_ROWS - 1, ..Checker::default() };
         assert!(checker.take(&row("a"), "/v1/completions"));
         assert!(!checker.take(&row("b"), "/v1/completions"));
         assert_eq!(checker.finish().unwrap_err()[0].code, "too_many_requests");
+    }
+
+    #[test]
+    fn limit_the_check_of_a_batch_ends_at_the_first_hundred_defects() {
+        let mut checker = Checker::default();
+        let taken = (0..MOST_DEFECTS + 5).take_while(|_| checker.take(&Line::Text(1, b"{".to_vec()), "/")).count();
+        assert_eq!((taken + 1, checker.finish().unwrap_err().len()), (MOST_DEFECTS, MOST_DEFECTS));
     }
 }

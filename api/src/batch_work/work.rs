@@ -1,28 +1,31 @@
 //! A batch from its claim to its end. The worker's heart beats in the row by the database's clock; a worker that is taken
 //! for dead finds its lease gone at the next write and leaves the batch alone.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use attune_domain::{
-    batch::{BatchEvent, BatchState},
+    batch::{BatchEvent, BatchState, Defect},
     id::BatchId,
 };
 use attune_store::{
-    batch::{self, Batch, Standing},
+    batch::{self, Batch},
+    batch_queue::{self, Standing},
     error::StoreError,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::{
     app::App,
     batch_work::{
-        ask,
+        ask::{self, Asked},
         lines::{Line, Lines},
         output, validation,
     },
     error::ApiError,
+    metering::Meter,
 };
 
 /// Batches that one process works on at once.
@@ -37,6 +40,20 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Between two beats, and the silence after which a worker is taken for dead.
 const BEAT: Duration = Duration::from_secs(3);
 const STALE_SECONDS: f64 = 12.0;
+
+/// How long requests under way may take once it is another project's turn; what has no answer by then is asked again.
+const TURN_GRACE: Duration = Duration::from_secs(10);
+
+/// A batch ends as failed after so many failures in a row that no waiting mends.
+const MOST_FAILURES: i32 = 3;
+
+/// What the heartbeat tells the work.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    standing: Standing,
+    /// It is another project's turn.
+    turn_is_over: bool,
+}
 
 /// Works on batches until the process ends.
 pub fn start(app: &App) {
@@ -62,53 +79,69 @@ pub fn start(app: &App) {
     }
 }
 
-/// Works on one batch, if one waits; says whether one did.
+/// Works on one batch, if one waits; returns whether one did.
 async fn one(app: App) -> Result<bool, ApiError> {
     let worker = Uuid::new_v4();
     let mut tx = app.platform().await?;
-    let claimed = batch::claim(&mut tx, worker, STALE_SECONDS).await?;
+    let claimed = batch_queue::claim(&mut tx, worker, STALE_SECONDS).await?;
     tx.commit().await?;
     let Some(batch) = claimed else { return Ok(false) };
-    let id = batch.batch_id;
-    let standing = Standing { state: batch.state, is_late: false };
-    let (told, hears) = watch::channel(standing);
+    let now = Now { standing: Standing { state: batch.state, is_late: false }, turn_is_over: false };
+    let (told, hears) = watch::channel(now);
+    let work = Box::pin(through(&app, batch.clone(), worker, hears));
     let worked = tokio::select! {
-        worked = Box::pin(through(&app, batch, worker, hears)) => worked,
-        error = beat(&app, id, worker, &told) => Err(error),
+        // A task of its own would outlive a lost lease; a panic is caught here instead.
+        worked = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(work)) => {
+            worked.unwrap_or_else(|_| Err(ApiError::internal("work on a batch panicked")))
+        }
+        error = beat(&app, &batch, worker, &told) => Err(error),
     };
-    if worked.is_err() {
-        // Whoever comes next need not wait until this one is taken for dead.
-        let mut tx = app.platform().await?;
-        batch::give_back(&mut tx, id, worker).await?;
-        tx.commit().await?;
+    if let Err(error) = &worked {
+        broke_off(&app, batch.batch_id, worker, error).await?;
     }
     worked.map(|()| true)
 }
 
+/// Gives a batch back whose work broke off; ends it if that has happened too often and waiting does not help.
+async fn broke_off(app: &App, id: BatchId, worker: Uuid, error: &ApiError) -> Result<(), ApiError> {
+    let mut tx = app.platform().await?;
+    let Some(failures) = batch_queue::broke_off(&mut tx, id, worker).await? else { return Ok(()) };
+    if failures >= MOST_FAILURES && !error.is_passing() {
+        tracing::error!(batch.id = %id, failures, "a batch is given up: {}", crate::error::chain(error));
+        let message = format!("The batch could not be worked on, {failures} times in a row. {error}");
+        batch::give_up(&mut tx, id, worker, &Defect::of_file("batch_failed", message)).await?;
+    } else {
+        batch_queue::give_back(&mut tx, id, worker).await?;
+    }
+    Ok(tx.commit().await?)
+}
+
 /// Ends when the lease is lost.
-async fn beat(app: &App, id: BatchId, worker: Uuid, told: &watch::Sender<Standing>) -> ApiError {
+async fn beat(app: &App, batch: &Batch, worker: Uuid, told: &watch::Sender<Now>) -> ApiError {
     loop {
         tokio::time::sleep(BEAT).await;
-        match look(app, id, worker).await {
-            Ok(standing) => drop(told.send_replace(standing)),
+        match now(app, batch, worker).await {
+            Ok(now) => drop(told.send_replace(now)),
             Err(ApiError::Stale) => return ApiError::Stale,
             // The database may be away for a moment; if it is for longer, the lease is lost by its clock.
-            Err(error) => tracing::warn!(batch.id = %id, "no beat: {}", crate::error::chain(&error)),
+            Err(error) => tracing::warn!(batch.id = %batch.batch_id, "no heartbeat: {}", crate::error::chain(&error)),
         }
     }
 }
 
-async fn look(app: &App, id: BatchId, worker: Uuid) -> Result<Standing, ApiError> {
+async fn now(app: &App, batch: &Batch, worker: Uuid) -> Result<Now, ApiError> {
     let mut tx = app.platform().await?;
-    let standing = batch::beat(&mut tx, id, worker).await?;
+    let standing = batch_queue::beat(&mut tx, batch.batch_id, worker).await?;
+    let turn_is_over = batch_queue::others_wait(&mut tx, batch.project_id, STALE_SECONDS).await?;
     tx.commit().await?;
-    Ok(standing)
+    Ok(Now { standing, turn_is_over })
 }
 
-/// Whatever of its life is still before it.
-async fn through(app: &App, batch: Batch, worker: Uuid, hears: watch::Receiver<Standing>) -> Result<(), ApiError> {
+/// Takes a batch to its end, or to the end of its project's turn.
+async fn through(app: &App, batch: Batch, worker: Uuid, hears: watch::Receiver<Now>) -> Result<(), ApiError> {
     let id = batch.batch_id;
-    if batch.state == BatchState::Validating {
+    let is_late = now(app, &batch, worker).await?.standing.is_late;
+    if batch.state == BatchState::Validating && !is_late {
         let checked = validation::check(app, &batch).await?;
         let mut tx = app.platform().await?;
         let stepped = match checked {
@@ -127,21 +160,24 @@ async fn through(app: &App, batch: Batch, worker: Uuid, hears: watch::Receiver<S
             Err(error) => return Err(error.into()),
         }
     }
-    let now = look(app, id, worker).await?;
-    if now.state == BatchState::InProgress && !now.is_late {
-        ask_all(app, &batch, worker, hears).await?;
+    let standing = now(app, &batch, worker).await?.standing;
+    if standing.state == BatchState::InProgress && !standing.is_late {
+        ask_all(app, &batch, worker, hears.clone()).await?;
+        if hears.borrow().turn_is_over {
+            let mut tx = app.platform().await?;
+            batch_queue::give_back(&mut tx, id, worker).await?;
+            return Ok(tx.commit().await?);
+        }
     }
     end(app, &batch, worker).await
 }
 
-/// Asks every line that has no answer, some at once, until all have one, the time is up, or the user wants it to stop.
-async fn ask_all(app: &App, batch: &Batch, worker: Uuid, mut hears: watch::Receiver<Standing>) -> Result<(), ApiError> {
-    let stop = async move {
-        let is_over = |now: &Standing| now.is_late || now.state == BatchState::Cancelling;
-        if hears.wait_for(is_over).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
+/// Asks every line that has no answer, some at once, until all have one, the time is up, the user wants it to stop, or it
+/// is another project's turn.
+async fn ask_all(app: &App, batch: &Batch, worker: Uuid, hears: watch::Receiver<Now>) -> Result<(), ApiError> {
+    let stop = until(hears.clone(), |now| {
+        now.turn_is_over || now.standing.is_late || now.standing.state == BatchState::Cancelling
+    });
     let answers = unanswered(app, batch)
         .await?
         .take_until(Box::pin(stop))
@@ -149,18 +185,39 @@ async fn ask_all(app: &App, batch: &Batch, worker: Uuid, mut hears: watch::Recei
             let (app, batch) = (app.clone(), batch.clone());
             async move {
                 // A task of its own: a panic is the answer to this request alone.
-                let asked = tokio::spawn(ask::ask(app, batch.clone(), line, text.clone())).await;
-                Ok(asked.unwrap_or_else(|panic| ask::broke_off(line, &text, &batch.endpoint, panic)))
+                let task = tokio::spawn(ask::ask(app.clone(), batch.clone(), line, text.clone()));
+                let asked = AbortOnDropHandle::new(task).await;
+                Ok(asked.unwrap_or_else(|panic| Asked {
+                    answer: ask::panicked(line, &text, &batch.endpoint, panic),
+                    meter: Arc::new(Meter::new(app.prices)),
+                }))
             }
         })
         .try_buffer_unordered(ROWS);
-    Box::pin(answers)
-        .try_for_each(move |answer| async move {
-            let mut tx = app.platform().await?;
-            batch::answer(&mut tx, batch.batch_id, worker, &answer).await?;
-            Ok(tx.commit().await?)
-        })
-        .await
+    let kept = Box::pin(answers).try_for_each(move |asked| keep(app, batch.batch_id, worker, asked));
+    let turn = async move {
+        until(hears, |now| now.turn_is_over).await;
+        tokio::time::sleep(TURN_GRACE).await;
+    };
+    tokio::select! { kept = kept => kept, () = turn => Ok(()) }
+}
+
+/// Keeps an answer, and charges for it if it is the first to its line.
+async fn keep(app: &App, id: BatchId, worker: Uuid, asked: Asked) -> Result<(), ApiError> {
+    let mut tx = app.platform().await?;
+    let is_kept = batch::answer(&mut tx, id, worker, &asked.answer).await?;
+    tx.commit().await?;
+    if is_kept {
+        app.meter.absorb(&asked.meter);
+    }
+    Ok(())
+}
+
+/// Waits until `wanted` holds of what the heartbeat tells.
+async fn until(mut hears: watch::Receiver<Now>, wanted: impl Fn(&Now) -> bool) {
+    if hears.wait_for(wanted).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// The lines that have no answer yet.
@@ -188,7 +245,7 @@ async fn unanswered(
 /// Nothing more is asked: writes the files and takes the last step.
 async fn end(app: &App, batch: &Batch, worker: Uuid) -> Result<(), ApiError> {
     let id = batch.batch_id;
-    let now = look(app, id, worker).await?;
+    let now = now(app, batch, worker).await?.standing;
     let event = match now.state {
         BatchState::Cancelling => BatchEvent::Stopped,
         _ if now.is_late => {

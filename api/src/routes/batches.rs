@@ -7,7 +7,7 @@ use attune_domain::{
 use attune_store::{
     batch::{self, NewBatch as NewRow},
     error::StoreError,
-    file,
+    file, unfinished,
 };
 use axum::{
     Json,
@@ -47,6 +47,7 @@ pub async fn create(
         metadata: new.metadata.map(|metadata| json!(metadata)),
         output_expires_seconds: new.output_expires_after.and_then(|after| i32::try_from(after.seconds).ok()),
     };
+    unfinished::admit(&mut tx, project, unfinished::Kind::Batches, app.limits.unfinished_batches).await?;
     let made = batch::insert(&mut tx, project, &row).await?;
     tx.commit().await?;
     Ok(Json(made.into()))

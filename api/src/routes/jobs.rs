@@ -1,7 +1,7 @@
 //! Fine-tuning jobs: make, list, look, cancel, pause, resume; their checkpoints.
 
 use attune_domain::id::Job as JobKind;
-use attune_store::{checkpoint, error::StoreError, job, money, pausing};
+use attune_store::{checkpoint, error::StoreError, job, money, pausing, unfinished};
 use axum::{
     Json,
     extract::{Path, State},
@@ -39,6 +39,7 @@ pub async fn create(
 ) -> Result<Json<JobView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
     let row = job_making::make(&app, &mut tx, &holder, &new).await?.row;
+    unfinished::admit(&mut tx, holder.project_id, unfinished::Kind::Jobs, app.limits.unfinished_jobs).await?;
     let job = job::insert(&mut tx, &row).await?;
     tx.commit().await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))

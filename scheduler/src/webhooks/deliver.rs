@@ -41,6 +41,9 @@ const AT_ONCE: usize = 64;
 /// Attempts at once at one endpoint.
 const PER_ENDPOINT: i64 = 4;
 
+/// Attempts at once at all endpoints of one project.
+const PER_PROJECT: i64 = 16;
+
 /// Events that become deliveries in one transaction.
 const RELAYED_AT_ONCE: i64 = 200;
 
@@ -111,7 +114,12 @@ async fn look(sender: &Sender, attempts: &TaskTracker) -> Result<bool, StoreErro
         return Ok(relayed > 0);
     }
     let mut tx = db::platform(&sender.pool).await?;
-    let bounds = Bounds { attempts: room as i64, per_endpoint: PER_ENDPOINT, lease_seconds: LEASE_SECONDS };
+    let bounds = Bounds {
+        attempts: room as i64,
+        per_endpoint: PER_ENDPOINT,
+        per_project: PER_PROJECT,
+        lease_seconds: LEASE_SECONDS,
+    };
     let claims = webhook_queue::claim(&mut tx, bounds).await?;
     tx.commit().await?;
     let found = relayed > 0 || !claims.is_empty();

@@ -2,6 +2,7 @@
 //! DATABASE_URL names (`scripts/test-postgres cargo test -p attune-store`).
 
 mod adapter;
+mod batch;
 mod checkpoint_permission;
 mod idempotency;
 mod job;

@@ -21,7 +21,7 @@ use crate::{
     webhook_queue::{self, Bounds, Claim, Next, Outcome},
 };
 
-const BOUNDS: Bounds = Bounds { attempts: 64, per_endpoint: 4, lease_seconds: 60.0 };
+const BOUNDS: Bounds = Bounds { attempts: 64, per_endpoint: 4, per_project: 16, lease_seconds: 60.0 };
 const SUCCEEDED: EventType = EventType::Job(JobState::Succeeded);
 
 fn key() -> SealKey {
@@ -104,7 +104,28 @@ async fn an_event_goes_to_each_endpoint_of_its_project_that_listens(pool: PgPool
 }
 
 #[sqlx::test(migrations = false)]
-async fn two_schedulers_share_what_is_due_and_keep_to_the_endpoints_bound(pool: PgPool) {
+async fn attack_a19_slow_endpoints_of_one_project_do_not_hold_up_another(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let other = tenant::ensure(&mut conn, "default", "other").await.unwrap().project_id;
+    for _ in 0..20 {
+        endpoint(&pool, seed.project_id, &["*"]).await;
+    }
+    for _ in 0..10 {
+        happen(&pool, seed.project_id, SUCCEEDED).await;
+    }
+    relay(&pool).await;
+    let slow = claim(&pool).await;
+    assert_eq!(slow.len(), 16, "one project has its places and no more");
+    endpoint(&pool, other, &["*"]).await;
+    happen(&pool, other, SUCCEEDED).await;
+    relay(&pool).await;
+    let claims = claim(&pool).await;
+    assert_eq!(claims.iter().map(|claim| claim.project_id).collect::<Vec<_>>(), [other]);
+}
+
+#[sqlx::test(migrations = false)]
+async fn limit_two_schedulers_share_what_is_due_and_keep_to_the_endpoints_bound(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let ids = [endpoint(&pool, seed.project_id, &["*"]).await, endpoint(&pool, seed.project_id, &["*"]).await];
     for _ in 0..10 {
