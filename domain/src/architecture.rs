@@ -5,6 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 
+/// The bounds on the numbers of a `config.json`.
+pub mod bounds;
+mod config;
+mod keys;
+mod rope;
+
 /// A family of decoders that Attune runs. One decoder serves them all; the flags on [`Architecture`] tell them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -19,9 +25,9 @@ pub enum Family {
     Qwen3,
 }
 
-/// Llama 3's stretch of the rotary frequencies.
+/// A scaling of the rotary frequencies, for contexts longer than those of the first training.
 ///
-/// Source: `_compute_llama3_parameters` in transformers' `modeling_rope_utils.py`.
+/// Source: `_compute_…_parameters` in transformers' `modeling_rope_utils.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 pub enum RopeScaling {
@@ -29,6 +35,28 @@ pub enum RopeScaling {
     Linear {
         /// By how much.
         factor: f64,
+    },
+    /// Nothing up to `max_position_embeddings`, and no sequence here is longer: the base of the frequencies would grow
+    /// with the length beyond it.
+    Dynamic {
+        /// By how much longer sequences would be stretched.
+        factor: f64,
+    },
+    /// YaRN: low frequencies divided by `factor`, high ones kept, those between blended by a ramp over the dimensions;
+    /// cosines and sines multiplied by `attention_factor`. Source: Peng et al., arXiv:2309.00071.
+    Yarn {
+        /// By how much the low frequencies are divided.
+        factor: f64,
+        /// The multiplier of cosines and sines, worked out if the config does not give it.
+        attention_factor: f64,
+        /// Dimensions with more rotations over the original context than this are kept.
+        beta_fast: f64,
+        /// Dimensions with fewer rotations over the original context than this are divided whole.
+        beta_slow: f64,
+        /// The ends of the ramp are whole dimensions.
+        truncate: bool,
+        /// The context length that the model was first trained with.
+        original_max_position_embeddings: u64,
     },
     /// Low frequencies divided by `factor`, high ones kept, those between blended.
     Llama3 {
@@ -78,8 +106,14 @@ pub struct Architecture {
     pub o_bias: bool,
     /// q and k are normed per head (Qwen3).
     pub qk_norm: bool,
+    /// The gate, up and down projections have biases (`mlp_bias` on Llama).
+    #[serde(default)]
+    pub mlp_bias: bool,
     /// A query sees at most this many positions back; `None`: all.
     pub sliding_window: Option<u64>,
+    /// Layers whose queries see all positions although there is a window, ascending.
+    #[serde(default)]
+    pub full_attention_layers: Vec<u64>,
 }
 
 /// Why a `config.json` is not one that Attune can run.
@@ -90,16 +124,31 @@ pub enum ArchitectureError {
     Unreadable(String),
     /// A field that must be there is not.
     #[error("config.json has no '{0}'")]
-    Missing(&'static str),
+    Missing(String),
     /// A field has a value that Attune does not run.
     #[error("config.json: {field}: {given} is not supported; allowed: {allowed}")]
     Unsupported {
         /// The field.
-        field: &'static str,
-        /// Its value.
+        field: String,
+        /// The given value.
         given: String,
-        /// What it may be.
-        allowed: &'static str,
+        /// The values that are allowed.
+        allowed: String,
+    },
+    /// Two names of one setting have different values.
+    #[error(
+        "config.json: '{first}' is {first_value}, but '{second}' is {second_value}: two names of one setting must have \
+         the same value"
+    )]
+    Disagree {
+        /// One name.
+        first: String,
+        /// The value under it.
+        first_value: String,
+        /// The other name.
+        second: String,
+        /// The value under it.
+        second_value: String,
     },
 }
 
@@ -135,6 +184,12 @@ impl Architecture {
         self.vocab_size * self.hidden_size * if self.tie_word_embeddings { 1 } else { 2 }
     }
 
+    /// The window of a layer; `None`: it sees everything.
+    #[must_use]
+    pub fn window(&self, layer: u64) -> Option<u64> {
+        self.sliding_window.filter(|_| !self.full_attention_layers.contains(&layer))
+    }
+
     /// Bytes of one token's keys and values over all blocks, in f32.
     #[must_use]
     pub fn kv_bytes_per_token(&self) -> Bytes {
@@ -142,150 +197,15 @@ impl Architecture {
     }
 }
 
-/// `config.json` as it lies on disk; only what is needed is named, since families add fields of their own.
-#[derive(Deserialize)]
-struct RawConfig {
-    model_type: Option<String>,
-    hidden_size: Option<u64>,
-    intermediate_size: Option<u64>,
-    num_hidden_layers: Option<u64>,
-    num_attention_heads: Option<u64>,
-    num_key_value_heads: Option<u64>,
-    head_dim: Option<u64>,
-    vocab_size: Option<u64>,
-    max_position_embeddings: Option<u64>,
-    rms_norm_eps: Option<f64>,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<RawRope>,
-    rope_parameters: Option<RawRope>,
-    tie_word_embeddings: Option<bool>,
-    attention_bias: Option<bool>,
-    mlp_bias: Option<bool>,
-    hidden_act: Option<String>,
-    sliding_window: Option<u64>,
-    use_sliding_window: Option<bool>,
-}
-
-/// `rope_scaling` of transformers 4, or `rope_parameters` of transformers 5, which holds `rope_theta` too.
-#[derive(Deserialize)]
-struct RawRope {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    rope_theta: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<u64>,
-}
-
 impl Architecture {
     /// Reads a Hugging Face `config.json`, of transformers 4 or 5. Defaults are those of the family's own config class.
     ///
     /// # Errors
-    /// [`ArchitectureError`]: not JSON, a missing field, or a value that Attune does not run.
+    /// [`ArchitectureError`]: not JSON, a missing field, a value that Attune does not run, or two names of one setting
+    /// that disagree.
     pub fn from_config_json(text: &[u8]) -> Result<Self, ArchitectureError> {
-        let raw: RawConfig = serde_json::from_slice(text).map_err(|e| ArchitectureError::Unreadable(e.to_string()))?;
-        let family = family(raw.model_type.as_deref())?;
-        refuse_unsupported(&raw)?;
-        let need = |field, value: Option<u64>| match value {
-            Some(0) => Err(ArchitectureError::Unsupported { field, given: "0".into(), allowed: "1 or more" }),
-            Some(value) => Ok(value),
-            None => Err(ArchitectureError::Missing(field)),
-        };
-        let hidden_size = need("hidden_size", raw.hidden_size)?;
-        let num_attention_heads = need("num_attention_heads", raw.num_attention_heads)?;
-        let rope = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref());
-        let windowed = family == Family::Mistral || raw.use_sliding_window == Some(true);
-        let architecture = Self {
-            family,
-            hidden_size,
-            intermediate_size: need("intermediate_size", raw.intermediate_size)?,
-            num_hidden_layers: need("num_hidden_layers", raw.num_hidden_layers)?,
-            num_attention_heads,
-            num_key_value_heads: need("num_key_value_heads", raw.num_key_value_heads.or(Some(num_attention_heads)))?,
-            head_dim: need("head_dim", raw.head_dim.or(Some(hidden_size / num_attention_heads)))?,
-            vocab_size: need("vocab_size", raw.vocab_size)?,
-            max_position_embeddings: need("max_position_embeddings", raw.max_position_embeddings)?,
-            rms_norm_eps: raw.rms_norm_eps.unwrap_or(1e-6),
-            rope_theta: rope.and_then(|r| r.rope_theta).or(raw.rope_theta).unwrap_or(10_000.0),
-            rope_scaling: rope.map_or(Ok(None), scaling)?,
-            tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(false),
-            qkv_bias: family == Family::Qwen2 || raw.attention_bias == Some(true),
-            o_bias: family != Family::Qwen2 && raw.attention_bias == Some(true),
-            qk_norm: family == Family::Qwen3,
-            sliding_window: raw.sliding_window.filter(|_| windowed),
-        };
-        architecture.consistent()
+        config::read(text)
     }
-
-    fn consistent(self) -> Result<Self, ArchitectureError> {
-        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
-            return Err(ArchitectureError::Unsupported {
-                field: "num_key_value_heads",
-                given: self.num_key_value_heads.to_string(),
-                allowed: "a divisor of num_attention_heads",
-            });
-        }
-        if self.head_dim % 2 == 1 {
-            return Err(ArchitectureError::Unsupported {
-                field: "head_dim",
-                given: self.head_dim.to_string(),
-                allowed: "an even number",
-            });
-        }
-        Ok(self)
-    }
-}
-
-fn family(model_type: Option<&str>) -> Result<Family, ArchitectureError> {
-    Ok(match model_type.ok_or(ArchitectureError::Missing("model_type"))? {
-        "llama" => Family::Llama,
-        "mistral" => Family::Mistral,
-        "qwen2" => Family::Qwen2,
-        "qwen3" => Family::Qwen3,
-        other => {
-            return Err(ArchitectureError::Unsupported {
-                field: "model_type",
-                given: other.into(),
-                allowed: "llama, mistral, qwen2, qwen3",
-            });
-        }
-    })
-}
-
-fn refuse_unsupported(raw: &RawConfig) -> Result<(), ArchitectureError> {
-    if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != "silu") {
-        return Err(ArchitectureError::Unsupported { field: "hidden_act", given: act.into(), allowed: "silu" });
-    }
-    if raw.mlp_bias == Some(true) {
-        return Err(ArchitectureError::Unsupported { field: "mlp_bias", given: "true".into(), allowed: "false" });
-    }
-    Ok(())
-}
-
-fn scaling(raw: &RawRope) -> Result<Option<RopeScaling>, ArchitectureError> {
-    let factor = || raw.factor.ok_or(ArchitectureError::Missing("rope_scaling.factor"));
-    Ok(match raw.rope_type.as_deref() {
-        None | Some("default") => None,
-        Some("linear") => Some(RopeScaling::Linear { factor: factor()? }),
-        Some("llama3") => Some(RopeScaling::Llama3 {
-            factor: factor()?,
-            low_freq_factor: raw.low_freq_factor.ok_or(ArchitectureError::Missing("rope_scaling.low_freq_factor"))?,
-            high_freq_factor: raw
-                .high_freq_factor
-                .ok_or(ArchitectureError::Missing("rope_scaling.high_freq_factor"))?,
-            original_max_position_embeddings: raw
-                .original_max_position_embeddings
-                .ok_or(ArchitectureError::Missing("rope_scaling.original_max_position_embeddings"))?,
-        }),
-        Some(other) => {
-            return Err(ArchitectureError::Unsupported {
-                field: "rope_scaling.rope_type",
-                given: other.into(),
-                allowed: "default, linear, llama3",
-            });
-        }
-    })
 }
 
 #[cfg(test)]

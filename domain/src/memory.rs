@@ -99,8 +99,8 @@ pub fn training(work: Workload<'_>, cut: Cut) -> MemoryEstimate {
         ("optimizer", optimizer),
         // A second one, while the run tests learning rates or goes back to its last good state.
         ("spare state", Bytes(adapter.0 + optimizer.0)),
-        ("activations", Bytes(tokens * kept * F32)),
-        ("workspace", Bytes(tokens * workspace_floats(model) * F32)),
+        ("activations", per_token(tokens, kept)),
+        ("workspace", per_token(tokens, workspace_floats(model))),
         ("unpacked weight", unpacked(model)),
         ("logits", Bytes(3 * LOSS_CHUNK_ROWS.min(tokens) * model.vocab_size * F32)),
     ];
@@ -109,6 +109,11 @@ pub fn training(work: Workload<'_>, cut: Cut) -> MemoryEstimate {
         terms.push(("best adapter", adapter));
     }
     MemoryEstimate::of(&terms)
+}
+
+/// Floats for each of `tokens`. Both are bounded by a job and a config, their product is not.
+const fn per_token(tokens: u64, floats: u64) -> Bytes {
+    Bytes(tokens.saturating_mul(floats).saturating_mul(F32))
 }
 
 /// Tokens that go through the decoder at once, at most. A micro-batch that was asked for goes through whole.

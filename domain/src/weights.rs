@@ -27,7 +27,7 @@ pub fn expected(architecture: &Architecture) -> BTreeMap<String, Vec<u64>> {
             let biased = match name {
                 "q_proj" | "k_proj" | "v_proj" => architecture.qkv_bias,
                 "o_proj" => architecture.o_bias,
-                _ => false,
+                _ => architecture.mlp_bias,
             };
             if biased {
                 all.insert(format!("{path}.bias"), vec![outs]);

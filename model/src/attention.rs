@@ -30,6 +30,20 @@ pub(crate) struct Attention {
     pub(crate) window: Option<i64>,
 }
 
+/// The masks of one sequence over one cache, by whether a layer has a window. `None`: the kernel needs none.
+#[derive(Debug, Default)]
+pub(crate) struct Masks {
+    pub(crate) full: Option<Tensor>,
+    pub(crate) windowed: Option<Tensor>,
+}
+
+impl Masks {
+    /// The mask of an attention that may have a window.
+    pub(crate) fn of(&self, attention: &Attention) -> Option<&Tensor> {
+        if attention.window.is_some() { self.windowed.as_ref() } else { self.full.as_ref() }
+    }
+}
+
 /// One sequence's part of an attention, views.
 pub(crate) struct Sequence<'a> {
     /// `[s, h, d]`.

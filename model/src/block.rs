@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::LayerPairs,
-    attention::{Attention, Sequence},
+    attention::{Attention, Masks, Sequence},
     error::ModelError,
     kv_cache::KvCache,
     linear::{Correction, FrozenLinear, Learning, RowGroup},
@@ -43,8 +43,8 @@ pub(crate) struct Layout<'a> {
     pub(crate) segments: &'a [Segment],
     /// Attention is made in tiles, which need no mask.
     pub(crate) is_tiled: bool,
-    /// One per segment, from [`Attention::mask`]; none for tiles.
-    pub(crate) masks: Vec<Option<Tensor>>,
+    /// One per segment; none for tiles.
+    pub(crate) masks: Vec<Masks>,
     pub(crate) angles: Angles,
 }
 
@@ -78,8 +78,7 @@ pub(crate) struct Saved {
 pub(crate) struct CachedRows<'a> {
     pub(crate) rows: i64,
     pub(crate) cache: &'a KvCache,
-    /// From [`Attention::mask`].
-    pub(crate) mask: Option<Tensor>,
+    pub(crate) masks: Masks,
 }
 
 impl Block {
@@ -98,7 +97,7 @@ impl Block {
                 heads: int(architecture.num_attention_heads),
                 key_heads: int(architecture.num_key_value_heads),
                 head_dim: int(architecture.head_dim),
-                window: architecture.sliding_window.map(int),
+                window: architecture.window(layer as u64).map(int),
             },
             input_norm: norm("input_layernorm")?,
             qkv: linear(&["q_proj", "k_proj", "v_proj"], architecture.qkv_bias)?,
@@ -109,8 +108,8 @@ impl Block {
             },
             o: linear(&["o_proj"], architecture.o_bias)?,
             post_norm: norm("post_attention_layernorm")?,
-            gate_up: linear(&["gate_proj", "up_proj"], false)?,
-            down: linear(&["down_proj"], false)?,
+            gate_up: linear(&["gate_proj", "up_proj"], architecture.mlp_bias)?,
+            down: linear(&["down_proj"], architecture.mlp_bias)?,
         })
     }
 
@@ -162,7 +161,7 @@ impl Block {
         [Some(&self.input_norm.weight), Some(&self.post_norm.weight), q, k]
     }
 
-    /// Its numbers, the same in every block.
+    /// Its numbers; blocks differ in the window alone.
     pub(crate) fn attention(&self) -> Attention {
         self.attention
     }
@@ -237,9 +236,9 @@ impl Block {
         }
         let mut parts = Vec::with_capacity(layout.segments.len());
         let mut logsumexp = Vec::with_capacity(layout.segments.len());
-        for (segment, mask) in layout.segments.iter().zip(&layout.masks) {
+        for (segment, masks) in layout.segments.iter().zip(&layout.masks) {
             let [query, key, value] = self.cut(heads, segment)?;
-            let sequence = Sequence { query: &query, key: &key, value: &value, mask: mask.as_ref() };
+            let sequence = Sequence { query: &query, key: &key, value: &value, mask: masks.of(&self.attention) };
             let (out, sum) = self.attention.forward(&sequence)?;
             parts.push(out);
             logsumexp.push(sum);
@@ -299,9 +298,9 @@ impl Block {
         let attended = attended.f_view_([-1, h, d])?;
         let shared = layout.is_shared();
         let out = if shared { heads.f_zeros_like()? } else { heads.f_empty_like()? }; // [t, h+2n, d]
-        for ((segment, mask), logsumexp) in layout.segments.iter().zip(&layout.masks).zip(logsumexp) {
+        for ((segment, masks), logsumexp) in layout.segments.iter().zip(&layout.masks).zip(logsumexp) {
             let [query, key, value] = self.cut(heads, segment)?;
-            let sequence = Sequence { query: &query, key: &key, value: &value, mask: mask.as_ref() };
+            let sequence = Sequence { query: &query, key: &key, value: &value, mask: masks.of(&self.attention) };
             let forward = (&rows_of(&attended, &segment.rows)?, logsumexp);
             let gradient = self.attention.backward(&rows_of(&d_attended, &segment.rows)?, &sequence, forward)?;
             rows_of(&out, &segment.rows)?.f_narrow(1, 0, h)?.f_copy_(&gradient.query)?;
@@ -354,10 +353,10 @@ impl Block {
         let heads = self.heads(&qkv, angles)?; // [t, h+2n, d]
         let mut parts = Vec::with_capacity(sequences.len());
         let mut start = 0;
-        for CachedRows { rows, cache, mask } in sequences {
+        for CachedRows { rows, cache, masks } in sequences {
             let [query, key, value] = self.cut(&heads, &Segment::alone(start..start + *rows as usize))?;
             let (key, value) = cache.write(layer, &key, &value)?; // [k, n, d]
-            let sequence = Sequence { query: &query, key: &key, value: &value, mask: mask.as_ref() };
+            let sequence = Sequence { query: &query, key: &key, value: &value, mask: masks.of(&self.attention) };
             parts.push(self.attention.forward(&sequence)?.0);
             start += *rows as usize;
         }

@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::LoraAdapter,
-    attention::Attention,
+    attention::{Attention, Masks},
     block::{Block, CachedRows, Layout},
     error::ModelError,
     kv_cache::KvCache,
@@ -238,20 +238,27 @@ impl Decoder {
         let masked = if is_tiled { &[] } else { segments };
         let masks = masked
             .iter()
-            .map(|segment| self.mask(segment.rows.len(), segment.first_position() + segment.rows.len()))
+            .map(|segment| self.masks(segment.rows.len(), segment.first_position() + segment.rows.len()))
             .collect::<Result<_, _>>()?;
         Ok(Layout { segments, is_tiled, masks, angles: self.rope.angles(&positions)? })
     }
 
-    fn mask(&self, queries: usize, keys: usize) -> Result<Option<Tensor>, ModelError> {
+    /// The masks that the blocks need: one for those with a window, one for those without.
+    fn masks(&self, queries: usize, keys: usize) -> Result<Masks, ModelError> {
         let options = (self.embed.f_kind()?, self.embed.device());
-        let Some(block) = self.blocks.first() else { return Ok(None) };
-        block.attention().mask(queries as i64, keys as i64, options)
+        let mask = |has_window: bool| {
+            let mut attentions = self.blocks.iter().map(Block::attention);
+            match attentions.find(|attention| attention.window.is_some() == has_window) {
+                Some(attention) => attention.mask(queries as i64, keys as i64, options),
+                None => Ok(None),
+            }
+        };
+        Ok(Masks { full: mask(false)?, windowed: mask(true)? })
     }
 
     fn cached_rows<'a>(&self, step: &'a Step<'_>) -> Result<CachedRows<'a>, ModelError> {
-        let mask = self.mask(step.ids.len(), step.cache.len() + step.ids.len())?;
-        Ok(CachedRows { rows: step.ids.len() as i64, cache: &*step.cache, mask })
+        let masks = self.masks(step.ids.len(), step.cache.len() + step.ids.len())?;
+        Ok(CachedRows { rows: step.ids.len() as i64, cache: &*step.cache, masks })
     }
 
     /// `[t, c] -> [t, v]`.

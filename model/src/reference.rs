@@ -16,11 +16,11 @@ fn norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Tensor {
 }
 
 /// `x: [s, heads, d]`, the halves of each head rotated against each other.
-fn rotate(x: &Tensor, frequencies: &Tensor) -> Tensor {
+fn rotate(x: &Tensor, rope: &Rope) -> Tensor {
     let (rows, half) = (x.size()[0], x.size()[2] / 2);
-    let angles = (Tensor::arange(rows, DOUBLE).unsqueeze(1) * frequencies.unsqueeze(0)).unsqueeze(1); // [s, 1, d/2]
+    let angles = (Tensor::arange(rows, DOUBLE).unsqueeze(1) * rope.frequencies.unsqueeze(0)).unsqueeze(1); // [s, 1, d/2]
     let (first, second) = (x.narrow(2, 0, half), x.narrow(2, half, half));
-    let (cos, sin) = (angles.cos(), angles.sin());
+    let (cos, sin) = (angles.cos() * rope.magnitude, angles.sin() * rope.magnitude);
     Tensor::cat(&[&first * &cos - &second * &sin, &second * &cos + &first * &sin], 2)
 }
 
@@ -57,12 +57,12 @@ fn block(decoder: &Decoder, adapter: Trained<'_>, layer: usize, x: &Tensor) -> T
     if let (Some(q_norm), Some(k_norm)) = (norms[2], norms[3]) {
         (q, k) = (norm(&q, q_norm, eps), norm(&k, k_norm, eps));
     }
-    let frequencies = Rope::new(decoder.architecture(), Kind::Double, Device::Cpu).unwrap().frequencies;
+    let rope = Rope::new(decoder.architecture(), Kind::Double, Device::Cpu).unwrap();
     let spread = |x: &Tensor| x.repeat_interleave_self_int(h / n, 1, None).permute([1, 0, 2]); // [h, s, d]
-    let (q, k, v) = (rotate(&q, &frequencies).permute([1, 0, 2]), spread(&rotate(&k, &frequencies)), spread(&v));
+    let (q, k, v) = (rotate(&q, &rope).permute([1, 0, 2]), spread(&rotate(&k, &rope)), spread(&v));
     let scores = q.matmul(&k.transpose(1, 2)) / (d as f64).sqrt(); // [h, s, s]
     let mut seen = Tensor::ones([rows, rows], (Kind::Bool, Device::Cpu)).tril(0);
-    if let Some(window) = decoder.architecture().sliding_window {
+    if let Some(window) = decoder.architecture().window(layer as u64) {
         seen = seen.triu(1 - window as i64);
     }
     let p = scores.masked_fill(&seen.logical_not(), f64::NEG_INFINITY).softmax(-1, None);
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn hand_made_gradients_are_those_of_autograd_in_every_family() {
-        for family in ["llama", "llama3", "mistral", "qwen2", "qwen3"] {
+        for family in ["llama", "llama3", "mistral", "qwen2", "qwen3", "yarn_given", "windows"] {
             for (checkpointing, share_prefixes) in [(false, false), (true, false), (false, true), (true, true)] {
                 compare(&Case { checkpointing, share_prefixes, ..case(family, &PROJECTIONS) });
             }

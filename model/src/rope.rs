@@ -3,8 +3,9 @@
 //!
 //! Shapes: `t` rows, `h` heads, `d` head width.
 //!
-//! Sources: Su et al., arXiv:2104.09864, §3.2.2; the layout from `rotate_half`, the stretched frequencies from
-//! `_compute_linear_scaling_rope_parameters` and `_compute_llama3_parameters` in transformers' `modeling_rope_utils.py`.
+//! Sources: Su et al., arXiv:2104.09864, §3.2.2; the layout from `rotate_half`, the scaled frequencies from
+//! `_compute_linear_scaling_rope_parameters`, `_compute_llama3_parameters` and `_compute_yarn_parameters` in transformers'
+//! `modeling_rope_utils.py`, 5.23; YaRN: Peng et al., arXiv:2309.00071, §3.
 
 use attune_domain::architecture::{Architecture, RopeScaling};
 use tch::{Device, Kind, Tensor};
@@ -20,6 +21,8 @@ use crate::{
 pub(crate) struct Rope {
     /// `[d/2]`, in the kind of the model.
     pub(crate) frequencies: Tensor,
+    /// Multiplies cosines and sines: YaRN's attention scaling, else 1.
+    pub(crate) magnitude: f64,
 }
 
 /// Cosines and sines of the angles of a batch's rows, each `[t, d/2]`.
@@ -35,7 +38,8 @@ impl Rope {
         let exponents = Tensor::f_arange_start_step(0, width, 2, (kind, device))?.f_div_scalar(width)?; // [d/2]
         let plain = Tensor::f_pow_scalar(architecture.rope_theta, &exponents)?.f_reciprocal()?;
         let frequencies = match architecture.rope_scaling {
-            None => plain,
+            // No sequence is longer than the context from which on dynamic scaling changes anything.
+            None | Some(RopeScaling::Dynamic { .. }) => plain,
             Some(RopeScaling::Linear { factor }) => plain.f_div_scalar(factor)?,
             Some(RopeScaling::Llama3 {
                 factor,
@@ -53,8 +57,18 @@ impl Rope {
                 let values: Vec<f64> = values.into_iter().map(|frequency| stretch.apply(frequency)).collect();
                 Tensor::f_from_slice(&values)?.f_to_kind(kind)?.f_to_device(device)?
             }
+            Some(RopeScaling::Yarn { factor, .. }) => {
+                let values: Vec<f64> = (0..width / 2).map(|at| kept_share(architecture, at as f64)).collect();
+                let kept = Tensor::f_from_slice(&values)?.f_to_kind(kind)?.f_to_device(device)?; // [d/2]
+                let divided = plain.f_div_scalar(factor)?.f_mul(&kept.f_neg()?.f_add_scalar(1)?)?;
+                divided.f_add(&plain.f_mul(&kept)?)?
+            }
         };
-        Ok(Self { frequencies })
+        let magnitude = match architecture.rope_scaling {
+            Some(RopeScaling::Yarn { attention_factor, .. }) => attention_factor,
+            _ => 1.0,
+        };
+        Ok(Self { frequencies, magnitude })
     }
 
     /// The angles of rows at these positions.
@@ -62,8 +76,35 @@ impl Rope {
         let (kind, device) = (self.frequencies.f_kind()?, self.frequencies.device());
         let positions = Tensor::f_from_slice(positions)?.f_to_device(device)?.f_to_kind(kind)?; // [t]
         let angles = positions.f_outer(&self.frequencies)?; // [t, d/2]
-        Ok(Angles { cos: angles.f_cos()?, sin: angles.f_sin()? })
+        let (mut cos, mut sin) = (angles.f_cos()?, angles.f_sin()?);
+        if self.magnitude != 1.0 {
+            (cos, sin) = (cos.f_mul_scalar_(self.magnitude)?, sin.f_mul_scalar_(self.magnitude)?);
+        }
+        Ok(Angles { cos, sin })
     }
+}
+
+/// The share of the unscaled frequency `at` that YaRN keeps: 1 below the ramp, 0 above it.
+fn kept_share(architecture: &Architecture, at: f64) -> f64 {
+    let Some(RopeScaling::Yarn { beta_fast, beta_slow, truncate, original_max_position_embeddings, .. }) =
+        architecture.rope_scaling
+    else {
+        return 1.0;
+    };
+    let (width, original) = (architecture.head_dim as f64, original_max_position_embeddings as f64);
+    // The dimension whose frequency makes so many rotations over the original context.
+    let dimension = |rotations: f64| {
+        width * (original / (rotations * std::f64::consts::TAU)).ln() / (2.0 * architecture.rope_theta.ln())
+    };
+    let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
+    if truncate {
+        (low, high) = (low.floor(), high.ceil());
+    }
+    (low, high) = (low.max(0.0), high.min(width - 1.0));
+    if low == high {
+        high += 0.001;
+    }
+    1.0 - ((at - low) / (high - low)).clamp(0.0, 1.0)
 }
 
 struct Llama3 {
@@ -93,7 +134,7 @@ impl Angles {
         self.turn(rows, turned, 1.0)
     }
 
-    /// The other way round, which is also the backward of [`Angles::rotate`].
+    /// The backward of [`Angles::rotate`]: the other way round, with the same magnitude.
     pub(crate) fn rotate_back(&self, rows: &mut Tensor, turned: i64) -> Result<(), ModelError> {
         self.turn(rows, turned, -1.0)
     }
@@ -130,12 +171,32 @@ impl Angles {
 mod tests {
     use super::*;
 
+    /// Every kind of scaling that is read; see `make_configs.py` there.
+    #[test]
+    fn frequencies_and_magnitudes_are_those_of_transformers() {
+        let file: serde_json::Value = serde_json::from_str(include_str!("../../domain/testdata/configs.json")).unwrap();
+        let configs = file["configs"].as_array().unwrap();
+        let mut scaled = 0;
+        for entry in configs {
+            let (config, known) = (&entry["config"], &entry["known"]);
+            let what = format!("{} {config}", entry["name"]);
+            let architecture = Architecture::from_config_json(config.to_string().as_bytes()).unwrap();
+            scaled += u32::from(architecture.rope_scaling.is_some());
+            let rope = Rope::new(&architecture, Kind::Float, Device::Cpu).unwrap();
+            let wanted: Vec<f32> = serde_json::from_value(known["frequencies"].clone()).unwrap();
+            // Both round to f32 at each operation, in another order for the blends.
+            assert!(rope.frequencies.allclose(&Tensor::from_slice(&wanted), 1e-6, 0.0, false), "{what}");
+            assert!((rope.magnitude / known["magnitude"].as_f64().unwrap() - 1.0).abs() < 1e-12, "{what}");
+        }
+        assert!(scaled > 40, "{scaled} with a scaling");
+    }
+
     #[test]
     fn the_fused_way_and_the_plain_way_agree_and_turning_back_undoes() {
         tch::manual_seed(5);
         for (kind, rtol) in [(Kind::Float, 2e-6), (Kind::Double, 1e-14)] {
             let frequencies = Tensor::rand([16], (kind, Device::Cpu));
-            let rope = Rope { frequencies };
+            let rope = Rope { frequencies, magnitude: 1.0 };
             for positions in [vec![0], (0..50).collect::<Vec<i64>>(), (0..400).rev().collect()] {
                 let angles = rope.angles(&positions).unwrap();
                 let start = Tensor::randn([positions.len() as i64, 5, 32], (kind, Device::Cpu));

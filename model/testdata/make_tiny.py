@@ -20,6 +20,9 @@ common = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_att
               vocab_size=128, max_position_embeddings=256)
 llama3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32}
+yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+yarn_given = yarn | {"factor": 8.0, "original_max_position_embeddings": 32, "attention_factor": 1.3, "beta_fast": 4.0,
+                     "beta_slow": 0.5, "truncate": False}
 configs = {
     "llama": LlamaConfig(**common, tie_word_embeddings=True, attention_bias=False),
     "llama3": LlamaConfig(**common, rope_parameters=llama3, attention_bias=True),
@@ -27,6 +30,9 @@ configs = {
     "qwen2": Qwen2Config(**common, tie_word_embeddings=True,
                          rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}),
     "qwen3": Qwen3Config(**common, head_dim=32),
+    "yarn": Qwen2Config(**common, tie_word_embeddings=True, rope_parameters=yarn),
+    "yarn_given": LlamaConfig(**common, rope_parameters=yarn_given, attention_bias=True, mlp_bias=True),
+    "windows": Qwen3Config(**common, head_dim=32, use_sliding_window=True, sliding_window=8, max_window_layers=1),
 }
 versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
             "made_by": "model/testdata/make_tiny.py"}

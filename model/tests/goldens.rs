@@ -18,7 +18,7 @@ use attune_model::{
 };
 use tch::{Kind, Tensor};
 
-const FAMILIES: [&str; 5] = ["llama", "llama3", "mistral", "qwen2", "qwen3"];
+const FAMILIES: [&str; 8] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "yarn", "yarn_given", "windows"];
 
 fn folder(family: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(family)
