@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::ImportError;
 use crate::folder::{Folder, check_folder};
+use crate::generation::generation_json;
 use crate::source::Source;
 use crate::tensors::{expected, renamed};
 use crate::tokenizer::tokenizer_files;
@@ -50,6 +51,7 @@ pub fn convert_with(gguf: &Path, out: &Path, progress: &mut dyn FnMut(Progress))
     let mut config = config_of(&mut source)?;
     let architecture = Architecture::from_config_json(Value::Object(config.clone()).to_string().as_bytes())?;
     let files = tokenizer_files(&source)?;
+    let generation = generation_json(&source)?;
     if files.tokens as u64 > architecture.vocab_size {
         return Err(ImportError::Unsupported(format!(
             "the tokenizer has {} tokens, but the embedding table only {} rows",
@@ -67,7 +69,7 @@ pub fn convert_with(gguf: &Path, out: &Path, progress: &mut dyn FnMut(Progress))
 
     let staging = Staging::new(out)?;
     staging.json("config.json", &Value::Object(config))?;
-    staging.json("generation_config.json", &Value::Object(crate::config::generation_json(&source)))?;
+    staging.json("generation_config.json", &Value::Object(generation))?;
     staging.json("tokenizer.json", &files.tokenizer)?;
     staging.json("tokenizer_config.json", &files.config)?;
     if let Some(template) = source.text("tokenizer.chat_template") {

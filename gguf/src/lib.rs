@@ -10,8 +10,14 @@ pub mod error;
 /// A GGUF file's metadata and tensors.
 mod source;
 
-/// `config.json` and `generation_config.json` from metadata.
+/// The rotary embedding from metadata.
+mod rope;
+
+/// `config.json` from metadata.
 mod config;
+
+/// `generation_config.json` from metadata: the tokens that end an answer.
+mod generation;
 
 /// Which tensors an architecture has, under which names.
 mod tensors;

@@ -138,6 +138,35 @@ impl Source {
         real(self.content.metadata.get(key)?)
     }
 
+    /// As [`Self::number`]; a value of another type is an error, not a key that is not there.
+    pub(crate) fn whole(&self, key: &str) -> Result<Option<u64>, ImportError> {
+        self.typed(key, Self::number, "a whole number")
+    }
+
+    /// A number with or without a fraction; a value of another type is an error.
+    pub(crate) fn real(&self, key: &str) -> Result<Option<f64>, ImportError> {
+        self.typed(key, |source, key| source.float(key).or_else(|| source.number(key).map(|n| n as f64)), "a number")
+    }
+
+    /// A text; a value of another type is an error.
+    pub(crate) fn word(&self, key: &str) -> Result<Option<&str>, ImportError> {
+        self.typed(key, Self::text, "a text")
+    }
+
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        read: impl Fn(&'a Self, &str) -> Option<T>,
+        kind: &str,
+    ) -> Result<Option<T>, ImportError> {
+        match read(self, key) {
+            None if self.content.metadata.contains_key(key) => {
+                Err(ImportError::Unsupported(format!("metadata '{key}' is not {kind}")))
+            }
+            value => Ok(value),
+        }
+    }
+
     pub(crate) fn texts(&self, key: &str) -> Option<Vec<&str>> {
         let list = self.content.metadata.get(key)?.to_vec().ok()?;
         list.iter().map(|value| value.to_string().ok().map(String::as_str)).collect()

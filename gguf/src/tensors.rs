@@ -46,7 +46,7 @@ pub(crate) fn expected(model: &Architecture) -> Vec<(String, Vec<u64>)> {
             let Some((out, input)) = model.projection(name) else { continue };
             let part = if i < 4 { "self_attn" } else { "mlp" };
             all.push((at(&format!("{part}.{name}.weight")), vec![out, input]));
-            if (i < 3 && model.qkv_bias) || (i == 3 && model.o_bias) {
+            if (i < 3 && model.qkv_bias) || (i == 3 && model.o_bias) || (i > 3 && model.mlp_bias) {
                 all.push((at(&format!("{part}.{name}.bias")), vec![out]));
             }
         }

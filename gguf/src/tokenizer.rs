@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use serde_json::{Map, Value, json};
 
 use crate::error::ImportError;
+use crate::generation::ends;
 use crate::pretokenizer::{Cut, cut};
 use crate::source::Source;
 
@@ -23,6 +24,8 @@ struct Vocabulary<'a> {
     kinds: Vec<u64>,
     /// Name in `tokenizer_config.json` and id, of those that the file has.
     named: Vec<(&'static str, usize)>,
+    /// Ids of tokens that end an answer.
+    ends: Vec<u64>,
     add_bos: bool,
     add_eos: bool,
 }
@@ -62,7 +65,7 @@ fn vocabulary(source: &Source, add_bos: bool) -> Result<Vocabulary<'_>, ImportEr
     let kinds = source.numbers("tokenizer.ggml.token_type").unwrap_or_default();
     let mut named = Vec::new();
     for (name, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
-        if let Some(id) = source.number(&format!("tokenizer.ggml.{key}_token_id")) {
+        if let Some(id) = source.whole(&format!("tokenizer.ggml.{key}_token_id"))? {
             let id = usize::try_from(id).ok().filter(|id| *id < tokens.len());
             named.push((
                 name,
@@ -72,7 +75,7 @@ fn vocabulary(source: &Source, add_bos: bool) -> Result<Vocabulary<'_>, ImportEr
     }
     let add_bos = source.flag("tokenizer.ggml.add_bos_token").unwrap_or(add_bos);
     let add_eos = source.flag("tokenizer.ggml.add_eos_token").unwrap_or(false);
-    Ok(Vocabulary { tokens, kinds, named, add_bos, add_eos })
+    Ok(Vocabulary { tokens, kinds, named, ends: ends(source)?, add_bos, add_eos })
 }
 
 impl Vocabulary<'_> {
@@ -87,7 +90,8 @@ impl Vocabulary<'_> {
     /// Control tokens steer the model, user-defined ones are only kept whole. A token that the file names as beginning
     /// or end is a control token even where its type says otherwise.
     fn added_tokens(&self) -> Vec<Value> {
-        let steering: BTreeSet<usize> = self.named.iter().map(|(_, id)| *id).collect();
+        let ends = self.ends.iter().filter_map(|id| usize::try_from(*id).ok());
+        let steering: BTreeSet<usize> = self.named.iter().map(|(_, id)| *id).chain(ends).collect();
         (0..self.tokens.len())
             .filter_map(|id| {
                 let special = match self.kind(id) {
