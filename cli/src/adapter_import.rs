@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What is sent of a folder, where it is there; whatever else lies in it is no part of the adapter.
-const SENT: [&str; 8] = [
+const SENT: [&str; 9] = [
     CONFIG,
     TENSORS,
     "README.md",
@@ -28,6 +28,7 @@ const SENT: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     manifest::FILE,
 ];
 

@@ -214,6 +214,10 @@ fn shown(value: &Value) -> String {
     match value {
         Value::Null => "none".into(),
         Value::String(text) => text.chars().take(80).collect(),
+        Value::Array(list) if list.iter().all(Value::is_string) => {
+            let names: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
+            names.join(", ").chars().take(80).collect()
+        }
         Value::Array(_) => "a list".into(),
         Value::Object(_) => "a map".into(),
         other => other.to_string(),

@@ -198,7 +198,7 @@ async fn what_is_wrong_with_a_folder_is_told_all_at_once(platform: &Platform, ex
     let digest = get(platform, "/v1/base_models/tiny").await["digest"].as_str().unwrap().to_owned();
     let other_base = other_base.replace(&digest, &"0".repeat(64));
     let q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
-    let cases: [(Folder, &[&str]); 24] = [
+    let cases: [(Folder, &[&str]); 25] = [
         (without(&good, "adapter_config.json"), &["There is no adapter_config.json"]),
         (without(&good, TENSORS), &["There is no adapter_model.safetensors"]),
         (with(&good, "pytorch_model.bin", "x"), &["'pytorch_model.bin' is no file of an adapter"]),
@@ -206,7 +206,7 @@ async fn what_is_wrong_with_a_folder_is_told_all_at_once(platform: &Platform, ex
         (with(&good, "adapter_config.json", "{"), &["adapter_config.json is not a JSON object"]),
         (with_config(&good, "peft_type", json!("IA3")), &["peft_type: IA3 is not supported; allowed: LORA"]),
         (with_config(&good, "bias", json!("all")), &["bias: all is not supported"]),
-        (with_config(&good, "modules_to_save", json!(["lm_head"])), &["modules_to_save: a list is not supported"]),
+        (with_config(&good, "modules_to_save", json!(["lm_head"])), &["modules_to_save: lm_head is not supported"]),
         (with_config(&good, "rank_pattern", json!({"q_proj": 8})), &["rank_pattern: a map is not supported"]),
         (with_config(&good, "lora_alpha", json!(null)), &["lora_alpha: none is not supported"]),
         (with_config(&good, "init_lora_weights", json!("pissa")), &["init_lora_weights: pissa is not supported"]),
@@ -228,6 +228,7 @@ async fn what_is_wrong_with_a_folder_is_told_all_at_once(platform: &Platform, ex
         (with(&good, TENSORS, b"\x80\x02}q\x00."), &["is not a whole safetensors file"]),
         (with(&good, TENSORS, infinite), &["holds 1 numbers that are not finite"]),
         (with(&good, "tokenizer.json", "{}"), &["tokenizer.json is not that of the base"]),
+        (with(&good, "added_tokens.json", r#"{"<tool>": 900}"#), &["added_tokens.json", "'<tool>' (900)"]),
         (with(exported, "attune_manifest.json", other_base), &["made for a base with the digest 000"]),
     ];
     for (folder, reasons) in &cases {

@@ -18,6 +18,9 @@ pub mod template;
 /// A model's folder: tokenizer, template, special tokens.
 pub mod model;
 
+/// Tokens and ids that files name.
+pub mod token_ids;
+
 /// Rows to ids and loss mask.
 pub mod encode;
 

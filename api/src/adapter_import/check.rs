@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use attune_domain::{
     manifest,
     peft::{self, CONFIG, TENSORS},
-    run::Blob,
     spec::AdapterSpec,
 };
 use attune_store::base_model::BaseModel;
@@ -31,11 +30,11 @@ pub struct Checked {
     pub manifest: Option<Value>,
 }
 
-/// Checks what was brought against the base that it is for, whose files are `base_files`.
+/// Checks what was brought against the base that it is for; its tokens are judged before, by `tokens::judge`.
 ///
 /// # Errors
 /// [`ApiError::Invalid`] with every reason, one a line.
-pub fn check(brought: &Brought, base: &BaseModel, base_files: &[Blob]) -> Result<Checked, ApiError> {
+pub fn check(brought: &Brought, base: &BaseModel) -> Result<Checked, ApiError> {
     let mut reasons = brought.reasons.clone();
     let manifest = manifest_of(brought, base, &mut reasons);
     let config = config_of(brought, &mut reasons);
@@ -51,7 +50,6 @@ pub fn check(brought: &Brought, base: &BaseModel, base_files: &[Blob]) -> Result
         }
     }
     tensors(brought, base, config.as_ref().map(|config| &config.spec), &mut reasons);
-    tokenizer(brought, base_files, &mut reasons);
     template(brought, &mut reasons);
     match config {
         Some(config) if reasons.is_empty() => Ok(Checked { spec: config.spec, manifest }),
@@ -136,24 +134,6 @@ fn tensors(brought: &Brought, base: &BaseModel, spec: Option<&AdapterSpec>, reas
     // Without a config nobody knows which tensors there should be, and without a header which there are.
     if let Some(spec) = spec.filter(|_| !scanned.tensors.is_empty()) {
         reasons.extend(peft::mismatches(peft::expected(&base.architecture, spec), &scanned.tensors));
-    }
-}
-
-/// Answers are read and written with the base's tokenizer, so one that was brought must be that.
-fn tokenizer(brought: &Brought, base_files: &[Blob], reasons: &mut Vec<String>) {
-    const NAME: &str = "tokenizer.json";
-    let theirs = brought.files.iter().find(|file| file.name == NAME);
-    let ours = base_files.iter().find(|file| file.name == NAME);
-    if let (Some(theirs), Some(ours)) = (theirs, ours)
-        && theirs.arrived.sha256 != ours.sha256
-    {
-        reasons.push(format!(
-            "{NAME} is not that of the base, which is what answers are read and written with; leave it out if it does not \
-             matter"
-        ));
-    }
-    if brought.text("added_tokens.json").is_some_and(|text| text.trim_ascii() != b"{}") {
-        reasons.push("added_tokens.json adds tokens to the base, which have no weights here".into());
     }
 }
 

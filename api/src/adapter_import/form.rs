@@ -123,7 +123,7 @@ async fn file(objects: &Objects, largest: u64, mut field: Field<'_>, brought: &m
         brought.tensors = Some(scan.finish());
     } else if text.len() <= TEXT_BYTES {
         brought.texts.push((name.clone(), text));
-    } else if [CONFIG, manifest::FILE, "chat_template.jinja"].contains(&name.as_str()) {
+    } else if !["README.md", "tokenizer.json"].contains(&name.as_str()) {
         brought.reasons.push(format!("{name} is longer than {TEXT_BYTES} bytes"));
     }
     brought.files.push(BroughtFile { name, staged, arrived });

@@ -9,3 +9,5 @@ pub mod form;
 pub mod take;
 /// The tensors, looked at while they stream by.
 pub mod tensors;
+/// The tokens that the folder names, against the base's.
+pub mod tokens;

@@ -16,6 +16,7 @@ use crate::{
     adapter_import::{
         check::{self, Checked},
         form::{self, Brought, BroughtFile},
+        tokens,
     },
     app::App,
     error::ApiError,
@@ -41,7 +42,8 @@ pub async fn take(app: &App, project: ProjectId, mut form: Multipart) -> Result<
     let base = base_model::by_name(&mut db, &base_name).await?.ok_or(ApiError::ModelNotFound(base_name))?;
     let base_files = base_model::files(&mut db, base.base_model_id).await?;
     drop(db);
-    let checked = check::check(&brought, &base, &base_files)?;
+    brought.reasons.extend(tokens::judge(&app.objects, &brought, &base_files).await?);
+    let checked = check::check(&brought, &base)?;
     keep(app, project, (name, base), checked, brought.files).await
 }
 
