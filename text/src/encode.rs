@@ -8,12 +8,14 @@
 use std::ops::Range;
 
 use attune_domain::dataset::{Message, Role, Row};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::EncodeError;
+use crate::generic_tools;
 use crate::model::TextModel;
 use crate::template::Turn;
 use crate::tokenizer::Cut;
+use crate::tools::ToolFormat;
 
 /// One training example.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,12 +82,40 @@ impl TextModel {
     /// # Errors
     /// [`EncodeError`]: no template, the template refuses, or the text spells a special token.
     pub fn encode_chat(&self, turns: &[Turn<'_>], tools: Option<&Value>) -> Result<Vec<u32>, EncodeError> {
+        self.encode_rendered(&self.chat_text(turns, tools, &Map::new())?)
+    }
+
+    /// A chat's text, with the generation prompt. Tools, calls and their results are written as the template writes them,
+    /// or in the generic form where it takes no tools. `variables` are the caller's own, for the template.
+    ///
+    /// # Errors
+    /// [`EncodeError`]: no template, the template refuses, or the text spells a special token.
+    pub fn chat_text(
+        &self,
+        turns: &[Turn<'_>],
+        tools: Option<&Value>,
+        variables: &Map<String, Value>,
+    ) -> Result<String, EncodeError> {
         self.refuse_special(turns)?;
+        for (name, value) in variables {
+            self.plain_in(&value.to_string(), || format!("chat_template_kwargs.{name}"))?;
+        }
         if let Some(tools) = tools {
             self.plain("tools", &tools.to_string())?;
         }
         let template = self.template().ok_or(EncodeError::NoTemplate)?;
-        let ids = self.ids_of(&template.render(turns, true, tools)?)?;
+        if ToolFormat::of(template) == ToolFormat::Generic && generic_tools::concerns(turns, tools) {
+            return generic_tools::rendered(turns, tools, |turns| template.render_with(turns, true, None, variables));
+        }
+        template.render_with(turns, true, tools, variables)
+    }
+
+    /// The ids of a text that [`Self::chat_text`] gave.
+    ///
+    /// # Errors
+    /// [`EncodeError`]: the tokenizer fails, or the text begins with two tokens of beginning.
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        let ids = self.ids_of(text)?;
         self.refuse_doubled_bos(&ids)?;
         Ok(ids)
     }

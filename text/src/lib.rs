@@ -3,8 +3,11 @@
 //! Leans on the `tokenizers` and `minijinja` crates; agrees with transformers, by fixtures in `testdata/`. Read in
 //! this order.
 
-/// Ids to text and back, and text as it streams.
+/// Text to ids.
 pub mod tokenizer;
+
+/// Ids to text, whole or as they come.
+pub mod detokenizer;
 
 /// Python's `json.dumps`, which templates call `tojson`.
 mod json;
@@ -38,6 +41,9 @@ pub mod report;
 
 /// Tool calls, read out of an answer.
 pub mod tools;
+
+/// Tools for models whose template takes none.
+pub mod generic_tools;
 
 /// The text of each token.
 pub mod pieces;

@@ -39,7 +39,7 @@ impl Tokenizer {
             return Ok(vec![byte]);
         }
         // A decoder may strip the space before a first token, so the token is looked at behind itself.
-        let (once, twice) = (self.decode_with_special(&[id])?, self.decode_with_special(&[id, id])?);
+        let (once, twice) = (self.decode_raw(&[id])?, self.decode_raw(&[id, id])?);
         Ok(twice.strip_prefix(once.as_str()).unwrap_or(&once).as_bytes().to_vec())
     }
 
@@ -53,22 +53,22 @@ impl Tokenizer {
             return Ok(shown(&[byte]));
         }
         let from = at.saturating_sub(1);
-        let before = self.decode_with_special(&ids[from..at])?;
-        let now = self.decode_with_special(&ids[from..=at])?;
+        let before = self.decode_raw(&ids[from..at])?;
+        let now = self.decode_raw(&ids[from..=at])?;
         let text = match now.strip_prefix(before.as_str()) {
             Some(new) => new.to_owned(),
-            None => self.decode_with_special(&ids[at..=at])?,
+            None => self.decode_raw(&ids[at..=at])?,
         };
         Ok(Piece { text, partial: false })
     }
 
     /// The byte that a token like `<0xF0>` stands for. A run of them is decoded together, and one that is broken spoils
     /// the text of the others; so each is read by its name.
-    fn named_byte(&self, id: u32) -> Result<Option<u8>, TextError> {
+    pub(crate) fn named_byte(&self, id: u32) -> Result<Option<u8>, TextError> {
         let Some(token) = self.token_of(id) else { return Ok(None) };
         let Some(byte) = named_byte(&token) else { return Ok(None) };
         // Where there are no such bytes, it is a text like any other.
-        Ok((self.decode_with_special(&[id])? != token).then_some(byte))
+        Ok((self.decode_raw(&[id])? != token).then_some(byte))
     }
 }
 
@@ -84,7 +84,7 @@ fn shown(bytes: &[u8]) -> Piece {
 }
 
 /// A token of a byte-level tokenizer. Source: `bytes_to_unicode` in OpenAI's GPT-2 encoder.
-fn byte_level(token: &str) -> Vec<u8> {
+pub(crate) fn byte_level(token: &str) -> Vec<u8> {
     let byte = |character: char| {
         let plain = |code: u32| matches!(code, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
         match u32::from(character) {

@@ -21,6 +21,30 @@ const FUEL: u64 = 20_000_000;
 
 const NAME: &str = "chat_template";
 
+/// Variables and functions of templates that no caller may set. The special tokens' names are refused as well.
+const RESERVED: [&str; 12] = [
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+    "raise_exception",
+    "strftime_now",
+    "namespace",
+    "range",
+    "dict",
+    "loop",
+    "self",
+];
+
+/// Whether a caller may set the variable of this name (`chat_template_kwargs` of transformers and vLLM).
+#[must_use]
+pub fn may_set(name: &str) -> bool {
+    let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let plain = starts && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    plain && !name.ends_with("_token") && !RESERVED.contains(&name)
+}
+
 /// One message as a template sees it.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Turn<'a> {
@@ -101,9 +125,23 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         tools: Option<&serde_json::Value>,
     ) -> Result<String, EncodeError> {
+        self.render_with(turns, add_generation_prompt, tools, &serde_json::Map::new())
+    }
+
+    /// As [`Self::render`], with more variables: those that [`may_set`] refuses have no effect.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_with(
+        &self,
+        turns: &[Turn<'_>],
+        add_generation_prompt: bool,
+        tools: Option<&serde_json::Value>,
+        variables: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String, EncodeError> {
         let context = context! {
             messages => turns, tools => tools, documents => (), add_generation_prompt => add_generation_prompt,
-            ..Value::from_serialize(&self.special)
+            ..Value::from_serialize(&self.special), ..Value::from_serialize(variables)
         };
         self.environment
             .get_template(NAME)
@@ -192,6 +230,20 @@ mod tests {
     fn generation_tags_are_plain_blocks() {
         let source = "{%- for m in messages %}{%- generation -%} {{ m.content }} {%- endgeneration %}{% endfor %}";
         assert_eq!(render(source, &[HI]).unwrap(), "Hi");
+    }
+
+    #[test]
+    fn variables_of_the_caller_reach_the_template_and_replace_none_of_its_own() {
+        let source = "{{ enable_thinking }} {{ messages | length }} {{ bos_token }} {{ add_generation_prompt }}";
+        let template = ChatTemplate::new(source, [("bos_token".to_owned(), "<s>".to_owned())].into()).unwrap();
+        let variables = serde_json::json!({"enable_thinking": false, "messages": [], "bos_token": "x", "tools": 1,
+            "add_generation_prompt": false});
+        let rendered = template.render_with(&[HI], true, None, variables.as_object().unwrap()).unwrap();
+        assert_eq!(rendered, "False 1 <s> True");
+        for name in ["messages", "bos_token", "add_generation_prompt", "raise_exception", "1a", "a-b", ""] {
+            assert!(!may_set(name), "{name}");
+        }
+        assert!(may_set("enable_thinking") && may_set("_x1"));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Ids to text and back, over a `tokenizer.json`. Special tokens are never added behind the caller's back.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::OnceLock};
 
 use tokenizers::{AddedToken, DecoderWrapper, NormalizedString, Normalizer};
 
 use crate::error::TextError;
+
+/// A token is taken to hold at least so many bytes at most: a normalizer may shorten a text before it is tokenised.
+const SHORTEST_LONGEST: usize = 16;
 
 /// A model's tokenizer.
 pub struct Tokenizer {
@@ -16,6 +19,7 @@ pub struct Tokenizer {
     special_texts: Vec<String>,
     /// Special tokens that are looked for in the text as the normalizer leaves it: how they look there, and their text.
     normalized: Vec<(String, String)>,
+    longest: OnceLock<usize>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -49,7 +53,7 @@ impl Tokenizer {
         let of_text = |token: &&AddedToken| token.special && !token.content.is_empty();
         let normalized = added.values().filter(of_text).filter(|token| token.normalized).filter_map(normal).collect();
         let special_texts = added.values().filter(of_text).map(|token| token.content.clone()).collect();
-        let mut tokenizer = Self { inner, special, clean, special_texts, normalized };
+        let mut tokenizer = Self { inner, special, clean, special_texts, normalized, longest: OnceLock::new() };
         tokenizer.sort_special_texts();
         Ok(tokenizer)
     }
@@ -105,19 +109,9 @@ impl Tokenizer {
         Ok(full[..start].to_vec())
     }
 
-    /// The text of `ids`, special tokens left out.
-    ///
-    /// # Errors
-    /// [`TextError::Tokenizer`]: the decoder failed.
-    pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
-        self.inner.decode(ids, true).map_err(|e| TextError::Tokenizer(e.to_string()))
-    }
-
-    /// The text of `ids`, special tokens and all.
-    ///
-    /// # Errors
-    /// [`TextError::Tokenizer`]: the decoder failed.
-    pub fn decode_with_special(&self, ids: &[u32]) -> Result<String, TextError> {
+    /// What the tokenizer's own decoder makes of `ids`, special tokens and all. Bytes that are no character spoil the
+    /// characters beside them; see [`crate::detokenizer`].
+    pub(crate) fn decode_raw(&self, ids: &[u32]) -> Result<String, TextError> {
         self.inner.decode(ids, false).map_err(|e| TextError::Tokenizer(e.to_string()))
     }
 
@@ -162,6 +156,14 @@ impl Tokenizer {
         self.inner.get_vocab(true).into_values().max()
     }
 
+    /// The longest text in bytes that may have so few tokens. A longer one need not be tokenised to know that it has more.
+    #[must_use]
+    pub fn most_bytes(&self, tokens: usize) -> usize {
+        let longest =
+            self.longest.get_or_init(|| self.inner.get_vocab(true).keys().map(String::len).max().unwrap_or(0));
+        tokens.saturating_mul(*longest.max(&SHORTEST_LONGEST))
+    }
+
     /// How many ids there are, added tokens counted.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
@@ -204,55 +206,4 @@ pub(crate) struct Cut {
     pub(crate) start: usize,
     pub(crate) end: usize,
     pub(crate) token: usize,
-}
-
-/// Turns ids into text as they come, and never hands out half a character.
-pub struct Detokenizer<'a> {
-    tokenizer: &'a Tokenizer,
-    ids: Vec<u32>,
-    /// Ids before this one are out and no longer looked at.
-    from: usize,
-    /// Ids before this one are out, and are looked at only since a decoder may treat a first token differently.
-    out: usize,
-}
-
-impl<'a> Detokenizer<'a> {
-    /// A detokenizer that has seen nothing.
-    #[must_use]
-    pub const fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, ids: Vec::new(), from: 0, out: 0 }
-    }
-
-    /// Takes the next id; gives the text that is now whole, if any. Special tokens have no text.
-    ///
-    /// # Errors
-    /// [`TextError::Tokenizer`]: the decoder failed.
-    pub fn push(&mut self, id: u32) -> Result<Option<String>, TextError> {
-        self.ids.push(id);
-        self.advance(false)
-    }
-
-    /// No id follows: gives what was held back, with `U+FFFD` for bytes that are no character.
-    ///
-    /// # Errors
-    /// [`TextError::Tokenizer`]: the decoder failed.
-    pub fn finish(mut self) -> Result<Option<String>, TextError> {
-        self.advance(true)
-    }
-
-    fn advance(&mut self, last: bool) -> Result<Option<String>, TextError> {
-        let before = self.tokenizer.decode(&self.ids[self.from..self.out])?;
-        let now = self.tokenizer.decode(&self.ids[self.from..])?;
-        // A character's first bytes decode to U+FFFD until its last byte comes.
-        let whole = last || !now.ends_with('\u{fffd}');
-        match now.strip_prefix(before.as_str()) {
-            Some(new) if whole && !new.is_empty() => {
-                let new = new.to_owned();
-                self.from = self.out;
-                self.out = self.ids.len();
-                Ok(Some(new))
-            }
-            _ => Ok(None),
-        }
-    }
 }

@@ -2,11 +2,22 @@
 //!
 //! Which way a model writes them is seen by its chat template. Sources: Qwen 2.5's and Hermes 2 Pro's templates
 //! (`<tool_call>` around JSON), Llama 3.1's ("Respond in the format {"name": …, "parameters": …}"), Mistral's before
-//! version 11 of its tokenizer (`[TOOL_CALLS]` before a JSON list). A text that begins like a call and is none is text.
+//! version 11 of its tokenizer (`[TOOL_CALLS]` before a JSON list). A model whose template takes no tools is told of them
+//! in a form of our own ([`crate::generic_tools`]).
+//!
+//! A call is an object whose `name` is one of the request's tools, with an object under the format's key of arguments.
+//! All else is text, and is given whole, also where it begins like a call.
+
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
 use crate::template::ChatTemplate;
+
+/// How much of an object is looked at for the head of a call before its end is known, in bytes. A name has 64 at most.
+const HEAD_BYTES: usize = 1024;
+/// The longest white space that is held back since a call may follow it, in bytes.
+const WHITE_SPACE_BYTES: usize = 4096;
 
 /// How a model writes calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,24 +28,34 @@ pub enum ToolFormat {
     Llama,
     /// `[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`
     Mistral,
+    /// `{"name": …, "arguments": {…}}` and nothing else, as the system's text asks for: the template takes no tools.
+    Generic,
 }
 
 impl ToolFormat {
-    /// How the models of this template write calls; `None`: it does not take tools, or in a way that is not known here.
+    /// How the models of this template write calls.
     #[must_use]
-    pub fn of(template: &ChatTemplate) -> Option<Self> {
+    pub fn of(template: &ChatTemplate) -> Self {
         let source = template.source();
         let has = |text: &str| source.contains(text);
+        // Templates that take tools in a way that is not known here are treated as those that take none.
         if !has("tools") || has("[ARGS]") || has("<function=") {
-            return None;
+            Self::Generic
+        } else if has("<tool_call>") {
+            Self::Hermes
+        } else if has("[TOOL_CALLS]") {
+            Self::Mistral
+        } else if has("\"parameters\"") && (has("ipython") || has("python_tag")) {
+            Self::Llama
+        } else {
+            Self::Generic
         }
-        if has("<tool_call>") {
-            return Some(Self::Hermes);
-        }
-        if has("[TOOL_CALLS]") {
-            return Some(Self::Mistral);
-        }
-        (has("\"parameters\"") && (has("ipython") || has("python_tag"))).then_some(Self::Llama)
+    }
+
+    /// Whether a call is an answer of its own, without a mark before it.
+    #[must_use]
+    pub const fn is_bare(self) -> bool {
+        matches!(self, Self::Llama | Self::Generic)
     }
 
     /// What stands before a call.
@@ -42,7 +63,7 @@ impl ToolFormat {
     pub const fn opening(self) -> &'static str {
         match self {
             Self::Hermes => "<tool_call>",
-            Self::Llama => "{",
+            Self::Llama | Self::Generic => "{",
             Self::Mistral => "[TOOL_CALLS]",
         }
     }
@@ -52,7 +73,7 @@ impl ToolFormat {
     pub const fn closing(self) -> &'static str {
         match self {
             Self::Hermes => "</tool_call>",
-            Self::Llama | Self::Mistral => "",
+            Self::Llama | Self::Mistral | Self::Generic => "",
         }
     }
 
@@ -60,7 +81,7 @@ impl ToolFormat {
     #[must_use]
     pub const fn arguments_key(self) -> &'static str {
         match self {
-            Self::Hermes | Self::Mistral => "arguments",
+            Self::Hermes | Self::Mistral | Self::Generic => "arguments",
             Self::Llama => "parameters",
         }
     }
@@ -84,9 +105,13 @@ pub enum Found {
 #[derive(Debug, Clone)]
 pub struct ToolScanner {
     format: ToolFormat,
+    /// The names of the tools that may be called.
+    names: Arc<[String]>,
     held: String,
+    /// Marks and white space that are text unless a call follows.
+    before: String,
     place: Place,
-    /// Text was said: a call of [`ToolFormat::Llama`] cannot come any more.
+    /// Text was found: a call of a bare format cannot come any more.
     said: bool,
 }
 
@@ -94,14 +119,24 @@ pub struct ToolScanner {
 #[derive(Debug, Clone)]
 enum Place {
     Text,
-    /// Behind the opening, or between two calls.
-    Between,
-    /// In a call whose name is not known yet.
-    Head,
+    /// Behind the opening, or behind a call.
+    Between {
+        /// A call stands before.
+        called: bool,
+    },
+    /// In an object that may be a call.
+    Head(Progress),
     /// In the arguments.
     Arguments(Depth),
     /// Behind the arguments, before the call's last brace.
-    Tail,
+    Tail(Depth),
+}
+
+/// How far an object was read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    depth: Depth,
+    bytes: usize,
 }
 
 /// How deep in JSON.
@@ -134,7 +169,7 @@ impl Depth {
     }
 }
 
-/// Where the JSON object or list that `text` begins with ends; `None`: it is not whole.
+/// Where the JSON object or list that `text` begins with, or goes on with, ends; `None`: it is not whole.
 fn value_end(text: &str, depth: &mut Depth) -> Option<usize> {
     text.char_indices().find(|(_, character)| depth.step(*character)).map(|(at, character)| at + character.len_utf8())
 }
@@ -143,15 +178,27 @@ fn value_end(text: &str, depth: &mut Depth) -> Option<usize> {
 #[derive(serde::Deserialize)]
 struct Whole<'a> {
     name: String,
-    #[serde(borrow, alias = "parameters")]
+    #[serde(borrow)]
     arguments: Option<&'a RawValue>,
+    #[serde(borrow)]
+    parameters: Option<&'a RawValue>,
+}
+
+/// What the beginning of an object is.
+enum Head {
+    /// A call, whose arguments begin at this byte.
+    Call(String, usize),
+    /// No call.
+    Text,
+    /// It is not known yet.
+    Open,
 }
 
 impl ToolScanner {
-    /// A scanner that has seen nothing.
+    /// A scanner that has seen nothing, for calls of tools of these names.
     #[must_use]
-    pub const fn new(format: ToolFormat) -> Self {
-        Self { format, held: String::new(), place: Place::Text, said: false }
+    pub fn new(format: ToolFormat, names: Arc<[String]>) -> Self {
+        Self { format, names, held: String::new(), before: String::new(), place: Place::Text, said: false }
     }
 
     /// Takes the next piece; gives what is certain.
@@ -164,117 +211,149 @@ impl ToolScanner {
 
     /// No text follows: what was held back is what it is.
     #[must_use]
-    pub fn finish(mut self) -> Vec<Found> {
-        let held = std::mem::take(&mut self.held);
+    pub fn finish(self) -> Vec<Found> {
         match self.place {
-            Place::Text => text(held),
-            Place::Head => text(format!("{}{held}", self.before_call())),
-            Place::Arguments(_) => {
-                if held.is_empty() {
-                    Vec::new()
-                } else {
-                    vec![Found::Arguments(held)]
-                }
-            }
-            Place::Between | Place::Tail => Vec::new(),
-        }
-    }
-
-    /// What was taken away before a call that is none.
-    const fn before_call(&self) -> &'static str {
-        match self.format {
-            ToolFormat::Llama => "",
-            ToolFormat::Hermes | ToolFormat::Mistral => self.format.opening(),
+            Place::Text | Place::Head(_) | Place::Between { called: false } => text(self.before + &self.held),
+            Place::Arguments(_) if self.held.is_empty() => Vec::new(),
+            Place::Arguments(_) => vec![Found::Arguments(self.held)],
+            Place::Between { called: true } | Place::Tail(_) => Vec::new(),
         }
     }
 
     /// `true`: look again.
     fn step(&mut self, found: &mut Vec<Found>) -> bool {
         match self.place {
+            Place::Text if self.format.is_bare() => self.bare_text(found),
             Place::Text => self.text(found),
-            Place::Between => self.between(),
-            Place::Head => self.head(found),
+            Place::Between { called } => self.between(called, found),
+            Place::Head(progress) => self.head(progress, found),
             Place::Arguments(depth) => self.arguments(depth, found),
-            Place::Tail => self.tail(),
+            Place::Tail(depth) => self.tail(depth),
         }
     }
 
     fn text(&mut self, found: &mut Vec<Found>) -> bool {
-        if self.format == ToolFormat::Llama {
-            return self.llama_text(found);
-        }
         let opening = self.format.opening();
         if let Some(at) = self.held.find(opening) {
+            // White space before a call belongs to it.
+            let free = self.held[..at].trim_end().len();
             let rest = self.held.split_off(at + opening.len());
-            self.held.truncate(at);
-            let before = std::mem::replace(&mut self.held, rest);
-            found.extend(text(before.trim_end().to_owned()));
-            self.place = Place::Between;
+            let mark = self.held.split_off(free);
+            if free > 0 {
+                found.extend(text(std::mem::take(&mut self.before) + &self.held));
+            }
+            self.before.push_str(&mark);
+            self.held = rest;
+            self.place = Place::Between { called: false };
             return true;
         }
-        // White space before a call belongs to it.
         let free = self.held.len() - beginning_of(opening, &self.held);
-        let free = self.held[..free].trim_end().len();
-        let rest = self.held.split_off(free);
-        found.extend(text(std::mem::replace(&mut self.held, rest)));
+        let free = if free > WHITE_SPACE_BYTES { free } else { self.held[..free].trim_end().len() };
+        if free > 0 {
+            let rest = self.held.split_off(free);
+            found.extend(text(std::mem::take(&mut self.before) + &std::mem::replace(&mut self.held, rest)));
+        }
         false
     }
 
     /// Only an answer that begins with a brace is a call.
-    fn llama_text(&mut self, found: &mut Vec<Found>) -> bool {
+    fn bare_text(&mut self, found: &mut Vec<Found>) -> bool {
         let trimmed = self.held.trim_start();
-        if trimmed.is_empty() && !self.said {
+        if trimmed.is_empty() && !self.said && self.held.len() <= WHITE_SPACE_BYTES {
             return false;
         }
         if trimmed.starts_with('{') && !self.said {
-            self.held = trimmed.to_owned();
-            self.place = Place::Head;
+            let brace = self.held.len() - trimmed.len();
+            let rest = self.held.split_off(brace);
+            self.before.push_str(&std::mem::replace(&mut self.held, rest));
+            self.place = Place::Head(Progress::default());
             return true;
         }
         self.said = true;
-        found.extend(text(std::mem::take(&mut self.held)));
+        found.extend(text(std::mem::take(&mut self.before) + &std::mem::take(&mut self.held)));
         false
     }
 
     /// Skips what stands between calls; back to text where none follows.
-    fn between(&mut self) -> bool {
+    fn between(&mut self, called: bool, found: &mut Vec<Found>) -> bool {
         let skipped =
             |c: char| c.is_whitespace() || (self.format == ToolFormat::Mistral && matches!(c, '[' | ',' | ']'));
-        self.held = self.held.trim_start_matches(skipped).to_owned();
+        let kept = self.held.trim_start_matches(skipped);
+        let marks = self.held.len() - kept.len();
+        let rest = self.held.split_off(marks);
+        self.before.push_str(&std::mem::replace(&mut self.held, rest));
         let closing = self.format.closing();
-        if let Some(rest) = self.held.strip_prefix(closing).filter(|_| !closing.is_empty()) {
-            (self.held, self.place) = (rest.to_owned(), Place::Text);
-            return true;
+        if called && !closing.is_empty() {
+            if let Some(rest) = self.held.strip_prefix(closing) {
+                self.held = rest.to_owned();
+                self.before.clear();
+                self.place = Place::Text;
+                return true;
+            }
+            if closing.starts_with(self.held.as_str()) {
+                return false;
+            }
         }
-        if self.held.is_empty() || (closing.starts_with(self.held.as_str()) && !closing.is_empty()) {
+        if self.held.is_empty() {
             return false;
         }
-        self.place = if self.held.starts_with('{') { Place::Head } else { Place::Text };
+        if self.held.starts_with('{') {
+            self.place = Place::Head(Progress::default());
+        } else {
+            self.is_text(found);
+        }
         true
     }
 
-    fn head(&mut self, found: &mut Vec<Found>) -> bool {
-        if let Some((name, at)) = read_head(&self.held, self.format.arguments_key()) {
-            found.push(Found::Call { name });
-            self.held.drain(..at);
-            self.place = Place::Arguments(Depth::default());
-            return true;
-        }
-        let Some(end) = value_end(&self.held, &mut Depth::default()) else { return false };
-        let rest = self.held.split_off(end);
-        let object = std::mem::replace(&mut self.held, rest);
-        match serde_json::from_str::<Whole<'_>>(&object) {
-            Ok(call) => {
-                found.push(Found::Call { name: call.name });
-                found.push(Found::Arguments(plain_arguments(call.arguments)));
-                self.place = Place::Between;
+    fn head(&mut self, mut progress: Progress, found: &mut Vec<Found>) -> bool {
+        match read_head(&self.held, self.format.arguments_key(), &self.names) {
+            Head::Call(name, at) => {
+                found.push(Found::Call { name });
+                self.held.drain(..at);
+                self.before.clear();
+                self.place = Place::Arguments(Depth::default());
+                return true;
             }
-            Err(_) => {
-                found.extend(text(format!("{}{object}", self.before_call())));
-                (self.place, self.said) = (Place::Text, true);
+            Head::Text => {
+                self.is_text(found);
+                return true;
+            }
+            Head::Open => {}
+        }
+        let Some(end) = value_end(&self.held[progress.bytes..], &mut progress.depth) else {
+            self.place = Place::Head(Progress { bytes: self.held.len(), ..progress });
+            return false;
+        };
+        let rest = self.held.split_off(progress.bytes + end);
+        match self.whole_call(&self.held) {
+            Some((name, arguments)) => {
+                found.push(Found::Call { name });
+                found.push(Found::Arguments(arguments));
+                self.before.clear();
+                self.held = rest;
+                self.place = Place::Between { called: true };
+            }
+            None => {
+                self.is_text(found);
+                self.held = rest;
             }
         }
         true
+    }
+
+    /// The call that an object is, if it is one. Some models write the arguments' object into a string.
+    fn whole_call(&self, object: &str) -> Option<(String, String)> {
+        let call: Whole<'_> = serde_json::from_str(object).ok()?;
+        let given = if self.format == ToolFormat::Llama { call.parameters } else { call.arguments }?.get();
+        let inner = serde_json::from_str::<String>(given).unwrap_or_else(|_| given.to_owned());
+        let is_object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&inner).is_ok();
+        (is_object && self.names.contains(&call.name)).then_some((call.name, inner))
+    }
+
+    /// What is held is no call.
+    fn is_text(&mut self, found: &mut Vec<Found>) {
+        found.extend(text(std::mem::take(&mut self.before) + &std::mem::take(&mut self.held)));
+        (self.place, self.said) = (Place::Text, true);
     }
 
     fn arguments(&mut self, mut depth: Depth, found: &mut Vec<Found>) -> bool {
@@ -284,18 +363,23 @@ impl ToolScanner {
         let end = value_end(&self.held, &mut depth);
         let rest = self.held.split_off(end.unwrap_or(self.held.len()));
         found.push(Found::Arguments(std::mem::replace(&mut self.held, rest)));
-        self.place = if end.is_some() { Place::Tail } else { Place::Arguments(depth) };
+        let inside = Depth { braces: 1, ..Depth::default() };
+        self.place = if end.is_some() { Place::Tail(inside) } else { Place::Arguments(depth) };
         true
     }
 
-    fn tail(&mut self) -> bool {
-        match self.held.find('}') {
-            Some(at) => {
-                self.held.drain(..=at);
-                self.place = Place::Between;
+    fn tail(&mut self, mut depth: Depth) -> bool {
+        match value_end(&self.held, &mut depth) {
+            Some(end) => {
+                self.held.drain(..end);
+                self.place = Place::Between { called: true };
                 true
             }
-            None => false,
+            None => {
+                self.held.clear();
+                self.place = Place::Tail(depth);
+                false
+            }
         }
     }
 }
@@ -309,29 +393,28 @@ fn beginning_of(marker: &str, text: &str) -> usize {
     (1..marker.len()).rev().find(|&length| text.ends_with(&marker[..length])).unwrap_or(0)
 }
 
-/// Reads `{"name": "…", "<key>": {`: the name, and where the arguments begin; `None`: that is not all there, or the call
-/// is written in another way.
-fn read_head(text: &str, key: &str) -> Option<(String, usize)> {
-    let after = |rest: &'_ str, what: &str| rest.trim_start().strip_prefix(what).map(|rest| rest.len());
-    let mut rest = text;
-    for what in ["{", "\"name\"", ":"] {
-        rest = &rest[rest.len() - after(rest, what)?..];
+/// Reads `{"name": "…", "<key>": {`. An object whose keys stand in another order is known at its end.
+fn read_head(text: &str, key: &str, names: &[String]) -> Head {
+    fn after<'a>(rest: &'a str, what: &str) -> Option<&'a str> {
+        rest.trim_start().strip_prefix(what)
     }
-    rest = rest.trim_start();
-    let mut names = serde_json::Deserializer::from_str(rest).into_iter::<String>();
-    let name = names.next()?.ok()?;
-    rest = &rest[names.byte_offset()..];
-    for what in [",", &format!("\"{key}\""), ":"] {
-        rest = &rest[rest.len() - after(rest, what)?..];
+    let text = &text[..text.floor_char_boundary(HEAD_BYTES)];
+    let value = ["{", "\"name\"", ":"].iter().try_fold(text, |rest, what| after(rest, what));
+    let Some(rest) = value.map(str::trim_start) else { return Head::Open };
+    let mut values = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+    let name = match values.next() {
+        Some(Ok(name)) if names.contains(&name) => name,
+        Some(Ok(_)) => return Head::Text,
+        Some(Err(error)) if !error.is_eof() => return Head::Text,
+        _ => return Head::Open,
+    };
+    let rest = &rest[values.byte_offset()..];
+    let quoted = format!("\"{key}\"");
+    let value = [",", &quoted, ":"].iter().try_fold(rest, |rest, what| after(rest, what));
+    match value.map(str::trim_start) {
+        Some(rest) if rest.starts_with('{') => Head::Call(name, text.len() - rest.len()),
+        _ => Head::Open,
     }
-    rest = rest.trim_start();
-    rest.starts_with('{').then(|| (name, text.len() - rest.len()))
-}
-
-/// Arguments as JSON: some models write it into a string.
-fn plain_arguments(raw: Option<&RawValue>) -> String {
-    let Some(raw) = raw else { return "{}".to_owned() };
-    serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
 }
 
 #[cfg(test)]
@@ -339,7 +422,8 @@ mod tests {
     use super::*;
 
     fn scan(format: ToolFormat, answer: &str, cut: usize) -> (String, Vec<(String, String)>) {
-        let mut scanner = ToolScanner::new(format);
+        let names: Arc<[String]> = ["a", "b", "f"].map(str::to_owned).into();
+        let mut scanner = ToolScanner::new(format, names);
         let (mut said, mut calls): (String, Vec<(String, String)>) = Default::default();
         let letters: Vec<char> = answer.chars().collect();
         let pieces = letters.chunks(cut).map(|piece| piece.iter().collect::<String>());
@@ -357,7 +441,7 @@ mod tests {
 
     #[test]
     fn calls_are_found_however_the_answer_is_cut() {
-        use ToolFormat::{Hermes, Llama, Mistral};
+        use ToolFormat::{Generic, Hermes, Llama, Mistral};
         for (format, answer, said, calls) in [
             (Hermes, "just text < tool", "just text < tool", vec![]),
             (
@@ -373,6 +457,25 @@ mod tests {
                 vec![("a", "{}"), ("b", r#"{"y": [1]}"#)],
             ),
             (Hermes, "<tool_call>{\"nome\": 1}</tool_call>", "<tool_call>{\"nome\": 1}</tool_call>", vec![]),
+            (
+                Hermes,
+                "<tool_call>{\"name\": \"z\", \"arguments\": {}}</tool_call> x",
+                "<tool_call>{\"name\": \"z\", \"arguments\": {}}</tool_call> x",
+                vec![],
+            ),
+            (Hermes, "a \n<tool_call> b", "a \n<tool_call> b", vec![]),
+            (
+                Hermes,
+                "<tool_call>{\"name\": \"a\", \"arguments\": 1}</tool_call>",
+                "<tool_call>{\"name\": \"a\", \"arguments\": 1}</tool_call>",
+                vec![],
+            ),
+            (
+                Hermes,
+                "<tool_call>{\"name\": \"a\", \"arguments\": {}, \"id\": \"}\"}</tool_call>!",
+                "!",
+                vec![("a", "{}")],
+            ),
             (Hermes, "<tool_call>{\"name\": \"a\", \"arg", "<tool_call>{\"name\": \"a\", \"arg", vec![]),
             (Hermes, "<tool_call>{\"name\": \"a\", \"arguments\": {\"x\": 1", "", vec![("a", "{\"x\": 1")]),
             (Llama, " {\"name\": \"f\", \"parameters\": {\"q\": \"é\"}}", "", vec![("f", "{\"q\": \"é\"}")]),
@@ -383,6 +486,17 @@ mod tests {
                 "It is {\"name\": \"f\", \"parameters\": {}}",
                 vec![],
             ),
+            (
+                Llama,
+                "\n{\"name\": \"Alice\", \"age\": 30} and {\"name\": \"f\", \"parameters\": {}}",
+                "\n{\"name\": \"Alice\", \"age\": 30} and {\"name\": \"f\", \"parameters\": {}}",
+                vec![],
+            ),
+            (Llama, "{\"name\": \"f\", \"arguments\": {}}", "{\"name\": \"f\", \"arguments\": {}}", vec![]),
+            (Llama, "{\"parameters\": {\"a\": 1}, \"name\": \"f\"}", "", vec![("f", "{\"a\": 1}")]),
+            (Llama, "{ \"name\" : \"f\" , \"parameters\" : {} }", "", vec![("f", "{}")]),
+            (Generic, "{\"name\": \"f\", \"arguments\": {\"a\": [1]}}\n", "", vec![("f", "{\"a\": [1]}")]),
+            (Mistral, "[TOOL_CALLS] [{\"name\": \"z\"}]", "[TOOL_CALLS] [{\"name\": \"z\"}]", vec![]),
             (
                 Mistral,
                 "[TOOL_CALLS] [{\"name\": \"a\", \"arguments\": {\"x\": 1}}, {\"name\": \"b\", \"arguments\": \"{}\"}]",
@@ -395,5 +509,35 @@ mod tests {
                 assert_eq!(scan(format, answer, cut), (said.to_owned(), calls.clone()), "{answer} by {cut}");
             }
         }
+    }
+
+    /// The answers of the case, whole and in pieces: an object whose name is no tool's, or that has no arguments, is text.
+    #[test]
+    fn case_01_an_object_that_calls_no_tool_is_text_whole_and_streamed() {
+        for answer in [
+            "{\"name\": \"Alice\", \"age\": 30}",
+            "{ \"name\" : \"Alice\" , \"age\" : 30 }",
+            "{\"name\":\"a\",\"age\":30}",
+            "{\"verdict\":\"ok\"}",
+            "{\"name\": \"a\", \"parameters\": [1]}",
+            "{\"name\": \"a\", \"parameters\": null}",
+            "{\"name\": 1, \"parameters\": {}}",
+        ] {
+            for cut in [1, 2, 3, 7, 1000] {
+                assert_eq!(scan(ToolFormat::Llama, answer, cut), (answer.to_owned(), vec![]), "{answer} by {cut}");
+            }
+        }
+    }
+
+    /// A long object is read once, not once for each of its pieces.
+    #[test]
+    fn a_long_answer_that_may_be_a_call_costs_no_more_than_its_length() {
+        let began = std::time::Instant::now();
+        let answer = format!("{{\"parameters\": {{\"a\": \"{}\"}}, \"name\": \"f\"}}", "x".repeat(1 << 20));
+        let (said, calls) = scan(ToolFormat::Llama, &answer, 4);
+        assert_eq!((said.as_str(), calls[0].1.len()), ("", (1 << 20) + 8));
+        let white = " ".repeat(1 << 20);
+        assert_eq!(scan(ToolFormat::Hermes, &white, 4).0, white);
+        assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use attune_domain::dataset::{Message, Role, Row};
+use attune_text::detokenizer::Detokenizer;
 use attune_text::encode::Learnt;
 use attune_text::error::{EncodeError, TextError};
 use attune_text::model::TextModel;
 use attune_text::template::Turn;
-use attune_text::tokenizer::{Detokenizer, Tokenizer};
+use attune_text::tokenizer::Tokenizer;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -275,7 +276,7 @@ fn the_prefix_is_found_in_the_tokenizer_where_the_configuration_is_silent() {
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     let mut stream = Detokenizer::new(tokenizer);
     let mut text: String = ids.iter().filter_map(|id| stream.push(*id).unwrap()).collect();
-    text.extend(stream.finish().unwrap());
+    text.extend(stream.finish());
     text
 }
 
@@ -336,6 +337,26 @@ proptest! {
         let wanted = mask_by_definition(&model, &messages);
         let found = model.encode_row(&Row::Chat { messages }, Learnt::Answers).ok().map(|example| example.trained);
         prop_assert_eq!(found, wanted);
+    }
+
+    /// Any ids, also those that no text gives, have the same text streamed and whole: the bytes of the tokens, with U+FFFD
+    /// for those that are no character. No letter is lost.
+    #[test]
+    fn case_02_any_ids_have_the_same_text_streamed_and_whole(ids in prop::collection::vec(0u32..262, 0..40)) {
+        for json in [byte_level(), sentencepiece()] {
+            let tokenizer = Tokenizer::from_json(json.to_string().as_bytes()).unwrap();
+            let of_text = |id: &&u32| !tokenizer.is_special(**id);
+            let mut bytes: Vec<u8> = Vec::new();
+            for (at, id) in ids.iter().filter(of_text).enumerate() {
+                let added = tokenizer.token_bytes(*id).unwrap();
+                // Sentencepiece leaves out the space at the very beginning of a text.
+                let first = at == 0 && tokenizer.prefix().unwrap() == [1];
+                bytes.extend(if first { added.strip_prefix(b" ").unwrap_or(&added) } else { &added });
+            }
+            let streamed = streamed(&tokenizer, &ids);
+            prop_assert_eq!(&streamed, &tokenizer.decode(&ids).unwrap());
+            prop_assert_eq!(streamed, String::from_utf8_lossy(&bytes));
+        }
     }
 
     /// Streamed, a text is what it is decoded whole, whichever the tokenizer.
