@@ -41,6 +41,9 @@ pub mod manifest;
 /// The contract with serving processes.
 pub mod serve;
 
+/// Texts for operators, made fit for tenants.
+pub mod public_text;
+
 /// How much memory a run or a replica will take.
 pub mod memory;
 

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     bytes::Bytes,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What this release speaks.
-pub const CONTRACT_VERSION: u32 = 3;
+pub const CONTRACT_VERSION: u32 = 4;
 
 /// Everything a serving process needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +93,8 @@ pub enum Prompt {
     Chat {
         /// In order.
         messages: Vec<ChatMessage>,
+        /// The caller's own variables of the template.
+        template_kwargs: Map<String, Value>,
     },
     /// Plain text, gone on with.
     Text {
@@ -117,6 +119,8 @@ pub struct ChatMessage {
     pub tool_calls: Option<Value>,
     /// Which call a tool answers.
     pub tool_call_id: Option<String>,
+    /// Who speaks, for templates that read it.
+    pub name: Option<String>,
 }
 
 /// What an answer's text must be.
@@ -236,6 +240,8 @@ impl Default for Sampling {
 pub struct GenerateRequest {
     /// For logs and traces.
     pub request_id: String,
+    /// Whose it is: opaque, and the same for all requests of one project. Projects take turns.
+    pub project: String,
     /// `None`: the base itself.
     pub adapter: Option<AdapterRef>,
     /// From what.
@@ -302,6 +308,8 @@ pub enum GenerateEvent {
     Started {
         /// Its length.
         prompt_tokens: u64,
+        /// How many of its first tokens were read for an earlier request, and not again.
+        cached_tokens: u64,
         /// If it was asked for.
         echo: Option<Echo>,
     },
@@ -349,7 +357,7 @@ pub enum GenerateEvent {
     /// The end, badly. Nothing of another model's answer was sent in its place.
     Failed {
         /// Stable, for programs: `context_length_exceeded`, `adapter_unavailable`, `invalid_prompt`, `invalid_request`,
-        /// `internal`.
+        /// `project_busy`, `replica_busy`, `internal`.
         code: String,
         /// A sentence.
         message: String,

@@ -95,9 +95,14 @@ impl Local {
         let (stop, stop_asked) = watch::channel(false);
         let (tell, ended) = watch::channel(None);
         let bell = self.ended.clone();
+        let launched = launch.program;
         tokio::spawn(async move {
             let status = tend(child, stop_asked).await;
-            tell.send_replace(Some(obituary(program, status, &log_path)));
+            let words = match launched {
+                Program::Trainer => obituary(program, status, &log_path),
+                Program::Serving => obituary_of_shared(program, status, &log_path),
+            };
+            tell.send_replace(Some(words));
             bell.notify_one();
         });
         let entry = Entry { stop, ended };
@@ -163,6 +168,13 @@ fn obituary(program: &str, status: std::io::Result<ExitStatus>, log: &Path) -> S
         Ok(words) if !words.is_empty() => format!("{program} ended ({how}); its last words: {words}"),
         _ => format!("{program} ended ({how})"),
     }
+}
+
+/// How a process ended that worked for many projects. Its last words may be of any of them, so they go to the log alone.
+fn obituary_of_shared(program: &str, status: std::io::Result<ExitStatus>, log: &Path) -> String {
+    let ended = status.map_or_else(|_| "ended".to_owned(), |status| format!("ended ({status})"));
+    tracing::warn!(log = %log.display(), "{program} {ended}; its last words: {}", tail(log).unwrap_or_default());
+    format!("the serving process {ended}")
 }
 
 fn tail(log: &Path) -> std::io::Result<String> {
@@ -273,6 +285,20 @@ mod tests {
         assert!(ended.contains("exit status: 3") && ended.contains("token secret\nout of memory"), "{ended}");
         local.stop(&handle).await.unwrap();
         assert_eq!(local.list().await.unwrap(), []);
+    }
+
+    /// A replica's log has words of every project that it answered; whoever waits for it is not told of them.
+    #[tokio::test]
+    async fn the_last_words_of_a_serving_process_are_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (local, bell) = machine(folder.path(), "");
+        let program = folder.path().join("attune-serving");
+        std::fs::write(&program, "#!/bin/sh\necho adapter adapter_1 of another; exit 3\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        local.launch(Launch { program: Program::Serving, ..launch() }).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), bell.notified()).await.unwrap();
+        let ended = local.list().await.unwrap()[0].ended.clone().unwrap();
+        assert_eq!(ended, "the serving process ended (exit status: 3)");
     }
 
     #[tokio::test]

@@ -112,7 +112,7 @@ async fn launch(
         Ok(handle) => node::launched(&mut tx, node_id, &handle).await?,
         Err(error) => {
             tracing::error!(error = chain(&error), "a replica could not be launched");
-            replica::end(&mut tx, id, Some(&format!("it could not be launched: {}", chain(&error)))).await?;
+            replica::end(&mut tx, id, Some("its process could not be started")).await?;
         }
     }
     Ok(tx.commit().await?)

@@ -82,11 +82,11 @@ async fn a_replica_that_fails_says_why(pool: PgPool) {
     let mut conn = pool.acquire().await.unwrap();
     let id = replica::ensure(&mut conn, seed.base_model_id).await.unwrap().replica_id;
     replica::place(&mut conn, id, &placement()).await.unwrap();
-    let last = ReplicaReport { failed: Some("no memory".into()), ..says(None, 0) };
+    let last = ReplicaReport { failed: Some("no memory for /var/lib/node/w".into()), ..says(None, 0) };
     let reply = replica::take_report(&mut conn, id, &last).await.unwrap();
     assert_eq!(reply.directive, Directive::Stop);
     let ended = replica::get(&mut conn, id).await.unwrap();
-    assert_eq!((ended.state, ended.error.as_deref()), (ReplicaState::Ended, Some("no memory")));
+    assert_eq!((ended.state, ended.error.as_deref()), (ReplicaState::Ended, Some("no memory for …/w")));
 }
 
 #[sqlx::test(migrations = false)]
