@@ -5,33 +5,30 @@
 
 use std::{sync::Arc, time::Instant};
 
-use attune_domain::serve::{Echo, GenerateEvent, GenerateRequest, Prompt, Scored, ToolChoice, Tools};
-use attune_text::{error::TextError, model::TextModel, template::Turn};
+use attune_domain::serve::{Echo, GenerateEvent, GenerateRequest, Prompt, Scored, ToolChoice};
+use attune_text::{error::TextError, model::TextModel, template::Turn, tools::ToolFormat};
 use futures::future::try_join_all;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::{
-    adapters::{Adapters, Lease, chain},
+    adapters::{Lease, chain},
     engine::EngineHandle,
     error::Failure,
     grammar::{Constraint, Grammars, format_of},
+    http::App,
     sampling::Sampler,
     scores::TokenScore,
     sequence::{Drawn, Work},
+    stop::StopStrings,
     telling::{Telling, Told, scored},
 };
 
 /// Answers `request` into `out`. Returns early if nobody listens there any more.
-pub async fn answer(
-    adapters: &Adapters,
-    engine: &EngineHandle,
-    request: GenerateRequest,
-    out: mpsc::Sender<GenerateEvent>,
-) {
+pub async fn answer(app: &App, request: GenerateRequest, out: mpsc::Sender<GenerateEvent>) {
     let began = Instant::now();
     let request_id = request.request_id.clone();
     let outcome = tokio::select! {
-        outcome = try_answer(adapters, engine, request, &out) => outcome,
+        outcome = try_answer(app, request, &out) => outcome,
         () = out.closed() => {
             tracing::debug!(request_id, "the client is gone");
             return;
@@ -70,12 +67,13 @@ impl Answered {
 }
 
 async fn try_answer(
-    adapters: &Adapters,
-    engine: &EngineHandle,
+    app: &App,
     request: GenerateRequest,
     out: &mpsc::Sender<GenerateEvent>,
 ) -> Result<Answered, Failure> {
+    let adapters = &app.adapters;
     check_ids(&request, adapters.vocabulary())?;
+    let admitted = app.admission.enter(&request.project, request.choices as usize)?;
     let lease = match &request.adapter {
         Some(wanted) => Some(adapters.lease(wanted).await?),
         None => None,
@@ -83,16 +81,26 @@ async fn try_answer(
     let adapter_text = lease.as_ref().and_then(|lease| lease.resident()).map(|resident| resident.text.clone());
     let text = adapter_text.unwrap_or_else(|| adapters.base_text().clone());
     let request = Arc::new(request);
+    let place = app.admission.prepare(&request.project).await?;
     let (encoder, asked, grammars) = (text.clone(), request.clone(), adapters.grammars().clone());
-    let prepared = tokio::task::spawn_blocking(move || prepare(&encoder, &asked, &grammars)).await;
-    let (prompt, constraint) = prepared.map_err(|e| Failure::Internal(e.to_string()))??;
+    let context = app.engine.context();
+    let prepared = tokio::task::spawn_blocking(move || {
+        let _place = place; // held until the work is done, also when its client has left
+        prepare(&encoder, &asked, &grammars, context)
+    });
+    let (prompt, constraint) = prepared.await.map_err(|e| Failure::Internal(e.to_string()))??;
 
-    let answering = Answering { engine, request: &request, lease, text: &text, prompt, constraint };
+    let project = request.project.as_str().into();
+    let engine = &app.engine;
+    let answering =
+        Answering { engine, request: &request, project, lease, text: &text, prompt: prompt.into(), constraint };
     let mut first = answering.submit(0)?;
-    let scores = started(&mut first).await?;
+    let (scores, cached) = started(&mut first).await?;
+    admitted.started();
     let echo = answering.echo(&scores).map_err(|e| Failure::Internal(chain(&e)))?;
     let prompt_tokens = answering.prompt.len();
-    let _ = out.send(GenerateEvent::Started { prompt_tokens: prompt_tokens as u64, echo }).await;
+    let begun = GenerateEvent::Started { prompt_tokens: prompt_tokens as u64, cached_tokens: cached as u64, echo };
+    let _ = out.send(begun).await;
     let told = answering.tell(first, out).await?;
     let completion_tokens = told.iter().map(|told| told.tokens).sum();
     let _ = out.send(GenerateEvent::Done { completion_tokens }).await;
@@ -120,37 +128,54 @@ fn prepare(
     text: &TextModel,
     request: &GenerateRequest,
     grammars: &Grammars,
+    context: usize,
 ) -> Result<(Vec<u32>, Option<Constraint>), Failure> {
-    if request.tools.is_some() {
-        format_of(text)?;
-    }
-    let constraint = grammars.constraint(text, &request.form, request.tools.as_ref())?;
-    Ok((encode(text, &request.prompt, request.tools.as_ref())?, constraint))
+    let ids = encode(text, request, context)?;
+    Ok((ids, grammars.constraint(text, &request.form, request.tools.as_ref())?))
 }
 
-fn encode(text: &TextModel, prompt: &Prompt, tools: Option<&Tools>) -> Result<Vec<u32>, Failure> {
-    let ids = match prompt {
-        Prompt::Chat { messages } => {
+/// The prompt's tokens. A text that must have more than `context` is not tokenised.
+fn encode(text: &TextModel, request: &GenerateRequest, context: usize) -> Result<Vec<u32>, Failure> {
+    let fits = |prompt: &str| {
+        let too_long = prompt.len() > text.tokenizer().most_bytes(context);
+        if too_long { Err(Failure::PromptBytes { bytes: prompt.len(), limit: context }) } else { Ok(()) }
+    };
+    let ids = match &request.prompt {
+        Prompt::Chat { messages, template_kwargs } => {
             let turns: Vec<Turn<'_>> = messages
                 .iter()
                 .map(|message| Turn {
                     tool_calls: message.tool_calls.as_ref(),
                     tool_call_id: message.tool_call_id.as_deref(),
+                    name: message.name.as_deref(),
                     ..Turn::new(&message.role, &message.content)
                 })
                 .collect();
-            text.encode_chat(&turns, tools.map(|tools| &tools.shown))?
+            let chat = text.chat_text(&turns, shown_tools(text, request), template_kwargs)?;
+            fits(&chat)?;
+            text.encode_rendered(&chat)?
         }
-        Prompt::Text { text: prompt } => text.encode_prompt(prompt)?,
+        Prompt::Text { text: prompt } => {
+            fits(prompt)?;
+            text.encode_prompt(prompt)?
+        }
         Prompt::Tokens { ids } => ids.clone(),
     };
     if ids.is_empty() { Err(Failure::EmptyPrompt) } else { Ok(ids) }
 }
 
-/// Waits until the prompt is read; gives the scores of its tokens.
-async fn started(drawn: &mut UnboundedReceiver<Drawn>) -> Result<Vec<TokenScore>, Failure> {
+/// The tools that the model is told of. In the generic form it is told how to call, so it is not told of what it must not
+/// call.
+fn shown_tools<'a>(text: &TextModel, request: &'a GenerateRequest) -> Option<&'a serde_json::Value> {
+    let tools = request.tools.as_ref()?;
+    let generic = text.template().is_some_and(|template| ToolFormat::of(template) == ToolFormat::Generic);
+    (!generic || tools.choice != ToolChoice::None).then_some(&tools.shown)
+}
+
+/// Waits until the prompt is read; gives the scores of its tokens, and how many were read for another request.
+async fn started(drawn: &mut UnboundedReceiver<Drawn>) -> Result<(Vec<TokenScore>, usize), Failure> {
     match drawn.recv().await {
-        Some(Drawn::Started { scores }) => Ok(scores),
+        Some(Drawn::Started { scores, cached }) => Ok((scores, cached)),
         Some(Drawn::Failed(failure)) => Err(failure),
         Some(Drawn::Token { .. } | Drawn::End { .. }) => Err(Failure::Internal("an answer without a beginning".into())),
         None => Err(Failure::Internal("the engine has stopped".into())),
@@ -161,9 +186,10 @@ async fn started(drawn: &mut UnboundedReceiver<Drawn>) -> Result<Vec<TokenScore>
 struct Answering<'a> {
     engine: &'a EngineHandle,
     request: &'a GenerateRequest,
+    project: Arc<str>,
     lease: Option<Lease>,
     text: &'a TextModel,
-    prompt: Vec<u32>,
+    prompt: Arc<[u32]>,
     constraint: Option<Constraint>,
 }
 
@@ -173,6 +199,7 @@ impl Answering<'_> {
         let (tokens, drawn) = mpsc::unbounded_channel();
         let sampling = &self.request.sampling;
         self.engine.submit(Work {
+            project: self.project.clone(),
             prompt: self.prompt.clone(),
             lease: self.lease.clone(),
             sampler: Sampler::new(sampling, choice),
@@ -207,10 +234,15 @@ impl Answering<'_> {
     ) -> Result<Vec<Told>, Failure> {
         let others = (1..self.request.choices).map(|choice| self.submit(choice)).collect::<Result<Vec<_>, _>>()?;
         let all = std::iter::once(first).chain(others);
-        let stop = &self.request.sampling.stop;
-        let callable = self.request.tools.as_ref().is_some_and(|tools| tools.choice != ToolChoice::None);
-        let format = if callable { Some(format_of(self.text)?) } else { None };
-        let telling = |choice| Telling::new(choice, self.text, stop, out).with_calls(format);
+        let stop = Arc::new(StopStrings::new(&self.request.sampling.stop));
+        let calls = match self.request.tools.as_ref().filter(|tools| tools.choice != ToolChoice::None) {
+            Some(tools) => {
+                let names: Arc<[String]> = tools.definitions.iter().map(|tool| tool.name.clone()).collect();
+                Some((format_of(self.text)?, names))
+            }
+            None => None,
+        };
+        let telling = |choice| Telling::new(choice, self.text, stop.clone(), out).with_calls(calls.clone());
         try_join_all((0..).zip(all).map(|(choice, drawn)| telling(choice).tell(drawn))).await
     }
 }

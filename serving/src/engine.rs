@@ -2,12 +2,15 @@
 //!
 //! Each turn is one pass through the decoder: one token of every running answer, and one chunk of the oldest prompt that
 //! is still being read. A request joins between turns and leaves when it is done or when nobody listens. Memory for keys
-//! and values is promised in blocks; when it runs out, kept prefixes go first, then the youngest request gives way and is
-//! taken up again later, exactly where it was.
+//! and values is promised in blocks; when it runs out, kept prefixes go first, then a request gives way and is taken up
+//! again later, exactly where it was.
+//!
+//! Places and memory go to projects in turn ([`crate::turns`]). No project has all places; one that has none running gets
+//! one at once, from the project that has the most.
 
 use std::{
-    collections::VecDeque,
     sync::mpsc::{Receiver, Sender, channel},
+    time::Duration,
 };
 
 use attune_domain::bytes::Bytes;
@@ -21,8 +24,12 @@ use crate::{
     prefixes::{Prefixes, shared},
     residency::ResidentBudget,
     sequence::{Memory, Sequence, Work},
+    turns::{self, Turns},
 };
 
+
+/// A project has all places but one in so many.
+const OTHERS_SHARE: usize = 4;
 /// Tokens for which memory is promised at once.
 const BLOCK: usize = 256;
 /// The smallest memory that a cache takes, in tokens.
@@ -35,11 +42,16 @@ pub struct Limits {
     pub max_batch: usize,
     /// Memory for keys and values.
     pub kv_memory: Bytes,
+    /// How long a request waits for its first place.
+    pub max_wait: Duration,
 }
 
 /// Gives work to the engine.
 #[derive(Debug, Clone)]
-pub struct EngineHandle(Sender<Work>);
+pub struct EngineHandle {
+    queue: Sender<Work>,
+    context: usize,
+}
 
 impl EngineHandle {
     /// Puts a request into the queue; what becomes of it is said to its `out`.
@@ -47,7 +59,13 @@ impl EngineHandle {
     /// # Errors
     /// [`Failure::Internal`]: the engine has stopped.
     pub fn submit(&self, work: Work) -> Result<(), Failure> {
-        self.0.send(work).map_err(|_| Failure::Internal("the engine has stopped".into()))
+        self.queue.send(work).map_err(|_| Failure::Internal("the engine has stopped".into()))
+    }
+
+    /// Tokens that one request may have, by the model and by the memory.
+    #[must_use]
+    pub const fn context(&self) -> usize {
+        self.context
     }
 }
 
@@ -59,11 +77,13 @@ impl EngineHandle {
 pub fn start(decoder: Decoder, limits: Limits) -> std::io::Result<(EngineHandle, oneshot::Receiver<()>)> {
     let (sender, queue) = channel();
     let (alive, ended) = oneshot::channel();
+    let engine = Engine::new(decoder, limits);
+    let handle = EngineHandle { queue: sender, context: engine.context };
     std::thread::Builder::new().name("engine".into()).spawn(move || {
         let _alive = alive;
-        Engine::new(decoder, limits).run(&queue);
+        engine.run(&queue);
     })?;
-    Ok((EngineHandle(sender), ended))
+    Ok((handle, ended))
 }
 
 struct Engine {
@@ -74,8 +94,7 @@ struct Engine {
     token_bytes: u64,
     /// Tokens that one request may have, by the model and by the memory.
     context: usize,
-    /// The oldest in front; those that gave way stand before those that never ran.
-    waiting: VecDeque<Sequence>,
+    waiting: Turns,
     /// The oldest in front.
     running: Vec<Sequence>,
     prefixes: Prefixes,
@@ -89,7 +108,7 @@ impl Engine {
         let by_memory = if tokens < SMALLEST as u64 { 0 } else { tokens };
         let context = usize::try_from(by_memory.min(architecture.max_position_embeddings)).unwrap_or(usize::MAX);
         let budget = ResidentBudget::new(limits.kv_memory);
-        let (waiting, running, prefixes) = (VecDeque::new(), Vec::new(), Prefixes::default());
+        let (waiting, running, prefixes) = (Turns::default(), Vec::new(), Prefixes::default());
         Self { decoder, limits, budget, token_bytes, context, waiting, running, prefixes }
     }
 
@@ -119,24 +138,41 @@ impl Engine {
     }
 
     fn turn(&mut self) {
-        self.waiting.retain(|sequence| !sequence.is_abandoned());
         for at in (0..self.running.len()).rev() {
             if self.running[at].is_abandoned() {
                 self.leave(at);
             }
         }
+        let max_wait = self.limits.max_wait;
+        self.waiting.retain(&turns::running(&self.running), |sequence| {
+            let late = !sequence.has_started() && sequence.age() > max_wait;
+            if late {
+                sequence.fail(Failure::ReplicaBusy(format!(
+                    "no place was free within {} s, since others are being answered",
+                    max_wait.as_secs()
+                )));
+            }
+            !late && !sequence.is_abandoned()
+        });
         self.admit();
         self.make_room();
         let members = self.members();
+        for &at in &members {
+            let sequence = &self.running[at];
+            self.waiting.charge(sequence.project(), sequence.needs() - sequence.fed());
+        }
         for at in pass::advance(&self.decoder, &mut self.running, &members).into_iter().rev() {
             self.leave(at);
         }
     }
 
-    /// Who takes part in this turn, in order: every answer, and the first prompt that is still being read.
+    /// Who takes part in this turn, in order: every answer, and the first prompt that is still being read, of the project
+    /// that was served least.
     fn members(&self) -> Vec<usize> {
-        let first_reading = self.running.iter().position(Sequence::is_reading);
-        let takes_part = |at: &usize| !self.running[*at].is_reading() || Some(*at) == first_reading;
+        let reading = self.running.iter().enumerate().filter(|(_, sequence)| sequence.is_reading());
+        let first = reading.min_by_key(|(at, sequence)| (self.waiting.served(sequence.project()), *at));
+        let first = first.map(|(at, _)| at);
+        let takes_part = |at: &usize| !self.running[*at].is_reading() || Some(*at) == first;
         (0..self.running.len()).filter(takes_part).collect()
     }
 
@@ -148,26 +184,47 @@ impl Engine {
         }
     }
 
-    /// Lets waiting requests in, in order, while there is a place and memory.
+    /// Lets waiting requests in, by turns, while there is a place and memory.
     fn admit(&mut self) {
-        while self.running.len() < self.limits.max_batch {
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
+        let most = (self.limits.max_batch - self.limits.max_batch / OTHERS_SHARE).max(1);
+        loop {
+            let running = turns::running(&self.running);
+            let Some(mut sequence) = self.waiting.next(&running, most) else { return };
+            let has_none = !running.contains_key(sequence.project());
+            if self.running.len() >= self.limits.max_batch && !(has_none && self.give_place()) {
+                return self.waiting.push_front(sequence);
+            }
             match self.memory_for(&sequence) {
-                Ok(Some(memory)) => {
+                Ok(Some((memory, cached))) => {
                     sequence.memory = Some(memory);
+                    if !sequence.has_started() {
+                        sequence.cached = cached;
+                    }
                     self.running.push(sequence);
                 }
                 Ok(None) => {
                     self.waiting.push_front(sequence);
-                    return;
+                    if !(has_none && self.give_place()) {
+                        return;
+                    }
                 }
                 Err(failure) => sequence.fail(failure),
             }
         }
     }
 
-    /// Memory to begin with, holding what another request has read already; `None` if there is not enough now.
-    fn memory_for(&mut self, sequence: &Sequence) -> Result<Option<Memory>, Failure> {
+    /// Lets the project with the most running answers give one place up; `false` if none has several.
+    fn give_place(&mut self) -> bool {
+        let several = turns::running(&self.running).values().any(|count| *count > 1);
+        if several {
+            self.give_way();
+        }
+        several
+    }
+
+    /// Memory to begin with, holding what another request has read already, and how many tokens that is; `None` if there
+    /// is not enough now.
+    fn memory_for(&mut self, sequence: &Sequence) -> Result<Option<(Memory, usize)>, Failure> {
         let (has, end) = sequence.extent();
         // One that had to give way asks for more the next time, so that two do not push each other out for ever.
         let capacity = (has + BLOCK * (1 + sequence.interruptions)).min(end).max(SMALLEST);
@@ -181,12 +238,13 @@ impl Engine {
         };
         let failed = |e| Failure::Internal(chain(&e));
         let known = if sequence.wants_prompt_scores() { None } else { self.beginning(sequence).map_err(failed)? };
+        let cached = known.as_ref().map_or(0, KvCache::len);
         let mut cache = match known {
             Some(cache) => cache,
             None => self.decoder.new_cache(capacity).map_err(failed)?,
         };
         cache.grow_to(capacity).map_err(failed)?;
-        Ok(Some(Memory { cache, room }))
+        Ok(Some((Memory { cache, room }, cached)))
     }
 
     /// A copy of the longest beginning that a running or a kept prompt shares with this one.
@@ -208,14 +266,18 @@ impl Engine {
         Bytes((tokens as u64).saturating_mul(self.token_bytes))
     }
 
-    /// Sees to it that every running request has memory for its next step; the youngest give way if need be.
+    /// Sees to it that every running request has memory for its next step; some give way if need be.
     fn make_room(&mut self) {
         let mut at = 0;
         while at < self.running.len() {
             match self.grow(at) {
                 Ok(true) => at += 1,
                 Ok(false) if self.prefixes.forget_one() => {}
-                Ok(false) => self.give_way(),
+                Ok(false) => {
+                    if self.give_way().is_some_and(|gone| gone < at) {
+                        at -= 1;
+                    }
+                }
                 Err(failure) => self.running.remove(at).fail(failure),
             }
         }
@@ -239,13 +301,14 @@ impl Engine {
         Ok(true)
     }
 
-    /// The youngest goes back to the head of the queue, without its memory.
-    fn give_way(&mut self) {
-        if let Some(mut youngest) = self.running.pop() {
-            tracing::debug!(tokens = youngest.fed(), "memory is short: the youngest request gives way");
-            youngest.memory = None;
-            youngest.interruptions += 1;
-            self.waiting.push_front(youngest);
-        }
+    /// One goes back to the head of its project's queue, without its memory. Returns the place that it had.
+    fn give_way(&mut self) -> Option<usize> {
+        let at = turns::victim(&self.running)?;
+        let mut sequence = self.running.remove(at);
+        tracing::debug!(tokens = sequence.fed(), "a request gives way to others");
+        sequence.memory = None;
+        sequence.interruptions += 1;
+        self.waiting.push_front(sequence);
+        Some(at)
     }
 }

@@ -16,6 +16,23 @@ pub enum Failure {
         /// Tokens that prompt and answer may have together.
         limit: usize,
     },
+    /// The prompt is so long that its tokens need not be counted.
+    #[error(
+        "the prompt has {bytes} bytes, and {limit} tokens are the most that this model and its memory hold, the answer \
+         included"
+    )]
+    PromptBytes {
+        /// Of the text.
+        bytes: usize,
+        /// Tokens that prompt and answer may have together.
+        limit: usize,
+    },
+    /// The project has as many requests here as it may have, or they wait too long.
+    #[error("{0}")]
+    ProjectBusy(String),
+    /// Others have all places.
+    #[error("{0}")]
+    ReplicaBusy(String),
     /// The adapter cannot be had. The base's answer is never given in its place.
     #[error("the adapter {id} is not available: {why}")]
     Adapter {
@@ -48,10 +65,12 @@ impl Failure {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::ContextLength { .. } => "context_length_exceeded",
+            Self::ContextLength { .. } | Self::PromptBytes { .. } => "context_length_exceeded",
             Self::Adapter { .. } => "adapter_unavailable",
             Self::Prompt(_) | Self::EmptyPrompt => "invalid_prompt",
             Self::Request { .. } => "invalid_request",
+            Self::ProjectBusy(_) => "project_busy",
+            Self::ReplicaBusy(_) => "replica_busy",
             Self::Internal(_) => "internal",
         }
     }

@@ -1,17 +1,35 @@
 //! What an answer must look like, enforced while its tokens are drawn: JSON, JSON of a schema, calls of tools.
 //!
+//! Where a call and an answer of a schema both begin with a brace, the call is a schema too: the lexer takes as much as
+//! it can, so a call whose head were one literal would leave no way to an answer that begins alike.
+//!
 //! llguidance turns a grammar and a vocabulary into the set of tokens that may come next. Grammars are made on the
 //! caller's task, under llguidance's own limits of size and work; the engine's thread only asks for sets.
 
 use std::sync::{Arc, OnceLock};
 
 use attune_domain::serve::{Form, ToolChoice, Tools};
-use attune_text::{error::TextError, model::TextModel, tools::ToolFormat};
+use attune_text::{
+    error::{EncodeError, TextError},
+    model::TextModel,
+    tools::ToolFormat,
+};
 use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
 use serde_json::{Value, json};
 use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
 use crate::{adapters::chain, error::Failure};
+
+/// Work for the regular expressions of a grammar when it is made; 20 ms.
+const GRAMMAR_FUEL: u64 = 1_000_000;
+/// The largest grammar, in symbols.
+const GRAMMAR_SYMBOLS: usize = 100_000;
+/// The most states of an answer's lexer; each takes one or two kB.
+const LEXER_STATES: usize = 20_000;
+/// Work for the regular expressions of one draw; 14 ms.
+const DRAW_FUEL: u64 = 200_000;
+/// Work for the rules of one draw; 3 ms.
+const DRAW_ITEMS: usize = 50_000;
 
 /// White space between JSON's tokens: at most one space, so that no model spends its answer on it.
 const WHITE_SPACE: &str = " ";
@@ -77,7 +95,13 @@ fn factory(text: &TextModel, vocabulary: usize) -> Result<ParserFactory, String>
     let env = vocabulary_of(text, vocabulary).map_err(|error| chain(&error))?;
     let mut factory = ParserFactory::new_simple(&env).map_err(|error| format!("{error:#}"))?;
     factory.quiet();
-    factory.limits_mut().verbose_errors = false;
+    let limits = factory.limits_mut();
+    limits.verbose_errors = false;
+    limits.initial_lexer_fuel = GRAMMAR_FUEL;
+    limits.max_grammar_size = GRAMMAR_SYMBOLS;
+    limits.max_lexer_states = LEXER_STATES;
+    limits.step_lexer_fuel = DRAW_FUEL;
+    limits.step_max_items = DRAW_ITEMS;
     Ok(factory)
 }
 
@@ -153,13 +177,9 @@ impl Calls {
 /// How the model writes calls.
 ///
 /// # Errors
-/// [`Failure::Request`]: it does not.
+/// [`Failure::Prompt`]: the model is not made for chat.
 pub(crate) fn format_of(text: &TextModel) -> Result<ToolFormat, Failure> {
-    let format = text.template().and_then(ToolFormat::of);
-    format.ok_or_else(|| Failure::Request {
-        param: "tools",
-        why: "Unsupported 'tools': the model's chat template takes no tools, or in a way that is not known here".into(),
-    })
+    text.template().map(ToolFormat::of).ok_or(Failure::Prompt(EncodeError::NoTemplate))
 }
 
 /// The grammar of an answer; `None`: it is free.
@@ -190,11 +210,16 @@ fn call_rules(format: ToolFormat, opening: Option<u32>, tools: &Tools) -> String
     let wanted = tools.definitions.iter().enumerate().filter(|(_, tool)| tools.choice.admits(&tool.name));
     let (mut names, mut rules) = (Vec::new(), String::new());
     for (number, tool) in wanted {
-        let head = format!("{{\"name\": {}, \"{}\": ", Value::from(tool.name.as_str()), format.arguments_key());
-        rules += &format!("call_{number}: {} arguments_{number} \"}}\"\n", quoted(&head));
         let any = json!({"type": "object"});
         let schema = tool.parameters.as_ref().unwrap_or(&any);
-        rules += &json_rule(&format!("arguments_{number}"), schema, tool.strict);
+        if format.is_bare() {
+            let call = call_schema(&tool.name, format.arguments_key(), schema);
+            rules += &json_rule(&format!("call_{number}"), &call, tool.strict);
+        } else {
+            let head = format!("{{\"name\": {}, \"{}\": ", Value::from(tool.name.as_str()), format.arguments_key());
+            rules += &format!("call_{number}: {} arguments_{number} \"}}\"\n", quoted(&head));
+            rules += &json_rule(&format!("arguments_{number}"), schema, tool.strict);
+        }
         names.push(format!("call_{number}"));
     }
     let open = opening.map_or_else(|| quoted(format.opening()), |id| format!("<[{id}]>"));
@@ -207,10 +232,42 @@ fn call_rules(format: ToolFormat, opening: Option<u32>, tools: &Tools) -> String
             let rest = format!("marked{}", more(&format!(" (\"\\n\" {open} marked)*")));
             format!("{}{marked}", behind(format, opening, &open, &rest))
         }
-        ToolFormat::Llama => "calls: call\nfree: call | /(?s:[^{].*)/\n".to_owned(),
+        ToolFormat::Llama | ToolFormat::Generic => "calls: call\nfree: call | /(?s:[^{].*)/\n".to_owned(),
         ToolFormat::Mistral => behind(format, opening, &open, &format!("\"[\" call{} \"]\"", more(" (\", \" call)*"))),
     };
     format!("{calls}call: {}\n{rules}", names.join(" | "))
+}
+
+/// The schema of a call as a whole.
+fn call_schema(name: &str, key: &str, arguments: &Value) -> Value {
+    let mut arguments = arguments.clone();
+    let root = format!("#/properties/{key}");
+    move_references(&mut arguments, &root);
+    json!({
+        "type": "object",
+        "properties": {"name": {"const": name}, key: arguments},
+        "required": ["name", key],
+        "additionalProperties": false,
+    })
+}
+
+/// Makes a schema's references to its own parts point into a larger schema, in which it stands at `root`.
+fn move_references(schema: &mut Value, root: &str) {
+    match schema {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(target) if name == "$ref" && (target == "#" || target.starts_with("#/")) => {
+                        target.replace_range(..1, root);
+                    }
+                    _ if matches!(name.as_str(), "const" | "enum" | "default" | "examples") => {}
+                    _ => move_references(value, root),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| move_references(item, root)),
+        _ => {}
+    }
 }
 
 /// What stands behind `open`, alone or after text. A lexeme takes all that it can, so an opening that is text ends the

@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 
-use crate::{adapters::Adapters, answer::answer, engine::EngineHandle};
+use crate::{adapters::Adapters, admission::Admission, answer::answer, engine::EngineHandle};
 
 /// A request's length at most. The platform has smaller limits of its own.
 const MAX_BODY: usize = 32 << 20;
@@ -43,6 +43,8 @@ pub struct App {
     pub adapters: Adapters,
     /// The engine.
     pub engine: EngineHandle,
+    /// Who may come in.
+    pub admission: Arc<Admission>,
     /// Requests that are being answered.
     pub requests: TaskTracker,
     /// How many they are.
@@ -72,7 +74,7 @@ async fn only_the_platform(State(app): State<Arc<App>>, request: Request, next: 
 async fn generate(State(app): State<Arc<App>>, Json(request): Json<GenerateRequest>) -> Response {
     let (out, events) = mpsc::channel(EVENTS_AHEAD);
     let counted = Counted::new(app.clone());
-    app.requests.spawn(async move { answer(&counted.0.adapters, &counted.0.engine, request, out).await });
+    app.requests.spawn(async move { answer(&counted.0, request, out).await });
     let lines = ReceiverStream::new(events).map(|event| Ok::<_, Infallible>(line(&event)));
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }

@@ -4,6 +4,7 @@
 //! the answer's tokens together with everybody else's, [`answer`] turns them into text. Suggested order of reading:
 
 pub mod adapters;
+pub mod admission;
 pub mod answer;
 pub mod config;
 pub mod engine;
@@ -19,3 +20,4 @@ pub mod scores;
 pub mod sequence;
 pub mod stop;
 mod telling;
+mod turns;

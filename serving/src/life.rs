@@ -36,6 +36,8 @@ use crate::{
 
 /// How long running requests may take to finish when the replica is told to end.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a request waits for its first place.
+const MOST_WAIT: Duration = Duration::from_secs(120);
 
 /// Serves until told to end.
 ///
@@ -153,12 +155,13 @@ async fn open_and_serve(
         text: Arc::new(text),
         grammars: Arc::new(Grammars::new(usize::try_from(decoder.architecture().vocab_size).unwrap_or(0))),
     };
-    let limits = Limits { max_batch: usize::from(config.max_batch), kv_memory: half };
+    let limits = Limits { max_batch: usize::from(config.max_batch), kv_memory: half, max_wait: MOST_WAIT };
     let (engine, ended) = engine::start(decoder, limits)?;
     let app = Arc::new(App {
         token: config.token.clone(),
         adapters: Adapters::new(source, ResidentBudget::new(half)),
         engine,
+        admission: Arc::default(),
         requests: TaskTracker::new(),
         active: 0.into(),
     });

@@ -3,7 +3,10 @@
 //! The cache may be taken away when memory is short. The tokens stay, and are fed again later just as they were the first
 //! time: the prompt in the same chunks, drawn tokens one by one. So the answer goes on as if nothing had happened.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use attune_domain::serve::{AdapterKey, FinishReason};
 use attune_model::{adapter::LoraAdapter, decoder::Step, kv_cache::KvCache};
@@ -24,8 +27,10 @@ pub const CHUNK: usize = 128;
 
 /// What the engine is asked to do.
 pub struct Work {
+    /// Whose it is.
+    pub project: Arc<str>,
     /// Not empty.
-    pub prompt: Vec<u32>,
+    pub prompt: Arc<[u32]>,
     /// `None`: the base itself.
     pub lease: Option<Lease>,
     /// Draws the tokens.
@@ -51,6 +56,8 @@ pub enum Drawn {
     Started {
         /// One for each of its tokens, if they were asked for.
         scores: Vec<TokenScore>,
+        /// How many of its tokens were taken over from another request.
+        cached: usize,
     },
     /// The next token of the answer.
     Token {
@@ -79,28 +86,59 @@ pub(crate) struct Memory {
 /// A request that waits or runs.
 pub(crate) struct Sequence {
     work: Work,
-    /// The prompt and what was drawn.
-    tokens: Vec<u32>,
-    /// `tokens` is never longer.
+    /// What was drawn.
+    drawn: Vec<u32>,
+    /// Prompt and drawn tokens are never more.
     end: usize,
     /// Only while it runs.
     pub(crate) memory: Option<Memory>,
     /// How often its memory was taken away.
     pub(crate) interruptions: usize,
     started: bool,
+    /// How many of the prompt's tokens were taken over from another request.
+    pub(crate) cached: usize,
+    /// When it came.
+    since: Instant,
     /// Of the prompt's tokens, as far as they were read.
     prompt_scores: Vec<TokenScore>,
 }
 
 impl Sequence {
     /// A request to be answered, with at most `limit` tokens, the prompt counted.
-    pub(crate) fn new(mut work: Work, limit: usize) -> Self {
-        let tokens = std::mem::take(&mut work.prompt);
+    pub(crate) fn new(work: Work, limit: usize) -> Self {
         let wanted = work.max_tokens.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
-        let end = tokens.len().saturating_add(wanted).min(limit);
-        work.prompt = tokens.clone();
-        let prompt_scores = tokens.iter().take(1).map(|id| TokenScore::of_first(*id)).collect();
-        Self { work, tokens, end, memory: None, interruptions: 0, started: false, prompt_scores }
+        let end = work.prompt.len().saturating_add(wanted).min(limit);
+        let prompt_scores = work.prompt.first().map(|id| TokenScore::of_first(*id)).into_iter().collect();
+        Self {
+            work,
+            drawn: Vec::new(),
+            end,
+            memory: None,
+            interruptions: 0,
+            started: false,
+            cached: 0,
+            since: Instant::now(),
+            prompt_scores,
+        }
+    }
+
+    pub(crate) fn project(&self) -> &Arc<str> {
+        &self.work.project
+    }
+
+    /// Its prompt is read, and it has waited for its first place no longer.
+    pub(crate) const fn has_started(&self) -> bool {
+        self.started
+    }
+
+    /// How long ago it came.
+    pub(crate) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Tokens of the prompt and the answer.
+    fn len(&self) -> usize {
+        self.work.prompt.len() + self.drawn.len()
     }
 
     /// Nobody waits for the answer any more.
@@ -131,7 +169,7 @@ impl Sequence {
 
     /// How many tokens it has, and may come to have.
     pub(crate) fn extent(&self) -> (usize, usize) {
-        (self.tokens.len(), self.end)
+        (self.len(), self.end)
     }
 
     /// The tokens that go in next.
@@ -148,7 +186,7 @@ impl Sequence {
 
     /// The next step leads to a token that is not known yet.
     pub(crate) fn draws_next(&self) -> bool {
-        self.next().end == self.tokens.len()
+        self.next().end == self.len()
     }
 
     /// The prompt's tokens must all be read here, so that each is scored.
@@ -179,7 +217,14 @@ impl Sequence {
     pub(crate) fn step<'a>(&'a mut self, adapter: Option<&'a LoraAdapter>) -> Option<Step<'a>> {
         let (next, every) = (self.next(), self.wants_prompt_scores());
         let cache = &mut self.memory.as_mut()?.cache;
-        Some(Step { ids: &self.tokens[next], cache, adapter, every })
+        // A step is never of both: the prompt's last chunk ends with the prompt.
+        let prompt = self.work.prompt.len();
+        let ids = if next.end <= prompt {
+            &self.work.prompt[next]
+        } else {
+            &self.drawn[next.start - prompt..next.end - prompt]
+        };
+        Some(Step { ids, cache, adapter, every })
     }
 
     /// Draws the next token; `true` if that was the last.
@@ -187,9 +232,9 @@ impl Sequence {
         if !self.started {
             self.started = true;
             let scores = if self.work.prompt_scores { std::mem::take(&mut self.prompt_scores) } else { Vec::new() };
-            self.say(Drawn::Started { scores });
+            self.say(Drawn::Started { scores, cached: self.cached });
         }
-        if self.tokens.len() >= self.end {
+        if self.len() >= self.end {
             self.say(Drawn::End { reason: FinishReason::Length, end_token: false });
             return true;
         }
@@ -204,7 +249,7 @@ impl Sequence {
             self.say(Drawn::End { reason: FinishReason::Stop, end_token: true });
             return true;
         }
-        self.tokens.push(token);
+        self.drawn.push(token);
         let score = self.work.scores.map(|top| TokenScore::new(logits, token, top));
         self.say(Drawn::Token { id: token, score });
         if let Some(constraint) = &mut self.work.constraint {
@@ -220,7 +265,7 @@ impl Sequence {
                 }
             }
         }
-        let full = self.tokens.len() >= self.end;
+        let full = self.len() >= self.end;
         if full {
             self.say(Drawn::End { reason: FinishReason::Length, end_token: false });
         }

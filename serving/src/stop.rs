@@ -1,12 +1,31 @@
 //! Where an answer ends in its text: stop strings, found across the borders of tokens.
 //!
 //! Text goes in as it becomes whole and comes out as soon as no stop string can begin in it. Bytes that are not yet a
-//! character never come this far: the detokenizer holds them back.
+//! character never come this far: the detokenizer holds them back. Each byte is looked at once for each stop string,
+//! however long that is (Knuth, Morris, Pratt), and all answers to a request share one copy of the strings.
+//!
+//! Source: Knuth, Morris, Pratt, "Fast Pattern Matching in Strings", SIAM J. Comput. 6(2), 1977.
+
+use std::sync::Arc;
+
+/// The stop strings of a request, with their failure tables.
+#[derive(Debug, Default)]
+pub struct StopStrings(Vec<Pattern>);
+
+/// A stop string.
+#[derive(Debug)]
+struct Pattern {
+    bytes: Vec<u8>,
+    /// For each length of a beginning: the length of the longest shorter beginning that also ends it.
+    failure: Vec<usize>,
+}
 
 /// Looks for stop strings in a text that comes in pieces.
 #[derive(Debug, Clone)]
 pub struct StopScanner {
-    stops: Vec<String>,
+    stops: Arc<StopStrings>,
+    /// How many bytes of each stop string the text ends with.
+    matched: Vec<usize>,
     held: String,
 }
 
@@ -19,24 +38,68 @@ pub struct Scanned {
     pub stopped: bool,
 }
 
-impl StopScanner {
+impl StopStrings {
     /// Empty stop strings are left out: they would end every answer before its first letter.
     #[must_use]
     pub fn new(stops: &[String]) -> Self {
-        Self { stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(), held: String::new() }
+        Self(stops.iter().filter(|stop| !stop.is_empty()).map(|stop| Pattern::new(stop)).collect())
+    }
+}
+
+impl Pattern {
+    fn new(text: &str) -> Self {
+        let bytes = text.as_bytes().to_vec();
+        let mut pattern = Self { failure: vec![0; bytes.len() + 1], bytes };
+        let mut length = 0;
+        for at in 1..pattern.bytes.len() {
+            length = pattern.next(length, pattern.bytes[at]);
+            pattern.failure[at + 1] = length;
+        }
+        pattern
+    }
+
+    /// How many bytes of the pattern a text ends with, after `byte` was added to one that ended with `matched` of them.
+    fn next(&self, mut matched: usize, byte: u8) -> usize {
+        loop {
+            if self.bytes.get(matched) == Some(&byte) {
+                return matched + 1;
+            }
+            if matched == 0 {
+                return 0;
+            }
+            matched = self.failure[matched];
+        }
+    }
+}
+
+impl StopScanner {
+    /// A scanner that has seen nothing.
+    #[must_use]
+    pub fn new(stops: Arc<StopStrings>) -> Self {
+        Self { matched: vec![0; stops.0.len()], stops, held: String::new() }
     }
 
     /// Takes the next piece. Of several stop strings the first to be complete counts, so the cut does not depend on how
-    /// the text was cut into pieces.
+    /// the text was cut into pieces; of those that are complete together, the longest.
     pub fn push(&mut self, piece: &str) -> Scanned {
         let seen = self.held.len();
         self.held.push_str(piece);
-        if let Some(start) = self.first_stop(seen) {
-            let mut text = std::mem::take(&mut self.held);
-            text.truncate(start);
-            return Scanned { text, stopped: true };
+        for (at, byte) in (seen + 1..).zip(piece.bytes()) {
+            let mut complete = 0;
+            for (pattern, matched) in self.stops.0.iter().zip(&mut self.matched) {
+                *matched = pattern.next(*matched, byte);
+                if *matched == pattern.bytes.len() {
+                    complete = complete.max(*matched);
+                }
+            }
+            if complete > 0 {
+                let mut text = std::mem::take(&mut self.held);
+                text.truncate(at - complete);
+                return Scanned { text, stopped: true };
+            }
         }
-        let free = self.held.len() - self.beginning_of_a_stop();
+        // A stop string begins with a whole character, and the text ends with one: so does what may be its beginning.
+        let free = self.held.len() - self.matched.iter().max().unwrap_or(&0);
         let rest = self.held.split_off(free);
         Scanned { text: std::mem::replace(&mut self.held, rest), stopped: false }
     }
@@ -45,24 +108,6 @@ impl StopScanner {
     #[must_use]
     pub fn finish(self) -> String {
         self.held
-    }
-
-    /// Where the stop string begins that ends first; it ends behind `seen`. Of those that end together, the longest.
-    fn first_stop(&self, seen: usize) -> Option<usize> {
-        let end_of = |stop: &String| {
-            let from = self.held.floor_char_boundary(seen.saturating_sub(stop.len()));
-            self.held[from..].find(stop.as_str()).map(|at| (from + at + stop.len(), from + at))
-        };
-        self.stops.iter().filter_map(end_of).min().map(|(_, start)| start)
-    }
-
-    /// The length of the longest end of the held text that begins a stop string.
-    fn beginning_of_a_stop(&self) -> usize {
-        let begins = |stop: &String| {
-            let ends = stop.char_indices().map(|(at, _)| at).filter(|at| *at > 0);
-            ends.filter(|&end| self.held.ends_with(&stop[..end])).max()
-        };
-        self.stops.iter().filter_map(begins).max().unwrap_or(0)
     }
 }
 
@@ -74,7 +119,7 @@ mod tests {
 
     fn run(stops: &[&str], pieces: &[&str]) -> (Vec<String>, bool) {
         let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
-        let mut scanner = StopScanner::new(&stops);
+        let mut scanner = StopScanner::new(Arc::new(StopStrings::new(&stops)));
         let mut out = Vec::new();
         for piece in pieces {
             let scanned = scanner.push(piece);
@@ -98,6 +143,8 @@ mod tests {
             (vec!["é"], vec!["caf", "é!"], vec!["caf", ""], true),
             (vec!["abcd", "bc"], vec!["ab", "c", "d"], vec!["", "a"], true),
             (vec![], vec!["any", "thing"], vec!["any", "thing", ""], false),
+            (vec!["bcd", "cd"], vec!["abc", "d"], vec!["a", ""], true),
+            (vec!["abab"], vec!["ababa"], vec![""], true),
         ] {
             assert_eq!(run(&stops, &pieces), (want.iter().map(ToString::to_string).collect(), stopped), "{stops:?}");
         }
@@ -127,5 +174,23 @@ mod tests {
             prop_assert_eq!(stopped, at.is_some());
             prop_assert_eq!(out.concat(), &text[..at.unwrap_or(text.len())]);
         }
+    }
+
+    /// Eight answers over four long strings that keep nearly matching. Looking through each string again at each piece
+    /// took minutes; so many strings in so many copies, 256 MB.
+    #[test]
+    fn attack_a06_long_stop_strings_cost_one_copy_and_one_look_at_each_byte() {
+        let stops: Vec<String> = (0..4).map(|n| "a".repeat(2_000_000 + n) + "b").collect();
+        let began = std::time::Instant::now();
+        let shared = Arc::new(StopStrings::new(&stops));
+        for _ in 0..8 {
+            let mut scanner = StopScanner::new(shared.clone());
+            for _ in 0..1000 {
+                assert_eq!(scanner.push("aaaa"), Scanned { text: String::new(), stopped: false });
+            }
+            assert_eq!(scanner.push("c").text.len(), 4001);
+        }
+        assert_eq!(Arc::strong_count(&shared), 1);
+        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
     }
 }

@@ -1,18 +1,25 @@
 //! One answer's tokens turned into events: whole characters, nothing of a stop string, and with each text the tokens that
 //! it is of, if their log-probabilities were asked for. Calls of tools are told as such, and not as text.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use attune_domain::serve::{FinishReason, GenerateEvent, Likely, Scored};
 use attune_text::{
+    detokenizer::Detokenizer,
     error::TextError,
     model::TextModel,
-    tokenizer::{Detokenizer, Tokenizer},
+    tokenizer::Tokenizer,
     tools::{Found, ToolFormat, ToolScanner},
 };
 use tokio::sync::mpsc;
 
-use crate::{adapters::chain, error::Failure, scores::TokenScore, sequence::Drawn, stop::StopScanner};
+use crate::{
+    adapters::chain,
+    error::Failure,
+    scores::TokenScore,
+    sequence::Drawn,
+    stop::{StopScanner, StopStrings},
+};
 
 /// What came of an answer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,17 +57,22 @@ struct Calls {
 }
 
 impl<'a> Telling<'a> {
-    pub(crate) fn new(choice: u32, text: &'a TextModel, stop: &[String], out: &'a mpsc::Sender<GenerateEvent>) -> Self {
+    pub(crate) fn new(
+        choice: u32,
+        text: &'a TextModel,
+        stop: Arc<StopStrings>,
+        out: &'a mpsc::Sender<GenerateEvent>,
+    ) -> Self {
         let tokenizer = text.tokenizer();
         let (letters, stops) = (Detokenizer::new(tokenizer), StopScanner::new(stop));
         Self { choice, tokenizer, letters, stops, out, untold: VecDeque::new(), known: 0, told: 0, calls: None }
     }
 
-    /// Looks for calls that are written in this way.
-    pub(crate) fn with_calls(mut self, format: Option<ToolFormat>) -> Self {
-        self.calls = format.map(|format| Calls {
+    /// Looks for calls that are written in this way, of tools of these names.
+    pub(crate) fn with_calls(mut self, calls: Option<(ToolFormat, Arc<[String]>)>) -> Self {
+        self.calls = calls.map(|(format, names)| Calls {
             format,
-            scanner: ToolScanner::new(format),
+            scanner: ToolScanner::new(format, names),
             opening: self.tokenizer.id_of(format.opening()).filter(|id| self.tokenizer.is_special(*id)),
             count: 0,
         });
@@ -88,7 +100,7 @@ impl<'a> Telling<'a> {
                 }
                 Some(Drawn::End { reason, end_token }) => {
                     told.tokens += u64::from(end_token);
-                    let stopped = self.end().await?;
+                    let stopped = self.end().await;
                     let reason = if stopped { FinishReason::Stop } else { reason };
                     let ended = reason == FinishReason::Stop && self.called();
                     self.finished(if ended { FinishReason::ToolCalls } else { reason }).await;
@@ -108,7 +120,7 @@ impl<'a> Telling<'a> {
         if let Some(calls) = self.calls.as_ref().filter(|calls| calls.opening == Some(id)) {
             let opening = calls.format.opening();
             let letters = std::mem::replace(&mut self.letters, Detokenizer::new(self.tokenizer));
-            let before = letters.finish().map_err(failed)?.unwrap_or_default();
+            let before = letters.finish().unwrap_or_default();
             return Ok(self.piece(&before).await || self.piece(opening).await);
         }
         let Some(piece) = self.letters.push(id).map_err(failed)? else { return Ok(false) };
@@ -116,23 +128,23 @@ impl<'a> Telling<'a> {
     }
 
     /// No token follows; `true` if a stop string came at last.
-    async fn end(&mut self) -> Result<bool, Failure> {
+    async fn end(&mut self) -> bool {
         let letters = std::mem::replace(&mut self.letters, Detokenizer::new(self.tokenizer));
-        let rest = letters.finish().map_err(failed)?.unwrap_or_default();
+        let rest = letters.finish().unwrap_or_default();
         let stopped = self.piece(&rest).await;
         if !stopped {
-            let held = std::mem::replace(&mut self.stops, StopScanner::new(&[])).finish();
+            let held = std::mem::replace(&mut self.stops, StopScanner::new(Arc::default())).finish();
             let tokens = std::mem::take(&mut self.untold).into_iter().map(|(_, token)| token).collect();
             self.say_text(held, tokens).await;
         }
         self.end_calls().await;
-        Ok(stopped)
+        stopped
     }
 
     /// Tells what was held back since it might have become a call.
     async fn end_calls(&mut self) {
         if let Some(calls) = &mut self.calls {
-            let scanner = std::mem::replace(&mut calls.scanner, ToolScanner::new(calls.format));
+            let scanner = std::mem::replace(&mut calls.scanner, ToolScanner::new(calls.format, Arc::default()));
             self.say_found(scanner.finish(), Vec::new()).await;
         }
     }

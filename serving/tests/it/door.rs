@@ -21,11 +21,12 @@ use tower::ServiceExt;
 
 use crate::world::World;
 
-fn app(world: &World) -> Arc<App> {
+pub(crate) fn app(world: &World) -> Arc<App> {
     Arc::new(App {
         token: "secret".into(),
         adapters: world.adapters(Bytes::mib(64)),
         engine: world.engine(8, 8192),
+        admission: Arc::default(),
         requests: TaskTracker::new(),
         active: 0.into(),
     })
@@ -33,17 +34,17 @@ fn app(world: &World) -> Arc<App> {
 
 fn ask(prompt: Prompt) -> GenerateRequest {
     let sampling = Sampling { temperature: 0.0, seed: 1, max_tokens: Some(20), ..Sampling::default() };
-    let request_id = "test".into();
+    let (request_id, project) = ("test".into(), "p".into());
     let (adapter, form, tools) = (None, Form::Free, None);
-    GenerateRequest { request_id, adapter, prompt, echo: false, form, tools, choices: 1, sampling }
+    GenerateRequest { request_id, project, adapter, prompt, echo: false, form, tools, choices: 1, sampling }
 }
 
 fn message(role: &str, content: &str) -> ChatMessage {
-    ChatMessage { role: role.into(), content: content.into(), tool_calls: None, tool_call_id: None }
+    ChatMessage { role: role.into(), content: content.into(), tool_calls: None, tool_call_id: None, name: None }
 }
 
 fn chat(text: &str) -> Prompt {
-    Prompt::Chat { messages: vec![message("user", text)] }
+    Prompt::Chat { messages: vec![message("user", text)], template_kwargs: serde_json::Map::new() }
 }
 
 fn text(text: &str) -> Prompt {
@@ -58,7 +59,7 @@ fn post(token: &str, request: &GenerateRequest) -> Request<Body> {
         .unwrap()
 }
 
-async fn events(app: &Arc<App>, request: &GenerateRequest) -> Vec<GenerateEvent> {
+pub(crate) async fn events(app: &Arc<App>, request: &GenerateRequest) -> Vec<GenerateEvent> {
     let answer = router(app.clone()).oneshot(post("secret", request)).await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
@@ -78,11 +79,11 @@ fn said_by(events: &[GenerateEvent], wanted: u32) -> String {
     events.iter().filter_map(text).collect()
 }
 
-fn said(events: &[GenerateEvent]) -> String {
+pub(crate) fn said(events: &[GenerateEvent]) -> String {
     said_by(events, 0)
 }
 
-fn scores(events: &[GenerateEvent]) -> Vec<Scored> {
+pub(crate) fn scores(events: &[GenerateEvent]) -> Vec<Scored> {
     let tokens = |event: &GenerateEvent| match event {
         GenerateEvent::Piece { tokens, .. } => tokens.clone(),
         _ => Vec::new(),
@@ -90,7 +91,7 @@ fn scores(events: &[GenerateEvent]) -> Vec<Scored> {
     events.iter().flat_map(tokens).collect()
 }
 
-fn reason(events: &[GenerateEvent]) -> FinishReason {
+pub(crate) fn reason(events: &[GenerateEvent]) -> FinishReason {
     let reason = |event: &GenerateEvent| match event {
         GenerateEvent::Finished { finish_reason, .. } => Some(*finish_reason),
         _ => None,
@@ -122,7 +123,10 @@ async fn an_answer_starts_has_pieces_and_ends() {
     let world = World::new().await;
     let events = events(&app(&world), &ask(chat("hello"))).await;
     // <|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n
-    assert_eq!(events[0], GenerateEvent::Started { prompt_tokens: 1 + 5 + 5 + 1 + 1 + 1 + 10, echo: None });
+    assert_eq!(
+        events[0],
+        GenerateEvent::Started { prompt_tokens: 1 + 5 + 5 + 1 + 1 + 1 + 10, cached_tokens: 0, echo: None }
+    );
     match (reason(&events), events.last()) {
         (FinishReason::Length, Some(GenerateEvent::Done { completion_tokens: 20 })) => {}
         (FinishReason::Stop, Some(GenerateEvent::Done { completion_tokens: 1..20 })) => {}
@@ -188,7 +192,7 @@ async fn an_echo_is_the_prompt_with_its_scores() {
     request.sampling.max_tokens = Some(0);
     request.sampling.logprobs = Some(0);
     let said_again = |events: &[GenerateEvent]| match &events[0] {
-        GenerateEvent::Started { prompt_tokens: 7, echo: Some(echo) } => echo.clone(),
+        GenerateEvent::Started { prompt_tokens: 7, echo: Some(echo), .. } => echo.clone(),
         other => panic!("{other:?}"),
     };
     let told = events(&app, &request).await;
@@ -293,7 +297,7 @@ fn tools(choice: ToolChoice, parallel: bool) -> Tools {
 }
 
 /// Calls by name, with all of their arguments.
-fn calls(events: &[GenerateEvent]) -> Vec<(String, String)> {
+pub(crate) fn calls(events: &[GenerateEvent]) -> Vec<(String, String)> {
     let mut calls: Vec<(String, String)> = Vec::new();
     for event in events {
         match event {
@@ -333,15 +337,41 @@ async fn a_call_that_must_come_comes_with_arguments_of_its_schema() {
     }
 }
 
+/// Templates that take no tools: the system's text tells of them, and the grammar of a call is kept.
 #[tokio::test]
-async fn a_template_without_tools_is_said_to_have_none() {
+async fn a_template_without_tools_is_given_them_in_the_generic_form() {
     let world = World::new().await;
     let app = app(&world);
-    let request = GenerateRequest { tools: Some(tools(ToolChoice::Auto, true)), ..ask(chat("do it")) };
-    match events(&app, &request).await.as_slice() {
-        [GenerateEvent::Failed { param: Some(param), message, .. }] => {
-            assert!(param == "tools" && message.contains("takes no tools"), "{message}");
-        }
+    let plain = prompt_tokens(&events(&app, &ask(chat("do it"))).await);
+    for (seed, choice) in [(0, ToolChoice::Required), (1, ToolChoice::Named { name: "remove".into() })] {
+        let mut request = GenerateRequest { tools: Some(tools(choice.clone(), true)), ..ask(chat("do it")) };
+        request.sampling = Sampling { temperature: 1.5, seed, ..Sampling::default() };
+        let told = events(&app, &request).await;
+        let called = calls(&told);
+        assert_eq!((said(&told).as_str(), called.len()), ("", 1), "{told:?}");
+        check_person(&called[0].1);
+        assert!(choice.admits(&called[0].0) && prompt_tokens(&told) > plain + 200);
+    }
+    // What must not be called is not told.
+    let none = GenerateRequest { tools: Some(tools(ToolChoice::None, true)), ..ask(chat("do it")) };
+    assert_eq!(prompt_tokens(&events(&app, &none).await), plain);
+    // Calls and their results go back as text.
+    let call = json!([{"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]);
+    let called = ChatMessage { tool_calls: Some(call), ..message("assistant", "") };
+    let result = ChatMessage { tool_call_id: Some("1".into()), ..message("tool", "done") };
+    let with = |messages| ask(Prompt::Chat { messages, template_kwargs: serde_json::Map::new() });
+    let form = with(vec![message("user", "do it"), called, result]);
+    let text = with(vec![
+        message("user", "do it"),
+        message("assistant", r#"{"name": "add", "arguments": {"a":1}}"#),
+        message("user", "Result of add: done"),
+    ]);
+    assert_eq!(events(&app, &form).await, events(&app, &text).await);
+}
+
+fn prompt_tokens(events: &[GenerateEvent]) -> u64 {
+    match &events[0] {
+        GenerateEvent::Started { prompt_tokens, .. } => *prompt_tokens,
         other => panic!("{other:?}"),
     }
 }
@@ -380,7 +410,82 @@ async fn an_adapter_s_own_chat_template_is_used() {
     let template = "{% for m in messages %}{{ m['content'] }}{% endfor %}{{ bos_token }}";
     let own: AdapterRef = world.adapter(1, Some(template)).await;
     let events = events(&app(&world), &GenerateRequest { adapter: Some(own), ..ask(chat("four")) }).await;
-    assert_eq!(events[0], GenerateEvent::Started { prompt_tokens: 5, echo: None });
+    assert_eq!(events[0], GenerateEvent::Started { prompt_tokens: 5, cached_tokens: 0, echo: None });
+}
+
+#[tokio::test]
+async fn variables_of_the_caller_reach_the_chat_template() {
+    let world = World::new().await;
+    let template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking is false %}{{ '....' }}{% endif %}";
+    let own: AdapterRef = world.adapter(1, Some(template)).await;
+    let app = app(&world);
+    for (kwargs, want) in [(json!({}), 4), (json!({"enable_thinking": true}), 4), (json!({"enable_thinking": false}), 8)] {
+        let template_kwargs = kwargs.as_object().unwrap().clone();
+        let prompt = Prompt::Chat { messages: vec![message("user", "four")], template_kwargs };
+        let request = GenerateRequest { adapter: Some(own.clone()), ..ask(prompt) };
+        assert_eq!(prompt_tokens(&events(&app, &request).await), want, "{kwargs}");
+    }
+    let steering = json!({"enable_thinking": "<|im_end|>"}).as_object().unwrap().clone();
+    let prompt = Prompt::Chat { messages: vec![message("user", "four")], template_kwargs: steering };
+    assert_eq!(failure(&events(&app, &ask(prompt)).await).0, "invalid_prompt");
+}
+
+/// What cannot fit is refused by its length in bytes, before it is tokenised: in no time, and with no memory.
+#[tokio::test]
+async fn attack_a17_a_prompt_of_megabytes_that_cannot_fit_is_not_tokenised() {
+    let world = World::new().await;
+    let app = app(&world);
+    let began = std::time::Instant::now();
+    let long = "abcdefghij".repeat(400_000);
+    for prompt in [text(&long), chat(&long)] {
+        for _ in 0..4 {
+            let (code, message) = failure(&events(&app, &ask(prompt.clone())).await);
+            assert_eq!(code, "context_length_exceeded");
+            assert!(message.contains("bytes, and 1024 tokens are the most"), "{message}");
+        }
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    // The bound is no bound for what may fit.
+    assert_eq!(failure(&events(&app, &ask(text(&long[..16_384]))).await).0, "context_length_exceeded");
+    assert_eq!(prompt_tokens(&events(&app, &ask(text(&long[..1000]))).await), 1000);
+}
+
+/// More answers than a project may have are refused at once, and another project's request is taken.
+#[tokio::test]
+async fn limit_of_a_project_s_answers_is_said_at_once() {
+    let world = World::new().await;
+    let app = app(&world);
+    let held = app.admission.enter("p", 200).unwrap();
+    let (code, message) = failure(&events(&app, &GenerateRequest { choices: 57, ..ask(text("a")) }).await);
+    assert_eq!(code, "project_busy");
+    assert!(message.contains("200 answers") && message.contains("limit of 256"), "{message}");
+    let other = GenerateRequest { project: "q".into(), choices: 57, ..ask(text("a")) };
+    assert!(matches!(events(&app, &other).await.last(), Some(GenerateEvent::Done { .. })));
+    drop(held);
+    let again = GenerateRequest { choices: 57, ..ask(text("a")) };
+    assert!(matches!(events(&app, &again).await.last(), Some(GenerateEvent::Done { .. })));
+}
+
+/// A schema that would take too much to enforce is refused, and quickly.
+#[tokio::test]
+async fn limit_of_grammars_refuses_a_schema_that_grows_without_end() {
+    let world = World::new().await;
+    let app = app(&world);
+    let began = std::time::Instant::now();
+    let item = json!({"type": "object", "properties": {"a": {"type": "string", "maxLength": 90_000}}});
+    let wide: serde_json::Map<_, _> = (0..900).map(|at| (format!("p{at}"), item.clone())).collect();
+    for schema in [
+        json!({"type": "string", "pattern": "^(([a-z]{1,900}){1,900}){1,900}$"}),
+        json!({"type": "object", "properties": wide, "additionalProperties": false}),
+        json!({"type": "string", "maxLength": 1_000_000_000}),
+    ] {
+        let mut request = ask(chat("who?"));
+        request.form = Form::Schema { schema, strict: true };
+        let told = events(&app, &request).await;
+        let refused = matches!(&told[..], [GenerateEvent::Failed { code, .. }] if code == "invalid_request");
+        assert!(refused || matches!(told.last(), Some(GenerateEvent::Done { .. })), "{told:?}");
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

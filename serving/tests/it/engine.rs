@@ -168,3 +168,61 @@ async fn a_request_that_the_model_refuses_fails_alone() {
     assert!(matches!(refused.recv().await, Some(Drawn::Failed(Failure::Internal(_)))));
     assert_eq!((tokens(first).await.len(), tokens(second).await.len()), (12, 12));
 }
+
+/// Who waits behind 200 long answers of another project would wait for all of them; here a place is free at once.
+#[tokio::test]
+async fn attack_a07_a_flood_of_one_project_does_not_hold_up_another() {
+    let world = World::new().await;
+    let (engine, adapters) = (world.engine(8, 65_536), world.adapters(Bytes::mib(64)));
+    let mut flood = Vec::new();
+    for seed in 0..200 {
+        flood.push(Ask { project: "flood".into(), ..Ask::greedy(seed, 16, 400) }.submit(&engine, &adapters).await);
+    }
+    assert!(matches!(flood[0].recv().await, Some(Drawn::Started { .. })));
+    let other = Ask { project: "other".into(), ..Ask::greedy(7, 16, 8) };
+    assert_eq!(tokens(other.submit(&engine, &adapters).await).await.len(), 8);
+    // Of the flood's 200 answers none has ended by then.
+    let mut ended = 0;
+    for drawn in &mut flood {
+        while let Ok(event) = drawn.try_recv() {
+            ended += usize::from(matches!(event, Drawn::End { .. }));
+        }
+    }
+    assert_eq!(ended, 0);
+}
+
+/// With one place in all, and with memory for one, a project that has none running gets it; who gave way answers the same.
+#[tokio::test]
+async fn limit_of_places_leaves_some_to_every_project() {
+    let world = World::new().await;
+    for (places, kv_tokens) in [(2, 16_384), (4, 800)] {
+        let adapters = world.adapters(Bytes::mib(64));
+        let ask = |project: &str, seed| Ask { project: project.into(), ..Ask::greedy(seed, 130, 300) };
+        let alone = tokens(ask("a", 1).submit(&world.engine(1, 4096), &adapters).await).await;
+        let engine = world.engine(places, kv_tokens);
+        let mut running = Vec::new();
+        for (project, seed) in [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("c", 5)] {
+            running.push(ask(project, seed).submit(&engine, &adapters).await);
+        }
+        let mut answers = Vec::new();
+        for drawn in running {
+            answers.push(tokens(drawn).await);
+        }
+        assert_eq!(answers[0], alone);
+        assert!(answers.iter().all(|answer| answer.len() == 300));
+    }
+}
+
+#[tokio::test]
+async fn limit_of_the_wait_for_a_first_place() {
+    let world = World::new().await;
+    let adapters = world.adapters(Bytes::mib(64));
+    let engine = world.engine_that_waits(1, 4096, std::time::Duration::from_millis(50));
+    let mut first = Ask { max_tokens: None, ..Ask::greedy(1, 8, 0) }.submit(&engine, &adapters).await;
+    assert!(matches!(first.recv().await, Some(Drawn::Started { .. })));
+    let mut late = Ask::greedy(2, 8, 4).submit(&engine, &adapters).await;
+    match late.recv().await {
+        Some(Drawn::Failed(failure)) => assert_eq!(failure.code(), "replica_busy"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -96,6 +96,7 @@ async fn a_replica_says_where_it_is_answers_and_ends_when_told() {
         let (request_id, adapter) = ("one".into(), Some(adapter));
         let request = GenerateRequest {
             request_id,
+            project: "p".into(),
             adapter,
             prompt,
             echo: false,

@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 mod adapters;
+mod cases;
 #[cfg(test)]
 mod door;
 #[cfg(test)]

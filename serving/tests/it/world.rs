@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use attune_domain::{
@@ -37,6 +38,11 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use uuid::Uuid;
 
+/// The folder of a case: other people's files and requests, with what is right.
+pub(crate) fn case_folder(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/cases").join(case)
+}
+
 /// Bytes of one adapter of [`World::adapter`] in memory.
 pub(crate) fn adapter_bytes(world: &World) -> Bytes {
     Bytes(LoraAdapter::new(&architecture(&world.base()).unwrap(), spec(), 0).unwrap().bytes())
@@ -57,6 +63,21 @@ impl World {
     pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         attune_tests::tiny::write(&folder.path().join("base"), 7).unwrap();
+        Self::in_folder(folder).await
+    }
+
+    /// With the model of a case as its base.
+    pub(crate) async fn of_case(case: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("base")).unwrap();
+        for file in std::fs::read_dir(case_folder(case).join("model")).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.path().join("base").join(file.file_name())).unwrap();
+        }
+        Self::in_folder(folder).await
+    }
+
+    async fn in_folder(folder: TempDir) -> Self {
         let served = Arc::new(AtomicUsize::new(0));
         let files = (folder.path().to_owned(), served.clone());
         let app = Router::new().route("/{folder}/{file}", get(hand_out)).with_state(files);
@@ -80,9 +101,13 @@ impl World {
     }
 
     pub(crate) fn engine(&self, max_batch: usize, kv_tokens: u64) -> EngineHandle {
+        self.engine_that_waits(max_batch, kv_tokens, Duration::from_secs(120))
+    }
+
+    pub(crate) fn engine_that_waits(&self, max_batch: usize, kv_tokens: u64, max_wait: Duration) -> EngineHandle {
         let decoder = Decoder::load(&self.base(), Quantization::None).unwrap();
         let kv_memory = Bytes(decoder.architecture().kv_bytes_per_token().0 * kv_tokens);
-        engine::start(decoder, Limits { max_batch, kv_memory }).unwrap().0
+        engine::start(decoder, Limits { max_batch, kv_memory, max_wait }).unwrap().0
     }
 
     pub(crate) fn adapters(&self, budget: Bytes) -> Adapters {
@@ -91,7 +116,7 @@ impl World {
             cache: Cache::open(&self.path("cache")).unwrap(),
             architecture: architecture(&self.base()).unwrap(),
             text: Arc::new(TextModel::open(&self.base()).unwrap()),
-            grammars: Arc::new(Grammars::new(272)),
+            grammars: Arc::new(Grammars::new(usize::try_from(architecture(&self.base()).unwrap().vocab_size).unwrap())),
         };
         Adapters::new(source, ResidentBudget::new(budget))
     }
@@ -140,6 +165,7 @@ async fn hand_out(
 /// What is asked of the engine.
 #[derive(Clone)]
 pub(crate) struct Ask {
+    pub(crate) project: String,
     pub(crate) prompt: Vec<u32>,
     pub(crate) adapter: Option<AdapterRef>,
     pub(crate) temperature: f64,
@@ -153,7 +179,15 @@ impl Ask {
     /// A greedy request with a prompt of its own.
     pub(crate) fn greedy(seed: u64, prompt: u32, max_tokens: u64) -> Self {
         let tokens = (0..prompt).map(|at| (at * 31 + u32::try_from(seed).unwrap() * 57 + at * at) % 256).collect();
-        Self { prompt: tokens, adapter: None, temperature: 0.0, seed, max_tokens: Some(max_tokens), scores: None }
+        Self {
+            project: "p".into(),
+            prompt: tokens,
+            adapter: None,
+            temperature: 0.0,
+            seed,
+            max_tokens: Some(max_tokens),
+            scores: None,
+        }
     }
 
     pub(crate) async fn submit(&self, engine: &EngineHandle, adapters: &Adapters) -> UnboundedReceiver<Drawn> {
@@ -164,7 +198,8 @@ impl Ask {
         let wishes = Sampling { temperature: self.temperature, top_p: 0.9, seed: self.seed, ..Sampling::default() };
         let (out, drawn) = unbounded_channel();
         let work = Work {
-            prompt: self.prompt.clone(),
+            project: self.project.as_str().into(),
+            prompt: self.prompt.clone().into(),
             lease,
             sampler: Sampler::new(&wishes, 0),
             max_tokens: self.max_tokens,
@@ -190,7 +225,7 @@ pub(crate) async fn scored(mut drawn: UnboundedReceiver<Drawn>) -> (Vec<u32>, Ve
     let mut started = false;
     loop {
         match drawn.recv().await.expect("the engine has gone") {
-            Drawn::Started { scores } => {
+            Drawn::Started { scores, .. } => {
                 started = true;
                 all = scores;
             }
