@@ -20,6 +20,7 @@ use crate::{
     issuers::Issuers,
     metering::Meter,
     permissions::Permissions,
+    replicas::Waiters,
     report::Reports,
     throttle::Rates,
     webhooks::Webhooks,
@@ -38,6 +39,8 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// Chat.
     pub serving: Arc<Serving>,
+    /// Who waits for replicas.
+    pub waiters: Waiters,
     /// What trained tokens cost.
     pub prices: Prices,
     /// Counts what answers use.

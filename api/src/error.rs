@@ -183,6 +183,14 @@ pub enum ApiError {
         /// When there is more.
         retry_after_seconds: u64,
     },
+    /// The project has as many answers waiting or running on the model as it may have.
+    #[error("{message}")]
+    TooManyAnswers {
+        /// A sentence with the limit.
+        message: String,
+        /// When to ask again.
+        retry_after_seconds: u64,
+    },
     /// Our fault. The cause is for the log alone.
     #[error("The server had an error while it processed the request.")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -271,6 +279,7 @@ impl ApiError {
             Self::RateLimited { counted, .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, counted.name(), Some("rate_limit_exceeded"))
             }
+            Self::TooManyAnswers { .. } => (StatusCode::TOO_MANY_REQUESTS, "requests", Some("rate_limit_exceeded")),
             Self::Stale => (StatusCode::CONFLICT, REQUEST, Some("stale_lease")),
             Self::StorageRefused { .. } => (StatusCode::INSUFFICIENT_STORAGE, SERVER, Some("insufficient_storage")),
             Self::ReplicaUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("model_unavailable")),
@@ -366,6 +375,7 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(self.body())).into_response();
         if let Self::ReplicaUnavailable { retry_after_seconds, .. }
         | Self::Busy { retry_after_seconds, .. }
+        | Self::TooManyAnswers { retry_after_seconds, .. }
         | Self::IdempotencyKeyHeld { retry_after_seconds }
         | Self::RateLimited { retry_after_seconds, .. } = self
         {

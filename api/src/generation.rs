@@ -5,7 +5,10 @@
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
-use attune_domain::serve::{Echo, FinishReason, GenerateEvent, GenerateRequest, Prompt, Scored};
+use attune_domain::{
+    public_text::without_places,
+    serve::{Echo, FinishReason, GenerateEvent, GenerateRequest, Prompt, Scored},
+};
 use futures::TryStreamExt;
 use reqwest::StatusCode;
 use tokio::{
@@ -21,10 +24,17 @@ use crate::{
     metering::{Account, Meter, Tokens},
     replicas::{self, Ready, unavailable},
     throttle::Allowance,
+    wire::chat_answer::Usage,
 };
 
 /// Before a replica that did not take the request is looked for again.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// What a caller is told to wait when the model has too many requests.
+const BUSY_RETRY_AFTER_SECONDS: u64 = 5;
+
+/// The largest answers to one request that are kept whole, as they lie in memory; streams have no such bound.
+const WHOLE_BYTES: usize = 64 << 20;
 
 /// An answer that has begun: its prompt is read.
 pub struct Generation {
@@ -33,6 +43,8 @@ pub struct Generation {
     prompt_param: &'static str,
     /// Tokens of the prompt.
     pub prompt_tokens: u64,
+    /// How many of them were read for an earlier request, and not again.
+    pub cached_tokens: u64,
     /// The prompt, if it was to be said again.
     pub echo: Option<Echo>,
     /// Counts what it uses, if somebody is to be charged.
@@ -127,6 +139,21 @@ pub enum Next {
     },
 }
 
+impl Next {
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Piece { text, tokens, .. } => {
+                // A token's text takes an allocation of its own, and so does that of each of its rivals.
+                text.len() + tokens.iter().map(|token| 96 + 64 * token.top.len()).sum::<usize>()
+            }
+            Self::Arguments { text, .. } => text.len(),
+            Self::Called { name, .. } => 128 + name.len(),
+            Self::Finished { .. } | Self::Done { .. } => 0,
+        }
+    }
+}
+
 /// Sends `request` to the replica of the model's base, started first if need be, and waits until its prompt is read.
 ///
 /// # Errors
@@ -150,8 +177,7 @@ pub async fn begin(app: &App, model: &AskedModel, request: &GenerateRequest) -> 
         Prompt::Chat { .. } => "messages",
         Prompt::Text { .. } | Prompt::Tokens { .. } => "prompt",
     };
-    let mut generation =
-        Generation { lines: reader.lines(), prompt_param, prompt_tokens: 0, echo: None, metered: None };
+    let mut generation = Generation::new(reader, prompt_param);
     generation.started().await?;
     Ok(generation)
 }
@@ -173,6 +199,11 @@ async fn ask(app: &App, replica: &Ready, request: &GenerateRequest) -> Option<re
 }
 
 impl Generation {
+    fn new(reader: Pin<Box<dyn AsyncBufRead + Send>>, prompt_param: &'static str) -> Self {
+        let lines = reader.lines();
+        Self { lines, prompt_param, prompt_tokens: 0, cached_tokens: 0, echo: None, metered: None }
+    }
+
     /// Charges the answers to `account`: the prompt, and what is drawn, also if the caller leaves in the middle; a piece
     /// counts as a token until the replica has told their number.
     pub fn charge(&mut self, meter: &Arc<Meter>, account: Account) {
@@ -181,10 +212,16 @@ impl Generation {
         self.metered = Some(Metered { meter: meter.clone(), account, tokens, allowance });
     }
 
+    /// The usage, once so many tokens were drawn.
+    #[must_use]
+    pub const fn usage(&self, completion_tokens: u64) -> Usage {
+        Usage::new(self.prompt_tokens, self.cached_tokens, completion_tokens)
+    }
+
     async fn started(&mut self) -> Result<(), ApiError> {
         match self.event().await? {
-            GenerateEvent::Started { prompt_tokens, echo } => {
-                (self.prompt_tokens, self.echo) = (prompt_tokens, echo);
+            GenerateEvent::Started { prompt_tokens, cached_tokens, echo } => {
+                (self.prompt_tokens, self.cached_tokens, self.echo) = (prompt_tokens, cached_tokens, echo);
                 Ok(())
             }
             GenerateEvent::Failed { code, message, param } => Err(self.failure(&code, message, param)),
@@ -192,15 +229,25 @@ impl Generation {
         }
     }
 
-    /// All answers, and the tokens drawn for them.
+    /// All answers, and the tokens drawn for them. `prompts` requests like this one share the memory for whole answers.
     ///
     /// # Errors
-    /// As [`Self::next`].
-    pub async fn whole(&mut self, choices: u32) -> Result<(Vec<Answer>, u64), ApiError> {
+    /// As [`Self::next`]. [`ApiError::Invalid`]: the answers are too large to be kept whole.
+    pub async fn whole(&mut self, choices: u32, prompts: usize) -> Result<(Vec<Answer>, u64), ApiError> {
+        let (mut bytes, most) = (0, WHOLE_BYTES / prompts.max(1));
         let mut answers = vec![Answer::default(); choices as usize];
         let unknown = || ApiError::internal("a replica gave an answer too many");
         loop {
-            match self.next().await? {
+            let next = self.next().await?;
+            bytes += next.bytes();
+            if bytes > most {
+                let message = format!(
+                    "The answers to this request are larger than {WHOLE_BYTES} bytes; ask for them with 'stream': true, or \
+                     for fewer of them or of their log-probabilities."
+                );
+                return Err(ApiError::invalid("stream", message));
+            }
+            match next {
                 Next::Piece { choice, text, tokens } => {
                     let answer = answers.get_mut(choice as usize).ok_or_else(unknown)?;
                     answer.text.push_str(&text);
@@ -266,7 +313,19 @@ impl Generation {
             "context_length_exceeded" => at_fault("context_length_exceeded"),
             "invalid_prompt" => at_fault("invalid_prompt"),
             "invalid_request" => at_fault("invalid_value"),
-            "adapter_unavailable" => unavailable(format!("The tuned model's adapter could not be loaded: {message}")),
+            "project_busy" => ApiError::TooManyAnswers {
+                message: format!("Too many requests: {}", sentence(&message)),
+                retry_after_seconds: BUSY_RETRY_AFTER_SECONDS,
+            },
+            "replica_busy" => ApiError::Busy {
+                message: format!("The model is overloaded: {}", sentence(&message)),
+                retry_after_seconds: BUSY_RETRY_AFTER_SECONDS,
+            },
+            "adapter_unavailable" => {
+                // A failed download names presigned URLs, a broken file the node's folders.
+                let why = without_places(&message);
+                unavailable(format!("The tuned model's adapter could not be loaded: {why}"))
+            }
             _ => ApiError::internal(format!("a replica failed: {code}: {message}")),
         }
     }
@@ -282,13 +341,13 @@ mod tests {
 
     fn generation(text: &'static str) -> Generation {
         let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(text.as_bytes());
-        Generation { lines: reader.lines(), prompt_param: "messages", prompt_tokens: 0, echo: None, metered: None }
+        Generation::new(reader, "messages")
     }
 
     #[tokio::test]
     async fn an_answer_is_read_to_its_end() {
         let mut answer = generation(concat!(
-            "{\"type\":\"started\",\"prompt_tokens\":3,\"echo\":null}\n",
+            "{\"type\":\"started\",\"prompt_tokens\":3,\"cached_tokens\":2,\"echo\":null}\n",
             "{\"type\":\"piece\",\"choice\":1,\"text\":\"a\\nb\",\"tokens\":[]}\n",
             "{\"type\":\"finished\",\"choice\":1,\"finish_reason\":\"stop\"}\n",
             "{\"type\":\"piece\",\"choice\":0,\"text\":\"c\",\"tokens\":[]}\n",
@@ -296,8 +355,8 @@ mod tests {
             "{\"type\":\"done\",\"completion_tokens\":2}\n"
         ));
         answer.started().await.unwrap();
-        assert_eq!(answer.prompt_tokens, 3);
-        let (answers, tokens) = answer.whole(2).await.unwrap();
+        assert_eq!((answer.prompt_tokens, answer.cached_tokens), (3, 2));
+        let (answers, tokens) = answer.whole(2, 1).await.unwrap();
         let said: Vec<_> = answers.iter().map(|answer| (answer.text.as_str(), answer.finish_reason)).collect();
         assert_eq!(said, [("c", Some(FinishReason::Length)), ("a\nb", Some(FinishReason::Stop))]);
         assert_eq!(tokens, 2);
@@ -310,6 +369,36 @@ mod tests {
         }
         let error = generation("").next().await.unwrap_err().body().error;
         assert_eq!((error.r#type, error.code), ("server_error", Some("model_unavailable")));
+    }
+
+    #[tokio::test]
+    async fn what_a_tenant_is_told_names_no_place_of_a_node() {
+        let line = "{\"type\":\"failed\",\"code\":\"adapter_unavailable\",\"message\":\"GET http://10.0.0.1/b?Signature=x: /var/lib/a/b.safetensors\"}";
+        let message = generation(line).started().await.unwrap_err().body().error.message;
+        assert!(message.ends_with("GET http://… …/b.safetensors"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn limit_of_a_whole_answer() {
+        let piece = format!("{{\"type\":\"piece\",\"choice\":0,\"text\":\"{}\",\"tokens\":[]}}\n", "x".repeat(1 << 20));
+        let text: &'static str = Box::leak(piece.repeat(65).into_boxed_str());
+        let error = generation(text).whole(1, 1).await.unwrap_err().body().error;
+        assert_eq!(error.param.as_deref(), Some("stream"), "{}", error.message);
+        let (fits, done) = (piece.repeat(2), "{\"type\":\"done\",\"completion_tokens\":2}\n");
+        let text: &'static str = Box::leak((fits + done).into_boxed_str());
+        assert_eq!(generation(text).whole(1, 30).await.unwrap().1, 2);
+        assert!(generation(text).whole(1, 60).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_busy_replica_says_when_to_come_again() {
+        for (code, status) in [("project_busy", 429), ("replica_busy", 503)] {
+            let line = format!("{{\"type\":\"failed\",\"code\":\"{code}\",\"message\":\"full\"}}");
+            let error = generation(Box::leak(line.into_boxed_str())).started().await.unwrap_err();
+            assert_eq!(error.status().as_u16(), status);
+            let response = axum::response::IntoResponse::into_response(error);
+            assert_eq!(response.headers()["retry-after"], "5");
+        }
     }
 
     #[tokio::test]

@@ -78,6 +78,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         http: reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).no_proxy().build()?,
         limits: Arc::new(config.limits),
         serving: Arc::new(config.serving),
+        waiters: Default::default(),
         prices: config.prices,
         meter: Arc::new(Meter::new(config.prices)),
         estimates: Arc::new(Semaphore::new(estimate::AT_ONCE)),

@@ -44,7 +44,11 @@ async fn answer(app: App, batch: Batch, line: u64, text: Vec<u8>) -> Answer {
     let mut tries = 1;
     let said = loop {
         match once(&app, &batch, &row, &request_id).await {
-            Err(ApiError::ReplicaUnavailable { message, .. }) if tries < TRIES => {
+            Err(
+                ApiError::ReplicaUnavailable { message, .. }
+                | ApiError::Busy { message, .. }
+                | ApiError::TooManyAnswers { message, .. },
+            ) if tries < TRIES => {
                 tracing::info!(batch.id = %batch.batch_id, line, "asking again: {message}");
                 tries += 1;
                 tokio::time::sleep(PAUSE).await;

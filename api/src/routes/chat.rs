@@ -9,6 +9,7 @@ use attune_domain::{
 use axum::{
     Extension, Json,
     extract::State,
+    http::{HeaderName, HeaderValue},
     response::{
         IntoResponse, Response, Sse,
         sse::{Event, KeepAlive},
@@ -29,15 +30,19 @@ use crate::{
     request::RequestId,
     wire::{
         chat::NewChat,
-        chat_answer::{ChatChunk, ChatCompletion, Heading, Usage},
+        chat_answer::{ChatChunk, ChatCompletion, Heading},
     },
 };
 
-/// Go on with a chat.
+/// Says of a request with `store: true` that nothing was stored.
+const STORED: HeaderName = HeaderName::from_static("attune-stored");
+
+/// Create a chat completion.
 ///
 /// Answers for a base model or one of the project's tuned ones. A serving process is started at the first request and
 /// waited for. With `stream` the answer comes as server-sent events, each with a `chat.completion.chunk`, and ends with
-/// `[DONE]`; an answer that cannot be finished ends with an event that holds an error instead.
+/// `[DONE]`; an answer that cannot be finished ends with an event that holds an error instead. Nothing is stored: an answer
+/// to `store: true` has the header `attune-stored: false`.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "Chat", operation_id = "create_chat_completion",
     request_body = NewChat,
     responses(
@@ -56,12 +61,16 @@ pub async fn create(
     let mut generation = begin(&app, &chat, &model, &request_id.0).await?;
     generation.charge(&app.meter, model.account(holder.project_id, holder.api_key_id));
     let heading = heading(&chat, model);
-    if chat.streams() {
+    let mut response = if chat.streams() {
         let events = events(heading, generation, chat.choices());
-        Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+        Sse::new(events).keep_alive(KeepAlive::default()).into_response()
     } else {
-        Ok(Json(whole(heading, generation, chat.choices()).await?).into_response())
+        Json(whole(heading, generation, chat.choices()).await?).into_response()
+    };
+    if chat.store == Some(true) {
+        response.headers_mut().insert(STORED, HeaderValue::from_static("false"));
     }
+    Ok(response)
 }
 
 /// A chat that does not stream, for a caller who is not at the door.
@@ -87,8 +96,9 @@ pub async fn complete(
 async fn begin(app: &App, chat: &NewChat, model: &AskedModel, request_id: &str) -> Result<Generation, ApiError> {
     let request = GenerateRequest {
         request_id: request_id.to_owned(),
+        project: model.project_id.to_string(),
         adapter: model.adapter.clone(),
-        prompt: Prompt::Chat { messages: chat.chat_messages()? },
+        prompt: Prompt::Chat { messages: chat.chat_messages()?, template_kwargs: chat.template_kwargs()? },
         echo: false,
         form: chat.form()?,
         tools: chat.tools()?,
@@ -110,8 +120,8 @@ fn heading(chat: &NewChat, model: AskedModel) -> Heading {
 }
 
 async fn whole(heading: Heading, mut generation: Generation, choices: u32) -> Result<ChatCompletion, ApiError> {
-    let (answers, completion_tokens) = generation.whole(choices).await?;
-    Ok(heading.whole(answers, Usage::new(generation.prompt_tokens, completion_tokens)))
+    let (answers, completion_tokens) = generation.whole(choices, 1).await?;
+    Ok(heading.whole(answers, generation.usage(completion_tokens)))
 }
 
 /// The stream drops the generation when the caller leaves, and with it the request to the replica.
@@ -120,7 +130,7 @@ fn events(heading: Heading, generation: Generation, choices: u32) -> impl Stream
     let rest = stream::unfold(Some((heading, generation)), |state| async move {
         let (heading, mut generation) = state?;
         let next = generation.next().await;
-        let (events, Last(last)) = said(&heading, generation.prompt_tokens, next);
+        let (events, Last(last)) = said(&heading, &generation, next);
         Some((events, (!last).then_some((heading, generation))))
     });
     stream::iter(first).chain(rest.flat_map(stream::iter)).map(Ok)
@@ -129,7 +139,7 @@ fn events(heading: Heading, generation: Generation, choices: u32) -> impl Stream
 /// Whether nothing follows.
 pub(super) struct Last(pub(super) bool);
 
-fn said(heading: &Heading, prompt_tokens: u64, next: Result<Next, ApiError>) -> (Vec<Event>, Last) {
+fn said(heading: &Heading, generation: &Generation, next: Result<Next, ApiError>) -> (Vec<Event>, Last) {
     match next {
         Ok(Next::Piece { choice, text, tokens }) => (vec![data(&heading.piece(choice, text, tokens))], Last(false)),
         Ok(Next::Called { choice, call, id, name }) => {
@@ -138,7 +148,7 @@ fn said(heading: &Heading, prompt_tokens: u64, next: Result<Next, ApiError>) -> 
         Ok(Next::Arguments { choice, call, text }) => (vec![data(&heading.arguments(choice, call, text))], Last(false)),
         Ok(Next::Finished { choice, finish_reason }) => (vec![data(&heading.last(choice, finish_reason))], Last(false)),
         Ok(Next::Done { completion_tokens }) => {
-            let usage = heading.usage(Usage::new(prompt_tokens, completion_tokens));
+            let usage = heading.usage(generation.usage(completion_tokens));
             let mut last: Vec<Event> = usage.iter().map(data).collect();
             last.push(Event::default().data("[DONE]"));
             (last, Last(true))

@@ -104,6 +104,7 @@ async fn begin(
         .iter()
         .map(|prompt| GenerateRequest {
             request_id: request_id.to_owned(),
+            project: model.project_id.to_string(),
             adapter: model.adapter.clone(),
             prompt: prompt.clone().into(),
             echo: new.echoes(),
@@ -132,7 +133,8 @@ async fn whole(
     heading: CompletionHeading,
     mut generations: Vec<Generation>,
 ) -> Result<Completion, ApiError> {
-    let answers = try_join_all(generations.iter_mut().map(|generation| generation.whole(new.drawn()))).await?;
+    let prompts = generations.len();
+    let answers = try_join_all(generations.iter_mut().map(|generation| generation.whole(new.drawn(), prompts))).await?;
     let (mut all, mut drawn) = (Vec::new(), 0);
     for (generation, (answers, tokens)) in generations.iter_mut().zip(answers) {
         drawn += tokens;
@@ -146,8 +148,13 @@ async fn whole(
             None => answer,
         }));
     }
-    let read = generations.iter().map(|generation| generation.prompt_tokens).sum();
-    Ok(heading.whole(all, Usage::new(read, drawn)))
+    Ok(heading.whole(all, usage(&generations, drawn)))
+}
+
+/// The usage of all prompts, once so many tokens were drawn.
+fn usage(generations: &[Generation], drawn: u64) -> Usage {
+    let sum = |of: fn(&Generation) -> u64| generations.iter().map(of).sum();
+    Usage::new(sum(|generation| generation.prompt_tokens), sum(|generation| generation.cached_tokens), drawn)
 }
 
 /// The `count` answers with the highest log-probability per token, the highest first; all as they are if it is all.
@@ -192,10 +199,9 @@ impl Streaming {
                 ahead.push(data(&heading.piece(index, echo.text.clone(), &echo.tokens, offset)));
             }
         }
-        let read = generations.iter().map(|generation| generation.prompt_tokens).sum();
+        let usage = usage(&generations, 0);
         let open = generations.len();
         let parts = (0..).zip(generations).map(|(prompt, generation)| parts(prompt, generation).boxed());
-        let usage = Usage::new(read, 0);
         Self { heading, parts: stream::select_all(parts), choices, offsets, usage, open, ahead }
     }
 
@@ -214,7 +220,7 @@ impl Streaming {
             // Only chats have tools.
             Ok(Next::Called { .. } | Next::Arguments { .. }) => (Vec::new(), Last(false)),
             Ok(Next::Done { completion_tokens }) => {
-                self.usage = Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + completion_tokens);
+                self.usage = self.usage.plus(completion_tokens);
                 self.open -= 1;
                 if self.open > 0 {
                     return (Vec::new(), Last(false));

@@ -102,6 +102,7 @@ impl World {
             http: reqwest::Client::new(),
             limits: Arc::new(Limits::default()),
             serving: Arc::new(Serving { wait_seconds: 0 }),
+            waiters: Default::default(),
             prices: Prices::default(),
             meter: Arc::new(Meter::new(Prices::default())),
             estimates: Arc::new(Semaphore::new(1)),

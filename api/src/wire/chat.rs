@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use attune_domain::serve::{ChatMessage, Form, Sampling, Tools};
+use attune_text::template::may_set;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -10,12 +11,20 @@ use utoipa::ToSchema;
 use super::{
     chat_message::{MessageIn, look_through},
     form::{self, ResponseFormat, ToolChoiceIn, ToolIn},
-    sampling::{IDLE, Shared, Stop, StreamOptions, range},
+    ignored::remove_ignored,
+    sampling::{Shared, Stop, StreamOptions, check_max_tokens, check_model, range},
 };
-use crate::{body, error::ApiError};
+use crate::{body, error::ApiError, given::shown};
 
 /// The most rivals that are told of a token. Source: OpenAI's API reference.
 const MOST_LOGPROBS: u32 = 20;
+
+/// The longest chat, in messages.
+const MOST_MESSAGES: usize = 4096;
+/// The most variables for the chat template.
+const MOST_KWARGS: usize = 16;
+/// The longest variables for the chat template, in bytes of JSON.
+const KWARGS_BYTES: usize = 4 << 10;
 
 /// A chat to be gone on with.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -53,12 +62,20 @@ pub struct NewChat {
     pub max_completion_tokens: Option<u64>,
     /// What the answer's text must be; enforced while it is drawn.
     pub response_format: Option<ResponseFormat>,
-    /// What the answer may call; for models whose chat template takes tools.
+    /// What the answer may call.
     pub tools: Option<Vec<ToolIn>>,
     /// Which of `tools` are called: `none`, `auto` (if left out), `required`, or one by its name.
     pub tool_choice: Option<ToolChoiceIn>,
     /// Whether an answer that must call, or whose tools are strict, may call several times; `true` if left out.
     pub parallel_tool_calls: Option<bool>,
+    /// Variables of the chat template, by name; at most 16 and 4 KiB of JSON. Not those that the template has of its own,
+    /// as `messages` and `bos_token`.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
+    /// The same as `chat_template_kwargs: {"enable_thinking": …}`.
+    pub enable_thinking: Option<bool>,
+    /// Taken, but nothing is stored; the answer says so in the header `attune-stored: false`.
+    pub store: Option<bool>,
     /// Answers in chunks, as server-sent events.
     pub stream: Option<bool>,
     /// Only with `stream`.
@@ -69,8 +86,7 @@ pub struct NewChat {
 type AsksNothing = fn(&Value) -> bool;
 
 /// Fields that cannot be done yet: a test for values that ask for nothing, and why the others are refused.
-const NOT_YET: [(&str, AsksNothing, &str); 11] = [
-    ("store", |v| v == false, "answers are not kept"),
+const NOT_YET: [(&str, AsksNothing, &str); 10] = [
     ("functions", is_empty, "use 'tools'"),
     ("function_call", |v| v == "none", "use 'tool_choice'"),
     ("modalities", |v| *v == serde_json::json!(["text"]), "only [\"text\"] is supported"),
@@ -93,7 +109,7 @@ impl NewChat {
     /// # Errors
     /// [`ApiError::Invalid`]: a field is unknown, wrong, or asks for what cannot be done yet.
     pub fn read(mut fields: Map<String, Value>) -> Result<Self, ApiError> {
-        fields.retain(|name, _| !IDLE.contains(&name.as_str()));
+        remove_ignored(&mut fields)?;
         for (name, asks_nothing, why) in NOT_YET {
             match fields.remove(name) {
                 Some(value) if !value.is_null() && !asks_nothing(&value) => {
@@ -115,10 +131,17 @@ impl NewChat {
         if self.messages.is_empty() {
             return Err(ApiError::invalid("messages", "Invalid 'messages': the list is empty."));
         }
+        if self.messages.len() > MOST_MESSAGES {
+            let message =
+                format!("Invalid 'messages': {} messages; at most {MOST_MESSAGES} are allowed.", self.messages.len());
+            return Err(ApiError::invalid("messages", message));
+        }
+        check_model(&self.model)?;
         self.shared().check()?;
         self.chat_messages()?;
         self.form()?;
         self.tools()?;
+        self.template_kwargs()?;
         range("top_logprobs", self.top_logprobs.map(f64::from), 0.0, f64::from(MOST_LOGPROBS))?;
         if self.top_logprobs.is_some() && self.logprobs != Some(true) {
             return Err(ApiError::invalid("top_logprobs", "'top_logprobs' only goes with 'logprobs': true."));
@@ -127,12 +150,8 @@ impl NewChat {
             let message = "'max_tokens' is the older name of 'max_completion_tokens'; give one of them.";
             return Err(ApiError::invalid("max_tokens", message));
         }
-        for (name, value) in [("max_tokens", self.max_tokens), ("max_completion_tokens", self.max_completion_tokens)] {
-            if value == Some(0) {
-                return Err(ApiError::invalid(name, format!("Invalid '{name}': 0 is below 1.")));
-            }
-        }
-        Ok(())
+        check_max_tokens("max_tokens", self.max_tokens, 1)?;
+        check_max_tokens("max_completion_tokens", self.max_completion_tokens, 1)
     }
 
     fn shared(&self) -> Shared<'_> {
@@ -171,6 +190,39 @@ impl NewChat {
     /// [`ApiError::Invalid`]: one lacks something, or has what does not go with its role.
     pub fn chat_messages(&self) -> Result<Vec<ChatMessage>, ApiError> {
         self.messages.iter().enumerate().map(|(i, message)| message.to_chat(i)).collect()
+    }
+
+    /// The caller's own variables of the chat template.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`]: they are too many or too long, or the template has one of the name.
+    pub fn template_kwargs(&self) -> Result<Map<String, Value>, ApiError> {
+        const FIELD: &str = "chat_template_kwargs";
+        let mut kwargs = self.chat_template_kwargs.clone().unwrap_or_default();
+        if let Some(thinking) = self.enable_thinking {
+            if kwargs.insert("enable_thinking".into(), thinking.into()).is_some_and(|other| other != thinking) {
+                let message = format!("Invalid 'enable_thinking': '{FIELD}' has another value of it.");
+                return Err(ApiError::invalid("enable_thinking", message));
+            }
+        }
+        let bytes = serde_json::to_string(&kwargs).map_or(usize::MAX, |text| text.len());
+        if kwargs.len() > MOST_KWARGS || bytes > KWARGS_BYTES {
+            let message = format!(
+                "Invalid '{FIELD}': {} variables with {bytes} bytes of JSON; at most {MOST_KWARGS} with {KWARGS_BYTES} bytes \
+                 are allowed.",
+                kwargs.len()
+            );
+            return Err(ApiError::invalid(FIELD, message));
+        }
+        if let Some(name) = kwargs.keys().find(|name| !may_set(name)) {
+            let at = format!("{FIELD}.{}", shown(name));
+            let message = format!(
+                "Invalid '{at}': a variable's name has letters, digits and '_', and is not one that the template has of its \
+                 own, as 'messages', 'tools' and 'bos_token'."
+            );
+            return Err(ApiError::invalid(at, message));
+        }
+        Ok(kwargs)
     }
 
     /// What the answer's text must be.
@@ -231,13 +283,11 @@ mod tests {
         for (more, param) in [
             (json!({"functions": [{"name": "f"}]}), "functions"),
             (json!({"tools": [{"type": "custom", "function": {"name": "f"}}]}), "tools[0].type"),
-            (json!({"store": true}), "store"),
             (
                 json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
                 "messages[0].content[0].type",
             ),
             (json!({"messages": [{"role": "function", "content": "x"}]}), "messages[0].role"),
-            (json!({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}), "messages[0].name"),
         ] {
             let error = read(more.clone()).unwrap_err().body().error;
             assert_eq!((error.param.as_deref(), error.code), (Some(param), Some("unsupported_parameter")), "{more}");
@@ -299,6 +349,92 @@ mod tests {
             let error = read(more.clone()).unwrap_err().body().error;
             assert_eq!(error.param.as_deref(), Some(param), "{more}: {}", error.message);
         }
+    }
+
+    /// One step beyond each bound is refused by the field's name, and the bound itself is taken.
+    #[test]
+    fn limit_of_every_field_of_a_chat() {
+        let text = |length: usize| "x".repeat(length);
+        let stops = |count: usize| json!({"stop": vec!["x"; count]});
+        let biases = |count: usize| json!({"logit_bias": (0..count).map(|id| (id.to_string(), json!(1))).collect::<Map<_, _>>()});
+        let pairs = |count: usize| json!({"metadata": (0..count).map(|at| (at.to_string(), json!("v"))).collect::<Map<_, _>>()});
+        let messages = |count: usize| json!({"messages": vec![json!({"role": "user", "content": "x"}); count]});
+        let tools = |count: usize| json!({"tools": (0..count).map(|at| tool(&format!("f{at}"))).collect::<Vec<_>>()});
+        let bytes_of_tools = |length: usize| {
+            let mut wide = tool(F);
+            wide["function"]["description"] = json!(text(
+                length - serde_json::to_string(&json!([wide])).unwrap().len() - r#""description":"","#.len()
+            ));
+            json!({"tools": [wide]})
+        };
+        let format = |schema: Value| json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}});
+        let deep = |depth: usize| format((1..depth).fold(json!({}), |inner, _| json!({"not": inner})));
+        let wide = |length: usize| format(json!({"a": text(length - r#"{"a":""}"#.len())}));
+        let calls = |count: usize, id: usize| {
+            let call = json!({"id": text(id), "type": "function", "function": {"name": "f", "arguments": "{}"}});
+            json!({"messages": [{"role": "assistant", "tool_calls": vec![call; count]}]})
+        };
+        let named = |name: usize| json!({"messages": [{"role": "user", "content": "x", "name": text(name)}]});
+        let kwargs = |count: usize, length: usize| {
+            let all: Map<_, _> = (0..count).map(|at| (format!("k{at}"), json!(text(length)))).collect();
+            json!({"chat_template_kwargs": all})
+        };
+        let result = |id: usize| json!({"messages": [{"role": "tool", "content": "x", "tool_call_id": text(id)}]});
+        for (most, beyond, param) in [
+            (json!({"n": 128}), json!({"n": 129}), "n"),
+            (json!({"temperature": 2}), json!({"temperature": 2.01}), "temperature"),
+            (json!({"top_p": 1}), json!({"top_p": 1.01}), "top_p"),
+            (json!({"presence_penalty": -2}), json!({"presence_penalty": -2.01}), "presence_penalty"),
+            (json!({"frequency_penalty": 2}), json!({"frequency_penalty": 2.01}), "frequency_penalty"),
+            (stops(4), stops(5), "stop"),
+            (json!({"stop": text(1024)}), json!({"stop": text(1025)}), "stop"),
+            (biases(1024), biases(1025), "logit_bias"),
+            (json!({"logit_bias": {"1": -100}}), json!({"logit_bias": {"1": -100.5}}), "logit_bias.1"),
+            (
+                json!({"logprobs": true, "top_logprobs": 20}),
+                json!({"logprobs": true, "top_logprobs": 21}),
+                "top_logprobs",
+            ),
+            (json!({"max_tokens": 1_u64 << 31}), json!({"max_tokens": (1_u64 << 31) + 1}), "max_tokens"),
+            (
+                json!({"max_completion_tokens": 1}),
+                json!({"max_completion_tokens": 1_u64 << 40}),
+                "max_completion_tokens",
+            ),
+            (json!({"model": text(512)}), json!({"model": text(513)}), "model"),
+            (messages(4096), messages(4097), "messages"),
+            (calls(128, 1), calls(129, 1), "messages[0].tool_calls"),
+            (calls(1, 256), calls(1, 257), "messages[0].tool_calls[0].id"),
+            (result(256), result(257), "messages[0].tool_call_id"),
+            (named(256), named(257), "messages[0].name"),
+            (tools(128), tools(129), "tools"),
+            (bytes_of_tools(256 << 10), bytes_of_tools((256 << 10) + 1), "tools"),
+            (json!({"tools": [tool(&text(64))]}), json!({"tools": [tool(&text(65))]}), "tools[0].function.name"),
+            (wide(64 << 10), wide((64 << 10) + 1), "response_format.json_schema.schema"),
+            (deep(48), deep(49), "response_format.json_schema.schema"),
+            (json!({"user": text(512)}), json!({"user": text(513)}), "user"),
+            (json!({"prompt_cache_key": text(512)}), json!({"prompt_cache_key": text(513)}), "prompt_cache_key"),
+            (json!({"safety_identifier": "a"}), json!({"safety_identifier": {"a": 1}}), "safety_identifier"),
+            (kwargs(16, 1), kwargs(17, 1), "chat_template_kwargs"),
+            (kwargs(1, 4096 - r#"{"k0":""}"#.len()), kwargs(1, 4097 - r#"{"k0":""}"#.len()), "chat_template_kwargs"),
+            (kwargs(1, 1), json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
+            (json!({"enable_thinking": true}), json!({"enable_thinking": true, "chat_template_kwargs": {"enable_thinking": 1}}), "enable_thinking"),
+            (pairs(16), pairs(17), "metadata"),
+            (json!({"metadata": {text(64): "v"}}), json!({"metadata": {text(65): "v"}}), "metadata"),
+            (json!({"metadata": {"a": text(512)}}), json!({"metadata": {"a": text(513)}}), "metadata"),
+        ] {
+            let refused = read(beyond).unwrap_err().body().error;
+            assert_eq!(refused.param.as_deref(), Some(param), "{}", refused.message);
+            assert!(refused.message.len() < 500, "{param}: {}", refused.message);
+            assert!(read(most).is_ok(), "{param}");
+        }
+    }
+
+    /// The stop string of the attack, 3.8 MB, is refused before anything is done with it.
+    #[test]
+    fn attack_a06_a_stop_string_of_megabytes_is_refused() {
+        let refused = read(json!({"n": 128, "stop": ["z".repeat(3_800_000)]})).unwrap_err().body().error;
+        assert_eq!(refused.message, "Invalid 'stop': a stop string has 3800000 bytes; at most 1024 are allowed.");
     }
 
     #[test]

@@ -150,12 +150,32 @@ pub struct Usage {
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
     pub total_tokens: u64,
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// What is known of a prompt's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct PromptTokensDetails {
+    /// How many of the prompt's first tokens were read for an earlier request, and not again.
+    pub cached_tokens: u64,
 }
 
 impl Usage {
     /// Of a prompt and its answer.
-    pub const fn new(prompt_tokens: u64, completion_tokens: u64) -> Self {
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+    pub const fn new(prompt_tokens: u64, cached_tokens: u64, completion_tokens: u64) -> Self {
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens },
+        }
+    }
+
+    /// The same after so many more tokens were drawn.
+    #[must_use]
+    pub const fn plus(self, drawn: u64) -> Self {
+        let cached = self.prompt_tokens_details.cached_tokens;
+        Self::new(self.prompt_tokens, cached, self.completion_tokens + drawn)
     }
 }
 
@@ -362,10 +382,11 @@ mod tests {
         let last = value(heading(true).last(0, FinishReason::Length));
         assert_eq!(last["choices"][0], json!({"index": 0, "delta": {}, "logprobs": null, "finish_reason": "length"}));
         assert_eq!(last["usage"], json!(null));
-        let usage = heading(true).usage(Usage::new(3, 4)).map(value).unwrap();
+        let usage = heading(true).usage(Usage::new(3, 1, 4)).map(value).unwrap();
         assert_eq!(usage["choices"], json!([]));
         assert_eq!(usage["usage"]["total_tokens"], 7);
-        assert!(heading(false).usage(Usage::new(3, 4)).is_none());
+        assert_eq!(usage["usage"]["prompt_tokens_details"]["cached_tokens"], 1);
+        assert!(heading(false).usage(Usage::new(3, 1, 4)).is_none());
     }
 
     #[test]

@@ -5,7 +5,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::{error::ApiError, given::shown};
+
+/// The most calls in one message.
+const MOST_CALLS: usize = 128;
+/// The longest id of a call, in bytes.
+const CALL_ID_BYTES: usize = 256;
+/// The longest name of a speaker, in bytes.
+const SPEAKER_BYTES: usize = 256;
 
 /// One message.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -19,6 +26,8 @@ pub struct MessageIn {
     pub tool_calls: Option<Vec<CallIn>>,
     /// Which call a tool answers.
     pub tool_call_id: Option<String>,
+    /// Who speaks; for models whose chat template reads it.
+    pub name: Option<String>,
 }
 
 /// What was said.
@@ -91,7 +100,7 @@ impl<'de> Deserialize<'de> for Content {
 /// What an answer's message holds, and says nothing if it is empty: a client may give the message back as it came.
 const EMPTY: [&str; 7] = ["function_call", "audio", "refusal", "name", "annotations", "tool_calls", "tool_call_id"];
 /// Of these, those that no model here reads.
-const UNREAD: [&str; 5] = ["function_call", "audio", "refusal", "name", "annotations"];
+const UNREAD: [&str; 4] = ["function_call", "audio", "refusal", "annotations"];
 
 /// Looks through message number `i` before it is read: takes away what is empty, and refuses in words of its own what
 /// OpenAI's messages may have and these may not.
@@ -115,7 +124,7 @@ pub fn look_through(i: usize, message: &mut Value) -> Result<(), ApiError> {
         }
         Some(role) => {
             let allowed = "system, developer, user, assistant, tool";
-            let message = format!("Invalid '{}': '{role}'; allowed: {allowed}.", at("role"));
+            let message = format!("Invalid '{}': '{}'; allowed: {allowed}.", at("role"), shown(role));
             return Err(ApiError::invalid(at("role"), message));
         }
     }
@@ -123,7 +132,7 @@ pub fn look_through(i: usize, message: &mut Value) -> Result<(), ApiError> {
         let kind = part.get("type").and_then(Value::as_str).unwrap_or("text");
         if kind != "text" {
             let at = format!("messages[{i}].content[{j}].type");
-            let message = format!("Unsupported '{at}': '{kind}'; only 'text' is read.");
+            let message = format!("Unsupported '{at}': '{}'; only 'text' is read.", shown(kind));
             return Err(ApiError::unsupported(at, message));
         }
     }
@@ -158,6 +167,12 @@ impl MessageIn {
         if self.tool_calls.is_some() && self.role != "assistant" {
             return misplaced("tool_calls", "assistant");
         }
+        if let Some(id) = self.tool_call_id.as_ref().filter(|id| id.len() > CALL_ID_BYTES) {
+            return Err(too_long(at("tool_call_id"), id, CALL_ID_BYTES));
+        }
+        if let Some(name) = self.name.as_ref().filter(|name| name.len() > SPEAKER_BYTES) {
+            return Err(too_long(at("name"), name, SPEAKER_BYTES));
+        }
         let content = match &self.content {
             Some(Content::Text(text)) => text.clone(),
             Some(Content::Parts(parts)) => parts.iter().map(|part| part.text.as_str()).collect(),
@@ -169,19 +184,33 @@ impl MessageIn {
             content,
             tool_calls: self.tool_calls.as_deref().map(|calls| read_calls(i, calls)).transpose()?,
             tool_call_id: self.tool_call_id.clone(),
+            name: self.name.clone(),
         })
     }
 }
 
+fn too_long(at: String, text: &str, most: usize) -> ApiError {
+    let message = format!("Invalid '{at}': {} bytes; at most {most} are allowed.", text.len());
+    ApiError::invalid(at, message)
+}
+
 /// Calls as templates read them: with arguments that are objects.
 fn read_calls(i: usize, calls: &[CallIn]) -> Result<Value, ApiError> {
+    if calls.len() > MOST_CALLS {
+        let at = format!("messages[{i}].tool_calls");
+        let message = format!("Invalid '{at}': {} calls; at most {MOST_CALLS} are allowed.", calls.len());
+        return Err(ApiError::invalid(at, message));
+    }
     let read = |(j, call): (usize, &CallIn)| {
         if call.r#type != "function" {
             let at = format!("messages[{i}].tool_calls[{j}].type");
             return Err(ApiError::unsupported(
                 &at,
-                format!("Unsupported '{at}': '{}'; allowed: function.", call.r#type),
+                format!("Unsupported '{at}': '{}'; allowed: function.", shown(&call.r#type)),
             ));
+        }
+        if call.id.len() > CALL_ID_BYTES {
+            return Err(too_long(format!("messages[{i}].tool_calls[{j}].id"), &call.id, CALL_ID_BYTES));
         }
         let text = if call.function.arguments.trim().is_empty() { "{}" } else { &call.function.arguments };
         let arguments: Map<String, Value> = serde_json::from_str(text).map_err(|error| {

@@ -7,7 +7,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::sampling::{IDLE, Shared, Stop, StreamOptions, range};
+use super::{
+    ignored::remove_ignored,
+    sampling::{Shared, Stop, StreamOptions, check_max_tokens, check_model, check_sequences, range},
+};
 use crate::{body, error::ApiError};
 
 /// The longest answer if nothing is said. Source: OpenAI's API reference.
@@ -26,7 +29,7 @@ pub struct NewCompletion {
     /// A base model's name, or a tuned one's.
     #[schema(example = "ft:smollm2-135m-instruct:default:records:7b8c9d0e")]
     pub model: String,
-    /// A text, a list of token ids, or up to 128 of either.
+    /// A text, a list of token ids, or up to 128 of either; at most 128 answers are drawn over all of them.
     pub prompt: Prompts,
     /// The longest answer in tokens; 16 if left out.
     pub max_tokens: Option<u64>,
@@ -126,7 +129,7 @@ impl NewCompletion {
     /// # Errors
     /// [`ApiError::Invalid`]: a field is unknown, wrong, or asks for what cannot be done.
     pub fn read(mut fields: Map<String, Value>) -> Result<Self, ApiError> {
-        fields.retain(|name, _| !IDLE.contains(&name.as_str()));
+        remove_ignored(&mut fields)?;
         if fields.remove("suffix").is_some_and(|suffix| !suffix.is_null()) {
             let message = "Unsupported 'suffix': a text is only gone on with at its end.";
             return Err(ApiError::unsupported("suffix", message));
@@ -143,6 +146,9 @@ impl NewCompletion {
             let message = format!("Invalid 'prompt': {prompts} prompts; from 1 to {MOST_PROMPTS} are taken.");
             return Err(ApiError::invalid("prompt", message));
         }
+        check_sequences("prompt", prompts, self.drawn())?;
+        check_model(&self.model)?;
+        check_max_tokens("max_tokens", self.max_tokens, 0)?;
         range("logprobs", self.logprobs.map(f64::from), 0.0, f64::from(MOST_LOGPROBS))?;
         range("best_of", self.best_of.map(f64::from), f64::from(self.choices()), f64::from(MOST_BEST_OF))?;
         if self.streams() && self.drawn() > self.choices() {
@@ -250,6 +256,37 @@ mod tests {
             let error = read(&more).unwrap_err().body().error;
             assert_eq!(error.param.as_deref(), Some(param), "{more}: {}", error.message);
         }
+    }
+
+    /// One step beyond each bound is refused by the field's name, and the bound itself is taken.
+    #[test]
+    fn limit_of_every_field_of_a_completion() {
+        let prompts = |count: usize| json!({"prompt": vec!["a"; count]});
+        let several = |count: usize, n: u32| json!({"prompt": vec!["a"; count], "n": n});
+        for (most, beyond, param) in [
+            (prompts(128), prompts(129), "prompt"),
+            (several(4, 32), several(4, 33), "prompt"),
+            (several(1, 128), several(2, 128), "prompt"),
+            (json!({"prompt": vec!["a"; 6], "best_of": 20}), json!({"prompt": vec!["a"; 7], "best_of": 20}), "prompt"),
+            (json!({"logprobs": 5}), json!({"logprobs": 6}), "logprobs"),
+            (json!({"best_of": 20}), json!({"best_of": 21}), "best_of"),
+            (json!({"n": 128}), json!({"n": 129}), "n"),
+            (json!({"max_tokens": 1_u64 << 31}), json!({"max_tokens": (1_u64 << 31) + 1}), "max_tokens"),
+            (json!({"stop": vec!["x"; 4]}), json!({"stop": vec!["x"; 5]}), "stop"),
+            (json!({"model": "x".repeat(512)}), json!({"model": "x".repeat(513)}), "model"),
+            (json!({"user": "x".repeat(512)}), json!({"user": "x".repeat(513)}), "user"),
+        ] {
+            let refused = read(&beyond).unwrap_err().body().error;
+            assert_eq!(refused.param.as_deref(), Some(param), "{}", refused.message);
+            assert!(read(&most).is_ok(), "{param}");
+        }
+    }
+
+    /// 64 prompts with 128 answers each are 8,192 sequences, for which everybody else would wait.
+    #[test]
+    fn attack_a07_a_request_for_thousands_of_answers_is_refused() {
+        let refused = read(&json!({"prompt": vec!["a"; 64], "n": 128})).unwrap_err().body().error;
+        assert!(refused.message.contains("8192 answers; at most 128"), "{}", refused.message);
     }
 
     #[test]

@@ -14,6 +14,13 @@ const MOST_TOOLS: usize = 128;
 /// The longest name of a tool or a schema. Source: OpenAI's API reference.
 const LONGEST_NAME: usize = 64;
 
+/// The longest list of tools, in bytes of JSON.
+const TOOLS_BYTES: usize = 256 << 10;
+/// The longest schema, in bytes of JSON.
+const SCHEMA_BYTES: usize = 64 << 10;
+/// How deep a schema may be nested, in lists and objects of its JSON.
+const SCHEMA_DEPTH: usize = 48;
+
 /// What an answer's text must be.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -103,16 +110,21 @@ pub struct ToolName {
 impl<'de> Deserialize<'de> for ToolChoiceIn {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error;
-        let given = Value::deserialize(deserializer)?;
-        let choice = match given.as_str() {
+        let asked = Value::deserialize(deserializer)?;
+        let choice = match asked.as_str() {
             Some("none") => ToolChoice::None,
             Some("auto") => ToolChoice::Auto,
             Some("required") => ToolChoice::Required,
-            Some(other) => return Err(Error::custom(format!("'{other}'; allowed: none, auto, required, or a tool"))),
+            Some(other) => {
+                return Err(Error::custom(format!(
+                    "'{}'; allowed: none, auto, required, or a tool",
+                    given::shown(other)
+                )));
+            }
             None => {
-                let named: NamedTool = serde_json::from_value(given).map_err(Error::custom)?;
+                let named: NamedTool = serde_json::from_value(asked).map_err(Error::custom)?;
                 if named.r#type != "function" {
-                    return Err(Error::custom(format!("type '{}'; allowed: function", named.r#type)));
+                    return Err(Error::custom(format!("type '{}'; allowed: function", given::shown(&named.r#type))));
                 }
                 ToolChoice::Named { name: named.function.name }
             }
@@ -147,8 +159,10 @@ impl ResponseFormat {
             ("text", None) => Ok(Form::Free),
             ("json_object", None) => Ok(Form::Json),
             (other, _) => {
-                let message =
-                    format!("Invalid 'response_format.type': '{other}'; allowed: text, json_object, json_schema.");
+                let message = format!(
+                    "Invalid 'response_format.type': '{}'; allowed: text, json_object, json_schema.",
+                    given::shown(other)
+                );
                 Err(ApiError::invalid("response_format.type", message))
             }
         }
@@ -184,16 +198,25 @@ pub fn tools(
     if let ToolChoice::Named { name } = &choice
         && !names.contains(name)
     {
-        return Err(ApiError::invalid("tool_choice", format!("Invalid 'tool_choice': '{name}' is none of 'tools'.")));
+        return Err(ApiError::invalid(
+            "tool_choice",
+            format!("Invalid 'tool_choice': '{}' is none of 'tools'.", given::shown(name)),
+        ));
     }
-    let shown = given.iter().map(shown).collect();
+    let shown: Value = given.iter().map(shown).collect();
+    let bytes = shown.to_string().len();
+    if bytes > TOOLS_BYTES {
+        let message = format!("Invalid 'tools': {bytes} bytes of JSON; at most {TOOLS_BYTES} are allowed.");
+        return Err(ApiError::invalid("tools", message));
+    }
     Ok(Some(Tools { shown, definitions, choice, parallel: parallel.unwrap_or(true) }))
 }
 
 fn definition((i, tool): (usize, &ToolIn)) -> Result<Tool, ApiError> {
     if tool.r#type != "function" {
         let at = format!("tools[{i}].type");
-        return Err(ApiError::unsupported(&at, format!("Unsupported '{at}': '{}'; allowed: function.", tool.r#type)));
+        let shown = given::shown(&tool.r#type);
+        return Err(ApiError::unsupported(&at, format!("Unsupported '{at}': '{shown}'; allowed: function.")));
     }
     let function = &tool.function;
     check_name(&format!("tools[{i}].function.name"), &function.name)?;
@@ -236,5 +259,24 @@ fn check_schema(at: &str, schema: &Value) -> Result<(), ApiError> {
         let at = format!("{at}.x-guidance");
         return Err(ApiError::unsupported(&at, format!("Unknown keyword: '{at}'.")));
     }
+    let depth = depth_of(schema);
+    if depth > SCHEMA_DEPTH {
+        let message = format!("Invalid '{at}': nested {depth} deep; at most {SCHEMA_DEPTH} levels are allowed.");
+        return Err(ApiError::invalid(at, message));
+    }
+    let bytes = schema.to_string().len();
+    if bytes > SCHEMA_BYTES {
+        let message = format!("Invalid '{at}': {bytes} bytes of JSON; at most {SCHEMA_BYTES} are allowed.");
+        return Err(ApiError::invalid(at, message));
+    }
     Ok(())
+}
+
+/// Levels of lists and objects; the parser of bodies has a bound of its own, so the recursion has one.
+fn depth_of(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth_of).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth_of).max().unwrap_or(0),
+        _ => 0,
+    }
 }

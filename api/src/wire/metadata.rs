@@ -4,23 +4,33 @@ use std::collections::BTreeMap;
 
 use crate::error::ApiError;
 
+/// The most pairs. Source: OpenAI's API reference.
+const MOST_PAIRS: usize = 16;
+/// The longest key, in characters. Source: OpenAI's API reference.
+const KEY_CHARACTERS: usize = 64;
+/// The longest value, in characters. Source: OpenAI's API reference.
+const VALUE_CHARACTERS: usize = 512;
+
 /// Checks the pairs.
 ///
 /// # Errors
 /// [`ApiError::Invalid`]: too many, or one is too long.
 pub fn check(metadata: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    if metadata.len() > 16 {
-        return Err(ApiError::invalid("metadata", "Invalid 'metadata': at most 16 pairs are kept."));
+    if metadata.len() > MOST_PAIRS {
+        return Err(ApiError::invalid("metadata", format!("Invalid 'metadata': at most {MOST_PAIRS} pairs are kept.")));
     }
     let fits = |key: &str, value: &str| {
-        (1..=64).contains(&key.chars().count())
-            && value.chars().count() <= 512
+        (1..=KEY_CHARACTERS).contains(&key.chars().count())
+            && value.chars().count() <= VALUE_CHARACTERS
             && !key.contains('\0')
             && !value.contains('\0')
     };
     if metadata.iter().all(|(key, value)| fits(key, value)) {
         return Ok(());
     }
-    let message = "Invalid 'metadata': a key has 1 to 64 characters, a value at most 512, and none is NUL.";
+    let message = format!(
+        "Invalid 'metadata': a key has 1 to {KEY_CHARACTERS} characters, a value at most {VALUE_CHARACTERS}, and none is \
+         NUL."
+    );
     Err(ApiError::invalid("metadata", message))
 }

@@ -26,6 +26,8 @@ pub mod estimate;
 pub mod file;
 /// What an answer must look like and may call.
 pub mod form;
+/// Fields of OpenAI's bodies that change nothing.
+pub mod ignored;
 /// A job as it is asked for.
 pub mod job;
 /// Attune's own fields of a job: adapter, quantization, trainer.

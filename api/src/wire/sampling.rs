@@ -10,6 +10,16 @@ use crate::{error::ApiError, given::shown};
 
 /// The longest list of stop strings. Source: OpenAI's API reference.
 const MOST_STOPS: usize = 4;
+/// The longest stop string, in bytes. An answer holds back as much text as may begin one.
+const STOP_BYTES: usize = 1 << 10;
+/// The most tokens with a bias. Each is added at every draw of every answer.
+const MOST_BIASES: usize = 1024;
+/// The most answers to one request, over all of its prompts.
+const MOST_SEQUENCES: u32 = 128;
+/// The highest `max_tokens` and `max_completion_tokens`; the model's context ends an answer much earlier.
+const MOST_TOKENS: u64 = 1 << 31;
+/// The longest name of a model, in bytes.
+const MODEL_NAME_BYTES: usize = 512;
 /// The most answers to one request. Source: OpenAI's API reference.
 const MOST_CHOICES: u32 = 128;
 /// The largest penalty either way. Source: OpenAI's API reference.
@@ -89,7 +99,16 @@ impl Shared<'_> {
             return Err(ApiError::invalid("stop", format!("Invalid 'stop': at most {MOST_STOPS} texts are taken.")));
         }
         if self.stop.0.iter().any(String::is_empty) {
-            return Err(ApiError::invalid("stop", "Invalid 'stop': an empty text stands before everything."));
+            return Err(ApiError::invalid("stop", "Invalid 'stop': stop strings must not be empty."));
+        }
+        if let Some(long) = self.stop.0.iter().map(String::len).find(|length| *length > STOP_BYTES) {
+            let message = format!("Invalid 'stop': a stop string has {long} bytes; at most {STOP_BYTES} are allowed.");
+            return Err(ApiError::invalid("stop", message));
+        }
+        let biases = self.logit_bias.map_or(0, BTreeMap::len);
+        if biases > MOST_BIASES {
+            let message = format!("Invalid 'logit_bias': {biases} tokens; at most {MOST_BIASES} are allowed.");
+            return Err(ApiError::invalid("logit_bias", message));
         }
         if self.stream_options.is_some() && self.stream != Some(true) {
             return Err(ApiError::invalid("stream_options", "'stream_options' only goes with 'stream': true."));
@@ -147,6 +166,43 @@ pub fn range(name: &str, value: Option<f64>, least: f64, most: f64) -> Result<()
     }
 }
 
-/// Fields of OpenAI's bodies that change nothing here, whatever their value.
-pub const IDLE: [&str; 6] =
-    ["user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier"];
+/// Checks the number of answers over all prompts of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] with `param`.
+pub fn check_sequences(param: &str, prompts: usize, answers: u32) -> Result<(), ApiError> {
+    let all = u32::try_from(prompts).unwrap_or(u32::MAX).saturating_mul(answers);
+    if all <= MOST_SEQUENCES {
+        return Ok(());
+    }
+    let message = format!(
+        "Invalid '{param}': {prompts} prompts with {answers} answers each are {all} answers; at most {MOST_SEQUENCES} \
+         are allowed in one request."
+    );
+    Err(ApiError::invalid(param, message))
+}
+
+/// Checks the longest answer that is asked for.
+///
+/// # Errors
+/// [`ApiError::Invalid`] with `param`.
+pub fn check_max_tokens(param: &str, value: Option<u64>, least: u64) -> Result<(), ApiError> {
+    match value {
+        Some(given) if !(least..=MOST_TOKENS).contains(&given) => {
+            Err(ApiError::invalid(param, format!("Invalid '{param}': {given} is not from {least} to {MOST_TOKENS}.")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks the length of a model's name.
+///
+/// # Errors
+/// [`ApiError::Invalid`] with `model`.
+pub fn check_model(name: &str) -> Result<(), ApiError> {
+    if name.len() <= MODEL_NAME_BYTES {
+        return Ok(());
+    }
+    let message = format!("Invalid 'model': {} bytes; at most {MODEL_NAME_BYTES} are allowed.", name.len());
+    Err(ApiError::invalid("model", message))
+}
