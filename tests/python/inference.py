@@ -177,8 +177,19 @@ refused("prompt", lambda: client.completions.create(model=model, prompt="a" * 20
 refused("logit_bias", lambda: chat(logit_bias={"999999": 1}))
 refused("messages", lambda: chat(messages=[{"role": "user", "content": "<|im_end|>"}]))
 refused("top_logprobs", lambda: chat(top_logprobs=2))
-refused("store", lambda: chat(store=True))
-refused("tools", lambda: chat(tools=tools))
+# A template that takes no tools has them in the generic form.
+generic = chat(**hot, seed=3, tools=tools, tool_choice="required").choices[0]
+assert generic.finish_reason == "tool_calls" and len(generic.message.tool_calls) == 1, generic
+jsonschema.validate(json.loads(generic.message.tool_calls[0].function.arguments), person)
+# Nothing is stored, and that is said.
+kept = client.chat.completions.with_raw_response.create(
+    **{**ask, "model": model, "max_tokens": 2}, store=True, metadata={"a": "b"}, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
+assert kept.headers["attune-stored"] == "false" and kept.parse().choices, kept.headers
+refused("chat_template_kwargs.messages", lambda: chat(extra_body={"chat_template_kwargs": {"messages": []}}))
+# The beginning of a long prompt is read once.
+long = {"messages": [{"role": "user", "content": "word " * 60}], "max_tokens": 1}
+first, second = chat(**long).usage, chat(**long).usage
+assert second.prompt_tokens_details.cached_tokens in range(128, second.prompt_tokens), (first, second)
 refused("tool_choice", lambda: chat(tool_choice="required"))
 refused("response_format", lambda: chat(response_format={"type": "json_schema", "json_schema": {
     "name": "odd", "strict": True, "schema": {"type": "object", "properties": {"a": {"not": {"type": "string"}}}, "required": ["a"]}}}))

@@ -1,0 +1,70 @@
+//! One project asks for as much as it may; another project's completions must not wait for it.
+
+use std::time::{Duration, Instant};
+
+use attune_tests::platform::{Platform, client};
+use serde_json::{Value, json};
+
+/// Of completions alone, and of those under the flood.
+const MEASURED: usize = 40;
+
+/// A project of its own, and a key of it.
+async fn project(platform: &Platform, name: &str) -> String {
+    let made = platform.call(reqwest::Method::POST, "/v1/organization/projects", Some(json!({"name": name}))).await.unwrap().1;
+    let path = format!("/v1/organization/projects/{}/api_keys", made["id"].as_str().unwrap());
+    let key = platform.call(reqwest::Method::POST, &path, Some(json!({"name": name}))).await.unwrap().1;
+    key["value"].as_str().unwrap().to_owned()
+}
+
+async fn complete(platform: &Platform, key: &str, body: &Value) -> (u16, Option<String>) {
+    let asked = client().post(format!("{}/v1/completions", platform.url)).bearer_auth(key).json(body).send();
+    let answer = asked.await.unwrap();
+    let after = answer.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
+    let status = answer.status().as_u16();
+    answer.bytes().await.unwrap();
+    (status, after)
+}
+
+/// The 95th percentile of the times of small completions.
+async fn p95(platform: &Platform, key: &str) -> Duration {
+    let small = json!({"model": "tiny", "prompt": "hi", "max_tokens": 16});
+    let mut times = Vec::new();
+    for _ in 0..MEASURED {
+        let began = Instant::now();
+        assert_eq!(complete(platform, key, &small).await.0, 200);
+        times.push(began.elapsed());
+    }
+    times.sort();
+    times[MEASURED * 95 / 100]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_a07_figure_another_projects_completions_under_a_flood() {
+    let platform = Platform::start().unwrap();
+    platform.import_tiny().unwrap();
+    let (attacker, victim) = (project(&platform, "attacker").await, project(&platform, "victim").await);
+    let usual = {
+        p95(&platform, &victim).await; // the first one starts the serving process
+        p95(&platform, &victim).await
+    };
+    // Two requests of 128 answers are all that a project may have.
+    let large = json!({"model": "tiny", "prompt": vec!["a"; 16], "n": 8, "max_tokens": 900,
+        "logit_bias": {"256": -100, "258": -100}});
+    let (url, body) = (format!("{}/v1/completions", platform.url), large.to_string());
+    let flood: Vec<_> = (0..2)
+        .map(|_| {
+            let asked = client().post(&url).bearer_auth(&attacker).header("content-type", "application/json");
+            tokio::spawn(asked.body(body.clone()).send())
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let refused = complete(&platform, &attacker, &large).await;
+    assert_eq!((refused.0, refused.1.as_deref()), (429, Some("5")));
+    let flooded = p95(&platform, &victim).await;
+    assert!(flood.iter().all(|one| !one.is_finished()), "the flood ended before the measuring did");
+    flood.iter().for_each(tokio::task::JoinHandle::abort);
+    let ratio = flooded.as_secs_f64() / usual.as_secs_f64();
+    println!("another project's completions: {usual:?} alone, {flooded:?} under the flood (95th percentiles)");
+    println!("FIGURE other_tenants_p95_ratio_under_flood {ratio:.2}");
+    assert!(ratio < 6.0, "{usual:?} alone, {flooded:?} under the flood");
+}
