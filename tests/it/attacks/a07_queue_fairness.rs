@@ -2,19 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use attune_tests::platform::{Platform, client};
+use attune_tests::{
+    platform::{Platform, client},
+    tenant::Tenant,
+};
 use serde_json::{Value, json};
 
 /// Of completions alone, and of those under the flood.
 const MEASURED: usize = 40;
-
-/// A project of its own, and a key of it.
-async fn project(platform: &Platform, name: &str) -> String {
-    let made = platform.call(reqwest::Method::POST, "/v1/organization/projects", Some(json!({"name": name}))).await.unwrap().1;
-    let path = format!("/v1/organization/projects/{}/api_keys", made["id"].as_str().unwrap());
-    let key = platform.call(reqwest::Method::POST, &path, Some(json!({"name": name}))).await.unwrap().1;
-    key["value"].as_str().unwrap().to_owned()
-}
 
 async fn complete(platform: &Platform, key: &str, body: &Value) -> (u16, Option<String>) {
     let asked = client().post(format!("{}/v1/completions", platform.url)).bearer_auth(key).json(body).send();
@@ -42,7 +37,8 @@ async fn p95(platform: &Platform, key: &str) -> Duration {
 async fn attack_a07_figure_another_projects_completions_under_a_flood() {
     let platform = Platform::start().unwrap();
     platform.import_tiny().unwrap();
-    let (attacker, victim) = (project(&platform, "attacker").await, project(&platform, "victim").await);
+    let key = async |name| Tenant::new(&platform, name).await.unwrap().api_key;
+    let (attacker, victim) = (key("attacker").await, key("victim").await);
     let usual = {
         p95(&platform, &victim).await; // the first one starts the serving process
         p95(&platform, &victim).await
