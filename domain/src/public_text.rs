@@ -32,7 +32,9 @@ fn of_word(word: &str) -> String {
         before.is_none_or(|c| !(c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '/')))
             && after.is_some_and(|c| c.is_alphanumeric() || matches!(c, '.' | '_'))
     };
-    let Some(at) = word.match_indices('/').map(|(at, _)| at).find(|at| starts_path(*at)) else { return word.to_owned() };
+    let Some(at) = word.match_indices('/').map(|(at, _)| at).find(|at| starts_path(*at)) else {
+        return word.to_owned();
+    };
     let path = word[at..].trim_end_matches([':', '.']);
     let name = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default();
     let behind = &word[at + path.len()..];

@@ -1,8 +1,6 @@
 //! What is read from a `config.json` against what the configuration classes of transformers make of it:
 //! `testdata/make_configs.py`. The frequencies of the same file are compared in `model`.
 
-#![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
-
 use std::collections::BTreeMap;
 
 use attune_domain::{architecture::Architecture, weights};

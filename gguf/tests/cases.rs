@@ -52,7 +52,7 @@ fn pair(key: &str, value: &Value) -> Vec<u8> {
             Some(whole) => (4, u32::try_from(whole).unwrap().to_le_bytes().to_vec()),
             None => (6, (number.as_f64().unwrap() as f32).to_le_bytes().to_vec()),
         },
-        _ => panic!("{value}"),
+        _ => unreachable!("no test has {value}"),
     };
     [text(key), kind.to_le_bytes().to_vec(), bytes].concat()
 }

@@ -3,7 +3,10 @@
 //! Each line is the engine with that many requests at once, 64 tokens each, greedy, after a prompt of 128 tokens; the time
 //! is that of the answers, without the prompts.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use attune_domain::{bytes::Bytes, serve::Sampling, spec::Quantization};
@@ -26,7 +29,8 @@ fn main() -> anyhow::Result<()> {
     let began = Instant::now();
     let decoder = Decoder::load(&folder, Quantization::None)?;
     println!("loaded in {:.1} s, {threads} threads", began.elapsed().as_secs_f64());
-    let (engine, _ended) = engine::start(decoder, Limits { max_batch: 16, kv_memory: Bytes::mib(2048) })?;
+    let limits = Limits { max_batch: 16, kv_memory: Bytes::mib(2048), max_wait: Duration::from_secs(60) };
+    let (engine, _ended) = engine::start(decoder, limits)?;
     println!("batch  prompt tokens/s  first token ms  answer tokens/s");
     for batch in [1u32, 4, 8, 16] {
         measure(&engine, batch)?;
@@ -46,6 +50,7 @@ fn measure(engine: &EngineHandle, batch: u32) -> anyhow::Result<()> {
         engine.submit(Work {
             prompt,
             lease: None,
+            project: "bench".into(),
             sampler,
             max_tokens: Some(ANSWER),
             stop_ids: Vec::new(),

@@ -27,7 +27,6 @@ use crate::{
     turns::{self, Turns},
 };
 
-
 /// A project has all places but one in so many.
 const OTHERS_SHARE: usize = 4;
 /// Tokens for which memory is promised at once.

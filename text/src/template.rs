@@ -141,7 +141,7 @@ impl ChatTemplate {
     ) -> Result<String, EncodeError> {
         let context = context! {
             messages => turns, tools => tools, documents => (), add_generation_prompt => add_generation_prompt,
-            ..Value::from_serialize(&self.special), ..Value::from_serialize(variables)
+            ..context! { ..Value::from_serialize(&self.special), ..Value::from_serialize(variables) }
         };
         self.environment
             .get_template(NAME)

@@ -199,11 +199,11 @@ impl NewChat {
     pub fn template_kwargs(&self) -> Result<Map<String, Value>, ApiError> {
         const FIELD: &str = "chat_template_kwargs";
         let mut kwargs = self.chat_template_kwargs.clone().unwrap_or_default();
-        if let Some(thinking) = self.enable_thinking {
-            if kwargs.insert("enable_thinking".into(), thinking.into()).is_some_and(|other| other != thinking) {
-                let message = format!("Invalid 'enable_thinking': '{FIELD}' has another value of it.");
-                return Err(ApiError::invalid("enable_thinking", message));
-            }
+        if let Some(thinking) = self.enable_thinking
+            && kwargs.insert("enable_thinking".into(), thinking.into()).is_some_and(|other| other != thinking)
+        {
+            let message = format!("Invalid 'enable_thinking': '{FIELD}' has another value of it.");
+            return Err(ApiError::invalid("enable_thinking", message));
         }
         let bytes = serde_json::to_string(&kwargs).map_or(usize::MAX, |text| text.len());
         if kwargs.len() > MOST_KWARGS || bytes > KWARGS_BYTES {
@@ -418,7 +418,11 @@ mod tests {
             (kwargs(16, 1), kwargs(17, 1), "chat_template_kwargs"),
             (kwargs(1, 4096 - r#"{"k0":""}"#.len()), kwargs(1, 4097 - r#"{"k0":""}"#.len()), "chat_template_kwargs"),
             (kwargs(1, 1), json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
-            (json!({"enable_thinking": true}), json!({"enable_thinking": true, "chat_template_kwargs": {"enable_thinking": 1}}), "enable_thinking"),
+            (
+                json!({"enable_thinking": true}),
+                json!({"enable_thinking": true, "chat_template_kwargs": {"enable_thinking": 1}}),
+                "enable_thinking",
+            ),
             (pairs(16), pairs(17), "metadata"),
             (json!({"metadata": {text(64): "v"}}), json!({"metadata": {text(65): "v"}}), "metadata"),
             (json!({"metadata": {"a": text(512)}}), json!({"metadata": {"a": text(513)}}), "metadata"),

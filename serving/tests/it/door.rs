@@ -416,10 +416,13 @@ async fn an_adapter_s_own_chat_template_is_used() {
 #[tokio::test]
 async fn variables_of_the_caller_reach_the_chat_template() {
     let world = World::new().await;
-    let template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking is false %}{{ '....' }}{% endif %}";
+    let template =
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking is false %}{{ '....' }}{% endif %}";
     let own: AdapterRef = world.adapter(1, Some(template)).await;
     let app = app(&world);
-    for (kwargs, want) in [(json!({}), 4), (json!({"enable_thinking": true}), 4), (json!({"enable_thinking": false}), 8)] {
+    for (kwargs, want) in
+        [(json!({}), 4), (json!({"enable_thinking": true}), 4), (json!({"enable_thinking": false}), 8)]
+    {
         let template_kwargs = kwargs.as_object().unwrap().clone();
         let prompt = Prompt::Chat { messages: vec![message("user", "four")], template_kwargs };
         let request = GenerateRequest { adapter: Some(own.clone()), ..ask(prompt) };

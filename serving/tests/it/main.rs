@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 mod adapters;
+#[cfg(test)]
 mod cases;
 #[cfg(test)]
 mod door;
