@@ -51,6 +51,7 @@ pub async fn find(app: &App, project: ProjectId, name: &str) -> Result<AskedMode
         && let Some(owner) = checkpoint_permission::owner(&mut db, project, name).await?
     {
         // What the owner lets others use is looked up as the owner's, by the same name.
+        drop(db);
         db = app.tenant(owner).await?;
         found = adapter::resolve(&mut db, owner, name).await;
     }

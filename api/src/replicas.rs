@@ -124,10 +124,15 @@ fn looks(app: App, id: ReplicaId) -> impl Fn() -> BoxFuture<'static, Result<Opti
 
 /// The living replica of the model's base, or the one that is wanted now; `None`: it ended in this moment.
 async fn ensure(app: &App, model: &AskedModel) -> Result<Option<Replica>, ApiError> {
-    let mut tx = app.platform().await?;
-    let replica = replica::ensure_for(&mut tx, model.base_model_id, Some(model.project_id)).await;
-    tx.commit().await?;
-    there(replica)
+    let (app, base, project) = (app.clone(), model.base_model_id, model.project_id);
+    // A task of its own: the prompts of one completion are asked side by side, and a task holds one connection at a time.
+    let ensuring = tokio::spawn(async move {
+        let mut tx = app.platform().await?;
+        let replica = replica::ensure_for(&mut tx, base, Some(project)).await;
+        tx.commit().await?;
+        there(replica)
+    });
+    ensuring.await.map_err(ApiError::internal)?
 }
 
 fn there(found: Result<Replica, StoreError>) -> Result<Option<Replica>, ApiError> {

@@ -8,24 +8,50 @@ use sqlx::PgConnection;
 
 use crate::{app::App, error::ApiError};
 
-/// Writes the metrics of a job that has succeeded into a file, if it has none yet.
+/// The content of a job's result file.
+pub struct Results {
+    sha256: String,
+    text: String,
+}
+
+/// Returns the results of a job that succeeds in this transaction, if no file holds them yet.
 ///
 /// # Errors
-/// [`ApiError::StorageRefused`]: the trainer says its last word again later. [`ApiError::Internal`].
-pub async fn keep(app: &App, tx: &mut PgConnection, id: JobId) -> Result<(), ApiError> {
-    let job = job::load(tx, id).await?;
-    if job.state != JobState::Succeeded || job.result_file_id.is_some() {
-        return Ok(());
+/// [`ApiError::Internal`].
+pub async fn of(tx: &mut PgConnection, id: JobId) -> Result<Option<Results>, ApiError> {
+    if !are_wanted(tx, id).await? {
+        return Ok(None);
     }
     let text = results::csv(tx, id).await?;
-    let sha256 = hex(&Sha256::digest(text.as_bytes()));
-    // Announced for itself: if this transaction comes to nothing, the sweep finds the content.
-    let mut announcing = app.platform().await?;
-    blob::announce(&mut announcing, std::slice::from_ref(&sha256)).await?;
-    announcing.commit().await?;
-    let bytes = Bytes(text.len() as u64);
-    let put = app.objects.put(&blob_key(&sha256), text).await;
-    put.map_err(|cause| ApiError::StorageRefused { what: "job's results", cause })?;
-    results::name(tx, id, &sha256, bytes).await?;
-    Ok(())
+    Ok(Some(Results { sha256: hex(&Sha256::digest(text.as_bytes())), text }))
+}
+
+async fn are_wanted(tx: &mut PgConnection, id: JobId) -> Result<bool, ApiError> {
+    let job = job::load(tx, id).await?;
+    Ok(job.state == JobState::Succeeded && job.result_file_id.is_none())
+}
+
+impl Results {
+    /// Puts the content into the object store. It is noted first: what no row comes to name is swept.
+    ///
+    /// # Errors
+    /// [`ApiError::StorageRefused`]: the trainer says its last word again later. [`ApiError::Internal`].
+    pub async fn put(&self, app: &App) -> Result<(), ApiError> {
+        let mut tx = app.platform().await?;
+        blob::announce(&mut tx, std::slice::from_ref(&self.sha256)).await?;
+        tx.commit().await?;
+        let put = app.objects.put(&blob_key(&self.sha256), self.text.clone()).await;
+        put.map_err(|cause| ApiError::StorageRefused { what: "job's results", cause })
+    }
+
+    /// Makes the content the result file of the job, if that still has none.
+    ///
+    /// # Errors
+    /// [`ApiError::Internal`].
+    pub async fn name(&self, tx: &mut PgConnection, id: JobId) -> Result<(), ApiError> {
+        if are_wanted(tx, id).await? {
+            results::name(tx, id, &self.sha256, Bytes(self.text.len() as u64)).await?;
+        }
+        Ok(())
+    }
 }

@@ -3,7 +3,12 @@
 use std::sync::Arc;
 
 use attune_domain::offer::Offer;
-use attune_store::{node, objects::Objects, offer};
+use attune_store::{
+    db::{self, Single, Tx},
+    node,
+    objects::Objects,
+    offer,
+};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, Notify};
 
@@ -33,6 +38,24 @@ pub(crate) struct App {
     pub(crate) placing: Arc<Mutex<()>>,
     /// Rung when the reconciler has something to look at.
     pub(crate) wake: Arc<Notify>,
+}
+
+impl App {
+    /// A transaction; the task must not hold a connection already.
+    ///
+    /// # Errors
+    /// [`SchedulerError::Store`].
+    pub(crate) async fn begin(&self) -> Result<Tx, SchedulerError> {
+        Ok(db::begin(&self.pool).await?)
+    }
+
+    /// A connection for single statements; the task must not hold one already.
+    ///
+    /// # Errors
+    /// [`SchedulerError::Store`].
+    pub(crate) async fn single(&self) -> Result<Single, SchedulerError> {
+        Ok(db::single(&self.pool).await?)
+    }
 }
 
 /// The provider's offers, with what is reserved of them.

@@ -9,9 +9,6 @@ pub(crate) enum SchedulerError {
     /// A row or an object could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The database does not give a connection.
-    #[error("the database failed")]
-    Database(#[from] sqlx::Error),
     /// A provider does not answer.
     #[error(transparent)]
     Provider(#[from] ProviderError),

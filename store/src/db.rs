@@ -8,11 +8,12 @@ use apalis_postgres::PostgresStorage;
 use attune_domain::id::{OrganizationId, ProjectId};
 use secrecy::ExposeSecret;
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction,
+    AssertSqlSafe, Connection, PgConnection, PgPool, SqlSafeStr,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use uuid::Uuid;
 
+pub use crate::connection::{Single, Tx};
 use crate::{audit::Origin, config::DatabaseConfig, error::StoreError};
 
 /// Our own migrations; apalis has its own, in its own schema.
@@ -55,9 +56,6 @@ fn pool(config: &DatabaseConfig) -> PgPoolOptions {
 
 /// For how long an idle connection is taken to be alive.
 const ASSUMED_ALIVE: Duration = Duration::from_secs(1);
-
-/// A transaction; what is not committed is undone.
-pub type Tx = Transaction<'static, Postgres>;
 
 /// Whose rows a transaction sees, and whose a request's changes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +103,7 @@ pub async fn scoped(pool: &PgPool, tenant: Tenant, origin: Option<Origin>) -> Re
     let (setting, id) = (tenant.setting(), tenant.uuid());
     let noted = origin.map(|origin| format!("; set local attune.origin = '{origin}'")).unwrap_or_default();
     let begin = format!("begin; set local role attune_app; set local {setting} = '{id}'{noted}");
-    Ok(pool.begin_with(AssertSqlSafe(begin)).await?)
+    Tx::begin(pool, AssertSqlSafe(begin).into_sql_str()).await
 }
 
 /// A transaction that sees every project's rows: the platform's own work.
@@ -113,7 +111,23 @@ pub async fn scoped(pool: &PgPool, tenant: Tenant, origin: Option<Origin>) -> Re
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn platform(pool: &PgPool) -> Result<Tx, StoreError> {
-    Ok(pool.begin_with("begin; set local role attune_platform").await?)
+    Tx::begin(pool, "begin; set local role attune_platform".into_sql_str()).await
+}
+
+/// A transaction in the role that the pool's connections log in with ([`connect_as_platform`]).
+///
+/// # Errors
+/// As [`platform`].
+pub async fn begin(pool: &PgPool) -> Result<Tx, StoreError> {
+    Tx::begin(pool, "begin".into_sql_str()).await
+}
+
+/// A connection outside of a transaction, in the role that the pool's connections log in with.
+///
+/// # Errors
+/// As [`platform`].
+pub async fn single(pool: &PgPool) -> Result<Single, StoreError> {
+    Single::take(pool).await
 }
 
 /// Brings the schema of the configured database up to date, as its owner where one is named.

@@ -44,6 +44,9 @@ pub enum StoreError {
     /// The database is away, or a query is wrong.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
+    /// The task holds a connection and asks for a second one.
+    #[error("a task that holds a connection asks for a second one")]
+    Nested,
     /// The schema could not be brought up to date.
     #[error("the schema could not be brought up to date")]
     Migrate(#[source] Cause),

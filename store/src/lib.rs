@@ -9,6 +9,9 @@ pub mod config;
 /// What can go wrong, by what a caller can do about it.
 pub mod error;
 
+/// Connections of the pool, and how transactions begin and end.
+pub mod connection;
+
 /// The pool, the schema, the advisory lock.
 pub mod db;
 
@@ -101,6 +104,9 @@ pub mod checkpoint_permission;
 
 /// Content in the object store: where to put it, when to throw it away.
 pub mod blob;
+
+/// Clears up what is over.
+pub mod sweep;
 
 /// Memory that is reserved with a provider.
 pub mod node;

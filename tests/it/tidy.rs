@@ -5,13 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) const ROOMS: [&str; 14] = [
+pub(crate) const ROOMS: [&str; 15] = [
     "domain",
     "dataset",
     "store",
     "text",
     "gguf",
     "node",
+    "inbound",
     "outbound",
     "model",
     "api",
@@ -86,6 +87,26 @@ fn sql_lives_in_store_and_is_never_built_from_text() {
         .map(|(path, _)| path.display().to_string())
         .collect();
     assert_none("SQL outside of store, or built from text", &misplaced);
+}
+
+/// A task that holds a connection of the pool and waits for another one can stall everybody: whoever needs one goes
+/// through `store::db`, which refuses a second one wherever assertions are compiled in.
+#[test]
+fn attack_a05_connections_are_taken_in_one_place() {
+    const WAYS: [&str; 4] = ["pool.acquire(", "pool.begin", "db.acquire(", "db.begin"];
+    let taken: Vec<String> = sources()
+        .iter()
+        .filter(|(path, _)| {
+            ["api/src", "scheduler/src", "store/src"].iter().any(|room| path.display().to_string().contains(room))
+        })
+        .filter(|(path, _)| !path.components().any(|c| c.as_os_str() == "tests") && !path.ends_with("tests.rs"))
+        .filter(|(path, _)| !path.ends_with("store/src/testing.rs") && !path.ends_with("store/src/connection.rs"))
+        .flat_map(|(path, text)| {
+            let lines = without_tests(text).lines().filter(|line| WAYS.iter().any(|way| line.contains(way)));
+            lines.map(|line| format!("{}: {}", path.display(), line.trim())).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_none("a connection that is not taken through store::db", &taken);
 }
 
 #[test]

@@ -5,6 +5,9 @@
 /// A model small enough to train in seconds, made here.
 pub mod tiny;
 
+/// An S3 server.
+pub mod object_store;
+
 /// `attune up` in a folder of its own, and its end.
 pub mod platform;
 

@@ -88,13 +88,15 @@ async fn one(app: App) -> Result<bool, ApiError> {
     let Some(batch) = claimed else { return Ok(false) };
     let now = Now { standing: Standing { state: batch.state, is_late: false }, turn_is_over: false };
     let (told, hears) = watch::channel(now);
+    // A task of its own: one task never holds two connections.
+    let beating = AbortOnDropHandle::new(tokio::spawn(beat(app.clone(), batch.clone(), worker, told)));
     let work = Box::pin(through(&app, batch.clone(), worker, hears));
     let worked = tokio::select! {
         // A task of its own would outlive a lost lease; a panic is caught here instead.
         worked = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(work)) => {
             worked.unwrap_or_else(|_| Err(ApiError::internal("work on a batch panicked")))
         }
-        error = beat(&app, &batch, worker, &told) => Err(error),
+        error = beating => Err(error.unwrap_or_else(ApiError::internal)),
     };
     if let Err(error) = &worked {
         broke_off(&app, batch.batch_id, worker, error).await?;
@@ -117,10 +119,10 @@ async fn broke_off(app: &App, id: BatchId, worker: Uuid, error: &ApiError) -> Re
 }
 
 /// Ends when the lease is lost.
-async fn beat(app: &App, batch: &Batch, worker: Uuid, told: &watch::Sender<Now>) -> ApiError {
+async fn beat(app: App, batch: Batch, worker: Uuid, told: watch::Sender<Now>) -> ApiError {
     loop {
         tokio::time::sleep(BEAT).await;
-        match now(app, batch, worker).await {
+        match now(&app, &batch, worker).await {
             Ok(now) => drop(told.send_replace(now)),
             Err(ApiError::Stale) => return ApiError::Stale,
             // The database may be away for a moment; if it is for longer, the lease is lost by its clock.

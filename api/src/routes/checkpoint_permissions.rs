@@ -40,13 +40,14 @@ pub async fn create(
     Body(new): Body<NewPermissions>,
 ) -> Result<Json<List<PermissionView>>, ApiError> {
     let projects = projects(&new.project_ids)?;
+    let mut all = app.platform().await?;
+    let stranger = checkpoint_permission::first_stranger(&mut all, holder.organization_id, &projects).await?;
+    drop(all);
     let mut tx = app.tenant(holder.project_id).await?;
     check_own(&mut tx, holder.project_id, &name).await?;
-    let mut all = app.platform().await?;
-    if let Some(stranger) = checkpoint_permission::first_stranger(&mut all, holder.organization_id, &projects).await? {
+    if let Some(stranger) = stranger {
         return Err(no_project(&stranger.to_string()));
     }
-    drop(all);
     let granted = checkpoint_permission::grant(&mut tx, holder.project_id, &name, &projects).await?;
     tx.commit().await?;
     let views = granted.into_iter().map(PermissionView::from).collect();

@@ -46,9 +46,15 @@ pub async fn reports(
     Body(said): Body<Report>,
 ) -> Result<Json<Reply>, ApiError> {
     let mut tx = app.platform().await?;
-    let reply = report::take(&mut tx, run.run_id, &said).await?;
-    if said.events.iter().any(|event| matches!(event, RunEvent::Published { .. })) {
-        results::keep(&app, &mut tx, run.job_id).await?;
+    let mut reply = report::take(&mut tx, run.run_id, &said).await?;
+    let publishes = said.events.iter().any(|event| matches!(event, RunEvent::Published { .. }));
+    if publishes && let Some(results) = results::of(&mut tx, run.job_id).await? {
+        // The content is put while no connection is held; then the report is taken anew, together with its file.
+        tx.rollback().await?;
+        results.put(&app).await?;
+        tx = app.platform().await?;
+        reply = report::take(&mut tx, run.run_id, &said).await?;
+        results.name(&mut tx, run.job_id).await?;
     }
     tx.commit().await?;
     Ok(Json(reply))

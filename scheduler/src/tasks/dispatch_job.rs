@@ -37,7 +37,7 @@ const JOBS_AT_ONCE: i64 = 20;
 impl Handle for DispatchJob {
     async fn handle(self, app: App) -> Result<(), SchedulerError> {
         let _placing = app.placing.lock().await;
-        let waiting = job::waiting(&mut *app.pool.acquire().await?, JOBS_AT_ONCE).await?;
+        let waiting = job::waiting(&mut *app.single().await?, JOBS_AT_ONCE).await?;
         for job_id in waiting {
             if !dispatch(&app, job_id).await? {
                 break;
@@ -60,7 +60,7 @@ enum Decision {
 /// Returns whether the next job may be looked at.
 #[tracing::instrument(skip(app), fields(job.id = %job_id))]
 async fn dispatch(app: &App, job_id: JobId) -> Result<bool, SchedulerError> {
-    let mut tx = app.pool.begin().await?;
+    let mut tx = app.begin().await?;
     let job = job::load(&mut tx, job_id).await?;
     if let Some((reason, why)) = money::exhausted(&mut tx, &job).await? {
         return match pausing::halt(&mut tx, &job, reason, &why).await {
@@ -173,17 +173,16 @@ async fn launch(app: &App, run: &Run, token: String) -> Result<bool, SchedulerEr
         token: token.into(),
         threads: run.plan.threads,
     };
-    let mut conn = app.pool.acquire().await?;
     match app.provider.launch(launch).await {
         Ok(handle) => {
-            node::launched(&mut conn, run.node_id, &handle).await?;
+            node::launched(&mut *app.single().await?, run.node_id, &handle).await?;
             Ok(true)
         }
         Err(error) => {
             tracing::error!(run.id = %run.run_id, error = chain(&error), "a trainer could not be launched");
             let reason = format!("The trainer could not be launched: {}", chain(&error));
             let loss = Loss { reason, counts: true, max_attempts: app.leases.max_attempts };
-            let mut tx = app.pool.begin().await?;
+            let mut tx = app.begin().await?;
             run::lost(&mut tx, run.run_id, &loss).await?;
             tx.commit().await?;
             Ok(false)

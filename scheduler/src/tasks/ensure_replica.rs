@@ -39,7 +39,7 @@ impl Handle for EnsureReplica {
     #[tracing::instrument(skip_all, fields(replica.id = %self.replica_id))]
     async fn handle(self, app: App) -> Result<(), SchedulerError> {
         let _placing = app.placing.lock().await;
-        let mut tx = app.pool.begin().await?;
+        let mut tx = app.begin().await?;
         let wanted = replica::get(&mut tx, self.replica_id).await?;
         if wanted.state != ReplicaState::Wanted {
             return Ok(());
@@ -107,7 +107,7 @@ async fn launch(
     let id: ReplicaId = replica.replica_id;
     let (name, token) = (id.to_string(), replica.token.clone().into());
     let launched = app.provider.launch(Launch { program: Program::Serving, name, token, threads }).await;
-    let mut tx = app.pool.begin().await?;
+    let mut tx = app.begin().await?;
     match launched {
         Ok(handle) => node::launched(&mut tx, node_id, &handle).await?,
         Err(error) => {

@@ -18,7 +18,7 @@ pub(super) async fn ensure(app: &App, base: &base_model::BaseModel) -> Result<Pa
     if tokio::fs::try_exists(&folder).await.unwrap_or(false) {
         return Ok(folder);
     }
-    let mut conn = app.pool.acquire().await?;
+    let mut conn = app.single().await?;
     let files = base_model::files(&mut conn, base.base_model_id).await?;
     drop(conn);
     // Complete or not there: made under another name, then renamed.

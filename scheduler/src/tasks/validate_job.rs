@@ -31,7 +31,7 @@ use crate::{
 
 impl Handle for ValidateJob {
     async fn handle(self, app: App) -> Result<(), SchedulerError> {
-        let mut conn = app.pool.acquire().await?;
+        let mut conn = app.single().await?;
         let job = job::load(&mut conn, self.job_id).await?;
         drop(conn);
         if job.state != JobState::Validating {
@@ -53,7 +53,7 @@ struct Examined {
 type Verdict = Result<Examined, JobError>;
 
 async fn examine(app: &App, job: &job::Job) -> Result<Verdict, SchedulerError> {
-    let base = base_model::get(&mut *app.pool.acquire().await?, job.base_model_id).await?;
+    let base = base_model::get(&mut *app.single().await?, job.base_model_id).await?;
     let folder = text_folder::ensure(app, &base).await?;
     let model = match tokio::task::spawn_blocking(move || open(&folder)).await? {
         Ok(model) => Arc::new(model),
@@ -92,7 +92,7 @@ async fn scan_file(
     (project, id): (ProjectId, FileId),
     (param, policy): (&'static str, RowPolicy),
 ) -> Result<Result<Scanned, JobError>, SchedulerError> {
-    let file = file::of_job(&mut *app.pool.acquire().await?, project, id).await?;
+    let file = file::of_job(&mut *app.single().await?, project, id).await?;
     let mut body = match app.objects.get(&blob_key(file.rows_sha256())).await {
         Ok(body) => body,
         Err(StoreError::NotFound(_)) => return Ok(Err(gone(param, id))),
@@ -143,7 +143,7 @@ fn gone(param: &str, id: FileId) -> JobError {
 
 /// Steps the job by the verdict. A job that was cancelled meanwhile stays so.
 async fn settle(app: &App, job: &job::Job, verdict: Verdict) -> Result<(), SchedulerError> {
-    let mut tx = app.pool.begin().await?;
+    let mut tx = app.begin().await?;
     let stepped = match verdict {
         Ok(Examined { facts, notes }) => {
             for (level, note) in &notes {

@@ -4,6 +4,7 @@
 mod adapter;
 mod batch;
 mod checkpoint_permission;
+mod connection;
 mod idempotency;
 mod job;
 mod money;
@@ -13,6 +14,7 @@ mod pausing;
 mod replica;
 mod report;
 mod row_security;
+mod sweep;
 mod tenant;
 mod training;
 mod webhook;

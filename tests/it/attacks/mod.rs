@@ -1,5 +1,9 @@
 //! Attacks on a running platform, each bounded in count and time, over loopback alone: one module for each attack.
 
 mod a04_poison_batch;
+mod a05_pool;
 mod a07_queue_fairness;
+mod a10_cancelled_requests;
+mod a16_slow_callers;
 mod a25_batch_fairness;
+mod callers;

@@ -1,0 +1,170 @@
+//! Connections of the pool: a transaction leaves a clean connection behind whenever its future is dropped, and a task
+//! holds one connection at a time.
+//!
+//! sqlx 0.9.0 returns a connection to the pool inside an open transaction if the future that begins it is dropped
+//! between the `begin` and its answer (launchbadge/sqlx#4385). [`Beginning`] owns the connection for that time.
+
+use std::{
+    collections::HashSet,
+    ops::{Deref, DerefMut},
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+use sqlx::{Database, PgConnection, PgPool, Postgres, SqlStr, pool::PoolConnection};
+use sqlx_core::transaction::TransactionManager;
+use tokio::{runtime::Handle, task};
+
+use crate::error::StoreError;
+
+type Manager = <Postgres as Database>::TransactionManager;
+
+/// A transaction; what is not committed is rolled back.
+#[derive(Debug)]
+pub struct Tx {
+    connection: PoolConnection<Postgres>,
+    is_open: bool,
+    _held: Held,
+}
+
+impl Tx {
+    /// Begins a transaction with `statement`, in one round trip.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]. [`StoreError::Nested`]: the task holds a connection already.
+    pub(crate) async fn begin(pool: &PgPool, statement: SqlStr) -> Result<Self, StoreError> {
+        let held = Held::one()?;
+        let beginning = Beginning(Some(pool.acquire().await?));
+        let connection = beginning.finish(statement).await?;
+        Ok(Self { connection, is_open: true, _held: held })
+    }
+
+    /// Keeps the changes. If the future is dropped before the answer, they are kept or undone as a whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]: nobody knows whether they were kept.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        Manager::commit(&mut self.connection).await?;
+        self.is_open = false;
+        Ok(())
+    }
+
+    /// Undoes the changes.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn rollback(mut self) -> Result<(), StoreError> {
+        Manager::rollback(&mut self.connection).await?;
+        self.is_open = false;
+        Ok(())
+    }
+}
+
+impl Deref for Tx {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        if self.is_open {
+            // Queued here, and sent by the pool before it gives the connection to anybody else.
+            Manager::start_rollback(&mut self.connection);
+        }
+    }
+}
+
+/// A connection whose `begin` may be on its way to the server. It is empty once the transaction is open.
+struct Beginning(Option<PoolConnection<Postgres>>);
+
+impl Beginning {
+    async fn finish(mut self, statement: SqlStr) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        let Some(connection) = &mut self.0 else { return Err(sqlx::Error::PoolClosed) };
+        let begun = Manager::begin(connection, Some(statement)).await;
+        let mut connection = self.0.take().ok_or(sqlx::Error::PoolClosed)?;
+        if begun.is_err() {
+            // The server may have taken the first of the statement's commands.
+            connection.close_on_drop();
+        }
+        begun.map(|()| connection)
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        let (Some(mut connection), Ok(runtime)) = (self.0.take(), Handle::try_current()) else { return };
+        runtime.spawn(async move {
+            // Waits for the answer to the `begin`, then ends what it has opened.
+            if sqlx::raw_sql("rollback").execute(&mut *connection).await.is_err() {
+                connection.close_on_drop();
+            }
+        });
+    }
+}
+
+/// A connection outside of a transaction: each statement is kept at once.
+#[derive(Debug)]
+pub struct Single {
+    connection: PoolConnection<Postgres>,
+    _held: Held,
+}
+
+impl Single {
+    /// Takes a connection from the pool.
+    ///
+    /// # Errors
+    /// As [`Tx::begin`].
+    pub(crate) async fn take(pool: &PgPool) -> Result<Self, StoreError> {
+        let held = Held::one()?;
+        Ok(Self { connection: pool.acquire().await?, _held: held })
+    }
+}
+
+impl Deref for Single {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Single {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+/// The tasks that hold a connection, in builds with debug assertions.
+static HOLDERS: LazyLock<Mutex<HashSet<task::Id>>> = LazyLock::new(Mutex::default);
+
+/// The right of a task to one connection. A task that holds one and waits for another stalls everybody as soon as enough
+/// others do the same; in builds with debug assertions, which all tests run, that is refused at once.
+#[derive(Debug)]
+struct Held(Option<task::Id>);
+
+impl Held {
+    fn one() -> Result<Self, StoreError> {
+        let task = if cfg!(debug_assertions) { task::try_id() } else { None };
+        if task.is_some_and(|id| !HOLDERS.lock().unwrap_or_else(PoisonError::into_inner).insert(id)) {
+            tracing::error!(at = %std::backtrace::Backtrace::force_capture(), "a task asks for a second connection");
+            return Err(StoreError::Nested);
+        }
+        Ok(Self(task))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(task) = self.0 {
+            HOLDERS.lock().unwrap_or_else(PoisonError::into_inner).remove(&task);
+        }
+    }
+}
