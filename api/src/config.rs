@@ -1,7 +1,8 @@
 //! The api's configuration: one file, overridden by `ATTUNE_…__…` variables, read once at the start.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
+use attune_inbound::{Bounds, HEAD_SECONDS, MOST_CONNECTIONS, MOST_CONNECTIONS_PER_ADDRESS};
 use attune_store::config::{DatabaseConfig, ObjectStoreConfig, WebhooksConfig};
 use figment::{
     Figment,
@@ -82,10 +83,29 @@ pub struct Limits {
     pub json_bytes: u64,
     /// The largest single file of a base model.
     pub blob_bytes: u64,
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections at once from one address: of a proxy in front, all.
+    pub connections_per_address: usize,
+    /// The time for the head of a request, and of a connection that is idle.
+    pub head_seconds: u64,
     /// The most unfinished fine-tuning jobs of a project; 0: no cap.
     pub unfinished_jobs: u32,
     /// The most unfinished batches of a project; 0: no cap.
     pub unfinished_batches: u32,
+}
+
+impl Limits {
+    /// The bounds of the server loop.
+    #[must_use]
+    pub fn connection_bounds(&self) -> Bounds {
+        Bounds {
+            connections: self.connections,
+            connections_per_address: self.connections_per_address,
+            head: Duration::from_secs(self.head_seconds),
+            ..Bounds::default()
+        }
+    }
 }
 
 /// Default of [`Limits::unfinished_jobs`].
@@ -103,6 +123,9 @@ impl Default for Limits {
             parser_cpu_seconds: 300,
             json_bytes: 4 << 20,
             blob_bytes: 64 << 30,
+            connections: MOST_CONNECTIONS,
+            connections_per_address: MOST_CONNECTIONS_PER_ADDRESS,
+            head_seconds: HEAD_SECONDS,
             unfinished_jobs: UNFINISHED_JOBS,
             unfinished_batches: UNFINISHED_BATCHES,
         }

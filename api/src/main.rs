@@ -3,7 +3,6 @@
 
 use std::{
     io::{IsTerminal, Read},
-    net::SocketAddr,
     num::NonZero,
     path::PathBuf,
     process::ExitCode,
@@ -65,6 +64,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    let bounds = config.limits.connection_bounds().within(attune_inbound::raise_descriptor_limit());
     db::migrate_as_owner(&config.database).await.context("the database cannot be made ready")?;
     let pool = db::connect(&config.database).await.context("the database cannot be reached")?;
     let objects = Objects::new(&config.object_store);
@@ -103,22 +103,19 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     tracing::info!(address = %listener.local_addr()?, "listening on {}", listener.local_addr()?);
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let stop = stopping.clone();
-    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
+    let server = attune_inbound::serve(listener, router, bounds, async move {
         stop_asked().await;
         stop.cancel();
     });
-    let served = tokio::select! {
-        served = server => served.context("the server failed"),
+    tokio::select! {
+        () = server => {}
         () = async { stopping.cancelled().await; tokio::time::sleep(GRACE).await } => {
             tracing::warn!("requests that went on for {} s after the stop are cut off", GRACE.as_secs());
-            Ok(())
         }
-    };
+    }
     writing.abort();
-    meter.write(&pool).await.context("the last usage could not be written down")?;
-    served
+    meter.write(&pool).await.context("the last usage could not be written down")
 }
 
 /// The first key's project, and the key; both may be there from an earlier start.

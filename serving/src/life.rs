@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
@@ -14,8 +13,9 @@ use attune_domain::{
     serve::{CONTRACT_VERSION, ReplicaReply, ReplicaReport, ServeSpec},
     spec::Quantization,
 };
+use attune_inbound::Bounds;
 use attune_model::decoder::Decoder;
-use attune_node::{Cache, NodeError, Platform, http_client};
+use attune_node::{Cache, Folder, NodeError, Platform, http_client};
 use attune_text::model::TextModel;
 use backon::{ExponentialBuilder, Retryable};
 use tokio::{
@@ -175,7 +175,7 @@ async fn open_and_serve(
     answer_until(listener, &app, end, ended).await
 }
 
-fn load(folder: PathBuf, threads: i32) -> anyhow::Result<(Decoder, TextModel)> {
+fn load(folder: Folder, threads: i32) -> anyhow::Result<(Decoder, TextModel)> {
     tch::set_num_threads(threads);
     let text = TextModel::open(&folder).context("the base's tokenizer or chat template cannot be used")?;
     let decoder = Decoder::load(&folder, Quantization::None).context("the base's weights cannot be used")?;
@@ -188,8 +188,9 @@ async fn answer_until(
     end: &CancellationToken,
     engine_ended: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
-    let server = axum::serve(listener, router(app.clone())).with_graceful_shutdown(end.clone().cancelled_owned());
-    let server = tokio::spawn(server.into_future());
+    let bounds = Bounds::default().within(attune_inbound::raise_descriptor_limit());
+    let server = attune_inbound::serve(listener, router(app.clone()), bounds, end.clone().cancelled_owned());
+    let server = tokio::spawn(server);
     tokio::select! {
         () = end.cancelled() => {}
         () = terminated() => end.cancel(),

@@ -37,6 +37,8 @@ const HEALTHY_WITHIN: Duration = Duration::from_secs(180);
 /// up; [`CliError::Forced`] after a second signal.
 pub(crate) async fn up(data: &Path, args: UpArgs) -> Result<()> {
     let settings = Settings::settle(args)?;
+    // The embedded object store needs them, and the children inherit the limit.
+    attune_inbound::raise_descriptor_limit();
     let data = data_folder(data)?;
     let _lock = lock::take(&data)?;
     let mut signals = Signals::new()?;

@@ -1,0 +1,45 @@
+//! The bodies of requests, as slow as [`crate::pace`] allows.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use axum::body::{Body, BodyDataStream, HttpBody};
+use bytes::Bytes;
+use futures::Stream;
+
+use crate::pace::Pace;
+
+/// The body, which fails once its sender has kept us waiting for too long.
+pub(crate) fn paced(body: Body, pace: Pace) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    Body::from_stream(Paced { pieces: body.into_data_stream(), pace })
+}
+
+struct Paced {
+    pieces: BodyDataStream,
+    pace: Pace,
+}
+
+impl Stream for Paced {
+    type Item = Result<Bytes, axum::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.pieces).poll_next(cx) {
+            Poll::Ready(next) => {
+                this.pace.moved(next.as_ref().and_then(|next| next.as_ref().ok()).map_or(0, Bytes::len));
+                Poll::Ready(next)
+            }
+            Poll::Pending => {
+                ready!(this.pace.poll_too_slow(cx));
+                let error = io::Error::new(io::ErrorKind::TimedOut, "the body comes too slowly");
+                Poll::Ready(Some(Err(axum::Error::new(error))))
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The time that a slow peer may take: a grace, and the time that its bytes would take at the least rate. Only the time in
+//! which it keeps us waiting counts, so a peer that waits for us is never too slow.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// One direction of a connection.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    grace: Duration,
+    least_bytes_per_second: u64,
+    bytes: u64,
+    waited: Duration,
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Pace {
+    pub(crate) fn new(grace: Duration, least_bytes_per_second: u64) -> Self {
+        Self { grace, least_bytes_per_second, bytes: 0, waited: Duration::ZERO, waiting: None }
+    }
+
+    /// The peer keeps us waiting. Ready: it has done so for too long.
+    pub(crate) fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let allowed = self.grace + Duration::from_secs(self.bytes / self.least_bytes_per_second.max(1));
+        let left = allowed.saturating_sub(self.waited);
+        let (_, end) = self.waiting.get_or_insert_with(|| {
+            let now = Instant::now();
+            (now, Box::pin(sleep_until(now + left)))
+        });
+        end.as_mut().poll(cx)
+    }
+
+    /// The peer has moved on by some bytes.
+    pub(crate) fn moved(&mut self, bytes: usize) {
+        if let Some((since, _)) = self.waiting.take() {
+            self.waited += since.elapsed();
+        }
+        self.bytes += bytes as u64;
+    }
+}
