@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    conditions,
+    conditions::{self, Demands},
     config::{Limits, Prices, Serving},
     credentials::Kept,
     error::ApiError,
@@ -76,7 +76,32 @@ impl App {
     /// # Errors
     /// [`ApiError::Internal`]: no connection in time. [`ApiError::PreconditionFailed`], [`ApiError::Conflict`].
     pub async fn tenant(&self, project: ProjectId) -> Result<Tx, ApiError> {
-        self.held(Tenant::Project(project)).await
+        self.held(Tenant::Project(project), Demands::All).await
+    }
+
+    /// A transaction before the one that makes the request's change: checks the preconditions, and leaves the
+    /// `Idempotency-Key` unmarked, so that a failure later on frees it.
+    ///
+    /// # Errors
+    /// As [`App::tenant`].
+    pub async fn preparing(&self, project: ProjectId) -> Result<Tx, ApiError> {
+        self.held(Tenant::Project(project), Demands::Preconditions).await
+    }
+
+    /// The transaction that makes the change which [`App::preparing`] has prepared: marks the `Idempotency-Key`.
+    ///
+    /// # Errors
+    /// As [`App::tenant`].
+    pub async fn completing(&self, project: ProjectId) -> Result<Tx, ApiError> {
+        self.held(Tenant::Project(project), Demands::IdempotencyKey).await
+    }
+
+    /// A transaction of this project beside the one that makes the request's change: it demands nothing.
+    ///
+    /// # Errors
+    /// [`ApiError::Internal`]: no connection in time.
+    pub async fn beside(&self, project: ProjectId) -> Result<Tx, ApiError> {
+        Ok(db::tenant(&self.db, project).await?)
     }
 
     /// A transaction that administers an organization: its projects, people, keys and audit log. Checked as above.
@@ -84,12 +109,12 @@ impl App {
     /// # Errors
     /// As [`App::tenant`].
     pub async fn organization(&self, organization: OrganizationId) -> Result<Tx, ApiError> {
-        self.held(Tenant::Organization(organization)).await
+        self.held(Tenant::Organization(organization), Demands::All).await
     }
 
-    async fn held(&self, tenant: Tenant) -> Result<Tx, ApiError> {
+    async fn held(&self, tenant: Tenant, demands: Demands) -> Result<Tx, ApiError> {
         let mut tx = db::scoped(&self.db, tenant, guard::origin()).await?;
-        conditions::hold(&mut tx, tenant).await?;
+        conditions::hold(&mut tx, tenant, demands).await?;
         Ok(tx)
     }
 

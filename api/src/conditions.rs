@@ -27,10 +27,11 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures::future::Either;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-use crate::error::ApiError;
+use crate::{error::ApiError, guard};
 
 /// Paths whose parameters name a thing that has versions. All that lies below one belongs to its thing, but for what a
 /// line above it names.
@@ -77,20 +78,42 @@ struct Conditions {
     seen: Mutex<Option<String>>,
 }
 
+/// The part of a request's demands that a transaction meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demands {
+    /// The transaction makes the change.
+    All,
+    /// The transaction comes before the one that makes the change.
+    Preconditions,
+    /// The transaction makes the change, and an earlier one has checked the preconditions.
+    IdempotencyKey,
+}
+
+/// Returns `future` with the demands and the origin of the request at hand, for a task of its own.
+pub fn carry<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let future = guard::carry(future);
+    match CONDITIONS.try_with(Arc::clone) {
+        Ok(conditions) => Either::Left(CONDITIONS.scope(conditions, future)),
+        Err(_) => Either::Right(future),
+    }
+}
+
 /// Checks, in a transaction that was just opened for a user's request, what the request demands.
 ///
 /// # Errors
 /// [`ApiError::PreconditionFailed`]: the row has another version. [`ApiError::Conflict`]: the request's
 /// `Idempotency-Key` has gone to another one.
-pub async fn hold(tx: &mut PgConnection, tenant: Tenant) -> Result<(), ApiError> {
+pub async fn hold(tx: &mut PgConnection, tenant: Tenant, demands: Demands) -> Result<(), ApiError> {
     let Ok(conditions) = CONDITIONS.try_with(Arc::clone) else { return Ok(()) };
-    if let Some(claim) = &conditions.claim {
+    if let Some(claim) = conditions.claim.as_ref().filter(|_| demands != Demands::Preconditions) {
         idempotency::mark(tx, claim).await.map_err(|error| match error {
             StoreError::Stale => ApiError::Conflict("The Idempotency-Key was taken over by another request.".into()),
             other => other.into(),
         })?;
     }
-    let Some((thing, names)) = &conditions.thing else { return Ok(()) };
+    let Some((thing, names)) = conditions.thing.as_ref().filter(|_| demands != Demands::IdempotencyKey) else {
+        return Ok(());
+    };
     if let Some(wanted) = &conditions.wanted {
         match version::lock(tx, tenant, *thing, names).await? {
             Some(current) if matches(wanted, &current) => {}

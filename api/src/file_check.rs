@@ -1,11 +1,10 @@
 //! A file that lies in the store, whole, becomes a row: a dataset's rows are checked first, and kept as trainers read them
 //! where the file itself is not that.
 
-use attune_domain::id::{ProjectId, UploadId};
+use attune_domain::id::ProjectId;
 use attune_store::{
-    db::Tx,
     file::{self, Canonical, Dataset, File, NewFile, Source},
-    upload,
+    upload::{self, Claim},
 };
 
 use crate::{
@@ -28,8 +27,8 @@ pub struct Received {
     pub arrived: Arrived,
     /// How long it is there; `None`: until it is deleted.
     pub expires_after_seconds: Option<u32>,
-    /// The upload that it comes from; it is completed together with the file.
-    pub upload: Option<UploadId>,
+    /// The claim on the upload that it comes from; that is completed together with the file.
+    pub upload: Option<Claim>,
 }
 
 /// Checks it, puts it under its digest, and its row beside it. The row is the last step: without it there is no file, and
@@ -44,12 +43,12 @@ pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<F
         Purpose::FineTune => Some(Box::pin(parser::read(app, staged.key(), &filename)).await?),
         Purpose::Batch | Purpose::UserData | Purpose::Evals => None,
     };
-    let mut tx = app.tenant(project).await?;
     let dataset = match read {
-        Some(read) => Some(keep_rows(&mut tx, read).await?),
+        Some(read) => Some(keep_rows(app, read).await?),
         None => None,
     };
-    staged.place(&mut tx, &arrived, "file").await?;
+    staged.place(app, &arrived, "file").await?;
+    let mut tx = if upload.is_some() { app.completing(project).await? } else { app.tenant(project).await? };
     let Arrived { sha256, bytes } = arrived;
     let purpose = purpose.name().to_owned();
     let new = NewFile { filename, purpose, bytes, sha256, dataset, expires_after_seconds };
@@ -61,10 +60,10 @@ pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<F
     Ok(file)
 }
 
-async fn keep_rows(tx: &mut Tx, Read { found, rows }: Read) -> Result<Dataset, ApiError> {
+async fn keep_rows(app: &App, Read { found, rows }: Read) -> Result<Dataset, ApiError> {
     let canonical = match rows {
         Some((staged, arrived)) => {
-            staged.place(tx, &arrived, "file").await?;
+            staged.place(app, &arrived, "file").await?;
             let Arrived { sha256, bytes } = arrived;
             Some(Canonical { sha256, bytes })
         }

@@ -185,11 +185,13 @@ impl First {
         Response::from_parts(parts, Body::from(body))
     }
 
-    /// Frees the key of a request that failed and made nothing; keeps every other answer.
+    /// Keeps the answer of a request that succeeded, and frees the key of one that failed and made nothing. A failure after
+    /// the change was made is nobody's answer: the key then says that the change was made and its answer is lost.
     async fn settle(&self, parts: &Parts, body: &[u8]) -> Result<(), StoreError> {
         let mut tx = db::scoped(&self.pool, self.claim.tenant, None).await?;
-        let failed = !parts.status.is_success();
-        if !(failed && idempotency::release(&mut tx, &self.claim).await?) {
+        if !parts.status.is_success() {
+            idempotency::release(&mut tx, &self.claim).await?;
+        } else {
             let body = match &self.seal {
                 Some(seal) => seal.seal(self.claim.claim, body)?,
                 None => body.to_vec(),

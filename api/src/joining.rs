@@ -2,15 +2,18 @@
 //!
 //! Memory: one part of the store's own uploads.
 
+use std::time::Duration;
+
 use attune_domain::id::ProjectId;
 use attune_store::{
     base_model::hex,
     error::StoreError,
     file::File,
     objects::upload_key,
-    upload::{self, Part, Upload},
+    upload::{self, CLAIM_SECONDS, Claim, Part, Upload},
 };
 use md5::{Digest, Md5};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     app::App,
@@ -22,8 +25,10 @@ use crate::{
 
 /// What is to be joined.
 pub struct Join {
-    /// It is claimed.
+    /// The upload.
     pub upload: Upload,
+    /// The right to join its parts.
+    pub claim: Claim,
     /// In their order.
     pub parts: Vec<Part>,
     /// What the whole must have, in lower-case hex.
@@ -35,23 +40,45 @@ pub struct Join {
 /// # Errors
 /// As [`file_check::keep`], and [`ApiError::Invalid`] for `md5`.
 pub async fn join(app: App, project: ProjectId, join: Join) -> Result<File, ApiError> {
-    let id = join.upload.upload_id;
+    let claim = join.claim;
+    let renewing = AbortOnDropHandle::new(tokio::spawn(renew(app.clone(), project, claim)));
     let kept = attempt(&app, project, join).await;
+    drop(renewing);
     if kept.is_err()
-        && let Err(error) = give_back(&app, project, id).await
+        && let Err(error) = give_back(&app, project, claim).await
     {
-        tracing::warn!(upload.id = %id, error = chain(&error), "an upload stays claimed until its claim ends");
+        tracing::warn!(upload.id = %claim.upload_id, error = chain(&error),
+            "an upload stays claimed until its claim ends");
     }
     kept
 }
 
-async fn give_back(app: &App, project: ProjectId, id: attune_domain::id::UploadId) -> Result<(), ApiError> {
-    let mut tx = app.tenant(project).await?;
-    upload::release(&mut tx, id).await?;
+/// Renews the claim until another has it, or this is dropped.
+async fn renew(app: App, project: ProjectId, claim: Claim) {
+    loop {
+        tokio::time::sleep(Duration::from_secs_f64(CLAIM_SECONDS / 3.0)).await;
+        let renewed = async {
+            let mut tx = app.beside(project).await?;
+            upload::renew(&mut tx, claim).await?;
+            Ok::<(), ApiError>(tx.commit().await?)
+        };
+        match renewed.await {
+            Ok(()) => {}
+            Err(ApiError::Stale) => return,
+            Err(error) => {
+                tracing::warn!(upload.id = %claim.upload_id, error = chain(&error), "a claim could not be renewed");
+            }
+        }
+    }
+}
+
+async fn give_back(app: &App, project: ProjectId, claim: Claim) -> Result<(), ApiError> {
+    let mut tx = app.beside(project).await?;
+    upload::release(&mut tx, claim).await?;
     Ok(tx.commit().await?)
 }
 
-async fn attempt(app: &App, project: ProjectId, Join { upload, parts, md5 }: Join) -> Result<File, ApiError> {
+async fn attempt(app: &App, project: ProjectId, Join { upload, claim, parts, md5 }: Join) -> Result<File, ApiError> {
     let purpose = Purpose::check(&upload.purpose)?;
     let (staged, arrived, found) = stream(app, &parts).await?;
     if let Some(wanted) = md5.filter(|wanted| *wanted != found) {
@@ -65,7 +92,7 @@ async fn attempt(app: &App, project: ProjectId, Join { upload, parts, md5 }: Joi
         purpose,
         arrived,
         expires_after_seconds: upload.file_expires_after_seconds,
-        upload: Some(upload.upload_id),
+        upload: Some(claim),
     };
     file_check::keep(app, project, received).await
 }
@@ -83,7 +110,6 @@ async fn stream(app: &App, parts: &[Part]) -> Result<(Staged, Arrived, String), 
             incoming.write(&piece).await?;
         }
     }
-    let staged = Staged::new(&app.objects, key);
-    let arrived = incoming.finish().await?;
+    let (staged, arrived) = incoming.stage(&app.objects, key).await?;
     Ok((staged, arrived, hex(&hasher.finalize())))
 }

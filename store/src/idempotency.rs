@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{db::Tenant, error::StoreError};
+use crate::{db::Tenant, error::StoreError, sweep::Batch};
 
 /// How long a claim lasts without being renewed, in seconds.
 pub const HELD_SECONDS: i32 = 60;
@@ -204,12 +204,12 @@ pub async fn release(db: &mut PgConnection, claim: &Claim) -> Result<bool, Store
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn forget_old(db: &mut PgConnection) -> Result<u64, StoreError> {
+pub(crate) async fn forget_old(db: &mut PgConnection) -> Result<Batch, StoreError> {
     let forgotten = sqlx::query!(
         "delete from idempotency_key where created_at < now() - make_interval(hours => $1::int)",
         KEPT_HOURS
     )
     .execute(db)
     .await?;
-    Ok(forgotten.rows_affected())
+    Ok(Batch { gone: forgotten.rows_affected(), has_more: false })
 }

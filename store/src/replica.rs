@@ -159,7 +159,9 @@ async fn select(conn: &mut PgConnection, filter: Filter<'_>) -> Result<Vec<Repli
              extract(epoch from clock_timestamp() - last_used_at)::float8 as "idle_seconds!",
              node.handle as "handle?"
          from replica left join node using (node_id)
-         where replica_id = $1 or token = $2 or ($3 and state <> 'ended')
+         where replica_id in (select replica_id from replica where replica_id = $1
+             union select replica_id from replica where token = $2
+             union select replica_id from replica where $3 and state <> 'ended')
          order by replica_id"#,
         filter.id.map(|id| id.uuid()),
         filter.token,

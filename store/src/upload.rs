@@ -8,10 +8,15 @@ use attune_domain::{
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, mint, objects::Objects};
+use crate::{
+    error::StoreError,
+    mint,
+    objects::{Objects, STAGED},
+    sweep::Batch,
+};
 
-/// How long a join may take before another may begin.
-const CLAIM_SECONDS: f64 = 3600.0;
+/// How long whoever joins the parts of an upload may be silent before another may join them.
+pub const CLAIM_SECONDS: f64 = 60.0;
 
 /// An upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,20 +227,47 @@ pub async fn parts(db: &mut PgConnection, upload: UploadId) -> Result<Vec<Part>,
         .collect())
 }
 
-/// Claims a pending upload for whoever is about to join its parts; `false`: another does.
+/// The right to join the parts of an upload, as long as it is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The upload.
+    pub upload_id: UploadId,
+    claim: uuid::Uuid,
+}
+
+/// Claims a pending upload for whoever is about to join its parts; `None`: another does.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn claim(tx: &mut PgConnection, id: UploadId) -> Result<bool, StoreError> {
+pub async fn claim(tx: &mut PgConnection, id: UploadId) -> Result<Option<Claim>, StoreError> {
+    let claim = mint::uuid();
     let claimed = sqlx::query!(
-        "update upload set claimed_until = now() + make_interval(secs => $2)
+        "update upload set claimed_until = now() + make_interval(secs => $2), claimed_by = $3
          where upload_id = $1 and status = 'pending' and coalesce(claimed_until, now()) <= now()",
         id.uuid(),
+        CLAIM_SECONDS,
+        claim,
+    )
+    .execute(tx)
+    .await?;
+    Ok((claimed.rows_affected() == 1).then_some(Claim { upload_id: id, claim }))
+}
+
+/// Goes on holding a claim.
+///
+/// # Errors
+/// [`StoreError::Stale`]: another has taken it over. [`StoreError::Database`].
+pub async fn renew(tx: &mut PgConnection, claim: Claim) -> Result<(), StoreError> {
+    let renewed = sqlx::query!(
+        "update upload set claimed_until = now() + make_interval(secs => $3)
+         where upload_id = $1 and claimed_by = $2 and status = 'pending'",
+        claim.upload_id.uuid(),
+        claim.claim,
         CLAIM_SECONDS,
     )
     .execute(tx)
     .await?;
-    Ok(claimed.rows_affected() == 1)
+    if renewed.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Stale) }
 }
 
 /// Whether parts are being joined at the moment.
@@ -252,24 +284,31 @@ pub async fn is_claimed(tx: &mut PgConnection, id: UploadId) -> Result<bool, Sto
     .await?)
 }
 
-/// The join failed: the upload is pending as before.
+/// The join failed: the upload is pending as before, unless another has taken the claim over.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn release(tx: &mut PgConnection, id: UploadId) -> Result<(), StoreError> {
-    sqlx::query!("update upload set claimed_until = null where upload_id = $1", id.uuid()).execute(tx).await?;
+pub async fn release(tx: &mut PgConnection, claim: Claim) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update upload set claimed_until = null, claimed_by = null where upload_id = $1 and claimed_by = $2",
+        claim.upload_id.uuid(),
+        claim.claim,
+    )
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
 /// The upload became a file.
 ///
 /// # Errors
-/// [`StoreError::Stale`]: it is not pending any more. [`StoreError::Database`].
-pub async fn complete(tx: &mut PgConnection, id: UploadId, file: FileId) -> Result<(), StoreError> {
+/// [`StoreError::Stale`]: it is not pending any more, or another has taken the claim over. [`StoreError::Database`].
+pub async fn complete(tx: &mut PgConnection, claim: Claim, file: FileId) -> Result<(), StoreError> {
     let done = sqlx::query!(
-        "update upload set status = 'completed', file_id = $2, claimed_until = null
-         where upload_id = $1 and status = 'pending'",
-        id.uuid(),
+        "update upload set status = 'completed', file_id = $3, claimed_until = null, claimed_by = null
+         where upload_id = $1 and claimed_by = $2 and status = 'pending'",
+        claim.upload_id.uuid(),
+        claim.claim,
         file.uuid(),
     )
     .execute(tx)
@@ -286,12 +325,21 @@ pub async fn cancel(tx: &mut PgConnection, id: UploadId) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Writes down which uploads have expired, and deletes up to a hundred parts that nobody needs any more. Returns how many
-/// parts went. All projects': for the platform's own transactions.
+/// Parts and objects that go in one transaction.
+const SWEPT_AT_ONCE: i64 = 100;
+
+/// How long an upload is kept that has come to its end.
+pub const KEPT_DAYS: i32 = 30;
+
+/// How long an object may lie that is neither in its place nor a part: longer than any request goes on.
+pub const STAGED_SECONDS: u64 = 24 * 3600;
+
+/// Writes down which uploads have expired, and deletes parts that nobody needs any more. Those of all projects: for the
+/// platform's own transactions.
 ///
 /// # Errors
 /// [`StoreError::Object`], [`StoreError::Database`].
-pub async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<usize, StoreError> {
+pub(crate) async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, StoreError> {
     sqlx::query!(
         "update upload set status = 'expired'
          where upload_id in (select upload_id from upload where status = 'pending' and expires_at <= now()
@@ -301,7 +349,8 @@ pub async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<usize, St
     .await?;
     let parts = sqlx::query!(
         "select upload_part_id, object_key from upload_part join upload using (upload_id)
-         where status <> 'pending' order by upload_part_id limit 100 for update of upload_part skip locked",
+         where status <> 'pending' order by upload_part_id limit $1 for update of upload_part skip locked",
+        SWEPT_AT_ONCE,
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -311,5 +360,56 @@ pub async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<usize, St
             .execute(&mut *tx)
             .await?;
     }
-    Ok(parts.len())
+    Ok(Batch { gone: parts.len() as u64, has_more: parts.len() as i64 >= SWEPT_AT_ONCE })
+}
+
+/// Forgets uploads that came to their end [`KEPT_DAYS`] ago, and whose parts are gone.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub(crate) async fn forget_old(tx: &mut PgConnection) -> Result<Batch, StoreError> {
+    let forgotten = sqlx::query!(
+        "delete from upload where upload_id in (select upload_id from upload
+             where status <> 'pending' and created_at < now() - make_interval(days => $1)
+                 and not exists (select from upload_part where upload_part.upload_id = upload.upload_id)
+             order by created_at limit $2 for update skip locked)",
+        KEPT_DAYS,
+        SWEPT_AT_ONCE,
+    )
+    .execute(tx)
+    .await?;
+    let gone = forgotten.rows_affected();
+    Ok(Batch { gone, has_more: gone >= SWEPT_AT_ONCE.unsigned_abs() })
+}
+
+/// Deletes what a process left that ended in the middle of a request: objects that came whole, and that are neither parts
+/// nor in their place.
+///
+/// # Errors
+/// [`StoreError::Object`], [`StoreError::Database`].
+pub(crate) async fn sweep_staged(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, StoreError> {
+    let (mut gone, mut after) = (0, None);
+    loop {
+        let page = objects.staged(after.as_deref()).await?;
+        let old: Vec<String> = page.iter().filter(|key| is_staged_for_long(key)).cloned().collect();
+        let named = sqlx::query_scalar!("select object_key from upload_part where object_key = any($1)", &old)
+            .fetch_all(&mut *tx)
+            .await?;
+        for key in old.iter().filter(|key| !named.contains(key)) {
+            objects.delete(key).await?;
+            gone += 1;
+        }
+        // The keys come in the order of their time: behind a young one there are only younger ones.
+        match page.last() {
+            Some(last) if old.len() == page.len() => after = Some(last.clone()),
+            _ => return Ok(Batch { gone, has_more: false }),
+        }
+    }
+}
+
+/// The time of a staged object is in its name.
+fn is_staged_for_long(key: &str) -> bool {
+    let made = key.strip_prefix(STAGED).and_then(|id| id.parse::<uuid::Uuid>().ok()).and_then(|id| id.get_timestamp());
+    let now = mint::uuid().get_timestamp();
+    made.zip(now).is_some_and(|(made, now)| now.to_unix().0.saturating_sub(made.to_unix().0) > STAGED_SECONDS)
 }

@@ -9,7 +9,7 @@ use crate::{
     app::App,
     body::Body,
     caller::Caller,
-    conditions,
+    conditions::{self, Demands},
     error::{ApiError, ErrorBody},
     wire::money::{BudgetView, NewBudget},
 };
@@ -19,7 +19,7 @@ use crate::{
     responses((status = 200, body = BudgetView), (status = "4XX", body = ErrorBody)))]
 pub async fn get(State(app): State<App>, Caller(holder): Caller) -> Result<Json<BudgetView>, ApiError> {
     let mut db = app.platform().await?;
-    conditions::hold(&mut db, Tenant::Project(holder.project_id)).await?;
+    conditions::hold(&mut db, Tenant::Project(holder.project_id), Demands::All).await?;
     shown(&mut db, holder.project_id).await
 }
 

@@ -7,7 +7,7 @@ use attune_domain::{
     id::{ProjectId, UploadId, UploadPartId},
 };
 use attune_store::{
-    db, file,
+    file,
     upload::{self, NewUpload as NewRow, Part, Upload, UploadStatus},
 };
 use axum::{
@@ -20,6 +20,7 @@ use crate::{
     app::App,
     body::Body,
     caller::Caller,
+    conditions,
     error::{ApiError, ErrorBody},
     file_form,
     file_terms::{ExpiresAfter, Purpose, check_filename},
@@ -119,8 +120,10 @@ pub async fn add_part(
     let mut tx = app.tenant(holder.project_id).await?;
     open(&mut tx, &app, (&holder.project_id, upload_id), &id, arrived.bytes.0).await?;
     let part = upload::add_part(&mut tx, holder.project_id, upload_id, (staged.key(), arrived.bytes)).await?;
-    tx.commit().await?;
+    // Before the commit, of which a caller that leaves may not hear: a part whose object is gone could never be joined,
+    // and an object that is no part is swept.
     staged.stay();
+    tx.commit().await?;
     Ok(Json(PartView::new(upload_id, &part)))
 }
 
@@ -138,21 +141,18 @@ pub async fn complete(
     Body(asked): Body<Completion>,
 ) -> Result<Json<UploadView>, ApiError> {
     let (project, upload_id) = (holder.project_id, named(&id)?);
-    let mut tx = app.tenant(project).await?;
+    let mut tx = app.preparing(project).await?;
     let upload = upload::lock(&mut tx, project, upload_id).await.map_err(ApiError::on_read(&id))?;
     if upload.status != UploadStatus::Completed {
         pending(&upload)?;
         let parts = chosen(&upload, upload::parts(&mut tx, upload_id).await?, &asked.part_ids)?;
         let md5 = asked.md5.as_deref().map(checked_md5).transpose()?;
-        if !upload::claim(&mut tx, upload_id).await? {
-            return Err(joined_now());
-        }
+        let claim = upload::claim(&mut tx, upload_id).await?.ok_or_else(joined_now)?;
         tx.commit().await?;
         // A caller that leaves does not end it.
-        let joining = tokio::spawn(joining::join(app.clone(), project, Join { upload, parts, md5 }));
-        joining.await.map_err(ApiError::internal)??;
-        // What the request demanded was checked as its upload was claimed, and the upload has been written since.
-        tx = db::tenant(&app.db, project).await?;
+        let join = joining::join(app.clone(), project, Join { upload, claim, parts, md5 });
+        tokio::spawn(conditions::carry(join)).await.map_err(ApiError::internal)??;
+        tx = app.beside(project).await?;
     }
     view(&mut tx, project, upload_id, &id).await
 }

@@ -70,7 +70,7 @@ async fn a_key_is_held_then_answered_and_then_forgotten(pool: PgPool) {
     assert_ne!(next.claim, claim.claim);
     outlive(&pool, "25 hours").await;
     let mut tx = db::platform(&pool).await.unwrap();
-    assert_eq!(idempotency::forget_old(&mut tx).await.unwrap(), 1);
+    assert_eq!(idempotency::forget_old(&mut tx).await.unwrap().gone, 1);
 }
 
 #[sqlx::test(migrations = false)]
