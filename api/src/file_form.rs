@@ -124,8 +124,7 @@ async fn stage(app: &App, mut field: Field<'_>, what: &'static str, limit: u64) 
     while let Some(piece) = field.chunk().await.map_err(unread)? {
         incoming.write(&piece).await?;
     }
-    let staged = Staged::new(&app.objects, key);
-    let arrived = incoming.finish().await?;
+    let (staged, arrived) = incoming.stage(&app.objects, key).await?;
     if arrived.bytes.0 == 0 {
         return Err(ApiError::invalid(what, format!("'{what}' is empty.")));
     }

@@ -1,17 +1,19 @@
 //! Content on its way from a caller into the object store: counted, hashed, and thrown away again if anything fails,
 //! the caller leaves, or the handler is dropped for any other reason.
 
-use attune_domain::{bytes::Bytes, run::Blob};
+use attune_domain::bytes::Bytes;
 use attune_store::{
     base_model::hex,
     blob,
-    db::Tx,
     error::StoreError,
     objects::{Objects, Upload, blob_key},
 };
 use sha2::{Digest, Sha256};
 
-use crate::error::{ApiError, chain};
+use crate::{
+    app::App,
+    error::{ApiError, chain},
+};
 
 /// An upload that nobody sees until [`Incoming::finish`].
 pub struct Incoming {
@@ -64,16 +66,30 @@ impl Incoming {
         Arrived { sha256: hex(&self.hasher.clone().finalize()), bytes: Bytes(self.bytes) }
     }
 
-    /// Puts it in sight.
+    /// Puts it in sight, under the key that it was begun with. A caller that leaves does not stop it half-way.
     ///
     /// # Errors
     /// [`ApiError::StorageRefused`]; nothing is kept then.
     pub async fn finish(mut self) -> Result<Arrived, ApiError> {
-        let arrived = self.arrived();
+        let (arrived, what) = (self.arrived(), self.what);
         if let Some(upload) = self.upload.take() {
-            upload.finish().await.map_err(|cause| ApiError::StorageRefused { what: self.what, cause })?;
+            let finished = tokio::spawn(upload.finish()).await.map_err(ApiError::internal)?;
+            finished.map_err(|cause| ApiError::StorageRefused { what, cause })?;
         }
         Ok(arrived)
+    }
+
+    /// Puts it in sight until it is placed or dropped. If the caller leaves meanwhile, it goes as soon as it is there.
+    ///
+    /// # Errors
+    /// As [`Incoming::finish`].
+    pub async fn stage(self, objects: &Objects, key: String) -> Result<(Staged, Arrived), ApiError> {
+        let objects = objects.clone();
+        let staging = async move {
+            let arrived = self.finish().await?;
+            Ok((Staged::new(&objects, key), arrived))
+        };
+        tokio::spawn(staging).await.map_err(ApiError::internal)?
     }
 
     /// Throws away what came; more is still counted, but not kept.
@@ -110,14 +126,16 @@ impl Staged {
         self.key.as_deref().unwrap_or_default()
     }
 
-    /// Puts it under the digest of its content, unless the store has that already. `tx` is to write the row that names it.
+    /// Puts it under the digest of its content, unless the store has that already. The caller holds no connection, and
+    /// writes the row that names it afterwards. The note of it is committed first: if no row comes, the sweep finds it.
     ///
     /// # Errors
     /// [`ApiError::StorageRefused`], [`ApiError::Internal`].
-    pub async fn place(self, tx: &mut Tx, arrived: &Arrived, what: &'static str) -> Result<(), ApiError> {
-        let wanted = Blob { name: String::new(), sha256: arrived.sha256.clone(), bytes: arrived.bytes };
-        let grants = blob::grant(tx, &self.objects, &[wanted]).await?;
-        if grants.iter().all(|grant| grant.url.is_none()) {
+    pub async fn place(self, app: &App, arrived: &Arrived, what: &'static str) -> Result<(), ApiError> {
+        let mut tx = app.platform().await?;
+        blob::announce(&mut tx, std::slice::from_ref(&arrived.sha256)).await?;
+        tx.commit().await?;
+        if self.objects.head(&blob_key(&arrived.sha256)).await? == Some(arrived.bytes) {
             self.discard().await;
             return Ok(());
         }

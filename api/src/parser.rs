@@ -127,8 +127,7 @@ async fn keep(app: &App, mut stdout: impl AsyncRead + Unpin) -> Result<Option<(S
     if incoming.arrived().bytes.0 == 0 {
         return Ok(None);
     }
-    let staged = Staged::new(&app.objects, key);
-    Ok(Some((staged, incoming.finish().await?)))
+    incoming.stage(&app.objects, key).await.map(Some)
 }
 
 /// Comes to its end when the child has had the whole file for much longer than its processor time.

@@ -11,10 +11,14 @@ mod config;
 mod error;
 /// This machine as a provider.
 mod local;
+/// The logs of its processes.
+mod logs;
 /// Where processes run.
 mod provider;
 /// Repairs.
 mod reconciler;
+/// Clears up.
+mod sweeper;
 /// What the queues bring.
 mod tasks;
 /// Events on their way to users' endpoints.
@@ -130,6 +134,7 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     tasks.spawn(worker::work::<DispatchJob>(app.clone(), queue_pool.clone(), stop.clone()));
     tasks.spawn(worker::work::<EnsureReplica>(app.clone(), queue_pool, stop.clone()));
     tasks.spawn(reconciler::reconcile(app.clone(), stop.clone()));
+    tasks.spawn(sweeper::sweep(app.clone(), stop.clone()));
     match sender {
         Some(sender) => drop(tasks.spawn(webhooks::deliver(sender, stop.clone()))),
         None => tracing::warn!("webhooks.secret_key is not set: no webhooks are sent"),

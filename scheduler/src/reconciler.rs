@@ -15,11 +15,10 @@ use std::{
 
 use attune_domain::job::JobState;
 use attune_store::{
-    blob, file, idempotency, job, money, node, offer,
+    job, money, node, offer,
     queue::{self, DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, Replica, ReplicaState},
     run::{self, ActiveRun, Loss},
-    upload, webhook_queue,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,9 +30,6 @@ use crate::{
 
 /// Between two passes when nothing rings.
 const PASS: Duration = Duration::from_secs(2);
-
-/// Between two clearings of old messages and loose objects.
-const SWEEP: Duration = Duration::from_secs(300);
 
 /// Between two tellings of what the provider offers.
 const SAY: Duration = Duration::from_secs(30);
@@ -54,7 +50,6 @@ const YIELD_SECONDS: f64 = 20.0;
 /// Runs until `stop`.
 pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
     let mut outliving = HashMap::new();
-    let mut swept = Instant::now();
     let mut said = None;
     loop {
         if said.is_none_or(|at: Instant| at.elapsed() >= SAY) {
@@ -68,12 +63,6 @@ pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
         if let Err(error) = pass(&app, &mut outliving).await {
             tracing::warn!(error = chain(&error), "a pass of the reconciler failed; the next one comes");
         }
-        if swept.elapsed() >= SWEEP {
-            swept = Instant::now();
-            if let Err(error) = sweep(&app).await {
-                tracing::warn!(error = chain(&error), "sweeping failed; it is tried again later");
-            }
-        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = app.wake.notified() => {}
@@ -85,7 +74,7 @@ pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
 /// Tells the api, through rows, what can be had here.
 async fn say_offers(app: &App) -> Result<(), SchedulerError> {
     let offers = app.provider.offers().await?;
-    let mut tx = app.pool.begin().await?;
+    let mut tx = app.begin().await?;
     offer::publish(&mut tx, app.provider.name(), &offers).await?;
     Ok(tx.commit().await?)
 }
@@ -95,7 +84,7 @@ pub(crate) async fn pass(app: &App, outliving: &mut HashMap<String, Instant>) ->
     let _placing = app.placing.lock().await;
     // Processes first: whatever one has reported before it ended is in the rows by then.
     let processes = app.provider.list().await?;
-    let mut conn = app.pool.acquire().await?;
+    let mut conn = app.single().await?;
     let runs = run::active(&mut conn, app.provider.name()).await?;
     let replicas = replica::active(&mut conn).await?;
     drop(conn);
@@ -161,7 +150,7 @@ async fn lose(app: &App, run: &ActiveRun, reason: String, counts: bool) -> Resul
     tracing::warn!(job.id = %run.job_id, run.id = %run.run_id, "giving a run up: {reason}");
     // The row first: from then on the lease is stale, whatever the process still says.
     let loss = Loss { reason, counts, max_attempts: app.leases.max_attempts };
-    let mut tx = app.pool.begin().await?;
+    let mut tx = app.begin().await?;
     run::lost(&mut tx, run.run_id, &loss).await?;
     tx.commit().await?;
     Ok(app.provider.stop(&run.run_id.to_string()).await?)
@@ -169,14 +158,14 @@ async fn lose(app: &App, run: &ActiveRun, reason: String, counts: bool) -> Resul
 
 async fn end_replica(app: &App, replica: &Replica, error: Option<&str>) -> Result<(), SchedulerError> {
     tracing::warn!(replica.id = %replica.replica_id, error, "ending a replica");
-    let mut tx = app.pool.begin().await?;
+    let mut tx = app.begin().await?;
     replica::end(&mut tx, replica.replica_id, error).await?;
     tx.commit().await?;
     Ok(app.provider.stop(&replica.replica_id.to_string()).await?)
 }
 
 async fn end_idle(app: &App, replica: &Replica, idle_seconds: f64) -> Result<(), SchedulerError> {
-    let mut tx = app.pool.begin().await?;
+    let mut tx = app.begin().await?;
     let ended = replica::end_if_idle(&mut tx, replica.replica_id, idle_seconds).await?;
     tx.commit().await?;
     if ended {
@@ -191,7 +180,7 @@ async fn end_idle(app: &App, replica: &Replica, idle_seconds: f64) -> Result<(),
 /// # Errors
 /// [`SchedulerError`]: the next pass of whoever waits tries again.
 pub(crate) async fn make_room(app: &App) -> Result<(), SchedulerError> {
-    let replicas = replica::active(&mut *app.pool.acquire().await?).await?;
+    let replicas = replica::active(&mut *app.single().await?).await?;
     for replica in replicas.iter().filter(|replica| replica.state == ReplicaState::Ready) {
         if replica.idle_seconds > YIELD_SECONDS {
             end_idle(app, replica, YIELD_SECONDS).await?;
@@ -217,7 +206,7 @@ async fn stop_unnamed(
 }
 
 async fn release_orphans(app: &App) -> Result<(), SchedulerError> {
-    let mut conn = app.pool.acquire().await?;
+    let mut conn = app.single().await?;
     for orphan in node::active(&mut conn, app.provider.name()).await?.iter().filter(|node| node.is_orphan()) {
         tracing::warn!(node.id = %orphan.node_id, "releasing a node that is for nobody");
         node::release(&mut conn, orphan.node_id).await?;
@@ -226,13 +215,13 @@ async fn release_orphans(app: &App) -> Result<(), SchedulerError> {
 }
 
 async fn release_affordable(app: &App) -> Result<(), SchedulerError> {
-    let mut tx = app.pool.begin().await?;
+    let mut tx = app.begin().await?;
     money::release_affordable(&mut tx, 100).await?;
     Ok(tx.commit().await?)
 }
 
 async fn push_again(app: &App) -> Result<(), SchedulerError> {
-    let mut tx = app.pool.begin().await?;
+    let mut tx = app.begin().await?;
     for job_id in job::claim_unpushed(&mut tx, JobState::Validating, VALIDATION_SECONDS, 100).await? {
         queue::push(&mut tx, &ValidateJob { job_id }).await?;
     }
@@ -246,28 +235,13 @@ async fn push_again(app: &App) -> Result<(), SchedulerError> {
     Ok(tx.commit().await?)
 }
 
-async fn sweep(app: &App) -> Result<(), SchedulerError> {
-    let mut tx = app.pool.begin().await?;
-    let messages = queue::sweep(&mut tx).await?;
-    let files = file::expire(&mut tx).await?;
-    let parts = upload::sweep(&mut tx, &app.objects).await?;
-    let objects = blob::sweep(&mut tx, &app.objects).await?;
-    let events = webhook_queue::sweep(&mut tx).await?;
-    let keys = idempotency::forget_old(&mut tx).await?;
-    tx.commit().await?;
-    if messages > 0 || files > 0 || parts > 0 || objects > 0 || events > 0 || keys > 0 {
-        tracing::info!(messages, files, parts, objects, events, keys, "swept");
-    }
-    Ok(())
-}
-
 /// Ends all processes and hands their jobs back, so that the next scheduler finds them queued. For an orderly end.
 ///
 /// # Errors
 /// [`SchedulerError`]: what is left is found lost at the next start.
 pub(crate) async fn hand_back(app: &App) -> Result<(), SchedulerError> {
     let _placing = app.placing.lock().await;
-    let mut conn = app.pool.acquire().await?;
+    let mut conn = app.single().await?;
     let runs = run::active(&mut conn, app.provider.name()).await?;
     let replicas = replica::active(&mut conn).await?;
     drop(conn);

@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 use crate::{
     error::StoreError,
     objects::{Objects, blob_key},
+    sweep::Batch,
 };
 
 /// How long content stays that a row let go of: a run that started from it may still be reading.
@@ -72,25 +73,35 @@ pub async fn grant(tx: &mut PgConnection, objects: &Objects, wanted: &[Blob]) ->
     Ok(grants)
 }
 
-/// Deletes content whose time is up and that no row names. Returns how many objects went.
+/// Notes that are looked at in one transaction: whoever announces one of them waits until it ends.
+const SWEPT_AT_ONCE: i64 = 25;
+
+/// Deletes content whose time is up and that no row names, the longest due first.
 ///
 /// # Errors
-/// [`StoreError::Object`], [`StoreError::Database`].
-pub async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<usize, StoreError> {
+/// [`StoreError::Database`].
+pub async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, StoreError> {
     let old = sqlx::query_scalar!(
-        "select sha256 from loose_blob where delete_after < now() order by sha256 limit 100 for update skip locked",
+        "select sha256 from loose_blob where delete_after < now() order by delete_after limit $1
+         for update skip locked",
+        SWEPT_AT_ONCE,
     )
     .fetch_all(&mut *tx)
     .await?;
-    let mut swept = 0;
+    let (mut gone, has_more) = (0, old.len() as i64 >= SWEPT_AT_ONCE);
     for sha256 in old {
         if !is_named(tx, &sha256).await? {
-            objects.delete(&blob_key(&sha256)).await?;
-            swept += 1;
+            if let Err(error) = objects.delete(&blob_key(&sha256)).await {
+                // It must not keep all behind it from being looked at.
+                tracing::warn!(%error, "content could not be deleted; it is tried again later");
+                discard_digests(tx, &[sha256]).await?;
+                continue;
+            }
+            gone += 1;
         }
         sqlx::query!("delete from loose_blob where sha256 = $1", sha256).execute(&mut *tx).await?;
     }
-    Ok(swept)
+    Ok(Batch { gone, has_more })
 }
 
 async fn is_named(conn: &mut PgConnection, sha256: &str) -> Result<bool, StoreError> {

@@ -14,6 +14,7 @@ use crate::{
     blob,
     error::{StoreError, json, to_json},
     mint, model_name, outbox,
+    sweep::Batch,
 };
 
 /// How many of a job are kept.
@@ -120,6 +121,34 @@ pub(crate) async fn delete_all(tx: &mut PgConnection, job: JobId) -> Result<(), 
         .fetch_all(&mut *tx)
         .await?;
     discard(tx, files).await
+}
+
+/// How long the checkpoints of a job that failed or was cancelled are kept: until then its user may look at them, use them
+/// as models, and export what they hold.
+pub const GIVEN_UP_DAYS: i32 = 7;
+
+/// Jobs whose checkpoints are let go of in one transaction.
+const SWEPT_AT_ONCE: i64 = 50;
+
+/// Lets go of the checkpoints of jobs that failed or were cancelled [`GIVEN_UP_DAYS`] ago.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub(crate) async fn sweep(tx: &mut PgConnection) -> Result<Batch, StoreError> {
+    let jobs = sqlx::query_scalar!(
+        "select job_id from job
+         where state in ('failed', 'cancelled') and finished_at < now() - make_interval(days => $1)
+             and exists (select from checkpoint where checkpoint.job_id = job.job_id)
+         order by finished_at limit $2 for update skip locked",
+        GIVEN_UP_DAYS,
+        SWEPT_AT_ONCE,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    for job in &jobs {
+        delete_all(tx, JobId::new(*job)).await?;
+    }
+    Ok(Batch { gone: jobs.len() as u64, has_more: jobs.len() as i64 >= SWEPT_AT_ONCE })
 }
 
 async fn delete(tx: &mut PgConnection, job: JobId, step: u64) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ use attune_domain::{
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::{blob, error::StoreError, mint};
+use crate::{blob, error::StoreError, mint, sweep::Batch};
 
 /// A file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -302,26 +302,30 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: FileId) -> Re
     Ok(None)
 }
 
-/// Lets go of files whose time is up, at most a hundred; one that a job still needs waits until that job has ended.
-/// Returns how many went. Theirs are all projects: for the platform's own transactions.
+/// Files that are let go of in one transaction.
+const EXPIRED_AT_ONCE: i64 = 100;
+
+/// Lets go of files whose time is up; one that a job still needs waits until that job has ended. Those of all projects:
+/// for the platform's own transactions.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn expire(tx: &mut PgConnection) -> Result<usize, StoreError> {
+pub async fn expire(tx: &mut PgConnection) -> Result<Batch, StoreError> {
     let gone = sqlx::query!(
         "update file set deleted_at = now()
          where file_id in (
              select file_id from file where expires_at <= now() and deleted_at is null and not exists (
                  select from job where state not in ('succeeded', 'failed', 'cancelled')
                      and (training_file_id = file_id or validation_file_id = file_id))
-             order by expires_at limit 100 for update skip locked)
+             order by expires_at limit $1 for update skip locked)
          returning sha256, rows_sha256",
+        EXPIRED_AT_ONCE,
     )
     .fetch_all(&mut *tx)
     .await?;
-    let count = gone.len();
+    let count = gone.len() as u64;
     let digests: Vec<String> =
         gone.into_iter().flat_map(|row| std::iter::once(row.sha256).chain(row.rows_sha256)).collect();
     blob::discard_digests(tx, &digests).await?;
-    Ok(count)
+    Ok(Batch { gone: count, has_more: count >= EXPIRED_AT_ONCE.unsigned_abs() })
 }

@@ -41,10 +41,13 @@ pub fn blob_key(sha256: &str) -> String {
     format!("blob/{sha256}")
 }
 
-/// A new key for content whose digest is not known yet.
+/// What the keys of content begin with whose digest is not known yet.
+pub(crate) const STAGED: &str = "upload/";
+
+/// A new key for content whose digest is not known yet. Later ones sort after earlier ones.
 #[must_use]
 pub fn upload_key() -> String {
-    format!("upload/{}", uuid::Uuid::now_v7().simple())
+    format!("{STAGED}{}", uuid::Uuid::now_v7().simple())
 }
 
 impl Objects {
@@ -158,6 +161,18 @@ impl Objects {
     pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
         let deleted = self.client.delete_object().bucket(&self.bucket).key(key).send().await;
         deleted.map(drop).map_err(|e| StoreError::object("delete", key, e))
+    }
+
+    /// Keys of [`upload_key`] that have objects, in their order, behind `after`; not all at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`].
+    pub(crate) async fn staged(&self, after: Option<&str>) -> Result<Vec<String>, StoreError> {
+        // With the delimiter the embedded server reads that folder alone.
+        let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(STAGED).delimiter("/");
+        let page = list.set_start_after(after.map(str::to_owned)).send().await;
+        let page = page.map_err(|e| StoreError::object("list", STAGED, e))?;
+        Ok(page.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect())
     }
 
     /// A URL that gives the object to whoever has it, for an hour.

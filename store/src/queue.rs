@@ -6,7 +6,7 @@ use attune_domain::id::{JobId, ReplicaId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sqlx::PgConnection;
 
-use crate::error::StoreError;
+use crate::{error::StoreError, sweep::Batch};
 
 /// A kind of message.
 pub trait Task: Serialize + DeserializeOwned + Clone + Send + Sync + Unpin + 'static {
@@ -63,12 +63,12 @@ pub async fn push<T: Task>(tx: &mut PgConnection, task: &T) -> Result<(), StoreE
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn sweep(conn: &mut PgConnection) -> Result<u64, StoreError> {
+pub(crate) async fn sweep(conn: &mut PgConnection) -> Result<Batch, StoreError> {
     // Not a macro: the table is apalis's, and is not there where `make sqlx` checks ours.
     let swept = sqlx::query(
         "delete from apalis.jobs where status in ('Done', 'Failed', 'Killed') and done_at < now() - interval '1 hour'",
     )
     .execute(conn)
     .await?;
-    Ok(swept.rows_affected())
+    Ok(Batch { gone: swept.rows_affected(), has_more: false })
 }

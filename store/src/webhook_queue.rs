@@ -11,7 +11,9 @@ use secrecy::SecretString;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{error::StoreError, mint, seal::SealKey, webhook_delivery::Event, webhook_endpoint::ALL_EVENTS};
+use crate::{
+    error::StoreError, mint, seal::SealKey, sweep::Batch, webhook_delivery::Event, webhook_endpoint::ALL_EVENTS,
+};
 
 /// An attempt that is to be made.
 #[derive(Debug, Clone)]
@@ -288,16 +290,21 @@ pub async fn settle(tx: &mut PgConnection, claim: &Claim, outcome: &Outcome, nex
     Ok(())
 }
 
-/// Forgets events that are older than a month, with their deliveries. Returns how many.
+/// Events that are forgotten in one transaction.
+const SWEPT_AT_ONCE: i64 = 1000;
+
+/// Forgets events that are older than a month, with their deliveries; also those that an installation without webhooks has
+/// never relayed.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn sweep(tx: &mut PgConnection) -> Result<u64, StoreError> {
+pub(crate) async fn sweep(tx: &mut PgConnection) -> Result<Batch, StoreError> {
     let swept = sqlx::query!(
         "delete from outbox where event_id in (select event_id from outbox
-             where created_at < now() - interval '30 days' and relayed_at is not null limit 10000)",
+             where created_at < now() - interval '30 days' order by created_at limit $1)",
+        SWEPT_AT_ONCE,
     )
     .execute(tx)
     .await?;
-    Ok(swept.rows_affected())
+    Ok(Batch { gone: swept.rows_affected(), has_more: swept.rows_affected() >= SWEPT_AT_ONCE.unsigned_abs() })
 }

@@ -117,8 +117,7 @@ async fn file(objects: &Objects, largest: u64, mut field: Field<'_>, brought: &m
             text.extend_from_slice(&piece);
         }
     }
-    let staged = Staged::new(objects, key);
-    let arrived = incoming.finish().await?;
+    let (staged, arrived) = incoming.stage(objects, key).await?;
     if is_tensors {
         brought.tensors = Some(scan.finish());
     } else if text.len() <= TEXT_BYTES {

@@ -62,13 +62,13 @@ async fn keep(
         blobs.push(Blob { name, sha256: arrived.sha256.clone(), bytes: arrived.bytes });
         staged.push((object, arrived));
     }
+    for (object, arrived) in staged {
+        object.place(app, &arrived, "adapter").await?;
+    }
     let mut tx = app.tenant(project).await?;
     let digest = base_model::digest(&blobs);
     if let Some(version) = adapter_version::by_digest(&mut tx, project, &name, &digest).await? {
         return Err(ApiError::Conflict(format!("'{name}' has this content already: it is version {version}.")));
-    }
-    for (object, arrived) in staged {
-        object.place(&mut tx, &arrived, "adapter").await?;
     }
     let template = blobs.iter().find(|blob| blob.name == "chat_template.jinja").map(|blob| blob.sha256.clone());
     let new = NewVersion {

@@ -31,20 +31,24 @@ struct Written {
 pub async fn finish(app: &App, batch: &Batch, worker: Uuid, event: BatchEvent) -> Result<(), ApiError> {
     let output = write(app, batch, false).await?;
     let errors = write(app, batch, true).await?;
-    let mut tx = app.platform().await?;
-    let mut ids = [None, None];
-    for (id, written) in ids.iter_mut().zip([output, errors]) {
+    let mut rows = [None, None];
+    for (row, written) in rows.iter_mut().zip([output, errors]) {
         let Some(Written { staged, arrived, filename }) = written else { continue };
-        staged.place(&mut tx, &arrived, "batch's answers").await?;
-        let new = NewFile {
+        staged.place(app, &arrived, "batch's answers").await?;
+        *row = Some(NewFile {
             filename,
             purpose: "batch_output".into(),
             bytes: arrived.bytes,
             sha256: arrived.sha256,
             dataset: None,
             expires_after_seconds: batch.output_expires_seconds.and_then(|seconds| u32::try_from(seconds).ok()),
-        };
-        *id = Some(file::insert(&mut tx, batch.project_id, new).await?.file_id);
+        });
+    }
+    let mut tx = app.platform().await?;
+    let mut ids = [None, None];
+    for (id, row) in ids.iter_mut().zip(rows) {
+        let Some(row) = row else { continue };
+        *id = Some(file::insert(&mut tx, batch.project_id, row).await?.file_id);
     }
     let [output, errors] = ids;
     batch::finish(&mut tx, (batch.batch_id, worker), event, output, errors).await?;
@@ -70,8 +74,7 @@ async fn write(app: &App, batch: &Batch, is_error: bool) -> Result<Option<Writte
         incoming.abort().await;
         return Ok(None);
     }
-    let staged = Staged::new(&app.objects, key);
-    let arrived = incoming.finish().await?;
+    let (staged, arrived) = incoming.stage(&app.objects, key).await?;
     let kind = if is_error { "error" } else { "output" };
     Ok(Some(Written { staged, arrived, filename: format!("{}_{kind}.jsonl", batch.batch_id) }))
 }

@@ -1,6 +1,6 @@
 //! Base models: bring the files of a Hugging Face folder one by one, then name them together.
 
-use attune_domain::run::Blob;
+use attune_domain::{bytes::Bytes, id::ProjectId, run::Blob};
 use attune_store::{
     base_model::{self, NAME_KEY},
     blob,
@@ -36,12 +36,26 @@ pub async fn find_blob(
     Path(sha256): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     check_digest(&sha256)?;
-    let mut tx = app.tenant(holder.project_id).await?;
-    // Whoever is told that it is there will name it soon: it must not go before that.
-    blob::announce(&mut tx, std::slice::from_ref(&sha256)).await?;
-    tx.commit().await?;
-    let there = app.objects.head(&blob_key(&sha256)).await?.is_some();
+    let there = length(&app, holder.project_id, &sha256).await?.is_some();
     Ok(if there { StatusCode::OK } else { StatusCode::NOT_FOUND })
+}
+
+/// The length of a blob that is there. Whoever hears of it will name it soon, so it does not go before that; what is not
+/// there leaves no note.
+async fn length(app: &App, project: ProjectId, sha256: &str) -> Result<Option<Bytes>, ApiError> {
+    let key = blob_key(sha256);
+    if app.objects.head(&key).await?.is_none() {
+        return Ok(None);
+    }
+    announce(app, project, sha256).await?;
+    // It may have gone before the note.
+    Ok(app.objects.head(&key).await?)
+}
+
+async fn announce(app: &App, project: ProjectId, sha256: &str) -> Result<(), ApiError> {
+    let mut tx = app.tenant(project).await?;
+    blob::announce(&mut tx, &[sha256.to_owned()]).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Bring a blob.
@@ -66,17 +80,14 @@ pub async fn put_blob(
 ) -> Result<(StatusCode, Json<BlobView>), ApiError> {
     check_digest(&sha256)?;
     check_length(&headers, app.limits.blob_bytes)?;
-    let mut tx = app.tenant(holder.project_id).await?;
-    blob::announce(&mut tx, std::slice::from_ref(&sha256)).await?;
-    tx.commit().await?;
-    if let Some(bytes) = app.objects.head(&blob_key(&sha256)).await? {
+    if let Some(bytes) = length(&app, holder.project_id, &sha256).await? {
         return Ok((StatusCode::OK, Json(BlobView { object: "blob", sha256, bytes: bytes.0 })));
     }
-    let bytes = store_blob(&app, &sha256, body).await?;
+    let bytes = store_blob(&app, holder.project_id, &sha256, body).await?;
     Ok((StatusCode::CREATED, Json(BlobView { object: "blob", sha256, bytes })))
 }
 
-async fn store_blob(app: &App, sha256: &str, body: HttpBody) -> Result<u64, ApiError> {
+async fn store_blob(app: &App, project: ProjectId, sha256: &str, body: HttpBody) -> Result<u64, ApiError> {
     let mut incoming = Incoming::begin(&app.objects, &blob_key(sha256), "blob", app.limits.blob_bytes);
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.try_next().await.map_err(|_| incomplete())? {
@@ -88,6 +99,8 @@ async fn store_blob(app: &App, sha256: &str, body: HttpBody) -> Result<u64, ApiE
         let message = format!("The content's SHA-256 is {}, not {sha256}; nothing was kept.", arrived.sha256);
         return Err(ApiError::Invalid { param: Some("sha256".into()), code: "digest_mismatch", message });
     }
+    // Only now: a note of what may take hours to come would be over before it has come.
+    announce(app, project, sha256).await?;
     incoming.finish().await?;
     Ok(arrived.bytes.0)
 }

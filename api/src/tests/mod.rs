@@ -3,6 +3,7 @@
 
 mod administration;
 mod conditions;
+mod edges;
 mod forged;
 mod idempotency;
 mod issuer;

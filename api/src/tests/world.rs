@@ -8,9 +8,11 @@ use attune_domain::{
 };
 use attune_store::{
     api_key::{self, NewKey},
-    config::WebhooksConfig,
+    config::{ObjectStoreConfig, WebhooksConfig},
     db::{self, Tenant},
-    member, mint, tenant,
+    member, mint,
+    objects::Objects,
+    tenant,
     testing::{self, Seed, seed},
 };
 use axum::{
@@ -39,6 +41,7 @@ use crate::{
 pub(crate) struct World {
     pub(crate) pool: PgPool,
     pub(crate) router: Router,
+    pub(crate) objects: Objects,
     pub(crate) issuer: Issuer,
     /// The first organization's project `default`, with a base model and a file.
     pub(crate) seed: Seed,
@@ -79,10 +82,18 @@ impl Answer {
 
 impl World {
     pub(crate) async fn new(pool: PgPool) -> Self {
-        Self::with_signer(pool, Signer::ed25519("first"), &["EdDSA"]).await
+        Self::with_objects(pool, testing::unreachable_objects()).await
+    }
+
+    pub(crate) async fn with_objects(pool: PgPool, objects: Objects) -> Self {
+        Self::build(pool, objects, Signer::ed25519("first"), &["EdDSA"]).await
     }
 
     pub(crate) async fn with_signer(pool: PgPool, signer: Signer, algorithms: &[&str]) -> Self {
+        Self::build(pool, testing::unreachable_objects(), signer, algorithms).await
+    }
+
+    async fn build(pool: PgPool, objects: Objects, signer: Signer, algorithms: &[&str]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let seed = seed(&pool).await.unwrap();
         let issuer = Issuer::start(signer).await;
@@ -98,7 +109,7 @@ impl World {
         let webhooks = WebhooksConfig { secret_key: Some("x".repeat(43).into()), ..WebhooksConfig::default() };
         let app = App {
             db: pool.clone(),
-            objects: testing::unreachable_objects(),
+            objects: objects.clone(),
             http: reqwest::Client::new(),
             limits: Arc::new(Limits::default()),
             serving: Arc::new(Serving { wait_seconds: 0 }),
@@ -118,7 +129,7 @@ impl World {
             reports: Arc::default(),
         };
         let router = router::router(app, "http://localhost", &Cors::default()).unwrap();
-        Self { pool, router, issuer, seed, organization, key, other }
+        Self { pool, router, objects, issuer, seed, organization, key, other }
     }
 
     /// A key of the first organization's project with these scopes.
@@ -184,6 +195,19 @@ pub(crate) async fn trained(world: &World) -> (String, String, String) {
     let version = adapter::list(&mut conn, world.seed.project_id, None, None, 1).await.unwrap().remove(0);
     conn.commit().await.unwrap();
     (job.to_string(), version.adapter_version_id.to_string(), version.model_name)
+}
+
+/// The bucket `attune` of the test's own S3 server.
+pub(crate) fn objects_at(endpoint: &str) -> Objects {
+    let (access_key_id, secret) = attune_tests::object_store::CREDENTIALS;
+    Objects::new(&ObjectStoreConfig {
+        endpoint: Some(endpoint.to_owned()),
+        region: "us-east-1".into(),
+        bucket: "attune".into(),
+        access_key_id: access_key_id.into(),
+        secret_access_key: secret.to_owned().into(),
+        path_style: true,
+    })
 }
 
 /// What nobody ever made is nowhere.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A server on a free port; it goes with the test's runtime.
-async fn server(folder: &Path) -> Objects {
+pub(super) async fn server(folder: &Path) -> Objects {
     let files = s3s_fs::FileSystem::new(folder).unwrap();
     let mut service = S3ServiceBuilder::new(files);
     service.set_auth(SimpleAuth::from_single("key", "secret"));
@@ -108,9 +108,9 @@ async fn content_goes_when_no_row_names_it(pool: PgPool) {
     let events = [started(), checkpointed(1, '1'), checkpointed(2, '2'), checkpointed(3, '3'), checkpointed(4, '4')];
     report::take(&mut conn, run.run_id, &testing::report(&run, 0, &events)).await.unwrap();
 
-    assert_eq!(blob::sweep(&mut conn, &objects).await.unwrap(), 0, "their time is not up");
+    assert_eq!(blob::sweep(&mut conn, &objects).await.unwrap().gone, 0, "their time is not up");
     age_loose_blobs(&mut conn).await.unwrap();
-    assert_eq!(blob::sweep(&mut conn, &objects).await.unwrap(), 2);
+    assert_eq!(blob::sweep(&mut conn, &objects).await.unwrap().gone, 2);
     let mut left = Vec::new();
     for blob in &blobs {
         left.push(objects.head(&blob_key(&blob.sha256)).await.unwrap().is_some());

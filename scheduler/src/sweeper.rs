@@ -1,0 +1,29 @@
+//! Clears up what is over, in a task of its own: a long pass keeps no repair waiting.
+
+use std::time::Duration;
+
+use attune_store::sweep::{self, KIND_SECONDS};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+
+/// Between two passes.
+const REST: Duration = Duration::from_secs(300);
+
+/// Runs until `stop`.
+pub(crate) async fn sweep(app: App, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(REST) => {}
+        }
+        let pass = sweep::pass(&app.pool, &app.objects, Duration::from_secs(KIND_SECONDS));
+        let swept = tokio::select! {
+            () = stop.cancelled() => return,
+            swept = pass => swept,
+        };
+        for kind in swept {
+            tracing::info!(count = kind.gone, "swept {}", kind.kind);
+        }
+    }
+}
