@@ -20,7 +20,7 @@ mod parent;
 /// How libtorch's threads wait for each other.
 mod threads;
 
-pub use cache::Cache;
+pub use cache::{CACHE_BYTES, Cache, Folder};
 pub use error::NodeError;
 pub use fetch::{fetch, sha256_of_file};
 pub use parent::exit_with_parent;

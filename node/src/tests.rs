@@ -130,7 +130,7 @@ async fn a_complete_folder_is_fetched_once_and_a_damaged_one_again() {
     let file = described(&base, "whole", folder.path()).await;
     let made = cache.folder(&client, "base", "d1", std::slice::from_ref(&file)).await.unwrap();
     let moved = RemoteFile { url: "http://127.0.0.1:9/nobody".into(), ..file.clone() };
-    assert_eq!(cache.folder(&client, "base", "d1", &[moved]).await.unwrap(), made);
+    assert_eq!(*cache.folder(&client, "base", "d1", &[moved]).await.unwrap(), *made);
     std::fs::write(made.join("model.safetensors"), b"cut").unwrap();
     cache.folder(&client, "base", "d1", &[file]).await.unwrap();
     assert_eq!(std::fs::read(made.join("model.safetensors")).unwrap(), content());
@@ -146,4 +146,33 @@ fn what_a_killed_process_left_is_cleared_by_the_next_who_is_alone() {
     drop((first, second));
     Cache::open(folder.path()).unwrap();
     assert!(!left.exists());
+}
+
+#[tokio::test]
+async fn limit_of_the_cache_removes_what_was_used_least_recently_and_nothing_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = served(Arc::default()).await;
+    // Room for two folders and a half.
+    let cache = Cache::with_budget(&folder.path().join("cache"), LENGTH as u64 * 5 / 2).unwrap();
+    let client = http_client().unwrap();
+    let files = [described(&base, "whole", folder.path()).await];
+    let is_there = |key: &str| folder.path().join("cache/adapter").join(key).exists();
+
+    let first = cache.folder(&client, "adapter", "first", &files).await.unwrap();
+    drop(cache.folder(&client, "adapter", "second", &files).await.unwrap());
+    drop(cache.folder(&client, "adapter", "third", &files).await.unwrap());
+    assert!(is_there("first") && !is_there("second") && is_there("third"), "the first is older, but in use");
+    drop(first);
+    std::thread::sleep(std::time::Duration::from_millis(10));
+    drop(cache.folder(&client, "adapter", "first", &files).await.unwrap());
+    drop(cache.folder(&client, "adapter", "fourth", &files).await.unwrap());
+    assert!(is_there("first") && !is_there("third") && is_there("fourth"), "the first was used again");
+    // All in use: what is needed is fetched all the same.
+    let mut held = Vec::new();
+    for key in ["first", "fourth", "fifth", "sixth"] {
+        held.push(cache.folder(&client, "adapter", key, &files).await.unwrap());
+    }
+    assert!(["first", "fourth", "fifth", "sixth"].iter().all(|key| is_there(key)));
+    let left = std::fs::read_dir(folder.path().join("cache/tmp")).unwrap().count();
+    assert_eq!(left, 1, "the lock alone is left in tmp");
 }

@@ -24,6 +24,7 @@ use tokio::{
 use crate::{
     config::LocalConfig,
     error::ProviderError,
+    logs,
     provider::{Launch, Process, Program, Provider},
 };
 
@@ -86,7 +87,7 @@ impl Local {
         };
         let failed = |cause| ProviderError { action: format!("starting {program}"), cause };
         let log_path = self.settings.work_dir.join("logs").join(format!("{}.log", launch.name));
-        let log = File::create(&log_path).map_err(failed)?;
+        let log = logs::open(&log_path).map_err(failed)?;
         let mut command = self.settings.command(program, launch);
         command.stdout(log.try_clone().map_err(failed)?).stderr(log);
         let child = command.spawn().map_err(failed)?;
@@ -97,7 +98,10 @@ impl Local {
         let bell = self.ended.clone();
         let launched = launch.program;
         tokio::spawn(async move {
-            let status = tend(child, stop_asked).await;
+            let status = tokio::select! {
+                status = tend(child, stop_asked) => status,
+                () = logs::keep_short(log_path.clone()) => return,
+            };
             let words = match launched {
                 Program::Trainer => obituary(program, status, &log_path),
                 Program::Serving => obituary_of_shared(program, status, &log_path),

@@ -13,7 +13,7 @@ use attune_domain::{
     run::{CONTRACT_VERSION, RemoteFile, RunEvent, RunSpec},
     spec::Quantization,
 };
-use attune_node::{Cache, NodeError, Platform, fetch, http_client};
+use attune_node::{Cache, Folder, NodeError, Platform, fetch, http_client};
 use backon::{ExponentialBuilder, Retryable};
 use reqwest::Client;
 use tokio::runtime::Handle;
@@ -48,7 +48,7 @@ pub struct Link {
 /// What was brought to this node.
 pub struct Fetched {
     /// A Hugging Face folder.
-    pub base: PathBuf,
+    pub base: Folder,
     /// Where the base's packed weights are, or will be.
     pub packed_base: PathBuf,
     /// JSONL.
