@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_in_an_error_is_short_and_on_one_line() {
+    fn limit_config_values_in_errors_are_short_and_on_one_line() {
         let refused = with("hidden_act", json!(format!("a\0b\n{}", "c".repeat(10_000)))).unwrap_err();
         assert!(refused.len() < 250 && !refused.contains(['\0', '\n']), "{refused}");
     }
