@@ -199,7 +199,7 @@ impl First {
             let answer = Answer { status: parts.status.as_u16(), headers: kept(&parts.headers), body };
             idempotency::answer(&mut tx, &self.claim, &self.print.digest(), &answer).await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }
 
@@ -209,7 +209,7 @@ async fn renew(pool: PgPool, claim: Claim) {
         let renewed = async {
             let mut tx = db::scoped(&pool, claim.tenant, None).await?;
             idempotency::renew(&mut tx, &claim).await?;
-            Ok::<(), StoreError>(tx.commit().await?)
+            tx.commit().await
         };
         if let Err(error) = renewed.await {
             tracing::warn!(error = chain(&error), "an Idempotency-Key could not be held on to");

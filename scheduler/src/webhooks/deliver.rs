@@ -155,7 +155,7 @@ async fn attempt(sender: &Sender, claim: &Claim) -> Result<(), StoreError> {
         event.type = claim.event.kind, "a webhook was tried: {next:?}");
     let mut tx = db::platform(&sender.pool).await?;
     webhook_queue::settle(&mut tx, claim, &outcome, next).await?;
-    Ok(tx.commit().await?)
+    tx.commit().await
 }
 
 fn outcome(answer: Option<Answer>, latency_ms: u32, error: Option<String>) -> Outcome {
