@@ -94,7 +94,7 @@ pub fn read(fields: Map<String, Value>) -> Result<PeftConfig, Vec<Refusal>> {
     let lora_alpha = reader.number("lora_alpha", "a number above 0", |n| n.is_finite() && n > 0.0).unwrap_or(1.0);
     let use_rslora = reader.truth("use_rslora");
     let use_dora = reader.truth("use_dora");
-    let lora_dropout = reader.dropout(use_dora);
+    let lora_dropout = reader.dropout();
     let target_modules = reader.targets();
     let base_model = reader.base();
     let refused = reader.done();
@@ -154,13 +154,10 @@ impl Reader {
         })
     }
 
-    fn dropout(&mut self, use_dora: bool) -> f64 {
+    /// Of any adapter: dropout is off when an adapter answers.
+    fn dropout(&mut self) -> f64 {
         self.fields.entry("lora_dropout").or_insert_with(|| json!(0));
-        let share = self.number("lora_dropout", "from 0 to below 1", |n| (0.0..1.0).contains(&n)).unwrap_or(0.0);
-        if use_dora && share > 0.0 {
-            self.refuse("lora_dropout", &json!(share), "0 with use_dora");
-        }
-        share
+        self.number("lora_dropout", "from 0 to below 1", |n| (0.0..1.0).contains(&n)).unwrap_or(0.0)
     }
 
     /// In the order of a block, whatever the file's: two folders with the same numbers are then the same adapter.

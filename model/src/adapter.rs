@@ -332,9 +332,6 @@ fn check(spec: &AdapterSpec) -> Result<(), ModelError> {
     if !(0.0..1.0).contains(&spec.lora_dropout) {
         return refuse("lora_dropout", spec.lora_dropout.to_string(), "from 0 to below 1");
     }
-    if spec.use_dora && spec.lora_dropout > 0.0 {
-        return refuse("lora_dropout", spec.lora_dropout.to_string(), "0 with use_dora");
-    }
     match spec.target_modules.iter().find(|name| !PROJECTIONS.contains(&name.as_str())) {
         Some(name) => refuse("target_modules", name.clone(), TARGETS),
         None => Ok(()),

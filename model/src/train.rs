@@ -10,6 +10,7 @@
 //!
 //! Source: checkpointing after Chen et al., arXiv:1604.06174.
 
+use attune_domain::peft::Refusal;
 use tch::Tensor;
 
 use crate::{
@@ -47,9 +48,15 @@ impl TrainOptions {
         Self { checkpointing: false, normaliser, share_prefixes: true, noise: None }
     }
 
-    fn dropout(&self, adapter: &LoraAdapter) -> Option<Dropout> {
+    /// # Errors
+    /// [`ModelError::AdapterConfig`]: DoRA's backward knows no dropout. Such an adapter answers, but is not trained.
+    fn dropout(&self, adapter: &LoraAdapter) -> Result<Option<Dropout>, ModelError> {
         let share = adapter.spec().lora_dropout;
-        self.noise.filter(|_| share > 0.0).map(|noise| Dropout { share, seed: noise.seed })
+        let dropout = self.noise.filter(|_| share > 0.0).map(|noise| Dropout { share, seed: noise.seed });
+        if dropout.is_some() && adapter.spec().use_dora {
+            return Err(Refusal::new("lora_dropout", share, "0 with use_dora while training").into());
+        }
+        Ok(dropout)
     }
 
     fn embedding_noise(&self) -> Option<Noise> {
@@ -68,7 +75,7 @@ enum Kept {
 ///
 /// # Errors
 /// [`ModelError::Input`]: no trained token, a normaliser of 0, an id outside the vocabulary, an adapter or gradients of
-/// another model. [`ModelError::Torch`]: above all, no memory; `gradients` are then spoilt.
+/// another model. [`ModelError::AdapterConfig`]: DoRA with dropout. [`ModelError::Torch`]: above all, no memory; `gradients` are then spoilt.
 pub fn loss_and_gradients(
     decoder: &Decoder,
     adapter: &LoraAdapter,
@@ -79,7 +86,7 @@ pub fn loss_and_gradients(
     if gradients.layers.len() != decoder.blocks.len() || options.normaliser == 0 {
         return Err(ModelError::Input("gradients of another model, or a normaliser of 0".into()));
     }
-    let (dropout, embedding_noise) = (options.dropout(adapter), options.embedding_noise());
+    let (dropout, embedding_noise) = (options.dropout(adapter)?, options.embedding_noise());
     let share_prefixes = options.share_prefixes && dropout.is_none() && embedding_noise.is_none();
     let (rows, targets) = batch.laid_out(share_prefixes);
     let layout = decoder.layout(&rows.segments)?;
