@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::{
     bytes::Bytes,
-    memory::{self, MemoryEstimate, Workload},
+    memory::{self, Cut, MemoryEstimate, Workload},
     run::Plan,
 };
 
@@ -121,13 +121,29 @@ pub enum Placement<'a> {
     },
     /// Nowhere, ever.
     Never {
-        /// What the smallest cut takes.
+        /// What the smallest cut that may be takes.
         smallest: MemoryEstimate,
         /// Why no offer holds it.
         refusals: Vec<Refusal>,
     },
     /// Somewhere, later.
     Later(Vec<Refusal>),
+}
+
+/// Places a job that began with `kept`: with that very plan, so that what it learns does not depend on the pause, or on the
+/// machine that was lost. [`Placement::Never`]: no offer holds that plan, even if all of it were free.
+#[must_use]
+pub fn place_again<'a>(work: Workload<'_>, kept: &Plan, offers: &'a [Offer]) -> Placement<'a> {
+    let Plan { micro_batch_size, checkpointing, .. } = *kept;
+    let estimate = memory::training(work, Cut { micro_batch_size, checkpointing });
+    match right_size(estimate.peak, true, offers) {
+        Ok(offer) => {
+            let plan = Plan { predicted_peak: estimate.peak, ..kept.clone() };
+            Placement::Now { offer, plan, estimate }
+        }
+        Err(refusals) if refusals.iter().all(Refusal::is_final) => Placement::Never { smallest: estimate, refusals },
+        Err(refusals) => Placement::Later(refusals),
+    }
 }
 
 /// Places a job. The offer must hold the smallest cut of the batch; the plan then takes what is free.

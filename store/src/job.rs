@@ -43,6 +43,7 @@ pub struct Job {
     pub spec: TrainSpec,
     pub token_facts: Option<TokenFacts>,
     pub run_id: Option<RunId>,
+    pub waiting_reason: Option<String>,
     pub attempts: i32,
     pub barren_attempts: i32,
     pub total_steps: Option<i64>,
@@ -193,7 +194,7 @@ async fn select(conn: &mut PgConnection, filter: Filter) -> Result<Vec<Job>, Sto
         Row,
         r#"select job.job_id, job.project_id, job.base_model_id, base_model.name as base_model, training_file_id,
              validation_file_id, continue_from, job.state, pause_reason, suffix, metadata, spec, token_facts,
-             job.run_id, attempts, barren_attempts, total_steps, steps_done, trained_tokens, error_code, error_message,
+             job.run_id, waiting_reason, attempts, barren_attempts, total_steps, steps_done, trained_tokens, error_code, error_message,
              error_param, adapter_version.model_name as "fine_tuned_model?", job.created_at, started_at, finished_at,
              run.step_ms::float8 / nullif(run.steps, 0) as mean_step_ms, result_file_id, max_micro_usd, charged_tokens,
              node_ms, micro_usd
@@ -229,6 +230,7 @@ struct Row {
     spec: serde_json::Value,
     token_facts: Option<serde_json::Value>,
     run_id: Option<Uuid>,
+    waiting_reason: Option<String>,
     attempts: i32,
     barren_attempts: i32,
     total_steps: Option<i64>,
@@ -269,6 +271,7 @@ impl TryFrom<Row> for Job {
             spec: json("job.spec", row.spec)?,
             token_facts: row.token_facts.map(|facts| json("job.token_facts", facts)).transpose()?,
             run_id: row.run_id.map(RunId::new),
+            waiting_reason: row.waiting_reason,
             attempts: row.attempts,
             barren_attempts: row.barren_attempts,
             total_steps: row.total_steps,
@@ -364,7 +367,7 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
              finished_at = case when $3 then now() end,
              run_id = case when $2 in ('queued', 'paused') then null else run_id end,
              pause_reason = case when $2 in ('pausing', 'paused') then coalesce($7, pause_reason) end,
-             pushed_at = now(), error_code = $4, error_message = $5, error_param = $6
+             waiting_reason = null, pushed_at = now(), error_code = $4, error_message = $5, error_param = $6
          where job_id = $1",
         id.uuid(),
         next.name(),

@@ -75,6 +75,9 @@ pub mod job;
 /// Jobs that wait, and jobs that go on again.
 pub mod pausing;
 
+/// Why a queued job is not placed yet.
+pub mod waiting;
+
 /// What was used, and what it cost.
 pub mod usage;
 

@@ -114,6 +114,17 @@ pub async fn get(conn: &mut PgConnection, id: RunId) -> Result<Run, StoreError> 
     select(conn, Some(id), None).await?.ok_or(StoreError::NotFound("run"))
 }
 
+/// The plan of a job's last run; `None`: it has had none.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn last_plan(conn: &mut PgConnection, job: JobId) -> Result<Option<Plan>, StoreError> {
+    let plan = sqlx::query_scalar!("select plan from run where job_id = $1 order by attempt desc limit 1", job.uuid())
+        .fetch_optional(conn)
+        .await?;
+    plan.map(|plan| json("run.plan", plan)).transpose()
+}
+
 /// The run whose trainer shows this token.
 ///
 /// # Errors

@@ -65,6 +65,8 @@ pub struct JobView {
     pub metadata: Option<Value>,
     /// Why it waits, or is about to: `asked`, `price_cap` or `budget`. Attune's own.
     pub pause_reason: Option<&'static str>,
+    /// Why it is not placed yet, while it is queued. Attune's own.
+    pub waiting_reason: Option<String>,
     /// Optimiser steps that are done. Attune's own.
     pub steps_done: i64,
     /// Optimiser steps of the whole job, once known. Attune's own.
@@ -276,6 +278,7 @@ impl JobView {
             integrations: Vec::new(),
             metadata: Some(job.metadata).filter(|m| m.as_object().is_some_and(|pairs| !pairs.is_empty())),
             pause_reason: job.pause_reason.map(PauseReason::name),
+            waiting_reason: job.waiting_reason,
             steps_done: job.steps_done,
             total_steps: job.total_steps,
             attempts: job.attempts,

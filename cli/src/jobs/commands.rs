@@ -188,6 +188,7 @@ fn show(job: &Value, as_json: bool) -> Result<()> {
         ("job", output::text(&job["id"])),
         ("status", output::text(&job["status"])),
         ("paused because", output::text(&job["pause_reason"])),
+        ("waits because", output::text(&job["waiting_reason"])),
         ("error", output::text(&job["error"]["message"])),
         ("model", output::text(&job["model"])),
         ("continues from", output::text(&job["continue_from"])),

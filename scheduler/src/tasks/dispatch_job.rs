@@ -8,19 +8,22 @@ use attune_domain::{
     id::JobId,
     job::JobEvent,
     memory::Workload,
-    offer::{Offer, Placement, Refusal, place},
+    offer::{Offer, Placement, Refusal, place, place_again},
     run::Plan,
 };
 use attune_store::{
     base_model, checkpoint,
     error::StoreError,
     job::{self, Job, JobError, Step},
+    job_event::{self, Level},
     mint, money,
     node::{self, NewNode},
     pausing,
     queue::DispatchJob,
     run::{self, Loss, NewRun, Run},
+    waiting,
 };
+use serde_json::json;
 use sqlx::PgConnection;
 
 use super::{Handle, plan_words};
@@ -30,6 +33,9 @@ use crate::{
     provider::{Launch, Program},
     reconciler,
 };
+
+/// The `code` of the event that warns of another plan.
+const PLAN_CHANGED: &str = "plan_changed";
 
 /// At most so many in one go; the reconciler comes back for the rest.
 const JOBS_AT_ONCE: i64 = 20;
@@ -49,12 +55,12 @@ impl Handle for DispatchJob {
 
 /// What is to become of a queued job.
 enum Decision {
-    /// It gets this much of this offer.
-    Place { plan: Plan, offer: Offer, message: String },
+    /// It gets this much of this offer. `changed`: not with the plan that it began with; the warning about that.
+    Place { plan: Plan, offer: Offer, message: String, changed: Option<String> },
     /// It never will.
     Refuse(JobError),
-    /// Not now.
-    Wait(Vec<Refusal>),
+    /// Not now. `for_plan`: with another plan than the one that it began with it might be.
+    Wait { refusals: Vec<Refusal>, reason: String, for_plan: bool },
 }
 
 /// Returns whether the next job may be looked at.
@@ -72,16 +78,26 @@ async fn dispatch(app: &App, job_id: JobId) -> Result<bool, SchedulerError> {
     let architecture = base_model::get(&mut tx, job.base_model_id).await?.architecture;
     let offers = app::offers(app, &mut tx).await?;
     let work = Workload { architecture: &architecture, train: &job.spec, longest_row: longest_row(&job) };
-    let claimed = match decide(work, &offers) {
-        Decision::Place { plan, offer, message } => claim(app, &mut tx, &job, (plan, offer, message)).await,
+    let kept = run::last_plan(&mut tx, job_id).await?;
+    let claimed = match decide(work, kept.as_ref(), &offers) {
+        Decision::Place { plan, offer, message, changed } => {
+            if let Some(warning) = changed {
+                warn_of_change(&mut tx, job_id, &warning, (kept.as_ref(), &plan)).await?;
+            }
+            claim(app, &mut tx, &job, (plan, offer, message)).await
+        }
         Decision::Refuse(error) => {
             let step = Step::failure(JobEvent::RunFailed, error);
             job::step(&mut tx, job_id, &step).await.map(|_| None)
         }
-        Decision::Wait(reasons) => {
-            tx.rollback().await?;
-            tracing::debug!(?reasons, "has to wait");
-            if reasons.iter().any(|reason| matches!(reason, Refusal::Crowded { .. })) {
+        Decision::Wait { refusals, reason, for_plan } => {
+            tracing::debug!(reason, "has to wait");
+            match for_plan {
+                true => waiting::for_plan(&mut tx, job_id, &reason).await?,
+                false => waiting::note(&mut tx, job_id, &reason).await?,
+            }
+            tx.commit().await?;
+            if refusals.iter().any(|reason| matches!(reason, Refusal::Crowded { .. })) {
                 reconciler::make_room(app).await?;
             }
             return Ok(false);
@@ -109,8 +125,48 @@ fn longest_row(job: &Job) -> u64 {
     longest.unwrap_or_else(|| job.spec.max_length.into()).max(1)
 }
 
-/// Pure.
-fn decide(work: Workload<'_>, offers: &[Offer]) -> Decision {
+/// Pure. A job that was trained before, `kept` being how, goes on with that plan and waits for it, so that its adapter is the
+/// one of a job that nobody disturbed. Where no offer can ever hold that plan it gets another one, and a warning.
+fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) -> Decision {
+    let Some(kept) = kept else { return decide_anew(work, offers) };
+    match place_again(work, kept, offers) {
+        Placement::Now { offer, plan, estimate } => {
+            let message = format!(
+                "Training on {}: {} of memory predicted ({}); {}, as before",
+                offer.name,
+                estimate.peak,
+                estimate.breakdown(),
+                plan_words::cut(&plan)
+            );
+            Decision::Place { plan, offer: offer.clone(), message, changed: None }
+        }
+        Placement::Later(refusals) => {
+            let reason = format!(
+                "The job waits for memory to go on with the plan that it began with ({}): {}",
+                plan_words::cut(kept),
+                plan_words::listed(&refusals)
+            );
+            Decision::Wait { refusals, reason, for_plan: true }
+        }
+        Placement::Never { smallest, refusals } => match decide_anew(work, offers) {
+            Decision::Place { plan, offer, message, .. } => {
+                let changed = Some(format!(
+                    "The job cannot go on with the plan that it began with ({}): that takes {}, and {}. It goes on with {}. \
+                     The adapter will not be, bit for bit, the one that the job would have given undisturbed",
+                    plan_words::cut(kept),
+                    smallest.peak,
+                    plan_words::listed(&refusals),
+                    plan_words::cut(&plan)
+                ));
+                Decision::Place { plan, offer, message, changed }
+            }
+            other => other,
+        },
+    }
+}
+
+/// Pure. A job without a plan.
+fn decide_anew(work: Workload<'_>, offers: &[Offer]) -> Decision {
     match place(work, offers) {
         Placement::Now { offer, plan, estimate } => {
             let message = format!(
@@ -120,10 +176,10 @@ fn decide(work: Workload<'_>, offers: &[Offer]) -> Decision {
                 estimate.breakdown(),
                 plan_words::chosen(work, &plan)
             );
-            Decision::Place { plan, offer: offer.clone(), message }
+            Decision::Place { plan, offer: offer.clone(), message, changed: None }
         }
         Placement::Never { smallest, refusals } => {
-            let reasons = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let reasons = plan_words::listed(&refusals);
             let (asked, param) = plan_words::asked_for(work.train);
             let message = format!(
                 "The job{asked} needs {} of memory at least ({}), and {}",
@@ -134,8 +190,26 @@ fn decide(work: Workload<'_>, offers: &[Offer]) -> Decision {
             let param = param.map(str::to_owned);
             Decision::Refuse(JobError { code: "insufficient_memory".into(), message, param })
         }
-        Placement::Later(refusals) => Decision::Wait(refusals),
+        Placement::Later(refusals) => {
+            let reason = format!("The job waits for a machine: {}", plan_words::listed(&refusals));
+            Decision::Wait { refusals, reason, for_plan: false }
+        }
     }
+}
+
+/// Tells, before the step that claims the job, that what follows is not covered by the promise of a resume.
+async fn warn_of_change(
+    tx: &mut PgConnection,
+    job: JobId,
+    warning: &str,
+    (before, after): (Option<&Plan>, &Plan),
+) -> Result<(), StoreError> {
+    let data = json!({ "code": PLAN_CHANGED, "before": before.map(shown), "after": shown(after) });
+    job_event::message_with(tx, job, Level::Warn, warning, &data).await
+}
+
+fn shown(plan: &Plan) -> serde_json::Value {
+    json!({ "micro_batch_size": plan.micro_batch_size, "gradient_checkpointing": plan.checkpointing })
 }
 
 async fn claim(
@@ -208,17 +282,24 @@ mod tests {
     }
 
     fn asked(asked: &Requested, memory: u64, reserved: u64, free_slots: usize) -> Decision {
+        let offer = offer(Bytes::mib(memory), Bytes::mib(reserved), free_slots);
+        with_work(asked, |work| decide(work, None, &[offer]))
+    }
+
+    /// A job that began with `kept`, on a machine with a slot.
+    fn again(kept: &Plan, memory: Bytes, reserved: Bytes) -> Decision {
+        with_work(&Requested::default(), |work| decide(work, Some(kept), &[offer(memory, reserved, 1)]))
+    }
+
+    fn offer(memory: Bytes, reserved: Bytes, free_slots: usize) -> Offer {
+        let name = "this machine".into();
+        Offer { name, memory, reserved, free_slots, threads: 2, micro_usd_per_hour: 0 }
+    }
+
+    fn with_work<T>(asked: &Requested, then: impl FnOnce(Workload<'_>) -> T) -> T {
         let architecture = Architecture::from_config_json(SMOLLM2.as_bytes()).unwrap();
         let train = TrainSpec::check(asked, 360, 8192).unwrap();
-        let offer = Offer {
-            name: "this machine".into(),
-            memory: Bytes::mib(memory),
-            reserved: Bytes::mib(reserved),
-            free_slots,
-            threads: 2,
-            micro_usd_per_hour: 0,
-        };
-        decide(Workload { architecture: &architecture, train: &train, longest_row: 200 }, &[offer])
+        then(Workload { architecture: &architecture, train: &train, longest_row: 200 })
     }
 
     #[test]
@@ -269,7 +350,38 @@ mod tests {
 
     #[test]
     fn a_machine_that_is_busy_lets_the_job_wait() {
-        assert!(matches!(decided(16_000, 0, 0), Decision::Wait(_)));
-        assert!(matches!(decided(16_000, 15_900, 1), Decision::Wait(_)));
+        assert!(matches!(decided(16_000, 0, 0), Decision::Wait { for_plan: false, .. }));
+        assert!(matches!(decided(16_000, 15_900, 1), Decision::Wait { for_plan: false, .. }));
+    }
+
+    #[test]
+    fn case_15_a_plan_is_kept_waited_for_and_changed_only_with_a_warning() {
+        let Decision::Place { plan: kept, .. } = decided(16_000, 0, 1) else { panic!("not placed") };
+        let peak = kept.predicted_peak;
+        // With more memory, or exactly enough, nothing changes, whatever a new job would get.
+        for (memory, reserved) in [(Bytes::mib(64_000), Bytes(0)), (Bytes(peak.0 + 5), Bytes(5))] {
+            let Decision::Place { plan, message, changed, .. } = again(&kept, memory, reserved) else { panic!() };
+            assert_eq!((&plan, changed), (&kept, None));
+            assert!(message.ends_with("micro_batch_size 5, gradient_checkpointing false, as before"), "{message}");
+        }
+        // Somebody else holds a byte too much of it: the job waits, though a smaller plan would fit.
+        let Decision::Wait { reason, for_plan: true, .. } =
+            again(&kept, Bytes::mib(16_000), Bytes((16_000 << 20) - peak.0 + 1))
+        else {
+            panic!("not waiting")
+        };
+        let said = "(micro_batch_size 5, gradient_checkpointing false): this machine has 1 B too little memory free";
+        assert!(reason.ends_with(said), "{reason}");
+        // There will never be enough: a smaller one, and the promise does not hold.
+        let Decision::Place { plan, changed: Some(warning), .. } = again(&kept, Bytes(peak.0 - 1), Bytes(0)) else {
+            panic!("no warning")
+        };
+        assert!(plan.predicted_peak < peak && plan != kept);
+        assert!(warning.contains("will not be, bit for bit,") && warning.contains("1 B too little"), "{warning}");
+        // The smaller one is then kept in its turn.
+        let Decision::Place { plan: next, changed: None, .. } = again(&plan, Bytes::mib(16_000), Bytes(0)) else {
+            panic!("not kept")
+        };
+        assert_eq!(next, plan);
     }
 }

@@ -2,6 +2,7 @@
 
 use attune_domain::{
     memory::{self, MICRO_BATCH_TOKENS, Workload},
+    offer::Refusal,
     run::Plan,
     spec::TrainSpec,
 };
@@ -25,6 +26,20 @@ pub(crate) fn chosen(work: Workload<'_>, plan: &Plan) -> String {
     };
     let Plan { micro_batch_size, checkpointing: is_on, .. } = plan;
     format!("micro_batch_size {micro_batch_size} ({rows}), gradient_checkpointing {is_on} ({checkpointing})")
+}
+
+/// `micro_batch_size 4, gradient_checkpointing true`.
+pub(crate) fn cut(plan: &Plan) -> String {
+    let Plan { micro_batch_size, checkpointing, .. } = plan;
+    format!("micro_batch_size {micro_batch_size}, gradient_checkpointing {checkpointing}")
+}
+
+/// Refusals as a part of a sentence.
+pub(crate) fn listed(refusals: &[Refusal]) -> String {
+    match refusals {
+        [] => "there is no machine".into(),
+        all => all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+    }
 }
 
 /// What a plan had to obey, as a part of a sentence, and the field to look at first. Nothing, if nothing makes the need
