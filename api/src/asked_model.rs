@@ -1,15 +1,17 @@
 //! The model that a request names: its base, and what corrects it, ready to be asked.
 
 use attune_domain::{
-    id::{AdapterVersionId, ApiKeyId, BaseModelId, ProjectId},
+    id::{AdapterVersionId, ApiKeyId, ProjectId},
     run::Blob,
     serve::{AdapterKey, AdapterRef},
+    spec::Quantization,
 };
 use attune_store::{
     adapter::{self, Model},
     base_model, checkpoint_permission,
     error::StoreError,
     objects::Objects,
+    replica::ServedBase,
 };
 
 use crate::{app::App, error::ApiError, metering::Account};
@@ -21,11 +23,11 @@ pub struct AskedModel {
     pub project_id: ProjectId,
     /// Its own name, whatever alias it was asked for by.
     pub name: String,
-    /// The base.
-    pub base_model_id: BaseModelId,
+    /// The base that answers, in its quantization.
+    pub base: ServedBase,
     /// `None`: the base itself.
     pub adapter: Option<AdapterRef>,
-    /// Names the base's content.
+    /// Names the content of the base and its quantization.
     pub system_fingerprint: String,
     /// The adapter version that answers, if one does.
     adapter_version_id: Option<AdapterVersionId>,
@@ -58,18 +60,23 @@ pub async fn find(app: &App, project: ProjectId, name: &str) -> Result<AskedMode
     let model = found.map_err(ApiError::on_read(name))?;
     let base = base_model::get(&mut db, model.base_model_id()).await?;
     drop(db); // waiting for a replica may take minutes
-    let digest = base.digest.get(..12).unwrap_or(&base.digest);
+    let quantization = model.quantization().unwrap_or(app.serving.base_quantization);
     Ok(AskedModel {
         project_id: project,
         name: model.name().to_owned(),
-        base_model_id: base.base_model_id,
+        base: ServedBase { base_model_id: base.base_model_id, quantization },
         adapter: adapter_ref(&app.objects, &model).await?,
-        system_fingerprint: format!("fp_{digest}"),
+        system_fingerprint: fingerprint(&base.digest, quantization),
         adapter_version_id: match &model {
             Model::Tuned(version) => Some(version.adapter_version_id),
             Model::Base(_) | Model::Checkpoint(_) => None,
         },
     })
+}
+
+/// `fp_0123456789ab_nf4-double`: the beginning of the base's digest, and its quantization.
+fn fingerprint(digest: &str, quantization: Quantization) -> String {
+    format!("fp_{}_{quantization}", digest.get(..12).unwrap_or(digest))
 }
 
 async fn adapter_ref(objects: &Objects, model: &Model) -> Result<Option<AdapterRef>, ApiError> {

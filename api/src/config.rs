@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
+use attune_domain::spec::Quantization;
 use attune_inbound::{Bounds, HEAD_SECONDS, MOST_CONNECTIONS, MOST_CONNECTIONS_PER_ADDRESS};
 use attune_store::config::{DatabaseConfig, ObjectStoreConfig, WebhooksConfig};
 use figment::{
@@ -10,7 +11,7 @@ use figment::{
 };
 use jsonwebtoken::Algorithm;
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// Everything that can be set. An unknown or missing key stops the start and is named.
 #[derive(Debug, Deserialize)]
@@ -138,11 +139,23 @@ impl Default for Limits {
 pub struct Serving {
     /// How long a chat request waits for a replica to come up.
     pub wait_seconds: u64,
+    /// The quantization in which a base model itself is served, by its name: `none`, `int8`, `nf4` or `nf4-double`. An
+    /// adapter is always served over the quantization that it was trained over.
+    #[serde(deserialize_with = "quantization")]
+    pub base_quantization: Quantization,
+}
+
+fn quantization<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quantization, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Quantization::from_name(&name).ok_or_else(|| {
+        let allowed = Quantization::ALL.map(Quantization::name).join(", ");
+        serde::de::Error::custom(format!("base_quantization: '{name}' is not one of {allowed}"))
+    })
 }
 
 impl Default for Serving {
     fn default() -> Self {
-        Self { wait_seconds: 180 }
+        Self { wait_seconds: 180, base_quantization: Quantization::None }
     }
 }
 

@@ -82,7 +82,7 @@ mod tests {
     use attune_domain::{
         architecture::Architecture,
         id::{AdapterId, AdapterVersionId, BaseModelId},
-        spec::AdapterSpec,
+        spec::{AdapterSpec, Quantization},
     };
     use chrono::DateTime;
 
@@ -96,6 +96,7 @@ mod tests {
             adapter_version_id: AdapterVersionId::new(id.parse().unwrap()),
             base_model_id: BaseModelId::new(base.parse().unwrap()),
             base_model: "tiny".into(),
+            quantization: Quantization::None,
             adapter_id: AdapterId::new(ONE.parse().unwrap()),
             adapter: "house".into(),
             version: 1,

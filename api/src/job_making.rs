@@ -35,7 +35,7 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
     let mut asked = new.requested()?;
     let beginning = job_beginning::find(tx, holder.project_id, new).await?;
     if let Some(before) = &beginning.adapter {
-        asked = asked.continuing(&before.spec)?;
+        asked = asked.continuing(&before.spec, before.quantization)?;
     }
     let base = beginning.base;
     let training = dataset(tx, holder, "training_file", &new.training_file).await?;

@@ -81,7 +81,7 @@ fn is_awaited(replica: Option<&Replica>) -> bool {
     replica.is_some_and(|replica| matches!(replica.state, ReplicaState::Wanted | ReplicaState::Launching))
 }
 
-/// The replica of the model's base, once it is ready.
+/// The replica of the model's base in its quantization, once it is ready.
 ///
 /// # Errors
 /// [`ApiError::ReplicaUnavailable`]: it ended with an error, or is not there at `deadline`.
@@ -122,9 +122,9 @@ fn looks(app: App, id: ReplicaId) -> impl Fn() -> BoxFuture<'static, Result<Opti
     }
 }
 
-/// The living replica of the model's base, or the one that is wanted now; `None`: it ended in this moment.
+/// The living replica of the model's base in its quantization, or the one that is wanted now; `None`: it ended just now.
 async fn ensure(app: &App, model: &AskedModel) -> Result<Option<Replica>, ApiError> {
-    let (app, base, project) = (app.clone(), model.base_model_id, model.project_id);
+    let (app, base, project) = (app.clone(), model.base, model.project_id);
     // A task of its own: the prompts of one completion are asked side by side, and a task holds one connection at a time.
     let ensuring = tokio::spawn(async move {
         let mut tx = app.platform().await?;
@@ -153,6 +153,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use attune_domain::id::BaseModelId;
+    use attune_store::replica::ServedBase;
     use uuid::Uuid;
 
     use super::*;
@@ -160,7 +161,7 @@ mod tests {
     fn replica(state: ReplicaState) -> Replica {
         Replica {
             replica_id: ReplicaId::new(Uuid::from_u128(1)),
-            base_model_id: BaseModelId::new(Uuid::from_u128(2)),
+            base: ServedBase::as_imported(BaseModelId::new(Uuid::from_u128(2))),
             node_id: None,
             state,
             address: None,

@@ -46,6 +46,10 @@ pub(crate) struct ImportArgs {
     /// The folder calls its base something else, but it is this very model
     #[arg(long)]
     same_base: bool,
+    /// The quantization of the base that it was trained over: none, int8, nf4 or nf4-double [default: what the folder's
+    /// attune_manifest.json says, or else none]
+    #[arg(long, value_name = "NAME")]
+    quantization: Option<String>,
     /// Do not send this file of the folder; can be given more than once
     #[arg(long, value_name = "FILE")]
     skip: Vec<String>,
@@ -64,6 +68,9 @@ pub(crate) async fn import(client: &Client, args: &ImportArgs) -> Result<Value> 
     if args.same_base {
         let base = client.get(&["base_models", &args.base_model]).await?;
         form = form.text("base_digest", output::text(&base["digest"]));
+    }
+    if let Some(quantization) = &args.quantization {
+        form = form.text("quantization", quantization.clone());
     }
     let (mut files, mut total) = (Vec::new(), 0);
     for name in SENT.iter().filter(|name| !args.skip.iter().any(|skipped| skipped == *name)) {

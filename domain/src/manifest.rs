@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     id::{AdapterVersionId, FileId, JobId, NodeId, RunId},
     run::{Blob, Plan},
-    spec::{AdapterSpec, TrainSpec},
+    spec::{AdapterSpec, Quantization, TrainSpec},
 };
 
 /// Its name in the folder.
@@ -32,7 +32,7 @@ pub struct Manifest {
     /// RFC 3339.
     pub created_at: String,
     /// What it corrects.
-    pub base_model: NamedDigest,
+    pub base_model: Base,
     /// Its shape.
     pub spec: AdapterSpec,
     /// How it came to be.
@@ -47,13 +47,17 @@ pub struct Manifest {
     pub files: Vec<Blob>,
 }
 
-/// A name and the digest of what it stands for.
+/// The base that a version corrects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamedDigest {
-    /// The name.
+pub struct Base {
+    /// Its name.
     pub name: String,
-    /// The digest.
+    /// Its digest.
     pub digest: String,
+    /// The quantization of the base that the adapter was trained over, and is served over. Manifests of earlier releases
+    /// have it in [`Training::train`] alone.
+    #[serde(default)]
+    pub quantization: Quantization,
 }
 
 /// The release that wrote a version.
@@ -97,6 +101,18 @@ pub struct Training {
     pub seed: u64,
     /// What came of it.
     pub metrics: Metrics,
+    /// What the publish gate found; `None`: the version is older than this report.
+    #[serde(default)]
+    pub gate: Option<Gate>,
+}
+
+/// The report of the publish gate: the published file over the base as it is served, beside the adapter in training.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// The quantization of the base that both were asked over.
+    pub quantization: Quantization,
+    /// The largest absolute difference of a logit.
+    pub logit_difference: f64,
 }
 
 /// A file of rows.

@@ -171,17 +171,22 @@ fn cuts(work: Workload<'_>) -> impl Iterator<Item = Cut> {
         .flat_map(|micro_batch_size| ways.iter().map(move |&checkpointing| Cut { micro_batch_size, checkpointing }))
 }
 
-/// The peak of a replica whose adapters, keys and values may take `budget`. It holds its base in `f32`.
+/// The peak of a replica whose adapters, keys and values may take `budget`. It holds its base in `f32`: quantized weights
+/// are unpacked once, as it starts, and what they were unpacked from is kept until then.
 #[must_use]
-pub fn serving(model: &Architecture, budget: Bytes) -> MemoryEstimate {
-    MemoryEstimate::of(&[
+pub fn serving(model: &Architecture, quantization: Quantization, budget: Bytes) -> MemoryEstimate {
+    let mut terms = vec![
         ("process", PROCESS),
         ("base", base(model, Quantization::None)),
         ("embeddings", Bytes(model.embedding_weights() * F32)),
         ("workspace", Bytes(PREFILL_TOKENS * workspace_floats(model) * F32)),
         ("logits", Bytes(3 * 16 * model.vocab_size * F32)),
         ("adapters, keys and values", budget),
-    ])
+    ];
+    if quantization != Quantization::None {
+        terms.push(("quantized weights", base(model, quantization)));
+    }
+    MemoryEstimate::of(&terms)
 }
 
 /// Weights of everything that is trained in one block, a number per tensor: the two factors of each adapted projection,

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bytes::Bytes,
     id::{AdapterVersionId, CheckpointId, JobId, RunId},
+    manifest::Gate,
     spec::TrainSpec,
 };
 
 /// What this release speaks.
-pub const CONTRACT_VERSION: u32 = 2;
+pub const CONTRACT_VERSION: u32 = 3;
 
 /// A file to fetch. It is checked against `sha256` when it has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,6 +208,8 @@ pub enum RunEvent {
         trained_tokens: u64,
         /// Peak resident memory of the run.
         peak_memory: Bytes,
+        /// What the publish gate found.
+        gate: Gate,
     },
     /// It cannot go on: the end.
     Failed {

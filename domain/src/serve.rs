@@ -13,6 +13,7 @@ use crate::{
     bytes::Bytes,
     id::{AdapterVersionId, CheckpointId, ReplicaId},
     run::{Directive, RemoteFile},
+    spec::Quantization,
 };
 
 /// What this release speaks.
@@ -29,6 +30,8 @@ pub struct ServeSpec {
     pub base_digest: String,
     /// Base model, a Hugging Face folder.
     pub base: Vec<RemoteFile>,
+    /// The quantization that the base's weights go through before they are computed with.
+    pub quantization: Quantization,
     /// Seconds between reports.
     pub heartbeat_seconds: u64,
     /// Memory for adapters and for keys and values, beside the base.

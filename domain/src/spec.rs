@@ -6,10 +6,12 @@
 
 mod check;
 mod continuing;
+mod quantization;
 
 use serde::{Deserialize, Serialize};
 
 pub use check::BASE_LEARNING_RATE;
+pub use quantization::Quantization;
 
 use crate::dataset::RowFormat;
 
@@ -144,21 +146,6 @@ impl Schedule {
             _ => return None,
         })
     }
-}
-
-/// How the frozen weights are held while training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum Quantization {
-    /// 4-bit NormalFloat in blocks of 64.
-    Nf4 {
-        /// The blocks' scales are quantised too, to 8 bits.
-        double_quant: bool,
-    },
-    /// 8 bits, a scale for each row of a weight; unpacked to be computed with.
-    Int8,
-    /// As they are, in f32.
-    None,
 }
 
 /// The adapter to train. Names as PEFT has them.

@@ -131,6 +131,14 @@ impl Block {
         })
     }
 
+    /// Holds the weights unpacked from now on; no number changes.
+    pub(crate) fn unpack(&mut self) -> Result<(), ModelError> {
+        for linear in [&mut self.qkv, &mut self.o, &mut self.gate_up, &mut self.down] {
+            linear.unpack()?;
+        }
+        Ok(())
+    }
+
     /// The lengths of the rows of the projection at this place of [`PROJECTIONS`]: `[out]`.
     pub(crate) fn row_lengths(&self, projection: usize) -> Result<Tensor, ModelError> {
         for linear in [&self.qkv, &self.o, &self.gate_up, &self.down] {

@@ -38,6 +38,7 @@ mod rms_norm; //           the norm
 mod rope; //               rotary positions
 pub mod schedule; //       the learning rate over a run
 mod segments; //           sequences that begin alike share rows
+pub mod served; //         a base as it is served
 mod team; //               threads that stand ready
 pub mod tensor_file; //    one .safetensors file, read and written
 mod tiles; //              attention of a whole batch

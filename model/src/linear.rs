@@ -154,6 +154,12 @@ impl FrozenLinear {
         Ok(whole.f_to_kind(self.kind)?)
     }
 
+    /// Holds the weight unpacked from now on: the very numbers that [`FrozenLinear::weight`] gave before.
+    pub(crate) fn unpack(&mut self) -> Result<(), ModelError> {
+        self.weight = Weight::Dense(self.weight()?);
+        Ok(())
+    }
+
     /// The lengths of the rows of one projection's weight, where it is a part of this: `[out]`.
     pub(crate) fn row_lengths(&self, projection: usize) -> Result<Option<Tensor>, ModelError> {
         match self.parts.iter().find(|part| part.projection == projection) {

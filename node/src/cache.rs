@@ -15,7 +15,7 @@ use std::{
     time::SystemTime,
 };
 
-use attune_domain::run::RemoteFile;
+use attune_domain::{run::RemoteFile, spec::Quantization};
 use reqwest::Client;
 use tempfile::TempDir;
 
@@ -99,6 +99,15 @@ impl Cache {
         let path = self.dir.join(plain_name(kind)?).join(plain_name(key)?);
         touch(&path);
         Ok(path)
+    }
+
+    /// Where the quantized weights of a base are, or will be: the name says all that they depend on. Trainers and serving
+    /// processes on a node share them.
+    ///
+    /// # Errors
+    /// [`NodeError::BadName`].
+    pub fn packed_base(&self, base_digest: &str, quantization: Quantization) -> Result<PathBuf, NodeError> {
+        self.file("packed", &format!("{base_digest}-{quantization}.safetensors"))
     }
 
     /// The folder `<kind>/<key>` with `files`; fetched if it is not there. `key` must name the content, for what is

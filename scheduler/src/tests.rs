@@ -10,7 +10,7 @@ use attune_store::{
     checkpoint, job, money, node,
     pausing::PauseReason,
     queue::{DispatchJob, EnsureReplica, ValidateJob},
-    replica::{self, ReplicaState},
+    replica::{self, ReplicaState, ServedBase},
     report, run,
     testing::{self, Seed, checkpointed, new_job, queued_job, started},
 };
@@ -172,7 +172,7 @@ async fn lost_messages_are_sent_again(pool: PgPool) {
     let mut conn = house.app.pool.acquire().await.unwrap();
     new_job(&mut conn, house.seed).await.unwrap();
     house.queued().await;
-    replica::ensure(&mut conn, house.seed.base_model_id).await.unwrap();
+    replica::ensure(&mut conn, ServedBase::as_imported(house.seed.base_model_id)).await.unwrap();
     testing::lose_messages(&mut conn).await.unwrap();
     house.reconcile().await;
     assert_eq!(testing::messages::<DispatchJob>(&mut conn).await.unwrap(), 0, "they are young");
@@ -288,7 +288,8 @@ async fn a_process_that_no_row_names_is_stopped_after_a_while(pool: PgPool) {
 async fn an_idle_replica_makes_room_for_a_job(pool: PgPool) {
     let house = House::new(pool, Remembers::default()).await;
     let mut conn = house.app.pool.acquire().await.unwrap();
-    let replica_id = replica::ensure(&mut conn, house.seed.base_model_id).await.unwrap().replica_id;
+    let replica_id =
+        replica::ensure(&mut conn, ServedBase::as_imported(house.seed.base_model_id)).await.unwrap().replica_id;
     EnsureReplica { replica_id }.handle(house.app.clone()).await.unwrap();
     assert_eq!(house.provider.handles(), [replica_id.to_string()]);
     let ready = ReplicaReport {
@@ -313,7 +314,8 @@ async fn an_idle_replica_makes_room_for_a_job(pool: PgPool) {
 async fn a_replica_that_died_says_why_and_gives_its_memory_back(pool: PgPool) {
     let house = House::new(pool, Remembers::default()).await;
     let mut conn = house.app.pool.acquire().await.unwrap();
-    let replica_id = replica::ensure(&mut conn, house.seed.base_model_id).await.unwrap().replica_id;
+    let replica_id =
+        replica::ensure(&mut conn, ServedBase::as_imported(house.seed.base_model_id)).await.unwrap().replica_id;
     EnsureReplica { replica_id }.handle(house.app.clone()).await.unwrap();
     house.provider.end(&replica_id.to_string(), "attune-serving ended (exit status: 1)");
     house.reconcile().await;

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
@@ -14,8 +15,8 @@ use attune_domain::{
     spec::Quantization,
 };
 use attune_inbound::Bounds;
-use attune_model::decoder::Decoder;
-use attune_node::{Cache, Folder, NodeError, Platform, http_client};
+use attune_model::{decoder::Decoder, served::Hold};
+use attune_node::{Cache, NodeError, Platform, http_client};
 use attune_text::model::TextModel;
 use backon::{ExponentialBuilder, Retryable};
 use tokio::{
@@ -49,7 +50,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     if spec.version != CONTRACT_VERSION {
         bail!("the platform speaks version {} of the contract, and this program {CONTRACT_VERSION}", spec.version);
     }
-    tracing::info!(replica_id = %spec.replica_id, "replica {} of base {}", spec.replica_id, spec.base_digest);
+    tracing::info!(replica_id = %spec.replica_id, "replica {} of base {} in {}", spec.replica_id, spec.base_digest, spec.quantization.in_words());
     let status = Arc::new(Status::default());
     let end = CancellationToken::new();
     let every = Duration::from_secs(spec.heartbeat_seconds.max(1));
@@ -143,7 +144,9 @@ async fn open_and_serve(
     let cache = Cache::open(&config.cache_dir)?;
     let folder = cache.folder(platform.client(), "base", &spec.base_digest, &spec.base).await?;
     let threads = i32::try_from(spec.threads).unwrap_or(1).max(1);
-    let (decoder, text) = tokio::task::spawn_blocking(move || load(folder, threads)).await??;
+    let packed = cache.packed_base(&spec.base_digest, spec.quantization)?;
+    let quantization = spec.quantization;
+    let (decoder, text) = tokio::task::spawn_blocking(move || load(&folder, quantization, &packed, threads)).await??;
 
     // Half for adapters and half for keys and values: neither can starve the other, and so no request waits for one
     // that waits for it.
@@ -175,10 +178,16 @@ async fn open_and_serve(
     answer_until(listener, &app, end, ended).await
 }
 
-fn load(folder: Folder, threads: i32) -> anyhow::Result<(Decoder, TextModel)> {
+fn load(
+    folder: &Path,
+    quantization: Quantization,
+    packed: &Path,
+    threads: i32,
+) -> anyhow::Result<(Decoder, TextModel)> {
     tch::set_num_threads(threads);
-    let text = TextModel::open(&folder).context("the base's tokenizer or chat template cannot be used")?;
-    let decoder = Decoder::load(&folder, Quantization::None).context("the base's weights cannot be used")?;
+    let text = TextModel::open(folder).context("the base's tokenizer or chat template cannot be used")?;
+    let decoder = Decoder::load_served(folder, quantization, packed, Hold::Unpacked)
+        .context("the base's weights cannot be used")?;
     Ok((decoder, text))
 }
 

@@ -7,7 +7,7 @@
 use attune_domain::{
     id::{AdapterId, AdapterVersionId, BaseModelId, JobId, ProjectId},
     run::Blob,
-    spec::AdapterSpec,
+    spec::{AdapterSpec, Quantization},
 };
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -16,7 +16,7 @@ use crate::{
     base_model::{self, BaseModel},
     blob,
     checkpoint::{self, NamedCheckpoint},
-    error::{StoreError, json},
+    error::{StoreError, json, quantization},
 };
 
 /// An adapter version, with the names of its base and of its lineage.
@@ -36,6 +36,8 @@ pub struct AdapterVersion {
     pub base_model_id: BaseModelId,
     /// As users name that.
     pub base_model: String,
+    /// The quantization of the base that it was trained over, and is served over.
+    pub quantization: Quantization,
     /// What made it; `None`: an import.
     pub job_id: Option<JobId>,
     /// As users name it: `ft:base:project:suffix:id`.
@@ -73,6 +75,16 @@ impl Model {
             Self::Base(base) => base.base_model_id,
             Self::Tuned(adapter) => adapter.base_model_id,
             Self::Checkpoint(named) => named.base_model_id,
+        }
+    }
+
+    /// The quantization of the base that an adapter was trained over; `None`: the base itself is asked, and no adapter says.
+    #[must_use]
+    pub const fn quantization(&self) -> Option<Quantization> {
+        match self {
+            Self::Base(_) => None,
+            Self::Tuned(adapter) => Some(adapter.quantization),
+            Self::Checkpoint(named) => Some(named.quantization),
         }
     }
 
@@ -125,6 +137,7 @@ struct Row {
     digest: String,
     base_model_id: uuid::Uuid,
     base_model: String,
+    quantization: String,
     job_id: Option<uuid::Uuid>,
     model_name: String,
     shape: serde_json::Value,
@@ -147,6 +160,7 @@ impl TryFrom<Row> for AdapterVersion {
             digest: row.digest,
             base_model_id: BaseModelId::new(row.base_model_id),
             base_model: row.base_model,
+            quantization: quantization("adapter_version.quantization", &row.quantization)?,
             job_id: row.job_id.map(JobId::new),
             model_name: row.model_name,
             spec: json("adapter_version.shape", row.shape)?,
@@ -169,7 +183,7 @@ async fn select(
     let rows = sqlx::query_as!(
         Row,
         r#"select a.adapter_version_id, a.adapter_id, l.name as adapter, a.version, a.digest, a.base_model_id,
-             b.name as base_model, a.job_id, a.model_name, a.shape, a.files, a.manifest, a.chat_template_sha256,
+             b.name as base_model, a.quantization, a.job_id, a.model_name, a.shape, a.files, a.manifest, a.chat_template_sha256,
              array(select s.alias from adapter_alias s where s.adapter_version_id = a.adapter_version_id
                  order by s.alias) as "aliases!", a.created_at
          from adapter_version a join base_model b using (base_model_id) join adapter l using (adapter_id)

@@ -6,7 +6,7 @@ use attune_domain::{
     id::{Adapter as AdapterKind, AdapterId, AdapterVersionId, JobId, ProjectId},
     manifest::Origin,
     run::Blob,
-    spec::AdapterSpec,
+    spec::{AdapterSpec, Quantization},
 };
 use chrono::Utc;
 use serde_json::json;
@@ -29,6 +29,8 @@ pub struct NewVersion {
     pub adapter: String,
     /// What it corrects.
     pub base: BaseModel,
+    /// The quantization of the base that it was trained over.
+    pub quantization: Quantization,
     /// What made it; `None`: an import.
     pub job_id: Option<JobId>,
     /// Stands in the model's name.
@@ -72,6 +74,7 @@ pub async fn insert(tx: &mut PgConnection, new: NewVersion) -> Result<AdapterVer
             None => model_name::of_import(&new.base.name, &project, new.suffix.as_deref(), id),
         },
         base_model: new.base.name,
+        quantization: new.quantization,
         job_id: new.job_id,
         spec: new.spec,
         files: new.files,
@@ -95,8 +98,8 @@ async fn write(
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "insert into adapter_version (adapter_version_id, project_id, adapter_id, version, digest, base_model_id, job_id,
-             model_name, shape, files, manifest, chat_template_sha256, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+             model_name, shape, files, manifest, chat_template_sha256, created_at, quantization)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         made.adapter_version_id.uuid(),
         project.uuid(),
         made.adapter_id.uuid(),
@@ -110,6 +113,7 @@ async fn write(
         manifest,
         made.chat_template_sha256,
         made.created_at,
+        made.quantization.name(),
     )
     .execute(tx)
     .await?;
@@ -153,7 +157,7 @@ pub(crate) async fn lineage_of(db: &mut PgConnection, job: &Job) -> Result<Strin
     Ok(name)
 }
 
-/// The version of this content in the lineage of this name, if there is one that was not deleted.
+/// The version of this content over this quantization in the lineage of this name, if there is one that was not deleted.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -162,13 +166,16 @@ pub async fn by_digest(
     project: ProjectId,
     adapter: &str,
     digest: &str,
+    quantization: Quantization,
 ) -> Result<Option<i32>, StoreError> {
     Ok(sqlx::query_scalar!(
         "select version from adapter_version join adapter using (adapter_id)
-         where adapter.project_id = $1 and adapter.name = $2 and digest = $3 and deleted_at is null limit 1",
+         where adapter.project_id = $1 and adapter.name = $2 and digest = $3 and quantization = $4
+             and deleted_at is null limit 1",
         project.uuid(),
         adapter,
         digest,
+        quantization.name(),
     )
     .fetch_optional(db)
     .await?)

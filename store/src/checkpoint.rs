@@ -5,6 +5,7 @@ use attune_domain::{
     event::EventType,
     id::{BaseModelId, CheckpointId, JobId, ProjectId, RunId},
     run::Blob,
+    spec::Quantization,
 };
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -49,6 +50,8 @@ pub struct NamedCheckpoint {
     pub model_name: String,
     /// What it corrects.
     pub base_model_id: BaseModelId,
+    /// The quantization of the base that it was trained over.
+    pub quantization: Quantization,
     /// The state.
     pub checkpoint: Checkpoint,
 }
@@ -207,7 +210,7 @@ pub async fn by_model_name(
     let Some((model, step)) = model_name::read_checkpoint(name) else { return Ok(None) };
     let jobs = sqlx::query!(
         r#"select job.job_id, job.base_model_id, base_model.name as base, project.name as project, suffix,
-             adapter_version.model_name as "published?"
+             job.spec -> 'quantization' as "quantization!", adapter_version.model_name as "published?"
          from job join base_model using (base_model_id) join project on project.project_id = job.project_id
              left join adapter_version using (job_id)
          where job.project_id = $1 and (right(job.job_id::text, 8) = $2 or adapter_version.model_name = $3)"#,
@@ -225,9 +228,11 @@ pub async fn by_model_name(
         }
         let kept = list(conn, project, id).await?;
         let base_model_id = BaseModelId::new(job.base_model_id);
+        let quantization = json("job.spec", job.quantization)?;
         return Ok(kept.into_iter().find(|checkpoint| checkpoint.step == step).map(|checkpoint| NamedCheckpoint {
             model_name: name.to_owned(),
             base_model_id,
+            quantization,
             checkpoint,
         }));
     }

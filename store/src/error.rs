@@ -1,6 +1,6 @@
 //! What can go wrong, by what a caller can do about it.
 
-use attune_domain::{batch::IllegalBatchStep, job::IllegalTransition};
+use attune_domain::{batch::IllegalBatchStep, job::IllegalTransition, spec::Quantization};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -152,6 +152,12 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
     value: serde_json::Value,
 ) -> Result<T, StoreError> {
     serde_json::from_value(value).map_err(|e| StoreError::Corrupt { column, cause: Box::new(e) })
+}
+
+/// Reads a column that names a quantization.
+pub(crate) fn quantization(column: &'static str, name: &str) -> Result<Quantization, StoreError> {
+    Quantization::from_name(name)
+        .ok_or_else(|| StoreError::Corrupt { column, cause: format!("'{name}' names no quantization").into() })
 }
 
 /// Writes a JSON column.

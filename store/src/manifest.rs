@@ -2,7 +2,7 @@
 
 use attune_domain::{
     id::{FileId, NodeId, RunId},
-    manifest::{Attempt, Before, Code, Data, FORMAT, Manifest, Metrics, NamedDigest, Origin, Training},
+    manifest::{Attempt, Base, Before, Code, Data, FORMAT, Gate, Manifest, Metrics, Origin, Training},
     run::CONTRACT_VERSION,
 };
 use sqlx::PgConnection;
@@ -22,7 +22,11 @@ pub(crate) fn write(made: &AdapterVersion, base_digest: &str, origin: Origin) ->
         version: made.version,
         model: made.model_name.clone(),
         created_at: made.created_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
-        base_model: NamedDigest { name: made.base_model.clone(), digest: base_digest.to_owned() },
+        base_model: Base {
+            name: made.base_model.clone(),
+            digest: base_digest.to_owned(),
+            quantization: made.quantization,
+        },
         spec: made.spec.clone(),
         origin,
         code: Code { version: env!("CARGO_PKG_VERSION").into(), contract: CONTRACT_VERSION },
@@ -40,6 +44,7 @@ pub(crate) async fn training(
     job: &Job,
     run: RunId,
     trained_tokens: u64,
+    gate: Gate,
 ) -> Result<Training, StoreError> {
     let facts = job.token_facts.as_ref();
     let training_data = data(db, job.training_file_id, facts.map(|facts| facts.training)).await?;
@@ -56,6 +61,7 @@ pub(crate) async fn training(
         seed: job.spec.seed,
         train: job.spec.clone(),
         metrics: metrics(db, job, trained_tokens).await?,
+        gate: Some(gate),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Serving processes. The row is wanted first and launched after; one living replica serves a base.
+//! Serving processes. The row is wanted first and launched after; one living replica serves a base in one quantization.
 
 use attune_domain::{
     bytes::Bytes,
@@ -7,12 +7,13 @@ use attune_domain::{
     public_text::without_places,
     run::Directive,
     serve::{CONTRACT_VERSION, ReplicaReply, ReplicaReport, ServeSpec},
+    spec::Quantization,
 };
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    error::StoreError,
+    error::{StoreError, quantization},
     mint,
     node::{self, NewNode},
     objects::Objects,
@@ -34,13 +35,30 @@ pub enum ReplicaState {
     Ended,
 }
 
+/// The weights that a replica computes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServedBase {
+    /// The base model.
+    pub base_model_id: BaseModelId,
+    /// The quantization that its weights go through.
+    pub quantization: Quantization,
+}
+
+impl ServedBase {
+    /// The base without quantization.
+    #[must_use]
+    pub const fn as_imported(base_model_id: BaseModelId) -> Self {
+        Self { base_model_id, quantization: Quantization::None }
+    }
+}
+
 /// A serving process.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replica {
     /// Which replica.
     pub replica_id: ReplicaId,
-    /// Of which base.
-    pub base_model_id: BaseModelId,
+    /// What it serves.
+    pub base: ServedBase,
     /// Where it runs, once that is decided.
     pub node_id: Option<NodeId>,
     /// Where it is in its life.
@@ -59,11 +77,11 @@ pub struct Replica {
     pub handle: Option<String>,
 }
 
-/// The living replica of a base, or a new one that is wanted. Counts as use. Call it for every request.
+/// The living replica of a base in its quantization, or a new one that is wanted. Counts as use. Call it for every request.
 ///
 /// # Errors
 /// [`StoreError::Conflict`]: no such base. [`StoreError::Database`], [`StoreError::Queue`].
-pub async fn ensure(tx: &mut PgConnection, base: BaseModelId) -> Result<Replica, StoreError> {
+pub async fn ensure(tx: &mut PgConnection, base: ServedBase) -> Result<Replica, StoreError> {
     ensure_for(tx, base, None).await
 }
 
@@ -73,15 +91,17 @@ pub async fn ensure(tx: &mut PgConnection, base: BaseModelId) -> Result<Replica,
 /// As [`ensure`].
 pub async fn ensure_for(
     tx: &mut PgConnection,
-    base: BaseModelId,
+    base: ServedBase,
     project: Option<ProjectId>,
 ) -> Result<Replica, StoreError> {
     let id: ReplicaId = mint::id();
     let new = sqlx::query!(
-        "insert into replica (replica_id, base_model_id, state, token, wanted_by) values ($1, $2, 'wanted', $3, $4)
-         on conflict (base_model_id) where state <> 'ended' do nothing",
+        "insert into replica (replica_id, base_model_id, quantization, state, token, wanted_by)
+         values ($1, $2, $3, 'wanted', $4, $5)
+         on conflict (base_model_id, quantization) where state <> 'ended' do nothing",
         id.uuid(),
-        base.uuid(),
+        base.base_model_id.uuid(),
+        base.quantization.name(),
         mint::secret(),
         project.map(|id| id.uuid()),
     )
@@ -92,8 +112,10 @@ pub async fn ensure_for(
         tell(tx, id, EventType::DeploymentRequested).await?;
     }
     let living = sqlx::query_scalar!(
-        "update replica set last_used_at = now() where base_model_id = $1 and state <> 'ended' returning replica_id",
-        base.uuid(),
+        "update replica set last_used_at = now() where base_model_id = $1 and quantization = $2 and state <> 'ended'
+         returning replica_id",
+        base.base_model_id.uuid(),
+        base.quantization.name(),
     )
     .fetch_optional(&mut *tx)
     .await?;
@@ -104,14 +126,14 @@ pub async fn ensure_for(
 /// Tells the project that had the replica started, if one did.
 async fn tell(tx: &mut PgConnection, id: ReplicaId, event: EventType) -> Result<(), StoreError> {
     let row = sqlx::query!(
-        "select wanted_by, base_model.name as model, error from replica join base_model using (base_model_id)
+        "select wanted_by, base_model.name as model, quantization, error from replica join base_model using (base_model_id)
          where replica_id = $1",
         id.uuid(),
     )
     .fetch_one(&mut *tx)
     .await?;
     let Some(project) = row.wanted_by else { return Ok(()) };
-    let mut data = serde_json::json!({ "id": id, "model": row.model });
+    let mut data = serde_json::json!({ "id": id, "model": row.model, "quantization": row.quantization });
     if let Some(error) = row.error {
         data["error"] = error.into();
     }
@@ -154,7 +176,7 @@ struct Filter<'a> {
 async fn select(conn: &mut PgConnection, filter: Filter<'_>) -> Result<Vec<Replica>, StoreError> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select replica_id, base_model_id, replica.node_id, state, address, token, error,
+        r#"select replica_id, base_model_id, quantization, replica.node_id, state, address, token, error,
              extract(epoch from clock_timestamp() - heartbeat_at)::float8 as "silent_seconds!",
              extract(epoch from clock_timestamp() - last_used_at)::float8 as "idle_seconds!",
              node.handle as "handle?"
@@ -169,13 +191,14 @@ async fn select(conn: &mut PgConnection, filter: Filter<'_>) -> Result<Vec<Repli
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(Replica::from).collect())
+    rows.into_iter().map(Replica::try_from).collect()
 }
 
 /// The row as Postgres gives it.
 struct Row {
     replica_id: Uuid,
     base_model_id: Uuid,
+    quantization: String,
     node_id: Option<Uuid>,
     state: String,
     address: Option<String>,
@@ -186,11 +209,16 @@ struct Row {
     handle: Option<String>,
 }
 
-impl From<Row> for Replica {
-    fn from(row: Row) -> Self {
-        Self {
+impl TryFrom<Row> for Replica {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        Ok(Self {
             replica_id: ReplicaId::new(row.replica_id),
-            base_model_id: BaseModelId::new(row.base_model_id),
+            base: ServedBase {
+                base_model_id: BaseModelId::new(row.base_model_id),
+                quantization: quantization("replica.quantization", &row.quantization)?,
+            },
             node_id: row.node_id.map(NodeId::new),
             state: match row.state.as_str() {
                 "wanted" => ReplicaState::Wanted,
@@ -204,7 +232,7 @@ impl From<Row> for Replica {
             silent_seconds: row.silent_seconds,
             idle_seconds: row.idle_seconds,
             handle: row.handle,
-        }
+        })
     }
 }
 
@@ -267,12 +295,13 @@ pub async fn spec(conn: &mut PgConnection, objects: &Objects, replica: &Replica)
     let (Some(budget), Some(threads), Some(heartbeat)) = (row.memory_budget, row.threads, row.heartbeat_seconds) else {
         return Err(StoreError::Stale);
     };
-    let (base_digest, base) = run_spec::base_files(conn, objects, replica.base_model_id.uuid()).await?;
+    let (base_digest, base) = run_spec::base_files(conn, objects, replica.base.base_model_id.uuid()).await?;
     Ok(ServeSpec {
         version: CONTRACT_VERSION,
         replica_id: replica.replica_id,
         base_digest,
         base,
+        quantization: replica.base.quantization,
         heartbeat_seconds: heartbeat.unsigned_abs().into(),
         memory_budget: Bytes::from_i64(budget),
         threads: threads.unsigned_abs(),

@@ -4,7 +4,7 @@
 use attune_domain::{
     id::{CheckpointId, JobId, RunId},
     job::{JobEvent, JobState},
-    manifest::Origin,
+    manifest::{Gate, Origin},
     run::{Blob, Directive, MessageLevel, Reply, Report, RunEvent, StepMetrics},
 };
 use serde_json::json;
@@ -121,9 +121,10 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
             let text = format!("Checkpoint created at step {step}");
             job_event::message(tx, job_id, Level::Info, &text).await
         }
-        RunEvent::Published { files, chat_template_sha256, trained_tokens, peak_memory } => {
+        RunEvent::Published { files, chat_template_sha256, trained_tokens, peak_memory, gate } => {
             measured(tx, held.run_id, peak_memory.to_i64()).await?;
-            publish(tx, held, files, chat_template_sha256.as_deref(), *trained_tokens).await
+            let (chat_template_sha256, trained_tokens) = (chat_template_sha256.clone(), *trained_tokens);
+            publish(tx, held, Publication { files, chat_template_sha256, trained_tokens, gate: *gate }).await
         }
         RunEvent::Failed { code, message, param } => {
             run::end(tx, held.run_id, Outcome::Failed).await?;
@@ -220,26 +221,36 @@ async fn timed(tx: &mut PgConnection, run: RunId, metrics: &StepMetrics) -> Resu
     Ok(())
 }
 
+/// What a trainer has published.
+struct Publication<'a> {
+    files: &'a [Blob],
+    chat_template_sha256: Option<String>,
+    trained_tokens: u64,
+    gate: Gate,
+}
+
 /// Adapter version, job, run and node in the caller's one transaction: the job has succeeded exactly when its adapter
 /// is there.
-async fn publish(
-    tx: &mut PgConnection,
-    held: &mut Held,
-    files: &[Blob],
-    chat_template_sha256: Option<&str>,
-    trained_tokens: u64,
-) -> Result<(), StoreError> {
+async fn publish(tx: &mut PgConnection, held: &mut Held, published: Publication<'_>) -> Result<(), StoreError> {
+    let Publication { files, chat_template_sha256, trained_tokens, gate } = published;
     let job = job::load(tx, held.job_id).await?;
-    let training = manifest::training(tx, &job, held.run_id, trained_tokens).await?;
+    let training = manifest::training(tx, &job, held.run_id, trained_tokens, gate).await?;
+    let told = format!(
+        "Publish gate: served over the base in {}, the adapter gives the logits of the trained one to {:.1e}",
+        gate.quantization.in_words(),
+        gate.logit_difference
+    );
+    job_event::message(tx, held.job_id, Level::Info, &told).await?;
     let new = NewVersion {
         project_id: job.project_id,
         adapter: adapter_version::lineage_of(tx, &job).await?,
         base: base_model::get(tx, job.base_model_id).await?,
+        quantization: job.spec.quantization,
         job_id: Some(job.job_id),
         suffix: job.suffix,
         spec: job.spec.adapter,
         files: files.to_vec(),
-        chat_template_sha256: chat_template_sha256.map(str::to_owned),
+        chat_template_sha256,
         origin: Origin::Job(Box::new(training)),
     };
     let name = adapter_version::insert(tx, new).await?.model_name;

@@ -6,6 +6,7 @@ use attune_domain::{
     dataset::RowFormat,
     id::{BaseModelId, FileId, JobId, ProjectId, ReplicaId, RunId},
     job::JobEvent,
+    manifest::Gate,
     run::{Blob, Plan, Report, RunEvent, StepMetrics},
     spec::{Requested, TrainSpec},
 };
@@ -196,6 +197,7 @@ pub fn published() -> RunEvent {
         chat_template_sha256: None,
         trained_tokens: 6000,
         peak_memory: Bytes::mib(390),
+        gate: Gate::default(),
     }
 }
 

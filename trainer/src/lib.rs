@@ -24,6 +24,9 @@ pub mod step;
 /// Which rows a step trains on.
 pub mod sampler;
 
+/// The model card of a published folder.
+mod card;
+
 /// Rows to what goes through the decoder.
 pub(crate) mod batches;
 

@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use attune_domain::{
-    run::{CONTRACT_VERSION, RemoteFile, RunEvent, RunSpec},
-    spec::Quantization,
-};
+use attune_domain::run::{CONTRACT_VERSION, RemoteFile, RunEvent, RunSpec};
 use attune_node::{Cache, Folder, NodeError, Platform, fetch, http_client};
 use backon::{ExponentialBuilder, Retryable};
 use reqwest::Client;
@@ -135,17 +132,6 @@ async fn phases(platform: Platform, spec: RunSpec, voice: Voice, cache_dir: &Pat
     })
 }
 
-/// Names the packed weights by all that they depend on.
-fn packed_name(spec: &RunSpec) -> String {
-    let kind = match spec.train.quantization {
-        Quantization::Nf4 { double_quant: true } => "nf4-double",
-        Quantization::Nf4 { double_quant: false } => "nf4",
-        Quantization::Int8 => "int8",
-        Quantization::None => "none",
-    };
-    format!("{}-{kind}.safetensors", spec.base_digest)
-}
-
 /// Everything that the run reads, onto this node.
 async fn bring(platform: &Platform, spec: &RunSpec, cache: &Cache, scratch: &Path) -> Result<Fetched, TrainerError> {
     let client = platform.client();
@@ -159,7 +145,7 @@ async fn bring(platform: &Platform, spec: &RunSpec, cache: &Cache, scratch: &Pat
         Some(file) => Some(fetch(client, file, &folder("validation")?).await?),
         None => None,
     };
-    let packed_base = cache.file("packed", &packed_name(spec))?;
+    let packed_base = cache.packed_base(&spec.base_digest, spec.train.quantization)?;
     let mut fetched =
         Fetched { base, packed_base, training_file, validation_file, checkpoint: None, continue_from: None };
     match (&spec.resume, &spec.continue_from) {
@@ -194,7 +180,7 @@ async fn fetch_all(client: &Client, files: &[RemoteFile], into: PathBuf) -> Resu
 fn work(spec: RunSpec, fetched: &Fetched, link: &Link) -> Result<RunEvent, TrainerError> {
     let mut session = Session::set_up(spec, fetched, &link.scratch)?;
     train(&mut session, link)?;
-    publish(&session, &fetched.base, link)
+    publish(session, fetched, link)
 }
 
 fn words_of(panic: &(dyn Any + Send)) -> &str {

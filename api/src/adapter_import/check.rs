@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use attune_domain::{
     manifest,
     peft::{self, CONFIG, TENSORS},
-    spec::AdapterSpec,
+    spec::{AdapterSpec, Quantization},
 };
 use attune_store::base_model::BaseModel;
 use attune_text::template::ChatTemplate;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -26,6 +27,8 @@ const MOST_REASONS: usize = 100;
 pub struct Checked {
     /// Its shape.
     pub spec: AdapterSpec,
+    /// The quantization of the base that it was trained over.
+    pub quantization: Quantization,
     /// Its manifest, if it has one.
     pub manifest: Option<Value>,
 }
@@ -37,6 +40,7 @@ pub struct Checked {
 pub fn check(brought: &Brought, base: &BaseModel) -> Result<Checked, ApiError> {
     let mut reasons = brought.reasons.clone();
     let manifest = manifest_of(brought, base, &mut reasons);
+    let quantization = quantization(brought, manifest.as_ref(), &mut reasons);
     let config = config_of(brought, &mut reasons);
     let vouched = base_digest(brought, base, manifest.as_ref(), &mut reasons);
     if let Some(config) = &config {
@@ -52,7 +56,7 @@ pub fn check(brought: &Brought, base: &BaseModel) -> Result<Checked, ApiError> {
     tensors(brought, base, config.as_ref().map(|config| &config.spec), &mut reasons);
     template(brought, &mut reasons);
     match config {
-        Some(config) if reasons.is_empty() => Ok(Checked { spec: config.spec, manifest }),
+        Some(config) if reasons.is_empty() => Ok(Checked { spec: config.spec, quantization, manifest }),
         _ => Err(refused(reasons)),
     }
 }
@@ -78,6 +82,32 @@ fn config_of(brought: &Brought, reasons: &mut Vec<String>) -> Option<peft::PeftC
             None
         }
     }
+}
+
+/// The quantization of the base that the adapter was trained over: what the form says, or the manifest; else none.
+fn quantization(brought: &Brought, manifest: Option<&Value>, reasons: &mut Vec<String>) -> Quantization {
+    let given = brought.quantization.as_deref().map(|name| (name, Quantization::from_name(name)));
+    if let Some((name, None)) = given {
+        let allowed = Quantization::ALL.map(Quantization::name).join(", ");
+        reasons.push(format!("'quantization' is {}, and it must be one of {allowed}", shown(name)));
+    }
+    let given = given.and_then(|(_, known)| known);
+    let in_manifest = manifest.and_then(quantization_of);
+    if let (Some(given), Some(trained)) = (given, in_manifest)
+        && given != trained
+    {
+        reasons.push(format!(
+            "'quantization' is {given}, and {} says that the adapter was trained over {trained}",
+            manifest::FILE
+        ));
+    }
+    given.or(in_manifest).unwrap_or_default()
+}
+
+/// What a manifest of ours says; those of earlier releases have it in the training's numbers alone.
+fn quantization_of(manifest: &Value) -> Option<Quantization> {
+    let places = ["/base_model/quantization", "/origin/train/quantization"];
+    places.iter().find_map(|place| Quantization::deserialize(manifest.pointer(place)?).ok())
 }
 
 /// Whether somebody says by its digest that the base is the right one.

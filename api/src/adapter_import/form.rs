@@ -41,6 +41,8 @@ pub struct Brought {
     pub base_model: Option<String>,
     /// `base_digest`.
     pub base_digest: Option<String>,
+    /// `quantization`.
+    pub quantization: Option<String>,
     /// The files, in sight of nobody.
     pub files: Vec<BroughtFile>,
     /// The content of those that are looked at.
@@ -88,7 +90,10 @@ pub async fn read(
             "name" => &mut brought.name,
             "base_model" => &mut brought.base_model,
             "base_digest" => &mut brought.base_digest,
-            other => return Err(unknown(other, "'name', 'base_model', 'base_digest' and 'files'")),
+            "quantization" => &mut brought.quantization,
+            other => {
+                return Err(unknown(other, "'name', 'base_model', 'base_digest', 'quantization' and 'files'"));
+            }
         };
         if place.is_some() {
             return Err(twice(&name));

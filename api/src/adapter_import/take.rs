@@ -67,7 +67,7 @@ async fn keep(
     }
     let mut tx = app.tenant(project).await?;
     let digest = base_model::digest(&blobs);
-    if let Some(version) = adapter_version::by_digest(&mut tx, project, &name, &digest).await? {
+    if let Some(version) = adapter_version::by_digest(&mut tx, project, &name, &digest, checked.quantization).await? {
         return Err(ApiError::Conflict(format!("'{name}' has this content already: it is version {version}.")));
     }
     let template = blobs.iter().find(|blob| blob.name == "chat_template.jinja").map(|blob| blob.sha256.clone());
@@ -77,6 +77,7 @@ async fn keep(
         adapter: name,
         base,
         job_id: None,
+        quantization: checked.quantization,
         spec: checked.spec,
         files: blobs,
         chat_template_sha256: template,

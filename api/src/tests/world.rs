@@ -112,7 +112,7 @@ impl World {
             objects: objects.clone(),
             http: reqwest::Client::new(),
             limits: Arc::new(Limits::default()),
-            serving: Arc::new(Serving { wait_seconds: 0 }),
+            serving: Arc::new(Serving { wait_seconds: 0, ..Serving::default() }),
             waiters: Default::default(),
             prices: Prices::default(),
             meter: Arc::new(Meter::new(Prices::default())),

@@ -10,6 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
+use crate::wire::job_view::QuantizationView;
+
 /// A file of a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FolderFile {
@@ -78,6 +80,8 @@ pub struct AdapterView {
     pub model: String,
     /// The name of that base.
     pub base_model: String,
+    /// The quantization of the base that it was trained over, and is served over.
+    pub quantization: QuantizationView,
     /// What made it; `null`: it was imported.
     pub fine_tuning_job: Option<String>,
     /// Its shape.
@@ -103,6 +107,7 @@ impl From<AdapterVersion> for AdapterView {
             aliases: version.aliases,
             model: version.model_name,
             base_model: version.base_model,
+            quantization: version.quantization.into(),
             fine_tuning_job: version.job_id.map(|id| id.to_string()),
             adapter: version.spec.into(),
             digest: version.digest,
@@ -129,6 +134,10 @@ pub struct AdapterForm {
     pub base_model: String,
     /// The digest of that base: says that it is the very one that the folder was made for, whatever the folder calls it.
     pub base_digest: Option<String>,
+    /// The quantization of the base that it was trained over, and will be served over: `none`, `int8`, `nf4` or
+    /// `nf4-double`, NF4 with double quantization. Left out: what `attune_manifest.json` says, or else `none`.
+    #[schema(example = "nf4-double")]
+    pub quantization: Option<String>,
     /// The folder's files, each under its own name.
     #[schema(format = Binary, value_type = Vec<String>)]
     pub files: Vec<Vec<u8>>,

@@ -82,7 +82,10 @@ fn api_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
     }
     insert_section(&mut table, "rate_limits", settings.rate_limits.clone());
     insert_section(&mut table, "cors", settings.cors.clone());
-    insert_section(&mut table, "serving", seconds("wait_seconds", settings.serving.wait_seconds));
+    let mut serving = seconds("wait_seconds", settings.serving.wait_seconds);
+    serving
+        .extend(settings.serving.base_quantization.clone().map(|name| ("base_quantization".to_owned(), name.into())));
+    insert_section(&mut table, "serving", serving);
     Ok(table)
 }
 

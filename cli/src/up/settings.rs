@@ -105,7 +105,7 @@ pub(crate) struct ObjectStore {
     pub(crate) path_style: bool,
 }
 
-/// `[serving]`: for how long things wait.
+/// `[serving]`: for how long things wait, and how base models are served.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Serving {
@@ -113,6 +113,8 @@ pub(crate) struct Serving {
     pub(crate) wait_seconds: Option<u64>,
     /// A replica, for a request.
     pub(crate) idle_seconds: Option<u64>,
+    /// The quantization in which base models themselves are served.
+    pub(crate) base_quantization: Option<String>,
 }
 
 /// Everything, settled.

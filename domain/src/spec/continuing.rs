@@ -3,24 +3,30 @@
 use std::fmt::Display;
 
 use super::{
-    AdapterSpec, BadField, Requested,
+    AdapterSpec, BadField, Quantization, Requested,
     check::{bad, target_modules},
 };
 
 impl Requested {
-    /// What is asked for, of a job that begins with an adapter of shape `had`: what is left out of the shape is that
-    /// adapter's. Dropout is no part of a shape.
+    /// What is asked for, of a job that begins with an adapter of shape `had`, which was trained over `base`: what is left
+    /// out of the shape, and of the base's quantization, is that adapter's. Dropout is no part of a shape.
     ///
     /// # Errors
     /// A [`BadField`]: a part of the shape is given that the adapter does not have.
-    pub fn continuing(&self, had: &AdapterSpec) -> Result<Self, BadField> {
+    pub fn continuing(&self, had: &AdapterSpec, base: Quantization) -> Result<Self, BadField> {
         same("adapter.rank", self.rank, i64::from(had.rank))?;
         same("adapter.lora_alpha", self.lora_alpha, had.lora_alpha)?;
         let given = self.target_modules.as_deref().map(|given| target_modules(Some(given))).transpose()?;
         same("adapter.target_modules", given.map(|names| names.join(", ")), had.target_modules.join(", "))?;
         same("adapter.use_rslora", self.use_rslora, had.use_rslora)?;
         same("adapter.use_dora", self.use_dora, had.use_dora)?;
+        let (quantization, double_quant) = match (&self.quantization, self.double_quant) {
+            (None, None) => of_base(base),
+            (asked, double_quant) => (asked.clone(), double_quant),
+        };
         Ok(Self {
+            quantization,
+            double_quant,
             rank: Some(had.rank.into()),
             lora_alpha: Some(had.lora_alpha),
             target_modules: Some(had.target_modules.clone()),
@@ -28,6 +34,14 @@ impl Requested {
             use_dora: Some(had.use_dora),
             ..self.clone()
         })
+    }
+}
+
+/// A quantization as a request has it.
+fn of_base(base: Quantization) -> (Option<String>, Option<bool>) {
+    match base {
+        Quantization::Nf4 { double_quant } => (Some("nf4".into()), Some(double_quant)),
+        Quantization::Int8 | Quantization::None => (Some(base.name().into()), None),
     }
 }
 
@@ -49,8 +63,14 @@ mod tests {
     fn the_shape_that_is_left_out_is_the_adapters() {
         let had = AdapterSpec { use_rslora: true, ..AdapterSpec::lora(8, 12.0, &["q_proj", "v_proj"]) };
         let asked = Requested { lora_dropout: Some(0.1), ..Requested::default() };
-        let spec = TrainSpec::check(&asked.continuing(&had).unwrap(), 360, 8192).unwrap();
-        assert_eq!(spec.adapter, AdapterSpec { lora_dropout: 0.1, ..had });
+        for base in Quantization::ALL {
+            let spec = TrainSpec::check(&asked.continuing(&had, base).unwrap(), 360, 8192).unwrap();
+            assert_eq!(spec.adapter, AdapterSpec { lora_dropout: 0.1, ..had.clone() });
+            assert_eq!(spec.quantization, base);
+        }
+        let other = Requested { quantization: Some("int8".into()), ..asked };
+        let spec = other.continuing(&had, Quantization::None).unwrap();
+        assert_eq!(TrainSpec::check(&spec, 360, 8192).unwrap().quantization, Quantization::Int8);
     }
 
     #[test]
@@ -59,7 +79,7 @@ mod tests {
         let names = ["v_proj", "q_proj"].map(String::from).to_vec();
         let asked =
             Requested { rank: Some(8), target_modules: Some(names), use_dora: Some(false), ..Requested::default() };
-        assert!(asked.continuing(&had).is_ok());
+        assert!(asked.continuing(&had, Quantization::None).is_ok());
     }
 
     #[test]
@@ -75,7 +95,7 @@ mod tests {
             (Requested { use_rslora: Some(true), ..Requested::default() }, "adapter.use_rslora: true"),
             (Requested { use_dora: Some(true), ..Requested::default() }, "adapter.use_dora: true"),
         ] {
-            let refused = asked.continuing(&had).unwrap_err().to_string();
+            let refused = asked.continuing(&had, Quantization::None).unwrap_err().to_string();
             assert!(refused.starts_with(refusal) && refused.contains("left out or"), "{refused}");
         }
     }

@@ -6,6 +6,7 @@ use attune_domain::{
     id::ReplicaId,
     memory,
     offer::{Offer, Refusal, right_size},
+    spec::Quantization,
 };
 use attune_store::{
     base_model, node,
@@ -44,8 +45,9 @@ impl Handle for EnsureReplica {
         if wanted.state != ReplicaState::Wanted {
             return Ok(());
         }
-        let base = base_model::get(&mut tx, wanted.base_model_id).await?;
-        match decide(&base.architecture, &app::offers(&app, &mut tx).await?) {
+        let base = base_model::get(&mut tx, wanted.base.base_model_id).await?;
+        let offers = app::offers(&app, &mut tx).await?;
+        match decide(&base.architecture, wanted.base.quantization, &offers) {
             Decision::Place { offer, memory, budget, threads } => {
                 let placement = Placement {
                     node: NewNode {
@@ -77,13 +79,13 @@ impl Handle for EnsureReplica {
 }
 
 /// Pure. The replica gets a quarter of what is left beside its base, within bounds, so that others find room too.
-fn decide(architecture: &Architecture, offers: &[Offer]) -> Decision {
-    let least = memory::serving(architecture, LEAST_BUDGET);
+fn decide(architecture: &Architecture, quantization: Quantization, offers: &[Offer]) -> Decision {
+    let least = memory::serving(architecture, quantization, LEAST_BUDGET);
     match right_size(least.peak, false, offers) {
         Ok(offer) => {
             let left = offer.memory.saturating_sub(offer.reserved).saturating_sub(least.peak);
             let budget = Bytes((LEAST_BUDGET.0 + left.0 / 4).min(MOST_BUDGET.0));
-            let memory = memory::serving(architecture, budget).peak;
+            let memory = memory::serving(architecture, quantization, budget).peak;
             Decision::Place { offer: offer.clone(), memory, budget, threads: offer.threads }
         }
         Err(refusals) if refusals.iter().all(Refusal::is_final) => {
@@ -136,7 +138,7 @@ mod tests {
             threads: 2,
             micro_usd_per_hour: 0,
         };
-        decide(&architecture, &[offer])
+        decide(&architecture, Quantization::None, &[offer])
     }
 
     #[test]

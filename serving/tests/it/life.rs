@@ -10,6 +10,7 @@ use attune_domain::{
     id::ReplicaId,
     run::Directive,
     serve::{CONTRACT_VERSION, Form, GenerateRequest, Prompt, ReplicaReply, ReplicaReport, Sampling, ServeSpec},
+    spec::Quantization,
 };
 use attune_serving::{config::Config, life::serve};
 use axum::{
@@ -36,6 +37,7 @@ impl Played {
             replica_id: ReplicaId::new(Uuid::from_u128(1)),
             base_digest: "digest".into(),
             base: world.remote(&world.base()).await,
+            quantization: Quantization::Nf4 { double_quant: true },
             heartbeat_seconds: 1,
             memory_budget: Bytes::mib(64),
             threads: 1,

@@ -13,4 +13,6 @@ mod engine;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod trained;
+#[cfg(test)]
 mod world;

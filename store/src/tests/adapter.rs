@@ -3,7 +3,7 @@
 use attune_domain::{
     id::{JobId, ProjectId},
     manifest::{Manifest, Origin},
-    spec::AdapterSpec,
+    spec::{AdapterSpec, Quantization},
 };
 use sqlx::{PgConnection, PgPool};
 
@@ -21,6 +21,7 @@ async fn imported(conn: &mut PgConnection, seed: Seed, name: &str, digit: char) 
         project_id: seed.project_id,
         adapter: name.into(),
         base: base_model::get(conn, seed.base_model_id).await.unwrap(),
+        quantization: Quantization::None,
         job_id: None,
         suffix: Some(name.into()),
         spec: AdapterSpec::lora(4, 8.0, &["q_proj"]),
@@ -51,7 +52,9 @@ async fn jobs_and_imports_of_one_name_are_versions_of_one_adapter(pool: PgPool) 
     assert_eq!(first.adapter_id, second.adapter_id);
     assert_eq!((first.digest == second.digest, second.digest == other.digest), (false, true), "by content");
     assert_eq!(second.digest, base_model::digest(&[blob("adapter_model.safetensors", '1')]));
-    let held = adapter_version::by_digest(&mut conn, seed.project_id, "mail", &second.digest).await.unwrap();
+    let held = adapter_version::by_digest(&mut conn, seed.project_id, "mail", &second.digest, Quantization::None)
+        .await
+        .unwrap();
     assert_eq!(held, Some(2));
 
     for (named, version) in [("mail", 2), ("mail@1", 1), ("mail@2", 2), (&*first.model_name, 1), ("other", 1)] {

@@ -1,13 +1,13 @@
 //! A replica's life.
 
-use attune_domain::{bytes::Bytes, run::Directive, serve::ReplicaReport};
+use attune_domain::{bytes::Bytes, run::Directive, serve::ReplicaReport, spec::Quantization};
 use sqlx::PgPool;
 
 use crate::{
     error::StoreError,
     node::{self, NewNode},
     queue::EnsureReplica,
-    replica::{self, Placement, ReplicaState},
+    replica::{self, Placement, ReplicaState, ServedBase},
     tenant,
     testing::{self, seed},
 };
@@ -35,7 +35,7 @@ async fn many_who_want_a_replica_at_once_get_one(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let want = |pool: PgPool| async move {
         let mut tx = pool.begin().await.unwrap();
-        let replica = replica::ensure(&mut tx, seed.base_model_id).await.unwrap();
+        let replica = replica::ensure(&mut tx, ServedBase::as_imported(seed.base_model_id)).await.unwrap();
         tx.commit().await.unwrap();
         replica.replica_id
     };
@@ -48,10 +48,33 @@ async fn many_who_want_a_replica_at_once_get_one(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
+async fn each_quantization_of_a_base_has_a_replica_of_its_own(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let mut ids = Vec::new();
+    for quantization in Quantization::ALL.repeat(2) {
+        let base = ServedBase { base_model_id: seed.base_model_id, quantization };
+        let replica = replica::ensure(&mut conn, base).await.unwrap();
+        assert_eq!(replica.base, base);
+        ids.push(replica.replica_id);
+    }
+    assert_eq!(ids[..4], ids[4..], "the second wish meets the first");
+    assert_eq!(testing::messages::<EnsureReplica>(&mut conn).await.unwrap(), 4);
+    // What one serves is told to it, and its end is no other's.
+    let (int8, id) = (ids[1], ids[2]);
+    replica::place(&mut conn, id, &placement()).await.unwrap().unwrap();
+    let replica = replica::get(&mut conn, id).await.unwrap();
+    let spec = replica::spec(&mut conn, &testing::unreachable_objects(), &replica).await.unwrap();
+    assert_eq!(spec.quantization, Quantization::Nf4 { double_quant: false });
+    assert!(replica::end(&mut conn, id, None).await.unwrap());
+    assert_eq!(replica::get(&mut conn, int8).await.unwrap().state, ReplicaState::Wanted);
+}
+
+#[sqlx::test(migrations = false)]
 async fn a_replica_from_wish_to_end(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
-    let wanted = replica::ensure(&mut conn, seed.base_model_id).await.unwrap();
+    let wanted = replica::ensure(&mut conn, ServedBase::as_imported(seed.base_model_id)).await.unwrap();
     let id = wanted.replica_id;
     assert_eq!((wanted.state, wanted.address), (ReplicaState::Wanted, None));
     assert_eq!(replica::by_token(&mut conn, &wanted.token).await.unwrap().replica_id, id);
@@ -73,14 +96,14 @@ async fn a_replica_from_wish_to_end(pool: PgPool) {
     assert!(replica::end_if_idle(&mut conn, id, 30.0).await.unwrap());
     assert!(node::active(&mut conn, "local").await.unwrap().is_empty());
     assert!(matches!(replica::take_report(&mut conn, id, &says(None, 0)).await, Err(StoreError::Stale)));
-    assert_ne!(replica::ensure(&mut conn, seed.base_model_id).await.unwrap().replica_id, id);
+    assert_ne!(replica::ensure(&mut conn, ServedBase::as_imported(seed.base_model_id)).await.unwrap().replica_id, id);
 }
 
 #[sqlx::test(migrations = false)]
 async fn a_replica_that_fails_says_why(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
-    let id = replica::ensure(&mut conn, seed.base_model_id).await.unwrap().replica_id;
+    let id = replica::ensure(&mut conn, ServedBase::as_imported(seed.base_model_id)).await.unwrap().replica_id;
     replica::place(&mut conn, id, &placement()).await.unwrap();
     let last = ReplicaReport { failed: Some("no memory for /var/lib/node/w".into()), ..says(None, 0) };
     let reply = replica::take_report(&mut conn, id, &last).await.unwrap();
@@ -95,9 +118,17 @@ async fn the_project_that_had_it_started_is_told_and_no_other(pool: PgPool) {
     let mut conn = pool.acquire().await.unwrap();
     let other = tenant::ensure(&mut conn, "default", "other").await.unwrap().project_id;
     for failed in [None, Some("no memory")] {
-        let wanted = replica::ensure_for(&mut conn, seed.base_model_id, Some(seed.project_id)).await.unwrap();
+        let wanted = replica::ensure_for(&mut conn, ServedBase::as_imported(seed.base_model_id), Some(seed.project_id))
+            .await
+            .unwrap();
         let id = wanted.replica_id;
-        assert_eq!(replica::ensure_for(&mut conn, seed.base_model_id, Some(other)).await.unwrap().replica_id, id);
+        assert_eq!(
+            replica::ensure_for(&mut conn, ServedBase::as_imported(seed.base_model_id), Some(other))
+                .await
+                .unwrap()
+                .replica_id,
+            id
+        );
         replica::place(&mut conn, id, &placement()).await.unwrap();
         for _ in 0..2 {
             replica::take_report(&mut conn, id, &says(Some("127.0.0.1:9"), 0)).await.unwrap();

@@ -30,7 +30,8 @@ async fn trained(conn: &mut PgConnection, seed: Seed) -> AdapterVersionId {
         blob("chat_template.jinja", 'd'),
     ];
     let peak_memory = attune_domain::bytes::Bytes::mib(390);
-    let published = RunEvent::Published { files, chat_template_sha256: None, trained_tokens: 6000, peak_memory };
+    let gate = attune_domain::manifest::Gate::default();
+    let published = RunEvent::Published { files, chat_template_sha256: None, trained_tokens: 6000, peak_memory, gate };
     report::take(conn, run.run_id, &says(&run, 0, &[started(), published])).await.unwrap();
     adapter::list(conn, seed.project_id, None, None, 1).await.unwrap()[0].adapter_version_id
 }

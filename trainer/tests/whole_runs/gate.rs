@@ -1,11 +1,16 @@
 //! The publish gate, asked directly: what was written must be what was trained.
 
+use attune_domain::spec::Quantization;
 use attune_model::{
     adapter::{LoraAdapter, Provenance},
     decoder::Decoder,
+    served::Hold,
 };
 use attune_text::model::TextModel;
-use attune_trainer::{error::TrainerError, publish::check};
+use attune_trainer::{
+    error::TrainerError,
+    publish::{check, prompts, trained_logits},
+};
 
 use super::{FACTORS, asked, tiny, tiny_world};
 
@@ -19,18 +24,28 @@ async fn an_adapter_that_was_written_otherwise_does_not_pass() {
     tiny::stir(&trained);
     let written = folder.path().join("adapter");
     trained.save(&written, &Provenance::default()).unwrap();
-    check(&text, &decoder, &trained, &written).unwrap();
+    let prompts = prompts(&text).unwrap();
+    let want = trained_logits(&decoder, &trained, &prompts).unwrap();
+    let packed = folder.path().join("packed");
+    let served = Decoder::load_served(&model, spec.quantization, &packed, Hold::Packed).unwrap();
+    let difference = check(&want, &prompts, &served, &written).unwrap();
+    assert!(difference > 0.0 && difference < 1e-5, "{difference}");
+
+    // Another base than the one that was trained over: what would be served is not what was trained.
+    let f32_base = Decoder::load_served(&model, Quantization::None, &packed, Hold::Unpacked).unwrap();
+    let why = check(&want, &prompts, &f32_base, &written).unwrap_err();
+    assert!(matches!(&why, TrainerError::Gate(why) if why.contains("its logits differ by")), "{why}");
 
     // One factor of 28 that is a little larger in the file.
     let other = LoraAdapter::load(&written, decoder.architecture()).unwrap();
     let (name, factor) = other.parameters().pop().unwrap();
     let _ = factor.shallow_clone().f_mul_scalar_(1.05).unwrap();
     other.save(&written, &Provenance::default()).unwrap();
-    let why = check(&text, &decoder, &trained, &written).unwrap_err();
+    let why = check(&want, &prompts, &served, &written).unwrap_err();
     assert!(matches!(&why, TrainerError::Gate(why) if why.contains("its logits differ by")), "{name}: {why}");
 
     // A file that was cut off.
     let whole = std::fs::read(written.join(FACTORS)).unwrap();
     std::fs::write(written.join(FACTORS), &whole[..whole.len() - 1]).unwrap();
-    assert!(matches!(check(&text, &decoder, &trained, &written), Err(TrainerError::Gate(_))));
+    assert!(matches!(check(&want, &prompts, &served, &written), Err(TrainerError::Gate(_))));
 }

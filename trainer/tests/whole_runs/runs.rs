@@ -30,11 +30,14 @@ async fn a_run_learns_validates_keeps_and_publishes() {
     assert_eq!(of(|e| if let RunEvent::Evaluated { step, .. } = e { Some(*step) } else { None }), [5, 10, 15]);
     assert_eq!(of(|e| if let RunEvent::Checkpointed { step, .. } = e { Some(*step) } else { None }), [4, 8, 12]);
 
-    let Some(RunEvent::Published { files, trained_tokens, chat_template_sha256, peak_memory }) = events.last() else {
+    let Some(RunEvent::Published { files, trained_tokens, chat_template_sha256, peak_memory, gate }) = events.last()
+    else {
         panic!("{:?}", events.last());
     };
     assert_eq!(*trained_tokens, steps.iter().map(|m| m.trained_tokens).sum::<u64>());
     assert!(chat_template_sha256.is_some() && peak_memory.0 > 0);
+    assert_eq!(gate.quantization, Quantization::Nf4 { double_quant: true });
+    assert!(gate.logit_difference > 0.0 && gate.logit_difference < 1e-4, "{gate:?}");
     let names: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
     assert_eq!(
         names,

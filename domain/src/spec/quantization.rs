@@ -1,0 +1,75 @@
+//! The quantization of a base model: part of an adapter's identity, since an adapter corrects exactly the weights that it
+//! was trained over.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How the frozen weights of a base are held. An adapter is served over the quantization that it was trained over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Quantization {
+    /// 4-bit NormalFloat in blocks of 64.
+    Nf4 {
+        /// The blocks' scales are quantised too, to 8 bits.
+        double_quant: bool,
+    },
+    /// 8 bits, a scale for each row of a weight; unpacked to be computed with.
+    Int8,
+    /// As they are, in f32.
+    #[default]
+    None,
+}
+
+impl Quantization {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::None, Self::Int8, Self::Nf4 { double_quant: false }, Self::Nf4 { double_quant: true }];
+
+    /// The name in one word: in the database, in file names and fingerprints, in the configuration and in forms.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nf4 { double_quant: true } => "nf4-double",
+            Self::Nf4 { double_quant: false } => "nf4",
+            Self::Int8 => "int8",
+            Self::None => "none",
+        }
+    }
+
+    /// The quantization of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.name() == name)
+    }
+
+    /// A phrase for sentences: `NF4 with double quantization`.
+    #[must_use]
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Nf4 { double_quant: true } => "NF4 with double quantization",
+            Self::Nf4 { double_quant: false } => "NF4",
+            Self::Int8 => "int8",
+            Self::None => "f32",
+        }
+    }
+}
+
+impl fmt::Display for Quantization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_quantization_is_found_by_its_name() {
+        for quantization in Quantization::ALL {
+            assert_eq!(Quantization::from_name(quantization.name()), Some(quantization));
+        }
+        assert_eq!(Quantization::from_name("fp4"), None);
+    }
+}

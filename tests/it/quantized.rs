@@ -1,0 +1,132 @@
+//! What is served is what was trained: each adapter over its base in the quantization that it was trained over, by a
+//! replica of that; and nobody else's answers change.
+
+use std::{fs, time::Duration};
+
+use attune_tests::{
+    platform::{Platform, text},
+    tiny,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::house::{create, job};
+
+/// The log-probabilities of a prompt's tokens under a model, and the fingerprint of what gave them.
+async fn scores(platform: &Platform, model: &str) -> (Vec<f64>, String) {
+    let prompt = "<|im_start|>user\nquestion 3<|im_end|>\n<|im_start|>assistant\n{\"ok\": ";
+    let body = json!({"model": model, "prompt": prompt, "echo": true, "logprobs": 0, "max_tokens": 1,
+        "temperature": 0});
+    let (status, answer) = platform.call(Method::POST, "/v1/completions", Some(body)).await.unwrap();
+    assert_eq!(status, 200, "{model}: {answer}\n{}", platform.folder().log());
+    let told = answer["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap();
+    let told: Vec<f64> = told.iter().filter_map(Value::as_f64).collect();
+    assert!(told.len() > 40, "{answer}");
+    (told, answer["system_fingerprint"].as_str().unwrap().to_owned())
+}
+
+fn apart(one: &[f64], other: &[f64]) -> f64 {
+    one.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+async fn get(platform: &Platform, path: &str) -> Value {
+    let (status, answer) = platform.call(Method::GET, path, None).await.unwrap();
+    assert_eq!(status, 200, "{path}: {answer}");
+    answer
+}
+
+async fn train(platform: &Platform, quantization: Value) -> (String, String) {
+    let file = platform.upload(&tiny::rows(24)).unwrap();
+    let mut asked = job(&file);
+    asked["quantization"] = quantization;
+    let id = create(platform, asked).await;
+    let done = platform.ended(&id, Duration::from_secs(180)).await.unwrap();
+    assert_eq!(done["status"], "succeeded", "{done}\n{}", platform.folder().log());
+    (id, done["fine_tuned_model"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_is_served_over_the_quantization_that_it_was_trained_over() {
+    let platform = Platform::start().unwrap();
+    platform.import_tiny().unwrap();
+    let (id, over_nf4) = train(&platform, json!({"type": "nf4"})).await;
+    let digest = get(&platform, "/v1/base_models/tiny").await["digest"].as_str().unwrap()[..12].to_owned();
+
+    let (base, base_fingerprint) = scores(&platform, "tiny").await;
+    let (tuned, fingerprint) = scores(&platform, &over_nf4).await;
+    assert_eq!(base_fingerprint, format!("fp_{digest}_none"));
+    assert_eq!(fingerprint, format!("fp_{digest}_nf4-double"));
+    let serving = platform.descendants().unwrap().into_iter().filter(|(_, c)| c.contains("attune-serving")).count();
+    assert_eq!(serving, 2, "a replica for each quantization");
+    // The two replicas do not disturb each other.
+    assert_eq!(scores(&platform, "tiny").await.0, base);
+
+    let checkpoints = get(&platform, &format!("/v1/fine_tuning/jobs/{id}/checkpoints")).await;
+    let checkpoint = checkpoints["data"][0]["fine_tuned_model_checkpoint"].as_str().unwrap();
+    assert_eq!(scores(&platform, checkpoint).await.1, fingerprint, "a checkpoint as well");
+
+    the_quantization_is_told_everywhere(&platform, &id, &over_nf4).await;
+    an_import_keeps_it_or_says_another(&platform, &over_nf4, &tuned, &fingerprint).await;
+    a_job_that_continues_keeps_it(&platform, &over_nf4).await;
+}
+
+async fn the_quantization_is_told_everywhere(platform: &Platform, job: &str, model: &str) {
+    let nf4 = json!({"type": "nf4", "double_quant": true});
+    assert_eq!(get(platform, &format!("/v1/adapters/{model}")).await["quantization"], nf4);
+    let manifest = get(platform, &format!("/v1/adapters/{model}/manifest")).await;
+    assert_eq!(manifest["base_model"]["quantization"], nf4, "{manifest}");
+    assert_eq!(manifest["origin"]["gate"]["quantization"], nf4, "{manifest}");
+    let difference = manifest["origin"]["gate"]["logit_difference"].as_f64().unwrap();
+    assert!(difference > 0.0 && difference <= 1e-4, "{manifest}");
+    let events = get(platform, &format!("/v1/fine_tuning/jobs/{job}/events?limit=100")).await;
+    let told = events["data"].as_array().unwrap().iter().filter_map(|event| event["message"].as_str());
+    let gate = "Publish gate: served over the base in NF4 with double quantization, ";
+    assert_eq!(told.filter(|message| message.starts_with(gate)).count(), 1, "{events}");
+}
+
+async fn an_import_keeps_it_or_says_another(platform: &Platform, model: &str, tuned: &[f64], fingerprint: &str) {
+    let folder = platform.folder().path("exported");
+    let path = text(&folder).unwrap().to_owned();
+    platform.json(&["adapters", "export", model, "--format", "peft", &path]).unwrap();
+    let card = fs::read_to_string(folder.join("README.md")).unwrap();
+    assert!(card.contains("## The base: NF4 with double quantization"), "{card}");
+    assert!(card.contains("bnb_4bit_use_double_quant=True") && card.contains("vllm serve ./base"), "{card}");
+
+    let import = |name: &str, more: &[&str]| {
+        let arguments = ["adapters", "import", &path, "--base-model", "tiny", "--name", name];
+        platform.json(&[&arguments, more].concat())
+    };
+    // The manifest says it.
+    let back = import("back", &[]).unwrap();
+    let (same, over) = scores(platform, back["model"].as_str().unwrap()).await;
+    assert_eq!((same.as_slice(), over.as_str()), (tuned, fingerprint));
+    let refused = import("other", &["--quantization", "none"]).unwrap_err().to_string();
+    assert!(refused.contains("'quantization' is none, and attune_manifest.json says"), "{refused}");
+    let refused = import("other", &["--quantization", "fp4"]).unwrap_err().to_string();
+    assert!(refused.contains("'quantization' is 'fp4'"), "{refused}");
+    // Nothing says it: the base as it is, which the adapter was not trained over.
+    let plain = import("plain", &["--skip", "attune_manifest.json"]).unwrap();
+    assert_eq!(plain["quantization"]["type"], "none");
+    let (other, over) = scores(platform, plain["model"].as_str().unwrap()).await;
+    assert!(over.ends_with("_none") && apart(&other, tuned) > 1e-3, "{over} {}", apart(&other, tuned));
+    // The form says it. The same content over another quantization is another version of the adapter.
+    let again = import("plain", &["--skip", "attune_manifest.json", "--quantization", "nf4-double"]).unwrap();
+    assert_eq!(again["version"], 2, "{again}");
+    assert_eq!(scores(platform, again["model"].as_str().unwrap()).await.0, tuned);
+    import("plain", &["--skip", "attune_manifest.json", "--quantization", "nf4-double"]).unwrap_err();
+}
+
+/// A job that begins with an adapter trains over that one's quantization, unless it asks for another.
+async fn a_job_that_continues_keeps_it(platform: &Platform, model: &str) {
+    let file = platform.upload(&tiny::rows(8)).unwrap();
+    for (quantization, in_force) in [(None, "nf4"), (Some(json!({"type": "int8"})), "int8")] {
+        let mut asked = json!({"model": model, "training_file": file});
+        if let Some(quantization) = quantization {
+            asked["quantization"] = quantization;
+        }
+        let id = create(platform, asked).await;
+        let view = get(platform, &format!("/v1/fine_tuning/jobs/{id}")).await;
+        assert_eq!(view["quantization"]["type"], in_force, "{view}");
+        platform.call(Method::POST, &format!("/v1/fine_tuning/jobs/{id}/cancel"), None).await.unwrap();
+    }
+}
