@@ -190,9 +190,10 @@ mod tests {
 
     use super::*;
     use crate::{
+        bytes::Bytes,
         memory::{Cut, Workload, serving, training},
         pace::Pace,
-        spec::{Requested, TrainSpec},
+        spec::{Quantization, Requested, TrainSpec},
     };
 
     /// A small model with one key changed.
@@ -278,7 +279,7 @@ mod tests {
         let train = TrainSpec::check(&asked, 1000, MAX_POSITIONS).unwrap();
         let work = Workload { architecture: &model, train: &train, longest_row: MAX_POSITIONS };
         let estimate = training(work, Cut { micro_batch_size: u32::MAX, checkpointing: false });
-        assert!(estimate.peak > serving(&model, Default::default()).peak);
+        assert!(estimate.peak > serving(&model, Quantization::None, Bytes(0)).peak);
         assert!(Pace::assumed(&model, 2, false).tokens_per_second > 0.0);
     }
 

@@ -1,6 +1,9 @@
 //! Served answers beside the trainer's: the same base in the same quantization, the same adapter, the same logits.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use attune_domain::{
     architecture::PROJECTIONS,
@@ -99,7 +102,10 @@ async fn the_engine_over_a_quantized_base_scores_as_the_trainer_does() {
         let served =
             Decoder::load_served(&world.base(), quantization, &world.path(quantization.name()), Hold::Unpacked);
         let kv_memory = Bytes::mib(64);
-        let engine = engine::start(served.unwrap(), Limits { max_batch: 2, kv_memory }).unwrap().0;
+        let engine =
+            engine::start(served.unwrap(), Limits { max_batch: 2, kv_memory, max_wait: Duration::from_secs(60) })
+                .unwrap()
+                .0;
         let adapters = world.adapters(Bytes::mib(64));
         let adapter = world.adapter(3, None).await;
         let trainer = Decoder::load(&world.base(), quantization).unwrap();
