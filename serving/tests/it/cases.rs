@@ -71,14 +71,14 @@ async fn case_01_a_json_answer_stays_text_and_every_answer_of_the_schema_can_be_
     let app = app(&world);
     for (file, want) in [
         ("free.json", r#"{"name": "Alice", "age": 30}"#),
-        ("schema.json", r#"{"name":"Alice","age":30}"#),
+        ("schema.json", r#"{"name": "Alice", "age": 30}"#),
         ("schema-spaces.json", r#"{ "name" : "Alice" , "age" : 30 }"#),
         ("schema-other-key.json", r#"{"verdict":"ok"}"#),
     ] {
         let with_tools = body(CASE_01, file);
         let mut without = with_tools.clone();
         without.as_object_mut().unwrap().remove("tools");
-        for asked in [with_tools, without] {
+        for asked in [without, with_tools] {
             let told = events(&app, &request(&asked)).await;
             assert_eq!((said(&told).as_str(), calls(&told).len()), (want, 0), "{file}: {told:?}");
             assert_eq!(reason(&told), FinishReason::Stop, "{file}");
@@ -95,6 +95,7 @@ async fn case_01_a_call_is_still_found_and_still_enforced() {
         let mut required = request(&body(CASE_01, file));
         let tools = required.tools.as_mut().unwrap();
         tools.choice = ToolChoice::Required;
+        required.sampling.max_tokens = Some(200);
         let told = events(&app, &required).await;
         assert_eq!(calls(&told).len(), 1, "{told:?}");
         let arguments: Value = serde_json::from_str(&calls(&told)[0].1).unwrap();
@@ -109,7 +110,9 @@ async fn case_01_a_call_is_still_found_and_still_enforced() {
     // With the bias towards the letters of a call, an answer that is bound to a schema may call too.
     let mut call = request(&body(CASE_01, "schema.json"));
     call.sampling.logit_bias = "get_weather".bytes().map(|byte| (u32::from(byte), 60.0)).collect();
-    call.sampling.logit_bias.insert(u32::from(b'A'), -100.0);
+    // Not the token that is a whole answer, and not the beginning of its name.
+    call.sampling.logit_bias.extend([(u32::from(b'A'), -100.0), (259, -100.0)]);
+    call.sampling.max_tokens = Some(200);
     let told = events(&app, &call).await;
     assert_eq!(calls(&told)[0].0, "get_weather", "{told:?}");
 }
