@@ -44,6 +44,8 @@ pub struct Grammars {
 pub struct Constraint {
     matcher: Matcher,
     stop_ids: Vec<u32>,
+    /// The request's field that asked for it.
+    param: &'static str,
 }
 
 impl std::fmt::Debug for Constraint {
@@ -82,7 +84,10 @@ impl Grammars {
             let why = format!("Invalid '{param}': it cannot be enforced: {}", first_line(&why));
             return Err(Failure::Request { param, why });
         }
-        Ok(Some(Constraint { matcher, stop_ids: text.stop_ids().to_vec() }))
+        let mut constraint = Constraint { matcher, stop_ids: text.stop_ids().to_vec(), param };
+        // A grammar that is too much for the first token is refused here, and not by the engine.
+        constraint.allowed()?;
+        Ok(Some(constraint))
     }
 }
 
@@ -125,15 +130,23 @@ impl Constraint {
     /// A constraint of its own in the same state.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self { matcher: self.matcher.deep_clone(), stop_ids: self.stop_ids.clone() }
+        Self { matcher: self.matcher.deep_clone(), stop_ids: self.stop_ids.clone(), param: self.param }
     }
 
     /// The tokens that may come next.
     ///
     /// # Errors
-    /// What llguidance says: a grammar became too complex.
-    pub fn allowed(&mut self) -> Result<SimpleVob, String> {
-        let mut allowed = self.matcher.compute_mask_or_eos().map_err(|error| format!("{error:#}"))?;
+    /// [`Failure::Request`]: the grammar is more work than a draw may take.
+    pub fn allowed(&mut self) -> Result<SimpleVob, Failure> {
+        let too_complex = |error| Failure::Request {
+            param: self.param,
+            why: format!(
+                "Invalid '{}': it is too complex to be enforced: {}",
+                self.param,
+                first_line(&format!("{error:#}"))
+            ),
+        };
+        let mut allowed = self.matcher.compute_mask_or_eos().map_err(too_complex)?;
         let may_end = self.matcher.is_accepting().unwrap_or(false) || self.matcher.is_stopped();
         let known = allowed.len();
         for &id in self.stop_ids.iter().filter(|id| (**id as usize) < known) {

@@ -274,7 +274,7 @@ impl Sequence {
 
     fn choose(&mut self, logits: &[f32]) -> Result<u32, Failure> {
         let allowed = match &mut self.work.constraint {
-            Some(constraint) => Some(constraint.allowed().map_err(Failure::Internal)?),
+            Some(constraint) => Some(constraint.allowed()?),
             None => None,
         };
         self.work.sampler.draw(logits, allowed.as_ref()).ok_or_else(|| {

@@ -98,7 +98,7 @@ async fn bad_chats(platform: &Platform) {
         (with("max_tokens", json!(0)), "max_tokens"),
         (with("messages", json!([])), "messages"),
         (with("nonsense", json!(1)), "nonsense"),
-        (with("tools", json!([{"type": "function", "function": {"name": "f"}}])), "tools"),
+        (with("tools", json!([{"type": "custom", "function": {"name": "f"}}])), "tools[0].type"),
     ] {
         let error = refused(platform, "/v1/chat/completions", chat).await;
         assert_eq!(error["param"], param, "{error}");
