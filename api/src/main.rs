@@ -1,20 +1,14 @@
 //! attune-api: the front door. Users' programs, trainers and serving processes all come in here; what is to happen
 //! later is written down for the scheduler. Its table of contents is `router.rs`.
 
-use std::{
-    io::{IsTerminal, Read},
-    num::NonZero,
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{num::NonZero, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use attune_api::{
     app::App, batch_work::work, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, parser,
     router, routes, throttle::Rates, webhooks::Webhooks,
 };
+use attune_process::{log, parent};
 use attune_store::{api_key, db, mint, objects::Objects, tenant};
 use clap::Parser;
 use secrecy::{ExposeSecret, SecretString};
@@ -38,29 +32,35 @@ struct Args {
     exit_with_parent: bool,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     // The api starts itself like this to have a stranger's file read. Nothing of the api may run there.
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some(parser::ARGUMENT) {
-        return Ok(attune_dataset::child::run(&arguments.next().unwrap_or_default()));
+        return attune_dataset::child::run(&arguments.next().unwrap_or_default());
     }
-    run(Args::parse())
-}
-
-#[tokio::main]
-async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if args.exit_with_parent {
-        std::thread::spawn(leave_with_parent);
-    }
+    let args = Args::parse();
     // sqlx repeats every notice of a migration that had nothing to do.
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=warn"));
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    let _log = log::start(filter);
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            tracing::error!("{why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(args: Args) -> anyhow::Result<()> {
+    if args.exit_with_parent {
+        parent::exit_with_parent().context("watching standard input")?;
+    }
     // Its only error is that there is a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Config::read(&args.config).with_context(|| format!("in {}", args.config.display()))?;
-    serve(config).await.map(|()| ExitCode::SUCCESS)
+    serve(config).await
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -136,11 +136,4 @@ async fn stop_asked() {
         _ = tokio::signal::ctrl_c() => {}
     }
     tracing::info!("stopping");
-}
-
-/// The parent holds the other end of standard input; it ends when the parent does, however that happens.
-fn leave_with_parent() {
-    let mut sink = [0; 64];
-    while matches!(std::io::stdin().read(&mut sink), Ok(n) if n > 0) {}
-    std::process::exit(0);
 }

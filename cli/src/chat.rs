@@ -76,7 +76,7 @@ async fn talk(client: &Client, args: &ChatArgs, opening: Vec<Value>) -> Result<(
             Err(CliError::Refused { message, .. } | CliError::Failed(message)) => {
                 // The talk goes on as if the question had not been asked.
                 messages.pop();
-                eprintln!("attune: {message}");
+                output::note(&format!("attune: {message}"));
             }
             Err(e) => return Err(e),
         }
@@ -85,8 +85,8 @@ async fn talk(client: &Client, args: &ChatArgs, opening: Vec<Value>) -> Result<(
 }
 
 fn ask() -> Result<Option<String>> {
-    print!("> ");
-    std::io::stdout().flush().doing(|| "write to stdout".into())?;
+    let mut stdout = std::io::stdout();
+    write!(stdout, "> ").and_then(|()| stdout.flush()).doing(|| "write to stdout".into())?;
     let mut line = String::new();
     let count = std::io::stdin().lock().read_line(&mut line).doing(|| "read standard input".into())?;
     Ok((count > 0).then_some(line))

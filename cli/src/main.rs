@@ -102,8 +102,8 @@ fn main() -> ExitCode {
 
 fn report(e: &error::CliError, json: bool) -> ExitCode {
     match e.body().filter(|_| json) {
-        Some(body) => eprintln!("{body}"),
-        None => eprintln!("attune: {e}"),
+        Some(body) => output::note(&body.to_string()),
+        None => output::note(&format!("attune: {e}")),
     }
     ExitCode::from(e.exit_code())
 }

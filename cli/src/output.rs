@@ -19,6 +19,12 @@ pub(crate) fn line(text: &str) -> Result<()> {
     }
 }
 
+/// Prints a line on stderr for the person at the terminal. Nothing depends on it, so a reader that is gone and a full disk
+/// are no errors.
+pub(crate) fn note(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
+}
+
 /// Prints a value as readable JSON.
 ///
 /// # Errors

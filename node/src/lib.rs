@@ -1,4 +1,4 @@
-//! What every process on a node needs, whether it trains or serves: one address, one token, a cache, a parent.
+//! What every process on a node needs, whether it trains or serves: one address, one token, a cache.
 //!
 //! No tensors and no database here. Read in this order.
 
@@ -14,16 +14,12 @@ mod cache;
 /// One file: fetched, resumed, checked.
 mod fetch;
 
-/// A process that ends when its parent does.
-mod parent;
-
 /// How libtorch's threads wait for each other.
 mod threads;
 
 pub use cache::{CACHE_BYTES, Cache, Folder};
 pub use error::NodeError;
 pub use fetch::{fetch, sha256_of_file};
-pub use parent::exit_with_parent;
 pub use platform::{Platform, http_client};
 pub use threads::{let_waiting_threads_sleep, settle_for_training};
 

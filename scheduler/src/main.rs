@@ -26,7 +26,7 @@ mod webhooks;
 /// Takes messages off a queue.
 mod worker;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use attune_store::{
@@ -38,6 +38,7 @@ use attune_store::{
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing_subscriber::EnvFilter;
 
 use crate::{app::App, config::Config, local::Local, webhooks::Sender};
 
@@ -59,25 +60,31 @@ struct Args {
     config: PathBuf,
     /// What to log: `info`, or by module, `info,attune_scheduler=debug`.
     #[arg(long, env = "ATTUNE_LOG", default_value = "info", value_name = "FILTER")]
-    log: String,
+    log: EnvFilter,
     /// Ends when standard input ends, and so when the parent process does.
     #[arg(long)]
     exit_with_parent: bool,
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
     let args = Args::parse();
+    let _log = attune_process::log::start(args.log.clone());
+    match start(&args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            tracing::error!("{why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(args: &Args) -> Result<()> {
+    if args.exit_with_parent {
+        attune_process::parent::exit_with_parent().context("watching standard input")?;
+    }
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         bail!("another TLS provider is installed already");
-    }
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&args.log).context("--log")?)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    if args.exit_with_parent {
-        attune_node::exit_with_parent().context("watching standard input")?;
     }
     let config = Config::read(&args.config).with_context(|| format!("{}", args.config.display()))?;
     let stop = stop_on_signals()?;

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Parser;
 use secrecy::SecretString;
+use tracing_subscriber::EnvFilter;
 
 /// Serves one base model with many adapters, for an Attune platform.
 ///
@@ -31,7 +32,7 @@ pub struct Config {
     pub exit_with_parent: bool,
     /// What to log
     #[arg(long, env = "ATTUNE_LOG", default_value = "info")]
-    pub log: String,
+    pub log: EnvFilter,
 }
 
 #[cfg(test)]

@@ -2,21 +2,14 @@
 
 use std::process::ExitCode;
 
+use attune_process::{log, parent};
 use attune_serving::{config::Config, life::serve};
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let awake = attune_node::let_waiting_threads_sleep();
     let config = Config::parse();
-    let filter = match EnvFilter::try_new(&config.log) {
-        Ok(filter) => filter,
-        Err(why) => {
-            eprintln!("--log: {why}");
-            return ExitCode::from(2);
-        }
-    };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let _log = log::start(config.log.clone());
     if let Err(why) = awake {
         tracing::warn!(%why, "waiting threads will spin, which is slow beside other programs");
     }
@@ -31,7 +24,7 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     if config.exit_with_parent {
-        attune_node::exit_with_parent()?;
+        parent::exit_with_parent()?;
     }
     // The decoder has a thread of its own and its own pool; what is left is little.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) const ROOMS: [&str; 15] = [
+pub(crate) const ROOMS: [&str; 16] = [
     "domain",
     "dataset",
     "store",
@@ -13,6 +13,7 @@ pub(crate) const ROOMS: [&str; 15] = [
     "gguf",
     "node",
     "inbound",
+    "process",
     "outbound",
     "model",
     "api",
@@ -118,4 +119,18 @@ fn lints_are_expected_with_a_reason_never_allowed() {
         .map(|(path, _)| path.display().to_string())
         .collect();
     assert_none("#[allow]", &allowed);
+}
+
+/// A reader of standard output or error that has gone makes these panic, and one that stands still makes them wait.
+/// Programs log (`attune_process::log`) or print by `cli/src/output.rs`.
+#[test]
+fn attack_a27_no_program_prints_where_a_reader_may_be_gone() {
+    let printing: Vec<String> = sources()
+        .iter()
+        .filter(|(path, _)| path.components().any(|part| part.as_os_str() == "src"))
+        .filter(|(path, _)| !path.to_string_lossy().contains("/src/tests"))
+        .filter(|(_, text)| ["print!(", "println!("].iter().any(|name| without_tests(text).contains(name)))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_none("print!, println!, eprint! or eprintln!", &printing);
 }

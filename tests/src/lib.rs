@@ -25,3 +25,10 @@ pub fn figure(line: &str) {
     let file = std::fs::File::options().create(true).append(true).open(path);
     file.and_then(|mut file| writeln!(file, "{line}")).expect("the file of figures can be written");
 }
+
+/// Returns how often a test is to repeat what it does: `ATTUNE_ABUSE_REPEATS`, or else once.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "a test has no configuration")]
+pub fn repeats() -> usize {
+    std::env::var("ATTUNE_ABUSE_REPEATS").ok().and_then(|count| count.parse().ok()).unwrap_or(1)
+}

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use crate::{
     error::{CliError, Result, read_named},
     ludwig::{map, rows::Recipe},
+    output::note,
 };
 
 /// What a file says.
@@ -39,7 +40,7 @@ pub(super) fn read(path: &Path) -> Result<Document> {
         return Ok(Document { body, recipe: None });
     }
     let mapping = map::map(body);
-    eprintln!("{name} is a Ludwig config:\n\n{}", mapping.report);
+    note(&format!("{name} is a Ludwig config:\n\n{}", mapping.report));
     let refused = mapping.report.refused();
     if refused.is_empty() {
         return Ok(Document { body: mapping.body, recipe: mapping.recipe });
@@ -69,7 +70,7 @@ pub(super) fn make_rows(body: &mut Map<String, Value>, recipe: &Recipe) -> Resul
         CliError::Usage("a Ludwig config names no data: give the table with --training-file PATH".into())
     })?;
     let made = recipe.make(&table)?;
-    eprintln!("{}: {} rows to train on", made.training.0.display(), made.training.1);
+    note(&format!("{}: {} rows to train on", made.training.0.display(), made.training.1));
     let mut validation = made.validation;
     if let Some(own) = named_table(body, "validation_file")? {
         if validation.is_some() {
@@ -80,18 +81,18 @@ pub(super) fn make_rows(body: &mut Map<String, Value>, recipe: &Recipe) -> Resul
         validation = Some(recipe.unsplit().make(&own)?.training);
     }
     if made.left_out > 0 {
-        eprintln!("{} rows are left out, as preprocessing asks", made.left_out);
+        note(&format!("{} rows are left out, as preprocessing asks", made.left_out));
     }
     body.insert("training_file".into(), shown(&made.training.0));
     match validation {
         Some((path, rows)) => {
-            eprintln!("{}: {rows} rows to validate on", path.display());
+            note(&format!("{}: {rows} rows to validate on", path.display()));
             body.insert("validation_file".into(), shown(&path));
         }
         None => {
             let trainer = body.get_mut("trainer").and_then(Value::as_object_mut);
             if trainer.is_some_and(|trainer| trainer.shift_remove("eval_every_steps").is_some()) {
-                eprintln!("there are no rows to validate on: trainer.eval_every_steps is left out");
+                note("there are no rows to validate on: trainer.eval_every_steps is left out");
             }
         }
     }

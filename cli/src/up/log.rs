@@ -4,9 +4,10 @@ use std::{
     fs::File,
     io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
+use attune_process::log::{Log, LossyWriter, lossy_stderr, on_panic};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 use super::private;
@@ -22,9 +23,25 @@ pub(crate) fn say(line: &str) {
     print("attune", line);
 }
 
+/// Where lines go once [`start`] was called.
+static TERMINAL: OnceLock<LossyWriter> = OnceLock::new();
+
+/// Makes a terminal that is closed or stands still (Ctrl-S) no matter for the platform: from now on lines and panics are
+/// written by a thread of their own for as long as what this returns lives.
+pub(super) fn start() -> Log {
+    let (writer, log) = lossy_stderr();
+    drop(TERMINAL.set(writer));
+    on_panic(say);
+    log
+}
+
 fn print(name: &str, line: &str) {
-    // A closed terminal must not end the platform.
-    drop(writeln!(std::io::stderr(), "{name:<9} | {line}"));
+    let line = format!("{name:<9} | {line}\n");
+    // There is no other place to tell of a failure.
+    drop(match TERMINAL.get() {
+        Some(terminal) => terminal.clone().write_all(line.as_bytes()),
+        None => std::io::stderr().write_all(line.as_bytes()),
+    });
 }
 
 /// The log of one child. Cloned for its two streams.

@@ -18,13 +18,14 @@ use tokio::{
 use super::{
     children::{Children, Program},
     lock,
-    log::{ChildLog, say},
+    log::{self, ChildLog, say},
     object_store, postgres, run_files, secrets,
     settings::{Settings, UpArgs},
 };
 use crate::{
     config::{self, Credentials},
     error::{CliError, Doing, Result},
+    output,
 };
 
 /// Migrations run before the API answers.
@@ -36,6 +37,7 @@ const HEALTHY_WITHIN: Duration = Duration::from_secs(180);
 /// [`CliError::AlreadyRunning`]; [`CliError::Usage`] for bad settings; [`CliError::Failed`] if a part does not come
 /// up; [`CliError::Forced`] after a second signal.
 pub(crate) async fn up(data: &Path, args: UpArgs) -> Result<()> {
+    let _log = log::start();
     let settings = Settings::settle(args)?;
     // The embedded object store needs them, and the children inherit the limit.
     attune_inbound::raise_descriptor_limit();
@@ -195,11 +197,12 @@ impl Platform {
             }
         }
         let kept = self.data.join("credentials.json");
-        println!("Attune is up at {url}");
-        match key {
-            Some(key) => println!("API key (shown this once, kept in {}): {key}", kept.display()),
-            None => println!("The API key is in {}", kept.display()),
-        }
+        let key = match key {
+            Some(key) => format!("API key (shown this once, kept in {}): {key}", kept.display()),
+            None => format!("The API key is in {}", kept.display()),
+        };
+        // Whoever reads the standard output may have gone: the platform is up all the same.
+        drop(output::line(&format!("Attune is up at {url}\n{key}")));
     }
 
     /// Those who write first, what they write to last.

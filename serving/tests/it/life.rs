@@ -56,7 +56,7 @@ impl Played {
             token: "secret".into(),
             max_batch: 4,
             exit_with_parent: false,
-            log: String::new(),
+            log: "".parse().unwrap(),
         };
         tokio::spawn(async move { axum::serve(listener, app).await });
         (played, config)

@@ -7,3 +7,4 @@ mod a10_cancelled_requests;
 mod a16_slow_callers;
 mod a25_batch_fairness;
 mod callers;
+mod a27_parent_gone;

@@ -12,12 +12,14 @@ use nix::{
 /// Starts a thread that ends this process when standard input ends. It is killed, not asked: an ordinary exit would run
 /// libtorch's destructors beside threads that still compute.
 ///
+/// Nothing stands between the end of the input and the kill, a log line least of all: whoever killed the parent took the
+/// reader of our log along, so writing one may fail or block.
+///
 /// # Errors
 /// No thread could be started.
 pub fn exit_with_parent() -> io::Result<()> {
     std::thread::Builder::new().name("parent".into()).spawn(|| {
         wait_for_end(&mut io::stdin().lock());
-        tracing::warn!("the parent process is gone; leaving");
         let _ = kill(Pid::this(), Signal::SIGKILL);
     })?;
     Ok(())

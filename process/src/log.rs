@@ -1,0 +1,159 @@
+//! The log on standard error. Nobody waits for its reader: lines go through a bounded queue to a thread that writes
+//! them, and are dropped while the queue is full. A reader that is gone, or a disk that is full, costs the lines and
+//! nothing else.
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fmt::Display,
+    fs::File,
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+    panic::PanicHookInfo,
+};
+
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+/// Lines that may wait for a slow reader; more are dropped.
+pub const QUEUED_LOG_LINES: usize = 8192;
+
+/// Keeps the log's thread alive. Dropped last, at the program's end, it gives the thread a second to write what waits.
+#[derive(Debug)]
+#[must_use = "the log ends with it"]
+pub struct Log {
+    _thread: WorkerGuard,
+}
+
+/// A writer that never waits. Each call of `write` is one line of the queue.
+#[derive(Debug, Clone)]
+pub struct LossyWriter(NonBlocking);
+
+impl Write for LossyWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts the thread that writes to `sink`.
+pub fn lossy(sink: impl Write + Send + 'static) -> (LossyWriter, Log) {
+    let (writer, thread) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUED_LOG_LINES)
+        .thread_name("log")
+        .finish(Unfailing(sink));
+    (LossyWriter(writer), Log { _thread: thread })
+}
+
+/// As [`lossy`], for standard error. The thread has a descriptor of its own: while it waits for a reader, nobody else
+/// finds the lock of [`io::stderr`] taken.
+pub fn lossy_stderr() -> (LossyWriter, Log) {
+    match io::stderr().as_fd().try_clone_to_owned() {
+        Ok(own) => lossy(File::from(own)),
+        Err(_) => lossy(io::stderr()),
+    }
+}
+
+/// Sends what `filter` lets through, and every panic's message, to standard error. Call it once, early in `main`, and
+/// keep what it returns.
+pub fn start(filter: EnvFilter) -> Log {
+    let (writer, log) = lossy_stderr();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .log_internal_errors(false)
+        .with_writer(move || writer.clone())
+        .init();
+    on_panic(|message| tracing::error!("{message}"));
+    log
+}
+
+/// Gives every panic's place and message to `tell`, which must not wait for anybody, instead of writing to standard error.
+pub fn on_panic(tell: impl Fn(&str) + Send + Sync + 'static) {
+    std::panic::set_hook(Box::new(move |panic| tell(&described(panic))));
+}
+
+/// A panic's place and message in one line, with a backtrace after it where `RUST_BACKTRACE` asks for one.
+fn described(panic: &PanicHookInfo<'_>) -> String {
+    let trace = Backtrace::capture();
+    let trace: &dyn Display = if trace.status() == BacktraceStatus::Captured { &trace } else { &"" };
+    let thread = std::thread::current();
+    format!("thread '{}' {}{trace}", thread.name().unwrap_or("unnamed"), panic.to_string().replace('\n', " "))
+}
+
+/// A sink whose failures are nobody's concern: there is no place left to tell of them.
+struct Unfailing<W>(W);
+
+impl<W: Write> Write for Unfailing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.0.write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    /// A sink that blocks until it is allowed to write, as a pipe does whose reader stands still.
+    struct Stuck(mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Gone;
+
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    #[test]
+    fn limit_a_log_whose_reader_stands_still_drops_lines_and_holds_nobody_up() {
+        let (release, held) = mpsc::channel();
+        let (mut writer, log) = lossy(Stuck(held));
+        let began = Instant::now();
+        for _ in 0..2 * QUEUED_LOG_LINES {
+            assert!(writer.write(b"a line\n").is_ok());
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(writer.0.error_counter().dropped_lines() >= QUEUED_LOG_LINES / 2);
+        drop(release);
+        drop(log);
+    }
+
+    #[test]
+    fn attack_a27_a_log_without_a_reader_fails_nowhere() {
+        let (mut writer, log) = lossy(Gone);
+        for _ in 0..10 {
+            assert!(writeln!(writer, "a line").is_ok());
+        }
+        drop(log);
+    }
+}
