@@ -6,8 +6,8 @@
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use attune_domain::{
-    public_text::without_places,
     serve::{Echo, FinishReason, GenerateEvent, GenerateRequest, Prompt, Scored},
+    tenant_text::for_tenant,
 };
 use futures::TryStreamExt;
 use reqwest::StatusCode;
@@ -323,7 +323,7 @@ impl Generation {
             },
             "adapter_unavailable" => {
                 // A failed download names presigned URLs, a broken file the node's folders.
-                let why = without_places(&message);
+                let why = for_tenant(&message);
                 unavailable(format!("The tuned model's adapter could not be loaded: {why}"))
             }
             _ => ApiError::internal(format!("a replica failed: {code}: {message}")),
@@ -375,7 +375,7 @@ mod tests {
     async fn what_a_tenant_is_told_names_no_place_of_a_node() {
         let line = "{\"type\":\"failed\",\"code\":\"adapter_unavailable\",\"message\":\"GET http://10.0.0.1/b?Signature=x: /var/lib/a/b.safetensors\"}";
         let message = generation(line).started().await.unwrap_err().body().error.message;
-        assert!(message.ends_with("GET http://… …/b.safetensors"), "{message}");
+        assert!(message.ends_with("GET an address b.safetensors"), "{message}");
     }
 
     #[tokio::test]

@@ -17,6 +17,12 @@ pub mod bytes;
 /// A job's life: states, events, one table.
 pub mod job;
 
+/// Pauses between a job's attempts, and the setbacks that it survives.
+pub mod retry;
+
+/// What a tenant may read of an error.
+pub mod tenant_text;
+
 /// What users can be told of outside.
 pub mod event;
 
@@ -40,9 +46,6 @@ pub mod manifest;
 
 /// The contract with serving processes.
 pub mod serve;
-
-/// Texts for operators, made fit for tenants.
-pub mod public_text;
 
 /// How much memory a run or a replica will take.
 pub mod memory;

@@ -219,6 +219,9 @@ pub enum RunEvent {
         message: String,
         /// The request's field that is at fault, if one is.
         param: Option<String>,
+        /// Another attempt may do better: the disk was full, or the object store away. The job is queued again.
+        #[serde(default)]
+        passing: bool,
     },
     /// A stop was obeyed: the end.
     Stopped {

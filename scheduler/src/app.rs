@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, Notify};
 use crate::{
     config::{Leases, Serving},
     error::SchedulerError,
+    hearing::ApiProbe,
     provider::Provider,
 };
 
@@ -25,6 +26,8 @@ pub(crate) struct App {
     pub(crate) pool: PgPool,
     /// The objects.
     pub(crate) objects: Objects,
+    /// Whether reports can be taken.
+    pub(crate) api: ApiProbe,
     /// Where processes run.
     pub(crate) provider: Arc<dyn Provider>,
     /// When a run or a replica is given up.

@@ -37,6 +37,14 @@ pub(crate) struct ProviderError {
     pub(crate) cause: std::io::Error,
 }
 
+impl ProviderError {
+    /// The machine lacks something that it may have again in a moment: disk, memory, or room for a process.
+    pub(crate) fn is_passing(&self) -> bool {
+        use std::io::ErrorKind as K;
+        matches!(self.cause.kind(), K::StorageFull | K::QuotaExceeded | K::OutOfMemory | K::WouldBlock)
+    }
+}
+
 /// An error and what caused it, in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());

@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::{Read, Seek, SeekFrom},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -31,7 +32,7 @@ use crate::{
 /// How long a child has to leave by itself once its input has ended.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How much of a dead child's last output goes into the failure's message.
+/// How much of a dead child's last output goes into our own log.
 const TAIL_BYTES: i64 = 1500;
 
 /// This machine.
@@ -87,26 +88,32 @@ impl Local {
         };
         let failed = |cause| ProviderError { action: format!("starting {program}"), cause };
         let log_path = self.settings.work_dir.join("logs").join(format!("{}.log", launch.name));
-        let log = logs::open(&log_path).map_err(failed)?;
         let mut command = self.settings.command(program, launch);
-        command.stdout(log.try_clone().map_err(failed)?).stderr(log);
+        // A log that cannot be written, on a full disk say, ends nothing.
+        match logs::open(&log_path).and_then(|log| Ok((log.try_clone()?, log))) {
+            Ok((out, err)) => command.stdout(out).stderr(err),
+            Err(why) => {
+                tracing::warn!(handle = launch.name, %why, "{program} has no log: {} cannot be made", log_path.display());
+                command.stdout(Stdio::null()).stderr(Stdio::null())
+            }
+        };
         let child = command.spawn().map_err(failed)?;
         tracing::info!(handle = launch.name, pid = child.id(), "started {program}");
 
         let (stop, stop_asked) = watch::channel(false);
         let (tell, ended) = watch::channel(None);
-        let bell = self.ended.clone();
-        let launched = launch.program;
+        let (bell, handle) = (self.ended.clone(), launch.name.clone());
         tokio::spawn(async move {
             let status = tokio::select! {
                 status = tend(child, stop_asked) => status,
                 () = logs::keep_short(log_path.clone()) => return,
             };
-            let words = match launched {
-                Program::Trainer => obituary(program, status, &log_path),
-                Program::Serving => obituary_of_shared(program, status, &log_path),
-            };
-            tell.send_replace(Some(words));
+            let how = exit_message(program, status);
+            match tail(&log_path) {
+                Ok(words) if !words.is_empty() => tracing::warn!(handle, "{how}; its last lines:\n{words}"),
+                _ => tracing::info!(handle, "{how}"),
+            }
+            tell.send_replace(Some(how));
             bell.notify_one();
         });
         let entry = Entry { stop, ended };
@@ -165,20 +172,15 @@ async fn tend(mut child: Child, mut stop: watch::Receiver<bool>) -> std::io::Res
     child.wait().await
 }
 
-/// How it ended, and its last words.
-fn obituary(program: &str, status: std::io::Result<ExitStatus>, log: &Path) -> String {
-    let how = status.map_or_else(|e| e.to_string(), |status| status.to_string());
-    match tail(log) {
-        Ok(words) if !words.is_empty() => format!("{program} ended ({how}); its last words: {words}"),
-        _ => format!("{program} ended ({how})"),
+/// How it ended, for a tenant to read: its last lines, which may name paths and other tenants' ids, are in our log.
+fn exit_message(program: &str, status: std::io::Result<ExitStatus>) -> String {
+    match status {
+        Ok(status) if status.signal() == Some(9) => {
+            format!("{program} ended ({status}): it was killed, perhaps for want of memory on the machine")
+        }
+        Ok(status) => format!("{program} ended ({status})"),
+        Err(_) => format!("{program} ended, nobody knows how"),
     }
-}
-
-/// How a process ended that worked for many projects. Its last words may be of any of them, so they go to the log alone.
-fn obituary_of_shared(program: &str, status: std::io::Result<ExitStatus>, log: &Path) -> String {
-    let ended = status.map_or_else(|_| "ended".to_owned(), |status| format!("ended ({status})"));
-    tracing::warn!(log = %log.display(), "{program} {ended}; its last words: {}", tail(log).unwrap_or_default());
-    format!("the serving process {ended}")
 }
 
 fn tail(log: &Path) -> std::io::Result<String> {
@@ -193,7 +195,7 @@ fn tail(log: &Path) -> std::io::Result<String> {
     Ok(whole.trim().to_owned())
 }
 
-/// Without colours and other control characters: Postgres takes no NUL, and users read this in their terminals.
+/// Without colours and other control characters: operators read this in their terminals.
 fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut characters = text.chars();
@@ -279,14 +281,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dead_child_rings_and_leaves_its_last_words() {
+    async fn attack_a28_a_dead_child_rings_and_its_last_lines_are_told_to_nobody() {
         let folder = tempfile::tempdir().unwrap();
-        let (local, bell) = machine(folder.path(), "echo \"token $ATTUNE_RUN_TOKEN\"; echo out of memory >&2; exit 3");
+        let (local, bell) = machine(folder.path(), "echo \"token $ATTUNE_RUN_TOKEN\"; echo /data/x/y >&2; exit 3");
         let handle = local.launch(launch()).await.unwrap();
         tokio::time::timeout(Duration::from_secs(10), bell.notified()).await.unwrap();
         let seen = local.list().await.unwrap();
-        let ended = seen[0].ended.clone().unwrap();
-        assert!(ended.contains("exit status: 3") && ended.contains("token secret\nout of memory"), "{ended}");
+        assert_eq!(seen[0].ended.as_deref(), Some("attune-trainer ended (exit status: 3)"));
+        assert_eq!(tail(&folder.path().join("node/logs/run_1.log")).unwrap(), "token secret\n/data/x/y");
         local.stop(&handle).await.unwrap();
         assert_eq!(local.list().await.unwrap(), []);
     }
@@ -302,7 +304,18 @@ mod tests {
         local.launch(Launch { program: Program::Serving, ..launch() }).await.unwrap();
         tokio::time::timeout(Duration::from_secs(10), bell.notified()).await.unwrap();
         let ended = local.list().await.unwrap()[0].ended.clone().unwrap();
-        assert_eq!(ended, "the serving process ended (exit status: 3)");
+        assert_eq!(ended, "attune-serving ended (exit status: 3)");
+    }
+
+    #[tokio::test]
+    async fn attack_a28_a_child_starts_though_its_log_cannot_be_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let (local, bell) = machine(folder.path(), "echo nobody reads this; exit 0");
+        std::fs::create_dir(folder.path().join("node/logs/run_1.log")).unwrap(); // in the log's place
+        let handle = local.launch(launch()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), bell.notified()).await.unwrap();
+        assert_eq!(local.list().await.unwrap()[0].ended.as_deref(), Some("attune-trainer ended (exit status: 0)"));
+        local.stop(&handle).await.unwrap();
     }
 
     #[tokio::test]

@@ -9,6 +9,8 @@ mod app;
 mod config;
 /// What can go wrong.
 mod error;
+/// Whether runs and replicas could have been heard.
+mod hearing;
 /// This machine as a provider.
 mod local;
 /// The logs of its processes.
@@ -40,7 +42,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_subscriber::EnvFilter;
 
-use crate::{app::App, config::Config, local::Local, webhooks::Sender};
+use crate::{app::App, config::Config, hearing::ApiProbe, local::Local, webhooks::Sender};
 
 /// How long the database, its schema and the other scheduler are waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -70,7 +72,7 @@ struct Args {
 async fn main() -> ExitCode {
     let args = Args::parse();
     let _log = attune_process::log::start(args.log.clone());
-    match start(&args).await {
+    match Box::pin(start(&args)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             tracing::error!("{why:#}");
@@ -128,6 +130,7 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let app = App {
         pool,
         objects: Objects::new(&config.object_store),
+        api: ApiProbe::new(&config.api_url).context("asking the api")?,
         provider: Arc::new(local),
         leases: config.leases,
         serving: config.serving,
@@ -172,6 +175,9 @@ async fn take_leadership(config: &DatabaseConfig, patience: Duration) -> Result<
 
 /// Returns when a stop is asked for, or with an error when another scheduler has taken over: the lock goes with its
 /// connection, so a restart of the database frees it for all.
+///
+/// A database that is away is waited for without end. To leave would end every trainer and every replica with us, and
+/// nobody can take over meanwhile.
 async fn keep_leadership(config: &DatabaseConfig, mut held: Leadership, stop: &CancellationToken) -> Result<()> {
     loop {
         tokio::select! {
@@ -182,15 +188,14 @@ async fn keep_leadership(config: &DatabaseConfig, mut held: Leadership, stop: &C
             continue;
         }
         tracing::warn!("the database connection is gone; asking anew whether another scheduler is at work");
-        match tokio::time::timeout(PATIENCE, reclaim(config)).await {
-            Ok(Some(again)) => held = again,
-            Ok(None) => bail!("another scheduler has taken over"),
-            Err(_) => bail!("the database has been away for {} s", PATIENCE.as_secs()),
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            again = reclaim(config) => held = again.context("another scheduler has taken over")?,
         }
     }
 }
 
-/// Asks until the database answers.
+/// Asks until the database answers; `None`: another scheduler works on it.
 async fn reclaim(config: &DatabaseConfig) -> Option<Leadership> {
     loop {
         match Leadership::try_take(config).await {

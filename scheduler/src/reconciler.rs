@@ -1,7 +1,8 @@
 //! The only path that repairs. Takes no input, runs on a signal and on a timer, and compares three things: the rows, the
 //! processes that the provider knows of, and the database's clock.
 //!
-//! - a run whose process is gone, or that fell silent: its job is queued again, or fails after too many attempts
+//! - a run whose process is gone, or that fell silent while it could have been heard: its job is queued again, or fails
+//!   after too many attempts
 //! - a job that is being cancelled or paused and whose trainer does not obey: its trainer is ended
 //! - a process that no living row names: stopped; a node likewise: released
 //! - a job or a replica whose message was lost: the message is sent again
@@ -15,16 +16,19 @@ use std::{
 
 use attune_domain::job::JobState;
 use attune_store::{
-    job, money, node, offer,
+    job,
+    loss::{self, Blame, Loss},
+    money, node, offer,
     queue::{self, DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, Replica, ReplicaState},
-    run::{self, ActiveRun, Loss},
+    run::{self, ActiveRun},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
     error::{SchedulerError, chain},
+    hearing::Hearing,
     provider::Process,
 };
 
@@ -47,9 +51,25 @@ const WAITING_SECONDS: f64 = 5.0;
 /// A replica that had no request for this long makes room for a job.
 const YIELD_SECONDS: f64 = 20.0;
 
+/// What a pass knows of those before it.
+pub(crate) struct Memory {
+    /// Since when a process has had no row.
+    pub(crate) outliving: HashMap<String, Instant>,
+    /// Since when silence means something.
+    pub(crate) hearing: Hearing,
+}
+
+impl Memory {
+    /// Of a scheduler that begins at `now`.
+    pub(crate) fn new(app: &App, now: Instant) -> Self {
+        let lease = Duration::from_secs(app.leases.stale_after_seconds);
+        Self { outliving: HashMap::new(), hearing: Hearing::new(lease, PASS, now) }
+    }
+}
+
 /// Runs until `stop`.
 pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
-    let mut outliving = HashMap::new();
+    let mut memory = Memory::new(&app, Instant::now());
     let mut said = None;
     loop {
         if said.is_none_or(|at: Instant| at.elapsed() >= SAY) {
@@ -60,7 +80,7 @@ pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
                 }
             }
         }
-        if let Err(error) = pass(&app, &mut outliving).await {
+        if let Err(error) = pass(&app, &mut memory).await {
             tracing::warn!(error = chain(&error), "a pass of the reconciler failed; the next one comes");
         }
         tokio::select! {
@@ -79,8 +99,9 @@ async fn say_offers(app: &App) -> Result<(), SchedulerError> {
     Ok(tx.commit().await?)
 }
 
-/// One pass. `outliving` remembers since when a process has had no row.
-pub(crate) async fn pass(app: &App, outliving: &mut HashMap<String, Instant>) -> Result<(), SchedulerError> {
+/// One pass.
+pub(crate) async fn pass(app: &App, memory: &mut Memory) -> Result<(), SchedulerError> {
+    let api_answers = app.api.answers().await;
     let _placing = app.placing.lock().await;
     // Processes first: whatever one has reported before it ended is in the rows by then.
     let processes = app.provider.list().await?;
@@ -88,17 +109,18 @@ pub(crate) async fn pass(app: &App, outliving: &mut HashMap<String, Instant>) ->
     let runs = run::active(&mut conn, app.provider.name()).await?;
     let replicas = replica::active(&mut conn).await?;
     drop(conn);
+    memory.hearing.note(api_answers, Instant::now());
 
     let find = |handle: &str| processes.iter().find(|process| process.handle == handle);
     for run in &runs {
         let process = find(&run.run_id.to_string());
-        if let Some((reason, counts)) = doom_of_run(app, run, process) {
-            lose(app, run, reason, counts).await?;
+        if let Some((reason, blame)) = run_failure_reason(app, &memory.hearing, run, process) {
+            lose(app, run, reason, blame).await?;
         }
     }
     for replica in replicas.iter().filter(|replica| replica.node_id.is_some()) {
         let process = find(&replica.replica_id.to_string());
-        if let Some(reason) = doom_of_replica(app, replica, process) {
+        if let Some(reason) = replica_failure_reason(&memory.hearing, replica, process) {
             end_replica(app, replica, Some(&reason)).await?;
         } else if replica.state == ReplicaState::Ready && replica.idle_seconds > app.serving.idle_seconds as f64 {
             end_idle(app, replica, app.serving.idle_seconds as f64).await?;
@@ -109,49 +131,56 @@ pub(crate) async fn pass(app: &App, outliving: &mut HashMap<String, Instant>) ->
         .map(|run| run.run_id.to_string())
         .chain(replicas.iter().map(|replica| replica.replica_id.to_string()))
         .collect();
-    stop_unnamed(app, &processes, &living, outliving).await?;
+    stop_unnamed(app, &processes, &living, &mut memory.outliving).await?;
     release_orphans(app).await?;
     release_affordable(app).await?;
     push_again(app).await
 }
 
-/// Why a run is to be given up, and whether that counts against its job.
-fn doom_of_run(app: &App, run: &ActiveRun, process: Option<&Process>) -> Option<(String, bool)> {
-    let stale = app.leases.stale_after_seconds as f64;
+/// Why a run is to be given up, and who is to blame.
+fn run_failure_reason(
+    app: &App,
+    hearing: &Hearing,
+    run: &ActiveRun,
+    process: Option<&Process>,
+) -> Option<(String, Blame)> {
+    let job = Blame::Job { max_attempts: app.leases.max_attempts };
     match process {
-        None => Some(("The trainer went away with the scheduler that started it".into(), true)),
-        Some(Process { ended: Some(how), .. }) => Some((how.clone(), true)),
-        Some(_) if run.silent_seconds > stale => {
-            Some((format!("The trainer has been silent for {:.0} s", run.silent_seconds), true))
+        None => Some(("The trainer went away with the scheduler that started it".into(), Blame::Circumstances)),
+        // Perhaps for want of anybody who took its reports.
+        Some(Process { ended: Some(how), .. }) => {
+            Some((how.clone(), if hearing.covers(run.silent_seconds) { job } else { Blame::Circumstances }))
+        }
+        Some(_) if hearing.is_stale(run.silent_seconds) => {
+            Some((format!("The trainer has been silent for {:.0} s", run.silent_seconds), job))
         }
         // It reports, but does not obey.
         Some(_)
             if matches!(run.job_state, JobState::Cancelling | JobState::Pausing)
-                && run.unchanged_seconds > 2.0 * stale =>
+                && hearing.is_stale(run.unchanged_seconds / 2.0) =>
         {
-            Some(("the trainer did not stop and was ended".into(), false))
+            Some(("the trainer did not stop and was ended".into(), Blame::Nobody))
         }
         Some(_) => None,
     }
 }
 
-fn doom_of_replica(app: &App, replica: &Replica, process: Option<&Process>) -> Option<String> {
+fn replica_failure_reason(hearing: &Hearing, replica: &Replica, process: Option<&Process>) -> Option<String> {
     match process {
         None => Some("the serving process went away with the scheduler that started it".into()),
         Some(Process { ended: Some(how), .. }) => Some(how.clone()),
-        Some(_) if replica.silent_seconds > app.leases.stale_after_seconds as f64 => {
+        Some(_) if hearing.is_stale(replica.silent_seconds) => {
             Some(format!("the serving process has been silent for {:.0} s", replica.silent_seconds))
         }
         Some(_) => None,
     }
 }
 
-async fn lose(app: &App, run: &ActiveRun, reason: String, counts: bool) -> Result<(), SchedulerError> {
+async fn lose(app: &App, run: &ActiveRun, reason: String, blame: Blame) -> Result<(), SchedulerError> {
     tracing::warn!(job.id = %run.job_id, run.id = %run.run_id, "giving a run up: {reason}");
     // The row first: from then on the lease is stale, whatever the process still says.
-    let loss = Loss { reason, counts, max_attempts: app.leases.max_attempts };
     let mut tx = app.begin().await?;
-    run::lost(&mut tx, run.run_id, &loss).await?;
+    loss::lost(&mut tx, run.run_id, &Loss::new(reason, blame)).await?;
     tx.commit().await?;
     Ok(app.provider.stop(&run.run_id.to_string()).await?)
 }
@@ -246,7 +275,7 @@ pub(crate) async fn hand_back(app: &App) -> Result<(), SchedulerError> {
     let replicas = replica::active(&mut conn).await?;
     drop(conn);
     for run in &runs {
-        lose(app, run, "The platform was stopped while the trainer was at work".into(), false).await?;
+        lose(app, run, "The platform was stopped while the trainer was at work".into(), Blame::Nobody).await?;
     }
     for replica in replicas.iter().filter(|replica| replica.node_id.is_some()) {
         end_replica(app, replica, None).await?;

@@ -1,8 +1,14 @@
 //! The reconciler and dispatch against a real Postgres and a provider that only remembers.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex},
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::TcpListener,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use attune_domain::{bytes::Bytes, id::JobId, job::JobState, offer::Offer, run::RunEvent, serve::ReplicaReport};
@@ -21,8 +27,9 @@ use crate::{
     app::App,
     config::{Leases, Serving},
     error::ProviderError,
+    hearing::ApiProbe,
     provider::{Launch, Process, Provider},
-    reconciler,
+    reconciler::{self, Memory},
     tasks::Handle,
 };
 
@@ -87,6 +94,23 @@ struct House {
     app: App,
     provider: Arc<Remembers>,
     seed: Seed,
+    memory: tokio::sync::Mutex<Memory>,
+    /// Whether the api answers.
+    api: Arc<AtomicBool>,
+}
+
+/// An api that answers as long as `up` holds, and its address. Its thread ends with the test's process.
+fn api(up: Arc<AtomicBool>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut asked in listener.incoming().flatten() {
+            if up.load(Ordering::Relaxed) && asked.read(&mut [0; 1024]).is_ok() {
+                drop(asked.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"));
+            }
+        }
+    });
+    url
 }
 
 impl House {
@@ -95,9 +119,11 @@ impl House {
         let provider = Arc::new(provider);
         // No test here touches an object.
         let objects = testing::unreachable_objects();
+        let up = Arc::new(AtomicBool::new(true));
         let app = App {
             pool,
             objects,
+            api: ApiProbe::new(&api(up.clone())).unwrap(),
             provider: provider.clone(),
             leases: Leases::default(),
             serving: Serving::default(),
@@ -105,11 +131,23 @@ impl House {
             placing: Arc::default(),
             wake: Arc::default(),
         };
-        Self { app, provider, seed }
+        let house = Self { memory: Memory::new(&app, Instant::now()).into(), app, provider, seed, api: up };
+        house.everybody_could_be_heard().await;
+        house
+    }
+
+    /// A scheduler that has made passes for a long while.
+    async fn everybody_could_be_heard(&self) {
+        let mut memory = self.memory.lock().await;
+        let now = Instant::now();
+        *memory = Memory::new(&self.app, now.checked_sub(Duration::from_secs(300)).unwrap());
+        for ago in (0..150).rev() {
+            memory.hearing.note(true, now.checked_sub(Duration::from_secs(2 * ago)).unwrap());
+        }
     }
 
     async fn reconcile(&self) {
-        reconciler::pass(&self.app, &mut HashMap::new()).await.unwrap();
+        reconciler::pass(&self.app, &mut *self.memory.lock().await).await.unwrap();
     }
 
     async fn queued(&self) -> JobId {
@@ -158,6 +196,8 @@ async fn a_trainer_that_cannot_be_launched_is_tried_three_times(pool: PgPool) {
     let id = house.queued().await;
     for _ in 0..3 {
         house.dispatch(id).await;
+        house.dispatch(id).await; // within the pause nothing is tried
+        house.pass_a_minute().await;
     }
     let job = house.job(id).await;
     assert_eq!((job.state, job.attempts), (JobState::Failed, 3));
@@ -215,7 +255,10 @@ async fn a_trainer_that_died_leaves_its_last_words_in_the_jobs_events(pool: PgPo
     assert_eq!(house.job(id).await.state, JobState::Queued);
     let mut conn = house.app.pool.acquire().await.unwrap();
     let told = attune_store::job_event::list(&mut conn, house.seed.project_id, id, None, 1).await.unwrap();
-    assert_eq!(told[0].message, "attune-trainer ended (signal: 9); the job is queued again");
+    assert_eq!(
+        told[0].message,
+        "attune-trainer ended (signal: 9); the job is queued again, for another attempt in 5 s"
+    );
     assert!(house.provider.handles().is_empty());
 }
 
@@ -232,6 +275,36 @@ async fn a_silent_trainer_is_ended_and_a_talking_one_is_not(pool: PgPool) {
     house.reconcile().await;
     assert_eq!(house.job(id).await.state, JobState::Queued);
     assert!(house.provider.handles().is_empty());
+}
+
+#[sqlx::test(migrations = false)]
+async fn attack_a13_while_the_api_is_away_nobody_is_given_up_and_no_attempt_counts(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let id = house.queued().await;
+    house.dispatch(id).await;
+    house.api.store(false, Ordering::Relaxed);
+    house.pass_a_minute().await;
+    house.reconcile().await;
+    assert_eq!(house.job(id).await.state, JobState::Provisioning, "nobody could report");
+    // A trainer that leaves for want of the api is no fault of the job's, however often.
+    for _ in 0..5 {
+        house.provider.end(&house.provider.handles()[0], "attune-trainer ended (exit status: 1)");
+        house.reconcile().await;
+        let job = house.job(id).await;
+        assert_eq!((job.state, job.barren_attempts), (JobState::Queued, 0));
+        house.pass_a_minute().await;
+        house.dispatch(id).await;
+        assert_eq!(house.job(id).await.state, JobState::Provisioning);
+    }
+    // The api is back, and the trainer hangs all the same.
+    house.api.store(true, Ordering::Relaxed);
+    house.pass_a_minute().await;
+    house.reconcile().await;
+    assert_eq!(house.job(id).await.state, JobState::Provisioning, "it has a lease to report");
+    house.everybody_could_be_heard().await;
+    house.reconcile().await;
+    let job = house.job(id).await;
+    assert_eq!((job.state, job.barren_attempts), (JobState::Queued, 1));
 }
 
 #[sqlx::test(migrations = false)]
@@ -274,13 +347,12 @@ async fn a_job_whose_budget_is_spent_is_not_started_and_goes_on_when_it_is_raise
 async fn a_process_that_no_row_names_is_stopped_after_a_while(pool: PgPool) {
     let house = House::new(pool, Remembers::default()).await;
     house.provider.processes.lock().unwrap().insert("run_x".into(), None);
-    let mut outliving = HashMap::new();
-    reconciler::pass(&house.app, &mut outliving).await.unwrap();
+    house.reconcile().await;
     assert_eq!(house.provider.handles(), ["run_x"], "it may be on its way out");
-    for since in outliving.values_mut() {
+    for since in house.memory.lock().await.outliving.values_mut() {
         *since -= std::time::Duration::from_secs(11);
     }
-    reconciler::pass(&house.app, &mut outliving).await.unwrap();
+    house.reconcile().await;
     assert!(house.provider.handles().is_empty());
 }
 

@@ -1,6 +1,6 @@
 //! Why a request gets no answer, in the stable words of [`GenerateEvent::Failed`].
 
-use attune_domain::serve::GenerateEvent;
+use attune_domain::{serve::GenerateEvent, tenant_text::for_tenant};
 use attune_text::error::EncodeError;
 
 /// A request's failure.
@@ -79,6 +79,6 @@ impl Failure {
 impl From<Failure> for GenerateEvent {
     fn from(failure: Failure) -> Self {
         let param = if let Failure::Request { param, .. } = &failure { Some((*param).to_owned()) } else { None };
-        Self::Failed { code: failure.code().into(), message: failure.to_string(), param }
+        Self::Failed { code: failure.code().into(), message: for_tenant(&failure.to_string()), param }
     }
 }

@@ -8,6 +8,7 @@ use attune_domain::{
     id::{AdapterVersionId, ApiKeyId, BaseModelId, FileId, JobId, ProjectId, RunId},
     job::{JobEvent, JobState},
     spec::{BASE_LEARNING_RATE, TrainSpec},
+    tenant_text::for_tenant,
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -373,7 +374,7 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
         next.name(),
         next.is_final(),
         error.map(|e| e.code.as_str()),
-        error.map(|e| e.message.as_str()),
+        error.map(|e| for_tenant(&e.message)),
         error.and_then(|e| e.param.as_deref()),
         step.pause.map(PauseReason::name),
     )
@@ -455,19 +456,23 @@ pub(crate) async fn save_learning_rate(tx: &mut PgConnection, id: JobId, rate: f
     Ok(())
 }
 
-/// The jobs that wait for a node, oldest first.
+/// The jobs that wait for a node, oldest first; those in a pause between two attempts are left out.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn waiting(conn: &mut PgConnection, limit: i64) -> Result<Vec<JobId>, StoreError> {
-    let rows = sqlx::query_scalar!("select job_id from job where state = 'queued' order by job_id limit $1", limit)
-        .fetch_all(conn)
-        .await?;
+    let rows = sqlx::query_scalar!(
+        "select job_id from job where state = 'queued' and (retry_at is null or retry_at <= now())
+         order by job_id limit $1",
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
     Ok(rows.into_iter().map(JobId::new).collect())
 }
 
-/// Jobs in `state` whose last message is older than `seconds`, oldest first; their messages count as pushed now, so
-/// the caller must push them in the same transaction.
+/// Jobs in `state` whose last message is older than `seconds`, or came before the end of a pause that is over, oldest
+/// first; their messages count as pushed now, so the caller must push them in the same transaction.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -479,7 +484,8 @@ pub async fn claim_unpushed(
 ) -> Result<Vec<JobId>, StoreError> {
     let rows = sqlx::query_scalar!(
         "update job set pushed_at = now()
-         where job_id in (select job_id from job where state = $1 and pushed_at < now() - make_interval(secs => $2)
+         where job_id in (select job_id from job where state = $1
+                 and (pushed_at < now() - make_interval(secs => $2) or (retry_at > pushed_at and retry_at <= now()))
              order by job_id limit $3 for update skip locked)
          returning job_id",
         state.name(),

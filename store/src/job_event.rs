@@ -1,6 +1,9 @@
 //! What the user can read of a job's life: sentences and metrics, in order. Written beside every step, never changed.
 
-use attune_domain::id::{JobEventId, JobId, ProjectId};
+use attune_domain::{
+    id::{JobEventId, JobId, ProjectId},
+    tenant_text::for_tenant,
+};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
@@ -93,7 +96,7 @@ async fn insert(
         job.uuid(),
         level.name(),
         kind,
-        text,
+        for_tenant(text),
         data,
     )
     .execute(tx)

@@ -93,6 +93,9 @@ pub mod job_event;
 /// Attempts at a job, from the claim to the end.
 pub mod run;
 
+/// Runs that are given up, and what becomes of their jobs.
+pub mod loss;
+
 /// Everything that a trainer is told, put together from the rows.
 pub mod run_spec;
 

@@ -4,10 +4,10 @@ use attune_domain::{
     bytes::Bytes,
     event::EventType,
     id::{BaseModelId, NodeId, ProjectId, ReplicaId},
-    public_text::without_places,
     run::Directive,
     serve::{CONTRACT_VERSION, ReplicaReply, ReplicaReport, ServeSpec},
     spec::Quantization,
+    tenant_text::for_tenant,
 };
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -346,12 +346,12 @@ pub async fn take_report(
 
 /// Ends a replica and gives its node back. Returns `false` if it had ended before.
 ///
-/// The error is shown to whoever waits for the replica, of any project, so the places that it names are left out.
+/// The error is shown to whoever waits for the replica, of any project, so no path or address stays in it.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn end(tx: &mut PgConnection, id: ReplicaId, error: Option<&str>) -> Result<bool, StoreError> {
-    let error = error.map(without_places);
+    let error = error.map(for_tenant);
     let ended = sqlx::query!(
         "update replica set state = 'ended', ended_at = now(), error = $2
          where replica_id = $1 and state <> 'ended' returning node_id",

@@ -17,6 +17,7 @@ use crate::{
     error::StoreError,
     job::{self, JobError, Step},
     job_event::{self, Level},
+    loss::{self, Blame, Loss},
     manifest, money,
     queue::{self, DispatchJob},
     run::{self, Outcome, RunState},
@@ -126,7 +127,14 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
             let (chat_template_sha256, trained_tokens) = (chat_template_sha256.clone(), *trained_tokens);
             publish(tx, held, Publication { files, chat_template_sha256, trained_tokens, gate: *gate }).await
         }
-        RunEvent::Failed { code, message, param } => {
+        RunEvent::Failed { code, message, passing: true, .. } => {
+            let loss = Loss { code: code.clone(), reason: message.clone(), blame: Blame::Circumstances };
+            if let Some(state) = loss::lost(tx, held.run_id, &loss).await? {
+                held.job_state = state;
+            }
+            Ok(())
+        }
+        RunEvent::Failed { code, message, param, passing: false } => {
             run::end(tx, held.run_id, Outcome::Failed).await?;
             if code == "invalid_checkpoint" && gave_up_checkpoint(tx, held, message).await? {
                 return Ok(());

@@ -11,10 +11,9 @@ use sqlx::PgConnection;
 
 use crate::{
     error::{StoreError, json, to_json},
-    job::{self, JobError, Step},
+    job::{self, Step},
     mint,
     node::{self, NewNode},
-    queue::{self, DispatchJob},
     usage,
 };
 
@@ -252,70 +251,4 @@ pub(crate) async fn end(tx: &mut PgConnection, id: RunId, outcome: Outcome) -> R
     .await?;
     usage::charge_run(tx, id).await?;
     node::release(tx, NodeId::new(node_id)).await
-}
-
-/// Why a run is given up, and whether that counts against the job.
-#[derive(Debug, Clone)]
-pub struct Loss {
-    /// A sentence for the user: what became of the trainer.
-    pub reason: String,
-    /// The fault may lie with the job: after too many such attempts without a new checkpoint it fails.
-    pub counts: bool,
-    /// So many.
-    pub max_attempts: i32,
-}
-
-/// Gives a run up: its job is queued again and goes on from the last checkpoint, or, after too many attempts that
-/// brought nothing new, fails with the reason. A job that was being cancelled is cancelled, one that was pausing paused.
-///
-/// Returns the job's state, or `None` if the run had ended meanwhile.
-///
-/// # Errors
-/// [`StoreError::NotFound`], [`StoreError::Database`], [`StoreError::Queue`].
-#[tracing::instrument(skip(tx, loss), fields(run.id = %id))]
-pub async fn lost(tx: &mut PgConnection, id: RunId, loss: &Loss) -> Result<Option<JobState>, StoreError> {
-    let row = sqlx::query!("select job_id, state, attempt from run where run_id = $1 for update", id.uuid())
-        .fetch_optional(&mut *tx)
-        .await?
-        .ok_or(StoreError::NotFound("run"))?;
-    if state(&row.state) == RunState::Ended {
-        return Ok(None);
-    }
-    end(tx, id, Outcome::Lost).await?;
-    let job_id = JobId::new(row.job_id);
-    let barren = count_barren(tx, job_id, id, loss.counts).await?;
-    let held = sqlx::query_scalar!("select state from job where job_id = $1 for update", row.job_id)
-        .fetch_one(&mut *tx)
-        .await?;
-    let held = job::state(&held)?;
-    let step = if held == JobState::Cancelling {
-        Step::new(JobEvent::RunLost, format!("Fine-tuning job cancelled; {}", loss.reason))
-    } else if held == JobState::Pausing {
-        Step::new(JobEvent::RunLost, format!("Fine-tuning job paused; {}", loss.reason))
-    } else if barren >= loss.max_attempts {
-        let message = format!("{}. That was attempt {barren} without a new checkpoint; giving up", loss.reason);
-        Step::failure(JobEvent::RunFailed, JobError { code: "run_lost".into(), message, param: None })
-    } else {
-        Step::new(JobEvent::RunLost, format!("{}; the job is queued again", loss.reason))
-    };
-    let next = job::step_held(tx, job_id, id, &step).await?;
-    if next == JobState::Queued {
-        queue::push(tx, &DispatchJob { job_id }).await?;
-    }
-    Ok(Some(next))
-}
-
-/// Attempts in a row that brought no checkpoint, this one included.
-async fn count_barren(tx: &mut PgConnection, job: JobId, run: RunId, counts: bool) -> Result<i32, StoreError> {
-    Ok(sqlx::query_scalar!(
-        "update job set barren_attempts = case
-             when exists (select from checkpoint where job_id = $1 and run_id = $2) then 0
-             when $3 then barren_attempts + 1 else barren_attempts end
-         where job_id = $1 returning barren_attempts",
-        job.uuid(),
-        run.uuid(),
-        counts,
-    )
-    .fetch_one(tx)
-    .await?)
 }

@@ -233,7 +233,7 @@ pub async fn lose_messages(conn: &mut PgConnection) -> Result<(), StoreError> {
 /// [`StoreError::Database`].
 pub async fn pass_a_minute(conn: &mut PgConnection) -> Result<(), StoreError> {
     for statement in [
-        "update job set pushed_at = pushed_at - interval '61 seconds'",
+        "update job set pushed_at = pushed_at - interval '61 seconds', retry_at = retry_at - interval '61 seconds'",
         "update run set heartbeat_at = heartbeat_at - interval '61 seconds'",
         "update replica set pushed_at = pushed_at - interval '61 seconds',
              heartbeat_at = heartbeat_at - interval '61 seconds', last_used_at = last_used_at - interval '61 seconds'",

@@ -51,7 +51,7 @@ async fn one_adapter(platform: &Platform, id: &str, attempts: u64) {
 }
 
 /// Every message of a job's event list, newest first, page by page.
-async fn story(platform: &Platform, id: &str) -> Vec<String> {
+pub(crate) async fn story(platform: &Platform, id: &str) -> Vec<String> {
     let (mut told, mut after) = (Vec::new(), String::new());
     loop {
         let path = format!("/v1/fine_tuning/jobs/{id}/events?limit=100{after}");

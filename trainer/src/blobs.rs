@@ -8,21 +8,26 @@ use attune_domain::{
     run::{Blob, BlobGrant, BlobsWanted},
 };
 use attune_node::{NodeError, Platform, sha256_of_file};
-use backon::{ExponentialBuilder, Retryable};
+use backon::Retryable;
 use reqwest::{Body, StatusCode, header::CONTENT_LENGTH};
 use tokio::fs::File;
 use tokio_util::io::ReaderStream;
 
+use crate::report::patience;
+
+/// The longest pause between two tries.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
+
 /// Puts every file of `folder` and says what they are, sorted by name. All are there when this returns well.
 ///
 /// # Errors
-/// [`NodeError::Ended`]: the run's lease is stale. [`NodeError::Io`], [`NodeError::Refused`], and, after about five
-/// minutes of trying, [`NodeError::Away`] or [`NodeError::Busy`].
+/// [`NodeError::Ended`]: the run's lease is stale. [`NodeError::Io`], [`NodeError::Refused`], and, after
+/// [`PATIENCE`](crate::report::PATIENCE) of trying, [`NodeError::Away`] or [`NodeError::Busy`].
 pub async fn put_folder(platform: &Platform, run_lease: i64, folder: &Path) -> Result<Vec<Blob>, NodeError> {
     let blobs = described(folder).await?;
     let wanted = BlobsWanted { run_lease, blobs: blobs.clone() };
     let grants: Vec<BlobGrant> = (|| platform.post("/internal/run/blobs", &wanted))
-        .retry(patience())
+        .retry(patience(LONGEST_BACKOFF))
         .when(NodeError::is_passing)
         .notify(|why, _| tracing::warn!(%why, "no place was granted yet; trying again"))
         .await?;
@@ -35,20 +40,12 @@ pub async fn put_folder(platform: &Platform, run_lease: i64, folder: &Path) -> R
         let Some(url) = &granted.url else { continue };
         let path = folder.join(&blob.name);
         (|| put(platform, url, blob, &path))
-            .retry(patience())
+            .retry(patience(LONGEST_BACKOFF))
             .when(NodeError::is_passing)
             .notify(|why, _| tracing::warn!(%why, "an upload broke off; trying again"))
             .await?;
     }
     Ok(blobs)
-}
-
-fn patience() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(200))
-        .with_max_delay(Duration::from_secs(20))
-        .with_max_times(20)
-        .with_jitter()
 }
 
 async fn described(folder: &Path) -> Result<Vec<Blob>, NodeError> {

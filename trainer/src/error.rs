@@ -96,6 +96,7 @@ impl TrainerError {
                 code: failure.code().to_owned(),
                 message: in_full(failure),
                 param: failure.param().map(str::to_owned),
+                passing: failure.is_passing(),
             }),
         }
     }
@@ -117,6 +118,16 @@ impl TrainerError {
             Self::Node(_) => "transfer_failed",
             Self::Model(ModelError::Torch(_) | ModelError::Input(_)) | Self::Internal(_) => "internal",
             Self::Model(_) | Self::Text(_) => "invalid_base_model",
+        }
+    }
+
+    /// Another attempt may do better, on this node or another: the disk was full, or the other side was away for longer
+    /// than it is waited for. 403 is the answer to an address that is too old by now; the next run gets new ones.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Node(NodeError::Refused { status: 403, .. }) => true,
+            Self::Node(why) if why.is_passing() => true,
+            _ => self.code() == "disk_full",
         }
     }
 
@@ -202,7 +213,8 @@ mod tests {
     #[test]
     fn a_failure_tells_its_causes_and_the_field() {
         let missing = ModelError::Missing { name: "model.norm.weight".into(), place: "base".into() };
-        let Some(RunEvent::Failed { code, message, param }) = TrainerError::from(missing).last_event() else {
+        let Some(RunEvent::Failed { code, message, param, passing: false }) = TrainerError::from(missing).last_event()
+        else {
             panic!("a failure was expected");
         };
         assert_eq!((code.as_str(), param.as_deref()), ("invalid_base_model", Some("model")));

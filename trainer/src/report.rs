@@ -1,7 +1,7 @@
 //! The one voice of a run: a task that takes events from a queue, numbers them, and posts them in order.
 //!
-//! A post that was not answered is repeated unchanged until it is, for as long as it takes: the platform drops what it
-//! has already. Meanwhile the queue fills, and when it is full the training waits, so memory stays bounded and no
+//! A post that was not answered is repeated unchanged until it is, for an hour: the platform drops what it has already, and
+//! gives nobody up who could not reach it. Meanwhile the queue fills, and when it is full the training waits, so memory stays bounded and no
 //! event is lost. The answers carry the only way back: to stop, or to leave.
 
 use std::time::Duration;
@@ -24,6 +24,19 @@ const BATCH: usize = 256;
 /// How long an event waits for company.
 const GATHERING: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// How long the platform and the object store may be away before a run leaves. Far longer than a lease: a run that leaves
+/// loses all since its last checkpoint, and one that waits for nothing only its memory's use.
+pub const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Tries again and again for [`PATIENCE`], with pauses of up to `longest`.
+pub(crate) fn patience(longest: Duration) -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(longest)
+        .without_max_times()
+        .with_total_delay(Some(PATIENCE))
+        .with_jitter()
+}
 
 /// How the run stands with the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,11 +164,7 @@ impl Teller {
     }
 
     async fn post(&self, report: &Report) -> Result<Reply, NodeError> {
-        let patience = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(200))
-            .with_max_delay(LONGEST_BACKOFF.min(self.heartbeat))
-            .without_max_times()
-            .with_jitter();
+        let patience = patience(LONGEST_BACKOFF.min(self.heartbeat));
         (|| self.platform.post("/internal/run/reports", report))
             .retry(patience)
             .when(NodeError::is_passing)
@@ -175,4 +184,17 @@ async fn gathered(first: RunEvent, events: &mut mpsc::Receiver<RunEvent>) -> Vec
         }
     }
     batch
+}
+
+#[cfg(test)]
+mod tests {
+    use backon::BackoffBuilder;
+
+    use super::*;
+
+    #[test]
+    fn limit_the_platform_is_waited_for_an_hour() {
+        let waited: Duration = patience(Duration::from_secs(10)).build().sum();
+        assert!(waited > PATIENCE / 2 && waited <= PATIENCE, "{waited:?}");
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use attune_domain::run::{CONTRACT_VERSION, RemoteFile, RunEvent, RunSpec};
 use attune_node::{Cache, Folder, NodeError, Platform, fetch, http_client};
-use backon::{ExponentialBuilder, Retryable};
+use backon::Retryable;
 use reqwest::Client;
 use tokio::runtime::Handle;
 
@@ -20,7 +20,7 @@ use crate::{
     error::{TrainerError, in_full, without_frames},
     memory,
     publish::publish,
-    report::{Reporter, Voice},
+    report::{Reporter, Voice, patience},
     setup::Session,
     train::train,
 };
@@ -91,10 +91,8 @@ async fn ended_long_ago(voice: &Voice) {
 }
 
 async fn fetch_spec(platform: &Platform) -> Result<RunSpec, NodeError> {
-    let patience =
-        ExponentialBuilder::default().with_max_delay(Duration::from_secs(10)).with_max_times(15).with_jitter();
     (|| platform.get("/internal/run/spec"))
-        .retry(patience)
+        .retry(patience(Duration::from_secs(10)))
         .when(NodeError::is_passing)
         .notify(|why, _| tracing::warn!(%why, "the run's spec did not come; asking again"))
         .await

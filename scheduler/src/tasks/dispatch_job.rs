@@ -16,11 +16,12 @@ use attune_store::{
     error::StoreError,
     job::{self, Job, JobError, Step},
     job_event::{self, Level},
+    loss::{self, Blame, Loss},
     mint, money,
     node::{self, NewNode},
     pausing,
     queue::DispatchJob,
-    run::{self, Loss, NewRun, Run},
+    run::{self, NewRun, Run},
     waiting,
 };
 use serde_json::json;
@@ -255,9 +256,12 @@ async fn launch(app: &App, run: &Run, token: String) -> Result<bool, SchedulerEr
         Err(error) => {
             tracing::error!(run.id = %run.run_id, error = chain(&error), "a trainer could not be launched");
             let reason = format!("The trainer could not be launched: {}", chain(&error));
-            let loss = Loss { reason, counts: true, max_attempts: app.leases.max_attempts };
+            let blame = match error.is_passing() {
+                true => Blame::Circumstances,
+                false => Blame::Job { max_attempts: app.leases.max_attempts },
+            };
             let mut tx = app.begin().await?;
-            run::lost(&mut tx, run.run_id, &loss).await?;
+            loss::lost(&mut tx, run.run_id, &Loss::new(reason, blame)).await?;
             tx.commit().await?;
             Ok(false)
         }

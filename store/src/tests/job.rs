@@ -9,9 +9,11 @@ use sqlx::PgPool;
 use crate::{
     error::StoreError,
     job::{self, JobError, Step},
-    job_event, mint,
+    job_event,
+    loss::{self, Blame, Loss},
+    mint,
     queue::{DispatchJob, ValidateJob},
-    run::{self, Loss},
+    run,
     testing::{self, Seed, claimed_run, new_job, queued_job, seed},
 };
 
@@ -22,7 +24,7 @@ async fn sentences(pool: &PgPool, seed: Seed, id: attune_domain::id::JobId) -> V
 }
 
 fn lost(counts: bool) -> Loss {
-    Loss { reason: "The trainer died".into(), counts, max_attempts: 3 }
+    Loss::new("The trainer died", if counts { Blame::Job { max_attempts: 3 } } else { Blame::Nobody })
 }
 
 #[sqlx::test(migrations = false)]
@@ -81,7 +83,7 @@ async fn a_refusal_is_the_jobs_error_and_an_event(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = new_job(&mut conn, seed).await.unwrap();
-    let error = JobError { code: "row_too_long".into(), message: "line 3".into(), param: None };
+    let error = JobError { code: "row_too_long".into(), message: "line 3".into(), param: None, passing: false };
     job::step(&mut conn, id, &Step::failure(JobEvent::DataRefused, error.clone())).await.unwrap();
     let job = job::get(&mut conn, seed.project_id, id).await.unwrap();
     assert_eq!((job.state, job.error), (JobState::Failed, Some(error)));
@@ -118,7 +120,7 @@ async fn a_cancel_ends_a_waiting_job_and_asks_a_running_one(pool: PgPool) {
         let asked = job::cancel(&mut conn, seed.project_id, held).await.unwrap();
         assert_eq!(asked.state, JobState::Cancelling);
     }
-    let ended = run::lost(&mut conn, run.run_id, &lost(true)).await.unwrap();
+    let ended = loss::lost(&mut conn, run.run_id, &lost(true)).await.unwrap();
     assert_eq!(ended, Some(JobState::Cancelled));
 }
 
@@ -132,8 +134,8 @@ async fn lost_runs_are_tried_again_until_too_many_bring_nothing(pool: PgPool) {
     let mut states = Vec::new();
     for counts in [true, false, false, true, true] {
         let run = claimed_run(&mut conn, id).await.unwrap();
-        states.push(run::lost(&mut conn, run.run_id, &lost(counts)).await.unwrap().unwrap());
-        assert_eq!(run::lost(&mut conn, run.run_id, &lost(counts)).await.unwrap(), None, "it is lost only once");
+        states.push(loss::lost(&mut conn, run.run_id, &lost(counts)).await.unwrap().unwrap());
+        assert_eq!(loss::lost(&mut conn, run.run_id, &lost(counts)).await.unwrap(), None, "it is lost only once");
     }
     use JobState::{Failed, Queued};
     assert_eq!(states, [Queued, Queued, Queued, Queued, Failed]);

@@ -10,10 +10,12 @@ use attune_domain::{
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    job, job_event, money, offer,
+    job, job_event,
+    loss::{self, Blame, Loss},
+    money, offer,
     pausing::{self, PauseReason},
     report, results,
-    run::{self, Loss, Run},
+    run::{self, Run},
     testing::{Seed, checkpointed, claimed_run, published, queued_job, report as says, seed, started, stepped},
     usage::{self, Answered, Question},
 };
@@ -47,8 +49,8 @@ async fn a_step_is_charged_once_however_often_it_is_done(pool: PgPool) {
     // 80 tokens with a loss in each step.
     let told = [started(), stepped(1), checkpointed(1, '1'), stepped(2), stepped(3)];
     report::take(&mut conn, first.run_id, &says(&first, 0, &told)).await.unwrap();
-    let loss = Loss { reason: "died".into(), counts: true, max_attempts: 3 };
-    run::lost(&mut conn, first.run_id, &loss).await.unwrap();
+    let loss = Loss::new("died", Blame::Job { max_attempts: 3 });
+    loss::lost(&mut conn, first.run_id, &loss).await.unwrap();
     let second = claimed_run(&mut conn, id).await.unwrap();
     let told = [started(), stepped(2), stepped(3), stepped(4), published()];
     report::take(&mut conn, second.run_id, &says(&second, 0, &told)).await.unwrap();

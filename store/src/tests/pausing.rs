@@ -5,11 +5,12 @@ use sqlx::PgPool;
 
 use crate::{
     error::StoreError,
-    job, job_event, node,
+    job, job_event,
+    loss::{self, Blame, Loss},
+    node,
     pausing::{self, PauseReason},
     queue::{DispatchJob, ValidateJob},
-    report,
-    run::{self, Loss},
+    report, run,
     testing::{self, checkpointed, claimed_run, new_job, queued_job, report as says, seed, started, stepped},
 };
 
@@ -81,8 +82,8 @@ async fn a_trainer_that_dies_while_it_pauses_leaves_a_paused_job(pool: PgPool) {
     let id = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, id).await.unwrap();
     pausing::pause(&mut conn, seed.project_id, id).await.unwrap();
-    let loss = Loss { reason: "died".into(), counts: true, max_attempts: 1 };
-    assert_eq!(run::lost(&mut conn, run.run_id, &loss).await.unwrap(), Some(JobState::Paused));
+    let loss = Loss::new("died", Blame::Job { max_attempts: 1 });
+    assert_eq!(loss::lost(&mut conn, run.run_id, &loss).await.unwrap(), Some(JobState::Paused));
     assert_eq!(job::cancel(&mut conn, seed.project_id, id).await.unwrap().state, JobState::Cancelled);
     for late in
         [pausing::pause(&mut conn, seed.project_id, id).await, pausing::resume(&mut conn, seed.project_id, id).await]

@@ -10,10 +10,11 @@ use crate::{
     adapter::{self, Model},
     checkpoint,
     error::StoreError,
-    job, job_event, model_name, node,
+    job, job_event,
+    loss::{self, Blame, Loss},
+    model_name, node,
     queue::DispatchJob,
-    report,
-    run::{self, Loss},
+    report, run,
     testing::{
         self, RUN_TOKEN, checkpointed, claimed_run, published, queued_job, report as says, run_end, seed, started,
         stepped,
@@ -85,8 +86,8 @@ async fn missing_events_and_a_stale_lease_are_refused(pool: PgPool) {
     assert!(matches!(report::take(&mut conn, old.run_id, &wrong).await, Err(StoreError::Stale)));
 
     // The first trainer was only cut off, and speaks again after the job has gone to another.
-    let loss = Loss { reason: "silent".into(), counts: true, max_attempts: 3 };
-    run::lost(&mut conn, old.run_id, &loss).await.unwrap();
+    let loss = Loss::new("silent", Blame::Job { max_attempts: 3 });
+    loss::lost(&mut conn, old.run_id, &loss).await.unwrap();
     let new = testing::claimed_run(&mut conn, id).await.unwrap();
     assert_eq!((old.run_lease, new.run_lease), (1, 2));
     let ghost = report::take(&mut conn, old.run_id, &says(&old, 1, &[published()])).await;
@@ -140,11 +141,42 @@ async fn a_failure_is_the_jobs_error(pool: PgPool) {
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, id).await.unwrap();
-    let failed = RunEvent::Failed { code: "non_finite_loss".into(), message: "NaN".into(), param: None };
+    let failed =
+        RunEvent::Failed { code: "non_finite_loss".into(), message: "NaN".into(), param: None, passing: false };
     report::take(&mut conn, run.run_id, &says(&run, 0, &[failed])).await.unwrap();
     let job = job::load(&mut conn, id).await.unwrap();
     assert_eq!((job.state, job.error.unwrap().code.as_str()), (JobState::Failed, "non_finite_loss"));
     assert_eq!(run_end(&mut conn, run.run_id).await.unwrap().1.as_deref(), Some("failed"));
+}
+
+#[sqlx::test(migrations = false)]
+async fn attack_a28_a_run_that_lacked_what_may_come_again_gives_its_job_back_after_a_pause(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = queued_job(&mut conn, seed).await.unwrap();
+    let full = RunEvent::Failed {
+        code: "disk_full".into(),
+        message: "The node's disk was full".into(),
+        param: None,
+        passing: true,
+    };
+    for pause in ["5 s", "10 s", "20 s", "40 s"] {
+        let run = claimed_run(&mut conn, id).await.unwrap();
+        report::take(&mut conn, run.run_id, &says(&run, 0, std::slice::from_ref(&full))).await.unwrap();
+        let job = job::load(&mut conn, id).await.unwrap();
+        assert_eq!((job.state, job.barren_attempts, job.error), (JobState::Queued, 0, None));
+        let told = job_event::list(&mut conn, seed.project_id, id, None, 1).await.unwrap();
+        let said = format!("The node's disk was full; the job is queued again, for another attempt in {pause}");
+        assert_eq!(told[0].message, said);
+        assert_eq!(job::waiting(&mut conn, 10).await.unwrap(), [], "it pauses");
+        testing::pass_a_minute(&mut conn).await.unwrap();
+        assert_eq!(job::waiting(&mut conn, 10).await.unwrap(), [id]);
+    }
+    // A checkpoint begins the count anew.
+    let run = claimed_run(&mut conn, id).await.unwrap();
+    let events = [started(), checkpointed(20, '1'), full];
+    report::take(&mut conn, run.run_id, &says(&run, 0, &events)).await.unwrap();
+    assert_eq!(job::waiting(&mut conn, 10).await.unwrap(), [id], "no pause after progress");
 }
 
 #[sqlx::test(migrations = false)]
@@ -170,9 +202,9 @@ async fn the_newest_three_checkpoints_are_kept_and_the_next_run_goes_on_from_the
     let events =
         [started(), checkpointed(10, '0'), checkpointed(20, '1'), checkpointed(40, '2'), checkpointed(60, '3')];
     report::take(&mut conn, first.run_id, &says(&first, 0, &events)).await.unwrap();
-    let loss = Loss { reason: "died".into(), counts: true, max_attempts: 1 };
+    let loss = Loss::new("died", Blame::Job { max_attempts: 1 });
     assert_eq!(
-        run::lost(&mut conn, first.run_id, &loss).await.unwrap(),
+        loss::lost(&mut conn, first.run_id, &loss).await.unwrap(),
         Some(JobState::Queued),
         "it brought something"
     );
@@ -234,7 +266,7 @@ async fn a_damaged_checkpoint_is_given_up_for_the_one_before_and_without_one_the
     testing::lose_messages(&mut conn).await.unwrap();
 
     let message = "the checkpoint cannot be gone on from: state.json is missing".to_owned();
-    let damaged = RunEvent::Failed { code: "invalid_checkpoint".into(), message, param: None };
+    let damaged = RunEvent::Failed { code: "invalid_checkpoint".into(), message, param: None, passing: false };
     let second = claimed_run(&mut conn, id).await.unwrap();
     report::take(&mut conn, second.run_id, &says(&second, 0, std::slice::from_ref(&damaged))).await.unwrap();
     assert_eq!(run_end(&mut conn, second.run_id).await.unwrap().1.as_deref(), Some("failed"));

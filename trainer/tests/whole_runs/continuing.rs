@@ -59,7 +59,7 @@ async fn an_adapter_of_another_shape_is_refused_with_both_shapes() {
     spec.continue_from = Some(adapter_of(&platform, &first));
     spec.train.adapter.rank = 8;
     let (_, events) = platform.run(spec.clone(), &cache).await;
-    let Some(RunEvent::Failed { code, message, param }) = events.last() else { panic!("{:?}", events.last()) };
+    let Some(RunEvent::Failed { code, message, param, .. }) = events.last() else { panic!("{:?}", events.last()) };
     assert_eq!((code.as_str(), param.as_deref()), ("invalid_continue_from", Some("continue_from")));
     assert!(message.contains("\"rank\":4") && message.contains("\"rank\":8"), "{message}");
 
