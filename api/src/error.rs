@@ -37,6 +37,9 @@ pub struct ErrorView {
     pub code: Option<&'static str>,
 }
 
+/// When to ask again while the database is away.
+const DATABASE_RETRY_SECONDS: u64 = 5;
+
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -113,8 +116,8 @@ pub enum ApiError {
     /// A trainer's or replica's report comes too late.
     #[error("The lease is stale: this run or replica has ended, or another one holds its work.")]
     Stale,
-    /// The object store did not take what was brought.
-    #[error("The object store did not take the {what}; nothing of it was kept. Is its disk full?")]
+    /// The object store did not take what was brought or give what was asked for, or the database has no room.
+    #[error("{}", storage_message(what, cause))]
     StorageRefused {
         /// `file`.
         what: &'static str,
@@ -194,6 +197,25 @@ pub enum ApiError {
     /// Our fault. The cause is for the log alone.
     #[error("The server had an error while it processed the request.")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Says what the service said, and speaks of a full disk only where the service does.
+fn storage_message(what: &str, cause: &StoreError) -> String {
+    match cause {
+        StoreError::Object { refusal: Some(refusal), .. } if refusal.is_full() => {
+            format!("The object store has no room for the {what}: it answered {refusal}. Nothing of it was kept.")
+        }
+        StoreError::Object { refusal: Some(refusal), .. } => {
+            format!("The object store failed on the {what}: it answered {refusal}.")
+        }
+        StoreError::Object { refusal: None, .. } => {
+            format!("The object store failed on the {what}: it did not answer.")
+        }
+        _ if cause.is_full() => {
+            format!("The database has no room for the {what}: its disk is full. Nothing of it was kept.")
+        }
+        _ => format!("The {what} could not be stored. Nothing of it was kept."),
+    }
 }
 
 fn since(current: Option<&str>) -> String {
@@ -281,7 +303,10 @@ impl ApiError {
             }
             Self::TooManyAnswers { .. } => (StatusCode::TOO_MANY_REQUESTS, "requests", Some("rate_limit_exceeded")),
             Self::Stale => (StatusCode::CONFLICT, REQUEST, Some("stale_lease")),
-            Self::StorageRefused { .. } => (StatusCode::INSUFFICIENT_STORAGE, SERVER, Some("insufficient_storage")),
+            Self::StorageRefused { cause, .. } if cause.is_full() => {
+                (StatusCode::INSUFFICIENT_STORAGE, SERVER, Some("insufficient_storage"))
+            }
+            Self::StorageRefused { .. } => (StatusCode::BAD_GATEWAY, SERVER, Some("object_store_failed")),
             Self::ReplicaUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("model_unavailable")),
             Self::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("overloaded")),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("internal_error")),
@@ -351,6 +376,15 @@ impl From<StoreError> for ApiError {
                 code: "invalid_value",
                 message: "A text in the request holds the character U+0000, which is not allowed.".into(),
             },
+            other if other.is_full() => Self::StorageRefused { what: "change", cause: other },
+            other @ StoreError::Object { .. } => Self::StorageRefused { what: "content", cause: other },
+            other if other.is_passing() => {
+                tracing::error!("the database is away: {}", chain(&other));
+                Self::Busy {
+                    message: "The database does not answer now. Ask again in a moment.".into(),
+                    retry_after_seconds: DATABASE_RETRY_SECONDS,
+                }
+            }
             other => Self::internal(other),
         }
     }
@@ -358,7 +392,7 @@ impl From<StoreError> for ApiError {
 
 impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
-        Self::internal(error)
+        StoreError::from(error).into()
     }
 }
 
@@ -396,6 +430,7 @@ impl IntoResponse for ApiError {
 #[cfg(test)]
 mod tests {
     use attune_domain::dataset::RowChecker;
+    use attune_store::error::Refusal;
 
     use super::*;
 
@@ -415,6 +450,28 @@ mod tests {
         assert_eq!(error.body().error.message, "The server had an error while it processed the request.");
         let response = error.into_response();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    fn refused(status: u16, code: &str) -> ApiError {
+        let refusal = Some(Refusal { status, code: code.into() });
+        let cause = StoreError::Object { action: "put", key: "blob/secret".into(), refusal, cause: "x".into() };
+        ApiError::StorageRefused { what: "file", cause }
+    }
+
+    #[test]
+    fn case_19_a_full_disk_is_told_only_where_the_service_says_so() {
+        let other = refused(501, "NotImplemented");
+        assert_eq!(other.status(), StatusCode::BAD_GATEWAY);
+        let told = other.body().error;
+        assert_eq!(told.code, Some("object_store_failed"));
+        assert_eq!(told.message, "The object store failed on the file: it answered NotImplemented (501).");
+        for (status, code) in [(507, "no code"), (507, "XMinioStorageFull"), (403, "QuotaExceeded")] {
+            let full = refused(status, code);
+            assert_eq!(full.status(), StatusCode::INSUFFICIENT_STORAGE);
+            let told = full.body().error.message;
+            let said = format!("The object store has no room for the file: it answered {code} ({status}).");
+            assert!(told.starts_with(&said), "{told}");
+        }
     }
 
     #[test]

@@ -104,8 +104,8 @@ async fn stream(app: &App, parts: &[Part]) -> Result<(Staged, Arrived, String), 
     let mut hasher = Md5::new();
     for part in parts {
         let mut body = app.objects.get(&part.object_key).await?;
-        let failed = |cause| StoreError::Object { action: "get", key: part.object_key.clone(), cause };
-        while let Some(piece) = body.try_next().await.map_err(|cause| failed(Box::new(cause)))? {
+        let failed = |cause| StoreError::object("get", &part.object_key, cause);
+        while let Some(piece) = body.try_next().await.map_err(failed)? {
             hasher.update(&piece);
             incoming.write(&piece).await?;
         }

@@ -69,6 +69,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let pool = db::connect(&config.database).await.context("the database cannot be reached")?;
     let objects = Objects::new(&config.object_store);
     objects.ensure_bucket().await?;
+    objects.try_out().await.context("the object store cannot be worked with")?;
     if let Some(key) = &config.bootstrap_key {
         let_in(&pool, key).await.context("the bootstrap key could not be kept")?;
     }

@@ -101,9 +101,8 @@ fn start(limits: &Limits, filename: &str) -> Result<Child, ApiError> {
 async fn feed(objects: &Objects, key: &str, mut stdin: ChildStdin) -> Result<bool, ApiError> {
     let mut body = objects.get(key).await?;
     loop {
-        let piece = body.try_next().await;
-        let failed = |cause| StoreError::Object { action: "get", key: key.to_owned(), cause };
-        let Some(piece) = piece.map_err(|cause| failed(Box::new(cause)))? else { return Ok(true) };
+        let piece = body.try_next().await.map_err(|cause| StoreError::object("get", key, cause))?;
+        let Some(piece) = piece else { return Ok(true) };
         match timeout(STALL, stdin.write_all(&piece)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Ok(false),

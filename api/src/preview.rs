@@ -111,7 +111,7 @@ pub(crate) async fn stream(
                 }
             }
             Ok(None) => return Ok(()),
-            Err(cause) => return Err(StoreError::Object { action: "get", key, cause: Box::new(cause) }.into()),
+            Err(cause) => return Err(StoreError::object("get", &key, cause).into()),
         }
     }
 }

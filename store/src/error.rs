@@ -60,6 +60,8 @@ pub enum StoreError {
         action: &'static str,
         /// Of what.
         key: String,
+        /// What the service answered; `None`: nothing, or it broke off.
+        refusal: Option<Refusal>,
         /// What its client said.
         #[source]
         cause: Cause,
@@ -88,7 +90,48 @@ pub enum StoreError {
     },
 }
 
+/// An object store's answer when it does not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP's.
+    pub status: u16,
+    /// S3's, or the service's own: `NotImplemented`.
+    pub code: String,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.code, self.status)
+    }
+}
+
+/// By which codes services say that they have no room. MinIO has the first two, Ceph and others the third.
+const FULL: [&str; 4] = ["XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"];
+
+impl Refusal {
+    /// Whether the service says that its disk, or the bucket's quota, is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.status == 507 || FULL.contains(&self.code.as_str())
+    }
+}
+
 impl StoreError {
+    /// Whether the database or the object store says that it has no room for what was to be written.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Object { refusal, .. } => refusal.as_ref().is_some_and(Refusal::is_full),
+            Self::Database(error) => is_database_full(error),
+            Self::Queue(cause) => {
+                let mut causes =
+                    std::iter::successors(Some(&**cause as &(dyn std::error::Error + 'static)), |e| e.source());
+                causes.any(|cause| cause.downcast_ref().is_some_and(is_database_full))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the constraint of this name refused the row.
     #[must_use]
     pub fn on_constraint(&self, name: &str) -> bool {
@@ -127,13 +170,15 @@ impl StoreError {
         }
     }
 
-    pub(crate) fn object(
-        action: &'static str,
-        key: &str,
-        cause: impl std::error::Error + Send + Sync + 'static,
-    ) -> Self {
-        Self::Object { action, key: key.to_owned(), cause: Box::new(cause) }
+    /// An object that could not be had although nobody refused it: its stream broke off.
+    pub fn object(action: &'static str, key: &str, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Object { action, key: key.to_owned(), refusal: None, cause: Box::new(cause) }
     }
+}
+
+/// PostgreSQL's `disk_full`.
+fn is_database_full(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|e| e.code()).as_deref() == Some("53100")
 }
 
 impl From<sqlx::Error> for StoreError {

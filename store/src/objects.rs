@@ -8,7 +8,8 @@ use std::{ops::RangeInclusive, time::Duration};
 use attune_domain::{bytes::Bytes as ByteCount, run::RemoteFile};
 use aws_sdk_s3::{
     Client,
-    config::{BehaviorVersion, Credentials, Region},
+    config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation},
+    error::{ProvideErrorMetadata, SdkError},
     presigning::PresigningConfig,
     primitives::ByteStream,
     types::{CompletedMultipartUpload, CompletedPart},
@@ -17,7 +18,10 @@ use aws_smithy_http_client::{Builder, tls};
 use bytes::{Bytes, BytesMut};
 use secrecy::ExposeSecret;
 
-use crate::{config::ObjectStoreConfig, error::StoreError};
+use crate::{
+    config::ObjectStoreConfig,
+    error::{Refusal, StoreError},
+};
 
 /// How long a presigned URL is good for.
 const URL_LIFE: Duration = Duration::from_secs(3600);
@@ -61,6 +65,9 @@ impl Objects {
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(config.region.clone()))
             .force_path_style(config.path_style)
+            // Several services refuse the checksums that the SDK would send unasked. Ours is in the object's key.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .http_client(http)
             .credentials_provider(Credentials::new(&config.access_key_id, secret, None, None, "attune"));
         client.set_endpoint_url(config.endpoint.clone());
@@ -79,8 +86,29 @@ impl Objects {
             Ok(_) => Ok(()),
             // Another process may have been faster.
             Err(_) if self.client.head_bucket().bucket(&self.bucket).send().await.is_ok() => Ok(()),
-            Err(error) => Err(StoreError::object("make the bucket", &self.bucket, error)),
+            Err(error) => Err(refused("make the bucket", &self.bucket, error)),
         }
+    }
+
+    /// Puts an object, reads it and deletes it again: for a start, so that a service that cannot be worked with is found then
+    /// and not at a user's first upload.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`], with the service's reason.
+    pub async fn try_out(&self) -> Result<(), StoreError> {
+        let key = upload_key();
+        let content = Bytes::from_static(b"attune tries the object store");
+        self.put(&key, content.clone()).await?;
+        let found = self.get_whole(&key).await;
+        self.delete(&key).await?;
+        if found? == content {
+            return Ok(());
+        }
+        Err(StoreError::object(
+            "give back what was put under",
+            &key,
+            std::io::Error::from(std::io::ErrorKind::InvalidData),
+        ))
     }
 
     /// The object's length; `None`: there is no such object.
@@ -91,7 +119,7 @@ impl Objects {
         match self.client.head_object().bucket(&self.bucket).key(key).send().await {
             Ok(head) => Ok(Some(ByteCount::from_i64(head.content_length().unwrap_or(0)))),
             Err(error) if error.as_service_error().is_some_and(|e| e.is_not_found()) => Ok(None),
-            Err(error) => Err(StoreError::object("look at", key, error)),
+            Err(error) => Err(refused("look at", key, error)),
         }
     }
 
@@ -105,7 +133,7 @@ impl Objects {
             Err(error) if error.as_service_error().is_some_and(|e| e.is_no_such_key()) => {
                 Err(StoreError::NotFound("object"))
             }
-            Err(error) => Err(StoreError::object("get", key, error)),
+            Err(error) => Err(refused("get", key, error)),
         }
     }
 
@@ -120,7 +148,7 @@ impl Objects {
             Err(error) if error.as_service_error().is_some_and(|e| e.is_no_such_key()) => {
                 Err(StoreError::NotFound("object"))
             }
-            Err(error) => Err(StoreError::object("get", key, error)),
+            Err(error) => Err(refused("get", key, error)),
         }
     }
 
@@ -140,7 +168,7 @@ impl Objects {
     pub async fn put(&self, key: &str, content: impl Into<Bytes>) -> Result<(), StoreError> {
         let body = ByteStream::from(content.into());
         let put = self.client.put_object().bucket(&self.bucket).key(key).body(body).send().await;
-        put.map(drop).map_err(|e| StoreError::object("put", key, e))
+        put.map(drop).map_err(|e| refused("put", key, e))
     }
 
     /// Moves an object to the key of its content, now that its digest is known.
@@ -150,7 +178,7 @@ impl Objects {
     pub async fn rename(&self, from: &str, to: &str) -> Result<(), StoreError> {
         let source = format!("{}/{from}", self.bucket);
         let copy = self.client.copy_object().bucket(&self.bucket).copy_source(source).key(to).send().await;
-        copy.map_err(|e| StoreError::object("copy", from, e))?;
+        copy.map_err(|e| refused("copy", from, e))?;
         self.delete(from).await
     }
 
@@ -160,7 +188,7 @@ impl Objects {
     /// [`StoreError::Object`].
     pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
         let deleted = self.client.delete_object().bucket(&self.bucket).key(key).send().await;
-        deleted.map(drop).map_err(|e| StoreError::object("delete", key, e))
+        deleted.map(drop).map_err(|e| refused("delete", key, e))
     }
 
     /// Keys of [`upload_key`] that have objects, in their order, behind `after`; not all at once.
@@ -182,7 +210,7 @@ impl Objects {
     pub async fn presign_get(&self, key: &str) -> Result<String, StoreError> {
         let life = presigning(key)?;
         let request = self.client.get_object().bucket(&self.bucket).key(key).presigned(life).await;
-        Ok(request.map_err(|e| StoreError::object("sign", key, e))?.uri().to_owned())
+        Ok(request.map_err(|e| refused("sign", key, e))?.uri().to_owned())
     }
 
     /// A URL that lets whoever has it put the object, for an hour.
@@ -192,7 +220,7 @@ impl Objects {
     pub async fn presign_put(&self, key: &str) -> Result<String, StoreError> {
         let life = presigning(key)?;
         let request = self.client.put_object().bucket(&self.bucket).key(key).presigned(life).await;
-        Ok(request.map_err(|e| StoreError::object("sign", key, e))?.uri().to_owned())
+        Ok(request.map_err(|e| refused("sign", key, e))?.uri().to_owned())
     }
 
     /// A file in the form that contracts carry: with a presigned URL.
@@ -210,6 +238,17 @@ impl Objects {
         let (objects, key) = (self.clone(), key.to_owned());
         Upload { objects, key, pending: BytesMut::new(), is_long: false, multipart_id: None, parts: Vec::new() }
     }
+}
+
+/// A failure, with what the service answered if it did.
+fn refused<E>(action: &'static str, key: &str, error: SdkError<E>) -> StoreError
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let status = error.raw_response().map(|answer| answer.status().as_u16());
+    let code = error.code().unwrap_or("no code").to_owned();
+    let refusal = status.map(|status| Refusal { status, code });
+    StoreError::Object { action, key: key.to_owned(), refusal, cause: Box::new(error) }
 }
 
 fn presigning(key: &str) -> Result<PresigningConfig, StoreError> {
@@ -253,13 +292,13 @@ impl Upload {
     }
 
     async fn put_part(&mut self, part: Bytes) -> Result<(), StoreError> {
-        let failed = |e| StoreError::object("put a part of", &self.key, e);
+        let failed = |e| refused("put a part of", &self.key, e);
         let Objects { client, bucket } = &self.objects;
         let id = match &self.multipart_id {
             Some(id) => id.clone(),
             None => {
                 let begun = client.create_multipart_upload().bucket(bucket).key(&self.key).send().await;
-                let begun = begun.map_err(|e| StoreError::object("begin to put", &self.key, e))?;
+                let begun = begun.map_err(|e| refused("begin to put", &self.key, e))?;
                 self.multipart_id.insert(begun.upload_id().unwrap_or_default().to_owned()).clone()
             }
         };
@@ -290,7 +329,7 @@ impl Upload {
         let Objects { client, bucket } = &self.objects;
         let complete = client.complete_multipart_upload().bucket(bucket).key(&self.key).multipart_upload(parts);
         let completed = complete.set_upload_id(self.multipart_id.clone()).send().await;
-        completed.map(drop).map_err(|e| StoreError::object("finish", &self.key, e))
+        completed.map(drop).map_err(|e| refused("finish", &self.key, e))
     }
 
     /// Throws away what has come. A failure is only logged: the caller has an error of its own to tell.

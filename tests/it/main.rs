@@ -11,6 +11,7 @@ mod continued;
 mod datasets;
 mod dora_with_dropout;
 mod estimates;
+mod external;
 mod furniture;
 mod house;
 mod inference;

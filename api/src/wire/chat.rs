@@ -96,7 +96,7 @@ const NOT_YET: [(&str, AsksNothing, &str); 10] = [
     ("verbosity", |_| false, "the models here have no verbosity"),
     ("web_search_options", |_| false, "the web is not searched"),
     ("moderation", |_| false, "answers are not moderated"),
-    ("prompt_cache_options", |_| false, "prompts are not cached"),
+    ("prompt_cache_options", |_| false, "how prompts are cached cannot be chosen"),
 ];
 
 fn is_empty(value: &Value) -> bool {

@@ -1,14 +1,21 @@
 //! The embedded S3 server: a folder, spoken to like any other S3, on a loopback port of its own.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
+    service::TowerToHyperService,
 };
+use nix::sys::statvfs::statvfs;
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tower::util::MapResponse;
 
 use super::{
     private,
@@ -16,6 +23,10 @@ use super::{
     settings::{ObjectStore, default_bucket},
 };
 use crate::error::{CliError, Doing, Result};
+
+/// With less room than this a failure is put down to the full disk: what could not be written whole is gone again by the
+/// time of the answer, up to some parts of 5 MiB.
+const FULL_BELOW_BYTES: u64 = 32 << 20;
 
 /// A running server.
 pub(crate) struct Server {
@@ -45,7 +56,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.doing(|| "open a port for the object store".into())?;
         let address = listener.local_addr().doing(|| "read the object store's port".into())?;
         let stop = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, service, stop.clone()));
+        let task = tokio::spawn(serve(listener, service, root, stop.clone()));
         let reach = ObjectStore {
             endpoint: Some(format!("http://{address}")),
             region: "us-east-1".into(),
@@ -64,7 +75,10 @@ impl Server {
     }
 }
 
-async fn serve(listener: TcpListener, service: s3s::service::S3Service, stop: CancellationToken) {
+async fn serve(listener: TcpListener, service: s3s::service::S3Service, root: PathBuf, stop: CancellationToken) {
+    let root: Arc<Path> = root.into();
+    let service = MapResponse::new(service, move |answer| told_if_full(answer, &root));
+    let service = TowerToHyperService::new(service);
     let builder = Builder::new(TokioExecutor::new());
     let graceful = GracefulShutdown::new();
     loop {
@@ -83,4 +97,38 @@ async fn serve(listener: TcpListener, service: s3s::service::S3Service, stop: Ca
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+/// The library answers a full disk with an error of its own inside and no word of the disk. This says it, as other
+/// services do.
+fn told_if_full(answer: s3s::HttpResponse, root: &Path) -> s3s::HttpResponse {
+    if !answer.status().is_server_error() {
+        return answer;
+    }
+    match statvfs(root) {
+        Ok(disk) if disk.blocks_available() * disk.fragment_size() < FULL_BELOW_BYTES => {
+            let body = "<?xml version=\"1.0\"?><Error><Code>InsufficientStorage</Code><Message>The disk is full.</Message></Error>";
+            let mut full = s3s::HttpResponse::new(body.to_owned().into());
+            *full.status_mut() = http::StatusCode::INSUFFICIENT_STORAGE;
+            full
+        }
+        _ => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failure_on_a_full_disk_is_one_of_the_disk() {
+        let answer = |status| {
+            let mut answer = s3s::HttpResponse::new(s3s::Body::empty());
+            *answer.status_mut() = status;
+            told_if_full(answer, Path::new("/proc")).status()
+        };
+        // /proc never has room.
+        assert_eq!(answer(http::StatusCode::INTERNAL_SERVER_ERROR), http::StatusCode::INSUFFICIENT_STORAGE);
+        assert_eq!(answer(http::StatusCode::NOT_FOUND), http::StatusCode::NOT_FOUND);
+    }
 }

@@ -118,8 +118,7 @@ async fn scan_file(
             }
             Ok(None) => break,
             Err(cause) => {
-                let (action, key) = ("get", blob_key(file.rows_sha256()));
-                broken = Some(StoreError::Object { action, key, cause: Box::new(cause) });
+                broken = Some(StoreError::object("get", &blob_key(file.rows_sha256()), cause));
                 break;
             }
         }
