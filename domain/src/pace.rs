@@ -1,12 +1,12 @@
-//! How long a job will take: its tokens over a pace. The pace is that of runs like it, or, where there were none, what the
-//! bench of this repository saw.
+//! How long a job will take: its tokens over a pace. The pace is that of runs like it, or, where there were none, a figure of
+//! ours.
 
 use crate::architecture::Architecture;
 
 /// Useful operations that a processor thread does in a second while it trains.
 ///
-/// Source: docs/bench/train.csv, 165 tokens a second over 134.5 M weights by two threads of a Zen 3, at four operations a
-/// weight and token (two forward, two backward: frozen weights get no gradient).
+/// Source: a run of ours, 165 tokens a second over 134.5 M weights by two threads of a Zen 3, at four operations a weight and
+/// token (two forward, two backward: frozen weights get no gradient). The table in docs/bench is of another processor.
 const OPERATIONS_PER_THREAD: f64 = 44e9;
 
 /// Operations for each weight and token.

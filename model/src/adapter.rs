@@ -77,7 +77,7 @@ pub struct LoraAdapter {
     layers: Vec<LayerPairs>,
 }
 
-/// Where the base came from and whether the file is for training: what PEFT wants to know beside the numbers.
+/// The base that an adapter belongs to: what PEFT wants to know beside the numbers.
 #[derive(Debug, Clone, Default)]
 pub struct Provenance {
     /// `base_model_name_or_path`.

@@ -1,5 +1,6 @@
-//! The memory of a tensor as a Rust slice: the one place with `unsafe` in this crate. NF4 packs and unpacks through it, and
-//! the fused loops of `kernels.rs` run over it, at the speed of memory and without a copy.
+//! The memory of a tensor as a Rust slice. NF4 packs and unpacks through it, and the fused loops of `kernels.rs` run over
+//! it, at the speed of memory and without a copy. Beside `team.rs`, which lends borrowed work to threads, the one file with
+//! `unsafe` in this crate.
 
 use tch::{Device, Kind, Tensor};
 

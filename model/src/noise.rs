@@ -74,8 +74,12 @@ fn mixed(number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
+
+    use safetensors::SafeTensors;
     use tch::{Device, Kind};
+
+    use super::*;
 
     #[test]
     fn the_share_is_dropped_the_rest_is_scaled_and_places_differ() {
@@ -103,6 +107,29 @@ mod tests {
             // A uniform number from ±m has the standard deviation m/√3; 4 % is four of its own errors.
             assert!((row.std(false).double_value(&[]) / (most / 3.0_f64.sqrt()) - 1.0).abs() < 0.04);
             assert!(row.mean(Kind::Float).double_value(&[]).abs() < 4.0 * most / (3.0 * 5000.0_f64).sqrt());
+        }
+    }
+
+    /// `neftune.*` of testdata/make_variants.py: the bounds of what transformers' own hook drew.
+    #[test]
+    fn noise_is_as_large_as_transformers_draws_it() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/variants/variants.tensors");
+        let bytes = std::fs::read(file).unwrap();
+        let golden = SafeTensors::deserialize(&bytes).unwrap();
+        let numbers = |name: &str| -> Vec<f64> {
+            let data = golden.tensor(name).unwrap().data();
+            data.as_chunks().0.iter().map(|number| f64::from_le_bytes(*number)).collect()
+        };
+        let (cases, bounds) = (numbers("neftune.cases"), numbers("neftune.bounds"));
+        assert_eq!(cases.len(), 3 * bounds.len());
+        for (case, bound) in cases.as_chunks::<3>().0.iter().zip(bounds) {
+            let [alpha, tokens, width] = *case;
+            let x = Tensor::zeros([2 * tokens as i64, width as i64], (Kind::Float, Device::Cpu));
+            let noise = Noise { seed: 9, neftune_noise_alpha: alpha };
+            let drawn = neftune(&x, noise, &vec![tokens as usize; 2 * tokens as usize]).unwrap();
+            for most in [drawn.max().double_value(&[]), -drawn.min().double_value(&[])] {
+                assert!((0.99 * bound..=1.0001 * bound).contains(&most), "{case:?}: {most} of {bound}");
+            }
         }
     }
 }

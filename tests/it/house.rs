@@ -1,6 +1,6 @@
 //! The walkthrough of docs/ARCHITECTURE.md, end to end: import, upload, train, answer, export.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use attune_tests::{
     platform::{Platform, client, text},
@@ -142,6 +142,11 @@ fn the_export_is_a_peft_folder(platform: &Platform, model: &str) {
     let q = tensors.tensor("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight").unwrap();
     assert_eq!(q.shape(), [16, 64]);
     assert_eq!(tensors.names().len(), 2 * 7 * 2);
+    // Somebody else's arithmetic over the same base answers as it was taught.
+    let mut check = Command::new("python3");
+    check.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/python/check_peft.py"));
+    check.arg(platform.folder().path("tiny")).arg(&folder).args(["question 3", tiny::ANSWER]);
+    platform.run_client(&mut check).unwrap();
     a_pull_goes_on_where_it_was(platform, model, &bytes);
 }
 

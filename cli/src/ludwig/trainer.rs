@@ -170,7 +170,7 @@ fn looks(trainer: &mut Section, job: &mut Job) {
             job.set("trainer.eval_every_steps", steps);
         }
         Some(_) => {
-            let why = "0 leaves it to Attune: checkpoints come by time, a validation at the end".to_owned();
+            let why = "0 leaves it to Attune: a checkpoint every 20 steps, a validation at the end".to_owned();
             job.report.note(trainer.key("steps_per_checkpoint"), Verdict::Ignored(why));
         }
         None => {}
