@@ -13,7 +13,6 @@ use crate::{
     loss::{self, Blame, Loss},
     mint,
     queue::{DispatchJob, ValidateJob},
-    run,
     testing::{self, Seed, claimed_run, new_job, queued_job, seed},
 };
 
@@ -83,7 +82,7 @@ async fn a_refusal_is_the_jobs_error_and_an_event(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = new_job(&mut conn, seed).await.unwrap();
-    let error = JobError { code: "row_too_long".into(), message: "line 3".into(), param: None, passing: false };
+    let error = JobError { code: "row_too_long".into(), message: "line 3".into(), param: None };
     job::step(&mut conn, id, &Step::failure(JobEvent::DataRefused, error.clone())).await.unwrap();
     let job = job::get(&mut conn, seed.project_id, id).await.unwrap();
     assert_eq!((job.state, job.error), (JobState::Failed, Some(error)));

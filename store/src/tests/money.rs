@@ -15,7 +15,7 @@ use crate::{
     money, offer,
     pausing::{self, PauseReason},
     report, results,
-    run::{self, Run},
+    run::Run,
     testing::{Seed, checkpointed, claimed_run, published, queued_job, report as says, seed, started, stepped},
     usage::{self, Answered, Question},
 };

@@ -10,7 +10,7 @@ use crate::{
     node,
     pausing::{self, PauseReason},
     queue::{DispatchJob, ValidateJob},
-    report, run,
+    report,
     testing::{self, checkpointed, claimed_run, new_job, queued_job, report as says, seed, started, stepped},
 };
 

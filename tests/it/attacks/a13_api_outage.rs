@@ -66,7 +66,7 @@ impl Busy {
     /// Stops these processes for longer than the leases.
     async fn stands_still(&self, pids: &[i32]) {
         assert!(!pids.is_empty());
-        let all = |signal| pids.iter().for_each(|pid| drop(kill(Pid::from_raw(*pid), signal)));
+        let all = |signal| pids.iter().for_each(|pid| kill(Pid::from_raw(*pid), signal).unwrap());
         all(Signal::SIGSTOP);
         tokio::time::sleep(OUTAGE).await;
         all(Signal::SIGCONT);

@@ -69,7 +69,7 @@ fn watching(child: &mut Child) {
         assert!(child.try_wait().unwrap().is_none(), "{} has ended before its parent", child.id());
         thread::sleep(Duration::from_millis(20));
     }
-    panic!("{} does not watch its parent", child.id());
+    unreachable!("{} does not watch its parent", child.id());
 }
 
 #[test]
