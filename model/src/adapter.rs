@@ -390,7 +390,7 @@ mod tests {
             ("bias", "all".into(), "bias: all is not supported; allowed: none"),
             ("peft_type", "IA3".into(), "peft_type: IA3"),
             ("rank_pattern", serde_json::json!({"q_proj": 8}), "rank_pattern: a map"),
-            ("modules_to_save", serde_json::json!(["lm_head"]), "modules_to_save: a list"),
+            ("modules_to_save", serde_json::json!(["lm_head"]), "modules_to_save: lm_head is not supported"),
             ("layers_to_transform", serde_json::json!([0]), "layers_to_transform"),
             ("r", 0.into(), "r: 0"),
             ("target_modules", serde_json::json!(["q_proj", "lm_head"]), "target_modules: lm_head"),
