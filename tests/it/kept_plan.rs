@@ -76,7 +76,7 @@ async fn case_15_a_resumed_job_has_its_plan_or_says_that_it_has_another() {
     assert_eq!(adapter(&platform, &control).await, undisturbed, "nothing has changed");
     let (waiting, changed) = (paused(&platform, &asked).await, paused(&platform, &asked).await);
 
-    // There is memory enough, but a replica has a part of it, and a smaller plan would fit beside that.
+    // There is memory enough for the plan, but a replica has a part of it.
     let platform = start_with(platform.stop(Signal::SIGTERM).unwrap(), peak + (400 << 20));
     let body = json!({"model": "tiny", "prompt": "Item", "max_tokens": 1});
     let (status, answer) = platform.call(Method::POST, "/v1/completions", Some(body)).await.unwrap();

