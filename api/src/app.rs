@@ -20,6 +20,7 @@ use crate::{
     issuers::Issuers,
     metering::Meter,
     permissions::Permissions,
+    places::Places,
     replicas::Waiters,
     report::Reports,
     throttle::Rates,
@@ -47,6 +48,10 @@ pub struct App {
     pub meter: Arc<Meter>,
     /// Places for estimates whose files are read.
     pub estimates: Arc<Semaphore>,
+    /// Places for the checks of base models.
+    pub base_imports: Arc<Places>,
+    /// Places for imports of adapters.
+    pub adapter_imports: Arc<Places>,
     /// Places for streams of events.
     pub streams: Arc<Semaphore>,
     /// Cancelled when the process is asked to stop: what would go on for ever ends then.

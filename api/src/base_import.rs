@@ -1,22 +1,62 @@
 //! Checks a Hugging Face folder that lies in the object store before it becomes a base model: the right files, a shape
 //! that Attune runs, and every tensor of that shape in the headers of the safetensors. No weight is read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
-use attune_domain::{architecture::Architecture, run::Blob, weights};
-use attune_store::objects::{Objects, blob_key};
-use safetensors::{Dtype, tensor::Metadata};
+use attune_domain::{
+    architecture::Architecture,
+    id::ProjectId,
+    run::Blob,
+    weights::{self, Expected},
+};
+use attune_store::{
+    base_model::SMALL_BYTES,
+    objects::{Objects, blob_key},
+    project_blob,
+};
+use bytes::Bytes;
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
+use tokio::task::spawn_blocking;
 
-use crate::{error::ApiError, incoming::is_sha256};
+use crate::{app::App, error::ApiError, given::shown, incoming::is_sha256};
 
-/// The longest `config.json` that is read.
+/// Imports of base models that are checked at the same time.
+pub const AT_ONCE: usize = 2;
+
+/// Those of one project among them.
+pub const AT_ONCE_OF_PROJECT: usize = 1;
+
+/// The longest `config.json` and `generation_config.json`.
 const CONFIG_BYTES: u64 = 1 << 20;
 
-/// The longest header of a safetensors file. Source: `MAX_HEADER_SIZE` of the safetensors crate.
-const HEADER_BYTES: u64 = 100_000_000;
+/// The longest `chat_template.jinja`.
+const TEMPLATE_BYTES: u64 = 1 << 20;
+
+/// The longest `tokenizer_config.json` and `special_tokens_map.json`.
+const TOKENIZER_CONFIG_BYTES: u64 = 4 << 20;
+
+/// The longest header of a safetensors file; that of a model of 500 tensors has some 60,000 bytes.
+const HEADER_BYTES: u64 = 4 << 20;
+
+/// All headers of a folder together.
+const HEADERS_BYTES: u64 = 8 << 20;
 
 /// The most files of a folder.
 const MOST_FILES: usize = 1000;
+
+/// The largest file of this name; weights are bounded by `limits.blob_bytes` when they are put.
+fn largest(name: &str) -> u64 {
+    match name {
+        "config.json" | "generation_config.json" => CONFIG_BYTES,
+        "chat_template.jinja" => TEMPLATE_BYTES,
+        "tokenizer_config.json" | "special_tokens_map.json" => TOKENIZER_CONFIG_BYTES,
+        name if name.ends_with(".safetensors") => u64::MAX,
+        _ => SMALL_BYTES.0,
+    }
+}
 
 /// Checks names, digests and lengths; asks nobody.
 ///
@@ -44,6 +84,11 @@ pub fn check_list(name: &str, files: &[Blob]) -> Result<(), ApiError> {
         if !is_sha256(&file.sha256) {
             return Err(ApiError::invalid(at("sha256"), "A digest is 64 lower-case hex digits."));
         }
+        let most = largest(&file.name);
+        if file.bytes.0 > most {
+            let message = format!("'{}' has {} bytes; at most {most} are taken.", file.name, file.bytes.0);
+            return Err(ApiError::invalid(at("bytes"), message));
+        }
     }
     for needed in ["config.json", "tokenizer.json"] {
         if !files.iter().any(|file| file.name == needed) {
@@ -69,13 +114,33 @@ fn is_file_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// Checks the content of a folder whose list is checked.
+/// Checks the content of a folder whose list is checked, and keeps it from being swept for long enough to be named.
 ///
 /// # Errors
-/// [`ApiError::Invalid`]: a file is missing or is not what it must be. [`ApiError::Internal`]: the store fails.
-pub async fn check_content(objects: &Objects, files: &[Blob]) -> Result<Architecture, ApiError> {
+/// [`ApiError::Invalid`]: a file is not the project's to name, or is not what it must be. [`ApiError::Busy`]: too many
+/// imports are under way. [`ApiError::Internal`]: the store fails.
+pub async fn check_content(app: &App, project: ProjectId, files: &[Blob]) -> Result<Architecture, ApiError> {
+    check_owned(app, project, files).await?;
+    let _place = app.base_imports.take(project, "imports of base models").await?;
+    let config = whole(&app.objects, files, "config.json").await?;
+    let read = spawn_blocking(move || Architecture::from_config_json(&config)).await.map_err(ApiError::internal)?;
+    let architecture = read.map_err(|e| refused(e.to_string()))?;
+    check_tensors(&app.objects, files, &architecture).await?;
+    Ok(architecture)
+}
+
+/// What another project has put is not there, and how long it is is not told.
+async fn check_owned(app: &App, project: ProjectId, files: &[Blob]) -> Result<(), ApiError> {
+    let digests: Vec<String> = files.iter().map(|file| file.sha256.clone()).collect();
+    let mut tx = app.tenant(project).await?;
+    let nameable = project_blob::hold(&mut tx, project, &digests).await?;
+    tx.commit().await?;
     for (i, file) in files.iter().enumerate() {
-        match objects.head(&blob_key(&file.sha256)).await? {
+        let there = match nameable.get(&file.sha256) {
+            Some(bytes) if app.objects.head(&blob_key(&file.sha256)).await?.is_some() => Some(*bytes),
+            _ => None,
+        };
+        match there {
             Some(bytes) if bytes == file.bytes => {}
             Some(bytes) => {
                 let message = format!("'{}' has {} bytes in the store, not {}.", file.name, bytes.0, file.bytes.0);
@@ -87,83 +152,116 @@ pub async fn check_content(objects: &Objects, files: &[Blob]) -> Result<Architec
             }
         }
     }
-    let config = small(objects, files, "config.json").await?;
-    let architecture = Architecture::from_config_json(&config).map_err(|e| refused(e.to_string()))?;
-    check_tensors(objects, files, &architecture).await?;
-    Ok(architecture)
+    Ok(())
 }
 
 fn refused(reason: String) -> ApiError {
     ApiError::Invalid { param: Some("files".into()), code: "invalid_base_model", message: format!("{reason}.") }
 }
 
-async fn small(objects: &Objects, files: &[Blob], name: &str) -> Result<Vec<u8>, ApiError> {
+/// The content of a file whose length is checked.
+async fn whole(objects: &Objects, files: &[Blob], name: &str) -> Result<Bytes, ApiError> {
     let file = files.iter().find(|f| f.name == name).ok_or_else(|| refused(format!("There is no {name}")))?;
-    if file.bytes.0 > CONFIG_BYTES {
-        return Err(refused(format!("{name} is larger than {CONFIG_BYTES} bytes")));
-    }
-    Ok(objects.get_whole(&blob_key(&file.sha256)).await?.to_vec())
+    Ok(objects.get_whole(&blob_key(&file.sha256)).await?)
 }
 
 async fn check_tensors(objects: &Objects, files: &[Blob], architecture: &Architecture) -> Result<(), ApiError> {
-    let mut wanted = weights::expected(architecture);
-    let mut seen = BTreeSet::new();
+    let mut tally = Tally { expected: Expected::new(architecture), tied: architecture.clone(), seen: HashSet::new() };
+    let mut room = HEADERS_BYTES;
     for file in files.iter().filter(|file| file.name.ends_with(".safetensors")) {
-        let header = header(objects, file).await?;
-        for (name, info) in header.tensors() {
-            if !seen.insert(name.clone()) {
-                return Err(refused(format!("{}: tensor '{name}' is in another file too", file.name)));
-            }
-            let shape: Vec<u64> = info.shape.iter().map(|&n| n as u64).collect();
-            match wanted.remove(&name) {
-                None if weights::is_superfluous(&name, architecture) => {}
-                None => return Err(refused(format!("{}: '{name}' is no tensor of this architecture", file.name))),
-                Some(want) if want != shape => {
-                    return Err(refused(format!("{}: '{name}' has the shape {shape:?}, not {want:?}", file.name)));
-                }
-                Some(_) if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
-                    let kind = info.dtype;
-                    return Err(refused(format!("{}: '{name}' is {kind}; F32, F16 and BF16 are read", file.name)));
-                }
-                Some(_) => {}
-            }
-        }
+        let header = header(objects, file, room).await?;
+        room = room.saturating_sub(header.len() as u64);
+        let file = file.clone();
+        let work = move || {
+            tally.add(&file, &header)?;
+            Ok::<_, String>(tally)
+        };
+        tally = spawn_blocking(work).await.map_err(ApiError::internal)?.map_err(refused)?;
     }
-    match wanted.keys().next() {
-        Some(name) => Err(refused(format!("The tensor '{name}' is missing, and {} more", wanted.len() - 1))),
-        None => Ok(()),
-    }
+    spawn_blocking(move || tally.finish()).await.map_err(ApiError::internal)?.map_err(refused)
 }
 
-/// Reads the head of a safetensors file and no more.
-async fn header(objects: &Objects, file: &Blob) -> Result<Metadata, ApiError> {
-    let broken = |reason: &str| refused(format!("{} is not a whole safetensors file: {reason}", file.name));
-    let mut body = objects.get(&blob_key(&file.sha256)).await?;
-    let mut head = Vec::new();
-    let mut length = None;
-    while length.is_none_or(|n: u64| (head.len() as u64) < 8 + n) {
-        let Some(piece) = body.try_next().await.map_err(ApiError::internal)? else {
-            return Err(broken("it ends within its header"));
-        };
-        head.extend_from_slice(&piece);
-        if length.is_none()
-            && let Some(first) = head.first_chunk::<8>()
-        {
-            let n = u64::from_le_bytes(*first);
-            if n > HEADER_BYTES || n > file.bytes.0 {
-                return Err(broken("its header would be longer than the file"));
+/// Reads the header of a safetensors file and no more; all headers of a folder together have `room`.
+async fn header(objects: &Objects, file: &Blob, room: u64) -> Result<Bytes, ApiError> {
+    let key = blob_key(&file.sha256);
+    if file.bytes.0 < 8 {
+        return Err(broken(file, "it ends within its header"));
+    }
+    let first = objects.get_range(&key, 0..=7).await?.collect().await.map_err(ApiError::internal)?.into_bytes();
+    let length = first.first_chunk::<8>().map_or(0, |first| u64::from_le_bytes(*first));
+    if length > file.bytes.0 - 8 {
+        return Err(broken(file, "its header would be longer than the file"));
+    }
+    if length > HEADER_BYTES {
+        return Err(refused(format!("{} has a header of {length} bytes; at most {HEADER_BYTES} are read", file.name)));
+    }
+    if length > room {
+        let reason = format!("the headers of the .safetensors have more than {HEADERS_BYTES} bytes together");
+        return Err(refused(format!("{}: {reason}", file.name)));
+    }
+    if length == 0 {
+        return Err(broken(file, "it has no header"));
+    }
+    let text = objects.get_range(&key, 8..=7 + length).await?.collect().await.map_err(ApiError::internal)?;
+    Ok(text.into_bytes())
+}
+
+fn broken(file: &Blob, reason: &str) -> ApiError {
+    refused(format!("{} is not a whole safetensors file: {reason}", file.name))
+}
+
+/// Which of the expected tensors have been seen. Holds names of the files alone, whatever `config.json` speaks of.
+struct Tally {
+    expected: Expected,
+    tied: Architecture,
+    seen: HashSet<String>,
+}
+
+impl Tally {
+    /// Takes the header of a file; the refusal is a sentence without its full stop.
+    fn add(&mut self, file: &Blob, text: &[u8]) -> Result<(), String> {
+        let whole = |reason: String| format!("{} is not a whole safetensors file: {reason}", file.name);
+        let header: Metadata = serde_json::from_slice(text).map_err(|e| whole(e.to_string()))?;
+        let bytes = 8 + text.len() as u64 + header.data_len() as u64;
+        if bytes != file.bytes.0 {
+            return Err(whole(format!("its header speaks of {bytes} bytes, but it has {}", file.bytes.0)));
+        }
+        for (name, info) in header.tensors() {
+            let wrong = self.check(&name, info);
+            if let Some(wrong) = wrong {
+                return Err(format!("{}: {wrong}", file.name));
             }
-            length = Some(n);
+            self.seen.insert(name);
+        }
+        Ok(())
+    }
+
+    fn check(&self, name: &str, info: &TensorInfo) -> Option<String> {
+        let (shown, shape) = (shown(name), || info.shape.iter().map(|&side| side as u64));
+        if self.seen.contains(name) {
+            return Some(format!("tensor '{shown}' is in another file too"));
+        }
+        match self.expected.shape(name) {
+            None if weights::is_superfluous(name, &self.tied) => None,
+            None => Some(format!("'{shown}' is no tensor of this architecture")),
+            Some(want) if !shape().eq(want.iter().copied()) => {
+                let have: Vec<u64> = shape().take(8).collect();
+                Some(format!("'{shown}' has the shape {have:?}, not {want:?}"))
+            }
+            Some(_) if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
+                Some(format!("'{shown}' is {}; F32, F16 and BF16 are read", info.dtype))
+            }
+            Some(_) => None,
         }
     }
-    let end = 8 + usize::try_from(length.unwrap_or(0)).unwrap_or(0);
-    let text = head.get(8..end).unwrap_or_default();
-    let header: Metadata = serde_json::from_slice(text).map_err(|e| broken(&e.to_string()))?;
-    let whole = end as u64 + header.data_len() as u64;
-    if whole == file.bytes.0 {
-        Ok(header)
-    } else {
-        Err(broken(&format!("its header speaks of {whole} bytes, but it has {}", file.bytes.0)))
+
+    /// All files have been seen. Looks at no more names than the files have, and one.
+    fn finish(self) -> Result<(), String> {
+        let Some((missing, _)) = self.expected.iter().find(|(name, _)| !self.seen.contains(name)) else {
+            return Ok(());
+        };
+        let there = self.seen.iter().filter(|name| self.expected.shape(name).is_some()).count() as u64;
+        Err(format!("The tensor '{missing}' is missing, and {} more", self.expected.count().saturating_sub(there + 1)))
     }
 }
 

@@ -370,6 +370,7 @@ impl From<StoreError> for ApiError {
                 ),
                 retry_after_seconds: UNFINISHED_RETRY_SECONDS,
             },
+            StoreError::NotGranted(_) => Self::invalid("files", format!("{error}.")),
             StoreError::Batch(_) => Self::Conflict(format!("That cannot be done now: {error}.")),
             other if other.is_bad_text() => Self::Invalid {
                 param: None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use attune_domain::id::ProjectId;
 use attune_store::{file::File, objects::upload_key};
 use axum::{
-    extract::{Multipart, multipart::Field, multipart::MultipartError},
+    extract::multipart::{Field, MultipartError},
     http::StatusCode,
 };
 
@@ -16,6 +16,8 @@ use crate::{
     error::ApiError,
     file_check::{self, Received},
     file_terms::{ExpiresAfter, Purpose, check_filename},
+    form::Form,
+    given::shown,
     incoming::{Arrived, Incoming, Staged},
 };
 
@@ -39,7 +41,7 @@ struct Said {
 /// # Errors
 /// The form is not whole or has a wrong field, the file is too large, a row of a dataset is bad, or the store refuses it.
 /// Nothing of the file is left then.
-pub async fn take(app: &App, project: ProjectId, mut form: Multipart) -> Result<File, ApiError> {
+pub async fn take(app: &App, project: ProjectId, mut form: Form) -> Result<File, ApiError> {
     let mut said = Said::default();
     match read(app, &mut form, &mut said).await.and_then(|()| said.received()) {
         Ok(received) => file_check::keep(app, project, received).await,
@@ -57,13 +59,13 @@ pub async fn take(app: &App, project: ProjectId, mut form: Multipart) -> Result<
 /// As [`take`].
 pub async fn one_file(
     app: &App,
-    form: &mut Multipart,
+    form: &mut Form,
     name: &'static str,
     limit: u64,
 ) -> Result<(Staged, Arrived), ApiError> {
     let mut taken = None;
     let read = async {
-        while let Some(field) = form.next_field().await.map_err(unread)? {
+        while let Some(field) = form.next_field().await? {
             match field.name().unwrap_or("") {
                 given if given != name => return Err(unknown(given, &format!("'{name}'"))),
                 _ if taken.is_some() => return Err(twice(name)),
@@ -79,8 +81,8 @@ pub async fn one_file(
     taken.ok_or_else(|| missing(name))
 }
 
-async fn read(app: &App, form: &mut Multipart, said: &mut Said) -> Result<(), ApiError> {
-    while let Some(field) = form.next_field().await.map_err(unread)? {
+async fn read(app: &App, form: &mut Form, said: &mut Said) -> Result<(), ApiError> {
+    while let Some(field) = form.next_field().await? {
         match field.name().unwrap_or("").to_owned().as_str() {
             "purpose" => once("purpose", &mut said.purpose, Purpose::check(&text(field).await?)?)?,
             "expires_after[anchor]" => once("expires_after[anchor]", &mut said.anchor, text(field).await?)?,
@@ -160,8 +162,9 @@ pub fn twice(field: &str) -> ApiError {
 
 /// No field is called so.
 pub fn unknown(field: &str, known: &str) -> ApiError {
+    let field = shown(field);
     let message = format!("Unknown parameter: '{field}'; expected {known}.");
-    ApiError::Invalid { param: Some(field.into()), code: "unknown_parameter", message }
+    ApiError::Invalid { param: Some(field), code: "unknown_parameter", message }
 }
 
 /// The form broke off.
@@ -174,12 +177,12 @@ pub fn unread(error: MultipartError) -> ApiError {
 }
 
 /// Reads the rest of a refused form: a sender that is cut off in the middle may never read the refusal.
-pub async fn read_on(form: &mut Multipart) {
+pub async fn read_on(form: &mut Form) {
     let _ = tokio::time::timeout(DRAIN, drain(form)).await;
 }
 
-async fn drain(form: &mut Multipart) {
-    while let Ok(Some(mut field)) = form.next_field().await {
+async fn drain(form: &mut Form) {
+    while let Ok(Some(mut field)) = form.next_of_any_number().await {
         while let Ok(Some(_)) = field.chunk().await {}
     }
 }

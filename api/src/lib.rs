@@ -84,6 +84,9 @@ pub mod incoming;
 /// What may be said of a file that is brought.
 pub mod file_terms;
 
+/// Forms, bounded.
+pub mod form;
+
 /// A file out of a form.
 pub mod file_form;
 
@@ -113,6 +116,12 @@ pub mod estimate;
 
 /// What a dataset is like.
 pub mod report;
+
+/// Places for heavy work, shared out among projects.
+pub mod places;
+
+/// What a run puts into the object store.
+pub mod run_files;
 
 /// A folder before it becomes a base model.
 pub mod base_import;

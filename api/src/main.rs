@@ -5,7 +5,7 @@ use std::{num::NonZero, path::PathBuf, process::ExitCode, sync::Arc, time::Durat
 
 use anyhow::Context;
 use attune_api::{
-    app::App, batch_work::work, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, parser,
+    adapter_import::take, app::App, base_import, batch_work::work, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, parser, places::Places,
     router, routes, throttle::Rates, webhooks::Webhooks,
 };
 use attune_process::{log, parent};
@@ -83,6 +83,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         prices: config.prices,
         meter: Arc::new(Meter::new(config.prices)),
         estimates: Arc::new(Semaphore::new(estimate::AT_ONCE)),
+        base_imports: Arc::new(Places::new(base_import::AT_ONCE, base_import::AT_ONCE_OF_PROJECT)),
+        adapter_imports: Arc::new(Places::new(take::AT_ONCE, take::AT_ONCE_OF_PROJECT)),
         streams: Arc::new(Semaphore::new(routes::job_events::MOST_STREAMS)),
         stopping: CancellationToken::new(),
         webhooks: Arc::new(Webhooks::new(&config.webhooks).context("webhooks.secret_key")?),

@@ -5,49 +5,104 @@ use std::collections::BTreeMap;
 
 use crate::architecture::{Architecture, PROJECTIONS};
 
-/// Every tensor that a model of this architecture has, with its shape.
-#[must_use]
-pub fn expected(architecture: &Architecture) -> BTreeMap<String, Vec<u64>> {
-    let hidden = architecture.hidden_size;
-    let table = vec![architecture.vocab_size, hidden];
-    let mut all = BTreeMap::from([
-        ("model.embed_tokens.weight".to_owned(), table.clone()),
-        ("model.norm.weight".to_owned(), vec![hidden]),
-    ]);
-    if !architecture.tie_word_embeddings {
-        all.insert("lm_head.weight".to_owned(), table);
+/// The tensors of an architecture, by rule: a question about one costs the same however many layers there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// Outside of the layers, by their whole names.
+    outer: BTreeMap<&'static str, Vec<u64>>,
+    /// In each layer, by what follows `model.layers.3.`.
+    in_layer: BTreeMap<String, Vec<u64>>,
+    layers: u64,
+}
+
+impl Expected {
+    /// Returns the tensors that a model of this architecture has.
+    #[must_use]
+    pub fn new(architecture: &Architecture) -> Self {
+        let hidden = architecture.hidden_size;
+        let table = vec![architecture.vocab_size, hidden];
+        let mut outer =
+            BTreeMap::from([("model.embed_tokens.weight", table.clone()), ("model.norm.weight", vec![hidden])]);
+        if !architecture.tie_word_embeddings {
+            outer.insert("lm_head.weight", table);
+        }
+        Self { outer, in_layer: in_layer(architecture), layers: architecture.num_hidden_layers }
     }
-    for layer in 0..architecture.num_hidden_layers {
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            all.insert(format!("model.layers.{layer}.{norm}.weight"), vec![hidden]);
+
+    /// Returns the shape of the tensor of this name; `None`: the architecture has no such tensor.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[u64]> {
+        if let Some(shape) = self.outer.get(name) {
+            return Some(shape);
         }
-        for name in PROJECTIONS {
-            let Some((outs, ins)) = architecture.projection(name) else { continue };
-            let path = projection_path(layer, name);
-            let biased = match name {
-                "q_proj" | "k_proj" | "v_proj" => architecture.qkv_bias,
-                "o_proj" => architecture.o_bias,
-                _ => architecture.mlp_bias,
-            };
-            if biased {
-                all.insert(format!("{path}.bias"), vec![outs]);
-            }
-            all.insert(format!("{path}.weight"), vec![outs, ins]);
+        let (number, rest) = name.strip_prefix(LAYERS)?.split_once('.')?;
+        let layer: u64 = number.parse().ok().filter(|layer| *layer < self.layers)?;
+        let shape = self.in_layer.get(rest)?;
+        // `07` is no layer.
+        (layer.to_string() == number).then_some(shape)
+    }
+
+    /// Returns the number of tensors.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.layers.saturating_mul(self.in_layer.len() as u64).saturating_add(self.outer.len() as u64)
+    }
+
+    /// Iterates over all names and shapes; nothing is made before it is asked for.
+    pub fn iter(&self) -> impl Iterator<Item = (String, &[u64])> {
+        let outer = self.outer.iter().map(|(name, shape)| ((*name).to_owned(), shape.as_slice()));
+        let layers = (0..self.layers).flat_map(|layer| {
+            self.in_layer.iter().map(move |(rest, shape)| (format!("{LAYERS}{layer}.{rest}"), shape.as_slice()))
+        });
+        outer.chain(layers)
+    }
+}
+
+/// The beginning of the name of each layer's tensors.
+const LAYERS: &str = "model.layers.";
+
+fn in_layer(architecture: &Architecture) -> BTreeMap<String, Vec<u64>> {
+    let mut all = BTreeMap::new();
+    for norm in ["input_layernorm", "post_attention_layernorm"] {
+        all.insert(format!("{norm}.weight"), vec![architecture.hidden_size]);
+    }
+    for name in PROJECTIONS {
+        let Some((outs, ins)) = architecture.projection(name) else { continue };
+        let path = path_in_layer(name);
+        let biased = match name {
+            "q_proj" | "k_proj" | "v_proj" => architecture.qkv_bias,
+            "o_proj" => architecture.o_bias,
+            _ => architecture.mlp_bias,
+        };
+        if biased {
+            all.insert(format!("{path}.bias"), vec![outs]);
         }
-        if architecture.qk_norm {
-            for norm in ["q_norm", "k_norm"] {
-                all.insert(format!("model.layers.{layer}.self_attn.{norm}.weight"), vec![architecture.head_dim]);
-            }
+        all.insert(format!("{path}.weight"), vec![outs, ins]);
+    }
+    if architecture.qk_norm {
+        for norm in ["q_norm", "k_norm"] {
+            all.insert(format!("self_attn.{norm}.weight"), vec![architecture.head_dim]);
         }
     }
     all
 }
 
+/// Every tensor that a model of this architecture has, with its shape. For models whose tensors are there: a list of what
+/// a stranger's `config.json` speaks of may be of any length, see [`Expected`].
+#[must_use]
+pub fn expected(architecture: &Architecture) -> BTreeMap<String, Vec<u64>> {
+    Expected::new(architecture).iter().map(|(name, shape)| (name, shape.to_vec())).collect()
+}
+
 /// The name of a projection's tensors, without `.weight`: `model.layers.3.self_attn.q_proj`.
 #[must_use]
 pub fn projection_path(layer: u64, projection: &str) -> String {
-    let room = if matches!(projection, "gate_proj" | "up_proj" | "down_proj") { "mlp" } else { "self_attn" };
-    format!("model.layers.{layer}.{room}.{projection}")
+    format!("{LAYERS}{layer}.{}", path_in_layer(projection))
+}
+
+fn path_in_layer(projection: &str) -> String {
+    let module = if matches!(projection, "gate_proj" | "up_proj" | "down_proj") { "mlp" } else { "self_attn" };
+    format!("{module}.{projection}")
 }
 
 /// Tensors that older exports carry and that a decoder works out itself, or that a tied head repeats.
@@ -72,5 +127,22 @@ mod tests {
         assert_eq!(all["model.layers.1.self_attn.k_proj.bias"], [32]);
         assert_eq!(all["model.layers.0.mlp.down_proj.weight"], [64, 128]);
         assert!(!all.contains_key("lm_head.weight") && is_superfluous("lm_head.weight", &architecture));
+    }
+
+    #[test]
+    fn attack_a02_a_question_about_a_tensor_costs_the_same_for_any_number_of_layers() {
+        let mut architecture = Architecture::from_config_json(QWEN2.as_bytes()).unwrap();
+        architecture.num_hidden_layers = u64::MAX;
+        let expected = Expected::new(&architecture);
+        assert_eq!(expected.count(), u64::MAX);
+        assert_eq!(expected.shape("model.layers.9000000000.self_attn.k_proj.bias"), Some(&[32][..]));
+        assert_eq!(expected.iter().nth(100).map(|(_, shape)| shape.len()), Some(2));
+        architecture.num_hidden_layers = 2;
+        let expected = Expected::new(&architecture);
+        for name in ["model.layers.2.input_layernorm.weight", "model.layers.01.input_layernorm.weight", "model.layers.x.y"] {
+            assert_eq!(expected.shape(name), None, "{name}");
+        }
+        assert!(expected.iter().all(|(name, shape)| expected.shape(&name) == Some(shape)));
+        assert_eq!(expected.iter().count() as u64, expected.count());
     }
 }

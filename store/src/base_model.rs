@@ -18,8 +18,8 @@ use crate::{
     objects::{Objects, blob_key},
 };
 
-/// No file about a model's text is nearly as large.
-pub const SMALL_BYTES: Bytes = Bytes::mib(256);
+/// The largest file of a base model that holds no weights; the largest `tokenizer.json` that is known has nearly as much.
+pub const SMALL_BYTES: Bytes = Bytes::mib(32);
 
 /// The constraint that keeps names unique.
 pub const NAME_KEY: &str = "base_model_name_key";

@@ -21,6 +21,9 @@ pub enum StoreError {
         /// What the report started with.
         given: i64,
     },
+    /// A run's report names content that the run has not put. Holds the file's name.
+    #[error("the run has not put the content of '{0}'")]
+    NotGranted(String),
     /// The job's state does not take the event.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),

@@ -113,6 +113,11 @@ pub mod blob;
 
 /// Clears up what is over.
 pub mod sweep;
+/// Content that a project may name by its digest.
+pub mod project_blob;
+
+/// Content that a run may name in its reports.
+pub mod run_blob;
 
 /// Memory that is reserved with a provider.
 pub mod node;

@@ -21,6 +21,7 @@ use crate::{
     manifest, money,
     queue::{self, DispatchJob},
     run::{self, Outcome, RunState},
+    run_blob,
 };
 
 /// The run's row, locked.
@@ -36,7 +37,8 @@ struct Held {
 ///
 /// # Errors
 /// [`StoreError::Stale`]: the lease is an older one, or the run has ended. [`StoreError::Gap`]: events are missing.
-/// [`StoreError::NotFound`], [`StoreError::Illegal`], [`StoreError::Database`].
+/// [`StoreError::NotGranted`]: files that the run has not put. [`StoreError::NotFound`], [`StoreError::Illegal`],
+/// [`StoreError::Database`].
 #[tracing::instrument(skip(tx, report), fields(run.id = %run))]
 pub async fn take(tx: &mut PgConnection, run: RunId, report: &Report) -> Result<Reply, StoreError> {
     let row = sqlx::query!(
@@ -117,12 +119,14 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
         }
         RunEvent::Checkpointed { step, files, train_loss, valid_loss } => {
             let (job_id, run_id) = (held.job_id, held.run_id);
+            run_blob::check(tx, run_id, files).await?;
             let (step, train_loss, valid_loss) = (*step, *train_loss, *valid_loss);
             checkpoint::insert(tx, &NewCheckpoint { job_id, run_id, step, files, train_loss, valid_loss }).await?;
             let text = format!("Checkpoint created at step {step}");
             job_event::message(tx, job_id, Level::Info, &text).await
         }
         RunEvent::Published { files, chat_template_sha256, trained_tokens, peak_memory, gate } => {
+            run_blob::check(tx, held.run_id, files).await?;
             measured(tx, held.run_id, peak_memory.to_i64()).await?;
             let (chat_template_sha256, trained_tokens) = (chat_template_sha256.clone(), *trained_tokens);
             publish(tx, held, Publication { files, chat_template_sha256, trained_tokens, gate: *gate }).await

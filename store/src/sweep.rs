@@ -10,7 +10,8 @@ use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 
 use crate::{
-    blob, checkpoint, db, error::StoreError, file, idempotency, objects::Objects, queue, upload, webhook_queue,
+    blob, checkpoint, db, error::StoreError, file, idempotency, objects::Objects, project_blob, queue,
+    run_blob, upload, webhook_queue,
 };
 
 /// The time for one kind in one pass; the next pass goes on with the rest.
@@ -37,7 +38,7 @@ pub struct Swept {
 type Sweeper = for<'a> fn(&'a mut PgConnection, &'a Objects) -> BoxFuture<'a, Result<Batch, StoreError>>;
 
 /// All kinds, in the order in which one makes work for a later one.
-const KINDS: [(&str, Sweeper); 9] = [
+const KINDS: [(&str, Sweeper); 11] = [
     ("messages", |tx, _| Box::pin(queue::sweep(tx))),
     ("files", |tx, _| Box::pin(file::expire(tx))),
     ("checkpoints", |tx, _| Box::pin(checkpoint::sweep(tx))),
@@ -45,6 +46,8 @@ const KINDS: [(&str, Sweeper); 9] = [
     ("uploads", |tx, _| Box::pin(upload::forget_old(tx))),
     ("staged objects", |tx, objects| Box::pin(upload::sweep_staged(tx, objects))),
     ("blobs", |tx, objects| Box::pin(blob::sweep(tx, objects))),
+    ("rights to name content", |tx, _| Box::pin(project_blob::sweep(tx))),
+    ("grants of ended runs", |tx, objects| Box::pin(run_blob::sweep(tx, objects))),
     ("events", |tx, _| Box::pin(webhook_queue::sweep(tx))),
     ("keys", |tx, _| Box::pin(idempotency::forget_old(tx))),
 ];

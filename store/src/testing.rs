@@ -150,7 +150,17 @@ pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, St
         micro_usd_per_hour: 0,
     };
     let (token_hash, message) = (mint::hash(RUN_TOKEN), "Training".into());
-    run::create(tx, &NewRun { job_id, node, plan, resume_id, token_hash, heartbeat_seconds: 10, message }).await
+    let new = NewRun { job_id, node, plan, resume_id, token_hash, heartbeat_seconds: 10, message };
+    let run = run::create(tx, &new).await?;
+    // As if the trainer had put whatever these tests name.
+    sqlx::query(
+        "insert into run_blob (run_id, sha256, bytes)
+         select $1, repeat(digit, 64), 10 from regexp_split_to_table('0123456789abcdef', '') digit",
+    )
+    .bind(run.run_id.uuid())
+    .execute(tx)
+    .await?;
+    Ok(run)
 }
 
 /// A report of `events`, the first of which has this number.

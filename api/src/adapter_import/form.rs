@@ -6,12 +6,13 @@ use attune_domain::{
     peft::{CONFIG, TENSORS},
 };
 use attune_store::objects::{Objects, upload_key};
-use axum::extract::{Multipart, multipart::Field};
+use axum::extract::multipart::Field;
 
 use crate::{
     adapter_import::tensors::{Scanned, TensorScan},
     error::ApiError,
     file_form::{missing, text, twice, unknown, unread},
+    form::Form,
     incoming::{Arrived, Incoming, Staged},
 };
 
@@ -28,6 +29,9 @@ const BESIDE: [&str; 7] = [
 
 /// The largest of those, and of `adapter_config.json`.
 const SMALL_BYTES: u64 = 32 << 20;
+
+/// Those that are not looked at as texts.
+const UNREAD: [&str; 2] = ["README.md", "tokenizer.json"];
 
 /// The longest text that is kept to be looked at.
 const TEXT_BYTES: usize = 4 << 20;
@@ -77,10 +81,10 @@ impl Brought {
 pub async fn read(
     objects: &Objects,
     largest: u64,
-    form: &mut Multipart,
+    form: &mut Form,
     brought: &mut Brought,
 ) -> Result<(), ApiError> {
-    while let Some(field) = form.next_field().await.map_err(unread)? {
+    while let Some(field) = form.next_field().await? {
         let name = field.name().unwrap_or("").to_owned();
         let place = match name.as_str() {
             "files" => {
@@ -113,21 +117,22 @@ async fn file(objects: &Objects, largest: u64, mut field: Field<'_>, brought: &m
     let (key, is_tensors) = (upload_key(), name == TENSORS);
     let limit = if is_tensors { largest } else { SMALL_BYTES };
     let mut incoming = Incoming::begin(objects, &key, "file", limit);
+    let is_read = !UNREAD.contains(&name.as_str());
     let (mut scan, mut text) = (TensorScan::default(), Vec::new());
     while let Some(piece) = field.chunk().await.map_err(unread)? {
         incoming.write(&piece).await?;
         if is_tensors {
             scan.push(&piece);
-        } else if text.len() <= TEXT_BYTES {
+        } else if is_read && text.len() <= TEXT_BYTES {
             text.extend_from_slice(&piece);
         }
     }
     let (staged, arrived) = incoming.stage(objects, key).await?;
     if is_tensors {
         brought.tensors = Some(scan.finish());
-    } else if text.len() <= TEXT_BYTES {
+    } else if is_read && text.len() <= TEXT_BYTES {
         brought.texts.push((name.clone(), text));
-    } else if !["README.md", "tokenizer.json"].contains(&name.as_str()) {
+    } else if is_read {
         brought.reasons.push(format!("{name} is longer than {TEXT_BYTES} bytes"));
     }
     brought.files.push(BroughtFile { name, staged, arrived });

@@ -10,28 +10,35 @@ use attune_store::{
     adapter_version::{self, NewVersion},
     base_model::{self, BaseModel},
 };
-use axum::extract::Multipart;
 
 use crate::{
     adapter_import::{
         check::{self, Checked},
-        form::{self, Brought, BroughtFile},
+        form::{self as adapter_form, Brought, BroughtFile},
         tokens,
     },
     app::App,
     error::ApiError,
     file_form::{missing, read_on},
+    form::Form,
     given::shown,
 };
+
+/// Imports that are under way at the same time.
+pub const AT_ONCE: usize = 4;
+
+/// Those of one project among them.
+pub const AT_ONCE_OF_PROJECT: usize = 2;
 
 /// Takes an adapter out of a form, as the next version of the adapter of its name.
 ///
 /// # Errors
 /// The form is not whole or has a wrong field, the adapter is refused, the same content is there already, or the store
 /// refuses it. Nothing of it is left then.
-pub async fn take(app: &App, project: ProjectId, mut form: Multipart) -> Result<AdapterVersion, ApiError> {
+pub async fn take(app: &App, project: ProjectId, mut form: Form) -> Result<AdapterVersion, ApiError> {
+    let _place = app.adapter_imports.take(project, "imports of adapters").await?;
     let mut brought = Brought::default();
-    if let Err(error) = form::read(&app.objects, app.limits.file_bytes, &mut form, &mut brought).await {
+    if let Err(error) = adapter_form::read(&app.objects, app.limits.file_bytes, &mut form, &mut brought).await {
         read_on(&mut form).await;
         return Err(error);
     }

@@ -4,8 +4,8 @@
 use attune_domain::peft::{Found, TENSORS};
 use safetensors::{Dtype, tensor::Metadata};
 
-/// The longest header that is read; that of an adapter of 100 layers has a tenth of it.
-const HEADER_BYTES: u64 = 4 << 20;
+/// The longest header that is read; that of an adapter of 100 layers has a third of it.
+const HEADER_BYTES: u64 = 1 << 20;
 
 /// A file on its way past.
 #[derive(Debug, Default)]

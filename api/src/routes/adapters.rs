@@ -10,7 +10,7 @@ use attune_store::{
 };
 use axum::{
     Json,
-    extract::{Multipart, Path, State, multipart::MultipartRejection},
+    extract::{Path, State},
     http::header,
     response::{IntoResponse, Response},
 };
@@ -23,6 +23,7 @@ use crate::{
     caller::Caller,
     content,
     error::{ApiError, ErrorBody},
+    form::Form,
     page::{List, Params},
     wire::adapter::{AdapterForm, AdapterView},
 };
@@ -56,9 +57,8 @@ pub async fn list(
 pub async fn import(
     State(app): State<App>,
     Caller(holder): Caller,
-    form: Result<Multipart, MultipartRejection>,
+    form: Form,
 ) -> Result<Json<AdapterView>, ApiError> {
-    let form = form.map_err(|_| ApiError::UnsupportedMediaType { wanted: "multipart/form-data with a boundary" })?;
     Ok(Json(take::take(&app, holder.project_id, form).await?.into()))
 }
 

@@ -5,6 +5,7 @@ use attune_store::{
     base_model::{self, NAME_KEY},
     blob,
     objects::blob_key,
+    project_blob,
 };
 use axum::{
     Json,
@@ -25,7 +26,10 @@ use crate::{
     wire::base_model::{BaseModelView, BlobView, NewBaseModel},
 };
 
-/// See whether a blob is there.
+/// Check whether a blob can be named.
+///
+/// It can be named if this project has put it within the last two hours, or if a base model that the project may use has
+/// it. What another project has put is not there.
 #[utoipa::path(head, path = "/v1/base_models/blobs/{sha256}", tag = "Base models", operation_id = "find_blob",
     params(("sha256" = String, Path, description = "SHA-256 of the content, in lower-case hex.")),
     responses((status = 200, description = "It is there."), (status = 404, description = "It is not."),
@@ -36,20 +40,19 @@ pub async fn find_blob(
     Path(sha256): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     check_digest(&sha256)?;
-    let there = length(&app, holder.project_id, &sha256).await?.is_some();
-    Ok(if there { StatusCode::OK } else { StatusCode::NOT_FOUND })
+    let there = held(&app, holder.project_id, &sha256).await?;
+    Ok(if there.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND })
 }
 
-/// The length of a blob that is there. Whoever hears of it will name it soon, so it does not go before that; what is not
-/// there leaves no note.
-async fn length(app: &App, project: ProjectId, sha256: &str) -> Result<Option<Bytes>, ApiError> {
-    let key = blob_key(sha256);
-    if app.objects.head(&key).await?.is_none() {
-        return Ok(None);
+/// The length of content that the project may name; whoever is told that it is there will name it soon.
+async fn held(app: &App, project: ProjectId, sha256: &str) -> Result<Option<Bytes>, ApiError> {
+    let mut tx = app.tenant(project).await?;
+    let found = project_blob::hold(&mut tx, project, &[sha256.to_owned()]).await?;
+    tx.commit().await?;
+    match found.get(sha256) {
+        Some(bytes) if app.objects.head(&blob_key(sha256)).await?.is_some() => Ok(Some(*bytes)),
+        _ => Ok(None),
     }
-    announce(app, project, sha256).await?;
-    // It may have gone before the note.
-    Ok(app.objects.head(&key).await?)
 }
 
 async fn announce(app: &App, project: ProjectId, sha256: &str) -> Result<(), ApiError> {
@@ -58,7 +61,7 @@ async fn announce(app: &App, project: ProjectId, sha256: &str) -> Result<(), Api
     Ok(tx.commit().await?)
 }
 
-/// Bring a blob.
+/// Put a blob.
 ///
 /// The body is the content, raw. It is kept only if its SHA-256 is the one in the path. A blob that no base model
 /// names is swept two hours later.
@@ -80,10 +83,15 @@ pub async fn put_blob(
 ) -> Result<(StatusCode, Json<BlobView>), ApiError> {
     check_digest(&sha256)?;
     check_length(&headers, app.limits.blob_bytes)?;
-    if let Some(bytes) = length(&app, holder.project_id, &sha256).await? {
+    if let Some(bytes) = held(&app, holder.project_id, &sha256).await? {
         return Ok((StatusCode::OK, Json(BlobView { object: "blob", sha256, bytes: bytes.0 })));
     }
+    // It is read whole and stored also when the store has it from elsewhere: only who has the content may name it, and
+    // nobody else learns that it is there.
     let bytes = store_blob(&app, holder.project_id, &sha256, body).await?;
+    let mut tx = app.tenant(holder.project_id).await?;
+    project_blob::record(&mut tx, holder.project_id, &sha256, Bytes(bytes)).await?;
+    tx.commit().await?;
     Ok((StatusCode::CREATED, Json(BlobView { object: "blob", sha256, bytes })))
 }
 
@@ -141,7 +149,7 @@ pub async fn create(
         return same_again(there, files);
     }
     drop(db); // the content may be large; no connection waits for it
-    let architecture = base_import::check_content(&app.objects, &files).await?;
+    let architecture = base_import::check_content(&app, holder.project_id, &files).await?;
     let mut tx = app.tenant(holder.project_id).await?;
     let made = base_model::insert(&mut tx, &name, &architecture, &files).await;
     let made = made.map_err(|e| if e.on_constraint(NAME_KEY) { taken(&name) } else { e.into() })?;

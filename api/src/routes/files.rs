@@ -7,7 +7,7 @@ use attune_store::{
 };
 use axum::{
     Json,
-    extract::{Multipart, Path, State, multipart::MultipartRejection},
+    extract::{Path, State},
     response::Response,
 };
 
@@ -18,6 +18,7 @@ use crate::{
     content,
     error::{ApiError, ErrorBody},
     file_form,
+    form::Form,
     given::named,
     page::{List, Params},
     preview,
@@ -39,9 +40,8 @@ use crate::{
 pub async fn create(
     State(app): State<App>,
     Caller(holder): Caller,
-    form: Result<Multipart, MultipartRejection>,
+    form: Form,
 ) -> Result<Json<FileView>, ApiError> {
-    let form = form.map_err(|_| ApiError::UnsupportedMediaType { wanted: "multipart/form-data with a boundary" })?;
     let file = file_form::take(&app, holder.project_id, form).await?;
     Ok(Json(file.into()))
 }

@@ -2,13 +2,13 @@
 
 use attune_domain::run::{BlobGrant, BlobsWanted, Reply, Report, RunEvent, RunSpec};
 use attune_store::{
-    blob, report,
+    report,
     run::{Run, RunState},
     run_spec,
 };
 use axum::{Json, extract::State};
 
-use crate::{app::App, body::Body, caller::RunCaller, error::ApiError, incoming::is_sha256, results};
+use crate::{app::App, body::Body, caller::RunCaller, error::ApiError, incoming::is_sha256, results, run_files};
 
 /// The most blobs that are asked for at once.
 const MOST_BLOBS: usize = 1000;
@@ -33,10 +33,7 @@ pub async fn blobs(
     if wanted.blobs.len() > MOST_BLOBS || !wanted.blobs.iter().all(|blob| is_sha256(&blob.sha256)) {
         return Err(ApiError::invalid("blobs", format!("At most {MOST_BLOBS} blobs, each with its SHA-256 in hex.")));
     }
-    let mut tx = app.platform().await?;
-    let grants = blob::grant(&mut tx, &app.objects, &wanted.blobs).await?;
-    tx.commit().await?;
-    Ok(Json(grants))
+    Ok(Json(run_files::grant(&app, &run, wanted.blobs).await?))
 }
 
 /// Takes what the run has to say: all of it, or nothing.
@@ -45,6 +42,9 @@ pub async fn reports(
     RunCaller(run): RunCaller,
     Body(said): Body<Report>,
 ) -> Result<Json<Reply>, ApiError> {
+    if said.run_lease == run.run_lease {
+        run_files::prove(&app, &run, &said.events).await?;
+    }
     let mut tx = app.platform().await?;
     let mut reply = report::take(&mut tx, run.run_id, &said).await?;
     let publishes = said.events.iter().any(|event| matches!(event, RunEvent::Published { .. }));

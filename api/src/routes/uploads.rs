@@ -12,7 +12,7 @@ use attune_store::{
 };
 use axum::{
     Json,
-    extract::{Multipart, Path, State, multipart::MultipartRejection},
+    extract::{Path, State},
 };
 use sqlx::PgConnection;
 
@@ -24,6 +24,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     file_form,
     file_terms::{ExpiresAfter, Purpose, check_filename},
+    form::Form,
     given::{named, shown},
     joining::{self, Join},
     wire::upload::{Completion, NewUpload, PartForm, PartView, UploadView},
@@ -108,10 +109,8 @@ pub async fn add_part(
     State(app): State<App>,
     Caller(holder): Caller,
     Path(id): Path<String>,
-    form: Result<Multipart, MultipartRejection>,
+    mut form: Form,
 ) -> Result<Json<PartView>, ApiError> {
-    let mut form =
-        form.map_err(|_| ApiError::UnsupportedMediaType { wanted: "multipart/form-data with a boundary" })?;
     let upload_id = named(&id)?;
     let mut tx = app.tenant(holder.project_id).await?;
     open(&mut tx, &app, (&holder.project_id, upload_id), &id, 0).await?;
