@@ -11,8 +11,6 @@ create table project_blob (
 create index project_blob_by_expiry on project_blob (expires_at);
 select protect_tenant_table('project_blob');
 
-create index base_model_file_by_sha256 on base_model_file (sha256);
-
 -- What a run was granted to put, until the run has ended.
 create table run_blob (
     run_id     uuid not null references run,

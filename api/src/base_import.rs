@@ -295,4 +295,40 @@ mod tests {
         assert_eq!(refusal("m", &good[..2]).as_deref(), Some("files"));
         assert_eq!(refusal("m", &good[1..]).as_deref(), Some("files"));
     }
+
+    #[test]
+    fn limit_files_of_a_folder_are_few_and_those_without_weights_are_small() {
+        let sha256 = "a".repeat(64);
+        let refusal = |name: &str, bytes: u64| {
+            let file = Blob { name: name.into(), sha256: sha256.clone(), bytes: Bytes(bytes) };
+            check_list("m", &[file]).err().and_then(|e| e.body().error.param)
+        };
+        for (name, most) in [
+            ("config.json", CONFIG_BYTES),
+            ("generation_config.json", CONFIG_BYTES),
+            ("chat_template.jinja", TEMPLATE_BYTES),
+            ("tokenizer_config.json", TOKENIZER_CONFIG_BYTES),
+            ("special_tokens_map.json", TOKENIZER_CONFIG_BYTES),
+            ("tokenizer.json", SMALL_BYTES.0),
+            ("README.md", SMALL_BYTES.0),
+        ] {
+            assert_eq!(refusal(name, most + 1).as_deref(), Some("files[0].bytes"), "{name}");
+            assert_eq!(refusal(name, most).as_deref(), Some("files"), "{name}: other files are missing");
+        }
+        assert_eq!(refusal("model.safetensors", 1 << 40).as_deref(), Some("files"));
+        let file = |i: usize| Blob { name: format!("{i}"), sha256: sha256.clone(), bytes: Bytes(1) };
+        let many: Vec<Blob> = (0..=MOST_FILES).map(file).collect();
+        assert!(check_list("m", &many).unwrap_err().to_string().contains("at most 1000 files"));
+    }
+
+    #[test]
+    fn attack_a02_a_tally_names_what_is_missing_without_listing_what_is_wished() {
+        let config = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 512}"#;
+        let mut architecture = Architecture::from_config_json(config.as_bytes()).unwrap();
+        architecture.num_hidden_layers = u64::MAX / 2;
+        let tally = Tally { expected: Expected::new(&architecture), tied: architecture, seen: HashSet::new() };
+        let missing = tally.finish().unwrap_err();
+        assert!(missing.starts_with("The tensor 'lm_head.weight' is missing, and "), "{missing}");
+    }
 }

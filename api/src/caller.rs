@@ -29,6 +29,8 @@ pub struct Administrator {
     pub organization_id: OrganizationId,
     /// What they are in it.
     pub role: Role,
+    /// Whether they administer the installation.
+    pub administers_installation: bool,
 }
 
 /// The guard lets nobody through without leaving word of who it is.

@@ -94,6 +94,10 @@ pub struct Limits {
     pub unfinished_jobs: u32,
     /// The most unfinished batches of a project; 0: no cap.
     pub unfinished_batches: u32,
+    /// What a project may store, in bytes.
+    pub storage_bytes: u64,
+    /// What a project may store, in objects.
+    pub storage_objects: u64,
 }
 
 impl Limits {
@@ -108,6 +112,11 @@ impl Limits {
         }
     }
 }
+/// What a project may store, in bytes, unless the deployment says otherwise.
+const STORAGE_BYTES: u64 = 1 << 40;
+
+/// What a project may store, in objects, unless the deployment says otherwise.
+const STORAGE_OBJECTS: u64 = 200_000;
 
 /// Default of [`Limits::unfinished_jobs`].
 const UNFINISHED_JOBS: u32 = 1000;
@@ -129,6 +138,8 @@ impl Default for Limits {
             head_seconds: HEAD_SECONDS,
             unfinished_jobs: UNFINISHED_JOBS,
             unfinished_batches: UNFINISHED_BATCHES,
+            storage_bytes: STORAGE_BYTES,
+            storage_objects: STORAGE_OBJECTS,
         }
     }
 }

@@ -171,6 +171,7 @@ impl Person {
             project: reach.project.clone(),
             organization_id: reach.organization_id,
             organization: organization.map(|one| one.organization.clone()).unwrap_or_default(),
+            administers_installation: false,
         }
     }
 }

@@ -116,6 +116,19 @@ pub enum ApiError {
     /// A trainer's or replica's report comes too late.
     #[error("The lease is stale: this run or replica has ended, or another one holds its work.")]
     Stale,
+    /// The project has stored all that it may.
+    #[error(
+        "The project may store {limit} {what}, and with this it would have {wanted}. Delete files, models or uploads that \
+         are no longer needed, or ask whoever runs the installation for more."
+    )]
+    StorageQuotaExceeded {
+        /// `bytes` or `objects`.
+        what: &'static str,
+        /// How many are allowed.
+        limit: u64,
+        /// How many there would be.
+        wanted: u64,
+    },
     /// The object store did not take what was brought or give what was asked for, or the database has no room.
     #[error("{}", storage_message(what, cause))]
     StorageRefused {
@@ -278,6 +291,7 @@ impl ApiError {
             Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, REQUEST, Some("invalid_api_key")),
             Self::Mismatched => (StatusCode::UNAUTHORIZED, REQUEST, Some("mismatched_project")),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, REQUEST, Some("insufficient_permissions")),
+            Self::StorageQuotaExceeded { .. } => (StatusCode::FORBIDDEN, REQUEST, Some("storage_quota_exceeded")),
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, REQUEST, Some("not_found")),
             Self::ModelNotFound(_) => (StatusCode::NOT_FOUND, REQUEST, Some("model_not_found")),
             Self::NoSuchRoute { .. } => (StatusCode::NOT_FOUND, REQUEST, Some("unknown_url")),

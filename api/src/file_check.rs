@@ -13,6 +13,7 @@ use crate::{
     file_terms::Purpose,
     incoming::{Arrived, Staged},
     parser::{self, Read},
+    storage,
 };
 
 /// A file that lies in the store, but is not kept yet.
@@ -56,6 +57,7 @@ pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<F
     if let Some(upload) = upload {
         upload::complete(&mut tx, upload, file.file_id).await?;
     }
+    storage::check(app, &mut tx, project).await?;
     tx.commit().await?;
     Ok(file)
 }

@@ -19,6 +19,7 @@ use crate::{
     form::Form,
     given::shown,
     incoming::{Arrived, Incoming, Staged},
+    storage,
 };
 
 /// The longest value of a field that is no file.
@@ -42,6 +43,7 @@ struct Said {
 /// The form is not whole or has a wrong field, the file is too large, a row of a dataset is bad, or the store refuses it.
 /// Nothing of the file is left then.
 pub async fn take(app: &App, project: ProjectId, mut form: Form) -> Result<File, ApiError> {
+    storage::expect(app, project, 0).await?;
     let mut said = Said::default();
     match read(app, &mut form, &mut said).await.and_then(|()| said.received()) {
         Ok(received) => file_check::keep(app, project, received).await,

@@ -181,8 +181,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn limit_a_field_that_is_no_file_is_short() {
+        let (mut form, _) = form(std::iter::once([part("name", &[b'x'; 1025]), b"--b--\r\n".to_vec()].concat())).await;
+        let field = form.next_field().await.unwrap().unwrap();
+        let refused = crate::file_form::text(field).await.unwrap_err().to_string();
+        assert!(refused.contains("longer than 1024 bytes"), "{refused}");
+    }
+
+    #[tokio::test]
     async fn limit_headers_of_a_part_that_never_end_are_refused() {
-        let endless = std::iter::once(b"--b\r\nContent-Disposition: ".to_vec()).chain((0..1000).map(|_| vec![b'x'; 100_000]));
+        let endless =
+            std::iter::once(b"--b\r\nContent-Disposition: ".to_vec()).chain((0..1000).map(|_| vec![b'x'; 100_000]));
         let (mut form, asked) = form(endless).await;
         let refused = form.next_field().await.err().unwrap();
         assert!(refused.to_string().contains("longer than 262144 bytes"), "{refused}");

@@ -87,7 +87,7 @@ async fn admit(app: &App, permission: &Permission, request: &mut Request) -> Res
             request.extensions_mut().insert(Caller(holder));
             Ok(actor)
         }
-        Level::Organization => {
+        Level::Organization | Level::Installation => {
             let administrator = organization(&credential, permission, request.headers())?;
             let actor = administrator.actor;
             request.extensions_mut().insert(administrator);
@@ -125,13 +125,22 @@ fn organization(
             key_matches(holder, named(headers, "openai-project")?, of)?;
             permission.check_key(&grant.scopes)?;
             // A key that administers does it in its owner's name.
-            Ok(Administrator { actor: holder.actor, organization_id: holder.organization_id, role: Role::Owner })
+            Ok(Administrator {
+                actor: holder.actor,
+                organization_id: holder.organization_id,
+                role: Role::Owner,
+                administers_installation: holder.administers_installation,
+            })
         }
         Credential::Person(person) => {
             let belonging = person.choose_organization(of)?;
             permission.check_role(belonging.role)?;
-            let organization_id = belonging.organization_id;
-            Ok(Administrator { actor: Actor::Person(person.person_id), organization_id, role: belonging.role })
+            Ok(Administrator {
+                actor: Actor::Person(person.person_id),
+                organization_id: belonging.organization_id,
+                role: belonging.role,
+                administers_installation: false,
+            })
         }
     }
 }

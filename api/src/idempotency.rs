@@ -62,7 +62,7 @@ const DRAIN: Duration = Duration::from_secs(60);
 const MODELS: &str = "/completions";
 
 /// Ends of paths whose answers hold a secret.
-const SECRET: [&str; 3] = ["/api_keys", "/webhook_endpoints", "/rotate_secret"];
+const SECRET: [&str; 4] = ["/api_keys", "/webhook_endpoints", "/rotate_secret", "/v1/organizations"];
 
 /// Answers a repeated request with what the first one was told; lets all others through.
 pub async fn once(State(app): State<App>, request: Request, next: Next) -> Response {

@@ -117,6 +117,7 @@ mod tests {
             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 512}"#;
         Model::Base(BaseModel {
             base_model_id: BaseModelId::new(id.parse().unwrap()),
+            project_id: None,
             name: "tiny".into(),
             digest: String::new(),
             architecture: Architecture::from_config_json(config.as_bytes()).unwrap(),

@@ -78,6 +78,9 @@ pub mod wire;
 /// What a new job begins with.
 pub mod job_beginning;
 
+/// What a project may store.
+pub mod storage;
+
 /// Content on its way in.
 pub mod incoming;
 

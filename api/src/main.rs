@@ -5,8 +5,8 @@ use std::{num::NonZero, path::PathBuf, process::ExitCode, sync::Arc, time::Durat
 
 use anyhow::Context;
 use attune_api::{
-    adapter_import::take, app::App, base_import, batch_work::work, config::Config, credentials::Kept, estimate, issuers::Issuers, metering::Meter, parser, places::Places,
-    router, routes, throttle::Rates, webhooks::Webhooks,
+    adapter_import::take, app::App, base_import, batch_work::work, config::Config, credentials::Kept, estimate,
+    issuers::Issuers, metering::Meter, parser, places::Places, router, routes, throttle::Rates, webhooks::Webhooks,
 };
 use attune_process::{log, parent};
 use attune_store::{api_key, db, mint, objects::Objects, tenant};

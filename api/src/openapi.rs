@@ -43,6 +43,7 @@ use crate::wire::query;
         (name = "Usage", description = "What was used, what it cost, and what may be spent."),
         (name = "Webhooks", description = "Events, signed and sent to where you want to be told of them."),
         (name = "Organization", description = "Projects, people, API keys and the audit log."),
+        (name = "Installation", description = "Organizations; for keys with the scope `installation`."),
         (name = "Platform", description = "How the api is."),
     ),
 )]

@@ -18,6 +18,8 @@ pub enum Level {
     Project,
     /// In the organization.
     Organization,
+    /// In the installation, where nobody is anything: only a key with the scope may.
+    Installation,
 }
 
 /// What an operation asks of its caller.
@@ -77,6 +79,7 @@ const TABLE: &[Permission] = &[
     project("usage_completions", Scope::UsageRead, Role::Viewer),
     project("usage_training", Scope::UsageRead, Role::Viewer),
     project("costs", Scope::UsageRead, Role::Viewer),
+    project("usage_storage", Scope::UsageRead, Role::Viewer),
     project("pause_job", Scope::JobsWrite, Role::Member),
     project("resume_job", Scope::JobsWrite, Role::Member),
     project("list_models", Scope::ModelsRead, Role::Viewer),
@@ -88,8 +91,9 @@ const TABLE: &[Permission] = &[
     project("export_adapter", Scope::ModelsRead, Role::Viewer),
     project("list_base_models", Scope::ModelsRead, Role::Viewer),
     project("retrieve_base_model", Scope::ModelsRead, Role::Viewer),
-    // A base model is there for every project of the installation.
+    // Those of the installation are also only for keys with the scope `installation`.
     project("create_base_model", Scope::ModelsWrite, Role::Admin),
+    project("delete_base_model", Scope::ModelsWrite, Role::Admin),
     project("find_blob", Scope::ModelsWrite, Role::Admin),
     project("put_blob", Scope::ModelsWrite, Role::Admin),
     project("list_adapter_versions", Scope::ModelsRead, Role::Viewer),
@@ -136,6 +140,8 @@ const TABLE: &[Permission] = &[
     organization("modify_user"),
     organization("delete_user"),
     organization("list_audit_logs"),
+    installation("list_organizations"),
+    installation("create_organization"),
 ];
 
 const fn project(operation: &'static str, scope: Scope, role: Role) -> Permission {
@@ -144,6 +150,10 @@ const fn project(operation: &'static str, scope: Scope, role: Role) -> Permissio
 
 const fn organization(operation: &'static str) -> Permission {
     Permission { operation, scope: Scope::Admin, role: Role::Admin, level: Level::Organization }
+}
+
+const fn installation(operation: &'static str) -> Permission {
+    Permission { operation, scope: Scope::Installation, role: Role::Owner, level: Level::Installation }
 }
 
 /// The line of an operation.
@@ -174,13 +184,17 @@ impl Permission {
     /// # Errors
     /// [`ApiError::Forbidden`], which names the role.
     pub fn check_role(&self, role: Role) -> Result<(), ApiError> {
-        if role >= self.role {
-            return Ok(());
-        }
         let place = match self.level {
             Level::Project => "project",
             Level::Organization => "organization",
+            Level::Installation => {
+                let message = "Only an API key with the scope installation may do this; a person may not.";
+                return Err(ApiError::Forbidden(message.into()));
+            }
         };
+        if role >= self.role {
+            return Ok(());
+        }
         Err(ApiError::Forbidden(format!(
             "You have insufficient permissions for this operation: you are {role} of the {place}, and must be {} or more.",
             self.role

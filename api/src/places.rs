@@ -24,6 +24,7 @@ pub struct Places {
     all: Arc<Semaphore>,
     of_project: usize,
     projects: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
+    patience: Duration,
 }
 
 /// A place; it is free again when this is dropped.
@@ -37,7 +38,12 @@ impl Places {
     /// Returns `all` places, of which a project takes `of_project` at most.
     #[must_use]
     pub fn new(all: usize, of_project: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(all)), of_project, projects: Mutex::default() }
+        Self {
+            all: Arc::new(Semaphore::new(all)),
+            of_project,
+            projects: Mutex::default(),
+            patience: Duration::from_secs(PATIENCE_SECONDS),
+        }
     }
 
     /// Takes a place for `work` of the project; waits while there is none.
@@ -51,7 +57,7 @@ impl Places {
             let of_all = Arc::clone(&self.all).acquire_owned().await.map_err(ApiError::internal)?;
             Ok(Place { _of_project: of_project, _of_all: of_all })
         };
-        timeout(Duration::from_secs(PATIENCE_SECONDS), both).await.unwrap_or_else(|_| {
+        timeout(self.patience, both).await.unwrap_or_else(|_| {
             let message = format!("Other {work} are under way, and none has ended within {PATIENCE_SECONDS} s; retry.");
             Err(ApiError::Busy { message, retry_after_seconds: PATIENCE_SECONDS })
         })
@@ -70,10 +76,10 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn limit_one_project_does_not_hold_all_places() {
         let (one, other) = (ProjectId::new(Uuid::from_u128(1)), ProjectId::new(Uuid::from_u128(2)));
-        let places = Places::new(2, 1);
+        let places = Places { patience: Duration::from_millis(50), ..Places::new(2, 1) };
         let first = places.take(one, "imports").await.unwrap();
         let refused = places.take(one, "imports").await.unwrap_err();
         assert!(matches!(refused, ApiError::Busy { .. }), "{refused}");

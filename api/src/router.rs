@@ -26,8 +26,8 @@ use crate::{
     request,
     routes::{
         adapter_aliases, adapters, api_keys, audit_logs, base_models, batches, budget, chat, checkpoint_permissions,
-        completions, files, health, job_events, jobs, models, project_users, projects, replica, run, uploads, usage,
-        users, webhook_deliveries, webhooks,
+        completions, files, health, job_events, jobs, models, organizations, project_users, projects, replica, run,
+        uploads, usage, users, webhook_deliveries, webhooks,
     },
     throttle,
 };
@@ -58,7 +58,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(uploads::complete))
         .routes(routes!(uploads::cancel))
         .routes(routes!(base_models::create, base_models::list))
-        .routes(routes!(base_models::retrieve))
+        .routes(routes!(base_models::retrieve, base_models::delete))
         .routes(routes!(jobs::create, jobs::list))
         .routes(routes!(jobs::estimate))
         .routes(routes!(jobs::retrieve, jobs::update))
@@ -82,6 +82,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(usage::completions))
         .routes(routes!(usage::training))
         .routes(routes!(usage::costs))
+        .routes(routes!(usage::storage))
         .routes(routes!(budget::get, budget::set))
         .routes(routes!(chat::create))
         .routes(routes!(completions::create))
@@ -105,6 +106,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(users::list, users::create))
         .routes(routes!(users::retrieve, users::modify, users::delete))
         .routes(routes!(audit_logs::list))
+        .routes(routes!(organizations::list, organizations::create))
         .routes(routes!(health::get))
 }
 

@@ -23,6 +23,7 @@ use crate::{
         audit_log::{self, AuditLogArgs},
         keys::{self, KeysCommand},
         members::{self, MembersCommand},
+        organizations::{self, OrganizationsCommand},
         projects::{self, ProjectsCommand},
     },
     output,
@@ -115,6 +116,9 @@ enum Command {
     Chat(Box<ChatArgs>),
     /// Let a model go on with a plain text
     Complete(Box<CompleteArgs>),
+    /// The installation's organizations
+    #[command(subcommand)]
+    Organizations(OrganizationsCommand),
     /// The organization's projects
     #[command(subcommand)]
     Projects(ProjectsCommand),
@@ -187,6 +191,7 @@ impl Cli {
             Command::Webhooks(command) => webhooks::run(&client, command, json).await,
             Command::Chat(args) => chat::run(&client, *args, json).await,
             Command::Complete(args) => complete::run(&client, *args, json).await,
+            Command::Organizations(command) => organizations::run(&client, command, json).await,
             Command::Projects(command) => projects::run(&client, command, json).await,
             Command::Keys(command) => keys::run(&client, command, json).await,
             Command::Members(command) => members::run(&client, command, json).await,

@@ -34,6 +34,12 @@ pub(crate) enum ModelsCommand {
         /// Where to put the converted folder for the time of the import [default: the system's temporary folder]
         #[arg(long, value_name = "DIR")]
         work_dir: Option<PathBuf>,
+        /// For every project of the installation; needs a key with the scope `installation`, which means it anyway
+        #[arg(long, conflicts_with = "project_only")]
+        installation: bool,
+        /// For the key's own project alone, as keys without that scope always mean it
+        #[arg(long)]
+        project_only: bool,
     },
     /// List every model that can be asked: bases and tuned ones
     List,
@@ -42,7 +48,7 @@ pub(crate) enum ModelsCommand {
         /// Its name, such as ft:… for a tuned one
         model: String,
     },
-    /// Delete a tuned model
+    /// Delete a tuned model, or a base model that nothing uses
     Delete {
         /// Its name
         model: String,
@@ -75,8 +81,13 @@ pub(crate) fn convert(gguf: &Path, folder: &Path, json: bool) -> Result<()> {
 /// [`CliError`]: this machine's, or the API's.
 pub(crate) async fn run(client: &Client, command: ModelsCommand, as_json: bool) -> Result<()> {
     match command {
-        ModelsCommand::Import { path, name, work_dir } => {
-            let view = import(client, &path, name, work_dir.as_deref()).await?;
+        ModelsCommand::Import { path, name, work_dir, installation, project_only } => {
+            let owner = match (installation, project_only) {
+                (true, _) => Some("installation"),
+                (false, true) => Some("project"),
+                (false, false) => None,
+            };
+            let view = import(client, &path, name, work_dir.as_deref(), owner).await?;
             if as_json { output::json(&view) } else { show_base(&view) }
         }
         ModelsCommand::List => {
@@ -102,7 +113,9 @@ pub(crate) async fn run(client: &Client, command: ModelsCommand, as_json: bool) 
             if as_json { output::json(&view) } else { show_base(&view) }
         }
         ModelsCommand::Delete { model } => {
-            let view = client.json(client.request(Method::DELETE, &["models", &model])).await?;
+            // A tuned model's name begins so, and no base model's does.
+            let of = if model.starts_with("ft:") || model.contains('@') { "models" } else { "base_models" };
+            let view = client.json(client.request(Method::DELETE, &[of, &model])).await?;
             if as_json { output::json(&view) } else { output::line(&format!("deleted {model}")) }
         }
         ModelsCommand::Convert { gguf, folder } => convert(&gguf, &folder, as_json),
@@ -116,7 +129,7 @@ fn show_base(view: &Value) -> Result<()> {
     });
     output::fields(&[
         ("model", if view["name"].is_string() { output::text(&view["name"]) } else { output::text(&view["id"]) }),
-        ("owner", output::text(&view["owned_by"])),
+        ("owner", output::text(if view["owner"].is_null() { &view["owned_by"] } else { &view["owner"] })),
         ("family", output::text(&view["architecture"]["family"])),
         ("layers", output::text(&view["architecture"]["num_hidden_layers"])),
         ("context", output::text(&view["architecture"]["max_position_embeddings"])),
@@ -126,12 +139,18 @@ fn show_base(view: &Value) -> Result<()> {
     ])
 }
 
-async fn import(client: &Client, path: &Path, name: Option<String>, work_dir: Option<&Path>) -> Result<Value> {
+async fn import(
+    client: &Client,
+    path: &Path,
+    name: Option<String>,
+    work_dir: Option<&Path>,
+    owner: Option<&str>,
+) -> Result<Value> {
     let named = name.or_else(|| name_of(path));
     let name = named.ok_or_else(|| CliError::Usage("the path has no name in it; give --name".into()))?;
     if path.is_dir() {
         let folder = check_folder(path).map_err(|e| CliError::Failed(e.to_string()))?;
-        return upload(client, &folder, &name).await;
+        return upload(client, &folder, &name, owner).await;
     }
     if !path.exists() {
         return Err(CliError::Usage(format!("there is no file or folder {}", path.display())));
@@ -142,7 +161,7 @@ async fn import(client: &Client, path: &Path, name: Option<String>, work_dir: Op
     };
     let work = work.doing(|| "make a temporary folder".into())?;
     let folder = convert_file(path, &work.path().join("model"))?;
-    upload(client, &folder, &name).await
+    upload(client, &folder, &name, owner).await
 }
 
 /// `SmolLM2-135M-Instruct.Q4_1` for `…/SmolLM2-135M-Instruct.Q4_1.gguf`.
@@ -164,7 +183,7 @@ fn convert_file(gguf: &Path, folder: &Path) -> Result<Folder> {
     converted.map(|converted| converted.folder).map_err(|e| CliError::Failed(e.to_string()))
 }
 
-async fn upload(client: &Client, folder: &Folder, name: &str) -> Result<Value> {
+async fn upload(client: &Client, folder: &Folder, name: &str, owner: Option<&str>) -> Result<Value> {
     let total = folder.files.iter().map(|file| file.size.0).sum();
     let digests = hash(folder, total)?;
     let bar = output::byte_bar("uploading", total);
@@ -178,7 +197,10 @@ async fn upload(client: &Client, folder: &Folder, name: &str) -> Result<Value> {
     }
     bar.finish_and_clear();
     let files: Vec<Value> = folder.files.iter().zip(&digests).map(|(file, sha256)| entry(file, sha256)).collect();
-    let body = json!({"name": name, "files": files});
+    let mut body = json!({"name": name, "files": files});
+    if let Some(owner) = owner {
+        body["owner"] = owner.into();
+    }
     client.json(client.request(Method::POST, &["base_models"]).json(&body)).await
 }
 

@@ -67,11 +67,13 @@ pub enum Scope {
     UsageRead,
     /// The organization's administration: projects, people, keys, the audit log.
     Admin,
+    /// The installation's administration: organizations, and the base models that every project may use.
+    Installation,
 }
 
 impl Scope {
     /// All there are.
-    pub const EACH: [Self; 11] = [
+    pub const EACH: [Self; 12] = [
         Self::All,
         Self::FilesRead,
         Self::FilesWrite,
@@ -83,6 +85,7 @@ impl Scope {
         Self::Webhooks,
         Self::UsageRead,
         Self::Admin,
+        Self::Installation,
     ];
 
     /// As it is written.
@@ -100,16 +103,17 @@ impl Scope {
             Self::Webhooks => "webhooks",
             Self::UsageRead => "usage:read",
             Self::Admin => "admin",
+            Self::Installation => "installation",
         }
     }
 
     /// Whether a key with this scope may do what asks for `wanted`. Whoever writes may read; `all` is everything but the
-    /// administration.
+    /// administration of the organization and of the installation.
     #[must_use]
     pub fn covers(self, wanted: Self) -> bool {
         self == wanted
             || match self {
-                Self::All => wanted != Self::Admin,
+                Self::All => !matches!(wanted, Self::Admin | Self::Installation),
                 Self::FilesWrite => wanted == Self::FilesRead,
                 Self::JobsWrite => wanted == Self::JobsRead,
                 Self::ModelsWrite => wanted == Self::ModelsRead,
@@ -185,8 +189,9 @@ mod tests {
         assert!(Scope::FilesWrite.covers(Scope::FilesRead) && !Scope::FilesRead.covers(Scope::FilesWrite));
         assert!(!Scope::FilesWrite.covers(Scope::JobsRead));
         for wanted in Scope::EACH {
-            assert_eq!(Scope::All.covers(wanted), wanted != Scope::Admin);
+            assert_eq!(Scope::All.covers(wanted), !matches!(wanted, Scope::Admin | Scope::Installation));
             assert_eq!(Scope::Admin.covers(wanted), wanted == Scope::Admin);
+            assert_eq!(Scope::Installation.covers(wanted), wanted == Scope::Installation);
         }
     }
 

@@ -139,7 +139,9 @@ mod tests {
         assert_eq!(expected.iter().nth(100).map(|(_, shape)| shape.len()), Some(2));
         architecture.num_hidden_layers = 2;
         let expected = Expected::new(&architecture);
-        for name in ["model.layers.2.input_layernorm.weight", "model.layers.01.input_layernorm.weight", "model.layers.x.y"] {
+        for name in
+            ["model.layers.2.input_layernorm.weight", "model.layers.01.input_layernorm.weight", "model.layers.x.y"]
+        {
             assert_eq!(expected.shape(name), None, "{name}");
         }
         assert!(expected.iter().all(|(name, shape)| expected.shape(&name) == Some(shape)));

@@ -317,7 +317,7 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, reference: &str) 
 /// # Errors
 /// [`StoreError::NotFound`].
 pub async fn resolve(db: &mut PgConnection, project: ProjectId, name: &str) -> Result<Model, StoreError> {
-    if let Some(base) = base_model::by_name(&mut *db, name).await? {
+    if let Some(base) = base_model::by_name(&mut *db, project, name).await? {
         return Ok(Model::Base(base));
     }
     // A lineage alone, or an id, is no model's name.

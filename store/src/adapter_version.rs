@@ -48,7 +48,7 @@ pub struct NewVersion {
 /// Writes the lineage's next version down.
 ///
 /// # Errors
-/// [`StoreError::Database`].
+/// [`StoreError::NotFound`]: its base was deleted meanwhile. [`StoreError::Database`].
 pub async fn insert(tx: &mut PgConnection, new: NewVersion) -> Result<AdapterVersion, StoreError> {
     let adapter_id = lineage(tx, new.project_id, &new.adapter).await?;
     // The lineage is locked, so the number is this transaction's alone.
@@ -85,6 +85,7 @@ pub async fn insert(tx: &mut PgConnection, new: NewVersion) -> Result<AdapterVer
     };
     let manifest = manifest::write(&made, &new.base.digest, new.origin)?;
     write(tx, new.project_id, &made, &manifest).await?;
+    base_model::still_there(tx, made.base_model_id).await?;
     let told = json!({ "id": id, "model": made.model_name, "fine_tuning_job": made.job_id });
     outbox::push(tx, new.project_id, EventType::AdapterVersionCreated, &told).await?;
     adapter::get(tx, new.project_id, id).await

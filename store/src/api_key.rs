@@ -28,6 +28,8 @@ pub struct Holder {
     pub organization_id: OrganizationId,
     /// The owner's name.
     pub organization: String,
+    /// Whether they administer the installation.
+    pub administers_installation: bool,
 }
 
 /// What a good key gives.
@@ -68,15 +70,16 @@ pub struct NewKey<'a> {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// Keeps a key that somebody made elsewhere, with every right, under its hash. A hash that is there already is left as
-/// it is, whatever its project or name.
+/// Keeps a key that somebody made elsewhere, with every right, the installation's administration too, under its hash. One
+/// that is there already keeps its project and name, and stays revoked if it was.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn ensure(db: &mut PgConnection, project: ProjectId, name: &str, secret: &str) -> Result<(), StoreError> {
     sqlx::query!(
         "insert into api_key (api_key_id, project_id, name, secret_hash, hint, scopes)
-         values ($1, $2, $3, $4, $5, '{all,admin}') on conflict (secret_hash) do nothing",
+         values ($1, $2, $3, $4, $5, '{all,admin,installation}')
+         on conflict (secret_hash) do update set scopes = excluded.scopes",
         mint::id::<ApiKeyKind>().uuid(),
         project.uuid(),
         name,
@@ -185,7 +188,7 @@ pub async fn by_hash(db: &mut PgConnection, secret_hash: &[u8]) -> Result<Option
     .fetch_optional(db)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let id = ApiKeyId::new(row.api_key_id);
+    let (id, scopes) = (ApiKeyId::new(row.api_key_id), read_scopes(&row.scopes)?);
     let holder = Holder {
         actor: Actor::ApiKey(id),
         api_key_id: Some(id),
@@ -193,8 +196,9 @@ pub async fn by_hash(db: &mut PgConnection, secret_hash: &[u8]) -> Result<Option
         project: row.project,
         organization_id: OrganizationId::new(row.organization_id),
         organization: row.organization,
+        administers_installation: scopes.contains(&Scope::Installation),
     };
-    Ok(Some(KeyGrant { holder, scopes: read_scopes(&row.scopes)?, expires_at: row.expires_at }))
+    Ok(Some(KeyGrant { holder, scopes, expires_at: row.expires_at }))
 }
 
 /// Notes that the key was used; at most once a minute, so that a busy key does not write with every request.

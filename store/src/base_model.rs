@@ -1,11 +1,12 @@
-//! Base models: Hugging Face folders that were brought to this installation. Every project may use every one.
+//! Base models: Hugging Face folders that were brought to this installation. One belongs to a project, which alone may use
+//! it, or to the installation; of two with the same name a project means its own.
 
 use std::collections::BTreeMap;
 
 use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
-    id::{BaseModel as BaseModelKind, BaseModelId},
+    id::{BaseModel as BaseModelKind, BaseModelId, JobId, ProjectId},
     run::Blob,
 };
 use chrono::{DateTime, Utc};
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use crate::{
+    blob, checkpoint, db,
     error::{StoreError, json, to_json},
     mint,
     objects::{Objects, blob_key},
@@ -21,14 +23,22 @@ use crate::{
 /// The largest file of a base model that holds no weights; the largest `tokenizer.json` that is known has nearly as much.
 pub const SMALL_BYTES: Bytes = Bytes::mib(32);
 
-/// The constraint that keeps names unique.
+/// Keeps names unique in a project.
 pub const NAME_KEY: &str = "base_model_name_key";
+
+/// Keeps the names of the installation's own unique.
+pub const INSTALLATION_NAME_KEY: &str = "base_model_installation_name_key";
+
+/// How many of those that use a base model are named.
+const MOST_NAMED: i64 = 10;
 
 /// A base model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BaseModel {
     /// Its id.
     pub base_model_id: BaseModelId,
+    /// The project that it belongs to; `None`: the installation.
+    pub project_id: Option<ProjectId>,
     /// As users name it.
     pub name: String,
     /// Names its content.
@@ -39,9 +49,21 @@ pub struct BaseModel {
     pub created_at: DateTime<Utc>,
 }
 
+/// What keeps a base model from being deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Uses {
+    /// Jobs of the project that asks, which have not ended: some of them.
+    pub jobs: Vec<JobId>,
+    /// Tuned models of the project that asks: some of them.
+    pub models: Vec<String>,
+    /// Jobs and tuned models of other projects.
+    pub elsewhere: i64,
+}
+
 /// A row as SQL has it.
 struct Row {
     base_model_id: uuid::Uuid,
+    project_id: Option<uuid::Uuid>,
     name: String,
     digest: String,
     architecture: serde_json::Value,
@@ -54,6 +76,7 @@ impl TryFrom<Row> for BaseModel {
     fn try_from(row: Row) -> Result<Self, StoreError> {
         Ok(Self {
             base_model_id: BaseModelId::new(row.base_model_id),
+            project_id: row.project_id.map(ProjectId::new),
             name: row.name,
             digest: row.digest,
             architecture: json("base_model.architecture", row.architecture)?,
@@ -80,21 +103,24 @@ pub fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Keeps a new base model. Its objects must be in the store already, and checked.
+/// Keeps a new base model of a project, or of the installation, for which `tx` must be its administrator's
+/// ([`db::as_installation`]). Its objects must be in the store already, and checked.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] on [`NAME_KEY`]: there is one of this name.
+/// [`StoreError::Conflict`] on [`NAME_KEY`] or [`INSTALLATION_NAME_KEY`]: the owner has one of this name.
 pub async fn insert(
     tx: &mut PgConnection,
+    owner: Option<ProjectId>,
     name: &str,
     architecture: &Architecture,
     files: &[Blob],
 ) -> Result<BaseModel, StoreError> {
     let row = sqlx::query_as!(
         Row,
-        "insert into base_model (base_model_id, name, digest, architecture) values ($1, $2, $3, $4)
-         returning base_model_id, name, digest, architecture, created_at",
+        "insert into base_model (base_model_id, project_id, name, digest, architecture) values ($1, $2, $3, $4, $5)
+         returning base_model_id, project_id, name, digest, architecture, created_at",
         mint::id::<BaseModelKind>().uuid(),
+        owner.map(|id| id.uuid()),
         name,
         digest(files),
         to_json("base_model.architecture", architecture)?,
@@ -115,14 +141,15 @@ pub async fn insert(
     row.try_into()
 }
 
-/// The base model of this id.
+/// The base model of this id; one that was deleted too, for the jobs that were trained over it.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
 pub async fn get(db: &mut PgConnection, id: BaseModelId) -> Result<BaseModel, StoreError> {
     sqlx::query_as!(
         Row,
-        "select base_model_id, name, digest, architecture, created_at from base_model where base_model_id = $1",
+        "select base_model_id, project_id, name, digest, architecture, created_at from base_model
+         where base_model_id = $1",
         id.uuid(),
     )
     .fetch_optional(db)
@@ -131,14 +158,17 @@ pub async fn get(db: &mut PgConnection, id: BaseModelId) -> Result<BaseModel, St
     .try_into()
 }
 
-/// The base model of this name, if there is one.
+/// The base model that the project means by this name: its own, or else the installation's.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn by_name(db: &mut PgConnection, name: &str) -> Result<Option<BaseModel>, StoreError> {
+pub async fn by_name(db: &mut PgConnection, project: ProjectId, name: &str) -> Result<Option<BaseModel>, StoreError> {
     sqlx::query_as!(
         Row,
-        "select base_model_id, name, digest, architecture, created_at from base_model where name = $1",
+        "select base_model_id, project_id, name, digest, architecture, created_at from base_model
+         where name = $2 and deleted_at is null and (project_id = $1 or project_id is null)
+         order by project_id nulls last limit 1",
+        project.uuid(),
         name,
     )
     .fetch_optional(db)
@@ -147,17 +177,133 @@ pub async fn by_name(db: &mut PgConnection, name: &str) -> Result<Option<BaseMod
     .transpose()
 }
 
-/// All base models, by name.
+/// The base model of this name that this project, or else the installation, owns.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn list(db: &mut PgConnection) -> Result<Vec<BaseModel>, StoreError> {
-    sqlx::query_as!(Row, "select base_model_id, name, digest, architecture, created_at from base_model order by name",)
-        .fetch_all(db)
-        .await?
-        .into_iter()
-        .map(BaseModel::try_from)
-        .collect()
+pub async fn of_owner(
+    db: &mut PgConnection,
+    owner: Option<ProjectId>,
+    name: &str,
+) -> Result<Option<BaseModel>, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "select base_model_id, project_id, name, digest, architecture, created_at from base_model
+         where name = $2 and deleted_at is null and project_id is not distinct from $1",
+        owner.map(|id| id.uuid()),
+        name,
+    )
+    .fetch_optional(db)
+    .await?
+    .map(BaseModel::try_from)
+    .transpose()
+}
+
+/// All base models that the project may use, by name; its own hides the installation's of the same name.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn list(db: &mut PgConnection, project: ProjectId) -> Result<Vec<BaseModel>, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "select distinct on (name) base_model_id, project_id, name, digest, architecture, created_at from base_model
+         where deleted_at is null and (project_id = $1 or project_id is null) order by name, project_id nulls last",
+        project.uuid(),
+    )
+    .fetch_all(db)
+    .await?
+    .into_iter()
+    .map(BaseModel::try_from)
+    .collect()
+}
+
+/// Something that names this base model was just written in `tx`: fails if the base model was deleted meanwhile.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub(crate) async fn still_there(tx: &mut PgConnection, id: BaseModelId) -> Result<(), StoreError> {
+    let there = sqlx::query_scalar!(
+        r#"select exists (select from base_model where base_model_id = $1 and deleted_at is null) as "there!""#,
+        id.uuid(),
+    )
+    .fetch_one(tx)
+    .await?;
+    if there { Ok(()) } else { Err(StoreError::NotFound("model")) }
+}
+
+/// Deletes a base model of `project`, or of the installation, for which `tx` must be its administrator's, unless something
+/// uses it: then nothing changes, and what uses it is returned. Its content and what ended jobs have left over it go.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: it was deleted before. [`StoreError::Database`].
+pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: BaseModelId) -> Result<Option<Uses>, StoreError> {
+    // Whoever is about to name it holds the row too, until their transaction ends.
+    let held =
+        sqlx::query!("select from base_model where base_model_id = $1 and deleted_at is null for update", id.uuid())
+            .fetch_optional(&mut *tx)
+            .await?;
+    if held.is_none() {
+        return Err(StoreError::NotFound("base model"));
+    }
+    // Every project may have used the installation's.
+    db::as_platform(tx).await?;
+    let uses = uses(tx, project, id).await?;
+    if uses.is_none() {
+        let jobs = sqlx::query_scalar!(
+            "select distinct job_id from checkpoint join job using (job_id) where base_model_id = $1",
+            id.uuid(),
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        for job in jobs {
+            checkpoint::delete_all(tx, JobId::new(job)).await?;
+        }
+        let digests =
+            sqlx::query_scalar!("delete from base_model_file where base_model_id = $1 returning sha256", id.uuid())
+                .fetch_all(&mut *tx)
+                .await?;
+        blob::discard_digests(tx, &digests).await?;
+    }
+    db::as_application(tx).await?;
+    if uses.is_none() {
+        sqlx::query!("update base_model set deleted_at = now() where base_model_id = $1", id.uuid())
+            .execute(tx)
+            .await?;
+    }
+    Ok(uses)
+}
+
+async fn uses(db: &mut PgConnection, project: ProjectId, id: BaseModelId) -> Result<Option<Uses>, StoreError> {
+    let jobs = sqlx::query_scalar!(
+        "select job_id from job where base_model_id = $1 and project_id = $2
+             and state not in ('succeeded', 'failed', 'cancelled') order by job_id limit $3",
+        id.uuid(),
+        project.uuid(),
+        MOST_NAMED,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    let models = sqlx::query_scalar!(
+        "select model_name from adapter_version where base_model_id = $1 and project_id = $2 and deleted_at is null
+         order by adapter_version_id limit $3",
+        id.uuid(),
+        project.uuid(),
+        MOST_NAMED,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    let elsewhere = sqlx::query_scalar!(
+        r#"select (select count(*) from job where base_model_id = $1 and project_id <> $2
+               and state not in ('succeeded', 'failed', 'cancelled'))
+           + (select count(*) from adapter_version where base_model_id = $1 and project_id <> $2
+               and deleted_at is null) as "count!""#,
+        id.uuid(),
+        project.uuid(),
+    )
+    .fetch_one(db)
+    .await?;
+    let uses = Uses { jobs: jobs.into_iter().map(JobId::new).collect(), models, elsewhere };
+    Ok((uses != Uses::default()).then_some(uses))
 }
 
 /// The files of a base model, by name.

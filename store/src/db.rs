@@ -130,6 +130,37 @@ pub async fn single(pool: &PgPool) -> Result<Single, StoreError> {
     Single::take(pool).await
 }
 
+/// From here on the transaction is that of somebody who administers the installation too.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn as_installation(tx: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("set local attune.installation = 'on'").execute(tx).await?;
+    Ok(())
+}
+
+/// From here on the transaction, one of somebody who administers the installation, administers this organization.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn as_organization(tx: &mut PgConnection, organization: OrganizationId) -> Result<(), StoreError> {
+    let id = organization.uuid().to_string();
+    sqlx::query("select set_config('attune.organization_id', $1, true)").bind(id).execute(tx).await?;
+    Ok(())
+}
+
+/// From here on the transaction sees every project's rows. [`as_application`] ends that.
+pub(crate) async fn as_platform(tx: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("set local role attune_platform").execute(tx).await?;
+    Ok(())
+}
+
+/// The transaction sees its own tenant's rows again.
+pub(crate) async fn as_application(tx: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("set local role attune_app").execute(tx).await?;
+    Ok(())
+}
+
 /// Brings the schema of the configured database up to date, as its owner where one is named.
 ///
 /// # Errors

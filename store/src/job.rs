@@ -17,6 +17,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
+    base_model,
     error::{StoreError, json, to_json},
     job_event::{self, Level},
     mint, outbox,
@@ -119,7 +120,7 @@ pub struct NewJob {
 /// Writes a job down, and the message that starts it: both are kept, or neither.
 ///
 /// # Errors
-/// [`StoreError::Conflict`]: a file or the base is not there any more. [`StoreError::Database`], [`StoreError::Queue`].
+/// [`StoreError::Conflict`], [`StoreError::NotFound`]: a file, or the base, is gone. Otherwise as [`queue::push`].
 pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreError> {
     let id: JobId = mint::id();
     sqlx::query!(
@@ -143,6 +144,7 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
     )
     .execute(&mut *tx)
     .await?;
+    base_model::still_there(tx, new.base_model_id).await?;
     job_event::message(tx, id, Level::Info, &format!("Created fine-tuning job: {id}")).await?;
     job_event::message(tx, id, Level::Info, &format!("Validating training file: {}", new.training_file_id)).await?;
     outbox::push(tx, new.project_id, EventType::Job(JobState::Validating), &json!({ "id": id })).await?;

@@ -113,6 +113,10 @@ pub mod blob;
 
 /// Clears up what is over.
 pub mod sweep;
+
+/// What a project has stored.
+pub mod storage;
+
 /// Content that a project may name by its digest.
 pub mod project_blob;
 

@@ -15,12 +15,7 @@ const NAMEABLE_SECONDS: f64 = 7200.0;
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn record(
-    tx: &mut PgConnection,
-    project: ProjectId,
-    sha256: &str,
-    bytes: Bytes,
-) -> Result<(), StoreError> {
+pub async fn record(tx: &mut PgConnection, project: ProjectId, sha256: &str, bytes: Bytes) -> Result<(), StoreError> {
     blob::announce(tx, &[sha256.to_owned()]).await?;
     sqlx::query!(
         "insert into project_blob (project_id, sha256, bytes, expires_at)
@@ -48,7 +43,8 @@ pub async fn nameable(
     let rows = sqlx::query!(
         r#"select sha256 as "sha256!", bytes as "bytes!" from project_blob
            where project_id = $1 and sha256 = any($2) and expires_at > now()
-           union select sha256, bytes from base_model_file where sha256 = any($2)"#,
+           union select sha256, bytes from base_model_file join base_model b using (base_model_id)
+               where sha256 = any($2) and b.deleted_at is null and (b.project_id = $1 or b.project_id is null)"#,
         project.uuid(),
         digests,
     )

@@ -5,10 +5,13 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{error::StoreError, mint};
+use crate::{db, error::StoreError, mint};
 
 /// Refuses a second project of the same name in an organization.
 pub const PROJECT_NAME_KEY: &str = "project_name_key";
+
+/// Refuses a second organization of the same name.
+pub const ORGANIZATION_NAME_KEY: &str = "organization_name_key";
 
 /// Refuses a name that is not plain and short.
 pub const PROJECT_NAME_CHECK: &str = "project_name_check";
@@ -84,6 +87,62 @@ pub async fn ensure(db: &mut PgConnection, organization: &str, project: &str) ->
     .fetch_one(&mut *db)
     .await?;
     Ok(row.into())
+}
+
+/// An organization.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrganizationRow {
+    /// Which.
+    pub organization_id: OrganizationId,
+    /// Unique in the installation.
+    pub name: String,
+    /// Since when.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Makes an organization. The transaction becomes one of its administration; before, it must be of somebody who
+/// administers the installation ([`db::as_installation`]).
+///
+/// # Errors
+/// [`StoreError::Conflict`] on [`ORGANIZATION_NAME_KEY`].
+pub async fn insert_organization(tx: &mut PgConnection, name: &str) -> Result<OrganizationRow, StoreError> {
+    let id = mint::id::<Organization>();
+    db::as_organization(tx, id).await?;
+    let created_at = sqlx::query_scalar!(
+        "insert into organization (organization_id, name) values ($1, $2) returning created_at",
+        id.uuid(),
+        name,
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(OrganizationRow { organization_id: id, name: name.to_owned(), created_at })
+}
+
+/// The installation's organizations, newest first, behind `after`. For whoever administers it.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn organizations(
+    db: &mut PgConnection,
+    after: Option<OrganizationId>,
+    limit: i64,
+) -> Result<Vec<OrganizationRow>, StoreError> {
+    let rows = sqlx::query!(
+        "select organization_id, name, created_at from organization
+         where $1::uuid is null or organization_id < $1 order by organization_id desc limit $2",
+        after.map(|id| id.uuid()),
+        limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| OrganizationRow {
+            organization_id: OrganizationId::new(row.organization_id),
+            name: row.name,
+            created_at: row.created_at,
+        })
+        .collect())
 }
 
 /// Makes a project.

@@ -57,7 +57,7 @@ pub async fn seed(pool: &PgPool) -> Result<Seed, StoreError> {
     let architecture = Architecture::from_config_json(CONFIG.as_bytes())
         .map_err(|e| StoreError::Corrupt { column: "base_model.architecture", cause: Box::new(e) })?;
     let config = blob("config.json", 'c');
-    let base = base_model::insert(&mut conn, "tiny", &architecture, &[config]).await?;
+    let base = base_model::insert(&mut conn, None, "tiny", &architecture, &[config]).await?;
     let new = NewFile {
         filename: "train.jsonl".into(),
         purpose: "fine-tune".into(),
@@ -155,7 +155,7 @@ pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, St
     // As if the trainer had put whatever these tests name.
     sqlx::query(
         "insert into run_blob (run_id, sha256, bytes)
-         select $1, repeat(digit, 64), 10 from regexp_split_to_table('0123456789abcdef', '') digit",
+         select $1, repeat(digit, 64), 10 from regexp_split_to_table('0123456789abcdefghijklmnopqrstuvwxyz', '') digit",
     )
     .bind(run.run_id.uuid())
     .execute(tx)

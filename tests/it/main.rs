@@ -23,6 +23,7 @@ mod pausing;
 mod preview;
 mod quantized;
 mod recovery;
+mod storage;
 mod tidy;
 mod up;
 mod webhooks;

@@ -188,3 +188,15 @@ fn refused(mut reasons: Vec<String>) -> ApiError {
     let message = format!("The adapter was not taken, for {heading}. Nothing was kept.\n{}", reasons.join("\n"));
     ApiError::Invalid { param: Some("files".into()), code: "invalid_adapter", message }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limit_reasons_beyond_a_hundred_are_counted() {
+        let message = refused((0..5000).map(|i| format!("reason {i}")).collect()).to_string();
+        assert!(message.contains("reason 99") && message.contains("and 4900 more"), "{message}");
+        assert!(!message.contains("reason 100"), "{message}");
+    }
+}

@@ -78,12 +78,7 @@ impl Brought {
 ///
 /// # Errors
 /// The form is not whole, has a field that is unknown, or a file is too large.
-pub async fn read(
-    objects: &Objects,
-    largest: u64,
-    form: &mut Form,
-    brought: &mut Brought,
-) -> Result<(), ApiError> {
+pub async fn read(objects: &Objects, largest: u64, form: &mut Form, brought: &mut Brought) -> Result<(), ApiError> {
     while let Some(field) = form.next_field().await? {
         let name = field.name().unwrap_or("").to_owned();
         let place = match name.as_str() {

@@ -22,6 +22,7 @@ use crate::{
     file_form::{missing, read_on},
     form::Form,
     given::shown,
+    storage,
 };
 
 /// Imports that are under way at the same time.
@@ -37,6 +38,7 @@ pub const AT_ONCE_OF_PROJECT: usize = 2;
 /// refuses it. Nothing of it is left then.
 pub async fn take(app: &App, project: ProjectId, mut form: Form) -> Result<AdapterVersion, ApiError> {
     let _place = app.adapter_imports.take(project, "imports of adapters").await?;
+    storage::expect(app, project, 0).await?;
     let mut brought = Brought::default();
     if let Err(error) = adapter_form::read(&app.objects, app.limits.file_bytes, &mut form, &mut brought).await {
         read_on(&mut form).await;
@@ -46,7 +48,7 @@ pub async fn take(app: &App, project: ProjectId, mut form: Form) -> Result<Adapt
     check_name(&name)?;
     let base_name = brought.base_model.take().ok_or_else(|| missing("base_model"))?;
     let mut db = app.tenant(project).await?;
-    let base = base_model::by_name(&mut db, &base_name).await?.ok_or(ApiError::ModelNotFound(base_name))?;
+    let base = base_model::by_name(&mut db, project, &base_name).await?.ok_or(ApiError::ModelNotFound(base_name))?;
     let base_files = base_model::files(&mut db, base.base_model_id).await?;
     drop(db);
     brought.reasons.extend(tokens::judge(&app.objects, &brought, &base_files).await?);
@@ -91,6 +93,7 @@ async fn keep(
         origin: Origin::Import { brought: checked.manifest },
     };
     let version = adapter_version::insert(&mut tx, new).await?;
+    storage::check(app, &mut tx, project).await?;
     tx.commit().await?;
     Ok(version)
 }

@@ -212,4 +212,16 @@ mod tests {
         let text = String::from_utf8_lossy(&good).replace("[8,14]", "[7,13]");
         assert!(scan(text.as_bytes(), 100).reasons[0].contains("not a whole safetensors file"));
     }
+
+    #[test]
+    fn limit_a_long_header_is_refused_before_it_is_held() {
+        let mut scan = TensorScan::default();
+        scan.push(&(HEADER_BYTES + 1).to_le_bytes());
+        for _ in 0..100 {
+            scan.push(&[b' '; 100_000]);
+        }
+        assert!(scan.head.is_empty());
+        let reasons = scan.finish().reasons;
+        assert!(reasons[0].contains("1048577 bytes, and 1048576 is the most"), "{reasons:?}");
+    }
 }

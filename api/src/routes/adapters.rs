@@ -54,11 +54,7 @@ pub async fn list(
 #[utoipa::path(post, path = "/v1/adapters", tag = "Adapters", operation_id = "import_adapter",
     request_body(content = AdapterForm, content_type = "multipart/form-data"),
     responses((status = 200, body = AdapterView), (status = "4XX", body = ErrorBody), (status = 507, body = ErrorBody)))]
-pub async fn import(
-    State(app): State<App>,
-    Caller(holder): Caller,
-    form: Form,
-) -> Result<Json<AdapterView>, ApiError> {
+pub async fn import(State(app): State<App>, Caller(holder): Caller, form: Form) -> Result<Json<AdapterView>, ApiError> {
     Ok(Json(take::take(&app, holder.project_id, form).await?.into()))
 }
 

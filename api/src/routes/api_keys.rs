@@ -64,7 +64,7 @@ pub async fn create(
     Body(new): Body<NewApiKey>,
 ) -> Result<Json<NewApiKeyView>, ApiError> {
     let scopes = scopes(new.scopes.as_deref())?;
-    check(&new, &scopes, administrator.role)?;
+    check(&new, &scopes, &administrator)?;
     let expires_at = new.expires_in_seconds.map(|seconds| Utc::now() + TimeDelta::seconds(seconds.into()));
     let (mut tx, project) = open(&app, &administrator, id).await?;
     let new = NewKey { project_id: project, name: new.name.trim(), scopes: &scopes, expires_at };
@@ -73,14 +73,18 @@ pub async fn create(
     Ok(Json(NewApiKeyView { key: key.into(), value }))
 }
 
-fn check(new: &NewApiKey, scopes: &[Scope], role: Role) -> Result<(), ApiError> {
+fn check(new: &NewApiKey, scopes: &[Scope], administrator: &Administrator) -> Result<(), ApiError> {
     if !(1..=100).contains(&new.name.trim().chars().count()) || new.name.contains('\0') {
         return Err(ApiError::invalid("name", "Invalid 'name': it must have 1 to 100 characters."));
     }
     if new.expires_in_seconds == Some(0) {
         return Err(ApiError::invalid("expires_in_seconds", "Invalid 'expires_in_seconds': it must be 1 or more."));
     }
-    if scopes.contains(&Scope::Admin) && role < Role::Owner {
+    if scopes.contains(&Scope::Installation) && !administrator.administers_installation {
+        let message = "Only a key with the scope installation makes another one.";
+        return Err(ApiError::Forbidden(message.into()));
+    }
+    if scopes.contains(&Scope::Admin) && administrator.role < Role::Owner {
         let message = "A key with the scope admin may do what an owner may, so only an owner makes one.";
         return Err(ApiError::Forbidden(message.into()));
     }

@@ -2,8 +2,11 @@
 
 use attune_domain::{bytes::Bytes, id::ProjectId, run::Blob};
 use attune_store::{
-    base_model::{self, NAME_KEY},
+    api_key::Holder,
+    base_model::{self, BaseModel, INSTALLATION_NAME_KEY, NAME_KEY, Uses},
     blob,
+    db::{self, Tx},
+    error::StoreError,
     objects::blob_key,
     project_blob,
 };
@@ -23,7 +26,11 @@ use crate::{
     error::{ApiError, ErrorBody},
     incoming::{Incoming, is_sha256},
     page::{List, Params},
-    wire::base_model::{BaseModelView, BlobView, NewBaseModel},
+    storage,
+    wire::{
+        base_model::{BaseModelView, BlobView, NewBaseModel, Owner},
+        file::Deleted,
+    },
 };
 
 /// Check whether a blob can be named.
@@ -86,11 +93,13 @@ pub async fn put_blob(
     if let Some(bytes) = held(&app, holder.project_id, &sha256).await? {
         return Ok((StatusCode::OK, Json(BlobView { object: "blob", sha256, bytes: bytes.0 })));
     }
+    storage::expect(&app, holder.project_id, length(&headers).unwrap_or(0)).await?;
     // It is read whole and stored also when the store has it from elsewhere: only who has the content may name it, and
     // nobody else learns that it is there.
     let bytes = store_blob(&app, holder.project_id, &sha256, body).await?;
     let mut tx = app.tenant(holder.project_id).await?;
     project_blob::record(&mut tx, holder.project_id, &sha256, Bytes(bytes)).await?;
+    storage::check(&app, &mut tx, holder.project_id).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(BlobView { object: "blob", sha256, bytes })))
 }
@@ -121,15 +130,23 @@ fn check_digest(sha256: &str) -> Result<(), ApiError> {
     if is_sha256(sha256) { Ok(()) } else { Err(ApiError::invalid("sha256", "A digest is 64 lower-case hex digits.")) }
 }
 
-fn check_length(headers: &HeaderMap, limit: u64) -> Result<(), ApiError> {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limit) { Err(ApiError::TooLarge { what: "blob", limit }) } else { Ok(()) }
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Make a base model.
+fn check_length(headers: &HeaderMap, limit: u64) -> Result<(), ApiError> {
+    if length(headers).is_some_and(|length| length > limit) {
+        Err(ApiError::TooLarge { what: "blob", limit })
+    } else {
+        Ok(())
+    }
+}
+
+/// Create a base model.
 ///
-/// Its files must have been brought before. `config.json` must be of a supported architecture, and the headers of the
-/// safetensors must have every tensor that it needs, in its shape. To make the same one again changes nothing.
+/// Its files must have been put before, by this project. `config.json` must be of a supported architecture, and the
+/// headers of the safetensors must have every tensor that it needs, in its shape. To create the same one again changes
+/// nothing.
 #[utoipa::path(post, path = "/v1/base_models", tag = "Base models", operation_id = "create_base_model",
     request_body = NewBaseModel,
     responses(
@@ -144,20 +161,49 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<BaseModelView>), ApiError> {
     let (name, files) = (new.name, new.files.into_iter().map(Blob::from).collect::<Vec<_>>());
     base_import::check_list(&name, &files)?;
+    let owner = owner(&holder, new.owner)?;
     let mut db = app.tenant(holder.project_id).await?;
-    if let Some(there) = base_model::by_name(&mut db, &name).await? {
+    if let Some(there) = base_model::of_owner(&mut db, owner, &name).await? {
         return same_again(there, files);
     }
     drop(db); // the content may be large; no connection waits for it
     let architecture = base_import::check_content(&app, holder.project_id, &files).await?;
-    let mut tx = app.tenant(holder.project_id).await?;
-    let made = base_model::insert(&mut tx, &name, &architecture, &files).await;
-    let made = made.map_err(|e| if e.on_constraint(NAME_KEY) { taken(&name) } else { e.into() })?;
+    let mut tx = owning(&app, &holder, owner).await?;
+    let made = base_model::insert(&mut tx, owner, &name, &architecture, &files).await;
+    let made = made.map_err(|e| if is_taken(&e) { taken(&name) } else { e.into() })?;
+    storage::check(&app, &mut tx, holder.project_id).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(BaseModelView::new(made, files))))
 }
 
-fn same_again(there: base_model::BaseModel, files: Vec<Blob>) -> Result<(StatusCode, Json<BaseModelView>), ApiError> {
+/// The project that is to own a base model; `None`: the installation.
+fn owner(holder: &Holder, asked: Option<Owner>) -> Result<Option<ProjectId>, ApiError> {
+    match (asked, holder.administers_installation) {
+        (Some(Owner::Project), _) | (None, false) => Ok(Some(holder.project_id)),
+        (_, true) => Ok(None),
+        (Some(Owner::Installation), false) => Err(not_yours()),
+    }
+}
+
+fn not_yours() -> ApiError {
+    let message = "The installation's base models are for keys with the scope installation to create and delete.";
+    ApiError::Forbidden(message.into())
+}
+
+/// A transaction that may write base models of `owner`.
+async fn owning(app: &App, holder: &Holder, owner: Option<ProjectId>) -> Result<Tx, ApiError> {
+    let mut tx = app.tenant(holder.project_id).await?;
+    if owner.is_none() && holder.administers_installation {
+        db::as_installation(&mut tx).await?;
+    }
+    Ok(tx)
+}
+
+fn is_taken(error: &StoreError) -> bool {
+    error.on_constraint(NAME_KEY) || error.on_constraint(INSTALLATION_NAME_KEY)
+}
+
+fn same_again(there: BaseModel, files: Vec<Blob>) -> Result<(StatusCode, Json<BaseModelView>), ApiError> {
     if there.digest == base_model::digest(&files) {
         Ok((StatusCode::OK, Json(BaseModelView::new(there, files))))
     } else {
@@ -167,6 +213,57 @@ fn same_again(there: base_model::BaseModel, files: Vec<Blob>) -> Result<(StatusC
 
 fn taken(name: &str) -> ApiError {
     ApiError::NameTaken(format!("There is a base model '{name}' with other files already; choose another name."))
+}
+
+/// Delete a base model.
+///
+/// Only while no job and no tuned model uses it. Its files go, and what ended jobs have left over it. Of two with the same
+/// name it is the project's own, unless `owner` says otherwise.
+#[utoipa::path(delete, path = "/v1/base_models/{name}", tag = "Base models", operation_id = "delete_base_model",
+    params(
+        ("name" = String, Path),
+        ("owner" = Option<Owner>, Query, description = "`project` or `installation`; left out: whichever the name means."),
+    ),
+    responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
+pub async fn delete(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(name): Path<String>,
+    mut query: Params,
+) -> Result<Json<Deleted>, ApiError> {
+    let asked = query.take("owner")?.as_deref().map(Owner::read).transpose()?;
+    query.done()?;
+    let mut tx = owning(&app, &holder, None).await?;
+    let project = holder.project_id;
+    let found = match asked {
+        None => base_model::by_name(&mut tx, project, &name).await?,
+        Some(asked) => {
+            let owner = (asked == Owner::Project).then_some(project);
+            base_model::of_owner(&mut tx, owner, &name).await?
+        }
+    };
+    let base = found.ok_or_else(|| ApiError::NotFound { noun: "base model", name: name.clone() })?;
+    if base.project_id.is_none() && !holder.administers_installation {
+        return Err(not_yours());
+    }
+    let deleted = base_model::delete(&mut tx, project, base.base_model_id).await;
+    if let Some(uses) = deleted.map_err(ApiError::on_read(&name))? {
+        return Err(in_use(&name, &uses));
+    }
+    tx.commit().await?;
+    Ok(Json(Deleted { id: name, object: "base_model", deleted: true }))
+}
+
+fn in_use(name: &str, uses: &Uses) -> ApiError {
+    let mut users: Vec<String> = uses.jobs.iter().map(|job| format!("the job {job}")).collect();
+    users.extend(uses.models.iter().map(|model| format!("the model {model}")));
+    if uses.elsewhere > 0 {
+        users.push(format!("{} jobs and models of other projects", uses.elsewhere));
+    }
+    let users = users.join(", ");
+    ApiError::Conflict(format!(
+        "The base model '{name}' is in use: {users}. Cancel the jobs and delete the models first."
+    ))
 }
 
 /// List base models.
@@ -180,7 +277,7 @@ pub async fn list(
     query.done()?;
     let mut db = app.tenant(holder.project_id).await?;
     let mut views = Vec::new();
-    for base in base_model::list(&mut db).await? {
+    for base in base_model::list(&mut db, holder.project_id).await? {
         let files = base_model::files(&mut db, base.base_model_id).await?;
         views.push(BaseModelView::new(base, files));
     }
@@ -197,7 +294,7 @@ pub async fn retrieve(
     Path(name): Path<String>,
 ) -> Result<Json<BaseModelView>, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
-    let base = base_model::by_name(&mut db, &name).await?;
+    let base = base_model::by_name(&mut db, holder.project_id, &name).await?;
     let base = base.ok_or(ApiError::NotFound { noun: "base model", name })?;
     let files = base_model::files(&mut db, base.base_model_id).await?;
     Ok(Json(BaseModelView::new(base, files)))

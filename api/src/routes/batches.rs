@@ -23,6 +23,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     given::{named, shown},
     page::{List, Params},
+    storage,
     wire::batch::{BatchView, NewBatch},
 };
 
@@ -49,6 +50,7 @@ pub async fn create(
     };
     unfinished::admit(&mut tx, project, unfinished::Kind::Batches, app.limits.unfinished_batches).await?;
     let made = batch::insert(&mut tx, project, &row).await?;
+    storage::check(&app, &mut tx, project).await?;
     tx.commit().await?;
     Ok(Json(made.into()))
 }

@@ -37,11 +37,7 @@ use crate::{
 #[utoipa::path(post, path = "/v1/files", tag = "Files", operation_id = "create_file",
     request_body(content = FileForm, content_type = "multipart/form-data"),
     responses((status = 200, body = FileView), (status = "4XX", body = ErrorBody), (status = 507, body = ErrorBody)))]
-pub async fn create(
-    State(app): State<App>,
-    Caller(holder): Caller,
-    form: Form,
-) -> Result<Json<FileView>, ApiError> {
+pub async fn create(State(app): State<App>, Caller(holder): Caller, form: Form) -> Result<Json<FileView>, ApiError> {
     let file = file_form::take(&app, holder.project_id, form).await?;
     Ok(Json(file.into()))
 }

@@ -18,6 +18,7 @@ use crate::{
     given::named,
     job_making,
     page::{List, Params},
+    storage,
     wire::{
         estimate::EstimateView,
         job::{JobChange, NewJob},
@@ -41,6 +42,7 @@ pub async fn create(
     let row = job_making::make(&app, &mut tx, &holder, &new).await?.row;
     unfinished::admit(&mut tx, holder.project_id, unfinished::Kind::Jobs, app.limits.unfinished_jobs).await?;
     let job = job::insert(&mut tx, &row).await?;
+    storage::check(&app, &mut tx, holder.project_id).await?;
     tx.commit().await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }

@@ -30,6 +30,8 @@ pub mod job_events;
 pub mod jobs;
 /// Models.
 pub mod models;
+/// The installation's organizations.
+pub mod organizations;
 /// The people of a project.
 pub mod project_users;
 /// The organization's projects.

@@ -27,7 +27,7 @@ pub async fn list(
 ) -> Result<Json<List<ModelView>>, ApiError> {
     query.done()?;
     let mut db = app.tenant(holder.project_id).await?;
-    let bases = base_model::list(&mut db).await?;
+    let bases = base_model::list(&mut db, holder.project_id).await?;
     let tuned = adapter::list(&mut db, holder.project_id, None, None, i64::MAX).await?;
     let bases = bases.into_iter().map(ModelView::base);
     let models = bases.chain(tuned.into_iter().map(|version| ModelView::tuned(version, &holder.project))).collect();
@@ -54,7 +54,7 @@ pub async fn retrieve(
 
 /// Delete a tuned model.
 ///
-/// Its adapter goes with it, for good. A base model cannot be deleted.
+/// Its adapter goes with it, for good. Base models are deleted at `/v1/base_models/{name}`.
 #[utoipa::path(delete, path = "/v1/models/{model}", tag = "Models", operation_id = "delete_model",
     params(("model" = String, Path)),
     responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
@@ -66,7 +66,7 @@ pub async fn delete(
     let mut tx = app.tenant(holder.project_id).await?;
     let model = adapter::resolve(&mut tx, holder.project_id, &name).await.map_err(ApiError::on_read(&name))?;
     let refused = match model {
-        Model::Base(_) => "A base model cannot be deleted; only tuned models can.",
+        Model::Base(_) => "It is a base model; delete it with DELETE /v1/base_models/{name}.",
         Model::Checkpoint(_) => "A checkpoint goes with its tuned model; delete that.",
         Model::Tuned(_) => "",
     };

@@ -27,6 +27,7 @@ use crate::{
     form::Form,
     given::{named, shown},
     joining::{self, Join},
+    storage,
     wire::upload::{Completion, NewUpload, PartForm, PartView, UploadView},
 };
 
@@ -62,8 +63,10 @@ pub async fn create(
         bytes: Bytes(new.bytes),
         file_expires_after_seconds,
     };
+    storage::expect(&app, holder.project_id, new.bytes).await?;
     let mut tx = app.tenant(holder.project_id).await?;
     let upload = upload::insert(&mut tx, holder.project_id, row).await?;
+    storage::check(&app, &mut tx, holder.project_id).await?;
     tx.commit().await?;
     Ok(Json(UploadView::new(upload, None)))
 }
@@ -119,6 +122,7 @@ pub async fn add_part(
     let mut tx = app.tenant(holder.project_id).await?;
     open(&mut tx, &app, (&holder.project_id, upload_id), &id, arrived.bytes.0).await?;
     let part = upload::add_part(&mut tx, holder.project_id, upload_id, (staged.key(), arrived.bytes)).await?;
+    storage::check(&app, &mut tx, holder.project_id).await?;
     // Before the commit, of which a caller that leaves may not hear: a part whose object is gone could never be joined,
     // and an object that is no part is swept.
     staged.stay();

@@ -3,6 +3,7 @@
 use attune_domain::id::{ApiKey, Id};
 use attune_store::{
     api_key::Holder,
+    storage,
     usage::{self, Question, Sums},
 };
 use axum::{Json, extract::State};
@@ -14,9 +15,10 @@ use crate::{
     error::{ApiError, ErrorBody},
     given::shown,
     page::{LATEST, Params},
+    storage::quota,
     wire::{
         query::{CompletionsGroup, CostsGroup, KeyId, TrainingGroup},
-        usage::{Bucket, CompletionsUsage, Cost, Page, TrainingUsage},
+        usage::{Bucket, CompletionsUsage, Cost, Page, StorageUsage, TrainingUsage},
     },
 };
 
@@ -91,6 +93,27 @@ pub async fn costs(
 ) -> Result<Json<Page<Cost>>, ApiError> {
     let asked = Asked::read(query, &holder, "costs", CostsGroup::WORDS)?;
     asked.answer(&app, &holder, Cost::new).await.map(Json)
+}
+
+/// Report what the project has stored. Attune's own.
+#[utoipa::path(get, path = "/v1/organization/usage/storage", tag = "Usage", operation_id = "usage_storage",
+    responses((status = 200, body = StorageUsage), (status = "4XX", body = ErrorBody)))]
+pub async fn storage(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    query: Params,
+) -> Result<Json<StorageUsage>, ApiError> {
+    query.done()?;
+    let mut db = app.tenant(holder.project_id).await?;
+    let (stored, quota) = (storage::stored(&mut db, holder.project_id).await?, quota(&app));
+    Ok(Json(StorageUsage {
+        object: "organization.usage.storage",
+        project_id: holder.project_id.to_string(),
+        bytes: stored.bytes.0,
+        objects: stored.objects,
+        limit_bytes: quota.bytes.0,
+        limit_objects: quota.objects,
+    }))
 }
 
 /// A report that is asked for.
@@ -225,6 +248,7 @@ mod tests {
             project: "default".into(),
             organization_id: OrganizationId::new(Uuid::from_u128(3)),
             organization: "default".into(),
+            administers_installation: false,
         }
     }
 

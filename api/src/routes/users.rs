@@ -80,7 +80,11 @@ pub async fn create(
     Ok(Json(UserView::new(member, OBJECT)))
 }
 
-fn check(app: &App, new: &NewUser) -> Result<(), ApiError> {
+/// Checks who is to be let in.
+///
+/// # Errors
+/// [`ApiError::Invalid`]: the issuer is not configured, or a text is too long.
+pub fn check(app: &App, new: &NewUser) -> Result<(), ApiError> {
     if !app.issuers.knows(&new.issuer) {
         let shown: String = new.issuer.chars().take(200).collect();
         let allowed = app.issuers.names();

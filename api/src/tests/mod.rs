@@ -7,6 +7,7 @@ mod edges;
 mod forged;
 mod idempotency;
 mod issuer;
+mod organizations;
 mod sign_in;
 mod walk;
 mod world;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::adapter::FolderFile;
+use crate::{error::ApiError, given::shown};
 
 /// A base model to be made of files that were uploaded before.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -16,6 +17,37 @@ pub struct NewBaseModel {
     pub name: String,
     /// Its folder: `config.json`, `tokenizer.json`, safetensors and what else belongs to it.
     pub files: Vec<NewFolderFile>,
+    /// `project`: only the key's project may use it. `installation`: every project may; for keys with the scope
+    /// `installation`, and what they mean if nothing is said. For all others it is `project`.
+    pub owner: Option<Owner>,
+}
+
+/// Who owns a base model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// One project, which alone may use it.
+    Project,
+    /// The installation: every project may use it.
+    Installation,
+}
+
+impl Owner {
+    /// Reads the query's word.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`]: there is no such owner.
+    pub fn read(text: &str) -> Result<Self, ApiError> {
+        match text {
+            "project" => Ok(Self::Project),
+            "installation" => Ok(Self::Installation),
+            other => {
+                let shown = shown(other);
+                let message = format!("Invalid 'owner': '{shown}'; it must be 'project' or 'installation'.");
+                Err(ApiError::invalid("owner", message))
+            }
+        }
+    }
 }
 
 /// A file of the folder.
@@ -45,6 +77,8 @@ pub struct BaseModelView {
     pub object: &'static str,
     /// How users name it.
     pub name: String,
+    /// Whose it is. A project's own hides the installation's of the same name.
+    pub owner: Owner,
     /// Names its content: SHA-256 over the sorted names and digests of its files.
     pub digest: String,
     /// Its shape, in the words of `config.json`.
@@ -63,6 +97,7 @@ impl BaseModelView {
             id: base.base_model_id.to_string(),
             object: "base_model",
             name: base.name,
+            owner: if base.project_id.is_some() { Owner::Project } else { Owner::Installation },
             digest: base.digest,
             architecture: serde_json::to_value(&base.architecture).unwrap_or_default(),
             files: files.into_iter().map(FolderFile::from).collect(),

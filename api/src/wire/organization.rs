@@ -1,7 +1,12 @@
 //! Projects, people, keys and the audit log as OpenAI's administration API shows them.
 
 use attune_domain::access::{Actor, Role, Scope};
-use attune_store::{api_key::ApiKey, audit::Entry, member::Member, tenant::Project};
+use attune_store::{
+    api_key::ApiKey,
+    audit::Entry,
+    member::Member,
+    tenant::{OrganizationRow, Project},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -43,6 +48,68 @@ pub struct NamedProject {
     /// Lower-case letters, digits and `-`, at most 31.
     #[schema(example = "support", pattern = "^[a-z0-9][a-z0-9-]{0,30}$")]
     pub name: String,
+}
+
+/// An organization.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct OrganizationView {
+    /// Its ID.
+    pub id: String,
+    /// Always `organization`.
+    pub object: &'static str,
+    /// Unique in the installation.
+    pub name: String,
+    /// Unix time, in seconds.
+    pub created_at: i64,
+}
+
+impl From<OrganizationRow> for OrganizationView {
+    fn from(organization: OrganizationRow) -> Self {
+        Self {
+            id: organization.organization_id.to_string(),
+            object: "organization",
+            name: organization.name,
+            created_at: organization.created_at.timestamp(),
+        }
+    }
+}
+
+/// A new organization, with its first project and a key that administers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct NewOrganizationView {
+    /// The organization.
+    #[serde(flatten)]
+    pub organization: OrganizationView,
+    /// Its first project, `default`.
+    pub project: ProjectView,
+    /// A key of that project with the scopes `all` and `admin`; its secret is shown this once.
+    pub api_key: NewApiKeyView,
+}
+
+/// An organization to be made.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewOrganization {
+    /// 1 to 100 characters; unique in the installation.
+    #[schema(example = "Example Inc", min_length = 1, max_length = 100)]
+    pub name: String,
+    /// The person who is its first owner; left out: only the key administers it, until it lets somebody in.
+    pub owner: Option<NewOwner>,
+}
+
+/// The first owner of an organization.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewOwner {
+    /// The `iss` of their tokens; must be one of the configured issuers.
+    #[schema(example = "https://login.example.org")]
+    pub issuer: String,
+    /// The `sub` of their tokens; 1 to 255 characters.
+    pub subject: String,
+    /// Shown to people; replaced by what the issuer says.
+    pub email: Option<String>,
+    /// Shown to people; replaced by what the issuer says.
+    pub name: Option<String>,
 }
 
 /// An API key without its secret.

@@ -9,6 +9,23 @@ use utoipa::ToSchema;
 
 use super::money::usd;
 
+/// What a project has stored, and what it may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct StorageUsage {
+    /// Always `organization.usage.storage`.
+    pub object: &'static str,
+    /// The project.
+    pub project_id: String,
+    /// Bytes of its files, uploads under way, base models, adapters and checkpoints.
+    pub bytes: u64,
+    /// Objects that they are.
+    pub objects: u64,
+    /// The most bytes; whatever would go beyond is refused.
+    pub limit_bytes: u64,
+    /// The most objects.
+    pub limit_objects: u64,
+}
+
 /// A part of a report.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Page<T> {

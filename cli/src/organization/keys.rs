@@ -21,7 +21,7 @@ pub(crate) enum KeysCommand {
         /// For people
         name: String,
         /// What it may do, with commas: files:read, files:write, jobs:read, jobs:write, models:read, models:write,
-        /// inference, webhooks, usage:read, all, admin [default: all]
+        /// inference, webhooks, usage:read, all, admin, installation [default: all]
         #[arg(long, value_delimiter = ',', value_name = "SCOPES")]
         scopes: Option<Vec<String>>,
         /// Days until it expires; never if left out

@@ -7,5 +7,7 @@ pub(crate) mod audit_log;
 pub(crate) mod keys;
 /// `attune members`.
 pub(crate) mod members;
+/// `attune organizations`.
+pub(crate) mod organizations;
 /// `attune projects`.
 pub(crate) mod projects;

@@ -12,8 +12,7 @@ use crate::{
 };
 
 /// Tables without a tenant: the installation's own, and who is there at all.
-const UNTENANTED: [&str; 7] =
-    ["_sqlx_migrations", "base_model", "base_model_file", "loose_blob", "node", "offer", "replica"];
+const UNTENANTED: [&str; 5] = ["_sqlx_migrations", "loose_blob", "node", "offer", "replica"];
 
 async fn names(conn: &mut PgConnection, query: &'static str) -> Vec<String> {
     sqlx::query_scalar(query).fetch_all(conn).await.unwrap()

@@ -22,7 +22,7 @@ async fn a_key_lets_in_until_it_is_revoked(pool: PgPool) {
     }
     let grant = api_key::by_hash(&mut conn, &hash).await.unwrap().unwrap();
     assert_eq!((grant.holder.project_id, grant.holder.project.as_str()), (seed.project_id, "default"));
-    assert_eq!(grant.scopes, [Scope::All, Scope::Admin], "a key that was configured may do everything");
+    assert_eq!(grant.scopes, [Scope::All, Scope::Admin, Scope::Installation], "a key that was configured may do everything");
     api_key::touch(&mut conn, grant.holder.api_key_id.unwrap()).await.unwrap();
     assert!(api_key::by_hash(&mut conn, &mint::hash("sk-attune-other")).await.unwrap().is_none());
     sqlx::query("update api_key set revoked_at = now()").execute(&mut *conn).await.unwrap();
@@ -82,8 +82,8 @@ async fn a_base_models_name_is_taken_once(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let tiny = base_model::get(&mut conn, seed.base_model_id).await.unwrap();
-    let again = base_model::insert(&mut conn, "tiny", &tiny.architecture, &[]).await.unwrap_err();
-    assert!(again.on_constraint(base_model::NAME_KEY), "{again}");
+    let again = base_model::insert(&mut conn, None, "tiny", &tiny.architecture, &[]).await.unwrap_err();
+    assert!(again.on_constraint(base_model::INSTALLATION_NAME_KEY), "{again}");
     assert_eq!(base_model::files(&mut conn, seed.base_model_id).await.unwrap(), [testing::blob("config.json", 'c')]);
 }
 

@@ -1,7 +1,9 @@
 //! Attack a01: a digest is no right to read. A project names another project's content as a file of a base model of its
 //! own, trains over it, and takes the file home with its adapter; or asks whether, and how long, the content is.
 
-use attune_tests::platform::{Platform, client};
+use std::process::Command;
+
+use attune_tests::platform::{Platform, client, program};
 use reqwest::{
     Method,
     multipart::{Form, Part},
@@ -43,7 +45,26 @@ async fn attack_a01_what_another_project_has_put_cannot_be_named_by_its_digest()
     assert_eq!(attacker.put(&sha256(&blob), &blob).await.0, 201);
     let own = json!({"name": "special_tokens_map.json", "sha256": sha256(&blob), "bytes": blob.len()});
     let (status, made) = attacker.base("own", &[files.as_slice(), std::slice::from_ref(&own)].concat()).await;
-    assert_eq!(status, 201, "{made}");
+    assert_eq!((status, &made["owner"]), (201, &json!("project")), "{made}");
     assert_eq!(attacker.base("own", &[files.as_slice(), &[own]].concat()).await.0, 200, "the very same again");
     assert_eq!(attacker.put(&sha256(&blob), b"").await.0, 200, "what it may name is not sent again");
+
+    // A project's base model is its own, and its name is not taken from others. What the first key brings is for all.
+    assert_eq!(victim.call(Method::GET, "/v1/base_models/own", None).await.0, 404);
+    let files = victim.tiny_files(&platform, 8).await;
+    assert_eq!(victim.base("own", &files).await.0, 201);
+    platform.import_tiny().unwrap();
+    let (status, tiny) = attacker.call(Method::GET, "/v1/base_models/tiny", None).await;
+    assert_eq!((status, &tiny["owner"]), (200, &json!("installation")), "{tiny}");
+    for (key, model) in [(&attacker.key, "own"), (&platform.api_key, "tiny")] {
+        let deleted = Command::new(program("attune").unwrap())
+            .args(["models", "delete", model])
+            .env("ATTUNE_API_URL", &platform.url)
+            .env("ATTUNE_API_KEY", key)
+            .output()
+            .unwrap();
+        assert!(deleted.status.success(), "{model}: {}", String::from_utf8_lossy(&deleted.stderr));
+        assert_eq!(attacker.call(Method::GET, &format!("/v1/base_models/{model}"), None).await.0, 404);
+    }
+    assert_eq!(victim.call(Method::GET, "/v1/base_models/own", None).await.0, 200);
 }

@@ -3,7 +3,8 @@
 
 use std::{fs, time::Duration};
 
-use attune_tests::platform::Platform;
+use attune_tests::platform::{Platform, client};
+use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -36,11 +37,12 @@ fn config(layers: u64) -> Value {
         "tie_word_embeddings": false})
 }
 
-fn header(bytes: usize) -> String {
-    let mut header = String::with_capacity(bytes + 64);
+/// A header of about so many bytes, of empty tensors whose names begin and end so.
+fn header(bytes: usize, begin: char, end: &str) -> String {
+    let mut header = String::with_capacity(bytes + 128);
     for i in 0.. {
         header.push(if i == 0 { '{' } else { ',' });
-        header += &format!("\"t{i:07}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}");
+        header += &format!("\"{begin}{i:07}{end}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}");
         if header.len() >= bytes {
             break;
         }
@@ -62,7 +64,7 @@ async fn attack_a15_attack_a02_attack_a18_imports_do_not_grow_the_api() {
     }
     // The longest header that is read, and a longer one; some at once, and the api answers meanwhile.
     for (bytes, reason) in [((4 << 20) - 100, "is no tensor"), (12 << 20, "at most 4194304 are read")] {
-        let files = folder(&tenant, config(2), &safetensors(&header(bytes), 0)).await;
+        let files = folder(&tenant, config(2), &safetensors(&header(bytes, 't', ""), 0)).await;
         let asked = (0..4).map(|i| {
             let (tenant, files) = (tenant.clone(), files.clone());
             tokio::spawn(async move { tenant.base(&format!("header-{i}"), &files).await })
@@ -74,12 +76,43 @@ async fn attack_a15_attack_a02_attack_a18_imports_do_not_grow_the_api() {
             assert!(told["error"]["message"].as_str().unwrap().contains(reason), "{told}");
         }
     }
+    many_headers(&tenant).await;
+    large_adapter_files(&platform, &tenant).await;
     endless_form(&platform, &tenant).await;
 
     let grown = mib(process, "VmHWM").saturating_sub(before);
     println!("FIGURE api_peak_rss_growth_mib_under_attack {grown}");
     assert_eq!(api(&platform), process, "the api died:\n{}", platform.folder().log());
     assert!(grown < 256, "the api has grown by {grown} MiB");
+}
+
+/// Shards whose headers are of names that no model needs and none must be without.
+async fn many_headers(tenant: &Tenant) {
+    let mut files = folder(tenant, config(2), &safetensors("{}", 0)).await;
+    for shard in ['a', 'b', 'c'] {
+        let weights = safetensors(&header(3 << 20, shard, ".rotary_emb.inv_freq"), 0);
+        files.push(tenant.file(&format!("{shard}.safetensors"), &weights).await);
+    }
+    let (status, told) = tenant.base("shards", &files).await;
+    assert_eq!(status, 400, "{told}");
+    let message = told["error"]["message"].as_str().unwrap();
+    assert!(message.contains("c.safetensors") && message.contains("8388608 bytes together"), "{message}");
+}
+
+/// Files beside an adapter's tensors that are too long to be looked at, or to be kept.
+async fn large_adapter_files(platform: &Platform, tenant: &Tenant) {
+    platform.import_tiny().unwrap();
+    for (name, bytes, status, reason) in [
+        ("chat_template.jinja", (4 << 20) + 1, 400, "longer than 4194304 bytes"),
+        ("README.md", (32 << 20) + 1, 413, "larger than 33554432 bytes"),
+    ] {
+        let form = Form::new().text("name", "large").text("base_model", "tiny");
+        let form = form.part("files", Part::bytes(vec![b'x'; bytes]).file_name(name));
+        let request = client().post(format!("{}/v1/adapters", platform.url)).bearer_auth(&tenant.key).multipart(form);
+        let answer = request.send().await.unwrap();
+        let (given, told) = (answer.status().as_u16(), answer.text().await.unwrap());
+        assert!(given == status && told.contains(reason), "{name}: {given} {told}");
+    }
 }
 
 /// A form of 200,000 parts with unwanted names, as fast as the api takes it.

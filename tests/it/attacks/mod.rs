@@ -12,4 +12,4 @@ mod a25_batch_fairness;
 mod a27_parent_gone;
 mod a28_full_disk;
 mod callers;
-mod tenants;
+pub(crate) mod tenants;

@@ -1,0 +1,79 @@
+//! What a project may store: counted in the transaction that stores it, whatever the door.
+
+use attune_tests::platform::{Platform, client};
+use reqwest::{
+    Method,
+    multipart::{Form, Part},
+};
+use serde_json::json;
+
+use crate::attacks::tenants::{Tenant, sha256};
+
+const MIB: usize = 1 << 20;
+
+/// Uploads a file of this many MiB, whose content begins with `mark`; gives the status and the body.
+async fn upload(platform: &Platform, tenant: &Tenant, mark: u8, mib: usize) -> (u16, serde_json::Value) {
+    let part = Part::bytes(vec![mark; mib * MIB]).file_name("data.bin");
+    let form = Form::new().text("purpose", "user_data").part("file", part);
+    let request = client().post(format!("{}/v1/files", platform.url)).bearer_auth(&tenant.key).multipart(form);
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limit_storage_of_a_project_is_held_by_requests_at_once_at_every_door() {
+    let platform = Platform::start_with("[limits]\nstorage_bytes = 4194304\nstorage_objects = 6\n").unwrap();
+    let (tenant, other) = (Tenant::new(&platform, "full").await, Tenant::new(&platform, "other").await);
+    let used = async |tenant: &Tenant| {
+        let (status, used) = tenant.call(Method::GET, "/v1/organization/usage/storage", None).await;
+        assert_eq!(status, 200, "{used}");
+        (used["bytes"].as_u64().unwrap(), used["objects"].as_u64().unwrap(), used["limit_bytes"].as_u64().unwrap())
+    };
+    let uploads = (0..6).map(|mark| upload(&platform, &tenant, mark, 1));
+    let answers = futures(uploads).await;
+    let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(status, _)| *status == 200);
+    assert_eq!((taken.len(), refused.len()), (4, 2), "{refused:?}");
+    for (status, answer) in &refused {
+        assert_eq!((*status, &answer["error"]["code"]), (403, &json!("storage_quota_exceeded")), "{answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("4194304 bytes"), "{message}");
+    }
+    assert_eq!(used(&tenant).await, (4 << 20, 4, 4 << 20));
+
+    // The other doors, and the other project, which has its own room.
+    let blob = b"a small blob".repeat(10);
+    assert_eq!(tenant.put(&sha256(&blob), &blob).await.1["error"]["code"], "storage_quota_exceeded");
+    let begin = json!({"filename": "a", "purpose": "user_data", "bytes": 1, "mime_type": "text/plain"});
+    let (status, begun) = tenant.call(Method::POST, "/v1/uploads", Some(begin.clone())).await;
+    assert_eq!((status, &begun["error"]["code"]), (403, &json!("storage_quota_exceeded")), "{begun}");
+    assert_eq!(upload(&platform, &other, 9, 1).await.0, 200);
+
+    // Room comes back with what is deleted; small things are counted too.
+    let first = taken[0].1["id"].as_str().unwrap();
+    assert_eq!(tenant.call(Method::DELETE, &format!("/v1/files/{first}"), None).await.0, 200);
+    assert_eq!(tenant.put(&sha256(&blob), &blob).await.0, 201);
+    assert_eq!(tenant.call(Method::POST, "/v1/uploads", Some(begin.clone())).await.0, 200);
+    assert_eq!(used(&tenant).await, ((3 << 20) + blob.len() as u64, 5, 4 << 20));
+    assert_eq!(tenant.call(Method::POST, "/v1/uploads", Some(begin.clone())).await.0, 200);
+    let (status, seventh) = tenant.call(Method::POST, "/v1/uploads", Some(begin)).await;
+    assert_eq!(status, 403, "{seventh}");
+    assert!(seventh["error"]["message"].as_str().unwrap().contains("6 objects"), "{seventh}");
+}
+
+/// Runs these side by side.
+async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut all: Vec<_> = all.map(Box::pin).collect();
+    let mut done: Vec<Option<T>> = all.iter().map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        for (future, done) in all.iter_mut().zip(&mut done) {
+            if done.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(cx)
+            {
+                *done = Some(value);
+            }
+        }
+        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
