@@ -10,8 +10,8 @@ use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 
 use crate::{
-    blob, checkpoint, db, error::StoreError, file, idempotency, objects::Objects, project_blob, queue,
-    run_blob, upload, webhook_queue,
+    blob, checkpoint, db, error::StoreError, file, idempotency, objects::Objects, project_blob, queue, run_blob,
+    upload, webhook_queue,
 };
 
 /// The time for one kind in one pass; the next pass goes on with the rest.

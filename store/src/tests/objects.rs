@@ -156,9 +156,9 @@ async fn attack_a01_a_run_names_only_content_that_it_has_put(pool: PgPool) {
     assert!(urls[1].as_ref().is_some_and(|url| url.contains(&wanted[1].sha256)), "{urls:?}");
     assert!(matches!(take(&mut conn).await, Err(StoreError::NotGranted(_))), "granted, not put");
     let key = |staged: Vec<run_blob::Staged>| staged.into_iter().map(|staged| staged.key).collect::<Vec<_>>();
-    let first = key(run_blob::staged(&mut conn, run.run_id, &[foreign.sha256.clone()]).await.unwrap());
+    let first = key(run_blob::staged(&mut conn, run.run_id, std::slice::from_ref(&foreign.sha256)).await.unwrap());
     grant(&mut conn).await;
-    let again = key(run_blob::staged(&mut conn, run.run_id, &[foreign.sha256.clone()]).await.unwrap());
+    let again = key(run_blob::staged(&mut conn, run.run_id, std::slice::from_ref(&foreign.sha256)).await.unwrap());
     assert_eq!((first.len(), &first), (1, &again), "who asks again is told the same place");
     run_blob::proved(&mut conn, run.run_id, &foreign.sha256).await.unwrap();
     take(&mut conn).await.unwrap();

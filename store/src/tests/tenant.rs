@@ -22,7 +22,11 @@ async fn a_key_lets_in_until_it_is_revoked(pool: PgPool) {
     }
     let grant = api_key::by_hash(&mut conn, &hash).await.unwrap().unwrap();
     assert_eq!((grant.holder.project_id, grant.holder.project.as_str()), (seed.project_id, "default"));
-    assert_eq!(grant.scopes, [Scope::All, Scope::Admin, Scope::Installation], "a key that was configured may do everything");
+    assert_eq!(
+        grant.scopes,
+        [Scope::All, Scope::Admin, Scope::Installation],
+        "a key that was configured may do everything"
+    );
     api_key::touch(&mut conn, grant.holder.api_key_id.unwrap()).await.unwrap();
     assert!(api_key::by_hash(&mut conn, &mint::hash("sk-attune-other")).await.unwrap().is_none());
     sqlx::query("update api_key set revoked_at = now()").execute(&mut *conn).await.unwrap();
