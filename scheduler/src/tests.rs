@@ -115,6 +115,8 @@ fn api(up: Arc<AtomicBool>) -> String {
 
 impl House {
     async fn new(pool: PgPool, provider: Remembers) -> Self {
+        // Its only error is that another test of this process was first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let seed = testing::seed(&pool).await.unwrap();
         let provider = Arc::new(provider);
         // No test here touches an object.

@@ -30,6 +30,8 @@ const LEXER_STATES: usize = 20_000;
 const DRAW_FUEL: u64 = 200_000;
 /// Work for the rules of one draw; 3 ms.
 const DRAW_ITEMS: usize = 50_000;
+/// The most rules that may apply at one place of an answer: an object of 900 properties has some 3,600.
+const ROW_ITEMS: usize = 20_000;
 
 /// White space between JSON's tokens: at most one space, so that no model spends its answer on it.
 const WHITE_SPACE: &str = " ";
@@ -107,6 +109,7 @@ fn factory(text: &TextModel, vocabulary: usize) -> Result<ParserFactory, String>
     limits.max_lexer_states = LEXER_STATES;
     limits.step_lexer_fuel = DRAW_FUEL;
     limits.step_max_items = DRAW_ITEMS;
+    limits.max_items_in_row = ROW_ITEMS;
     Ok(factory)
 }
 
@@ -138,15 +141,7 @@ impl Constraint {
     /// # Errors
     /// [`Failure::Request`]: the grammar is more work than a draw may take.
     pub fn allowed(&mut self) -> Result<SimpleVob, Failure> {
-        let too_complex = |error| Failure::Request {
-            param: self.param,
-            why: format!(
-                "Invalid '{}': it is too complex to be enforced: {}",
-                self.param,
-                first_line(&format!("{error:#}"))
-            ),
-        };
-        let mut allowed = self.matcher.compute_mask_or_eos().map_err(too_complex)?;
+        let mut allowed = self.matcher.compute_mask_or_eos().map_err(|error| self.too_complex(&error))?;
         let may_end = self.matcher.is_accepting().unwrap_or(false) || self.matcher.is_stopped();
         let known = allowed.len();
         for &id in self.stop_ids.iter().filter(|id| (**id as usize) < known) {
@@ -158,10 +153,20 @@ impl Constraint {
     /// Takes a token that was drawn; `true`: nothing can follow it.
     ///
     /// # Errors
-    /// The token was not allowed.
-    pub fn take(&mut self, token: u32) -> Result<bool, String> {
-        self.matcher.consume_token(token).map_err(|error| format!("{error:#}"))?;
+    /// [`Failure::Request`]: the grammar is more work than a draw may take. A token that [`Self::allowed`] gave is
+    /// refused for nothing else.
+    pub fn take(&mut self, token: u32) -> Result<bool, Failure> {
+        self.matcher.consume_token(token).map_err(|error| self.too_complex(&error))?;
         Ok(self.matcher.is_stopped())
+    }
+
+    fn too_complex(&self, error: &impl std::fmt::Display) -> Failure {
+        let why = format!(
+            "Invalid '{}': it is too complex to be enforced: {}",
+            self.param,
+            first_line(&format!("{error:#}"))
+        );
+        Failure::Request { param: self.param, why }
     }
 }
 

@@ -260,7 +260,7 @@ impl Sequence {
                     return true;
                 }
                 Err(why) => {
-                    self.fail(Failure::Internal(format!("the grammar does not take token {token}: {why}")));
+                    self.fail(why);
                     return true;
                 }
             }

@@ -80,7 +80,8 @@ async fn case_01_a_json_answer_stays_text_and_every_answer_of_the_schema_can_be_
         without.as_object_mut().unwrap().remove("tools");
         for asked in [without, with_tools] {
             let told = events(&app, &request(&asked)).await;
-            assert_eq!((said(&told).as_str(), calls(&told).len()), (want, 0), "{file}: {told:?}");
+            // A space before the first brace is JSON's white space, which the biases of one request prefer.
+            assert_eq!((said(&told).trim_start(), calls(&told).len()), (want, 0), "{file}: {told:?}");
             assert_eq!(reason(&told), FinishReason::Stop, "{file}");
         }
     }

@@ -109,7 +109,7 @@ async fn a_replica_that_fails_says_why(pool: PgPool) {
     let reply = replica::take_report(&mut conn, id, &last).await.unwrap();
     assert_eq!(reply.directive, Directive::Stop);
     let ended = replica::get(&mut conn, id).await.unwrap();
-    assert_eq!((ended.state, ended.error.as_deref()), (ReplicaState::Ended, Some("no memory for …/w")));
+    assert_eq!((ended.state, ended.error.as_deref()), (ReplicaState::Ended, Some("no memory for w")));
 }
 
 #[sqlx::test(migrations = false)]
