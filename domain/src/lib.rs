@@ -61,3 +61,6 @@ pub mod dataset;
 
 /// A batch's life, and the lines of its file.
 pub mod batch;
+
+/// Text as PostgreSQL can hold it.
+pub mod storable;

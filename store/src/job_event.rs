@@ -2,6 +2,7 @@
 
 use attune_domain::{
     id::{JobEventId, JobId, ProjectId},
+    storable::storable_json,
     tenant_text::for_tenant,
 };
 use chrono::{DateTime, Utc};
@@ -89,6 +90,7 @@ async fn insert(
     text: &str,
     data: Option<&serde_json::Value>,
 ) -> Result<(), StoreError> {
+    let data = data.map(storable_json);
     sqlx::query!(
         "insert into job_event (job_event_id, job_id, level, type, message, data)
          select $1, job_id, $3, $4, $5, $6 from job where job_id = $2 for update",
@@ -97,7 +99,7 @@ async fn insert(
         level.name(),
         kind,
         for_tenant(text),
-        data,
+        data.as_deref(),
     )
     .execute(tx)
     .await?;

@@ -5,7 +5,10 @@
 //! its number. A scheduler that dies in an attempt leaves a lease that runs out: the delivery is tried again, under the
 //! same `webhook-id`. So an event arrives at least once; no order is promised. All times are the database's.
 
-use attune_domain::id::{EventId, ProjectId, WebhookDeliveryId, WebhookEndpointId};
+use attune_domain::{
+    id::{EventId, ProjectId, WebhookDeliveryId, WebhookEndpointId},
+    storable::storable,
+};
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use sqlx::PgConnection;
@@ -246,6 +249,7 @@ pub enum Next {
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn settle(tx: &mut PgConnection, claim: &Claim, outcome: &Outcome, next: Next) -> Result<(), StoreError> {
+    let excerpt = outcome.response_excerpt.as_deref().map(storable);
     sqlx::query!(
         "update webhook_attempt set ended_at = now(), status_code = $3, latency_ms = $4, response_excerpt = $5,
              error = $6
@@ -254,8 +258,7 @@ pub async fn settle(tx: &mut PgConnection, claim: &Claim, outcome: &Outcome, nex
         claim.number,
         outcome.status_code.map(i32::from),
         i32::try_from(outcome.latency_ms).unwrap_or(i32::MAX),
-        // Postgres keeps no zero in a text.
-        outcome.response_excerpt.as_deref().map(|text| text.replace('\0', "\u{fffd}")),
+        excerpt.as_deref(),
         outcome.error,
     )
     .execute(&mut *tx)
