@@ -23,6 +23,7 @@ use crate::{
     places::Places,
     replicas::Waiters,
     report::Reports,
+    text_places::TextPlaces,
     throttle::Rates,
     webhooks::Webhooks,
 };
@@ -46,12 +47,12 @@ pub struct App {
     pub prices: Prices,
     /// Counts what answers use.
     pub meter: Arc<Meter>,
-    /// Places for estimates whose files are read.
-    pub estimates: Arc<Semaphore>,
     /// Places for the checks of base models.
     pub base_imports: Arc<Places>,
     /// Places for imports of adapters.
     pub adapter_imports: Arc<Places>,
+    /// Places for previews, reports and estimates.
+    pub text: Arc<TextPlaces>,
     /// Places for streams of events.
     pub streams: Arc<Semaphore>,
     /// Cancelled when the process is asked to stop: what would go on for ever ends then.

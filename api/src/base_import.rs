@@ -1,7 +1,7 @@
 //! Checks a Hugging Face folder that lies in the object store before it becomes a base model: the right files, a shape
 //! that Attune runs, and every tensor of that shape in the headers of the safetensors. No weight is read.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use attune_domain::{
     architecture::Architecture,
@@ -10,10 +10,11 @@ use attune_domain::{
     weights::{self, Expected},
 };
 use attune_store::{
-    base_model::SMALL_BYTES,
+    base_model::{SMALL_BYTES, small_files},
     objects::{Objects, blob_key},
     project_blob,
 };
+use attune_text::{model::adapter_template_in, template::ChatTemplate};
 use bytes::Bytes;
 use safetensors::{
     Dtype,
@@ -126,6 +127,7 @@ pub async fn check_content(app: &App, project: ProjectId, files: &[Blob]) -> Res
     let read = spawn_blocking(move || Architecture::from_config_json(&config)).await.map_err(ApiError::internal)?;
     let architecture = read.map_err(|e| refused(e.to_string()))?;
     check_tensors(&app.objects, files, &architecture).await?;
+    check_template(&app.objects, files).await?;
     Ok(architecture)
 }
 
@@ -153,6 +155,15 @@ async fn check_owned(app: &App, project: ProjectId, files: &[Blob]) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Refuses a chat template that cannot be used.
+async fn check_template(objects: &Objects, files: &[Blob]) -> Result<(), ApiError> {
+    let found = small_files(objects, files, &["chat_template.jinja", "tokenizer_config.json"]).await?;
+    let source = adapter_template_in(&|name| Ok(found.get(name).cloned()));
+    let Ok(Some(source)) = source else { return Ok(()) }; // a base need not be made for chat
+    let compiled = spawn_blocking(move || ChatTemplate::new(&source, BTreeMap::new()));
+    compiled.await.map_err(ApiError::internal)?.map(drop).map_err(|error| refused(error.to_string()))
 }
 
 fn refused(reason: String) -> ApiError {

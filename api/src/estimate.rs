@@ -1,12 +1,13 @@
 //! What a job would take: its tokens, counted by the code that validation and training use; its memory and machine, by the
 //! function that dispatch uses; its time, by the pace of runs like it.
 //!
-//! The files are streamed through the tokenizer, in constant memory, on a thread of their own; few at a time, and not
-//! for longer than [`PATIENCE`].
+//! The files are streamed through the tokenizer, in constant memory, on a thread of their own, in a place of
+//! [`crate::text_places`].
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use attune_domain::{
+    id::ProjectId,
     memory::{self, Workload},
     offer::{Offer, Placement, place, refusal},
     pace::{Pace, Source, Work},
@@ -30,17 +31,12 @@ use crate::{
     error::ApiError,
     job_making::Made,
     preview::{stream, unusable},
+    text_places::TextPlace,
     wire::{
         estimate::{BandView, EstimateView, FactsView, MemoryView, OfferView, PaceView, RefusalView},
         job_view::{HyperparametersView, MethodView, QuantizationView, TrainerView},
     },
 };
-
-/// Estimates whose files are read at the same time, of all callers together.
-pub const AT_ONCE: usize = 2;
-
-/// How long the reading may take, waiting for others included.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Both files, read.
 struct Scanned {
@@ -54,8 +50,8 @@ struct Scanned {
 /// # Errors
 /// A row that a job would refuse: its code, and the lines. [`ApiError::Busy`]: the files are too large to be
 /// read in time, or others are reading theirs.
-pub async fn work_out(app: &App, made: Made) -> Result<EstimateView, ApiError> {
-    let scanned = tokio::time::timeout(PATIENCE, scan(app, &made)).await.map_err(|_| busy())??;
+pub async fn work_out(app: &App, project: ProjectId, made: Made) -> Result<EstimateView, ApiError> {
+    let scanned = app.text.work(project, |place| scan(app, &made, Arc::new(place))).await?;
     let mut db = app.platform().await?;
     let offers = offer::list(&mut db).await?;
     let longest = scanned.training.longest_row.max(scanned.validation.map_or(0, |facts| facts.longest_row)).max(1);
@@ -68,31 +64,19 @@ pub async fn work_out(app: &App, made: Made) -> Result<EstimateView, ApiError> {
     Ok(view(&made, scanned, place, pace))
 }
 
-fn busy() -> ApiError {
-    ApiError::Busy {
-        message: format!(
-            "The files could not be turned into tokens within {} s: they are large, or others are being read. Start the \
-             job: it counts without a limit, and can be cancelled before it trains.",
-            PATIENCE.as_secs()
-        ),
-        retry_after_seconds: 30,
-    }
-}
-
 /// Counts both files.
-async fn scan(app: &App, made: &Made) -> Result<Scanned, ApiError> {
-    let _place = app.estimates.acquire().await.map_err(ApiError::internal)?;
+async fn scan(app: &App, made: &Made, place: Arc<TextPlace>) -> Result<Scanned, ApiError> {
     let mut db = app.platform().await?;
     let blobs = base_model::files(&mut db, made.base.base_model_id).await?;
     drop(db);
     let files = base_model::small_files(&app.objects, &blobs, &FILES).await?;
     let model = tokio::task::spawn_blocking(move || TextModel::from_files(&files)).await.map_err(ApiError::internal)?;
     let model = Arc::new(model.map_err(|error| unusable(&error))?);
-    let policy = RowPolicy::from(&made.row.spec);
-    let (training, mut notes) = scan_file(app, &model, &made.training, ("training_file", policy)).await?;
+    let policy = RowPolicy::new(&made.row.spec, chrono::Utc::now().timestamp());
+    let (training, mut notes) = scan_file(app, (&model, &place), &made.training, ("training_file", policy)).await?;
     let mut validation = None;
     if let Some(file) = &made.validation {
-        let (facts, more) = scan_file(app, &model, file, ("validation_file", policy)).await?;
+        let (facts, more) = scan_file(app, (&model, &place), file, ("validation_file", policy)).await?;
         notes.extend(more);
         validation = Some(facts);
     }
@@ -101,20 +85,19 @@ async fn scan(app: &App, made: &Made) -> Result<Scanned, ApiError> {
 
 async fn scan_file(
     app: &App,
-    model: &Arc<TextModel>,
+    (model, place): (&Arc<TextModel>, &Arc<TextPlace>),
     file: &File,
     (param, policy): (&'static str, RowPolicy),
 ) -> Result<(FileFacts, Vec<String>), ApiError> {
     let (pieces, mut inbox) = channel::<bytes::Bytes>(4);
-    let model = model.clone();
+    let (model, place) = (model.clone(), place.clone());
     let counting = tokio::task::spawn_blocking(move || {
         let mut rows = RowReader::new(&model, policy);
-        while let Some(piece) = inbox.blocking_recv() {
+        while let Some(piece) = inbox.blocking_recv().filter(|_| !place.stop().is_set()) {
             rows.push(&piece, &mut drop);
         }
         rows.finish(&mut drop)
     });
-    // If this future is dropped, the sender goes with it, and the thread ends at the next piece.
     let streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
     let tally = counting.await.map_err(ApiError::internal)?;
     streamed?;

@@ -105,6 +105,9 @@ pub mod joining;
 /// Rows of a file as they would be trained on.
 pub mod preview;
 
+/// Places for work that renders and tokenises.
+pub mod text_places;
+
 /// What answers use.
 pub mod metering;
 

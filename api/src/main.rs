@@ -5,8 +5,20 @@ use std::{num::NonZero, path::PathBuf, process::ExitCode, sync::Arc, time::Durat
 
 use anyhow::Context;
 use attune_api::{
-    adapter_import::take, app::App, base_import, batch_work::work, config::Config, credentials::Kept, estimate,
-    issuers::Issuers, metering::Meter, parser, places::Places, router, routes, throttle::Rates, webhooks::Webhooks,
+    adapter_import::take,
+    app::App,
+    base_import,
+    batch_work::work,
+    config::Config,
+    credentials::Kept,
+    issuers::Issuers,
+    metering::Meter,
+    parser,
+    places::Places,
+    router, routes,
+    text_places::{TEXT_AT_ONCE, TextPlaces},
+    throttle::Rates,
+    webhooks::Webhooks,
 };
 use attune_process::{log, parent};
 use attune_store::{api_key, db, mint, objects::Objects, tenant};
@@ -82,9 +94,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         waiters: Default::default(),
         prices: config.prices,
         meter: Arc::new(Meter::new(config.prices)),
-        estimates: Arc::new(Semaphore::new(estimate::AT_ONCE)),
         base_imports: Arc::new(Places::new(base_import::AT_ONCE, base_import::AT_ONCE_OF_PROJECT)),
         adapter_imports: Arc::new(Places::new(take::AT_ONCE, take::AT_ONCE_OF_PROJECT)),
+        text: Arc::new(TextPlaces::new(TEXT_AT_ONCE)),
         streams: Arc::new(Semaphore::new(routes::job_events::MOST_STREAMS)),
         stopping: CancellationToken::new(),
         webhooks: Arc::new(Webhooks::new(&config.webhooks).context("webhooks.secret_key")?),

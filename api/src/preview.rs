@@ -29,6 +29,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 use crate::{
     app::App,
     error::ApiError,
+    text_places::Stop,
     wire::preview::{NewPreview, Preview, PreviewOverLength, PreviewRow},
 };
 
@@ -60,15 +61,18 @@ pub async fn show(app: &App, project: ProjectId, file: File, asked: NewPreview) 
     let spec = TrainSpec::check(&asked.requested(), dataset.rows, base.architecture.max_position_embeddings)?;
     spec.method.takes(dataset.format).map_err(|wrong| ApiError::invalid("method.type", format!("{wrong}.")))?;
     let wanted = chosen(asked.rows, dataset.rows)?;
-    let files = base_model::small_files(&app.objects, &blobs, &FILES).await?;
-    let (pieces, inbox) = channel(4);
-    let policy = RowPolicy::from(&spec);
-    let shown = tokio::task::spawn_blocking(move || read(&files, policy, wanted, inbox));
-    let streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
-    let shown = shown.await.map_err(ApiError::internal)?;
-    // A reader that has all it wants leaves; a stream that broke before is what went wrong.
-    streamed?;
-    Ok(Preview { object: "list", data: shown? })
+    let policy = RowPolicy::new(&spec, chrono::Utc::now().timestamp());
+    let data = app.text.work(project, async |place| {
+        let files = base_model::small_files(&app.objects, &blobs, &FILES).await?;
+        let (pieces, inbox) = channel(4);
+        let shown = tokio::task::spawn_blocking(move || read(&files, (policy, wanted), inbox, place.stop()));
+        let streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
+        let shown = shown.await.map_err(ApiError::internal)?;
+        // A reader that has all it wants leaves; a stream that broke before is what went wrong.
+        streamed?;
+        shown
+    });
+    Ok(Preview { object: "list", data: data.await? })
 }
 
 /// The file that `param` names has no rows.
@@ -119,12 +123,12 @@ pub(crate) async fn stream(
 /// Reads rows from `inbox` until all of `wanted` were seen. Blocking.
 fn read(
     files: &BTreeMap<String, Vec<u8>>,
-    policy: RowPolicy,
-    wanted: BTreeSet<u64>,
+    (policy, wanted): (RowPolicy, BTreeSet<u64>),
     mut inbox: Receiver<Bytes>,
+    stop: &Stop,
 ) -> Result<Vec<PreviewRow>, ApiError> {
     let model = TextModel::from_files(files).map_err(|error| unusable(&error))?;
-    let mut shown = Shown { model: &model, policy, wanted, rows: Vec::new(), tokens: 0, refused: Vec::new() };
+    let mut shown = Shown { model: &model, policy, wanted, stop, rows: Vec::new(), tokens: 0, refused: Vec::new() };
     let mut checker = RowChecker::new();
     while let Some(piece) = inbox.blocking_recv() {
         checker.push_with(&piece, &mut |line, row| shown.take(line, &row));
@@ -147,6 +151,7 @@ struct Shown<'a> {
     policy: RowPolicy,
     /// Lines that were not seen yet.
     wanted: BTreeSet<u64>,
+    stop: &'a Stop,
     rows: Vec<PreviewRow>,
     tokens: usize,
     /// Code and sentence of each row that could not be trained on.
@@ -155,7 +160,7 @@ struct Shown<'a> {
 
 impl Shown<'_> {
     fn is_done(&self) -> bool {
-        self.wanted.is_empty() || self.tokens > MOST_TOKENS
+        self.wanted.is_empty() || self.tokens > MOST_TOKENS || self.stop.is_set()
     }
 
     fn take(&mut self, line: u64, row: &Row) {
@@ -256,21 +261,22 @@ mod tests {
     }
 
     fn preview(over_length: OverLength, wanted: &[u64], file: &str) -> Result<Vec<PreviewRow>, ApiError> {
-        let policy = RowPolicy { method: Method::Supervised, train_on_prompt: false, over_length, max_length: 4 };
+        let policy =
+            RowPolicy { method: Method::Supervised, train_on_prompt: false, over_length, max_length: 4, now: 0 };
         let (pieces, inbox) = channel(100);
         for piece in file.as_bytes().chunks(20) {
             pieces.try_send(Bytes::copy_from_slice(piece)).unwrap();
         }
         drop(pieces);
-        read(&files(), policy, wanted.iter().copied().collect(), inbox)
+        read(&files(), (policy, wanted.iter().copied().collect()), inbox, &Stop::default())
     }
 
     const FILE: &str = concat!(
-        r#"{"prompt": "a b", "completion": "b"}"#,
+        r#"{"prompt": "a b", "completion": " b"}"#,
         "\n",
-        r#"{"prompt": "a", "completion": "b a b a"}"#,
+        r#"{"prompt": "a", "completion": " b a b a"}"#,
         "\n",
-        r#"{"prompt": "b", "completion": "b"}"#,
+        r#"{"prompt": "b", "completion": " b"}"#,
     );
 
     #[test]
@@ -317,10 +323,11 @@ mod tests {
             train_on_prompt: false,
             over_length: OverLength::Error,
             max_length: 4,
+            now: 0,
         };
         pieces.try_send(Bytes::from_static(FILE.as_bytes())).unwrap();
         // The sender stays: only a reader that leaves by itself comes back.
-        assert_eq!(read(&files(), policy, BTreeSet::from([1]), inbox).unwrap().len(), 1);
+        assert_eq!(read(&files(), (policy, BTreeSet::from([1])), inbox, &Stop::default()).unwrap().len(), 1);
         assert!(pieces.is_closed());
     }
 

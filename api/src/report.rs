@@ -7,7 +7,7 @@ use std::{
 };
 
 use attune_domain::{
-    dataset::RowChecker,
+    dataset::{Row, RowChecker},
     id::{FileId, ProjectId},
     spec::{Method, Requested, TrainSpec},
 };
@@ -31,6 +31,7 @@ use crate::{
     given::shown,
     page::Params,
     preview::{no_dataset, stream, unusable},
+    text_places::{Stop, TextPlace},
     wire::report::{LeakageView, ReportView},
 };
 
@@ -130,25 +131,30 @@ pub async fn make(app: &App, project: ProjectId, file: File, asked: Asked) -> Re
         requested.method = Some(method.name().to_owned());
         let spec = TrainSpec::check(&requested, dataset.rows, base.architecture.max_position_embeddings)?;
         let blobs = base_model::files(&mut db, base.base_model_id).await?;
-        counted = Some((RowPolicy::from(&spec), blobs));
+        counted = Some((RowPolicy::new(&spec, chrono::Utc::now().timestamp()), blobs));
     }
     drop(db);
     let key: Key = (
         file.rows_sha256().to_owned(),
         validation.as_ref().map(|file| file.rows_sha256().to_owned()),
-        base.as_ref().zip(counted.as_ref()).map(|(base, (policy, _))| (base.base_model_id.to_string(), *policy)),
+        base.as_ref().zip(counted.as_ref()).map(|(base, (policy, _))| {
+            // A report is of the day on which it was made.
+            (base.base_model_id.to_string(), RowPolicy { now: 0, ..*policy })
+        }),
     );
     let ids = (file.file_id.to_string(), validation.as_ref().map(|file| file.file_id.to_string()));
     if let Some(report) = app.reports.find(&key) {
         return Ok(renamed(report, ids));
     }
-    let _turn = app.parsers.acquire().await.map_err(ApiError::internal)?;
-    let counting = match counted {
-        Some((policy, blobs)) => Some((base_model::small_files(&app.objects, &blobs, &FILES).await?, policy)),
-        None => None,
-    };
-    let max_length = counting.as_ref().map(|(_, policy)| policy.max_length);
-    let (report, leaked) = read(app, &file, validation.as_ref(), counting).await?;
+    let max_length = counted.as_ref().map(|(policy, _)| policy.max_length);
+    let reading = app.text.work(project, async |place| {
+        let counting = match counted {
+            Some((policy, blobs)) => Some((base_model::small_files(&app.objects, &blobs, &FILES).await?, policy)),
+            None => None,
+        };
+        read(app, (&file, validation.as_ref()), counting, place).await
+    });
+    let (report, leaked) = reading.await?;
     let mut view = ReportView::new(ids.0.clone(), base.map(|base| base.name).zip(max_length), &report);
     view.leakage =
         leaked.map(|(rows, repeats)| LeakageView { validation_file: String::new(), rows, repeats: (&repeats).into() });
@@ -193,14 +199,14 @@ type Read = (Report, Option<(u64, Repeats)>);
 
 async fn read(
     app: &App,
-    file: &File,
-    validation: Option<&File>,
+    (file, validation): (&File, Option<&File>),
     counting: Option<(BTreeMap<String, Vec<u8>>, RowPolicy)>,
+    place: TextPlace,
 ) -> Result<Read, ApiError> {
     let (pieces, inbox) = channel(4);
     let (more_pieces, more) = channel(4);
     let more = validation.map(|_| more);
-    let reading = tokio::task::spawn_blocking(move || read_rows(counting.as_ref(), inbox, more));
+    let reading = tokio::task::spawn_blocking(move || read_rows(counting.as_ref(), inbox, more, place.stop()));
     let mut streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
     if let (Ok(()), Some(validation)) = (&streamed, validation) {
         streamed = stream(&app.objects, validation.rows_sha256(), more_pieces).await;
@@ -217,6 +223,7 @@ fn read_rows(
     counting: Option<&(BTreeMap<String, Vec<u8>>, RowPolicy)>,
     mut inbox: Receiver<Bytes>,
     more: Option<Receiver<Bytes>>,
+    stop: &Stop,
 ) -> Result<Read, ApiError> {
     let model = match counting {
         Some((files, policy)) => Some((TextModel::from_files(files).map_err(|error| unusable(&error))?, *policy)),
@@ -225,14 +232,19 @@ fn read_rows(
     let mut reporter = Reporter::new(model.as_ref().map(|(model, policy)| (model, *policy)));
     // What was uploaded was checked then: a defect cannot be met here.
     let mut checker = RowChecker::new();
-    while let Some(piece) = inbox.blocking_recv() {
-        checker.push_with(&piece, &mut |line, row| reporter.take(line, &row));
+    let take = &mut |line, row: Row| {
+        if !stop.is_set() {
+            reporter.take(line, &row);
+        }
+    };
+    while let Some(piece) = inbox.blocking_recv().filter(|_| !stop.is_set()) {
+        checker.push_with(&piece, take);
     }
-    let _ = checker.finish_with(&mut |line, row| reporter.take(line, &row));
+    let _ = checker.finish_with(take);
     let (report, seen) = reporter.finish();
     let Some(mut more) = more else { return Ok((report, None)) };
     let (mut rows, mut repeats, mut checker) = (0, Repeats::default(), RowChecker::new());
-    let mut look = |line, row: &attune_domain::dataset::Row| {
+    let mut look = |line, row: &Row| {
         rows += 1;
         seen.find(line, Marks::of(row), &mut repeats);
     };

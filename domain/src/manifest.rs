@@ -99,6 +99,8 @@ pub struct Training {
     pub train: TrainSpec,
     /// The seed, once more by itself.
     pub seed: u64,
+    /// What the chat template took for now, wherever it asked.
+    pub template_now: String,
     /// What came of it.
     pub metrics: Metrics,
     /// What the publish gate found; `None`: the version is older than this report.

@@ -100,6 +100,9 @@ pub struct RunSpec {
     pub validation_file: Option<RemoteFile>,
     /// What to train.
     pub train: TrainSpec,
+    /// What chat templates take for now, in seconds since 1970: when the job was made. The same for its check and for each
+    /// attempt.
+    pub template_now: i64,
     /// How.
     pub plan: Plan,
     /// The adapter that the training begins with; `None`: a new one.

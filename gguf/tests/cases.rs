@@ -184,7 +184,7 @@ fn case_06_a_turn_ends_by_the_text_of_its_token_or_by_any_key_of_an_end() {
         // An answer ends with the token of the turn, which is learnt.
         for row in fs::read_to_string(chat("rows.jsonl")).unwrap().lines() {
             let row = parse_row(1, row.as_bytes()).unwrap();
-            let example = text.encode_row(&row, Learnt::Answers).unwrap();
+            let example = text.encode_row(&row, Learnt::Answers, 0).unwrap();
             let mut trained = example.ids.iter().zip(&example.trained).filter(|(_, trained)| **trained);
             assert!(trained.any(|(id, _)| *id == 258), "{name}");
         }

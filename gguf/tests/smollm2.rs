@@ -11,7 +11,7 @@ use attune_domain::dataset::parse_row;
 use attune_gguf::convert::convert;
 use attune_text::encode::Learnt;
 use attune_text::model::TextModel;
-use attune_text::template::Turn;
+use attune_text::template::{RenderSettings, Turn};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -92,8 +92,8 @@ fn chats_have_the_same_text_tokens_and_mask() {
         let row = parse_row(1, row.as_bytes()).unwrap();
         let attune_domain::dataset::Row::Chat { messages } = &row else { panic!("a chat") };
         let turns: Vec<Turn<'_>> = messages.iter().map(Turn::from).collect();
-        assert_eq!(text.template().unwrap().render(&turns, false, None).unwrap(), chat.rendered);
-        let example = text.encode_row(&row, Learnt::Answers).unwrap();
+        assert_eq!(text.template().unwrap().render(&turns, false, RenderSettings::at(0)).unwrap(), chat.rendered);
+        let example = text.encode_row(&row, Learnt::Answers, 0).unwrap();
         assert_eq!(example.ids, chat.ids);
         assert_eq!(example.trained, chat.trained);
     }

@@ -17,6 +17,7 @@ use crate::{
     error::SchedulerError,
     hearing::ApiProbe,
     provider::Provider,
+    validations::Validations,
 };
 
 /// Handed to each task; cheap to clone.
@@ -39,6 +40,8 @@ pub(crate) struct App {
     /// Held from before a node is reserved until its launch has answered, and by each pass of the reconciler: a row
     /// without a process is then really one that has lost it.
     pub(crate) placing: Arc<Mutex<()>>,
+    /// Of which projects a job's files are checked.
+    pub(crate) validations: Validations,
     /// Rung when the reconciler has something to look at.
     pub(crate) wake: Arc<Notify>,
 }

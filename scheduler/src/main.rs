@@ -23,6 +23,8 @@ mod reconciler;
 mod sweeper;
 /// What the queues bring.
 mod tasks;
+/// Places for checks of jobs' files.
+mod validations;
 /// Events on their way to users' endpoints.
 mod webhooks;
 /// Takes messages off a queue.
@@ -42,7 +44,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_subscriber::EnvFilter;
 
-use crate::{app::App, config::Config, hearing::ApiProbe, local::Local, webhooks::Sender};
+use crate::{
+    app::App,
+    config::Config,
+    hearing::ApiProbe,
+    local::Local,
+    validations::{MAX_VALIDATIONS, Validations},
+    webhooks::Sender,
+};
 
 /// How long the database, its schema and the other scheduler are waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,8 +59,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long tasks at hand may take after a stop was asked for.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connections of the queue's own pool: one listens for each of the three workers, the rest work.
-const QUEUE_CONNECTIONS: u32 = 8;
+/// Connections of the queue's own pool: one listens for each worker, the rest work.
+const QUEUE_CONNECTIONS: u32 = 12;
 
 /// Attune's scheduler: validates and dispatches jobs, starts replicas, and repairs what breaks.
 #[derive(Parser)]
@@ -136,11 +145,14 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         serving: config.serving,
         cache_dir: cache_dir.into(),
         placing: Arc::default(),
+        validations: Validations::default(),
         wake,
     };
 
     let tasks = TaskTracker::new();
-    tasks.spawn(worker::work::<ValidateJob>(app.clone(), queue_pool.clone(), stop.clone()));
+    for _ in 0..MAX_VALIDATIONS {
+        tasks.spawn(worker::work::<ValidateJob>(app.clone(), queue_pool.clone(), stop.clone()));
+    }
     tasks.spawn(worker::work::<DispatchJob>(app.clone(), queue_pool.clone(), stop.clone()));
     tasks.spawn(worker::work::<EnsureReplica>(app.clone(), queue_pool, stop.clone()));
     tasks.spawn(reconciler::reconcile(app.clone(), stop.clone()));

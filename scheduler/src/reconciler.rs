@@ -22,6 +22,7 @@ use attune_store::{
     queue::{self, DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, Replica, ReplicaState},
     run::{self, ActiveRun},
+    validation,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -271,6 +272,9 @@ async fn push_again(app: &App) -> Result<(), SchedulerError> {
 pub(crate) async fn hand_back(app: &App) -> Result<(), SchedulerError> {
     let _placing = app.placing.lock().await;
     let mut conn = app.single().await?;
+    for job_id in app.validations.jobs() {
+        validation::take_back(&mut conn, job_id).await?; // it is this process that ends, and not for the job's sake
+    }
     let runs = run::active(&mut conn, app.provider.name()).await?;
     let replicas = replica::active(&mut conn).await?;
     drop(conn);

@@ -19,6 +19,7 @@ use attune_store::{
     replica::{self, ReplicaState, ServedBase},
     report, run,
     testing::{self, Seed, checkpointed, new_job, queued_job, started},
+    validation::{self, MAX_VALIDATION_ATTEMPTS},
 };
 use futures::future::BoxFuture;
 use sqlx::PgPool;
@@ -131,6 +132,7 @@ impl House {
             serving: Serving::default(),
             cache_dir: std::env::temp_dir().into(),
             placing: Arc::default(),
+            validations: crate::validations::Validations::default(),
             wake: Arc::default(),
         };
         let house = Self { memory: Memory::new(&app, Instant::now()).into(), app, provider, seed, api: up };
@@ -410,4 +412,26 @@ async fn an_orderly_stop_hands_the_jobs_back_and_counts_for_nothing(pool: PgPool
     }
     let job = house.job(id).await;
     assert_eq!((job.state, job.attempts, job.barren_attempts), (JobState::Queued, 4, 0));
+}
+
+#[sqlx::test(migrations = false)]
+async fn limit_a_check_that_ends_its_process_is_not_tried_for_ever(pool: PgPool) {
+    let house = House::new(pool, Remembers::default()).await;
+    let mut conn = house.app.pool.acquire().await.unwrap();
+    let id = new_job(&mut conn, house.seed).await.unwrap();
+    // An outage is not the job's fault, however long it lasts: the object store cannot be reached here.
+    for _ in 0..2 {
+        assert!(ValidateJob { job_id: id }.handle(house.app.clone()).await.is_err());
+        assert_eq!(house.job(id).await.state, JobState::Validating);
+    }
+    // Each of these took its process with it.
+    for attempt in 1..=MAX_VALIDATION_ATTEMPTS {
+        assert_eq!(validation::begin(&mut conn, id).await.unwrap(), Some(attempt));
+    }
+    ValidateJob { job_id: id }.handle(house.app.clone()).await.unwrap();
+    let job = house.job(id).await;
+    assert_eq!(job.state, JobState::Failed);
+    let error = job.error.unwrap();
+    assert_eq!(error.code, "validation_failed");
+    assert!(error.message.contains("in 3 attempts: the process that did it ended each time"), "{}", error.message);
 }

@@ -18,7 +18,7 @@ use attune_domain::{
 };
 use attune_model::{adapter::LoraAdapter, tensor_file::TensorFile};
 use attune_node::Cache;
-use attune_text::model::TextModel;
+use attune_text::model::{TextModel, adapter_template};
 use reqwest::Client;
 use tokio::sync::{Notify, OnceCell};
 
@@ -226,12 +226,7 @@ fn factor_bytes(folder: &Path) -> Result<Bytes, String> {
 
 /// The adapter's own chat template, if it brought one that differs from the base's.
 fn text_of(folder: &Path, base: Arc<TextModel>) -> Result<Arc<TextModel>, String> {
-    let path = folder.join("chat_template.jinja");
-    let source = match std::fs::read_to_string(&path) {
-        Ok(source) => source,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(base),
-        Err(e) => return Err(format!("its chat template cannot be read: {e}")),
-    };
+    let Some(source) = adapter_template(folder).map_err(|e| chain(&e))? else { return Ok(base) };
     if base.template().is_some_and(|template| template.source() == source) {
         return Ok(base);
     }

@@ -6,7 +6,13 @@
 use std::{sync::Arc, time::Instant};
 
 use attune_domain::serve::{Echo, GenerateEvent, GenerateRequest, Prompt, Scored, ToolChoice};
-use attune_text::{error::TextError, model::TextModel, template::Turn, tools::ToolFormat};
+use attune_text::{
+    detokenizer::Detokenizer,
+    error::TextError,
+    model::TextModel,
+    template::{RenderSettings, Turn},
+    tools::ToolFormat,
+};
 use futures::future::try_join_all;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
@@ -151,7 +157,9 @@ fn encode(text: &TextModel, request: &GenerateRequest, context: usize) -> Result
                     ..Turn::new(&message.role, &message.content)
                 })
                 .collect();
-            let chat = text.chat_text(&turns, shown_tools(text, request), template_kwargs)?;
+            let tools = shown_tools(text, request);
+            let settings = RenderSettings { tools, variables: Some(template_kwargs), ..RenderSettings::today() };
+            let chat = text.chat_text(&turns, settings)?;
             fits(&chat)?;
             text.encode_rendered(&chat)?
         }
@@ -213,6 +221,14 @@ impl Answering<'_> {
         Ok(drawn)
     }
 
+    /// What turns the answer into text. A completion goes on with its prompt; an answer of a chat is a text of its own.
+    fn letters(&self) -> Detokenizer<'_> {
+        match &self.request.prompt {
+            Prompt::Chat { .. } => Detokenizer::new(self.text.tokenizer()),
+            Prompt::Text { .. } | Prompt::Tokens { .. } => Detokenizer::after(self.text.tokenizer(), &self.prompt),
+        }
+    }
+
     /// The prompt as it is said again. The tokens that the tokenizer itself puts before a text are not of it.
     fn echo(&self, scores: &[TokenScore]) -> Result<Option<Echo>, TextError> {
         let tokenizer = self.text.tokenizer();
@@ -223,7 +239,12 @@ impl Answering<'_> {
             Prompt::Chat { .. } => return Ok(None),
         };
         let tokens: Result<Vec<Scored>, _> = scores.iter().skip(own).map(|score| scored(tokenizer, score)).collect();
-        Ok(Some(Echo { text, tokens: tokens? }))
+        let mut tokens = tokens?;
+        // The tokenizer may have put a space before the text: the first token's text has none, as the text itself.
+        if let (Some(first), Some(score)) = (tokens.first_mut(), scores.get(own)) {
+            first.bytes = tokenizer.first_bytes(score.id)?;
+        }
+        Ok(Some(Echo { text, tokens }))
     }
 
     /// Tells all answers, the first of which has begun.
@@ -242,7 +263,8 @@ impl Answering<'_> {
             }
             None => None,
         };
-        let telling = |choice| Telling::new(choice, self.text, stop.clone(), out).with_calls(calls.clone());
+        let telling =
+            |choice| Telling::new(choice, (self.text, self.letters()), stop.clone(), out).with_calls(calls.clone());
         try_join_all((0..).zip(all).map(|(choice, drawn)| telling(choice).tell(drawn))).await
     }
 }

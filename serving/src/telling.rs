@@ -59,12 +59,11 @@ struct Calls {
 impl<'a> Telling<'a> {
     pub(crate) fn new(
         choice: u32,
-        text: &'a TextModel,
+        (text, letters): (&'a TextModel, Detokenizer<'a>),
         stop: Arc<StopStrings>,
         out: &'a mpsc::Sender<GenerateEvent>,
     ) -> Self {
-        let tokenizer = text.tokenizer();
-        let (letters, stops) = (Detokenizer::new(tokenizer), StopScanner::new(stop));
+        let (tokenizer, stops) = (text.tokenizer(), StopScanner::new(stop));
         Self { choice, tokenizer, letters, stops, out, untold: VecDeque::new(), known: 0, told: 0, calls: None }
     }
 

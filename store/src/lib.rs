@@ -90,6 +90,9 @@ pub mod results;
 /// What the user can read of a job's life.
 pub mod job_event;
 
+/// Checks of jobs' files.
+pub mod validation;
+
 /// Attempts at a job, from the claim to the end.
 pub mod run;
 

@@ -59,6 +59,7 @@ pub(crate) async fn training(
         validation_data,
         continued_from: before(db, job).await?,
         seed: job.spec.seed,
+        template_now: job.created_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
         train: job.spec.clone(),
         metrics: metrics(db, job, trained_tokens).await?,
         gate: Some(gate),

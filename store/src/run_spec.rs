@@ -44,6 +44,7 @@ pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Resul
         training_file,
         validation_file,
         train: job.spec,
+        template_now: job.created_at.timestamp(),
         plan: run.plan.clone(),
         continue_from,
         resume,

@@ -24,6 +24,7 @@ mod preview;
 mod quantized;
 mod recovery;
 mod storage;
+mod template_cases;
 mod tidy;
 mod up;
 mod webhooks;

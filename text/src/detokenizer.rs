@@ -44,6 +44,14 @@ impl<'a> Detokenizer<'a> {
         Self { tokenizer, byte_level, with_special: false, bytes: Vec::new(), last: None }
     }
 
+    /// A detokenizer of what follows `before` in one text. Some decoders take a space from the beginning of a text; this
+    /// is none.
+    #[must_use]
+    pub fn after(tokenizer: &'a Tokenizer, before: &[u32]) -> Self {
+        let last = before.iter().rev().copied().find(|id| !tokenizer.is_special(*id));
+        Self { last, ..Self::new(tokenizer) }
+    }
+
     /// Takes the next id; gives the text that is now whole, if any. Special tokens have no text.
     ///
     /// # Errors

@@ -5,17 +5,21 @@
 //! whole at the level of tokens, so that is checked, not assumed. An answer must also hold a token that ends a turn:
 //! without it, the model would learn to talk on for ever.
 
+use std::cell::Cell;
 use std::ops::Range;
 
-use attune_domain::dataset::{Message, Role, Row};
-use serde_json::{Map, Value};
+use attune_domain::dataset::{MAX_MESSAGES, Message, Role, Row};
 
 use crate::error::EncodeError;
 use crate::generic_tools;
 use crate::model::TextModel;
-use crate::template::Turn;
+use crate::template::{RenderSettings, Turn};
 use crate::tokenizer::Cut;
 use crate::tools::ToolFormat;
+
+/// Bytes that the chat template may print to find where the answers of one row are: each answer takes two renderings of
+/// what comes before it.
+const MAX_RENDERED_BYTES: usize = 128 << 20;
 
 /// One training example.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +41,14 @@ pub enum Learnt {
 }
 
 /// A whole chat, rendered and tokenised.
-struct Whole {
+struct Whole<'a> {
+    turns: &'a [Turn<'a>],
+    settings: RenderSettings<'a>,
     text: String,
     ids: Vec<u32>,
     cuts: Vec<Cut>,
+    /// Bytes that may still be rendered.
+    budget: Cell<usize>,
 }
 
 impl Example {
@@ -59,13 +67,13 @@ impl Example {
 }
 
 impl TextModel {
-    /// A row as ids and mask.
+    /// A row as ids and mask. `now` is what its template takes for now, in seconds since 1970.
     ///
     /// # Errors
     /// [`EncodeError`]: the row cannot be learnt from as it is; the reason names the message.
-    pub fn encode_row(&self, row: &Row, learnt: Learnt) -> Result<Example, EncodeError> {
+    pub fn encode_row(&self, row: &Row, learnt: Learnt, now: i64) -> Result<Example, EncodeError> {
         let example = match row {
-            Row::Chat { messages } => self.chat_example(messages, learnt)?,
+            Row::Chat { messages } => self.chat_example(messages, learnt, RenderSettings::at(now))?,
             Row::Completion { prompt, completion } => self.completion_example(prompt, completion, learnt)?,
             Row::Text { text } => self.text_example(text)?,
             Row::Preference { .. } => return Err(EncodeError::Preference),
@@ -77,37 +85,36 @@ impl TextModel {
         Ok(example)
     }
 
-    /// A chat's ids, with the generation prompt: what a model answers to. `tools` are JSON schemas, as templates take them.
+    /// A chat's ids, with the generation prompt: what a model answers to.
     ///
     /// # Errors
     /// [`EncodeError`]: no template, the template refuses, or the text spells a special token.
-    pub fn encode_chat(&self, turns: &[Turn<'_>], tools: Option<&Value>) -> Result<Vec<u32>, EncodeError> {
-        self.encode_rendered(&self.chat_text(turns, tools, &Map::new())?)
+    pub fn encode_chat(&self, turns: &[Turn<'_>], settings: RenderSettings<'_>) -> Result<Vec<u32>, EncodeError> {
+        self.encode_rendered(&self.chat_text(turns, settings)?)
     }
 
     /// A chat's text, with the generation prompt. Tools, calls and their results are written as the template writes them,
-    /// or in the generic form where it takes no tools. `variables` are the caller's own, for the template.
+    /// or in the generic form where it takes no tools.
     ///
     /// # Errors
     /// [`EncodeError`]: no template, the template refuses, or the text spells a special token.
-    pub fn chat_text(
-        &self,
-        turns: &[Turn<'_>],
-        tools: Option<&Value>,
-        variables: &Map<String, Value>,
-    ) -> Result<String, EncodeError> {
+    pub fn chat_text(&self, turns: &[Turn<'_>], settings: RenderSettings<'_>) -> Result<String, EncodeError> {
+        if turns.len() > MAX_MESSAGES {
+            return Err(EncodeError::TooManyMessages(turns.len()));
+        }
         self.refuse_special(turns)?;
-        for (name, value) in variables {
+        for (name, value) in settings.variables.into_iter().flatten() {
             self.plain_in(&value.to_string(), || format!("chat_template_kwargs.{name}"))?;
         }
-        if let Some(tools) = tools {
+        if let Some(tools) = settings.tools {
             self.plain("tools", &tools.to_string())?;
         }
         let template = self.template().ok_or(EncodeError::NoTemplate)?;
-        if ToolFormat::of(template) == ToolFormat::Generic && generic_tools::concerns(turns, tools) {
-            return generic_tools::rendered(turns, tools, |turns| template.render_with(turns, true, None, variables));
+        if ToolFormat::of(template) == ToolFormat::Generic && generic_tools::concerns(turns, settings.tools) {
+            let plain = RenderSettings { tools: None, ..settings };
+            return generic_tools::rendered(turns, settings.tools, |turns| template.render(turns, true, plain));
         }
-        template.render_with(turns, true, tools, variables)
+        template.render(turns, true, settings)
     }
 
     /// The ids of a text that [`Self::chat_text`] gave.
@@ -140,29 +147,44 @@ impl TextModel {
         Ok(Example::new(ids, trained))
     }
 
+    /// Prompt and completion are one text: a tokenizer that puts a space before each text would else put one between
+    /// them. A token that reaches over the seam belongs to the completion.
     fn completion_example(&self, prompt: &str, completion: &str, learnt: Learnt) -> Result<Example, EncodeError> {
-        let mut ids = self.encode_prompt(prompt)?;
+        self.plain("prompt", prompt)?;
         self.plain("completion", completion)?;
-        let mut trained = vec![learnt == Learnt::All; ids.len()];
-        ids.extend(self.ids_of(completion)?);
+        let whole = [prompt, completion].concat();
+        self.plain("prompt and completion together", &whole)?;
+        let (text_ids, ends) =
+            self.tokenizer().encode_with_ends(&whole).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
+        let alone = self.ids_of(prompt)?;
+        let asked = if text_ids.starts_with(&alone) {
+            alone.len()
+        } else {
+            ends.iter().take_while(|end| **end <= prompt.len()).count()
+        };
+        let mut ids = self.prefix().to_vec();
+        let mut trained = vec![learnt == Learnt::All; ids.len() + asked];
+        ids.extend(text_ids);
         ids.push(self.eos().ok_or(EncodeError::NoEos)?);
         trained.resize(ids.len(), true);
         Ok(Example::new(ids, trained))
     }
 
-    fn chat_example(&self, messages: &[Message], learnt: Learnt) -> Result<Example, EncodeError> {
+    fn chat_example(
+        &self,
+        messages: &[Message],
+        learnt: Learnt,
+        settings: RenderSettings<'_>,
+    ) -> Result<Example, EncodeError> {
         let turns: Vec<Turn<'_>> = messages.iter().map(Turn::from).collect();
         self.refuse_special(&turns)?;
-        let text = self.rendered(&turns, false)?;
-        let (ids, cuts) =
-            self.tokenizer().encode_with_cuts(&text).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
-        let whole = Whole { text, ids, cuts };
+        let whole = self.whole_chat(&turns, settings)?;
         let all = learnt == Learnt::All;
         let mut trained = vec![all; whole.ids.len()];
         // Either the answers that are learnt are marked, or those that are not are taken out.
         let answers = messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant);
         for (i, _) in answers.filter(|(_, message)| message.is_trained() != all) {
-            let part = self.answer(&whole, &turns, i)?;
+            let part = self.answer(&whole, i)?;
             if !all {
                 self.refuse_endless(i, &whole.ids[part.clone()])?;
             }
@@ -177,19 +199,27 @@ impl TextModel {
         Ok(example)
     }
 
+    fn whole_chat<'a>(&self, turns: &'a [Turn<'a>], settings: RenderSettings<'a>) -> Result<Whole<'a>, EncodeError> {
+        let template = self.template().ok_or(EncodeError::NoTemplate)?;
+        let text = template.render(turns, false, settings)?;
+        let (ids, cuts) =
+            self.tokenizer().encode_with_cuts(&text).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
+        Ok(Whole { turns, settings, text, ids, cuts, budget: Cell::new(MAX_RENDERED_BYTES) })
+    }
+
     /// Where in the whole the answer `i` is: from the generation prompt to the end of its turn.
-    fn answer(&self, whole: &Whole, turns: &[Turn<'_>], i: usize) -> Result<Range<usize>, EncodeError> {
+    fn answer(&self, whole: &Whole<'_>, i: usize) -> Result<Range<usize>, EncodeError> {
         let refused = |reason| EncodeError::NotAPrefix { message: i, reason };
-        let start = self.tokens_of_prefix(whole, &self.rendered(&turns[..i], true)?)?.ok_or_else(|| {
+        let start = self.tokens_of_prefix(whole, &self.beginning(whole, i, true)?)?.ok_or_else(|| {
             refused(
                 "the tokens before this answer change once the answer is there, so what the model would be asked is \
                  not what it would be trained on; an answer that starts with white space does this",
             )
         })?;
-        let end = if i + 1 == turns.len() {
+        let end = if i + 1 == whole.turns.len() {
             whole.ids.len()
         } else {
-            self.tokens_of_prefix(whole, &self.rendered(&turns[..=i], false)?)?.ok_or_else(|| {
+            self.tokens_of_prefix(whole, &self.beginning(whole, i + 1, false)?)?.ok_or_else(|| {
                 refused(
                     "the chat template renders this answer differently once messages follow it; give it weight 0, or \
                      split the chat so that it comes last",
@@ -197,6 +227,20 @@ impl TextModel {
             })?
         };
         Ok(start..end.max(start))
+    }
+
+    /// The first `count` messages of a chat, rendered. What that costs together is bounded: a chat of n answers has 2n
+    /// beginnings.
+    fn beginning(&self, whole: &Whole<'_>, count: usize, prompt: bool) -> Result<String, EncodeError> {
+        let template = self.template().ok_or(EncodeError::NoTemplate)?;
+        let text = template.render(&whole.turns[..count], prompt, whole.settings)?;
+        let left = whole.budget.get().checked_sub(text.len()).ok_or(EncodeError::TooMuchWork {
+            messages: whole.turns.len(),
+            bytes: whole.text.len(),
+            most: MAX_RENDERED_BYTES,
+        })?;
+        whole.budget.set(left);
+        Ok(text)
     }
 
     /// Refuses an answer without a token that ends it. One that has no token at all is no such: nothing is trained.
@@ -213,16 +257,12 @@ impl TextModel {
     /// A text is cut at special tokens before anything else, so the tokens up to the last one that lies in the prefix
     /// are those of the whole, and only the rest is tokenised again. Else a chat of n answers would cost n times its
     /// length.
-    fn tokens_of_prefix(&self, whole: &Whole, prefix: &str) -> Result<Option<usize>, EncodeError> {
+    fn tokens_of_prefix(&self, whole: &Whole<'_>, prefix: &str) -> Result<Option<usize>, EncodeError> {
         let known = if whole.text.starts_with(prefix) { prefix.len() } else { 0 };
         let inside = |cut: &&Cut| cut.end <= known || cut.start == known;
         let (at, count) = whole.cuts.iter().rev().find(inside).map_or((0, 0), |cut| (cut.start, cut.token));
         let rest = self.ids_of(&prefix[at..])?;
         Ok(whole.ids[count..].starts_with(&rest).then_some(count + rest.len()))
-    }
-
-    fn rendered(&self, turns: &[Turn<'_>], add_generation_prompt: bool) -> Result<String, EncodeError> {
-        self.template().ok_or(EncodeError::NoTemplate)?.render(turns, add_generation_prompt, None)
     }
 
     fn ids_of(&self, text: &str) -> Result<Vec<u32>, EncodeError> {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use attune_domain::dataset::MAX_MESSAGES;
+
 /// Why a model's folder gives no tokenizer or template.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
@@ -54,6 +56,23 @@ pub enum EncodeError {
         message: usize,
         /// Which way it differs.
         reason: &'static str,
+    },
+    /// More messages than a chat may have.
+    #[error("the chat has {0} messages, and at most {MAX_MESSAGES} are taken")]
+    TooManyMessages(usize),
+    /// A chat with so many answers that finding them takes too long.
+    #[error(
+        "the chat has {messages} messages and is {bytes} bytes long once it is rendered: to find its answers, more than \
+         {most} bytes would have to be rendered; split it into several rows, or give the answers that are not to be \
+         learnt weight 0"
+    )]
+    TooMuchWork {
+        /// Messages of the chat.
+        messages: usize,
+        /// Bytes of it, rendered.
+        bytes: usize,
+        /// Bytes that may be rendered to find the answers.
+        most: usize,
     },
     /// An answer without a token that ends a turn.
     #[error(

@@ -9,10 +9,16 @@ pub mod tokenizer;
 /// Ids to text, whole or as they come.
 pub mod detokenizer;
 
+/// Bounds of what a chat template may do.
+mod sandbox;
+
+/// Bounds of what a tokenizer may do.
+mod tokenizer_bounds;
+
 /// Python's `json.dumps`, which templates call `tojson`.
 mod json;
 
-/// Python's `repr` of lists and dicts.
+/// Python's `str` and `repr`.
 mod repr;
 
 /// Chat templates, rendered as transformers renders them.

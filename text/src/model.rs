@@ -15,6 +15,8 @@ use crate::tokenizer::Tokenizer;
 pub const FILES: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja"];
 
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
 /// The special tokens that chat templates may name.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 
@@ -48,7 +50,7 @@ struct IdConfig {
 }
 
 /// Gives a file of the model by its name; `None`: there is none.
-type Files<'a> = dyn Fn(&'static str) -> Result<Option<Vec<u8>>, TextError> + 'a;
+pub type Files<'a> = dyn Fn(&'static str) -> Result<Option<Vec<u8>>, TextError> + 'a;
 
 impl TextModel {
     /// Reads a Hugging Face folder. `tokenizer.json` must be there; a base model may have no chat template.
@@ -73,7 +75,7 @@ impl TextModel {
             source: std::io::ErrorKind::NotFound.into(),
         })?;
         let mut tokenizer = Tokenizer::from_json(&json)?;
-        let names: TokenizerConfig = read(file, "tokenizer_config.json")?;
+        let names: TokenizerConfig = read(file, TOKENIZER_CONFIG)?;
         let config: IdConfig = read(file, "config.json")?;
         let generation: IdConfig = read(file, "generation_config.json")?;
 
@@ -156,6 +158,30 @@ impl TextModel {
     pub fn prefix(&self) -> &[u32] {
         &self.prefix
     }
+}
+
+/// The chat template in an adapter's folder, if it brings one: in `chat_template.jinja`, or where older releases of
+/// transformers wrote it, in `tokenizer_config.json`.
+///
+/// # Errors
+/// [`TextError`]: a file cannot be read or is not what it should be, or several templates are named and none is `default`.
+pub fn adapter_template(folder: &Path) -> Result<Option<String>, TextError> {
+    adapter_template_in(&|name| optional(&folder.join(name)))
+}
+
+/// As [`adapter_template`], from files in memory.
+///
+/// # Errors
+/// As [`adapter_template`].
+pub fn adapter_template_in(file: &Files<'_>) -> Result<Option<String>, TextError> {
+    let TokenizerConfig { chat_template, .. } = read(file, TOKENIZER_CONFIG)?;
+    let is_named = matches!(&chat_template, Some(Value::Array(list)) if !list.is_empty());
+    let source = template_source(file, chat_template)?;
+    if source.is_none() && is_named {
+        let reason = "chat_template names several templates, and none of them 'default'".into();
+        return Err(TextError::Invalid { file: TOKENIZER_CONFIG, reason });
+    }
+    Ok(source)
 }
 
 fn optional(path: &Path) -> Result<Option<Vec<u8>>, TextError> {

@@ -43,6 +43,17 @@ impl Tokenizer {
         Ok(twice.strip_prefix(once.as_str()).unwrap_or(&once).as_bytes().to_vec())
     }
 
+    /// The bytes of a token that begins a text: a decoder may take the space that stands before it.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`]: the decoder failed.
+    pub fn first_bytes(&self, id: u32) -> Result<Vec<u8>, TextError> {
+        if self.is_byte_level() || self.named_byte(id)?.is_some() {
+            return self.token_bytes(id);
+        }
+        Ok(self.decode_with_special(&[id])?.into_bytes())
+    }
+
     fn spelled(&self, id: u32) -> Piece {
         shown(&byte_level(&self.token_of(id).unwrap_or_default()))
     }

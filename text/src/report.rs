@@ -258,6 +258,7 @@ mod tests {
             train_on_prompt: false,
             over_length: OverLength::Error,
             max_length: 4,
+            now: 0,
         };
         let mut reporter = Reporter::new(Some((&model, policy)));
         for (line, row) in (1..).zip(rows) {
@@ -269,12 +270,12 @@ mod tests {
     #[test]
     fn lengths_and_what_each_policy_would_do() {
         let found = report(&[
-            r#"{"prompt": "a", "completion": "a"}"#,
-            r#"{"prompt": "a", "completion": "a a"}"#,
+            r#"{"prompt": "a", "completion": " a"}"#,
+            r#"{"prompt": "a", "completion": " a a"}"#,
             // 7 tokens: 1 read, 6 learnt.
-            r#"{"prompt": "a", "completion": "a a a a a"}"#,
+            r#"{"prompt": "a", "completion": " a a a a a"}"#,
             // 8 tokens, of which 2 are learnt: none among the first 4.
-            r#"{"prompt": "a a a a a a", "completion": "a"}"#,
+            r#"{"prompt": "a a a a a a", "completion": " a"}"#,
         ]);
         assert_eq!((found.rows, found.lengths.tokens, found.lengths.trained), (4, 3 + 4 + 7 + 8, 2 + 3 + 6 + 2));
         assert_eq!([0.0, 0.5, 0.9, 1.0].map(|share| found.lengths.quantile(share)), [3, 4, 8, 8]);

@@ -24,13 +24,9 @@ pub struct RowPolicy {
     pub over_length: OverLength,
     /// Tokens of a row, at most.
     pub max_length: u32,
-}
-
-impl From<&TrainSpec> for RowPolicy {
-    fn from(spec: &TrainSpec) -> Self {
-        let TrainSpec { method, train_on_prompt, over_length, max_length, .. } = *spec;
-        Self { method, train_on_prompt, over_length, max_length }
-    }
+    /// What chat templates take for now, in seconds since 1970. Of a job, it is when the job was made: at its check, in training, and after each
+    /// pause.
+    pub now: i64,
 }
 
 /// One row, ready to be trained on.
@@ -91,6 +87,13 @@ pub enum Refusal {
 }
 
 impl RowPolicy {
+    /// The policy of a job that asks for `spec`.
+    #[must_use]
+    pub const fn new(spec: &TrainSpec, now: i64) -> Self {
+        let TrainSpec { method, train_on_prompt, over_length, max_length, .. } = *spec;
+        Self { method, train_on_prompt, over_length, max_length, now }
+    }
+
     /// Makes of one row what is trained on.
     ///
     /// # Errors
@@ -106,7 +109,7 @@ impl RowPolicy {
     pub fn encode(&self, model: &TextModel, row: &Row) -> Result<Example, Refusal> {
         self.method.takes(row.format()).map_err(Refusal::Format)?;
         let learnt = if self.train_on_prompt { Learnt::All } else { Learnt::Answers };
-        model.encode_row(row, learnt).map_err(|why| Refusal::Unusable(why.to_string()))
+        model.encode_row(row, learnt, self.now).map_err(|why| Refusal::Unusable(why.to_string()))
     }
 
     /// Makes of a row's tokens what is trained on.

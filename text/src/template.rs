@@ -2,24 +2,41 @@
 //! string and dict methods, `raise_exception`, `strftime_now`, loop controls and the `generation` tag.
 //!
 //! Source: `_compile_jinja_template` and `render_jinja_template` in transformers' `utils/chat_template_utils.py`.
-//! A template is the model maker's code: it runs in minijinja's sandbox, with an end to how long it may run.
+//! A template is a stranger's code: it runs within the bounds of `crate::sandbox`, and knows no clock but the one that
+//! it is given.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use attune_domain::dataset::Message;
+use chrono::{DateTime, Utc};
 use minijinja::value::Value;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, context};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, context};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::{EncodeError, TextError};
 use crate::json::tojson;
+use crate::sandbox::{
+    builtins,
+    meter::{Allowance, Metered, Printed, prints_too_much},
+    rewrite::rewrite,
+    steps,
+};
 
 /// Steps that one rendering may take; a chat of a thousand messages takes some ten thousand.
 const FUEL: u64 = 20_000_000;
 
-const NAME: &str = "chat_template";
+/// Characters of what a template says when it refuses, at most.
+const MAX_REASON_CHARS: usize = 1000;
+
+/// Bytes of a format of time, at most.
+const MAX_TIME_FORMAT_BYTES: usize = 1000;
+
+pub(crate) const NAME: &str = "chat_template";
+
+/// The variable that holds what `strftime_now` takes for now, in seconds since 1970.
+const NOW: &str = "__now";
 
 /// Variables and functions of templates that no caller may set. The special tokens' names are refused as well.
 const RESERVED: [&str; 12] = [
@@ -71,9 +88,46 @@ impl<'a> Turn<'a> {
     }
 }
 
+impl Turn<'_> {
+    /// Bytes of text in it.
+    fn bytes(&self) -> usize {
+        let named = self.name.map_or(0, str::len) + self.tool_call_id.map_or(0, str::len);
+        self.role.len() + self.content.len() + named + self.tool_calls.map_or(0, json_bytes)
+    }
+}
+
+fn json_bytes(value: &serde_json::Value) -> usize {
+    value.to_string().len()
+}
+
 impl<'a> From<&'a Message> for Turn<'a> {
     fn from(message: &'a Message) -> Self {
         Self { name: message.name.as_deref(), ..Self::new(message.role.as_str(), &message.content) }
+    }
+}
+
+/// What a template is rendered with besides the messages.
+#[derive(Debug, Clone, Copy)]
+pub struct RenderSettings<'a> {
+    /// JSON schemas of tools, as transformers takes them.
+    pub tools: Option<&'a serde_json::Value>,
+    /// What the template takes for now, if it asks, in seconds since 1970: one moment for a whole job, preview or estimate.
+    pub now: i64,
+    /// The caller's own variables for the template; those that [`may_set`] refuses have no effect.
+    pub variables: Option<&'a serde_json::Map<String, serde_json::Value>>,
+}
+
+impl RenderSettings<'_> {
+    /// No tools and no variables, at the moment `now`.
+    #[must_use]
+    pub const fn at(now: i64) -> Self {
+        Self { tools: None, now, variables: None }
+    }
+
+    /// No tools and no variables, at this moment.
+    #[must_use]
+    pub fn today() -> Self {
+        Self::at(Utc::now().timestamp())
     }
 }
 
@@ -98,55 +152,53 @@ impl ChatTemplate {
     /// # Errors
     /// [`TextError::Template`]: not valid Jinja.
     pub fn new(source: &str, special: BTreeMap<String, String>) -> Result<Self, TextError> {
+        let bounded = rewrite(&without_generation_tags(source)).map_err(TextError::Template)?;
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        environment.set_debug(false);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        builtins::add(&mut environment);
+        steps::add(&mut environment);
         environment.set_formatter(crate::repr::print);
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|e| TextError::Template(reason(&e)))?;
+        environment.add_template_owned(NAME, bounded).map_err(|e| TextError::Template(reason(&e)))?;
         let sha256 = hex(&Sha256::digest(source.as_bytes()));
         Ok(Self { environment, special, sha256, source: source.to_owned() })
     }
 
-    /// Renders messages. `tools` are JSON schemas, as transformers takes them.
+    /// Renders messages.
     ///
     /// # Errors
-    /// [`EncodeError::Template`]: the template raised an exception, used what is not there, or ran too long.
+    /// [`EncodeError::Template`]: the template raised an exception, used what is not there, or went beyond what it may
+    /// use.
     pub fn render(
         &self,
         turns: &[Turn<'_>],
         add_generation_prompt: bool,
-        tools: Option<&serde_json::Value>,
+        settings: RenderSettings<'_>,
     ) -> Result<String, EncodeError> {
-        self.render_with(turns, add_generation_prompt, tools, &serde_json::Map::new())
-    }
-
-    /// As [`Self::render`], with more variables: those that [`may_set`] refuses have no effect.
-    ///
-    /// # Errors
-    /// As [`Self::render`].
-    pub fn render_with(
-        &self,
-        turns: &[Turn<'_>],
-        add_generation_prompt: bool,
-        tools: Option<&serde_json::Value>,
-        variables: &serde_json::Map<String, serde_json::Value>,
-    ) -> Result<String, EncodeError> {
+        let RenderSettings { tools, now, variables } = settings;
+        let given = variables.into_iter().flat_map(|variables| variables.values()).chain(tools);
+        let input = turns.iter().map(Turn::bytes).sum::<usize>() + given.map(json_bytes).sum::<usize>();
+        let variables = variables.map_or_else(|| context! {}, Value::from_serialize);
+        let allowance = Allowance::of(input, turns.len());
         let context = context! {
             messages => turns, tools => tools, documents => (), add_generation_prompt => add_generation_prompt,
-            ..context! { ..Value::from_serialize(&self.special), ..Value::from_serialize(variables) }
+            __now => now, ..context! { ..Value::from_serialize(&self.special), ..variables }
         };
-        self.environment
+        let _metered = Metered::start(allowance);
+        let mut printed = Printed::new(allowance.output);
+        let rendered = self
+            .environment
             .get_template(NAME)
-            .and_then(|template| template.render(context))
-            .map_err(|e| EncodeError::Template(reason(&e)))
+            .and_then(|template| template.render_captured_to(context, &mut printed).map(drop));
+        if printed.is_full() {
+            return Err(EncodeError::Template(prints_too_much(allowance, input)));
+        }
+        rendered.map_err(|e| EncodeError::Template(reason(&e)))?;
+        String::from_utf8(printed.into_bytes()).map_err(|e| EncodeError::Template(e.to_string()))
     }
 
     /// The SHA-256 of the template's text, in hex. It travels with an adapter.
@@ -163,8 +215,12 @@ impl ChatTemplate {
 }
 
 /// What a template's author wanted said, or what went wrong and in which line.
-fn reason(error: &Error) -> String {
+pub(crate) fn reason(error: &Error) -> String {
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let detail = match detail.char_indices().nth(MAX_REASON_CHARS) {
+        Some((end, _)) => format!("{}…", &detail[..end]),
+        None => detail,
+    };
     match (error.kind(), error.line()) {
         (ErrorKind::InvalidOperation, _) if error.detail().is_some() => detail,
         (_, Some(line)) => format!("{detail} (line {line} of the template)"),
@@ -176,11 +232,20 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
 }
 
-fn strftime_now(format: &str) -> Result<String, Error> {
+/// The job's, or the request's, moment as the template wants it, in UTC: nodes may lie in several zones.
+fn strftime_now(state: &State<'_, '_>, format: &str) -> Result<String, Error> {
+    let refused = |why: &str| {
+        let shown: String = format.chars().take(40).collect();
+        Error::new(ErrorKind::InvalidOperation, format!("strftime_now: '{shown}' {why}"))
+    };
+    if format.len() > MAX_TIME_FORMAT_BYTES {
+        return Err(refused("… is too long"));
+    }
+    let seconds = state.lookup(NOW).and_then(|now| now.as_i64());
+    let now = seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0)).ok_or_else(|| refused("has no now"))?;
     let mut text = String::new();
     // `to_string` would panic on a format that chrono does not know.
-    write!(text, "{}", chrono::Local::now().format(format))
-        .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: '{format}' is not a format")))?;
+    write!(text, "{}", now.format(format)).map_err(|_| refused("is not a format"))?;
     Ok(text)
 }
 
@@ -221,9 +286,10 @@ mod tests {
     use super::*;
 
     fn render(source: &str, turns: &[Turn<'_>]) -> Result<String, EncodeError> {
-        ChatTemplate::new(source, BTreeMap::new()).unwrap().render(turns, true, None)
+        ChatTemplate::new(source, BTreeMap::new()).unwrap().render(turns, true, RenderSettings::at(DAY))
     }
 
+    const DAY: i64 = 1_732_838_400;
     const HI: Turn<'static> = Turn::new("user", "Hi");
 
     #[test]
@@ -238,7 +304,9 @@ mod tests {
         let template = ChatTemplate::new(source, [("bos_token".to_owned(), "<s>".to_owned())].into()).unwrap();
         let variables = serde_json::json!({"enable_thinking": false, "messages": [], "bos_token": "x", "tools": 1,
             "add_generation_prompt": false});
-        let rendered = template.render_with(&[HI], true, None, variables.as_object().unwrap()).unwrap();
+        let rendered = template
+            .render(&[HI], true, RenderSettings { variables: variables.as_object(), ..RenderSettings::at(DAY) })
+            .unwrap();
         assert_eq!(rendered, "False 1 <s> True");
         for name in ["messages", "bos_token", "add_generation_prompt", "raise_exception", "1a", "a-b", ""] {
             assert!(!may_set(name), "{name}");
@@ -261,7 +329,7 @@ mod tests {
     #[test]
     fn a_format_of_time_that_is_none_is_refused() {
         assert!(render("{{ strftime_now('%Q') }}", &[HI]).is_err());
-        assert!(render("{{ strftime_now('%Y') }}", &[HI]).unwrap().starts_with("20"));
+        assert_eq!(render("{{ strftime_now('%d %b %Y') }}", &[HI]).unwrap(), "29 Nov 2024");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::OnceLock};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizedString, Normalizer};
 
 use crate::error::TextError;
+use crate::tokenizer_bounds;
 
 /// A token is taken to hold at least so many bytes at most: a normalizer may shorten a text before it is tokenised.
 const SHORTEST_LONGEST: usize = 16;
@@ -32,8 +33,9 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`. Truncation and padding that it may ask for are turned off: nothing is cut in silence.
     ///
     /// # Errors
-    /// [`TextError::Invalid`]: not a tokenizer.
+    /// [`TextError::Invalid`]: not a tokenizer, or one that asks for too much.
     pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
+        tokenizer_bounds::check(json)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(json)
             .map_err(|e| TextError::Invalid { file: "tokenizer.json", reason: e.to_string() })?;
         inner.with_padding(None);
@@ -79,6 +81,12 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| TextError::Tokenizer(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`Self::encode`], and where in the text, in bytes, each token ends.
+    pub(crate) fn encode_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>), TextError> {
+        let encoding = self.inner.encode(text, false).map_err(|e| TextError::Tokenizer(e.to_string()))?;
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|(_, end)| *end).collect()))
     }
 
     /// As [`Self::encode`], and where the text is cut: before and after a cut, it is tokenised as if the rest were not

@@ -128,7 +128,7 @@ fn rows(options: &Options) -> Result<Vec<Example>> {
     let mut rows = Vec::new();
     for (at, line) in data.lines().enumerate() {
         let row = parse_row(at as u64 + 1, line.as_bytes()).map_err(|defect| anyhow::anyhow!("{defect:?}"))?;
-        rows.push(text.encode_row(&row, Learnt::Answers).with_context(|| format!("line {}", at + 1))?);
+        rows.push(text.encode_row(&row, Learnt::Answers, 0).with_context(|| format!("line {}", at + 1))?);
     }
     let Some(path) = &options.order else { return Ok(rows) };
     let order = fs::read_to_string(path).with_context(|| path.display().to_string())?;

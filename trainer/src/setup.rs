@@ -94,7 +94,7 @@ impl Session {
         tch::set_num_threads(threads);
         let train = &spec.train;
         let text = TextModel::open(&fetched.base)?;
-        let policy = RowPolicy::from(train);
+        let policy = RowPolicy::new(train, spec.template_now);
         let rows = read_rows(&fetched.training_file, &text, policy, "training_file")?;
         let validation = match &fetched.validation_file {
             Some(file) => read_rows(file, &text, policy, "validation_file")?,

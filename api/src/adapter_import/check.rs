@@ -9,8 +9,7 @@ use attune_domain::{
     spec::{AdapterSpec, Quantization},
 };
 use attune_store::base_model::BaseModel;
-use attune_text::template::ChatTemplate;
-use serde::Deserialize;
+use attune_text::{model::adapter_template_in, template::ChatTemplate};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -31,6 +30,8 @@ pub struct Checked {
     pub quantization: Quantization,
     /// Its manifest, if it has one.
     pub manifest: Option<Value>,
+    /// Of the text of its own chat template, if it has one.
+    pub template_sha256: Option<String>,
 }
 
 /// Checks what was brought against the base that it is for; its tokens are judged before, by `tokens::judge`.
@@ -54,9 +55,11 @@ pub fn check(brought: &Brought, base: &BaseModel) -> Result<Checked, ApiError> {
         }
     }
     tensors(brought, base, config.as_ref().map(|config| &config.spec), &mut reasons);
-    template(brought, &mut reasons);
+    let template_sha256 = template(brought, &mut reasons);
     match config {
-        Some(config) if reasons.is_empty() => Ok(Checked { spec: config.spec, quantization, manifest }),
+        Some(config) if reasons.is_empty() => {
+            Ok(Checked { spec: config.spec, quantization, manifest, template_sha256 })
+        }
         _ => Err(refused(reasons)),
     }
 }
@@ -168,13 +171,15 @@ fn tensors(brought: &Brought, base: &BaseModel, spec: Option<&AdapterSpec>, reas
 }
 
 /// Answers are asked for with the template that travels with the adapter.
-fn template(brought: &Brought, reasons: &mut Vec<String>) {
-    const NAME: &str = "chat_template.jinja";
-    let Some(text) = brought.text(NAME) else { return };
-    let read = str::from_utf8(text).map_err(|e| e.to_string());
-    let read = read.and_then(|text| ChatTemplate::new(text, BTreeMap::new()).map_err(|e| chain(&e)));
-    if let Err(why) = read {
-        reasons.push(format!("{NAME} is no chat template: {why}"));
+fn template(brought: &Brought, reasons: &mut Vec<String>) -> Option<String> {
+    let source = adapter_template_in(&|name| Ok(brought.text(name).map(<[u8]>::to_vec)));
+    let template = source.and_then(|source| source.map(|text| ChatTemplate::new(&text, BTreeMap::new())).transpose());
+    match template {
+        Ok(template) => template.map(|template| template.sha256().to_owned()),
+        Err(why) => {
+            reasons.push(format!("The adapter's chat template cannot be used: {}", chain(&why)));
+            None
+        }
     }
 }
 

@@ -79,7 +79,6 @@ async fn keep(
     if let Some(version) = adapter_version::by_digest(&mut tx, project, &name, &digest, checked.quantization).await? {
         return Err(ApiError::Conflict(format!("'{name}' has this content already: it is version {version}.")));
     }
-    let template = blobs.iter().find(|blob| blob.name == "chat_template.jinja").map(|blob| blob.sha256.clone());
     let new = NewVersion {
         project_id: project,
         suffix: Some(name.clone()),
@@ -89,7 +88,7 @@ async fn keep(
         quantization: checked.quantization,
         spec: checked.spec,
         files: blobs,
-        chat_template_sha256: template,
+        chat_template_sha256: checked.template_sha256,
         origin: Origin::Import { brought: checked.manifest },
     };
     let version = adapter_version::insert(&mut tx, new).await?;

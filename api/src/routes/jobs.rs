@@ -63,7 +63,7 @@ pub async fn estimate(
     let mut tx = app.tenant(holder.project_id).await?;
     let made = job_making::make(&app, &mut tx, &holder, &new).await?;
     tx.rollback().await?;
-    Ok(Json(estimate::work_out(&app, made).await?))
+    Ok(Json(estimate::work_out(&app, holder.project_id, made).await?))
 }
 
 /// List fine-tuning jobs, newest first.

@@ -89,14 +89,15 @@ mod tests {
     }
 
     fn scan(method: Method, over_length: OverLength, file: &str) -> Result<Scanned, JobError> {
-        let policy = RowPolicy { method, train_on_prompt: false, over_length, max_length: 4 };
+        let policy = RowPolicy { method, train_on_prompt: false, over_length, max_length: 4, now: 0 };
         let model = model();
         let mut scan = Scan::new(&model, "validation_file", policy);
         file.as_bytes().chunks(9).for_each(|piece| scan.push(piece));
         scan.finish()
     }
 
-    const ROWS: &str = "{\"prompt\": \"a\", \"completion\": \"a\"}\n{\"prompt\": \"a\", \"completion\": \"a a a a a\"}";
+    const ROWS: &str =
+        "{\"prompt\": \"a\", \"completion\": \" a\"}\n{\"prompt\": \"a\", \"completion\": \" a a a a a\"}";
 
     #[test]
     fn the_facts_are_those_after_the_policy_and_what_it_did_is_said() {

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use attune_domain::{
     id::{FileId, JobId, ProjectId},
-    job::{JobEvent, JobState},
+    job::JobEvent,
 };
 use attune_store::{
     base_model,
@@ -15,6 +15,7 @@ use attune_store::{
     job_event::{self, Level},
     objects::blob_key,
     queue::{self, DispatchJob, ValidateJob},
+    validation::{self, MAX_VALIDATION_ATTEMPTS},
 };
 use attune_text::{model::TextModel, rows::RowPolicy};
 use sha2::{Digest, Sha256};
@@ -31,15 +32,76 @@ use crate::{
 
 impl Handle for ValidateJob {
     async fn handle(self, app: App) -> Result<(), SchedulerError> {
-        let mut conn = app.single().await?;
-        let job = job::load(&mut conn, self.job_id).await?;
-        drop(conn);
-        if job.state != JobState::Validating {
-            return Ok(());
+        let mut outcome = Ok(());
+        let mut next = Some(self.job_id);
+        // One after the other of a project's jobs: whoever finds the place taken leaves the job to whoever has it.
+        while let Some(job_id) = next {
+            let mut conn = app.single().await?;
+            let job = job::load(&mut conn, job_id).await?;
+            drop(conn);
+            let Some(place) = app.validations.enter(job.project_id, job_id) else { break };
+            let done = validate(&app, &job).await;
+            drop(place);
+            outcome = outcome.and(done);
+            next = validation::next(&mut *app.single().await?, job.project_id, job_id).await?;
         }
-        let verdict = examine(&app, &job).await?;
-        settle(&app, &job, verdict).await
+        outcome
     }
+}
+
+/// Checks one job's files, if it still wants that. What fails in the same way several times, or ends the process each
+/// time, ends the job.
+async fn validate(app: &App, job: &job::Job) -> Result<(), SchedulerError> {
+    let begun = validation::begin(&mut *app.single().await?, job.job_id).await?;
+    let Some(attempt) = begun else { return Ok(()) };
+    if attempt > MAX_VALIDATION_ATTEMPTS {
+        return settle(app, job, Err(given_up("the process that did it ended each time"))).await;
+    }
+    let done = match examine(app, job).await {
+        Ok(verdict) => settle(app, job, verdict).await,
+        Err(error) => Err(error),
+    };
+    match done {
+        Err(error) if passes(&error) => {
+            validation::take_back(&mut *app.single().await?, job.job_id).await?;
+            Err(error)
+        }
+        Err(error) if attempt == MAX_VALIDATION_ATTEMPTS => {
+            tracing::warn!(job.id = %job.job_id, error = chain(&error), "the check of a job's files is given up");
+            settle(app, job, Err(given_up(words(&error)))).await
+        }
+        done => done,
+    }
+}
+
+/// Whether an error comes from elsewhere and will pass: the job is not at fault.
+fn passes(error: &SchedulerError) -> bool {
+    let refused = |error: &sqlx::Error| {
+        // What was sent, not whether it came: data exceptions, broken constraints, limits of the program.
+        let code = error.as_database_error().and_then(|error| error.code());
+        code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+    };
+    match error {
+        SchedulerError::Store(StoreError::Database(error)) => !refused(error),
+        SchedulerError::Store(StoreError::Object { .. } | StoreError::Queue(_)) | SchedulerError::Provider(_) => true,
+        SchedulerError::File { .. } => true,
+        SchedulerError::Store(_) | SchedulerError::Thread(_) => false,
+    }
+}
+
+/// An error in words that say nothing of the platform's inside.
+const fn words(error: &SchedulerError) -> &'static str {
+    match error {
+        SchedulerError::Thread(_) => "the check itself failed",
+        SchedulerError::Store(StoreError::Digest { .. }) => "the content of a file is not what was uploaded",
+        SchedulerError::Store(StoreError::NotFound(_)) => "something that it needs is not there any more",
+        _ => "its outcome could not be written down",
+    }
+}
+
+fn given_up(why: &str) -> JobError {
+    let message = format!("the files could not be checked in {MAX_VALIDATION_ATTEMPTS} attempts: {why}");
+    JobError { code: "validation_failed".into(), message, param: Some("training_file".into()) }
 }
 
 /// What is found out about the files.
@@ -59,7 +121,7 @@ async fn examine(app: &App, job: &job::Job) -> Result<Verdict, SchedulerError> {
         Ok(model) => Arc::new(model),
         Err(error) => return Ok(Err(error)),
     };
-    let policy = RowPolicy::from(&job.spec);
+    let policy = RowPolicy::new(&job.spec, job.created_at.timestamp());
     let file = (job.project_id, job.training_file_id);
     let Scanned { facts: training, mut notes } =
         match scan_file(app, model.clone(), file, ("training_file", policy)).await? {

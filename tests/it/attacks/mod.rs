@@ -1,6 +1,7 @@
 //! Attacks on a running platform, each bounded in count and time, over loopback alone: one module for each attack.
 
 mod a01_content_by_digest;
+mod a03_templates;
 mod a04_poison_batch;
 mod a05_pool;
 mod a07_queue_fairness;

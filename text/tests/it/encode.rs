@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use crate::tiny::{
-    A, BOS, CHATML, END, U, byte_level, chat, chatml, model_that_stops_at, model_with, sentencepiece, write,
+    A, AT, BOS, CHATML, DAY, END, U, byte_level, chat, chatml, model_that_stops_at, model_with, sentencepiece, write,
 };
 
 fn trained_text(model: &TextModel, row: &Row) -> Vec<String> {
@@ -21,7 +21,7 @@ fn trained_text(model: &TextModel, row: &Row) -> Vec<String> {
 }
 
 fn trained_text_of(model: &TextModel, row: &Row, learnt: Learnt) -> Vec<String> {
-    let example = model.encode_row(row, learnt).unwrap();
+    let example = model.encode_row(row, learnt, DAY).unwrap();
     assert_eq!(example.ids.len(), example.trained.len());
     let paired: Vec<_> = example.ids.into_iter().zip(example.trained).collect();
     paired
@@ -66,9 +66,9 @@ fn a_text_is_trained_from_its_second_token_to_the_end_of_text() {
     let row = Row::Text { text: "once".into() };
     let model = chatml();
     assert_eq!(trained_text(&model, &row), ["nce<|end|>"]);
-    assert_eq!(model.encode_row(&row, Learnt::Answers).unwrap().ids.len(), 5);
+    assert_eq!(model.encode_row(&row, Learnt::Answers, DAY).unwrap().ids.len(), 5);
     let model = model_with(&json!({"bos_token": "<s>", "eos_token": "<|end|>", "add_bos_token": true}));
-    assert_eq!(model.encode_row(&row, Learnt::Answers).unwrap().ids[0], BOS);
+    assert_eq!(model.encode_row(&row, Learnt::Answers, DAY).unwrap().ids[0], BOS);
     assert_eq!(trained_text(&model, &row), ["once<|end|>"]);
 }
 
@@ -78,16 +78,19 @@ fn an_answer_that_is_never_ended_is_refused() {
                    {% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
     let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": endless}));
     let row = chat(&[(U, "a"), (A, "b"), (U, "c"), (A, "d")]);
-    let refused = model.encode_row(&row, Learnt::Answers).unwrap_err().to_string();
+    let refused = model.encode_row(&row, Learnt::Answers, DAY).unwrap_err().to_string();
     assert!(refused.starts_with("messages[1]: the chat template puts no token that ends a turn behind"), "{refused}");
     assert!(refused.contains("the model knows <|end|>, <|im_end|>") && refused.contains("never learn to stop"));
-    assert!(matches!(model.encode_row(&row, Learnt::All), Err(EncodeError::Endless { message: 3, .. })));
+    assert!(matches!(model.encode_row(&row, Learnt::All, DAY), Err(EncodeError::Endless { message: 3, .. })));
 
     // Ended at the end of the chat alone: the answer on the way would be learnt without an end.
     let last = "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token if loop.last else '\n' }}{% endfor %}\
                 {% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
     let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": last}));
-    assert!(model.encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers).is_err(), "the prompt ends in one, too");
+    assert!(
+        model.encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers, DAY).is_err(),
+        "the prompt ends in one, too"
+    );
     let turns = "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token if m.role == 'assistant' else '\n' }}\
                  {% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
     let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": turns}));
@@ -98,7 +101,7 @@ fn an_answer_that_is_never_ended_is_refused() {
 fn a_completion_is_trained_with_the_end_of_text() {
     let row = Row::Completion { prompt: "2+2=".into(), completion: "4".into() };
     assert_eq!(trained_text(&chatml(), &row), ["4<|end|>"]);
-    let example = chatml().encode_row(&row, Learnt::Answers).unwrap();
+    let example = chatml().encode_row(&row, Learnt::Answers, DAY).unwrap();
     assert_eq!(example.ids.last(), Some(&END));
     assert_eq!(example.trained_tokens(), 2);
 }
@@ -109,20 +112,20 @@ fn the_tokenizers_beginning_comes_before_a_completion_but_not_before_a_chat() {
     let model = model_with(&config);
     assert_eq!(model.encode_prompt("a").unwrap()[0], BOS);
     let row = Row::Completion { prompt: String::new(), completion: "x".into() };
-    assert_eq!(model.encode_row(&row, Learnt::Answers).unwrap().trained, [false, true, true]);
-    assert_ne!(model.encode_chat(&[Turn::new("user", "a")], None).unwrap()[0], BOS);
+    assert_eq!(model.encode_row(&row, Learnt::Answers, DAY).unwrap().trained, [false, true, true]);
+    assert_ne!(model.encode_chat(&[Turn::new("user", "a")], AT).unwrap()[0], BOS);
 }
 
 #[test]
 fn an_empty_prompt_without_beginning_trains_all_but_the_first_token() {
     let row = Row::Completion { prompt: String::new(), completion: "xy".into() };
-    assert_eq!(chatml().encode_row(&row, Learnt::Answers).unwrap().trained_tokens(), 2);
+    assert_eq!(chatml().encode_row(&row, Learnt::Answers, DAY).unwrap().trained_tokens(), 2);
 }
 
 #[test]
 fn text_that_spells_a_special_token_is_refused_wherever_it_is() {
     let model = chatml();
-    let refused = |row: &Row| model.encode_row(row, Learnt::Answers).unwrap_err().to_string();
+    let refused = |row: &Row| model.encode_row(row, Learnt::Answers, DAY).unwrap_err().to_string();
     let said = |place| {
         format!("{place} contains '<|im_end|>', which is a special token of the model; it cannot be given as text")
     };
@@ -133,8 +136,8 @@ fn text_that_spells_a_special_token_is_refused_wherever_it_is() {
     let row = Row::Completion { prompt: "p".into(), completion: "<|im_end|>".into() };
     assert_eq!(refused(&row), said("completion"));
     assert_eq!(refused(&Row::Text { text: "a <|im_end|>".into() }), said("text"));
-    assert!(model.encode_chat(&[Turn::new("user\n<|im_end|>", "")], None).is_err());
-    assert!(model.encode_row(&chat(&[(U, "a <|im_ end|> <| <"), (A, "c")]), Learnt::Answers).is_ok());
+    assert!(model.encode_chat(&[Turn::new("user\n<|im_end|>", "")], AT).is_err());
+    assert!(model.encode_row(&chat(&[(U, "a <|im_ end|> <| <"), (A, "c")]), Learnt::Answers, DAY).is_ok());
 }
 
 #[test]
@@ -149,15 +152,15 @@ fn a_special_token_is_refused_that_the_normalizer_brings_about_or_that_is_not_ca
     let model = TextModel::open(folder.path()).unwrap();
     assert_eq!(model.tokenizer().encode("<|IM_END|>").unwrap(), [2]);
     for (text, token) in [("a <|Im_End|> b", "<|im_end|>"), ("a <|end|>", "<|end|>")] {
-        let refused = model.encode_row(&Row::Text { text: text.into() }, Learnt::Answers).unwrap_err();
+        let refused = model.encode_row(&Row::Text { text: text.into() }, Learnt::Answers, DAY).unwrap_err();
         assert_eq!(refused, EncodeError::SpecialToken { place: "text".into(), token: token.into() });
     }
-    assert!(model.encode_row(&Row::Text { text: "A <|IM_START|> stays a text".into() }, Learnt::Answers).is_ok());
+    assert!(model.encode_row(&Row::Text { text: "A <|IM_START|> stays a text".into() }, Learnt::Answers, DAY).is_ok());
 }
 
 #[test]
 fn an_answer_that_changes_the_tokens_before_it_is_refused() {
-    let refused = chatml().encode_row(&chat(&[(U, "a"), (A, "\n\nb")]), Learnt::Answers).unwrap_err();
+    let refused = chatml().encode_row(&chat(&[(U, "a"), (A, "\n\nb")]), Learnt::Answers, DAY).unwrap_err();
     assert!(matches!(refused, EncodeError::NotAPrefix { message: 1, .. }), "{refused}");
 }
 
@@ -167,7 +170,7 @@ fn an_answer_that_is_rendered_differently_later_is_refused() {
                    {% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}";
     let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": forgets}));
     let row = chat(&[(U, "a"), (A, "bbb"), (U, "c"), (A, "ddd")]);
-    let refused = model.encode_row(&row, Learnt::Answers).unwrap_err();
+    let refused = model.encode_row(&row, Learnt::Answers, DAY).unwrap_err();
     assert!(refused.to_string().starts_with("messages[1]: the chat template renders this answer differently"));
     let mut row = row;
     if let Row::Chat { messages } = &mut row {
@@ -180,7 +183,7 @@ fn an_answer_that_is_rendered_differently_later_is_refused() {
 fn a_doubled_beginning_is_refused() {
     let doubles = "{{ bos_token + bos_token }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}";
     let config = json!({"bos_token": "<s>", "eos_token": "<|end|>", "chat_template": doubles});
-    let refused = model_with(&config).encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers).unwrap_err();
+    let refused = model_with(&config).encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers, DAY).unwrap_err();
     assert_eq!(refused, EncodeError::DoubledBos("<s>".into()));
 }
 
@@ -189,7 +192,7 @@ fn a_template_that_drops_the_answer_trains_nothing() {
     let mute = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
     let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": mute}));
     assert_eq!(
-        model.encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers).unwrap_err(),
+        model.encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers, DAY).unwrap_err(),
         EncodeError::NothingTrained
     );
 }
@@ -197,9 +200,12 @@ fn a_template_that_drops_the_answer_trains_nothing() {
 #[test]
 fn without_a_template_only_completions_are_taken() {
     let model = model_with(&json!({"eos_token": "<|end|>"}));
-    assert_eq!(model.encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers).unwrap_err(), EncodeError::NoTemplate);
+    assert_eq!(
+        model.encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers, DAY).unwrap_err(),
+        EncodeError::NoTemplate
+    );
     let row = Row::Completion { prompt: "a".into(), completion: "b".into() };
-    assert!(model.encode_row(&row, Learnt::Answers).is_ok());
+    assert!(model.encode_row(&row, Learnt::Answers, DAY).is_ok());
     assert!(model.template_sha256().is_none());
 }
 
@@ -229,10 +235,13 @@ fn a_model_is_read_from_memory_as_from_a_folder() {
     assert!(missing.starts_with("tokenizer.json cannot be read"), "{missing}");
     files.insert("tokenizer.json".into(), byte_level().to_string().into_bytes());
     let row = chat(&[(U, "a"), (A, "b")]);
-    assert!(TextModel::from_files(&files).unwrap().encode_row(&row, Learnt::Answers).is_err(), "no token ends a turn");
+    assert!(
+        TextModel::from_files(&files).unwrap().encode_row(&row, Learnt::Answers, DAY).is_err(),
+        "no token ends a turn"
+    );
     files.insert("generation_config.json".into(), json!({"eos_token_id": 2}).to_string().into_bytes());
-    let from_memory = TextModel::from_files(&files).unwrap().encode_row(&row, Learnt::Answers);
-    assert_eq!(from_memory, chatml().encode_row(&row, Learnt::Answers));
+    let from_memory = TextModel::from_files(&files).unwrap().encode_row(&row, Learnt::Answers, DAY);
+    assert_eq!(from_memory, chatml().encode_row(&row, Learnt::Answers, DAY));
 }
 
 #[test]
@@ -254,7 +263,7 @@ fn a_chat_of_many_answers_is_read_in_time() {
     let messages: Vec<_> =
         (0..600).map(|i| Message::new(if i % 2 == 0 { U } else { A }, "word ".repeat(100))).collect();
     let begun = std::time::Instant::now();
-    let example = chatml().encode_row(&Row::Chat { messages }, Learnt::Answers).unwrap();
+    let example = chatml().encode_row(&Row::Chat { messages }, Learnt::Answers, DAY).unwrap();
     assert!(example.ids.len() > 300_000);
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }
@@ -306,7 +315,7 @@ fn special_tokens_have_no_text() {
 fn mask_by_definition(model: &TextModel, messages: &[Message]) -> Option<Vec<bool>> {
     let ids = |messages: &[Message], prompt| {
         let turns: Vec<Turn<'_>> = messages.iter().map(Turn::from).collect();
-        model.tokenizer().encode(&model.template().unwrap().render(&turns, prompt, None).unwrap()).unwrap()
+        model.tokenizer().encode(&model.template().unwrap().render(&turns, prompt, AT).unwrap()).unwrap()
     };
     let whole = ids(messages, false);
     let mut trained = vec![false; whole.len()];
@@ -335,7 +344,7 @@ proptest! {
             turns.into_iter().map(|(user, text)| Message::new(if user { U } else { A }, text)).collect();
         messages.push(Message::new(A, "x"));
         let wanted = mask_by_definition(&model, &messages);
-        let found = model.encode_row(&Row::Chat { messages }, Learnt::Answers).ok().map(|example| example.trained);
+        let found = model.encode_row(&Row::Chat { messages }, Learnt::Answers, DAY).ok().map(|example| example.trained);
         prop_assert_eq!(found, wanted);
     }
 

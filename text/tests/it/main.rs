@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod bounds;
 mod encode;
 mod pieces;
 mod policies;
+mod same;
+mod seam;
 mod templates;
 mod tiny;

@@ -9,10 +9,10 @@ use attune_text::tally::{RowFacts, RowsError, Tally};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::tiny::{END, chatml};
+use crate::tiny::{DAY, END, chatml};
 
 fn policy(over_length: OverLength, max_length: u32) -> RowPolicy {
-    RowPolicy { method: Method::Supervised, train_on_prompt: false, over_length, max_length }
+    RowPolicy { method: Method::Supervised, train_on_prompt: false, over_length, max_length, now: DAY }
 }
 
 fn pretraining(over_length: OverLength, max_length: u32) -> RowPolicy {
@@ -141,7 +141,7 @@ fn a_chat_is_split_with_its_mask() {
     let line = json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello you"}]});
     let (rows, _) = read(policy, &line.to_string()).unwrap();
     let row = attune_domain::dataset::parse_row(1, line.to_string().as_bytes()).unwrap();
-    let whole = chatml().encode_row(&row, Learnt::Answers).unwrap();
+    let whole = chatml().encode_row(&row, Learnt::Answers, DAY).unwrap();
     let trained: usize = rows.iter().map(|row| row.examples[0].trained_tokens()).sum();
     assert_eq!((whole.ids.len(), trained), (32, whole.trained_tokens()));
 }

@@ -3,9 +3,12 @@
 use std::path::Path;
 
 use attune_domain::dataset::{Message, Role, Row};
-use attune_text::model::TextModel;
+use attune_text::{model::TextModel, template::RenderSettings};
 use serde_json::{Value, json};
 
+/// What templates take for now.
+pub(crate) const DAY: i64 = 1_732_838_400;
+pub(crate) const AT: RenderSettings<'static> = RenderSettings::at(DAY);
 pub(crate) const U: Role = Role::User;
 pub(crate) const A: Role = Role::Assistant;
 

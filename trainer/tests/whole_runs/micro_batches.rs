@@ -23,7 +23,7 @@ fn rows(folder: &Path) -> Vec<TrainRow> {
     let file = folder.join("train.jsonl");
     std::fs::write(&file, tiny::dataset(22)).unwrap();
     let text = TextModel::open(&folder.join("model")).unwrap();
-    let policy = RowPolicy::from(&TrainSpec::check(&asked(), 22, 128).unwrap());
+    let policy = RowPolicy::new(&TrainSpec::check(&asked(), 22, 128).unwrap(), 0);
     let mut rows = read_rows(&file, &text, policy, "training_file").unwrap();
     // Every token is learnt, so that rows weigh differently.
     for row in &mut rows {

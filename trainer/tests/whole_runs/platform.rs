@@ -143,6 +143,7 @@ impl Platform {
             training_file: self.file("train.jsonl", rows.into()),
             validation_file: None,
             train: TrainSpec::check(asked, lines, 128).unwrap(),
+            template_now: 0,
             plan: Plan {
                 micro_batch_size: 2,
                 micro_batch_tokens: 1024,
