@@ -165,14 +165,14 @@ impl Engine {
         }
     }
 
-    /// Who takes part in this turn, in order: every answer, and the first prompt that is still being read, of the project
-    /// that was served least.
+    /// Who takes part in this turn, in order: the answers, within each project's share, and the first prompt that is
+    /// still being read, of the project that was served least.
     fn members(&self) -> Vec<usize> {
         let reading = self.running.iter().enumerate().filter(|(_, sequence)| sequence.is_reading());
         let first = reading.min_by_key(|(at, sequence)| (self.waiting.served(sequence.project()), *at));
         let first = first.map(|(at, _)| at);
         let takes_part = |at: &usize| !self.running[*at].is_reading() || Some(*at) == first;
-        (0..self.running.len()).filter(takes_part).collect()
+        turns::within_shares(&self.running, (0..self.running.len()).filter(takes_part).collect())
     }
 
     /// A request is done, or given up: its prompt may serve another.

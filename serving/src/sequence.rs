@@ -122,6 +122,11 @@ impl Sequence {
         }
     }
 
+    /// Tokens that were drawn for the answer.
+    pub(crate) fn drawn_tokens(&self) -> usize {
+        self.drawn.len()
+    }
+
     pub(crate) fn project(&self) -> &Arc<str> {
         &self.work.project
     }

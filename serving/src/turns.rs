@@ -11,6 +11,9 @@ use std::{
 
 use crate::sequence::Sequence;
 
+/// How many times the answers of the project with the fewest another one may have in a turn.
+const SHARE_OF_FEWEST: usize = 2;
+
 /// Answers of each project that are running.
 pub(crate) type Running = BTreeMap<Arc<str>, usize>;
 
@@ -83,6 +86,26 @@ impl Turns {
         let least = self.queues.values().map(|queue| queue.served).min().unwrap_or(0);
         self.queues.entry(project).or_insert_with(|| Queue { waiting: VecDeque::new(), served: least })
     }
+}
+
+/// Lets no project take part in a turn with more than twice as many answers as the project with the fewest, since each
+/// answer makes the turn longer for all; those with the fewest tokens come first. A project alone has no such bound.
+pub(crate) fn within_shares(sequences: &[Sequence], members: Vec<usize>) -> Vec<usize> {
+    let mut projects = BTreeMap::<&Arc<str>, Vec<usize>>::new();
+    for &at in &members {
+        projects.entry(sequences[at].project()).or_default().push(at);
+    }
+    let fewest = projects.values().map(Vec::len).min().unwrap_or(0);
+    if projects.len() < 2 {
+        return members;
+    }
+    let mut chosen: Vec<usize> = Vec::with_capacity(members.len());
+    for mut of_project in projects.into_values() {
+        of_project.sort_by_key(|at| (sequences[*at].drawn_tokens(), *at));
+        chosen.extend(of_project.iter().take(SHARE_OF_FEWEST * fewest));
+    }
+    chosen.sort_unstable();
+    chosen
 }
 
 /// The sequence that gives way: the youngest of the project with the most running answers, so that nobody loses the last

