@@ -10,6 +10,7 @@ use attune_domain::{
 };
 use attune_store::base_model::BaseModel;
 use attune_text::{model::adapter_template_in, template::ChatTemplate};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{

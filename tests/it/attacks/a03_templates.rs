@@ -99,7 +99,8 @@ async fn attack_a08_chats_of_thousands_of_messages_hold_up_nobody() {
     let platform = Platform::start().unwrap();
     platform.import_tiny().unwrap();
     let victim = Tenant::new(&platform, "victim").await.unwrap();
-    let message = |i: usize| json!({"role": if i % 2 == 0 { "user" } else { "assistant" }, "content": "x".repeat(470)});
+    let message =
+        |i: usize| json!({"role": if i.is_multiple_of(2) { "user" } else { "assistant" }, "content": "x".repeat(470)});
     let row = json!({"messages": (0..2046).map(message).collect::<Vec<_>>()}).to_string();
     let file = platform.upload(&[row.as_str(); 3].join("\n")).unwrap();
     let report = format!("/v1/files/{file}/report?model=tiny");

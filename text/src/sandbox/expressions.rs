@@ -1,8 +1,7 @@
 //! Expressions of a template, rewritten: the part of [`super::rewrite`] that decides which steps become filters.
 
-use minijinja::machinery::{
-    Spanned,
-    ast::{BinOp, BinOpKind, Call, CallArg, CallType, CompareOpKind, Const, Expr, Filter, IfExpr, UnaryOpKind},
+use minijinja::machinery::ast::{
+    BinOp, BinOpKind, Call, CallArg, CallType, CompareOpKind, Const, Expr, Filter, IfExpr, Spanned, UnaryOpKind,
 };
 
 use super::rewrite::{Writer, Written};
