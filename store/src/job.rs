@@ -8,7 +8,6 @@ use attune_domain::{
     id::{AdapterVersionId, ApiKeyId, BaseModelId, FileId, JobId, ProjectId, RunId},
     job::{JobEvent, JobState},
     spec::{BASE_LEARNING_RATE, TrainSpec},
-    storable::storable,
     tenant_text::for_tenant,
 };
 use chrono::{DateTime, Utc};
@@ -365,7 +364,6 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
     let next = state(&held.state)?.apply(step.event)?;
     // An error belongs to a failed job only: a run that fails while it is cancelled is a cancelled job.
     let error = step.error.as_ref().filter(|_| next == JobState::Failed);
-    let code = error.map(|e| storable(&e.code));
     sqlx::query!(
         "update job set state = $2,
              started_at = case when $2 = 'running' then coalesce(started_at, now()) else started_at end,
@@ -377,7 +375,7 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
         id.uuid(),
         next.name(),
         next.is_final(),
-        code.as_deref(),
+        error.map(|e| for_tenant(&e.code)),
         error.map(|e| for_tenant(&e.message)),
         error.and_then(|e| e.param.as_deref()),
         step.pause.map(PauseReason::name),
