@@ -1,6 +1,7 @@
 //! The official clients, unmodified but for address and key, and generated requests against the OpenAPI document.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -32,29 +33,80 @@ fn platform(settings: &str) -> (Platform, PathBuf) {
     (platform, rows)
 }
 
-/// The program is content; the figures that it tells are noted.
-fn content(program: &mut Command, platform: &Platform, rows: &Path) {
+/// The program is content; the figures that it tells are noted. Gives what it said.
+fn content(program: &mut Command, platform: &Platform, rows: &Path) -> String {
     let program = program.env("ATTUNE_ROWS", text(rows).unwrap()).env("ATTUNE_ANSWER", tiny::ANSWER);
     let said = platform.run_client(program).unwrap();
     for line in said.lines().filter(|line| line.starts_with("{\"figure\"")) {
         attune_tests::figure(line);
     }
+    said
 }
 
-#[test]
-fn the_official_python_client_is_content() {
+/// A client and what was done with it, as `docs/CLIENTS.md` has them.
+type Flow = (String, String);
+
+/// The flows of a file that passed: pytest's lines of a summary with `-rA`.
+fn passed_by_pytest(said: &str, client: impl Fn(&str) -> &str) -> BTreeSet<Flow> {
+    let paths = said.lines().filter_map(|line| line.strip_prefix("PASSED ")?.rsplit('/').next());
+    paths
+        .filter_map(|path| path.split_once(".py::"))
+        .map(|(file, name)| (client(file).to_owned(), format!("{file}::{name}")))
+        .collect()
+}
+
+/// Flows of the official Python client.
+fn python_flows() -> BTreeSet<Flow> {
     let (platform, rows) = platform("");
-    let mut pytest = Command::new(python());
-    pytest.args(["-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", &here("python/conformance")]);
-    content(&mut pytest, &platform, &rows);
+    let said = pytest(&python(), "python/conformance", &platform, &rows);
+    passed_by_pytest(&said, |_| "openai (Python)")
 }
 
-#[test]
-fn the_official_node_client_is_content() {
+/// Flows of clients that wrap it.
+fn wrapping_flows() -> BTreeSet<Flow> {
+    let (platform, rows) = platform("");
+    let said = pytest(text(&tools("venv-clients/bin/python")).unwrap(), "python/clients", &platform, &rows);
+    passed_by_pytest(&said, |file| match file {
+        "test_instructor" => "instructor",
+        "test_litellm" => "litellm",
+        _ => "langchain-openai",
+    })
+}
+
+fn pytest(python: &str, folder: &str, platform: &Platform, rows: &Path) -> String {
+    let mut pytest = Command::new(python);
+    pytest.args(["-m", "pytest", "-q", "-x", "-rA", "--no-header", "-p", "no:cacheprovider", &here(folder)]);
+    content(&mut pytest, platform, rows)
+}
+
+/// Flows of the official Node client.
+fn node_flows() -> BTreeSet<Flow> {
     let (platform, rows) = platform("");
     let mut node = Command::new("node");
-    node.args(["--test", &here("node/conformance.test.cjs")]).env("NODE_PATH", tools("node-tests/node_modules"));
-    content(&mut node, &platform, &rows);
+    node.args(["--test", "--test-reporter=tap", &here("node/conformance.test.cjs")])
+        .env("NODE_PATH", tools("node-tests/node_modules"));
+    let said = content(&mut node, &platform, &rows);
+    let passed = said.lines().filter_map(|line| line.trim_start().strip_prefix("ok ")?.split_once(" - "));
+    let named = passed.map(|(_, name)| name.replace('\\', "")).filter(|name| !name.ends_with(".cjs"));
+    named.map(|name| ("openai (Node)".to_owned(), name)).collect()
+}
+
+/// The rows of the page of clients.
+fn page() -> BTreeSet<Flow> {
+    let page = fs::read_to_string(here("../docs/CLIENTS.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let cells = rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect::<Vec<_>>());
+    cells.map(|cells| (cells[0].to_owned(), cells[1].to_owned())).collect()
+}
+
+#[test]
+fn flow_every_row_of_the_page_of_clients_is_run_and_right() {
+    let passed: BTreeSet<Flow> = [python_flows(), node_flows(), wrapping_flows()].into_iter().flatten().collect();
+    let page = page();
+    println!("FIGURE client_flows_right {}", page.intersection(&passed).count());
+    assert_eq!(page.difference(&passed).collect::<Vec<_>>(), Vec::<&Flow>::new(), "rows that did not pass");
+    assert_eq!(passed.difference(&page).collect::<Vec<_>>(), Vec::<&Flow>::new(), "flows without a row");
+    assert!(page.len() >= 40);
 }
 
 #[test]
