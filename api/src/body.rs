@@ -1,5 +1,6 @@
 //! Reads JSON bodies so that a refusal names the field at fault by its path, as in `adapter.rank`.
 
+use attune_domain::text_file::{foreign_encoding, without_mark};
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request, rejection::BytesRejection},
@@ -38,11 +39,16 @@ fn unread(rejection: &BytesRejection, limit: u64) -> ApiError {
     ApiError::Invalid { param: None, code: "incomplete_body", message: "The body did not come whole.".into() }
 }
 
-/// Reads JSON text.
+/// Reads JSON text; a byte order mark before it is passed over, as in files.
 ///
 /// # Errors
 /// [`ApiError::Invalid`] with the field's path.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let bytes = without_mark(bytes);
+    if let Some(encoding) = foreign_encoding(bytes) {
+        let message = format!("The body is {encoding}; send UTF-8.");
+        return Err(ApiError::Invalid { param: None, code: "invalid_json", message });
+    }
     refuse_nul(bytes)?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value =
@@ -217,8 +223,16 @@ mod tests {
     }
 
     #[test]
+    fn case_08_a_byte_order_mark_before_a_body_is_passed_over() {
+        from_slice::<Outer>("\u{feff}{\"inner\": {\"rank\": 1}}".as_bytes()).unwrap();
+        let utf16: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let refused = from_slice::<Outer>(&utf16).unwrap_err().body().error;
+        assert_eq!(refused.message, "The body is UTF-16; send UTF-8.");
+    }
+
+    #[test]
     fn what_is_not_json_says_where() {
-        for text in ["", "{", "{\"inner\": {\"rank\": 1}} x", "\u{feff}{}", "nul"] {
+        for text in ["", "{", "{\"inner\": {\"rank\": 1}} x", "\u{feff}\u{feff}{}", "nul"] {
             let (param, code, message) = refused(text);
             assert_eq!((param, code), (None, "invalid_json"), "{text}: {message}");
             assert!(message.contains("line 1 column"), "{message}");

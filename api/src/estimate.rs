@@ -71,7 +71,8 @@ async fn scan(app: &App, made: &Made, place: Arc<TextPlace>) -> Result<Scanned, 
     drop(db);
     let files = base_model::small_files(&app.objects, &blobs, &FILES).await?;
     let model = tokio::task::spawn_blocking(move || TextModel::from_files(&files)).await.map_err(ApiError::internal)?;
-    let model = Arc::new(model.map_err(|error| unusable(&error))?);
+    let model = model.map_err(|error| unusable(&error))?.with_kwargs(made.row.spec.chat_template_kwargs.clone());
+    let model = Arc::new(model);
     let policy = RowPolicy::new(&made.row.spec, chrono::Utc::now().timestamp());
     let (training, mut notes) = scan_file(app, (&model, &place), &made.training, ("training_file", policy)).await?;
     let mut validation = None;

@@ -56,7 +56,7 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
         training_file_id: training.file_id,
         validation_file_id: validation.as_ref().map(|file| file.file_id),
         continue_from: beginning.adapter.map(|adapter| adapter.adapter_version_id),
-        suffix: new.suffix.clone(),
+        suffix: new.suffix(),
         metadata: serde_json::to_value(new.metadata.clone().unwrap_or_default()).map_err(ApiError::internal)?,
         spec,
         requested: new.as_it_came(),

@@ -3,7 +3,7 @@
 //!
 //! The file is read up to the last row that is wanted. Tokenising is done on a thread of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use attune_domain::{
     dataset::{Row, RowChecker},
@@ -65,7 +65,10 @@ pub async fn show(app: &App, project: ProjectId, file: File, asked: NewPreview) 
     let data = app.text.work(project, async |place| {
         let files = base_model::small_files(&app.objects, &blobs, &FILES).await?;
         let (pieces, inbox) = channel(4);
-        let shown = tokio::task::spawn_blocking(move || read(&files, (policy, wanted), inbox, place.stop()));
+        let shown = tokio::task::spawn_blocking(move || {
+            let model = TextModel::from_files(&files).map_err(|error| unusable(&error))?;
+            read(&model.with_kwargs(spec.chat_template_kwargs), (policy, wanted), inbox, place.stop())
+        });
         let streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
         let shown = shown.await.map_err(ApiError::internal)?;
         // A reader that has all it wants leaves; a stream that broke before is what went wrong.
@@ -122,13 +125,12 @@ pub(crate) async fn stream(
 
 /// Reads rows from `inbox` until all of `wanted` were seen. Blocking.
 fn read(
-    files: &BTreeMap<String, Vec<u8>>,
+    model: &TextModel,
     (policy, wanted): (RowPolicy, BTreeSet<u64>),
     mut inbox: Receiver<Bytes>,
     stop: &Stop,
 ) -> Result<Vec<PreviewRow>, ApiError> {
-    let model = TextModel::from_files(files).map_err(|error| unusable(&error))?;
-    let mut shown = Shown { model: &model, policy, wanted, stop, rows: Vec::new(), tokens: 0, refused: Vec::new() };
+    let mut shown = Shown { model, policy, wanted, stop, rows: Vec::new(), tokens: 0, refused: Vec::new() };
     let mut checker = RowChecker::new();
     while let Some(piece) = inbox.blocking_recv() {
         checker.push_with(&piece, &mut |line, row| shown.take(line, &row));
@@ -242,6 +244,8 @@ impl Shown<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use attune_domain::spec::{Method, OverLength};
 
     use super::*;
@@ -268,7 +272,12 @@ mod tests {
             pieces.try_send(Bytes::copy_from_slice(piece)).unwrap();
         }
         drop(pieces);
-        read(&files(), (policy, wanted.iter().copied().collect()), inbox, &Stop::default())
+        read(
+            &TextModel::from_files(&files()).unwrap(),
+            (policy, wanted.iter().copied().collect()),
+            inbox,
+            &Stop::default(),
+        )
     }
 
     const FILE: &str = concat!(
@@ -327,7 +336,8 @@ mod tests {
         };
         pieces.try_send(Bytes::from_static(FILE.as_bytes())).unwrap();
         // The sender stays: only a reader that leaves by itself comes back.
-        assert_eq!(read(&files(), (policy, BTreeSet::from([1])), inbox, &Stop::default()).unwrap().len(), 1);
+        let model = TextModel::from_files(&files()).unwrap();
+        assert_eq!(read(&model, (policy, BTreeSet::from([1])), inbox, &Stop::default()).unwrap().len(), 1);
         assert!(pieces.is_closed());
     }
 

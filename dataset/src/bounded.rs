@@ -74,6 +74,11 @@ impl RowEnd {
     pub(crate) fn tell(&self) {
         self.0.set(0);
     }
+
+    /// Whether reading ended since a row takes more than [`RAW_ROW_BYTES`].
+    pub(crate) fn overran(&self) -> bool {
+        self.0.get() > RAW_ROW_BYTES
+    }
 }
 
 impl<R> ByRow<R> {
@@ -110,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_unpacks_to_too_much_is_cut_short() {
+    fn limit_what_unpacks_to_too_much_is_cut_short() {
         let unpacked =
             |most, packed| Unpacked { inner: io::repeat(b'a'), packed: Rc::new(Cell::new(packed)), bytes: 0, most };
         let read = |mut reader: Unpacked<io::Repeat>| io::copy(&mut reader, &mut io::sink()).unwrap_err().to_string();

@@ -63,9 +63,10 @@ fn value(field: &Field) -> Result<Option<Value>, String> {
         Field::UShort(number) => Value::from(*number),
         Field::UInt(number) => Value::from(*number),
         Field::ULong(number) => Value::from(*number),
-        // Weights of 0 and 1 are often written so.
-        Field::Double(number) if *number == 0.0 || *number == 1.0 => Value::from(u8::from(*number == 1.0)),
-        Field::Float(number) if *number == 0.0 || *number == 1.0 => Value::from(u8::from(*number == 1.0)),
+        // Weights are often written so. A number that is none or infinite has no JSON.
+        Field::Double(number) if number.is_finite() => Value::from(*number),
+        Field::Float(number) if number.is_finite() => Value::from(*number),
+        Field::Double(_) | Field::Float(_) => return Err(": a number must be finite".into()),
         Field::Str(text) => Value::from(text.as_str()),
         Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
             Ok(text) => Value::from(text),

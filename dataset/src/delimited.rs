@@ -2,17 +2,25 @@
 
 use std::io::{self, Read, Write};
 
-use attune_domain::dataset::{RowChecker, Shape};
+use attune_domain::{
+    dataset::{RowChecker, Shape},
+    text_file::UTF8_MARK,
+};
 use csv::{ByteRecord, ReaderBuilder};
 use serde_json::value::RawValue;
 
 use crate::{
-    bounded::{ByRow, refusal},
+    bounded::{ByRow, RAW_ROW_BYTES, RowEnd, refusal},
+    quotes::StrictQuotes,
     sink::Sink,
 };
 
-/// Columns whose cells may hold JSON: lists of messages.
-const STRUCTURED: [&str; 4] = ["messages", "conversations", "preferred_output", "non_preferred_output"];
+/// Columns whose cells hold JSON: lists of messages, or tools.
+const STRUCTURED: [&str; 6] =
+    ["messages", "conversations", "preferred_output", "non_preferred_output", "tools", "parallel_tool_calls"];
+
+/// Of these, columns that a row may leave empty. Python writes the booleans of such a column in its own way.
+const OPTIONAL: [&str; 2] = ["tools", "parallel_tool_calls"];
 
 /// Reads records. Their numbers count from the first under the header.
 pub(crate) fn records<W: Write>(
@@ -22,6 +30,30 @@ pub(crate) fn records<W: Write>(
     sink: &mut Sink<W>,
 ) -> io::Result<()> {
     let (from, row_end) = ByRow::new(from);
+    let (from, found) = StrictQuotes::new(from, delimiter);
+    let Err(error) = read(from, (delimiter, &row_end), checker, sink) else { return Ok(()) };
+    let stray = found.stray().map(|stray| (stray.row, stray.to_string()));
+    // A row that never ends is most likely a mark that never closes.
+    let endless = || {
+        let row = found.open_row().filter(|_| row_end.overran())?;
+        Some((row, format!("a quotation mark opens a cell here and is not closed within {RAW_ROW_BYTES} bytes")))
+    };
+    match stray.or_else(endless) {
+        Some((0, why)) => Err(refusal(format!("its header cannot be read: {why}"))),
+        Some((row, why)) => {
+            checker.refuse_row_at(row, why);
+            Ok(())
+        }
+        None => Err(error),
+    }
+}
+
+fn read<W: Write>(
+    from: impl Read,
+    (delimiter, row_end): (u8, &RowEnd),
+    checker: &mut RowChecker,
+    sink: &mut Sink<W>,
+) -> io::Result<()> {
     let mut reader = ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(from);
     let header = reader.byte_headers().map_err(unread)?.clone();
     let columns = columns(&header)?;
@@ -29,6 +61,12 @@ pub(crate) fn records<W: Write>(
     let (mut record, mut json) = (ByteRecord::new(), Vec::new());
     while reader.read_byte_record(&mut record).map_err(unread)? {
         row_end.tell();
+        if is_joined(&record, &header) {
+            checker.refuse_row(
+                "it begins with a byte order mark: another table was joined here; join its rows alone".into(),
+            );
+            continue;
+        }
         match object(&columns, &record, &mut json) {
             Ok(()) => checker.take_row(&json, &mut |number, shape, row| sink.take(number, shape, &row)),
             Err(why) => checker.refuse_row(why),
@@ -38,11 +76,16 @@ pub(crate) fn records<W: Write>(
     Ok(())
 }
 
+/// Whether a second table begins with this record: its header would be learnt as a row, and its marks as text.
+fn is_joined(record: &ByteRecord, header: &ByteRecord) -> bool {
+    let Some(cell) = record.get(0).and_then(|cell| cell.strip_prefix(UTF8_MARK)) else { return false };
+    cell.starts_with(b"\"") || Some(cell) == header.get(0) && record.iter().skip(1).eq(header.iter().skip(1))
+}
+
 /// The columns' names, if they can be those of a dataset.
 fn columns(header: &ByteRecord) -> io::Result<Vec<String>> {
     let mut columns: Vec<String> = Vec::with_capacity(header.len());
-    for (i, name) in header.iter().enumerate() {
-        let name = if i == 0 { name.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(name) } else { name };
+    for name in header {
         let name = std::str::from_utf8(name).map_err(|_| refusal("its header is not UTF-8".into()))?.trim();
         if columns.iter().any(|known| known == name) {
             return Err(refusal(format!("its header names the column '{}' twice", shown(name))));
@@ -50,6 +93,9 @@ fn columns(header: &ByteRecord) -> io::Result<Vec<String>> {
         columns.push(name.to_owned());
     }
     if Shape::of(columns.iter()).is_none() {
+        if let Some(hint) = spreadsheet_hint(&columns) {
+            return Err(refusal(hint));
+        }
         let named: Vec<_> = columns.iter().take(20).map(|name| format!("'{}'", shown(name))).collect();
         return Err(refusal(format!(
             "its header must name the columns of a dataset, as 'prompt' and 'completion'; it names {}",
@@ -57,6 +103,19 @@ fn columns(header: &ByteRecord) -> io::Result<Vec<String>> {
         )));
     }
     Ok(columns)
+}
+
+/// Explains a first line that a spreadsheet writes and that names no columns here.
+fn spreadsheet_hint(columns: &[String]) -> Option<String> {
+    let first = columns.first()?;
+    if first.to_ascii_lowercase().starts_with("sep=") {
+        return Some(format!(
+            "its first line is '{}', which is no header; take it away, and save with commas",
+            shown(first)
+        ));
+    }
+    let parted = columns.iter().flat_map(|name| name.split(';')).map(|name| name.trim().trim_matches('"'));
+    Shape::of(parted).map(|_| "its header parts the columns with ';'; save the table with commas".into())
 }
 
 fn shown(name: &str) -> String {
@@ -79,11 +138,18 @@ fn object(columns: &[String], record: &ByteRecord, json: &mut Vec<u8>) -> Result
             format!("{}: not UTF-8: byte {} of the cell is not valid", shown(name), e.valid_up_to() + 1)
         })?;
         let structured = STRUCTURED.contains(&name.as_str()) || preference && name == "input";
+        let optional = OPTIONAL.contains(&name.as_str());
+        let text = match text.trim() {
+            "" if optional => "null",
+            "True" if optional => "true",
+            "False" if optional => "false",
+            _ => text,
+        };
         serde_json::to_writer(&mut *json, name).map_err(|e| e.to_string())?;
         json.push(b':');
         if structured {
             let cell: &RawValue = serde_json::from_str(text)
-                .map_err(|e| format!("{}: the cell must hold JSON, a list of messages: {e}", shown(name)))?;
+                .map_err(|e| format!("{}: the cell must hold JSON{}: {e}", shown(name), json_hint(name)))?;
             json.extend_from_slice(cell.get().as_bytes());
         } else {
             serde_json::to_writer(&mut *json, text).map_err(|e| e.to_string())?;
@@ -91,6 +157,14 @@ fn object(columns: &[String], record: &ByteRecord, json: &mut Vec<u8>) -> Result
     }
     json.push(b'}');
     Ok(())
+}
+
+fn json_hint(name: &str) -> &'static str {
+    match name {
+        "tools" => ", a list of tools",
+        "parallel_tool_calls" => ", true or false",
+        _ => ", a list of messages",
+    }
 }
 
 fn unread(error: csv::Error) -> io::Error {

@@ -22,6 +22,9 @@ mod sink;
 /// JSON: lines, or one list.
 mod json;
 
+/// Quotation marks of tables.
+mod quotes;
+
 /// Comma- or tab-separated values.
 mod delimited;
 

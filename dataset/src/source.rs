@@ -2,7 +2,7 @@
 
 use std::io::{self, BufReader, Cursor, Read};
 
-use attune_domain::dataset::Shape;
+use attune_domain::{dataset::Shape, text_file};
 use flate2::read::MultiGzDecoder;
 
 use crate::{
@@ -59,13 +59,22 @@ pub(crate) fn open(from: impl Read + 'static, orders: &Orders) -> io::Result<Sou
         return Err(refusal(format!("its name says {}, and its content is not that", named.name())));
     }
     let most = if compression.is_some() { orders.rows_bytes } else { orders.file_bytes };
-    let mut content = Unpacked { inner, packed: count, bytes: 0, most };
-    let begin = first(&mut content)?;
+    let mut unpacked = Unpacked { inner, packed: count, bytes: 0, most };
+    let begin = first(&mut unpacked)?;
     if compression.is_some() && (begin.starts_with(GZIP) || begin.starts_with(ZSTD)) {
         return Err(refusal("it is packed twice".into()));
     }
     let container = container(&begin, bare)?;
-    Ok(Source { container, compression, content: Box::new(Cursor::new(begin).chain(content)) })
+    if container != Container::Parquet
+        && let Some(encoding) = text_file::foreign_encoding(&begin)
+    {
+        return Err(refusal(format!("it is {encoding}; save it as UTF-8")));
+    }
+    let mut content = Cursor::new(begin);
+    if container != Container::Parquet && text_file::without_mark(content.get_ref()).len() < content.get_ref().len() {
+        content.set_position(text_file::UTF8_MARK.len() as u64);
+    }
+    Ok(Source { container, compression, content: Box::new(content.chain(unpacked)) })
 }
 
 /// The name without the ending of a compression, and which one that was.
@@ -100,7 +109,7 @@ fn container(begin: &[u8], name: &str) -> io::Result<Container> {
     if name.ends_with(".tsv") {
         return Ok(Container::Tsv);
     }
-    let text = begin.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(begin);
+    let text = text_file::without_mark(begin);
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[') if name.ends_with(".jsonl") => Ok(Container::Jsonl),
         Some(b'[') => Ok(Container::Json),

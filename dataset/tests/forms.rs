@@ -164,14 +164,173 @@ fn what_is_wrong_is_named_by_the_users_own_numbers() {
     }
 }
 
+/// The files of the case, and what Python's `csv.reader(…, strict=True)` says of each.
 #[test]
-fn a_bomb_and_a_huge_cell_end_at_their_limits() {
+fn case_07_a_stray_quotation_mark_is_named_by_the_row_where_it_opens() {
+    for (name, file, wanted) in [
+        (
+            "stray.csv",
+            &include_bytes!("../testdata/case_07/stray.csv")[..],
+            "line 3: a quotation mark opens a cell here",
+        ),
+        ("pair.csv", include_bytes!("../testdata/case_07/pair.csv"), "line 1: text follows the quotation mark"),
+        ("words.tsv", include_bytes!("../testdata/case_07/words.tsv"), "line 1: text follows the quotation mark"),
+        ("a.csv", b"\"prompt\" x,completion\na,b\n", "its header cannot be read: text follows"),
+        ("a.csv", b"prompt,completion\na,\n\"b\"c,d\n", "line 1: completion: must not be empty\nline 2: text follows"),
+    ] {
+        let said = said(name, file);
+        assert!(said.starts_with(wanted), "{name}: {said}");
+    }
+    let (found, rows) = sound("sound.csv", include_bytes!("../testdata/case_07/sound.csv"));
+    assert_eq!(found.rows, 2);
+    assert!(rows.starts_with(r#"{"prompt":"Say \"hi\"","completion":"He said \"hi\",\nand left"}"#), "{rows}");
+}
+
+#[test]
+fn case_08_a_byte_order_mark_is_passed_over_in_every_form() {
+    let marked = |text: &str| format!("\u{feff}{text}").into_bytes();
+    let line = PAIR.trim();
+    for (name, file, rows) in [
+        ("a.jsonl", marked(PAIR), 1),
+        ("a.json", marked(&format!("[{PAIR},{PAIR}]")), 2),
+        ("a.csv", marked("prompt,completion\na,b\n"), 1),
+        ("a.csv", marked("\"prompt\",\"completion\"\na,b\n"), 1),
+        ("a.tsv", marked("prompt\tcompletion\na\tb\n"), 1),
+        ("a", marked("prompt,completion\na,b\n"), 1),
+        ("a.jsonl.gz", gzip(&marked(PAIR)), 1),
+        // Two files, one behind the other.
+        ("a.jsonl", [marked(PAIR), marked(PAIR)].concat(), 2),
+        ("a.jsonl", marked(&format!("{line}\r\n\u{feff}{line}\r\n\u{feff}\r\n")), 2),
+        // A mark inside a text is text.
+        ("a.csv", b"prompt,completion\n\xEF\xBB\xBFa,b\n".to_vec(), 1),
+    ] {
+        assert_eq!(sound(name, &file).0.rows, rows, "{name}");
+    }
+    let table = marked("prompt,completion\na,b\n");
+    let joined = said("a.csv", &[table.clone(), table].concat());
+    assert!(joined.starts_with("line 2: it begins with a byte order mark"), "{joined}");
+    let joined = said("a.csv", b"prompt,completion\na,b\n\xEF\xBB\xBF\"c\",d\n");
+    assert!(joined.starts_with("line 2: it begins with a byte order mark"), "{joined}");
+}
+
+#[test]
+fn case_08_what_spreadsheets_write_beside_is_named() {
+    let utf16 = |text: &str| -> Vec<u8> {
+        [0xFEFF].into_iter().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
+    };
+    for (name, file, wanted) in [
+        ("a.jsonl", utf16(PAIR), "it is UTF-16; save it as UTF-8"),
+        ("a.json", utf16("[]"), "it is UTF-16"),
+        ("a.csv", utf16("prompt,completion\na,b\n"), "it is UTF-16"),
+        ("a.tsv.gz", gzip(&utf16("prompt\tcompletion\n")), "it is UTF-16"),
+        ("a.csv", b"sep=;\r\nprompt;completion\r\na;b\r\n".to_vec(), "its first line is 'sep=;', which is no header"),
+        ("a.csv", b"sep=,\nprompt,completion\na,b\n".to_vec(), "its first line is 'sep='"),
+        ("a.csv", b"prompt;completion\na;b\n".to_vec(), "its header parts the columns with ';'"),
+        ("a.jsonl", PAIR.repeat(2).replace('\n', "\r").into_bytes(), "line 1: not JSON: trailing characters"),
+        ("a.jsonl", PAIR.repeat(2).replace('\n', "\u{2028}").into_bytes(), "line 1: not JSON: trailing characters"),
+    ] {
+        let said = said(name, &file);
+        assert!(said.starts_with(wanted), "{name}: {said}");
+    }
+    let ends = said("a.jsonl", PAIR.repeat(2).replace('\n', "\r").as_bytes());
+    assert!(ends.ends_with("its lines end with a carriage return alone; end them with a line feed"), "{ends}");
+}
+
+/// A text keeps every sign that another reader takes for a line's end.
+#[test]
+fn case_08_ends_of_lines_are_told_from_texts_in_every_form() {
+    let text = "a\u{2028}b\u{2029}c\u{85}d\u{b}e";
+    let quoted = "a\r\nb\rc\nd";
+    let row = |text: &str| serde_json::json!({"prompt": text, "completion": "x"}).to_string();
+    let raw = format!("{{\"prompt\": \"{}\", \"completion\": \"x\"}}", text.replace('\u{b}', "\\u000b"));
+    for end in ["\n", "\r\n", ""] {
+        assert_eq!(sound("a.jsonl", format!("{raw}{end}").as_bytes()).0.rows, 1);
+    }
+    for (name, file, text) in [
+        ("a.json", format!("[\r{raw}\r]"), text),
+        ("a.csv", format!("prompt,completion\r{text},x\r"), text),
+        ("a.csv", format!("prompt,completion\r\n\"{quoted}\",x\r\n"), quoted),
+        ("a.tsv", format!("prompt\tcompletion\n\"{quoted}\"\tx"), quoted),
+    ] {
+        let (found, rows) = sound(name, file.as_bytes());
+        let wanted: serde_json::Value = serde_json::from_str(&row(text)).unwrap();
+        assert_eq!(found.rows, 1, "{name}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&rows).unwrap(), wanted, "{name}");
+    }
+}
+
+/// The files of the case: whatever stands for "not given", the rows are those of the plain one.
+#[test]
+fn case_09_a_null_is_the_same_as_nothing_in_every_form() {
+    macro_rules! file {
+        ($name:literal) => {
+            ($name, &include_bytes!(concat!("../testdata/case_09/", $name))[..])
+        };
+    }
+    let plain = |i| {
+        format!(
+            "{{\"messages\":[{{\"role\":\"user\",\"content\":\"Order {i}?\"}},\
+             {{\"role\":\"assistant\",\"content\":\"On its way.\"}}]}}\n"
+        )
+    };
+    let plain: String = (0..3).map(plain).collect();
+    for (name, file) in [
+        file!("plain.jsonl"),
+        file!("nulls.jsonl"),
+        file!("calls.jsonl"),
+        file!("empty.jsonl"),
+        file!("name.jsonl"),
+        file!("float.jsonl"),
+        file!("nulls.parquet"),
+        file!("name.parquet"),
+        file!("float.parquet"),
+    ] {
+        // A list is written anew, so that what is meant can be compared.
+        let lines = if name.ends_with("parquet") {
+            sound(name, file).1
+        } else {
+            let list = String::from_utf8(file.to_vec()).unwrap().trim().replace("}\n{", "},{");
+            sound("a.json", format!("[{list}]").as_bytes()).1
+        };
+        assert_eq!(sound(name, file).0.rows, 3, "{name}");
+        assert_eq!(lines.replace(",\"weight\":1", ""), plain, "{name}");
+    }
+    for (name, file) in [file!("alpaca.jsonl"), file!("alpaca.parquet")] {
+        assert!(sound(name, file).1.contains(r#"[{"role":"user","content":"Say hi"},{"role":"assistant""#), "{name}");
+    }
+    let table = "messages,tools,parallel_tool_calls\n";
+    let cell = r#"[{""role"":""user"",""content"":""a"",""name"":null},{""role"":""assistant"",""content"":""b"",""weight"":1.0,""tool_calls"":[]}]"#;
+    for rest in [",,", ",[],True", ",null,null"] {
+        assert_eq!(sound("a.csv", format!("{table}\"{cell}\"{rest}\n").as_bytes()).0.rows, 1, "{rest}");
+    }
+}
+
+#[test]
+fn tools_come_out_of_every_form() {
+    let row = concat!(
+        r#"{"messages":[{"role":"user","content":"Oslo?"},{"role":"assistant","tool_calls":[{"id":"c1","type":"function","#,
+        r#""function":{"name":"weather","arguments":{"city":"Oslo"}}}]},{"role":"tool","content":"4","tool_call_id":"c1"},"#,
+        r#"{"role":"assistant","content":"Four."}],"tools":[{"type":"function","function":{"name":"weather","#,
+        r#""parameters":{"type":"object","properties":{"city":{"type":"string"}}}}}],"parallel_tool_calls":false}"#,
+    );
+    let as_text = row.replace(r#"{"city":"Oslo"}"#, r#""{\"city\":\"Oslo\"}""#);
+    assert_eq!(sound("a.json", format!("[{as_text}]").as_bytes()).1, format!("{row}\n"));
+    let value: serde_json::Value = serde_json::from_str(&as_text).unwrap();
+    let mut table = csv::Writer::from_writer(Vec::new());
+    table.write_record(["messages", "tools", "parallel_tool_calls"]).unwrap();
+    table.write_record([value["messages"].to_string(), value["tools"].to_string(), "False".into()]).unwrap();
+    assert_eq!(sound("a.csv", &table.into_inner().unwrap()).1, format!("{row}\n"));
+}
+
+#[test]
+fn limit_a_bomb_and_a_huge_cell_end_at_their_limits() {
     let zeros = vec![b'a'; 65 << 20];
     assert!(said("a.jsonl.gz", &gzip(&zeros)).contains("unpacks to more than 67108864 bytes"));
     let cell = format!("prompt,completion\n{},b\n", "x".repeat(9 << 20));
     assert!(said("a.csv", cell.as_bytes()).contains("a row takes more than 8388608 bytes"));
     let quoted = format!("prompt,completion\n\"{}", "x\n".repeat(5 << 20));
-    assert!(said("a.csv", quoted.as_bytes()).contains("a row takes more than"));
+    let endless = said("a.csv", quoted.as_bytes());
+    assert!(endless.starts_with("line 1: ") && endless.contains("not closed within 8388608 bytes"), "{endless}");
     let element = format!("[{{\"text\": \"{}\"}}]", "x".repeat(9 << 20));
     assert!(said("a.json", element.as_bytes()).contains("a row takes more than"));
     let deep = format!("[{}", "[".repeat(1 << 20));

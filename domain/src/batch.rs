@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::text_file;
+
 /// The most lines of a file. Source: OpenAI's batch limits.
 pub const MOST_ROWS: usize = 50_000;
 
@@ -181,8 +183,14 @@ pub struct BatchRow {
 /// The first [`Defect`].
 pub fn read_row(text: &[u8], line: u64, endpoint: &str) -> Result<BatchRow, Defect> {
     let wrong = |code: &str, param: Option<&str>, message: String| Defect::of_line(line, code, param, message);
-    let mut fields: Map<String, Value> = serde_json::from_slice(text)
-        .map_err(|e| wrong("invalid_json_line", None, format!("This line is not a JSON object: {e}.")))?;
+    let mut fields: Map<String, Value> = serde_json::from_slice(text).map_err(|e| {
+        let message = match (text_file::foreign_encoding(text), text_file::line_end_hint(text)) {
+            (Some(encoding), _) => format!("The file is {encoding}; save it as UTF-8."),
+            (None, Some(hint)) => format!("This line is not a JSON object: {e}; {hint}."),
+            (None, None) => format!("This line is not a JSON object: {e}."),
+        };
+        wrong("invalid_json_line", None, message)
+    })?;
     let mut take = |name: &str| {
         let missing =
             || wrong("missing_required_parameter", Some(name), format!("Missing required parameter: '{name}'."));
@@ -272,6 +280,14 @@ mod tests {
         };
         assert_eq!(read_row(line(ID_BYTES).as_bytes(), 1, CHAT).unwrap().custom_id.len(), ID_BYTES);
         assert_eq!(read_row(line(ID_BYTES + 1).as_bytes(), 1, CHAT).unwrap_err().param.as_deref(), Some("custom_id"));
+    }
+
+    #[test]
+    fn case_08_other_encodings_and_ends_of_lines_are_named() {
+        let refused = |text: &[u8]| read_row(text, 1, CHAT).unwrap_err().message;
+        assert_eq!(refused(b"\xFF\xFE{\0"), "The file is UTF-16; save it as UTF-8.");
+        assert!(refused(b"{}\r{}").ends_with("its lines end with a carriage return alone; end them with a line feed."));
+        assert!(refused("{}\u{2028}{}".as_bytes()).contains("U+2028 and U+2029 end no line"));
     }
 
     #[test]

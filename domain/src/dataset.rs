@@ -5,17 +5,23 @@
 //! shape per file. Nothing is corrected or dropped: whatever is not understood is a defect with its line number. Tokens
 //! are not counted here; that is `attune-text`'s.
 
+mod chat;
 mod checker;
 mod json;
 mod shapes;
+mod tool_calls;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use json::Json;
+use json::{Fields, Json, given};
+use serde_json::Value;
 
 pub use checker::{DatasetFacts, Defects, RowChecker};
+pub use tool_calls::{MAX_TOOL_CALLS, MAX_TOOL_NAME_BYTES, MAX_TOOLS, without_nulls};
+
+use crate::text_file;
 
 /// The longest line that is read, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
@@ -152,6 +158,8 @@ pub enum Role {
     User,
     /// Answers; what it says is what is trained.
     Assistant,
+    /// Gives what a call brought.
+    Tool,
 }
 
 impl Role {
@@ -162,6 +170,7 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
@@ -171,21 +180,41 @@ impl Role {
 pub struct Message {
     /// Who speaks.
     pub role: Role,
-    /// What is said.
-    pub content: String,
+    /// What is said; `None` only beside calls. Templates tell that from an empty text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
     /// `Some(0)`: an assistant's turn that is read but not trained. `None` means 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u8>,
     /// The speaker's name, handed to the chat template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The calls that an assistant makes: a list as OpenAI's, but with arguments that are objects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Value>,
+    /// Which call a tool's message answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
 }
 
 impl Message {
-    /// A message without weight and name.
+    /// A message that only says something.
     #[must_use]
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into(), weight: None, name: None }
+        let content = Some(content.into());
+        Self { role, content, weight: None, name: None, tool_calls: None, tool_call_id: None }
+    }
+
+    /// The text that is said; empty beside calls.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.content.as_deref().unwrap_or_default()
+    }
+
+    /// The names of the tools that it calls.
+    pub fn called(&self) -> impl Iterator<Item = &str> {
+        let calls = self.tool_calls.as_ref().and_then(Value::as_array).into_iter().flatten();
+        calls.filter_map(|call| call["function"]["name"].as_str())
     }
 
     /// Whether the loss is taken on this message.
@@ -203,6 +232,12 @@ pub enum Row {
     Chat {
         /// At least one.
         messages: Vec<Message>,
+        /// The tools that may be called: a list as chat templates take it, not empty.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tools: Option<Value>,
+        /// A message may make several calls. Only kept: templates do not read it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        parallel_tool_calls: Option<bool>,
     },
     /// A text and what follows it.
     Completion {
@@ -235,6 +270,12 @@ fn as_input<S: Serializer>(messages: &[Message], serializer: S) -> Result<S::Ok,
 }
 
 impl Row {
+    /// A chat without tools.
+    #[must_use]
+    pub const fn chat(messages: Vec<Message>) -> Self {
+        Self::Chat { messages, tools: None, parallel_tool_calls: None }
+    }
+
     /// Which format this row is of.
     #[must_use]
     pub const fn format(&self) -> RowFormat {
@@ -257,7 +298,7 @@ pub struct RowDefect {
     pub message: String,
 }
 
-/// Reads one line. `line_no` counts from 1; on line 1 a UTF-8 byte order mark is passed over.
+/// Reads one line. `line_no` counts from 1; a UTF-8 byte order mark at its beginning is passed over.
 ///
 /// # Errors
 /// [`RowDefect`], the first one met in the line.
@@ -266,17 +307,15 @@ pub fn parse_row(line_no: u64, line: &[u8]) -> Result<Row, RowDefect> {
 }
 
 fn read(line_no: u64, line: &[u8]) -> Result<(Shape, Row), String> {
-    let line = if line_no == 1 { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) } else { line };
-    let text = std::str::from_utf8(line).map_err(|e| {
-        if line_no == 1 && (line.starts_with(b"\xFF\xFE") || line.starts_with(b"\xFE\xFF")) {
-            "the file is UTF-16; save it as UTF-8".to_owned()
-        } else {
-            format!("not UTF-8: byte {} of the line is not valid", e.valid_up_to() + 1)
-        }
+    // Files that were joined have a mark where each began.
+    let line = text_file::without_mark(line);
+    let text = std::str::from_utf8(line).map_err(|e| match text_file::foreign_encoding(line) {
+        Some(encoding) if line_no == 1 => format!("the file is {encoding}; save it as UTF-8"),
+        _ => format!("not UTF-8: byte {} of the line is not valid", e.valid_up_to() + 1),
     })?;
-    let json = serde_json::from_str(text).map_err(|e| not_json(&e))?;
+    let json = serde_json::from_str(text).map_err(|e| not_json(line, &e))?;
     let fields = match json {
-        Json::Object(fields) => fields,
+        Json::Object(fields) => given(fields).collect::<Fields>(),
         other => return Err(format!("must be a JSON object; found {}", other.kind())),
     };
     let Some(shape) = Shape::of(fields.iter().map(|(name, _)| name)) else {
@@ -285,7 +324,7 @@ fn read(line_no: u64, line: &[u8]) -> Result<(Shape, Row), String> {
         return Err(format!("{NEEDED}; found {found}"));
     };
     let row = match shape {
-        Shape::Chat => chat(fields),
+        Shape::Chat => chat::chat(fields),
         Shape::Completion => completion(fields),
         Shape::Text => document(fields),
         Shape::Alpaca => shapes::alpaca(fields),
@@ -299,10 +338,13 @@ fn read(line_no: u64, line: &[u8]) -> Result<(Shape, Row), String> {
 const NEEDED: &str = "needs 'messages', or 'prompt' and 'completion', or 'text', or 'instruction' and 'output', or \
                       'conversations', or 'input', 'preferred_output' and 'non_preferred_output'";
 
-fn not_json(error: &serde_json::Error) -> String {
+fn not_json(line: &[u8], error: &serde_json::Error) -> String {
     let whole = error.to_string();
     let reason = whole.split(" at line ").next().unwrap_or(&whole);
     let column = error.column();
+    if let Some(hint) = text_file::line_end_hint(line) {
+        return format!("not JSON: {reason} (column {column}); {hint}");
+    }
     match error.classify() {
         serde_json::error::Category::Eof => {
             format!("not JSON: {reason} (column {column}); each row must be whole on one line")
@@ -312,96 +354,7 @@ fn not_json(error: &serde_json::Error) -> String {
     }
 }
 
-fn chat(fields: Vec<(String, Json)>) -> Result<Row, String> {
-    let mut list = None;
-    for (name, value) in fields {
-        match (name.as_str(), value) {
-            ("messages", Json::List(messages)) => list = Some(messages),
-            ("messages", other) => return Err(format!("messages: must be a list; found {}", other.kind())),
-            ("tools" | "functions" | "parallel_tool_calls" | "function_call" | "tool_choice", _) => {
-                return Err(format!("{name}: training on tool calls is not supported"));
-            }
-            _ => return Err(format!("{name}: unknown field; a chat row has only 'messages'")),
-        }
-    }
-    checked_chat(messages("messages", list.unwrap_or_default())?)
-}
-
-/// Reads a list of messages that stands at `place` in its row.
-fn messages(place: &str, list: Vec<Json>) -> Result<Vec<Message>, String> {
-    if list.len() > MAX_MESSAGES {
-        return Err(format!("{place}: {} is above the {MAX_MESSAGES} of one chat; split it", list.len()));
-    }
-    list.into_iter()
-        .enumerate()
-        .map(|(i, value)| message(value).map_err(|reason| format!("{place}[{i}]{reason}")))
-        .collect()
-}
-
-/// A chat from which something is learnt.
-fn checked_chat(messages: Vec<Message>) -> Result<Row, String> {
-    match messages.last() {
-        Some(_) if messages.len() > MAX_MESSAGES => {
-            Err(format!("messages: {} is above the {MAX_MESSAGES} of one chat; split it", messages.len()))
-        }
-        None => Err("messages: the list is empty".into()),
-        Some(last) if last.role != Role::Assistant => {
-            Err(format!("the last message must be the assistant's; it is the {}'s", last.role.as_str()))
-        }
-        Some(_) if !messages.iter().any(Message::is_trained) => {
-            Err("nothing to train: every assistant message has weight 0".into())
-        }
-        Some(_) => Ok(Row::Chat { messages }),
-    }
-}
-
-/// The reason starts with `.field: …` or `: …`; the caller puts the message's place before it.
-fn message(value: Json) -> Result<Message, String> {
-    let Json::Object(fields) = value else {
-        return Err(format!(": must be an object; found {}", value.kind()));
-    };
-    let (mut role, mut content, mut weight, mut name) = (None, None, None, None);
-    for (field, value) in fields {
-        match (field.as_str(), value) {
-            ("role", Json::Text(word)) => role = Some(role_named(&word)?),
-            ("content", Json::Text(text)) => content = Some(text),
-            ("content", Json::List(_)) => {
-                return Err(".content: content parts are not supported; give one string".into());
-            }
-            ("name", Json::Text(text)) => name = Some(text),
-            ("weight", Json::Number(Some(given @ (0 | 1)))) => weight = Some(u8::from(given == 1)),
-            ("weight", _) => return Err(".weight: must be 0 or 1".into()),
-            ("tool_calls" | "function_call" | "tool_call_id", _) => {
-                return Err(format!(".{field}: training on tool calls is not supported"));
-            }
-            ("role" | "content" | "name", other) => {
-                return Err(format!(".{field}: must be a string; found {}", other.kind()));
-            }
-            _ => return Err(format!(".{field}: unknown field; allowed: role, content, name, weight")),
-        }
-    }
-    let role = role.ok_or(": 'role' is missing")?;
-    let content = content.ok_or(": 'content' is missing")?;
-    if role == Role::Assistant && content.is_empty() {
-        return Err(".content: an assistant message must not be empty".into());
-    }
-    if role != Role::Assistant && weight.is_some() {
-        return Err(".weight: only assistant messages have a weight".into());
-    }
-    Ok(Message { role, content, weight, name })
-}
-
-fn role_named(word: &str) -> Result<Role, String> {
-    match word {
-        "system" => Ok(Role::System),
-        "user" => Ok(Role::User),
-        "assistant" => Ok(Role::Assistant),
-        "tool" | "function" => Err(format!(".role: '{word}': training on tool calls is not supported")),
-        _ => Err(format!(".role: '{word}' is unknown; allowed: system, user, assistant")),
-    }
-}
-
-fn completion(fields: Vec<(String, Json)>) -> Result<Row, String> {
+fn completion(fields: Fields) -> Result<Row, String> {
     let (mut prompt, mut completion) = (None, None);
     for (name, value) in fields {
         match (name.as_str(), value) {
@@ -421,7 +374,7 @@ fn completion(fields: Vec<(String, Json)>) -> Result<Row, String> {
     Ok(Row::Completion { prompt, completion })
 }
 
-fn document(fields: Vec<(String, Json)>) -> Result<Row, String> {
+fn document(fields: Fields) -> Result<Row, String> {
     let mut document = None;
     for (name, value) in fields {
         match (name.as_str(), value) {
@@ -462,7 +415,7 @@ mod tests {
     fn every_format_is_read_and_has_a_name() {
         let row = parse_row(1, CHAT.as_bytes()).unwrap();
         let messages = vec![Message::new(Role::User, "Hi"), Message::new(Role::Assistant, "Hello")];
-        assert_eq!(row, Row::Chat { messages });
+        assert_eq!(row, Row::chat(messages));
         let row = parse_row(1, COMPLETION.as_bytes()).unwrap();
         assert_eq!(row, Row::Completion { prompt: "2+2=".into(), completion: "4".into() });
         let row = parse_row(1, TEXT.as_bytes()).unwrap();
@@ -476,7 +429,7 @@ mod tests {
     fn weight_and_name_are_kept() {
         let line = r#"{"messages": [{"role": "user", "content": "", "name": "ann"},
             {"role": "assistant", "content": "a", "weight": 0}, {"role": "assistant", "content": "b", "weight": 1}]}"#;
-        let Row::Chat { messages } = parse_row(1, line.as_bytes()).unwrap() else { panic!() };
+        let Row::Chat { messages, .. } = parse_row(1, line.as_bytes()).unwrap() else { panic!() };
         assert_eq!(messages[0].name.as_deref(), Some("ann"));
         assert_eq!(messages.iter().map(Message::is_trained).collect::<Vec<_>>(), [false, false, true]);
     }
@@ -501,26 +454,40 @@ mod tests {
             (r#"{"prompt": "a", "prompt": "b", "completion": "c"}"#, "the field 'prompt' is given twice (column 29)"),
             (r#"{"messages": {}}"#, "messages: must be a list; found an object"),
             (r#"{"messages": []}"#, "messages: the list is empty"),
-            (r#"{"messages": [], "tools": []}"#, "tools: training on tool calls is not supported"),
-            (r#"{"messages": [], "x": 1}"#, "x: unknown field; a chat row has only 'messages'"),
+            (r#"{"messages": [], "tools": []}"#, "messages: the list is empty"),
+            (r#"{"messages": [], "tools": {}}"#, "tools: must be a list; found an object"),
+            (r#"{"messages": [], "functions": [{}]}"#, "functions: the older form is not read; give 'tools'"),
+            (
+                r#"{"messages": [], "parallel_tool_calls": 1}"#,
+                "parallel_tool_calls: must be true or false; found a number",
+            ),
+            (
+                r#"{"messages": [], "x": 1}"#,
+                "x: unknown field; a chat row has only 'messages', 'tools', 'parallel_tool_calls'",
+            ),
             (r#"{"messages": ["a"]}"#, "messages[0]: must be an object; found a string"),
             (r#"{"messages": [{"content": "a"}]}"#, "messages[0]: 'role' is missing"),
             (r#"{"messages": [{"role": "user"}]}"#, "messages[0]: 'content' is missing"),
             (
                 r#"{"messages": [{"role": "bot", "content": "a"}]}"#,
-                "messages[0].role: 'bot' is unknown; allowed: system, user, assistant",
+                "messages[0].role: 'bot' is unknown; allowed: system, developer, user, assistant, tool",
             ),
             (
-                r#"{"messages": [{"role": "tool", "content": "a"}]}"#,
-                "messages[0].role: 'tool': training on tool calls is not supported",
+                r#"{"messages": [{"role": "function", "content": "a"}]}"#,
+                "messages[0].role: 'function': the older form is not read; give 'tool'",
+            ),
+            (r#"{"messages": [{"role": "user", "content": null}]}"#, "messages[0]: 'content' is missing"),
+            (
+                r#"{"messages": [{"role": "user", "content": 1}]}"#,
+                "messages[0].content: must be a string or a list of text parts; found a number",
             ),
             (
-                r#"{"messages": [{"role": "user", "content": null}]}"#,
-                "messages[0].content: must be a string; found null",
+                r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}"#,
+                "messages[0].content[0].type: 'image_url' is not supported; only 'text' is read",
             ),
             (
-                r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}"#,
-                "messages[0].content: content parts are not supported; give one string",
+                r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}]}"#,
+                "messages[0].content[1]: must be an object; found a string",
             ),
             (
                 r#"{"messages": [{"role": "assistant", "content": ""}]}"#,
@@ -533,7 +500,7 @@ mod tests {
             ),
             (
                 r#"{"messages": [{"role": "user", "content": "a", "mood": 1}]}"#,
-                "messages[0].mood: unknown field; allowed: role, content, name, weight",
+                "messages[0].mood: unknown field; allowed: role, content, name, weight, tool_calls, tool_call_id",
             ),
             (
                 r#"{"messages": [{"role": "user", "content": "a"}]}"#,
@@ -549,8 +516,79 @@ mod tests {
         }
     }
 
+    /// The line that trainers read for this one.
+    fn kept(line: &str) -> String {
+        serde_json::to_string(&parse_row(1, line.as_bytes()).unwrap()).unwrap()
+    }
+
+    const PLAIN: &str =
+        r#"{"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"Hello","weight":1}]}"#;
+
     #[test]
-    fn a_chat_has_an_end() {
+    fn case_09_what_is_not_given_is_written_in_many_ways() {
+        for line in [
+            r#"{"messages": [{"role": "user", "content": "Hi", "name": null, "weight": null, "tool_calls": null,
+                "tool_call_id": null, "function_call": null, "refusal": null, "audio": null}, {"role": "assistant",
+                "content": "Hello", "weight": 1.0, "tool_calls": [], "annotations": []}], "tools": [], "functions": [],
+                "parallel_tool_calls": null, "text": null, "prompt": null}"#,
+            r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi", "image_url": null}]},
+                {"role": "assistant", "content": "Hello", "weight": 1e0, "tool_calls": null}], "tools": null,
+                "conversations": null, "anything": null}"#,
+        ] {
+            assert_eq!(kept(line), PLAIN);
+        }
+        for (line, row) in [
+            (
+                r#"{"instruction": "a", "output": "b", "input": null, "system": null, "x": null}"#,
+                r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
+            ),
+            (
+                r#"{"id": null, "system": null, "tools": null, "conversations": [{"from": "human", "value": "a",
+                    "weight": null}, {"from": "gpt", "value": "b", "weight": 0.0}, {"from": "gpt", "value": "c"}]}"#,
+                r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0},{"role":"assistant","content":"c"}]}"#,
+            ),
+            (r#"{"prompt": "a", "completion": "b", "text": null}"#, r#"{"prompt":"a","completion":"b"}"#),
+            (r#"{"text": "a", "messages": null}"#, r#"{"text":"a"}"#),
+        ] {
+            assert_eq!(kept(line), row);
+        }
+        for (line, missing) in [
+            (r#"{"prompt": null, "completion": "b"}"#, "'prompt' is missing"),
+            (r#"{"prompt": "a", "completion": null}"#, "'completion' is missing"),
+            (r#"{"instruction": "a", "output": null}"#, "'output' is missing"),
+            (r#"{"messages": null}"#, &format!("{NEEDED}; found no field")),
+            (r#"{"messages": [null]}"#, "messages[0]: must be an object; found null"),
+            (
+                r#"{"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]}"#,
+                "messages[0].weight: must be 0 or 1",
+            ),
+            (
+                r#"{"messages": [{"role": "assistant", "content": "a", "weight": true}]}"#,
+                "messages[0].weight: must be 0 or 1",
+            ),
+        ] {
+            assert_eq!(&defect_of(line), missing, "{line}");
+        }
+    }
+
+    #[test]
+    fn case_18_a_developer_is_the_system_and_a_name_is_kept() {
+        let line = r#"{"messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi", "name": "ann"},
+            {"role": "assistant", "content": "Hi"}]}"#;
+        let row = r#"{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi","name":"ann"},{"role":"assistant","content":"Hi"}]}"#;
+        assert_eq!(kept(line), row);
+    }
+
+    #[test]
+    fn text_parts_are_put_together_as_in_chats() {
+        let line = r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "c"}]}]}"#;
+        let row = r#"{"messages":[{"role":"user","content":"a b"},{"role":"assistant","content":"c"}]}"#;
+        assert_eq!(kept(line), row);
+    }
+
+    #[test]
+    fn limit_a_chat_has_an_end() {
         let message = r#"{"role": "assistant", "content": "a"}"#;
         let chat = |count| format!(r#"{{"messages": [{}]}}"#, vec![message; count].join(", "));
         assert!(parse_row(1, chat(MAX_MESSAGES).as_bytes()).is_ok());
@@ -598,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_exactly_the_cap_is_read() {
+    fn limit_a_line_of_exactly_the_cap_is_read() {
         let frame = r#"{"prompt": "", "completion": "c"}"#.len();
         let line = format!(r#"{{"prompt": "{}", "completion": "c"}}"#, "p".repeat(MAX_LINE_BYTES - frame));
         assert_eq!(line.len(), MAX_LINE_BYTES);
@@ -607,7 +645,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_defects_are_kept() {
+    fn limit_only_the_first_defects_are_kept() {
         let defects = check("x\n".repeat(100).as_bytes()).unwrap_err();
         assert_eq!((defects.first.len(), defects.total), (KEPT_DEFECTS, 100));
         assert!(defects.to_string().ends_with("\n… and 80 more"));

@@ -35,6 +35,9 @@ pub mod weights;
 /// What a job asks for, checked.
 pub mod spec;
 
+/// Variables that requests give to chat templates.
+pub mod template_kwargs;
+
 /// What an adapter in PEFT's form may be.
 pub mod peft;
 
@@ -55,6 +58,12 @@ pub mod offer;
 
 /// How long a job will take.
 pub mod pace;
+
+/// Byte order marks and line ends of text files.
+pub mod text_file;
+
+/// Quotation marks of tables.
+pub mod quotes;
 
 /// A dataset's rows and the check of a whole file.
 pub mod dataset;

@@ -116,14 +116,15 @@ pub enum Prompt {
 pub struct ChatMessage {
     /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
-    /// What was said.
-    pub content: String,
+    /// What was said; `None` only beside calls. Templates tell that from an empty text.
+    pub content: Option<String>,
+    /// The speaker's name, for templates that read it.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The calls that an assistant made: a list as OpenAI's, but with arguments that are objects.
     pub tool_calls: Option<Value>,
     /// Which call a tool answers.
     pub tool_call_id: Option<String>,
-    /// Who speaks, for templates that read it.
-    pub name: Option<String>,
 }
 
 /// What an answer's text must be.

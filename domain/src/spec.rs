@@ -9,11 +9,12 @@ mod continuing;
 mod quantization;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 pub use check::BASE_LEARNING_RATE;
 pub use quantization::Quantization;
 
-use crate::dataset::RowFormat;
+use crate::{dataset::RowFormat, template_kwargs::TemplateKwargs};
 
 /// A value that the user gave and that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -249,6 +250,9 @@ pub struct TrainSpec {
     /// Only each block's input is kept for the backward; `None`: by the plan.
     #[serde(default)]
     pub gradient_checkpointing: Option<bool>,
+    /// Variables that the chat template gets with each row.
+    #[serde(default, skip_serializing_if = "TemplateKwargs::is_empty")]
+    pub chat_template_kwargs: TemplateKwargs,
 }
 
 const fn one() -> f64 {
@@ -297,4 +301,5 @@ pub struct Requested {
     pub early_stopping_threshold: Option<f64>,
     pub micro_batch_size: Option<i64>,
     pub gradient_checkpointing: Option<bool>,
+    pub chat_template_kwargs: Option<Map<String, Value>>,
 }

@@ -90,7 +90,7 @@ fn chats_have_the_same_text_tokens_and_mask() {
     for chat in expected().chats {
         let row = serde_json::json!({"messages": chat.messages}).to_string();
         let row = parse_row(1, row.as_bytes()).unwrap();
-        let attune_domain::dataset::Row::Chat { messages } = &row else { panic!("a chat") };
+        let attune_domain::dataset::Row::Chat { messages, .. } = &row else { panic!("a chat") };
         let turns: Vec<Turn<'_>> = messages.iter().map(Turn::from).collect();
         assert_eq!(text.template().unwrap().render(&turns, false, RenderSettings::at(0)).unwrap(), chat.rendered);
         let example = text.encode_row(&row, Learnt::Answers, 0).unwrap();

@@ -151,10 +151,11 @@ fn encode(text: &TextModel, request: &GenerateRequest, context: usize) -> Result
             let turns: Vec<Turn<'_>> = messages
                 .iter()
                 .map(|message| Turn {
+                    role: &message.role,
+                    content: message.content.as_deref(),
+                    name: message.name.as_deref(),
                     tool_calls: message.tool_calls.as_ref(),
                     tool_call_id: message.tool_call_id.as_deref(),
-                    name: message.name.as_deref(),
-                    ..Turn::new(&message.role, &message.content)
                 })
                 .collect();
             let tools = shown_tools(text, request);

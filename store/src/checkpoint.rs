@@ -1,6 +1,8 @@
 //! States from which a run can go on, and that answer like a tuned model. The newest three of a job are kept, as OpenAI
 //! does; they go with the job's adapter.
 
+use std::collections::BTreeMap;
+
 use attune_domain::{
     event::EventType,
     id::{BaseModelId, CheckpointId, JobId, ProjectId, RunId},
@@ -196,6 +198,41 @@ pub async fn get(conn: &mut PgConnection, job: JobId, id: CheckpointId) -> Resul
 /// [`StoreError::Database`].
 pub async fn list(conn: &mut PgConnection, project: ProjectId, job: JobId) -> Result<Vec<Checkpoint>, StoreError> {
     select(conn, job, Some(project), KEPT + 1).await
+}
+
+/// Shares of tokens that were predicted right.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Accuracies {
+    /// Of the step's.
+    pub train: Option<f64>,
+    /// Of the validation file's, if it was read at this step.
+    pub validation: Option<f64>,
+}
+
+/// Returns what was measured at the steps of `checkpoints`, a job's; a step that was done again counts as the last time.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn accuracies(
+    conn: &mut PgConnection,
+    job: JobId,
+    checkpoints: &[Checkpoint],
+) -> Result<BTreeMap<u64, Accuracies>, StoreError> {
+    let steps: Vec<String> = checkpoints.iter().map(|checkpoint| checkpoint.step.to_string()).collect();
+    let rows = sqlx::query!(
+        r#"select (data->>'step')::bigint as "step!",
+             (array_agg((data->>'train_mean_token_accuracy')::float8 order by sequence desc)
+                 filter (where data ? 'train_mean_token_accuracy'))[1] as train,
+             (array_agg((data->>'valid_mean_token_accuracy')::float8 order by sequence desc)
+                 filter (where data ? 'valid_mean_token_accuracy'))[1] as validation
+         from job_event where job_id = $1 and type = 'metrics' and data->>'step' = any($2) group by 1"#,
+        job.uuid(),
+        &steps,
+    )
+    .fetch_all(conn)
+    .await?;
+    let measured = rows.into_iter();
+    Ok(measured.map(|row| (row.step as u64, Accuracies { train: row.train, validation: row.validation })).collect())
 }
 
 /// The project's checkpoint of this model name, if there is one.

@@ -18,6 +18,7 @@ mod inference;
 mod invariants;
 mod kept_plan;
 mod limits;
+mod migrating;
 mod openai_client;
 mod pausing;
 mod preview;

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use attune_domain::dataset::{MAX_MESSAGES, Message, Role, Row};
+use serde_json::Value;
 
 use crate::error::EncodeError;
 use crate::generic_tools;
@@ -73,7 +74,10 @@ impl TextModel {
     /// [`EncodeError`]: the row cannot be learnt from as it is; the reason names the message.
     pub fn encode_row(&self, row: &Row, learnt: Learnt, now: i64) -> Result<Example, EncodeError> {
         let example = match row {
-            Row::Chat { messages } => self.chat_example(messages, learnt, RenderSettings::at(now))?,
+            Row::Chat { messages, tools, .. } => {
+                let variables = Some(self.kwargs().as_map());
+                self.chat_example(messages, learnt, RenderSettings { tools: tools.as_ref(), now, variables })?
+            }
             Row::Completion { prompt, completion } => self.completion_example(prompt, completion, learnt)?,
             Row::Text { text } => self.text_example(text)?,
             Row::Preference { .. } => return Err(EncodeError::Preference),
@@ -102,19 +106,8 @@ impl TextModel {
         if turns.len() > MAX_MESSAGES {
             return Err(EncodeError::TooManyMessages(turns.len()));
         }
-        self.refuse_special(turns)?;
-        for (name, value) in settings.variables.into_iter().flatten() {
-            self.plain_in(&value.to_string(), || format!("chat_template_kwargs.{name}"))?;
-        }
-        if let Some(tools) = settings.tools {
-            self.plain("tools", &tools.to_string())?;
-        }
-        let template = self.template().ok_or(EncodeError::NoTemplate)?;
-        if ToolFormat::of(template) == ToolFormat::Generic && generic_tools::concerns(turns, settings.tools) {
-            let plain = RenderSettings { tools: None, ..settings };
-            return generic_tools::rendered(turns, settings.tools, |turns| template.render(turns, true, plain));
-        }
-        template.render(turns, true, settings)
+        self.refuse_special(turns, settings)?;
+        self.rendered(turns, turns.len(), true, settings)
     }
 
     /// The ids of a text that [`Self::chat_text`] gave.
@@ -177,8 +170,9 @@ impl TextModel {
         settings: RenderSettings<'_>,
     ) -> Result<Example, EncodeError> {
         let turns: Vec<Turn<'_>> = messages.iter().map(Turn::from).collect();
-        self.refuse_special(&turns)?;
+        self.refuse_special(&turns, settings)?;
         let whole = self.whole_chat(&turns, settings)?;
+        self.refuse_unshown(messages, settings.tools, &whole.text)?;
         let all = learnt == Learnt::All;
         let mut trained = vec![all; whole.ids.len()];
         // Either the answers that are learnt are marked, or those that are not are taken out.
@@ -200,8 +194,7 @@ impl TextModel {
     }
 
     fn whole_chat<'a>(&self, turns: &'a [Turn<'a>], settings: RenderSettings<'a>) -> Result<Whole<'a>, EncodeError> {
-        let template = self.template().ok_or(EncodeError::NoTemplate)?;
-        let text = template.render(turns, false, settings)?;
+        let text = self.rendered(turns, turns.len(), false, settings)?;
         let (ids, cuts) =
             self.tokenizer().encode_with_cuts(&text).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
         Ok(Whole { turns, settings, text, ids, cuts, budget: Cell::new(MAX_RENDERED_BYTES) })
@@ -232,8 +225,7 @@ impl TextModel {
     /// The first `count` messages of a chat, rendered. What that costs together is bounded: a chat of n answers has 2n
     /// beginnings.
     fn beginning(&self, whole: &Whole<'_>, count: usize, prompt: bool) -> Result<String, EncodeError> {
-        let template = self.template().ok_or(EncodeError::NoTemplate)?;
-        let text = template.render(&whole.turns[..count], prompt, whole.settings)?;
+        let text = self.rendered(whole.turns, count, prompt, whole.settings)?;
         let left = whole.budget.get().checked_sub(text.len()).ok_or(EncodeError::TooMuchWork {
             messages: whole.turns.len(),
             bytes: whole.text.len(),
@@ -265,13 +257,52 @@ impl TextModel {
         Ok(whole.ids[count..].starts_with(&rest).then_some(count + rest.len()))
     }
 
+    /// Renders the first `count` turns: as the template writes tools and calls, or in the generic form where it takes none.
+    fn rendered(
+        &self,
+        turns: &[Turn<'_>],
+        count: usize,
+        prompt: bool,
+        settings: RenderSettings<'_>,
+    ) -> Result<String, EncodeError> {
+        let template = self.template().ok_or(EncodeError::NoTemplate)?;
+        if ToolFormat::of(template) == ToolFormat::Generic && generic_tools::concerns(turns, settings.tools) {
+            let plain = RenderSettings { tools: None, ..settings };
+            return generic_tools::rendered(&turns[..count], settings.tools, |turns| {
+                template.render(turns, prompt, plain)
+            });
+        }
+        template.render(&turns[..count], prompt, settings)
+    }
+
+    /// Refuses tools and calls that the template passes over: nothing of them would be learnt.
+    fn refuse_unshown(&self, messages: &[Message], tools: Option<&Value>, text: &str) -> Result<(), EncodeError> {
+        let Some(template) = self.template().filter(|template| ToolFormat::of(template) != ToolFormat::Generic) else {
+            return Ok(());
+        };
+        let reads = |name| template.source().contains(name);
+        let unshown = |place: String, tool: &str| EncodeError::Unshown { place, tool: tool.to_owned() };
+        for (i, tool) in tools.and_then(Value::as_array).into_iter().flatten().enumerate() {
+            let name = tool["function"]["name"].as_str().unwrap_or_default();
+            if !reads("tools") || !text.contains(name) {
+                return Err(unshown(format!("tools[{i}]"), name));
+            }
+        }
+        for (i, message) in messages.iter().enumerate() {
+            if let Some(name) = message.called().find(|name| !reads("tool_calls") || !text.contains(name)) {
+                return Err(unshown(format!("messages[{i}].tool_calls"), name));
+            }
+        }
+        Ok(())
+    }
+
     fn ids_of(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
         self.tokenizer().encode(text).map_err(|e| EncodeError::Tokenizer(e.to_string()))
     }
 
-    fn refuse_special(&self, turns: &[Turn<'_>]) -> Result<(), EncodeError> {
+    fn refuse_special(&self, turns: &[Turn<'_>], settings: RenderSettings<'_>) -> Result<(), EncodeError> {
         for (i, turn) in turns.iter().enumerate() {
-            self.plain_in(turn.content, || format!("messages[{i}].content"))?;
+            self.plain_in(turn.content.unwrap_or_default(), || format!("messages[{i}].content"))?;
             self.plain_in(turn.name.unwrap_or_default(), || format!("messages[{i}].name"))?;
             self.plain_in(turn.role, || format!("messages[{i}].role"))?;
             self.plain_in(turn.tool_call_id.unwrap_or_default(), || format!("messages[{i}].tool_call_id"))?;
@@ -279,7 +310,10 @@ impl TextModel {
                 self.plain_in(&calls.to_string(), || format!("messages[{i}].tool_calls"))?;
             }
         }
-        Ok(())
+        for (name, value) in settings.variables.into_iter().flatten() {
+            self.plain_in(&value.to_string(), || format!("chat_template_kwargs.{name}"))?;
+        }
+        settings.tools.map_or(Ok(()), |tools| self.plain("tools", &tools.to_string()))
     }
 
     fn plain(&self, place: &str, text: &str) -> Result<(), EncodeError> {

@@ -49,6 +49,17 @@ pub enum EncodeError {
         /// The token's text.
         token: String,
     },
+    /// A tool, or a call of one, that the template passes over.
+    #[error(
+        "{place}: the base model's chat template shows no such thing, so '{tool}' would not be learnt; use another chat \
+         template"
+    )]
+    Unshown {
+        /// Where in the row.
+        place: String,
+        /// The tool's name.
+        tool: String,
+    },
     /// What comes before an answer is tokenised differently once the answer follows, so no mask is right.
     #[error("messages[{message}]: {reason}")]
     NotAPrefix {

@@ -90,7 +90,7 @@ pub fn plain_turns(turns: &[Turn<'_>]) -> Vec<PlainTurn> {
             "tool" => {
                 let id = turn.tool_call_id.unwrap_or_default();
                 let name = turn.name.or_else(|| names.get(id).map(String::as_str)).unwrap_or(id);
-                ("user", format!("Result of {name}: {}", turn.content))
+                ("user", format!("Result of {name}: {}", turn.content.unwrap_or_default()))
             }
             role => (role, called(turn, &mut names)),
         };
@@ -105,7 +105,7 @@ pub fn plain_turns(turns: &[Turn<'_>]) -> Vec<PlainTurn> {
 
 /// What an assistant's message says, its calls as the model writes them. Notes the names of calls by their ids.
 fn called(turn: &Turn<'_>, names: &mut HashMap<String, String>) -> String {
-    let mut content = turn.content.to_owned();
+    let mut content = turn.content.unwrap_or_default().to_owned();
     for call in turn.tool_calls.and_then(Value::as_array).into_iter().flatten() {
         let function = call.get("function").unwrap_or(call);
         let name = function.get("name").and_then(Value::as_str).unwrap_or_default();
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     fn shown(turns: &[Turn<'_>]) -> Result<String, EncodeError> {
-        Ok(turns.iter().map(|turn| format!("[{}] {}\n", turn.role, turn.content)).collect())
+        Ok(turns.iter().map(|turn| format!("[{}] {}\n", turn.role, turn.content.unwrap_or_default())).collect())
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use attune_domain::{template_kwargs::TemplateKwargs, text_file::model_document};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -31,6 +32,7 @@ pub struct TextModel {
     eos: Option<u32>,
     stop: Vec<u32>,
     prefix: Vec<u32>,
+    kwargs: TemplateKwargs,
 }
 
 /// The part of `tokenizer_config.json` that is needed.
@@ -98,7 +100,22 @@ impl TextModel {
             Some(false) => Vec::new(),
             None => tokenizer.prefix()?,
         };
-        Ok(Self { tokenizer: Arc::new(tokenizer), template, special, bos, eos, stop, prefix })
+        Ok(Self {
+            tokenizer: Arc::new(tokenizer),
+            template,
+            special,
+            bos,
+            eos,
+            stop,
+            prefix,
+            kwargs: TemplateKwargs::default(),
+        })
+    }
+
+    /// The same model, whose chat template gets these variables with each row.
+    #[must_use]
+    pub fn with_kwargs(self, kwargs: TemplateKwargs) -> Self {
+        Self { kwargs, ..self }
     }
 
     /// The same model with another chat template, as an adapter may bring one. The tokenizer is shared, not copied.
@@ -114,7 +131,14 @@ impl TextModel {
             eos: self.eos,
             stop: self.stop.clone(),
             prefix: self.prefix.clone(),
+            kwargs: self.kwargs.clone(),
         })
+    }
+
+    /// The variables that the chat template gets with each row.
+    #[must_use]
+    pub const fn kwargs(&self) -> &TemplateKwargs {
+        &self.kwargs
     }
 
     /// The tokenizer.
@@ -194,7 +218,11 @@ fn optional(path: &Path) -> Result<Option<Vec<u8>>, TextError> {
 
 fn read<T: Default + for<'de> Deserialize<'de>>(files: &Files<'_>, file: &'static str) -> Result<T, TextError> {
     match files(file)? {
-        Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| TextError::Invalid { file, reason: e.to_string() }),
+        Some(bytes) => {
+            let invalid = |reason| TextError::Invalid { file, reason };
+            let text = model_document(&bytes).map_err(invalid)?;
+            serde_json::from_slice(text).map_err(|e| invalid(e.to_string()))
+        }
         None => Ok(T::default()),
     }
 }
@@ -218,9 +246,10 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
 /// `chat_template.jinja`, or the field of `tokenizer_config.json`: a string, or a list of which `default` is ours.
 fn template_source(file: &Files<'_>, field: Option<Value>) -> Result<Option<String>, TextError> {
     if let Some(bytes) = file("chat_template.jinja")? {
-        return String::from_utf8(bytes)
-            .map(Some)
-            .map_err(|_| TextError::Invalid { file: "chat_template.jinja", reason: "not UTF-8".into() });
+        let invalid = |reason| TextError::Invalid { file: "chat_template.jinja", reason };
+        // transformers would print the mark before every chat.
+        model_document(&bytes).map_err(invalid)?;
+        return String::from_utf8(bytes).map(Some).map_err(|_| invalid("not UTF-8".into()));
     }
     Ok(match field {
         Some(Value::String(source)) => Some(source),

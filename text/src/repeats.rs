@@ -41,11 +41,19 @@ pub(crate) fn for_each_text(row: &Row, each: &mut impl FnMut(&str)) {
     let mut say = |messages: &[Message]| {
         for message in messages {
             each(message.role.as_str());
-            each(&message.content);
+            each(message.text());
+            if let Some(calls) = &message.tool_calls {
+                each(&calls.to_string());
+            }
         }
     };
     match row {
-        Row::Chat { messages } => say(messages),
+        Row::Chat { messages, tools, .. } => {
+            say(messages);
+            if let Some(tools) = tools {
+                each(&tools.to_string());
+            }
+        }
         Row::Preference { input, preferred, non_preferred } => {
             [input, preferred, non_preferred].into_iter().for_each(|messages| say(messages));
         }

@@ -7,6 +7,7 @@ use attune_domain::{
     dataset::{KEPT_DEFECTS, Message, Role, Row, RowDefect},
     spec::OverLength,
 };
+use serde_json::Value;
 
 use crate::{
     encode::Example,
@@ -178,7 +179,10 @@ fn covered(whole: &Example, most: usize) -> usize {
 /// What looks like a mistake in a row that is sound otherwise.
 fn oddities(row: &Row, odd: &mut impl FnMut(&'static str)) {
     match row {
-        Row::Chat { messages } => chat_oddities(messages, odd),
+        Row::Chat { messages, tools, parallel_tool_calls } => {
+            chat_oddities(messages, odd);
+            tool_oddities(messages, tools.as_ref(), *parallel_tool_calls, odd);
+        }
         Row::Completion { prompt, completion } => {
             if prompt.trim().is_empty() {
                 odd("empty_prompt");
@@ -193,8 +197,7 @@ fn oddities(row: &Row, odd: &mut impl FnMut(&'static str)) {
         Row::Text { text } if text.trim().is_empty() => odd("blank_text"),
         Row::Text { .. } => {}
         Row::Preference { preferred, non_preferred, .. } => {
-            if preferred.iter().map(|message| &message.content).eq(non_preferred.iter().map(|message| &message.content))
-            {
+            if preferred.iter().map(Message::text).eq(non_preferred.iter().map(Message::text)) {
                 odd("equal_answers");
             }
         }
@@ -213,10 +216,10 @@ fn oddities(row: &Row, odd: &mut impl FnMut(&'static str)) {
 }
 
 fn chat_oddities(messages: &[Message], odd: &mut impl FnMut(&'static str)) {
-    if messages.iter().any(|message| message.is_trained() && message.content.trim().is_empty()) {
+    if messages.iter().any(|message| message.is_trained() && says_nothing(message)) {
         odd("blank_answer");
     }
-    if messages.iter().any(|message| message.role == Role::User && message.content.trim().is_empty()) {
+    if messages.iter().any(|message| message.role == Role::User && says_nothing(message)) {
         odd("empty_prompt");
     }
     if !messages.iter().any(|message| message.role == Role::User) {
@@ -225,11 +228,32 @@ fn chat_oddities(messages: &[Message], odd: &mut impl FnMut(&'static str)) {
     if messages.iter().skip(1).any(|message| message.role == Role::System) {
         odd("system_message_not_first");
     }
-    if messages.windows(2).any(|pair| pair[0].role == pair[1].role) {
+    if messages.windows(2).any(|pair| pair[0].role == pair[1].role && pair[0].role != Role::Tool) {
         odd("same_role_twice");
     }
-    if messages.windows(2).any(|pair| pair[1].is_trained() && pair[0].content.trim() == pair[1].content.trim()) {
+    let repeats = |pair: &[Message]| pair[1].is_trained() && pair[0].text().trim() == pair[1].text().trim();
+    if messages.windows(2).any(|pair| repeats(pair) && pair[1].tool_calls.is_none()) {
         odd("answer_repeats_prompt");
+    }
+}
+
+fn says_nothing(message: &Message) -> bool {
+    message.tool_calls.is_none() && message.text().trim().is_empty()
+}
+
+fn tool_oddities(
+    messages: &[Message],
+    tools: Option<&Value>,
+    parallel_tool_calls: Option<bool>,
+    odd: &mut impl FnMut(&'static str),
+) {
+    let offered: Vec<_> = tools.and_then(Value::as_array).into_iter().flatten().collect();
+    let is_offered = |name: &str| offered.iter().any(|tool| tool["function"]["name"] == name);
+    if messages.iter().flat_map(Message::called).any(|name| !is_offered(name)) {
+        odd("called_tool_not_offered");
+    }
+    if parallel_tool_calls == Some(false) && messages.iter().any(|message| message.called().count() > 1) {
+        odd("parallel_calls_not_allowed");
     }
 }
 

@@ -67,8 +67,8 @@ pub fn may_set(name: &str) -> bool {
 pub struct Turn<'a> {
     /// `system`, `user`, `assistant`, `tool`.
     pub role: &'a str,
-    /// What is said.
-    pub content: &'a str,
+    /// What is said; null beside calls, which templates may tell from an empty text.
+    pub content: Option<&'a str>,
     /// The speaker's name. Absent, not null, if there is none: templates ask `is defined`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<&'a str>,
@@ -84,7 +84,7 @@ impl<'a> Turn<'a> {
     /// A message that only says something.
     #[must_use]
     pub const fn new(role: &'a str, content: &'a str) -> Self {
-        Self { role, content, name: None, tool_calls: None, tool_call_id: None }
+        Self { role, content: Some(content), name: None, tool_calls: None, tool_call_id: None }
     }
 }
 
@@ -92,7 +92,7 @@ impl Turn<'_> {
     /// Bytes of text in it.
     fn bytes(&self) -> usize {
         let named = self.name.map_or(0, str::len) + self.tool_call_id.map_or(0, str::len);
-        self.role.len() + self.content.len() + named + self.tool_calls.map_or(0, json_bytes)
+        self.role.len() + self.content.map_or(0, str::len) + named + self.tool_calls.map_or(0, json_bytes)
     }
 }
 
@@ -102,7 +102,13 @@ fn json_bytes(value: &serde_json::Value) -> usize {
 
 impl<'a> From<&'a Message> for Turn<'a> {
     fn from(message: &'a Message) -> Self {
-        Self { name: message.name.as_deref(), ..Self::new(message.role.as_str(), &message.content) }
+        Self {
+            role: message.role.as_str(),
+            content: message.content.as_deref(),
+            name: message.name.as_deref(),
+            tool_calls: message.tool_calls.as_ref(),
+            tool_call_id: message.tool_call_id.as_deref(),
+        }
     }
 }
 

@@ -263,6 +263,159 @@ CORNERS = """{%- macro say(who, what='nothing') -%}
 {{ messages[0].content is string }} {{ messages is iterable }} {{ messages[0] is mapping }} {{ 'x' is none }}
 """
 
+# Qwen 2.5's way of calls: text, then each call between tags; results in a user's turn that several share.
+QWEN25_CALLS = """{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if messages[0]['role'] == 'system' %}
+        {{- messages[0]['content'] }}
+    {%- else %}
+        {{- 'You are Qwen.' }}
+    {%- endif %}
+    {{- "\\n\\n# Tools\\n\\n<tools>" }}
+    {%- for tool in tools %}
+        {{- "\\n" }}
+        {{- tool | tojson }}
+    {%- endfor %}
+    {{- "\\n</tools><|im_end|>\\n" }}
+{%- elif messages[0]['role'] == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant" and not message.tool_calls) %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- elif message.role == "assistant" %}
+        {{- '<|im_start|>' + message.role }}
+        {%- if message.content %}
+            {{- '\\n' + message.content }}
+        {%- endif %}
+        {%- for tool_call in message.tool_calls %}
+            {%- if tool_call.function is defined %}
+                {%- set tool_call = tool_call.function %}
+            {%- endif %}
+            {{- '\\n<tool_call>\\n{"name": "' }}
+            {{- tool_call.name }}
+            {{- '", "arguments": ' }}
+            {{- tool_call.arguments | tojson }}
+            {{- '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role == "tool" %}
+        {%- if (loop.index0 == 0) or (messages[loop.index0 - 1].role != "tool") %}
+            {{- '<|im_start|>user' }}
+        {%- endif %}
+        {{- '\\n<tool_response>\\n' }}
+        {{- message.content }}
+        {{- '\\n</tool_response>' }}
+        {%- if loop.last or (messages[loop.index0 + 1].role != "tool") %}
+            {{- '<|im_end|>\\n' }}
+        {%- endif %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+"""
+
+# Llama 3.1's: one call a turn, results from `ipython`, a date that may be given.
+LLAMA31_CALLS = """{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- set date_string = "26 Jul 2024" %}
+{%- endif %}
+{%- if not tools is defined %}
+    {%- set tools = none %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
+{{- "Today Date: " + date_string + "\\n\\n" }}
+{%- if tools is not none %}
+    {{- 'Respond in the format {"name": function name, "parameters": dictionary}.\\n\\n' }}
+    {%- for t in tools %}
+        {{- t | tojson(indent=4) }}
+        {{- "\\n\\n" }}
+    {%- endfor %}
+{%- endif %}
+{{- system_message + "<|eot_id|>" }}
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
+    {%- elif 'tool_calls' in message %}
+        {%- if not message.tool_calls|length == 1 %}
+            {{- raise_exception("This model only supports single tool-calls at once!") }}
+        {%- endif %}
+        {%- set tool_call = message.tool_calls[0].function %}
+        {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}
+        {{- '{"name": "' + tool_call.name + '", ' }}
+        {{- '"parameters": ' }}
+        {{- tool_call.arguments | tojson }}
+        {{- "}" }}
+        {{- "<|eot_id|>" }}
+    {%- elif message.role == "tool" or message.role == "ipython" %}
+        {{- "<|start_header_id|>ipython<|end_header_id|>\\n\\n" }}
+        {%- if message.content is mapping or message.content is iterable %}
+            {{- message.content | tojson }}
+        {%- else %}
+            {{- message.content }}
+        {%- endif %}
+        {{- "<|eot_id|>" }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+"""
+
+# Mistral's: tools before the last user's message, calls as one list with their ids.
+MISTRAL_CALLS = """{%- set user_messages = messages | selectattr("role", "equalto", "user") | list %}
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if message["role"] == "user" %}
+        {%- if tools is not none and (message == user_messages[-1]) %}
+            {{- "[AVAILABLE_TOOLS]" + tools|tojson + "[/AVAILABLE_TOOLS]" }}
+        {%- endif %}
+        {{- "[INST] " + message["content"] + "[/INST]" }}
+    {%- elif message["role"] == "tool_calls" or (message.tool_calls is defined and message.tool_calls is not none) %}
+        {%- set tool_calls = message.tool_calls %}
+        {{- "[TOOL_CALLS] [" }}
+        {%- for tool_call in tool_calls %}
+            {%- set out = tool_call.function|tojson %}
+            {{- out[:-1] }}
+            {%- if not tool_call.id is defined or tool_call.id|length != 9 %}
+                {{- raise_exception("Tool call IDs should be alphanumeric strings with length 9!") }}
+            {%- endif %}
+            {{- ', "id": "' + tool_call.id + '"}' }}
+            {{- ", " if not loop.last else "]" + eos_token }}
+        {%- endfor %}
+    {%- elif message["role"] == "assistant" %}
+        {{- " " + message["content"]|trim + eos_token }}
+    {%- elif message["role"] == "tool" %}
+        {{- '[TOOL_RESULTS] {"content": ' + message.content|string + ", " }}
+        {{- '"call_id": "' + message.tool_call_id + '"}[/TOOL_RESULTS]' }}
+    {%- endif %}
+{%- endfor %}
+"""
+
+# DeepSeek's question: a call has no content at all.
+NO_CONTENT_CALLS = """{%- for message in messages %}
+    {%- if message['role'] == 'assistant' and message['content'] is none %}
+        {%- for call in message['tool_calls'] %}
+            {{- '<call>' + call['type'] + ' ' + call['function']['name'] + ' ' + call['function']['arguments']|tojson + '</call>' }}
+        {%- endfor %}
+        {{- eos_token }}
+    {%- else %}
+        {{- '<' + message['role'] + (' ' + message['name'] if message['name'] else '') + '>' + message['content'] + eos_token }}
+    {%- endif %}
+{%- endfor %}
+{{- '<assistant>' if add_generation_prompt else '' }}
+"""
+
 TOOLS = [
     {"type": "function", "function": {"name": "weather", "description": "Says the weather <now> & then.",
         "parameters": {"type": "object", "properties": {"city": {"type": "string", "enum": ["Zürich", "東京"]},
@@ -282,6 +435,23 @@ CHATS = [
     [U | {"content": "hi", "name": "ann"}, A | {"content": "hello ann"}, S | {"content": "late system"}, U | {"content": ""}],
 ]
 
+
+
+def call(name, arguments, id="abcdefgh1"):
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+OSLO = call("weather", {"city": "Zürich <&>", "days": 1.5, "tags": [None, True, {"a": []}]})
+RESULT = {"role": "tool", "tool_call_id": "abcdefgh1", "content": '{"temp": 4}'}
+TOOL_CHATS = [
+    [U | {"content": "Warm?"}, A | {"content": None, "tool_calls": [OSLO]}],
+    [S | {"content": "Be brief."}, U | {"content": "Warm?"}, A | {"content": None, "tool_calls": [OSLO]}, RESULT,
+     A | {"content": "4 degrees."}, U | {"content": "And now?"}, A | {"content": None, "tool_calls": [call("noop", {})]}],
+    [U | {"content": "Warm?"}, A | {"content": "Let me see.", "tool_calls": [OSLO, call("noop", {}, "abcdefgh2")]}, RESULT,
+     RESULT | {"tool_call_id": "abcdefgh2", "content": "", "name": "noop"}, A | {"content": "Done."}],
+]
+KWARGS = [{}, {"enable_thinking": False, "date_string": "1 Jan 2026"}]
+
 LLAMA_SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 FORMATS = [
     ("smollm2", SMOLLM2, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}, None),
@@ -294,11 +464,18 @@ FORMATS = [
     ("zephyr", ZEPHYR, LLAMA_SPECIAL, None),
     ("corners", CORNERS, {}, None),
 ]
+CALLING = [
+    ("qwen2.5-calls", QWEN25_CALLS, {"eos_token": "<|im_end|>"}),
+    ("llama3.1-calls", LLAMA31_CALLS, {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}),
+    ("mistral-calls", MISTRAL_CALLS, LLAMA_SPECIAL),
+    ("no-content-calls", NO_CONTENT_CALLS, LLAMA_SPECIAL),
+]
 
 
-def render(template, special, messages, prompt, tools):
+def render(template, special, messages, prompt, tools, **kwargs):
     try:
-        out, _ = render_jinja_template([messages], tools=tools, chat_template=template, add_generation_prompt=prompt, **special)
+        out, _ = render_jinja_template([messages], tools=tools, chat_template=template, add_generation_prompt=prompt,
+                                       **special, **kwargs)
         return {"text": out[0]}
     except jinja2.exceptions.TemplateError as e:
         return {"error": str(e)}
@@ -313,6 +490,11 @@ def main():
                 for given in [None] + ([tools] if tools else []):
                     cases.append({"messages": messages, "add_generation_prompt": prompt, "tools": given,
                                   **render(template, special, messages, prompt, given)})
+        formats.append({"name": name, "template": template, "special": special, "cases": cases})
+    for name, template, special in CALLING:
+        cases = [{"messages": messages, "add_generation_prompt": prompt, "tools": tools, "kwargs": kwargs,
+                  **render(template, special, messages, prompt, tools, **kwargs)}
+                 for messages in TOOL_CHATS for prompt in (False, True) for tools in (None, TOOLS) for kwargs in KWARGS]
         formats.append({"name": name, "template": template, "special": special, "cases": cases})
     header = {"made_by": "make_templates.py", "transformers": transformers.__version__, "jinja2": jinja2.__version__}
     (HERE / "templates.json").write_text(json.dumps({**header, "formats": formats}, ensure_ascii=False, indent=1) + "\n")

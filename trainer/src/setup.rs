@@ -93,7 +93,7 @@ impl Session {
         let threads = i32::try_from(spec.plan.threads.max(1)).unwrap_or(1);
         tch::set_num_threads(threads);
         let train = &spec.train;
-        let text = TextModel::open(&fetched.base)?;
+        let text = TextModel::open(&fetched.base)?.with_kwargs(train.chat_template_kwargs.clone());
         let policy = RowPolicy::new(train, spec.template_now);
         let rows = read_rows(&fetched.training_file, &text, policy, "training_file")?;
         let validation = match &fetched.validation_file {

@@ -7,6 +7,7 @@ use attune_domain::{
     manifest,
     peft::{self, CONFIG, TENSORS},
     spec::{AdapterSpec, Quantization},
+    text_file::model_document,
 };
 use attune_store::base_model::BaseModel;
 use attune_text::{model::adapter_template_in, template::ChatTemplate};
@@ -72,7 +73,8 @@ fn config_of(brought: &Brought, reasons: &mut Vec<String>) -> Option<peft::PeftC
         }
         return None;
     };
-    let fields: Map<String, Value> = match serde_json::from_slice(text) {
+    let read = model_document(text).and_then(|text| serde_json::from_slice(text).map_err(|why| why.to_string()));
+    let fields: Map<String, Value> = match read {
         Ok(fields) => fields,
         Err(why) => {
             reasons.push(format!("{CONFIG} is not a JSON object: {why}"));
@@ -137,7 +139,8 @@ fn base_digest(brought: &Brought, base: &BaseModel, manifest: Option<&Value>, re
 /// A manifest that is there must speak of these files.
 fn manifest_of(brought: &Brought, base: &BaseModel, reasons: &mut Vec<String>) -> Option<Value> {
     let text = brought.text(manifest::FILE)?;
-    let manifest: Value = match serde_json::from_slice(text) {
+    let read = model_document(text).and_then(|text| serde_json::from_slice(text).map_err(|why| why.to_string()));
+    let manifest: Value = match read {
         Ok(manifest @ Value::Object(_)) => manifest,
         Ok(_) => {
             reasons.push(format!("{} is not a JSON object", manifest::FILE));

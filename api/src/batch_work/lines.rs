@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use attune_domain::{batch::LINE_BYTES, id::ProjectId};
+use attune_domain::{batch::LINE_BYTES, id::ProjectId, text_file::without_mark};
 use attune_store::{batch::Batch, file, objects::blob_key};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 
@@ -17,7 +17,7 @@ pub struct Lines {
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
-    /// Its number, from 1, and its text without its end.
+    /// Its number, from 1, and its text without its end and without a byte order mark.
     Text(u64, Vec<u8>),
     /// It is longer than [`LINE_BYTES`]; nothing behind it is read.
     TooLong(u64),
@@ -49,8 +49,9 @@ impl Lines {
             if text.len() > LINE_BYTES {
                 return Ok(Some(Line::TooLong(self.number)));
             }
-            if !text.trim_ascii().is_empty() {
-                return Ok(Some(Line::Text(self.number, text.trim_ascii_end().to_vec())));
+            let text = without_mark(&text).trim_ascii_end();
+            if !text.trim_ascii_start().is_empty() {
+                return Ok(Some(Line::Text(self.number, text.to_vec())));
             }
         }
     }
@@ -71,6 +72,16 @@ mod tests {
         let mut lines = Lines { reader, number: 0 };
         assert_eq!(lines.next().await.unwrap(), Some(Line::Text(1, b"a".to_vec())));
         assert_eq!(lines.next().await.unwrap(), Some(Line::Text(4, b"b".to_vec())));
+        assert_eq!(lines.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn case_08_a_byte_order_mark_before_a_line_is_passed_over() {
+        let file = "\u{feff}a\r\n\u{feff}b\n\u{feff}\n\u{feff}";
+        let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(file.as_bytes());
+        let mut lines = Lines { reader, number: 0 };
+        assert_eq!(lines.next().await.unwrap(), Some(Line::Text(1, b"a".to_vec())));
+        assert_eq!(lines.next().await.unwrap(), Some(Line::Text(2, b"b".to_vec())));
         assert_eq!(lines.next().await.unwrap(), None);
     }
 

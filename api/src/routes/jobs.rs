@@ -1,7 +1,13 @@
 //! Fine-tuning jobs: make, list, look, cancel, pause, resume; their checkpoints.
 
 use attune_domain::id::Job as JobKind;
-use attune_store::{checkpoint, error::StoreError, job, money, pausing, unfinished};
+use attune_store::{
+    checkpoint,
+    error::StoreError,
+    job,
+    job_event::{self, Level},
+    money, pausing, unfinished,
+};
 use axum::{
     Json,
     extract::{Path, State},
@@ -42,6 +48,9 @@ pub async fn create(
     let row = job_making::make(&app, &mut tx, &holder, &new).await?.row;
     unfinished::admit(&mut tx, holder.project_id, unfinished::Kind::Jobs, app.limits.unfinished_jobs).await?;
     let job = job::insert(&mut tx, &row).await?;
+    if let Some(note) = new.suffix_note() {
+        job_event::message(&mut tx, job.job_id, Level::Info, &note).await?;
+    }
     storage::check(&app, &mut tx, holder.project_id).await?;
     tx.commit().await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
@@ -218,6 +227,8 @@ pub async fn checkpoints(
     let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
     let kept = checkpoint::list(&mut db, holder.project_id, job.job_id).await?;
     let behind = kept.iter().filter(|c| after.is_none_or(|after| c.checkpoint_id < after));
-    let views = behind.map(|c| CheckpointView::new(c, &job, &holder.project)).collect();
+    let accuracies = checkpoint::accuracies(&mut db, job.job_id, &kept).await?;
+    let measured = |c: &checkpoint::Checkpoint| accuracies.get(&c.step).copied().unwrap_or_default();
+    let views = behind.map(|c| CheckpointView::new((c, measured(c)), &job, &holder.project)).collect();
     Ok(Json(List::cut(views, limit, |checkpoint: &CheckpointView| checkpoint.id.clone())))
 }

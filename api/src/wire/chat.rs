@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use attune_domain::serve::{ChatMessage, Form, Sampling, Tools};
+use attune_domain::{
+    dataset::without_nulls,
+    serve::{ChatMessage, Form, Sampling, Tools},
+};
 use attune_text::template::may_set;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -80,6 +83,9 @@ pub struct NewChat {
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<StreamOptions>,
+    /// `tools` as they were given, keys in their order: what the chat template shows, as in training rows.
+    #[serde(skip)]
+    pub shown_tools: Option<Value>,
 }
 
 /// Whether a field's value asks for nothing that is not done anyway.
@@ -122,7 +128,8 @@ impl NewChat {
         for (i, message) in messages.into_iter().flatten().enumerate() {
             look_through(i, message)?;
         }
-        let chat: Self = body::from_value(Value::Object(fields))?;
+        let shown_tools = fields.get("tools").cloned();
+        let chat = Self { shown_tools, ..body::from_value(Value::Object(fields))? };
         chat.check()?;
         Ok(chat)
     }
@@ -243,7 +250,9 @@ impl NewChat {
             let message = "'parallel_tool_calls' only goes with 'tools'.";
             return Err(ApiError::invalid("parallel_tool_calls", message));
         }
-        form::tools(given, self.tool_choice.as_ref(), self.parallel_tool_calls)
+        let tools = form::tools(given, self.tool_choice.as_ref(), self.parallel_tool_calls)?;
+        let shown = self.shown_tools.clone().map(without_nulls);
+        Ok(tools.map(|tools| Tools { shown: shown.unwrap_or_default(), ..tools }))
     }
 
     /// How tokens are drawn; `dice` stands in for a seed that was not given.
@@ -465,7 +474,16 @@ mod tests {
         ]}))
         .unwrap();
         let messages = chat.chat_messages().unwrap();
-        assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("system", "ab"));
+        assert_eq!((messages[0].role.as_str(), messages[0].content.as_deref()), ("system", Some("ab")));
+    }
+
+    #[test]
+    fn case_18_a_speaker_s_name_is_handed_on() {
+        let user = |name: Value| json!({"messages": [{"role": "user", "content": "hi", "name": name}]});
+        let name = |name: Value| read(user(name)).unwrap().chat_messages().unwrap()[0].name.clone();
+        assert_eq!(name(json!("ann")).as_deref(), Some("ann"));
+        assert_eq!(name(Value::Null), None);
+        assert!(read(user(json!(7))).is_err());
     }
 
     #[test]
@@ -480,7 +498,7 @@ mod tests {
         .unwrap();
         let messages = chat.chat_messages().unwrap();
         let calls = messages[1].tool_calls.as_ref().unwrap();
-        assert_eq!((messages[1].content.as_str(), &calls[0]["function"]["arguments"]), ("", &json!({"x": 1})));
+        assert_eq!((messages[1].content.as_deref(), &calls[0]["function"]["arguments"]), (None, &json!({"x": 1})));
         assert_eq!(messages[2].tool_call_id.as_deref(), Some("1"));
     }
 
@@ -496,6 +514,10 @@ mod tests {
         let named = json!({"tool_choice": {"type": "function", "function": {"name": "g"}}});
         assert_eq!(choice(named).choice, ToolChoice::Named { name: "g".into() });
         assert_eq!(choice(json!({})).shown[1], tool("g"));
+        let given = r#"[{"function":{"strict":true,"parameters":{"type":"object"},"name":"f"},"type":"function"}]"#;
+        let nulls = given.replace("\"name\"", "\"description\":null,\"name\"");
+        let body = json!({"tools": serde_json::from_str::<Value>(&nulls).unwrap()});
+        assert_eq!(choice(body).shown.to_string(), given, "as rows have them");
         assert!(read(json!({"tools": []})).unwrap().tools().unwrap().is_none());
     }
 }

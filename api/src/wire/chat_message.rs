@@ -174,17 +174,17 @@ impl MessageIn {
             return Err(too_long(at("name"), name, SPEAKER_BYTES));
         }
         let content = match &self.content {
-            Some(Content::Text(text)) => text.clone(),
-            Some(Content::Parts(parts)) => parts.iter().map(|part| part.text.as_str()).collect(),
-            None if self.tool_calls.is_some() => String::new(),
+            Some(Content::Text(text)) => Some(text.clone()),
+            Some(Content::Parts(parts)) => Some(parts.iter().map(|part| part.text.as_str()).collect()),
+            None if self.tool_calls.is_some() => None,
             None => return Err(missing("content")),
         };
         Ok(ChatMessage {
             role: if self.role == "developer" { "system".to_owned() } else { self.role.clone() },
             content,
+            name: self.name.clone(),
             tool_calls: self.tool_calls.as_deref().map(|calls| read_calls(i, calls)).transpose()?,
             tool_call_id: self.tool_call_id.clone(),
-            name: self.name.clone(),
         })
     }
 }

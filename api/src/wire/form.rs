@@ -169,7 +169,7 @@ impl ResponseFormat {
     }
 }
 
-/// Tools in a replica's words.
+/// Tools in a replica's words; what templates show of them is the caller's to add.
 ///
 /// # Errors
 /// [`ApiError::Invalid`]: a tool is none, or `choice` names no tool.
@@ -225,18 +225,6 @@ fn definition((i, tool): (usize, &ToolIn)) -> Result<Tool, ApiError> {
     }
     let (name, parameters) = (function.name.clone(), function.parameters.clone());
     Ok(Tool { name, parameters, strict: function.strict == Some(true) })
-}
-
-/// A tool as templates show it to the model: what was given, and nothing else.
-fn shown(tool: &ToolIn) -> Value {
-    let mut function = json!({"name": tool.function.name});
-    if let Some(description) = &tool.function.description {
-        function["description"] = json!(description);
-    }
-    if let Some(parameters) = &tool.function.parameters {
-        function["parameters"] = parameters.clone();
-    }
-    json!({"type": "function", "function": function})
 }
 
 fn check_name(at: &str, name: &str) -> Result<(), ApiError> {

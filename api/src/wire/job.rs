@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use attune_domain::spec::Requested;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::{
@@ -14,7 +14,10 @@ use super::{
     metadata,
     money::{ComputeChange, ComputeFields},
 };
-use crate::error::ApiError;
+use crate::{error::ApiError, given::shown};
+
+/// The longest suffix. Source: OpenAI's API reference.
+pub const MAX_SUFFIX_CHARS: usize = 64;
 
 /// The methods that there are.
 const METHODS: [&str; 2] = ["supervised", "continued_pretraining"];
@@ -36,8 +39,9 @@ pub struct NewJob {
     pub hyperparameters: Option<Hyperparameters>,
     /// How to train.
     pub method: Option<Method>,
-    /// Stands in the tuned model's name.
-    #[schema(max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
+    /// Stands in the tuned model's name: lower case, with `-` for every run of signs that are no letter, digit, `.` or
+    /// `_`.
+    #[schema(max_length = 64)]
     pub suffix: Option<String>,
     /// Seeds the adapter's first weights and the order of rows; 42 if left out.
     pub seed: Option<i64>,
@@ -58,6 +62,10 @@ pub struct NewJob {
     pub continue_from: Option<String>,
     /// What it may take. Attune's own.
     pub compute: Option<ComputeFields>,
+    /// Variables that the base's chat template gets with each row, as `enable_thinking`: at most 16, each a string, a
+    /// number, a boolean, null or a list of those. Attune's own.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
 }
 
 /// A change of a job.
@@ -133,6 +141,7 @@ impl NewJob {
             learning_rate_multiplier: hyper.learning_rate_multiplier.0,
             seed: self.seed,
             method: self.method.as_ref().map(|method| method.r#type.clone()),
+            chat_template_kwargs: self.chat_template_kwargs.clone(),
             ..Requested::default()
         };
         if let Some(adapter) = &self.adapter {
@@ -173,15 +182,27 @@ impl NewJob {
     }
 
     fn check_labels(&self) -> Result<(), ApiError> {
-        if let Some(suffix) = &self.suffix {
-            let plain = suffix.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-            if !plain || suffix.is_empty() || suffix.len() > 64 {
-                let message =
-                    format!("Invalid 'suffix': '{suffix}'; it must be 1 to 64 letters, digits, '.', '_' or '-'.");
-                return Err(ApiError::invalid("suffix", message));
-            }
+        if let Some(given) = &self.suffix
+            && (given.chars().count() > MAX_SUFFIX_CHARS || normalised(given).is_empty())
+        {
+            let message = format!(
+                "Invalid 'suffix': '{}'; it must be 1 to {MAX_SUFFIX_CHARS} characters, with a letter or digit.",
+                shown(given)
+            );
+            return Err(ApiError::invalid("suffix", message));
         }
         self.metadata.as_ref().map_or(Ok(()), metadata::check)
+    }
+
+    /// The suffix as it stands in the model's name.
+    pub fn suffix(&self) -> Option<String> {
+        self.suffix.as_deref().map(normalised)
+    }
+
+    /// Tells of a suffix that was changed.
+    pub fn suffix_note(&self) -> Option<String> {
+        let (given, suffix) = (self.suffix.as_deref()?, self.suffix()?);
+        (given != suffix).then(|| format!("The suffix '{given}' stands in the model's name as '{suffix}'"))
     }
 
     /// The same field must not be given in both places.
@@ -201,6 +222,13 @@ impl NewJob {
     pub fn as_it_came(&self) -> Value {
         json!({ "hyperparameters": self.asked_hyperparameters().unwrap_or_default() })
     }
+}
+
+/// Writes a suffix as OpenAI does in the names of models: in lower case, other signs as `-`.
+fn normalised(suffix: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_');
+    let words = suffix.split(|c| !plain(c)).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-").to_ascii_lowercase()
 }
 
 #[cfg(test)]
@@ -244,8 +272,9 @@ mod tests {
             (json!({"integrations": [{"type": "wandb"}]}), "integrations"),
             (json!({"compute": {"max_price_usd": 0}}), "compute.max_price_usd"),
             (json!({"compute": {"max_usd": 1}}), "compute.max_usd"),
-            (json!({"suffix": "a:b"}), "suffix"),
+            (json!({"suffix": "!?"}), "suffix"),
             (json!({"suffix": ""}), "suffix"),
+            (json!({"chat_template_kwargs": {"messages": 1}}), "chat_template_kwargs"),
             (json!({"metadata": {"a": 1}}), "metadata.a"),
             (json!({"metadata": {"a": "x".repeat(513)}}), "metadata"),
             (json!({"epochs": 3}), "epochs"),
@@ -256,6 +285,37 @@ mod tests {
         ] {
             assert_eq!(refused(more.clone()).0.as_deref(), Some(param), "{more}");
         }
+    }
+
+    fn suffix(given: &str) -> Result<(String, Option<String>), ApiError> {
+        let job: NewJob = from_value(json!({"model": "m", "training_file": "file-1", "suffix": given}))?;
+        job.requested()?;
+        Ok((job.suffix().unwrap(), job.suffix_note()))
+    }
+
+    #[test]
+    fn a_suffix_is_written_as_openai_writes_it() {
+        for (given, name) in [
+            ("records", "records"),
+            ("records-2.1_b", "records-2.1_b"),
+            ("My Model", "my-model"),
+            (" Größe: XL! ", "gr-e-xl"),
+            ("a:b/c", "a-b-c"),
+        ] {
+            let (suffix, note) = suffix(given).unwrap();
+            assert_eq!(suffix, name);
+            assert_eq!(note.is_some(), given != name, "{note:?}");
+        }
+        let note = suffix("My Model").unwrap().1.unwrap();
+        assert_eq!(note, "The suffix 'My Model' stands in the model's name as 'my-model'");
+    }
+
+    #[test]
+    fn limit_a_suffix_has_at_most_64_characters() {
+        assert!(suffix(&"é ".repeat(32).replace(' ', "a")).is_ok());
+        assert!(suffix(&"a".repeat(MAX_SUFFIX_CHARS)).is_ok());
+        let refused = suffix(&"a".repeat(MAX_SUFFIX_CHARS + 1)).unwrap_err().body().error;
+        assert_eq!(refused.param.as_deref(), Some("suffix"));
     }
 
     #[test]

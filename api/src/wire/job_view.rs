@@ -4,8 +4,15 @@ use attune_domain::{
     id::OrganizationId,
     job::JobState,
     spec::{AdapterSpec, Method, Optimizer, OverLength, Quantization, Schedule, TrainSpec},
+    template_kwargs::TemplateKwargs,
 };
-use attune_store::{checkpoint::Checkpoint, job::Job, job_event::JobEventRow, model_name, pausing::PauseReason};
+use attune_store::{
+    checkpoint::{Accuracies, Checkpoint},
+    job::Job,
+    job_event::JobEventRow,
+    model_name,
+    pausing::PauseReason,
+};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
@@ -82,6 +89,9 @@ pub struct JobView {
     /// The adapter that it begins with; `null`: a new one. Attune's own.
     #[schema(example = "adapter_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub continue_from: Option<String>,
+    /// Variables that the base's chat template gets with each row; `null`: none. Attune's own.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<TemplateKwargs>,
     /// What it may take. Attune's own.
     pub compute: ComputeView,
     /// What it has used so far, a run that is at work left out. Attune's own.
@@ -286,6 +296,7 @@ impl JobView {
             adapter: spec.adapter.into(),
             quantization: QuantizationView::from(spec.quantization),
             continue_from: job.continue_from.map(|id| id.to_string()),
+            chat_template_kwargs: Some(spec.chat_template_kwargs).filter(|kwargs| !kwargs.is_empty()),
             compute: ComputeView { max_price_usd: job.max_micro_usd.map(usd) },
             usage: JobUsage {
                 trained_tokens: job.charged_tokens,
@@ -366,13 +377,16 @@ pub struct CheckpointView {
 pub struct CheckpointMetrics {
     pub step: u64,
     pub train_loss: f64,
+    pub train_mean_token_accuracy: Option<f64>,
     pub valid_loss: Option<f64>,
+    pub valid_mean_token_accuracy: Option<f64>,
     pub full_valid_loss: Option<f64>,
+    pub full_valid_mean_token_accuracy: Option<f64>,
 }
 
 impl CheckpointView {
-    /// A checkpoint of `job`.
-    pub fn new(checkpoint: &Checkpoint, job: &Job, project: &str) -> Self {
+    /// A checkpoint of `job`. Each validation reads the whole file, so both kinds of OpenAI's are the same.
+    pub fn new((checkpoint, accuracies): (&Checkpoint, Accuracies), job: &Job, project: &str) -> Self {
         let of_job = || model_name::of_job(&job.base_model, project, job.suffix.as_deref(), job.job_id);
         let model = job.fine_tuned_model.clone().unwrap_or_else(of_job);
         let step = checkpoint.step;
@@ -386,8 +400,11 @@ impl CheckpointView {
             metrics: CheckpointMetrics {
                 step,
                 train_loss: checkpoint.train_loss,
+                train_mean_token_accuracy: accuracies.train,
                 valid_loss: checkpoint.valid_loss,
+                valid_mean_token_accuracy: accuracies.validation,
                 full_valid_loss: checkpoint.valid_loss,
+                full_valid_mean_token_accuracy: accuracies.validation,
             },
         }
     }

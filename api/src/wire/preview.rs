@@ -2,6 +2,7 @@
 
 use attune_domain::spec::Requested;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 /// Which rows, and how they would be trained on.
@@ -18,6 +19,9 @@ pub struct NewPreview {
     pub method: Option<PreviewMethod>,
     /// As the job's.
     pub trainer: Option<PreviewTrainer>,
+    /// As the job's.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
 }
 
 /// The part of a job's `method` that decides about rows.
@@ -50,6 +54,7 @@ impl NewPreview {
             train_on_prompt: trainer.train_on_prompt,
             over_length: trainer.over_length,
             max_length: trainer.max_length,
+            chat_template_kwargs: self.chat_template_kwargs.clone(),
             ..Requested::default()
         }
     }

@@ -7,6 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use attune_domain::{
+    quotes::Quotes,
+    text_file::{UTF8_MARK, without_mark},
+};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -186,6 +190,7 @@ fn each_row(
     match extension.as_str() {
         "csv" | "tsv" => {
             let delimiter = if extension == "tsv" { b'\t' } else { b',' };
+            check_quotes(table, delimiter)?;
             let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(opened);
             for row in reader.deserialize() {
                 take(row.map_err(|e| wrong(e.to_string()))?).map_err(&wrong)?;
@@ -194,15 +199,17 @@ fn each_row(
         "jsonl" | "ndjson" => {
             for (number, line) in BufReader::new(opened).lines().enumerate() {
                 let line = line.map_err(|e| wrong(e.to_string()))?;
-                if !line.trim().is_empty() {
-                    let row = serde_json::from_str(&line).map_err(|e| wrong(format!("line {}: {e}", number + 1)))?;
+                let line = without_mark(line.as_bytes());
+                if !line.trim_ascii().is_empty() {
+                    let row = serde_json::from_slice(line).map_err(|e| wrong(format!("line {}: {e}", number + 1)))?;
                     take(columns(row)).map_err(&wrong)?;
                 }
             }
         }
         "json" => {
+            let text = std::fs::read(table).doing(|| format!("read {}", table.display()))?;
             let rows: Vec<Map<String, Value>> =
-                serde_json::from_reader(BufReader::new(opened)).map_err(|e| wrong(e.to_string()))?;
+                serde_json::from_slice(without_mark(&text)).map_err(|e| wrong(e.to_string()))?;
             for row in rows {
                 take(columns(row)).map_err(&wrong)?;
             }
@@ -210,6 +217,28 @@ fn each_row(
         _ => return Err(wrong("a table ends in .csv, .tsv, .jsonl or .json".into())),
     }
     Ok(())
+}
+
+/// Refuses a table whose quotation marks are wrong, as the platform does with files that are uploaded.
+fn check_quotes(table: &Path, delimiter: u8) -> Result<()> {
+    let doing = || format!("read {}", table.display());
+    let mut bytes = BufReader::new(File::open(table).doing(doing)?);
+    let mut quotes = Quotes::new(delimiter);
+    if without_mark(bytes.fill_buf().doing(doing)?).len() < bytes.buffer().len() {
+        bytes.consume(UTF8_MARK.len());
+    }
+    let stray = loop {
+        let part = bytes.fill_buf().doing(doing)?;
+        if part.is_empty() {
+            break quotes.finish();
+        }
+        if let Err((_, stray)) = quotes.take(part) {
+            break Err(stray);
+        }
+        let taken = part.len();
+        bytes.consume(taken);
+    };
+    stray.map_err(|stray| CliError::Usage(format!("{}: row {}: {stray}", table.display(), stray.row)))
 }
 
 /// Values as texts; null is empty, as pandas fills it.
@@ -243,6 +272,9 @@ mod tests {
         for (name, text) in [
             ("t.csv", "q,a\n\"one, two\",x\nthree,\"y\n\"\n"),
             ("t.tsv", "q\ta\none, two\tx\nthree\t\"y\n\"\n"),
+            ("t.csv", "\u{feff}q,a\n\"one, two\",x\nthree,\"y\n\"\n"),
+            ("t.json", "\u{feff}[{\"q\": \"one, two\", \"a\": \"x\"}, {\"q\": \"three\", \"a\": \"y\\n\"}]"),
+            ("t.jsonl", "\u{feff}{\"q\": \"one, two\", \"a\": \"x\"}\n\u{feff}{\"a\": \"y\\n\", \"q\": \"three\"}\n"),
             ("t.jsonl", "{\"q\": \"one, two\", \"a\": \"x\"}\n\n{\"a\": \"y\\n\", \"q\": \"three\"}\n"),
             ("t.json", "[{\"q\": \"one, two\", \"a\": \"x\"}, {\"q\": \"three\", \"a\": \"y\\n\"}]"),
         ] {
@@ -254,6 +286,13 @@ mod tests {
                         {\"prompt\":\"Q: three\\nA:\",\"completion\":\"y\\n\"}\n";
             assert_eq!(rows, want, "{name}");
         }
+    }
+
+    #[test]
+    fn case_07_a_stray_quotation_mark_of_a_ludwig_table_is_named() {
+        let (_folder, path) = table("t.csv", "\u{feff}\"q\",a\n1,x\n2,\"y\n3,z\n");
+        let refused = recipe(Split::None, 1.0).make(&path).unwrap_err().to_string();
+        assert!(refused.contains("row 2: a quotation mark opens a cell here"), "{refused}");
     }
 
     #[test]

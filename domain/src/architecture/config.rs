@@ -14,6 +14,7 @@ use super::{
     keys::{Keys, shown},
     rope,
 };
+use crate::text_file::model_document;
 
 /// The window of the classes that have one, if a config does not give it.
 const DEFAULT_WINDOW: u64 = 4096;
@@ -49,6 +50,7 @@ const fn defaults(family: Family) -> Defaults {
 
 /// Reads the file.
 pub(super) fn read(text: &[u8]) -> Result<Architecture, ArchitectureError> {
+    let text = model_document(text).map_err(ArchitectureError::Unreadable)?;
     let map: Map<String, Value> =
         serde_json::from_slice(text).map_err(|e| ArchitectureError::Unreadable(e.to_string()))?;
     let keys = Keys { path: "", map: &map };

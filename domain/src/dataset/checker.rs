@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{KEPT_DEFECTS, MAX_LINE_BYTES, Row, RowDefect, RowFormat, Shape, read};
+use crate::text_file::without_mark;
 
 /// What a sound file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,14 @@ impl RowChecker {
         self.defect(self.lines, why);
     }
 
+    /// Notes that row `number` cannot be read, and nothing behind it.
+    pub fn refuse_row_at(&mut self, number: u64, why: String) {
+        self.by_rows = true;
+        self.bytes += 1;
+        self.lines = number;
+        self.defect(number, why);
+    }
+
     /// Takes the next bytes of the file.
     pub fn push(&mut self, chunk: &[u8]) {
         self.push_with(chunk, &mut |_, _| {});
@@ -171,7 +180,7 @@ impl RowChecker {
         if line.last() == Some(&b'\r') {
             line.pop();
         }
-        if !overlong && line.trim_ascii().is_empty() {
+        if !overlong && without_mark(&line).trim_ascii().is_empty() {
             self.blank_since.get_or_insert(self.lines);
         } else {
             if let Some(blank) = self.blank_since.take() {

@@ -3,28 +3,63 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
 
-/// One JSON value. Numbers are only told apart as far as a dataset row needs.
+/// One JSON value.
 pub(super) enum Json {
     Null,
-    Bool,
-    /// A whole number of zero or more; `None` for any other.
-    Number(Option<u64>),
+    Bool(bool),
+    Number(Number),
     Text(String),
     List(Vec<Json>),
-    Object(Vec<(String, Json)>),
+    Object(Fields),
 }
+
+/// The fields of an object, in their order.
+pub(super) type Fields = Vec<(String, Json)>;
 
 impl Json {
     /// What a defect calls this value.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
-            Self::Bool => "a boolean",
+            Self::Bool(_) => "a boolean",
             Self::Number(_) => "a number",
             Self::Text(_) => "a string",
             Self::List(_) => "a list",
             Self::Object(_) => "an object",
+        }
+    }
+
+    /// A whole number of zero or more, however it is written: `1` and `1.0` are the same.
+    pub(super) fn whole(&self) -> Option<u64> {
+        match self {
+            Self::Number(number) => number.as_u64().or_else(|| match number.as_f64() {
+                // Exact: below 2^53 every whole number is a float.
+                Some(float) if float.fract() == 0.0 && (0.0..9e15).contains(&float) => Some(float as u64),
+                _ => None,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// Leaves out the fields that are null: a table has one schema, and what a row lacks is null there.
+pub(super) fn given(fields: Fields) -> impl Iterator<Item = (String, Json)> {
+    fields.into_iter().filter(|(_, value)| !matches!(value, Json::Null))
+}
+
+impl From<Json> for Value {
+    fn from(json: Json) -> Self {
+        match json {
+            Json::Null => Self::Null,
+            Json::Bool(yes) => Self::Bool(yes),
+            Json::Number(number) => Self::Number(number),
+            Json::Text(text) => Self::String(text),
+            Json::List(list) => Self::Array(list.into_iter().map(Self::from).collect()),
+            Json::Object(fields) => {
+                Self::Object(fields.into_iter().map(|(name, value)| (name, value.into())).collect::<Map<_, _>>())
+            }
         }
     }
 }
@@ -48,20 +83,21 @@ impl<'de> Visitor<'de> for AnyJson {
         Ok(Json::Null)
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Json, E> {
-        Ok(Json::Bool)
+    fn visit_bool<E: Error>(self, yes: bool) -> Result<Json, E> {
+        Ok(Json::Bool(yes))
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Json, E> {
-        Ok(Json::Number(Some(value)))
+        Ok(Json::Number(value.into()))
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Json, E> {
-        Ok(Json::Number(u64::try_from(value).ok()))
+        Ok(Json::Number(value.into()))
     }
 
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Json, E> {
-        Ok(Json::Number(None))
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Json, E> {
+        // JSON has no other numbers.
+        Number::from_f64(value).map(Json::Number).ok_or_else(|| E::custom("a number out of range"))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Json, E> {
@@ -81,7 +117,7 @@ impl<'de> Visitor<'de> for AnyJson {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
-        let mut fields: Vec<(String, Json)> = Vec::new();
+        let mut fields: Fields = Vec::new();
         let mut seen = std::collections::HashSet::new();
         while let Some((name, value)) = map.next_entry::<String, Json>()? {
             if !seen.insert(name.clone()) {

@@ -1,10 +1,17 @@
 //! Shapes in which datasets are passed around: alpaca and ShareGPT become chats, OpenAI's preference rows stay what they
 //! are. What a shape does not know is a defect, as everywhere.
 
-use super::{Message, Role, Row, checked_chat, json::Json, message, messages};
+use super::{
+    Message, Role, Row,
+    chat::{checked_chat, message, messages},
+    json::{Fields, Json, given},
+};
+
+/// Where calls of tools can be given.
+const AS_CHAT: &str = "tools are read in chat rows; give 'messages' and 'tools'";
 
 /// `{"instruction": …, "input": …, "output": …}`: the user says the instruction and, behind an empty line, the input.
-pub(super) fn alpaca(fields: Vec<(String, Json)>) -> Result<Row, String> {
+pub(super) fn alpaca(fields: Fields) -> Result<Row, String> {
     let (mut instruction, mut input, mut output, mut system) = (None, None, None, None);
     for (name, value) in fields {
         let place = match name.as_str() {
@@ -40,11 +47,11 @@ pub(super) fn alpaca(fields: Vec<(String, Json)>) -> Result<Row, String> {
     };
     turns.push(Message::new(Role::User, asked));
     turns.push(Message::new(Role::Assistant, output));
-    Ok(Row::Chat { messages: turns })
+    Ok(Row::chat(turns))
 }
 
 /// `{"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}`.
-pub(super) fn sharegpt(fields: Vec<(String, Json)>) -> Result<Row, String> {
+pub(super) fn sharegpt(fields: Fields) -> Result<Row, String> {
     let (mut list, mut turns) = (Vec::new(), Vec::new());
     for (name, value) in fields {
         match (name.as_str(), value) {
@@ -55,7 +62,8 @@ pub(super) fn sharegpt(fields: Vec<(String, Json)>) -> Result<Row, String> {
             // Only names the row.
             ("id", Json::Text(_) | Json::Number(_)) => {}
             ("system" | "id", other) => return Err(format!("{name}: must be a string; found {}", other.kind())),
-            ("tools", _) => return Err("tools: training on tool calls is not supported".into()),
+            ("tools", Json::List(tools)) if tools.is_empty() => {}
+            ("tools", _) => return Err(format!("tools: {AS_CHAT}")),
             _ => return Err(format!("{name}: unknown field; a ShareGPT row has only conversations, system, id")),
         }
     }
@@ -65,7 +73,7 @@ pub(super) fn sharegpt(fields: Vec<(String, Json)>) -> Result<Row, String> {
     for (i, value) in list.into_iter().enumerate() {
         turns.push(turn(value).map_err(|reason| format!("conversations[{i}]{reason}"))?);
     }
-    checked_chat(turns)
+    checked_chat(turns).map(Row::chat)
 }
 
 /// The reason starts with `.field: …` or `: …`, as in [`message`].
@@ -74,7 +82,7 @@ fn turn(value: Json) -> Result<Message, String> {
         return Err(format!(": must be an object; found {}", value.kind()));
     };
     let mut said = Vec::with_capacity(fields.len());
-    for (name, value) in fields {
+    for (name, value) in given(fields) {
         match (name.as_str(), value) {
             ("from", Json::Text(speaker)) => said.push(("role".into(), Json::Text(spoken_by(&speaker)?.into()))),
             ("value", text @ Json::Text(_)) => said.push(("content".into(), text)),
@@ -96,9 +104,7 @@ fn spoken_by(speaker: &str) -> Result<&'static str, String> {
         "system" => Ok("system"),
         "human" | "user" => Ok("user"),
         "gpt" | "assistant" | "chatgpt" | "model" => Ok("assistant"),
-        "tool" | "function_call" | "observation" => {
-            Err(format!(".from: '{speaker}': training on tool calls is not supported"))
-        }
+        "tool" | "function_call" | "observation" => Err(format!(".from: '{speaker}': {AS_CHAT}")),
         _ => {
             Err(format!(".from: '{speaker}' is unknown; allowed: system, human, user, gpt, assistant, chatgpt, model"))
         }
@@ -106,7 +112,7 @@ fn spoken_by(speaker: &str) -> Result<&'static str, String> {
 }
 
 /// OpenAI's `{"input": {"messages": […]}, "preferred_output": […], "non_preferred_output": […]}`.
-pub(super) fn preference(fields: Vec<(String, Json)>) -> Result<Row, String> {
+pub(super) fn preference(fields: Fields) -> Result<Row, String> {
     let (mut input, mut preferred, mut other) = (None, None, None);
     for (name, value) in fields {
         match (name.as_str(), value) {
@@ -128,16 +134,16 @@ pub(super) fn preference(fields: Vec<(String, Json)>) -> Result<Row, String> {
     })
 }
 
-fn asked(fields: Vec<(String, Json)>) -> Result<Vec<Message>, String> {
+fn asked(fields: Fields) -> Result<Vec<Message>, String> {
     let mut asked = Vec::new();
-    for (name, value) in fields {
+    for (name, value) in given(fields) {
         match (name.as_str(), value) {
             ("messages", Json::List(list)) => asked = messages("input.messages", list)?,
             ("messages", other) => return Err(format!("input.messages: must be a list; found {}", other.kind())),
             // They say nothing without tools.
-            ("parallel_tool_calls", Json::Bool) => {}
+            ("parallel_tool_calls", Json::Bool(_)) => {}
             ("tools", Json::List(tools)) if tools.is_empty() => {}
-            ("tools", _) => return Err("input.tools: training on tool calls is not supported".into()),
+            ("tools", _) => return Err("input.tools: nothing learns from preference rows with tools".into()),
             _ => return Err(format!("input.{name}: unknown field; allowed: messages, tools, parallel_tool_calls")),
         }
     }

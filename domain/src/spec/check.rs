@@ -1,7 +1,7 @@
 //! Every default and every allowed range of a training job.
 
 use super::{AdapterSpec, BadField, Method, Optimizer, OverLength, Quantization, Requested, Schedule, TrainSpec};
-use crate::architecture::PROJECTIONS;
+use crate::{architecture::PROJECTIONS, template_kwargs::TemplateKwargs};
 
 /// The learning rate at a multiplier of 1. A usual one for LoRA; Dettmers et al., arXiv:2305.14314, table 9.
 pub const BASE_LEARNING_RATE: f64 = 2e-4;
@@ -73,6 +73,7 @@ impl TrainSpec {
             early_stopping_threshold,
             micro_batch_size: micro_batch_size(asked.micro_batch_size, effective_batch_size)?,
             gradient_checkpointing: asked.gradient_checkpointing,
+            chat_template_kwargs: chat_template_kwargs(asked, method)?,
         })
     }
 
@@ -104,6 +105,21 @@ fn float(param: &'static str, given: Option<f64>, default: f64, least: f64, most
     } else {
         Err(bad(param, value, format!("a number from {least} to {most}")))
     }
+}
+
+/// Texts are read as they are, so no template gets variables with them.
+fn chat_template_kwargs(asked: &Requested, method: Method) -> Result<TemplateKwargs, BadField> {
+    let Some(given) = &asked.chat_template_kwargs else { return Ok(TemplateKwargs::default()) };
+    let kwargs = TemplateKwargs::check(given)?;
+    if method == Method::ContinuedPretraining && !kwargs.is_empty() {
+        let names: Vec<_> = kwargs.as_map().keys().map(String::as_str).collect();
+        return Err(bad(
+            "chat_template_kwargs",
+            names.join(", "),
+            "left out when method.type is continued_pretraining",
+        ));
+    }
+    Ok(kwargs)
 }
 
 /// `auto`: about one row in 64, from 4 to 32, so that a small file still takes enough steps to learn from.
@@ -278,6 +294,15 @@ mod tests {
             check(&Requested { micro_batch_size: Some(6), ..by_hand }).unwrap_err(),
             "trainer.micro_batch_size: 6 is not allowed; it must be \"auto\", or a whole number from 1 to 5, the batch size"
         );
+    }
+
+    #[test]
+    fn variables_of_a_chat_template_go_with_chats() {
+        let kwargs = serde_json::json!({"enable_thinking": false}).as_object().cloned();
+        let asked = Requested { chat_template_kwargs: kwargs, ..Requested::default() };
+        assert!(!check(&asked).unwrap().chat_template_kwargs.is_empty());
+        let texts = Requested { method: Some("continued_pretraining".into()), ..asked };
+        assert!(check(&texts).unwrap_err().starts_with("chat_template_kwargs: enable_thinking is not allowed"));
     }
 
     #[test]

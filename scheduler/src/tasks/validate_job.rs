@@ -118,7 +118,7 @@ async fn examine(app: &App, job: &job::Job) -> Result<Verdict, SchedulerError> {
     let base = base_model::get(&mut *app.single().await?, job.base_model_id).await?;
     let folder = text_folder::ensure(app, &base).await?;
     let model = match tokio::task::spawn_blocking(move || open(&folder)).await? {
-        Ok(model) => Arc::new(model),
+        Ok(model) => Arc::new(model.with_kwargs(job.spec.chat_template_kwargs.clone())),
         Err(error) => return Ok(Err(error)),
     };
     let policy = RowPolicy::new(&job.spec, job.created_at.timestamp());

@@ -50,7 +50,7 @@ fn request(body: &Value) -> GenerateRequest {
 
 fn message(message: &Value) -> ChatMessage {
     let text = |field: &str| message[field].as_str().unwrap().to_owned();
-    ChatMessage { role: text("role"), content: text("content"), tool_calls: None, tool_call_id: None, name: None }
+    ChatMessage { role: text("role"), content: Some(text("content")), tool_calls: None, tool_call_id: None, name: None }
 }
 
 fn tool(tool: &Value) -> Tool {

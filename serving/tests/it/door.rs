@@ -40,7 +40,7 @@ fn ask(prompt: Prompt) -> GenerateRequest {
 }
 
 fn message(role: &str, content: &str) -> ChatMessage {
-    ChatMessage { role: role.into(), content: content.into(), tool_calls: None, tool_call_id: None, name: None }
+    ChatMessage { role: role.into(), content: Some(content.into()), name: None, tool_calls: None, tool_call_id: None }
 }
 
 fn chat(text: &str) -> Prompt {

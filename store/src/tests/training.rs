@@ -111,6 +111,8 @@ async fn steps_and_checkpoints_that_come_again_after_a_roll_back_take_the_place_
     report::take(&mut conn, run.run_id, &says(&run, 10, &[stepped(22), checkpointed(22, '3')])).await.unwrap();
 
     let kept = checkpoint::list(&mut conn, seed.project_id, id).await.unwrap();
+    let measured = checkpoint::accuracies(&mut conn, id, &kept).await.unwrap();
+    assert!(kept.iter().all(|checkpoint| measured[&checkpoint.step].train == Some(0.7)), "{measured:?}");
     let kept: Vec<_> = kept.into_iter().map(|kept| (kept.step, kept.files)).collect();
     assert_eq!(kept, [(22, vec![blob("state", '3')]), (20, vec![blob("state", '1')])]);
 }

@@ -40,7 +40,7 @@ fn answers_are_trained_with_the_end_of_their_turn() {
 #[test]
 fn weight_0_is_read_but_not_trained() {
     let mut row = chat(&[(U, "hi"), (A, "no"), (U, "more"), (A, "yes")]);
-    if let Row::Chat { messages } = &mut row {
+    if let Row::Chat { messages, .. } = &mut row {
         messages[1].weight = Some(0);
     }
     assert_eq!(trained_text(&chatml(), &row), ["yes<|im_end|>\n"]);
@@ -52,7 +52,7 @@ fn trained_on_the_prompt_all_is_learnt_but_the_first_token_and_what_has_weight_0
     let whole = "user\nhi<|im_end|>\n<|im_start|>assistant\nno<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n\
                  <|im_start|>assistant\nyes<|im_end|>\n";
     assert_eq!(trained_text_of(&chatml(), &row, Learnt::All), [whole]);
-    if let Row::Chat { messages } = &mut row {
+    if let Row::Chat { messages, .. } = &mut row {
         messages[1].weight = Some(0);
     }
     let (before, after) = whole.split_once("no<|im_end|>\n").unwrap();
@@ -173,7 +173,7 @@ fn an_answer_that_is_rendered_differently_later_is_refused() {
     let refused = model.encode_row(&row, Learnt::Answers, DAY).unwrap_err();
     assert!(refused.to_string().starts_with("messages[1]: the chat template renders this answer differently"));
     let mut row = row;
-    if let Row::Chat { messages } = &mut row {
+    if let Row::Chat { messages, .. } = &mut row {
         messages[1].weight = Some(0);
     }
     assert_eq!(trained_text(&model, &row), ["ddd<|im_end|>\n"]);
@@ -263,7 +263,7 @@ fn a_chat_of_many_answers_is_read_in_time() {
     let messages: Vec<_> =
         (0..600).map(|i| Message::new(if i % 2 == 0 { U } else { A }, "word ".repeat(100))).collect();
     let begun = std::time::Instant::now();
-    let example = chatml().encode_row(&Row::Chat { messages }, Learnt::Answers, DAY).unwrap();
+    let example = chatml().encode_row(&Row::chat(messages), Learnt::Answers, DAY).unwrap();
     assert!(example.ids.len() > 300_000);
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }
@@ -344,7 +344,7 @@ proptest! {
             turns.into_iter().map(|(user, text)| Message::new(if user { U } else { A }, text)).collect();
         messages.push(Message::new(A, "x"));
         let wanted = mask_by_definition(&model, &messages);
-        let found = model.encode_row(&Row::Chat { messages }, Learnt::Answers, DAY).ok().map(|example| example.trained);
+        let found = model.encode_row(&Row::chat(messages), Learnt::Answers, DAY).ok().map(|example| example.trained);
         prop_assert_eq!(found, wanted);
     }
 

@@ -10,3 +10,4 @@ mod same;
 mod seam;
 mod templates;
 mod tiny;
+mod tool_rows;

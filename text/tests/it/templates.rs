@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use attune_domain::template_kwargs::TemplateKwargs;
 use attune_text::error::EncodeError;
 use attune_text::template::{ChatTemplate, RenderSettings, Turn};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::tiny::AT;
 
@@ -25,7 +27,9 @@ struct Format {
 struct Case {
     messages: Vec<Message>,
     add_generation_prompt: bool,
-    tools: Option<serde_json::Value>,
+    tools: Option<Value>,
+    #[serde(default)]
+    kwargs: Map<String, Value>,
     text: Option<String>,
     error: Option<String>,
 }
@@ -33,8 +37,10 @@ struct Case {
 #[derive(Deserialize)]
 struct Message {
     role: String,
-    content: String,
+    content: Option<String>,
     name: Option<String>,
+    tool_calls: Option<Value>,
+    tool_call_id: Option<String>,
 }
 
 #[test]
@@ -48,13 +54,17 @@ fn every_format_renders_as_transformers_renders_it() {
             let turns: Vec<Turn<'_>> = case
                 .messages
                 .iter()
-                .map(|m| Turn { name: m.name.as_deref(), ..Turn::new(&m.role, &m.content) })
+                .map(|m| Turn {
+                    role: &m.role,
+                    content: m.content.as_deref(),
+                    name: m.name.as_deref(),
+                    tool_calls: m.tool_calls.as_ref(),
+                    tool_call_id: m.tool_call_id.as_deref(),
+                })
                 .collect();
-            let rendered = template.render(
-                &turns,
-                case.add_generation_prompt,
-                RenderSettings { tools: case.tools.as_ref(), ..AT },
-            );
+            let kwargs = TemplateKwargs::check(&case.kwargs).unwrap();
+            let settings = RenderSettings { tools: case.tools.as_ref(), variables: Some(kwargs.as_map()), ..AT };
+            let rendered = template.render(&turns, case.add_generation_prompt, settings);
             let wanted = match (&case.text, &case.error) {
                 (Some(text), _) => Ok(text.clone()),
                 (None, error) => Err(EncodeError::Template(error.clone().unwrap_or_default())),
@@ -66,7 +76,7 @@ fn every_format_renders_as_transformers_renders_it() {
         }
     }
     assert!(different.is_empty(), "{} of {compared} differ:\n{}", different.len(), different.join("\n"));
-    assert!(compared > 150);
+    assert!(compared > 250);
 }
 
 #[derive(Deserialize)]

@@ -100,5 +100,5 @@ pub(crate) fn chatml() -> TextModel {
 }
 
 pub(crate) fn chat(messages: &[(Role, &str)]) -> Row {
-    Row::Chat { messages: messages.iter().map(|(role, content)| Message::new(*role, *content)).collect() }
+    Row::chat(messages.iter().map(|(role, content)| Message::new(*role, *content)).collect())
 }
