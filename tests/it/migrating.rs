@@ -134,7 +134,7 @@ fn calling_rows(count: usize) -> String {
             json!({"role": "user", "content": format!("question {i}"), "name": null}),
             json!({"role": "assistant", "content": null, "tool_calls": [call], "weight": 1.0}),
         ];
-        if i % 2 == 0 {
+        if i.is_multiple_of(2) {
             messages.push(json!({"role": "tool", "tool_call_id": "call_1", "content": "4"}));
             messages.push(json!({"role": "assistant", "content": [{"type": "text", "text": "Four."}]}));
         }

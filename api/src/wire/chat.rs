@@ -250,9 +250,8 @@ impl NewChat {
             let message = "'parallel_tool_calls' only goes with 'tools'.";
             return Err(ApiError::invalid("parallel_tool_calls", message));
         }
-        let tools = form::tools(given, self.tool_choice.as_ref(), self.parallel_tool_calls)?;
-        let shown = self.shown_tools.clone().map(without_nulls);
-        Ok(tools.map(|tools| Tools { shown: shown.unwrap_or_default(), ..tools }))
+        let shown = self.shown_tools.clone().map(without_nulls).unwrap_or_default();
+        form::tools(given, shown, self.tool_choice.as_ref(), self.parallel_tool_calls)
     }
 
     /// How tokens are drawn; `dice` stands in for a seed that was not given.

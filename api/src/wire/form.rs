@@ -169,12 +169,13 @@ impl ResponseFormat {
     }
 }
 
-/// Tools in a replica's words; what templates show of them is the caller's to add.
+/// Tools in a replica's words. `shown` is what templates show of them.
 ///
 /// # Errors
 /// [`ApiError::Invalid`]: a tool is none, or `choice` names no tool.
 pub fn tools(
     given: &[ToolIn],
+    shown: Value,
     choice: Option<&ToolChoiceIn>,
     parallel: Option<bool>,
 ) -> Result<Option<Tools>, ApiError> {
@@ -203,7 +204,6 @@ pub fn tools(
             format!("Invalid 'tool_choice': '{}' is none of 'tools'.", given::shown(name)),
         ));
     }
-    let shown: Value = given.iter().map(shown).collect();
     let bytes = shown.to_string().len();
     if bytes > TOOLS_BYTES {
         let message = format!("Invalid 'tools': {bytes} bytes of JSON; at most {TOOLS_BYTES} are allowed.");

@@ -280,7 +280,10 @@ mod tests {
             json!({"role": "assistant", "content": null, "tool_calls": [{"id": "c1", "function": {"name": "f"}}]});
         let last = json!({"role": "assistant", "content": "b"});
         let chat = |between: &[Value]| {
-            row([&[json!({"role": "user", "content": "a"})], between, &[last.clone()]].concat().into(), Value::Null)
+            row(
+                [&[json!({"role": "user", "content": "a"})], between, std::slice::from_ref(&last)].concat().into(),
+                Value::Null,
+            )
         };
         let result = |id: Value| json!({"role": "tool", "content": "4", "tool_call_id": id});
         assert!(chat(&[call.clone(), result("c1".into())]).is_ok());

@@ -158,6 +158,8 @@ fn the_line_of_an_error_is_the_authors() {
 fn attack_a08_a_chat_of_many_long_answers_is_refused_before_it_costs_much() {
     let chat = |messages: usize, bytes: usize| Row::Chat {
         messages: (0..messages).map(|i| Message::new(if i % 2 == 0 { U } else { A }, "x".repeat(bytes))).collect(),
+        tools: None,
+        parallel_tool_calls: None,
     };
     let begun = Instant::now();
     let refused = chatml().encode_row(&chat(2046, 500), Learnt::Answers, DAY).unwrap_err();

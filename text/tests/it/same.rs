@@ -30,7 +30,7 @@ proptest! {
         let file = json!({"messages": messages.iter().map(spoken).collect::<Vec<_>>()}).to_string();
 
         // Preview.
-        let row = Row::Chat { messages: messages.clone() };
+        let row = Row::Chat { messages: messages.clone(), tools: None, parallel_tool_calls: None };
         let Ok(shown) = policy.shape(&model, &row) else { return Ok(()) };
         // Check, training, and training after a pause: each reads the file anew.
         for _ in 0..2 {
