@@ -43,7 +43,8 @@ pub(crate) async fn keep_short(path: PathBuf) {
 
 /// Cuts the file to the whole lines of its second half, if it is longer than `most`. What is written meanwhile may be lost.
 fn cut(path: &Path, most: u64) -> io::Result<()> {
-    let length = fs::metadata(path)?.len();
+    // One that could not be made, or was removed meanwhile, is as short as can be.
+    let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
     if length <= most {
         return Ok(());
     }
