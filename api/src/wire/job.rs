@@ -274,7 +274,6 @@ mod tests {
             (json!({"compute": {"max_usd": 1}}), "compute.max_usd"),
             (json!({"suffix": "!?"}), "suffix"),
             (json!({"suffix": ""}), "suffix"),
-            (json!({"chat_template_kwargs": {"messages": 1}}), "chat_template_kwargs"),
             (json!({"metadata": {"a": 1}}), "metadata.a"),
             (json!({"metadata": {"a": "x".repeat(513)}}), "metadata"),
             (json!({"epochs": 3}), "epochs"),
