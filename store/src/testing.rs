@@ -152,15 +152,24 @@ pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, St
     let (token_hash, message) = (mint::hash(RUN_TOKEN), "Training".into());
     let new = NewRun { job_id, node, plan, resume_id, token_hash, heartbeat_seconds: 10, message };
     let run = run::create(tx, &new).await?;
-    // As if the trainer had put whatever these tests name.
+    put_blobs(tx, run.run_id).await?;
+    Ok(run)
+}
+
+/// Notes that a run's trainer has put every [`blob`] that tests name.
+///
+/// # Errors
+/// Any [`StoreError`].
+pub async fn put_blobs(tx: &mut PgConnection, id: RunId) -> Result<(), StoreError> {
     sqlx::query(
         "insert into run_blob (run_id, sha256, bytes)
-         select $1, repeat(digit, 64), 10 from regexp_split_to_table('0123456789abcdefghijklmnopqrstuvwxyz', '') digit",
+         select $1, repeat(digit, 64), 10 from regexp_split_to_table('0123456789abcdefghijklmnopqrstuvwxyz', '') digit
+         on conflict do nothing",
     )
-    .bind(run.run_id.uuid())
+    .bind(id.uuid())
     .execute(tx)
     .await?;
-    Ok(run)
+    Ok(())
 }
 
 /// A report of `events`, the first of which has this number.
