@@ -53,7 +53,7 @@ abuse: ## Hostile content, strange files, cut connections, outages, and `make te
 left: ## Build and test all that needs no libtorch, without libtorch
 	@$(ENV)
 	unset LIBTORCH LD_LIBRARY_PATH
-	scripts/test-postgres cargo test --locked -p attune-domain -p attune-dataset -p attune-store -p attune-text -p attune-gguf -p attune-node -p attune-process -p attune-outbound -p attune-api -p attune-scheduler -p attune-cli
+	scripts/test-postgres cargo test --locked -p attune-domain -p attune-dataset -p attune-store -p attune-text -p attune-gguf -p attune-node -p attune-process -p attune-inbound -p attune-outbound -p attune-api -p attune-scheduler -p attune-cli
 
 ##@ Measure (on a quiet machine)
 .PHONY: bench-train
