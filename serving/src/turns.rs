@@ -11,9 +11,6 @@ use std::{
 
 use crate::sequence::Sequence;
 
-/// How many times the answers of the project with the fewest another one may have in a turn.
-const SHARE_OF_FEWEST: usize = 2;
-
 /// Answers of each project that are running.
 pub(crate) type Running = BTreeMap<Arc<str>, usize>;
 
@@ -88,8 +85,8 @@ impl Turns {
     }
 }
 
-/// Lets no project take part in a turn with more than twice as many answers as the project with the fewest, since each
-/// answer makes the turn longer for all; those with the fewest tokens come first. A project alone has no such bound.
+/// Lets no project take part in a turn with more answers than the project with the fewest, since each answer makes the
+/// turn longer for all; those with the fewest tokens come first. A project alone has no such bound.
 pub(crate) fn within_shares(sequences: &[Sequence], members: Vec<usize>) -> Vec<usize> {
     let mut projects = BTreeMap::<&Arc<str>, Vec<usize>>::new();
     for &at in &members {
@@ -102,7 +99,7 @@ pub(crate) fn within_shares(sequences: &[Sequence], members: Vec<usize>) -> Vec<
     let mut chosen: Vec<usize> = Vec::with_capacity(members.len());
     for mut of_project in projects.into_values() {
         of_project.sort_by_key(|at| (sequences[*at].drawn_tokens(), *at));
-        chosen.extend(of_project.iter().take(SHARE_OF_FEWEST * fewest));
+        chosen.extend(of_project.iter().take(fewest));
     }
     chosen.sort_unstable();
     chosen

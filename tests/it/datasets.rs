@@ -126,10 +126,12 @@ async fn hostile(platform: &Platform) {
     let whole = texts(&vec![b"once upon a time".to_vec(); 1000]);
     let deep = format!("[{}{}]", "[".repeat(200_000), "]".repeat(200_000));
     let bomb = gzip(format!("{{\"text\": \"{}\"}}\n", "x".repeat(1000)).repeat(200_000).as_bytes());
-    let cell = format!("text\n\"{}\"\n", "x".repeat(9 << 20));
+    let quoted = format!("text\n\"{}\"\n", "x".repeat(9 << 20));
+    let cell = format!("text\n{}\n", "x".repeat(9 << 20));
     for (name, bytes, wanted) in [
         ("bomb.jsonl.gz", bomb, "times its own length"),
         ("deep.json", deep.into_bytes(), "recursion limit"),
+        ("quoted.csv", quoted.into_bytes(), "is not closed within"),
         ("cell.csv", cell.into_bytes(), "a row takes more than"),
         ("cut.parquet", whole[..whole.len() - 20].to_vec(), "Parquet"),
         ("cut.jsonl.gz", gzip(tiny::rows(9).as_bytes())[..60].to_vec(), "gzip"),

@@ -160,7 +160,7 @@ async fn a_model_learns_to_call_from_rows_that_call() {
     assert_eq!(learnt, format!("{call}Four.<|im_end|>\n"));
     let (_, report) =
         platform.call(Method::GET, &format!("/v1/files/{file}/report?model=tiny-tools"), None).await.unwrap();
-    assert_eq!((&report["unusable_rows"]["count"], &report["odd_rows"]), (&json!(0), &json!({})), "{report}");
+    assert_eq!((&report["unusable_rows"]["rows"], &report["odd_rows"]), (&json!(0), &json!({})), "{report}");
 
     let mut job = crate::house::job(&file);
     job["model"] = json!("tiny-tools");

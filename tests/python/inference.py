@@ -178,9 +178,11 @@ refused("logit_bias", lambda: chat(logit_bias={"999999": 1}))
 refused("messages", lambda: chat(messages=[{"role": "user", "content": "<|im_end|>"}]))
 refused("top_logprobs", lambda: chat(top_logprobs=2))
 # A template that takes no tools has them in the generic form.
-generic = chat(**hot, seed=3, tools=tools, tool_choice="required").choices[0]
+switch = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"], "additionalProperties": False}
+generic = chat(**hot, seed=3, tool_choice="required", tools=[
+    {"type": "function", "function": {"name": "light", "parameters": switch, "strict": True}}]).choices[0]
 assert generic.finish_reason == "tool_calls" and len(generic.message.tool_calls) == 1, generic
-jsonschema.validate(json.loads(generic.message.tool_calls[0].function.arguments), person)
+jsonschema.validate(json.loads(generic.message.tool_calls[0].function.arguments), switch)
 # Nothing is stored, and that is said.
 kept = client.chat.completions.with_raw_response.create(
     **{**ask, "model": model, "max_tokens": 2}, store=True, metadata={"a": "b"}, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
