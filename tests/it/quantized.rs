@@ -17,7 +17,9 @@ const SAME: f64 = 1e-5;
 
 /// The log-probabilities of a prompt's tokens under a model, and the fingerprint of what gave them.
 async fn scores(platform: &Platform, model: &str) -> (Vec<f64>, String) {
-    let prompt = "<|im_start|>user\nquestion 3<|im_end|>\n<|im_start|>assistant\n{\"ok\": ";
+    // A byte is a token, 257 begins a turn and 258 ends it; a text may not spell those two.
+    let bytes = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+    let prompt = [vec![257], bytes("user\nquestion 3"), vec![258, 10, 257], bytes("assistant\n{\"ok\": ")].concat();
     let body = json!({"model": model, "prompt": prompt, "echo": true, "logprobs": 0, "max_tokens": 1,
         "temperature": 0});
     let (status, answer) = platform.call(Method::POST, "/v1/completions", Some(body)).await.unwrap();
