@@ -287,3 +287,47 @@ pub async fn replica_error(conn: &mut PgConnection, id: ReplicaId) -> Result<Opt
     let error = "select error from replica where replica_id = $1";
     Ok(sqlx::query_scalar(error).bind(id.uuid()).fetch_one(conn).await?)
 }
+
+/// The digests of all files that are there.
+///
+/// # Errors
+/// Any [`StoreError`].
+pub async fn file_digests(db: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    Ok(sqlx::query_scalar("select sha256 from file where deleted_at is null").fetch_all(db).await?)
+}
+
+/// The number of loose blobs' notes.
+///
+/// # Errors
+/// Any [`StoreError`].
+pub async fn loose_blobs(db: &mut PgConnection) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar("select count(*) from loose_blob").fetch_one(db).await?)
+}
+
+/// Leaves an upload as an api does that dies while it joins the parts: claimed, and with the key of `request` taken.
+///
+/// # Errors
+/// Any [`StoreError`].
+pub async fn die_in_a_join(conn: &mut PgConnection, project: ProjectId, request: &str) -> Result<(), StoreError> {
+    sqlx::query("update upload set claimed_until = now() + interval '59 seconds', claimed_by = gen_random_uuid()")
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query(
+        "insert into idempotency_key (project_id, key, claim, request, held_until)
+         values ($1, 'once', gen_random_uuid(), $2, now() - interval '1 second')",
+    )
+    .bind(project.uuid())
+    .bind(request)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Lets a minute of the claims of uploads pass.
+///
+/// # Errors
+/// Any [`StoreError`].
+pub async fn age_claims(conn: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("update upload set claimed_until = claimed_until - interval '1 minute'").execute(conn).await?;
+    Ok(())
+}

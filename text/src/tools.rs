@@ -535,7 +535,7 @@ mod tests {
         let began = std::time::Instant::now();
         let answer = format!("{{\"parameters\": {{\"a\": \"{}\"}}, \"name\": \"f\"}}", "x".repeat(1 << 20));
         let (said, calls) = scan(ToolFormat::Llama, &answer, 4);
-        assert_eq!((said.as_str(), calls[0].1.len()), ("", (1 << 20) + 8));
+        assert_eq!((said.as_str(), calls[0].1.len()), ("", (1 << 20) + 9));
         let white = " ".repeat(1 << 20);
         assert_eq!(scan(ToolFormat::Hermes, &white, 4).0, white);
         assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());

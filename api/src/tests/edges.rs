@@ -95,8 +95,7 @@ async fn attack_a09_content_of_a_caller_that_left_is_swept(pool: PgPool) {
     testing::age_loose_blobs(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
     sweep::pass(&world.pool, &world.objects, Duration::from_secs(KIND_SECONDS)).await;
-    let named: Vec<String> =
-        sqlx::query_scalar("select sha256 from file where deleted_at is null").fetch_all(&world.pool).await.unwrap();
+    let named = testing::file_digests(&mut world.pool.acquire().await.unwrap()).await.unwrap();
     let left = objects(folder.path(), "blob");
     let orphans = left.iter().filter(|digest| !named.contains(digest)).count() + objects(folder.path(), "upload").len();
     println!("FIGURE orphans_after_sweep {orphans}");
@@ -156,25 +155,12 @@ async fn attack_a12_a_crash_in_a_join_does_not_read_as_done(pool: PgPool) {
     let (upload, part) = pending_upload(&world, b"hello in parts").await;
     let good = json!({"part_ids": [part]});
     // As the api leaves it that dies between the claim and the end of the join: claimed, and its key taken.
-    sqlx::raw_sql("update upload set claimed_until = now() + interval '59 seconds', claimed_by = gen_random_uuid()")
-        .execute(&world.pool)
-        .await
-        .unwrap();
-    sqlx::query(
-        "insert into idempotency_key (project_id, key, claim, request, held_until)
-         values ($1, 'once', gen_random_uuid(), $2, now() - interval '1 second')",
-    )
-    .bind(world.seed.project_id.uuid())
-    .bind(format!("POST /v1/uploads/{upload}/complete"))
-    .execute(&world.pool)
-    .await
-    .unwrap();
+    let request = format!("POST /v1/uploads/{upload}/complete");
+    let mut conn = world.pool.acquire().await.unwrap();
+    testing::die_in_a_join(&mut conn, world.seed.project_id, &request).await.unwrap();
     let held = complete(&world, &upload, good.clone(), Some("once")).await;
     assert_eq!(held.status, StatusCode::CONFLICT, "the dead one's claim holds for a minute: {}", held.text);
-    sqlx::raw_sql("update upload set claimed_until = claimed_until - interval '1 minute'")
-        .execute(&world.pool)
-        .await
-        .unwrap();
+    testing::age_claims(&mut conn).await.unwrap();
     let done = complete(&world, &upload, good, Some("once")).await;
     assert_eq!(done.status, StatusCode::OK, "{}", done.text);
     assert_eq!(done.json()["status"], "completed");
@@ -230,10 +216,7 @@ async fn attack_a11b_a_person_who_is_in_projects_leaves_the_organization_in_the_
 async fn attack_a14_a_look_at_what_nobody_has_leaves_no_note(pool: PgPool) {
     let folder = tempfile::tempdir().unwrap();
     let world = world_with_store(pool, folder.path()).await;
-    let notes = async || {
-        let count = sqlx::query_scalar::<_, i64>("select count(*) from loose_blob");
-        count.fetch_one(&world.pool).await.unwrap()
-    };
+    let notes = async || testing::loose_blobs(&mut world.pool.acquire().await.unwrap()).await.unwrap();
     let path = |digest: &str| format!("/v1/base_models/blobs/{digest}");
     for digit in ["0", "1", "2"] {
         let looked = world.call(Method::HEAD, &path(&digit.repeat(64)), &world.key, None).await;

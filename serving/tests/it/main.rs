@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod adapters;
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
 mod cases;
 #[cfg(test)]
 mod door;
