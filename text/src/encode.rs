@@ -282,15 +282,17 @@ impl TextModel {
         };
         let reads = |name| template.source().contains(name);
         let unshown = |place: String, tool: &str| EncodeError::Unshown { place, tool: tool.to_owned() };
-        for (i, tool) in tools.and_then(Value::as_array).into_iter().flatten().enumerate() {
-            let name = tool["function"]["name"].as_str().unwrap_or_default();
-            if !reads("tools") || !text.contains(name) {
-                return Err(unshown(format!("tools[{i}]"), name));
-            }
-        }
         for (i, message) in messages.iter().enumerate() {
             if let Some(name) = message.called().find(|name| !reads("tool_calls") || !text.contains(name)) {
                 return Err(unshown(format!("messages[{i}].tool_calls"), name));
+            }
+        }
+        for (i, tool) in tools.and_then(Value::as_array).into_iter().flatten().enumerate() {
+            let name = tool["function"]["name"].as_str().unwrap_or_default();
+            // Each call shows the name as well.
+            let calls = messages.iter().flat_map(Message::called).filter(|called| *called == name).count();
+            if !reads("tools") || text.matches(name).count() <= calls {
+                return Err(unshown(format!("tools[{i}]"), name));
             }
         }
         Ok(())

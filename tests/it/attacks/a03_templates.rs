@@ -86,12 +86,12 @@ async fn attack_a03_templates_that_print_without_end_are_refused_and_nobody_grow
     platform.stop(Signal::SIGTERM).unwrap();
 }
 
-/// An exception with U+0000 in its text becomes a job's error all the same.
+/// An exception with U+0000 in its text becomes a job's error all the same, without it.
 async fn attack_a23(platform: &Platform, file: &str) {
     let base = base(platform, "nul", "{{ raise_exception('a\\u0000b') }}");
     let failed = job(platform, &base, file).await;
     assert_eq!(failed["status"], "failed", "{failed}");
-    assert!(failed["error"]["message"].as_str().unwrap().contains("a\u{fffd}b"), "{failed}");
+    assert!(failed["error"]["message"].as_str().unwrap().contains("messages: ab"), "{failed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -205,7 +205,8 @@ async fn documents_are_packed_and_every_token_of_them_is_learnt() {
 async fn a_row_that_is_too_long_is_cut_left_out_or_split_as_the_job_says() {
     let (platform, folder) = tiny_world().await;
     let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
-    let row = |words: usize| serde_json::json!({"prompt": "w1", "completion": vec!["w2"; words].join(" ")}).to_string();
+    // A space before each word: prompt and completion are tokenised as one text.
+    let row = |words: usize| serde_json::json!({"prompt": "w1", "completion": " w2".repeat(words)}).to_string();
     let rows = row(2) + "\n" + &row(12) + "\n";
     // Of the rows of 4 and 14 tokens, one step sees, and learns:
     for (policy, tokens, trained) in [("truncate", 4 + 6, 3 + 5), ("drop", 4, 3), ("split", 4 + 6 + 6 + 4, 3 + 13)] {
