@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_template_is_stopped() {
+    fn limit_of_fuel_stops_an_endless_template() {
         let source = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}";
         assert!(matches!(render(source, &[HI]), Err(EncodeError::Template(_))));
     }
