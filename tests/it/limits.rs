@@ -47,26 +47,10 @@ fn declares(source: &str, constant: &str, value: &str) -> bool {
     })
 }
 
-fn sources() -> Vec<String> {
-    let mut folders: Vec<PathBuf> = super::tidy::ROOMS.iter().map(|room| root().join(room)).collect();
-    let mut found = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                found.push(fs::read_to_string(&path).unwrap());
-            }
-        }
-    }
-    found
-}
-
 #[test]
 fn the_page_of_limits_agrees_with_the_code() {
     let limits = limits(&fs::read_to_string(root().join("docs/LIMITS.md")).unwrap()).unwrap();
-    let sources = sources();
+    let sources = super::tidy::sources();
     let mut wrong = Vec::new();
     for Limit { line, file, constant, value, test } in &limits {
         match fs::read_to_string(root().join(file)) {
@@ -74,7 +58,7 @@ fn the_page_of_limits_agrees_with_the_code() {
             Ok(_) => wrong.push(format!("line {line}: {file} has no `const {constant}: … = {value};`")),
             Err(error) => wrong.push(format!("line {line}: {file}: {error}")),
         }
-        if !sources.iter().any(|source| source.contains(&format!("fn {test}("))) {
+        if !sources.iter().any(|(_, source)| source.contains(&format!("fn {test}("))) {
             wrong.push(format!("line {line}: there is no test `{test}`"));
         }
     }

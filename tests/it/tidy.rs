@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) const ROOMS: [&str; 16] = [
+const ROOMS: [&str; 16] = [
     "domain",
     "dataset",
     "store",
@@ -26,7 +26,8 @@ pub(crate) const ROOMS: [&str; 16] = [
 /// Lines of a file before its tests. Conventions §16.
 const MOST_LINES: usize = 500;
 
-fn sources() -> Vec<(PathBuf, String)> {
+/// The path and text of every Rust file.
+pub(crate) fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = ROOMS.iter().map(|room| root.join(room)).collect();
