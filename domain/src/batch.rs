@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::text_file;
+use crate::{storable::storable, text_file};
 
 /// The most lines of a file. Source: OpenAI's batch limits.
 pub const MOST_ROWS: usize = 50_000;
@@ -159,13 +159,13 @@ impl Defect {
     }
 }
 
-/// Shortens a text that repeats what a stranger wrote, and replaces U+0000, which no database column keeps.
+/// Shortens a text that repeats what a stranger wrote, in a form that the database keeps.
 fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(TEXT_CHARS).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect();
-    if shown.len() < text.len() && text.chars().nth(TEXT_CHARS).is_some() {
-        shown.push('…');
+    let text = storable(text);
+    match text.char_indices().nth(TEXT_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
     }
-    shown
 }
 
 /// A request of a batch.
