@@ -8,18 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use attune_tests::platform::{Platform, client};
+use attune_tests::{
+    platform::{Platform, client},
+    tenant::Tenant,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 /// A new project, and a key of it with every scope but the administration's.
 pub(crate) async fn project(platform: &Platform, name: &str) -> (String, String) {
-    let new = json!({ "name": name });
-    let (status, made) = platform.call(Method::POST, "/v1/organization/projects", Some(new)).await.unwrap();
-    assert_eq!(status, 200, "{made}");
-    let id = made["id"].as_str().unwrap().to_owned();
-    (id.clone(), key(platform, &id, name).await)
+    let made = Tenant::new(platform, name).await.unwrap();
+    (made.project_id, made.api_key)
 }
 
 /// Another key of the project.

@@ -28,13 +28,8 @@ pub(crate) fn safetensors(header: &str, data: usize) -> Vec<u8> {
 impl Tenant {
     /// A new project of the platform's first organization, and a key of it with every scope but `admin`.
     pub(crate) async fn new(platform: &Platform, name: &str) -> Self {
-        let path = "/v1/organization/projects";
-        let (status, made) = platform.call(Method::POST, path, Some(json!({"name": name}))).await.unwrap();
-        assert_eq!(status, 200, "{made}");
-        let path = format!("{path}/{}/api_keys", made["id"].as_str().unwrap());
-        let (status, key) = platform.call(Method::POST, &path, Some(json!({"name": name}))).await.unwrap();
-        assert_eq!(status, 200, "{key}");
-        Self { url: platform.url.clone(), key: key["value"].as_str().unwrap().to_owned() }
+        let made = attune_tests::tenant::Tenant::new(platform, name).await.unwrap();
+        Self { url: platform.url.clone(), key: made.api_key }
     }
 
     /// One request; gives the status, and the body's JSON (null if it has none).
