@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 
 use attune_domain::{
     dataset::{RowChecker, Shape},
+    quotes::JOINED_TABLE,
     text_file::UTF8_MARK,
 };
 use csv::{ByteRecord, ReaderBuilder};
@@ -62,9 +63,7 @@ fn read<W: Write>(
     while reader.read_byte_record(&mut record).map_err(unread)? {
         row_end.tell();
         if is_joined(&record, &header) {
-            checker.refuse_row(
-                "it begins with a byte order mark: another table was joined here; join its rows alone".into(),
-            );
+            checker.refuse_row(JOINED_TABLE.into());
             continue;
         }
         match object(&columns, &record, &mut json) {
@@ -76,10 +75,11 @@ fn read<W: Write>(
     Ok(())
 }
 
-/// Whether a second table begins with this record: its header would be learnt as a row, and its marks as text.
+/// Whether this record is the header of a second table: it would be learnt as a row. One whose cells are quoted does not
+/// come this far.
 fn is_joined(record: &ByteRecord, header: &ByteRecord) -> bool {
     let Some(cell) = record.get(0).and_then(|cell| cell.strip_prefix(UTF8_MARK)) else { return false };
-    cell.starts_with(b"\"") || Some(cell) == header.get(0) && record.iter().skip(1).eq(header.iter().skip(1))
+    Some(cell) == header.get(0) && record.iter().skip(1).eq(header.iter().skip(1))
 }
 
 /// The columns' names, if they can be those of a dataset.

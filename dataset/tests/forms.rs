@@ -203,13 +203,14 @@ fn case_08_a_byte_order_mark_is_passed_over_in_every_form() {
         ("a.jsonl", marked(&format!("{line}\r\n\u{feff}{line}\r\n\u{feff}\r\n")), 2),
         // A mark inside a text is text.
         ("a.csv", b"prompt,completion\n\xEF\xBB\xBFa,b\n".to_vec(), 1),
+        ("a.csv", b"prompt,completion\n\"\xEF\xBB\xBF\"\"a\",b\n".to_vec(), 1),
     ] {
         assert_eq!(sound(name, &file).0.rows, rows, "{name}");
     }
     let table = marked("prompt,completion\na,b\n");
     let joined = said("a.csv", &[table.clone(), table].concat());
     assert!(joined.starts_with("line 2: it begins with a byte order mark"), "{joined}");
-    let joined = said("a.csv", b"prompt,completion\na,b\n\xEF\xBB\xBF\"c\",d\n");
+    let joined = said("a.csv", b"prompt,completion\na,b\n\xEF\xBB\xBF\"c\",d\ne,f\n");
     assert!(joined.starts_with("line 2: it begins with a byte order mark"), "{joined}");
 }
 
