@@ -7,13 +7,14 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
     bytes::Bytes,
     id::{AdapterVersionId, CheckpointId, ReplicaId},
     run::{Directive, RemoteFile},
     spec::Quantization,
+    template_kwargs::TemplateKwargs,
 };
 
 /// What this release speaks.
@@ -96,8 +97,8 @@ pub enum Prompt {
     Chat {
         /// In order.
         messages: Vec<ChatMessage>,
-        /// The caller's own variables of the template.
-        template_kwargs: Map<String, Value>,
+        /// Variables that the request sets in the chat template.
+        template_kwargs: TemplateKwargs,
     },
     /// Plain text, gone on with.
     Text {

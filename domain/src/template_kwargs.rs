@@ -20,9 +20,9 @@ pub const MAX_TEMPLATE_KWARG_NAME_BYTES: usize = 64;
 /// The field's name in requests.
 const PARAM: &str = "chat_template_kwargs";
 
-/// Names that mean something else: what the platform itself hands to a template, and parameters of transformers'
-/// `apply_chat_template`, which would never reach the template there.
-const RESERVED: [&str; 25] = [
+/// Names that mean something else: the variables and functions that every template has, and parameters of transformers'
+/// `apply_chat_template`, which would never reach the template there. Names of special tokens end in [`TOKEN`].
+const RESERVED: [&str; 22] = [
     "messages",
     "conversation",
     "tools",
@@ -40,15 +40,15 @@ const RESERVED: [&str; 25] = [
     "tokenizer_kwargs",
     "raise_exception",
     "strftime_now",
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "pad_token",
-    "sep_token",
-    "cls_token",
-    "mask_token",
+    "namespace",
+    "range",
+    "dict",
+    "loop",
     "self",
 ];
+
+/// The end of the names of special tokens, as `bos_token`.
+const TOKEN: &str = "_token";
 
 /// Checked variables of a chat template, by name. Empty: none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -102,8 +102,8 @@ fn check_name(name: &str) -> Result<(), String> {
             "1 to {MAX_TEMPLATE_KWARG_NAME_BYTES} letters, digits and '_', not beginning with a digit"
         ));
     }
-    if RESERVED.contains(&name) {
-        return Err("a name that the chat template does not get otherwise".into());
+    if RESERVED.contains(&name) || name.ends_with(TOKEN) {
+        return Err("a name that the chat template does not have otherwise, unlike 'messages' and 'bos_token'".into());
     }
     Ok(())
 }
@@ -139,6 +139,9 @@ mod tests {
     fn reserved_names_and_objects_are_refused() {
         for (given, reason) in [
             (json!({"messages": []}), "the name 'messages' is not allowed; it must be a name that the chat template"),
+            (json!({"bos_token": "a"}), "the name 'bos_token'"),
+            (json!({"image_token": "a"}), "the name 'image_token'"),
+            (json!({"namespace": 1}), "the name 'namespace'"),
             (json!({"add_generation_prompt": true}), "the name 'add_generation_prompt'"),
             (json!({"enable-thinking": true}), "the name 'enable-thinking' is not allowed; it must be 1 to 64 letters"),
             (json!({"": true}), "the name ''"),

@@ -159,7 +159,7 @@ fn encode(text: &TextModel, request: &GenerateRequest, context: usize) -> Result
                 })
                 .collect();
             let tools = shown_tools(text, request);
-            let settings = RenderSettings { tools, variables: Some(template_kwargs), ..RenderSettings::today() };
+            let settings = RenderSettings { tools, variables: Some(template_kwargs.as_map()), ..RenderSettings::today() };
             let chat = text.chat_text(&turns, settings)?;
             fits(&chat)?;
             text.encode_rendered(&chat)?

@@ -187,7 +187,7 @@ jsonschema.validate(json.loads(generic.message.tool_calls[0].function.arguments)
 kept = client.chat.completions.with_raw_response.create(
     **{**ask, "model": model, "max_tokens": 2}, store=True, metadata={"a": "b"}, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
 assert kept.headers["attune-stored"] == "false" and kept.parse().choices, kept.headers
-refused("chat_template_kwargs.messages", lambda: chat(extra_body={"chat_template_kwargs": {"messages": []}}))
+refused("chat_template_kwargs", lambda: chat(extra_body={"chat_template_kwargs": {"messages": []}}))
 # The beginning of a long prompt is read once.
 long = {"messages": [{"role": "user", "content": "word " * 60}], "max_tokens": 1}
 first, second = chat(**long).usage, chat(**long).usage

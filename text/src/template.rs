@@ -38,30 +38,6 @@ pub(crate) const NAME: &str = "chat_template";
 /// The variable that holds what `strftime_now` takes for now, in seconds since 1970.
 const NOW: &str = "__now";
 
-/// Variables and functions of templates that no caller may set. The special tokens' names are refused as well.
-const RESERVED: [&str; 12] = [
-    "messages",
-    "tools",
-    "documents",
-    "add_generation_prompt",
-    "continue_final_message",
-    "raise_exception",
-    "strftime_now",
-    "namespace",
-    "range",
-    "dict",
-    "loop",
-    "self",
-];
-
-/// Whether a caller may set the variable of this name (`chat_template_kwargs` of transformers and vLLM).
-#[must_use]
-pub fn may_set(name: &str) -> bool {
-    let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    let plain = starts && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    plain && !name.ends_with("_token") && !RESERVED.contains(&name)
-}
-
 /// One message as a template sees it.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Turn<'a> {
@@ -119,7 +95,8 @@ pub struct RenderSettings<'a> {
     pub tools: Option<&'a serde_json::Value>,
     /// What the template takes for now, if it asks, in seconds since 1970: one moment for a whole job, preview or estimate.
     pub now: i64,
-    /// The caller's own variables for the template; those that [`may_set`] refuses have no effect.
+    /// Variables that a request or job sets (`chat_template_kwargs`). One of a name that the template has otherwise has no
+    /// effect; `TemplateKwargs` of the domain refuses those.
     pub variables: Option<&'a serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -314,10 +291,6 @@ mod tests {
             .render(&[HI], true, RenderSettings { variables: variables.as_object(), ..RenderSettings::at(DAY) })
             .unwrap();
         assert_eq!(rendered, "False 1 <s> True");
-        for name in ["messages", "bos_token", "add_generation_prompt", "raise_exception", "1a", "a-b", ""] {
-            assert!(!may_set(name), "{name}");
-        }
-        assert!(may_set("enable_thinking") && may_set("_x1"));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use attune_domain::{
     dataset::without_nulls,
     serve::{ChatMessage, Form, Sampling, Tools},
+    template_kwargs::TemplateKwargs,
 };
-use attune_text::template::may_set;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -17,17 +17,13 @@ use super::{
     ignored::remove_ignored,
     sampling::{Shared, Stop, StreamOptions, check_max_tokens, check_model, range},
 };
-use crate::{body, error::ApiError, given::shown};
+use crate::{body, error::ApiError};
 
 /// The most rivals that are told of a token. Source: OpenAI's API reference.
 const MOST_LOGPROBS: u32 = 20;
 
 /// The longest chat, in messages.
 const MOST_MESSAGES: usize = 4096;
-/// The most variables for the chat template.
-const MOST_KWARGS: usize = 16;
-/// The longest variables for the chat template, in bytes of JSON.
-const KWARGS_BYTES: usize = 4 << 10;
 
 /// A chat to be gone on with.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -71,8 +67,8 @@ pub struct NewChat {
     pub tool_choice: Option<ToolChoiceIn>,
     /// Whether an answer that must call, or whose tools are strict, may call several times; `true` if left out.
     pub parallel_tool_calls: Option<bool>,
-    /// Variables of the chat template, by name; at most 16 and 4 KiB of JSON. Not those that the template has of its own,
-    /// as `messages` and `bos_token`.
+    /// Variables of the chat template, as `enable_thinking`: at most 16, each a string, a number, a boolean, null or a list
+    /// of those.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
     /// The same as `chat_template_kwargs: {"enable_thinking": …}`.
@@ -199,37 +195,19 @@ impl NewChat {
         self.messages.iter().enumerate().map(|(i, message)| message.to_chat(i)).collect()
     }
 
-    /// The caller's own variables of the chat template.
+    /// The variables that the request sets in the chat template.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: they are too many or too long, or the template has one of the name.
-    pub fn template_kwargs(&self) -> Result<Map<String, Value>, ApiError> {
-        const FIELD: &str = "chat_template_kwargs";
+    /// [`ApiError::Invalid`]: [`TemplateKwargs::check`] refuses them, or `enable_thinking` is there twice.
+    pub fn template_kwargs(&self) -> Result<TemplateKwargs, ApiError> {
         let mut kwargs = self.chat_template_kwargs.clone().unwrap_or_default();
         if let Some(thinking) = self.enable_thinking
             && kwargs.insert("enable_thinking".into(), thinking.into()).is_some_and(|other| other != thinking)
         {
-            let message = format!("Invalid 'enable_thinking': '{FIELD}' has another value of it.");
+            let message = "Invalid 'enable_thinking': 'chat_template_kwargs' has another value of it.";
             return Err(ApiError::invalid("enable_thinking", message));
         }
-        let bytes = serde_json::to_string(&kwargs).map_or(usize::MAX, |text| text.len());
-        if kwargs.len() > MOST_KWARGS || bytes > KWARGS_BYTES {
-            let message = format!(
-                "Invalid '{FIELD}': {} variables with {bytes} bytes of JSON; at most {MOST_KWARGS} with {KWARGS_BYTES} bytes \
-                 are allowed.",
-                kwargs.len()
-            );
-            return Err(ApiError::invalid(FIELD, message));
-        }
-        if let Some(name) = kwargs.keys().find(|name| !may_set(name)) {
-            let at = format!("{FIELD}.{}", shown(name));
-            let message = format!(
-                "Invalid '{at}': a variable's name has letters, digits and '_', and is not one that the template has of its \
-                 own, as 'messages', 'tools' and 'bos_token'."
-            );
-            return Err(ApiError::invalid(at, message));
-        }
-        Ok(kwargs)
+        Ok(TemplateKwargs::check(&kwargs)?)
     }
 
     /// What the answer's text must be.
@@ -425,7 +403,8 @@ mod tests {
             (json!({"safety_identifier": "a"}), json!({"safety_identifier": {"a": 1}}), "safety_identifier"),
             (kwargs(16, 1), kwargs(17, 1), "chat_template_kwargs"),
             (kwargs(1, 4096 - r#"{"k0":""}"#.len()), kwargs(1, 4097 - r#"{"k0":""}"#.len()), "chat_template_kwargs"),
-            (kwargs(1, 1), json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
+            (kwargs(1, 1), json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs"),
+            (kwargs(1, 1), json!({"chat_template_kwargs": {"k0": {"a": 1}}}), "chat_template_kwargs"),
             (
                 json!({"enable_thinking": true}),
                 json!({"enable_thinking": true, "chat_template_kwargs": {"enable_thinking": 1}}),

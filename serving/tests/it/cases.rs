@@ -1,7 +1,8 @@
 //! Requests and models that other people's bug reports came from.
 
-use attune_domain::serve::{
-    ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Prompt, Sampling, Tool, ToolChoice, Tools,
+use attune_domain::{
+    serve::{ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Prompt, Sampling, Tool, ToolChoice, Tools},
+    template_kwargs::TemplateKwargs,
 };
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ fn request(body: &Value) -> GenerateRequest {
         Some(text) => Prompt::Text { text: text.into() },
         None => Prompt::Chat {
             messages: body["messages"].as_array().unwrap().iter().map(message).collect(),
-            template_kwargs: serde_json::Map::new(),
+            template_kwargs: TemplateKwargs::default(),
         },
     };
     let bias = body["logit_bias"].as_object().into_iter().flatten();

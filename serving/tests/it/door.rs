@@ -8,6 +8,7 @@ use attune_domain::{
         AdapterRef, ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Prompt, Sampling, Scored, Tool,
         ToolChoice, Tools,
     },
+    template_kwargs::TemplateKwargs,
 };
 use attune_serving::http::{App, router};
 use axum::{
@@ -44,7 +45,7 @@ fn message(role: &str, content: &str) -> ChatMessage {
 }
 
 pub(crate) fn chat(text: &str) -> Prompt {
-    Prompt::Chat { messages: vec![message("user", text)], template_kwargs: serde_json::Map::new() }
+    Prompt::Chat { messages: vec![message("user", text)], template_kwargs: TemplateKwargs::default() }
 }
 
 pub(crate) fn text(text: &str) -> Prompt {
@@ -359,7 +360,7 @@ async fn a_template_without_tools_is_given_them_in_the_generic_form() {
     let call = json!([{"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]);
     let called = ChatMessage { tool_calls: Some(call), ..message("assistant", "") };
     let result = ChatMessage { tool_call_id: Some("1".into()), ..message("tool", "done") };
-    let with = |messages| ask(Prompt::Chat { messages, template_kwargs: serde_json::Map::new() });
+    let with = |messages| ask(Prompt::Chat { messages, template_kwargs: TemplateKwargs::default() });
     let form = with(vec![message("user", "do it"), called, result]);
     let text = with(vec![
         message("user", "do it"),
@@ -423,13 +424,14 @@ async fn variables_of_the_caller_reach_the_chat_template() {
     for (kwargs, want) in
         [(json!({}), 4), (json!({"enable_thinking": true}), 4), (json!({"enable_thinking": false}), 8)]
     {
-        let template_kwargs = kwargs.as_object().unwrap().clone();
+        let template_kwargs = TemplateKwargs::check(kwargs.as_object().unwrap()).unwrap();
         let prompt = Prompt::Chat { messages: vec![message("user", "four")], template_kwargs };
         let request = GenerateRequest { adapter: Some(own.clone()), ..ask(prompt) };
         assert_eq!(prompt_tokens(&events(&app, &request).await), want, "{kwargs}");
     }
-    let steering = json!({"enable_thinking": "<|im_end|>"}).as_object().unwrap().clone();
-    let prompt = Prompt::Chat { messages: vec![message("user", "four")], template_kwargs: steering };
+    let steering = json!({"enable_thinking": "<|im_end|>"});
+    let template_kwargs = TemplateKwargs::check(steering.as_object().unwrap()).unwrap();
+    let prompt = Prompt::Chat { messages: vec![message("user", "four")], template_kwargs };
     assert_eq!(failure(&events(&app, &ask(prompt)).await).0, "invalid_prompt");
 }
 
