@@ -1,11 +1,12 @@
 //! `attune up`: one platform a folder, a clean end, and nothing left behind whatever happens.
 
-use std::process::Command;
+use std::{path::Path, process::Command, time::Duration};
 
 use attune_tests::{
     platform::{Platform, client, gone, program},
     tiny,
 };
+use futures::StreamExt;
 use nix::sys::signal::{Signal, kill};
 use reqwest::Method;
 use serde_json::json;
@@ -57,6 +58,38 @@ fn kill_9_leaves_no_child_and_the_next_start_takes_over() {
     again.stop(Signal::SIGTERM).unwrap();
 }
 
+/// The parts of multipart uploads that the built-in object store holds.
+fn unfinished_parts(folder: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(folder.join("objects")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.contains(".upload")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_an_upload_that_kill_9_cuts_off_are_removed_by_the_next_start() {
+    let platform = Platform::start().unwrap();
+    let begun = futures::stream::iter((0..12).map(|_| Ok::<_, std::io::Error>(vec![7_u8; 1 << 20])));
+    let body = reqwest::Body::wrap_stream(begun.chain(futures::stream::pending()));
+    let form = reqwest::multipart::Form::new()
+        .text("purpose", "user_data")
+        .part("file", reqwest::multipart::Part::stream(body).file_name("long.bin"));
+    let post = client().post(format!("{}/v1/files", platform.url)).bearer_auth(&platform.api_key).multipart(form);
+    let sending = tokio::spawn(post.send());
+    let data = platform.folder().data();
+    for _ in 0..500 {
+        if unfinished_parts(&data).iter().filter(|name| name.contains(".part-")).count() >= 2 {
+            break;
+        }
+        assert!(!sending.is_finished(), "{:?}", sending.await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let folder = tokio::task::spawn_blocking(|| platform.stop(Signal::SIGKILL)).await.unwrap().unwrap();
+    assert!(unfinished_parts(&data).len() >= 2, "{:?}", unfinished_parts(&data));
+    let again = Platform::start_on(folder).unwrap();
+    assert_eq!(unfinished_parts(&data), [""; 0]);
+    again.stop(Signal::SIGTERM).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_door_that_dies_is_started_again() {
     let platform = Platform::start().unwrap();
@@ -66,7 +99,7 @@ async fn a_door_that_dies_is_started_again() {
     gone(&api).unwrap();
     let mut answered = false;
     for _ in 0..100 {
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         answered = matches!(platform.call(Method::GET, "/v1/models", None).await, Ok((200, _)));
         if answered {
             break;

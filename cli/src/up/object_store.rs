@@ -45,6 +45,7 @@ impl Server {
     pub(crate) async fn start(data: &Path, secrets: &Secrets) -> Result<Self> {
         let root = data.join("objects");
         private::folder(&root)?;
+        remove_unfinished_uploads(&root).doing(|| format!("clear {}", root.display()))?;
         let folder = s3s_fs::FileSystem::new(&root)
             .map_err(|e| CliError::Failed(format!("cannot serve {}: {e:?}", root.display())))?;
         let mut service = S3ServiceBuilder::new(folder);
@@ -97,6 +98,22 @@ async fn serve(listener: TcpListener, service: s3s::service::S3Service, root: Pa
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+/// Removes the parts of multipart uploads that nobody can complete any more: their ids ended with the earlier server and
+/// its callers. The library lists no multipart uploads, so the files are told by the names that it gives them.
+fn remove_unfinished_uploads(root: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(root)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_upload = name.starts_with(".upload_id-") || name.starts_with(".upload-");
+        let is_metadata = name.starts_with(".bucket-") && name.contains(".upload-");
+        if (is_upload || is_metadata) && entry.file_type()?.is_file() {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The library answers a full disk with an error of its own inside and no word of the disk. This says it, as other

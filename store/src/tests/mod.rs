@@ -16,5 +16,7 @@ mod report;
 mod row_security;
 mod sweep;
 mod tenant;
+mod tokens;
 mod training;
+mod upload;
 mod webhook;
