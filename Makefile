@@ -49,6 +49,10 @@ conformance: ## Both official clients, generated requests, forbidden addresses, 
 abuse: ## Hostile content, strange files, cut connections, outages, and `make test` on an empty HOME (SHORT=1: without that)
 	@scripts/abuse
 
+.PHONY: house
+house: setup ## Form of the source code: circles of imports, sizes, words, files to touch (BASE=COMMIT: of the OpenAPI document)
+	@scripts/house
+
 .PHONY: left
 left: ## Build and test all that needs no libtorch, without libtorch
 	@$(ENV)

@@ -5,26 +5,23 @@ use std::sync::Arc;
 use attune_domain::id::{OrganizationId, ProjectId};
 use attune_store::{
     db::{self, Tenant, Tx},
-    objects::Objects,
+    files::objects::Objects,
 };
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    conditions::{self, Demands},
+    auth::{credentials::Authenticator, permissions::Permissions},
     config::{Limits, Prices, Serving},
-    credentials::Kept,
     error::ApiError,
-    guard,
-    issuers::Issuers,
-    metering::Meter,
-    permissions::Permissions,
-    places::Places,
-    replicas::Waiters,
-    report::Reports,
-    text_places::TextPlaces,
-    throttle::Rates,
+    files::{report_cache::ReportCache, text_places::TextPlaces},
+    http::request_context,
+    inference::{metering::Meter, places::Places, replica_waiters::Waiters},
+    middleware::{
+        preconditions::{self, Demands},
+        rate_limiter::RateLimiter,
+    },
     webhooks::Webhooks,
 };
 
@@ -41,7 +38,7 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// Chat.
     pub serving: Arc<Serving>,
-    /// Who waits for replicas.
+    /// The requests that wait for replicas.
     pub waiters: Waiters,
     /// What trained tokens cost.
     pub prices: Prices,
@@ -61,18 +58,14 @@ pub struct App {
     pub webhooks: Arc<Webhooks>,
     /// Who may call what; the router fills it in.
     pub permissions: Arc<Permissions>,
-    /// What bearers were worth a moment ago.
-    pub kept: Kept,
-    /// Who vouches for people.
-    pub issuers: Issuers,
-    /// The hash of the configured first key, which may have a shape of its own.
-    pub first_key: Option<Arc<[u8]>>,
-    /// What each key has left.
-    pub rates: Arc<Rates>,
+    /// The keys and people behind bearer tokens.
+    pub authenticator: Authenticator,
+    /// The rate limits of keys.
+    pub rate_limiter: Arc<RateLimiter>,
     /// Datasets that may be read at the same time.
     pub parsers: Arc<Semaphore>,
     /// The last reports on datasets.
-    pub reports: Arc<Reports>,
+    pub reports: Arc<ReportCache>,
 }
 
 impl App {
@@ -119,8 +112,8 @@ impl App {
     }
 
     async fn held(&self, tenant: Tenant, demands: Demands) -> Result<Tx, ApiError> {
-        let mut tx = db::scoped(&self.db, tenant, guard::origin()).await?;
-        conditions::hold(&mut tx, tenant, demands).await?;
+        let mut tx = db::scoped(&self.db, tenant, request_context::origin()).await?;
+        preconditions::hold(&mut tx, tenant, demands).await?;
         Ok(tx)
     }
 

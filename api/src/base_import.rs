@@ -10,9 +10,11 @@ use attune_domain::{
     weights::{self, Expected},
 };
 use attune_store::{
-    base_model::{SMALL_BYTES, small_files},
-    objects::{Objects, blob_key},
-    project_blob,
+    adapters::base_model::{SMALL_BYTES, small_files},
+    files::{
+        objects::{Objects, blob_key},
+        project_blob,
+    },
 };
 use attune_text::{model::adapter_template_in, template::ChatTemplate};
 use bytes::Bytes;
@@ -22,7 +24,7 @@ use safetensors::{
 };
 use tokio::task::spawn_blocking;
 
-use crate::{app::App, error::ApiError, given::shown, incoming::is_sha256};
+use crate::{app::App, error::ApiError, files::staging::is_sha256, http::path_id::shown};
 
 /// Imports of base models that are checked at the same time.
 pub const AT_ONCE: usize = 2;

@@ -3,7 +3,7 @@
 //! The inside of [`ApiError::Internal`] goes to the log; its caller gets the request's id to quote.
 //! Source of the shape: `ErrorResponse` of OpenAI's API reference.
 
-use attune_domain::{dataset::Defects, spec::BadField};
+use attune_domain::{bad_field::BadField, dataset::Defects};
 use attune_store::error::StoreError;
 use axum::{
     Json,
@@ -12,8 +12,6 @@ use axum::{
 };
 use serde::Serialize;
 use utoipa::ToSchema;
-
-use crate::throttle::Counted;
 
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -35,6 +33,25 @@ pub struct ErrorView {
     /// Stable, for programs.
     #[schema(example = "unknown_parameter")]
     pub code: Option<&'static str>,
+}
+
+/// The quantity that a rate limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitKind {
+    /// Requests of any kind.
+    Requests,
+    /// Tokens, of prompts and of answers.
+    Tokens,
+}
+
+impl LimitKind {
+    /// Returns OpenAI's name for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Tokens => "tokens",
+        }
+    }
 }
 
 /// When to ask again while the database is away.
@@ -192,8 +209,8 @@ pub enum ApiError {
     /// The key has had its share.
     #[error("{message}")]
     RateLimited {
-        /// Of what.
-        counted: Counted,
+        /// The limit that was reached.
+        kind: LimitKind,
         /// A sentence.
         message: String,
         /// When there is more.
@@ -312,9 +329,7 @@ impl ApiError {
             Self::IdempotencyKeyHeld { .. } => (StatusCode::CONFLICT, REQUEST, Some("idempotency_key_in_use")),
             Self::IdempotencyAnswerLost => (StatusCode::CONFLICT, REQUEST, Some("idempotency_answer_lost")),
             Self::IdempotencyAnswerSealed => (StatusCode::CONFLICT, REQUEST, Some("idempotency_answer_sealed")),
-            Self::RateLimited { counted, .. } => {
-                (StatusCode::TOO_MANY_REQUESTS, counted.name(), Some("rate_limit_exceeded"))
-            }
+            Self::RateLimited { kind, .. } => (StatusCode::TOO_MANY_REQUESTS, kind.name(), Some("rate_limit_exceeded")),
             Self::TooManyAnswers { .. } => (StatusCode::TOO_MANY_REQUESTS, "requests", Some("rate_limit_exceeded")),
             Self::Stale => (StatusCode::CONFLICT, REQUEST, Some("stale_lease")),
             Self::StorageRefused { cause, .. } if cause.is_full() => {
@@ -378,7 +393,7 @@ impl From<StoreError> for ApiError {
                 Self::Conflict(format!("The report cannot be taken: {error}."))
             }
             StoreError::TooManyUnfinished { noun, most } => Self::RateLimited {
-                counted: Counted::Requests,
+                kind: LimitKind::Requests,
                 message: format!(
                     "This project has {most} unfinished {noun}, the most it may have. Retry when one has ended."
                 ),

@@ -7,21 +7,26 @@ use anyhow::Context;
 use attune_api::{
     adapter_import::take,
     app::App,
+    auth::{credentials::Authenticator, issuers::Issuers},
     base_import,
-    batch_work::work,
+    batches::work,
     config::Config,
-    credentials::Kept,
-    issuers::Issuers,
-    metering::Meter,
-    parser,
-    places::Places,
+    files::{
+        parser,
+        text_places::{TEXT_AT_ONCE, TextPlaces},
+    },
+    inference::{metering::Meter, places::Places},
+    middleware::rate_limiter::RateLimiter,
     router, routes,
-    text_places::{TEXT_AT_ONCE, TextPlaces},
-    throttle::Rates,
     webhooks::Webhooks,
 };
 use attune_process::{log, parent};
-use attune_store::{api_key, db, mint, objects::Objects, tenant};
+use attune_store::{
+    db,
+    files::objects::Objects,
+    mint,
+    tenancy::{api_key, tenant},
+};
 use clap::Parser;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
@@ -86,7 +91,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let_in(&pool, key).await.context("the bootstrap key could not be kept")?;
     }
     let app = App {
-        db: pool,
+        db: pool.clone(),
         objects,
         http: reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).no_proxy().build()?,
         limits: Arc::new(config.limits),
@@ -101,10 +106,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         stopping: CancellationToken::new(),
         webhooks: Arc::new(Webhooks::new(&config.webhooks).context("webhooks.secret_key")?),
         permissions: Arc::default(),
-        kept: Kept::default(),
-        issuers: Issuers::new(config.oidc).map_err(anyhow::Error::msg)?,
-        first_key: config.bootstrap_key.as_ref().map(|key| mint::hash(key.expose_secret()).into()),
-        rates: Arc::new(Rates::new(config.rate_limits)),
+        authenticator: Authenticator::new(
+            pool,
+            Issuers::new(config.oidc).map_err(anyhow::Error::msg)?,
+            config.bootstrap_key.as_ref().map(|key| mint::hash(key.expose_secret()).into()),
+        ),
+        rate_limiter: Arc::new(RateLimiter::new(config.rate_limits)),
         parsers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, NonZero::get))),
         reports: Arc::default(),
     };

@@ -61,7 +61,7 @@ impl Modify for Key {
     }
 }
 
-/// Says of every text of a query what [`crate::page::Params`] refuses in it.
+/// Says of every text of a query what [`crate::http::pagination::Params`] refuses in it.
 pub fn say_what_no_query_holds(document: &mut Document) {
     let items = document.paths.paths.values_mut();
     let operations = items.flat_map(|item| [&mut item.get, &mut item.post, &mut item.put, &mut item.delete]);

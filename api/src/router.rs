@@ -18,18 +18,17 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::App,
-    conditions,
+    auth::{guard, permissions::Permissions},
     config::Cors,
-    documentation, guard, idempotency, identify,
+    http::{docs_ui, trace},
+    middleware::{idempotency, organization_header, preconditions, rate_limit},
     openapi::{self, Doc},
-    permissions::Permissions,
-    request,
     routes::{
-        adapter_aliases, adapters, api_keys, audit_logs, base_models, batches, budget, chat, checkpoint_permissions,
-        completions, files, health, job_events, jobs, models, organizations, project_users, projects, replica, run,
-        uploads, usage, users, webhook_deliveries, webhooks,
+        adapter_aliases, adapters,
+        admin::{api_keys, audit_logs, budget, organizations, project_users, projects, usage, users},
+        base_models, batches, chat, checkpoint_permissions, completions, files, health, job_events, jobs, models,
+        replica, run, uploads, webhook_deliveries, webhooks,
     },
-    throttle,
 };
 
 /// Everything that a user may call, and its description.
@@ -128,10 +127,10 @@ pub fn document() -> Document {
 /// What every request of a user goes through, from the last layer to the first.
 fn furnished(public: Router<App>, app: &App) -> Router<App> {
     public
-        .route_layer(from_fn(conditions::keep))
+        .route_layer(from_fn(preconditions::keep))
         .route_layer(from_fn_with_state(app.clone(), idempotency::once))
-        .route_layer(from_fn_with_state(app.clone(), throttle::limit))
-        .route_layer(from_fn(identify::identify))
+        .route_layer(from_fn_with_state(app.clone(), rate_limit::limit))
+        .route_layer(from_fn(organization_header::identify))
         .route_layer(from_fn_with_state(app.clone(), guard::guard))
 }
 
@@ -148,9 +147,9 @@ fn cors(cors: &Cors) -> Result<CorsLayer, InvalidHeaderValue> {
         HeaderName::from_static("openai-organization"),
         HeaderName::from_static("openai-project"),
         idempotency::KEY,
-        request::CHOSEN,
+        trace::CHOSEN,
     ];
-    let told = [request::HEADER, header::ETAG, header::RETRY_AFTER, header::CONTENT_DISPOSITION];
+    let told = [trace::HEADER, header::ETAG, header::RETRY_AFTER, header::CONTENT_DISPOSITION];
     let layer = CorsLayer::new().allow_origin(AllowOrigin::list(origins)).allow_methods(methods);
     Ok(layer.allow_headers(asked).expose_headers(told).max_age(Duration::from_secs(600)))
 }
@@ -169,14 +168,14 @@ pub fn router(mut app: App, public_url: &str, allowed: &Cors) -> Result<Router, 
         .merge(internal())
         .route("/openapi.json", get(move || std::future::ready(Json(document.clone()))))
         .route("/schemas/job.json", get(move || std::future::ready(Json(job.clone()))))
-        .route("/docs", get(documentation::enter))
-        .route("/docs/{*file}", get(documentation::file))
-        .fallback(request::no_such_route)
-        .method_not_allowed_fallback(request::method_not_allowed)
+        .route("/docs", get(docs_ui::enter))
+        .route("/docs/{*file}", get(docs_ui::file))
+        .fallback(trace::no_such_route)
+        .method_not_allowed_fallback(trace::method_not_allowed)
         .layer(DefaultBodyLimit::max(json_bytes))
-        .layer(from_fn(request::plain_path))
-        .layer(CatchPanicLayer::custom(request::panicked));
+        .layer(from_fn(trace::plain_path))
+        .layer(CatchPanicLayer::custom(trace::panicked));
     let inner = if allowed.allowed_origins.is_empty() { inner } else { inner.layer(cors(allowed)?) };
-    let inner = inner.layer(from_fn(request::trace)).with_state(app);
-    Ok(Router::new().fallback_service(inner).layer(from_fn(request::normalize)))
+    let inner = inner.layer(from_fn(trace::trace)).with_state(app);
+    Ok(Router::new().fallback_service(inner).layer(from_fn(trace::normalize)))
 }

@@ -1,7 +1,7 @@
 //! What webhooks need of the configuration: the key of the seal, and where endpoints may be.
 
 use attune_outbound::policy::Policy;
-use attune_store::{config::WebhooksConfig, error::StoreError, seal::SealKey};
+use attune_store::{config::WebhooksConfig, error::StoreError, webhooks::seal::SealKey};
 
 use crate::error::ApiError;
 

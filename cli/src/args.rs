@@ -6,14 +6,20 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
-    adapters::{self, AdaptersCommand},
-    batches::{self, BatchesCommand},
-    chat::{self, ChatArgs},
-    client::Client,
-    complete::{self, CompleteArgs},
-    config::{self, Credentials},
+    adapters::commands::{self as adapters, AdaptersCommand},
+    connection::{
+        client::Client,
+        config, find_credentials,
+        login::{self, Given},
+        profiles::{self, ProfileCommand},
+    },
     error::Result,
-    files::{self, FilesCommand},
+    files::commands::{self as files, FilesCommand},
+    inference::{
+        batches::{self, BatchesCommand},
+        chat::{self, ChatArgs},
+        complete::{self, CompleteArgs},
+    },
     jobs::{
         commands::{self as jobs, JobsCommand},
         lr_find::{self, LrFindArgs},
@@ -27,7 +33,6 @@ use crate::{
         projects::{self, ProjectsCommand},
     },
     output,
-    profile::{self, Given, ProfileCommand},
     up::{self, settings::UpArgs},
     usage::{self, BudgetsCommand, UsageArgs},
     webhooks::{self, WebhooksCommand},
@@ -169,15 +174,15 @@ impl Cli {
             Command::Models(ModelsCommand::Convert { gguf, folder }) => return models::convert(&gguf, &folder, json),
             Command::Login => {
                 let given = Given { url: self.api_url, key: self.api_key };
-                return profile::login(&profile::path(config::user_folder())?, self.profile, given, json).await;
+                return login::login(&profiles::path(config::user_folder())?, self.profile, given, json).await;
             }
-            Command::Profile(command) => return profile::run(&profile::path(config::user_folder())?, &command, json),
+            Command::Profile(command) => return profiles::run(&profiles::path(config::user_folder())?, &command, json),
             Command::Schema { of: Schema::Job } => return output::line(JOB_SCHEMA.trim_end()),
             Command::Completion { shell } => return completion(shell),
             _ => {}
         }
-        let files = config::credentials_files(&self.data);
-        let credentials = Credentials::find(self.api_url, self.api_key, self.profile.as_deref(), &files)?;
+        let files = find_credentials::files(&self.data);
+        let credentials = find_credentials::find(self.api_url, self.api_key, self.profile.as_deref(), &files)?;
         let client = Client::new(credentials)?;
         match self.command {
             Command::Models(command) => models::run(&client, command, json).await,

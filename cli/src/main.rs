@@ -2,14 +2,14 @@
 //!
 //! Every command but `up` speaks HTTP to the API and knows nothing else of it. Read in this order.
 
+mod adapters;
 /// Commands and flags.
 mod args;
 
-/// Environment and credentials files.
-mod config;
+mod connection;
 
-/// `attune login` and `attune profile`.
-mod profile;
+mod files;
+mod inference;
 
 /// Failures and exit codes.
 mod error;
@@ -17,26 +17,11 @@ mod error;
 /// JSON, tables, bars.
 mod output;
 
-/// SHA-256 of files.
-mod digest;
-
-/// HTTP.
-mod client;
-
 /// `attune projects`, `keys`, `members`, `audit-log`.
 mod organization;
 
 /// `attune models`.
 mod models;
-
-/// `attune files`.
-mod files;
-
-/// `attune files preview`.
-mod preview;
-
-/// `attune files report`.
-mod report;
 
 /// `attune jobs`.
 mod jobs;
@@ -44,38 +29,11 @@ mod jobs;
 /// Ludwig configs as jobs.
 mod ludwig;
 
-/// `attune adapters`.
-mod adapters;
-
-/// `attune adapters pull`.
-mod pull;
-
-/// `attune batches`.
-mod batches;
-
-/// `attune adapters alias`.
-mod adapter_alias;
-
-/// `attune adapters import`.
-mod adapter_import;
-
 /// `attune usage` and `attune budgets`.
 mod usage;
 
 /// `attune webhooks`.
 mod webhooks;
-
-/// `attune chat`.
-mod chat;
-
-/// `attune complete`.
-mod complete;
-
-/// What a model is asked for.
-mod sampling;
-
-/// Files in parts.
-mod uploads;
 
 /// `attune up`.
 mod up;

@@ -11,9 +11,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    client::Client,
-    digest,
+    connection::client::Client,
     error::{CliError, Doing, Result},
+    files::digest,
     output,
 };
 

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{client::Client, error::Result, output};
+use crate::{connection::client::Client, error::Result, output};
 
 const DAY_SECONDS: u64 = 86_400;
 

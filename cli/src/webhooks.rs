@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    client::Client,
+    connection::client::Client,
     error::{CliError, Result},
     output,
 };

@@ -4,8 +4,7 @@ use std::io::{self, Read, Write};
 
 use attune_domain::{
     dataset::{RowChecker, Shape},
-    quotes::JOINED_TABLE,
-    text_file::UTF8_MARK,
+    text::{quotes::JOINED_TABLE, text_file::UTF8_MARK},
 };
 use csv::{ByteRecord, ReaderBuilder};
 use serde_json::value::RawValue;

@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use attune_domain::quotes::{Quotes, Stray};
+use attune_domain::text::quotes::{Quotes, Stray};
 
 /// Hands a table's bytes on, and ends with an error where a quotation mark is wrong; [`Found`] knows more of it.
 pub(crate) struct StrictQuotes<R> {

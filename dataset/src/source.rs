@@ -2,7 +2,7 @@
 
 use std::io::{self, BufReader, Cursor, Read};
 
-use attune_domain::{dataset::Shape, text_file};
+use attune_domain::{dataset::Shape, text::text_file};
 use flate2::read::MultiGzDecoder;
 
 use crate::{

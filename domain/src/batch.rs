@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{storable::storable, text_file};
+use crate::text::{storable::storable, text_file};
 
 /// The most lines of a file. Source: OpenAI's batch limits.
 pub const MOST_ROWS: usize = 50_000;

@@ -21,7 +21,7 @@ use serde_json::Value;
 pub use checker::{DatasetFacts, Defects, RowChecker};
 pub use tool_calls::{MAX_TOOL_CALLS, MAX_TOOL_NAME_BYTES, MAX_TOOLS, without_nulls};
 
-use crate::text_file;
+use crate::text::text_file;
 
 /// The longest line that is read, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;

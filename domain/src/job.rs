@@ -164,6 +164,38 @@ impl fmt::Display for JobState {
     }
 }
 
+/// The reason why a job is pausing or paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PauseReason {
+    /// A user asked for it; the job waits until a user resumes it.
+    Asked,
+    /// The most that the job may cost is spent.
+    PriceCap,
+    /// The most that its project may spend in a month is spent.
+    Budget,
+}
+
+impl PauseReason {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Asked, Self::PriceCap, Self::Budget];
+
+    /// Returns the word in SQL and on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::PriceCap => "price_cap",
+            Self::Budget => "budget",
+        }
+    }
+
+    /// Returns the reason with this [`name`](Self::name).
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
@@ -234,6 +266,9 @@ mod tests {
     fn names_read_back() {
         for state in JobState::ALL {
             assert_eq!(JobState::from_name(state.name()), Some(state));
+        }
+        for reason in PauseReason::ALL {
+            assert_eq!(PauseReason::from_name(reason.name()), Some(reason));
         }
     }
 }

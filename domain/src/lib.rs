@@ -8,9 +8,6 @@ pub mod id;
 /// Who may do what: roles and scopes.
 pub mod access;
 
-/// The text of an API key.
-pub mod key_text;
-
 /// Amounts of memory and storage.
 pub mod bytes;
 
@@ -20,17 +17,18 @@ pub mod job;
 /// Pauses between a job's attempts, and the setbacks that it survives.
 pub mod retry;
 
-/// What a tenant may read of an error.
-pub mod tenant_text;
-
 /// What users can be told of outside.
 pub mod event;
 
 /// What a model is made of, from its `config.json`.
 pub mod architecture;
 
+pub mod text;
 /// Which tensors such a model has.
 pub mod weights;
+
+/// The refusal of one field of a request.
+pub mod bad_field;
 
 /// What a job asks for, checked.
 pub mod spec;
@@ -59,17 +57,8 @@ pub mod offer;
 /// How long a job will take.
 pub mod pace;
 
-/// Byte order marks and line ends of text files.
-pub mod text_file;
-
-/// Quotation marks of tables.
-pub mod quotes;
-
 /// A dataset's rows and the check of a whole file.
 pub mod dataset;
 
 /// A batch's life, and the lines of its file.
 pub mod batch;
-
-/// Text as PostgreSQL can hold it.
-pub mod storable;

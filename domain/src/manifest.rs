@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     id::{AdapterVersionId, FileId, JobId, NodeId, RunId},
-    run::{Blob, Plan},
+    run::{Blob, Gate, Plan},
     spec::{AdapterSpec, Quantization, TrainSpec},
 };
 
@@ -106,15 +106,6 @@ pub struct Training {
     /// What the publish gate found; `None`: the version is older than this report.
     #[serde(default)]
     pub gate: Option<Gate>,
-}
-
-/// The report of the publish gate: the published file over the base as it is served, beside the adapter in training.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Gate {
-    /// The quantization of the base that both were asked over.
-    pub quantization: Quantization,
-    /// The largest absolute difference of a logit.
-    pub logit_difference: f64,
 }
 
 /// A file of rows.

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bytes::Bytes,
     id::{AdapterVersionId, CheckpointId, JobId, RunId},
-    manifest::Gate,
-    spec::TrainSpec,
+    spec::{Quantization, TrainSpec},
 };
 
 /// What this release speaks.
@@ -136,6 +135,15 @@ pub struct StepMetrics {
     pub step_ms: u64,
     /// Peak resident memory so far.
     pub peak_memory: Bytes,
+}
+
+/// The report of the publish gate: the published file over the base as it is served, beside the adapter in training.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// The quantization of the base that both were asked over.
+    pub quantization: Quantization,
+    /// The largest absolute difference of a logit.
+    pub logit_difference: f64,
 }
 
 /// How much a message matters.

@@ -1,8 +1,9 @@
 //! What a job asks for, checked.
 //!
 //! `api` turns its wire body into a [`Requested`]; [`TrainSpec::check`] (in `check.rs`, the one place that knows every
-//! default and every allowed range) turns that into numbers, or into a [`BadField`] that names the field, the value and
-//! what is allowed. Everything after that point works with a [`TrainSpec`] and decides nothing anew.
+//! default and every allowed range) turns that into numbers, or into a [`BadField`](crate::bad_field::BadField) that
+//! names the field, the value and what is allowed. Everything after that point works with a [`TrainSpec`] and decides
+//! nothing anew.
 
 mod check;
 mod continuing;
@@ -15,18 +16,6 @@ pub use check::BASE_LEARNING_RATE;
 pub use quantization::Quantization;
 
 use crate::{dataset::RowFormat, template_kwargs::TemplateKwargs};
-
-/// A value that the user gave and that cannot be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{param}: {given} is not allowed; it must be {allowed}")]
-pub struct BadField {
-    /// The field's path in the request: `adapter.rank`.
-    pub param: &'static str,
-    /// What was given.
-    pub given: String,
-    /// What may be given.
-    pub allowed: String,
-}
 
 /// What the rows are, and which of their tokens are learnt.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

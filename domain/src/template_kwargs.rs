@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::spec::BadField;
+use crate::bad_field::BadField;
 
 /// The most variables of one request.
 pub const MAX_TEMPLATE_KWARGS: usize = 16;

@@ -16,9 +16,8 @@ use attune_model::{
     adapter::LoraAdapter,
     batch::PackedBatch,
     decoder::{Decoder, Step},
-    gradients::Gradients,
-    matmul::mm,
-    optimizer::{AdamW, AdamWOptions},
+    kernels::matmul::mm,
+    optim::{gradients::Gradients, optimizer::AdamW, options::AdamWOptions},
     train::{TrainOptions, loss_and_gradients},
 };
 use clap::{Args, Parser, ValueEnum};

@@ -17,8 +17,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::ModelError,
-    tensor_file::{TensorFile, is_finite, write_tensors},
-    weights::projection_path,
+    io::{
+        tensor_file::{TensorFile, is_finite, write_tensors},
+        weights::projection_path,
+    },
 };
 
 /// The factors of one projection's correction: `W + s·b·a`, with DoRA each row of that scaled to the length `magnitude`.
@@ -370,7 +372,7 @@ mod tests {
     }
 
     fn architecture() -> Architecture {
-        crate::weights::architecture(&tiny()).unwrap()
+        crate::io::weights::architecture(&tiny()).unwrap()
     }
 
     /// Loads the fixture with one field of its config set.

@@ -12,18 +12,20 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::LoraAdapter,
-    attention::{Attention, Masks},
-    block::{Block, CachedRows, Layout},
     error::ModelError,
-    kv_cache::KvCache,
-    linear::RowGroup,
-    matmul::linear,
-    packed::Source,
-    rms_norm::{RmsNorm, at_least_float},
-    rope::Rope,
+    io::weights::{self, Weights},
+    nn::{
+        attention::Masks,
+        block::{Block, CachedRows, Layout},
+        head::Head,
+        kv_cache::KvCache,
+        linear::{Correction, RowGroup},
+        rms_norm::{RmsNorm, at_least_float},
+        rope::Rope,
+        tiles,
+    },
+    quant::packed::Source,
     segments::{Segment, Segments, in_parts},
-    train::correction,
-    weights::{self, Weights},
 };
 
 /// A frozen decoder. It is `Send` but not `Sync`, as libtorch's tensors are: one thread works with it.
@@ -33,9 +35,7 @@ pub struct Decoder {
     /// `[v, c]`.
     pub(crate) embed: Tensor,
     pub(crate) blocks: Vec<Block>,
-    pub(crate) norm: RmsNorm,
-    /// `[v, c]`; the memory of `embed` where the head is tied.
-    pub(crate) lm_head: Tensor,
+    pub(crate) head: Head,
     pub(crate) rope: Rope,
 }
 
@@ -88,7 +88,7 @@ impl Decoder {
             .collect::<Result<_, _>>()?;
         let norm = RmsNorm { weight: weights.read("model.norm.weight")?, epsilon: architecture.rms_norm_eps };
         let rope = Rope::new(&architecture, Kind::Float, Device::Cpu)?;
-        Ok(Self { architecture, embed, blocks, norm, lm_head, rope })
+        Ok(Self { architecture, embed, blocks, head: Head { norm, lm_head }, rope })
     }
 
     /// The same decoder, computed in another kind, elsewhere: `Double` for tests that want all digits, `BFloat16` on a GPU.
@@ -96,15 +96,13 @@ impl Decoder {
     /// # Errors
     /// [`ModelError::Torch`].
     pub fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
-        let moved = |tensor: &Tensor| tensor.f_to_kind(kind)?.f_to_device(device);
-        let embed = moved(&self.embed)?;
+        let embed = self.embed.f_to_kind(kind)?.f_to_device(device)?;
         let tied = self.architecture.tie_word_embeddings;
         Ok(Self {
             architecture: self.architecture.clone(),
-            lm_head: if tied { embed.shallow_clone() } else { moved(&self.lm_head)? },
+            head: self.head.to(kind, device, tied.then_some(&embed))?,
             embed,
             blocks: self.blocks.iter().map(|block| block.to(kind, device)).collect::<Result<_, _>>()?,
-            norm: self.norm.to(kind, device)?,
             rope: Rope::new(&self.architecture, at_least_float(kind), device)?,
         })
     }
@@ -181,7 +179,7 @@ impl Decoder {
             let groups = groups
                 .iter()
                 .map(|(adapter, rows)| {
-                    Ok(RowGroup { correction: correction(Some(adapter), layer)?, rows: rows.as_ref() })
+                    Ok(RowGroup { correction: Correction::of(Some(adapter), layer)?, rows: rows.as_ref() })
                 })
                 .collect::<Result<Vec<_>, ModelError>>()?;
             x = block.forward_cached(&x, (layer, &sequences), &angles, &groups)?; // [t, c]
@@ -189,7 +187,7 @@ impl Decoder {
         if x.size2()?.0 > told_rows.len() as i64 {
             x = x.f_index_select(0, &Tensor::f_from_slice(&told_rows)?)?; // [rows, c]
         }
-        let logits = self.head(&x)?; // [rows, v]
+        let logits = self.head.logits(&x)?; // [rows, v]
         for step in steps {
             step.cache.advance(step.ids.len() as i64);
         }
@@ -210,9 +208,9 @@ impl Decoder {
         let layout = self.layout(&rows.segments)?;
         let mut x = self.embed(ids)?; // [t, c]
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, None, &layout, correction(adapter, layer)?)?.0; // [t, c]
+            x = block.forward(&x, None, &layout, Correction::of(adapter, layer)?)?.0; // [t, c]
         }
-        self.head(&x)
+        self.head.logits(&x)
     }
 
     /// Ids to rows: `[t, c]`.
@@ -234,7 +232,7 @@ impl Decoder {
             .iter()
             .flat_map(|segment| (segment.first_position()..).take(segment.rows.len()).map(|position| position as i64))
             .collect();
-        let is_tiled = Attention::takes_tiles(self.embed.f_kind()?, self.embed.device());
+        let is_tiled = tiles::is_supported(self.embed.f_kind()?, self.embed.device());
         let masked = if is_tiled { &[] } else { segments };
         let masks = masked
             .iter()
@@ -259,11 +257,6 @@ impl Decoder {
     fn cached_rows<'a>(&self, step: &'a Step<'_>) -> Result<CachedRows<'a>, ModelError> {
         let masks = self.masks(step.ids.len(), step.cache.len() + step.ids.len())?;
         Ok(CachedRows { rows: step.ids.len() as i64, cache: &*step.cache, masks })
-    }
-
-    /// `[t, c] -> [t, v]`.
-    fn head(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        linear(&self.norm.forward(x)?, &self.lm_head, None)
     }
 }
 

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use attune_domain::architecture::Architecture;
 
-use crate::{adapter::LoraAdapter, decoder::Decoder, noise::Dropout, rope::Rope};
+use crate::{adapter::LoraAdapter, decoder::Decoder, nn::rope::Rope, noise::Dropout};
 
 const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
 
@@ -80,7 +80,7 @@ fn loss(decoder: &Decoder, adapter: Trained<'_>, ids: &[u32], trained: &[bool]) 
     for layer in 0..decoder.blocks.len() {
         x = block(decoder, adapter, layer, &x);
     }
-    let logits = norm(&x, &decoder.norm.weight, decoder.norm.epsilon).matmul(&decoder.lm_head.tr());
+    let logits = norm(&x, &decoder.head.norm.weight, decoder.head.norm.epsilon).matmul(&decoder.head.lm_head.tr());
     let log = logits.log_softmax(-1, None);
     let picked = (1..ids.len()).filter(|&at| trained[at]).map(|at| log.get(at as i64 - 1).get(wide[at]));
     -picked.fold(Tensor::zeros([0i64; 0], DOUBLE), |sum, log| sum + log)
@@ -90,8 +90,8 @@ mod tests {
     use super::*;
     use crate::{
         batch::PackedBatch,
-        gradients::Gradients,
         noise::Noise,
+        optim::gradients::Gradients,
         train::{TrainOptions, loss_and_gradients},
     };
     use attune_domain::{

@@ -13,7 +13,7 @@ use crate::{
     adapter::LoraAdapter,
     decoder::{Decoder, Step},
     error::ModelError,
-    kv_cache::KvCache,
+    nn::kv_cache::KvCache,
 };
 
 /// How a served base holds its quantized weights. The answers are the same.

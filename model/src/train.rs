@@ -16,13 +16,15 @@ use tch::Tensor;
 use crate::{
     adapter::LoraAdapter,
     batch::{LossSum, PackedBatch},
-    block::{Saved, no_correction},
     decoder::Decoder,
     error::ModelError,
-    gradients::Gradients,
-    head::{head_loss, rows_of},
-    linear::{Correction, Learning},
+    nn::{
+        block::Saved,
+        head::rows_of,
+        linear::{Correction, Learning},
+    },
     noise::{Dropout, Noise, neftune},
+    optim::gradients::Gradients,
 };
 
 /// How to run a micro-batch.
@@ -98,7 +100,7 @@ pub fn loss_and_gradients(
     }
     let correction = |layer| {
         let dropout = dropout.map(|dropout: Dropout| dropout.at(layer));
-        Ok::<_, ModelError>(Correction { dropout, ..correction(Some(adapter), layer)? })
+        Ok::<_, ModelError>(Correction { dropout, ..Correction::of(Some(adapter), layer)? })
     };
     let predicting = rows_of(&targets, x.device())?; // [m]
     let mut kept = Vec::with_capacity(decoder.blocks.len());
@@ -110,7 +112,7 @@ pub fn loss_and_gradients(
         kept.push(if again { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
         x = y; // [m, c] after the last
     }
-    let (loss, mut dy) = head_loss(decoder, &x, &targets, Some(options.normaliser))?; // [m, c]
+    let (loss, mut dy) = decoder.head.loss(&x, &targets, Some(options.normaliser))?; // [m, c]
     drop(x);
     for (layer, block) in decoder.blocks.iter().enumerate().rev() {
         let (Some(kept), Some(d_out)) = (kept.pop(), dy.take()) else { break };
@@ -137,15 +139,7 @@ pub fn loss(decoder: &Decoder, adapter: Option<&LoraAdapter>, batch: &PackedBatc
     let predicting = rows_of(&targets, x.device())?; // [m]
     for (layer, block) in decoder.blocks.iter().enumerate() {
         let wanted = (layer + 1 == decoder.blocks.len()).then_some(&predicting);
-        x = block.forward(&x, wanted, &layout, correction(adapter, layer)?)?.0; // [t, c], then [m, c]
+        x = block.forward(&x, wanted, &layout, Correction::of(adapter, layer)?)?.0; // [t, c], then [m, c]
     }
-    Ok(head_loss(decoder, &x, &targets, None)?.0)
-}
-
-/// What `adapter` does to a block; `None`: nothing, the base model.
-pub(crate) fn correction(adapter: Option<&LoraAdapter>, layer: usize) -> Result<Correction<'_>, ModelError> {
-    Ok(match adapter {
-        Some(adapter) => Correction { pairs: adapter.layer(layer)?, scale: adapter.scale(), dropout: None },
-        None => no_correction(),
-    })
+    Ok(decoder.head.loss(&x, &targets, None)?.0)
 }

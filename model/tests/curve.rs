@@ -16,10 +16,13 @@ use attune_model::{
     adapter::LoraAdapter,
     batch::{LossSum, PackedBatch},
     decoder::Decoder,
-    gradients::Gradients,
-    optimizer::{AdamW, AdamWOptions},
-    schedule::{self, Course},
-    tensor_file::TensorFile,
+    io::tensor_file::TensorFile,
+    optim::{
+        gradients::Gradients,
+        optimizer::AdamW,
+        options::AdamWOptions,
+        schedule::{self, Course},
+    },
     train::{TrainOptions, loss_and_gradients},
 };
 

@@ -12,8 +12,8 @@ use attune_model::{
     adapter::{LoraAdapter, Provenance},
     batch::PackedBatch,
     decoder::{Decoder, Step},
-    gradients::Gradients,
-    tensor_file::TensorFile,
+    io::tensor_file::TensorFile,
+    optim::gradients::Gradients,
     train::{TrainOptions, loss, loss_and_gradients},
 };
 use tch::{Kind, Tensor};

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use attune_domain::spec::Quantization;
 use attune_model::{
     decoder::{Decoder, Step},
-    kv_cache::KvCache,
+    nn::kv_cache::KvCache,
 };
 
 #[derive(serde::Deserialize)]

@@ -16,9 +16,8 @@ use attune_model::{
     adapter::LoraAdapter,
     batch::PackedBatch,
     decoder::Decoder,
-    gradients::Gradients,
     noise::Noise,
-    optimizer::{AdamW, AdamWOptions},
+    optim::{gradients::Gradients, optimizer::AdamW, options::AdamWOptions},
     train::{TrainOptions, loss, loss_and_gradients},
 };
 use tch::{Device, Kind, Tensor};

@@ -6,10 +6,8 @@ use std::path::PathBuf;
 
 use attune_model::{
     adapter::LoraAdapter,
-    gradients::Gradients,
-    optimizer::{AdamW, AdamWOptions},
-    tensor_file::TensorFile,
-    weights,
+    io::{tensor_file::TensorFile, weights},
+    optim::{gradients::Gradients, optimizer::AdamW, options::AdamWOptions},
 };
 
 fn testdata() -> PathBuf {

@@ -13,11 +13,14 @@ use attune_model::{
     adapter::{LoraAdapter, Provenance},
     batch::PackedBatch,
     decoder::{Decoder, Step},
-    gradients::Gradients,
-    int8::Int8,
-    optimizer::{AdamW, AdamWOptions},
-    schedule::{Course, learning_rate},
-    tensor_file::TensorFile,
+    io::tensor_file::TensorFile,
+    optim::{
+        gradients::Gradients,
+        optimizer::AdamW,
+        options::AdamWOptions,
+        schedule::{Course, learning_rate},
+    },
+    quant::int8::Int8,
     train::{TrainOptions, loss_and_gradients},
 };
 use tch::{Kind, Tensor};

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use attune_domain::offer::Offer;
 use attune_store::{
     db::{self, Single, Tx},
-    node,
-    objects::Objects,
-    offer,
+    files::objects::Objects,
+    runs::{node, offer},
 };
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, Notify};
@@ -15,8 +14,8 @@ use tokio::sync::{Mutex, Notify};
 use crate::{
     config::{Leases, Serving},
     error::SchedulerError,
-    hearing::ApiProbe,
-    provider::Provider,
+    liveness::ApiProbe,
+    providers::provider::Provider,
     validations::Validations,
 };
 

@@ -10,13 +10,8 @@ mod config;
 /// What can go wrong.
 mod error;
 /// Whether runs and replicas could have been heard.
-mod hearing;
-/// This machine as a provider.
-mod local;
-/// The logs of its processes.
-mod logs;
-/// Where processes run.
-mod provider;
+pub(crate) mod liveness;
+mod providers;
 /// Repairs.
 mod reconciler;
 /// Clears up.
@@ -36,7 +31,7 @@ use anyhow::{Context, Result, bail};
 use attune_store::{
     config::DatabaseConfig,
     db::{self, Leadership},
-    objects::Objects,
+    files::objects::Objects,
     queue::{DispatchJob, EnsureReplica, ValidateJob},
 };
 use clap::Parser;
@@ -47,8 +42,8 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     app::App,
     config::Config,
-    hearing::ApiProbe,
-    local::Local,
+    liveness::ApiProbe,
+    providers::local::Local,
     validations::{MAX_VALIDATIONS, Validations},
     webhooks::Sender,
 };

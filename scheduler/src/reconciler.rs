@@ -16,21 +16,26 @@ use std::{
 
 use attune_domain::job::JobState;
 use attune_store::{
-    job,
-    loss::{self, Blame, Loss},
-    money, node, offer,
+    jobs::{
+        job,
+        loss::{self, Blame, Loss},
+        validation,
+    },
     queue::{self, DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, Replica, ReplicaState},
-    run::{self, ActiveRun},
-    validation,
+    runs::{
+        node, offer,
+        run::{self, ActiveRun},
+    },
+    tenancy::money,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
     error::{SchedulerError, chain},
-    hearing::Hearing,
-    provider::Process,
+    liveness::Hearing,
+    providers::provider::Process,
 };
 
 /// Between two passes when nothing rings.

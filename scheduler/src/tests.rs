@@ -11,15 +11,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use attune_domain::{bytes::Bytes, id::JobId, job::JobState, offer::Offer, run::RunEvent, serve::ReplicaReport};
+use attune_domain::{
+    bytes::Bytes,
+    id::JobId,
+    job::{JobState, PauseReason},
+    offer::Offer,
+    run::RunEvent,
+    serve::ReplicaReport,
+};
 use attune_store::{
-    checkpoint, job, money, node,
-    pausing::PauseReason,
+    jobs::{
+        checkpoint, job,
+        validation::{self, MAX_VALIDATION_ATTEMPTS},
+    },
     queue::{DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, ReplicaState, ServedBase},
-    report, run,
+    runs::{node, report, run},
+    tenancy::money,
     testing::{self, Seed, checkpointed, new_job, queued_job, started},
-    validation::{self, MAX_VALIDATION_ATTEMPTS},
 };
 use futures::future::BoxFuture;
 use sqlx::PgPool;
@@ -28,8 +37,8 @@ use crate::{
     app::App,
     config::{Leases, Serving},
     error::ProviderError,
-    hearing::ApiProbe,
-    provider::{Launch, Process, Provider},
+    liveness::ApiProbe,
+    providers::provider::{Launch, Process, Provider},
     reconciler::{self, Memory},
     tasks::Handle,
 };
@@ -259,7 +268,7 @@ async fn a_trainer_that_died_leaves_its_last_words_in_the_jobs_events(pool: PgPo
     house.reconcile().await;
     assert_eq!(house.job(id).await.state, JobState::Queued);
     let mut conn = house.app.pool.acquire().await.unwrap();
-    let told = attune_store::job_event::list(&mut conn, house.seed.project_id, id, None, 1).await.unwrap();
+    let told = attune_store::jobs::job_event::list(&mut conn, house.seed.project_id, id, None, 1).await.unwrap();
     assert_eq!(
         told[0].message,
         "attune-trainer ended (signal: 9); the job is queued again, for another attempt in 5 s"

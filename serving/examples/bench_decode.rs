@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use attune_domain::{bytes::Bytes, serve::Sampling, spec::Quantization};
 use attune_model::decoder::Decoder;
-use attune_serving::{
+use attune_serving::decoding::{
     engine::{self, EngineHandle, Limits},
     sampling::Sampler,
     sequence::{Drawn, Work},

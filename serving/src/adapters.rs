@@ -16,15 +16,15 @@ use attune_domain::{
     bytes::Bytes,
     serve::{AdapterKey, AdapterRef},
 };
-use attune_model::{adapter::LoraAdapter, tensor_file::TensorFile};
+use attune_model::{adapter::LoraAdapter, io::tensor_file::TensorFile};
 use attune_node::Cache;
 use attune_text::model::{TextModel, adapter_template};
 use reqwest::Client;
 use tokio::sync::{Notify, OnceCell};
 
 use crate::{
-    error::Failure,
-    grammar::Grammars,
+    answering::grammar::Grammars,
+    error::{Failure, chain},
     residency::{Reservation, ResidentBudget},
 };
 
@@ -231,10 +231,4 @@ fn text_of(folder: &Path, base: Arc<TextModel>) -> Result<Arc<TextModel>, String
         return Ok(base);
     }
     base.with_template(&source).map(Arc::new).map_err(|e| chain(&e))
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -1,6 +1,6 @@
-//! Why a request gets no answer, in the stable words of [`GenerateEvent::Failed`].
+//! Why a request gets no answer, in the stable words of [`GenerateEvent::Failed`], and errors as text.
 
-use attune_domain::{serve::GenerateEvent, tenant_text::for_tenant};
+use attune_domain::{serve::GenerateEvent, text::tenant_text::for_tenant};
 use attune_text::error::EncodeError;
 
 /// A request's failure.
@@ -81,4 +81,10 @@ impl From<Failure> for GenerateEvent {
         let param = if let Failure::Request { param, .. } = &failure { Some((*param).to_owned()) } else { None };
         Self::Failed { code: failure.code().into(), message: for_tenant(&failure.to_string()), param }
     }
+}
+
+/// Joins an error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -5,10 +5,7 @@
 
 use std::{
     convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use attune_domain::serve::{GenerateEvent, GenerateRequest};
@@ -22,34 +19,17 @@ use axum::{
     routing::{get, post},
 };
 use futures::StreamExt;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::TaskTracker;
 
-use crate::{adapters::Adapters, admission::Admission, answer::answer, engine::EngineHandle};
+use crate::{answering::answer::answer, app::App};
 
 /// A request's length at most. The platform has smaller limits of its own.
 const MAX_BODY: usize = 32 << 20;
 /// Events that wait for a slow client; then the telling waits, while the engine goes on.
 const EVENTS_AHEAD: usize = 64;
-
-/// What requests need.
-pub struct App {
-    /// Whose bearer may come in.
-    pub token: SecretString,
-    /// The adapters.
-    pub adapters: Adapters,
-    /// The engine.
-    pub engine: EngineHandle,
-    /// Who may come in.
-    pub admission: Arc<Admission>,
-    /// Requests that are being answered.
-    pub requests: TaskTracker,
-    /// How many they are.
-    pub active: AtomicU64,
-}
 
 /// The routes.
 pub fn router(app: Arc<App>) -> Router {

@@ -4,20 +4,11 @@
 //! the answer's tokens together with everybody else's, [`answer`] turns them into text. Suggested order of reading:
 
 pub mod adapters;
-pub mod admission;
-pub mod answer;
+pub mod answering;
+pub mod app;
 pub mod config;
-pub mod engine;
+pub mod decoding;
 pub mod error;
-pub mod grammar;
 pub mod http;
-pub mod life;
-mod pass;
-mod prefixes;
+pub mod replica;
 pub mod residency;
-pub mod sampling;
-pub mod scores;
-pub mod sequence;
-pub mod stop;
-mod telling;
-mod turns;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use attune_process::{log, parent};
-use attune_serving::{config::Config, life::serve};
+use attune_serving::{config::Config, replica::serve};
 use clap::Parser;
 
 fn main() -> ExitCode {

@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::{error::StoreError, seal::SealKey};
+use crate::{error::StoreError, webhooks::seal::SealKey};
 
 /// `[database]`.
 #[derive(Debug, Clone, Deserialize)]

@@ -14,7 +14,7 @@ use sqlx::{
 use uuid::Uuid;
 
 pub use crate::connection::{Single, Tx};
-use crate::{audit::Origin, config::DatabaseConfig, error::StoreError};
+use crate::{config::DatabaseConfig, error::StoreError, tenancy::audit::Origin};
 
 /// Our own migrations; apalis has its own, in its own schema.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");

@@ -1,6 +1,10 @@
 //! What can go wrong, by what a caller can do about it.
 
-use attune_domain::{batch::IllegalBatchStep, job::IllegalTransition, spec::Quantization};
+use attune_domain::{
+    batch::IllegalBatchStep,
+    job::{IllegalTransition, PauseReason},
+    spec::Quantization,
+};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -206,6 +210,14 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
 pub(crate) fn quantization(column: &'static str, name: &str) -> Result<Quantization, StoreError> {
     Quantization::from_name(name)
         .ok_or_else(|| StoreError::Corrupt { column, cause: format!("'{name}' names no quantization").into() })
+}
+
+/// Reads `job.pause_reason`.
+pub(crate) fn pause_reason(name: &str) -> Result<PauseReason, StoreError> {
+    PauseReason::from_name(name).ok_or_else(|| StoreError::Corrupt {
+        column: "job.pause_reason",
+        cause: format!("'{name}' is no reason").into(),
+    })
 }
 
 /// Writes a JSON column.

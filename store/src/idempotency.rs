@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{db::Tenant, error::StoreError, sweep::Batch};
+use crate::{db::Tenant, error::StoreError, sweep_batch::Batch};
 
 /// How long a claim lasts without being renewed, in seconds.
 pub const HELD_SECONDS: i32 = 60;

@@ -2,7 +2,7 @@
 
 use attune_domain::{
     id::{Id, Kind},
-    key_text,
+    text::key_text,
 };
 use rand::RngExt;
 use sha2::{Digest, Sha256};

@@ -6,7 +6,7 @@ use attune_domain::id::{JobId, ReplicaId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, sweep::Batch};
+use crate::{error::StoreError, sweep_batch::Batch};
 
 /// A kind of message.
 pub trait Task: Serialize + DeserializeOwned + Clone + Send + Sync + Unpin + 'static {

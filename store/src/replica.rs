@@ -7,19 +7,21 @@ use attune_domain::{
     run::Directive,
     serve::{CONTRACT_VERSION, ReplicaReply, ReplicaReport, ServeSpec},
     spec::Quantization,
-    tenant_text::for_tenant,
+    text::tenant_text::for_tenant,
 };
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
     error::{StoreError, quantization},
+    files::objects::Objects,
     mint,
-    node::{self, NewNode},
-    objects::Objects,
-    outbox,
     queue::{self, EnsureReplica},
-    run_spec,
+    runs::{
+        node::{self, NewNode},
+        run_spec,
+    },
+    webhooks::outbox,
 };
 
 /// Where a replica is.

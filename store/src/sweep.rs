@@ -10,21 +10,19 @@ use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 
 use crate::{
-    blob, checkpoint, db, error::StoreError, file, idempotency, objects::Objects, project_blob, queue, run_blob,
-    upload, webhook_queue,
+    db,
+    error::StoreError,
+    files::{blob, file, objects::Objects, project_blob, upload},
+    idempotency,
+    jobs::checkpoint,
+    queue,
+    runs::run_blob,
+    sweep_batch::Batch,
+    webhooks::webhook_queue,
 };
 
 /// The time for one kind in one pass; the next pass goes on with the rest.
 pub const KIND_SECONDS: u64 = 60;
-
-/// What one batch came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// What went: rows, or objects.
-    pub gone: u64,
-    /// Whether there may be more that is due.
-    pub has_more: bool,
-}
 
 /// How much of a kind went in a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,25 +6,28 @@ use attune_domain::{
     dataset::RowFormat,
     id::{BaseModelId, FileId, JobId, ProjectId, ReplicaId, RunId},
     job::JobEvent,
-    manifest::Gate,
-    run::{Blob, Plan, Report, RunEvent, StepMetrics},
+    run::{Blob, Gate, Plan, Report, RunEvent, StepMetrics},
     spec::{Requested, TrainSpec},
 };
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    base_model,
+    adapters::base_model,
     config::ObjectStoreConfig,
     db,
     error::StoreError,
-    file::{self, Dataset, NewFile, Source},
-    job::{self, FileFacts, NewJob, Step, TokenFacts},
+    files::{
+        file::{self, Dataset, NewFile, Source},
+        objects::Objects,
+    },
+    jobs::job::{self, FileFacts, NewJob, Step, TokenFacts},
     mint,
-    node::NewNode,
-    objects::Objects,
     queue::Task,
-    run::{self, NewRun, Run},
-    tenant,
+    runs::{
+        node::NewNode,
+        run::{self, NewRun, Run},
+    },
+    tenancy::tenant,
 };
 
 /// The token of every run that [`claimed_run`] makes.
@@ -135,7 +138,7 @@ pub async fn queued_job(tx: &mut PgConnection, seed: Seed) -> Result<JobId, Stor
 /// # Errors
 /// Any [`StoreError`].
 pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, StoreError> {
-    let resume_id = crate::checkpoint::newest(tx, job_id).await?.map(|checkpoint| checkpoint.checkpoint_id);
+    let resume_id = crate::jobs::checkpoint::newest(tx, job_id).await?.map(|checkpoint| checkpoint.checkpoint_id);
     let plan = Plan {
         micro_batch_size: 4,
         micro_batch_tokens: 1024,

@@ -9,11 +9,13 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    adapter::{self, AdapterVersion},
-    adapter_alias,
+    adapters::{
+        adapter::{self, AdapterVersion},
+        adapter_alias,
+    },
     db::Tenant,
     error::StoreError,
-    member, money,
+    tenancy::{member, money},
 };
 
 /// A kind of thing that has versions.

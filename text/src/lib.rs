@@ -21,6 +21,9 @@ mod json;
 /// Python's `str` and `repr`.
 mod repr;
 
+/// The sentence that says why a chat template does not compile or render.
+mod template_error;
+
 /// Chat templates, rendered as transformers renders them.
 pub mod template;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use attune_domain::{template_kwargs::TemplateKwargs, text_file::model_document};
+use attune_domain::{template_kwargs::TemplateKwargs, text::text_file::model_document};
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -20,20 +20,16 @@ use crate::json::tojson;
 use crate::sandbox::{
     builtins,
     meter::{Allowance, Metered, Printed, prints_too_much},
-    rewrite::rewrite,
+    rewrite::{NAME, rewrite},
     steps,
 };
+use crate::template_error::reason;
 
 /// Steps that one rendering may take; a chat of a thousand messages takes some ten thousand.
 const FUEL: u64 = 20_000_000;
 
-/// Characters of what a template says when it refuses, at most.
-const MAX_REASON_CHARS: usize = 1000;
-
 /// Bytes of a format of time, at most.
 const MAX_TIME_FORMAT_BYTES: usize = 1000;
-
-pub(crate) const NAME: &str = "chat_template";
 
 /// The variable that holds what `strftime_now` takes for now, in seconds since 1970.
 const NOW: &str = "__now";
@@ -194,20 +190,6 @@ impl ChatTemplate {
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
-    }
-}
-
-/// What a template's author wanted said, or what went wrong and in which line.
-pub(crate) fn reason(error: &Error) -> String {
-    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    let detail = match detail.char_indices().nth(MAX_REASON_CHARS) {
-        Some((end, _)) => format!("{}…", &detail[..end]),
-        None => detail,
-    };
-    match (error.kind(), error.line()) {
-        (ErrorKind::InvalidOperation, _) if error.detail().is_some() => detail,
-        (_, Some(line)) => format!("{detail} (line {line} of the template)"),
-        (_, None) => detail,
     }
 }
 

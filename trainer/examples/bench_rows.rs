@@ -17,8 +17,7 @@ use attune_model::{
     adapter::LoraAdapter,
     batch::PackedBatch,
     decoder::Decoder,
-    gradients::Gradients,
-    optimizer::{AdamW, AdamWOptions},
+    optim::{gradients::Gradients, optimizer::AdamW, options::AdamWOptions},
     train::{TrainOptions, loss_and_gradients},
 };
 use attune_text::{
@@ -26,8 +25,8 @@ use attune_text::{
     model::TextModel,
 };
 use attune_trainer::{
+    data::sampler::{Cut, micro_batches},
     memory,
-    sampler::{Cut, micro_batches},
 };
 use clap::Parser;
 

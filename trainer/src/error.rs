@@ -8,9 +8,10 @@ use attune_domain::{
 };
 use attune_model::error::ModelError;
 use attune_node::NodeError;
-use attune_text::{error::TextError, tally::RowsError};
-
-use crate::guard::Fault;
+use attune_text::{
+    error::TextError,
+    tally::{NAMED_LINES, RowsError},
+};
 
 /// Why a run ends without an adapter.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +44,7 @@ pub enum TrainerError {
         "step {}: {} is not a finite number{}; the step was not taken. Rows (by line): {}",
         .0.step, .0.what, if .0.again { ", at half the learning rate too" } else { "" }, .0.named_lines()
     )]
-    NonFinite(Fault),
+    NonFinite(NonFinite),
     /// The memory ran out.
     #[error(
         "the memory ran out: {predicted} were predicted, {available} are available now, {peak} were used at the peak"
@@ -157,6 +158,31 @@ impl TrainerError {
     }
 }
 
+/// A number that is NaN or infinite, in a step that was therefore not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NonFinite {
+    /// The step that was not taken.
+    pub step: u64,
+    /// The name of the number: the loss, the gradients' norm, a factor.
+    pub what: String,
+    /// The file's lines that were at work, sorted.
+    pub lines: Vec<u64>,
+    /// The run has gone back once already.
+    pub again: bool,
+}
+
+impl NonFinite {
+    /// Returns the first lines, for a sentence.
+    #[must_use]
+    pub fn named_lines(&self) -> String {
+        let mut named: Vec<String> = self.lines.iter().take(NAMED_LINES).map(u64::to_string).collect();
+        if self.lines.len() > NAMED_LINES {
+            named.push("…".into());
+        }
+        named.join(", ")
+    }
+}
+
 /// An error with its causes, in one sentence.
 #[must_use]
 pub fn in_full(error: &dyn Error) -> String {
@@ -219,5 +245,11 @@ mod tests {
         };
         assert_eq!((code.as_str(), param.as_deref()), ("invalid_base_model", Some("model")));
         assert!(message.contains("model.norm.weight"), "{message}");
+    }
+
+    #[test]
+    fn a_non_finite_number_names_its_first_lines() {
+        let found = NonFinite { step: 3, what: "the loss".into(), lines: (1..=40).collect(), again: false };
+        assert!(found.named_lines().ends_with("31, 32, …"));
     }
 }

@@ -3,17 +3,34 @@
 //! It knows one address and one token, holds no credential of the database or the bucket, and moves objects through
 //! presigned URLs. What it is told and what it says is [`attune_domain::run`]. Read in this order.
 
+pub mod checkpoints;
 /// What it is started with.
 pub mod config;
 
+/// Losses that jump.
+pub mod loss_spikes;
+/// A learning rate, found.
+pub mod lr_finder;
+pub mod publishing;
 /// The whole flow.
 pub mod run;
+
+/// The handles that all phases share.
+pub mod context;
+
+/// The files that a run reads.
+pub mod inputs;
+
+/// The state that all phases work on.
+pub mod session;
+
+pub mod data;
 
 /// First phase: files to model, adapter, optimiser, rows.
 pub mod setup;
 
-/// Rows to tokens.
-pub mod data;
+/// The optimizer's options.
+mod optimizer;
 
 /// Second phase: optimiser steps, from the first to the last.
 pub mod train;
@@ -21,44 +38,11 @@ pub mod train;
 /// One of them.
 pub mod step;
 
-/// Which rows a step trains on.
-pub mod sampler;
-
-/// The model card of a published folder.
-mod card;
-
-/// Rows to what goes through the decoder.
-pub(crate) mod batches;
-
 /// A pass over held-out rows.
 pub mod validate;
 
 /// When more training helps no more.
 pub mod early_stopping;
-
-/// Numbers that are none, losses that jump.
-pub mod guard;
-
-/// A learning rate, found.
-pub mod range_test;
-
-/// How far a run is.
-pub mod progress;
-
-/// A state to go on from.
-pub mod checkpoint;
-
-/// Files that are whole together or not at all.
-pub mod manifest;
-
-/// Numbers that stay the same in a file.
-pub mod exact;
-
-/// Third phase: the adapter, checked and put.
-pub mod publish;
-
-/// Files into the object store.
-pub mod blobs;
 
 /// Events to the platform, stops from it.
 pub mod report;

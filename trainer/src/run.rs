@@ -3,60 +3,27 @@
 //! The network belongs to tokio, the tensors to one thread of their own. That thread is the run's edge: whatever goes
 //! wrong behind it, a panic of libtorch too, becomes the run's last event.
 
-use std::{
-    any::Any,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{any::Any, path::Path, time::Duration};
 
-use attune_domain::run::{CONTRACT_VERSION, RemoteFile, RunEvent, RunSpec};
-use attune_node::{Cache, Folder, NodeError, Platform, fetch, http_client};
+use attune_domain::run::{CONTRACT_VERSION, RunEvent, RunSpec};
+use attune_node::{Cache, NodeError, Platform, http_client};
 use backon::Retryable;
-use reqwest::Client;
 use tokio::runtime::Handle;
 
 use crate::{
     config::Config,
-    error::{TrainerError, in_full, without_frames},
+    context::RunContext,
+    error::{TrainerError, without_frames},
+    inputs::{Inputs, download_inputs},
     memory,
-    publish::publish,
+    publishing::publish::publish,
     report::{Reporter, Voice, patience},
-    setup::Session,
+    setup::set_up,
     train::train,
 };
 
 /// How long a run that was taken away may take to leave in good order.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// What the phases need beside tensors.
-pub struct Link {
-    /// For blobs.
-    pub platform: Platform,
-    /// For events and stops.
-    pub voice: Voice,
-    /// The run's fence.
-    pub run_lease: i64,
-    /// A folder for what is written on the way; it goes with the run.
-    pub scratch: PathBuf,
-    /// For requests from the tensors' thread.
-    pub network: Handle,
-}
-
-/// What was brought to this node.
-pub struct Fetched {
-    /// A Hugging Face folder.
-    pub base: Folder,
-    /// Where the base's packed weights are, or will be.
-    pub packed_base: PathBuf,
-    /// JSONL.
-    pub training_file: PathBuf,
-    /// JSONL.
-    pub validation_file: Option<PathBuf>,
-    /// The checkpoint's files, if the run goes on from one.
-    pub checkpoint: Option<PathBuf>,
-    /// The adapter's files, if the job continues from one and this run does not go on from a checkpoint.
-    pub continue_from: Option<PathBuf>,
-}
 
 /// Runs the run. `true`: the platform has taken the last event.
 ///
@@ -104,11 +71,11 @@ async fn phases(platform: Platform, spec: RunSpec, voice: Voice, cache_dir: &Pat
     }
     let cache = Cache::open(cache_dir)?;
     let scratch = cache.scratch()?;
-    let fetched = tokio::select! {
+    let inputs = tokio::select! {
         () = voice.stop_asked() => return Err(TrainerError::Stopped { step: spec.resume.as_ref().map_or(0, |r| r.step) }),
-        fetched = bring(&platform, &spec, &cache, scratch.path()) => fetched?,
+        inputs = download_inputs(&platform, &spec, &cache, scratch.path()) => inputs?,
     };
-    let link = Link {
+    let context = RunContext {
         platform,
         voice,
         run_lease: spec.run_lease,
@@ -116,7 +83,7 @@ async fn phases(platform: Platform, spec: RunSpec, voice: Voice, cache_dir: &Pat
         network: Handle::current(),
     };
     let predicted = spec.plan.predicted_peak;
-    let working = tokio::task::spawn_blocking(move || work(spec, &fetched, &link));
+    let working = tokio::task::spawn_blocking(move || work(spec, &inputs, &context));
     let outcome = working.await.unwrap_or_else(|fault| match fault.try_into_panic() {
         Ok(panic) => Err(TrainerError::Internal(format!("the trainer panicked: {}", words_of(&*panic)))),
         Err(fault) => Err(TrainerError::Internal(fault.to_string())),
@@ -130,55 +97,11 @@ async fn phases(platform: Platform, spec: RunSpec, voice: Voice, cache_dir: &Pat
     })
 }
 
-/// Everything that the run reads, onto this node.
-async fn bring(platform: &Platform, spec: &RunSpec, cache: &Cache, scratch: &Path) -> Result<Fetched, TrainerError> {
-    let client = platform.client();
-    let base = cache.folder(client, "base", &spec.base_digest, &spec.base).await?;
-    let folder = |name: &str| {
-        let path = scratch.join(name);
-        std::fs::create_dir_all(&path).map_err(TrainerError::io(&path)).map(|()| path)
-    };
-    let training_file = fetch(client, &spec.training_file, &folder("training")?).await?;
-    let validation_file = match &spec.validation_file {
-        Some(file) => Some(fetch(client, file, &folder("validation")?).await?),
-        None => None,
-    };
-    let packed_base = cache.packed_base(&spec.base_digest, spec.train.quantization)?;
-    let mut fetched =
-        Fetched { base, packed_base, training_file, validation_file, checkpoint: None, continue_from: None };
-    match (&spec.resume, &spec.continue_from) {
-        (Some(resume), _) => {
-            let there = fetch_all(client, &resume.files, folder("resume")?).await;
-            fetched.checkpoint = Some(there.map_err(|why| match is_damage(&why) {
-                true => TrainerError::Checkpoint(in_full(&why)),
-                false => why.into(),
-            })?);
-        }
-        (None, Some(first)) => {
-            fetched.continue_from = Some(fetch_all(client, &first.files, folder("continue_from")?).await?);
-        }
-        (None, None) => {}
-    }
-    Ok(fetched)
-}
-
-/// The object is gone or another one, and will be the next time.
-const fn is_damage(why: &NodeError) -> bool {
-    matches!(why, NodeError::Changed { .. } | NodeError::Refused { status: 404, .. })
-}
-
-async fn fetch_all(client: &Client, files: &[RemoteFile], into: PathBuf) -> Result<PathBuf, NodeError> {
-    for file in files {
-        fetch(client, file, &into).await?;
-    }
-    Ok(into)
-}
-
 /// The tensors' thread.
-fn work(spec: RunSpec, fetched: &Fetched, link: &Link) -> Result<RunEvent, TrainerError> {
-    let mut session = Session::set_up(spec, fetched, &link.scratch)?;
-    train(&mut session, link)?;
-    publish(session, fetched, link)
+fn work(spec: RunSpec, inputs: &Inputs, context: &RunContext) -> Result<RunEvent, TrainerError> {
+    let mut session = set_up(spec, inputs, &context.scratch)?;
+    train(&mut session, context)?;
+    publish(session, inputs, context)
 }
 
 fn words_of(panic: &(dyn Any + Send)) -> &str {

@@ -7,21 +7,24 @@ use attune_model::{
     adapter::LoraAdapter,
     batch::{LossSum, PackedBatch},
     error::ModelError,
-    gradients::Gradients,
-    schedule::{self, Course},
+    optim::{
+        gradients::Gradients,
+        schedule::{self, Course},
+    },
     train::loss_and_gradients,
 };
 use serde_json::json;
 
 use crate::{
-    batches::{NoisePlace, length_of, options, packed},
-    error::TrainerError,
-    exact::Exact,
-    guard::{Fault, lines_of},
+    checkpoints::exact::Exact,
+    context::RunContext,
+    data::{
+        batches::{NoisePlace, length_of, lines_of, options, packed},
+        sampler::micro_batches,
+    },
+    error::{NonFinite, TrainerError},
     memory,
-    run::Link,
-    sampler::micro_batches,
-    setup::Session,
+    session::Session,
 };
 
 /// A step whose gradients are there and finite, and that changed nothing yet.
@@ -42,11 +45,11 @@ pub(crate) fn compute(
     session: &mut Session,
     step: u64,
     gradients: &mut Gradients,
-    link: &Link,
+    context: &RunContext,
 ) -> Result<Option<Computed>, TrainerError> {
     let started = Instant::now();
     let rows = session.sampler.batch(step);
-    let Some((loss, tokens)) = accumulate(session, (&session.adapter, step), &rows, (&mut *gradients, link))? else {
+    let Some((loss, tokens)) = accumulate(session, (&session.adapter, step), &rows, (&mut *gradients, context))? else {
         return Ok(None);
     };
     let grad_norm = gradients.clip(session.spec.train.max_grad_norm)?;
@@ -55,7 +58,7 @@ pub(crate) fn compute(
         (false, _) => "the loss",
         (true, false) => "the gradients' norm",
     };
-    Err(fault(session, step, &rows, what.into()))
+    Err(non_finite(session, step, &rows, what.into()))
 }
 
 /// The gradients of `adapter` over the effective batch of a step, its loss and its tokens; cut up as the plan has it, which
@@ -64,7 +67,7 @@ pub(crate) fn accumulate(
     session: &Session,
     (adapter, step): (&LoraAdapter, u64),
     rows: &[usize],
-    (gradients, link): (&mut Gradients, &Link),
+    (gradients, context): (&mut Gradients, &RunContext),
 ) -> Result<Option<(LossSum, u64)>, TrainerError> {
     let batches = micro_batches(rows.to_vec(), length_of(&session.rows), session.cut())
         .iter()
@@ -74,7 +77,7 @@ pub(crate) fn accumulate(
     gradients.clear()?;
     let mut loss = LossSum::default();
     for (micro_batch, batch) in batches.iter().enumerate() {
-        if link.voice.is_stop_asked()? {
+        if context.voice.is_stop_asked()? {
             return Ok(None);
         }
         let options = options(session, normaliser, NoisePlace { step, micro_batch });
@@ -92,13 +95,13 @@ pub(crate) fn apply(
     session: &mut Session,
     computed: &Computed,
     gradients: &Gradients,
-    link: &Link,
+    context: &RunContext,
 ) -> Result<(), TrainerError> {
     let (started, step, loss) = (Instant::now(), computed.step, computed.loss.mean());
     let learning_rate = learning_rate(session, step);
     match session.optimizer.step(&mut session.adapter, gradients, learning_rate) {
         Err(ModelError::NotFinite(name)) => {
-            return Err(fault(session, step, &computed.rows, format!("factor '{name}' after it")));
+            return Err(non_finite(session, step, &computed.rows, format!("factor '{name}' after it")));
         }
         outcome => outcome?,
     }
@@ -127,26 +130,26 @@ pub(crate) fn apply(
         "step {step} of {}",
         session.total_steps
     );
-    link.voice.say(RunEvent::Step(metrics))?;
+    context.voice.say(RunEvent::Step(metrics))?;
     match session.progress.spikes.see(loss) {
-        Some(mean) => say_spike(step, loss, mean, link),
+        Some(mean) => say_spike(step, loss, mean, context),
         None => Ok(()),
     }
 }
 
-fn say_spike(step: u64, loss: f64, mean: f64, link: &Link) -> Result<(), TrainerError> {
+fn say_spike(step: u64, loss: f64, mean: f64, context: &RunContext) -> Result<(), TrainerError> {
     let text = format!(
         "Step {step}: the training loss, {loss:.4}, is for the fifth step in a row at least twice the mean of the steps \
          before, {mean:.4}"
     );
     tracing::warn!(step, loss, mean, "{text}");
     let data = json!({"step": step, "loss": loss, "mean": mean});
-    link.voice.say(RunEvent::Message { level: MessageLevel::Warn, text, data })
+    context.voice.say(RunEvent::Message { level: MessageLevel::Warn, text, data })
 }
 
-fn fault(session: &Session, step: u64, rows: &[usize], what: String) -> TrainerError {
+fn non_finite(session: &Session, step: u64, rows: &[usize], what: String) -> TrainerError {
     let again = session.progress.went_back_at.is_some();
-    TrainerError::NonFinite(Fault { step, what, lines: lines_of(&session.rows, rows), again })
+    TrainerError::NonFinite(NonFinite { step, what, lines: lines_of(&session.rows, rows), again })
 }
 
 /// The rate of a step, counted from 1. The library counts from 0 and gives the first step of a warm-up a rate of zero;

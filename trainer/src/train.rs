@@ -7,27 +7,27 @@
 use std::time::Instant;
 
 use attune_domain::run::{MessageLevel, RunEvent};
-use attune_model::{gradients::Gradients, train::loss_and_gradients};
+use attune_model::{optim::gradients::Gradients, train::loss_and_gradients};
 use serde_json::json;
 
 use crate::{
-    batches::{NoisePlace, length_of, options, packed},
-    checkpoint, early_stopping,
-    error::TrainerError,
-    exact::Exact,
-    guard::Fault,
-    memory, range_test,
-    run::Link,
-    sampler::micro_batches,
-    setup::{Origin, Session},
+    checkpoints::{best_adapter, checkpoint, exact::Exact, restore::restore},
+    context::RunContext,
+    data::{
+        batches::{NoisePlace, length_of, options, packed},
+        sampler::micro_batches,
+    },
+    error::{NonFinite, TrainerError},
+    lr_finder, memory,
+    session::{Origin, Session},
     step, validate,
 };
 
 /// The rehearsal is left out when it would be more than this share of the work, one in so many micro-batches.
 const REHEARSAL_SHARE: u64 = 50;
 
-/// What a training has beside its session.
-struct Work {
+/// The state of a training beside its session.
+struct TrainState {
     gradients: Gradients,
     /// The step of the newest checkpoint.
     kept_step: u64,
@@ -40,28 +40,28 @@ struct Work {
 /// # Errors
 /// [`TrainerError::NonFinite`]: for the second time. [`TrainerError::Stopped`], after a last checkpoint.
 /// [`TrainerError::Ended`], [`TrainerError::Model`], [`TrainerError::Node`].
-pub fn train(session: &mut Session, link: &Link) -> Result<(), TrainerError> {
-    link.voice.say(RunEvent::Started {
+pub fn train(session: &mut Session, context: &RunContext) -> Result<(), TrainerError> {
+    context.voice.say(RunEvent::Started {
         total_steps: session.total_steps,
         tokens_per_epoch: (0..session.rows.len()).map(|row| length_of(&session.rows)(row) as u64).sum(),
         trainable_weights: session.adapter.bytes() / 4,
     })?;
     let gradients = Gradients::zeros(&session.adapter)?;
-    let mut work = Work { gradients, kept_step: session.progress.step, valid_loss: None };
-    rehearse(session, &mut work.gradients)?;
+    let mut state = TrainState { gradients, kept_step: session.progress.step, valid_loss: None };
+    rehearse(session, &mut state.gradients)?;
     if session.spec.train.learning_rate_auto && session.progress.found_learning_rate.is_none() {
-        let Some(found) = range_test::find(session, &mut work.gradients, link)? else {
+        let Some(found) = lr_finder::find(session, &mut state.gradients, context)? else {
             return Err(TrainerError::Stopped { step: 0 });
         };
         session.progress.found_learning_rate = Some(Exact(found));
     }
     loop {
-        match go_on(session, &mut work, link) {
-            Err(TrainerError::NonFinite(fault)) if !fault.again => go_back(session, &mut work, &fault, link)?,
+        match go_on(session, &mut state, context) {
+            Err(TrainerError::NonFinite(fault)) if !fault.again => go_back(session, &mut state, &fault, context)?,
             outcome => outcome?,
         }
         if is_done(session) {
-            return early_stopping::conclude(session, link);
+            return best_adapter::conclude(session, context);
         }
     }
 }
@@ -72,34 +72,34 @@ fn is_done(session: &Session) -> bool {
 }
 
 /// Takes steps until none is left, or something is not finite.
-fn go_on(session: &mut Session, work: &mut Work, link: &Link) -> Result<(), TrainerError> {
+fn go_on(session: &mut Session, state: &mut TrainState, context: &RunContext) -> Result<(), TrainerError> {
     loop {
         if validate::is_due(session) {
-            match validate::validate(session, link)? {
-                Some(loss) => work.valid_loss = Some(loss),
-                None => return stop(session, work, link),
+            match validate::validate(session, context)? {
+                Some(loss) => state.valid_loss = Some(loss),
+                None => return stop(session, state, context),
             }
         }
         if is_done(session) {
-            return keep_if_due(session, work, link);
+            return keep_if_due(session, state, context);
         }
         let step = session.progress.step + 1;
-        let Some(computed) = step::compute(session, step, &mut work.gradients, link)? else {
-            return stop(session, work, link);
+        let Some(computed) = step::compute(session, step, &mut state.gradients, context)? else {
+            return stop(session, state, context);
         };
-        keep_if_due(session, work, link)?;
-        step::apply(session, &computed, &work.gradients, link)?;
-        work.valid_loss = None;
+        keep_if_due(session, state, context)?;
+        step::apply(session, &computed, &state.gradients, context)?;
+        state.valid_loss = None;
     }
 }
 
-fn keep_if_due(session: &mut Session, work: &mut Work, link: &Link) -> Result<(), TrainerError> {
+fn keep_if_due(session: &mut Session, state: &mut TrainState, context: &RunContext) -> Result<(), TrainerError> {
     let step = session.progress.step;
-    if step == work.kept_step || !step.is_multiple_of(session.spec.train.checkpoint_every_steps.max(1)) {
+    if step == state.kept_step || !step.is_multiple_of(session.spec.train.checkpoint_every_steps.max(1)) {
         return Ok(());
     }
-    let folder = checkpoint::keep(session, work.valid_loss, link)?;
-    work.kept_step = step;
+    let folder = checkpoint::keep(session, state.valid_loss, context)?;
+    state.kept_step = step;
     let before = std::mem::replace(&mut session.origin, Origin::Checkpoint(folder));
     match before {
         Origin::Checkpoint(folder) => std::fs::remove_dir_all(&folder).map_err(TrainerError::io(&folder)),
@@ -108,14 +108,19 @@ fn keep_if_due(session: &mut Session, work: &mut Work, link: &Link) -> Result<()
 }
 
 /// Goes back to the last good state, once, to go on at half the learning rate for the rest of the run.
-fn go_back(session: &mut Session, work: &mut Work, fault: &Fault, link: &Link) -> Result<(), TrainerError> {
+fn go_back(
+    session: &mut Session,
+    state: &mut TrainState,
+    fault: &NonFinite,
+    context: &RunContext,
+) -> Result<(), TrainerError> {
     let found = session.progress.found_learning_rate;
-    let state = session.origin.state(&session.spec, &session.decoder, &link.scratch)?;
-    (session.adapter, session.optimizer, session.progress) = state;
+    let restored = restore(&session.origin, &session.spec, &session.decoder, &context.scratch)?;
+    (session.adapter, session.optimizer, session.progress) = restored;
     session.progress.found_learning_rate = found;
     session.progress.learning_rate_scale = Exact(0.5);
     session.progress.went_back_at = Some(fault.step);
-    work.valid_loss = None;
+    state.valid_loss = None;
     let (step, back_to) = (fault.step, session.progress.step);
     let text = format!(
         "Step {step}: {} is not a finite number; going back to step {back_to} and on at half the learning rate. Rows (by \
@@ -126,7 +131,7 @@ fn go_back(session: &mut Session, work: &mut Work, fault: &Fault, link: &Link) -
     tracing::warn!(step, back_to, "{text}");
     let data = json!({"step": step, "what": fault.what, "lines": fault.lines, "back_to": back_to,
         "learning_rate_scale": 0.5});
-    link.voice.say(RunEvent::Message { level: MessageLevel::Warn, text, data })
+    context.voice.say(RunEvent::Message { level: MessageLevel::Warn, text, data })
 }
 
 /// Runs the largest micro-batch there is and forgets its gradients, so that a lack of memory shows in seconds and not
@@ -156,10 +161,10 @@ fn rehearse(session: &Session, gradients: &mut Gradients) -> Result<(), TrainerE
 }
 
 /// Obeys a stop: keeps what was learnt since the last checkpoint, if that can be done.
-fn stop(session: &Session, work: &Work, link: &Link) -> Result<(), TrainerError> {
+fn stop(session: &Session, state: &TrainState, context: &RunContext) -> Result<(), TrainerError> {
     let step = session.progress.step;
-    if step > work.kept_step {
-        match checkpoint::keep(session, work.valid_loss, link) {
+    if step > state.kept_step {
+        match checkpoint::keep(session, state.valid_loss, context) {
             Err(why) if why.last_event().is_none() => return Err(why),
             Err(why) => tracing::warn!(%why, "no checkpoint could be kept at the stop"),
             Ok(_) => {}

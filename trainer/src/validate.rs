@@ -4,13 +4,14 @@ use attune_domain::run::RunEvent;
 use attune_model::{batch::LossSum, train::loss};
 
 use crate::{
-    batches::{length_of, packed},
-    early_stopping,
-    error::TrainerError,
-    guard::{Fault, lines_of},
-    run::Link,
-    sampler::micro_batches,
-    setup::Session,
+    checkpoints::best_adapter,
+    context::RunContext,
+    data::{
+        batches::{length_of, lines_of, packed},
+        sampler::micro_batches,
+    },
+    error::{NonFinite, TrainerError},
+    session::Session,
 };
 
 /// The state that a run is at has not been validated and should be.
@@ -24,11 +25,11 @@ pub(crate) fn is_due(session: &Session) -> bool {
 ///
 /// # Errors
 /// [`TrainerError::NonFinite`]: the loss. [`TrainerError::Model`], [`TrainerError::Ended`].
-pub(crate) fn validate(session: &mut Session, link: &Link) -> Result<Option<f64>, TrainerError> {
+pub(crate) fn validate(session: &mut Session, context: &RunContext) -> Result<Option<f64>, TrainerError> {
     let (step, rows) = (session.progress.step, (0..session.validation.len()).collect());
     let mut all = LossSum::default();
     for part in micro_batches(rows, length_of(&session.validation), session.cut()) {
-        if link.voice.is_stop_asked()? {
+        if context.voice.is_stop_asked()? {
             return Ok(None);
         }
         let found = loss(&session.decoder, Some(&session.adapter), &packed(&session.validation, &part)?)?;
@@ -36,14 +37,14 @@ pub(crate) fn validate(session: &mut Session, link: &Link) -> Result<Option<f64>
             let lines = lines_of(&session.validation, &part);
             let again = session.progress.went_back_at.is_some();
             let what = "the loss of the validation after it".into();
-            return Err(TrainerError::NonFinite(Fault { step, what, lines, again }));
+            return Err(TrainerError::NonFinite(NonFinite { step, what, lines, again }));
         }
         all += found;
     }
     let valid_loss = all.mean();
     tracing::info!(step, valid_loss, "validated over {} rows", session.validation.len());
-    link.voice.say(RunEvent::Evaluated { step, valid_loss, valid_mean_token_accuracy: all.accuracy() })?;
+    context.voice.say(RunEvent::Evaluated { step, valid_loss, valid_mean_token_accuracy: all.accuracy() })?;
     session.progress.evaluated_step = step;
-    early_stopping::validated(session, valid_loss, link)?;
+    best_adapter::keep_if_best(session, valid_loss, context)?;
     Ok(Some(valid_loss))
 }

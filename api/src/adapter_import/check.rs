@@ -7,9 +7,9 @@ use attune_domain::{
     manifest,
     peft::{self, CONFIG, TENSORS},
     spec::{AdapterSpec, Quantization},
-    text_file::model_document,
+    text::text_file::model_document,
 };
-use attune_store::base_model::BaseModel;
+use attune_store::adapters::base_model::BaseModel;
 use attune_text::{model::adapter_template_in, template::ChatTemplate};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use crate::{
     adapter_import::form::Brought,
     error::{ApiError, chain},
-    given::shown,
+    http::path_id::shown,
 };
 
 /// More reasons than these are only counted.

@@ -5,15 +5,17 @@ use attune_domain::{
     manifest,
     peft::{CONFIG, TENSORS},
 };
-use attune_store::objects::{Objects, upload_key};
+use attune_store::files::objects::{Objects, upload_key};
 use axum::extract::multipart::Field;
 
 use crate::{
     adapter_import::tensors::{Scanned, TensorScan},
     error::ApiError,
-    file_form::{missing, text, twice, unknown, unread},
-    form::Form,
-    incoming::{Arrived, Incoming, Staged},
+    files::{
+        file_form::{missing, twice, unknown},
+        multipart::{Form, text, unread},
+        staging::{Arrived, Incoming, Staged},
+    },
 };
 
 /// What else may lie in an adapter's folder: what travels with it and changes no factor.

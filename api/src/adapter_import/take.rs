@@ -5,7 +5,7 @@ use attune_domain::{
     manifest::{self, Origin},
     run::Blob,
 };
-use attune_store::{
+use attune_store::adapters::{
     adapter::AdapterVersion,
     adapter_version::{self, NewVersion},
     base_model::{self, BaseModel},
@@ -19,10 +19,12 @@ use crate::{
     },
     app::App,
     error::ApiError,
-    file_form::{missing, read_on},
-    form::Form,
-    given::shown,
-    storage,
+    files::{
+        file_form::{missing, read_on},
+        multipart::Form,
+        storage,
+    },
+    http::path_id::shown,
 };
 
 /// Imports that are under way at the same time.

@@ -3,7 +3,7 @@
 //! weights than those here. How the folder cuts texts does not matter: its tokenizer is not used.
 
 use attune_domain::run::Blob;
-use attune_store::objects::{Objects, blob_key};
+use attune_store::files::objects::{Objects, blob_key};
 use attune_text::token_ids::{BESIDE, TokenIds, named};
 
 use crate::{adapter_import::form::Brought, error::ApiError};

@@ -3,8 +3,10 @@
 
 use attune_domain::id::{AdapterAliasMove as MoveKind, AdapterVersionId, ProjectId};
 use attune_store::{
-    adapter::{self, AdapterVersion},
-    adapter_alias::{self, Outcome},
+    adapters::{
+        adapter::{self, AdapterVersion},
+        adapter_alias::{self, Outcome},
+    },
     error::StoreError,
 };
 use axum::{
@@ -15,11 +17,13 @@ use sqlx::PgConnection;
 
 use crate::{
     app::App,
-    body::Body,
-    caller::Caller,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    given::shown,
-    page::{List, Params},
+    http::{
+        json_body::Body,
+        pagination::{List, Params},
+        path_id::shown,
+    },
     routes::adapters::find,
     wire::{
         adapter::{AliasMoveView, AliasView, NewAlias},

@@ -5,8 +5,8 @@ use attune_domain::{
     manifest,
 };
 use attune_store::{
-    adapter::{self, AdapterVersion},
-    objects::blob_key,
+    adapters::adapter::{self, AdapterVersion},
+    files::objects::blob_key,
 };
 use axum::{
     Json,
@@ -19,12 +19,13 @@ use sqlx::PgConnection;
 use crate::{
     adapter_import::take,
     app::App,
-    archive,
-    caller::Caller,
-    content,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    form::Form,
-    page::{List, Params},
+    files::multipart::Form,
+    http::{
+        archive, download,
+        pagination::{List, Params},
+    },
     wire::adapter::{AdapterForm, AdapterView},
 };
 
@@ -145,11 +146,11 @@ pub async fn file(
     let version = find(&mut db, holder.project_id, name).await?;
     drop(db);
     if let (manifest::FILE, Some(text)) = (file.as_str(), version.manifest) {
-        return content::small(manifest::FILE, text);
+        return download::small(manifest::FILE, text);
     }
     let blob = version.files.into_iter().find(|blob| blob.name == file);
     let blob = blob.ok_or(ApiError::NotFound { noun: "file of this adapter", name: file })?;
-    content::answer(&app.objects, &blob_key(&blob.sha256), &blob.name, blob.bytes).await
+    download::answer(&app.objects, &blob_key(&blob.sha256), &blob.name, blob.bytes).await
 }
 
 /// Take a version home: its folder as one tar archive.

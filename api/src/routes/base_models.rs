@@ -2,13 +2,11 @@
 
 use attune_domain::{bytes::Bytes, id::ProjectId, run::Blob};
 use attune_store::{
-    api_key::Holder,
-    base_model::{self, BaseModel, INSTALLATION_NAME_KEY, NAME_KEY, Uses},
-    blob,
+    adapters::base_model::{self, BaseModel, INSTALLATION_NAME_KEY, NAME_KEY, Uses},
     db::{self, Tx},
     error::StoreError,
-    objects::blob_key,
-    project_blob,
+    files::{blob, objects::blob_key, project_blob},
+    tenancy::api_key::Holder,
 };
 use axum::{
     Json,
@@ -20,13 +18,17 @@ use futures::TryStreamExt;
 
 use crate::{
     app::App,
+    auth::caller::Caller,
     base_import,
-    body::Body,
-    caller::Caller,
     error::{ApiError, ErrorBody},
-    incoming::{Incoming, is_sha256},
-    page::{List, Params},
-    storage,
+    files::{
+        staging::{Incoming, is_sha256},
+        storage,
+    },
+    http::{
+        json_body::Body,
+        pagination::{List, Params},
+    },
     wire::{
         base_model::{BaseModelView, BlobView, NewBaseModel, Owner},
         file::Deleted,

@@ -1,13 +1,14 @@
-//! Batches: many requests in one file, answered when there is time. The work is [`crate::batch_work`]'s.
+//! Batches: many requests in one file, answered when there is time. The work is [`crate::batches`]'s.
 
 use attune_domain::{
     batch::BatchState,
     id::{Batch as BatchKind, FileId},
 };
 use attune_store::{
-    batch::{self, NewBatch as NewRow},
+    batches::batch::{self, NewBatch as NewRow},
     error::StoreError,
-    file, unfinished,
+    files::file,
+    jobs::unfinished,
 };
 use axum::{
     Json,
@@ -18,12 +19,14 @@ use sqlx::PgConnection;
 
 use crate::{
     app::App,
-    body::Body,
-    caller::Caller,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    given::{named, shown},
-    page::{List, Params},
-    storage,
+    files::storage,
+    http::{
+        json_body::Body,
+        pagination::{List, Params},
+        path_id::{named, shown},
+    },
     wire::batch::{BatchView, NewBatch},
 };
 

@@ -22,13 +22,14 @@ use serde_json::{Map, Value};
 
 use crate::{
     app::App,
-    asked_model::{self, AskedModel},
-    body::Body,
-    caller::Caller,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    generation::{self, Generation, Next},
-    request::RequestId,
-    wire::{
+    http::{json_body::Body, trace::RequestId},
+    inference::{
+        generation::{self, Generation, Next},
+        resolve::{self, AskedModel},
+    },
+    wire::inference::{
         chat::NewChat,
         chat_answer::{ChatChunk, ChatCompletion, Heading},
     },
@@ -57,7 +58,7 @@ pub async fn create(
     Body(fields): Body<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
     let chat = NewChat::read(fields)?;
-    let model = asked_model::find(&app, holder.project_id, &chat.model).await?;
+    let model = resolve::find(&app, holder.project_id, &chat.model).await?;
     let mut generation = begin(&app, &chat, &model, &request_id.0).await?;
     generation.charge(&app.meter, model.account(holder.project_id, holder.api_key_id));
     let heading = heading(&chat, model);
@@ -87,7 +88,7 @@ pub async fn complete(
     if chat.streams() {
         return Err(ApiError::unsupported("stream", "There is nobody to stream to; leave 'stream' out."));
     }
-    let model = asked_model::find(app, project, &chat.model).await?;
+    let model = resolve::find(app, project, &chat.model).await?;
     let mut generation = begin(app, &chat, &model, request_id).await?;
     generation.charge(&app.meter, model.account(project, None));
     whole(heading(&chat, model), generation, chat.choices()).await

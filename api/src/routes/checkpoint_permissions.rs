@@ -1,7 +1,7 @@
 //! Who else of the organization may use a checkpoint as a model.
 
 use attune_domain::id::{CheckpointPermission as Kind, CheckpointPermissionId, ProjectId};
-use attune_store::{
+use attune_store::jobs::{
     checkpoint,
     checkpoint_permission::{self, Page},
 };
@@ -13,11 +13,13 @@ use sqlx::PgConnection;
 
 use crate::{
     app::App,
-    body::Body,
-    caller::Caller,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    given::shown,
-    page::{List, Params},
+    http::{
+        json_body::Body,
+        pagination::{List, Params},
+        path_id::shown,
+    },
     wire::checkpoint_permission::{NewPermissions, PermissionDeleted, PermissionView},
 };
 

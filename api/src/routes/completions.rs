@@ -22,14 +22,16 @@ use serde_json::{Map, Value};
 use super::chat::{Last, data};
 use crate::{
     app::App,
-    asked_model::{self, AskedModel},
-    body::Body,
-    caller::Caller,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    generation::{self, Answer, Generation, Next},
-    metering::Account,
-    request::RequestId,
-    wire::{
+    http::{json_body::Body, trace::RequestId},
+    inference::{
+        answer::Answer,
+        generation::{self, Generation, Next},
+        metering::Account,
+        resolve::{self, AskedModel},
+    },
+    wire::inference::{
         chat_answer::Usage,
         completion::NewCompletion,
         completion_answer::{Completion, CompletionHeading},
@@ -54,7 +56,7 @@ pub async fn create(
     Body(fields): Body<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
     let new = NewCompletion::read(fields)?;
-    let model = asked_model::find(&app, holder.project_id, &new.model).await?;
+    let model = resolve::find(&app, holder.project_id, &new.model).await?;
     let mut generations = begin(&app, &new, &model, &request_id.0).await?;
     charge(&app, &mut generations, &model.account(holder.project_id, holder.api_key_id));
     let heading = heading(&new, model);
@@ -80,7 +82,7 @@ pub async fn complete(
     if new.streams() {
         return Err(ApiError::unsupported("stream", "There is nobody to stream to; leave 'stream' out."));
     }
-    let model = asked_model::find(app, project, &new.model).await?;
+    let model = resolve::find(app, project, &new.model).await?;
     let mut generations = begin(app, &new, &model, request_id).await?;
     charge(app, &mut generations, &model.account(project, None));
     whole(&new, heading(&new, model), generations).await

@@ -1,7 +1,7 @@
 //! Files: upload, list, look, read, preview, delete.
 
 use attune_domain::id::File as FileKind;
-use attune_store::{
+use attune_store::files::{
     file::{self, Page},
     objects::blob_key,
 };
@@ -13,16 +13,20 @@ use axum::{
 
 use crate::{
     app::App,
-    body::Body,
-    caller::Caller,
-    content,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    file_form,
-    form::Form,
-    given::named,
-    page::{List, Params},
-    preview,
-    report::{self, Asked},
+    files::{
+        file_form,
+        multipart::Form,
+        preview,
+        report::{self, Asked},
+    },
+    http::{
+        download,
+        json_body::Body,
+        pagination::{List, Params},
+        path_id::named,
+    },
     wire::{
         file::{Deleted, FileForm, FileView},
         preview::{NewPreview, Preview},
@@ -95,7 +99,7 @@ pub async fn content(
     let mut db = app.tenant(holder.project_id).await?;
     let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
     drop(db);
-    content::answer(&app.objects, &blob_key(&file.sha256), &file.filename, file.bytes).await
+    download::answer(&app.objects, &blob_key(&file.sha256), &file.filename, file.bytes).await
 }
 
 /// Preview a file's rows as they would be trained on.

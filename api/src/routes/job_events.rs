@@ -10,7 +10,7 @@ use attune_domain::{
     id::{JobEvent as JobEventKind, JobEventId, JobId, ProjectId},
     job::JobState,
 };
-use attune_store::{
+use attune_store::jobs::{
     job,
     job_event::{self, JobEventRow},
 };
@@ -29,10 +29,12 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     app::App,
-    caller::Caller,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    given::named,
-    page::{List, Params},
+    http::{
+        pagination::{List, Params},
+        path_id::named,
+    },
     wire::{job_view::JobEventView, query::ServerSentEvent},
 };
 

@@ -2,11 +2,13 @@
 
 use attune_domain::id::Job as JobKind;
 use attune_store::{
-    checkpoint,
     error::StoreError,
-    job,
-    job_event::{self, Level},
-    money, pausing, unfinished,
+    jobs::{
+        checkpoint, job,
+        job_event::{self, Level},
+        pausing, unfinished,
+    },
+    tenancy::money,
 };
 use axum::{
     Json,
@@ -17,14 +19,15 @@ use serde_json::{Map, Value};
 
 use crate::{
     app::App,
-    body::Body,
-    caller::Caller,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    estimate,
-    given::named,
-    job_making,
-    page::{List, Params},
-    storage,
+    files::storage,
+    http::{
+        json_body::Body,
+        pagination::{List, Params},
+        path_id::named,
+    },
+    jobs::{estimate, prepare},
     wire::{
         estimate::EstimateView,
         job::{JobChange, NewJob},
@@ -45,7 +48,7 @@ pub async fn create(
     Body(new): Body<NewJob>,
 ) -> Result<Json<JobView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
-    let row = job_making::make(&app, &mut tx, &holder, &new).await?.row;
+    let row = prepare::make(&app, &mut tx, &holder, &new).await?.row;
     unfinished::admit(&mut tx, holder.project_id, unfinished::Kind::Jobs, app.limits.unfinished_jobs).await?;
     let job = job::insert(&mut tx, &row).await?;
     if let Some(note) = new.suffix_note() {
@@ -70,7 +73,7 @@ pub async fn estimate(
     Body(new): Body<NewJob>,
 ) -> Result<Json<EstimateView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
-    let made = job_making::make(&app, &mut tx, &holder, &new).await?;
+    let made = prepare::make(&app, &mut tx, &holder, &new).await?;
     tx.rollback().await?;
     Ok(Json(estimate::work_out(&app, holder.project_id, made).await?))
 }

@@ -4,16 +4,11 @@
 pub mod adapter_aliases;
 /// Adapters, to be taken home.
 pub mod adapters;
-/// The API keys of a project.
-pub mod api_keys;
-/// Who changed what.
-pub mod audit_logs;
+pub mod admin;
 /// Base models and the blobs that they are made of.
 pub mod base_models;
 /// Many requests in one file.
 pub mod batches;
-/// What a project may spend.
-pub mod budget;
 /// Chat.
 pub mod chat;
 /// Who else may use a checkpoint.
@@ -30,22 +25,12 @@ pub mod job_events;
 pub mod jobs;
 /// Models.
 pub mod models;
-/// The installation's organizations.
-pub mod organizations;
-/// The people of a project.
-pub mod project_users;
-/// The organization's projects.
-pub mod projects;
 /// What serving processes call.
 pub mod replica;
 /// What trainers call.
 pub mod run;
 /// Uploads: files in parts.
 pub mod uploads;
-/// What was used, and what it cost.
-pub mod usage;
-/// The people of the organization.
-pub mod users;
 /// What became of events at webhook endpoints.
 pub mod webhook_deliveries;
 /// Webhook endpoints.

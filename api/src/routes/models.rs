@@ -1,6 +1,6 @@
 //! Models: what may stand in a request's `model`.
 
-use attune_store::{
+use attune_store::adapters::{
     adapter::{self, Model, Needed},
     base_model,
 };
@@ -11,9 +11,9 @@ use axum::{
 
 use crate::{
     app::App,
-    caller::Caller,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    page::{List, Params},
+    http::pagination::{List, Params},
     wire::{file::Deleted, model::ModelView},
 };
 

@@ -4,7 +4,7 @@ use attune_domain::serve::{ReplicaReply, ReplicaReport, ServeSpec};
 use attune_store::replica;
 use axum::{Json, extract::State};
 
-use crate::{app::App, body::Body, caller::ReplicaCaller, error::ApiError};
+use crate::{app::App, auth::caller::ReplicaCaller, error::ApiError, http::json_body::Body};
 
 /// Everything that the replica needs; the URLs are made now.
 pub async fn spec(State(app): State<App>, ReplicaCaller(replica): ReplicaCaller) -> Result<Json<ServeSpec>, ApiError> {

@@ -1,14 +1,21 @@
 //! What trainers call: their spec, where to put blobs, and what they have to say. See `domain::run`.
 
 use attune_domain::run::{BlobGrant, BlobsWanted, Reply, Report, RunEvent, RunSpec};
-use attune_store::{
+use attune_store::runs::{
     report,
     run::{Run, RunState},
     run_spec,
 };
 use axum::{Json, extract::State};
 
-use crate::{app::App, body::Body, caller::RunCaller, error::ApiError, incoming::is_sha256, results, run_files};
+use crate::{
+    app::App,
+    auth::caller::RunCaller,
+    error::ApiError,
+    files::staging::is_sha256,
+    http::json_body::Body,
+    jobs::{results, run_files},
+};
 
 /// The most blobs that are asked for at once.
 const MOST_BLOBS: usize = 1000;

@@ -6,7 +6,7 @@ use attune_domain::{
     bytes::Bytes,
     id::{ProjectId, UploadId, UploadPartId},
 };
-use attune_store::{
+use attune_store::files::{
     file,
     upload::{self, NewUpload as NewRow, Part, Upload, UploadStatus},
 };
@@ -18,16 +18,20 @@ use sqlx::PgConnection;
 
 use crate::{
     app::App,
-    body::Body,
-    caller::Caller,
-    conditions,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    file_form,
-    file_terms::{ExpiresAfter, Purpose, check_filename},
-    form::Form,
-    given::{named, shown},
-    joining::{self, Join},
-    storage,
+    files::{
+        assemble_upload::{self, Join},
+        file_form,
+        multipart::Form,
+        purpose::{ExpiresAfter, Purpose, check_filename},
+        storage,
+    },
+    http::{
+        json_body::Body,
+        path_id::{named, shown},
+    },
+    middleware::preconditions,
     wire::upload::{Completion, NewUpload, PartForm, PartView, UploadView},
 };
 
@@ -153,8 +157,8 @@ pub async fn complete(
         let claim = upload::claim(&mut tx, upload_id).await?.ok_or_else(joined_now)?;
         tx.commit().await?;
         // A caller that leaves does not end it.
-        let join = joining::join(app.clone(), project, Join { upload, claim, parts, md5 });
-        tokio::spawn(conditions::carry(join)).await.map_err(ApiError::internal)??;
+        let join = assemble_upload::join(app.clone(), project, Join { upload, claim, parts, md5 });
+        tokio::spawn(preconditions::carry(join)).await.map_err(ApiError::internal)??;
         tx = app.beside(project).await?;
     }
     view(&mut tx, project, upload_id, &id).await

@@ -1,7 +1,7 @@
 //! What became of events at a webhook endpoint, and sending one again.
 
 use attune_domain::{event::EventType, id::WebhookDelivery as DeliveryKind};
-use attune_store::webhook_delivery::{self, Wanted};
+use attune_store::webhooks::webhook_delivery::{self, Wanted};
 use axum::{
     Json,
     extract::{Path, State},
@@ -10,10 +10,12 @@ use axum::{
 use super::webhooks;
 use crate::{
     app::App,
-    caller::Caller,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    given::named,
-    page::{List, Params},
+    http::{
+        pagination::{List, Params},
+        path_id::named,
+    },
     wire::webhook::WebhookDeliveryView,
 };
 

@@ -2,7 +2,7 @@
 //! scheduler's.
 
 use attune_domain::id::{ProjectId, WebhookEndpoint as EndpointKind};
-use attune_store::{
+use attune_store::webhooks::{
     webhook_delivery,
     webhook_endpoint::{self, MOST_PER_PROJECT, WebhookEndpoint},
 };
@@ -14,11 +14,13 @@ use sqlx::PgConnection;
 
 use crate::{
     app::App,
-    body::Body,
-    caller::Caller,
+    auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    given::named,
-    page::{List, Params},
+    http::{
+        json_body::Body,
+        pagination::{List, Params},
+        path_id::named,
+    },
     wire::{
         file::Deleted,
         webhook::{

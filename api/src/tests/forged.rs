@@ -1,9 +1,9 @@
 //! Keys and tokens that are none: not one is let in.
 
-use attune_domain::{access::Scope, key_text};
+use attune_domain::{access::Scope, text::key_text};
 use attune_store::{
-    api_key::{self, NewKey},
     db,
+    tenancy::api_key::{self, NewKey},
 };
 use axum::http::{Method, StatusCode};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};

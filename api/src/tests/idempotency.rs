@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::world::{Answer, World};
-use crate::{permissions, router};
+use crate::{auth::permissions, router};
 
 async fn keyed(world: &World, path: &str, bearer: &str, key: &str, body: &Value) -> Answer {
     let bearer = format!("Bearer {bearer}");

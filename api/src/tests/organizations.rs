@@ -5,8 +5,9 @@ use attune_domain::{
     id::{BaseModelId, ProjectId},
 };
 use attune_store::{
-    base_model, db,
-    job::{self, Step},
+    adapters::base_model,
+    db,
+    jobs::job::{self, Step},
     testing::{self, Seed},
 };
 use axum::http::{Method, StatusCode};

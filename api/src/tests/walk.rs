@@ -10,7 +10,7 @@ use sqlx::PgPool;
 
 use super::world::{Answer, World, trained};
 use crate::{
-    permissions::{self, Level, Permission, Rule},
+    auth::permissions::{self, Level, Permission, Rule},
     router,
 };
 

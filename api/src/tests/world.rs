@@ -7,12 +7,14 @@ use attune_domain::{
     id::{OrganizationId, ProjectId},
 };
 use attune_store::{
-    api_key::{self, NewKey},
     config::{ObjectStoreConfig, WebhooksConfig},
     db::{self, Tenant},
-    member, mint,
-    objects::Objects,
-    tenant,
+    files::objects::Objects,
+    mint,
+    tenancy::{
+        api_key::{self, NewKey},
+        member, tenant,
+    },
     testing::{self, Seed, seed},
 };
 use axum::{
@@ -29,12 +31,11 @@ use tower::ServiceExt;
 use super::issuer::{Issuer, Signer};
 use crate::{
     app::App,
+    auth::{credentials::Authenticator, issuers::Issuers},
     config::{Cors, Limits, Prices, RateLimits, Serving},
-    issuers::Issuers,
-    metering::Meter,
-    places::Places,
+    inference::{metering::Meter, places::Places},
+    middleware::rate_limiter::RateLimiter,
     router,
-    throttle::Rates,
     webhooks::Webhooks,
 };
 
@@ -108,6 +109,7 @@ impl World {
         tx.commit().await.unwrap();
         let other = Other { project: there.project_id, key: theirs };
         let webhooks = WebhooksConfig { secret_key: Some("x".repeat(43).into()), ..WebhooksConfig::default() };
+        let issuers = Issuers::new(vec![issuer.config(algorithms)]).unwrap();
         let app = App {
             db: pool.clone(),
             objects: objects.clone(),
@@ -119,15 +121,13 @@ impl World {
             meter: Arc::new(Meter::new(Prices::default())),
             base_imports: Arc::new(Places::new(1, 1)),
             adapter_imports: Arc::new(Places::new(1, 1)),
-            text: Arc::new(crate::text_places::TextPlaces::new(1)),
+            text: Arc::new(crate::files::text_places::TextPlaces::new(1)),
             streams: Arc::new(Semaphore::new(1)),
             stopping: CancellationToken::new(),
             webhooks: Arc::new(Webhooks::new(&webhooks).unwrap()),
             permissions: Arc::default(),
-            kept: crate::credentials::Kept::default(),
-            issuers: Issuers::new(vec![issuer.config(algorithms)]).unwrap(),
-            first_key: None,
-            rates: Arc::new(Rates::new(RateLimits::default())),
+            authenticator: Authenticator::new(pool.clone(), issuers, None),
+            rate_limiter: Arc::new(RateLimiter::new(RateLimits::default())),
             parsers: Arc::new(Semaphore::new(1)),
             reports: Arc::default(),
         };
@@ -189,7 +189,7 @@ impl World {
 
 /// A job of the first project that has given an adapter: its id, and its adapter's id and model.
 pub(crate) async fn trained(world: &World) -> (String, String, String) {
-    use attune_store::{adapter, report};
+    use attune_store::{adapters::adapter, runs::report};
     let mut conn = db::platform(&world.pool).await.unwrap();
     let job = testing::queued_job(&mut conn, world.seed).await.unwrap();
     let run = testing::claimed_run(&mut conn, job).await.unwrap();

@@ -1,7 +1,7 @@
 //! Adapters: what is behind a tuned model's name, to be taken home, and the names that move.
 
 use attune_domain::{manifest, run::Blob, spec::AdapterSpec};
-use attune_store::{
+use attune_store::adapters::{
     adapter::AdapterVersion,
     adapter_alias::{Alias, Move},
     base_model::hex,

@@ -1,12 +1,12 @@
 //! Base models: Hugging Face folders, brought file by file and then named.
 
 use attune_domain::{bytes::Bytes, run::Blob};
-use attune_store::base_model::BaseModel;
+use attune_store::adapters::base_model::BaseModel;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::adapter::FolderFile;
-use crate::{error::ApiError, given::shown};
+use crate::{error::ApiError, http::path_id::shown};
 
 /// A base model to be made of files that were uploaded before.
 #[derive(Debug, Clone, Deserialize, ToSchema)]

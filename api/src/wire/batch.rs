@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use attune_domain::batch::Defect;
-use attune_store::batch::Batch;
+use attune_store::batches::batch::Batch;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::metadata;
-use crate::{error::ApiError, file_terms::ExpiresAfter, given::shown};
+use crate::{error::ApiError, files::purpose::ExpiresAfter, http::path_id::shown};
 
 /// Where a batch's requests may go.
 const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];

@@ -1,6 +1,6 @@
 //! Permissions of checkpoints, in OpenAI's shape.
 
-use attune_store::checkpoint_permission::Permission;
+use attune_store::jobs::checkpoint_permission::Permission;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

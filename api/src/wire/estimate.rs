@@ -8,7 +8,7 @@ use attune_domain::{
     pace::{Band, Pace, Source},
     run::Plan,
 };
-use attune_store::job::FileFacts;
+use attune_store::jobs::job::FileFacts;
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -1,6 +1,6 @@
 //! Files as users see them: OpenAI's file object, and what the check of the rows found.
 
-use attune_store::file::{File, Source};
+use attune_store::files::file::{File, Source};
 use serde::Serialize;
 use utoipa::ToSchema;
 

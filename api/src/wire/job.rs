@@ -14,7 +14,7 @@ use super::{
     metadata,
     money::{ComputeChange, ComputeFields},
 };
-use crate::{error::ApiError, given::shown};
+use crate::{error::ApiError, http::path_id::shown};
 
 /// The longest suffix. Source: OpenAI's API reference.
 pub const MAX_SUFFIX_CHARS: usize = 64;
@@ -234,7 +234,7 @@ fn normalised(suffix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::body::from_value;
+    use crate::http::json_body::from_value;
 
     fn refused(more: Value) -> (Option<String>, Option<&'static str>) {
         let mut body = json!({"model": "m", "training_file": "file-1"});

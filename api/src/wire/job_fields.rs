@@ -131,7 +131,7 @@ mod tests {
     use attune_domain::spec::TrainSpec;
     use serde_json::{Value, json};
 
-    use crate::{body::from_value, wire::job::NewJob};
+    use crate::{http::json_body::from_value, wire::job::NewJob};
 
     fn spec(more: Value) -> TrainSpec {
         let mut body = json!({"model": "m", "training_file": "file-1"});

@@ -2,16 +2,17 @@
 
 use attune_domain::{
     id::OrganizationId,
-    job::JobState,
+    job::{JobState, PauseReason},
     spec::{AdapterSpec, Method, Optimizer, OverLength, Quantization, Schedule, TrainSpec},
     template_kwargs::TemplateKwargs,
 };
 use attune_store::{
-    checkpoint::{Accuracies, Checkpoint},
-    job::Job,
-    job_event::JobEventRow,
-    model_name,
-    pausing::PauseReason,
+    adapters::model_name,
+    jobs::{
+        checkpoint::{Accuracies, Checkpoint},
+        job::Job,
+        job_event::JobEventRow,
+    },
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;

@@ -8,26 +8,13 @@ pub mod auto;
 pub mod base_model;
 /// Batches.
 pub mod batch;
-/// Chat requests.
-pub mod chat;
-/// Chat answers, whole and in chunks.
-pub mod chat_answer;
-/// The messages of a chat.
-pub mod chat_message;
 /// Permissions of checkpoints.
 pub mod checkpoint_permission;
-/// Requests for completions of plain text.
-pub mod completion;
-/// Completions, whole and in chunks.
-pub mod completion_answer;
 /// What a job would take.
 pub mod estimate;
 /// Files.
 pub mod file;
-/// What an answer must look like and may call.
-pub mod form;
-/// Fields of OpenAI's bodies that change nothing.
-pub mod ignored;
+pub mod inference;
 /// A job as it is asked for.
 pub mod job;
 /// Attune's own fields of a job: adapter, quantization, trainer.
@@ -48,8 +35,6 @@ pub mod preview;
 pub mod query;
 /// Reports on datasets.
 pub mod report;
-/// What chats and completions ask of the drawing of tokens.
-pub mod sampling;
 /// Uploads and their parts.
 pub mod upload;
 /// Usage and costs.

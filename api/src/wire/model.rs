@@ -1,6 +1,9 @@
 //! Models as OpenAI lists them: base models, and the project's tuned ones.
 
-use attune_store::{adapter::AdapterVersion, base_model::BaseModel, checkpoint::NamedCheckpoint};
+use attune_store::{
+    adapters::{adapter::AdapterVersion, base_model::BaseModel},
+    jobs::checkpoint::NamedCheckpoint,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -1,6 +1,6 @@
 //! Prices, caps and budgets: dollars on the wire, millionths of a dollar inside.
 
-use attune_store::money::Budget;
+use attune_store::tenancy::money::Budget;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

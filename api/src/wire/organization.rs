@@ -1,7 +1,7 @@
 //! Projects, people, keys and the audit log as OpenAI's administration API shows them.
 
 use attune_domain::access::{Actor, Role, Scope};
-use attune_store::{
+use attune_store::tenancy::{
     api_key::ApiKey,
     audit::Entry,
     member::Member,

@@ -1,4 +1,4 @@
-//! What the lists in query parameters hold. They are read by [`crate::page::Params`]; here they are only described.
+//! What the lists in query parameters hold. They are read by [`crate::http::pagination::Params`]; here they are only described.
 
 use serde::Serialize;
 use utoipa::{

@@ -1,11 +1,11 @@
 //! Uploads and their parts as users see them: OpenAI's objects.
 
 use attune_domain::id::UploadId;
-use attune_store::upload::{Part, Upload};
+use attune_store::files::upload::{Part, Upload};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{error::ApiError, file_terms::ExpiresAfter, given::shown, wire::file::FileView};
+use crate::{error::ApiError, files::purpose::ExpiresAfter, http::path_id::shown, wire::file::FileView};
 
 /// An upload to be begun.
 #[derive(Debug, Clone, Deserialize, ToSchema)]

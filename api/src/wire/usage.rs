@@ -3,7 +3,7 @@
 //! Source of the shapes: "Usage" under "Administration" in OpenAI's API reference.
 
 use attune_domain::id::{AdapterVersionId, ApiKeyId, JobId};
-use attune_store::usage::Sums;
+use attune_store::tenancy::usage::Sums;
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -1,7 +1,7 @@
 //! Webhook endpoints and deliveries.
 
 use attune_domain::event::EventType;
-use attune_store::{
+use attune_store::webhooks::{
     webhook_delivery::{Attempt, Event, WebhookDelivery},
     webhook_endpoint::{ALL_EVENTS, Change, NewEndpoint, WebhookEndpoint},
 };
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{error::ApiError, given::shown};
+use crate::{error::ApiError, http::path_id::shown};
 
 /// The longest description, in characters.
 const MOST_DESCRIPTION: usize = 1024;

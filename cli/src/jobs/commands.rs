@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use super::{
     create::{self, CreateArgs, NewJobArgs},
-    estimate, follow,
+    estimate, event_line, follow,
     permissions::{self, PermissionsCommand},
     watch,
 };
-use crate::{client::Client, error::Result, output, usage};
+use crate::{connection::client::Client, error::Result, output, usage};
 
 /// Commands about fine-tuning jobs.
 #[derive(Debug, Subcommand)]
@@ -217,14 +217,7 @@ async fn events(client: &Client, id: &str, as_json: bool) -> Result<()> {
     if as_json {
         return output::json(&events);
     }
-    events["data"].as_array().into_iter().flatten().rev().try_for_each(tell)
-}
-
-/// An event as a line.
-pub(super) fn tell(event: &Value) -> Result<()> {
-    let level = event["level"].as_str().unwrap_or("info");
-    let said = output::text(&event["message"]);
-    output::line(&format!("{}  {level:<5}  {said}", output::moment(&event["created_at"])))
+    events["data"].as_array().into_iter().flatten().rev().try_for_each(event_line::print)
 }
 
 async fn checkpoints(client: &Client, id: &str, as_json: bool) -> Result<()> {

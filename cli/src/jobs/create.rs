@@ -2,18 +2,19 @@
 //!
 //! Values are not checked here: the API knows what is allowed, and says so by field.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
 use super::{
+    dataset_path::local,
     document::{self, Document},
     flags::{AdapterFlags, TrainingFlags},
 };
 use crate::{
-    client::Client,
+    connection::client::Client,
     error::{CliError, Result},
-    files,
+    files::commands as files,
 };
 
 /// What a new job is to be.
@@ -96,12 +97,6 @@ pub(super) async fn uploaded(client: &Client, mut body: Map<String, Value>) -> R
         }
     }
     Ok(body.into())
-}
-
-/// An id stays; everything else names a local file, there or not.
-pub(super) fn local(named: &str) -> Option<PathBuf> {
-    let is_id = named.starts_with("file-") && !Path::new(named).exists();
-    (!is_id).then(|| named.into())
 }
 
 fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {
@@ -197,11 +192,5 @@ mod tests {
     fn an_adapter_to_continue_from_stands_beside_the_model() {
         let args = NewJobArgs { continue_from: Some("adapter_01".into()), ..NewJobArgs::default() };
         assert_eq!(over(json!({"model": "a"}), args), json!({"model": "a", "continue_from": "adapter_01"}));
-    }
-
-    #[test]
-    fn an_id_is_not_taken_for_a_path() {
-        assert_eq!(local("file-0190"), None);
-        assert_eq!(local("rows.jsonl"), Some("rows.jsonl".into()));
     }
 }

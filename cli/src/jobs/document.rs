@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::dataset_path::local;
 use crate::{
     error::{CliError, Result, read_named},
     ludwig::{map, rows::Recipe},
@@ -101,7 +102,7 @@ pub(super) fn make_rows(body: &mut Map<String, Value>, recipe: &Recipe) -> Resul
 
 fn named_table(body: &Map<String, Value>, field: &str) -> Result<Option<PathBuf>> {
     let Some(named) = body.get(field).and_then(Value::as_str) else { return Ok(None) };
-    let path = super::create::local(named).ok_or_else(|| {
+    let path = local(named).ok_or_else(|| {
         CliError::Usage(format!(
             "'{named}' is uploaded already; a Ludwig config's rows are made of a table on this machine"
         ))

@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::create::{self, NewJobArgs};
-use crate::{client::Client, error::Result, output};
+use crate::{connection::client::Client, error::Result, output};
 
 /// Asks for an estimate and shows it. A local dataset is uploaded first, since the platform counts its tokens.
 ///

@@ -9,11 +9,11 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::{
-    commands::tell,
+    event_line,
     watch::{AWAY, EVERY},
 };
 use crate::{
-    client::Client,
+    connection::client::Client,
     error::{CliError, Result},
     output,
 };
@@ -57,7 +57,7 @@ async fn listen(client: &Client, id: &str, last: &mut String, as_json: bool) -> 
         if as_json {
             output::line(&value.to_string())?
         } else {
-            tell(&value)?
+            event_line::print(&value)?
         }
         *last = event.id;
     }

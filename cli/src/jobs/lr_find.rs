@@ -11,7 +11,7 @@ use super::{
     watch,
 };
 use crate::{
-    client::Client,
+    connection::client::Client,
     error::{CliError, Result},
     output,
 };
@@ -156,7 +156,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::config::Credentials;
+    use crate::connection::credentials::Credentials;
 
     #[derive(Parser)]
     struct Line {

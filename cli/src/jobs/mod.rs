@@ -9,8 +9,15 @@ mod create;
 /// What a job would take.
 mod estimate;
 
+/// A dataset that is named: an id, or a local path.
+mod dataset_path;
+
 /// A job as a file: YAML, JSON, or a Ludwig config.
 mod document;
+
+/// An event of a job as a line of text.
+mod event_line;
+
 /// A job's events as they come.
 mod follow;
 

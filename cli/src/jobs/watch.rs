@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::story::{Story, Told};
 use crate::{
-    client::Client,
+    connection::client::Client,
     error::{CliError, Result},
     output,
 };

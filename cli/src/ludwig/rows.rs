@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use attune_domain::{
+use attune_domain::text::{
     quotes::Quotes,
     text_file::{UTF8_MARK, without_mark},
 };

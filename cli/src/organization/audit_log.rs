@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::projects;
-use crate::{client::Client, error::Result, output};
+use crate::{connection::client::Client, error::Result, output};
 
 /// Flags of `attune audit-log`.
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::projects;
-use crate::{client::Client, error::Result, output};
+use crate::{connection::client::Client, error::Result, output};
 
 /// Commands about API keys.
 #[derive(Debug, Subcommand)]

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{client::Client, error::Result, output};
+use crate::{connection::client::Client, error::Result, output};
 
 /// Commands about organizations.
 #[derive(Debug, Subcommand)]

@@ -23,7 +23,7 @@ use super::{
     settings::{Settings, UpArgs},
 };
 use crate::{
-    config::{self, Credentials},
+    connection::{config, credentials::Credentials},
     error::{CliError, Doing, Result},
     output,
 };

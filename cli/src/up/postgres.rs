@@ -206,7 +206,7 @@ impl Cluster {
         let mut command = Command::new(if beside.exists() { &beside } else { Path::new(name) });
         command.arg("-h").arg(&self.place.socket).args(["-p", "5432", "-U", NAME]);
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
-        for variable in crate::config::foreign_to_children(true) {
+        for variable in crate::connection::config::foreign_to_children(true) {
             command.env_remove(variable);
         }
         command
@@ -248,13 +248,15 @@ fn find_bin(said: Option<&Path>) -> Result<PathBuf> {
         .collect();
     debian.sort();
     let newest = debian.pop().map(|(_, folder)| folder);
-    newest.or_else(|| crate::config::search_path().into_iter().find(|folder| complete(folder))).ok_or_else(|| {
-        CliError::Failed(
+    newest.or_else(|| crate::connection::config::search_path().into_iter().find(|folder| complete(folder))).ok_or_else(
+        || {
+            CliError::Failed(
             "PostgreSQL's server programs are not on this machine: install them (`apt-get install postgresql`), say \
              where they are with --postgres-bin, or give --database-url"
                 .into(),
         )
-    })
+        },
+    )
 }
 
 fn percent_encoded(path: &Path) -> String {

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use attune_domain::key_text;
+use attune_domain::text::key_text;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 

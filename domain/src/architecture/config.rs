@@ -14,7 +14,7 @@ use super::{
     keys::{Keys, shown},
     rope,
 };
-use crate::text_file::model_document;
+use crate::text::text_file::model_document;
 
 /// The window of the classes that have one, if a config does not give it.
 const DEFAULT_WINDOW: u64 = 4096;

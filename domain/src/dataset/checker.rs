@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{KEPT_DEFECTS, MAX_LINE_BYTES, Row, RowDefect, RowFormat, Shape, read};
-use crate::text_file::without_mark;
+use crate::text::text_file::without_mark;
 
 /// What a sound file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Every default and every allowed range of a training job.
 
-use super::{AdapterSpec, BadField, Method, Optimizer, OverLength, Quantization, Requested, Schedule, TrainSpec};
-use crate::{architecture::PROJECTIONS, template_kwargs::TemplateKwargs};
+use super::{AdapterSpec, Method, Optimizer, OverLength, Quantization, Requested, Schedule, TrainSpec};
+use crate::{architecture::PROJECTIONS, bad_field::BadField, template_kwargs::TemplateKwargs};
 
 /// The learning rate at a multiplier of 1. A usual one for LoRA; Dettmers et al., arXiv:2305.14314, table 9.
 pub const BASE_LEARNING_RATE: f64 = 2e-4;

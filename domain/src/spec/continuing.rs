@@ -3,9 +3,10 @@
 use std::fmt::Display;
 
 use super::{
-    AdapterSpec, BadField, Quantization, Requested,
+    AdapterSpec, Quantization, Requested,
     check::{bad, target_modules},
 };
+use crate::bad_field::BadField;
 
 impl Requested {
     /// What is asked for, of a job that begins with an adapter of shape `had`, which was trained over `base`: what is left

@@ -12,17 +12,22 @@ use attune_domain::{
     run::Plan,
 };
 use attune_store::{
-    base_model, checkpoint,
+    adapters::base_model,
     error::StoreError,
-    job::{self, Job, JobError, Step},
-    job_event::{self, Level},
-    loss::{self, Blame, Loss},
-    mint, money,
-    node::{self, NewNode},
-    pausing,
+    jobs::{
+        checkpoint,
+        job::{self, Job, JobError, Step},
+        job_event::{self, Level},
+        loss::{self, Blame, Loss},
+        pausing, waiting,
+    },
+    mint,
     queue::DispatchJob,
-    run::{self, NewRun, Run},
-    waiting,
+    runs::{
+        node::{self, NewNode},
+        run::{self, NewRun, Run},
+    },
+    tenancy::money,
 };
 use serde_json::json;
 use sqlx::PgConnection;
@@ -31,7 +36,7 @@ use super::{Handle, plan_words};
 use crate::{
     app::{self, App},
     error::{SchedulerError, chain},
-    provider::{Launch, Program},
+    providers::provider::{Launch, Program},
     reconciler,
 };
 

@@ -9,17 +9,17 @@ use attune_domain::{
     spec::Quantization,
 };
 use attune_store::{
-    base_model, node,
-    node::NewNode,
+    adapters::base_model,
     queue::EnsureReplica,
     replica::{self, Placement, ReplicaState},
+    runs::node::{self, NewNode},
 };
 
 use super::Handle;
 use crate::{
     app::{self, App},
     error::{SchedulerError, chain},
-    provider::{Launch, Program},
+    providers::provider::{Launch, Program},
     reconciler,
 };
 

@@ -2,7 +2,7 @@
 //! that are too long, and which rows cannot be trained on. Blocking, in constant memory; pure but for the bytes that
 //! come in.
 
-use attune_store::{
+use attune_store::jobs::{
     job::{FileFacts, JobError},
     job_event::Level,
 };

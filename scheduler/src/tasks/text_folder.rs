@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use attune_domain::run::Blob;
-use attune_store::{base_model, objects::Objects};
+use attune_store::{adapters::base_model, files::objects::Objects};
 use attune_text::model::FILES;
 
 use crate::{app::App, error::SchedulerError};

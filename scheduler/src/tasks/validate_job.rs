@@ -8,14 +8,15 @@ use attune_domain::{
     job::JobEvent,
 };
 use attune_store::{
-    base_model,
+    adapters::base_model,
     error::StoreError,
-    file,
-    job::{self, JobError, Step, TokenFacts},
-    job_event::{self, Level},
-    objects::blob_key,
+    files::{file, objects::blob_key},
+    jobs::{
+        job::{self, JobError, Step, TokenFacts},
+        job_event::{self, Level},
+        validation::{self, MAX_VALIDATION_ATTEMPTS},
+    },
     queue::{self, DispatchJob, ValidateJob},
-    validation::{self, MAX_VALIDATION_ATTEMPTS},
 };
 use attune_text::{model::TextModel, rows::RowPolicy};
 use sha2::{Digest, Sha256};

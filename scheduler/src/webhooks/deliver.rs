@@ -14,9 +14,11 @@ use attune_store::{
     config::WebhooksConfig,
     db,
     error::StoreError,
-    seal::SealKey,
-    webhook_endpoint,
-    webhook_queue::{self, Bounds, Claim, Outcome},
+    webhooks::{
+        seal::SealKey,
+        webhook_endpoint,
+        webhook_queue::{self, Bounds, Claim, Outcome},
+    },
 };
 use rand::RngExt;
 use sqlx::PgPool;

@@ -3,7 +3,7 @@
 //! The body has the shape of OpenAI's events; the headers are those of Standard Webhooks, and so is the signature:
 //! HMAC-SHA256 over `id.timestamp.body`, one `v1,…` for each secret that is valid.
 
-use attune_store::{error::StoreError, webhook_delivery::Event};
+use attune_store::{error::StoreError, webhooks::webhook_delivery::Event};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use attune_outbound::client::{Answer, SendError};
-use attune_store::webhook_queue::Next;
+use attune_store::webhooks::webhook_queue::Next;
 
 /// Seconds between an attempt that failed and the next one: ten attempts within 75 hours and 35 minutes.
 ///

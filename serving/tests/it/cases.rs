@@ -1,7 +1,9 @@
 //! Requests and models that other people's bug reports came from.
 
 use attune_domain::{
-    serve::{ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Prompt, Sampling, Tool, ToolChoice, Tools},
+    serve::{
+        ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Prompt, Sampling, Tool, ToolChoice, Tools,
+    },
     template_kwargs::TemplateKwargs,
 };
 use serde_json::Value;

@@ -10,7 +10,7 @@ use attune_domain::{
     },
     template_kwargs::TemplateKwargs,
 };
-use attune_serving::http::{App, router};
+use attune_serving::{app::App, http::router};
 use axum::{
     body::{Body, to_bytes},
     http::{Request, StatusCode},

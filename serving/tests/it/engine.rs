@@ -3,7 +3,10 @@
 use attune_domain::bytes::Bytes;
 use attune_domain::spec::Quantization;
 use attune_model::decoder::Decoder;
-use attune_serving::{error::Failure, scores::TokenScore, sequence::Drawn};
+use attune_serving::{
+    decoding::{scores::TokenScore, sequence::Drawn},
+    error::Failure,
+};
 
 use crate::world::{Ask, World, scored, tokens};
 

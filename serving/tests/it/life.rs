@@ -12,7 +12,7 @@ use attune_domain::{
     serve::{CONTRACT_VERSION, Form, GenerateRequest, Prompt, ReplicaReply, ReplicaReport, Sampling, ServeSpec},
     spec::Quantization,
 };
-use attune_serving::{config::Config, life::serve};
+use attune_serving::{config::Config, replica::serve};
 use axum::{
     Json, Router,
     extract::State,

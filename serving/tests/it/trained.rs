@@ -15,7 +15,7 @@ use attune_model::{
     decoder::Decoder,
     served::Hold,
 };
-use attune_serving::{
+use attune_serving::decoding::{
     engine::{self, Limits},
     scores::TokenScore,
 };

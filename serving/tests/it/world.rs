@@ -19,17 +19,19 @@ use attune_domain::{
 use attune_model::{
     adapter::{LoraAdapter, Provenance},
     decoder::Decoder,
-    weights::architecture,
+    io::weights::architecture,
 };
 use attune_node::{Cache, http_client, sha256_of_file};
 use attune_serving::{
     adapters::{Adapters, Source},
-    engine::{self, EngineHandle, Limits},
-    grammar::Grammars,
+    answering::grammar::Grammars,
+    decoding::{
+        engine::{self, EngineHandle, Limits},
+        sampling::Sampler,
+        scores::TokenScore,
+        sequence::{Drawn, Work},
+    },
     residency::ResidentBudget,
-    sampling::Sampler,
-    scores::TokenScore,
-    sequence::{Drawn, Work},
 };
 use attune_text::model::TextModel;
 use axum::{Router, extract::State, routing::get};

@@ -8,10 +8,15 @@ use attune_domain::{
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    adapter::{self, AdapterVersion, Model, Needed},
-    adapter_alias::{self, Outcome},
-    adapter_version::{self, NewVersion},
-    base_model, job, mint, report,
+    adapters::{
+        adapter::{self, AdapterVersion, Model, Needed},
+        adapter_alias::{self, Outcome},
+        adapter_version::{self, NewVersion},
+        base_model,
+    },
+    jobs::job,
+    mint,
+    runs::report,
     testing::{Seed, blob, claimed_run, published, queued_job, report as says, seed, started, stepped},
 };
 

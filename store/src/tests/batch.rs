@@ -10,12 +10,15 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
-    batch::{self, Batch, NewBatch},
-    batch_queue, db,
+    batches::{
+        batch::{self, Batch, NewBatch},
+        batch_queue,
+    },
+    db,
     error::StoreError,
-    tenant,
+    jobs::unfinished::{self, Kind},
+    tenancy::tenant,
     testing::{new_job, seed},
-    unfinished::{self, Kind},
 };
 
 const STALE: f64 = 12.0;

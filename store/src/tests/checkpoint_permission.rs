@@ -4,10 +4,11 @@ use attune_domain::id::ProjectId;
 use sqlx::PgPool;
 
 use crate::{
-    checkpoint_permission::{self as permission, Page},
     db,
     error::StoreError,
-    mint, tenant,
+    jobs::checkpoint_permission::{self as permission, Page},
+    mint,
+    tenancy::tenant,
     testing::seed,
 };
 

@@ -12,10 +12,10 @@ use sqlx::{Connection, PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
 use crate::{
-    audit::Origin,
     db::{self, Tenant},
     error::StoreError,
-    mint, tenant,
+    mint,
+    tenancy::{audit::Origin, tenant},
     testing::seed,
 };
 

@@ -7,7 +7,8 @@ use crate::{
     db::{self, Tenant},
     error::StoreError,
     idempotency::{self, Answer, Claim, Found},
-    job, tenant,
+    jobs::job,
+    tenancy::tenant,
     testing::{new_job, seed},
     version::{self, Thing},
 };

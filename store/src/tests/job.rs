@@ -8,9 +8,11 @@ use sqlx::PgPool;
 
 use crate::{
     error::StoreError,
-    job::{self, JobError, Step},
-    job_event,
-    loss::{self, Blame, Loss},
+    jobs::{
+        job::{self, JobError, Step},
+        job_event,
+        loss::{self, Blame, Loss},
+    },
     mint,
     queue::{DispatchJob, ValidateJob},
     testing::{self, Seed, claimed_run, new_job, queued_job, seed},

@@ -3,21 +3,24 @@
 use attune_domain::{
     bytes::Bytes,
     id::JobId,
-    job::JobState,
+    job::{JobState, PauseReason},
     offer::Offer,
     run::{Directive, RunEvent},
 };
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    job, job_event,
-    loss::{self, Blame, Loss},
-    money, offer,
-    pausing::{self, PauseReason},
-    report, results,
-    run::Run,
+    jobs::{
+        job, job_event,
+        loss::{self, Blame, Loss},
+        pausing,
+    },
+    runs::{offer, report, results, run::Run},
+    tenancy::{
+        money,
+        usage::{self, Answered, Question},
+    },
     testing::{Seed, checkpointed, claimed_run, published, queued_job, report as says, seed, started, stepped},
-    usage::{self, Answered, Question},
 };
 
 /// A job whose trained tokens and whose machine cost something.

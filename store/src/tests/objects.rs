@@ -11,11 +11,14 @@ use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use sqlx::PgPool;
 
 use crate::{
-    blob,
     config::ObjectStoreConfig,
     error::StoreError,
-    objects::{Objects, blob_key, upload_key},
-    project_blob, report, run_blob,
+    files::{
+        blob,
+        objects::{Objects, blob_key, upload_key},
+        project_blob,
+    },
+    runs::{report, run_blob},
     testing::{self, age_loose_blobs, checkpointed, claimed_run, queued_job, seed, started},
 };
 

@@ -3,7 +3,8 @@
 use sqlx::PgPool;
 
 use crate::{
-    job, report,
+    jobs::job,
+    runs::report,
     testing::{self, checkpointed, claimed_run, new_job, published, queued_job, report as says, seed, started},
 };
 

@@ -1,16 +1,21 @@
 //! Jobs that wait and go on again.
 
-use attune_domain::{job::JobState, run::Directive, run::RunEvent};
+use attune_domain::{
+    job::{JobState, PauseReason},
+    run::Directive,
+    run::RunEvent,
+};
 use sqlx::PgPool;
 
 use crate::{
     error::StoreError,
-    job, job_event,
-    loss::{self, Blame, Loss},
-    node,
-    pausing::{self, PauseReason},
+    jobs::{
+        job, job_event,
+        loss::{self, Blame, Loss},
+        pausing,
+    },
     queue::{DispatchJob, ValidateJob},
-    report,
+    runs::{node, report},
     testing::{self, checkpointed, claimed_run, new_job, queued_job, report as says, seed, started, stepped},
 };
 

@@ -5,10 +5,10 @@ use sqlx::PgPool;
 
 use crate::{
     error::StoreError,
-    node::{self, NewNode},
     queue::EnsureReplica,
     replica::{self, Placement, ReplicaState, ServedBase},
-    tenant,
+    runs::node::{self, NewNode},
+    tenancy::tenant,
     testing::{self, seed},
 };
 

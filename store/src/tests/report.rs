@@ -7,14 +7,17 @@ use attune_domain::{
 use sqlx::PgPool;
 
 use crate::{
-    adapter::{self, Model},
-    checkpoint,
+    adapters::{
+        adapter::{self, Model},
+        model_name,
+    },
     error::StoreError,
-    job, job_event,
-    loss::{self, Blame, Loss},
-    model_name, node,
+    jobs::{
+        checkpoint, job, job_event,
+        loss::{self, Blame, Loss},
+    },
     queue::DispatchJob,
-    report, run,
+    runs::{node, report, run},
     testing::{
         self, RUN_TOKEN, checkpointed, claimed_run, published, queued_job, report as says, run_end, seed, started,
         stepped,

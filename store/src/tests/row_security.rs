@@ -5,9 +5,11 @@ use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
 use crate::{
-    api_key,
     db::{self, Tenant},
-    file, queue, report, tenant,
+    files::file,
+    queue,
+    runs::report,
+    tenancy::{api_key, tenant},
     testing::{self, Seed, claimed_run, new_job, queued_job, seed, started},
 };
 
@@ -183,7 +185,7 @@ async fn a_login_that_owns_nothing_works_through_the_roles_alone(pool: PgPool) {
     tx.commit().await.unwrap();
     let mut tx = db::platform(&restricted).await.unwrap();
     assert_eq!(testing::messages::<queue::ValidateJob>(&mut tx).await.unwrap(), 2, "a tenant's job is on the queue");
-    crate::job::load(&mut tx, job).await.unwrap();
+    crate::jobs::job::load(&mut tx, job).await.unwrap();
     drop(tx);
     let refused = sqlx::query("select from file").execute(&restricted).await.unwrap_err();
     assert!(refused.to_string().contains("permission denied"), "the role ends with the transaction: {refused}");

@@ -6,9 +6,12 @@ use sqlx::PgPool;
 
 use super::objects::server;
 use crate::{
-    blob, job,
-    objects::{Objects, blob_key, upload_key},
-    report,
+    files::{
+        blob,
+        objects::{Objects, blob_key, upload_key},
+    },
+    jobs::job,
+    runs::report,
     sweep::{self, KIND_SECONDS, Swept},
     testing::{self, checkpointed, claimed_run, queued_job, seed, started, unreachable_objects},
 };
@@ -86,7 +89,8 @@ async fn limit_of_a_staged_object_s_time_removes_what_a_dead_process_left(pool: 
     let objects = server(folder.path()).await;
     let old = |random: u128| {
         // A day and an hour ago, by the time in its name.
-        let seconds = uuid::Uuid::now_v7().get_timestamp().unwrap().to_unix().0 - crate::upload::STAGED_SECONDS - 3600;
+        let seconds =
+            uuid::Uuid::now_v7().get_timestamp().unwrap().to_unix().0 - crate::files::upload::STAGED_SECONDS - 3600;
         let bits = (u128::from(seconds * 1000) << 80) | (7 << 76) | (2 << 62) | random;
         format!("upload/{}", uuid::Uuid::from_u128(bits).simple())
     };

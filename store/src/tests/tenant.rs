@@ -4,11 +4,15 @@ use attune_domain::{access::Scope, bytes::Bytes};
 use sqlx::PgPool;
 
 use crate::{
-    adapter::{self, Model},
-    api_key, base_model,
+    adapters::{
+        adapter::{self, Model},
+        base_model,
+    },
     error::StoreError,
-    file::{self, NewFile, Page},
-    mint, report, tenant,
+    files::file::{self, NewFile, Page},
+    mint,
+    runs::report,
+    tenancy::{api_key, tenant},
     testing::{self, claimed_run, new_job, queued_job, seed, started},
 };
 
@@ -76,7 +80,7 @@ async fn a_file_that_a_job_needs_stays(pool: PgPool) {
     let mut conn = pool.acquire().await.unwrap();
     let job = new_job(&mut conn, seed).await.unwrap();
     assert_eq!(file::delete(&mut conn, seed.project_id, seed.file_id).await.unwrap(), Some(job));
-    crate::job::cancel(&mut conn, seed.project_id, job).await.unwrap();
+    crate::jobs::job::cancel(&mut conn, seed.project_id, job).await.unwrap();
     assert_eq!(file::delete(&mut conn, seed.project_id, seed.file_id).await.unwrap(), None);
     assert!(file::get(&mut conn, seed.project_id, seed.file_id).await.is_err());
 }
@@ -116,7 +120,7 @@ async fn a_file_goes_when_its_time_is_up_but_not_before_the_job_that_needs_it(po
     assert!(file::delete(&mut conn, seed.project_id, note.file_id).await.is_err());
     assert!(file::of_job(&mut conn, seed.project_id, seed.file_id).await.is_ok());
     assert_eq!(file::expire(&mut conn).await.unwrap().gone, 1, "the job's file stays");
-    crate::job::cancel(&mut conn, seed.project_id, job).await.unwrap();
+    crate::jobs::job::cancel(&mut conn, seed.project_id, job).await.unwrap();
     assert_eq!(file::expire(&mut conn).await.unwrap().gone, 1);
     assert_eq!(file::expire(&mut conn).await.unwrap().gone, 0);
 }

@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, PgPool};
 
-use crate::{error::StoreError, replica, run, testing::seed};
+use crate::{error::StoreError, replica, runs::run, testing::seed};
 
 /// Sequential scans of a table by this connection, of which the statistics are not sent yet.
 async fn scans(conn: &mut PgConnection, table: &str) -> i64 {

@@ -9,10 +9,11 @@ use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    adapter::{self, Needed},
-    checkpoint,
+    adapters::adapter::{self, Needed},
     error::StoreError,
-    job, job_event, mint, report, run_spec,
+    jobs::{checkpoint, job, job_event},
+    mint,
+    runs::{report, run_spec},
     testing::{
         Seed, age_loose_blobs, blob, checkpointed, claimed_run, new_job, queued_job, report as says, seed, started,
         stepped, unreachable_objects,
@@ -30,7 +31,7 @@ async fn trained(conn: &mut PgConnection, seed: Seed) -> AdapterVersionId {
         blob("chat_template.jinja", 'd'),
     ];
     let peak_memory = attune_domain::bytes::Bytes::mib(390);
-    let gate = attune_domain::manifest::Gate::default();
+    let gate = attune_domain::run::Gate::default();
     let published = RunEvent::Published { files, chat_template_sha256: None, trained_tokens: 6000, peak_memory, gate };
     report::take(conn, run.run_id, &says(&run, 0, &[started(), published])).await.unwrap();
     adapter::list(conn, seed.project_id, None, None, 1).await.unwrap()[0].adapter_version_id
@@ -206,7 +207,7 @@ async fn content_of_a_checkpoint_that_came_again_is_not_swept(pool: PgPool) {
     report::take(&mut conn, run.run_id, &says(&run, 0, &events)).await.unwrap();
     age_loose_blobs(&mut conn).await.unwrap();
     // The store behind these objects does not answer: the note of what could not be deleted would stay.
-    assert_eq!(crate::blob::sweep(&mut conn, &unreachable_objects()).await.unwrap().gone, 0);
+    assert_eq!(crate::files::blob::sweep(&mut conn, &unreachable_objects()).await.unwrap().gone, 0);
     let left: i64 = sqlx::query_scalar("select count(*) from loose_blob").fetch_one(&mut *conn).await.unwrap();
     assert_eq!(left, 0);
 }

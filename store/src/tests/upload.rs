@@ -1,12 +1,15 @@
 //! The claim on an upload whose parts are being joined.
 
-use attune_domain::{bytes::Bytes, id::{FileId, UploadId}};
+use attune_domain::{
+    bytes::Bytes,
+    id::{FileId, UploadId},
+};
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
     error::StoreError,
+    files::upload::{self, NewUpload},
     testing::{self, seed},
-    upload::{self, NewUpload},
 };
 
 async fn pending(pool: &PgPool, conn: &mut PgConnection) -> UploadId {

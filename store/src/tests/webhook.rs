@@ -12,13 +12,16 @@ use sqlx::PgPool;
 use crate::{
     db,
     error::StoreError,
-    mint, outbox,
-    seal::SealKey,
-    tenant,
+    mint,
+    tenancy::tenant,
     testing::{Seed, seed},
-    webhook_delivery::{self, Wanted, WebhookDelivery},
-    webhook_endpoint::{self, Change, MOST_PER_PROJECT, NewEndpoint},
-    webhook_queue::{self, Bounds, Claim, Next, Outcome},
+    webhooks::{
+        outbox,
+        seal::SealKey,
+        webhook_delivery::{self, Wanted, WebhookDelivery},
+        webhook_endpoint::{self, Change, MOST_PER_PROJECT, NewEndpoint},
+        webhook_queue::{self, Bounds, Claim, Next, Outcome},
+    },
 };
 
 const BOUNDS: Bounds = Bounds { attempts: 64, per_endpoint: 4, per_project: 16, lease_seconds: 60.0 };

@@ -10,6 +10,8 @@ use minijinja::machinery::{
     parse, tokenize,
 };
 
+use crate::template_error::reason;
+
 /// Bytes of a template's source, at most. The longest of known models have 40 KiB.
 pub(crate) const MAX_SOURCE_BYTES: usize = 256 << 10;
 
@@ -22,6 +24,9 @@ const MAX_ELIFS: usize = 200;
 /// Expressions and statements within each other, at most.
 const MAX_NESTING: usize = 1000;
 
+/// The name of the template in its environment.
+pub(crate) const NAME: &str = "chat_template";
+
 /// Whitespace as transformers has it.
 pub(crate) const WHITESPACE: WhitespaceConfig =
     WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
@@ -29,8 +34,8 @@ pub(crate) const WHITESPACE: WhitespaceConfig =
 /// Rewrites a template. The reason of a refusal is for its author.
 pub(crate) fn rewrite(source: &str) -> Result<String, String> {
     check_size(source)?;
-    let parsed = parse(source, super::super::template::NAME, Default::default(), WHITESPACE);
-    let tree = parsed.map_err(|error| super::super::template::reason(&error))?;
+    let parsed = parse(source, NAME, Default::default(), WHITESPACE);
+    let tree = parsed.map_err(|error| reason(&error))?;
     let mut writer = Writer { source, out: String::with_capacity(2 * source.len()), line: 1, depth: 0 };
     writer.statement(&tree)?;
     Ok(writer.out)

@@ -9,7 +9,7 @@ use attune_model::{
 use attune_text::model::TextModel;
 use attune_trainer::{
     error::TrainerError,
-    publish::{check, prompts, trained_logits},
+    publishing::publish::{check, prompts, trained_logits},
 };
 
 use super::{FACTORS, asked, tiny, tiny_world};

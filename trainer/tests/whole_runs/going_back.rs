@@ -6,7 +6,7 @@ use attune_domain::{
     run::{MessageLevel, RunEvent, RunSpec},
     spec::Requested,
 };
-use attune_trainer::guard::Spikes;
+use attune_trainer::loss_spikes::Spikes;
 
 use super::{
     FACTORS, asked, continuing::adapter_of, failure, platform::Platform, published_sha256, steps, tiny, tiny_world,

@@ -7,12 +7,15 @@ use attune_model::{
     adapter::LoraAdapter,
     batch::PackedBatch,
     decoder::Decoder,
-    gradients::Gradients,
+    optim::gradients::Gradients,
     train::{TrainOptions, loss_and_gradients},
 };
-use attune_text::{model::TextModel, rows::RowPolicy};
-use attune_trainer::{
-    data::{TrainRow, read_rows},
+use attune_text::{
+    model::TextModel,
+    rows::{RowPolicy, TrainRow},
+};
+use attune_trainer::data::{
+    rows::read_rows,
     sampler::{Cut, Sampler, micro_batches},
 };
 use tch::{Kind, Tensor};

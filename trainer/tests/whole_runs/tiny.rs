@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use attune_model::{adapter::LoraAdapter, tensor_file::write_tensors, weights};
+use attune_model::{
+    adapter::LoraAdapter,
+    io::{tensor_file::write_tensors, weights},
+};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use tch::Tensor;

@@ -1,0 +1,152 @@
+//! Where every request of a user is let in or turned away, before its body is read: who asks, for which project, and
+//! whether they may. The handlers behind it find [`crate::auth::caller::Caller`] or [`crate::auth::caller::Administrator`].
+//!
+//! An operation without a line in [`crate::auth::permissions`] is refused to everybody.
+
+use std::net::{IpAddr, SocketAddr};
+
+use attune_domain::access::{Actor, Role};
+use attune_store::tenancy::{api_key::Holder, audit::Origin};
+use axum::{
+    extract::{ConnectInfo, MatchedPath, Request, State},
+    http::{HeaderMap, Method},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::{
+    app::App,
+    auth::{
+        bearer::bearer,
+        caller::{Administrator, Caller},
+        credentials::Credential,
+        permissions::{Level, Permission, Rule},
+    },
+    error::ApiError,
+    http::{
+        request_context,
+        trace::{self, RequestId},
+    },
+};
+
+/// Lets the request in, or says why not.
+pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    if request.uri().path().contains("%00") {
+        // Nothing is called so, and the database could not even be asked.
+        return trace::no_such_route(request.method().clone(), request.uri().clone()).await.into_response();
+    }
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let rule = path.and_then(|path| app.permissions.find(request.method(), &path));
+    let permission = match rule {
+        Some(Rule::Open) => return next.run(request).await,
+        Some(Rule::Asks(permission)) => permission,
+        None => return ApiError::internal("the operation has no line in the table of permissions").into_response(),
+    };
+    match admit(&app, &permission, &mut request).await {
+        Ok(actor) => {
+            let origin = noted(&permission, actor, &request);
+            request_context::with_origin(origin, next.run(request)).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Only what may change something is noted.
+fn noted(permission: &Permission, actor: Actor, request: &Request) -> Option<Origin> {
+    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+        return None;
+    }
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| canonical(info.0.ip()));
+    let id = request.extensions().get::<RequestId>().and_then(|id| id.0.strip_prefix("req_")?.parse().ok());
+    let request = id.unwrap_or_else(uuid::Uuid::new_v4);
+    Some(Origin { actor, address, request, operation: permission.operation })
+}
+
+/// An IPv4 address that came in over an IPv6 socket is shown as what it is.
+fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+async fn admit(app: &App, permission: &Permission, request: &mut Request) -> Result<Actor, ApiError> {
+    let secret = bearer(request.headers())?;
+    let credential = app.authenticator.check(secret).await?;
+    match permission.level {
+        Level::Project => {
+            let holder = project(&credential, permission, request.headers())?;
+            tracing::Span::current().record("project.id", tracing::field::display(holder.project_id));
+            let actor = holder.actor;
+            request.extensions_mut().insert(Caller(holder));
+            Ok(actor)
+        }
+        Level::Organization | Level::Installation => {
+            let administrator = organization(&credential, permission, request.headers())?;
+            let actor = administrator.actor;
+            request.extensions_mut().insert(administrator);
+            Ok(actor)
+        }
+    }
+}
+
+/// Whose request it is, if they may.
+fn project(credential: &Credential, permission: &Permission, headers: &HeaderMap) -> Result<Holder, ApiError> {
+    let (wanted, of) = (named(headers, "openai-project")?, named(headers, "openai-organization")?);
+    match credential {
+        Credential::Key(grant) => {
+            key_matches(&grant.holder, wanted, of)?;
+            permission.check_key(&grant.scopes)?;
+            Ok(grant.holder.clone())
+        }
+        Credential::Person(person) => {
+            let reach = person.choose_project(wanted, of)?;
+            permission.check_role(reach.role)?;
+            Ok(person.holder(reach))
+        }
+    }
+}
+
+fn organization(
+    credential: &Credential,
+    permission: &Permission,
+    headers: &HeaderMap,
+) -> Result<Administrator, ApiError> {
+    let of = named(headers, "openai-organization")?;
+    match credential {
+        Credential::Key(grant) => {
+            let holder = &grant.holder;
+            key_matches(holder, named(headers, "openai-project")?, of)?;
+            permission.check_key(&grant.scopes)?;
+            // A key that administers does it in its owner's name.
+            Ok(Administrator {
+                actor: holder.actor,
+                organization_id: holder.organization_id,
+                role: Role::Owner,
+                administers_installation: holder.administers_installation,
+            })
+        }
+        Credential::Person(person) => {
+            let belonging = person.choose_organization(of)?;
+            permission.check_role(belonging.role)?;
+            Ok(Administrator {
+                actor: Actor::Person(person.person_id),
+                organization_id: belonging.organization_id,
+                role: belonging.role,
+                administers_installation: false,
+            })
+        }
+    }
+}
+
+/// A key has its project; the headers may only say the same.
+fn key_matches(holder: &Holder, project: Option<&str>, organization: Option<&str>) -> Result<(), ApiError> {
+    let same = project.is_none_or(|id| id == holder.project_id.to_string())
+        && organization.is_none_or(|id| id == holder.organization_id.to_string());
+    if same { Ok(()) } else { Err(ApiError::Mismatched) }
+}
+
+fn named<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
+    match headers.get(name).map(|value| value.to_str()) {
+        None => Ok(None),
+        Some(Ok(text)) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),
+        Some(Err(_)) => Err(ApiError::Mismatched),
+    }
+}

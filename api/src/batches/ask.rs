@@ -1,0 +1,134 @@
+//! One request of a batch, asked through the code that answers at the door, and its answer as a line of a file.
+
+use std::{sync::Arc, time::Duration};
+
+use attune_domain::batch::{BatchRow, Defect, read_row};
+use attune_store::batches::batch::{Answer, Batch};
+use axum::http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    app::App,
+    error::ApiError,
+    inference::metering::Meter,
+    routes::{chat, completions},
+};
+
+/// How often a model that is away is asked again, and the pause before it: long enough for it to be started anew.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// An answer, and what it used: charged only if the answer is kept, since a batch that was taken over is asked again.
+pub struct Asked {
+    /// The answer.
+    pub answer: Answer,
+    /// Counts what the answer used.
+    pub meter: Arc<Meter>,
+}
+
+/// Asks what a line asks. Never fails: what goes wrong is the answer.
+pub async fn ask(app: App, batch: Batch, line: u64, text: Vec<u8>) -> Asked {
+    let meter = Arc::new(Meter::new(app.prices));
+    let answer = answer(App { meter: meter.clone(), ..app }, batch, line, text).await;
+    Asked { answer, meter }
+}
+
+async fn answer(app: App, batch: Batch, line: u64, text: Vec<u8>) -> Answer {
+    let number = i32::try_from(line).unwrap_or(i32::MAX);
+    let row = match read_row(&text, line, &batch.endpoint) {
+        Ok(row) => row,
+        // The whole file was checked before, so this is not the user's doing.
+        Err(Defect { message, .. }) => return written(number, "", Err(ApiError::internal(message)), ""),
+    };
+    let request_id = format!("req_{}", uuid::Uuid::new_v4().simple());
+    let mut tries = 1;
+    let said = loop {
+        match once(&app, &batch, &row, &request_id).await {
+            Err(
+                ApiError::ReplicaUnavailable { message, .. }
+                | ApiError::Busy { message, .. }
+                | ApiError::TooManyAnswers { message, .. },
+            ) if tries < TRIES => {
+                tracing::info!(batch.id = %batch.batch_id, line, "asking again: {message}");
+                tries += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            said => break said,
+        }
+    };
+    if let Err(error) = &said {
+        error.log();
+    }
+    written(number, &row.custom_id, said, &request_id)
+}
+
+async fn once(app: &App, batch: &Batch, row: &BatchRow, request_id: &str) -> Result<Value, ApiError> {
+    let body: Map<String, Value> = row.body.clone();
+    let said = match batch.endpoint.as_str() {
+        "/v1/completions" => {
+            let said = Box::pin(completions::complete(app, batch.project_id, request_id, body)).await?;
+            serde_json::to_value(said)
+        }
+        _ => serde_json::to_value(Box::pin(chat::complete(app, batch.project_id, request_id, body)).await?),
+    };
+    said.map_err(ApiError::internal)
+}
+
+fn written(line: i32, custom_id: &str, said: Result<Value, ApiError>, request_id: &str) -> Answer {
+    let is_error = said.is_err();
+    let (status, body) = match said {
+        Ok(body) => (StatusCode::OK, body),
+        Err(error) => (error.status(), json!(error.body())),
+    };
+    let answer = json!({
+        "id": format!("batch_req_{}", uuid::Uuid::new_v4().simple()),
+        "custom_id": custom_id,
+        "response": {"status_code": status.as_u16(), "request_id": request_id, "body": body},
+        "error": null,
+    });
+    Answer { line, is_error, answer: answer.to_string() }
+}
+
+/// The answer to a request whose task panicked.
+pub fn panicked(line: u64, text: &[u8], endpoint: &str, why: tokio::task::JoinError) -> Answer {
+    let custom_id = read_row(text, line, endpoint).map(|row| row.custom_id).unwrap_or_default();
+    let error = ApiError::internal(why);
+    error.log();
+    written(i32::try_from(line).unwrap_or(i32::MAX), &custom_id, Err(error), "")
+}
+
+/// What is written of a request that nobody came to in time.
+pub fn too_late(line: u64, text: &[u8], endpoint: &str) -> Answer {
+    let custom_id = read_row(text, line, endpoint).map(|row| row.custom_id).unwrap_or_default();
+    let answer = json!({
+        "id": format!("batch_req_{}", uuid::Uuid::new_v4().simple()),
+        "custom_id": custom_id,
+        "response": null,
+        "error": {
+            "code": "batch_expired",
+            "message": "This request could not be executed before the completion window expired.",
+        },
+    });
+    Answer { line: i32::try_from(line).unwrap_or(i32::MAX), is_error: true, answer: answer.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_an_answer_with_its_status() {
+        let answer = written(3, "a", Err(ApiError::ModelNotFound("m".into())), "req_1");
+        let line: Value = serde_json::from_str(&answer.answer).unwrap();
+        assert!(answer.is_error && answer.line == 3);
+        assert_eq!((&line["custom_id"], &line["error"]), (&json!("a"), &Value::Null));
+        assert_eq!(line["response"]["status_code"], 404);
+        assert_eq!(line["response"]["body"]["error"]["code"], "model_not_found");
+        let good = written(3, "a", Ok(json!({"id": "x"})), "req_1");
+        let line: Value = serde_json::from_str(&good.answer).unwrap();
+        assert!(
+            !good.is_error
+                && line["response"] == json!({"status_code": 200, "request_id": "req_1", "body": {"id": "x"}})
+        );
+    }
+}

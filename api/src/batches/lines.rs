@@ -1,0 +1,97 @@
+//! The lines of a batch's file, streamed from the object store. Memory: one line.
+
+use std::pin::Pin;
+
+use attune_domain::{batch::LINE_BYTES, id::ProjectId, text::text_file::without_mark};
+use attune_store::{
+    batches::batch::Batch,
+    files::{file, objects::blob_key},
+};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
+
+use crate::{app::App, error::ApiError};
+
+/// A file, read from its beginning.
+pub struct Lines {
+    reader: Pin<Box<dyn AsyncBufRead + Send>>,
+    number: u64,
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line {
+    /// Its number, from 1, and its text without its end and without a byte order mark.
+    Text(u64, Vec<u8>),
+    /// It is longer than [`LINE_BYTES`]; nothing behind it is read.
+    TooLong(u64),
+}
+
+impl Lines {
+    /// Opens the batch's file; one that its user deleted meanwhile is still the batch's.
+    ///
+    /// # Errors
+    /// [`ApiError::Internal`]: the store fails, or has lost it.
+    pub async fn open(app: &App, batch: &Batch) -> Result<Self, ApiError> {
+        let sha256 = sha256(app, batch.project_id, batch).await?;
+        let object = app.objects.get(&blob_key(&sha256)).await?;
+        Ok(Self { reader: Box::pin(BufReader::new(object.into_async_read())), number: 0 })
+    }
+
+    /// The next line that is not blank; `None`: the file has ended.
+    ///
+    /// # Errors
+    /// [`ApiError::Internal`]: the store fails in the middle.
+    pub async fn next(&mut self) -> Result<Option<Line>, ApiError> {
+        loop {
+            let mut text = Vec::new();
+            let mut limited = (&mut self.reader).take(LINE_BYTES as u64 + 1);
+            if limited.read_until(b'\n', &mut text).await.map_err(ApiError::internal)? == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            if text.len() > LINE_BYTES {
+                return Ok(Some(Line::TooLong(self.number)));
+            }
+            let text = without_mark(&text).trim_ascii_end();
+            if !text.trim_ascii_start().is_empty() {
+                return Ok(Some(Line::Text(self.number, text.to_vec())));
+            }
+        }
+    }
+}
+
+async fn sha256(app: &App, project: ProjectId, batch: &Batch) -> Result<String, ApiError> {
+    let mut db = app.tenant(project).await?;
+    Ok(file::of_job(&mut db, project, batch.input_file_id).await?.sha256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn blank_lines_count_and_are_passed_over() {
+        let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(&b"a\r\n\n \nb"[..]);
+        let mut lines = Lines { reader, number: 0 };
+        assert_eq!(lines.next().await.unwrap(), Some(Line::Text(1, b"a".to_vec())));
+        assert_eq!(lines.next().await.unwrap(), Some(Line::Text(4, b"b".to_vec())));
+        assert_eq!(lines.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn case_08_a_byte_order_mark_before_a_line_is_passed_over() {
+        let file = "\u{feff}a\r\n\u{feff}b\n\u{feff}\n\u{feff}";
+        let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(file.as_bytes());
+        let mut lines = Lines { reader, number: 0 };
+        assert_eq!(lines.next().await.unwrap(), Some(Line::Text(1, b"a".to_vec())));
+        assert_eq!(lines.next().await.unwrap(), Some(Line::Text(2, b"b".to_vec())));
+        assert_eq!(lines.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn limit_a_line_without_end_ends_the_reading() {
+        let long: &'static [u8] = vec![b'x'; LINE_BYTES + 7].leak();
+        let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(long);
+        assert_eq!(Lines { reader, number: 3 }.next().await.unwrap(), Some(Line::TooLong(4)));
+    }
+}

@@ -1,0 +1,283 @@
+//! A batch from its claim to its end. The worker's heart beats in the row by the database's clock; a worker that is taken
+//! for dead finds its lease gone at the next write and leaves the batch alone.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use attune_domain::{
+    batch::{BatchEvent, BatchState, Defect},
+    id::BatchId,
+};
+use attune_store::{
+    batches::{
+        batch::{self, Batch},
+        batch_queue::{self, Standing},
+    },
+    error::StoreError,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use crate::{
+    app::App,
+    batches::{
+        ask::{self, Asked},
+        lines::{Line, Lines},
+        output, validation,
+    },
+    error::ApiError,
+    inference::metering::Meter,
+};
+
+/// Batches that one process works on at once.
+const BATCHES: usize = 4;
+
+/// Requests of one batch that are asked at once.
+const ROWS: usize = 4;
+
+/// Between two looks for a batch that nobody works on.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Between two beats, and the silence after which a worker is taken for dead.
+const BEAT: Duration = Duration::from_secs(3);
+const STALE_SECONDS: f64 = 12.0;
+
+/// How long requests under way may take once it is another project's turn; what has no answer by then is asked again.
+const TURN_GRACE: Duration = Duration::from_secs(10);
+
+/// A batch ends as failed after so many failures in a row that no waiting mends.
+const MOST_FAILURES: i32 = 3;
+
+/// What the heartbeat tells the work.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    standing: Standing,
+    /// It is another project's turn.
+    turn_is_over: bool,
+}
+
+/// Works on batches until the process ends.
+pub fn start(app: &App) {
+    for _ in 0..BATCHES {
+        let app = app.clone();
+        tokio::spawn(async move {
+            loop {
+                // A task of its own, so that a panic ends only that.
+                match tokio::spawn(one(app.clone())).await {
+                    Ok(Ok(true)) => {}
+                    Ok(Ok(false)) => tokio::time::sleep(LOOK).await,
+                    Ok(Err(error)) => {
+                        tracing::warn!("work on a batch broke off: {}", crate::error::chain(&error));
+                        tokio::time::sleep(LOOK).await;
+                    }
+                    Err(panic) => {
+                        tracing::error!("work on a batch broke off: {panic}");
+                        tokio::time::sleep(LOOK).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Works on one batch, if one waits; returns whether one did.
+async fn one(app: App) -> Result<bool, ApiError> {
+    let worker = Uuid::new_v4();
+    let mut tx = app.platform().await?;
+    let claimed = batch_queue::claim(&mut tx, worker, STALE_SECONDS).await?;
+    tx.commit().await?;
+    let Some(batch) = claimed else { return Ok(false) };
+    let now = Now { standing: Standing { state: batch.state, is_late: false }, turn_is_over: false };
+    let (told, hears) = watch::channel(now);
+    // A task of its own: one task never holds two connections.
+    let beating = AbortOnDropHandle::new(tokio::spawn(beat(app.clone(), batch.clone(), worker, told)));
+    let work = Box::pin(through(&app, batch.clone(), worker, hears));
+    let worked = tokio::select! {
+        // A task of its own would outlive a lost lease; a panic is caught here instead.
+        worked = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(work)) => {
+            worked.unwrap_or_else(|_| Err(ApiError::internal("work on a batch panicked")))
+        }
+        error = beating => Err(error.unwrap_or_else(ApiError::internal)),
+    };
+    if let Err(error) = &worked {
+        broke_off(&app, batch.batch_id, worker, error).await?;
+    }
+    worked.map(|()| true)
+}
+
+/// Gives a batch back whose work broke off; ends it if that has happened too often and waiting does not help.
+async fn broke_off(app: &App, id: BatchId, worker: Uuid, error: &ApiError) -> Result<(), ApiError> {
+    let mut tx = app.platform().await?;
+    let Some(failures) = batch_queue::broke_off(&mut tx, id, worker).await? else { return Ok(()) };
+    if failures >= MOST_FAILURES && !error.is_passing() {
+        tracing::error!(batch.id = %id, failures, "a batch is given up: {}", crate::error::chain(error));
+        let message = format!("The batch could not be worked on, {failures} times in a row. {error}");
+        batch::give_up(&mut tx, id, worker, &Defect::of_file("batch_failed", message)).await?;
+    } else {
+        batch_queue::give_back(&mut tx, id, worker).await?;
+    }
+    Ok(tx.commit().await?)
+}
+
+/// Ends when the lease is lost.
+async fn beat(app: App, batch: Batch, worker: Uuid, told: watch::Sender<Now>) -> ApiError {
+    loop {
+        tokio::time::sleep(BEAT).await;
+        match now(&app, &batch, worker).await {
+            Ok(now) => drop(told.send_replace(now)),
+            Err(ApiError::Stale) => return ApiError::Stale,
+            // The database may be away for a moment; if it is for longer, the lease is lost by its clock.
+            Err(error) => tracing::warn!(batch.id = %batch.batch_id, "no heartbeat: {}", crate::error::chain(&error)),
+        }
+    }
+}
+
+async fn now(app: &App, batch: &Batch, worker: Uuid) -> Result<Now, ApiError> {
+    let mut tx = app.platform().await?;
+    let standing = batch_queue::beat(&mut tx, batch.batch_id, worker).await?;
+    let turn_is_over = batch_queue::others_wait(&mut tx, batch.project_id, STALE_SECONDS).await?;
+    tx.commit().await?;
+    Ok(Now { standing, turn_is_over })
+}
+
+/// Takes a batch to its end, or to the end of its project's turn.
+async fn through(app: &App, batch: Batch, worker: Uuid, hears: watch::Receiver<Now>) -> Result<(), ApiError> {
+    let id = batch.batch_id;
+    let is_late = now(app, &batch, worker).await?.standing.is_late;
+    if batch.state == BatchState::Validating && !is_late {
+        let checked = validation::check(app, &batch).await?;
+        let mut tx = app.platform().await?;
+        let stepped = match checked {
+            Ok(total) => batch::accept(&mut tx, id, worker, total).await,
+            Err(defects) => {
+                tracing::info!(batch.id = %id, "the file of a batch is refused");
+                match batch::refuse(&mut tx, id, worker, &defects).await {
+                    Ok(()) => return Ok(tx.commit().await?),
+                    error => error,
+                }
+            }
+        };
+        match stepped {
+            Ok(()) => tx.commit().await?,
+            Err(StoreError::Batch(_)) => {} // a cancel came first
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let standing = now(app, &batch, worker).await?.standing;
+    if standing.state == BatchState::InProgress && !standing.is_late {
+        ask_all(app, &batch, worker, hears.clone()).await?;
+        if hears.borrow().turn_is_over {
+            let mut tx = app.platform().await?;
+            batch_queue::give_back(&mut tx, id, worker).await?;
+            return Ok(tx.commit().await?);
+        }
+    }
+    end(app, &batch, worker).await
+}
+
+/// Asks every line that has no answer, some at once, until all have one, the time is up, the user wants it to stop, or it
+/// is another project's turn.
+async fn ask_all(app: &App, batch: &Batch, worker: Uuid, hears: watch::Receiver<Now>) -> Result<(), ApiError> {
+    let stop = until(hears.clone(), |now| {
+        now.turn_is_over || now.standing.is_late || now.standing.state == BatchState::Cancelling
+    });
+    let answers = unanswered(app, batch)
+        .await?
+        .take_until(Box::pin(stop))
+        .map_ok(move |(line, text)| {
+            let (app, batch) = (app.clone(), batch.clone());
+            async move {
+                // A task of its own: a panic is the answer to this request alone.
+                let task = tokio::spawn(ask::ask(app.clone(), batch.clone(), line, text.clone()));
+                let asked = AbortOnDropHandle::new(task).await;
+                Ok(asked.unwrap_or_else(|panic| Asked {
+                    answer: ask::panicked(line, &text, &batch.endpoint, panic),
+                    meter: Arc::new(Meter::new(app.prices)),
+                }))
+            }
+        })
+        .try_buffer_unordered(ROWS);
+    let kept = Box::pin(answers).try_for_each(move |asked| keep(app, batch.batch_id, worker, asked));
+    let turn = async move {
+        until(hears, |now| now.turn_is_over).await;
+        tokio::time::sleep(TURN_GRACE).await;
+    };
+    tokio::select! { kept = kept => kept, () = turn => Ok(()) }
+}
+
+/// Keeps an answer, and charges for it if it is the first to its line.
+async fn keep(app: &App, id: BatchId, worker: Uuid, asked: Asked) -> Result<(), ApiError> {
+    let mut tx = app.platform().await?;
+    let is_kept = batch::answer(&mut tx, id, worker, &asked.answer).await?;
+    tx.commit().await?;
+    if is_kept {
+        app.meter.absorb(&asked.meter);
+    }
+    Ok(())
+}
+
+/// Waits until `wanted` holds of what the heartbeat tells.
+async fn until(mut hears: watch::Receiver<Now>, wanted: impl Fn(&Now) -> bool) {
+    if hears.wait_for(wanted).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The lines that have no answer yet.
+async fn unanswered(
+    app: &App,
+    batch: &Batch,
+) -> Result<impl stream::Stream<Item = Result<(u64, Vec<u8>), ApiError>> + use<>, ApiError> {
+    let mut db = app.platform().await?;
+    let answered = batch::answered(&mut db, batch.batch_id).await?;
+    drop(db);
+    let answered: HashSet<u64> = answered.into_iter().map(|line| u64::from(line.unsigned_abs())).collect();
+    let lines = Lines::open(app, batch).await?;
+    Ok(stream::try_unfold((lines, answered), |(mut lines, answered)| async move {
+        while let Some(line) = lines.next().await? {
+            match line {
+                Line::Text(number, _) if answered.contains(&number) => {}
+                Line::Text(number, text) => return Ok(Some(((number, text), (lines, answered)))),
+                Line::TooLong(_) => break,
+            }
+        }
+        Ok(None)
+    }))
+}
+
+/// Nothing more is asked: writes the files and takes the last step.
+async fn end(app: &App, batch: &Batch, worker: Uuid) -> Result<(), ApiError> {
+    let id = batch.batch_id;
+    let now = now(app, batch, worker).await?.standing;
+    let event = match now.state {
+        BatchState::Cancelling => BatchEvent::Stopped,
+        _ if now.is_late => {
+            late_lines(app, batch, worker).await?;
+            BatchEvent::TimeUp
+        }
+        BatchState::InProgress => {
+            let mut tx = app.platform().await?;
+            batch::step(&mut tx, id, Some(worker), BatchEvent::AnswersComplete).await?;
+            tx.commit().await?;
+            BatchEvent::FilesWritten
+        }
+        _ => BatchEvent::FilesWritten,
+    };
+    match output::finish(app, batch, worker, event).await {
+        // A cancel came in the middle: the files are written again, as those of a batch that was stopped.
+        Err(ApiError::Conflict(_)) => output::finish(app, batch, worker, BatchEvent::Stopped).await,
+        done => done,
+    }
+}
+
+async fn late_lines(app: &App, batch: &Batch, worker: Uuid) -> Result<(), ApiError> {
+    let lines = unanswered(app, batch).await?;
+    let mut lines = Box::pin(lines);
+    while let Some((line, text)) = lines.try_next().await? {
+        let mut tx = app.platform().await?;
+        batch::answer(&mut tx, batch.batch_id, worker, &ask::too_late(line, &text, &batch.endpoint)).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! Takes a file out of a multipart form and streams it into the object store. The form's fields may come in any order.
+//!
+//! Memory: one part of the store's upload.
+
+use std::time::Duration;
+
+use attune_domain::id::ProjectId;
+use attune_store::files::{file::File, objects::upload_key};
+use axum::extract::multipart::Field;
+
+use crate::{
+    app::App,
+    error::ApiError,
+    files::{
+        ingest::{self, Received},
+        multipart::{Form, text, unread},
+        purpose::{ExpiresAfter, Purpose, check_filename},
+        staging::{Arrived, Incoming, Staged},
+        storage,
+    },
+    http::path_id::shown,
+};
+
+/// How long the rest of a refused body is read, so that its sender gets to read the refusal.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// What the form has said so far.
+#[derive(Default)]
+struct Said {
+    purpose: Option<Purpose>,
+    anchor: Option<String>,
+    seconds: Option<String>,
+    file: Option<(Staged, String, Arrived)>,
+}
+
+/// Takes the form and keeps its file.
+///
+/// # Errors
+/// The form is not whole or has a wrong field, the file is too large, a row of a dataset is bad, or the store refuses it.
+/// Nothing of the file is left then.
+pub async fn take(app: &App, project: ProjectId, mut form: Form) -> Result<File, ApiError> {
+    storage::expect(app, project, 0).await?;
+    let mut said = Said::default();
+    match read(app, &mut form, &mut said).await.and_then(|()| said.received()) {
+        Ok(received) => ingest::keep(app, project, received).await,
+        Err(error) => {
+            read_on(&mut form).await;
+            Err(error)
+        }
+    }
+}
+
+/// The bytes of the form's one file, named `field`, streamed into the store under a key of their own; a form with any
+/// other field is refused.
+///
+/// # Errors
+/// As [`take`].
+pub async fn one_file(
+    app: &App,
+    form: &mut Form,
+    name: &'static str,
+    limit: u64,
+) -> Result<(Staged, Arrived), ApiError> {
+    let mut taken = None;
+    let read = async {
+        while let Some(field) = form.next_field().await? {
+            match field.name().unwrap_or("") {
+                given if given != name => return Err(unknown(given, &format!("'{name}'"))),
+                _ if taken.is_some() => return Err(twice(name)),
+                _ => taken = Some(stage(app, field, name, limit).await?),
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = read.await {
+        read_on(form).await;
+        return Err(error);
+    }
+    taken.ok_or_else(|| missing(name))
+}
+
+async fn read(app: &App, form: &mut Form, said: &mut Said) -> Result<(), ApiError> {
+    while let Some(field) = form.next_field().await? {
+        match field.name().unwrap_or("").to_owned().as_str() {
+            "purpose" => once("purpose", &mut said.purpose, Purpose::check(&text(field).await?)?)?,
+            "expires_after[anchor]" => once("expires_after[anchor]", &mut said.anchor, text(field).await?)?,
+            "expires_after[seconds]" => once("expires_after[seconds]", &mut said.seconds, text(field).await?)?,
+            "file" if said.file.is_some() => return Err(twice("file")),
+            "file" => {
+                let filename = field.file_name().unwrap_or("file").to_owned();
+                check_filename("file", &filename)?;
+                let (staged, arrived) = stage(app, field, "file", app.limits.file_bytes).await?;
+                said.file = Some((staged, filename, arrived));
+            }
+            other => {
+                let known = "'purpose', 'file', 'expires_after[anchor]' and 'expires_after[seconds]'";
+                return Err(unknown(other, known));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn once<T>(name: &str, place: &mut Option<T>, value: T) -> Result<(), ApiError> {
+    match place.replace(value) {
+        Some(_) => Err(twice(name)),
+        None => Ok(()),
+    }
+}
+
+impl Said {
+    fn received(self) -> Result<Received, ApiError> {
+        let purpose = self.purpose.ok_or_else(|| missing("purpose"))?;
+        let expires_after = ExpiresAfter::from_form(self.anchor.as_deref(), self.seconds.as_deref())?;
+        let (staged, filename, arrived) = self.file.ok_or_else(|| missing("file"))?;
+        let expires_after_seconds = expires_after.map(|after| after.seconds);
+        Ok(Received { staged, filename, purpose, arrived, expires_after_seconds, upload: None })
+    }
+}
+
+async fn stage(app: &App, mut field: Field<'_>, what: &'static str, limit: u64) -> Result<(Staged, Arrived), ApiError> {
+    let key = upload_key();
+    let mut incoming = Incoming::begin(&app.objects, &key, what, limit);
+    while let Some(piece) = field.chunk().await.map_err(unread)? {
+        incoming.write(&piece).await?;
+    }
+    let (staged, arrived) = incoming.stage(&app.objects, key).await?;
+    if arrived.bytes.0 == 0 {
+        return Err(ApiError::invalid(what, format!("'{what}' is empty.")));
+    }
+    Ok((staged, arrived))
+}
+
+/// A field that must be there is not.
+pub fn missing(field: &str) -> ApiError {
+    let message = format!("Missing required parameter: '{field}'.");
+    ApiError::Invalid { param: Some(field.into()), code: "missing_required_parameter", message }
+}
+
+/// A field may be there once.
+pub fn twice(field: &str) -> ApiError {
+    ApiError::invalid(field, format!("'{field}' is given twice."))
+}
+
+/// No field is called so.
+pub fn unknown(field: &str, known: &str) -> ApiError {
+    let field = shown(field);
+    let message = format!("Unknown parameter: '{field}'; expected {known}.");
+    ApiError::Invalid { param: Some(field), code: "unknown_parameter", message }
+}
+
+/// Reads the rest of a refused form: a sender that is cut off in the middle may never read the refusal.
+pub async fn read_on(form: &mut Form) {
+    let _ = tokio::time::timeout(DRAIN, drain(form)).await;
+}
+
+async fn drain(form: &mut Form) {
+    while let Ok(Some(mut field)) = form.next_of_any_number().await {
+        while let Ok(Some(_)) = field.chunk().await {}
+    }
+}

@@ -1,0 +1,236 @@
+//! A multipart form that is bounded whatever its sender does: so many parts, and so many bytes before a part's content
+//! begins. The parser under it keeps whatever it has not understood yet, and reads on for as long as bytes are there.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use axum::{
+    body::{Body, BodyDataStream, Bytes},
+    extract::{
+        FromRequest, Multipart, Request,
+        multipart::{Field, MultipartError},
+    },
+    http::StatusCode,
+};
+use futures::Stream;
+
+use crate::error::ApiError;
+
+/// The most parts of a form. An adapter's has three fields and ten files.
+const MOST_PARTS: usize = 100;
+
+/// The most bytes that come before a part's content begins: its headers, and what of the content comes along with them.
+const HEADER_BYTES: usize = 256 << 10;
+
+/// The most bytes of a field that is not a file.
+const FIELD_BYTES: usize = 1 << 10;
+
+/// The most that the parser is given at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// No bound: a part's content is counted by whoever reads it.
+const CONTENT: usize = usize::MAX;
+
+/// A form, part by part.
+pub struct Form {
+    inner: Multipart,
+    room: Arc<AtomicUsize>,
+    parts: usize,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Form {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let room = Arc::new(AtomicUsize::new(HEADER_BYTES));
+        let (head, body) = request.into_parts();
+        let metered =
+            Metered { inner: body.into_data_stream(), rest: Bytes::new(), room: Arc::clone(&room), given: false };
+        let request = Request::from_parts(head, Body::from_stream(metered));
+        match Multipart::from_request(request, state).await {
+            Ok(inner) => Ok(Self { inner, room, parts: 0 }),
+            Err(_) => Err(ApiError::UnsupportedMediaType { wanted: "multipart/form-data with a boundary" }),
+        }
+    }
+}
+
+impl Form {
+    /// The next part; the one before it must have been read to its end.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`]: the form broke off, has too many parts, or a part's headers are too long.
+    pub async fn next_field(&mut self) -> Result<Option<Field<'_>>, ApiError> {
+        self.parts += 1;
+        if self.parts > MOST_PARTS {
+            let message = format!("The form has more than {MOST_PARTS} parts.");
+            return Err(ApiError::Invalid { param: None, code: "invalid_multipart", message });
+        }
+        self.next_of_any_number().await
+    }
+
+    /// As [`next_field`](Self::next_field), to read the rest of a form that is refused already.
+    ///
+    /// # Errors
+    /// As [`next_field`](Self::next_field), but for the number of parts.
+    pub async fn next_of_any_number(&mut self) -> Result<Option<Field<'_>>, ApiError> {
+        self.room.store(HEADER_BYTES, Ordering::Relaxed);
+        let room = Arc::clone(&self.room);
+        match self.inner.next_field().await {
+            Ok(field) => {
+                room.store(CONTENT, Ordering::Relaxed);
+                Ok(field)
+            }
+            Err(_) if room.load(Ordering::Relaxed) == 0 => {
+                let message = format!("The headers of a part of the form are longer than {HEADER_BYTES} bytes.");
+                Err(ApiError::Invalid { param: None, code: "invalid_multipart", message })
+            }
+            Err(error) => Err(unread(error)),
+        }
+    }
+}
+
+/// Reads the value of a field that is not a file.
+///
+/// # Errors
+/// [`ApiError::Invalid`]: it is too long, or no text.
+pub async fn text(mut field: Field<'_>) -> Result<String, ApiError> {
+    let name = field.name().unwrap_or("").to_owned();
+    let mut value = Vec::new();
+    while let Some(piece) = field.chunk().await.map_err(unread)? {
+        value.extend_from_slice(&piece);
+        if value.len() > FIELD_BYTES {
+            return Err(ApiError::invalid(&name, format!("'{name}' is longer than {FIELD_BYTES} bytes.")));
+        }
+    }
+    String::from_utf8(value).map_err(|_| ApiError::invalid(&name, format!("'{name}' is not UTF-8.")))
+}
+
+/// Converts an error of the form's parser.
+pub fn unread(error: MultipartError) -> ApiError {
+    if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        return ApiError::TooLarge { what: "request body", limit: 0 };
+    }
+    let message = format!("The form did not come whole: {}.", error.body_text());
+    ApiError::Invalid { param: None, code: "invalid_multipart", message }
+}
+
+/// The body, in pieces, each of which the parser looks at before it gets another.
+struct Metered {
+    inner: BodyDataStream,
+    rest: Bytes,
+    /// What may still come before a part's content begins; 0: too much has.
+    room: Arc<AtomicUsize>,
+    given: bool,
+}
+
+impl Stream for Metered {
+    type Item = Result<Bytes, axum::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // The parser asks until there is nothing: it is told so after each piece, and asks again at once.
+        if std::mem::take(&mut self.given) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
+                Some(Ok(bytes)) => self.rest = bytes,
+                end => return Poll::Ready(end),
+            }
+        }
+        let length = self.rest.len().min(PIECE_BYTES);
+        let piece = self.rest.split_to(length);
+        let room = self.room.load(Ordering::Relaxed);
+        if room != CONTENT {
+            self.room.store(room.saturating_sub(length), Ordering::Relaxed);
+            if room <= length {
+                return Poll::Ready(Some(Err(axum::Error::new("a part's headers are too long"))));
+            }
+        }
+        self.given = true;
+        Poll::Ready(Some(Ok(piece)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::header;
+    use futures::{StreamExt, stream};
+
+    use super::*;
+
+    /// A form whose body is these pieces; also how many of them were asked for.
+    async fn form(pieces: impl Iterator<Item = Vec<u8>> + Send + 'static) -> (Form, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&asked);
+        let body = stream::iter(pieces).map(move |piece| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(piece)
+        });
+        let request = Request::post("/").header(header::CONTENT_TYPE, "multipart/form-data; boundary=b");
+        let request = request.body(Body::from_stream(body)).unwrap();
+        (Form::from_request(request, &()).await.unwrap(), asked)
+    }
+
+    fn part(name: &str, content: &[u8]) -> Vec<u8> {
+        let head = format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n");
+        [head.as_bytes(), content, b"\r\n"].concat()
+    }
+
+    #[tokio::test]
+    async fn a_form_is_read_in_whatever_pieces_it_comes() {
+        let whole = [part("a", b"1"), part("b", &vec![7; 1 << 20]), b"--b--\r\n".to_vec()].concat();
+        for size in [1000, 100_000, whole.len()] {
+            let pieces: Vec<Vec<u8>> = whole.chunks(size).map(<[u8]>::to_vec).collect();
+            let (mut form, _) = form(pieces.into_iter()).await;
+            let mut lengths = Vec::new();
+            while let Some(field) = form.next_field().await.unwrap() {
+                lengths.push((field.name().unwrap().to_owned(), field.bytes().await.unwrap().len()));
+            }
+            assert_eq!(lengths, [("a".to_owned(), 1), ("b".to_owned(), 1 << 20)], "{size}");
+        }
+    }
+
+    #[tokio::test]
+    async fn attack_a18_a_form_ends_after_so_many_parts() {
+        let (mut form, asked) = form((0..1_000_000).map(|_| part("files", b""))).await;
+        let mut parts = 0;
+        let refused = loop {
+            match form.next_field().await {
+                Ok(field) => parts += usize::from(field.is_some()),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(parts, MOST_PARTS);
+        assert!(refused.to_string().contains("more than 100 parts"), "{refused}");
+        assert!(asked.load(Ordering::Relaxed) < 2 * MOST_PARTS);
+    }
+
+    #[tokio::test]
+    async fn limit_a_field_that_is_no_file_is_short() {
+        let (mut form, _) = form(std::iter::once([part("name", &[b'x'; 1025]), b"--b--\r\n".to_vec()].concat())).await;
+        let field = form.next_field().await.unwrap().unwrap();
+        let refused = text(field).await.unwrap_err().to_string();
+        assert!(refused.contains("longer than 1024 bytes"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn limit_headers_of_a_part_that_never_end_are_refused() {
+        let endless =
+            std::iter::once(b"--b\r\nContent-Disposition: ".to_vec()).chain((0..1000).map(|_| vec![b'x'; 100_000]));
+        let (mut form, asked) = form(endless).await;
+        let refused = form.next_field().await.err().unwrap();
+        assert!(refused.to_string().contains("longer than 262144 bytes"), "{refused}");
+        assert!(asked.load(Ordering::Relaxed) <= 4);
+        // Neither does what comes before the first part.
+        let (mut form, asked) = self::form((0..1000).map(|_| vec![b'x'; 100_000])).await;
+        assert!(form.next_field().await.is_err());
+        assert!(asked.load(Ordering::Relaxed) <= 4);
+    }
+}

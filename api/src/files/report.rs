@@ -1,0 +1,234 @@
+//! A dataset's report: one pass over its rows, and one over the validation file's, on a thread of its own. A report is
+//! the same as long as the files' content, the base and the settings are; the last ones are remembered.
+
+use std::collections::BTreeMap;
+
+use attune_domain::{
+    dataset::{Row, RowChecker},
+    id::{FileId, ProjectId},
+    spec::{Method, Requested, TrainSpec},
+};
+use attune_store::{
+    adapters::{
+        adapter::{self, Model},
+        base_model::{self, BaseModel},
+    },
+    files::file::{self, File},
+};
+use attune_text::{
+    model::{FILES, TextModel},
+    repeats::{Marks, Repeats},
+    report::{Report, Reporter},
+    rows::RowPolicy,
+};
+use bytes::Bytes;
+use tokio::sync::mpsc::{Receiver, channel};
+
+use crate::{
+    app::App,
+    error::ApiError,
+    files::{
+        preview::{no_dataset, stream, unusable},
+        report_cache::ReportKey,
+        text_places::{Stop, TextPlace},
+    },
+    http::{pagination::Params, path_id::shown},
+    wire::report::{LeakageView, ReportView},
+};
+
+/// What is asked.
+#[derive(Debug)]
+pub struct Asked {
+    model: Option<String>,
+    validation_file: Option<String>,
+    requested: Requested,
+}
+
+impl Asked {
+    /// Reads the query.
+    ///
+    /// # Errors
+    /// A parameter is unknown, given twice, or cannot be.
+    pub fn from_query(mut query: Params) -> Result<Self, ApiError> {
+        let (model, validation_file) = (query.take("model")?, query.take("validation_file")?);
+        let number = |text: String| {
+            text.parse::<i64>().map_err(|_| {
+                let shown = shown(&text);
+                ApiError::invalid("max_length", format!("Invalid 'max_length': '{shown}' is not a whole number."))
+            })
+        };
+        let max_length = query.take("max_length")?.map(number).transpose()?;
+        let train_on_prompt = match query.take("train_on_prompt")?.as_deref() {
+            None => None,
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            Some(_) => {
+                let message = "Invalid 'train_on_prompt': give true or false.";
+                return Err(ApiError::invalid("train_on_prompt", message));
+            }
+        };
+        query.done()?;
+        let counting = [("max_length", max_length.is_some()), ("train_on_prompt", train_on_prompt.is_some())];
+        if let Some((name, _)) = counting.into_iter().find(|(_, given)| *given && model.is_none()) {
+            return Err(ApiError::invalid(name, format!("'{name}' needs 'model': without one no tokens are counted.")));
+        }
+        Ok(Self {
+            model,
+            validation_file,
+            requested: Requested { max_length, train_on_prompt, ..Requested::default() },
+        })
+    }
+}
+
+/// Reports on the project's file.
+///
+/// # Errors
+/// It is no dataset, there is no such model or validation file, or a setting cannot be.
+pub async fn make(app: &App, project: ProjectId, file: File, asked: Asked) -> Result<ReportView, ApiError> {
+    let mut db = app.tenant(project).await?;
+    let Some(dataset) = &file.dataset else { return Err(no_dataset("file_id", &file)) };
+    let validation = match &asked.validation_file {
+        Some(text) => Some(validation(&mut db, project, text).await?),
+        None => None,
+    };
+    let base = match &asked.model {
+        Some(name) => Some(base(&mut db, project, name).await?),
+        None => None,
+    };
+    let mut counted = None;
+    if let Some(base) = &base {
+        let mut requested = asked.requested;
+        let method = if dataset.format == attune_domain::dataset::RowFormat::Text {
+            Method::ContinuedPretraining
+        } else {
+            Method::Supervised
+        };
+        method
+            .takes(dataset.format)
+            .map_err(|wrong| ApiError::invalid("model", format!("{wrong}; leave 'model' out.")))?;
+        requested.method = Some(method.name().to_owned());
+        let spec = TrainSpec::check(&requested, dataset.rows, base.architecture.max_position_embeddings)?;
+        let blobs = base_model::files(&mut db, base.base_model_id).await?;
+        counted = Some((RowPolicy::new(&spec, chrono::Utc::now().timestamp()), blobs));
+    }
+    drop(db);
+    let key = ReportKey {
+        rows_sha256: file.rows_sha256().to_owned(),
+        validation_sha256: validation.as_ref().map(|file| file.rows_sha256().to_owned()),
+        counting: base.as_ref().zip(counted.as_ref()).map(|(base, (policy, _))| {
+            // A report is of the day on which it was made.
+            (base.base_model_id, RowPolicy { now: 0, ..*policy })
+        }),
+    };
+    let ids = (file.file_id.to_string(), validation.as_ref().map(|file| file.file_id.to_string()));
+    if let Some(report) = app.reports.find(&key) {
+        return Ok(renamed(report, ids));
+    }
+    let max_length = counted.as_ref().map(|(policy, _)| policy.max_length);
+    let reading = app.text.work(project, async |place| {
+        let counting = match counted {
+            Some((policy, blobs)) => Some((base_model::small_files(&app.objects, &blobs, &FILES).await?, policy)),
+            None => None,
+        };
+        read(app, (&file, validation.as_ref()), counting, place).await
+    });
+    let (report, leaked) = reading.await?;
+    let mut view = ReportView::new(ids.0.clone(), base.map(|base| base.name).zip(max_length), &report);
+    view.leakage =
+        leaked.map(|(rows, repeats)| LeakageView { validation_file: String::new(), rows, repeats: (&repeats).into() });
+    app.reports.insert(key, view.clone());
+    Ok(renamed(view, ids))
+}
+
+/// The same content may be there under other ids.
+fn renamed(mut report: ReportView, (file, validation): (String, Option<String>)) -> ReportView {
+    report.file_id = file;
+    if let (Some(leakage), Some(validation)) = (&mut report.leakage, validation) {
+        leakage.validation_file = validation;
+    }
+    report
+}
+
+async fn base(db: &mut sqlx::PgConnection, project: ProjectId, name: &str) -> Result<BaseModel, ApiError> {
+    match adapter::resolve(db, project, name).await {
+        Ok(Model::Base(base)) => Ok(base),
+        Ok(Model::Tuned(_) | Model::Checkpoint(_)) => {
+            Err(ApiError::unsupported("model", "Name the tuned model's base."))
+        }
+        Err(error) => Err(ApiError::on_read(name)(error)),
+    }
+}
+
+async fn validation(db: &mut sqlx::PgConnection, project: ProjectId, text: &str) -> Result<File, ApiError> {
+    let missing = || {
+        let shown = shown(text);
+        let message = format!("Invalid 'validation_file': there is no file '{shown}'.");
+        ApiError::Invalid { param: Some("validation_file".into()), code: "file_not_found", message }
+    };
+    let id: FileId = text.parse().map_err(|_| missing())?;
+    let file = match file::get(db, project, id).await {
+        Err(attune_store::error::StoreError::NotFound(_)) => return Err(missing()),
+        found => found?,
+    };
+    if file.dataset.is_none() { Err(no_dataset("validation_file", &file)) } else { Ok(file) }
+}
+
+type Read = (Report, Option<(u64, Repeats)>);
+
+async fn read(
+    app: &App,
+    (file, validation): (&File, Option<&File>),
+    counting: Option<(BTreeMap<String, Vec<u8>>, RowPolicy)>,
+    place: TextPlace,
+) -> Result<Read, ApiError> {
+    let (pieces, inbox) = channel(4);
+    let (more_pieces, more) = channel(4);
+    let more = validation.map(|_| more);
+    let reading = tokio::task::spawn_blocking(move || read_rows(counting.as_ref(), inbox, more, place.stop()));
+    let mut streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
+    if let (Ok(()), Some(validation)) = (&streamed, validation) {
+        streamed = stream(&app.objects, validation.rows_sha256(), more_pieces).await;
+    } else {
+        drop(more_pieces);
+    }
+    let read = reading.await.map_err(ApiError::internal)?;
+    streamed?;
+    read
+}
+
+/// Reads both files. Blocking.
+fn read_rows(
+    counting: Option<&(BTreeMap<String, Vec<u8>>, RowPolicy)>,
+    mut inbox: Receiver<Bytes>,
+    more: Option<Receiver<Bytes>>,
+    stop: &Stop,
+) -> Result<Read, ApiError> {
+    let model = match counting {
+        Some((files, policy)) => Some((TextModel::from_files(files).map_err(|error| unusable(&error))?, *policy)),
+        None => None,
+    };
+    let mut reporter = Reporter::new(model.as_ref().map(|(model, policy)| (model, *policy)));
+    // What was uploaded was checked then: a defect cannot be met here.
+    let mut checker = RowChecker::new();
+    let take = &mut |line, row: Row| {
+        if !stop.is_set() {
+            reporter.take(line, &row);
+        }
+    };
+    while let Some(piece) = inbox.blocking_recv().filter(|_| !stop.is_set()) {
+        checker.push_with(&piece, take);
+    }
+    let _ = checker.finish_with(take);
+    let (report, seen) = reporter.finish();
+    let Some(mut more) = more else { return Ok((report, None)) };
+    let (mut rows, mut repeats, mut checker) = (0, Repeats::default(), RowChecker::new());
+    let mut look = |line, row: &Row| {
+        rows += 1;
+        seen.find(line, Marks::of(row), &mut repeats);
+    };
+    while let Some(piece) = more.blocking_recv() {
+        checker.push_with(&piece, &mut |line, row| look(line, &row));
+    }
+    let _ = checker.finish_with(&mut |line, row| look(line, &row));
+    Ok((report, Some((rows, repeats))))
+}

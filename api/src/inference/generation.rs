@@ -1,0 +1,390 @@
+//! One request to a replica, and the events of its answer.
+//!
+//! A replica says how it ends with its last event. A stream that stops without one is a replica that died, and is told
+//! as an error: an answer that is cut off must never look like a whole one.
+
+use std::{io, pin::Pin, sync::Arc, time::Duration};
+
+use attune_domain::{
+    serve::{Echo, FinishReason, GenerateEvent, GenerateRequest, Prompt, Scored},
+    text::tenant_text::for_tenant,
+};
+use futures::TryStreamExt;
+use reqwest::StatusCode;
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt, Lines},
+    time::{Instant, sleep},
+};
+use tokio_util::io::StreamReader;
+
+use crate::{
+    app::App,
+    error::ApiError,
+    inference::{
+        answer::{Answer, Call},
+        metering::{Account, Meter, Tokens},
+        replicas::{self, Ready, unavailable},
+        resolve::AskedModel,
+    },
+    middleware::rate_limit::Allowance,
+    wire::inference::chat_answer::Usage,
+};
+
+/// Before a replica that did not take the request is looked for again.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// What a caller is told to wait when the model has too many requests.
+const BUSY_RETRY_AFTER_SECONDS: u64 = 5;
+
+/// The largest answers to one request that are kept whole, as they lie in memory; streams have no such bound.
+const WHOLE_BYTES: usize = 64 << 20;
+
+/// An answer that has begun: its prompt is read.
+pub struct Generation {
+    lines: Lines<Pin<Box<dyn AsyncBufRead + Send>>>,
+    /// The request's field that holds the prompt.
+    prompt_param: &'static str,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u64,
+    /// How many of them were read for an earlier request, and not again.
+    pub cached_tokens: u64,
+    /// The prompt, if it was to be said again.
+    pub echo: Option<Echo>,
+    /// Counts what it uses, if somebody is to be charged.
+    metered: Option<Metered>,
+}
+
+/// Counts one request once, when its answers have ended or nobody wants more of them.
+struct Metered {
+    meter: Arc<Meter>,
+    /// Of the key that asked, if it is limited.
+    allowance: Option<Allowance>,
+    account: Account,
+    tokens: Tokens,
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.meter.count(&self.account, self.tokens);
+        if let Some(allowance) = &self.allowance {
+            allowance.charge(self.tokens.input + self.tokens.output);
+        }
+    }
+}
+
+/// What comes next in an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// More text.
+    Piece {
+        /// Of which answer.
+        choice: u32,
+        /// The text.
+        text: String,
+        /// Its tokens, if they were asked for.
+        tokens: Vec<Scored>,
+    },
+    /// A call of a tool begins.
+    Called {
+        /// In which answer.
+        choice: u32,
+        /// Its place among the answer's calls.
+        call: u32,
+        /// Names it.
+        id: String,
+        /// The tool.
+        name: String,
+    },
+    /// More of the arguments of a call.
+    Arguments {
+        /// In which answer.
+        choice: u32,
+        /// Which call.
+        call: u32,
+        /// JSON.
+        text: String,
+    },
+    /// The end of one answer.
+    Finished {
+        /// Of which.
+        choice: u32,
+        /// Why.
+        finish_reason: FinishReason,
+    },
+    /// The end of all.
+    Done {
+        /// Tokens drawn.
+        completion_tokens: u64,
+    },
+}
+
+impl Next {
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Piece { text, tokens, .. } => {
+                // A token's text takes an allocation of its own, and so does that of each of its rivals.
+                text.len() + tokens.iter().map(|token| 96 + 64 * token.top.len()).sum::<usize>()
+            }
+            Self::Arguments { text, .. } => text.len(),
+            Self::Called { name, .. } => 128 + name.len(),
+            Self::Finished { .. } | Self::Done { .. } => 0,
+        }
+    }
+}
+
+/// Sends `request` to the replica of the model's base, started first if need be, and waits until its prompt is read.
+///
+/// # Errors
+/// [`ApiError::ReplicaUnavailable`]; [`ApiError::Invalid`] when the prompt is at fault.
+pub async fn begin(app: &App, model: &AskedModel, request: &GenerateRequest) -> Result<Generation, ApiError> {
+    let deadline = Instant::now() + Duration::from_secs(app.serving.wait_seconds);
+    let response = loop {
+        let replica = replicas::ready(app, model, deadline).await?;
+        if let Some(response) = ask(app, &replica, request).await {
+            break response;
+        }
+        // Its row is behind: the process is gone and nobody noted it yet. Nothing was generated, so to ask again is safe.
+        if Instant::now() >= deadline {
+            return Err(unavailable("The model's process does not answer; it is being replaced.".into()));
+        }
+        sleep(TRY_AGAIN).await;
+    };
+    let bytes = response.bytes_stream().map_err(io::Error::other);
+    let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(StreamReader::new(bytes));
+    let prompt_param = match request.prompt {
+        Prompt::Chat { .. } => "messages",
+        Prompt::Text { .. } | Prompt::Tokens { .. } => "prompt",
+    };
+    let mut generation = Generation::new(reader, prompt_param);
+    generation.started().await?;
+    Ok(generation)
+}
+
+/// `None`: nobody is there who takes the request.
+async fn ask(app: &App, replica: &Ready, request: &GenerateRequest) -> Option<reqwest::Response> {
+    let url = format!("http://{}/generate", replica.address);
+    match app.http.post(url).bearer_auth(&replica.token).json(request).send().await {
+        Ok(response) if response.status() == StatusCode::OK => Some(response),
+        Ok(response) => {
+            tracing::warn!(address = replica.address, status = %response.status(), "a replica refused a request");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(address = replica.address, %error, "a replica did not answer");
+            None
+        }
+    }
+}
+
+impl Generation {
+    fn new(reader: Pin<Box<dyn AsyncBufRead + Send>>, prompt_param: &'static str) -> Self {
+        let lines = reader.lines();
+        Self { lines, prompt_param, prompt_tokens: 0, cached_tokens: 0, echo: None, metered: None }
+    }
+
+    /// Charges the answers to `account`: the prompt, and what is drawn, also if the caller leaves in the middle; a piece
+    /// counts as a token until the replica has told their number.
+    pub fn charge(&mut self, meter: &Arc<Meter>, account: Account) {
+        let tokens = Tokens { requests: 1, input: self.prompt_tokens, output: 0 };
+        let allowance = Allowance::of_request();
+        self.metered = Some(Metered { meter: meter.clone(), account, tokens, allowance });
+    }
+
+    /// The usage, once so many tokens were drawn.
+    #[must_use]
+    pub const fn usage(&self, completion_tokens: u64) -> Usage {
+        Usage::new(self.prompt_tokens, self.cached_tokens, completion_tokens)
+    }
+
+    async fn started(&mut self) -> Result<(), ApiError> {
+        match self.event().await? {
+            GenerateEvent::Started { prompt_tokens, cached_tokens, echo } => {
+                (self.prompt_tokens, self.cached_tokens, self.echo) = (prompt_tokens, cached_tokens, echo);
+                Ok(())
+            }
+            GenerateEvent::Failed { code, message, param } => Err(self.failure(&code, message, param)),
+            other => Err(ApiError::internal(format!("a replica's first event is {other:?}"))),
+        }
+    }
+
+    /// All answers, and the tokens drawn for them. `prompts` requests like this one share the memory for whole answers.
+    ///
+    /// # Errors
+    /// As [`Self::next`]. [`ApiError::Invalid`]: the answers are too large to be kept whole.
+    pub async fn whole(&mut self, choices: u32, prompts: usize) -> Result<(Vec<Answer>, u64), ApiError> {
+        let (mut bytes, most) = (0, WHOLE_BYTES / prompts.max(1));
+        let mut answers = vec![Answer::default(); choices as usize];
+        let unknown = || ApiError::internal("a replica gave an answer too many");
+        loop {
+            let next = self.next().await?;
+            bytes += next.bytes();
+            if bytes > most {
+                let message = format!(
+                    "The answers to this request are larger than {WHOLE_BYTES} bytes; ask for them with 'stream': true, or \
+                     for fewer of them or of their log-probabilities."
+                );
+                return Err(ApiError::invalid("stream", message));
+            }
+            match next {
+                Next::Piece { choice, text, tokens } => {
+                    let answer = answers.get_mut(choice as usize).ok_or_else(unknown)?;
+                    answer.text.push_str(&text);
+                    answer.tokens.extend(tokens);
+                }
+                Next::Called { choice, id, name, .. } => {
+                    let answer = answers.get_mut(choice as usize).ok_or_else(unknown)?;
+                    answer.calls.push(Call { id, name, arguments: String::new() });
+                }
+                Next::Arguments { choice, text, .. } => {
+                    let answer = answers.get_mut(choice as usize).ok_or_else(unknown)?;
+                    answer.calls.last_mut().ok_or_else(unknown)?.arguments.push_str(&text);
+                }
+                Next::Finished { choice, finish_reason } => {
+                    answers.get_mut(choice as usize).ok_or_else(unknown)?.finish_reason = Some(finish_reason);
+                }
+                Next::Done { completion_tokens } => return Ok((answers, completion_tokens)),
+            }
+        }
+    }
+
+    /// The next piece, or the end; nothing comes after that.
+    ///
+    /// # Errors
+    /// [`ApiError::ReplicaUnavailable`]: the replica died or failed. [`ApiError::Internal`]: it speaks nonsense.
+    pub async fn next(&mut self) -> Result<Next, ApiError> {
+        let event = self.event().await?;
+        if let Some(metered) = &mut self.metered {
+            match &event {
+                GenerateEvent::Piece { .. } | GenerateEvent::Arguments { .. } => metered.tokens.output += 1,
+                GenerateEvent::Done { completion_tokens } => metered.tokens.output = *completion_tokens,
+                _ => {}
+            }
+        }
+        match event {
+            GenerateEvent::Piece { choice, text, tokens } => Ok(Next::Piece { choice, text, tokens }),
+            GenerateEvent::Called { choice, call, id, name } => Ok(Next::Called { choice, call, id, name }),
+            GenerateEvent::Arguments { choice, call, text } => Ok(Next::Arguments { choice, call, text }),
+            GenerateEvent::Finished { choice, finish_reason } => Ok(Next::Finished { choice, finish_reason }),
+            GenerateEvent::Done { completion_tokens } => Ok(Next::Done { completion_tokens }),
+            GenerateEvent::Failed { code, message, param } => Err(self.failure(&code, message, param)),
+            GenerateEvent::Started { .. } => Err(ApiError::internal("a replica started twice")),
+        }
+    }
+
+    async fn event(&mut self) -> Result<GenerateEvent, ApiError> {
+        let died = || unavailable("The model's process ended before the answer did.".into());
+        match self.lines.next_line().await {
+            Ok(Some(line)) => serde_json::from_str(&line).map_err(ApiError::internal),
+            Ok(None) => Err(died()),
+            Err(error) => {
+                tracing::warn!(%error, "a replica's answer broke off");
+                Err(died())
+            }
+        }
+    }
+
+    /// A replica's reason in the caller's terms.
+    fn failure(&self, code: &str, message: String, param: Option<String>) -> ApiError {
+        let param = param.unwrap_or_else(|| self.prompt_param.to_owned());
+        let at_fault = |code| ApiError::Invalid { param: Some(param), code, message: sentence(&message) };
+        match code {
+            "context_length_exceeded" => at_fault("context_length_exceeded"),
+            "invalid_prompt" => at_fault("invalid_prompt"),
+            "invalid_request" => at_fault("invalid_value"),
+            "project_busy" => ApiError::TooManyAnswers {
+                message: format!("Too many requests: {}", sentence(&message)),
+                retry_after_seconds: BUSY_RETRY_AFTER_SECONDS,
+            },
+            "replica_busy" => ApiError::Busy {
+                message: format!("The model is overloaded: {}", sentence(&message)),
+                retry_after_seconds: BUSY_RETRY_AFTER_SECONDS,
+            },
+            "adapter_unavailable" => {
+                // A failed download names presigned URLs, a broken file the node's folders.
+                let why = for_tenant(&message);
+                unavailable(format!("The tuned model's adapter could not be loaded: {why}"))
+            }
+            _ => ApiError::internal(format!("a replica failed: {code}: {message}")),
+        }
+    }
+}
+
+fn sentence(message: &str) -> String {
+    if message.ends_with('.') { message.to_owned() } else { format!("{message}.") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generation(text: &'static str) -> Generation {
+        let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(text.as_bytes());
+        Generation::new(reader, "messages")
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_to_its_end() {
+        let mut answer = generation(concat!(
+            "{\"type\":\"started\",\"prompt_tokens\":3,\"cached_tokens\":2,\"echo\":null}\n",
+            "{\"type\":\"piece\",\"choice\":1,\"text\":\"a\\nb\",\"tokens\":[]}\n",
+            "{\"type\":\"finished\",\"choice\":1,\"finish_reason\":\"stop\"}\n",
+            "{\"type\":\"piece\",\"choice\":0,\"text\":\"c\",\"tokens\":[]}\n",
+            "{\"type\":\"finished\",\"choice\":0,\"finish_reason\":\"length\"}\n",
+            "{\"type\":\"done\",\"completion_tokens\":2}\n"
+        ));
+        answer.started().await.unwrap();
+        assert_eq!((answer.prompt_tokens, answer.cached_tokens), (3, 2));
+        let (answers, tokens) = answer.whole(2, 1).await.unwrap();
+        let said: Vec<_> = answers.iter().map(|answer| (answer.text.as_str(), answer.finish_reason)).collect();
+        assert_eq!(said, [("c", Some(FinishReason::Length)), ("a\nb", Some(FinishReason::Stop))]);
+        assert_eq!(tokens, 2);
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_dies_in_the_middle_is_an_error() {
+        for cut in ["", "{\"type\":\"pie"] {
+            assert!(generation(cut).next().await.is_err(), "{cut}");
+        }
+        let error = generation("").next().await.unwrap_err().body().error;
+        assert_eq!((error.r#type, error.code), ("server_error", Some("model_unavailable")));
+    }
+
+    #[tokio::test]
+    async fn what_a_tenant_is_told_names_no_place_of_a_node() {
+        let line = "{\"type\":\"failed\",\"code\":\"adapter_unavailable\",\"message\":\"GET http://10.0.0.1/b?Signature=x: /var/lib/a/b.safetensors\"}";
+        let message = generation(line).started().await.unwrap_err().body().error.message;
+        assert!(message.ends_with("GET an address b.safetensors"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn limit_of_a_whole_answer() {
+        let piece = format!("{{\"type\":\"piece\",\"choice\":0,\"text\":\"{}\",\"tokens\":[]}}\n", "x".repeat(1 << 20));
+        let text: &'static str = Box::leak(piece.repeat(65).into_boxed_str());
+        let error = generation(text).whole(1, 1).await.unwrap_err().body().error;
+        assert_eq!(error.param.as_deref(), Some("stream"), "{}", error.message);
+        let (fits, done) = (piece.repeat(2), "{\"type\":\"done\",\"completion_tokens\":2}\n");
+        let text: &'static str = Box::leak((fits + done).into_boxed_str());
+        assert_eq!(generation(text).whole(1, 30).await.unwrap().1, 2);
+        assert!(generation(text).whole(1, 60).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_busy_replica_says_when_to_come_again() {
+        for (code, status) in [("project_busy", 429), ("replica_busy", 503)] {
+            let line = format!("{{\"type\":\"failed\",\"code\":\"{code}\",\"message\":\"full\"}}");
+            let error = generation(Box::leak(line.into_boxed_str())).started().await.unwrap_err();
+            assert_eq!(error.status().as_u16(), status);
+            let response = axum::response::IntoResponse::into_response(error);
+            assert_eq!(response.headers()["retry-after"], "5");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_prompt_that_is_too_long_is_the_callers_mistake() {
+        let line = "{\"type\":\"failed\",\"code\":\"context_length_exceeded\",\"message\":\"too long\"}";
+        let error = generation(line).started().await.unwrap_err().body().error;
+        assert_eq!((error.param.as_deref(), error.code), (Some("messages"), Some("context_length_exceeded")));
+        assert_eq!(error.message, "too long.");
+    }
+}

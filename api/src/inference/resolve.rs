@@ -1,0 +1,98 @@
+//! The model that a request names: its base, and what corrects it, ready to be asked.
+
+use attune_domain::{
+    id::{AdapterVersionId, ApiKeyId, ProjectId},
+    run::Blob,
+    serve::{AdapterKey, AdapterRef},
+    spec::Quantization,
+};
+use attune_store::{
+    adapters::{
+        adapter::{self, Model},
+        base_model,
+    },
+    error::StoreError,
+    files::objects::Objects,
+    jobs::checkpoint_permission,
+    replica::ServedBase,
+};
+
+use crate::{app::App, error::ApiError, inference::metering::Account};
+
+/// Who answers.
+#[derive(Debug, Clone)]
+pub struct AskedModel {
+    /// Whose request it is.
+    pub project_id: ProjectId,
+    /// Its own name, whatever alias it was asked for by.
+    pub name: String,
+    /// The base that answers, in its quantization.
+    pub base: ServedBase,
+    /// `None`: the base itself.
+    pub adapter: Option<AdapterRef>,
+    /// Names the content of the base and its quantization.
+    pub system_fingerprint: String,
+    /// The adapter version that answers, if one does.
+    adapter_version_id: Option<AdapterVersionId>,
+}
+
+impl AskedModel {
+    /// What its answers are charged to.
+    pub fn account(&self, project_id: ProjectId, api_key_id: Option<ApiKeyId>) -> Account {
+        let (model, adapter_version_id) = (self.name.clone(), self.adapter_version_id);
+        Account { project_id, api_key_id, model, adapter_version_id }
+    }
+}
+
+/// Finds the model of this name: a base, one of the project's own, a checkpoint of one, or another project's checkpoint
+/// that this one was let use.
+///
+/// # Errors
+/// [`ApiError::ModelNotFound`]: there is none in this project.
+pub async fn find(app: &App, project: ProjectId, name: &str) -> Result<AskedModel, ApiError> {
+    let mut db = app.tenant(project).await?;
+    let mut found = adapter::resolve(&mut db, project, name).await;
+    if let Err(StoreError::NotFound(_)) = found
+        && let Some(owner) = checkpoint_permission::owner(&mut db, project, name).await?
+    {
+        // What the owner lets others use is looked up as the owner's, by the same name.
+        drop(db);
+        db = app.tenant(owner).await?;
+        found = adapter::resolve(&mut db, owner, name).await;
+    }
+    let model = found.map_err(ApiError::on_read(name))?;
+    let base = base_model::get(&mut db, model.base_model_id()).await?;
+    drop(db); // waiting for a replica may take minutes
+    let quantization = model.quantization().unwrap_or(app.serving.base_quantization);
+    Ok(AskedModel {
+        project_id: project,
+        name: model.name().to_owned(),
+        base: ServedBase { base_model_id: base.base_model_id, quantization },
+        adapter: adapter_ref(&app.objects, &model).await?,
+        system_fingerprint: fingerprint(&base.digest, quantization),
+        adapter_version_id: match &model {
+            Model::Tuned(version) => Some(version.adapter_version_id),
+            Model::Base(_) | Model::Checkpoint(_) => None,
+        },
+    })
+}
+
+/// `fp_0123456789ab_nf4-double`: the beginning of the base's digest, and its quantization.
+fn fingerprint(digest: &str, quantization: Quantization) -> String {
+    format!("fp_{}_{quantization}", digest.get(..12).unwrap_or(digest))
+}
+
+async fn adapter_ref(objects: &Objects, model: &Model) -> Result<Option<AdapterRef>, ApiError> {
+    let (id, blobs): (_, Vec<&Blob>) = match model {
+        Model::Base(_) => return Ok(None),
+        Model::Tuned(version) => (AdapterKey::Version(version.adapter_version_id), version.files.iter().collect()),
+        Model::Checkpoint(named) => {
+            (AdapterKey::Checkpoint(named.checkpoint.checkpoint_id), named.adapter_files().collect())
+        }
+    };
+    let mut files = Vec::with_capacity(blobs.len());
+    for blob in blobs {
+        files.push(objects.remote_file(&blob.name, &blob.sha256, blob.bytes).await?);
+    }
+    Ok(Some(AdapterRef { id, files }))
+}

@@ -1,0 +1,132 @@
+//! What a request for a job comes to: every field checked, every default filled in, every file and model found. A job is
+//! made of it, or an estimate.
+
+use attune_domain::{id::FileId, spec::TrainSpec};
+use attune_store::{
+    adapters::base_model::BaseModel, error::StoreError, files::file, jobs::job, tenancy::api_key::Holder,
+};
+use sqlx::PgConnection;
+
+use crate::{
+    app::App,
+    error::ApiError,
+    files::preview::no_dataset,
+    http::path_id::shown,
+    jobs::starting_point,
+    wire::{job::NewJob, money::micro_usd},
+};
+
+/// A job that could be started.
+#[derive(Debug)]
+pub struct Made {
+    /// Its row.
+    pub row: job::NewJob,
+    /// What it trains over.
+    pub base: BaseModel,
+    /// Its rows; they stay until the transaction ends.
+    pub training: file::File,
+    /// Its held-out rows; they stay until the transaction ends.
+    pub validation: Option<file::File>,
+}
+
+/// Checks a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] names the first field that cannot be. [`ApiError::ModelNotFound`], [`ApiError::Internal`].
+pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJob) -> Result<Made, ApiError> {
+    let mut asked = new.requested()?;
+    let beginning = starting_point::find(tx, holder.project_id, new).await?;
+    if let Some(before) = &beginning.adapter {
+        asked = asked.continuing(&before.spec, before.quantization)?;
+    }
+    let base = beginning.base;
+    let training = dataset(tx, holder, "training_file", &new.training_file).await?;
+    let validation = match &new.validation_file {
+        Some(id) => Some(dataset(tx, holder, "validation_file", id).await?),
+        None => None,
+    };
+    let rows = training.dataset.as_ref().map_or(0, |dataset| dataset.rows);
+    let spec = TrainSpec::check(&asked, rows, base.architecture.max_position_embeddings)?;
+    check_validations(&spec, validation.is_some())?;
+    right_rows(&spec, "training_file", &training)?;
+    if let Some(validation) = &validation {
+        right_rows(&spec, "validation_file", validation)?;
+    }
+    let row = job::NewJob {
+        project_id: holder.project_id,
+        base_model_id: base.base_model_id,
+        training_file_id: training.file_id,
+        validation_file_id: validation.as_ref().map(|file| file.file_id),
+        continue_from: beginning.adapter.map(|adapter| adapter.adapter_version_id),
+        suffix: new.suffix(),
+        metadata: serde_json::to_value(new.metadata.clone().unwrap_or_default()).map_err(ApiError::internal)?,
+        spec,
+        requested: new.as_it_came(),
+        api_key_id: holder.api_key_id,
+        micro_usd_per_million_tokens: app.prices.micro_usd_per_million_trained_tokens(),
+        max_micro_usd: new.compute.and_then(|compute| compute.max_price_usd).map(micro_usd),
+    };
+    Ok(Made { row, base, training, validation })
+}
+
+/// Validations need rows.
+fn check_validations(spec: &TrainSpec, there_are_rows: bool) -> Result<(), ApiError> {
+    let param =
+        if spec.early_stopping_patience > 0 { "trainer.early_stopping_patience" } else { "trainer.eval_every_steps" };
+    if there_are_rows || spec.eval_every_steps == 0 {
+        return Ok(());
+    }
+    Err(ApiError::invalid(
+        param,
+        format!("'{param}' needs a validation file; give 'validation_file', or leave it out."),
+    ))
+}
+
+/// The file that a field of the request names; it stays until the transaction ends.
+async fn dataset(
+    tx: &mut PgConnection,
+    holder: &Holder,
+    field: &'static str,
+    text: &str,
+) -> Result<file::File, ApiError> {
+    let missing = || ApiError::Invalid {
+        param: Some(field.into()),
+        code: "file_not_found",
+        message: format!("Invalid '{field}': there is no file '{}'.", shown(text)),
+    };
+    let id: FileId = text.parse().map_err(|_| missing())?;
+    let file = match file::lock_for_job(tx, holder.project_id, id).await {
+        Err(StoreError::NotFound(_)) => return Err(missing()),
+        found => found?,
+    };
+    if file.dataset.is_none() { Err(no_dataset(field, &file)) } else { Ok(file) }
+}
+
+/// Refuses a file of rows that the method does not learn from.
+fn right_rows(spec: &TrainSpec, field: &'static str, file: &file::File) -> Result<(), ApiError> {
+    let Some(dataset) = &file.dataset else { return Err(no_dataset(field, file)) };
+    spec.method.takes(dataset.format).map_err(|wrong| ApiError::invalid(field, format!("Invalid '{field}': {wrong}.")))
+}
+
+#[cfg(test)]
+mod tests {
+    use attune_domain::spec::Requested;
+
+    use super::*;
+
+    #[test]
+    fn validations_on_the_way_need_a_validation_file() {
+        let spec = |patience| {
+            let every = Requested { eval_every_steps: Some(5), ..Requested::default() };
+            TrainSpec::check(&Requested { early_stopping_patience: patience, ..every }, 360, 8192).unwrap()
+        };
+        for (patience, param) in [(None, "trainer.eval_every_steps"), (Some(2), "trainer.early_stopping_patience")] {
+            let error = check_validations(&spec(patience), false).unwrap_err().body().error;
+            assert_eq!(error.param.as_deref(), Some(param));
+            assert!(error.message.contains("validation_file"), "{}", error.message);
+            assert!(check_validations(&spec(patience), true).is_ok());
+        }
+        let at_the_end = TrainSpec::check(&Requested::default(), 360, 8192).unwrap();
+        assert!(check_validations(&at_the_end, false).is_ok());
+    }
+}

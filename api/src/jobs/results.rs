@@ -1,0 +1,62 @@
+//! The result file of a job that has just succeeded, in the transaction that publishes its adapter: whoever sees the job
+//! succeeded sees the file.
+
+use attune_domain::{bytes::Bytes, id::JobId, job::JobState};
+use attune_store::{
+    adapters::base_model::hex,
+    files::{blob, objects::blob_key},
+    jobs::job,
+    runs::results,
+};
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+
+use crate::{app::App, error::ApiError};
+
+/// The content of a job's result file.
+pub struct Results {
+    sha256: String,
+    text: String,
+}
+
+/// Returns the results of a job that succeeds in this transaction, if no file holds them yet.
+///
+/// # Errors
+/// [`ApiError::Internal`].
+pub async fn of(tx: &mut PgConnection, id: JobId) -> Result<Option<Results>, ApiError> {
+    if !are_wanted(tx, id).await? {
+        return Ok(None);
+    }
+    let text = results::csv(tx, id).await?;
+    Ok(Some(Results { sha256: hex(&Sha256::digest(text.as_bytes())), text }))
+}
+
+async fn are_wanted(tx: &mut PgConnection, id: JobId) -> Result<bool, ApiError> {
+    let job = job::load(tx, id).await?;
+    Ok(job.state == JobState::Succeeded && job.result_file_id.is_none())
+}
+
+impl Results {
+    /// Puts the content into the object store. It is noted first: what no row comes to name is swept.
+    ///
+    /// # Errors
+    /// [`ApiError::StorageRefused`]: the trainer says its last word again later. [`ApiError::Internal`].
+    pub async fn put(&self, app: &App) -> Result<(), ApiError> {
+        let mut tx = app.platform().await?;
+        blob::announce(&mut tx, std::slice::from_ref(&self.sha256)).await?;
+        tx.commit().await?;
+        let put = app.objects.put(&blob_key(&self.sha256), self.text.clone()).await;
+        put.map_err(|cause| ApiError::StorageRefused { what: "job's results", cause })
+    }
+
+    /// Makes the content the result file of the job, if that still has none.
+    ///
+    /// # Errors
+    /// [`ApiError::Internal`].
+    pub async fn name(&self, tx: &mut PgConnection, id: JobId) -> Result<(), ApiError> {
+        if are_wanted(tx, id).await? {
+            results::name(tx, id, &self.sha256, Bytes(self.text.len() as u64)).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! What a run puts into the object store: where it may, and the proof that it has what it names.
+
+use attune_domain::run::{Blob, BlobGrant, RunEvent};
+use attune_store::{
+    adapters::base_model::hex,
+    error::StoreError,
+    files::objects::blob_key,
+    runs::{
+        run::Run,
+        run_blob::{self, Staged},
+    },
+};
+use sha2::{Digest, Sha256};
+
+use crate::{app::App, error::ApiError};
+
+/// Says for each blob where to put it, or that the run may name it as it is.
+///
+/// # Errors
+/// [`ApiError::Internal`].
+pub async fn grant(app: &App, run: &Run, mut wanted: Vec<Blob>) -> Result<Vec<BlobGrant>, ApiError> {
+    wanted.sort_by(|a, b| a.sha256.cmp(&b.sha256));
+    wanted.dedup_by(|a, b| a.sha256 == b.sha256);
+    let digests: Vec<String> = wanted.iter().map(|blob| blob.sha256.clone()).collect();
+    let mut tx = app.platform().await?;
+    let own = run_blob::own(&mut tx, run, &wanted).await?;
+    let staged = run_blob::staged(&mut tx, run.run_id, &digests).await?;
+    tx.commit().await?;
+    let granted = run_blob::grant(&app.objects, &own, &staged, &wanted).await?;
+    let mut tx = app.platform().await?;
+    run_blob::record(&mut tx, run.run_id, &granted).await?;
+    tx.commit().await?;
+    Ok(granted.into_iter().map(|granted| granted.grant).collect())
+}
+
+/// Reads what the run has put aside of what these events name: content that the store had from elsewhere already, so that
+/// only its bytes show that the run has it.
+///
+/// # Errors
+/// [`ApiError::Internal`]. Content that is not what it should be is no error here: the report that names it is refused.
+pub async fn prove(app: &App, run: &Run, events: &[RunEvent]) -> Result<(), ApiError> {
+    let files = events.iter().filter_map(|event| match event {
+        RunEvent::Checkpointed { files, .. } | RunEvent::Published { files, .. } => Some(files),
+        _ => None,
+    });
+    let digests: Vec<String> = files.flatten().map(|file| file.sha256.clone()).collect();
+    if digests.is_empty() {
+        return Ok(());
+    }
+    let mut tx = app.platform().await?;
+    let staged = run_blob::staged(&mut tx, run.run_id, &digests).await?;
+    drop(tx); // the content may be large
+    for staged in staged {
+        if !is_what_it_should_be(app, &staged).await? {
+            continue;
+        }
+        let key = blob_key(&staged.sha256);
+        if app.objects.head(&key).await?.is_some() {
+            app.objects.delete(&staged.key).await?;
+        } else {
+            app.objects.rename(&staged.key, &key).await?;
+        }
+        let mut tx = app.platform().await?;
+        run_blob::proved(&mut tx, run.run_id, &staged.sha256).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+async fn is_what_it_should_be(app: &App, staged: &Staged) -> Result<bool, ApiError> {
+    let mut body = match app.objects.get(&staged.key).await {
+        Err(StoreError::NotFound(_)) => return Ok(false),
+        found => found?,
+    };
+    let (mut hasher, mut bytes) = (Sha256::new(), 0);
+    while let Some(piece) = body.try_next().await.map_err(ApiError::internal)? {
+        hasher.update(&piece);
+        bytes += piece.len() as u64;
+    }
+    Ok(bytes == staged.bytes.0 && hex(&hasher.finalize()) == staged.sha256)
+}

@@ -1,0 +1,145 @@
+//! What a new job begins with: a base model, and the adapter that it continues, if it continues one.
+//!
+//! `continue_from` names the adapter; so does `model`, where it is a tuned model's name, as OpenAI's clients give it.
+
+use attune_domain::id::ProjectId;
+use attune_store::{
+    adapters::{
+        adapter::{self, AdapterVersion, Model},
+        base_model::{self, BaseModel},
+    },
+    error::StoreError,
+};
+use sqlx::PgConnection;
+
+use crate::{error::ApiError, http::path_id::shown, wire::job::NewJob};
+
+/// A base, and an adapter of it.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The base.
+    pub base: BaseModel,
+    /// The adapter whose factors are the first ones; it stays until the transaction ends.
+    pub adapter: Option<AdapterVersion>,
+}
+
+/// Finds both, of this project.
+///
+/// # Errors
+/// [`ApiError::ModelNotFound`]: there is no such model. [`ApiError::Invalid`]: there is no such adapter, or it is another
+/// one than `model` names, or of another base.
+pub async fn find(tx: &mut PgConnection, project: ProjectId, new: &NewJob) -> Result<Beginning, ApiError> {
+    let model = adapter::resolve(tx, project, &new.model).await.map_err(ApiError::on_read(&new.model))?;
+    let named = match (&new.continue_from, &model) {
+        (None, Model::Tuned(tuned)) => Some(tuned.model_name.clone()),
+        (_, Model::Checkpoint(_)) => {
+            let message = "A checkpoint answers requests, but no job goes on from it; name the job's tuned model.";
+            return Err(ApiError::unsupported("model", message));
+        }
+        (None, Model::Base(_)) => None,
+        (Some(named), _) => Some(named.clone()),
+    };
+    let Some(named) = named else {
+        let base = base_model::get(tx, model.base_model_id()).await?;
+        return Ok(Beginning { base, adapter: None });
+    };
+    let adapter = match adapter::lock(tx, project, &named).await {
+        Err(StoreError::NotFound(_)) => return Err(missing(&named)),
+        found => found?,
+    };
+    check(&new.model, &model, &adapter)?;
+    let base = base_model::get(tx, adapter.base_model_id).await?;
+    Ok(Beginning { base, adapter: Some(adapter) })
+}
+
+fn missing(named: &str) -> ApiError {
+    let shown = shown(named);
+    ApiError::Invalid {
+        param: Some("continue_from".into()),
+        code: "adapter_not_found",
+        message: format!("Invalid 'continue_from': there is no adapter '{shown}'."),
+    }
+}
+
+/// `model` and `continue_from` must mean the same.
+fn check(name: &str, model: &Model, adapter: &AdapterVersion) -> Result<(), ApiError> {
+    let id = adapter.adapter_version_id;
+    let message = match model {
+        Model::Tuned(tuned) if tuned.adapter_version_id != id => format!(
+            "Invalid 'continue_from': {id} is not the adapter of 'model', '{name}', which is {}; leave one of the two out.",
+            tuned.adapter_version_id
+        ),
+        Model::Base(base) if base.base_model_id != adapter.base_model_id => format!(
+            "Invalid 'continue_from': {id} is an adapter of '{}', and 'model' is '{name}'; an adapter goes on only on its \
+             own base.",
+            adapter.base_model
+        ),
+        _ => return Ok(()),
+    };
+    Err(ApiError::invalid("continue_from", message))
+}
+
+#[cfg(test)]
+mod tests {
+    use attune_domain::{
+        architecture::Architecture,
+        id::{AdapterId, AdapterVersionId, BaseModelId},
+        spec::{AdapterSpec, Quantization},
+    };
+    use chrono::DateTime;
+
+    use super::*;
+
+    const ONE: &str = "0190c2e17d2f7b3c9d1e5f6a7b8c9d01";
+    const TWO: &str = "0190c2e17d2f7b3c9d1e5f6a7b8c9d02";
+
+    fn adapter(id: &str, base: &str) -> AdapterVersion {
+        AdapterVersion {
+            adapter_version_id: AdapterVersionId::new(id.parse().unwrap()),
+            base_model_id: BaseModelId::new(base.parse().unwrap()),
+            base_model: "tiny".into(),
+            quantization: Quantization::None,
+            adapter_id: AdapterId::new(ONE.parse().unwrap()),
+            adapter: "house".into(),
+            version: 1,
+            digest: String::new(),
+            job_id: None,
+            spec: AdapterSpec::lora(4, 8.0, &["q_proj"]),
+            manifest: None,
+            aliases: Vec::new(),
+            model_name: format!("ft:tiny:default::{id}"),
+            files: Vec::new(),
+            chat_template_sha256: None,
+            created_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn base(id: &str) -> Model {
+        let config = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 512}"#;
+        Model::Base(BaseModel {
+            base_model_id: BaseModelId::new(id.parse().unwrap()),
+            project_id: None,
+            name: "tiny".into(),
+            digest: String::new(),
+            architecture: Architecture::from_config_json(config.as_bytes()).unwrap(),
+            created_at: DateTime::UNIX_EPOCH,
+        })
+    }
+
+    #[test]
+    fn an_adapter_goes_on_only_on_its_own_base() {
+        assert!(check("tiny", &base(ONE), &adapter(ONE, ONE)).is_ok());
+        let error = check("other", &base(TWO), &adapter(ONE, ONE)).unwrap_err().body().error;
+        assert_eq!((error.param.as_deref(), error.code), (Some("continue_from"), Some("invalid_value")));
+        assert!(error.message.contains("an adapter of 'tiny', and 'model' is 'other'"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_tuned_model_and_another_adapter_contradict_each_other() {
+        assert!(check("ft:tiny", &Model::Tuned(adapter(ONE, ONE)), &adapter(ONE, ONE)).is_ok());
+        let error = check("ft:tiny", &Model::Tuned(adapter(TWO, ONE)), &adapter(ONE, ONE)).unwrap_err().body().error;
+        assert_eq!(error.param.as_deref(), Some("continue_from"));
+        assert!(error.message.contains("leave one of the two out"), "{}", error.message);
+    }
+}

@@ -1,0 +1,291 @@
+//! `Idempotency-Key`: a request that makes something may be sent again, and is done once.
+//!
+//! The first request takes the key, goes on in a task of its own (a caller that leaves does not stop it half-way), and
+//! its answer is kept for 24 hours. A twin that comes meanwhile is told to come back; one that comes later gets the kept
+//! answer. A request that failed frees its key again. Whether the change was kept is noted in its own transaction
+//! ([`crate::middleware::preconditions`]), so a crash in between leads to a plain "it was done, but its answer is lost", never to a
+//! second thing.
+//!
+//! An answer that holds a secret is kept sealed under the bearer that asked, of which the database has only a hash: who
+//! repeats the request can read it, and a copy of the database cannot.
+
+use std::time::Duration;
+
+use attune_store::{
+    db::{self, Tenant},
+    error::StoreError,
+    idempotency::{self, Answer, Claim, Found, HELD_SECONDS},
+    webhooks::seal::{LEAST_KEY_CHARACTERS, SealKey},
+};
+use axum::{
+    body::{Body, Bytes, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures::StreamExt;
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
+
+use crate::{
+    app::App,
+    auth::{
+        bearer::bearer,
+        caller::{Administrator, Caller},
+    },
+    error::{ApiError, chain},
+    http::request_context,
+    middleware::fingerprint::Print,
+};
+
+/// The header.
+pub const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Says that the answer is a kept one.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The longest key.
+const KEY_BYTES: usize = 255;
+
+/// The longest answer that is kept; none of a request that makes something is near it.
+const ANSWER_BYTES: usize = 4 << 20;
+
+/// When a twin is told to come back, in seconds.
+const COME_BACK: u64 = 1;
+
+/// How long the rest of a repeated upload is read, so that its sender gets to read the answer.
+const DRAIN: Duration = Duration::from_secs(60);
+
+/// The end of paths that take no key: an answer of a model is not kept.
+const MODELS: &str = "/completions";
+
+/// Ends of paths whose answers hold a secret.
+const SECRET: [&str; 4] = ["/api_keys", "/webhook_endpoints", "/rotate_secret", "/v1/organizations"];
+
+/// Answers a repeated request with what the first one was told; lets all others through.
+pub async fn once(State(app): State<App>, request: Request, next: Next) -> Response {
+    // The other methods may be repeated by their nature.
+    let key = (request.method() == Method::POST).then(|| request.headers().get(KEY).cloned()).flatten();
+    let Some(key) = key else { return next.run(request).await };
+    match take(&app, &key, request, next).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn take(app: &App, key: &HeaderValue, request: Request, next: Next) -> Result<Response, ApiError> {
+    let tenant = asker(&request)?;
+    let key = check(key, request.uri().path())?;
+    let seal = sealing(&request)?;
+    let (request, print) = printed(app, request).await?;
+    let asked = format!("{} {}", request.method(), request.uri());
+    let mut tx = db::scoped(&app.db, tenant, None).await?;
+    let found = idempotency::claim(&mut tx, tenant, key, &asked).await?;
+    tx.commit().await?;
+    match found {
+        Found::Free(claim) => {
+            let first = First { pool: app.db.clone(), claim, print, seal };
+            let first = request_context::carry(first.go_on(request, next));
+            tokio::spawn(first.instrument(tracing::Span::current())).await.map_err(ApiError::internal)
+        }
+        Found::Held => Err(ApiError::IdempotencyKeyHeld { retry_after_seconds: COME_BACK }),
+        Found::Lost => Err(ApiError::IdempotencyAnswerLost),
+        Found::Other(first) => Err(ApiError::IdempotencyKeyReused(format!("it was {first}"))),
+        Found::Answered { claim, body_sha256, mut answer } => {
+            drain(request).await;
+            if print.digest() != body_sha256 {
+                return Err(ApiError::IdempotencyKeyReused("its body was another one".into()));
+            }
+            if let Some(seal) = seal {
+                answer.body = seal.open(claim, &answer.body).map_err(|_| ApiError::IdempotencyAnswerSealed)?;
+            }
+            Ok(again(answer))
+        }
+    }
+}
+
+/// Whose the key is; the guard has left word of who asks.
+fn asker(request: &Request) -> Result<Tenant, ApiError> {
+    let extensions = request.extensions();
+    let project = extensions.get::<Caller>().map(|caller| Tenant::Project(caller.0.project_id));
+    let organization = extensions.get::<Administrator>().map(|who| Tenant::Organization(who.organization_id));
+    project.or(organization).ok_or_else(|| not_supported("nobody is asked for here".into()))
+}
+
+fn not_supported(why: String) -> ApiError {
+    let message = format!("Idempotency-Key does not go with this request: {why}. Leave it out.");
+    ApiError::Invalid { param: Some(KEY.to_string()), code: "idempotency_not_supported", message }
+}
+
+/// What the request's answer is sealed with, if it holds a secret.
+fn sealing(request: &Request) -> Result<Option<SealKey>, ApiError> {
+    if !SECRET.iter().any(|end| request.uri().path().ends_with(end)) {
+        return Ok(None);
+    }
+    let bearer = SecretString::from(bearer(request.headers())?);
+    SealKey::new(&bearer).map(Some).map_err(|_| {
+        not_supported(format!(
+            "its answer holds a secret, which is kept sealed under your key, and a key with fewer than \
+             {LEAST_KEY_CHARACTERS} characters seals nothing"
+        ))
+    })
+}
+
+fn check<'a>(key: &'a HeaderValue, path: &str) -> Result<&'a str, ApiError> {
+    if path.ends_with(MODELS) {
+        return Err(not_supported("an answer of a model is not kept".into()));
+    }
+    let plain = |text: &&str| (1..=KEY_BYTES).contains(&text.len());
+    key.to_str().ok().filter(plain).ok_or_else(|| {
+        let message = format!("Invalid Idempotency-Key: it must have 1 to {KEY_BYTES} visible ASCII characters.");
+        ApiError::Invalid { param: Some(KEY.to_string()), code: "invalid_idempotency_key", message }
+    })
+}
+
+/// The request, with the digest of its body: at once for a short one, and as it streams by for a form.
+async fn printed(app: &App, request: Request) -> Result<(Request, Print), ApiError> {
+    let (parts, body) = request.into_parts();
+    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    if let Some(print) = Print::of_form(kind) {
+        let body = print.watch(body);
+        return Ok((Request::from_parts(parts, body), print));
+    }
+    let limit = app.limits.json_bytes;
+    let too_large = |_| ApiError::TooLarge { what: "request body", limit };
+    let bytes: Bytes = to_bytes(body, usize::try_from(limit).unwrap_or(usize::MAX)).await.map_err(too_large)?;
+    let print = Print::whole(Sha256::digest(&bytes).to_vec());
+    Ok((Request::from_parts(parts, Body::from(bytes)), print))
+}
+
+/// The first request with its key.
+struct First {
+    pool: PgPool,
+    claim: Claim,
+    print: Print,
+    seal: Option<SealKey>,
+}
+
+impl First {
+    /// The request, to its end.
+    async fn go_on(self, mut request: Request, next: Next) -> Response {
+        let renewing = AbortOnDropHandle::new(tokio::spawn(renew(self.pool.clone(), self.claim.clone())));
+        request.extensions_mut().insert(self.claim.clone());
+        let response = next.run(request).await;
+        drop(renewing);
+        let (parts, body) = response.into_parts();
+        let body = match to_bytes(body, ANSWER_BYTES).await {
+            Ok(body) => body,
+            Err(error) => return ApiError::internal(error).into_response(),
+        };
+        if let Err(error) = self.settle(&parts, &body).await {
+            tracing::warn!(error = chain(&error), "the answer to an Idempotency-Key could not be kept");
+        }
+        Response::from_parts(parts, Body::from(body))
+    }
+
+    /// Keeps the answer of a request that succeeded, and frees the key of one that failed and made nothing. A failure after
+    /// the change was made is nobody's answer: the key then says that the change was made and its answer is lost.
+    async fn settle(&self, parts: &Parts, body: &[u8]) -> Result<(), StoreError> {
+        let mut tx = db::scoped(&self.pool, self.claim.tenant, None).await?;
+        if !parts.status.is_success() {
+            idempotency::release(&mut tx, &self.claim).await?;
+        } else {
+            let body = match &self.seal {
+                Some(seal) => seal.seal(self.claim.claim, body)?,
+                None => body.to_vec(),
+            };
+            let answer = Answer { status: parts.status.as_u16(), headers: kept(&parts.headers), body };
+            idempotency::answer(&mut tx, &self.claim, &self.print.digest(), &answer).await?;
+        }
+        tx.commit().await
+    }
+}
+
+async fn renew(pool: PgPool, claim: Claim) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(HELD_SECONDS.unsigned_abs().into()) / 3).await;
+        let renewed = async {
+            let mut tx = db::scoped(&pool, claim.tenant, None).await?;
+            idempotency::renew(&mut tx, &claim).await?;
+            tx.commit().await
+        };
+        if let Err(error) = renewed.await {
+            tracing::warn!(error = chain(&error), "an Idempotency-Key could not be held on to");
+        }
+    }
+}
+
+/// The headers that belong to the body; those of the request's own way are made anew.
+fn kept(headers: &HeaderMap) -> Value {
+    let of_the_body = [header::CONTENT_TYPE, header::LOCATION, header::ETAG];
+    let text = |name: &HeaderName| Some((name.to_string(), headers.get(name)?.to_str().ok()?.into()));
+    Value::Object(of_the_body.iter().filter_map(text).collect::<Map<String, Value>>())
+}
+
+/// A kept answer.
+fn again(answer: Answer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    let mut response = (status, Body::from(answer.body)).into_response();
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    for (name, value) in answer.headers.as_object().into_iter().flatten() {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        let value = HeaderValue::from_str(value.as_str().unwrap_or_default());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+/// Reads what is left of a repeated request's body, for its digest.
+async fn drain(request: Request) {
+    let mut pieces = request.into_body().into_data_stream();
+    let all = async { while let Some(Ok(_)) = pieces.next().await {} };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
+        tracing::debug!("a repeated body did not come to its end");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_short_and_plain_and_not_for_every_path() {
+        let check = |key: &str, path: &str| check(&HeaderValue::from_bytes(key.as_bytes()).unwrap(), path).map(drop);
+        check("a-key", "/v1/files").unwrap();
+        for (key, path) in
+            [("", "/v1/files"), ("ä", "/v1/files"), (&"k".repeat(256), "/v1/files"), ("k", "/v1/chat/completions")]
+        {
+            assert!(check(key, path).is_err(), "{key} {path}");
+        }
+    }
+
+    #[test]
+    fn an_answer_with_a_secret_is_sealed_under_a_key_that_can_seal() {
+        let request = |path: &str, key: &str| {
+            let bearer = format!("Bearer {key}");
+            Request::post(path).header(header::AUTHORIZATION, bearer).body(Body::empty()).unwrap()
+        };
+        let long = "k".repeat(LEAST_KEY_CHARACTERS);
+        assert!(sealing(&request("/v1/files", "short")).unwrap().is_none());
+        assert!(sealing(&request("/v1/webhook_endpoints", "short")).is_err());
+        assert!(sealing(&request("/v1/webhook_endpoints", &long)).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_kept_answer_comes_back_as_it_was_and_says_so() {
+        let first = (StatusCode::CREATED, axum::Json(serde_json::json!({"id": "x"}))).into_response();
+        let headers = kept(first.headers());
+        let response = again(Answer { status: 201, headers, body: b"{\"id\":\"x\"}".to_vec() });
+        assert_eq!(response.status(), StatusCode::CREATED);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+        assert_eq!(response.headers()[REPLAYED], "true");
+    }
+}

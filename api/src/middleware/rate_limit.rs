@@ -1,0 +1,112 @@
+//! The rate limits of a request's key, applied before its handler and told in OpenAI's headers.
+
+use std::{sync::Arc, time::Instant};
+
+use attune_domain::access::Actor;
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use uuid::Uuid;
+
+use crate::{
+    app::App,
+    auth::caller::Caller,
+    middleware::rate_limiter::{RateLimiter, RateStatus},
+};
+
+tokio::task_local! {
+    static ALLOWANCE: Allowance;
+}
+
+/// The allowance from which the tokens of a request's answers are taken.
+#[derive(Debug, Clone)]
+pub struct Allowance {
+    limiter: Arc<RateLimiter>,
+    key: Uuid,
+}
+
+impl Allowance {
+    /// Returns the allowance of the current request; `None`: it is not limited.
+    pub fn of_request() -> Option<Self> {
+        ALLOWANCE.try_with(Clone::clone).ok()
+    }
+
+    /// Takes tokens off the key's allowance.
+    pub fn charge(&self, tokens: u64) {
+        self.limiter.charge(self.key, tokens);
+    }
+}
+
+/// Counts a request, refuses it if its key has had its share, and says in the answer what is left.
+pub async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
+    let caller = request.extensions().get::<Caller>().filter(|_| app.rate_limiter.limits_any());
+    let key = caller.map(|caller| match caller.0.actor {
+        Actor::ApiKey(id) => id.uuid(),
+        Actor::Person(id) => id.uuid(),
+    });
+    let Some(key) = key else { return next.run(request).await };
+    match app.rate_limiter.admit(key, Instant::now()) {
+        Ok(statuses) => {
+            let allowance = Allowance { limiter: Arc::clone(&app.rate_limiter), key };
+            let mut response = ALLOWANCE.scope(allowance, next.run(request)).await;
+            tell(response.headers_mut(), &statuses);
+            response
+        }
+        Err(refused) => {
+            let statuses = app.rate_limiter.statuses(key, Instant::now());
+            let mut response = refused.into_response();
+            tell(response.headers_mut(), &statuses);
+            response
+        }
+    }
+}
+
+/// OpenAI's headers. Source: OpenAI's guide to rate limits, "Rate limits in headers".
+fn tell(headers: &mut HeaderMap, statuses: &[RateStatus]) {
+    for status in statuses {
+        let name = status.kind.name();
+        let full_in = duration(status.seconds_until(f64::from(status.limit)));
+        for (kind, value) in [
+            ("limit", status.limit.to_string()),
+            ("remaining", (status.left.max(0.0) as u64).to_string()),
+            ("reset", full_in),
+        ] {
+            let header = HeaderName::try_from(format!("x-ratelimit-{kind}-{name}"));
+            if let (Ok(header), Ok(value)) = (header, HeaderValue::try_from(value)) {
+                headers.insert(header, value);
+            }
+        }
+    }
+}
+
+/// As OpenAI writes it: `1m2s`, `1s`, `6ms`.
+fn duration(seconds: f64) -> String {
+    let ms = (seconds * 1000.0).ceil() as u64;
+    match ms {
+        0..1000 => format!("{ms}ms"),
+        1000..60_000 => format!("{}s", ms.div_ceil(1000)),
+        _ => {
+            let whole = ms.div_ceil(1000);
+            format!("{}m{}s", whole / 60, whole % 60)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::LimitKind;
+
+    #[test]
+    fn the_headers_are_openais() {
+        let mut headers = HeaderMap::new();
+        tell(&mut headers, &[RateStatus { kind: LimitKind::Tokens, limit: 600, left: 590.5 }]);
+        assert_eq!(headers["x-ratelimit-limit-tokens"], "600");
+        assert_eq!(headers["x-ratelimit-remaining-tokens"], "590");
+        assert_eq!(headers["x-ratelimit-reset-tokens"], "950ms");
+        assert_eq!([duration(0.0), duration(1.0), duration(61.5)], ["0ms", "1s", "1m2s"]);
+    }
+}

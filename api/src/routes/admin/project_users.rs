@@ -1,0 +1,133 @@
+//! The people of a project: list, let in, look, change, show out. All of them are in its organization.
+
+use attune_domain::id::Person as PersonKind;
+use attune_store::tenancy::member::{self, Of};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+
+use super::{
+    api_keys::open,
+    users::{already, page},
+};
+use crate::{
+    app::App,
+    auth::caller::Administrator,
+    error::{ApiError, ErrorBody},
+    http::{
+        json_body::Body,
+        pagination::{List, Params},
+        path_id::{named, shown},
+    },
+    wire::{
+        file::Deleted,
+        organization::{ChangedRole, NewProjectUser, UserView, role},
+    },
+};
+
+const OBJECT: &str = "organization.project.user";
+
+/// List a project's people.
+///
+/// The organization's owners and admins reach it as well, whether they are in the list or not.
+#[utoipa::path(get, path = "/v1/organization/projects/{project_id}/users", tag = "Organization",
+    operation_id = "list_project_users",
+    params(
+        ("project_id" = String, Path),
+        ("after" = Option<String>, Query, pattern = "^user-[0-9a-f]{32}$", description = "The list goes on behind the user of this id."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+    ),
+    responses((status = 200, body = List<UserView>), (status = "4XX", body = ErrorBody)))]
+pub async fn list(
+    State(app): State<App>,
+    administrator: Administrator,
+    Path(id): Path<String>,
+    mut query: Params,
+) -> Result<Json<List<UserView>>, ApiError> {
+    let (after, limit) = (query.after::<PersonKind>()?, query.limit(20, 100)?);
+    query.done()?;
+    let (mut db, project) = open(&app, &administrator, id).await?;
+    let members = member::list(&mut db, Of::Project(project), after, limit + 1).await?;
+    Ok(Json(page(members, limit, OBJECT)))
+}
+
+/// Let a member of the organization into a project.
+#[utoipa::path(post, path = "/v1/organization/projects/{project_id}/users", tag = "Organization",
+    operation_id = "create_project_user", params(("project_id" = String, Path)), request_body = NewProjectUser,
+    responses((status = 200, body = UserView), (status = "4XX", body = ErrorBody)))]
+pub async fn create(
+    State(app): State<App>,
+    administrator: Administrator,
+    Path(id): Path<String>,
+    Body(new): Body<NewProjectUser>,
+) -> Result<Json<UserView>, ApiError> {
+    let role = role(&new.role)?;
+    let (mut tx, project) = open(&app, &administrator, id).await?;
+    let missing = || {
+        let shown = shown(&new.user_id);
+        ApiError::invalid("user_id", format!("Invalid 'user_id': there is no user '{shown}' in the organization."))
+    };
+    let person = new.user_id.parse().map_err(|_| missing())?;
+    let admitted = member::admit_to_project(&mut tx, project, person, role).await;
+    admitted.map_err(|error| match error {
+        attune_store::error::StoreError::NotFound(_) => missing(),
+        other => already(other, "project_member_pkey"),
+    })?;
+    let member = member::get(&mut tx, Of::Project(project), person).await?;
+    tx.commit().await?;
+    app.authenticator.forget();
+    Ok(Json(UserView::new(member, OBJECT)))
+}
+
+/// Look at somebody in a project.
+#[utoipa::path(get, path = "/v1/organization/projects/{project_id}/users/{user_id}", tag = "Organization",
+    operation_id = "retrieve_project_user", params(("project_id" = String, Path), ("user_id" = String, Path)),
+    responses((status = 200, body = UserView), (status = "4XX", body = ErrorBody)))]
+pub async fn retrieve(
+    State(app): State<App>,
+    administrator: Administrator,
+    Path((id, user)): Path<(String, String)>,
+) -> Result<Json<UserView>, ApiError> {
+    let (mut db, project) = open(&app, &administrator, id).await?;
+    let member = member::get(&mut db, Of::Project(project), named(&user)?).await.map_err(ApiError::on_read(user))?;
+    Ok(Json(UserView::new(member, OBJECT)))
+}
+
+/// Give somebody another role in a project.
+#[utoipa::path(post, path = "/v1/organization/projects/{project_id}/users/{user_id}", tag = "Organization",
+    operation_id = "modify_project_user", params(("project_id" = String, Path), ("user_id" = String, Path)),
+    request_body = ChangedRole,
+    responses((status = 200, body = UserView), (status = "4XX", body = ErrorBody)))]
+pub async fn modify(
+    State(app): State<App>,
+    administrator: Administrator,
+    Path((id, user)): Path<(String, String)>,
+    Body(new): Body<ChangedRole>,
+) -> Result<Json<UserView>, ApiError> {
+    let (role, person) = (role(&new.role)?, named(&user)?);
+    let (mut tx, project) = open(&app, &administrator, id).await?;
+    let of = Of::Project(project);
+    member::change_role(&mut tx, of, person, role).await.map_err(ApiError::on_read(user))?;
+    let member = member::get(&mut tx, of, person).await?;
+    tx.commit().await?;
+    app.authenticator.forget();
+    Ok(Json(UserView::new(member, OBJECT)))
+}
+
+/// Show somebody out of a project.
+#[utoipa::path(delete, path = "/v1/organization/projects/{project_id}/users/{user_id}", tag = "Organization",
+    operation_id = "delete_project_user", params(("project_id" = String, Path), ("user_id" = String, Path)),
+    responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
+pub async fn delete(
+    State(app): State<App>,
+    administrator: Administrator,
+    Path((id, user)): Path<(String, String)>,
+) -> Result<Json<Deleted>, ApiError> {
+    let (mut tx, project) = open(&app, &administrator, id).await?;
+    let dismissed = member::dismiss(&mut tx, Of::Project(project), named(&user)?).await;
+    dismissed.map_err(ApiError::on_read(&user))?;
+    tx.commit().await?;
+    app.authenticator.forget();
+    Ok(Json(Deleted { id: user, object: "organization.project.user.deleted", deleted: true }))
+}

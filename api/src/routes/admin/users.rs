@@ -1,0 +1,192 @@
+//! The people of the organization: list, let in, look, change, show out.
+
+use attune_domain::{
+    access::Role,
+    id::{Person as PersonKind, PersonId},
+};
+use attune_store::{
+    db::Tx,
+    tenancy::member::{self, Identity, Member, Of},
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+
+use crate::{
+    app::App,
+    auth::caller::Administrator,
+    error::{ApiError, ErrorBody},
+    http::{
+        json_body::Body,
+        pagination::{List, Params},
+        path_id::named,
+    },
+    wire::{
+        file::Deleted,
+        organization::{ChangedRole, NewUser, UserView, role},
+    },
+};
+
+const OBJECT: &str = "organization.user";
+
+/// List the organization's people.
+#[utoipa::path(get, path = "/v1/organization/users", tag = "Organization", operation_id = "list_users",
+    params(
+        ("after" = Option<String>, Query, pattern = "^user-[0-9a-f]{32}$", description = "The list goes on behind the user of this id."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+    ),
+    responses((status = 200, body = List<UserView>), (status = "4XX", body = ErrorBody)))]
+pub async fn list(
+    State(app): State<App>,
+    administrator: Administrator,
+    mut query: Params,
+) -> Result<Json<List<UserView>>, ApiError> {
+    let (after, limit) = (query.after::<PersonKind>()?, query.limit(20, 100)?);
+    query.done()?;
+    let mut db = app.organization(administrator.organization_id).await?;
+    let members = member::list(&mut db, Of::Organization(administrator.organization_id), after, limit + 1).await?;
+    Ok(Json(page(members, limit, OBJECT)))
+}
+
+/// A part of a list of people.
+pub fn page(members: Vec<Member>, limit: i64, object: &'static str) -> List<UserView> {
+    let views = members.into_iter().map(|member| UserView::new(member, object)).collect();
+    List::cut(views, limit, |user: &UserView| user.id.clone())
+}
+
+/// Let somebody into the organization.
+///
+/// They sign in with tokens of their issuer. An owner or admin is one in every project; others reach the projects that
+/// they are let into.
+#[utoipa::path(post, path = "/v1/organization/users", tag = "Organization", operation_id = "create_user",
+    request_body = NewUser,
+    responses((status = 200, body = UserView), (status = "4XX", body = ErrorBody)))]
+pub async fn create(
+    State(app): State<App>,
+    administrator: Administrator,
+    Body(new): Body<NewUser>,
+) -> Result<Json<UserView>, ApiError> {
+    let role = role(&new.role)?;
+    check(&app, &new)?;
+    only_an_owner_makes_owners(administrator.role, &[role])?;
+    let of = Of::Organization(administrator.organization_id);
+    let (issuer, subject) = (new.issuer.as_str(), new.subject.as_str());
+    let who = Identity { issuer, subject, email: new.email.as_deref(), name: new.name.as_deref() };
+    let mut tx = app.organization(administrator.organization_id).await?;
+    let admitted = member::admit(&mut tx, administrator.organization_id, &who, role).await;
+    let id = admitted.map_err(|e| already(e, "organization_member_pkey"))?;
+    let member = member::get(&mut tx, of, id).await?;
+    tx.commit().await?;
+    app.authenticator.forget();
+    Ok(Json(UserView::new(member, OBJECT)))
+}
+
+/// Checks who is to be let in.
+///
+/// # Errors
+/// [`ApiError::Invalid`]: the issuer is not configured, or a text is too long.
+pub fn check(app: &App, new: &NewUser) -> Result<(), ApiError> {
+    if !app.authenticator.issuers().knows(&new.issuer) {
+        let shown: String = new.issuer.chars().take(200).collect();
+        let allowed = app.authenticator.issuers().names();
+        return Err(ApiError::invalid(
+            "issuer",
+            format!("Invalid 'issuer': '{shown}' is none of those configured: {allowed}."),
+        ));
+    }
+    let texts = [("subject", Some(&new.subject)), ("email", new.email.as_ref()), ("name", new.name.as_ref())];
+    for (field, text) in texts {
+        if text.is_some_and(|text| !(1..=255).contains(&text.chars().count()) || text.contains('\0')) {
+            return Err(ApiError::invalid(field, format!("Invalid '{field}': it must have 1 to 255 characters.")));
+        }
+    }
+    Ok(())
+}
+
+/// Somebody who is there already.
+pub fn already(error: attune_store::error::StoreError, constraint: &str) -> ApiError {
+    if error.on_constraint(constraint) {
+        return ApiError::Conflict("This user is a member already; change their role instead.".into());
+    }
+    error.into()
+}
+
+/// Look at somebody.
+#[utoipa::path(get, path = "/v1/organization/users/{user_id}", tag = "Organization", operation_id = "retrieve_user",
+    params(("user_id" = String, Path)),
+    responses((status = 200, body = UserView), (status = "4XX", body = ErrorBody)))]
+pub async fn retrieve(
+    State(app): State<App>,
+    administrator: Administrator,
+    Path(id): Path<String>,
+) -> Result<Json<UserView>, ApiError> {
+    let mut db = app.organization(administrator.organization_id).await?;
+    let of = Of::Organization(administrator.organization_id);
+    let member = member::get(&mut db, of, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    Ok(Json(UserView::new(member, OBJECT)))
+}
+
+/// Give somebody another role.
+///
+/// Only an owner makes and unmakes owners, and the last one stays.
+#[utoipa::path(post, path = "/v1/organization/users/{user_id}", tag = "Organization", operation_id = "modify_user",
+    params(("user_id" = String, Path)), request_body = ChangedRole,
+    responses((status = 200, body = UserView), (status = "4XX", body = ErrorBody)))]
+pub async fn modify(
+    State(app): State<App>,
+    administrator: Administrator,
+    Path(id): Path<String>,
+    Body(new): Body<ChangedRole>,
+) -> Result<Json<UserView>, ApiError> {
+    let (role, person) = (role(&new.role)?, named(&id)?);
+    let of = Of::Organization(administrator.organization_id);
+    let mut tx = app.organization(administrator.organization_id).await?;
+    let before = member::get(&mut tx, of, person).await.map_err(ApiError::on_read(&id))?;
+    only_an_owner_makes_owners(administrator.role, &[before.role, role])?;
+    if role < Role::Owner {
+        not_the_last_owner(&mut tx, &administrator, person).await?;
+    }
+    member::change_role(&mut tx, of, person, role).await.map_err(ApiError::on_read(id))?;
+    let member = member::get(&mut tx, of, person).await?;
+    tx.commit().await?;
+    app.authenticator.forget();
+    Ok(Json(UserView::new(member, OBJECT)))
+}
+
+/// Show somebody out of the organization, and so of all its projects.
+#[utoipa::path(delete, path = "/v1/organization/users/{user_id}", tag = "Organization", operation_id = "delete_user",
+    params(("user_id" = String, Path)),
+    responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
+pub async fn delete(
+    State(app): State<App>,
+    administrator: Administrator,
+    Path(id): Path<String>,
+) -> Result<Json<Deleted>, ApiError> {
+    let person = named(&id)?;
+    let of = Of::Organization(administrator.organization_id);
+    let mut tx = app.organization(administrator.organization_id).await?;
+    let member = member::get(&mut tx, of, person).await.map_err(ApiError::on_read(&id))?;
+    only_an_owner_makes_owners(administrator.role, &[member.role])?;
+    not_the_last_owner(&mut tx, &administrator, person).await?;
+    member::dismiss(&mut tx, of, person).await.map_err(ApiError::on_read(&id))?;
+    tx.commit().await?;
+    app.authenticator.forget();
+    Ok(Json(Deleted { id, object: "organization.user.deleted", deleted: true }))
+}
+
+/// An admin neither makes an owner nor unmakes one.
+fn only_an_owner_makes_owners(mine: Role, touched: &[Role]) -> Result<(), ApiError> {
+    if mine < Role::Owner && touched.contains(&Role::Owner) {
+        return Err(ApiError::Forbidden("Only an owner makes, changes or dismisses an owner.".into()));
+    }
+    Ok(())
+}
+
+async fn not_the_last_owner(tx: &mut Tx, administrator: &Administrator, person: PersonId) -> Result<(), ApiError> {
+    let owners = member::lock_owners(tx, administrator.organization_id).await?;
+    if owners == [person] {
+        return Err(ApiError::Conflict("This is the organization's last owner; make another one first.".into()));
+    }
+    Ok(())
+}

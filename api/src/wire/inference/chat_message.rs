@@ -1,0 +1,224 @@
+//! The messages of a chat as OpenAI's clients write them.
+
+use attune_domain::serve::ChatMessage;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use crate::{error::ApiError, http::path_id::shown};
+
+/// The most calls in one message.
+const MOST_CALLS: usize = 128;
+/// The longest id of a call, in bytes.
+const CALL_ID_BYTES: usize = 256;
+/// The longest name of a speaker, in bytes.
+const SPEAKER_BYTES: usize = 256;
+
+/// One message.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MessageIn {
+    /// `system`, `developer` (the same), `user`, `assistant` or `tool`.
+    pub role: String,
+    /// What was said: a text, or parts of type `text`. An assistant that calls tools may say nothing.
+    pub content: Option<Content>,
+    /// The calls that an assistant made.
+    pub tool_calls: Option<Vec<CallIn>>,
+    /// Which call a tool answers.
+    pub tool_call_id: Option<String>,
+    /// Who speaks; for models whose chat template reads it.
+    pub name: Option<String>,
+}
+
+/// What was said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Content {
+    /// As one text.
+    Text(String),
+    /// In parts, which are put together as they are.
+    Parts(Vec<Part>),
+}
+
+/// A part of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Only `text` is supported.
+    #[schema(example = "text")]
+    pub r#type: String,
+    /// The text.
+    pub text: String,
+}
+
+/// A call that an assistant made.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CallIn {
+    /// As the answer gave it.
+    pub id: String,
+    /// Always `function`.
+    pub r#type: String,
+    /// What was called.
+    pub function: CalledIn,
+}
+
+/// What was called.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CalledIn {
+    /// The tool's name.
+    pub name: String,
+    /// A JSON object.
+    pub arguments: String,
+}
+
+struct ContentVisitor;
+
+impl<'de> serde::de::Visitor<'de> for ContentVisitor {
+    type Value = Content;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a string or a list of text parts")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Content, E> {
+        Ok(Content::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Content, A::Error> {
+        Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(list)).map(Content::Parts)
+    }
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ContentVisitor)
+    }
+}
+
+/// What an answer's message holds, and says nothing if it is empty: a client may give the message back as it came.
+const EMPTY: [&str; 7] = ["function_call", "audio", "refusal", "name", "annotations", "tool_calls", "tool_call_id"];
+/// Of these, those that no model here reads.
+const UNREAD: [&str; 4] = ["function_call", "audio", "refusal", "annotations"];
+
+/// Looks through message number `i` before it is read: takes away what is empty, and refuses in words of its own what
+/// OpenAI's messages may have and these may not.
+///
+/// # Errors
+/// [`ApiError::Invalid`].
+pub fn look_through(i: usize, message: &mut Value) -> Result<(), ApiError> {
+    let at = |field: &str| format!("messages[{i}].{field}");
+    if let Some(fields) = message.as_object_mut() {
+        fields.retain(|name, value| !(EMPTY.contains(&name.as_str()) && says_nothing(value)));
+        if let Some(field) = UNREAD.iter().find(|field| fields.contains_key(**field)) {
+            let message = format!("Unsupported '{}': no model here reads it.", at(field));
+            return Err(ApiError::unsupported(at(field), message));
+        }
+    }
+    match message.get("role").and_then(Value::as_str) {
+        Some("system" | "developer" | "user" | "assistant" | "tool") | None => {}
+        Some("function") => {
+            let message = format!("Unsupported '{}': 'function'; give results of tools as 'tool'.", at("role"));
+            return Err(ApiError::unsupported(at("role"), message));
+        }
+        Some(role) => {
+            let allowed = "system, developer, user, assistant, tool";
+            let message = format!("Invalid '{}': '{}'; allowed: {allowed}.", at("role"), shown(role));
+            return Err(ApiError::invalid(at("role"), message));
+        }
+    }
+    for (j, part) in message.get("content").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let kind = part.get("type").and_then(Value::as_str).unwrap_or("text");
+        if kind != "text" {
+            let at = format!("messages[{i}].content[{j}].type");
+            let message = format!("Unsupported '{at}': '{}'; only 'text' is read.", shown(kind));
+            return Err(ApiError::unsupported(at, message));
+        }
+    }
+    Ok(())
+}
+
+fn says_nothing(value: &Value) -> bool {
+    value.is_null() || value.as_array().is_some_and(Vec::is_empty)
+}
+
+impl MessageIn {
+    /// Message number `i` in a replica's words.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`]: it lacks something, or has what does not go with its role.
+    pub fn to_chat(&self, i: usize) -> Result<ChatMessage, ApiError> {
+        let at = |field: &str| format!("messages[{i}].{field}");
+        let missing = |field: &str| {
+            let message = format!("Missing required parameter: '{}'.", at(field));
+            ApiError::Invalid { param: Some(at(field)), code: "missing_required_parameter", message }
+        };
+        let misplaced = |field: &str, role: &str| {
+            let message = format!("Invalid '{}': it only goes with the role '{role}'.", at(field));
+            Err(ApiError::invalid(at(field), message))
+        };
+        match self.role.as_str() {
+            "tool" if self.tool_call_id.is_none() => return Err(missing("tool_call_id")),
+            "tool" => {}
+            _ if self.tool_call_id.is_some() => return misplaced("tool_call_id", "tool"),
+            _ => {}
+        }
+        if self.tool_calls.is_some() && self.role != "assistant" {
+            return misplaced("tool_calls", "assistant");
+        }
+        if let Some(id) = self.tool_call_id.as_ref().filter(|id| id.len() > CALL_ID_BYTES) {
+            return Err(too_long(at("tool_call_id"), id, CALL_ID_BYTES));
+        }
+        if let Some(name) = self.name.as_ref().filter(|name| name.len() > SPEAKER_BYTES) {
+            return Err(too_long(at("name"), name, SPEAKER_BYTES));
+        }
+        let content = match &self.content {
+            Some(Content::Text(text)) => Some(text.clone()),
+            Some(Content::Parts(parts)) => Some(parts.iter().map(|part| part.text.as_str()).collect()),
+            None if self.tool_calls.is_some() => None,
+            None => return Err(missing("content")),
+        };
+        Ok(ChatMessage {
+            role: if self.role == "developer" { "system".to_owned() } else { self.role.clone() },
+            content,
+            name: self.name.clone(),
+            tool_calls: self.tool_calls.as_deref().map(|calls| read_calls(i, calls)).transpose()?,
+            tool_call_id: self.tool_call_id.clone(),
+        })
+    }
+}
+
+fn too_long(at: String, text: &str, most: usize) -> ApiError {
+    let message = format!("Invalid '{at}': {} bytes; at most {most} are allowed.", text.len());
+    ApiError::invalid(at, message)
+}
+
+/// Calls as templates read them: with arguments that are objects.
+fn read_calls(i: usize, calls: &[CallIn]) -> Result<Value, ApiError> {
+    if calls.len() > MOST_CALLS {
+        let at = format!("messages[{i}].tool_calls");
+        let message = format!("Invalid '{at}': {} calls; at most {MOST_CALLS} are allowed.", calls.len());
+        return Err(ApiError::invalid(at, message));
+    }
+    let read = |(j, call): (usize, &CallIn)| {
+        if call.r#type != "function" {
+            let at = format!("messages[{i}].tool_calls[{j}].type");
+            return Err(ApiError::unsupported(
+                &at,
+                format!("Unsupported '{at}': '{}'; allowed: function.", shown(&call.r#type)),
+            ));
+        }
+        if call.id.len() > CALL_ID_BYTES {
+            return Err(too_long(format!("messages[{i}].tool_calls[{j}].id"), &call.id, CALL_ID_BYTES));
+        }
+        let text = if call.function.arguments.trim().is_empty() { "{}" } else { &call.function.arguments };
+        let arguments: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
+            let at = format!("messages[{i}].tool_calls[{j}].function.arguments");
+            ApiError::invalid(&at, format!("Invalid '{at}': it must be a JSON object: {error}."))
+        })?;
+        let function = json!({"name": call.function.name, "arguments": arguments});
+        Ok(json!({"id": call.id, "type": "function", "function": function}))
+    };
+    calls.iter().enumerate().map(read).collect()
+}

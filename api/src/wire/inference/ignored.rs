@@ -1,0 +1,47 @@
+//! Fields of OpenAI's bodies that change nothing here. Their form is checked, and then they are left out.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::{error::ApiError, http::json_body, wire::metadata};
+/// The names of the fields that hold a text.
+const IGNORED_TEXTS: [&str; 5] =
+    ["user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier"];
+/// The longest text in one of them, in bytes.
+const IGNORED_TEXT_BYTES: usize = 512;
+
+/// The labels of an answer.
+#[derive(Default, Deserialize)]
+struct Labels {
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Takes the fields that change nothing out of a body.
+///
+/// # Errors
+/// [`ApiError::Invalid`]: one is not what it must be, or is too long.
+pub fn remove_ignored(fields: &mut Map<String, Value>) -> Result<(), ApiError> {
+    for name in IGNORED_TEXTS {
+        match fields.remove(name) {
+            None | Some(Value::Null) => {}
+            Some(Value::String(text)) if text.len() <= IGNORED_TEXT_BYTES => {}
+            Some(Value::String(text)) => {
+                let length = text.len();
+                let message = format!("Invalid '{name}': {length} bytes; at most {IGNORED_TEXT_BYTES} are allowed.");
+                return Err(ApiError::invalid(name, message));
+            }
+            Some(_) => {
+                let message = format!("Invalid '{name}': invalid type: expected a string.");
+                return Err(ApiError::Invalid { param: Some(name.into()), code: "invalid_type", message });
+            }
+        }
+    }
+    if let Some(labels) = fields.remove("metadata") {
+        let labels: Labels =
+            json_body::from_value(Value::Object([("metadata".to_owned(), labels)].into_iter().collect()))?;
+        metadata::check(&labels.metadata.unwrap_or_default())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! What chats and completions ask of the drawing of tokens, in OpenAI's words.
+
+use std::collections::BTreeMap;
+
+use attune_domain::serve::Sampling;
+use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
+
+use crate::{error::ApiError, http::path_id::shown};
+
+/// The longest list of stop strings. Source: OpenAI's API reference.
+const MOST_STOPS: usize = 4;
+/// The longest stop string, in bytes. An answer holds back as much text as may begin one.
+const STOP_BYTES: usize = 1 << 10;
+/// The most tokens with a bias. Each is added at every draw of every answer.
+const MOST_BIASES: usize = 1024;
+/// The most answers to one request, over all of its prompts.
+const MOST_SEQUENCES: u32 = 128;
+/// The highest `max_tokens` and `max_completion_tokens`; the model's context ends an answer much earlier.
+const MOST_TOKENS: u64 = 1 << 31;
+/// The longest name of a model, in bytes.
+const MODEL_NAME_BYTES: usize = 512;
+/// The most answers to one request. Source: OpenAI's API reference.
+const MOST_CHOICES: u32 = 128;
+/// The largest penalty either way. Source: OpenAI's API reference.
+const LARGEST_PENALTY: f64 = 2.0;
+/// The largest bias either way. Source: OpenAI's API reference.
+const LARGEST_BIAS: f64 = 100.0;
+
+/// Texts before which an answer ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, ToSchema)]
+#[schema(value_type = Option<Vec<String>>)]
+pub struct Stop(pub Vec<String>);
+
+struct StopVisitor;
+
+impl<'de> serde::de::Visitor<'de> for StopVisitor {
+    type Value = Stop;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a string or a list of strings")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Stop, E> {
+        Ok(Stop::default())
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Stop, E> {
+        Ok(Stop(vec![text.to_owned()]))
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Stop, A::Error> {
+        Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(list)).map(Stop)
+    }
+}
+
+impl<'de> Deserialize<'de> for Stop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StopVisitor)
+    }
+}
+
+/// What a stream holds besides the answer.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StreamOptions {
+    /// A last chunk with the usage.
+    pub include_usage: Option<bool>,
+}
+
+/// The fields that chats and completions share.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "described where they are read")]
+pub struct Shared<'a> {
+    pub temperature: Option<f64>,
+    pub top_p: Option<f64>,
+    pub presence_penalty: Option<f64>,
+    pub frequency_penalty: Option<f64>,
+    pub logit_bias: Option<&'a BTreeMap<String, f64>>,
+    pub seed: Option<i64>,
+    pub stop: &'a Stop,
+    pub n: Option<u32>,
+    pub stream: Option<bool>,
+    pub stream_options: Option<StreamOptions>,
+}
+
+impl Shared<'_> {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] with the field.
+    pub fn check(&self) -> Result<(), ApiError> {
+        range("temperature", self.temperature, 0.0, 2.0)?;
+        range("top_p", self.top_p, 0.0, 1.0)?;
+        range("presence_penalty", self.presence_penalty, -LARGEST_PENALTY, LARGEST_PENALTY)?;
+        range("frequency_penalty", self.frequency_penalty, -LARGEST_PENALTY, LARGEST_PENALTY)?;
+        range("n", self.n.map(f64::from), 1.0, f64::from(MOST_CHOICES))?;
+        if self.stop.0.len() > MOST_STOPS {
+            return Err(ApiError::invalid("stop", format!("Invalid 'stop': at most {MOST_STOPS} texts are taken.")));
+        }
+        if self.stop.0.iter().any(String::is_empty) {
+            return Err(ApiError::invalid("stop", "Invalid 'stop': stop strings must not be empty."));
+        }
+        if let Some(long) = self.stop.0.iter().map(String::len).find(|length| *length > STOP_BYTES) {
+            let message = format!("Invalid 'stop': a stop string has {long} bytes; at most {STOP_BYTES} are allowed.");
+            return Err(ApiError::invalid("stop", message));
+        }
+        let biases = self.logit_bias.map_or(0, BTreeMap::len);
+        if biases > MOST_BIASES {
+            let message = format!("Invalid 'logit_bias': {biases} tokens; at most {MOST_BIASES} are allowed.");
+            return Err(ApiError::invalid("logit_bias", message));
+        }
+        if self.stream_options.is_some() && self.stream != Some(true) {
+            return Err(ApiError::invalid("stream_options", "'stream_options' only goes with 'stream': true."));
+        }
+        self.biases().map(drop)
+    }
+
+    /// Biases by token id.
+    fn biases(&self) -> Result<BTreeMap<u32, f64>, ApiError> {
+        let mut biases = BTreeMap::new();
+        for (id, bias) in self.logit_bias.into_iter().flatten() {
+            let param = format!("logit_bias.{}", shown(id));
+            let Ok(token) = id.parse() else {
+                return Err(ApiError::invalid(&param, format!("Invalid '{param}': a token's id is a whole number.")));
+            };
+            range(&param, Some(*bias), -LARGEST_BIAS, LARGEST_BIAS)?;
+            biases.insert(token, *bias);
+        }
+        Ok(biases)
+    }
+
+    /// How tokens are drawn; `dice` stands in for a seed that was not given.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn sampling(&self, dice: u64) -> Result<Sampling, ApiError> {
+        Ok(Sampling {
+            temperature: self.temperature.unwrap_or(1.0),
+            top_p: self.top_p.unwrap_or(1.0),
+            presence_penalty: self.presence_penalty.unwrap_or(0.0),
+            frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
+            logit_bias: self.biases()?,
+            seed: self.seed.map_or(dice, i64::cast_unsigned),
+            stop: self.stop.0.clone(),
+            ..Sampling::default()
+        })
+    }
+
+    /// Whether the stream ends with the usage.
+    pub fn streams_usage(&self) -> bool {
+        self.stream_options.and_then(|options| options.include_usage) == Some(true)
+    }
+}
+
+/// A number within its range.
+///
+/// # Errors
+/// [`ApiError::Invalid`] with field, value and range.
+pub fn range(name: &str, value: Option<f64>, least: f64, most: f64) -> Result<(), ApiError> {
+    match value {
+        Some(given) if !(least..=most).contains(&given) => {
+            Err(ApiError::invalid(name, format!("Invalid '{name}': {given} is not from {least} to {most}.")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks the number of answers over all prompts of a request.
+///
+/// # Errors
+/// [`ApiError::Invalid`] with `param`.
+pub fn check_sequences(param: &str, prompts: usize, answers: u32) -> Result<(), ApiError> {
+    let all = u32::try_from(prompts).unwrap_or(u32::MAX).saturating_mul(answers);
+    if all <= MOST_SEQUENCES {
+        return Ok(());
+    }
+    let message = format!(
+        "Invalid '{param}': {prompts} prompts with {answers} answers each are {all} answers; at most {MOST_SEQUENCES} \
+         are allowed in one request."
+    );
+    Err(ApiError::invalid(param, message))
+}
+
+/// Checks the longest answer that is asked for.
+///
+/// # Errors
+/// [`ApiError::Invalid`] with `param`.
+pub fn check_max_tokens(param: &str, value: Option<u64>, least: u64) -> Result<(), ApiError> {
+    match value {
+        Some(given) if !(least..=MOST_TOKENS).contains(&given) => {
+            Err(ApiError::invalid(param, format!("Invalid '{param}': {given} is not from {least} to {MOST_TOKENS}.")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks the length of a model's name.
+///
+/// # Errors
+/// [`ApiError::Invalid`] with `model`.
+pub fn check_model(name: &str) -> Result<(), ApiError> {
+    if name.len() <= MODEL_NAME_BYTES {
+        return Ok(());
+    }
+    let message = format!("Invalid 'model': {} bytes; at most {MODEL_NAME_BYTES} are allowed.", name.len());
+    Err(ApiError::invalid("model", message))
+}

@@ -1,0 +1,53 @@
+//! `attune complete`: a plain text gone on with, as `/v1/completions` does.
+
+use reqwest::Method;
+
+use crate::{
+    connection::client::Client,
+    error::{Doing, Result},
+    inference::sampling::SamplingArgs,
+    output,
+};
+
+/// Flags of `attune complete`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CompleteArgs {
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// So many different ends
+    #[arg(long, value_name = "COUNT")]
+    n: Option<u32>,
+    /// Print the prompt before them
+    #[arg(long)]
+    echo: bool,
+    /// The text's beginning [default: standard input]
+    prompt: Option<String>,
+}
+
+/// Asks, and prints each end on lines of its own.
+///
+/// # Errors
+/// [`crate::error::CliError`]: the API's.
+pub(crate) async fn run(client: &Client, args: CompleteArgs, as_json: bool) -> Result<()> {
+    let prompt = match args.prompt {
+        Some(prompt) => prompt,
+        None => std::io::read_to_string(std::io::stdin()).doing(|| "read standard input".into())?,
+    };
+    let mut body = args.sampling.fields();
+    body.insert("prompt".into(), prompt.into());
+    if let Some(n) = args.n {
+        body.insert("n".into(), n.into());
+    }
+    if args.echo {
+        body.insert("echo".into(), true.into());
+    }
+    let answer = client.json(client.request(Method::POST, &["completions"]).json(&body)).await?;
+    if as_json {
+        return output::json(&answer);
+    }
+    answer["choices"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .try_for_each(|choice| output::line(&output::text(&choice["text"])))
+}

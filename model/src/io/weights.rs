@@ -1,0 +1,136 @@
+//! The weights of a Hugging Face folder: every tensor that the architecture needs is there and has its shape, none is
+//! too many, before the first is read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use attune_domain::{architecture::Architecture, weights};
+use tch::Tensor;
+
+use crate::{error::ModelError, io::tensor_file::TensorFile};
+
+/// An opened folder of `.safetensors`, checked against an architecture.
+pub struct Weights {
+    folder: PathBuf,
+    files: Vec<TensorFile>,
+    /// Which of `files` holds a tensor.
+    places: BTreeMap<String, usize>,
+}
+
+/// The `config.json` of a folder.
+///
+/// # Errors
+/// [`ModelError::Io`]: it cannot be read. [`ModelError::Architecture`]: it is not one that Attune runs.
+pub fn architecture(folder: &Path) -> Result<Architecture, ModelError> {
+    let path = folder.join("config.json");
+    let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
+    Ok(Architecture::from_config_json(&text)?)
+}
+
+/// [`attune_domain::weights::projection_path`], for layers counted as indices.
+#[must_use]
+pub fn projection_path(layer: usize, projection: &str) -> String {
+    weights::projection_path(layer as u64, projection)
+}
+
+/// [`attune_domain::weights::expected`], with shapes as libtorch counts them.
+#[must_use]
+pub fn expected(architecture: &Architecture) -> BTreeMap<String, Vec<i64>> {
+    let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    weights::expected(architecture)
+        .into_iter()
+        .map(|(name, shape)| (name, shape.into_iter().map(int).collect()))
+        .collect()
+}
+
+impl Weights {
+    /// Opens the `.safetensors` of a folder, one or many, and checks them against `architecture`.
+    ///
+    /// # Errors
+    /// [`ModelError::File`]: no such file in the folder, one is truncated, or a tensor is in two of them;
+    /// [`ModelError::Missing`], [`ModelError::Unexpected`], [`ModelError::Shape`]: the first tensor, by name, that does
+    /// not fit; [`ModelError::Io`].
+    pub fn open(folder: &Path, architecture: &Architecture) -> Result<Self, ModelError> {
+        let mut weights = Self { folder: folder.into(), files: Vec::new(), places: BTreeMap::new() };
+        for path in weight_files(folder)? {
+            let file = TensorFile::open(&path)?;
+            for name in file.names() {
+                if weights.places.contains_key(&name) {
+                    return Err(ModelError::file(&path, format!("tensor '{name}' is in another file too")));
+                }
+                weights.places.insert(name, weights.files.len());
+            }
+            weights.files.push(file);
+        }
+        let wanted = expected(architecture);
+        for (name, want) in &wanted {
+            let got = weights.file(name)?.shape(name).unwrap_or_default();
+            if got != *want {
+                return Err(ModelError::Shape { name: name.clone(), want: want.clone(), got });
+            }
+        }
+        let extra = weights
+            .places
+            .keys()
+            .find(|name| !wanted.contains_key(*name) && !weights::is_superfluous(name, architecture));
+        match extra {
+            Some(name) => Err(ModelError::Unexpected { name: name.clone(), place: folder.into() }),
+            None => Ok(weights),
+        }
+    }
+
+    fn file(&self, name: &str) -> Result<&TensorFile, ModelError> {
+        let place = self.places.get(name).and_then(|&at| self.files.get(at));
+        place.ok_or_else(|| ModelError::Missing { name: name.into(), place: self.folder.clone() })
+    }
+
+    /// The shape of a tensor of two dimensions.
+    ///
+    /// # Errors
+    /// [`ModelError::Missing`], [`ModelError::Shape`].
+    pub(crate) fn shape(&self, name: &str) -> Result<[i64; 2], ModelError> {
+        let got = self.file(name)?.shape(name).unwrap_or_default();
+        let shape = <[i64; 2]>::try_from(got);
+        shape.map_err(|got| ModelError::Shape { name: name.into(), want: vec![0, 0], got })
+    }
+
+    /// Reads one tensor as `Float`; every number in it is finite.
+    ///
+    /// # Errors
+    /// [`ModelError::Missing`], [`ModelError::NotFinite`], [`ModelError::Io`], [`ModelError::Torch`].
+    pub fn read(&self, name: &str) -> Result<Tensor, ModelError> {
+        self.file(name)?.read_floats(name)
+    }
+}
+
+/// What `model.safetensors.index.json` names, if it is there; else every `.safetensors` of the folder, sorted.
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let index = folder.join("model.safetensors.index.json");
+    if index.exists() {
+        let text = std::fs::read(&index).map_err(ModelError::io(&index))?;
+        let index: Index = serde_json::from_slice(&text).map_err(|e| ModelError::file(&index, e.to_string()))?;
+        let names: BTreeSet<String> = index.weight_map.into_values().collect();
+        if let Some(outside) = names.iter().find(|name| name.contains(['/', '\\'])) {
+            return Err(ModelError::file(folder, format!("the index names '{outside}', which is not in the folder")));
+        }
+        return Ok(names.into_iter().map(|name| folder.join(name)).collect());
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(ModelError::io(folder))? {
+        let path = entry.map_err(ModelError::io(folder))?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Err(ModelError::file(folder, "there is no .safetensors file in it"));
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,229 @@
+//! The memory of a tensor as a Rust slice. NF4 packs and unpacks through it, and the fused loops of `kernels.rs` run over
+//! it, at the speed of memory and without a copy. Beside `team.rs`, which lends borrowed work to threads, the one file with
+//! `unsafe` in this crate.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    error::ModelError,
+    kernels::{
+        number::{Element, Real},
+        thread_pool::at_once,
+    },
+};
+
+/// What a plain slice can stand for: kind `wanted`, on the CPU, without gaps. Returns the number of elements.
+fn plain(tensor: &Tensor, wanted: Kind) -> Result<usize, ModelError> {
+    if tensor.defined() && tensor.f_kind()? == wanted && is_plain(tensor) {
+        Ok(tensor.numel())
+    } else {
+        Err(ModelError::Input(format!("a contiguous {wanted:?} tensor on the CPU is needed, and {tensor:?} was given")))
+    }
+}
+
+/// It lies on the CPU, one number behind the other.
+pub(crate) fn is_plain(tensor: &Tensor) -> bool {
+    tensor.device() == Device::Cpu && tensor.is_contiguous() && !tensor.is_sparse() && !tensor.is_mkldnn()
+}
+
+/// The numbers of a contiguous tensor on the CPU, in row-major order.
+///
+/// # Errors
+/// [`ModelError::Input`] for any other tensor.
+pub(crate) fn numbers<T: Element>(tensor: &Tensor) -> Result<&[T], ModelError> {
+    let count = plain(tensor, T::KIND)?;
+    if count == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: `plain` has checked that `data_ptr` leads to `count` numbers of this kind in a row, and `Element` is only
+    // implemented for the types whose layout their kind has; libtorch aligns storage to 64 bytes and views to whole
+    // elements; the borrow of `tensor` keeps the storage alive.
+    #[expect(unsafe_code, reason = "tch has no view of a tensor's memory; copying every weight would halve the speed")]
+    Ok(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), count) })
+}
+
+/// The numbers of a contiguous tensor on the CPU, to be written. The caller must have made the tensor itself and not have
+/// shared its storage: that is why it takes `&mut`, and why only this crate may call it.
+///
+/// # Errors
+/// [`ModelError::Input`] for any other tensor.
+pub(crate) fn numbers_mut<T: Element>(tensor: &mut Tensor) -> Result<&mut [T], ModelError> {
+    let count = plain(tensor, T::KIND)?;
+    if count == 0 {
+        return Ok(&mut []);
+    }
+    // SAFETY: as in `numbers`; and the caller owns the only handle to this part of the storage, exclusively borrowed.
+    #[expect(unsafe_code, reason = "tch has no view of a tensor's memory; copying every weight would halve the speed")]
+    Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), count) })
+}
+
+/// A matrix in a slice.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    numbers: &'a [T],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// Rows of `columns` numbers, one behind the other.
+    pub(crate) fn rows(numbers: &'a [T], columns: usize) -> Self {
+        Self { numbers, rows: numbers.len() / columns.max(1), columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// A tensor with two dimensions as it lies, rows or columns behind one another, with gaps or without. `None`: it does
+    /// not lie on the CPU, is of another kind, or lies otherwise.
+    pub(crate) fn of(tensor: &'a Tensor) -> Option<Self>
+    where
+        T: Element,
+    {
+        let count = |n: i64| usize::try_from(n).ok();
+        let (&[rows, columns], &[row_stride, column_stride]) = (&tensor.size()[..], &tensor.stride()[..]) else {
+            return None;
+        };
+        let lies_here = tensor.device() == Device::Cpu && tensor.kind() == T::KIND && !tensor.is_mkldnn();
+        if !lies_here || rows.min(columns) < 1 || row_stride.min(column_stride) != 1 {
+            return None;
+        }
+        let (rows, columns) = (count(rows)?, count(columns)?);
+        let (row_stride, column_stride) = (count(row_stride)?, count(column_stride)?);
+        let span = (rows - 1) * row_stride + (columns - 1) * column_stride + 1;
+        // SAFETY: the tensor's numbers are of this kind and the last of them is `span - 1` behind the first, all in the
+        // one storage that the borrow keeps alive; those between them are numbers of the same storage.
+        #[expect(unsafe_code, reason = "as in `numbers`")]
+        let numbers = unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), span) };
+        Some(Self { numbers, rows, columns, row_stride, column_stride })
+    }
+
+    /// Rows and columns.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    /// So many columns from `first` on.
+    fn columns_from(self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.columns, "{count} columns from {first} of {}", self.columns);
+        Self { numbers: &self.numbers[first * self.column_stride..], columns: count, ..self }
+    }
+
+    /// The transpose of [`Self::rows`].
+    pub(crate) fn turned(numbers: &'a [T], columns: usize) -> Self {
+        let Self { rows, .. } = Self::rows(numbers, columns);
+        Self { numbers, rows: columns, columns: rows, row_stride: 1, column_stride: columns }
+    }
+}
+
+/// Some columns of a matrix whose rows lie behind one another, to be written by one thread beside others.
+struct Columns<T> {
+    /// The first row's first.
+    first: *mut T,
+    count: usize,
+    /// From row to row.
+    stride: usize,
+}
+
+// SAFETY: whoever makes it sees to it that no two have a column in common, and that the matrix outlives them.
+#[expect(unsafe_code, reason = "slices of columns overlap, though their numbers do not")]
+unsafe impl<T: Send> Send for Columns<T> {}
+
+/// `out = a·b`, or `out += a·b`, rows behind one another, on this thread.
+///
+/// # Panics
+/// The sizes do not fit.
+pub(crate) fn multiply<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matrix<'_, T>, add: bool) {
+    let n = b.columns;
+    assert!(a.columns == b.rows && out.len() == a.rows * n, "{} x {} into {}", a.rows, n, out.len());
+    multiply_columns(&Columns { first: out.as_mut_ptr(), count: n, stride: n }, a, b, add);
+}
+
+/// As [`multiply`], the columns cut into so many pieces, which are made at the same time.
+///
+/// # Panics
+/// The sizes do not fit.
+pub(crate) fn multiply_at_once<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matrix<'_, T>, add: bool, pieces: usize) {
+    let n = b.columns;
+    assert!(a.columns == b.rows && out.len() == a.rows * n, "{} x {} into {}", a.rows, n, out.len());
+    // Whole blocks of the library's innermost loop, so that no piece has crumbs.
+    let share = n.div_ceil(pieces.max(1)).next_multiple_of(COLUMNS_TOGETHER);
+    let first = out.as_mut_ptr();
+    let columns = |start| Columns { first: first.wrapping_add(start), count: share.min(n - start), stride: n };
+    at_once((0..n).step_by(share).map(|start| (start, columns(start))), |(start, columns)| {
+        multiply_columns(&columns, a, b.columns_from(start, columns.count), add);
+    });
+}
+
+/// What a piece's columns are a multiple of.
+const COLUMNS_TOGETHER: usize = 64;
+
+/// `a·b` into some columns of a matrix with `a`'s rows, of which the caller alone may write to them.
+fn multiply_columns<T: Real>(out: &Columns<T>, a: Matrix<'_, T>, b: Matrix<'_, T>, add: bool) {
+    let (m, n, k) = (a.rows, out.count, a.columns);
+    let stride = |stride: usize| stride as isize;
+    // SAFETY: a `Matrix` is only made with strides that keep all of `rows × columns` inside its slice; those who made `out`
+    // have checked that it has as many rows as `a` and as many columns as `b`, and have it to themselves.
+    #[expect(unsafe_code, reason = "the library takes pointers")]
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.first,
+            1,
+            stride(out.stride),
+            add,
+            a.numbers.as_ptr(),
+            stride(a.column_stride),
+            stride(a.row_stride),
+            b.numbers.as_ptr(),
+            stride(b.column_stride),
+            stride(b.row_stride),
+            T::ONE,
+            T::ONE,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_shows_what_the_tensor_holds_and_writes_to_it() {
+        let mut tensor = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view((2, 2));
+        assert_eq!(numbers::<f32>(&tensor).unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        numbers_mut::<f32>(&mut tensor).unwrap()[3] = 9.0;
+        assert_eq!(tensor.double_value(&[1, 1]), 9.0);
+        let mut row = tensor.narrow(0, 1, 1);
+        numbers_mut::<f32>(&mut row).unwrap()[0] = 7.0;
+        assert_eq!(tensor.double_value(&[1, 0]), 7.0);
+        assert_eq!(numbers::<f64>(&Tensor::from_slice(&[0.5])).unwrap(), [0.5]);
+    }
+
+    #[test]
+    fn matrices_are_multiplied_as_libtorch_does() {
+        tch::manual_seed(8);
+        for (m, k, n) in [(1, 1, 1), (3, 5, 2), (64, 17, 33)] {
+            let random = |rows, columns| Tensor::randn([rows, columns], (Kind::Double, Device::Cpu));
+            let (a, b, mut out) = (random(m, k), random(n, k), random(m, n));
+            let want = &out + a.mm(&b.tr());
+            let (a, b) = (numbers::<f64>(&a).unwrap(), numbers::<f64>(&b).unwrap());
+            let (a, b) = (Matrix::rows(a, k as usize), Matrix::turned(b, k as usize));
+            multiply(numbers_mut(&mut out).unwrap(), a, b, true);
+            assert!(out.allclose(&want, 1e-12, 1e-12, false), "{m} {k} {n}");
+        }
+    }
+
+    #[test]
+    fn what_no_slice_can_stand_for_is_refused() {
+        assert!(numbers::<f32>(&Tensor::from_slice(&[1f64])).is_err());
+        assert!(numbers::<f32>(&Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view((2, 2)).tr()).is_err());
+        assert!(numbers::<f32>(&Tensor::new()).is_err());
+        assert!(numbers::<f32>(&Tensor::zeros([0], (Kind::Float, Device::Cpu))).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,400 @@
+//! One decoder block: attention and feed-forward, each behind a norm and beside a residual. Forward for training (with
+//! what the backward needs), forward over caches, and the backward by hand.
+//!
+//! Shapes: `t` rows of a flat batch, `c` hidden width, `h` query heads, `n` key heads, `d` head width, `f` inner width.
+//! q, k and v lie side by side in one tensor `[t, h+2n, d]`.
+//!
+//! Only what cannot be had again cheaply is saved: norms, SwiGLU and low-rank halves are worked out anew on the way back.
+
+use std::ops::Range;
+
+use attune_domain::architecture::{Architecture, PROJECTIONS};
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    error::ModelError,
+    nn::{
+        attention::{Attention, Masks, Sequence},
+        kv_cache::KvCache,
+        linear::{Correction, FrozenLinear, Learning, RowGroup},
+        mlp::{swiglu, swiglu_backward},
+        rms_norm::RmsNorm,
+        rope::Angles,
+        tiles,
+    },
+    quant::packed::Source,
+    segments::Segment,
+};
+
+/// The frozen weights of a block.
+#[derive(Debug)]
+pub(crate) struct Block {
+    attention: Attention,
+    input_norm: RmsNorm,
+    qkv: FrozenLinear,
+    /// On q and k, per head (Qwen3).
+    head_norms: Option<(RmsNorm, RmsNorm)>,
+    o: FrozenLinear,
+    post_norm: RmsNorm,
+    gate_up: FrozenLinear,
+    down: FrozenLinear,
+}
+
+/// How the rows of a flat batch are cut into segments.
+pub(crate) struct Layout<'a> {
+    pub(crate) segments: &'a [Segment],
+    /// Attention is made in tiles, which need no mask.
+    pub(crate) is_tiled: bool,
+    /// One per segment; none for tiles.
+    pub(crate) masks: Vec<Masks>,
+    pub(crate) angles: Angles,
+}
+
+impl Layout<'_> {
+    /// Rows are seen by more than one segment.
+    fn is_shared(&self) -> bool {
+        self.segments.iter().any(|segment| !segment.past.is_empty())
+    }
+}
+
+/// What the backward of a block needs of its forward.
+pub(crate) struct Saved {
+    x: Tensor,
+    /// The `m` rows that the block was asked for; what comes after attention is made for them alone. `None`: all `t`.
+    wanted: Option<Tensor>,
+    /// Before the norms and the rotation; only where q and k are normed.
+    qkv: Option<Tensor>,
+    /// q and k rotated, v: `[t, h+2n, d]`.
+    heads: Tensor,
+    /// `[t, h·d]`.
+    attended: Tensor,
+    /// One per segment, or one for all tiles.
+    logsumexp: Vec<Tensor>,
+    /// After attention and residual: `[m, c]`.
+    middle: Tensor,
+    /// `[m, 2f]`.
+    gate_up: Tensor,
+}
+
+/// A sequence of a batch over its cache.
+pub(crate) struct CachedRows<'a> {
+    pub(crate) rows: i64,
+    pub(crate) cache: &'a KvCache,
+    pub(crate) masks: Masks,
+}
+
+impl Block {
+    /// Reads block `layer`.
+    pub(crate) fn read(source: &mut Source<'_>, architecture: &Architecture, layer: usize) -> Result<Self, ModelError> {
+        let weights = source.weights;
+        let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let epsilon = architecture.rms_norm_eps;
+        let norm = |name: &str| -> Result<RmsNorm, ModelError> {
+            let weight = weights.read(&format!("model.layers.{layer}.{name}.weight"))?;
+            Ok(RmsNorm { weight, epsilon })
+        };
+        let mut linear = |names: &[&str], biased| FrozenLinear::read(source, layer, names, biased);
+        Ok(Self {
+            attention: Attention {
+                heads: int(architecture.num_attention_heads),
+                key_heads: int(architecture.num_key_value_heads),
+                head_dim: int(architecture.head_dim),
+                window: architecture.window(layer as u64).map(int),
+            },
+            input_norm: norm("input_layernorm")?,
+            qkv: linear(&["q_proj", "k_proj", "v_proj"], architecture.qkv_bias)?,
+            head_norms: if architecture.qk_norm {
+                Some((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?))
+            } else {
+                None
+            },
+            o: linear(&["o_proj"], architecture.o_bias)?,
+            post_norm: norm("post_attention_layernorm")?,
+            gate_up: linear(&["gate_proj", "up_proj"], architecture.mlp_bias)?,
+            down: linear(&["down_proj"], architecture.mlp_bias)?,
+        })
+    }
+
+    /// The same block, computed in another kind, elsewhere.
+    pub(crate) fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
+        let norm = |norm: &RmsNorm| norm.to(kind, device);
+        Ok(Self {
+            attention: self.attention,
+            input_norm: norm(&self.input_norm)?,
+            qkv: self.qkv.to(kind, device)?,
+            head_norms: match &self.head_norms {
+                Some((q, k)) => Some((norm(q)?, norm(k)?)),
+                None => None,
+            },
+            o: self.o.to(kind, device)?,
+            post_norm: norm(&self.post_norm)?,
+            gate_up: self.gate_up.to(kind, device)?,
+            down: self.down.to(kind, device)?,
+        })
+    }
+
+    /// Holds the weights unpacked from now on; no number changes.
+    pub(crate) fn unpack(&mut self) -> Result<(), ModelError> {
+        for linear in [&mut self.qkv, &mut self.o, &mut self.gate_up, &mut self.down] {
+            linear.unpack()?;
+        }
+        Ok(())
+    }
+
+    /// The lengths of the rows of the projection at this place of [`PROJECTIONS`]: `[out]`.
+    pub(crate) fn row_lengths(&self, projection: usize) -> Result<Tensor, ModelError> {
+        for linear in [&self.qkv, &self.o, &self.gate_up, &self.down] {
+            if let Some(lengths) = linear.row_lengths(projection)? {
+                return Ok(lengths);
+            }
+        }
+        Err(ModelError::Input(format!("projection {projection} is asked for, and there are {}", PROJECTIONS.len())))
+    }
+
+    /// The weight and bias of the projection at this place of [`PROJECTIONS`], for the reference.
+    #[cfg(test)]
+    pub(crate) fn projection(&self, at: usize) -> (Tensor, Option<Tensor>) {
+        let linear = match at {
+            0..3 => &self.qkv,
+            3 => &self.o,
+            4 | 5 => &self.gate_up,
+            _ => &self.down,
+        };
+        linear.part(at)
+    }
+
+    /// The weights of the norms before attention, before the feed-forward, on q and on k, for the reference.
+    #[cfg(test)]
+    pub(crate) fn norms(&self) -> [Option<&Tensor>; 4] {
+        let heads = self.head_norms.as_ref();
+        let (q, k) = (heads.map(|(q, _)| &q.weight), heads.map(|(_, k)| &k.weight));
+        [Some(&self.input_norm.weight), Some(&self.post_norm.weight), q, k]
+    }
+
+    /// Its numbers; blocks differ in the window alone.
+    pub(crate) fn attention(&self) -> Attention {
+        self.attention
+    }
+
+    /// Norms and rotates q and k: `[t, (h+2n)·d] -> [t, h+2n, d]`, in the memory of `qkv` where they are not normed.
+    fn heads(&self, qkv: &Tensor, angles: &Angles) -> Result<Tensor, ModelError> {
+        let Attention { heads: h, key_heads: n, head_dim: d, .. } = self.attention;
+        let qkv = qkv.f_view_([-1, h + 2 * n, d])?;
+        let mut heads = match &self.head_norms {
+            None => qkv,
+            Some((q_norm, k_norm)) => {
+                let query = q_norm.forward(&qkv.f_narrow(1, 0, h)?)?; // [t, h, d]
+                let key = k_norm.forward(&qkv.f_narrow(1, h, n)?)?; // [t, n, d]
+                Tensor::f_cat(&[query, key, qkv.f_narrow(1, h + n, n)?], 1)?
+            }
+        };
+        angles.rotate(&mut heads, h + n)?;
+        Ok(heads)
+    }
+
+    /// q, k and v of a segment, k and v with those before it: `[s, h, d]`, `[k, n, d]`, `[k, n, d]`.
+    fn cut(&self, heads: &Tensor, segment: &Segment) -> Result<[Tensor; 3], ModelError> {
+        let Attention { heads: h, key_heads: n, .. } = self.attention;
+        let pairs = heads.f_narrow(1, h, 2 * n)?; // [t, 2n, d]
+        let query = rows_of(heads, &segment.rows)?.f_narrow(1, 0, h)?;
+        let pairs = if segment.past.is_empty() {
+            rows_of(&pairs, &segment.rows)?
+        } else {
+            let parts = segment.chain().map(|rows| rows_of(&pairs, rows)).collect::<Result<Vec<_>, _>>()?;
+            Tensor::f_cat(&parts, 0)? // [k, 2n, d]
+        };
+        Ok([query, pairs.f_narrow(1, 0, n)?, pairs.f_narrow(1, n, n)?])
+    }
+
+    /// `x: [t, c]` to the `wanted` rows of the output, `[m, c]`, each segment with what is before it.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        wanted: Option<&Tensor>,
+        layout: &Layout<'_>,
+        correction: Correction<'_>,
+    ) -> Result<(Tensor, Saved), ModelError> {
+        let saved = self.saved(x, wanted, layout, correction)?;
+        let mut out = self.down.forward(&swiglu(&saved.gate_up)?, correction)?; // [m, c]
+        Ok((out.f_add_(&saved.middle)?, saved))
+    }
+
+    /// The forward up to what the backward needs.
+    pub(crate) fn saved(
+        &self,
+        x: &Tensor,
+        wanted: Option<&Tensor>,
+        layout: &Layout<'_>,
+        correction: Correction<'_>,
+    ) -> Result<Saved, ModelError> {
+        let qkv = self.qkv.forward(&self.input_norm.forward(x)?, correction)?; // [t, (h+2n)·d]
+        let heads = self.heads(&qkv, &layout.angles)?; // [t, h+2n, d]
+        let qkv = self.head_norms.is_some().then_some(qkv);
+        let (attended, logsumexp) = self.attend(&heads, layout)?; // [t, h·d]
+        let mut middle = self.o.forward(&picked(&attended, wanted)?, correction)?; // [m, c]
+        let normed = self.post_norm.add_forward(&mut middle, &picked(x, wanted)?)?; // [m, c]
+        let gate_up = self.gate_up.forward(&normed, correction)?; // [m, 2f]
+        let (x, wanted) = (x.shallow_clone(), wanted.map(Tensor::shallow_clone));
+        Ok(Saved { x, wanted, qkv, heads, attended, logsumexp, middle, gate_up })
+    }
+
+    /// Attention: the rotated `heads: [t, h+2n, d]` to `[t, h·d]`, and what the backward needs.
+    fn attend(&self, heads: &Tensor, layout: &Layout<'_>) -> Result<(Tensor, Vec<Tensor>), ModelError> {
+        if layout.is_tiled {
+            let (attended, logsumexp) = tiles::forward(&self.attention, heads, layout.segments)?;
+            return Ok((attended, vec![logsumexp]));
+        }
+        let mut parts = Vec::with_capacity(layout.segments.len());
+        let mut logsumexp = Vec::with_capacity(layout.segments.len());
+        for (segment, masks) in layout.segments.iter().zip(&layout.masks) {
+            let [query, key, value] = self.cut(heads, segment)?;
+            let sequence = Sequence { query: &query, key: &key, value: &value, mask: masks.of(&self.attention) };
+            let (out, sum) = self.attention.forward(&sequence)?;
+            parts.push(out);
+            logsumexp.push(sum);
+        }
+        Ok((self.join(parts)?, logsumexp))
+    }
+
+    /// Sequences one below the other: `[s, h, d]` each, to `[t, h·d]`.
+    fn join(&self, mut parts: Vec<Tensor>) -> Result<Tensor, ModelError> {
+        let joined = if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, 0)? };
+        Ok(joined.f_reshape([-1, self.attention.heads * self.attention.head_dim])?)
+    }
+
+    /// From `dy: [m, c]` to `dx: [t, c]` (if it is asked for), adding the factors' gradients to those of `learning`.
+    pub(crate) fn backward(
+        &self,
+        dy: Tensor,
+        saved: Saved,
+        layout: &Layout<'_>,
+        learning: &mut Learning<'_>,
+    ) -> Result<Option<Tensor>, ModelError> {
+        let Saved { x, wanted, qkv, heads, attended, logsumexp, middle, gate_up } = saved;
+        let (correction, wanted) = (learning.correction, wanted.as_ref());
+        let d_inner = self.down.input_gradient(&dy, correction)?; // [m, f]
+        let (inner, d_gate_up) = swiglu_backward(d_inner, gate_up)?; // [m, f], [m, 2f]
+        self.down.learn(&dy, &inner, learning)?;
+        drop(inner);
+        self.gate_up.learn(&d_gate_up, &self.post_norm.forward(&middle)?, learning)?;
+        let d_normed = self.gate_up.input_gradient(&d_gate_up, correction)?; // [m, c]
+        drop(d_gate_up);
+        let d_middle = self.post_norm.backward_around(d_normed, &middle, &dy)?; // [m, c]
+        drop((dy, middle));
+        self.o.learn(&d_middle, &picked(&attended, wanted)?, learning)?;
+        let d_attended = spread(self.o.input_gradient(&d_middle, correction)?, wanted, &x)?; // [t, h·d]
+        let d_heads = self.attention_backward(&d_attended, (&heads, &attended, &logsumexp), layout)?; // [t, h+2n, d]
+        let d_qkv = self.heads_backward(d_heads, qkv.as_ref(), &layout.angles)?; // [t, (h+2n)·d]
+        self.qkv.learn(&d_qkv, &self.input_norm.forward(&x)?, learning)?;
+        if !learning.want_dx {
+            return Ok(None);
+        }
+        let d_normed = self.qkv.input_gradient(&d_qkv, correction)?; // [t, c]
+        Ok(Some(self.input_norm.backward_around(d_normed, &x, &spread(d_middle, wanted, &x)?)?))
+    }
+
+    /// From `d_attended: [t, h·d]` through attention to the gradient of the rotated `[t, h+2n, d]`.
+    fn attention_backward(
+        &self,
+        d_attended: &Tensor,
+        (heads, attended, logsumexp): (&Tensor, &Tensor, &[Tensor]),
+        layout: &Layout<'_>,
+    ) -> Result<Tensor, ModelError> {
+        if let ([logsumexp], true) = (logsumexp, layout.is_tiled) {
+            let forward = (heads, attended, logsumexp);
+            return tiles::backward(&self.attention, d_attended, forward, layout.segments);
+        }
+        let Attention { heads: h, key_heads: n, head_dim: d, .. } = self.attention;
+        let d_attended = d_attended.f_view_([-1, h, d])?; // [t, h, d]
+        let attended = attended.f_view_([-1, h, d])?;
+        let shared = layout.is_shared();
+        let out = if shared { heads.f_zeros_like()? } else { heads.f_empty_like()? }; // [t, h+2n, d]
+        for ((segment, masks), logsumexp) in layout.segments.iter().zip(&layout.masks).zip(logsumexp) {
+            let [query, key, value] = self.cut(heads, segment)?;
+            let sequence = Sequence { query: &query, key: &key, value: &value, mask: masks.of(&self.attention) };
+            let forward = (&rows_of(&attended, &segment.rows)?, logsumexp);
+            let gradient = self.attention.backward(&rows_of(&d_attended, &segment.rows)?, &sequence, forward)?;
+            rows_of(&out, &segment.rows)?.f_narrow(1, 0, h)?.f_copy_(&gradient.query)?;
+            let mut start = 0;
+            for rows in segment.chain() {
+                let count = rows.len() as i64;
+                for (at, gradient) in [(h, &gradient.key), (h + n, &gradient.value)] {
+                    let mut place = rows_of(&out, rows)?.f_narrow(1, at, n)?; // [rows, n, d]
+                    let part = gradient.f_narrow(0, start, count)?;
+                    if shared {
+                        let _ = place.f_add_(&part)?;
+                    } else {
+                        place.f_copy_(&part)?;
+                    }
+                }
+                start += count;
+            }
+        }
+        Ok(out)
+    }
+
+    /// From the gradient of the rotated `[t, h+2n, d]` through rotation and head norms to `[t, (h+2n)·d]`, in its memory.
+    fn heads_backward(
+        &self,
+        mut gradient: Tensor,
+        qkv: Option<&Tensor>,
+        angles: &Angles,
+    ) -> Result<Tensor, ModelError> {
+        let Attention { heads: h, key_heads: n, head_dim: d, .. } = self.attention;
+        angles.rotate_back(&mut gradient, h + n)?;
+        if let (Some((q_norm, k_norm)), Some(qkv)) = (&self.head_norms, qkv) {
+            let qkv = qkv.f_view_([-1, h + 2 * n, d])?;
+            let d_query = q_norm.backward(&gradient.f_narrow(1, 0, h)?, &qkv.f_narrow(1, 0, h)?)?;
+            let d_key = k_norm.backward(&gradient.f_narrow(1, h, n)?, &qkv.f_narrow(1, h, n)?)?;
+            gradient.f_narrow(1, 0, h)?.f_copy_(&d_query)?;
+            gradient.f_narrow(1, h, n)?.f_copy_(&d_key)?;
+        }
+        Ok(gradient.f_view_([-1, (h + 2 * n) * d])?)
+    }
+
+    /// `x: [t, c] -> [t, c]` over the caches of its sequences, to which the new keys and values of `layer` are written.
+    pub(crate) fn forward_cached(
+        &self,
+        x: &Tensor,
+        (layer, sequences): (usize, &[CachedRows<'_>]),
+        angles: &Angles,
+        groups: &[RowGroup<'_>],
+    ) -> Result<Tensor, ModelError> {
+        let qkv = self.qkv.forward_rows(&self.input_norm.forward(x)?, groups)?; // [t, (h+2n)·d]
+        let heads = self.heads(&qkv, angles)?; // [t, h+2n, d]
+        let mut parts = Vec::with_capacity(sequences.len());
+        let mut start = 0;
+        for CachedRows { rows, cache, masks } in sequences {
+            let [query, key, value] = self.cut(&heads, &Segment::alone(start..start + *rows as usize))?;
+            let (key, value) = cache.write(layer, &key, &value)?; // [k, n, d]
+            let sequence = Sequence { query: &query, key: &key, value: &value, mask: masks.of(&self.attention) };
+            parts.push(self.attention.forward(&sequence)?.0);
+            start += *rows as usize;
+        }
+        let mut middle = self.o.forward_rows(&self.join(parts)?, groups)?; // [t, c]
+        let normed = self.post_norm.add_forward(&mut middle, x)?; // [t, c]
+        let inner = swiglu(&self.gate_up.forward_rows(&normed, groups)?)?; // [t, f]
+        Ok(self.down.forward_rows(&inner, groups)?.f_add_(&middle)?)
+    }
+}
+
+/// Some rows of a tensor, a view.
+fn rows_of(tensor: &Tensor, rows: &Range<usize>) -> Result<Tensor, ModelError> {
+    Ok(tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?)
+}
+
+/// The wanted rows of a tensor: `[t, …]` to `[m, …]`.
+fn picked(tensor: &Tensor, wanted: Option<&Tensor>) -> Result<Tensor, ModelError> {
+    Ok(match wanted {
+        Some(rows) => tensor.f_index_select(0, rows)?,
+        None => tensor.shallow_clone(),
+    })
+}
+
+/// The other way, for gradients: among zeros, as many rows as `like` has. `[m, …]` to `[t, …]`. A row that was wanted twice
+/// has the sum.
+fn spread(tensor: Tensor, wanted: Option<&Tensor>, like: &Tensor) -> Result<Tensor, ModelError> {
+    let Some(rows) = wanted else { return Ok(tensor) };
+    let mut all = Tensor::f_zeros([like.size2()?.0, tensor.size2()?.1], (tensor.f_kind()?, tensor.device()))?;
+    Ok(all.f_index_add_(0, rows, &tensor)?)
+}

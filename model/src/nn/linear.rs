@@ -1,0 +1,446 @@
+//! Frozen projections with a trainable low-rank correction, forward and backward:
+//! `y = x·Wᵀ + c + s·(x·Aᵀ)·Bᵀ`.
+//!
+//! Projections that read the same input (q, k, v; gate, up) are one [`FrozenLinear`], so that one matmul serves them all.
+//! A 4-bit weight is unpacked for the moment of its use and dropped; a gradient of `W` is never formed. Training adds the
+//! correction to the unpacked weight, `W + s·B·A`, which costs less than two thin products and a pass over the output.
+//!
+//! Shapes: `t` rows (tokens), `in`, `out` widths, `r` rank, `p` corrected parts of one linear.
+//!
+//! Sources: Hu et al., arXiv:2106.09685, §4.1; Dettmers et al., arXiv:2305.14314, §3. The backward is by hand:
+//! with `v = s·dy·B`: `dx = dy·(W + s·B·A)`, `dA = vᵀ·x`, `dB = s·dyᵀ·(x·Aᵀ)`.
+//!
+//! With dropout the correction has an input of its own for each projection, so the thin products are made after all. DoRA
+//! (Liu et al., arXiv:2402.09353) scales the rows of the corrected weight `V = W + s·B·A` to `m`; as in PEFT, and §4.3 of
+//! the paper, no gradient goes through the lengths of `V`'s rows: with `G = dyᵀ·x` and `ρ = m/|V|`, `dB = s·(ρ∘G)·Aᵀ`,
+//! `dA = s·Bᵀ·(ρ∘G)`, `dm = Σ(G∘V)/|V|`.
+
+use attune_domain::{architecture::PROJECTIONS, spec::Quantization};
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    adapter::{LayerPairs, LoraAdapter, LoraPair},
+    error::ModelError,
+    io::weights::projection_path,
+    kernels::matmul::{add_mm, linear, mm},
+    noise::Dropout,
+    quant::{
+        int8::Int8,
+        nf4::Nf4,
+        packed::{Packed, Source},
+    },
+};
+
+/// One or more projections of the same input, their outputs side by side.
+#[derive(Debug)]
+pub(crate) struct FrozenLinear {
+    parts: Vec<Part>,
+    in_dim: i64,
+    out_dim: i64,
+    weight: Weight,
+    /// `[out]`.
+    bias: Option<Tensor>,
+    kind: Kind,
+}
+
+/// Where one projection lies in the output.
+#[derive(Debug)]
+struct Part {
+    /// Its place in [`PROJECTIONS`].
+    projection: usize,
+    start: i64,
+    out: i64,
+}
+
+#[derive(Debug)]
+enum Weight {
+    /// `[out, in]`, the parts one below the other.
+    Dense(Tensor),
+    /// One per part.
+    Nf4(Vec<Nf4>),
+    /// One per part.
+    Int8(Vec<Int8>),
+}
+
+/// The factors that correct a linear, and by how much.
+#[derive(Clone, Copy)]
+pub(crate) struct Correction<'a> {
+    pub(crate) pairs: &'a LayerPairs,
+    pub(crate) scale: f64,
+    /// What the correction's inputs lose, while training.
+    pub(crate) dropout: Option<Dropout>,
+}
+
+impl<'a> Correction<'a> {
+    /// Returns the correction that `adapter` makes to block `layer`: none, the base model, without an adapter.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`]: the adapter has no such layer.
+    pub(crate) fn of(adapter: Option<&'a LoraAdapter>, layer: usize) -> Result<Self, ModelError> {
+        const NO_PAIRS: &LayerPairs = &[const { None }; PROJECTIONS.len()];
+        Ok(match adapter {
+            Some(adapter) => Self { pairs: adapter.layer(layer)?, scale: adapter.scale(), dropout: None },
+            None => Self { pairs: NO_PAIRS, scale: 0.0, dropout: None },
+        })
+    }
+}
+
+/// What a block's backward learns, the gradients at the places of the factors.
+pub(crate) struct Learning<'a> {
+    pub(crate) correction: Correction<'a>,
+    pub(crate) gradients: &'a mut LayerPairs,
+    /// The gradient of the block's input is wanted too.
+    pub(crate) want_dx: bool,
+}
+
+/// Rows of a batch that share an adapter.
+pub(crate) struct RowGroup<'a> {
+    pub(crate) correction: Correction<'a>,
+    /// Which rows, `Int64`; `None`: all.
+    pub(crate) rows: Option<&'a Tensor>,
+}
+
+impl FrozenLinear {
+    /// Reads the projections `names` of a layer, and their biases where `biased`.
+    pub(crate) fn read(
+        source: &mut Source<'_>,
+        layer: usize,
+        names: &[&str],
+        biased: bool,
+    ) -> Result<Self, ModelError> {
+        let (mut parts, mut biases) = (Vec::new(), Vec::new());
+        let (mut dense, mut nf4, mut int8) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut start, mut in_dim) = (0, 0);
+        for name in names {
+            let path = projection_path(layer, name);
+            let name_in_folder = format!("{path}.weight");
+            let [out, ins] = source.weights.shape(&name_in_folder)?;
+            let projection = PROJECTIONS.iter().position(|known| known == name);
+            let projection = projection.ok_or_else(|| ModelError::Input(format!("'{name}' is not a projection")))?;
+            parts.push(Part { projection, start, out });
+            (start, in_dim) = (start + out, ins);
+            match source.projection(&name_in_folder)? {
+                Packed::Dense(weight) => dense.push(weight),
+                Packed::Nf4(weight) => nf4.push(weight),
+                Packed::Int8(weight) => int8.push(weight),
+            }
+            if biased {
+                biases.push(source.weights.read(&format!("{path}.bias"))?);
+            }
+        }
+        let weight = match source.quantization {
+            Quantization::None => Weight::Dense(join(dense)?),
+            Quantization::Int8 => Weight::Int8(int8),
+            Quantization::Nf4 { .. } => Weight::Nf4(nf4),
+        };
+        let bias = if biased { Some(join(biases)?) } else { None };
+        Ok(Self { parts, in_dim, out_dim: start, weight, bias, kind: Kind::Float })
+    }
+
+    /// The same numbers, computed with in another kind from now on, elsewhere. A packed weight stays packed.
+    pub(crate) fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
+        let moved = |tensor: &Tensor| tensor.f_to_kind(kind)?.f_to_device(device);
+        let weight = match &self.weight {
+            Weight::Dense(weight) => Weight::Dense(moved(weight)?),
+            Weight::Nf4(parts) => {
+                Weight::Nf4(parts.iter().map(|part| part.to_device(device)).collect::<Result<_, _>>()?)
+            }
+            Weight::Int8(parts) => {
+                Weight::Int8(parts.iter().map(|part| part.to_device(device)).collect::<Result<_, _>>()?)
+            }
+        };
+        let bias = self.bias.as_ref().map(moved).transpose()?;
+        let parts = self.parts.iter().map(|p| Part { projection: p.projection, start: p.start, out: p.out }).collect();
+        Ok(Self { parts, in_dim: self.in_dim, out_dim: self.out_dim, weight, bias, kind })
+    }
+
+    /// The weight `[out, in]`, to be dropped after use: a packed one is unpacked here.
+    pub(crate) fn weight(&self) -> Result<Tensor, ModelError> {
+        let whole = match &self.weight {
+            Weight::Dense(weight) => return Ok(weight.shallow_clone()),
+            Weight::Nf4(packed) => {
+                let whole = Tensor::f_empty([self.out_dim, self.in_dim], (Kind::Float, packed[0].device()))?; // [out, in]
+                for (part, packed) in self.parts.iter().zip(packed) {
+                    packed.dequantize_into(&mut whole.f_narrow(0, part.start, part.out)?)?;
+                }
+                whole
+            }
+            Weight::Int8(packed) => join(packed.iter().map(Int8::dequantize).collect::<Result<_, _>>()?)?,
+        };
+        Ok(whole.f_to_kind(self.kind)?)
+    }
+
+    /// Holds the weight unpacked from now on: the very numbers that [`FrozenLinear::weight`] gave before.
+    pub(crate) fn unpack(&mut self) -> Result<(), ModelError> {
+        self.weight = Weight::Dense(self.weight()?);
+        Ok(())
+    }
+
+    /// The lengths of the rows of one projection's weight, where it is a part of this: `[out]`.
+    pub(crate) fn row_lengths(&self, projection: usize) -> Result<Option<Tensor>, ModelError> {
+        match self.parts.iter().find(|part| part.projection == projection) {
+            None => Ok(None),
+            Some(part) => Ok(Some(lengths(&self.weight()?.f_narrow(0, part.start, part.out)?)?)),
+        }
+    }
+
+    /// The weight and bias of one projection alone, for the reference.
+    #[cfg(test)]
+    pub(crate) fn part(&self, projection: usize) -> (Tensor, Option<Tensor>) {
+        let part = self.parts.iter().find(|part| part.projection == projection).unwrap();
+        let cut = |t: &Tensor| t.narrow(0, part.start, part.out);
+        (cut(&self.weight().unwrap()), self.bias.as_ref().map(cut))
+    }
+
+    /// The frozen part: `x: [t, in] -> [t, out]`.
+    pub(crate) fn base(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let (_, width) = x.size2()?;
+        if width != self.in_dim {
+            return Err(ModelError::Width { what: "projection", want: self.in_dim, got: width });
+        }
+        linear(x, &self.weight()?, self.bias.as_ref())
+    }
+
+    /// With the corrections of each group of rows: `x: [t, in] -> [t, out]`.
+    pub(crate) fn forward_rows(&self, x: &Tensor, groups: &[RowGroup<'_>]) -> Result<Tensor, ModelError> {
+        let y = self.base(x)?; // [t, out]
+        for group in groups {
+            let picked = group.rows.map(|rows| x.f_index_select(0, rows)).transpose()?;
+            let Some(low) = self.low(picked.as_ref().unwrap_or(x), group.correction)? else { continue };
+            for (place, (part, pair)) in self.corrected(group.correction.pairs).enumerate() {
+                let low = slice_of(&low, place, pair)?;
+                let mut y = y.f_narrow(1, part.start, part.out)?; // [t, out of part]
+                match (group.rows, &pair.magnitude) {
+                    (None, None) => drop(y.f_addmm_(&low, &self.kinds(&pair.b)?.f_tr()?)?),
+                    (Some(rows), None) => drop(y.f_index_add_(0, rows, &low.f_mm(&self.kinds(&pair.b)?.f_tr()?)?)?),
+                    (rows, Some(magnitude)) => {
+                        let scale = self.row_scale(part, (pair, magnitude), group.correction.scale)?; // [out of part]
+                        let delta = low.f_mm(&self.kinds(&pair.b)?.f_tr()?)?; // [rows, out of part]
+                        let bias = self.bias.as_ref().map(|b| b.f_narrow(0, part.start, part.out)).transpose()?;
+                        scale_rows(&mut y, &delta, rows, (&scale, bias.as_ref()))?;
+                    }
+                }
+            }
+        }
+        Ok(y)
+    }
+
+    /// With one correction, for training: `x: [t, in] -> [t, out]`.
+    pub(crate) fn forward(&self, x: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
+        let y = linear(x, &self.corrected_weight(correction)?, self.bias.as_ref())?; // [t, out]
+        let Some(dropout) = correction.dropout else { return Ok(y) };
+        for (part, pair) in self.corrected(correction.pairs) {
+            let dropped = dropout.at(part.projection).apply(x)?; // [t, in]
+            let low = dropped.f_mm(&self.kinds(&pair.a)?.f_tr()?)?.f_mul_scalar_(correction.scale)?; // [t, r]
+            let _ = y.f_narrow(1, part.start, part.out)?.f_addmm_(&low, &self.kinds(&pair.b)?.f_tr()?)?;
+        }
+        Ok(y)
+    }
+
+    /// `dy: [t, out]` to `dx: [t, in]`.
+    pub(crate) fn input_gradient(&self, dy: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
+        let mut dx = mm(dy, &self.corrected_weight(correction)?)?; // [t, in]
+        let Some(dropout) = correction.dropout else { return Ok(dx) };
+        for (part, pair) in self.corrected(correction.pairs) {
+            let (a, b) = (self.kinds(&pair.a)?, self.kinds(&pair.b)?);
+            let back = dy.f_narrow(1, part.start, part.out)?.f_mm(&b)?.f_mul_scalar_(correction.scale)?; // [t, r]
+            let _ = dx.f_add_(&dropout.at(part.projection).apply(&back.f_mm(&a)?)?)?;
+        }
+        Ok(dx)
+    }
+
+    /// Adds the factors' gradients, from `dy: [t, out]` and the forward's `x: [t, in]`.
+    pub(crate) fn learn(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
+        let pairs = learning.correction.pairs;
+        let is_dora = self.corrected(pairs).any(|(_, pair)| pair.magnitude.is_some());
+        match (self.corrected(pairs).next(), is_dora, learning.correction.dropout) {
+            (None, ..) => Ok(()),
+            (_, true, _) => self.learn_with_magnitudes(dy, x, learning),
+            (_, _, Some(dropout)) => self.learn_dropped(dy, x, learning, dropout),
+            _ => self.learn_together(dy, x, learning),
+        }
+    }
+
+    /// All parts see the same input: the thin products with it are one.
+    fn learn_together(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
+        let Learning { correction, gradients, .. } = learning;
+        let Some(low) = self.low(x, *correction)? else { return Ok(()) }; // [t, p·r]
+        let mut backs = Vec::with_capacity(self.parts.len());
+        for (place, (part, pair)) in self.corrected(correction.pairs).enumerate() {
+            let Some(gradient) = &mut gradients[part.projection] else { continue };
+            let dy = dy.f_narrow(1, part.start, part.out)?; // [t, out of part]
+            // A third faster than its transpose, dyᵀ·low.
+            let turned = mm(&slice_of(&low, place, pair)?.f_tr()?, &dy)?; // [r, out]
+            let _ = gradient.b.f_add_(&turned.f_tr()?)?;
+            backs.push(mm(&dy, &self.kinds(&pair.b)?)?); // [t, r]
+        }
+        let back = Tensor::f_cat(&backs, 1)?.f_mul_scalar_(correction.scale)?; // [t, p·r]
+        let first = mm(&back.f_tr()?, x)?; // [p·r, in]
+        for (place, (part, pair)) in self.corrected(correction.pairs).enumerate() {
+            let (Some(gradient), (rank, _)) = (&mut gradients[part.projection], pair.a.size2()?) else { continue };
+            let _ = gradient.a.f_add_(&first.f_narrow(0, place as i64 * rank, rank)?)?; // [r, in]
+        }
+        Ok(())
+    }
+
+    /// Each part has dropped other numbers of its input.
+    fn learn_dropped(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        learning: &mut Learning<'_>,
+        dropout: Dropout,
+    ) -> Result<(), ModelError> {
+        let Learning { correction: Correction { pairs, scale, .. }, gradients, .. } = learning;
+        for (part, pair) in self.corrected(pairs) {
+            let Some(gradient) = &mut gradients[part.projection] else { continue };
+            let x = dropout.at(part.projection).apply(x)?; // [t, in]
+            let dy = dy.f_narrow(1, part.start, part.out)?; // [t, out of part]
+            let low = x.f_mm(&self.kinds(&pair.a)?.f_tr()?)?.f_mul_scalar_(*scale)?; // [t, r]
+            let back = dy.f_mm(&self.kinds(&pair.b)?)?.f_mul_scalar_(*scale)?; // [t, r]
+            add_product(&mut gradient.b, &dy.f_tr()?, &low)?; // [out, r]
+            add_product(&mut gradient.a, &back.f_tr()?, &x)?; // [r, in]
+        }
+        Ok(())
+    }
+
+    /// DoRA's three.
+    fn learn_with_magnitudes(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
+        let Learning { correction: Correction { pairs, scale, .. }, gradients, .. } = learning;
+        let weight = self.weight()?; // [out, in]
+        for (part, pair) in self.corrected(pairs) {
+            let (Some(gradient), Some(magnitude)) = (&mut gradients[part.projection], &pair.magnitude) else {
+                continue;
+            };
+            let corrected = self.added(&weight, part, pair, *scale)?; // [out of part, in]
+            let lengths = lengths(&corrected)?; // [out of part]
+            let outer = mm(&dy.f_narrow(1, part.start, part.out)?.f_tr()?, x)?; // [out of part, in]
+            let outer = outer.f_to_kind(pair.a.f_kind()?)?;
+            if let Some(gradient) = &mut gradient.magnitude {
+                let mut along = outer.f_mul(&corrected)?.f_sum_dim_intlist([1i64].as_slice(), false, None)?; // [out of part]
+                let _ = gradient.f_add_(&along.f_div_(&lengths)?)?;
+            }
+            let row_scale = magnitude.f_div(&lengths)?.f_mul_scalar_(*scale)?.f_unsqueeze(1)?; // [out of part, 1]
+            let outer = outer.f_mul(&row_scale)?;
+            let _ = gradient.b.f_addmm_(&outer, &pair.a.f_tr()?)?; // [out, r]
+            let _ = gradient.a.f_addmm_(&pair.b.f_tr()?, &outer)?; // [r, in]
+        }
+        Ok(())
+    }
+
+    /// What the input is multiplied with: `[out, in]`, to be dropped after use. Under dropout the plain weight, since the
+    /// correction has inputs of its own.
+    fn corrected_weight(&self, correction: Correction<'_>) -> Result<Tensor, ModelError> {
+        let weight = self.weight()?; // [out, in]
+        if correction.dropout.is_some() || self.corrected(correction.pairs).next().is_none() {
+            return Ok(weight);
+        }
+        // Only an unpacked weight is ours to write to.
+        let weight = if matches!(self.weight, Weight::Dense(_)) { weight.f_mul_scalar(1.0)? } else { weight };
+        for (part, pair) in self.corrected(correction.pairs) {
+            let mut rows = weight.f_narrow(0, part.start, part.out)?; // [out of part, in]
+            add_mm(&mut rows, &self.kinds(&pair.b)?.f_mul_scalar(correction.scale)?, &self.kinds(&pair.a)?)?;
+            if let Some(magnitude) = &pair.magnitude {
+                let _ = rows.f_mul_(&magnitude.f_div(&lengths(&rows)?)?.f_unsqueeze(1)?)?;
+            }
+        }
+        Ok(weight)
+    }
+
+    /// `W + s·B·A` of one part: `[out of part, in]`, new memory.
+    fn added(&self, weight: &Tensor, part: &Part, pair: &LoraPair, scale: f64) -> Result<Tensor, ModelError> {
+        let rows = weight.f_narrow(0, part.start, part.out)?.f_to_kind(pair.a.f_kind()?)?;
+        Ok(rows.f_addmm(&pair.b.f_mul_scalar(scale)?, &pair.a)?)
+    }
+
+    /// `m/|V|` of one part, worked out once: `[out of part]`.
+    fn row_scale(
+        &self,
+        part: &Part,
+        (pair, magnitude): (&LoraPair, &Tensor),
+        scale: f64,
+    ) -> Result<Tensor, ModelError> {
+        if let Some(known) = pair.row_scale.get() {
+            return Ok(known.shallow_clone());
+        }
+        let made = magnitude.f_div(&lengths(&self.added(&self.weight()?, part, pair, scale)?)?)?;
+        Ok(pair.row_scale.get_or_init(|| made).shallow_clone())
+    }
+
+    /// `s·x·Aᵀ` for all corrected parts at once: `[t, p·r]`.
+    fn low(&self, x: &Tensor, correction: Correction<'_>) -> Result<Option<Tensor>, ModelError> {
+        let firsts: Vec<&Tensor> = self.corrected(correction.pairs).map(|(_, pair)| &pair.a).collect();
+        let a = match firsts.as_slice() {
+            [] => return Ok(None),
+            [one] => one.shallow_clone(),
+            many => Tensor::f_cat(many, 0)?, // [p·r, in]
+        };
+        Ok(Some(mm(x, &self.kinds(&a)?.f_tr()?)?.f_mul_scalar_(correction.scale)?))
+    }
+
+    /// A factor in the kind that is computed with. Factors are kept in `f32`, whatever that is.
+    fn kinds(&self, factor: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(factor.f_to_kind(self.kind)?)
+    }
+
+    /// The parts that have factors, in order.
+    fn corrected<'a>(&'a self, pairs: &'a LayerPairs) -> impl Iterator<Item = (&'a Part, &'a LoraPair)> {
+        self.parts.iter().filter_map(|part| pairs[part.projection].as_ref().map(|pair| (part, pair)))
+    }
+}
+
+/// `gradient += a·b`, the product in the kind of `a` and `b`.
+fn add_product(gradient: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), ModelError> {
+    if a.f_kind()? == gradient.f_kind()? {
+        let _ = gradient.f_addmm_(a, b)?;
+    } else {
+        let _ = gradient.f_add_(&a.f_mm(b)?)?;
+    }
+    Ok(())
+}
+
+/// The lengths of a weight's rows: `[out, in] -> [out]`.
+fn lengths(weight: &Tensor) -> Result<Tensor, ModelError> {
+    Ok(weight.f_square()?.f_sum_dim_intlist([1i64].as_slice(), false, None)?.f_sqrt_()?)
+}
+
+/// `(y + delta)` of some rows of `y: [t, out of part]`, each column scaled; the bias, which is in `y`, is not.
+fn scale_rows(
+    y: &mut Tensor,
+    delta: &Tensor,
+    rows: Option<&Tensor>,
+    (scale, bias): (&Tensor, Option<&Tensor>),
+) -> Result<(), ModelError> {
+    let picked = match rows {
+        Some(rows) => y.f_index_select(0, rows)?,
+        None => y.shallow_clone(),
+    };
+    let mut made = picked.f_add(delta)?; // [rows, out of part]
+    made = match bias {
+        Some(bias) => made.f_sub_(bias)?.f_mul_(scale)?.f_add_(bias)?,
+        None => made.f_mul_(scale)?,
+    };
+    match rows {
+        Some(rows) => drop(y.f_index_copy_(0, rows, &made)?),
+        None => y.f_copy_(&made)?,
+    }
+    Ok(())
+}
+
+/// The columns of `low` that belong to the `place`-th corrected part: `[t, r]`.
+fn slice_of(low: &Tensor, place: usize, pair: &LoraPair) -> Result<Tensor, ModelError> {
+    let (rank, _) = pair.a.size2()?;
+    Ok(low.f_narrow(1, i64::try_from(place).unwrap_or(0) * rank, rank)?)
+}
+
+/// One below the other; a single one as it is.
+fn join(mut tensors: Vec<Tensor>) -> Result<Tensor, ModelError> {
+    match (tensors.len(), tensors.pop()) {
+        (1, Some(one)) => Ok(one),
+        (_, Some(last)) => {
+            tensors.push(last);
+            Ok(Tensor::f_cat(&tensors, 0)?)
+        }
+        (_, None) => Err(ModelError::Input("no projection was named".into())),
+    }
+}

@@ -1,0 +1,131 @@
+//! AdamW over the factors of an adapter, its moments in `f32` (equal to `torch.optim.AdamW`) or in 8 bits (see
+//! `moments.rs`). Its state is saved and loaded with a checkpoint, so that a run goes on as if it had never stopped.
+//!
+//! A step is worked out twice: first to see that every factor stays finite, then to take it. So a step that would spoil the
+//! adapter changes nothing.
+//!
+//! Sources: Loshchilov and Hutter, arXiv:1711.05101, algorithm 2; the order of operations from `_single_tensor_adamw` in
+//! PyTorch's `optim/adam.py`; LoRA+ (Hayou et al., arXiv:2402.12354) as `create_loraplus_optimizer` in PEFT groups it.
+
+use std::{collections::HashMap, path::Path};
+
+use tch::Tensor;
+
+use crate::{
+    adapter::LoraAdapter,
+    error::ModelError,
+    io::tensor_file::{TensorFile, write_tensors},
+    optim::{
+        gradients::Gradients,
+        moments::{Moments, Update},
+        options::AdamWOptions,
+    },
+};
+
+/// The optimiser and its state.
+#[derive(Debug)]
+pub struct AdamW {
+    options: AdamWOptions,
+    steps: u64,
+    /// In the order of [`LoraAdapter::parameters`].
+    moments: Vec<Moments>,
+}
+
+impl AdamW {
+    /// A fresh optimiser for `adapter`.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: no memory.
+    pub fn new(adapter: &LoraAdapter, options: AdamWOptions) -> Result<Self, ModelError> {
+        let moments = adapter.parameters().into_iter().map(|(_, factor)| Moments::new(factor, options.eight_bit));
+        Ok(Self { options, steps: 0, moments: moments.collect::<Result<_, _>>()? })
+    }
+
+    /// Steps taken.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Moves the factors of `adapter` against `gradients`.
+    ///
+    /// # Errors
+    /// [`ModelError::NotFinite`]: a factor would not be finite any more; nothing was changed. [`ModelError::Input`]: the
+    /// gradients are of another adapter. [`ModelError::Torch`].
+    pub fn step(&mut self, adapter: &mut LoraAdapter, gradients: &Gradients, rate: f64) -> Result<(), ModelError> {
+        let gradients = gradients.named();
+        let names_differ = |((a, _), (b, _)): (&(String, &Tensor), &(String, &Tensor))| a != b;
+        let parameters = adapter.parameters();
+        let counts = [parameters.len(), gradients.len(), self.moments.len()];
+        if counts[0] != counts[1] || counts[0] != counts[2] || parameters.iter().zip(&gradients).any(names_differ) {
+            return Err(ModelError::Input("gradients or an optimiser of another adapter".into()));
+        }
+        let update = Update::new(&self.options, self.steps + 1, rate);
+        let faster = update.times(self.options.loraplus_lr_ratio);
+        let of = |name: &str| if name.ends_with("lora_A.weight") { &update } else { &faster };
+        for (((name, factor), (_, gradient)), moments) in parameters.iter().zip(&gradients).zip(&self.moments) {
+            if !moments.stays_finite(of(name), factor, gradient)? {
+                return Err(ModelError::NotFinite(name.clone()));
+            }
+        }
+        for (((name, factor), (_, gradient)), moments) in
+            adapter.parameters_mut().into_iter().zip(&gradients).zip(&mut self.moments)
+        {
+            moments.apply(of(&name), factor, gradient)?;
+        }
+        self.steps += 1;
+        Ok(())
+    }
+
+    /// Bytes that its state takes in memory.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.moments.iter().map(Moments::bytes).sum()
+    }
+
+    /// Writes the state to a `.safetensors` file.
+    ///
+    /// # Errors
+    /// [`ModelError::File`], [`ModelError::Torch`].
+    pub fn save(&self, adapter: &LoraAdapter, path: &Path) -> Result<(), ModelError> {
+        let mut all = Vec::new();
+        for ((name, _), moments) in adapter.parameters().into_iter().zip(&self.moments) {
+            all.extend(moments.tensors()?.into_iter().map(|(suffix, tensor)| (format!("{name}.{suffix}"), tensor)));
+        }
+        let tensors: Vec<(String, &Tensor)> = all.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+        write_tensors(path, &tensors, HashMap::from([("steps".into(), self.steps.to_string())]))
+    }
+
+    /// Reads the state that [`AdamW::save`] wrote for the same adapter and the same options.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`], [`ModelError::File`], [`ModelError::Missing`], [`ModelError::Unexpected`],
+    /// [`ModelError::Shape`], [`ModelError::NotFinite`]: it is not the state of this adapter; [`ModelError::Torch`].
+    pub fn load(adapter: &LoraAdapter, options: AdamWOptions, path: &Path) -> Result<Self, ModelError> {
+        let file = TensorFile::open(path)?;
+        let mut made = Self::new(adapter, options)?;
+        let steps = file.metadata().get("steps").and_then(|steps| steps.parse().ok());
+        made.steps = steps.ok_or_else(|| ModelError::file(path, "it does not say its number of steps"))?;
+        let mut known = Vec::new();
+        for ((name, _), moments) in adapter.parameters().into_iter().zip(&mut made.moments) {
+            let mut read = Vec::new();
+            for (suffix, place) in moments.tensors()? {
+                let name = format!("{name}.{suffix}");
+                let missing = || ModelError::Missing { name: name.clone(), place: path.into() };
+                let (want, got) = (place.size(), file.shape(&name).ok_or_else(missing)?);
+                if want != got {
+                    return Err(ModelError::Shape { name, want, got });
+                }
+                let is_codes = place.f_kind()? == tch::Kind::Uint8;
+                read.push(if is_codes { file.read(&name)? } else { file.read_floats(&name)? });
+                known.push(name);
+            }
+            moments.set(&read)?;
+        }
+        known.sort();
+        match file.names().into_iter().find(|name| known.binary_search(name).is_err()) {
+            Some(name) => Err(ModelError::Unexpected { name, place: path.into() }),
+            None => Ok(made),
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! NF4: a weight in 4 bits per number and one scale per block of 64, and the scales in 8 bits if asked. Codes, scales and
+//! unpacked numbers equal those of bitsandbytes 0.50.2 on a CPU bit for bit; the tests compare them.
+//!
+//! Packing and unpacking are plain Rust over the tensor's memory, in as many threads as libtorch has: a byte is looked up
+//! in a table of 256 pairs. On other devices a weight is unpacked by plain tensor operations ([`unpack`]).
+//!
+//! Sources: Dettmers et al., arXiv:2305.14314, §3 (NF4, double quantisation); the order of operations and with it the
+//! rounding from bitsandbytes' `backends/default/ops.py` (`quantize_4bit`) and `csrc/cpu_ops.cpp` (`quantize_cpu`).
+
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    error::ModelError,
+    kernels::{
+        ffi::{numbers, numbers_mut},
+        fused::share,
+        thread_pool::at_once,
+    },
+    quant::nf4_tables::{DYNAMIC, LEVELS},
+};
+
+/// Numbers that share a scale.
+pub const BLOCK: usize = 64;
+/// Scales that share a scale of scales.
+pub const SCALE_BLOCK: usize = 256;
+
+/// A frozen weight `[out, in]` in NF4.
+#[derive(Debug)]
+pub struct Nf4 {
+    size: (i64, i64),
+    /// Two numbers a byte, the first in the high half.
+    codes: Arc<[u8]>,
+    scales: Scales,
+    elsewhere: Option<Elsewhere>,
+}
+
+/// A weight on a device that is not the CPU.
+#[derive(Debug)]
+struct Elsewhere {
+    /// `Uint8`, as [`Nf4::codes`].
+    codes: Tensor,
+    /// `Float`, one per block.
+    scales: Tensor,
+}
+
+/// The largest absolute value of each block.
+#[derive(Debug, Clone)]
+enum Scales {
+    Single(Arc<[f32]>),
+    /// `DYNAMIC[code] * nested[i / 256] + offset`.
+    Double {
+        codes: Arc<[u8]>,
+        nested: Arc<[f32]>,
+        offset: f32,
+    },
+}
+
+/// Where one level ends and the next begins.
+const MIDPOINTS: [f32; 15] = {
+    let mut middles = [0.0; 15];
+    let mut i = 0;
+    while i < 15 {
+        middles[i] = (LEVELS[i] + LEVELS[i + 1]) / 2.0;
+        i += 1;
+    }
+    middles
+};
+
+/// Where one value of the dynamic code ends and the next begins.
+const DYNAMIC_MIDPOINTS: [f32; 255] = midpoints(&DYNAMIC);
+
+/// Where one value of a code of 8 bits ends and the next begins.
+pub(crate) const fn midpoints(code: &[f32; 256]) -> [f32; 255] {
+    let mut middles = [0.0; 255];
+    let mut i = 0;
+    while i < 255 {
+        middles[i] = (code[i] + code[i + 1]) * 0.5;
+        i += 1;
+    }
+    middles
+}
+
+/// The two numbers of each byte.
+static PAIRS: [[f32; 2]; 256] = {
+    let mut pairs = [[0.0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [LEVELS[byte >> 4], LEVELS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+impl Nf4 {
+    /// Packs `weight: [out, in]`, `Float`, contiguous, on the CPU.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`]: any other tensor. [`ModelError::Torch`]: it has not two dimensions.
+    pub fn quantize(weight: &Tensor, double_quant: bool) -> Result<Self, ModelError> {
+        let size = weight.size2()?;
+        let numbers: &[f32] = numbers(weight)?;
+        let mut codes = vec![0u8; numbers.len().div_ceil(2)];
+        let mut absmax = vec![0f32; numbers.len().div_ceil(BLOCK)];
+        let share = share(absmax.len(), BLOCK);
+        let outs = codes.chunks_mut(share * BLOCK / 2).zip(absmax.chunks_mut(share));
+        at_once(numbers.chunks(share * BLOCK).zip(outs), |(numbers, (codes, absmax))| {
+            pack_blocks(numbers, codes, absmax);
+        });
+        let scales = if double_quant { quantize_scales(&absmax)? } else { Scales::Single(absmax.into()) };
+        Ok(Self { size, codes: codes.into(), scales, elsewhere: None })
+    }
+
+    /// `(out, in)`.
+    #[must_use]
+    pub fn size(&self) -> (i64, i64) {
+        self.size
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.elsewhere.as_ref().map_or(Device::Cpu, |elsewhere| elsewhere.codes.device())
+    }
+
+    /// The same weight elsewhere.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: no memory there.
+    pub fn to_device(&self, device: Device) -> Result<Self, ModelError> {
+        let elsewhere = match device {
+            Device::Cpu => None,
+            device => Some(Elsewhere {
+                codes: Tensor::f_from_slice(&self.codes)?.f_to_device(device)?,
+                scales: Tensor::f_from_slice(&self.all_scales())?.f_to_device(device)?,
+            }),
+        };
+        Ok(Self { size: self.size, codes: self.codes.clone(), scales: self.scales.clone(), elsewhere })
+    }
+
+    /// Its parts by name, for a file.
+    pub(crate) fn tensors(&self) -> Result<Vec<(&'static str, Tensor)>, ModelError> {
+        let mut parts = vec![("codes", Tensor::f_from_slice(&self.codes)?)];
+        match &self.scales {
+            Scales::Single(scales) => parts.push(("absmax", Tensor::f_from_slice(scales)?)),
+            Scales::Double { codes, nested, offset } => {
+                parts.push(("absmax", Tensor::f_from_slice(codes)?));
+                parts.push(("nested_absmax", Tensor::f_from_slice(nested)?));
+                parts.push(("offset", Tensor::f_from_slice(&[*offset])?));
+            }
+        }
+        Ok(parts)
+    }
+
+    /// From what [`Nf4::tensors`] gave, for a weight of the shape `[out, in]`.
+    pub(crate) fn of(shape: [i64; 2], part: impl Fn(&str) -> Result<Tensor, ModelError>) -> Result<Self, ModelError> {
+        let (codes, absmax) = (part("codes")?, part("absmax")?);
+        let scales = if absmax.f_kind()? == Kind::Uint8 {
+            let offset = part("offset")?.f_double_value(&[0])? as f32;
+            let nested: Vec<f32> = Vec::try_from(part("nested_absmax")?)?;
+            Scales::Double { codes: Vec::<u8>::try_from(absmax)?.into(), nested: nested.into(), offset }
+        } else {
+            Scales::Single(Vec::<f32>::try_from(absmax)?.into())
+        };
+        let codes: Arc<[u8]> = Vec::<u8>::try_from(codes)?.into();
+        let numbers = usize::try_from(shape[0] * shape[1]).unwrap_or(0);
+        let (blocks, nested) = match &scales {
+            Scales::Single(scales) => (scales.len(), None),
+            Scales::Double { codes, nested, .. } => (codes.len(), Some(nested.len())),
+        };
+        let counts = (numbers.div_ceil(2), numbers.div_ceil(BLOCK));
+        let nested_fits = nested.is_none_or(|nested| nested == counts.1.div_ceil(SCALE_BLOCK));
+        if (codes.len(), blocks) != counts || !nested_fits {
+            return Err(ModelError::Input(format!(
+                "{} codes in {blocks} blocks are no weight of {shape:?}",
+                codes.len()
+            )));
+        }
+        Ok(Self { size: (shape[0], shape[1]), codes, scales, elsewhere: None })
+    }
+
+    fn all_scales(&self) -> Vec<f32> {
+        (0..(self.size.0 * self.size.1) as usize).step_by(BLOCK).map(|first| self.scales.get(first / BLOCK)).collect()
+    }
+
+    /// Bytes in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let scales = match &self.scales {
+            Scales::Single(scales) => scales.len() * 4,
+            Scales::Double { codes, nested, .. } => codes.len() + nested.len() * 4 + 4,
+        };
+        self.codes.len() + scales
+    }
+
+    /// Unpacks to a new `Float` tensor `[out, in]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: no memory.
+    pub fn dequantize(&self) -> Result<Tensor, ModelError> {
+        let mut out = Tensor::f_empty([self.size.0, self.size.1], (Kind::Float, self.device()))?; // [out, in]
+        self.dequantize_into(&mut out)?;
+        Ok(out)
+    }
+
+    /// Unpacks into `out: [out, in]`, `Float`, contiguous, on the weight's device, of which the caller has the only handle.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`]: any other tensor, or one of another size.
+    pub fn dequantize_into(&self, out: &mut Tensor) -> Result<(), ModelError> {
+        if out.size2()? != self.size {
+            return Err(ModelError::Input(format!("a weight of {:?} does not fit in {:?}", self.size, out.size())));
+        }
+        if let Some(elsewhere) = &self.elsewhere {
+            return Ok(out.f_copy_(&unpack(&elsewhere.codes, &elsewhere.scales, self.size)?)?);
+        }
+        let out = numbers_mut(out)?;
+        let share = share(out.len().div_ceil(BLOCK), BLOCK);
+        let parts = out.chunks_mut(share * BLOCK).zip(self.codes.chunks(share * BLOCK / 2));
+        let scales = &self.scales;
+        at_once(parts.enumerate(), |(part, (out, codes))| unpack_blocks(scales, part * share, codes, out));
+        Ok(())
+    }
+}
+
+impl Scales {
+    fn get(&self, block: usize) -> f32 {
+        match self {
+            Self::Single(scales) => scales[block],
+            Self::Double { codes, nested, offset } => {
+                DYNAMIC[usize::from(codes[block])] * nested[block / SCALE_BLOCK] + offset
+            }
+        }
+    }
+}
+
+/// Unpacks whole blocks from block `first` on.
+fn unpack_blocks(scales: &Scales, first: usize, codes: &[u8], out: &mut [f32]) {
+    for (block, (out, codes)) in out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK / 2)).enumerate() {
+        let scale = scales.get(first + block);
+        let (whole, rest) = out.as_chunks_mut::<2>();
+        for (pair, &code) in whole.iter_mut().zip(codes) {
+            let [high, low] = PAIRS[usize::from(code)];
+            *pair = [high * scale, low * scale];
+        }
+        if let (Some(last), Some(&code)) = (rest.first_mut(), codes.last()) {
+            *last = PAIRS[usize::from(code)][0] * scale;
+        }
+    }
+}
+
+/// The same numbers by plain tensor operations, on any device.
+fn unpack(codes: &Tensor, scales: &Tensor, (out, ins): (i64, i64)) -> Result<Tensor, ModelError> {
+    let codes = codes.f_to_kind(Kind::Int64)?; // [n/2]
+    let (high, low) = (codes.f_bitwise_right_shift_tensor_scalar(4)?, codes.f_bitwise_and(15)?);
+    let places = Tensor::f_stack(&[high, low], 1)?.f_view_([-1])?.f_narrow(0, 0, out * ins)?; // [n]
+    let levels = Tensor::f_from_slice(&LEVELS)?.f_to_device(codes.device())?;
+    let scales = scales.f_repeat_interleave_self_int(BLOCK as i64, 0, None)?.f_narrow(0, 0, out * ins)?; // [n]
+    Ok(levels.f_index_select(0, &places)?.f_mul_(&scales)?.f_view_([out, ins])?)
+}
+
+/// Packs whole blocks; the last may be short.
+fn pack_blocks(numbers: &[f32], codes: &mut [u8], absmax: &mut [f32]) {
+    for ((numbers, codes), absmax) in numbers.chunks(BLOCK).zip(codes.chunks_mut(BLOCK / 2)).zip(absmax) {
+        let largest = numbers.iter().fold(0f32, |largest, number| largest.max(number.abs()));
+        let mut levels = [0u8; BLOCK + 1];
+        if numbers.len() == BLOCK {
+            let inverse = 1.0 / largest.max(1e-38);
+            for (level, number) in levels.iter_mut().zip(numbers) {
+                *level = nearest_level((number * inverse).clamp(-1.0, 1.0));
+            }
+            *absmax = largest;
+        } else {
+            // bitsandbytes divides in a short block and multiplies by the inverse in a whole one; so do we.
+            *absmax = largest.max(1e-38);
+            for (level, number) in levels.iter_mut().zip(numbers) {
+                *level = nearest_level((number / *absmax).clamp(-1.0, 1.0));
+            }
+            levels[numbers.len()] = nearest_level(0.0); // what an odd count is filled up with
+        }
+        for (code, pair) in codes.iter_mut().zip(levels.as_chunks::<2>().0) {
+            *code = pair[0] << 4 | pair[1];
+        }
+    }
+}
+
+/// How many midpoints lie below: the nearest level, the lower one of two equally near.
+fn nearest_level(number: f32) -> u8 {
+    MIDPOINTS.iter().map(|&middle| u8::from(middle < number)).sum()
+}
+
+/// The scales less their mean, in blocks of 256, in the dynamic 8-bit code.
+fn quantize_scales(absmax: &[f32]) -> Result<Scales, ModelError> {
+    // libtorch's own mean: its order of summation is part of the result.
+    let offset = Tensor::f_from_slice(absmax)?.f_mean(Kind::Float)?.f_double_value(&[])? as f32;
+    let mut codes = Vec::with_capacity(absmax.len());
+    let mut nested = Vec::with_capacity(absmax.len().div_ceil(SCALE_BLOCK));
+    for block in absmax.chunks(SCALE_BLOCK) {
+        let largest = block.iter().fold(0f32, |largest, scale| largest.max((scale - offset).abs()));
+        nested.push(largest);
+        if largest == 0.0 {
+            codes.resize(codes.len() + block.len(), 0);
+            continue;
+        }
+        let inverse = 1.0 / largest;
+        codes.extend(
+            block.iter().map(|scale| nearest_code(&DYNAMIC_MIDPOINTS, ((scale - offset) * inverse).clamp(-1.0, 1.0))),
+        );
+    }
+    Ok(Scales::Double { codes: codes.into(), nested: nested.into(), offset })
+}
+
+/// The nearest value of a code of 8 bits to `number` after `number` has been rounded to one of 65 536 steps from -1 to 1.
+///
+/// bitsandbytes looks the step up in a table. The rounding of each operation, the fused one too, is part of the result.
+pub(crate) fn nearest_code(midpoints: &[f32; 255], number: f32) -> u8 {
+    const STEPS: f32 = 65_535.0;
+    let step = ((number + 1.0) * 0.5).mul_add(STEPS, 0.5) as u16;
+    let rounded = 2.0 * f32::from(step) / STEPS - 1.0;
+    let below = midpoints.partition_point(|&middle| middle < rounded);
+    u8::try_from(below).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::tensor_file::TensorFile;
+
+    fn fixture() -> TensorFile {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/nf4.safetensors");
+        TensorFile::open(&path).unwrap()
+    }
+
+    fn bytes(file: &TensorFile, name: &str) -> Vec<u8> {
+        Vec::try_from(file.read(name).unwrap()).unwrap()
+    }
+
+    fn numbers(file: &TensorFile, name: &str) -> Vec<u32> {
+        bits(&Vec::try_from(file.read(name).unwrap().flatten(0, -1)).unwrap())
+    }
+
+    /// So that equality is of every bit, the sign of zero too.
+    fn bits(numbers: &[f32]) -> Vec<u32> {
+        numbers.iter().map(|number| number.to_bits()).collect()
+    }
+
+    #[test]
+    fn the_tables_are_those_of_bitsandbytes() {
+        assert_eq!(numbers(&fixture(), "nf4_levels"), bits(&LEVELS));
+        assert_eq!(numbers(&fixture(), "dynamic_map"), bits(&DYNAMIC));
+    }
+
+    #[test]
+    fn codes_scales_and_numbers_are_those_of_bitsandbytes_bit_for_bit() {
+        let file = fixture();
+        assert_eq!(file.metadata()["bitsandbytes"], "0.50.2");
+        let names: Vec<String> =
+            file.names().iter().filter_map(|name| name.strip_suffix(".weight").map(str::to_owned)).collect();
+        assert_eq!(names.len(), 7);
+        for name in names {
+            let weight = file.read(&format!("{name}.weight")).unwrap();
+            for kind in ["single", "double"] {
+                let prefix = format!("{name}.{kind}");
+                let packed = Nf4::quantize(&weight, kind == "double").unwrap();
+                assert_eq!(packed.codes[..], bytes(&file, &format!("{prefix}.codes")), "{prefix}");
+                match &packed.scales {
+                    Scales::Single(scales) => {
+                        assert_eq!(bits(scales), numbers(&file, &format!("{prefix}.absmax")), "{prefix}")
+                    }
+                    Scales::Double { codes, nested, offset } => {
+                        assert_eq!(bits(&[*offset]), numbers(&file, &format!("{prefix}.offset")), "{prefix}");
+                        assert_eq!(bits(nested), numbers(&file, &format!("{prefix}.nested_absmax")), "{prefix}");
+                        assert_eq!(codes[..], bytes(&file, &format!("{prefix}.absmax")), "{prefix}");
+                    }
+                }
+                let unpacked = packed.dequantize().unwrap();
+                assert_eq!(
+                    bits(crate::kernels::ffi::numbers(&unpacked).unwrap()),
+                    numbers(&file, &format!("{prefix}.dequantized")),
+                    "{prefix}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn plain_tensor_operations_unpack_the_same_numbers() {
+        for size in [[64, 64], [3, 21], [1, 1], [7, 515]] {
+            let weight = Tensor::randn(size, (Kind::Float, Device::Cpu));
+            for double_quant in [false, true] {
+                let packed = Nf4::quantize(&weight, double_quant).unwrap();
+                let (codes, scales) = (Tensor::from_slice(&packed.codes), Tensor::from_slice(&packed.all_scales()));
+                assert_eq!(unpack(&codes, &scales, packed.size).unwrap(), packed.dequantize().unwrap(), "{size:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let weight = Tensor::randn([1024, 515], (Kind::Float, Device::Cpu));
+        let before = tch::get_num_threads();
+        let mut made = Vec::new();
+        for threads in [1, 2, 5] {
+            tch::set_num_threads(threads);
+            let packed = Nf4::quantize(&weight, true).unwrap();
+            made.push((packed.codes.clone(), packed.dequantize().unwrap()));
+        }
+        tch::set_num_threads(before);
+        for (codes, unpacked) in &made {
+            assert_eq!(*codes, made[0].0);
+            assert_eq!(*unpacked, made[0].1);
+        }
+    }
+
+    #[test]
+    fn a_weight_takes_little_more_than_half_a_byte_a_number() {
+        let weight = Tensor::randn([1024, 1024], (Kind::Float, Device::Cpu));
+        let per_number = |double| Nf4::quantize(&weight, double).unwrap().bytes() as f64 * 8.0 / f64::from(1 << 20);
+        assert_eq!(per_number(false), 4.5);
+        assert!((per_number(true) - 4.127).abs() < 1e-3, "{}", per_number(true));
+    }
+
+    #[test]
+    fn what_cannot_be_packed_or_unpacked_into_is_refused() {
+        assert!(Nf4::quantize(&Tensor::randn([4, 64], (Kind::Double, Device::Cpu)), true).is_err());
+        assert!(Nf4::quantize(&Tensor::randn([64], (Kind::Float, Device::Cpu)), true).is_err());
+        let packed = Nf4::quantize(&Tensor::randn([4, 64], (Kind::Float, Device::Cpu)), true).unwrap();
+        assert!(packed.dequantize_into(&mut Tensor::zeros([64, 4], (Kind::Float, Device::Cpu))).is_err());
+    }
+}

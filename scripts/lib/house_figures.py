@@ -1,0 +1,74 @@
+"""Prints the figures of the source code's form, one JSON object a line.
+
+usage: house_figures.py LOG BASE_OPENAPI OPENAPI DOCS
+
+LOG is what cargo-nextest printed with the tidy tests' lines "FIGURE name value". The two OpenAPI documents are compared
+without their texts. A page `DOCS/adding-….md` lists the files to touch under "## Files", one a list item.
+Ends with 1 when a figure misses its bar.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+# Name, and the most that is allowed.
+PRINTED = [
+    ("import_circles", 0),
+    ("largest_folder", 25),
+    ("median_function_lines", 12),
+    ("p90_file_lines", 300),
+    ("longest_function", 68),
+    ("banned_words", 0),
+    ("unsafe_files", 2),
+]
+PAGES = [
+    ("files_to_add_a_method", "adding-a-method.md"),
+    ("files_to_add_a_family", "adding-a-model-family.md"),
+    ("files_to_add_a_provider", "adding-a-provider.md"),
+    ("files_to_add_a_metric", "adding-a-metric.md"),
+    ("files_to_add_an_export", "adding-an-export.md"),
+]
+TEXTS = {"description", "summary", "example", "examples"}
+
+
+def structure(value, in_properties=False):
+    """Returns a document without its texts; a property of a text's name is kept."""
+    if isinstance(value, dict):
+        kept = (k for k in value if in_properties or k not in TEXTS)
+        return {k: structure(value[k], k == "properties" and not in_properties) for k in kept}
+    return [structure(item) for item in value] if isinstance(value, list) else value
+
+
+def changes(before, after, place=""):
+    """Yields the places where two documents differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in before.keys() | after.keys():
+            yield from changes(before.get(key), after.get(key), f"{place}/{key}")
+    elif before != after:
+        yield place
+
+
+def listed(page):
+    """Counts the files that a page lists."""
+    if not page.is_file():
+        return None
+    section = page.read_text().split("## Files", 1)[-1].split("\n## ", 1)[0]
+    return len(re.findall(r"^(?:[-*]|\d+\.) ", section, re.M))
+
+
+def main(log, base, document, docs):
+    said = dict(re.findall(r"FIGURE (\w+) (\d+)", Path(log).read_text(errors="replace")))
+    figures = [(name, int(said[name]) if name in said else None, bar) for name, bar in PRINTED]
+    places = sorted(changes(*(structure(json.loads(Path(path).read_text())) for path in (base, document))))
+    for place in places:
+        print(f"openapi: {place}", file=sys.stderr)
+    figures.append(("openapi_structural_changes", len(places), 0))
+    figures += [(name, listed(Path(docs) / page), 6) for name, page in PAGES]
+    for name, value, bar in figures:
+        print(json.dumps({"figure": name, "value": value, "bar": bar, "at_most": True}))
+    return all(value is not None and value <= bar for _, value, bar in figures)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main(*sys.argv[1:]) else 1)

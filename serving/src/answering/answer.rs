@@ -1,0 +1,276 @@
+//! One request's way: adapter, prompt, engine, text. Runs on its own task and ends when the client is gone.
+//!
+//! Several answers to one prompt are several requests to the engine. The first is alone until it has read the prompt, so
+//! that the others find what it read.
+
+use std::{sync::Arc, time::Instant};
+
+use attune_domain::serve::{Echo, GenerateEvent, GenerateRequest, Prompt, Scored, ToolChoice};
+use attune_text::{
+    detokenizer::Detokenizer,
+    error::TextError,
+    model::TextModel,
+    template::{RenderSettings, Turn},
+    tools::ToolFormat,
+};
+use futures::future::try_join_all;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+use crate::{
+    adapters::Lease,
+    answering::{
+        answer_stream::{Telling, Told, scored},
+        grammar::{Constraint, Grammars, format_of},
+        stop::StopStrings,
+    },
+    app::App,
+    decoding::{
+        engine::EngineHandle,
+        sampling::Sampler,
+        scores::TokenScore,
+        sequence::{Drawn, Work},
+    },
+    error::{Failure, chain},
+};
+
+/// Answers `request` into `out`. Returns early if nobody listens there any more.
+pub async fn answer(app: &App, request: GenerateRequest, out: mpsc::Sender<GenerateEvent>) {
+    let began = Instant::now();
+    let request_id = request.request_id.clone();
+    let outcome = tokio::select! {
+        outcome = try_answer(app, request, &out) => outcome,
+        () = out.closed() => {
+            tracing::debug!(request_id, "the client is gone");
+            return;
+        }
+    };
+    match outcome {
+        Ok(told) => told.log(&request_id, began),
+        Err(failure) => {
+            tracing::debug!(request_id, code = failure.code(), %failure, "no answer");
+            let _ = out.send(failure.into()).await; // the client may have left in this moment
+        }
+    }
+}
+
+/// What a request came to, for the log.
+struct Answered {
+    prompt_tokens: usize,
+    completion_tokens: u64,
+    first: Option<Instant>,
+}
+
+impl Answered {
+    fn log(&self, request_id: &str, began: Instant) {
+        let first = self.first.unwrap_or_else(Instant::now);
+        let rest = first.elapsed().as_secs_f64();
+        let per_second = if rest > 0.0 { (self.completion_tokens as f64 - 1.0) / rest } else { 0.0 };
+        tracing::debug!(
+            request_id,
+            prompt_tokens = self.prompt_tokens,
+            completion_tokens = self.completion_tokens,
+            first_token_ms = u64::try_from((first - began).as_millis()).unwrap_or(u64::MAX),
+            tokens_per_second = format!("{per_second:.1}"),
+            "answered"
+        );
+    }
+}
+
+async fn try_answer(
+    app: &App,
+    request: GenerateRequest,
+    out: &mpsc::Sender<GenerateEvent>,
+) -> Result<Answered, Failure> {
+    let adapters = &app.adapters;
+    check_ids(&request, adapters.vocabulary())?;
+    let admitted = app.admission.enter(&request.project, request.choices as usize)?;
+    let lease = match &request.adapter {
+        Some(wanted) => Some(adapters.lease(wanted).await?),
+        None => None,
+    };
+    let adapter_text = lease.as_ref().and_then(|lease| lease.resident()).map(|resident| resident.text.clone());
+    let text = adapter_text.unwrap_or_else(|| adapters.base_text().clone());
+    let request = Arc::new(request);
+    let place = app.admission.prepare(&request.project).await?;
+    let (encoder, asked, grammars) = (text.clone(), request.clone(), adapters.grammars().clone());
+    let context = app.engine.context();
+    let prepared = tokio::task::spawn_blocking(move || {
+        let _place = place; // held until the work is done, also when its client has left
+        prepare(&encoder, &asked, &grammars, context)
+    });
+    let (prompt, constraint) = prepared.await.map_err(|e| Failure::Internal(e.to_string()))??;
+
+    let project = request.project.as_str().into();
+    let engine = &app.engine;
+    let answering =
+        Answering { engine, request: &request, project, lease, text: &text, prompt: prompt.into(), constraint };
+    let mut first = answering.submit(0)?;
+    let (scores, cached) = started(&mut first).await?;
+    admitted.started();
+    let echo = answering.echo(&scores).map_err(|e| Failure::Internal(chain(&e)))?;
+    let prompt_tokens = answering.prompt.len();
+    let begun = GenerateEvent::Started { prompt_tokens: prompt_tokens as u64, cached_tokens: cached as u64, echo };
+    let _ = out.send(begun).await;
+    let told = answering.tell(first, out).await?;
+    let completion_tokens = told.iter().map(|told| told.tokens).sum();
+    let _ = out.send(GenerateEvent::Done { completion_tokens }).await;
+    Ok(Answered { prompt_tokens, completion_tokens, first: told.iter().filter_map(|told| told.first).min() })
+}
+
+/// Ids that the model does not know cannot be read, and cannot be drawn.
+fn check_ids(request: &GenerateRequest, vocabulary: u64) -> Result<(), Failure> {
+    let unknown = |id: &&u32| u64::from(**id) >= vocabulary;
+    let refused = |param, id: &u32| {
+        let why = format!("Invalid '{param}': token {id} is outside the model's vocabulary of {vocabulary}");
+        Err(Failure::Request { param, why })
+    };
+    if let Some(id) = request.sampling.logit_bias.keys().find(unknown) {
+        return refused("logit_bias", id);
+    }
+    match &request.prompt {
+        Prompt::Tokens { ids } => ids.iter().find(unknown).map_or(Ok(()), |id| refused("prompt", id)),
+        Prompt::Chat { .. } | Prompt::Text { .. } => Ok(()),
+    }
+}
+
+/// The prompt's tokens, and what the answer is bound to.
+fn prepare(
+    text: &TextModel,
+    request: &GenerateRequest,
+    grammars: &Grammars,
+    context: usize,
+) -> Result<(Vec<u32>, Option<Constraint>), Failure> {
+    let ids = encode(text, request, context)?;
+    Ok((ids, grammars.constraint(text, &request.form, request.tools.as_ref())?))
+}
+
+/// The prompt's tokens. A text that must have more than `context` is not tokenised.
+fn encode(text: &TextModel, request: &GenerateRequest, context: usize) -> Result<Vec<u32>, Failure> {
+    let fits = |prompt: &str| {
+        let too_long = prompt.len() > text.tokenizer().most_bytes(context);
+        if too_long { Err(Failure::PromptBytes { bytes: prompt.len(), limit: context }) } else { Ok(()) }
+    };
+    let ids = match &request.prompt {
+        Prompt::Chat { messages, template_kwargs } => {
+            let turns: Vec<Turn<'_>> = messages
+                .iter()
+                .map(|message| Turn {
+                    role: &message.role,
+                    content: message.content.as_deref(),
+                    name: message.name.as_deref(),
+                    tool_calls: message.tool_calls.as_ref(),
+                    tool_call_id: message.tool_call_id.as_deref(),
+                })
+                .collect();
+            let tools = shown_tools(text, request);
+            let settings =
+                RenderSettings { tools, variables: Some(template_kwargs.as_map()), ..RenderSettings::today() };
+            let chat = text.chat_text(&turns, settings)?;
+            fits(&chat)?;
+            text.encode_rendered(&chat)?
+        }
+        Prompt::Text { text: prompt } => {
+            fits(prompt)?;
+            text.encode_prompt(prompt)?
+        }
+        Prompt::Tokens { ids } => ids.clone(),
+    };
+    if ids.is_empty() { Err(Failure::EmptyPrompt) } else { Ok(ids) }
+}
+
+/// The tools that the model is told of. In the generic form it is told how to call, so it is not told of what it must not
+/// call.
+fn shown_tools<'a>(text: &TextModel, request: &'a GenerateRequest) -> Option<&'a serde_json::Value> {
+    let tools = request.tools.as_ref()?;
+    let generic = text.template().is_some_and(|template| ToolFormat::of(template) == ToolFormat::Generic);
+    (!generic || tools.choice != ToolChoice::None).then_some(&tools.shown)
+}
+
+/// Waits until the prompt is read; gives the scores of its tokens, and how many were read for another request.
+async fn started(drawn: &mut UnboundedReceiver<Drawn>) -> Result<(Vec<TokenScore>, usize), Failure> {
+    match drawn.recv().await {
+        Some(Drawn::Started { scores, cached }) => Ok((scores, cached)),
+        Some(Drawn::Failed(failure)) => Err(failure),
+        Some(Drawn::Token { .. } | Drawn::End { .. }) => Err(Failure::Internal("an answer without a beginning".into())),
+        None => Err(Failure::Internal("the engine has stopped".into())),
+    }
+}
+
+/// A request whose prompt is tokens.
+struct Answering<'a> {
+    engine: &'a EngineHandle,
+    request: &'a GenerateRequest,
+    project: Arc<str>,
+    lease: Option<Lease>,
+    text: &'a TextModel,
+    prompt: Arc<[u32]>,
+    constraint: Option<Constraint>,
+}
+
+impl Answering<'_> {
+    /// Asks the engine for answer number `choice`.
+    fn submit(&self, choice: u32) -> Result<UnboundedReceiver<Drawn>, Failure> {
+        let (tokens, drawn) = mpsc::unbounded_channel();
+        let sampling = &self.request.sampling;
+        self.engine.submit(Work {
+            project: self.project.clone(),
+            prompt: self.prompt.clone(),
+            lease: self.lease.clone(),
+            sampler: Sampler::new(sampling, choice),
+            max_tokens: sampling.max_tokens,
+            stop_ids: self.text.stop_ids().to_vec(),
+            constraint: self.constraint.as_ref().map(Constraint::fork),
+            scores: sampling.logprobs.map(|top| top as usize),
+            prompt_scores: self.request.echo && choice == 0,
+            out: tokens,
+        })?;
+        Ok(drawn)
+    }
+
+    /// What turns the answer into text. A completion goes on with its prompt; an answer of a chat is a text of its own.
+    fn letters(&self) -> Detokenizer<'_> {
+        match &self.request.prompt {
+            Prompt::Chat { .. } => Detokenizer::new(self.text.tokenizer()),
+            Prompt::Text { .. } | Prompt::Tokens { .. } => Detokenizer::after(self.text.tokenizer(), &self.prompt),
+        }
+    }
+
+    /// The prompt as it is said again. The tokens that the tokenizer itself puts before a text are not of it.
+    fn echo(&self, scores: &[TokenScore]) -> Result<Option<Echo>, TextError> {
+        let tokenizer = self.text.tokenizer();
+        let (text, own) = match &self.request.prompt {
+            _ if !self.request.echo => return Ok(None),
+            Prompt::Text { text } => (text.clone(), self.text.prefix().len()),
+            Prompt::Tokens { ids } => (tokenizer.decode_with_special(ids)?, 0),
+            Prompt::Chat { .. } => return Ok(None),
+        };
+        let tokens: Result<Vec<Scored>, _> = scores.iter().skip(own).map(|score| scored(tokenizer, score)).collect();
+        let mut tokens = tokens?;
+        // The tokenizer may have put a space before the text: the first token's text has none, as the text itself.
+        if let (Some(first), Some(score)) = (tokens.first_mut(), scores.get(own)) {
+            first.bytes = tokenizer.first_bytes(score.id)?;
+        }
+        Ok(Some(Echo { text, tokens }))
+    }
+
+    /// Tells all answers, the first of which has begun.
+    async fn tell(
+        &self,
+        first: UnboundedReceiver<Drawn>,
+        out: &mpsc::Sender<GenerateEvent>,
+    ) -> Result<Vec<Told>, Failure> {
+        let others = (1..self.request.choices).map(|choice| self.submit(choice)).collect::<Result<Vec<_>, _>>()?;
+        let all = std::iter::once(first).chain(others);
+        let stop = Arc::new(StopStrings::new(&self.request.sampling.stop));
+        let calls = match self.request.tools.as_ref().filter(|tools| tools.choice != ToolChoice::None) {
+            Some(tools) => {
+                let names: Arc<[String]> = tools.definitions.iter().map(|tool| tool.name.clone()).collect();
+                Some((format_of(self.text)?, names))
+            }
+            None => None,
+        };
+        let telling =
+            |choice| Telling::new(choice, (self.text, self.letters()), stop.clone(), out).with_calls(calls.clone());
+        try_join_all((0..).zip(all).map(|(choice, drawn)| telling(choice).tell(drawn))).await
+    }
+}

@@ -1,0 +1,6 @@
+//! One request's way from prompt to streamed text.
+
+pub mod answer;
+pub(crate) mod answer_stream;
+pub mod grammar;
+pub mod stop;

@@ -1,0 +1,314 @@
+//! The engine: one thread that owns the decoder and lets all requests draw their next token together.
+//!
+//! Each turn is one pass through the decoder: one token of every running answer, and one chunk of the oldest prompt that
+//! is still being read. A request joins between turns and leaves when it is done or when nobody listens. Memory for keys
+//! and values is promised in blocks; when it runs out, kept prefixes go first, then a request gives way and is taken up
+//! again later, exactly where it was.
+//!
+//! Places and memory go to projects in turn ([`crate::decoding::fair_queue`]). No project has all places; one that has none running gets
+//! one at once, from the project that has the most.
+
+use std::{
+    sync::mpsc::{Receiver, Sender, channel},
+    time::Duration,
+};
+
+use attune_domain::bytes::Bytes;
+use attune_model::{decoder::Decoder, error::ModelError, nn::kv_cache::KvCache};
+use tokio::sync::oneshot;
+
+use crate::{
+    decoding::{
+        fair_queue::{self, Turns},
+        forward_step,
+        prefix_cache::{Prefixes, shared},
+        sequence::{Memory, Sequence, Work},
+    },
+    error::{Failure, chain},
+    residency::ResidentBudget,
+};
+
+/// A project has all places but one in so many.
+const OTHERS_SHARE: usize = 4;
+/// Tokens for which memory is promised at once.
+const BLOCK: usize = 256;
+/// The smallest memory that a cache takes, in tokens.
+const SMALLEST: usize = 64;
+
+/// What the engine may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Answers that run at the same time.
+    pub max_batch: usize,
+    /// Memory for keys and values.
+    pub kv_memory: Bytes,
+    /// How long a request waits for its first place.
+    pub max_wait: Duration,
+}
+
+/// Gives work to the engine.
+#[derive(Debug, Clone)]
+pub struct EngineHandle {
+    queue: Sender<Work>,
+    context: usize,
+}
+
+impl EngineHandle {
+    /// Puts a request into the queue; what becomes of it is said to its `out`.
+    ///
+    /// # Errors
+    /// [`Failure::Internal`]: the engine has stopped.
+    pub fn submit(&self, work: Work) -> Result<(), Failure> {
+        self.queue.send(work).map_err(|_| Failure::Internal("the engine has stopped".into()))
+    }
+
+    /// Tokens that one request may have, by the model and by the memory.
+    #[must_use]
+    pub const fn context(&self) -> usize {
+        self.context
+    }
+}
+
+/// Starts the engine's thread. It ends when every handle is gone and all work is done. The receiver errs when the thread
+/// has ended, however that was.
+///
+/// # Errors
+/// No thread could be started.
+pub fn start(decoder: Decoder, limits: Limits) -> std::io::Result<(EngineHandle, oneshot::Receiver<()>)> {
+    let (sender, queue) = channel();
+    let (alive, ended) = oneshot::channel();
+    let engine = Engine::new(decoder, limits);
+    let handle = EngineHandle { queue: sender, context: engine.context };
+    std::thread::Builder::new().name("engine".into()).spawn(move || {
+        let _alive = alive;
+        engine.run(&queue);
+    })?;
+    Ok((handle, ended))
+}
+
+struct Engine {
+    decoder: Decoder,
+    limits: Limits,
+    budget: ResidentBudget,
+    /// Bytes of one token's keys and values.
+    token_bytes: u64,
+    /// Tokens that one request may have, by the model and by the memory.
+    context: usize,
+    waiting: Turns,
+    /// The oldest in front.
+    running: Vec<Sequence>,
+    prefixes: Prefixes,
+}
+
+impl Engine {
+    fn new(decoder: Decoder, limits: Limits) -> Self {
+        let architecture = decoder.architecture();
+        let token_bytes = architecture.kv_bytes_per_token().0.max(1);
+        let tokens = limits.kv_memory.0 / token_bytes;
+        let by_memory = if tokens < SMALLEST as u64 { 0 } else { tokens };
+        let context = usize::try_from(by_memory.min(architecture.max_position_embeddings)).unwrap_or(usize::MAX);
+        let budget = ResidentBudget::new(limits.kv_memory);
+        let (waiting, running, prefixes) = (Turns::default(), Vec::new(), Prefixes::default());
+        Self { decoder, limits, budget, token_bytes, context, waiting, running, prefixes }
+    }
+
+    fn run(mut self, queue: &Receiver<Work>) {
+        loop {
+            if self.running.is_empty() && self.waiting.is_empty() {
+                match queue.recv() {
+                    Ok(work) => self.enqueue(work),
+                    Err(_) => return,
+                }
+            }
+            while let Ok(work) = queue.try_recv() {
+                self.enqueue(work);
+            }
+            self.turn();
+        }
+    }
+
+    fn enqueue(&mut self, work: Work) {
+        let (prompt, limit) = (work.prompt.len(), self.context);
+        let sequence = Sequence::new(work, limit);
+        if prompt >= limit {
+            sequence.fail(Failure::ContextLength { prompt, limit });
+        } else {
+            self.waiting.push_back(sequence);
+        }
+    }
+
+    fn turn(&mut self) {
+        for at in (0..self.running.len()).rev() {
+            if self.running[at].is_abandoned() {
+                self.leave(at);
+            }
+        }
+        let max_wait = self.limits.max_wait;
+        self.waiting.retain(&fair_queue::running(&self.running), |sequence| {
+            let late = !sequence.has_started() && sequence.age() > max_wait;
+            if late {
+                sequence.fail(Failure::ReplicaBusy(format!(
+                    "no place was free within {} s, since others are being answered",
+                    max_wait.as_secs()
+                )));
+            }
+            !late && !sequence.is_abandoned()
+        });
+        self.admit();
+        self.make_room();
+        let members = self.members();
+        for &at in &members {
+            let sequence = &self.running[at];
+            self.waiting.charge(sequence.project(), sequence.needs() - sequence.fed());
+        }
+        for at in forward_step::advance(&self.decoder, &mut self.running, &members).into_iter().rev() {
+            self.leave(at);
+        }
+    }
+
+    /// Who takes part in this turn, in order: the answers, within each project's share, and the first prompt that is
+    /// still being read, of the project that was served least.
+    fn members(&self) -> Vec<usize> {
+        let reading = self.running.iter().enumerate().filter(|(_, sequence)| sequence.is_reading());
+        let first = reading.min_by_key(|(at, sequence)| (self.waiting.served(sequence.project()), *at));
+        let first = first.map(|(at, _)| at);
+        let takes_part = |at: &usize| !self.running[*at].is_reading() || Some(*at) == first;
+        fair_queue::within_shares(&self.running, (0..self.running.len()).filter(takes_part).collect())
+    }
+
+    /// A request is done, or given up: its prompt may serve another.
+    fn leave(&mut self, at: usize) {
+        let mut sequence = self.running.remove(at);
+        if let Some(memory) = sequence.memory.take() {
+            self.prefixes.keep(sequence.adapter_id(), sequence.prompt(), memory);
+        }
+    }
+
+    /// Lets waiting requests in, by turns, while there is a place and memory.
+    fn admit(&mut self) {
+        let most = (self.limits.max_batch - self.limits.max_batch / OTHERS_SHARE).max(1);
+        loop {
+            let running = fair_queue::running(&self.running);
+            let Some(mut sequence) = self.waiting.next(&running, most) else { return };
+            let has_none = !running.contains_key(sequence.project());
+            if self.running.len() >= self.limits.max_batch && !(has_none && self.give_place()) {
+                return self.waiting.push_front(sequence);
+            }
+            match self.memory_for(&sequence) {
+                Ok(Some((memory, cached))) => {
+                    sequence.memory = Some(memory);
+                    if !sequence.has_started() {
+                        sequence.cached = cached;
+                    }
+                    self.running.push(sequence);
+                }
+                Ok(None) => {
+                    self.waiting.push_front(sequence);
+                    if !(has_none && self.give_place()) {
+                        return;
+                    }
+                }
+                Err(failure) => sequence.fail(failure),
+            }
+        }
+    }
+
+    /// Lets the project with the most running answers give one place up; `false` if none has several.
+    fn give_place(&mut self) -> bool {
+        let several = fair_queue::running(&self.running).values().any(|count| *count > 1);
+        if several {
+            self.give_way();
+        }
+        several
+    }
+
+    /// Memory to begin with, holding what another request has read already, and how many tokens that is; `None` if there
+    /// is not enough now.
+    fn memory_for(&mut self, sequence: &Sequence) -> Result<Option<(Memory, usize)>, Failure> {
+        let (has, end) = sequence.extent();
+        // One that had to give way asks for more the next time, so that two do not push each other out for ever.
+        let capacity = (has + BLOCK * (1 + sequence.interruptions)).min(end).max(SMALLEST);
+        let bytes = self.bytes(capacity);
+        let room = loop {
+            match self.budget.reserve(bytes) {
+                Some(room) => break room,
+                None if self.prefixes.forget_one() => {}
+                None => return Ok(None),
+            }
+        };
+        let failed = |e| Failure::Internal(chain(&e));
+        let known = if sequence.wants_prompt_scores() { None } else { self.beginning(sequence).map_err(failed)? };
+        let cached = known.as_ref().map_or(0, KvCache::len);
+        let mut cache = match known {
+            Some(cache) => cache,
+            None => self.decoder.new_cache(capacity).map_err(failed)?,
+        };
+        cache.grow_to(capacity).map_err(failed)?;
+        Ok(Some((Memory { cache, room }, cached)))
+    }
+
+    /// A copy of the longest beginning that a running or a kept prompt shares with this one.
+    fn beginning(&mut self, sequence: &Sequence) -> Result<Option<KvCache>, ModelError> {
+        let (adapter, prompt) = (sequence.adapter_id(), sequence.prompt());
+        let running = self.running.iter().filter(|other| other.adapter_id() == adapter).filter_map(|other| {
+            let memory = other.memory.as_ref()?;
+            let read = other.fed().min(other.prompt().len());
+            Some((shared(prompt, &other.prompt()[..read]), &memory.cache))
+        });
+        let kept = self.prefixes.longest(adapter, prompt).map(|(prefix, length)| (length, &prefix.memory.cache));
+        match running.chain(kept).max_by_key(|(length, _)| *length).filter(|(length, _)| *length > 0) {
+            Some((length, cache)) => Ok(Some(cache.copy_prefix(length)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn bytes(&self, tokens: usize) -> Bytes {
+        Bytes((tokens as u64).saturating_mul(self.token_bytes))
+    }
+
+    /// Sees to it that every running request has memory for its next step; some give way if need be.
+    fn make_room(&mut self) {
+        let mut at = 0;
+        while at < self.running.len() {
+            match self.grow(at) {
+                Ok(true) => at += 1,
+                Ok(false) if self.prefixes.forget_one() => {}
+                Ok(false) => {
+                    if self.give_way().is_some_and(|gone| gone < at) {
+                        at -= 1;
+                    }
+                }
+                Err(failure) => self.running.remove(at).fail(failure),
+            }
+        }
+    }
+
+    /// `false`: there is not enough memory for the next step of request `at`.
+    fn grow(&mut self, at: usize) -> Result<bool, Failure> {
+        let token_bytes = self.token_bytes;
+        let Some(sequence) = self.running.get_mut(at) else { return Ok(true) };
+        let (needs, (_, end)) = (sequence.needs(), sequence.extent());
+        let Some(memory) = &mut sequence.memory else { return Ok(true) };
+        let has = memory.cache.capacity();
+        if needs <= has {
+            return Ok(true);
+        }
+        let capacity = (needs + BLOCK).min(end).max(needs);
+        if !memory.room.grow(Bytes((capacity - has) as u64 * token_bytes)) {
+            return Ok(false);
+        }
+        memory.cache.grow_to(capacity).map_err(|e| Failure::Internal(chain(&e)))?;
+        Ok(true)
+    }
+
+    /// One goes back to the head of its project's queue, without its memory. Returns the place that it had.
+    fn give_way(&mut self) -> Option<usize> {
+        let at = fair_queue::victim(&self.running)?;
+        let mut sequence = self.running.remove(at);
+        tracing::debug!(tokens = sequence.fed(), "a request gives way to others");
+        sequence.memory = None;
+        sequence.interruptions += 1;
+        self.waiting.push_front(sequence);
+        Some(at)
+    }
+}

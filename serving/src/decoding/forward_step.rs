@@ -1,0 +1,95 @@
+//! One pass through the decoder for many requests, each with its own adapter.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use attune_model::{
+    adapter::LoraAdapter,
+    decoder::{Decoder, Step},
+    error::ModelError,
+};
+
+use crate::{
+    adapters::Resident,
+    decoding::sequence::Sequence,
+    error::{Failure, chain},
+};
+
+/// Lets `members` of `running`, given in ascending order, take their next step. Returns those that are done, in order.
+///
+/// If the pass fails, each member takes its step alone, so that only those fail that are the cause.
+pub(crate) fn advance(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Vec<usize> {
+    match pass(decoder, running, members) {
+        Ok(done) => done,
+        Err(_) if members.len() > 1 => members.iter().flat_map(|&at| advance(decoder, running, &[at])).collect(),
+        Err(why) => {
+            tracing::error!(why = chain(&why), "a step of the decoder failed");
+            let failure = || Failure::Internal(chain(&why));
+            members.iter().inspect(|&&at| running[at].fail(failure())).copied().collect()
+        }
+    }
+}
+
+fn pass(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Result<Vec<usize>, ModelError> {
+    if members.is_empty() {
+        return Ok(Vec::new());
+    }
+    let plans: Vec<Plan> = members.iter().map(|&at| Plan::of(&running[at])).collect();
+    let residents = residents(running, members);
+    let factors: Vec<MutexGuard<'_, LoraAdapter>> =
+        residents.iter().map(|resident| resident.factors.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+    let mut steps: Vec<Step<'_>> = Vec::with_capacity(members.len());
+    for (at, sequence) in running.iter_mut().enumerate() {
+        if members.binary_search(&at).is_err() {
+            continue;
+        }
+        let place =
+            sequence.resident().and_then(|wanted| residents.iter().position(|known| Arc::ptr_eq(known, wanted)));
+        let adapter = place.map(|place| &*factors[place]);
+        steps.extend(sequence.step(adapter));
+    }
+    let logits = decoder.forward_cached(&mut steps)?; // [rows, v]
+    drop(steps);
+
+    let (rows, width) = logits.size2()?;
+    let (rows, width) = (usize::try_from(rows).unwrap_or(0), usize::try_from(width).unwrap_or(0));
+    let mut numbers = vec![0f32; rows * width];
+    logits.f_copy_data(&mut numbers, rows * width)?;
+    let mut done = Vec::new();
+    let mut rest = numbers.as_slice();
+    for (&at, plan) in members.iter().zip(plans) {
+        let (rows, others) = rest.split_at(rest.len().min(plan.rows * width));
+        rest = others;
+        running[at].score_prompt(plan.from, rows, width);
+        if plan.draws && running[at].draw(&rows[rows.len().saturating_sub(width)..]) {
+            done.push(at);
+        }
+    }
+    Ok(done)
+}
+
+/// What a member's step is, asked before it is taken.
+struct Plan {
+    /// Tokens in its cache.
+    from: usize,
+    /// Rows of logits that come of it.
+    rows: usize,
+    /// A token is drawn from the last of them.
+    draws: bool,
+}
+
+impl Plan {
+    fn of(sequence: &Sequence) -> Self {
+        Self { from: sequence.fed(), rows: sequence.rows(), draws: sequence.draws_next() }
+    }
+}
+
+/// The adapters of the members, each once.
+fn residents(running: &[Sequence], members: &[usize]) -> Vec<Arc<Resident>> {
+    let mut all: Vec<Arc<Resident>> = Vec::new();
+    for resident in members.iter().filter_map(|&at| running[at].resident()) {
+        if !all.iter().any(|known| Arc::ptr_eq(known, resident)) {
+            all.push(resident.clone());
+        }
+    }
+    all
+}

@@ -1,0 +1,223 @@
+//! Aliases: names of an adapter that move from version to version, `house@prod`. A move is one row that changes, so the
+//! next request already means the new version, and going back is the same move the other way. Each is written down.
+
+use attune_domain::{
+    event::EventType,
+    id::{AdapterAliasMove as MoveKind, AdapterAliasMoveId, AdapterId, AdapterVersionId, ProjectId},
+};
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use sqlx::PgConnection;
+
+use crate::{adapters::adapter::AdapterVersion, error::StoreError, mint, webhooks::outbox};
+
+/// An alias as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alias {
+    /// `prod`.
+    pub alias: String,
+    /// The version that it names.
+    pub adapter_version_id: AdapterVersionId,
+    /// The number of that.
+    pub version: i32,
+    /// The name of its model.
+    pub model_name: String,
+    /// When it came to name it.
+    pub moved_at: DateTime<Utc>,
+}
+
+/// One move of an alias.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// Which.
+    pub adapter_alias_move_id: AdapterAliasMoveId,
+    /// What it named before; `None`: it was not there.
+    pub from: Option<AdapterVersionId>,
+    /// What it names since; `None`: it was taken away.
+    pub to: Option<AdapterVersionId>,
+    /// When.
+    pub moved_at: DateTime<Utc>,
+}
+
+/// What became of a wish to move an alias.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It names the version now.
+    Moved,
+    /// It named the version before; nothing changed.
+    Same,
+    /// It does not name what it was expected to name, but this; nothing changed.
+    Differs(Option<AdapterVersionId>),
+}
+
+/// The lineage of this name, locked until the transaction ends.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn lock(tx: &mut PgConnection, project: ProjectId, adapter: &str) -> Result<AdapterId, StoreError> {
+    let id = sqlx::query_scalar!(
+        "select adapter_id from adapter where project_id = $1 and name = $2 for update",
+        project.uuid(),
+        adapter,
+    )
+    .fetch_optional(tx)
+    .await?;
+    id.map(AdapterId::new).ok_or(StoreError::NotFound("adapter"))
+}
+
+/// Moves an alias of a locked lineage to one of its versions, which is locked too, if it names what is `expected`;
+/// `None`: whatever it names.
+///
+/// # Errors
+/// [`StoreError::Database`], also when `alias` is no name of one.
+pub async fn set(
+    tx: &mut PgConnection,
+    project: ProjectId,
+    alias: &str,
+    to: &AdapterVersion,
+    expected: Option<Option<AdapterVersionId>>,
+) -> Result<Outcome, StoreError> {
+    let (adapter, wanted) = (to.adapter_id, to.adapter_version_id);
+    let current = named(tx, adapter, alias).await?;
+    if expected.is_some_and(|expected| expected != current) {
+        return Ok(Outcome::Differs(current));
+    }
+    if current == Some(wanted) {
+        return Ok(Outcome::Same);
+    }
+    sqlx::query!(
+        "insert into adapter_alias (project_id, adapter_id, alias, adapter_version_id) values ($1, $2, $3, $4)
+         on conflict (adapter_id, alias) do update
+             set adapter_version_id = excluded.adapter_version_id, moved_at = now()",
+        project.uuid(),
+        adapter.uuid(),
+        alias,
+        wanted.uuid(),
+    )
+    .execute(&mut *tx)
+    .await?;
+    write_down(tx, project, adapter, alias, (current, Some(wanted))).await?;
+    let told =
+        json!({ "id": format!("{}@{alias}", to.adapter), "from": current, "to": wanted, "model": to.model_name });
+    outbox::push(tx, project, EventType::AliasMoved, &told).await?;
+    Ok(Outcome::Moved)
+}
+
+/// Takes an alias of a locked lineage away.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: there is none of this name.
+pub async fn remove(
+    tx: &mut PgConnection,
+    project: ProjectId,
+    adapter: AdapterId,
+    alias: &str,
+) -> Result<(), StoreError> {
+    let current = named(tx, adapter, alias).await?.ok_or(StoreError::NotFound("alias"))?;
+    sqlx::query!("delete from adapter_alias where adapter_id = $1 and alias = $2", adapter.uuid(), alias)
+        .execute(&mut *tx)
+        .await?;
+    write_down(tx, project, adapter, alias, (Some(current), None)).await
+}
+
+async fn named(tx: &mut PgConnection, adapter: AdapterId, alias: &str) -> Result<Option<AdapterVersionId>, StoreError> {
+    let id = sqlx::query_scalar!(
+        "select adapter_version_id from adapter_alias where adapter_id = $1 and alias = $2",
+        adapter.uuid(),
+        alias,
+    )
+    .fetch_optional(tx)
+    .await?;
+    Ok(id.map(AdapterVersionId::new))
+}
+
+async fn write_down(
+    tx: &mut PgConnection,
+    project: ProjectId,
+    adapter: AdapterId,
+    alias: &str,
+    (from, to): (Option<AdapterVersionId>, Option<AdapterVersionId>),
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into adapter_alias_move (adapter_alias_move_id, project_id, adapter_id, alias, from_version_id,
+             to_version_id)
+         values ($1, $2, $3, $4, $5, $6)",
+        mint::id::<MoveKind>().uuid(),
+        project.uuid(),
+        adapter.uuid(),
+        alias,
+        from.map(|id| id.uuid()),
+        to.map(|id| id.uuid()),
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The aliases of a lineage by name; only the one of this name, if one is given.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn list(
+    db: &mut PgConnection,
+    project: ProjectId,
+    adapter: &str,
+    alias: Option<&str>,
+) -> Result<Vec<Alias>, StoreError> {
+    let rows = sqlx::query!(
+        "select s.alias, s.adapter_version_id, v.version, v.model_name, s.moved_at
+         from adapter_alias s join adapter_version v using (adapter_version_id) join adapter l on l.adapter_id = s.adapter_id
+         where l.project_id = $1 and l.name = $2 and ($3::text is null or s.alias = $3) order by s.alias",
+        project.uuid(),
+        adapter,
+        alias,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Alias {
+            alias: row.alias,
+            adapter_version_id: AdapterVersionId::new(row.adapter_version_id),
+            version: row.version,
+            model_name: row.model_name,
+            moved_at: row.moved_at,
+        })
+        .collect())
+}
+
+/// The moves of an alias, newest first: those behind `after`, at most `limit`. One that was taken away still has them.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn history(
+    db: &mut PgConnection,
+    project: ProjectId,
+    (adapter, alias): (&str, &str),
+    after: Option<AdapterAliasMoveId>,
+    limit: i64,
+) -> Result<Vec<Move>, StoreError> {
+    let rows = sqlx::query!(
+        "select m.adapter_alias_move_id, m.from_version_id, m.to_version_id, m.moved_at
+         from adapter_alias_move m join adapter l using (adapter_id)
+         where l.project_id = $1 and l.name = $2 and m.alias = $3
+             and ($4::uuid is null or m.adapter_alias_move_id < $4)
+         order by m.adapter_alias_move_id desc limit $5",
+        project.uuid(),
+        adapter,
+        alias,
+        after.map(|id| id.uuid()),
+        limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Move {
+            adapter_alias_move_id: AdapterAliasMoveId::new(row.adapter_alias_move_id),
+            from: row.from_version_id.map(AdapterVersionId::new),
+            to: row.to_version_id.map(AdapterVersionId::new),
+            moved_at: row.moved_at,
+        })
+        .collect())
+}

@@ -1,0 +1,187 @@
+//! How an adapter's next version comes to be: a job publishes it, or somebody brings it. One transaction writes its row,
+//! its number in the lineage and its manifest.
+
+use attune_domain::{
+    event::EventType,
+    id::{Adapter as AdapterKind, AdapterId, AdapterVersionId, JobId, ProjectId},
+    manifest::Origin,
+    run::Blob,
+    spec::{AdapterSpec, Quantization},
+};
+use chrono::Utc;
+use serde_json::json;
+use sqlx::PgConnection;
+
+use crate::{
+    adapters::{
+        adapter::{self, AdapterVersion},
+        base_model::{self, BaseModel},
+        manifest, model_name,
+    },
+    error::{StoreError, to_json},
+    jobs::job::Job,
+    mint,
+    webhooks::outbox,
+};
+
+/// A version to be written down; its objects are in the store already, and checked.
+#[derive(Debug, Clone)]
+pub struct NewVersion {
+    /// Whose.
+    pub project_id: ProjectId,
+    /// The name of its lineage.
+    pub adapter: String,
+    /// What it corrects.
+    pub base: BaseModel,
+    /// The quantization of the base that it was trained over.
+    pub quantization: Quantization,
+    /// What made it; `None`: an import.
+    pub job_id: Option<JobId>,
+    /// Stands in the model's name.
+    pub suffix: Option<String>,
+    /// Its shape.
+    pub spec: AdapterSpec,
+    /// A PEFT folder.
+    pub files: Vec<Blob>,
+    /// Of the chat template that its rows were rendered with.
+    pub chat_template_sha256: Option<String>,
+    /// How it came to be.
+    pub origin: Origin,
+}
+
+/// Writes the lineage's next version down.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: its base was deleted meanwhile. [`StoreError::Database`].
+pub async fn insert(tx: &mut PgConnection, new: NewVersion) -> Result<AdapterVersion, StoreError> {
+    let adapter_id = lineage(tx, new.project_id, &new.adapter).await?;
+    // The lineage is locked, so the number is this transaction's alone.
+    let version = sqlx::query_scalar!(
+        r#"select coalesce(max(version), 0) + 1 as "version!" from adapter_version where adapter_id = $1"#,
+        adapter_id.uuid(),
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let project = sqlx::query_scalar!("select name from project where project_id = $1", new.project_id.uuid())
+        .fetch_one(&mut *tx)
+        .await?;
+    let id: AdapterVersionId = mint::id();
+    let made = AdapterVersion {
+        adapter_version_id: id,
+        adapter_id,
+        adapter: new.adapter,
+        version,
+        digest: base_model::digest(&new.files),
+        base_model_id: new.base.base_model_id,
+        model_name: match new.job_id {
+            Some(job) => model_name::of_job(&new.base.name, &project, new.suffix.as_deref(), job),
+            None => model_name::of_import(&new.base.name, &project, new.suffix.as_deref(), id),
+        },
+        base_model: new.base.name,
+        quantization: new.quantization,
+        job_id: new.job_id,
+        spec: new.spec,
+        files: new.files,
+        manifest: None,
+        chat_template_sha256: new.chat_template_sha256,
+        aliases: Vec::new(),
+        created_at: Utc::now(),
+    };
+    let manifest = manifest::write(&made, &new.base.digest, new.origin)?;
+    write(tx, new.project_id, &made, &manifest).await?;
+    base_model::still_there(tx, made.base_model_id).await?;
+    let told = json!({ "id": id, "model": made.model_name, "fine_tuning_job": made.job_id });
+    outbox::push(tx, new.project_id, EventType::AdapterVersionCreated, &told).await?;
+    adapter::get(tx, new.project_id, id).await
+}
+
+async fn write(
+    tx: &mut PgConnection,
+    project: ProjectId,
+    made: &AdapterVersion,
+    manifest: &str,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into adapter_version (adapter_version_id, project_id, adapter_id, version, digest, base_model_id, job_id,
+             model_name, shape, files, manifest, chat_template_sha256, created_at, quantization)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        made.adapter_version_id.uuid(),
+        project.uuid(),
+        made.adapter_id.uuid(),
+        made.version,
+        made.digest,
+        made.base_model_id.uuid(),
+        made.job_id.map(|id| id.uuid()),
+        made.model_name,
+        to_json("adapter_version.shape", &made.spec)?,
+        to_json("adapter_version.files", &made.files)?,
+        manifest,
+        made.chat_template_sha256,
+        made.created_at,
+        made.quantization.name(),
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The lineage of this name, made if it is not there, and locked until the transaction ends.
+async fn lineage(tx: &mut PgConnection, project: ProjectId, name: &str) -> Result<AdapterId, StoreError> {
+    sqlx::query!(
+        "insert into adapter (adapter_id, project_id, name) values ($1, $2, $3)
+         on conflict (project_id, name) do nothing",
+        mint::id::<AdapterKind>().uuid(),
+        project.uuid(),
+        name,
+    )
+    .execute(&mut *tx)
+    .await?;
+    let id = sqlx::query_scalar!(
+        "select adapter_id from adapter where project_id = $1 and name = $2 for update",
+        project.uuid(),
+        name,
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(AdapterId::new(id))
+}
+
+/// The lineage that a job's adapter joins: that of its suffix; without one, that of the version which it continues, or
+/// else one of the base's name.
+pub(crate) async fn lineage_of(db: &mut PgConnection, job: &Job) -> Result<String, StoreError> {
+    if let Some(suffix) = &job.suffix {
+        return Ok(suffix.clone());
+    }
+    let Some(before) = job.continue_from else { return Ok(job.base_model.clone()) };
+    let name = sqlx::query_scalar!(
+        "select adapter.name from adapter_version join adapter using (adapter_id) where adapter_version_id = $1",
+        before.uuid(),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(name)
+}
+
+/// The version of this content over this quantization in the lineage of this name, if there is one that was not deleted.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn by_digest(
+    db: &mut PgConnection,
+    project: ProjectId,
+    adapter: &str,
+    digest: &str,
+    quantization: Quantization,
+) -> Result<Option<i32>, StoreError> {
+    Ok(sqlx::query_scalar!(
+        "select version from adapter_version join adapter using (adapter_id)
+         where adapter.project_id = $1 and adapter.name = $2 and digest = $3 and quantization = $4
+             and deleted_at is null limit 1",
+        project.uuid(),
+        adapter,
+        digest,
+        quantization.name(),
+    )
+    .fetch_optional(db)
+    .await?)
+}

@@ -1,0 +1,363 @@
+//! Base models: Hugging Face folders that were brought to this installation. One belongs to a project, which alone may use
+//! it, or to the installation; of two with the same name a project means its own.
+
+use std::collections::BTreeMap;
+
+use attune_domain::{
+    architecture::Architecture,
+    bytes::Bytes,
+    id::{BaseModel as BaseModelKind, BaseModelId, JobId, ProjectId},
+    run::Blob,
+};
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+
+use crate::{
+    db,
+    error::{StoreError, json, to_json},
+    files::{
+        blob,
+        objects::{Objects, blob_key},
+    },
+    jobs::checkpoint,
+    mint,
+};
+
+/// The largest file of a base model that holds no weights; the largest `tokenizer.json` that is known has nearly as much.
+pub const SMALL_BYTES: Bytes = Bytes::mib(32);
+
+/// Keeps names unique in a project.
+pub const NAME_KEY: &str = "base_model_name_key";
+
+/// Keeps the names of the installation's own unique.
+pub const INSTALLATION_NAME_KEY: &str = "base_model_installation_name_key";
+
+/// How many of those that use a base model are named.
+const MOST_NAMED: i64 = 10;
+
+/// A base model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BaseModel {
+    /// Its id.
+    pub base_model_id: BaseModelId,
+    /// The project that it belongs to; `None`: the installation.
+    pub project_id: Option<ProjectId>,
+    /// As users name it.
+    pub name: String,
+    /// Names its content.
+    pub digest: String,
+    /// Its shape.
+    pub architecture: Architecture,
+    /// When it was brought.
+    pub created_at: DateTime<Utc>,
+}
+
+/// What keeps a base model from being deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Uses {
+    /// Jobs of the project that asks, which have not ended: some of them.
+    pub jobs: Vec<JobId>,
+    /// Tuned models of the project that asks: some of them.
+    pub models: Vec<String>,
+    /// Jobs and tuned models of other projects.
+    pub elsewhere: i64,
+}
+
+/// A row as SQL has it.
+struct Row {
+    base_model_id: uuid::Uuid,
+    project_id: Option<uuid::Uuid>,
+    name: String,
+    digest: String,
+    architecture: serde_json::Value,
+    created_at: DateTime<Utc>,
+}
+
+impl TryFrom<Row> for BaseModel {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            base_model_id: BaseModelId::new(row.base_model_id),
+            project_id: row.project_id.map(ProjectId::new),
+            name: row.name,
+            digest: row.digest,
+            architecture: json("base_model.architecture", row.architecture)?,
+            created_at: row.created_at,
+        })
+    }
+}
+
+/// What nodes cache a folder by: SHA-256 over a line `<sha256>  <name>` per file, sorted by name, as `sha256sum` prints.
+#[must_use]
+pub fn digest(files: &[Blob]) -> String {
+    let mut lines: Vec<_> = files.iter().map(|file| (&file.name, &file.sha256)).collect();
+    lines.sort_unstable();
+    let mut hasher = Sha256::new();
+    for (name, sha256) in lines {
+        hasher.update(format!("{sha256}  {name}\n"));
+    }
+    hex(&hasher.finalize())
+}
+
+/// A digest as it is written: lower-case hex.
+#[must_use]
+pub fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Keeps a new base model of a project, or of the installation, for which `tx` must be its administrator's
+/// ([`db::as_installation`]). Its objects must be in the store already, and checked.
+///
+/// # Errors
+/// [`StoreError::Conflict`] on [`NAME_KEY`] or [`INSTALLATION_NAME_KEY`]: the owner has one of this name.
+pub async fn insert(
+    tx: &mut PgConnection,
+    owner: Option<ProjectId>,
+    name: &str,
+    architecture: &Architecture,
+    files: &[Blob],
+) -> Result<BaseModel, StoreError> {
+    let row = sqlx::query_as!(
+        Row,
+        "insert into base_model (base_model_id, project_id, name, digest, architecture) values ($1, $2, $3, $4, $5)
+         returning base_model_id, project_id, name, digest, architecture, created_at",
+        mint::id::<BaseModelKind>().uuid(),
+        owner.map(|id| id.uuid()),
+        name,
+        digest(files),
+        to_json("base_model.architecture", architecture)?,
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    for file in files {
+        sqlx::query!(
+            "insert into base_model_file (base_model_id, name, sha256, bytes) values ($1, $2, $3, $4)",
+            row.base_model_id,
+            file.name,
+            file.sha256,
+            file.bytes.to_i64(),
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    row.try_into()
+}
+
+/// The base model of this id; one that was deleted too, for the jobs that were trained over it.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn get(db: &mut PgConnection, id: BaseModelId) -> Result<BaseModel, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "select base_model_id, project_id, name, digest, architecture, created_at from base_model
+         where base_model_id = $1",
+        id.uuid(),
+    )
+    .fetch_optional(db)
+    .await?
+    .ok_or(StoreError::NotFound("base model"))?
+    .try_into()
+}
+
+/// The base model that the project means by this name: its own, or else the installation's.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn by_name(db: &mut PgConnection, project: ProjectId, name: &str) -> Result<Option<BaseModel>, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "select base_model_id, project_id, name, digest, architecture, created_at from base_model
+         where name = $2 and deleted_at is null and (project_id = $1 or project_id is null)
+         order by project_id nulls last limit 1",
+        project.uuid(),
+        name,
+    )
+    .fetch_optional(db)
+    .await?
+    .map(BaseModel::try_from)
+    .transpose()
+}
+
+/// The base model of this name that this project, or else the installation, owns.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn of_owner(
+    db: &mut PgConnection,
+    owner: Option<ProjectId>,
+    name: &str,
+) -> Result<Option<BaseModel>, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "select base_model_id, project_id, name, digest, architecture, created_at from base_model
+         where name = $2 and deleted_at is null and project_id is not distinct from $1",
+        owner.map(|id| id.uuid()),
+        name,
+    )
+    .fetch_optional(db)
+    .await?
+    .map(BaseModel::try_from)
+    .transpose()
+}
+
+/// All base models that the project may use, by name; its own hides the installation's of the same name.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn list(db: &mut PgConnection, project: ProjectId) -> Result<Vec<BaseModel>, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "select distinct on (name) base_model_id, project_id, name, digest, architecture, created_at from base_model
+         where deleted_at is null and (project_id = $1 or project_id is null) order by name, project_id nulls last",
+        project.uuid(),
+    )
+    .fetch_all(db)
+    .await?
+    .into_iter()
+    .map(BaseModel::try_from)
+    .collect()
+}
+
+/// Something that names this base model was just written in `tx`: fails if the base model was deleted meanwhile.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub(crate) async fn still_there(tx: &mut PgConnection, id: BaseModelId) -> Result<(), StoreError> {
+    let there = sqlx::query_scalar!(
+        r#"select exists (select from base_model where base_model_id = $1 and deleted_at is null) as "there!""#,
+        id.uuid(),
+    )
+    .fetch_one(tx)
+    .await?;
+    if there { Ok(()) } else { Err(StoreError::NotFound("model")) }
+}
+
+/// Deletes a base model of `project`, or of the installation, for which `tx` must be its administrator's, unless something
+/// uses it: then nothing changes, and what uses it is returned. Its content and what ended jobs have left over it go.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: it was deleted before. [`StoreError::Database`].
+pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: BaseModelId) -> Result<Option<Uses>, StoreError> {
+    // Whoever is about to name it holds the row too, until their transaction ends.
+    let held =
+        sqlx::query!("select from base_model where base_model_id = $1 and deleted_at is null for update", id.uuid())
+            .fetch_optional(&mut *tx)
+            .await?;
+    if held.is_none() {
+        return Err(StoreError::NotFound("base model"));
+    }
+    // Every project may have used the installation's.
+    db::as_platform(tx).await?;
+    let uses = uses(tx, project, id).await?;
+    if uses.is_none() {
+        let jobs = sqlx::query_scalar!(
+            "select distinct job_id from checkpoint join job using (job_id) where base_model_id = $1",
+            id.uuid(),
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        for job in jobs {
+            checkpoint::delete_all(tx, JobId::new(job)).await?;
+        }
+        let digests =
+            sqlx::query_scalar!("delete from base_model_file where base_model_id = $1 returning sha256", id.uuid())
+                .fetch_all(&mut *tx)
+                .await?;
+        blob::discard_digests(tx, &digests).await?;
+    }
+    db::as_application(tx).await?;
+    if uses.is_none() {
+        sqlx::query!("update base_model set deleted_at = now() where base_model_id = $1", id.uuid())
+            .execute(tx)
+            .await?;
+    }
+    Ok(uses)
+}
+
+async fn uses(db: &mut PgConnection, project: ProjectId, id: BaseModelId) -> Result<Option<Uses>, StoreError> {
+    let jobs = sqlx::query_scalar!(
+        "select job_id from job where base_model_id = $1 and project_id = $2
+             and state not in ('succeeded', 'failed', 'cancelled') order by job_id limit $3",
+        id.uuid(),
+        project.uuid(),
+        MOST_NAMED,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    let models = sqlx::query_scalar!(
+        "select model_name from adapter_version where base_model_id = $1 and project_id = $2 and deleted_at is null
+         order by adapter_version_id limit $3",
+        id.uuid(),
+        project.uuid(),
+        MOST_NAMED,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    let elsewhere = sqlx::query_scalar!(
+        r#"select (select count(*) from job where base_model_id = $1 and project_id <> $2
+               and state not in ('succeeded', 'failed', 'cancelled'))
+           + (select count(*) from adapter_version where base_model_id = $1 and project_id <> $2
+               and deleted_at is null) as "count!""#,
+        id.uuid(),
+        project.uuid(),
+    )
+    .fetch_one(db)
+    .await?;
+    let uses = Uses { jobs: jobs.into_iter().map(JobId::new).collect(), models, elsewhere };
+    Ok((uses != Uses::default()).then_some(uses))
+}
+
+/// The files of a base model, by name.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn files(db: &mut PgConnection, id: BaseModelId) -> Result<Vec<Blob>, StoreError> {
+    let rows = sqlx::query!(
+        "select name, sha256, bytes from base_model_file where base_model_id = $1 order by name",
+        id.uuid(),
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Blob { name: row.name, sha256: row.sha256, bytes: Bytes::from_i64(row.bytes) })
+        .collect())
+}
+
+/// The content of those of a base model's files that have one of these names, checked against their digests. For small
+/// files: what is not [`SMALL_BYTES`] at most is passed over.
+///
+/// # Errors
+/// [`StoreError::NotFound`], [`StoreError::Object`], [`StoreError::Digest`].
+pub async fn small_files(
+    objects: &Objects,
+    files: &[Blob],
+    names: &[&str],
+) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+    let mut found = BTreeMap::new();
+    for file in files.iter().filter(|file| names.contains(&file.name.as_str()) && file.bytes <= SMALL_BYTES) {
+        let content = objects.get_whole(&blob_key(&file.sha256)).await?;
+        let digest = hex(&Sha256::digest(&content));
+        if digest != file.sha256 {
+            return Err(StoreError::Digest { name: file.name.clone(), wanted: file.sha256.clone(), found: digest });
+        }
+        found.insert(file.name.clone(), content.into());
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_does_not_depend_on_the_order_of_the_files() {
+        let file = |name: &str, sha256: &str| Blob { name: name.into(), sha256: sha256.into(), bytes: Bytes(1) };
+        let (a, b) = (file("config.json", "aa"), file("tokenizer.json", "bb"));
+        assert_eq!(digest(&[a.clone(), b.clone()]), digest(&[b.clone(), a.clone()]));
+        assert_ne!(digest(&[a.clone(), b.clone()]), digest(&[a, file("tokenizer.json", "cc")]));
+    }
+}

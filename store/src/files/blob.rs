@@ -1,0 +1,123 @@
+//! Content in the object store: where a trainer may put it, and when it is thrown away.
+//!
+//! The same content may belong to several rows (the last checkpoint's factors are the published ones), so a row that
+//! lets go of content only notes it, and so does whoever is about to put some. [`sweep`] deletes what no row names when
+//! the note is old enough. Both lock the note, so content that was just granted is not deleted.
+
+use attune_domain::run::{Blob, BlobGrant};
+use sqlx::PgConnection;
+
+use crate::{
+    error::StoreError,
+    files::objects::{Objects, blob_key},
+    sweep_batch::Batch,
+};
+
+/// How long content stays that a row let go of: a run that started from it may still be reading.
+const AFTER_DISCARD_SECONDS: f64 = 600.0;
+
+/// How long content stays that was announced, and that no row names yet: longer than a presigned URL is good for.
+const AFTER_GRANT_SECONDS: f64 = 7200.0;
+
+/// Notes that a row let go of these.
+pub(crate) async fn discard(tx: &mut PgConnection, blobs: &[Blob]) -> Result<(), StoreError> {
+    let digests: Vec<String> = blobs.iter().map(|blob| blob.sha256.clone()).collect();
+    discard_digests(tx, &digests).await
+}
+
+/// Notes that a row let go of content with these digests.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn discard_digests(tx: &mut PgConnection, digests: &[String]) -> Result<(), StoreError> {
+    loosen(tx, digests, AFTER_DISCARD_SECONDS).await
+}
+
+/// Notes that content with these digests is about to be put, and that a row will name it soon. Until then nobody
+/// deletes it; if no row ever does, it is deleted two hours later.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn announce(tx: &mut PgConnection, digests: &[String]) -> Result<(), StoreError> {
+    loosen(tx, digests, AFTER_GRANT_SECONDS).await
+}
+
+async fn loosen(tx: &mut PgConnection, digests: &[String], seconds: f64) -> Result<(), StoreError> {
+    // In one order, so that two transactions cannot wait for each other.
+    sqlx::query!(
+        "insert into loose_blob (sha256, delete_after)
+         select distinct digest, now() + make_interval(secs => $2) from unnest($1::text[]) digest order by digest
+         on conflict (sha256) do update set delete_after = greatest(loose_blob.delete_after, excluded.delete_after)",
+        digests,
+        seconds,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Says for each blob where to put it, or that it is there already. The caller commits before it answers.
+///
+/// # Errors
+/// [`StoreError::Object`], [`StoreError::Database`].
+pub async fn grant(tx: &mut PgConnection, objects: &Objects, wanted: &[Blob]) -> Result<Vec<BlobGrant>, StoreError> {
+    let digests: Vec<String> = wanted.iter().map(|blob| blob.sha256.clone()).collect();
+    announce(tx, &digests).await?;
+    let mut grants = Vec::with_capacity(wanted.len());
+    for blob in wanted {
+        let key = blob_key(&blob.sha256);
+        let there = objects.head(&key).await?.is_some_and(|bytes| bytes == blob.bytes);
+        let url = if there { None } else { Some(objects.presign_put(&key).await?) };
+        grants.push(BlobGrant { sha256: blob.sha256.clone(), url });
+    }
+    Ok(grants)
+}
+
+/// Notes that are looked at in one transaction: whoever announces one of them waits until it ends.
+const SWEPT_AT_ONCE: i64 = 25;
+
+/// Deletes content whose time is up and that no row names, the longest due first.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, StoreError> {
+    let old = sqlx::query_scalar!(
+        "select sha256 from loose_blob where delete_after < now() order by delete_after limit $1
+         for update skip locked",
+        SWEPT_AT_ONCE,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let (mut gone, has_more) = (0, old.len() as i64 >= SWEPT_AT_ONCE);
+    for sha256 in old {
+        if !is_named(tx, &sha256).await? {
+            if let Err(error) = objects.delete(&blob_key(&sha256)).await {
+                // It must not keep all behind it from being looked at.
+                tracing::warn!(%error, "content could not be deleted; it is tried again later");
+                discard_digests(tx, &[sha256]).await?;
+                continue;
+            }
+            gone += 1;
+        }
+        sqlx::query!("delete from loose_blob where sha256 = $1", sha256).execute(&mut *tx).await?;
+    }
+    Ok(Batch { gone, has_more })
+}
+
+async fn is_named(conn: &mut PgConnection, sha256: &str) -> Result<bool, StoreError> {
+    let files = serde_json::json!([{ "sha256": sha256 }]);
+    Ok(sqlx::query_scalar!(
+        r#"select (exists (select from checkpoint where files @> $2)
+             or exists (select from adapter_version where files @> $2 and deleted_at is null)
+             or exists (select from file where (sha256 = $1 or rows_sha256 = $1) and (deleted_at is null or exists (
+                 select from job where state not in ('succeeded', 'failed', 'cancelled')
+                     and (training_file_id = file_id or validation_file_id = file_id)) or exists (
+                 select from batch where state in ('validating', 'in_progress', 'finalizing', 'cancelling')
+                     and input_file_id = file_id)))
+             or exists (select from base_model_file where sha256 = $1)) as "named!""#,
+        sha256,
+        files,
+    )
+    .fetch_one(conn)
+    .await?)
+}

@@ -1,0 +1,87 @@
+//! Which content a project may name by its digest: what it has put itself a short time ago, and the files of the base
+//! models that it may use. Another project's content is not there for it, whatever the object store holds.
+
+use std::collections::BTreeMap;
+
+use attune_domain::{bytes::Bytes, id::ProjectId};
+use sqlx::PgConnection;
+
+use crate::{error::StoreError, files::blob, sweep_batch::Batch};
+
+/// How long a project may name content that it has put: as long as content stays that no row names.
+const NAMEABLE_SECONDS: f64 = 7200.0;
+
+/// Records that the project has put this content, and keeps the content until it can be named.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn record(tx: &mut PgConnection, project: ProjectId, sha256: &str, bytes: Bytes) -> Result<(), StoreError> {
+    blob::announce(tx, &[sha256.to_owned()]).await?;
+    sqlx::query!(
+        "insert into project_blob (project_id, sha256, bytes, expires_at)
+         values ($1, $2, $3, now() + make_interval(secs => $4))
+         on conflict (project_id, sha256) do update set expires_at = excluded.expires_at",
+        project.uuid(),
+        sha256,
+        bytes.to_i64(),
+        NAMEABLE_SECONDS,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The lengths of those of these digests that the project may name; the others are not there for it.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn nameable(
+    db: &mut PgConnection,
+    project: ProjectId,
+    digests: &[String],
+) -> Result<BTreeMap<String, Bytes>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select sha256 as "sha256!", bytes as "bytes!" from project_blob
+           where project_id = $1 and sha256 = any($2) and expires_at > now()
+           union select sha256, bytes from base_model_file join base_model b using (base_model_id)
+               where sha256 = any($2) and b.deleted_at is null and (b.project_id = $1 or b.project_id is null)"#,
+        project.uuid(),
+        digests,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.sha256, Bytes::from_i64(row.bytes))).collect())
+}
+
+/// As [`nameable`], and keeps that content for another two hours, so that it can be named.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn hold(
+    tx: &mut PgConnection,
+    project: ProjectId,
+    digests: &[String],
+) -> Result<BTreeMap<String, Bytes>, StoreError> {
+    let found = nameable(tx, project, digests).await?;
+    let held: Vec<String> = found.keys().cloned().collect();
+    blob::announce(tx, &held).await?;
+    sqlx::query!(
+        "update project_blob set expires_at = now() + make_interval(secs => $3)
+         where project_id = $1 and sha256 = any($2)",
+        project.uuid(),
+        &held,
+        NAMEABLE_SECONDS,
+    )
+    .execute(tx)
+    .await?;
+    Ok(found)
+}
+
+/// Forgets what no project has named in time. For the platform's own transactions.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn sweep(tx: &mut PgConnection) -> Result<Batch, StoreError> {
+    let gone = sqlx::query!("delete from project_blob where expires_at <= now()").execute(tx).await?;
+    Ok(Batch { gone: gone.rows_affected(), has_more: false })
+}

@@ -1,0 +1,415 @@
+//! Files that come in parts. Each part is an object of its own; whoever joins them claims the upload first, so that they
+//! are joined once.
+
+use attune_domain::{
+    bytes::Bytes,
+    id::{FileId, ProjectId, Upload as UploadKind, UploadId, UploadPart as PartKind, UploadPartId},
+};
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use crate::{
+    error::StoreError,
+    files::objects::{Objects, STAGED},
+    mint,
+    sweep_batch::Batch,
+};
+
+/// How long whoever joins the parts of an upload may be silent before another may join them.
+pub const CLAIM_SECONDS: f64 = 60.0;
+
+/// An upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    /// Its id.
+    pub upload_id: UploadId,
+    /// Of the file that it becomes.
+    pub filename: String,
+    /// OpenAI's word for what the file is for.
+    pub purpose: String,
+    /// What its parts must come to.
+    pub bytes: Bytes,
+    /// How it is.
+    pub status: UploadStatus,
+    /// How long the file is there; `None`: until it is deleted.
+    pub file_expires_after_seconds: Option<u32>,
+    /// The file that it became.
+    pub file_id: Option<FileId>,
+    /// When it was begun.
+    pub created_at: DateTime<Utc>,
+    /// When it goes if it is not completed.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// How an upload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadStatus {
+    /// It takes parts.
+    Pending,
+    /// It became a file.
+    Completed,
+    /// Its user gave it up.
+    Cancelled,
+    /// Its time was up.
+    Expired,
+}
+
+impl UploadStatus {
+    /// The word in SQL and on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+
+    fn from_name(name: &str) -> Result<Self, StoreError> {
+        [Self::Pending, Self::Completed, Self::Cancelled, Self::Expired]
+            .into_iter()
+            .find(|status| status.name() == name)
+            .ok_or_else(|| StoreError::Corrupt {
+                column: "upload.status",
+                cause: format!("'{name}' is no status").into(),
+            })
+    }
+}
+
+/// What is known of an upload before it has a row.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is the one of Upload with the same name")]
+pub struct NewUpload {
+    pub filename: String,
+    pub purpose: String,
+    pub bytes: Bytes,
+    pub file_expires_after_seconds: Option<u32>,
+}
+
+/// A part of an upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its id.
+    pub upload_part_id: UploadPartId,
+    /// Its length.
+    pub bytes: Bytes,
+    /// Where it lies.
+    pub object_key: String,
+    /// When it came.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A row as SQL has it.
+struct Row {
+    upload_id: uuid::Uuid,
+    filename: String,
+    purpose: String,
+    bytes: i64,
+    status: String,
+    file_expires_after_seconds: Option<i32>,
+    file_id: Option<uuid::Uuid>,
+    created_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+}
+
+impl TryFrom<Row> for Upload {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            upload_id: UploadId::new(row.upload_id),
+            filename: row.filename,
+            purpose: row.purpose,
+            bytes: Bytes::from_i64(row.bytes),
+            status: UploadStatus::from_name(&row.status)?,
+            file_expires_after_seconds: row.file_expires_after_seconds.and_then(|seconds| u32::try_from(seconds).ok()),
+            file_id: row.file_id.map(FileId::new),
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+        })
+    }
+}
+
+/// Begins an upload.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn insert(db: &mut PgConnection, project: ProjectId, new: NewUpload) -> Result<Upload, StoreError> {
+    sqlx::query_as!(
+        Row,
+        "insert into upload (upload_id, project_id, filename, purpose, bytes, file_expires_after_seconds)
+         values ($1, $2, $3, $4, $5, $6)
+         returning upload_id, filename, purpose, bytes, status, file_expires_after_seconds, file_id, created_at,
+             expires_at",
+        mint::id::<UploadKind>().uuid(),
+        project.uuid(),
+        new.filename,
+        new.purpose,
+        new.bytes.to_i64(),
+        new.file_expires_after_seconds.and_then(|seconds| i32::try_from(seconds).ok()),
+    )
+    .fetch_one(db)
+    .await?
+    .try_into()
+}
+
+/// The project's upload of this id; it does not change until the transaction ends. One whose time is up is expired.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: there is none.
+pub async fn lock(tx: &mut PgConnection, project: ProjectId, id: UploadId) -> Result<Upload, StoreError> {
+    sqlx::query_as!(
+        Row,
+        r#"select upload_id, filename, purpose, bytes,
+               case when status = 'pending' and expires_at <= now() and coalesce(claimed_until, now()) <= now()
+                   then 'expired' else status end as "status!",
+               file_expires_after_seconds, file_id, created_at, expires_at
+           from upload where upload_id = $1 and project_id = $2 for update"#,
+        id.uuid(),
+        project.uuid(),
+    )
+    .fetch_optional(tx)
+    .await?
+    .ok_or(StoreError::NotFound("upload"))?
+    .try_into()
+}
+
+/// Adds a part, whose object is in the store already. The upload is locked and pending.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn add_part(
+    tx: &mut PgConnection,
+    project: ProjectId,
+    upload: UploadId,
+    (object_key, bytes): (&str, Bytes),
+) -> Result<Part, StoreError> {
+    let row = sqlx::query!(
+        "insert into upload_part (upload_part_id, upload_id, project_id, bytes, object_key)
+         values ($1, $2, $3, $4, $5) returning upload_part_id, created_at",
+        mint::id::<PartKind>().uuid(),
+        upload.uuid(),
+        project.uuid(),
+        bytes.to_i64(),
+        object_key,
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(Part {
+        upload_part_id: UploadPartId::new(row.upload_part_id),
+        bytes,
+        object_key: object_key.to_owned(),
+        created_at: row.created_at,
+    })
+}
+
+/// All parts of an upload, the oldest first.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn parts(db: &mut PgConnection, upload: UploadId) -> Result<Vec<Part>, StoreError> {
+    let rows = sqlx::query!(
+        "select upload_part_id, bytes, object_key, created_at from upload_part where upload_id = $1
+         order by upload_part_id",
+        upload.uuid(),
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Part {
+            upload_part_id: UploadPartId::new(row.upload_part_id),
+            bytes: Bytes::from_i64(row.bytes),
+            object_key: row.object_key,
+            created_at: row.created_at,
+        })
+        .collect())
+}
+
+/// The right to join the parts of an upload, as long as it is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The upload.
+    pub upload_id: UploadId,
+    claim: uuid::Uuid,
+}
+
+/// Claims a pending upload for whoever is about to join its parts; `None`: another does.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn claim(tx: &mut PgConnection, id: UploadId) -> Result<Option<Claim>, StoreError> {
+    let claim = mint::uuid();
+    let claimed = sqlx::query!(
+        "update upload set claimed_until = now() + make_interval(secs => $2), claimed_by = $3
+         where upload_id = $1 and status = 'pending' and coalesce(claimed_until, now()) <= now()",
+        id.uuid(),
+        CLAIM_SECONDS,
+        claim,
+    )
+    .execute(tx)
+    .await?;
+    Ok((claimed.rows_affected() == 1).then_some(Claim { upload_id: id, claim }))
+}
+
+/// Goes on holding a claim.
+///
+/// # Errors
+/// [`StoreError::Stale`]: another has taken it over. [`StoreError::Database`].
+pub async fn renew(tx: &mut PgConnection, claim: Claim) -> Result<(), StoreError> {
+    let renewed = sqlx::query!(
+        "update upload set claimed_until = now() + make_interval(secs => $3)
+         where upload_id = $1 and claimed_by = $2 and status = 'pending'",
+        claim.upload_id.uuid(),
+        claim.claim,
+        CLAIM_SECONDS,
+    )
+    .execute(tx)
+    .await?;
+    if renewed.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Stale) }
+}
+
+/// Whether parts are being joined at the moment.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn is_claimed(tx: &mut PgConnection, id: UploadId) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar!(
+        r#"select status = 'pending' and coalesce(claimed_until > now(), false) as "claimed!" from upload
+           where upload_id = $1"#,
+        id.uuid(),
+    )
+    .fetch_one(tx)
+    .await?)
+}
+
+/// The join failed: the upload is pending as before, unless another has taken the claim over.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn release(tx: &mut PgConnection, claim: Claim) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update upload set claimed_until = null, claimed_by = null where upload_id = $1 and claimed_by = $2",
+        claim.upload_id.uuid(),
+        claim.claim,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The upload became a file.
+///
+/// # Errors
+/// [`StoreError::Stale`]: it is not pending any more, or another has taken the claim over. [`StoreError::Database`].
+pub async fn complete(tx: &mut PgConnection, claim: Claim, file: FileId) -> Result<(), StoreError> {
+    let done = sqlx::query!(
+        "update upload set status = 'completed', file_id = $3, claimed_until = null, claimed_by = null
+         where upload_id = $1 and claimed_by = $2 and status = 'pending'",
+        claim.upload_id.uuid(),
+        claim.claim,
+        file.uuid(),
+    )
+    .execute(tx)
+    .await?;
+    if done.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Stale) }
+}
+
+/// Its user gave the upload up. It is locked, pending, and not claimed.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn cancel(tx: &mut PgConnection, id: UploadId) -> Result<(), StoreError> {
+    sqlx::query!("update upload set status = 'cancelled' where upload_id = $1", id.uuid()).execute(tx).await?;
+    Ok(())
+}
+
+/// Parts and objects that go in one transaction.
+const SWEPT_AT_ONCE: i64 = 100;
+
+/// How long an upload is kept that has come to its end.
+pub const KEPT_DAYS: i32 = 30;
+
+/// How long an object may lie that is neither in its place nor a part: longer than any request goes on.
+pub const STAGED_SECONDS: u64 = 24 * 3600;
+
+/// Writes down which uploads have expired, and deletes parts that nobody needs any more. Those of all projects: for the
+/// platform's own transactions.
+///
+/// # Errors
+/// [`StoreError::Object`], [`StoreError::Database`].
+pub(crate) async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, StoreError> {
+    sqlx::query!(
+        "update upload set status = 'expired'
+         where upload_id in (select upload_id from upload where status = 'pending' and expires_at <= now()
+             and coalesce(claimed_until, now()) <= now() for update skip locked)",
+    )
+    .execute(&mut *tx)
+    .await?;
+    let parts = sqlx::query!(
+        "select upload_part_id, object_key from upload_part join upload using (upload_id)
+         where status <> 'pending' order by upload_part_id limit $1 for update of upload_part skip locked",
+        SWEPT_AT_ONCE,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    for part in &parts {
+        objects.delete(&part.object_key).await?;
+        sqlx::query!("delete from upload_part where upload_part_id = $1", part.upload_part_id)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(Batch { gone: parts.len() as u64, has_more: parts.len() as i64 >= SWEPT_AT_ONCE })
+}
+
+/// Forgets uploads that came to their end [`KEPT_DAYS`] ago, and whose parts are gone.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub(crate) async fn forget_old(tx: &mut PgConnection) -> Result<Batch, StoreError> {
+    let forgotten = sqlx::query!(
+        "delete from upload where upload_id in (select upload_id from upload
+             where status <> 'pending' and created_at < now() - make_interval(days => $1)
+                 and not exists (select from upload_part where upload_part.upload_id = upload.upload_id)
+             order by created_at limit $2 for update skip locked)",
+        KEPT_DAYS,
+        SWEPT_AT_ONCE,
+    )
+    .execute(tx)
+    .await?;
+    let gone = forgotten.rows_affected();
+    Ok(Batch { gone, has_more: gone >= SWEPT_AT_ONCE.unsigned_abs() })
+}
+
+/// Deletes what a process left that ended in the middle of a request: objects that came whole, and that are neither parts
+/// nor in their place.
+///
+/// # Errors
+/// [`StoreError::Object`], [`StoreError::Database`].
+pub(crate) async fn sweep_staged(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, StoreError> {
+    let (mut gone, mut after) = (0, None);
+    loop {
+        let page = objects.staged(after.as_deref()).await?;
+        let old: Vec<String> = page.iter().filter(|key| is_staged_for_long(key)).cloned().collect();
+        let named = sqlx::query_scalar!("select object_key from upload_part where object_key = any($1)", &old)
+            .fetch_all(&mut *tx)
+            .await?;
+        for key in old.iter().filter(|key| !named.contains(key)) {
+            objects.delete(key).await?;
+            gone += 1;
+        }
+        // The keys come in the order of their time: behind a young one there are only younger ones.
+        match page.last() {
+            Some(last) if old.len() == page.len() => after = Some(last.clone()),
+            _ => return Ok(Batch { gone, has_more: false }),
+        }
+    }
+}
+
+/// The time of a staged object is in its name.
+fn is_staged_for_long(key: &str) -> bool {
+    let made = key.strip_prefix(STAGED).and_then(|id| id.parse::<uuid::Uuid>().ok()).and_then(|id| id.get_timestamp());
+    let now = mint::uuid().get_timestamp();
+    made.zip(now).is_some_and(|(made, now)| now.to_unix().0.saturating_sub(made.to_unix().0) > STAGED_SECONDS)
+}

@@ -1,0 +1,152 @@
+//! Runs that are given up, and what becomes of their jobs.
+
+use attune_domain::{
+    id::{JobId, RunId},
+    job::{JobEvent, JobState},
+    retry::{MOST_SETBACKS, pause_seconds},
+};
+use sqlx::PgConnection;
+
+use crate::{
+    error::StoreError,
+    jobs::job::{self, JobError, Step},
+    queue::{self, DispatchJob},
+    runs::run::{self, Outcome, RunState},
+};
+
+/// Who is to blame for a lost run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The job may be: after so many such attempts in a row without a new checkpoint it fails.
+    Job {
+        /// So many.
+        max_attempts: i32,
+    },
+    /// The circumstances: nobody could report, or the node's disk was full. Only after
+    /// [`MOST_SETBACKS`] in a row without a new checkpoint does the job fail.
+    Circumstances,
+    /// Nobody: the platform was stopped in good order, or the run was to end anyway.
+    Nobody,
+}
+
+/// Why a run is given up.
+#[derive(Debug, Clone)]
+pub struct Loss {
+    /// For programs: the job's error code, should it fail of this.
+    pub code: String,
+    /// A sentence for the user: what became of the trainer.
+    pub reason: String,
+    /// Whose fault it may be.
+    pub blame: Blame,
+}
+
+impl Loss {
+    /// A run that fell silent or whose process ended.
+    #[must_use]
+    pub fn new(reason: impl Into<String>, blame: Blame) -> Self {
+        Self { code: "run_lost".into(), reason: reason.into(), blame }
+    }
+}
+
+/// Attempts in a row that brought no checkpoint.
+struct Barren {
+    by_job: i32,
+    by_circumstances: i32,
+}
+
+/// Gives a run up: its job is queued again and goes on from the last checkpoint, after a pause if there is no new one; or,
+/// after too many attempts that brought nothing new, fails with the reason. A job that was being cancelled is cancelled,
+/// one that was pausing paused.
+///
+/// Returns the job's state, or `None` if the run had ended meanwhile.
+///
+/// # Errors
+/// [`StoreError::NotFound`], [`StoreError::Database`], [`StoreError::Queue`].
+#[tracing::instrument(skip(tx, loss), fields(run.id = %id))]
+pub async fn lost(tx: &mut PgConnection, id: RunId, loss: &Loss) -> Result<Option<JobState>, StoreError> {
+    let row = sqlx::query!("select job_id, state from run where run_id = $1 for update", id.uuid())
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or(StoreError::NotFound("run"))?;
+    if run::state(&row.state) == RunState::Ended {
+        return Ok(None);
+    }
+    run::end(tx, id, Outcome::Lost).await?;
+    let job_id = JobId::new(row.job_id);
+    let barren = count(tx, job_id, id, loss.blame).await?;
+    let held = sqlx::query_scalar!("select state from job where job_id = $1 for update", row.job_id)
+        .fetch_one(&mut *tx)
+        .await?;
+    let pause = match loss.blame {
+        Blame::Nobody => 0,
+        _ => pause_seconds(barren.by_job.saturating_add(barren.by_circumstances).unsigned_abs()),
+    };
+    let next = job::step_held(tx, job_id, id, &step(job::state(&held)?, &barren, pause, loss)).await?;
+    if next == JobState::Queued {
+        sqlx::query!(
+            "update job set retry_at = now() + make_interval(secs => $2) where job_id = $1",
+            row.job_id,
+            f64::from(pause),
+        )
+        .execute(&mut *tx)
+        .await?;
+        queue::push(tx, &DispatchJob { job_id }).await?;
+    }
+    Ok(Some(next))
+}
+
+/// The step that a job in `held` takes. Pure.
+fn step(held: JobState, barren: &Barren, pause: u32, loss: &Loss) -> Step {
+    let Loss { code, reason, blame } = loss;
+    let spent = match blame {
+        Blame::Job { max_attempts } => barren.by_job >= *max_attempts,
+        Blame::Circumstances => barren.by_circumstances >= MOST_SETBACKS,
+        Blame::Nobody => false,
+    };
+    match held {
+        JobState::Cancelling => Step::new(JobEvent::RunLost, format!("Fine-tuning job cancelled; {reason}")),
+        JobState::Pausing => Step::new(JobEvent::RunLost, format!("Fine-tuning job paused; {reason}")),
+        _ if spent => {
+            let attempt = barren.by_job.max(barren.by_circumstances);
+            let message = format!("{reason}. That was attempt {attempt} without a new checkpoint; giving up");
+            Step::failure(JobEvent::RunFailed, JobError { code: code.clone(), message, param: None })
+        }
+        _ if pause == 0 => Step::new(JobEvent::RunLost, format!("{reason}; the job is queued again")),
+        _ => {
+            Step::new(JobEvent::RunLost, format!("{reason}; the job is queued again, for another attempt in {pause} s"))
+        }
+    }
+}
+
+/// Counts this attempt, unless it made a checkpoint: then the count begins anew.
+async fn count(tx: &mut PgConnection, job: JobId, run: RunId, blame: Blame) -> Result<Barren, StoreError> {
+    let row = sqlx::query!(
+        "update job set
+             barren_attempts = case when kept.one then 0 else barren_attempts + $3 end,
+             setbacks = case when kept.one then 0 else setbacks + $4 end
+         from (select exists (select from checkpoint where job_id = $1 and run_id = $2) as one) as kept
+         where job.job_id = $1 returning barren_attempts, setbacks",
+        job.uuid(),
+        run.uuid(),
+        i32::from(matches!(blame, Blame::Job { .. })),
+        i32::from(blame == Blame::Circumstances),
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(Barren { by_job: row.barren_attempts, by_circumstances: row.setbacks })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limit_setbacks_are_survived_a_hundred_times_and_no_more() {
+        let loss = Loss::new("The disk was full", Blame::Circumstances);
+        let after = |by_circumstances| step(JobState::Running, &Barren { by_job: 2, by_circumstances }, 120, &loss);
+        let survived = after(MOST_SETBACKS - 1);
+        assert_eq!(survived.event, JobEvent::RunLost);
+        assert!(survived.message.ends_with("queued again, for another attempt in 120 s"), "{}", survived.message);
+        assert_eq!(after(MOST_SETBACKS).event, JobEvent::RunFailed);
+    }
+}

@@ -1,0 +1,107 @@
+//! What providers offer, as the scheduler said last, and what is reserved of it: enough to tell what a job would get.
+
+use attune_domain::{bytes::Bytes, id::BaseModelId, offer::Offer};
+use sqlx::PgConnection;
+
+use crate::{error::StoreError, runs::node};
+
+/// An offer that was not said for so long is not there any more.
+const STALE_SECONDS: f64 = 180.0;
+
+/// Runs whose pace is looked at, the newest ones.
+const PACE_RUNS: i64 = 20;
+
+/// Says what a provider offers when nothing is reserved; what it does not offer any more is forgotten.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn publish(tx: &mut PgConnection, provider: &str, offers: &[Offer]) -> Result<(), StoreError> {
+    let names: Vec<String> = offers.iter().map(|offer| offer.name.clone()).collect();
+    sqlx::query!("delete from offer where provider = $1 and name <> all($2)", provider, &names)
+        .execute(&mut *tx)
+        .await?;
+    for offer in offers {
+        sqlx::query!(
+            "insert into offer (provider, name, memory, slots, threads, micro_usd_per_hour)
+             values ($1, $2, $3, $4, $5, $6)
+             on conflict (provider, name) do update set memory = excluded.memory, slots = excluded.slots,
+                 threads = excluded.threads, micro_usd_per_hour = excluded.micro_usd_per_hour, seen_at = now()",
+            provider,
+            offer.name,
+            offer.memory.to_i64(),
+            i32::try_from(offer.free_slots).unwrap_or(i32::MAX),
+            i32::try_from(offer.threads).unwrap_or(i32::MAX),
+            i64::try_from(offer.micro_usd_per_hour).unwrap_or(i64::MAX),
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// All offers that were said of late, with what is reserved of each. Names of several providers' offers are told apart
+/// by the provider's, which is given beside each.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn list(conn: &mut PgConnection) -> Result<Vec<(String, Offer)>, StoreError> {
+    let rows = sqlx::query!(
+        "select provider, name, memory, slots, threads, micro_usd_per_hour from offer
+         where seen_at > now() - make_interval(secs => $1) order by provider, name",
+        STALE_SECONDS,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut offers = Vec::with_capacity(rows.len());
+    for row in rows {
+        let mut offer = Offer {
+            name: row.name,
+            memory: Bytes::from_i64(row.memory),
+            reserved: Bytes(0),
+            free_slots: usize::try_from(row.slots).unwrap_or(0),
+            threads: u32::try_from(row.threads).unwrap_or(1),
+            micro_usd_per_hour: u64::try_from(row.micro_usd_per_hour).unwrap_or(0),
+        };
+        reserve(&mut offer, &node::active(conn, &row.provider).await?);
+        offers.push((row.provider, offer));
+    }
+    Ok(offers)
+}
+
+/// Takes off an offer what nodes hold of it.
+pub fn reserve(offer: &mut Offer, nodes: &[node::Node]) {
+    for node in nodes.iter().filter(|node| node.offer == offer.name) {
+        offer.reserved = offer.reserved + node.memory;
+        if node.run_id.is_some() {
+            offer.free_slots = offer.free_slots.saturating_sub(1);
+        }
+    }
+}
+
+/// How fast the newest runs on an offer were.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// All tokens of a step, over all steps, over their time.
+    pub tokens_per_second: f64,
+    /// Of how many runs.
+    pub runs: i64,
+}
+
+/// How fast the newest runs of a base on an offer were; `None`: there was none yet.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn pace(conn: &mut PgConnection, offer: &str, base: BaseModelId) -> Result<Option<Pace>, StoreError> {
+    let row = sqlx::query!(
+        r#"select sum(tokens)::float8 * 1000 / nullif(sum(step_ms), 0)::float8 as tokens_per_second, count(*) as "runs!"
+         from (select run.tokens, run.step_ms from run join node using (node_id) join job on job.job_id = run.job_id
+             where node.offer = $1 and job.base_model_id = $2 and run.steps > 0
+             order by run.run_id desc limit $3) as late"#,
+        offer,
+        base.uuid(),
+        PACE_RUNS,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(row.tokens_per_second.map(|tokens_per_second| Pace { tokens_per_second, runs: row.runs }))
+}

@@ -1,0 +1,254 @@
+//! Attempts at a job, from the claim to the end.
+//!
+//! A run holds its job while `job.run_id` names it. Locks are always taken in the order run, job.
+
+use attune_domain::{
+    id::{CheckpointId, JobId, NodeId, RunId},
+    job::{JobEvent, JobState},
+    run::Plan,
+};
+use sqlx::PgConnection;
+
+use crate::{
+    error::{StoreError, json, to_json},
+    jobs::job::{self, Step},
+    mint,
+    runs::node::{self, NewNode},
+    tenancy::usage,
+};
+
+/// An attempt at a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// Which run.
+    pub run_id: RunId,
+    /// At which job.
+    pub job_id: JobId,
+    /// Where.
+    pub node_id: NodeId,
+    /// Counted from 1.
+    pub attempt: i32,
+    /// The fence.
+    pub run_lease: i64,
+    /// How it trains.
+    pub plan: Plan,
+    /// From where; `None`: from the start.
+    pub resume_id: Option<CheckpointId>,
+    /// Seconds between its reports.
+    pub heartbeat_seconds: u64,
+    /// `launching`, `running` or `ended`.
+    pub state: RunState,
+}
+
+/// Where a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunState {
+    /// Reserved; the trainer has not said that it started.
+    Launching,
+    /// At work.
+    Running,
+    /// Nothing more is taken from it.
+    Ended,
+}
+
+/// A run to be written down.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// At which job.
+    pub job_id: JobId,
+    /// What to reserve for it.
+    pub node: NewNode,
+    /// How it trains.
+    pub plan: Plan,
+    /// From where.
+    pub resume_id: Option<CheckpointId>,
+    /// [`mint::hash`] of its token.
+    pub token_hash: Vec<u8>,
+    /// Seconds between its reports.
+    pub heartbeat_seconds: u64,
+    /// The sentence that the user reads.
+    pub message: String,
+}
+
+/// Claims a queued job: reserves the node, writes the run down and gives it the job.
+///
+/// # Errors
+/// [`StoreError::Illegal`]: the job is not queued any more. [`StoreError::NotFound`], [`StoreError::Database`].
+pub async fn create(tx: &mut PgConnection, new: &NewRun) -> Result<Run, StoreError> {
+    job::step(tx, new.job_id, &Step::new(JobEvent::NodeClaimed, &new.message)).await?;
+    let node_id = node::reserve(tx, &new.node).await?;
+    let run_id: RunId = mint::id();
+    let attempt = sqlx::query_scalar!(
+        "update job set run_id = $2, attempts = attempts + 1 where job_id = $1 returning attempts",
+        new.job_id.uuid(),
+        run_id.uuid(),
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "insert into run (run_id, job_id, node_id, attempt, run_lease, plan, token_hash, resume_id, heartbeat_seconds,
+             state, predicted_peak)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'launching', $10)",
+        run_id.uuid(),
+        new.job_id.uuid(),
+        node_id.uuid(),
+        attempt,
+        i64::from(attempt),
+        to_json("run.plan", &new.plan)?,
+        new.token_hash,
+        new.resume_id.map(|id| id.uuid()),
+        new.heartbeat_seconds as i32,
+        new.plan.predicted_peak.to_i64(),
+    )
+    .execute(&mut *tx)
+    .await?;
+    get(tx, run_id).await
+}
+
+/// A run by its id.
+///
+/// # Errors
+/// [`StoreError::NotFound`], [`StoreError::Database`].
+pub async fn get(conn: &mut PgConnection, id: RunId) -> Result<Run, StoreError> {
+    select(conn, Some(id), None).await?.ok_or(StoreError::NotFound("run"))
+}
+
+/// The plan of a job's last run; `None`: it has had none.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn last_plan(conn: &mut PgConnection, job: JobId) -> Result<Option<Plan>, StoreError> {
+    let plan = sqlx::query_scalar!("select plan from run where job_id = $1 order by attempt desc limit 1", job.uuid())
+        .fetch_optional(conn)
+        .await?;
+    plan.map(|plan| json("run.plan", plan)).transpose()
+}
+
+/// The run whose trainer shows this token.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: nobody was given such a token. [`StoreError::Database`].
+pub async fn by_token(conn: &mut PgConnection, token: &str) -> Result<Run, StoreError> {
+    select(conn, None, Some(mint::hash(token))).await?.ok_or(StoreError::NotFound("run"))
+}
+
+async fn select(
+    conn: &mut PgConnection,
+    id: Option<RunId>,
+    token_hash: Option<Vec<u8>>,
+) -> Result<Option<Run>, StoreError> {
+    let row = sqlx::query!(
+        "select run_id, job_id, node_id, attempt, run_lease, plan, resume_id, heartbeat_seconds, state from run
+         where run_id = $1 or token_hash = $2",
+        id.map(|id| id.uuid()),
+        token_hash,
+    )
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(Run {
+        run_id: RunId::new(row.run_id),
+        job_id: JobId::new(row.job_id),
+        node_id: NodeId::new(row.node_id),
+        attempt: row.attempt,
+        run_lease: row.run_lease,
+        plan: json("run.plan", row.plan)?,
+        resume_id: row.resume_id.map(CheckpointId::new),
+        heartbeat_seconds: u64::try_from(row.heartbeat_seconds).unwrap_or(10),
+        state: state(&row.state),
+    }))
+}
+
+pub(crate) fn state(name: &str) -> RunState {
+    match name {
+        "launching" => RunState::Launching,
+        "running" => RunState::Running,
+        _ => RunState::Ended,
+    }
+}
+
+/// A run that has not ended, as the reconciler looks at it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ActiveRun {
+    /// Which run.
+    pub run_id: RunId,
+    /// Of which job.
+    pub job_id: JobId,
+    /// Where the job is.
+    pub job_state: JobState,
+    /// On which node.
+    pub node_id: NodeId,
+    /// What the provider calls its process; `None`: the launch has not answered.
+    pub handle: Option<String>,
+    /// Seconds since its last report, by the database's clock.
+    pub silent_seconds: f64,
+    /// Seconds since the job last changed its state.
+    pub unchanged_seconds: f64,
+}
+
+/// The provider's runs that have not ended.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<ActiveRun>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select run.run_id, run.job_id, job.state as job_state, run.node_id, node.handle,
+             extract(epoch from clock_timestamp() - run.heartbeat_at)::float8 as "silent_seconds!",
+             extract(epoch from clock_timestamp() - job.pushed_at)::float8 as "unchanged_seconds!"
+         from run join node using (node_id) join job on job.job_id = run.job_id
+         where run.state <> 'ended' and node.provider = $1 order by run.run_id"#,
+        provider,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(ActiveRun {
+                run_id: RunId::new(row.run_id),
+                job_id: JobId::new(row.job_id),
+                job_state: job::state(&row.job_state)?,
+                node_id: NodeId::new(row.node_id),
+                handle: row.handle,
+                silent_seconds: row.silent_seconds,
+                unchanged_seconds: row.unchanged_seconds,
+            })
+        })
+        .collect()
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The adapter is out.
+    Published,
+    /// The trainer said why it could not.
+    Failed,
+    /// It obeyed a stop.
+    Stopped,
+    /// Its process died, or it fell silent.
+    Lost,
+}
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// Ends a run, charges what it used and gives its node back. The caller holds the run's row and steps the job.
+pub(crate) async fn end(tx: &mut PgConnection, id: RunId, outcome: Outcome) -> Result<(), StoreError> {
+    let node_id = sqlx::query_scalar!(
+        "update run set state = 'ended', outcome = $2, ended_at = now() where run_id = $1 returning node_id",
+        id.uuid(),
+        outcome.name(),
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    usage::charge_run(tx, id).await?;
+    node::release(tx, NodeId::new(node_id)).await
+}

@@ -1,0 +1,202 @@
+//! Which content a run may name in its reports: what it was granted to put. Content that its own project's rows name
+//! already is not put again; content that the store has from elsewhere is, under a key of its own, and read again before
+//! the run may name it. So a run's token gives nobody content by its digest.
+
+use std::collections::BTreeSet;
+
+use attune_domain::{
+    bytes::Bytes,
+    id::RunId,
+    run::{Blob, BlobGrant},
+};
+use serde_json::json;
+use sqlx::PgConnection;
+
+use crate::{
+    error::StoreError,
+    files::{
+        blob,
+        objects::{Objects, blob_key, upload_key},
+    },
+    runs::run::Run,
+    sweep_batch::Batch,
+};
+
+/// Content that waits under a key of its own for the platform to read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staged {
+    /// The digest that it must have.
+    pub sha256: String,
+    /// Its length.
+    pub bytes: Bytes,
+    /// Where it lies.
+    pub key: String,
+}
+
+/// A grant and where the content is to lie.
+#[derive(Debug, Clone)]
+pub struct Granted {
+    /// What the run is told.
+    pub grant: BlobGrant,
+    bytes: Bytes,
+    staged_key: Option<String>,
+}
+
+/// The digests among these that the run's job, its project or its base model names already, or that the run has proved to
+/// have. Keeps all of them from being swept.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn own(tx: &mut PgConnection, run: &Run, wanted: &[Blob]) -> Result<BTreeSet<String>, StoreError> {
+    let digests: Vec<String> = wanted.iter().map(|blob| blob.sha256.clone()).collect();
+    blob::announce(tx, &digests).await?;
+    let mut own = BTreeSet::new();
+    for blob in wanted {
+        let files = json!([{ "sha256": blob.sha256, "bytes": blob.bytes }]);
+        let named = sqlx::query_scalar!(
+            r#"select (exists (select from run_blob where run_id = $1 and sha256 = $3 and staged_key is null)
+                 or exists (select from base_model_file f join job using (base_model_id)
+                     where job_id = $2 and f.sha256 = $3 and f.bytes = $4)
+                 or exists (select from checkpoint c join job j using (job_id) join job mine using (project_id)
+                     where mine.job_id = $2 and c.files @> $5)
+                 or exists (select from adapter_version v join job mine using (project_id)
+                     where mine.job_id = $2 and v.deleted_at is null and v.files @> $5)) as "named!""#,
+            run.run_id.uuid(),
+            run.job_id.uuid(),
+            blob.sha256,
+            blob.bytes.to_i64(),
+            files,
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        if named {
+            own.insert(blob.sha256.clone());
+        }
+    }
+    Ok(own)
+}
+
+/// Decides for each blob where the run has to put it, if it has to. `staged` is what earlier grants of the run have put
+/// aside.
+///
+/// # Errors
+/// [`StoreError::Object`].
+pub async fn grant(
+    objects: &Objects,
+    own: &BTreeSet<String>,
+    staged: &[Staged],
+    wanted: &[Blob],
+) -> Result<Vec<Granted>, StoreError> {
+    let mut granted = Vec::with_capacity(wanted.len());
+    for blob in wanted {
+        let key = blob_key(&blob.sha256);
+        let there = objects.head(&key).await?;
+        let (put, staged_key) = match there {
+            Some(bytes) if own.contains(&blob.sha256) && bytes == blob.bytes => (None, None),
+            Some(_) => {
+                let earlier = staged.iter().find(|staged| staged.sha256 == blob.sha256);
+                let staged = earlier.map_or_else(upload_key, |staged| staged.key.clone());
+                (Some(objects.presign_put(&staged).await?), Some(staged))
+            }
+            None => (Some(objects.presign_put(&key).await?), None),
+        };
+        let grant = BlobGrant { sha256: blob.sha256.clone(), url: put };
+        granted.push(Granted { grant, bytes: blob.bytes, staged_key });
+    }
+    Ok(granted)
+}
+
+/// Writes down what was granted.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn record(tx: &mut PgConnection, run: RunId, granted: &[Granted]) -> Result<(), StoreError> {
+    for Granted { grant, bytes, staged_key } in granted {
+        sqlx::query!(
+            "insert into run_blob (run_id, sha256, bytes, staged_key) values ($1, $2, $3, $4)
+             on conflict (run_id, sha256) do update set bytes = excluded.bytes, staged_key = excluded.staged_key",
+            run.uuid(),
+            grant.sha256,
+            bytes.to_i64(),
+            staged_key.as_deref(),
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Those of a run's files that the platform must read before the run may name them.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn staged(db: &mut PgConnection, run: RunId, digests: &[String]) -> Result<Vec<Staged>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select sha256, bytes, staged_key as "key!" from run_blob
+           where run_id = $1 and sha256 = any($2) and staged_key is not null"#,
+        run.uuid(),
+        digests,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Staged { sha256: row.sha256, bytes: Bytes::from_i64(row.bytes), key: row.key })
+        .collect())
+}
+
+/// The run has put this content: it may name it.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn proved(tx: &mut PgConnection, run: RunId, sha256: &str) -> Result<(), StoreError> {
+    sqlx::query!("update run_blob set staged_key = null where run_id = $1 and sha256 = $2", run.uuid(), sha256)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Refuses a report that names content which the run has not put.
+///
+/// # Errors
+/// [`StoreError::NotGranted`], [`StoreError::Database`].
+pub(crate) async fn check(db: &mut PgConnection, run: RunId, files: &[Blob]) -> Result<(), StoreError> {
+    let digests: Vec<String> = files.iter().map(|file| file.sha256.clone()).collect();
+    let rows = sqlx::query!(
+        "select sha256, bytes from run_blob where run_id = $1 and sha256 = any($2) and staged_key is null",
+        run.uuid(),
+        &digests,
+    )
+    .fetch_all(db)
+    .await?;
+    let put: BTreeSet<_> = rows.into_iter().map(|row| (row.sha256, Bytes::from_i64(row.bytes))).collect();
+    match files.iter().find(|file| !put.contains(&(file.sha256.clone(), file.bytes))) {
+        Some(file) => Err(StoreError::NotGranted(file.name.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Forgets what ended runs were granted, and deletes what they left under keys of its own: at most a hundred.
+///
+/// # Errors
+/// [`StoreError::Object`], [`StoreError::Database`].
+pub async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, StoreError> {
+    let staged = sqlx::query!(
+        r#"select run_id, sha256, staged_key as "key!" from run_blob join run using (run_id)
+           where run.state = 'ended' and staged_key is not null limit 100 for update of run_blob skip locked"#,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let has_more = staged.len() >= 100;
+    for row in staged {
+        objects.delete(&row.key).await?;
+        proved(tx, RunId::new(row.run_id), &row.sha256).await?;
+    }
+    let gone = sqlx::query!(
+        "delete from run_blob using run
+         where run.run_id = run_blob.run_id and run.state = 'ended' and staged_key is null",
+    )
+    .execute(tx)
+    .await?;
+    Ok(Batch { gone: gone.rows_affected(), has_more })
+}

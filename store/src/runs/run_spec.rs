@@ -1,0 +1,123 @@
+//! Everything that a trainer is told, put together from the rows at the moment when it asks: the URLs are fresh.
+
+use attune_domain::{
+    bytes::Bytes,
+    id::{AdapterVersionId, FileId},
+    run::{CONTRACT_VERSION, ContinueFrom, RemoteFile, Resume, RunSpec},
+};
+use sqlx::PgConnection;
+
+use crate::{
+    adapters::adapter,
+    error::StoreError,
+    files::objects::Objects,
+    jobs::{checkpoint, job},
+    runs::run::Run,
+};
+
+/// What a trainer needs of a PEFT folder.
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
+/// The spec of a run that has not ended.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: a file's row is gone. [`StoreError::Object`], [`StoreError::Database`].
+pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Result<RunSpec, StoreError> {
+    let job = job::load(conn, run.job_id).await?;
+    let (base_digest, base) = base_files(conn, objects, job.base_model_id.uuid()).await?;
+    let training_file = dataset(conn, objects, job.training_file_id).await?;
+    let validation_file = match job.validation_file_id {
+        Some(id) => Some(dataset(conn, objects, id).await?),
+        None => None,
+    };
+    let continue_from = match job.continue_from {
+        Some(id) => Some(continue_from(conn, objects, id).await?),
+        None => None,
+    };
+    let resume = match run.resume_id {
+        Some(id) => Some(resume(conn, objects, run, id).await?),
+        None => None,
+    };
+    Ok(RunSpec {
+        version: CONTRACT_VERSION,
+        job_id: run.job_id,
+        run_id: run.run_id,
+        run_lease: run.run_lease,
+        heartbeat_seconds: run.heartbeat_seconds,
+        base,
+        base_digest,
+        base_name: job.base_model,
+        training_file,
+        validation_file,
+        train: job.spec,
+        template_now: job.created_at.timestamp(),
+        plan: run.plan.clone(),
+        continue_from,
+        resume,
+    })
+}
+
+async fn resume(
+    conn: &mut PgConnection,
+    objects: &Objects,
+    run: &Run,
+    id: attune_domain::id::CheckpointId,
+) -> Result<Resume, StoreError> {
+    let checkpoint = checkpoint::get(conn, run.job_id, id).await?;
+    let mut files = Vec::with_capacity(checkpoint.files.len());
+    for blob in &checkpoint.files {
+        files.push(objects.remote_file(&blob.name, &blob.sha256, blob.bytes).await?);
+    }
+    Ok(Resume { checkpoint_id: id, step: checkpoint.step, files })
+}
+
+/// The adapter to begin with.
+async fn continue_from(
+    conn: &mut PgConnection,
+    objects: &Objects,
+    id: AdapterVersionId,
+) -> Result<ContinueFrom, StoreError> {
+    let blobs = adapter::files(conn, id).await?;
+    let mut files = Vec::with_capacity(ADAPTER_FILES.len());
+    for name in ADAPTER_FILES {
+        let blob = blobs.iter().find(|blob| blob.name == name).ok_or(StoreError::NotFound("file of the adapter"))?;
+        files.push(objects.remote_file(&blob.name, &blob.sha256, blob.bytes).await?);
+    }
+    Ok(ContinueFrom { adapter_version_id: id, files })
+}
+
+/// A base's digest and files, with fresh URLs.
+pub(crate) async fn base_files(
+    conn: &mut PgConnection,
+    objects: &Objects,
+    base_model_id: uuid::Uuid,
+) -> Result<(String, Vec<RemoteFile>), StoreError> {
+    let digest = sqlx::query_scalar!("select digest from base_model where base_model_id = $1", base_model_id)
+        .fetch_optional(&mut *conn)
+        .await?
+        .ok_or(StoreError::NotFound("base model"))?;
+    let rows = sqlx::query!(
+        "select name, sha256, bytes from base_model_file where base_model_id = $1 order by name",
+        base_model_id,
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut files = Vec::with_capacity(rows.len());
+    for row in rows {
+        files.push(objects.remote_file(&row.name, &row.sha256, Bytes::from_i64(row.bytes)).await?);
+    }
+    Ok((digest, files))
+}
+
+/// A dataset file; one that its user deleted meanwhile is still the job's.
+async fn dataset(conn: &mut PgConnection, objects: &Objects, id: FileId) -> Result<RemoteFile, StoreError> {
+    let row = sqlx::query!(
+        r#"select filename, coalesce(rows_sha256, sha256) as "sha256!", coalesce(rows_bytes, bytes) as "bytes!"
+           from file where file_id = $1"#,
+        id.uuid(),
+    )
+    .fetch_optional(conn)
+    .await?
+    .ok_or(StoreError::NotFound("file"))?;
+    objects.remote_file(&row.filename, &row.sha256, Bytes::from_i64(row.bytes)).await
+}

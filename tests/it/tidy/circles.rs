@@ -1,0 +1,197 @@
+//! Circles of imports: files of one crate that need each other, straight or through others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use syn::{Item, UseTree, visit::Visit};
+
+/// The path of a module in its crate: `["jobs", "estimate"]`.
+type Module = Vec<String>;
+
+/// The imports between the files of one crate.
+pub(crate) struct Imports {
+    files: BTreeMap<Module, PathBuf>,
+    edges: BTreeMap<Module, BTreeSet<Module>>,
+}
+
+impl Imports {
+    /// Reads the files below `src`, without those of tests.
+    pub(crate) fn of(src: &Path, sources: &[(PathBuf, String)]) -> Self {
+        let own: Vec<_> = sources
+            .iter()
+            .filter_map(|(path, text)| Some((module(path.strip_prefix(src).ok()?)?, path, text)))
+            .collect();
+        let files: BTreeMap<_, _> = own.iter().map(|(module, path, _)| (module.clone(), (*path).clone())).collect();
+        let edges = own
+            .iter()
+            .map(|(module, path, text)| {
+                let parsed = syn::parse_file(text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                let mut paths = Paths { module: module.clone(), found: BTreeSet::new() };
+                paths.visit_file(&parsed);
+                let targets = paths.found.iter().filter_map(|path| file_of(path, &files));
+                (module.clone(), targets.filter(|target| target != module).collect())
+            })
+            .collect();
+        Self { files, edges }
+    }
+
+    /// The strongly connected components of more than one file (Tarjan, Depth-First Search and Linear Graph Algorithms).
+    pub(crate) fn circles(&self) -> Vec<Vec<&Path>> {
+        let mut search = Search::new(self);
+        for module in self.files.keys() {
+            if !search.index.contains_key(module) {
+                search.connect(module);
+            }
+        }
+        search.found.iter().map(|circle| circle.iter().map(|module| self.files[*module].as_path()).collect()).collect()
+    }
+}
+
+struct Search<'a> {
+    imports: &'a Imports,
+    index: BTreeMap<&'a Module, usize>,
+    low: BTreeMap<&'a Module, usize>,
+    stack: Vec<&'a Module>,
+    found: Vec<Vec<&'a Module>>,
+}
+
+impl<'a> Search<'a> {
+    fn new(imports: &'a Imports) -> Self {
+        let (index, low) = (BTreeMap::new(), BTreeMap::new());
+        Self { imports, index, low, stack: Vec::new(), found: Vec::new() }
+    }
+
+    fn connect(&mut self, module: &'a Module) {
+        let index = self.index.len();
+        self.index.insert(module, index);
+        self.low.insert(module, index);
+        self.stack.push(module);
+        for target in &self.imports.edges[module] {
+            let reached = if !self.index.contains_key(target) {
+                self.connect(target);
+                self.low[target]
+            } else if self.stack.contains(&target) {
+                self.index[target]
+            } else {
+                continue;
+            };
+            self.low.insert(module, reached.min(self.low[module]));
+        }
+        if self.low[module] == index {
+            let start = self.stack.iter().position(|other| *other == module).unwrap();
+            let circle = self.stack.split_off(start);
+            if circle.len() > 1 {
+                self.found.push(circle);
+            }
+        }
+    }
+}
+
+/// The module of a file below `src`; `None` for tests and programs' beginnings.
+fn module(path: &Path) -> Option<Module> {
+    let mut module: Module = path.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    if module.iter().any(|part| matches!(part.as_str(), "tests" | "bin")) || module == ["main"] {
+        return None;
+    }
+    if module.last().is_some_and(|last| matches!(last.as_str(), "mod" | "lib")) {
+        module.pop();
+    }
+    Some(module)
+}
+
+/// The file in which the longest known part of a path lies. The crate's root is none: it only declares.
+fn file_of(path: &[String], files: &BTreeMap<Module, PathBuf>) -> Option<Module> {
+    (1..=path.len()).rev().map(|length| path[..length].to_vec()).find(|part| files.contains_key(part))
+}
+
+/// The paths of a file that begin in its own crate.
+struct Paths {
+    module: Module,
+    found: BTreeSet<Module>,
+}
+
+impl Paths {
+    /// Keeps a path from the crate's root.
+    fn take(&mut self, path: &[String]) {
+        let mut from = match path.first().map(String::as_str) {
+            Some("crate") => Vec::new(),
+            Some("self") => self.module.clone(),
+            Some("super") => self.module[..self.module.len().saturating_sub(1)].to_vec(),
+            _ => return,
+        };
+        let mut rest = &path[1..];
+        while rest.first().is_some_and(|part| part == "super") {
+            from.pop();
+            rest = &rest[1..];
+        }
+        from.extend_from_slice(rest);
+        self.found.insert(from);
+    }
+
+    fn take_tree(&mut self, before: &[String], tree: &UseTree) {
+        let with = |part: &syn::Ident| [before, &[part.to_string()]].concat();
+        match tree {
+            UseTree::Path(path) => self.take_tree(&with(&path.ident), &path.tree),
+            UseTree::Name(name) => self.take(&with(&name.ident)),
+            UseTree::Rename(name) => self.take(&with(&name.ident)),
+            UseTree::Glob(_) => self.take(before),
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.take_tree(before, tree)),
+        }
+    }
+}
+
+impl<'a> Visit<'a> for Paths {
+    fn visit_item(&mut self, item: &'a Item) {
+        if let Item::Mod(module) = item
+            && module.content.is_some()
+            && module.ident == "tests"
+        {
+            return;
+        }
+        syn::visit::visit_item(self, item);
+    }
+
+    fn visit_item_use(&mut self, item: &'a syn::ItemUse) {
+        self.take_tree(&[], &item.tree);
+    }
+
+    fn visit_path(&mut self, path: &'a syn::Path) {
+        let parts: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        self.take(&parts);
+        syn::visit::visit_path(self, path);
+    }
+}
+
+#[test]
+fn files_of_a_room_need_each_other_in_one_direction() {
+    let sources = super::sources();
+    let circles: Vec<String> = super::ROOMS
+        .iter()
+        .flat_map(|room| {
+            let imports = Imports::of(&super::root().join(room).join("src"), &sources);
+            imports.circles().iter().map(|circle| format!("{circle:?}")).collect::<Vec<_>>()
+        })
+        .collect();
+    println!("FIGURE import_circles {}", circles.len());
+    super::assert_none("files that need each other in a circle", &circles);
+}
+
+#[test]
+fn a_circle_is_found_through_use_lines_paths_and_groups() {
+    let file = |name: &str, text: &str| (PathBuf::from("src").join(name), text.to_owned());
+    let circle_of = |files: &[(PathBuf, String)]| {
+        let imports = Imports::of(Path::new("src"), files);
+        imports.circles().iter().map(|circle| circle.len()).collect::<Vec<_>>()
+    };
+    let two = file("b/two.rs", "use super::super::a::{One, Other as Third};");
+    let one = |body: &str| file("a.rs", body);
+    assert_eq!(circle_of(&[one("use crate::{c::C, b::two::Two};"), two.clone(), file("c.rs", "")]), [2]);
+    assert_eq!(circle_of(&[one("fn f() { crate::b::two::f(); }"), two.clone()]), [2]);
+    assert_eq!(circle_of(&[one("use crate::b; fn f() {}"), two.clone(), file("b/mod.rs", "mod two;")]), [0; 0]);
+    // A circle of tests is none.
+    assert_eq!(circle_of(&[one("#[cfg(test)]\nmod tests { use crate::b::two::Two; }"), two]), [0; 0]);
+    let three = [one("use crate::b::B;"), file("b.rs", "use crate::c::C;"), file("c.rs", "use crate::a::A;")];
+    assert_eq!(circle_of(&three), [3]);
+}

@@ -1,0 +1,131 @@
+//! The source code's form, as tests: circles of imports, sizes, words, headers, one home for SQL.
+
+mod circles;
+mod sizes;
+mod words;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const ROOMS: [&str; 16] = [
+    "domain",
+    "dataset",
+    "store",
+    "text",
+    "gguf",
+    "node",
+    "inbound",
+    "process",
+    "outbound",
+    "model",
+    "api",
+    "scheduler",
+    "trainer",
+    "serving",
+    "cli",
+    "tests",
+];
+/// The repository's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The path and text of every Rust file.
+pub(crate) fn sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = ROOMS.iter().map(|room| root().join(room)).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push((path.clone(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    found
+}
+
+/// What stands before the tests at a file's end.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
+}
+
+fn assert_none(what: &str, found: &[String]) {
+    assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let silent: Vec<String> = sources()
+        .iter()
+        .filter(|(_, text)| !text.starts_with("//!"))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_none("no //! at the top", &silent);
+}
+
+#[test]
+fn sql_lives_in_store_and_is_never_built_from_text() {
+    let misplaced: Vec<String> = sources()
+        .iter()
+        .filter(|(path, _)| !path.to_string_lossy().contains("tests/it/tidy/"))
+        .filter(|(path, text)| {
+            let home = path.components().any(|c| c.as_os_str() == "store");
+            let queries = without_tests(text).contains("sqlx::query");
+            // The one text that is put together: a transaction's beginning, around a UUID, for one round trip less.
+            let built = text.contains("AssertSqlSafe") && !path.ends_with("store/src/db.rs");
+            (queries && !home) || built
+        })
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_none("SQL outside of store, or built from text", &misplaced);
+}
+
+/// A task that holds a connection of the pool and waits for another one can stall everybody: whoever needs one goes
+/// through `store::db`, which refuses a second one wherever assertions are compiled in.
+#[test]
+fn attack_a05_connections_are_taken_in_one_place() {
+    const WAYS: [&str; 4] = ["pool.acquire(", "pool.begin", "db.acquire(", "db.begin"];
+    let taken: Vec<String> = sources()
+        .iter()
+        .filter(|(path, _)| {
+            ["api/src", "scheduler/src", "store/src"].iter().any(|room| path.display().to_string().contains(room))
+        })
+        .filter(|(path, _)| !path.components().any(|c| c.as_os_str() == "tests") && !path.ends_with("tests.rs"))
+        .filter(|(path, _)| !path.ends_with("store/src/testing.rs") && !path.ends_with("store/src/connection.rs"))
+        .flat_map(|(path, text)| {
+            let lines = without_tests(text).lines().filter(|line| WAYS.iter().any(|way| line.contains(way)));
+            lines.map(|line| format!("{}: {}", path.display(), line.trim())).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_none("a connection that is not taken through store::db", &taken);
+}
+
+#[test]
+fn lints_are_expected_with_a_reason_never_allowed() {
+    let allowed: Vec<String> = sources()
+        .iter()
+        .filter(|(path, _)| !path.to_string_lossy().contains("tests/it/tidy/"))
+        .filter(|(_, text)| text.contains("#[allow(") || text.contains("#![allow("))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_none("#[allow]", &allowed);
+}
+
+/// A reader of standard output or error that has gone makes these panic, and one that stands still makes them wait.
+/// Programs log (`attune_process::log`) or print by `cli/src/output.rs`.
+#[test]
+fn attack_a27_no_program_prints_where_a_reader_may_be_gone() {
+    let printing: Vec<String> = sources()
+        .iter()
+        .filter(|(path, _)| path.components().any(|part| part.as_os_str() == "src"))
+        .filter(|(path, _)| !path.to_string_lossy().contains("/src/tests"))
+        .filter(|(_, text)| ["print!(", "println!("].iter().any(|name| without_tests(text).contains(name)))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_none("print!, println!, eprint! or eprintln!", &printing);
+}

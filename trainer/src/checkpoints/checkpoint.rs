@@ -1,0 +1,150 @@
+//! A state from which a run can go on as if it had never been interrupted: the adapter, the optimiser's moments, how far
+//! it is, and the best adapter so far if that is another one.
+//!
+//! A folder is written under another name, sealed by its manifest, and renamed; then its files go to the platform, which
+//! makes a row only when all of them are there. The newest stays on this node too: it is what a run goes back to.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use attune_domain::{
+    architecture::Architecture,
+    run::{RunEvent, RunSpec},
+};
+use attune_model::{
+    adapter::{LoraAdapter, Provenance},
+    error::ModelError,
+    optim::optimizer::AdamW,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    checkpoints::{best_adapter::best_file, manifest, progress::Progress},
+    context::RunContext,
+    error::TrainerError,
+    optimizer::optimizer_options,
+    publishing::blobs::put_folder,
+    session::Session,
+};
+
+const ADAPTER_FILE: &str = "adapter_model.safetensors";
+const BEST_FILE: &str = "best_model.safetensors";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "state.json";
+
+/// `state.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    #[serde(flatten)]
+    progress: Progress,
+    /// From 0, with the rows of it that are done: told for the reader, worked out again from `step`.
+    epoch: u64,
+    position_in_epoch: u64,
+    seed: u64,
+    /// A checkpoint is only good for the job that it was made in.
+    spec_sha256: String,
+}
+
+/// Writes a checkpoint, puts its files and says so. Returns its folder on this node.
+///
+/// # Errors
+/// [`TrainerError::Model`], [`TrainerError::Node`], [`TrainerError::Ended`].
+pub fn keep(session: &Session, valid_loss: Option<f64>, context: &RunContext) -> Result<PathBuf, TrainerError> {
+    let step = session.progress.step;
+    let folder = context.scratch.join(format!("checkpoint-{step}"));
+    // What a run wrote before it went back.
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(TrainerError::io(&folder))?;
+    }
+    let unfinished = context.scratch.join("checkpoint-unfinished");
+    if let Err(why) = write(session, &unfinished, &context.scratch) {
+        // The first error is the one to tell.
+        let _ = fs::remove_dir_all(&unfinished);
+        return Err(why);
+    }
+    fs::rename(&unfinished, &folder).map_err(TrainerError::io(&folder))?;
+    let files = context.network.block_on(put_folder(&context.platform, context.run_lease, &folder))?;
+    tracing::info!(step, "a checkpoint is kept");
+    let train_loss = session.progress.train_loss.0;
+    context.voice.say(RunEvent::Checkpointed { step, files, train_loss, valid_loss })?;
+    Ok(folder)
+}
+
+/// Writes a checkpoint's files, the manifest last. The best adapter comes from `scratch`.
+fn write(session: &Session, folder: &Path, scratch: &Path) -> Result<(), TrainerError> {
+    let (spec, progress) = (&session.spec, &session.progress);
+    session.adapter.save(folder, &Provenance { base_model: spec.base_name.clone() })?;
+    session.optimizer.save(&session.adapter, &folder.join(OPTIMIZER_FILE))?;
+    if let Some(best) = progress.early_stopping.best.filter(|best| best.step != progress.step) {
+        let to = folder.join(BEST_FILE);
+        fs::copy(best_file(scratch, best.step), &to).map_err(TrainerError::io(&to))?;
+    }
+    let next = session.sampler.place(progress.step + 1);
+    let state = State {
+        progress: progress.clone(),
+        epoch: next.epoch,
+        position_in_epoch: next.part.start as u64,
+        seed: spec.train.seed,
+        spec_sha256: digest(spec, progress),
+    };
+    let path = folder.join(STATE_FILE);
+    let text = serde_json::to_vec_pretty(&state).map_err(|e| TrainerError::Internal(e.to_string()))?;
+    fs::write(&path, text).map_err(TrainerError::io(&path))?;
+    manifest::seal(folder)
+}
+
+/// Reads a checkpoint back, and lays its best adapter into `scratch`.
+///
+/// # Errors
+/// [`TrainerError::Checkpoint`]: it is torn, damaged, or of another job. [`TrainerError::Node`].
+pub fn load(
+    folder: &Path,
+    spec: &RunSpec,
+    architecture: &Architecture,
+    scratch: &Path,
+) -> Result<(LoraAdapter, AdamW, Progress), TrainerError> {
+    manifest::check(folder)?;
+    let path = folder.join(STATE_FILE);
+    let text = fs::read(&path).map_err(TrainerError::io(&path))?;
+    let state: State =
+        serde_json::from_slice(&text).map_err(|e| TrainerError::Checkpoint(format!("{STATE_FILE}: {e}")))?;
+    let progress = state.progress;
+    if state.spec_sha256 != digest(spec, &progress) {
+        return Err(TrainerError::Checkpoint("it was made with other settings, another base or other rows".into()));
+    }
+    let damaged = |why: ModelError| TrainerError::Checkpoint(why.to_string());
+    let adapter = LoraAdapter::load(folder, architecture).map_err(damaged)?;
+    if *adapter.spec() != spec.train.adapter {
+        return Err(TrainerError::Checkpoint("its adapter has another shape".into()));
+    }
+    let optimizer =
+        AdamW::load(&adapter, optimizer_options(&spec.train), &folder.join(OPTIMIZER_FILE)).map_err(damaged)?;
+    if optimizer.steps() != progress.step {
+        let (theirs, ours) = (optimizer.steps(), progress.step);
+        return Err(TrainerError::Checkpoint(format!(
+            "its optimiser is of step {theirs}, and its state of step {ours}"
+        )));
+    }
+    if let Some(best) = progress.early_stopping.best {
+        let from = folder.join(if best.step == progress.step { ADAPTER_FILE } else { BEST_FILE });
+        fs::copy(&from, best_file(scratch, best.step)).map_err(TrainerError::io(&from))?;
+    }
+    Ok((adapter, optimizer, progress))
+}
+
+/// Names all that a step's result depends on. The plan is left out: it may change between attempts. A learning rate that
+/// a range test found counts as if it had been asked for: the platform may write it into the job.
+fn digest(spec: &RunSpec, progress: &Progress) -> String {
+    let mut train = spec.train.clone();
+    if let Some(found) = progress.found_learning_rate.filter(|_| train.learning_rate_auto) {
+        train.learning_rate = found.0;
+    }
+    train.learning_rate_auto = false;
+    train.learning_rate_multiplier = 0.0;
+    let first = spec.continue_from.as_ref().map(|first| first.adapter_version_id);
+    let all = serde_json::json!([train, spec.base_digest, spec.training_file.sha256, first]).to_string();
+    Sha256::digest(all.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}

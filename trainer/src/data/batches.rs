@@ -1,0 +1,55 @@
+//! Rows into what goes through the decoder at once.
+
+use attune_model::{batch::PackedBatch, noise::Noise, train::TrainOptions};
+use attune_text::rows::TrainRow;
+use rand::RngExt;
+use rand_pcg::Pcg64;
+
+use crate::{error::TrainerError, session::Session};
+
+/// The rows `part` behind one another.
+pub(crate) fn packed(rows: &[TrainRow], part: &[usize]) -> Result<PackedBatch, TrainerError> {
+    let mut batch = PackedBatch::new();
+    for row in part.iter().filter_map(|&row| rows.get(row)) {
+        for example in &row.examples {
+            batch.push(&example.ids, &example.trained)?;
+        }
+    }
+    Ok(batch)
+}
+
+/// Tokens of a row, by its number.
+pub(crate) fn length_of(rows: &[TrainRow]) -> impl Fn(usize) -> usize + '_ {
+    |row| rows.get(row).map_or(0, TrainRow::tokens)
+}
+
+/// Returns the file's lines of some rows, sorted.
+pub(crate) fn lines_of(rows: &[TrainRow], picked: &[usize]) -> Vec<u64> {
+    let mut lines: Vec<u64> = picked.iter().filter_map(|&row| Some(rows.get(row)?.line)).collect();
+    lines.sort_unstable();
+    lines.dedup();
+    lines
+}
+
+/// How the plan runs a micro-batch of an effective batch with `normaliser` trained tokens. What is dropped and what noise
+/// there is depends on the seed, on `place` and on nothing else: a run that goes on has them as one that never stopped.
+pub(crate) fn options(session: &Session, normaliser: u64, place: NoisePlace) -> TrainOptions {
+    let train = &session.spec.train;
+    let noise = Noise { seed: place.seed(train.seed), neftune_noise_alpha: train.neftune_noise_alpha };
+    let checkpointing = session.spec.plan.checkpointing;
+    TrainOptions { checkpointing, noise: Some(noise), ..TrainOptions::new(normaliser) }
+}
+
+/// Which micro-batch of which step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NoisePlace {
+    pub(crate) step: u64,
+    pub(crate) micro_batch: usize,
+}
+
+impl NoisePlace {
+    fn seed(self, seed: u64) -> u64 {
+        let mut random = Pcg64::new(u128::from(seed), u128::from(self.step) << 64 | self.micro_batch as u128);
+        random.random()
+    }
+}

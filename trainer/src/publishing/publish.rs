@@ -1,0 +1,127 @@
+//! The end of a good run: the adapter is written, read again as a serving process reads it, compared with the trained one,
+//! and put where the platform can name it.
+//!
+//! The gate needs no more memory than training did: the trained base and its optimiser go before the served base comes,
+//! and that one is held as training held it, packed, each weight unpacked for the moment of its use.
+
+use std::{fs, path::Path};
+
+use attune_domain::run::{Gate, RunEvent};
+use attune_model::{
+    adapter::{LoraAdapter, Provenance},
+    decoder::Decoder,
+    error::ModelError,
+    served::Hold,
+};
+use attune_text::model::TextModel;
+use tch::Tensor;
+
+use crate::{
+    context::RunContext,
+    error::{NonFinite, TrainerError},
+    inputs::Inputs,
+    memory,
+    publishing::{blobs::put_folder, card},
+    session::Session,
+};
+
+/// What the gate asks both adapters: prose, a structure, and letters of other scripts.
+const GATE_PROMPTS: [&str; 3] = [
+    "The quick brown fox jumps over the lazy dog, as it has done since typewriters were tried with it.",
+    "{\"key\": [0, 1, -2.5e3, null], \"0123456789\": {\"nested\": true}}\n\tif (a != b) { return c; }",
+    "Grüße aus Köln; 東京は今日も晴れ; Привет, мир; مرحبا بالعالم",
+];
+
+/// The largest difference of a logit that passes, as a share of the largest logit. The file holds the very numbers that were
+/// trained, and the base the same; but training adds the correction to the weight, and serving adds it to the product, over
+/// cached keys and values, and the two round differently. Over another quantization the difference is some hundredths.
+const GATE_ALLOWANCE: f64 = 1e-4;
+
+/// What else of the base travels with the adapter, so that the folder is a whole tokenizer for others.
+const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+
+/// Writes, checks and puts the adapter; the run's last event.
+///
+/// # Errors
+/// [`TrainerError::NonFinite`]: a factor holds a number that is none. [`TrainerError::Gate`]: what would be served is not
+/// what was trained. [`TrainerError::Model`], [`TrainerError::Node`], [`TrainerError::Ended`].
+pub fn publish(session: Session, inputs: &Inputs, context: &RunContext) -> Result<RunEvent, TrainerError> {
+    if let Some(name) = session.adapter.not_finite()? {
+        let (step, what) = (session.progress.step, format!("factor '{name}'"));
+        return Err(TrainerError::NonFinite(NonFinite { step, what, lines: Vec::new(), again: false }));
+    }
+    let folder = context.scratch.join("adapter");
+    write(&session, &inputs.base, &folder)?;
+    let prompts = prompts(&session.text)?;
+    let trained = trained_logits(&session.decoder, &session.adapter, &prompts)?;
+    let quantization = session.spec.train.quantization;
+    drop((session.decoder, session.optimizer, session.adapter));
+    let served = Decoder::load_served(&inputs.base, quantization, &inputs.packed_base, Hold::Packed)?;
+    let logit_difference = check(&trained, &prompts, &served, &folder)?;
+    let files = context.network.block_on(put_folder(&context.platform, context.run_lease, &folder))?;
+    tracing::info!(files = files.len(), logit_difference, base = %quantization, "the adapter is published");
+    Ok(RunEvent::Published {
+        files,
+        chat_template_sha256: session.text.template_sha256().map(str::to_owned),
+        trained_tokens: session.progress.trained_tokens,
+        peak_memory: memory::peak(),
+        gate: Gate { quantization, logit_difference },
+    })
+}
+
+/// A PEFT folder, as others load it.
+fn write(session: &Session, base: &Path, folder: &Path) -> Result<(), TrainerError> {
+    session.adapter.save(folder, &Provenance { base_model: session.spec.base_name.clone() })?;
+    let put = |name: &str, content: &str| {
+        let path = folder.join(name);
+        fs::write(&path, content).map_err(TrainerError::io(&path))
+    };
+    put("README.md", &card::write(session))?;
+    let Some(template) = session.text.template() else { return Ok(()) };
+    put("chat_template.jinja", template.source())?;
+    for name in TOKENIZER_FILES {
+        let (from, to) = (base.join(name), folder.join(name));
+        if from.is_file() {
+            fs::copy(&from, &to).map_err(TrainerError::io(&to))?;
+        }
+    }
+    Ok(())
+}
+
+/// The token ids of the gate's prompts.
+///
+/// # Errors
+/// [`TrainerError::Text`].
+pub fn prompts(text: &TextModel) -> Result<Vec<Vec<u32>>, TrainerError> {
+    GATE_PROMPTS.iter().map(|prompt| Ok(text.tokenizer().encode(prompt)?)).collect()
+}
+
+/// The logits `[t, v]` at every token of the prompts, as training computes them.
+///
+/// # Errors
+/// [`TrainerError::Model`].
+pub fn trained_logits(decoder: &Decoder, trained: &LoraAdapter, prompts: &[Vec<u32>]) -> Result<Tensor, TrainerError> {
+    let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+    Ok(decoder.logits(&prompts.concat(), &lengths, Some(trained))?)
+}
+
+/// The publish gate: the adapter in `folder` over the base as it is served must give the logits of the trained one. Returns
+/// the largest difference.
+///
+/// # Errors
+/// [`TrainerError::Gate`]: it cannot be read, or its logits are others.
+pub fn check(trained: &Tensor, prompts: &[Vec<u32>], served: &Decoder, folder: &Path) -> Result<f64, TrainerError> {
+    let gate = |why: ModelError| TrainerError::Gate(why.to_string());
+    let written = LoraAdapter::load(folder, served.architecture()).map_err(gate)?;
+    let logits = served.served_logits(prompts, Some(&written)).map_err(gate)?; // [t, v]
+    let largest = |logits: &Tensor| logits.f_abs()?.f_max()?.f_double_value(&[]);
+    let apart = trained.f_sub(&logits).map_err(ModelError::from)?;
+    let (difference, size) = (largest(&apart), largest(trained));
+    let difference = difference.map_err(ModelError::from)?;
+    let allowed = GATE_ALLOWANCE * size.map_err(ModelError::from)?.max(1.0);
+    // Written so that NaN, which is neither more nor less, does not pass.
+    if difference <= allowed {
+        return Ok(difference);
+    }
+    Err(TrainerError::Gate(format!("its logits differ by {difference:e}, and {allowed:e} is allowed")))
+}
