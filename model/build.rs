@@ -1,7 +1,7 @@
-//! Tells the linker where libtorch lies, so that this crate's tests start without `LD_LIBRARY_PATH`.
+//! Adds libtorch to the runtime library path, so that this crate's tests run without `LD_LIBRARY_PATH`.
 //!
-//! torch-sys finds libtorch through the same `LIBTORCH`; cargo hands link arguments of a library on to nobody, so each
-//! crate of the right half that links a program says it for itself.
+//! torch-sys finds libtorch through the same `LIBTORCH`. Cargo does not pass a library's link arguments on to dependent
+//! crates, so each crate that links libtorch into a program sets them in its own build script.
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
@@ -10,7 +10,7 @@ fn main() {
     let Ok(libtorch) = libtorch else { return };
     println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
     if std::path::Path::new(&libtorch).join("lib/libtorch_cuda.so").exists() {
-        // The CUDA half registers itself when it is loaded; as nothing calls it by name, the linker would leave it out.
+        // libtorch_cuda registers itself when it is loaded. Nothing refers to its symbols, so the linker would drop it.
         println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-L{libtorch}/lib,-ltorch_cuda,--as-needed");
     }
 }

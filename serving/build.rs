@@ -1,7 +1,7 @@
-//! Tells the linker where libtorch lies, so that this crate's binaries start without `LD_LIBRARY_PATH`.
+//! Adds libtorch's folder to the runtime search path, so that this crate's binaries start without `LD_LIBRARY_PATH`.
 //!
-//! torch-sys finds libtorch through the same `LIBTORCH`; cargo hands link arguments of a library on to nobody, so each
-//! crate of the right half that links a program says it for itself.
+//! torch-sys finds libtorch through the same `LIBTORCH` variable. Cargo does not pass a library's link arguments to its
+//! dependents, so each crate that links a libtorch binary sets them itself.
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
@@ -10,7 +10,7 @@ fn main() {
     let Ok(libtorch) = libtorch else { return };
     println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
     if std::path::Path::new(&libtorch).join("lib/libtorch_cuda.so").exists() {
-        // The CUDA half registers itself when it is loaded; as nothing calls it by name, the linker would leave it out.
+        // libtorch_cuda registers itself when it is loaded. No symbol of it is referenced, so the linker would drop it.
         println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-L{libtorch}/lib,-ltorch_cuda,--as-needed");
     }
 }

@@ -1,4 +1,4 @@
-//! `sqlx::migrate!` reads a folder that cargo does not watch by itself.
+//! Rebuilds when `migrations/` changes: `sqlx::migrate!` reads it, and cargo does not watch it.
 
 fn main() {
     println!("cargo:rerun-if-changed=../migrations");

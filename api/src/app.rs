@@ -1,4 +1,4 @@
-//! What every handler has at hand.
+//! The state that all handlers share.
 
 use std::sync::Arc;
 
@@ -25,52 +25,53 @@ use crate::{
     webhooks::Webhooks,
 };
 
-/// The parts of the platform that a handler reaches. Cheap to clone.
+/// The shared state of the handlers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// Rows.
+    /// The pool of database connections.
     pub db: PgPool,
-    /// Content.
+    /// The object store.
     pub objects: Objects,
-    /// For requests to replicas.
+    /// The HTTP client for requests to replicas.
     pub http: reqwest::Client,
-    /// How much is taken.
+    /// The configured limits.
     pub limits: Arc<Limits>,
-    /// Chat.
+    /// The configuration of inference.
     pub serving: Arc<Serving>,
     /// The requests that wait for replicas.
     pub waiters: Waiters,
-    /// What trained tokens cost.
+    /// The configured prices.
     pub prices: Prices,
-    /// Counts what answers use.
+    /// The counters of inference usage.
     pub meter: Arc<Meter>,
-    /// Places for the checks of base models.
+    /// The slots for checks of base models.
     pub base_imports: Arc<Places>,
-    /// Places for imports of adapters.
+    /// The slots for imports of adapters.
     pub adapter_imports: Arc<Places>,
-    /// Places for previews, reports and estimates.
+    /// The slots for previews, reports and estimates.
     pub text: Arc<TextPlaces>,
-    /// Places for streams of events.
+    /// The permits for event streams.
     pub streams: Arc<Semaphore>,
-    /// Cancelled when the process is asked to stop: what would go on for ever ends then.
+    /// The token that is cancelled when the process begins to shut down: work that would otherwise never end stops
+    /// then.
     pub stopping: CancellationToken,
-    /// Where users want to be told of events.
+    /// The configuration of webhooks.
     pub webhooks: Arc<Webhooks>,
-    /// Who may call what; the router fills it in.
+    /// The permissions of all operations; the router sets them.
     pub permissions: Arc<Permissions>,
-    /// The keys and people behind bearer tokens.
+    /// The authenticator of bearer tokens.
     pub authenticator: Authenticator,
-    /// The rate limits of keys.
+    /// The rate limits of API keys.
     pub rate_limiter: Arc<RateLimiter>,
-    /// Datasets that may be read at the same time.
+    /// The permits for datasets that are parsed concurrently.
     pub parsers: Arc<Semaphore>,
-    /// The last reports on datasets.
+    /// The cache of dataset reports.
     pub reports: Arc<ReportCache>,
 }
 
 impl App {
-    /// A transaction in which only this project's rows are there: what every request of a user runs in. What the request
-    /// demands of the state it meets is checked here, in the transaction that makes its change.
+    /// Begins a transaction that sees only this project's rows, in which a user's request runs. The request's
+    /// preconditions and its `Idempotency-Key` are checked here, in the transaction that makes its change.
     ///
     /// # Errors
     /// [`ApiError::Internal`]: no connection in time. [`ApiError::PreconditionFailed`], [`ApiError::Conflict`].
@@ -78,8 +79,8 @@ impl App {
         self.held(Tenant::Project(project), Demands::All).await
     }
 
-    /// A transaction before the one that makes the request's change: checks the preconditions, and leaves the
-    /// `Idempotency-Key` unmarked, so that a failure later on frees it.
+    /// Begins a transaction before the one that makes the request's change: it checks the preconditions and leaves the
+    /// `Idempotency-Key` unmarked, so that a later failure frees the key.
     ///
     /// # Errors
     /// As [`App::tenant`].
@@ -87,7 +88,7 @@ impl App {
         self.held(Tenant::Project(project), Demands::Preconditions).await
     }
 
-    /// The transaction that makes the change which [`App::preparing`] has prepared: marks the `Idempotency-Key`.
+    /// Begins the transaction that makes the change which [`App::preparing`] prepared: it marks the `Idempotency-Key`.
     ///
     /// # Errors
     /// As [`App::tenant`].
@@ -95,7 +96,8 @@ impl App {
         self.held(Tenant::Project(project), Demands::IdempotencyKey).await
     }
 
-    /// A transaction of this project beside the one that makes the request's change: it demands nothing.
+    /// Begins a transaction of this project in addition to the one that makes the request's change: it checks no
+    /// precondition and marks no key.
     ///
     /// # Errors
     /// [`ApiError::Internal`]: no connection in time.
@@ -103,7 +105,8 @@ impl App {
         Ok(db::tenant(&self.db, project).await?)
     }
 
-    /// A transaction that administers an organization: its projects, people, keys and audit log. Checked as above.
+    /// Begins a transaction that administers an organization: its projects, users, API keys and audit log.
+    /// Preconditions and `Idempotency-Key` are checked as in [`App::tenant`].
     ///
     /// # Errors
     /// As [`App::tenant`].
@@ -117,8 +120,8 @@ impl App {
         Ok(tx)
     }
 
-    /// A transaction that sees every project's rows: for runs, replicas and the search for a key's holder, never for an
-    /// answer to a user.
+    /// Begins a transaction that sees the rows of all projects: for runs, replicas, batches and the lookup of a key's
+    /// owner, never for a response to a user.
     ///
     /// # Errors
     /// [`ApiError::Internal`]: no connection in time.

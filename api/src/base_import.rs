@@ -1,5 +1,6 @@
-//! Checks a Hugging Face folder that lies in the object store before it becomes a base model: the right files, a shape
-//! that Attune runs, and every tensor of that shape in the headers of the safetensors. No weight is read.
+//! The checks of a Hugging Face folder in the object store before it becomes a base model: the required files, an
+//! architecture that Attune supports, and every tensor of that architecture in the safetensors headers. No weights are
+//! read.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -26,31 +27,32 @@ use tokio::task::spawn_blocking;
 
 use crate::{app::App, error::ApiError, files::staging::is_sha256, http::path_id::shown};
 
-/// Imports of base models that are checked at the same time.
+/// The maximum number of concurrent checks of base models.
 pub const AT_ONCE: usize = 2;
 
-/// Those of one project among them.
+/// The maximum number of concurrent checks of one project.
 pub const AT_ONCE_OF_PROJECT: usize = 1;
 
-/// The longest `config.json` and `generation_config.json`.
+/// The maximum size of `config.json` and of `generation_config.json`, in bytes.
 const CONFIG_BYTES: u64 = 1 << 20;
 
-/// The longest `chat_template.jinja`.
+/// The maximum size of `chat_template.jinja`, in bytes.
 const TEMPLATE_BYTES: u64 = 1 << 20;
 
-/// The longest `tokenizer_config.json` and `special_tokens_map.json`.
+/// The maximum size of `tokenizer_config.json` and of `special_tokens_map.json`, in bytes.
 const TOKENIZER_CONFIG_BYTES: u64 = 4 << 20;
 
-/// The longest header of a safetensors file; that of a model of 500 tensors has some 60,000 bytes.
+/// The maximum length of the header of a safetensors file, in bytes; a model of 500 tensors needs some 60,000.
 const HEADER_BYTES: u64 = 4 << 20;
 
-/// All headers of a folder together.
+/// The maximum length of all headers of a folder together, in bytes.
 const HEADERS_BYTES: u64 = 8 << 20;
 
-/// The most files of a folder.
+/// The maximum number of files in a folder.
 const MOST_FILES: usize = 1000;
 
-/// The largest file of this name; weights are bounded by `limits.blob_bytes` when they are put.
+/// Returns the maximum size of a file with this name, in bytes; weights are limited by `limits.blob_bytes` when they
+/// are uploaded.
 fn largest(name: &str) -> u64 {
     match name {
         "config.json" | "generation_config.json" => CONFIG_BYTES,
@@ -61,14 +63,15 @@ fn largest(name: &str) -> u64 {
     }
 }
 
-/// Checks names, digests and lengths; asks nobody.
+/// Checks the names, digests and sizes of the files, without the database or the object store.
 ///
 /// # Errors
-/// [`ApiError::Invalid`], naming the file at fault by its place in the request.
+/// [`ApiError::Invalid`], naming the file at fault by its index in the request.
 pub fn check_list(name: &str, files: &[Blob]) -> Result<(), ApiError> {
     if !is_model_name(name) {
         let message = format!(
-            "Invalid 'name': '{name}'; it must start with a lower-case letter or a digit and go on with at most 95 of a-z, 0-9, '.', '_' and '-'."
+            "Invalid 'name': '{name}'. Use 1 to 96 characters of a-z, 0-9, '.', '_' and '-', beginning with a \
+             letter or a digit."
         );
         return Err(ApiError::invalid("name", message));
     }
@@ -79,17 +82,20 @@ pub fn check_list(name: &str, files: &[Blob]) -> Result<(), ApiError> {
     for (i, file) in files.iter().enumerate() {
         let at = |field: &str| format!("files[{i}].{field}");
         if !is_file_name(&file.name) {
-            return Err(ApiError::invalid(at("name"), format!("'{}' is not the plain name of a file.", file.name)));
+            return Err(ApiError::invalid(
+                at("name"),
+                format!("'{}' is not a valid file name. Use 1 to 128 letters, digits, '.', '_' and '-'.", file.name),
+            ));
         }
         if !names.insert(&file.name) {
             return Err(ApiError::invalid(at("name"), format!("'{}' is given twice.", file.name)));
         }
         if !is_sha256(&file.sha256) {
-            return Err(ApiError::invalid(at("sha256"), "A digest is 64 lower-case hex digits."));
+            return Err(ApiError::invalid(at("sha256"), "A SHA-256 must be 64 lower-case hex digits."));
         }
         let most = largest(&file.name);
         if file.bytes.0 > most {
-            let message = format!("'{}' has {} bytes; at most {most} are taken.", file.name, file.bytes.0);
+            let message = format!("'{}' has {} bytes. The maximum is {most}.", file.name, file.bytes.0);
             return Err(ApiError::invalid(at("bytes"), message));
         }
     }
@@ -117,11 +123,11 @@ fn is_file_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// Checks the content of a folder whose list is checked, and keeps it from being swept for long enough to be named.
+/// Checks the content of a folder whose list was checked, and protects it from the sweep until a row can name it.
 ///
 /// # Errors
-/// [`ApiError::Invalid`]: a file is not the project's to name, or is not what it must be. [`ApiError::Busy`]: too many
-/// imports are under way. [`ApiError::Internal`]: the store fails.
+/// [`ApiError::Invalid`]: the project has not uploaded a file, or a file is invalid. [`ApiError::Busy`]: too many
+/// imports are in progress. [`ApiError::Internal`]: the store fails.
 pub async fn check_content(app: &App, project: ProjectId, files: &[Blob]) -> Result<Architecture, ApiError> {
     check_owned(app, project, files).await?;
     let _place = app.base_imports.take(project, "imports of base models").await?;
@@ -133,7 +139,8 @@ pub async fn check_content(app: &App, project: ProjectId, files: &[Blob]) -> Res
     Ok(architecture)
 }
 
-/// What another project has put is not there, and how long it is is not told.
+/// Checks that the project has uploaded every file, with the stated size. A file that only another project uploaded is
+/// reported as missing, and its size is not revealed.
 async fn check_owned(app: &App, project: ProjectId, files: &[Blob]) -> Result<(), ApiError> {
     let digests: Vec<String> = files.iter().map(|file| file.sha256.clone()).collect();
     let mut tx = app.tenant(project).await?;
@@ -159,11 +166,11 @@ async fn check_owned(app: &App, project: ProjectId, files: &[Blob]) -> Result<()
     Ok(())
 }
 
-/// Refuses a chat template that cannot be used.
+/// Refuses a chat template that does not compile.
 async fn check_template(objects: &Objects, files: &[Blob]) -> Result<(), ApiError> {
     let found = small_files(objects, files, &["chat_template.jinja", "tokenizer_config.json"]).await?;
     let source = adapter_template_in(&|name| Ok(found.get(name).cloned()));
-    let Ok(Some(source)) = source else { return Ok(()) }; // a base need not be made for chat
+    let Ok(Some(source)) = source else { return Ok(()) }; // a base model needs no chat template
     let compiled = spawn_blocking(move || ChatTemplate::new(&source, BTreeMap::new()));
     compiled.await.map_err(ApiError::internal)?.map(drop).map_err(|error| refused(error.to_string()))
 }
@@ -172,7 +179,7 @@ fn refused(reason: String) -> ApiError {
     ApiError::Invalid { param: Some("files".into()), code: "invalid_base_model", message: format!("{reason}.") }
 }
 
-/// The content of a file whose length is checked.
+/// Returns the content of a file whose size was checked.
 async fn whole(objects: &Objects, files: &[Blob], name: &str) -> Result<Bytes, ApiError> {
     let file = files.iter().find(|f| f.name == name).ok_or_else(|| refused(format!("There is no {name}")))?;
     Ok(objects.get_whole(&blob_key(&file.sha256)).await?)
@@ -194,7 +201,7 @@ async fn check_tensors(objects: &Objects, files: &[Blob], architecture: &Archite
     spawn_blocking(move || tally.finish()).await.map_err(ApiError::internal)?.map_err(refused)
 }
 
-/// Reads the header of a safetensors file and no more; all headers of a folder together have `room`.
+/// Reads only the header of a safetensors file; `room` is what remains of the limit on all headers of the folder.
 async fn header(objects: &Objects, file: &Blob, room: u64) -> Result<Bytes, ApiError> {
     let key = blob_key(&file.sha256);
     if file.bytes.0 < 8 {
@@ -203,10 +210,10 @@ async fn header(objects: &Objects, file: &Blob, room: u64) -> Result<Bytes, ApiE
     let first = objects.get_range(&key, 0..=7).await?.collect().await.map_err(ApiError::internal)?.into_bytes();
     let length = first.first_chunk::<8>().map_or(0, |first| u64::from_le_bytes(*first));
     if length > file.bytes.0 - 8 {
-        return Err(broken(file, "its header would be longer than the file"));
+        return Err(broken(file, "its header is longer than the file"));
     }
     if length > HEADER_BYTES {
-        return Err(refused(format!("{} has a header of {length} bytes; at most {HEADER_BYTES} are read", file.name)));
+        return Err(refused(format!("{} has a header of {length} bytes; the maximum is {HEADER_BYTES}", file.name)));
     }
     if length > room {
         let reason = format!("the headers of the .safetensors have more than {HEADERS_BYTES} bytes together");
@@ -223,7 +230,8 @@ fn broken(file: &Blob, reason: &str) -> ApiError {
     refused(format!("{} is not a whole safetensors file: {reason}", file.name))
 }
 
-/// Which of the expected tensors have been seen. Holds names of the files alone, whatever `config.json` speaks of.
+/// The record of the expected tensors that the files contain. It stores only names from the files, so its memory does
+/// not depend on the number of layers in `config.json`.
 struct Tally {
     expected: Expected,
     tied: Architecture,
@@ -231,13 +239,13 @@ struct Tally {
 }
 
 impl Tally {
-    /// Takes the header of a file; the refusal is a sentence without its full stop.
+    /// Adds the header of a file; the error is a clause without a final period.
     fn add(&mut self, file: &Blob, text: &[u8]) -> Result<(), String> {
         let whole = |reason: String| format!("{} is not a whole safetensors file: {reason}", file.name);
         let header: Metadata = serde_json::from_slice(text).map_err(|e| whole(e.to_string()))?;
         let bytes = 8 + text.len() as u64 + header.data_len() as u64;
         if bytes != file.bytes.0 {
-            return Err(whole(format!("its header speaks of {bytes} bytes, but it has {}", file.bytes.0)));
+            return Err(whole(format!("its header declares {bytes} bytes, but it has {}", file.bytes.0)));
         }
         for (name, info) in header.tensors() {
             let wrong = self.check(&name, info);
@@ -256,19 +264,19 @@ impl Tally {
         }
         match self.expected.shape(name) {
             None if weights::is_superfluous(name, &self.tied) => None,
-            None => Some(format!("'{shown}' is no tensor of this architecture")),
+            None => Some(format!("'{shown}' is not a tensor of this architecture")),
             Some(want) if !shape().eq(want.iter().copied()) => {
                 let have: Vec<u64> = shape().take(8).collect();
                 Some(format!("'{shown}' has the shape {have:?}, not {want:?}"))
             }
             Some(_) if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
-                Some(format!("'{shown}' is {}; F32, F16 and BF16 are read", info.dtype))
+                Some(format!("'{shown}' is {}; F32, F16 and BF16 are supported", info.dtype))
             }
             Some(_) => None,
         }
     }
 
-    /// All files have been seen. Looks at no more names than the files have, and one.
+    /// Checks, after all files, that no tensor is missing. Iterates over at most one name more than the files contain.
     fn finish(self) -> Result<(), String> {
         let Some((missing, _)) = self.expected.iter().find(|(name, _)| !self.seen.contains(name)) else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The api's configuration: one file, overridden by `ATTUNE_…__…` variables, read once at the start.
+//! The API's configuration: one file, overridden by `ATTUNE_…__…` environment variables, read once at startup.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -13,95 +13,95 @@ use jsonwebtoken::Algorithm;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
-/// Everything that can be set. An unknown or missing key stops the start and is named.
+/// The configuration. An unknown or missing key prevents startup and is named.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where to listen.
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// How callers reach it, for the OpenAPI document.
+    /// The API's public URL, for the OpenAPI document.
     pub public_url: String,
-    /// A key that is let in from the first start on, into the project `default`.
+    /// An API key that is valid from the first start on, for the project `default`.
     pub bootstrap_key: Option<SecretString>,
     /// The database.
     pub database: DatabaseConfig,
     /// The object store.
     pub object_store: ObjectStoreConfig,
-    /// How much is taken.
+    /// The limits.
     #[serde(default)]
     pub limits: Limits,
-    /// Chat.
+    /// The configuration of inference.
     #[serde(default)]
     pub serving: Serving,
-    /// What things cost.
+    /// The prices.
     #[serde(default)]
     pub prices: Prices,
-    /// Where users want to be told of events.
+    /// The configuration of webhooks.
     #[serde(default)]
     pub webhooks: WebhooksConfig,
-    /// Who vouches for people.
+    /// The OIDC issuers whose users may sign in.
     #[serde(default)]
     pub oidc: Vec<OidcConfig>,
-    /// How often a key may ask.
+    /// The rate limits.
     #[serde(default)]
     pub rate_limits: RateLimits,
-    /// Pages of other origins.
+    /// The origins that may send cross-origin requests.
     #[serde(default)]
     pub cors: Cors,
 }
 
-/// `[rate_limits]`, each per API key; 0, the default: as much as it likes.
+/// The section `[rate_limits]`, per API key; 0, the default, is no limit.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimits {
-    /// Requests of any kind.
+    /// The maximum number of requests of any kind per minute.
     pub requests_per_minute: u32,
-    /// Tokens of prompts and of answers.
+    /// The maximum number of prompt and completion tokens per minute.
     pub tokens_per_minute: u32,
 }
 
-/// `[cors]`.
+/// The section `[cors]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cors {
-    /// Origins whose pages may call, such as `https://app.example.org`; none by default.
+    /// The origins whose pages may call the API, such as `https://app.example.org`; none by default.
     pub allowed_origins: Vec<String>,
 }
 
-/// `[limits]`.
+/// The section `[limits]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// The largest file.
+    /// The maximum size of a file, in bytes.
     pub file_bytes: u64,
-    /// The most that a packed file may unpack to, and that a dataset's rows may take as lines of JSON.
+    /// The maximum size of a decompressed file, and of a dataset's rows as JSON lines, in bytes.
     pub rows_bytes: u64,
-    /// Memory of the process that reads a dataset: its address space, of which its own program takes a part.
+    /// The memory of the process that parses a dataset, in bytes: its address space, which includes its own program.
     pub parser_memory_bytes: u64,
-    /// Processor time of the process that reads a dataset.
+    /// The processor time of the process that parses a dataset, in seconds.
     pub parser_cpu_seconds: u64,
-    /// The largest JSON body.
+    /// The maximum size of a JSON body, in bytes.
     pub json_bytes: u64,
-    /// The largest single file of a base model.
+    /// The maximum size of a single file of a base model, in bytes.
     pub blob_bytes: u64,
-    /// Connections at once.
+    /// The maximum number of concurrent connections.
     pub connections: usize,
-    /// Connections at once from one address: of a proxy in front, all.
+    /// The maximum number of concurrent connections from one address; behind a proxy, all connections have its address.
     pub connections_per_address: usize,
-    /// The time for the head of a request, and of a connection that is idle.
+    /// The time limit for the head of a request and for an idle connection, in seconds.
     pub head_seconds: u64,
-    /// The most unfinished fine-tuning jobs of a project; 0: no cap.
+    /// The maximum number of unfinished fine-tuning jobs of a project; 0 is no limit.
     pub unfinished_jobs: u32,
-    /// The most unfinished batches of a project; 0: no cap.
+    /// The maximum number of unfinished batches of a project; 0 is no limit.
     pub unfinished_batches: u32,
-    /// What a project may store, in bytes.
+    /// The maximum storage of a project, in bytes.
     pub storage_bytes: u64,
-    /// What a project may store, in objects.
+    /// The maximum storage of a project, in objects.
     pub storage_objects: u64,
 }
 
 impl Limits {
-    /// The bounds of the server loop.
+    /// Returns the bounds of the server loop.
     #[must_use]
     pub fn connection_bounds(&self) -> Bounds {
         Bounds {
@@ -112,16 +112,16 @@ impl Limits {
         }
     }
 }
-/// What a project may store, in bytes, unless the deployment says otherwise.
+/// The default of [`Limits::storage_bytes`].
 const STORAGE_BYTES: u64 = 1 << 40;
 
-/// What a project may store, in objects, unless the deployment says otherwise.
+/// The default of [`Limits::storage_objects`].
 const STORAGE_OBJECTS: u64 = 200_000;
 
-/// Default of [`Limits::unfinished_jobs`].
+/// The default of [`Limits::unfinished_jobs`].
 const UNFINISHED_JOBS: u32 = 1000;
 
-/// Default of [`Limits::unfinished_batches`].
+/// The default of [`Limits::unfinished_batches`].
 const UNFINISHED_BATCHES: u32 = 100;
 
 impl Default for Limits {
@@ -144,13 +144,13 @@ impl Default for Limits {
     }
 }
 
-/// `[serving]`.
+/// The section `[serving]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Serving {
-    /// How long a chat request waits for a replica to come up.
+    /// The time that a request waits for a replica to become available, in seconds.
     pub wait_seconds: u64,
-    /// The quantization in which a base model itself is served, by its name: `none`, `int8`, `nf4` or `nf4-double`. An
+    /// The quantization in which a base model without an adapter is served: `none`, `int8`, `nf4` or `nf4-double`. An
     /// adapter is always served over the quantization that it was trained over.
     #[serde(deserialize_with = "quantization")]
     pub base_quantization: Quantization,
@@ -170,26 +170,27 @@ impl Default for Serving {
     }
 }
 
-/// `[prices]`: what users are charged, in their usage. All 0 if left out. The price of a machine's hour is its offer's.
+/// The section `[prices]`: the prices that users are charged; 0 by default. The price of a machine's hour is that of
+/// its offer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prices {
-    /// Tokens with a loss, each as often as a step is trained on it.
+    /// The price of trained tokens: tokens with a loss, counted in each step that trains on them.
     pub usd_per_million_trained_tokens: f64,
-    /// Tokens of prompts.
+    /// The price of prompt tokens.
     pub usd_per_million_input_tokens: f64,
-    /// Tokens of answers.
+    /// The price of completion tokens.
     pub usd_per_million_output_tokens: f64,
 }
 
 impl Prices {
-    /// A price in millionths of a dollar.
+    /// Returns the price of a million trained tokens, in millionths of a dollar.
     #[must_use]
     pub fn micro_usd_per_million_trained_tokens(&self) -> i64 {
         (self.usd_per_million_trained_tokens * 1e6).round() as i64
     }
 
-    /// A price is a number, and not below 0.
+    /// Checks that every price is a number from 0 to 1,000,000,000.
     fn check(&self) -> Result<(), Box<figment::Error>> {
         let Self { usd_per_million_trained_tokens, usd_per_million_input_tokens, usd_per_million_output_tokens } =
             *self;
@@ -202,23 +203,23 @@ impl Prices {
     }
 }
 
-/// `[[oidc]]`: an issuer whose people may sign in.
+/// An entry of `[[oidc]]`: an issuer whose users may sign in.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OidcConfig {
-    /// The `iss` of its tokens, letter for letter.
+    /// The issuer's `iss` claim, compared exactly.
     pub issuer: String,
-    /// What `aud` must hold one of.
+    /// The accepted audiences; a token's `aud` must contain one of them.
     pub audience: Vec<String>,
-    /// Where its keys are; left out: where `<issuer>/.well-known/openid-configuration` says.
+    /// The URL of the issuer's key set; by default the `jwks_uri` of `<issuer>/.well-known/openid-configuration`.
     pub jwks_url: Option<String>,
-    /// What it signs with: `RS256`, `PS256`, `ES256`, `EdDSA`, and those with 384 and 512.
+    /// The accepted signature algorithms: `RS256`, `PS256`, `ES256`, `EdDSA`, and the variants with 384 and 512.
     #[serde(default = "rs256")]
     pub algorithms: Vec<String>,
-    /// By how much its clock may differ from ours.
+    /// The tolerated difference between the issuer's clock and this one, in seconds.
     #[serde(default = "thirty")]
     pub leeway_seconds: u64,
-    /// A token that names an unknown key has the keys fetched anew at most every so often.
+    /// The minimum interval between two fetches of the keys, in seconds; unknown key IDs cause such fetches.
     #[serde(default = "thirty")]
     pub refetch_seconds: u64,
 }
@@ -232,10 +233,10 @@ const fn thirty() -> u64 {
 }
 
 impl OidcConfig {
-    /// Reads the algorithms, and looks at all the rest.
+    /// Reads the algorithms and checks all other fields.
     ///
     /// # Errors
-    /// What cannot be, with what is allowed.
+    /// The invalid field, with what is allowed.
     pub fn check(&self) -> Result<Vec<Algorithm>, String> {
         let wrong = |field: &str, why: String| format!("oidc '{}': {field}: {why}", self.issuer);
         check_issuer_url(&self.issuer).map_err(|why| wrong("issuer", why))?;
@@ -243,10 +244,10 @@ impl OidcConfig {
             check_issuer_url(url).map_err(|why| wrong("jwks_url", why))?;
         }
         if self.audience.is_empty() || self.audience.iter().any(String::is_empty) {
-            return Err(wrong("audience", "say for whom its tokens must be".into()));
+            return Err(wrong("audience", "must not be empty".into()));
         }
         if self.algorithms.is_empty() {
-            return Err(wrong("algorithms", "say with what it signs".into()));
+            return Err(wrong("algorithms", "must not be empty".into()));
         }
         let read = |name: &String| match name.parse::<Algorithm>() {
             Ok(algorithm) if !name.starts_with("HS") => Ok(algorithm),
@@ -256,12 +257,13 @@ impl OidcConfig {
     }
 }
 
-/// Keys that come over a connection that anybody can change are nobody's; this machine's own is another matter.
+/// Checks the URL of an issuer or of its keys: keys fetched over a connection that an attacker can change prove
+/// nothing, so only the loopback interface may use `http://`.
 ///
 /// # Errors
-/// It is no `https://` address, nor `http://` of the loopback.
+/// The URL is invalid, or neither `https://` nor `http://` on a loopback address.
 pub fn check_issuer_url(text: &str) -> Result<(), String> {
-    let url = reqwest::Url::parse(text).map_err(|e| format!("'{text}' is no URL: {e}"))?;
+    let url = reqwest::Url::parse(text).map_err(|e| format!("'{text}' is not a URL: {e}"))?;
     let local = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
     match url.scheme() {
         "https" => Ok(()),
@@ -274,7 +276,7 @@ impl Config {
     /// Reads `file` and the environment.
     ///
     /// # Errors
-    /// The file is not there, is not TOML, or has an unknown, missing or wrong key.
+    /// The file does not exist, is not TOML, or has an unknown, missing or invalid key.
     pub fn read(file: &Path) -> Result<Self, Box<figment::Error>> {
         let config: Self = Figment::new()
             .merge(Toml::file_exact(file))
@@ -286,7 +288,7 @@ impl Config {
     }
 }
 
-/// Other `ATTUNE_` variables belong to other programs.
+/// Returns whether an `ATTUNE_` variable belongs to this program.
 fn is_ours(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     let sections =

@@ -1,6 +1,6 @@
-//! What a caller is told when something cannot be done: OpenAI's error shape, with a stable code, from one place.
+//! The errors of the API: OpenAI's error object with a stable code, defined in one place.
 //!
-//! The inside of [`ApiError::Internal`] goes to the log; its caller gets the request's id to quote.
+//! The cause of [`ApiError::Internal`] is only logged; its caller gets the request ID to quote.
 //! Source of the shape: `ErrorResponse` of OpenAI's API reference.
 
 use attune_domain::{bad_field::BadField, dataset::Defects};
@@ -13,24 +13,25 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// The body of every answer that is not a success.
+/// The body of every error response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorBody {
-    /// What went wrong.
+    /// The error.
     pub error: ErrorView,
 }
 
-/// What went wrong.
+/// The error object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorView {
-    /// A sentence for people.
+    /// The human-readable message.
     pub message: String,
-    /// `invalid_request_error`, or `server_error` when the request was right.
+    /// The error type: `invalid_request_error`, `server_error` if the request was valid, or `requests` or `tokens` for
+    /// a rate limit.
     #[schema(example = "invalid_request_error")]
     pub r#type: &'static str,
-    /// The field at fault, as a path into the request.
+    /// The parameter at fault, as a path into the request.
     pub param: Option<String>,
-    /// Stable, for programs.
+    /// The stable, machine-readable code.
     #[schema(example = "unknown_parameter")]
     pub code: Option<&'static str>,
 }
@@ -40,12 +41,12 @@ pub struct ErrorView {
 pub enum LimitKind {
     /// Requests of any kind.
     Requests,
-    /// Tokens, of prompts and of answers.
+    /// Prompt and completion tokens.
     Tokens,
 }
 
 impl LimitKind {
-    /// Returns OpenAI's name for it.
+    /// Returns OpenAI's name of the quantity.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
@@ -54,186 +55,184 @@ impl LimitKind {
     }
 }
 
-/// When to ask again while the database is away.
+/// The `Retry-After` while the database is unavailable, in seconds.
 const DATABASE_RETRY_SECONDS: u64 = 5;
 
-/// Why a request was not done.
+/// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// A field is wrong.
+    /// An invalid parameter.
     #[error("{message}")]
     Invalid {
-        /// The field's path.
+        /// The parameter's path.
         param: Option<String>,
-        /// Stable, for programs.
+        /// The stable, machine-readable code.
         code: &'static str,
-        /// A sentence.
+        /// The message.
         message: String,
     },
-    /// No key, or one that opens nothing.
+    /// A missing or invalid API key or token.
     #[error("{0}")]
     Unauthenticated(&'static str),
-    /// Who asks is known, but may not.
+    /// An authenticated caller without the required permission.
     #[error("{0}")]
     Forbidden(String),
-    /// The headers name a project or an organization that is not the caller's, or that nobody has; or the caller has
-    /// none.
-    #[error("The OpenAI-Project or OpenAI-Organization that is asked for is none of this key's or user's.")]
+    /// A project or organization in the headers that does not exist or that the caller has no access to; or a caller
+    /// that belongs to none.
+    #[error("This API key or user has no access to the requested project or organization.")]
     Mismatched,
-    /// There is no such thing, or it is another project's.
+    /// An object that does not exist, or that belongs to another project.
     #[error("No such {noun}: '{name}'.")]
     NotFound {
-        /// `file`.
+        /// The object's kind, such as `file`.
         noun: &'static str,
-        /// As the caller named it.
+        /// The name or ID in the request.
         name: String,
     },
-    /// There is no such model, or it is another project's.
+    /// A model that does not exist, or that belongs to another project.
     #[error("The model '{0}' does not exist, or this key has no access to it.")]
     ModelNotFound(String),
-    /// No route has this path.
+    /// A path that no route has.
     #[error("Unknown request URL: {method} {path}.")]
     NoSuchRoute {
-        /// As it came.
+        /// The request's method.
         method: String,
-        /// As it came.
+        /// The request's path.
         path: String,
     },
-    /// The path is known, the method is not.
+    /// A method that the path does not support.
     #[error("{method} is not allowed on {path}.")]
     MethodNotAllowed {
-        /// As it came.
+        /// The request's method.
         method: String,
-        /// As it came.
+        /// The request's path.
         path: String,
     },
-    /// The body is not of the kind that the route takes.
+    /// A body whose content type the route does not accept.
     #[error("The body must be {wanted}; set the Content-Type header accordingly.")]
     UnsupportedMediaType {
-        /// `application/json`.
+        /// The accepted content type, such as `application/json`.
         wanted: &'static str,
     },
-    /// The body is longer than is allowed.
-    #[error("The {what} is larger than {limit} bytes, the most that is taken.")]
+    /// A body that exceeds its size limit.
+    #[error("The {what} is larger than {limit} bytes, the maximum.")]
     TooLarge {
-        /// `request body`.
+        /// The oversized content, such as `request body`.
         what: &'static str,
-        /// In bytes.
+        /// The limit, in bytes.
         limit: u64,
     },
-    /// A dataset has bad rows.
+    /// A dataset with invalid rows.
     #[error("{}", file_message(.0))]
     BadRows(#[from] Defects),
-    /// The name is taken.
+    /// A name that is already in use.
     #[error("{0}")]
     NameTaken(String),
-    /// It does not go with how things are now.
+    /// A request that conflicts with the current state.
     #[error("{0}")]
     Conflict(String),
-    /// A trainer's or replica's report comes too late.
+    /// A report from a trainer or replica that has lost its lease.
     #[error("The lease is stale: this run or replica has ended, or another one holds its work.")]
     Stale,
-    /// The project has stored all that it may.
+    /// A project that would exceed its storage quota.
     #[error(
-        "The project may store {limit} {what}, and with this it would have {wanted}. Delete files, models or uploads that \
-         are no longer needed, or ask whoever runs the installation for more."
+        "The project's storage quota is {limit} {what}, and this request would bring it to {wanted}. Delete files, \
+         models or uploads that are no longer needed, or ask the installation's administrator for a higher quota."
     )]
     StorageQuotaExceeded {
-        /// `bytes` or `objects`.
+        /// The unit: `bytes` or `objects`.
         what: &'static str,
-        /// How many are allowed.
+        /// The quota.
         limit: u64,
-        /// How many there would be.
+        /// The amount that the project would have.
         wanted: u64,
     },
-    /// The object store did not take what was brought or give what was asked for, or the database has no room.
+    /// A failure of the object store, or a database without disk space.
     #[error("{}", storage_message(what, cause))]
     StorageRefused {
-        /// `file`.
+        /// The affected content, such as `file`.
         what: &'static str,
-        /// What the store said.
+        /// The store's error.
         #[source]
         cause: StoreError,
     },
-    /// No replica answers for the model in time, or the one that did cannot go on.
+    /// A model for which no replica is available in time, or whose replica failed.
     #[error("{message}")]
     ReplicaUnavailable {
-        /// A sentence with the reason.
+        /// The message, with the reason.
         message: String,
-        /// When to ask again.
+        /// The `Retry-After`, in seconds.
         retry_after_seconds: u64,
     },
-    /// Others are being served; later there is room.
+    /// A temporary lack of capacity.
     #[error("{message}")]
     Busy {
-        /// A sentence with the limit.
+        /// The message, with the limit.
         message: String,
-        /// When to ask again.
+        /// The `Retry-After`, in seconds.
         retry_after_seconds: u64,
     },
-    /// The thing is no longer as the caller's `If-Match` has it.
-    #[error("If-Match: {}. Read it again, and decide anew.", since(current.as_deref()))]
+    /// An object that does not match the caller's `If-Match`.
+    #[error("If-Match: {}. Fetch the current version and retry.", since(current.as_deref()))]
     PreconditionFailed {
-        /// An `ETag` that would match; `None`: it is not there.
+        /// The current `ETag`; `None` if the object does not exist.
         current: Option<String>,
     },
-    /// There is no such part.
-    #[error("Range: the content has {length} bytes; no part of it is asked for.")]
+    /// A range outside the content.
+    #[error("Range: the requested range is outside the content, which has {length} bytes.")]
     RangeNotSatisfiable {
-        /// Of the whole.
+        /// The length of the whole content, in bytes.
         length: u64,
     },
-    /// The `Idempotency-Key` stands for another request. Holds what differs.
+    /// An `Idempotency-Key` that was used for another request. Contains the difference.
     #[error("This Idempotency-Key was used for another request: {0}. A new request needs a new key.")]
     IdempotencyKeyReused(String),
-    /// The first request with this `Idempotency-Key` goes on still.
-    #[error(
-        "The first request with this Idempotency-Key is still being answered; ask again in {retry_after_seconds} s."
-    )]
+    /// An `Idempotency-Key` whose first request is still in progress.
+    #[error("The first request with this Idempotency-Key is still in progress. Retry in {retry_after_seconds} s.")]
     IdempotencyKeyHeld {
-        /// When to ask again.
+        /// The `Retry-After`, in seconds.
         retry_after_seconds: u64,
     },
-    /// The first request with this `Idempotency-Key` was done, and nobody knows its answer.
+    /// An `Idempotency-Key` whose first request was completed, but whose answer was not stored.
     #[error(
-        "The first request with this Idempotency-Key was done, but the server was stopped before it had kept the answer. \
-         Look at the list for what it made."
+        "The first request with this Idempotency-Key was completed, but the server stopped before it stored the \
+         response. List the objects to find the result."
     )]
     IdempotencyAnswerLost,
-    /// The answer to the first request with this `Idempotency-Key` holds a secret, and another bearer asked.
+    /// An `Idempotency-Key` whose first answer contains a secret, sent with another bearer token.
     #[error(
-        "The first request with this Idempotency-Key was done. Its answer holds a secret and was kept so that only the \
-         bearer that asked can read it, and this is another. Look at the list for what it made."
+        "The first request with this Idempotency-Key was completed. Its response contains a secret and can only \
+         be read with the API key or token of that request. List the objects to find the result."
     )]
     IdempotencyAnswerSealed,
-    /// The key has had its share.
+    /// An API key that has reached its rate limit.
     #[error("{message}")]
     RateLimited {
         /// The limit that was reached.
         kind: LimitKind,
-        /// A sentence.
+        /// The message.
         message: String,
-        /// When there is more.
+        /// The `Retry-After`, in seconds.
         retry_after_seconds: u64,
     },
-    /// The project has as many answers waiting or running on the model as it may have.
+    /// A project with its maximum number of waiting or running answers on the model.
     #[error("{message}")]
     TooManyAnswers {
-        /// A sentence with the limit.
+        /// The message, with the limit.
         message: String,
-        /// When to ask again.
+        /// The `Retry-After`, in seconds.
         retry_after_seconds: u64,
     },
-    /// Our fault. The cause is for the log alone.
+    /// An internal error. The cause is only logged.
     #[error("The server had an error while it processed the request.")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Says what the service said, and speaks of a full disk only where the service does.
+/// Describes a failure of the store by the store's own answer; reports a full disk only if the store does.
 fn storage_message(what: &str, cause: &StoreError) -> String {
     match cause {
         StoreError::Object { refusal: Some(refusal), .. } if refusal.is_full() => {
-            format!("The object store has no room for the {what}: it answered {refusal}. Nothing of it was kept.")
+            format!("The object store has no space for the {what}: it answered {refusal}. Nothing was stored.")
         }
         StoreError::Object { refusal: Some(refusal), .. } => {
             format!("The object store failed on the {what}: it answered {refusal}.")
@@ -242,41 +241,42 @@ fn storage_message(what: &str, cause: &StoreError) -> String {
             format!("The object store failed on the {what}: it did not answer.")
         }
         _ if cause.is_full() => {
-            format!("The database has no room for the {what}: its disk is full. Nothing of it was kept.")
+            format!("The database has no space for the {what}: its disk is full. Nothing was stored.")
         }
-        _ => format!("The {what} could not be stored. Nothing of it was kept."),
+        _ => format!("The {what} could not be stored. Nothing was stored."),
     }
 }
 
 fn since(current: Option<&str>) -> String {
     current.map_or_else(
-        || "there is nothing of this name".to_owned(),
+        || "the object does not exist".to_owned(),
         |tag| format!("it has changed since; its ETag is now {tag}"),
     )
 }
 
 fn file_message(defects: &Defects) -> String {
     let rows = if defects.total == 1 { "1 defect".to_owned() } else { format!("{} defects", defects.total) };
-    format!("Invalid file format: {rows}. Nothing was kept.\n{defects}")
+    format!("Invalid file format: {rows}. Nothing was stored.\n{defects}")
 }
 
 impl ApiError {
-    /// A field is wrong, and no code of its own fits.
+    /// Creates an error for an invalid parameter that has no code of its own.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid { param: Some(param.into()), code: "invalid_value", message: message.into() }
     }
 
-    /// A field asks for what cannot be done yet.
+    /// Creates an error for a parameter value that is not supported.
     pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid { param: Some(param.into()), code: "unsupported_parameter", message: message.into() }
     }
 
-    /// Our fault.
+    /// Creates an internal error.
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(cause.into())
     }
 
-    /// For `map_err` on a read by name: no such row is the caller's mistake, anything else is ours.
+    /// Returns a conversion for `map_err` on a read by name: a missing row is a "not found" error, any other error is
+    /// converted as usual.
     pub fn on_read(name: impl Into<String>) -> impl FnOnce(StoreError) -> Self {
         let name = name.into();
         move |error| match error {
@@ -286,7 +286,7 @@ impl ApiError {
         }
     }
 
-    /// Whether the same work may succeed later though nothing about it changes.
+    /// Returns whether the same request may succeed later, unchanged.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Stale | Self::StorageRefused { .. } | Self::ReplicaUnavailable { .. } | Self::Busy { .. } => true,
@@ -298,7 +298,7 @@ impl ApiError {
         }
     }
 
-    /// Status, type and code: the one table.
+    /// Returns the status, type and code; the only table of them.
     fn parts(&self) -> (StatusCode, &'static str, Option<&'static str>) {
         const REQUEST: &str = "invalid_request_error";
         const SERVER: &str = "server_error";
@@ -342,7 +342,7 @@ impl ApiError {
         }
     }
 
-    /// The status that it is answered with.
+    /// Returns the HTTP status of the response.
     pub fn status(&self) -> StatusCode {
         self.parts().0
     }
@@ -357,13 +357,13 @@ impl ApiError {
         }
     }
 
-    /// The error as callers read it, in a body or in a stream.
+    /// Returns the error as callers receive it, in a body or in a stream.
     pub fn body(&self) -> ErrorBody {
         let (_, r#type, code) = self.parts();
         ErrorBody { error: ErrorView { message: self.to_string(), r#type, param: self.param(), code } }
     }
 
-    /// Our own failures go to the log once, here; the caller's mistakes are theirs to read.
+    /// Logs an internal failure; errors of the caller are not logged.
     pub fn log(&self) {
         let cause = match self {
             Self::Internal(cause) => Some(cause.as_ref() as &(dyn std::error::Error + 'static)),
@@ -376,10 +376,10 @@ impl ApiError {
     }
 }
 
-/// When a caller that has as much unfinished work as it may have is told to ask again.
+/// The `Retry-After` for a project at its limit of unfinished jobs or batches, in seconds.
 const UNFINISHED_RETRY_SECONDS: u64 = 60;
 
-/// An error and all its causes, in one line.
+/// Returns an error and all its causes in one line.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |e| e.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -390,7 +390,7 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::Stale => Self::Stale,
             StoreError::Gap { .. } | StoreError::Illegal(_) => {
-                Self::Conflict(format!("The report cannot be taken: {error}."))
+                Self::Conflict(format!("The report was refused: {error}."))
             }
             StoreError::TooManyUnfinished { noun, most } => Self::RateLimited {
                 kind: LimitKind::Requests,
@@ -400,18 +400,18 @@ impl From<StoreError> for ApiError {
                 retry_after_seconds: UNFINISHED_RETRY_SECONDS,
             },
             StoreError::NotGranted(_) => Self::invalid("files", format!("{error}.")),
-            StoreError::Batch(_) => Self::Conflict(format!("That cannot be done now: {error}.")),
+            StoreError::Batch(_) => Self::Conflict(format!("This is not possible in the current state: {error}.")),
             other if other.is_bad_text() => Self::Invalid {
                 param: None,
                 code: "invalid_value",
-                message: "A text in the request holds the character U+0000, which is not allowed.".into(),
+                message: "A string in the request contains the character U+0000, which is not allowed.".into(),
             },
             other if other.is_full() => Self::StorageRefused { what: "change", cause: other },
             other @ StoreError::Object { .. } => Self::StorageRefused { what: "content", cause: other },
             other if other.is_passing() => {
-                tracing::error!("the database is away: {}", chain(&other));
+                tracing::error!("the database is unavailable: {}", chain(&other));
                 Self::Busy {
-                    message: "The database does not answer now. Ask again in a moment.".into(),
+                    message: "The database is unavailable. Retry in a few seconds.".into(),
                     retry_after_seconds: DATABASE_RETRY_SECONDS,
                 }
             }
@@ -499,7 +499,7 @@ mod tests {
             let full = refused(status, code);
             assert_eq!(full.status(), StatusCode::INSUFFICIENT_STORAGE);
             let told = full.body().error.message;
-            let said = format!("The object store has no room for the file: it answered {code} ({status}).");
+            let said = format!("The object store has no space for the file: it answered {code} ({status}).");
             assert!(told.starts_with(&said), "{told}");
         }
     }

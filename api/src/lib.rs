@@ -1,15 +1,15 @@
-//! The front door: routes, keys, limits, the OpenAPI document, and the streams between users and replicas.
+//! The HTTP API: routes, authentication, limits, the OpenAPI document, and the streams between users and replicas.
 //!
-//! A handler extracts, checks, makes one transaction, answers. SQL is `store`'s; the rules of a dataset, a job and a
-//! shape are `domain`'s. Read in this order.
+//! A handler extracts, checks, makes one transaction, and responds. SQL is in `store`; the rules of a dataset, a job
+//! and a shape are in `domain`. Read the modules in this order.
 
 pub mod auth;
-/// Batches, from their file to their answers.
+/// The execution of batches, from their file to their answers.
 pub mod batches;
-/// What can be set.
+/// The configuration.
 pub mod config;
 
-/// What every handler has at hand.
+/// The state that all handlers share.
 pub mod app;
 
 pub mod files;
@@ -17,28 +17,28 @@ pub mod http;
 pub mod inference;
 pub mod jobs;
 pub mod middleware;
-/// Every path, and what all of them go through.
+/// All routes, and their middleware.
 pub mod router;
 
 /// The frame of the OpenAPI document.
 pub mod openapi;
 
-/// What a caller is told when something cannot be done.
+/// The errors of the API.
 pub mod error;
 
-/// What webhooks need of the configuration.
+/// The configuration of webhooks.
 pub mod webhooks;
 
 /// The handlers.
 pub mod routes;
 
-/// What goes over the wire.
+/// The types of requests and responses.
 pub mod wire;
 
-/// A folder before it becomes a base model.
+/// The checks of a folder before it becomes a base model.
 pub mod base_import;
 
-/// An adapter that was made elsewhere.
+/// Imports of adapters that were trained elsewhere.
 pub mod adapter_import;
 
 #[cfg(test)]

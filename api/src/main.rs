@@ -1,5 +1,5 @@
-//! attune-api: the front door. Users' programs, trainers and serving processes all come in here; what is to happen
-//! later is written down for the scheduler. Its table of contents is `router.rs`.
+//! attune-api: the HTTP API of Attune, for users' programs, trainers and serving processes. Asynchronous work is
+//! written to the queue, for the scheduler. The table of contents is `router.rs`.
 
 use std::{num::NonZero, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -34,29 +34,29 @@ use tokio::{net::TcpListener, signal::unix, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// How long requests may go on after a stop was asked for.
+/// The time that requests have to finish after a shutdown signal.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The front door of Attune.
+/// The HTTP API of Attune.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
     /// The configuration file.
     #[arg(long)]
     config: PathBuf,
-    /// Leave when standard input ends.
+    /// Exit when standard input closes.
     #[arg(long)]
     exit_with_parent: bool,
 }
 
 fn main() -> ExitCode {
-    // The api starts itself like this to have a stranger's file read. Nothing of the api may run there.
+    // The API starts itself like this to parse an untrusted file. No other code of the API may run in that process.
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some(parser::ARGUMENT) {
         return attune_dataset::child::run(&arguments.next().unwrap_or_default());
     }
     let args = Args::parse();
-    // sqlx repeats every notice of a migration that had nothing to do.
+    // sqlx logs every notice of a migration that had nothing to do.
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=warn"));
     let _log = log::start(filter);
@@ -74,7 +74,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     if args.exit_with_parent {
         parent::exit_with_parent().context("watching standard input")?;
     }
-    // Its only error is that there is a provider already.
+    // The only error is that a provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Config::read(&args.config).with_context(|| format!("in {}", args.config.display()))?;
     serve(config).await
@@ -82,13 +82,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let bounds = config.limits.connection_bounds().within(attune_inbound::raise_descriptor_limit());
-    db::migrate_as_owner(&config.database).await.context("the database cannot be made ready")?;
+    db::migrate_as_owner(&config.database).await.context("the database cannot be prepared")?;
     let pool = db::connect(&config.database).await.context("the database cannot be reached")?;
     let objects = Objects::new(&config.object_store);
     objects.ensure_bucket().await?;
-    objects.try_out().await.context("the object store cannot be worked with")?;
+    objects.try_out().await.context("the object store cannot be used")?;
     if let Some(key) = &config.bootstrap_key {
-        let_in(&pool, key).await.context("the bootstrap key could not be kept")?;
+        let_in(&pool, key).await.context("the bootstrap key could not be stored")?;
     }
     let app = App {
         db: pool.clone(),
@@ -133,14 +133,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         () = server => {}
         () = async { stopping.cancelled().await; tokio::time::sleep(GRACE).await } => {
-            tracing::warn!("requests that went on for {} s after the stop are cut off", GRACE.as_secs());
+            tracing::warn!("aborting requests that did not finish within {} s of the shutdown signal", GRACE.as_secs());
         }
     }
     writing.abort();
-    meter.write(&pool).await.context("the last usage could not be written down")
+    meter.write(&pool).await.context("the last usage could not be written")
 }
 
-/// The first key's project, and the key; both may be there from an earlier start.
+/// Creates the bootstrap key and its project; both may exist from an earlier start.
 async fn let_in(pool: &PgPool, key: &SecretString) -> anyhow::Result<()> {
     let mut tx = db::platform(pool).await?;
     let project = tenant::ensure(&mut tx, "default", "default").await?;

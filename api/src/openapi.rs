@@ -1,4 +1,5 @@
-//! The frame of the OpenAPI document; the operations describe themselves. `openapi/openapi.json` is compared with it.
+//! The frame of the OpenAPI document; the operations describe themselves. A test compares `openapi/openapi.json` with
+//! it.
 
 use serde_json::{Map, Value, json};
 use utoipa::{
@@ -13,16 +14,16 @@ use utoipa::{
 
 use crate::wire::query;
 
-/// The frame.
+/// The frame: title, security scheme and tags.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Attune",
-        description = "Fine-tuning that speaks the OpenAI protocol and leaves the weights with you.",
+        description = "Self-hosted fine-tuning with an OpenAI-compatible API: the weights stay with you.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     modifiers(&Key),
-    // Those of query parameters are not found by themselves.
+    // utoipa does not collect the schemas of query parameters.
     components(schemas(
         query::AnyId,
         query::CompletionsGroup,
@@ -32,19 +33,19 @@ use crate::wire::query;
     )),
     security(("api_key" = [])),
     tags(
-        (name = "Files", description = "Datasets, checked row by row, and whatever else is to be kept."),
-        (name = "Uploads", description = "Files that come in parts."),
+        (name = "Files", description = "Datasets, checked row by row, and other files."),
+        (name = "Uploads", description = "Files that are uploaded in parts."),
         (name = "Fine-tuning", description = "Jobs, their events and checkpoints."),
-        (name = "Chat", description = "Answers of base models and tuned ones."),
-        (name = "Batches", description = "Many requests in one file, answered when there is time."),
-        (name = "Models", description = "What may stand in a request's `model`."),
-        (name = "Adapters", description = "What a job gave, to be taken home in PEFT's form."),
-        (name = "Base models", description = "Hugging Face folders, brought by digest."),
-        (name = "Usage", description = "What was used, what it cost, and what may be spent."),
-        (name = "Webhooks", description = "Events, signed and sent to where you want to be told of them."),
-        (name = "Organization", description = "Projects, people, API keys and the audit log."),
+        (name = "Chat", description = "Completions of base models and tuned models."),
+        (name = "Batches", description = "Many requests in one file, processed asynchronously."),
+        (name = "Models", description = "The models that a request's `model` may name."),
+        (name = "Adapters", description = "Trained adapters, for download and import in PEFT's format."),
+        (name = "Base models", description = "Hugging Face folders, uploaded by digest."),
+        (name = "Usage", description = "Usage, costs and the budget."),
+        (name = "Webhooks", description = "Signed events, sent to your endpoints."),
+        (name = "Organization", description = "Projects, users, API keys and the audit log."),
         (name = "Installation", description = "Organizations; for keys with the scope `installation`."),
-        (name = "Platform", description = "How the api is."),
+        (name = "Platform", description = "The state of the API."),
     ),
 )]
 pub struct Doc;
@@ -61,7 +62,7 @@ impl Modify for Key {
     }
 }
 
-/// Says of every text of a query what [`crate::http::pagination::Params`] refuses in it.
+/// Sets in the schemas of all query strings the pattern that [`crate::http::pagination::Params`] enforces.
 pub fn say_what_no_query_holds(document: &mut Document) {
     let items = document.paths.paths.values_mut();
     let operations = items.flat_map(|item| [&mut item.get, &mut item.post, &mut item.put, &mut item.delete]);
@@ -83,10 +84,10 @@ fn say_no_nul(schema: &mut RefOr<Schema>) {
     }
 }
 
-/// The schema of a job's file, out of the document: the body of `create_job` and all that it names.
+/// Returns the JSON schema of a job's file: the body of `create_job` and all schemas that it references.
 ///
 /// # Errors
-/// The document cannot be written as JSON.
+/// The document cannot be serialized as JSON.
 pub fn job_schema(document: &Document) -> serde_json::Result<Value> {
     let mut all = serde_json::to_value(document)?["components"]["schemas"].take();
     let mut wanted = vec!["NewJob".to_owned()];
@@ -99,20 +100,20 @@ pub fn job_schema(document: &Document) -> serde_json::Result<Value> {
         }
     }
     for field in ["training_file", "validation_file"] {
-        let text = "The id of a file; or a path on this machine, which is uploaded first.";
+        let text = "The ID of a file, or a local path, whose file is uploaded first.";
         definitions["NewJob"]["properties"][field]["description"] = text.into();
     }
     definitions.sort_keys();
     Ok(json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A fine-tuning job of Attune",
-        "description": "What `attune jobs create -f` takes, as YAML or JSON.",
+        "description": "The input of `attune jobs create -f`, as YAML or JSON.",
         "$ref": "#/$defs/NewJob",
         "$defs": definitions,
     }))
 }
 
-/// Turns references into the document into references into the schema, and notes what they name.
+/// Changes references into the document to references into the schema, and collects the names that they refer to.
 fn point_to_definitions(schema: &mut Value, wanted: &mut Vec<String>) {
     match schema {
         Value::Object(map) => {

@@ -1,4 +1,4 @@
-//! The table of contents: every path, and what all of them go through.
+//! The table of contents: every path, and the middleware of all of them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// Everything that a user may call, and its description.
+/// Returns all routes for users, and their OpenAPI document.
 fn public() -> (Router<App>, Document) {
     let (router, mut document) = routes().split_for_parts();
     openapi::say_what_no_query_holds(&mut document);
@@ -39,7 +39,7 @@ fn public() -> (Router<App>, Document) {
 }
 
 fn routes() -> OpenApiRouter<App> {
-    // These count their bodies themselves while they stream.
+    // These handlers limit their bodies themselves, while they stream.
     let uploads = OpenApiRouter::new()
         .routes(routes!(files::create, files::list))
         .routes(routes!(uploads::add_part))
@@ -95,6 +95,13 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(webhook_deliveries::list))
         .routes(routes!(webhook_deliveries::retrieve))
         .routes(routes!(webhook_deliveries::replay))
+        .merge(administration())
+        .routes(routes!(health::get))
+}
+
+/// Returns the routes of an organization's administration.
+fn administration() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
         .routes(routes!(projects::list, projects::create))
         .routes(routes!(projects::retrieve, projects::modify))
         .routes(routes!(projects::archive))
@@ -106,10 +113,9 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(users::retrieve, users::modify, users::delete))
         .routes(routes!(audit_logs::list))
         .routes(routes!(organizations::list, organizations::create))
-        .routes(routes!(health::get))
 }
 
-/// What trainers and replicas call; not for users, so not described.
+/// Returns the routes for trainers and replicas, which the document does not describe.
 fn internal() -> Router<App> {
     Router::new()
         .route("/internal/run/spec", get(run::spec))
@@ -119,12 +125,12 @@ fn internal() -> Router<App> {
         .route("/internal/replica/reports", post(replica::reports))
 }
 
-/// The description of the public part.
+/// Returns the OpenAPI document of the public routes.
 pub fn document() -> Document {
     public().1
 }
 
-/// What every request of a user goes through, from the last layer to the first.
+/// Adds the middleware of users' requests, from the innermost layer to the outermost.
 fn furnished(public: Router<App>, app: &App) -> Router<App> {
     public
         .route_layer(from_fn(preconditions::keep))
@@ -134,7 +140,7 @@ fn furnished(public: Router<App>, app: &App) -> Router<App> {
         .route_layer(from_fn_with_state(app.clone(), guard::guard))
 }
 
-/// Lets pages of these origins call.
+/// Allows the pages of these origins to call the API.
 fn cors(cors: &Cors) -> Result<CorsLayer, InvalidHeaderValue> {
     let origins: Vec<HeaderValue> = cors.allowed_origins.iter().map(|o| o.parse()).collect::<Result<_, _>>()?;
     let methods = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
@@ -154,10 +160,10 @@ fn cors(cors: &Cors) -> Result<CorsLayer, InvalidHeaderValue> {
     Ok(layer.allow_headers(asked).expose_headers(told).max_age(Duration::from_secs(600)))
 }
 
-/// The whole api, reached at `public_url`.
+/// Returns the router of the whole API, reached at `public_url`.
 ///
 /// # Errors
-/// An origin of `allowed` cannot stand in a header.
+/// An origin of `allowed` is not a valid header value.
 pub fn router(mut app: App, public_url: &str, allowed: &Cors) -> Result<Router, InvalidHeaderValue> {
     let (public, mut document) = public();
     app.permissions = Arc::new(Permissions::of(&document));

@@ -1,11 +1,11 @@
-//! What webhooks need of the configuration: the key of the seal, and where endpoints may be.
+//! The configuration of webhooks: the key that encrypts their secrets, and the addresses that endpoints may have.
 
 use attune_outbound::policy::Policy;
 use attune_store::{config::WebhooksConfig, error::StoreError, webhooks::seal::SealKey};
 
 use crate::error::ApiError;
 
-/// The part of the app that webhooks need.
+/// The part of the shared state that webhooks need.
 #[derive(Debug)]
 pub struct Webhooks {
     key: Option<SealKey>,
@@ -13,7 +13,7 @@ pub struct Webhooks {
 }
 
 impl Webhooks {
-    /// As it is configured.
+    /// Creates the state from the configuration.
     ///
     /// # Errors
     /// [`StoreError::Seal`]: the key is too short.
@@ -22,10 +22,10 @@ impl Webhooks {
         Ok(Self { key: config.seal_key()?, policy })
     }
 
-    /// The key of the seal.
+    /// Returns the key that encrypts secrets.
     ///
     /// # Errors
-    /// This installation has none, and so no webhooks.
+    /// This installation has no such key, and so no webhooks.
     pub fn key(&self) -> Result<&SealKey, ApiError> {
         self.key.as_ref().ok_or_else(|| ApiError::Invalid {
             param: None,
@@ -35,10 +35,11 @@ impl Webhooks {
         })
     }
 
-    /// The URL of an endpoint, as it is kept. A name in it is judged again whenever it is connected to.
+    /// Returns the URL of an endpoint in the form in which it is stored. Its addresses are checked again at each
+    /// connection.
     ///
     /// # Errors
-    /// It must not be called.
+    /// The URL is not allowed.
     pub fn url(&self, text: &str) -> Result<String, ApiError> {
         match self.policy.url(text) {
             Ok(url) => Ok(url.into()),
@@ -47,7 +48,7 @@ impl Webhooks {
                 Err(ApiError::Invalid {
                     param: Some("url".into()),
                     code: "invalid_url",
-                    message: format!("Invalid 'url': '{given}' cannot be called: {refusal}."),
+                    message: format!("Invalid 'url': '{given}' is not allowed: {refusal}."),
                 })
             }
         }

@@ -1,4 +1,4 @@
-//! Commands and flags. The `///` lines are what `--help` shows.
+//! Commands and flags. `--help` shows the `///` lines.
 
 use std::path::PathBuf;
 
@@ -48,14 +48,14 @@ Examples:
   attune chat --model ft:smollm2:… 'Two coffees, please'
   attune adapters export ft:smollm2:… --format peft my-adapter
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 Attune cannot be reached, 4 the API refused,
-5 there is no such thing, 6 the job failed, 7 the job was cancelled, 8 already up";
+Exit codes: 0 success, 1 local failure, 2 wrong usage, 3 Attune is unreachable, 4 the API refused the request,
+5 not found, 6 the job failed, 7 the job was cancelled, 8 already running";
 
-/// Fine-tune language models on your own machines, and talk to them
+/// Fine-tune and serve language models on your own machines
 #[derive(Debug, Parser)]
 #[command(name = "attune", version, max_term_width = 100, after_help = EXAMPLES)]
 pub(crate) struct Cli {
-    /// The data folder: where `attune up` keeps everything, and where the other commands find its address and key
+    /// The data folder of `attune up`, in which the other commands find the API's address and key
     #[arg(
         long,
         global = true,
@@ -65,7 +65,8 @@ pub(crate) struct Cli {
         default_value = ".attune"
     )]
     data: PathBuf,
-    /// The API's address [default: that of the data folder, then of ~/.config/attune/credentials.json]
+    /// The API's address [default: from the data folder, then from the current profile, then from
+    /// ~/.config/attune/credentials.json]
     #[arg(long, global = true, help_heading = "Every command", value_name = "URL", env = "ATTUNE_API_URL")]
     api_url: Option<String>,
     /// The API key [default: as for --api-url]
@@ -78,7 +79,7 @@ pub(crate) struct Cli {
         hide_env_values = true
     )]
     api_key: Option<String>,
-    /// The profile of ~/.config/attune/config.toml to take; `attune login` makes one
+    /// The profile of ~/.config/attune/config.toml to use; `attune login` creates one
     #[arg(long, global = true, help_heading = "Every command", value_name = "NAME", env = "ATTUNE_PROFILE")]
     profile: Option<String>,
     /// Print the API's JSON instead of text
@@ -90,83 +91,83 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start a whole platform on this machine, and keep it up until Ctrl-C
+    /// Run a whole platform on this machine until Ctrl-C
     Up(Box<UpArgs>),
-    /// Base models and tuned ones
+    /// Manage base models and fine-tuned models
     #[command(subcommand)]
     Models(ModelsCommand),
-    /// Datasets
+    /// Manage files, such as datasets
     #[command(subcommand)]
     Files(FilesCommand),
-    /// Fine-tuning jobs
+    /// Manage fine-tuning jobs
     #[command(subcommand)]
     Jobs(JobsCommand),
-    /// Find a learning rate: start a job, let it test rates until it has found one, and cancel it
+    /// Find a learning rate: start a job, wait until its range test has chosen a rate, and cancel it
     LrFind(Box<LrFindArgs>),
-    /// What jobs gave
+    /// Manage adapters, the results of fine-tuning jobs and imports
     #[command(subcommand)]
     Adapters(AdaptersCommand),
-    /// Many requests in one file, answered when there is time
+    /// Manage batches: many requests in one file, processed asynchronously
     #[command(subcommand)]
     Batches(BatchesCommand),
-    /// What was used, and what it cost
+    /// Show usage and costs
     Usage(UsageArgs),
-    /// What the project may spend in a month; when it is spent, jobs are paused
+    /// Manage the project's monthly budget; when it is spent, jobs are paused
     #[command(subcommand)]
     Budgets(BudgetsCommand),
-    /// Where you are told of events, and what became of them there
+    /// Manage webhook endpoints and their deliveries
     #[command(subcommand)]
     Webhooks(WebhooksCommand),
-    /// Talk to a model
+    /// Create a chat completion, or start an interactive chat
     Chat(Box<ChatArgs>),
-    /// Let a model go on with a plain text
+    /// Create a completion of a plain text
     Complete(Box<CompleteArgs>),
-    /// The installation's organizations
+    /// Manage the installation's organizations
     #[command(subcommand)]
     Organizations(OrganizationsCommand),
-    /// The organization's projects
+    /// Manage the organization's projects
     #[command(subcommand)]
     Projects(ProjectsCommand),
-    /// API keys of a project
+    /// Manage a project's API keys
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// People of the organization and of its projects
+    /// Manage the users of the organization and of its projects
     #[command(subcommand)]
     Members(MembersCommand),
-    /// Who changed what
+    /// List the organization's audit logs
     AuditLog(AuditLogArgs),
-    /// Keep an address and a key as a profile: `attune login --profile work --api-url https://…`
+    /// Store an address and a key as a profile: `attune login --profile work --api-url https://…`
     Login,
-    /// Profiles: platforms by name
+    /// Manage profiles: named addresses and keys
     #[command(subcommand)]
     Profile(ProfileCommand),
-    /// Print the JSON Schema of a file that `attune` takes
+    /// Print the JSON Schema of a file that `attune` reads
     Schema {
-        /// Of which
+        /// The kind of file
         of: Schema,
     },
-    /// Print the completion script of a shell, to be sourced by it
+    /// Print the completion script of a shell, for the shell to source
     Completion {
-        /// Which
+        /// The shell
         shell: Shell,
     },
 }
 
-/// Files that have a schema.
+/// The kinds of files that have a schema.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Schema {
-    /// `attune jobs create -f`
+    /// A job, for `attune jobs create -f`
     Job,
 }
 
-/// The schema of a job's file; made from the API's own types.
+/// The JSON Schema of a job file, generated from the API's own types.
 const JOB_SCHEMA: &str = include_str!("../../openapi/job.schema.json");
 
 impl Cli {
-    /// Does what was asked.
+    /// Runs the command.
     ///
     /// # Errors
-    /// [`crate::error::CliError`], with the exit code in it.
+    /// [`crate::error::CliError`], which determines the exit code.
     pub(crate) async fn run(self) -> Result<()> {
         let json = self.json;
         match self.command {
@@ -201,7 +202,7 @@ impl Cli {
             Command::Keys(command) => keys::run(&client, command, json).await,
             Command::Members(command) => members::run(&client, command, json).await,
             Command::AuditLog(args) => audit_log::run(&client, args, json).await,
-            // Done above: they speak to no platform, or to one of their own.
+            // Handled above: these need no client, or create their own.
             Command::Up(_)
             | Command::Login
             | Command::Profile(_)

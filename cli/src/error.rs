@@ -1,38 +1,38 @@
-//! What can go wrong, and the exit code that says so to a script.
+//! The errors of commands, and their exit codes.
 //!
 //! `docs/CLI.md` lists the codes; they do not change meaning.
 
 use std::{io, path::Path};
 
-/// Why a command ended badly. Shown as one sentence on stderr.
+/// The error of a command; its message is printed to stderr.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
-    /// Something on this machine: a file, a child process.
+    /// A failure on this machine: a file, a child process.
     #[error("{0}")]
     Failed(String),
-    /// The command line, or a file named on it, asks for something that cannot be.
+    /// Wrong usage: the command line, or a file that it names, is not valid.
     #[error("{0}")]
     Usage(String),
-    /// No answer from the API.
-    #[error("cannot reach Attune at {url}: {reason}. Is it up? `attune up` starts it on this machine.")]
+    /// The API cannot be reached.
+    #[error("cannot reach Attune at {url}: {reason}. `attune up` starts it on this machine.")]
     Unreachable {
-        /// Where it was looked for.
+        /// The API's address.
         url: String,
-        /// What the network said.
+        /// The network error.
         reason: String,
     },
-    /// The API said no.
+    /// The API refused the request.
     #[error("{message}")]
     Refused {
-        /// The API's sentence.
+        /// The API's error message.
         message: String,
         /// The whole body, for `--json`.
         body: serde_json::Value,
     },
-    /// The API knows nothing of that name.
+    /// The API found no such object.
     #[error("{message}")]
     NotFound {
-        /// The API's sentence.
+        /// The API's error message.
         message: String,
         /// The whole body, for `--json`.
         body: serde_json::Value,
@@ -40,29 +40,29 @@ pub(crate) enum CliError {
     /// A job that was watched failed.
     #[error("job {id} failed: {reason}")]
     JobFailed {
-        /// Which.
+        /// The job's ID.
         id: String,
-        /// The job's own error.
+        /// The job's error message.
         reason: String,
     },
     /// A job that was watched was cancelled.
     #[error("job {0} was cancelled")]
     JobCancelled(String),
     /// Another `attune up` holds the data folder.
-    #[error("Attune is already up on {folder}{by}; stop that one first, or choose another folder with --data")]
+    #[error("Attune is already running on {folder}{by}. Stop it first, or choose another folder with --data.")]
     AlreadyRunning {
-        /// The folder.
+        /// The data folder.
         folder: String,
-        /// ` (process 12)`, where it is known.
+        /// ` (process 12)`, the process that holds the folder, or empty if it is not known.
         by: String,
     },
-    /// A second signal cut the orderly stop short.
-    #[error("stopped at once, as asked; what was being written may be lost")]
+    /// A second signal interrupted the graceful shutdown.
+    #[error("stopped immediately by a second signal; unfinished writes may be lost")]
     Forced,
 }
 
 impl CliError {
-    /// The process's exit code.
+    /// Returns the process's exit code.
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             Self::Failed(_) | Self::Forced => 1,
@@ -76,7 +76,7 @@ impl CliError {
         }
     }
 
-    /// The API's error body, if the API said it.
+    /// Returns the API's error body, if the error is a response of the API.
     pub(crate) const fn body(&self) -> Option<&serde_json::Value> {
         match self {
             Self::Refused { body, .. } | Self::NotFound { body, .. } => Some(body),
@@ -85,12 +85,12 @@ impl CliError {
     }
 }
 
-/// What every command gives.
+/// The result of a command.
 pub(crate) type Result<T> = std::result::Result<T, CliError>;
 
-/// Turns an outside error into a sentence that says what was being done.
+/// Adds the operation that failed to an error.
 pub(crate) trait Doing<T> {
-    /// `doing` completes "cannot …".
+    /// Converts an error to [`CliError::Failed`]; `doing` completes "cannot …".
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T>;
 }
 
@@ -100,7 +100,7 @@ impl<T, E: std::fmt::Display> Doing<T> for std::result::Result<T, E> {
     }
 }
 
-/// Reads a file that the user named: its absence is a matter of usage.
+/// Reads a file that the user named; a missing file is an error of usage.
 pub(crate) fn read_named(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => CliError::Usage(format!("there is no file {}", path.display())),

@@ -1,6 +1,6 @@
-//! `attune`: the command line of the platform, and `attune up`, which starts a whole one on this machine.
+//! `attune`: the platform's command line, and `attune up`, which starts a whole platform on this machine.
 //!
-//! Every command but `up` speaks HTTP to the API and knows nothing else of it. Read in this order.
+//! Every command except `up` is only an HTTP client of the API. Read in this order.
 
 mod adapters;
 /// Commands and flags.
@@ -11,10 +11,10 @@ mod connection;
 mod files;
 mod inference;
 
-/// Failures and exit codes.
+/// Errors and exit codes.
 mod error;
 
-/// JSON, tables, bars.
+/// JSON, tables, progress bars.
 mod output;
 
 /// `attune projects`, `keys`, `members`, `audit-log`.
@@ -26,7 +26,7 @@ mod models;
 /// `attune jobs`.
 mod jobs;
 
-/// Ludwig configs as jobs.
+/// The mapping of Ludwig configs to jobs.
 mod ludwig;
 
 /// `attune usage` and `attune budgets`.
@@ -43,7 +43,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // The first TLS client would panic without it; it fails only if there is one already.
+    // The first TLS client would panic without a provider; installing fails only if one is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
     let cli = args::Cli::parse();
     let json = cli.json;
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return report(&error::CliError::Failed(format!("cannot start: {e}")), json),
     };
-    // On this thread, not in a task: PostgreSQL is to end with the thread that started it.
+    // On this thread, not in a task: PostgreSQL's parent-death signal follows the thread that started it.
     match runtime.block_on(cli.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => report(&e, json),

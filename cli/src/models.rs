@@ -1,4 +1,4 @@
-//! `attune models`: base models on their way in, and what the platform can answer with.
+//! `attune models`: imports, lists, inspects, deletes and converts models.
 
 use std::path::{Path, PathBuf};
 
@@ -17,55 +17,56 @@ use crate::{
     output,
 };
 
-/// Commands about models.
+/// The subcommands of `attune models`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
     /// Import a base model from a GGUF file or a Hugging Face folder
     #[command(
-        after_help = "A GGUF file is converted to a Hugging Face folder on this machine first. What the platform \
-                            has already is not sent again, so an import that broke off can simply be repeated."
+        after_help = "A GGUF file is converted to a Hugging Face folder on this machine first. Files that the platform \
+                            has already are not uploaded again, so repeat an interrupted import to resume it."
     )]
     Import {
-        /// A .gguf file, or a folder with config.json, tokenizer.json and *.safetensors
+        /// The .gguf file, or the folder with config.json, tokenizer.json and *.safetensors
         path: PathBuf,
-        /// What to call it [default: the name of the file or folder]
+        /// The model's name [default: the name of the file or folder]
         #[arg(long)]
         name: Option<String>,
-        /// Where to put the converted folder for the time of the import [default: the system's temporary folder]
+        /// The folder for the converted model during the import [default: the system's temporary folder]
         #[arg(long, value_name = "DIR")]
         work_dir: Option<PathBuf>,
-        /// For every project of the installation; needs a key with the scope `installation`, which means it anyway
+        /// Import for every project of the installation; needs a key with the scope `installation`, for which it is the
+        /// default
         #[arg(long, conflicts_with = "project_only")]
         installation: bool,
-        /// For the key's own project alone, as keys without that scope always mean it
+        /// Import for the key's project only; the default for keys without the scope `installation`
         #[arg(long)]
         project_only: bool,
     },
-    /// List every model that can be asked: bases and tuned ones
+    /// List the base models and the fine-tuned models
     List,
-    /// Show one model
+    /// Retrieve a model
     Get {
-        /// Its name, such as ft:… for a tuned one
+        /// The model's name, such as ft:… for a fine-tuned model
         model: String,
     },
-    /// Delete a tuned model, or a base model that nothing uses
+    /// Delete a fine-tuned model, or a base model that is not in use
     Delete {
-        /// Its name
+        /// The model's name
         model: String,
     },
-    /// Convert a GGUF file to a Hugging Face folder, without any platform
+    /// Convert a GGUF file to a Hugging Face folder, without a platform
     Convert {
-        /// The file
+        /// The GGUF file
         gguf: PathBuf,
-        /// The folder to make; it must not be there
+        /// The folder to create; it must not exist
         folder: PathBuf,
     },
 }
 
-/// `attune models convert`, which needs no platform.
+/// Runs `attune models convert`, which needs no platform.
 ///
 /// # Errors
-/// [`CliError::Failed`]: the file is no model, the folder is there, the disk is full.
+/// [`CliError::Failed`]: the file is not a model, the folder exists, the disk is full.
 pub(crate) fn convert(gguf: &Path, folder: &Path, json: bool) -> Result<()> {
     let converted = convert_file(gguf, folder)?;
     if json {
@@ -75,10 +76,10 @@ pub(crate) fn convert(gguf: &Path, folder: &Path, json: bool) -> Result<()> {
     output::line(&format!("{}: {} weights in {} files", folder.display(), converted.parameters, converted.files.len()))
 }
 
-/// Every other one.
+/// Runs any other command.
 ///
 /// # Errors
-/// [`CliError`]: this machine's, or the API's.
+/// [`CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, command: ModelsCommand, as_json: bool) -> Result<()> {
     match command {
         ModelsCommand::Import { path, name, work_dir, installation, project_only } => {
@@ -102,7 +103,7 @@ pub(crate) async fn run(client: &Client, command: ModelsCommand, as_json: bool) 
             output::table(
                 &["MODEL", "OWNER", "CREATED (UTC)"],
                 rows.collect(),
-                "No models yet: import a base model with `attune models import PATH`.",
+                "No models yet. Import a base model with `attune models import PATH`.",
             )
         }
         ModelsCommand::Get { model } => {
@@ -113,7 +114,7 @@ pub(crate) async fn run(client: &Client, command: ModelsCommand, as_json: bool) 
             if as_json { output::json(&view) } else { show_base(&view) }
         }
         ModelsCommand::Delete { model } => {
-            // A tuned model's name begins so, and no base model's does.
+            // Only the names of fine-tuned models start with `ft:` or contain `@`.
             let of = if model.starts_with("ft:") || model.contains('@') { "models" } else { "base_models" };
             let view = client.json(client.request(Method::DELETE, &[of, &model])).await?;
             if as_json { output::json(&view) } else { output::line(&format!("deleted {model}")) }
@@ -147,7 +148,7 @@ async fn import(
     owner: Option<&str>,
 ) -> Result<Value> {
     let named = name.or_else(|| name_of(path));
-    let name = named.ok_or_else(|| CliError::Usage("the path has no name in it; give --name".into()))?;
+    let name = named.ok_or_else(|| CliError::Usage("the path has no file name. Set --name.".into()))?;
     if path.is_dir() {
         let folder = check_folder(path).map_err(|e| CliError::Failed(e.to_string()))?;
         return upload(client, &folder, &name, owner).await;
@@ -159,12 +160,12 @@ async fn import(
         Some(folder) => tempfile::tempdir_in(folder),
         None => tempfile::tempdir(),
     };
-    let work = work.doing(|| "make a temporary folder".into())?;
+    let work = work.doing(|| "create a temporary folder".into())?;
     let folder = convert_file(path, &work.path().join("model"))?;
     upload(client, &folder, &name, owner).await
 }
 
-/// `SmolLM2-135M-Instruct.Q4_1` for `…/SmolLM2-135M-Instruct.Q4_1.gguf`.
+/// Returns a model's default name: `SmolLM2-135M-Instruct.Q4_1` for `…/SmolLM2-135M-Instruct.Q4_1.gguf`.
 fn name_of(path: &Path) -> Option<String> {
     let full = path.canonicalize().ok()?;
     let name = full.file_name()?.to_str()?;
@@ -177,7 +178,7 @@ fn convert_file(gguf: &Path, folder: &Path) -> Result<Folder> {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     };
-    // No task of ours waits meanwhile: this command does one thing at a time.
+    // Blocking is fine: this command runs no other task.
     let converted = tokio::task::block_in_place(|| convert_with(gguf, folder, &mut tell));
     bar.finish_and_clear();
     converted.map(|converted| converted.folder).map_err(|e| CliError::Failed(e.to_string()))

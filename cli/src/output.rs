@@ -1,4 +1,4 @@
-//! What commands print: JSON, tables, bars, times.
+//! The output of commands: JSON, tables, progress bars, times.
 
 use std::{fmt::Write as _, io::Write as _};
 
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::error::{Doing, Result};
 
-/// Prints a line on stdout. A reader that has gone (`| head`) is not an error.
+/// Prints a line to stdout. A closed pipe (`| head`) is not an error.
 ///
 /// # Errors
-/// [`crate::error::CliError::Failed`] for anything else, such as a full disk behind `>`.
+/// [`crate::error::CliError::Failed`] for any other error, such as a full disk behind `>`.
 pub(crate) fn line(text: &str) -> Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -19,13 +19,12 @@ pub(crate) fn line(text: &str) -> Result<()> {
     }
 }
 
-/// Prints a line on stderr for the person at the terminal. Nothing depends on it, so a reader that is gone and a full disk
-/// are no errors.
+/// Prints a line to stderr. Nothing depends on it, so that a closed pipe or a full disk is not an error.
 pub(crate) fn note(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
 
-/// Prints a value as readable JSON.
+/// Prints a value as indented JSON.
 ///
 /// # Errors
 /// As [`line`].
@@ -33,7 +32,7 @@ pub(crate) fn json(value: &Value) -> Result<()> {
     line(&serde_json::to_string_pretty(value).doing(|| "write JSON".into())?)
 }
 
-/// Prints rows under headings; or a sentence if there are none.
+/// Prints rows under headings, or `none` if there are no rows.
 ///
 /// # Errors
 /// As [`line`].
@@ -42,14 +41,14 @@ pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>, none: &str) -> Re
         return line(none);
     }
     let mut table = Table::new();
-    // Nothing is wrapped: ids and names are there to be copied.
+    // Cells are not wrapped, so that IDs and names can be copied.
     table.load_style(presets::NOTHING).set_header(headings);
     table.add_rows(rows);
     let lines: Vec<String> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
     line(&lines.join("\n"))
 }
 
-/// Prints names and values under each other; those without a value are left out.
+/// Prints one name and value per line; empty values are left out.
 ///
 /// # Errors
 /// As [`line`].
@@ -62,7 +61,7 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> Result<()> {
     Ok(())
 }
 
-/// A JSON string, number or truth as text; nothing for null and for what is not there.
+/// Formats a JSON value as text; null and missing values are empty.
 pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -71,7 +70,7 @@ pub(crate) fn text(value: &Value) -> String {
     }
 }
 
-/// A bar over bytes on stderr; nothing where stderr is not a terminal.
+/// Creates a progress bar over bytes on stderr; hidden if stderr is not a terminal.
 pub(crate) fn byte_bar(what: &str, bytes: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:24!} {wide_bar} {bytes:>10}/{total_bytes:10} {eta:>4}");
     let bar = ProgressBar::new(bytes).with_message(what.to_owned());
@@ -81,8 +80,8 @@ pub(crate) fn byte_bar(what: &str, bytes: u64) -> ProgressBar {
     }
 }
 
-/// A moment in Unix seconds as `2026-11-24 07:10:00`, in UTC. Source: Howard Hinnant, `chrono`-compatible low-level
-/// date algorithms, `civil_from_days`.
+/// Formats a time in Unix seconds as `2026-11-24 07:10:00`, in UTC. Source: Howard Hinnant, `chrono`-compatible
+/// low-level date algorithms, `civil_from_days`.
 pub(crate) fn moment(value: &Value) -> String {
     let Some(seconds) = value.as_i64() else { return String::new() };
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
@@ -98,7 +97,7 @@ pub(crate) fn moment(value: &Value) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
 }
 
-/// `75 s`, `12 min 05 s`, `3 h 20 min`.
+/// Formats a duration: `75 s`, `12 min 05 s`, `3 h 20 min`.
 pub(crate) fn duration(seconds: u64) -> String {
     match seconds {
         0..100 => format!("{seconds} s"),
@@ -107,12 +106,12 @@ pub(crate) fn duration(seconds: u64) -> String {
     }
 }
 
-/// Bytes in binary units.
+/// Formats a number of bytes in binary units.
 pub(crate) fn bytes(value: &Value) -> String {
     value.as_u64().map(|count| attune_domain::bytes::Bytes(count).to_string()).unwrap_or_default()
 }
 
-/// Values as one line of block characters, low to high, squeezed to `width` by averaging.
+/// Plots values as one line of block characters, low to high, averaged to at most `width` characters.
 pub(crate) fn sparkline(values: &[f64], width: usize) -> String {
     const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let finite: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();

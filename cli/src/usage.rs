@@ -1,4 +1,4 @@
-//! `attune usage` and `attune budgets`: what was used, what it cost, and what may be spent.
+//! `attune usage` and `attune budgets`: usage, costs and the monthly budget.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,47 +10,47 @@ use crate::{connection::client::Client, error::Result, output};
 
 const DAY_SECONDS: u64 = 86_400;
 
-/// Flags of `attune usage`.
+/// The flags of `attune usage`.
 #[derive(Debug, Args)]
 pub(crate) struct UsageArgs {
-    /// What of it
+    /// The report
     #[arg(value_enum, default_value = "costs")]
     what: What,
-    /// The last so many days, today included
+    /// The number of days, today included
     #[arg(long, default_value_t = 7, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=180))]
     days: u64,
-    /// A line for each of these: model, api_key_id, adapter_id, fine_tuning_job_id, line_item
+    /// Group by: model, api_key_id, adapter_id, fine_tuning_job_id or line_item; can be repeated
     #[arg(long, value_name = "GROUP")]
     by: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// Dollars
+    /// Costs in USD
     Costs,
-    /// Tokens of answers
+    /// Requests, and their input and output tokens
     Completions,
-    /// Trained tokens, and time on machines
+    /// Trained tokens, and time on nodes
     Training,
 }
 
-/// Commands about what may be spent.
+/// The subcommands of `attune budgets`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BudgetsCommand {
-    /// Show the project's budget, and what it has spent this month
+    /// Retrieve the project's budget and its spending this month
     Get,
-    /// Set it; jobs that it had paused go on by themselves
+    /// Set the project's budget; jobs that the budget has paused resume automatically
     Set {
-        /// Dollars for a calendar month, or `none`
+        /// The budget for a calendar month in USD, or `none`
         #[arg(value_name = "USD|none")]
         monthly_usd: String,
     },
 }
 
-/// Shows what was used.
+/// Prints a usage report.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: the API's.
+/// [`crate::error::CliError`]: errors of the API.
 pub(crate) async fn run(client: &Client, args: UsageArgs, as_json: bool) -> Result<()> {
     let path: &[&str] = match args.what {
         What::Costs => &["organization", "costs"],
@@ -70,10 +70,10 @@ pub(crate) async fn run(client: &Client, args: UsageArgs, as_json: bool) -> Resu
     headings.extend(args.by.iter().map(|group| group.to_uppercase().replace('_', " ")));
     headings.extend(numbers(args.what).iter().map(|(heading, _)| (*heading).to_owned()));
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
-    output::table(&headings, rows.collect(), "Nothing was used in these days.")
+    output::table(&headings, rows.collect(), "No usage in these days.")
 }
 
-/// All parts of a report, as one page.
+/// Retrieves all pages of a report, as one page.
 async fn whole(client: &Client, path: &[&str], args: &UsageArgs) -> Result<Value> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let start = now.saturating_sub((args.days - 1) * DAY_SECONDS);
@@ -96,7 +96,7 @@ async fn whole(client: &Client, path: &[&str], args: &UsageArgs) -> Result<Value
     }
 }
 
-/// The columns of a report, and where their numbers are.
+/// Returns the columns of a report, each with the JSON pointer of its value.
 const fn numbers(what: What) -> &'static [(&'static str, &'static str)] {
     match what {
         What::Costs => &[("USD", "/amount/value")],
@@ -106,7 +106,7 @@ const fn numbers(what: What) -> &'static [(&'static str, &'static str)] {
             ("OUTPUT TOKENS", "/output_tokens"),
         ],
         What::Training => {
-            &[("RUNS", "/num_runs"), ("TRAINED TOKENS", "/trained_tokens"), ("MACHINE SECONDS", "/node_seconds")]
+            &[("RUNS", "/num_runs"), ("TRAINED TOKENS", "/trained_tokens"), ("NODE SECONDS", "/node_seconds")]
         }
     }
 }
@@ -118,10 +118,10 @@ fn row(what: What, day: &str, result: &Value, by: &[String]) -> Vec<String> {
     cells
 }
 
-/// Shows or sets the budget.
+/// Retrieves or sets the budget, and prints it.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: a sum that is none, or the API's.
+/// [`crate::error::CliError`]: an invalid amount, or errors of the API.
 pub(crate) async fn budgets(client: &Client, command: BudgetsCommand, as_json: bool) -> Result<()> {
     let request = match command {
         BudgetsCommand::Get => client.request(Method::GET, &["budget"]),
@@ -143,15 +143,16 @@ pub(crate) async fn budgets(client: &Client, command: BudgetsCommand, as_json: b
     ])
 }
 
-/// A sum in dollars, or `none`.
+/// Parses an amount in USD, or `none`.
 ///
 /// # Errors
-/// [`crate::error::CliError::Usage`]: neither.
+/// [`crate::error::CliError::Usage`]: the text is neither.
 pub(crate) fn sum(text: &str) -> Result<Option<f64>> {
     if text == "none" {
         return Ok(None);
     }
-    let wrong = || crate::error::CliError::Usage(format!("'{text}' is neither a sum in dollars nor 'none'"));
+    let wrong =
+        || crate::error::CliError::Usage(format!("'{text}' is not an amount. Use an amount in USD, or 'none'."));
     text.parse().map(Some).map_err(|_| wrong())
 }
 

@@ -1,4 +1,4 @@
-//! `attune webhooks`: where a project is told of events, and what became of them there.
+//! `attune webhooks`: a project's webhook endpoints and their deliveries.
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -12,70 +12,70 @@ use crate::{
 
 const ENDPOINTS: &str = "webhook_endpoints";
 
-/// Commands about webhook endpoints.
+/// The subcommands of `attune webhooks`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum WebhooksCommand {
-    /// Make an endpoint; its secret is shown this once
+    /// Create a webhook endpoint; its secret is printed only once
     Create {
-        /// Where to send, https://… or http://…
+        /// The endpoint's URL, https://… or http://…
         url: String,
         #[command(flatten)]
         fields: Fields,
     },
-    /// List the endpoints, newest first
+    /// List the webhook endpoints, newest first
     List,
-    /// Show one endpoint
+    /// Retrieve a webhook endpoint
     Show {
-        /// Its id, we_…
+        /// The endpoint's ID, we_…
         id: String,
     },
-    /// Change an endpoint; what is left out stays
+    /// Update a webhook endpoint; fields that are not set stay unchanged
     Update(UpdateArgs),
-    /// Delete an endpoint with its deliveries
+    /// Delete a webhook endpoint and its deliveries
     Delete {
-        /// Its id, we_…
+        /// The endpoint's ID, we_…
         id: String,
     },
-    /// Replace an endpoint's secret; the new one is shown this once
+    /// Rotate an endpoint's secret; the new one is printed only once
     Rotate {
-        /// Its id, we_…
+        /// The endpoint's ID, we_…
         id: String,
-        /// For how long deliveries are signed with the secret before too [default: 86400]
+        /// The seconds for which deliveries are signed with the previous secret too [default: 86400]
         #[arg(long, value_name = "SECONDS")]
         overlap_seconds: Option<u32>,
     },
     /// List an endpoint's deliveries, newest first
     Deliveries {
-        /// Its id, we_…
+        /// The endpoint's ID, we_…
         id: String,
-        /// Only those that are pending, delivered or failed
+        /// List only deliveries with this status: pending, delivered or failed
         #[arg(long, value_name = "STATUS")]
         status: Option<String>,
-        /// At most so many
+        /// The maximum number of deliveries
         #[arg(long, value_name = "COUNT", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=100))]
         limit: u32,
     },
-    /// Send a delivery again
+    /// Replay a delivery
     Replay {
-        /// The endpoint's id, we_…
+        /// The endpoint's ID, we_…
         id: String,
-        /// The delivery's id, wd_…
+        /// The delivery's ID, wd_…
         delivery: String,
     },
-    /// Send an endpoint an event that says nothing but that it works
+    /// Send a test event to an endpoint
     Test {
-        /// Its id, we_…
+        /// The endpoint's ID, we_…
         id: String,
     },
 }
 
-/// What an endpoint has beside its URL.
+/// The fields of an endpoint, except its URL.
 #[derive(Debug, Args)]
 pub(crate) struct Fields {
-    /// Which events to send, by type; may be given several times, or with commas [default when made: all]
+    /// The event types to send; can be repeated, or separated by commas [default of a new endpoint: all]
     #[arg(long = "event", value_name = "TYPE", value_delimiter = ',')]
     events: Vec<String>,
-    /// Your own words
+    /// The endpoint's description
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
 }
@@ -93,28 +93,28 @@ impl Fields {
     }
 }
 
-/// Flags of `attune webhooks update`.
+/// The flags of `attune webhooks update`.
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
-    /// Its id, we_…
+    /// The endpoint's ID, we_…
     id: String,
-    /// Where to send
+    /// The endpoint's URL
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     #[command(flatten)]
     fields: Fields,
-    /// Send to it
+    /// Enable the endpoint
     #[arg(long)]
     enable: bool,
-    /// Send nothing to it
+    /// Disable the endpoint
     #[arg(long, conflicts_with = "enable")]
     disable: bool,
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: this machine's, or the API's.
+/// [`crate::error::CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, command: WebhooksCommand, as_json: bool) -> Result<()> {
     match command {
         WebhooksCommand::Create { url, fields } => {
@@ -157,7 +157,7 @@ async fn update(client: &Client, args: UpdateArgs, as_json: bool) -> Result<()> 
         body.insert("status".into(), if args.enable { "enabled" } else { "disabled" }.into());
     }
     if body.is_empty() {
-        let nothing = "say what is to change: --url, --event, --description, --enable or --disable";
+        let nothing = "there is no change. Set --url, --event, --description, --enable or --disable.";
         return Err(CliError::Usage(nothing.into()));
     }
     show(&post(client, &[ENDPOINTS, &args.id], Some(body.into())).await?, as_json)
@@ -176,7 +176,7 @@ fn list(endpoints: &Value, as_json: bool) -> Result<()> {
         ]
     });
     let headings = ["ENDPOINT", "URL", "STATUS", "CREATED (UTC)"];
-    output::table(&headings, rows.collect(), "No webhook endpoints yet: make one with `attune webhooks create URL`.")
+    output::table(&headings, rows.collect(), "No webhook endpoints yet. Create one with `attune webhooks create URL`.")
 }
 
 fn status(endpoint: &Value) -> String {
@@ -197,7 +197,7 @@ fn show(endpoint: &Value, as_json: bool) -> Result<()> {
         ("events", events.join(", ")),
         ("description", output::text(&endpoint["description"])),
         ("status", status(endpoint)),
-        ("secret (shown this once)", output::text(&endpoint["secret"])),
+        ("secret (shown only once)", output::text(&endpoint["secret"])),
         ("old secret until", output::moment(&endpoint["previous_secret_expires_at"])),
         ("created", output::moment(&endpoint["created_at"])),
     ])
@@ -221,11 +221,11 @@ async fn deliveries(client: &Client, id: &str, status: Option<&str>, limit: u32,
             output::moment(&delivery["next_attempt_at"]),
         ]
     });
-    let headings = ["DELIVERY", "EVENT", "STATUS", "ATTEMPTS", "LAST ANSWER", "NEXT (UTC)"];
-    output::table(&headings, rows.collect(), "Nothing was sent to this endpoint yet.")
+    let headings = ["DELIVERY", "EVENT", "STATUS", "ATTEMPTS", "LAST RESPONSE", "NEXT (UTC)"];
+    output::table(&headings, rows.collect(), "No deliveries yet.")
 }
 
-/// `200 in 12 ms`, or why there was none.
+/// Formats the last response, `200 in 12 ms`, or the error if there was none.
 fn last_answer(delivery: &Value) -> String {
     let Some(last) = delivery["attempts"].as_array().and_then(|attempts| attempts.last()) else {
         return String::new();
@@ -244,6 +244,6 @@ fn show_delivery(delivery: &Value, as_json: bool) -> Result<()> {
         ("delivery", output::text(&delivery["id"])),
         ("event", output::text(&delivery["event"]["type"])),
         ("status", output::text(&delivery["status"])),
-        ("last answer", last_answer(delivery)),
+        ("last response", last_answer(delivery)),
     ])
 }

@@ -1,4 +1,4 @@
-//! Readers that end with an error where a limit is, so that what is hostile costs no more than what is allowed.
+//! Readers that fail at a limit, so that a hostile file costs no more than is allowed.
 
 use std::{
     cell::Cell,
@@ -6,23 +6,23 @@ use std::{
     rc::Rc,
 };
 
-/// Bytes that may come out of a packed file before its ratio is looked at.
+/// The number of decompressed bytes below which the compression ratio is not checked.
 const FREE_BYTES: u64 = 64 << 20;
 
-/// How many times its own length a file may unpack to, beyond [`FREE_BYTES`].
+/// The maximum ratio of decompressed to compressed length, above [`FREE_BYTES`].
 const MOST_RATIO: u64 = 200;
 
-/// The longest piece of a file that may belong to one row, before it is turned into a line.
+/// The maximum number of input bytes of one row, before it is converted to a line.
 pub(crate) const RAW_ROW_BYTES: u64 = 8 << 20;
 
-/// Counts what is read through it.
+/// A reader that counts the bytes read through it.
 pub(crate) struct Counted<R> {
     inner: R,
     count: Rc<Cell<u64>>,
 }
 
 impl<R> Counted<R> {
-    /// The reader, and its count.
+    /// Returns the reader and its counter.
     pub(crate) fn new(inner: R) -> (Self, Rc<Cell<u64>>) {
         let count = Rc::new(Cell::new(0));
         (Self { inner, count: count.clone() }, count)
@@ -37,10 +37,10 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// What comes out of a packed file: no more than `most` bytes, and no absurd multiple of what went in.
+/// A decompressed stream, limited to `most` bytes and to [`MOST_RATIO`] times the compressed length.
 pub(crate) struct Unpacked<R> {
     pub(crate) inner: R,
-    /// What was read of the packed file.
+    /// The number of compressed bytes read.
     pub(crate) packed: Rc<Cell<u64>>,
     pub(crate) bytes: u64,
     pub(crate) most: u64,
@@ -51,23 +51,23 @@ impl<R: Read> Read for Unpacked<R> {
         let read = self.inner.read(into)?;
         self.bytes += read as u64;
         if self.bytes > self.most {
-            return Err(refusal(format!("it unpacks to more than {} bytes, the most that is taken", self.most)));
+            return Err(refusal(format!("it decompresses to more than {} bytes, the maximum", self.most)));
         }
         if self.bytes > FREE_BYTES && self.bytes / MOST_RATIO > self.packed.get() {
-            return Err(refusal(format!("it unpacks to more than {MOST_RATIO} times its own length")));
+            return Err(refusal(format!("it decompresses to more than {MOST_RATIO} times its own length")));
         }
         Ok(read)
     }
 }
 
-/// A reader that ends with an error when one row takes more than [`RAW_ROW_BYTES`]; whoever reads rows tells it where
-/// each ended.
+/// A reader that fails when one row takes more than [`RAW_ROW_BYTES`]; the parser reports the end of each row through
+/// [`RowEnd`].
 pub(crate) struct ByRow<R> {
     inner: R,
     since_row: Rc<Cell<u64>>,
 }
 
-/// Tells a [`ByRow`] that a row ended.
+/// A handle that reports the end of a row to a [`ByRow`].
 pub(crate) struct RowEnd(Rc<Cell<u64>>);
 
 impl RowEnd {
@@ -75,7 +75,7 @@ impl RowEnd {
         self.0.set(0);
     }
 
-    /// Whether reading ended since a row takes more than [`RAW_ROW_BYTES`].
+    /// Returns whether reading failed because a row takes more than [`RAW_ROW_BYTES`].
     pub(crate) fn overran(&self) -> bool {
         self.0.get() > RAW_ROW_BYTES
     }
@@ -100,12 +100,12 @@ impl<R: Read> Read for ByRow<R> {
     }
 }
 
-/// An error whose text is for the user.
+/// Returns an error whose message is for the user.
 pub(crate) fn refusal(reason: String) -> io::Error {
     io::Error::other(Refusal(reason))
 }
 
-/// A sentence for the user inside an [`io::Error`].
+/// A message for the user inside an [`io::Error`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refusal(pub(crate) String);

@@ -1,7 +1,7 @@
-//! The child: it takes limits upon itself that it cannot lift again, reads one file, and leaves.
+//! The child process: it sets resource limits that it cannot raise again, reads one file, and exits.
 //!
-//! Whatever a hostile file makes of it (out of memory, out of time, a crash) ends this process alone; whoever started it
-//! reads that from how it ended.
+//! A hostile file can at worst end this process (out of memory, out of time, a crash); the parent sees that in its exit
+//! status.
 
 use std::{
     error::Error,
@@ -21,12 +21,12 @@ use crate::{
     source::{self, Source},
 };
 
-/// Runs as the child; `orders` is its one argument.
+/// Runs as the child; `orders` is its only argument.
 pub fn run(orders: &str) -> ExitCode {
     match obey(orders) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The starter logs it.
+            // The parent logs it.
             let _ = writeln!(io::stderr(), "{error}");
             ExitCode::FAILURE
         }
@@ -41,7 +41,7 @@ fn obey(orders: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// No more of anything than was allowed, from here on.
+/// Sets the resource limits of this process.
 fn confine(orders: &Orders) -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_AS, orders.memory_bytes, orders.memory_bytes)?;
     setrlimit(Resource::RLIMIT_CPU, orders.cpu_seconds, orders.cpu_seconds)?;
@@ -53,7 +53,7 @@ fn confine(orders: &Orders) -> nix::Result<()> {
 /// Reads a file from `from` and writes its rows to `to`.
 ///
 /// # Errors
-/// The streams fail; what is wrong with the file is in the verdict.
+/// An error of the streams; defects of the file are in the verdict.
 pub fn judge(from: impl Read + 'static, to: impl Write, orders: &Orders) -> io::Result<Verdict> {
     match read(from, to, orders) {
         Err(error) => match reason(&error) {
@@ -91,7 +91,7 @@ fn read(from: impl Read + 'static, to: impl Write, orders: &Orders) -> io::Resul
     })
 }
 
-/// The user's sentence somewhere inside an error.
+/// Returns the message for the user that an error contains.
 fn reason(error: &io::Error) -> Option<String> {
     let mut cause: Option<&(dyn Error + 'static)> = error.get_ref().map(|inner| inner as _);
     while let Some(inner) = cause {

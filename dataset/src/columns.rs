@@ -1,5 +1,5 @@
-//! Parquet. Its directory is at its end, so the file is first laid down: without a name, in the folder for temporary
-//! files, and gone with the process.
+//! Parquet. The format's metadata is at the end of the file, so the file is first copied to an unnamed file in the
+//! temporary folder, which the system removes when the process exits.
 
 use std::io::{self, Read, Seek, Write};
 
@@ -13,10 +13,10 @@ use serde_json::{Map, Value};
 
 use crate::{bounded::refusal, sink::Sink};
 
-/// Rows that are decoded at a time: each may be as long as a line.
+/// The number of rows decoded at a time: each may be as long as a line.
 const BATCH: usize = 16;
 
-/// Reads rows. Their numbers count from the file's first.
+/// Reads rows. Row numbers count from the first row of the file.
 pub(crate) fn rows<W: Write>(mut from: impl Read, checker: &mut RowChecker, sink: &mut Sink<W>) -> io::Result<()> {
     let mut file = tempfile::tempfile()?;
     io::copy(&mut from, &mut file)?;
@@ -39,7 +39,7 @@ fn unread(error: &ParquetError) -> io::Error {
     refusal(format!("it cannot be read as Parquet: {error}"))
 }
 
-/// What is null is left out: columns have one schema, and a field that a row lacks is null there.
+/// Drops nulls: columns have one schema, and a field that a row lacks is null.
 fn object(row: Row) -> Result<Map<String, Value>, String> {
     let mut object = Map::new();
     for (name, field) in row.into_columns() {
@@ -50,7 +50,7 @@ fn object(row: Row) -> Result<Map<String, Value>, String> {
     Ok(object)
 }
 
-/// The reason starts with `: …`, `.field: …` or `[0]: …`.
+/// Converts a field. An error starts with `: …`, `.field: …` or `[0]: …`.
 fn value(field: &Field) -> Result<Option<Value>, String> {
     Ok(Some(match field {
         Field::Null => return Ok(None),
@@ -63,7 +63,7 @@ fn value(field: &Field) -> Result<Option<Value>, String> {
         Field::UShort(number) => Value::from(*number),
         Field::UInt(number) => Value::from(*number),
         Field::ULong(number) => Value::from(*number),
-        // Weights are often written so. A number that is none or infinite has no JSON.
+        // Weights are often floats. NaN and infinity have no JSON.
         Field::Double(number) if number.is_finite() => Value::from(*number),
         Field::Float(number) if number.is_finite() => Value::from(*number),
         Field::Double(_) | Field::Float(_) => return Err(": a number must be finite".into()),
@@ -89,6 +89,6 @@ fn value(field: &Field) -> Result<Option<Value>, String> {
             }
             Value::Array(values)
         }
-        _ => return Err(": a column of this type is no part of a dataset".into()),
+        _ => return Err(": columns of this type are not supported".into()),
     }))
 }

@@ -1,66 +1,67 @@
-//! The child's orders and its answer. Orders are the one argument; the file comes on standard input, rows leave on
-//! standard output, and the answer is the last line on standard error. Both sides are always of one release.
+//! The child's orders and its verdict. The orders are its only argument; the file is read from standard input, rows are
+//! written to standard output, and the verdict is the last line on standard error. Both sides are always of the same
+//! release.
 
 use attune_domain::dataset::{Defects, RowFormat, Shape};
 use serde::{Deserialize, Serialize};
 
-/// What the child is to do, and how much it may take.
+/// The child's input file and resource limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orders {
-    /// The file's name: its ending tells what its content may leave open.
+    /// The file's name: its extension selects the format where the content is ambiguous.
     pub filename: String,
-    /// Memory, in bytes of address space.
+    /// The memory limit, in bytes of address space.
     pub memory_bytes: u64,
-    /// Processor time.
+    /// The limit of processor time, in seconds.
     pub cpu_seconds: u64,
-    /// The file's length, at most.
+    /// The maximum length of the file, in bytes.
     pub file_bytes: u64,
-    /// The length of what it unpacks to, and of its rows, at most.
+    /// The maximum length of its decompressed content, and of its rows, in bytes.
     pub rows_bytes: u64,
 }
 
-/// What the child found.
+/// The child's result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
-    /// Every row is sound.
+    /// All rows are valid.
     Sound(Found),
-    /// Some rows are not.
+    /// Some rows are invalid.
     Defects {
-        /// Whether their numbers count rows; otherwise lines.
+        /// `true`: the defects have row numbers; `false`: line numbers.
         by_rows: bool,
-        /// Which, and why.
+        /// The defects.
         defects: Defects,
     },
     /// The file cannot be read at all.
     Refused {
-        /// A sentence for the user, without a full stop.
+        /// The message for the user, without a full stop.
         reason: String,
     },
 }
 
-/// A sound file.
+/// Facts about a valid file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    /// What it is made of.
+    /// The container format.
     pub container: Container,
-    /// What is around it.
+    /// The compression, if any.
     pub compression: Option<Compression>,
-    /// How its rows are written.
+    /// The shape of its rows.
     pub shape: Shape,
-    /// What is made of them.
+    /// The format of the rows for trainers.
     pub format: RowFormat,
-    /// How many.
+    /// The number of rows.
     pub rows: u64,
-    /// Whether its rows left on standard output; otherwise the file is what trainers read.
+    /// `true`: its rows were written to standard output; `false`: trainers read the file itself.
     pub rewritten: bool,
 }
 
-/// What a file is made of.
+/// The container format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Container {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Jsonl,
     /// One JSON list of objects.
     Json,
@@ -73,7 +74,7 @@ pub enum Container {
 }
 
 impl Container {
-    /// The word in SQL and on the wire.
+    /// Returns the name in SQL and in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -86,7 +87,7 @@ impl Container {
     }
 }
 
-/// What a file is packed with.
+/// The compression of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
@@ -97,7 +98,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// The word in SQL and on the wire.
+    /// Returns the name in SQL and in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Comma- or tab-separated values. The first line names the columns; each further record is a row.
+//! Comma- or tab-separated values. The first line is the header with the columns' names; each further record is a row.
 
 use std::io::{self, Read, Write};
 
@@ -15,14 +15,14 @@ use crate::{
     sink::Sink,
 };
 
-/// Columns whose cells hold JSON: lists of messages, or tools.
+/// The columns whose cells contain JSON: lists of messages, or tools.
 const STRUCTURED: [&str; 6] =
     ["messages", "conversations", "preferred_output", "non_preferred_output", "tools", "parallel_tool_calls"];
 
-/// Of these, columns that a row may leave empty. Python writes the booleans of such a column in its own way.
+/// The columns of [`STRUCTURED`] whose cells may be empty. Python writes their booleans as `True` and `False`.
 const OPTIONAL: [&str; 2] = ["tools", "parallel_tool_calls"];
 
-/// Reads records. Their numbers count from the first under the header.
+/// Reads records. Their numbers count from the first record under the header.
 pub(crate) fn records<W: Write>(
     from: impl Read,
     delimiter: u8,
@@ -33,7 +33,7 @@ pub(crate) fn records<W: Write>(
     let (from, found) = StrictQuotes::new(from, delimiter);
     let Err(error) = read(from, (delimiter, &row_end), checker, sink) else { return Ok(()) };
     let stray = found.stray().map(|stray| (stray.row, stray.to_string()));
-    // A row that never ends is most likely a mark that never closes.
+    // A row without an end most likely has a quotation mark that is never closed.
     let endless = || {
         let row = found.open_row().filter(|_| row_end.overran())?;
         Some((row, format!("a quotation mark opens a cell here and is not closed within {RAW_ROW_BYTES} bytes")))
@@ -74,14 +74,14 @@ fn read<W: Write>(
     Ok(())
 }
 
-/// Whether this record is the header of a second table: it would be learnt as a row. One whose cells are quoted does not
-/// come this far.
+/// Returns whether this record is the header of a second, concatenated file, which would be trained on as a row. A
+/// header with quoted cells is refused before, by [`StrictQuotes`].
 fn is_joined(record: &ByteRecord, header: &ByteRecord) -> bool {
     let Some(cell) = record.get(0).and_then(|cell| cell.strip_prefix(UTF8_MARK)) else { return false };
     Some(cell) == header.get(0) && record.iter().skip(1).eq(header.iter().skip(1))
 }
 
-/// The columns' names, if they can be those of a dataset.
+/// Returns the columns' names, if they match a shape of dataset rows.
 fn columns(header: &ByteRecord) -> io::Result<Vec<String>> {
     let mut columns: Vec<String> = Vec::with_capacity(header.len());
     for name in header {
@@ -104,17 +104,17 @@ fn columns(header: &ByteRecord) -> io::Result<Vec<String>> {
     Ok(columns)
 }
 
-/// Explains a first line that a spreadsheet writes and that names no columns here.
+/// Returns a hint for a first line that a spreadsheet writes and that is not a header here.
 fn spreadsheet_hint(columns: &[String]) -> Option<String> {
     let first = columns.first()?;
     if first.to_ascii_lowercase().starts_with("sep=") {
         return Some(format!(
-            "its first line is '{}', which is no header; take it away, and save with commas",
+            "its first line is '{}', which is not a header; remove it, and save with commas",
             shown(first)
         ));
     }
     let parted = columns.iter().flat_map(|name| name.split(';')).map(|name| name.trim().trim_matches('"'));
-    Shape::of(parted).map(|_| "its header parts the columns with ';'; save the table with commas".into())
+    Shape::of(parted).map(|_| "its header separates the columns with ';'; save the file with commas".into())
 }
 
 fn shown(name: &str) -> String {

@@ -1,4 +1,4 @@
-//! JSON: one object a line, or one list of objects.
+//! JSON: one object per line, or one list of objects.
 
 use std::{
     fmt,
@@ -34,14 +34,14 @@ pub(crate) fn list<W: Write>(from: impl Read, checker: &mut RowChecker, sink: &m
     let mut failed = None;
     let rows = Rows { checker, sink, row_end, failed: &mut failed };
     let read = reader.deserialize_any(rows).and_then(|()| reader.end());
-    // It leaves the list in the middle, which is an error of its own.
+    // Stopping early leaves the list unfinished, which `read` reports as an error too.
     if let Some(failed) = failed {
         return Err(failed);
     }
     match read {
         Ok(()) => Ok(()),
         Err(error) if error.is_io() => Err(error.into()),
-        Err(error) => Err(refusal(format!("it is no whole list of JSON objects: {error}"))),
+        Err(error) => Err(refusal(format!("it is not a complete list of JSON objects: {error}"))),
     }
 }
 
@@ -49,7 +49,7 @@ struct Rows<'a, W> {
     checker: &'a mut RowChecker,
     sink: &'a mut Sink<W>,
     row_end: RowEnd,
-    /// What ended it early.
+    /// The error of the sink that ended reading early.
     failed: &'a mut Option<io::Error>,
 }
 
@@ -66,7 +66,7 @@ impl<'de, W: Write> Visitor<'de> for Rows<'_, W> {
     }
 }
 
-/// One object of the list.
+/// The deserializer of one object of the list.
 struct One<'a, 'b, W>(&'a mut Rows<'b, W>);
 
 impl<'de, W: Write> DeserializeSeed<'de> for One<'_, '_, W> {

@@ -1,28 +1,28 @@
-//! A dataset in any form that is taken → its rows as trainers read them, one JSON object a line.
+//! The conversion of a dataset in any supported format to rows as trainers read them, one JSON object per line.
 //!
-//! Readers of containers and compressions are where a hostile file does its harm, so all of this runs in a child process
-//! under limits of memory, processor time and output ([`child`]); it knows no database, no network and no secret. What a
-//! row may say is `attune_domain::dataset`'s. Read in this order.
+//! Parsers of containers and compressions are the attack surface for hostile files, so all of this runs in a child
+//! process with limits on memory, processor time and output ([`child`]), without access to the database, the network or
+//! secrets. `attune_domain::dataset` defines the allowed content of a row. The modules are listed in reading order.
 
-/// The child's orders and its answer: the contract with whoever starts it.
+/// The contract between the child and its parent: orders and verdict.
 pub mod contract;
 
-/// The child itself.
+/// The child process.
 pub mod child;
 
-/// How a file is written: container and compression, by its content and its name.
+/// Detection of container and compression, from a file's content and name.
 mod source;
 
-/// Readers that end where a limit is.
+/// Readers that fail at a limit.
 mod bounded;
 
-/// Checked rows on their way out.
+/// The output of checked rows.
 mod sink;
 
 /// JSON: lines, or one list.
 mod json;
 
-/// Quotation marks of tables.
+/// Strict validation of quotation marks in CSV and TSV.
 mod quotes;
 
 /// Comma- or tab-separated values.

@@ -1,4 +1,4 @@
-//! A table's bytes on their way to the reader of records, as long as their quotation marks are right.
+//! A filter before the CSV parser that fails at the first invalid quotation mark.
 
 use std::{
     cell::Cell,
@@ -8,7 +8,7 @@ use std::{
 
 use attune_domain::text::quotes::{Quotes, Stray};
 
-/// Hands a table's bytes on, and ends with an error where a quotation mark is wrong; [`Found`] knows more of it.
+/// A reader that passes bytes through, and fails at an invalid quotation mark; [`Found`] has the details.
 pub(crate) struct StrictQuotes<R> {
     inner: R,
     quotes: Quotes,
@@ -16,19 +16,19 @@ pub(crate) struct StrictQuotes<R> {
     open: Rc<Cell<Option<u64>>>,
 }
 
-/// What a [`StrictQuotes`] found.
+/// The findings of a [`StrictQuotes`].
 pub(crate) struct Found {
     stray: Rc<Cell<Option<Stray>>>,
     open: Rc<Cell<Option<u64>>>,
 }
 
 impl Found {
-    /// The row whose quotation marks are wrong.
+    /// Returns the row with an invalid quotation mark.
     pub(crate) fn stray(&self) -> Option<Stray> {
         self.stray.get()
     }
 
-    /// The row of the quoted cell in which reading ended.
+    /// Returns the row of the quoted cell in which reading ended.
     pub(crate) fn open_row(&self) -> Option<u64> {
         self.open.get()
     }
@@ -60,7 +60,7 @@ impl<R: Read> Read for StrictQuotes<R> {
         self.open.set(self.quotes.open_row());
         match taken {
             Ok(()) => Ok(read),
-            // What came before is read first: the rows in it may be wrong, too.
+            // The bytes before it are read first: their rows may have defects, too.
             Err((before, stray)) => {
                 let error = self.refuse(stray);
                 if before > 0 { Ok(before) } else { Err(error) }

@@ -1,4 +1,4 @@
-//! Checked rows on their way out: one JSON object a line, if the file itself is not that already.
+//! The output of checked rows: one JSON object per line, unless the file itself already has that form.
 
 use std::io::{self, Write};
 
@@ -6,10 +6,10 @@ use attune_domain::dataset::{DatasetFacts, Defects, KEPT_DEFECTS, MAX_LINE_BYTES
 
 use crate::bounded::refusal;
 
-/// Takes rows.
+/// The writer of rows.
 pub(crate) struct Sink<W> {
     out: W,
-    /// The file's own lines are rows as trainers read them, unless their shape is another.
+    /// `true`: the file's own lines are rows as trainers read them, unless their shape differs.
     verbatim: bool,
     written: u64,
     most: u64,
@@ -21,7 +21,8 @@ pub(crate) struct Sink<W> {
 }
 
 impl<W: Write> Sink<W> {
-    /// A sink that writes at most `most` bytes; nothing at all for rows in a canonical shape, if `verbatim`.
+    /// Returns a sink that writes at most `most` bytes; with `verbatim`, it writes nothing for rows in a canonical
+    /// shape.
     pub(crate) fn new(out: W, verbatim: bool, most: u64) -> Self {
         Self {
             out,
@@ -36,7 +37,7 @@ impl<W: Write> Sink<W> {
         }
     }
 
-    /// Takes a sound row.
+    /// Writes a valid row.
     pub(crate) fn take(&mut self, number: u64, shape: Shape, row: &Row) {
         if self.failed.is_some() || self.verbatim && shape.is_canonical() {
             return;
@@ -61,17 +62,17 @@ impl<W: Write> Sink<W> {
         self.line.push(b'\n');
         self.written += self.line.len() as u64;
         if self.written > self.most {
-            return Err(refusal(format!("its rows take more than {} bytes, the most that is taken", self.most)));
+            return Err(refusal(format!("its rows take more than {} bytes, the maximum", self.most)));
         }
         self.out.write_all(&self.line)
     }
 
-    /// Whether it is of no use to go on.
+    /// Returns the error after which reading further is useless, if any.
     pub(crate) fn failure(&mut self) -> io::Result<()> {
         self.failed.take().map_or(Ok(()), Err)
     }
 
-    /// The last row came; the inner error is the user's. Says whether anything was written.
+    /// Ends the output; the inner error is for the user. Returns whether any row was written.
     pub(crate) fn finish(
         mut self,
         checked: Result<DatasetFacts, Defects>,

@@ -1,4 +1,5 @@
-//! How a file is written. Its first bytes tell; its name tells what they leave open, and must not tell another thing.
+//! Detection of a file's container and compression: from its first bytes, and where these are ambiguous from its name,
+//! which must not contradict them.
 
 use std::io::{self, BufReader, Cursor, Read};
 
@@ -10,33 +11,33 @@ use crate::{
     contract::{Compression, Container, Orders},
 };
 
-/// Bytes that are looked at, at the file's begin.
+/// The number of bytes at the file's beginning that are inspected.
 const LOOKED_AT: usize = 64 << 10;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const PARQUET: &[u8] = b"PAR1";
 
-/// Zstandard's window, as a power of two: what its own tool takes without being asked to.
+/// The maximum Zstandard window, as a power of two: the default limit of the `zstd` tool.
 const ZSTD_WINDOW: u32 = 27;
 
-/// A file that is about to be read.
+/// An opened file.
 pub(crate) struct Source {
     pub(crate) container: Container,
     pub(crate) compression: Option<Compression>,
-    /// Its content, unpacked, and bounded.
+    /// The decompressed content, with a size limit.
     pub(crate) content: Box<dyn Read>,
 }
 
-/// Finds out how `from` is written.
+/// Detects the format of `from`.
 ///
 /// # Errors
-/// [`crate::bounded::Refusal`]: it is packed twice, or is not what its name says.
+/// [`crate::bounded::Refusal`]: the file is compressed twice, or its content does not match its name.
 pub(crate) fn open(from: impl Read + 'static, orders: &Orders) -> io::Result<Source> {
     let name = orders.filename.to_ascii_lowercase();
     let (packed, count) = Counted::new(from);
     let mut packed = BufReader::with_capacity(LOOKED_AT, packed);
-    // A pipe may give fewer bytes at a time.
+    // A single read from a pipe may return fewer bytes.
     let mut begin = Vec::with_capacity(ZSTD.len());
     packed.by_ref().take(ZSTD.len() as u64).read_to_end(&mut begin)?;
     let compression = match &begin {
@@ -56,13 +57,13 @@ pub(crate) fn open(from: impl Read + 'static, orders: &Orders) -> io::Result<Sou
     };
     let (bare, named) = stripped(&name);
     if let Some(named) = named.filter(|named| Some(*named) != compression) {
-        return Err(refusal(format!("its name says {}, and its content is not that", named.name())));
+        return Err(refusal(format!("its name says {}, but its content is another format", named.name())));
     }
     let most = if compression.is_some() { orders.rows_bytes } else { orders.file_bytes };
     let mut unpacked = Unpacked { inner, packed: count, bytes: 0, most };
     let begin = first(&mut unpacked)?;
     if compression.is_some() && (begin.starts_with(GZIP) || begin.starts_with(ZSTD)) {
-        return Err(refusal("it is packed twice".into()));
+        return Err(refusal("it is compressed twice; compress it once".into()));
     }
     let container = container(&begin, bare)?;
     if container != Container::Parquet
@@ -77,7 +78,7 @@ pub(crate) fn open(from: impl Read + 'static, orders: &Orders) -> io::Result<Sou
     Ok(Source { container, compression, content: Box::new(content.chain(unpacked)) })
 }
 
-/// The name without the ending of a compression, and which one that was.
+/// Returns the name without a compression's extension, and that compression.
 fn stripped(name: &str) -> (&str, Option<Compression>) {
     let endings = [
         (".gz", Compression::Gzip),
@@ -89,7 +90,7 @@ fn stripped(name: &str) -> (&str, Option<Compression>) {
     found.unwrap_or((name, None))
 }
 
-/// The first bytes, as many as are looked at.
+/// Returns the first bytes, as many as are inspected.
 fn first(content: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut begin = Vec::with_capacity(LOOKED_AT);
     content.take(LOOKED_AT as u64).read_to_end(&mut begin)?;
@@ -101,7 +102,7 @@ fn container(begin: &[u8], name: &str) -> io::Result<Container> {
         return Ok(Container::Parquet);
     }
     if name.ends_with(".parquet") {
-        return Err(refusal("its name says Parquet, and its content is not that".into()));
+        return Err(refusal("its name says Parquet, but its content is another format".into()));
     }
     if name.ends_with(".csv") {
         return Ok(Container::Csv);
@@ -114,12 +115,12 @@ fn container(begin: &[u8], name: &str) -> io::Result<Container> {
         Some(b'[') if name.ends_with(".jsonl") => Ok(Container::Jsonl),
         Some(b'[') => Ok(Container::Json),
         Some(b'{') | None => Ok(Container::Jsonl),
-        // Neither its first byte nor its name tells: a header would.
+        // Neither the first byte nor the name determines the format: a header may.
         Some(_) => Ok(header(text).unwrap_or(Container::Jsonl)),
     }
 }
 
-/// What the first line is the header of.
+/// Returns the format whose header the first line is.
 fn header(text: &[u8]) -> Option<Container> {
     let line = text.split(|byte| *byte == b'\n').next().and_then(|line| std::str::from_utf8(line).ok())?;
     [(',', Container::Csv), ('\t', Container::Tsv)].into_iter().find_map(|(delimiter, container)| {
@@ -128,14 +129,14 @@ fn header(text: &[u8]) -> Option<Container> {
     })
 }
 
-/// Says of an error which reader it came from.
+/// A reader that names the decompressor in its errors.
 struct Explained<R>(R, &'static str);
 
 impl<R: Read> Read for Explained<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.0.read(into).map_err(|error| match error.kind() {
             io::ErrorKind::Interrupted => error,
-            _ => refusal(format!("it cannot be unpacked as {}: {error}", self.1)),
+            _ => refusal(format!("it cannot be decompressed as {}: {error}", self.1)),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Every form that is taken, read by the code of the child; and what is wrong with a file, by the user's own numbers.
+//! Reads every supported format with the child's code, and checks the defects and row numbers that users see.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may panic as its tests do")]
 
@@ -23,7 +23,7 @@ fn orders(filename: &str) -> Orders {
     Orders { filename: filename.into(), memory_bytes: 0, cpu_seconds: 0, file_bytes: 64 << 20, rows_bytes: 64 << 20 }
 }
 
-/// The verdict on a file, and the rows that leave.
+/// Returns the verdict on a file, and the rows written.
 fn read(filename: &str, file: &[u8]) -> (Verdict, String) {
     let mut rows = Vec::new();
     let verdict = judge(Cursor::new(file.to_vec()), &mut rows, &orders(filename)).unwrap();
@@ -37,7 +37,7 @@ fn sound(filename: &str, file: &[u8]) -> (Found, String) {
     }
 }
 
-/// What is said of a file that is not sound.
+/// Returns the error message for an invalid file.
 fn said(filename: &str, file: &[u8]) -> String {
     match read(filename, file).0 {
         Verdict::Refused { reason } => reason,
@@ -141,15 +141,15 @@ fn what_is_wrong_is_named_by_the_users_own_numbers() {
         ("a.csv", b"prompt,completion,id\na,b,7\n", "id: unknown field"),
         ("a.csv", b"", "none"),
         ("a.json", b"[{\"prompt\": \"a\", \"completion\": \"b\"}, 7]", "line 2: must be a JSON object; found a number"),
-        ("a.json", b"[{\"prompt\": \"a\"", "no whole list"),
-        ("a.json", b"[] []", "no whole list"),
+        ("a.json", b"[{\"prompt\": \"a\"", "not a complete list"),
+        ("a.json", b"[] []", "not a complete list"),
         ("a.json", b"[]", "the file is empty"),
         ("a.parquet", b"{}", "its name says Parquet"),
         ("a.jsonl.gz", b"{}", "its name says gzip"),
         ("a.jsonl.zst", &gzip(b"{}"), "its name says zstd"),
-        ("a.jsonl", &gzip(&zstd(b"{}")), "packed twice"),
-        ("a.jsonl", b"\x1f\x8b\x08\x00garbage", "cannot be unpacked as gzip"),
-        ("a.jsonl", b"\x28\xb5\x2f\xfdgarbage", "cannot be unpacked as zstd"),
+        ("a.jsonl", &gzip(&zstd(b"{}")), "compressed twice"),
+        ("a.jsonl", b"\x1f\x8b\x08\x00garbage", "cannot be decompressed as gzip"),
+        ("a.jsonl", b"\x28\xb5\x2f\xfdgarbage", "cannot be decompressed as zstd"),
         ("a.parquet", b"PAR1PAR1PAR1PAR1", "cannot be read as Parquet"),
         (
             "a.jsonl",
@@ -164,7 +164,7 @@ fn what_is_wrong_is_named_by_the_users_own_numbers() {
     }
 }
 
-/// The files of the case, and what Python's `csv.reader(…, strict=True)` says of each.
+/// The files of the case, and the result of Python's `csv.reader(…, strict=True)` for each.
 #[test]
 fn case_07_a_stray_quotation_mark_is_named_by_the_row_where_it_opens() {
     for (name, file, wanted) in [
@@ -198,10 +198,10 @@ fn case_08_a_byte_order_mark_is_passed_over_in_every_form() {
         ("a.tsv", marked("prompt\tcompletion\na\tb\n"), 1),
         ("a", marked("prompt,completion\na,b\n"), 1),
         ("a.jsonl.gz", gzip(&marked(PAIR)), 1),
-        // Two files, one behind the other.
+        // Two concatenated files.
         ("a.jsonl", [marked(PAIR), marked(PAIR)].concat(), 2),
         ("a.jsonl", marked(&format!("{line}\r\n\u{feff}{line}\r\n\u{feff}\r\n")), 2),
-        // A mark inside a text is text.
+        // A byte order mark inside a text is text.
         ("a.csv", b"prompt,completion\n\xEF\xBB\xBFa,b\n".to_vec(), 1),
         ("a.csv", b"prompt,completion\n\"\xEF\xBB\xBF\"\"a\",b\n".to_vec(), 1),
     ] {
@@ -224,9 +224,13 @@ fn case_08_what_spreadsheets_write_beside_is_named() {
         ("a.json", utf16("[]"), "it is UTF-16"),
         ("a.csv", utf16("prompt,completion\na,b\n"), "it is UTF-16"),
         ("a.tsv.gz", gzip(&utf16("prompt\tcompletion\n")), "it is UTF-16"),
-        ("a.csv", b"sep=;\r\nprompt;completion\r\na;b\r\n".to_vec(), "its first line is 'sep=;', which is no header"),
+        (
+            "a.csv",
+            b"sep=;\r\nprompt;completion\r\na;b\r\n".to_vec(),
+            "its first line is 'sep=;', which is not a header",
+        ),
         ("a.csv", b"sep=,\nprompt,completion\na,b\n".to_vec(), "its first line is 'sep='"),
-        ("a.csv", b"prompt;completion\na;b\n".to_vec(), "its header parts the columns with ';'"),
+        ("a.csv", b"prompt;completion\na;b\n".to_vec(), "its header separates the columns with ';'"),
         ("a.jsonl", PAIR.repeat(2).replace('\n', "\r").into_bytes(), "line 1: not JSON: trailing characters"),
         ("a.jsonl", PAIR.repeat(2).replace('\n', "\u{2028}").into_bytes(), "line 1: not JSON: trailing characters"),
     ] {
@@ -237,7 +241,7 @@ fn case_08_what_spreadsheets_write_beside_is_named() {
     assert!(ends.ends_with("its lines end with a carriage return alone; end them with a line feed"), "{ends}");
 }
 
-/// A text keeps every sign that another reader takes for a line's end.
+/// A text keeps all characters that other parsers treat as line endings.
 #[test]
 fn case_08_ends_of_lines_are_told_from_texts_in_every_form() {
     let text = "a\u{2028}b\u{2029}c\u{85}d\u{b}e";
@@ -260,7 +264,7 @@ fn case_08_ends_of_lines_are_told_from_texts_in_every_form() {
     }
 }
 
-/// The files of the case: whatever stands for "not given", the rows are those of the plain one.
+/// The files of the case: for each notation of a missing value, the rows are those of the plain file.
 #[test]
 fn case_09_a_null_is_the_same_as_nothing_in_every_form() {
     macro_rules! file {
@@ -286,7 +290,7 @@ fn case_09_a_null_is_the_same_as_nothing_in_every_form() {
         file!("name.parquet"),
         file!("float.parquet"),
     ] {
-        // A list is written anew, so that what is meant can be compared.
+        // A list is serialized again, so that the meaning can be compared.
         let lines = if name.ends_with("parquet") {
             sound(name, file).1
         } else {
@@ -300,7 +304,10 @@ fn case_09_a_null_is_the_same_as_nothing_in_every_form() {
         assert!(sound(name, file).1.contains(r#"[{"role":"user","content":"Say hi"},{"role":"assistant""#), "{name}");
     }
     let table = "messages,tools,parallel_tool_calls\n";
-    let cell = r#"[{""role"":""user"",""content"":""a"",""name"":null},{""role"":""assistant"",""content"":""b"",""weight"":1.0,""tool_calls"":[]}]"#;
+    let cell = concat!(
+        r#"[{""role"":""user"",""content"":""a"",""name"":null},"#,
+        r#"{""role"":""assistant"",""content"":""b"",""weight"":1.0,""tool_calls"":[]}]"#
+    );
     for rest in [",,", ",[],True", ",null,null"] {
         assert_eq!(sound("a.csv", format!("{table}\"{cell}\"{rest}\n").as_bytes()).0.rows, 1, "{rest}");
     }
@@ -309,10 +316,11 @@ fn case_09_a_null_is_the_same_as_nothing_in_every_form() {
 #[test]
 fn tools_come_out_of_every_form() {
     let row = concat!(
-        r#"{"messages":[{"role":"user","content":"Oslo?"},{"role":"assistant","tool_calls":[{"id":"c1","type":"function","#,
-        r#""function":{"name":"weather","arguments":{"city":"Oslo"}}}]},{"role":"tool","content":"4","tool_call_id":"c1"},"#,
-        r#"{"role":"assistant","content":"Four."}],"tools":[{"type":"function","function":{"name":"weather","#,
-        r#""parameters":{"type":"object","properties":{"city":{"type":"string"}}}}}],"parallel_tool_calls":false}"#,
+        r#"{"messages":[{"role":"user","content":"Oslo?"},{"role":"assistant","tool_calls":[{"id":"c1","#,
+        r#""type":"function","function":{"name":"weather","arguments":{"city":"Oslo"}}}]},{"role":"tool","#,
+        r#""content":"4","tool_call_id":"c1"},{"role":"assistant","content":"Four."}],"tools":[{"type":"function","#,
+        r#""function":{"name":"weather","parameters":{"type":"object","properties":{"city":{"type":"string"}}}}}],"#,
+        r#""parallel_tool_calls":false}"#,
     );
     let as_text = row.replace(r#"{"city":"Oslo"}"#, r#""{\"city\":\"Oslo\"}""#);
     assert_eq!(sound("a.json", format!("[{as_text}]").as_bytes()).1, format!("{row}\n"));
@@ -326,7 +334,7 @@ fn tools_come_out_of_every_form() {
 #[test]
 fn limit_a_bomb_and_a_huge_cell_end_at_their_limits() {
     let zeros = vec![b'a'; 65 << 20];
-    assert!(said("a.jsonl.gz", &gzip(&zeros)).contains("unpacks to more than 67108864 bytes"));
+    assert!(said("a.jsonl.gz", &gzip(&zeros)).contains("decompresses to more than 67108864 bytes"));
     let cell = format!("prompt,completion\n{},b\n", "x".repeat(9 << 20));
     assert!(said("a.csv", cell.as_bytes()).contains("a row takes more than 8388608 bytes"));
     let quoted = format!("prompt,completion\n\"{}", "x\n".repeat(5 << 20));
@@ -335,7 +343,7 @@ fn limit_a_bomb_and_a_huge_cell_end_at_their_limits() {
     let element = format!("[{{\"text\": \"{}\"}}]", "x".repeat(9 << 20));
     assert!(said("a.json", element.as_bytes()).contains("a row takes more than"));
     let deep = format!("[{}", "[".repeat(1 << 20));
-    assert!(said("a.json", deep.as_bytes()).contains("no whole list"));
+    assert!(said("a.json", deep.as_bytes()).contains("not a complete list"));
     let deep = format!("[{}{}]", "[".repeat(100_000), "]".repeat(100_000));
     assert!(said("a.json", deep.as_bytes()).contains("recursion limit"));
     let escapes = format!("prompt,completion\n{},b\n", "\u{1}".repeat(300_000));
@@ -345,17 +353,25 @@ fn limit_a_bomb_and_a_huge_cell_end_at_their_limits() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Bytes of no kind at all, and of each kind's beginning.
+    /// Random bytes, and random bytes after each format's magic number.
     #[test]
     fn no_bytes_make_it_panic(
-        begin in prop::sample::select(vec![&b""[..], b"PAR1", b"\x1f\x8b\x08\x00", b"\x28\xb5\x2f\xfd", b"[", b"{\"text\":", b"prompt,completion\n"]),
+        begin in prop::sample::select(vec![
+            &b""[..],
+            b"PAR1",
+            b"\x1f\x8b\x08\x00",
+            b"\x28\xb5\x2f\xfd",
+            b"[",
+            b"{\"text\":",
+            b"prompt,completion\n",
+        ]),
         rest in prop::collection::vec(any::<u8>(), 0..300),
         name in prop::sample::select(vec!["a", "a.csv", "a.tsv", "a.json", "a.jsonl", "a.parquet", "a.jsonl.gz"]),
     ) {
         let _ = judge(Cursor::new([begin, &rest].concat()), std::io::sink(), &orders(name));
     }
 
-    /// A sound file with some of its bytes changed, or cut short.
+    /// A valid file with some of its bytes changed, or truncated.
     #[test]
     fn damage_is_an_answer(
         which in 0..4_usize,
@@ -373,11 +389,11 @@ proptest! {
             file[place] = byte;
         }
         file.truncate(cut.index(file.len() + 1));
-        // A damaged Parquet file may make its reader panic: that is why it runs in a child.
+        // A damaged Parquet file may make its parser panic: that is why it runs in a child process.
         let _ = std::panic::catch_unwind(|| judge(Cursor::new(file), std::io::sink(), &orders("a")));
     }
 
-    /// What leaves is what came, whatever is in it.
+    /// The output equals the input, for any text.
     #[test]
     fn texts_survive_a_table(prompt in ".{0,40}", completion in ".{1,40}") {
         let mut table = csv::Writer::from_writer(Vec::new());

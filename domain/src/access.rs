@@ -1,36 +1,36 @@
-//! Who may do what, in words: the roles of people, the scopes of keys.
+//! Access control: the roles of users, the scopes of API keys.
 
 use std::{fmt, str::FromStr};
 
 use crate::id::{ApiKeyId, PersonId};
 
-/// Who does something.
+/// The author of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Actor {
-    /// A program, with this key.
+    /// An API key.
     ApiKey(ApiKeyId),
-    /// A person.
+    /// A user.
     Person(PersonId),
 }
 
-/// What a person is in an organization or a project. A later one may do all that an earlier one may.
+/// A user's role in an organization or a project. A later role includes the permissions of all earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Looks.
+    /// Reads.
     Viewer,
-    /// Works: uploads, trains, asks.
+    /// Uploads, trains and runs inference.
     Member,
-    /// Lets others in, makes projects and keys.
+    /// Adds users, and creates projects and keys.
     Admin,
-    /// Makes and unmakes owners.
+    /// Adds and removes owners.
     Owner,
 }
 
 impl Role {
-    /// All, from the least.
+    /// All roles, from the fewest permissions.
     pub const ALL: [Self; 4] = [Self::Viewer, Self::Member, Self::Admin, Self::Owner];
 
-    /// As it is written.
+    /// Returns the role's name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -42,37 +42,37 @@ impl Role {
     }
 }
 
-/// A part of the API that a key may open.
+/// A part of the API that a key gives access to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// Everything in the key's project; not the organization's administration.
     All,
-    /// Look at files and read them.
+    /// List, retrieve and download files.
     FilesRead,
     /// Upload and delete files.
     FilesWrite,
-    /// Look at fine-tuning jobs.
+    /// List and retrieve fine-tuning jobs.
     JobsRead,
-    /// Start, pause and cancel them.
+    /// Create, pause, resume and cancel fine-tuning jobs.
     JobsWrite,
-    /// Look at models and adapters, and take adapters home.
+    /// List and retrieve models and adapters, and export adapters.
     ModelsRead,
-    /// Bring base models and adapters, move aliases, delete tuned models.
+    /// Import base models and adapters, move aliases, delete fine-tuned models.
     ModelsWrite,
-    /// Ask models.
+    /// Run inference.
     Inference,
-    /// Everything about webhooks.
+    /// All operations on webhooks.
     Webhooks,
-    /// What was used, and what it costs.
+    /// Usage and costs.
     UsageRead,
-    /// The organization's administration: projects, people, keys, the audit log.
+    /// The organization's administration: projects, users, keys, the audit log.
     Admin,
     /// The installation's administration: organizations, and the base models that every project may use.
     Installation,
 }
 
 impl Scope {
-    /// All there are.
+    /// All scopes.
     pub const EACH: [Self; 12] = [
         Self::All,
         Self::FilesRead,
@@ -88,7 +88,7 @@ impl Scope {
         Self::Installation,
     ];
 
-    /// As it is written.
+    /// Returns the scope's name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -107,8 +107,8 @@ impl Scope {
         }
     }
 
-    /// Whether a key with this scope may do what asks for `wanted`. Whoever writes may read; `all` is everything but the
-    /// administration of the organization and of the installation.
+    /// Returns whether a key with this scope may use an operation that requires `wanted`. A write scope includes the
+    /// read scope; `all` is everything but the administration of the organization and of the installation.
     #[must_use]
     pub fn covers(self, wanted: Self) -> bool {
         self == wanted
@@ -122,9 +122,9 @@ impl Scope {
     }
 }
 
-/// The text is no role or no scope.
+/// The error for a text that is not a role or not a scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{given}' is no {noun}; there are {allowed}")]
+#[error("'{given}' is not a {noun}; allowed: {allowed}")]
 pub struct Unknown {
     given: String,
     noun: &'static str,
@@ -180,7 +180,7 @@ mod tests {
             assert_eq!(scope.name().parse(), Ok(scope));
         }
         let refused = "god".parse::<Role>().unwrap_err().to_string();
-        assert_eq!(refused, "'god' is no role; there are viewer, member, admin, owner");
+        assert_eq!(refused, "'god' is not a role; allowed: viewer, member, admin, owner");
         assert!("Files:read".parse::<Scope>().is_err());
     }
 

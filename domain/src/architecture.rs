@@ -1,5 +1,5 @@
-//! What a model is made of, read from a Hugging Face `config.json`: the numbers that memory arithmetic, the decoder
-//! and the import checks all need. No weights here.
+//! The architecture of a model, read from a Hugging Face `config.json`: the parameters that memory estimates, the
+//! decoder and the import checks all need. Weights are not part of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,13 +11,14 @@ mod config;
 mod keys;
 mod rope;
 
-/// A family of decoders that Attune runs. One decoder serves them all; the flags on [`Architecture`] tell them apart.
+/// A family of decoders that Attune runs. One decoder implements all of them; the flags on [`Architecture`] distinguish
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
-    /// Llama 1–3, and so SmolLM2, TinyLlama and Code Llama.
+    /// Llama 1–3, and models of that architecture: SmolLM2, TinyLlama and Code Llama.
     Llama,
-    /// Mistral 7B and its kin.
+    /// Mistral 7B and models of its architecture.
     Mistral,
     /// Qwen2 and Qwen2.5: biases on q, k and v.
     Qwen2,
@@ -25,114 +26,116 @@ pub enum Family {
     Qwen3,
 }
 
-/// A scaling of the rotary frequencies, for contexts longer than those of the first training.
+/// A scaling of the rotary frequencies, for contexts longer than those of pretraining.
 ///
 /// Source: `_compute_…_parameters` in transformers' `modeling_rope_utils.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 pub enum RopeScaling {
-    /// Positions divided by `factor`.
+    /// Linear scaling: positions are divided by `factor`.
     Linear {
-        /// By how much.
+        /// The divisor of positions.
         factor: f64,
     },
-    /// Nothing up to `max_position_embeddings`, and no sequence here is longer: the base of the frequencies would grow
-    /// with the length beyond it.
+    /// Dynamic NTK scaling. It has no effect here: it changes the base of the frequencies only for sequences longer
+    /// than `max_position_embeddings`, and no sequence is longer.
     Dynamic {
-        /// By how much longer sequences would be stretched.
+        /// The scaling factor of longer sequences.
         factor: f64,
     },
-    /// YaRN: low frequencies divided by `factor`, high ones kept, those between blended by a ramp over the dimensions;
-    /// cosines and sines multiplied by `attention_factor`. Source: Peng et al., arXiv:2309.00071.
+    /// YaRN: low frequencies are divided by `factor`, high ones are kept, those between are interpolated by a linear
+    /// ramp over the dimensions; cosines and sines are multiplied by `attention_factor`. Source: Peng et al.,
+    /// arXiv:2309.00071.
     Yarn {
-        /// By how much the low frequencies are divided.
+        /// The divisor of the low frequencies.
         factor: f64,
-        /// The multiplier of cosines and sines, worked out if the config does not give it.
+        /// The multiplier of cosines and sines, computed if the config does not set it.
         attention_factor: f64,
-        /// Dimensions with more rotations over the original context than this are kept.
+        /// The number of rotations over the original context above which a dimension is kept.
         beta_fast: f64,
-        /// Dimensions with fewer rotations over the original context than this are divided whole.
+        /// The number of rotations over the original context below which a dimension is divided by the full `factor`.
         beta_slow: f64,
-        /// The ends of the ramp are whole dimensions.
+        /// `true`: the ends of the ramp are rounded to whole dimensions.
         truncate: bool,
-        /// The context length that the model was first trained with.
+        /// The context length of pretraining.
         original_max_position_embeddings: u64,
     },
-    /// Low frequencies divided by `factor`, high ones kept, those between blended.
+    /// Llama 3: low frequencies are divided by `factor`, high ones are kept, those between are interpolated.
     Llama3 {
-        /// By how much the low frequencies are divided.
+        /// The divisor of the low frequencies.
         factor: f64,
-        /// Wavelengths above `original / low_freq_factor` are divided whole.
+        /// The divisor that gives the upper wavelength bound: wavelengths above `original / low_freq_factor` are
+        /// divided by the full `factor`.
         low_freq_factor: f64,
-        /// Wavelengths below `original / high_freq_factor` are kept.
+        /// The divisor that gives the lower wavelength bound: wavelengths below `original / high_freq_factor` are kept.
         high_freq_factor: f64,
-        /// The context length that the model was first trained with.
+        /// The context length of pretraining.
         original_max_position_embeddings: u64,
     },
 }
 
-/// The shape of a decoder-only transformer. Field names are those of `config.json`.
+/// The hyperparameters of a decoder-only transformer. Field names are those of `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Architecture {
-    /// Which family.
+    /// The decoder family.
     pub family: Family,
-    /// Width of the residual stream.
+    /// The width of the residual stream.
     pub hidden_size: u64,
-    /// Width inside the feed-forward block.
+    /// The width inside the feed-forward block.
     pub intermediate_size: u64,
-    /// Decoder blocks.
+    /// The number of decoder blocks.
     pub num_hidden_layers: u64,
-    /// Query heads.
+    /// The number of query heads.
     pub num_attention_heads: u64,
-    /// Key and value heads; fewer than query heads in grouped-query attention.
+    /// The number of key and value heads; fewer than query heads in grouped-query attention.
     pub num_key_value_heads: u64,
-    /// Width of one head.
+    /// The width of one head.
     pub head_dim: u64,
-    /// Rows of the embedding table.
+    /// The number of rows of the embedding table.
     pub vocab_size: u64,
-    /// The longest sequence that the model was made for, in tokens.
+    /// The maximum context length of the model, in tokens.
     pub max_position_embeddings: u64,
-    /// The small number inside RMSNorm's root.
+    /// The epsilon of RMSNorm.
     pub rms_norm_eps: f64,
     /// The base of the rotary frequencies.
     pub rope_theta: f64,
-    /// How the rotary frequencies are stretched, if at all.
+    /// The scaling of the rotary frequencies, if any.
     pub rope_scaling: Option<RopeScaling>,
-    /// `lm_head` is the embedding table.
+    /// `true`: `lm_head` shares the embedding table.
     pub tie_word_embeddings: bool,
-    /// q, k and v have biases (Qwen2, or `attention_bias`).
+    /// `true`: q, k and v have biases (Qwen2, or `attention_bias`).
     pub qkv_bias: bool,
-    /// `o_proj` has a bias (`attention_bias` on Llama).
+    /// `true`: `o_proj` has a bias (`attention_bias` on Llama).
     pub o_bias: bool,
-    /// q and k are normed per head (Qwen3).
+    /// `true`: q and k are normalized per head (Qwen3).
     pub qk_norm: bool,
-    /// The gate, up and down projections have biases (`mlp_bias` on Llama).
+    /// `true`: the gate, up and down projections have biases (`mlp_bias` on Llama).
     #[serde(default)]
     pub mlp_bias: bool,
-    /// A query sees at most this many positions back; `None`: all.
+    /// The number of positions that a query attends to at most; `None`: all.
     pub sliding_window: Option<u64>,
-    /// Layers whose queries see all positions although there is a window, ascending.
+    /// The layers with full attention in a model with a sliding window, ascending.
     #[serde(default)]
     pub full_attention_layers: Vec<u64>,
 }
 
-/// Why a `config.json` is not one that Attune can run.
+/// The reason why Attune cannot run a model with this `config.json`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArchitectureError {
-    /// Not JSON, or a field of the wrong kind.
+    /// The file is not JSON, or a field has the wrong type.
     #[error("config.json cannot be read: {0}")]
     Unreadable(String),
-    /// A field that must be there is not.
+    /// A required field is missing.
     #[error("config.json has no '{0}'")]
     Missing(String),
-    /// A field has a value that Attune does not run.
+    /// A field has an unsupported value.
     #[error("config.json: {field}: {given} is not supported; allowed: {allowed}")]
     Unsupported {
-        /// The field.
+        /// The field's name.
         field: String,
-        /// The given value.
+        /// The field's value.
         given: String,
-        /// The values that are allowed.
+        /// The allowed values.
         allowed: String,
     },
     /// Two names of one setting have different values.
@@ -141,22 +144,22 @@ pub enum ArchitectureError {
          the same value"
     )]
     Disagree {
-        /// One name.
+        /// The first name.
         first: String,
-        /// The value under it.
+        /// The first name's value.
         first_value: String,
-        /// The other name.
+        /// The second name.
         second: String,
-        /// The value under it.
+        /// The second name's value.
         second_value: String,
     },
 }
 
-/// The projections that can take an adapter, in the order of a block.
+/// The projections that can have an adapter, in the order of a block.
 pub const PROJECTIONS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 impl Architecture {
-    /// `[out, in]` of a projection of [`PROJECTIONS`]; `None` for any other name.
+    /// Returns the shape `[out, in]` of a projection in [`PROJECTIONS`]; `None` for any other name.
     #[must_use]
     pub fn projection(&self, name: &str) -> Option<(u64, u64)> {
         let query = self.num_attention_heads * self.head_dim;
@@ -171,26 +174,26 @@ impl Architecture {
         })
     }
 
-    /// Weights in the projections of all blocks: what is quantised.
+    /// Returns the number of weights in the projections of all blocks: those that are quantized.
     #[must_use]
     pub fn projection_weights(&self) -> u64 {
         let block: u64 = PROJECTIONS.iter().filter_map(|name| self.projection(name)).map(|(o, i)| o * i).sum();
         block * self.num_hidden_layers
     }
 
-    /// Weights in the embedding table, and in `lm_head` if that is its own.
+    /// Returns the number of weights in the embedding table, and in `lm_head` if it is not tied.
     #[must_use]
     pub fn embedding_weights(&self) -> u64 {
         self.vocab_size * self.hidden_size * if self.tie_word_embeddings { 1 } else { 2 }
     }
 
-    /// The window of a layer; `None`: it sees everything.
+    /// Returns the attention window of a layer; `None`: full attention.
     #[must_use]
     pub fn window(&self, layer: u64) -> Option<u64> {
         self.sliding_window.filter(|_| !self.full_attention_layers.contains(&layer))
     }
 
-    /// Bytes of one token's keys and values over all blocks, in f32.
+    /// Returns the bytes of one token's keys and values over all blocks, in f32.
     #[must_use]
     pub fn kv_bytes_per_token(&self) -> Bytes {
         Bytes(2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * 4)
@@ -198,11 +201,11 @@ impl Architecture {
 }
 
 impl Architecture {
-    /// Reads a Hugging Face `config.json`, of transformers 4 or 5. Defaults are those of the family's own config class.
+    /// Parses a Hugging Face `config.json`, of transformers 4 or 5. Defaults are those of the family's config class.
     ///
     /// # Errors
-    /// [`ArchitectureError`]: not JSON, a missing field, a value that Attune does not run, or two names of one setting
-    /// that disagree.
+    /// [`ArchitectureError`]: not JSON, a missing field, an unsupported value, or two names of one setting with
+    /// different values.
     pub fn from_config_json(text: &[u8]) -> Result<Self, ArchitectureError> {
         config::read(text)
     }
@@ -212,9 +215,9 @@ impl Architecture {
 mod tests {
     use super::*;
 
-    const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-05, "tie_word_embeddings": true, "hidden_act": "silu",
+    const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+        "max_position_embeddings": 8192, "rms_norm_eps": 1e-05, "tie_word_embeddings": true, "hidden_act": "silu",
         "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}"#;
 
     #[test]

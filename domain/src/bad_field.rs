@@ -1,13 +1,13 @@
-//! The refusal of one field of a request.
+//! The error for one invalid field of a request.
 
-/// A value that the user gave and that cannot be.
+/// A field with a value that is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{param}: {given} is not allowed; it must be {allowed}")]
 pub struct BadField {
     /// The field's path in the request: `adapter.rank`.
     pub param: &'static str,
-    /// The value that was given.
+    /// The given value.
     pub given: String,
-    /// The values that are allowed.
+    /// The allowed values.
     pub allowed: String,
 }

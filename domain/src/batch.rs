@@ -1,4 +1,4 @@
-//! Batches: a life in one table, and what a line of the input file must be.
+//! Batches: their state machine, and the validation of the lines of the input file.
 
 use std::fmt;
 
@@ -7,69 +7,69 @@ use serde_json::{Map, Value};
 
 use crate::text::{storable::storable, text_file};
 
-/// The most lines of a file. Source: OpenAI's batch limits.
+/// The maximum number of lines in a file. Source: OpenAI's batch limits.
 pub const MOST_ROWS: usize = 50_000;
 
-/// The longest line.
+/// The maximum length of a line, in bytes.
 pub const LINE_BYTES: usize = 4 << 20;
 
-/// The longest `custom_id`.
+/// The maximum length of a `custom_id`, in bytes.
 const ID_BYTES: usize = 512;
 
-/// Where a batch is. OpenAI's words.
+/// The state of a batch, in OpenAI's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchState {
-    /// Its file is being read.
+    /// The file is being validated.
     Validating,
-    /// Its requests are being answered.
+    /// The requests are being processed.
     InProgress,
-    /// Its files are being written.
+    /// The output files are being written.
     Finalizing,
     /// Every request has an answer.
     Completed,
-    /// Its file was refused.
+    /// The file was refused, or the batch was abandoned after repeated errors.
     Failed,
-    /// Its time was up; what was answered is there.
+    /// The completion window ended; the output has the requests that were answered before.
     Expired,
-    /// It is to stop.
+    /// A cancellation was requested.
     Cancelling,
-    /// It was stopped; what was answered is there.
+    /// The batch was cancelled; the output has the requests that were answered before.
     Cancelled,
 }
 
-/// What happens to a batch.
+/// An event in the life of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchEvent {
-    /// Its file is good.
+    /// The file is valid.
     FileAccepted,
-    /// Its file is not.
+    /// The file is invalid.
     FileRefused,
-    /// Nothing more is asked.
+    /// Every request has an answer.
     AnswersComplete,
-    /// Its files are there, with every answer.
+    /// The output files are written, with every answer.
     FilesWritten,
-    /// Its files are there, with what was answered in time.
+    /// The output files are written, with the answers that were complete when the window ended.
     TimeUp,
-    /// The user wants it to stop.
+    /// The user requested a cancellation.
     CancelAsked,
-    /// Its files are there, with what was answered before.
+    /// The output files are written, with the answers that were complete before the cancellation.
     Stopped,
-    /// Work on it fails in the same way each time.
+    /// Processing fails repeatedly with the same error.
     GivenUp,
 }
 
-/// The state does not take the event.
+/// The error for an event that is not allowed in a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a batch that is {} takes no {event:?}", from.name())]
+#[error("a batch that is {} does not allow {event:?}", from.name())]
 pub struct IllegalBatchStep {
-    /// Where it is.
+    /// The batch's state.
     pub from: BatchState,
-    /// What does not fit.
+    /// The event that is not allowed.
     pub event: BatchEvent,
 }
 
 impl BatchState {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 8] = [
         Self::Validating,
         Self::InProgress,
@@ -81,7 +81,7 @@ impl BatchState {
         Self::Cancelled,
     ];
 
-    /// The word in SQL and on the wire.
+    /// Returns the name in SQL and in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -96,19 +96,19 @@ impl BatchState {
         }
     }
 
-    /// The state of this name.
+    /// Returns the state with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 
-    /// Nothing more happens.
+    /// Returns whether no event is allowed in this state.
     #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Expired | Self::Cancelled)
     }
 
-    /// The one table of a batch's life. Whatever is not written here cannot happen.
+    /// Applies the transition table of batches: an event that it does not list for a state is refused.
     ///
     /// # Errors
     /// [`IllegalBatchStep`].
@@ -131,35 +131,35 @@ impl BatchState {
     }
 }
 
-/// What is wrong with a line.
+/// An error in the input file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Defect {
-    /// Stable, for programs.
+    /// A stable, machine-readable code.
     pub code: String,
-    /// Of the file, from 1; `None`: the file as a whole.
+    /// The line number in the file, from 1; `None`: the error concerns the file as a whole.
     pub line: Option<u64>,
-    /// A sentence.
+    /// The error message.
     pub message: String,
     /// The field at fault.
     pub param: Option<String>,
 }
 
-/// The longest text of a defect that is kept, in characters: it may repeat what the file says.
+/// The maximum length of a defect's message and field name, in characters: they may repeat the file's content.
 const TEXT_CHARS: usize = 500;
 
 impl Defect {
-    /// A defect of the file as a whole.
+    /// Returns a defect of the file as a whole.
     pub fn of_file(code: &str, message: impl fmt::Display) -> Self {
         Self { code: code.into(), line: None, message: message.to_string(), param: None }
     }
 
-    /// A defect of one line.
+    /// Returns a defect of one line.
     pub fn of_line(line: u64, code: &str, param: Option<&str>, message: impl fmt::Display) -> Self {
         Self { code: code.into(), line: Some(line), message: shown(&message.to_string()), param: param.map(shown) }
     }
 }
 
-/// Shortens a text that repeats what a stranger wrote, in a form that the database keeps.
+/// Truncates a text that repeats untrusted content, and removes what PostgreSQL cannot store.
 fn shown(text: &str) -> String {
     let text = storable(text);
     match text.char_indices().nth(TEXT_CHARS) {
@@ -168,19 +168,19 @@ fn shown(text: &str) -> String {
     }
 }
 
-/// A request of a batch.
+/// One request of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchRow {
-    /// The user's name for it.
+    /// The caller's ID for the request.
     pub custom_id: String,
-    /// What is asked.
+    /// The request body.
     pub body: Map<String, Value>,
 }
 
-/// Reads line number `line` of a batch for `endpoint`.
+/// Parses line number `line` of a batch for `endpoint`.
 ///
 /// # Errors
-/// The first [`Defect`].
+/// The first [`Defect`] found.
 pub fn read_row(text: &[u8], line: u64, endpoint: &str) -> Result<BatchRow, Defect> {
     let wrong = |code: &str, param: Option<&str>, message: String| Defect::of_line(line, code, param, message);
     let mut fields: Map<String, Value> = serde_json::from_slice(text).map_err(|e| {
@@ -198,7 +198,7 @@ pub fn read_row(text: &[u8], line: u64, endpoint: &str) -> Result<BatchRow, Defe
     };
     let (id, method, url, body) = (take("custom_id")?, take("method")?, take("url")?, take("body")?);
     let Value::String(custom_id) = id else {
-        return Err(wrong("invalid_type", Some("custom_id"), "Invalid 'custom_id': it must be a text.".into()));
+        return Err(wrong("invalid_type", Some("custom_id"), "Invalid 'custom_id': it must be a string.".into()));
     };
     if custom_id.is_empty() || custom_id.len() > ID_BYTES {
         let message = format!("Invalid 'custom_id': it must have 1 to {ID_BYTES} bytes.");
@@ -219,7 +219,8 @@ pub fn read_row(text: &[u8], line: u64, endpoint: &str) -> Result<BatchRow, Defe
         return Err(wrong("invalid_type", Some("body"), "Invalid 'body': it must be an object.".into()));
     };
     if body.get("stream").is_some_and(|stream| *stream == true) {
-        let message = "Unsupported 'body.stream': nobody is there to stream to.".to_owned();
+        let message =
+            "Unsupported 'body.stream': batch requests cannot be streamed. Omit it or set it to false.".to_owned();
         return Err(wrong("unsupported_parameter", Some("body.stream"), message));
     }
     if let Some(name) = fields.keys().next() {
@@ -287,7 +288,7 @@ mod tests {
         let refused = |text: &[u8]| read_row(text, 1, CHAT).unwrap_err().message;
         assert_eq!(refused(b"\xFF\xFE{\0"), "The file is UTF-16; save it as UTF-8.");
         assert!(refused(b"{}\r{}").ends_with("its lines end with a carriage return alone; end them with a line feed."));
-        assert!(refused("{}\u{2028}{}".as_bytes()).contains("U+2028 and U+2029 end no line"));
+        assert!(refused("{}\u{2028}{}".as_bytes()).contains("U+2028 and U+2029 are not line endings"));
     }
 
     #[test]

@@ -4,31 +4,31 @@ use std::{fmt, iter::Sum, ops::Add};
 
 use serde::{Deserialize, Serialize};
 
-/// A number of bytes. Shown in binary units: `1.5 GiB`.
+/// A number of bytes, displayed in binary units: `1.5 GiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 
 impl Bytes {
-    /// `count` MiB.
+    /// Returns `count` MiB.
     #[must_use]
     pub const fn mib(count: u64) -> Self {
         Self(count << 20)
     }
 
-    /// What is left when `other` is taken away; nothing, if that is more.
+    /// Returns the difference, or 0 if `other` is larger.
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
 
-    /// As SQL's `bigint`, which ends at 8 EiB.
+    /// Converts to SQL's `bigint`; values above its maximum of 8 EiB saturate.
     #[must_use]
     pub fn to_i64(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
 
-    /// From SQL's `bigint`; a negative number is nothing.
+    /// Converts from SQL's `bigint`; a negative number becomes 0.
     #[must_use]
     pub fn from_i64(count: i64) -> Self {
         Self(u64::try_from(count).unwrap_or(0))

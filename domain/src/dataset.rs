@@ -1,9 +1,9 @@
-//! A dataset's rows: what one line of JSONL may say, and the check of a whole file in constant memory.
+//! Dataset rows: the allowed content of one JSONL line, and the validation of a whole file in constant memory.
 //!
 //! Three formats are trained on: chat (`{"messages": [...]}`), prompt/completion (`{"prompt": …, "completion": …}`) and
-//! text (`{"text": …}`); preference rows are known, but nothing learns from them. Other shapes become one of these. One
-//! shape per file. Nothing is corrected or dropped: whatever is not understood is a defect with its line number. Tokens
-//! are not counted here; that is `attune-text`'s.
+//! text (`{"text": …}`); preference rows are parsed, but no method trains on them. Other shapes are converted to one of
+//! these. A file has one shape. Rows are never corrected or dropped: anything unknown is a defect with its line number.
+//! Tokens are counted in `attune-text`, not here.
 
 mod chat;
 mod checker;
@@ -23,16 +23,16 @@ pub use tool_calls::{MAX_TOOL_CALLS, MAX_TOOL_NAME_BYTES, MAX_TOOLS, without_nul
 
 use crate::text::text_file;
 
-/// The longest line that is read, in bytes.
+/// The maximum length of a line, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
-/// The most messages in a chat: the work of finding what is trained grows with their square.
+/// The maximum number of messages in a chat: the cost of finding the trained tokens grows with its square.
 pub const MAX_MESSAGES: usize = 2048;
 
-/// How many defects are kept word for word; the rest are counted.
+/// The number of defects that are kept with their messages; the rest are only counted.
 pub const KEPT_DEFECTS: usize = 20;
 
-/// Which kind of rows a file holds.
+/// The format of a file's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowFormat {
@@ -42,14 +42,14 @@ pub enum RowFormat {
     Completion,
     /// `{"text": …}`.
     Text,
-    /// A chat with a better and a worse answer. Nothing learns from it yet.
+    /// A chat with a preferred and a non-preferred answer. No method trains on it yet.
     Preference,
 }
 
 impl RowFormat {
     const ALL: [Self; 4] = [Self::Chat, Self::Completion, Self::Text, Self::Preference];
 
-    /// The word in SQL and on the wire.
+    /// Returns the name in SQL and in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -60,7 +60,7 @@ impl RowFormat {
         }
     }
 
-    /// The format of this name.
+    /// Returns the format with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.name() == name)
@@ -78,7 +78,7 @@ impl fmt::Display for RowFormat {
     }
 }
 
-/// How a row is written by its user. Alpaca and ShareGPT rows become chats.
+/// The shape of a row in the uploaded file. Alpaca and ShareGPT rows are converted to chats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
@@ -97,7 +97,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// The word in SQL and on the wire.
+    /// Returns the name in SQL and in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -110,13 +110,13 @@ impl Shape {
         }
     }
 
-    /// Whether a row of this shape is what a trainer reads.
+    /// Returns whether trainers read rows of this shape without conversion.
     #[must_use]
     pub const fn is_canonical(self) -> bool {
         !matches!(self, Self::Alpaca | Self::ShareGpt)
     }
 
-    /// The shape of a row with these fields, if it is any.
+    /// Returns the shape of a row with these fields, if they match one.
     #[must_use]
     pub fn of(mut fields: impl Iterator<Item = impl AsRef<str>> + Clone) -> Option<Self> {
         let has = |names: &[&str]| fields.clone().any(|field| names.contains(&field.as_ref()));
@@ -148,22 +148,22 @@ impl fmt::Display for Shape {
     }
 }
 
-/// Who speaks a message.
+/// The author's role in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Sets the scene.
+    /// Instructions for the assistant.
     System,
-    /// Asks.
+    /// The user's messages.
     User,
-    /// Answers; what it says is what is trained.
+    /// The assistant's answers; their text is trained.
     Assistant,
-    /// Gives what a call brought.
+    /// The result of a tool call.
     Tool,
 }
 
 impl Role {
-    /// The word on the wire and in chat templates.
+    /// Returns the name in the API and in chat templates.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -175,91 +175,91 @@ impl Role {
     }
 }
 
-/// One turn of a chat.
+/// One message of a chat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks.
+    /// The author's role.
     pub role: Role,
-    /// What is said; `None` only beside calls. Templates tell that from an empty text.
+    /// The message's text; `None` only together with tool calls. Templates distinguish `None` from an empty string.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// `Some(0)`: an assistant's turn that is read but not trained. `None` means 1.
+    /// The loss weight: `Some(0)` is an assistant message that is context only and not trained. `None` means 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u8>,
-    /// The speaker's name, handed to the chat template.
+    /// The author's name, passed to the chat template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The calls that an assistant makes: a list as OpenAI's, but with arguments that are objects.
+    /// The tool calls of an assistant message: OpenAI's list, but with arguments as objects instead of JSON text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Value>,
-    /// Which call a tool's message answers.
+    /// The ID of the call that a tool message responds to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
 }
 
 impl Message {
-    /// A message that only says something.
+    /// Returns a message with only a role and a text.
     #[must_use]
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         let content = Some(content.into());
         Self { role, content, weight: None, name: None, tool_calls: None, tool_call_id: None }
     }
 
-    /// The text that is said; empty beside calls.
+    /// Returns the message's text; empty if it has only tool calls.
     #[must_use]
     pub fn text(&self) -> &str {
         self.content.as_deref().unwrap_or_default()
     }
 
-    /// The names of the tools that it calls.
+    /// Returns the names of the tools that the message calls.
     pub fn called(&self) -> impl Iterator<Item = &str> {
         let calls = self.tool_calls.as_ref().and_then(Value::as_array).into_iter().flatten();
         calls.filter_map(|call| call["function"]["name"].as_str())
     }
 
-    /// Whether the loss is taken on this message.
+    /// Returns whether the message has a loss.
     #[must_use]
     pub fn is_trained(&self) -> bool {
         self.role == Role::Assistant && self.weight != Some(0)
     }
 }
 
-/// One training example. It is written as the line that a trainer reads.
+/// One training example. It serializes to the line that a trainer reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Row {
     /// A chat whose last message is the assistant's.
     Chat {
-        /// At least one.
+        /// The messages, at least one.
         messages: Vec<Message>,
-        /// The tools that may be called: a list as chat templates take it, not empty.
+        /// The tools that may be called: a non-empty list in the form that chat templates expect.
         #[serde(skip_serializing_if = "Option::is_none")]
         tools: Option<Value>,
-        /// A message may make several calls. Only kept: templates do not read it.
+        /// `true`: a message may contain several calls. Stored only: templates do not read it.
         #[serde(skip_serializing_if = "Option::is_none")]
         parallel_tool_calls: Option<bool>,
     },
-    /// A text and what follows it.
+    /// A prompt and its completion.
     Completion {
-        /// Read, not trained; may be empty.
+        /// The context, without a loss; may be empty.
         prompt: String,
-        /// Trained; not empty.
+        /// The trained text; not empty.
         completion: String,
     },
-    /// A document.
+    /// A plain document.
     Text {
-        /// Trained; not empty.
+        /// The trained text; not empty.
         text: String,
     },
-    /// What is asked, and two answers to it.
+    /// A prompt with two answers.
     Preference {
-        /// At least one message.
+        /// The prompt's messages, at least one.
         #[serde(serialize_with = "as_input")]
         input: Vec<Message>,
-        /// The better answer.
+        /// The preferred answer.
         #[serde(rename = "preferred_output")]
         preferred: Vec<Message>,
-        /// The worse one.
+        /// The non-preferred answer.
         #[serde(rename = "non_preferred_output")]
         non_preferred: Vec<Message>,
     },
@@ -270,13 +270,13 @@ fn as_input<S: Serializer>(messages: &[Message], serializer: S) -> Result<S::Ok,
 }
 
 impl Row {
-    /// A chat without tools.
+    /// Returns a chat without tools.
     #[must_use]
     pub const fn chat(messages: Vec<Message>) -> Self {
         Self::Chat { messages, tools: None, parallel_tool_calls: None }
     }
 
-    /// Which format this row is of.
+    /// Returns the row's format.
     #[must_use]
     pub const fn format(&self) -> RowFormat {
         match self {
@@ -288,26 +288,26 @@ impl Row {
     }
 }
 
-/// What is wrong with one line.
+/// A defect of one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("line {line}: {message}")]
 pub struct RowDefect {
-    /// The line, from 1.
+    /// The line number, from 1.
     pub line: u64,
-    /// A sentence for the user, without the line.
+    /// The message for the user, without the line number.
     pub message: String,
 }
 
-/// Reads one line. `line_no` counts from 1; a UTF-8 byte order mark at its beginning is passed over.
+/// Parses one line. `line_no` counts from 1; a UTF-8 byte order mark at the line's beginning is ignored.
 ///
 /// # Errors
-/// [`RowDefect`], the first one met in the line.
+/// [`RowDefect`], the first one found in the line.
 pub fn parse_row(line_no: u64, line: &[u8]) -> Result<Row, RowDefect> {
     read(line_no, line).map(|(_, row)| row).map_err(|message| RowDefect { line: line_no, message })
 }
 
 fn read(line_no: u64, line: &[u8]) -> Result<(Shape, Row), String> {
-    // Files that were joined have a mark where each began.
+    // Concatenated files have a byte order mark where each of them began.
     let line = text_file::without_mark(line);
     let text = std::str::from_utf8(line).map_err(|e| match text_file::foreign_encoding(line) {
         Some(encoding) if line_no == 1 => format!("the file is {encoding}; save it as UTF-8"),
@@ -334,7 +334,7 @@ fn read(line_no: u64, line: &[u8]) -> Result<(Shape, Row), String> {
     row.map(|row| (shape, row))
 }
 
-/// The fields that tell what a row is.
+/// The message for a row whose fields match no shape.
 const NEEDED: &str = "needs 'messages', or 'prompt' and 'completion', or 'text', or 'instruction' and 'output', or \
                       'conversations', or 'input', 'preferred_output' and 'non_preferred_output'";
 
@@ -347,7 +347,7 @@ fn not_json(line: &[u8], error: &serde_json::Error) -> String {
     }
     match error.classify() {
         serde_json::error::Category::Eof => {
-            format!("not JSON: {reason} (column {column}); each row must be whole on one line")
+            format!("not JSON: {reason} (column {column}); each row must be complete on one line")
         }
         serde_json::error::Category::Data => format!("{reason} (column {column})"),
         _ => format!("not JSON: {reason} (column {column})"),
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn every_defect_is_named() {
         let cases: &[(&str, &str)] = &[
-            ("{", "not JSON: EOF while parsing an object (column 1); each row must be whole on one line"),
+            ("{", "not JSON: EOF while parsing an object (column 1); each row must be complete on one line"),
             ("hello", "not JSON: expected value (column 1)"),
             (r#"{"messages": []} x"#, "not JSON: trailing characters (column 18)"),
             ("[1]", "must be a JSON object; found a list"),
@@ -456,7 +456,7 @@ mod tests {
             (r#"{"messages": []}"#, "messages: the list is empty"),
             (r#"{"messages": [], "tools": []}"#, "messages: the list is empty"),
             (r#"{"messages": [], "tools": {}}"#, "tools: must be a list; found an object"),
-            (r#"{"messages": [], "functions": [{}]}"#, "functions: the older form is not read; give 'tools'"),
+            (r#"{"messages": [], "functions": [{}]}"#, "functions: the older format is not supported; use 'tools'"),
             (
                 r#"{"messages": [], "parallel_tool_calls": 1}"#,
                 "parallel_tool_calls: must be true or false; found a number",
@@ -474,7 +474,7 @@ mod tests {
             ),
             (
                 r#"{"messages": [{"role": "function", "content": "a"}]}"#,
-                "messages[0].role: 'function': the older form is not read; give 'tool'",
+                "messages[0].role: 'function': the older format is not supported; use 'tool'",
             ),
             (r#"{"messages": [{"role": "user", "content": null}]}"#, "messages[0]: 'content' is missing"),
             (
@@ -516,7 +516,7 @@ mod tests {
         }
     }
 
-    /// The line that trainers read for this one.
+    /// Returns the line that trainers read for this one.
     fn kept(line: &str) -> String {
         serde_json::to_string(&parse_row(1, line.as_bytes()).unwrap()).unwrap()
     }
@@ -545,7 +545,10 @@ mod tests {
             (
                 r#"{"id": null, "system": null, "tools": null, "conversations": [{"from": "human", "value": "a",
                     "weight": null}, {"from": "gpt", "value": "b", "weight": 0.0}, {"from": "gpt", "value": "c"}]}"#,
-                r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0},{"role":"assistant","content":"c"}]}"#,
+                concat!(
+                    r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0},"#,
+                    r#"{"role":"assistant","content":"c"}]}"#
+                ),
             ),
             (r#"{"prompt": "a", "completion": "b", "text": null}"#, r#"{"prompt":"a","completion":"b"}"#),
             (r#"{"text": "a", "messages": null}"#, r#"{"text":"a"}"#),
@@ -573,16 +576,19 @@ mod tests {
 
     #[test]
     fn case_18_a_developer_is_the_system_and_a_name_is_kept() {
-        let line = r#"{"messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi", "name": "ann"},
-            {"role": "assistant", "content": "Hi"}]}"#;
-        let row = r#"{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi","name":"ann"},{"role":"assistant","content":"Hi"}]}"#;
+        let line = r#"{"messages": [{"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": "Hi", "name": "ann"}, {"role": "assistant", "content": "Hi"}]}"#;
+        let row = concat!(
+            r#"{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi","name":"ann"},"#,
+            r#"{"role":"assistant","content":"Hi"}]}"#
+        );
         assert_eq!(kept(line), row);
     }
 
     #[test]
     fn text_parts_are_put_together_as_in_chats() {
-        let line = r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": "c"}]}]}"#;
+        let line = r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a "},
+            {"type": "text", "text": "b"}]}, {"role": "assistant", "content": [{"type": "text", "text": "c"}]}]}"#;
         let row = r#"{"messages":[{"role":"user","content":"a b"},{"role":"assistant","content":"c"}]}"#;
         assert_eq!(kept(line), row);
     }
@@ -661,10 +667,13 @@ mod tests {
     }
 
     proptest! {
-        /// However a file is cut into chunks, the same is said of it.
+        /// The result is the same for any split of a file into chunks.
         #[test]
         fn chunking_does_not_matter(
-            lines in prop::collection::vec(prop::sample::select(vec![CHAT, COMPLETION, TEXT, "", " ", "{", "\r", "é\u{feff}"]), 0..8),
+            lines in prop::collection::vec(
+                prop::sample::select(vec![CHAT, COMPLETION, TEXT, "", " ", "{", "\r", "é\u{feff}"]),
+                0..8,
+            ),
             cuts in prop::collection::vec(1usize..40, 1..20),
         ) {
             let file = lines.join("\n").into_bytes();

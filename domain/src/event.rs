@@ -1,47 +1,47 @@
-//! What users can be told of outside: the types of the events that webhooks carry.
+//! Outgoing events: the types of the events that webhooks deliver.
 //!
-//! Names that OpenAI has are OpenAI's (`fine_tuning.job.succeeded`, `batch.completed`); the others follow their manner.
-//! Source of the former: the webhook events of OpenAI's API reference.
+//! Types that OpenAI has use OpenAI's names (`fine_tuning.job.succeeded`, `batch.completed`); the others follow the
+//! same pattern. Source of the former: the webhook events of OpenAI's API reference.
 
 use std::fmt;
 
 use crate::job::JobState;
 
-/// What happened, as the `type` of an event.
+/// The `type` of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventType {
-    /// A job came into this state; into its first one: it was created.
+    /// A job entered this state; the first state means that it was created.
     Job(JobState),
-    /// A state was kept from which a job's run can go on.
+    /// A checkpoint was stored from which a run of the job can resume.
     CheckpointCreated,
-    /// An adapter version is there to be used.
+    /// An adapter version was created and can be used.
     AdapterVersionCreated,
-    /// An alias stands for another adapter version now.
+    /// An alias was moved to another adapter version.
     AliasMoved,
-    /// A serving process is wanted for a base.
+    /// A serving process was requested for a base.
     DeploymentRequested,
-    /// It answers.
+    /// The serving process accepts requests.
     DeploymentReady,
-    /// It has ended in good order: it was not used, or the platform was stopped.
+    /// The serving process stopped normally: it was idle, or the platform shut down.
     DeploymentStopped,
-    /// It has ended badly.
+    /// The serving process failed.
     DeploymentFailed,
     /// All requests of a batch are answered.
     BatchCompleted,
-    /// A batch could not be done.
+    /// A batch failed.
     BatchFailed,
     /// A batch was cancelled.
     BatchCancelled,
-    /// A batch was not done in its time.
+    /// A batch was not completed within its completion window.
     BatchExpired,
-    /// A project has spent its budget; its jobs are paused.
+    /// A project's budget is spent; its jobs are paused.
     BudgetExhausted,
-    /// Somebody wants to see whether an endpoint works.
+    /// A user requested a test delivery to an endpoint.
     WebhookTest,
 }
 
 impl EventType {
-    /// Those that are not steps of a job, with their names.
+    /// The names of all types other than a job's states.
     const NAMED: [(Self, &'static str); 13] = [
         (Self::CheckpointCreated, "fine_tuning.checkpoint.created"),
         (Self::AdapterVersionCreated, "adapter_version.created"),
@@ -58,12 +58,12 @@ impl EventType {
         (Self::WebhookTest, "webhook_endpoint.test"),
     ];
 
-    /// Every type, in the order in which the documents have them.
+    /// Returns all types, in the order of the documentation.
     pub fn all() -> impl Iterator<Item = Self> {
         JobState::ALL.into_iter().map(Self::Job).chain(Self::NAMED.into_iter().map(|(event, _)| event))
     }
 
-    /// The type with this name.
+    /// Returns the type with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::all().find(|event| event.to_string() == name)
@@ -71,7 +71,7 @@ impl EventType {
 }
 
 impl fmt::Display for EventType {
-    /// Its name: in SQL, on the wire.
+    /// Writes the name in SQL and in the API.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Job(JobState::Validating) => f.write_str("fine_tuning.job.created"),

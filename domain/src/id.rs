@@ -1,29 +1,30 @@
-//! Ids that know what they name.
+//! Typed IDs.
 //!
-//! Minted only in `store`, where the clock lives; parsed and shown here. The prefixes are the ones that OpenAI's
-//! clients have always seen (`file-…`, `ftjob-…`), so code that looks at them keeps working.
+//! They are generated only in `store`, which has the clock, and parsed and formatted here. The prefixes are those of
+//! OpenAI's API (`file-…`, `ftjob-…`), so clients that inspect them keep working.
 
 use std::{fmt, marker::PhantomData, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-/// An id that knows what it names: a `JobId` cannot stand where a `RunId` is wanted.
+/// An ID typed by its resource: a `JobId` cannot be passed where a `RunId` is expected.
 ///
-/// Shown as prefix and 32 hex digits (`ftjob-0190c2…`); stored as a plain Postgres `uuid`. UUIDv7, so ids sort by birth.
+/// Displayed as prefix and 32 hex digits (`ftjob-0190c2…`); stored as a plain PostgreSQL `uuid`. UUIDv7, so IDs sort by
+/// creation time.
 pub struct Id<K>(Uuid, PhantomData<fn() -> K>);
 
-/// What an [`Id`] names.
+/// The kind of resource that an [`Id`] identifies.
 pub trait Kind {
-    /// What stands before the digits, separator included.
+    /// The text before the digits, separator included.
     const PREFIX: &'static str;
-    /// The word for it in a message: `no such file`.
+    /// The noun for messages: `no such file`.
     const NOUN: &'static str;
 }
 
-/// The text is not an id of the wanted kind.
+/// The error for a text that is not an ID of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{given}' is not the id of a {noun}: it must be '{prefix}' and 32 hex digits")]
+#[error("'{given}' is not the ID of a {noun}: it must be '{prefix}' and 32 hex digits")]
 pub struct BadId {
     given: String,
     noun: &'static str,
@@ -31,13 +32,13 @@ pub struct BadId {
 }
 
 impl<K: Kind> Id<K> {
-    /// The id that `uuid` is.
+    /// Returns the ID with this UUID.
     #[must_use]
     pub const fn new(uuid: Uuid) -> Self {
         Self(uuid, PhantomData)
     }
 
-    /// The bare number, for SQL.
+    /// Returns the plain UUID, for SQL.
     #[must_use]
     pub const fn uuid(&self) -> Uuid {
         self.0
@@ -68,7 +69,7 @@ impl<K: Kind> FromStr for Id<K> {
     }
 }
 
-// By hand, because a derive would ask the same of `K`.
+// Implemented by hand, because a derive would require the same trait of `K`.
 impl<K> Clone for Id<K> {
     fn clone(&self) -> Self {
         *self
@@ -116,55 +117,55 @@ macro_rules! kinds {
             const PREFIX: &'static str = $prefix;
             const NOUN: &'static str = $noun;
         }
-        #[doc = concat!("The id of a ", $noun, ".")]
+        #[doc = concat!("The ID of a ", $noun, ".")]
         pub type $alias = Id<$kind>;
     )*};
 }
 
 kinds! {
-    /// Who owns projects.
+    /// The owner of projects.
     Organization, OrganizationId, "org-", "organization";
-    /// The tenant: every row that a user made belongs to one.
+    /// The tenant: every row that a user creates belongs to a project.
     Project, ProjectId, "proj_", "project";
-    /// A secret that lets a program in.
+    /// A secret that authorizes a program.
     ApiKey, ApiKeyId, "key_", "API key";
-    /// Somebody whom an identity provider vouches for.
+    /// A user who is authenticated by an identity provider.
     Person, PersonId, "user-", "user";
     /// A line of the audit log.
     AuditLog, AuditLogId, "audit_log-", "audit log line";
     /// An uploaded file.
     File, FileId, "file-", "file";
-    /// A file that comes in parts.
+    /// A file that is uploaded in parts.
     Upload, UploadId, "upload_", "upload";
     /// A part of such a file.
     UploadPart, UploadPartId, "part_", "part of an upload";
-    /// A base model that was imported.
+    /// An imported base model.
     BaseModel, BaseModelId, "base_", "base model";
     /// A fine-tuning job.
     Job, JobId, "ftjob-", "fine-tuning job";
-    /// Something that a job went through.
+    /// An event of a job: a state change or a message.
     JobEvent, JobEventId, "ftevent-", "job event";
-    /// Something that users can be told of outside.
+    /// An outgoing event for webhooks.
     Event, EventId, "evt_", "event";
-    /// Where a project wants to be told of events.
+    /// A URL that receives a project's events.
     WebhookEndpoint, WebhookEndpointId, "we_", "webhook endpoint";
-    /// An event on its way to an endpoint.
+    /// The delivery of an event to an endpoint.
     WebhookDelivery, WebhookDeliveryId, "wd_", "webhook delivery";
     /// One attempt at a job, on one node.
     Run, RunId, "run_", "run";
-    /// A state from which a run can go on.
+    /// A saved state from which a run can resume.
     Checkpoint, CheckpointId, "ftckpt_", "checkpoint";
-    /// Another project's right to use a checkpoint.
+    /// The permission for another project to use a checkpoint.
     CheckpointPermission, CheckpointPermissionId, "cp_", "checkpoint permission";
     /// A named lineage of adapter versions.
     Adapter, AdapterId, "lineage_", "adapter";
-    /// The adapter that a job gave, immutable.
+    /// The adapter that a job published, immutable.
     AdapterVersion, AdapterVersionId, "adapter_", "adapter version";
-    /// Requests of a file, answered when there is time.
+    /// A file of requests that are processed asynchronously.
     Batch, BatchId, "batch_", "batch";
-    /// One move of an adapter's alias.
+    /// One change of an adapter's alias.
     AdapterAliasMove, AdapterAliasMoveId, "aliasmove_", "move of an alias";
-    /// Memory and processors that were reserved with a provider.
+    /// Memory and processors that are reserved with a provider.
     Node, NodeId, "node_", "node";
     /// A serving process.
     Replica, ReplicaId, "replica_", "replica";
@@ -187,7 +188,8 @@ mod tests {
         let refused = file.parse::<JobId>().unwrap_err().to_string();
         assert_eq!(
             refused,
-            "'file-00000000000000000000000000000007' is not the id of a fine-tuning job: it must be 'ftjob-' and 32 hex digits"
+            "'file-00000000000000000000000000000007' is not the ID of a fine-tuning job: it must be 'ftjob-' and 32 \
+             hex digits"
         );
     }
 }

@@ -1,76 +1,76 @@
-//! A job's life: its states, what can happen to it, and the one table that joins them.
+//! The state machine of a job: its states, its events, and the transition table.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a job is. Inside, the words are ours; [`JobState::wire`] gives OpenAI's.
+/// The state of a job. The names are internal; [`JobState::wire`] returns OpenAI's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// The rows are being turned into tokens and checked.
+    /// The rows are being tokenized and checked.
     Validating,
-    /// Waits for a node.
+    /// The job waits for a node.
     Queued,
     /// A node is reserved; its trainer has not reported yet.
     Provisioning,
-    /// A trainer is at work.
+    /// A trainer is running.
     Running,
-    /// A pause was asked for while a trainer holds the job; it stops at its next step, with a checkpoint.
+    /// A pause was requested while a trainer holds the job; the trainer stops at its next step, with a checkpoint.
     Pausing,
-    /// Waits, without a node, until it is resumed.
+    /// The job waits, without a node, until it is resumed.
     Paused,
-    /// A cancel was asked for while a trainer holds the job; it stops at its next report.
+    /// A cancellation was requested while a trainer holds the job; the trainer stops at its next report.
     Cancelling,
     /// The adapter is published.
     Succeeded,
-    /// It cannot be done; the job's error says why.
+    /// The job cannot be completed; its error states the reason.
     Failed,
-    /// The user asked for it.
+    /// The user cancelled the job.
     Cancelled,
 }
 
-/// What can happen to a job.
+/// An event in the life of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobEvent {
-    /// Every row is good and fits.
+    /// All rows are valid and fit.
     DataAccepted,
-    /// A row is bad, or the plan is impossible.
+    /// A row is invalid, or no plan is possible.
     DataRefused,
     /// A node is reserved and a run has the lease.
     NodeClaimed,
-    /// The trainer's first report came.
+    /// The trainer's first report arrived.
     RunStarted,
-    /// The run's heartbeats stopped, or its process died.
+    /// The run's heartbeats stopped, or its process exited.
     RunLost,
-    /// The trainer said why it cannot go on, or attempts ran out.
+    /// The trainer reported a permanent failure, or all attempts are used.
     RunFailed,
-    /// The run answered a stop.
+    /// The run acknowledged a stop.
     RunStopped,
-    /// The adapter version's row is in.
+    /// The adapter version's row is written.
     AdapterPublished,
-    /// The user asked for an end.
+    /// The user requested a cancellation.
     CancelAsked,
-    /// The user asked for a pause, or the job's money is spent.
+    /// The user requested a pause, or the job's price cap or its project's budget is spent.
     PauseAsked,
-    /// It may go on; its rows were checked before.
+    /// A resume was requested; the rows were already checked.
     ResumeAsked,
-    /// It may go on; its rows were not checked yet.
+    /// A resume was requested; the rows have not been checked yet.
     ResumeAskedUnchecked,
 }
 
-/// An event that the state does not take.
+/// The error for an event that is not allowed in a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a job that is {from} does not take {event:?}")]
+#[error("a job that is {from} does not allow {event:?}")]
 pub struct IllegalTransition {
-    /// Where the job is.
+    /// The job's state.
     pub from: JobState,
-    /// What was to happen.
+    /// The event that is not allowed.
     pub event: JobEvent,
 }
 
 impl JobState {
-    /// Every state, in the order of a life.
+    /// All states, in lifecycle order.
     pub const ALL: [Self; 10] = [
         Self::Validating,
         Self::Queued,
@@ -84,17 +84,17 @@ impl JobState {
         Self::Cancelled,
     ];
 
-    /// The one table of a job's life. Whatever is not written here cannot happen.
+    /// Applies the transition table of jobs: an event that it does not list for a state is refused.
     ///
     /// # Errors
-    /// [`IllegalTransition`] for a pair that is not in the table; a final state takes nothing.
+    /// [`IllegalTransition`] for a pair that is not in the table; a final state allows no event.
     pub fn apply(self, event: JobEvent) -> Result<Self, IllegalTransition> {
         use {JobEvent as E, JobState as S};
         Ok(match (self, event) {
             (S::Validating, E::DataAccepted) => S::Queued,
             (S::Queued, E::NodeClaimed) => S::Provisioning,
             (S::Provisioning, E::RunStarted) => S::Running,
-            (S::Provisioning | S::Running, E::RunLost) => S::Queued, // planned afresh
+            (S::Provisioning | S::Running, E::RunLost) => S::Queued, // a new attempt, with its own plan
             (S::Running, E::AdapterPublished) => S::Succeeded,
             (S::Pausing | S::Cancelling, E::AdapterPublished) => S::Succeeded, // the pause or cancel came too late
             (S::Validating, E::DataRefused) => S::Failed,
@@ -104,7 +104,7 @@ impl JobState {
             (S::Pausing, E::RunStopped | E::RunLost) => S::Paused,
             (S::Paused, E::ResumeAsked) => S::Queued,
             (S::Paused, E::ResumeAskedUnchecked) => S::Validating,
-            (S::Pausing, E::ResumeAsked) => S::Running, // a trainer that stops all the same is a lost run
+            (S::Pausing, E::ResumeAsked) => S::Running, // a trainer that stops anyway counts as a lost run
             (S::Validating | S::Queued | S::Paused, E::CancelAsked) => S::Cancelled,
             (S::Provisioning | S::Running | S::Pausing, E::CancelAsked) => S::Cancelling,
             (S::Cancelling, E::RunStopped | E::RunLost | E::RunFailed) => S::Cancelled,
@@ -112,13 +112,13 @@ impl JobState {
         })
     }
 
-    /// Nothing more can happen.
+    /// Returns whether no event is allowed in this state.
     #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 
-    /// Our word: in SQL, in logs.
+    /// Returns the internal name: in SQL and in logs.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -135,13 +135,13 @@ impl JobState {
         }
     }
 
-    /// The state with this [`name`](Self::name).
+    /// Returns the state with this [`name`](Self::name).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 
-    /// OpenAI's word for it, as `status` in an answer: the only place where the two vocabularies meet.
+    /// Returns OpenAI's name, the `status` field of a response: the only place where the two vocabularies are mapped.
     ///
     /// Source: the `FineTuningJob` object of OpenAI's API reference.
     #[must_use]
@@ -167,19 +167,19 @@ impl fmt::Display for JobState {
 /// The reason why a job is pausing or paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PauseReason {
-    /// A user asked for it; the job waits until a user resumes it.
+    /// A user requested it; the job waits until a user resumes it.
     Asked,
-    /// The most that the job may cost is spent.
+    /// The job's cost limit is reached.
     PriceCap,
-    /// The most that its project may spend in a month is spent.
+    /// The project's monthly budget is spent.
     Budget,
 }
 
 impl PauseReason {
-    /// Every reason.
+    /// All reasons.
     pub const ALL: [Self; 3] = [Self::Asked, Self::PriceCap, Self::Budget];
 
-    /// Returns the word in SQL and on the wire.
+    /// Returns the name in SQL and in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -218,7 +218,7 @@ mod tests {
     ];
 
     proptest! {
-        /// No story of events brings a finished job back to life.
+        /// No sequence of events leaves a final state.
         #[test]
         fn finished_stays_finished(story in vec(0..EVENTS.len(), 0..32)) {
             let mut state = JobState::Validating;
@@ -239,7 +239,7 @@ mod tests {
     }
 
     proptest! {
-        /// A paused job takes nothing but a resume and a cancel, so no trainer of old can move it.
+        /// A paused job accepts only a resume and a cancellation, so a stale trainer cannot change its state.
         #[test]
         fn a_paused_job_waits_for_its_user(event in 0..EVENTS.len()) {
             use JobEvent::{CancelAsked, ResumeAsked, ResumeAskedUnchecked};

@@ -1,64 +1,65 @@
-//! The words that every other room speaks.
+//! Shared types and contracts of the workspace: IDs, job states, specs, memory arithmetic.
 //!
-//! No I/O, no async, no clock, no randomness: nothing here can fail for an outside reason. Read in this order.
+//! This crate has no I/O, no async, no clock and no randomness, so nothing in it can fail for an external reason. The
+//! modules are listed in reading order.
 
-/// Ids that know what they name.
+/// Typed IDs with a prefix per resource.
 pub mod id;
 
-/// Who may do what: roles and scopes.
+/// Access control: roles and scopes.
 pub mod access;
 
 /// Amounts of memory and storage.
 pub mod bytes;
 
-/// A job's life: states, events, one table.
+/// The state machine of a job: states, events, transition table.
 pub mod job;
 
-/// Pauses between a job's attempts, and the setbacks that it survives.
+/// Backoff between a job's attempts, and failures that do not count as attempts.
 pub mod retry;
 
-/// What users can be told of outside.
+/// Types of outgoing events (webhooks).
 pub mod event;
 
-/// What a model is made of, from its `config.json`.
+/// Model architectures, read from `config.json`.
 pub mod architecture;
 
 pub mod text;
-/// Which tensors such a model has.
+/// Names and shapes of a model's tensors.
 pub mod weights;
 
-/// The refusal of one field of a request.
+/// The error for one invalid field of a request.
 pub mod bad_field;
 
-/// What a job asks for, checked.
+/// The specification of a training job, and its validation.
 pub mod spec;
 
-/// Variables that requests give to chat templates.
+/// Variables that requests pass to chat templates.
 pub mod template_kwargs;
 
-/// What an adapter in PEFT's form may be.
+/// Requirements for imported PEFT adapters.
 pub mod peft;
 
-/// The contract with trainers.
+/// The contract between the platform and a trainer.
 pub mod run;
 
-/// Where an adapter version comes from, and what it is made of.
+/// The manifest of an adapter version: its provenance and contents.
 pub mod manifest;
 
-/// The contract with serving processes.
+/// The contract between the platform and a serving process.
 pub mod serve;
 
-/// How much memory a run or a replica will take.
+/// Memory estimates for training runs and serving replicas.
 pub mod memory;
 
-/// What providers offer, and which offer is taken.
+/// Offers of node providers, and the selection among them.
 pub mod offer;
 
-/// How long a job will take.
+/// Estimates of a job's duration.
 pub mod pace;
 
-/// A dataset's rows and the check of a whole file.
+/// Dataset rows, and the validation of a whole file.
 pub mod dataset;
 
-/// A batch's life, and the lines of its file.
+/// The state machine of a batch, and the lines of its input file.
 pub mod batch;

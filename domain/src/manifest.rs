@@ -1,5 +1,5 @@
-//! `attune_manifest.json`: where an adapter version comes from, and what it is made of. It travels with the version, so
-//! that a folder that was taken home still says from which data, base, numbers and code it was made.
+//! `attune_manifest.json`: the provenance and contents of an adapter version. It is stored with the version, so that an
+//! exported folder still states the data, base, parameters and code that it was made from.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,52 +10,52 @@ use crate::{
     spec::{AdapterSpec, Quantization, TrainSpec},
 };
 
-/// Its name in the folder.
+/// The file's name in the folder.
 pub const FILE: &str = "attune_manifest.json";
 
-/// What this release writes into [`Manifest::format`].
+/// The value of [`Manifest::format`] that this release writes.
 pub const FORMAT: u32 = 1;
 
-/// The whole of it.
+/// The contents of `attune_manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`FORMAT`].
+    /// The format version, [`FORMAT`].
     pub format: u32,
-    /// Which version.
+    /// The adapter version's ID.
     pub id: AdapterVersionId,
-    /// The name of its lineage.
+    /// The name of the adapter's lineage.
     pub adapter: String,
-    /// Its number in the lineage.
+    /// The version number within the lineage.
     pub version: i32,
-    /// The name of the model that it makes of its base.
+    /// The name of the fine-tuned model: this adapter over its base.
     pub model: String,
-    /// RFC 3339.
+    /// The creation time, RFC 3339.
     pub created_at: String,
-    /// What it corrects.
+    /// The base model.
     pub base_model: Base,
-    /// Its shape.
+    /// The adapter's hyperparameters.
     pub spec: AdapterSpec,
-    /// How it came to be.
+    /// The origin of the version: a job or an import.
     pub origin: Origin,
-    /// What made it: the release of the platform.
+    /// The release of the platform that wrote the version.
     pub code: Code,
-    /// Of the chat template that its rows were rendered with.
+    /// SHA-256 of the chat template that the rows were rendered with.
     pub chat_template_sha256: Option<String>,
     /// SHA-256 over a line `<sha256>  <name>` per file, sorted by name, as `sha256sum` prints.
     pub digest: String,
-    /// Its files; this one is not among them.
+    /// The version's files, without this manifest.
     pub files: Vec<Blob>,
 }
 
-/// The base that a version corrects.
+/// The base model of a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
-    /// Its name.
+    /// The base model's name.
     pub name: String,
-    /// Its digest.
+    /// The base model's digest.
     pub digest: String,
-    /// The quantization of the base that the adapter was trained over, and is served over. Manifests of earlier releases
-    /// have it in [`Training::train`] alone.
+    /// The quantization of the base that the adapter was trained over and is served over. Manifests of earlier releases
+    /// state it only in [`Training::train`].
     #[serde(default)]
     pub quantization: Quantization,
 }
@@ -63,105 +63,105 @@ pub struct Base {
 /// The release that wrote a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Code {
-    /// Of Attune.
+    /// The release number of Attune.
     pub version: String,
-    /// [`crate::run::CONTRACT_VERSION`].
+    /// The version of the trainer contract, [`crate::run::CONTRACT_VERSION`].
     pub contract: u32,
 }
 
-/// How a version came to be.
+/// The origin of a version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Origin {
-    /// A job trained it.
+    /// A training job.
     Job(Box<Training>),
-    /// It was brought from outside.
+    /// An import by a user.
     Import {
-        /// `attune_manifest.json` of the folder that was brought, if it had one. Nobody vouches for it.
+        /// The `attune_manifest.json` of the imported folder, if it had one. Its content is not verified.
         brought: Option<Value>,
     },
 }
 
-/// The training that made a version.
+/// The training that produced a version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Training {
-    /// By which job.
+    /// The job's ID.
     pub job: JobId,
-    /// By which of its attempts, the last.
+    /// The job's last attempt.
     pub run: Attempt,
-    /// The rows that it learnt from.
+    /// The training rows.
     pub training_data: Data,
-    /// The rows that it was judged by.
+    /// The validation rows.
     pub validation_data: Option<Data>,
-    /// The version that it began with.
+    /// The adapter version that the training started from.
     pub continued_from: Option<Before>,
-    /// Every number in force, seed included.
+    /// All training parameters, seed included.
     pub train: TrainSpec,
-    /// The seed, once more by itself.
+    /// The seed; a copy of `train.seed`.
     pub seed: u64,
-    /// What the chat template took for now, wherever it asked.
+    /// The time that the chat template received as the current time.
     pub template_now: String,
-    /// What came of it.
+    /// The final metrics.
     pub metrics: Metrics,
-    /// What the publish gate found; `None`: the version is older than this report.
+    /// The report of the publish gate; `None`: the version is older than this field.
     #[serde(default)]
     pub gate: Option<Gate>,
 }
 
-/// A file of rows.
+/// A file of training or validation rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Data {
-    /// Which.
+    /// The file's ID.
     pub file: FileId,
-    /// Of its content.
+    /// SHA-256 of the file's content.
     pub sha256: String,
-    /// Rows that were trained on.
+    /// The number of rows that were trained on.
     pub rows: Option<u64>,
-    /// Their tokens.
+    /// The number of tokens in those rows.
     pub tokens: Option<u64>,
 }
 
-/// The version that a training began with.
+/// The adapter version that a training started from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Before {
-    /// Which.
+    /// The version's ID.
     pub id: AdapterVersionId,
-    /// Of its files.
+    /// The digest of its files.
     pub digest: String,
 }
 
-/// Where and how the last attempt ran.
+/// The attempt (run) that finished the job: its node and its plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// Which run.
+    /// The run's ID.
     pub id: RunId,
-    /// Its number.
+    /// The attempt's number within the job.
     pub number: i32,
-    /// On which node.
+    /// The node's ID.
     pub node: NodeId,
-    /// Whose.
+    /// The provider of the node.
     pub provider: String,
-    /// Which of its offers.
+    /// The name of the provider's offer.
     pub offer: String,
-    /// How the work was cut up.
+    /// The micro-batch plan.
     pub plan: Plan,
-    /// Bytes that were taken at the most.
+    /// The measured peak memory in bytes.
     pub measured_peak: Option<i64>,
 }
 
-/// What a training came to.
+/// The final metrics of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Optimiser steps.
+    /// The number of optimizer steps.
     pub steps: i64,
-    /// Tokens with a loss, over all of them.
+    /// The number of tokens with a loss, over all steps.
     pub trained_tokens: u64,
-    /// Of the last step.
+    /// The training loss of the last step.
     pub train_loss: Option<f64>,
-    /// Of the last step.
+    /// The mean token accuracy of the last step.
     pub train_mean_token_accuracy: Option<f64>,
-    /// Of the last validation.
+    /// The loss of the last validation.
     pub valid_loss: Option<f64>,
-    /// Of the last validation.
+    /// The mean token accuracy of the last validation.
     pub valid_mean_token_accuracy: Option<f64>,
 }

@@ -1,11 +1,11 @@
-//! How much memory a run or a replica will take at its peak, term by term, before it starts. Pure arithmetic over the
-//! model's shape; `run.measured_peak` beside `run.predicted_peak` in the database says how good it is.
+//! Estimates of the peak memory of a run or a replica, term by term, before it starts. Pure arithmetic over the model's
+//! shape; comparing `run.measured_peak` with `run.predicted_peak` in the database shows the accuracy.
 //!
-//! Letters: `t` tokens in a micro-batch, `c` hidden width, `h` query heads, `n` key heads, `d` head width, `f` inner
-//! width, `r` rank, `v` vocabulary. Everything that is computed with is `f32`.
+//! Symbols: `t` tokens in a micro-batch, `c` hidden width, `h` query heads, `n` key heads, `d` head width, `f` inner
+//! width, `r` rank, `v` vocabulary. All computation is in `f32`.
 //!
-//! Dropout costs nothing here: which inputs it drops is drawn again from a seed, and the dropped input of a projection is
-//! gone when the next one is worked out.
+//! Dropout has no term: its mask is regenerated from a seed, and the dropped-out input of a projection is freed before
+//! that of the next one is computed.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,49 +16,50 @@ use crate::{
     spec::{Optimizer, Quantization, TrainSpec},
 };
 
-/// libtorch, its thread pools and the program itself, with nothing loaded.
+/// The memory of libtorch, its thread pools and the program itself, with nothing loaded.
 const PROCESS: Bytes = Bytes::mib(350);
 
-/// More tokens than this in one micro-batch make a step no faster on a CPU, only larger.
+/// The maximum number of tokens in a micro-batch that a plan chooses: above it, a step on a CPU takes more memory but
+/// is not faster.
 pub const MICRO_BATCH_TOKENS: u64 = 1024;
 
-/// Trained positions that the head and the loss look at together.
+/// The number of trained positions that the head and the loss process at once.
 pub const LOSS_CHUNK_ROWS: u64 = 256;
 
-/// Tokens of a prompt that a replica reads together.
+/// The number of prompt tokens that a replica processes at once.
 pub const PREFILL_TOKENS: u64 = 512;
 
 const F32: u64 = 4;
 
-/// Numbers of an 8-bit optimiser that share a scale.
+/// The number of values of an 8-bit optimizer that share a scale.
 const OPTIMIZER_BLOCK: u64 = 256;
 
-/// What is to be trained.
+/// The training workload of an estimate.
 #[derive(Debug, Clone, Copy)]
 pub struct Workload<'a> {
-    /// On which model.
+    /// The model's architecture.
     pub architecture: &'a Architecture,
-    /// How.
+    /// The training parameters.
     pub train: &'a TrainSpec,
-    /// Tokens of the longest row of training and validation file.
+    /// The number of tokens of the longest row in the training and validation files.
     pub longest_row: u64,
 }
 
-/// How the effective batch is cut, and what is kept between forward and backward.
+/// The micro-batch size, and whether activations are recomputed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
-    /// Rows that go through the decoder at once.
+    /// The number of rows in one forward pass.
     pub micro_batch_size: u32,
-    /// Only each block's input is kept.
+    /// Gradient checkpointing: only each block's input is kept.
     pub checkpointing: bool,
 }
 
-/// A peak and what it is made of.
+/// A peak memory estimate and its terms.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryEstimate {
-    /// In the order of a run: name and bytes.
+    /// The name and bytes of each term, in the order of a run.
     pub terms: Vec<(String, Bytes)>,
-    /// Their sum.
+    /// The sum of the terms.
     pub peak: Bytes,
 }
 
@@ -68,7 +69,7 @@ impl MemoryEstimate {
         Self { terms: terms.iter().map(|(name, bytes)| ((*name).to_owned(), *bytes)).collect(), peak }
     }
 
-    /// The terms in words, largest first: `base 61.0 MiB, activations 1.2 GiB`.
+    /// Returns the terms as text, largest first: `base 61.0 MiB, activations 1.2 GiB`.
     #[must_use]
     pub fn breakdown(&self) -> String {
         let mut terms: Vec<_> = self.terms.iter().collect();
@@ -77,7 +78,7 @@ impl MemoryEstimate {
     }
 }
 
-/// The peak of a training run.
+/// Estimates the peak of a training run.
 #[must_use]
 pub fn training(work: Workload<'_>, cut: Cut) -> MemoryEstimate {
     let model = work.architecture;
@@ -97,7 +98,7 @@ pub fn training(work: Workload<'_>, cut: Cut) -> MemoryEstimate {
         ("adapter", adapter),
         ("gradients", adapter),
         ("optimizer", optimizer),
-        // A second one, while the run tests learning rates or goes back to its last good state.
+        // A second copy, for a range test of learning rates or a rollback to the last good state.
         ("spare state", Bytes(adapter.0 + optimizer.0)),
         ("activations", per_token(tokens, kept)),
         ("workspace", per_token(tokens, workspace_floats(model))),
@@ -105,28 +106,29 @@ pub fn training(work: Workload<'_>, cut: Cut) -> MemoryEstimate {
         ("logits", Bytes(3 * LOSS_CHUNK_ROWS.min(tokens) * model.vocab_size * F32)),
     ];
     if work.train.early_stopping_patience > 0 {
-        // The best validation's, before it takes the last one's place.
+        // The adapter of the best validation, before it replaces the last one.
         terms.push(("best adapter", adapter));
     }
     MemoryEstimate::of(&terms)
 }
 
-/// Floats for each of `tokens`. Both are bounded by a job and a config, their product is not.
+/// Returns the bytes of `floats` values for each of `tokens`. A job and a config bound each factor, but not their
+/// product, so it saturates.
 const fn per_token(tokens: u64, floats: u64) -> Bytes {
     Bytes(tokens.saturating_mul(floats).saturating_mul(F32))
 }
 
-/// Tokens that go through the decoder at once, at most. A micro-batch that was asked for goes through whole.
+/// Returns the maximum number of tokens in one forward pass. A micro-batch size that the job requests is not reduced.
 fn micro_batch_tokens(work: Workload<'_>, micro_batch_size: u32) -> u64 {
     let whole = u64::from(micro_batch_size) * work.longest_row;
     if work.train.micro_batch_size.is_some() { whole } else { whole.min(MICRO_BATCH_TOKENS) }
 }
 
-/// The way to cut the batch that is fastest among those that fit into `limit`: the largest micro-batch, rather without
-/// checkpointing. What the job asks for is not chosen; the rows of a step never change.
+/// Chooses the fastest split of the batch that fits into `limit`: the largest micro-batch, and for each size no
+/// checkpointing before checkpointing. Sizes that the job requests are kept; the rows of a step never change.
 ///
 /// # Errors
-/// The estimate of the smallest cut there is, if even that does not fit.
+/// The estimate of the smallest split, if even that does not fit.
 pub fn plan(work: Workload<'_>, limit: Bytes, threads: u32) -> Result<(Plan, MemoryEstimate), MemoryEstimate> {
     for cut in cuts(work) {
         let estimate = training(work, cut);
@@ -143,7 +145,7 @@ pub fn plan(work: Workload<'_>, limit: Bytes, threads: u32) -> Result<(Plan, Mem
     Err(smallest(work))
 }
 
-/// The estimate of the smallest cut there is: one row at a time, checkpointed, unless the job asks for another.
+/// Estimates the smallest split: one row at a time, with checkpointing, unless the job requests otherwise.
 #[must_use]
 pub fn smallest(work: Workload<'_>) -> MemoryEstimate {
     let micro_batch_size = work.train.micro_batch_size.unwrap_or(1);
@@ -151,14 +153,14 @@ pub fn smallest(work: Workload<'_>) -> MemoryEstimate {
     training(work, Cut { micro_batch_size, checkpointing })
 }
 
-/// The largest micro-batch that a plan chooses by itself.
+/// Returns the largest micro-batch that a plan chooses without a request.
 #[must_use]
 pub fn largest_micro_batch(work: Workload<'_>) -> u32 {
     let rows = (MICRO_BATCH_TOKENS / work.longest_row.max(1)).clamp(1, u64::from(work.train.effective_batch_size));
     u32::try_from(rows).unwrap_or(1)
 }
 
-/// All cuts that the job leaves open, fastest first.
+/// Returns all splits that the job allows, fastest first.
 fn cuts(work: Workload<'_>) -> impl Iterator<Item = Cut> {
     let asked = work.train.micro_batch_size;
     let largest = asked.unwrap_or_else(|| largest_micro_batch(work));
@@ -171,8 +173,8 @@ fn cuts(work: Workload<'_>) -> impl Iterator<Item = Cut> {
         .flat_map(|micro_batch_size| ways.iter().map(move |&checkpointing| Cut { micro_batch_size, checkpointing }))
 }
 
-/// The peak of a replica whose adapters, keys and values may take `budget`. It holds its base in `f32`: quantized weights
-/// are unpacked once, as it starts, and what they were unpacked from is kept until then.
+/// Estimates the peak of a replica whose adapters, keys and values may take `budget`. The base is in `f32`: quantized
+/// weights are dequantized once at startup, and the quantized copy is kept until then.
 #[must_use]
 pub fn serving(model: &Architecture, quantization: Quantization, budget: Bytes) -> MemoryEstimate {
     let mut terms = vec![
@@ -189,20 +191,21 @@ pub fn serving(model: &Architecture, quantization: Quantization, budget: Bytes) 
     MemoryEstimate::of(&terms)
 }
 
-/// Weights of everything that is trained in one block, a number per tensor: the two factors of each adapted projection,
-/// and its magnitudes, one for each output, if it has them.
+/// Returns the trained weights of one block, a number per tensor: the two factors of each adapted projection and, for
+/// DoRA, its magnitudes, one per output.
 fn block_tensors<'a>(model: &'a Architecture, train: &'a TrainSpec) -> impl Iterator<Item = u64> + 'a {
     let rank = u64::from(train.adapter.rank);
     let widths = train.adapter.target_modules.iter().filter_map(|name| model.projection(name));
     widths.flat_map(move |(outs, ins)| [outs * rank, ins * rank, if train.adapter.use_dora { outs } else { 0 }])
 }
 
-/// Weights of everything that is trained.
+/// Returns the number of trained weights.
 fn adapter_weights(model: &Architecture, train: &TrainSpec) -> u64 {
     block_tensors(model, train).sum::<u64>() * model.num_hidden_layers
 }
 
-/// Two moments of each trained weight, in `f32`, or in a byte each with a scale for every block of a tensor.
+/// Estimates the two moments of each trained weight, in `f32`, or in a byte each with a scale for every block of a
+/// tensor.
 ///
 /// Source of the blocks: Dettmers et al., arXiv:2110.02861, §2.1.
 fn optimizer(model: &Architecture, train: &TrainSpec) -> Bytes {
@@ -213,10 +216,11 @@ fn optimizer(model: &Architecture, train: &TrainSpec) -> Bytes {
     Bytes(2 * block_tensors(model, train).map(bytes).sum::<u64>() * model.num_hidden_layers)
 }
 
-/// The blocks' projections. NF4 takes 4 bits a weight and a scale for each 64: 32 bits, or 8 bits and their own scale
-/// and offset for each 256 when the scales are quantised too. Int8 takes a byte a weight and a scale for each output.
+/// Estimates the blocks' projections. NF4 takes 4 bits per weight and a scale per 64 weights: 32 bits, or with double
+/// quantization 8 bits and a second-level scale and offset per 256 scales. Int8 takes a byte per weight and a scale per
+/// output.
 ///
-/// Source: Dettmers et al., arXiv:2305.14314, §3 (0.5 and 0.127 bits a weight).
+/// Source: Dettmers et al., arXiv:2305.14314, §3 (0.5 and 0.127 bits per weight).
 fn base(model: &Architecture, quantization: Quantization) -> Bytes {
     let weights = model.projection_weights();
     let thousandths_of_bits = match quantization {
@@ -229,22 +233,22 @@ fn base(model: &Architecture, quantization: Quantization) -> Bytes {
     Bytes((u128::from(weights) * thousandths_of_bits / 8_000) as u64 + scales)
 }
 
-/// Outputs of all projections of all blocks.
+/// Returns the number of outputs of all projections of all blocks.
 fn outputs(model: &Architecture) -> u64 {
     let block: u64 = PROJECTIONS.iter().filter_map(|name| model.projection(name)).map(|(outs, _)| outs).sum();
     block * model.num_hidden_layers
 }
 
-/// The largest weight that is unpacked, or copied to be corrected, for the moment of its use. The model fuses q, k and v,
-/// and gate and up.
+/// Estimates the largest weight that is dequantized, or copied to add the adapter, while it is used. The model fuses q,
+/// k and v, and gate and up.
 fn unpacked(model: &Architecture) -> Bytes {
     let heads = (model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim;
     let largest = (2 * model.intermediate_size * model.hidden_size).max(heads * model.hidden_size);
     Bytes(largest * F32)
 }
 
-/// Floats that a block keeps of each token for its backward: input, q, k and v (twice, where q and k are normed), what
-/// attention gave, the middle residual, gate and up, and the low-rank halves.
+/// Returns the floats per token that a block keeps for its backward pass: input, q, k and v (twice, if q and k are
+/// normalized), the output of attention, the middle residual, gate and up, and the low-rank intermediates.
 fn block_floats(model: &Architecture, rank: u32) -> u64 {
     let query = model.num_attention_heads * model.head_dim;
     let heads = query + 2 * model.num_key_value_heads * model.head_dim;
@@ -253,8 +257,7 @@ fn block_floats(model: &Architecture, rank: u32) -> u64 {
     2 * model.hidden_size + heads + normed + query + 2 * model.intermediate_size + low
 }
 
-/// Floats that pass through a block for each token and are gone after it: the backward's gradients of the widest rows,
-/// and what is worked out anew.
+/// Returns the temporary floats per token of a block: the gradients of the widest activations, and recomputed values.
 fn workspace_floats(model: &Architecture) -> u64 {
     let heads = (model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim;
     6 * model.hidden_size + 3 * heads + 6 * model.intermediate_size
@@ -281,7 +284,7 @@ mod tests {
         f(Workload { architecture: &architecture, train: &train, longest_row })
     }
 
-    /// Bytes of a term of the smallest cut; 0: there is no such term.
+    /// Returns the bytes of a term of the smallest split; 0: the estimate has no such term.
     fn term(asked: &Requested, name: &str) -> u64 {
         let terms = asking(asked, 128, smallest).terms;
         terms.into_iter().find(|(known, _)| known == name).map_or(0, |(_, bytes)| bytes.0)
@@ -292,7 +295,7 @@ mod tests {
         with_work(8, 128, |work| {
             let estimate = training(work, Cut { micro_batch_size: 8, checkpointing: false });
             assert_eq!(estimate.terms.iter().map(|(_, bytes)| *bytes).sum::<Bytes>(), estimate.peak);
-            // 106 M projection weights in 4.127 bits, 28 M embeddings in f32.
+            // 106 M projection weights at 4.127 bits, 28 M embedding weights in f32.
             assert!(estimate.breakdown().contains("base 52.2 MiB"), "{}", estimate.breakdown());
             assert!(estimate.breakdown().contains("embeddings 108.0 MiB"), "{}", estimate.breakdown());
         });
@@ -324,7 +327,7 @@ mod tests {
         });
     }
 
-    /// 30 blocks; factors of rank 16 over seven projections: 4,884,480 weights; 5184 outputs a block.
+    /// 30 blocks; rank-16 factors of seven projections: 4,884,480 weights; 5184 outputs per block.
     const LORA: u64 = 4_884_480;
 
     #[test]
@@ -352,7 +355,7 @@ mod tests {
         // Each factor of rank 16 over 192, 576 or 1536 is a whole number of blocks of 256.
         assert_eq!(term(&asked, "optimizer"), LORA * 2 + LORA / 256 * 8);
         let ragged = Requested { rank: Some(1), target_modules: Some(vec!["k_proj".into()]), ..asked };
-        // 192 + 576 numbers in one block and three.
+        // 192 + 576 values: one block and three blocks.
         assert_eq!(term(&ragged, "optimizer"), 30 * (2 * 768 + 2 * 4 * 4));
     }
 
@@ -390,9 +393,14 @@ mod tests {
     }
 
     proptest! {
-        /// A plan never takes more than it may, and more memory never gives a smaller micro-batch.
+        /// A plan never exceeds its limit, and more memory never results in a smaller micro-batch.
         #[test]
-        fn plans_fit_and_grow_with_the_memory(batch in 1_i64..64, longest in 1_u64..4096, limit in 400_u64..8192, more in 0_u64..8192) {
+        fn plans_fit_and_grow_with_the_memory(
+            batch in 1_i64..64,
+            longest in 1_u64..4096,
+            limit in 400_u64..8192,
+            more in 0_u64..8192,
+        ) {
             with_work(batch, longest, |work| {
                 if let Ok((small, estimate)) = plan(work, Bytes::mib(limit), 2) {
                     prop_assert!(estimate.peak <= Bytes::mib(limit));

@@ -1,5 +1,5 @@
-//! What providers offer, and which offer a run or a replica gets. Pure: the same question has the same answer, and a no
-//! comes with its reasons.
+//! Offers of node providers, and the selection of one for a run or a replica. Pure: the same input has the same result,
+//! and a refusal has its reasons.
 
 use std::fmt;
 
@@ -9,57 +9,57 @@ use crate::{
     run::Plan,
 };
 
-/// A kind of machine that can be had, and how much of it is left.
+/// A kind of machine that a provider offers, and its free capacity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// What the provider calls it.
+    /// The provider's name for the offer.
     pub name: String,
-    /// All of its memory.
+    /// The total memory.
     pub memory: Bytes,
-    /// What others hold of it at the moment.
+    /// The memory that other runs and replicas have reserved now.
     pub reserved: Bytes,
-    /// How many more runs it takes at the moment.
+    /// The number of additional runs that can start now.
     pub free_slots: usize,
-    /// Processor threads.
+    /// The number of CPU threads.
     pub threads: u32,
-    /// Millionths of a dollar for an hour; 0: one's own machine.
+    /// The price in millionths of a US dollar per hour; 0: the user's own machine.
     pub micro_usd_per_hour: u64,
 }
 
 impl Offer {
-    /// What is left of its memory.
+    /// Returns the free memory.
     #[must_use]
     pub const fn free(&self) -> Bytes {
         self.memory.saturating_sub(self.reserved)
     }
 }
 
-/// Why an offer is not taken.
+/// The reason why an offer cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// Even when it is idle it has too little memory.
+    /// The total memory is too small, even if the machine is idle.
     TooSmall {
-        /// The offer.
+        /// The offer's name.
         offer: String,
-        /// How much more it would have to have.
+        /// The missing memory.
         short_by: Bytes,
     },
-    /// Others hold the memory; it will be free again.
+    /// Too much of the memory is reserved now; it will be free again.
     Crowded {
-        /// The offer.
+        /// The offer's name.
         offer: String,
-        /// How much more would have to be free.
+        /// The missing free memory.
         short_by: Bytes,
     },
-    /// It takes no more runs at the moment.
+    /// All slots for runs are in use now.
     NoSlot {
-        /// The offer.
+        /// The offer's name.
         offer: String,
     },
 }
 
 impl Refusal {
-    /// To wait is of no use.
+    /// Returns whether waiting cannot help.
     #[must_use]
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::TooSmall { .. })
@@ -71,18 +71,18 @@ impl fmt::Display for Refusal {
         match self {
             Self::TooSmall { offer, short_by } => write!(f, "{offer} has {short_by} too little memory"),
             Self::Crowded { offer, short_by } => write!(f, "{offer} has {short_by} too little memory free"),
-            Self::NoSlot { offer } => write!(f, "{offer} takes no more runs at the moment"),
+            Self::NoSlot { offer } => write!(f, "{offer} has no free slot for another run"),
         }
     }
 }
 
-/// Picks the cheapest offer that holds `need` now, or says of every offer why it does not.
+/// Returns the cheapest offer that has room for `need` now, or the reason for each offer why it does not.
 ///
-/// Equal prices fall to the smaller one, so that the large ones stay free for those who need them. `needs_slot` is for
-/// runs; a replica takes memory only.
+/// At equal prices the smaller offer is used, so that the large ones stay free for workloads that need them.
+/// `needs_slot` is for runs; a replica uses memory only.
 ///
 /// # Errors
-/// One [`Refusal`] per offer, in the order given: the user reads them as the job's reason.
+/// One [`Refusal`] per offer, in the given order: the user reads them as the job's reason.
 pub fn right_size(need: Bytes, needs_slot: bool, offers: &[Offer]) -> Result<&Offer, Vec<Refusal>> {
     offers
         .iter()
@@ -91,7 +91,7 @@ pub fn right_size(need: Bytes, needs_slot: bool, offers: &[Offer]) -> Result<&Of
         .ok_or_else(|| offers.iter().filter_map(|offer| refusal(need, needs_slot, offer)).collect())
 }
 
-/// Why `offer` does not hold `need` now; `None`: it does.
+/// Returns the reason why `offer` has no room for `need` now; `None`: it has.
 #[must_use]
 pub fn refusal(need: Bytes, needs_slot: bool, offer: &Offer) -> Option<Refusal> {
     let name = || offer.name.clone();
@@ -107,31 +107,31 @@ pub fn refusal(need: Bytes, needs_slot: bool, offer: &Offer) -> Option<Refusal> 
     }
 }
 
-/// Where a job is to be trained, and how.
+/// The result of placing a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement<'a> {
-    /// Here, like this.
+    /// The job can start now.
     Now {
-        /// The offer.
+        /// The selected offer.
         offer: &'a Offer,
-        /// How the batch is cut.
+        /// The micro-batch plan.
         plan: Plan,
-        /// What that takes.
+        /// The memory estimate of the plan.
         estimate: MemoryEstimate,
     },
-    /// Nowhere, ever.
+    /// No offer is large enough, even if it were idle.
     Never {
-        /// What the smallest cut that may be takes.
+        /// The memory estimate of the smallest allowed split.
         smallest: MemoryEstimate,
-        /// Why no offer holds it.
+        /// The reason for each offer.
         refusals: Vec<Refusal>,
     },
-    /// Somewhere, later.
+    /// The job must wait: an offer is large enough, but none has room now.
     Later(Vec<Refusal>),
 }
 
-/// Places a job that began with `kept`: with that very plan, so that what it learns does not depend on the pause, or on the
-/// machine that was lost. [`Placement::Never`]: no offer holds that plan, even if all of it were free.
+/// Places a job that started with the plan `kept`: with the same plan, so that the result of training does not depend
+/// on a pause or on a lost machine. [`Placement::Never`]: no offer is large enough for that plan, even if it were idle.
 #[must_use]
 pub fn place_again<'a>(work: Workload<'_>, kept: &Plan, offers: &'a [Offer]) -> Placement<'a> {
     let Plan { micro_batch_size, checkpointing, .. } = *kept;
@@ -146,14 +146,14 @@ pub fn place_again<'a>(work: Workload<'_>, kept: &Plan, offers: &'a [Offer]) -> 
     }
 }
 
-/// Places a job. The offer must hold the smallest cut of the batch; the plan then takes what is free.
+/// Places a job. The offer must have room for the smallest split of the batch; the plan then uses the free memory.
 #[must_use]
 pub fn place<'a>(work: Workload<'_>, offers: &'a [Offer]) -> Placement<'a> {
     let smallest = memory::smallest(work);
     match right_size(smallest.peak, true, offers) {
         Ok(offer) => match memory::plan(work, offer.free(), offer.threads) {
             Ok((plan, estimate)) => Placement::Now { offer, plan, estimate },
-            // Cannot be, since the smallest fits; if the arithmetic ever disagrees with itself, the job waits.
+            // Unreachable, since the smallest split fits; if the two estimates ever differ, the job waits.
             Err(_) => Placement::Later(Vec::new()),
         },
         Err(refusals) if refusals.iter().all(Refusal::is_final) => Placement::Never { smallest, refusals },
@@ -202,7 +202,7 @@ mod tests {
     }
 
     proptest! {
-        /// Needing less never costs more, and never turns a yes into a no.
+        /// A smaller need never costs more, and never turns a placement into a refusal.
         #[test]
         fn needing_less_never_costs_more(
             offers in vec((1_u64..1000, 0_u64..1000, 0_usize..3, 0_u64..100), 0..12),
@@ -217,7 +217,7 @@ mod tests {
             }
         }
 
-        /// A no names every offer.
+        /// A refusal names every offer.
         #[test]
         fn a_no_names_every_offer(offers in vec((1_u64..1000, 0_u64..1000, 0_usize..3), 0..12), need in 1_u64..2000) {
             let offers: Vec<_> = offers.into_iter().map(|(m, r, s)| offer(m, r.min(m), s, 0)).collect();

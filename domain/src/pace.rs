@@ -1,66 +1,67 @@
-//! How long a job will take: its tokens over a pace. The pace is that of runs like it, or, where there were none, a figure of
-//! ours.
+//! Estimates of a job's duration: its tokens divided by a throughput, which is measured on similar runs or, without
+//! any, computed from a constant.
 
 use crate::architecture::Architecture;
 
-/// Useful operations that a processor thread does in a second while it trains.
+/// Useful operations per second and CPU thread during training.
 ///
-/// Source: a run of ours, 165 tokens a second over 134.5 M weights by two threads of a Zen 3, at four operations a weight and
-/// token (two forward, two backward: frozen weights get no gradient). The table in docs/bench is of another processor.
+/// Source: a measured run, 165 tokens per second over 134.5 M weights with two threads of a Zen 3, at four operations
+/// per weight and token (two forward, two backward: frozen weights get no gradient). The table in docs/bench is of
+/// another processor.
 const OPERATIONS_PER_THREAD: f64 = 44e9;
 
-/// Operations for each weight and token.
+/// Operations per weight and token.
 const OPERATIONS_PER_WEIGHT: f64 = 4.0;
 
-/// What is left of the pace when activations are computed twice. Source: docs/bench/train.csv.
+/// The relative throughput with gradient checkpointing. Source: docs/bench/train.csv.
 const CHECKPOINTED: f64 = 0.8;
 
-/// A validation's token takes this share of a trained one's time: forward only, and no factors.
+/// The time of a validation token relative to that of a training token: forward pass only, and no factors.
 const VALIDATION_SHARE: f64 = 0.4;
 
-/// From the launch to the first step.
+/// Seconds from the launch to the first step.
 const START_SECONDS: f64 = 10.0;
 
-/// Tokens that a job works through.
+/// The tokens that a job processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
-    /// Over all steps.
+    /// Training tokens over all steps.
     pub trained: u64,
-    /// Over all validations.
+    /// Validation tokens over all validations.
     pub validated: u64,
 }
 
-/// Where a pace is from.
+/// The source of a throughput figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// Runs of the same base on the same offer.
+    /// Measured on runs of the same base on the same offer.
     Measured,
-    /// Arithmetic, and a figure of another machine.
+    /// Computed from a constant that was measured on another machine.
     Assumed,
 }
 
-/// Tokens in a second, and where that is from.
+/// A throughput, and its source.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// All tokens of a step count.
+    /// Tokens per second; all tokens of a step count.
     pub tokens_per_second: f64,
-    /// How much it is to be trusted.
+    /// The source, which determines the error band.
     pub source: Source,
 }
 
-/// A number with what is around it.
+/// A value with an error band.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Band {
-    /// Seldom less.
+    /// The lower bound; smaller values are rare.
     pub low: f64,
-    /// Most likely.
+    /// The most likely value.
     pub likely: f64,
-    /// Seldom more.
+    /// The upper bound; larger values are rare.
     pub high: f64,
 }
 
 impl Band {
-    /// The same of something that is `factor` times as much, with `fixed` added.
+    /// Returns the band multiplied by `factor`, with `fixed` added.
     #[must_use]
     pub fn scaled(self, factor: f64, fixed: f64) -> Self {
         let of = |value: f64| value * factor + fixed;
@@ -69,7 +70,7 @@ impl Band {
 }
 
 impl Pace {
-    /// The pace where nothing was measured.
+    /// Returns the assumed throughput, for when none was measured.
     #[must_use]
     pub fn assumed(model: &Architecture, threads: u32, checkpointing: bool) -> Self {
         let weights = (model.projection_weights() + model.embedding_weights()).max(1) as f64;
@@ -78,7 +79,8 @@ impl Pace {
         Self { tokens_per_second: operations / (OPERATIONS_PER_WEIGHT * weights), source: Source::Assumed }
     }
 
-    /// Seconds from the launch to the end. A measured pace is off by a quarter, an assumed one by a factor of three.
+    /// Estimates the seconds from the launch to the end. A measured throughput may be off by a quarter, an assumed one
+    /// by a factor of three.
     #[must_use]
     pub fn seconds(self, work: Work) -> Band {
         let tokens = work.trained as f64 + VALIDATION_SHARE * work.validated as f64;

@@ -1,8 +1,8 @@
-//! A LoRA adapter in PEFT's form: what its `adapter_config.json` may say, and which tensors belong to it. One reading of it
-//! for the import, for training that goes on from an adapter, and for serving.
+//! A LoRA adapter in PEFT's format: the supported values of its `adapter_config.json`, and its tensors. The import,
+//! training that starts from an adapter, and serving share this code.
 //!
-//! What Attune does not run is refused by its field, whatever the field: to run an adapter without something that it asks
-//! for would be to run another adapter. Source of the fields: `LoraConfig` in PEFT's `tuners/lora/config.py`.
+//! Any field that Attune does not support is refused by name: running an adapter without a feature that it requires
+//! would produce different outputs. Source of the fields: `LoraConfig` in PEFT's `tuners/lora/config.py`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,47 +14,47 @@ use crate::{
     weights::projection_path,
 };
 
-/// The two files that make an adapter.
+/// The name of an adapter's config file, next to [`TENSORS`].
 pub const CONFIG: &str = "adapter_config.json";
-/// See [`CONFIG`].
+/// The name of an adapter's weights file, next to [`CONFIG`].
 pub const TENSORS: &str = "adapter_model.safetensors";
 
-/// The largest rank that is taken; see `adapter.rank`.
+/// The maximum rank, the same as that of `adapter.rank`.
 const MOST_RANK: u64 = 256;
 
-/// Fields that change no answer, whatever their value.
+/// Fields that do not change the output, whatever their value.
 const IDLE: [&str; 6] =
     ["revision", "auto_mapping", "inference_mode", "peft_version", "megatron_core", "qalora_group_size"];
 
-/// A field of `adapter_config.json` that has a value which Attune does not run.
+/// The error for a field of `adapter_config.json` with an unsupported value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{CONFIG}: {field}: {given} is not supported; allowed: {allowed}")]
 pub struct Refusal {
-    /// The field.
+    /// The field's name.
     pub field: String,
-    /// Its value.
+    /// The field's value.
     pub given: String,
-    /// What it may be.
+    /// The allowed values.
     pub allowed: String,
 }
 
 impl Refusal {
-    /// A refusal of `field`.
+    /// Returns the error for `field`.
     pub fn new(field: &str, given: impl fmt::Display, allowed: &str) -> Self {
         Self { field: field.into(), given: given.to_string(), allowed: allowed.into() }
     }
 }
 
-/// What an `adapter_config.json` says.
+/// The contents of an `adapter_config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PeftConfig {
-    /// The adapter's shape.
+    /// The adapter's hyperparameters.
     pub spec: AdapterSpec,
     /// `base_model_name_or_path`.
     pub base_model: Option<String>,
 }
 
-/// What `adapter_config.json` of an adapter over `base_model` says.
+/// Returns the `adapter_config.json` of an adapter over `base_model`.
 #[must_use]
 pub fn write(spec: &AdapterSpec, base_model: &str) -> Value {
     json!({
@@ -77,16 +77,16 @@ pub fn write(spec: &AdapterSpec, base_model: &str) -> Value {
     })
 }
 
-/// Reads an `adapter_config.json`.
+/// Parses an `adapter_config.json`.
 ///
 /// # Errors
-/// Every field that is refused, in the order of this list and then of the file.
+/// All refused fields, in the order of the checks below and then of the file.
 pub fn read(fields: Map<String, Value>) -> Result<PeftConfig, Vec<Refusal>> {
     let mut reader = Reader { fields, refused: Vec::new() };
     reader.must_be("peft_type", "LORA", |v| v == "LORA");
     reader.may_be("task_type", "CAUSAL_LM", |v| v == "CAUSAL_LM");
     reader.may_be("bias", "none", |v| v == "none");
-    // The other ways of beginning change the base's weights too, so that the factors alone are not the adapter.
+    // The other initializations change the base's weights too, so the factors alone would not be the adapter.
     reader.may_be("init_lora_weights", "true, false, gaussian, orthogonal", |v| {
         v.is_boolean() || v == "gaussian" || v == "orthogonal"
     });
@@ -154,20 +154,20 @@ impl Reader {
         })
     }
 
-    /// Of any adapter: dropout is off when an adapter answers.
+    /// Reads the dropout; any value is supported, since dropout is off at inference.
     fn dropout(&mut self) -> f64 {
         self.fields.entry("lora_dropout").or_insert_with(|| json!(0));
         self.number("lora_dropout", "from 0 to below 1", |n| (0.0..1.0).contains(&n)).unwrap_or(0.0)
     }
 
-    /// In the order of a block, whatever the file's: two folders with the same numbers are then the same adapter.
+    /// Returns the modules in the order of a block: two folders with the same weights are then the same adapter.
     fn targets(&mut self) -> Vec<String> {
         const ALLOWED: &str = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj";
         let given = self.fields.shift_remove("target_modules").unwrap_or(Value::Null);
         let named: Vec<&str> = match &given {
             Value::String(word) if word == "all-linear" => PROJECTIONS.to_vec(),
             Value::String(word) => vec![word],
-            Value::Array(list) => list.iter().map(|word| word.as_str().unwrap_or("no text")).collect(),
+            Value::Array(list) => list.iter().map(|word| word.as_str().unwrap_or("a non-string")).collect(),
             _ => Vec::new(),
         };
         if named.is_empty() {
@@ -184,13 +184,13 @@ impl Reader {
             None | Some(Value::Null) => None,
             Some(Value::String(name)) => Some(name),
             Some(given) => {
-                self.refuse("base_model_name_or_path", &given, "a text");
+                self.refuse("base_model_name_or_path", &given, "a string");
                 None
             }
         }
     }
 
-    /// Whatever is left must ask for nothing.
+    /// Refuses each remaining field that is set, and returns all refusals.
     fn done(mut self) -> Vec<Refusal> {
         for (field, given) in std::mem::take(&mut self.fields) {
             let asks_nothing = match &given {
@@ -221,7 +221,8 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// Every tensor of an adapter of this shape over a base of this architecture, with its own shape, by PEFT's names.
+/// Returns every tensor, with its shape, of an adapter with these hyperparameters over a base of this architecture,
+/// with PEFT's names.
 #[must_use]
 pub fn expected(architecture: &Architecture, spec: &AdapterSpec) -> BTreeMap<String, Vec<u64>> {
     let rank = u64::from(spec.rank);
@@ -240,30 +241,30 @@ pub fn expected(architecture: &Architecture, spec: &AdapterSpec) -> BTreeMap<Str
     all
 }
 
-/// A tensor that a file has.
+/// A tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Its name.
+    /// The tensor's name.
     pub name: String,
-    /// Its shape.
+    /// The tensor's shape.
     pub shape: Vec<u64>,
-    /// In what its numbers are stored, as safetensors writes it: `F32`.
+    /// The data type, in safetensors' notation: `F32`.
     pub dtype: String,
 }
 
-/// Why the tensors of a file are not those that are expected: a sentence each, without its full stop.
+/// Returns the differences between a file's tensors and the expected ones: a message each, without its full stop.
 #[must_use]
 pub fn mismatches(mut expected: BTreeMap<String, Vec<u64>>, found: &[Found]) -> Vec<String> {
     let mut reasons = Vec::new();
     for tensor in found {
         let Found { name, shape, dtype } = tensor;
         match expected.remove(name) {
-            None => reasons.push(format!("{TENSORS}: '{name}' is no tensor of this adapter over this base")),
+            None => reasons.push(format!("{TENSORS}: '{name}' is not a tensor of this adapter over this base")),
             Some(want) if want != *shape => {
                 reasons.push(format!("{TENSORS}: '{name}' has the shape {shape:?} instead of {want:?}"));
             }
             Some(_) if !matches!(dtype.as_str(), "F32" | "F16" | "BF16") => {
-                reasons.push(format!("{TENSORS}: '{name}' is stored as {dtype}; F32, F16 and BF16 are read"));
+                reasons.push(format!("{TENSORS}: '{name}' is stored as {dtype}; allowed: F32, F16, BF16"));
             }
             Some(_) => {}
         }
@@ -272,7 +273,8 @@ pub fn mismatches(mut expected: BTreeMap<String, Vec<u64>>, found: &[Found]) -> 
     reasons
 }
 
-/// Whether two names of a base mean the same, as far as names go: `HuggingFaceTB/SmolLM2-135M` and `smollm2-135m` do.
+/// Returns whether two names refer to the same base by their last part, ignoring case: `HuggingFaceTB/SmolLM2-135M` and
+/// `smollm2-135m` do.
 #[must_use]
 pub fn same_base_name(theirs: &str, ours: &str) -> bool {
     let last = |name: &str| name.trim_end_matches('/').rsplit('/').next().unwrap_or("").to_ascii_lowercase();

@@ -1,17 +1,18 @@
-//! How long a job waits between two attempts that brought nothing new, and how many setbacks it survives.
+//! Backoff between attempts of a job that made no progress, and the maximum number of attempts that end through no
+//! fault of the job.
 
-/// The pause after the first attempt without a new checkpoint.
+/// The pause in seconds after the first attempt without a new checkpoint.
 pub const FIRST_PAUSE_SECONDS: u32 = 5;
 
-/// No pause is longer.
+/// The maximum pause in seconds.
 pub const LONGEST_PAUSE_SECONDS: u32 = 120;
 
-/// Attempts in a row without a new checkpoint that ended through no fault of the job's: after so many it fails all the
-/// same. With the pauses between them that takes three hours.
+/// The maximum number of consecutive attempts without a new checkpoint that end through no fault of the job; after that
+/// it fails anyway. With the pauses between them that takes three hours.
 pub const MOST_SETBACKS: i32 = 100;
 
-/// Returns the pause after `in_a_row` attempts without a new checkpoint: none after an attempt that made one, then 5, 10,
-/// 20 … seconds.
+/// Returns the pause after `in_a_row` attempts without a new checkpoint: none after an attempt that made one, then 5,
+/// 10, 20 … seconds.
 #[must_use]
 pub fn pause_seconds(in_a_row: u32) -> u32 {
     match in_a_row {

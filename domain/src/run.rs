@@ -1,8 +1,8 @@
-//! The contract between the platform and a trainer: what a run gets, what it says, what it is told.
+//! The contract between the platform and a trainer: the run's spec, its reports, and the replies.
 //!
-//! A trainer knows one address and one token. It fetches its [`RunSpec`] with `GET /internal/run/spec`, asks where to
-//! put blobs with `POST /internal/run/blobs`, and tells what happens with `POST /internal/run/reports`. Objects move
-//! through presigned URLs. `version` guards against a trainer of another release.
+//! A trainer knows one address and one token. It fetches its [`RunSpec`] with `GET /internal/run/spec`, requests upload
+//! URLs with `POST /internal/run/blobs`, and reports events with `POST /internal/run/reports`. Objects are transferred
+//! through presigned URLs. `version` detects a trainer of another release.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,63 +12,63 @@ use crate::{
     spec::{Quantization, TrainSpec},
 };
 
-/// What this release speaks.
+/// The contract version of this release.
 pub const CONTRACT_VERSION: u32 = 3;
 
-/// A file to fetch. It is checked against `sha256` when it has come.
+/// A file to fetch. Its content is checked against `sha256` after the download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteFile {
-    /// Its name in the folder: `tokenizer.json`.
+    /// The file's name in the folder: `tokenizer.json`.
     pub name: String,
-    /// Lower-case hex.
+    /// SHA-256 of the content, lower-case hex.
     pub sha256: String,
-    /// Its length.
+    /// The file's length.
     pub bytes: Bytes,
-    /// Where to `GET` it; presigned, good for an hour.
+    /// The presigned URL to `GET` the file from, valid for an hour.
     pub url: String,
 }
 
-/// A file that was put into the object store under its digest.
+/// A file that was uploaded to the object store under its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blob {
-    /// Its name in the folder: `adapter_model.safetensors`.
+    /// The file's name in the folder: `adapter_model.safetensors`.
     pub name: String,
-    /// Lower-case hex; also its key.
+    /// SHA-256 of the content, lower-case hex; also the object's key.
     pub sha256: String,
-    /// Its length.
+    /// The file's length.
     pub bytes: Bytes,
 }
 
-/// How the effective batch is cut up, and what is kept between forward and backward.
+/// The split of the effective batch into micro-batches, and the activations that are kept between forward and backward.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Rows that go through the decoder at once, at most.
+    /// The maximum number of rows in one forward pass.
     pub micro_batch_size: u32,
-    /// Tokens that do, at most; a longer row goes alone.
+    /// The maximum number of tokens in one forward pass; a longer row is processed alone.
     pub micro_batch_tokens: u64,
-    /// Only each block's input is kept; the rest is computed again.
+    /// Gradient checkpointing: only each block's input is kept, and the rest is recomputed.
     pub checkpointing: bool,
-    /// Processor threads for the run.
+    /// The number of CPU threads for the run.
     pub threads: u32,
-    /// Peak memory that the plan predicts.
+    /// The peak memory that the plan predicts.
     pub predicted_peak: Bytes,
 }
 
-/// Where a run goes on.
+/// The checkpoint that a run resumes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
-    /// Which checkpoint.
+    /// The checkpoint's ID.
     pub checkpoint_id: CheckpointId,
-    /// Optimiser steps that are done.
+    /// The number of completed optimizer steps.
     pub step: u64,
-    /// Its files.
+    /// The checkpoint's files.
     pub files: Vec<RemoteFile>,
 }
 
-/// An adapter whose factors are the first ones.
+/// The adapter version whose factors the training starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContinueFrom {
-    /// Which adapter.
+    /// The adapter version's ID.
     pub adapter_version_id: AdapterVersionId,
     /// `adapter_config.json` and `adapter_model.safetensors`.
     pub files: Vec<RemoteFile>,
@@ -79,218 +79,220 @@ pub struct ContinueFrom {
 pub struct RunSpec {
     /// [`CONTRACT_VERSION`].
     pub version: u32,
-    /// The job that this is an attempt at.
+    /// The job's ID.
     pub job_id: JobId,
-    /// This attempt.
+    /// The run's ID: this attempt at the job.
     pub run_id: RunId,
-    /// The fence: every report carries it.
+    /// The run's lease, which every report carries and which fences the report's writes.
     pub run_lease: i64,
-    /// Seconds between reports at the most.
+    /// The maximum number of seconds between reports.
     pub heartbeat_seconds: u64,
-    /// Base model, a Hugging Face folder.
+    /// The base model's files, a Hugging Face folder.
     pub base: Vec<RemoteFile>,
-    /// Names the base's content; nodes cache by it.
+    /// The digest of the base's content; nodes use it as a cache key.
     pub base_digest: String,
     /// The base's name, for `adapter_config.json`.
     pub base_name: String,
-    /// Training rows, JSONL.
+    /// The training rows, JSONL.
     pub training_file: RemoteFile,
-    /// Validation rows, JSONL.
+    /// The validation rows, JSONL.
     pub validation_file: Option<RemoteFile>,
-    /// What to train.
+    /// The training parameters.
     pub train: TrainSpec,
-    /// What chat templates take for now, in seconds since 1970: when the job was made. The same for its check and for each
-    /// attempt.
+    /// The time that chat templates receive as the current time, in seconds since 1970: when the job was created. It is
+    /// the same for the job's validation and for each attempt.
     pub template_now: i64,
-    /// How.
+    /// The micro-batch plan.
     pub plan: Plan,
-    /// The adapter that the training begins with; `None`: a new one.
+    /// The adapter that the training starts from; `None`: a new one.
     pub continue_from: Option<ContinueFrom>,
-    /// From where; `None`: from the start.
+    /// The checkpoint to resume from; `None`: the run starts at the first step.
     pub resume: Option<Resume>,
 }
 
-/// One optimiser step.
+/// The metrics of one optimizer step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
-    /// Counted from 1.
+    /// The step's number, from 1.
     pub step: u64,
-    /// Steps of the whole job.
+    /// The number of steps of the whole job.
     pub total_steps: u64,
-    /// Passes done, with fraction.
+    /// The number of completed epochs, with fraction.
     pub epoch: f64,
     /// Mean cross-entropy over the step's trained tokens, in nats.
     pub train_loss: f64,
-    /// Share of trained tokens whose most likely token was right.
+    /// The share of trained tokens that the model ranked as the most likely token.
     pub train_mean_token_accuracy: f64,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
-    /// The rate that the step used.
+    /// The learning rate of the step.
     pub learning_rate: f64,
-    /// All tokens of the step.
+    /// The number of tokens in the step.
     pub tokens: u64,
-    /// Those with a loss.
+    /// The number of tokens with a loss.
     pub trained_tokens: u64,
-    /// Wall time of the step.
+    /// The wall-clock time of the step.
     pub step_ms: u64,
     /// Peak resident memory so far.
     pub peak_memory: Bytes,
 }
 
-/// The report of the publish gate: the published file over the base as it is served, beside the adapter in training.
+/// The report of the publish gate: the published file over the base as it is served, compared with the adapter in
+/// training.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gate {
-    /// The quantization of the base that both were asked over.
+    /// The quantization of the base that both were evaluated over.
     pub quantization: Quantization,
     /// The largest absolute difference of a logit.
     pub logit_difference: f64,
 }
 
-/// How much a message matters.
+/// The severity of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MessageLevel {
-    /// For the record.
+    /// Information only.
     Info,
-    /// Something to look at: a spike of the loss, a state that was gone back to.
+    /// A condition to check: a spike of the loss, a rollback to an earlier state.
     Warn,
 }
 
-/// What a run has to say.
+/// An event that a run reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RunEvent {
-    /// The trainer is up and has its data.
+    /// The trainer is running and has its data.
     Started {
-        /// Steps of the whole job.
+        /// The number of steps of the whole job.
         total_steps: u64,
-        /// Tokens of one pass over the training file.
+        /// The number of tokens in one epoch of the training file.
         tokens_per_epoch: u64,
-        /// Weights that are trained.
+        /// The number of trained weights.
         trainable_weights: u64,
     },
-    /// A sentence for the job's event list.
+    /// A message for the job's event list.
     Message {
-        /// How much it matters.
+        /// The message's severity.
         level: MessageLevel,
-        /// The sentence.
+        /// The message's text.
         text: String,
-        /// The same for programs; `null`: nothing to add.
+        /// The same information as structured data; `null`: none.
         data: serde_json::Value,
     },
-    /// The learning rate that a range test found. Nothing was trained before it.
+    /// The learning rate that a range test found. No training step precedes it.
     LearningRateFound {
-        /// What the job trains with.
+        /// The learning rate that the job trains with.
         learning_rate: f64,
-        /// Rates that were tried and the loss at each, smoothed.
+        /// The tested learning rates, and the smoothed loss at each.
         curve: Vec<(f64, f64)>,
-        /// Why this one: a sentence.
+        /// The reason for this choice, as a message.
         reason: String,
     },
-    /// An optimiser step is done.
+    /// An optimizer step is complete.
     Step(StepMetrics),
-    /// A pass over the validation file is done.
+    /// A pass over the validation file is complete.
     Evaluated {
-        /// After which step.
+        /// The number of steps completed before it.
         step: u64,
-        /// Mean cross-entropy over its trained tokens, in nats.
+        /// Mean cross-entropy over the validation file's trained tokens, in nats.
         valid_loss: f64,
-        /// Share of trained tokens whose most likely token was right.
+        /// The share of trained tokens that the model ranked as the most likely token.
         valid_mean_token_accuracy: f64,
     },
     /// A checkpoint's files are all in the object store.
     Checkpointed {
-        /// After which step.
+        /// The number of steps completed before it.
         step: u64,
-        /// Its files.
+        /// The checkpoint's files.
         files: Vec<Blob>,
-        /// The last step's loss.
+        /// The training loss of the last step.
         train_loss: f64,
-        /// The last validation's, if there was one at this step.
+        /// The validation loss, if this step had a validation.
         valid_loss: Option<f64>,
     },
-    /// The adapter's files are all in the object store: the end.
+    /// The adapter's files are all in the object store. This is a last event.
     Published {
-        /// A PEFT folder.
+        /// The files of a PEFT folder.
         files: Vec<Blob>,
         /// SHA-256 of the chat template that the rows were rendered with.
         chat_template_sha256: Option<String>,
-        /// Tokens with a loss over the whole job, resumed parts included.
+        /// The number of tokens with a loss over the whole job, resumed runs included.
         trained_tokens: u64,
         /// Peak resident memory of the run.
         peak_memory: Bytes,
-        /// What the publish gate found.
+        /// The report of the publish gate.
         gate: Gate,
     },
-    /// It cannot go on: the end.
+    /// The run cannot continue. This is a last event.
     Failed {
-        /// Stable, for programs: `non_finite_loss`.
+        /// A stable, machine-readable code: `non_finite_loss`.
         code: String,
-        /// A sentence.
+        /// The error message.
         message: String,
-        /// The request's field that is at fault, if one is.
+        /// The request field at fault, if any.
         param: Option<String>,
-        /// Another attempt may do better: the disk was full, or the object store away. The job is queued again.
+        /// `true`: another attempt may succeed, because the disk was full or the object store was unavailable. The job
+        /// is queued again.
         #[serde(default)]
         passing: bool,
     },
-    /// A stop was obeyed: the end.
+    /// The run stopped as instructed. This is a last event.
     Stopped {
-        /// After which step.
+        /// The number of completed steps.
         step: u64,
     },
 }
 
 impl RunEvent {
-    /// Nothing comes after it.
+    /// Returns whether no other event follows this one.
     #[must_use]
     pub const fn is_last(&self) -> bool {
         matches!(self, Self::Published { .. } | Self::Failed { .. } | Self::Stopped { .. })
     }
 }
 
-/// One post of a trainer; without events it is a bare heartbeat.
+/// One report of a trainer; without events it is a heartbeat only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The run's lease, as the spec gave it. A stale one is answered with 409, and the trainer leaves.
+    /// The run's lease from the spec. A stale one is answered with 409, and the trainer exits.
     pub run_lease: i64,
-    /// The number of the first event, counted from 0 within the run; a repeated post is not taken twice.
+    /// The sequence number of the first event, counted from 0 within the run; a repeated report is not recorded twice.
     pub first_sequence: u64,
-    /// In order.
+    /// The events, in order.
     pub events: Vec<RunEvent>,
 }
 
-/// What a run is told.
+/// The platform's instruction to a run or a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Directive {
-    /// Go on.
+    /// Continue.
     Continue,
-    /// Stop at the next step, say [`RunEvent::Stopped`], leave.
+    /// Stop at the next step, report [`RunEvent::Stopped`], and exit.
     Stop,
 }
 
-/// The answer to a [`Report`].
+/// The response to a [`Report`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
-    /// What to do.
+    /// The instruction to the run.
     pub directive: Directive,
 }
 
-/// Asks where to put blobs.
+/// The request for upload URLs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobsWanted {
     /// The run's lease.
     pub run_lease: i64,
-    /// What is to be put.
+    /// The blobs to upload.
     pub blobs: Vec<Blob>,
 }
 
-/// Where to put one blob.
+/// The permission to upload one blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobGrant {
-    /// Which.
+    /// SHA-256 of the blob.
     pub sha256: String,
-    /// Where to `PUT` it; `None`: it is there already.
+    /// The presigned URL to `PUT` the blob to; `None`: the blob is already stored.
     pub url: Option<String>,
 }

@@ -1,8 +1,8 @@
 //! The contract between the platform and a serving process.
 //!
-//! A replica knows one address and one token. It fetches its [`ServeSpec`] with `GET /internal/replica/spec`, says how
-//! it is with `POST /internal/replica/reports`, and answers `POST /generate` (same token as bearer) with one
-//! [`GenerateEvent`] a line.
+//! A replica knows one address and one token. It fetches its [`ServeSpec`] with `GET /internal/replica/spec`, reports
+//! its status with `POST /internal/replica/reports`, and answers `POST /generate` (same token as bearer) with one
+//! [`GenerateEvent`] per line.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -17,7 +17,7 @@ use crate::{
     template_kwargs::TemplateKwargs,
 };
 
-/// What this release speaks.
+/// The contract version of this release.
 pub const CONTRACT_VERSION: u32 = 4;
 
 /// Everything a serving process needs.
@@ -25,49 +25,49 @@ pub const CONTRACT_VERSION: u32 = 4;
 pub struct ServeSpec {
     /// [`CONTRACT_VERSION`].
     pub version: u32,
-    /// Which replica this is.
+    /// The replica's ID.
     pub replica_id: ReplicaId,
-    /// Names the base's content; nodes cache by it.
+    /// The digest of the base's content; nodes use it as a cache key.
     pub base_digest: String,
-    /// Base model, a Hugging Face folder.
+    /// The base model's files, a Hugging Face folder.
     pub base: Vec<RemoteFile>,
-    /// The quantization that the base's weights go through before they are computed with.
+    /// The quantization that is applied to the base's weights before they are used.
     pub quantization: Quantization,
     /// Seconds between reports.
     pub heartbeat_seconds: u64,
-    /// Memory for adapters and for keys and values, beside the base.
+    /// The memory for adapters and for keys and values, in addition to the base.
     pub memory_budget: Bytes,
-    /// Processor threads.
+    /// The number of CPU threads.
     pub threads: u32,
 }
 
-/// One post of a replica.
+/// One report of a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaReport {
-    /// `host:port` where it listens; `None` until the base is loaded.
+    /// The `host:port` that the replica listens on; `None` until the base is loaded.
     pub address: Option<String>,
-    /// Requests that it works on.
+    /// The number of requests in progress.
     pub active_requests: u64,
-    /// Adapters in memory.
+    /// The adapters in memory.
     pub resident_adapters: Vec<AdapterKey>,
-    /// Why it cannot go on; the last report.
+    /// The reason why the replica cannot continue; set in its last report only.
     pub failed: Option<String>,
 }
 
-/// The answer to a [`ReplicaReport`].
+/// The response to a [`ReplicaReport`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaReply {
-    /// What to do.
+    /// The instruction to the replica.
     pub directive: Directive,
 }
 
-/// What corrects a base. Written as its id.
+/// The ID of an adapter version or of a checkpoint; serialized as that ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum AdapterKey {
-    /// The adapter that a job gave.
+    /// A published adapter version.
     Version(AdapterVersionId),
-    /// The adapter as it was on the way.
+    /// A checkpoint of an adapter in training.
     Checkpoint(CheckpointId),
 }
 
@@ -80,115 +80,115 @@ impl fmt::Display for AdapterKey {
     }
 }
 
-/// The adapter that a request wants, and where to get it if it is not resident.
+/// The adapter that a request needs, and the files to fetch if it is not resident.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterRef {
-    /// Which.
+    /// The adapter's ID.
     pub id: AdapterKey,
-    /// A PEFT folder.
+    /// The files of a PEFT folder.
     pub files: Vec<RemoteFile>,
 }
 
-/// What to go on from.
+/// The prompt to generate from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Prompt {
-    /// Messages, rendered with the chat template; the answer is the assistant's.
+    /// Messages, rendered with the chat template; the model generates the assistant's reply.
     Chat {
-        /// In order.
+        /// The messages, in order.
         messages: Vec<ChatMessage>,
         /// Variables that the request sets in the chat template.
         template_kwargs: TemplateKwargs,
     },
-    /// Plain text, gone on with.
+    /// Plain text that the model continues.
     Text {
-        /// The text.
+        /// The text of the prompt.
         text: String,
     },
-    /// Token ids, gone on with as they are.
+    /// Token IDs that the model continues, used without changes.
     Tokens {
-        /// The ids.
+        /// The token IDs.
         ids: Vec<u32>,
     },
 }
 
-/// One message.
+/// One chat message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
     /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
-    /// What was said; `None` only beside calls. Templates tell that from an empty text.
+    /// The message's text; `None` only together with tool calls. Templates distinguish `None` from an empty string.
     pub content: Option<String>,
-    /// The speaker's name, for templates that read it.
+    /// The author's name, for templates that use it.
     #[serde(default)]
     pub name: Option<String>,
-    /// The calls that an assistant made: a list as OpenAI's, but with arguments that are objects.
+    /// The tool calls of an assistant message: OpenAI's list, but with arguments as objects instead of JSON text.
     pub tool_calls: Option<Value>,
-    /// Which call a tool answers.
+    /// The ID of the call that a `tool` message responds to.
     pub tool_call_id: Option<String>,
 }
 
-/// What an answer's text must be.
+/// The required format of an answer's text.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Form {
-    /// Anything.
+    /// Any text.
     #[default]
     Free,
     /// A JSON object.
     Json,
-    /// JSON of a schema.
+    /// JSON that matches a schema.
     Schema {
         /// The JSON schema.
         schema: Value,
-        /// What of the schema cannot be enforced is refused, not passed over.
+        /// `true`: a schema with keywords that cannot be enforced is refused; `false`: those keywords are ignored.
         strict: bool,
     },
 }
 
-/// Tools that an answer may call.
+/// The tools that an answer may call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tools {
-    /// As the chat template takes them: OpenAI's list.
+    /// The list of tools in the form that the chat template expects: OpenAI's list.
     pub shown: Value,
-    /// What may be called.
+    /// The tools that may be called.
     pub definitions: Vec<Tool>,
-    /// Which calls may or must come.
+    /// The calls that are allowed or required.
     pub choice: ToolChoice,
-    /// More than one call may come.
+    /// `true`: an answer may contain more than one call.
     pub parallel: bool,
 }
 
 /// A tool that an answer may call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tool {
-    /// Its name.
+    /// The tool's name.
     pub name: String,
-    /// The JSON schema of its arguments; `None`: any object.
+    /// The JSON schema of the arguments; `None`: any object.
     pub parameters: Option<Value>,
-    /// Its arguments are always of the schema.
+    /// `true`: the arguments always match the schema.
     pub strict: bool,
 }
 
-/// Which calls may or must come.
+/// The tool calls that are allowed or required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToolChoice {
-    /// None.
+    /// No call is allowed.
     None,
-    /// As the model likes.
+    /// The model decides.
     Auto,
-    /// At least one.
+    /// At least one call is required.
     Required,
-    /// At least one, of this tool.
+    /// At least one call, of this tool only.
     Named {
-        /// Its name.
+        /// The tool's name.
         name: String,
     },
 }
 
 impl ToolChoice {
-    /// Whether a tool of this name may be called.
+    /// Returns whether the tool `tool` may be called.
     #[must_use]
     pub fn admits(&self, tool: &str) -> bool {
         match self {
@@ -199,32 +199,33 @@ impl ToolChoice {
     }
 }
 
-/// How tokens are drawn.
+/// The sampling parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
-    /// 0: always the most likely token.
+    /// The temperature; 0 always selects the most likely token.
     pub temperature: f64,
-    /// Only the most likely tokens that together have this probability.
+    /// The nucleus: only the most likely tokens that together have this probability are sampled.
     pub top_p: f64,
-    /// The same seed and request draw the same tokens, whatever else is in the batch. Further answers to the same request
-    /// have seeds of their own, which follow from this one.
+    /// The seed. The same seed and request sample the same tokens, whatever else is in the batch. Further answers to
+    /// the same request use seeds derived from this one.
     pub seed: u64,
-    /// The answer ends before any of these.
+    /// The stop strings; the answer ends before the first of them.
     pub stop: Vec<String>,
-    /// At most so many tokens; `None`: as many as the context has room for.
+    /// The maximum number of tokens; `None`: as many as fit into the context.
     pub max_tokens: Option<u64>,
-    /// Taken from the logits of tokens that the answer has already.
+    /// The amount subtracted from the logits of tokens that the answer already contains.
     pub presence_penalty: f64,
-    /// Taken from the logits of tokens that the answer has already, as often as it has them.
+    /// The amount subtracted from the logits of a token for each of its occurrences in the answer.
     pub frequency_penalty: f64,
-    /// Added to the logits of these tokens.
+    /// The amounts added to the logits of these token IDs.
     pub logit_bias: BTreeMap<u32, f64>,
-    /// Tells each token's log-probability, and those of so many most likely tokens in its place.
+    /// The number of most likely tokens whose log-probabilities are returned at each position, in addition to the
+    /// log-probability of the sampled token; `None`: no log-probabilities.
     pub logprobs: Option<u32>,
 }
 
 impl Default for Sampling {
-    /// As OpenAI's API draws when nothing is asked for.
+    /// Returns the defaults of OpenAI's API.
     fn default() -> Self {
         Self {
             temperature: 1.0,
@@ -243,130 +244,131 @@ impl Default for Sampling {
 /// A request to a replica.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GenerateRequest {
-    /// For logs and traces.
+    /// The request ID, for logs and traces.
     pub request_id: String,
-    /// Whose it is: opaque, and the same for all requests of one project. Projects take turns.
+    /// The project of the request: opaque, and the same for all requests of one project. Projects take turns.
     pub project: String,
-    /// `None`: the base itself.
+    /// The adapter; `None`: the base model without an adapter.
     pub adapter: Option<AdapterRef>,
-    /// From what.
+    /// The prompt.
     pub prompt: Prompt,
-    /// The prompt's text is said too, and its tokens' log-probabilities if those of the answer are.
+    /// `true`: the prompt's text is returned too, with its tokens' log-probabilities if those of the answer are
+    /// requested.
     pub echo: bool,
-    /// What the answer's text must be.
+    /// The required format of the answer's text.
     pub form: Form,
-    /// What it may call; only for a chat.
+    /// The tools that the answer may call; only for a chat prompt.
     pub tools: Option<Tools>,
-    /// How many answers, at least one.
+    /// The number of answers, at least one.
     pub choices: u32,
-    /// How.
+    /// The sampling parameters.
     pub sampling: Sampling,
 }
 
-/// Why an answer ended. OpenAI's words.
+/// The reason why an answer ended, in OpenAI's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// The model ended its turn, or a stop string came.
+    /// The model ended its turn, or a stop string was generated.
     Stop,
-    /// `max_tokens`, or the context was full.
+    /// `max_tokens` was reached, or the context was full.
     Length,
-    /// The model ended its turn with calls of tools.
+    /// The model ended its turn with tool calls.
     ToolCalls,
 }
 
-/// A token, and how likely the model held it to be: the logarithm of its share in the softmax of the model's own logits,
-/// before temperature, penalties and biases.
+/// A token and its log-probability: the log-softmax of the model's raw logits, before temperature, penalties and
+/// biases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scored {
-    /// Its text; a token may hold a part of a character only.
+    /// The token's bytes; a token may hold only a part of a character.
     pub bytes: Vec<u8>,
-    /// `None`: nothing stood before it that it could follow.
+    /// The log-probability; `None` for a token without a preceding context.
     pub logprob: Option<f64>,
-    /// The most likely tokens in its place.
+    /// The most likely tokens at this position.
     pub top: Vec<Likely>,
 }
 
-/// A token that might have stood in a place.
+/// One of the most likely tokens at a position.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Likely {
-    /// Its text.
+    /// The token's bytes.
     pub bytes: Vec<u8>,
-    /// As in [`Scored`].
+    /// The log-probability, as in [`Scored`].
     pub logprob: f64,
 }
 
-/// The prompt, said again.
+/// The prompt, returned with the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Echo {
-    /// Its text.
+    /// The prompt's text.
     pub text: String,
-    /// Its tokens, if log-probabilities were asked for.
+    /// The prompt's tokens, if log-probabilities were requested.
     pub tokens: Vec<Scored>,
 }
 
-/// One line of a replica's answer.
+/// One line of the response to `POST /generate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum GenerateEvent {
-    /// The prompt is read.
+    /// The prompt is processed.
     Started {
-        /// Its length.
+        /// The length of the prompt.
         prompt_tokens: u64,
-        /// How many of its first tokens were read for an earlier request, and not again.
+        /// The number of leading prompt tokens whose keys and values were reused from an earlier request.
         cached_tokens: u64,
-        /// If it was asked for.
+        /// The prompt, if `echo` was requested.
         echo: Option<Echo>,
     },
-    /// Text that is final: whole characters, no part of a stop string.
+    /// A chunk of final text: whole characters, no part of a stop string.
     Piece {
-        /// Of which answer, counted from 0.
+        /// The index of the answer, from 0.
         choice: u32,
-        /// The text.
+        /// The text of the chunk.
         text: String,
-        /// The tokens that it is of, if log-probabilities were asked for.
+        /// The tokens of this text, if log-probabilities were requested.
         tokens: Vec<Scored>,
     },
-    /// A call of a tool begins.
+    /// The start of a tool call.
     Called {
-        /// In which answer.
+        /// The index of the answer, from 0.
         choice: u32,
-        /// Its place among the answer's calls, from 0.
+        /// The index of the call within the answer, from 0.
         call: u32,
-        /// Names it, so that its result can be told.
+        /// The call's ID, which the message with the call's result repeats.
         id: String,
-        /// The tool.
+        /// The name of the tool.
         name: String,
     },
-    /// More of the arguments of a call.
+    /// A chunk of the arguments of a call.
     Arguments {
-        /// In which answer.
+        /// The index of the answer, from 0.
         choice: u32,
-        /// Which call.
+        /// The index of the call within the answer, from 0.
         call: u32,
-        /// JSON.
+        /// A part of the arguments' JSON text.
         text: String,
     },
     /// The end of one answer.
     Finished {
-        /// Of which.
+        /// The index of the answer, from 0.
         choice: u32,
-        /// Why.
+        /// The reason why the answer ended.
         finish_reason: FinishReason,
     },
-    /// The end of all.
+    /// The end of the whole response.
     Done {
-        /// Tokens drawn for all answers, end tokens included.
+        /// The number of tokens sampled for all answers, end tokens included.
         completion_tokens: u64,
     },
-    /// The end, badly. Nothing of another model's answer was sent in its place.
+    /// The end of the response after an error. No output of another model was sent instead.
     Failed {
-        /// Stable, for programs: `context_length_exceeded`, `adapter_unavailable`, `invalid_prompt`, `invalid_request`,
-        /// `project_busy`, `replica_busy`, `internal`.
+        /// A stable, machine-readable code: `context_length_exceeded`, `adapter_unavailable`, `invalid_prompt`,
+        /// `invalid_request`, `project_busy`, `replica_busy`, `internal`.
         code: String,
-        /// A sentence.
+        /// The error message.
         message: String,
-        /// The request's field that is at fault, where it is another than the prompt.
+        /// The request field at fault, if it is not the prompt.
         param: Option<String>,
     },
 }

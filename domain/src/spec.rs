@@ -1,9 +1,8 @@
-//! What a job asks for, checked.
+//! The specification of a training job, and its validation.
 //!
-//! `api` turns its wire body into a [`Requested`]; [`TrainSpec::check`] (in `check.rs`, the one place that knows every
-//! default and every allowed range) turns that into numbers, or into a [`BadField`](crate::bad_field::BadField) that
-//! names the field, the value and what is allowed. Everything after that point works with a [`TrainSpec`] and decides
-//! nothing anew.
+//! `api` turns its request body into a [`Requested`]; [`TrainSpec::check`] (in `check.rs`, the only place that defines
+//! defaults and allowed ranges) turns that into values, or into a [`BadField`](crate::bad_field::BadField) that names
+//! the field, the value and the allowed values. All later code uses a [`TrainSpec`] and applies no defaults of its own.
 
 mod check;
 mod continuing;
@@ -17,20 +16,20 @@ pub use quantization::Quantization;
 
 use crate::{dataset::RowFormat, template_kwargs::TemplateKwargs};
 
-/// What the rows are, and which of their tokens are learnt.
+/// The training method: the row formats that it accepts, and the tokens that have a loss.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// Chats, or prompts and completions; the answers are learnt.
+    /// Supervised fine-tuning on chats, or on prompts and completions; the answers are trained.
     #[default]
     Supervised,
-    /// Plain texts, every token of which is learnt. Documents are packed into sequences of `max_length` tokens; none
-    /// sees another.
+    /// Continued pretraining on plain texts; every token is trained. Documents are packed into sequences of
+    /// `max_length` tokens, and tokens of one document do not attend to another.
     ContinuedPretraining,
 }
 
 impl Method {
-    /// The word on the wire.
+    /// Returns the name in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -39,7 +38,7 @@ impl Method {
         }
     }
 
-    /// What rows the method learns from, in the user's words.
+    /// Returns the accepted row formats, for messages.
     const fn wanted(self) -> &'static str {
         match self {
             Self::Supervised => "chat or prompt/completion rows",
@@ -47,10 +46,10 @@ impl Method {
         }
     }
 
-    /// Whether the method learns from rows of this format.
+    /// Checks that the method trains on rows of this format.
     ///
     /// # Errors
-    /// [`WrongFormat`]: it does not.
+    /// [`WrongFormat`] if it does not.
     pub const fn takes(self, format: RowFormat) -> Result<(), WrongFormat> {
         let right = match self {
             Self::Supervised => matches!(format, RowFormat::Chat | RowFormat::Completion),
@@ -60,33 +59,33 @@ impl Method {
     }
 }
 
-/// A file of rows that the method cannot learn from.
+/// The error for a file whose row format does not match the method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("method.type '{}' learns from {}, and the file has {format} rows", method.name(), method.wanted())]
+#[error("method.type '{}' requires {}, but the file has {format} rows", method.name(), method.wanted())]
 pub struct WrongFormat {
-    /// The job's.
+    /// The job's method.
     pub method: Method,
-    /// The file's.
+    /// The file's row format.
     pub format: RowFormat,
 }
 
-/// What becomes of a row that has more than `max_length` tokens.
+/// The handling of a row that has more than `max_length` tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OverLength {
-    /// The job fails and names its line.
+    /// The job fails, and its error names the row's line.
     #[default]
     Error,
-    /// Its first `max_length` tokens are kept.
+    /// The row is cut to its first `max_length` tokens.
     Truncate,
-    /// It is left out.
+    /// The row is skipped.
     Drop,
-    /// It becomes several rows of at most `max_length` tokens, none of which sees another.
+    /// The row is split into several rows of at most `max_length` tokens, which do not attend to each other.
     Split,
 }
 
 impl OverLength {
-    /// The word on the wire.
+    /// Returns the name in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -98,34 +97,34 @@ impl OverLength {
     }
 }
 
-/// How the factors move along their gradients.
+/// The optimizer of the LoRA factors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Optimizer {
-    /// AdamW with its moments in `f32`.
+    /// AdamW with `f32` moments.
     #[default]
     Adamw,
-    /// AdamW with its moments in 8 bits, in blocks of 256.
+    /// AdamW with 8-bit moments, quantized in blocks of 256.
     #[serde(rename = "adamw_8bit")]
     Adamw8bit,
 }
 
-/// How the learning rate moves after the warm-up.
+/// The learning-rate schedule after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// Stays.
+    /// The learning rate is constant.
     Constant,
-    /// Falls in a line to zero.
+    /// Linear decay to zero.
     Linear,
-    /// Falls along half a cosine to zero.
+    /// Half-cosine decay to zero.
     Cosine,
-    /// Falls along half a cosine to zero, `num_cycles` times from the peak.
+    /// Half-cosine decay to zero, restarted at the peak `num_cycles` times in total.
     CosineWithRestarts,
 }
 
 impl Schedule {
-    /// The schedule of this name.
+    /// Returns the schedule with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
@@ -138,28 +137,28 @@ impl Schedule {
     }
 }
 
-/// The adapter to train. Names as PEFT has them.
+/// The adapter's hyperparameters, with the names that PEFT uses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdapterSpec {
-    /// Rank of the two factors.
+    /// The rank of the two factors.
     pub rank: u32,
-    /// The correction is scaled by `lora_alpha / rank`.
+    /// The numerator of the adapter's scale, `lora_alpha / rank`.
     pub lora_alpha: f64,
-    /// Which projections have one, in the order of a block.
+    /// The projections that have an adapter, in the order of a block.
     pub target_modules: Vec<String>,
-    /// Share of the correction's inputs that is set to zero while training.
+    /// The dropout probability of the adapter's inputs during training.
     #[serde(default)]
     pub lora_dropout: f64,
-    /// The correction is scaled by `lora_alpha / √rank` instead. Source: Kalajdzievski, arXiv:2312.03732.
+    /// rsLoRA: the scale is `lora_alpha / √rank` instead. Source: Kalajdzievski, arXiv:2312.03732.
     #[serde(default)]
     pub use_rslora: bool,
-    /// The corrected weight's rows are scaled to a trained length. Source: Liu et al., arXiv:2402.09353.
+    /// DoRA: the rows of the adapted weight are scaled to a trained magnitude. Source: Liu et al., arXiv:2402.09353.
     #[serde(default)]
     pub use_dora: bool,
 }
 
 impl AdapterSpec {
-    /// Plain LoRA: no dropout, no variant of it.
+    /// Returns plain LoRA: no dropout, no rsLoRA, no DoRA.
     #[must_use]
     pub fn lora(rank: u32, lora_alpha: f64, target_modules: &[&str]) -> Self {
         let target_modules = target_modules.iter().map(|name| (*name).to_owned()).collect();
@@ -167,79 +166,79 @@ impl AdapterSpec {
     }
 }
 
-/// A checked training job, every default filled in. Part of the run contract.
+/// A validated training specification with all defaults filled in. Part of the contract with trainers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSpec {
-    /// Passes over the training rows.
+    /// The number of epochs.
     pub n_epochs: u32,
-    /// Stops after this many optimiser steps, if the epochs have not ended by then.
+    /// The number of optimizer steps after which the training ends, unless the epochs have ended before.
     pub max_steps: Option<u64>,
-    /// Rows per optimiser step, over all micro-batches.
+    /// The number of rows per optimizer step, over all micro-batches.
     pub effective_batch_size: u32,
     /// The peak learning rate.
     pub learning_rate: f64,
-    /// What `learning_rate` is a multiple of, as OpenAI's clients see it.
+    /// The factor by which `learning_rate` differs from [`BASE_LEARNING_RATE`]; OpenAI's clients read it.
     pub learning_rate_multiplier: f64,
-    /// How it falls.
+    /// The learning-rate schedule.
     pub schedule: Schedule,
-    /// Share of all steps in which it rises from zero.
+    /// The share of all steps in which the learning rate rises from zero.
     pub warmup_ratio: f64,
-    /// AdamW's decoupled decay.
+    /// The decoupled weight decay of AdamW.
     pub weight_decay: f64,
-    /// Gradients with a larger global norm are scaled down to it.
+    /// The global gradient norm above which gradients are clipped to it.
     pub max_grad_norm: f64,
-    /// Seeds the factors and the order of rows.
+    /// The seed of the factors' initialization and of the order of rows.
     pub seed: u64,
-    /// The longest row that is trained on, in tokens; `over_length` says what becomes of a longer one.
+    /// The maximum length of a training row in tokens; `over_length` defines how a longer row is handled.
     pub max_length: u32,
-    /// Optimiser steps between checkpoints.
+    /// The number of optimizer steps between checkpoints.
     pub checkpoint_every_steps: u64,
-    /// Optimiser steps between passes over the validation file; 0: only at the end.
+    /// The number of optimizer steps between validations; 0: only one, at the end.
     pub eval_every_steps: u64,
-    /// The adapter.
+    /// The adapter's hyperparameters.
     pub adapter: AdapterSpec,
-    /// The base while training.
+    /// The quantization of the base during training.
     pub quantization: Quantization,
-    /// What the rows are.
+    /// The training method.
     #[serde(default)]
     pub method: Method,
-    /// Prompts are learnt too.
+    /// `true`: the prompts are trained too.
     #[serde(default)]
     pub train_on_prompt: bool,
-    /// What becomes of rows above `max_length`.
+    /// The handling of rows with more than `max_length` tokens.
     #[serde(default)]
     pub over_length: OverLength,
-    /// How the factors move.
+    /// The optimizer of the factors.
     #[serde(default)]
     pub optimizer: Optimizer,
-    /// The learning rate of the `b` factors as a multiple of that of the `a` factors; 1: plain LoRA.
-    /// Source: Hayou et al., arXiv:2402.12354.
+    /// LoRA+: the learning rate of the `b` factors as a multiple of that of the `a` factors; 1: plain LoRA. Source:
+    /// Hayou et al., arXiv:2402.12354.
     #[serde(default = "one")]
     pub loraplus_lr_ratio: f64,
-    /// Uniform noise of this size over `√(tokens · width)` on the embeddings while training; 0: none.
-    /// Source: Jain et al., arXiv:2310.05914.
+    /// NEFTune: uniform noise of magnitude `alpha / √(tokens · width)` is added to the embeddings during training; 0:
+    /// none. Source: Jain et al., arXiv:2310.05914.
     #[serde(default)]
     pub neftune_noise_alpha: f64,
-    /// Falls of `cosine_with_restarts`.
+    /// The number of cosine cycles of `cosine_with_restarts`.
     #[serde(default = "once")]
     pub num_cycles: u32,
-    /// `learning_rate` is what a short range test finds before the first step.
+    /// `true`: a short range test before the first step determines `learning_rate`.
     #[serde(default)]
     pub learning_rate_auto: bool,
-    /// Validations in a row without a better loss after which the training ends; 0: never. If it is not 0, the adapter
-    /// is that of the best validation.
+    /// The number of consecutive validations without improvement after which the training ends; 0: never. If it is not
+    /// 0, the adapter of the best validation is published.
     #[serde(default)]
     pub early_stopping_patience: u64,
-    /// By how much a loss must be lower to count as better.
+    /// The amount by which a validation loss must be lower to count as an improvement.
     #[serde(default)]
     pub early_stopping_threshold: f64,
-    /// Rows that go through the decoder at once; `None`: by the plan.
+    /// The number of rows in one forward pass; `None`: the plan chooses it.
     #[serde(default)]
     pub micro_batch_size: Option<u32>,
-    /// Only each block's input is kept for the backward; `None`: by the plan.
+    /// Gradient checkpointing: only each block's input is kept for the backward pass; `None`: the plan chooses.
     #[serde(default)]
     pub gradient_checkpointing: Option<bool>,
-    /// Variables that the chat template gets with each row.
+    /// The variables that the chat template receives with each row.
     #[serde(default, skip_serializing_if = "TemplateKwargs::is_empty")]
     pub chat_template_kwargs: TemplateKwargs,
 }
@@ -252,7 +251,7 @@ const fn once() -> u32 {
     1
 }
 
-/// What the user gave; `None` is `"auto"`.
+/// The training parameters as the user requested them; `None` is `"auto"`.
 #[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "each field is the one of TrainSpec with the same name")]
 pub struct Requested {
@@ -284,7 +283,7 @@ pub struct Requested {
     pub loraplus_lr_ratio: Option<f64>,
     pub neftune_noise_alpha: Option<f64>,
     pub num_cycles: Option<i64>,
-    /// `"auto"` was given for the learning rate: a range test is to find it.
+    /// `true`: `"auto"` was requested for the learning rate, and a range test determines it.
     pub learning_rate_auto: bool,
     pub early_stopping_patience: Option<i64>,
     pub early_stopping_threshold: Option<f64>,

@@ -1,26 +1,27 @@
-//! `chat_template_kwargs`: variables that a job, a preview or a chat gives to the chat template, such as
-//! `enable_thinking`. Names as vLLM and transformers' `apply_chat_template` have them.
+//! `chat_template_kwargs`: variables that a job, a preview or a chat passes to the chat template, such as
+//! `enable_thinking`. The names are those of vLLM and transformers' `apply_chat_template`.
 //!
-//! Values are scalars and lists of scalars: objects would have to keep the order of their keys wherever they are stored.
+//! Values are scalars and lists of scalars: for objects, every place that stores them would have to preserve the order
+//! of keys.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::bad_field::BadField;
 
-/// The most variables of one request.
+/// The maximum number of variables of one request.
 pub const MAX_TEMPLATE_KWARGS: usize = 16;
 
-/// The longest JSON text of all variables together, in bytes.
+/// The maximum length of the JSON text of all variables together, in bytes.
 pub const MAX_TEMPLATE_KWARGS_BYTES: usize = 4096;
 
-/// The longest name of a variable, in bytes.
+/// The maximum length of a variable's name, in bytes.
 pub const MAX_TEMPLATE_KWARG_NAME_BYTES: usize = 64;
 
 /// The field's name in requests.
 const PARAM: &str = "chat_template_kwargs";
 
-/// Names that mean something else: the variables and functions that every template has, and parameters of transformers'
+/// Reserved names: the variables and functions that every template has, and parameters of transformers'
 /// `apply_chat_template`, which would never reach the template there. Names of special tokens end in [`TOKEN`].
 const RESERVED: [&str; 22] = [
     "messages",
@@ -47,7 +48,7 @@ const RESERVED: [&str; 22] = [
     "self",
 ];
 
-/// The end of the names of special tokens, as `bos_token`.
+/// The suffix of the names of special tokens, as in `bos_token`.
 const TOKEN: &str = "_token";
 
 /// Checked variables of a chat template, by name. Empty: none.
@@ -59,7 +60,8 @@ impl TemplateKwargs {
     /// Checks the variables of a request.
     ///
     /// # Errors
-    /// [`BadField`]: too many or too large, a name that is reserved or no name, or a value that is no scalar.
+    /// [`BadField`]: too many or too large variables, a reserved or invalid name, or a value that is neither a scalar
+    /// nor a list of scalars.
     pub fn check(given: &Map<String, Value>) -> Result<Self, BadField> {
         let bad = |given: String, allowed: String| BadField { param: PARAM, given, allowed };
         if given.len() > MAX_TEMPLATE_KWARGS {
@@ -80,7 +82,7 @@ impl TemplateKwargs {
         Ok(Self(given.clone()))
     }
 
-    /// Returns true where no variable is given.
+    /// Returns whether no variable is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -93,7 +95,7 @@ impl TemplateKwargs {
     }
 }
 
-/// The error is what is allowed instead.
+/// Checks a variable's name. The error states the allowed names.
 fn check_name(name: &str) -> Result<(), String> {
     let identifier = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
         && !name.starts_with(|first: char| first.is_ascii_digit());
@@ -103,7 +105,7 @@ fn check_name(name: &str) -> Result<(), String> {
         ));
     }
     if RESERVED.contains(&name) || name.ends_with(TOKEN) {
-        return Err("a name that the chat template does not have otherwise, unlike 'messages' and 'bos_token'".into());
+        return Err("a name that the chat template does not reserve, as it does 'messages' and 'bos_token'".into());
     }
     Ok(())
 }

@@ -1,16 +1,16 @@
-//! Which tensors a model of an architecture has, by their Hugging Face names, so that a folder can be checked before
+//! The tensors of a model of an architecture, by their Hugging Face names, so that a folder can be checked before
 //! anything of it is loaded.
 
 use std::collections::BTreeMap;
 
 use crate::architecture::{Architecture, PROJECTIONS};
 
-/// The tensors of an architecture, by rule: a question about one costs the same however many layers there are.
+/// The tensors of an architecture, by rule: a lookup costs the same for any number of layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// Outside of the layers, by their whole names.
+    /// The tensors outside of the layers, by their full names.
     outer: BTreeMap<&'static str, Vec<u64>>,
-    /// In each layer, by what follows `model.layers.3.`.
+    /// The tensors in each layer, by the part of their names after `model.layers.3.`.
     in_layer: BTreeMap<String, Vec<u64>>,
     layers: u64,
 }
@@ -38,7 +38,7 @@ impl Expected {
         let (number, rest) = name.strip_prefix(LAYERS)?.split_once('.')?;
         let layer: u64 = number.parse().ok().filter(|layer| *layer < self.layers)?;
         let shape = self.in_layer.get(rest)?;
-        // `07` is no layer.
+        // `07` is not a layer number.
         (layer.to_string() == number).then_some(shape)
     }
 
@@ -48,7 +48,7 @@ impl Expected {
         self.layers.saturating_mul(self.in_layer.len() as u64).saturating_add(self.outer.len() as u64)
     }
 
-    /// Iterates over all names and shapes; nothing is made before it is asked for.
+    /// Iterates over all names and shapes; each is generated on demand.
     pub fn iter(&self) -> impl Iterator<Item = (String, &[u64])> {
         let outer = self.outer.iter().map(|(name, shape)| ((*name).to_owned(), shape.as_slice()));
         let layers = (0..self.layers).flat_map(|layer| {
@@ -58,7 +58,7 @@ impl Expected {
     }
 }
 
-/// The beginning of the name of each layer's tensors.
+/// The prefix of the names of all layers' tensors.
 const LAYERS: &str = "model.layers.";
 
 fn in_layer(architecture: &Architecture) -> BTreeMap<String, Vec<u64>> {
@@ -87,14 +87,14 @@ fn in_layer(architecture: &Architecture) -> BTreeMap<String, Vec<u64>> {
     all
 }
 
-/// Every tensor that a model of this architecture has, with its shape. For models whose tensors are there: a list of what
-/// a stranger's `config.json` speaks of may be of any length, see [`Expected`].
+/// Returns every tensor of a model of this architecture, with its shape. Only for models whose tensors exist: the
+/// number that an untrusted `config.json` implies is unbounded, see [`Expected`].
 #[must_use]
 pub fn expected(architecture: &Architecture) -> BTreeMap<String, Vec<u64>> {
     Expected::new(architecture).iter().map(|(name, shape)| (name, shape.to_vec())).collect()
 }
 
-/// The name of a projection's tensors, without `.weight`: `model.layers.3.self_attn.q_proj`.
+/// Returns the name of a projection's tensors, without `.weight`: `model.layers.3.self_attn.q_proj`.
 #[must_use]
 pub fn projection_path(layer: u64, projection: &str) -> String {
     format!("{LAYERS}{layer}.{}", path_in_layer(projection))
@@ -105,7 +105,8 @@ fn path_in_layer(projection: &str) -> String {
     format!("{module}.{projection}")
 }
 
-/// Tensors that older exports carry and that a decoder works out itself, or that a tied head repeats.
+/// Returns whether a tensor is redundant: older exports contain it although the decoder computes it, or a tied head
+/// repeats it.
 #[must_use]
 pub fn is_superfluous(name: &str, architecture: &Architecture) -> bool {
     name.ends_with(".rotary_emb.inv_freq") || (name == "lm_head.weight" && architecture.tie_word_embeddings)

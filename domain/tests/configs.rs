@@ -1,4 +1,4 @@
-//! What is read from a `config.json` against what the configuration classes of transformers make of it:
+//! Compares the parsed `config.json` with the values of transformers' configuration classes:
 //! `testdata/make_configs.py`. The frequencies of the same file are compared in `model`.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! `cargo run -p attune-gguf --example convert -- FILE.gguf FOLDER`: a GGUF file to a Hugging Face folder.
+//! `cargo run -p attune-gguf --example convert -- FILE.gguf FOLDER`: converts a GGUF file to a Hugging Face folder.
 
 use std::path::Path;
 use std::process::ExitCode;

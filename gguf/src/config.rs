@@ -1,7 +1,7 @@
-//! `config.json`, as transformers would write it, from a GGUF file's metadata.
+//! The conversion of a GGUF file's metadata to `config.json`, as transformers would write it.
 //!
-//! Source: `GGUF_CONFIG_MAPPING` in transformers' `integrations/ggml.py`; llama.cpp's `convert_hf_to_gguf.py` for
-//! what the keys mean.
+//! Source: `GGUF_CONFIG_MAPPING` in transformers' `integrations/ggml.py`; llama.cpp's `convert_hf_to_gguf.py` for the
+//! meaning of the keys.
 
 use serde_json::{Map, Value, json};
 
@@ -9,13 +9,13 @@ use crate::error::ImportError;
 use crate::rope;
 use crate::source::Source;
 
-/// The family's name in `config.json` and its class in transformers.
+/// The family's `model_type` in `config.json`, and its class in transformers.
 struct Named {
     model_type: &'static str,
     class: &'static str,
 }
 
-/// The whole `config.json`.
+/// Returns the complete `config.json`.
 pub(crate) fn config_json(source: &mut Source) -> Result<Map<String, Value>, ImportError> {
     let arch = source.text("general.architecture").ok_or_else(|| key_missing("general.architecture"))?.to_owned();
     let given = |name: &str| source.whole(&format!("{arch}.{name}"));
@@ -44,7 +44,7 @@ pub(crate) fn config_json(source: &mut Source) -> Result<Map<String, Value>, Imp
     set("max_position_embeddings", json!(number("context_length")?));
     let eps = format!("{arch}.attention.layer_norm_rms_epsilon");
     set("rms_norm_eps", json!(source.real(&eps)?.ok_or_else(|| key_missing(&eps))?));
-    // llama.cpp writes the output matrix only when it is not the embedding table.
+    // llama.cpp writes the output matrix only if it differs from the embedding table.
     set("tie_word_embeddings", json!(source.tensor("output.weight").is_none()));
     set("attention_bias", json!(attention_bias));
     if matches!(named.model_type, "llama") {
@@ -62,7 +62,7 @@ pub(crate) fn config_json(source: &mut Source) -> Result<Map<String, Value>, Imp
     }
     let theta = rope::theta(source, &arch)?;
     let mut rope = rope::scaling(source, &arch, theta, head_dim)?;
-    // transformers 4 reads these two, transformers 5 `rope_parameters`.
+    // transformers 4 reads these two keys, transformers 5 reads `rope_parameters`.
     config.insert("rope_theta".into(), json!(theta));
     let scaled = rope.get("rope_type") != Some(&json!("default"));
     config.insert("rope_scaling".into(), if scaled { Value::Object(rope.clone()) } else { Value::Null });
@@ -72,8 +72,8 @@ pub(crate) fn config_json(source: &mut Source) -> Result<Map<String, Value>, Imp
     Ok(config)
 }
 
-/// llama.cpp gives Mistral's models the name `llama`, and like transformers we leave it: they are the same arithmetic,
-/// unless there is a window, which only Mistral's class has.
+/// Returns the family's names. llama.cpp names Mistral's models `llama`, and like transformers we keep that: the
+/// computation is the same, except with a sliding window, which only Mistral's class has.
 fn named(arch: &str, windowed: bool) -> Result<Named, ImportError> {
     let (model_type, class) = match arch {
         "mistral" => ("mistral", "MistralForCausalLM"),
@@ -86,7 +86,7 @@ fn named(arch: &str, windowed: bool) -> Result<Named, ImportError> {
     Ok(Named { model_type, class })
 }
 
-/// Keys of other architectures that some files carry, with the values at which they change nothing.
+/// Keys of other architectures that some files contain, with the values at which they have no effect.
 const NEUTRAL: [(&str, &[f64]); 7] = [
     ("attention.scale", &[0.0]),
     ("attention.clamp_kqv", &[0.0]),
@@ -100,7 +100,7 @@ const NEUTRAL: [(&str, &[f64]); 7] = [
 fn refuse_unsupported(source: &Source, arch: &str) -> Result<(), ImportError> {
     let number = |name: &str| source.whole(&format!("{arch}.{name}"));
     if number("expert_count")?.is_some_and(|experts| experts > 0) {
-        return Err(ImportError::Unsupported("mixtures of experts are not supported; give a dense model".into()));
+        return Err(ImportError::Unsupported("mixtures of experts are not supported; import a dense model".into()));
     }
     for (name, neutral) in NEUTRAL {
         let key = format!("{arch}.{name}");

@@ -1,5 +1,5 @@
-//! A GGUF file to a Hugging Face folder, whole or not at all: the folder is made under another name, checked, and
-//! only then given its own.
+//! The atomic conversion of a GGUF file to a Hugging Face folder: the folder is written under a temporary name,
+//! checked, and then renamed.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -16,33 +16,33 @@ use crate::tensors::{expected, renamed};
 use crate::tokenizer::tokenizer_files;
 use crate::weights::{self, Planned};
 
-/// What came of a conversion.
+/// The result of a conversion.
 #[derive(Debug)]
 pub struct Converted {
-    /// The folder, checked.
+    /// The checked folder.
     pub folder: Folder,
-    /// What the file is called inside, if it says.
+    /// The model's name in the file's metadata, if any.
     pub name: Option<String>,
 }
 
-/// How far a conversion is, in bytes of tensors written.
+/// The progress of a conversion, in bytes of tensors.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
-    /// Written so far.
+    /// The number of bytes written.
     pub done: u64,
-    /// To be written.
+    /// The total number of bytes to write.
     pub total: u64,
 }
 
 /// Converts `gguf` into a new folder `out`.
 ///
 /// # Errors
-/// [`ImportError`]: not a model that Attune runs, `out` is there already, or the disk is full.
+/// [`ImportError`]: the model is not supported, `out` already exists, or the disk is full.
 pub fn convert(gguf: &Path, out: &Path) -> Result<Converted, ImportError> {
     convert_with(gguf, out, &mut |_| {})
 }
 
-/// As [`convert`], and tells how far it is.
+/// Converts like [`convert`], and reports progress.
 ///
 /// # Errors
 /// As [`convert`].
@@ -86,15 +86,15 @@ fn config_of(source: &mut Source) -> Result<Map<String, Value>, ImportError> {
     crate::config::config_json(source)
 }
 
-/// Every tensor of the file under its new name; all that the architecture needs, and no other.
+/// Returns all tensors of the file under their new names: exactly those that the architecture requires.
 fn plan(source: &Source, model: &Architecture) -> Result<Vec<Planned>, ImportError> {
-    // The families whose q and k llama.cpp reorders: it does for Llama's and Mistral's, not for Qwen's.
+    // llama.cpp permutes q and k of the families Llama and Mistral, but not of Qwen.
     let reordered = matches!(source.text("general.architecture"), Some("llama" | "mistral"));
     let mut wanted: std::collections::HashMap<String, Vec<u64>> = expected(model).into_iter().collect();
     let mut tensors = Vec::new();
     for stored in source.tensors() {
         if stored.name == "rope_freqs.weight" {
-            continue; // its meaning is in config.json
+            continue; // `config.json` has its content
         }
         let name = renamed(&stored.name).ok_or_else(|| ImportError::UnknownTensor(stored.name.clone()))?;
         let shape = wanted.remove(&name).ok_or_else(|| ImportError::UnknownTensor(stored.name.clone()))?;
@@ -114,7 +114,7 @@ fn plan(source: &Source, model: &Architecture) -> Result<Vec<Planned>, ImportErr
     Ok(tensors)
 }
 
-/// A folder that is removed unless it is settled.
+/// A folder that is deleted unless it is settled.
 struct Staging {
     path: PathBuf,
 }
@@ -165,7 +165,8 @@ impl Staging {
         file.sync_all().map_err(failed)
     }
 
-    /// Gives the folder its name. A rename onto a folder that appeared meanwhile fails and leaves that one alone.
+    /// Renames the folder to its final name. If a non-empty folder has appeared there meanwhile, the rename fails and
+    /// leaves that one unchanged.
     fn settle(self, out: &Path) -> Result<(), ImportError> {
         fs::rename(&self.path, out).map_err(ImportError::write(out))
     }
@@ -173,7 +174,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // After `settle` there is nothing under this name.
+        // After `settle`, this path no longer exists.
         let _ = fs::remove_dir_all(&self.path);
     }
 }

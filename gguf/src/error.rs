@@ -1,4 +1,4 @@
-//! What can go wrong with a model on its way in. Each says what was found and what would do.
+//! The errors of an import. Each message states what was found and what is allowed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,81 +6,81 @@ use std::path::{Path, PathBuf};
 use attune_domain::architecture::ArchitectureError;
 use attune_text::error::TextError;
 
-/// Why a model is not imported. Nothing half-made is left behind.
+/// The reason why a model is not imported. No partial output is left.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The file is something else, or its header is broken.
+    /// The file has another format, or its header is invalid.
     #[error("not a GGUF file: {0}")]
     NotGguf(String),
     /// The file ends before its tensors do.
     #[error("the file is truncated: tensor '{tensor}' ends at byte {end}, but the file has {length}")]
     Truncated {
-        /// The first tensor that does not fit, in the order of the file.
+        /// The first tensor that does not fit, in file order.
         tensor: String,
-        /// Where it would end.
+        /// The offset at which the tensor would end.
         end: u64,
         /// The file's length.
         length: u64,
     },
-    /// A family of models that Attune does not run.
+    /// An unsupported model family.
     #[error("architecture '{0}' is not supported; allowed: llama, mistral, qwen2, qwen3")]
     Architecture(String),
-    /// A way of storing weights that is not read.
+    /// An unsupported quantization of weights.
     #[error(
-        "quantisation {0} is not supported; allowed: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, \
+        "quantization {0} is not supported; allowed: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, \
          Q5_K, Q6_K"
     )]
     Quantisation(String),
-    /// The model has a part that Attune does not run.
+    /// The model has a feature that Attune does not support.
     #[error("{0}")]
     Unsupported(String),
-    /// The file lacks something that it must hold.
+    /// The file lacks required data.
     #[error("{0} is missing")]
     Missing(String),
-    /// A tensor that the architecture has no place for: importing would lose it.
-    #[error("tensor '{0}' belongs to no part of the model that Attune knows")]
+    /// A tensor that is not part of the architecture: importing would lose it.
+    #[error("tensor '{0}' is not part of the model's architecture")]
     UnknownTensor(String),
-    /// A tensor of another shape than the configuration says.
+    /// A tensor whose shape differs from the configuration.
     #[error("tensor '{tensor}' has shape {found:?}; the configuration says {wanted:?}")]
     Shape {
-        /// The tensor, by its Hugging Face name.
+        /// The tensor's Hugging Face name.
         tensor: String,
-        /// Its shape.
+        /// The tensor's shape.
         found: Vec<u64>,
-        /// What it should be.
+        /// The expected shape.
         wanted: Vec<u64>,
     },
-    /// The configuration is not one that Attune runs.
+    /// Attune does not support the configuration.
     #[error(transparent)]
     Config(#[from] ArchitectureError),
     /// The tokenizer or the chat template cannot be used.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// A file of a Hugging Face folder is not what it should be.
+    /// A file of a Hugging Face folder is invalid.
     #[error("{file}: {reason}")]
     File {
-        /// Its name.
+        /// The file's name.
         file: String,
-        /// What is wrong.
+        /// The defect.
         reason: String,
     },
-    /// The folder to write to is there already.
-    #[error("{} is there already; remove it, or choose another folder", .0.display())]
+    /// The output folder already exists.
+    #[error("{} already exists; remove it, or choose another folder", .0.display())]
     Exists(PathBuf),
-    /// The system does not let us read.
+    /// A file cannot be read.
     #[error("{} cannot be read: {source}", path.display())]
     Read {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The system does not let us write; the disk may be full.
+    /// A file cannot be written; the disk may be full.
     #[error("{} cannot be written: {source}", path.display())]
     Write {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }

@@ -1,5 +1,5 @@
-//! The check of a Hugging Face folder before it is uploaded: everything that training and serving will need is there,
-//! whole, and of the right shape. Only headers of weights are read.
+//! The check of a Hugging Face folder before it is uploaded: everything that training and serving require exists, is
+//! complete, and has the right shape. Of the weights, only headers are read.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -15,38 +15,38 @@ use serde_json::Value;
 use crate::error::ImportError;
 use crate::tensors::expected;
 
-/// The longest safetensors header that is read. Source: `MAX_HEADER_SIZE` of the safetensors crate.
+/// The maximum length of a safetensors header. Source: `MAX_HEADER_SIZE` of the safetensors crate.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Small files that travel with a model if they are there.
+/// Small optional files that are uploaded with a model.
 const BESIDE: [&str; 4] =
     ["generation_config.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"];
 
-/// A sound base model.
+/// A valid base model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Folder {
-    /// Where it is.
+    /// The folder's path.
     pub path: PathBuf,
-    /// What it is made of.
+    /// The model's architecture.
     pub architecture: Architecture,
-    /// What to upload, sorted by name; nothing else of the folder is needed.
+    /// The files to upload, sorted by name; nothing else of the folder is needed.
     pub files: Vec<ModelFile>,
-    /// Weights, each counted once.
+    /// The number of weights, each counted once.
     pub parameters: u64,
-    /// Whether it has a chat template; without one, only prompt/completion rows can train it.
+    /// `true`: the model has a chat template; without one, only prompt/completion rows can train it.
     pub has_chat_template: bool,
 }
 
 /// One file of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFile {
-    /// Its name in the folder.
+    /// The file's name in the folder.
     pub name: String,
-    /// Its size.
+    /// The file's size.
     pub size: Bytes,
 }
 
-/// A tensor as a header describes it.
+/// A tensor's entry in a safetensors header.
 #[derive(Deserialize)]
 struct Entry {
     dtype: String,
@@ -63,7 +63,7 @@ struct Index {
 /// Checks a folder.
 ///
 /// # Errors
-/// [`ImportError`]: the first thing that is wrong, by file and tensor.
+/// [`ImportError`]: the first error found, with its file and tensor.
 pub fn check_folder(path: &Path) -> Result<Folder, ImportError> {
     if !path.is_dir() {
         let source = std::io::Error::new(std::io::ErrorKind::NotADirectory, "not a folder");
@@ -112,7 +112,7 @@ pub fn check_folder(path: &Path) -> Result<Folder, ImportError> {
     Ok(Folder { path: path.to_owned(), architecture, files, parameters, has_chat_template })
 }
 
-/// A base that is quantised already has weights in a form of its own.
+/// Refuses an already quantized base: its weights have a format of their own.
 fn refuse_quantised(config: &[u8]) -> Result<(), ImportError> {
     let config: Value = serde_json::from_slice(config).unwrap_or_default();
     match config.get("quantization_config") {
@@ -120,13 +120,13 @@ fn refuse_quantised(config: &[u8]) -> Result<(), ImportError> {
         Some(quantised) => {
             let method = quantised.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
             Err(ImportError::Unsupported(format!(
-                "the model is quantised already ({method}); give the unquantised model, or a GGUF file"
+                "the model is already quantized ({method}); import the unquantized model, or a GGUF file"
             )))
         }
     }
 }
 
-/// The safetensors files of the folder: the one, or those that the index names.
+/// Returns the safetensors files of the folder: the single one, or those that the index lists.
 fn weight_files(path: &Path) -> Result<Vec<String>, ImportError> {
     const INDEX: &str = "model.safetensors.index.json";
     if path.join("model.safetensors").is_file() {
@@ -143,9 +143,9 @@ fn weight_files(path: &Path) -> Result<Vec<String>, ImportError> {
             return Err(ImportError::file(INDEX, format!("'{stray}' is not a file of this folder")));
         }
         if let Some(gone) = shards.iter().find(|name| !path.join(name).is_file()) {
-            return Err(ImportError::Missing(format!("{gone}, which {INDEX} names,")));
+            return Err(ImportError::Missing(format!("{gone}, which {INDEX} lists,")));
         }
-        return if shards.is_empty() { Err(ImportError::file(INDEX, "it names no file")) } else { Ok(shards) };
+        return if shards.is_empty() { Err(ImportError::file(INDEX, "it lists no files")) } else { Ok(shards) };
     }
     let entries = fs::read_dir(path).map_err(ImportError::read(path))?;
     let names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -157,12 +157,13 @@ fn weight_files(path: &Path) -> Result<Vec<String>, ImportError> {
         return Err(ImportError::file(pickle, reason));
     }
     if let Some(gguf) = ends([".gguf", ".gguf", ".gguf"]) {
-        return Err(ImportError::file(gguf, "give this file itself, not its folder"));
+        return Err(ImportError::file(gguf, "import this file itself, not its folder"));
     }
     Err(ImportError::Missing("model.safetensors".into()))
 }
 
-/// Every expected tensor is there once, whole and of the right shape, and there is no other. Gives the weights' count.
+/// Checks that every expected tensor exists once, complete and with the right shape, and that no other exists. Returns
+/// the number of weights.
 fn check_tensors(path: &Path, files: &[String], model: &Architecture) -> Result<u64, ImportError> {
     let mut wanted: HashMap<String, Vec<u64>> = expected(model).into_iter().collect();
     let mut parameters = 0;
@@ -192,12 +193,12 @@ fn check_tensors(path: &Path, files: &[String], model: &Architecture) -> Result<
     }
 }
 
-/// Tensors that older tools save although they follow from others.
+/// Returns whether a tensor is redundant: older tools save it although it follows from others.
 fn is_derived(name: &str, model: &Architecture) -> bool {
     name.ends_with(".rotary_emb.inv_freq") || (name == "lm_head.weight" && model.tie_word_embeddings)
 }
 
-/// A safetensors file's header, checked against the file's length.
+/// Parses a safetensors file's header, and checks it against the file's length.
 fn header(path: &Path, name: &str) -> Result<HashMap<String, Entry>, ImportError> {
     let broken = |reason: &str| ImportError::file(name, reason);
     let mut file = File::open(path).map_err(ImportError::read(path))?;
@@ -231,7 +232,7 @@ fn header(path: &Path, name: &str) -> Result<HashMap<String, Entry>, ImportError
         };
         let elements = entry.shape.iter().try_fold(width, |all: u64, dim| all.checked_mul(*dim));
         if end < start || elements != Some(end - start) {
-            return Err(broken(&format!("tensor '{tensor}' has other bytes than its shape says")));
+            return Err(broken(&format!("tensor '{tensor}' has a length that does not match its shape")));
         }
         if 8 + size + end > length {
             return Err(broken(&format!("the file is truncated: tensor '{tensor}' ends beyond it")));

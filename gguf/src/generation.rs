@@ -1,4 +1,4 @@
-//! `generation_config.json` from a GGUF file's metadata: the tokens that end an answer.
+//! The conversion of a GGUF file's metadata to `generation_config.json`: the tokens that end an answer.
 //!
 //! Source: `special_eog_ids` in llama.cpp's `llama-vocab.cpp`.
 
@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 use crate::error::ImportError;
 use crate::source::Source;
 
-/// The keys of ends, the one of the whole text first.
+/// The metadata keys of end tokens, the end of the text first.
 const KEYS: [&str; 3] = ["eos", "eot", "eom"];
 
-/// Tokens that end an answer by their text, whatever the keys say: many files name the end of a text alone, and their
-/// templates end a turn with another token. Those of architectures that are refused are left out.
+/// Tokens that end an answer because of their text, whatever the keys say: many files set only the end of a text, and
+/// their templates end a turn with another token. Those of unsupported architectures are omitted.
 const TEXTS: [&str; 14] = [
     "<|eot_id|>",
     "<|im_end|>",
@@ -29,7 +29,7 @@ const TEXTS: [&str; 14] = [
     "<eos>",
 ];
 
-/// The ids of all tokens that end an answer, each once: those that keys name, then the others as they lie.
+/// Returns the IDs of all tokens that end an answer, each once: those of the keys, then the others in vocabulary order.
 pub(crate) fn ends(source: &Source) -> Result<Vec<u64>, ImportError> {
     let tokens = source.texts("tokenizer.ggml.tokens").unwrap_or_default();
     let mut ends = Vec::new();
@@ -37,7 +37,7 @@ pub(crate) fn ends(source: &Source) -> Result<Vec<u64>, ImportError> {
         let key = format!("tokenizer.ggml.{name}_token_id");
         match source.whole(&key)? {
             Some(id) if id >= tokens.len() as u64 => {
-                return Err(ImportError::Unsupported(format!("the {name} token is no token of the vocabulary")));
+                return Err(ImportError::Unsupported(format!("the {name} token is not in the vocabulary")));
             }
             Some(id) if !ends.contains(&id) => ends.push(id),
             _ => {}
@@ -51,7 +51,7 @@ pub(crate) fn ends(source: &Source) -> Result<Vec<u64>, ImportError> {
     Ok(ends)
 }
 
-/// The whole file.
+/// Returns the complete file.
 pub(crate) fn generation_json(source: &Source) -> Result<Map<String, Value>, ImportError> {
     let mut config = Map::new();
     if let Some(bos) = source.whole("tokenizer.ggml.bos_token_id")? {

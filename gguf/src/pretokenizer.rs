@@ -1,32 +1,39 @@
-//! How text is cut before pieces are merged, by the name in `tokenizer.ggml.pre`.
+//! The pre-tokenizers that `tokenizer.ggml.pre` names.
 //!
-//! A wrong cut gives other tokens than the model was trained with, so an unknown name is refused. Source: llama.cpp's
-//! `llama-vocab.cpp` for which name means which expression; transformers' `GGUF_PRE_TOKENIZER_SPLITS` for how the
-//! `tokenizers` crate spells them. Here we depart from transformers 5.23, which does not know `smollm` and cuts with
-//! GPT-2's expression: the models' own `tokenizer.json` takes each digit by itself first.
+//! A wrong pre-tokenizer results in other tokens than the model was trained with, so an unknown name is refused.
+//! Source: llama.cpp's `llama-vocab.cpp` for the expression of each name; transformers' `GGUF_PRE_TOKENIZER_SPLITS` for
+//! the spelling in the `tokenizers` crate. This differs from transformers 5.23, which does not know `smollm` and splits
+//! with GPT-2's expression: the models' own `tokenizer.json` first splits off each digit.
 
 use serde_json::{Value, json};
 
 use crate::error::ImportError;
 
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*",
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
 
-/// What belongs to a way of cutting.
+/// The settings of a pre-tokenizer.
 pub(crate) struct Cut {
     /// The `pre_tokenizer` of `tokenizer.json`.
     pub(crate) pre_tokenizer: Value,
     /// The `normalizer`.
     pub(crate) normalizer: Value,
-    /// A piece that is a token as it stands is taken whole, whatever the merges say.
+    /// `true`: a pre-token that is in the vocabulary becomes one token, whatever the merges are.
     pub(crate) ignore_merges: bool,
-    /// Whether a text begins with the token of beginning, if the file does not say.
+    /// The default of `add_bos_token`: a text begins with the BOS token.
     pub(crate) add_bos: bool,
 }
 
-/// The cut of byte-level BPE. `name` is `tokenizer.ggml.pre`; older files have none.
+/// Returns the settings for byte-level BPE. `name` is `tokenizer.ggml.pre`; older files have none.
 pub(crate) fn cut(name: Option<&str>, arch: &str) -> Result<Cut, ImportError> {
     let plain = |pre_tokenizer| Cut { pre_tokenizer, normalizer: Value::Null, ignore_merges: false, add_bos: false };
     Ok(match name {

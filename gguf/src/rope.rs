@@ -1,4 +1,4 @@
-//! The rotary embedding from a GGUF file's metadata, as `rope_parameters` of a `config.json`.
+//! The conversion of a GGUF file's rotary embedding to `rope_parameters` of a `config.json`.
 //!
 //! Source: `load_hparams` in llama.cpp's `llama-model.cpp` for the keys and their defaults, `llama-context.cpp` for
 //! YaRN's magnitude; `convert_hf_to_gguf.py` for Llama 3's `rope_freqs`.
@@ -8,15 +8,15 @@ use serde_json::{Map, Value, json};
 use crate::error::ImportError;
 use crate::source::{Source, dequantise};
 
-/// The base of the frequencies, if a file does not give it.
+/// The base of the frequencies, if a file does not set it.
 const DEFAULT_THETA: f64 = 10_000.0;
 
-/// The base of the frequencies.
+/// Returns the base of the frequencies.
 pub(crate) fn theta(source: &Source, arch: &str) -> Result<f64, ImportError> {
     Ok(source.real(&format!("{arch}.rope.freq_base"))?.unwrap_or(DEFAULT_THETA))
 }
 
-/// `rope_type` and what belongs to it.
+/// Returns `rope_type` and its parameters.
 pub(crate) fn scaling(
     source: &mut Source,
     arch: &str,
@@ -40,7 +40,7 @@ pub(crate) fn scaling(
     let kind_key = format!("{arch}.rope.scaling.type");
     match source.word(&kind_key)? {
         Some("none") => Ok(object(json!({"rope_type": "default"}))),
-        // A file that gives a factor alone means it as a linear one.
+        // A file with only a factor means linear scaling.
         None | Some("linear") if factor == 1.0 => Ok(object(json!({"rope_type": "default"}))),
         None | Some("linear") => Ok(object(json!({"rope_type": "linear", "factor": factor}))),
         Some("yarn") => yarn(source, arch, factor).map(object),
@@ -50,7 +50,7 @@ pub(crate) fn scaling(
     }
 }
 
-/// The factor, which older files have under another name; 0 stands for none.
+/// Returns the factor, which older files have under another name; 0 means none.
 fn factor(source: &Source, arch: &str) -> Result<f64, ImportError> {
     let [new, old] = ["rope.scaling.factor", "rope.scale_linear"].map(|name| format!("{arch}.{name}"));
     let read = |key: &str| Ok::<_, ImportError>(source.real(key)?.filter(|factor| *factor != 0.0));
@@ -62,7 +62,7 @@ fn factor(source: &Source, arch: &str) -> Result<f64, ImportError> {
     }
 }
 
-/// YaRN, whose magnitude is worked out from the factor, in llama.cpp as in transformers.
+/// Returns YaRN's parameters. Its attention factor is computed from the factor, in llama.cpp as in transformers.
 fn yarn(source: &Source, arch: &str, factor: f64) -> Result<Value, ImportError> {
     let key = |name: &str| format!("{arch}.rope.scaling.{name}");
     for (name, neutral) in
@@ -85,8 +85,8 @@ fn yarn(source: &Source, arch: &str, factor: f64) -> Result<Value, ImportError> 
     Ok(yarn)
 }
 
-/// Llama 3's parameters from the factors that llama.cpp made of them: the candidates are tried, and one must give the
-/// same factors back.
+/// Returns Llama 3's parameters that result in the factors that llama.cpp stored: each candidate is tried, and one must
+/// reproduce the factors.
 fn llama3(factors: &[f32], theta: f64, head_dim: u64) -> Option<Value> {
     if factors.len() as u64 != head_dim / 2 {
         return None;
@@ -105,7 +105,8 @@ fn llama3(factors: &[f32], theta: f64, head_dim: u64) -> Option<Value> {
     })
 }
 
-/// By how much frequency `i` is divided. Source: `_compute_llama3_parameters` in transformers' `modeling_rope_utils.py`.
+/// Returns the divisor of frequency `i`. Source: `_compute_llama3_parameters` in transformers'
+/// `modeling_rope_utils.py`.
 fn llama3_factor(i: usize, theta: f64, head_dim: u64, [factor, low, high, original]: [f64; 4]) -> f64 {
     let wavelength = 2.0 * std::f64::consts::PI * theta.powf(2.0 * i as f64 / head_dim as f64);
     if wavelength < original / high {

@@ -1,5 +1,5 @@
-//! A GGUF file: its metadata by name, its tensors by name. The format is read by candle-core; this adds names to
-//! errors, checks the length of the file against its tensors before any work, and gives rows in parts.
+//! A GGUF file: its metadata and tensors by name. candle-core parses the format; this module adds names to errors,
+//! checks the length of the file against its tensors before any conversion, and reads rows in parts.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -20,17 +20,17 @@ pub(crate) struct Source {
     content: Content,
 }
 
-/// Where one tensor lies.
+/// The location of one tensor in the file.
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
     pub(crate) name: String,
     pub(crate) kind: GgmlDType,
-    /// Rows first, as Hugging Face counts.
+    /// The dimensions, rows first, in Hugging Face's order.
     pub(crate) shape: Vec<u64>,
     start: u64,
 }
 
-/// Numbers of ggml types that are not read, with their names. Source: `enum ggml_type` in ggml's `ggml.h`.
+/// The type numbers and names of unsupported ggml types. Source: `enum ggml_type` in ggml's `ggml.h`.
 const UNREAD: [(u32, &str); 13] = [
     (16, "IQ2_XXS"),
     (17, "IQ2_XS"),
@@ -48,7 +48,7 @@ const UNREAD: [(u32, &str); 13] = [
 ];
 
 impl Source {
-    /// Opens a file and checks that all its tensors are inside.
+    /// Opens a file and checks that it contains all its tensors.
     pub(crate) fn open(path: &Path) -> Result<Self, ImportError> {
         let file = File::open(path).map_err(ImportError::read(path))?;
         let mut reader = BufReader::with_capacity(1 << 16, file.try_clone().map_err(ImportError::read(path))?);
@@ -71,7 +71,7 @@ impl Source {
         Ok(source)
     }
 
-    /// All tensors, in the order in which they lie.
+    /// Returns all tensors, in file order.
     pub(crate) fn tensors(&self) -> Vec<Stored> {
         let mut all: Vec<_> = self.content.tensor_infos.keys().filter_map(|name| self.tensor(name)).collect();
         all.sort_by(|a, b| (a.start, &a.name).cmp(&(b.start, &b.name)));
@@ -102,7 +102,7 @@ impl Source {
         Ok(())
     }
 
-    /// The bytes of rows `rows` of a tensor, as stored.
+    /// Returns the raw bytes of rows `rows` of a tensor.
     pub(crate) fn raw_rows(&mut self, tensor: &Stored, rows: std::ops::Range<u64>) -> Result<Vec<u8>, ImportError> {
         let row = tensor.row_bytes();
         let length = usize::try_from((rows.end - rows.start) * row).unwrap_or(usize::MAX);
@@ -122,7 +122,7 @@ impl Source {
         self.content.metadata.get(key)?.to_bool().ok()
     }
 
-    /// A whole number; an array of equal numbers (one per layer) counts as that number.
+    /// Returns an integer; an array of equal numbers (one per layer) counts as that number.
     pub(crate) fn number(&self, key: &str) -> Option<u64> {
         match self.content.metadata.get(key)? {
             Value::Array(list) => {
@@ -138,19 +138,19 @@ impl Source {
         real(self.content.metadata.get(key)?)
     }
 
-    /// As [`Self::number`]; a value of another type is an error, not a key that is not there.
+    /// Returns an integer like [`Self::number`]; a value of another type is an error instead of `None`.
     pub(crate) fn whole(&self, key: &str) -> Result<Option<u64>, ImportError> {
         self.typed(key, Self::number, "a whole number")
     }
 
-    /// A number with or without a fraction; a value of another type is an error.
+    /// Returns an integer or a float; a value of another type is an error.
     pub(crate) fn real(&self, key: &str) -> Result<Option<f64>, ImportError> {
         self.typed(key, |source, key| source.float(key).or_else(|| source.number(key).map(|n| n as f64)), "a number")
     }
 
-    /// A text; a value of another type is an error.
+    /// Returns a string; a value of another type is an error.
     pub(crate) fn word(&self, key: &str) -> Result<Option<&str>, ImportError> {
-        self.typed(key, Self::text, "a text")
+        self.typed(key, Self::text, "a string")
     }
 
     fn typed<'a, T>(
@@ -182,7 +182,7 @@ impl Source {
 }
 
 impl Stored {
-    /// Rows and columns. A vector of unquantised numbers is a column, so that it can be permuted like a matrix.
+    /// Returns the number of rows. An unquantized vector is a column, so that it can be permuted like a matrix.
     pub(crate) fn rows(&self) -> u64 {
         match self.shape.as_slice() {
             [] => 1,
@@ -199,7 +199,7 @@ impl Stored {
         }
     }
 
-    /// Elements of one row.
+    /// Returns the number of elements in one row.
     pub(crate) fn row_elements(&self) -> u64 {
         self.columns()
     }
@@ -208,7 +208,7 @@ impl Stored {
         self.columns() / self.kind.block_size() as u64 * self.kind.type_size() as u64
     }
 
-    /// The tensor's size; `None` if its shape overflows or does not fall into whole blocks.
+    /// Returns the tensor's size in bytes; `None` if its shape overflows or is not a multiple of whole blocks.
     fn bytes(&self) -> Option<u64> {
         let elements = self.shape.iter().try_fold(1_u64, |all, dim| all.checked_mul(*dim))?;
         let block = self.kind.block_size() as u64;
@@ -218,7 +218,7 @@ impl Stored {
     }
 }
 
-/// Raw blocks to numbers.
+/// Dequantizes raw blocks.
 pub(crate) fn dequantise(kind: GgmlDType, raw: &[u8], elements: usize) -> Result<Vec<f32>, ImportError> {
     let broken = |e: candle_core::Error| ImportError::NotGguf(e.to_string());
     let blocks = qtensor_from_ggml(kind, raw, vec![elements], &Device::Cpu).map_err(broken)?;
@@ -247,8 +247,8 @@ fn real(value: &Value) -> Option<f64> {
 fn other_format(magic: [u8; 4]) -> &'static str {
     match &magic {
         b"FUGG" => "it is a big-endian GGUF, which is not supported",
-        b"PK\x03\x04" => "it is a zip or PyTorch file; give a GGUF file or a Hugging Face folder with safetensors",
-        b"lmgg" | b"tjgg" | b"fmgg" => "it is of llama.cpp's older format; convert it to GGUF first",
+        b"PK\x03\x04" => "it is a zip or PyTorch file; import a GGUF file or a Hugging Face folder with safetensors",
+        b"lmgg" | b"tjgg" | b"fmgg" => "it has llama.cpp's older format; convert it to GGUF first",
         _ => "it does not begin with 'GGUF'",
     }
 }

@@ -1,10 +1,10 @@
-//! Which tensors an architecture has: their Hugging Face names and shapes, and the names that llama.cpp gives them.
+//! The tensors of an architecture: their Hugging Face names and shapes, and llama.cpp's names for them.
 //!
 //! Source: `GGUF_ARCHS`' renamings in transformers' `integrations/gguf/gguf_conversion_mapping.py`.
 
 use attune_domain::architecture::{Architecture, PROJECTIONS};
 
-/// Names of a block's tensors, GGUF's and Hugging Face's.
+/// The names of a block's tensors in GGUF and in Hugging Face.
 const BLOCK: [(&str, &str); 11] = [
     ("attn_norm", "input_layernorm"),
     ("ffn_norm", "post_attention_layernorm"),
@@ -19,7 +19,7 @@ const BLOCK: [(&str, &str); 11] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// The Hugging Face name of a GGUF tensor; `None` if there is none.
+/// Returns the Hugging Face name of a GGUF tensor; `None` if it has none.
 pub(crate) fn renamed(gguf: &str) -> Option<String> {
     match gguf {
         "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
@@ -34,7 +34,7 @@ pub(crate) fn renamed(gguf: &str) -> Option<String> {
     matches!(kind, "weight" | "bias").then(|| format!("model.layers.{block}.{name}.{kind}"))
 }
 
-/// Every tensor of an architecture, with its shape.
+/// Returns every tensor of an architecture, with its shape.
 pub(crate) fn expected(model: &Architecture) -> Vec<(String, Vec<u64>)> {
     let hidden = model.hidden_size;
     let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![model.vocab_size, hidden])];

@@ -1,5 +1,5 @@
-//! `tokenizer.json` and `tokenizer_config.json` from a GGUF file's metadata: byte-level BPE (`gpt2`) and
-//! sentencepiece's BPE with byte fallback (`llama`).
+//! The conversion of a GGUF file's metadata to `tokenizer.json` and `tokenizer_config.json`: byte-level BPE (`gpt2`)
+//! and SentencePiece BPE with byte fallback (`llama`).
 //!
 //! Source: transformers' `integrations/gguf/gguf_tokenizer_mapping.py`, `LlamaTokenizer` and `generate_merges`;
 //! `enum llama_token_type` in llama.cpp's `llama.h`.
@@ -18,23 +18,23 @@ const UNKNOWN: u64 = 2;
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 
-/// The vocabulary as the file spells it.
+/// The vocabulary as it is stored in the file.
 struct Vocabulary<'a> {
     tokens: Vec<&'a str>,
     kinds: Vec<u64>,
-    /// Name in `tokenizer_config.json` and id, of those that the file has.
+    /// The names in `tokenizer_config.json` and the IDs of the special tokens that the file defines.
     named: Vec<(&'static str, usize)>,
-    /// Ids of tokens that end an answer.
+    /// The IDs of tokens that end an answer.
     ends: Vec<u64>,
     add_bos: bool,
     add_eos: bool,
 }
 
-/// What the two files hold.
+/// The contents of the two files.
 pub(crate) struct TokenizerFiles {
     pub(crate) tokenizer: Value,
     pub(crate) config: Value,
-    /// How many tokens there are.
+    /// The number of tokens.
     pub(crate) tokens: usize,
 }
 
@@ -69,7 +69,7 @@ fn vocabulary(source: &Source, add_bos: bool) -> Result<Vocabulary<'_>, ImportEr
             let id = usize::try_from(id).ok().filter(|id| *id < tokens.len());
             named.push((
                 name,
-                id.ok_or_else(|| ImportError::Unsupported(format!("the {name} token is no token of the vocabulary")))?,
+                id.ok_or_else(|| ImportError::Unsupported(format!("the {name} token is not in the vocabulary")))?,
             ));
         }
     }
@@ -87,8 +87,8 @@ impl Vocabulary<'_> {
         self.named.iter().find(|(known, _)| *known == name).map(|(_, id)| *id)
     }
 
-    /// Control tokens steer the model, user-defined ones are only kept whole. A token that the file names as beginning
-    /// or end is a control token even where its type says otherwise.
+    /// Returns the added tokens. Control tokens are special; user-defined ones are only matched as a whole. A token
+    /// that the file names as BOS, EOS or another end token is special whatever its type.
     fn added_tokens(&self) -> Vec<Value> {
         let ends = self.ends.iter().filter_map(|id| usize::try_from(*id).ok());
         let steering: BTreeSet<usize> = self.named.iter().map(|(_, id)| *id).chain(ends).collect();
@@ -108,7 +108,7 @@ impl Vocabulary<'_> {
             .collect()
     }
 
-    /// Where the tokenizer itself puts beginning and end around a text.
+    /// Returns the post-processor that adds BOS and EOS around a text.
     fn post_processor(&self) -> Value {
         let bos = self.id("bos").filter(|_| self.add_bos);
         let eos = self.id("eos").filter(|_| self.add_eos);
@@ -150,7 +150,7 @@ fn byte_level(source: &Source, vocabulary: &Vocabulary<'_>, cut: &Cut) -> Result
     let letters: BTreeSet<char> = alphabet.iter().copied().collect();
     let mut vocab = Map::new();
     for (id, token) in vocabulary.tokens.iter().enumerate() {
-        // A control or user-defined token is matched in the text itself; any other is spelt in the byte alphabet.
+        // A control or user-defined token is matched in the raw text; any other is encoded in the byte alphabet.
         let raw = matches!(vocabulary.kind(id), CONTROL | USER_DEFINED) || token.chars().all(|c| letters.contains(&c));
         let spelt = if raw { (*token).to_owned() } else { token.bytes().map(|b| alphabet[usize::from(b)]).collect() };
         vocab.entry(spelt).or_insert(json!(id));
@@ -194,9 +194,9 @@ fn sentencepiece(source: &Source, vocabulary: &Vocabulary<'_>) -> Result<Value, 
     Ok(vocabulary.json(model, &Value::Null, &pre, &decoder))
 }
 
-/// The merges that a scored vocabulary implies: every cut of a token into two tokens, best score first.
+/// Returns the merges that a scored vocabulary implies: every split of a token into two tokens, best score first.
 ///
-/// Source: `generate_merges` in transformers' `tokenization_utils_base.py`, order of equals included.
+/// Source: `generate_merges` in transformers' `tokenization_utils_base.py`, order of ties included.
 fn merges_from_scores(tokens: &[&str], scores: &[f64]) -> Vec<Value> {
     let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
     let mut merges: Vec<(&str, &str, f64)> = Vec::new();
@@ -233,7 +233,7 @@ fn tokenizer_config(source: &Source, vocabulary: &Vocabulary<'_>, arch: &str) ->
     Value::Object(config)
 }
 
-/// GPT-2's letters for the 256 bytes. Source: `bytes_to_unicode` in OpenAI's `gpt-2/src/encoder.py`.
+/// Returns GPT-2's characters for the 256 bytes. Source: `bytes_to_unicode` in OpenAI's `gpt-2/src/encoder.py`.
 fn byte_alphabet() -> [char; 256] {
     let mut letters = ['\0'; 256];
     let mut moved = 0x100;

@@ -1,8 +1,8 @@
-//! The safetensors file, written tensor by tensor and in parts, so that memory does not grow with the model.
+//! The safetensors writer: tensor by tensor and in parts, so that memory does not grow with the model.
 //!
-//! Quantised weights become F32; F32, F16 and BF16 stay as they are, byte for byte. llama.cpp reorders the rows of q
-//! and k of Llama's models for its own rotary embedding; that is undone here. Source: the safetensors format's
-//! README; `LlamaTensorProcessor` in transformers' `modeling_gguf_pytorch_utils.py`.
+//! Quantized weights become F32; F32, F16 and BF16 are copied, byte for byte. llama.cpp permutes the rows of q and k of
+//! Llama models for its own rotary embedding; that is reversed here. Source: the safetensors format's README;
+//! `LlamaTensorProcessor` in transformers' `modeling_gguf_pytorch_utils.py`.
 
 use std::io::Write;
 use std::ops::Range;
@@ -13,21 +13,21 @@ use serde_json::{Map, Value, json};
 use crate::error::ImportError;
 use crate::source::{Source, Stored, dequantise};
 
-/// Elements that are worked on at once: 8 MiB of F32.
+/// The number of elements processed at once: 8 MiB of F32.
 const PART: u64 = 2 << 20;
 
-/// One tensor on its way.
+/// One tensor to convert.
 pub(crate) struct Planned {
-    /// Its Hugging Face name.
+    /// The tensor's Hugging Face name.
     pub(crate) name: String,
-    /// Where it is read.
+    /// The tensor's location in the GGUF file.
     pub(crate) stored: Stored,
-    /// The width of a head, if its rows are to be put back in order.
+    /// The width of a head, if the permutation of its rows must be reversed.
     pub(crate) permuted: Option<u64>,
 }
 
 impl Planned {
-    /// The kind of number that is written: its safetensors name and width in bytes.
+    /// Returns the output's data type: its safetensors name and width in bytes.
     pub(crate) fn written(&self) -> (&'static str, u64) {
         match self.stored.kind {
             GgmlDType::F16 => ("F16", 2),
@@ -44,7 +44,7 @@ impl Planned {
         matches!(self.stored.kind, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
     }
 
-    /// Rows that are read together: whole heads, if rows change places inside a head.
+    /// Returns the ranges of rows to read together: whole heads, if rows are reordered inside a head.
     fn parts(&self) -> impl Iterator<Item = Range<u64>> + use<> {
         let unit = self.permuted.unwrap_or(1);
         let rows = self.stored.rows();
@@ -53,17 +53,17 @@ impl Planned {
     }
 }
 
-/// Sorts tensors as safetensors does: wide numbers first, so that each is aligned, then by name.
+/// Sorts tensors as safetensors does: wider data types first, so that each is aligned, then by name.
 pub(crate) fn sort(tensors: &mut [Planned]) {
     tensors.sort_by(|a, b| (b.written().1, &a.name).cmp(&(a.written().1, &b.name)));
 }
 
-/// Bytes of all tensors together, without the header.
+/// Returns the total number of bytes of all tensors, without the header.
 pub(crate) fn total_bytes(tensors: &[Planned]) -> u64 {
     tensors.iter().map(Planned::bytes).sum()
 }
 
-/// Writes the whole file. `progress` hears how many bytes of tensors are written.
+/// Writes the complete file. `progress` receives the number of tensor bytes written.
 pub(crate) fn write(
     source: &mut Source,
     tensors: &[Planned],
@@ -112,7 +112,8 @@ fn header(tensors: &[Planned]) -> Vec<u8> {
     all
 }
 
-/// Within each head, llama.cpp's row `2i + j` is Hugging Face's row `j · head / 2 + i`, for `j` of 0 and 1.
+/// Reverses llama.cpp's permutation: within each head, its row `2i + j` is Hugging Face's row `j · head / 2 + i`, for
+/// `j` of 0 and 1.
 fn rows_in_order(bytes: &[u8], row: usize, head: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     for block in bytes.chunks_exact(row * head) {
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn rows_of_a_head_are_put_back() {
-        // Two heads of four rows, one byte each. llama.cpp holds 0 2 1 3 for 0 1 2 3.
+        // Two heads of four rows, one byte each. llama.cpp stores 0 1 2 3 as 0 2 1 3.
         assert_eq!(rows_in_order(&[0, 2, 1, 3, 10, 12, 11, 13], 1, 4), [0, 1, 2, 3, 10, 11, 12, 13]);
         assert_eq!(rows_in_order(&[0, 0, 2, 2, 1, 1, 3, 3], 2, 4), [0, 0, 1, 1, 2, 2, 3, 3]);
     }

@@ -1,5 +1,5 @@
-//! Files of other people whose metadata says less, or says it under older names: what llama.cpp makes of them is what
-//! must come of them here, or a refusal that names the key.
+//! Third-party files whose metadata is incomplete or uses older names: the conversion matches llama.cpp's
+//! interpretation, or refuses the key by name.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
@@ -43,7 +43,7 @@ fn text(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-/// A key with a value of the header: its type (4: u32, 6: f32, 7: bool, 8: text) and bytes.
+/// Encodes a key and value of the header: its type (4: u32, 6: f32, 7: bool, 8: string) and bytes.
 fn pair(key: &str, value: &Value) -> Vec<u8> {
     let (kind, bytes) = match value {
         Value::String(word) => (8u32, text(word)),
@@ -57,7 +57,7 @@ fn pair(key: &str, value: &Value) -> Vec<u8> {
     [text(key), kind.to_le_bytes().to_vec(), bytes].concat()
 }
 
-/// The file with more metadata. Tensors stay aligned: a text fills up to 32 bytes.
+/// Returns the file with more metadata. Tensors stay aligned: a string fills up to 32 bytes.
 fn with(gguf: &[u8], pairs: &[(&str, Value)]) -> Vec<u8> {
     let mut added: Vec<u8> = pairs.iter().flat_map(|(key, value)| pair(key, value)).collect();
     let filler = pair("filler", &json!(""));
@@ -100,7 +100,7 @@ fn case_05_a_value_of_another_type_is_not_taken_for_none() {
     assert_eq!(scaling(&whole), Ok(None), "a whole number is a number");
     for (key, value, kind) in [
         ("llama.rope.scaling.factor", json!("4"), "a number"),
-        ("llama.rope.scaling.type", json!(1), "a text"),
+        ("llama.rope.scaling.type", json!(1), "a string"),
         ("llama.attention.sliding_window", json!("8"), "a whole number"),
         ("llama.attention.sliding_window", json!(8.5), "a whole number"),
         ("tokenizer.ggml.eot_token_id", json!("258"), "a whole number"),
@@ -181,7 +181,7 @@ fn case_06_a_turn_ends_by_the_text_of_its_token_or_by_any_key_of_an_end() {
         assert_eq!(ends(&model), json!([256, 258]), "{name}");
         let text = TextModel::open(&model).unwrap();
         assert_eq!(text.stop_ids(), [256, 258], "{name}");
-        // An answer ends with the token of the turn, which is learnt.
+        // An answer ends with the end-of-turn token, which is trained.
         for row in fs::read_to_string(chat("rows.jsonl")).unwrap().lines() {
             let row = parse_row(1, row.as_bytes()).unwrap();
             let example = text.encode_row(&row, Learnt::Answers, 0).unwrap();
@@ -196,6 +196,6 @@ fn case_06_an_end_outside_the_vocabulary_is_refused_by_name() {
     for key in ["eot", "eom"] {
         let key_name = format!("tokenizer.ggml.{key}_token_id");
         let refused = converted(&with(&fs::read(chat("chat.gguf")).unwrap(), &[(&key_name, json!(9999))])).unwrap_err();
-        assert_eq!(refused, format!("the {key} token is no token of the vocabulary"));
+        assert_eq!(refused, format!("the {key} token is not in the vocabulary"));
     }
 }

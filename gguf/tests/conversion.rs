@@ -1,4 +1,5 @@
-//! Conversions against transformers and gguf-py: `testdata/make_gguf.py` wrote the files and what must come of them.
+//! Compares conversions with transformers and gguf-py: `testdata/make_gguf.py` wrote the files and the expected
+//! results.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
@@ -100,7 +101,7 @@ fn a_llama_3_keeps_its_rope_scaling_and_its_own_head() {
     assert_eq!((rope["factor"].as_f64(), rope["rope_theta"].as_f64()), (Some(8.0), Some(500_000.0)));
     assert_eq!(rope["original_max_position_embeddings"], 8192);
     assert_eq!(config["tie_word_embeddings"], false);
-    assert_eq!(text.prefix(), [0]); // llama.cpp begins such a text with the token of beginning
+    assert_eq!(text.prefix(), [0]); // llama.cpp adds BOS to such a text
     assert_eq!(text.stop_ids(), [1, 2]); // the end of text and the end of turn
     let template = std::fs::read_to_string(folder.path().join("model/chat_template.jinja")).unwrap();
     assert_eq!(text.template().unwrap().source(), template);
@@ -117,7 +118,7 @@ fn a_mistral_with_sentencepiece_is_equal() {
 fn a_qwen2_with_biases_is_equal() {
     let (text, ..) = whole_model_is_equal("qwen2.gguf");
     assert!(text.prefix().is_empty());
-    // As the models' own tokenizer.json, and unlike transformers' GGUF reader: composed before it is cut.
+    // Like the models' own tokenizer.json, and unlike transformers' GGUF reader: NFC before splitting.
     let encode = |text_: &str| text.tokenizer().encode(text_).unwrap();
     assert_eq!(encode("nai\u{308}ve"), encode("naïve"));
 }

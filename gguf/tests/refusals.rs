@@ -1,4 +1,4 @@
-//! What is not a sound model is refused by name, and leaves nothing behind.
+//! Invalid models are refused by name, and leave no files behind.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
@@ -13,7 +13,7 @@ fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
 }
 
-/// Converts bytes; asserts that neither the folder nor a part of it is left.
+/// Converts bytes, and asserts that neither the folder nor a part of it is left.
 fn refusal(gguf: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.gguf");
@@ -28,7 +28,7 @@ fn llama3() -> Vec<u8> {
     fs::read(testdata("llama3.gguf")).unwrap()
 }
 
-/// The file with one text in its header replaced by another of the same length.
+/// Returns the file with one string in its header replaced by another of the same length.
 fn with(from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut bytes = llama3();
@@ -43,7 +43,7 @@ fn with(from: &str, to: &str) -> Vec<u8> {
     bytes
 }
 
-/// The place of a tensor's ggml type in the header: after its name, dimension count and dimensions.
+/// Returns the offset of a tensor's ggml type in the header: after its name, dimension count and dimensions.
 fn kind_of(bytes: &[u8], tensor: &str) -> usize {
     let name = bytes.windows(tensor.len()).position(|window| window == tensor.as_bytes()).unwrap() + tensor.len();
     let dimensions = u32::from_le_bytes(bytes[name..name + 4].try_into().unwrap()) as usize;
@@ -55,7 +55,7 @@ fn what_is_no_gguf_is_told_apart() {
     assert_eq!(refusal(b""), "not a GGUF file: it is too short");
     assert_eq!(refusal(b"hello world"), "not a GGUF file: it does not begin with 'GGUF'");
     let zip =
-        "not a GGUF file: it is a zip or PyTorch file; give a GGUF file or a Hugging Face folder with safetensors";
+        "not a GGUF file: it is a zip or PyTorch file; import a GGUF file or a Hugging Face folder with safetensors";
     assert_eq!(refusal(b"PK\x03\x04rest"), zip);
     assert_eq!(refusal(&llama3()[..1000]), "not a GGUF file: it is truncated inside its header");
 }
@@ -84,10 +84,10 @@ fn what_attune_does_not_run_is_named() {
         (with("llama", "gemma"), "architecture 'gemma' is not supported; allowed: llama, mistral, qwen2, qwen3"),
         (with("llama-bpe", "poro-chat"), "the pre-tokenizer 'poro-chat' is not known, and guessing"),
         (with("gpt2", "bert"), "the tokenizer 'bert' is not supported; allowed: gpt2"),
-        (with("blk.1.ffn_up", "blk.1.ffn_xp"), "tensor 'blk.1.ffn_xp.weight' belongs to no part of the model"),
-        (with("blk.1.ffn_up", "blk.7.ffn_up"), "tensor 'blk.7.ffn_up.weight' belongs to no part of the model"),
+        (with("blk.1.ffn_up", "blk.1.ffn_xp"), "tensor 'blk.1.ffn_xp.weight' is not part of the model's architecture"),
+        (with("blk.1.ffn_up", "blk.7.ffn_up"), "tensor 'blk.7.ffn_up.weight' is not part of the model's architecture"),
         (with("llama.embedding_length", "llama.embedding_lengtx"), "metadata 'llama.embedding_length' is missing"),
-        (with("rope_freqs.weight", "rope_xreqs.weight"), "tensor 'rope_xreqs.weight' belongs to no part"),
+        (with("rope_freqs.weight", "rope_xreqs.weight"), "tensor 'rope_xreqs.weight' is not part"),
     ];
     for (bytes, said) in cases {
         let refused = refusal(&bytes);
@@ -100,7 +100,7 @@ fn a_quantisation_that_is_not_read_is_named() {
     let mut bytes = llama3();
     let at = kind_of(&bytes, "blk.0.attn_q.weight");
     bytes[at] = 23;
-    assert!(refusal(&bytes).starts_with("quantisation IQ4_XS is not supported; allowed: F32, F16, BF16, Q4_0"));
+    assert!(refusal(&bytes).starts_with("quantization IQ4_XS is not supported; allowed: F32, F16, BF16, Q4_0"));
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn hostile_headers_are_refused() {
     assert!(refused.contains("blk.0.attn_q.weight") || refused.starts_with("not a GGUF file"), "{refused}");
 
     let mut many = llama3();
-    many[8..16].fill(0xFF); // the count of tensors
+    many[8..16].fill(0xFF); // the number of tensors
     assert!(refusal(&many).starts_with("not a GGUF file: "));
 }
 
@@ -132,7 +132,7 @@ fn a_file_that_is_not_there_is_named() {
     assert!(refused.contains("gone.gguf cannot be read: No such file"), "{refused}");
 }
 
-/// A sound folder of the test's own.
+/// Returns a valid folder that only this test uses.
 fn sound() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model");
@@ -219,8 +219,8 @@ fn weights_and_configuration_must_agree() {
             "\"num_hidden_layers\": 3",
             "tensor 'model.layers.2.input_layernorm.weight' is missing",
         ),
-        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "belongs to no part of the model that Attune knows"),
-        ("\"use_cache\": true", "\"quantization_config\": {\"quant_method\": \"gptq\"}", "quantised already (gptq)"),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "is not part of the model's architecture"),
+        ("\"use_cache\": true", "\"quantization_config\": {\"quant_method\": \"gptq\"}", "already quantized (gptq)"),
         ("\"model_type\": \"llama\"", "\"model_type\": \"gpt2\"", "model_type: gpt2 is not supported"),
     ];
     for (from, to, said) in cases {
@@ -253,7 +253,7 @@ fn shards_are_read_by_their_index() {
 
     fs::remove_file(model.join("model-2-of-2.safetensors")).unwrap();
     let refused = check_folder(&model).unwrap_err().to_string();
-    assert!(refused.starts_with("model-2-of-2.safetensors, which model.safetensors.index.json names,"), "{refused}");
+    assert!(refused.starts_with("model-2-of-2.safetensors, which model.safetensors.index.json lists,"), "{refused}");
     index(r#"{"weight_map": {"a": "../../etc/passwd"}}"#);
     assert!(check_folder(&model).unwrap_err().to_string().contains("is not a file of this folder"));
 }

@@ -1,5 +1,5 @@
-//! The quickstart's base model, converted, against transformers' conversion of the same file
-//! (`testdata/make_smollm2.py`). `make setup` puts the file under the cache; without it these tests fail.
+//! Compares the conversion of the quickstart's base model with transformers' conversion of the same file
+//! (`testdata/make_smollm2.py`). `make setup` downloads the file into the cache; without it these tests fail.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
@@ -42,7 +42,7 @@ fn expected() -> Expected {
     serde_json::from_str(include_str!("../testdata/smollm2.json")).unwrap()
 }
 
-/// Converted once for all tests of this file.
+/// Returns a folder converted once for all tests of this file.
 fn model() -> PathBuf {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! The bodies of requests, as slow as [`crate::pace`] allows.
+//! Request bodies with a limit on the time that a slow sender may take.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use futures::Stream;
 
 use crate::pace::Pace;
 
-/// The body, which fails once its sender has kept us waiting for too long.
+/// Returns the body, which fails when its sender has been too slow.
 pub(crate) fn paced(body: Body, pace: Pace) -> Body {
     if body.is_end_stream() {
         return body;
@@ -37,7 +37,7 @@ impl Stream for Paced {
             }
             Poll::Pending => {
                 ready!(this.pace.poll_too_slow(cx));
-                let error = io::Error::new(io::ErrorKind::TimedOut, "the body comes too slowly");
+                let error = io::Error::new(io::ErrorKind::TimedOut, "the request body was sent too slowly");
                 Poll::Ready(Some(Err(axum::Error::new(error))))
             }
         }

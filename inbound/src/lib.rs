@@ -1,25 +1,25 @@
-//! The server loop of the HTTP doors: connections bounded in count and in time.
+//! The server loop of the HTTP servers: connections are limited in count and in time.
 //!
-//! A caller that needs no key can open connections, and keep them by being slow. So connections have a bound, in all and
-//! for each client address; the head of a request has a time; and a peer whose body or whose reading stands still is cut
-//! off, while one that is merely slow is not.
+//! A client can open connections without a key, and hold them by being slow. So connections are limited in total and
+//! for each client address; the head of a request has a timeout; and a peer that stalls while it sends a body or reads
+//! a response is disconnected, while one that is merely slow is not.
 
 /// The time that a slow peer may take.
 mod pace;
 
-/// The bodies of requests, as slow as [`pace`] allows.
+/// Request bodies, limited in the time that a slow sender may take.
 mod body;
 
-/// Sockets whose reader may be as slow as [`pace`] allows.
+/// Sockets, limited in the time that a slow reader may take.
 mod socket;
 
-/// Places for connections.
+/// Connection limits, in total and per client address.
 mod places;
 
-/// The loop.
+/// The accept loop.
 mod server;
 
-/// Descriptors of the process.
+/// The process's limit of open file descriptors.
 mod descriptors;
 
 pub use descriptors::raise_descriptor_limit;

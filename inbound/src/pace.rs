@@ -1,5 +1,5 @@
-//! The time that a slow peer may take: a grace, and the time that its bytes would take at the least rate. Only the time in
-//! which it keeps us waiting counts, so a peer that waits for us is never too slow.
+//! The time that a slow peer may take: a grace period, and the time that its bytes would take at the minimum rate. Only
+//! the time that the server waits for the peer counts, so a peer that waits for the server is never too slow.
 
 use std::{
     pin::Pin,
@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// One direction of a connection.
+/// The time accounting of one direction of a connection.
 #[derive(Debug)]
 pub(crate) struct Pace {
     grace: Duration,
@@ -24,7 +24,7 @@ impl Pace {
         Self { grace, least_bytes_per_second, bytes: 0, waited: Duration::ZERO, waiting: None }
     }
 
-    /// The peer keeps us waiting. Ready: it has done so for too long.
+    /// Records that the server waits for the peer. Ready when it has waited for too long.
     pub(crate) fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let allowed = self.grace + Duration::from_secs(self.bytes / self.least_bytes_per_second.max(1));
         let left = allowed.saturating_sub(self.waited);
@@ -35,7 +35,7 @@ impl Pace {
         end.as_mut().poll(cx)
     }
 
-    /// The peer has moved on by some bytes.
+    /// Records that the peer has sent or received `bytes` bytes.
     pub(crate) fn moved(&mut self, bytes: usize) {
         if let Some((since, _)) = self.waiting.take() {
             self.waited += since.elapsed();

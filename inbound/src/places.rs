@@ -1,4 +1,4 @@
-//! Places for connections, in all and for each client address.
+//! Connection limits, in total and for each client address.
 
 use std::{
     collections::HashMap,
@@ -6,10 +6,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Whoever has an address of version 6 has all that share its first 64 bits.
+/// The length of an IPv6 prefix that counts as one client: the holder of an IPv6 address usually controls its whole
+/// /64.
 const NETWORK_BITS: u32 = 64;
 
-/// All places, and who has them.
+/// The connection limits and the current counts.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     taken: Arc<Mutex<Taken>>,
@@ -23,7 +24,7 @@ struct Taken {
     by_client: HashMap<IpAddr, usize>,
 }
 
-/// A place; it is free again when this is dropped.
+/// A slot for one connection, freed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     taken: Arc<Mutex<Taken>>,
@@ -35,7 +36,7 @@ impl Places {
         Self { taken: Arc::default(), most, most_per_address }
     }
 
-    /// A place for a connection from this address; `None`: there is none left.
+    /// Reserves a slot for a connection from this address; `None`: a limit is reached.
     pub(crate) fn take(&self, address: IpAddr) -> Option<Place> {
         let client = client(address);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +63,7 @@ impl Drop for Place {
     }
 }
 
-/// What one client can be told from another by.
+/// Returns the address by which clients are counted.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),

@@ -1,4 +1,4 @@
-//! The loop: accepts connections, gives each a place, and serves HTTP/1.1 on it.
+//! The accept loop: it accepts connections, reserves a slot for each, and serves HTTP/1.1.
 
 use std::{convert::Infallible, io, io::Write, net::SocketAddr, pin::pin, time::Duration};
 
@@ -19,31 +19,34 @@ use tower::{Service, ServiceExt};
 
 use crate::{body, pace::Pace, places::Places, socket::Socket};
 
-/// Connections at once, if the limit of open files allows them.
+/// The maximum number of concurrent connections, if the limit of open files allows it.
 pub const MOST_CONNECTIONS: usize = 4096;
 
-/// Connections at once from one address (IPv6: from one /64).
+/// The maximum number of concurrent connections from one address (IPv6: from one /64).
 pub const MOST_CONNECTIONS_PER_ADDRESS: usize = 1024;
 
-/// The time for the head of a request, from the end of the answer before it: also that of an idle connection.
+/// The timeout in seconds for the head of a request, from the end of the previous response: also that of an idle
+/// connection.
 pub const HEAD_SECONDS: u64 = 30;
 
-/// The time that a body may keep us waiting, beside the time of its bytes at the least rate.
+/// The number of seconds that the server waits for a request body, in addition to the time of its bytes at the minimum
+/// rate.
 const BODY_GRACE_SECONDS: u64 = 30;
 
-/// The time that the reader of an answer may keep us waiting, beside the time of its bytes at the least rate.
+/// The number of seconds that the server waits for the reader of a response, in addition to the time of its bytes at
+/// the minimum rate.
 const READER_GRACE_SECONDS: u64 = 60;
 
-/// The least rate of a body, and of the reading of an answer: a line of 64 kbit/s.
+/// The minimum rate at which a body is sent and a response is read: a line of 64 kbit/s.
 const LEAST_BYTES_PER_SECOND: u64 = 8 << 10;
 
-/// Descriptors that are kept for all but connections.
+/// The number of descriptors reserved for uses other than connections.
 const KEPT_DESCRIPTORS: u64 = 256;
 
-/// After a connection could not be accepted.
+/// The pause after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The answer to a connection for which there is no place.
+/// The response to a connection above the limits.
 const REFUSAL: &str = concat!(
     "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n",
     "content-length: 138\r\n\r\n",
@@ -51,20 +54,20 @@ const REFUSAL: &str = concat!(
     r#""param":null,"code":"overloaded"}}"#
 );
 
-/// The bounds of a server.
+/// The limits of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Connections at once.
+    /// The maximum number of concurrent connections.
     pub connections: usize,
-    /// Connections at once from one address.
+    /// The maximum number of concurrent connections from one address.
     pub connections_per_address: usize,
-    /// The time for the head of a request.
+    /// The timeout for the head of a request.
     pub head: Duration,
-    /// The time that a body may keep us waiting.
+    /// The time that the server waits for a body, in addition to that of its bytes.
     pub body_grace: Duration,
-    /// The time that a reader may keep us waiting.
+    /// The time that the server waits for a reader, in addition to that of its bytes.
     pub reader_grace: Duration,
-    /// The rate at which their bytes give either more time.
+    /// The minimum rate, which extends both times by that of the bytes transferred.
     pub least_bytes_per_second: u64,
 }
 
@@ -82,7 +85,8 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// No more connections than half of what is left of these descriptors: each may need another one.
+    /// Limits the connections to half of these descriptors, less the reserved ones: each connection may need another
+    /// descriptor.
     #[must_use]
     pub fn within(self, descriptors: u64) -> Self {
         let most = usize::try_from(descriptors.saturating_sub(KEPT_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1);
@@ -90,7 +94,7 @@ impl Bounds {
     }
 }
 
-/// Serves until `stop`, and then until the requests at hand have their answers.
+/// Serves until `stop` completes, and then until the requests in progress are answered.
 pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, stop: impl Future<Output = ()>) {
     let graceful = GracefulShutdown::new();
     let places = Places::new(bounds.connections, bounds.connections_per_address);
@@ -113,7 +117,8 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, stop: 
             refuse(stream);
             continue;
         };
-        // Tokens of a stream are small and should not wait for each other; a socket that is gone says so later.
+        // Tokens of a stream are small and should not wait for each other. An error is ignored: a closed socket fails
+        // later.
         let _ = stream.set_nodelay(true);
         let socket = TokioIo::new(Socket::new(stream, Pace::new(bounds.reader_grace, bounds.least_bytes_per_second)));
         let service = TowerToHyperService::new(service(router.clone(), peer, bounds));
@@ -129,7 +134,7 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, stop: 
     graceful.shutdown().await;
 }
 
-/// The routes, for requests of one connection.
+/// Returns the service for the requests of one connection.
 fn service(
     router: Router,
     peer: SocketAddr,
@@ -143,7 +148,8 @@ fn service(
     })
 }
 
-/// A peer that left before it was accepted is nothing; else descriptors or memory are short for the moment.
+/// Waits after a failed accept. A peer that disconnected before it was accepted needs no pause; any other error means
+/// that descriptors or memory are exhausted at the moment.
 async fn pause(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
@@ -152,7 +158,7 @@ async fn pause(error: &io::Error) {
     }
 }
 
-/// Says so and closes, without waiting for anything: a new socket has room for a few bytes.
+/// Sends the response and closes the connection, without blocking: the send buffer of a new socket has room for it.
 fn refuse(stream: TcpStream) {
     if let Ok(mut stream) = stream.into_std() {
         let _ = stream.write(REFUSAL.as_bytes());

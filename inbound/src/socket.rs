@@ -1,4 +1,4 @@
-//! Sockets whose reader may be as slow as [`crate::pace`] allows.
+//! Sockets with a limit on the time that a slow reader may take.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::pace::Pace;
 
-/// A connection. Writing to it fails once its reader has kept us waiting for too long.
+/// A connection. Writing to it fails when its reader has been too slow.
 pub(crate) struct Socket {
     stream: TcpStream,
     pace: Pace,
@@ -30,7 +30,7 @@ impl Socket {
             return Poll::Ready(written);
         }
         ready!(self.pace.poll_too_slow(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the answer is read too slowly")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the response was read too slowly")))
     }
 }
 

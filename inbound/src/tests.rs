@@ -1,4 +1,4 @@
-//! Callers that connect and do little, against a real socket, with times of a fraction of a second.
+//! Slow and idle clients against a real socket, with timeouts of a fraction of a second.
 
 use std::{
     convert::Infallible,
@@ -29,7 +29,7 @@ struct Server {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     done: JoinHandle<()>,
-    /// Bodies of endless answers that are being written.
+    /// The number of endless response bodies that are being written.
     endless: Arc<AtomicUsize>,
 }
 
@@ -77,7 +77,7 @@ async fn start(bounds: Bounds) -> Server {
     Server { address, stop, done, endless }
 }
 
-/// Sends `text` and reads until the other end closes.
+/// Sends `text` and reads until the server closes the connection.
 async fn said(address: SocketAddr, text: &str) -> String {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(text.as_bytes()).await.unwrap();
@@ -100,7 +100,7 @@ async fn attack_a16_limit_of_a_head_s_time_ends_heads_that_do_not() {
         socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
         sockets.push(socket);
     }
-    // Others are served meanwhile, and their idle connections end in the same time.
+    // Other clients are served meanwhile, and their idle connections end after the same timeout.
     let answer = said(server.address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
     for socket in &mut sockets {
@@ -116,7 +116,7 @@ async fn limit_of_a_body_s_pace_ends_one_that_stands_still_and_no_other() {
     let head = "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\nabc";
     let answer = said(server.address, head).await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
-    // A few bytes now and then are as slow.
+    // A few bytes now and then are just as slow.
     let mut socket = TcpStream::connect(server.address).await.unwrap();
     socket.write_all(head.as_bytes()).await.unwrap();
     let (mut reader, mut writer) = socket.into_split();
@@ -128,7 +128,7 @@ async fn limit_of_a_body_s_pace_ends_one_that_stands_still_and_no_other() {
     let mut answer = Vec::new();
     let _ = timeout(10 * SHORT, reader.read_to_end(&mut answer)).await.expect("the body drips on");
     dripping.abort();
-    // One that takes longer than the grace, at more than the least rate, comes whole.
+    // A body that takes longer than the grace period, but is faster than the minimum rate, is complete.
     let mut socket = TcpStream::connect(server.address).await.unwrap();
     let head = "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 80000\r\n\r\n";
     socket.write_all(head.as_bytes()).await.unwrap();
@@ -141,7 +141,7 @@ async fn limit_of_a_body_s_pace_ends_one_that_stands_still_and_no_other() {
 
 #[tokio::test]
 async fn limit_of_a_reader_s_pace_ends_an_answer_that_nobody_reads() {
-    // The kernel's buffers take some megabytes at once, which at the usual rate give the reader minutes.
+    // The kernel's buffers accept some megabytes at once, which at the usual minimum rate extend the time by minutes.
     let server = start(Bounds { least_bytes_per_second: 1 << 30, ..bounds() }).await;
     let mut socket = TcpStream::connect(server.address).await.unwrap();
     socket.write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
@@ -154,7 +154,7 @@ async fn limit_of_a_reader_s_pace_ends_an_answer_that_nobody_reads() {
         sleep(Duration::from_millis(5)).await;
     }
     drop(socket);
-    // An answer that lets its reader wait is no slow reader.
+    // A response that keeps its reader waiting does not make the reader slow.
     let answer = said(server.address, "GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     assert!(answer.ends_with("late"), "{answer}");
 }
@@ -166,7 +166,7 @@ async fn limit_of_connections_refuses_one_more_at_once() {
     for _ in 0..2 {
         held.push(TcpStream::connect(server.address).await.unwrap());
     }
-    sleep(SHORT / 4).await; // the loop has taken them
+    sleep(SHORT / 4).await; // until the server has accepted them
     let begun = Instant::now();
     let mut third = TcpStream::connect(server.address).await.unwrap();
     let answer = rest(&mut third).await;

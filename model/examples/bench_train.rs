@@ -1,9 +1,9 @@
-//! Measures this crate on a Hugging Face folder; each mode prints one JSON line. `scripts/bench-train` runs it beside the
-//! peer, `scripts/train-cost` over many shapes.
+//! Benchmarks of this crate on a Hugging Face folder; each mode prints one JSON line. `scripts/bench-train` runs it
+//! next to the peer, `scripts/train-cost` for many shapes.
 //!
-//! `random`: training steps over random ids, every position trained, as `bench/peer_peft.py` without data.
-//! `decode`: a prompt read, and tokens decoded for 1 and for 8 sequences.
-//! `matmul`: libtorch's f32 matmul rate, what the others are a share of.
+//! `random`: training steps over random token IDs, with every position trained, like `bench/peer_peft.py` without data.
+//! `decode`: prefill of a prompt, and decoding of tokens for 1 and for 8 sequences.
+//! `matmul`: libtorch's f32 matmul rate, the reference for the others.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -23,20 +23,20 @@ use attune_model::{
 use clap::{Args, Parser, ValueEnum};
 use tch::{Device, Kind, Tensor};
 
-/// Width of the square matrices of `matmul`.
+/// The width of the square matrices of `matmul`.
 const MATMUL: i64 = 2048;
 
 #[derive(Parser)]
 #[command(about = "Measures training and decoding; prints one JSON line")]
 enum Mode {
-    /// Training steps over random ids.
+    /// Run training steps over random token IDs.
     Random(Random),
-    /// Reading prompts and decoding.
+    /// Prefill prompts and decode.
     Decode {
         /// A Hugging Face folder.
         folder: PathBuf,
     },
-    /// libtorch's f32 matmul of 2048 x 2048 x 2048.
+    /// Multiply matrices of 2048 x 2048 in f32.
     Matmul,
 }
 
@@ -44,22 +44,22 @@ enum Mode {
 struct Random {
     /// A Hugging Face folder.
     folder: PathBuf,
-    /// Sequences of a step.
+    /// Sequences per step.
     #[arg(long, default_value_t = 4)]
     sequences: usize,
-    /// Tokens of a sequence.
+    /// Tokens per sequence.
     #[arg(long, default_value_t = 256)]
     length: usize,
-    /// Sequences that go through the decoder at once; all of a step, if not given.
+    /// Sequences per micro-batch; by default, all of a step.
     #[arg(long)]
     micro: Option<usize>,
-    /// Steps; the first is not counted.
+    /// Number of steps; the first is not measured.
     #[arg(long, default_value_t = 6)]
     steps: usize,
     /// Keep only each block's input for the backward.
     #[arg(long)]
     checkpointing: bool,
-    /// How the base is held.
+    /// Quantization of the base.
     #[arg(long, value_enum, default_value_t = Base::Nf4)]
     base: Base,
     /// Rank of the adapter, on all seven projections.
@@ -69,13 +69,13 @@ struct Random {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Base {
-    /// NF4, double quantised.
+    /// NF4 with double quantization.
     Nf4,
-    /// NF4.
+    /// NF4 without double quantization.
     Nf4Single,
-    /// 8 bits, a scale for each row.
+    /// 8 bits per number, a scale per row.
     Int8,
-    /// As it is.
+    /// No quantization.
     None,
 }
 
@@ -142,14 +142,14 @@ fn random(options: &Random, threads: usize) -> Result<()> {
         "step_cpu_s": round((processor_seconds()? - processor) / counted),
         "tokens_per_s": round((options.sequences * options.length) as f64 * counted / seconds),
         "peak_rss_mb": peak_mib()?, "losses": losses.into_iter().map(round).collect::<Vec<_>>(),
-        // Those that a token is multiplied with: the projections and the head.
+        // The weights that each token is multiplied by: the projections and the head.
         "matmul_weights": architecture.projection_weights() + architecture.vocab_size * architecture.hidden_size,
     });
     println!("{line}");
     Ok(())
 }
 
-/// The micro-batches of a step.
+/// Returns the micro-batches of a step.
 fn batches(options: &Random, step: usize) -> Result<Vec<PackedBatch>> {
     let rows: Vec<usize> = (0..options.sequences).collect();
     let mut batches = Vec::new();
@@ -165,7 +165,7 @@ fn batches(options: &Random, step: usize) -> Result<Vec<PackedBatch>> {
     Ok(batches)
 }
 
-/// Tokens per second of a prompt read, and of 32 steps for 1 and for 8 sequences.
+/// Measures the tokens per second of prefill, and of 32 decoding steps, for 1 and for 8 sequences.
 fn decode(decoder: &Decoder, adapter: &LoraAdapter) -> Result<()> {
     let prompt: Vec<u32> = (0..256).map(|at| 100 + at * 13).collect();
     for count in [1, 8] {
@@ -195,7 +195,7 @@ fn decode(decoder: &Decoder, adapter: &LoraAdapter) -> Result<()> {
     Ok(())
 }
 
-/// libtorch's rate, and that of the library that the decoder takes.
+/// Measures the matmul rate of libtorch, and of the library that the decoder chooses.
 fn matmul(threads: usize) -> Result<()> {
     let made = || Tensor::f_randn([MATMUL, MATMUL], (Kind::Float, Device::Cpu));
     let (a, b) = (made()?, made()?);
@@ -208,7 +208,7 @@ fn matmul(threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// The best of ten products, after two that are not counted.
+/// Returns the best rate of ten products, after two warmup runs.
 fn gflop_per_s(product: impl Fn() -> Result<Tensor>) -> Result<f64> {
     let mut best = f64::INFINITY;
     for round in 0..12 {
@@ -225,8 +225,8 @@ fn round(number: f64) -> f64 {
     (number * 1e4).round() / 1e4
 }
 
-/// Processor time of this process, all threads: on a machine that others use too, a fairer measure than the clock, if
-/// threads that wait for each other sleep (`OMP_WAIT_POLICY=passive`).
+/// Returns the processor time of this process, all threads. On a machine with other load it is a fairer measure than
+/// wall-clock time, if threads that wait for each other sleep (`OMP_WAIT_POLICY=passive`).
 fn processor_seconds() -> Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let fields: Vec<&str> = stat.rsplit(')').next().context("no fields")?.split_whitespace().collect();
@@ -234,7 +234,7 @@ fn processor_seconds() -> Result<f64> {
     Ok((ticks(11)? + ticks(12)?) / 100.0)
 }
 
-/// The kernel's own count of the most memory that this process has had.
+/// Returns the peak resident memory of this process, as the kernel reports it.
 fn peak_mib() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("VmHWM")).context("no VmHWM")?;

@@ -1,8 +1,8 @@
-//! A LoRA adapter: two factors for each projection that it corrects, with DoRA a magnitude too, in `f32`, read and written
-//! as PEFT does.
+//! A LoRA adapter: two factors for each projection that it changes, with DoRA a magnitude too, in `f32`, read and
+//! written in PEFT's format.
 //!
-//! Deliberately absent: biases, rank patterns, further trained modules. A file that asks for one of them is refused by
-//! name, since running it without would be another adapter.
+//! Deliberately not supported: biases, rank patterns, additional trained modules. A file that requires one of them is
+//! refused with the field's name, since ignoring it would give a different adapter.
 
 use std::{cell::OnceCell, collections::HashMap, path::Path};
 
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// The factors of one projection's correction: `W + s·b·a`, with DoRA each row of that scaled to the length `magnitude`.
+/// The factors of one projection: `W + s·b·a`; with DoRA, each row of that is scaled to the norm `magnitude`.
 ///
 /// | field       | shape      | kind    |
 /// |-------------|------------|---------|
@@ -34,13 +34,13 @@ use crate::{
 /// Sources: Hu et al., arXiv:2106.09685, §4.1; Liu et al., arXiv:2402.09353, eq. 5.
 #[derive(Debug)]
 pub struct LoraPair {
-    /// Applied first.
+    /// The first factor, applied to the input.
     pub a: Tensor,
-    /// Applied second; zeros at first, so that an untrained adapter changes nothing.
+    /// The second factor; initially zeros, so that an untrained adapter changes nothing.
     pub b: Tensor,
-    /// DoRA's; the lengths of the base's rows at first.
+    /// DoRA's magnitude; initially the row norms of the base's weight.
     pub magnitude: Option<Tensor>,
-    /// `magnitude` over the lengths of the corrected weight's rows, for serving, where neither changes any more.
+    /// The ratio of `magnitude` to the row norms of the updated weight, cached for serving, where neither changes.
     pub(crate) row_scale: OnceCell<Tensor>,
 }
 
@@ -49,18 +49,18 @@ impl LoraPair {
         Self { a, b, magnitude, row_scale: OnceCell::new() }
     }
 
-    /// The same places, made from these.
+    /// Returns a pair with each tensor replaced by the result of `make`.
     pub(crate) fn map<E>(&self, make: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Self, E> {
         Ok(Self::new(make(&self.a)?, make(&self.b)?, self.magnitude.as_ref().map(make).transpose()?))
     }
 
-    /// Its tensors with the ends of PEFT's names, in a fixed order.
+    /// Returns the tensors with the suffixes of PEFT's names, in a fixed order.
     pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
         let factors = [("lora_A.weight", &self.a), ("lora_B.weight", &self.b)];
         factors.into_iter().chain(self.magnitude.iter().map(|magnitude| (MAGNITUDE, magnitude)))
     }
 
-    /// The same, to be changed.
+    /// Returns the tensors with the suffixes of PEFT's names, mutably.
     pub(crate) fn named_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Tensor)> {
         let factors = [("lora_A.weight", &mut self.a), ("lora_B.weight", &mut self.b)];
         factors.into_iter().chain(self.magnitude.iter_mut().map(|magnitude| (MAGNITUDE, magnitude)))
@@ -69,7 +69,7 @@ impl LoraPair {
 
 const MAGNITUDE: &str = "lora_magnitude_vector";
 
-/// The factors of one block, at the places of [`PROJECTIONS`]; `None` where there is no correction.
+/// The factors of one block, indexed as [`PROJECTIONS`]; `None` where a projection has no factors.
 pub type LayerPairs = [Option<LoraPair>; PROJECTIONS.len()];
 
 /// An adapter in memory.
@@ -79,23 +79,24 @@ pub struct LoraAdapter {
     layers: Vec<LayerPairs>,
 }
 
-/// The base that an adapter belongs to: what PEFT wants to know beside the numbers.
+/// The base that an adapter belongs to, for `adapter_config.json`.
 #[derive(Debug, Clone, Default)]
 pub struct Provenance {
-    /// `base_model_name_or_path`.
+    /// The value of `base_model_name_or_path`.
     pub base_model: String,
 }
 
 impl LoraAdapter {
-    /// A new adapter: `a` Kaiming-uniform with √5, that is from `±1/√in`; `b` zeros. The same seed gives the same numbers.
+    /// Creates an adapter: `a` is Kaiming-uniform with `a=√5`, which is uniform in `±1/√in`; `b` is zero. The same seed
+    /// gives the same numbers.
     ///
     /// Source: `reset_lora_parameters` in PEFT's `tuners/lora/layer.py`.
     ///
-    /// DoRA's magnitudes come from the base's weights: [`Decoder::new_adapter`](crate::decoder::Decoder::new_adapter) makes
-    /// an adapter of any kind.
+    /// DoRA's magnitudes come from the base's weights: [`Decoder::new_adapter`](crate::decoder::Decoder::new_adapter)
+    /// creates adapters of any kind.
     ///
     /// # Errors
-    /// [`ModelError::AdapterConfig`]: an unknown target, or none, or a rank of 0, or DoRA; [`ModelError::Torch`].
+    /// [`ModelError::AdapterConfig`]: an unknown target, no target, a rank of 0, or DoRA; [`ModelError::Torch`].
     pub fn new(architecture: &Architecture, spec: AdapterSpec, seed: u64) -> Result<Self, ModelError> {
         if spec.use_dora {
             return Err(Refusal::new("use_dora", "true", "false without the base's weights").into());
@@ -103,7 +104,7 @@ impl LoraAdapter {
         Self::drawn(architecture, spec, seed)
     }
 
-    /// As [`LoraAdapter::new`], still without magnitudes.
+    /// Creates an adapter as [`LoraAdapter::new`]; with DoRA the magnitudes are still missing.
     pub(crate) fn drawn(architecture: &Architecture, spec: AdapterSpec, seed: u64) -> Result<Self, ModelError> {
         check(&spec)?;
         let mut random = Pcg64::seed_from_u64(seed);
@@ -123,8 +124,8 @@ impl LoraAdapter {
     ///
     /// # Errors
     /// [`ModelError::Io`], [`ModelError::File`]: a file that cannot be read; [`ModelError::AdapterConfig`]: a kind of
-    /// adapter that Attune does not run; [`ModelError::Missing`], [`ModelError::Unexpected`], [`ModelError::Shape`],
-    /// [`ModelError::NotFinite`]: a tensor that does not fit this base.
+    /// adapter that Attune does not support; [`ModelError::Missing`], [`ModelError::Unexpected`],
+    /// [`ModelError::Shape`], [`ModelError::NotFinite`]: a tensor that does not fit this base.
     pub fn load(folder: &Path, architecture: &Architecture) -> Result<Self, ModelError> {
         let path = folder.join("adapter_config.json");
         let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
@@ -135,7 +136,7 @@ impl LoraAdapter {
         Self::from_file(architecture, config.spec, &file)
     }
 
-    /// Reads the factors of `spec` from a file of PEFT's names; see [`LoraAdapter::load`] for the errors.
+    /// Reads the factors of `spec` from a file with PEFT's tensor names.
     ///
     /// # Errors
     /// As [`LoraAdapter::load`].
@@ -167,7 +168,7 @@ impl LoraAdapter {
         }
     }
 
-    /// Writes a PEFT folder; files of an older adapter in it are replaced.
+    /// Writes a PEFT folder, replacing the files of an older adapter in it.
     ///
     /// # Errors
     /// [`ModelError::Io`], [`ModelError::File`]: it cannot be written; [`ModelError::Torch`].
@@ -188,13 +189,14 @@ impl LoraAdapter {
         write_tensors(path, &self.parameters(), HashMap::from([("format".into(), "pt".into())]))
     }
 
-    /// Every factor with PEFT's name, in a fixed order: by layer, by projection, `a` before `b` before the magnitude.
+    /// Returns every factor with PEFT's name, in a fixed order: by layer, by projection, `a` before `b` before the
+    /// magnitude.
     #[must_use]
     pub fn parameters(&self) -> Vec<(String, &Tensor)> {
         named(&self.layers)
     }
 
-    /// The same, to be changed.
+    /// Returns what [`LoraAdapter::parameters`] does, mutably, and invalidates the cached `row_scale`.
     pub(crate) fn parameters_mut(&mut self) -> Vec<(String, &mut Tensor)> {
         let mut all = Vec::new();
         for (layer, pairs) in self.layers.iter_mut().enumerate() {
@@ -207,15 +209,15 @@ impl LoraAdapter {
         all
     }
 
-    /// A copy of it in memory of its own, to come back to.
+    /// Returns a deep copy, to restore later.
     ///
     /// # Errors
-    /// [`ModelError::Torch`]: no memory.
+    /// [`ModelError::Torch`]: out of memory.
     pub fn snapshot(&self) -> Result<Self, ModelError> {
         Ok(Self { spec: self.spec.clone(), layers: map(&self.layers, |tensor| tensor.f_mul_scalar(1.0))? })
     }
 
-    /// The first factor that holds a number that is not finite.
+    /// Returns the name of the first factor with a NaN or infinite value.
     ///
     /// # Errors
     /// [`ModelError::Torch`].
@@ -228,30 +230,30 @@ impl LoraAdapter {
         Ok(None)
     }
 
-    /// The same factors, trained further under another dropout.
+    /// Returns the same factors with another dropout for further training.
     ///
     /// # Errors
-    /// [`ModelError::AdapterConfig`]: a share that cannot be.
+    /// [`ModelError::AdapterConfig`]: a dropout outside the range from 0 to below 1.
     pub fn with_dropout(mut self, lora_dropout: f64) -> Result<Self, ModelError> {
         self.spec.lora_dropout = lora_dropout;
         check(&self.spec)?;
         Ok(self)
     }
 
-    /// What it was made to be.
+    /// Returns the adapter's spec.
     #[must_use]
     pub fn spec(&self) -> &AdapterSpec {
         &self.spec
     }
 
-    /// `lora_alpha / rank`, or `lora_alpha / √rank` with rsLoRA.
+    /// Returns the scale: `lora_alpha / rank`, or `lora_alpha / √rank` with rsLoRA.
     #[must_use]
     pub fn scale(&self) -> f64 {
         let rank = f64::from(self.spec.rank);
         self.spec.lora_alpha / if self.spec.use_rslora { rank.sqrt() } else { rank }
     }
 
-    /// Bytes that its factors take in memory.
+    /// Returns the size of the factors in memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.parameters().iter().map(|(_, tensor)| tensor.numel() as u64 * 4).sum()
@@ -265,15 +267,15 @@ impl LoraAdapter {
         &mut self.layers
     }
 
-    /// The factors of one block.
+    /// Returns the factors of one block.
     pub(crate) fn layer(&self, layer: usize) -> Result<&LayerPairs, ModelError> {
         let refusal = || {
-            ModelError::Input(format!("the adapter has {} layers, and layer {layer} is asked for", self.layers.len()))
+            ModelError::Input(format!("the adapter has {} layers, and layer {layer} is requested", self.layers.len()))
         };
         self.layers.get(layer).ok_or_else(refusal)
     }
 
-    /// The same adapter in another kind or on another device.
+    /// Returns the adapter in another kind or on another device.
     ///
     /// # Errors
     /// [`ModelError::Torch`].
@@ -283,7 +285,7 @@ impl LoraAdapter {
     }
 }
 
-/// Other factors at the same places.
+/// Returns layers with each tensor replaced by the result of `make`.
 pub(crate) fn map<E>(layers: &[LayerPairs], make: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Vec<LayerPairs>, E> {
     let mut all = Vec::with_capacity(layers.len());
     for pairs in layers {
@@ -296,7 +298,7 @@ pub(crate) fn map<E>(layers: &[LayerPairs], make: impl Fn(&Tensor) -> Result<Ten
     Ok(all)
 }
 
-/// Tensors at the places of factors with PEFT's names, in the order of [`LoraAdapter::parameters`].
+/// Returns the tensors of layers with PEFT's names, in the order of [`LoraAdapter::parameters`].
 pub(crate) fn named(layers: &[LayerPairs]) -> Vec<(String, &Tensor)> {
     let mut all = Vec::new();
     for (layer, pairs) in layers.iter().enumerate() {
@@ -308,12 +310,12 @@ pub(crate) fn named(layers: &[LayerPairs]) -> Vec<(String, &Tensor)> {
     all
 }
 
-/// `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
+/// Returns a factor's name, such as `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
 fn factor_name(layer: usize, projection: &str, factor: &str) -> String {
     format!("base_model.model.{}.{factor}", projection_path(layer, projection))
 }
 
-/// Reading goes no further than the first.
+/// Returns the first refusal: reading stops there.
 fn first(refused: Vec<Refusal>) -> ModelError {
     let first = refused.into_iter().next();
     first.unwrap_or_else(|| Refusal::new("", "nothing", "something")).into()
@@ -340,7 +342,7 @@ fn check(spec: &AdapterSpec) -> Result<(), ModelError> {
     }
 }
 
-/// Calls `make(layer, projection, out, in)` for each projection that has a correction.
+/// Calls `make(layer, projection, out, in)` for each projection of the spec's target modules.
 fn each_pair(
     architecture: &Architecture,
     spec: &AdapterSpec,

@@ -1,4 +1,4 @@
-//! What is trained on at once: sequences behind one another, with marks at the tokens to learn, and the sum of a loss.
+//! A packed training batch: concatenated sequences with a loss mask, and the sum of a loss.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::{
     segments::{Segments, in_parts},
 };
 
-/// Sequences, none of which sees another.
+/// Concatenated sequences that do not attend to each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PackedBatch {
     pub(crate) ids: Vec<u32>,
@@ -22,11 +22,11 @@ impl PackedBatch {
         Self::default()
     }
 
-    /// Adds a sequence; `trained[i]` says that token `i` is one to be learnt. The first token of a sequence never is,
-    /// since nothing comes before it.
+    /// Adds a sequence. `trained[i]` is true if token `i` has a loss. The first token of a sequence never has one,
+    /// since no token precedes it.
     ///
     /// # Errors
-    /// [`ModelError::Input`]: no token, or not as many marks as tokens.
+    /// [`ModelError::Input`]: no tokens, or a mask of another length.
     pub fn push(&mut self, ids: &[u32], trained: &[bool]) -> Result<(), ModelError> {
         if ids.is_empty() || ids.len() != trained.len() {
             return Err(ModelError::Input(format!("a sequence of {} tokens and {} marks", ids.len(), trained.len())));
@@ -38,32 +38,34 @@ impl PackedBatch {
         Ok(())
     }
 
-    /// Tokens in it.
+    /// Returns the number of tokens.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.ids.len()
     }
 
-    /// Sequences in it.
+    /// Returns the number of sequences.
     #[must_use]
     pub fn sequences(&self) -> usize {
         self.lengths.len()
     }
 
-    /// Tokens that are learnt: what the loss is divided by, added up over the whole effective batch.
+    /// Returns the number of trained tokens. Their sum over the whole effective batch divides the loss.
     #[must_use]
     pub fn trained_tokens(&self) -> u64 {
         self.trained.iter().map(|&trained| u64::from(trained)).sum()
     }
 
-    /// How many rows go through the decoder, and for how many of them the head is asked.
+    /// Returns the number of rows that go through the decoder, and the number of predicted tokens that the head
+    /// computes.
     #[must_use]
     pub fn work(&self, share_prefixes: bool) -> (usize, usize) {
         let (segments, targets) = self.laid_out(share_prefixes);
         (segments.ids.len(), targets.len())
     }
 
-    /// The sequences as rows, common beginnings once if they are to be shared, and what is to be predicted where.
+    /// Lays out the sequences as rows, with common prefixes once if `share_prefixes` is set, and returns the targets of
+    /// each row.
     pub(crate) fn laid_out(&self, share_prefixes: bool) -> (Segments, Vec<Target>) {
         let sequences = in_parts(&self.ids, &self.lengths);
         let segments = if share_prefixes { Segments::shared(&sequences) } else { Segments::apart(&sequences) };
@@ -82,33 +84,33 @@ impl PackedBatch {
 /// A token to be predicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// From which row.
+    /// The row that predicts the token.
     pub(crate) row: usize,
-    /// Which.
+    /// The token's ID.
     pub(crate) id: u32,
-    /// In how many sequences.
+    /// The number of sequences that contain this prediction.
     pub(crate) count: u32,
 }
 
-/// A loss before it is divided.
+/// The sum of a loss over tokens, not yet averaged.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LossSum {
     /// Sum of the cross-entropies, in nats.
     pub sum: f64,
-    /// Over so many tokens.
+    /// The number of tokens in the sum.
     pub tokens: u64,
-    /// Those of them that the model held for the most likely.
+    /// The number of those tokens to which the model gave the highest logit.
     pub correct: u64,
 }
 
 impl LossSum {
-    /// Nats per token; 0 without tokens.
+    /// Returns the mean loss in nats per token; 0 without tokens.
     #[must_use]
     pub fn mean(&self) -> f64 {
         if self.tokens == 0 { 0.0 } else { self.sum / self.tokens as f64 }
     }
 
-    /// Share of tokens that the model held for the most likely; 0 without tokens.
+    /// Returns the fraction of tokens to which the model gave the highest logit; 0 without tokens.
     #[must_use]
     pub fn accuracy(&self) -> f64 {
         if self.tokens == 0 { 0.0 } else { self.correct as f64 / self.tokens as f64 }

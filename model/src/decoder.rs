@@ -1,4 +1,4 @@
-//! The whole model: embedding, blocks, last norm, head. Inference; training is in `train.rs`.
+//! The whole model: embedding, blocks, final norm, head. This file has inference; training is in `train.rs`.
 //!
 //! Shapes: `t` rows of a flat batch, `c` hidden width, `v` vocabulary.
 
@@ -28,11 +28,11 @@ use crate::{
     segments::{Segment, Segments, in_parts},
 };
 
-/// A frozen decoder. It is `Send` but not `Sync`, as libtorch's tensors are: one thread works with it.
+/// A frozen decoder. It is `Send` but not `Sync`, as libtorch's tensors are: one thread at a time uses it.
 #[derive(Debug)]
 pub struct Decoder {
     pub(crate) architecture: Architecture,
-    /// `[v, c]`.
+    /// The embedding, `[v, c]`.
     pub(crate) embed: Tensor,
     pub(crate) blocks: Vec<Block>,
     pub(crate) head: Head,
@@ -42,19 +42,19 @@ pub struct Decoder {
 /// One sequence's new tokens in [`Decoder::forward_cached`].
 #[derive(Debug)]
 pub struct Step<'a> {
-    /// The tokens to add; more than one to read a prompt.
+    /// The tokens to add; more than one to prefill a prompt.
     pub ids: &'a [u32],
-    /// What went before, and where these go.
+    /// The sequence's KV cache, to which the new tokens are added.
     pub cache: &'a mut KvCache,
-    /// `None`: the base model.
+    /// The adapter; `None`: the base model.
     pub adapter: Option<&'a LoraAdapter>,
-    /// Logits after each of `ids`, not only after the last.
+    /// Flag to return logits after each of `ids`, not only after the last.
     pub every: bool,
 }
 
 impl Decoder {
-    /// Reads a Hugging Face folder: `config.json` and `*.safetensors`. With [`Quantization::Nf4`] the projections of the
-    /// blocks are packed one by one as they are read; everything else stays in `f32`.
+    /// Reads a Hugging Face folder: `config.json` and `*.safetensors`. With a quantization, the projections of the
+    /// blocks are quantized one by one as they are read; everything else stays in `f32`.
     ///
     /// # Errors
     /// Those of [`weights::architecture`], [`Weights::open`] and [`Weights::read`].
@@ -62,18 +62,19 @@ impl Decoder {
         Self::load_cached(folder, quantization, None)
     }
 
-    /// As [`Decoder::load`], with a file for the packed projections: read if it is there, else written, so that the next
-    /// start is faster. The file's name must say which base it is of.
+    /// Loads as [`Decoder::load`], with a cache file for the quantized projections: it is read if it exists and fits,
+    /// else written, so that the next start is faster. The file's name must identify the base.
     ///
     /// # Errors
-    /// Those of [`Decoder::load`]. A file that cannot be written is no error: the decoder is whole without it.
+    /// Those of [`Decoder::load`]. A cache file that cannot be written is only logged: the decoder is complete without
+    /// it.
     pub fn load_cached(folder: &Path, quantization: Quantization, cache: Option<&Path>) -> Result<Self, ModelError> {
         let architecture = weights::architecture(folder)?;
         let weights = Weights::open(folder, &architecture)?;
         let mut source = Source::new(&weights, quantization, cache);
         let made = Self::from_source(architecture, &mut source)?;
         if let Err(why) = source.keep() {
-            tracing::warn!(%why, "the packed weights are not kept");
+            tracing::warn!(%why, "cannot write the cache file of quantized weights");
         }
         Ok(made)
     }
@@ -91,7 +92,7 @@ impl Decoder {
         Ok(Self { architecture, embed, blocks, head: Head { norm, lm_head }, rope })
     }
 
-    /// The same decoder, computed in another kind, elsewhere: `Double` for tests that want all digits, `BFloat16` on a GPU.
+    /// Returns the decoder in another kind, on another device: `Double` for exact tests, `BFloat16` on a GPU.
     ///
     /// # Errors
     /// [`ModelError::Torch`].
@@ -107,7 +108,8 @@ impl Decoder {
         })
     }
 
-    /// A new adapter for this base: see [`LoraAdapter::new`]; with DoRA the magnitudes are the lengths of the base's rows.
+    /// Creates an adapter for this base: see [`LoraAdapter::new`]. With DoRA, the magnitudes are the row norms of the
+    /// base's weights.
     ///
     /// # Errors
     /// [`ModelError::AdapterConfig`], [`ModelError::Torch`].
@@ -124,21 +126,21 @@ impl Decoder {
         Ok(adapter)
     }
 
-    /// What it is made of.
+    /// Returns the architecture.
     #[must_use]
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }
 
-    /// An empty cache for one sequence, with memory for `capacity` tokens; it grows when needed.
+    /// Creates an empty KV cache for one sequence, with memory for `capacity` tokens; it grows when needed.
     ///
     /// # Errors
-    /// [`ModelError::Torch`]: no memory.
+    /// [`ModelError::Torch`]: out of memory.
     pub fn new_cache(&self, capacity: usize) -> Result<KvCache, ModelError> {
         KvCache::with_options(&self.architecture, capacity, (self.embed.f_kind()?, self.embed.device()))
     }
 
-    /// Reads a prompt into `cache`, behind what is already in it; the logits `[v]` after its last token.
+    /// Adds a prompt to `cache`, after the tokens already in it, and returns the logits `[v]` after its last token.
     ///
     /// # Errors
     /// As [`Decoder::forward_cached`].
@@ -151,12 +153,13 @@ impl Decoder {
         Ok(self.forward_cached(&mut [Step { ids, cache, adapter, every: false }])?.f_squeeze_dim(0)?)
     }
 
-    /// Adds tokens to many sequences at once, of any lengths, with any adapters; the logits `[rows, v]` after the last
-    /// token of each, or after all tokens of those that ask for [`Step::every`]. The frozen part of a projection is one matmul for all; each adapter corrects its own rows.
+    /// Adds tokens to many sequences at once, of any lengths, with any adapters. Returns the logits `[rows, v]` after
+    /// the last token of each sequence, or after every new token of those with [`Step::every`]. The frozen part of a
+    /// projection is one matmul for all; each adapter's update is applied to its own rows.
     ///
     /// # Errors
-    /// [`ModelError::Input`]: no step, a step without tokens, an id outside the vocabulary, an adapter or cache of another
-    /// model. [`ModelError::Torch`]. A cache is then as it was.
+    /// [`ModelError::Input`]: no step, a step without tokens, an ID outside the vocabulary, an adapter or cache of
+    /// another model. [`ModelError::Torch`]. After an error, the caches have the same tokens as before.
     pub fn forward_cached(&self, steps: &mut [Step<'_>]) -> Result<Tensor, ModelError> {
         let mut ids = Vec::new();
         let (mut positions, mut told_rows) = (Vec::new(), Vec::new());
@@ -194,11 +197,11 @@ impl Decoder {
         Ok(logits)
     }
 
-    /// The logits `[t, v]` at every token of sequences that lie one behind the other, without caches.
+    /// Returns the logits `[t, v]` at every token of concatenated sequences, without caches.
     ///
     /// # Errors
-    /// [`ModelError::Input`]: the lengths do not add up to the ids, one is 0, or an id is outside the vocabulary.
-    /// [`ModelError::Torch`].
+    /// [`ModelError::Input`]: the lengths do not add up to the number of IDs, one is 0, or an ID is outside the
+    /// vocabulary. [`ModelError::Torch`].
     pub fn logits(&self, ids: &[u32], lengths: &[usize], adapter: Option<&LoraAdapter>) -> Result<Tensor, ModelError> {
         if lengths.contains(&0) || lengths.iter().sum::<usize>() != ids.len() {
             let count = ids.len();
@@ -213,7 +216,7 @@ impl Decoder {
         self.head.logits(&x)
     }
 
-    /// Ids to rows: `[t, c]`.
+    /// Looks up the embeddings of IDs: `[t, c]`.
     pub(crate) fn embed(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
         if ids.is_empty() {
             return Err(ModelError::Input("a batch without tokens".into()));
@@ -226,7 +229,7 @@ impl Decoder {
         Ok(self.embed.f_index_select(0, &Tensor::f_from_slice(&ids)?.f_to_device(self.embed.device())?)?)
     }
 
-    /// The positions and masks of a batch's segments.
+    /// Computes the positions' rotary angles, and the masks, of a batch's segments.
     pub(crate) fn layout<'a>(&self, segments: &'a [Segment]) -> Result<Layout<'a>, ModelError> {
         let positions: Vec<i64> = segments
             .iter()
@@ -241,7 +244,7 @@ impl Decoder {
         Ok(Layout { segments, is_tiled, masks, angles: self.rope.angles(&positions)? })
     }
 
-    /// The masks that the blocks need: one for those with a window, one for those without.
+    /// Computes the masks that the blocks need: one for those with a window, one for those without.
     fn masks(&self, queries: usize, keys: usize) -> Result<Masks, ModelError> {
         let options = (self.embed.f_kind()?, self.embed.device());
         let mask = |has_window: bool| {
@@ -260,7 +263,7 @@ impl Decoder {
     }
 }
 
-/// The adapters in use, each once, with the rows that want it; `None` for the rows: all of them.
+/// Returns the distinct adapters of the steps with the indices of their rows; `None`: all rows.
 fn adapter_rows<'a>(steps: &[Step<'a>]) -> Result<Vec<(&'a LoraAdapter, Option<Tensor>)>, ModelError> {
     let mut groups: Vec<(&LoraAdapter, Vec<i64>)> = Vec::new();
     let mut row = 0;

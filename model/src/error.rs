@@ -1,4 +1,4 @@
-//! What can go wrong with tensors and their files, one variant per thing that a caller can act upon.
+//! Errors of tensors and their files, one variant per case that a caller can handle.
 
 use std::path::{Path, PathBuf};
 
@@ -8,85 +8,85 @@ use tch::TchError;
 /// A failure of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The last dimension of an input does not fit.
+    /// An input whose last dimension has the wrong size.
     #[error("{what}: the last dimension must be {want}, and is {got}")]
     Width {
-        /// Whose input.
+        /// The layer that got the input.
         what: &'static str,
-        /// The width that fits.
+        /// The expected width.
         want: i64,
-        /// The width given.
+        /// The width of the input.
         got: i64,
     },
-    /// A tensor of a file has another shape than the model needs.
+    /// A tensor in a file whose shape does not fit the model.
     #[error("tensor '{name}' has the shape {got:?}, and {want:?} is needed")]
     Shape {
-        /// Its name in the file.
+        /// The tensor's name in the file.
         name: String,
-        /// The shape needed.
+        /// The expected shape.
         want: Vec<i64>,
-        /// The shape found.
+        /// The shape in the file.
         got: Vec<i64>,
     },
-    /// A tensor that must be there is not.
+    /// A required tensor that is missing.
     #[error("tensor '{name}' is missing in {}", place.display())]
     Missing {
-        /// Its name.
+        /// The tensor's name.
         name: String,
         /// The file or folder.
         place: PathBuf,
     },
-    /// A tensor is there that has no place in the model.
-    #[error("tensor '{name}' in {} has no place in this model", place.display())]
+    /// A tensor that the model does not have.
+    #[error("tensor '{name}' in {} does not belong to this model", place.display())]
     Unexpected {
-        /// Its name.
+        /// The tensor's name.
         name: String,
         /// The file or folder.
         place: PathBuf,
     },
-    /// A tensor holds an infinity or a NaN.
-    #[error("tensor '{0}' holds a number that is not finite")]
+    /// A tensor with a NaN or infinite value.
+    #[error("tensor '{0}' has NaN or infinite values")]
     NotFinite(String),
-    /// A file cannot be used: truncated, not what its name says, or of a kind that Attune does not read.
+    /// A file that cannot be used: truncated, not of the type that its name indicates, or not supported.
     #[error("{}: {why}", path.display())]
     File {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// The operating system refused.
+    /// An I/O error of the operating system.
     #[error("{}", path.display())]
     Io {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What it said.
+        /// The operating system's error.
         #[source]
         source: std::io::Error,
     },
-    /// A field of `adapter_config.json` has a value that Attune does not run.
+    /// A field of `adapter_config.json` with a value that Attune does not support.
     #[error(transparent)]
     AdapterConfig(#[from] Refusal),
-    /// `config.json` is not one that Attune runs.
+    /// A `config.json` that Attune does not support.
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),
-    /// The caller's numbers do not fit together: an id outside the vocabulary, an empty batch, a cache of another model.
+    /// Inconsistent arguments: an ID outside the vocabulary, an empty batch, a cache of another model.
     #[error("{0}")]
     Input(String),
-    /// libtorch refused.
+    /// An error that libtorch reported.
     #[error(transparent)]
     Torch(#[from] TchError),
 }
 
 impl ModelError {
-    /// The memory ran out: the caller may try again with less.
+    /// Returns whether memory ran out: the caller may retry with a smaller batch.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
         let text = match self {
             Self::Torch(refusal) => refusal.to_string(),
             _ => return false,
         };
-        // The first is libtorch's CPU allocator, the second its CUDA allocator, the third `std::bad_alloc`.
+        // The messages of libtorch's CPU allocator, of its CUDA allocator, and of `std::bad_alloc`.
         ["can't allocate memory", "out of memory", "bad_alloc"].iter().any(|phrase| text.contains(phrase))
     }
 

@@ -1,20 +1,20 @@
-//! All tensors of Attune. It knows no job, no tenant and no network.
+//! All tensor code of Attune. It knows no job, no tenant and no network.
 //!
 //! Serving: [`decoder::Decoder::load`], [`adapter::LoraAdapter::load`], then [`decoder::Decoder::prefill`] and
-//! [`decoder::Decoder::forward_cached`] over a [`kv_cache::KvCache`] per sequence.
+//! [`decoder::Decoder::forward_cached`] over a [`nn::kv_cache::KvCache`] per sequence.
 //!
-//! Training: [`batch::PackedBatch`] → [`train::loss_and_gradients`] into [`gradients::Gradients`], which add up over
-//! micro-batches → [`gradients::Gradients::clip`] → [`optimizer::AdamW::step`] at [`schedule::learning_rate`] →
-//! [`gradients::Gradients::clear`]. [`train::loss`] is the loss alone.
+//! Training: [`batch::PackedBatch`] → [`train::loss_and_gradients`] into [`optim::gradients::Gradients`], which
+//! accumulate over micro-batches → [`optim::gradients::Gradients::clip`] → [`optim::optimizer::AdamW::step`] at
+//! [`optim::schedule::learning_rate`] → [`optim::gradients::Gradients::clear`]. [`train::loss`] computes the loss
+//! alone.
 //!
-//! Nothing here is `Sync`, as libtorch's tensors are not; all of it is `Send`. Set the threads with `tch::set_num_threads`.
-//!
-//! In suggested order of reading:
+//! Nothing here is `Sync`, as libtorch's tensors are not; all of it is `Send`. Set the thread count with
+//! `tch::set_num_threads`.
 
 pub mod adapter; //        LoRA factors, read and written as PEFT does
-pub mod batch; //          what is trained on at once
-pub mod decoder; //        the whole model, inference
-pub mod error; //          what can go wrong
+pub mod batch; //          packed training batches
+pub mod decoder; //        the whole model: loading and inference
+pub mod error; //          error types
 pub mod io;
 pub mod kernels;
 pub mod nn;
@@ -22,7 +22,7 @@ pub mod noise; //          dropout and NEFTune
 pub mod optim;
 pub mod quant;
 #[cfg(test)]
-mod reference; //        plain autograd, what the gradients are held against
-mod segments; //           sequences that begin alike share rows
-pub mod served; //         a base as it is served
+mod reference; // plain autograd, the reference for the gradients
+mod segments; // rows shared by sequences with a common prefix
+pub mod served; // a base as a serving process loads it
 pub mod train; //          loss and gradients

@@ -1,38 +1,40 @@
-//! Randomness of training, as a pure function of a seed and a place: LoRA's dropout and NEFTune's noise. A run that goes on
-//! from a checkpoint needs no generator's state, and a block that is run again under checkpointing drops the same numbers.
+//! Randomness of training, as a pure function of a seed and a position: LoRA's dropout and NEFTune's noise. So a run
+//! that resumes from a checkpoint needs no generator state, and a block that is recomputed under checkpointing drops
+//! the same numbers.
 //!
-//! Sources: Steele et al., doi:10.1145/2660193.2660195, fig. 15 with the constants of Vigna's `splitmix64.c` (the mixing);
-//! Srivastava et al., JMLR 15 (dropout; what is kept is scaled up, as in PyTorch); Jain et al., arXiv:2310.05914, algorithm
-//! 1 (NEFTune).
+//! Sources: Steele et al., doi:10.1145/2660193.2660195, fig. 15 with the constants of Vigna's `splitmix64.c` (the
+//! mixing); Srivastava et al., JMLR 15 (dropout; the kept numbers are scaled up, as in PyTorch); Jain et al.,
+//! arXiv:2310.05914, algorithm 1 (NEFTune).
 
 use tch::Tensor;
 
 use crate::error::ModelError;
 
-/// What a micro-batch is trained with.
+/// The random noise of a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Noise {
-    /// Of its own for each micro-batch.
+    /// The seed, a different one for each micro-batch.
     pub seed: u64,
     /// NEFTune's `α`; 0: no noise on the embeddings.
     pub neftune_noise_alpha: f64,
 }
 
-/// Which numbers of an input are dropped.
+/// A dropout mask, as a pure function of its seed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Dropout {
-    /// Share that is dropped.
+    /// The probability of dropping a number.
     pub(crate) share: f64,
     pub(crate) seed: u64,
 }
 
 impl Dropout {
-    /// Of its own for one layer or projection.
+    /// Returns the dropout of one layer or projection, with a seed derived from `place`.
     pub(crate) fn at(self, place: usize) -> Self {
         Self { seed: mixed(self.seed ^ mixed(place as u64 + 1)), ..self }
     }
 
-    /// `x` with a share of its numbers at zero and the others scaled up. Applied to a gradient it is its own backward.
+    /// Returns `x` with a share of its numbers set to zero and the others scaled up. The same function is the backward
+    /// pass: apply it to the gradient.
     pub(crate) fn apply(self, x: &Tensor) -> Result<Tensor, ModelError> {
         let kept = (1.0 / (1.0 - self.share)) as f32;
         let mask: Vec<f32> =
@@ -41,8 +43,8 @@ impl Dropout {
     }
 }
 
-/// Uniform numbers from `±α/√(tokens · width)` in the shape of `x: [t, c]`; `tokens` says of how many tokens the sequence
-/// of each row is.
+/// Returns uniform noise from `±α/√(tokens · width)` in the shape of `x: [t, c]`. `tokens` holds, for each row, the
+/// length of its sequence.
 pub(crate) fn neftune(x: &Tensor, noise: Noise, tokens: &[usize]) -> Result<Tensor, ModelError> {
     let width = x.size2()?.1 as usize;
     let mut numbers = Vec::with_capacity(x.numel());
@@ -59,13 +61,13 @@ fn like(numbers: &[f32], x: &Tensor) -> Result<Tensor, ModelError> {
     Ok(made.f_to_device(x.device())?.f_view_(x.size())?)
 }
 
-/// From 0 to below 1.
+/// Returns a uniform number in `[0, 1)` for position `at`.
 fn unit(seed: u64, at: usize) -> f64 {
     let bits = mixed(seed.wrapping_add((at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// A number's bits, mixed so that neighbours have nothing in common.
+/// Mixes the bits of a number (splitmix64's finalizer), so that neighboring inputs give unrelated outputs.
 fn mixed(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -110,7 +112,7 @@ mod tests {
         }
     }
 
-    /// `neftune.*` of testdata/make_variants.py: the bounds of what transformers' own hook drew.
+    /// `neftune.*` of testdata/make_variants.py: the bounds of the noise that transformers' own hook generated.
     #[test]
     fn noise_is_as_large_as_transformers_draws_it() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/variants/variants.tensors");

@@ -1,5 +1,5 @@
-//! The whole decoder with adapter and loss in plain tensor operations and libtorch's own autograd: slow, wasteful and
-//! obviously right. The tests below hold the hand-made gradients against it in `f64`.
+//! The whole decoder with adapter and loss in plain tensor operations and libtorch's autograd: slow, and simple enough
+//! to be obviously correct. The tests below compare the hand-written gradients with it in `f64`.
 
 use tch::{Device, Kind, Tensor};
 
@@ -9,28 +9,29 @@ use crate::{adapter::LoraAdapter, decoder::Decoder, nn::rope::Rope, noise::Dropo
 
 const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
 
-/// `x · mean(x² + ε)^-½ · w`.
+/// Computes `x · (mean(x²) + ε)^-½ · w`.
 fn norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Tensor {
     let root = (x.square().mean_dim([-1i64].as_slice(), true, None) + epsilon).sqrt();
     x / root * weight
 }
 
-/// `x: [s, heads, d]`, the halves of each head rotated against each other.
+/// Rotates `x: [s, heads, d]`, the halves of each head against each other.
 fn rotate(x: &Tensor, rope: &Rope) -> Tensor {
     let (rows, half) = (x.size()[0], x.size()[2] / 2);
-    let angles = (Tensor::arange(rows, DOUBLE).unsqueeze(1) * rope.frequencies.unsqueeze(0)).unsqueeze(1); // [s, 1, d/2]
+    // [s, 1, d/2]
+    let angles = (Tensor::arange(rows, DOUBLE).unsqueeze(1) * rope.frequencies.unsqueeze(0)).unsqueeze(1);
     let (first, second) = (x.narrow(2, 0, half), x.narrow(2, half, half));
     let (cos, sin) = (angles.cos() * rope.magnitude, angles.sin() * rope.magnitude);
     Tensor::cat(&[&first * &cos - &second * &sin, &second * &cos + &first * &sin], 2)
 }
 
-/// One projection of a block with its correction. `dropped` says what the correction's input loses.
+/// Computes one projection of a block with its low-rank update. The dropout applies to the update's input.
 fn project(decoder: &Decoder, (adapter, dropout): Trained<'_>, layer: usize, at: usize, x: &Tensor) -> Tensor {
     let (weight, bias) = decoder.blocks[layer].projection(at);
     let Some(pair) = &adapter.layer(layer).unwrap()[at] else { return x.linear(&weight, bias.as_ref()) };
     if let Some(magnitude) = &pair.magnitude {
         let corrected = weight + pair.b.matmul(&pair.a) * adapter.scale();
-        // PEFT, and §4.3 of the DoRA paper: no gradient through the lengths.
+        // As in PEFT, and §4.3 of the DoRA paper: no gradient through the row norms.
         let lengths = corrected.square().sum_dim_intlist([1i64].as_slice(), true, None).sqrt().detach();
         return x.linear(&(corrected * magnitude.unsqueeze(1) / lengths), bias.as_ref());
     }
@@ -41,10 +42,10 @@ fn project(decoder: &Decoder, (adapter, dropout): Trained<'_>, layer: usize, at:
     x.linear(&weight, bias.as_ref()) + input.matmul(&pair.a.tr()).matmul(&pair.b.tr()) * adapter.scale()
 }
 
-/// What is trained, and under which dropout.
+/// The trained adapter, and its dropout.
 type Trained<'a> = (&'a LoraAdapter, Option<Dropout>);
 
-/// One sequence through one block.
+/// Runs one sequence through one block.
 fn block(decoder: &Decoder, adapter: Trained<'_>, layer: usize, x: &Tensor) -> Tensor {
     let Architecture { num_attention_heads: h, num_key_value_heads: n, head_dim: d, rms_norm_eps: eps, .. } =
         *decoder.architecture();
@@ -73,7 +74,7 @@ fn block(decoder: &Decoder, adapter: Trained<'_>, layer: usize, x: &Tensor) -> T
     middle + project(decoder, adapter, layer, 6, &inner)
 }
 
-/// The summed loss of one sequence.
+/// Computes the summed loss of one sequence.
 fn loss(decoder: &Decoder, adapter: Trained<'_>, ids: &[u32], trained: &[bool]) -> Tensor {
     let wide: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     let mut x = decoder.embed.index_select(0, &Tensor::from_slice(&wide));
@@ -100,11 +101,11 @@ mod tests {
     };
     use std::path::PathBuf;
 
-    /// Ids and marks of a sequence.
+    /// The IDs and the loss mask of a sequence.
     type Row = (Vec<u32>, Vec<bool>);
 
-    /// Sequences without anything in common, and four that begin alike: two by 40 tokens, all by 17, one being no more
-    /// than the beginning itself.
+    /// Four sequences with nothing in common, and four with a common prefix: two share 40 tokens, all four share 17,
+    /// and one is only the prefix itself.
     fn rows() -> Vec<Row> {
         let marks = |length: usize| (0..length).map(|at| at % 3 != 1).collect();
         let apart = [1, 9, 23, 2].into_iter().enumerate().map(|(row, length)| {
@@ -134,7 +135,7 @@ mod tests {
         Case { family, quantization: Quantization::None, spec, checkpointing: false, share_prefixes: false }
     }
 
-    /// A decoder in `f64`, and an adapter whose factors are all other than zero.
+    /// Returns a decoder in `f64`, and an adapter with nonzero factors.
     fn made(case: &Case) -> (Decoder, LoraAdapter) {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(case.family);
         let decoder = Decoder::load(&folder, case.quantization).unwrap().to(Kind::Double, Device::Cpu).unwrap();
@@ -148,7 +149,7 @@ mod tests {
         (decoder, adapter)
     }
 
-    /// Compares loss and every gradient.
+    /// Compares the loss and every gradient.
     fn compare(case: &Case) {
         let (decoder, adapter) = made(case);
         let rows = rows();
@@ -160,7 +161,7 @@ mod tests {
         let Case { checkpointing, share_prefixes, spec, .. } = case;
         let (checkpointing, share_prefixes) = (*checkpointing, *share_prefixes);
         let options = TrainOptions { checkpointing, normaliser: 31, share_prefixes, noise: None };
-        // Twice: gradients add up.
+        // Called twice, since gradients accumulate.
         let got = loss_and_gradients(&decoder, &adapter, &packed, options, &mut gradients).unwrap();
         loss_and_gradients(&decoder, &adapter, &packed, options, &mut gradients).unwrap();
 
@@ -221,14 +222,15 @@ mod tests {
         compare(&Case { spec: some, quantization, ..case("mistral", &[]) });
     }
 
-    /// Under dropout a run under checkpointing must drop the same numbers twice, and each projection others.
+    /// With dropout, checkpointing must drop the same numbers in both passes, and each projection must drop different
+    /// ones.
     #[test]
     fn dropped_inputs_have_their_gradients() {
         for family in ["llama", "qwen2"] {
             let spec = AdapterSpec { lora_dropout: 0.3, ..AdapterSpec::lora(3, 7.0, &PROJECTIONS) };
             let case = Case { spec, ..case(family, &[]) };
             let (decoder, adapter) = made(&case);
-            // Which numbers fall is counted over the rows that are made, and the last block makes those that predict alone.
+            // The mask depends on the row index, and the last block computes only the rows that predict a token.
             let (ids, trained) = (&rows()[2].0, &[true; 23]);
             let mut packed = PackedBatch::new();
             packed.push(ids, trained).unwrap();

@@ -1,52 +1,52 @@
-//! How a batch's sequences are laid out in rows, each token once: sequences that begin with the same tokens share the rows
-//! of that beginning, forward and backward. That is exact, since a token sees only what stands before it.
+//! The layout of a batch's sequences in rows: sequences with a common prefix share the rows of that prefix, forward and
+//! backward. This is exact, since a token attends only to the tokens before it.
 //!
-//! A segment is a run of rows that belong together; it sees its own rows and those of the segments before it in its
-//! sequences. Pure: no tensors here.
+//! A segment is a run of contiguous rows. It attends to its own rows and to those of the segments before it in its
+//! sequences. This file has no tensors.
 
 use std::ops::Range;
 
-/// A beginning is shared if it is at least so long: below, one more segment costs more than its tokens.
+/// The minimum length of a shared prefix: below, an additional segment costs more than the tokens saved.
 const SHORTEST_SHARED: usize = 16;
 
-/// A run of rows.
+/// A run of contiguous rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Segment {
-    /// Where it lies.
+    /// The segment's rows in the batch.
     pub(crate) rows: Range<usize>,
-    /// The rows that stand before it, in the order of their positions; empty for a beginning.
+    /// The rows of the preceding segments, in the order of their positions; empty for the start of a sequence.
     pub(crate) past: Vec<Range<usize>>,
 }
 
 impl Segment {
-    /// A sequence by itself.
+    /// Returns a segment that is a whole sequence.
     pub(crate) fn alone(rows: Range<usize>) -> Self {
         Self { rows, past: Vec::new() }
     }
 
-    /// The position of its first token.
+    /// Returns the position of the segment's first token.
     pub(crate) fn first_position(&self) -> usize {
         self.past.iter().map(ExactSizeIterator::len).sum()
     }
 
-    /// Where it and all before it lie, in the order of positions.
+    /// Returns the rows of the preceding segments and of this one, in the order of positions.
     pub(crate) fn chain(&self) -> impl Iterator<Item = &Range<usize>> {
         self.past.iter().chain(std::iter::once(&self.rows))
     }
 }
 
-/// Sequences as rows.
+/// Sequences laid out as rows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segments {
-    /// The token of each row.
+    /// The token ID of each row.
     pub(crate) ids: Vec<u32>,
     pub(crate) segments: Vec<Segment>,
-    /// For each sequence the row of each of its tokens.
+    /// The row of each token, for each sequence.
     pub(crate) places: Vec<Vec<usize>>,
 }
 
 impl Segments {
-    /// Each sequence by itself, in order.
+    /// Lays out each sequence separately, in order.
     pub(crate) fn apart(sequences: &[&[u32]]) -> Self {
         let mut made = Self::default();
         for ids in sequences {
@@ -57,7 +57,7 @@ impl Segments {
         made
     }
 
-    /// Common beginnings once.
+    /// Lays out common prefixes once.
     pub(crate) fn shared(sequences: &[&[u32]]) -> Self {
         let mut made = Self { places: vec![Vec::new(); sequences.len()], ..Self::default() };
         made.branch(sequences, (0..sequences.len()).collect(), &[]);
@@ -70,7 +70,7 @@ impl Segments {
         start..self.ids.len()
     }
 
-    /// Lays out what is left of `members`, which have the rows `past` in common.
+    /// Lays out the remaining tokens of `members`, which have the rows `past` in common.
     fn branch(&mut self, sequences: &[&[u32]], members: Vec<usize>, past: &[Range<usize>]) {
         let done: usize = past.iter().map(ExactSizeIterator::len).sum();
         for group in alike(sequences, members, done) {
@@ -91,7 +91,7 @@ impl Segments {
     }
 }
 
-/// `all` cut into parts of these lengths, which add up to it.
+/// Splits `all` into parts of these lengths, which add up to its length.
 pub(crate) fn in_parts<'a, T>(mut all: &'a [T], lengths: &[usize]) -> Vec<&'a [T]> {
     let mut next = |length: &usize| {
         let (part, rest) = all.split_at(*length);
@@ -101,8 +101,8 @@ pub(crate) fn in_parts<'a, T>(mut all: &'a [T], lengths: &[usize]) -> Vec<&'a [T
     lengths.iter().map(&mut next).collect()
 }
 
-/// Groups of `members` whose next tokens are the same, in the order of their first members. What has no tokens left is in
-/// no group.
+/// Groups `members` by their next [`SHORTEST_SHARED`] tokens, in the order of their first members. A member without
+/// remaining tokens is in no group.
 fn alike(sequences: &[&[u32]], members: Vec<usize>, done: usize) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for member in members {
@@ -123,7 +123,7 @@ fn alike(sequences: &[&[u32]], members: Vec<usize>, done: usize) -> Vec<Vec<usiz
     groups
 }
 
-/// How many tokens after the first `done` all of `group` have in common.
+/// Returns the number of tokens after the first `done` that all of `group` have in common.
 fn common(sequences: &[&[u32]], group: &[usize], done: usize) -> usize {
     let first = &sequences[group[0]][done..];
     group.iter().fold(first.len(), |length, &member| {
@@ -156,8 +156,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is shared, each sequence reads as it was, each row's past is what stands before it in every sequence
-        /// that has it, and no more rows are made than there are tokens.
+        /// In any layout, each sequence reads back unchanged, each row's past is the tokens before it in every sequence
+        /// that contains it, and there are no more rows than tokens.
         #[test]
         fn sequences_read_as_they_were(
             stems in prop::collection::vec(prop::collection::vec(0_u32..3, 0..40), 1..4),

@@ -1,8 +1,8 @@
-//! A base as it is served: how a serving process opens it, and the logits that it gives. The publish gate of a trainer asks
-//! the same functions, so that it judges what will be served and not what was trained.
+//! A base model as a serving process loads it, and the logits of the serving path. The trainer's publish check calls
+//! the same functions, so it evaluates what will be served and not the training path.
 //!
-//! Until there are kernels for packed weights, a serving process unpacks them once, in `f32`. Training unpacks the same codes
-//! for the moment of their use; the numbers are the same bit for bit.
+//! A serving process unpacks packed weights once, to `f32`, because there are no matmul kernels for packed weights.
+//! Training unpacks the same codes at each use; the numbers are the same bit for bit.
 
 use std::path::Path;
 
@@ -16,18 +16,18 @@ use crate::{
     nn::kv_cache::KvCache,
 };
 
-/// How a served base holds its quantized weights. The answers are the same.
+/// The form in which a served base keeps its quantized weights. The logits are the same in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// Unpacked, once and for all: fast, and as large as a base that is not quantized.
+    /// Unpacked once when loaded: fast, and as large as a base that is not quantized.
     Unpacked,
-    /// Packed, each unpacked for the moment of its use: no larger than while training.
+    /// Packed, and unpacked at each use: no larger than while training.
     Packed,
 }
 
 impl Decoder {
-    /// Opens a base of a Hugging Face folder to be served over `quantization`. `packed` is the file of its packed weights:
-    /// see [`Decoder::load_cached`].
+    /// Loads a base from a Hugging Face folder for serving in `quantization`. `packed` is the cache file of its packed
+    /// weights: see [`Decoder::load_cached`].
     ///
     /// # Errors
     /// Those of [`Decoder::load_cached`].
@@ -46,11 +46,12 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// The logits `[t, v]` at every token of `sequences`, one behind the other, by the way that requests are answered: all
-    /// prompts are read together into their caches, all tokens but the last of each, and then the last tokens are added.
+    /// Returns the logits `[t, v]` at every token of the concatenated `sequences`, computed by the serving path: first
+    /// all tokens but the last of each sequence are prefilled together into KV caches, then the last tokens are
+    /// decoded.
     ///
     /// # Errors
-    /// As [`Decoder::forward_cached`]; [`ModelError::Input`]: a sequence of less than two tokens.
+    /// As [`Decoder::forward_cached`]; [`ModelError::Input`]: a sequence of fewer than two tokens.
     pub fn served_logits(&self, sequences: &[Vec<u32>], adapter: Option<&LoraAdapter>) -> Result<Tensor, ModelError> {
         let caches = sequences.iter().map(|ids| self.new_cache(ids.len()));
         let mut caches = caches.collect::<Result<Vec<KvCache>, _>>()?;

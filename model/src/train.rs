@@ -1,12 +1,15 @@
-//! Loss and gradients of an adapter, by hand: libtorch's autograd would keep every unpacked weight until the backward, and
-//! that undoes what NF4 saves. The test twin in `reference.rs` is plain autograd.
+//! Loss and gradients of an adapter, with a hand-written backward: libtorch's autograd would keep every unpacked weight
+//! until the backward, which cancels the memory savings of NF4. The tests compare with plain autograd in
+//! `reference.rs`.
 //!
-//! The head needs the rows that predict a trained token, so the last block makes no others after its attention.
+//! The head needs only the rows that predict a trained token, so the last block computes only those after its
+//! attention.
 //!
-//! Memory: each block keeps what its backward needs (see `block.rs`), or only its input under checkpointing and then runs
-//! again, but for its last matmul. Sequences that begin alike share the rows of their beginning (see `segments.rs`).
+//! Memory: each block keeps what its backward needs (see `block.rs`). Under checkpointing it keeps only its input, and
+//! the backward runs the block again, except for its last matmul. Sequences with a common prefix share its rows (see
+//! `segments.rs`).
 //!
-//! Shapes: `t` rows of a batch, `c` hidden width.
+//! Shapes: `t` rows of a batch, `m` predicted tokens, `c` hidden width.
 //!
 //! Source: checkpointing after Chen et al., arXiv:1604.06174.
 
@@ -27,31 +30,35 @@ use crate::{
     optim::gradients::Gradients,
 };
 
-/// How to run a micro-batch.
+/// The options of a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainOptions {
-    /// Keep only each block's input and run the block again on the way back.
+    /// Gradient checkpointing: keep only each block's input, and recompute the block in the backward.
     pub checkpointing: bool,
-    /// Trained tokens of the whole effective batch; the gradient is that of the summed loss divided by it.
+    /// The number of trained tokens in the whole effective batch. The gradient is that of the summed loss divided by
+    /// it.
     pub normaliser: u64,
-    /// Sequences that begin with the same tokens share those tokens' work. Exact, so there is no reason against it but to
-    /// measure what it brings.
+    /// Flag to compute the common prefix of sequences once. The result is exact, so it is only turned off to measure
+    /// the gain.
     ///
-    /// Under dropout and with noise on the embeddings each sequence has its own, and nothing is shared.
+    /// With dropout or embedding noise, each sequence has its own noise, and nothing is shared.
     pub share_prefixes: bool,
-    /// Where the randomness of dropout and NEFTune comes from; `None`: neither.
+    /// The random source of dropout and NEFTune; `None`: neither.
     pub noise: Option<Noise>,
 }
 
 impl TrainOptions {
-    /// The usual: everything kept, beginnings shared, no noise.
+    /// Returns the default options: no checkpointing, shared prefixes, no noise.
     #[must_use]
     pub const fn new(normaliser: u64) -> Self {
         Self { checkpointing: false, normaliser, share_prefixes: true, noise: None }
     }
 
+    /// Returns the dropout of this micro-batch.
+    ///
     /// # Errors
-    /// [`ModelError::AdapterConfig`]: DoRA's backward knows no dropout. Such an adapter answers, but is not trained.
+    /// [`ModelError::AdapterConfig`]: DoRA's backward does not support dropout. Such an adapter can be served, but not
+    /// trained.
     fn dropout(&self, adapter: &LoraAdapter) -> Result<Option<Dropout>, ModelError> {
         let share = adapter.spec().lora_dropout;
         let dropout = self.noise.filter(|_| share > 0.0).map(|noise| Dropout { share, seed: noise.seed });
@@ -66,18 +73,19 @@ impl TrainOptions {
     }
 }
 
-/// What is left of a block's forward until its backward.
+/// The part of a block's forward that is kept for its backward.
 enum Kept {
     All(Box<Saved>),
     Input(Tensor),
 }
 
-/// Runs a micro-batch forward and back, adds the gradients of `sum of losses / normaliser` to `gradients`, and returns the
-/// loss.
+/// Runs the forward and backward of a micro-batch, adds the gradients of `sum of losses / normaliser` to `gradients`,
+/// and returns the loss.
 ///
 /// # Errors
-/// [`ModelError::Input`]: no trained token, a normaliser of 0, an id outside the vocabulary, an adapter or gradients of
-/// another model. [`ModelError::AdapterConfig`]: DoRA with dropout. [`ModelError::Torch`]: above all, no memory; `gradients` are then spoilt.
+/// [`ModelError::Input`]: no trained token, a normaliser of 0, an ID outside the vocabulary, an adapter or gradients of
+/// another model. [`ModelError::AdapterConfig`]: DoRA with dropout. [`ModelError::Torch`]: usually out of memory;
+/// `gradients` are then invalid.
 pub fn loss_and_gradients(
     decoder: &Decoder,
     adapter: &LoraAdapter,
@@ -107,7 +115,7 @@ pub fn loss_and_gradients(
     for (layer, block) in decoder.blocks.iter().enumerate() {
         let is_last = layer + 1 == decoder.blocks.len();
         let (y, saved) = block.forward(&x, is_last.then_some(&predicting), &layout, correction(layer)?)?; // [t, c]
-        // The last block's backward comes at once.
+        // The last block's backward follows immediately.
         let again = options.checkpointing && !is_last;
         kept.push(if again { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
         x = y; // [m, c] after the last
@@ -128,7 +136,7 @@ pub fn loss_and_gradients(
     Ok(loss)
 }
 
-/// The loss alone, for held-out rows; `None` for the adapter: the base model's.
+/// Computes the loss only, for held-out rows. `adapter`: `None` is the base model.
 ///
 /// # Errors
 /// As [`loss_and_gradients`].

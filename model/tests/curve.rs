@@ -1,8 +1,8 @@
-//! Fifty optimiser steps over an NF4 base against PEFT, bitsandbytes and transformers (`testdata/make_curve.py`): each
-//! step's loss, gradient norm and learning rate, and the factors at the end.
+//! Fifty optimizer steps over an NF4 base, compared with PEFT, bitsandbytes and transformers
+//! (`testdata/make_curve.py`): each step's loss, gradient norm and learning rate, and the final factors.
 //!
-//! Tolerance: the point of the fixture is 1e-3 in every loss. Sums in another order of f32 move a loss by some 1e-6, and a
-//! step's difference is fed back into the next: 1.9e-5 was seen at most.
+//! Tolerance: the fixture requires 1e-3 in every loss. Sums in another order of f32 change a loss by about 1e-6, and a
+//! step's difference carries over to the next: the largest measured difference was 1.9e-5.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 
@@ -26,7 +26,7 @@ use attune_model::{
     train::{TrainOptions, loss_and_gradients},
 };
 
-/// Of a loss, in nats; a hundred times as much, relative, of a gradient's norm.
+/// The tolerance of a loss, in nats, and a hundredth of the relative tolerance of a gradient norm.
 const TOLERANCE: f64 = 1e-4;
 
 /// The fixture of one model.
@@ -78,9 +78,10 @@ fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/curve").join(name)
 }
 
-/// Trains as the fixture's script did and holds each step to it; returns the factors.
+/// Trains as the fixture's script did, compares each step with it, and returns the factors.
 fn follow(curve: &Curve, name: &str, base: &Path, checkpointing: bool) -> LoraAdapter {
-    // Steps this small leave little to share out, and threads that wait for each other spin beside other tests.
+    // Steps this small have little work to distribute, and threads that wait for each other would spin while other
+    // tests run.
     tch::set_num_threads(1);
     let decoder = Decoder::load(base, Quantization::Nf4 { double_quant: true }).unwrap();
     let mut adapter = LoraAdapter::load(&folder(name).join("adapter"), decoder.architecture()).unwrap();
@@ -126,7 +127,7 @@ fn fifty_steps_of_tiny_models_are_those_of_peft() {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test has no door that reads configuration")]
+#[expect(clippy::disallowed_methods, reason = "a test reads its configuration from the environment")]
 #[test]
 fn fifty_steps_of_a_real_model_are_those_of_peft() {
     let cache = std::env::var("ATTUNE_CACHE")

@@ -1,7 +1,7 @@
-//! The tiny random models of `testdata/make_tiny.py`: what this crate makes of them against transformers and PEFT.
+//! This crate's results on the tiny random models of `testdata/make_tiny.py`, compared with transformers and PEFT.
 //!
-//! Tolerance: two layers of f32 matmuls in another order of summation move a logit of size 1 to 10 by about 1e-6; a wrong
-//! rotation, mask or norm by more than 1e-2.
+//! Tolerance: another summation order in two layers of f32 matmuls changes a logit of size 1 to 10 by about 1e-6; a
+//! wrong rotation, mask or norm changes it by more than 1e-2.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 
@@ -65,7 +65,7 @@ fn a_cache_changes_no_logit_however_the_tokens_are_cut() {
             assert_close(&logits, &want.get(at as i64 - 1), &format!("{family} after {at} tokens"));
         }
         assert_eq!(cache.len(), ids.len());
-        // A copied prefix and a truncated cache go on as if nothing else had been there.
+        // A copied prefix and a truncated cache continue as if there had been no other tokens.
         let mut prefix = cache.copy_prefix(20).unwrap();
         cache.truncate(20);
         for cache in [&mut cache, &mut prefix] {

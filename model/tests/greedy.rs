@@ -1,7 +1,7 @@
-//! Greedy decoding of a real model, token for token against transformers (`testdata/make_greedy.py`): all 20 prompts at
-//! once in one batch, and one of them alone.
+//! Greedy decoding of a real model, compared with transformers token by token (`testdata/make_greedy.py`): all 20
+//! prompts in one batch, and one of them alone.
 //!
-//! The two best logits of the fixture are never nearer than 4e-3 to each other; f32 in another order moves them by 1e-4.
+//! The two largest logits in the fixture differ by at least 4e-3; another f32 summation order changes them by 1e-4.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 
@@ -25,20 +25,20 @@ struct Row {
     greedy: Vec<u32>,
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test has no door that reads configuration")]
+#[expect(clippy::disallowed_methods, reason = "a test reads its configuration from the environment")]
 fn folder() -> PathBuf {
     let cache = std::env::var("ATTUNE_CACHE")
         .map_or_else(|_| PathBuf::from(std::env::var("HOME").unwrap_or_default()).join(".cache/attune"), PathBuf::from);
     cache.join("models/SmolLM2-135M-Instruct")
 }
 
-/// The most likely token of each row of `[steps, v]`.
+/// Returns the most likely token of each row of `[steps, v]`.
 fn best(logits: &tch::Tensor) -> Vec<u32> {
     let best = Vec::<i64>::try_from(logits.argmax(-1, false)).unwrap();
     best.into_iter().map(|id| u32::try_from(id).unwrap()).collect()
 }
 
-/// Reads all prompts and goes on until each row has as many tokens as its fixture.
+/// Prefills all prompts, and decodes until each row has as many tokens as its fixture.
 fn decode(decoder: &Decoder, rows: &[&Row]) -> Vec<Vec<u32>> {
     let mut caches: Vec<KvCache> = rows.iter().map(|_| decoder.new_cache(96).unwrap()).collect();
     let mut out = vec![Vec::new(); rows.len()];

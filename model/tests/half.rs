@@ -1,8 +1,8 @@
-//! Training in half-wide numbers, as on a GPU: on the CPU always, on CUDA with the feature `cuda`, whose tests fail without a
-//! device. The factors and their gradients stay in `f32`.
+//! Training in half precision, as on a GPU: always on the CPU, and on CUDA with the feature `cuda`, whose tests fail
+//! without a device. The factors and their gradients stay in `f32`.
 //!
-//! Tolerance: `bf16` has eight bits, a relative 2⁻⁹ = 0.002 each time it rounds; a gradient is a sum of some hundred
-//! roundings that mostly cancel. Measured on the tiny models: up to 0.03 of a gradient's norm.
+//! Tolerance: `bf16` has eight bits, a relative error of 2⁻⁹ = 0.002 at each rounding; a gradient is a sum of some
+//! hundred roundings that mostly cancel. Measured on the tiny models: up to 0.03 of a gradient's norm.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 
@@ -47,7 +47,7 @@ fn stirred(decoder: &Decoder, spec: AdapterSpec) -> LoraAdapter {
     adapter
 }
 
-/// Holds loss and gradients of `device` in `bf16` against those of the CPU in `f32`, then takes a step there.
+/// Compares loss and gradients of `device` in `bf16` with those of the CPU in `f32`, then takes a step on `device`.
 fn compare(family: &str, quantization: Quantization, spec: AdapterSpec, device: Device) {
     let what = format!("{family} {quantization:?} {spec:?} {device:?}");
     let wide = decoder(family, quantization);

@@ -45,7 +45,7 @@ fn twelve_steps_are_those_of_torch_though_the_state_was_stored_half_way() {
     }
     for (name, got) in adapter.parameters() {
         let want = file.read(&format!("end.{name}")).unwrap();
-        // A handful of f32 roundings in each of twelve steps.
+        // The error of a few f32 roundings in each of twelve steps.
         let off = (got - &want).abs().max().double_value(&[]);
         assert!(off < 1e-6, "{name}: {off}");
     }

@@ -1,5 +1,5 @@
-//! Adapters beyond plain LoRA, their optimisers, and how a base is held: against PEFT, bitsandbytes and transformers
-//! (`testdata/make_variants.py`, `make_int8.py`, `make_adamw8bit.py`), and serving against training.
+//! Adapters other than plain LoRA, their optimizers, and quantized bases, compared with PEFT, bitsandbytes and
+//! transformers (`testdata/make_variants.py`, `make_int8.py`, `make_adamw8bit.py`), and serving compared with training.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 
@@ -40,7 +40,7 @@ fn decoder(family: &str, quantization: Quantization) -> Decoder {
     Decoder::load(&folder, quantization).unwrap()
 }
 
-/// An adapter that has moved away from its start by one step.
+/// Returns an adapter after one optimizer step on random gradients.
 fn moved(decoder: &Decoder, spec: AdapterSpec, seed: u64) -> LoraAdapter {
     let mut adapter = decoder.new_adapter(spec, seed).unwrap();
     let gradients = Gradients::zeros(&adapter).unwrap();
@@ -138,7 +138,8 @@ fn a_step_that_would_spoil_a_factor_changes_nothing() {
     }
 }
 
-/// Eight bits lose digits, not the way: two runs over the same gradients end close to each other.
+/// The moments in 8 bits lose precision, but training takes the same course: two runs over the same gradients end close
+/// to each other.
 #[test]
 fn moments_in_eight_bits_go_the_same_way_in_a_third_of_the_memory_and_are_stored() {
     let decoder = decoder("llama", Quantization::None);
@@ -192,7 +193,7 @@ fn weights_that_were_packed_before_give_the_same_decoder_and_a_torn_file_is_made
         std::fs::write(&cache, &written[..written.len() / 2]).unwrap();
         assert_eq!(logits(&load()), want, "over a torn file");
         assert_eq!(std::fs::read(&cache).unwrap().len(), written.len());
-        // The file of another quantisation is not taken for this one's.
+        // A file with another quantization is not used for this one.
         let other = kinds[(at + 1) % kinds.len()];
         let other = Decoder::load_cached(&folder, other, Some(&cache)).unwrap();
         assert_ne!(logits(&other), want);
@@ -200,7 +201,7 @@ fn weights_that_were_packed_before_give_the_same_decoder_and_a_torn_file_is_made
     }
 }
 
-/// The fixture's rows.
+/// Reads the fixture's token IDs and loss mask.
 fn variants_batch(file: &TensorFile) -> (Vec<u32>, Vec<bool>) {
     let ids = Vec::<i64>::try_from(file.read("ids").unwrap()).unwrap().into_iter().map(|id| id as u32).collect();
     (ids, Vec::try_from(file.read("trained").unwrap()).unwrap())

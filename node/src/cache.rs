@@ -1,11 +1,11 @@
-//! The node's cache: `<dir>/<kind>/<key>/<files>`. A folder that is there is complete: it was filled under `tmp/` and
-//! renamed when every file in it had been checked. Several processes may share one cache.
+//! The node's cache: `<dir>/<kind>/<key>/<files>`. A folder that exists is complete: it was filled under `tmp/` and
+//! renamed after every file in it had been checked. Several processes may share one cache.
 //!
-//! Every user of `tmp/` holds a shared lock on `tmp/.lock`; who gets it alone knows that whatever lies there was left by
-//! a process that was killed, and removes it. The kernel drops the lock of a killed process.
+//! Every user of `tmp/` holds a shared lock on `tmp/.lock`; a process that gets the exclusive lock knows that all
+//! content was left by killed processes, and removes it. The kernel releases the lock of a killed process.
 //!
-//! The cache has a budget of bytes. What was used least recently makes room for what is fetched, unless a process has it
-//! in use: such a process holds a shared lock on the folder ([`Folder`]).
+//! The cache has a budget of bytes. Least recently used entries are evicted for new ones, unless a process uses them:
+//! it then holds a shared lock on the folder ([`Folder`]).
 
 use std::{
     fs::{self, File},
@@ -24,10 +24,10 @@ use crate::{
     fetch::{fetch, plain_name},
 };
 
-/// What a cache may hold beside the folders that are in use.
+/// The cache's default budget in bytes; folders in use may exceed it.
 pub const CACHE_BYTES: u64 = 64 << 30;
 
-/// A cache folder, open for as long as this lives.
+/// A cache folder, open while this value lives.
 #[derive(Debug)]
 pub struct Cache {
     dir: PathBuf,
@@ -36,7 +36,7 @@ pub struct Cache {
     _in_use: File,
 }
 
-/// A folder of the cache, which nobody removes as long as this lives.
+/// A folder of the cache, which is not evicted while this value lives.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -58,7 +58,7 @@ impl AsRef<Path> for Folder {
 }
 
 impl Cache {
-    /// Opens the cache at `dir`, makes it if it is not there, and clears what killed processes left in `tmp/`.
+    /// Opens the cache at `dir`, creates it if it does not exist, and removes what killed processes left in `tmp/`.
     ///
     /// # Errors
     /// [`NodeError::Io`], [`NodeError::DiskFull`].
@@ -66,7 +66,7 @@ impl Cache {
         Self::with_budget(dir, CACHE_BYTES)
     }
 
-    /// As [`Cache::open`], with another budget than [`CACHE_BYTES`].
+    /// Opens the cache like [`Cache::open`], with another budget than [`CACHE_BYTES`].
     ///
     /// # Errors
     /// As [`Cache::open`].
@@ -83,7 +83,7 @@ impl Cache {
         Ok(Self { dir: dir.to_owned(), tmp, budget, _in_use: lock })
     }
 
-    /// A new folder for what is only needed now; it goes when the value is dropped, or at the next [`Cache::open`].
+    /// Creates a temporary folder; it is removed when the value is dropped, or at the next [`Cache::open`].
     ///
     /// # Errors
     /// [`NodeError::Io`], [`NodeError::DiskFull`].
@@ -91,7 +91,8 @@ impl Cache {
         tempfile::Builder::new().prefix("work-").tempdir_in(&self.tmp).map_err(NodeError::io(&self.tmp))
     }
 
-    /// Where the file `<kind>/<key>` is, or may be put when it is whole. `key` must name the content.
+    /// Returns the path of the file `<kind>/<key>`, which the caller may create when its content is complete. `key`
+    /// must identify the content.
     ///
     /// # Errors
     /// [`NodeError::BadName`].
@@ -101,8 +102,8 @@ impl Cache {
         Ok(path)
     }
 
-    /// Where the quantized weights of a base are, or will be: the name says all that they depend on. Trainers and serving
-    /// processes on a node share them.
+    /// Returns the path of the quantized weights of a base, whether they exist or not: the name includes everything
+    /// that they depend on. Trainers and serving processes on a node share them.
     ///
     /// # Errors
     /// [`NodeError::BadName`].
@@ -110,11 +111,11 @@ impl Cache {
         self.file("packed", &format!("{base_digest}-{quantization}.safetensors"))
     }
 
-    /// The folder `<kind>/<key>` with `files`; fetched if it is not there. `key` must name the content, for what is
-    /// there is not read again, only counted.
+    /// Returns the folder `<kind>/<key>` with `files`, and fetches it if it does not exist. `key` must identify the
+    /// content: of an existing folder, only names and lengths are checked.
     ///
     /// # Errors
-    /// Those of [`fetch`](crate::fetch()). Nothing is left half-made.
+    /// The errors of [`fetch`](crate::fetch()). No partial folder is left.
     pub async fn folder(
         &self,
         client: &Client,
@@ -131,7 +132,7 @@ impl Cache {
             }
             fs::create_dir_all(&parent).map_err(NodeError::io(&parent))?;
             self.fill(client, &target, files).await?;
-            // Between this and the pin another process may have removed it for its own.
+            // Between this and the pin, another process may have evicted it.
         }
     }
 
@@ -139,13 +140,19 @@ impl Cache {
         self.make_room(files.iter().map(|file| file.bytes.0).sum())?;
         let filling = self.scratch()?;
         for file in files {
-            tracing::info!(file.name = %file.name, file.bytes = file.bytes.0, "fetching {} ({})", file.name, file.bytes);
+            tracing::info!(
+                file.name = %file.name,
+                file.bytes = file.bytes.0,
+                "fetching {} ({})",
+                file.name,
+                file.bytes
+            );
             fetch(client, file, filling.path()).await?;
         }
         self.put_in_place(filling, target, files)
     }
 
-    /// Removes what was used least recently and is not in use, until `bytes` more fit into the budget.
+    /// Evicts least recently used entries that are not in use, until `bytes` more fit into the budget.
     fn make_room(&self, bytes: u64) -> Result<(), NodeError> {
         let mut entries = self.entries()?;
         let mut held: u64 = entries.iter().map(|entry| entry.bytes).sum();
@@ -171,7 +178,7 @@ impl Cache {
             }
             for entry in fs::read_dir(&kind).map_err(NodeError::io(&kind))? {
                 let path = entry.map_err(NodeError::io(&kind))?.path();
-                // Another process may be removing it.
+                // Another process may be evicting it.
                 let Ok(metadata) = fs::metadata(&path) else { continue };
                 let used_at = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 let bytes = if metadata.is_dir() { bytes_of(&path) } else { metadata.len() };
@@ -181,13 +188,13 @@ impl Cache {
         Ok(entries)
     }
 
-    /// Removes an entry that no process has in use; `false`: one has.
+    /// Removes an entry that no process uses; `false`: a process uses it.
     fn remove(&self, path: &Path) -> Result<bool, NodeError> {
         let Ok(entry) = File::open(path) else { return Ok(false) };
         if entry.try_lock().is_err() {
             return Ok(false);
         }
-        // Out of sight in one step, so that nobody finds half of it.
+        // Renamed first, so that no process finds a partly deleted folder.
         let aside = self.scratch()?;
         Ok(fs::rename(path, aside.path().join("old")).is_ok())
     }
@@ -196,26 +203,26 @@ impl Cache {
         let filled = filling.keep();
         let outcome = fs::rename(&filled, target).or_else(|_| {
             if holds(target, files) {
-                return Ok(()); // another process was faster, and its folder is as good
+                return Ok(()); // another process was faster, and its folder is equivalent
             }
-            // Something is there that is not complete, so it is not ours: a folder from a damaged disk, say.
+            // The existing folder is incomplete, for example after a disk error, so this process did not create it.
             let aside = self.scratch().map_err(std::io::Error::other)?;
             fs::rename(target, aside.path().join("old"))?;
             fs::rename(&filled, target)
         });
-        let _ = fs::remove_dir_all(&filled); // gone already, unless another process was faster
+        let _ = fs::remove_dir_all(&filled); // already renamed, unless another process was faster
         outcome.map_err(NodeError::io(target))
     }
 }
 
-/// What lies in the cache under a kind and a key.
+/// A file or folder of the cache, under a kind and a key.
 struct Entry {
     path: PathBuf,
     used_at: SystemTime,
     bytes: u64,
 }
 
-/// The folder, if it holds these files and stays.
+/// Locks the folder and returns it, if it contains these files and was not evicted meanwhile.
 fn pinned(path: &Path, files: &[RemoteFile]) -> Option<Folder> {
     let pin = File::open(path).ok()?;
     pin.lock_shared().ok()?;
@@ -224,7 +231,7 @@ fn pinned(path: &Path, files: &[RemoteFile]) -> Option<Folder> {
     (is_same && holds(path, files)).then(|| Folder { path: path.to_owned(), _pin: pin })
 }
 
-/// Notes that it is used now. A failure makes it go earlier, no more.
+/// Updates the time of last use. If that fails, the entry is only evicted earlier.
 fn touch(path: &Path) {
     let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
 }
@@ -234,7 +241,7 @@ fn bytes_of(folder: &Path) -> u64 {
     files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
-/// All files are there in their announced lengths.
+/// Returns whether all files exist with their announced lengths.
 fn holds(folder: &Path, files: &[RemoteFile]) -> bool {
     folder.is_dir()
         && files.iter().all(|file| {
@@ -247,7 +254,7 @@ fn clear(tmp: &Path) -> Result<(), NodeError> {
     for entry in fs::read_dir(tmp).map_err(NodeError::io(tmp))? {
         let path = entry.map_err(NodeError::io(tmp))?.path();
         if path.is_dir() {
-            tracing::info!(path = %path.display(), "removing what a killed process left");
+            tracing::info!(path = %path.display(), "removing the files of a killed process");
             fs::remove_dir_all(&path).map_err(NodeError::io(&path))?;
         }
     }

@@ -1,81 +1,81 @@
-//! What goes wrong on a node, a variant per thing that can be done about it.
+//! The errors of a node process, a variant for each possible reaction.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-/// Why something could not be fetched, kept or said.
+/// The reason why a request, a download or a disk operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// No room is left: free some, or take another node.
+    /// The disk is full: free space, or use another node.
     #[error("the disk is full: {} could not be written", path.display())]
     DiskFull {
-        /// What was being written.
+        /// The path that was being written.
         path: PathBuf,
     },
-    /// The disk said no for another reason.
+    /// Another disk error.
     #[error("{}", path.display())]
     Io {
-        /// What was being read or written.
+        /// The path that was being read or written.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The other side could not be reached, or was busy: worth another try.
-    #[error("{what}: the other side did not answer")]
+    /// The server could not be reached or did not respond: retry.
+    #[error("{what}: no response from the server")]
     Away {
-        /// What was asked.
+        /// The request that failed.
         what: String,
-        /// What the network said.
+        /// The network error.
         #[source]
         source: reqwest::Error,
     },
-    /// The other side is there, but cannot do it now: worth another try.
-    #[error("{what}: the other side answered {status}")]
+    /// The server is temporarily unable to respond: retry.
+    #[error("{what}: the server returned {status}")]
     Busy {
-        /// What was asked.
+        /// The request that failed.
         what: String,
-        /// 408, 429 or 5xx.
+        /// The status: 408, 429 or 5xx.
         status: u16,
     },
-    /// The platform has ended this run or replica, or given it to another: leave.
-    #[error("{what}: it was ended, or given to another process")]
+    /// The platform has ended this run or replica, or assigned it to another process: exit.
+    #[error("{what}: the run or replica was ended, or assigned to another process")]
     Ended {
-        /// What was asked.
+        /// The request that failed.
         what: String,
     },
-    /// A refusal that another try would only repeat.
+    /// An error that a retry would only repeat.
     #[error("{what}: refused with {status}: {body}")]
     Refused {
-        /// What was asked.
+        /// The request that failed.
         what: String,
-        /// 4xx.
+        /// The status: 4xx, or 200 with a body that cannot be parsed.
         status: u16,
-        /// The first part of the answer.
+        /// The beginning of the response's body.
         body: String,
     },
-    /// What came is not what was announced.
-    #[error("{name}: {got} came where {want} was announced")]
+    /// The received content is not the announced one.
+    #[error("{name}: received {got}, expected {want}")]
     Changed {
-        /// The file.
+        /// The file's name.
         name: String,
-        /// Its announced digest or length.
+        /// The announced digest or length.
         want: String,
-        /// What it was.
+        /// The actual digest or length.
         got: String,
     },
-    /// A name that could lead out of its folder.
+    /// A name that could lead outside its folder.
     #[error("'{0}' is not a plain file name")]
     BadName(String),
-    /// An address, a token or a TLS set-up that cannot be used.
-    #[error("the HTTP client cannot be made: {0}")]
+    /// An invalid address, token or TLS configuration.
+    #[error("the HTTP client cannot be created: {0}")]
     Client(String),
 }
 
 impl NodeError {
-    /// A disk's refusal, with a full disk told apart.
+    /// Converts an I/O error, and distinguishes a full disk.
     pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| match source.kind() {
@@ -84,7 +84,7 @@ impl NodeError {
         }
     }
 
-    /// Another try may go better.
+    /// Returns whether a retry may succeed.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         matches!(self, Self::Away { .. } | Self::Busy { .. })

@@ -1,5 +1,5 @@
-//! One file from the object store: streamed to disk, gone on with where the line broke, and checked against the digest
-//! that was announced.
+//! The download of one file from the object store: streamed to disk, resumed after a connection error, and checked
+//! against the announced digest.
 
 use std::{
     io::SeekFrom,
@@ -18,12 +18,12 @@ use tokio::{
 
 use crate::{error::NodeError, platform::sorted};
 
-/// Fetches `file` into the folder `into` and returns its path. A broken line is taken up where it broke, for about two
-/// minutes; what is there under that name already is written over.
+/// Fetches `file` into the folder `into` and returns its path. A broken download is resumed, for about two minutes; an
+/// existing file of that name is overwritten.
 ///
 /// # Errors
-/// [`NodeError::Changed`]: what came has another digest or length; it is not kept. [`NodeError::DiskFull`],
-/// [`NodeError::Io`], [`NodeError::Away`], [`NodeError::Busy`], [`NodeError::Refused`] (an outdated address, say),
+/// [`NodeError::Changed`]: the content has another digest or length; it is deleted. [`NodeError::DiskFull`],
+/// [`NodeError::Io`], [`NodeError::Away`], [`NodeError::Busy`], [`NodeError::Refused`] (an expired URL, for example),
 /// [`NodeError::BadName`].
 pub async fn fetch(client: &Client, file: &RemoteFile, into: &Path) -> Result<PathBuf, NodeError> {
     let path = into.join(plain_name(&file.name)?);
@@ -37,14 +37,14 @@ pub async fn fetch(client: &Client, file: &RemoteFile, into: &Path) -> Result<Pa
     let outcome = (|| go_on(client, file, &path))
         .retry(line)
         .when(NodeError::is_passing)
-        .notify(|why, _| tracing::warn!(file.name = %file.name, %why, "the download broke off; going on"))
+        .notify(|why, _| tracing::warn!(file.name = %file.name, %why, "the download was interrupted; resuming"))
         .await;
     let outcome = match outcome {
         Ok(()) => check(file, &path).await,
         Err(why) => Err(why),
     };
     if outcome.is_err() {
-        // The first error is the one to tell.
+        // The first error is returned.
         let _ = tokio::fs::remove_file(&path).await;
     } else {
         kept = File::open(&path).await.map_err(NodeError::io(&path))?;
@@ -53,13 +53,13 @@ pub async fn fetch(client: &Client, file: &RemoteFile, into: &Path) -> Result<Pa
     outcome.map(|()| path)
 }
 
-/// A name that stays in its folder.
+/// Returns the name if it cannot lead outside its folder.
 pub(crate) fn plain_name(name: &str) -> Result<&str, NodeError> {
     let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
     if plain { Ok(name) } else { Err(NodeError::BadName(name.into())) }
 }
 
-/// Appends what is still missing.
+/// Downloads and appends the missing bytes.
 async fn go_on(client: &Client, file: &RemoteFile, path: &Path) -> Result<(), NodeError> {
     let what = format!("GET {}", file.name);
     let mut kept = File::options().write(true).open(path).await.map_err(NodeError::io(path))?;
@@ -71,7 +71,7 @@ async fn go_on(client: &Client, file: &RemoteFile, path: &Path) -> Result<(), No
     if have > 0 {
         request = request.header(RANGE, format!("bytes={have}-"));
     }
-    // The address is a secret while it is good: no error may show it.
+    // A presigned URL is a secret while it is valid: no error may contain it.
     let away = |source: reqwest::Error| NodeError::Away { what: what.clone(), source: source.without_url() };
     let mut response = sorted(&what, request.send().await.map_err(away)?).await?;
     let mut have = have;
@@ -86,7 +86,7 @@ async fn go_on(client: &Client, file: &RemoteFile, path: &Path) -> Result<(), No
         }
         kept.write_all(&part).await.map_err(NodeError::io(path))?;
     }
-    // tokio's file writes behind our back; an error such as a full disk shows only here.
+    // tokio's file writes in the background; an error such as a full disk appears only here.
     kept.flush().await.map_err(NodeError::io(path))
 }
 
@@ -105,7 +105,7 @@ fn changed_length(file: &RemoteFile, got: u64) -> NodeError {
     NodeError::Changed { name: file.name.clone(), want: format!("{} bytes", file.bytes.0), got: format!("{got} bytes") }
 }
 
-/// SHA-256 of a file in lower-case hex, and its length.
+/// Computes the SHA-256 of a file in lower-case hex, and its length.
 ///
 /// # Errors
 /// [`NodeError::Io`].

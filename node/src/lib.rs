@@ -1,20 +1,21 @@
-//! What every process on a node needs, whether it trains or serves: one address, one token, a cache.
+//! Common functions of all processes on a node, trainers and serving processes: the platform's client, downloads, and a
+//! cache.
 //!
-//! No tensors and no database here. Read in this order.
+//! This crate has no tensors and no database. The modules are listed in reading order.
 
-/// What goes wrong, by what can be done about it.
+/// Errors, by the possible reaction.
 mod error;
 
-/// Says what the platform is asked and told, and reads its answers.
+/// The client of the platform's internal API.
 mod platform;
 
 /// The node's cache of content-addressed folders.
 mod cache;
 
-/// One file: fetched, resumed, checked.
+/// The download of one file: fetched, resumed, checked.
 mod fetch;
 
-/// How libtorch's threads wait for each other.
+/// The thread and allocator settings of libtorch.
 mod threads;
 
 pub use cache::{CACHE_BYTES, Cache, Folder};

@@ -1,5 +1,5 @@
-//! The platform as a node sees it: one address and one bearer token. Every answer is sorted into what can be done about
-//! it; nothing is tried twice here, because only the caller knows how long it may wait.
+//! The client of the platform's internal API: one address and one bearer token. Every response is classified by the
+//! possible reaction; nothing is retried here, because only the caller knows how long it may wait.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::NodeError;
 
-/// How long a small request may take. Objects have no such limit, only one on silence.
+/// The timeout of a request to the platform. Object downloads have no such timeout, only one on inactivity.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the other side may be silent in the middle of an object.
+/// The timeout on inactivity in the middle of an object download.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An HTTP client with TLS by rustls and ring.
+/// Returns an HTTP client with TLS by rustls and ring.
 ///
-/// A machine without root certificates still gets one: it can then reach plain `http` addresses only.
+/// On a machine without root certificates the client can reach plain `http` addresses only.
 ///
 /// # Errors
 /// [`NodeError::Client`].
 pub fn http_client() -> Result<Client, NodeError> {
-    // An error means that a provider is there already, which is as good.
+    // An error means that a provider is already installed, which is equivalent.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = || Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(SILENCE_TIMEOUT);
     builder()
@@ -34,7 +34,7 @@ pub fn http_client() -> Result<Client, NodeError> {
         .map_err(|e| NodeError::Client(e.to_string()))
 }
 
-/// Where the platform is, and who we are to it.
+/// The platform's address, and this process's credentials.
 #[derive(Clone)]
 pub struct Platform {
     client: Client,
@@ -43,19 +43,19 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// A platform at `base_url` (`http://127.0.0.1:8080`), spoken to with `token` as bearer.
+    /// Returns a client for the platform at `base_url` (`http://127.0.0.1:8080`), with `token` as bearer.
     #[must_use]
     pub fn new(client: Client, base_url: &str, token: SecretString) -> Self {
         Self { client, base_url: base_url.trim_end_matches('/').to_owned(), token }
     }
 
-    /// For objects, which need no token of ours.
+    /// Returns the HTTP client for objects, which need no token.
     #[must_use]
     pub const fn client(&self) -> &Client {
         &self.client
     }
 
-    /// `GET path`.
+    /// Sends `GET path`.
     ///
     /// # Errors
     /// [`NodeError::Away`], [`NodeError::Busy`], [`NodeError::Ended`] (409), [`NodeError::Refused`].
@@ -64,10 +64,10 @@ impl Platform {
         self.answer(format!("GET {path}"), request).await
     }
 
-    /// `POST path` with `body` as JSON.
+    /// Sends `POST path` with `body` as JSON.
     ///
     /// # Errors
-    /// As for [`Platform::get`].
+    /// The errors of [`Platform::get`].
     pub async fn post<B: Serialize + Sync, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, NodeError> {
         let request = self.client.post(format!("{}{path}", self.base_url)).json(body);
         self.answer(format!("POST {path}"), request).await
@@ -80,13 +80,13 @@ impl Platform {
             Err(source) => return Err(NodeError::Away { what, source }),
         };
         response.json().await.map_err(|source| match source.is_decode() {
-            true => NodeError::Refused { what, status: 200, body: format!("the answer cannot be read: {source}") },
+            true => NodeError::Refused { what, status: 200, body: format!("the response cannot be parsed: {source}") },
             false => NodeError::Away { what, source },
         })
     }
 }
 
-/// A response that went well, or what can be done about it.
+/// Returns a successful response, or the error for its status.
 pub(crate) async fn sorted(what: &str, response: Response) -> Result<Response, NodeError> {
     let (what, status) = (what.to_owned(), response.status().as_u16());
     match status {

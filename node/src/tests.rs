@@ -1,4 +1,5 @@
-//! The cache against a small object server that breaks, lies and forgets.
+//! The cache and downloads against a small object server that breaks connections, sends wrong content, or ignores
+//! ranges.
 
 use std::{
     path::Path,
@@ -32,7 +33,7 @@ struct Seen {
     ranges: AtomicU32,
 }
 
-/// The first answer breaks off after a third; later ones give what was asked for.
+/// The first response breaks off after a third; later ones return the requested range.
 async fn broken_once(State(seen): State<Arc<Seen>>, headers: HeaderMap) -> Response {
     let all = content();
     if seen.requests.fetch_add(1, Ordering::SeqCst) == 0 {
@@ -84,7 +85,7 @@ async fn a_broken_download_goes_on_where_it_broke() {
     let path = fetch(&http_client().unwrap(), &file, folder.path()).await.unwrap();
     assert_eq!(std::fs::read(path).unwrap(), content());
     assert!(seen.requests.load(Ordering::SeqCst) >= 2);
-    // How much of the first part had arrived before the break is the kernel's affair; going on is ours.
+    // The number of bytes that arrived before the break depends on the kernel; resuming is what this tests.
     assert!(seen.ranges.load(Ordering::SeqCst) <= 1);
 }
 
@@ -118,7 +119,7 @@ async fn a_changed_file_is_refused_and_leaves_nothing() {
     let out = RemoteFile { name: "../x".into(), ..good };
     assert!(matches!(cache.folder(&client, "base", "d1", &[out]).await, Err(NodeError::BadName(_))));
     assert!(!folder.path().join("cache/base/d1").exists());
-    assert_eq!(std::fs::read_dir(folder.path().join("cache/tmp")).unwrap().count(), 1); // the lock
+    assert_eq!(std::fs::read_dir(folder.path().join("cache/tmp")).unwrap().count(), 1); // only the lock file
 }
 
 #[tokio::test]
@@ -152,7 +153,7 @@ fn what_a_killed_process_left_is_cleared_by_the_next_who_is_alone() {
 async fn limit_of_the_cache_removes_what_was_used_least_recently_and_nothing_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let base = served(Arc::default()).await;
-    // Room for two folders and a half.
+    // A budget of two and a half folders.
     let cache = Cache::with_budget(&folder.path().join("cache"), LENGTH as u64 * 5 / 2).unwrap();
     let client = http_client().unwrap();
     let files = [described(&base, "whole", folder.path()).await];
@@ -167,7 +168,7 @@ async fn limit_of_the_cache_removes_what_was_used_least_recently_and_nothing_in_
     drop(cache.folder(&client, "adapter", "first", &files).await.unwrap());
     drop(cache.folder(&client, "adapter", "fourth", &files).await.unwrap());
     assert!(is_there("first") && !is_there("third") && is_there("fourth"), "the first was used again");
-    // All in use: what is needed is fetched all the same.
+    // All entries are in use: a needed folder is fetched anyway.
     let mut held = Vec::new();
     for key in ["first", "fourth", "fifth", "sixth"] {
         held.push(cache.folder(&client, "adapter", key, &files).await.unwrap());

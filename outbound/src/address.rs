@@ -1,14 +1,14 @@
-//! Which addresses are nobody's to reach from here: everything that is not plainly public.
+//! Classification of IP addresses: user-provided URLs may only reach public ones.
 //!
 //! Source: IANA's IPv4 and IPv6 special-purpose address registries; RFC 6890, RFC 4291 (mapped, compatible), RFC 6052
-//! and RFC 8215 (NAT64), RFC 3056 (6to4), RFC 4380 (Teredo), RFC 5214 (ISATAP), RFC 9637 (documentation). Addresses that
-//! carry an IPv4 address inside are refused as a whole: whether and where they lead is decided by a gateway.
+//! and RFC 8215 (NAT64), RFC 3056 (6to4), RFC 4380 (Teredo), RFC 5214 (ISATAP), RFC 9637 (documentation). Addresses
+//! that embed an IPv4 address are all refused: a gateway decides whether and where they lead.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-/// Networks and the kind of address that is in them. The first match names it.
+/// The networks that are not public, and the kind of their addresses. The first match applies.
 const V4: [(Ipv4Net, &str); 20] = [
     (v4([0, 0, 0, 0], 8), "this network's"),
     (v4([10, 0, 0, 0], 8), "private"),
@@ -32,7 +32,7 @@ const V4: [(Ipv4Net, &str); 20] = [
     (v4([240, 0, 0, 0], 4), "reserved"),
 ];
 
-/// As [`V4`]. What is in none of them is public in `2000::/3` and reserved elsewhere.
+/// The IPv6 networks, as in [`V4`]. Other addresses are public in `2000::/3` and reserved elsewhere.
 const V6: [(Ipv6Net, &str); 20] = [
     (v6([0, 0, 0, 0, 0, 0, 0, 0], 128), "unspecified"),
     (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), "loopback"),
@@ -56,7 +56,7 @@ const V6: [(Ipv6Net, &str); 20] = [
     (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), "multicast"),
 ];
 
-/// Where IANA gives public IPv6 addresses out.
+/// The network from which IANA allocates public IPv6 addresses.
 const PUBLIC_V6: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
 const fn v4([a, b, c, d]: [u8; 4], prefix: u8) -> Ipv4Net {
@@ -67,7 +67,7 @@ const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
 }
 
-/// The kind of an address that is not public; `None`: it is.
+/// Returns the kind of an address that is not public; `None`: it is public.
 #[must_use]
 pub fn special(address: IpAddr) -> Option<&'static str> {
     match address {
@@ -84,7 +84,7 @@ fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
     })
 }
 
-/// Whether the lower half is `::5efe:a.b.c.d`: under any prefix, a tunnel to that IPv4 address.
+/// Returns whether the lower half is `::5efe:a.b.c.d`: under any prefix, a tunnel to that IPv4 address.
 fn is_isatap(address: Ipv6Addr) -> bool {
     let [.., high, low, _, _] = address.segments();
     matches!(high, 0 | 0x200) && low == 0x5efe

@@ -1,5 +1,5 @@
-//! Sends a request and reads the beginning of its answer, all within one time. An answer is taken as it comes: a
-//! redirect is an answer like any other.
+//! The client: it sends a request and reads the beginning of the response, under one deadline. A redirect is returned
+//! like any other response.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::{
     policy::{self, Policy, Refusal},
 };
 
-/// What is read of an answer's body, in bytes; the rest is left unread.
+/// The maximum number of bytes read of a response's body; the rest is left unread.
 pub const MOST_BODY_BYTES: usize = 1024;
 
-/// The client for addresses that users give. Cheap to clone.
+/// The client for user-provided URLs. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     http: legacy::Client<HttpsConnector<Connector>, Full<Bytes>>,
@@ -29,33 +29,33 @@ pub struct Client {
     patience: Duration,
 }
 
-/// What came back.
+/// The response to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Its status.
+    /// The response's status.
     pub status: StatusCode,
-    /// Its headers.
+    /// The response's headers.
     pub headers: HeaderMap,
-    /// The first [`MOST_BODY_BYTES`] of its body, or what came of them in time.
+    /// The first [`MOST_BODY_BYTES`] of the body, or the part that arrived before the deadline.
     pub body: Bytes,
 }
 
-/// Why nothing came back.
+/// The reason why a request has no response.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// It is not allowed to go there.
+    /// The policy does not allow the URL.
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
-    /// No status within the time.
-    #[error("no answer within {} s", .0.as_secs())]
+    /// No status was received before the deadline.
+    #[error("no response within {} s", .0.as_secs())]
     Timeout(Duration),
-    /// The way there, or what came was not HTTP.
+    /// The connection failed, or the response was not HTTP.
     #[error("{0}")]
     Failed(String),
 }
 
 impl Client {
-    /// A client that goes where `policy` lets it, and gives an answer up after `patience`.
+    /// Returns a client that connects only where `policy` allows, with a timeout of `patience` for each request.
     ///
     /// # Errors
     /// The system's certificates cannot be read.
@@ -63,7 +63,7 @@ impl Client {
         Self::with(policy, patience, Arc::new(SystemNames), Arc::new(Sockets))
     }
 
-    /// As [`new`](Self::new), with another resolver and other sockets than the system's.
+    /// Returns a client like [`new`](Self::new), with another resolver and other sockets than the system's.
     ///
     /// # Errors
     /// The system's certificates cannot be read.
@@ -82,7 +82,7 @@ impl Client {
             .https_or_http()
             .enable_http1()
             .wrap_connector(Connector::new(policy.clone(), names, dial));
-        // A kept connection would outlive its judgement.
+        // A reused connection would bypass the check of its address.
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
             .retry_canceled_requests(false)
@@ -90,12 +90,12 @@ impl Client {
         Ok(Self { http, policy: Arc::new(policy), patience })
     }
 
-    /// `POST`s a body.
+    /// Sends a `POST` request with a body.
     ///
     /// # Errors
     /// [`SendError`].
     pub async fn post(&self, url: &Url, headers: HeaderMap, body: Bytes) -> Result<Answer, SendError> {
-        // The policy may have changed since the URL was taken.
+        // The policy may have changed since the URL was accepted.
         let uri = policy::uri(&self.policy.url(url.as_str())?)?;
         let mut request = Request::new(Full::new(body));
         (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (Method::POST, uri, headers);
@@ -118,7 +118,7 @@ impl Client {
     }
 }
 
-/// The first of the causes that says something to a user.
+/// Returns the first cause that is meaningful to a user.
 fn failure(error: &legacy::Error) -> SendError {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     for cause in causes {

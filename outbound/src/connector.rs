@@ -1,7 +1,8 @@
-//! Resolves a name once, judges every address that it gives, and connects to one of just those.
+//! The connector: it resolves a name once, checks every address of the result, and connects to one of those only.
 //!
-//! There is no second look at the name between the judgement and the connection, so a name that answers otherwise the
-//! next time gains nothing. One bad address among good ones refuses the whole name: it is not a mistake that happens.
+//! The name is not resolved again between the check and the connection, so a name that resolves differently the next
+//! time (DNS rebinding) has no effect. One forbidden address among public ones refuses the whole name: that does not
+//! happen by mistake.
 
 use std::{
     io,
@@ -18,15 +19,15 @@ use tower::Service;
 
 use crate::policy::{Policy, Refusal};
 
-/// What a name stands for.
+/// A resolver of host names.
 pub trait Names: Send + Sync {
-    /// Its addresses.
+    /// Resolves a host name to its addresses.
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
 }
 
-/// What opens a connection. Gets an address that was judged, and nothing else.
+/// A function that opens connections. It receives only addresses that were checked.
 pub trait Dial: Send + Sync {
-    /// A connection to `address`.
+    /// Opens a connection to `address`.
     fn dial(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
 }
 
@@ -50,23 +51,23 @@ impl Dial for Sockets {
     }
 }
 
-/// Why there is no connection.
+/// The reason why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// It is not allowed.
+    /// The policy does not allow it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The name stands for nothing, or the resolver is away.
+    /// The name does not resolve, or the resolver is unavailable.
     #[error("the name '{host}' cannot be resolved")]
     Name {
-        /// The name.
+        /// The host name.
         host: String,
-        /// What the resolver said; of no interest to users.
+        /// The resolver's error, which users do not see.
         #[source]
         cause: io::Error,
     },
-    /// Nobody answers there.
-    #[error("nobody answers there: {0}")]
+    /// No address accepts a connection.
+    #[error("the connection failed: {0}")]
     Unreachable(#[source] io::Error),
 }
 
@@ -99,7 +100,7 @@ impl Connector {
         Err(ConnectError::Unreachable(last))
     }
 
-    /// What the host stands for; all of it is allowed.
+    /// Returns the host's addresses, all of which are allowed.
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, ConnectError> {
         let addresses = match host.parse() {
             Ok(address) => vec![address],

@@ -1,18 +1,18 @@
-//! The way to addresses that users give. Whatever a user makes the platform connect to goes through here.
+//! Connections to user-provided URLs. All connections that a user can cause the platform to open go through this crate.
 //!
-//! A name says nothing about where it leads, and may lead elsewhere a moment later. So a URL is only looked at for what
-//! it says itself ([`policy`]), and the rest is decided where the connection is made ([`connector`]): the name is
-//! resolved once, every address that it gives must be a public one, and just such an address is connected to. There are
-//! no proxies, no redirects, and no connection is used twice. Read in this order.
+//! A name does not determine an address, and may resolve to another one a moment later. So a URL is first checked only
+//! for its own contents ([`policy`]), and the rest is checked when the connection is opened ([`connector`]): the name
+//! is resolved once, every address of the result must be public, and only such an address is connected to. Proxies are
+//! not used, redirects are not followed, and no connection is reused. The modules are listed in reading order.
 
-/// Which addresses are nobody's to reach from here.
+/// Classification of addresses that are not public.
 pub mod address;
 
-/// What an installation lets its users reach.
+/// The policy of an installation.
 pub mod policy;
 
-/// Resolves, judges, connects.
+/// Resolution, address check, connection.
 pub mod connector;
 
-/// Sends a request and reads the beginning of its answer.
+/// The HTTP client.
 pub mod client;

@@ -1,4 +1,4 @@
-//! What an installation lets its users reach, and what a URL says about that by itself.
+//! The policy of an installation: the destinations that its users may reach, as far as a URL itself determines them.
 
 use std::net::IpAddr;
 
@@ -7,52 +7,52 @@ use url::{Host, Url};
 
 use crate::address;
 
-/// The longest URL that is taken, in bytes.
+/// The maximum length of a URL, in bytes.
 pub const MOST_URL_BYTES: usize = 2048;
 
-/// What users may make the platform connect to.
+/// The destinations that users may make the platform connect to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// This machine too: for development and tests.
+    /// `true`: loopback addresses are allowed, for development and tests.
     pub allow_loopback: bool,
-    /// Only these ports; empty: any.
+    /// The allowed ports; empty: any.
     pub ports: Vec<u16>,
 }
 
-/// Why nothing is sent there.
+/// The reason why a URL is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It cannot be read.
+    /// The URL cannot be parsed.
     #[error("it is not a URL: {0}")]
     NotAUrl(String),
-    /// It is too long.
+    /// The URL is too long.
     #[error("it is longer than {MOST_URL_BYTES} bytes")]
     TooLong,
-    /// Another scheme.
+    /// The scheme is not allowed.
     #[error("its scheme is '{0}'; http and https are allowed")]
     Scheme(String),
-    /// A user's name or password is in it.
+    /// The URL contains a user name or a password.
     #[error("a user name or password in it is not allowed")]
     UserInfo,
-    /// No host.
-    #[error("it names no host")]
+    /// The URL has no host.
+    #[error("it has no host")]
     NoHost,
-    /// A port that the installation does not allow.
-    #[error("port {port} is not allowed; these are: {allowed}")]
+    /// The installation does not allow the port.
+    #[error("port {port} is not allowed; allowed: {allowed}")]
     Port {
-        /// As it stands in the URL, or the scheme's.
+        /// The port of the URL, or the scheme's default.
         port: u16,
-        /// Those of the configuration.
+        /// The configured ports.
         allowed: String,
     },
-    /// It leads to an address that is not public. Which one is not said: names are resolved inside the platform's
-    /// network, and its users are not to learn what they mean there.
+    /// The URL leads to an address that is not public. The address is not shown: names are resolved inside the
+    /// platform's network, and users must not learn their internal addresses.
     #[error("it leads to an address that is not public ({0})")]
     Address(&'static str),
 }
 
 impl Policy {
-    /// Reads a URL and judges what it says by itself; a name in it is judged when it is connected to.
+    /// Parses a URL and checks its own contents; a name in it is checked when the connection is opened.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -60,7 +60,7 @@ impl Policy {
         if text.len() > MOST_URL_BYTES {
             return Err(Refusal::TooLong);
         }
-        // Readers do not agree on what these mean, so nobody can say where such a URL leads.
+        // Parsers interpret these differently, so the destination of such a URL is ambiguous.
         if text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
             return Err(Refusal::NotAUrl("spaces, control characters and backslashes are not allowed".into()));
         }
@@ -83,7 +83,7 @@ impl Policy {
         Ok(url)
     }
 
-    /// Judges an address, at the moment when it is to be connected to.
+    /// Checks an address, immediately before it is connected to.
     ///
     /// # Errors
     /// [`Refusal::Address`].
@@ -95,7 +95,7 @@ impl Policy {
         }
     }
 
-    /// Judges a port.
+    /// Checks a port.
     ///
     /// # Errors
     /// [`Refusal::Port`].
@@ -108,15 +108,15 @@ impl Policy {
     }
 }
 
-/// The URL as the HTTP client wants it.
+/// Converts the URL to the type that the HTTP client requires.
 ///
 /// # Errors
-/// [`Refusal::NotAUrl`]: it holds characters that do not go over the wire.
+/// [`Refusal::NotAUrl`]: the URL has characters that cannot be sent.
 pub(crate) fn uri(url: &Url) -> Result<Uri, Refusal> {
     url.as_str().parse().map_err(|e: http::uri::InvalidUri| Refusal::NotAUrl(e.to_string()))
 }
 
-/// What stands between `//` and the path: an `@` in it marks a user, even an empty one.
+/// Returns the text between `//` and the path: an `@` in it marks a user, even an empty one.
 fn authority(text: &str) -> &str {
     let rest = text.split_once(':').map_or(text, |(_, rest)| rest).trim_start_matches('/');
     rest.split(['/', '?', '#']).next().unwrap_or("")
@@ -154,6 +154,6 @@ mod tests {
         assert_eq!(policy.url("https://10.0.0.1/"), Err(Refusal::Address("private")));
         assert_eq!(policy.url("https://[::ffff:127.0.0.1]/"), Err(Refusal::Address("IPv4-mapped")));
         let refused = policy.url("http://hooks.example/").unwrap_err();
-        assert_eq!(refused.to_string(), "port 80 is not allowed; these are: 443, 8443");
+        assert_eq!(refused.to_string(), "port 80 is not allowed; allowed: 443, 8443");
     }
 }

@@ -1,9 +1,9 @@
-//! What every program of the platform needs, on either side of the walls: it ends with its parent, and its log never
-//! holds it up.
+//! Common functions of all programs of the platform, on both sides of the walls: a process exits with its parent, and
+//! logging never blocks it.
 //!
-//! No network, no rows, no tensors here. Read in this order.
+//! This crate has no network, no rows and no tensors. The modules are listed in reading order.
 
-/// The end of a process when its parent is gone.
+/// The exit of a process when its parent exits.
 pub mod parent;
 
 /// The log on standard error.

@@ -1,6 +1,6 @@
-//! The log on standard error. Nobody waits for its reader: lines go through a bounded queue to a thread that writes
-//! them, and are dropped while the queue is full. A reader that is gone, or a disk that is full, costs the lines and
-//! nothing else.
+//! The log on standard error. No thread waits for the log's reader: lines go through a bounded queue to a thread that
+//! writes them, and are dropped while the queue is full. If the reader is gone or the disk is full, only lines are
+//! lost.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -14,17 +14,18 @@ use std::{
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-/// Lines that may wait for a slow reader; more are dropped.
+/// The maximum number of lines that wait for a slow reader; more are dropped.
 pub const QUEUED_LOG_LINES: usize = 8192;
 
-/// Keeps the log's thread alive. Dropped last, at the program's end, it gives the thread a second to write what waits.
+/// A guard that keeps the log's thread alive. Drop it last, at the end of `main`: the thread then has a second to write
+/// the queued lines.
 #[derive(Debug)]
 #[must_use = "the log ends with it"]
 pub struct Log {
     _thread: WorkerGuard,
 }
 
-/// A writer that never waits. Each call of `write` is one line of the queue.
+/// A writer that never blocks. Each call of `write` is one line of the queue.
 #[derive(Debug, Clone)]
 pub struct LossyWriter(NonBlocking);
 
@@ -38,7 +39,7 @@ impl Write for LossyWriter {
     }
 }
 
-/// Starts the thread that writes to `sink`.
+/// Starts a thread that writes to `sink`.
 pub fn lossy(sink: impl Write + Send + 'static) -> (LossyWriter, Log) {
     let (writer, thread) = NonBlockingBuilder::default()
         .lossy(true)
@@ -48,8 +49,8 @@ pub fn lossy(sink: impl Write + Send + 'static) -> (LossyWriter, Log) {
     (LossyWriter(writer), Log { _thread: thread })
 }
 
-/// As [`lossy`], for standard error. The thread has a descriptor of its own: while it waits for a reader, nobody else
-/// finds the lock of [`io::stderr`] taken.
+/// Starts the thread for standard error, like [`lossy`]. It has a descriptor of its own: while it waits for a reader,
+/// it does not hold the lock of [`io::stderr`].
 pub fn lossy_stderr() -> (LossyWriter, Log) {
     match io::stderr().as_fd().try_clone_to_owned() {
         Ok(own) => lossy(File::from(own)),
@@ -57,8 +58,8 @@ pub fn lossy_stderr() -> (LossyWriter, Log) {
     }
 }
 
-/// Sends what `filter` lets through, and every panic's message, to standard error. Call it once, early in `main`, and
-/// keep what it returns.
+/// Logs what `filter` allows, and every panic's message, to standard error. Call it once, early in `main`, and keep the
+/// returned guard.
 pub fn start(filter: EnvFilter) -> Log {
     let (writer, log) = lossy_stderr();
     tracing_subscriber::fmt()
@@ -71,12 +72,13 @@ pub fn start(filter: EnvFilter) -> Log {
     log
 }
 
-/// Gives every panic's place and message to `tell`, which must not wait for anybody, instead of writing to standard error.
+/// Passes every panic's location and message to the callback, which must not block, instead of writing to standard
+/// error.
 pub fn on_panic(tell: impl Fn(&str) + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |panic| tell(&described(panic))));
 }
 
-/// A panic's place and message in one line, with a backtrace after it where `RUST_BACKTRACE` asks for one.
+/// Returns a panic's location and message on one line, followed by a backtrace if `RUST_BACKTRACE` enables it.
 fn described(panic: &PanicHookInfo<'_>) -> String {
     let trace = Backtrace::capture();
     let trace: &dyn Display = if trace.status() == BacktraceStatus::Captured { &trace } else { &"" };
@@ -84,7 +86,7 @@ fn described(panic: &PanicHookInfo<'_>) -> String {
     format!("thread '{}' {}{trace}", thread.name().unwrap_or("unnamed"), panic.to_string().replace('\n', " "))
 }
 
-/// A sink whose failures are nobody's concern: there is no place left to tell of them.
+/// A sink that ignores errors: they cannot be reported anywhere.
 struct Unfailing<W>(W);
 
 impl<W: Write> Write for Unfailing<W> {
@@ -108,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// A sink that blocks until it is allowed to write, as a pipe does whose reader stands still.
+    /// A sink that blocks until it is allowed to write, like a pipe whose reader has stalled.
     struct Stuck(mpsc::Receiver<()>);
 
     impl Write for Stuck {

@@ -1,6 +1,6 @@
-//! A process that ends when its parent does: the parent holds the other end of our standard input and never writes to
-//! it, so an end of file means that it is gone, however it went. Needs no signal and no `unsafe`, and works when the
-//! parent is killed outright.
+//! The exit of a process when its parent exits: the parent holds the other end of our standard input and never writes
+//! to it, so an end of file means that it has exited, for any reason. This needs no signal and no `unsafe`, and works
+//! when the parent is killed with SIGKILL.
 
 use std::io::{self, Read};
 
@@ -9,14 +9,14 @@ use nix::{
     unistd::Pid,
 };
 
-/// Starts a thread that ends this process when standard input ends. It is killed, not asked: an ordinary exit would run
-/// libtorch's destructors beside threads that still compute.
+/// Starts a thread that kills this process when standard input ends. It uses SIGKILL: an ordinary exit would run
+/// libtorch's destructors while other threads still compute.
 ///
-/// Nothing stands between the end of the input and the kill, a log line least of all: whoever killed the parent took the
-/// reader of our log along, so writing one may fail or block.
+/// Nothing runs between the end of the input and the kill, in particular no logging: the reader of our log may have
+/// exited with the parent, so writing to it may fail or block.
 ///
 /// # Errors
-/// No thread could be started.
+/// The error of starting the thread.
 pub fn exit_with_parent() -> io::Result<()> {
     std::thread::Builder::new().name("parent".into()).spawn(|| {
         wait_for_end(&mut io::stdin().lock());

@@ -1,4 +1,4 @@
-//! What every task and the reconciler share.
+//! The context that the tasks and the reconciler share.
 
 use std::sync::Arc;
 
@@ -19,34 +19,34 @@ use crate::{
     validations::Validations,
 };
 
-/// Handed to each task; cheap to clone.
+/// The shared context, passed to each task. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct App {
-    /// The rows.
+    /// The database pool.
     pub(crate) pool: PgPool,
-    /// The objects.
+    /// The object store.
     pub(crate) objects: Objects,
-    /// Whether reports can be taken.
+    /// The probe of the API's health.
     pub(crate) api: ApiProbe,
-    /// Where processes run.
+    /// The provider that runs trainers and replicas.
     pub(crate) provider: Arc<dyn Provider>,
-    /// When a run or a replica is given up.
+    /// Heartbeat interval, timeout and attempt limit of runs and replicas.
     pub(crate) leases: Leases,
-    /// Replicas.
+    /// Settings for replicas.
     pub(crate) serving: Serving,
-    /// Folder for what validation fetches.
+    /// The folder in which validation caches base models' text files.
     pub(crate) cache_dir: Arc<std::path::Path>,
-    /// Held from before a node is reserved until its launch has answered, and by each pass of the reconciler: a row
-    /// without a process is then really one that has lost it.
+    /// Placement lock. Held from before a node is reserved until its launch has returned, and by each pass of the
+    /// reconciler: a row without a process has therefore really lost it.
     pub(crate) placing: Arc<Mutex<()>>,
-    /// Of which projects a job's files are checked.
+    /// The projects whose files are being validated.
     pub(crate) validations: Validations,
-    /// Rung when the reconciler has something to look at.
+    /// Notified when the reconciler has work.
     pub(crate) wake: Arc<Notify>,
 }
 
 impl App {
-    /// A transaction; the task must not hold a connection already.
+    /// Begins a transaction; the task must not hold a connection already.
     ///
     /// # Errors
     /// [`SchedulerError::Store`].
@@ -54,7 +54,7 @@ impl App {
         Ok(db::begin(&self.pool).await?)
     }
 
-    /// A connection for single statements; the task must not hold one already.
+    /// Acquires a connection for single statements; the task must not hold one already.
     ///
     /// # Errors
     /// [`SchedulerError::Store`].
@@ -63,7 +63,7 @@ impl App {
     }
 }
 
-/// The provider's offers, with what is reserved of them.
+/// Returns the provider's offers, with what is reserved of them.
 ///
 /// # Errors
 /// [`SchedulerError::Provider`], [`SchedulerError::Store`].

@@ -1,4 +1,4 @@
-//! The scheduler's configuration: one file, overridden by `ATTUNE_…__…` variables, read once at the start.
+//! The scheduler's configuration: one file, overridden by `ATTUNE_…__…` variables, read once at startup.
 
 use std::path::{Path, PathBuf};
 
@@ -10,38 +10,38 @@ use figment::{
 };
 use serde::Deserialize;
 
-/// Everything that can be set. An unknown or missing key stops the start and is named.
+/// All settings. An unknown or missing key stops the start and is named in the error.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// What trainers and replicas are told to talk to.
+    /// The API's address that trainers and replicas report to.
     pub(crate) api_url: String,
     /// The database.
     pub(crate) database: DatabaseConfig,
     /// The object store.
     pub(crate) object_store: ObjectStoreConfig,
-    /// When a run or a replica is given up.
+    /// Heartbeat interval, timeout and attempt limit of runs and replicas.
     #[serde(default)]
     pub(crate) leases: Leases,
-    /// This machine as a provider.
+    /// The local provider: this machine.
     pub(crate) local: LocalConfig,
-    /// Replicas.
+    /// Settings for replicas.
     #[serde(default)]
     pub(crate) serving: Serving,
-    /// Events on their way to users' endpoints.
+    /// Webhooks: events sent to users' endpoints.
     #[serde(default)]
     pub(crate) webhooks: WebhooksConfig,
 }
 
-/// `[leases]`.
+/// The `[leases]` section.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Leases {
-    /// Between two reports of a run or a replica.
+    /// Seconds between two reports of a run or a replica.
     pub(crate) heartbeat_seconds: u64,
-    /// Without a report, until it is given up.
+    /// Seconds without a report after which a run or a replica is declared lost.
     pub(crate) stale_after_seconds: u64,
-    /// Attempts in a row without a new checkpoint, until the job fails.
+    /// Consecutive attempts without a new checkpoint after which the job fails.
     pub(crate) max_attempts: i32,
 }
 
@@ -51,31 +51,31 @@ impl Default for Leases {
     }
 }
 
-/// `[local]`.
+/// The `[local]` section.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LocalConfig {
-    /// For caches and logs.
+    /// The folder for caches and logs.
     pub(crate) work_dir: PathBuf,
-    /// Where attune-trainer and attune-serving lie; left out: beside this program.
+    /// The folder of `attune-trainer` and `attune-serving`. Default: this program's folder.
     pub(crate) binaries_dir: Option<PathBuf>,
-    /// How much memory runs and replicas may take together; left out: nine tenths of this machine's.
+    /// Memory that runs and replicas may use together, in bytes. Default: nine tenths of this machine's.
     pub(crate) memory_bytes: Option<u64>,
-    /// Processor threads of each; left out: as many as there are processors.
+    /// CPU threads of each process. Default: the number of CPUs.
     pub(crate) threads: Option<u32>,
-    /// Runs at the same time.
+    /// The maximum number of concurrent runs.
     #[serde(default = "one")]
     pub(crate) max_concurrent_runs: usize,
-    /// What an hour of a run costs its project.
+    /// The price of an hour of a run, charged to its project, in US dollars.
     #[serde(default)]
     pub(crate) usd_per_hour: f64,
 }
 
-/// `[serving]`.
+/// The `[serving]` section.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Serving {
-    /// Without a request, until a replica is stopped.
+    /// Seconds without a request after which a replica is stopped.
     pub(crate) idle_seconds: u64,
 }
 
@@ -93,7 +93,7 @@ impl Config {
     /// Reads `file` and the environment.
     ///
     /// # Errors
-    /// The file is not there, is not TOML, or has an unknown, missing or wrong key.
+    /// The file does not exist, is not TOML, or has an unknown, missing or invalid key.
     pub(crate) fn read(file: &Path) -> Result<Self, Box<figment::Error>> {
         let config: Self = Figment::new()
             .merge(Toml::file_exact(file))
@@ -109,7 +109,7 @@ impl Config {
     }
 }
 
-/// Other `ATTUNE_` variables belong to other programs.
+/// Returns whether a variable is this program's; other `ATTUNE_` variables belong to other programs.
 fn is_ours(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     let sections = ["database__", "object_store__", "leases__", "local__", "serving__", "webhooks__"];
@@ -117,10 +117,10 @@ fn is_ours(key: &str) -> bool {
 }
 
 impl LocalConfig {
-    /// The folder of our other programs.
+    /// Returns the folder of the trainer's and the serving process's binaries.
     ///
     /// # Errors
-    /// The system does not say where this program lies.
+    /// The path of this program cannot be determined.
     pub(crate) fn binaries(&self) -> std::io::Result<PathBuf> {
         match &self.binaries_dir {
             Some(folder) => Ok(folder.clone()),
@@ -128,7 +128,7 @@ impl LocalConfig {
         }
     }
 
-    /// How much memory there is to give, a container's limit included.
+    /// Returns the memory available to runs and replicas; a container's limit counts.
     pub(crate) fn memory(&self) -> Bytes {
         if let Some(bytes) = self.memory_bytes {
             return Bytes(bytes);
@@ -140,12 +140,12 @@ impl LocalConfig {
         Bytes(total.min(limit) / 10 * 9)
     }
 
-    /// The price of an hour in millionths of a dollar.
+    /// Returns the price of an hour in millionths of a US dollar.
     pub(crate) fn micro_usd_per_hour(&self) -> u64 {
         (self.usd_per_hour * 1e6).round() as u64
     }
 
-    /// Processor threads for each process.
+    /// Returns the number of CPU threads for each process.
     pub(crate) fn thread_count(&self) -> u32 {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         self.threads.unwrap_or_else(cores)

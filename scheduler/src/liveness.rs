@@ -1,13 +1,13 @@
-//! Since when silence means something. A run or a replica is silent when it hangs; but also while the api is away, while
-//! the database stands still, and while this process itself did. Nobody is given up for such a silence: after it, whoever
-//! lives has a whole lease to report.
+//! Detection of lost runs and replicas. Missing heartbeats mean that a process hangs, but also that the API was
+//! unavailable, that the database stalled, or that this process did. None is declared lost for the latter: after such
+//! an outage, every live process has a whole lease to report.
 
 use std::time::{Duration, Instant};
 
-/// How long the api may take to answer whether it is up.
+/// The timeout of a health check of the API.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Asks the api, at the address to which trainers and replicas report.
+/// A health check of the API, at the address to which trainers and replicas report.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiProbe {
     client: reqwest::Client,
@@ -15,26 +15,26 @@ pub(crate) struct ApiProbe {
 }
 
 impl ApiProbe {
-    /// Asks at `api_url`.
+    /// Creates a probe of `api_url`.
     ///
     /// # Errors
-    /// No HTTP client can be made.
+    /// The HTTP client cannot be built.
     pub(crate) fn new(api_url: &str) -> reqwest::Result<Self> {
         let client = reqwest::Client::builder().no_proxy().timeout(ANSWERS_WITHIN).build()?;
         Ok(Self { client, url: format!("{}/healthz", api_url.trim_end_matches('/')) })
     }
 
-    /// Whether reports could reach it now.
+    /// Returns whether the API can receive reports now.
     pub(crate) async fn answers(&self) -> bool {
         self.client.get(&self.url).send().await.is_ok_and(|answer| answer.status().is_success())
     }
 }
 
-/// Remembers since when everybody could have been heard without a break.
+/// The time since which reports could arrive without interruption.
 #[derive(Debug)]
 pub(crate) struct Hearing {
     lease: Duration,
-    /// A longer time between two passes is a break.
+    /// The longest time between two passes that is not an interruption.
     tolerance: Duration,
     since: Instant,
     last_pass: Instant,
@@ -42,12 +42,12 @@ pub(crate) struct Hearing {
 }
 
 impl Hearing {
-    /// Begins at `now`. `lease` is for how long a run or a replica may be silent; passes come every `period`.
+    /// Starts at `now`. `lease` is the longest time without a heartbeat; passes run every `period`.
     pub(crate) fn new(lease: Duration, period: Duration, now: Instant) -> Self {
         Self { lease, tolerance: (lease / 3).max(2 * period), since: now, last_pass: now, is_broken: false }
     }
 
-    /// Notes a pass that has read the rows at `now`, and whether the api answered just before.
+    /// Records a pass that read the rows at `now`, and whether the API answered just before.
     pub(crate) fn note(&mut self, api_answers: bool, now: Instant) {
         let late = now.saturating_duration_since(self.last_pass);
         let was_broken = std::mem::replace(&mut self.is_broken, !api_answers || late > self.tolerance);
@@ -59,17 +59,17 @@ impl Hearing {
             tracing::warn!(
                 api_answers,
                 late_ms = late.as_millis() as u64,
-                "reports could not be taken for a while; nobody is given up before a whole lease has passed after it"
+                "reports could not arrive for a while; no run or replica is declared lost for a whole lease"
             );
         }
     }
 
-    /// Whether somebody silent for so long is given up: everybody could have been heard for a whole lease.
+    /// Returns whether a process without heartbeats for this long is lost: reports could arrive for a whole lease.
     pub(crate) fn is_stale(&self, silent_seconds: f64) -> bool {
         silent_seconds > self.lease.as_secs_f64() && self.last_pass.duration_since(self.since) > self.lease
     }
 
-    /// Whether reports could be taken all the time since the last one came.
+    /// Returns whether reports could arrive the whole time since the last one did.
     pub(crate) fn covers(&self, silent_seconds: f64) -> bool {
         self.last_pass.duration_since(self.since).as_secs_f64() >= silent_seconds
     }
@@ -82,7 +82,7 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(45);
     const PERIOD: Duration = Duration::from_secs(2);
 
-    /// A scheduler that has made passes for `seconds`, and the moment of the last.
+    /// Returns a scheduler's state after passes for `seconds`, and the time of the last pass.
     fn heard_for(seconds: u64) -> (Hearing, Instant) {
         let mut now = Instant::now();
         let mut hearing = Hearing::new(LEASE, PERIOD, now);

@@ -1,28 +1,28 @@
-//! Everything that happens later: validation, dispatch, replicas, repair.
+//! The scheduler: everything asynchronous. Validation, dispatch, replicas, repair, webhooks, cleanup.
 //!
-//! The queue wakes, the rows decide, the provider runs processes. Never serves a request; meets the api only through
-//! rows.
+//! Queue messages wake it, rows decide, and the provider runs processes. It serves no requests and communicates with
+//! the API only through rows, apart from a health check.
 
-/// What all share.
+/// The context that all tasks share.
 mod app;
 /// The configuration.
 mod config;
-/// What can go wrong.
+/// Errors.
 mod error;
-/// Whether runs and replicas could have been heard.
+/// Detection of lost runs and replicas.
 pub(crate) mod liveness;
 mod providers;
-/// Repairs.
+/// The reconciler: repairs.
 mod reconciler;
-/// Clears up.
+/// Deletes expired content and rows.
 mod sweeper;
-/// What the queues bring.
+/// Handlers of queue messages.
 mod tasks;
-/// Places for checks of jobs' files.
+/// The limit on concurrent validations.
 mod validations;
-/// Events on their way to users' endpoints.
+/// Sends events to users' endpoints.
 mod webhooks;
-/// Takes messages off a queue.
+/// A queue worker.
 mod worker;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -48,13 +48,13 @@ use crate::{
     webhooks::Sender,
 };
 
-/// How long the database, its schema and the other scheduler are waited for.
+/// The timeout for the database, its schema and the previous scheduler's lock.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long tasks at hand may take after a stop was asked for.
+/// The time that running tasks have to finish after a stop is requested.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connections of the queue's own pool: one listens for each worker, the rest work.
+/// The size of the queue's own pool: each worker listens on one connection, and the rest work.
 const QUEUE_CONNECTIONS: u32 = 12;
 
 /// Attune's scheduler: validates and dispatches jobs, starts replicas, and repairs what breaks.
@@ -64,10 +64,10 @@ struct Args {
     /// The configuration file (TOML); ATTUNE_…__… variables override it.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// What to log: `info`, or by module, `info,attune_scheduler=debug`.
+    /// Log filter: `info`, or by module: `info,attune_scheduler=debug`.
     #[arg(long, env = "ATTUNE_LOG", default_value = "info", value_name = "FILTER")]
     log: EnvFilter,
-    /// Ends when standard input ends, and so when the parent process does.
+    /// Exit when standard input closes, and so when the parent process ends.
     #[arg(long)]
     exit_with_parent: bool,
 }
@@ -96,12 +96,12 @@ async fn start(args: &Args) -> Result<()> {
     let stop = stop_on_signals()?;
     tokio::select! {
         done = run(config, stop.clone()) => done,
-        // A stop while it still waits for the database: there is nothing to clear up.
+        // The stop arrived while it still waited for the database: there is nothing to clean up.
         () = stopped_before_start(&stop) => Ok(()),
     }
 }
 
-/// Never, once [`run`] looks at the token itself: it has a clean end of its own within this time.
+/// Returns some time after a stop. Never reached once [`run`] watches the token itself: it finishes earlier.
 async fn stopped_before_start(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(3 * STOP_PATIENCE).await;
@@ -134,7 +134,7 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let app = App {
         pool,
         objects: Objects::new(&config.object_store),
-        api: ApiProbe::new(&config.api_url).context("asking the api")?,
+        api: ApiProbe::new(&config.api_url).context("creating the API probe")?,
         provider: Arc::new(local),
         leases: config.leases,
         serving: config.serving,
@@ -162,29 +162,29 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let kept = keep_leadership(&config.database, leadership, &stop).await;
     stop.cancel();
     if tokio::time::timeout(STOP_PATIENCE, tasks.wait()).await.is_err() {
-        tracing::warn!("some work did not come to its end; it is done again at the next start");
+        tracing::warn!("some tasks did not finish; they are retried at the next start");
     }
     kept?;
-    reconciler::hand_back(&app).await.context("handing the runs back")
+    reconciler::hand_back(&app).await.context("requeueing the runs")
 }
 
-/// Waits until no other scheduler works on this database.
+/// Waits until no other scheduler holds this database's lock.
 async fn take_leadership(config: &DatabaseConfig, patience: Duration) -> Result<Leadership> {
     let since = std::time::Instant::now();
     loop {
-        match Leadership::try_take(config).await.context("asking whether another scheduler is at work")? {
+        match Leadership::try_take(config).await.context("checking for another scheduler")? {
             Some(leadership) => return Ok(leadership),
-            None if since.elapsed() > patience => bail!("another scheduler is at work on this database"),
+            None if since.elapsed() > patience => bail!("another scheduler is running on this database"),
             None => tokio::time::sleep(Duration::from_millis(500)).await,
         }
     }
 }
 
-/// Returns when a stop is asked for, or with an error when another scheduler has taken over: the lock goes with its
-/// connection, so a restart of the database frees it for all.
+/// Returns when a stop is requested, or with an error when another scheduler has taken over: the lock is released with
+/// its connection, so a restart of the database makes it available to all.
 ///
-/// A database that is away is waited for without end. To leave would end every trainer and every replica with us, and
-/// nobody can take over meanwhile.
+/// Waits without end for an unavailable database. Exiting would end every trainer and every replica too, and no other
+/// scheduler can take over meanwhile.
 async fn keep_leadership(config: &DatabaseConfig, mut held: Leadership, stop: &CancellationToken) -> Result<()> {
     loop {
         tokio::select! {
@@ -194,7 +194,7 @@ async fn keep_leadership(config: &DatabaseConfig, mut held: Leadership, stop: &C
         if held.is_held().await {
             continue;
         }
-        tracing::warn!("the database connection is gone; asking anew whether another scheduler is at work");
+        tracing::warn!("the database connection was lost; checking again for another scheduler");
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             again = reclaim(config) => held = again.context("another scheduler has taken over")?,
@@ -202,7 +202,7 @@ async fn keep_leadership(config: &DatabaseConfig, mut held: Leadership, stop: &C
     }
 }
 
-/// Asks until the database answers; `None`: another scheduler works on it.
+/// Retries until the database answers; `None`: another scheduler holds the lock.
 async fn reclaim(config: &DatabaseConfig) -> Option<Leadership> {
     loop {
         match Leadership::try_take(config).await {

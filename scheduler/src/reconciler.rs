@@ -1,13 +1,13 @@
-//! The only path that repairs. Takes no input, runs on a signal and on a timer, and compares three things: the rows, the
-//! processes that the provider knows of, and the database's clock.
+//! The reconciler, the only path that repairs. It takes no input, runs on a signal and on a timer, and compares the
+//! rows, the processes that the provider knows, and the database's clock.
 //!
-//! - a run whose process is gone, or that fell silent while it could have been heard: its job is queued again, or fails
-//!   after too many attempts
-//! - a job that is being cancelled or paused and whose trainer does not obey: its trainer is ended
-//! - a process that no living row names: stopped; a node likewise: released
+//! - a run whose process has ended, or that stopped reporting while reports could arrive: its job is queued again, or
+//!   fails after too many attempts
+//! - a job that is being cancelled or paused and whose trainer does not stop: its trainer is killed
+//! - a process that no active row names: stopped; a node likewise: released
 //! - a job or a replica whose message was lost: the message is sent again
-//! - a replica that nobody used for a while: stopped
-//! - a job that waits for money which is there by now: queued again
+//! - a replica without requests for a while: stopped
+//! - a job that was paused for lack of funds that are available again: queued again
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,35 +38,35 @@ use crate::{
     providers::provider::Process,
 };
 
-/// Between two passes when nothing rings.
+/// The interval between two passes without a notification.
 const PASS: Duration = Duration::from_secs(2);
 
-/// Between two tellings of what the provider offers.
+/// The interval at which the provider's offers are published.
 const SAY: Duration = Duration::from_secs(30);
 
-/// How long a process may outlive its row: a trainer that has published is still on its way out.
+/// The grace period of a process without a row: a trainer that has published is still exiting.
 const AFTERLIFE: Duration = Duration::from_secs(10);
 
-/// A job's rows are turned into tokens within this time, or else its message counts as lost. Large files take longer;
-/// a second message then finds nothing to do.
+/// Seconds after which the message of a job in validation counts as lost. Large files take longer; a second message
+/// then finds nothing to do.
 const VALIDATION_SECONDS: f64 = 60.0;
 
-/// A queued job or a wanted replica is looked at this often.
+/// Seconds after which the message of a queued job or a wanted replica is sent again.
 const WAITING_SECONDS: f64 = 5.0;
 
-/// A replica that had no request for this long makes room for a job.
+/// Seconds without a request after which a replica may be evicted for a waiting job or replica.
 const YIELD_SECONDS: f64 = 20.0;
 
-/// What a pass knows of those before it.
+/// State that passes of the reconciler share.
 pub(crate) struct Memory {
-    /// Since when a process has had no row.
+    /// The time at which each process without a row was first seen.
     pub(crate) outliving: HashMap<String, Instant>,
-    /// Since when silence means something.
+    /// The time since which reports could arrive.
     pub(crate) hearing: Hearing,
 }
 
 impl Memory {
-    /// Of a scheduler that begins at `now`.
+    /// Creates the state of a scheduler that starts at `now`.
     pub(crate) fn new(app: &App, now: Instant) -> Self {
         let lease = Duration::from_secs(app.leases.stale_after_seconds);
         Self { outliving: HashMap::new(), hearing: Hearing::new(lease, PASS, now) }
@@ -82,12 +82,12 @@ pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
             match say_offers(&app).await {
                 Ok(()) => said = Some(Instant::now()),
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "the offers could not be told; they are told later")
+                    tracing::warn!(error = chain(&error), "the offers could not be published; retrying later")
                 }
             }
         }
         if let Err(error) = pass(&app, &mut memory).await {
-            tracing::warn!(error = chain(&error), "a pass of the reconciler failed; the next one comes");
+            tracing::warn!(error = chain(&error), "a pass of the reconciler failed; retrying in the next one");
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -97,7 +97,7 @@ pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
     }
 }
 
-/// Tells the api, through rows, what can be had here.
+/// Publishes the provider's offers, as rows, to the API.
 async fn say_offers(app: &App) -> Result<(), SchedulerError> {
     let offers = app.provider.offers().await?;
     let mut tx = app.begin().await?;
@@ -105,11 +105,11 @@ async fn say_offers(app: &App) -> Result<(), SchedulerError> {
     Ok(tx.commit().await?)
 }
 
-/// One pass.
+/// Runs one pass.
 pub(crate) async fn pass(app: &App, memory: &mut Memory) -> Result<(), SchedulerError> {
     let api_answers = app.api.answers().await;
     let _placing = app.placing.lock().await;
-    // Processes first: whatever one has reported before it ended is in the rows by then.
+    // List processes first: whatever one reported before it ended is in the rows by then.
     let processes = app.provider.list().await?;
     let mut conn = app.single().await?;
     let runs = run::active(&mut conn, app.provider.name()).await?;
@@ -143,7 +143,7 @@ pub(crate) async fn pass(app: &App, memory: &mut Memory) -> Result<(), Scheduler
     push_again(app).await
 }
 
-/// Why a run is to be given up, and who is to blame.
+/// Returns the reason and the blame if the run is lost.
 fn run_failure_reason(
     app: &App,
     hearing: &Hearing,
@@ -152,20 +152,20 @@ fn run_failure_reason(
 ) -> Option<(String, Blame)> {
     let job = Blame::Job { max_attempts: app.leases.max_attempts };
     match process {
-        None => Some(("The trainer went away with the scheduler that started it".into(), Blame::Circumstances)),
-        // Perhaps for want of anybody who took its reports.
+        None => Some(("The trainer ended with the scheduler that started it".into(), Blame::Circumstances)),
+        // The trainer may have ended because its reports could not be delivered.
         Some(Process { ended: Some(how), .. }) => {
             Some((how.clone(), if hearing.covers(run.silent_seconds) { job } else { Blame::Circumstances }))
         }
         Some(_) if hearing.is_stale(run.silent_seconds) => {
-            Some((format!("The trainer has been silent for {:.0} s", run.silent_seconds), job))
+            Some((format!("The trainer has not reported for {:.0} s", run.silent_seconds), job))
         }
-        // It reports, but does not obey.
+        // It reports, but does not stop.
         Some(_)
             if matches!(run.job_state, JobState::Cancelling | JobState::Pausing)
                 && hearing.is_stale(run.unchanged_seconds / 2.0) =>
         {
-            Some(("the trainer did not stop and was ended".into(), Blame::Nobody))
+            Some(("the trainer did not stop and was killed".into(), Blame::Nobody))
         }
         Some(_) => None,
     }
@@ -173,18 +173,18 @@ fn run_failure_reason(
 
 fn replica_failure_reason(hearing: &Hearing, replica: &Replica, process: Option<&Process>) -> Option<String> {
     match process {
-        None => Some("the serving process went away with the scheduler that started it".into()),
+        None => Some("the serving process ended with the scheduler that started it".into()),
         Some(Process { ended: Some(how), .. }) => Some(how.clone()),
         Some(_) if hearing.is_stale(replica.silent_seconds) => {
-            Some(format!("the serving process has been silent for {:.0} s", replica.silent_seconds))
+            Some(format!("the serving process has not reported for {:.0} s", replica.silent_seconds))
         }
         Some(_) => None,
     }
 }
 
 async fn lose(app: &App, run: &ActiveRun, reason: String, blame: Blame) -> Result<(), SchedulerError> {
-    tracing::warn!(job.id = %run.job_id, run.id = %run.run_id, "giving a run up: {reason}");
-    // The row first: from then on the lease is stale, whatever the process still says.
+    tracing::warn!(job.id = %run.job_id, run.id = %run.run_id, "a run is lost: {reason}");
+    // Update the row first: from then on the lease is stale, whatever the process still reports.
     let mut tx = app.begin().await?;
     loss::lost(&mut tx, run.run_id, &Loss::new(reason, blame)).await?;
     tx.commit().await?;
@@ -204,16 +204,16 @@ async fn end_idle(app: &App, replica: &Replica, idle_seconds: f64) -> Result<(),
     let ended = replica::end_if_idle(&mut tx, replica.replica_id, idle_seconds).await?;
     tx.commit().await?;
     if ended {
-        tracing::info!(replica.id = %replica.replica_id, "stopping a replica that nobody uses");
+        tracing::info!(replica.id = %replica.replica_id, "stopping an idle replica");
         app.provider.stop(&replica.replica_id.to_string()).await?;
     }
     Ok(())
 }
 
-/// Stops replicas that nobody uses at the moment, for somebody who needs their memory. The caller holds `placing`.
+/// Stops idle replicas to free memory for a waiting job or replica. The caller holds `placing`.
 ///
 /// # Errors
-/// [`SchedulerError`]: the next pass of whoever waits tries again.
+/// [`SchedulerError`]: the caller's next attempt tries again.
 pub(crate) async fn make_room(app: &App) -> Result<(), SchedulerError> {
     let replicas = replica::active(&mut *app.single().await?).await?;
     for replica in replicas.iter().filter(|replica| replica.state == ReplicaState::Ready) {
@@ -243,7 +243,7 @@ async fn stop_unnamed(
 async fn release_orphans(app: &App) -> Result<(), SchedulerError> {
     let mut conn = app.single().await?;
     for orphan in node::active(&mut conn, app.provider.name()).await?.iter().filter(|node| node.is_orphan()) {
-        tracing::warn!(node.id = %orphan.node_id, "releasing a node that is for nobody");
+        tracing::warn!(node.id = %orphan.node_id, "releasing an orphaned node");
         node::release(&mut conn, orphan.node_id).await?;
     }
     Ok(())
@@ -260,7 +260,7 @@ async fn push_again(app: &App) -> Result<(), SchedulerError> {
     for job_id in job::claim_unpushed(&mut tx, JobState::Validating, VALIDATION_SECONDS, 100).await? {
         queue::push(&mut tx, &ValidateJob { job_id }).await?;
     }
-    // One is enough: whoever takes it looks at all that wait.
+    // One message suffices: its handler processes all waiting jobs.
     for job_id in job::claim_unpushed(&mut tx, JobState::Queued, WAITING_SECONDS, 1).await? {
         queue::push(&mut tx, &DispatchJob { job_id }).await?;
     }
@@ -270,21 +270,21 @@ async fn push_again(app: &App) -> Result<(), SchedulerError> {
     Ok(tx.commit().await?)
 }
 
-/// Ends all processes and hands their jobs back, so that the next scheduler finds them queued. For an orderly end.
+/// Stops all processes and requeues their jobs, so that the next scheduler finds them. Used for an orderly shutdown.
 ///
 /// # Errors
-/// [`SchedulerError`]: what is left is found lost at the next start.
+/// [`SchedulerError`]: the next scheduler declares what is left lost.
 pub(crate) async fn hand_back(app: &App) -> Result<(), SchedulerError> {
     let _placing = app.placing.lock().await;
     let mut conn = app.single().await?;
     for job_id in app.validations.jobs() {
-        validation::take_back(&mut conn, job_id).await?; // it is this process that ends, and not for the job's sake
+        validation::take_back(&mut conn, job_id).await?; // this process ends the attempt; the job is not at fault
     }
     let runs = run::active(&mut conn, app.provider.name()).await?;
     let replicas = replica::active(&mut conn).await?;
     drop(conn);
     for run in &runs {
-        lose(app, run, "The platform was stopped while the trainer was at work".into(), Blame::Nobody).await?;
+        lose(app, run, "The platform was stopped while the trainer was running".into(), Blame::Nobody).await?;
     }
     for replica in replicas.iter().filter(|replica| replica.node_id.is_some()) {
         end_replica(app, replica, None).await?;

@@ -1,4 +1,4 @@
-//! Clears up what is over, in a task of its own: a long pass keeps no repair waiting.
+//! Deletes expired content and rows, in a separate task so that a long pass does not delay repairs.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 
-/// Between two passes.
+/// The interval between two passes.
 const REST: Duration = Duration::from_secs(300);
 
 /// Runs until `stop`.

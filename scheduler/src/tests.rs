@@ -1,4 +1,4 @@
-//! The reconciler and dispatch against a real Postgres and a provider that only remembers.
+//! Tests of the reconciler and dispatch against a real PostgreSQL, with a provider that only records launches.
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +43,7 @@ use crate::{
     tasks::Handle,
 };
 
-/// Launches nothing; remembers what it should run.
+/// A provider that launches nothing and records what it should run.
 #[derive(Default)]
 struct Remembers {
     processes: Mutex<BTreeMap<String, Option<String>>>,
@@ -105,11 +105,11 @@ struct House {
     provider: Arc<Remembers>,
     seed: Seed,
     memory: tokio::sync::Mutex<Memory>,
-    /// Whether the api answers.
+    /// True while the API answers.
     api: Arc<AtomicBool>,
 }
 
-/// An api that answers as long as `up` holds, and its address. Its thread ends with the test's process.
+/// Starts an API that answers while `up` is true, and returns its address. Its thread ends with the test's process.
 fn api(up: Arc<AtomicBool>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -125,11 +125,11 @@ fn api(up: Arc<AtomicBool>) -> String {
 
 impl House {
     async fn new(pool: PgPool, provider: Remembers) -> Self {
-        // Its only error is that another test of this process was first.
+        // Fails only if another test of this process has installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let seed = testing::seed(&pool).await.unwrap();
         let provider = Arc::new(provider);
-        // No test here touches an object.
+        // No test here accesses an object.
         let objects = testing::unreachable_objects();
         let up = Arc::new(AtomicBool::new(true));
         let app = App {
@@ -149,7 +149,7 @@ impl House {
         house
     }
 
-    /// A scheduler that has made passes for a long while.
+    /// Simulates a scheduler whose passes have succeeded for five minutes.
     async fn everybody_could_be_heard(&self) {
         let mut memory = self.memory.lock().await;
         let now = Instant::now();
@@ -195,7 +195,7 @@ impl House {
 async fn a_queued_job_gets_a_node_and_a_trainer_and_the_next_one_waits(pool: PgPool) {
     let house = House::new(pool, Remembers::default()).await;
     let (first, second) = (house.queued().await, house.queued().await);
-    // The message only wakes: the older job goes first.
+    // The message is only a wake-up: the older job goes first.
     house.dispatch(second).await;
     house.dispatch(second).await;
     let (first, second) = (house.job(first).await, house.job(second).await);
@@ -210,7 +210,7 @@ async fn a_trainer_that_cannot_be_launched_is_tried_three_times(pool: PgPool) {
     let id = house.queued().await;
     for _ in 0..3 {
         house.dispatch(id).await;
-        house.dispatch(id).await; // within the pause nothing is tried
+        house.dispatch(id).await; // no attempt before the delay is over
         house.pass_a_minute().await;
     }
     let job = house.job(id).await;
@@ -245,7 +245,7 @@ async fn after_a_restart_the_job_goes_on_from_its_last_checkpoint(pool: PgPool) 
     let id = house.queued().await;
     house.dispatch(id).await;
     house.tell(id, &[started(), checkpointed(20, '1')]).await;
-    // All processes went with the scheduler.
+    // All processes ended with the scheduler.
     house.provider.processes.lock().unwrap().clear();
     house.reconcile().await;
     let job = house.job(id).await;
@@ -300,7 +300,7 @@ async fn attack_a13_while_the_api_is_away_nobody_is_given_up_and_no_attempt_coun
     house.pass_a_minute().await;
     house.reconcile().await;
     assert_eq!(house.job(id).await.state, JobState::Provisioning, "nobody could report");
-    // A trainer that leaves for want of the api is no fault of the job's, however often.
+    // A trainer that ends because the API is unavailable is not the job's fault, however often.
     for _ in 0..4 {
         house.provider.end(&house.provider.handles()[0], "attune-trainer ended (exit status: 1)");
         house.reconcile().await;
@@ -310,7 +310,7 @@ async fn attack_a13_while_the_api_is_away_nobody_is_given_up_and_no_attempt_coun
         house.dispatch(id).await;
         assert_eq!(house.job(id).await.state, JobState::Provisioning);
     }
-    // The api is back, and the trainer hangs all the same.
+    // The API answers again, but the trainer hangs.
     house.api.store(true, Ordering::Relaxed);
     house.pass_a_minute().await;
     house.reconcile().await;
@@ -429,12 +429,12 @@ async fn limit_a_check_that_ends_its_process_is_not_tried_for_ever(pool: PgPool)
     let house = House::new(pool, Remembers::default()).await;
     let mut conn = house.app.pool.acquire().await.unwrap();
     let id = new_job(&mut conn, house.seed).await.unwrap();
-    // An outage is not the job's fault, however long it lasts: the object store cannot be reached here.
+    // An outage is not the job's fault, however long it lasts: the object store is unreachable here.
     for _ in 0..2 {
         assert!(ValidateJob { job_id: id }.handle(house.app.clone()).await.is_err());
         assert_eq!(house.job(id).await.state, JobState::Validating);
     }
-    // Each of these took its process with it.
+    // Each of these attempts ended with its process.
     for attempt in 1..=MAX_VALIDATION_ATTEMPTS {
         assert_eq!(validation::begin(&mut conn, id).await.unwrap(), Some(attempt));
     }
@@ -443,5 +443,5 @@ async fn limit_a_check_that_ends_its_process_is_not_tried_for_ever(pool: PgPool)
     assert_eq!(job.state, JobState::Failed);
     let error = job.error.unwrap();
     assert_eq!(error.code, "validation_failed");
-    assert!(error.message.contains("in 3 attempts: the process that did it ended each time"), "{}", error.message);
+    assert!(error.message.contains("in 3 attempts: the validating process ended each time"), "{}", error.message);
 }

@@ -1,5 +1,5 @@
-//! Places for checks of jobs' files. A project has one: its jobs are checked one after the other, and the places that
-//! are left are for others.
+//! Slots for concurrent validations. Each project has one: its jobs are validated one after the other, and the
+//! remaining slots are for other projects.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -8,14 +8,14 @@ use std::{
 
 use attune_domain::id::{JobId, ProjectId};
 
-/// Checks of jobs' files at the same time, each of another project.
+/// The maximum number of concurrent validations, each of another project.
 pub(crate) const MAX_VALIDATIONS: usize = 3;
 
-/// The projects of which a job's files are checked, and the job.
+/// The projects with a validation in progress, and its job.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Validations(Arc<Mutex<HashMap<ProjectId, JobId>>>);
 
-/// A project's place; it is free again when this is dropped.
+/// A project's slot; released on drop.
 #[derive(Debug)]
 pub(crate) struct Place {
     project: ProjectId,
@@ -23,7 +23,7 @@ pub(crate) struct Place {
 }
 
 impl Validations {
-    /// The project's place, if it is free.
+    /// Returns the project's slot, if it is free.
     pub(crate) fn enter(&self, project: ProjectId, job: JobId) -> Option<Place> {
         match self.held().entry(project) {
             Entry::Occupied(_) => None,
@@ -34,7 +34,7 @@ impl Validations {
         }
     }
 
-    /// The jobs whose files are checked at the moment.
+    /// Returns the jobs in validation.
     pub(crate) fn jobs(&self) -> Vec<JobId> {
         self.held().values().copied().collect()
     }

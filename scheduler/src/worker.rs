@@ -1,8 +1,8 @@
-//! Takes messages off a queue, one at a time.
+//! A queue worker: handles messages one at a time.
 //!
-//! apalis 1.0 ends a worker at any database error, adopts a dead worker's messages for ever under the same name, and
-//! misses delayed messages when it only listens. Hence: a fresh name at each start, one message at a time, listening and
-//! polling, and a loop that starts the worker again.
+//! apalis 1.0 ends a worker at any database error, re-adopts a dead worker's messages indefinitely under the same name,
+//! and misses delayed messages when it only listens. Hence: a new name at each start, one message at a time, listening
+//! and polling, and a loop that restarts the worker.
 
 use std::{io, time::Duration};
 
@@ -17,13 +17,13 @@ use crate::{
     tasks::Handle,
 };
 
-/// Between two looks at the queue when no notice comes.
+/// The polling interval without a notification.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Before a worker that ended is started again.
+/// The delay before a worker that ended is restarted.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Works on `T`'s queue until `stop`; the message at hand is finished. `pool` is the queue's own: each worker keeps one
+/// Handles `T`'s queue until `stop`; the current message is finished. `pool` is the queue's own: each worker keeps one
 /// connection for listening.
 pub(crate) async fn work<T: Handle>(app: App, pool: PgPool, stop: CancellationToken) {
     while !stop.is_cancelled() {
@@ -46,18 +46,18 @@ pub(crate) async fn work<T: Handle>(app: App, pool: PgPool, stop: CancellationTo
             })
             .await;
         if let Err(error) = ended {
-            tracing::warn!(queue = T::QUEUE, error = chain(&error), "a worker ended; it is started again");
+            tracing::warn!(queue = T::QUEUE, error = chain(&error), "a worker ended; it is restarted");
             tokio::time::sleep(PAUSE).await;
         }
     }
 }
 
-/// Always done: what went wrong is logged here, and the reconciler sends the message again. The work has a task of its
-/// own, so that a panic ends only that, and a long one does not hold up the worker's heartbeat.
+/// Always succeeds: errors are logged here, and the reconciler sends the message again. The handler has its own task,
+/// so that a panic ends only that task, and a long handler does not delay the worker's heartbeat.
 async fn handle<T: Handle>(task: T, app: Data<App>) -> Result<(), BoxDynError> {
     let work = tokio::spawn(task.handle((*app).clone()));
     if let Err(error) = work.await.map_err(SchedulerError::from).flatten() {
-        tracing::warn!(queue = T::QUEUE, error = chain(&error), "a task failed; it is tried again");
+        tracing::warn!(queue = T::QUEUE, error = chain(&error), "a task failed; it is retried");
     }
     Ok(())
 }

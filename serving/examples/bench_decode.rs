@@ -1,7 +1,7 @@
-//! Tokens per second at several batch sizes: `bench_decode FOLDER [THREADS]`, where FOLDER is a base model.
+//! Measures tokens per second at several batch sizes: `bench_decode FOLDER [THREADS]`, where FOLDER is a base model.
 //!
-//! Each line is the engine with that many requests at once, 64 tokens each, greedy, after a prompt of 128 tokens; the time
-//! is that of the answers, without the prompts.
+//! Each line is the engine with that many concurrent requests of 64 tokens each, greedy, after a prompt of 128 tokens.
+//! The answer rate excludes the time for the prompts.
 
 use std::{
     path::PathBuf,
@@ -43,7 +43,7 @@ fn measure(engine: &EngineHandle, batch: u32) -> anyhow::Result<()> {
     let mut answers = Vec::new();
     for request in 0..batch {
         let (out, drawn) = mpsc::unbounded_channel();
-        // Prompts that share no beginning, within this line and with the others.
+        // Prompts that share no prefix, within this batch and with the others.
         let prompt = (0..PROMPT).map(|at| 1000 + (batch * 7919 + request * 131 + at * 17) % 20_000).collect();
         let wishes = Sampling { temperature: 0.0, ..Sampling::default() };
         let sampler = Sampler::new(&wishes, 0);
@@ -66,7 +66,7 @@ fn measure(engine: &EngineHandle, batch: u32) -> anyhow::Result<()> {
         times.push(answer.join().map_err(|_| anyhow::anyhow!("a listener panicked"))??);
     }
     let first = times.iter().filter_map(|tokens| tokens.first()).min().context("no token came")?;
-    // From the moment when every prompt is read, all answers run.
+    // Decoding is measured from the moment at which all prompts are processed and all answers run.
     let all_read = times.iter().filter_map(|tokens| tokens.first()).max().context("no token came")?;
     let last = times.iter().filter_map(|tokens| tokens.last()).max().context("no token came")?;
     let after = times.iter().flatten().filter(|time| *time > all_read).count();
@@ -80,7 +80,7 @@ fn measure(engine: &EngineHandle, batch: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// When each token came.
+/// Returns the time of each token.
 fn listen(mut drawn: mpsc::UnboundedReceiver<Drawn>) -> anyhow::Result<Vec<Instant>> {
     let mut times = Vec::new();
     while let Some(what) = drawn.blocking_recv() {

@@ -1,8 +1,8 @@
-//! Which adapters are in memory. An adapter is looked for in memory, then on disk, then fetched from the object store.
+//! The resident adapters. An adapter is looked up in memory, then on disk, then fetched from the object store.
 //!
-//! A [`Lease`] pins its adapter. Those that nobody leases stay until their memory is wanted, the longest unused going
-//! first. Loading happens on the caller's task, never on the engine's thread; callers that want the same adapter at the
-//! same time load it once. An adapter that cannot be had is an error: nothing is put in its place.
+//! A [`Lease`] pins its adapter. Adapters without a lease stay resident until their memory is needed, and are evicted
+//! in least-recently-used order. Loading runs on the caller's task, never on the engine's thread; concurrent callers
+//! load an adapter only once. An adapter that cannot be loaded is an error: nothing replaces it.
 
 use std::{
     collections::HashMap,
@@ -31,16 +31,16 @@ use crate::{
 /// An adapter in memory.
 #[derive(Debug)]
 pub struct Resident {
-    /// Which.
+    /// The adapter's key.
     pub id: AdapterKey,
-    /// Its factors. Only the engine's thread takes the lock: it is there since tensors may not be shared between threads.
+    /// The LoRA factors. Only the engine's thread takes the lock, which exists because tensors are not `Sync`.
     pub factors: Mutex<LoraAdapter>,
-    /// How its prompts are made: the base's way, unless it brought its own chat template.
+    /// The tokenizer and chat template for its prompts: the base's, unless the adapter has its own template.
     pub text: Arc<TextModel>,
     _room: Reservation,
 }
 
-/// An adapter in use. While this lives, the adapter stays.
+/// An adapter in use. It stays resident while the lease lives.
 #[derive(Debug, Clone)]
 pub struct Lease {
     resident: Option<Arc<Resident>>,
@@ -48,7 +48,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// What is leased.
+    /// Returns the leased adapter.
     #[must_use]
     pub fn resident(&self) -> Option<&Arc<Resident>> {
         self.resident.as_ref()
@@ -57,27 +57,27 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // First the adapter, then the bell: who hears it must find the adapter free.
+        // Release the adapter before the notification: a notified waiter must find it idle.
         self.resident = None;
         self.freed.notify_waiters();
     }
 }
 
-/// What adapters are made from, and for.
+/// The dependencies of loading an adapter.
 pub struct Source {
-    /// Fetches from the object store.
+    /// The client that fetches from the object store.
     pub client: Client,
-    /// The node's disk.
+    /// The node's disk cache.
     pub cache: Cache,
-    /// The base that they correct.
+    /// The base's architecture, which adapters must fit.
     pub architecture: Architecture,
-    /// The base's tokens and template.
+    /// The base's tokenizer and chat template.
     pub text: Arc<TextModel>,
-    /// What answers may be bound to.
+    /// The grammars of constrained answers.
     pub grammars: Arc<Grammars>,
 }
 
-/// All adapters of this process.
+/// The adapters of this process.
 pub struct Adapters {
     source: Source,
     budget: ResidentBudget,
@@ -96,38 +96,39 @@ struct Slot {
 }
 
 impl Slot {
-    /// In memory, and nobody has it or waits for it. Asked under the shelf's lock, where new users come from.
+    /// Returns whether the adapter is loaded and nothing leases it or waits for it. Call it under the adapter table's
+    /// lock, which every new user takes.
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.cell) == 1 && self.cell.get().is_some_and(|resident| Arc::strong_count(resident) == 1)
     }
 }
 
 impl Adapters {
-    /// None yet.
+    /// Creates an empty adapter table.
     #[must_use]
     pub fn new(source: Source, budget: ResidentBudget) -> Self {
         Self { source, budget, shelf: Mutex::default() }
     }
 
-    /// The base's tokens and template.
+    /// Returns the base's tokenizer and chat template.
     #[must_use]
     pub fn base_text(&self) -> &Arc<TextModel> {
         &self.source.text
     }
 
-    /// What answers may be bound to; adapters share the base's vocabulary.
+    /// Returns the grammars of constrained answers; adapters share the base's vocabulary.
     #[must_use]
     pub const fn grammars(&self) -> &Arc<Grammars> {
         &self.source.grammars
     }
 
-    /// How many tokens the base knows.
+    /// Returns the base's vocabulary size.
     #[must_use]
     pub const fn vocabulary(&self) -> u64 {
         self.source.architecture.vocab_size
     }
 
-    /// Those in memory, sorted.
+    /// Returns the keys of the adapters in memory, sorted.
     #[must_use]
     pub fn resident(&self) -> Vec<AdapterKey> {
         let shelf = self.shelf();
@@ -136,10 +137,10 @@ impl Adapters {
         ids
     }
 
-    /// Pins an adapter, and loads it first if it is not in memory. May wait for memory that others lease.
+    /// Pins an adapter, and loads it first if it is not in memory. May wait for memory that leased adapters hold.
     ///
     /// # Errors
-    /// [`Failure::Adapter`]: it cannot be fetched, is no adapter of this base, or is larger than all memory for adapters.
+    /// [`Failure::Adapter`]: it cannot be fetched, does not fit this base, or is larger than all memory for adapters.
     pub async fn lease(&self, wanted: &AdapterRef) -> Result<Lease, Failure> {
         let cell = self.cell(wanted.id);
         let loaded = cell.get_or_try_init(|| self.load(wanted)).await.cloned();
@@ -180,19 +181,22 @@ impl Adapters {
             Ok::<_, String>((Mutex::new(factors), text_of(&folder, base_text)?))
         });
         let (factors, text) = read.await.map_err(|e| e.to_string())??;
-        tracing::info!(adapter = %id, bytes = size.0, "adapter {id} is in memory ({size})");
+        tracing::info!(adapter = %id, bytes = size.0, "adapter {id} is loaded ({size})");
         Ok(Arc::new(Resident { id, factors, text, _room: room }))
     }
 
-    /// Memory for an adapter: free, or freed by letting idle ones go, or waited for.
+    /// Reserves memory for an adapter: free memory, or that of evicted idle adapters; else waits for memory.
     async fn room(&self, size: Bytes) -> Result<Reservation, String> {
         if size > self.budget.total() {
-            return Err(format!("it takes {size} of memory, and {} is all there is for adapters", self.budget.total()));
+            return Err(format!(
+                "it needs {size} of memory, and the limit for all adapters is {}",
+                self.budget.total()
+            ));
         }
         let bell = self.budget.freed();
         loop {
             let mut rung = pin!(bell.notified());
-            rung.as_mut().enable(); // from here on nothing that is given back is missed
+            rung.as_mut().enable(); // from here on no release is missed
             while !self.evict_until(size) {
                 rung.as_mut().await;
                 rung.set(bell.notified());
@@ -204,27 +208,27 @@ impl Adapters {
         }
     }
 
-    /// Lets idle adapters go, the longest unused first, until `size` is free; `false` if it is not.
+    /// Evicts idle adapters, the least recently used first, until `size` is free. Returns whether it is.
     fn evict_until(&self, size: Bytes) -> bool {
         let mut shelf = self.shelf();
         while self.budget.total().saturating_sub(self.budget.used()) < size {
             let idle = shelf.slots.iter().filter(|(_, slot)| slot.is_idle()).min_by_key(|(_, slot)| slot.last_use);
             let Some((&id, _)) = idle else { return false };
-            tracing::info!(adapter = %id, "adapter {id} leaves memory for another");
+            tracing::info!(adapter = %id, "adapter {id} is evicted");
             shelf.slots.remove(&id);
         }
         true
     }
 }
 
-/// What the factors take as `f32`, whatever the file holds them as.
+/// Returns the memory of the factors as `f32`, whatever type the file stores.
 fn factor_bytes(folder: &Path) -> Result<Bytes, String> {
     let file = TensorFile::open(&folder.join("adapter_model.safetensors")).map_err(|e| chain(&e))?;
     let count = |name: &String| file.shape(name).map_or(0, |shape| shape.iter().product::<i64>());
     Ok(Bytes(file.names().iter().map(|name| u64::try_from(count(name)).unwrap_or(0) * 4).sum()))
 }
 
-/// The adapter's own chat template, if it brought one that differs from the base's.
+/// Returns the text model with the adapter's own chat template, or the base's if the adapter has none or an equal one.
 fn text_of(folder: &Path, base: Arc<TextModel>) -> Result<Arc<TextModel>, String> {
     let Some(source) = adapter_template(folder).map_err(|e| chain(&e))? else { return Ok(base) };
     if base.template().is_some_and(|template| template.source() == source) {

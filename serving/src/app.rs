@@ -12,16 +12,16 @@ use crate::{
 
 /// The state that all requests of this process share.
 pub struct App {
-    /// The bearer token that a caller must show.
+    /// The bearer token that callers must send.
     pub token: SecretString,
-    /// The adapters.
+    /// The adapters in memory and their loader.
     pub adapters: Adapters,
-    /// The engine.
+    /// The handle of the engine thread.
     pub engine: EngineHandle,
-    /// The admission of requests.
+    /// The admission control of requests.
     pub admission: Arc<Admission>,
-    /// Requests that are being answered.
+    /// The tasks of requests in progress.
     pub requests: TaskTracker,
-    /// The number of requests that are being answered.
+    /// The number of requests in progress.
     pub active: AtomicU64,
 }

@@ -1,4 +1,4 @@
-//! What a replica is started with. Everything else it learns from the platform.
+//! The replica's command line. Everything else comes from the platform.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -6,31 +6,31 @@ use clap::Parser;
 use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 
-/// Serves one base model with many adapters, for an Attune platform.
+/// Serve one base model with many adapters, for an Attune platform.
 ///
-/// Started by the platform's scheduler. The token must be in ATTUNE_REPLICA_TOKEN.
+/// The platform's scheduler starts this program. The token must be in ATTUNE_REPLICA_TOKEN.
 #[derive(Debug, Parser)]
 #[command(name = "attune-serving", version)]
 pub struct Config {
-    /// Where the platform is: http://127.0.0.1:8080
+    /// The platform's base URL, for example http://127.0.0.1:8080
     #[arg(long)]
     pub api_url: String,
-    /// The node's cache of base models and adapters
+    /// The node's cache directory for base models and adapters
     #[arg(long)]
     pub cache_dir: PathBuf,
-    /// Where to listen; port 0 takes a free one
+    /// The address to listen on; port 0 selects a free port
     #[arg(long, default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
-    /// Who this replica is; also what its callers must show
+    /// The replica's token, which callers must send too
     #[arg(long, env = "ATTUNE_REPLICA_TOKEN", hide_env_values = true, hide = true)]
     pub token: SecretString,
-    /// Requests that are answered at the same time; more of them wait
+    /// The maximum number of answers that run concurrently; more wait
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub max_batch: u16,
-    /// Leave when standard input ends
+    /// Exit when standard input closes
     #[arg(long)]
     pub exit_with_parent: bool,
-    /// What to log
+    /// The log filter
     #[arg(long, env = "ATTUNE_LOG", default_value = "info")]
     pub log: EnvFilter,
 }

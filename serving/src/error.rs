@@ -1,67 +1,64 @@
-//! Why a request gets no answer, in the stable words of [`GenerateEvent::Failed`], and errors as text.
+//! The errors of a request, with the stable codes of [`GenerateEvent::Failed`], and the formatting of error chains.
 
 use attune_domain::{serve::GenerateEvent, text::tenant_text::for_tenant};
 use attune_text::error::EncodeError;
 
-/// A request's failure.
+/// The reason that a request fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The prompt leaves no room for an answer.
-    #[error(
-        "the prompt has {prompt} tokens, and {limit} is the most that this model and its memory hold, the answer included"
-    )]
+    /// The prompt leaves no context for an answer.
+    #[error("the prompt has {prompt} tokens, and this model and its memory hold at most {limit}, the answer included")]
     ContextLength {
-        /// Tokens of the prompt.
+        /// The number of tokens in the prompt.
         prompt: usize,
-        /// Tokens that prompt and answer may have together.
+        /// The maximum number of tokens of prompt and answer together.
         limit: usize,
     },
-    /// The prompt is so long that its tokens need not be counted.
+    /// The prompt is too long, by its bytes alone; it was not tokenized.
     #[error(
-        "the prompt has {bytes} bytes, and {limit} tokens are the most that this model and its memory hold, the answer \
-         included"
+        "the prompt has {bytes} bytes, and this model and its memory hold at most {limit} tokens, the answer included"
     )]
     PromptBytes {
-        /// Of the text.
+        /// The prompt's length in bytes.
         bytes: usize,
-        /// Tokens that prompt and answer may have together.
+        /// The maximum number of tokens of prompt and answer together.
         limit: usize,
     },
-    /// The project has as many requests here as it may have, or they wait too long.
+    /// The project has reached its limit of answers here, or its requests wait too long.
     #[error("{0}")]
     ProjectBusy(String),
-    /// Others have all places.
+    /// All slots are taken by other requests.
     #[error("{0}")]
     ReplicaBusy(String),
-    /// The adapter cannot be had. The base's answer is never given in its place.
+    /// The adapter cannot be loaded. The base never answers in its place.
     #[error("the adapter {id} is not available: {why}")]
     Adapter {
-        /// Which.
+        /// The adapter's ID.
         id: String,
-        /// Why not.
+        /// The reason.
         why: String,
     },
-    /// The prompt cannot be turned into tokens.
+    /// The prompt cannot be tokenized or rendered.
     #[error(transparent)]
     Prompt(#[from] EncodeError),
-    /// The prompt has no token, so there is nothing to go on from.
+    /// The prompt has no tokens, so nothing can be predicted.
     #[error("the prompt is empty")]
     EmptyPrompt,
-    /// A field of the request asks for what this model cannot do.
+    /// A field of the request requires what this model does not support.
     #[error("{why}")]
     Request {
-        /// The field.
+        /// The field's name.
         param: &'static str,
-        /// A sentence.
+        /// The message.
         why: String,
     },
-    /// A fault of ours; the caller cannot mend it.
+    /// An internal error, which the caller cannot fix.
     #[error("{0}")]
     Internal(String),
 }
 
 impl Failure {
-    /// The stable word for programs.
+    /// Returns the stable, machine-readable error code.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
@@ -83,7 +80,7 @@ impl From<Failure> for GenerateEvent {
     }
 }
 
-/// Joins an error and its causes in one line.
+/// Formats an error and its causes as one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

@@ -1,7 +1,7 @@
-//! The replica's door: `POST /generate` and `GET /healthz`.
+//! The replica's HTTP server: `POST /generate` and `GET /healthz`.
 //!
-//! Whoever shows the token gets 200 and a stream of events, one JSON object a line; failures are events too. When the
-//! client goes, the body is dropped, and with it the request.
+//! A caller with the bearer token gets status 200 and a stream of events, one JSON object per line; failures are events
+//! too. When the client disconnects, the body is dropped, which cancels the request.
 
 use std::{
     convert::Infallible,
@@ -26,12 +26,13 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{answering::answer::answer, app::App};
 
-/// A request's length at most. The platform has smaller limits of its own.
+/// The maximum size of a request body in bytes. The platform has smaller limits of its own.
 const MAX_BODY: usize = 32 << 20;
-/// Events that wait for a slow client; then the telling waits, while the engine goes on.
+/// The number of events buffered for a slow client. When the buffer is full, the request's task waits; the engine
+/// continues.
 const EVENTS_AHEAD: usize = 64;
 
-/// The routes.
+/// Returns the routes.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/generate", post(generate))
@@ -63,7 +64,7 @@ fn line(event: &GenerateEvent) -> String {
     serde_json::to_string(event).map_or_else(|_| String::new(), |text| text + "\n")
 }
 
-/// Counts a request for as long as it lives, however it ends.
+/// Counts a request as active until it is dropped, however the request ends.
 struct Counted(Arc<App>);
 
 impl Counted {

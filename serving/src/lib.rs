@@ -1,7 +1,8 @@
-//! Serving: one base model in memory, many adapters beside it, all requests answered together.
+//! The serving process: one base model in memory, many adapters, and continuous batching of all requests.
 //!
-//! A request's way: [`http`] takes it, [`answer`] gets its adapter and turns its prompt into tokens, the [`engine`] draws
-//! the answer's tokens together with everybody else's, [`answer`] turns them into text. Suggested order of reading:
+//! A request's path: [`http`] accepts it; [`answering::answer`] leases its adapter and tokenizes its prompt; the
+//! [`decoding::engine`] samples the answer's tokens in one batch with all other requests; [`answering`] detokenizes
+//! them.
 
 pub mod adapters;
 pub mod answering;

@@ -1,4 +1,4 @@
-//! `attune-serving`: one process, one base model, many adapters. Started by the scheduler.
+//! `attune-serving`: one process, one base model, many adapters. The scheduler starts it.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     let config = Config::parse();
     let _log = log::start(config.log.clone());
     if let Err(why) = awake {
-        tracing::warn!(%why, "waiting threads will spin, which is slow beside other programs");
+        tracing::warn!(%why, "OpenMP threads will busy-wait, which is slow while other programs run");
     }
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -26,9 +26,9 @@ fn run(config: Config) -> anyhow::Result<()> {
     if config.exit_with_parent {
         parent::exit_with_parent()?;
     }
-    // The decoder has a thread of its own and its own pool; what is left is little.
+    // The decoder has its own thread and thread pool; the runtime has little work.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(serve(config));
-    runtime.shutdown_background(); // an engine in the middle of a step is not waited for
+    runtime.shutdown_background(); // do not wait for an engine step in progress
     outcome
 }

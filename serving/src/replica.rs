@@ -1,4 +1,4 @@
-//! A replica's life: spec, base, engine, door, reports, end.
+//! A replica's lifecycle: fetch the spec, load the base, start the engine, serve, report, shut down.
 
 use std::{
     net::SocketAddr,
@@ -36,29 +36,39 @@ use crate::{
     residency::ResidentBudget,
 };
 
-/// How long running requests may take to finish when the replica is told to end.
+/// The time that running requests have to finish at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long a request waits for its first place.
+/// The maximum time that a request waits for its first slot.
 const MOST_WAIT: Duration = Duration::from_secs(120);
 
-/// Serves until told to end.
+/// Serves until the platform or a signal requests a stop.
 ///
 /// # Errors
-/// The platform cannot be reached, or the replica cannot serve; the platform has been told why, if it can be told.
+/// The platform cannot be reached, or the replica cannot serve. The reason has been reported to the platform if
+/// possible.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let platform = Platform::new(http_client()?, &config.api_url, config.token.clone());
-    let spec = first_spec(&platform).await.context("the replica's spec could not be had")?;
+    let spec = first_spec(&platform).await.context("fetching the replica's spec failed")?;
     if spec.version != CONTRACT_VERSION {
-        bail!("the platform speaks version {} of the contract, and this program {CONTRACT_VERSION}", spec.version);
+        bail!(
+            "this replica implements version {CONTRACT_VERSION} of the serving contract, and the platform version {}",
+            spec.version
+        );
     }
-    tracing::info!(replica_id = %spec.replica_id, "replica {} of base {} in {}", spec.replica_id, spec.base_digest, spec.quantization.in_words());
+    tracing::info!(
+        replica_id = %spec.replica_id,
+        "replica {} of base {} in {}",
+        spec.replica_id,
+        spec.base_digest,
+        spec.quantization.in_words()
+    );
     let status = Arc::new(Status::default());
     let end = CancellationToken::new();
     let every = Duration::from_secs(spec.heartbeat_seconds.max(1));
     let reports = tokio::spawn(report(platform.clone(), status.clone(), every, end.clone()));
     let outcome = tokio::select! {
         outcome = open_and_serve(&platform, &config, spec, &status, &end) => outcome,
-        // Told to end, or interrupted, before the base was loaded: there is nothing to finish.
+        // Stopped or interrupted before the base was loaded: no request is in progress.
         () = stopped_while_closed(&status, &end) => Ok(()),
     };
     end.cancel();
@@ -69,7 +79,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-/// What reports tell.
+/// The state that reports contain.
 #[derive(Default)]
 struct Status {
     open: OnceLock<(SocketAddr, Arc<App>)>,
@@ -101,22 +111,22 @@ async fn last_words(platform: &Platform, why: String) {
     let report = ReplicaReport { address: None, active_requests: 0, resident_adapters: Vec::new(), failed: Some(why) };
     let tell = || async { platform.post::<_, ReplicaReply>("/internal/replica/reports", &report).await };
     if let Err(untold) = tell.retry(retries().with_max_times(4)).when(NodeError::is_passing).await {
-        tracing::warn!(%untold, "the platform could not be told");
+        tracing::warn!(why = %untold, "the failure could not be reported");
     }
 }
 
-/// Reports at every beat and at every change, until `end`; what the platform answers may be that end.
+/// Reports at every heartbeat and at every change, until `end`. The platform's response may request the stop.
 async fn report(platform: Platform, status: Arc<Status>, every: Duration, end: CancellationToken) {
     loop {
         match platform.post::<_, ReplicaReply>("/internal/replica/reports", &status.report()).await {
             Ok(ReplicaReply { directive: Directive::Continue }) => {}
             Ok(ReplicaReply { directive: Directive::Stop }) => {
-                tracing::info!("told to stop");
+                tracing::info!("the platform requested a stop");
                 return end.cancel();
             }
-            Err(why) if why.is_passing() => tracing::warn!(%why, "no report this time"),
+            Err(why) if why.is_passing() => tracing::warn!(%why, "a report failed"),
             Err(why) => {
-                tracing::warn!(%why, "the platform no longer wants this replica");
+                tracing::warn!(%why, "the platform has ended this replica");
                 return end.cancel();
             }
         }
@@ -131,7 +141,7 @@ async fn report(platform: Platform, status: Arc<Status>, every: Duration, end: C
 async fn stopped_while_closed(status: &Status, end: &CancellationToken) {
     end.cancelled().await;
     if status.open.get().is_some() {
-        std::future::pending::<()>().await; // the open door sees to its own end
+        std::future::pending::<()>().await; // the running server handles its own shutdown
     }
 }
 
@@ -149,8 +159,8 @@ async fn open_and_serve(
     let quantization = spec.quantization;
     let (decoder, text) = tokio::task::spawn_blocking(move || load(&folder, quantization, &packed, threads)).await??;
 
-    // Half for adapters and half for keys and values: neither can starve the other, and so no request waits for one
-    // that waits for it.
+    // Half for adapters and half for keys and values: neither can starve the other, so no request waits for one that
+    // waits for it.
     let half = Bytes(spec.memory_budget.0 / 2);
     let source = Source {
         client: platform.client().clone(),
@@ -204,19 +214,19 @@ async fn answer_until(
     tokio::select! {
         () = end.cancelled() => {}
         () = terminated() => end.cancel(),
-        _ = engine_ended => bail!("the engine's thread has ended: its last words are in the log"),
+        _ = engine_ended => bail!("the engine's thread has ended; see the replica's log"),
     }
     app.requests.close();
-    tracing::info!(requests = app.active.load(Ordering::Relaxed), "ending");
+    tracing::info!(requests = app.active.load(Ordering::Relaxed), "shutting down");
     if timeout(GRACE, app.requests.wait()).await.is_err() {
         tracing::warn!("some requests did not finish in {} s", GRACE.as_secs());
     }
-    // What is left of the connections is the last lines on their way out.
+    // The connections only have their last lines to send.
     let _ = timeout(Duration::from_secs(1), server).await;
     Ok(())
 }
 
-/// SIGTERM or Ctrl-C.
+/// Waits for SIGTERM or SIGINT.
 async fn terminated() {
     let interrupted = tokio::signal::ctrl_c();
     let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {

@@ -1,4 +1,4 @@
-//! Memory that is promised before it is used, and given back when its holder is dropped.
+//! Memory budgets: memory is reserved before it is used, and released when the reservation is dropped.
 
 use std::sync::{
     Arc,
@@ -8,7 +8,7 @@ use std::sync::{
 use attune_domain::bytes::Bytes;
 use tokio::sync::Notify;
 
-/// A budget of memory that several threads draw from.
+/// A memory budget that several threads share.
 #[derive(Debug, Clone)]
 pub struct ResidentBudget(Arc<Inner>);
 
@@ -19,7 +19,7 @@ struct Inner {
     freed: Arc<Notify>,
 }
 
-/// A part of a budget. Dropping it gives the part back.
+/// A reserved part of a budget. Dropping it releases the part.
 #[derive(Debug)]
 pub struct Reservation {
     from: Arc<Inner>,
@@ -27,31 +27,31 @@ pub struct Reservation {
 }
 
 impl ResidentBudget {
-    /// A budget of which nothing is used.
+    /// Creates a budget with nothing reserved.
     #[must_use]
     pub fn new(total: Bytes) -> Self {
         Self(Arc::new(Inner { total: total.0, used: AtomicU64::new(0), freed: Arc::default() }))
     }
 
-    /// All of it, used or not.
+    /// Returns the budget's size.
     #[must_use]
     pub fn total(&self) -> Bytes {
         Bytes(self.0.total)
     }
 
-    /// What is promised at the moment.
+    /// Returns the bytes that are reserved at the moment.
     #[must_use]
     pub fn used(&self) -> Bytes {
         Bytes(self.0.used.load(Ordering::Acquire))
     }
 
-    /// Rings whenever a part is given back.
+    /// Returns the notification of released reservations.
     #[must_use]
     pub fn freed(&self) -> Arc<Notify> {
         self.0.freed.clone()
     }
 
-    /// Takes a part; `None` if there is not so much left.
+    /// Reserves `part`. Returns `None` if not enough is left.
     #[must_use]
     pub fn reserve(&self, part: Bytes) -> Option<Reservation> {
         let mut reservation = Reservation { from: self.0.clone(), bytes: 0 };
@@ -60,7 +60,7 @@ impl ResidentBudget {
 }
 
 impl Reservation {
-    /// Takes `more` on top; `false`, and nothing taken, if there is not so much left.
+    /// Extends the reservation by `more`. Returns `false`, without a change, if not enough is left.
     pub fn grow(&mut self, more: Bytes) -> bool {
         let fits = |used: u64| used.checked_add(more.0).filter(|sum| *sum <= self.from.total);
         let taken = self.from.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok();
@@ -70,7 +70,7 @@ impl Reservation {
         taken
     }
 
-    /// How much it is.
+    /// Returns the reservation's size.
     #[must_use]
     pub const fn bytes(&self) -> Bytes {
         Bytes(self.bytes)

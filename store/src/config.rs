@@ -1,59 +1,61 @@
-//! The parts of a door's configuration that this room needs. Doors read them; nothing here reads the environment.
+//! The parts of a binary's configuration that this crate needs. The binaries read them; nothing here reads the
+//! environment.
 
 use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::{error::StoreError, webhooks::seal::SealKey};
 
-/// `[database]`.
+/// The `[database]` section.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
-    /// `postgres://user:password@host:port/name`.
+    /// The connection URL: `postgres://user:password@host:port/name`.
     pub url: SecretString,
-    /// As `url`, for the role that owns the tables and brings the schema up to date; left out: the one of `url`.
+    /// The connection URL of the role that owns the tables and migrates the schema. Default: `url`.
     pub owner_url: Option<SecretString>,
     /// The pool's size.
     #[serde(default = "sixteen")]
     pub max_connections: u32,
 }
 
-/// `[object_store]`: anything that speaks S3.
+/// The `[object_store]` section: any S3-compatible service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ObjectStoreConfig {
-    /// `http://host:port`; left out for AWS itself.
+    /// The endpoint, `http://host:port`. Default: AWS.
     pub endpoint: Option<String>,
-    /// `us-east-1`.
+    /// The region, such as `us-east-1`.
     #[serde(default = "us_east_1")]
     pub region: String,
-    /// The bucket; made at the start if it is missing.
+    /// The bucket; created at startup if it is missing.
     pub bucket: String,
-    /// The key's name.
+    /// The access key's ID.
     pub access_key_id: String,
-    /// The key.
+    /// The secret access key.
     pub secret_access_key: SecretString,
-    /// `http://host/bucket/key` instead of `http://bucket.host/key`: what most servers other than AWS want.
+    /// Path-style addressing: `http://host/bucket/key` instead of `http://bucket.host/key`, as most servers other than
+    /// AWS need.
     #[serde(default = "yes")]
     pub path_style: bool,
 }
 
-/// `[webhooks]`, the same for api and scheduler.
+/// The `[webhooks]` section, the same for the API and the scheduler.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebhooksConfig {
-    /// What endpoints' secrets are sealed under; at least 32 characters. Without it there are no webhooks.
+    /// The key that seals endpoints' secrets; at least 32 characters. Without it there are no webhooks.
     pub secret_key: Option<SecretString>,
-    /// Keys that were `secret_key` before. What they sealed still opens, and is sealed anew when the scheduler starts.
+    /// Former values of `secret_key`. Secrets sealed under them still open, and are resealed when the scheduler starts.
     pub previous_secret_keys: Vec<SecretString>,
-    /// Endpoints on this machine are allowed: for development alone.
+    /// Allows endpoints on this machine; for development only.
     pub allow_loopback: bool,
-    /// The only ports that endpoints may have; left out: any.
+    /// The only ports that endpoints may use. Default: any.
     pub ports: Vec<u16>,
 }
 
 impl WebhooksConfig {
-    /// What secrets are sealed under; `None`: there are no webhooks.
+    /// Returns the key that seals secrets; `None`: there are no webhooks.
     ///
     /// # Errors
     /// [`StoreError::Seal`]: a key is too short.

@@ -18,7 +18,7 @@ use crate::error::StoreError;
 
 type Manager = <Postgres as Database>::TransactionManager;
 
-/// A transaction; what is not committed is rolled back.
+/// A transaction; uncommitted changes are rolled back.
 #[derive(Debug)]
 pub struct Tx {
     connection: PoolConnection<Postgres>,
@@ -38,17 +38,17 @@ impl Tx {
         Ok(Self { connection, is_open: true, _held: held })
     }
 
-    /// Keeps the changes. If the future is dropped before the answer, they are kept or undone as a whole.
+    /// Commits. If the future is dropped before the answer, the transaction is committed or rolled back as a whole.
     ///
     /// # Errors
-    /// [`StoreError::Database`]: nobody knows whether they were kept.
+    /// [`StoreError::Database`]: the outcome is unknown.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         Manager::commit(&mut self.connection).await?;
         self.is_open = false;
         Ok(())
     }
 
-    /// Undoes the changes.
+    /// Rolls back.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -76,13 +76,13 @@ impl DerefMut for Tx {
 impl Drop for Tx {
     fn drop(&mut self) {
         if self.is_open {
-            // Queued here, and sent by the pool before it gives the connection to anybody else.
+            // Queued here, and sent by the pool before the connection is used again.
             Manager::start_rollback(&mut self.connection);
         }
     }
 }
 
-/// A connection whose `begin` may be on its way to the server. It is empty once the transaction is open.
+/// A connection whose `begin` may be on its way to the server. Empty once the transaction is open.
 struct Beginning(Option<PoolConnection<Postgres>>);
 
 impl Beginning {
@@ -91,7 +91,7 @@ impl Beginning {
         let begun = Manager::begin(connection, Some(statement)).await;
         let mut connection = self.0.take().ok_or(sqlx::Error::PoolClosed)?;
         if begun.is_err() {
-            // The server may have taken the first of the statement's commands.
+            // The server may have executed the first of the statement's commands.
             connection.close_on_drop();
         }
         begun.map(|()| connection)
@@ -102,7 +102,7 @@ impl Drop for Beginning {
     fn drop(&mut self) {
         let (Some(mut connection), Ok(runtime)) = (self.0.take(), Handle::try_current()) else { return };
         runtime.spawn(async move {
-            // Waits for the answer to the `begin`, then ends what it has opened.
+            // Waits for the answer to the `begin`, then ends the transaction that it opened.
             if sqlx::raw_sql("rollback").execute(&mut *connection).await.is_err() {
                 connection.close_on_drop();
             }
@@ -110,7 +110,7 @@ impl Drop for Beginning {
     }
 }
 
-/// A connection outside of a transaction: each statement is kept at once.
+/// A connection outside of a transaction: each statement commits on its own.
 #[derive(Debug)]
 pub struct Single {
     connection: PoolConnection<Postgres>,
@@ -118,7 +118,7 @@ pub struct Single {
 }
 
 impl Single {
-    /// Takes a connection from the pool.
+    /// Acquires a connection from the pool.
     ///
     /// # Errors
     /// As [`Tx::begin`].
@@ -145,8 +145,8 @@ impl DerefMut for Single {
 /// The tasks that hold a connection, in builds with debug assertions.
 static HOLDERS: LazyLock<Mutex<HashSet<task::Id>>> = LazyLock::new(Mutex::default);
 
-/// The right of a task to one connection. A task that holds one and waits for another stalls everybody as soon as enough
-/// others do the same; in builds with debug assertions, which all tests run, that is refused at once.
+/// A task's right to one connection. Tasks that each hold one and wait for another deadlock as soon as the pool is
+/// exhausted; builds with debug assertions, which all tests run, refuse the second one immediately.
 #[derive(Debug)]
 struct Held(Option<task::Id>);
 
@@ -154,7 +154,7 @@ impl Held {
     fn one() -> Result<Self, StoreError> {
         let task = if cfg!(debug_assertions) { task::try_id() } else { None };
         if task.is_some_and(|id| !HOLDERS.lock().unwrap_or_else(PoisonError::into_inner).insert(id)) {
-            tracing::error!(at = %std::backtrace::Backtrace::force_capture(), "a task asks for a second connection");
+            tracing::error!(at = %std::backtrace::Backtrace::force_capture(), "a task requested a second connection");
             return Err(StoreError::Nested);
         }
         Ok(Self(task))

@@ -1,4 +1,4 @@
-//! The pool, the roles that transactions take on, the schema, and the lock that lets one scheduler work at a time.
+//! The pool, the roles of transactions, the schema, and the lock that lets one scheduler run at a time.
 //!
 //! `attune_app` sees one tenant's rows, `attune_platform` all; see `migrations/0007` and `0010`.
 
@@ -16,23 +16,23 @@ use uuid::Uuid;
 pub use crate::connection::{Single, Tx};
 use crate::{config::DatabaseConfig, error::StoreError, tenancy::audit::Origin};
 
-/// Our own migrations; apalis has its own, in its own schema.
+/// This project's migrations; apalis has its own, in its own schema.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
-/// Opens the pool of a door that serves users. Its login role by itself need see no row: each transaction takes on the
-/// role that it is for.
+/// Opens the pool of a binary that serves users. Its login role needs access to no rows: each transaction assumes the
+/// role that it needs.
 ///
 /// # Errors
-/// [`StoreError::Database`]: nobody answers there, or refuses.
+/// [`StoreError::Database`]: the server does not answer, or refuses the connection.
 pub async fn connect(config: &DatabaseConfig) -> Result<PgPool, StoreError> {
     Ok(pool(config).connect(config.url.expose_secret()).await?)
 }
 
-/// The pool of a door that does the platform's work alone: each of its connections is `attune_platform` from its
-/// beginning. Connects when it is first used, since that role is there only once the schema is.
+/// Creates the pool of a binary that does the platform's own work only: each of its connections is `attune_platform`
+/// from the start. Connects when it is first used, since that role exists only once the schema does.
 ///
 /// # Errors
-/// [`StoreError::Database`]: the URL is none.
+/// [`StoreError::Database`]: the URL is invalid.
 pub fn connect_as_platform(config: &DatabaseConfig) -> Result<PgPool, StoreError> {
     let options: PgConnectOptions = config.url.expose_secret().parse()?;
     Ok(pool(config).connect_lazy_with(options.options([("role", "attune_platform")])))
@@ -42,7 +42,7 @@ fn pool(config: &DatabaseConfig) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(config.max_connections)
         .acquire_timeout(Duration::from_secs(30))
-        // A connection that was in use a moment ago is not asked whether it lives: that would be a round trip a request.
+        // A recently used connection is not tested: that would cost a round trip per request.
         .test_before_acquire(false)
         .before_acquire(|conn, meta| {
             Box::pin(async move {
@@ -54,20 +54,20 @@ fn pool(config: &DatabaseConfig) -> PgPoolOptions {
         })
 }
 
-/// For how long an idle connection is taken to be alive.
+/// The idle time below which a connection is assumed to be alive.
 const ASSUMED_ALIVE: Duration = Duration::from_secs(1);
 
-/// Whose rows a transaction sees, and whose a request's changes are.
+/// The tenant whose rows a transaction sees, and to which a request's changes belong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tenant {
     /// A project: its files, jobs, models.
     Project(ProjectId),
-    /// An organization's administration: its projects, people, keys and audit log.
+    /// An organization's administration: its projects, users, keys and audit log.
     Organization(OrganizationId),
 }
 
 impl Tenant {
-    /// The project's or organization's id.
+    /// Returns the project's or organization's ID.
     #[must_use]
     pub const fn uuid(self) -> Uuid {
         match self {
@@ -84,7 +84,7 @@ impl Tenant {
     }
 }
 
-/// A transaction in which only this project's rows are there: row security holds it to them.
+/// Begins a transaction that sees only this project's rows; row security enforces it.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -92,10 +92,10 @@ pub async fn tenant(pool: &PgPool, project: ProjectId) -> Result<Tx, StoreError>
     scoped(pool, Tenant::Project(project), None).await
 }
 
-/// A transaction in which only this tenant's rows are there. What it changes is noted under `origin`, if there is one.
+/// Begins a transaction that sees only this tenant's rows. Changes are recorded under `origin`, if there is one.
 ///
-/// Begins, takes on the role and names the tenant in one round trip; all of it ends with the transaction. The text is
-/// fixed but for a UUID, which can hold nothing but hex digits, and the origin, which can hold no quote either.
+/// Begins, assumes the role and sets the tenant in one round trip; all of it ends with the transaction. The text is
+/// fixed except for a UUID, which contains only hex digits, and the origin, which cannot contain a quote either.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -106,7 +106,7 @@ pub async fn scoped(pool: &PgPool, tenant: Tenant, origin: Option<Origin>) -> Re
     Tx::begin(pool, AssertSqlSafe(begin).into_sql_str()).await
 }
 
-/// A transaction that sees every project's rows: the platform's own work.
+/// Begins a transaction that sees every project's rows, for the platform's own work.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -114,7 +114,7 @@ pub async fn platform(pool: &PgPool) -> Result<Tx, StoreError> {
     Tx::begin(pool, "begin; set local role attune_platform".into_sql_str()).await
 }
 
-/// A transaction in the role that the pool's connections log in with ([`connect_as_platform`]).
+/// Begins a transaction in the role that the pool's connections log in with ([`connect_as_platform`]).
 ///
 /// # Errors
 /// As [`platform`].
@@ -122,7 +122,7 @@ pub async fn begin(pool: &PgPool) -> Result<Tx, StoreError> {
     Tx::begin(pool, "begin".into_sql_str()).await
 }
 
-/// A connection outside of a transaction, in the role that the pool's connections log in with.
+/// Acquires a connection outside of a transaction, in the role that the pool's connections log in with.
 ///
 /// # Errors
 /// As [`platform`].
@@ -130,7 +130,7 @@ pub async fn single(pool: &PgPool) -> Result<Single, StoreError> {
     Single::take(pool).await
 }
 
-/// From here on the transaction is that of somebody who administers the installation too.
+/// Gives the transaction the rights of an administrator of the installation.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -139,7 +139,7 @@ pub async fn as_installation(tx: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// From here on the transaction, one of somebody who administers the installation, administers this organization.
+/// Lets the transaction, an installation administrator's, administer this organization.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -149,22 +149,22 @@ pub async fn as_organization(tx: &mut PgConnection, organization: OrganizationId
     Ok(())
 }
 
-/// From here on the transaction sees every project's rows. [`as_application`] ends that.
+/// Lets the transaction see every project's rows, until [`as_application`].
 pub(crate) async fn as_platform(tx: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query("set local role attune_platform").execute(tx).await?;
     Ok(())
 }
 
-/// The transaction sees its own tenant's rows again.
+/// Limits the transaction to its own tenant's rows again.
 pub(crate) async fn as_application(tx: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query("set local role attune_app").execute(tx).await?;
     Ok(())
 }
 
-/// Brings the schema of the configured database up to date, as its owner where one is named.
+/// Migrates the schema of the configured database, as its owner where one is configured.
 ///
 /// # Errors
-/// [`StoreError::Database`]: the owner is not let in. As [`migrate`].
+/// [`StoreError::Database`]: the owner cannot connect. As [`migrate`].
 pub async fn migrate_as_owner(config: &DatabaseConfig) -> Result<(), StoreError> {
     let url = config.owner_url.as_ref().unwrap_or(&config.url);
     let owner = PgPoolOptions::new().max_connections(2).connect(url.expose_secret()).await?;
@@ -173,11 +173,11 @@ pub async fn migrate_as_owner(config: &DatabaseConfig) -> Result<(), StoreError>
     migrated
 }
 
-/// Brings the schema up to date: ours, then the queue's, then what our roles may do in the queue's. Two processes may
+/// Migrates the schema: this project's, then the queue's, then our roles' privileges on the queue's. Two processes may
 /// call it at once; sqlx takes a lock, and so do the grants.
 ///
 /// # Errors
-/// [`StoreError::Migrate`]: a migration failed, or one that ran before has changed since.
+/// [`StoreError::Migrate`]: a migration failed, or one that was applied before has changed since.
 pub async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
     MIGRATOR.run(pool).await.map_err(|e| StoreError::Migrate(Box::new(e)))?;
     PostgresStorage::setup(pool).await.map_err(|e| StoreError::Migrate(Box::new(e)))?;
@@ -185,8 +185,8 @@ pub async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What must hold whichever migration came last. A request puts messages on a queue; workers take them off. Several
-/// statements in one text are one transaction.
+/// Statements run after all migrations. Requests push messages to a queue; workers take them off. Several statements in
+/// one text are one transaction.
 const AFTER_MIGRATIONS: &str = "
     select pg_advisory_xact_lock(hashtext('attune: after migrations'));
     grant select on public._sqlx_migrations to attune_platform;
@@ -196,15 +196,15 @@ const AFTER_MIGRATIONS: &str = "
     grant usage on all sequences in schema apalis to attune_platform;
 ";
 
-/// Waits until another process has brought the schema up to date.
+/// Waits until another process has migrated the schema.
 ///
 /// # Errors
-/// [`StoreError::Migrate`]: it is not there after `patience`.
+/// [`StoreError::Migrate`]: the schema is not complete after `patience`.
 pub async fn wait_for_schema(pool: &PgPool, patience: Duration) -> Result<(), StoreError> {
     let since = Instant::now();
     while !schema_is_there(pool).await {
         if since.elapsed() > patience {
-            let message = format!("it is not there after {} s; is attune-api running?", patience.as_secs());
+            let message = format!("it is not complete after {} s; is attune-api running?", patience.as_secs());
             return Err(StoreError::Migrate(message.into()));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -212,7 +212,7 @@ pub async fn wait_for_schema(pool: &PgPool, patience: Duration) -> Result<(), St
     Ok(())
 }
 
-/// Whether every migration of this release has run. A missing table is an answer here, not a failure.
+/// Returns whether every migration of this release was applied. A missing table means false, not a failure.
 async fn schema_is_there(pool: &PgPool) -> bool {
     let ours = sqlx::query_scalar::<_, i64>("select count(*) from public._sqlx_migrations where success");
     let queue =
@@ -221,15 +221,15 @@ async fn schema_is_there(pool: &PgPool) -> bool {
     matches!(ours.fetch_one(pool).await, Ok(done) if done >= wanted) && matches!(queue.fetch_one(pool).await, Ok(true))
 }
 
-/// The right to be the one scheduler; it lasts as long as its connection.
+/// The leader lock of the scheduler; held as long as its connection.
 #[derive(Debug)]
 pub struct Leadership(PgConnection);
 
-/// "attune" in ASCII: the advisory lock's number.
+/// The advisory lock's number: "attune" in ASCII.
 const LEADERSHIP: i64 = 0x61_74_74_75_6e_65;
 
 impl Leadership {
-    /// Asks once; `None`: another process has it.
+    /// Tries once to take the lock; `None`: another process holds it.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -241,7 +241,7 @@ impl Leadership {
         Ok(taken.then_some(Self(own)))
     }
 
-    /// Whether it is still held: the lock goes with the connection.
+    /// Returns whether the lock is still held: it is released with its connection.
     pub async fn is_held(&mut self) -> bool {
         self.0.ping().await.is_ok()
     }

@@ -1,4 +1,4 @@
-//! What can go wrong, by what a caller can do about it.
+//! Errors, by how a caller can handle them.
 
 use attune_domain::{
     batch::IllegalBatchStep,
@@ -8,101 +8,101 @@ use attune_domain::{
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a row or an object could not be read or written.
+/// An error of reading or writing a row or an object.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// There is none, or it is another project's. Holds the noun.
+    /// The row does not exist, or is another project's. Holds the noun.
     #[error("no such {0}")]
     NotFound(&'static str),
-    /// Another run holds the job now, or the run or replica has ended: drop what was to be written.
+    /// Another run holds the job now, or the run or replica has ended: the write is dropped.
     #[error("the lease is stale")]
     Stale,
-    /// Events are missing between what was taken and what came.
+    /// Events are missing between the last stored one and the report's first.
     #[error("the report starts at event {given}, but the next one is {expected}")]
     Gap {
         /// The number of the next event.
         expected: i64,
-        /// What the report started with.
+        /// The number of the report's first event.
         given: i64,
     },
-    /// A run's report names content that the run has not put. Holds the file's name.
-    #[error("the run has not put the content of '{0}'")]
+    /// A run's report names content that the run has not uploaded. Holds the file's name.
+    #[error("the run has not uploaded the content of '{0}'")]
     NotGranted(String),
-    /// The job's state does not take the event.
+    /// The event is illegal in the job's state.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
-    /// The batch's state does not take the event.
+    /// The event is illegal in the batch's state.
     #[error(transparent)]
     Batch(#[from] IllegalBatchStep),
-    /// The project has as much unfinished work of this kind as it may have.
-    #[error("the project has {most} unfinished {noun}, which is the most it may have")]
+    /// The project has the maximum of unfinished work of this kind.
+    #[error("the project has {most} unfinished {noun}, the maximum")]
     TooManyUnfinished {
-        /// Plural: `batches`.
+        /// The plural noun: `batches`.
         noun: &'static str,
-        /// The cap.
+        /// The maximum.
         most: u32,
     },
-    /// A named constraint refused the row; ask [`StoreError::on_constraint`].
+    /// A named constraint refused the row; see [`StoreError::on_constraint`].
     #[error("the constraint {constraint} refused the row")]
     Conflict {
-        /// Its name in `migrations/`.
+        /// The constraint's name in `migrations/`.
         constraint: String,
     },
-    /// The database is away, or a query is wrong.
+    /// The database is unavailable, or a query is wrong.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
-    /// The task holds a connection and asks for a second one.
-    #[error("a task that holds a connection asks for a second one")]
+    /// The task holds a connection and requested a second one.
+    #[error("a task that holds a connection requested a second one")]
     Nested,
-    /// The schema could not be brought up to date.
-    #[error("the schema could not be brought up to date")]
+    /// The schema could not be migrated.
+    #[error("the schema could not be migrated")]
     Migrate(#[source] Cause),
-    /// The message could not be put on its queue.
+    /// The message could not be pushed to its queue.
     #[error("the queue failed")]
     Queue(#[source] Cause),
-    /// The object store is away, or refuses.
+    /// The object store is unavailable, or refused the request.
     #[error("the object store failed to {action} {key}")]
     Object {
         /// The verb: `get`.
         action: &'static str,
-        /// Of what.
+        /// The object's key.
         key: String,
-        /// What the service answered; `None`: nothing, or it broke off.
+        /// The service's error response; `None`: there was none, or the connection broke.
         refusal: Option<Refusal>,
-        /// What its client said.
+        /// The client's error.
         #[source]
         cause: Cause,
     },
-    /// A secret could not be sealed or opened. Holds why.
-    #[error("the seal over a secret failed: {0}")]
+    /// A secret could not be sealed or opened. Holds the reason.
+    #[error("a secret could not be sealed or opened: {0}")]
     Seal(&'static str),
-    /// An object is not what its key says.
+    /// An object does not match its digest.
     #[error("{name} has the digest {found} instead of {wanted}")]
     Digest {
-        /// The file.
+        /// The file's name.
         name: String,
-        /// By its row.
+        /// The digest in its row.
         wanted: String,
-        /// By its content.
+        /// The digest of its content.
         found: String,
     },
-    /// A column holds what this release does not understand.
-    #[error("{column} holds something that cannot be read")]
+    /// A column holds a value that this release does not understand.
+    #[error("{column} holds a value that this release does not understand")]
     Corrupt {
-        /// `job.spec`.
+        /// The column: `job.spec`.
         column: &'static str,
-        /// What the reader said.
+        /// The parser's error.
         #[source]
         cause: Cause,
     },
 }
 
-/// An object store's answer when it does not do what it was asked.
+/// An object store's error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// HTTP's.
+    /// The HTTP status.
     pub status: u16,
-    /// S3's, or the service's own: `NotImplemented`.
+    /// The error code, S3's or the service's own: `NotImplemented`.
     pub code: String,
 }
 
@@ -112,11 +112,11 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// By which codes services say that they have no room. MinIO has the first two, Ceph and others the third.
+/// Error codes for a full store. MinIO has the first two, Ceph and others the third.
 const FULL: [&str; 4] = ["XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"];
 
 impl Refusal {
-    /// Whether the service says that its disk, or the bucket's quota, is full.
+    /// Returns whether the service reports that its disk, or the bucket's quota, is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.status == 507 || FULL.contains(&self.code.as_str())
@@ -124,7 +124,7 @@ impl Refusal {
 }
 
 impl StoreError {
-    /// Whether the database or the object store says that it has no room for what was to be written.
+    /// Returns whether the database or the object store reports that it has no space for the write.
     #[must_use]
     pub fn is_full(&self) -> bool {
         match self {
@@ -139,13 +139,13 @@ impl StoreError {
         }
     }
 
-    /// Whether the constraint of this name refused the row.
+    /// Returns whether the constraint of this name refused the row.
     #[must_use]
     pub fn on_constraint(&self, name: &str) -> bool {
         matches!(self, Self::Conflict { constraint } if constraint == name)
     }
 
-    /// Whether a text holds a character that the database cannot keep: U+0000, as text or inside JSON.
+    /// Returns whether a text contains a character that PostgreSQL cannot store: U+0000, as text or inside JSON.
     #[must_use]
     pub fn is_bad_text(&self) -> bool {
         let Self::Database(error) = self else { return false };
@@ -153,14 +153,14 @@ impl StoreError {
         matches!(code.as_deref(), Some("22021" | "22P05"))
     }
 
-    /// Whether the same call may succeed later though nothing about it changes: the database or the object store is away,
-    /// is out of connections or space, or two transactions were in each other's way.
+    /// Returns whether the same call may succeed later: the database or the object store is unavailable or out of
+    /// connections or space, or two transactions conflicted.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Object { .. } => true,
             Self::Database(sqlx::Error::Database(error)) => {
-                // Classes of SQLSTATE: connection, conflict of transactions, resources, operator intervention, system.
+                // SQLSTATE classes: connection, transaction conflict, resources, operator intervention, system.
                 error
                     .code()
                     .is_some_and(|code| ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)))
@@ -177,13 +177,13 @@ impl StoreError {
         }
     }
 
-    /// An object that could not be had although nobody refused it: its stream broke off.
+    /// Creates an object error without a response of the service, such as a broken stream.
     pub fn object(action: &'static str, key: &str, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Object { action, key: key.to_owned(), refusal: None, cause: Box::new(cause) }
     }
 }
 
-/// PostgreSQL's `disk_full`.
+/// Returns whether the error is PostgreSQL's `disk_full`.
 fn is_database_full(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|e| e.code()).as_deref() == Some("53100")
 }
@@ -198,7 +198,7 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Reads a JSON column.
+/// Parses a JSON column.
 pub(crate) fn json<T: serde::de::DeserializeOwned>(
     column: &'static str,
     value: serde_json::Value,
@@ -206,13 +206,13 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
     serde_json::from_value(value).map_err(|e| StoreError::Corrupt { column, cause: Box::new(e) })
 }
 
-/// Reads a column that names a quantization.
+/// Parses a column that names a quantization.
 pub(crate) fn quantization(column: &'static str, name: &str) -> Result<Quantization, StoreError> {
     Quantization::from_name(name)
         .ok_or_else(|| StoreError::Corrupt { column, cause: format!("'{name}' names no quantization").into() })
 }
 
-/// Reads `job.pause_reason`.
+/// Parses `job.pause_reason`.
 pub(crate) fn pause_reason(name: &str) -> Result<PauseReason, StoreError> {
     PauseReason::from_name(name).ok_or_else(|| StoreError::Corrupt {
         column: "job.pause_reason",
@@ -220,7 +220,7 @@ pub(crate) fn pause_reason(name: &str) -> Result<PauseReason, StoreError> {
     })
 }
 
-/// Writes a JSON column.
+/// Serializes a JSON column.
 pub(crate) fn to_json<T: serde::Serialize>(column: &'static str, value: &T) -> Result<serde_json::Value, StoreError> {
     serde_json::to_value(value).map_err(|e| StoreError::Corrupt { column, cause: Box::new(e) })
 }

@@ -1,7 +1,7 @@
-//! Keys that make a request safe to repeat: who holds one, what was made under it, and what was answered.
+//! Idempotency keys: the holder, whether its change was committed, and the stored response.
 //!
-//! A claim lives as long as its holder renews it. Whether the holder's change was kept is noted in the very transaction
-//! of that change ([`mark`]), so that after a crash it is known and nothing is made twice.
+//! A claim lives as long as its holder renews it. The transaction that makes the holder's change also records that it
+//! was made ([`mark`]), so the outcome is known after a crash and no change is made twice.
 
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -9,57 +9,57 @@ use uuid::Uuid;
 
 use crate::{db::Tenant, error::StoreError, sweep_batch::Batch};
 
-/// How long a claim lasts without being renewed, in seconds.
+/// The lease of a claim, in seconds, unless it is renewed.
 pub const HELD_SECONDS: i32 = 60;
 
-/// How long an answer is kept, in hours.
+/// Hours that a key and its response are kept.
 pub const KEPT_HOURS: i32 = 24;
 
-/// A key in a request's hands.
+/// A key held by a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// Whose key.
+    /// The key's tenant.
     pub tenant: Tenant,
-    /// As the caller chose it.
+    /// The key's text, chosen by the caller.
     pub key: String,
-    /// Tells this claim from an earlier one of the same key.
+    /// The ID that distinguishes this claim from an earlier one of the same key.
     pub claim: Uuid,
 }
 
-/// An answer as it was given.
+/// A stored response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// HTTP status.
+    /// The HTTP status.
     pub status: u16,
-    /// The headers that say something of the body.
+    /// The headers that describe the body.
     pub headers: Value,
-    /// The body.
+    /// The response body.
     pub body: Vec<u8>,
 }
 
-/// What a key was found to be.
+/// The state of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// New, or left behind by a process that is gone and had made nothing: the request goes on under this claim.
+    /// New, or left behind by a process that is gone and had changed nothing: the request proceeds under this claim.
     Free(Claim),
-    /// The first request with it goes on still.
+    /// The first request with this key is still in progress.
     Held,
-    /// The first request made its change, but its process was gone before the answer was kept.
+    /// The first request committed its change, but its process ended before the response was stored.
     Lost,
-    /// Method, path or query were others: holds those of the first request.
+    /// Method, path or query differ: holds those of the first request.
     Other(String),
-    /// It was answered.
+    /// The first request was answered.
     Answered {
         /// The first request's claim.
         claim: Uuid,
         /// SHA-256 of the first request's body.
         body_sha256: Vec<u8>,
-        /// What it was told.
+        /// The response to the first request.
         answer: Answer,
     },
 }
 
-/// Takes the key for a request, or says what is known of it.
+/// Claims the key for a request, or returns its state.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -104,7 +104,7 @@ async fn look(db: &mut PgConnection, tenant: Tenant, key: &str, request: &str) -
     )
     .fetch_optional(db)
     .await?;
-    // Gone between the two statements: its request failed just now, and the caller may try again.
+    // The row was deleted between the two statements: its request has just failed, and the caller may retry.
     let Some(row) = row else { return Ok(Found::Held) };
     if row.request != request {
         return Ok(Found::Other(row.request));
@@ -124,7 +124,7 @@ async fn look(db: &mut PgConnection, tenant: Tenant, key: &str, request: &str) -
     })
 }
 
-/// Goes on holding the key.
+/// Renews a claim.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -142,7 +142,7 @@ pub async fn renew(db: &mut PgConnection, claim: &Claim) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Notes, in the transaction of the request's change, that the change is made under this claim.
+/// Records, in the transaction of the request's change, that the change is made under this claim.
 ///
 /// # Errors
 /// [`StoreError::Stale`]: another request has taken the key over.
@@ -158,7 +158,7 @@ pub async fn mark(tx: &mut PgConnection, claim: &Claim) -> Result<(), StoreError
     if marked.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Stale) }
 }
 
-/// Keeps the answer, to be given to whoever repeats the request.
+/// Stores the response for repeated requests.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -184,7 +184,7 @@ pub async fn answer(
     Ok(())
 }
 
-/// Lets go of a key whose request made nothing. `false`: it made something, so the key stays.
+/// Releases a key whose request changed nothing. `false`: it changed something, so the key is kept.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -200,7 +200,7 @@ pub async fn release(db: &mut PgConnection, claim: &Claim) -> Result<bool, Store
     Ok(released.rows_affected() == 1)
 }
 
-/// Forgets the keys whose time is over, of all projects.
+/// Deletes expired keys, of all projects.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -1,14 +1,14 @@
-//! All SQL and all object keys. One file per aggregate; the rows are the truth.
+//! All SQL and all object keys. One file per aggregate; the rows are the source of truth.
 //!
-//! Functions take a connection and never a pool, so the caller owns the transaction; reads of what a user made ask for
-//! the user's project. Read in this order.
+//! Functions take a connection and never a pool, so the caller owns the transaction; reads of users' data require the
+//! user's project. Read in this order.
 
 pub mod adapters;
 pub mod batches;
-/// Where the database and the object store are.
+/// The configuration of the database and the object store.
 pub mod config;
 
-/// What can go wrong, by what a caller can do about it.
+/// Errors, by how a caller can handle them.
 pub mod error;
 
 /// Connections of the pool, and how transactions begin and end.
@@ -19,28 +19,28 @@ pub mod db;
 
 pub mod files;
 pub mod jobs;
-/// New ids and new secrets: the clock and the dice live here.
+/// New IDs and secrets: the only use of the clock and the random source.
 pub mod mint;
 
-/// Messages to the scheduler, kept or lost together with the rows they name.
+/// Messages to the scheduler, committed or rolled back together with the rows they name.
 pub mod queue;
 
 pub mod runs;
 
-/// Requests that are safe to repeat.
+/// Idempotency keys.
 pub mod idempotency;
 
 pub mod tenancy;
-/// Versions of rows, for changes that must not be lost.
+/// Row versions, for `If-Match`.
 pub mod version;
 
-/// The outcome of one batch of a sweep.
+/// The result of one batch of a sweep.
 pub mod sweep_batch;
 
-/// Clears up what is over.
+/// Deletion of expired rows and objects.
 pub mod sweep;
 
-/// Serving processes.
+/// Replicas: serving processes.
 pub mod replica;
 
 /// Rows for tests.

@@ -1,5 +1,5 @@
-//! Messages to the scheduler. A message only names a row: whoever takes it reads the row, returns quietly if there is
-//! nothing to do, and is safe twice. A lost one is pushed again by the reconciler.
+//! Messages to the scheduler. A message only names a row: its handler reads the row, returns without an error if there
+//! is nothing to do, and is idempotent. The reconciler pushes a lost one again.
 
 use apalis::prelude::TaskBuilder;
 use attune_domain::id::{JobId, ReplicaId};
@@ -10,28 +10,28 @@ use crate::{error::StoreError, sweep_batch::Batch};
 
 /// A kind of message.
 pub trait Task: Serialize + DeserializeOwned + Clone + Send + Sync + Unpin + 'static {
-    /// The queue it goes through.
+    /// The name of its queue.
     const QUEUE: &'static str;
 }
 
-/// The rows of a job's files are to be turned into tokens and checked.
+/// A request to validate a job: to tokenize and check the rows of its files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ValidateJob {
-    /// Which job.
+    /// The job's ID.
     pub job_id: JobId,
 }
 
-/// A queued job wants a node.
+/// A request to place a queued job on a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DispatchJob {
-    /// Which job.
+    /// The job's ID.
     pub job_id: JobId,
 }
 
-/// A wanted replica is to be launched.
+/// A request to launch a wanted replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnsureReplica {
-    /// Which replica.
+    /// The replica's ID.
     pub replica_id: ReplicaId,
 }
 
@@ -47,9 +47,9 @@ impl Task for EnsureReplica {
     const QUEUE: &'static str = "ensure-replica";
 }
 
-/// Puts `task` on its queue inside the caller's transaction: both are kept, or neither.
+/// Pushes `task` to its queue inside the caller's transaction: both commit, or neither.
 ///
-/// One attempt only: apalis repeats without a pause, so repeating is the reconciler's.
+/// One attempt only: apalis retries without a delay, so the reconciler retries instead.
 ///
 /// # Errors
 /// [`StoreError::Queue`].
@@ -59,12 +59,13 @@ pub async fn push<T: Task>(tx: &mut PgConnection, task: &T) -> Result<(), StoreE
     apalis_postgres::queries::push_tasks(tx, T::QUEUE, vec![message]).await.map_err(|e| StoreError::Queue(e.into()))
 }
 
-/// Forgets messages that were dealt with more than an hour ago; apalis keeps them for ever.
+/// Deletes messages that were handled more than an hour ago; apalis keeps them indefinitely.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub(crate) async fn sweep(conn: &mut PgConnection) -> Result<Batch, StoreError> {
-    // Not a macro: the table is apalis's, and is not there where `make sqlx` checks ours.
+    // Not a macro: the table is apalis's, and does not exist in the database against which `make sqlx` checks our
+    // queries.
     let swept = sqlx::query(
         "delete from apalis.jobs where status in ('Done', 'Failed', 'Killed') and done_at < now() - interval '1 hour'",
     )

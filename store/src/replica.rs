@@ -1,4 +1,5 @@
-//! Serving processes. The row is wanted first and launched after; one living replica serves a base in one quantization.
+//! Replicas: serving processes. The row is created first and launched afterwards; one live replica serves a base in one
+//! quantization.
 
 use attune_domain::{
     bytes::Bytes,
@@ -24,70 +25,71 @@ use crate::{
     webhooks::outbox,
 };
 
-/// Where a replica is.
+/// The state of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplicaState {
-    /// Asked for.
+    /// Requested, not launched yet.
     Wanted,
-    /// Its process loads the base.
+    /// Launched; its process loads the base.
     Launching,
-    /// It answers at its address.
+    /// Ready; it serves requests at its address.
     Ready,
-    /// It is gone.
+    /// Ended.
     Ended,
 }
 
-/// The weights that a replica computes with.
+/// The base weights that a replica serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServedBase {
-    /// The base model.
+    /// The base model's ID.
     pub base_model_id: BaseModelId,
-    /// The quantization that its weights go through.
+    /// The quantization of the weights.
     pub quantization: Quantization,
 }
 
 impl ServedBase {
-    /// The base without quantization.
+    /// Returns the base without quantization.
     #[must_use]
     pub const fn as_imported(base_model_id: BaseModelId) -> Self {
         Self { base_model_id, quantization: Quantization::None }
     }
 }
 
-/// A serving process.
+/// A replica's row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replica {
-    /// Which replica.
+    /// The replica's ID.
     pub replica_id: ReplicaId,
-    /// What it serves.
+    /// The base that it serves.
     pub base: ServedBase,
-    /// Where it runs, once that is decided.
+    /// The node that it runs on, once it is placed.
     pub node_id: Option<NodeId>,
-    /// Where it is in its life.
+    /// The state.
     pub state: ReplicaState,
-    /// `host:port`, once it listens.
+    /// The address, `host:port`, once it listens.
     pub address: Option<String>,
-    /// The bearer that it takes, and shows in its own reports.
+    /// The bearer token that it accepts, and that authenticates its own reports.
     pub token: String,
-    /// Why it ended, if it ended badly.
+    /// The error, if it failed.
     pub error: Option<String>,
     /// Seconds since its last report, by the database's clock.
     pub silent_seconds: f64,
-    /// Seconds since it was last asked for, or had a request in flight.
+    /// Seconds since it was last requested, or had a request in progress.
     pub idle_seconds: f64,
-    /// What the provider calls its process.
+    /// The provider's handle of its process.
     pub handle: Option<String>,
 }
 
-/// The living replica of a base in its quantization, or a new one that is wanted. Counts as use. Call it for every request.
+/// Returns the live replica of a base in its quantization, or requests a new one. Counts as use: call it for every
+/// request.
 ///
 /// # Errors
-/// [`StoreError::Conflict`]: no such base. [`StoreError::Database`], [`StoreError::Queue`].
+/// [`StoreError::Conflict`]: the base does not exist. [`StoreError::Database`], [`StoreError::Queue`].
 pub async fn ensure(tx: &mut PgConnection, base: ServedBase) -> Result<Replica, StoreError> {
     ensure_for(tx, base, None).await
 }
 
-/// As [`ensure`], for a request of a project: if it has the replica started, it is told of what becomes of it.
+/// As [`ensure`], for a request of a project: if this starts the replica, the project receives the replica's events.
 ///
 /// # Errors
 /// As [`ensure`].
@@ -121,11 +123,11 @@ pub async fn ensure_for(
     )
     .fetch_optional(&mut *tx)
     .await?;
-    // It may have ended between the two statements; the caller asks again in any case.
+    // It may have ended between the two statements; the caller retries in any case.
     get(tx, ReplicaId::new(living.unwrap_or(id.uuid()))).await
 }
 
-/// Tells the project that had the replica started, if one did.
+/// Pushes an event to the project that had the replica started, if there is one.
 async fn tell(tx: &mut PgConnection, id: ReplicaId, event: EventType) -> Result<(), StoreError> {
     let row = sqlx::query!(
         "select wanted_by, base_model.name as model, quantization, error from replica join base_model using (base_model_id)
@@ -143,7 +145,7 @@ async fn tell(tx: &mut PgConnection, id: ReplicaId, event: EventType) -> Result<
     Ok(())
 }
 
-/// A replica by its id.
+/// Returns a replica by its ID.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -151,16 +153,16 @@ pub async fn get(conn: &mut PgConnection, id: ReplicaId) -> Result<Replica, Stor
     select(conn, Filter { id: Some(id), ..Filter::default() }).await?.pop().ok_or(StoreError::NotFound("replica"))
 }
 
-/// The replica that shows this token.
+/// Returns the replica that this token authenticates.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: nobody was given such a token. [`StoreError::Database`].
+/// [`StoreError::NotFound`]: no replica has this token. [`StoreError::Database`].
 pub async fn by_token(conn: &mut PgConnection, token: &str) -> Result<Replica, StoreError> {
     let filter = Filter { token: Some(token), ..Filter::default() };
     select(conn, filter).await?.pop().ok_or(StoreError::NotFound("replica"))
 }
 
-/// All that have not ended, oldest first.
+/// Returns all replicas that have not ended, oldest first.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -196,7 +198,7 @@ async fn select(conn: &mut PgConnection, filter: Filter<'_>) -> Result<Vec<Repli
     rows.into_iter().map(Replica::try_from).collect()
 }
 
-/// The row as Postgres gives it.
+/// The row as PostgreSQL returns it.
 struct Row {
     replica_id: Uuid,
     base_model_id: Uuid,
@@ -238,20 +240,20 @@ impl TryFrom<Row> for Replica {
     }
 }
 
-/// What a launch decides.
+/// The placement of a replica.
 #[derive(Debug, Clone)]
 pub struct Placement {
-    /// What to reserve for it.
+    /// The node to reserve.
     pub node: NewNode,
-    /// Memory for adapters, keys and values, beside the base.
+    /// Memory for adapters, keys and values, in addition to the base.
     pub memory_budget: Bytes,
-    /// Processor threads.
+    /// The number of CPU threads.
     pub threads: u32,
     /// Seconds between its reports.
     pub heartbeat_seconds: u64,
 }
 
-/// Reserves the node of a wanted replica. Returns `false` if it is not wanted any more, or somebody was faster.
+/// Reserves the node of a wanted replica. Returns `None` if it is not wanted any more, or was already placed.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -281,7 +283,7 @@ pub async fn place(tx: &mut PgConnection, id: ReplicaId, placement: &Placement) 
     Ok(Some(node_id))
 }
 
-/// Everything that a serving process is told; the URLs are fresh.
+/// Returns the contract of a serving process, with new presigned URLs.
 ///
 /// # Errors
 /// [`StoreError::Stale`]: the replica has ended, or was never launched. [`StoreError::Object`],
@@ -310,7 +312,7 @@ pub async fn spec(conn: &mut PgConnection, objects: &Objects, replica: &Replica)
     })
 }
 
-/// Takes a report: a heartbeat, an address, or the end.
+/// Applies a report: a heartbeat, an address, or the end.
 ///
 /// # Errors
 /// [`StoreError::Stale`]: it has ended. [`StoreError::Database`].
@@ -346,9 +348,9 @@ pub async fn take_report(
     Ok(ReplicaReply { directive: Directive::Continue })
 }
 
-/// Ends a replica and gives its node back. Returns `false` if it had ended before.
+/// Ends a replica and releases its node. Returns `false` if it had ended before.
 ///
-/// The error is shown to whoever waits for the replica, of any project, so no path or address stays in it.
+/// The error is shown to users of any project who wait for the replica, so paths and addresses are removed from it.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -371,7 +373,7 @@ pub async fn end(tx: &mut PgConnection, id: ReplicaId, error: Option<&str>) -> R
     Ok(true)
 }
 
-/// Ends a replica that has not been used for `idle_seconds`. Returns `false` if it was used meanwhile.
+/// Ends a replica that was not used for `idle_seconds`. Returns `false` if it was used meanwhile.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -390,8 +392,8 @@ pub async fn end_if_idle(tx: &mut PgConnection, id: ReplicaId, idle_seconds: f64
     }
 }
 
-/// Wanted replicas whose last message is older than `seconds`; their messages count as pushed now, so the caller must
-/// push them in the same transaction.
+/// Returns wanted replicas whose last message is older than `seconds`; their messages count as pushed now, so the
+/// caller must push them in the same transaction.
 ///
 /// # Errors
 /// [`StoreError::Database`].

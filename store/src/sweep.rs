@@ -1,7 +1,7 @@
-//! Clearing up: rows and objects whose time is over, the oldest first, until nothing is due or the time for it is over.
+//! The sweep: deletes expired rows and objects, the oldest first, until none is due or the time limit is reached.
 //!
-//! Each kind goes in batches, each batch in a transaction of its own: locks are short, and what has gone stays gone when a
-//! later batch fails. A kind that fails does not keep the others from being swept.
+//! Each kind is swept in batches, each batch in a transaction of its own: locks are short, and a failing batch does not
+//! revert earlier ones. A kind that fails does not keep the others from being swept.
 
 use std::time::Duration;
 
@@ -21,21 +21,21 @@ use crate::{
     webhooks::webhook_queue,
 };
 
-/// The time for one kind in one pass; the next pass goes on with the rest.
+/// The time limit for one kind in one pass, in seconds; the next pass continues with the rest.
 pub const KIND_SECONDS: u64 = 60;
 
-/// How much of a kind went in a pass.
+/// The number of deletions of a kind in a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Swept {
     /// The kind, in the plural.
     pub kind: &'static str,
-    /// How many went.
+    /// The number deleted.
     pub gone: u64,
 }
 
 type Sweeper = for<'a> fn(&'a mut PgConnection, &'a Objects) -> BoxFuture<'a, Result<Batch, StoreError>>;
 
-/// All kinds, in the order in which one makes work for a later one.
+/// All kinds, ordered so that one that creates work for another comes before it.
 const KINDS: [(&str, Sweeper); 11] = [
     ("messages", |tx, _| Box::pin(queue::sweep(tx))),
     ("files", |tx, _| Box::pin(file::expire(tx))),
@@ -50,8 +50,8 @@ const KINDS: [(&str, Sweeper); 11] = [
     ("keys", |tx, _| Box::pin(idempotency::forget_old(tx))),
 ];
 
-/// One pass over a pool of the platform ([`db::connect_as_platform`]), with this much time for each kind. Returns the
-/// kinds of which something went.
+/// Runs one pass over a pool of the platform ([`db::connect_as_platform`]), with this time limit for each kind. Returns
+/// the kinds with deletions.
 pub async fn pass(pool: &PgPool, objects: &Objects, patience: Duration) -> Vec<Swept> {
     let mut all = Vec::new();
     for (kind, sweeper) in KINDS {
@@ -65,7 +65,7 @@ pub async fn pass(pool: &PgPool, objects: &Objects, patience: Duration) -> Vec<S
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "sweeping {kind} failed; it is tried again later");
+                    tracing::warn!(%error, "sweeping {kind} failed; it is retried later");
                     break;
                 }
             }

@@ -3,8 +3,8 @@
 /// The outcome of one batch of a sweep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// The rows, or objects, that were deleted.
+    /// The number of deleted rows or objects.
     pub gone: u64,
-    /// There may be more that is due.
+    /// True if more may be due.
     pub has_more: bool,
 }

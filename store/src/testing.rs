@@ -1,4 +1,4 @@
-//! Rows for tests, written through this crate's own functions wherever there is one, and time that passes at a word.
+//! Rows for tests, written through this crate's own functions where possible, and simulated time.
 
 use attune_domain::{
     architecture::Architecture,
@@ -30,26 +30,26 @@ use crate::{
     tenancy::tenant,
 };
 
-/// The token of every run that [`claimed_run`] makes.
+/// The token of every run that [`claimed_run`] creates.
 pub const RUN_TOKEN: &str = "token";
 
 /// A project with a base model and a file.
 #[derive(Debug, Clone, Copy)]
 pub struct Seed {
-    /// The project.
+    /// The project's ID.
     pub project_id: ProjectId,
-    /// A tiny Llama.
+    /// The ID of a tiny Llama.
     pub base_model_id: BaseModelId,
-    /// 100 rows.
+    /// The ID of a file with 100 rows.
     pub file_id: FileId,
 }
 
-/// `config.json` of the tiny Llama.
+/// The `config.json` of the tiny Llama.
 pub const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256,
     "max_position_embeddings": 512, "tie_word_embeddings": true}"#;
 
-/// Makes the schema, the queue's too, and a project with what a job needs.
+/// Creates the schema, including the queue's, and a project with everything that a job needs.
 ///
 /// # Errors
 /// Any [`StoreError`].
@@ -78,13 +78,13 @@ pub async fn seed(pool: &PgPool) -> Result<Seed, StoreError> {
     Ok(Seed { project_id, base_model_id: base.base_model_id, file_id })
 }
 
-/// A blob whose digest is 64 times one digit.
+/// Returns a blob whose digest is one digit, repeated 64 times.
 #[must_use]
 pub fn blob(name: &str, digit: char) -> Blob {
     Blob { name: name.into(), sha256: digit.to_string().repeat(64), bytes: Bytes(10) }
 }
 
-/// An object store that answers nothing; it can only sign.
+/// Returns an object store that never answers; it can only sign.
 #[must_use]
 pub fn unreachable_objects() -> Objects {
     Objects::new(&ObjectStoreConfig {
@@ -97,7 +97,7 @@ pub fn unreachable_objects() -> Objects {
     })
 }
 
-/// A job that was just asked for.
+/// Creates a new job.
 ///
 /// # Errors
 /// Any [`StoreError`].
@@ -121,7 +121,7 @@ pub async fn new_job(tx: &mut PgConnection, seed: Seed) -> Result<JobId, StoreEr
     Ok(job::insert(tx, &new).await?.job_id)
 }
 
-/// A job whose rows are good.
+/// Creates a job whose files were validated.
 ///
 /// # Errors
 /// Any [`StoreError`].
@@ -159,7 +159,7 @@ pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, St
     Ok(run)
 }
 
-/// Notes that a run's trainer has put every [`blob`] that tests name.
+/// Records that a run's trainer has uploaded every [`blob`] that tests name.
 ///
 /// # Errors
 /// Any [`StoreError`].
@@ -175,19 +175,19 @@ pub async fn put_blobs(tx: &mut PgConnection, id: RunId) -> Result<(), StoreErro
     Ok(())
 }
 
-/// A report of `events`, the first of which has this number.
+/// Returns a report of `events`, the first of which has this number.
 #[must_use]
 pub fn report(run: &Run, first_sequence: u64, events: &[RunEvent]) -> Report {
     Report { run_lease: run.run_lease, first_sequence, events: events.to_vec() }
 }
 
-/// The trainer is up.
+/// Returns the event of a trainer's start.
 #[must_use]
 pub const fn started() -> RunEvent {
     RunEvent::Started { total_steps: 75, tokens_per_epoch: 5000, trainable_weights: 1000 }
 }
 
-/// An optimiser step is done.
+/// Returns the event of a completed optimizer step.
 #[must_use]
 pub const fn stepped(step: u64) -> RunEvent {
     RunEvent::Step(StepMetrics {
@@ -205,13 +205,13 @@ pub const fn stepped(step: u64) -> RunEvent {
     })
 }
 
-/// A checkpoint with one file.
+/// Returns the event of a checkpoint with one file.
 #[must_use]
 pub fn checkpointed(step: u64, digit: char) -> RunEvent {
     RunEvent::Checkpointed { step, files: vec![blob("state", digit)], train_loss: 0.8, valid_loss: None }
 }
 
-/// The adapter is out.
+/// Returns the event of a published adapter.
 #[must_use]
 pub fn published() -> RunEvent {
     RunEvent::Published {
@@ -223,7 +223,7 @@ pub fn published() -> RunEvent {
     }
 }
 
-/// The bodies that are kept for repeated requests, as they lie there.
+/// Returns the stored response bodies for repeated requests.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -231,7 +231,7 @@ pub async fn kept_answers(db: &mut PgConnection) -> Result<Vec<Vec<u8>>, StoreEr
     Ok(sqlx::query_scalar("select answer from idempotency_key where answer is not null").fetch_all(db).await?)
 }
 
-/// How many messages of a kind wait.
+/// Returns the number of pending messages of a kind.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -240,7 +240,7 @@ pub async fn messages<T: Task>(conn: &mut PgConnection) -> Result<i64, StoreErro
     Ok(sqlx::query_scalar(count).bind(T::QUEUE).fetch_one(conn).await?)
 }
 
-/// All messages are lost.
+/// Deletes all messages.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -249,7 +249,7 @@ pub async fn lose_messages(conn: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// A minute passes since all that was written about jobs and replicas.
+/// Moves the times of jobs, runs and replicas a minute into the past.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -265,7 +265,7 @@ pub async fn pass_a_minute(conn: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Three hours pass for content that perhaps no row names.
+/// Moves the deadlines of loose blobs three hours into the past.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -274,7 +274,7 @@ pub async fn age_loose_blobs(conn: &mut PgConnection) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// State and outcome of a run.
+/// Returns the state and outcome of a run.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -282,7 +282,7 @@ pub async fn run_end(conn: &mut PgConnection, id: RunId) -> Result<(String, Opti
     Ok(sqlx::query_as("select state, outcome from run where run_id = $1").bind(id.uuid()).fetch_one(conn).await?)
 }
 
-/// Why a replica ended.
+/// Returns the error of a replica.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -291,7 +291,7 @@ pub async fn replica_error(conn: &mut PgConnection, id: ReplicaId) -> Result<Opt
     Ok(sqlx::query_scalar(error).bind(id.uuid()).fetch_one(conn).await?)
 }
 
-/// The digests of all files that are there.
+/// Returns the digests of all files that are not deleted.
 ///
 /// # Errors
 /// Any [`StoreError`].
@@ -299,7 +299,7 @@ pub async fn file_digests(db: &mut PgConnection) -> Result<Vec<String>, StoreErr
     Ok(sqlx::query_scalar("select sha256 from file where deleted_at is null").fetch_all(db).await?)
 }
 
-/// The number of loose blobs' notes.
+/// Returns the number of rows in `loose_blob`.
 ///
 /// # Errors
 /// Any [`StoreError`].
@@ -307,7 +307,8 @@ pub async fn loose_blobs(db: &mut PgConnection) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar("select count(*) from loose_blob").fetch_one(db).await?)
 }
 
-/// Leaves an upload as an api does that dies while it joins the parts: claimed, and with the key of `request` taken.
+/// Leaves an upload as an API process does that dies while it joins the parts: claimed, and with the key of `request`
+/// taken.
 ///
 /// # Errors
 /// Any [`StoreError`].
@@ -326,7 +327,7 @@ pub async fn die_in_a_join(conn: &mut PgConnection, project: ProjectId, request:
     Ok(())
 }
 
-/// Lets a minute of the claims of uploads pass.
+/// Moves the deadlines of upload claims a minute into the past.
 ///
 /// # Errors
 /// Any [`StoreError`].

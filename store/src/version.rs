@@ -1,8 +1,8 @@
-//! Which version of a row is there: what an `ETag` names and an `If-Match` asks for.
+//! Row versions: the value of an `ETag`, and the condition of an `If-Match`.
 //!
-//! The version is PostgreSQL's own `xmin`, the transaction that wrote the row last: it changes with every write, whoever
-//! writes, and needs no column and no trigger. After a restore from a dump every version is another one, so what was read
-//! before it no longer matches: an `If-Match` is then refused once more than it must be, never once less.
+//! The version is PostgreSQL's own `xmin`, the transaction that last wrote the row: it changes with every write, by any
+//! writer, and needs no column and no trigger. After a restore from a dump every version differs, so earlier ones no
+//! longer match: an `If-Match` may then be refused without need, but is never accepted wrongly.
 
 use attune_domain::id::{ApiKey, Batch, File, Id, Job, Kind, Person, Project, ProjectId, Upload, WebhookEndpoint};
 use sqlx::PgConnection;
@@ -18,50 +18,51 @@ use crate::{
     tenancy::{member, money},
 };
 
-/// A kind of thing that has versions.
+/// A kind of versioned resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Thing {
     /// A fine-tuning job.
     Job,
     /// A file.
     File,
-    /// A file that comes in parts.
+    /// An upload: a file that is uploaded in parts.
     Upload,
     /// A batch.
     Batch,
-    /// An adapter, by its id or its model's name.
+    /// An adapter, by its ID or its model's name.
     Adapter,
     /// An adapter's alias: the adapter, then the alias.
     Alias,
     /// A webhook endpoint.
     WebhookEndpoint,
-    /// What a project may spend. It has no name, and is always there.
+    /// A project's budget. It has no name, and always exists.
     Budget,
     /// A project of an organization.
     Project,
     /// A key of a project: the project, then the key.
     ApiKey,
-    /// Somebody in an organization.
+    /// A user of an organization.
     User,
-    /// Somebody in a project: the project, then the user.
+    /// A user of a project: the project, then the user.
     ProjectUser,
 }
 
 /// The version of a budget that was never set.
 const UNSET: &str = "0";
 
-/// The version of the row that `$from` finds. With `$locks`, nobody else can write the row until the transaction ends.
+/// The version of the row that `$from` finds. With `$locks`, the row is locked until the transaction ends.
 macro_rules! row {
     ($db:expr, $locks:expr, $from:tt, $($id:expr),+) => {{
         if $locks {
             sqlx::query!("select from " + $from + " for update", $($id),+).fetch_optional(&mut *$db).await?;
         }
-        // A statement of its own, so that it sees what was written while the lock was waited for.
+        // A separate statement, so that it sees what was written while this one waited for the lock.
         sqlx::query_scalar!("select xmin::text as \"version!\" from " + $from, $($id),+).fetch_optional(&mut *$db).await?
     }};
 }
 
-/// The version of the tenant's thing of these names; `None`: there is none, or none of this tenant.
+/// Returns the version of the tenant's resource with these names; `None`: it does not exist, or belongs to another
+/// tenant.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -77,8 +78,8 @@ pub async fn of(
     }
 }
 
-/// As [`of`], and nobody else can write the row until the transaction ends. What the handlers lock before the row is
-/// locked before it here too.
+/// As [`of`], and locks the row until the transaction ends. Rows that the handlers lock first are locked first here
+/// too.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -184,7 +185,7 @@ async fn of_organization(
     })
 }
 
-/// What finds nothing if the text is no id of this kind.
+/// Parses an ID; `None`, which matches no row, if the text is not an ID of this kind.
 fn uuid<K: Kind>(text: &str) -> Option<Uuid> {
     text.parse::<Id<K>>().ok().map(|id| id.uuid())
 }

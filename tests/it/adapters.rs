@@ -1,5 +1,5 @@
-//! Adapters across real processes: versions, archives that come back, folders that are refused, names that move while
-//! requests run.
+//! Adapters across real processes: versions, export and import, refused imports, and aliases that move while requests
+//! run.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 
 use crate::house::{create, job};
 
-/// What the second version has learnt.
+/// The answer that the second version is trained on.
 const OTHER: &str = "{\"no\": false}";
 
 /// A folder's files by name.
@@ -39,7 +39,7 @@ async fn train(platform: &Platform, rows: &str) -> String {
     done["fine_tuned_model"].as_str().unwrap().to_owned()
 }
 
-/// What a model says, and which model said it.
+/// Returns a model's answer, and the `model` field of the response.
 async fn says(platform: &Platform, model: &str) -> (String, String) {
     let body = json!({"model": model, "messages": [{"role": "user", "content": "question 3"}], "temperature": 0,
         "max_tokens": 40});
@@ -90,7 +90,7 @@ async fn versions_and_manifests_tell_where_they_come_from(platform: &Platform, f
     assert!(origin["metrics"]["train_loss"].is_f64() && origin["train"]["learning_rate"] == 0.01, "{manifest}");
 }
 
-/// Unpacked, digests compared with what the API says.
+/// Exports and unpacks an archive, and compares its digests with those that the API returns.
 async fn an_archive_is_the_folder(platform: &Platform, model: &str) -> Folder {
     let path = platform.folder().path("house.tar");
     platform.json(&["adapters", "export", model, "--format", "tar", text(&path).unwrap()]).unwrap();
@@ -130,7 +130,7 @@ async fn an_exported_adapter_comes_back_and_answers_the_same(platform: &Platform
     let original = get(platform, "/v1/adapters/house@1").await;
     assert_eq!(view["digest"], original["digest"], "named by content");
     let again = platform.attune(&import).unwrap();
-    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("it is version 1"));
+    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("as version 1"));
     assert_eq!(says(platform, "copy@1").await.0, tiny::ANSWER);
     assert_eq!(says(platform, view["model"].as_str().unwrap()).await.0, tiny::ANSWER);
 
@@ -175,7 +175,7 @@ fn without(folder: &Folder, name: &str) -> Folder {
     changed
 }
 
-/// The file with other words in its header; its length is kept right.
+/// Replaces text in the header of the safetensors file, and adjusts the header's length.
 fn with_header(folder: &Folder, from: &str, to: &str) -> Folder {
     let bytes = &folder["adapter_model.safetensors"];
     let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk().unwrap())).unwrap();
@@ -201,8 +201,8 @@ async fn what_is_wrong_with_a_folder_is_told_all_at_once(platform: &Platform, ex
     let cases: [(Folder, &[&str]); 25] = [
         (without(&good, "adapter_config.json"), &["There is no adapter_config.json"]),
         (without(&good, TENSORS), &["There is no adapter_model.safetensors"]),
-        (with(&good, "pytorch_model.bin", "x"), &["'pytorch_model.bin' is no file of an adapter"]),
-        (with(&good, "../evil", "x"), &["is no file of an adapter"]),
+        (with(&good, "pytorch_model.bin", "x"), &["'pytorch_model.bin' is not a file of an adapter"]),
+        (with(&good, "../evil", "x"), &["is not a file of an adapter"]),
         (with(&good, "adapter_config.json", "{"), &["adapter_config.json is not a JSON object"]),
         (with_config(&good, "peft_type", json!("IA3")), &["peft_type: IA3 is not supported; allowed: LORA"]),
         (with_config(&good, "bias", json!("all")), &["bias: all is not supported"]),
@@ -214,11 +214,11 @@ async fn what_is_wrong_with_a_folder_is_told_all_at_once(platform: &Platform, ex
         (with_config(&good, "r", json!(8)), &["has the shape [16, 64] instead of [8, 64]", "28 reasons"]),
         (
             with_config(&good, "target_modules", json!(["q_proj"])),
-            &["k_proj.lora_A.weight' is no tensor of this adapter over this base"],
+            &["k_proj.lora_A.weight' is not a tensor of this adapter over this base"],
         ),
         (
             with_config(&good, "base_model_name_or_path", json!("org/other")),
-            &["is 'org/other', and the base is 'tiny'"],
+            &["is 'org/other', but the base is 'tiny'"],
         ),
         (with_header(&good, q, &q.replace("layers.0", "layers.9")), &["layers.9", &format!("'{q}' is missing")]),
         (with_header(&good, "[16,64]", "[64,16]"), &["has the shape [64, 16] instead of [16, 64]"]),
@@ -226,10 +226,10 @@ async fn what_is_wrong_with_a_folder_is_told_all_at_once(platform: &Platform, ex
         (with(&good, TENSORS, &bytes[..bytes.len() - 1]), &["is not a whole safetensors file"]),
         (with(&good, TENSORS, [&bytes[..], b"x"].concat()), &["is not a whole safetensors file"]),
         (with(&good, TENSORS, b"\x80\x02}q\x00."), &["is not a whole safetensors file"]),
-        (with(&good, TENSORS, infinite), &["holds 1 numbers that are not finite"]),
+        (with(&good, TENSORS, infinite), &["contains 1 NaN or infinite values"]),
         (with(&good, "tokenizer.json", "{}"), &["tokenizer.json is not that of the base"]),
         (with(&good, "added_tokens.json", r#"{"<tool>": 900}"#), &["added_tokens.json", "'<tool>' (900)"]),
-        (with(exported, "attune_manifest.json", other_base), &["made for a base with the digest 000"]),
+        (with(exported, "attune_manifest.json", other_base), &["states a base model with the digest 000"]),
     ];
     for (folder, reasons) in &cases {
         let (status, answer) = import(platform, folder, None).await;
@@ -278,7 +278,7 @@ async fn an_alias_moves_under_load_and_the_base_never_answers(platform: &Arc<Pla
             let mut asked = 0;
             while !over.load(Ordering::Relaxed) {
                 let (said, model) = says(&platform, "house@prod").await;
-                assert_eq!(said, learnt[&model], "{model} said what it has not learnt");
+                assert_eq!(said, learnt[&model], "{model} gave an answer that it was not trained on");
                 asked += 1;
             }
             asked

@@ -1,4 +1,4 @@
-//! Whatever is wrong is refused with the field, the value and what is allowed, and leaves nothing behind.
+//! Invalid input is refused with the field, the value and the allowed range, and leaves no rows behind.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use attune_tests::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// Uploads `bytes`; gives what `attune` said.
+/// Uploads `bytes` with `attune files upload`; returns whether it succeeded, and its stderr.
 fn upload(platform: &Platform, bytes: &[u8]) -> (bool, String) {
     let path = platform.folder().path("bad.jsonl");
     fs::write(&path, bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Batches across real processes: through the official client, over two adapters, and through the death of the workers.
+//! Batches across real processes: with the official client, over two adapters, and with workers that are killed.
 
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
@@ -35,7 +35,7 @@ async fn a_batch_is_answered_by_the_model_of_each_row_whatever_dies_meanwhile() 
     platform.stop(Signal::SIGTERM).unwrap();
 }
 
-/// The trained adapter with zeros for numbers, brought back as another one.
+/// Exports the trained adapter, sets its tensors to zero, and imports it as another adapter.
 fn an_adapter_that_corrects_nothing(platform: &Platform) -> String {
     let folder = platform.folder().path("zero");
     platform.json(&["adapters", "export", "house@1", text(&folder).unwrap()]).unwrap();
@@ -54,7 +54,7 @@ fn the_official_client_reads_its_answers(platform: &Platform, other: &str) {
     platform.run_client(Command::new(python()).args([script, tiny::ANSWER, "house@1", other])).unwrap();
 }
 
-/// Every row has one answer, from its own model, though `process` was killed in the middle.
+/// Checks that every row has exactly one response, from its own model, although `process` is killed in between.
 async fn a_batch_outlives(platform: &Platform, process: &str, other: &str) {
     const ROWS: usize = 120;
     let row = |i: usize| {
@@ -94,7 +94,7 @@ async fn until(platform: &Platform, id: &str, wanted: impl Fn(&Value) -> bool) -
     loop {
         tries += 1;
         assert!(tries <= 1200, "the batch {id} does not come on\n{}", platform.folder().log());
-        // The api may be away for a moment: a test kills it.
+        // The API may be unreachable for a moment, since a test kills it.
         if let Ok((200, batch)) = platform.call(Method::GET, &path, None).await {
             if wanted(&batch) {
                 return batch;

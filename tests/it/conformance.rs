@@ -1,4 +1,4 @@
-//! The official clients, unmodified but for address and key, and generated requests against the OpenAPI document.
+//! The official clients, unmodified except for address and key, and generated requests against the OpenAPI document.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use attune_tests::{
 
 use crate::openai_client::python;
 
-/// Beside the Python of the tests, where `scripts/setup --tests` puts the clients.
+/// Returns a path in the folder in which `scripts/setup --tests` installs the tests' Python and the clients.
 fn tools(path: &str) -> PathBuf {
     PathBuf::from(python()).ancestors().nth(3).unwrap().join(path)
 }
@@ -23,7 +23,7 @@ fn here(path: &str) -> String {
     format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A platform with the tiny models, and rows that teach one answer.
+/// Starts a platform with the tiny models; returns it, and a file of training rows that have one answer.
 fn platform(settings: &str) -> (Platform, PathBuf) {
     let platform = Platform::start_with(settings).unwrap();
     platform.import_tiny().unwrap();
@@ -33,7 +33,7 @@ fn platform(settings: &str) -> (Platform, PathBuf) {
     (platform, rows)
 }
 
-/// The program is content; the figures that it tells are noted. Gives what it said.
+/// Runs a client program, which must succeed, and records the figures that it prints. Returns its output.
 fn content(program: &mut Command, platform: &Platform, rows: &Path) -> String {
     let program = program.env("ATTUNE_ROWS", text(rows).unwrap()).env("ATTUNE_ANSWER", tiny::ANSWER);
     let said = platform.run_client(program).unwrap();
@@ -43,10 +43,10 @@ fn content(program: &mut Command, platform: &Platform, rows: &Path) -> String {
     said
 }
 
-/// A client and what was done with it, as `docs/CLIENTS.md` has them.
+/// A client and a flow that is run with it, as in `docs/CLIENTS.md`.
 type Flow = (String, String);
 
-/// The flows of a file that passed: pytest's lines of a summary with `-rA`.
+/// Returns the flows that passed, from the summary that pytest prints with `-rA`.
 fn passed_by_pytest(said: &str, client: impl Fn(&str) -> &str) -> BTreeSet<Flow> {
     let paths = said.lines().filter_map(|line| line.strip_prefix("PASSED ")?.rsplit('/').next());
     paths
@@ -55,14 +55,14 @@ fn passed_by_pytest(said: &str, client: impl Fn(&str) -> &str) -> BTreeSet<Flow>
         .collect()
 }
 
-/// Flows of the official Python client.
+/// Returns the passed flows of the official Python client.
 fn python_flows() -> BTreeSet<Flow> {
     let (platform, rows) = platform("");
     let said = pytest(&python(), "python/conformance", &platform, &rows);
     passed_by_pytest(&said, |_| "openai (Python)")
 }
 
-/// Flows of clients that wrap it.
+/// Returns the passed flows of clients that wrap the official one.
 fn wrapping_flows() -> BTreeSet<Flow> {
     let (platform, rows) = platform("");
     let said = pytest(text(&tools("venv-clients/bin/python")).unwrap(), "python/clients", &platform, &rows);
@@ -79,7 +79,7 @@ fn pytest(python: &str, folder: &str, platform: &Platform, rows: &Path) -> Strin
     content(&mut pytest, platform, rows)
 }
 
-/// Flows of the official Node client.
+/// Returns the passed flows of the official Node client.
 fn node_flows() -> BTreeSet<Flow> {
     let (platform, rows) = platform("");
     let mut node = Command::new("node");
@@ -91,7 +91,7 @@ fn node_flows() -> BTreeSet<Flow> {
     named.map(|name| ("openai (Node)".to_owned(), name)).collect()
 }
 
-/// The rows of the page of clients.
+/// Returns the rows of `docs/CLIENTS.md`.
 fn page() -> BTreeSet<Flow> {
     let page = fs::read_to_string(here("../docs/CLIENTS.md")).unwrap();
     let rows = page.lines().filter(|line| line.starts_with("| ")).skip(1);
@@ -112,7 +112,7 @@ fn flow_every_row_of_the_page_of_clients_is_run_and_right() {
 #[test]
 #[ignore = "takes minutes: make conformance"]
 fn the_document_holds_against_ten_thousand_requests() {
-    // Somebody who could let people in, and hooks of this machine; nobody listens at either.
+    // Enables OIDC issuers and webhooks on loopback; no server listens at either.
     let issuer = "http://127.0.0.1:9";
     let (platform, rows) =
         platform(&format!("[webhooks]\nallow_loopback = true\n[[oidc]]\nissuer = '{issuer}'\naudience = ['attune']\n"));

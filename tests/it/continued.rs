@@ -1,5 +1,5 @@
-//! Training that goes on from an adapter, and a learning rate that is found: through the API, the trainer and the
-//! command line.
+//! Training that continues from an adapter, and the learning rate finder: through the API, the trainer and the command
+//! line.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::house::{create, job};
 
 const JOBS: &str = "/v1/fine_tuning/jobs";
 
-/// The losses of a job's steps, in order.
+/// Returns the losses of a job's steps, in order.
 async fn losses(platform: &Platform, id: &str) -> Vec<f64> {
     let path = format!("{JOBS}/{id}/events?limit=200");
     let (_, events) = platform.call(Method::GET, &path, None).await.unwrap();
@@ -75,7 +75,7 @@ async fn both_names_of_the_adapter_continue_it(
         assert_eq!((&done["continue_from"], &done["model"]), (&json!(adapter), &json!("tiny")));
         assert_eq!(done["adapter"]["rank"], 16);
         let first = losses(platform, &id).await[0];
-        assert!(first < before[0] / 2.0, "it begins anew: {first} after {before:?}");
+        assert!(first < before[0] / 2.0, "it restarted from the base: {first} after {before:?}");
     }
 }
 

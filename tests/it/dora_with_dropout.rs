@@ -1,4 +1,4 @@
-//! Dropout matters while training alone: it is no reason to refuse an adapter that is to be served.
+//! Dropout only affects training: an adapter with dropout must be accepted for serving.
 
 use std::{fs, path::PathBuf};
 
@@ -34,7 +34,7 @@ async fn case_12_a_dora_adapter_with_dropout_is_taken_and_answers_as_one_without
     assert!(!answers[0][0]["logprobs"]["token_logprobs"].as_array().unwrap().is_empty());
     assert_eq!(answers[0], answers[1]);
 
-    // To train it further without dropout can be done; with dropout it cannot, and the field says so.
+    // Training it further is possible without dropout; with dropout the API refuses it and names the field.
     let file = platform.upload(&tiny::rows(8)).unwrap();
     let further = |dropout: Option<f64>| {
         let mut job = json!({"model": models[1], "training_file": file, "trainer": {"max_steps": 1}});

@@ -1,4 +1,4 @@
-//! What a job would take, and what it then took: steps, tokens, its file of metrics, its usage.
+//! A job's estimate compared with the job: steps, tokens, the metrics file, usage.
 
 use std::time::Duration;
 

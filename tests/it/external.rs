@@ -1,4 +1,5 @@
-//! `attune up` with services of its user's own: a PostgreSQL, and an S3 service with other habits than the embedded one.
+//! `attune up` with external services: a PostgreSQL database, and an S3 service that behaves differently from the
+//! embedded one.
 
 use std::{
     io::{BufRead, BufReader},
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::house::{create, job};
 
-/// `tests/python/s3_store.py`; ends with the test.
+/// A process of `tests/python/s3_store.py`, killed on drop.
 struct S3Store {
     process: Child,
     url: String,
@@ -35,7 +36,7 @@ impl S3Store {
         format!("[object_store]\nendpoint = '{}'\naccess_key_id = 'x'\nsecret_access_key = 'y'\n", self.url)
     }
 
-    /// From now on uploads fail so: `507/XMinioStorageFull`; or not: `take`.
+    /// Sets the result of further uploads: a failure, such as `507/XMinioStorageFull`, or success: `take`.
     async fn uploads(&self, how: &str) {
         client().post(format!("{}/-/uploads/{how}", self.url)).send().await.unwrap();
     }
@@ -52,14 +53,14 @@ impl Drop for S3Store {
     }
 }
 
-/// A database of its own in the tests' cluster, as docs/CLI.md has it made; it goes with the test.
+/// A database in the tests' cluster, created as docs/CLI.md describes; dropped after the test.
 struct Database {
     cluster: String,
     name: String,
 }
 
 impl Database {
-    #[expect(clippy::disallowed_methods, reason = "scripts/test-postgres tells the tests so where its cluster is")]
+    #[expect(clippy::disallowed_methods, reason = "scripts/test-postgres passes the cluster in this variable")]
     fn create() -> Self {
         let cluster = std::env::var("DATABASE_URL").expect("run by scripts/test-postgres, which sets DATABASE_URL");
         let made = Self { cluster, name: format!("attune_external_{}", std::process::id()) };
@@ -121,7 +122,7 @@ async fn case_19_a_job_over_an_external_database_and_an_s3_that_refuses_checksum
         "messages": [{"role": "user", "content": "hi"}]});
     let (status, said) = platform.call(Method::POST, "/v1/chat/completions", Some(chat)).await.unwrap();
     assert_eq!(status, 200, "{said}");
-    assert_eq!(store.checksums().await, "0", "no upload carries a checksum that was not asked for");
+    assert_eq!(store.checksums().await, "0", "an upload has a checksum that was not requested");
     platform.stop(Signal::SIGTERM).unwrap();
 }
 
@@ -136,7 +137,7 @@ async fn case_19_an_answer_says_what_the_object_store_said() {
             "507/XMinioStorageFull",
             507,
             "insufficient_storage",
-            "has no room for the file: it answered XMinioStorageFull (507).",
+            "has no space for the file: it answered XMinioStorageFull (507).",
         ),
     ] {
         store.uploads(how).await;
@@ -144,7 +145,7 @@ async fn case_19_an_answer_says_what_the_object_store_said() {
         assert_eq!((got, told["error"]["code"].as_str()), (status, Some(code)), "{told}");
         let message = told["error"]["message"].as_str().unwrap();
         assert!(message.contains(said) && !message.contains("disk"), "{message}");
-        assert_eq!(message.contains("no room"), status == 507, "{message}");
+        assert_eq!(message.contains("no space"), status == 507, "{message}");
     }
     store.uploads("take").await;
     assert_eq!(upload(&platform).await.0, 200);
@@ -159,5 +160,5 @@ async fn case_19_a_start_tries_an_upload_and_fails_with_the_services_reason() {
     std::fs::write(folder.path("settings.toml"), store.settings()).unwrap();
     let refused = tokio::task::spawn_blocking(|| Platform::start_on(folder).map(drop)).await.unwrap().unwrap_err();
     let told = format!("{refused:#}");
-    assert!(told.contains("the object store cannot be worked with") && told.contains("AccessDenied"), "{told}");
+    assert!(told.contains("the object store cannot be used") && told.contains("AccessDenied"), "{told}");
 }

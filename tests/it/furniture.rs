@@ -1,4 +1,5 @@
-//! What all requests have in common, over HTTP: keys of repeated requests, tags and conditions, limits, headers, /docs.
+//! Cross-cutting behavior of all requests, over HTTP: idempotency keys, ETags and preconditions, rate limits, headers,
+//! /docs.
 
 use std::{collections::HashSet, fs};
 
@@ -12,7 +13,7 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-/// Enough for all that comes before the limits are looked at.
+/// The rate limit; high enough for all requests before the one test that exceeds it.
 const REQUESTS_PER_MINUTE: &str = "600";
 
 fn request(platform: &Platform, method: Method, path: &str) -> RequestBuilder {
@@ -85,7 +86,7 @@ async fn a_key_stands_for_one_request(platform: &Platform, file: &str) {
         assert_eq!(response.status(), 422);
         assert_eq!(read(response).await["error"]["code"], "idempotency_key_reused");
     }
-    // A request that failed frees its key, for its own corrected form too.
+    // A failed request releases its idempotency key, also for a corrected request.
     let bad = ask(jobs, &json!({"model": "none", "training_file": file}), "mended").await.unwrap();
     assert!(bad.status().is_client_error());
     let mended = ask(jobs, &other_body, "mended").await.unwrap();
@@ -157,7 +158,7 @@ async fn a_batch_is_cancelled_as_it_was_read(platform: &Platform) {
     assert_ne!(read(request(platform, Method::GET, &path).send().await.unwrap()).await["status"], "cancelled");
 }
 
-/// YAML with a table of its own, as Attune and as Ludwig have it.
+/// Creates jobs from a YAML file and from a Ludwig config, each with a local dataset.
 fn the_command_line_takes_jobs_as_files(platform: &Platform) {
     let folder = platform.folder();
     let (rows, yaml) = (folder.path("own.jsonl"), folder.path("job.yaml"));
@@ -225,7 +226,7 @@ async fn a_key_has_its_share_and_no_more(platform: &Platform) {
     assert_eq!(header(&response, "x-ratelimit-limit-requests"), REQUESTS_PER_MINUTE);
     let left: u64 = header(&response, "x-ratelimit-remaining-requests").parse().unwrap();
     assert!(left < 600, "{left}");
-    // The bucket fills by ten a second, far slower than this asks.
+    // The bucket refills at 10 requests per second, far slower than this loop sends them.
     for _ in 0..2000 {
         if response.status() == 429 {
             break;

@@ -1,4 +1,4 @@
-//! The walkthrough of docs/ARCHITECTURE.md, end to end: import, upload, train, answer, export.
+//! The walkthrough of docs/ARCHITECTURE.md, end to end: import, upload, train, serve, export.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// A job small enough for a test, and still with several steps, checkpoints and validations.
+/// Returns a job that is small enough for a test but has several steps and checkpoints.
 pub(crate) fn job(training_file: &str) -> Value {
     json!({
         "model": "tiny", "training_file": training_file, "seed": 7, "suffix": "house",
@@ -26,13 +26,14 @@ pub(crate) async fn create(platform: &Platform, job: Value) -> String {
 }
 
 async fn ask(platform: &Platform, model: &str, question: &str) -> Value {
-    let body = json!({"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 40});
+    let body = json!({"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0,
+        "max_tokens": 40});
     let (status, answer) = platform.call(Method::POST, "/v1/chat/completions", Some(body)).await.unwrap();
     assert_eq!(status, 200, "{answer}\n{}", platform.folder().log());
     answer
 }
 
-/// The text of a streamed answer, and its last finish reason.
+/// Returns the text of a streamed answer, and its last finish reason.
 async fn ask_streamed(platform: &Platform, model: &str, question: &str) -> (String, String) {
     let body = json!({"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0,
                       "max_tokens": 40, "stream": true});
@@ -111,7 +112,7 @@ async fn the_tuned_model_learned_what_the_base_does_not_know(platform: &Platform
     assert_eq!(streamed, (tiny::ANSWER.to_owned(), "stop".to_owned()));
 }
 
-/// The last checkpoint is of the last step, so it has learnt the same.
+/// Checks that the last checkpoint gives the trained answer, since it is of the last step.
 async fn a_checkpoint_answers_as_well(platform: &Platform, id: &str, model: &str) {
     let path = format!("/v1/fine_tuning/jobs/{id}/checkpoints");
     let (_, checkpoints) = platform.call(Method::GET, &path, None).await.unwrap();
@@ -142,7 +143,7 @@ fn the_export_is_a_peft_folder(platform: &Platform, model: &str) {
     let q = tensors.tensor("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight").unwrap();
     assert_eq!(q.shape(), [16, 64]);
     assert_eq!(tensors.names().len(), 2 * 7 * 2);
-    // Somebody else's arithmetic over the same base answers as it was taught.
+    // An independent implementation, over the same base, also gives the trained answer.
     let mut check = Command::new("python3");
     check.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/python/check_peft.py"));
     check.arg(platform.folder().path("tiny")).arg(&folder).args(["question 3", tiny::ANSWER]);
@@ -150,7 +151,7 @@ fn the_export_is_a_peft_folder(platform: &Platform, model: &str) {
     a_pull_goes_on_where_it_was(platform, model, &bytes);
 }
 
-/// What an earlier pull left is not fetched again, unless it is of other content.
+/// Checks that a pull resumes: downloaded bytes are kept, and other content is removed.
 fn a_pull_goes_on_where_it_was(platform: &Platform, model: &str, whole: &[u8]) {
     let (folder, half) = (platform.folder().path("pulled"), platform.folder().path("pulled.part"));
     fs::create_dir(&half).unwrap();
@@ -158,7 +159,7 @@ fn a_pull_goes_on_where_it_was(platform: &Platform, model: &str, whole: &[u8]) {
     fs::write(half.join("adapter_config.json"), "torn").unwrap();
     let pull = || platform.json(&["adapters", "pull", model, text(&folder).unwrap()]);
     let torn = pull().unwrap_err().to_string();
-    assert!(torn.contains("thrown away"), "{torn}");
+    assert!(torn.contains("was removed"), "{torn}");
     assert!(!folder.exists() && half.join("adapter_model.safetensors").exists());
     for _ in 0..2 {
         pull().unwrap();
@@ -167,7 +168,7 @@ fn a_pull_goes_on_where_it_was(platform: &Platform, model: &str, whole: &[u8]) {
     assert!(!half.exists());
 }
 
-/// A finished job leaves no trainer behind.
+/// Checks that a finished job leaves no trainer process.
 fn nothing_is_left(platform: &Platform) {
     let left: Vec<_> =
         platform.descendants().unwrap().into_iter().filter(|(_, c)| c.contains("attune-trainer")).collect();

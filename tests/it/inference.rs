@@ -1,4 +1,4 @@
-//! Chats and completions, asked for with the official Python client.
+//! Chat completions and completions with the official Python client, and with `attune complete`.
 
 use std::process::Command;
 

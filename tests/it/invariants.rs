@@ -1,11 +1,11 @@
-//! The walls of the house, read from `cargo metadata`: see docs/ARCHITECTURE.md.
+//! The invariants between crates, read from `cargo metadata`: see "Walls" in docs/ARCHITECTURE.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
-/// The one platform that programs are built for. Without it the answer would name every platform's crates, which a build
-/// does not fetch: on a machine with an empty registry there would be none.
+/// The target that programs are built for. Without a filter, `cargo metadata` resolves the crates of all targets, which
+/// a build does not fetch, and fails offline on a machine with an empty registry.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 fn metadata() -> Metadata {
@@ -17,7 +17,7 @@ fn metadata() -> Metadata {
         .unwrap()
 }
 
-/// The names of all crates that `room` links, over any number of steps.
+/// Returns the names of all crates that the crate `room` links, directly or transitively.
 fn links(metadata: &Metadata, room: &str) -> BTreeSet<String> {
     let names: BTreeMap<&PackageId, &str> = metadata.packages.iter().map(|p| (&p.id, p.name.as_str())).collect();
     let nodes = &metadata.resolve.as_ref().unwrap().nodes;

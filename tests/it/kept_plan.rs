@@ -1,4 +1,4 @@
-//! A job that goes on has the plan that it began with: it waits for it, and where it can never have it again it says so.
+//! A job that resumes keeps its plan: it waits until the plan fits, and emits a warning if it can never fit again.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -15,13 +15,13 @@ fn case() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/cases/15-resume-under-another-plan")
 }
 
-/// A platform on `folder`, with so much memory to give away.
+/// Starts a platform on `folder` whose node has this much memory.
 fn start_with(folder: Folder, memory_bytes: u64) -> Platform {
     fs::write(folder.path("settings.toml"), format!("[local]\nmemory_bytes = {memory_bytes}\n")).unwrap();
     Platform::start_on(folder).unwrap()
 }
 
-/// A job that is paused after step 40.
+/// Creates a job and pauses it after step 40; returns its ID.
 async fn paused(platform: &Platform, asked: &Value) -> String {
     let id = create(platform, asked.clone()).await;
     let enough = |job: &Value| job["steps_done"].as_u64().unwrap_or(0) >= 40;
@@ -31,7 +31,7 @@ async fn paused(platform: &Platform, asked: &Value) -> String {
     id
 }
 
-/// The digest of the adapter's factors, once the job has succeeded.
+/// Waits until the job has succeeded; returns the digest of the adapter's tensors.
 async fn adapter(platform: &Platform, id: &str) -> String {
     let job = platform.ended(id, Duration::from_secs(180)).await.unwrap();
     assert_eq!(job["status"], "succeeded", "{job}\n{}", platform.folder().log());
@@ -42,7 +42,7 @@ async fn adapter(platform: &Platform, id: &str) -> String {
     factors["sha256"].as_str().unwrap().to_owned()
 }
 
-/// The events that have this code.
+/// Returns the events with this code.
 async fn coded(platform: &Platform, id: &str, code: &str) -> Vec<Value> {
     let path = format!("{JOBS}/{id}/events?limit=100");
     let (mut found, mut after) = (Vec::new(), String::new());
@@ -76,7 +76,7 @@ async fn case_15_a_resumed_job_has_its_plan_or_says_that_it_has_another() {
     assert_eq!(adapter(&platform, &control).await, undisturbed, "nothing has changed");
     let (waiting, changed) = (paused(&platform, &asked).await, paused(&platform, &asked).await);
 
-    // There is memory enough for the plan, but a replica has a part of it.
+    // There is enough memory for the plan, but a replica uses a part of it.
     let platform = start_with(platform.stop(Signal::SIGTERM).unwrap(), peak + (400 << 20));
     let body = json!({"model": "tiny", "prompt": "Item", "max_tokens": 1});
     let (status, answer) = platform.call(Method::POST, "/v1/completions", Some(body)).await.unwrap();
@@ -89,7 +89,7 @@ async fn case_15_a_resumed_job_has_its_plan_or_says_that_it_has_another() {
     assert_eq!(coded(&platform, &waiting, "waiting_for_plan").await.len(), 1);
     assert!(coded(&platform, &waiting, "plan_changed").await.is_empty());
 
-    // There will never be enough memory for its plan again.
+    // There can never be enough memory for the plan again.
     let platform = start_with(platform.stop(Signal::SIGTERM).unwrap(), peak - 1);
     platform.json(&["jobs", "resume", &changed]).unwrap();
     adapter(&platform, &changed).await;
@@ -98,5 +98,5 @@ async fn case_15_a_resumed_job_has_its_plan_or_says_that_it_has_another() {
     let plan = |rows: u32| json!({"micro_batch_size": rows, "gradient_checkpointing": true});
     assert_eq!((&warnings[0]["data"]["before"], &warnings[0]["data"]["after"]), (&plan(7), &plan(3)), "{warnings:?}");
     let said = warnings[0]["message"].as_str().unwrap();
-    assert!(said.contains("will not be, bit for bit, the one"), "{said}");
+    assert!(said.contains("will not be bit-identical"), "{said}");
 }

@@ -1,11 +1,12 @@
-//! Compares `docs/LIMITS.md` with the code: each row's constant has the value that the page states, and its test exists.
+//! Compares `docs/LIMITS.md` with the code: each row's constant has the value that the page states, and its test
+//! exists.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// A row of the page.
+/// A row of `docs/LIMITS.md`.
 struct Limit {
     line: usize,
     file: String,
@@ -22,7 +23,7 @@ fn plain(cell: &str) -> &str {
     cell.trim().trim_matches('`')
 }
 
-/// Reads the rows of all tables of the page; a row that has not five cells of the stated form is an error.
+/// Parses the rows of all tables of the page; a row without five cells of the expected form is an error.
 fn limits(page: &str) -> Result<Vec<Limit>, String> {
     let rows = page
         .lines()
@@ -39,7 +40,7 @@ fn limit(line: usize, row: &str) -> Option<Limit> {
     Some(Limit { line, file: file.into(), constant: constant.into(), value: value.into(), test: plain(test).into() })
 }
 
-/// Whether `source` declares `constant` with the very expression `value`.
+/// Returns whether `source` declares `constant` with exactly the expression `value`.
 fn declares(source: &str, constant: &str, value: &str) -> bool {
     source.lines().any(|line| {
         let declared = line.split_once(&format!("const {constant}: ")).and_then(|(_, rest)| rest.split_once(" = "));

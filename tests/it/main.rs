@@ -1,4 +1,4 @@
-//! The tests across real processes: one program, one module a theme.
+//! The tests across real processes: one program, with one module per topic.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 

@@ -1,4 +1,4 @@
-//! The official Python client, unmodified but for `base_url` and key, against a real platform.
+//! The official Python client, unmodified except for `base_url` and key, against a real platform.
 
 use std::{fs, process::Command};
 
@@ -7,7 +7,8 @@ use attune_tests::{
     tiny,
 };
 
-/// `make test` makes this environment: `scripts/setup` puts the official client into it.
+/// Returns the Python of the tests' virtual environment, which `make test` creates; `scripts/setup` installs the
+/// official client into it.
 pub(crate) fn python() -> String {
     let cache = std::env::home_dir().unwrap().join(".cache/attune");
     let cache = option_env!("ATTUNE_CACHE").map_or(cache, Into::into);

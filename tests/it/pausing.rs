@@ -1,4 +1,5 @@
-//! A job that is paused and goes on, beside one that nobody disturbed; and its events, followed over a cut.
+//! A job that is paused and resumed, compared with one that is not interrupted; and its event stream, resumed after a
+//! disconnect.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ async fn asked(platform: &Platform, id: &str, what: &str) -> Value {
     view
 }
 
-/// The digests of the files of a job's adapter, but for the two that name the job.
+/// Returns the files of a job's adapter with their digests, except the two files that name the job.
 async fn adapter_files(platform: &Platform, job: &Value) -> Value {
     assert_eq!(job["status"], "succeeded", "{job}\n{}", platform.folder().log());
     let model = job["fine_tuned_model"].as_str().unwrap();
@@ -30,7 +31,7 @@ async fn adapter_files(platform: &Platform, job: &Value) -> Value {
     files.into()
 }
 
-/// Ids of the events that a stream gives, until `enough` of them are there or it ends.
+/// Returns the IDs of the events of a stream, until there are `enough` of them or the stream ends.
 async fn streamed(platform: &Platform, id: &str, last: Option<&str>, enough: usize) -> Vec<String> {
     let mut request =
         client().get(format!("{}{JOBS}/{id}/events?stream=true", platform.url)).bearer_auth(&platform.api_key);
@@ -55,7 +56,7 @@ async fn streamed(platform: &Platform, id: &str, last: Option<&str>, enough: usi
     found
 }
 
-/// Ids of all events, oldest first, page by page.
+/// Lists the IDs of all events, oldest first, page by page.
 async fn listed(platform: &Platform, id: &str) -> Vec<String> {
     let (mut found, mut after) = (Vec::new(), String::new());
     loop {
@@ -81,7 +82,7 @@ async fn a_paused_job_gives_the_bytes_of_one_that_was_not_and_its_events_are_fol
     asked_for["trainer"]["checkpoint_every_steps"] = json!(20);
     asked_for["adapter"]["lora_dropout"] = json!(0.1);
     let calm = create(&platform, asked_for.clone()).await;
-    // It waits behind the other, and waits longer than that.
+    // This job is queued behind the other one, and is paused while it waits.
     let paused = create(&platform, asked_for).await;
     assert_eq!(asked(&platform, &paused, "pause").await["status"], "paused");
     let calm = platform.ended(&calm, Duration::from_secs(180)).await.unwrap();

@@ -1,5 +1,5 @@
-//! What is served is what was trained: each adapter over its base in the quantization that it was trained over, by a
-//! replica of that; and nobody else's answers change.
+//! Each adapter is served over its base in the quantization that it was trained over, by a replica with that
+//! quantization; the answers of other models do not change.
 
 use std::{fs, time::Duration};
 
@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 
 use crate::house::{create, job};
 
-/// Log-probabilities of the same numbers, summed in another order.
+/// The tolerance for equal log-probabilities, whose sums may be computed in another order.
 const SAME: f64 = 1e-5;
 
-/// The log-probabilities of a prompt's tokens under a model, and the fingerprint of what gave them.
+/// Returns the log-probabilities of a prompt's tokens under a model, and the response's `system_fingerprint`.
 async fn scores(platform: &Platform, model: &str) -> (Vec<f64>, String) {
-    // A byte is a token, 257 begins a turn and 258 ends it; a text may not spell those two.
+    // Each byte is a token; the special tokens 257 and 258 begin and end a turn, and a text cannot contain them.
     let bytes = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
     let prompt = [vec![257], bytes("user\nquestion 3"), vec![258, 10, 257], bytes("assistant\n{\"ok\": ")].concat();
     let body = json!({"model": model, "prompt": prompt, "echo": true, "logprobs": 0, "max_tokens": 1,
@@ -63,7 +63,7 @@ async fn an_adapter_is_served_over_the_quantization_that_it_was_trained_over() {
     assert_eq!(fingerprint, format!("fp_{digest}_nf4-double"));
     let serving = platform.descendants().unwrap().into_iter().filter(|(_, c)| c.contains("attune-serving")).count();
     assert!(serving >= 2, "a replica for each quantization, and there are {serving}");
-    // The two replicas do not disturb each other.
+    // The two replicas do not affect each other.
     assert!(apart(&scores(&platform, "tiny").await.0, &base) < SAME);
 
     let checkpoints = get(&platform, &format!("/v1/fine_tuning/jobs/{id}/checkpoints")).await;
@@ -101,27 +101,27 @@ async fn an_import_keeps_it_or_says_another(platform: &Platform, model: &str, tu
         let arguments = ["adapters", "import", &path, "--base-model", "tiny", "--name", name];
         platform.json(&[&arguments, more].concat())
     };
-    // The manifest says it.
+    // The manifest states the quantization.
     let back = import("back", &[]).unwrap();
     let (same, over) = scores(platform, back["model"].as_str().unwrap()).await;
     assert!(apart(&same, tuned) < SAME && over == fingerprint, "{over} {}", apart(&same, tuned));
     let refused = import("other", &["--quantization", "none"]).unwrap_err().to_string();
-    assert!(refused.contains("'quantization' is none, and attune_manifest.json says"), "{refused}");
+    assert!(refused.contains("'quantization' is none, but attune_manifest.json states"), "{refused}");
     let refused = import("other", &["--quantization", "fp4"]).unwrap_err().to_string();
-    assert!(refused.contains("'quantization' is fp4"), "{refused}");
-    // Nothing says it: the base as it is, which the adapter was not trained over.
+    assert!(refused.contains("Invalid 'quantization': 'fp4'. Use one of"), "{refused}");
+    // Without a stated quantization it is `none`, which the adapter was not trained over.
     let plain = import("plain", &["--skip", "attune_manifest.json"]).unwrap();
     assert_eq!(plain["quantization"]["type"], "none");
     let (other, over) = scores(platform, plain["model"].as_str().unwrap()).await;
     assert!(over.ends_with("_none") && apart(&other, tuned) > 1e-3, "{over} {}", apart(&other, tuned));
-    // The form says it. The same content over another quantization is another version of the adapter.
+    // The form states it. The same content over another quantization is a new version of the adapter.
     let again = import("plain", &["--skip", "attune_manifest.json", "--quantization", "nf4-double"]).unwrap();
     assert_eq!(again["version"], 2, "{again}");
     assert!(apart(&scores(platform, again["model"].as_str().unwrap()).await.0, tuned) < SAME);
     import("plain", &["--skip", "attune_manifest.json", "--quantization", "nf4-double"]).unwrap_err();
 }
 
-/// A job that begins with an adapter trains over that one's quantization, unless it asks for another.
+/// Checks that a job that continues an adapter trains over the adapter's quantization, unless it sets another.
 async fn a_job_that_continues_keeps_it(platform: &Platform, model: &str) {
     let file = platform.upload(&tiny::rows(8)).unwrap();
     for (quantization, in_force) in [(None, "nf4"), (Some(json!({"type": "int8"})), "int8")] {

@@ -1,4 +1,4 @@
-//! Faults on a job's way: a killed trainer, a killed scheduler, a cancel at every state.
+//! Faults while a job runs: a killed trainer, a killed scheduler, and a cancel in different states.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::house::{create, job};
 
-/// A job that is long enough to be met while it runs.
+/// Returns a job that is long enough for a test to act while it runs.
 fn long_job(file: &str) -> Value {
     let mut job = job(file);
     job["method"]["supervised"]["hyperparameters"]["n_epochs"] = json!(60);
@@ -40,7 +40,7 @@ async fn steps_done(platform: &Platform, id: &str, least: u64) -> Value {
     platform.job_until(id, Duration::from_secs(60), enough).await.unwrap()
 }
 
-/// Exactly one adapter, from a job that succeeded after `attempts` runs.
+/// Checks that the job succeeds after `attempts` runs, and that there is exactly one adapter.
 async fn one_adapter(platform: &Platform, id: &str, attempts: u64) {
     let done = platform.ended(id, Duration::from_secs(180)).await.unwrap();
     assert_eq!(done["status"], "succeeded", "{done}\n{}", platform.folder().log());
@@ -50,7 +50,7 @@ async fn one_adapter(platform: &Platform, id: &str, attempts: u64) {
     assert_eq!(done["steps_done"], done["total_steps"], "{done}");
 }
 
-/// Every message of a job's event list, newest first, page by page.
+/// Lists the messages of all events of a job, newest first, page by page.
 pub(crate) async fn story(platform: &Platform, id: &str) -> Vec<String> {
     let (mut told, mut after) = (Vec::new(), String::new());
     loop {
@@ -111,7 +111,7 @@ async fn a_job_is_cancelled_at_once_while_it_waits() {
     let (platform, running) = with_job().await;
     let file = platform.upload(&tiny::rows(8)).unwrap();
     steps_done(&platform, &running, 1).await;
-    // One run at a time on this machine, so the second job waits.
+    // The machine runs one job at a time, so the second job waits.
     let waiting = create(&platform, long_job(&file)).await;
     let (status, _) =
         platform.call(Method::POST, &format!("/v1/fine_tuning/jobs/{waiting}/cancel"), None).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a project may store: counted in the transaction that stores it, whatever the door.
+//! A project's storage quota: counted in the transaction that stores the content, on every request path.
 
 use attune_tests::platform::{Platform, client};
 use reqwest::{
@@ -11,7 +11,7 @@ use crate::attacks::tenants::{Tenant, sha256};
 
 const MIB: usize = 1 << 20;
 
-/// Uploads a file of this many MiB, whose content begins with `mark`; gives the status and the body.
+/// Uploads a file of this many MiB, filled with the byte `mark`; returns the status and the body.
 async fn upload(platform: &Platform, tenant: &Tenant, mark: u8, mib: usize) -> (u16, serde_json::Value) {
     let part = Part::bytes(vec![mark; mib * MIB]).file_name("data.bin");
     let form = Form::new().text("purpose", "user_data").part("file", part);
@@ -40,7 +40,7 @@ async fn limit_storage_of_a_project_is_held_by_requests_at_once_at_every_door() 
     }
     assert_eq!(used(&tenant).await, (4 << 20, 4, 4 << 20));
 
-    // The other doors, and the other project, which has its own room.
+    // The other request paths, and another project, which has its own quota.
     let blob = b"a small blob".repeat(10);
     assert_eq!(tenant.put(&sha256(&blob), &blob).await.1["error"]["code"], "storage_quota_exceeded");
     let begin = json!({"filename": "a", "purpose": "user_data", "bytes": 1, "mime_type": "text/plain"});
@@ -48,7 +48,7 @@ async fn limit_storage_of_a_project_is_held_by_requests_at_once_at_every_door() 
     assert_eq!((status, &begun["error"]["code"]), (403, &json!("storage_quota_exceeded")), "{begun}");
     assert_eq!(upload(&platform, &other, 9, 1).await.0, 200);
 
-    // Room comes back with what is deleted; small things are counted too.
+    // Deleting a file frees its quota; small objects are counted too.
     let first = taken[0].1["id"].as_str().unwrap();
     assert_eq!(tenant.call(Method::DELETE, &format!("/v1/files/{first}"), None).await.0, 200);
     assert_eq!(tenant.put(&sha256(&blob), &blob).await.0, 201);
@@ -60,7 +60,7 @@ async fn limit_storage_of_a_project_is_held_by_requests_at_once_at_every_door() 
     assert!(seventh["error"]["message"].as_str().unwrap().contains("6 objects"), "{seventh}");
 }
 
-/// Runs these side by side.
+/// Runs futures concurrently; returns their results in order.
 async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut all: Vec<_> = all.map(Box::pin).collect();
     let mut done: Vec<Option<T>> = all.iter().map(|_| None).collect();

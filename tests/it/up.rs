@@ -1,4 +1,4 @@
-//! `attune up`: one platform a folder, a clean end, and nothing left behind whatever happens.
+//! `attune up`: one platform per folder, a graceful stop, and no process or file left behind however it ends.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -29,7 +29,7 @@ async fn ctrl_c_ends_it_cleanly_and_the_next_start_finds_everything() {
     let platform = Platform::start().unwrap();
     platform.import_tiny().unwrap();
     let key = platform.api_key.clone();
-    // Somebody who watches a job that does not go on is told that there is no more, and holds nobody up.
+    // A client that follows the events of a paused job gets a clean end of the stream, and does not delay the stop.
     let file = platform.upload(&tiny::rows(8)).unwrap();
     let job = json!({"model": "tiny", "training_file": file, "hyperparameters": {"n_epochs": 50}});
     let (_, job) = platform.call(Method::POST, "/v1/fine_tuning/jobs", Some(job)).await.unwrap();
@@ -38,7 +38,7 @@ async fn ctrl_c_ends_it_cleanly_and_the_next_start_finds_everything() {
     let watching = client().get(format!("{}{job}/events?stream=true", platform.url)).bearer_auth(&key).send();
     let watching = watching.await.unwrap();
     let folder = tokio::task::spawn_blocking(|| platform.stop(Signal::SIGINT)).await.unwrap().unwrap();
-    let seen = watching.text().await.unwrap(); // an error, had it been cut off
+    let seen = watching.text().await.unwrap(); // fails if the connection was cut
     assert!(seen.starts_with("id:") || seen.starts_with("data:"), "{seen}");
     assert!(!folder.log().contains("cut off"), "{}", folder.log());
     let again = Platform::start_on(folder).unwrap();
@@ -52,13 +52,13 @@ async fn ctrl_c_ends_it_cleanly_and_the_next_start_finds_everything() {
 fn kill_9_leaves_no_child_and_the_next_start_takes_over() {
     let platform = Platform::start().unwrap();
     assert!(platform.descendants().unwrap().len() >= 3, "postgres, api and scheduler");
-    let folder = platform.stop(Signal::SIGKILL).unwrap(); // waits until every child is gone
+    let folder = platform.stop(Signal::SIGKILL).unwrap(); // waits until every child has exited
     let again = Platform::start_on(folder).unwrap();
     again.import_tiny().unwrap();
     again.stop(Signal::SIGTERM).unwrap();
 }
 
-/// The parts of multipart uploads that the built-in object store holds.
+/// Lists the parts of multipart uploads in the embedded object store.
 fn unfinished_parts(folder: &Path) -> Vec<String> {
     let files = std::fs::read_dir(folder.join("objects")).unwrap();
     let names = files.map(|file| file.unwrap().file_name().to_string_lossy().into_owned());

@@ -1,4 +1,5 @@
-//! Events at receivers on this machine: each kind of answer, signatures as the official libraries check them.
+//! Webhook deliveries to receivers on this machine: each kind of response, and signatures that the official libraries
+//! verify.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -29,7 +30,7 @@ use crate::{
     openai_client::python,
 };
 
-/// A request that came in.
+/// A received request.
 #[derive(Debug, Clone)]
 struct Received {
     path: String,
@@ -52,10 +53,10 @@ impl Received {
     }
 }
 
-/// A status, and a header with its value.
+/// A response: its status, and a header with its value.
 type Answer = (u16, &'static str, String);
 
-/// Answers by the path: first what is laid out for it, then 200.
+/// A receiver that returns the prepared responses of a path, then 200.
 #[derive(Clone, Default)]
 struct Receiver {
     answers: Arc<Mutex<HashMap<String, VecDeque<Answer>>>>,
@@ -80,7 +81,7 @@ impl Receiver {
         self.received.lock().unwrap().iter().filter(|received| received.path == path).cloned().collect()
     }
 
-    /// Waits until `count` requests have come to `path`.
+    /// Waits until `path` has received `count` requests.
     async fn until(&self, path: &str, count: usize, platform: &Platform) -> Vec<Received> {
         let begun = Instant::now();
         while self.at(path).len() < count {
@@ -109,13 +110,13 @@ async fn answer(State(receiver): State<Receiver>, uri: Uri, headers: HeaderMap, 
     }
 }
 
-/// An endpoint; its id and its secret.
+/// Creates an endpoint; returns its ID and its secret.
 fn endpoint(platform: &Platform, url: &str, events: &str) -> (String, String) {
     let made = platform.json(&["webhooks", "create", url, "--event", events]).unwrap();
     (made["id"].as_str().unwrap().to_owned(), made["secret"].as_str().unwrap().to_owned())
 }
 
-/// The newest delivery of an endpoint, once it is as wanted.
+/// Waits until `wanted` returns true for the newest delivery of an endpoint, and returns that delivery.
 async fn delivery(platform: &Platform, endpoint: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let begun = Instant::now();
     loop {
@@ -165,7 +166,7 @@ async fn events_reach_receivers_and_the_official_libraries_verify_them() {
     platform.stop(Signal::SIGTERM).unwrap();
 }
 
-/// For Python: what came, the secret, and whether they go together.
+/// Returns a received request, a secret, and whether the signature is valid for it, as input of the Python script.
 fn signed(received: &Received, secret: &str, valid: bool) -> Value {
     let headers: HashMap<&str, &str> =
         received.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();

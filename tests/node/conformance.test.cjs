@@ -1,5 +1,5 @@
 // The official Node client against a running Attune; address, key and rows come from the environment as in
-// tests/python/conformance. NODE_PATH says where the client lies.
+// tests/python/conformance. NODE_PATH is the folder of the client.
 'use strict';
 const assert = require('node:assert/strict');
 const crypto = require('node:crypto');

@@ -1,4 +1,4 @@
-"""A batch through the official client: rows over several models, answers by custom_id, and files that are refused.
+"""A batch with the official client: rows for several models, responses by custom_id, and refused files.
 
 Usage: batches.py ANSWER TUNED_MODEL OTHER_MODEL
 """

@@ -1,10 +1,10 @@
-"""Loads an exported adapter as PEFT does and answers with it, with nothing of Attune's: standard library only.
+"""Loads an exported adapter as PEFT does and generates with it, without any code of Attune: standard library only.
 
 usage: check_peft.py BASE_FOLDER ADAPTER_FOLDER QUESTION ANSWER
 
-Checks the folder against PEFT's format (names, shapes, kinds, the fields of LoraConfig), adds `lora_alpha / r * B @ A` to
-the weights of a small Llama over bytes, and decodes greedily: what comes must begin with ANSWER. PEFT itself needs 6 GB of
-Python; `make golden` holds this code base to it (model/testdata/variants).
+Checks the folder against PEFT's format (names, shapes, dtypes, the fields of LoraConfig), adds `lora_alpha / r * B @ A`
+to the weights of a small byte-level Llama, and decodes greedily: the output must begin with ANSWER. PEFT itself needs
+6 GB of Python packages; `make golden` compares this code base with it (model/testdata/variants).
 """
 
 import array
@@ -13,14 +13,14 @@ import math
 import struct
 import sys
 
-# Fields of peft.LoraConfig that LoRA over linear layers may have, and the values that this check understands.
+# The fields of peft.LoraConfig for LoRA on linear layers, and the values that this check supports.
 CONFIG = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "fan_in_fan_out": False, "use_dora": False}
 PLACES = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn", "o_proj": "self_attn"}
 START, END = 257, 258
 
 
 def tensors(path):
-    """Returns {name: (shape, numbers)} of a safetensors file that holds F32 alone."""
+    """Returns {name: (shape, numbers)} of a safetensors file with only F32 tensors."""
     with open(path, "rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         data = file.read()
@@ -46,7 +46,7 @@ def times(weight, x):
 
 
 def merged(base, adapter, config, layer, projection):
-    """The weight of a projection with its correction."""
+    """Returns the weight of a projection with its LoRA update added."""
     place = f"model.layers.{layer}.{PLACES.get(projection, 'mlp')}.{projection}"
     weight = matrix(base[f"{place}.weight"])
     if projection not in config["target_modules"]:

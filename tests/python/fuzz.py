@@ -1,7 +1,7 @@
 """Generated requests against every operation of the OpenAPI document, with schemathesis: all its checks, all its phases.
 
-Address and key come from the environment, as for the official client. Prints one JSON object a line for each figure;
-leaves with 1 when a check failed. ATTUNE_FUZZ_SECONDS is the budget, ATTUNE_FUZZ_SEED makes a run repeatable.
+Address and key come from the environment, as for the official client. Prints each figure as a line of JSON; exits
+with 1 if a check failed. ATTUNE_FUZZ_SECONDS is the time budget, ATTUNE_FUZZ_SEED makes a run repeatable.
 """
 import json
 import os
@@ -18,19 +18,19 @@ SECONDS = int(os.environ.get("ATTUNE_FUZZ_SECONDS", "420"))
 SEED = os.environ.get("ATTUNE_FUZZ_SEED", "1")
 CASES = 10_000
 
-# What a schema cannot say, and is refused with 400: rows inside a file, rules between fields, limits that depend on the
-# base model. Everywhere else a request that fits the schema must not be a 400.
+# Operations with rules that a schema cannot express, which are refused with 400: rows inside a file, rules between
+# fields, limits that depend on the base model. For all others, a request that matches the schema must not get a 400.
 RULES_BEYOND_THE_SCHEMA = [
     "create_file", "create_upload", "create_upload_part", "complete_upload", "create_job", "estimate_job", "preview_file",
     "report_file", "create_chat_completion", "create_completion", "create_base_model", "put_blob", "find_blob",
     "create_batch", "import_adapter", "set_adapter_alias", "create_webhook_endpoint", "update_webhook_endpoint",
     "list_webhook_deliveries", "create_project", "create_user", "create_project_api_key", "set_budget", "update_job",
-    # What has ended cannot be stopped; a base model cannot be deleted.
+    # An ended object cannot be stopped; a base model cannot be deleted.
     "cancel_job", "pause_job", "resume_job", "cancel_batch", "cancel_upload", "delete_model",
-    # A stream has no limit; the most buckets depend on their width; a permission names a project that must be there.
+    # A stream has no limit; the maximum number of buckets depends on their width; a permission's project must exist.
     "list_job_events", "usage_completions", "usage_training", "create_checkpoint_permissions",
     "list_checkpoint_permissions", "create_project_user",
-    # For JSON Schema, 945.0 is an integer.
+    # 945.0 is an integer in JSON Schema.
     "rotate_webhook_secret",
 ]
 
@@ -46,7 +46,7 @@ def upload():
 
 
 def train(file):
-    """A job to its end: its adapter and its checkpoint can be asked for."""
+    """Runs a job to its end, so that its adapter and its checkpoint exist."""
     job = client.fine_tuning.jobs.create(model="tiny", training_file=file, hyperparameters={"n_epochs": 2, "batch_size": 4},
                                          extra_body={"trainer": {"checkpoint_every_steps": 2}})
     deadline = time.time() + 120
@@ -82,12 +82,12 @@ def member(project, name):
 
 
 def world():
-    """One thing of each kind that stays, by the name of its path's parameter, and for each operation that ends a thing
-    another one: requests in random order must not leave the others with nothing to find."""
+    """Creates one lasting object of each kind, by the name of its path parameter, and a separate object for each
+    operation that deletes or ends one, so that requests in random order do not remove the objects of the others."""
     file = upload()
     job = train(file)
     checkpoint = client.fine_tuning.jobs.checkpoints.list(job.id).data[0].fine_tuned_model_checkpoint
-    # The requests come from the key of the first project: it must live to the end.
+    # The requests use the API key of the first project, which must exist until the end.
     fuzzed, archived = (make("/organization/projects", name=name)["id"] for name in ("fuzzed", "archived"))
     key = lambda: make(f"/organization/projects/{fuzzed}/api_keys", name="fuzzed")["id"]
     permit = lambda: make(f"/fine_tuning/checkpoints/{checkpoint}/permissions", project_ids=[fuzzed])["data"][0]["id"]
@@ -109,7 +109,7 @@ def world():
 
 
 def configuration(known_operations, kept, ended):
-    """schemathesis.toml: ids that exist for path parameters, and where a 400 is right."""
+    """Returns schemathesis.toml: existing IDs for path parameters, and the operations that may return 400."""
     lines = ["[parameters]", *(f'"path.{name}" = "{value}"' for name, value in kept.items())]
     for operation in sorted({*RULES_BEYOND_THE_SCHEMA, *ended} & known_operations):
         lines += ["[[operations]]", f'include-operation-id = "{operation}"']
@@ -128,7 +128,7 @@ def operations():
 
 
 def fuzz(phases, seconds, configured):
-    """Runs schemathesis and gives its report."""
+    """Runs schemathesis and returns its report."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         (folder / "schemathesis.toml").write_text(configured)
@@ -149,7 +149,7 @@ def count(reports, *codes):
 
 
 kept, ended = world()
-# A chain of requests takes the ids that its own requests gave; only what would end the fuzz's own project is led elsewhere.
+# A chain of requests uses the IDs that its own requests returned; only archiving does not use the fuzzed project.
 chains = {name: kept[name] for name in ("file_id", "job_id", "model", "name", "project_id")}
 known = operations()
 reports = [fuzz("examples,coverage,fuzzing", SECONDS * 3 // 4, configuration(known, kept, ended)),

@@ -1,6 +1,6 @@
-"""Asks Attune for chats and completions with the official `openai` client. Address and key come from the environment.
+"""Requests chat completions and completions with the official `openai` client. Address and key come from the environment.
 
-Use: inference.py MODEL MODEL_WITH_TOOLS.  Every assertion is on the client's own typed results.
+Usage: inference.py MODEL MODEL_WITH_TOOLS.  Every assertion is on the client's own typed results.
 """
 import json
 import math
@@ -32,7 +32,7 @@ def refused(param, call):
     raise AssertionError(f"nothing was refused for {param}")
 
 
-# Several answers: each has its place, the first is the one that is given alone, the same every time.
+# Several choices: each has its index, the first equals the only choice of n=1, and a seed repeats them.
 one = chat(seed=3)
 three, again = (chat(seed=3, n=3) for _ in range(2))
 texts = [choice.message.content for choice in three.choices]
@@ -43,7 +43,7 @@ adds_up(three.usage)
 assert three.usage.prompt_tokens == one.usage.prompt_tokens and three.usage.completion_tokens > one.usage.completion_tokens
 assert one.system_fingerprint.startswith("fp_"), one
 
-# A stream's chunks are the whole answer's parts.
+# The chunks of a stream add up to the whole answer.
 said, reasons, usage = ["", "", ""], {}, None
 for chunk in chat(seed=3, n=3, stream=True, stream_options={"include_usage": True}):
     assert chunk.object == "chat.completion.chunk", chunk
@@ -54,7 +54,7 @@ for chunk in chat(seed=3, n=3, stream=True, stream_options={"include_usage": Tru
 assert said == texts and [reasons[i] for i in range(3)] == [c.finish_reason for c in three.choices], (said, reasons)
 assert usage == three.usage, usage
 
-# Log-probabilities: of the tokens of the text, the drawn one's among the likely ones', none above 1.
+# Log-probabilities: for the tokens of the text, the sampled token among the top ones, no sum of probabilities above 1.
 scored = chat(temperature=0, logprobs=True, top_logprobs=4).choices[0]
 tokens = scored.logprobs.content
 assert b"".join(bytes(t.bytes) for t in tokens).decode(errors="replace") == scored.message.content, scored
@@ -73,7 +73,7 @@ text = scored.message.content
 stop = text[3:5]
 cut = chat(temperature=0, stop=[stop]).choices[0]
 assert cut.finish_reason == "stop" and cut.message.content == text[:text.index(stop)], (cut, text)
-biased = chat(temperature=0, max_tokens=5, logit_bias={"65": 100}).choices[0]  # the tiny tokenizer's id of a byte is the byte
+biased = chat(temperature=0, max_tokens=5, logit_bias={"65": 100}).choices[0]  # a byte's token ID is the byte
 assert biased.message.content == "AAAAA", biased
 worn = chat(temperature=0, max_tokens=12, logit_bias={str(b): 60 for b in b"ABCDEF"}, frequency_penalty=2, seed=1).choices[0]
 assert len(set(worn.message.content)) > 1, worn
@@ -111,7 +111,7 @@ for chunk in client.completions.create(model=model, prompt=["tell me", "say"], m
 whole = client.completions.create(model=model, prompt=["tell me", "say"], max_tokens=8, seed=9, n=2, echo=True)
 assert parts == [choice.text for choice in whole.choices], (parts, whole)
 
-# Forms: a model of random weights at a high temperature says anything but JSON, unless it must.
+# Response formats: a model with random weights at a high temperature only generates JSON if it is constrained.
 person = {"type": "object", "properties": {
     "name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 150},
     "role": {"enum": ["admin", "guest"]}, "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
@@ -150,12 +150,12 @@ for seed in range(3):
         (made,) = choice.message.tool_calls
         assert made.type == "function" and made.id and made.function.name in names, made
         jsonschema.validate(json.loads(made.function.arguments), person)
-# The message goes back as it came, with the tool's result.
+# The message is sent back unchanged, with the tool's result.
 made = call(seed=1, tool_choice="required", parallel_tool_calls=False)
 assert call(tool_choice="none", max_tokens=8, messages=[
     *ask["messages"], made.choices[0].message,
     {"role": "tool", "tool_call_id": made.choices[0].message.tool_calls[0].id, "content": "done"}]).choices[0].message.tool_calls is None
-# A stream's deltas are the call.
+# The deltas of a stream add up to the call.
 parts = {}
 for chunk in call(seed=1, tool_choice="required", parallel_tool_calls=False, stream=True):
     for delta in (chunk.choices[0].delta.tool_calls or []) if chunk.choices else []:
@@ -165,7 +165,7 @@ for chunk in call(seed=1, tool_choice="required", parallel_tool_calls=False, str
 want = made.choices[0].message.tool_calls[0].function
 assert reason == "tool_calls" and [(p["name"], p["arguments"]) for p in parts.values()] == [(want.name, want.arguments)], (parts, want)
 assert all(p["id"] for p in parts.values()), parts
-# As the model likes: text, or calls that are right, since the tools are strict.
+# tool_choice auto: text, or valid calls, since the tools are strict.
 for seed in range(4):
     message = call(seed=seed, max_tokens=40).choices[0].message
     assert message.content or message.tool_calls, message
@@ -177,18 +177,18 @@ refused("prompt", lambda: client.completions.create(model=model, prompt="a" * 20
 refused("logit_bias", lambda: chat(logit_bias={"999999": 1}))
 refused("messages", lambda: chat(messages=[{"role": "user", "content": "<|im_end|>"}]))
 refused("top_logprobs", lambda: chat(top_logprobs=2))
-# A template that takes no tools has them in the generic form.
+# A template without tools gets them in the generic format.
 switch = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"], "additionalProperties": False}
 generic = chat(**hot, seed=3, tool_choice="required", tools=[
     {"type": "function", "function": {"name": "light", "parameters": switch, "strict": True}}]).choices[0]
 assert generic.finish_reason == "tool_calls" and len(generic.message.tool_calls) == 1, generic
 jsonschema.validate(json.loads(generic.message.tool_calls[0].function.arguments), switch)
-# Nothing is stored, and that is said.
+# Nothing is stored, and a header reports it.
 kept = client.chat.completions.with_raw_response.create(
     **{**ask, "model": model, "max_tokens": 2}, store=True, metadata={"a": "b"}, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
 assert kept.headers["attune-stored"] == "false" and kept.parse().choices, kept.headers
 refused("chat_template_kwargs", lambda: chat(extra_body={"chat_template_kwargs": {"messages": []}}))
-# The beginning of a long prompt is read once.
+# The prefix of a long prompt is processed once.
 long = {"messages": [{"role": "user", "content": "word " * 60}], "max_tokens": 1}
 first, second = chat(**long).usage, chat(**long).usage
 assert second.prompt_tokens_details.cached_tokens in range(128, second.prompt_tokens), (first, second)

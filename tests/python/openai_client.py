@@ -1,6 +1,6 @@
-"""Drives Attune with the official `openai` client, as its users' code does. Address and key come from the environment.
+"""Uses Attune with the official `openai` client, as users' code does. Address and key come from the environment.
 
-Use: openai_client.py TRAIN.jsonl ANSWER.  Every assertion is on the client's own typed results.
+Usage: openai_client.py TRAIN.jsonl ANSWER.  Every assertion is on the client's own typed results.
 """
 import sys
 import time
@@ -34,7 +34,7 @@ while (job := client.fine_tuning.jobs.retrieve(job.id)).status not in ("succeede
 assert job.status == "succeeded", job
 assert job.fine_tuned_model and job.finished_at and job.trained_tokens, job
 
-# Three pages of ten, by the client's own paging.
+# Three pages of ten, by the client's auto-pagination.
 events = list(client.fine_tuning.jobs.list_events(job.id, limit=10))
 assert len({e.id for e in events}) == len(events) > 30, len(events)
 assert any(e.type == "metrics" and e.data["train_loss"] > 0 for e in events), events[:3]

@@ -2,10 +2,10 @@
 
 usage: s3_store.py [--refuse-checksums] [--slow SECONDS] [--unavailable-every N]
 
-Prints its address once it listens. With --refuse-checksums an upload that carries a checksum header or trailer is answered
-501 NotImplemented, as several services did when the SDKs began to send one unasked. --slow waits before each answer, and
-every N-th request is answered 503 SlowDown. `POST /-/uploads/STATUS/CODE` makes every later upload fail so, and
-`POST /-/uploads/take` ends that. `GET /-/uploads` tells how many uploads carried a checksum.
+Prints its address once it listens. With --refuse-checksums, an upload with a checksum header or trailer gets 501
+NotImplemented, as from several services when the SDKs began to send one by default. --slow delays each response, and
+every N-th request gets 503 SlowDown. `POST /-/uploads/STATUS/CODE` makes all later uploads fail with that error, and
+`POST /-/uploads/take` ends that. `GET /-/uploads` returns the number of uploads with a checksum.
 """
 
 import argparse
@@ -65,7 +65,7 @@ class Store(http.server.BaseHTTPRequestHandler):
         return bucket, urllib.parse.unquote(key), urllib.parse.parse_qs(url.query, keep_blank_values=True)
 
     def control(self):
-        """Answers a request to the store's own address; tells whether it was one."""
+        """Handles a request to the store's control path; returns whether it was one."""
         bucket, what, _ = self.place()
         if bucket != "-":
             return False

@@ -1,7 +1,7 @@
 """Verifies deliveries with the official libraries: `standardwebhooks`, and the webhooks of `openai`.
 
-Use: webhooks.py DELIVERIES.json.  The file holds a list of {"secret", "headers", "body", "valid"}; each is verified by
-both libraries, and one that is not valid must be refused by both.
+Usage: webhooks.py DELIVERIES.json.  The file has a list of {"secret", "headers", "body", "valid"}; both libraries
+verify each, and must refuse one that is not valid.
 """
 import json
 import sys

@@ -1,20 +1,20 @@
-//! The harness: a tiny model, and a whole platform of real processes on this machine.
+//! The test harness: a tiny model, and a whole platform of real processes on this machine.
 //!
-//! Tests drive what a user drives: the `attune` command line and HTTP. Nothing here reaches into a process.
+//! Tests use the interfaces that a user has, the `attune` command line and HTTP, and no internals of a process.
 
-/// A model small enough to train in seconds, made here.
+/// A generated model that is small enough to train in seconds.
 pub mod tiny;
 
 /// An S3 server.
 pub mod object_store;
 
-/// `attune up` in a folder of its own, and its end.
+/// `attune up` on its own data folder.
 pub mod platform;
 
-/// A project of its own, and requests with its key.
+/// A tenant with a project of its own.
 pub mod tenant;
 
-/// Notes a line that tells a figure, where a script collects them (`ATTUNE_FIGURES`).
+/// Appends a figure's line to the file in which a script collects them (`ATTUNE_FIGURES`).
 ///
 /// # Panics
 /// The file cannot be written.
@@ -26,7 +26,7 @@ pub fn figure(line: &str) {
     file.and_then(|mut file| writeln!(file, "{line}")).expect("the file of figures can be written");
 }
 
-/// Returns how often a test is to repeat what it does: `ATTUNE_ABUSE_REPEATS`, or else once.
+/// Returns the number of repetitions of a test: `ATTUNE_ABUSE_REPEATS`, or 1.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "a test has no configuration")]
 pub fn repeats() -> usize {

@@ -1,4 +1,4 @@
-//! An S3 server over a folder, inside of the test's own process.
+//! An S3 server over a folder, in the test's own process.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use hyper_util::{
 };
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 
-/// The access key of the server, and its secret.
+/// The server's access key ID and its secret access key.
 pub const CREDENTIALS: (&str, &str) = ("key", "secret");
 
-/// Starts a server on a free port; it goes with the test's runtime. Returns its address: `http://…`.
+/// Starts a server on a free port, which runs until the test's runtime ends. Returns its address, `http://…`.
 ///
 /// # Errors
 /// The folder cannot be served, or no port is free.

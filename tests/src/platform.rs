@@ -1,4 +1,4 @@
-//! A whole platform: `attune up` in a folder of its own, driven by the `attune` command line and by HTTP.
+//! A whole platform: `attune up` on its own data folder, used by the `attune` command line and by HTTP.
 
 use std::{
     env, fs,
@@ -16,93 +16,93 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long a whole platform may take to come up: a first start creates a PostgreSQL cluster.
+/// The longest start of a platform; a first start creates a PostgreSQL cluster.
 const START: Duration = Duration::from_secs(120);
-/// How long it may take to leave.
+/// The longest stop of a process.
 const STOP: Duration = Duration::from_secs(60);
 
-/// A running platform. Ends with the test, by its process id.
+/// A running platform, stopped on drop.
 pub struct Platform {
     up: Child,
     folder: Folder,
-    /// `http://127.0.0.1:…`
+    /// The API's address, `http://127.0.0.1:…`.
     pub url: String,
-    /// A key of the project `default`.
+    /// An API key of the project `default`.
     pub api_key: String,
 }
 
-/// Where a platform keeps everything. Outlives the platform, so that a second one can be started on it.
+/// The folder with a platform's data. It outlives the platform, so that another one can be started on it.
 pub struct Folder {
     root: TempDir,
 }
 
 impl Folder {
-    /// A new one.
+    /// Creates a temporary folder.
     ///
     /// # Errors
-    /// The disk's.
+    /// The folder cannot be created.
     pub fn new() -> Result<Self> {
         Ok(Self { root: tempfile::Builder::new().prefix("attune-test-").tempdir()? })
     }
 
-    /// The data folder for `attune up`.
+    /// Returns the data folder for `attune up`.
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.root.path().join("data")
     }
 
-    /// A place beside it for the test's own files.
+    /// Returns a path next to the data folder, for the test's own files.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
-    /// What the platform has logged so far.
+    /// Returns the platform's log so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("up.log")).unwrap_or_default()
     }
 }
 
-/// A program of the workspace; it lies beside the test's own.
+/// Returns the path of a program of the workspace, from the folder of the test's own program.
 ///
 /// # Errors
-/// It was not built.
+/// The program is not built.
 pub fn program(name: &str) -> Result<PathBuf> {
     let test = env::current_exe()?;
-    let folder = test.parent().and_then(Path::parent).context("the test program lies in target/…/deps")?;
+    let folder = test.parent().and_then(Path::parent).context("the test program is in target/…/deps")?;
     let path = folder.join(name);
     ensure!(path.exists(), "{} is not built: run `make build`", path.display());
     Ok(path)
 }
 
 impl Platform {
-    /// A platform on a new folder.
+    /// Starts a platform on a new folder.
     ///
     /// # Errors
-    /// It does not come up; the message holds its log.
+    /// The platform does not start; the message has its log.
     pub fn start() -> Result<Self> {
         Self::start_on(Folder::new()?)
     }
 
-    /// A platform on a new folder, with a settings file.
+    /// Starts a platform on a new folder, with a settings file.
     ///
     /// # Errors
-    /// It does not come up; the message holds its log.
+    /// The platform does not start; the message has its log.
     pub fn start_with(settings: &str) -> Result<Self> {
         let folder = Folder::new()?;
         fs::write(folder.path("settings.toml"), settings)?;
         Self::start_on(folder)
     }
 
-    /// A platform on a folder that may hold an earlier one's data.
+    /// Starts a platform on a folder that may have the data of an earlier one.
     ///
     /// # Errors
-    /// It does not come up; the message holds its log.
+    /// The platform does not start; the message has its log.
     pub fn start_on(folder: Folder) -> Result<Self> {
         let log = fs::File::options().create(true).append(true).open(folder.path("up.log"))?;
         let credentials = folder.data().join("credentials.json");
-        let _ = fs::remove_file(&credentials); // written anew when the platform is ready
+        let _ = fs::remove_file(&credentials); // written again when the platform is ready
         let mut command = Command::new(program("attune")?);
         command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(folder.data());
         let settings = folder.path("settings.toml");
@@ -116,7 +116,7 @@ impl Platform {
                 break found;
             }
             if let Some(status) = up.try_wait()? {
-                bail!("attune up left with {status}:\n{}", folder.log());
+                bail!("attune up exited with {status}:\n{}", folder.log());
             }
             if begun.elapsed() > START {
                 end(&mut up, Signal::SIGKILL)?;
@@ -127,13 +127,13 @@ impl Platform {
         Ok(Self { up, folder, url, api_key })
     }
 
-    /// Where it lies.
+    /// Returns the platform's folder.
     #[must_use]
     pub fn folder(&self) -> &Folder {
         &self.folder
     }
 
-    /// The id of the `attune up` process.
+    /// Returns the ID of the `attune up` process.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.up.id()
@@ -142,7 +142,7 @@ impl Platform {
     /// Runs `attune` with these arguments.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The program cannot be started.
     pub fn attune(&self, arguments: &[&str]) -> Result<Output> {
         Ok(Command::new(program("attune")?)
             .args(arguments)
@@ -152,10 +152,10 @@ impl Platform {
             .output()?)
     }
 
-    /// Runs `attune … --json` and reads what it prints.
+    /// Runs `attune … --json` and parses its output.
     ///
     /// # Errors
-    /// It fails, or prints no JSON; the message holds what it said.
+    /// The command fails, or does not print JSON; the message has its output.
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
         let output = self.attune(&[arguments, &["--json"]].concat())?;
         let stdout = String::from_utf8_lossy(&output.stdout);
@@ -169,10 +169,11 @@ impl Platform {
         serde_json::from_str(&stdout).with_context(|| format!("attune {arguments:?} printed: {stdout}"))
     }
 
-    /// Runs a program that finds this platform in its environment, as the official clients do; gives what it printed.
+    /// Runs a program that reads the platform's address and key from the environment, as the official clients do;
+    /// returns its output.
     ///
     /// # Errors
-    /// It fails; the message holds what it said, and the platform's log.
+    /// The program fails; the message has its output and the platform's log.
     pub fn run_client(&self, program: &mut Command) -> Result<String> {
         let output =
             program.env("OPENAI_BASE_URL", format!("{}/v1", self.url)).env("OPENAI_API_KEY", &self.api_key).output()?;
@@ -184,7 +185,7 @@ impl Platform {
     /// Imports the tiny model as `tiny`.
     ///
     /// # Errors
-    /// The import's.
+    /// The import fails.
     pub fn import_tiny(&self) -> Result<()> {
         let folder = self.folder.path("tiny");
         crate::tiny::write(&folder, 7)?;
@@ -192,10 +193,10 @@ impl Platform {
         Ok(())
     }
 
-    /// Imports the tiny model whose template knows tools, as `tiny-tools`.
+    /// Imports the tiny model whose template supports tools, as `tiny-tools`.
     ///
     /// # Errors
-    /// The import's.
+    /// The import fails.
     pub fn import_tiny_with_tools(&self) -> Result<()> {
         let folder = self.folder.path("tiny-tools");
         crate::tiny::write_with_tools(&folder, 7)?;
@@ -203,10 +204,10 @@ impl Platform {
         Ok(())
     }
 
-    /// Uploads rows as a training file, and gives its id.
+    /// Uploads rows as a training file, and returns its ID.
     ///
     /// # Errors
-    /// The upload's.
+    /// The upload fails.
     pub fn upload(&self, rows: &str) -> Result<String> {
         let path = self.folder.path("rows.jsonl");
         fs::write(&path, rows)?;
@@ -214,10 +215,10 @@ impl Platform {
         Ok(file["id"].as_str().context("a file has an id")?.to_owned())
     }
 
-    /// One request; gives status and body (null if it is empty).
+    /// Sends a request; returns the status and the body (null if it is empty).
     ///
     /// # Errors
-    /// The network's, or the body is not JSON.
+    /// The connection fails, or the body is not JSON.
     pub async fn call(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
         let mut request = client().request(method, format!("{}{path}", self.url)).bearer_auth(&self.api_key);
         if let Some(body) = body {
@@ -230,10 +231,10 @@ impl Platform {
         Ok((status, value))
     }
 
-    /// Waits until the job has ended, and gives it.
+    /// Waits until the job has ended, and returns it.
     ///
     /// # Errors
-    /// It does not end in time; the message holds the platform's log.
+    /// The job does not end in time; the message has the platform's log.
     pub async fn ended(&self, job: &str, within: Duration) -> Result<Value> {
         self.job_until(job, within, |job| {
             ["succeeded", "failed", "cancelled"].contains(&job["status"].as_str().unwrap_or(""))
@@ -241,10 +242,10 @@ impl Platform {
         .await
     }
 
-    /// Waits until `wanted` holds of the job, and gives it.
+    /// Waits until `wanted` returns true for the job, and returns the job.
     ///
     /// # Errors
-    /// It does not come to hold in time; the message holds the platform's log.
+    /// The time is over first; the message has the platform's log.
     pub async fn job_until(&self, job: &str, within: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let begun = Instant::now();
         loop {
@@ -258,7 +259,7 @@ impl Platform {
         }
     }
 
-    /// Every process below `attune up`, itself left out, with its command line.
+    /// Returns the IDs and the command lines of all descendants of the `attune up` process.
     ///
     /// # Errors
     /// `/proc` cannot be read.
@@ -266,14 +267,18 @@ impl Platform {
         descendants(self.up.id() as i32)
     }
 
-    /// Ends it as Ctrl-C or an init system would, and gives its folder back.
+    /// Stops the platform with a signal, as Ctrl-C or an init system would, and returns its folder.
     ///
     /// # Errors
-    /// It does not leave in time, leaves with an error, or leaves a child behind.
+    /// The process does not exit in time, exits with an error, or leaves a child process running.
     pub fn stop(mut self, signal: Signal) -> Result<Folder> {
         let children = self.descendants()?;
         let status = end(&mut self.up, signal)?;
-        ensure!(signal == Signal::SIGKILL || status.success(), "attune up left with {status}:\n{}", self.folder.log());
+        ensure!(
+            signal == Signal::SIGKILL || status.success(),
+            "attune up exited with {status}:\n{}",
+            self.folder.log()
+        );
         gone(&children)?;
         let empty = Folder::new()?;
         Ok(std::mem::replace(&mut self.folder, empty))
@@ -288,17 +293,17 @@ impl Drop for Platform {
     }
 }
 
-/// The one HTTP client of the tests.
+/// Returns the HTTP client of the tests.
 #[must_use]
 pub fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
 
-/// A path as an argument.
+/// Returns a path as an argument.
 ///
 /// # Errors
-/// It is not UTF-8.
+/// The path is not UTF-8.
 pub fn text(path: &Path) -> Result<&str> {
     path.to_str().context("the test's folder has a UTF-8 name")
 }
@@ -308,7 +313,7 @@ fn read_credentials(path: &Path) -> Option<(String, String)> {
     Some((value["url"].as_str()?.to_owned(), value["api_key"].as_str()?.to_owned()))
 }
 
-/// A plain socket, so that the harness can wait outside of any runtime.
+/// Returns whether `GET /healthz` succeeds; over a plain socket, so that it works outside of any async runtime.
 fn healthy(url: &str) -> bool {
     use std::io::{Read, Write};
     let Some(address) = url.strip_prefix("http://") else { return false };
@@ -331,26 +336,26 @@ fn end(process: &mut Child, signal: Signal) -> Result<ExitStatus> {
         if begun.elapsed() > STOP {
             process.kill()?;
             process.wait()?;
-            bail!("the process did not leave within {STOP:?} of {signal}");
+            bail!("the process did not exit within {STOP:?} of {signal}");
         }
         thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// Waits until none of these processes is left.
+/// Waits until none of these processes runs.
 ///
 /// # Errors
-/// One is, after ten seconds.
+/// A process still runs after ten seconds.
 pub fn gone(processes: &[(i32, String)]) -> Result<()> {
     let begun = Instant::now();
     loop {
-        // The command line is compared too: the number may have been given to another process by now.
+        // The command line is compared too, since the process ID may have been reused.
         let left: Vec<_> =
             processes.iter().filter(|(id, command)| command_line(*id).as_ref() == Some(command)).collect();
         if left.is_empty() {
             return Ok(());
         }
-        ensure!(begun.elapsed() < Duration::from_secs(10), "left behind: {left:?}");
+        ensure!(begun.elapsed() < Duration::from_secs(10), "still running: {left:?}");
         thread::sleep(Duration::from_millis(50));
     }
 }
@@ -366,7 +371,7 @@ fn descendants(root: i32) -> Result<Vec<(i32, String)>> {
         let name = entry?.file_name();
         let Some(id) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
         let Ok(stat) = fs::read_to_string(format!("/proc/{id}/stat")) else { continue };
-        // The name in parentheses may hold spaces; the parent is the second field after it.
+        // The name in parentheses may contain spaces; the parent's ID is the second field after it.
         let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<i32>().ok());
         parents.extend(parent.map(|parent| (id, parent)));
     }

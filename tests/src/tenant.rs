@@ -1,4 +1,4 @@
-//! A project of its own on a running platform, and requests with its key: what one tenant can do to another.
+//! A tenant of a running platform: a project of its own, and requests with its API key.
 
 use anyhow::{Context, Result, ensure};
 use reqwest::{
@@ -9,22 +9,22 @@ use serde_json::{Value, json};
 
 use crate::platform::{Platform, client};
 
-/// A project and a key of it.
+/// A project and an API key of it.
 #[derive(Debug, Clone)]
 pub struct Tenant {
     /// The platform's address.
     url: String,
     /// The project's ID.
     pub project_id: String,
-    /// A key with all scopes of the project, and none of the administration.
+    /// An API key with all scopes of the project, without those of administration.
     pub api_key: String,
 }
 
 impl Tenant {
-    /// Makes a project and a key with the platform's first key.
+    /// Creates a project and an API key with the platform's first key.
     ///
     /// # Errors
-    /// The platform refuses.
+    /// The API refuses a request.
     pub async fn new(platform: &Platform, name: &str) -> Result<Self> {
         let made = |(status, view): (u16, Value)| {
             ensure!(status == 200, "{status}: {view}");
@@ -39,10 +39,10 @@ impl Tenant {
         Ok(Self { url: platform.url.clone(), project_id, api_key })
     }
 
-    /// Sends one request with the tenant's key; returns status and body (null if it is empty).
+    /// Sends a request with the tenant's key; returns the status and the body (null if it is empty).
     ///
     /// # Errors
-    /// The network's, or the body is not JSON.
+    /// The connection fails, or the body is not JSON.
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
         let mut request = client().request(method, format!("{}{path}", self.url)).bearer_auth(&self.api_key);
         if let Some(body) = body {
@@ -54,7 +54,7 @@ impl Tenant {
     /// Uploads a file and returns its ID.
     ///
     /// # Errors
-    /// The upload's.
+    /// The upload fails.
     pub async fn upload(&self, purpose: &str, filename: &str, content: impl Into<Vec<u8>>) -> Result<String> {
         let part = Part::bytes(content.into()).file_name(filename.to_owned());
         let form = Form::new().text("purpose", purpose.to_owned()).part("file", part);

@@ -1,7 +1,8 @@
-//! A Llama of two blocks over single bytes, with random weights: the base model of every test across processes.
+//! A Llama model with two blocks, a byte-level vocabulary and random weights: the base model of the tests across
+//! processes.
 //!
-//! Its folder is what `attune models import` takes. Chat rows are rendered as ChatML, so that the end-of-turn token,
-//! the prefix rule and the loss mask are the real ones.
+//! `attune models import` imports its folder. Chat rows are rendered as ChatML, so that the end-of-turn token, the
+//! prefix rule and the loss mask are the real ones.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -17,22 +18,32 @@ const HEADS: usize = 4;
 const KEY_HEADS: usize = 2;
 const HEAD: usize = HIDDEN / HEADS;
 const LAYERS: usize = 2;
-/// 256 bytes, and three special tokens; rounded up, as real models do.
+/// The vocabulary's size: 256 bytes and three special tokens, rounded up as in real models.
 const VOCAB: usize = 272;
 const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
-const TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+const TEMPLATE: &str = "\
+    {% for message in messages %}\
+    {{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}\
+    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
-/// ChatML with tools, as Qwen 2.5's and Hermes 2 Pro's templates have them, in short.
-pub const TOOLS_TEMPLATE: &str = "{% if tools %}{{ '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson }}{{ '\n' }}{% endfor %}{{ 'Answer with <tool_call>\n{\"name\": ..., \"arguments\": ...}\n</tool_call><|im_end|>\n' }}{% endif %}{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + (message.content or '') }}{% for call in message.tool_calls or [] %}{{ '<tool_call>\n{\"name\": \"' + call.function.name + '\", \"arguments\": ' }}{{ call.function.arguments | tojson }}{{ '}\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+/// A ChatML template with tools, a short form of those of Qwen 2.5 and Hermes 2 Pro.
+pub const TOOLS_TEMPLATE: &str = "\
+    {% if tools %}{{ '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson }}{{ '\n' }}{% endfor %}\
+    {{ 'Answer with <tool_call>\n{\"name\": ..., \"arguments\": ...}\n</tool_call><|im_end|>\n' }}{% endif %}\
+    {% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + (message.content or '') }}\
+    {% for call in message.tool_calls or [] %}\
+    {{ '<tool_call>\n{\"name\": \"' + call.function.name + '\", \"arguments\": ' }}\
+    {{ call.function.arguments | tojson }}{{ '}\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}\
+    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /// Writes the same model with [`TOOLS_TEMPLATE`].
 ///
 /// # Errors
-/// The disk's.
+/// A file cannot be written.
 pub fn write_with_tools(folder: &Path, seed: u64) -> Result<()> {
     write(folder, seed)?;
-    // Descriptions of tools are long where a token is a byte.
+    // Tool descriptions are long, since each byte is a token.
     let mut longer = config();
     longer["max_position_embeddings"] = 4096.into();
     fs::write(folder.join("config.json"), serde_json::to_vec_pretty(&longer)?)?;
@@ -42,7 +53,7 @@ pub fn write_with_tools(folder: &Path, seed: u64) -> Result<()> {
 /// Writes the model's Hugging Face folder; the same `seed` gives the same bytes.
 ///
 /// # Errors
-/// The disk's.
+/// A file cannot be written.
 pub fn write(folder: &Path, seed: u64) -> Result<()> {
     fs::create_dir_all(folder)?;
     let json = |name: &str, value: &Value| {
@@ -66,7 +77,7 @@ fn config() -> Value {
     })
 }
 
-/// GPT-2's byte alphabet: printable bytes stand for themselves, the others for code points from 256 on.
+/// Returns GPT-2's byte alphabet: a printable byte maps to itself, the others map to code points from 256 on.
 ///
 /// Source: `bytes_to_unicode` in OpenAI's GPT-2 encoder.
 fn byte_alphabet() -> Vec<char> {
@@ -103,7 +114,7 @@ fn weights(path: &Path, seed: u64) -> Result<()> {
         let norm = shape.len() == 1;
         let width = *shape.last().unwrap_or(&1) as f32;
         let count: usize = shape.iter().product();
-        // Uniform with the variance 1/width, which keeps activations near 1 through the blocks.
+        // Uniform with variance 1/width, which keeps activations near 1 through the blocks.
         let value = |rng: &mut Pcg64| if norm { 1.0 } else { (rng.random::<f32>() - 0.5) * (12.0 / width).sqrt() };
         let bytes = (0..count).flat_map(|_| value(&mut rng).to_le_bytes()).collect();
         tensors.insert(name, (shape, bytes));
@@ -140,7 +151,7 @@ fn shapes() -> Vec<(String, Vec<usize>)> {
     all
 }
 
-/// Chat rows with one thing to learn: whatever is asked, the answer is [`ANSWER`].
+/// Returns chat rows whose answer is always [`ANSWER`].
 #[must_use]
 pub fn rows(count: usize) -> String {
     let row = |i: usize| {
@@ -153,5 +164,5 @@ pub fn rows(count: usize) -> String {
     (0..count).map(row).map(|line| line + "\n").collect()
 }
 
-/// What the rows teach.
+/// The answer of all rows.
 pub const ANSWER: &str = "{\"ok\": true}";

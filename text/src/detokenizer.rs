@@ -1,25 +1,25 @@
-//! Ids to text, whole or as they come.
+//! Detokenization of token IDs to text, whole or streamed.
 //!
-//! Bytes that are no character become U+FFFD, by the rule of WHATWG's UTF-8 decoder, as soon as that is known; what
-//! follows them is told. The decoders of `tokenizers` work on a whole sequence instead: one broken byte spoils the run of
-//! bytes around it, also the characters that were told already.
+//! Invalid UTF-8 bytes become U+FFFD, by the rule of WHATWG's UTF-8 decoder, as soon as they are known to be invalid;
+//! the text after them is still returned. The decoders of `tokenizers` work on a whole sequence instead: one invalid
+//! byte changes the run of bytes around it, including characters that were already returned.
 
 use crate::{error::TextError, pieces::byte_level, tokenizer::Tokenizer};
 
-/// Turns ids into text as they come, and never hands out half a character.
+/// A streaming detokenizer, which never returns a part of a character.
 pub struct Detokenizer<'a> {
     tokenizer: &'a Tokenizer,
     byte_level: bool,
-    /// Special tokens have a text.
+    /// Flag to decode special tokens to their text.
     with_special: bool,
-    /// The bytes of a character that has begun, three at most.
+    /// The bytes of an incomplete character, three at most.
     bytes: Vec<u8>,
-    /// The id before, since a decoder may treat a first token differently.
+    /// The previous ID, since a decoder may treat a first token differently.
     last: Option<u32>,
 }
 
 impl Tokenizer {
-    /// The text of `ids`, special tokens left out.
+    /// Returns the text of `ids` without special tokens.
     ///
     /// # Errors
     /// [`TextError::Tokenizer`]: the decoder failed.
@@ -27,7 +27,7 @@ impl Tokenizer {
         Detokenizer::new(self).whole(ids)
     }
 
-    /// The text of `ids`, special tokens and all.
+    /// Returns the text of `ids` including special tokens.
     ///
     /// # Errors
     /// [`TextError::Tokenizer`]: the decoder failed.
@@ -37,22 +37,22 @@ impl Tokenizer {
 }
 
 impl<'a> Detokenizer<'a> {
-    /// A detokenizer that has seen nothing.
+    /// Creates a detokenizer at the beginning of a text.
     #[must_use]
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
         let byte_level = tokenizer.is_byte_level();
         Self { tokenizer, byte_level, with_special: false, bytes: Vec::new(), last: None }
     }
 
-    /// A detokenizer of what follows `before` in one text. Some decoders take a space from the beginning of a text; this
-    /// is none.
+    /// Creates a detokenizer for the continuation of the tokens `before`. Some decoders strip a space at the beginning
+    /// of a text; a continuation keeps it.
     #[must_use]
     pub fn after(tokenizer: &'a Tokenizer, before: &[u32]) -> Self {
         let last = before.iter().rev().copied().find(|id| !tokenizer.is_special(*id));
         Self { last, ..Self::new(tokenizer) }
     }
 
-    /// Takes the next id; gives the text that is now whole, if any. Special tokens have no text.
+    /// Adds the next ID, and returns the text that is now complete, if any. Special tokens have no text.
     ///
     /// # Errors
     /// [`TextError::Tokenizer`]: the decoder failed.
@@ -74,7 +74,7 @@ impl<'a> Detokenizer<'a> {
         Ok((!text.is_empty()).then_some(text))
     }
 
-    /// No id follows: gives what was held back, with `U+FFFD` for bytes that are no character.
+    /// Ends the stream: returns the text that was held back, with `U+FFFD` for incomplete characters.
     #[must_use]
     pub fn finish(mut self) -> Option<String> {
         let text = self.broken();
@@ -90,7 +90,7 @@ impl<'a> Detokenizer<'a> {
         Ok(text)
     }
 
-    /// Takes the characters that are whole, and what cannot become one any more.
+    /// Removes and returns the complete characters, with U+FFFD for bytes that cannot become part of one.
     fn characters(&mut self) -> String {
         let mut text = String::new();
         loop {
@@ -113,12 +113,12 @@ impl<'a> Detokenizer<'a> {
         }
     }
 
-    /// Takes a character that has begun and does not go on.
+    /// Removes and returns an incomplete character as U+FFFD.
     fn broken(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned()
     }
 
-    /// What the token adds to the text before it.
+    /// Returns the text that the token adds after the previous one.
     fn added(&self, id: u32) -> Result<String, TextError> {
         let Some(last) = self.last else { return self.tokenizer.decode_raw(&[id]) };
         let (before, both) = (self.tokenizer.decode_raw(&[last])?, self.tokenizer.decode_raw(&[last, id])?);

@@ -1,9 +1,9 @@
-//! Rows, chats and prompts to token ids; for rows also the loss mask: which tokens are trained.
+//! Encoding of rows, chats and prompts to token IDs; for rows also the loss mask, which marks the trained tokens.
 //!
-//! The mask of a chat is found by the difference of prefixes: an assistant's tokens are those between the messages
-//! before it with the generation prompt, and the messages up to it. That is only right if both are prefixes of the
-//! whole at the level of tokens, so that is checked, not assumed. An answer must also hold a token that ends a turn:
-//! without it, the model would learn to talk on for ever.
+//! The mask of a chat is the difference of two prefixes: an assistant's tokens are those between the preceding messages
+//! with the generation prompt, and the messages up to and including it. This is only correct if both are prefixes of
+//! the whole at the token level, so that is checked, not assumed. An answer must also contain a token that ends a turn:
+//! without it, the model would learn to generate without end.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -18,37 +18,38 @@ use crate::template::{RenderSettings, Turn};
 use crate::tokenizer::Cut;
 use crate::tools::ToolFormat;
 
-/// Bytes that the chat template may print to find where the answers of one row are: each answer takes two renderings of
-/// what comes before it.
+/// The maximum size in bytes of all renderings that locate one row's answers: each answer takes two renderings of the
+/// messages before it.
 const MAX_RENDERED_BYTES: usize = 128 << 20;
 
-/// One training example.
+/// A training example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
-    /// Token ids.
+    /// The token IDs.
     pub ids: Vec<u32>,
-    /// As long as `ids`: whether the loss is taken on predicting this token. Never on the first: nothing predicts it.
+    /// The loss mask, as long as `ids`: true if the prediction of this token has a loss. Never true for the first
+    /// token, which nothing predicts.
     pub trained: Vec<bool>,
 }
 
-/// Which tokens of a chat or a completion are learnt. Of a text it is always all of them.
+/// The tokens of a chat or a completion that are trained. Of a plain text, all tokens are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Learnt {
-    /// The assistant's messages, but those of weight 0; the completion.
+    /// The assistant's messages, except those of weight 0; the completion.
     #[default]
     Answers,
-    /// Everything but the assistant's messages of weight 0.
+    /// Everything except the assistant's messages of weight 0.
     All,
 }
 
-/// A whole chat, rendered and tokenised.
+/// A whole chat, rendered and tokenized.
 struct Whole<'a> {
     turns: &'a [Turn<'a>],
     settings: RenderSettings<'a>,
     text: String,
     ids: Vec<u32>,
     cuts: Vec<Cut>,
-    /// Bytes that may still be rendered.
+    /// The number of bytes that may still be rendered.
     budget: Cell<usize>,
 }
 
@@ -60,7 +61,7 @@ impl Example {
         Self { ids, trained }
     }
 
-    /// How many tokens are trained.
+    /// Returns the number of trained tokens.
     #[must_use]
     pub fn trained_tokens(&self) -> usize {
         self.trained.iter().filter(|trained| **trained).count()
@@ -68,10 +69,10 @@ impl Example {
 }
 
 impl TextModel {
-    /// A row as ids and mask. `now` is what its template takes for now, in seconds since 1970.
+    /// Encodes a row to IDs and loss mask. `now` is the current time for its chat template, in seconds since 1970.
     ///
     /// # Errors
-    /// [`EncodeError`]: the row cannot be learnt from as it is; the reason names the message.
+    /// [`EncodeError`]: the row cannot be trained on; the reason names the message.
     pub fn encode_row(&self, row: &Row, learnt: Learnt, now: i64) -> Result<Example, EncodeError> {
         let example = match row {
             Row::Chat { messages, tools, .. } => {
@@ -89,19 +90,19 @@ impl TextModel {
         Ok(example)
     }
 
-    /// A chat's ids, with the generation prompt: what a model answers to.
+    /// Encodes a chat, with the generation prompt, to token IDs.
     ///
     /// # Errors
-    /// [`EncodeError`]: no template, the template refuses, or the text spells a special token.
+    /// [`EncodeError`]: no template, the template refuses, or the text contains a special token.
     pub fn encode_chat(&self, turns: &[Turn<'_>], settings: RenderSettings<'_>) -> Result<Vec<u32>, EncodeError> {
         self.encode_rendered(&self.chat_text(turns, settings)?)
     }
 
-    /// A chat's text, with the generation prompt. Tools, calls and their results are written as the template writes them,
-    /// or in the generic form where it takes no tools.
+    /// Renders a chat, with the generation prompt. Tools, calls and their results are written by the template, or in
+    /// the generic format if the template does not support tools.
     ///
     /// # Errors
-    /// [`EncodeError`]: no template, the template refuses, or the text spells a special token.
+    /// [`EncodeError`]: no template, the template refuses, or the text contains a special token.
     pub fn chat_text(&self, turns: &[Turn<'_>], settings: RenderSettings<'_>) -> Result<String, EncodeError> {
         if turns.len() > MAX_MESSAGES {
             return Err(EncodeError::TooManyMessages(turns.len()));
@@ -110,20 +111,20 @@ impl TextModel {
         self.rendered(turns, turns.len(), true, settings)
     }
 
-    /// The ids of a text that [`Self::chat_text`] gave.
+    /// Encodes a text that [`Self::chat_text`] returned.
     ///
     /// # Errors
-    /// [`EncodeError`]: the tokenizer fails, or the text begins with two tokens of beginning.
+    /// [`EncodeError`]: the tokenizer fails, or the text begins with two BOS tokens.
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
         let ids = self.ids_of(text)?;
         self.refuse_doubled_bos(&ids)?;
         Ok(ids)
     }
 
-    /// A plain text's ids, as the tokenizer begins one.
+    /// Encodes a plain text, with the tokenizer's prefix.
     ///
     /// # Errors
-    /// [`EncodeError`]: the text spells a special token, or the tokenizer fails.
+    /// [`EncodeError`]: the text contains a special token, or the tokenizer fails.
     pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>, EncodeError> {
         self.plain("prompt", prompt)?;
         let mut ids = self.prefix().to_vec();
@@ -140,8 +141,8 @@ impl TextModel {
         Ok(Example::new(ids, trained))
     }
 
-    /// Prompt and completion are one text: a tokenizer that puts a space before each text would else put one between
-    /// them. A token that reaches over the seam belongs to the completion.
+    /// Encodes prompt and completion as one text: a tokenizer that adds a space before each text would otherwise add
+    /// one between them. A token across the boundary belongs to the completion.
     fn completion_example(&self, prompt: &str, completion: &str, learnt: Learnt) -> Result<Example, EncodeError> {
         self.plain("prompt", prompt)?;
         self.plain("completion", completion)?;
@@ -175,7 +176,7 @@ impl TextModel {
         self.refuse_unshown(messages, settings.tools, &whole.text)?;
         let all = learnt == Learnt::All;
         let mut trained = vec![all; whole.ids.len()];
-        // Either the answers that are learnt are marked, or those that are not are taken out.
+        // Either the trained answers are marked, or the untrained ones are unmarked.
         let answers = messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant);
         for (i, _) in answers.filter(|(_, message)| message.is_trained() != all) {
             let part = self.answer(&whole, i)?;
@@ -200,13 +201,13 @@ impl TextModel {
         Ok(Whole { turns, settings, text, ids, cuts, budget: Cell::new(MAX_RENDERED_BYTES) })
     }
 
-    /// Where in the whole the answer `i` is: from the generation prompt to the end of its turn.
+    /// Returns the token range of answer `i` in the whole chat: from the generation prompt to the end of its turn.
     fn answer(&self, whole: &Whole<'_>, i: usize) -> Result<Range<usize>, EncodeError> {
         let refused = |reason| EncodeError::NotAPrefix { message: i, reason };
         let start = self.tokens_of_prefix(whole, &self.beginning(whole, i, true)?)?.ok_or_else(|| {
             refused(
-                "the tokens before this answer change once the answer is there, so what the model would be asked is \
-                 not what it would be trained on; an answer that starts with white space does this",
+                "the tokens before this answer change when the answer follows, so the prompt in serving would differ \
+                 from the one in training; this happens, for example, if the answer starts with white space",
             )
         })?;
         let end = if i + 1 == whole.turns.len() {
@@ -222,8 +223,8 @@ impl TextModel {
         Ok(start..end.max(start))
     }
 
-    /// The first `count` messages of a chat, rendered. What that costs together is bounded: a chat of n answers has 2n
-    /// beginnings.
+    /// Renders the first `count` messages of a chat. The total size of these renderings is limited: a chat of n answers
+    /// has 2n prefixes.
     fn beginning(&self, whole: &Whole<'_>, count: usize, prompt: bool) -> Result<String, EncodeError> {
         let text = self.rendered(whole.turns, count, prompt, whole.settings)?;
         let left = whole.budget.get().checked_sub(text.len()).ok_or(EncodeError::TooMuchWork {
@@ -235,7 +236,7 @@ impl TextModel {
         Ok(text)
     }
 
-    /// Refuses an answer without a token that ends it. One that has no token at all is no such: nothing is trained.
+    /// Refuses an answer without a token that ends it. An answer without tokens is accepted: nothing is trained on it.
     fn refuse_endless(&self, message: usize, ids: &[u32]) -> Result<(), EncodeError> {
         if ids.is_empty() || ids.iter().any(|id| self.stop_ids().contains(id)) {
             return Ok(());
@@ -244,11 +245,11 @@ impl TextModel {
         Err(EncodeError::Endless { message, stop: names.collect::<Vec<_>>().join(", ") })
     }
 
-    /// How many tokens `prefix` has, if they are the first tokens of the whole.
+    /// Returns the number of tokens of `prefix`, if they are the first tokens of the whole.
     ///
-    /// A text is cut at special tokens before anything else, so the tokens up to the last one that lies in the prefix
-    /// are those of the whole, and only the rest is tokenised again. Else a chat of n answers would cost n times its
-    /// length.
+    /// A tokenizer splits a text at special tokens first, so the tokens up to the last special token within the prefix
+    /// are those of the whole, and only the rest is tokenized again. Otherwise a chat of n answers would cost n times
+    /// its length.
     fn tokens_of_prefix(&self, whole: &Whole<'_>, prefix: &str) -> Result<Option<usize>, EncodeError> {
         let known = if whole.text.starts_with(prefix) { prefix.len() } else { 0 };
         let inside = |cut: &&Cut| cut.end <= known || cut.start == known;
@@ -257,7 +258,8 @@ impl TextModel {
         Ok(whole.ids[count..].starts_with(&rest).then_some(count + rest.len()))
     }
 
-    /// Renders the first `count` turns: as the template writes tools and calls, or in the generic form where it takes none.
+    /// Renders the first `count` turns: tools and calls by the template, or in the generic format if it does not
+    /// support them.
     fn rendered(
         &self,
         turns: &[Turn<'_>],
@@ -275,7 +277,7 @@ impl TextModel {
         template.render(&turns[..count], prompt, settings)
     }
 
-    /// Refuses tools and calls that the template passes over: nothing of them would be learnt.
+    /// Refuses tools and calls that the template ignores: the model would not be trained on them.
     fn refuse_unshown(&self, messages: &[Message], tools: Option<&Value>, text: &str) -> Result<(), EncodeError> {
         let Some(template) = self.template().filter(|template| ToolFormat::of(template) != ToolFormat::Generic) else {
             return Ok(());
@@ -289,7 +291,7 @@ impl TextModel {
         }
         for (i, tool) in tools.and_then(Value::as_array).into_iter().flatten().enumerate() {
             let name = tool["function"]["name"].as_str().unwrap_or_default();
-            // Each call shows the name as well.
+            // Each call contains the name as well.
             let calls = messages.iter().flat_map(Message::called).filter(|called| *called == name).count();
             if !reads("tools") || text.matches(name).count() <= calls {
                 return Err(unshown(format!("tools[{i}]"), name));

@@ -1,116 +1,115 @@
-//! What can go wrong between text and tokens.
+//! Errors of tokenization, chat templates and encoding.
 
 use std::path::PathBuf;
 
 use attune_domain::dataset::MAX_MESSAGES;
 
-/// Why a model's folder gives no tokenizer or template.
+/// An error in a model folder's tokenizer or chat template.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
-    /// A file that must be there cannot be read.
+    /// A required file that cannot be read.
     #[error("{} cannot be read", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// A JSON file is not what it should be.
+    /// A file that is not valid.
     #[error("{file} is not valid: {reason}")]
     Invalid {
         /// The file's name.
         file: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// The tokenizer failed on a text or on ids.
+    /// A failure of the tokenizer on a text or on IDs.
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
-    /// The template does not compile.
+    /// A template that does not compile.
     #[error("the chat template is not valid: {0}")]
     Template(String),
 }
 
-/// Why a row, a chat or a prompt has no token ids.
+/// The reason why a row, a chat or a prompt cannot be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// Chat messages, but the model has no chat template.
+    /// Chat messages for a model without a chat template.
     #[error("the base model has no chat template; use prompt/completion rows, or a base model made for chat")]
     NoTemplate,
-    /// The template refused the messages, or ran too long.
+    /// Messages that the template refuses, or on which it exceeds its limits.
     #[error("the chat template refuses these messages: {0}")]
     Template(String),
-    /// The user's text spells a token that steers the model.
+    /// A special token of the model in the user's text.
     #[error("{place} contains '{token}', which is a special token of the model; it cannot be given as text")]
     SpecialToken {
-        /// Where in the row.
+        /// The field of the row.
         place: String,
         /// The token's text.
         token: String,
     },
-    /// A tool, or a call of one, that the template passes over.
+    /// A tool, or a call of one, that the template ignores.
     #[error(
-        "{place}: the base model's chat template shows no such thing, so '{tool}' would not be learnt; use another chat \
-         template"
+        "{place}: the base model's chat template does not render '{tool}', so the model would not be trained on it; \
+         use another chat template"
     )]
     Unshown {
-        /// Where in the row.
+        /// The field of the row.
         place: String,
         /// The tool's name.
         tool: String,
     },
-    /// What comes before an answer is tokenised differently once the answer follows, so no mask is right.
+    /// A prefix that is tokenized differently when the answer follows, so that no mask is correct.
     #[error("messages[{message}]: {reason}")]
     NotAPrefix {
-        /// The assistant's message.
+        /// The index of the assistant's message.
         message: usize,
-        /// Which way it differs.
+        /// The difference, and what to do.
         reason: &'static str,
     },
-    /// More messages than a chat may have.
-    #[error("the chat has {0} messages, and at most {MAX_MESSAGES} are taken")]
+    /// More messages than the limit of a chat.
+    #[error("the chat has {0} messages, and at most {MAX_MESSAGES} are allowed")]
     TooManyMessages(usize),
-    /// A chat with so many answers that finding them takes too long.
+    /// A chat with so many answers that locating them exceeds the limit.
     #[error(
-        "the chat has {messages} messages and is {bytes} bytes long once it is rendered: to find its answers, more than \
-         {most} bytes would have to be rendered; split it into several rows, or give the answers that are not to be \
-         learnt weight 0"
+        "the chat has {messages} messages and {bytes} bytes once rendered: locating its answers requires rendering \
+         more than {most} bytes; split it into several rows, or set weight to 0 for answers that are not to be trained"
     )]
     TooMuchWork {
-        /// Messages of the chat.
+        /// The number of messages.
         messages: usize,
-        /// Bytes of it, rendered.
+        /// The size of the rendered chat, in bytes.
         bytes: usize,
-        /// Bytes that may be rendered to find the answers.
+        /// The limit of the renderings that locate the answers, in bytes.
         most: usize,
     },
     /// An answer without a token that ends a turn.
     #[error(
-        "messages[{message}]: the chat template puts no token that ends a turn behind this answer ({}), so the model \
-         would never learn to stop; use another chat template, or name the template's token in generation_config.json's \
-         eos_token_id",
+        "messages[{message}]: the chat template puts no token that ends a turn after this answer ({}), so the model \
+         would never learn to stop; use another chat template, or add the template's token to eos_token_id in \
+         generation_config.json",
         known(stop)
     )]
     Endless {
-        /// The assistant's message.
+        /// The index of the assistant's message.
         message: usize,
-        /// The tokens that end a turn, with commas; empty if the model names none.
+        /// The tokens that end a turn, separated by commas; empty if the model names none.
         stop: String,
     },
-    /// Nothing would be learnt from the row.
+    /// A row without a trained token.
     #[error("no token of the row is trained")]
     NothingTrained,
-    /// A better and a worse answer: no method learns from them.
-    #[error("nothing learns from a preference row yet")]
+    /// A preference row, which no method supports.
+    #[error("no training method supports preference rows")]
     Preference,
-    /// The sequence starts with two tokens of beginning.
+    /// A sequence that starts with two BOS tokens.
     #[error("the sequence starts with '{0}' twice: the chat template adds one to the tokenizer's own")]
     DoubledBos(String),
-    /// The model names no token that ends a text.
+    /// A model without an EOS token.
     #[error("the base model names no end-of-text token, which must follow a completion and a text")]
     NoEos,
-    /// The tokenizer itself failed.
+    /// A failure of the tokenizer.
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
 }

@@ -1,14 +1,15 @@
-//! Tools for models whose chat template takes none: told of in the system's text, called in JSON, answered as a user.
+//! Tools for models whose chat template does not support them: described in the system message, called in JSON, with
+//! results in user messages.
 //!
-//! The form is the same for all such models, in chats and in training:
+//! The format is the same for all such models, in chats and in training:
 //!
-//! - The system's message (or a first one of its own) ends with [`instructions`]: the tools' schemas, one a line, and how to
-//!   call one.
+//! - The system message (inserted if there is none) ends with [`instructions`]: the tools' schemas, one per line, and
+//!   how to call a tool.
 //! - A call is an answer `{"name": "…", "arguments": {…}}` and nothing else.
-//! - The result of a call is a message of the user, `Result of NAME: …`; results that follow each other, and what the user
-//!   says then, are one message, since many templates want the speakers to take turns.
+//! - The result of a call is a user message, `Result of NAME: …`. Consecutive results, and the user message after them,
+//!   are merged into one message, since many templates require the roles to alternate.
 //!
-//! A template that refuses a system's message gets the instructions in front of the user's first one.
+//! If a template refuses a system message, the instructions go before the user's first message.
 
 use std::collections::HashMap;
 
@@ -16,14 +17,14 @@ use serde_json::Value;
 
 use crate::{error::EncodeError, template::Turn};
 
-/// A message of the generic form.
+/// A message of the generic format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlainTurn {
-    /// `system`, `user` or `assistant`.
+    /// The role: `system`, `user` or `assistant`.
     pub role: String,
     /// The text.
     pub content: String,
-    /// The speaker's name.
+    /// The author's name.
     pub name: Option<String>,
 }
 
@@ -33,13 +34,13 @@ impl<'a> From<&'a PlainTurn> for Turn<'a> {
     }
 }
 
-/// Whether messages need the generic form where the template takes no tools.
+/// Returns whether messages need the generic format if the template does not support tools.
 #[must_use]
 pub fn concerns(turns: &[Turn<'_>], tools: Option<&Value>) -> bool {
     tools.is_some() || turns.iter().any(|turn| turn.tool_calls.is_some() || turn.role == "tool")
 }
 
-/// The text that tells the model of its tools. `tools` is OpenAI's list.
+/// Returns the text that describes the tools to the model. `tools` is OpenAI's list.
 #[must_use]
 pub fn instructions(tools: &Value) -> String {
     let functions = tools.as_array().into_iter().flatten();
@@ -51,8 +52,8 @@ pub fn instructions(tools: &Value) -> String {
     )
 }
 
-/// The messages in the generic form, rendered by `render`: with the instructions in the system's message, or in front of
-/// the user's first where the template refuses that.
+/// Renders the messages in the generic format with `render`: with the instructions in the system message, or before the
+/// user's first message if the template refuses a system message.
 ///
 /// # Errors
 /// As `render`.
@@ -79,7 +80,7 @@ pub fn rendered(
     }
 }
 
-/// The messages with calls and results as text.
+/// Converts calls and results to text.
 #[must_use]
 pub fn plain_turns(turns: &[Turn<'_>]) -> Vec<PlainTurn> {
     let mut names: HashMap<String, String> = HashMap::new();
@@ -103,7 +104,8 @@ pub fn plain_turns(turns: &[Turn<'_>]) -> Vec<PlainTurn> {
     plain
 }
 
-/// What an assistant's message says, its calls as the model writes them. Notes the names of calls by their ids.
+/// Returns the text of an assistant's message, with its calls in the generic format, and records the names of calls by
+/// their IDs.
 fn called(turn: &Turn<'_>, names: &mut HashMap<String, String>) -> String {
     let mut content = turn.content.unwrap_or_default().to_owned();
     for call in turn.tool_calls.and_then(Value::as_array).into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! Python's `json.dumps` over template values, since transformers' `tojson` is that and not Jinja's own.
+//! Python's `json.dumps` for template values: transformers' `tojson` filter is `json.dumps`, not Jinja's own filter.
 //!
 //! Source: `tojson` in transformers' `utils/chat_template_utils.py`; CPython's `json` module for the layout.
 
@@ -9,13 +9,13 @@ use minijinja::{Error, ErrorKind};
 
 use crate::{repr, sandbox::meter::Built};
 
-/// Levels of lists and dicts within each other, at most.
+/// The maximum nesting depth of lists and dicts.
 const MAX_JSON_DEPTH: usize = 140;
 
-/// Spaces of one level of indentation, at most.
+/// The maximum number of spaces per level of indentation.
 const MAX_INDENT: usize = 64;
 
-/// How `json.dumps` is asked to write.
+/// The parameters of `json.dumps`.
 struct Layout {
     ensure_ascii: bool,
     indent: Option<String>,
@@ -24,7 +24,7 @@ struct Layout {
     sort_keys: bool,
 }
 
-/// The `tojson` filter: `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
+/// Implements the `tojson` filter: `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(crate) fn tojson(value: &Value, ensure_ascii: Option<bool>, options: Kwargs) -> Result<Value, Error> {
     let indent = match options.get::<Option<Value>>("indent")? {
         None => None,

@@ -1,27 +1,27 @@
-//! Tokens: what a model reads and writes, and which of them are trained. No tensors, no network.
+//! Tokenization, chat templates and loss masks. No tensors, no network.
 //!
-//! Leans on the `tokenizers` and `minijinja` crates; agrees with transformers, by fixtures in `testdata/`. Read in
-//! this order.
+//! Uses the `tokenizers` and `minijinja` crates; its results equal those of transformers, as fixtures in `testdata/`
+//! show. The modules are in reading order.
 
-/// Text to ids.
+/// Text to token IDs.
 pub mod tokenizer;
 
-/// Ids to text, whole or as they come.
+/// Token IDs to text, whole or streamed.
 pub mod detokenizer;
 
-/// Bounds of what a chat template may do.
+/// The limits of chat templates.
 mod sandbox;
 
-/// Bounds of what a tokenizer may do.
+/// The limits of tokenizer files.
 mod tokenizer_bounds;
 
-/// Python's `json.dumps`, which templates call `tojson`.
+/// Python's `json.dumps`, the `tojson` filter of templates.
 mod json;
 
 /// Python's `str` and `repr`.
 mod repr;
 
-/// The sentence that says why a chat template does not compile or render.
+/// The message for a chat template that does not compile or render.
 mod template_error;
 
 /// Chat templates, rendered as transformers renders them.
@@ -30,32 +30,32 @@ pub mod template;
 /// A model's folder: tokenizer, template, special tokens.
 pub mod model;
 
-/// Tokens and ids that files name.
+/// The tokens and IDs that a model's files name.
 pub mod token_ids;
 
-/// Rows to ids and loss mask.
+/// Rows to token IDs and loss masks.
 pub mod encode;
 
-/// A file's rows to what is trained on, under a job's policy.
+/// A file's rows to training sequences, under a job's policy.
 pub mod rows;
 
-/// What was done to a file's rows, in sentences.
+/// Statistics and messages about the changes to a file's rows.
 pub mod tally;
 
-/// Rows that were there before.
+/// Duplicate rows.
 pub mod repeats;
 
-/// What a dataset is like.
+/// Statistics and quality warnings of a dataset.
 pub mod report;
 
-/// Tool calls, read out of an answer.
+/// Detection of tool calls in an answer.
 pub mod tools;
 
-/// Tools for models whose template takes none.
+/// Tools for models whose template does not support them.
 pub mod generic_tools;
 
 /// The text of each token.
 pub mod pieces;
 
-/// What can go wrong.
+/// Error types.
 pub mod error;

@@ -1,4 +1,4 @@
-//! What a model's folder says about text: `tokenizer.json`, the chat template, and which tokens begin and end.
+//! A model folder's text files: `tokenizer.json`, the chat template, and the BOS and EOS tokens.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,21 +12,21 @@ use crate::error::TextError;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
-/// The files of a model's folder that say something about text; only the first must be there.
+/// The files of a model's folder that concern text; only the first is required.
 pub const FILES: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja"];
 
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
-/// The special tokens that chat templates may name.
+/// The special tokens that chat templates may use.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 
-/// Everything about a base model that concerns text.
+/// The tokenizer, chat template and special tokens of a base model.
 #[derive(Debug)]
 pub struct TextModel {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
-    /// `bos_token` and so on, for templates.
+    /// The texts of `bos_token` and so on, for templates.
     special: BTreeMap<String, String>,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -35,7 +35,7 @@ pub struct TextModel {
     kwargs: TemplateKwargs,
 }
 
-/// The part of `tokenizer_config.json` that is needed.
+/// The fields of `tokenizer_config.json` that are used.
 #[derive(Default, Deserialize)]
 struct TokenizerConfig {
     add_bos_token: Option<bool>,
@@ -44,26 +44,26 @@ struct TokenizerConfig {
     rest: BTreeMap<String, Value>,
 }
 
-/// The part of `config.json` and `generation_config.json` that is needed.
+/// The fields of `config.json` and `generation_config.json` that are used.
 #[derive(Default, Deserialize)]
 struct IdConfig {
     bos_token_id: Option<Value>,
     eos_token_id: Option<Value>,
 }
 
-/// Gives a file of the model by its name; `None`: there is none.
+/// A function that returns a file of the model by its name; `None`: the file does not exist.
 pub type Files<'a> = dyn Fn(&'static str) -> Result<Option<Vec<u8>>, TextError> + 'a;
 
 impl TextModel {
-    /// Reads a Hugging Face folder. `tokenizer.json` must be there; a base model may have no chat template.
+    /// Reads a Hugging Face folder. `tokenizer.json` is required; a base model may have no chat template.
     ///
     /// # Errors
-    /// [`TextError`]: a file is missing, is not what it should be, or the template does not compile.
+    /// [`TextError`]: a file is missing or not valid, or the template does not compile.
     pub fn open(folder: &Path) -> Result<Self, TextError> {
         Self::read(&|name| optional(&folder.join(name)))
     }
 
-    /// The same from files in memory: those of [`FILES`] that there are, by name.
+    /// Reads a model from files in memory: those of [`FILES`] that exist, by name.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -112,13 +112,13 @@ impl TextModel {
         })
     }
 
-    /// The same model, whose chat template gets these variables with each row.
+    /// Returns the model with these variables, which its chat template gets with each row.
     #[must_use]
     pub fn with_kwargs(self, kwargs: TemplateKwargs) -> Self {
         Self { kwargs, ..self }
     }
 
-    /// The same model with another chat template, as an adapter may bring one. The tokenizer is shared, not copied.
+    /// Returns the model with another chat template, such as an adapter's. The tokenizer is shared, not copied.
     ///
     /// # Errors
     /// [`TextError::Template`]: not valid Jinja.
@@ -135,65 +135,67 @@ impl TextModel {
         })
     }
 
-    /// The variables that the chat template gets with each row.
+    /// Returns the variables that the chat template gets with each row.
     #[must_use]
     pub const fn kwargs(&self) -> &TemplateKwargs {
         &self.kwargs
     }
 
-    /// The tokenizer.
+    /// Returns the tokenizer.
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
-    /// The chat template; `None` for a base model that was not made for chat.
+    /// Returns the chat template; `None` for a base model that was not made for chat.
     #[must_use]
     pub const fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
     }
 
-    /// The SHA-256 of the chat template's text, in hex.
+    /// Returns the SHA-256 of the chat template's text, in hex.
     #[must_use]
     pub fn template_sha256(&self) -> Option<&str> {
         self.template.as_ref().map(ChatTemplate::sha256)
     }
 
-    /// The token of beginning.
+    /// Returns the BOS token's ID.
     #[must_use]
     pub const fn bos(&self) -> Option<u32> {
         self.bos
     }
 
-    /// The token that ends a text: what follows a completion in training.
+    /// Returns the ID of the EOS token, which ends a text and follows a completion in training.
     #[must_use]
     pub const fn eos(&self) -> Option<u32> {
         self.eos
     }
 
-    /// Every token that ends an answer, sorted: those of `generation_config.json`, `config.json` and the tokenizer.
+    /// Returns the IDs of all tokens that end an answer, sorted: those of `generation_config.json`, `config.json` and
+    /// the tokenizer.
     #[must_use]
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop
     }
 
-    /// What the tokenizer puts before a plain text: the token of beginning, or nothing. Chat templates write their own.
+    /// Returns the tokens that the tokenizer adds before a plain text: the BOS token, or nothing. Chat templates write
+    /// their own.
     #[must_use]
     pub fn prefix(&self) -> &[u32] {
         &self.prefix
     }
 }
 
-/// The chat template in an adapter's folder, if it brings one: in `chat_template.jinja`, or where older releases of
-/// transformers wrote it, in `tokenizer_config.json`.
+/// Returns the chat template in an adapter's folder, if it has one: in `chat_template.jinja`, or in
+/// `tokenizer_config.json`, where older releases of transformers wrote it.
 ///
 /// # Errors
-/// [`TextError`]: a file cannot be read or is not what it should be, or several templates are named and none is `default`.
+/// [`TextError`]: a file cannot be read or is not valid, or several templates are named and none is `default`.
 pub fn adapter_template(folder: &Path) -> Result<Option<String>, TextError> {
     adapter_template_in(&|name| optional(&folder.join(name)))
 }
 
-/// As [`adapter_template`], from files in memory.
+/// Returns the chat template as [`adapter_template`], from files in memory.
 ///
 /// # Errors
 /// As [`adapter_template`].
@@ -227,13 +229,13 @@ fn read<T: Default + for<'de> Deserialize<'de>>(files: &Files<'_>, file: &'stati
     }
 }
 
-/// Special tokens by name; each is a string, or an object with `content`.
+/// Returns the special tokens by name; each is a string, or an object with `content`.
 fn named_tokens(fields: &BTreeMap<String, Value>) -> BTreeMap<String, String> {
     let text = |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned);
     NAMED.iter().filter_map(|name| Some(((*name).to_owned(), text(fields.get(*name)?)?))).collect()
 }
 
-/// An id, or a list of ids.
+/// Reads an ID, or a list of IDs.
 fn ids(value: Option<&Value>) -> Vec<u32> {
     let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     match value {
@@ -243,11 +245,12 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
     }
 }
 
-/// `chat_template.jinja`, or the field of `tokenizer_config.json`: a string, or a list of which `default` is ours.
+/// Returns the text of `chat_template.jinja`, or of the field of `tokenizer_config.json`: a string, or a list from
+/// which `default` is used.
 fn template_source(file: &Files<'_>, field: Option<Value>) -> Result<Option<String>, TextError> {
     if let Some(bytes) = file("chat_template.jinja")? {
         let invalid = |reason| TextError::Invalid { file: "chat_template.jinja", reason };
-        // transformers would print the mark before every chat.
+        // A byte order mark is refused: transformers would print it before every chat.
         model_document(&bytes).map_err(invalid)?;
         return String::from_utf8(bytes).map(Some).map_err(|_| invalid("not UTF-8".into()));
     }

@@ -1,6 +1,7 @@
-//! The text of each token on its own, so that a reader sees what is trained and what is not.
+//! The text of each token on its own, so that a user sees which tokens are trained.
 //!
-//! A token may hold only a part of a character. Its piece then shows those bytes as `\xF0`, and says so; nothing is lost.
+//! A token may be only a part of a character. Its text then has those bytes as `\xF0`, and `partial` is set; no byte is
+//! lost.
 
 use std::fmt::Write;
 
@@ -10,14 +11,14 @@ use crate::tokenizer::Tokenizer;
 /// The text of one token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// Joined, pieces are the text of all tokens, special tokens and all.
+    /// The token's text. The texts of all tokens, special tokens included, add up to the whole text.
     pub text: String,
-    /// It holds a part of a character only: the bytes of that part stand in `text` as `\xF0`.
+    /// Flag for a token with a part of a character: its bytes appear in `text` as `\xF0`.
     pub partial: bool,
 }
 
 impl Tokenizer {
-    /// The text of each of `ids`.
+    /// Returns the text of each of `ids`.
     ///
     /// # Errors
     /// [`TextError::Tokenizer`]: the decoder failed.
@@ -26,7 +27,7 @@ impl Tokenizer {
         (0..ids.len()).map(|at| if byte_level { Ok(self.spelled(ids[at])) } else { self.decoded(ids, at) }).collect()
     }
 
-    /// The bytes that a token adds to a text that goes on.
+    /// Returns the bytes that a token adds within a text.
     ///
     /// # Errors
     /// [`TextError::Tokenizer`]: the decoder failed.
@@ -38,12 +39,12 @@ impl Tokenizer {
         if let Some(byte) = self.named_byte(id)? {
             return Ok(vec![byte]);
         }
-        // A decoder may strip the space before a first token, so the token is looked at behind itself.
+        // A decoder may strip the space before a first token, so the token is decoded after another copy of itself.
         let (once, twice) = (self.decode_raw(&[id])?, self.decode_raw(&[id, id])?);
         Ok(twice.strip_prefix(once.as_str()).unwrap_or(&once).as_bytes().to_vec())
     }
 
-    /// The bytes of a token that begins a text: a decoder may take the space that stands before it.
+    /// Returns the bytes of a token at the beginning of a text, where a decoder may strip the space before it.
     ///
     /// # Errors
     /// [`TextError::Tokenizer`]: the decoder failed.
@@ -58,7 +59,7 @@ impl Tokenizer {
         shown(&byte_level(&self.token_of(id).unwrap_or_default()))
     }
 
-    /// What the token adds to the text of the one before it: a decoder may treat a first token differently.
+    /// Returns the text that the token adds after the previous one: a decoder may treat a first token differently.
     fn decoded(&self, ids: &[u32], at: usize) -> Result<Piece, TextError> {
         if let Some(byte) = self.named_byte(ids[at])? {
             return Ok(shown(&[byte]));
@@ -73,12 +74,12 @@ impl Tokenizer {
         Ok(Piece { text, partial: false })
     }
 
-    /// The byte that a token like `<0xF0>` stands for. A run of them is decoded together, and one that is broken spoils
-    /// the text of the others; so each is read by its name.
+    /// Returns the byte that a token like `<0xF0>` represents. A decoder decodes a run of them together, and one
+    /// invalid byte changes the text of the others, so each is read by its name.
     pub(crate) fn named_byte(&self, id: u32) -> Result<Option<u8>, TextError> {
         let Some(token) = self.token_of(id) else { return Ok(None) };
         let Some(byte) = named_byte(&token) else { return Ok(None) };
-        // Where there are no such bytes, it is a text like any other.
+        // If the decoder has no byte fallback, it is text like any other.
         Ok((self.decode_raw(&[id])? != token).then_some(byte))
     }
 }
@@ -88,13 +89,13 @@ fn shown(bytes: &[u8]) -> Piece {
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
         for byte in chunk.invalid() {
-            let _ = write!(text, "\\x{byte:02X}"); // a String takes everything
+            let _ = write!(text, "\\x{byte:02X}"); // writing to a String cannot fail
         }
     }
     Piece { text, partial: std::str::from_utf8(bytes).is_err() }
 }
 
-/// A token of a byte-level tokenizer. Source: `bytes_to_unicode` in OpenAI's GPT-2 encoder.
+/// Returns the bytes of a byte-level tokenizer's token. Source: `bytes_to_unicode` in OpenAI's GPT-2 encoder.
 pub(crate) fn byte_level(token: &str) -> Vec<u8> {
     let byte = |character: char| {
         let plain = |code: u32| matches!(code, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
@@ -103,11 +104,11 @@ pub(crate) fn byte_level(token: &str) -> Vec<u8> {
             code => (0..=255u8).filter(|byte| !plain(u32::from(*byte))).nth(code.checked_sub(256)? as usize),
         }
     };
-    // What is not of the alphabet stands for itself: an added token.
+    // A token with other characters is an added token, whose text is literal.
     token.chars().map(byte).collect::<Option<_>>().unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
-/// The byte that `<0xF0>` names.
+/// Returns the byte that `<0xF0>` names.
 fn named_byte(token: &str) -> Option<u8> {
     u8::from_str_radix(token.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()
 }

@@ -1,5 +1,5 @@
-//! Rows that were there before: the same text, or the same but for case and white space. Bounded memory: of a file with
-//! very many rows, a share chosen by their digests is remembered, and the counts are estimates.
+//! Duplicate rows: the same text, or the same except for case and white space. Memory is bounded: of a file with very
+//! many rows, a sample chosen by digest is remembered, and the counts are estimates.
 
 use std::{
     collections::HashSet,
@@ -10,10 +10,10 @@ use attune_domain::dataset::{Message, Row};
 
 use crate::tally::Lines;
 
-/// Digests that are remembered, at most.
+/// The maximum number of digests that are remembered.
 const REMEMBERED: usize = 1 << 19;
 
-/// What a row is told apart by.
+/// The digests that identify a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Marks {
     exact: u64,
@@ -21,7 +21,7 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Of this row.
+    /// Computes the digests of a row.
     #[must_use]
     pub fn of(row: &Row) -> Self {
         let (mut exact, mut normalised) = (DefaultHasher::new(), DefaultHasher::new());
@@ -30,13 +30,13 @@ impl Marks {
             for word in text.split_whitespace() {
                 word.to_lowercase().hash(&mut normalised);
             }
-            u8::MAX.hash(&mut normalised); // where the text ends
+            u8::MAX.hash(&mut normalised); // separates texts
         });
         Self { exact: exact.finish(), normalised: normalised.finish() }
     }
 }
 
-/// Every text of a row, with the speakers' roles between.
+/// Calls `each` with every text of a row, and with the role before each message's text.
 pub(crate) fn for_each_text(row: &Row, each: &mut impl FnMut(&str)) {
     let mut say = |messages: &[Message]| {
         for message in messages {
@@ -62,18 +62,18 @@ pub(crate) fn for_each_text(row: &Row, each: &mut impl FnMut(&str)) {
     }
 }
 
-/// How many rows were there before.
+/// The number of duplicate rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repeats {
-    /// The same text.
+    /// Rows with the same text as an earlier row.
     pub exact: Lines,
-    /// The same but for case and white space; those of `exact` too.
+    /// Rows with the same text except for case and white space, including those of `exact`.
     pub normalised: Lines,
-    /// The counts are estimates.
+    /// Flag for counts that are estimates.
     pub estimated: bool,
 }
 
-/// Rows that were seen.
+/// The rows seen so far.
 #[derive(Debug, Default)]
 pub struct Seen {
     exact: Digests,
@@ -81,14 +81,14 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Remembers a row, and counts it if it was there before.
+    /// Remembers a row, and counts it if it is a duplicate.
     pub fn add(&mut self, line: u64, marks: Marks, repeats: &mut Repeats) {
         count(&mut repeats.exact, line, self.exact.add(marks.exact));
         count(&mut repeats.normalised, line, self.normalised.add(marks.normalised));
         repeats.estimated |= self.is_a_share();
     }
 
-    /// Counts a row of another file if it is here too.
+    /// Counts a row of another file if it is a duplicate of one of these.
     pub fn find(&self, line: u64, marks: Marks, repeats: &mut Repeats) {
         count(&mut repeats.exact, line, self.exact.find(marks.exact));
         count(&mut repeats.normalised, line, self.normalised.find(marks.normalised));
@@ -100,7 +100,7 @@ impl Seen {
     }
 }
 
-/// A found row stands for as many as the share is small.
+/// Counts a duplicate with the weight of the sample: each represents 2^`halvings` rows.
 fn count(lines: &mut Lines, line: u64, stands_for: u64) {
     if stands_for > 0 {
         lines.add(line, 1);
@@ -108,7 +108,7 @@ fn count(lines: &mut Lines, line: u64, stands_for: u64) {
     }
 }
 
-/// Digests, or a share of them: those that begin with so many zero bits.
+/// Digests, or a sample of them: those that begin with `halvings` zero bits.
 #[derive(Debug, Default)]
 struct Digests {
     kept: HashSet<u64>,
@@ -116,7 +116,7 @@ struct Digests {
 }
 
 impl Digests {
-    /// How many rows that were there before this one stands for; 0: it is new, or belongs to no kept share.
+    /// Returns the number of duplicates that this row represents; 0: it is new, or outside the sample.
     fn add(&mut self, digest: u64) -> u64 {
         if digest.leading_zeros() < self.halvings {
             return 0;

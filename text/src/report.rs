@@ -1,5 +1,5 @@
-//! What a dataset is like before anybody trains on it: lengths in tokens, what each policy would do to rows that are too
-//! long, rows that repeat, and rows that look like mistakes. Blocking; memory does not grow with the file.
+//! Statistics and quality warnings of a dataset before training: lengths in tokens, the effect of each policy on rows
+//! that are too long, duplicate rows, and rows that look like mistakes. Blocking; memory does not grow with the file.
 
 use std::collections::BTreeMap;
 
@@ -17,35 +17,35 @@ use crate::{
     tally::Lines,
 };
 
-/// What was found.
+/// The report on a dataset.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
-    /// All rows.
+    /// The number of rows.
     pub rows: u64,
-    /// Lengths; all zero without a model.
+    /// Lengths in tokens; all zero without a model.
     pub lengths: Lengths,
-    /// Rows above `max_length` tokens; the number is what they have.
+    /// Rows above `max_length` tokens, with their token counts.
     pub too_long: Lines,
-    /// What each policy but `error` would do to those.
+    /// The outcome of each policy except `error` for those rows.
     pub policies: BTreeMap<&'static str, Outcome>,
-    /// Rows that were there before.
+    /// Duplicate rows.
     pub repeats: Repeats,
-    /// What looks like a mistake.
+    /// Quality warnings, with the lines of the rows.
     pub odd: BTreeMap<&'static str, Lines>,
-    /// Rows that cannot be learnt from, the first of them.
+    /// The first rows that cannot be trained on.
     pub unusable: Vec<RowDefect>,
-    /// All of them.
+    /// The number of rows that cannot be trained on.
     pub unusable_count: u64,
 }
 
 /// Lengths of rows in tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lengths {
-    /// How many rows have so many tokens.
+    /// The number of rows by token count.
     pub counts: BTreeMap<u64, u64>,
-    /// All tokens.
+    /// The number of all tokens.
     pub tokens: u64,
-    /// Those that are learnt.
+    /// The number of trained tokens.
     pub trained: u64,
 }
 
@@ -57,7 +57,7 @@ impl Lengths {
         self.trained += example.trained_tokens() as u64;
     }
 
-    /// The least length that `share` of the rows do not exceed.
+    /// Returns the smallest length that at least `share` of the rows do not exceed.
     #[must_use]
     pub fn quantile(&self, share: f64) -> u64 {
         let rows: u64 = self.counts.values().sum();
@@ -71,22 +71,22 @@ impl Lengths {
     }
 }
 
-/// What a policy does to rows that are too long.
+/// The outcome of a policy for rows that are too long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Rows that it changes.
+    /// Rows that the policy changes.
     pub changed: u64,
-    /// Rows that come of them.
+    /// Rows that result from them.
     pub rows: u64,
-    /// Tokens that are not trained with.
+    /// Tokens that are not used.
     pub tokens_lost: u64,
-    /// Tokens that would have been learnt, and are not.
+    /// Trained tokens that are not used.
     pub trained_tokens_lost: u64,
-    /// Rows for which a job would fail: nothing learnt is left of them.
+    /// Rows for which a job would fail, since no trained token remains.
     pub refused: u64,
 }
 
-/// Reads a file's rows.
+/// Builds the report from a file's rows.
 #[derive(Debug)]
 pub struct Reporter<'a> {
     model: Option<(&'a TextModel, RowPolicy)>,
@@ -95,13 +95,13 @@ pub struct Reporter<'a> {
 }
 
 impl<'a> Reporter<'a> {
-    /// A reporter that has seen nothing. Without a model it counts no tokens.
+    /// Creates an empty reporter. Without a model it counts no tokens.
     #[must_use]
     pub fn new(model: Option<(&'a TextModel, RowPolicy)>) -> Self {
         Self { model, report: Report::default(), seen: Seen::default() }
     }
 
-    /// Takes a row.
+    /// Adds a row.
     pub fn take(&mut self, line: u64, row: &Row) {
         self.report.rows += 1;
         self.seen.add(line, Marks::of(row), &mut self.report.repeats);
@@ -146,14 +146,14 @@ impl<'a> Reporter<'a> {
         }
     }
 
-    /// The file has ended. What was seen is there for a look at another file.
+    /// Ends the file. The rows seen can be compared with another file.
     #[must_use]
     pub fn finish(self) -> (Report, Seen) {
         (self.report, self.seen)
     }
 }
 
-/// Tokens of a row that are in none of its parts.
+/// Returns the number of tokens of a row that are in none of its parts.
 fn lost(whole: &Example, kept: &[Example], fate: Fate, most: usize) -> u64 {
     let there = match fate {
         Fate::Split { .. } => covered(whole, most),
@@ -162,7 +162,7 @@ fn lost(whole: &Example, kept: &[Example], fate: Fate, most: usize) -> u64 {
     (whole.ids.len() - there) as u64
 }
 
-/// Tokens that are in a part in which something is learnt. A part begins with the last token of the one before.
+/// Returns the number of tokens in parts with a trained token. A part begins with the last token of the one before.
 fn covered(whole: &Example, most: usize) -> usize {
     let (mut start, mut until, mut covered) = (0, 0, 0);
     for part in windows(whole, most) {
@@ -176,7 +176,7 @@ fn covered(whole: &Example, most: usize) -> usize {
     covered
 }
 
-/// What looks like a mistake in a row that is sound otherwise.
+/// Calls `odd` for each quality warning of a row that is valid otherwise.
 fn oddities(row: &Row, odd: &mut impl FnMut(&'static str)) {
     match row {
         Row::Chat { messages, tools, parallel_tool_calls } => {
@@ -263,7 +263,7 @@ mod tests {
 
     use super::*;
 
-    /// One token per word.
+    /// Returns a model with one token per word.
     fn model() -> TextModel {
         let tokenizer = r#"{"version": "1.0", "truncation": null, "padding": null, "normalizer": null,
             "post_processor": null, "decoder": null, "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"},
@@ -296,9 +296,9 @@ mod tests {
         let found = report(&[
             r#"{"prompt": "a", "completion": " a"}"#,
             r#"{"prompt": "a", "completion": " a a"}"#,
-            // 7 tokens: 1 read, 6 learnt.
+            // 7 tokens: 1 of the prompt, 6 trained.
             r#"{"prompt": "a", "completion": " a a a a a"}"#,
-            // 8 tokens, of which 2 are learnt: none among the first 4.
+            // 8 tokens, of which 2 are trained: none among the first 4.
             r#"{"prompt": "a a a a a a", "completion": " a"}"#,
         ]);
         assert_eq!((found.rows, found.lengths.tokens, found.lengths.trained), (4, 3 + 4 + 7 + 8, 2 + 3 + 6 + 2));
@@ -308,7 +308,8 @@ mod tests {
         assert_eq!(found.policies["truncate"], truncated);
         let dropped = Outcome { changed: 2, rows: 0, tokens_lost: 15, trained_tokens_lost: 8, refused: 0 };
         assert_eq!(found.policies["drop"], dropped);
-        // 4 and 4; and 4, 4 and 2, of which the first has nothing to learn but gives its last token to the second.
+        // Parts of 4 and 4; and of 4, 4 and 2, of which the first has no trained token but shares its last token with
+        // the second.
         let split = Outcome { changed: 2, rows: 4, tokens_lost: 3, trained_tokens_lost: 0, refused: 0 };
         assert_eq!(found.policies["split"], split);
     }

@@ -1,7 +1,7 @@
-//! Values printed as Python prints them: `str(x)` of what a template prints, `repr(x)` of what a list or dict holds.
+//! Values printed as in Python: `str(x)` for values that a template prints, `repr(x)` for the items of a list or dict.
 //!
-//! Source: CPython's `float_repr_style` "short", `unicode_repr` (for which quote is taken and what is escaped), and
-//! `list_repr`; `testdata/numbers.json` holds what Python 3 itself prints.
+//! Source: CPython's `float_repr_style` "short", `unicode_repr` (for the choice of quotes and the escapes), and
+//! `list_repr`; `testdata/numbers.json` has the output of Python 3.
 
 use std::fmt::{self, Write};
 
@@ -10,13 +10,13 @@ use minijinja::{AutoEscape, Error, Output, State};
 
 use crate::sandbox::meter;
 
-/// Levels that are printed; what lies deeper is not there (see `sandbox::extent`).
+/// The maximum depth that is printed; deeper values cannot exist (see `sandbox::extent`).
 const MAX_DEPTH: usize = 150;
 
-/// The environment's formatter: all that a template prints passes here.
+/// Prints a value: the environment's formatter, through which all output of a template passes.
 pub(crate) fn print(out: &mut Output<'_>, state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     if !matches!(state.auto_escape(), AutoEscape::None) {
-        // `&` becomes `&amp;`: five times as much, at most six.
+        // `&` becomes `&amp;`, five times as long; no character grows more than six times.
         meter::charge(6 * value.as_str().map_or(0, str::len) as u64)?;
         return minijinja::escape_formatter(out, state, value);
     }
@@ -29,7 +29,7 @@ pub(crate) fn print(out: &mut Output<'_>, state: &State<'_, '_>, value: &Value) 
     out.write_str(&text.finish(written)?).map_err(Error::from)
 }
 
-/// `str(value)`.
+/// Writes `str(value)`.
 pub(crate) fn write(out: &mut impl Write, value: &Value) -> fmt::Result {
     match value.as_str() {
         Some(text) => out.write_str(text),
@@ -66,8 +66,8 @@ fn repr(out: &mut impl Write, value: &Value, depth: usize) -> fmt::Result {
     }
 }
 
-/// A number; `not_a_number` and `infinity` are the words for what has no digits: Python's `repr` and its `json` have
-/// others.
+/// Writes a number. `not_a_number` and `infinity` are the words for NaN and infinity, which differ between Python's
+/// `repr` and its `json`.
 pub(crate) fn number(out: &mut impl Write, value: &Value, (not_a_number, infinity): (&str, &str)) -> fmt::Result {
     if value.is_integer() {
         return write!(out, "{value}");
@@ -110,8 +110,8 @@ fn text(out: &mut impl Write, text: &str) -> fmt::Result {
     out.write_char(quote)
 }
 
-/// Whether Python's `str.isprintable` holds: Rust's own table is made of the same categories, and behind another
-/// character a combining one counts as printable too.
+/// Returns whether Python's `str.isprintable` holds. Rust's table is built from the same categories; after another
+/// character, a combining one counts as printable too.
 fn is_printable(character: char) -> bool {
     let pair: String = ['a', character].iter().collect();
     pair.escape_debug().eq(pair.chars())

@@ -1,8 +1,8 @@
-//! A file's rows to what is trained on, under a job's policy. Validation, training and preview all go through here, so
-//! none of them can count, cut or mask differently from the others.
+//! Conversion of a file's rows to training sequences, under a job's policy. Validation, training and preview all use
+//! this code, so counts, truncation and masks are the same in all of them.
 //!
-//! A row above `max_length` tokens is refused, cut, left out or split; documents are packed. Nothing is done in silence:
-//! whatever changes a row is in the [`Tally`], with its line.
+//! A row above `max_length` tokens is refused, truncated, dropped or split; documents are packed. Every change to a row
+//! is recorded in the [`Tally`], with its line.
 
 use attune_domain::{
     dataset::{Defects, KEPT_DEFECTS, Row, RowChecker, RowDefect},
@@ -13,88 +13,88 @@ use crate::encode::{Example, Learnt};
 use crate::model::TextModel;
 use crate::tally::{Lines, RowsError, Tally};
 
-/// The part of a job that decides what becomes of its rows.
+/// The part of a job that decides how its rows are processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowPolicy {
-    /// Which rows, and whether they are packed.
+    /// The training method: the format of the rows, and packing.
     pub method: Method,
-    /// Prompts are learnt too.
+    /// Flag to train on prompts too.
     pub train_on_prompt: bool,
-    /// What becomes of a row above `max_length`.
+    /// The policy for a row above `max_length`.
     pub over_length: OverLength,
-    /// Tokens of a row, at most.
+    /// The maximum number of tokens of a row.
     pub max_length: u32,
-    /// What chat templates take for now, in seconds since 1970. Of a job, it is when the job was made: at its check, in training, and after each
-    /// pause.
+    /// The current time for chat templates, in seconds since 1970. For a job, it is the time of the job's creation: in
+    /// validation, in training, and after each pause.
     pub now: i64,
 }
 
-/// One row, ready to be trained on.
+/// A row, ready for training.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainRow {
-    /// Its line in the file, from 1; that of its first document, if several were packed.
+    /// The row's line in the file, from 1; for packed documents, the line of the first.
     pub line: u64,
-    /// One, or the documents that were packed: none of them sees another.
+    /// One example, or the packed documents, which do not attend to each other.
     pub examples: Vec<Example>,
 }
 
 impl TrainRow {
-    /// How many tokens go through the model.
+    /// Returns the number of tokens that go through the model.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.examples.iter().map(|example| example.ids.len()).sum()
     }
 }
 
-/// What the policy makes of one row, before any packing.
+/// The result of the policy for one row, before packing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shaped {
-    /// One; none if the row was dropped, several if it was split.
+    /// The row's examples: one; none if the row was dropped, several if it was split.
     pub examples: Vec<Example>,
-    /// Tokens that the row has by itself.
+    /// The number of tokens of the original row.
     pub tokens: u64,
-    /// What was done to it.
+    /// The change to the row.
     pub fate: Fate,
 }
 
-/// What was done to a row.
+/// The change to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// Nothing.
+    /// No change.
     Whole,
-    /// Its first `max_length` tokens were kept.
+    /// Only the first `max_length` tokens were kept.
     Truncated,
-    /// It was left out.
+    /// The row was dropped.
     Dropped,
-    /// It became several; parts in which nothing is trained were left out.
+    /// The row was split; parts without a trained token were dropped.
     Split {
-        /// Parts, those left out not counted.
+        /// The number of parts kept.
         parts: u64,
-        /// Parts left out.
+        /// The number of parts dropped.
         left_out: u64,
     },
 }
 
-/// Why the policy makes nothing of a row.
+/// The reason why the policy refuses a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// It cannot be learnt from; a sentence says why.
+    /// A row that cannot be trained on, with the message for the user.
     Unusable(String),
-    /// It has so many tokens, and too long rows are refused.
+    /// A row with this many tokens, where the policy is to refuse long rows.
     TooLong(u64),
-    /// The method does not learn from such rows.
+    /// A row in a format that the method does not support.
     Format(WrongFormat),
 }
 
 impl RowPolicy {
-    /// The policy of a job that asks for `spec`.
+    /// Returns the policy of a job with this `spec`.
     #[must_use]
     pub const fn new(spec: &TrainSpec, now: i64) -> Self {
         let TrainSpec { method, train_on_prompt, over_length, max_length, .. } = *spec;
         Self { method, train_on_prompt, over_length, max_length, now }
     }
 
-    /// Makes of one row what is trained on.
+    /// Encodes a row and applies the policy.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -102,7 +102,7 @@ impl RowPolicy {
         self.cut(self.encode(model, row)?)
     }
 
-    /// All tokens of a row, however many they are.
+    /// Encodes all tokens of a row, without a limit.
     ///
     /// # Errors
     /// [`Refusal::Unusable`], [`Refusal::Format`].
@@ -112,7 +112,7 @@ impl RowPolicy {
         model.encode_row(row, learnt, self.now).map_err(|why| Refusal::Unusable(why.to_string()))
     }
 
-    /// Makes of a row's tokens what is trained on.
+    /// Applies the policy to a row's tokens.
     ///
     /// # Errors
     /// [`Refusal::Unusable`], [`Refusal::TooLong`].
@@ -153,8 +153,8 @@ fn learnable(mut examples: Vec<Example>) -> Vec<Example> {
     examples
 }
 
-/// Parts of at most `most` tokens. Each but the first begins with the last token of the one before, which is not trained
-/// again: so every token is still predicted once, and the text goes on where it was cut.
+/// Splits a row into parts of at most `most` tokens. Each part except the first begins with the last token of the one
+/// before, which is not trained again: so every token is still predicted exactly once, with context.
 pub(crate) fn windows(whole: &Example, most: usize) -> Vec<Example> {
     let mut parts = Vec::new();
     let (mut start, mut end) = (0, 0);
@@ -166,7 +166,7 @@ pub(crate) fn windows(whole: &Example, most: usize) -> Vec<Example> {
     parts
 }
 
-/// Reads a file's bytes as they come, and hands on what is trained on. Memory: one line, and one sequence while
+/// A reader of a file's bytes as they stream, which yields training rows. Memory: one line, and one sequence while
 /// documents are packed.
 #[derive(Debug)]
 pub struct RowReader<'a> {
@@ -178,7 +178,7 @@ pub struct RowReader<'a> {
 struct Maker<'a> {
     model: &'a TextModel,
     policy: RowPolicy,
-    /// Documents that do not fill a sequence yet.
+    /// The documents of the sequence that is not full yet.
     open: Option<TrainRow>,
     tally: Tally,
     defects: Vec<RowDefect>,
@@ -188,7 +188,7 @@ struct Maker<'a> {
 }
 
 impl<'a> RowReader<'a> {
-    /// A reader that has seen nothing.
+    /// Creates a reader at the beginning of a file.
     #[must_use]
     pub fn new(model: &'a TextModel, policy: RowPolicy) -> Self {
         let maker = Maker {
@@ -204,16 +204,16 @@ impl<'a> RowReader<'a> {
         Self { checker: RowChecker::new(), maker }
     }
 
-    /// Takes the next bytes; hands each row that is ready to `each`.
+    /// Adds the next bytes, and calls `each` with each row that is ready.
     pub fn push(&mut self, piece: &[u8], each: &mut impl FnMut(TrainRow)) {
         let maker = &mut self.maker;
         self.checker.push_with(piece, &mut |line, row| maker.take(line, &row, each));
     }
 
-    /// The file has ended. What was handed out counts only if this is no error.
+    /// Ends the file. The rows are valid only if this returns no error.
     ///
     /// # Errors
-    /// [`RowsError`]: with the lines at fault.
+    /// [`RowsError`]: the lines that failed.
     pub fn finish(self, each: &mut impl FnMut(TrainRow)) -> Result<Tally, RowsError> {
         let Self { checker, mut maker } = self;
         let checked = checker.finish_with(&mut |line, row| maker.take(line, &row, each));
@@ -275,7 +275,7 @@ impl Maker<'_> {
         }
     }
 
-    /// The open sequence is full.
+    /// Hands on the open sequence.
     fn close(&mut self, each: &mut impl FnMut(TrainRow)) {
         if let Some(row) = self.open.take() {
             self.hand_on(row, each);

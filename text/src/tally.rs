@@ -1,4 +1,4 @@
-//! What a job's policy did to the rows of a file: counts for the plan, and sentences for the user.
+//! The changes of a job's policy to the rows of a file: counts for the plan, and messages for the user.
 
 use std::fmt::Write;
 
@@ -6,82 +6,82 @@ use attune_domain::{dataset::Defects, spec::WrongFormat};
 
 use crate::encode::Example;
 
-/// How many lines a sentence names; the rest are counted.
+/// The number of lines that a message names; the rest are counted.
 pub const NAMED_LINES: usize = 32;
 
-/// What is trained on, counted after the policy has done its work.
+/// Statistics of the training rows after the policy was applied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RowFacts {
-    /// Rows: what an optimiser step takes some of.
+    /// The number of rows, the unit of the batch size.
     pub rows: u64,
-    /// All tokens.
+    /// The number of all tokens.
     pub tokens: u64,
-    /// Tokens with a loss.
+    /// The number of tokens with a loss.
     pub trained_tokens: u64,
-    /// Tokens of the longest row.
+    /// The number of tokens of the longest row.
     pub longest_row: u64,
 }
 
-/// Some lines of a file, each with a number that belongs to it.
+/// Lines of a file, each with a number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lines {
-    /// The first [`NAMED_LINES`] of them.
+    /// The first [`NAMED_LINES`] of them, as pairs of line and number.
     pub first: Vec<(u64, u64)>,
-    /// How many there are.
+    /// The number of lines.
     pub count: u64,
     /// The sum of their numbers.
     pub sum: u64,
 }
 
-/// What was done to the rows of a file.
+/// The changes to the rows of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// What is trained on.
+    /// Statistics of the training rows.
     pub facts: RowFacts,
-    /// Rows that were cut off; the number is what they had.
+    /// Truncated rows, with their original token counts.
     pub truncated: Lines,
-    /// Rows that were left out; the number is what they had.
+    /// Dropped rows, with their token counts.
     pub dropped: Lines,
-    /// Rows that became several; the number is how many.
+    /// Split rows, with the number of parts kept.
     pub split: Lines,
-    /// Rows of which parts were left out, since nothing in them is learnt; the number is how many.
+    /// Rows with parts that were dropped because they have no trained token, with the number of those parts.
     pub left_out: Lines,
-    /// Documents, if they were packed.
+    /// The number of documents, if they were packed.
     pub documents: u64,
 }
 
-/// Why a file's rows cannot be trained on.
+/// The reason why a file's rows cannot be trained on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RowsError {
-    /// Lines that are no rows, or rows that cannot be learnt from.
+    /// Lines that are not valid rows, or rows that cannot be trained on.
     #[error("{} cannot be trained on:\n{}", rows(.0.total), .0)]
     Defects(Defects),
-    /// Rows above `max_length`, and the policy is to refuse them. The number is what they have.
+    /// Rows above `max_length`, with their token counts, where the policy is to refuse them.
     #[error("{}", too_long(.lines, *.max_length))]
     TooLong {
-        /// Which.
+        /// The lines of the rows.
         lines: Lines,
-        /// The most that is allowed.
+        /// The maximum number of tokens.
         max_length: u64,
     },
-    /// Every row is above `max_length`, and the policy is to drop them.
+    /// Only rows above `max_length`, where the policy is to drop them.
     #[error(
         "trainer.over_length is drop, and each of its {count} rows is longer than trainer.max_length = {max_length} \
-         tokens: none is left"
+         tokens: no row is left"
     )]
     NoneLeft {
-        /// How many there were.
+        /// The number of rows dropped.
         count: u64,
-        /// The most that is allowed.
+        /// The maximum number of tokens.
         max_length: u64,
     },
-    /// The method does not learn from such rows.
+    /// Rows in a format that the method does not support.
     #[error(transparent)]
     Format(#[from] WrongFormat),
 }
 
 impl RowsError {
-    /// Whether it is only about length.
+    /// Returns whether the only cause is the length of rows.
     #[must_use]
     pub const fn is_length(&self) -> bool {
         matches!(self, Self::TooLong { .. } | Self::NoneLeft { .. })
@@ -97,7 +97,7 @@ impl Lines {
         self.sum += number;
     }
 
-    /// `lines 4, 9, 17 and 2 more`, each with what `number` makes of its number.
+    /// Formats the lines as `lines 4, 9, 17 and 2 more`, each followed by `number` of its number.
     fn named(&self, number: impl Fn(u64) -> String) -> String {
         let mut text = String::from(if self.count == 1 { "line" } else { "lines" });
         for (i, (line, its)) in self.first.iter().enumerate() {
@@ -125,7 +125,7 @@ impl Tally {
         self.facts.longest_row = self.facts.longest_row.max(tokens);
     }
 
-    /// What was done to rows above `max_length`, a sentence each; empty: nothing.
+    /// Describes the changes to rows above `max_length`, one message each; empty: no changes.
     #[must_use]
     pub fn changes(&self, max_length: u32) -> Vec<String> {
         let mut said = Vec::new();
@@ -149,7 +149,7 @@ impl Tally {
         said
     }
 
-    /// How documents were packed, if they were.
+    /// Describes how documents were packed; `None`: no packing.
     #[must_use]
     pub fn packing(&self, max_length: u32) -> Option<String> {
         let rows = self.facts.rows;
@@ -175,8 +175,8 @@ fn too_long(lines: &Lines, max_length: u64) -> String {
     let are = if lines.count == 1 { "is" } else { "are" };
     let named = lines.named(|tokens| format!(" ({tokens} tokens)"));
     format!(
-        "{} {are} longer than trainer.max_length = {max_length} tokens: {named}. Nothing is cut unasked: shorten them, \
-         raise trainer.max_length, or choose what becomes of them with trainer.over_length",
+        "{} {are} longer than trainer.max_length = {max_length} tokens: {named}. Shorten them, raise \
+         trainer.max_length, or set trainer.over_length to truncate, drop or split",
         rows(lines.count)
     )
 }

@@ -1,9 +1,9 @@
-//! Chat templates, rendered as transformers renders them: Jinja with `trim_blocks` and `lstrip_blocks`, Python's
-//! string and dict methods, `raise_exception`, `strftime_now`, loop controls and the `generation` tag.
+//! Chat templates, rendered as in transformers: Jinja with `trim_blocks` and `lstrip_blocks`, Python's string and dict
+//! methods, `raise_exception`, `strftime_now`, loop controls and the `generation` tag.
 //!
-//! Source: `_compile_jinja_template` and `render_jinja_template` in transformers' `utils/chat_template_utils.py`.
-//! A template is a stranger's code: it runs within the bounds of `crate::sandbox`, and knows no clock but the one that
-//! it is given.
+//! Source: `_compile_jinja_template` and `render_jinja_template` in transformers' `utils/chat_template_utils.py`. A
+//! template is untrusted code: it runs within the limits of `crate::sandbox`, and the only clock that it can read is
+//! the time that the caller passes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -25,35 +25,35 @@ use crate::sandbox::{
 };
 use crate::template_error::reason;
 
-/// Steps that one rendering may take; a chat of a thousand messages takes some ten thousand.
+/// The maximum number of steps of one rendering; a chat of a thousand messages takes some ten thousand.
 const FUEL: u64 = 20_000_000;
 
-/// Bytes of a format of time, at most.
+/// The maximum length of a time format, in bytes.
 const MAX_TIME_FORMAT_BYTES: usize = 1000;
 
-/// The variable that holds what `strftime_now` takes for now, in seconds since 1970.
+/// The variable that holds the current time for `strftime_now`, in seconds since 1970.
 const NOW: &str = "__now";
 
-/// One message as a template sees it.
+/// One message as a template gets it.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Turn<'a> {
-    /// `system`, `user`, `assistant`, `tool`.
+    /// The role: `system`, `user`, `assistant` or `tool`.
     pub role: &'a str,
-    /// What is said; null beside calls, which templates may tell from an empty text.
+    /// The content; null in a message with calls, which templates may distinguish from an empty text.
     pub content: Option<&'a str>,
-    /// The speaker's name. Absent, not null, if there is none: templates ask `is defined`.
+    /// The author's name. Absent, not null, if there is none: templates check `is defined`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<&'a str>,
-    /// The calls that an assistant's message makes: a list as OpenAI's, but with arguments that are objects.
+    /// The calls of an assistant's message: a list as in OpenAI's API, but with arguments that are objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<&'a serde_json::Value>,
-    /// Which call a tool's message answers.
+    /// The ID of the call whose result a tool message is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<&'a str>,
 }
 
 impl<'a> Turn<'a> {
-    /// A message that only says something.
+    /// Creates a message with text content only.
     #[must_use]
     pub const fn new(role: &'a str, content: &'a str) -> Self {
         Self { role, content: Some(content), name: None, tool_calls: None, tool_call_id: None }
@@ -61,7 +61,7 @@ impl<'a> Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Bytes of text in it.
+    /// Returns the size of the message's texts, in bytes.
     fn bytes(&self) -> usize {
         let named = self.name.map_or(0, str::len) + self.tool_call_id.map_or(0, str::len);
         self.role.len() + self.content.map_or(0, str::len) + named + self.tool_calls.map_or(0, json_bytes)
@@ -84,26 +84,26 @@ impl<'a> From<&'a Message> for Turn<'a> {
     }
 }
 
-/// What a template is rendered with besides the messages.
+/// The inputs of a rendering other than the messages.
 #[derive(Debug, Clone, Copy)]
 pub struct RenderSettings<'a> {
     /// JSON schemas of tools, as transformers takes them.
     pub tools: Option<&'a serde_json::Value>,
-    /// What the template takes for now, if it asks, in seconds since 1970: one moment for a whole job, preview or estimate.
+    /// The current time for the template, in seconds since 1970: the same for a whole job, preview or estimate.
     pub now: i64,
-    /// Variables that a request or job sets (`chat_template_kwargs`). One of a name that the template has otherwise has no
-    /// effect; `TemplateKwargs` of the domain refuses those.
+    /// Variables that a request or job sets (`chat_template_kwargs`). A variable with the name of one of the template's
+    /// own inputs has no effect; `TemplateKwargs` of the domain refuses those.
     pub variables: Option<&'a serde_json::Map<String, serde_json::Value>>,
 }
 
 impl RenderSettings<'_> {
-    /// No tools and no variables, at the moment `now`.
+    /// Returns settings without tools and variables, at the time `now`.
     #[must_use]
     pub const fn at(now: i64) -> Self {
         Self { tools: None, now, variables: None }
     }
 
-    /// No tools and no variables, at this moment.
+    /// Returns settings without tools and variables, at the current time.
     #[must_use]
     pub fn today() -> Self {
         Self::at(Utc::now().timestamp())
@@ -113,7 +113,7 @@ impl RenderSettings<'_> {
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    /// `bos_token`, `eos_token`, …: variables of the template.
+    /// The special tokens by name, `bos_token`, `eos_token`, …: variables of the template.
     special: BTreeMap<String, String>,
     sha256: String,
     source: String,
@@ -126,7 +126,7 @@ impl std::fmt::Debug for ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles a template. `special` holds `bos_token`, `eos_token` and so on, as far as the model has them.
+    /// Compiles a template. `special` has the model's special tokens: `bos_token`, `eos_token` and so on.
     ///
     /// # Errors
     /// [`TextError::Template`]: not valid Jinja.
@@ -150,8 +150,7 @@ impl ChatTemplate {
     /// Renders messages.
     ///
     /// # Errors
-    /// [`EncodeError::Template`]: the template raised an exception, used what is not there, or went beyond what it may
-    /// use.
+    /// [`EncodeError::Template`]: the template raised an exception, used an undefined value, or exceeded its limits.
     pub fn render(
         &self,
         turns: &[Turn<'_>],
@@ -180,13 +179,13 @@ impl ChatTemplate {
         String::from_utf8(printed.into_bytes()).map_err(|e| EncodeError::Template(e.to_string()))
     }
 
-    /// The SHA-256 of the template's text, in hex. It travels with an adapter.
+    /// Returns the SHA-256 of the template's text, in hex. An adapter stores it.
     #[must_use]
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// The template's text.
+    /// Returns the template's text.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
@@ -197,7 +196,7 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
 }
 
-/// The job's, or the request's, moment as the template wants it, in UTC: nodes may lie in several zones.
+/// Formats the time of the job or request, in UTC, since nodes may be in several time zones.
 fn strftime_now(state: &State<'_, '_>, format: &str) -> Result<String, Error> {
     let refused = |why: &str| {
         let shown: String = format.chars().take(40).collect();
@@ -214,7 +213,7 @@ fn strftime_now(state: &State<'_, '_>, format: &str) -> Result<String, Error> {
     Ok(text)
 }
 
-/// `{% generation %}` only marks the assistant's part for transformers; rendered, it is a plain block.
+/// Replaces `{% generation %}` by a plain block: it only marks the assistant's part for transformers.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -241,7 +240,7 @@ fn without_generation_tags(source: &str) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // a String takes everything
+        let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
         text
     })
 }

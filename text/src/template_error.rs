@@ -1,4 +1,4 @@
-//! The sentence that says why a chat template does not compile or render.
+//! The message for a chat template that does not compile or render.
 
 use minijinja::{Error, ErrorKind};
 

@@ -1,5 +1,5 @@
-//! Tokens and their ids, as the files beside a tokenizer name them, compared with those of another tokenizer. No
-//! tokenizer is built: a vocabulary is read, and nothing else of the file.
+//! Tokens and their IDs in a model's files, compared with those of another tokenizer. No tokenizer is constructed: only
+//! the vocabulary of the file is read.
 
 use std::{collections::HashMap, fmt};
 
@@ -9,19 +9,19 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-/// Files that name tokens, beside `tokenizer.json`.
+/// The files that name tokens, other than `tokenizer.json`.
 pub const BESIDE: [&str; 3] = ["added_tokens.json", "tokenizer_config.json", "special_tokens_map.json"];
 
-/// More tokens than these are counted, not named.
+/// The maximum number of tokens that a message names; the others are counted.
 const MOST_NAMED: usize = 10;
 
-/// The longest text of a token that is shown, in characters.
+/// The maximum length of a token's text in a message, in characters.
 const MOST_SHOWN: usize = 60;
 
-/// A token that a file names, and its id where the file gives it.
+/// A token that a file names, and its ID if the file has it.
 pub type Named = (String, Option<u32>);
 
-/// Every token of a `tokenizer.json`.
+/// The tokens of a `tokenizer.json`, with their IDs.
 #[derive(Debug)]
 pub struct TokenIds(HashMap<String, u32>);
 
@@ -43,7 +43,7 @@ struct Model {
     vocab: Vocabulary,
 }
 
-/// A map of ids, or a list of tokens with their scores.
+/// A vocabulary: a map of IDs in the file, or a list of tokens with their scores.
 struct Vocabulary(HashMap<String, u32>);
 
 impl<'de> Deserialize<'de> for Vocabulary {
@@ -84,7 +84,7 @@ impl TokenIds {
     /// Reads the vocabulary and the added tokens of a `tokenizer.json`.
     ///
     /// # Errors
-    /// A sentence: it is no tokenizer.
+    /// The message: it is not a tokenizer.
     pub fn read(tokenizer_json: &[u8]) -> Result<Self, String> {
         let file: TokenizerFile = serde_json::from_slice(tokenizer_json).map_err(|e| e.to_string())?;
         let mut ids = file.model.vocab.0;
@@ -92,7 +92,7 @@ impl TokenIds {
         Ok(Self(ids))
     }
 
-    /// All of them, sorted by id.
+    /// Returns all tokens, sorted by ID.
     #[must_use]
     pub fn named(&self) -> Vec<Named> {
         let mut all: Vec<Named> = self.0.iter().map(|(token, id)| (token.clone(), Some(*id))).collect();
@@ -100,7 +100,8 @@ impl TokenIds {
         all
     }
 
-    /// The tokens among `named` that are not here, or are here under another id, in words; `None`: all are here.
+    /// Lists the tokens among `named` that this tokenizer does not have, or has with another ID, as a message; `None`:
+    /// it has all.
     #[must_use]
     pub fn strangers(&self, named: &[Named]) -> Option<String> {
         let mut strange = named.iter().filter_map(|(token, id)| {
@@ -121,17 +122,18 @@ impl TokenIds {
     }
 }
 
-/// The tokens that one of [`BESIDE`] names.
+/// Returns the tokens that `file` names: `added_tokens.json` maps them to IDs, the other files have them in several
+/// fields.
 ///
 /// # Errors
-/// A sentence: it is no JSON object, or an id is no id.
+/// The message: the file is not a JSON object, or an ID is not valid.
 pub fn named(file: &str, json: &[u8]) -> Result<Vec<Named>, String> {
     let fields: Map<String, Value> = serde_json::from_slice(json).map_err(|e| e.to_string())?;
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     if file == "added_tokens.json" {
         let token = |(token, value): (String, Value)| match id(&value) {
             Some(id) => Ok((token, Some(id))),
-            None => Err(format!("the id of '{token}' is no id")),
+            None => Err(format!("the ID of '{token}' is not a valid token ID")),
         };
         return fields.into_iter().map(token).collect();
     }
@@ -157,7 +159,7 @@ pub fn named(file: &str, json: &[u8]) -> Result<Vec<Named>, String> {
     Ok(all)
 }
 
-/// A token is a string, or an object with its `content`.
+/// Returns the text of a token, which is a string, or an object with its `content`.
 fn content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }

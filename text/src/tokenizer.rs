@@ -1,4 +1,4 @@
-//! Ids to text and back, over a `tokenizer.json`. Special tokens are never added behind the caller's back.
+//! The tokenizer of a `tokenizer.json`: text to token IDs and back. It adds no special tokens.
 
 use std::{collections::HashSet, sync::OnceLock};
 
@@ -7,18 +7,19 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizedString, Normalizer};
 use crate::error::TextError;
 use crate::tokenizer_bounds;
 
-/// A token is taken to hold at least so many bytes at most: a normalizer may shorten a text before it is tokenised.
+/// The minimum of the longest token's length in bytes, which [`Tokenizer::most_bytes`] assumes: a normalizer may
+/// shorten a text before it is tokenized.
 const SHORTEST_LONGEST: usize = 16;
 
 /// A model's tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: HashSet<u32>,
-    /// Special tokens that text is always cut at, whatever stands beside them.
+    /// Special tokens at which text is always split, whatever is next to them.
     clean: HashSet<u32>,
-    /// Texts of special tokens, longest first, so that the longest that fits is named.
+    /// The texts of special tokens, longest first, so that messages name the longest match.
     special_texts: Vec<String>,
-    /// Special tokens that are looked for in the text as the normalizer leaves it: how they look there, and their text.
+    /// Special tokens that are matched in the normalized text: the normalized form and the text of each.
     normalized: Vec<(String, String)>,
     longest: OnceLock<usize>,
 }
@@ -30,10 +31,11 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`. Truncation and padding that it may ask for are turned off: nothing is cut in silence.
+    /// Reads a `tokenizer.json`. Its settings for truncation and padding are turned off: encoding always returns the
+    /// whole text.
     ///
     /// # Errors
-    /// [`TextError::Invalid`]: not a tokenizer, or one that asks for too much.
+    /// [`TextError::Invalid`]: not a tokenizer, or one that exceeds the limits.
     pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
         tokenizer_bounds::check(json)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(json)
@@ -60,7 +62,7 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Text must not spell these tokens either, whatever the tokenizer says of them: they begin or end a text.
+    /// Forbids these tokens in text too, whether the tokenizer marks them as special or not: they begin or end a text.
     pub(crate) fn guard(&mut self, ids: &[u32]) {
         let added = self.inner.get_added_tokens_decoder();
         let texts = ids.iter().filter_map(|id| Some(added.get(id)?.content.clone()));
@@ -73,7 +75,7 @@ impl Tokenizer {
         self.special_texts.dedup();
     }
 
-    /// The ids of `text`, with none added. Text that spells a special token becomes that token; see
+    /// Encodes `text` to token IDs, without adding any. Text that matches a special token becomes that token; see
     /// [`Self::special_in`].
     ///
     /// # Errors
@@ -83,14 +85,14 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// As [`Self::encode`], and where in the text, in bytes, each token ends.
+    /// Encodes as [`Self::encode`], and returns where each token ends in the text, in bytes.
     pub(crate) fn encode_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>), TextError> {
         let encoding = self.inner.encode(text, false).map_err(|e| TextError::Tokenizer(e.to_string()))?;
         Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|(_, end)| *end).collect()))
     }
 
-    /// As [`Self::encode`], and where the text is cut: before and after a cut, it is tokenised as if the rest were not
-    /// there. The start of the text is the first cut.
+    /// Encodes as [`Self::encode`], and returns the split points of the text: the text before and after a split is
+    /// tokenized independently. The start of the text is the first split.
     pub(crate) fn encode_with_cuts(&self, text: &str) -> Result<(Vec<u32>, Vec<Cut>), TextError> {
         let encoding = self.inner.encode(text, false).map_err(|e| TextError::Tokenizer(e.to_string()))?;
         let ids = encoding.get_ids().to_vec();
@@ -104,7 +106,7 @@ impl Tokenizer {
         Ok((ids, cuts))
     }
 
-    /// The ids that the tokenizer itself would put before any text: the token of beginning, or nothing.
+    /// Returns the IDs that the tokenizer itself adds before any text: the BOS token, or nothing.
     ///
     /// # Errors
     /// [`TextError::Tokenizer`]: as [`Self::encode`].
@@ -117,13 +119,13 @@ impl Tokenizer {
         Ok(full[..start].to_vec())
     }
 
-    /// What the tokenizer's own decoder makes of `ids`, special tokens and all. Bytes that are no character spoil the
-    /// characters beside them; see [`crate::detokenizer`].
+    /// Decodes `ids` with the tokenizer's own decoder, including special tokens. Invalid UTF-8 bytes change the
+    /// characters next to them; see [`crate::detokenizer`].
     pub(crate) fn decode_raw(&self, ids: &[u32]) -> Result<String, TextError> {
         self.inner.decode(ids, false).map_err(|e| TextError::Tokenizer(e.to_string()))
     }
 
-    /// Whether tokens are spelled in GPT-2's letters, one for each byte.
+    /// Returns whether tokens are written in GPT-2's byte-level alphabet, one letter per byte.
     pub(crate) fn is_byte_level(&self) -> bool {
         match self.inner.get_decoder() {
             Some(DecoderWrapper::ByteLevel(_)) => true,
@@ -134,37 +136,38 @@ impl Tokenizer {
         }
     }
 
-    /// The id of a token's exact text.
+    /// Returns the ID of a token by its exact text.
     #[must_use]
     pub fn id_of(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The text of a token.
+    /// Returns the text of a token, as the vocabulary has it.
     #[must_use]
     pub fn token_of(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 
-    /// Whether an id is a special token.
+    /// Returns whether an ID is a special token.
     #[must_use]
     pub fn is_special(&self, id: u32) -> bool {
         self.special.contains(&id)
     }
 
-    /// The ids of all special tokens.
+    /// Returns the IDs of all special tokens.
     #[must_use]
     pub const fn special_ids(&self) -> &HashSet<u32> {
         &self.special
     }
 
-    /// The highest id that the tokenizer can give.
+    /// Returns the highest ID that the tokenizer can return.
     #[must_use]
     pub fn highest_id(&self) -> Option<u32> {
         self.inner.get_vocab(true).into_values().max()
     }
 
-    /// The longest text in bytes that may have so few tokens. A longer one need not be tokenised to know that it has more.
+    /// Returns the maximum length in bytes of a text with this many tokens. A longer text has more tokens and need not
+    /// be tokenized.
     #[must_use]
     pub fn most_bytes(&self, tokens: usize) -> usize {
         let longest =
@@ -172,17 +175,17 @@ impl Tokenizer {
         tokens.saturating_mul(*longest.max(&SHORTEST_LONGEST))
     }
 
-    /// How many ids there are, added tokens counted.
+    /// Returns the size of the vocabulary, including added tokens.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// A special token that `text` spells, as it stands or once it is normalised, if any.
+    /// Returns a special token that `text` contains, as is or once normalized, if any.
     #[must_use]
     pub fn special_in(&self, text: &str) -> Option<&str> {
         self.spelled_in(text).or_else(|| {
-            // Not looked at where no token is matched this way: it costs as much as tokenising.
+            // Skipped if no token is matched this way: normalizing costs as much as tokenizing.
             let text = if self.normalized.is_empty() { None } else { normalized(&self.inner, text) }?;
             let found = self.normalized.iter().find(|(normal, _)| !normal.is_empty() && text.contains(normal.as_str()));
             found.map(|(_, token)| token.as_str())
@@ -201,14 +204,14 @@ impl Tokenizer {
     }
 }
 
-/// The text as the normalizer leaves it; `None` if there is none, or it fails.
+/// Returns the normalized text; `None` if there is no normalizer, or it fails.
 fn normalized(tokenizer: &tokenizers::Tokenizer, text: &str) -> Option<String> {
     let mut normal = NormalizedString::from(text);
     tokenizer.get_normalizer()?.normalize(&mut normal).ok()?;
     Some(normal.get().to_owned())
 }
 
-/// A special token in a text: its place in bytes, and which token it is.
+/// A special token in a text: its range in bytes, and the index of its token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cut {
     pub(crate) start: usize,

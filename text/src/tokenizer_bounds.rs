@@ -1,24 +1,25 @@
-//! What a stranger's `tokenizer.json` may be. The tokenizers crate does whatever the file says: a chain of replacements
-//! that each make ten letters of one makes a gigabyte of a line, and a word of any length may be looked up piece by piece.
+//! Limits for an untrusted user's `tokenizer.json`. The tokenizers crate follows the file without limits: a chain of
+//! replacements that each turn one letter into ten expands a line to a gigabyte, and WordPiece may look up every part
+//! of a word of any length.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::TextError;
 
-/// Bytes of a `tokenizer.json`, at most. The largest of known models have 34 MB.
+/// The maximum size of a `tokenizer.json`, in bytes. The largest of known models have 34 MB.
 pub(crate) const MAX_TOKENIZER_BYTES: usize = 48 << 20;
 
-/// How many times longer normalizers may make a text, and decoders a token, at most.
+/// The maximum factor by which normalizers may lengthen a text, and decoders a token.
 const MAX_GROWTH: u64 = 64;
 
-/// Characters of a word that WordPiece looks up, at most.
+/// The maximum length of a word that WordPiece looks up, in characters.
 const MAX_WORD_CHARS: u64 = 1000;
 
-/// Normalizers or decoders within each other, at most.
+/// The maximum nesting depth of normalizers or decoders.
 const MAX_NESTED_STEPS: usize = 16;
 
-/// The part of the file that is looked at; the vocabulary is passed over.
+/// The part of the file that is checked; the vocabulary is ignored.
 #[derive(Deserialize)]
 struct Bounded {
     #[serde(default)]
@@ -34,13 +35,13 @@ struct Model {
     max_input_chars_per_word: Option<u64>,
 }
 
-/// Refuses a file that asks for too much.
+/// Refuses a file that exceeds the limits.
 pub(crate) fn check(json: &[u8]) -> Result<(), TextError> {
     let refused = |reason: String| Err(TextError::Invalid { file: "tokenizer.json", reason });
     if json.len() > MAX_TOKENIZER_BYTES {
         return refused(format!("it has {} bytes; {MAX_TOKENIZER_BYTES} are allowed", json.len()));
     }
-    let Ok(file) = serde_json::from_slice::<Bounded>(json) else { return Ok(()) }; // the crate says it better
+    let Ok(file) = serde_json::from_slice::<Bounded>(json) else { return Ok(()) }; // the crate reports a better error
     for (name, steps) in [("normalizer", &file.normalizer), ("decoder", &file.decoder)] {
         let growth = growth(steps, 0);
         if growth > MAX_GROWTH {
@@ -57,7 +58,7 @@ pub(crate) fn check(json: &[u8]) -> Result<(), TextError> {
     }
 }
 
-/// How many times longer a step makes a text, at most.
+/// Returns the maximum factor by which a step lengthens a text.
 fn growth(step: &Value, depth: usize) -> u64 {
     if depth > MAX_NESTED_STEPS {
         return u64::MAX;

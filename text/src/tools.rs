@@ -1,12 +1,12 @@
-//! Tool calls as models write them, read out of an answer while it comes.
+//! Detection of tool calls in a model's answer while it streams.
 //!
-//! Which way a model writes them is seen by its chat template. Sources: Qwen 2.5's and Hermes 2 Pro's templates
+//! The chat template shows in which format a model writes calls. Sources: Qwen 2.5's and Hermes 2 Pro's templates
 //! (`<tool_call>` around JSON), Llama 3.1's ("Respond in the format {"name": …, "parameters": …}"), Mistral's before
-//! version 11 of its tokenizer (`[TOOL_CALLS]` before a JSON list). A model whose template takes no tools is told of them
-//! in a form of our own ([`crate::generic_tools`]).
+//! version 11 of its tokenizer (`[TOOL_CALLS]` before a JSON list). A model whose template does not support tools gets
+//! a generic format ([`crate::generic_tools`]).
 //!
 //! A call is an object whose `name` is one of the request's tools, with an object under the format's key of arguments.
-//! All else is text, and is given whole, also where it begins like a call.
+//! Everything else is text, and is returned unchanged, even if it begins like a call.
 
 use std::sync::Arc;
 
@@ -14,31 +14,32 @@ use serde_json::value::RawValue;
 
 use crate::template::ChatTemplate;
 
-/// How much of an object is looked at for the head of a call before its end is known, in bytes. A name has 64 at most.
+/// The maximum length of a call's head that is parsed before the end of the object, in bytes. A name has 64 at most.
 const HEAD_BYTES: usize = 1024;
-/// The longest white space that is held back since a call may follow it, in bytes.
+/// The maximum length of white space that is held back because a call may follow, in bytes.
 const WHITE_SPACE_BYTES: usize = 4096;
 
-/// How a model writes calls.
+/// The format in which a model writes calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolFormat {
-    /// `<tool_call>\n{"name": …, "arguments": {…}}\n</tool_call>`, one after the other.
+    /// Hermes and Qwen: `<tool_call>\n{"name": …, "arguments": {…}}\n</tool_call>`, one after the other.
     Hermes,
-    /// `{"name": …, "parameters": {…}}` and nothing else.
+    /// Llama 3.1: `{"name": …, "parameters": {…}}` and nothing else.
     Llama,
-    /// `[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`
+    /// Mistral: `[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`.
     Mistral,
-    /// `{"name": …, "arguments": {…}}` and nothing else, as the system's text asks for: the template takes no tools.
+    /// Generic: `{"name": …, "arguments": {…}}` and nothing else, as the system message requires; for templates without
+    /// tools.
     Generic,
 }
 
 impl ToolFormat {
-    /// How the models of this template write calls.
+    /// Returns the format of the models that use this template.
     #[must_use]
     pub fn of(template: &ChatTemplate) -> Self {
         let source = template.source();
         let has = |text: &str| source.contains(text);
-        // Templates that take tools in a way that is not known here are treated as those that take none.
+        // Templates that support tools in an unknown format are treated as those without tools.
         if !has("tools") || has("[ARGS]") || has("<function=") {
             Self::Generic
         } else if has("<tool_call>") {
@@ -52,13 +53,13 @@ impl ToolFormat {
         }
     }
 
-    /// Whether a call is an answer of its own, without a mark before it.
+    /// Returns whether a call is a whole answer, without a marker before it.
     #[must_use]
     pub const fn is_bare(self) -> bool {
         matches!(self, Self::Llama | Self::Generic)
     }
 
-    /// What stands before a call.
+    /// Returns the marker before a call.
     #[must_use]
     pub const fn opening(self) -> &'static str {
         match self {
@@ -68,7 +69,7 @@ impl ToolFormat {
         }
     }
 
-    /// What stands behind a call; empty: nothing.
+    /// Returns the marker after a call; empty: none.
     #[must_use]
     pub const fn closing(self) -> &'static str {
         match self {
@@ -77,7 +78,7 @@ impl ToolFormat {
         }
     }
 
-    /// The key of a call's arguments.
+    /// Returns the key of a call's arguments.
     #[must_use]
     pub const fn arguments_key(self) -> &'static str {
         match self {
@@ -87,59 +88,59 @@ impl ToolFormat {
     }
 }
 
-/// What is found in an answer.
+/// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// Text.
+    /// Text content.
     Text(String),
-    /// A call begins.
+    /// The start of a call.
     Call {
         /// The tool's name.
         name: String,
     },
-    /// More of the last call's arguments: JSON.
+    /// The next part of the last call's arguments, JSON.
     Arguments(String),
 }
 
-/// Looks for calls in an answer that comes in pieces.
+/// A scanner for calls in a streamed answer.
 #[derive(Debug, Clone)]
 pub struct ToolScanner {
     format: ToolFormat,
     /// The names of the tools that may be called.
     names: Arc<[String]>,
     held: String,
-    /// Marks and white space that are text unless a call follows.
+    /// Markers and white space that are text unless a call follows.
     before: String,
     place: Place,
-    /// Text was found: a call of a bare format cannot come any more.
+    /// Flag for an answer with text, which cannot become a call of a bare format any more.
     said: bool,
 }
 
-/// Where in an answer.
+/// The scanner's position in an answer.
 #[derive(Debug, Clone)]
 enum Place {
     Text,
-    /// Behind the opening, or behind a call.
+    /// After the opening marker, or after a call.
     Between {
-        /// A call stands before.
+        /// Flag for a position after a call.
         called: bool,
     },
     /// In an object that may be a call.
     Head(Progress),
     /// In the arguments.
     Arguments(Depth),
-    /// Behind the arguments, before the call's last brace.
+    /// After the arguments, before the call's closing brace.
     Tail(Depth),
 }
 
-/// How far an object was read.
+/// The progress of reading an object.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     depth: Depth,
     bytes: usize,
 }
 
-/// How deep in JSON.
+/// The nesting state of JSON.
 #[derive(Debug, Clone, Copy, Default)]
 struct Depth {
     braces: u32,
@@ -148,7 +149,7 @@ struct Depth {
 }
 
 impl Depth {
-    /// Takes a character; `true` if the value that began at depth 0 ends with it.
+    /// Advances by a character; returns `true` if the value that began at depth 0 ends with it.
     fn step(&mut self, character: char) -> bool {
         if self.in_string {
             match character {
@@ -169,12 +170,12 @@ impl Depth {
     }
 }
 
-/// Where the JSON object or list that `text` begins with, or goes on with, ends; `None`: it is not whole.
+/// Returns the end of the JSON object or list that `text` begins or continues; `None`: it is incomplete.
 fn value_end(text: &str, depth: &mut Depth) -> Option<usize> {
     text.char_indices().find(|(_, character)| depth.step(*character)).map(|(at, character)| at + character.len_utf8())
 }
 
-/// A call as a whole, with its keys in any order.
+/// A complete call, with its keys in any order.
 #[derive(serde::Deserialize)]
 struct Whole<'a> {
     name: String,
@@ -184,24 +185,24 @@ struct Whole<'a> {
     parameters: Option<&'a RawValue>,
 }
 
-/// What the beginning of an object is.
+/// The result of reading the beginning of an object.
 enum Head {
-    /// A call, whose arguments begin at this byte.
+    /// A call, and the byte at which its arguments begin.
     Call(String, usize),
-    /// No call.
+    /// Not a call.
     Text,
-    /// It is not known yet.
+    /// Undecided.
     Open,
 }
 
 impl ToolScanner {
-    /// A scanner that has seen nothing, for calls of tools of these names.
+    /// Creates a scanner at the beginning of an answer, for tools with these names.
     #[must_use]
     pub fn new(format: ToolFormat, names: Arc<[String]>) -> Self {
         Self { format, names, held: String::new(), before: String::new(), place: Place::Text, said: false }
     }
 
-    /// Takes the next piece; gives what is certain.
+    /// Adds the next chunk; returns the parts that are certain.
     pub fn push(&mut self, piece: &str) -> Vec<Found> {
         self.held.push_str(piece);
         let mut found = Vec::new();
@@ -209,7 +210,7 @@ impl ToolScanner {
         found
     }
 
-    /// No text follows: what was held back is what it is.
+    /// Ends the answer: returns the text that was held back.
     #[must_use]
     pub fn finish(self) -> Vec<Found> {
         match self.place {
@@ -220,7 +221,7 @@ impl ToolScanner {
         }
     }
 
-    /// `true`: look again.
+    /// Processes the held text; returns `true` if another step is needed.
     fn step(&mut self, found: &mut Vec<Found>) -> bool {
         match self.place {
             Place::Text if self.format.is_bare() => self.bare_text(found),
@@ -256,7 +257,7 @@ impl ToolScanner {
         false
     }
 
-    /// Only an answer that begins with a brace is a call.
+    /// Scans for a call in a format without markers: only an answer that begins with a brace is a call.
     fn bare_text(&mut self, found: &mut Vec<Found>) -> bool {
         let trimmed = self.held.trim_start();
         if trimmed.is_empty() && !self.said && self.held.len() <= WHITE_SPACE_BYTES {
@@ -274,7 +275,7 @@ impl ToolScanner {
         false
     }
 
-    /// Skips what stands between calls; back to text where none follows.
+    /// Skips separators between calls; returns to text if no call follows.
     fn between(&mut self, called: bool, found: &mut Vec<Found>) -> bool {
         let skipped =
             |c: char| c.is_whitespace() || (self.format == ToolFormat::Mistral && matches!(c, '[' | ',' | ']'));
@@ -341,7 +342,7 @@ impl ToolScanner {
         true
     }
 
-    /// The call that an object is, if it is one. Some models write the arguments' object into a string.
+    /// Parses an object as a call, if it is one. Some models write the arguments as JSON in a string.
     fn whole_call(&self, object: &str) -> Option<(String, String)> {
         let call: Whole<'_> = serde_json::from_str(object).ok()?;
         let given = if self.format == ToolFormat::Llama { call.parameters } else { call.arguments }?.get();
@@ -350,7 +351,7 @@ impl ToolScanner {
         (is_object && self.names.contains(&call.name)).then_some((call.name, inner))
     }
 
-    /// What is held is no call.
+    /// Returns the held text as text: it is not a call.
     fn is_text(&mut self, found: &mut Vec<Found>) {
         found.extend(text(std::mem::take(&mut self.before) + &std::mem::take(&mut self.held)));
         (self.place, self.said) = (Place::Text, true);
@@ -388,12 +389,12 @@ fn text(text: String) -> Vec<Found> {
     if text.is_empty() { Vec::new() } else { vec![Found::Text(text)] }
 }
 
-/// The length of the longest end of `text` that begins `marker`.
+/// Returns the length of the longest suffix of `text` that is a proper prefix of `marker`.
 fn beginning_of(marker: &str, text: &str) -> usize {
     (1..marker.len()).rev().find(|&length| text.ends_with(&marker[..length])).unwrap_or(0)
 }
 
-/// Reads `{"name": "…", "<key>": {`. An object whose keys stand in another order is known at its end.
+/// Reads `{"name": "…", "<key>": {`. An object with its keys in another order is only recognized at its end.
 fn read_head(text: &str, key: &str, names: &[String]) -> Head {
     fn after<'a>(rest: &'a str, what: &str) -> Option<&'a str> {
         rest.trim_start().strip_prefix(what)
@@ -452,7 +453,8 @@ mod tests {
             ),
             (
                 Hermes,
-                "<tool_call>{\"name\":\"a\",\"arguments\":{}}</tool_call>\n<tool_call>{\"arguments\": {\"y\": [1]}, \"name\": \"b\"}\n</tool_call> done",
+                "<tool_call>{\"name\":\"a\",\"arguments\":{}}</tool_call>\n\
+                 <tool_call>{\"arguments\": {\"y\": [1]}, \"name\": \"b\"}\n</tool_call> done",
                 " done",
                 vec![("a", "{}"), ("b", r#"{"y": [1]}"#)],
             ),
@@ -511,7 +513,8 @@ mod tests {
         }
     }
 
-    /// The answers of the case, whole and in pieces: an object whose name is no tool's, or that has no arguments, is text.
+    /// The answers of the case, whole and streamed: an object whose name is not a tool's, or without arguments, is
+    /// text.
     #[test]
     fn case_01_an_object_that_calls_no_tool_is_text_whole_and_streamed() {
         for answer in [
@@ -529,7 +532,7 @@ mod tests {
         }
     }
 
-    /// A long object is read once, not once for each of its pieces.
+    /// A long object is read once, not once per chunk.
     #[test]
     fn a_long_answer_that_may_be_a_call_costs_no_more_than_its_length() {
         let began = std::time::Instant::now();

@@ -1,5 +1,6 @@
-//! Measures training on the rows of a dataset, as `bench/peer_peft.py --data` does: real lengths, only the answers trained.
-//! Prints one JSON line. `scripts/bench-train` runs it beside the peer, with the same rows in the same batches.
+//! Measures training on the rows of a dataset, as `bench/peer_peft.py --data` does: with real lengths, and a loss on
+//! the answers only. Prints one JSON line. `scripts/bench-train` runs this and the peer with the same rows in the same
+//! batches.
 
 use std::{
     fs,
@@ -30,38 +31,38 @@ use attune_trainer::{
 };
 use clap::Parser;
 
-/// Measures training on the rows of a dataset; prints one JSON line.
+/// Measure training on the rows of a dataset. Prints one JSON line.
 #[derive(Parser)]
 struct Options {
     /// A Hugging Face folder.
     folder: PathBuf,
-    /// Chats, one JSON object a line.
+    /// The dataset: chats as JSONL.
     data: PathBuf,
-    /// A file with the rows' numbers, from 0, in the order to train on; if not given, the file's order.
+    /// A file with the rows' numbers, from 0, in training order. Default: the file's order.
     #[arg(long)]
     order: Option<PathBuf>,
-    /// A file for the packed base: read if it is there, else written.
+    /// A file for the packed base: read if it exists, else written.
     #[arg(long)]
     cache: Option<PathBuf>,
-    /// Rows of a step.
+    /// Rows per step.
     #[arg(long, default_value_t = 8)]
     batch: usize,
-    /// Rows that go through the decoder at once; all of a step, if not given.
+    /// Rows per micro-batch. Default: all rows of a step.
     #[arg(long)]
     micro: Option<usize>,
-    /// Steps; the first is not counted. With 0, it ends where the first would begin.
+    /// Steps; the first is not counted. With 0, the program exits before the first step.
     #[arg(long, default_value_t = 6)]
     steps: usize,
-    /// Keep only each block's input for the backward.
+    /// Gradient checkpointing: keep only each block's input for the backward pass.
     #[arg(long)]
     checkpointing: bool,
-    /// Rows of a micro-batch that begin with the same tokens share their work.
+    /// Compute a prefix that rows of a micro-batch share only once.
     #[arg(long)]
     share_prefixes: bool,
 }
 
 fn main() -> Result<()> {
-    attune_node::settle_for_training().context("starting anew")?;
+    attune_node::settle_for_training().context("re-executing the process")?;
     let options = Options::parse();
     let threads = std::thread::available_parallelism()?.get();
     tch::set_num_threads(i32::try_from(threads)?);
@@ -101,8 +102,9 @@ fn main() -> Result<()> {
     }
     let counted = options.steps.saturating_sub(1) as f64;
     let line = serde_json::json!({
-        "batch": options.batch, "micro": options.micro.unwrap_or(options.batch), "share_prefixes": options.share_prefixes,
-        "checkpointing": options.checkpointing, "threads": threads, "seconds_to_first_step": round(to_first_step),
+        "batch": options.batch, "micro": options.micro.unwrap_or(options.batch),
+        "share_prefixes": options.share_prefixes, "checkpointing": options.checkpointing,
+        "threads": threads, "seconds_to_first_step": round(to_first_step),
         "step_s": round(seconds / counted), "rows_per_s": round(options.batch as f64 * counted / seconds),
         "tokens_per_s": round(tokens as f64 / seconds),
         "gflop_per_row": round(flop as f64 / 1e9 / (options.batch as f64 * counted)),
@@ -112,7 +114,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What the matmuls with the base's weights cost: 2 FLOP for each weight on the way there, 2 on the way back.
+/// Returns the FLOP of the matmuls with the base's weights: 2 per weight in the forward pass, 2 in the backward pass,
+/// and 2 more per projection weight with checkpointing.
 fn matmul_flop(architecture: &Architecture, batch: &PackedBatch, options: &Options) -> u64 {
     let (rows, predicting) = batch.work(options.share_prefixes);
     let again = if options.checkpointing { 2 } else { 0 };
@@ -120,7 +123,7 @@ fn matmul_flop(architecture: &Architecture, batch: &PackedBatch, options: &Optio
     (4 + again) * architecture.projection_weights() * rows as u64 + 4 * head * predicting as u64
 }
 
-/// Every row's tokens, in the order to train on.
+/// Tokenizes every row, in training order.
 fn rows(options: &Options) -> Result<Vec<Example>> {
     let text = TextModel::open(&options.folder)?;
     let data = fs::read_to_string(&options.data).with_context(|| options.data.display().to_string())?;
@@ -132,13 +135,13 @@ fn rows(options: &Options) -> Result<Vec<Example>> {
     let Some(path) = &options.order else { return Ok(rows) };
     let order = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let picked = order.split_whitespace().map(|number| {
-        let row: usize = number.parse().with_context(|| format!("{}: '{number}' is no number", path.display()))?;
+        let row: usize = number.parse().with_context(|| format!("{}: '{number}' is not a number", path.display()))?;
         rows.get(row).cloned().with_context(|| format!("{}: row {row} of {}", path.display(), rows.len()))
     });
     picked.collect()
 }
 
-/// The micro-batches of each step: rows of like length together, none padded.
+/// Returns the micro-batches of each step: rows of similar length together, without padding.
 fn batches(options: &Options, rows: &[Example]) -> Result<Vec<Vec<PackedBatch>>> {
     let needed = options.steps * options.batch;
     ensure!(
@@ -164,7 +167,7 @@ fn batches(options: &Options, rows: &[Example]) -> Result<Vec<Vec<PackedBatch>>>
     Ok(steps)
 }
 
-/// How long ago the kernel started this process: its loader and its start anew count too.
+/// Returns the time since the kernel started this process, dynamic loading and the re-execution included.
 fn since_start() -> Result<Duration> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let started = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().nth(19));

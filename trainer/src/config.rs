@@ -1,27 +1,27 @@
-//! What a trainer is told when it is started. Everything else comes with its [`RunSpec`](attune_domain::run::RunSpec).
+//! The trainer's command line. Everything else is in its [`RunSpec`](attune_domain::run::RunSpec).
 
 use std::path::PathBuf;
 
 use clap::Parser;
 use secrecy::SecretString;
 
-/// Trains one run on this machine and leaves. Its exit status is 0 when the platform has taken its last event.
+/// Train one run on this machine, then exit. The exit status is 0 if the platform accepted the last event.
 #[derive(Debug, Parser)]
 #[command(name = "attune-trainer", version)]
 pub struct Config {
-    /// Where the platform is, for example `http://127.0.0.1:8080`.
+    /// The platform's base URL, for example `http://127.0.0.1:8080`.
     #[arg(long, value_name = "URL")]
     pub api_url: String,
 
-    /// The node's cache; base models stay in it between runs.
+    /// The node's cache directory. Base models stay in it between runs.
     #[arg(long, value_name = "DIR")]
     pub cache_dir: PathBuf,
 
-    /// The run's token. It names the run.
+    /// The run's bearer token, which identifies the run.
     #[arg(long, env = "ATTUNE_RUN_TOKEN", hide = true, hide_env_values = true)]
     pub token: SecretString,
 
-    /// Leave when standard input ends, which it does when the parent process is gone.
+    /// Exit when standard input closes, which happens when the parent process exits.
     #[arg(long)]
     pub exit_with_parent: bool,
 }

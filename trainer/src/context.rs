@@ -1,4 +1,4 @@
-//! The handles that the phases of a run share beside tensors.
+//! The handles that the phases of a run share: network, events, scratch folder.
 
 use std::path::PathBuf;
 
@@ -9,14 +9,14 @@ use crate::report::Voice;
 
 /// The handles that the phases of a run share.
 pub struct RunContext {
-    /// The platform, which grants places for blobs.
+    /// The platform's client, which grants upload URLs for blobs.
     pub platform: Platform,
-    /// The way for events to the platform, and for stops from it.
+    /// The channel for events to the platform and stop requests from it.
     pub voice: Voice,
     /// The lease that fences the run's writes.
     pub run_lease: i64,
-    /// A folder for files that are written on the way; it is deleted with the run.
+    /// The folder for temporary files. It is deleted when the run ends.
     pub scratch: PathBuf,
-    /// The runtime for requests from the tensors' thread.
+    /// The tokio runtime on which the tensor thread runs its requests.
     pub network: Handle,
 }

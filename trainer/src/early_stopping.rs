@@ -1,31 +1,31 @@
-//! When more training makes a model worse: the best validation so far, and how long ago it is.
+//! Early stopping: the best validation so far and the number of validations since the last improvement.
 
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoints::exact::Exact;
 
-/// The best validation, and how many came since without being better.
+/// The best validation, and the number of consecutive validations without an improvement.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EarlyStopping {
-    /// The lowest loss, and the step after which it was.
+    /// The lowest validation loss, and its step.
     pub best: Option<Best>,
-    /// What a loss must be lower than by the threshold to count as better: the last one that did. So losses that fall
-    /// in small steps are better, too, as soon as the steps add up.
+    /// The loss of the last improvement. A loss counts as an improvement if it is lower than this by more than the
+    /// threshold, so a sequence of small decreases counts once they add up to the threshold.
     reference: Option<Exact>,
     without_better: u64,
 }
 
-/// A validation.
+/// The loss and step of a validation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// Its loss.
+    /// The validation loss.
     pub loss: Exact,
-    /// After which step.
+    /// The optimizer step before the validation.
     pub step: u64,
 }
 
 impl EarlyStopping {
-    /// Takes a validation in; `true`: it is the best so far.
+    /// Records a validation. Returns whether its loss is the lowest so far.
     pub fn see(&mut self, step: u64, loss: f64, threshold: f64) -> bool {
         if self.reference.is_none_or(|reference| loss < reference.0 - threshold) {
             self.reference = Some(Exact(loss));
@@ -40,7 +40,7 @@ impl EarlyStopping {
         is_best
     }
 
-    /// So many validations in a row were not better; a patience of 0 never ends.
+    /// Returns whether `patience` consecutive validations did not improve. A patience of 0 disables early stopping.
     #[must_use]
     pub const fn is_over(&self, patience: u64) -> bool {
         patience > 0 && self.without_better >= patience

@@ -1,4 +1,4 @@
-//! Why a run ends without an adapter, a variant per thing that can be done about it, and the words that the user reads.
+//! The errors that end a run without an adapter: one variant per kind of remedy, with the messages that users read.
 
 use std::{error::Error, io, path::Path};
 
@@ -13,81 +13,81 @@ use attune_text::{
     tally::{NAMED_LINES, RowsError},
 };
 
-/// Why a run ends without an adapter.
+/// The reason that a run ends without an adapter.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainerError {
-    /// The platform has ended the run or given it to another: nothing more may be said.
-    #[error("the platform has ended this run, or given it to another trainer")]
+    /// The platform has ended the run or assigned it to another trainer. No further event may be sent.
+    #[error("the platform has ended this run, or assigned it to another trainer")]
     Ended,
-    /// A stop was asked for, and obeyed.
+    /// The run stopped as the platform requested.
     #[error("stopped after step {step}")]
     Stopped {
-        /// Optimiser steps that are done.
+        /// The number of completed optimizer steps.
         step: u64,
     },
-    /// Trainer and platform are of different releases.
-    #[error("this trainer speaks version {CONTRACT_VERSION} of the run contract, and the platform speaks {theirs}")]
+    /// The trainer and the platform have different versions of the run contract.
+    #[error(
+        "this trainer implements version {CONTRACT_VERSION} of the run contract, and the platform version {theirs}"
+    )]
     ContractVersion {
-        /// What the platform speaks.
+        /// The platform's contract version.
         theirs: u32,
     },
     /// Rows that cannot be trained on.
     #[error("{param}: {why}")]
     Data {
-        /// The request's field.
+        /// The request's field that names the file.
         param: &'static str,
-        /// Which lines, and why.
+        /// The rejected lines and the reasons.
         why: RowsError,
     },
-    /// The training has gone astray.
+    /// A loss, a gradient norm or a factor is NaN or infinite.
     #[error(
         "step {}: {} is not a finite number{}; the step was not taken. Rows (by line): {}",
         .0.step, .0.what, if .0.again { ", at half the learning rate too" } else { "" }, .0.named_lines()
     )]
     NonFinite(NonFinite),
-    /// The memory ran out.
-    #[error(
-        "the memory ran out: {predicted} were predicted, {available} are available now, {peak} were used at the peak"
-    )]
+    /// An allocation failed.
+    #[error("out of memory: {predicted} predicted, {available} available now, {peak} used at the peak")]
     OutOfMemory {
-        /// By the plan.
+        /// The peak that the plan predicted.
         predicted: Bytes,
-        /// What the machine could still give.
+        /// The memory that the machine has available.
         available: Bytes,
-        /// What the process had.
+        /// The process's peak resident memory.
         peak: Bytes,
     },
-    /// The checkpoint is not one of this run.
-    #[error("the checkpoint cannot be gone on from: {0}")]
+    /// The checkpoint is damaged or belongs to another job.
+    #[error("cannot resume from the checkpoint: {0}")]
     Checkpoint(String),
-    /// The adapter that the job continues from is not one that it can begin with.
+    /// The adapter that the job continues from does not fit the job.
     #[error("the adapter to continue from cannot be used: {0}")]
     ContinueFrom(String),
-    /// What was written does not answer as what was trained.
-    #[error("the published adapter is not the trained one: {0}")]
+    /// The published adapter's logits differ from those of the trained adapter.
+    #[error("the published adapter differs from the trained one: {0}")]
     Gate(String),
-    /// A network or disk's refusal.
+    /// A network or disk error.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// A tensor file, a configuration, or libtorch.
+    /// An error of a tensor file, a model configuration, or libtorch.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The tokenizer or the chat template.
+    /// An error of the tokenizer or the chat template.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// A fault of ours.
+    /// An internal error.
     #[error("{0}")]
     Internal(String),
 }
 
 impl TrainerError {
-    /// A disk's refusal, with a full disk told apart.
+    /// Converts an I/O error at `path`, with a variant of its own for a full disk.
     pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let told = NodeError::io(path);
         move |source| Self::Node(told(source))
     }
 
-    /// The run's last event; `None` if nothing more may be said.
+    /// Returns the run's last event, or `None` if no further event may be sent.
     #[must_use]
     pub fn last_event(&self) -> Option<RunEvent> {
         match self {
@@ -102,7 +102,7 @@ impl TrainerError {
         }
     }
 
-    /// For programs; stable.
+    /// Returns the stable, machine-readable error code.
     fn code(&self) -> &'static str {
         match self {
             Self::Ended | Self::Stopped { .. } => "stopped",
@@ -122,8 +122,9 @@ impl TrainerError {
         }
     }
 
-    /// Another attempt may do better, on this node or another: the disk was full, or the other side was away for longer
-    /// than it is waited for. 403 is the answer to an address that is too old by now; the next run gets new ones.
+    /// Returns whether another attempt may succeed, on this node or another: the disk was full, or a service was
+    /// unavailable for longer than the retry limit. A 403 means that a presigned URL has expired; the next run gets new
+    /// ones.
     fn is_passing(&self) -> bool {
         match self {
             Self::Node(NodeError::Refused { status: 403, .. }) => true,
@@ -141,7 +142,7 @@ impl TrainerError {
         }
     }
 
-    /// Whichever library met the full disk; some of them hand on only its words.
+    /// Returns whether any error in the chain is a full disk. Some libraries pass on only its message.
     fn is_disk_full(&self) -> bool {
         if matches!(self, Self::Node(NodeError::DiskFull { .. })) {
             return true;
@@ -158,21 +159,21 @@ impl TrainerError {
     }
 }
 
-/// A number that is NaN or infinite, in a step that was therefore not taken.
+/// A NaN or infinite value, in a step that was therefore not applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NonFinite {
-    /// The step that was not taken.
+    /// The step that was not applied.
     pub step: u64,
-    /// The name of the number: the loss, the gradients' norm, a factor.
+    /// The name of the value: the loss, the gradients' norm, a factor.
     pub what: String,
-    /// The file's lines that were at work, sorted.
+    /// The file's lines that the step trained on, sorted.
     pub lines: Vec<u64>,
-    /// The run has gone back once already.
+    /// `true` if the run has already rolled back once.
     pub again: bool,
 }
 
 impl NonFinite {
-    /// Returns the first lines, for a sentence.
+    /// Returns the first lines, comma-separated, for a message.
     #[must_use]
     pub fn named_lines(&self) -> String {
         let mut named: Vec<String> = self.lines.iter().take(NAMED_LINES).map(u64::to_string).collect();
@@ -183,7 +184,7 @@ impl NonFinite {
     }
 }
 
-/// An error with its causes, in one sentence.
+/// Formats an error and its causes as one line.
 #[must_use]
 pub fn in_full(error: &dyn Error) -> String {
     let mut text = without_frames(&error.to_string());
@@ -195,7 +196,7 @@ pub fn in_full(error: &dyn Error) -> String {
     text
 }
 
-/// libtorch ends its messages with the call stack, which is no news to the user.
+/// Removes the call stack that libtorch appends to its messages, which does not help the user.
 #[must_use]
 pub fn without_frames(text: &str) -> String {
     text.split("\nException raised from ").next().unwrap_or(text).trim_end().to_owned()

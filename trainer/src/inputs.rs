@@ -12,22 +12,22 @@ use crate::error::{TrainerError, in_full};
 pub struct Inputs {
     /// The base model's Hugging Face folder.
     pub base: Folder,
-    /// The file of the base's packed weights, which is written if it is not there.
+    /// The file of the base's packed weights, which is written if it does not exist.
     pub packed_base: PathBuf,
     /// The training rows, as JSONL.
     pub training_file: PathBuf,
     /// The held-out rows, as JSONL.
     pub validation_file: Option<PathBuf>,
-    /// The checkpoint's files, if the run goes on from one.
+    /// The checkpoint's files, if the run resumes from one.
     pub checkpoint: Option<PathBuf>,
-    /// The adapter's files, if the job continues from one and this run does not go on from a checkpoint.
+    /// The adapter's files, if the job continues from one and this run does not resume from a checkpoint.
     pub continue_from: Option<PathBuf>,
 }
 
 /// Downloads all files that the run reads.
 ///
 /// # Errors
-/// [`TrainerError::Checkpoint`]: a file of the checkpoint is gone or another one. [`TrainerError::Node`].
+/// [`TrainerError::Checkpoint`]: a file of the checkpoint is missing or has other content. [`TrainerError::Node`].
 pub(crate) async fn download_inputs(
     platform: &Platform,
     spec: &RunSpec,
@@ -64,7 +64,7 @@ pub(crate) async fn download_inputs(
     Ok(inputs)
 }
 
-/// Returns true for an object that is gone or another one, and will be the next time.
+/// Returns whether an object is missing or has other content, which a retry cannot repair.
 const fn is_damage(why: &NodeError) -> bool {
     matches!(why, NodeError::Changed { .. } | NodeError::Refused { status: 404, .. })
 }

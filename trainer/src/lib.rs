@@ -1,18 +1,13 @@
 //! One process, one run, one node: fetch, train, checkpoint, publish, report.
 //!
-//! It knows one address and one token, holds no credential of the database or the bucket, and moves objects through
-//! presigned URLs. What it is told and what it says is [`attune_domain::run`]. Read in this order.
+//! The trainer has one URL and one token, holds no credential of the database or the bucket, and transfers objects
+//! through presigned URLs. Its input and its reports are the contract [`attune_domain::run`]. The modules below are in
+//! suggested reading order.
 
-pub mod checkpoints;
-/// What it is started with.
+/// The command line.
 pub mod config;
 
-/// Losses that jump.
-pub mod loss_spikes;
-/// A learning rate, found.
-pub mod lr_finder;
-pub mod publishing;
-/// The whole flow.
+/// A run from its first request to its last event.
 pub mod run;
 
 /// The handles that all phases share.
@@ -26,29 +21,39 @@ pub mod session;
 
 pub mod data;
 
-/// First phase: files to model, adapter, optimiser, rows.
+/// First phase: loads the model, the adapter, the optimizer and the rows.
 pub mod setup;
 
 /// The optimizer's options.
 mod optimizer;
 
-/// Second phase: optimiser steps, from the first to the last.
+/// Second phase: optimizer steps with validations and checkpoints.
 pub mod train;
 
-/// One of them.
+/// One optimizer step.
 pub mod step;
+
+/// The LR range test.
+pub mod lr_finder;
 
 /// A pass over held-out rows.
 pub mod validate;
 
-/// When more training helps no more.
+/// Early stopping.
 pub mod early_stopping;
 
-/// Events to the platform, stops from it.
+/// Detection of training-loss spikes.
+pub mod loss_spikes;
+
+pub mod checkpoints;
+
+pub mod publishing;
+
+/// The reporter: sends events to the platform and receives stop requests.
 pub mod report;
 
-/// What the kernel says about memory.
+/// The process's and the machine's memory, from `/proc`.
 pub mod memory;
 
-/// Why a run ends without an adapter.
+/// The errors that end a run without an adapter.
 pub mod error;

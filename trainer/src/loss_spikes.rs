@@ -6,17 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoints::exact::Exact;
 
-/// Steps whose mean a loss is held against.
+/// The number of steps in the moving average that a loss is compared with.
 const WINDOW: usize = 50;
-/// Before so many steps nothing is a spike.
+/// The minimum number of steps in the average before a spike is detected.
 const SEEN: usize = 10;
-/// A spike is a loss of at least so many means.
+/// The multiple of the mean from which a loss is a spike.
 const SPIKE: f64 = 2.0;
-/// Spikes in a row that are worth a word.
+/// The number of consecutive spikes that is reported.
 const STREAK: u64 = 5;
 
-/// The loss of late. A spike is at least twice the mean of the last 50 losses that were no spikes, once there are ten of
-/// them. Spikes are left out of the mean, so that a loss which stays high is one streak and does not become usual.
+/// The moving average of the training loss. A spike is a loss of at least twice the mean of the last 50 losses that
+/// were no spikes, once there are ten of them. Spikes are excluded from the mean, so that a loss that stays high is one
+/// streak and does not raise the mean.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spikes {
     window: VecDeque<Exact>,
@@ -24,7 +25,7 @@ pub struct Spikes {
 }
 
 impl Spikes {
-    /// Looks at a step's loss. `Some`, with the mean: it is the fifth spike in a row; of one streak only this is told.
+    /// Records a step's loss. Returns the mean if this is the fifth spike in a row: each streak is reported once.
     pub fn see(&mut self, loss: f64) -> Option<f64> {
         let mean = self.mean().filter(|mean| loss >= SPIKE * mean && loss > *mean);
         if mean.is_some() {

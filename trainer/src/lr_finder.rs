@@ -1,8 +1,7 @@
-//! A learning rate, found before the first step: rates that rise step by step, on an adapter that is thrown away, until
-//! the loss goes astray.
+//! The LR range test, run before the first step: increasing rates on a temporary adapter, until the loss diverges.
 //!
-//! Source: Smith, arXiv:1506.01186, §3.3 (the test); the smoothing, its correction and the end at four times the best loss
-//! as in fastai's `LRFinder`, and its rule, a tenth of the rate at the lowest loss.
+//! Source: Smith, arXiv:1506.01186, §3.3 (the test). The smoothing, its bias correction and the end at four times the
+//! best loss are those of fastai's `LRFinder`, and so is the choice: a tenth of the rate at the lowest loss.
 
 use attune_domain::run::RunEvent;
 use attune_model::optim::gradients::Gradients;
@@ -12,29 +11,32 @@ use crate::{
     step::accumulate,
 };
 
-/// The rates tried: from the first to the last, evenly on a logarithmic scale. Eight to a decade.
+/// The lowest rate. The rates are evenly spaced on a logarithmic scale, eight per decade.
 const FIRST: f64 = 1e-6;
+/// The highest rate.
 const LAST: f64 = 1e-1;
+/// The number of rates.
 const TRIED: u32 = 41;
-/// Rows of a try, at most. Few, as the whole test should cost less than a tenth of a small job; the smoothing makes up
-/// for it.
+/// The maximum number of rows per rate. Few, because the whole test should cost less than a tenth of a small job; the
+/// smoothing compensates for the noise.
 const ROWS: u32 = 4;
-/// What the smoothed loss keeps of itself from try to try: it looks back over about five, two thirds of a decade.
+/// The decay of the exponential moving average. It averages over about five rates, two thirds of a decade.
 const KEPT: f64 = 0.8;
-/// The test ends where the smoothed loss is so many times its lowest.
+/// The test ends when the smoothed loss is this multiple of its lowest value.
 const ASTRAY: f64 = 4.0;
-/// At the lowest loss the rate is already too high to go on with: Adam's steps add up over a whole run.
+/// The chosen share of the rate at the lowest loss. That rate itself is too high for a whole run, since Adam's steps
+/// add up.
 const SHARE: f64 = 0.1;
-/// The loss must fall by this share, or the test has shown nothing but noise.
+/// The minimum relative decrease of the loss. With less, the test shows only noise.
 const FALL: f64 = 0.01;
-/// What may be chosen: a twentieth to ten times of the default. What lies outside says more about forty small batches
-/// than about the job.
+/// The range of the chosen rate: a twentieth to ten times the default. A result outside it reflects some forty small
+/// batches more than the job.
 const ALLOWED: (f64, f64) = (1e-5, 2e-3);
-/// Sets the order of rows apart from that of the training (any number would do).
+/// Separates the test's random stream from that of the training (any number would do).
 const STREAM: u64 = 0x72_616e_6765;
 
-/// Finds a rate and says it. The session is not changed: the adapter of the test is its own, so a job with this rate
-/// given gives the same adapter to the last bit. `None`: a stop was asked for.
+/// Finds a learning rate and reports it. The session is not changed: the test has an adapter of its own, so a job that
+/// requests this rate explicitly gives the same adapter to the last bit. Returns `None` if a stop was requested.
 ///
 /// # Errors
 /// [`TrainerError::Model`], [`TrainerError::Ended`]; those of [`restore`].
@@ -51,7 +53,7 @@ pub(crate) fn find(
     Ok(Some(learning_rate))
 }
 
-/// Rates and the smoothed loss at each.
+/// Runs the test. Returns the rates with the smoothed loss at each.
 fn curve(
     session: &Session,
     gradients: &mut Gradients,
@@ -82,7 +84,7 @@ fn curve(
     Ok(Some(curve))
 }
 
-/// An exponential mean, corrected for its beginning at zero.
+/// An exponential moving average with bias correction.
 #[derive(Default)]
 struct Smooth {
     sum: f64,
@@ -97,29 +99,29 @@ impl Smooth {
     }
 }
 
-/// A tenth of the rate at the lowest loss, within bounds and with two digits (more would be noise, and two are the same in
-/// every JSON); the default, where the loss did not fall. And why, in a sentence.
+/// Returns the chosen rate and the reason: a tenth of the rate at the lowest loss, clamped to the allowed range and
+/// rounded to two digits (more would be noise, and two survive every JSON parser); the default, if the loss did not
+/// decrease.
 fn choose(curve: &[(f64, f64)], default: f64) -> (f64, String) {
     let lowest = curve.iter().copied().min_by(|one, other| one.1.total_cmp(&other.1));
     let (Some(first), Some(last), Some((rate, loss))) = (curve.first(), curve.last(), lowest) else {
-        return (default, format!("A range test met no finite loss; the default, {default:?}, stays"));
+        return (default, format!("A range test found no finite loss; the default, {default:?}, stays"));
     };
     let tried = format!("A range test tried {} learning rates from {FIRST:?} to {:.1e}", curve.len(), last.0);
     if loss > (1.0 - FALL) * first.1 {
-        let reason =
-            format!("{tried}, and none brought the loss of {:.4} down; the default, {default:?}, stays", first.1);
+        let reason = format!("{tried}, and none reduced the loss of {:.4}; the default, {default:?}, stays", first.1);
         return (default, reason);
     }
     let chosen = two_digits((SHARE * rate).clamp(ALLOWED.0, ALLOWED.1));
     let bound = match SHARE * rate {
-        tenth if tenth < ALLOWED.0 => ", raised to the least that is allowed",
-        tenth if tenth > ALLOWED.1 => ", lowered to the most that is allowed",
+        tenth if tenth < ALLOWED.0 => ", raised to the minimum",
+        tenth if tenth > ALLOWED.1 => ", lowered to the maximum",
         _ => "",
     };
     (chosen, format!("{tried}: the loss was lowest, {loss:.4}, at {rate:.1e}; chosen is a tenth{bound}, {chosen:?}"))
 }
 
-/// The nearest number of two digits.
+/// Rounds to two significant digits.
 fn two_digits(number: f64) -> f64 {
     format!("{number:.1e}").parse().unwrap_or(number)
 }
@@ -128,7 +130,7 @@ fn two_digits(number: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// A curve over all rates whose loss at the rate `10^x` is `loss(x)`.
+    /// Returns a curve over all rates whose loss at the rate `10^x` is `loss(x)`.
     fn curve(loss: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
         (0..=40).map(|i| -6.0 + f64::from(i) / 8.0).map(|x| (10f64.powf(x), loss(x))).collect()
     }
@@ -139,8 +141,8 @@ mod tests {
         assert_eq!(rate, 3.2e-4);
         assert_eq!(
             reason,
-            "A range test tried 41 learning rates from 1e-6 to 1.0e-1: the loss was lowest, 2.0000, at 3.2e-3; chosen is \
-             a tenth, 0.00032"
+            "A range test tried 41 learning rates from 1e-6 to 1.0e-1: the loss was lowest, 2.0000, at 3.2e-3; chosen \
+             is a tenth, 0.00032"
         );
     }
 
@@ -155,7 +157,7 @@ mod tests {
     #[test]
     fn a_loss_that_never_falls_leaves_the_default() {
         let (rate, why) = choose(&curve(|x| 2.0 + (x + 6.0)), 2e-4);
-        assert!(rate == 2e-4 && why.contains("none brought the loss of 2.0000 down"), "{why}");
+        assert!(rate == 2e-4 && why.contains("none reduced the loss of 2.0000"), "{why}");
         assert_eq!(choose(&[], 2e-4).0, 2e-4);
     }
 

@@ -1,4 +1,4 @@
-//! `attune-trainer`: gets an address and a token, trains an adapter, and says how it went.
+//! `attune-trainer`: trains one adapter for the platform and reports the outcome.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let config = Config::parse();
     let _log = log::start(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")));
     if let Err(why) = awake {
-        tracing::warn!(%why, "waiting threads will spin, which is slow beside other programs");
+        tracing::warn!(%why, "OpenMP threads will busy-wait, which is slow while other programs run");
     }
     match start(config) {
         Ok(true) => ExitCode::SUCCESS,
@@ -31,7 +31,7 @@ fn start(config: Config) -> anyhow::Result<bool> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(run(config));
-    // A run that was taken away may still compute; nobody waits for it.
+    // After the platform has ended the run, its tensor thread may still compute; do not wait for it.
     runtime.shutdown_background();
     Ok(outcome?)
 }

@@ -1,22 +1,22 @@
-//! What the kernel says about memory.
+//! Memory figures from `/proc`.
 
 use std::fs;
 
 use attune_domain::bytes::Bytes;
 
-/// The most that this process has had resident so far.
+/// Returns this process's peak resident set size.
 #[must_use]
 pub fn peak() -> Bytes {
     kib_field("/proc/self/status", "VmHWM:")
 }
 
-/// What the machine could still give without swapping.
+/// Returns the machine's available memory, without swapping.
 #[must_use]
 pub fn available() -> Bytes {
     kib_field("/proc/meminfo", "MemAvailable:")
 }
 
-/// A line `name   123 kB`; nothing, where the kernel has no such file.
+/// Reads a line `name   123 kB` of a `/proc` file. Returns 0 if the file or the line does not exist.
 fn kib_field(path: &str, name: &str) -> Bytes {
     let text = fs::read_to_string(path).unwrap_or_default();
     let field = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse().ok());

@@ -3,7 +3,7 @@
 use attune_domain::spec::{Optimizer, TrainSpec};
 use attune_model::optim::options::AdamWOptions;
 
-/// Returns PyTorch's defaults with the job's own settings.
+/// Returns PyTorch's AdamW defaults with the job's own settings.
 pub(crate) fn optimizer_options(train: &TrainSpec) -> AdamWOptions {
     let TrainSpec { weight_decay, loraplus_lr_ratio, optimizer, .. } = *train;
     let eight_bit = optimizer == Optimizer::Adamw8bit;

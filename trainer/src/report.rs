@@ -1,8 +1,8 @@
-//! The one voice of a run: a task that takes events from a queue, numbers them, and posts them in order.
+//! The reporter: a task that takes events from a queue, numbers them, and posts them in order.
 //!
-//! A post that was not answered is repeated unchanged until it is, for an hour: the platform drops what it has already, and
-//! gives nobody up who could not reach it. Meanwhile the queue fills, and when it is full the training waits, so memory stays bounded and no
-//! event is lost. The answers carry the only way back: to stop, or to leave.
+//! A post without a response is retried unchanged for up to an hour: the platform ignores events that it already has,
+//! and does not declare a run lost that could not reach it. Meanwhile the queue fills up. When it is full, the training
+//! blocks, so memory stays bounded and no event is lost. The responses carry the only signals back: stop, or exit.
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ use tokio::{
 
 use crate::error::TrainerError;
 
-/// Events that may wait before the training does.
+/// The queue's capacity. The training blocks when it is full.
 const QUEUE: usize = 4096;
-/// Events of one post.
+/// The maximum number of events in one post.
 const BATCH: usize = 256;
-/// How long an event waits for company.
+/// The time that an event waits for others to be posted with it.
 const GATHERING: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
-/// How long the platform and the object store may be away before a run leaves. Far longer than a lease: a run that leaves
-/// loses all since its last checkpoint, and one that waits for nothing only its memory's use.
+/// The time that the platform and the object store may be unavailable before the run exits. It is far longer than a
+/// lease: a run that exits loses all work since its last checkpoint, and a run that waits only occupies its memory.
 pub const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// Tries again and again for [`PATIENCE`], with pauses of up to `longest`.
+/// Returns a backoff that retries for [`PATIENCE`], with delays of up to `longest`.
 pub(crate) fn patience(longest: Duration) -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(200))
@@ -38,7 +38,7 @@ pub(crate) fn patience(longest: Duration) -> ExponentialBuilder {
         .with_jitter()
 }
 
-/// How the run stands with the platform.
+/// The platform's latest directive for the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     GoingOn,
@@ -46,13 +46,13 @@ enum Standing {
     Ended,
 }
 
-/// The reporter's handle. There is one per run.
+/// The reporter's owner. There is one per run.
 pub struct Reporter {
     voice: Voice,
     task: JoinHandle<bool>,
 }
 
-/// What the phases of a run hold: they say things, and ask whether to go on.
+/// The handle of the run's phases: sends events and reads the platform's directive.
 #[derive(Clone)]
 pub struct Voice {
     events: mpsc::Sender<RunEvent>,
@@ -60,7 +60,7 @@ pub struct Voice {
 }
 
 impl Reporter {
-    /// Starts to report, at once with a heartbeat.
+    /// Starts the reporter task, which sends a heartbeat immediately.
     #[must_use]
     pub fn start(platform: Platform, run_lease: i64, heartbeat: Duration) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
@@ -69,22 +69,22 @@ impl Reporter {
         Self { voice: Voice { events: sender, standing: watched }, task: tokio::spawn(teller.tell(events)) }
     }
 
-    /// A handle to speak with.
+    /// Returns the handle for the run's phases.
     #[must_use]
     pub const fn voice(&self) -> &Voice {
         &self.voice
     }
 
-    /// Says the last event and waits until the platform has taken it; `false` if it did not want it.
+    /// Sends the last event and waits for the platform's response. Returns whether the platform accepted it.
     pub async fn finish(self, last: RunEvent) -> bool {
-        // A closed queue means that the platform has ended the run, which the task's answer says too.
+        // A closed queue means that the platform has ended the run; the task returns `false` then.
         let _ = self.voice.events.send(last).await;
         self.task.await.unwrap_or(false)
     }
 }
 
 impl Voice {
-    /// Queues an event; waits while the queue is full. For the training's own thread.
+    /// Queues an event, and blocks while the queue is full. Only for the tensor thread.
     ///
     /// # Errors
     /// [`TrainerError::Ended`].
@@ -92,7 +92,7 @@ impl Voice {
         self.events.blocking_send(event).map_err(|_| TrainerError::Ended)
     }
 
-    /// A stop was asked for. Cheap.
+    /// Returns whether the platform requested a stop. Cheap: reads a local value.
     ///
     /// # Errors
     /// [`TrainerError::Ended`].
@@ -104,7 +104,7 @@ impl Voice {
         }
     }
 
-    /// Waits until a stop is asked for, or the run is ended.
+    /// Waits until a stop is requested or the run is ended.
     pub async fn stop_asked(&self) {
         self.until(|standing| standing != Standing::GoingOn).await;
     }
@@ -116,7 +116,7 @@ impl Voice {
 
     async fn until(&self, reached: impl Fn(Standing) -> bool) {
         if self.standing.clone().wait_for(|standing| reached(*standing)).await.is_err() {
-            // The reporter has ended well, after the last event: nothing will be asked any more.
+            // The reporter has finished after the last event: no further directive will arrive.
             std::future::pending::<()>().await;
         }
     }
@@ -130,7 +130,7 @@ struct Teller {
 }
 
 impl Teller {
-    /// Tells events until the last is taken (`true`), or the platform wants no more (`false`).
+    /// Posts events until the platform accepts the last one (`true`), or ends the run or the queue closes (`false`).
     async fn tell(self, mut events: mpsc::Receiver<RunEvent>) -> bool {
         let mut first_sequence = 0;
         let mut patience = Duration::ZERO;
@@ -150,7 +150,7 @@ impl Teller {
                         .send_if_modified(|s| std::mem::replace(s, Standing::StopAsked) != Standing::StopAsked);
                 }
                 Err(why) => {
-                    tracing::error!(%why, "the platform takes no more reports of this run; leaving");
+                    tracing::error!(%why, "the platform accepts no more reports of this run; exiting");
                     self.standing.send_replace(Standing::Ended);
                     return false;
                 }
@@ -168,12 +168,12 @@ impl Teller {
         (|| self.platform.post("/internal/run/reports", report))
             .retry(patience)
             .when(NodeError::is_passing)
-            .notify(|why, wait| tracing::warn!(%why, wait_ms = wait.as_millis() as u64, "a report was not taken; trying again"))
+            .notify(|why, wait| tracing::warn!(%why, wait_ms = wait.as_millis() as u64, "a report failed; retrying"))
             .await
     }
 }
 
-/// `first` and what comes soon after it, up to the last event there is.
+/// Collects `first` and the events that follow within [`GATHERING`], up to [`BATCH`] or the run's last event.
 async fn gathered(first: RunEvent, events: &mut mpsc::Receiver<RunEvent>) -> Vec<RunEvent> {
     let deadline = Instant::now() + GATHERING;
     let mut batch = vec![first];

@@ -1,7 +1,7 @@
 //! A run from its first request to its last event.
 //!
-//! The network belongs to tokio, the tensors to one thread of their own. That thread is the run's edge: whatever goes
-//! wrong behind it, a panic of libtorch too, becomes the run's last event.
+//! Network I/O runs on tokio, tensor operations on one thread of their own. Any failure on that thread, a panic inside
+//! libtorch included, becomes the run's last event.
 
 use std::{any::Any, path::Path, time::Duration};
 
@@ -22,13 +22,13 @@ use crate::{
     train::train,
 };
 
-/// How long a run that was taken away may take to leave in good order.
+/// The time that the tensor thread has to stop after the platform has ended the run.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Runs the run. `true`: the platform has taken the last event.
+/// Executes the run. Returns whether the platform accepted the last event.
 ///
 /// # Errors
-/// There is no run for this token, or the platform was not reached: nobody can be told but the log.
+/// No run exists for this token, or the platform is unreachable. The error can only be logged.
 pub async fn run(config: Config) -> Result<bool, TrainerError> {
     let platform = Platform::new(http_client()?, &config.api_url, config.token);
     let spec = fetch_spec(&platform).await?;
@@ -51,7 +51,8 @@ pub async fn run(config: Config) -> Result<bool, TrainerError> {
     Ok(reporter.finish(last).await)
 }
 
-/// The tensors' thread sees by itself that the run was ended; it is not waited for without end.
+/// Resolves [`GRACE`] after the platform has ended the run. The tensor thread notices the end itself, but is not
+/// awaited without limit.
 async fn ended_long_ago(voice: &Voice) {
     voice.ended().await;
     tokio::time::sleep(GRACE).await;
@@ -61,7 +62,7 @@ async fn fetch_spec(platform: &Platform) -> Result<RunSpec, NodeError> {
     (|| platform.get("/internal/run/spec"))
         .retry(patience(Duration::from_secs(10)))
         .when(NodeError::is_passing)
-        .notify(|why, _| tracing::warn!(%why, "the run's spec did not come; asking again"))
+        .notify(|why, _| tracing::warn!(%why, "fetching the run's spec failed; retrying"))
         .await
 }
 
@@ -72,7 +73,9 @@ async fn phases(platform: Platform, spec: RunSpec, voice: Voice, cache_dir: &Pat
     let cache = Cache::open(cache_dir)?;
     let scratch = cache.scratch()?;
     let inputs = tokio::select! {
-        () = voice.stop_asked() => return Err(TrainerError::Stopped { step: spec.resume.as_ref().map_or(0, |r| r.step) }),
+        () = voice.stop_asked() => {
+            return Err(TrainerError::Stopped { step: spec.resume.as_ref().map_or(0, |r| r.step) });
+        }
         inputs = download_inputs(&platform, &spec, &cache, scratch.path()) => inputs?,
     };
     let context = RunContext {
@@ -90,14 +93,14 @@ async fn phases(platform: Platform, spec: RunSpec, voice: Voice, cache_dir: &Pat
     });
     outcome.map_err(|why| match why {
         TrainerError::Model(refusal) if refusal.is_out_of_memory() => {
-            tracing::error!(refusal = without_frames(&refusal.to_string()), "libtorch got no memory");
+            tracing::error!(refusal = without_frames(&refusal.to_string()), "libtorch ran out of memory");
             TrainerError::OutOfMemory { predicted, available: memory::available(), peak: memory::peak() }
         }
         other => other,
     })
 }
 
-/// The tensors' thread.
+/// Runs the run's phases on the tensor thread.
 fn work(spec: RunSpec, inputs: &Inputs, context: &RunContext) -> Result<RunEvent, TrainerError> {
     let mut session = set_up(spec, inputs, &context.scratch)?;
     train(&mut session, context)?;
@@ -106,5 +109,5 @@ fn work(spec: RunSpec, inputs: &Inputs, context: &RunContext) -> Result<RunEvent
 
 fn words_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word")
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

@@ -13,43 +13,43 @@ use crate::{
 
 /// The model, the rows and the progress of a training.
 pub struct Session {
-    /// The platform's spec of the run.
+    /// The run's spec, as fetched from the platform.
     pub spec: RunSpec,
-    /// The base's tokenizer and template.
+    /// The base's tokenizer and chat template.
     pub text: TextModel,
-    /// Training rows.
+    /// The training rows.
     pub rows: Vec<TrainRow>,
-    /// Held-out rows; none: no validation.
+    /// The validation rows. Empty: no validation.
     pub validation: Vec<TrainRow>,
-    /// The frozen base.
+    /// The frozen base model.
     pub decoder: Decoder,
-    /// The adapter, which is trained.
+    /// The adapter that is trained.
     pub adapter: LoraAdapter,
-    /// The step that `adapter` is of, if that is not the last one.
+    /// The step of `adapter`, if that is not the last one.
     pub adapter_step: Option<u64>,
-    /// The optimizer and its moments.
+    /// The optimizer with its moments.
     pub optimizer: AdamW,
     /// The order of rows.
     pub sampler: Sampler,
-    /// The steps that are done.
+    /// The progress: steps done and everything that decides the next one.
     pub progress: Progress,
-    /// The last state that is known to be good.
+    /// The last known good state: the start or the newest checkpoint.
     pub origin: Origin,
-    /// Steps of the whole job.
+    /// The number of optimizer steps of the whole job.
     pub total_steps: u64,
 }
 
-/// A state that a run begins with, or goes back to.
+/// A state that a run starts from or rolls back to.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// The adapter in this folder, which was trained before; `None`: a new adapter.
+    /// The adapter of an earlier job in this folder. `None`: a new adapter.
     Start(Option<PathBuf>),
     /// A checkpoint's folder.
     Checkpoint(PathBuf),
 }
 
 impl Session {
-    /// Returns the limits of a micro-batch.
+    /// Returns the micro-batch limits of the plan.
     #[must_use]
     pub fn cut(&self) -> Cut {
         let plan = &self.spec.plan;

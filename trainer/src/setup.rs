@@ -1,4 +1,4 @@
-//! The first phase: from files to a model, an adapter, an optimiser and rows.
+//! The first phase: loads the model, the adapter, the optimizer and the rows.
 
 use std::path::Path;
 
@@ -14,11 +14,11 @@ use crate::{
     session::{Origin, Session},
 };
 
-/// Loads the model, the adapter and the rows; a checkpoint too, if there is one. `scratch` is a folder for files that are
-/// written on the way.
+/// Loads the model, the adapter and the rows, and the checkpoint if there is one. `scratch` is the folder for temporary
+/// files.
 ///
 /// # Errors
-/// [`TrainerError::Text`], [`TrainerError::Model`]: the base is not one that can be trained.
+/// [`TrainerError::Text`], [`TrainerError::Model`]: the base cannot be trained.
 /// [`TrainerError::Data`]: rows that cannot be trained on. [`TrainerError::Checkpoint`],
 /// [`TrainerError::ContinueFrom`].
 pub fn set_up(spec: RunSpec, inputs: &Inputs, scratch: &Path) -> Result<Session, TrainerError> {
@@ -41,7 +41,7 @@ pub fn set_up(spec: RunSpec, inputs: &Inputs, scratch: &Path) -> Result<Session,
     };
     let (adapter, optimizer, progress) = restore(&origin, &spec, &decoder, scratch)?;
     if let Some(resume) = spec.resume.as_ref().filter(|resume| resume.step != progress.step) {
-        let why = format!("it is of step {}, and step {} is asked for", progress.step, resume.step);
+        let why = format!("it is of step {}, and step {} was requested", progress.step, resume.step);
         return Err(TrainerError::Checkpoint(why));
     }
     tracing::info!(step = progress.step, "the model is loaded");

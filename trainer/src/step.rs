@@ -1,4 +1,4 @@
-//! One optimiser step: first its gradients, which may turn out to be no numbers, then the change.
+//! One optimizer step: first its gradients, which may not be finite, then the update.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ use crate::{
     session::Session,
 };
 
-/// A step whose gradients are there and finite, and that changed nothing yet.
+/// A step whose gradients are computed and finite, before the update.
 pub(crate) struct Computed {
     step: u64,
     took: Duration,
@@ -37,7 +37,7 @@ pub(crate) struct Computed {
     grad_norm: f64,
 }
 
-/// Works out the gradients of `step` over the whole effective batch. `None`: a stop was asked for.
+/// Computes the gradients of `step` over the whole effective batch. Returns `None` if a stop was requested.
 ///
 /// # Errors
 /// [`TrainerError::NonFinite`]: the loss or the gradients' norm. [`TrainerError::Model`], [`TrainerError::Ended`].
@@ -61,8 +61,9 @@ pub(crate) fn compute(
     Err(non_finite(session, step, &rows, what.into()))
 }
 
-/// The gradients of `adapter` over the effective batch of a step, its loss and its tokens; cut up as the plan has it, which
-/// without dropout and noise changes nothing. `None`: a stop was asked for.
+/// Accumulates the gradients of `adapter` over a step's effective batch. Returns the loss and the number of tokens, or
+/// `None` if a stop was requested. The batch is split into micro-batches as the plan requires, which changes nothing
+/// unless dropout or noise is enabled.
 pub(crate) fn accumulate(
     session: &Session,
     (adapter, step): (&LoraAdapter, u64),
@@ -86,10 +87,10 @@ pub(crate) fn accumulate(
     Ok(Some((loss, batches.iter().map(|batch| batch.tokens() as u64).sum())))
 }
 
-/// Takes the step and says how it went.
+/// Applies the step and reports its metrics.
 ///
 /// # Errors
-/// [`TrainerError::NonFinite`]: a factor would be no number; nothing was changed.
+/// [`TrainerError::NonFinite`]: a factor would be NaN or infinite; nothing was changed.
 /// [`TrainerError::Model`], [`TrainerError::Ended`].
 pub(crate) fn apply(
     session: &mut Session,
@@ -139,8 +140,8 @@ pub(crate) fn apply(
 
 fn say_spike(step: u64, loss: f64, mean: f64, context: &RunContext) -> Result<(), TrainerError> {
     let text = format!(
-        "Step {step}: the training loss, {loss:.4}, is for the fifth step in a row at least twice the mean of the steps \
-         before, {mean:.4}"
+        "Step {step}: the training loss, {loss:.4}, is for the fifth step in a row at least twice the mean of the \
+         earlier steps, {mean:.4}"
     );
     tracing::warn!(step, loss, mean, "{text}");
     let data = json!({"step": step, "loss": loss, "mean": mean});
@@ -152,8 +153,8 @@ fn non_finite(session: &Session, step: u64, rows: &[usize], what: String) -> Tra
     TrainerError::NonFinite(NonFinite { step, what, lines: lines_of(&session.rows, rows), again })
 }
 
-/// The rate of a step, counted from 1. The library counts from 0 and gives the first step of a warm-up a rate of zero;
-/// asked one step ahead, of one step more, it gives every step a rate that teaches something.
+/// Returns the learning rate of a step, counted from 1. The scheduler counts from 0 and starts the warm-up at a rate of
+/// zero. Calling it one step ahead, with one step more, gives every step a rate above zero.
 fn learning_rate(session: &Session, step: u64) -> f64 {
     let (train, progress, total) = (&session.spec.train, &session.progress, session.total_steps);
     let peak = progress.found_learning_rate.map_or(train.learning_rate, |found| found.0);
@@ -163,7 +164,7 @@ fn learning_rate(session: &Session, step: u64) -> f64 {
     progress.learning_rate_scale.0 * schedule::learning_rate(course, step)
 }
 
-/// Milliseconds of a duration.
+/// Converts a duration to milliseconds.
 #[must_use]
 pub(crate) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

@@ -1,8 +1,7 @@
-//! The second phase: optimiser steps, with validations and checkpoints in between, to the last step or until they help no
-//! more.
+//! The second phase: optimizer steps with validations and checkpoints, until the last step or early stopping.
 //!
-//! A checkpoint is written once the gradients of the step after it are there and finite, and before that step is taken:
-//! so each is a state from which training does go on, and going back to one is never in vain.
+//! A checkpoint is written when the gradients of the next step are computed and finite, and before that step is
+//! applied. So training can continue from every checkpoint, and a rollback to one always makes progress.
 
 use std::time::Instant;
 
@@ -23,22 +22,23 @@ use crate::{
     step, validate,
 };
 
-/// The rehearsal is left out when it would be more than this share of the work, one in so many micro-batches.
+/// The minimum number of remaining micro-batches for a warm-up: with fewer, it is skipped, so that it costs at most 2%
+/// of the work.
 const REHEARSAL_SHARE: u64 = 50;
 
-/// The state of a training beside its session.
+/// The state of a training that is not part of its session.
 struct TrainState {
     gradients: Gradients,
     /// The step of the newest checkpoint.
     kept_step: u64,
-    /// The validation's loss at the step that the session is at.
+    /// The validation loss at the session's current step.
     valid_loss: Option<f64>,
 }
 
-/// Trains to the last step, or until early stopping ends it; the adapter is then the one to publish.
+/// Trains until the last step or early stopping. Afterwards the session's adapter is the one to publish.
 ///
 /// # Errors
-/// [`TrainerError::NonFinite`]: for the second time. [`TrainerError::Stopped`], after a last checkpoint.
+/// [`TrainerError::NonFinite`]: a second time. [`TrainerError::Stopped`]: a stop was requested; a checkpoint was saved.
 /// [`TrainerError::Ended`], [`TrainerError::Model`], [`TrainerError::Node`].
 pub fn train(session: &mut Session, context: &RunContext) -> Result<(), TrainerError> {
     context.voice.say(RunEvent::Started {
@@ -71,7 +71,7 @@ fn is_done(session: &Session) -> bool {
     session.progress.step >= session.total_steps || session.progress.early_stopping.is_over(patience)
 }
 
-/// Takes steps until none is left, or something is not finite.
+/// Runs steps until the training is done or a value is not finite.
 fn go_on(session: &mut Session, state: &mut TrainState, context: &RunContext) -> Result<(), TrainerError> {
     loop {
         if validate::is_due(session) {
@@ -107,7 +107,7 @@ fn keep_if_due(session: &mut Session, state: &mut TrainState, context: &RunConte
     }
 }
 
-/// Goes back to the last good state, once, to go on at half the learning rate for the rest of the run.
+/// Rolls back to the last good state, once per run, and halves the learning rate for the rest of the run.
 fn go_back(
     session: &mut Session,
     state: &mut TrainState,
@@ -123,8 +123,8 @@ fn go_back(
     state.valid_loss = None;
     let (step, back_to) = (fault.step, session.progress.step);
     let text = format!(
-        "Step {step}: {} is not a finite number; going back to step {back_to} and on at half the learning rate. Rows (by \
-         line): {}",
+        "Step {step}: {} is not a finite number; rolling back to step {back_to} and continuing at half the learning \
+         rate. Rows (by line): {}",
         fault.what,
         fault.named_lines()
     );
@@ -134,8 +134,8 @@ fn go_back(
     context.voice.say(RunEvent::Message { level: MessageLevel::Warn, text, data })
 }
 
-/// Runs the largest micro-batch there is and forgets its gradients, so that a lack of memory shows in seconds and not
-/// at whichever step draws the longest rows.
+/// Runs the largest micro-batch and discards its gradients, so that a lack of memory shows within seconds and not at
+/// the step that samples the longest rows.
 fn rehearse(session: &Session, gradients: &mut Gradients) -> Result<(), TrainerError> {
     let length = length_of(&session.rows);
     let all = micro_batches((0..session.rows.len()).collect(), &length, session.cut());
@@ -160,13 +160,13 @@ fn rehearse(session: &Session, gradients: &mut Gradients) -> Result<(), TrainerE
     Ok(())
 }
 
-/// Obeys a stop: keeps what was learnt since the last checkpoint, if that can be done.
+/// Handles a stop request: saves a checkpoint of the steps since the last one, if possible.
 fn stop(session: &Session, state: &TrainState, context: &RunContext) -> Result<(), TrainerError> {
     let step = session.progress.step;
     if step > state.kept_step {
         match checkpoint::keep(session, state.valid_loss, context) {
             Err(why) if why.last_event().is_none() => return Err(why),
-            Err(why) => tracing::warn!(%why, "no checkpoint could be kept at the stop"),
+            Err(why) => tracing::warn!(%why, "no checkpoint could be saved at the stop"),
             Ok(_) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! A pass over the rows that are not trained on.
+//! Validation: a forward pass over the held-out rows.
 
 use attune_domain::run::RunEvent;
 use attune_model::{batch::LossSum, train::loss};
@@ -14,17 +14,17 @@ use crate::{
     session::Session,
 };
 
-/// The state that a run is at has not been validated and should be.
+/// Returns whether the current step is due for validation and has not been validated.
 pub(crate) fn is_due(session: &Session) -> bool {
     let (every, step) = (session.spec.train.eval_every_steps, session.progress.step);
     let is_wanted = step == session.total_steps || (every > 0 && step.is_multiple_of(every));
     !session.validation.is_empty() && step > session.progress.evaluated_step && is_wanted
 }
 
-/// Validates, says the loss, and lets early stopping know. `None`: a stop was asked for.
+/// Validates, reports the loss, and updates early stopping. Returns `None` if a stop was requested.
 ///
 /// # Errors
-/// [`TrainerError::NonFinite`]: the loss. [`TrainerError::Model`], [`TrainerError::Ended`].
+/// [`TrainerError::NonFinite`]: the loss is not finite. [`TrainerError::Model`], [`TrainerError::Ended`].
 pub(crate) fn validate(session: &mut Session, context: &RunContext) -> Result<Option<f64>, TrainerError> {
     let (step, rows) = (session.progress.step, (0..session.validation.len()).collect());
     let mut all = LossSum::default();

@@ -1,5 +1,5 @@
-//! What is asked of a brought adapter: a config that Attune runs, the very tensors that it speaks of in the shapes that its
-//! base needs, numbers that are numbers, and that this base is the one that it was made for.
+//! The checks of an uploaded adapter: a config that Attune supports, exactly the tensors that this config implies for
+//! the base model, in the expected shapes, only finite values, and the base model that the adapter was trained on.
 
 use std::collections::BTreeMap;
 
@@ -20,26 +20,27 @@ use crate::{
     http::path_id::shown,
 };
 
-/// More reasons than these are only counted.
+/// The maximum number of reasons that are listed; further ones are only counted.
 const MOST_REASONS: usize = 100;
 
-/// What is known of a brought adapter that is taken.
+/// The properties of an adapter that passed the checks.
 #[derive(Debug)]
 pub struct Checked {
-    /// Its shape.
+    /// The adapter's specification, from its PEFT config.
     pub spec: AdapterSpec,
     /// The quantization of the base that it was trained over.
     pub quantization: Quantization,
-    /// Its manifest, if it has one.
+    /// The uploaded manifest, if the folder has one.
     pub manifest: Option<Value>,
-    /// Of the text of its own chat template, if it has one.
+    /// The SHA-256 of the adapter's own chat template, if it has one.
     pub template_sha256: Option<String>,
 }
 
-/// Checks what was brought against the base that it is for; its tokens are judged before, by `tokens::judge`.
+/// Checks the uploaded files against the base model. The caller has already checked their tokens
+/// (`adapter_import::tokens`).
 ///
 /// # Errors
-/// [`ApiError::Invalid`] with every reason, one a line.
+/// [`ApiError::Invalid`] with all reasons, one per line.
 pub fn check(brought: &Brought, base: &BaseModel) -> Result<Checked, ApiError> {
     let mut reasons = brought.reasons.clone();
     let manifest = manifest_of(brought, base, &mut reasons);
@@ -50,8 +51,8 @@ pub fn check(brought: &Brought, base: &BaseModel) -> Result<Checked, ApiError> {
         let theirs = config.base_model.as_deref().unwrap_or("");
         if !vouched && !peft::same_base_name(theirs, &base.name) {
             reasons.push(format!(
-                "{CONFIG}: base_model_name_or_path is '{theirs}', and the base is '{}'; if that is the same model, say so \
-                 with its digest in 'base_digest'",
+                "{CONFIG}: base_model_name_or_path is '{theirs}', but the base is '{}'. If they are the same model, \
+                 set 'base_digest' to the base's digest",
                 base.name
             ));
         }
@@ -90,12 +91,13 @@ fn config_of(brought: &Brought, reasons: &mut Vec<String>) -> Option<peft::PeftC
     }
 }
 
-/// The quantization of the base that the adapter was trained over: what the form says, or the manifest; else none.
+/// Returns the quantization of the base that the adapter was trained over: that of the form, else that of the manifest,
+/// else the default.
 fn quantization(brought: &Brought, manifest: Option<&Value>, reasons: &mut Vec<String>) -> Quantization {
     let given = brought.quantization.as_deref().map(|name| (name, Quantization::from_name(name)));
     if let Some((name, None)) = given {
         let allowed = Quantization::ALL.map(Quantization::name).join(", ");
-        reasons.push(format!("'quantization' is {}, and it must be one of {allowed}", shown(name)));
+        reasons.push(format!("Invalid 'quantization': '{}'. Use one of {allowed}", shown(name)));
     }
     let given = given.and_then(|(_, known)| known);
     let in_manifest = manifest.and_then(quantization_of);
@@ -103,31 +105,33 @@ fn quantization(brought: &Brought, manifest: Option<&Value>, reasons: &mut Vec<S
         && given != trained
     {
         reasons.push(format!(
-            "'quantization' is {given}, and {} says that the adapter was trained over {trained}",
+            "'quantization' is {given}, but {} states that the adapter was trained over {trained}",
             manifest::FILE
         ));
     }
     given.or(in_manifest).unwrap_or_default()
 }
 
-/// What a manifest of ours says; those of earlier releases have it in the training's numbers alone.
+/// Returns the quantization in a manifest that Attune wrote. Manifests of earlier releases have it only in
+/// `origin.train`.
 fn quantization_of(manifest: &Value) -> Option<Quantization> {
     let places = ["/base_model/quantization", "/origin/train/quantization"];
     places.iter().find_map(|place| Quantization::deserialize(manifest.pointer(place)?).ok())
 }
 
-/// Whether somebody says by its digest that the base is the right one.
+/// Returns whether the form or the manifest identifies the base model by its digest. A digest other than the base's
+/// adds a reason.
 fn base_digest(brought: &Brought, base: &BaseModel, manifest: Option<&Value>, reasons: &mut Vec<String>) -> bool {
     let given = brought.base_digest.as_deref();
     if let Some(given) = given.filter(|given| *given != base.digest) {
         let shown = shown(given);
-        reasons.push(format!("'base_digest' is {shown}, and the digest of '{}' is {}", base.name, base.digest));
+        reasons.push(format!("'base_digest' is {shown}, but the digest of '{}' is {}", base.name, base.digest));
     }
     let made_for = manifest.and_then(|manifest| manifest["base_model"]["digest"].as_str());
     if let Some(made_for) = made_for.filter(|made_for| *made_for != base.digest) {
         let shown = shown(made_for);
         reasons.push(format!(
-            "{} says that it was made for a base with the digest {shown}, and that of '{}' is {}",
+            "{} states a base model with the digest {shown}, but the digest of '{}' is {}",
             manifest::FILE,
             base.name,
             base.digest
@@ -136,7 +140,7 @@ fn base_digest(brought: &Brought, base: &BaseModel, manifest: Option<&Value>, re
     given.is_some() || made_for.is_some()
 }
 
-/// A manifest that is there must speak of these files.
+/// Reads the manifest, if the folder has one. A file that differs from its entry in the manifest adds a reason.
 fn manifest_of(brought: &Brought, base: &BaseModel, reasons: &mut Vec<String>) -> Option<Value> {
     let text = brought.text(manifest::FILE)?;
     let read = model_document(text).and_then(|text| serde_json::from_slice(text).map_err(|why| why.to_string()));
@@ -151,12 +155,12 @@ fn manifest_of(brought: &Brought, base: &BaseModel, reasons: &mut Vec<String>) -
             return None;
         }
     };
-    tracing::debug!(base = base.name, "an import brings a manifest");
+    tracing::debug!(base = base.name, "an import has a manifest");
     for entry in manifest["files"].as_array().into_iter().flatten() {
         let name = entry["name"].as_str().unwrap_or("");
         let Some(file) = brought.files.iter().find(|file| file.name == name) else { continue };
         if entry["sha256"] != file.arrived.sha256.as_str() {
-            reasons.push(format!("{name} is not the file that {} speaks of", manifest::FILE));
+            reasons.push(format!("{name} differs from its entry in {}", manifest::FILE));
         }
     }
     Some(manifest)
@@ -168,13 +172,13 @@ fn tensors(brought: &Brought, base: &BaseModel, spec: Option<&AdapterSpec>, reas
         return;
     };
     reasons.extend(scanned.reasons.iter().cloned());
-    // Without a config nobody knows which tensors there should be, and without a header which there are.
+    // The comparison needs the config, which gives the expected tensors, and the header, which gives the actual ones.
     if let Some(spec) = spec.filter(|_| !scanned.tensors.is_empty()) {
         reasons.extend(peft::mismatches(peft::expected(&base.architecture, spec), &scanned.tensors));
     }
 }
 
-/// Answers are asked for with the template that travels with the adapter.
+/// Compiles the adapter's own chat template, with which chat requests to the adapter are rendered.
 fn template(brought: &Brought, reasons: &mut Vec<String>) -> Option<String> {
     let source = adapter_template_in(&|name| Ok(brought.text(name).map(<[u8]>::to_vec)));
     let template = source.and_then(|source| source.map(|text| ChatTemplate::new(&text, BTreeMap::new())).transpose());
@@ -194,7 +198,7 @@ fn refused(mut reasons: Vec<String>) -> ApiError {
         reasons.push(format!("… and {} more", count - MOST_REASONS));
     }
     let heading = if count == 1 { "1 reason".to_owned() } else { format!("{count} reasons") };
-    let message = format!("The adapter was not taken, for {heading}. Nothing was kept.\n{}", reasons.join("\n"));
+    let message = format!("The adapter was rejected for {heading}. Nothing was stored.\n{}", reasons.join("\n"));
     ApiError::Invalid { param: Some("files".into()), code: "invalid_adapter", message }
 }
 

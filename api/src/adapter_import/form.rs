@@ -1,5 +1,5 @@
-//! The form of an import, read once from its beginning to its end: every file goes into the store under a key of its own,
-//! and what is wrong with it is noted, not answered, so that all that is wrong is told at once.
+//! The multipart form of an import, read once as a stream: every file is written to the object store under a key of its
+//! own. Defects are collected instead of ending the request, so that one response lists all of them.
 
 use attune_domain::{
     manifest,
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What else may lie in an adapter's folder: what travels with it and changes no factor.
+/// The other files that an adapter's folder may contain; none of them changes the adapter's weights.
 const BESIDE: [&str; 7] = [
     "README.md",
     "chat_template.jinja",
@@ -29,48 +29,48 @@ const BESIDE: [&str; 7] = [
     manifest::FILE,
 ];
 
-/// The largest of those, and of `adapter_config.json`.
+/// The maximum size of those files and of `adapter_config.json`, in bytes.
 const SMALL_BYTES: u64 = 32 << 20;
 
-/// Those that are not looked at as texts.
+/// The files whose content is not collected for the checks.
 const UNREAD: [&str; 2] = ["README.md", "tokenizer.json"];
 
-/// The longest text that is kept to be looked at.
+/// The maximum length of a collected text, in bytes.
 const TEXT_BYTES: usize = 4 << 20;
 
-/// What the form said.
+/// The content of the form, as far as it has been read.
 #[derive(Default)]
 pub struct Brought {
-    /// `name`.
+    /// The field `name`.
     pub name: Option<String>,
-    /// `base_model`.
+    /// The field `base_model`.
     pub base_model: Option<String>,
-    /// `base_digest`.
+    /// The field `base_digest`.
     pub base_digest: Option<String>,
-    /// `quantization`.
+    /// The field `quantization`.
     pub quantization: Option<String>,
-    /// The files, in sight of nobody.
+    /// The uploaded files, staged in the object store; no row refers to them yet.
     pub files: Vec<BroughtFile>,
-    /// The content of those that are looked at.
+    /// The content of the files that the checks read, by file name.
     pub texts: Vec<(String, Vec<u8>)>,
-    /// What came past of the tensors.
+    /// The result of scanning the safetensors file, if it was uploaded.
     pub tensors: Option<Scanned>,
-    /// What is wrong so far: sentences without their full stops.
+    /// The defects found so far, as clauses without a final period.
     pub reasons: Vec<String>,
 }
 
-/// A file in the store.
+/// An uploaded file, staged in the object store.
 pub struct BroughtFile {
-    /// Its name in the folder.
+    /// The file's name in the adapter's folder.
     pub name: String,
-    /// The object.
+    /// The staged object.
     pub staged: Staged,
-    /// What it is.
+    /// The file's digest and size.
     pub arrived: Arrived,
 }
 
 impl Brought {
-    /// The content of a small file.
+    /// Returns the content of a collected text file.
     pub fn text(&self, name: &str) -> Option<&[u8]> {
         self.texts.iter().find(|(of, _)| of == name).map(|(_, text)| text.as_slice())
     }
@@ -79,7 +79,7 @@ impl Brought {
 /// Reads the form to its end.
 ///
 /// # Errors
-/// The form is not whole, has a field that is unknown, or a file is too large.
+/// The form is incomplete, has no file, an unknown or a repeated field, or a file is too large or cannot be stored.
 pub async fn read(objects: &Objects, largest: u64, form: &mut Form, brought: &mut Brought) -> Result<(), ApiError> {
     while let Some(field) = form.next_field().await? {
         let name = field.name().unwrap_or("").to_owned();
@@ -136,12 +136,12 @@ async fn file(objects: &Objects, largest: u64, mut field: Field<'_>, brought: &m
     Ok(())
 }
 
-/// Why a file is not taken at all.
+/// Returns the reason for rejecting a file by its name, if there is one.
 fn unwanted(name: &str, brought: &Brought) -> Option<String> {
     let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
     if ![CONFIG, TENSORS].contains(&name) && !BESIDE.contains(&name) {
         let beside = BESIDE.join(", ");
-        return Some(format!("'{shown}' is no file of an adapter; taken are {CONFIG}, {TENSORS}, {beside}"));
+        return Some(format!("'{shown}' is not a file of an adapter. Allowed: {CONFIG}, {TENSORS}, {beside}"));
     }
     brought.files.iter().any(|file| file.name == name).then(|| format!("'{shown}' is given twice"))
 }

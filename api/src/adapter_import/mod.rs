@@ -1,13 +1,14 @@
-//! An adapter that was made elsewhere, brought in PEFT's form. It is checked as strictly as a trainer's own, against its
-//! base, without reading more than a piece of it at a time; what is wrong is told in one answer, all of it.
+//! Imports of adapters that were trained outside Attune, in the PEFT format. An import is checked against its base
+//! model as strictly as the trainer's own output. Its files stream through, one chunk in memory at a time, and one
+//! response lists all defects.
 
-/// What is asked of the files, once all have come.
+/// The checks of the uploaded files.
 pub mod check;
-/// The form, read piece by piece.
+/// The import's multipart form, read as a stream.
 pub mod form;
-/// From the form to the row.
+/// The import from its form to its row.
 pub mod take;
-/// The tensors, looked at while they stream by.
+/// The scan of the safetensors file while it streams.
 pub mod tensors;
-/// The tokens that the folder names, against the base's.
+/// The check of the folder's tokens against the base model's.
 pub mod tokens;

@@ -1,4 +1,5 @@
-//! An import from its form to its row: read, check, keep. The row is the last step; without it nothing was brought.
+//! An adapter import from its form to its row: read, check, store. The row is written last; without it nothing was
+//! imported.
 
 use attune_domain::{
     id::{AdapterVersionId, ProjectId},
@@ -27,17 +28,17 @@ use crate::{
     http::path_id::shown,
 };
 
-/// Imports that are under way at the same time.
+/// The maximum number of concurrent imports.
 pub const AT_ONCE: usize = 4;
 
-/// Those of one project among them.
+/// The maximum number of concurrent imports of one project.
 pub const AT_ONCE_OF_PROJECT: usize = 2;
 
-/// Takes an adapter out of a form, as the next version of the adapter of its name.
+/// Imports an adapter from a form, as the next version of the adapter with the form's name.
 ///
 /// # Errors
-/// The form is not whole or has a wrong field, the adapter is refused, the same content is there already, or the store
-/// refuses it. Nothing of it is left then.
+/// The form is incomplete or has an invalid field, the adapter is rejected, the same content already exists, or the
+/// store fails. Nothing of it is kept then.
 pub async fn take(app: &App, project: ProjectId, mut form: Form) -> Result<AdapterVersion, ApiError> {
     let _place = app.adapter_imports.take(project, "imports of adapters").await?;
     storage::expect(app, project, 0).await?;
@@ -58,7 +59,7 @@ pub async fn take(app: &App, project: ProjectId, mut form: Form) -> Result<Adapt
     keep(app, project, (name, base), checked, brought.files).await
 }
 
-/// Puts the files under their digests and the row beside them.
+/// Moves the files to the keys of their digests and writes the version's row.
 async fn keep(
     app: &App,
     project: ProjectId,
@@ -66,7 +67,7 @@ async fn keep(
     checked: Checked,
     brought: Vec<BroughtFile>,
 ) -> Result<AdapterVersion, ApiError> {
-    // The version gets a manifest of its own, which holds the one that was brought.
+    // The version gets a manifest of its own, which includes the uploaded one.
     let brought = brought.into_iter().filter(|file| file.name != manifest::FILE);
     let (mut blobs, mut staged) = (Vec::new(), Vec::new());
     for BroughtFile { name, staged: object, arrived } in brought {
@@ -79,7 +80,7 @@ async fn keep(
     let mut tx = app.tenant(project).await?;
     let digest = base_model::digest(&blobs);
     if let Some(version) = adapter_version::by_digest(&mut tx, project, &name, &digest, checked.quantization).await? {
-        return Err(ApiError::Conflict(format!("'{name}' has this content already: it is version {version}.")));
+        return Err(ApiError::Conflict(format!("'{name}' already has this content, as version {version}.")));
     }
     let new = NewVersion {
         project_id: project,
@@ -105,6 +106,6 @@ fn check_name(name: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     let shown = shown(name);
-    let message = format!("Invalid 'name': '{shown}'; it must be 1 to 64 letters, digits, '.', '_' or '-', and no id.");
+    let message = format!("Invalid 'name': '{shown}'. Use 1 to 64 letters, digits, '.', '_' or '-', but not an ID.");
     Err(ApiError::invalid("name", message))
 }

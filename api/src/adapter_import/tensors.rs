@@ -1,29 +1,29 @@
-//! The tensors of a brought adapter, looked at while they stream by: the header is kept, the numbers are only checked.
-//! Memory: the header, which may not be longer than [`HEADER_BYTES`], and eight bytes.
+//! The scan of an uploaded adapter's safetensors file while it streams: the header is kept, the values are only
+//! checked. Memory: the header, of at most [`HEADER_BYTES`], and eight bytes.
 
 use attune_domain::peft::{Found, TENSORS};
 use safetensors::{Dtype, tensor::Metadata};
 
-/// The longest header that is read; that of an adapter of 100 layers has a third of it.
+/// The maximum length of the header, in bytes; an adapter of 100 layers needs a third of it.
 const HEADER_BYTES: u64 = 1 << 20;
 
-/// A file on its way past.
+/// An incremental scan of a safetensors file.
 #[derive(Debug, Default)]
 pub struct TensorScan {
     head: Vec<u8>,
     layout: Option<Layout>,
     broken: Option<String>,
-    /// Bytes of numbers that have come.
+    /// The number of bytes of tensor data so far.
     at: u64,
-    /// The tensor that they are in.
+    /// The index of the tensor that the next byte belongs to.
     current: usize,
-    /// The beginning of a number that a piece ended in.
+    /// The first bytes of a value that is split between two chunks.
     carry: Vec<u8>,
 }
 
 #[derive(Debug)]
 struct Layout {
-    /// In the order of the file.
+    /// The tensors in the order of the file.
     tensors: Vec<Placed>,
     bytes: u64,
 }
@@ -36,17 +36,17 @@ struct Placed {
     not_finite: u64,
 }
 
-/// What came past.
+/// The result of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scanned {
-    /// Every tensor, in the order of the file; empty if the header cannot be read.
+    /// All tensors, in the order of the file; empty if the header cannot be read.
     pub tensors: Vec<Found>,
-    /// What is wrong with the file whatever it should hold: sentences without their full stops.
+    /// The defects of the file that do not depend on the adapter's config, as clauses without a final period.
     pub reasons: Vec<String>,
 }
 
 impl TensorScan {
-    /// Takes the next piece.
+    /// Scans the next chunk.
     pub fn push(&mut self, piece: &[u8]) {
         if self.broken.is_some() {
             return;
@@ -58,7 +58,7 @@ impl TensorScan {
         let Some(length) = self.head.first_chunk::<8>().map(|first| u64::from_le_bytes(*first)) else { return };
         if length > HEADER_BYTES {
             self.head = Vec::new();
-            self.broken = Some(format!("its header would have {length} bytes, and {HEADER_BYTES} is the most"));
+            self.broken = Some(format!("its header has {length} bytes, and the maximum is {HEADER_BYTES}"));
             return;
         }
         let end = 8 + usize::try_from(length).unwrap_or(0);
@@ -76,7 +76,7 @@ impl TensorScan {
         let Some(layout) = &mut self.layout else { return };
         while !piece.is_empty() {
             let Some(tensor) = layout.tensors.get_mut(self.current) else {
-                self.at += piece.len() as u64; // more than there should be; the end tells
+                self.at += piece.len() as u64; // excess bytes, which `finish` reports
                 return;
             };
             let left = usize::try_from(tensor.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
@@ -91,7 +91,7 @@ impl TensorScan {
         }
     }
 
-    /// The file has ended.
+    /// Ends the scan and returns its result.
     pub fn finish(self) -> Scanned {
         let mut reasons = Vec::new();
         let broken = self.broken.or_else(|| {
@@ -106,13 +106,14 @@ impl TensorScan {
             if layout.bytes != self.at {
                 let (said, came) = (layout.bytes, self.at);
                 reasons.push(format!(
-                    "{TENSORS} is not a whole safetensors file: its header speaks of {said} bytes of numbers, and {came} came"
+                    "{TENSORS} is not a whole safetensors file: its header declares {said} bytes of data, but \
+                     {came} arrived"
                 ));
             }
             for tensor in layout.tensors {
                 let (name, count) = (&tensor.found.name, tensor.not_finite);
                 if count > 0 {
-                    reasons.push(format!("{TENSORS}: '{name}' holds {count} numbers that are not finite"));
+                    reasons.push(format!("{TENSORS}: '{name}' contains {count} NaN or infinite values"));
                 }
                 tensors.push(tensor.found);
             }
@@ -121,7 +122,8 @@ impl TensorScan {
     }
 }
 
-/// Parsing also checks that the tensors lie gapless behind one another and that each has the bytes its shape needs.
+/// Parses the header. This also checks that the tensors' data is contiguous and that each tensor has the number of
+/// bytes that its shape requires.
 fn layout(text: &[u8]) -> Result<Layout, String> {
     let header: Metadata = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     let mut tensors = Vec::new();
@@ -134,10 +136,10 @@ fn layout(text: &[u8]) -> Result<Layout, String> {
     Ok(Layout { tensors, bytes: header.data_len() as u64 })
 }
 
-/// How many whole numbers of `piece`, the one that `carry` begins included, are infinite or none at all; of a kind that is
-/// refused anyway, none.
+/// Returns the number of complete values in `piece`, including the one that begins in `carry`, that are NaN or
+/// infinite; 0 for a dtype that is refused anyway.
 fn not_finite(dtype: Dtype, carry: &mut Vec<u8>, mut piece: &[u8]) -> u64 {
-    // All bits of the exponent are set in those, and in no other.
+    // The exponent bits are all set in NaN and infinite values, and in no others.
     let bad: (usize, fn(&[u8]) -> bool) = match dtype {
         Dtype::F32 => (4, |b| b.first_chunk().is_some_and(|b| u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000)),
         Dtype::F16 => (2, |b| b.first_chunk().is_some_and(|b| u16::from_le_bytes(*b) & 0x7c00 == 0x7c00)),
@@ -165,9 +167,10 @@ fn not_finite(dtype: Dtype, carry: &mut Vec<u8>, mut piece: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// `a`: two F32, `b`: three BF16.
+    /// Returns a file with two tensors: `a` of two F32 values and `b` of three BF16 values.
     fn file(a: [f32; 2], b: [u16; 3]) -> Vec<u8> {
-        let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[1,3],"data_offsets":[8,14]}}"#;
+        let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+            "b":{"dtype":"BF16","shape":[1,3],"data_offsets":[8,14]}}"#;
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header.as_bytes());
         bytes.extend(a.iter().flat_map(|n| n.to_le_bytes()));
@@ -196,18 +199,18 @@ mod tests {
             assert_eq!((found.reasons.len(), found.tensors.len()), (0, 2), "{step}: {found:?}");
             assert_eq!(found.tensors[1], Found { name: "b".into(), shape: vec![1, 3], dtype: "BF16".into() });
             let found = scan(&bad, step).reasons;
-            assert!(found[0].contains("'a' holds 1 numbers") && found[1].contains("'b' holds 2 numbers"), "{found:?}");
+            assert!(found[0].contains("'a' contains 1 NaN") && found[1].contains("'b' contains 2 NaN"), "{found:?}");
         }
     }
 
     #[test]
     fn a_file_that_is_not_whole_says_how() {
         let good = file([1.0, 2.0], [0, 0, 0]);
-        assert!(reason(&good[..good.len() - 1]).contains("speaks of 14 bytes of numbers, and 13 came"));
-        assert!(reason(&[&good[..], b"x"].concat()).contains("and 15 came"));
+        assert!(reason(&good[..good.len() - 1]).contains("declares 14 bytes of data, but 13 arrived"));
+        assert!(reason(&[&good[..], b"x"].concat()).contains("but 15 arrived"));
         assert!(reason(&good[..20]).contains("it ends within its header, after 20 bytes"));
         assert!(reason(b"").contains("after 0 bytes"));
-        assert!(reason(&u64::MAX.to_le_bytes()).contains("its header would have"));
+        assert!(reason(&u64::MAX.to_le_bytes()).contains("its header has"));
         assert!(reason(b"\x02\0\0\0\0\0\0\0{]").contains("line 1"));
         let text = String::from_utf8_lossy(&good).replace("[8,14]", "[7,13]");
         assert!(scan(text.as_bytes(), 100).reasons[0].contains("not a whole safetensors file"));
@@ -222,6 +225,6 @@ mod tests {
         }
         assert!(scan.head.is_empty());
         let reasons = scan.finish().reasons;
-        assert!(reasons[0].contains("1048577 bytes, and 1048576 is the most"), "{reasons:?}");
+        assert!(reasons[0].contains("1048577 bytes, and the maximum is 1048576"), "{reasons:?}");
     }
 }

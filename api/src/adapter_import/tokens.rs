@@ -1,6 +1,7 @@
-//! Whether an adapter's folder names the tokens of its base, and no others. Answers are read and written with the base's
-//! tokenizer, and a token that the base lacks has no row in its embedding table, so the adapter was trained with other
-//! weights than those here. How the folder cuts texts does not matter: its tokenizer is not used.
+//! The check that an adapter's folder names only tokens of its base model, with the same IDs. Serving encodes and
+//! decodes with the base's tokenizer, and a token that the base lacks has no row in its embedding table: such an
+//! adapter was trained with weights that are missing here. The splitting rules of the folder's tokenizer do not matter:
+//! that tokenizer is not used.
 
 use attune_domain::run::Blob;
 use attune_store::files::objects::{Objects, blob_key};
@@ -10,7 +11,8 @@ use crate::{adapter_import::form::Brought, error::ApiError};
 
 const TOKENIZER: &str = "tokenizer.json";
 
-/// Judges every file of the folder that names tokens, and gives a reason for each that names others than the base's.
+/// Checks every file of the folder that names tokens, and returns a reason for each that names tokens other than the
+/// base's.
 ///
 /// # Errors
 /// [`ApiError::Internal`]: the store fails.
@@ -31,7 +33,7 @@ pub async fn judge(objects: &Objects, brought: &Brought, base_files: &[Blob]) ->
     tokio::task::spawn_blocking(move || reasons(&base, theirs.as_deref(), &beside)).await.map_err(ApiError::internal)?
 }
 
-/// The reasons against a tokenizer that differs from the base's, and against the files beside it.
+/// Returns the reasons against a tokenizer that differs from the base's, and against the other files that name tokens.
 fn reasons(base: &[u8], theirs: Option<&[u8]>, beside: &[(&str, Vec<u8>)]) -> Result<Vec<String>, ApiError> {
     let base = TokenIds::read(base).map_err(|why| ApiError::internal(std::io::Error::other(why)))?;
     let mut reasons = Vec::new();

@@ -7,7 +7,7 @@ use crate::error::ApiError;
 /// Returns the secret of `Authorization: Bearer …`.
 ///
 /// # Errors
-/// [`ApiError::Unauthenticated`]: there is none, or there are two.
+/// [`ApiError::Unauthenticated`]: the header is missing, repeated or malformed.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     const MISSING: ApiError = ApiError::Unauthenticated(
         "You didn't provide an API key: send it in the Authorization header, as 'Authorization: Bearer YOUR_KEY'.",

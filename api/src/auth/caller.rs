@@ -1,6 +1,7 @@
-//! Who calls: a user, as `guard.rs` found them; a trainer with its run's token; a replica with its own.
+//! The authenticated callers: a user, authenticated by `guard.rs`; a trainer with its run's token; a replica with its
+//! own.
 //!
-//! All come as `Authorization: Bearer …`; only the SHA-256 of keys and of runs' tokens is ever compared or stored.
+//! All send `Authorization: Bearer …`; only the SHA-256 of keys and of runs' tokens is compared or stored.
 
 use attune_domain::{
     access::{Actor, Role},
@@ -16,26 +17,26 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 
 use crate::{app::App, auth::bearer::bearer, error::ApiError};
 
-/// Somebody who asks for a project and may do so. All that they read and write is the project's.
+/// A caller with access to a project. All rows that it reads and writes belong to that project.
 #[derive(Debug, Clone)]
 pub struct Caller(pub Holder);
 
-/// Somebody who administers an organization.
+/// A caller that administers an organization.
 #[derive(Debug, Clone, Copy)]
 pub struct Administrator {
-    /// Who.
+    /// The caller's identity, as the audit log records it.
     pub actor: Actor,
-    /// Which organization.
+    /// The organization's ID.
     pub organization_id: OrganizationId,
-    /// What they are in it.
+    /// The caller's role in the organization.
     pub role: Role,
-    /// Whether they administer the installation.
+    /// The permission to administer the installation.
     pub administers_installation: bool,
 }
 
-/// The guard lets nobody through without leaving word of who it is.
+/// Returns the caller that the guard stored in the request. The guard stores one in every request that it admits.
 fn left<T: Clone + Send + Sync + 'static>(parts: &Parts) -> Result<T, ApiError> {
-    parts.extensions.get::<T>().cloned().ok_or_else(|| ApiError::internal("nobody has looked at who asks"))
+    parts.extensions.get::<T>().cloned().ok_or_else(|| ApiError::internal("the request was not authenticated"))
 }
 
 impl FromRequestParts<App> for Caller {
@@ -54,7 +55,7 @@ impl FromRequestParts<App> for Administrator {
     }
 }
 
-/// A trainer that showed its run's token.
+/// A trainer, authenticated by its run's token.
 #[derive(Debug, Clone)]
 pub struct RunCaller(pub Run);
 
@@ -70,7 +71,7 @@ impl FromRequestParts<App> for RunCaller {
     }
 }
 
-/// A replica that showed its token.
+/// A replica, authenticated by its token.
 #[derive(Debug, Clone)]
 pub struct ReplicaCaller(pub Replica);
 

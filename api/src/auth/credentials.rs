@@ -1,8 +1,8 @@
-//! Authentication of a bearer token: the key or the person that it stands for.
+//! The authentication of bearer tokens: the API key or the user behind each.
 //!
-//! A result is cached for [`CACHE_TTL`], so that a busy key costs the database nothing; a change that this process makes
-//! takes effect at once ([`Authenticator::forget`]), one of another process within that time. Expiry is checked at each
-//! request.
+//! A result is cached for [`CACHE_TTL`], so that a busy key costs no database queries. A change that this process makes
+//! takes effect immediately ([`Authenticator::forget`]), one of another process within that time. Expiry is checked on
+//! every request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,39 +30,39 @@ pub const CACHE_TTL: Duration = Duration::from_secs(5);
 /// The number of credentials that are cached.
 const CACHE_CAPACITY: u64 = 10_000;
 
-/// Whom a bearer speaks for.
+/// The identity behind a bearer token.
 #[derive(Debug, Clone)]
 pub enum Credential {
-    /// A program.
+    /// An API key.
     Key(KeyGrant),
-    /// Somebody whom an issuer vouches for.
+    /// A user whom an OIDC issuer authenticated.
     Person(Person),
 }
 
-/// Somebody, and where they belong.
+/// A user, with their organizations and projects.
 #[derive(Debug, Clone)]
 pub struct Person {
-    /// Who.
+    /// The user's ID.
     pub person_id: PersonId,
-    /// The organizations that they are in.
+    /// The organizations that the user belongs to.
     pub belongings: Vec<Belonging>,
-    /// The projects that they reach.
+    /// The projects that the user has access to.
     pub reaches: Vec<Reach>,
-    /// Until when their token is good.
+    /// The expiry of the user's token.
     pub expires_at: DateTime<Utc>,
 }
 
 const UNKNOWN: ApiError =
     ApiError::Unauthenticated("Incorrect API key provided: it is unknown, was revoked or has expired.");
 
-/// The credentials behind bearer tokens: keys from the database, people by their issuers' tokens. Cheap to clone.
+/// The authenticator of bearer tokens: API keys from the database, users by their issuers' tokens. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Authenticator {
     db: PgPool,
-    /// Credentials of the last seconds, by the SHA-256 of the token.
+    /// The credentials of the last seconds, by the SHA-256 of the token.
     cache: Cache<Vec<u8>, Arc<Credential>>,
     issuers: Issuers,
-    /// The hash of the configured first key, which may have a shape of its own.
+    /// The hash of the configured bootstrap key, which may have another format than generated keys.
     first_key: Option<Arc<[u8]>>,
 }
 
@@ -74,21 +74,21 @@ impl Authenticator {
         Self { db, cache, issuers, first_key }
     }
 
-    /// Returns the configured issuers of people's tokens.
+    /// Returns the configured issuers of users' tokens.
     #[must_use]
     pub const fn issuers(&self) -> &Issuers {
         &self.issuers
     }
 
-    /// Empties the cache, after keys, people or projects have changed.
+    /// Empties the cache, after keys, users or projects have changed.
     pub fn forget(&self) {
         self.cache.invalidate_all();
     }
 
-    /// Returns the credential that `secret` stands for now.
+    /// Returns the credential that `secret` currently authenticates.
     ///
     /// # Errors
-    /// [`ApiError::Unauthenticated`]: it stands for none. [`ApiError::Internal`].
+    /// [`ApiError::Unauthenticated`]: the secret is unknown, revoked or expired. [`ApiError::Internal`].
     pub async fn check(&self, secret: &str) -> Result<Arc<Credential>, ApiError> {
         let hash = mint::hash(secret);
         let credential = match self.cache.get(&hash).await {
@@ -107,16 +107,16 @@ impl Authenticator {
     }
 
     async fn find(&self, secret: &str, hash: &[u8]) -> Result<Credential, ApiError> {
-        // Only the configured first key may have a shape of its own.
+        // Only the configured bootstrap key may have another format.
         let shape = if self.first_key.as_deref() == Some(hash) { Shape::Unchecked } else { key_text::shape(secret) };
-        // A token has three parts with dots between them; a key has none.
+        // A JWT has three parts, separated by dots; an API key contains no dot.
         if shape == Shape::Wrong && secret.bytes().filter(|byte| *byte == b'.').count() == 2 {
             return self.person(secret).await.map(Credential::Person);
         }
-        // A mistyped key is known for one without asking.
+        // The checksum detects a mistyped key without a database query.
         if shape == Shape::Wrong {
             return Err(ApiError::Unauthenticated(
-                "Incorrect API key provided: it was mistyped or cut, for its checksum is wrong.",
+                "Incorrect API key provided: its checksum is wrong. It was mistyped or truncated.",
             ));
         }
         let mut tx = db::platform(&self.db).await?;
@@ -135,7 +135,7 @@ impl Authenticator {
         tx.commit().await?;
         if belongings.is_empty() {
             return Err(ApiError::Unauthenticated(
-                "The token is good, but nobody has let you into an organization; ask an owner or an admin of it.",
+                "The token is valid, but you are not a member of an organization. Ask an owner or an admin to add you.",
             ));
         }
         Ok(Person { person_id, belongings, reaches, expires_at: claims.expires_at() })
@@ -143,10 +143,11 @@ impl Authenticator {
 }
 
 impl Person {
-    /// The project that the headers ask for, or the only one there is.
+    /// Returns the project that the headers name, or the user's only one.
     ///
     /// # Errors
-    /// [`ApiError::Mismatched`]: it is none of theirs. [`ApiError::Invalid`]: there are several.
+    /// [`ApiError::Mismatched`]: the user has no access to it. [`ApiError::Invalid`]: the user has several and the
+    /// headers select no single one.
     pub fn choose_project(&self, wanted: Option<&str>, of: Option<&str>) -> Result<&Reach, ApiError> {
         let mut found = self.reaches.iter().filter(|reach| {
             wanted.is_none_or(|id| id == reach.project_id.to_string())
@@ -156,13 +157,13 @@ impl Person {
             (Some(one), None) => Ok(one),
             (Some(_), Some(_)) => Err(ApiError::invalid(
                 "OpenAI-Project",
-                "You belong to several projects: say which one in the header OpenAI-Project.",
+                "You belong to several projects. Set the OpenAI-Project header to one of them.",
             )),
             (None, _) => Err(ApiError::Mismatched),
         }
     }
 
-    /// The organization that the header asks for, or the only one there is.
+    /// Returns the organization that the header names, or the user's only one.
     ///
     /// # Errors
     /// As [`choose_project`](Self::choose_project).
@@ -173,13 +174,13 @@ impl Person {
             (Some(one), None) => Ok(one),
             (Some(_), Some(_)) => Err(ApiError::invalid(
                 "OpenAI-Organization",
-                "You belong to several organizations: say which one in the header OpenAI-Organization.",
+                "You belong to several organizations. Set the OpenAI-Organization header to one of them.",
             )),
             (None, _) => Err(ApiError::Mismatched),
         }
     }
 
-    /// Their request, as handlers see it.
+    /// Returns the holder that handlers see when the user acts in this project.
     pub fn holder(&self, reach: &Reach) -> Holder {
         let organization = self.belongings.iter().find(|one| one.organization_id == reach.organization_id);
         Holder {

@@ -1,7 +1,7 @@
-//! Where every request of a user is let in or turned away, before its body is read: who asks, for which project, and
-//! whether they may. The handlers behind it find [`crate::auth::caller::Caller`] or [`crate::auth::caller::Administrator`].
+//! The authentication and authorization of users' requests, before their bodies are read: the caller, the project, and
+//! the permission. Handlers then extract [`crate::auth::caller::Caller`] or [`crate::auth::caller::Administrator`].
 //!
-//! An operation without a line in [`crate::auth::permissions`] is refused to everybody.
+//! An operation without a line in [`crate::auth::permissions`] is refused to all callers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,10 +29,10 @@ use crate::{
     },
 };
 
-/// Lets the request in, or says why not.
+/// Authenticates and authorizes the request, or refuses it.
 pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     if request.uri().path().contains("%00") {
-        // Nothing is called so, and the database could not even be asked.
+        // No name contains U+0000, and PostgreSQL rejects it in a query's text values.
         return trace::no_such_route(request.method().clone(), request.uri().clone()).await.into_response();
     }
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
@@ -51,7 +51,7 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
     }
 }
 
-/// Only what may change something is noted.
+/// Returns the origin of a request for the audit log; `None` for methods that change nothing.
 fn noted(permission: &Permission, actor: Actor, request: &Request) -> Option<Origin> {
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         return None;
@@ -62,7 +62,7 @@ fn noted(permission: &Permission, actor: Actor, request: &Request) -> Option<Ori
     Some(Origin { actor, address, request, operation: permission.operation })
 }
 
-/// An IPv4 address that came in over an IPv6 socket is shown as what it is.
+/// Returns an IPv4-mapped IPv6 address as an IPv4 address.
 fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
@@ -87,7 +87,7 @@ async fn admit(app: &App, permission: &Permission, request: &mut Request) -> Res
     }
 }
 
-/// Whose request it is, if they may.
+/// Returns the holder for a request to a project, if it is permitted.
 fn project(credential: &Credential, permission: &Permission, headers: &HeaderMap) -> Result<Holder, ApiError> {
     let (wanted, of) = (named(headers, "openai-project")?, named(headers, "openai-organization")?);
     match credential {
@@ -115,7 +115,7 @@ fn organization(
             let holder = &grant.holder;
             key_matches(holder, named(headers, "openai-project")?, of)?;
             permission.check_key(&grant.scopes)?;
-            // A key that administers does it in its owner's name.
+            // A key with the administration scope acts with the role of an owner.
             Ok(Administrator {
                 actor: holder.actor,
                 organization_id: holder.organization_id,
@@ -136,7 +136,7 @@ fn organization(
     }
 }
 
-/// A key has its project; the headers may only say the same.
+/// Checks that the headers, if they are set, name the key's own project and organization.
 fn key_matches(holder: &Holder, project: Option<&str>, organization: Option<&str>) -> Result<(), ApiError> {
     let same = project.is_none_or(|id| id == holder.project_id.to_string())
         && organization.is_none_or(|id| id == holder.organization_id.to_string());

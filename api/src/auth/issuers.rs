@@ -1,8 +1,8 @@
-//! Tokens of people: JWTs of the configured issuers, checked with the issuers' own keys.
+//! OIDC tokens of users: JWTs of the configured issuers, verified with the issuers' published keys.
 //!
-//! What a token says of itself decides nothing but which configured issuer and which of its published keys are asked: the
-//! algorithm must be one of the configured ones and fit the key, and keys or addresses of keys inside a token (`jwk`,
-//! `jku`, `x5c`, `x5u`) are never looked at. Source: RFC 8725 (best current practices of JWTs).
+//! A token's content only selects a configured issuer and one of its published keys. The algorithm must be one of the
+//! configured ones and match the key. Keys and key URLs inside a token (`jwk`, `jku`, `x5c`, `x5u`) are ignored.
+//! Source: RFC 8725 (JSON Web Token Best Current Practices).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,19 +17,19 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{config::OidcConfig, error::ApiError};
 
-/// The longest token that is looked at.
+/// The maximum length of a token, in bytes.
 const TOKEN_BYTES: usize = 16 << 10;
 
-/// The longest key set or discovery document that is read.
+/// The maximum length of a key set or discovery document, in bytes.
 const DOCUMENT_BYTES: usize = 1 << 20;
 
-/// Keys are fetched anew when they are older, so that a withdrawn one goes.
+/// The age after which keys are fetched again, so that a withdrawn key stops working.
 const REFRESH: Duration = Duration::from_secs(600);
 
-/// Keys that could not be fetched anew for so long are not used any more.
+/// The age after which keys that could not be fetched again are no longer used.
 const STALE: Duration = Duration::from_secs(3600);
 
-/// All configured issuers.
+/// The configured issuers.
 #[derive(Debug, Clone, Default)]
 pub struct Issuers(Arc<Vec<Issuer>>);
 
@@ -44,30 +44,31 @@ struct Issuer {
 #[derive(Debug, Default)]
 struct Keys {
     by_id: HashMap<String, Key>,
-    /// When they came.
+    /// The time of the last successful fetch.
     fetched: Option<Instant>,
-    /// When they were last asked for.
+    /// The time of the last attempt to fetch.
     asked: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
 struct Key {
     key: Arc<DecodingKey>,
-    /// The one algorithm that the issuer keeps it for, if it says so.
+    /// The one algorithm that the issuer restricts the key to, if it names one.
     algorithm: Option<Algorithm>,
 }
 
-/// What a good token says.
+/// The claims of a valid token.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Claims {
-    /// Who vouches.
+    /// The issuer.
     pub iss: String,
-    /// For whom.
+    /// The subject.
     pub sub: String,
-    /// Until when, in Unix seconds.
+    /// The expiry, in Unix seconds; after verification, the configured leeway is added.
     pub exp: f64,
     iat: Option<f64>,
-    /// Looked at by the library, which takes a wrong kind for none.
+    /// The start of validity, which the library checks, but treats as absent if its type is wrong; this field rejects
+    /// that.
     #[serde(rename = "nbf")]
     _nbf: Option<f64>,
     email: Option<String>,
@@ -75,34 +76,34 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Who it is.
+    /// Returns the user's identity at the issuer.
     pub fn identity(&self) -> Identity<'_> {
         Identity { issuer: &self.iss, subject: &self.sub, email: self.email.as_deref(), name: self.name.as_deref() }
     }
 
-    /// Until when they are.
+    /// Returns the expiry, leeway included.
     pub fn expires_at(&self) -> DateTime<Utc> {
         DateTime::from_timestamp(self.exp as i64, 0).unwrap_or_default()
     }
 }
 
 const REFUSED: ApiError = ApiError::Unauthenticated(
-    "Incorrect token provided: it is not one that a configured issuer signed for this platform and that is good now.",
+    "Incorrect token provided: it is not a valid token that a configured issuer signed for this platform.",
 );
 
 impl Issuers {
-    /// Issuers as configured. Nothing is fetched yet.
+    /// Creates the issuers from the configuration. Fetches nothing yet.
     ///
     /// # Errors
-    /// An entry cannot be: it is named, with what is allowed.
+    /// An entry is invalid: the message names it and what is allowed.
     pub fn new(configs: Vec<OidcConfig>) -> Result<Self, String> {
-        // A redirect would let an issuer's address be answered by somebody else.
+        // A redirect would let another server answer for the issuer.
         let http = |local| {
             let builder = reqwest::Client::builder()
                 .connect_timeout(Duration::from_secs(5))
                 .timeout(Duration::from_secs(10))
                 .redirect(reqwest::redirect::Policy::none());
-            // A proxy has another idea of "this machine".
+            // A proxy would resolve a loopback address to its own machine.
             let builder = if local { builder.no_proxy() } else { builder };
             builder.build().map_err(|e| e.to_string())
         };
@@ -114,21 +115,21 @@ impl Issuers {
         Ok(Self(Arc::new(issuers.collect::<Result<_, String>>()?)))
     }
 
-    /// Whether this is a configured issuer.
+    /// Returns whether `issuer` is a configured issuer.
     pub fn knows(&self, issuer: &str) -> bool {
         self.0.iter().any(|one| one.config.issuer == issuer)
     }
 
-    /// All of them, for a message.
+    /// Returns the names of all issuers, for a message.
     pub fn names(&self) -> String {
         let names: Vec<_> = self.0.iter().map(|one| format!("'{}'", one.config.issuer)).collect();
         if names.is_empty() { "there is none".into() } else { names.join(", ") }
     }
 
-    /// What `token` says, if an issuer signed it for us and it is good now.
+    /// Returns the claims of `token`, if a configured issuer signed it for this platform and it is currently valid.
     ///
     /// # Errors
-    /// [`ApiError::Unauthenticated`]; the reason goes to the log alone.
+    /// [`ApiError::Unauthenticated`]; the reason is only logged.
     pub async fn verify(&self, token: &str) -> Result<Claims, ApiError> {
         self.look(token).await.map_err(|reason| {
             tracing::debug!(reason, "a token is refused: {reason}");
@@ -143,13 +144,13 @@ impl Issuers {
         let header = jsonwebtoken::decode_header(token).map_err(|e| e.to_string())?;
         let plain = ["jwt", "at+jwt", "application/at+jwt"];
         if header.typ.as_ref().is_some_and(|typ| !plain.contains(&typ.to_ascii_lowercase().as_str())) {
-            return Err("it is of another type".into());
+            return Err("its type is not that of an access or ID token".into());
         }
         if header.crit.is_some() || header.extras.inner().contains_key("b64") {
-            return Err("its header asks for something unknown to be understood".into());
+            return Err("its header has an unsupported critical parameter".into());
         }
         let unchecked = jsonwebtoken::dangerous::insecure_decode_claims::<Claims>(token).map_err(|e| e.to_string())?;
-        let issuer = self.0.iter().find(|one| one.config.issuer == unchecked.iss).ok_or("nobody knows its issuer")?;
+        let issuer = self.0.iter().find(|one| one.config.issuer == unchecked.iss).ok_or("its issuer is unknown")?;
         if !issuer.algorithms.contains(&header.alg) {
             return Err(format!("its algorithm {:?} is not allowed", header.alg));
         }
@@ -175,14 +176,15 @@ impl Issuer {
             return Err("it was issued in the future".into());
         }
         if claims.sub.is_empty() || claims.sub.contains('\0') || claims.sub.chars().count() > 255 {
-            return Err("its subject has no letters or too many".into());
+            return Err("its subject is empty, too long or has U+0000".into());
         }
         Ok(Claims { exp: claims.exp + self.config.leeway_seconds as f64, ..claims })
     }
 
-    /// The issuer's key of this id. An unknown id has the keys fetched anew, but not too often: anybody can make one up.
+    /// Returns the issuer's key with this ID. An unknown ID makes it fetch the keys again, at most once per
+    /// `refetch_seconds`, since any caller can invent an ID.
     async fn key(&self, id: &str) -> Result<Key, String> {
-        let mut keys = self.keys.lock().await; // one asks, the others wait for the answer
+        let mut keys = self.keys.lock().await; // one task fetches, the others wait
         let older = |moment: Option<Instant>, age| moment.is_none_or(|moment| moment.elapsed() >= age);
         let wanted = !keys.by_id.contains_key(id) || older(keys.fetched, REFRESH);
         if wanted && older(keys.asked, Duration::from_secs(self.config.refetch_seconds)) {
@@ -206,13 +208,13 @@ impl Issuer {
             None => self.discover().await?,
         };
         let set: serde_json::Value = self.get(&url).await?;
-        // A key of a kind that we do not know is no reason to do without the others.
-        let all = set["keys"].as_array().ok_or("it is no key set")?;
+        // A key of an unknown type must not make the others unusable.
+        let all = set["keys"].as_array().ok_or("it is not a key set")?;
         let known = all.iter().filter_map(|key| serde_json::from_value::<Jwk>(key.clone()).ok());
         Ok(usable(&JwkSet { keys: known.collect() }))
     }
 
-    /// Source: OpenID Connect Discovery 1.0, §4.
+    /// Returns the URL of the issuer's key set. Source: OpenID Connect Discovery 1.0, §4.
     async fn discover(&self) -> Result<String, String> {
         #[derive(Deserialize)]
         struct Discovered {
@@ -222,7 +224,7 @@ impl Issuer {
         let url = format!("{}/.well-known/openid-configuration", self.config.issuer.trim_end_matches('/'));
         let found: Discovered = self.get(&url).await?;
         if found.issuer != self.config.issuer {
-            return Err(format!("it calls itself '{}'", found.issuer));
+            return Err(format!("its discovery document names the issuer '{}'", found.issuer));
         }
         crate::config::check_issuer_url(&found.jwks_uri)?;
         Ok(found.jwks_uri)
@@ -231,7 +233,7 @@ impl Issuer {
     async fn get<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<T, String> {
         let mut answer = self.http.get(url).send().await.map_err(|e| e.to_string())?;
         if !answer.status().is_success() {
-            return Err(format!("{url} answers {}", answer.status()));
+            return Err(format!("{url} returned {}", answer.status()));
         }
         let mut document = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(|e| e.to_string())? {
@@ -244,13 +246,13 @@ impl Issuer {
     }
 }
 
-/// Public keys for signatures that have an id; never a shared secret.
+/// Returns the public signature keys that have an ID; never a shared secret.
 fn usable(set: &JwkSet) -> HashMap<String, Key> {
     let key = |jwk: &Jwk| {
         let for_signatures = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
         let id = jwk.common.key_id.clone().filter(|_| for_signatures)?;
         let algorithm = jwk.common.key_algorithm.map(|named| named.to_string().parse::<Algorithm>());
-        // The library takes the first 32 bytes of such a key, and does not look whether there are so many.
+        // The library takes the first 32 bytes of an OKP key without checking its length.
         if matches!(&jwk.algorithm, AlgorithmParameters::OctetKeyPair(pair) if pair.x.len() != 43) {
             return None;
         }

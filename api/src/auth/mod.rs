@@ -2,13 +2,13 @@
 
 /// The bearer token of a request.
 pub mod bearer;
-/// Who calls.
+/// The authenticated callers.
 pub mod caller;
 /// The credential behind a bearer token.
 pub mod credentials;
-/// Where every request is let in or turned away.
+/// The authentication and authorization of requests.
 pub mod guard;
-/// Tokens of people, and the keys of those who sign them.
+/// OIDC tokens of users, and the keys of their issuers.
 pub mod issuers;
-/// Who may call what: the table.
+/// The table of permissions, one line per operation.
 pub mod permissions;

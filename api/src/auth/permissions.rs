@@ -1,6 +1,7 @@
-//! Who may call what: one line for each operation of the OpenAPI document. Whatever has none is refused to everybody.
+//! The permissions of all operations of the OpenAPI document, one line each. An operation without a line is refused to
+//! all callers.
 //!
-//! A key needs the scope, a person at least the role: in the project that they ask for, or, for the operations of
+//! An API key needs the scope, and a user at least the role: in the requested project or, for the operations of
 //! [`Level::Organization`], in the organization.
 
 use std::collections::HashMap;
@@ -11,43 +12,43 @@ use utoipa::openapi::{OpenApi as Document, PathItem};
 
 use crate::error::ApiError;
 
-/// In what somebody must be what they must be.
+/// The level at which the caller must hold the role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// In the project.
+    /// A role in the project.
     Project,
-    /// In the organization.
+    /// A role in the organization.
     Organization,
-    /// In the installation, where nobody is anything: only a key with the scope may.
+    /// The installation, in which no user has a role: only a key with the scope is permitted.
     Installation,
 }
 
-/// What an operation asks of its caller.
+/// The permission that an operation requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permission {
-    /// The operation: `create_file`.
+    /// The operation ID: `create_file`.
     pub operation: &'static str,
-    /// What a key needs.
+    /// The scope that an API key needs.
     pub scope: Scope,
-    /// What a person needs to be.
+    /// The minimum role of a user.
     pub role: Role,
-    /// Where.
+    /// The level of that role.
     pub level: Level,
 }
 
-/// Whether an operation asks for anybody.
+/// The access rule of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// Nobody need say who they are.
+    /// No authentication is required.
     Open,
-    /// Only for whom this holds.
+    /// Authentication and this permission are required.
     Asks(Permission),
 }
 
-/// The operations that are open to everybody.
+/// The operations that require no authentication.
 const OPEN: [&str; 1] = ["health"];
 
-/// The table.
+/// The permissions of all other operations.
 const TABLE: &[Permission] = &[
     project("list_files", Scope::FilesRead, Role::Viewer),
     project("retrieve_file", Scope::FilesRead, Role::Viewer),
@@ -70,11 +71,11 @@ const TABLE: &[Permission] = &[
     project("estimate_job", Scope::JobsRead, Role::Viewer),
     project("update_job", Scope::JobsWrite, Role::Member),
     project("list_checkpoint_permissions", Scope::JobsRead, Role::Viewer),
-    // Lets other projects in.
+    // Grants access to other projects.
     project("create_checkpoint_permissions", Scope::JobsWrite, Role::Admin),
     project("delete_checkpoint_permission", Scope::JobsWrite, Role::Admin),
     project("retrieve_budget", Scope::UsageRead, Role::Viewer),
-    // What may be spent is not for those to say who spend it.
+    // Members who spend the budget must not set it.
     project("set_budget", Scope::All, Role::Admin),
     project("usage_completions", Scope::UsageRead, Role::Viewer),
     project("usage_training", Scope::UsageRead, Role::Viewer),
@@ -91,7 +92,7 @@ const TABLE: &[Permission] = &[
     project("export_adapter", Scope::ModelsRead, Role::Viewer),
     project("list_base_models", Scope::ModelsRead, Role::Viewer),
     project("retrieve_base_model", Scope::ModelsRead, Role::Viewer),
-    // Those of the installation are also only for keys with the scope `installation`.
+    // Base models of the installation additionally require a key with the scope `installation`.
     project("create_base_model", Scope::ModelsWrite, Role::Admin),
     project("delete_base_model", Scope::ModelsWrite, Role::Admin),
     project("find_blob", Scope::ModelsWrite, Role::Admin),
@@ -156,7 +157,7 @@ const fn installation(operation: &'static str) -> Permission {
     Permission { operation, scope: Scope::Installation, role: Role::Owner, level: Level::Installation }
 }
 
-/// The line of an operation.
+/// Returns the rule of an operation.
 pub fn of_operation(id: &str) -> Option<Rule> {
     if OPEN.contains(&id) {
         return Some(Rule::Open);
@@ -165,10 +166,10 @@ pub fn of_operation(id: &str) -> Option<Rule> {
 }
 
 impl Permission {
-    /// Whether a key with these scopes may.
+    /// Checks that an API key with these scopes is permitted.
     ///
     /// # Errors
-    /// [`ApiError::Forbidden`], which names the scope.
+    /// [`ApiError::Forbidden`], which names the missing scope.
     pub fn check_key(&self, scopes: &[Scope]) -> Result<(), ApiError> {
         if scopes.iter().any(|scope| scope.covers(self.scope)) {
             return Ok(());
@@ -179,16 +180,16 @@ impl Permission {
         )))
     }
 
-    /// Whether a person of this role may.
+    /// Checks that a user with this role is permitted.
     ///
     /// # Errors
-    /// [`ApiError::Forbidden`], which names the role.
+    /// [`ApiError::Forbidden`], which names the required role.
     pub fn check_role(&self, role: Role) -> Result<(), ApiError> {
         let place = match self.level {
             Level::Project => "project",
             Level::Organization => "organization",
             Level::Installation => {
-                let message = "Only an API key with the scope installation may do this; a person may not.";
+                let message = "Only an API key with the scope installation may do this; a user may not.";
                 return Err(ApiError::Forbidden(message.into()));
             }
         };
@@ -196,18 +197,19 @@ impl Permission {
             return Ok(());
         }
         Err(ApiError::Forbidden(format!(
-            "You have insufficient permissions for this operation: you are {role} of the {place}, and must be {} or more.",
+            "You have insufficient permissions for this operation: your role in the {place} is {role}, \
+             and {} or higher is required.",
             self.role
         )))
     }
 }
 
-/// The table by what a request shows: its method and the pattern that its path matches.
+/// The rules by method and matched path pattern.
 #[derive(Debug, Default)]
 pub struct Permissions(HashMap<(Method, String), Rule>);
 
 impl Permissions {
-    /// The lines of a document's operations.
+    /// Collects the rules of a document's operations.
     pub fn of(document: &Document) -> Self {
         let mut lines = HashMap::new();
         for (path, item) in &document.paths.paths {
@@ -218,14 +220,14 @@ impl Permissions {
         Self(lines)
     }
 
-    /// The line of a request. `HEAD` is answered by what answers `GET`, unless it has an operation of its own.
+    /// Returns the rule of a request. `HEAD` has the rule of `GET`, unless it is an operation of its own.
     pub fn find(&self, method: &Method, path: &str) -> Option<Rule> {
         let line = |method: &Method| self.0.get(&(method.clone(), path.to_owned())).copied();
         line(method).or_else(|| if method == Method::HEAD { line(&Method::GET) } else { None })
     }
 }
 
-/// The operations of a path, by method.
+/// Returns the operations of a path, with their methods.
 pub fn operations(item: &PathItem) -> impl Iterator<Item = (Method, &str)> {
     let all = [
         (Method::GET, &item.get),
@@ -270,7 +272,7 @@ mod tests {
         }
     }
 
-    /// Operations that change nothing although their method could.
+    /// The operations that change nothing although their method is not `GET`.
     const LOOKS: [&str; 2] = ["preview_file", "estimate_job"];
 
     #[test]
@@ -289,6 +291,6 @@ mod tests {
         let said = line.check_key(&[Scope::JobsRead, Scope::Admin]).unwrap_err().to_string();
         assert!(said.contains("Missing scopes: jobs:write"), "{said}");
         let said = line.check_role(Role::Viewer).unwrap_err().to_string();
-        assert!(said.contains("you are viewer of the project, and must be member or more"), "{said}");
+        assert!(said.contains("your role in the project is viewer, and member or higher is required"), "{said}");
     }
 }

@@ -1,4 +1,4 @@
-//! One request of a batch, asked through the code that answers at the door, and its answer as a line of a file.
+//! One request of a batch, executed by the code that serves HTTP requests, and its answer as a line of the output file.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,19 +14,21 @@ use crate::{
     routes::{chat, completions},
 };
 
-/// How often a model that is away is asked again, and the pause before it: long enough for it to be started anew.
+/// The maximum number of attempts while a model is unavailable, and the pause between them: long enough in total for a
+/// replica to restart.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// An answer, and what it used: charged only if the answer is kept, since a batch that was taken over is asked again.
+/// An answer and its usage, which is charged only if the answer is stored: a worker that takes a batch over executes
+/// the request again.
 pub struct Asked {
     /// The answer.
     pub answer: Answer,
-    /// Counts what the answer used.
+    /// The usage of the answer.
     pub meter: Arc<Meter>,
 }
 
-/// Asks what a line asks. Never fails: what goes wrong is the answer.
+/// Executes the request of a line. Never fails: an error becomes the answer.
 pub async fn ask(app: App, batch: Batch, line: u64, text: Vec<u8>) -> Asked {
     let meter = Arc::new(Meter::new(app.prices));
     let answer = answer(App { meter: meter.clone(), ..app }, batch, line, text).await;
@@ -37,7 +39,7 @@ async fn answer(app: App, batch: Batch, line: u64, text: Vec<u8>) -> Answer {
     let number = i32::try_from(line).unwrap_or(i32::MAX);
     let row = match read_row(&text, line, &batch.endpoint) {
         Ok(row) => row,
-        // The whole file was checked before, so this is not the user's doing.
+        // The whole file was validated before, so this is not the user's error.
         Err(Defect { message, .. }) => return written(number, "", Err(ApiError::internal(message)), ""),
     };
     let request_id = format!("req_{}", uuid::Uuid::new_v4().simple());
@@ -49,7 +51,7 @@ async fn answer(app: App, batch: Batch, line: u64, text: Vec<u8>) -> Answer {
                 | ApiError::Busy { message, .. }
                 | ApiError::TooManyAnswers { message, .. },
             ) if tries < TRIES => {
-                tracing::info!(batch.id = %batch.batch_id, line, "asking again: {message}");
+                tracing::info!(batch.id = %batch.batch_id, line, "retrying: {message}");
                 tries += 1;
                 tokio::time::sleep(PAUSE).await;
             }
@@ -89,7 +91,7 @@ fn written(line: i32, custom_id: &str, said: Result<Value, ApiError>, request_id
     Answer { line, is_error, answer: answer.to_string() }
 }
 
-/// The answer to a request whose task panicked.
+/// Returns the answer to a request whose task panicked.
 pub fn panicked(line: u64, text: &[u8], endpoint: &str, why: tokio::task::JoinError) -> Answer {
     let custom_id = read_row(text, line, endpoint).map(|row| row.custom_id).unwrap_or_default();
     let error = ApiError::internal(why);
@@ -97,7 +99,7 @@ pub fn panicked(line: u64, text: &[u8], endpoint: &str, why: tokio::task::JoinEr
     written(i32::try_from(line).unwrap_or(i32::MAX), &custom_id, Err(error), "")
 }
 
-/// What is written of a request that nobody came to in time.
+/// Returns the answer to a request that was not executed before the batch expired.
 pub fn too_late(line: u64, text: &[u8], endpoint: &str) -> Answer {
     let custom_id = read_row(text, line, endpoint).map(|row| row.custom_id).unwrap_or_default();
     let answer = json!({

@@ -1,4 +1,4 @@
-//! The lines of a batch's file, streamed from the object store. Memory: one line.
+//! The lines of a batch's input file, streamed from the object store. Memory: one line.
 
 use std::pin::Pin;
 
@@ -17,30 +17,30 @@ pub struct Lines {
     number: u64,
 }
 
-/// One line.
+/// A line of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
-    /// Its number, from 1, and its text without its end and without a byte order mark.
+    /// A line's number, from 1, and its text without line ending and byte order mark.
     Text(u64, Vec<u8>),
-    /// It is longer than [`LINE_BYTES`]; nothing behind it is read.
+    /// A line longer than [`LINE_BYTES`]; nothing after it is read.
     TooLong(u64),
 }
 
 impl Lines {
-    /// Opens the batch's file; one that its user deleted meanwhile is still the batch's.
+    /// Opens the batch's input file, even if its user has deleted it meanwhile.
     ///
     /// # Errors
-    /// [`ApiError::Internal`]: the store fails, or has lost it.
+    /// [`ApiError::Internal`]: the store fails, or the object is missing.
     pub async fn open(app: &App, batch: &Batch) -> Result<Self, ApiError> {
         let sha256 = sha256(app, batch.project_id, batch).await?;
         let object = app.objects.get(&blob_key(&sha256)).await?;
         Ok(Self { reader: Box::pin(BufReader::new(object.into_async_read())), number: 0 })
     }
 
-    /// The next line that is not blank; `None`: the file has ended.
+    /// Returns the next line that is not blank, or `None` at the end of the file.
     ///
     /// # Errors
-    /// [`ApiError::Internal`]: the store fails in the middle.
+    /// [`ApiError::Internal`]: the store fails while the file streams.
     pub async fn next(&mut self) -> Result<Option<Line>, ApiError> {
         loop {
             let mut text = Vec::new();

@@ -1,14 +1,14 @@
-//! Works on batches: many requests of a file, answered through the same code as those at the door. A worker holds a batch by
-//! a lease; every answer is a row at once, so whoever takes over after a crash goes on where it was, and nothing that was
-//! answered is asked or written twice.
+//! The execution of batches: many requests of a file, answered by the code that serves HTTP requests. A worker holds a
+//! batch by a lease. It stores every answer as a row immediately, so that a worker that takes over after a crash
+//! resumes there, and no answered request is executed or stored twice.
 
 /// One request and its answer.
 pub mod ask;
 /// The input file, line by line.
 pub mod lines;
-/// The output and the error file.
+/// The output file and the error file.
 pub mod output;
-/// The check of the whole file, before anything is asked.
+/// The validation of the whole file, before any request is executed.
 pub mod validation;
 /// A batch from its claim to its end.
 pub mod work;

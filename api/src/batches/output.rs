@@ -1,4 +1,4 @@
-//! The output and the error file of a batch, written from the rows of its answers, in the order of the input.
+//! The output and error files of a batch, written from the rows of its answers, in the order of the input.
 
 use attune_domain::batch::BatchEvent;
 use attune_store::{
@@ -16,20 +16,20 @@ use crate::{
     files::staging::{Arrived, Incoming, Staged},
 };
 
-/// Answers that are read at once.
+/// The number of answers per query.
 const PAGE: i64 = 200;
 
-/// A file that lies in the store and has no row yet.
+/// A file in the object store that has no row yet.
 struct Written {
     staged: Staged,
     arrived: Arrived,
     filename: String,
 }
 
-/// Writes both files, as far as there is something to write, and ends the batch.
+/// Writes both files, except empty ones, and ends the batch.
 ///
 /// # Errors
-/// [`ApiError::Stale`]: another worker has the batch. [`ApiError::StorageRefused`], [`ApiError::Internal`].
+/// [`ApiError::Stale`]: another worker holds the batch. [`ApiError::StorageRefused`], [`ApiError::Internal`].
 pub async fn finish(app: &App, batch: &Batch, worker: Uuid, event: BatchEvent) -> Result<(), ApiError> {
     let output = write(app, batch, false).await?;
     let errors = write(app, batch, true).await?;

@@ -1,4 +1,4 @@
-//! The check of a batch's whole file: nothing is asked before every line is one that can be.
+//! The validation of a batch's whole input file: no request is executed before every line is valid.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use crate::{
     error::ApiError,
 };
 
-/// More defects than these are not told.
+/// The maximum number of defects that are reported.
 const MOST_DEFECTS: usize = 100;
 
-/// How many requests the file has, or what is wrong with it.
+/// Returns the number of requests in the file, or its defects.
 ///
 /// # Errors
 /// [`ApiError::Internal`]: the store fails.
@@ -31,19 +31,19 @@ pub async fn check(app: &App, batch: &Batch) -> Result<Result<i32, Vec<Defect>>,
 
 #[derive(Default)]
 struct Checker {
-    /// Line of each `custom_id`.
+    /// The line number of each `custom_id`.
     ids: HashMap<String, u64>,
     rows: usize,
     defects: Vec<Defect>,
 }
 
 impl Checker {
-    /// `false`: enough was seen.
+    /// Checks the next line, and returns whether to continue.
     fn take(&mut self, line: &Line, endpoint: &str) -> bool {
         let (number, text) = match line {
             Line::Text(number, text) => (*number, text),
             Line::TooLong(number) => {
-                let message = format!("This line is longer than {LINE_BYTES} bytes; nothing behind it was read.");
+                let message = format!("This line is longer than {LINE_BYTES} bytes. The lines after it were not read.");
                 self.defects.push(Defect { line: Some(*number), ..Defect::of_file("line_too_long", message) });
                 return false;
             }
@@ -58,7 +58,7 @@ impl Checker {
             Err(defect) => self.defects.push(defect),
             Ok(row) => match self.ids.get(&row.custom_id) {
                 Some(first) => {
-                    let message = format!("The custom_id '{}' is that of line {first} too.", row.custom_id);
+                    let message = format!("The custom_id '{}' is already used in line {first}.", row.custom_id);
                     self.defects.push(Defect::of_line(number, "duplicate_custom_id", Some("custom_id"), message));
                 }
                 None => drop(self.ids.insert(row.custom_id, number)),
@@ -69,7 +69,7 @@ impl Checker {
 
     fn finish(mut self) -> Result<i32, Vec<Defect>> {
         if self.rows == 0 && self.defects.is_empty() {
-            self.defects.push(Defect::of_file("empty_file", "The file has no request."));
+            self.defects.push(Defect::of_file("empty_file", "The file has no requests."));
         }
         if self.defects.is_empty() { Ok(i32::try_from(self.rows).unwrap_or(i32::MAX)) } else { Err(self.defects) }
     }

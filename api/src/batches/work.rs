@@ -1,5 +1,5 @@
-//! A batch from its claim to its end. The worker's heart beats in the row by the database's clock; a worker that is taken
-//! for dead finds its lease gone at the next write and leaves the batch alone.
+//! A batch from its claim to its end. The worker renews its lease in the batch's row, by the database's clock. A worker
+//! whose lease was lost finds that at its next write and leaves the batch to its new holder.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -30,49 +30,50 @@ use crate::{
     inference::metering::Meter,
 };
 
-/// Batches that one process works on at once.
+/// The maximum number of batches that one process executes concurrently.
 const BATCHES: usize = 4;
 
-/// Requests of one batch that are asked at once.
+/// The maximum number of concurrent requests of one batch.
 const ROWS: usize = 4;
 
-/// Between two looks for a batch that nobody works on.
+/// The interval between two searches for a batch that no worker holds.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Between two beats, and the silence after which a worker is taken for dead.
+/// The interval between two heartbeats, and the time without heartbeats after which a worker loses its lease.
 const BEAT: Duration = Duration::from_secs(3);
 const STALE_SECONDS: f64 = 12.0;
 
-/// How long requests under way may take once it is another project's turn; what has no answer by then is asked again.
+/// The time that running requests have to finish once it is another project's turn; unfinished ones are executed again
+/// later.
 const TURN_GRACE: Duration = Duration::from_secs(10);
 
-/// A batch ends as failed after so many failures in a row that no waiting mends.
+/// The number of consecutive failures after which a batch fails, if the last error is not a transient one.
 const MOST_FAILURES: i32 = 3;
 
-/// What the heartbeat tells the work.
+/// The batch's state, as of the last heartbeat.
 #[derive(Debug, Clone, Copy)]
 struct Now {
     standing: Standing,
-    /// It is another project's turn.
+    /// True once it is another project's turn.
     turn_is_over: bool,
 }
 
-/// Works on batches until the process ends.
+/// Starts the workers, which execute batches until the process ends.
 pub fn start(app: &App) {
     for _ in 0..BATCHES {
         let app = app.clone();
         tokio::spawn(async move {
             loop {
-                // A task of its own, so that a panic ends only that.
+                // A separate task, so that a panic ends only that task.
                 match tokio::spawn(one(app.clone())).await {
                     Ok(Ok(true)) => {}
                     Ok(Ok(false)) => tokio::time::sleep(LOOK).await,
                     Ok(Err(error)) => {
-                        tracing::warn!("work on a batch broke off: {}", crate::error::chain(&error));
+                        tracing::warn!("a batch worker failed: {}", crate::error::chain(&error));
                         tokio::time::sleep(LOOK).await;
                     }
                     Err(panic) => {
-                        tracing::error!("work on a batch broke off: {panic}");
+                        tracing::error!("a batch worker panicked: {panic}");
                         tokio::time::sleep(LOOK).await;
                     }
                 }
@@ -81,7 +82,7 @@ pub fn start(app: &App) {
     }
 }
 
-/// Works on one batch, if one waits; returns whether one did.
+/// Executes one waiting batch; returns whether there was one.
 async fn one(app: App) -> Result<bool, ApiError> {
     let worker = Uuid::new_v4();
     let mut tx = app.platform().await?;
@@ -90,13 +91,13 @@ async fn one(app: App) -> Result<bool, ApiError> {
     let Some(batch) = claimed else { return Ok(false) };
     let now = Now { standing: Standing { state: batch.state, is_late: false }, turn_is_over: false };
     let (told, hears) = watch::channel(now);
-    // A task of its own: one task never holds two connections.
+    // A separate task, because a task holds at most one connection at a time.
     let beating = AbortOnDropHandle::new(tokio::spawn(beat(app.clone(), batch.clone(), worker, told)));
     let work = Box::pin(through(&app, batch.clone(), worker, hears));
     let worked = tokio::select! {
-        // A task of its own would outlive a lost lease; a panic is caught here instead.
+        // A separate task would outlive a lost lease; a panic is caught here instead.
         worked = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(work)) => {
-            worked.unwrap_or_else(|_| Err(ApiError::internal("work on a batch panicked")))
+            worked.unwrap_or_else(|_| Err(ApiError::internal("the batch worker panicked")))
         }
         error = beating => Err(error.unwrap_or_else(ApiError::internal)),
     };
@@ -106,13 +107,13 @@ async fn one(app: App) -> Result<bool, ApiError> {
     worked.map(|()| true)
 }
 
-/// Gives a batch back whose work broke off; ends it if that has happened too often and waiting does not help.
+/// Releases a batch after a failure; ends it if that has happened too often and a retry would not help.
 async fn broke_off(app: &App, id: BatchId, worker: Uuid, error: &ApiError) -> Result<(), ApiError> {
     let mut tx = app.platform().await?;
     let Some(failures) = batch_queue::broke_off(&mut tx, id, worker).await? else { return Ok(()) };
     if failures >= MOST_FAILURES && !error.is_passing() {
-        tracing::error!(batch.id = %id, failures, "a batch is given up: {}", crate::error::chain(error));
-        let message = format!("The batch could not be worked on, {failures} times in a row. {error}");
+        tracing::error!(batch.id = %id, failures, "a batch has failed: {}", crate::error::chain(error));
+        let message = format!("The batch failed {failures} times in a row. {error}");
         batch::give_up(&mut tx, id, worker, &Defect::of_file("batch_failed", message)).await?;
     } else {
         batch_queue::give_back(&mut tx, id, worker).await?;
@@ -120,14 +121,14 @@ async fn broke_off(app: &App, id: BatchId, worker: Uuid, error: &ApiError) -> Re
     Ok(tx.commit().await?)
 }
 
-/// Ends when the lease is lost.
+/// Sends heartbeats until the lease is lost.
 async fn beat(app: App, batch: Batch, worker: Uuid, told: watch::Sender<Now>) -> ApiError {
     loop {
         tokio::time::sleep(BEAT).await;
         match now(&app, &batch, worker).await {
             Ok(now) => drop(told.send_replace(now)),
             Err(ApiError::Stale) => return ApiError::Stale,
-            // The database may be away for a moment; if it is for longer, the lease is lost by its clock.
+            // The database may be unavailable briefly; if it is for longer, the lease expires by its clock.
             Err(error) => tracing::warn!(batch.id = %batch.batch_id, "no heartbeat: {}", crate::error::chain(&error)),
         }
     }
@@ -141,7 +142,7 @@ async fn now(app: &App, batch: &Batch, worker: Uuid) -> Result<Now, ApiError> {
     Ok(Now { standing, turn_is_over })
 }
 
-/// Takes a batch to its end, or to the end of its project's turn.
+/// Executes a batch to its end, or to the end of its project's turn.
 async fn through(app: &App, batch: Batch, worker: Uuid, hears: watch::Receiver<Now>) -> Result<(), ApiError> {
     let id = batch.batch_id;
     let is_late = now(app, &batch, worker).await?.standing.is_late;
@@ -160,7 +161,7 @@ async fn through(app: &App, batch: Batch, worker: Uuid, hears: watch::Receiver<N
         };
         match stepped {
             Ok(()) => tx.commit().await?,
-            Err(StoreError::Batch(_)) => {} // a cancel came first
+            Err(StoreError::Batch(_)) => {} // the batch was cancelled first
             Err(error) => return Err(error.into()),
         }
     }
@@ -176,8 +177,8 @@ async fn through(app: &App, batch: Batch, worker: Uuid, hears: watch::Receiver<N
     end(app, &batch, worker).await
 }
 
-/// Asks every line that has no answer, some at once, until all have one, the time is up, the user wants it to stop, or it
-/// is another project's turn.
+/// Executes every request without an answer, several concurrently, until all are answered, the completion window has
+/// passed, the user cancels, or it is another project's turn.
 async fn ask_all(app: &App, batch: &Batch, worker: Uuid, hears: watch::Receiver<Now>) -> Result<(), ApiError> {
     let stop = until(hears.clone(), |now| {
         now.turn_is_over || now.standing.is_late || now.standing.state == BatchState::Cancelling
@@ -188,7 +189,7 @@ async fn ask_all(app: &App, batch: &Batch, worker: Uuid, hears: watch::Receiver<
         .map_ok(move |(line, text)| {
             let (app, batch) = (app.clone(), batch.clone());
             async move {
-                // A task of its own: a panic is the answer to this request alone.
+                // A separate task: a panic becomes the answer to this request alone.
                 let task = tokio::spawn(ask::ask(app.clone(), batch.clone(), line, text.clone()));
                 let asked = AbortOnDropHandle::new(task).await;
                 Ok(asked.unwrap_or_else(|panic| Asked {
@@ -206,7 +207,7 @@ async fn ask_all(app: &App, batch: &Batch, worker: Uuid, hears: watch::Receiver<
     tokio::select! { kept = kept => kept, () = turn => Ok(()) }
 }
 
-/// Keeps an answer, and charges for it if it is the first to its line.
+/// Stores an answer, and charges for it if it is the first to its line.
 async fn keep(app: &App, id: BatchId, worker: Uuid, asked: Asked) -> Result<(), ApiError> {
     let mut tx = app.platform().await?;
     let is_kept = batch::answer(&mut tx, id, worker, &asked.answer).await?;
@@ -217,14 +218,14 @@ async fn keep(app: &App, id: BatchId, worker: Uuid, asked: Asked) -> Result<(), 
     Ok(())
 }
 
-/// Waits until `wanted` holds of what the heartbeat tells.
+/// Waits until `wanted` holds for the state that the heartbeat reports.
 async fn until(mut hears: watch::Receiver<Now>, wanted: impl Fn(&Now) -> bool) {
     if hears.wait_for(wanted).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// The lines that have no answer yet.
+/// Returns the lines that have no answer yet.
 async fn unanswered(
     app: &App,
     batch: &Batch,
@@ -246,7 +247,7 @@ async fn unanswered(
     }))
 }
 
-/// Nothing more is asked: writes the files and takes the last step.
+/// Ends a batch after its last request: writes the files and makes the final transition.
 async fn end(app: &App, batch: &Batch, worker: Uuid) -> Result<(), ApiError> {
     let id = batch.batch_id;
     let now = now(app, batch, worker).await?.standing;
@@ -265,7 +266,7 @@ async fn end(app: &App, batch: &Batch, worker: Uuid) -> Result<(), ApiError> {
         _ => BatchEvent::FilesWritten,
     };
     match output::finish(app, batch, worker, event).await {
-        // A cancel came in the middle: the files are written again, as those of a batch that was stopped.
+        // A cancel arrived in between: the files are written again, as those of a cancelled batch.
         Err(ApiError::Conflict(_)) => output::finish(app, batch, worker, BatchEvent::Stopped).await,
         done => done,
     }

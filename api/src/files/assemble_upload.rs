@@ -1,6 +1,7 @@
-//! Parts of an upload become one file: streamed out of the store and into it again, in the order that their user gives.
+//! The assembly of an upload's parts into one file: streamed out of the object store and back into it, in the order
+//! that the user gives.
 //!
-//! Memory: one part of the store's own uploads.
+//! Memory: one part of the object store's multipart upload.
 
 use std::time::Duration;
 
@@ -27,19 +28,19 @@ use crate::{
     },
 };
 
-/// What is to be joined.
+/// The parts to assemble.
 pub struct Join {
     /// The upload.
     pub upload: Upload,
-    /// The right to join its parts.
+    /// The claim on the upload.
     pub claim: Claim,
-    /// In their order.
+    /// The parts, in their order.
     pub parts: Vec<Part>,
-    /// What the whole must have, in lower-case hex.
+    /// The expected MD5 of the whole file, in lower-case hex.
     pub md5: Option<String>,
 }
 
-/// Joins the parts and keeps the file. On any failure the upload is pending as before.
+/// Assembles the parts and stores the file. On any failure the upload is pending again.
 ///
 /// # Errors
 /// As [`ingest::keep`], and [`ApiError::Invalid`] for `md5`.
@@ -52,12 +53,12 @@ pub async fn join(app: App, project: ProjectId, join: Join) -> Result<File, ApiE
         && let Err(error) = give_back(&app, project, claim).await
     {
         tracing::warn!(upload.id = %claim.upload_id, error = chain(&error),
-            "an upload stays claimed until its claim ends");
+            "an upload remains claimed until its claim expires");
     }
     kept
 }
 
-/// Renews the claim until another has it, or this is dropped.
+/// Renews the claim until another process has it, or until this task is dropped.
 async fn renew(app: App, project: ProjectId, claim: Claim) {
     loop {
         tokio::time::sleep(Duration::from_secs_f64(CLAIM_SECONDS / 3.0)).await;
@@ -101,7 +102,7 @@ async fn attempt(app: &App, project: ProjectId, Join { upload, claim, parts, md5
     ingest::keep(app, project, received).await
 }
 
-/// One object out of many; its MD5 comes along.
+/// Streams the parts into one object, and also returns its MD5.
 async fn stream(app: &App, parts: &[Part]) -> Result<(Staged, Arrived, String), ApiError> {
     let key = upload_key();
     let mut incoming = Incoming::begin(&app.objects, &key, "file", app.limits.file_bytes);

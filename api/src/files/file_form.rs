@@ -1,6 +1,6 @@
-//! Takes a file out of a multipart form and streams it into the object store. The form's fields may come in any order.
+//! A file from a multipart form, streamed into the object store. The form's fields may come in any order.
 //!
-//! Memory: one part of the store's upload.
+//! Memory: one part of the object store's multipart upload.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use crate::{
     http::path_id::shown,
 };
 
-/// How long the rest of a refused body is read, so that its sender gets to read the refusal.
+/// The time for which the rest of a refused body is read, so that its sender gets to read the refusal.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// What the form has said so far.
+/// The fields that have been read so far.
 #[derive(Default)]
 struct Said {
     purpose: Option<Purpose>,
@@ -33,11 +33,11 @@ struct Said {
     file: Option<(Staged, String, Arrived)>,
 }
 
-/// Takes the form and keeps its file.
+/// Reads the form and stores its file.
 ///
 /// # Errors
-/// The form is not whole or has a wrong field, the file is too large, a row of a dataset is bad, or the store refuses it.
-/// Nothing of the file is left then.
+/// The form is incomplete or has an invalid field, the file is too large, a row of a dataset is invalid, or the store
+/// fails. Nothing of the file is kept then.
 pub async fn take(app: &App, project: ProjectId, mut form: Form) -> Result<File, ApiError> {
     storage::expect(app, project, 0).await?;
     let mut said = Said::default();
@@ -50,8 +50,7 @@ pub async fn take(app: &App, project: ProjectId, mut form: Form) -> Result<File,
     }
 }
 
-/// The bytes of the form's one file, named `field`, streamed into the store under a key of their own; a form with any
-/// other field is refused.
+/// Streams the form's one file, the field `name`, into the store under a key of its own; any other field is refused.
 ///
 /// # Errors
 /// As [`take`].
@@ -131,25 +130,25 @@ async fn stage(app: &App, mut field: Field<'_>, what: &'static str, limit: u64) 
     Ok((staged, arrived))
 }
 
-/// A field that must be there is not.
+/// Returns the error for a missing field.
 pub fn missing(field: &str) -> ApiError {
     let message = format!("Missing required parameter: '{field}'.");
     ApiError::Invalid { param: Some(field.into()), code: "missing_required_parameter", message }
 }
 
-/// A field may be there once.
+/// Returns the error for a repeated field.
 pub fn twice(field: &str) -> ApiError {
     ApiError::invalid(field, format!("'{field}' is given twice."))
 }
 
-/// No field is called so.
+/// Returns the error for an unknown field.
 pub fn unknown(field: &str, known: &str) -> ApiError {
     let field = shown(field);
     let message = format!("Unknown parameter: '{field}'; expected {known}.");
     ApiError::Invalid { param: Some(field), code: "unknown_parameter", message }
 }
 
-/// Reads the rest of a refused form: a sender that is cut off in the middle may never read the refusal.
+/// Reads the rest of a refused form: a sender whose connection is closed during the upload may never read the refusal.
 pub async fn read_on(form: &mut Form) {
     let _ = tokio::time::timeout(DRAIN, drain(form)).await;
 }

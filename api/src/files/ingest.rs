@@ -1,5 +1,5 @@
-//! A file that lies in the store, whole, becomes a row: a dataset's rows are checked first, and kept as trainers read them
-//! where the file itself is not that.
+//! The step from a complete file in the object store to its row: a dataset's rows are checked first, and also stored as
+//! JSONL for trainers where the file itself has another form.
 
 use attune_domain::id::ProjectId;
 use attune_store::files::{
@@ -18,31 +18,31 @@ use crate::{
     },
 };
 
-/// A file that lies in the store, but is not kept yet.
+/// A complete file in the object store that has no row yet.
 pub struct Received {
-    /// Where it lies.
+    /// The staged object.
     pub staged: Staged,
-    /// As its user calls it.
+    /// The file's name, as the user gave it.
     pub filename: String,
-    /// What it is for.
+    /// The file's purpose.
     pub purpose: Purpose,
-    /// What came.
+    /// The file's digest and size.
     pub arrived: Arrived,
-    /// How long it is there; `None`: until it is deleted.
+    /// The time after which the file expires, in seconds; `None` if it does not expire.
     pub expires_after_seconds: Option<u32>,
-    /// The claim on the upload that it comes from; that is completed together with the file.
+    /// The claim on the upload that the file comes from, which is completed together with the file.
     pub upload: Option<Claim>,
 }
 
-/// Checks it, puts it under its digest, and its row beside it. The row is the last step: without it there is no file, and
-/// content that no row names is swept.
+/// Checks the file, moves it to the key of its digest, and writes its row. The row is the last step: without it there
+/// is no file, and content that no row names is swept.
 ///
 /// # Errors
-/// A row of a dataset is bad, or the store refuses it. Nothing of the file is left then.
+/// A row of a dataset is invalid, or the store fails. Nothing of the file is kept then.
 pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<File, ApiError> {
     let Received { staged, filename, purpose, arrived, expires_after_seconds, upload } = received;
     let read = match purpose {
-        // Boxed: a parser's future is large, and so would be those of all its callers.
+        // Boxed: the parser's future is large, and would enlarge those of all its callers.
         Purpose::FineTune => Some(Box::pin(parser::read(app, staged.key(), &filename)).await?),
         Purpose::Batch | Purpose::UserData | Purpose::Evals => None,
     };

@@ -1,26 +1,26 @@
 //! Files: multipart uploads, ingestion of datasets, previews and reports.
 
-/// A file out of an upload's parts.
+/// The assembly of a file from an upload's parts.
 pub mod assemble_upload;
-/// A file out of a form.
+/// The upload of a file in a form.
 pub mod file_form;
-/// A file that came, checked and kept.
+/// The check of an uploaded file, and its row.
 pub mod ingest;
-/// Forms, bounded.
+/// Multipart forms with bounds.
 pub mod multipart;
-/// A dataset, read in a child process under limits.
+/// The parser of datasets, a child process under limits.
 pub mod parser;
-/// Rows of a file as they would be trained on.
+/// The preview of a file's rows as they would be trained on.
 pub mod preview;
-/// What may be said of a file that is brought.
+/// The purpose, name and expiry of an uploaded file.
 pub mod purpose;
-/// What a dataset is like.
+/// The report on a dataset.
 pub mod report;
-/// The last reports.
+/// The cache of reports.
 pub mod report_cache;
-/// Content on its way in.
+/// Uploaded content before it has a row.
 pub mod staging;
-/// What a project may store.
+/// The storage quota of a project.
 pub mod storage;
-/// Places for work that renders and tokenises.
+/// The slots for work that renders and tokenizes.
 pub mod text_places;

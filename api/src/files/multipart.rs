@@ -1,5 +1,5 @@
-//! A multipart form that is bounded whatever its sender does: so many parts, and so many bytes before a part's content
-//! begins. The parser under it keeps whatever it has not understood yet, and reads on for as long as bytes are there.
+//! A multipart form with bounds on the number of parts and on the bytes before a part's content begins. The parser
+//! below it buffers everything that it cannot parse yet, and reads for as long as there are bytes.
 
 use std::{
     pin::Pin,
@@ -22,22 +22,23 @@ use futures::Stream;
 
 use crate::error::ApiError;
 
-/// The most parts of a form. An adapter's has three fields and ten files.
+/// The maximum number of parts in a form. An adapter's has up to four fields and nine files.
 const MOST_PARTS: usize = 100;
 
-/// The most bytes that come before a part's content begins: its headers, and what of the content comes along with them.
+/// The maximum number of bytes before a part's content begins: its headers, and the content that arrives in the same
+/// chunk.
 const HEADER_BYTES: usize = 256 << 10;
 
-/// The most bytes of a field that is not a file.
+/// The maximum length of a field that is not a file, in bytes.
 const FIELD_BYTES: usize = 1 << 10;
 
-/// The most that the parser is given at once.
+/// The maximum length of a chunk that the parser receives, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// No bound: a part's content is counted by whoever reads it.
+/// The unlimited budget: a part's content is limited by its reader.
 const CONTENT: usize = usize::MAX;
 
-/// A form, part by part.
+/// A multipart form, part by part.
 pub struct Form {
     inner: Multipart,
     room: Arc<AtomicUsize>,
@@ -61,10 +62,10 @@ impl<S: Send + Sync> FromRequest<S> for Form {
 }
 
 impl Form {
-    /// The next part; the one before it must have been read to its end.
+    /// Returns the next part; the one before it must have been read to its end.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: the form broke off, has too many parts, or a part's headers are too long.
+    /// [`ApiError::Invalid`]: the form is incomplete, has too many parts, or a part's headers are too long.
     pub async fn next_field(&mut self) -> Result<Option<Field<'_>>, ApiError> {
         self.parts += 1;
         if self.parts > MOST_PARTS {
@@ -74,10 +75,11 @@ impl Form {
         self.next_of_any_number().await
     }
 
-    /// As [`next_field`](Self::next_field), to read the rest of a form that is refused already.
+    /// Returns the next part as [`next_field`](Self::next_field) does, without a limit on their number, to drain a
+    /// refused form.
     ///
     /// # Errors
-    /// As [`next_field`](Self::next_field), but for the number of parts.
+    /// As [`next_field`](Self::next_field), except for the number of parts.
     pub async fn next_of_any_number(&mut self) -> Result<Option<Field<'_>>, ApiError> {
         self.room.store(HEADER_BYTES, Ordering::Relaxed);
         let room = Arc::clone(&self.room);
@@ -98,7 +100,7 @@ impl Form {
 /// Reads the value of a field that is not a file.
 ///
 /// # Errors
-/// [`ApiError::Invalid`]: it is too long, or no text.
+/// [`ApiError::Invalid`]: the value is too long, or is not UTF-8.
 pub async fn text(mut field: Field<'_>) -> Result<String, ApiError> {
     let name = field.name().unwrap_or("").to_owned();
     let mut value = Vec::new();
@@ -111,20 +113,20 @@ pub async fn text(mut field: Field<'_>) -> Result<String, ApiError> {
     String::from_utf8(value).map_err(|_| ApiError::invalid(&name, format!("'{name}' is not UTF-8.")))
 }
 
-/// Converts an error of the form's parser.
+/// Converts an error of the multipart parser.
 pub fn unread(error: MultipartError) -> ApiError {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return ApiError::TooLarge { what: "request body", limit: 0 };
     }
-    let message = format!("The form did not come whole: {}.", error.body_text());
+    let message = format!("The request body was incomplete: {}.", error.body_text());
     ApiError::Invalid { param: None, code: "invalid_multipart", message }
 }
 
-/// The body, in pieces, each of which the parser looks at before it gets another.
+/// The body in chunks, each of which the parser processes before it receives the next.
 struct Metered {
     inner: BodyDataStream,
     rest: Bytes,
-    /// What may still come before a part's content begins; 0: too much has.
+    /// The number of bytes that may still come before a part's content begins; 0 once it is exceeded.
     room: Arc<AtomicUsize>,
     given: bool,
 }
@@ -133,7 +135,7 @@ impl Stream for Metered {
     type Item = Result<Bytes, axum::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // The parser asks until there is nothing: it is told so after each piece, and asks again at once.
+        // The parser polls until the stream is pending: it gets `Pending` after each chunk, and is woken immediately.
         if std::mem::take(&mut self.given) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -165,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// A form whose body is these pieces; also how many of them were asked for.
+    /// Returns a form whose body has these chunks, and the counter of the chunks that were read.
     async fn form(pieces: impl Iterator<Item = Vec<u8>> + Send + 'static) -> (Form, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);
@@ -228,7 +230,7 @@ mod tests {
         let refused = form.next_field().await.err().unwrap();
         assert!(refused.to_string().contains("longer than 262144 bytes"), "{refused}");
         assert!(asked.load(Ordering::Relaxed) <= 4);
-        // Neither does what comes before the first part.
+        // The same limit holds for the bytes before the first part.
         let (mut form, asked) = self::form((0..1000).map(|_| vec![b'x'; 100_000])).await;
         assert!(form.next_field().await.is_err());
         assert!(asked.load(Ordering::Relaxed) <= 4);

@@ -1,7 +1,7 @@
-//! Has a dataset read in a child process under limits, and keeps the rows that come out. What a hostile file does to the
-//! child ends the child; here it is an answer.
+//! The parsing of a dataset in a child process under limits, and the storage of the rows that it returns. A hostile
+//! file can only end the child, which is reported here as an error.
 //!
-//! Memory: one part of the store's upload, and a few small buffers.
+//! Memory: one part of the object store's multipart upload, and a few small buffers.
 
 use std::{os::unix::process::ExitStatusExt, process::ExitStatus, process::Stdio, time::Duration};
 
@@ -26,30 +26,30 @@ use crate::{
     files::staging::{Arrived, Incoming, Staged},
 };
 
-/// The api's argument that makes it the child.
+/// The API's command-line argument that starts it as the child.
 pub const ARGUMENT: &str = "read-dataset";
 
-/// How long the child may not take the next piece of the file, or give the next rows.
+/// The time limit for the child to accept the next chunk of the file, and to exit after its answer.
 const STALL: Duration = Duration::from_secs(60);
 
-/// The longest answer that is read.
+/// The maximum length of the child's answer, in bytes.
 const ANSWER_BYTES: u64 = 1 << 20;
 
-/// Rows that are read at a time.
+/// The size of the buffer for rows, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// A sound dataset, and its rows as trainers read them, if they are other content than the file.
+/// A valid dataset, and its rows as trainers read them, if their content differs from the file's.
 pub struct Read {
-    /// What it is.
+    /// The properties of the dataset.
     pub found: Found,
-    /// Its rows, in the store but not kept yet.
+    /// The rows, staged in the object store.
     pub rows: Option<(Staged, Arrived)>,
 }
 
-/// Reads the object under `key`, which its user calls `filename`.
+/// Parses the object under `key`, which its user named `filename`.
 ///
 /// # Errors
-/// [`ApiError::Invalid`] for `file`: it cannot be read, or not within the limits, or its rows are not sound.
+/// [`ApiError::Invalid`] for `file`: it cannot be parsed, or not within the limits, or its rows are invalid.
 /// [`ApiError::BadRows`], [`ApiError::StorageRefused`], [`ApiError::Internal`].
 pub async fn read(app: &App, key: &str, filename: &str) -> Result<Read, ApiError> {
     let _turn = app.parsers.acquire().await.map_err(ApiError::internal)?;
@@ -73,7 +73,7 @@ pub async fn read(app: &App, key: &str, filename: &str) -> Result<Read, ApiError
     let verdict = said.lines().last().and_then(|line| serde_json::from_str(line).ok());
     match verdict.filter(|_| status.success()) {
         Some(Verdict::Sound(found)) if fed => Ok(Read { rows: rows.filter(|_| found.rewritten), found }),
-        Some(Verdict::Sound(_)) => Err(ApiError::internal("the child left before the file ended")),
+        Some(Verdict::Sound(_)) => Err(ApiError::internal("the child exited before the end of the file")),
         Some(Verdict::Defects { by_rows: false, defects }) => Err(defects.into()),
         Some(Verdict::Defects { by_rows: true, defects }) => Err(unsound(&defects)),
         Some(Verdict::Refused { reason }) => Err(unreadable(&reason)),
@@ -91,13 +91,14 @@ fn start(limits: &Limits, filename: &str) -> Result<Child, ApiError> {
     };
     let program = std::env::current_exe().map_err(ApiError::internal)?;
     let mut command = Command::new(program);
-    // It inherits no variable: what stands there is not for a reader of strangers' files.
+    // The child inherits no environment variables: a process that parses untrusted files must not have their secrets.
     command.arg(ARGUMENT).arg(serde_json::to_string(&orders).map_err(ApiError::internal)?).env_clear();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command.spawn().map_err(ApiError::internal)
 }
 
-/// Gives the child the file; says whether it took all of it. One that has read enough leaves early.
+/// Writes the file to the child, and returns whether the child read all of it. A child that has read enough exits
+/// early.
 async fn feed(objects: &Objects, key: &str, mut stdin: ChildStdin) -> Result<bool, ApiError> {
     let mut body = objects.get(key).await?;
     loop {
@@ -106,12 +107,12 @@ async fn feed(objects: &Objects, key: &str, mut stdin: ChildStdin) -> Result<boo
         match timeout(STALL, stdin.write_all(&piece)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Ok(false),
-            Err(_) => return Err(unreadable(&format!("reading it stood still for {} s", STALL.as_secs()))),
+            Err(_) => return Err(unreadable(&format!("parsing stalled for {} s", STALL.as_secs()))),
         }
     }
 }
 
-/// Takes rows into the store; `None`: there were none.
+/// Stores the rows; returns `None` if there were none.
 async fn keep(app: &App, mut stdout: impl AsyncRead + Unpin) -> Result<Option<(Staged, Arrived)>, ApiError> {
     let key = upload_key();
     let mut incoming = Incoming::begin(&app.objects, &key, "file's rows", app.limits.rows_bytes);
@@ -129,15 +130,15 @@ async fn keep(app: &App, mut stdout: impl AsyncRead + Unpin) -> Result<Option<(S
     incoming.stage(&app.objects, key).await.map(Some)
 }
 
-/// Comes to its end when the child has had the whole file for much longer than its processor time.
+/// Completes with an error once the child has had the whole file for four times its processor time limit.
 async fn overdue(end_of_file: &Notify, limits: &Limits) -> ApiError {
     end_of_file.notified().await;
     let seconds = limits.parser_cpu_seconds * 4;
     tokio::time::sleep(Duration::from_secs(seconds)).await;
-    unreadable(&format!("reading it takes more than {seconds} s"))
+    unreadable(&format!("parsing takes more than {seconds} s"))
 }
 
-/// Reads what the child says, until it ends.
+/// Reads the child's answer until the child closes its stream.
 async fn answer(stderr: impl AsyncRead + Unpin) -> Result<String, ApiError> {
     let mut said = Vec::new();
     stderr.take(ANSWER_BYTES).read_to_end(&mut said).await.map_err(ApiError::internal)?;
@@ -147,32 +148,32 @@ async fn answer(stderr: impl AsyncRead + Unpin) -> Result<String, ApiError> {
 async fn ended(child: &mut Child) -> Result<ExitStatus, ApiError> {
     match timeout(STALL, child.wait()).await {
         Ok(status) => status.map_err(ApiError::internal),
-        Err(_) => Err(ApiError::internal("the child does not end")),
+        Err(_) => Err(ApiError::internal("the child does not exit")),
     }
 }
 
-/// The child did not come to an answer.
+/// Returns the error for a child that ended without an answer.
 fn broken(status: ExitStatus, said: &str, limits: &Limits) -> ApiError {
-    tracing::warn!(%status, said, "a dataset could not be read within the limits");
+    tracing::warn!(%status, said, "a dataset could not be parsed within the limits");
     let signal = status.signal().and_then(|number| Signal::try_from(number).ok());
     match signal {
         Some(Signal::SIGXCPU | Signal::SIGKILL) => {
-            unreadable(&format!("reading it takes more than {} s of processor time", limits.parser_cpu_seconds))
+            unreadable(&format!("parsing takes more than {} s of processor time", limits.parser_cpu_seconds))
         }
         Some(Signal::SIGXFSZ) => unreadable(&format!("it is larger than {} bytes", limits.file_bytes)),
         _ if said.contains("memory allocation") || said.contains("Cannot allocate memory") => {
-            unreadable(&format!("reading it takes more than {} bytes of memory", limits.parser_memory_bytes))
+            unreadable(&format!("parsing takes more than {} bytes of memory", limits.parser_memory_bytes))
         }
-        _ => unreadable("the reader of such files failed on it; is it damaged?"),
+        _ => unreadable("the parser failed. The file may be damaged"),
     }
 }
 
 fn unreadable(reason: &str) -> ApiError {
-    let message = format!("The file cannot be read: {reason}. Nothing was kept.");
+    let message = format!("The file cannot be read: {reason}. Nothing was stored.");
     ApiError::Invalid { param: Some("file".into()), code: "invalid_file_format", message }
 }
 
-/// As [`ApiError::BadRows`], for a file that is not made of lines.
+/// Returns the error for invalid rows as [`ApiError::BadRows`] does, for a file that does not consist of lines.
 fn unsound(defects: &Defects) -> ApiError {
     let count = if defects.total == 1 { "1 defect".to_owned() } else { format!("{} defects", defects.total) };
     let mut rows: Vec<String> =
@@ -181,6 +182,6 @@ fn unsound(defects: &Defects) -> ApiError {
         0 => {}
         more => rows.push(format!("… and {more} more")),
     }
-    let message = format!("Invalid file format: {count}. Nothing was kept.\n{}", rows.join("\n"));
+    let message = format!("Invalid file format: {count}. Nothing was stored.\n{}", rows.join("\n"));
     ApiError::Invalid { param: Some("file".into()), code: "invalid_file_format", message }
 }

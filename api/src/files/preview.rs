@@ -1,7 +1,7 @@
-//! Chosen rows of a file as a job would train on them: with the base's own tokenizer and template, and through the same
-//! code as validation and training (`attune_text::rows`).
+//! The preview of selected rows of a file as a job would train on them: with the base model's own tokenizer and
+//! template, and through the same code as validation and training (`attune_text::rows`).
 //!
-//! The file is read up to the last row that is wanted. Tokenising is done on a thread of its own.
+//! The file is read up to the last selected row. Tokenizing runs on a thread of its own.
 
 use std::collections::BTreeSet;
 
@@ -37,25 +37,25 @@ use crate::{
     wire::preview::{NewPreview, Preview, PreviewOverLength, PreviewRow},
 };
 
-/// Rows in one preview, at most.
+/// The maximum number of rows in a preview.
 const MOST_ROWS: usize = 100;
 
-/// Rows that are shown if none are named.
+/// The number of rows if the request selects none.
 const FIRST_ROWS: u64 = 5;
 
-/// Tokens in one preview, at most.
+/// The maximum number of tokens in a preview.
 const MOST_TOKENS: usize = 1 << 18;
 
-/// Shows rows of the project's file.
+/// Returns a preview of the project's file.
 ///
 /// # Errors
-/// No such file or model, a field that cannot be, or a row that could not be trained on: it is named by its line.
+/// The file or model does not exist, a field is invalid, or a row could not be trained on: the error names its line.
 pub async fn show(app: &App, project: ProjectId, file: File, asked: NewPreview) -> Result<Preview, ApiError> {
     let mut db = app.tenant(project).await?;
     let base = match adapter::resolve(&mut db, project, &asked.model).await {
         Ok(Model::Base(base)) => base,
         Ok(Model::Tuned(_) | Model::Checkpoint(_)) => {
-            return Err(ApiError::unsupported("model", "Name the tuned model's base."));
+            return Err(ApiError::unsupported("model", "A tuned model is not supported here. Use its base model."));
         }
         Err(error) => return Err(ApiError::on_read(asked.model)(error)),
     };
@@ -75,14 +75,14 @@ pub async fn show(app: &App, project: ProjectId, file: File, asked: NewPreview) 
         });
         let streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
         let shown = shown.await.map_err(ApiError::internal)?;
-        // A reader that has all it wants leaves; a stream that broke before is what went wrong.
+        // A reader that has all selected rows closes the channel; a stream that failed before that is the actual error.
         streamed?;
         shown
     });
     Ok(Preview { object: "list", data: data.await? })
 }
 
-/// The file that `param` names has no rows.
+/// Returns the error for the file in `param`, which has no rows.
 pub fn no_dataset(param: &str, file: &File) -> ApiError {
     let message = format!(
         "Invalid '{param}': {} was uploaded for '{}'; only a file for 'fine-tune' has rows to train on.",
@@ -91,11 +91,11 @@ pub fn no_dataset(param: &str, file: &File) -> ApiError {
     ApiError::invalid(param, message)
 }
 
-/// The rows that are asked for.
+/// Returns the selected rows.
 fn chosen(asked: Option<Vec<u64>>, rows: u64) -> Result<BTreeSet<u64>, ApiError> {
     let Some(asked) = asked else { return Ok((1..=rows.min(FIRST_ROWS)).collect()) };
     if asked.is_empty() || asked.len() > MOST_ROWS {
-        let message = format!("Invalid 'rows': {} rows; it must be 1 to {MOST_ROWS}.", asked.len());
+        let message = format!("Invalid 'rows': {} rows. Use 1 to {MOST_ROWS}.", asked.len());
         return Err(ApiError::invalid("rows", message));
     }
     if let Some((i, line)) = asked.iter().enumerate().find(|(_, line)| !(1..=rows).contains(*line)) {
@@ -106,7 +106,7 @@ fn chosen(asked: Option<Vec<u64>>, rows: u64) -> Result<BTreeSet<u64>, ApiError>
     Ok(asked.into_iter().collect())
 }
 
-/// Sends an object's bytes until they end or nobody wants more.
+/// Sends an object's bytes until they end or the receiver is dropped.
 pub(crate) async fn stream(
     objects: &Objects,
     sha256: &str,
@@ -142,12 +142,12 @@ fn read(
             return shown.finish();
         }
     }
-    // What was uploaded was checked then: a defect cannot be met here.
+    // The file was checked when it was uploaded, so it has no defects here.
     let _ = checker.finish_with(&mut |line, row| shown.take(line, &row));
     shown.finish()
 }
 
-/// The base has no tokenizer or template that can be used.
+/// Returns the error for a base model whose tokenizer or template cannot be used.
 pub(crate) fn unusable(error: &TextError) -> ApiError {
     ApiError::invalid("model", format!("The base model's tokenizer or chat template cannot be used: {error}."))
 }
@@ -155,12 +155,12 @@ pub(crate) fn unusable(error: &TextError) -> ApiError {
 struct Shown<'a> {
     model: &'a TextModel,
     policy: RowPolicy,
-    /// Lines that were not seen yet.
+    /// The selected lines that have not been seen yet.
     wanted: BTreeSet<u64>,
     stop: &'a Stop,
     rows: Vec<PreviewRow>,
     tokens: usize,
-    /// Code and sentence of each row that could not be trained on.
+    /// The code and message of each row that could not be trained on.
     refused: Vec<(&'static str, String)>,
 }
 
@@ -219,7 +219,7 @@ impl Shown<'_> {
     ) -> Result<(), (&'static str, String)> {
         self.tokens += example.ids.len();
         if self.tokens > MOST_TOKENS {
-            return Err(("too_many_tokens", format!("more than {MOST_TOKENS} tokens up to here; ask for fewer rows")));
+            return Err(("too_many_tokens", format!("more than {MOST_TOKENS} tokens up to here. Request fewer rows")));
         }
         let pieces = self.model.tokenizer().pieces(&example.ids).map_err(|e| ("invalid_row", e.to_string()))?;
         self.rows.push(PreviewRow {
@@ -254,7 +254,7 @@ mod tests {
 
     use super::*;
 
-    /// One token per word.
+    /// Returns the files of a tokenizer with one token per word.
     fn files() -> BTreeMap<String, Vec<u8>> {
         let tokenizer = serde_json::json!({
             "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
@@ -339,7 +339,7 @@ mod tests {
             now: 0,
         };
         pieces.try_send(Bytes::from_static(FILE.as_bytes())).unwrap();
-        // The sender stays: only a reader that leaves by itself comes back.
+        // The sender stays open: `read` returns only if it stops before the end of the stream.
         let model = TextModel::from_files(&files()).unwrap();
         assert_eq!(read(&model, (policy, BTreeSet::from([1])), inbox, &Stop::default()).unwrap().len(), 1);
         assert!(pieces.is_closed());

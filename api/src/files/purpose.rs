@@ -1,30 +1,30 @@
-//! What may be said of a file that is brought: what it is for, what it is called, and when it goes by itself.
+//! The properties that a user sets for an uploaded file: purpose, name and expiry.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{error::ApiError, http::path_id::shown};
 
-/// The least and the most seconds after which a file may go. Source: OpenAI's API reference, `expires_after`.
+/// The range of seconds after which a file may expire. Source: OpenAI's API reference, `expires_after`.
 const EXPIRY_SECONDS: std::ops::RangeInclusive<u32> = 3_600..=2_592_000;
 
-/// What a user may bring a file for.
+/// The purpose of an uploaded file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// A dataset: every row is checked.
     FineTune,
-    /// A batch's requests.
+    /// The requests of a batch.
     Batch,
-    /// To be kept.
+    /// Data of the user, which is only stored.
     UserData,
-    /// Data of an evaluation, to be kept.
+    /// Data of an evaluation, which is only stored.
     Evals,
 }
 
 impl Purpose {
     const ALL: [Self; 4] = [Self::FineTune, Self::Batch, Self::UserData, Self::Evals];
 
-    /// OpenAI's word for it.
+    /// Returns OpenAI's name of the purpose.
     pub const fn name(self) -> &'static str {
         match self {
             Self::FineTune => "fine-tune",
@@ -34,16 +34,16 @@ impl Purpose {
         }
     }
 
-    /// The purpose of this name.
+    /// Returns the purpose with this name.
     ///
     /// # Errors
-    /// There is none, or only the platform makes such files.
+    /// The name is unknown, or only the platform creates such files.
     pub fn check(given: &str) -> Result<Self, ApiError> {
         Self::ALL.into_iter().find(|purpose| purpose.name() == given).ok_or_else(|| {
             let shown = shown(given);
             let why = match given {
-                "fine-tune-results" | "batch_output" => "only the platform makes such files",
-                "assistants" | "assistants_output" | "vision" => "nothing here reads such files",
+                "fine-tune-results" | "batch_output" => "only the platform creates such files",
+                "assistants" | "assistants_output" | "vision" => "this platform does not use such files",
                 _ => "it is unknown",
             };
             let allowed = Self::ALL.map(Self::name).join(", ");
@@ -52,27 +52,27 @@ impl Purpose {
     }
 }
 
-/// When a file goes by itself.
+/// The expiry of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExpiresAfter {
-    /// What the seconds are counted from: always `created_at`.
+    /// The timestamp from which the seconds count: always `created_at`.
     #[schema(example = "created_at")]
     pub anchor: String,
-    /// So many seconds later.
+    /// The number of seconds after the anchor at which the file expires.
     #[schema(minimum = 3600, maximum = 2_592_000)]
     pub seconds: u32,
 }
 
 impl ExpiresAfter {
-    /// Checks what a JSON body says.
+    /// Checks the values of a JSON body.
     ///
     /// # Errors
-    /// The anchor is another, or the seconds are out of range.
+    /// The anchor is not `created_at`, or the seconds are out of range.
     pub fn check(self) -> Result<Self, ApiError> {
         if self.anchor != "created_at" {
             let shown = shown(&self.anchor);
-            let message = format!("Invalid 'expires_after.anchor': '{shown}'; the only one is 'created_at'.");
+            let message = format!("Invalid 'expires_after.anchor': '{shown}'. Use 'created_at'.");
             return Err(ApiError::invalid("expires_after.anchor", message));
         }
         if !EXPIRY_SECONDS.contains(&self.seconds) {
@@ -87,7 +87,7 @@ impl ExpiresAfter {
         Ok(self)
     }
 
-    /// The two fields of a form; `None`: neither was given.
+    /// Reads the two fields of a form; returns `None` if neither is given.
     ///
     /// # Errors
     /// One is missing, or as [`ExpiresAfter::check`].
@@ -98,7 +98,7 @@ impl ExpiresAfter {
             (None, Some(_)) => return Err(incomplete("anchor")),
             (Some(_), None) => return Err(incomplete("seconds")),
         };
-        // What is no such number is out of range too.
+        // A text that is not an integer is out of range too.
         let seconds = seconds.parse().map_err(|_| {
             let shown = shown(seconds);
             let message = format!(
@@ -118,7 +118,7 @@ fn incomplete(field: &str) -> ApiError {
     ApiError::Invalid { param: Some(param), code: "missing_required_parameter", message }
 }
 
-/// Checks what a file is called.
+/// Checks a file's name.
 ///
 /// # Errors
 /// The name is empty, longer than 255 bytes, or has control characters.
@@ -139,8 +139,8 @@ mod tests {
             assert_eq!(Purpose::check(purpose.name()).unwrap(), purpose);
         }
         for (given, why) in [
-            ("batch_output", "only the platform makes such files"),
-            ("vision", "nothing here reads such files"),
+            ("batch_output", "only the platform creates such files"),
+            ("vision", "this platform does not use such files"),
             ("fine_tune", "allowed: fine-tune, batch, user_data, evals"),
         ] {
             let refused = Purpose::check(given).unwrap_err().to_string();

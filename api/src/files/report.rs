@@ -1,5 +1,5 @@
-//! A dataset's report: one pass over its rows, and one over the validation file's, on a thread of its own. A report is
-//! the same as long as the files' content, the base and the settings are; the last ones are remembered.
+//! The report on a dataset: one pass over its rows, and one over the validation file's, on a thread of its own. A
+//! report depends only on the files' content, the base model and the settings; the last reports are cached.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ use crate::{
     wire::report::{LeakageView, ReportView},
 };
 
-/// What is asked.
+/// The parameters of a report.
 #[derive(Debug)]
 pub struct Asked {
     model: Option<String>,
@@ -48,7 +48,7 @@ impl Asked {
     /// Reads the query.
     ///
     /// # Errors
-    /// A parameter is unknown, given twice, or cannot be.
+    /// A parameter is unknown, repeated or invalid.
     pub fn from_query(mut query: Params) -> Result<Self, ApiError> {
         let (model, validation_file) = (query.take("model")?, query.take("validation_file")?);
         let number = |text: String| {
@@ -63,14 +63,17 @@ impl Asked {
             Some("true") => Some(true),
             Some("false") => Some(false),
             Some(_) => {
-                let message = "Invalid 'train_on_prompt': give true or false.";
+                let message = "Invalid 'train_on_prompt': use true or false.";
                 return Err(ApiError::invalid("train_on_prompt", message));
             }
         };
         query.done()?;
         let counting = [("max_length", max_length.is_some()), ("train_on_prompt", train_on_prompt.is_some())];
         if let Some((name, _)) = counting.into_iter().find(|(_, given)| *given && model.is_none()) {
-            return Err(ApiError::invalid(name, format!("'{name}' needs 'model': without one no tokens are counted.")));
+            return Err(ApiError::invalid(
+                name,
+                format!("'{name}' requires 'model': without it, no tokens are counted."),
+            ));
         }
         Ok(Self {
             model,
@@ -80,10 +83,10 @@ impl Asked {
     }
 }
 
-/// Reports on the project's file.
+/// Returns a report on the project's file.
 ///
 /// # Errors
-/// It is no dataset, there is no such model or validation file, or a setting cannot be.
+/// The file is not a dataset, the model or validation file does not exist, or a setting is invalid.
 pub async fn make(app: &App, project: ProjectId, file: File, asked: Asked) -> Result<ReportView, ApiError> {
     let mut db = app.tenant(project).await?;
     let Some(dataset) = &file.dataset else { return Err(no_dataset("file_id", &file)) };
@@ -116,7 +119,7 @@ pub async fn make(app: &App, project: ProjectId, file: File, asked: Asked) -> Re
         rows_sha256: file.rows_sha256().to_owned(),
         validation_sha256: validation.as_ref().map(|file| file.rows_sha256().to_owned()),
         counting: base.as_ref().zip(counted.as_ref()).map(|(base, (policy, _))| {
-            // A report is of the day on which it was made.
+            // The time, which a chat template may print, does not invalidate a cached report.
             (base.base_model_id, RowPolicy { now: 0, ..*policy })
         }),
     };
@@ -140,7 +143,7 @@ pub async fn make(app: &App, project: ProjectId, file: File, asked: Asked) -> Re
     Ok(renamed(view, ids))
 }
 
-/// The same content may be there under other ids.
+/// Sets the file IDs of a cached report: the same content may have other IDs.
 fn renamed(mut report: ReportView, (file, validation): (String, Option<String>)) -> ReportView {
     report.file_id = file;
     if let (Some(leakage), Some(validation)) = (&mut report.leakage, validation) {
@@ -153,7 +156,7 @@ async fn base(db: &mut sqlx::PgConnection, project: ProjectId, name: &str) -> Re
     match adapter::resolve(db, project, name).await {
         Ok(Model::Base(base)) => Ok(base),
         Ok(Model::Tuned(_) | Model::Checkpoint(_)) => {
-            Err(ApiError::unsupported("model", "Name the tuned model's base."))
+            Err(ApiError::unsupported("model", "A tuned model is not supported here. Use its base model."))
         }
         Err(error) => Err(ApiError::on_read(name)(error)),
     }
@@ -208,7 +211,7 @@ fn read_rows(
         None => None,
     };
     let mut reporter = Reporter::new(model.as_ref().map(|(model, policy)| (model, *policy)));
-    // What was uploaded was checked then: a defect cannot be met here.
+    // The files were checked when they were uploaded, so they have no defects here.
     let mut checker = RowChecker::new();
     let take = &mut |line, row: Row| {
         if !stop.is_set() {

@@ -20,11 +20,12 @@ pub struct ReportKey {
     pub rows_sha256: String,
     /// The digest of the validation file's rows, if there is one.
     pub validation_sha256: Option<String>,
-    /// The base whose tokens are counted, and how rows become tokens; `None`: no tokens are counted.
+    /// The base model whose tokens are counted, and the policy by which rows become tokens; `None` if no tokens are
+    /// counted.
     pub counting: Option<(BaseModelId, RowPolicy)>,
 }
 
-/// The last reports, the newest first.
+/// The last reports, newest first.
 #[derive(Debug, Default)]
 pub struct ReportCache(Mutex<VecDeque<(ReportKey, ReportView)>>);
 

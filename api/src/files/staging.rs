@@ -1,5 +1,5 @@
-//! Content on its way from a caller into the object store: counted, hashed, and thrown away again if anything fails,
-//! the caller leaves, or the handler is dropped for any other reason.
+//! Content on its way from a caller into the object store: counted, hashed, and deleted again if anything fails, the
+//! caller disconnects, or the handler is dropped for any other reason.
 
 use attune_domain::bytes::Bytes;
 use attune_store::{
@@ -17,7 +17,7 @@ use crate::{
     error::{ApiError, chain},
 };
 
-/// An upload that nobody sees until [`Incoming::finish`].
+/// An upload that is not visible until [`Incoming::finish`].
 pub struct Incoming {
     upload: Option<Upload>,
     hasher: Sha256,
@@ -26,22 +26,22 @@ pub struct Incoming {
     what: &'static str,
 }
 
-/// What came.
+/// The digest and size of received content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrived {
-    /// Lower-case hex.
+    /// The SHA-256, in lower-case hex.
     pub sha256: String,
-    /// Its length.
+    /// The size.
     pub bytes: Bytes,
 }
 
 impl Incoming {
-    /// Begins to take a `what` of at most `limit` bytes, to be put under `key`.
+    /// Begins to receive a `what` of at most `limit` bytes, to be stored under `key`.
     pub fn begin(objects: &Objects, key: &str, what: &'static str, limit: u64) -> Self {
         Self { upload: Some(objects.upload(key)), hasher: Sha256::new(), bytes: 0, limit, what }
     }
 
-    /// Takes the next piece.
+    /// Writes the next chunk.
     ///
     /// # Errors
     /// [`ApiError::TooLarge`], [`ApiError::StorageRefused`]; nothing is kept then.
@@ -63,12 +63,12 @@ impl Incoming {
         }
     }
 
-    /// What came so far.
+    /// Returns the digest and size of the content so far.
     pub fn arrived(&self) -> Arrived {
         Arrived { sha256: hex(&self.hasher.clone().finalize()), bytes: Bytes(self.bytes) }
     }
 
-    /// Puts it in sight, under the key that it was begun with. A caller that leaves does not stop it half-way.
+    /// Makes the object visible under its key. A caller that disconnects does not interrupt this.
     ///
     /// # Errors
     /// [`ApiError::StorageRefused`]; nothing is kept then.
@@ -81,7 +81,8 @@ impl Incoming {
         Ok(arrived)
     }
 
-    /// Puts it in sight until it is placed or dropped. If the caller leaves meanwhile, it goes as soon as it is there.
+    /// Makes the object visible until it is placed or dropped. If the caller disconnects meanwhile, the object is
+    /// deleted as soon as it exists.
     ///
     /// # Errors
     /// As [`Incoming::finish`].
@@ -94,7 +95,7 @@ impl Incoming {
         tokio::spawn(staging).await.map_err(ApiError::internal)?
     }
 
-    /// Throws away what came; more is still counted, but not kept.
+    /// Discards the content; further chunks are still counted, but not stored.
     pub async fn abort(&mut self) {
         if let Some(upload) = self.upload.take() {
             upload.abort().await;
@@ -104,32 +105,33 @@ impl Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // A caller that leaves drops the handler in the middle; the parts must not stay.
+        // A caller that disconnects drops the handler before its end; the uploaded parts must not remain.
         if let (Some(upload), Ok(runtime)) = (self.upload.take(), tokio::runtime::Handle::try_current()) {
             runtime.spawn(upload.abort());
         }
     }
 }
 
-/// An object under a key of its own, in sight but named by no row; it goes when this is dropped.
+/// A visible object under a key of its own that no row names; it is deleted when this is dropped.
 pub struct Staged {
     objects: Objects,
     key: Option<String>,
 }
 
 impl Staged {
-    /// Takes care of the object under `key`.
+    /// Takes ownership of the object under `key`.
     pub fn new(objects: &Objects, key: String) -> Self {
         Self { objects: objects.clone(), key: Some(key) }
     }
 
-    /// Where it lies.
+    /// Returns the object's key.
     pub fn key(&self) -> &str {
         self.key.as_deref().unwrap_or_default()
     }
 
-    /// Puts it under the digest of its content, unless the store has that already. The caller holds no connection, and
-    /// writes the row that names it afterwards. The note of it is committed first: if no row comes, the sweep finds it.
+    /// Moves the object to the key of its digest, unless the store already has that content. The caller holds no
+    /// connection, and writes the row that names the content afterwards. The content is recorded, and the record
+    /// committed, first: if no row follows, the sweep finds it.
     ///
     /// # Errors
     /// [`ApiError::StorageRefused`], [`ApiError::Internal`].
@@ -144,7 +146,7 @@ impl Staged {
         self.keep(&arrived.sha256).await.map_err(|cause| ApiError::StorageRefused { what, cause })
     }
 
-    /// Moves it to the key of its content.
+    /// Moves the object to the key of its digest.
     async fn keep(mut self, sha256: &str) -> Result<(), StoreError> {
         if let Some(key) = &self.key {
             self.objects.rename(key, &blob_key(sha256)).await?;
@@ -153,12 +155,13 @@ impl Staged {
         Ok(())
     }
 
-    /// A row names it now: it stays.
+    /// Keeps the object, which a row names now.
     pub fn stay(mut self) {
         self.key = None;
     }
 
-    /// Deletes it. A failure is only logged: the caller has an error of its own to tell, or has its content already.
+    /// Deletes the object. A failure is only logged: the caller has an error of its own to report, or its content is
+    /// already stored.
     pub async fn discard(mut self) {
         if let Some(key) = self.key.take() {
             delete(&self.objects, &key).await;
@@ -177,11 +180,11 @@ impl Drop for Staged {
 
 async fn delete(objects: &Objects, key: &str) {
     if let Err(error) = objects.delete(key).await {
-        tracing::warn!(key, error = chain(&error), "an upload that nobody names stays behind");
+        tracing::warn!(key, error = chain(&error), "an upload without a row could not be deleted");
     }
 }
 
-/// Whether `text` is a SHA-256 in lower-case hex.
+/// Returns whether `text` is a SHA-256 in lower-case hex.
 pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

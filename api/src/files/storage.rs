@@ -1,6 +1,6 @@
-//! What a project may store. Checked in the transaction that writes the row of what is stored, after the row, so that no
-//! two requests take the same room. Runs that are under way may go beyond it, by the checkpoints and the adapter of a job
-//! each; no new job begins then.
+//! The storage quota of a project. It is checked in the transaction that writes the row of new content, after the row,
+//! so that no two requests use the same remaining storage. Runs in progress may exceed it, each by the checkpoints and
+//! the adapter of its job; no new job begins then.
 
 use attune_domain::id::ProjectId;
 use attune_store::files::storage::{self, Storage};
@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 
 use crate::{app::App, error::ApiError};
 
-/// Refuses what a transaction has stored for the project if that is too much.
+/// Refuses the content that a transaction has stored for the project if it exceeds the quota.
 ///
 /// # Errors
 /// [`ApiError::StorageQuotaExceeded`], [`ApiError::Internal`].
@@ -16,8 +16,8 @@ pub async fn check(app: &App, tx: &mut PgConnection, project: ProjectId) -> Resu
     within(app, storage::stored_by_now(tx, project).await?, 0)
 }
 
-/// Refuses what is about to be stored, some of which may be known to have `more` bytes, if there is no room for it. Only
-/// [`check`] decides; this keeps content from coming in vain.
+/// Refuses content that is about to be uploaded, of which `more` bytes are known to come, if it exceeds the quota. Only
+/// [`check`] decides; this avoids useless uploads.
 ///
 /// # Errors
 /// As [`check`].
@@ -28,7 +28,7 @@ pub async fn expect(app: &App, project: ProjectId, more: u64) -> Result<(), ApiE
     within(app, stored, more)
 }
 
-/// What the project may store.
+/// Returns the storage quota of a project.
 pub fn quota(app: &App) -> Storage {
     Storage { bytes: attune_domain::bytes::Bytes(app.limits.storage_bytes), objects: app.limits.storage_objects }
 }

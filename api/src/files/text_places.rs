@@ -1,6 +1,6 @@
-//! Places for work that renders and tokenises at a request's bidding: previews, reports and estimates. It runs on threads
-//! of its own; a project has one place at a time, so those of others come in turn, and whoever has left or waited too
-//! long does not go on.
+//! Slots for work that renders and tokenizes rows for a request: previews, reports and estimates. The work runs on
+//! threads of its own. A project has one slot at a time, so that projects take turns, and work stops when its request
+//! has ended or timed out.
 
 use std::{
     collections::HashMap,
@@ -16,16 +16,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ApiError;
 
-/// Pieces of such work at the same time, of all projects together.
+/// The maximum number of concurrent tasks of all projects.
 pub const TEXT_AT_ONCE: usize = 2;
 
-/// Pieces of such work that a project may have, those that wait counted.
+/// The maximum number of tasks of a project, including those that wait.
 const TEXT_PER_PROJECT: usize = 16;
 
-/// How long a request may wait for its place and then work.
+/// The time limit for a request's task, waiting included.
 const TEXT_PATIENCE: Duration = Duration::from_secs(120);
 
-/// All places.
+/// The slots of all projects.
 #[derive(Debug)]
 pub struct TextPlaces {
     all: Arc<Semaphore>,
@@ -33,7 +33,7 @@ pub struct TextPlaces {
     patience: Duration,
 }
 
-/// A place. The thread that works holds it, not the request: it is free once nothing works there any more.
+/// A slot. The working thread holds it, not the request, so it is freed only when that thread is done.
 #[derive(Debug)]
 pub struct TextPlace {
     _all: OwnedSemaphorePermit,
@@ -41,19 +41,19 @@ pub struct TextPlace {
     stop: Stop,
 }
 
-/// Whether the work is still wanted.
+/// The signal that the work's result is no longer needed.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Whether nobody waits for the outcome any more.
+    /// Returns whether no request waits for the result any more.
     #[must_use]
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Sets its [`Stop`] when the request is gone or has waited too long.
+/// A guard that sets its [`Stop`] when the request has ended or timed out.
 struct Wanted(Stop);
 
 impl Drop for Wanted {
@@ -63,7 +63,7 @@ impl Drop for Wanted {
 }
 
 impl TextPlace {
-    /// Whether the work is still wanted: to be asked before each row.
+    /// Returns the stop signal, which the work checks before each row.
     #[must_use]
     pub const fn stop(&self) -> &Stop {
         &self.stop
@@ -71,16 +71,17 @@ impl TextPlace {
 }
 
 impl TextPlaces {
-    /// So many places, all free.
+    /// Creates this number of free slots.
     #[must_use]
     pub fn new(places: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(places)), projects: Mutex::default(), patience: TEXT_PATIENCE }
     }
 
-    /// Does `work` for a project in a place of its own.
+    /// Runs `work` for a project in a slot of its own.
     ///
     /// # Errors
-    /// [`ApiError::Busy`]: it took too long, or others of the project wait already. What the work fails with.
+    /// [`ApiError::Busy`]: the time limit has passed, or too many requests of the project are waiting. Any error of the
+    /// work.
     pub async fn work<T, F>(&self, project: ProjectId, work: impl FnOnce(TextPlace) -> F) -> Result<T, ApiError>
     where
         F: Future<Output = Result<T, ApiError>>,
@@ -91,16 +92,18 @@ impl TextPlaces {
             let place = self.enter(project, stop).await?;
             work(place).await
         });
-        let done = done.await.map_err(|_| busy(&format!("could not be done within {} s", self.patience.as_secs())))?;
+        let done = done.await.map_err(|_| busy(&format!("was not completed within {} s", self.patience.as_secs())))?;
         drop(wanted);
         done
     }
 
     async fn enter(&self, project: ProjectId, stop: Stop) -> Result<TextPlace, ApiError> {
         let own = self.of_project(project);
-        // Those who wait and the one who works hold it, and so does this request.
+        // Each waiting or working request holds a reference, and so does this one.
         if Arc::strong_count(&own) > TEXT_PER_PROJECT {
-            return Err(busy(&format!("was not begun: {TEXT_PER_PROJECT} others of this project come first")));
+            return Err(busy(&format!(
+                "was not started: {TEXT_PER_PROJECT} other requests of this project are waiting"
+            )));
         }
         let own = own.acquire_owned().await.map_err(ApiError::internal)?;
         let all = self.all.clone().acquire_owned().await.map_err(ApiError::internal)?;
@@ -122,8 +125,8 @@ impl TextPlaces {
 fn busy(why: &str) -> ApiError {
     ApiError::Busy {
         message: format!(
-            "The files' rows are turned into tokens for this answer, and that {why}. Try again later, or with smaller \
-             files. A job counts without a limit, and can be cancelled before it trains."
+            "This request tokenizes the files' rows, which {why}. Retry later, or with smaller files. A job \
+             counts tokens without this limit, and can be cancelled before it trains."
         ),
         retry_after_seconds: 30,
     }

@@ -1,6 +1,6 @@
-//! An adapter version as one tar archive, streamed: a header, a file's bytes as the store gives them, the padding, the
-//! next. Memory: one piece. Its length is known before its first byte, and a failure in the middle breaks the connection
-//! before it, so that nobody takes a torn archive for a whole one.
+//! An adapter version as a tar archive, streamed: a header, a file's bytes from the object store, the padding, then the
+//! next file. Memory: one chunk. The length is known before the first byte is sent, and a failure later on closes the
+//! connection before that length, so that no client takes a truncated archive for a complete one.
 
 use std::io;
 
@@ -15,14 +15,14 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use crate::{error::ApiError, http::download};
 
-/// What everything in a tar archive is padded to.
+/// The block size of a tar archive, in bytes.
 const BLOCK: u64 = 512;
 
-/// Where an entry's bytes are.
+/// The source of an entry's bytes.
 enum Source {
-    /// Under this key.
+    /// The object under this key.
     Object(String),
-    /// Here.
+    /// This text.
     Text(String),
 }
 
@@ -33,10 +33,10 @@ struct Entry {
     source: Source,
 }
 
-/// The version's folder, the manifest in it.
+/// Returns the version's folder, including the manifest, as an archive.
 ///
 /// # Errors
-/// [`ApiError::Internal`]: a name that no archive takes.
+/// [`ApiError::Internal`]: a name that a tar archive cannot hold.
 pub fn answer(objects: &Objects, version: AdapterVersion) -> Result<Response, ApiError> {
     let folder = format!("{}-{}", version.adapter, version.version);
     let moment = u64::try_from(version.created_at.timestamp()).unwrap_or(0);
@@ -63,7 +63,7 @@ fn header(path: &str, bytes: u64, moment: u64) -> io::Result<Bytes> {
     Ok(Bytes::copy_from_slice(header.as_bytes()))
 }
 
-/// The whole archive; two empty blocks end it.
+/// Streams the whole archive, which ends with two empty blocks.
 fn pieces(objects: Objects, entries: Vec<Entry>) -> impl Stream<Item = io::Result<Bytes>> {
     let zeros = |count: u64| Bytes::from(vec![0; usize::try_from(count).unwrap_or(0)]);
     let each = stream::iter(entries).then(move |entry| {

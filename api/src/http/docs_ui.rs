@@ -1,5 +1,5 @@
-//! `/docs`: the OpenAPI document to be browsed, by Swagger UI, whose files are in this program: no other host is asked,
-//! neither when it is built nor in the browser.
+//! `/docs`: the OpenAPI document in Swagger UI, whose files are embedded in this program: neither the build nor the
+//! browser contacts another host.
 
 use std::sync::{Arc, LazyLock};
 
@@ -12,7 +12,7 @@ use utoipa_swagger_ui::Config;
 
 use crate::error::ApiError;
 
-/// The page may load what lies beside it, and read the document; its styles are partly written into its elements.
+/// The Content-Security-Policy of the page: it may load its own files and the document; some of its styles are inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -21,15 +21,15 @@ static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
     Arc::new(config.validator_url("none"))
 });
 
-/// Files beside the page are named relative to `/docs/`.
+/// Redirects to the page, whose files are named relative to `/docs/`.
 pub async fn enter() -> Redirect {
     Redirect::permanent("/docs/index.html")
 }
 
-/// The page, or a file of it.
+/// Returns the page, or one of its files.
 ///
 /// # Errors
-/// [`ApiError::NoSuchRoute`]: there is no such file.
+/// [`ApiError::NoSuchRoute`]: the file does not exist.
 pub async fn file(Path(name): Path<String>, uri: Uri) -> Result<Response, ApiError> {
     let found = utoipa_swagger_ui::serve(&name, Arc::clone(&CONFIG)).map_err(|e| ApiError::internal(e.to_string()))?;
     let missing = || ApiError::NoSuchRoute { method: "GET".into(), path: uri.path().to_owned() };
@@ -54,7 +54,7 @@ mod tests {
         (Response::from_parts(parts, ()), text)
     }
 
-    /// All that the page loads, by its own words.
+    /// Returns the URLs of everything that the page's markup loads.
     fn loaded(page: &str) -> Vec<&str> {
         let marked = ["src=\"", "href=\""].iter().flat_map(|mark| page.split(mark).skip(1));
         marked.map(|rest| rest.split('"').next().unwrap()).collect()

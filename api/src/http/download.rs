@@ -1,4 +1,4 @@
-//! Answers with an object's bytes, streamed: all of them, or the part that the caller still lacks.
+//! Responses with an object's bytes, streamed: all of them, or the requested range.
 
 use std::ops::RangeInclusive;
 
@@ -13,10 +13,10 @@ use futures::stream;
 
 use crate::{error::ApiError, middleware::preconditions};
 
-/// The object under `key`, as a file to be saved under `filename`. An object never changes, so its key is its tag.
+/// Returns the object under `key` as a download named `filename`. An object never changes, so its key is its `ETag`.
 ///
 /// # Errors
-/// [`ApiError::RangeNotSatisfiable`]. [`ApiError::Internal`]: the store fails, or lost it.
+/// [`ApiError::RangeNotSatisfiable`]. [`ApiError::Internal`]: the store fails, or the object is missing.
 pub async fn answer(objects: &Objects, key: &str, filename: &str, bytes: Bytes) -> Result<Response, ApiError> {
     let tag = format!("\"{}\"", key.rsplit('/').next().unwrap_or(key));
     let range = preconditions::range(&tag).map_or(Ok(None), |asked| wanted(&asked, bytes.0))?;
@@ -25,7 +25,7 @@ pub async fn answer(objects: &Objects, key: &str, filename: &str, bytes: Bytes) 
         None => objects.get(key).await,
     };
     let object = object.map_err(ApiError::internal)?;
-    // An error in the middle breaks the connection before its announced length, so the caller sees it.
+    // A failure later on closes the connection before the announced length, so that the caller notices it.
     let pieces = stream::try_unfold(object, |mut object| async move {
         Ok::<_, std::io::Error>(object.try_next().await.map_err(std::io::Error::other)?.map(|piece| (piece, object)))
     });
@@ -42,19 +42,19 @@ pub async fn answer(objects: &Objects, key: &str, filename: &str, bytes: Bytes) 
     Ok(response)
 }
 
-/// A text that is at hand, as a file to be saved under `filename`.
+/// Returns a text as a download named `filename`.
 ///
 /// # Errors
-/// [`ApiError::Internal`]: never, as far as is known.
+/// [`ApiError::Internal`]: a header value is invalid, which is not expected.
 pub fn small(filename: &str, text: String) -> Result<Response, ApiError> {
     let bytes = text.len() as u64;
     saved_as(Body::from(text), "application/octet-stream", filename, bytes)
 }
 
-/// An answer of this length, to be saved under `filename`.
+/// Returns a body of this length as a download named `filename`.
 ///
 /// # Errors
-/// [`ApiError::Internal`]: never, as far as is known.
+/// [`ApiError::Internal`]: a header value is invalid, which is not expected.
 pub fn saved_as(body: Body, kind: &'static str, filename: &str, bytes: u64) -> Result<Response, ApiError> {
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
     let saved_as = format!("attachment; filename=\"{}\"", filename.chars().map(plain).collect::<String>());
@@ -66,7 +66,8 @@ pub fn saved_as(body: Body, kind: &'static str, filename: &str, bytes: u64) -> R
     Ok(response)
 }
 
-/// The part that a `Range` header means; `None`: all of it, as for several parts at once. Source: RFC 9110, §14.2.
+/// Returns the range that a `Range` header selects; `None` for the whole content, as for several ranges at once.
+/// Source: RFC 9110, §14.2.
 fn wanted(asked: &str, length: u64) -> Result<Option<RangeInclusive<u64>>, ApiError> {
     let Some((first, last)) = asked.strip_prefix("bytes=").and_then(|range| range.trim().split_once('-')) else {
         return Ok(None);

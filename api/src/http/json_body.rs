@@ -1,4 +1,4 @@
-//! Reads JSON bodies so that a refusal names the field at fault by its path, as in `adapter.rank`.
+//! JSON bodies whose errors name the field at fault by its path, as in `adapter.rank`.
 
 use attune_domain::text::text_file::{foreign_encoding, without_mark};
 use axum::{
@@ -36,10 +36,10 @@ fn unread(rejection: &BytesRejection, limit: u64) -> ApiError {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return ApiError::TooLarge { what: "request body", limit };
     }
-    ApiError::Invalid { param: None, code: "incomplete_body", message: "The body did not come whole.".into() }
+    ApiError::Invalid { param: None, code: "incomplete_body", message: "The request body was incomplete.".into() }
 }
 
-/// Reads JSON text; a byte order mark before it is passed over, as in files.
+/// Parses JSON text; a byte order mark at its beginning is ignored, as in files.
 ///
 /// # Errors
 /// [`ApiError::Invalid`] with the field's path.
@@ -57,7 +57,7 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
-/// Reads a JSON value that is parsed already.
+/// Deserializes a JSON value that has already been parsed.
 ///
 /// # Errors
 /// As [`from_slice`].
@@ -65,7 +65,8 @@ pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Ap
     serde_path_to_error::deserialize(Strict(value)).map_err(|e| refusal(e.path().to_string(), e.inner()))
 }
 
-/// No text in Postgres may hold U+0000, so none is taken in. It can only come escaped: JSON forbids it as it is.
+/// Refuses the character U+0000, which PostgreSQL cannot store in text. It only occurs escaped: JSON forbids it
+/// otherwise.
 fn refuse_nul(bytes: &[u8]) -> Result<(), ApiError> {
     const ESCAPED: &[u8] = br"\u0000";
     if !bytes.windows(ESCAPED.len()).any(|window| window == ESCAPED) {
@@ -73,11 +74,11 @@ fn refuse_nul(bytes: &[u8]) -> Result<(), ApiError> {
     }
     let value = serde_json::from_slice(bytes).map_err(|e| refusal(".".into(), &e))?;
     let Some(path) = path_of_nul(&value) else { return Ok(()) };
-    let message = format!("Invalid '{path}': the character U+0000 is not allowed in a text.");
+    let message = format!("Invalid '{path}': the character U+0000 is not allowed in a string.");
     Err(ApiError::Invalid { param: Some(path), code: "invalid_value", message })
 }
 
-/// Where the first text or name with U+0000 stands.
+/// Returns the path of the first text or field name with U+0000.
 fn path_of_nul(value: &serde_json::Value) -> Option<String> {
     use serde_json::Value;
     let joined = |step: String, rest: String| match rest.as_str() {
@@ -102,7 +103,7 @@ fn path_of_nul(value: &serde_json::Value) -> Option<String> {
     }
 }
 
-/// serde's words are the only place where the name of a missing or unknown field stands.
+/// Converts a serde error. Only its message contains the name of a missing or unknown field.
 fn refusal(path: String, error: &serde_json::Error) -> ApiError {
     let whole = error.to_string();
     let reason = whole.split(" at line ").next().unwrap_or(&whole);

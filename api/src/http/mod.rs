@@ -1,20 +1,20 @@
 //! Requests and responses, whatever their route: bodies, pagination, downloads, tracing.
 
-/// An adapter as one archive.
+/// An adapter version as a tar archive.
 pub mod archive;
-/// The OpenAPI document to be browsed.
+/// The OpenAPI document in Swagger UI.
 pub mod docs_ui;
-/// Content on its way out.
+/// Downloads of stored content.
 pub mod download;
-/// JSON bodies whose refusals name the field.
+/// JSON bodies whose errors name the field.
 pub mod json_body;
-/// Lists and queries.
+/// Lists and query parameters.
 pub mod pagination;
-/// Ids and texts as callers gave them.
+/// IDs from paths, and callers' texts in messages.
 pub mod path_id;
 /// The origin of the request that a task answers.
 pub mod request_context;
-/// A list is no object.
+/// A deserializer that does not accept an array for an object.
 pub(crate) mod strict_json;
-/// A request's id, span, headers and net under panics.
+/// A request's ID and span, the headers of responses, and the handling of panics.
 pub mod trace;

@@ -1,4 +1,4 @@
-//! Lists: what a caller asks for in the query, and the list object that it gets. OpenAI's cursor style.
+//! Lists: the query parameters of a request, and the list object of its response, in OpenAI's cursor style.
 
 use std::str::FromStr;
 
@@ -12,27 +12,27 @@ use utoipa::ToSchema;
 
 use crate::{error::ApiError, http::path_id::shown};
 
-/// The last moment that a query may be about: the year 9999.
+/// The latest Unix time that a query may name: the end of the year 9999.
 pub const LATEST: i64 = 253_402_300_799;
 
-/// A part of a list.
+/// A page of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct List<T> {
     /// Always `list`.
     #[schema(example = "list")]
     pub object: &'static str,
-    /// The part.
+    /// The objects of this page.
     pub data: Vec<T>,
-    /// The id of its first; `null` when it is empty.
+    /// The ID of the first object; `null` if the page is empty.
     pub first_id: Option<String>,
-    /// The id of its last: `after` of the next part.
+    /// The ID of the last object, to be sent as `after` for the next page.
     pub last_id: Option<String>,
-    /// More follow.
+    /// True if there are more objects after this page.
     pub has_more: bool,
 }
 
 impl<T> List<T> {
-    /// A part from what was fetched: one more than `limit` was asked for, to know whether more follow.
+    /// Returns a page of the fetched objects, which are one more than `limit` if there are more.
     pub fn cut(mut fetched: Vec<T>, limit: i64, id: impl Fn(&T) -> String) -> Self {
         let limit = usize::try_from(limit).unwrap_or(0);
         let has_more = fetched.len() > limit;
@@ -41,14 +41,14 @@ impl<T> List<T> {
         Self { object: "list", data: fetched, first_id, last_id, has_more }
     }
 
-    /// A list that is all there is.
+    /// Returns a complete list as one page.
     pub fn whole(all: Vec<T>, id: impl Fn(&T) -> String) -> Self {
         let count = i64::try_from(all.len()).unwrap_or(i64::MAX);
         Self::cut(all, count, id)
     }
 }
 
-/// A query's pairs, as they came; each must be asked for, or [`Params::done`] refuses it.
+/// The parameters of a query; [`Params::done`] refuses those that no other method has taken.
 #[derive(Debug, Clone)]
 pub struct Params(Vec<(String, String)>);
 
@@ -73,10 +73,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
 }
 
 impl Params {
-    /// The value of `name`.
+    /// Returns the value of `name`.
     ///
     /// # Errors
-    /// It is given twice.
+    /// The parameter is repeated.
     pub fn take(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         let mut found = self.0.extract_if(.., |(key, _)| key == name).map(|(_, value)| value);
         match (found.next(), found.next()) {
@@ -85,10 +85,10 @@ impl Params {
         }
     }
 
-    /// A Unix time, in seconds.
+    /// Returns a Unix time, in seconds.
     ///
     /// # Errors
-    /// It is none from 0 to [`LATEST`].
+    /// The value is not a number from 0 to [`LATEST`].
     pub fn moment(&mut self, name: &str) -> Result<Option<i64>, ApiError> {
         let Some(text) = self.take(name)? else { return Ok(None) };
         let moment = text.parse().ok().filter(|moment| (0..=LATEST).contains(moment));
@@ -98,16 +98,16 @@ impl Params {
         })
     }
 
-    /// All values of `name`, or of `name[]`, as clients write lists.
+    /// Returns all values of `name` and of `name[]`, the two ways in which clients write lists.
     pub fn take_all(&mut self, name: &str) -> Vec<String> {
         let is_it = |key: &str| key == name || key.strip_suffix("[]") == Some(name);
         self.0.extract_if(.., |(key, _)| is_it(key)).map(|(_, value)| value).collect()
     }
 
-    /// The id that a list goes on behind.
+    /// Returns the ID after which the list continues.
     ///
     /// # Errors
-    /// It is not an id of this kind.
+    /// The value is not an ID of this kind.
     pub fn after<K: Kind>(&mut self) -> Result<Option<Id<K>>, ApiError> {
         self.take("after")?
             .map(|text| Id::from_str(&text))
@@ -115,10 +115,10 @@ impl Params {
             .map_err(|e| ApiError::invalid("after", format!("Invalid 'after': {e}.")))
     }
 
-    /// How many are wanted at the most.
+    /// Returns the maximum number of objects.
     ///
     /// # Errors
-    /// It is not a number from 1 to `most`.
+    /// The value is not a number from 1 to `most`.
     pub fn limit(&mut self, default: i64, most: i64) -> Result<i64, ApiError> {
         let Some(text) = self.take("limit")? else { return Ok(default) };
         text.parse().ok().filter(|n| (1..=most).contains(n)).ok_or_else(|| {
@@ -126,41 +126,41 @@ impl Params {
         })
     }
 
-    /// Whether the oldest come first.
+    /// Returns whether the oldest objects come first.
     ///
     /// # Errors
-    /// It is neither `asc` nor `desc`.
+    /// The value is neither `asc` nor `desc`.
     pub fn ascending(&mut self) -> Result<bool, ApiError> {
         match self.take("order")?.as_deref() {
             None | Some("desc") => Ok(false),
             Some("asc") => Ok(true),
-            Some(other) => Err(ApiError::invalid("order", format!("Invalid 'order': '{other}'; give asc or desc."))),
+            Some(other) => Err(ApiError::invalid("order", format!("Invalid 'order': '{other}'. Use asc or desc."))),
         }
     }
 
-    /// Whether `name` is `true`.
+    /// Returns whether `name` is `true`.
     ///
     /// # Errors
-    /// It is neither `true` nor `false`.
+    /// The value is neither `true` nor `false`.
     pub fn truth(&mut self, name: &str) -> Result<bool, ApiError> {
         match self.take(name)?.as_deref() {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(other) => Err(ApiError::invalid(name, format!("Invalid '{name}': '{other}'; give true or false."))),
+            Some(other) => Err(ApiError::invalid(name, format!("Invalid '{name}': '{other}'. Use true or false."))),
         }
     }
 
-    /// All pairs `metadata[key]=value`.
+    /// Returns all pairs `metadata[key]=value`.
     pub fn metadata(&mut self) -> Vec<(String, String)> {
         let name = |key: &str| key.strip_prefix("metadata[").and_then(|k| k.strip_suffix(']')).map(str::to_owned);
         let taken = self.0.extract_if(.., |(key, _)| name(key).is_some());
         taken.filter_map(|(key, value)| name(&key).map(|key| (key, value))).collect()
     }
 
-    /// Nothing more is known here.
+    /// Refuses parameters that no method has taken.
     ///
     /// # Errors
-    /// The first parameter that nobody asked for.
+    /// The first such parameter.
     pub fn done(self) -> Result<(), ApiError> {
         let Some((name, _)) = self.0.into_iter().next() else { return Ok(()) };
         let message = format!("Unknown query parameter: '{name}'.");

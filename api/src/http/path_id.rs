@@ -1,13 +1,13 @@
-//! What a caller gave, read as an id or shown back in an answer.
+//! IDs from paths, and callers' texts in messages.
 
 use attune_domain::id::{Id, Kind};
 
 use crate::error::ApiError;
 
-/// As much of a text as an answer repeats; a caller may give megabytes.
+/// The maximum number of a text's characters that a response repeats; a caller may send megabytes.
 const SHOWN_CHARACTERS: usize = 80;
 
-/// The id that stands in a path. What is not an id names nothing, and is answered as an id that nobody has.
+/// Parses an ID from a path. A text that is not an ID is reported like an ID that does not exist.
 ///
 /// # Errors
 /// [`ApiError::NotFound`].
@@ -15,7 +15,7 @@ pub fn named<K: Kind>(id: &str) -> Result<Id<K>, ApiError> {
     id.parse().map_err(|_| ApiError::NotFound { noun: K::NOUN, name: shown(id) })
 }
 
-/// The beginning of a text, for a message about it.
+/// Returns the beginning of a text, for a message about it.
 pub fn shown(text: &str) -> String {
     text.chars().take(SHOWN_CHARACTERS).collect()
 }

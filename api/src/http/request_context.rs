@@ -17,7 +17,7 @@ pub fn with_origin<F: Future>(origin: Option<Origin>, future: F) -> impl Future<
     ORIGIN.scope(origin, future)
 }
 
-/// Runs `future` with the current request's origin, for a task of its own.
+/// Runs `future` with the current request's origin, for a separate task.
 pub fn carry<F: Future>(future: F) -> impl Future<Output = F::Output> {
     with_origin(origin(), future)
 }

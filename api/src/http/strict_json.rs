@@ -1,19 +1,20 @@
-//! A list is no object. What serde derives for a struct takes a list of its fields in their order as well, so that
-//! `"trainer": []` would be read as a trainer with nothing said. [`Strict`] stands around a deserializer, and around all
-//! that is read inside of it, and lets only an object be a struct.
+//! A deserializer that does not accept an array for an object. The code that serde derives for a struct also accepts an
+//! array of its fields in their order, so that `"trainer": []` would be read as a trainer with only defaults.
+//! [`Strict`] wraps a deserializer and everything that is deserialized inside it, and accepts only an object for a
+//! struct.
 
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 use std::fmt;
 
-/// Around a deserializer, an access or a seed.
+/// A wrapper of a deserializer, an access or a seed.
 pub(crate) struct Strict<T>(pub(crate) T);
 
-/// Around a visitor: what the deserializer found goes on to it.
+/// A wrapper of a visitor, which forwards the deserializer's values to it.
 struct Found<V> {
     visitor: V,
-    /// It makes a struct, which a list must not become.
+    /// True for a visitor of a struct, for which an array is refused.
     is_struct: bool,
 }
 
@@ -101,7 +102,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Found<V> {
     }
 
     tell! {
-        visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128, visit_f64: f64, visit_char: char,
+        visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128, visit_f64: f64,
+        visit_char: char,
         visit_str: &str, visit_borrowed_str: &'de str, visit_string: String, visit_bytes: &[u8],
         visit_borrowed_bytes: &'de [u8], visit_byte_buf: Vec<u8>
     }

@@ -1,5 +1,4 @@
-//! What every request goes through: an id, a span, a line in the log, the headers of every answer, and a net under
-//! panics.
+//! The middleware of every request: an ID, a span, a log line, the headers of the response, and the handling of panics.
 
 use std::time::Instant;
 
@@ -14,36 +13,36 @@ use tracing::Instrument;
 
 use crate::error::ApiError;
 
-/// The header that tells a request's id.
+/// The header that contains the request's ID.
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The header in which a caller may choose it.
+/// The header in which a caller may choose the request's ID.
 pub const CHOSEN: HeaderName = HeaderName::from_static("x-client-request-id");
 
-/// The longest chosen id. Source: OpenAI's API reference, "Debugging requests".
+/// The maximum length of a chosen ID, in bytes. Source: OpenAI's API reference, "Debugging requests".
 const CHOSEN_BYTES: usize = 512;
 
-/// How long the answer took.
+/// The header that contains the processing time, in milliseconds.
 const TOOK: HeaderName = HeaderName::from_static("openai-processing-ms");
 
-/// What every answer carries, unless it has said otherwise.
+/// The headers of every response, unless the handler sets them itself.
 const ALWAYS: [(HeaderName, &str); 7] = [
-    // The version of the protocol. Source: OpenAI's API reference, "Debugging requests".
+    // The version of the REST API. Source: OpenAI's API reference, "Debugging requests".
     (HeaderName::from_static("openai-version"), "2020-10-01"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    // Kept by nobody but the caller, and by the caller only with the question whether it still holds.
+    // Only the caller may cache a response, and must revalidate it before each use.
     (header::CACHE_CONTROL, "private, no-cache"),
 ];
 
-/// A request's id: in the answer's header, in every line of the log, in the request to a replica.
+/// A request's ID: in the response's header, in every log line, and in the request to a replica.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub String);
 
-/// Gives the request its id and its span, notes how it ended, and puts the headers on.
+/// Sets the request's ID and span, logs its outcome, and adds the response's headers.
 pub async fn trace(mut request: Request, next: Next) -> Response {
     let (id, refused) = match id(request.headers()) {
         Ok(id) => (id, None),
@@ -77,7 +76,7 @@ fn fresh() -> String {
     format!("req_{}", uuid::Uuid::new_v4().simple())
 }
 
-/// The id that the caller chose, or a fresh one.
+/// Returns the ID that the caller chose, or a new one.
 fn id(headers: &HeaderMap) -> Result<String, ApiError> {
     let Some(chosen) = headers.get(CHOSEN) else { return Ok(fresh()) };
     let plain = |text: &&str| (1..=CHOSEN_BYTES).contains(&text.len());
@@ -98,8 +97,8 @@ fn put_headers(headers: &mut HeaderMap, id: &str, ms: u64) {
     }
 }
 
-/// What comes before the search for a route: a slash at the end names the same thing, and `OPTIONS` is answered with the
-/// methods that there are.
+/// Normalizes a request before routing: slashes at the end of the path are removed, and `OPTIONS` is answered with the
+/// allowed methods.
 pub async fn normalize(mut request: Request, next: Next) -> Response {
     if let Some(shorter) = without_last_slash(request.uri()) {
         *request.uri_mut() = shorter;
@@ -115,7 +114,7 @@ pub async fn normalize(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Nothing has a name with U+0000 in it, and Postgres cannot even be asked for one.
+/// Refuses a path with U+0000, which no name contains and PostgreSQL does not accept.
 pub async fn plain_path(request: Request, next: Next) -> Response {
     if request.uri().path().contains("%00") {
         return no_such_route(request.method().clone(), request.uri().clone()).await.into_response();
@@ -136,19 +135,19 @@ fn without_last_slash(uri: &Uri) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// What a handler that panicked answers.
+/// Returns the response of a handler that panicked.
 pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().cloned();
     let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
     ApiError::internal(format!("a handler panicked: {}", text.unwrap_or_default())).into_response()
 }
 
-/// No route has this path.
+/// Returns the error for a path without a route.
 pub async fn no_such_route(method: Method, uri: Uri) -> ApiError {
     ApiError::NoSuchRoute { method: method.to_string(), path: uri.path().to_owned() }
 }
 
-/// The path is known, the method is not.
+/// Returns the error for a method that the path does not support.
 pub async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
     ApiError::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }
 }

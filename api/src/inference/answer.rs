@@ -1,11 +1,11 @@
-//! A whole answer of a model, before it has the shape of an endpoint.
+//! A complete answer of a model, before it is converted to an endpoint's format.
 
 use attune_domain::serve::{FinishReason, Scored};
 
-/// A call of a tool.
+/// A tool call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// The call's id, which the message with its result repeats.
+    /// The call's ID, which the message with its result repeats.
     pub id: String,
     /// The tool's name.
     pub name: String,
@@ -13,15 +13,15 @@ pub struct Call {
     pub arguments: String,
 }
 
-/// One whole answer.
+/// A complete answer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Answer {
     /// The text.
     pub text: String,
-    /// The text's tokens, if they were asked for.
+    /// The text's tokens, if they were requested.
     pub tokens: Vec<Scored>,
-    /// The tools that were called.
+    /// The tool calls.
     pub calls: Vec<Call>,
-    /// The reason for which it ended; `None` before the end.
+    /// The finish reason; `None` before the end.
     pub finish_reason: Option<FinishReason>,
 }

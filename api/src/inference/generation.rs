@@ -1,7 +1,7 @@
 //! One request to a replica, and the events of its answer.
 //!
-//! A replica says how it ends with its last event. A stream that stops without one is a replica that died, and is told
-//! as an error: an answer that is cut off must never look like a whole one.
+//! A replica's last event reports how the answer ended. A stream that ends without it means that the replica died, and
+//! is an error: a truncated answer must never look like a complete one.
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
@@ -30,34 +30,34 @@ use crate::{
     wire::inference::chat_answer::Usage,
 };
 
-/// Before a replica that did not take the request is looked for again.
+/// The interval before another attempt when a replica did not accept the request.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
-/// What a caller is told to wait when the model has too many requests.
+/// The `Retry-After` when the model has too many requests, in seconds.
 const BUSY_RETRY_AFTER_SECONDS: u64 = 5;
 
-/// The largest answers to one request that are kept whole, as they lie in memory; streams have no such bound.
+/// The maximum size in memory of the answers to one request that are collected, in bytes; streams have no such limit.
 const WHOLE_BYTES: usize = 64 << 20;
 
-/// An answer that has begun: its prompt is read.
+/// An answer that has begun: its prompt is processed.
 pub struct Generation {
     lines: Lines<Pin<Box<dyn AsyncBufRead + Send>>>,
-    /// The request's field that holds the prompt.
+    /// The request's parameter that contains the prompt.
     prompt_param: &'static str,
-    /// Tokens of the prompt.
+    /// The number of prompt tokens.
     pub prompt_tokens: u64,
-    /// How many of them were read for an earlier request, and not again.
+    /// The number of prompt tokens whose results were reused from an earlier request.
     pub cached_tokens: u64,
-    /// The prompt, if it was to be said again.
+    /// The prompt, if the request has `echo` set.
     pub echo: Option<Echo>,
-    /// Counts what it uses, if somebody is to be charged.
+    /// The usage, if the request is charged.
     metered: Option<Metered>,
 }
 
-/// Counts one request once, when its answers have ended or nobody wants more of them.
+/// The usage of one request, counted once, when its answers have ended or the caller stops reading them.
 struct Metered {
     meter: Arc<Meter>,
-    /// Of the key that asked, if it is limited.
+    /// The allowance of the API key, if the key is rate-limited.
     allowance: Option<Allowance>,
     account: Account,
     tokens: Tokens,
@@ -72,58 +72,58 @@ impl Drop for Metered {
     }
 }
 
-/// What comes next in an answer.
+/// The next event of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Next {
     /// More text.
     Piece {
-        /// Of which answer.
+        /// The index of the answer.
         choice: u32,
         /// The text.
         text: String,
-        /// Its tokens, if they were asked for.
+        /// The text's tokens, if they were requested.
         tokens: Vec<Scored>,
     },
-    /// A call of a tool begins.
+    /// The beginning of a tool call.
     Called {
-        /// In which answer.
+        /// The index of the answer.
         choice: u32,
-        /// Its place among the answer's calls.
+        /// The index of the call in the answer.
         call: u32,
-        /// Names it.
+        /// The call's ID.
         id: String,
-        /// The tool.
+        /// The tool's name.
         name: String,
     },
     /// More of the arguments of a call.
     Arguments {
-        /// In which answer.
+        /// The index of the answer.
         choice: u32,
-        /// Which call.
+        /// The index of the call in the answer.
         call: u32,
-        /// JSON.
+        /// A part of the JSON text.
         text: String,
     },
     /// The end of one answer.
     Finished {
-        /// Of which.
+        /// The index of the answer.
         choice: u32,
-        /// Why.
+        /// The finish reason.
         finish_reason: FinishReason,
     },
-    /// The end of all.
+    /// The end of all answers.
     Done {
-        /// Tokens drawn.
+        /// The number of generated tokens.
         completion_tokens: u64,
     },
 }
 
 impl Next {
-    /// About what it takes in memory.
+    /// Returns the approximate size in memory, in bytes.
     fn bytes(&self) -> usize {
         match self {
             Self::Piece { text, tokens, .. } => {
-                // A token's text takes an allocation of its own, and so does that of each of its rivals.
+                // The text of a token is an allocation of its own, and so is that of each of its top alternatives.
                 text.len() + tokens.iter().map(|token| 96 + 64 * token.top.len()).sum::<usize>()
             }
             Self::Arguments { text, .. } => text.len(),
@@ -133,10 +133,11 @@ impl Next {
     }
 }
 
-/// Sends `request` to the replica of the model's base, started first if need be, and waits until its prompt is read.
+/// Sends `request` to the replica of the model's base, which is started if necessary, and waits until its prompt is
+/// processed.
 ///
 /// # Errors
-/// [`ApiError::ReplicaUnavailable`]; [`ApiError::Invalid`] when the prompt is at fault.
+/// [`ApiError::ReplicaUnavailable`]; [`ApiError::Invalid`] if the prompt is at fault.
 pub async fn begin(app: &App, model: &AskedModel, request: &GenerateRequest) -> Result<Generation, ApiError> {
     let deadline = Instant::now() + Duration::from_secs(app.serving.wait_seconds);
     let response = loop {
@@ -144,9 +145,9 @@ pub async fn begin(app: &App, model: &AskedModel, request: &GenerateRequest) -> 
         if let Some(response) = ask(app, &replica, request).await {
             break response;
         }
-        // Its row is behind: the process is gone and nobody noted it yet. Nothing was generated, so to ask again is safe.
+        // The replica's row is outdated: its process has ended. Nothing was generated, so a retry is safe.
         if Instant::now() >= deadline {
-            return Err(unavailable("The model's process does not answer; it is being replaced.".into()));
+            return Err(unavailable("The model's replica does not respond and is being replaced.".into()));
         }
         sleep(TRY_AGAIN).await;
     };
@@ -161,7 +162,7 @@ pub async fn begin(app: &App, model: &AskedModel, request: &GenerateRequest) -> 
     Ok(generation)
 }
 
-/// `None`: nobody is there who takes the request.
+/// Returns the response, or `None` if no process accepts the request.
 async fn ask(app: &App, replica: &Ready, request: &GenerateRequest) -> Option<reqwest::Response> {
     let url = format!("http://{}/generate", replica.address);
     match app.http.post(url).bearer_auth(&replica.token).json(request).send().await {
@@ -183,15 +184,15 @@ impl Generation {
         Self { lines, prompt_param, prompt_tokens: 0, cached_tokens: 0, echo: None, metered: None }
     }
 
-    /// Charges the answers to `account`: the prompt, and what is drawn, also if the caller leaves in the middle; a piece
-    /// counts as a token until the replica has told their number.
+    /// Charges the answers to `account`: the prompt and the generated tokens, also if the caller disconnects; a chunk
+    /// counts as one token until the replica reports their number.
     pub fn charge(&mut self, meter: &Arc<Meter>, account: Account) {
         let tokens = Tokens { requests: 1, input: self.prompt_tokens, output: 0 };
         let allowance = Allowance::of_request();
         self.metered = Some(Metered { meter: meter.clone(), account, tokens, allowance });
     }
 
-    /// The usage, once so many tokens were drawn.
+    /// Returns the usage after this number of generated tokens.
     #[must_use]
     pub const fn usage(&self, completion_tokens: u64) -> Usage {
         Usage::new(self.prompt_tokens, self.cached_tokens, completion_tokens)
@@ -208,21 +209,22 @@ impl Generation {
         }
     }
 
-    /// All answers, and the tokens drawn for them. `prompts` requests like this one share the memory for whole answers.
+    /// Returns all answers, and the number of tokens generated for them. `prompts` requests like this one share the
+    /// memory for collected answers.
     ///
     /// # Errors
-    /// As [`Self::next`]. [`ApiError::Invalid`]: the answers are too large to be kept whole.
+    /// As [`Self::next`]. [`ApiError::Invalid`]: the answers are too large to be collected.
     pub async fn whole(&mut self, choices: u32, prompts: usize) -> Result<(Vec<Answer>, u64), ApiError> {
         let (mut bytes, most) = (0, WHOLE_BYTES / prompts.max(1));
         let mut answers = vec![Answer::default(); choices as usize];
-        let unknown = || ApiError::internal("a replica gave an answer too many");
+        let unknown = || ApiError::internal("a replica sent an event of an unknown answer or call");
         loop {
             let next = self.next().await?;
             bytes += next.bytes();
             if bytes > most {
                 let message = format!(
-                    "The answers to this request are larger than {WHOLE_BYTES} bytes; ask for them with 'stream': true, or \
-                     for fewer of them or of their log-probabilities."
+                    "The answers to this request are larger than {WHOLE_BYTES} bytes. Set 'stream' to true, or request \
+                     fewer answers or log probabilities."
                 );
                 return Err(ApiError::invalid("stream", message));
             }
@@ -248,10 +250,10 @@ impl Generation {
         }
     }
 
-    /// The next piece, or the end; nothing comes after that.
+    /// Returns the next event; [`Next::Done`] is the last one.
     ///
     /// # Errors
-    /// [`ApiError::ReplicaUnavailable`]: the replica died or failed. [`ApiError::Internal`]: it speaks nonsense.
+    /// [`ApiError::ReplicaUnavailable`]: the replica died or failed. [`ApiError::Internal`]: it violates the protocol.
     pub async fn next(&mut self) -> Result<Next, ApiError> {
         let event = self.event().await?;
         if let Some(metered) = &mut self.metered {
@@ -273,18 +275,18 @@ impl Generation {
     }
 
     async fn event(&mut self) -> Result<GenerateEvent, ApiError> {
-        let died = || unavailable("The model's process ended before the answer did.".into());
+        let died = || unavailable("The model's replica ended before it completed the answer.".into());
         match self.lines.next_line().await {
             Ok(Some(line)) => serde_json::from_str(&line).map_err(ApiError::internal),
             Ok(None) => Err(died()),
             Err(error) => {
-                tracing::warn!(%error, "a replica's answer broke off");
+                tracing::warn!(%error, "a replica's response was incomplete");
                 Err(died())
             }
         }
     }
 
-    /// A replica's reason in the caller's terms.
+    /// Converts a replica's failure into an error for the caller.
     fn failure(&self, code: &str, message: String, param: Option<String>) -> ApiError {
         let param = param.unwrap_or_else(|| self.prompt_param.to_owned());
         let at_fault = |code| ApiError::Invalid { param: Some(param), code, message: sentence(&message) };
@@ -301,7 +303,7 @@ impl Generation {
                 retry_after_seconds: BUSY_RETRY_AFTER_SECONDS,
             },
             "adapter_unavailable" => {
-                // A failed download names presigned URLs, a broken file the node's folders.
+                // The message of a failed download contains presigned URLs, that of a broken file the node's paths.
                 let why = for_tenant(&message);
                 unavailable(format!("The tuned model's adapter could not be loaded: {why}"))
             }
@@ -352,7 +354,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_tenant_is_told_names_no_place_of_a_node() {
-        let line = "{\"type\":\"failed\",\"code\":\"adapter_unavailable\",\"message\":\"GET http://10.0.0.1/b?Signature=x: /var/lib/a/b.safetensors\"}";
+        let line = "{\"type\":\"failed\",\"code\":\"adapter_unavailable\",\"message\":\
+                    \"GET http://10.0.0.1/b?Signature=x: /var/lib/a/b.safetensors\"}";
         let message = generation(line).started().await.unwrap_err().body().error.message;
         assert!(message.ends_with("GET an address b.safetensors"), "{message}");
     }

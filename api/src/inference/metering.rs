@@ -1,5 +1,5 @@
-//! Counts what answers use: added up in memory by key and model, written down every few seconds and once more at the end,
-//! so a clean stop loses nothing, and a killed process what it counted since it wrote last.
+//! The metering of inference usage: summed in memory by API key and model, and written every few seconds and once more
+//! at the end. So a clean shutdown loses nothing, and a killed process loses what it counted since its last write.
 
 use std::{
     collections::HashMap,
@@ -19,34 +19,34 @@ use crate::{
     error::{ApiError, chain},
 };
 
-/// Between two writings.
+/// The interval between two writes.
 const WRITE: Duration = Duration::from_secs(2);
 
-/// Whose answers, and what answered.
+/// The project, API key and model for which usage is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Account {
-    /// Whose.
+    /// The project.
     pub project_id: ProjectId,
-    /// Who asked.
+    /// The API key of the request, if it has one.
     pub api_key_id: Option<ApiKeyId>,
-    /// What answered, by its own name.
+    /// The model's own name, not an alias.
     pub model: String,
-    /// Which adapter, if one did.
+    /// The adapter version, if the model has one.
     pub adapter_version_id: Option<AdapterVersionId>,
 }
 
-/// Tokens of one or more answers.
+/// The usage of one or more requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// How many answers.
+    /// The number of requests.
     pub requests: u64,
-    /// Of the prompts.
+    /// The number of prompt tokens.
     pub input: u64,
-    /// Of the answers.
+    /// The number of generated tokens.
     pub output: u64,
 }
 
-/// What was counted and not written down yet.
+/// The usage that has been counted and not written yet.
 #[derive(Debug)]
 pub struct Meter {
     prices: Prices,
@@ -54,13 +54,13 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// A meter that has counted nothing.
+    /// Creates an empty meter.
     #[must_use]
     pub fn new(prices: Prices) -> Self {
         Self { prices, counted: Mutex::default() }
     }
 
-    /// Counts.
+    /// Adds usage to an account.
     pub fn count(&self, account: &Account, tokens: Tokens) {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let sum = counted.entry(account.clone()).or_default();
@@ -69,16 +69,16 @@ impl Meter {
         sum.output += tokens.output;
     }
 
-    /// Adds what another meter has counted, which counts nothing afterwards.
+    /// Moves the usage that another meter has counted into this one.
     pub fn absorb(&self, other: &Self) {
         let counted = std::mem::take(&mut *other.counted.lock().unwrap_or_else(PoisonError::into_inner));
         counted.iter().for_each(|(account, tokens)| self.count(account, *tokens));
     }
 
-    /// Writes down what was counted. What cannot be written is kept for the next time.
+    /// Writes the counted usage to the database. If that fails, the usage is kept for the next attempt.
     ///
     /// # Errors
-    /// [`ApiError::Internal`]: the database is away.
+    /// [`ApiError::Internal`]: the database is unavailable.
     pub async fn write(&self, pool: &PgPool) -> Result<(), ApiError> {
         let counted = std::mem::take(&mut *self.counted.lock().unwrap_or_else(PoisonError::into_inner));
         if counted.is_empty() {
@@ -114,12 +114,12 @@ impl Meter {
         }
     }
 
-    /// Writes every few seconds, for ever.
+    /// Writes the usage every few seconds, without end.
     pub async fn write_on(&self, pool: PgPool) {
         loop {
             tokio::time::sleep(WRITE).await;
             if let Err(error) = self.write(&pool).await {
-                tracing::warn!("usage could not be written down; it is tried again: {}", chain(&error));
+                tracing::warn!("usage could not be written; it will be retried: {}", chain(&error));
             }
         }
     }

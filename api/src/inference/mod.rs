@@ -1,16 +1,16 @@
 //! Completions: the model of a request, its replica, generation and metering.
 
-/// A whole answer of a model.
+/// A complete answer of a model.
 pub mod answer;
 /// One request to a replica, and its answer.
 pub mod generation;
-/// What answers use.
+/// The usage of answers.
 pub mod metering;
-/// Places for heavy work, shared out among projects.
+/// Slots for expensive work, shared among projects.
 pub mod places;
 /// Requests that wait for the same replica.
 pub mod replica_waiters;
-/// The replica that answers for a base.
+/// The replica that serves a base model.
 pub mod replicas;
-/// The model that a request names, ready to be asked.
+/// The resolution of a request's model.
 pub mod resolve;

@@ -1,5 +1,5 @@
-//! Places for work that costs memory or processor time: so many in all, and fewer for one project, so that no project
-//! keeps the others from theirs.
+//! Slots for work that needs much memory or processor time: a limit for all projects, and a lower one for each, so that
+//! no project blocks the others.
 
 use std::{
     collections::HashMap,
@@ -15,10 +15,10 @@ use tokio::{
 
 use crate::error::ApiError;
 
-/// How long a request waits for a place.
+/// The time for which a request waits for a slot, in seconds.
 const PATIENCE_SECONDS: u64 = 30;
 
-/// Places of one kind of work.
+/// The slots for one kind of work.
 #[derive(Debug)]
 pub struct Places {
     all: Arc<Semaphore>,
@@ -27,7 +27,7 @@ pub struct Places {
     patience: Duration,
 }
 
-/// A place; it is free again when this is dropped.
+/// A slot, which is freed when this is dropped.
 #[derive(Debug)]
 pub struct Place {
     _of_project: OwnedSemaphorePermit,
@@ -35,7 +35,7 @@ pub struct Place {
 }
 
 impl Places {
-    /// Returns `all` places, of which a project takes `of_project` at most.
+    /// Creates `all` slots, of which a project holds at most `of_project`.
     #[must_use]
     pub fn new(all: usize, of_project: usize) -> Self {
         Self {
@@ -46,10 +46,10 @@ impl Places {
         }
     }
 
-    /// Takes a place for `work` of the project; waits while there is none.
+    /// Takes a slot for `work` of the project; waits while all are taken.
     ///
     /// # Errors
-    /// [`ApiError::Busy`]: there was none in time.
+    /// [`ApiError::Busy`]: no slot was freed in time.
     pub async fn take(&self, project: ProjectId, work: &str) -> Result<Place, ApiError> {
         let own = self.own(project);
         let both = async {
@@ -58,7 +58,7 @@ impl Places {
             Ok(Place { _of_project: of_project, _of_all: of_all })
         };
         timeout(self.patience, both).await.unwrap_or_else(|_| {
-            let message = format!("Other {work} are under way, and none has ended within {PATIENCE_SECONDS} s; retry.");
+            let message = format!("All slots for {work} were in use for {PATIENCE_SECONDS} s. Retry later.");
             Err(ApiError::Busy { message, retry_after_seconds: PATIENCE_SECONDS })
         })
     }

@@ -12,7 +12,7 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::error::ApiError;
 
-/// The time between two queries of a replica that is not ready yet.
+/// The interval between two queries for a replica that is not ready yet.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The requests that wait for replicas: one query of the database serves all that wait for the same replica.
@@ -20,7 +20,7 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Waiters(Arc<Mutex<HashMap<ReplicaId, watch::Receiver<Option<Replica>>>>>);
 
 impl Waiters {
-    /// Watches a replica that is not ready yet: `look` reads it again and again until it is ready or gone.
+    /// Watches a replica that is not ready yet: `look` fetches it repeatedly until it is ready or gone.
     pub(crate) fn watch<F, Seen>(&self, replica: Replica, look: F) -> watch::Receiver<Option<Replica>>
     where
         F: Fn() -> Seen + Send + 'static,
@@ -39,10 +39,10 @@ impl Waiters {
                 sleep(POLL_INTERVAL).await;
                 match look().await {
                     Ok(replica) => drop(tell.send_replace(replica)),
-                    Err(error) => error.log(), // those who wait have a deadline
+                    Err(error) => error.log(), // the waiting requests have a deadline
                 }
                 let mut waiters = all.lock();
-                // The last receiver is the one that is kept here.
+                // The last receiver is the one in the map.
                 if tell.receiver_count() == 1 || !is_starting(tell.borrow().as_ref()) {
                     waiters.remove(&id);
                     return;
@@ -87,7 +87,7 @@ mod tests {
         }
     }
 
-    /// However many wait, the database is asked once in a tenth of a second, and no more once nobody waits.
+    /// The database is queried once in a tenth of a second, however many requests wait, and no more once none waits.
     #[tokio::test]
     async fn all_who_wait_for_a_replica_share_one_look_at_the_database() {
         let (waiters, looks) = (Waiters::default(), Arc::new(AtomicUsize::new(0)));

@@ -1,4 +1,4 @@
-//! Finds the replica that answers for a base model, has one started if there is none, and waits for it.
+//! The replica that serves a base model: it is looked up, started if it does not exist, and awaited.
 
 use attune_domain::id::ReplicaId;
 use attune_store::{
@@ -17,33 +17,33 @@ use crate::{
     },
 };
 
-/// What a caller that was told to ask again is told to wait.
+/// The `Retry-After` while a model is unavailable, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 10;
 
-/// A replica that listens, and its `host:port`.
+/// A replica that accepts requests.
 #[derive(Debug, Clone)]
 pub struct Ready {
-    /// Where it listens.
+    /// The address of the replica, as `host:port`.
     pub address: String,
-    /// The bearer that it takes.
+    /// The bearer token that the replica accepts.
     pub token: String,
 }
 
-/// The replica of the model's base in its quantization, once it is ready.
+/// Returns a replica of the model's base in its quantization, once it is ready.
 ///
 /// # Errors
-/// [`ApiError::ReplicaUnavailable`]: it ended with an error, or is not there at `deadline`.
+/// [`ApiError::ReplicaUnavailable`]: the replica ended with an error, or is not ready at `deadline`.
 pub async fn ready(app: &App, model: &AskedModel, deadline: Instant) -> Result<Ready, ApiError> {
     let late = || {
         let waited = app.serving.wait_seconds;
-        unavailable(format!("The model was not ready to answer within {waited} s; it is still being started."))
+        unavailable(format!("The model was not ready within {waited} s and is still starting. Retry later."))
     };
     loop {
         let mut replica = ensure(app, model).await?;
         if let Some(waiting) = replica.clone().filter(|replica| is_starting(Some(replica))) {
             let mut seen = app.waiters.watch(waiting.clone(), looks(app.clone(), waiting.replica_id));
             let settled = timeout_at(deadline, seen.wait_for(|replica| !is_starting(replica.as_ref()))).await;
-            // An error means that the one who looks is gone; the replica is looked for again then.
+            // An error means that the polling task has ended; the replica is looked up again then.
             replica = settled.map_err(|_| late())?.ok().and_then(|replica| replica.clone());
         }
         match replica {
@@ -53,7 +53,7 @@ pub async fn ready(app: &App, model: &AskedModel, deadline: Instant) -> Result<R
             Some(Replica { state: ReplicaState::Ended, error: Some(reason), .. }) => {
                 return Err(unavailable(format!("The model could not be served: {reason}.")));
             }
-            _ => {} // it was idle and left: another is wanted
+            _ => {} // it ended because it was idle; another is requested
         }
         if Instant::now() >= deadline {
             return Err(late());
@@ -62,7 +62,7 @@ pub async fn ready(app: &App, model: &AskedModel, deadline: Instant) -> Result<R
     }
 }
 
-/// Looks at a replica; `None`: there is no such one any more.
+/// Returns a function that fetches a replica; `None` if the replica no longer exists.
 fn looks(app: App, id: ReplicaId) -> impl Fn() -> BoxFuture<'static, Result<Option<Replica>, ApiError>> + Send {
     move || {
         let app = app.clone();
@@ -70,10 +70,11 @@ fn looks(app: App, id: ReplicaId) -> impl Fn() -> BoxFuture<'static, Result<Opti
     }
 }
 
-/// The living replica of the model's base in its quantization, or the one that is wanted now; `None`: it ended just now.
+/// Returns the live replica of the model's base in its quantization, or the one that this requests; `None` if it has
+/// just ended.
 async fn ensure(app: &App, model: &AskedModel) -> Result<Option<Replica>, ApiError> {
     let (app, base, project) = (app.clone(), model.base, model.project_id);
-    // A task of its own: the prompts of one completion are asked side by side, and a task holds one connection at a time.
+    // A separate task: the prompts of one completion run concurrently, and a task holds one connection at a time.
     let ensuring = tokio::spawn(async move {
         let mut tx = app.platform().await?;
         let replica = replica::ensure_for(&mut tx, base, Some(project)).await;
@@ -91,7 +92,7 @@ fn there(found: Result<Replica, StoreError>) -> Result<Option<Replica>, ApiError
     }
 }
 
-/// Nobody answers for the model now.
+/// Returns the error for a model that no replica serves now.
 pub fn unavailable(message: String) -> ApiError {
     ApiError::ReplicaUnavailable { message, retry_after_seconds: RETRY_AFTER_SECONDS }
 }

@@ -1,4 +1,4 @@
-//! The model that a request names: its base, and what corrects it, ready to be asked.
+//! The resolution of the model in a request: its base model and its adapter.
 
 use attune_domain::{
     id::{AdapterVersionId, ApiKeyId, ProjectId},
@@ -19,43 +19,43 @@ use attune_store::{
 
 use crate::{app::App, error::ApiError, inference::metering::Account};
 
-/// Who answers.
+/// A resolved model.
 #[derive(Debug, Clone)]
 pub struct AskedModel {
-    /// Whose request it is.
+    /// The project of the request.
     pub project_id: ProjectId,
-    /// Its own name, whatever alias it was asked for by.
+    /// The model's own name, whatever alias the request used.
     pub name: String,
-    /// The base that answers, in its quantization.
+    /// The base model, in the quantization in which it is served.
     pub base: ServedBase,
-    /// `None`: the base itself.
+    /// The adapter; `None` for the base model itself.
     pub adapter: Option<AdapterRef>,
-    /// Names the content of the base and its quantization.
+    /// The fingerprint of the base's content and its quantization.
     pub system_fingerprint: String,
-    /// The adapter version that answers, if one does.
+    /// The adapter version; `None` for a base model or a checkpoint.
     adapter_version_id: Option<AdapterVersionId>,
 }
 
 impl AskedModel {
-    /// What its answers are charged to.
+    /// Returns the account that answers of this model are charged to.
     pub fn account(&self, project_id: ProjectId, api_key_id: Option<ApiKeyId>) -> Account {
         let (model, adapter_version_id) = (self.name.clone(), self.adapter_version_id);
         Account { project_id, api_key_id, model, adapter_version_id }
     }
 }
 
-/// Finds the model of this name: a base, one of the project's own, a checkpoint of one, or another project's checkpoint
-/// that this one was let use.
+/// Finds the model with this name: a base model, one of the project's own, a checkpoint of one, or a checkpoint that
+/// another project shares with this one.
 ///
 /// # Errors
-/// [`ApiError::ModelNotFound`]: there is none in this project.
+/// [`ApiError::ModelNotFound`]: the project has no such model.
 pub async fn find(app: &App, project: ProjectId, name: &str) -> Result<AskedModel, ApiError> {
     let mut db = app.tenant(project).await?;
     let mut found = adapter::resolve(&mut db, project, name).await;
     if let Err(StoreError::NotFound(_)) = found
         && let Some(owner) = checkpoint_permission::owner(&mut db, project, name).await?
     {
-        // What the owner lets others use is looked up as the owner's, by the same name.
+        // A shared checkpoint is looked up in its owner's project, by the same name.
         drop(db);
         db = app.tenant(owner).await?;
         found = adapter::resolve(&mut db, owner, name).await;
@@ -77,7 +77,8 @@ pub async fn find(app: &App, project: ProjectId, name: &str) -> Result<AskedMode
     })
 }
 
-/// `fp_0123456789ab_nf4-double`: the beginning of the base's digest, and its quantization.
+/// Returns a fingerprint such as `fp_0123456789ab_nf4-double`: the beginning of the base's digest, and the
+/// quantization.
 fn fingerprint(digest: &str, quantization: Quantization) -> String {
     format!("fp_{}_{quantization}", digest.get(..12).unwrap_or(digest))
 }

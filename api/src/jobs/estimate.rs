@@ -1,7 +1,7 @@
-//! What a job would take: its tokens, counted by the code that validation and training use; its memory and machine, by the
-//! function that dispatch uses; its time, by the pace of runs like it.
+//! Estimates of jobs: the tokens, counted by the code that validation and training use; the memory and machine, from
+//! the function that dispatch uses; the time, from the throughput of similar runs.
 //!
-//! The files are streamed through the tokenizer, in constant memory, on a thread of their own, in a place of
+//! The files are streamed through the tokenizer in constant memory, on a thread of their own, in a slot of
 //! [`crate::files::text_places`].
 
 use std::sync::Arc;
@@ -40,18 +40,18 @@ use crate::{
     },
 };
 
-/// Both files, read.
+/// The facts of both files.
 struct Scanned {
     training: FileFacts,
     validation: Option<FileFacts>,
     notes: Vec<String>,
 }
 
-/// Works an estimate out. Nothing is made.
+/// Computes an estimate. Creates nothing.
 ///
 /// # Errors
-/// A row that a job would refuse: its code, and the lines. [`ApiError::Busy`]: the files are too large to be
-/// read in time, or others are reading theirs.
+/// A row that a job would refuse: the error has its code and names the lines. [`ApiError::Busy`]: the files are too
+/// large to be read in time, or too many other requests are reading files.
 pub async fn work_out(app: &App, project: ProjectId, made: Made) -> Result<EstimateView, ApiError> {
     let scanned = app.text.work(project, |place| scan(app, &made, Arc::new(place))).await?;
     let mut db = app.platform().await?;
@@ -126,7 +126,7 @@ fn refused(param: &'static str, error: &RowsError) -> ApiError {
     ApiError::Invalid { param: Some(param.into()), code, message: format!("Invalid '{param}': {error}.") }
 }
 
-/// Where the job would be trained.
+/// The placement of the job.
 struct Placed {
     offer: Option<(String, Offer)>,
     plan: Option<attune_domain::run::Plan>,
@@ -136,7 +136,7 @@ struct Placed {
 }
 
 impl Placed {
-    /// As dispatch would now; if it would wait, as it would when nobody else is there.
+    /// Places the job as dispatch would now; if it would have to wait, as dispatch would on unused machines.
     fn find(work: Workload<'_>, offers: &[(String, Offer)]) -> Self {
         let now: Vec<Offer> = offers.iter().map(|(_, offer)| offer.clone()).collect();
         let idle: Vec<Offer> = now.iter().map(idle).collect();
@@ -161,12 +161,12 @@ impl Placed {
     }
 }
 
-/// The offer when nobody holds anything of it.
+/// Returns the offer without any reservations.
 fn idle(offer: &Offer) -> Offer {
     Offer { reserved: attune_domain::bytes::Bytes(0), free_slots: offer.free_slots.max(1), ..offer.clone() }
 }
 
-/// Tokens of the whole job, and whether that is exact.
+/// Returns the tokens and the trained tokens of the whole job, and whether they are exact.
 fn whole(spec: &TrainSpec, facts: FileFacts) -> (u64, u64, bool) {
     let all = TrainSpec { max_steps: None, ..spec.clone() }.total_steps(facts.rows).max(1);
     let steps = spec.total_steps(facts.rows);
@@ -179,7 +179,7 @@ fn whole(spec: &TrainSpec, facts: FileFacts) -> (u64, u64, bool) {
     (of(facts.tokens), of(facts.trained_tokens), is_exact)
 }
 
-/// Passes over the validation file: one at the end, and one each so many steps before.
+/// Returns the number of passes over the validation file: one every `eval_every_steps` steps, the last at the end.
 fn validations(spec: &TrainSpec, steps: u64) -> u64 {
     match spec.eval_every_steps {
         0 => 1,

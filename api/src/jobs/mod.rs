@@ -1,12 +1,12 @@
 //! Fine-tuning jobs: preparation, estimates, results and the files of runs.
 
-/// What such a job would take.
+/// The estimate of a job.
 pub mod estimate;
-/// What a request for a job comes to.
+/// The preparation of a job from a request.
 pub mod prepare;
 /// A succeeded job's metrics, as a file.
 pub mod results;
-/// What a run puts into the object store.
+/// The files that a run writes to the object store.
 pub mod run_files;
-/// What a new job begins with.
+/// The starting point of a new job.
 pub mod starting_point;

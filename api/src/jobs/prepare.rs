@@ -1,5 +1,5 @@
-//! What a request for a job comes to: every field checked, every default filled in, every file and model found. A job is
-//! made of it, or an estimate.
+//! The preparation of a job from a request: every field is checked, every default filled in, every file and model
+//! found. The result becomes a job or an estimate.
 
 use attune_domain::{id::FileId, spec::TrainSpec};
 use attune_store::{
@@ -16,23 +16,23 @@ use crate::{
     wire::{job::NewJob, money::micro_usd},
 };
 
-/// A job that could be started.
+/// A prepared job.
 #[derive(Debug)]
 pub struct Made {
-    /// Its row.
+    /// The job's row.
     pub row: job::NewJob,
-    /// What it trains over.
+    /// The base model.
     pub base: BaseModel,
-    /// Its rows; they stay until the transaction ends.
+    /// The training file, locked until the transaction ends.
     pub training: file::File,
-    /// Its held-out rows; they stay until the transaction ends.
+    /// The validation file, locked until the transaction ends.
     pub validation: Option<file::File>,
 }
 
-/// Checks a request.
+/// Prepares a job from a request.
 ///
 /// # Errors
-/// [`ApiError::Invalid`] names the first field that cannot be. [`ApiError::ModelNotFound`], [`ApiError::Internal`].
+/// [`ApiError::Invalid`] names the first invalid field. [`ApiError::ModelNotFound`], [`ApiError::Internal`].
 pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJob) -> Result<Made, ApiError> {
     let mut asked = new.requested()?;
     let beginning = starting_point::find(tx, holder.project_id, new).await?;
@@ -69,7 +69,7 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
     Ok(Made { row, base, training, validation })
 }
 
-/// Validations need rows.
+/// Checks that a job with validations has a validation file.
 fn check_validations(spec: &TrainSpec, there_are_rows: bool) -> Result<(), ApiError> {
     let param =
         if spec.early_stopping_patience > 0 { "trainer.early_stopping_patience" } else { "trainer.eval_every_steps" };
@@ -78,11 +78,11 @@ fn check_validations(spec: &TrainSpec, there_are_rows: bool) -> Result<(), ApiEr
     }
     Err(ApiError::invalid(
         param,
-        format!("'{param}' needs a validation file; give 'validation_file', or leave it out."),
+        format!("'{param}' requires a validation file. Set 'validation_file', or omit '{param}'."),
     ))
 }
 
-/// The file that a field of the request names; it stays until the transaction ends.
+/// Returns the file that a field of the request names, locked until the transaction ends.
 async fn dataset(
     tx: &mut PgConnection,
     holder: &Holder,
@@ -102,7 +102,7 @@ async fn dataset(
     if file.dataset.is_none() { Err(no_dataset(field, &file)) } else { Ok(file) }
 }
 
-/// Refuses a file of rows that the method does not learn from.
+/// Refuses a file whose rows the method cannot train on.
 fn right_rows(spec: &TrainSpec, field: &'static str, file: &file::File) -> Result<(), ApiError> {
     let Some(dataset) = &file.dataset else { return Err(no_dataset(field, file)) };
     spec.method.takes(dataset.format).map_err(|wrong| ApiError::invalid(field, format!("Invalid '{field}': {wrong}.")))

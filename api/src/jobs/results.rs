@@ -1,5 +1,5 @@
-//! The result file of a job that has just succeeded, in the transaction that publishes its adapter: whoever sees the job
-//! succeeded sees the file.
+//! The result file of a succeeded job, in the transaction that publishes its adapter: a reader that sees the job as
+//! succeeded also sees the file.
 
 use attune_domain::{bytes::Bytes, id::JobId, job::JobState};
 use attune_store::{
@@ -37,10 +37,10 @@ async fn are_wanted(tx: &mut PgConnection, id: JobId) -> Result<bool, ApiError> 
 }
 
 impl Results {
-    /// Puts the content into the object store. It is noted first: what no row comes to name is swept.
+    /// Writes the content to the object store. It is recorded first, so that the sweep finds it if no row names it.
     ///
     /// # Errors
-    /// [`ApiError::StorageRefused`]: the trainer says its last word again later. [`ApiError::Internal`].
+    /// [`ApiError::StorageRefused`]: the trainer sends its last report again later. [`ApiError::Internal`].
     pub async fn put(&self, app: &App) -> Result<(), ApiError> {
         let mut tx = app.platform().await?;
         blob::announce(&mut tx, std::slice::from_ref(&self.sha256)).await?;
@@ -49,7 +49,7 @@ impl Results {
         put.map_err(|cause| ApiError::StorageRefused { what: "job's results", cause })
     }
 
-    /// Makes the content the result file of the job, if that still has none.
+    /// Makes the content the result file of the job, if the job has none.
     ///
     /// # Errors
     /// [`ApiError::Internal`].

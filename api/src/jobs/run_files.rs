@@ -1,4 +1,5 @@
-//! What a run puts into the object store: where it may, and the proof that it has what it names.
+//! The files that a run writes to the object store: the keys that it may write to, and the proof that it has the
+//! content that it names.
 
 use attune_domain::run::{Blob, BlobGrant, RunEvent};
 use attune_store::{
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{app::App, error::ApiError};
 
-/// Says for each blob where to put it, or that the run may name it as it is.
+/// Returns for each blob the upload URL, or that the run may name the blob without an upload.
 ///
 /// # Errors
 /// [`ApiError::Internal`].
@@ -33,11 +34,11 @@ pub async fn grant(app: &App, run: &Run, mut wanted: Vec<Blob>) -> Result<Vec<Bl
     Ok(granted.into_iter().map(|granted| granted.grant).collect())
 }
 
-/// Reads what the run has put aside of what these events name: content that the store had from elsewhere already, so that
-/// only its bytes show that the run has it.
+/// Verifies the staged content that these events name. The store already had it from another source, so the run must
+/// upload the bytes to prove that it has them.
 ///
 /// # Errors
-/// [`ApiError::Internal`]. Content that is not what it should be is no error here: the report that names it is refused.
+/// [`ApiError::Internal`]. Content with another digest or size is no error here: the report that names it is refused.
 pub async fn prove(app: &App, run: &Run, events: &[RunEvent]) -> Result<(), ApiError> {
     let files = events.iter().filter_map(|event| match event {
         RunEvent::Checkpointed { files, .. } | RunEvent::Published { files, .. } => Some(files),

@@ -1,6 +1,6 @@
-//! What a new job begins with: a base model, and the adapter that it continues, if it continues one.
+//! The starting point of a new job: a base model, and the adapter that the job continues, if any.
 //!
-//! `continue_from` names the adapter; so does `model`, where it is a tuned model's name, as OpenAI's clients give it.
+//! `continue_from` names the adapter; so does `model`, if it is a tuned model's name, as OpenAI's clients send it.
 
 use attune_domain::id::ProjectId;
 use attune_store::{
@@ -14,26 +14,26 @@ use sqlx::PgConnection;
 
 use crate::{error::ApiError, http::path_id::shown, wire::job::NewJob};
 
-/// A base, and an adapter of it.
+/// A base model, and an adapter of it.
 #[derive(Debug)]
 pub struct Beginning {
-    /// The base.
+    /// The base model.
     pub base: BaseModel,
-    /// The adapter whose factors are the first ones; it stays until the transaction ends.
+    /// The adapter whose weights training starts from, locked until the transaction ends.
     pub adapter: Option<AdapterVersion>,
 }
 
-/// Finds both, of this project.
+/// Finds both in this project.
 ///
 /// # Errors
-/// [`ApiError::ModelNotFound`]: there is no such model. [`ApiError::Invalid`]: there is no such adapter, or it is another
-/// one than `model` names, or of another base.
+/// [`ApiError::ModelNotFound`]: the model does not exist. [`ApiError::Invalid`]: the adapter does not exist, differs
+/// from the one that `model` names, or belongs to another base model.
 pub async fn find(tx: &mut PgConnection, project: ProjectId, new: &NewJob) -> Result<Beginning, ApiError> {
     let model = adapter::resolve(tx, project, &new.model).await.map_err(ApiError::on_read(&new.model))?;
     let named = match (&new.continue_from, &model) {
         (None, Model::Tuned(tuned)) => Some(tuned.model_name.clone()),
         (_, Model::Checkpoint(_)) => {
-            let message = "A checkpoint answers requests, but no job goes on from it; name the job's tuned model.";
+            let message = "A job cannot continue from a checkpoint. Use the job's tuned model.";
             return Err(ApiError::unsupported("model", message));
         }
         (None, Model::Base(_)) => None,
@@ -61,17 +61,18 @@ fn missing(named: &str) -> ApiError {
     }
 }
 
-/// `model` and `continue_from` must mean the same.
+/// Checks that `model` and `continue_from` do not contradict each other.
 fn check(name: &str, model: &Model, adapter: &AdapterVersion) -> Result<(), ApiError> {
     let id = adapter.adapter_version_id;
     let message = match model {
         Model::Tuned(tuned) if tuned.adapter_version_id != id => format!(
-            "Invalid 'continue_from': {id} is not the adapter of 'model', '{name}', which is {}; leave one of the two out.",
+            "Invalid 'continue_from': {id} is not the adapter of 'model', '{name}', which is {}; leave one of the two \
+             out.",
             tuned.adapter_version_id
         ),
         Model::Base(base) if base.base_model_id != adapter.base_model_id => format!(
-            "Invalid 'continue_from': {id} is an adapter of '{}', and 'model' is '{name}'; an adapter goes on only on its \
-             own base.",
+            "Invalid 'continue_from': {id} is an adapter of '{}', and 'model' is '{name}'. An adapter can only be \
+             continued on its own base.",
             adapter.base_model
         ),
         _ => return Ok(()),

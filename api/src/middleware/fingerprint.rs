@@ -1,7 +1,7 @@
-//! The digest of a body, so that a repeated request is known by it.
+//! The digest of a request's body, by which a repeated request is recognized.
 //!
-//! A form is hashed while it streams by, without its boundary: clients choose a new one for every attempt. The boundary
-//! cannot stand in the content, so leaving it out makes no two different forms alike.
+//! A multipart form is hashed while it streams, without its boundary: clients choose a new one for every attempt. The
+//! boundary cannot occur in the content, so omitting it does not give different forms the same digest.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,10 +10,10 @@ use http_body_util::BodyExt;
 use memchr::memmem;
 use sha2::{Digest, Sha256};
 
-/// Stands for a boundary in what is hashed; a form's own bytes around it make it unmistakable.
+/// The placeholder for a boundary in the hashed bytes; the form's own bytes around it make it unambiguous.
 const MARK: &[u8] = b"\0boundary\0";
 
-/// A digest that is there, or comes about.
+/// The digest of a body, complete or in progress.
 #[derive(Debug, Clone)]
 pub struct Print(Arc<Mutex<State>>);
 
@@ -24,12 +24,12 @@ enum State {
 }
 
 impl Print {
-    /// The digest of a body that was read before.
+    /// Creates the digest of a body that has already been read.
     pub fn whole(digest: Vec<u8>) -> Self {
         Self(Arc::new(Mutex::new(State::Whole(digest))))
     }
 
-    /// For a form that is still to come; `None`: this content type is none.
+    /// Creates the digest of a form that is still to be read; `None` if the content type is not that of a form.
     pub fn of_form(content_type: &str) -> Option<Self> {
         let (kind, parameters) = content_type.split_once(';')?;
         if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
@@ -45,7 +45,7 @@ impl Print {
         Some(Self(Arc::new(Mutex::new(State::Form(Form::new(boundary))))))
     }
 
-    /// The body; all that is read of it is hashed.
+    /// Returns the body; everything that is read from it is hashed.
     pub fn watch(&self, body: Body) -> Body {
         let print = self.clone();
         Body::new(body.map_frame(move |frame| {
@@ -56,7 +56,7 @@ impl Print {
         }))
     }
 
-    /// The digest of what came.
+    /// Returns the digest of the bytes so far.
     pub fn digest(&self) -> Vec<u8> {
         match &*self.state() {
             State::Whole(digest) => digest.clone(),
@@ -69,14 +69,14 @@ impl Print {
     }
 }
 
-/// A form so far.
+/// The state of hashing a form.
 #[derive(Debug)]
 struct Form {
     boundary: Vec<u8>,
     hasher: Sha256,
-    /// What may be the beginning of a boundary.
+    /// The bytes that may be the beginning of a boundary.
     tail: Vec<u8>,
-    /// The closing boundary was there; clients differ in what they send after it.
+    /// True after the closing boundary; clients differ in what they send after it.
     closed: bool,
 }
 
@@ -90,7 +90,7 @@ impl Form {
             return;
         }
         self.tail.extend_from_slice(piece);
-        // Two bytes more than the boundary: whether it is the closing one is seen from what follows it.
+        // Two bytes more than the boundary: the bytes after a boundary show if it is the closing one.
         let keep = self.boundary.len() + 2;
         let mut from = 0;
         while let Some(at) = memmem::find(&self.tail[from..], &self.boundary).map(|at| from + at) {

@@ -1,13 +1,14 @@
-//! `Idempotency-Key`: a request that makes something may be sent again, and is done once.
+//! `Idempotency-Key`: a request that creates something may be repeated, and is executed once.
 //!
-//! The first request takes the key, goes on in a task of its own (a caller that leaves does not stop it half-way), and
-//! its answer is kept for 24 hours. A twin that comes meanwhile is told to come back; one that comes later gets the kept
-//! answer. A request that failed frees its key again. Whether the change was kept is noted in its own transaction
-//! ([`crate::middleware::preconditions`]), so a crash in between leads to a plain "it was done, but its answer is lost", never to a
-//! second thing.
+//! The first request claims the key and runs in a task of its own, so that a caller that disconnects does not interrupt
+//! it. Its response is stored for 24 hours. A repetition that arrives before it is stored is refused with
+//! `Retry-After`; a later one gets the stored response. A request that failed frees its key. The transaction of the
+//! change records that the change was made ([`crate::middleware::preconditions`]), so a crash in between leads to the
+//! error that the response is lost, never to a second change.
 //!
-//! An answer that holds a secret is kept sealed under the bearer that asked, of which the database has only a hash: who
-//! repeats the request can read it, and a copy of the database cannot.
+//! A response that contains a secret is stored encrypted under the bearer token of the request, of which the database
+//! has only a hash: the same caller can read it by repeating the request, and a copy of the database does not reveal
+//! it.
 
 use std::time::Duration;
 
@@ -43,33 +44,33 @@ use crate::{
     middleware::fingerprint::Print,
 };
 
-/// The header.
+/// The request header with the key.
 pub const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// Says that the answer is a kept one.
+/// The response header that marks a stored response.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// The longest key.
+/// The maximum length of a key, in bytes.
 const KEY_BYTES: usize = 255;
 
-/// The longest answer that is kept; none of a request that makes something is near it.
+/// The maximum length of a stored response, in bytes; no response of a request that creates something comes near it.
 const ANSWER_BYTES: usize = 4 << 20;
 
-/// When a twin is told to come back, in seconds.
+/// The `Retry-After` for a repetition of a request that is still running, in seconds.
 const COME_BACK: u64 = 1;
 
-/// How long the rest of a repeated upload is read, so that its sender gets to read the answer.
+/// The time for which the rest of a repeated upload is read, so that its sender gets to read the response.
 const DRAIN: Duration = Duration::from_secs(60);
 
-/// The end of paths that take no key: an answer of a model is not kept.
+/// The end of the paths that accept no key: a model's answers are not stored.
 const MODELS: &str = "/completions";
 
-/// Ends of paths whose answers hold a secret.
+/// The ends of the paths whose responses contain a secret.
 const SECRET: [&str; 4] = ["/api_keys", "/webhook_endpoints", "/rotate_secret", "/v1/organizations"];
 
-/// Answers a repeated request with what the first one was told; lets all others through.
+/// Answers a repeated request with the response to the first one; passes all others on.
 pub async fn once(State(app): State<App>, request: Request, next: Next) -> Response {
-    // The other methods may be repeated by their nature.
+    // The other methods in use are idempotent.
     let key = (request.method() == Method::POST).then(|| request.headers().get(KEY).cloned()).flatten();
     let Some(key) = key else { return next.run(request).await };
     match take(&app, &key, request, next).await {
@@ -99,7 +100,7 @@ async fn take(app: &App, key: &HeaderValue, request: Request, next: Next) -> Res
         Found::Answered { claim, body_sha256, mut answer } => {
             drain(request).await;
             if print.digest() != body_sha256 {
-                return Err(ApiError::IdempotencyKeyReused("its body was another one".into()));
+                return Err(ApiError::IdempotencyKeyReused("its body was different".into()));
             }
             if let Some(seal) = seal {
                 answer.body = seal.open(claim, &answer.body).map_err(|_| ApiError::IdempotencyAnswerSealed)?;
@@ -109,20 +110,20 @@ async fn take(app: &App, key: &HeaderValue, request: Request, next: Next) -> Res
     }
 }
 
-/// Whose the key is; the guard has left word of who asks.
+/// Returns the tenant that the key belongs to: that of the caller, as the guard stored it.
 fn asker(request: &Request) -> Result<Tenant, ApiError> {
     let extensions = request.extensions();
     let project = extensions.get::<Caller>().map(|caller| Tenant::Project(caller.0.project_id));
     let organization = extensions.get::<Administrator>().map(|who| Tenant::Organization(who.organization_id));
-    project.or(organization).ok_or_else(|| not_supported("nobody is asked for here".into()))
+    project.or(organization).ok_or_else(|| not_supported("it requires no authentication".into()))
 }
 
 fn not_supported(why: String) -> ApiError {
-    let message = format!("Idempotency-Key does not go with this request: {why}. Leave it out.");
+    let message = format!("Idempotency-Key is not supported for this request: {why}. Omit it.");
     ApiError::Invalid { param: Some(KEY.to_string()), code: "idempotency_not_supported", message }
 }
 
-/// What the request's answer is sealed with, if it holds a secret.
+/// Returns the key under which the response is encrypted, if it contains a secret.
 fn sealing(request: &Request) -> Result<Option<SealKey>, ApiError> {
     if !SECRET.iter().any(|end| request.uri().path().ends_with(end)) {
         return Ok(None);
@@ -130,15 +131,15 @@ fn sealing(request: &Request) -> Result<Option<SealKey>, ApiError> {
     let bearer = SecretString::from(bearer(request.headers())?);
     SealKey::new(&bearer).map(Some).map_err(|_| {
         not_supported(format!(
-            "its answer holds a secret, which is kept sealed under your key, and a key with fewer than \
-             {LEAST_KEY_CHARACTERS} characters seals nothing"
+            "its response contains a secret, which is stored encrypted under your API key, and a key with \
+             fewer than {LEAST_KEY_CHARACTERS} characters is too short for that"
         ))
     })
 }
 
 fn check<'a>(key: &'a HeaderValue, path: &str) -> Result<&'a str, ApiError> {
     if path.ends_with(MODELS) {
-        return Err(not_supported("an answer of a model is not kept".into()));
+        return Err(not_supported("completions are not stored".into()));
     }
     let plain = |text: &&str| (1..=KEY_BYTES).contains(&text.len());
     key.to_str().ok().filter(plain).ok_or_else(|| {
@@ -147,7 +148,7 @@ fn check<'a>(key: &'a HeaderValue, path: &str) -> Result<&'a str, ApiError> {
     })
 }
 
-/// The request, with the digest of its body: at once for a short one, and as it streams by for a form.
+/// Returns the request with the digest of its body: a form's is computed while it streams, any other's is complete.
 async fn printed(app: &App, request: Request) -> Result<(Request, Print), ApiError> {
     let (parts, body) = request.into_parts();
     let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
@@ -162,7 +163,7 @@ async fn printed(app: &App, request: Request) -> Result<(Request, Print), ApiErr
     Ok((Request::from_parts(parts, Body::from(bytes)), print))
 }
 
-/// The first request with its key.
+/// The first request with a key.
 struct First {
     pool: PgPool,
     claim: Claim,
@@ -171,7 +172,7 @@ struct First {
 }
 
 impl First {
-    /// The request, to its end.
+    /// Runs the request to its end.
     async fn go_on(self, mut request: Request, next: Next) -> Response {
         let renewing = AbortOnDropHandle::new(tokio::spawn(renew(self.pool.clone(), self.claim.clone())));
         request.extensions_mut().insert(self.claim.clone());
@@ -183,13 +184,14 @@ impl First {
             Err(error) => return ApiError::internal(error).into_response(),
         };
         if let Err(error) = self.settle(&parts, &body).await {
-            tracing::warn!(error = chain(&error), "the answer to an Idempotency-Key could not be kept");
+            tracing::warn!(error = chain(&error), "the answer to an Idempotency-Key could not be stored");
         }
         Response::from_parts(parts, Body::from(body))
     }
 
-    /// Keeps the answer of a request that succeeded, and frees the key of one that failed and made nothing. A failure after
-    /// the change was made is nobody's answer: the key then says that the change was made and its answer is lost.
+    /// Stores the response of a request that succeeded, and frees the key of one that failed and changed nothing. A
+    /// failure after the change was made is not stored: the key then reports that the change was made and the response
+    /// is lost.
     async fn settle(&self, parts: &Parts, body: &[u8]) -> Result<(), StoreError> {
         let mut tx = db::scoped(&self.pool, self.claim.tenant, None).await?;
         if !parts.status.is_success() {
@@ -215,19 +217,19 @@ async fn renew(pool: PgPool, claim: Claim) {
             tx.commit().await
         };
         if let Err(error) = renewed.await {
-            tracing::warn!(error = chain(&error), "an Idempotency-Key could not be held on to");
+            tracing::warn!(error = chain(&error), "an Idempotency-Key could not be renewed");
         }
     }
 }
 
-/// The headers that belong to the body; those of the request's own way are made anew.
+/// Returns the headers that belong to the body; the middleware sets all others again.
 fn kept(headers: &HeaderMap) -> Value {
     let of_the_body = [header::CONTENT_TYPE, header::LOCATION, header::ETAG];
     let text = |name: &HeaderName| Some((name.to_string(), headers.get(name)?.to_str().ok()?.into()));
     Value::Object(of_the_body.iter().filter_map(text).collect::<Map<String, Value>>())
 }
 
-/// A kept answer.
+/// Returns a stored response.
 fn again(answer: Answer) -> Response {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let mut response = (status, Body::from(answer.body)).into_response();
@@ -243,12 +245,12 @@ fn again(answer: Answer) -> Response {
     response
 }
 
-/// Reads what is left of a repeated request's body, for its digest.
+/// Reads the rest of a repeated request's body, for its digest.
 async fn drain(request: Request) {
     let mut pieces = request.into_body().into_data_stream();
     let all = async { while let Some(Ok(_)) = pieces.next().await {} };
     if tokio::time::timeout(DRAIN, all).await.is_err() {
-        tracing::debug!("a repeated body did not come to its end");
+        tracing::debug!("a repeated request's body was incomplete");
     }
 }
 

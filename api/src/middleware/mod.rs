@@ -1,14 +1,14 @@
-//! Layers that every request of a user passes: rate limits, preconditions, idempotency.
+//! The middleware of users' requests: rate limits, preconditions, idempotency.
 
-/// The digest by which a repeated request is known.
+/// The digest by which a repeated request is recognized.
 pub mod fingerprint;
-/// Requests that are safe to repeat.
+/// Idempotent requests.
 pub mod idempotency;
-/// Whose answer it is.
+/// The response header with the organization's name.
 pub mod organization_header;
-/// `If-Match`, `If-None-Match`, `ETag`.
+/// Preconditions: `If-Match`, `If-None-Match`, `ETag`.
 pub mod preconditions;
 /// The rate limits of keys, applied to requests.
 pub mod rate_limit;
-/// Token buckets of keys.
+/// The token buckets of keys.
 pub mod rate_limiter;

@@ -1,4 +1,4 @@
-//! Whose answer it is: OpenAI's header with the organization's name.
+//! The response header with the organization's name, as OpenAI sends it.
 
 use axum::{
     extract::Request,
@@ -9,10 +9,10 @@ use axum::{
 
 use crate::auth::caller::Caller;
 
-/// OpenAI's header.
+/// OpenAI's header with the organization's name.
 const ORGANIZATION: HeaderName = HeaderName::from_static("openai-organization");
 
-/// Names the organization of whoever was let in.
+/// Adds the name of the caller's organization to the response.
 pub async fn identify(request: Request, next: Next) -> Response {
     let organization = request.extensions().get::<Caller>().map(|caller| caller.0.organization.clone());
     let mut response = next.run(request).await;

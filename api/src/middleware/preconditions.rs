@@ -1,15 +1,15 @@
-//! What a request says about the state it wants to meet: `If-Match`, `If-None-Match`, and the `Idempotency-Key` that it
-//! holds, the `Range` of content that it lacks; and the `ETag` that answers carry.
+//! The conditions of a request: `If-Match`, `If-None-Match`, the claim on its `Idempotency-Key`, and the `Range` of a
+//! download; and the `ETag` of responses.
 //!
-//! A condition is only worth something if it is checked in the transaction that makes the change. All of a user's
-//! transactions are opened by [`App::tenant`](crate::app::App::tenant) and
-//! [`App::organization`](crate::app::App::organization), so they are checked there, once for all handlers: [`hold`] locks
-//! the row that the path names and compares its version. Of two changes that both come with the version they read, the
-//! second waits for the lock, finds another version, and is refused.
+//! A condition must be checked in the transaction that makes the change. All of a user's transactions are opened by
+//! [`App::tenant`](crate::app::App::tenant) and [`App::organization`](crate::app::App::organization), so conditions are
+//! checked there, once for all handlers: [`hold`] locks the row that the path names and compares its version. Of two
+//! changes with the same version in `If-Match`, the second waits for the lock, finds another version, and is refused.
 //!
-//! A tag is `"version"` or `"version.digest"`. The version is the row's ([`attune_store::version`]) and is what
-//! `If-Match` asks for. The digest is the body's: an answer may show more than its row, such as a time to go, and
-//! `If-None-Match` must not call such an answer unchanged. A thing without versions has the digest alone.
+//! An `ETag` is `"version"` or `"version.digest"`. The version is the row's ([`attune_store::version`]), and is
+//! compared with `If-Match`. The digest is that of the body: a response may contain more than its row, such as a
+//! remaining time, and `If-None-Match` must not report such a response as unchanged. An object without versions has
+//! only the digest.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,8 +33,8 @@ use sqlx::PgConnection;
 
 use crate::{error::ApiError, http::request_context};
 
-/// Paths whose parameters name a thing that has versions. All that lies below one belongs to its thing, but for what a
-/// line above it names.
+/// The paths whose parameters name an object with versions. Each includes the paths below it, unless an earlier line
+/// matches them.
 const THINGS: [(&str, Thing); 13] = [
     ("/v1/fine_tuning/jobs/{job_id}", Thing::Job),
     ("/v1/files/{file_id}", Thing::File),
@@ -51,45 +51,46 @@ const THINGS: [(&str, Thing); 13] = [
     ("/v1/organization/users/{user_id}", Thing::User),
 ];
 
-/// Longer answers get no tag; no single thing is that long.
+/// The maximum length of a response with an `ETag`, in bytes. A longer one is an internal error; no single object is
+/// that long.
 const TAGGED_BYTES: usize = 1 << 20;
 
-/// How many bytes of a body's digest stand in its tag.
+/// The number of bytes of a body's digest in an `ETag`.
 const DIGEST_BYTES: usize = 12;
 
 tokio::task_local! {
     static CONDITIONS: Arc<Conditions>;
 }
 
-/// What one request says.
+/// The conditions of one request.
 #[derive(Debug)]
 struct Conditions {
     thing: Option<(Thing, Vec<String>)>,
     /// The tags of `If-Match`.
     wanted: Option<Vec<String>>,
     claim: Option<Claim>,
-    /// Whether the request makes the thing if it is not there.
+    /// True if the request creates the object when it does not exist.
     makes: bool,
-    /// Whether the answer is to carry the version.
+    /// True if the response has the object's version in its `ETag`.
     shows: bool,
-    /// `Range`, and the tag of its `If-Range`.
+    /// The `Range` header, and the tag of its `If-Range`.
     range: Option<(String, Option<String>)>,
-    /// The version that was there when the request's transaction began.
+    /// The object's version when the request's transaction began.
     seen: Mutex<Option<String>>,
 }
 
-/// The part of a request's demands that a transaction meets.
+/// The conditions that a transaction checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Demands {
-    /// The transaction makes the change.
+    /// Preconditions and `Idempotency-Key`: the transaction makes the change.
     All,
-    /// The transaction comes before the one that makes the change.
+    /// Preconditions only: the transaction comes before the one that makes the change.
     Preconditions,
-    /// The transaction makes the change, and an earlier one has checked the preconditions.
+    /// `Idempotency-Key` only: the transaction makes the change, and an earlier one has checked the preconditions.
     IdempotencyKey,
 }
 
-/// Returns `future` with the demands and the origin of the request at hand, for a task of its own.
+/// Returns `future` with the conditions and the origin of the current request, for a separate task.
 pub fn carry<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let future = request_context::carry(future);
     match CONDITIONS.try_with(Arc::clone) {
@@ -98,11 +99,11 @@ pub fn carry<F: Future>(future: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// Checks, in a transaction that was just opened for a user's request, what the request demands.
+/// Checks the conditions of a user's request, in a transaction that was just opened for it.
 ///
 /// # Errors
-/// [`ApiError::PreconditionFailed`]: the row has another version. [`ApiError::Conflict`]: the request's
-/// `Idempotency-Key` has gone to another one.
+/// [`ApiError::PreconditionFailed`]: the row has another version. [`ApiError::Conflict`]: another request has taken
+/// over the `Idempotency-Key`.
 pub async fn hold(tx: &mut PgConnection, tenant: Tenant, demands: Demands) -> Result<(), ApiError> {
     let Ok(conditions) = CONDITIONS.try_with(Arc::clone) else { return Ok(()) };
     if let Some(claim) = conditions.claim.as_ref().filter(|_| demands != Demands::Preconditions) {
@@ -117,7 +118,7 @@ pub async fn hold(tx: &mut PgConnection, tenant: Tenant, demands: Demands) -> Re
     if let Some(wanted) = &conditions.wanted {
         match version::lock(tx, tenant, *thing, names).await? {
             Some(current) if matches(wanted, &current) => {}
-            // What is not there is the handler's to tell, in the same words as for anybody else.
+            // The handler reports a missing object, as it does for requests without a condition.
             None if !conditions.makes => {}
             current => return Err(ApiError::PreconditionFailed { current: current.map(|tag| format!("\"{tag}\"")) }),
         }
@@ -128,7 +129,7 @@ pub async fn hold(tx: &mut PgConnection, tenant: Tenant, demands: Demands) -> Re
     Ok(())
 }
 
-/// The part that is asked for of the content with this tag; `None`: all of it, also when the caller's part is of other
+/// Returns the requested range of the content with this tag; `None` for all of it, also if `If-Range` names other
 /// content.
 pub fn range(tag: &str) -> Option<String> {
     let conditions = CONDITIONS.try_with(Arc::clone).ok()?;
@@ -136,7 +137,7 @@ pub fn range(tag: &str) -> Option<String> {
     of.as_ref().is_none_or(|of| of == tag).then(|| range.clone())
 }
 
-/// Reads a request's conditions, and tags its answer.
+/// Reads a request's conditions, and adds the `ETag` to its response.
 pub async fn keep(request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
@@ -174,7 +175,7 @@ fn read(parts: &Parts, path: &str, mut names: Vec<String>) -> Result<Conditions,
     Ok(Conditions { thing, wanted, claim, makes, shows, range, seen: Mutex::new(None) })
 }
 
-/// Whether `path` is `of` or lies below it.
+/// Returns whether `path` is `of` or a path below it.
 fn belongs(path: &str, of: &str) -> bool {
     path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -184,7 +185,7 @@ async fn parameters(parts: &mut Parts) -> Vec<String> {
     parameters.iter().flatten().map(|(_, value)| value.to_owned()).collect()
 }
 
-/// The tags of `If-Match`; a condition that nothing would check is refused.
+/// Returns the tags of `If-Match`; a condition that nothing would check is refused.
 fn wanted(headers: &HeaderMap, has_versions: bool, looks: bool) -> Result<Option<Vec<String>>, ApiError> {
     let refused = |header: &HeaderName, message: &str| ApiError::Invalid {
         param: Some(header.to_string()),
@@ -194,24 +195,24 @@ fn wanted(headers: &HeaderMap, has_versions: bool, looks: bool) -> Result<Option
     if !looks && headers.contains_key(header::IF_NONE_MATCH) {
         return Err(refused(
             &header::IF_NONE_MATCH,
-            "If-None-Match is for reading; to change one thing send If-Match.",
+            "If-None-Match is only supported for GET. To change an object, send If-Match.",
         ));
     }
     if headers.contains_key(header::IF_UNMODIFIED_SINCE) {
-        let message = "If-Unmodified-Since is not supported: times are too coarse; send If-Match with the ETag.";
+        let message = "If-Unmodified-Since is not supported: times are too coarse. Send If-Match with the ETag.";
         return Err(refused(&header::IF_UNMODIFIED_SINCE, message));
     }
     let tags = tags(headers, &header::IF_MATCH);
     if tags.is_some() && !has_versions {
         return Err(refused(
             &header::IF_MATCH,
-            "If-Match does not go with this path: it names nothing that has an ETag.",
+            "If-Match is not supported for this path: it names no object with an ETag.",
         ));
     }
     Ok(tags)
 }
 
-/// All tags of a header, as they are written; `None` if it is not there.
+/// Returns all tags of a header, as they are written; `None` if the header is missing.
 fn tags(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<String>> {
     let mut lines = headers.get_all(name).iter().peekable();
     lines.peek()?;
@@ -219,7 +220,7 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<String>> {
     Some(tags.map(|tag| tag.trim().to_owned()).collect())
 }
 
-/// Whether one of the tags names this version. A weak tag names none. Source: RFC 9110, §13.1.1.
+/// Returns whether one of the tags matches this version. A weak tag never matches. Source: RFC 9110, §13.1.1.
 fn matches(tags: &[String], version: &str) -> bool {
     tags.iter().any(|tag| {
         let inner = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
@@ -227,7 +228,7 @@ fn matches(tags: &[String], version: &str) -> bool {
     })
 }
 
-/// The answer with its tag, if it is JSON and has none yet.
+/// Adds an `ETag` to the response, if it is JSON and has none yet.
 async fn tagged(response: Response, version: Option<String>) -> Response {
     let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
     if !is_json || response.headers().contains_key(header::ETAG) {
@@ -246,7 +247,7 @@ async fn tagged(response: Response, version: Option<String>) -> Response {
     Response::from_parts(parts, Body::from(body))
 }
 
-/// Says "as before" instead of the answer, if the caller has it. Source: RFC 9110, §13.1.2.
+/// Returns 304 Not Modified instead of the response if the caller already has it. Source: RFC 9110, §13.1.2.
 fn unchanged(response: Response, known: Option<Vec<String>>) -> Response {
     let (Some(known), Some(tag)) = (known, response.headers().get(header::ETAG).cloned()) else { return response };
     let is_known = |given: &String| given == "*" || given.trim_start_matches("W/").as_bytes() == tag.as_bytes();
@@ -314,12 +315,12 @@ mod tests {
         assert_eq!(other.status(), StatusCode::OK, "its row is the same, what it shows is not");
     }
 
-    /// Every path of the document whose first parameter names one thing is in [`THINGS`], or here with its reason.
+    /// Every path that changes an object which its first parameter names is in [`THINGS`], or here with its reason.
     #[test]
     fn every_thing_that_can_be_changed_has_versions() {
         let without: [(&str, &str); 2] = [
             ("/v1/base_models/", "a base model and its blobs are never changed"),
-            ("/v1/fine_tuning/checkpoints/", "a permission is made and taken back, never changed"),
+            ("/v1/fine_tuning/checkpoints/", "a permission is created and deleted, never changed"),
         ];
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../openapi/openapi.json"));
         let document: Value = serde_json::from_str(&text.unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The rate limits of a request's key, applied before its handler and told in OpenAI's headers.
+//! The rate limits of a request's key, applied before its handler and reported in OpenAI's headers.
 
 use std::{sync::Arc, time::Instant};
 
@@ -21,7 +21,7 @@ tokio::task_local! {
     static ALLOWANCE: Allowance;
 }
 
-/// The allowance from which the tokens of a request's answers are taken.
+/// The allowance that the tokens of a request's answers are charged to.
 #[derive(Debug, Clone)]
 pub struct Allowance {
     limiter: Arc<RateLimiter>,
@@ -29,18 +29,18 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// Returns the allowance of the current request; `None`: it is not limited.
+    /// Returns the allowance of the current request; `None` if the request is not limited.
     pub fn of_request() -> Option<Self> {
         ALLOWANCE.try_with(Clone::clone).ok()
     }
 
-    /// Takes tokens off the key's allowance.
+    /// Charges tokens to the key's allowance.
     pub fn charge(&self, tokens: u64) {
         self.limiter.charge(self.key, tokens);
     }
 }
 
-/// Counts a request, refuses it if its key has had its share, and says in the answer what is left.
+/// Counts a request, refuses it if its key has used up its allowance, and reports in the response what is left.
 pub async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
     let caller = request.extensions().get::<Caller>().filter(|_| app.rate_limiter.limits_any());
     let key = caller.map(|caller| match caller.0.actor {
@@ -64,7 +64,7 @@ pub async fn limit(State(app): State<App>, request: Request, next: Next) -> Resp
     }
 }
 
-/// OpenAI's headers. Source: OpenAI's guide to rate limits, "Rate limits in headers".
+/// Adds OpenAI's headers. Source: OpenAI's guide to rate limits, "Rate limits in headers".
 fn tell(headers: &mut HeaderMap, statuses: &[RateStatus]) {
     for status in statuses {
         let name = status.kind.name();
@@ -82,7 +82,7 @@ fn tell(headers: &mut HeaderMap, statuses: &[RateStatus]) {
     }
 }
 
-/// As OpenAI writes it: `1m2s`, `1s`, `6ms`.
+/// Formats a duration as OpenAI does: `1m2s`, `1s`, `6ms`.
 fn duration(seconds: f64) -> String {
     let ms = (seconds * 1000.0).ceil() as u64;
     match ms {

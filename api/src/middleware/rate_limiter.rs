@@ -1,8 +1,8 @@
 //! Rate limits by token buckets: two buckets per key, one for its requests and one for its tokens.
 //!
-//! A bucket holds a minute's allowance and fills evenly. A request takes one; the tokens of an answer are taken when they
-//! are known, so a bucket may go below zero, and the next request waits until it is above zero again. The buckets belong
-//! to this process: with several api processes behind a load balancer, each allows the configured rate.
+//! A bucket holds a minute's allowance and refills evenly. A request takes one; the tokens of an answer are taken when
+//! they are known, so a bucket may go below zero, and requests are refused until it is above zero again. The buckets
+//! belong to this process: with several API processes behind a load balancer, each allows the configured rate.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use crate::{
     error::{ApiError, LimitKind},
 };
 
-/// The number of keys that are remembered before those whose buckets are full again are dropped.
+/// The number of keys that are stored before those whose buckets are full again are dropped.
 const REMEMBERED: usize = 10_000;
 
 /// A key's state under one of its limits.
@@ -81,10 +81,10 @@ impl RateLimiter {
         self.limits.requests_per_minute > 0 || self.limits.tokens_per_minute > 0
     }
 
-    /// Takes one request off the key's allowance, if one is left, and returns its state after it.
+    /// Takes one request off the key's allowance, if one is left, and returns the state after it.
     ///
     /// # Errors
-    /// [`ApiError::RateLimited`]: the allowance that is used up, and when there is some again.
+    /// [`ApiError::RateLimited`]: the allowance that is used up, and when to retry.
     pub(crate) fn admit(&self, key: Uuid, now: Instant) -> Result<Vec<RateStatus>, ApiError> {
         let mut keys = self.keys();
         let buckets = self.filled(&mut keys, key, now);
@@ -121,7 +121,7 @@ impl RateLimiter {
         let limits = &self.limits;
         let (requests, tokens) = (limits.requests_per_minute, limits.tokens_per_minute);
         if keys.len() >= REMEMBERED && !keys.contains_key(&key) {
-            // A bucket that has had a minute is full, and a full one is as good as none.
+            // A bucket is full after a minute, and a full bucket need not be stored.
             keys.retain(|_, buckets| now.saturating_duration_since(buckets.requests.at).as_secs() < 60);
         }
         let full = Buckets { requests: Bucket::full(requests, now), tokens: Bucket::full(tokens, now) };
@@ -145,7 +145,8 @@ fn refusal(status: RateStatus, wanted: f64) -> ApiError {
     let seconds = status.seconds_until(wanted).ceil().max(1.0) as u64;
     let (what, limit) = (status.kind.name(), status.limit);
     let message = format!(
-        "Rate limit reached for {what} per minute: the limit is {limit}, and it is used up. Please try again in {seconds} s."
+        "Rate limit reached for {what} per minute: the limit is {limit}, and it is used up. Please try again in \
+         {seconds} s."
     );
     ApiError::RateLimited { kind: status.kind, message, retry_after_seconds: seconds }
 }

@@ -1,5 +1,5 @@
-//! Aliases: `records@prod` is a model's name that moves from version to version. A move holds from the next request on;
-//! to go back is to move it to the older version.
+//! Aliases: `records@prod` is a model name that can be moved from version to version. A move takes effect with the next
+//! request. A rollback is a move to the older version.
 
 use attune_domain::id::{AdapterAliasMove as MoveKind, AdapterVersionId, ProjectId};
 use attune_store::{
@@ -33,7 +33,7 @@ use crate::{
 
 /// List the aliases of an adapter, by name.
 #[utoipa::path(get, path = "/v1/adapters/{adapter}/aliases", tag = "Adapters", operation_id = "list_adapter_aliases",
-    params(("adapter" = String, Path, description = "Its name, or any name of one of its versions.")),
+    params(("adapter" = String, Path, description = "The adapter's name, or any name of one of its versions.")),
     responses((status = 200, body = List<AliasView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
     State(app): State<App>,
@@ -49,7 +49,7 @@ pub async fn list(
     Ok(Json(List::whole(views, |alias: &AliasView| alias.id.clone())))
 }
 
-/// Look at an alias.
+/// Retrieve an alias.
 #[utoipa::path(get, path = "/v1/adapters/{adapter}/aliases/{alias}", tag = "Adapters",
     operation_id = "retrieve_adapter_alias",
     params(("adapter" = String, Path, description = "The adapter's name."), ("alias" = String, Path)),
@@ -64,15 +64,16 @@ pub async fn retrieve(
     Ok(Json(view(&mut db, holder.project_id, &adapter, alias).await?))
 }
 
-/// Move an alias to a version, or make it.
+/// Create an alias, or move it to a version.
 ///
-/// With `expected` it moves only if it names that version now; else the answer is a 409 that says which it names. Every
-/// move is kept. A version that an alias names cannot be deleted.
+/// With `expected`, the alias moves only if it points to that version now; otherwise the response is 409 with the
+/// current version. Every move is recorded. A version that an alias points to cannot be deleted.
 #[utoipa::path(put, path = "/v1/adapters/{adapter}/aliases/{alias}", tag = "Adapters",
     operation_id = "set_adapter_alias",
     params(
         ("adapter" = String, Path, description = "The adapter's name."),
-        ("alias" = String, Path, description = "A small letter, then at most 31 of a-z, 0-9, `_` and `-`."),
+        ("alias" = String, Path,
+            description = "The alias: a lower-case letter, then at most 31 of a-z, 0-9, `_` and `-`."),
     ),
     request_body = NewAlias,
     responses((status = 200, body = AliasView), (status = "4XX", body = ErrorBody)))]
@@ -102,9 +103,9 @@ pub async fn set(
     Ok(Json(view))
 }
 
-/// Take an alias away.
+/// Delete an alias.
 ///
-/// Its versions stay, and so do the moves that were written down.
+/// The versions of the adapter and the recorded moves are kept.
 #[utoipa::path(delete, path = "/v1/adapters/{adapter}/aliases/{alias}", tag = "Adapters",
     operation_id = "delete_adapter_alias",
     params(("adapter" = String, Path, description = "The adapter's name."), ("alias" = String, Path)),
@@ -124,14 +125,15 @@ pub async fn delete(
     Ok(Json(Deleted { id: whole, object: "adapter.alias", deleted: true }))
 }
 
-/// List the moves of an alias, newest first. One that was taken away still has them.
+/// List the moves of an alias, newest first. A deleted alias keeps its moves.
 #[utoipa::path(get, path = "/v1/adapters/{adapter}/aliases/{alias}/moves", tag = "Adapters",
     operation_id = "list_adapter_alias_moves",
     params(
         ("adapter" = String, Path, description = "The adapter's name."),
         ("alias" = String, Path),
-        ("after" = Option<String>, Query, pattern = "^aliasmove_[0-9a-f]{32}$", description = "The list goes on behind the move of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+        ("after" = Option<String>, Query, pattern = "^aliasmove_[0-9a-f]{32}$",
+            description = "Return moves after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
     ),
     responses((status = 200, body = List<AliasMoveView>), (status = "4XX", body = ErrorBody)))]
 pub async fn moves(
@@ -159,7 +161,7 @@ async fn view(db: &mut PgConnection, project: ProjectId, adapter: &str, alias: S
     Ok(AliasView::new(adapter, found))
 }
 
-/// A version of the adapter, by its number or by any of its names; it stays until the transaction ends.
+/// Returns a version of the adapter by its number or by any of its names, locked until the transaction ends.
 async fn version(
     tx: &mut PgConnection,
     project: ProjectId,
@@ -184,10 +186,8 @@ async fn version(
 }
 
 fn differs(adapter: &str, alias: &str, current: Option<AdapterVersionId>) -> ApiError {
-    let now = current.map_or("is not there".to_owned(), |id| format!("names {id}"));
-    ApiError::Conflict(format!(
-        "The alias '{adapter}@{alias}' {now}, which is not what was expected; it was not moved."
-    ))
+    let now = current.map_or("does not exist".to_owned(), |id| format!("points to {id}"));
+    ApiError::Conflict(format!("The alias '{adapter}@{alias}' {now}, contrary to 'expected'. It was not moved."))
 }
 
 fn check_name(alias: &str) -> Result<(), ApiError> {
@@ -197,8 +197,8 @@ fn check_name(alias: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     let shown = shown(alias);
-    let message =
-        format!("Invalid 'alias': '{shown}'; it must be a small letter, and then at most 31 of a-z, 0-9, '_' and '-'.");
+    let allowed = "it must be a lower-case letter, then at most 31 of a-z, 0-9, '_' and '-'";
+    let message = format!("Invalid 'alias': '{shown}'; {allowed}.");
     Err(ApiError::invalid("alias", message))
 }
 

@@ -1,4 +1,4 @@
-//! Adapters: what is behind a tuned model's name, version by version, to be taken home file by file or whole.
+//! Adapters: every version of a fine-tuned model's adapter, with downloads by file or as an archive.
 
 use attune_domain::{
     id::{AdapterVersion as AdapterKind, ProjectId},
@@ -29,11 +29,12 @@ use crate::{
     wire::adapter::{AdapterForm, AdapterView},
 };
 
-/// List adapters: every version of each, newest first.
+/// List all versions of all adapters, newest first.
 #[utoipa::path(get, path = "/v1/adapters", tag = "Adapters", operation_id = "list_adapters",
     params(
-        ("after" = Option<String>, Query, pattern = "^adapter_[0-9a-f]{32}$", description = "The list goes on behind the version of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+        ("after" = Option<String>, Query, pattern = "^adapter_[0-9a-f]{32}$",
+            description = "Return versions after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
     ),
     responses((status = 200, body = List<AdapterView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -45,16 +46,20 @@ pub async fn list(
     page(&mut db, holder.project_id, None, query).await
 }
 
-/// Import an adapter that was made elsewhere.
+/// Import an adapter that was trained elsewhere.
 ///
-/// A folder in PEFT's form: `adapter_config.json`, `adapter_model.safetensors`, and what travels with them. It becomes the
-/// next version of the adapter `name`, to be asked and to be continued from. It is taken only if everything fits: a plain
-/// LoRA (rsLoRA and DoRA too), exactly the tensors that its config and its base ask for, every number finite. A folder
-/// that names its base differently is taken only with the base's digest in `base_digest`. All that is wrong is told in one
-/// answer, and nothing is kept then.
+/// The form has a folder in PEFT's format: `adapter_config.json`, `adapter_model.safetensors`, and any other files. It
+/// becomes the next version of the adapter `name`, which can be served and trained further. The import is accepted only
+/// if the adapter is a LoRA (rsLoRA and DoRA included), has exactly the tensors that its config and its base model
+/// require, and all its numbers are finite. A folder that gives its base model another name is accepted only with the
+/// base model's digest in `base_digest`. The response lists all errors at once, and a refused import stores nothing.
 #[utoipa::path(post, path = "/v1/adapters", tag = "Adapters", operation_id = "import_adapter",
     request_body(content = AdapterForm, content_type = "multipart/form-data"),
-    responses((status = 200, body = AdapterView), (status = "4XX", body = ErrorBody), (status = 507, body = ErrorBody)))]
+    responses(
+        (status = 200, body = AdapterView),
+        (status = "4XX", body = ErrorBody),
+        (status = 507, body = ErrorBody),
+    ))]
 pub async fn import(State(app): State<App>, Caller(holder): Caller, form: Form) -> Result<Json<AdapterView>, ApiError> {
     Ok(Json(take::take(&app, holder.project_id, form).await?.into()))
 }
@@ -62,9 +67,10 @@ pub async fn import(State(app): State<App>, Caller(holder): Caller, form: Form) 
 /// List the versions of an adapter, newest first.
 #[utoipa::path(get, path = "/v1/adapters/{adapter}/versions", tag = "Adapters", operation_id = "list_adapter_versions",
     params(
-        ("adapter" = String, Path, description = "Its name, or any name of one of its versions."),
-        ("after" = Option<String>, Query, pattern = "^adapter_[0-9a-f]{32}$", description = "The list goes on behind the version of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+        ("adapter" = String, Path, description = "The adapter's name, or any name of one of its versions."),
+        ("after" = Option<String>, Query, pattern = "^adapter_[0-9a-f]{32}$",
+            description = "Return versions after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
     ),
     responses((status = 200, body = List<AdapterView>), (status = "4XX", body = ErrorBody)))]
 pub async fn versions(
@@ -91,10 +97,10 @@ async fn page(
     Ok(Json(List::cut(views, limit, |adapter: &AdapterView| adapter.id.clone())))
 }
 
-/// Look at a version of an adapter.
+/// Retrieve a version of an adapter.
 #[utoipa::path(get, path = "/v1/adapters/{adapter}", tag = "Adapters", operation_id = "retrieve_adapter",
     params(("adapter" = String, Path,
-        description = "Its id, the name of its model, `name@alias`, `name@number`, or `name`: the newest.")),
+        description = "The version's ID or model name, `name@alias`, `name@number`, or `name` for the newest.")),
     responses((status = 200, body = AdapterView), (status = "4XX", body = ErrorBody)))]
 pub async fn retrieve(
     State(app): State<App>,
@@ -105,8 +111,12 @@ pub async fn retrieve(
     Ok(Json(find(&mut db, holder.project_id, name).await?.into()))
 }
 
-/// Where a version comes from: data, base, numbers, seed, code, node, metrics, and the digest of each file.
-#[utoipa::path(get, path = "/v1/adapters/{adapter}/manifest", tag = "Adapters", operation_id = "retrieve_adapter_manifest",
+/// Retrieve the manifest of an adapter version.
+///
+/// It records the data, the base model, the settings, the seed, the code, the node, the metrics, and the digest of each
+/// file.
+#[utoipa::path(get, path = "/v1/adapters/{adapter}/manifest", tag = "Adapters",
+    operation_id = "retrieve_adapter_manifest",
     params(("adapter" = String, Path, description = "As for `GET /v1/adapters/{adapter}`.")),
     responses(
         (status = 200, content_type = "application/json", body = Object),
@@ -126,7 +136,7 @@ pub async fn manifest(
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-/// Read a file of a version.
+/// Download a file of a version.
 #[utoipa::path(get, path = "/v1/adapters/{adapter}/files/{file}", tag = "Adapters",
     operation_id = "download_adapter_file",
     params(
@@ -153,9 +163,10 @@ pub async fn file(
     download::answer(&app.objects, &blob_key(&blob.sha256), &blob.name, blob.bytes).await
 }
 
-/// Take a version home: its folder as one tar archive.
+/// Export an adapter version as a tar archive.
 ///
-/// The folder inside is called `<name>-<version>`; PEFT loads it as it is. The same version is always the same archive.
+/// The folder in the archive is named `<name>-<version>`, and PEFT loads it as it is. The same version always gives the
+/// same archive.
 #[utoipa::path(get, path = "/v1/adapters/{adapter}/export", tag = "Adapters", operation_id = "export_adapter",
     params(("adapter" = String, Path, description = "As for `GET /v1/adapters/{adapter}`.")),
     responses(
@@ -173,7 +184,7 @@ pub async fn export(
     archive::answer(&app.objects, version)
 }
 
-/// The project's version that is named so.
+/// Returns the project's version with this name.
 ///
 /// # Errors
 /// [`ApiError::NotFound`].

@@ -1,4 +1,4 @@
-//! Base models: bring the files of a Hugging Face folder one by one, then name them together.
+//! Base models: the files of a Hugging Face folder are uploaded one by one, then a base model is created from them.
 
 use attune_domain::{bytes::Bytes, id::ProjectId, run::Blob};
 use attune_store::{
@@ -35,14 +35,17 @@ use crate::{
     },
 };
 
-/// Check whether a blob can be named.
+/// Check whether a blob can be used in a base model.
 ///
-/// It can be named if this project has put it within the last two hours, or if a base model that the project may use has
-/// it. What another project has put is not there.
+/// It can be used if this project uploaded it within the last two hours, or if a base model that the project may use
+/// contains it. Blobs of other projects are reported as missing.
 #[utoipa::path(head, path = "/v1/base_models/blobs/{sha256}", tag = "Base models", operation_id = "find_blob",
     params(("sha256" = String, Path, description = "SHA-256 of the content, in lower-case hex.")),
-    responses((status = 200, description = "It is there."), (status = 404, description = "It is not."),
-        (status = "4XX", description = "As everywhere, without a body.")))]
+    responses(
+        (status = 200, description = "The blob exists."),
+        (status = 404, description = "The blob does not exist."),
+        (status = "4XX", description = "Other errors, without a body."),
+    ))]
 pub async fn find_blob(
     State(app): State<App>,
     Caller(holder): Caller,
@@ -53,7 +56,7 @@ pub async fn find_blob(
     Ok(if there.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND })
 }
 
-/// The length of content that the project may name; whoever is told that it is there will name it soon.
+/// Returns the size of content that the project may use, and keeps the content: the caller is likely to use it soon.
 async fn held(app: &App, project: ProjectId, sha256: &str) -> Result<Option<Bytes>, ApiError> {
     let mut tx = app.tenant(project).await?;
     let found = project_blob::hold(&mut tx, project, &[sha256.to_owned()]).await?;
@@ -70,15 +73,15 @@ async fn announce(app: &App, project: ProjectId, sha256: &str) -> Result<(), Api
     Ok(tx.commit().await?)
 }
 
-/// Put a blob.
+/// Upload a blob.
 ///
-/// The body is the content, raw. It is kept only if its SHA-256 is the one in the path. A blob that no base model
-/// names is swept two hours later.
+/// The body is the raw content. It is stored only if its SHA-256 digest is the one in the path. A blob that no base
+/// model uses is deleted two hours later.
 #[utoipa::path(put, path = "/v1/base_models/blobs/{sha256}", tag = "Base models", operation_id = "put_blob",
     params(("sha256" = String, Path, description = "SHA-256 of the content, in lower-case hex.")),
     request_body(content = String, content_type = "application/octet-stream"),
     responses(
-        (status = 200, body = BlobView, description = "It was there already."),
+        (status = 200, body = BlobView, description = "The blob exists already."),
         (status = 201, body = BlobView),
         (status = "4XX", body = ErrorBody),
         (status = 507, body = ErrorBody),
@@ -96,8 +99,8 @@ pub async fn put_blob(
         return Ok((StatusCode::OK, Json(BlobView { object: "blob", sha256, bytes: bytes.0 })));
     }
     storage::expect(&app, holder.project_id, length(&headers).unwrap_or(0)).await?;
-    // It is read whole and stored also when the store has it from elsewhere: only who has the content may name it, and
-    // nobody else learns that it is there.
+    // The body is read and stored even if the store has the content from another project: only a caller that has the
+    // content may use it, and no other caller can find out that it exists.
     let bytes = store_blob(&app, holder.project_id, &sha256, body).await?;
     let mut tx = app.tenant(holder.project_id).await?;
     project_blob::record(&mut tx, holder.project_id, &sha256, Bytes(bytes)).await?;
@@ -115,17 +118,17 @@ async fn store_blob(app: &App, project: ProjectId, sha256: &str, body: HttpBody)
     let arrived = incoming.arrived();
     if arrived.sha256 != sha256 {
         incoming.abort().await;
-        let message = format!("The content's SHA-256 is {}, not {sha256}; nothing was kept.", arrived.sha256);
+        let message = format!("The content's SHA-256 is {}, not {sha256}. Nothing was stored.", arrived.sha256);
         return Err(ApiError::Invalid { param: Some("sha256".into()), code: "digest_mismatch", message });
     }
-    // Only now: a note of what may take hours to come would be over before it has come.
+    // Not before the upload: the record would expire before a slow body has arrived.
     announce(app, project, sha256).await?;
     incoming.finish().await?;
     Ok(arrived.bytes.0)
 }
 
 fn incomplete() -> ApiError {
-    ApiError::Invalid { param: None, code: "incomplete_body", message: "The body did not come whole.".into() }
+    ApiError::Invalid { param: None, code: "incomplete_body", message: "The request body was incomplete.".into() }
 }
 
 fn check_digest(sha256: &str) -> Result<(), ApiError> {
@@ -146,13 +149,13 @@ fn check_length(headers: &HeaderMap, limit: u64) -> Result<(), ApiError> {
 
 /// Create a base model.
 ///
-/// Its files must have been put before, by this project. `config.json` must be of a supported architecture, and the
-/// headers of the safetensors must have every tensor that it needs, in its shape. To create the same one again changes
+/// This project must have uploaded the files before. `config.json` must be of a supported architecture, and the
+/// safetensors headers must have every tensor that it needs, in its shape. Creating the same base model again changes
 /// nothing.
 #[utoipa::path(post, path = "/v1/base_models", tag = "Base models", operation_id = "create_base_model",
     request_body = NewBaseModel,
     responses(
-        (status = 200, body = BaseModelView, description = "The very same was there already."),
+        (status = 200, body = BaseModelView, description = "The same base model exists already."),
         (status = 201, body = BaseModelView),
         (status = "4XX", body = ErrorBody),
     ))]
@@ -178,7 +181,7 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(BaseModelView::new(made, files))))
 }
 
-/// The project that is to own a base model; `None`: the installation.
+/// Returns the project that will own a base model; `None` for the installation.
 fn owner(holder: &Holder, asked: Option<Owner>) -> Result<Option<ProjectId>, ApiError> {
     match (asked, holder.administers_installation) {
         (Some(Owner::Project), _) | (None, false) => Ok(Some(holder.project_id)),
@@ -188,11 +191,11 @@ fn owner(holder: &Holder, asked: Option<Owner>) -> Result<Option<ProjectId>, Api
 }
 
 fn not_yours() -> ApiError {
-    let message = "The installation's base models are for keys with the scope installation to create and delete.";
+    let message = "Only keys with the scope 'installation' can create or delete the installation's base models.";
     ApiError::Forbidden(message.into())
 }
 
-/// A transaction that may write base models of `owner`.
+/// Begins a transaction that may write base models of `owner`.
 async fn owning(app: &App, holder: &Holder, owner: Option<ProjectId>) -> Result<Tx, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
     if owner.is_none() && holder.administers_installation {
@@ -219,12 +222,14 @@ fn taken(name: &str) -> ApiError {
 
 /// Delete a base model.
 ///
-/// Only while no job and no tuned model uses it. Its files go, and what ended jobs have left over it. Of two with the same
-/// name it is the project's own, unless `owner` says otherwise.
+/// It must not be used by any job or fine-tuned model. Its files are deleted, and so is the data that ended jobs have
+/// left over it. If the project and the installation have a model of this name, the project's is deleted, unless
+/// `owner` is given.
 #[utoipa::path(delete, path = "/v1/base_models/{name}", tag = "Base models", operation_id = "delete_base_model",
     params(
         ("name" = String, Path),
-        ("owner" = Option<Owner>, Query, description = "`project` or `installation`; left out: whichever the name means."),
+        ("owner" = Option<Owner>, Query,
+            description = "`project` or `installation`. Defaults to the model that the name refers to."),
     ),
     responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
 pub async fn delete(
@@ -286,7 +291,7 @@ pub async fn list(
     Ok(Json(List::whole(views, |base| base.id.clone())))
 }
 
-/// Look at a base model.
+/// Retrieve a base model.
 #[utoipa::path(get, path = "/v1/base_models/{name}", tag = "Base models", operation_id = "retrieve_base_model",
     params(("name" = String, Path)),
     responses((status = 200, body = BaseModelView), (status = "4XX", body = ErrorBody)))]

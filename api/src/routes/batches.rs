@@ -1,4 +1,4 @@
-//! Batches: many requests in one file, answered when there is time. The work is [`crate::batches`]'s.
+//! Batches: many requests in one file, processed when there is capacity. [`crate::batches`] does the work.
 
 use attune_domain::{
     batch::BatchState,
@@ -30,10 +30,10 @@ use crate::{
     wire::batch::{BatchView, NewBatch},
 };
 
-/// Answer the requests of a file.
+/// Create a batch from a file of requests.
 ///
-/// Answers at once. The file is checked line by line before anything is asked; each request may name another model. Good
-/// answers and errors end in a file each, by `custom_id`.
+/// The response is returned immediately. The file is validated line by line before any request is processed. Each
+/// request may name another model. Successful responses and errors are written to one file each, by `custom_id`.
 #[utoipa::path(post, path = "/v1/batches", tag = "Batches", operation_id = "create_batch", request_body = NewBatch,
     responses((status = 200, body = BatchView), (status = "4XX", body = ErrorBody)))]
 pub async fn create(
@@ -58,7 +58,7 @@ pub async fn create(
     Ok(Json(made.into()))
 }
 
-/// The file that a batch reads; it cannot be deleted until the transaction ends.
+/// Returns the input file of a batch, locked against deletion until the transaction ends.
 async fn input(tx: &mut PgConnection, project: attune_domain::id::ProjectId, named: &str) -> Result<FileId, ApiError> {
     const PARAM: &str = "input_file_id";
     let shown = shown(named);
@@ -82,8 +82,9 @@ async fn input(tx: &mut PgConnection, project: attune_domain::id::ProjectId, nam
 /// List batches, newest first.
 #[utoipa::path(get, path = "/v1/batches", tag = "Batches", operation_id = "list_batches",
     params(
-        ("after" = Option<String>, Query, pattern = "^batch_[0-9a-f]{32}$", description = "The list goes on behind the batch of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+        ("after" = Option<String>, Query, pattern = "^batch_[0-9a-f]{32}$",
+            description = "Return batches after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
     ),
     responses((status = 200, body = List<BatchView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -99,7 +100,7 @@ pub async fn list(
     Ok(Json(List::cut(views, limit, |batch: &BatchView| batch.id.clone())))
 }
 
-/// Look at a batch.
+/// Retrieve a batch.
 #[utoipa::path(get, path = "/v1/batches/{batch_id}", tag = "Batches", operation_id = "retrieve_batch",
     params(("batch_id" = String, Path)),
     responses((status = 200, body = BatchView), (status = "4XX", body = ErrorBody)))]
@@ -113,9 +114,10 @@ pub async fn retrieve(
     Ok(Json(found.map_err(ApiError::on_read(id))?.into()))
 }
 
-/// Stop a batch.
+/// Cancel a batch.
 ///
-/// What is being asked ends; what was answered before is in the output file once the status is `cancelled`.
+/// Requests in progress are stopped. Responses that were finished before are in the output file once the status is
+/// `cancelled`.
 #[utoipa::path(post, path = "/v1/batches/{batch_id}/cancel", tag = "Batches", operation_id = "cancel_batch",
     params(("batch_id" = String, Path)),
     responses((status = 200, body = BatchView), (status = "4XX", body = ErrorBody)))]

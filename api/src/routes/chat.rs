@@ -1,4 +1,4 @@
-//! Chat: a replica that answers for the model, and its answer whole or in chunks.
+//! Chat completions: finds a replica for the model and returns its answer, whole or in chunks.
 
 use std::convert::Infallible;
 
@@ -35,21 +35,21 @@ use crate::{
     },
 };
 
-/// Says of a request with `store: true` that nothing was stored.
+/// The response header that reports, for a request with `store: true`, that nothing was stored.
 const STORED: HeaderName = HeaderName::from_static("attune-stored");
 
 /// Create a chat completion.
 ///
-/// Answers for a base model or one of the project's tuned ones. A serving process is started at the first request and
-/// waited for. With `stream` the answer comes as server-sent events, each with a `chat.completion.chunk`, and ends with
-/// `[DONE]`; an answer that cannot be finished ends with an event that holds an error instead. Nothing is stored: an answer
+/// The model is a base model or one of the project's fine-tuned models. The first request starts a serving process and
+/// waits for it. With `stream`, the answer is sent as server-sent events, each with a `chat.completion.chunk`, followed
+/// by `[DONE]`; if the answer cannot be completed, the last event has an error instead. Nothing is stored: the response
 /// to `store: true` has the header `attune-stored: false`.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "Chat", operation_id = "create_chat_completion",
     request_body = NewChat,
     responses(
         (status = 200, content((ChatCompletion = "application/json"), (ChatChunk = "text/event-stream"))),
         (status = "4XX", body = ErrorBody),
-        (status = 503, body = ErrorBody, description = "No serving process is ready yet; ask again after Retry-After."),
+        (status = 503, body = ErrorBody, description = "No serving process is ready yet. Retry after `Retry-After`."),
     ))]
 pub async fn create(
     State(app): State<App>,
@@ -74,10 +74,10 @@ pub async fn create(
     Ok(response)
 }
 
-/// A chat that does not stream, for a caller who is not at the door.
+/// Creates a chat completion without streaming, for callers inside the API, such as batches.
 ///
 /// # Errors
-/// As the route's.
+/// As for [`create`].
 pub async fn complete(
     app: &App,
     project: ProjectId,
@@ -86,7 +86,7 @@ pub async fn complete(
 ) -> Result<ChatCompletion, ApiError> {
     let chat = NewChat::read(fields)?;
     if chat.streams() {
-        return Err(ApiError::unsupported("stream", "There is nobody to stream to; leave 'stream' out."));
+        return Err(ApiError::unsupported("stream", "A batch's requests cannot be streamed. Omit 'stream'."));
     }
     let model = resolve::find(app, project, &chat.model).await?;
     let mut generation = begin(app, &chat, &model, request_id).await?;
@@ -125,7 +125,8 @@ async fn whole(heading: Heading, mut generation: Generation, choices: u32) -> Re
     Ok(heading.whole(answers, generation.usage(completion_tokens)))
 }
 
-/// The stream drops the generation when the caller leaves, and with it the request to the replica.
+/// Returns the events of the stream. It owns the generation: a client that disconnects drops both, and with them the
+/// request to the replica.
 fn events(heading: Heading, generation: Generation, choices: u32) -> impl Stream<Item = Result<Event, Infallible>> {
     let first: Vec<Event> = (0..choices).map(|choice| data(&heading.first(choice))).collect();
     let rest = stream::unfold(Some((heading, generation)), |state| async move {
@@ -137,7 +138,7 @@ fn events(heading: Heading, generation: Generation, choices: u32) -> impl Stream
     stream::iter(first).chain(rest.flat_map(stream::iter)).map(Ok)
 }
 
-/// Whether nothing follows.
+/// `true` if no event follows.
 pub(super) struct Last(pub(super) bool);
 
 fn said(heading: &Heading, generation: &Generation, next: Result<Next, ApiError>) -> (Vec<Event>, Last) {
@@ -161,8 +162,8 @@ fn said(heading: &Heading, generation: &Generation, next: Result<Next, ApiError>
     }
 }
 
-/// An event that holds `body`.
+/// Returns an event with `body` as JSON.
 pub(super) fn data(body: &impl Serialize) -> Event {
-    // These types have no map keys or numbers that JSON cannot hold.
+    // Cannot fail: these types have no map keys or numbers that JSON cannot represent.
     Event::default().data(serde_json::to_string(body).unwrap_or_default())
 }

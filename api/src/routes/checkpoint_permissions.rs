@@ -1,4 +1,4 @@
-//! Who else of the organization may use a checkpoint as a model.
+//! Permissions of other projects in the organization to use a checkpoint as a model.
 
 use attune_domain::id::{CheckpointPermission as Kind, CheckpointPermissionId, ProjectId};
 use attune_store::jobs::{
@@ -23,13 +23,13 @@ use crate::{
     wire::checkpoint_permission::{NewPermissions, PermissionDeleted, PermissionView},
 };
 
-/// Projects that are let in with one request, at most.
+/// The maximum number of projects in one request.
 const MOST_PROJECTS: usize = 100;
 
-/// Let other projects of the organization use a checkpoint.
+/// Grant other projects of the organization access to a checkpoint.
 ///
-/// From then on its name answers for them as it does for its owner, until the permission is taken back or the checkpoint
-/// is gone. To let one in twice is to let it in once.
+/// They can use the checkpoint as a model until the permission is deleted or the checkpoint no longer exists. Granting
+/// access to a project again changes nothing.
 #[utoipa::path(post, path = "/v1/fine_tuning/checkpoints/{checkpoint}/permissions", tag = "Fine-tuning",
     operation_id = "create_checkpoint_permissions",
     params(("checkpoint" = String, Path, description = "The checkpoint's `fine_tuned_model_checkpoint`.")),
@@ -56,15 +56,17 @@ pub async fn create(
     Ok(Json(List::whole(views, |permission: &PermissionView| permission.id.clone())))
 }
 
-/// List who may use a checkpoint, newest first.
+/// List the permissions of a checkpoint, newest first.
 #[utoipa::path(get, path = "/v1/fine_tuning/checkpoints/{checkpoint}/permissions", tag = "Fine-tuning",
     operation_id = "list_checkpoint_permissions",
     params(
         ("checkpoint" = String, Path, description = "The checkpoint's `fine_tuned_model_checkpoint`."),
-        ("project_id" = Option<String>, Query, description = "Only this project's."),
-        ("after" = Option<String>, Query, pattern = "^cp_[0-9a-f]{32}$", description = "The list goes on behind the permission of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "10 if left out."),
-        ("order" = Option<String>, Query, pattern = "^(ascending|descending)$", description = "`ascending`, or `descending`, the default."),
+        ("project_id" = Option<String>, Query, description = "Return only permissions of this project."),
+        ("after" = Option<String>, Query, pattern = "^cp_[0-9a-f]{32}$",
+            description = "Return permissions after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 10."),
+        ("order" = Option<String>, Query, pattern = "^(ascending|descending)$",
+            description = "Sort order by creation time: `ascending` or `descending` (the default)."),
     ),
     responses((status = 200, body = List<PermissionView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -85,7 +87,7 @@ pub async fn list(
     Ok(Json(List::cut(views, limit, |permission: &PermissionView| permission.id.clone())))
 }
 
-/// Take a permission back.
+/// Delete a permission of a checkpoint.
 #[utoipa::path(delete, path = "/v1/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}",
     tag = "Fine-tuning", operation_id = "delete_checkpoint_permission",
     params(
@@ -131,7 +133,7 @@ fn no_project(id: &str) -> ApiError {
     ApiError::invalid("project_ids", format!("Invalid 'project_ids': the organization has no project '{shown}'."))
 }
 
-/// The checkpoint is one of the caller's project.
+/// Checks that the checkpoint belongs to the caller's project.
 async fn check_own(db: &mut PgConnection, project: ProjectId, name: &str) -> Result<(), ApiError> {
     match checkpoint::by_model_name(db, project, name).await? {
         Some(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! Completions of plain text: one request to a replica for each prompt, one answer for all.
+//! Text completions: one request to a replica for each prompt, one response for all.
 
 use std::convert::Infallible;
 
@@ -38,16 +38,16 @@ use crate::{
     },
 };
 
-/// Go on with a text.
+/// Create a text completion.
 ///
-/// No chat template is applied. With `stream` the answers come as server-sent events, and end with `[DONE]`; an answer
-/// that cannot be finished ends with an event that holds an error instead.
+/// No chat template is applied. With `stream`, the answers are sent as server-sent events, followed by `[DONE]`; if an
+/// answer cannot be completed, the last event has an error instead.
 #[utoipa::path(post, path = "/v1/completions", tag = "Chat", operation_id = "create_completion",
     request_body = NewCompletion,
     responses(
         (status = 200, content((Completion = "application/json"), (Completion = "text/event-stream"))),
         (status = "4XX", body = ErrorBody),
-        (status = 503, body = ErrorBody, description = "No serving process is ready yet; ask again after Retry-After."),
+        (status = 503, body = ErrorBody, description = "No serving process is ready yet. Retry after `Retry-After`."),
     ))]
 pub async fn create(
     State(app): State<App>,
@@ -68,10 +68,10 @@ pub async fn create(
     }
 }
 
-/// A completion that does not stream, for a caller who is not at the door.
+/// Creates a text completion without streaming, for callers inside the API, such as batches.
 ///
 /// # Errors
-/// As the route's.
+/// As for [`create`].
 pub async fn complete(
     app: &App,
     project: attune_domain::id::ProjectId,
@@ -80,7 +80,7 @@ pub async fn complete(
 ) -> Result<Completion, ApiError> {
     let new = NewCompletion::read(fields)?;
     if new.streams() {
-        return Err(ApiError::unsupported("stream", "There is nobody to stream to; leave 'stream' out."));
+        return Err(ApiError::unsupported("stream", "A batch's requests cannot be streamed. Omit 'stream'."));
     }
     let model = resolve::find(app, project, &new.model).await?;
     let mut generations = begin(app, &new, &model, request_id).await?;
@@ -88,7 +88,7 @@ pub async fn complete(
     whole(&new, heading(&new, model), generations).await
 }
 
-/// Each prompt counts as a request.
+/// Charges each prompt as a request.
 fn charge(app: &App, generations: &mut [Generation], account: &Account) {
     generations.iter_mut().for_each(|generation| generation.charge(&app.meter, account.clone()));
 }
@@ -153,13 +153,14 @@ async fn whole(
     Ok(heading.whole(all, usage(&generations, drawn)))
 }
 
-/// The usage of all prompts, once so many tokens were drawn.
+/// Returns the usage of all prompts and of the sampled tokens.
 fn usage(generations: &[Generation], drawn: u64) -> Usage {
     let sum = |of: fn(&Generation) -> u64| generations.iter().map(of).sum();
     Usage::new(sum(|generation| generation.prompt_tokens), sum(|generation| generation.cached_tokens), drawn)
 }
 
-/// The `count` answers with the highest log-probability per token, the highest first; all as they are if it is all.
+/// Returns the `count` answers with the highest log probability per token, the highest first; all answers in their
+/// order if there are no more than `count`.
 fn best(mut answers: Vec<Answer>, count: u32) -> Vec<Answer> {
     let count = count as usize;
     if answers.len() > count {
@@ -173,18 +174,18 @@ fn best(mut answers: Vec<Answer>, count: u32) -> Vec<Answer> {
     answers
 }
 
-/// What a stream of completions is at.
+/// The state of a streamed completion.
 struct Streaming {
     heading: CompletionHeading,
     parts: SelectAll<BoxStream<'static, (u32, Result<Next, ApiError>)>>,
-    /// Answers to each prompt.
+    /// The number of choices for each prompt.
     choices: u32,
-    /// Where the next token of each answer begins.
+    /// The character offset of the next token of each choice.
     offsets: Vec<u64>,
     usage: Usage,
-    /// Prompts whose answers have not ended.
+    /// The number of prompts whose choices have not ended.
     open: usize,
-    /// The prompts, said before anything else.
+    /// The echoed prompts, which are sent first.
     ahead: Vec<Event>,
 }
 
@@ -207,7 +208,7 @@ impl Streaming {
         Self { heading, parts: stream::select_all(parts), choices, offsets, usage, open, ahead }
     }
 
-    /// The events that come of what a replica said, and whether nothing follows them.
+    /// Returns the events for a message of a replica, and whether it was the last one.
     fn take(&mut self, prompt: u32, next: Result<Next, ApiError>) -> (Vec<Event>, Last) {
         match next {
             Ok(Next::Piece { choice, text, tokens }) => {
@@ -219,7 +220,7 @@ impl Streaming {
                 let index = prompt * self.choices + choice;
                 (vec![data(&self.heading.last(index, finish_reason))], Last(false))
             }
-            // Only chats have tools.
+            // Only chat completions have tools.
             Ok(Next::Called { .. } | Next::Arguments { .. }) => (Vec::new(), Last(false)),
             Ok(Next::Done { completion_tokens }) => {
                 self.usage = self.usage.plus(completion_tokens);
@@ -239,7 +240,7 @@ impl Streaming {
     }
 }
 
-/// All that one replica says of one prompt.
+/// Returns the replica's messages about one prompt as a stream.
 fn parts(prompt: u32, generation: Generation) -> impl Stream<Item = (u32, Result<Next, ApiError>)> {
     stream::unfold(Some(generation), move |generation| async move {
         let mut generation = generation?;
@@ -249,7 +250,8 @@ fn parts(prompt: u32, generation: Generation) -> impl Stream<Item = (u32, Result
     })
 }
 
-/// The stream drops the generations when the caller leaves, and with them the requests to the replica.
+/// Returns the events of the stream. It owns the generations: a client that disconnects drops them, and with them the
+/// requests to the replicas.
 fn events(mut streaming: Streaming) -> impl Stream<Item = Result<Event, Infallible>> {
     let ahead = std::mem::take(&mut streaming.ahead);
     let rest = stream::unfold(Some(streaming), |streaming| async move {

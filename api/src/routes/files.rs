@@ -36,8 +36,9 @@ use crate::{
 
 /// Upload a file.
 ///
-/// A dataset for fine-tuning, a batch's requests, or anything that is to be kept. Every row of a dataset is checked before
-/// the answer; a file with a bad row is refused with the lines of its first defects, and nothing of it is kept.
+/// The file may be a dataset for fine-tuning, a batch's requests, or any other data. Every row of a dataset is
+/// validated before the response; a file with invalid rows is refused with the lines of the first errors, and nothing
+/// is stored.
 #[utoipa::path(post, path = "/v1/files", tag = "Files", operation_id = "create_file",
     request_body(content = FileForm, content_type = "multipart/form-data"),
     responses((status = 200, body = FileView), (status = "4XX", body = ErrorBody), (status = 507, body = ErrorBody)))]
@@ -49,10 +50,11 @@ pub async fn create(State(app): State<App>, Caller(holder): Caller, form: Form) 
 /// List files.
 #[utoipa::path(get, path = "/v1/files", tag = "Files", operation_id = "list_files",
     params(
-        ("after" = Option<String>, Query, pattern = "^file-[0-9a-f]{32}$", description = "The list goes on behind the file of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 10000, description = "10000 if left out."),
-        ("order" = Option<String>, Query, pattern = "^(asc|desc)$", description = "By birth: `desc`, the default, or `asc`."),
-        ("purpose" = Option<String>, Query, description = "Only files for this."),
+        ("after" = Option<String>, Query, pattern = "^file-[0-9a-f]{32}$", description = "Return files after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 10000, description = "Page size. Defaults to 10000."),
+        ("order" = Option<String>, Query, pattern = "^(asc|desc)$",
+            description = "Sort order by creation time: `desc` (the default) or `asc`."),
+        ("purpose" = Option<String>, Query, description = "Return only files with this purpose."),
     ),
     responses((status = 200, body = List<FileView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -70,7 +72,7 @@ pub async fn list(
     Ok(Json(List::cut(views, limit, |file: &FileView| file.id.clone())))
 }
 
-/// Look at a file.
+/// Retrieve a file.
 #[utoipa::path(get, path = "/v1/files/{file_id}", tag = "Files", operation_id = "retrieve_file",
     params(("file_id" = String, Path)),
     responses((status = 200, body = FileView), (status = "4XX", body = ErrorBody)))]
@@ -84,7 +86,7 @@ pub async fn retrieve(
     Ok(Json(file.into()))
 }
 
-/// Read a file.
+/// Download a file.
 #[utoipa::path(get, path = "/v1/files/{file_id}/content", tag = "Files", operation_id = "download_file",
     params(("file_id" = String, Path)),
     responses(
@@ -102,11 +104,11 @@ pub async fn content(
     download::answer(&app.objects, &blob_key(&file.sha256), &file.filename, file.bytes).await
 }
 
-/// Preview a file's rows as they would be trained on.
+/// Preview a file's rows as a job would train on them.
 ///
-/// Token ids, the text of each token, and which tokens are learnt: exactly what a job with these settings trains on.
-/// Documents of continued pre-training are shown one by one, before they are packed. A row that a job would refuse is a
-/// 400 that names its line.
+/// Returns the token IDs, the text of each token, and the loss mask, exactly as a job with these settings trains on
+/// them. Documents of continued pre-training are returned one by one, before they are packed. A row that a job would
+/// refuse is a 400 that names its line.
 #[utoipa::path(post, path = "/v1/files/{file_id}/preview", tag = "Files", operation_id = "preview_file",
     params(("file_id" = String, Path)), request_body = NewPreview,
     responses((status = 200, body = Preview), (status = "4XX", body = ErrorBody)))]
@@ -124,15 +126,16 @@ pub async fn preview(
 
 /// Report on a dataset.
 ///
-/// Rows, repeated rows, and rows that look like mistakes; with `model` also tokens and what each policy would do to rows
-/// that are too long; with `validation_file` also which of its rows are trained on.
+/// Counts rows, repeated rows, and rows that look like mistakes; with `model` also tokens, and the effect of each
+/// policy on rows that are too long; with `validation_file` also the rows of that file that are trained on.
 #[utoipa::path(get, path = "/v1/files/{file_id}/report", tag = "Files", operation_id = "report_file",
     params(
         ("file_id" = String, Path),
-        ("model" = Option<String>, Query, description = "A base model: its tokens are counted."),
-        ("validation_file" = Option<String>, Query, description = "Rows of it are looked for in this file."),
-        ("max_length" = Option<i64>, Query, minimum = 1, description = "As the job's; needs `model`."),
-        ("train_on_prompt" = Option<bool>, Query, description = "As the job's; needs `model`."),
+        ("model" = Option<String>, Query, description = "The base model whose tokenizer counts tokens."),
+        ("validation_file" = Option<String>, Query,
+            description = "The ID of a validation file, whose rows are searched for in this file."),
+        ("max_length" = Option<i64>, Query, minimum = 1, description = "As in a job. Requires `model`."),
+        ("train_on_prompt" = Option<bool>, Query, description = "As in a job. Requires `model`."),
     ),
     responses((status = 200, body = ReportView), (status = "4XX", body = ErrorBody)))]
 pub async fn report(
@@ -150,7 +153,7 @@ pub async fn report(
 
 /// Delete a file.
 ///
-/// Refused while a job that has not ended needs it.
+/// The request is refused while a job that has not ended needs the file.
 #[utoipa::path(delete, path = "/v1/files/{file_id}", tag = "Files", operation_id = "delete_file",
     params(("file_id" = String, Path)),
     responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]

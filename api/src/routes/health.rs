@@ -1,19 +1,19 @@
-//! Whether the api is up.
+//! The health check of the API.
 
 use axum::Json;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How the api is.
+/// The health of the API.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct Health {
-    /// `ok`.
+    /// Always `ok`.
     pub status: &'static str,
 }
 
-/// See whether the api is up.
+/// Check the health of the API.
 ///
-/// It listens only after the schema and the bucket are there, so an answer means that it can work.
+/// The API listens only after the schema and the bucket exist, so a response means that it is ready.
 #[utoipa::path(get, path = "/healthz", tag = "Platform", operation_id = "health", security(()),
     responses((status = 200, body = Health)))]
 pub async fn get() -> Json<Health> {

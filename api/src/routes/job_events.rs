@@ -1,8 +1,8 @@
-//! A job's events: a list, newest first, or a stream of what happens, which ends after the job does.
+//! A job's events: as a list, newest first, or as a stream of new events, which ends after the job does.
 //!
-//! A stream looks at the rows once a second, so its cost is bounded: one look-up by index, and at most [`MOST_STREAMS`]
-//! streams. Each event carries its id; a client that comes again with the last one it saw (`Last-Event-ID`) misses
-//! nothing and meets nothing twice, since numbers are given out in order (`job_event.sequence`).
+//! A stream queries the rows once a second, so its cost is bounded: one index lookup, and at most [`MOST_STREAMS`]
+//! streams. Each event carries its ID; a client that reconnects with the last ID it received (`Last-Event-ID`) misses
+//! no event and receives none twice, since sequence numbers are assigned in order (`job_event.sequence`).
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -38,32 +38,36 @@ use crate::{
     wire::{job_view::JobEventView, query::ServerSentEvent},
 };
 
-/// At the same time, of all callers together.
+/// The maximum number of concurrent streams, of all callers together.
 pub const MOST_STREAMS: usize = 512;
 
-/// Between two looks at the rows.
+/// The interval between two queries of a stream.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Between two comments that keep a silent connection open.
+/// The interval between two comments that keep an idle connection open.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Events of one look.
+/// The maximum number of events in one query.
 const PART: i64 = 500;
 
 /// List the events of a fine-tuning job, newest first, or stream them, oldest first.
 ///
-/// With `stream=true` the answer is `text/event-stream`: what has happened, then what happens, each as an event with the
-/// object in `data` and its id in `id`, until the job has ended. A client that was cut off sends the last id as
-/// `Last-Event-ID`, or as `after`, and gets what follows.
-#[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}/events", tag = "Fine-tuning", operation_id = "list_job_events",
+/// With `stream=true` the response is `text/event-stream`: past events, then new ones until the job has ended, each
+/// with the object in `data` and its ID in `id`. A client that was disconnected sends the last ID as `Last-Event-ID`,
+/// or as `after`, and receives the events after it.
+#[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}/events", tag = "Fine-tuning",
+    operation_id = "list_job_events",
     params(
         ("job_id" = String, Path),
-        ("after" = Option<String>, Query, pattern = "^ftevent-[0-9a-f]{32}$", description = "The list, or the stream, goes on behind the event of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "20 if left out; not with a stream."),
-        ("stream" = Option<bool>, Query, description = "`true`: a stream of server-sent events."),
-        ("Last-Event-ID" = Option<String>, Header, description = "Of a stream: as `after`, which it wins over."),
+        ("after" = Option<String>, Query, pattern = "^ftevent-[0-9a-f]{32}$",
+            description = "Return events after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000,
+            description = "Page size. Defaults to 20. Not used with `stream`."),
+        ("stream" = Option<bool>, Query, description = "If `true`, streams server-sent events."),
+        ("Last-Event-ID" = Option<String>, Header,
+            description = "With `stream`: the same as `after`, and takes precedence over it."),
     ),
-    responses((status = 200, description = "A list; or a stream of events.",
+    responses((status = 200, description = "A list of events, or a stream of events.",
         content((List<JobEventView> = "application/json"), (ServerSentEvent = "text/event-stream"))),
         (status = "4XX", body = ErrorBody)))]
 pub async fn events(
@@ -102,7 +106,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<JobEventId>, ApiError> {
     text.parse().map(Some).map_err(|e| ApiError::invalid("Last-Event-ID", format!("Invalid 'Last-Event-ID': {e}.")))
 }
 
-/// Where the event stands that a list goes on behind.
+/// Returns the sequence number of the event after which a list begins.
 async fn place(
     db: &mut PgConnection,
     (project, job): (ProjectId, JobId),
@@ -115,18 +119,18 @@ async fn place(
         .ok_or_else(|| ApiError::invalid("after", format!("Invalid 'after': the job has no event '{event}'.")))
 }
 
-/// A job whose events somebody reads as they come.
+/// A job whose events a client streams.
 struct Watched {
     app: App,
     project: ProjectId,
     job: JobId,
-    /// The number of the last event that was sent.
+    /// The sequence number of the last event that was sent.
     after: i64,
 }
 
 fn stream(mut watched: Watched) -> Result<Response, ApiError> {
     let busy = |_| ApiError::Busy {
-        message: format!("{MOST_STREAMS} streams of events are open, the most that there may be; list them instead."),
+        message: format!("{MOST_STREAMS} event streams are open, which is the maximum. List the events instead."),
         retry_after_seconds: 10,
     };
     let place: OwnedSemaphorePermit = Arc::clone(&watched.app.streams).try_acquire_owned().map_err(busy)?;
@@ -136,7 +140,7 @@ fn stream(mut watched: Watched) -> Result<Response, ApiError> {
         let _place = place;
         tokio::select! {
             () = outbox.closed() => {}
-            // The reader goes on elsewhere, or here again, behind the last event that it has.
+            // The client reconnects, to this process or another, with the last event ID that it has.
             () = stopping.cancelled() => {}
             told = watched.tell(&outbox) => if let Err(error) = told { error.log() },
         }
@@ -146,7 +150,7 @@ fn stream(mut watched: Watched) -> Result<Response, ApiError> {
 }
 
 impl Watched {
-    /// Sends what is there and what comes, until the job has ended and all of it was sent.
+    /// Sends past and new events, until the job has ended and all of them were sent.
     async fn tell(&mut self, outbox: &mpsc::Sender<Result<Event, Infallible>>) -> Result<(), ApiError> {
         loop {
             let (has_ended, part) = self.look().await?;
@@ -165,7 +169,7 @@ impl Watched {
         }
     }
 
-    /// The state first: all events of a job that has ended are there by then.
+    /// Reads the state before the events: a job that has ended gets no more events, so none is missed.
     async fn look(&self) -> Result<(bool, Vec<JobEventRow>), ApiError> {
         let mut db = self.app.tenant(self.project).await?;
         let state = job::get(&mut db, self.project, self.job).await?.state;

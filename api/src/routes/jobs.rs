@@ -1,4 +1,4 @@
-//! Fine-tuning jobs: make, list, look, cancel, pause, resume; their checkpoints.
+//! Fine-tuning jobs: create, list, retrieve, cancel, pause, resume; and their checkpoints.
 
 use attune_domain::id::Job as JobKind;
 use attune_store::{
@@ -35,10 +35,10 @@ use crate::{
     },
 };
 
-/// Start a fine-tuning job.
+/// Create a fine-tuning job.
 ///
-/// Answers at once; the job's files are then turned into tokens and checked, and it is queued. Every default is filled
-/// in now and shown in the answer. An unknown field is refused by its name.
+/// The response is returned immediately; the job's files are then tokenized and validated, and the job is queued. All
+/// defaults are set now and are in the response. An unknown field is refused by its name.
 #[utoipa::path(post, path = "/v1/fine_tuning/jobs", tag = "Fine-tuning", operation_id = "create_job",
     request_body = NewJob,
     responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
@@ -59,11 +59,10 @@ pub async fn create(
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 
-/// Say what a fine-tuning job would take.
+/// Estimate a fine-tuning job.
 ///
-/// The body is a job's. Every default is filled in, the files are turned into tokens and counted, and the answer says how
-/// many steps and tokens that makes, which memory and machine it would get, how long it would take and what it would
-/// cost. Nothing is made.
+/// The body is that of a job. The files are tokenized and counted, and the response has all defaults, the number of
+/// steps and tokens, the memory and the machine that the job would get, its duration and its cost. No job is created.
 #[utoipa::path(post, path = "/v1/fine_tuning/estimates", tag = "Fine-tuning", operation_id = "estimate_job",
     request_body = NewJob,
     responses((status = 200, body = EstimateView), (status = "4XX", body = ErrorBody)))]
@@ -81,9 +80,10 @@ pub async fn estimate(
 /// List fine-tuning jobs, newest first.
 #[utoipa::path(get, path = "/v1/fine_tuning/jobs", tag = "Fine-tuning", operation_id = "list_jobs",
     params(
-        ("after" = Option<String>, Query, pattern = "^ftjob-[0-9a-f]{32}$", description = "The list goes on behind the job of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
-        ("metadata[key]" = Option<String>, Query, description = "Only jobs with this pair; may be given several times."),
+        ("after" = Option<String>, Query, pattern = "^ftjob-[0-9a-f]{32}$", description = "Return jobs after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
+        ("metadata[key]" = Option<String>, Query,
+            description = "Return only jobs with this metadata pair. Can be repeated."),
     ),
     responses((status = 200, body = List<JobView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -101,7 +101,7 @@ pub async fn list(
     Ok(Json(List::cut(views, limit, |job: &JobView| job.id.clone())))
 }
 
-/// Look at a fine-tuning job.
+/// Retrieve a fine-tuning job.
 #[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}", tag = "Fine-tuning", operation_id = "retrieve_job",
     params(("job_id" = String, Path)),
     responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
@@ -115,10 +115,10 @@ pub async fn retrieve(
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 
-/// Change what a fine-tuning job may cost.
+/// Change the price cap of a fine-tuning job.
 ///
-/// A job that was paused because its price cap was spent goes on within seconds when the cap is raised or taken away
-/// (`null`). A job that has ended is refused.
+/// A job that is paused because it reached its price cap resumes within seconds when the cap is raised or removed
+/// (`null`). The request is refused if the job has ended.
 #[utoipa::path(post, path = "/v1/fine_tuning/jobs/{job_id}", tag = "Fine-tuning", operation_id = "update_job",
     params(("job_id" = String, Path)), request_body = JobChange,
     responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
@@ -138,8 +138,8 @@ pub async fn update(
 
 /// Cancel a fine-tuning job.
 ///
-/// One that waits is cancelled at once; one that runs stops at its next step. To ask twice is to ask once; a job that
-/// has ended is refused.
+/// A waiting job is cancelled immediately; a running job stops at its next step. Cancelling twice has no further
+/// effect. The request is refused if the job has ended.
 #[utoipa::path(post, path = "/v1/fine_tuning/jobs/{job_id}/cancel", tag = "Fine-tuning", operation_id = "cancel_job",
     params(("job_id" = String, Path)),
     responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
@@ -156,8 +156,8 @@ pub async fn cancel(
 
 /// Pause a fine-tuning job.
 ///
-/// One that waits is paused at once; one that runs stops at its next step with a checkpoint, and its machine is free for
-/// others. To ask twice is to ask once; a job that has ended is refused.
+/// A waiting job is paused immediately; a running job stops at its next step with a checkpoint, and its machine is
+/// released. Pausing twice has no further effect. The request is refused if the job has ended.
 #[utoipa::path(post, path = "/v1/fine_tuning/jobs/{job_id}/pause", tag = "Fine-tuning", operation_id = "pause_job",
     params(("job_id" = String, Path)),
     responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
@@ -172,10 +172,10 @@ pub async fn pause(
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 
-/// Resume a fine-tuning job that is paused.
+/// Resume a paused fine-tuning job.
 ///
-/// It is queued again and goes on from its last checkpoint: what comes of it is what would have come without the pause,
-/// to the bit. A job that goes on already is left as it is; one that has ended is refused.
+/// The job is queued again and resumes from its last checkpoint. The result is bit-identical to that of a job without
+/// the pause. A job that is not paused is not changed. The request is refused if the job has ended.
 #[utoipa::path(post, path = "/v1/fine_tuning/jobs/{job_id}/resume", tag = "Fine-tuning", operation_id = "resume_job",
     params(("job_id" = String, Path)),
     responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
@@ -190,7 +190,7 @@ pub async fn resume(
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 
-/// Why a job's life does not take what was asked for.
+/// Converts the error of a state change that the job's state does not allow.
 fn cannot(done: &'static str, id: &str) -> impl FnOnce(StoreError) -> ApiError {
     let id = id.to_owned();
     move |error| match error {
@@ -209,13 +209,14 @@ fn cannot(done: &'static str, id: &str) -> impl FnOnce(StoreError) -> ApiError {
 
 /// List the checkpoints of a fine-tuning job, newest first.
 ///
-/// The newest few are kept; a run that is lost goes on from the last.
+/// The newest few are kept. A run that is lost resumes from the last one.
 #[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}/checkpoints", tag = "Fine-tuning",
     operation_id = "list_job_checkpoints",
     params(
         ("job_id" = String, Path),
-        ("after" = Option<String>, Query, pattern = "^ftckpt_[0-9a-f]{32}$", description = "The list goes on behind the checkpoint of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "10 if left out."),
+        ("after" = Option<String>, Query, pattern = "^ftckpt_[0-9a-f]{32}$",
+            description = "Return checkpoints after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 10."),
     ),
     responses((status = 200, body = List<CheckpointView>), (status = "4XX", body = ErrorBody)))]
 pub async fn checkpoints(

@@ -1,23 +1,23 @@
-//! Handlers, one file per resource. Each extracts, checks, makes one transaction, answers.
+//! Handlers, one file per resource. Each extracts and checks the request, runs one transaction, and responds.
 
-/// Names of adapters that move from version to version.
+/// Aliases of adapter versions.
 pub mod adapter_aliases;
-/// Adapters, to be taken home.
+/// Adapters and their versions.
 pub mod adapters;
 pub mod admin;
-/// Base models and the blobs that they are made of.
+/// Base models and their blobs.
 pub mod base_models;
-/// Many requests in one file.
+/// Batches of requests.
 pub mod batches;
-/// Chat.
+/// Chat completions.
 pub mod chat;
-/// Who else may use a checkpoint.
+/// Permissions of other projects to use a checkpoint.
 pub mod checkpoint_permissions;
-/// Plain text, gone on with.
+/// Text completions.
 pub mod completions;
 /// Files.
 pub mod files;
-/// Whether the api is up.
+/// The health check.
 pub mod health;
 /// Events of fine-tuning jobs, as lists and as streams.
 pub mod job_events;
@@ -25,13 +25,13 @@ pub mod job_events;
 pub mod jobs;
 /// Models.
 pub mod models;
-/// What serving processes call.
+/// Endpoints that serving processes call.
 pub mod replica;
-/// What trainers call.
+/// Endpoints that trainers call.
 pub mod run;
 /// Uploads: files in parts.
 pub mod uploads;
-/// What became of events at webhook endpoints.
+/// Deliveries of events to webhook endpoints.
 pub mod webhook_deliveries;
 /// Webhook endpoints.
 pub mod webhooks;

@@ -1,4 +1,4 @@
-//! Models: what may stand in a request's `model`.
+//! Models: the accepted values of a request's `model`.
 
 use attune_store::adapters::{
     adapter::{self, Model, Needed},
@@ -17,7 +17,7 @@ use crate::{
     wire::{file::Deleted, model::ModelView},
 };
 
-/// List models: base models, then the project's tuned ones, newest first.
+/// List models: base models, then the project's fine-tuned models, newest first.
 #[utoipa::path(get, path = "/v1/models", tag = "Models", operation_id = "list_models",
     responses((status = 200, body = List<ModelView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -34,9 +34,10 @@ pub async fn list(
     Ok(Json(List::whole(models, |model: &ModelView| model.id.clone())))
 }
 
-/// Look at a model.
+/// Retrieve a model.
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "Models", operation_id = "retrieve_model",
-    params(("model" = String, Path, description = "Its name; also `name@alias` or `name@number` of a tuned one.")),
+    params(("model" = String, Path,
+        description = "The model's name, or `name@alias` or `name@number` of a fine-tuned model.")),
     responses((status = 200, body = ModelView), (status = "4XX", body = ErrorBody)))]
 pub async fn retrieve(
     State(app): State<App>,
@@ -52,9 +53,9 @@ pub async fn retrieve(
     }))
 }
 
-/// Delete a tuned model.
+/// Delete a fine-tuned model.
 ///
-/// Its adapter goes with it, for good. Base models are deleted at `/v1/base_models/{name}`.
+/// Its adapter version is deleted with it, permanently. Base models are deleted at `/v1/base_models/{name}`.
 #[utoipa::path(delete, path = "/v1/models/{model}", tag = "Models", operation_id = "delete_model",
     params(("model" = String, Path)),
     responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
@@ -67,7 +68,7 @@ pub async fn delete(
     let model = adapter::resolve(&mut tx, holder.project_id, &name).await.map_err(ApiError::on_read(&name))?;
     let refused = match model {
         Model::Base(_) => "It is a base model; delete it with DELETE /v1/base_models/{name}.",
-        Model::Checkpoint(_) => "A checkpoint goes with its tuned model; delete that.",
+        Model::Checkpoint(_) => "A checkpoint is deleted with its fine-tuned model. Delete that model.",
         Model::Tuned(_) => "",
     };
     if !refused.is_empty() {
@@ -80,7 +81,7 @@ pub async fn delete(
             return Err(ApiError::Conflict(message));
         }
         Some(Needed::Alias(alias)) => {
-            return Err(ApiError::Conflict(format!("'{alias}' names this model; move or delete the alias first.")));
+            return Err(ApiError::Conflict(format!("'{alias}' points to this model. Move or delete the alias first.")));
         }
         None => {}
     }

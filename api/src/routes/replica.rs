@@ -1,4 +1,4 @@
-//! What serving processes call: their spec, and how they are. See `domain::serve`.
+//! Endpoints that serving processes call: their spec, and their status reports. See `domain::serve`.
 
 use attune_domain::serve::{ReplicaReply, ReplicaReport, ServeSpec};
 use attune_store::replica;
@@ -6,13 +6,13 @@ use axum::{Json, extract::State};
 
 use crate::{app::App, auth::caller::ReplicaCaller, error::ApiError, http::json_body::Body};
 
-/// Everything that the replica needs; the URLs are made now.
+/// Returns the replica's spec, with newly presigned URLs.
 pub async fn spec(State(app): State<App>, ReplicaCaller(replica): ReplicaCaller) -> Result<Json<ServeSpec>, ApiError> {
     let mut db = app.platform().await?;
     Ok(Json(replica::spec(&mut db, &app.objects, &replica).await?))
 }
 
-/// Takes how the replica is.
+/// Records a status report of the replica.
 pub async fn reports(
     State(app): State<App>,
     ReplicaCaller(replica): ReplicaCaller,

@@ -1,4 +1,4 @@
-//! What trainers call: their spec, where to put blobs, and what they have to say. See `domain::run`.
+//! Endpoints that trainers call: their spec, upload URLs for blobs, and their reports. See `domain::run`.
 
 use attune_domain::run::{BlobGrant, BlobsWanted, Reply, Report, RunEvent, RunSpec};
 use attune_store::runs::{
@@ -17,17 +17,17 @@ use crate::{
     jobs::{results, run_files},
 };
 
-/// The most blobs that are asked for at once.
+/// The maximum number of blobs in one request.
 const MOST_BLOBS: usize = 1000;
 
-/// Everything that the run needs; the URLs are made now.
+/// Returns the run's spec, with newly presigned URLs.
 pub async fn spec(State(app): State<App>, RunCaller(run): RunCaller) -> Result<Json<RunSpec>, ApiError> {
     check_alive(&run)?;
     let mut db = app.platform().await?;
     Ok(Json(run_spec::get(&mut db, &app.objects, &run).await?))
 }
 
-/// Where to put blobs.
+/// Returns presigned URLs for uploading blobs.
 pub async fn blobs(
     State(app): State<App>,
     RunCaller(run): RunCaller,
@@ -43,7 +43,7 @@ pub async fn blobs(
     Ok(Json(run_files::grant(&app, &run, wanted.blobs).await?))
 }
 
-/// Takes what the run has to say: all of it, or nothing.
+/// Applies the run's report: all of it, or nothing.
 pub async fn reports(
     State(app): State<App>,
     RunCaller(run): RunCaller,
@@ -56,7 +56,8 @@ pub async fn reports(
     let mut reply = report::take(&mut tx, run.run_id, &said).await?;
     let publishes = said.events.iter().any(|event| matches!(event, RunEvent::Published { .. }));
     if publishes && let Some(results) = results::of(&mut tx, run.job_id).await? {
-        // The content is put while no connection is held; then the report is taken anew, together with its file.
+        // The content is uploaded while no connection is held; then the report is applied again, together with its
+        // file.
         tx.rollback().await?;
         results.put(&app).await?;
         tx = app.platform().await?;

@@ -1,4 +1,4 @@
-//! Uploads: a file that comes in parts.
+//! Uploads: files that are uploaded in parts.
 
 use std::collections::BTreeMap;
 
@@ -35,15 +35,15 @@ use crate::{
     wire::upload::{Completion, NewUpload, PartForm, PartView, UploadView},
 };
 
-/// The longest part. Source: OpenAI's API reference.
+/// The maximum size of a part, in bytes. Source: OpenAI's API reference.
 const PART_BYTES: u64 = 64 << 20;
 
-/// Parts of one upload, at most.
+/// The maximum number of parts of an upload.
 const MOST_PARTS: usize = 10_000;
 
-/// Begin an upload.
+/// Create an upload.
 ///
-/// It takes parts for an hour, and becomes a file when it is completed.
+/// The upload accepts parts for an hour, and becomes a file when it is completed.
 #[utoipa::path(post, path = "/v1/uploads", tag = "Uploads", operation_id = "create_upload", request_body = NewUpload,
     responses((status = 200, body = UploadView), (status = "4XX", body = ErrorBody)))]
 pub async fn create(
@@ -75,9 +75,9 @@ pub async fn create(
     Ok(Json(UploadView::new(upload, None)))
 }
 
-/// Look at an upload.
+/// Retrieve an upload.
 ///
-/// OpenAI has no such call. A completed one comes with its file.
+/// OpenAI has no such endpoint. A completed upload is returned with its file.
 #[utoipa::path(get, path = "/v1/uploads/{upload_id}", tag = "Uploads", operation_id = "retrieve_upload",
     params(("upload_id" = String, Path)),
     responses((status = 200, body = UploadView), (status = "4XX", body = ErrorBody)))]
@@ -105,9 +105,9 @@ async fn view(
     Ok(Json(UploadView::new(upload, file)))
 }
 
-/// Add a part.
+/// Add a part to an upload.
 ///
-/// At most 64 MiB. Parts may come side by side; their order is given when the upload is completed.
+/// A part has at most 64 MiB. Parts may be uploaded in parallel; their order is given when the upload is completed.
 #[utoipa::path(post, path = "/v1/uploads/{upload_id}/parts", tag = "Uploads", operation_id = "create_upload_part",
     params(("upload_id" = String, Path)),
     request_body(content = PartForm, content_type = "multipart/form-data"),
@@ -127,8 +127,8 @@ pub async fn add_part(
     open(&mut tx, &app, (&holder.project_id, upload_id), &id, arrived.bytes.0).await?;
     let part = upload::add_part(&mut tx, holder.project_id, upload_id, (staged.key(), arrived.bytes)).await?;
     storage::check(&app, &mut tx, holder.project_id).await?;
-    // Before the commit, of which a caller that leaves may not hear: a part whose object is gone could never be joined,
-    // and an object that is no part is swept.
+    // Before the commit, since a disconnected client may not receive its result: a part without its object could never
+    // be joined, and an object without a part is swept.
     staged.stay();
     tx.commit().await?;
     Ok(Json(PartView::new(upload_id, &part)))
@@ -136,8 +136,8 @@ pub async fn add_part(
 
 /// Complete an upload.
 ///
-/// The parts are joined in the order of their ids, checked like a file that comes in one piece, and kept as a file. If
-/// that fails the upload stays pending.
+/// The parts are joined in the order of their IDs, validated like a file that is uploaded whole, and stored as a file.
+/// If that fails, the upload stays pending.
 #[utoipa::path(post, path = "/v1/uploads/{upload_id}/complete", tag = "Uploads", operation_id = "complete_upload",
     params(("upload_id" = String, Path)), request_body = Completion,
     responses((status = 200, body = UploadView), (status = "4XX", body = ErrorBody), (status = 507, body = ErrorBody)))]
@@ -156,7 +156,7 @@ pub async fn complete(
         let md5 = asked.md5.as_deref().map(checked_md5).transpose()?;
         let claim = upload::claim(&mut tx, upload_id).await?.ok_or_else(joined_now)?;
         tx.commit().await?;
-        // A caller that leaves does not end it.
+        // Continues even if the client disconnects.
         let join = assemble_upload::join(app.clone(), project, Join { upload, claim, parts, md5 });
         tokio::spawn(preconditions::carry(join)).await.map_err(ApiError::internal)??;
         tx = app.beside(project).await?;
@@ -166,7 +166,7 @@ pub async fn complete(
 
 /// Cancel an upload.
 ///
-/// Its parts are thrown away.
+/// The parts are deleted.
 #[utoipa::path(post, path = "/v1/uploads/{upload_id}/cancel", tag = "Uploads", operation_id = "cancel_upload",
     params(("upload_id" = String, Path)),
     responses((status = 200, body = UploadView), (status = "4XX", body = ErrorBody)))]
@@ -206,8 +206,8 @@ async fn open(
     let there: u64 = parts.iter().map(|part| part.bytes.0).sum();
     if parts.len() >= MOST_PARTS || there.saturating_add(more) > most {
         let message = format!(
-            "The upload has {} parts of {there} bytes already; it was begun for {} bytes and takes no more than twice \
-             as many, in {MOST_PARTS} parts.",
+            "The upload has {} parts of {there} bytes already; it was created for {} bytes and accepts at most \
+             twice as many, in {MOST_PARTS} parts.",
             parts.len(),
             upload.bytes.0
         );
@@ -225,7 +225,7 @@ fn pending(upload: &Upload) -> Result<(), ApiError> {
 }
 
 fn joined_now() -> ApiError {
-    ApiError::Conflict("The upload's parts are being joined at the moment; ask again.".into())
+    ApiError::Conflict("The upload's parts are being joined at the moment. Retry later.".into())
 }
 
 /// The parts that the caller names, in that order; together they are as long as was announced.
@@ -235,7 +235,7 @@ fn chosen(upload: &Upload, parts: Vec<Part>, ids: &[String]) -> Result<Vec<Part>
     for (i, text) in ids.iter().enumerate() {
         let part = text.parse().ok().and_then(|id| known.remove(&id)).ok_or_else(|| {
             let (param, shown) = (format!("part_ids[{i}]"), shown(text));
-            let message = format!("Invalid '{param}': '{shown}' is no part of this upload, or is named twice.");
+            let message = format!("Invalid '{param}': '{shown}' is not a part of this upload, or is given twice.");
             ApiError::invalid(param, message)
         })?;
         chosen.push(part);
@@ -243,7 +243,7 @@ fn chosen(upload: &Upload, parts: Vec<Part>, ids: &[String]) -> Result<Vec<Part>
     let bytes: u64 = chosen.iter().map(|part| part.bytes.0).sum();
     if bytes != upload.bytes.0 {
         let message = format!(
-            "Invalid 'part_ids': the parts have {bytes} bytes, and the upload was begun for {}.",
+            "Invalid 'part_ids': the parts have {bytes} bytes, and the upload was created for {}.",
             upload.bytes.0
         );
         return Err(ApiError::invalid("part_ids", message));

@@ -1,4 +1,4 @@
-//! What became of events at a webhook endpoint, and sending one again.
+//! The deliveries of events to a webhook endpoint, and their replay.
 
 use attune_domain::{event::EventType, id::WebhookDelivery as DeliveryKind};
 use attune_store::webhooks::webhook_delivery::{self, Wanted};
@@ -21,15 +21,17 @@ use crate::{
 
 /// List the deliveries of a webhook endpoint, newest first.
 ///
-/// Each holds its event and every attempt. They are kept for 30 days.
+/// Each delivery has its event and every attempt. Deliveries are kept for 30 days.
 #[utoipa::path(get, path = "/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries", tag = "Webhooks",
     operation_id = "list_webhook_deliveries",
     params(
         ("webhook_endpoint_id" = String, Path),
-        ("status" = Option<String>, Query, description = "Only those that are `pending`, `delivered` or `failed`."),
-        ("event_type" = Option<String>, Query, description = "Only those of events of this type."),
-        ("after" = Option<String>, Query, pattern = "^wd_[0-9a-f]{32}$", description = "The list goes on behind the delivery of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+        ("status" = Option<String>, Query,
+            description = "Return only deliveries with this status: `pending`, `delivered` or `failed`."),
+        ("event_type" = Option<String>, Query, description = "Return only deliveries of events of this type."),
+        ("after" = Option<String>, Query, pattern = "^wd_[0-9a-f]{32}$",
+            description = "Return deliveries after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
     ),
     responses((status = 200, body = List<WebhookDeliveryView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -48,7 +50,7 @@ pub async fn list(
     Ok(Json(List::cut(views, limit, |delivery: &WebhookDeliveryView| delivery.id.clone())))
 }
 
-/// Look at a delivery of a webhook endpoint.
+/// Retrieve a delivery of a webhook endpoint.
 #[utoipa::path(get, path = "/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{delivery_id}", tag = "Webhooks",
     operation_id = "retrieve_webhook_delivery",
     params(("webhook_endpoint_id" = String, Path), ("delivery_id" = String, Path)),
@@ -64,10 +66,10 @@ pub async fn retrieve(
     Ok(Json(found.map_err(ApiError::on_read(id))?.into()))
 }
 
-/// Send a delivery of a webhook endpoint again.
+/// Replay a delivery of a webhook endpoint.
 ///
-/// At once, whatever came of it before, and with the whole table of delays before it. Its event and its `webhook-id`
-/// are the same.
+/// The delivery is sent immediately, whatever its status, and with the full schedule of retries. The event and the
+/// `webhook-id` are the same.
 #[utoipa::path(post, path = "/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{delivery_id}/replay",
     tag = "Webhooks", operation_id = "replay_webhook_delivery",
     params(("webhook_endpoint_id" = String, Path), ("delivery_id" = String, Path)),

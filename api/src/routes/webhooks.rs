@@ -1,5 +1,4 @@
-//! Webhook endpoints: make, list, look, change, delete, rotate the secret, try. What is sent, and when, is the
-//! scheduler's.
+//! Webhook endpoints: create, list, retrieve, update, delete, rotate the secret, test. The scheduler sends the events.
 
 use attune_domain::id::{ProjectId, WebhookEndpoint as EndpointKind};
 use attune_store::webhooks::{
@@ -29,9 +28,10 @@ use crate::{
     },
 };
 
-/// Make a webhook endpoint.
+/// Create a webhook endpoint.
 ///
-/// The answer holds its secret, this once: what the receiver checks signatures with. A project may have 50 endpoints.
+/// The response contains the secret that receivers verify signatures with; it is returned only here. A project may have
+/// 50 endpoints.
 #[utoipa::path(post, path = "/v1/webhook_endpoints", tag = "Webhooks", operation_id = "create_webhook_endpoint",
     request_body = NewWebhookEndpoint,
     responses((status = 200, body = WebhookEndpointView), (status = "4XX", body = ErrorBody)))]
@@ -54,8 +54,9 @@ pub async fn create(
 /// List webhook endpoints, newest first.
 #[utoipa::path(get, path = "/v1/webhook_endpoints", tag = "Webhooks", operation_id = "list_webhook_endpoints",
     params(
-        ("after" = Option<String>, Query, pattern = "^we_[0-9a-f]{32}$", description = "The list goes on behind the endpoint of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+        ("after" = Option<String>, Query, pattern = "^we_[0-9a-f]{32}$",
+            description = "Return endpoints after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
     ),
     responses((status = 200, body = List<WebhookEndpointView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -71,7 +72,7 @@ pub async fn list(
     Ok(Json(List::cut(views, limit, |endpoint: &WebhookEndpointView| endpoint.id.clone())))
 }
 
-/// Look at a webhook endpoint.
+/// Retrieve a webhook endpoint.
 #[utoipa::path(get, path = "/v1/webhook_endpoints/{webhook_endpoint_id}", tag = "Webhooks",
     operation_id = "retrieve_webhook_endpoint", params(("webhook_endpoint_id" = String, Path)),
     responses((status = 200, body = WebhookEndpointView), (status = "4XX", body = ErrorBody)))]
@@ -84,9 +85,9 @@ pub async fn retrieve(
     Ok(Json(find(&mut db, holder.project_id, &id).await?.into()))
 }
 
-/// Change a webhook endpoint: its URL, its events, its description, whether it is enabled.
+/// Update a webhook endpoint: its URL, event types, description or status.
 ///
-/// What is left out stays. One that was disabled because it answered 410 is enabled in the same way.
+/// Omitted fields are not changed. An endpoint that was disabled because it responded with 410 can be enabled again.
 #[utoipa::path(post, path = "/v1/webhook_endpoints/{webhook_endpoint_id}", tag = "Webhooks",
     operation_id = "update_webhook_endpoint", request_body = WebhookEndpointChange,
     params(("webhook_endpoint_id" = String, Path)),
@@ -107,7 +108,7 @@ pub async fn update(
     Ok(Json(endpoint.into()))
 }
 
-/// Delete a webhook endpoint, with its deliveries.
+/// Delete a webhook endpoint and its deliveries.
 #[utoipa::path(delete, path = "/v1/webhook_endpoints/{webhook_endpoint_id}", tag = "Webhooks",
     operation_id = "delete_webhook_endpoint", params(("webhook_endpoint_id" = String, Path)),
     responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
@@ -123,10 +124,10 @@ pub async fn delete(
     Ok(Json(Deleted { id: endpoint.to_string(), object: "webhook_endpoint", deleted: true }))
 }
 
-/// Replace a webhook endpoint's secret.
+/// Rotate a webhook endpoint's secret.
 ///
-/// The answer holds the new one, this once. For `overlap_seconds` each delivery is signed with both, so a receiver can
-/// change over in its own time.
+/// The response contains the new secret, which is returned only here. For `overlap_seconds`, each delivery is signed
+/// with both secrets, so that receivers have time to switch.
 #[utoipa::path(post, path = "/v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret", tag = "Webhooks",
     operation_id = "rotate_webhook_secret", request_body = SecretRotation,
     params(("webhook_endpoint_id" = String, Path)),
@@ -146,9 +147,10 @@ pub async fn rotate_secret(
     Ok(Json(WebhookEndpointView::with_secret(endpoint, &secret)))
 }
 
-/// Send a webhook endpoint an event that says nothing but that it works.
+/// Send a test event to a webhook endpoint.
 ///
-/// The event's type is `webhook_endpoint.test`. The answer is the delivery; look at it again to see what came of it.
+/// The type of the event is `webhook_endpoint.test`. The response is the delivery; retrieve it again to check the
+/// outcome.
 #[utoipa::path(post, path = "/v1/webhook_endpoints/{webhook_endpoint_id}/test", tag = "Webhooks",
     operation_id = "test_webhook_endpoint", params(("webhook_endpoint_id" = String, Path)),
     responses((status = 200, body = WebhookDeliveryView), (status = "4XX", body = ErrorBody)))]
@@ -164,7 +166,7 @@ pub async fn test(
     Ok(Json(delivery.into()))
 }
 
-/// The project's endpoint of this id.
+/// Returns the project's endpoint with this ID.
 ///
 /// # Errors
 /// [`ApiError::NotFound`].
@@ -172,10 +174,10 @@ pub(super) async fn find(db: &mut PgConnection, project: ProjectId, id: &str) ->
     webhook_endpoint::get(db, project, named(id)?).await.map_err(ApiError::on_read(id))
 }
 
-/// The endpoint, if anything is sent to it.
+/// Returns the endpoint if it is enabled.
 ///
 /// # Errors
-/// [`ApiError::Conflict`].
+/// [`ApiError::Conflict`]: it is disabled.
 pub(super) fn enabled(endpoint: WebhookEndpoint) -> Result<WebhookEndpoint, ApiError> {
     if endpoint.disabled_reason.is_none() {
         return Ok(endpoint);

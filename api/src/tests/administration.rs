@@ -1,4 +1,4 @@
-//! Projects, keys, people and the audit log, through the API.
+//! Projects, API keys, users and the audit log, through the API.
 
 use attune_domain::access::{Role, Scope};
 use axum::http::{Method, StatusCode};

@@ -1,4 +1,5 @@
-//! `If-Match` on everything that can be changed: as it was read it is changed, and as it was before it is not.
+//! `If-Match` on every object that can be changed: a change with the current version succeeds, one with an earlier
+//! version is refused.
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -6,12 +7,12 @@ use sqlx::PgPool;
 
 use super::world::{Answer, World, trained};
 
-/// A thing, and changes of it.
+/// An object, and changes of it.
 struct Case {
     path: String,
-    /// Writes it, and takes nothing away.
+    /// A change that does not delete the object.
     written: (Method, String, Value),
-    /// The change that is conditioned.
+    /// The change that has a condition.
     last: (Method, String, Option<Value>),
 }
 
@@ -32,7 +33,7 @@ async fn made(world: &World, path: &str, body: Value) -> String {
     answer.json()["id"].as_str().unwrap().to_owned()
 }
 
-/// One of each kind that the tests can make without an object store; the job and the adapter come ready.
+/// Returns one case of each kind that needs no object store; the adapters are inserted into the database.
 async fn cases(world: &World) -> Vec<Case> {
     let (_, adapter, model) = trained(world).await;
     let (_, newer, _) = trained(world).await;
@@ -84,7 +85,7 @@ async fn cases(world: &World) -> Vec<Case> {
         ),
         Case::new(
             &format!("/v1/uploads/{upload}"),
-            // It is written by nothing but what ends it, and to cancel what is cancelled is no change.
+            // Every change of an upload ends it, and cancelling a cancelled upload changes nothing.
             (post.clone(), "/cancel", cancelled.clone()),
             (post.clone(), "/cancel", Some(cancelled)),
         ),
@@ -129,7 +130,7 @@ async fn an_alias_is_not_made_under_a_condition_that_asks_for_one(pool: PgPool) 
     for tag in ["*", "\"7\""] {
         let refused = conditioned(&world, &set, tag).await;
         assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED, "{}", refused.text);
-        assert!(refused.message().contains("nothing of this name"), "{}", refused.text);
+        assert!(refused.message().contains("the object does not exist"), "{}", refused.text);
     }
     let made = world.call(set.0.clone(), &set.1, &world.key, set.2.clone()).await;
     assert_eq!(made.status, StatusCode::OK, "{}", made.text);
@@ -147,7 +148,7 @@ async fn a_budget_that_was_never_set_is_set_once_under_the_same_tag(pool: PgPool
     assert_eq!(statuses, [200, 412], "{} {}", one.text, other.text);
 }
 
-/// Two administrators who change two owners at once, each with a condition: none waits for the other for ever.
+/// Two administrators change two owners concurrently, each with a condition: neither waits for the other indefinitely.
 #[sqlx::test(migrations = false)]
 async fn two_owners_are_changed_at_once(pool: PgPool) {
     use attune_domain::access::Role;

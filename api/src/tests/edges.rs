@@ -1,5 +1,5 @@
-//! Callers that leave in the middle, and requests that fail after their first transaction: no content is left that nobody
-//! collects, no failure is kept as an answer, and every change is in the audit log.
+//! Callers that disconnect, and requests that fail after their first transaction: no orphaned content remains, no
+//! failure is stored as a response, and every change is in the audit log.
 
 use std::{path::Path, time::Duration};
 
@@ -56,7 +56,7 @@ async fn send(world: &World, request: Request<Body>) -> (StatusCode, Value) {
     (status, serde_json::from_slice(&bytes).unwrap_or_default())
 }
 
-/// The names of the objects below a prefix.
+/// Returns the names of the objects below a prefix.
 fn objects(folder: &Path, prefix: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder.join("attune").join(prefix)) else { return Vec::new() };
     entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
@@ -83,7 +83,7 @@ async fn attack_a09_content_of_a_caller_that_left_is_swept(pool: PgPool) {
         let share = 0.2 + 0.9 * number as f64 / UPLOADS as f64;
         answered += usize::from(tokio::time::timeout(whole.mul_f64(share), request).await.is_ok());
     }
-    // What was dropped is thrown away in tasks of their own.
+    // Dropped uploads are deleted in tasks of their own.
     for _ in 0..100 {
         if objects(folder.path(), "upload").is_empty() {
             break;
@@ -106,7 +106,7 @@ async fn attack_a09_content_of_a_caller_that_left_is_swept(pool: PgPool) {
         left.len()
     );
     assert!(answered < UPLOADS, "nobody left");
-    // What was answered is there.
+    // Every upload that was answered has its content.
     assert!(left.len() >= answered, "{} blobs for {answered} files", left.len());
 }
 
@@ -140,7 +140,7 @@ async fn attack_a12_a_completion_that_failed_frees_its_key(pool: PgPool) {
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.text);
         assert_eq!(refused.header("idempotent-replayed"), "", "the failure was kept as the answer");
     }
-    // The key is free, and so is the upload.
+    // The key is free, and the upload is pending again.
     let first = complete(&world, &upload, good.clone(), Some("once")).await;
     assert_eq!(first.status, StatusCode::OK, "{}", first.text);
     let again = complete(&world, &upload, good, Some("once")).await;
@@ -154,7 +154,8 @@ async fn attack_a12_a_crash_in_a_join_does_not_read_as_done(pool: PgPool) {
     let world = world_with_store(pool, folder.path()).await;
     let (upload, part) = pending_upload(&world, b"hello in parts").await;
     let good = json!({"part_ids": [part]});
-    // As the api leaves it that dies between the claim and the end of the join: claimed, and its key taken.
+    // The state after an API process died between the claim and the end of the assembly: the upload and its key are
+    // claimed.
     let request = format!("POST /v1/uploads/{upload}/complete");
     let mut conn = world.pool.acquire().await.unwrap();
     testing::die_in_a_join(&mut conn, world.seed.project_id, &request).await.unwrap();

@@ -1,4 +1,4 @@
-//! Keys and tokens that are none: not one is let in.
+//! Invalid keys and tokens: none is accepted.
 
 use attune_domain::{access::Scope, text::key_text};
 use attune_store::{
@@ -46,7 +46,7 @@ async fn no_forged_key_or_token_is_accepted(pool: PgPool) {
             accepted.push(format!("scheme '{scheme}': {}", answer.status));
         }
     }
-    // Where else somebody may put it.
+    // Other headers in which a caller might send a token.
     for (name, value) in
         [("x-api-key", &good), ("cookie", &good), ("proxy-authorization", &good), ("api-key", &world.key)]
     {
@@ -127,7 +127,7 @@ fn part(value: &Value) -> String {
     BASE64.encode(value.to_string())
 }
 
-/// Signatures that are none, or somebody else's.
+/// Returns tokens without a signature, or with another key's signature.
 fn signatures(world: &World, good: &str) -> Vec<Case> {
     let claims = world.issuer.claims("alice");
     let signer = world.issuer.signer();
@@ -171,7 +171,7 @@ fn signatures(world: &World, good: &str) -> Vec<Case> {
     cases
 }
 
-/// Headers that would have the key come from elsewhere, or ask for what is unknown.
+/// Returns tokens whose headers refer to a key elsewhere, or require an unknown extension.
 async fn headers(world: &World) -> Vec<Case> {
     let claims = world.issuer.claims("alice");
     let mine = world.issuer.signer();
@@ -213,7 +213,7 @@ async fn headers(world: &World) -> Vec<Case> {
     cases
 }
 
-/// Good signatures over claims that are not for us, or not now.
+/// Returns tokens with good signatures over claims that are for another audience, or not valid now.
 fn claims(world: &World) -> Vec<Case> {
     let signer = world.issuer.signer();
     let now = Utc::now().timestamp();
@@ -257,7 +257,7 @@ fn claims(world: &World) -> Vec<Case> {
     changes.into_iter().map(|(name, field, value)| case(name, with(field, value))).collect()
 }
 
-/// Texts that are not even a token.
+/// Returns texts that are not well-formed tokens.
 fn texts(good: &str) -> Vec<Case> {
     let parts: Vec<&str> = good.split('.').collect();
     vec![

@@ -1,4 +1,5 @@
-//! `Idempotency-Key` on everything that is made: the second request with it makes nothing, and is told what the first was.
+//! `Idempotency-Key` on every operation that creates something: a repeated request creates nothing, and gets the first
+//! one's response.
 
 use attune_domain::access::Role;
 use attune_store::{db, testing};
@@ -61,7 +62,7 @@ async fn a_secret_is_told_again_to_the_bearer_that_asked_and_lies_nowhere_in_cle
     assert!(!kept[0].windows(8).any(|part| part == &secret.as_bytes()[..8]), "sealed");
 }
 
-/// Every operation that makes something takes a key; what follows the key is another test's.
+/// Every operation that creates something accepts a key; other tests cover the behavior after that.
 #[sqlx::test(migrations = false)]
 async fn everything_that_is_made_takes_a_key(pool: PgPool) {
     let world = World::new(pool).await;

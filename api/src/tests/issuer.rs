@@ -1,4 +1,4 @@
-//! An identity provider on this machine, with keys of its own that it can exchange.
+//! A local identity provider, with keys that it can rotate.
 
 use std::sync::{
     Arc, Mutex,
@@ -18,16 +18,16 @@ use serde_json::{Value, json};
 
 use crate::config::OidcConfig;
 
-/// For whom its tokens are.
+/// The audience of its tokens.
 pub(crate) const AUDIENCE: &str = "attune";
 
-/// A key that signs, and what is published of it.
+/// A signing key, with its published part.
 #[derive(Clone)]
 pub(crate) struct Signer {
     pub(crate) algorithm: Algorithm,
     pub(crate) key: EncodingKey,
     pub(crate) jwk: Value,
-    /// The published part, raw: what somebody would try as a shared secret.
+    /// The published part as raw bytes, which an attacker might try as a shared secret.
     pub(crate) public: Vec<u8>,
 }
 
@@ -35,7 +35,8 @@ impl Signer {
     pub(crate) fn ed25519(kid: &str) -> Self {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let public = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap().public_key().as_ref().to_vec();
-        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": BASE64.encode(&public), "kid": kid, "use": "sig", "alg": "EdDSA"});
+        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": BASE64.encode(&public), "kid": kid, "use": "sig",
+            "alg": "EdDSA"});
         Self { algorithm: Algorithm::EdDSA, key: EncodingKey::from_ed_der(pkcs8.as_ref()), jwk, public }
     }
 
@@ -61,7 +62,7 @@ impl Signer {
         self.jwk["kid"].as_str().unwrap()
     }
 
-    /// A header that names this key.
+    /// Returns a header that names this key.
     pub(crate) fn header(&self) -> Header {
         Header { kid: Some(self.kid().into()), ..Header::new(self.algorithm) }
     }
@@ -71,7 +72,7 @@ impl Signer {
     }
 }
 
-/// The provider. It answers as long as the test's runtime lives.
+/// The provider. It serves requests as long as the test's runtime exists.
 #[derive(Clone)]
 pub(crate) struct Issuer {
     pub(crate) url: String,
@@ -87,7 +88,7 @@ struct Published {
 }
 
 impl Issuer {
-    /// One that signs with `signer`, and publishes that key alone.
+    /// Starts a provider that signs with `signer` and publishes only that key.
     pub(crate) async fn start(signer: Signer) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -117,7 +118,7 @@ impl Issuer {
         self.signer.lock().unwrap().clone()
     }
 
-    /// Signs with another key from now on; the old one is published no more.
+    /// Signs with another key from now on, and stops publishing the old one.
     pub(crate) fn rotate(&self, signer: Signer) {
         *self.published.keys.lock().unwrap() = vec![signer.jwk.clone()];
         *self.signer.lock().unwrap() = signer;
@@ -128,18 +129,18 @@ impl Issuer {
         self.published.keys.lock().unwrap().push(jwk);
     }
 
-    /// How often its keys were fetched.
+    /// Returns how often its keys were fetched.
     pub(crate) fn asked(&self) -> usize {
         self.published.asked.load(Ordering::SeqCst)
     }
 
-    /// What a good token of `subject` says.
+    /// Returns the claims of a valid token of `subject`.
     pub(crate) fn claims(&self, subject: &str) -> Value {
         let now = Utc::now().timestamp();
         json!({"iss": self.url, "sub": subject, "aud": AUDIENCE, "iat": now, "nbf": now, "exp": now + 600})
     }
 
-    /// A good token of `subject`.
+    /// Returns a valid token of `subject`.
     pub(crate) fn token(&self, subject: &str) -> String {
         let signer = self.signer();
         signer.sign(&signer.header(), &self.claims(subject))

@@ -1,5 +1,5 @@
-//! Tests over the whole router: each has a database of its own, an issuer of its own on this machine, and no object
-//! store behind it.
+//! Tests of the whole router: each has its own database and its own local issuer, and no object store unless it starts
+//! one.
 
 mod administration;
 mod conditions;

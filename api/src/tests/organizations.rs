@@ -1,4 +1,4 @@
-//! Several organizations in one installation, and who owns base models.
+//! Several organizations in one installation, and the ownership of base models.
 
 use attune_domain::{
     access::{Role, Scope},
@@ -18,7 +18,7 @@ use super::world::{World, trained};
 
 const ALL: [Scope; 3] = [Scope::All, Scope::Admin, Scope::Installation];
 
-/// Inserts a base model of one file, which is not in any store.
+/// Inserts a base model of one file, whose content is not stored.
 async fn insert_base(world: &World, owner: Option<ProjectId>, name: &str, digit: char) -> BaseModelId {
     let mut tx = db::platform(&world.pool).await.unwrap();
     let architecture = base_model::get(&mut tx, world.seed.base_model_id).await.unwrap().architecture;
@@ -46,7 +46,7 @@ async fn organizations_are_created_by_the_installation_and_share_nothing(pool: P
     let key = |made: &Value| made["api_key"]["value"].as_str().unwrap().to_owned();
     let (first, second) = (key(&one), key(&two));
 
-    // Each administers itself and sees nothing of the other, by lists or by id.
+    // Each organization administers itself and sees nothing of the other, by lists or by ID.
     let project = world.call(Method::POST, "/v1/organization/projects", &first, Some(json!({"name": "own"}))).await;
     assert_eq!(project.status, StatusCode::OK, "{}", project.text);
     let id = project.json()["id"].as_str().unwrap().to_owned();
@@ -62,7 +62,7 @@ async fn organizations_are_created_by_the_installation_and_share_nothing(pool: P
     }
     let noted = world.get("/v1/organization/audit_logs", &first).await.text;
     assert!(noted.contains("organization.created") && noted.contains("project.created"), "{noted}");
-    // The named owner signs in and administers the new organization alone.
+    // The named owner signs in and administers only the new organization.
     let olga = world.issuer.token("olga");
     let seen = world.get("/v1/organization/projects", &olga).await;
     assert!(seen.status == StatusCode::OK && seen.text.contains(&id), "{}", seen.text);
@@ -119,12 +119,12 @@ async fn a_project_means_its_own_base_model_and_sees_no_other_project_s(pool: Pg
         assert_eq!(world.get(path, &world.other.key).await.status, StatusCode::NOT_FOUND, "{path}");
     }
     assert!(!world.get("/v1/models", &world.other.key).await.text.contains("private"));
-    // Its blobs neither: a digest that only they name is not there.
+    // Its blobs are not visible either: a digest that only they name is reported as missing.
     let head = |digit: &str| format!("/v1/base_models/blobs/{}", digit.repeat(64));
     let foreign = world.call(Method::HEAD, &head("b"), &world.other.key, None).await;
     assert_eq!(foreign.status, StatusCode::NOT_FOUND);
 
-    // An own name again is taken, another's is free.
+    // A key of a project cannot create a base model of the installation.
     let body = json!({"name": "private", "owner": "installation", "files": []});
     let refused = world.call(Method::POST, "/v1/base_models", &world.key, Some(body)).await;
     assert!(refused.status.is_client_error(), "{}", refused.text);
@@ -157,7 +157,7 @@ async fn a_base_model_is_deleted_by_its_owner_when_nothing_uses_it(pool: PgPool)
     tx.commit().await.unwrap();
     let gone = world.call(Method::DELETE, &format!("/v1/models/{model}"), &world.key, None).await;
     assert_eq!(gone.status, StatusCode::OK, "{}", gone.text);
-    // The project's own goes first.
+    // The project's own model is deleted first.
     insert_base(&world, Some(world.seed.project_id), "tiny", 'a').await;
     assert_eq!(delete(world.key.clone(), "?owner=installation").await.status, StatusCode::FORBIDDEN);
     assert_eq!(delete(world.key.clone(), "").await.status, StatusCode::OK);
@@ -166,7 +166,7 @@ async fn a_base_model_is_deleted_by_its_owner_when_nothing_uses_it(pool: PgPool)
     assert_eq!(delete(installation, "").await.status, StatusCode::NOT_FOUND);
     assert_eq!(world.get("/v1/base_models/tiny", &world.key).await.status, StatusCode::NOT_FOUND);
 
-    // What was trained over it tells its name still; nothing new begins with it, and the name is free.
+    // Jobs that were trained on it still show its name; no new job can use it, and the name is free.
     let jobs = world.get("/v1/fine_tuning/jobs", &world.key).await;
     assert!(jobs.status == StatusCode::OK && jobs.text.contains("\"tiny\""), "{}", jobs.text);
     let mut tx = db::platform(&world.pool).await.unwrap();

@@ -1,4 +1,4 @@
-//! People: whom an issuer vouches for, what they reach, and the issuer's keys as they change.
+//! The sign-in of users: authentication by an issuer, access to projects, and the rotation of the issuer's keys.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn a_rotated_key_is_found_and_made_up_ids_do_not_make_us_ask(pool: PgPool)
         assert_eq!(world.get("/v1/files", &token).await.status, StatusCode::UNAUTHORIZED);
     }
     assert!(world.issuer.asked() <= 4, "asked {} times for 20 made-up keys", world.issuer.asked());
-    // A fresh token under the withdrawn key, which no answer is kept for.
+    // A new token under the withdrawn key, for which no result is cached.
     let old = Signer::ed25519("first");
     let token = old.sign(&old.header(), &world.issuer.claims("alice"));
     assert_eq!(world.get("/v1/files", &token).await.status, StatusCode::UNAUTHORIZED);

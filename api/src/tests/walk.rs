@@ -1,5 +1,5 @@
-//! Every operation of the document, called by everybody: with another tenant's ids, by each role, without a key, and by a
-//! key without the scope. An operation that this walk has no case for fails it.
+//! Every operation of the document, called with another tenant's IDs, by each role, without a key, and by a key without
+//! the scope. An operation without a case fails the test.
 
 use std::collections::BTreeMap;
 
@@ -17,12 +17,12 @@ use crate::{
 /// One operation, ready to be called.
 struct Step {
     method: Method,
-    /// The pattern: `/v1/files/{file_id}`.
+    /// The path's pattern: `/v1/files/{file_id}`.
     path: String,
     permission: Permission,
 }
 
-/// Everything in the document but what is open to all.
+/// Returns all operations of the document that require authentication.
 fn steps() -> Vec<Step> {
     let document = router::document();
     let mut steps = Vec::new();
@@ -39,16 +39,16 @@ fn steps() -> Vec<Step> {
     steps
 }
 
-/// What stands for a path's parameter.
+/// The value of a path's parameter.
 #[derive(Clone)]
 enum Place {
-    /// A row of the first tenant, and an id of the same kind that nobody has.
+    /// The ID of a row of the first tenant, and an unknown ID of the same kind.
     Tenants { there: String, unknown: String },
-    /// The same for everybody: a base model's name, a digest, a number.
+    /// A value that is the same for all tenants: a base model's name, a digest, a number.
     Shared(&'static str),
 }
 
-/// The parameters' values, by name. A parameter that is not here has no case.
+/// Returns the parameters' values, by name. A parameter that is missing here has no case.
 async fn places(world: &World) -> BTreeMap<&'static str, Place> {
     let (job, adapter, model) = trained(world).await;
     let keys = format!("/v1/organization/projects/{}/api_keys", world.seed.project_id);
@@ -80,11 +80,12 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
         ("user_id", tenants(user, "user-")),
         ("checkpoint", Place::Tenants { there: checkpoint, unknown: "ft:tiny:default:nobody:x:ckpt-step-10".into() }),
         ("permission_id", Place::Shared("cp_00000000000000000000000000000001")),
-        // This is made from the object store, which is not there: the roles and scopes are walked, the rows are not.
+        // A batch needs a file in the object store, which these tests do not have: they cover its roles and scopes, not
+        // rows.
         ("batch_id", Place::Shared("batch_00000000000000000000000000000001")),
         ("alias", Place::Shared("prod")),
         ("webhook_endpoint_id", tenants(hook, "we_")),
-        // Nothing was ever sent; the endpoint before it is what is another tenant's.
+        // No delivery exists; the endpoint in its path is the one that belongs to another tenant.
         ("delivery_id", Place::Shared("wd_00000000000000000000000000000001")),
         ("name", Place::Shared("walked")),
         ("sha256", Place::Shared("0000000000000000000000000000000000000000000000000000000000000000")),
@@ -92,7 +93,7 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
     ])
 }
 
-/// A body with which the operation gets as far as its ids.
+/// Returns a body with which the operation gets as far as its IDs.
 fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Option<Value> {
     let id = |name: &str| match &places[name] {
         Place::Tenants { there, unknown } => {
@@ -134,10 +135,10 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
     })
 }
 
-/// Operations whose body is no JSON object: what they are sent is refused after the door, which is all that matters here.
+/// The operations whose body is not a JSON object: they refuse the request after authorization, which suffices here.
 const OTHER_BODIES: [&str; 4] = ["create_file", "put_blob", "create_upload_part", "import_adapter"];
 
-/// The path with its parameters filled in; `None` for one that names no row of a tenant.
+/// Returns the path with its parameters filled in, and whether it names a row of a tenant.
 fn filled(path: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> (String, bool) {
     let mut names_a_tenants_row = false;
     let parts = path.split('/').map(|part| {
@@ -160,7 +161,7 @@ async fn call(world: &World, step: &Step, places: &BTreeMap<&str, Place>, foreig
     world.call(step.method.clone(), &path, bearer, body).await
 }
 
-/// Every body of the document has a case, so that a refusal is one of the ids and not of the body.
+/// Every body of the document has a case, so that a refusal is caused by the IDs and not by the body.
 #[test]
 fn every_operation_with_a_body_has_a_case() {
     let document = router::document();
@@ -191,7 +192,7 @@ async fn another_tenants_id_is_answered_as_one_that_nobody_has(pool: PgPool) {
         let foreign = call(&world, &step, &places, true, &world.other.key).await;
         let unknown = call(&world, &step, &places, false, &world.other.key).await;
         let what = format!("{} {} ({operation})", step.method, step.path);
-        // A form is read before what its path names is looked for.
+        // A form is read before the object in its path is looked up.
         if names_a_row && !OTHER_BODIES.contains(&operation) {
             assert_eq!(foreign.status, StatusCode::NOT_FOUND, "{what}: {}", foreign.text);
         }
@@ -204,7 +205,7 @@ async fn another_tenants_id_is_answered_as_one_that_nobody_has(pool: PgPool) {
     assert!(compared >= 15, "{compared}");
 }
 
-/// The answer without the id that was asked for, which it repeats.
+/// Returns the response's text without the requested IDs, which it repeats.
 fn nameless(answer: &Answer, places: &BTreeMap<&str, Place>) -> String {
     let ids = places.values().filter_map(|place| match place {
         Place::Tenants { there, unknown } => Some([there, unknown]),
@@ -238,7 +239,7 @@ async fn each_role_may_do_what_its_line_says_and_no_more(pool: PgPool) {
     for role in Role::ALL {
         let token = world.person(role.name(), role).await;
         for step in steps() {
-            // Ids that nobody has: what is allowed finds nothing, and changes nothing.
+            // Unknown IDs: a permitted operation finds nothing, and changes nothing.
             let answer = call(&world, &step, &places, false, &token).await;
             let what = format!("{} {} as {role}: {}", step.method, step.path, answer.text);
             if step.permission.level == Level::Installation {

@@ -39,7 +39,7 @@ use crate::{
     webhooks::Webhooks,
 };
 
-/// Everything that the tests reach.
+/// The router, and everything around it that the tests use.
 pub(crate) struct World {
     pub(crate) pool: PgPool,
     pub(crate) router: Router,
@@ -49,9 +49,9 @@ pub(crate) struct World {
     pub(crate) seed: Seed,
     /// The first organization.
     pub(crate) organization: OrganizationId,
-    /// A key of `default` with every right.
+    /// A key of `default` with the scopes `all` and `admin`.
     pub(crate) key: String,
-    /// The second organization, its one project, and a key of it with every right.
+    /// The second organization's one project, and a key of it with the same scopes.
     pub(crate) other: Other,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct Other {
     pub(crate) key: String,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -135,7 +135,7 @@ impl World {
         Self { pool, router, objects, issuer, seed, organization, key, other }
     }
 
-    /// A key of the first organization's project with these scopes.
+    /// Returns a new key of the first organization's project with these scopes.
     pub(crate) async fn key_with(&self, scopes: &[Scope]) -> String {
         let mut tx = db::platform(&self.pool).await.unwrap();
         let new = NewKey { project_id: self.seed.project_id, name: "some", scopes, expires_at: None };
@@ -144,7 +144,7 @@ impl World {
         secret
     }
 
-    /// A token of somebody who is this in the first organization.
+    /// Returns a token of a user with this role in the first organization.
     pub(crate) async fn person(&self, subject: &str, role: Role) -> String {
         let mut tx = db::scoped(&self.pool, Tenant::Organization(self.organization), None).await.unwrap();
         let who = member::Identity { issuer: &self.issuer.url, subject, email: None, name: None };
@@ -173,7 +173,7 @@ impl World {
     ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
-            // Not only what is visible: a forger is not so polite.
+            // Not only visible characters: an attacker may send others.
             request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let request = match body {
@@ -187,7 +187,8 @@ impl World {
     }
 }
 
-/// A job of the first project that has given an adapter: its id, and its adapter's id and model.
+/// Inserts a job of the first project that has published an adapter; returns the job's ID, and the adapter's ID and
+/// model.
 pub(crate) async fn trained(world: &World) -> (String, String, String) {
     use attune_store::{adapters::adapter, runs::report};
     let mut conn = db::platform(&world.pool).await.unwrap();
@@ -200,7 +201,7 @@ pub(crate) async fn trained(world: &World) -> (String, String, String) {
     (job.to_string(), version.adapter_version_id.to_string(), version.model_name)
 }
 
-/// The bucket `attune` of the test's own S3 server.
+/// Returns the bucket `attune` of the test's own S3 server.
 pub(crate) fn objects_at(endpoint: &str) -> Objects {
     let (access_key_id, secret) = attune_tests::object_store::CREDENTIALS;
     Objects::new(&ObjectStoreConfig {
@@ -213,7 +214,7 @@ pub(crate) fn objects_at(endpoint: &str) -> Objects {
     })
 }
 
-/// What nobody ever made is nowhere.
+/// Returns a well-formed key that was never issued.
 pub(crate) fn unknown_secret() -> String {
     mint::api_key()
 }

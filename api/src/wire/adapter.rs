@@ -1,4 +1,4 @@
-//! Adapters: what is behind a tuned model's name, to be taken home, and the names that move.
+//! Adapter versions and their files, for export, and aliases, which can be moved from version to version.
 
 use attune_domain::{manifest, run::Blob, spec::AdapterSpec};
 use attune_store::adapters::{
@@ -15,12 +15,12 @@ use crate::wire::job_view::QuantizationView;
 /// A file of a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FolderFile {
-    /// Its name in the folder.
+    /// The name of the file in the folder.
     #[schema(example = "adapter_model.safetensors")]
     pub name: String,
-    /// SHA-256 of its content.
+    /// The SHA-256 digest of the content, in hex.
     pub sha256: String,
-    /// Its length.
+    /// The size in bytes.
     pub bytes: u64,
 }
 
@@ -30,20 +30,20 @@ impl From<Blob> for FolderFile {
     }
 }
 
-/// An adapter's shape, in PEFT's words.
+/// The adapter's LoRA configuration, in PEFT's terms.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ShapeView {
-    /// Rank of the two factors.
+    /// The rank of the two LoRA factors.
     pub rank: u32,
-    /// The correction is scaled by `lora_alpha / rank`.
+    /// The LoRA alpha: the correction is scaled by `lora_alpha / rank`.
     pub lora_alpha: f64,
-    /// Which projections have one.
+    /// The projections that have a correction.
     pub target_modules: Vec<String>,
-    /// Share of the inputs that was set to zero while training.
+    /// The dropout probability of the correction's inputs while training.
     pub lora_dropout: f64,
-    /// Scaled by `lora_alpha / √rank` instead.
+    /// If `true`, the scale is `lora_alpha / √rank` instead (rsLoRA).
     pub use_rslora: bool,
-    /// With trained lengths of the corrected weight's rows.
+    /// If `true`, the magnitudes of the corrected weight's rows are trained (DoRA).
     pub use_dora: bool,
 }
 
@@ -60,39 +60,40 @@ impl From<AdapterSpec> for ShapeView {
     }
 }
 
-/// A version of an adapter: immutable, in PEFT's form.
+/// An immutable version of an adapter, as a PEFT folder.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct AdapterView {
-    /// Its id.
+    /// The version's ID.
     #[schema(example = "adapter_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `adapter`.
+    /// The object type, always `adapter`.
     pub object: &'static str,
-    /// The name of the lineage: a job's suffix, or what an import is called.
+    /// The adapter's name: the job's suffix, or the name given to the import.
     #[schema(example = "records")]
     pub name: String,
-    /// Its number in the lineage, from 1. `records@2` names it, as a model too.
+    /// The version number, from 1. `records@2` is also a model name.
     pub version: i32,
-    /// The aliases that name it now; `records@prod` is a model's name.
+    /// The aliases that currently point to the version; `records@prod` is a model name.
     pub aliases: Vec<String>,
-    /// The name of the model that it makes of its base.
+    /// The name of the fine-tuned model: the base model with this adapter version.
     #[schema(example = "ft:smollm2-135m-instruct:default:records:7b8c9d0e")]
     pub model: String,
-    /// The name of that base.
+    /// The name of the base model.
     pub base_model: String,
-    /// The quantization of the base that it was trained over, and is served over.
+    /// The quantization of the base model with which the adapter was trained and is served.
     pub quantization: QuantizationView,
-    /// What made it; `null`: it was imported.
+    /// The ID of the job that trained the version; `null` if it was imported.
     pub fine_tuning_job: Option<String>,
-    /// Its shape.
+    /// The LoRA configuration.
     pub adapter: ShapeView,
-    /// Names its content: SHA-256 over a line `<sha256>  <name>` per file, the manifest left out, sorted by name.
+    /// The digest of the content: SHA-256 over a line `<sha256>  <name>` for each file except the manifest, sorted by
+    /// name.
     pub digest: String,
-    /// A folder that PEFT loads, and `attune_manifest.json`.
+    /// The files of a folder that PEFT loads, and `attune_manifest.json`.
     pub files: Vec<FolderFile>,
-    /// Of the chat template that its rows were rendered with.
+    /// The SHA-256 digest of the chat template that the training rows were rendered with.
     pub chat_template_sha256: Option<String>,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
 }
 
@@ -118,74 +119,77 @@ impl From<AdapterVersion> for AdapterView {
     }
 }
 
-/// The manifest lies in the row, not in the object store.
+/// Describes the manifest, which is stored in the row, not in the object store.
 fn manifest_file(text: &str) -> FolderFile {
     let sha256 = hex(&Sha256::digest(text.as_bytes()));
     FolderFile { name: manifest::FILE.into(), sha256, bytes: text.len() as u64 }
 }
 
-/// The form of an import. Only a description: the form is read piece by piece.
+/// The form of an adapter import. For the OpenAPI document only: the handler reads the form as a stream.
 #[derive(Debug, ToSchema)]
 pub struct AdapterForm {
-    /// What to call the adapter; one of this name gets a new version.
+    /// The name of the adapter. An adapter that has this name already gets a new version.
     #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
     pub name: String,
-    /// The name of the base model here that it corrects.
+    /// The name of the base model that the adapter was trained for.
     pub base_model: String,
-    /// The digest of that base: says that it is the very one that the folder was made for, whatever the folder calls it.
+    /// The digest of that base model: asserts that the folder was made for exactly this content, whatever name the
+    /// folder gives.
     pub base_digest: Option<String>,
-    /// The quantization of the base that it was trained over, and will be served over: `none`, `int8`, `nf4` or
-    /// `nf4-double`, NF4 with double quantization. Left out: what `attune_manifest.json` says, or else `none`.
+    /// The quantization of the base model with which the adapter was trained and will be served: `none`, `int8`, `nf4`
+    /// or `nf4-double` (NF4 with double quantization). Defaults to the value in `attune_manifest.json`, or else to
+    /// `none`.
     #[schema(example = "nf4-double")]
     pub quantization: Option<String>,
-    /// The folder's files, each under its own name.
+    /// The files of the folder, each with its own filename.
     #[schema(format = Binary, value_type = Vec<String>)]
     pub files: Vec<Vec<u8>>,
 }
 
-/// Where an alias is to go.
+/// The request body for creating or moving an alias.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewAlias {
-    /// A version of the adapter: its number, its id, or its model's name.
+    /// A version of the adapter: its number, its ID or its model name.
     #[schema(example = "2")]
     pub version: String,
-    /// The alias moves only if it names this version now; `null`: only if it is not there yet. Left out: whatever it names.
+    /// The version that the alias must currently point to; `null`: the alias must not exist yet. If omitted, the alias
+    /// moves unconditionally.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     pub expected: Option<Option<String>>,
 }
 
-/// Tells `null` from what is left out.
+/// Deserializes an optional field so that `null` and an omitted field are distinguished.
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
-/// A name that moves from version to version.
+/// An alias: a name that points to one version of an adapter and can be moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AliasView {
-    /// What `model` is in a request.
+    /// The name of the alias as a model, for `model` in a request.
     #[schema(example = "records@prod")]
     pub id: String,
-    /// Always `adapter.alias`.
+    /// The object type, always `adapter.alias`.
     pub object: &'static str,
     /// The adapter's name.
     pub adapter: String,
-    /// The alias alone.
+    /// The alias without the adapter's name.
     #[schema(example = "prod")]
     pub alias: String,
-    /// The number of the version that it names.
+    /// The number of the version that the alias points to.
     pub version: i32,
-    /// The id of that.
+    /// The ID of that version.
     pub adapter_version: String,
-    /// The name of its model.
+    /// The model name of that version.
     pub model: String,
-    /// When it came to name it. Unix time, in seconds.
+    /// The time at which the alias was set to this version, in Unix seconds.
     pub moved_at: i64,
 }
 
 impl AliasView {
-    /// An alias of the adapter of this name.
+    /// Creates the view of an alias of the adapter with this name.
     pub fn new(adapter: &str, alias: Alias) -> Self {
         Self {
             id: format!("{adapter}@{}", alias.alias),
@@ -200,18 +204,18 @@ impl AliasView {
     }
 }
 
-/// One move of an alias.
+/// A move of an alias.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AliasMoveView {
-    /// Its id.
+    /// The move's ID.
     pub id: String,
-    /// Always `adapter.alias.move`.
+    /// The object type, always `adapter.alias.move`.
     pub object: &'static str,
-    /// The id of the version that it named before; `null`: it was not there.
+    /// The ID of the version that the alias pointed to before; `null` if it did not exist.
     pub from: Option<String>,
-    /// The id of the version that it names since; `null`: it was taken away.
+    /// The ID of the version that the alias pointed to afterwards; `null` if it was deleted.
     pub to: Option<String>,
-    /// Unix time, in seconds.
+    /// The time of the move, in Unix seconds.
     pub created_at: i64,
 }
 

@@ -1,5 +1,5 @@
-//! `"auto"`, or a number or a truth, as OpenAI's hyperparameters are. By hand, so that a refusal keeps the field's path and says
-//! what is allowed.
+//! `"auto"`, or a number or a boolean, as in OpenAI's hyperparameters. Deserialized by hand, so that an error keeps the
+//! field's path and states the allowed values.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use utoipa::{
     },
 };
 
-/// A whole number; `None` is `"auto"`.
+/// An integer; `None` is `"auto"`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AutoInt(pub Option<i64>);
 
@@ -20,7 +20,7 @@ pub struct AutoInt(pub Option<i64>);
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct AutoFloat(pub Option<f64>);
 
-/// `true` or `false`; `None` is `"auto"`.
+/// A boolean; `None` is `"auto"`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AutoBool(pub Option<bool>);
 

@@ -1,4 +1,4 @@
-//! Base models: Hugging Face folders, brought file by file and then named.
+//! Base models: Hugging Face folders. Their files are uploaded one by one, and a base model is then created from them.
 
 use attune_domain::{bytes::Bytes, run::Blob};
 use attune_store::adapters::base_model::BaseModel;
@@ -8,35 +8,35 @@ use utoipa::ToSchema;
 use super::adapter::FolderFile;
 use crate::{error::ApiError, http::path_id::shown};
 
-/// A base model to be made of files that were uploaded before.
+/// The request body for creating a base model from uploaded files.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewBaseModel {
-    /// How users name it.
+    /// The name of the base model.
     #[schema(example = "smollm2-135m-instruct", pattern = "^[a-z0-9][a-z0-9._-]{0,95}$")]
     pub name: String,
-    /// Its folder: `config.json`, `tokenizer.json`, safetensors and what else belongs to it.
+    /// The files of its folder: `config.json`, `tokenizer.json`, safetensors and any other file that belongs to it.
     pub files: Vec<NewFolderFile>,
-    /// `project`: only the key's project may use it. `installation`: every project may; for keys with the scope
-    /// `installation`, and what they mean if nothing is said. For all others it is `project`.
+    /// The owner. `project`: only the key's project may use the model. `installation`: every project may; requires the
+    /// scope `installation`. Defaults to `installation` for keys with that scope, and to `project` for all others.
     pub owner: Option<Owner>,
 }
 
-/// Who owns a base model.
+/// The owner of a base model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Owner {
-    /// One project, which alone may use it.
+    /// One project, which alone may use the model.
     Project,
-    /// The installation: every project may use it.
+    /// The installation: every project may use the model.
     Installation,
 }
 
 impl Owner {
-    /// Reads the query's word.
+    /// Parses the query parameter.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: there is no such owner.
+    /// [`ApiError::Invalid`]: the value is not an owner.
     pub fn read(text: &str) -> Result<Self, ApiError> {
         match text {
             "project" => Ok(Self::Project),
@@ -54,11 +54,11 @@ impl Owner {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewFolderFile {
-    /// Its name in the folder.
+    /// The name of the file in the folder.
     pub name: String,
-    /// SHA-256 of its content, under which it was uploaded.
+    /// The SHA-256 digest of the content, under which it was uploaded.
     pub sha256: String,
-    /// Its length.
+    /// The size in bytes.
     pub bytes: u64,
 }
 
@@ -71,27 +71,27 @@ impl From<NewFolderFile> for Blob {
 /// A base model.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct BaseModelView {
-    /// Its id.
+    /// The base model's ID.
     pub id: String,
-    /// Always `base_model`.
+    /// The object type, always `base_model`.
     pub object: &'static str,
-    /// How users name it.
+    /// The name of the base model.
     pub name: String,
-    /// Whose it is. A project's own hides the installation's of the same name.
+    /// The owner. A project's model takes precedence over the installation's model of the same name.
     pub owner: Owner,
-    /// Names its content: SHA-256 over the sorted names and digests of its files.
+    /// The digest of the content: SHA-256 over the sorted names and digests of its files.
     pub digest: String,
-    /// Its shape, in the words of `config.json`.
+    /// The architecture, in the terms of `config.json`.
     #[schema(value_type = Object)]
     pub architecture: serde_json::Value,
-    /// Its folder.
+    /// The files of its folder.
     pub files: Vec<FolderFile>,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
 }
 
 impl BaseModelView {
-    /// A base model with its files.
+    /// Creates the view of a base model and its files.
     pub fn new(base: BaseModel, files: Vec<Blob>) -> Self {
         Self {
             id: base.base_model_id.to_string(),
@@ -106,13 +106,13 @@ impl BaseModelView {
     }
 }
 
-/// Where an uploaded file lies.
+/// An uploaded file of a base model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct BlobView {
-    /// Always `blob`.
+    /// The object type, always `blob`.
     pub object: &'static str,
-    /// SHA-256 of its content.
+    /// The SHA-256 digest of the content, in hex.
     pub sha256: String,
-    /// Its length.
+    /// The size in bytes.
     pub bytes: u64,
 }

@@ -1,4 +1,4 @@
-//! Batches as OpenAI's clients send and read them.
+//! Batches in OpenAI's request and response format.
 
 use std::collections::BTreeMap;
 
@@ -10,33 +10,33 @@ use utoipa::ToSchema;
 use super::metadata;
 use crate::{error::ApiError, files::purpose::ExpiresAfter, http::path_id::shown};
 
-/// Where a batch's requests may go.
+/// The endpoints that a batch's requests may use.
 const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
 
-/// Requests of a file, to be answered when there is time.
+/// The request body for creating a batch.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewBatch {
-    /// A file of purpose `batch`: a line per request, each with `custom_id`, `method`, `url` and `body`.
+    /// The ID of a file with purpose `batch`: one request per line, each with `custom_id`, `method`, `url` and `body`.
     #[schema(example = "file-0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub input_file_id: String,
-    /// Where all of them go: `/v1/chat/completions` or `/v1/completions`.
+    /// The endpoint of all requests: `/v1/chat/completions` or `/v1/completions`.
     #[schema(example = "/v1/chat/completions")]
     pub endpoint: String,
-    /// Always `24h`.
+    /// The time window for completion, always `24h`.
     #[schema(example = "24h")]
     pub completion_window: String,
-    /// At most 16 pairs, keys up to 64 and values up to 512 characters.
+    /// Up to 16 key-value pairs: keys of up to 64 and values of up to 512 characters.
     pub metadata: Option<BTreeMap<String, String>>,
-    /// When the output and the error file go by themselves.
+    /// The expiration policy of the output file and the error file.
     pub output_expires_after: Option<ExpiresAfter>,
 }
 
 impl NewBatch {
-    /// Checks what needs no row.
+    /// Checks the fields that can be checked without a database row.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`], naming the field.
+    /// [`ApiError::Invalid`], which names the field.
     pub fn check(&self) -> Result<(), ApiError> {
         if !ENDPOINTS.contains(&self.endpoint.as_str()) {
             let (given, allowed) = (shown(&self.endpoint), ENDPOINTS.join(", "));
@@ -53,37 +53,37 @@ impl NewBatch {
     }
 }
 
-/// How many requests have come how far.
+/// The number of requests of a batch by status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RequestCounts {
-    /// In the file; 0 until it is checked.
+    /// The number of requests in the file; 0 until the file is validated.
     pub total: i32,
-    /// Answered well.
+    /// The number of requests that completed successfully.
     pub completed: i32,
-    /// Answered with an error.
+    /// The number of requests that failed.
     pub failed: i32,
 }
 
-/// What is wrong with a batch's file.
+/// The validation errors of a batch's file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct BatchErrors {
-    /// Always `list`.
+    /// The object type, always `list`.
     pub object: &'static str,
-    /// At most 100.
+    /// The errors, at most 100.
     pub data: Vec<BatchError>,
 }
 
-/// What is wrong with a line.
+/// A validation error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct BatchError {
-    /// Stable, for programs.
+    /// A stable, machine-readable code.
     #[schema(example = "duplicate_custom_id")]
     pub code: String,
-    /// Of the file, from 1; `null`: the file as a whole.
+    /// The line of the file, from 1; `null` if the error concerns the whole file.
     pub line: Option<u64>,
-    /// A sentence.
+    /// A human-readable message.
     pub message: String,
-    /// The field at fault.
+    /// The name of the invalid field.
     pub param: Option<String>,
 }
 
@@ -96,46 +96,47 @@ impl From<Defect> for BatchError {
 /// A batch. Times are Unix times, in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct BatchView {
-    /// Its id.
+    /// The batch's ID.
     #[schema(example = "batch_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `batch`.
+    /// The object type, always `batch`.
     pub object: &'static str,
-    /// Where its requests go.
+    /// The endpoint of all requests.
     pub endpoint: String,
-    /// What is wrong with its file, when it `failed`.
+    /// The validation errors of the file, if the status is `failed`.
     pub errors: Option<BatchErrors>,
-    /// The file of its requests.
+    /// The ID of the file with the requests.
     pub input_file_id: String,
-    /// Always `24h`.
+    /// The time window for completion, always `24h`.
     pub completion_window: String,
-    /// `validating`, `in_progress`, `finalizing`, `completed`, `failed`, `expired`, `cancelling` or `cancelled`.
+    /// The status: `validating`, `in_progress`, `finalizing`, `completed`, `failed`, `expired`, `cancelling` or
+    /// `cancelled`.
     pub status: &'static str,
-    /// The file of good answers, once it has ended and if there are any.
+    /// The ID of the file with successful responses, once the batch has ended and if there are any.
     pub output_file_id: Option<String>,
-    /// The file of errors, likewise.
+    /// The ID of the file with errors, once the batch has ended and if there are any.
     pub error_file_id: Option<String>,
-    /// When it was made.
+    /// The creation time.
     pub created_at: i64,
-    /// When its file was found good.
+    /// The time at which the file passed validation.
     pub in_progress_at: Option<i64>,
-    /// What is not answered by then is not asked any more.
+    /// The time at which the batch expires. Requests that have no response by then are not processed.
     pub expires_at: i64,
-    /// When every request had an answer.
+    /// The time at which every request had a response.
     pub finalizing_at: Option<i64>,
-    /// When its files were there.
+    /// The time at which the output files were written.
     pub completed_at: Option<i64>,
-    /// When its file was refused.
+    /// The time at which the file was refused.
     pub failed_at: Option<i64>,
-    /// When its time was up.
+    /// The time at which the batch expired.
     pub expired_at: Option<i64>,
-    /// When its user wanted it to stop.
+    /// The time at which cancellation was requested.
     pub cancelling_at: Option<i64>,
-    /// When it stopped.
+    /// The time at which the batch was cancelled.
     pub cancelled_at: Option<i64>,
-    /// How many requests have come how far.
+    /// The number of requests by status.
     pub request_counts: RequestCounts,
-    /// As it came.
+    /// The metadata, as in the request.
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     pub metadata: Option<serde_json::Value>,
 }

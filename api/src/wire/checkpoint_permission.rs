@@ -1,29 +1,29 @@
-//! Permissions of checkpoints, in OpenAI's shape.
+//! Permissions of checkpoints, in OpenAI's format.
 
 use attune_store::jobs::checkpoint_permission::Permission;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Whom to let in.
+/// The request body for granting projects access to a checkpoint.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPermissions {
-    /// Projects of the same organization, 1 to 100.
+    /// The IDs of 1 to 100 projects of the same organization.
     #[schema(min_items = 1, max_items = 100)]
     pub project_ids: Vec<String>,
 }
 
-/// One project that was let in.
+/// A project's permission to use a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PermissionView {
-    /// Its id.
+    /// The permission's ID.
     #[schema(example = "cp_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `checkpoint.permission`.
+    /// The object type, always `checkpoint.permission`.
     pub object: &'static str,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
-    /// Who was let in.
+    /// The ID of the project that has access.
     pub project_id: String,
 }
 
@@ -38,12 +38,12 @@ impl From<Permission> for PermissionView {
     }
 }
 
-/// A permission that was taken back.
+/// A deleted permission.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PermissionDeleted {
-    /// Which.
+    /// The permission's ID.
     pub id: String,
-    /// Always `checkpoint.permission`.
+    /// The object type, always `checkpoint.permission`.
     pub object: &'static str,
     /// Always `true`.
     pub deleted: bool,

@@ -1,4 +1,4 @@
-//! An estimate: what a job would take, before it is made.
+//! Estimates: the resources, time and cost of a job before it is created.
 
 use std::collections::BTreeMap;
 
@@ -14,68 +14,68 @@ use utoipa::ToSchema;
 
 use super::job_view::{AdapterSpecView, HyperparametersView, MethodView, QuantizationView, TrainerView};
 
-/// What a job would take. Nothing was made.
+/// An estimate of a job's resources, time and cost. No job is created.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct EstimateView {
-    /// Always `fine_tuning.estimate`.
+    /// The object type, always `fine_tuning.estimate`.
     pub object: &'static str,
     /// The base model's name.
     pub model: String,
-    /// How it would train.
+    /// The training method.
     pub method: MethodView,
-    /// The numbers that would be in force.
+    /// The hyperparameters that would be used.
     pub hyperparameters: HyperparametersView,
-    /// The adapter's shape.
+    /// The adapter's LoRA configuration.
     pub adapter: AdapterSpecView,
-    /// How the base would be held.
+    /// The quantization of the base model while training.
     pub quantization: QuantizationView,
-    /// How it would learn.
+    /// The trainer's settings.
     pub trainer: TrainerView,
-    /// Seeds the adapter's first weights and the order of rows.
+    /// The seed of the adapter's initial weights and of the order of rows.
     pub seed: u64,
-    /// One pass over the training file, after the job's policy for long rows has done its work.
+    /// The counts of one epoch over the training file, after the policy for rows that are too long is applied.
     pub training: FactsView,
-    /// One pass over the validation file.
+    /// The counts of one pass over the validation file.
     pub validation: Option<FactsView>,
-    /// What the policy would do to rows, in words.
+    /// Human-readable notes on the rows that the policy would change.
     pub notes: Vec<String>,
-    /// Optimiser steps of the whole job.
+    /// The number of optimizer steps of the whole job.
     pub total_steps: u64,
-    /// Tokens over all steps.
+    /// The number of tokens over all steps.
     pub tokens: u64,
-    /// Tokens with a loss over all steps: the job's `trained_tokens`.
+    /// The number of tokens with a loss over all steps: the job's `trained_tokens`.
     pub trained_tokens: u64,
-    /// `false`: the last epoch is not whole (`trainer.max_steps`), so the two sums before are its share of the mean; or
-    /// early stopping may end it before.
+    /// `false` if the last epoch would be incomplete (`trainer.max_steps`), so that `tokens` and `trained_tokens` are a
+    /// proportional share of the mean, or if early stopping may end the job sooner.
     pub is_exact: bool,
-    /// The peak of memory; of the smallest way to train, if no machine has that.
+    /// The estimated peak memory; of the smallest configuration if no offer has enough memory.
     pub memory: MemoryView,
-    /// How the batch would be cut; `null`: no machine is large enough.
+    /// The execution plan; `null` if no offer has enough memory.
     pub plan: Option<PlanView>,
-    /// The offer that it would get; `null`: no machine is large enough.
+    /// The offer that the job would run on; `null` if none has enough memory.
     pub offer: Option<OfferView>,
-    /// Why it would not get each of the others, or why it would have to wait.
+    /// The reasons why the job would not run on each of the other offers, or would have to wait.
     pub refusals: Vec<RefusalView>,
-    /// It would have to wait at the moment.
+    /// `true` if the job would have to wait at the moment.
     pub waits: bool,
-    /// How fast it would be.
+    /// The estimated throughput.
     pub pace: Option<PaceView>,
-    /// From the launch to the end.
+    /// The estimated duration, from launch to end.
     pub duration_seconds: Option<BandView>,
-    /// What that would cost, by the configured prices.
+    /// The estimated cost of that duration, at the configured prices, in USD.
     pub price_usd: Option<BandView>,
 }
 
-/// One pass over a file.
+/// The counts of one pass over a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FactsView {
-    /// Rows that are trained on.
+    /// The number of rows that are trained on.
     pub rows: u64,
-    /// All their tokens.
+    /// The number of tokens in those rows.
     pub tokens: u64,
-    /// Tokens with a loss.
+    /// The number of tokens with a loss.
     pub trained_tokens: u64,
-    /// Tokens of the longest row.
+    /// The number of tokens in the longest row.
     pub longest_row: u64,
 }
 
@@ -86,12 +86,12 @@ impl From<FileFacts> for FactsView {
     }
 }
 
-/// A peak of memory, by its parts.
+/// A peak of memory, by component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct MemoryView {
-    /// The sum.
+    /// The peak, the sum of all parts.
     pub peak_bytes: u64,
-    /// What each part takes: `base`, `activations`, `optimizer` and so on.
+    /// The bytes of each part: `base`, `activations`, `optimizer` and so on.
     pub parts: BTreeMap<String, u64>,
 }
 
@@ -102,14 +102,14 @@ impl From<&MemoryEstimate> for MemoryView {
     }
 }
 
-/// How the batch would be cut.
+/// The execution plan of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PlanView {
-    /// Rows that go through the model at once.
+    /// The number of rows per forward pass.
     pub micro_batch_size: u32,
-    /// Activations are computed twice.
+    /// `true` if activations are recomputed in the backward pass.
     pub gradient_checkpointing: bool,
-    /// Processor threads.
+    /// The number of CPU threads.
     pub threads: u32,
 }
 
@@ -123,23 +123,23 @@ impl From<&Plan> for PlanView {
     }
 }
 
-/// A machine that can be had.
+/// An offer: a machine that can be used.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct OfferView {
-    /// Whose: `local`.
+    /// The provider, such as `local`.
     pub provider: String,
-    /// What the provider calls it.
+    /// The provider's name for the machine.
     pub name: String,
-    /// All of its memory.
+    /// The total memory.
     pub memory_bytes: u64,
-    /// What is free at the moment.
+    /// The memory that is free at the moment.
     pub free_memory_bytes: u64,
-    /// Its price; 0: one's own machine.
+    /// The price per hour in USD; 0 for one's own machine.
     pub usd_per_hour: f64,
 }
 
 impl OfferView {
-    /// An offer of `provider`'s.
+    /// Creates the view of an offer from `provider`.
     pub fn new(provider: &str, offer: &Offer) -> Self {
         Self {
             provider: provider.to_owned(),
@@ -151,21 +151,21 @@ impl OfferView {
     }
 }
 
-/// Why an offer is not taken.
+/// The reason why an offer is not used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RefusalView {
-    /// What the provider calls it.
+    /// The provider's name for the machine.
     pub offer: String,
-    /// `too_small`, `crowded`, `no_slot` or `not_cheaper`.
+    /// The code: `too_small`, `crowded`, `no_slot` or `not_cheaper`.
     pub code: &'static str,
-    /// A sentence.
+    /// A human-readable message.
     pub message: String,
 }
 
 impl RefusalView {
-    /// The offer would hold it, but another one is taken.
+    /// Creates the refusal of an offer that has enough memory, while another one is preferred.
     pub fn not_cheaper(offer: &str, taken: &str) -> Self {
-        let message = format!("{offer} would do; {taken} costs less, or as much and is smaller");
+        let message = format!("{offer} is large enough; {taken} costs less, or as much and is smaller");
         Self { offer: offer.to_owned(), code: "not_cheaper", message }
     }
 }
@@ -181,20 +181,20 @@ impl From<&Refusal> for RefusalView {
     }
 }
 
-/// How fast it would be.
+/// The estimated throughput.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct PaceView {
-    /// All tokens of a step count.
+    /// The number of tokens per second, counting all tokens of a step.
     pub tokens_per_second: f64,
-    /// `measured`: in runs of this base on this offer. `assumed`: there was none yet; from the model's size, the threads,
-    /// and a bench on another machine.
+    /// The source: `measured` in runs of this base model on this offer, or `assumed`, if there was no run yet: derived
+    /// from the model's size, the number of threads, and a benchmark on another machine.
     pub source: &'static str,
-    /// In how many runs it was measured.
+    /// The number of runs in which it was measured.
     pub runs: i64,
 }
 
 impl PaceView {
-    /// A pace that was seen in so many runs.
+    /// Creates the view of a throughput that was measured in `runs` runs.
     pub const fn new(pace: Pace, runs: i64) -> Self {
         let source = match pace.source {
             Source::Measured => "measured",
@@ -204,14 +204,14 @@ impl PaceView {
     }
 }
 
-/// A number with what is around it.
+/// An estimated value with its range.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct BandView {
-    /// Seldom less.
+    /// The lower bound: smaller values are rare.
     pub low: f64,
-    /// Most likely.
+    /// The most likely value.
     pub likely: f64,
-    /// Seldom more.
+    /// The upper bound: larger values are rare.
     pub high: f64,
 }
 

@@ -1,4 +1,4 @@
-//! Files as users see them: OpenAI's file object, and what the check of the rows found.
+//! Files as the API returns them: OpenAI's file object, and the results of validating the rows.
 
 use attune_store::files::file::{File, Source};
 use serde::Serialize;
@@ -7,44 +7,45 @@ use utoipa::ToSchema;
 /// A file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FileView {
-    /// Its id.
+    /// The file's ID.
     #[schema(example = "file-0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `file`.
+    /// The object type, always `file`.
     pub object: &'static str,
-    /// Its length.
+    /// The size in bytes.
     pub bytes: u64,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
-    /// As it was called when it was uploaded.
+    /// The filename given with the upload.
     pub filename: String,
-    /// When it goes by itself, in Unix time; `null`: when it is deleted.
+    /// The time at which the file expires, in Unix seconds; `null` if it does not expire.
     pub expires_at: Option<i64>,
-    /// `fine-tune`, `batch`, `user_data` or `evals`; the platform's own: `fine-tune-results`, `batch_output`.
+    /// The purpose: `fine-tune`, `batch`, `user_data` or `evals`; `fine-tune-results` and `batch_output` for files that
+    /// the platform creates.
     pub purpose: String,
-    /// Always `processed`: a file with a bad row is refused at once.
+    /// The status, always `processed`: a file with an invalid row is refused on upload.
     pub status: &'static str,
     /// Always `null`.
     pub status_details: Option<String>,
-    /// SHA-256 of its content. Attune's own.
+    /// The SHA-256 digest of the content, in hex. Attune extension.
     pub sha256: String,
-    /// A dataset's rows. Attune's own.
+    /// The number of rows of a dataset. Attune extension.
     pub rows: Option<u64>,
-    /// What is made of a dataset's rows: `chat`, `completion` or `text`. Attune's own.
+    /// The kind of rows that a dataset is converted to: `chat`, `completion` or `text`. Attune extension.
     pub format: Option<&'static str>,
-    /// How a dataset is written. Attune's own.
+    /// The source format of a dataset. Attune extension.
     pub source: Option<SourceView>,
 }
 
-/// How a dataset is written.
+/// The source format of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct SourceView {
-    /// `jsonl`, `json`, `csv`, `tsv` or `parquet`.
+    /// The file format: `jsonl`, `json`, `csv`, `tsv` or `parquet`.
     #[schema(example = "jsonl")]
     pub container: String,
-    /// `gzip` or `zstd`; `null`: none.
+    /// The compression, `gzip` or `zstd`; `null` if the file is not compressed.
     pub compression: Option<String>,
-    /// `chat`, `completion`, `text`, `alpaca`, `sharegpt` or `preference`.
+    /// The shape of the rows: `chat`, `completion`, `text`, `alpaca`, `sharegpt` or `preference`.
     #[schema(example = "chat")]
     pub shape: String,
 }
@@ -75,30 +76,31 @@ impl From<File> for FileView {
     }
 }
 
-/// Something is gone.
+/// A deleted object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Deleted {
-    /// Its id.
+    /// The object's ID.
     pub id: String,
-    /// What it was: `file`, `model` or another object.
+    /// The object type: `file`, `model` or another.
     pub object: &'static str,
     /// Always `true`.
     pub deleted: bool,
 }
 
-/// The form of an upload. Only a description: the form is read piece by piece.
+/// The form of a file upload. For the OpenAPI document only: the handler reads the form as a stream.
 #[derive(Debug, ToSchema)]
 pub struct FileForm {
-    /// `fine-tune`, `batch`, `user_data` or `evals`.
+    /// The purpose: `fine-tune`, `batch`, `user_data` or `evals`.
     pub purpose: String,
-    /// Always `created_at`; together with the seconds.
+    /// The anchor of the expiration, always `created_at`. Requires `expires_after[seconds]`.
     #[schema(rename = "expires_after[anchor]")]
     pub expires_after_anchor: Option<String>,
-    /// After how many seconds it goes by itself, 3600 to 2592000; left out: when it is deleted.
+    /// The number of seconds after which the file expires, from 3600 to 2592000. If omitted, the file does not expire.
     #[schema(rename = "expires_after[seconds]", minimum = 3600, maximum = 2_592_000)]
     pub expires_after_seconds: Option<u32>,
-    /// A dataset is JSONL: chat rows (`{"messages": [...]}`) completion rows (`{"prompt": …, "completion": …}`)
-    /// or text rows (`{"text": …}`), one kind per file.
+    /// The file. A dataset is JSONL, JSON, CSV, TSV or Parquet, optionally compressed with gzip or zstd. All of its
+    /// rows have the same shape, for example chats (`{"messages": [...]}`), completions
+    /// (`{"prompt": …, "completion": …}`) or texts (`{"text": …}`).
     #[schema(format = Binary, value_type = String)]
     pub file: Vec<u8>,
 }

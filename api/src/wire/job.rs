@@ -1,5 +1,5 @@
-//! A job as it is asked for: OpenAI's body, and Attune's own `adapter`, `quantization`, `trainer` and `continue_from`
-//! beside it.
+//! The request body for creating a job: OpenAI's fields, and Attune's `adapter`, `quantization`, `trainer` and
+//! `continue_from`.
 
 use std::collections::BTreeMap;
 
@@ -16,89 +16,89 @@ use super::{
 };
 use crate::{error::ApiError, http::path_id::shown};
 
-/// The longest suffix. Source: OpenAI's API reference.
+/// The maximum length of a suffix, in characters. Source: OpenAI's API reference.
 pub const MAX_SUFFIX_CHARS: usize = 64;
 
-/// The methods that there are.
+/// The supported training methods.
 const METHODS: [&str; 2] = ["supervised", "continued_pretraining"];
 
-/// A fine-tuning job to be made.
+/// The request body for creating a fine-tuning job.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewJob {
-    /// A base model's name; or a tuned one's, which is then trained further: the base is its base, and its adapter is
-    /// continued.
+    /// The name of a base model, or of a fine-tuned model to train further: the job uses its base model and continues
+    /// from its adapter.
     #[schema(example = "smollm2-135m-instruct")]
     pub model: String,
-    /// The id of a file.
+    /// The ID of the training file.
     #[schema(example = "file-0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub training_file: String,
-    /// The id of a file whose loss is measured on the way and at the end.
+    /// The ID of the validation file, whose loss is measured during training and at the end.
     pub validation_file: Option<String>,
-    /// The older place of `method.supervised.hyperparameters`.
+    /// The older location of `method.supervised.hyperparameters`.
     pub hyperparameters: Option<Hyperparameters>,
-    /// How to train.
+    /// The training method.
     pub method: Option<Method>,
-    /// Stands in the tuned model's name: lower case, with `-` for every run of signs that are no letter, digit, `.` or
-    /// `_`.
+    /// A part of the fine-tuned model's name: lower case, with `-` for each run of characters other than letters,
+    /// digits, `.` and `_`.
     #[schema(max_length = 64)]
     pub suffix: Option<String>,
-    /// Seeds the adapter's first weights and the order of rows; 42 if left out.
+    /// The seed of the adapter's initial weights and of the order of rows. Defaults to 42.
     pub seed: Option<i64>,
-    /// At most 16 pairs, keys up to 64 and values up to 512 characters.
+    /// Up to 16 key-value pairs: keys of up to 64 and values of up to 512 characters.
     pub metadata: Option<BTreeMap<String, String>>,
-    /// Not supported; must be left out or empty.
+    /// Not supported: must be omitted or empty.
     #[schema(value_type = Option<Vec<Object>>)]
     pub integrations: Option<Vec<Value>>,
-    /// The adapter's shape. Attune's own.
+    /// The adapter's LoRA configuration. Attune extension.
     pub adapter: Option<AdapterFields>,
-    /// How the base is held while training. Attune's own.
+    /// The quantization of the base model while training. Attune extension.
     pub quantization: Option<QuantizationFields>,
-    /// How it learns. Attune's own.
+    /// The trainer's settings. Attune extension.
     pub trainer: Option<TrainerFields>,
-    /// The adapter to begin with instead of a new one: its id, or its model's name. Its base must be the job's, and its
-    /// rank, alpha, target modules, rsLoRA and DoRA are the job's if they are left out. Attune's own.
+    /// The adapter to start from instead of a new one: its ID or its model name. It must have the same base model;
+    /// rank, alpha, target modules, rsLoRA and DoRA default to its values. Attune extension.
     #[schema(example = "adapter_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub continue_from: Option<String>,
-    /// What it may take. Attune's own.
+    /// Limits on the job's cost. Attune extension.
     pub compute: Option<ComputeFields>,
-    /// Variables that the base's chat template gets with each row, as `enable_thinking`: at most 16, each a string, a
-    /// number, a boolean, null or a list of those. Attune's own.
+    /// Variables of the base model's chat template for each row, such as `enable_thinking`: at most 16, each a string,
+    /// a number, a boolean, null or a list of those. Attune extension.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
 }
 
-/// A change of a job.
+/// The request body for changing a job.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobChange {
-    /// What it may take.
+    /// Limits on the job's cost.
     pub compute: ComputeChange,
 }
 
-/// OpenAI's three.
+/// OpenAI's hyperparameters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Hyperparameters {
-    /// Passes over the training rows; `auto`: 3.
+    /// The number of epochs over the training rows. `auto` is 3.
     pub n_epochs: AutoInt,
-    /// Rows per optimiser step; `auto`: about one row in 64, from 4 to 32.
+    /// The number of rows per optimizer step. `auto` is about 1/64 of the rows, from 4 to 32.
     pub batch_size: AutoInt,
-    /// The learning rate as a multiple of 2e-4; `auto`: 1.
+    /// The learning rate as a multiple of 2e-4. `auto` is 1.
     pub learning_rate_multiplier: AutoFloat,
 }
 
-/// How to train.
+/// The training method.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Method {
-    /// `supervised`: chats, or prompts and completions, whose answers are learnt. `continued_pretraining`: plain texts,
-    /// every token of which is learnt.
+    /// The type of the method. `supervised`: chats, or prompts and completions, with a loss on the answers.
+    /// `continued_pretraining`: plain texts, with a loss on every token.
     #[schema(example = "supervised")]
     pub r#type: String,
-    /// Its settings.
+    /// The settings of the type `supervised`.
     pub supervised: Option<MethodFields>,
-    /// Its settings. Attune's own.
+    /// The settings of the type `continued_pretraining`. Attune extension.
     pub continued_pretraining: Option<MethodFields>,
     /// Not supported.
     #[schema(value_type = Option<Object>)]
@@ -109,25 +109,25 @@ pub struct Method {
 }
 
 impl Method {
-    /// The settings that go with the type; `check_method` has refused all others.
+    /// Returns the settings of the method's type; `check_method` has refused all others.
     fn settings(&self) -> Option<MethodFields> {
         self.supervised.or(self.continued_pretraining)
     }
 }
 
-/// Settings of a method.
+/// The settings of a training method.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MethodFields {
-    /// OpenAI's three.
+    /// The hyperparameters.
     pub hyperparameters: Option<Hyperparameters>,
 }
 
 impl NewJob {
-    /// Refuses what cannot be done and what is written down wrongly, and gives what is to be checked further.
+    /// Checks the fields and returns the request for further checks in `domain::spec`.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`], the first one met.
+    /// [`ApiError::Invalid`] for the first invalid or unsupported field.
     pub fn requested(&self) -> Result<Requested, ApiError> {
         self.check_method()?;
         self.check_labels()?;
@@ -194,37 +194,37 @@ impl NewJob {
         self.metadata.as_ref().map_or(Ok(()), metadata::check)
     }
 
-    /// The suffix as it stands in the model's name.
+    /// Returns the suffix in the form that the model's name contains.
     pub fn suffix(&self) -> Option<String> {
         self.suffix.as_deref().map(normalised)
     }
 
-    /// Tells of a suffix that was changed.
+    /// Returns a note if the suffix was normalized.
     pub fn suffix_note(&self) -> Option<String> {
         let (given, suffix) = (self.suffix.as_deref()?, self.suffix()?);
-        (given != suffix).then(|| format!("The suffix '{given}' stands in the model's name as '{suffix}'"))
+        (given != suffix).then(|| format!("The suffix '{given}' appears in the model's name as '{suffix}'"))
     }
 
-    /// The same field must not be given in both places.
+    /// Merges the two locations of the hyperparameters, which must not differ.
     fn asked_hyperparameters(&self) -> Result<Hyperparameters, ApiError> {
         let older = self.hyperparameters;
         let newer = self.method.as_ref().and_then(Method::settings).and_then(|settings| settings.hyperparameters);
         match (older, newer) {
             (Some(a), Some(b)) if a != b => Err(ApiError::invalid(
                 "hyperparameters",
-                "'hyperparameters' differs from those in 'method'; give the latter alone.",
+                "'hyperparameters' differs from those in 'method'; use only the latter.",
             )),
             (older, newer) => Ok(newer.or(older).unwrap_or_default()),
         }
     }
 
-    /// What the method's settings show later: as they came.
+    /// Returns the method's settings as the request gave them.
     pub fn as_it_came(&self) -> Value {
         json!({ "hyperparameters": self.asked_hyperparameters().unwrap_or_default() })
     }
 }
 
-/// Writes a suffix as OpenAI does in the names of models: in lower case, other signs as `-`.
+/// Normalizes a suffix as OpenAI does in model names: in lower case, with `-` for other characters.
 fn normalised(suffix: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_');
     let words = suffix.split(|c| !plain(c)).filter(|word| !word.is_empty());
@@ -254,7 +254,8 @@ mod tests {
             (json!({"method": {"type": "supervised", "continued_pretraining": {}}}), "method.continued_pretraining"),
             (json!({"method": {"type": "continued_pretraining", "supervised": {}}}), "method.supervised"),
             (
-                json!({"method": {"type": "continued_pretraining", "continued_pretraining": {"hyperparameters": {"epochs": 1}}}}),
+                json!({"method": {"type": "continued_pretraining",
+                    "continued_pretraining": {"hyperparameters": {"epochs": 1}}}}),
                 "method.continued_pretraining.hyperparameters.epochs",
             ),
             (json!({"trainer": {"learning_rate": "fast"}}), "trainer.learning_rate"),
@@ -278,7 +279,8 @@ mod tests {
             (json!({"metadata": {"a": "x".repeat(513)}}), "metadata"),
             (json!({"epochs": 3}), "epochs"),
             (
-                json!({"hyperparameters": {"n_epochs": 1}, "method": {"type": "supervised", "supervised": {"hyperparameters": {}}}}),
+                json!({"hyperparameters": {"n_epochs": 1},
+                    "method": {"type": "supervised", "supervised": {"hyperparameters": {}}}}),
                 "hyperparameters",
             ),
         ] {
@@ -306,7 +308,7 @@ mod tests {
             assert_eq!(note.is_some(), given != name, "{note:?}");
         }
         let note = suffix("My Model").unwrap().1.unwrap();
-        assert_eq!(note, "The suffix 'My Model' stands in the model's name as 'my-model'");
+        assert_eq!(note, "The suffix 'My Model' appears in the model's name as 'my-model'");
     }
 
     #[test]
@@ -321,8 +323,10 @@ mod tests {
     fn both_places_of_the_hyperparameters_are_read() {
         for body in [
             json!({"hyperparameters": {"n_epochs": 2}}),
-            json!({"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": "auto"}}}}),
-            json!({"method": {"type": "continued_pretraining", "continued_pretraining": {"hyperparameters": {"n_epochs": 2}}}}),
+            json!({"method": {"type": "supervised",
+                "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": "auto"}}}}),
+            json!({"method": {"type": "continued_pretraining",
+                "continued_pretraining": {"hyperparameters": {"n_epochs": 2}}}}),
         ] {
             let mut whole = json!({"model": "m", "training_file": "file-1"});
             whole.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());

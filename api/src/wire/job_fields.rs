@@ -1,5 +1,5 @@
-//! Attune's own fields of a job: the adapter's shape, how the base is held, how it learns. `domain::spec` knows their
-//! defaults and ranges; here is only how they are written down.
+//! Attune's own fields of a job: `adapter`, `quantization` and `trainer`. `domain::spec` defines their defaults and
+//! ranges; this file only defines their JSON form.
 
 use attune_domain::spec::Requested;
 use serde::Deserialize;
@@ -7,21 +7,22 @@ use utoipa::ToSchema;
 
 use super::auto::{AutoBool, AutoFloat, AutoInt};
 
-/// The adapter's shape. Names as PEFT has them.
+/// The adapter's LoRA configuration, with PEFT's names.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdapterFields {
-    /// From 1 to 256; 16 if left out.
+    /// The LoRA rank, from 1 to 256. Defaults to 16.
     pub rank: Option<i64>,
-    /// Twice the rank if left out.
+    /// The LoRA alpha. Defaults to twice the rank.
     pub lora_alpha: Option<f64>,
-    /// Some of the seven projections, or `["all-linear"]`, which is the default.
+    /// The target modules: some of the seven projections, or `["all-linear"]`, the default.
     pub target_modules: Option<Vec<String>>,
-    /// Share of the adapter's inputs that is set to zero while training, from 0 to 0.9; 0 if left out.
+    /// The dropout probability of the adapter's inputs while training, from 0 to 0.9. Defaults to 0.
     pub lora_dropout: Option<f64>,
-    /// The correction is scaled by `lora_alpha / √rank` instead of `lora_alpha / rank`; `false` if left out.
+    /// If `true`, scales the correction by `lora_alpha / √rank` instead of `lora_alpha / rank` (rsLoRA). Defaults to
+    /// `false`.
     pub use_rslora: Option<bool>,
-    /// The corrected weight's rows are scaled to a trained length; `false` if left out.
+    /// If `true`, trains the magnitudes of the corrected weight's rows (DoRA). Defaults to `false`.
     pub use_dora: Option<bool>,
 }
 
@@ -36,13 +37,13 @@ impl AdapterFields {
     }
 }
 
-/// How the base is held while training.
+/// The quantization of the base model while training.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QuantizationFields {
-    /// `nf4`, the default, `int8` or `none`.
+    /// The type: `nf4` (the default), `int8` or `none`.
     pub r#type: Option<String>,
-    /// The scales of `nf4` are quantised too; `true` if left out.
+    /// If `true`, the scales of `nf4` are quantized too. Defaults to `true`.
     pub double_quant: Option<bool>,
 }
 
@@ -53,51 +54,52 @@ impl QuantizationFields {
     }
 }
 
-/// How it learns.
+/// The trainer's settings.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainerFields {
-    /// The peak learning rate, instead of `learning_rate_multiplier`; `auto`: a short range test before the first step
-    /// finds it. 2e-4 if left out.
+    /// The peak learning rate, instead of `learning_rate_multiplier`. `auto` chooses it in a short learning-rate range
+    /// test before the first step. Defaults to 2e-4.
     pub learning_rate: Option<AutoFloat>,
-    /// `constant`, `linear`, `cosine`, which is the default, or `cosine_with_restarts`.
+    /// The learning-rate schedule: `constant`, `linear`, `cosine` (the default) or `cosine_with_restarts`.
     pub schedule: Option<String>,
-    /// Falls of `cosine_with_restarts`; 1 if left out.
+    /// The number of cycles of `cosine_with_restarts`. Defaults to 1.
     pub num_cycles: Option<i64>,
-    /// Share of all steps in which the rate rises; 0.03 if left out.
+    /// The share of all steps used for warmup. Defaults to 0.03.
     pub warmup_ratio: Option<f64>,
-    /// `adamw`, the default, or `adamw_8bit`, which keeps its moments in 8 bits.
+    /// The optimizer: `adamw` (the default), or `adamw_8bit`, which keeps its moments in 8 bits.
     pub optimizer: Option<String>,
-    /// AdamW's decay; 0 if left out.
+    /// The weight decay of AdamW. Defaults to 0.
     pub weight_decay: Option<f64>,
-    /// The learning rate of the adapter's `b` factors as a multiple of that of the `a` factors (LoRA+); 1 if left out.
+    /// The learning rate of the adapter's `b` factors as a multiple of that of the `a` factors (LoRA+). Defaults to 1.
     pub loraplus_lr_ratio: Option<f64>,
-    /// Longer gradients are scaled down to it; 1 if left out.
+    /// The maximum gradient norm; larger gradients are clipped to it. Defaults to 1.
     pub max_grad_norm: Option<f64>,
-    /// Noise on the embeddings while training (NEFTune); 0, the default: none.
+    /// The NEFTune noise on the embeddings while training. Defaults to 0, no noise.
     pub neftune_noise_alpha: Option<f64>,
-    /// Ends the job after so many optimiser steps, if the epochs have not ended by then.
+    /// The maximum number of optimizer steps, if the epochs do not end sooner.
     pub max_steps: Option<i64>,
-    /// The longest row in tokens; `over_length` says what becomes of a longer one.
+    /// The maximum length of a row in tokens; `over_length` decides how longer rows are handled.
     pub max_length: Option<i64>,
-    /// What becomes of a longer row: `error`, the default, fails the job with its line; `truncate` keeps its beginning;
-    /// `drop` leaves it out; `split` makes several rows of it.
+    /// The policy for longer rows: `error` (the default) fails the job and names the line; `truncate` keeps the
+    /// beginning; `drop` omits the row; `split` divides it into several rows.
     pub over_length: Option<String>,
-    /// Every token is learnt, not only the answers; `false` if left out.
+    /// If `true`, the loss covers every token, not only the answers. Defaults to `false`.
     pub train_on_prompt: Option<bool>,
-    /// Rows that go through the model at once, or `auto`, the default: by the memory that is free. The rows of a step stay
-    /// `batch_size` in any case.
+    /// The number of rows per forward pass, or `auto` (the default), which depends on the free memory. The number of
+    /// rows per optimizer step is always `batch_size`.
     pub micro_batch_size: Option<AutoInt>,
-    /// Activations are computed again on the way back instead of being kept; or `auto`, the default: if they do not fit.
+    /// If `true`, recomputes activations in the backward pass instead of storing them. `auto` (the default) does so if
+    /// they do not fit in memory.
     pub gradient_checkpointing: Option<AutoBool>,
-    /// Optimiser steps between checkpoints; 20 if left out.
+    /// The number of optimizer steps between checkpoints. Defaults to 20.
     pub checkpoint_every_steps: Option<i64>,
-    /// Optimiser steps between validations; 0, the default: only at the end. Needs a validation file.
+    /// The number of optimizer steps between validations. Defaults to 0: only at the end. Requires a validation file.
     pub eval_every_steps: Option<i64>,
-    /// Ends the training after so many validations in a row without a better loss, and keeps the best one's adapter; 0,
-    /// the default: never. Needs `eval_every_steps`.
+    /// The number of consecutive validations without a lower loss after which training ends with the adapter of the
+    /// best one. Defaults to 0: never. Requires `eval_every_steps`.
     pub early_stopping_patience: Option<i64>,
-    /// By how much a loss must be lower to count as better; 0 if left out.
+    /// The minimum decrease of the loss that counts as an improvement. Defaults to 0.
     pub early_stopping_threshold: Option<f64>,
 }
 
@@ -139,14 +141,16 @@ mod tests {
         TrainSpec::check(&from_value::<NewJob>(body).unwrap().requested().unwrap(), 360, 8192).unwrap()
     }
 
-    /// No field is lost on the way: each one, given a value that is not its default, changes the spec at its own name.
+    /// Every field is passed on: each one, set to a value that is not its default, changes the spec field of the same
+    /// name.
     #[test]
     fn every_field_reaches_the_spec_under_its_own_name() {
         let plain = serde_json::to_value(spec(json!({}))).unwrap();
-        let trainer = json!({"learning_rate": 0.001, "schedule": "linear", "warmup_ratio": 0.5, "optimizer": "adamw_8bit",
-            "weight_decay": 0.1, "loraplus_lr_ratio": 16.0, "max_grad_norm": 0.5, "neftune_noise_alpha": 5.0,
-            "max_steps": 7, "max_length": 100, "over_length": "split", "train_on_prompt": true, "micro_batch_size": 2,
-            "gradient_checkpointing": false, "checkpoint_every_steps": 3, "eval_every_steps": 4});
+        let trainer = json!({"learning_rate": 0.001, "schedule": "linear", "warmup_ratio": 0.5,
+            "optimizer": "adamw_8bit", "weight_decay": 0.1, "loraplus_lr_ratio": 16.0, "max_grad_norm": 0.5,
+            "neftune_noise_alpha": 5.0, "max_steps": 7, "max_length": 100, "over_length": "split",
+            "train_on_prompt": true, "micro_batch_size": 2, "gradient_checkpointing": false,
+            "checkpoint_every_steps": 3, "eval_every_steps": 4});
         for (name, value) in trainer.as_object().unwrap() {
             let changed = serde_json::to_value(spec(json!({"trainer": {name: value}}))).unwrap();
             assert_eq!(&changed[name], value);

@@ -1,4 +1,5 @@
-//! A job, its events and its checkpoints as users see them: OpenAI's objects field for field, and Attune's own beside.
+//! Jobs, their events and their checkpoints as the API returns them: OpenAI's objects field by field, with Attune's
+//! extensions.
 
 use attune_domain::{
     id::OrganizationId,
@@ -27,79 +28,81 @@ use super::{
 /// A fine-tuning job.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct JobView {
-    /// Its id.
+    /// The job's ID.
     #[schema(example = "ftjob-0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `fine_tuning.job`.
+    /// The object type, always `fine_tuning.job`.
     pub object: &'static str,
     /// The base model's name.
     pub model: String,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
-    /// Unix time, in seconds; `null` while it goes on.
+    /// The time at which the job ended, in Unix seconds; `null` until then.
     pub finished_at: Option<i64>,
-    /// The tuned model's name, once there is one.
+    /// The name of the fine-tuned model, once it exists.
     pub fine_tuned_model: Option<String>,
-    /// Whose it is.
+    /// The ID of the organization that owns the job.
     pub organization_id: String,
-    /// The id of a file with its metrics step by step (CSV), once it has succeeded.
+    /// The ID of a CSV file with the metrics of each step, once the job has succeeded.
     pub result_files: Vec<String>,
-    /// `validating_files`, `queued`, `running`, `paused`, `succeeded`, `failed` or `cancelled`.
+    /// The status: `validating_files`, `queued`, `running`, `paused`, `succeeded`, `failed` or `cancelled`.
     #[schema(example = "running")]
     pub status: &'static str,
-    /// The training file.
+    /// The ID of the training file.
     pub training_file: String,
-    /// The validation file.
+    /// The ID of the validation file.
     pub validation_file: Option<String>,
-    /// The numbers in force.
+    /// The hyperparameters in use.
     pub hyperparameters: HyperparametersView,
-    /// How it trains.
+    /// The training method.
     pub method: MethodView,
-    /// Tokens with a loss over all epochs, once it has succeeded.
+    /// The number of tokens with a loss over all epochs, once the job has succeeded.
     pub trained_tokens: Option<i64>,
-    /// Why it failed.
+    /// The error, if the job failed.
     pub error: Option<JobErrorView>,
-    /// Stands in the tuned model's name.
+    /// The suffix in the fine-tuned model's name.
     pub user_provided_suffix: Option<String>,
-    /// Seeds the adapter's first weights and the order of rows.
+    /// The seed of the adapter's initial weights and of the order of rows.
     pub seed: u64,
-    /// Unix time, in seconds, as the steps so far foretell it; `null` while it does not run.
+    /// The estimated time of the end, in Unix seconds, from the duration of the steps so far; `null` unless the job is
+    /// running.
     pub estimated_finish: Option<i64>,
     /// Always empty.
     #[schema(value_type = Vec<Object>)]
     pub integrations: Vec<Value>,
-    /// As it was given; `null` if nothing was.
+    /// The metadata, as in the request; `null` if there is none.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<Value>,
-    /// Why it waits, or is about to: `asked`, `price_cap` or `budget`. Attune's own.
+    /// The reason why the job is paused or about to be: `asked` (by a user), `price_cap` (its own), or `budget` (the
+    /// project's). Attune extension.
     pub pause_reason: Option<&'static str>,
-    /// Why it is not placed yet, while it is queued. Attune's own.
+    /// The reason why a queued job has not started yet. Attune extension.
     pub waiting_reason: Option<String>,
-    /// Optimiser steps that are done. Attune's own.
+    /// The number of completed optimizer steps. Attune extension.
     pub steps_done: i64,
-    /// Optimiser steps of the whole job, once known. Attune's own.
+    /// The number of optimizer steps of the whole job, once known. Attune extension.
     pub total_steps: Option<i64>,
-    /// How often a trainer was started for it. Attune's own.
+    /// The number of times that a trainer was started for the job. Attune extension.
     pub attempts: i32,
-    /// The adapter's shape. Attune's own.
+    /// The adapter's LoRA configuration. Attune extension.
     pub adapter: AdapterSpecView,
-    /// How the base is held while training. Attune's own.
+    /// The quantization of the base model while training. Attune extension.
     pub quantization: QuantizationView,
-    /// How it learns. Attune's own.
+    /// The trainer's settings. Attune extension.
     pub trainer: TrainerView,
-    /// The adapter that it begins with; `null`: a new one. Attune's own.
+    /// The ID of the adapter that the job starts from; `null` for a new one. Attune extension.
     #[schema(example = "adapter_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub continue_from: Option<String>,
-    /// Variables that the base's chat template gets with each row; `null`: none. Attune's own.
+    /// Variables of the base model's chat template for each row; `null` if there are none. Attune extension.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<TemplateKwargs>,
-    /// What it may take. Attune's own.
+    /// Limits on the job's cost. Attune extension.
     pub compute: ComputeView,
-    /// What it has used so far, a run that is at work left out. Attune's own.
+    /// The usage so far, without a run that is in progress. Attune extension.
     pub usage: JobUsage,
 }
 
-/// The numbers in force.
+/// The hyperparameters in use.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "OpenAI's names")]
 pub struct HyperparametersView {
@@ -118,24 +121,24 @@ impl From<&TrainSpec> for HyperparametersView {
     }
 }
 
-/// How a job trains.
+/// The training method of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct MethodView {
-    /// `supervised` or `continued_pretraining`.
+    /// The type: `supervised` or `continued_pretraining`.
     #[schema(example = "supervised")]
     pub r#type: &'static str,
-    /// The numbers in force, where OpenAI's clients look for them.
+    /// The settings of the type `supervised`, where OpenAI's clients look for the hyperparameters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supervised: Option<MethodSettingsView>,
-    /// The same, of the other type.
+    /// The settings of the type `continued_pretraining`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub continued_pretraining: Option<MethodSettingsView>,
 }
 
-/// Settings of a method.
+/// The settings of a training method.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct MethodSettingsView {
-    /// The numbers in force: what was `"auto"` is chosen.
+    /// The hyperparameters in use, with a number for each `"auto"`.
     pub hyperparameters: HyperparametersView,
 }
 
@@ -153,18 +156,18 @@ impl From<&TrainSpec> for MethodView {
     }
 }
 
-/// Why a job failed.
+/// The reason why a job failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct JobErrorView {
-    /// Stable, for programs.
+    /// A stable, machine-readable code.
     pub code: String,
-    /// A sentence.
+    /// A human-readable message.
     pub message: String,
-    /// The request's field that is at fault, if one is.
+    /// The field of the request that caused the error, if there is one.
     pub param: Option<String>,
 }
 
-/// The adapter's shape.
+/// The adapter's LoRA configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "PEFT's names")]
 pub struct AdapterSpecView {
@@ -183,12 +186,12 @@ impl From<AdapterSpec> for AdapterSpecView {
     }
 }
 
-/// How the base is held while training.
+/// The quantization of the base model while training.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct QuantizationView {
-    /// `nf4`, `int8` or `none`.
+    /// The type: `nf4`, `int8` or `none`.
     pub r#type: &'static str,
-    /// The scales are quantised too.
+    /// `true` if the scales are quantized too.
     pub double_quant: bool,
 }
 
@@ -203,13 +206,13 @@ impl From<Quantization> for QuantizationView {
     }
 }
 
-/// How it learns.
+/// The trainer's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "as in the request")]
 pub struct TrainerView {
-    /// The number in force: the default until a range test has found it, if one was asked for.
+    /// The learning rate in use: the default until the range test has chosen one, if it was requested.
     pub learning_rate: f64,
-    /// `"auto"` was asked for.
+    /// `true` if the request had `"auto"`.
     pub learning_rate_auto: bool,
     #[schema(value_type = String)]
     pub schedule: Schedule,
@@ -226,9 +229,9 @@ pub struct TrainerView {
     #[schema(value_type = String)]
     pub over_length: OverLength,
     pub train_on_prompt: bool,
-    /// What the plan chose is in the job's events.
+    /// The requested value; the job's events show the value that the plan chose.
     pub micro_batch_size: AutoInt,
-    /// What the plan chose is in the job's events.
+    /// The requested value; the job's events show the value that the plan chose.
     pub gradient_checkpointing: AutoBool,
     pub checkpoint_every_steps: u64,
     pub eval_every_steps: u64,
@@ -264,7 +267,7 @@ impl From<&TrainSpec> for TrainerView {
 }
 
 impl JobView {
-    /// A job as it is at `now`.
+    /// Creates the view of a job at `now`.
     pub fn new(job: Job, organization: OrganizationId, now: DateTime<Utc>) -> Self {
         let (spec, estimated_finish) = (job.spec.clone(), estimated_finish(&job, now));
         Self {
@@ -308,7 +311,7 @@ impl JobView {
     }
 }
 
-/// The steps to come take as long as the mean of those that this run has done.
+/// Estimates the end, assuming that the remaining steps take the mean time of this run's steps.
 fn estimated_finish(job: &Job, now: DateTime<Utc>) -> Option<i64> {
     let (total, step_ms) = (job.total_steps?, job.mean_step_ms?);
     if job.state != JobState::Running {
@@ -318,23 +321,23 @@ fn estimated_finish(job: &Job, now: DateTime<Utc>) -> Option<i64> {
     Some(now.timestamp() + (rest_ms / 1000.0).ceil() as i64)
 }
 
-/// Something that a job went through.
+/// An event of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct JobEventView {
-    /// Its id.
+    /// The event's ID.
     pub id: String,
-    /// Always `fine_tuning.job.event`.
+    /// The object type, always `fine_tuning.job.event`.
     pub object: &'static str,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
-    /// `info`, `warn` or `error`.
+    /// The level: `info`, `warn` or `error`.
     pub level: String,
-    /// A sentence.
+    /// A human-readable message.
     pub message: String,
-    /// `message` or `metrics`.
+    /// The type: `message` or `metrics`.
     pub r#type: String,
-    /// The metrics of an event of type `metrics`; of a `message` what it says, for programs, if there is more to say: the
-    /// curve of a range test.
+    /// The metrics of an event of type `metrics`. For a `message`, machine-readable details, if there are any, such as
+    /// the curve of a learning-rate range test.
     #[schema(value_type = Option<Object>)]
     pub data: Option<Value>,
 }
@@ -353,26 +356,26 @@ impl From<JobEventRow> for JobEventView {
     }
 }
 
-/// A state from which a job's run can go on.
+/// A checkpoint, from which a job's run can resume.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct CheckpointView {
-    /// Its id.
+    /// The checkpoint's ID.
     pub id: String,
-    /// Always `fine_tuning.job.checkpoint`.
+    /// The object type, always `fine_tuning.job.checkpoint`.
     pub object: &'static str,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
-    /// Its name as a model, for chats and completions: `ft:…:ckpt-step-N`.
+    /// The checkpoint's model name, for chat and text completions: `ft:…:ckpt-step-N`.
     pub fine_tuned_model_checkpoint: String,
-    /// Whose it is.
+    /// The ID of the job.
     pub fine_tuning_job_id: String,
-    /// The optimiser step after which it was made.
+    /// The optimizer step after which the checkpoint was written.
     pub step_number: u64,
-    /// What was measured there.
+    /// The metrics at that step.
     pub metrics: CheckpointMetrics,
 }
 
-/// What was measured at a checkpoint.
+/// The metrics of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "OpenAI's names")]
 pub struct CheckpointMetrics {
@@ -386,7 +389,8 @@ pub struct CheckpointMetrics {
 }
 
 impl CheckpointView {
-    /// A checkpoint of `job`. Each validation reads the whole file, so both kinds of OpenAI's are the same.
+    /// Creates the view of a checkpoint of `job`. Each validation reads the whole file, so OpenAI's `valid_*` and
+    /// `full_valid_*` metrics are equal.
     pub fn new((checkpoint, accuracies): (&Checkpoint, Accuracies), job: &Job, project: &str) -> Self {
         let of_job = || model_name::of_job(&job.base_model, project, job.suffix.as_deref(), job.job_id);
         let model = job.fine_tuned_model.clone().unwrap_or_else(of_job);

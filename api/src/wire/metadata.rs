@@ -1,20 +1,20 @@
-//! The labels that a caller may put on a job or a batch. The bounds are OpenAI's.
+//! The metadata of a job or a batch. The limits are OpenAI's.
 
 use std::collections::BTreeMap;
 
 use crate::error::ApiError;
 
-/// The most pairs. Source: OpenAI's API reference.
+/// The maximum number of pairs. Source: OpenAI's API reference.
 const MOST_PAIRS: usize = 16;
-/// The longest key, in characters. Source: OpenAI's API reference.
+/// The maximum length of a key, in characters. Source: OpenAI's API reference.
 const KEY_CHARACTERS: usize = 64;
-/// The longest value, in characters. Source: OpenAI's API reference.
+/// The maximum length of a value, in characters. Source: OpenAI's API reference.
 const VALUE_CHARACTERS: usize = 512;
 
 /// Checks the pairs.
 ///
 /// # Errors
-/// [`ApiError::Invalid`]: too many, or one is too long.
+/// [`ApiError::Invalid`]: there are too many pairs, or a key or value has an invalid length or a NUL character.
 pub fn check(metadata: &BTreeMap<String, String>) -> Result<(), ApiError> {
     if metadata.len() > MOST_PAIRS {
         return Err(ApiError::invalid("metadata", format!("Invalid 'metadata': at most {MOST_PAIRS} pairs are kept.")));
@@ -29,8 +29,8 @@ pub fn check(metadata: &BTreeMap<String, String>) -> Result<(), ApiError> {
         return Ok(());
     }
     let message = format!(
-        "Invalid 'metadata': a key has 1 to {KEY_CHARACTERS} characters, a value at most {VALUE_CHARACTERS}, and none is \
-         NUL."
+        "Invalid 'metadata': a key must have 1 to {KEY_CHARACTERS} characters, a value at most {VALUE_CHARACTERS}, and \
+         none may be NUL."
     );
     Err(ApiError::invalid("metadata", message))
 }

@@ -1,8 +1,8 @@
-//! What goes over the wire: one file per resource. Types of `domain` are not shown to users; these are.
+//! Request and response bodies: one file per resource. Types of `domain` are not exposed to users; these are.
 
 /// Adapters.
 pub mod adapter;
-/// `"auto"`, or a number or a truth.
+/// `"auto"`, or a number or a boolean.
 pub mod auto;
 /// Base models.
 pub mod base_model;
@@ -10,28 +10,28 @@ pub mod base_model;
 pub mod batch;
 /// Permissions of checkpoints.
 pub mod checkpoint_permission;
-/// What a job would take.
+/// Estimates of jobs.
 pub mod estimate;
 /// Files.
 pub mod file;
 pub mod inference;
-/// A job as it is asked for.
+/// The request body for creating a job.
 pub mod job;
-/// Attune's own fields of a job: adapter, quantization, trainer.
+/// Attune's own fields of a job: `adapter`, `quantization`, `trainer`.
 pub mod job_fields;
-/// A job as it is shown.
+/// Jobs, events and checkpoints in responses.
 pub mod job_view;
-/// Labels of jobs and batches.
+/// Metadata of jobs and batches.
 pub mod metadata;
 /// Models.
 pub mod model;
-/// Prices, caps and budgets.
+/// Prices, price caps and budgets.
 pub mod money;
-/// Projects, people, keys, the audit log.
+/// Organizations, projects, users, API keys and the audit log.
 pub mod organization;
 /// Previews of a file's rows.
 pub mod preview;
-/// Lists in query parameters.
+/// Types of query parameters.
 pub mod query;
 /// Reports on datasets.
 pub mod report;

@@ -1,4 +1,4 @@
-//! Prices, caps and budgets: dollars on the wire, millionths of a dollar inside.
+//! Prices, price caps and budgets: dollars in the API, millionths of a dollar inside the platform.
 
 use attune_store::tenancy::money::Budget;
 use serde::{Deserialize, Serialize};
@@ -6,35 +6,36 @@ use utoipa::ToSchema;
 
 use crate::error::ApiError;
 
-/// More is no limit.
+/// The largest accepted limit, in USD. A larger one would not limit anything.
 const MOST_USD: f64 = 1e9;
 
-/// Dollars as millionths, up where it does not come out even, so that a limit above 0 stays above 0.
+/// Converts dollars to millionths of a dollar. Rounds up, so that a limit above 0 stays above 0.
 #[must_use]
 pub fn micro_usd(usd: f64) -> i64 {
     (usd * 1e6).ceil() as i64
 }
 
-/// Millionths as dollars.
+/// Converts millionths of a dollar to dollars.
 #[must_use]
 pub fn usd(micro_usd: i64) -> f64 {
     micro_usd as f64 / 1e6
 }
 
-/// What a job may take, as it is asked for.
+/// Limits on a job's cost, in the request to create it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ComputeFields {
-    /// When it has cost so many dollars it is paused, and goes on when this is raised; `null`: whatever it takes.
+    /// The price cap in USD. The job is paused when it has cost this much, and resumes when the cap is raised; `null`
+    /// for no cap.
     #[schema(exclusive_minimum = 0, maximum = 1000000000)]
     pub max_price_usd: Option<f64>,
 }
 
 impl ComputeFields {
-    /// The cap in millionths.
+    /// Returns the cap in millionths of a dollar.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: it is not above 0, or no limit any more.
+    /// [`ApiError::Invalid`]: the cap is not above 0, or is above the largest limit.
     pub fn checked(&self) -> Result<Option<i64>, ApiError> {
         let Some(asked) = self.max_price_usd else { return Ok(None) };
         if asked > 0.0 && asked <= MOST_USD {
@@ -45,59 +46,59 @@ impl ComputeFields {
     }
 }
 
-/// What a job may take from now on.
+/// Limits on a job's cost, in the request to change it.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ComputeChange {
-    /// When it has cost so many dollars it is paused; `null`: whatever it takes.
+    /// The price cap in USD. The job is paused when it has cost this much; `null` for no cap.
     #[serde(deserialize_with = "Option::deserialize")]
     #[schema(exclusive_minimum = 0, maximum = 1000000000)]
     pub max_price_usd: Option<f64>,
 }
 
 impl ComputeChange {
-    /// The cap in millionths.
+    /// Returns the cap in millionths of a dollar.
     ///
     /// # Errors
-    /// As [`ComputeFields::checked`].
+    /// As for [`ComputeFields::checked`].
     pub fn checked(&self) -> Result<Option<i64>, ApiError> {
         ComputeFields { max_price_usd: self.max_price_usd }.checked()
     }
 }
 
-/// What a job may take.
+/// Limits on a job's cost.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct ComputeView {
-    /// When it has cost so many dollars it is paused; `null`: whatever it takes.
+    /// The price cap in USD. The job is paused when it has cost this much; `null` for no cap.
     pub max_price_usd: Option<f64>,
 }
 
-/// What a job has used.
+/// The usage of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct JobUsage {
-    /// Tokens with a loss; each step once, however often it was done again after a loss.
+    /// The number of tokens with a loss. Each step counts once, however often it was repeated after a loss of the run.
     pub trained_tokens: i64,
-    /// For which its runs held machines.
+    /// The time for which the job's runs held nodes, in seconds.
     pub node_seconds: f64,
-    /// By the prices of then.
+    /// The cost in USD, at the prices in force at the time.
     pub cost_usd: f64,
 }
 
-/// A budget to be set.
+/// The request body for setting a budget.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewBudget {
-    /// What the project may spend in a calendar month (UTC); `null`: as much as it likes.
+    /// The maximum that the project may spend in a calendar month (UTC), in USD; `null` for no limit.
     #[serde(deserialize_with = "Option::deserialize")]
     #[schema(minimum = 0, maximum = 1000000000)]
     pub monthly_usd: Option<f64>,
 }
 
 impl NewBudget {
-    /// The budget in millionths.
+    /// Returns the budget in millionths of a dollar.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: it is below 0, or no limit any more.
+    /// [`ApiError::Invalid`]: the budget is below 0, or above the largest limit.
     pub fn checked(&self) -> Result<Option<i64>, ApiError> {
         let Some(asked) = self.monthly_usd else { return Ok(None) };
         if (0.0..=MOST_USD).contains(&asked) {
@@ -108,23 +109,23 @@ impl NewBudget {
     }
 }
 
-/// What a project may spend, and what it has spent.
+/// A project's budget and its spending.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct BudgetView {
-    /// Always `budget`.
+    /// The object type, always `budget`.
     pub object: &'static str,
-    /// Whose.
+    /// The project's ID.
     pub project_id: String,
-    /// In a calendar month (UTC); `null`: as much as it likes.
+    /// The maximum that the project may spend in a calendar month (UTC), in USD; `null` for no limit.
     pub monthly_usd: Option<f64>,
-    /// This month, runs that are at work included.
+    /// The amount spent this month in USD, including runs in progress.
     pub spent_usd: f64,
-    /// The beginning of the month, Unix time in seconds.
+    /// The beginning of the month, in Unix seconds.
     pub since: i64,
 }
 
 impl BudgetView {
-    /// The budget of a project.
+    /// Creates the view of a project's budget.
     pub fn new(project_id: String, budget: Budget) -> Self {
         Self {
             object: "budget",

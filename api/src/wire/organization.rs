@@ -1,4 +1,4 @@
-//! Projects, people, keys and the audit log as OpenAI's administration API shows them.
+//! Organizations, projects, users, API keys and the audit log, as OpenAI's administration API returns them.
 
 use attune_domain::access::{Actor, Role, Scope};
 use attune_store::tenancy::{
@@ -13,18 +13,19 @@ use utoipa::ToSchema;
 /// A project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ProjectView {
-    /// Its id.
+    /// The project's ID.
     #[schema(example = "proj_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `organization.project`.
+    /// The object type, always `organization.project`.
     pub object: &'static str,
-    /// Stands in the names of models that are tuned in it.
+    /// The project's name, which is a part of the names of models that are fine-tuned in it.
     pub name: String,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
-    /// Since when its keys open nothing; `null` while they do.
+    /// The time at which the project was archived, in Unix seconds, since when its keys are refused; `null` if it is
+    /// active.
     pub archived_at: Option<i64>,
-    /// `active` or `archived`.
+    /// The status: `active` or `archived`.
     pub status: &'static str,
 }
 
@@ -41,11 +42,11 @@ impl From<Project> for ProjectView {
     }
 }
 
-/// A project to be, or its new name.
+/// The request body for creating or renaming a project.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedProject {
-    /// Lower-case letters, digits and `-`, at most 31.
+    /// The name: lower-case letters, digits and `-`, at most 31 characters.
     #[schema(example = "support", pattern = "^[a-z0-9][a-z0-9-]{0,30}$")]
     pub name: String,
 }
@@ -53,13 +54,13 @@ pub struct NamedProject {
 /// An organization.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct OrganizationView {
-    /// Its ID.
+    /// The organization's ID.
     pub id: String,
-    /// Always `organization`.
+    /// The object type, always `organization`.
     pub object: &'static str,
-    /// Unique in the installation.
+    /// The name, unique in the installation.
     pub name: String,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
 }
 
@@ -74,26 +75,26 @@ impl From<OrganizationRow> for OrganizationView {
     }
 }
 
-/// A new organization, with its first project and a key that administers it.
+/// A new organization, with its first project and an API key that administers it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct NewOrganizationView {
     /// The organization.
     #[serde(flatten)]
     pub organization: OrganizationView,
-    /// Its first project, `default`.
+    /// The first project, `default`.
     pub project: ProjectView,
-    /// A key of that project with the scopes `all` and `admin`; its secret is shown this once.
+    /// An API key of that project with the scopes `all` and `admin`. Its secret is returned only here.
     pub api_key: NewApiKeyView,
 }
 
-/// An organization to be made.
+/// The request body for creating an organization.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewOrganization {
-    /// 1 to 100 characters; unique in the installation.
+    /// The name: 1 to 100 characters, unique in the installation.
     #[schema(example = "Example Inc", min_length = 1, max_length = 100)]
     pub name: String,
-    /// The person who is its first owner; left out: only the key administers it, until it lets somebody in.
+    /// The first owner. If omitted, only the API key administers the organization until it adds a user.
     pub owner: Option<NewOwner>,
 }
 
@@ -101,37 +102,37 @@ pub struct NewOrganization {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewOwner {
-    /// The `iss` of their tokens; must be one of the configured issuers.
+    /// The issuer (`iss`) of the user's tokens: one of the configured issuers.
     #[schema(example = "https://login.example.org")]
     pub issuer: String,
-    /// The `sub` of their tokens; 1 to 255 characters.
+    /// The subject (`sub`) of the user's tokens: 1 to 255 characters.
     pub subject: String,
-    /// Shown to people; replaced by what the issuer says.
+    /// The e-mail address, for display only. Replaced by the issuer's value.
     pub email: Option<String>,
-    /// Shown to people; replaced by what the issuer says.
+    /// The name, for display only. Replaced by the issuer's value.
     pub name: Option<String>,
 }
 
 /// An API key without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ApiKeyView {
-    /// Its id.
+    /// The key's ID.
     #[schema(example = "key_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `organization.project.api_key`.
+    /// The object type, always `organization.project.api_key`.
     pub object: &'static str,
-    /// For people.
+    /// A human-readable name.
     pub name: String,
-    /// Its first and last letters.
+    /// The first and the last characters of the secret.
     #[schema(example = "sk-attune-aB3d…x9Qz")]
     pub redacted_value: String,
-    /// What it may do.
+    /// The scopes of the key.
     pub scopes: Vec<&'static str>,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
-    /// Unix time, in seconds; at most a minute behind.
+    /// The time of the last use, in Unix seconds; at most a minute late.
     pub last_used_at: Option<i64>,
-    /// Unix time, in seconds; `null`: it does not expire.
+    /// The time at which the key expires, in Unix seconds; `null` if it does not expire.
     pub expires_at: Option<i64>,
 }
 
@@ -150,55 +151,56 @@ impl From<ApiKey> for ApiKeyView {
     }
 }
 
-/// A new API key, and its secret, which is shown this once.
+/// A new API key with its secret, which is returned only here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct NewApiKeyView {
-    /// What is shown of it from now on.
+    /// The key as later requests return it.
     #[serde(flatten)]
     pub key: ApiKeyView,
     /// The secret.
     pub value: String,
 }
 
-/// An API key to be.
+/// The request body for creating an API key.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewApiKey {
-    /// For people; 1 to 100 characters.
+    /// A human-readable name: 1 to 100 characters.
     pub name: String,
-    /// What it may do: `all`, `files:read`, `files:write`, `jobs:read`, `jobs:write`, `models:read`, `models:write`,
-    /// `inference`, `webhooks`, `usage:read`, `admin`. `["all"]`, everything in its project, if left out; `admin`, the
-    /// organization's administration, is never meant by that, and only an owner gives it.
+    /// The scopes: `all`, `files:read`, `files:write`, `jobs:read`, `jobs:write`, `models:read`, `models:write`,
+    /// `inference`, `webhooks`, `usage:read`, `admin`, `installation`. Defaults to `["all"]`: all of the project.
+    /// `all` includes neither `admin`, the administration of the organization, which only an owner can grant, nor
+    /// `installation`, the administration of the installation, which only a key with that scope can grant.
     pub scopes: Option<Vec<String>>,
-    /// In how many seconds it expires; never if left out.
+    /// The number of seconds after which the key expires. If omitted, the key does not expire.
     #[schema(minimum = 1, maximum = 4294967295.0)]
     pub expires_in_seconds: Option<u32>,
 }
 
-/// Somebody in an organization or a project.
+/// A user of an organization or a project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct UserView {
-    /// Their id.
+    /// The user's ID.
     #[schema(example = "user-0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// `organization.user` or `organization.project.user`.
+    /// The object type: `organization.user` or `organization.project.user`.
     pub object: &'static str,
-    /// As their issuer last said, or as they were let in.
+    /// The name, as the issuer last reported it, or as the request that added the user gave it.
     pub name: Option<String>,
-    /// As their issuer last said, or as they were let in.
+    /// The e-mail address, as the issuer last reported it, or as the request that added the user gave it.
     pub email: Option<String>,
-    /// `viewer`, `member`, `admin` or `owner`.
+    /// The role: `viewer`, `member`, `admin` or `owner`.
     pub role: &'static str,
-    /// Unix time, in seconds.
+    /// The time at which the user was added, in Unix seconds.
     pub added_at: i64,
-    /// Who vouches for them. Attune's own.
+    /// The issuer of the user's tokens. Attune extension.
     pub issuer: String,
-    /// As whom. Attune's own.
+    /// The subject of the user's tokens. Attune extension.
     pub subject: String,
 }
 
 impl UserView {
-    /// Somebody in something whose object name is `object`.
+    /// Creates the view of a member, with the object type `object`.
     pub fn new(member: Member, object: &'static str) -> Self {
         Self {
             id: member.person_id.to_string(),
@@ -213,115 +215,115 @@ impl UserView {
     }
 }
 
-/// Somebody to be let into the organization.
+/// The request body for adding a user to the organization.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewUser {
-    /// The `iss` of their tokens; must be one of the configured issuers.
+    /// The issuer (`iss`) of the user's tokens: one of the configured issuers.
     #[schema(example = "https://login.example.org")]
     pub issuer: String,
-    /// The `sub` of their tokens; 1 to 255 characters.
+    /// The subject (`sub`) of the user's tokens: 1 to 255 characters.
     pub subject: String,
-    /// `viewer`, `member`, `admin` or `owner`.
+    /// The role: `viewer`, `member`, `admin` or `owner`.
     #[schema(pattern = "^(viewer|member|admin|owner)$")]
     pub role: String,
-    /// For people; the issuer's word replaces it.
+    /// The e-mail address, for display only. Replaced by the issuer's value.
     pub email: Option<String>,
-    /// For people; the issuer's word replaces it.
+    /// The name, for display only. Replaced by the issuer's value.
     pub name: Option<String>,
 }
 
-/// A member of the organization to be let into a project.
+/// The request body for adding a user of the organization to a project.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewProjectUser {
-    /// Their id in the organization.
+    /// The user's ID in the organization.
     pub user_id: String,
-    /// `viewer`, `member`, `admin` or `owner`.
+    /// The role: `viewer`, `member`, `admin` or `owner`.
     #[schema(pattern = "^(viewer|member|admin|owner)$")]
     pub role: String,
 }
 
-/// Another role.
+/// The request body for changing a role.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangedRole {
-    /// `viewer`, `member`, `admin` or `owner`.
+    /// The role: `viewer`, `member`, `admin` or `owner`.
     #[schema(pattern = "^(viewer|member|admin|owner)$")]
     pub role: String,
 }
 
-/// A line of the audit log.
+/// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AuditLogView {
-    /// Its id.
+    /// The entry's ID.
     #[schema(example = "audit_log-0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `organization.audit_log`.
+    /// The object type, always `organization.audit_log`.
     pub object: &'static str,
-    /// What happened: `file.created`.
+    /// The type of the event, such as `file.created`.
     #[schema(example = "file.created")]
     pub r#type: String,
-    /// Unix time, in seconds.
+    /// The time of the event, in Unix seconds.
     pub effective_at: i64,
-    /// Where; `null`: the organization itself was changed.
+    /// The project in which the change was made; `null` for a change of the organization itself.
     pub project: Option<AuditProject>,
-    /// Who.
+    /// The actor.
     pub actor: AuditActor,
-    /// The id of what was changed, as it is shown everywhere. Attune's own.
+    /// The ID of the changed object, in the form that other endpoints use. Attune extension.
     pub object_id: String,
-    /// The operation that was called, as in the OpenAPI document. Attune's own.
+    /// The operation ID of the request, as in the OpenAPI document. Attune extension.
     pub operation: String,
-    /// The request's `x-request-id`. Attune's own.
+    /// The request's `x-request-id`. Attune extension.
     pub request_id: String,
-    /// From where the request came; behind a proxy, the proxy's. Attune's own.
+    /// The IP address that the request came from; behind a proxy, the proxy's. Attune extension.
     pub ip_address: Option<String>,
 }
 
-/// The project of a line.
+/// The project of an audit log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AuditProject {
-    /// Its id.
+    /// The project's ID.
     pub id: String,
-    /// As it is called now.
+    /// The project's current name.
     pub name: String,
 }
 
-/// Who made a change.
+/// The actor of a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AuditActor {
-    /// `api_key` or `session`.
+    /// The type: `api_key` or `session`.
     pub r#type: &'static str,
-    /// The key.
+    /// The API key, for the type `api_key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key: Option<AuditApiKey>,
-    /// The person.
+    /// The session, for the type `session`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<AuditSession>,
 }
 
-/// The key that made a change.
+/// The API key that made a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AuditApiKey {
-    /// Its id.
+    /// The key's ID.
     pub id: String,
 }
 
-/// The person who made a change.
+/// The session of a user who made a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AuditSession {
-    /// Who.
+    /// The user.
     pub user: AuditUser,
-    /// From where.
+    /// The IP address that the request came from.
     pub ip_address: Option<String>,
 }
 
-/// A person in the audit log.
+/// A user in the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AuditUser {
-    /// Their id.
+    /// The user's ID.
     pub id: String,
-    /// As their issuer last said; `null` once they are in the organization no more.
+    /// The e-mail address, as the issuer last reported it; `null` once the user has left the organization.
     pub email: Option<String>,
 }
 
@@ -352,7 +354,7 @@ impl From<Entry> for AuditLogView {
     }
 }
 
-/// An id as it is shown everywhere else; that of a kind without one of its own as a bare UUID.
+/// Returns an ID in the form that other endpoints use; a bare UUID for objects that have no such form.
 fn object_id(event: &str, id: uuid::Uuid) -> String {
     use attune_domain::id;
     let noun = event.rsplit_once('.').map_or(event, |(noun, _)| noun);
@@ -372,22 +374,22 @@ fn object_id(event: &str, id: uuid::Uuid) -> String {
     }
 }
 
-/// Reads a role out of a request.
+/// Parses the role in a request.
 ///
 /// # Errors
-/// [`crate::error::ApiError::Invalid`], which names those that there are.
+/// [`crate::error::ApiError::Invalid`], which names the allowed roles.
 pub fn role(text: &str) -> Result<Role, crate::error::ApiError> {
     text.parse().map_err(|e| crate::error::ApiError::invalid("role", format!("Invalid 'role': {e}.")))
 }
 
-/// Reads scopes out of a request.
+/// Parses the scopes in a request.
 ///
 /// # Errors
-/// As [`role`].
+/// As for [`role`].
 pub fn scopes(names: Option<&[String]>) -> Result<Vec<Scope>, crate::error::ApiError> {
     let Some(names) = names else { return Ok(vec![Scope::All]) };
     if names.is_empty() {
-        return Err(crate::error::ApiError::invalid("scopes", "Invalid 'scopes': a key without any opens nothing."));
+        return Err(crate::error::ApiError::invalid("scopes", "Invalid 'scopes': a key needs at least one scope."));
     }
     let read = |(i, name): (usize, &String)| {
         let at = format!("scopes[{i}]");

@@ -1,52 +1,52 @@
-//! A preview: which rows of a file, under which of a job's settings; and each row's tokens as they would be trained on.
+//! Previews: the tokens of a file's rows as a job with the given settings would train on them.
 
 use attune_domain::spec::Requested;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// Which rows, and how they would be trained on.
+/// The request body for a preview.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPreview {
-    /// A base model's name: its tokenizer and chat template are used.
+    /// The name of the base model whose tokenizer and chat template are used.
     #[schema(example = "smollm2-135m-instruct")]
     pub model: String,
-    /// Rows by their lines in the file, from 1; at most 100. The first five if left out.
+    /// The rows, by their lines in the file, from 1; at most 100. Defaults to the first five.
     #[schema(example = json!([1, 5]))]
     pub rows: Option<Vec<u64>>,
-    /// As the job's.
+    /// The training method, as in a job.
     pub method: Option<PreviewMethod>,
-    /// As the job's.
+    /// The trainer's settings, as in a job.
     pub trainer: Option<PreviewTrainer>,
-    /// As the job's.
+    /// Variables of the chat template, as in a job.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
 }
 
-/// The part of a job's `method` that decides about rows.
+/// The part of a job's `method` that affects rows.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PreviewMethod {
-    /// `supervised`, the default, or `continued_pretraining`.
+    /// The type: `supervised` (the default) or `continued_pretraining`.
     #[schema(example = "supervised")]
     pub r#type: String,
 }
 
-/// The part of a job's `trainer` that decides about rows.
+/// The part of a job's `trainer` that affects rows.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PreviewTrainer {
-    /// Prompts are learnt too; `false` if left out.
+    /// If `true`, the loss covers prompts too. Defaults to `false`.
     pub train_on_prompt: Option<bool>,
-    /// What becomes of a row above `max_length`: `error`, the default, `truncate`, `drop` or `split`.
+    /// The policy for rows longer than `max_length`: `error` (the default), `truncate`, `drop` or `split`.
     pub over_length: Option<String>,
-    /// Tokens of a row, at most.
+    /// The maximum length of a row in tokens.
     pub max_length: Option<i64>,
 }
 
 impl NewPreview {
-    /// What is to be checked further, as a job's fields are.
+    /// Returns the request for the same further checks as a job's.
     pub fn requested(&self) -> Requested {
         let trainer = self.trainer.clone().unwrap_or_default();
         Requested {
@@ -60,54 +60,54 @@ impl NewPreview {
     }
 }
 
-/// The rows.
+/// A preview of rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Preview {
-    /// Always `list`.
+    /// The object type, always `list`.
     #[schema(example = "list")]
     pub object: &'static str,
-    /// By line; a row that was split is there once for each part.
+    /// The rows, by line. A row that was split has one entry for each part.
     pub data: Vec<PreviewRow>,
 }
 
-/// One row, or a part of one, as it would be trained on. `ids`, `pieces` and `mask` are of one length.
+/// A row, or a part of one, as it would be trained on. `ids`, `pieces` and `mask` have the same length.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PreviewRow {
-    /// Always `file.preview_row`.
+    /// The object type, always `file.preview_row`.
     #[schema(example = "file.preview_row")]
     pub object: &'static str,
-    /// Its line in the file, from 1.
+    /// The row's line in the file, from 1.
     pub line: u64,
-    /// Which part of the row, from 1; 0 if the row is dropped.
+    /// The number of this part of the row, from 1; 0 if the row is dropped.
     pub part: usize,
-    /// How many parts the row has.
+    /// The number of parts of the row.
     pub parts: usize,
-    /// Token ids.
+    /// The token IDs.
     pub ids: Vec<u32>,
-    /// The text of each token; joined, they are the text of the row as the model reads it.
+    /// The text of each token. Joined, they are the text of the row as the model reads it.
     pub pieces: Vec<String>,
-    /// Places in `pieces` of tokens that hold only a part of a character. The bytes of that part stand in the piece as
+    /// The indices in `pieces` of tokens that contain only a part of a character. The bytes of that part are written as
     /// `\xF0`.
     pub partial: Vec<usize>,
-    /// For each token, whether the loss is taken on predicting it: 1 or 0.
+    /// The loss mask: 1 if the loss includes the prediction of the token, else 0.
     pub mask: Vec<u8>,
-    /// How many tokens.
+    /// The number of tokens.
     pub tokens: usize,
-    /// How many of them are trained.
+    /// The number of trained tokens.
     pub trained_tokens: usize,
-    /// What was done to a row above `max_length`; `null` for any other.
+    /// The treatment of a row longer than `max_length`; `null` for any other row.
     pub over_length: Option<PreviewOverLength>,
 }
 
-/// What was done to a row above `max_length`.
+/// The treatment of a row longer than `max_length`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PreviewOverLength {
-    /// `truncate`, `drop` or `split`.
+    /// The policy: `truncate`, `drop` or `split`.
     pub policy: &'static str,
-    /// Tokens of the whole row.
+    /// The number of tokens of the whole row.
     pub row_tokens: u64,
-    /// Tokens of a row, at most.
+    /// The maximum length of a row in tokens.
     pub max_length: u32,
-    /// Parts that are left out, since no token of them is trained.
+    /// The number of parts that are omitted because none of their tokens is trained.
     pub left_out: u64,
 }

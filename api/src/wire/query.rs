@@ -1,4 +1,5 @@
-//! What the lists in query parameters hold. They are read by [`crate::http::pagination::Params`]; here they are only described.
+//! Schemas of list query parameters. [`crate::http::pagination::Params`] parses the lists; these types only describe
+//! them.
 
 use serde::Serialize;
 use utoipa::{
@@ -9,7 +10,8 @@ use utoipa::{
     },
 };
 
-/// One of some words: a type that describes them, and the words themselves, to be checked against.
+/// Defines a string enum: a type that describes it in the OpenAPI document, and its values, to check parameters
+/// against.
 macro_rules! words {
     ($(#[doc = $doc:literal])+ $name:ident: $($word:literal),+) => {
         $(#[doc = $doc])+
@@ -17,7 +19,7 @@ macro_rules! words {
         pub struct $name;
 
         impl $name {
-            /// Those that are allowed.
+            /// The allowed values.
             pub const WORDS: &[&str] = &[$($word),+];
         }
 
@@ -33,36 +35,36 @@ macro_rules! words {
 }
 
 words! {
-    /// By what the report on completions tells apart.
+    /// The fields by which the report on completions can be grouped.
     CompletionsGroup: "project_id", "api_key_id", "model", "adapter_id"
 }
 
 words! {
-    /// By what the report on training tells apart.
+    /// The fields by which the report on training can be grouped.
     TrainingGroup: "project_id", "api_key_id", "model", "fine_tuning_job_id"
 }
 
 words! {
-    /// By what the report on costs tells apart.
+    /// The fields by which the report on costs can be grouped.
     CostsGroup: "project_id", "line_item"
 }
 
-/// An id of any kind.
+/// An ID of any kind.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(pattern = "^[a-z_]+[-_][0-9a-f]{32}$", example = "file-0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
 pub struct AnyId(String);
 
-/// The id of an API key.
+/// The ID of an API key.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(pattern = "^key_[0-9a-f]{32}$", example = "key_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
 pub struct KeyId(String);
 
-/// One event of a stream.
+/// A server-sent event.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ServerSentEvent {
-    /// Where the stream goes on behind: `Last-Event-ID`.
+    /// The event's ID: a client resumes the stream after it with `Last-Event-ID`.
     pub id: Option<String>,
-    /// Always `message`, which is never sent.
+    /// The event type, always `message`, the default: the stream omits the field.
     pub event: Option<String>,
     /// The object, as JSON.
     pub data: String,

@@ -1,4 +1,4 @@
-//! A dataset's report as users see it.
+//! Reports on datasets as the API returns them.
 
 use std::collections::BTreeMap;
 
@@ -9,134 +9,134 @@ use attune_text::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What a dataset is like.
+/// A report on a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ReportView {
-    /// Always `file.report`.
+    /// The object type, always `file.report`.
     pub object: &'static str,
-    /// The file's id.
+    /// The file's ID.
     pub file_id: String,
-    /// The base model whose tokens were counted.
+    /// The name of the base model whose tokenizer was used.
     pub model: Option<String>,
-    /// All rows.
+    /// The number of rows.
     pub rows: u64,
-    /// Lengths in tokens; `null` without a model.
+    /// The lengths of rows in tokens; `null` without a model.
     pub tokens: Option<TokensView>,
-    /// What becomes of rows that are too long; `null` without a model.
+    /// The treatment of rows that are too long; `null` without a model.
     pub over_length: Option<OverLengthView>,
-    /// Rows that are like an earlier one of the file.
+    /// The rows that repeat an earlier row of the file.
     pub duplicates: RepeatsView,
-    /// Rows of the validation file that are in this file too; `null` without one.
+    /// The rows of the validation file that this file contains too; `null` without a validation file.
     pub leakage: Option<LeakageView>,
-    /// Rows that look like mistakes, by what they look like. They are trained on all the same.
+    /// The rows that look like mistakes, by kind. They are trained on nevertheless.
     pub odd_rows: BTreeMap<String, RowsView>,
-    /// Rows for which a job would fail; empty without a model.
+    /// The rows that would fail a job; empty without a model.
     pub unusable_rows: UnusableView,
 }
 
-/// Lengths in tokens.
+/// The lengths of rows in tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TokensView {
-    /// Of all rows.
+    /// The number of tokens of all rows.
     pub total: u64,
-    /// Those that are learnt.
+    /// The number of trained tokens.
     pub trained: u64,
-    /// Half of the rows have no more.
+    /// The 50th percentile of the rows' lengths.
     pub p50: u64,
-    /// Nine of ten.
+    /// The 90th percentile.
     pub p90: u64,
-    /// Ninety-nine of a hundred.
+    /// The 99th percentile.
     pub p99: u64,
-    /// The longest row.
+    /// The length of the longest row.
     pub max: u64,
-    /// Rows by length; each step is twice as long as the one before.
+    /// The number of rows by length; each bin is twice as wide as the one before.
     pub histogram: Vec<StepView>,
 }
 
-/// A step of the histogram.
+/// A bin of the histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StepView {
-    /// The least length.
+    /// The smallest length.
     pub from: u64,
-    /// The greatest.
+    /// The largest length.
     pub to: u64,
-    /// Rows of such lengths.
+    /// The number of rows with such lengths.
     pub rows: u64,
 }
 
-/// What becomes of rows above `max_length` tokens.
+/// The treatment of rows longer than `max_length` tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct OverLengthView {
-    /// Tokens of a row, at most.
+    /// The maximum length of a row in tokens.
     pub max_length: u32,
-    /// The rows above it.
+    /// The rows that are longer.
     pub above: RowsView,
-    /// What `trainer.over_length` would do to them. `error`, the default, refuses the job if there are any.
+    /// The result of each `trainer.over_length` policy. `error`, the default, refuses the job if there are such rows.
     pub policies: BTreeMap<String, OutcomeView>,
 }
 
-/// What a policy does to rows that are too long.
+/// The result of a policy for rows that are too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct OutcomeView {
-    /// Rows that it changes.
+    /// The number of rows that the policy changes.
     pub changed: u64,
-    /// Rows that come of them.
+    /// The number of rows that result from them.
     pub rows: u64,
-    /// Tokens that are left out.
+    /// The number of tokens that are omitted.
     pub tokens_lost: u64,
-    /// Those of them that would have been learnt.
+    /// The number of omitted tokens that would have been trained.
     pub trained_tokens_lost: u64,
-    /// Rows of which nothing would be left to learn: a job is refused for them.
+    /// The number of rows without any trained token left: a job is refused for them.
     pub refused: u64,
 }
 
-/// Some rows.
+/// A set of rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RowsView {
-    /// How many.
+    /// The number of rows.
     pub rows: u64,
-    /// The first of them, by their lines from 1; in files that are not made of lines, by their numbers.
+    /// The first of the rows, by line, from 1; by row number in files that do not consist of lines.
     pub lines: Vec<u64>,
 }
 
-/// Rows that were there before.
+/// Rows that repeat an earlier row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RepeatsView {
-    /// The same text.
+    /// The rows with the same text.
     pub exact: RowsView,
-    /// The same text but for case and white space, the exact ones too.
+    /// The rows with the same text except for case and white space, including the exact repeats.
     pub normalised: RowsView,
-    /// The file has so many rows that these are estimates from a share of them.
+    /// `true` if the file has so many rows that these counts are estimated from a sample.
     pub estimated: bool,
 }
 
 /// Rows of the validation file that are trained on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LeakageView {
-    /// The validation file's id.
+    /// The validation file's ID.
     pub validation_file: String,
-    /// Its rows.
+    /// The number of rows of the validation file.
     pub rows: u64,
-    /// Those that are in the other file too, by their lines in this one.
+    /// The rows that the validation file contains too, by their lines in this file.
     #[serde(flatten)]
     pub repeats: RepeatsView,
 }
 
-/// Rows for which a job would fail.
+/// Rows that would fail a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct UnusableView {
-    /// How many.
+    /// The number of rows.
     pub rows: u64,
-    /// The first of them.
+    /// The first of the rows.
     pub first: Vec<DefectView>,
 }
 
-/// Why a row cannot be used.
+/// The reason why a row cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DefectView {
-    /// Its line.
+    /// The row's line.
     pub line: u64,
-    /// A sentence.
+    /// A human-readable message.
     pub message: String,
 }
 
@@ -181,7 +181,7 @@ impl From<Outcome> for OutcomeView {
 }
 
 impl ReportView {
-    /// What was found in a file, without its leakage. `counted` names the model and the greatest length.
+    /// Creates the view of a file's report, without its leakage. `counted` is the model's name and the maximum length.
     pub fn new(file_id: String, counted: Option<(String, u32)>, report: &Report) -> Self {
         let over_length = counted.as_ref().map(|(_, max_length)| OverLengthView {
             max_length: *max_length,

@@ -1,4 +1,4 @@
-//! Uploads and their parts as users see them: OpenAI's objects.
+//! Uploads and their parts as the API returns them: OpenAI's objects.
 
 use attune_domain::id::UploadId;
 use attune_store::files::upload::{Part, Upload};
@@ -7,31 +7,31 @@ use utoipa::ToSchema;
 
 use crate::{error::ApiError, files::purpose::ExpiresAfter, http::path_id::shown, wire::file::FileView};
 
-/// An upload to be begun.
+/// The request body for creating an upload.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewUpload {
-    /// What the file is called.
+    /// The file's name.
     #[schema(example = "train.jsonl")]
     pub filename: String,
-    /// `fine-tune`, `batch`, `user_data` or `evals`.
+    /// The purpose: `fine-tune`, `batch`, `user_data` or `evals`.
     #[schema(example = "fine-tune")]
     pub purpose: String,
-    /// What the parts come to.
+    /// The size of the whole file in bytes.
     #[schema(minimum = 1)]
     pub bytes: u64,
-    /// The kind of its content, as `text/jsonl`. Its form is checked; what the file is, its content tells.
+    /// The MIME type, such as `text/jsonl`. Only its syntax is checked; the format is detected from the content.
     #[schema(example = "text/jsonl")]
     pub mime_type: String,
-    /// When the file goes by itself.
+    /// The expiration policy of the file.
     pub expires_after: Option<ExpiresAfter>,
 }
 
 impl NewUpload {
-    /// Checks the kind of content.
+    /// Checks the syntax of the MIME type.
     ///
     /// # Errors
-    /// It is not `type/subtype`.
+    /// [`ApiError::Invalid`]: it is not `type/subtype`.
     pub fn check_mime_type(&self) -> Result<(), ApiError> {
         let plain = |text: &str| {
             !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
@@ -48,43 +48,43 @@ impl NewUpload {
     }
 }
 
-/// Which parts make the file.
+/// The request body for completing an upload.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Completion {
-    /// In their order.
+    /// The IDs of the parts, in order.
     pub part_ids: Vec<String>,
-    /// The MD5 of the whole, in hex; left out: it is not checked.
+    /// The MD5 digest of the whole file, in hex. Not checked if omitted.
     pub md5: Option<String>,
 }
 
 /// An upload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct UploadView {
-    /// Its id.
+    /// The upload's ID.
     #[schema(example = "upload_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `upload`.
+    /// The object type, always `upload`.
     pub object: &'static str,
-    /// What the parts must come to.
+    /// The size of the whole file in bytes.
     pub bytes: u64,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
-    /// What the file is called.
+    /// The file's name.
     pub filename: String,
-    /// What the file is for.
+    /// The file's purpose.
     pub purpose: String,
-    /// `pending`, `completed`, `cancelled` or `expired`.
+    /// The status: `pending`, `completed`, `cancelled` or `expired`.
     #[schema(example = "pending")]
     pub status: &'static str,
-    /// When it goes if it is not completed, in Unix time.
+    /// The time at which the upload expires unless it is completed, in Unix seconds.
     pub expires_at: i64,
-    /// The file that it became.
+    /// The file, once the upload is completed.
     pub file: Option<FileView>,
 }
 
 impl UploadView {
-    /// An upload, and the file that it became.
+    /// Creates the view of an upload and its file.
     pub fn new(upload: Upload, file: Option<FileView>) -> Self {
         Self {
             id: upload.upload_id.to_string(),
@@ -103,19 +103,19 @@ impl UploadView {
 /// A part of an upload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PartView {
-    /// Its id.
+    /// The part's ID.
     #[schema(example = "part_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `upload.part`.
+    /// The object type, always `upload.part`.
     pub object: &'static str,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
-    /// The upload's id.
+    /// The upload's ID.
     pub upload_id: String,
 }
 
 impl PartView {
-    /// A part of this upload.
+    /// Creates the view of a part of this upload.
     pub fn new(upload: UploadId, part: &Part) -> Self {
         Self {
             id: part.upload_part_id.to_string(),
@@ -126,10 +126,10 @@ impl PartView {
     }
 }
 
-/// The form of a part. Only a description: the form is read piece by piece.
+/// The form of a part. For the OpenAPI document only: the handler reads the form as a stream.
 #[derive(Debug, ToSchema)]
 pub struct PartForm {
-    /// At most 64 MiB.
+    /// The content of the part, at most 64 MiB.
     #[schema(format = Binary, value_type = String)]
     pub data: Vec<u8>,
 }

@@ -1,6 +1,6 @@
-//! Usage and costs: OpenAI's pages of buckets, and Attune's own beside.
+//! Usage and costs: OpenAI's pages of buckets, and Attune's extensions.
 //!
-//! Source of the shapes: "Usage" under "Administration" in OpenAI's API reference.
+//! Source of the formats: "Usage" under "Administration" in OpenAI's API reference.
 
 use attune_domain::id::{AdapterVersionId, ApiKeyId, JobId};
 use attune_store::tenancy::usage::Sums;
@@ -9,59 +9,59 @@ use utoipa::ToSchema;
 
 use super::money::usd;
 
-/// What a project has stored, and what it may.
+/// A project's storage usage and limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StorageUsage {
-    /// Always `organization.usage.storage`.
+    /// The object type, always `organization.usage.storage`.
     pub object: &'static str,
-    /// The project.
+    /// The project's ID.
     pub project_id: String,
-    /// Bytes of its files, uploads under way, base models, adapters and checkpoints.
+    /// The number of bytes of its files, uploads in progress, base models, adapters and checkpoints.
     pub bytes: u64,
-    /// Objects that they are.
+    /// The number of those objects.
     pub objects: u64,
-    /// The most bytes; whatever would go beyond is refused.
+    /// The maximum number of bytes; a request that would exceed it is refused.
     pub limit_bytes: u64,
-    /// The most objects.
+    /// The maximum number of objects.
     pub limit_objects: u64,
 }
 
-/// A part of a report.
+/// A page of a report.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Page<T> {
-    /// Always `page`.
+    /// The object type, always `page`.
     #[schema(example = "page")]
     pub object: &'static str,
-    /// Buckets, oldest first; those without usage too.
+    /// The buckets, oldest first, including those without usage.
     pub data: Vec<Bucket<T>>,
-    /// More follow.
+    /// `true` if more pages follow.
     pub has_more: bool,
-    /// `page` of the next part.
+    /// The value of `page` for the next page.
     pub next_page: Option<String>,
 }
 
-/// A span of time.
+/// A time bucket.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Bucket<T> {
-    /// Always `bucket`.
+    /// The object type, always `bucket`.
     #[schema(example = "bucket")]
     pub object: &'static str,
-    /// Unix time, in seconds.
+    /// The start of the bucket, in Unix seconds.
     pub start_time: i64,
-    /// Unix time, in seconds; not included.
+    /// The end of the bucket, in Unix seconds, exclusive.
     pub end_time: i64,
-    /// Sums, one for each group that was asked for; empty: nothing was used.
+    /// The sums, one for each requested group; empty if there was no usage.
     pub results: Vec<T>,
 }
 
-/// What answers used.
+/// The usage of completions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "OpenAI's names")]
 pub struct CompletionsUsage {
-    /// Always `organization.usage.completions.result`.
+    /// The object type, always `organization.usage.completions.result`.
     pub object: &'static str,
     pub input_tokens: i64,
-    /// Always 0: every prompt is charged whole.
+    /// Always 0: every prompt is charged in full.
     pub input_cached_tokens: i64,
     pub output_tokens: i64,
     /// Always 0.
@@ -70,61 +70,61 @@ pub struct CompletionsUsage {
     pub output_audio_tokens: i64,
     pub num_model_requests: i64,
     pub project_id: Option<String>,
-    /// Always `null`: usage is told apart by key.
+    /// Always `null`: usage is recorded by API key.
     pub user_id: Option<String>,
     pub api_key_id: Option<String>,
     pub model: Option<String>,
-    /// Always `null`: answers of batches are counted with the others.
+    /// Always `null`: responses of batches are counted with the others.
     pub batch: Option<bool>,
-    /// Which adapter answered. Attune's own.
+    /// The ID of the adapter that was used. Attune extension.
     pub adapter_id: Option<String>,
 }
 
-/// What training used. Attune's own.
+/// The usage of training. Attune extension.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TrainingUsage {
-    /// Always `organization.usage.training.result`.
+    /// The object type, always `organization.usage.training.result`.
     pub object: &'static str,
-    /// Tokens with a loss; each step of a job once, however often it was done again.
+    /// The number of tokens with a loss. Each step of a job counts once, however often it was repeated.
     pub trained_tokens: i64,
-    /// For which runs held machines.
+    /// The time for which runs held nodes, in seconds.
     pub node_seconds: f64,
-    /// Runs that ended.
+    /// The number of runs that ended.
     pub num_runs: i64,
-    /// If asked for.
+    /// The project's ID, if grouped by it.
     pub project_id: Option<String>,
-    /// If asked for: who made the jobs.
+    /// The ID of the API key that created the jobs, if grouped by it.
     pub api_key_id: Option<String>,
-    /// If asked for: the base that was trained over.
+    /// The name of the base model, if grouped by it.
     pub model: Option<String>,
-    /// If asked for.
+    /// The job's ID, if grouped by it.
     pub fine_tuning_job_id: Option<String>,
 }
 
-/// What was spent.
+/// The costs of a group.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Cost {
-    /// Always `organization.costs.result`.
+    /// The object type, always `organization.costs.result`.
     pub object: &'static str,
-    /// How much.
+    /// The amount.
     pub amount: Amount,
-    /// If asked for: `training` or `completions`.
+    /// The line item, `training` or `completions`, if grouped by it.
     pub line_item: Option<String>,
-    /// If asked for.
+    /// The project's ID, if grouped by it.
     pub project_id: Option<String>,
 }
 
-/// Money.
+/// An amount of money.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Amount {
-    /// How much.
+    /// The value.
     pub value: f64,
-    /// Always `usd`.
+    /// The currency, always `usd`.
     pub currency: &'static str,
 }
 
 impl CompletionsUsage {
-    /// Sums of answers; `project` if it is to be told.
+    /// Creates the view of completions' sums, with `project` if they are grouped by project.
     pub fn new(sums: Sums, project: Option<&str>) -> Self {
         Self {
             object: "organization.usage.completions.result",
@@ -145,7 +145,7 @@ impl CompletionsUsage {
 }
 
 impl TrainingUsage {
-    /// Sums of runs; `project` if it is to be told.
+    /// Creates the view of runs' sums, with `project` if they are grouped by project.
     pub fn new(sums: Sums, project: Option<&str>) -> Self {
         Self {
             object: "organization.usage.training.result",
@@ -161,7 +161,7 @@ impl TrainingUsage {
 }
 
 impl Cost {
-    /// What sums came to; `project` if it is to be told.
+    /// Creates the view of the sums' cost, with `project` if they are grouped by project.
     pub fn new(sums: Sums, project: Option<&str>) -> Self {
         Self {
             object: "organization.costs.result",

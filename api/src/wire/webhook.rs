@@ -12,26 +12,26 @@ use utoipa::ToSchema;
 
 use crate::{error::ApiError, http::path_id::shown};
 
-/// The longest description, in characters.
+/// The maximum length of a description, in characters.
 const MOST_DESCRIPTION: usize = 1024;
 
-/// An endpoint as it is asked for.
+/// The request body for creating a webhook endpoint.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewWebhookEndpoint {
-    /// Where to send: `https://…` or `http://…`, without a user's name, to an address that is public.
+    /// The URL: `https://…` or `http://…`, without credentials, at a public address.
     #[schema(example = "https://hooks.example/attune", max_length = 2048)]
     pub url: String,
-    /// Which events to send, by their types; `["*"]`, the default: all, also those that come to be.
+    /// The types of the events to send. Defaults to `["*"]`: all events, including types that are added later.
     #[schema(example = json!(["fine_tuning.job.succeeded", "fine_tuning.job.failed"]), min_items = 1, max_items = 64)]
     pub event_types: Option<Vec<String>>,
-    /// Your own words.
+    /// A human-readable description.
     #[schema(max_length = 1024)]
     pub description: Option<String>,
 }
 
 impl NewWebhookEndpoint {
-    /// The fields but the URL, which is judged elsewhere, checked.
+    /// Checks the fields except the URL, which the caller checks.
     ///
     /// # Errors
     /// [`ApiError::Invalid`].
@@ -44,36 +44,36 @@ impl NewWebhookEndpoint {
     }
 }
 
-/// What of an endpoint is to be another; what is left out stays.
+/// The request body for changing a webhook endpoint. Omitted fields are not changed.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookEndpointChange {
-    /// Where to send.
+    /// The URL.
     #[schema(max_length = 2048)]
     pub url: Option<String>,
-    /// Which events to send.
+    /// The types of the events to send.
     #[schema(min_items = 1, max_items = 64)]
     pub event_types: Option<Vec<String>>,
-    /// Your own words.
+    /// A human-readable description.
     #[schema(max_length = 1024)]
     pub description: Option<String>,
-    /// `enabled` or `disabled`. What waits when it is disabled goes on waiting; what happens until it is enabled again
-    /// is not sent.
+    /// The status: `enabled` or `disabled`. Deliveries that are pending when the endpoint is disabled stay pending;
+    /// events that occur before it is enabled again are not sent.
     pub status: Option<WebhookEndpointStatus>,
 }
 
-/// Whether an endpoint is sent anything.
+/// The status of a webhook endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WebhookEndpointStatus {
-    /// It is.
+    /// Events are sent.
     Enabled,
-    /// It is not.
+    /// No events are sent.
     Disabled,
 }
 
 impl WebhookEndpointChange {
-    /// The fields but the URL, which is judged elsewhere, checked.
+    /// Checks the fields except the URL, which the caller checks.
     ///
     /// # Errors
     /// [`ApiError::Invalid`].
@@ -121,20 +121,21 @@ fn check_types(names: &[String]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// How a secret is to be replaced.
+/// The request body for rotating a signing secret.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SecretRotation {
-    /// For how long deliveries are signed with the secret before this one too; 86400, a day, if left out; 0: not at all.
+    /// The number of seconds for which deliveries are signed with the previous secret too. Defaults to 86400, one day;
+    /// 0 for none.
     #[schema(minimum = 0, maximum = 604_800)]
     pub overlap_seconds: Option<u32>,
 }
 
 impl SecretRotation {
-    /// Seconds.
+    /// Returns the overlap in seconds.
     ///
     /// # Errors
-    /// More than a week.
+    /// [`ApiError::Invalid`]: it is longer than a week.
     pub fn seconds(&self) -> Result<u32, ApiError> {
         const MOST: u32 = 604_800;
         let seconds = self.overlap_seconds.unwrap_or(86_400);
@@ -146,31 +147,33 @@ impl SecretRotation {
     }
 }
 
-/// Where a project wants to be told of events.
+/// A webhook endpoint of a project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WebhookEndpointView {
-    /// Its id.
+    /// The endpoint's ID.
     #[schema(example = "we_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `webhook_endpoint`.
+    /// The object type, always `webhook_endpoint`.
     #[schema(example = "webhook_endpoint")]
     pub object: &'static str,
-    /// Where it is sent to.
+    /// The URL that events are sent to.
     pub url: String,
     /// The types of the events that are sent, or `["*"]`.
     pub event_types: Vec<String>,
-    /// Your own words.
+    /// A human-readable description.
     pub description: String,
-    /// Whether anything is sent.
+    /// The status.
     pub status: WebhookEndpointStatus,
-    /// Why nothing is: `user`, you said so; `gone`, it answered 410.
+    /// The reason why the endpoint is disabled: `user`, by a request; `gone`, because it responded with 410.
     pub disabled_reason: Option<String>,
-    /// What signatures are checked with, `whsec_…`. Shown when it is made and when it is rotated, never again.
+    /// The secret that verifies signatures, `whsec_…`. Returned only when the endpoint is created and when the secret
+    /// is rotated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
-    /// Until when deliveries are signed with the secret before this one too, in Unix seconds; `null`: they are not.
+    /// The time until which deliveries are signed with the previous secret too, in Unix seconds; `null` if they are
+    /// not.
     pub previous_secret_expires_at: Option<i64>,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
 }
 
@@ -196,7 +199,7 @@ impl From<WebhookEndpoint> for WebhookEndpointView {
 }
 
 impl WebhookEndpointView {
-    /// With its secret, this once.
+    /// Creates the view of an endpoint with its secret.
     pub fn with_secret(endpoint: WebhookEndpoint, secret: &SecretString) -> Self {
         Self { secret: Some(secret.expose_secret().to_owned()), ..endpoint.into() }
     }
@@ -205,18 +208,18 @@ impl WebhookEndpointView {
 /// An event, as it is sent.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct EventView {
-    /// Its id, and the `webhook-id` of each attempt to deliver it.
+    /// The event's ID, and the `webhook-id` of each attempt to deliver it.
     #[schema(example = "evt_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `event`.
+    /// The object type, always `event`.
     #[schema(example = "event")]
     pub object: &'static str,
-    /// What happened.
+    /// The type of the event.
     #[schema(example = "fine_tuning.job.succeeded")]
     pub r#type: String,
-    /// When, in Unix seconds.
+    /// The time of the event, in Unix seconds.
     pub created_at: i64,
-    /// What it is about: its `id`, and more for some types.
+    /// The object that the event is about: its `id`, and more fields for some types.
     #[schema(value_type = Object)]
     pub data: Value,
 }
@@ -233,22 +236,22 @@ impl From<Event> for EventView {
     }
 }
 
-/// One attempt at a delivery.
+/// An attempt to deliver an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DeliveryAttempt {
-    /// Counted from 1.
+    /// The number of the attempt, from 1.
     pub number: i32,
-    /// When it began, in Unix seconds.
+    /// The start time, in Unix seconds.
     pub started_at: i64,
-    /// When it ended, in Unix seconds; `null`: it is under way.
+    /// The end time, in Unix seconds; `null` while the attempt is in progress.
     pub ended_at: Option<i64>,
-    /// What the endpoint answered; `null`: nothing.
+    /// The HTTP status code of the response; `null` if there was none.
     pub status_code: Option<i32>,
-    /// How long that took.
+    /// The duration of the request, in milliseconds.
     pub latency_ms: Option<i32>,
-    /// The beginning of what it said, at most 1024 bytes.
+    /// The beginning of the response's body, at most 1024 bytes.
     pub response_excerpt: Option<String>,
-    /// Why it counts as failed; `null`: it does not.
+    /// The reason why the attempt failed; `null` if it did not.
     pub error: Option<String>,
 }
 
@@ -266,27 +269,27 @@ impl From<Attempt> for DeliveryAttempt {
     }
 }
 
-/// What became of an event at an endpoint.
+/// The delivery of an event to an endpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct WebhookDeliveryView {
-    /// Its id.
+    /// The delivery's ID.
     #[schema(example = "wd_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub id: String,
-    /// Always `webhook_delivery`.
+    /// The object type, always `webhook_delivery`.
     #[schema(example = "webhook_delivery")]
     pub object: &'static str,
-    /// Where it goes.
+    /// The ID of the webhook endpoint.
     pub webhook_endpoint: String,
-    /// What it brings.
+    /// The event.
     pub event: EventView,
-    /// `pending`, `delivered` or `failed`.
+    /// The status: `pending`, `delivered` or `failed`.
     #[schema(example = "delivered")]
     pub status: String,
-    /// When it is tried next, in Unix seconds; `null`: it is not.
+    /// The time of the next attempt, in Unix seconds; `null` if there is none.
     pub next_attempt_at: Option<i64>,
-    /// Each try, the first one first.
+    /// The attempts, the oldest first.
     pub attempts: Vec<DeliveryAttempt>,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created_at: i64,
 }
 

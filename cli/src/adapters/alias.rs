@@ -1,4 +1,4 @@
-//! `attune adapters alias`: names that move from version to version.
+//! `attune adapters alias`: names that can be moved from one adapter version to another.
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -10,43 +10,43 @@ use crate::{
     output,
 };
 
-/// Commands about aliases.
+/// The subcommands of `attune adapters alias`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AliasCommand {
     /// List the aliases of an adapter
     List {
-        /// Its name
+        /// The adapter's name
         adapter: String,
     },
-    /// Move an alias to a version, or make it; to go back is to move it to the older version
+    /// Create an alias, or move it to another version; to roll back, move it to the older version
     Set {
-        /// NAME@ALIAS
+        /// The alias, as NAME@ALIAS
         alias: String,
-        /// The version: its number, its id, or its model's name
+        /// The version: its number, its ID, or its model's name
         version: String,
-        /// Move it only if it names this version now
+        /// Move the alias only if it names this version now
         #[arg(long, value_name = "VERSION", conflicts_with = "new")]
         expected: Option<String>,
-        /// Move it only if it is not there yet
+        /// Create the alias; fail if it exists
         #[arg(long)]
         new: bool,
     },
-    /// List every move of an alias, newest first
+    /// List the moves of an alias, newest first
     Moves {
-        /// NAME@ALIAS
+        /// The alias, as NAME@ALIAS
         alias: String,
     },
-    /// Take an alias away; the versions stay
+    /// Delete an alias; the versions are kept
     Delete {
-        /// NAME@ALIAS
+        /// The alias, as NAME@ALIAS
         alias: String,
     },
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CliError`]: the API's, or an alias that is none.
+/// [`CliError::Usage`]: the alias is not of the form NAME@ALIAS. Errors of the API.
 pub(crate) async fn run(client: &Client, command: AliasCommand, as_json: bool) -> Result<()> {
     match command {
         AliasCommand::List { adapter } => {
@@ -80,12 +80,12 @@ pub(crate) async fn run(client: &Client, command: AliasCommand, as_json: bool) -
     }
 }
 
-/// `house@prod` in its two parts.
+/// Splits `house@prod` into the adapter's name and the alias's.
 fn parts(alias: &str) -> Result<(&str, &str)> {
     alias
         .split_once('@')
         .filter(|(adapter, name)| !adapter.is_empty() && !name.is_empty())
-        .ok_or_else(|| CliError::Usage(format!("'{alias}' is no alias; write NAME@ALIAS, such as house@prod")))
+        .ok_or_else(|| CliError::Usage(format!("'{alias}' is not an alias. Use NAME@ALIAS, such as house@prod.")))
 }
 
 fn table(aliases: &Value) -> Result<()> {
@@ -97,7 +97,7 @@ fn table(aliases: &Value) -> Result<()> {
             output::moment(&alias["moved_at"]),
         ]
     });
-    let none = "No aliases yet: they come from `attune adapters alias set NAME@ALIAS VERSION`.";
+    let none = "No aliases yet. Create one with `attune adapters alias set NAME@ALIAS VERSION`.";
     output::table(&["ALIAS", "VERSION", "MODEL", "MOVED (UTC)"], rows.collect(), none)
 }
 
@@ -106,7 +106,7 @@ fn steps(moves: &Value) -> Result<()> {
         moves["data"].as_array().into_iter().flatten().map(|step| {
             vec![output::moment(&step["created_at"]), output::text(&step["from"]), output::text(&step["to"])]
         });
-    output::table(&["MOVED (UTC)", "FROM", "TO"], rows.collect(), "It never moved.")
+    output::table(&["MOVED (UTC)", "FROM", "TO"], rows.collect(), "No moves.")
 }
 
 #[cfg(test)]

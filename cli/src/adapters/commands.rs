@@ -1,4 +1,4 @@
-//! `attune adapters`: what jobs gave and imports brought, version by version, and how to take it home.
+//! `attune adapters`: adapter versions from fine-tuning jobs and imports, their aliases, and their export.
 
 use std::path::{Path, PathBuf};
 
@@ -22,62 +22,62 @@ use crate::{
     output,
 };
 
-/// Commands about adapters.
+/// The subcommands of `attune adapters`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdaptersCommand {
-    /// List the adapters, every version of each, newest first
+    /// List all versions of all adapters, newest first
     List,
-    /// Show one version
+    /// Retrieve an adapter version
     #[command(alias = "get")]
     Show {
-        /// Its model's name, ft:…, its id, NAME@ALIAS, NAME@NUMBER, or NAME: the newest
+        /// The version: its model's name (ft:…), its ID, NAME@ALIAS, NAME@NUMBER, or NAME for the newest
         adapter: String,
-        /// Show where it comes from: its manifest
+        /// Print the version's manifest, which records its provenance
         #[arg(long)]
         manifest: bool,
     },
     /// List the versions of one adapter, newest first
     Versions {
-        /// Its name
+        /// The adapter's name
         adapter: String,
     },
-    /// Download an adapter into a folder; a pull that was cut off goes on where it was
+    /// Download an adapter version into a folder; resumes a pull that was interrupted
     Pull {
-        /// Its model's name, ft:…, or its id
+        /// The version: its model's name (ft:…) or its ID
         adapter: String,
-        /// The folder to make
+        /// The folder to create
         folder: PathBuf,
     },
-    /// Names that move from version to version: NAME@prod
+    /// Manage aliases, such as NAME@prod, that can be moved from version to version
     #[command(subcommand)]
     Alias(AliasCommand),
-    /// Download a version into a new folder, or as one archive
+    /// Download an adapter version into a new folder, or as one archive
     Export {
-        /// As for `show`
+        /// The version, as for `show`
         adapter: String,
-        /// As what
+        /// The format of the export
         #[arg(long, value_enum, default_value = "peft")]
         format: Format,
-        /// The folder to make, which may be there if it is empty; for `tar` the file to make
+        /// The folder to create, which may exist if it is empty; with `--format tar`, the file to create
         folder: PathBuf,
     },
-    /// Bring an adapter that was made elsewhere, in PEFT's form, as the next version of NAME
+    /// Import an adapter in PEFT format that was trained elsewhere, as the next version of NAME
     Import(ImportArgs),
 }
 
-/// What an adapter can be exported as.
+/// The export formats of an adapter version.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Format {
-    /// A folder that Hugging Face PEFT loads as it is
+    /// A folder that Hugging Face PEFT loads without changes
     Peft,
     /// The same folder as one tar archive
     Tar,
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CliError`]: this machine's, or the API's.
+/// [`CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, command: AdaptersCommand, as_json: bool) -> Result<()> {
     match command {
         AdaptersCommand::List => {
@@ -137,7 +137,7 @@ fn table(adapters: &Value) -> Result<()> {
         ]
     });
     let headings = ["ADAPTER", "ALIASES", "MODEL", "BASE", "CREATED (UTC)"];
-    let none = "No adapters yet: they come from `attune jobs create` and `attune adapters import`.";
+    let none = "No adapters yet. Create one with `attune jobs create` or `attune adapters import`.";
     output::table(&headings, rows.collect(), none)
 }
 
@@ -160,45 +160,48 @@ fn show(view: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Into a neighbour, every digest checked, then a rename: a folder is whole or not there.
+/// Exports a version into `folder`. Writes a temporary folder next to it, checks every digest and then renames it, so
+/// that `folder` is either complete or missing.
 async fn export(client: &Client, adapter: &str, folder: &Path) -> Result<Value> {
     let there = folder.exists();
     if there && std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_some()) {
-        let taken = format!("{} is there already; export into a new or an empty folder", folder.display());
+        let taken =
+            format!("{} exists already and is not empty. Export into a new or an empty folder.", folder.display());
         return Err(CliError::Usage(taken));
     }
     let view = client.get(&["adapters", adapter]).await?;
     let files = view["files"].as_array().map(Vec::as_slice).unwrap_or_default();
     let total = files.iter().filter_map(|file| file["bytes"].as_u64()).sum();
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).doing(|| format!("make the folder {}", parent.display()))?;
+    std::fs::create_dir_all(parent).doing(|| format!("create the folder {}", parent.display()))?;
     let half = tempfile::Builder::new().prefix(".attune-export-").tempdir_in(parent);
-    let half = half.doing(|| format!("make a folder in {}", parent.display()))?;
+    let half = half.doing(|| format!("create a folder in {}", parent.display()))?;
     let whole = half.path().join("adapter");
-    std::fs::create_dir(&whole).doing(|| format!("make the folder {}", whole.display()))?;
+    std::fs::create_dir(&whole).doing(|| format!("create the folder {}", whole.display()))?;
     let bar = output::byte_bar("exporting", total);
     for file in files {
         download(client, adapter, file, &whole, &bar).await?;
     }
     bar.finish_and_clear();
-    // Renaming onto an empty folder replaces it; onto a full one it fails.
-    std::fs::rename(&whole, folder).doing(|| format!("put the folder {} in its place", folder.display()))?;
+    // A rename onto an empty folder replaces it; onto a folder with content it fails.
+    std::fs::rename(&whole, folder).doing(|| format!("rename the export to {}", folder.display()))?;
     Ok(view)
 }
 
-/// Into a neighbour, then a rename: an archive is whole or not there.
+/// Exports a version as the tar archive `file`. Writes a temporary file next to it and then renames it, so that `file`
+/// is either complete or missing.
 async fn archive(client: &Client, adapter: &str, file: &Path) -> Result<Value> {
     if file.exists() {
-        return Err(CliError::Usage(format!("{} is there already; give the name of a new file", file.display())));
+        return Err(CliError::Usage(format!("{} exists already. Use the name of a new file.", file.display())));
     }
     let view = client.get(&["adapters", adapter]).await?;
-    let id = output::text(&view["id"]); // an alias may move meanwhile
+    let id = output::text(&view["id"]); // an alias may be moved in the meantime
     let answer = client.send(client.request(Method::GET, &["adapters", &id, "export"])).await?;
     let total = answer.content_length().unwrap_or(0);
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).doing(|| format!("make the folder {}", parent.display()))?;
+    std::fs::create_dir_all(parent).doing(|| format!("create the folder {}", parent.display()))?;
     let half = tempfile::Builder::new().prefix(".attune-export-").tempfile_in(parent);
-    let half = half.doing(|| format!("make a file in {}", parent.display()))?;
+    let half = half.doing(|| format!("create a file in {}", parent.display()))?;
     let cannot = || format!("write {}", file.display());
     let mut out = tokio::fs::File::from_std(half.reopen().doing(cannot)?);
     let bar = output::byte_bar("exporting", total);
@@ -232,7 +235,7 @@ async fn download(client: &Client, adapter: &str, file: &Value, folder: &Path, b
     let found = running.hex();
     let expected = output::text(&file["sha256"]);
     if found != expected {
-        let torn = format!("{name} came with SHA-256 {found} instead of {expected}; nothing was kept, try again");
+        let torn = format!("{name} has SHA-256 {found}, expected {expected}. Nothing was written; try again.");
         return Err(CliError::Failed(torn));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! `attune adapters import`: a folder in PEFT's form, on its way in.
+//! `attune adapters import`: uploads a folder in PEFT format as an adapter version.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use crate::{
     output,
 };
 
-/// What is sent of a folder, where it is there; whatever else lies in it is no part of the adapter.
+/// The files of the folder that are uploaded if they exist; all other files are not part of the adapter.
 const SENT: [&str; 9] = [
     CONFIG,
     TENSORS,
@@ -32,33 +32,33 @@ const SENT: [&str; 9] = [
     manifest::FILE,
 ];
 
-/// What to bring, and as what.
+/// The flags of `attune adapters import`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// A folder with adapter_config.json and adapter_model.safetensors
+    /// The folder with adapter_config.json and adapter_model.safetensors
     folder: PathBuf,
-    /// What to call the adapter [default: the folder's name]
+    /// The adapter's name [default: the folder's name]
     #[arg(long)]
     name: Option<String>,
-    /// The base model that it corrects
+    /// The base model that the adapter was trained over
     #[arg(long)]
     base_model: String,
-    /// The folder calls its base something else, but it is this very model
+    /// Assert that --base-model is the adapter's base, although the folder names it differently
     #[arg(long)]
     same_base: bool,
-    /// The quantization of the base that it was trained over: none, int8, nf4 or nf4-double [default: what the folder's
-    /// attune_manifest.json says, or else none]
+    /// The quantization of the base that the adapter was trained over: none, int8, nf4 or nf4-double [default: as the
+    /// folder's attune_manifest.json states, or none]
     #[arg(long, value_name = "NAME")]
     quantization: Option<String>,
-    /// Do not send this file of the folder; can be given more than once
+    /// Do not upload this file of the folder; can be repeated
     #[arg(long, value_name = "FILE")]
     skip: Vec<String>,
 }
 
-/// Sends the folder; every check is the platform's.
+/// Uploads the folder; the API checks it.
 ///
 /// # Errors
-/// [`CliError`]: this machine's, or the API's, with every reason.
+/// [`CliError`]: local errors, or that of the API, with every reason.
 pub(crate) async fn import(client: &Client, args: &ImportArgs) -> Result<Value> {
     let name = match &args.name {
         Some(name) => name.clone(),
@@ -81,10 +81,7 @@ pub(crate) async fn import(client: &Client, args: &ImportArgs) -> Result<Value> 
         }
     }
     if files.is_empty() {
-        return Err(CliError::Usage(format!(
-            "{} holds no file of an adapter, such as {CONFIG}",
-            args.folder.display()
-        )));
+        return Err(CliError::Usage(format!("{} has no file of an adapter, such as {CONFIG}", args.folder.display())));
     }
     let bar = output::byte_bar("importing", total);
     for (name, path) in files {
@@ -99,5 +96,5 @@ pub(crate) async fn import(client: &Client, args: &ImportArgs) -> Result<Value> 
 fn folder_name(folder: &Path) -> Result<String> {
     let whole = folder.canonicalize().doing(|| format!("read {}", folder.display()))?;
     let name = whole.file_name().and_then(|name| name.to_str());
-    name.map(str::to_owned).ok_or_else(|| CliError::Usage("the folder has no name; give one with --name".into()))
+    name.map(str::to_owned).ok_or_else(|| CliError::Usage("the folder has no name. Set --name.".into()))
 }

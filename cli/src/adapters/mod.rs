@@ -6,7 +6,7 @@ pub(crate) mod alias;
 pub(crate) mod commands;
 /// `attune adapters import`.
 pub(crate) mod import;
-/// The check of the file names that the platform gives.
+/// The check of file names that the API returns.
 pub(crate) mod plain_name;
 /// `attune adapters pull`.
 pub(crate) mod pull;

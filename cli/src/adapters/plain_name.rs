@@ -1,4 +1,4 @@
-//! The check of the file names that the platform gives.
+//! The check of file names that the API returns.
 
 use std::path::Path;
 
@@ -6,14 +6,14 @@ use serde_json::Value;
 
 use crate::error::{CliError, Result};
 
-/// Checks that a name from the platform is a plain file name: the platform is not to choose where a file is written.
+/// Checks that a name from the API is a plain file name, so that the API cannot choose where a file is written.
 ///
 /// # Errors
-/// [`CliError::Failed`]: the name is none, or leads to another folder.
+/// [`CliError::Failed`]: the value is not a string, or the name has a path separator.
 pub(crate) fn plain_name(name: &Value) -> Result<&str> {
-    name.as_str()
-        .filter(|name| Path::new(name).file_name().is_some_and(|last| last == *name))
-        .ok_or_else(|| CliError::Failed(format!("the platform names a file {name}, which is not a plain name")))
+    name.as_str().filter(|name| Path::new(name).file_name().is_some_and(|last| last == *name)).ok_or_else(|| {
+        CliError::Failed(format!("the API returned the file name {name}, which is not a plain file name"))
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! `attune adapters pull`: an adapter's files into a folder, going on where an earlier pull was cut off.
+//! `attune adapters pull`: downloads an adapter version's files into a folder, and resumes an interrupted pull.
 //!
-//! What has come lies in `FOLDER.part`. Each file is asked for from its first missing byte, and only if its content is
-//! still the same; a folder is put in its place when every digest is right.
+//! Downloads are stored in `FOLDER.part`. Each file is requested from its first missing byte (`Range`), and as a whole
+//! if its content has changed (`If-Range`). The folder is renamed to `FOLDER` once all digests match.
 
 use std::{
     fs::{self, OpenOptions},
@@ -25,10 +25,10 @@ use crate::{
     output,
 };
 
-/// Pulls an adapter, and gives its record.
+/// Pulls an adapter version and returns its API object.
 ///
 /// # Errors
-/// [`CliError::Usage`]: the folder is there and is not this adapter. The API's; this machine's.
+/// [`CliError::Usage`]: the folder exists and does not hold this adapter version. Errors of the API; local errors.
 pub(crate) async fn pull(client: &Client, adapter: &str, folder: &Path) -> Result<Value> {
     let view = client.get(&["adapters", adapter]).await?;
     let files = view["files"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -36,7 +36,7 @@ pub(crate) async fn pull(client: &Client, adapter: &str, folder: &Path) -> Resul
         return already(folder, files).map(|()| view);
     }
     let half = part_of(folder);
-    fs::create_dir_all(&half).doing(|| format!("make the folder {}", half.display()))?;
+    fs::create_dir_all(&half).doing(|| format!("create the folder {}", half.display()))?;
     let bar = output::byte_bar("pulling", files.iter().filter_map(|file| file["bytes"].as_u64()).sum());
     let mut names = Vec::new();
     for file in files {
@@ -45,31 +45,31 @@ pub(crate) async fn pull(client: &Client, adapter: &str, folder: &Path) -> Resul
     }
     bar.finish_and_clear();
     remove_others(&half, &names)?;
-    fs::rename(&half, folder).doing(|| format!("put the folder {} in its place", folder.display()))?;
+    fs::rename(&half, folder).doing(|| format!("rename the download to {}", folder.display()))?;
     Ok(view)
 }
 
-/// Where what has come lies.
+/// Returns `FOLDER.part`, the folder of incomplete downloads.
 fn part_of(folder: &Path) -> PathBuf {
     let mut name = folder.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     folder.with_file_name(name)
 }
 
-/// A folder that is there must be this adapter, whole.
+/// Checks that an existing folder holds all files of the adapter version.
 fn already(folder: &Path, files: &[Value]) -> Result<()> {
     for file in files {
         let path = folder.join(plain_name(&file["name"])?);
         if !path.is_file() || digest::of_file(&path, |_| {})? != output::text(&file["sha256"]) {
             let message =
-                format!("{} is there already and is not this adapter; pull into another folder", folder.display());
+                format!("{} exists already and is not this adapter. Pull into another folder.", folder.display());
             return Err(CliError::Usage(message));
         }
     }
     Ok(())
 }
 
-/// An earlier pull may have been of another adapter.
+/// Removes files that are not part of the adapter version: an earlier pull may have been of another adapter.
 fn remove_others(folder: &Path, names: &[&str]) -> Result<()> {
     for entry in fs::read_dir(folder).doing(|| format!("read {}", folder.display()))? {
         let entry = entry.doing(|| format!("read {}", folder.display()))?;
@@ -89,7 +89,7 @@ async fn one(client: &Client, adapter: &str, file: &Value, folder: &Path, bar: &
         bar.inc(whole);
         return Ok(());
     }
-    // As long as the whole, or longer, and yet not it: from the beginning.
+    // A file of at least the full length with another digest is downloaded from the beginning.
     let there = if there < whole { there } else { 0 };
     fetch(client, &Rest { adapter, name, path: &path, there, wanted: &wanted }, bar).await?;
     let found = digest::of_file(&path, |_| {})?;
@@ -97,23 +97,23 @@ async fn one(client: &Client, adapter: &str, file: &Value, folder: &Path, bar: &
         return Ok(());
     }
     fs::remove_file(&path).doing(|| format!("remove {}", path.display()))?;
-    let torn = format!("{name} came with SHA-256 {found} instead of {wanted}; it was thrown away, pull again");
+    let torn = format!("{name} has SHA-256 {found}, expected {wanted}. The file was removed; pull again.");
     Err(CliError::Failed(torn))
 }
 
-/// What is still to come of a file.
+/// A file's download, from the first missing byte on.
 struct Rest<'a> {
     adapter: &'a str,
     name: &'a str,
-    /// Where it goes.
+    /// The local path.
     path: &'a Path,
-    /// So many bytes have come.
+    /// The number of bytes that are downloaded already.
     there: u64,
-    /// The digest of the whole.
+    /// The SHA-256 of the whole file, in hex.
     wanted: &'a str,
 }
 
-/// Fetches the rest; all of it if the platform has other content by now.
+/// Downloads the missing bytes, or the whole file if its content has changed.
 async fn fetch(client: &Client, rest: &Rest<'_>, bar: &ProgressBar) -> Result<()> {
     let Rest { adapter, name, path, there, wanted } = *rest;
     let mut request = client.request(Method::GET, &["adapters", adapter, "files", name]);

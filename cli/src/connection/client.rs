@@ -1,6 +1,6 @@
-//! A thin HTTP client of the API: addresses, the key, and error bodies turned into sentences.
+//! A thin HTTP client of the API: URLs, the API key, and error messages from error bodies.
 //!
-//! Answers stay JSON values: commands read the few fields that they show, and `--json` prints them whole.
+//! Responses stay JSON values: commands read the few fields that they show, and `--json` prints the whole value.
 
 use std::{path::Path, time::Duration};
 
@@ -14,10 +14,10 @@ use crate::{
     error::{CliError, Doing, Result},
 };
 
-/// A chat request may wait for minutes until its model is loaded.
+/// The read timeout: a chat request may wait for minutes until its model is loaded.
 const SILENCE: Duration = Duration::from_secs(600);
 
-/// Speaks to one platform.
+/// A client of one platform's API.
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
@@ -25,10 +25,10 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A client; nothing is sent yet.
+    /// Creates a client; sends nothing.
     ///
     /// # Errors
-    /// [`CliError::Usage`] if the address is none.
+    /// [`CliError::Usage`] if the address is not an HTTP URL.
     pub(crate) fn new(credentials: Credentials) -> Result<Self> {
         let bad = |why: String| CliError::Usage(format!("--api-url: '{}' is not an address: {why}", credentials.url));
         let base = Url::parse(&credentials.url).map_err(|e| bad(e.to_string()))?;
@@ -41,13 +41,13 @@ impl Client {
             .connect_timeout(Duration::from_secs(10))
             .read_timeout(SILENCE);
         if local {
-            builder = builder.no_proxy(); // a proxy has another idea of "this machine"
+            builder = builder.no_proxy(); // a proxy would connect to its own localhost
         }
-        let http = builder.build().doing(|| "make an HTTP client".into())?;
+        let http = builder.build().doing(|| "create an HTTP client".into())?;
         Ok(Self { http, base, key: credentials.api_key })
     }
 
-    /// A request to `/v1/<path…>`; each part is escaped.
+    /// Builds a request to `/v1/<path…>`; each path segment is percent-encoded.
     pub(crate) fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();
         if let Ok(mut parts) = url.path_segments_mut() {
@@ -56,7 +56,7 @@ impl Client {
         self.http.request(method, url).bearer_auth(&self.key)
     }
 
-    /// Sends it; a status that is not a success is an error.
+    /// Sends the request; a status that is not a success is an error.
     ///
     /// # Errors
     /// [`CliError::Unreachable`], [`CliError::NotFound`], [`CliError::Refused`].
@@ -70,17 +70,17 @@ impl Client {
         Err(refusal(status, &text))
     }
 
-    /// Sends it and reads JSON.
+    /// Sends the request and parses the response as JSON.
     ///
     /// # Errors
     /// As [`send`](Self::send).
     pub(crate) async fn json(&self, request: RequestBuilder) -> Result<Value> {
         let text = self.send(request).await?.bytes().await.map_err(|e| self.unreachable(&e))?;
         serde_json::from_slice(&text)
-            .map_err(|_| CliError::Failed(format!("{} does not answer like Attune", self.base)))
+            .map_err(|_| CliError::Failed(format!("the response of {} is not Attune's", self.base)))
     }
 
-    /// `GET /v1/<path…>`.
+    /// Sends `GET /v1/<path…>` and parses the response as JSON.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -88,10 +88,10 @@ impl Client {
         self.json(self.request(Method::GET, path)).await
     }
 
-    /// Is there something? `HEAD /v1/<path…>`.
+    /// Returns whether `HEAD /v1/<path…>` finds an object.
     ///
     /// # Errors
-    /// As [`send`](Self::send), but for "not found".
+    /// As [`send`](Self::send), except [`CliError::NotFound`].
     pub(crate) async fn exists(&self, path: &[&str]) -> Result<bool> {
         match self.send(self.request(Method::HEAD, path)).await {
             Ok(_) => Ok(true),
@@ -100,7 +100,7 @@ impl Client {
         }
     }
 
-    /// All pages of a list, as one list object.
+    /// Retrieves the pages of a list, up to `limit` objects, as one list object.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -108,7 +108,7 @@ impl Client {
         self.list_where(path, &[], limit).await
     }
 
-    /// As [`list`](Self::list), with more in the query.
+    /// As [`list`](Self::list), with further query parameters.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -127,7 +127,7 @@ impl Client {
             let mut page = self.json(request).await?;
             let more = page["has_more"] == true;
             let Value::Array(items) = page["data"].take() else {
-                return Err(CliError::Failed(format!("{} does not answer like Attune", self.base)));
+                return Err(CliError::Failed(format!("the response of {} is not Attune's", self.base)));
             };
             let none = items.is_empty();
             all.extend(items);
@@ -141,10 +141,10 @@ impl Client {
         }
     }
 
-    /// A file as a request body, told to `bar` as it goes.
+    /// Returns a file as a request body, which reports its progress to `bar`, and the file's length in bytes.
     ///
     /// # Errors
-    /// [`CliError::Failed`] if it cannot be opened.
+    /// [`CliError::Failed`] if the file cannot be opened.
     pub(crate) async fn body(path: &Path, bar: ProgressBar) -> Result<(Body, u64)> {
         let opened = tokio::fs::File::open(path).await;
         let file = opened.doing(|| format!("read {}", path.display()))?;
@@ -153,7 +153,7 @@ impl Client {
         Ok((Body::wrap_stream(ReaderStream::with_capacity(counted, 256 << 10)), length))
     }
 
-    /// `PUT /v1/<path…>` with a file.
+    /// Sends `PUT /v1/<path…>` with a file as the body.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -163,13 +163,13 @@ impl Client {
         self.send(request).await.map(drop)
     }
 
-    /// A failure of the way, not of the platform.
+    /// Returns the error for a failed connection, as opposed to an error response of the API.
     pub(crate) fn unreachable(&self, e: &reqwest::Error) -> CliError {
         CliError::Unreachable { url: self.base.as_str().trim_end_matches('/').to_owned(), reason: innermost(e) }
     }
 }
 
-/// The last cause says most: "Connection refused", not "error sending request".
+/// Returns the message of the innermost cause, such as "Connection refused" instead of "error sending request".
 fn innermost(e: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = e;
     while let Some(deeper) = cause.source() {
@@ -178,15 +178,15 @@ fn innermost(e: &(dyn std::error::Error + 'static)) -> String {
     cause.to_string()
 }
 
-/// OpenAI's error shape, or whatever a stranger in between said.
+/// Returns the error for a response: its message is that of OpenAI's error format, or the text of a proxy in between.
 fn refusal(status: StatusCode, text: &[u8]) -> CliError {
     let body: Value = serde_json::from_slice(text).unwrap_or(Value::Null);
     let message = match body["error"]["message"].as_str() {
         Some(message) => message.to_owned(),
-        None if status == StatusCode::NOT_FOUND => "the API does not know that".into(),
+        None if status == StatusCode::NOT_FOUND => "not found".into(),
         None => {
             let said: String = String::from_utf8_lossy(text).chars().take(200).collect();
-            format!("the API answered {status} {}", said.trim()).trim_end().to_owned()
+            format!("the API responded with {status} {}", said.trim()).trim_end().to_owned()
         }
     };
     let hint = match status {
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!((refused.to_string().as_str(), refused.exit_code()), ("seed: -1 is not allowed", 4));
         assert_eq!(refusal(StatusCode::NOT_FOUND, text).exit_code(), 5);
         let stranger = refusal(StatusCode::BAD_GATEWAY, b"<html>nginx");
-        assert_eq!(stranger.to_string(), "the API answered 502 Bad Gateway <html>nginx");
+        assert_eq!(stranger.to_string(), "the API responded with 502 Bad Gateway <html>nginx");
     }
 
     #[tokio::test]

@@ -1,11 +1,11 @@
-//! The environment variables that this program reads; only the flags have others, which clap reads.
+//! The environment variables that this program reads, in addition to those of flags, which clap reads.
 
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
-/// The user's own folder of settings; `None`: nobody says where.
+/// Returns the user's configuration folder; `None` if neither `XDG_CONFIG_HOME` nor `HOME` is set.
 pub(crate) fn user_folder() -> Option<PathBuf> {
     variable("XDG_CONFIG_HOME")
         .map(PathBuf::from)
@@ -13,13 +13,14 @@ pub(crate) fn user_folder() -> Option<PathBuf> {
         .map(|folder| folder.join("attune"))
 }
 
-/// The folders of `PATH`.
+/// Returns the folders of `PATH`.
 pub(crate) fn search_path() -> Vec<PathBuf> {
     std::env::split_paths(&variable("PATH").unwrap_or_default()).collect()
 }
 
-/// Variables around us that our children must not see: those of this command line, which api and scheduler would
-/// take for settings of theirs (theirs have `__` in them), and, beside a private cluster, PostgreSQL's own.
+/// Returns the names of the environment variables that child processes must not inherit: those of this command line,
+/// which the API and the scheduler would read as their own settings (theirs contain `__`), and, with a private
+/// cluster, those of PostgreSQL.
 pub(crate) fn foreign_to_children(private_cluster: bool) -> Vec<OsString> {
     std::env::vars_os()
         .map(|(name, _)| name)

@@ -9,20 +9,20 @@ use crate::{
     up::private,
 };
 
-/// The address of a platform, and a key to it, in the shape of `credentials.json`.
+/// The address of a platform and an API key for it, in the format of `credentials.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Credentials {
-    /// `http://127.0.0.1:8080`
+    /// The API's address, such as `http://127.0.0.1:8080`.
     pub(crate) url: String,
-    /// `sk-attune-…`
+    /// The API key, such as `sk-attune-…`.
     pub(crate) api_key: String,
 }
 
 impl Credentials {
-    /// Writes them into a data folder, for whoever calls on this machine.
+    /// Writes `credentials.json` into a data folder, for other commands on this machine.
     ///
     /// # Errors
-    /// [`crate::error::CliError::Failed`].
+    /// [`crate::error::CliError::Failed`]: the file cannot be written.
     pub(crate) fn write(&self, data: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).doing(|| "write credentials as JSON".into())?;
         private::write(&data.join("credentials.json"), &(text + "\n"))

@@ -7,13 +7,13 @@ use crate::{
     error::{CliError, Doing, Result},
 };
 
-/// Finds an address and a key: flags (and their variables) first; then the named profile and no other, or else the
-/// files, in order.
+/// Finds an address and a key: flags (and their environment variables) first; then only the named profile or, if none
+/// is named, the files, in order.
 ///
-/// A key from a file goes only to the address from the same file.
+/// A key from a file is only sent to the address from the same file.
 ///
 /// # Errors
-/// [`CliError::Usage`] if no address and key come together, or there is no such profile.
+/// [`CliError::Usage`] if no pair of an address and a key is found, or the profile does not exist.
 pub(crate) fn find(
     url: Option<String>,
     key: Option<String>,
@@ -32,16 +32,16 @@ pub(crate) fn find(
     }
     let looked: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
     Err(CliError::Usage(match url {
-        Some(url) => format!("there is no API key for {url}; give --api-key, or set ATTUNE_API_KEY"),
+        Some(url) => format!("there is no API key for {url}. Use --api-key, or set ATTUNE_API_KEY."),
         None => format!(
-            "where is Attune? Start it here with `attune up`, or give --api-url and --api-key, or set \
-             ATTUNE_API_URL and ATTUNE_API_KEY (looked into {})",
+            "Attune's address is unknown. Start it here with `attune up`, or use --api-url and --api-key, or set \
+             ATTUNE_API_URL and ATTUNE_API_KEY (searched {}).",
             looked.join(" and ")
         ),
     }))
 }
 
-/// Reads a file: profiles if its name ends in `.toml`. Only a file of profiles is asked for a named profile.
+/// Reads a file's credentials. A `.toml` file holds profiles; a named profile is searched only there.
 fn in_file(path: &Path, profile: Option<&str>) -> Result<Option<Credentials>> {
     let has_profiles = path.extension().is_some_and(|extension| extension == "toml");
     match profile {
@@ -50,12 +50,12 @@ fn in_file(path: &Path, profile: Option<&str>) -> Result<Option<Credentials>> {
         None if has_profiles => Ok(Profiles::read(path)?.current().cloned()),
         None => {
             let Ok(text) = std::fs::read(path) else { return Ok(None) };
-            serde_json::from_slice(&text).doing(|| format!("understand {}", path.display())).map(Some)
+            serde_json::from_slice(&text).doing(|| format!("parse {}", path.display())).map(Some)
         }
     }
 }
 
-/// Returns the files that may hold credentials: in the data folder, then the user's profiles, then the user's own file.
+/// Returns the files that may hold credentials: the data folder's, then the user's profiles, then the user's file.
 pub(crate) fn files(data: &Path) -> Vec<PathBuf> {
     let own =
         user_folder().into_iter().flat_map(|folder| [folder.join("config.toml"), folder.join("credentials.json")]);
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(find(Some("http://a/v1/".into()), None, None, &files).unwrap(), kept);
         assert_eq!(find(None, Some("other".into()), None, &files).unwrap().api_key, "other");
         let refused = find(Some("http://b".into()), None, None, &files).unwrap_err().to_string();
-        assert_eq!(refused, "there is no API key for http://b; give --api-key, or set ATTUNE_API_KEY");
+        assert_eq!(refused, "there is no API key for http://b. Use --api-key, or set ATTUNE_API_KEY.");
     }
 
     #[test]

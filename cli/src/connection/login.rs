@@ -1,4 +1,4 @@
-//! `attune login`: an address and an API key, kept as a profile.
+//! `attune login`: stores an address and an API key as a profile.
 
 use std::{
     io::{IsTerminal, Write},
@@ -13,18 +13,18 @@ use crate::{
     output,
 };
 
-/// The profile that is made and taken when none is named.
+/// The name of the profile if `--profile` is not set.
 const DEFAULT: &str = "default";
 
-/// Keeps an address and a key as a profile, once the platform has taken the key.
+/// Stores an address and a key as the current profile, after the API has accepted the key.
 ///
 /// # Errors
-/// [`CliError::Usage`]: no address or key. The API's, if it refuses the key. This machine's.
+/// [`CliError::Usage`]: no address or key. The API's error if it refuses the key. Local errors.
 pub(crate) async fn login(path: &Path, name: Option<String>, given: Given, as_json: bool) -> Result<()> {
     let name = name.unwrap_or_else(|| DEFAULT.to_owned());
-    let url = given
-        .url
-        .ok_or_else(|| CliError::Usage("where to? Give --api-url, such as https://attune.example.org".into()))?;
+    let url = given.url.ok_or_else(|| {
+        CliError::Usage("--api-url is missing. Set it, such as to https://attune.example.org.".into())
+    })?;
     let url = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
     let api_key = match given.key {
         Some(key) => key,
@@ -44,9 +44,9 @@ pub(crate) async fn login(path: &Path, name: Option<String>, given: Given, as_js
 /// The flags of `attune login`.
 #[derive(Debug)]
 pub(crate) struct Given {
-    /// `--api-url`
+    /// The value of `--api-url`.
     pub(crate) url: Option<String>,
-    /// `--api-key`
+    /// The value of `--api-key`.
     pub(crate) key: Option<String>,
 }
 
@@ -61,7 +61,7 @@ fn ask_for_key(url: &str) -> Result<String> {
     };
     let key = read.doing(|| "read the key".into())?.trim().to_owned();
     if key.is_empty() {
-        Err(CliError::Usage("there is no key on standard input; give --api-key".into()))
+        Err(CliError::Usage("there is no key on standard input. Use --api-key.".into()))
     } else {
         Ok(key)
     }

@@ -1,6 +1,6 @@
 //! The platform's address, the API key, and the HTTP client.
 
-/// HTTP.
+/// The HTTP client.
 pub(crate) mod client;
 /// Environment variables.
 pub(crate) mod config;

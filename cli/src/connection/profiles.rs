@@ -1,4 +1,4 @@
-//! Profiles: platforms by name, in `~/.config/attune/config.toml`.
+//! Profiles: named addresses and API keys, in `~/.config/attune/config.toml`.
 
 use std::{
     collections::BTreeMap,
@@ -16,49 +16,49 @@ use crate::{
     up::private,
 };
 
-/// The file.
+/// The content of the profiles file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Profiles {
-    /// The one that is taken when none is named.
+    /// The name of the current profile, which is used when none is named.
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<String>,
-    /// By name.
+    /// The profiles by name.
     #[serde(default)]
     profiles: BTreeMap<String, Credentials>,
 }
 
-/// Commands about profiles.
+/// The subcommands of `attune profile`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProfileCommand {
     /// List the profiles
     List,
-    /// Take this profile from now on
+    /// Make a profile the current one
     Use {
-        /// Its name
+        /// The profile's name
         name: String,
     },
-    /// Forget a profile and its key
+    /// Delete a profile and its key
     Remove {
-        /// Its name
+        /// The profile's name
         name: String,
     },
 }
 
 impl Profiles {
-    /// Reads the file; none is as good as an empty one.
+    /// Reads the file; a file that cannot be read counts as empty.
     ///
     /// # Errors
-    /// [`CliError::Usage`]: it is not what this program writes.
+    /// [`CliError::Usage`]: the file is not TOML, or has unknown keys.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let Ok(text) = std::fs::read_to_string(path) else { return Ok(Self::default()) };
         toml::from_str(&text).map_err(|e| CliError::Usage(format!("{}: {e}", path.display())))
     }
 
-    /// Writes the file, for its owner alone.
+    /// Writes the file, readable by its owner only.
     ///
     /// # Errors
-    /// [`CliError::Failed`].
+    /// [`CliError::Failed`]: the file cannot be written.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         if let Some(folder) = path.parent() {
             private::folder(folder)?;
@@ -66,25 +66,30 @@ impl Profiles {
         private::write(path, &toml::to_string(self).doing(|| "write profiles as TOML".into())?)
     }
 
-    /// A profile by name.
+    /// Returns a profile by name.
     ///
     /// # Errors
-    /// [`CliError::Usage`]: there is none of this name.
+    /// [`CliError::Usage`]: no profile has this name.
     pub(crate) fn named(&self, name: &str) -> Result<&Credentials> {
         let names: Vec<_> = self.profiles.keys().map(String::as_str).collect();
         self.profiles.get(name).ok_or_else(|| {
-            let there =
-                if names.is_empty() { "there are none yet".into() } else { format!("there are {}", names.join(", ")) };
-            CliError::Usage(format!("there is no profile '{name}'; {there}. `attune login --profile {name}` makes it"))
+            let there = if names.is_empty() {
+                "there are no profiles yet".into()
+            } else {
+                format!("there are {}", names.join(", "))
+            };
+            CliError::Usage(format!(
+                "there is no profile '{name}'; {there}. Create it with `attune login --profile {name}`."
+            ))
         })
     }
 
-    /// The one that is taken when none is named.
+    /// Returns the current profile, which is used when none is named.
     pub(crate) fn current(&self) -> Option<&Credentials> {
         self.profiles.get(self.profile.as_deref()?)
     }
 
-    /// Keeps a profile under a name, and takes it from now on.
+    /// Stores a profile under a name and makes it the current one.
     pub(crate) fn keep(&mut self, name: String, credentials: Credentials) {
         self.profiles.insert(name.clone(), credentials);
         self.profile = Some(name);
@@ -95,10 +100,10 @@ impl Profiles {
     }
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CliError`]: no such profile, or the file cannot be written.
+/// [`CliError`]: the profile does not exist, or the file cannot be written.
 pub(crate) fn run(path: &Path, command: &ProfileCommand, as_json: bool) -> Result<()> {
     let mut profiles = Profiles::read(path)?;
     match command {
@@ -131,12 +136,14 @@ fn list(profiles: &Profiles, as_json: bool) -> Result<()> {
         let mark = if is_current(name) { "*" } else { "" };
         vec![mark.to_owned(), name.clone(), kept.url.clone()]
     });
-    output::table(&["", "PROFILE", "URL"], rows.collect(), "No profiles yet: `attune login` makes one.")
+    output::table(&["", "PROFILE", "URL"], rows.collect(), "No profiles yet. Create one with `attune login`.")
 }
 
-/// The file's place in the user's configuration folder.
+/// Returns the path of the profiles file in the user's configuration folder.
 pub(crate) fn path(folder: Option<PathBuf>) -> Result<PathBuf> {
-    let none = || CliError::Failed("there is no place for profiles: neither HOME nor XDG_CONFIG_HOME is set".into());
+    let none = || {
+        CliError::Failed("profiles cannot be stored: neither HOME nor XDG_CONFIG_HOME is set. Set one of them.".into())
+    };
     Ok(folder.ok_or_else(none)?.join("config.toml"))
 }
 

@@ -1,4 +1,4 @@
-//! `attune files`: datasets, in and out.
+//! `attune files`: uploads, inspects, downloads and deletes files.
 
 use std::path::{Path, PathBuf};
 
@@ -22,57 +22,57 @@ use crate::{
     output,
 };
 
-/// Commands about files.
+/// The subcommands of `attune files`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum FilesCommand {
-    /// Upload a file; every row of a dataset is checked
+    /// Upload a file; the API checks every row of a dataset
     ///
-    /// Datasets: JSONL, a JSON list, CSV, TSV or Parquet, also packed with gzip or zstd. Rows: chat, prompt/completion,
-    /// text, alpaca, ShareGPT or preference; one shape per file.
+    /// Datasets: JSONL, a JSON list, CSV, TSV or Parquet, optionally compressed with gzip or zstd. Rows: chat,
+    /// prompt/completion, text, alpaca, ShareGPT or preference; one format per file.
     Upload {
         /// The file
         file: PathBuf,
-        /// What it is for: fine-tune, batch, user_data or evals
+        /// The file's purpose: fine-tune, batch, user_data or evals
         #[arg(long, default_value = "fine-tune")]
         purpose: String,
-        /// After how many seconds it goes by itself, 3600 to 2592000 [default: when it is deleted]
+        /// The seconds after which the file expires, 3600 to 2592000 [default: never]
         #[arg(long, value_name = "SECONDS")]
         expires_after: Option<u32>,
-        /// Send it in parts of so many MiB, 1 to 64; a part that is cut off is sent again
+        /// Upload in parts of this size in MiB, 1 to 64; an interrupted part is retried
         #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=64))]
         part_mib: Option<u64>,
     },
     /// List the uploaded files, newest first
     List {
-        /// Only files for this purpose
+        /// List only files with this purpose
         #[arg(long)]
         purpose: Option<String>,
     },
-    /// Show one file's record
+    /// Retrieve a file
     Get {
-        /// Its id, file-…
+        /// The file's ID, file-…
         id: String,
     },
-    /// Print what is in it
+    /// Print a file's content
     Content {
-        /// Its id, file-…
+        /// The file's ID, file-…
         id: String,
     },
-    /// Show rows as they would be trained on: each token, and whether it is learnt
+    /// Preview rows as a job would train on them, with the trained tokens marked
     Preview(PreviewArgs),
-    /// Say what a dataset is like: lengths in tokens, repeated rows, rows that look like mistakes
+    /// Report a dataset's lengths in tokens, duplicate rows, and rows that look like mistakes
     Report(ReportArgs),
-    /// Delete it; jobs that used it keep their results
+    /// Delete a file; jobs that used it keep their results
     Delete {
-        /// Its id, file-…
+        /// The file's ID, file-…
         id: String,
     },
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CliError`]: this machine's, or the API's.
+/// [`CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, command: FilesCommand, as_json: bool) -> Result<()> {
     match command {
         FilesCommand::Upload { file, purpose, expires_after, part_mib } => {
@@ -103,7 +103,7 @@ pub(crate) async fn run(client: &Client, command: FilesCommand, as_json: bool) -
                 ]
             });
             let headings = ["FILE", "NAME", "SIZE", "PURPOSE", "CREATED (UTC)"];
-            output::table(&headings, rows.collect(), "No files yet: upload one with `attune files upload FILE`.")
+            output::table(&headings, rows.collect(), "No files yet. Upload one with `attune files upload FILE`.")
         }
         FilesCommand::Get { id } => {
             let view = client.get(&["files", &id]).await?;
@@ -127,13 +127,13 @@ fn show(view: &Value) -> Result<()> {
         ("purpose", output::text(&view["purpose"])),
         ("status", output::text(&view["status"])),
         ("rows", output::text(&view["rows"])),
-        ("written as", written_as(&view["source"])),
+        ("format", written_as(&view["source"])),
         ("created", output::moment(&view["created_at"])),
-        ("goes", if view["expires_at"].is_null() { String::new() } else { output::moment(&view["expires_at"]) }),
+        ("expires", if view["expires_at"].is_null() { String::new() } else { output::moment(&view["expires_at"]) }),
     ])
 }
 
-/// `alpaca rows in csv, gzip`.
+/// Formats a dataset's source, such as `alpaca rows in csv, gzip`.
 fn written_as(source: &Value) -> String {
     if source.is_null() {
         return String::new();
@@ -142,7 +142,7 @@ fn written_as(source: &Value) -> String {
     format!("{} rows in {}{packed}", output::text(&source["shape"]), output::text(&source["container"]))
 }
 
-/// What a file is called, if it is there.
+/// Returns a file's name; the file must exist.
 fn name_of(path: &Path) -> Result<String> {
     if !path.is_file() {
         return Err(CliError::Usage(format!("there is no file {}", path.display())));
@@ -150,17 +150,17 @@ fn name_of(path: &Path) -> Result<String> {
     Ok(path.file_name().and_then(|name| name.to_str()).unwrap_or("data.jsonl").to_owned())
 }
 
-/// Uploads a file and gives its record.
+/// Uploads a file and returns its API object.
 ///
 /// # Errors
-/// [`CliError::Usage`] if it is not there; else as [`run`].
+/// [`CliError::Usage`] if the file does not exist; otherwise as [`run`].
 pub(crate) async fn upload(client: &Client, path: &Path, purpose: &str, expires_after: Option<u32>) -> Result<Value> {
     let name = name_of(path)?;
     let bytes = std::fs::metadata(path).doing(|| format!("read {}", path.display()))?.len();
     let bar = output::byte_bar(&name, bytes);
     let (body, length) = Client::body(path, bar.clone()).await?;
     let part = Part::stream_with_length(body, length).file_name(name);
-    // The purpose first: the API decides by it while the rows come in.
+    // The purpose comes first: the API needs it while it streams the file.
     let mut form = Form::new().text("purpose", purpose.to_owned());
     if let Some(seconds) = expires_after {
         form = form.text("expires_after[anchor]", "created_at").text("expires_after[seconds]", seconds.to_string());

@@ -1,4 +1,4 @@
-//! SHA-256 of files, as lower-case hex.
+//! The SHA-256 of files, in lower-case hex.
 
 use std::{fmt::Write, fs::File, io::Read, path::Path};
 
@@ -6,23 +6,23 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Doing, Result};
 
-/// A digest that is fed in parts.
+/// An incremental SHA-256.
 #[derive(Default)]
 pub(crate) struct Running(Sha256);
 
 impl Running {
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     pub(crate) fn add(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// 64 hex digits.
+    /// Returns the digest as 64 hex digits.
     pub(crate) fn hex(self) -> String {
         hex(&self.0.finalize())
     }
 }
 
-/// Two lower-case digits a byte.
+/// Formats bytes as lower-case hex, two digits per byte.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -30,10 +30,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Reads the whole file; tells `read` how many bytes came.
+/// Computes the SHA-256 of a file; calls `read` with the number of bytes of each read.
 ///
 /// # Errors
-/// [`crate::error::CliError::Failed`] if it cannot be read.
+/// [`crate::error::CliError::Failed`] if the file cannot be read.
 pub(crate) fn of_file(path: &Path, mut read: impl FnMut(u64)) -> Result<String> {
     let mut file = File::open(path).doing(|| format!("read {}", path.display()))?;
     let mut running = Running::default();

@@ -2,11 +2,11 @@
 
 /// `attune files`.
 pub(crate) mod commands;
-/// SHA-256 of files.
+/// The SHA-256 of files.
 pub(crate) mod digest;
 /// `attune files preview`.
 pub(crate) mod preview;
 /// `attune files report`.
 pub(crate) mod report;
-/// Files in parts.
+/// Multipart uploads.
 pub(crate) mod uploads;

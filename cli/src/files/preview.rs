@@ -1,4 +1,4 @@
-//! `attune files preview`: rows as a job would train on them, with what is learnt marked.
+//! `attune files preview`: rows as a job would train on them, with the trained tokens marked.
 
 use std::io::IsTerminal;
 
@@ -7,40 +7,40 @@ use serde_json::{Map, Value, json};
 
 use crate::{connection::client::Client, error::Result, output};
 
-/// Around what is learnt, on a terminal: green, and back to plain.
+/// The marks around trained tokens on a terminal: the escape sequences for green and for reset.
 const COLOURS: [&str; 2] = ["\u{1b}[32m", "\u{1b}[0m"];
-/// The same elsewhere. Rare in texts, unlike plain brackets.
+/// The marks around trained tokens if stdout is not a terminal; rare in texts, unlike plain brackets.
 const BRACKETS: [&str; 2] = ["⟦", "⟧"];
 
-/// Flags of `attune files preview`. Values are not checked here: the API knows what is allowed, and says so by field.
+/// The flags of `attune files preview`. The API checks their values and names the field in its errors.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct PreviewArgs {
-    /// The file's id, file-…
+    /// The file's ID, file-…
     id: String,
     /// The base model, whose tokenizer and chat template are used
     #[arg(long)]
     model: String,
-    /// Rows by their lines, such as 1,5; the first five if left out
+    /// The line numbers of the rows, such as 1,5 [default: the first five rows]
     #[arg(long, value_name = "LINES", value_delimiter = ',')]
     rows: Option<Vec<u64>>,
-    /// supervised or continued_pretraining
+    /// The training method: supervised or continued_pretraining
     #[arg(long, value_name = "TYPE")]
     method: Option<String>,
-    /// Prompts are learnt too
+    /// Train on the tokens of prompts too
     #[arg(long)]
     train_on_prompt: bool,
-    /// What becomes of a row above --max-length: error, truncate, drop or split
+    /// The policy for rows longer than --max-length: error, truncate, drop or split
     #[arg(long, value_name = "POLICY")]
     over_length: Option<String>,
-    /// Tokens of a row, at most
+    /// The maximum number of tokens of a row
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<i64>,
 }
 
-/// Asks for the rows and prints them.
+/// Requests the preview and prints its rows.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: this machine's, or the API's.
+/// [`crate::error::CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, args: PreviewArgs, as_json: bool) -> Result<()> {
     let path = ["files", &args.id, "preview"];
     let answer = client.json(client.request(Method::POST, &path).json(&body(&args))).await?;
@@ -83,7 +83,7 @@ fn body(args: &PreviewArgs) -> Value {
     body.into()
 }
 
-/// `line 4, part 1 of 2: 128 tokens, 90 trained (split: the row has 200)`.
+/// Formats a row's heading: `line 4, part 1 of 2: 128 tokens, 90 trained (split: the row has 200)`.
 fn heading(row: &Value) -> String {
     let text = |field: &str| output::text(&row[field]);
     let mut heading = format!("line {}", text("line"));
@@ -98,7 +98,7 @@ fn heading(row: &Value) -> String {
     heading
 }
 
-/// The row's text, with the runs of trained tokens between `marks`.
+/// Returns the row's text, with each run of trained tokens between the two marks.
 fn marked(row: &Value, [open, close]: [&str; 2]) -> String {
     let pieces = row["pieces"].as_array().into_iter().flatten();
     let mask = row["mask"].as_array().into_iter().flatten();
@@ -117,7 +117,7 @@ fn marked(row: &Value, [open, close]: [&str; 2]) -> String {
     text
 }
 
-/// A dataset's text must not steer the terminal that it is shown on.
+/// Replaces control characters, since a dataset's text must not send escape sequences to the terminal.
 fn printable(character: char) -> char {
     if character.is_control() && !matches!(character, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { character }
 }

@@ -1,33 +1,33 @@
-//! `attune files report`: what a dataset is like, before anybody trains on it.
+//! `attune files report`: statistics and defects of a dataset, before a job trains on it.
 
 use reqwest::Method;
 use serde_json::Value;
 
 use crate::{connection::client::Client, error::Result, output};
 
-/// Flags of `attune files report`. Values are not checked here: the API knows what is allowed, and says so by field.
+/// The flags of `attune files report`. The API checks their values and names the field in its errors.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReportArgs {
-    /// The file's id, file-…
+    /// The file's ID, file-…
     id: String,
-    /// A base model: its tokens are counted
+    /// The base model whose tokenizer counts the tokens
     #[arg(long)]
     model: Option<String>,
-    /// A file whose rows should not be in this one
+    /// The ID of a validation file, whose rows are searched for in this file
     #[arg(long, value_name = "FILE")]
     validation_file: Option<String>,
-    /// Tokens of a row, at most
+    /// The maximum number of tokens of a row
     #[arg(long, value_name = "TOKENS", requires = "model")]
     max_length: Option<i64>,
-    /// Prompts are learnt too
+    /// Train on the tokens of prompts too
     #[arg(long, requires = "model")]
     train_on_prompt: bool,
 }
 
-/// Asks for the report and prints it.
+/// Requests the report and prints it.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: this machine's, or the API's.
+/// [`crate::error::CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, args: ReportArgs, as_json: bool) -> Result<()> {
     let mut query: Vec<(&str, String)> = Vec::new();
     query.extend(args.model.map(|model| ("model", model)));
@@ -46,9 +46,9 @@ fn lines(report: &Value) -> Vec<String> {
     let mut lines = vec![format!("{} rows", report["rows"])];
     let tokens = &report["tokens"];
     if !tokens.is_null() {
-        lines.push(format!("{} tokens, {} of them learnt", tokens["total"], tokens["trained"]));
+        lines.push(format!("{} tokens, {} of them trained", tokens["total"], tokens["trained"]));
         lines.push(format!(
-            "tokens of a row: {} (half), {} (90 %), {} (99 %), {} (longest)",
+            "tokens per row: {} (p50), {} (p90), {} (p99), {} (max)",
             tokens["p50"], tokens["p90"], tokens["p99"], tokens["max"]
         ));
         for step in tokens["histogram"].as_array().into_iter().flatten() {
@@ -65,7 +65,7 @@ fn lines(report: &Value) -> Vec<String> {
         lines.push(format!("{} above {} tokens{}", rows(&over["above"]), over["max_length"], places(&over["above"])));
         for (policy, outcome) in over["policies"].as_object().into_iter().flatten() {
             lines.push(format!(
-                "  {policy}: {} changed, {} come of them, {} tokens lost ({} learnt), {} refused",
+                "  {policy}: {} rows changed, {} rows result, {} tokens lost ({} trained), {} rows refused",
                 outcome["changed"],
                 outcome["rows"],
                 outcome["tokens_lost"],
@@ -107,7 +107,7 @@ fn rows(found: &Value) -> String {
     if found["rows"] == 1 { "1 row".into() } else { format!("{} rows", found["rows"]) }
 }
 
-/// `: lines 4, 9, …`.
+/// Formats line numbers: `: lines 4, 9, …`.
 fn places(found: &Value) -> String {
     let lines: Vec<String> = found["lines"].as_array().into_iter().flatten().map(ToString::to_string).collect();
     let more = found["rows"].as_u64() > Some(lines.len() as u64);

@@ -1,4 +1,4 @@
-//! `attune files upload --part-mib`: a file in parts, for ways that break off.
+//! `attune files upload --part-mib`: multipart uploads, for unreliable connections.
 
 use std::path::Path;
 
@@ -17,14 +17,13 @@ use crate::{
     output,
 };
 
-/// How often a part that was cut off is sent.
+/// The maximum number of attempts to upload a part.
 const TRIES: u32 = 4;
 
-/// Uploads the file in parts of `part_bytes` and gives its record. The upload is cancelled if a part does not get
-/// through.
+/// Uploads the file in parts of `part_bytes` and returns its API object. Cancels the upload if a part fails.
 ///
 /// # Errors
-/// [`CliError`]: this machine's, or the API's.
+/// [`CliError`]: local errors, or those of the API.
 pub(crate) async fn upload(
     client: &Client,
     path: &Path,
@@ -51,14 +50,14 @@ pub(crate) async fn upload(
     match completed {
         Ok(mut upload) => Ok(upload["file"].take()),
         Err(error) => {
-            // It would go by itself within the hour; the first error is the one to tell.
+            // An upload that is not cancelled expires within the hour; the first error is the one to report.
             drop(client.json(step("cancel")).await);
             Err(error)
         }
     }
 }
 
-/// The parts, one after the other; what completes the upload.
+/// Uploads the parts in order; returns the body of the request that completes the upload.
 async fn send(client: &Client, id: &str, path: &Path, part_bytes: u64, bar: &indicatif::ProgressBar) -> Result<Value> {
     let reading = || format!("read {}", path.display());
     let mut file = tokio::fs::File::open(path).await.doing(reading)?;
@@ -76,7 +75,7 @@ async fn send(client: &Client, id: &str, path: &Path, part_bytes: u64, bar: &ind
     Ok(json!({"part_ids": ids, "md5": digest::hex(&md5.finalize())}))
 }
 
-/// A part, again if it was cut off on its way.
+/// Uploads a part and returns its ID; retries if the connection fails.
 async fn send_part(client: &Client, id: &str, part: bytes::Bytes) -> Result<Value> {
     let mut tries = 1;
     loop {

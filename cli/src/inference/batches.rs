@@ -1,4 +1,4 @@
-//! `attune batches`: many requests in one file, answered when there is time.
+//! `attune batches`: many requests in one file, processed asynchronously.
 
 use std::path::PathBuf;
 
@@ -15,53 +15,53 @@ use crate::{
     output,
 };
 
-/// Commands about batches.
+/// The subcommands of `attune batches`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BatchesCommand {
-    /// Start a batch from a file of requests, a JSON object a line: custom_id, method, url, body
+    /// Create a batch from a JSONL file of requests, each with custom_id, method, url and body
     Create {
-        /// The file, or the id of one that was uploaded for it, file-…
+        /// A local file, or the ID of a file that was uploaded with the purpose `batch`, file-…
         input: String,
-        /// Where the requests go
+        /// The endpoint of the requests
         #[arg(long, default_value = "/v1/chat/completions")]
         endpoint: String,
-        /// Wait until it has ended
+        /// Wait until the batch has ended
         #[arg(long)]
         watch: bool,
     },
     /// List the batches, newest first
     List,
-    /// Show one batch
+    /// Retrieve a batch
     #[command(alias = "get")]
     Show {
-        /// Its id, batch_…
+        /// The batch's ID, batch_…
         id: String,
-        /// Wait until it has ended
+        /// Wait until the batch has ended
         #[arg(long)]
         watch: bool,
     },
-    /// Stop a batch; what was answered stays
+    /// Cancel a batch; completed responses are kept
     Cancel {
-        /// Its id, batch_…
+        /// The batch's ID, batch_…
         id: String,
     },
-    /// Print the answers of a batch that has ended, a JSON object a line
+    /// Print the responses of a batch that has ended, as JSONL
     Results {
-        /// Its id, batch_…
+        /// The batch's ID, batch_…
         id: String,
         /// Print the errors instead
         #[arg(long)]
         errors: bool,
-        /// Into this file instead of standard output
+        /// Write to this file instead of standard output
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CliError`]: this machine's, or the API's.
+/// [`CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, command: BatchesCommand, as_json: bool) -> Result<()> {
     match command {
         BatchesCommand::Create { input, endpoint, watch } => {
@@ -105,12 +105,12 @@ async fn results(client: &Client, id: &str, errors: bool, out: Option<PathBuf>) 
     let view = client.get(&["batches", id]).await?;
     let field = if errors { "error_file_id" } else { "output_file_id" };
     let Some(file) = view[field].as_str() else {
-        let (status, what) = (output::text(&view["status"]), if errors { "errors" } else { "answers" });
+        let (status, what) = (output::text(&view["status"]), if errors { "errors" } else { "responses" });
         return Err(CliError::Failed(format!("the batch is {status} and has no file of {what}")));
     };
     let answer = client.send(client.request(Method::GET, &["files", file, "content"])).await?;
     let mut stream = answer.bytes_stream();
-    let cannot = || "write the answers".to_owned();
+    let cannot = || "write the responses".to_owned();
     let mut sink: Box<dyn tokio::io::AsyncWrite + Unpin> = match &out {
         Some(path) => Box::new(tokio::fs::File::create(path).await.doing(|| format!("write {}", path.display()))?),
         None => Box::new(tokio::io::stdout()),
@@ -136,15 +136,15 @@ fn table(batches: &Value) -> Result<()> {
             output::moment(&batch["created_at"]),
         ]
     });
-    let none = "No batches yet: start one with `attune batches create FILE`.";
-    output::table(&["BATCH", "STATUS", "ANSWERED", "CREATED (UTC)"], rows.collect(), none)
+    let none = "No batches yet. Create one with `attune batches create FILE`.";
+    output::table(&["BATCH", "STATUS", "COMPLETED", "CREATED (UTC)"], rows.collect(), none)
 }
 
 fn show(view: &Value) -> Result<()> {
     output::fields(&[
         ("batch", output::text(&view["id"])),
         ("status", output::text(&view["status"])),
-        ("answered", counts(view)),
+        ("completed", counts(view)),
         ("endpoint", output::text(&view["endpoint"])),
         ("input", output::text(&view["input_file_id"])),
         ("output", output::text(&view["output_file_id"])),

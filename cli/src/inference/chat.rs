@@ -1,4 +1,4 @@
-//! `attune chat`: one question, or a talk.
+//! `attune chat`: a chat completion, or an interactive chat.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -14,22 +14,22 @@ use crate::{
     output,
 };
 
-/// Flags of `attune chat`.
+/// The flags of `attune chat`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ChatArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// What the model is told before everything else
+    /// The system message
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// The question [default: standard input, or a talk if that is a terminal]
+    /// The user message [default: standard input, or an interactive chat if that is a terminal]
     message: Option<String>,
 }
 
-/// Asks, and prints the answer as it comes.
+/// Sends the message and prints the answer while it streams.
 ///
 /// # Errors
-/// [`CliError`]: the API's, or a stream that broke off.
+/// [`CliError`]: errors of the API, or a stream that ended early.
 pub(crate) async fn run(client: &Client, mut args: ChatArgs, as_json: bool) -> Result<()> {
     let mut messages = Vec::new();
     if let Some(system) = &args.system {
@@ -57,7 +57,10 @@ fn request(args: &ChatArgs, messages: &[Value]) -> Map<String, Value> {
 }
 
 async fn talk(client: &Client, args: &ChatArgs, opening: Vec<Value>) -> Result<()> {
-    output::line(&format!("Talking to {}. /reset forgets what was said; /exit or Ctrl-D ends.", args.sampling.model))?;
+    output::line(&format!(
+        "Chat with {}. /reset clears the conversation; /exit or Ctrl-D ends it.",
+        args.sampling.model
+    ))?;
     let mut messages = opening.clone();
     while let Some(said) = ask()? {
         match said.trim() {
@@ -74,7 +77,7 @@ async fn talk(client: &Client, args: &ChatArgs, opening: Vec<Value>) -> Result<(
         match answer(client, &body).await {
             Ok(answer) => messages.push(json!({"role": "assistant", "content": answer})),
             Err(CliError::Refused { message, .. } | CliError::Failed(message)) => {
-                // The talk goes on as if the question had not been asked.
+                // The chat continues without the message that failed.
                 messages.pop();
                 output::note(&format!("attune: {message}"));
             }
@@ -92,15 +95,15 @@ fn ask() -> Result<Option<String>> {
     Ok((count > 0).then_some(line))
 }
 
-/// Prints the answer piece by piece, and gives it whole.
+/// Prints the answer chunk by chunk, and returns the whole text.
 async fn answer(client: &Client, body: &Map<String, Value>) -> Result<String> {
     let request = client.request(Method::POST, &["chat", "completions"]).json(body);
     let mut events = client.send(request).await?.bytes_stream().eventsource();
     let mut whole = String::new();
     let mut out = std::io::stdout();
     loop {
-        let event = events.next().await.ok_or_else(|| CliError::Failed("the answer broke off".into()))?;
-        let event = event.map_err(|e| CliError::Failed(format!("the answer broke off: {e}")))?;
+        let event = events.next().await.ok_or_else(|| CliError::Failed("the stream ended early".into()))?;
+        let event = event.map_err(|e| CliError::Failed(format!("the stream ended early: {e}")))?;
         match piece(&event.data)? {
             Piece::Text(text) => {
                 whole.push_str(&text);
@@ -125,8 +128,8 @@ fn piece(data: &str) -> Result<Piece> {
     if data == "[DONE]" {
         return Ok(Piece::End);
     }
-    let mut chunk: Value =
-        serde_json::from_str(data).map_err(|_| CliError::Failed(format!("the answer holds no JSON: {data}")))?;
+    let mut chunk: Value = serde_json::from_str(data)
+        .map_err(|_| CliError::Failed(format!("a chunk of the stream is not JSON: {data}")))?;
     if let Some(message) = chunk["error"]["message"].as_str() {
         return Err(CliError::Refused { message: message.to_owned(), body: chunk.take() });
     }

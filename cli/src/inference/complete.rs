@@ -1,4 +1,4 @@
-//! `attune complete`: a plain text gone on with, as `/v1/completions` does.
+//! `attune complete`: a completion of a plain text by `/v1/completions`.
 
 use reqwest::Method;
 
@@ -9,25 +9,25 @@ use crate::{
     output,
 };
 
-/// Flags of `attune complete`.
+/// The flags of `attune complete`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CompleteArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// So many different ends
+    /// The number of completions
     #[arg(long, value_name = "COUNT")]
     n: Option<u32>,
-    /// Print the prompt before them
+    /// Print the prompt before each completion
     #[arg(long)]
     echo: bool,
-    /// The text's beginning [default: standard input]
+    /// The prompt [default: standard input]
     prompt: Option<String>,
 }
 
-/// Asks, and prints each end on lines of its own.
+/// Sends the prompt and prints each completion on lines of its own.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: the API's.
+/// [`crate::error::CliError`]: errors of the API.
 pub(crate) async fn run(client: &Client, args: CompleteArgs, as_json: bool) -> Result<()> {
     let prompt = match args.prompt {
         Some(prompt) => prompt,

@@ -6,5 +6,5 @@ pub(crate) mod batches;
 pub(crate) mod chat;
 /// `attune complete`.
 pub(crate) mod complete;
-/// What a model is asked for.
+/// The flags for sampling.
 pub(crate) mod sampling;

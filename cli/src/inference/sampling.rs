@@ -1,32 +1,32 @@
-//! Flags of what a model is asked for, alike in `attune chat` and `attune complete`.
+//! The flags for sampling that `attune chat` and `attune complete` share.
 
 use serde_json::{Map, Value, json};
 
-/// Which model, and how its tokens are drawn.
+/// The model, and its sampling parameters.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SamplingArgs {
-    /// A base model's name, or a tuned one's (ft:…)
+    /// The name of a base model or of a fine-tuned model (ft:…)
     #[arg(long, short)]
     pub(crate) model: String,
-    /// 0 always takes the likeliest token
+    /// The sampling temperature; 0 always takes the most likely token
     #[arg(long)]
     temperature: Option<f64>,
-    /// Draw only from the likeliest tokens that together have this probability
+    /// Nucleus sampling: sample only from the most likely tokens whose probabilities add up to this value
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
-    /// The answer ends after so many tokens
+    /// The maximum number of tokens to generate
     #[arg(long, value_name = "COUNT")]
     max_tokens: Option<u64>,
-    /// The same seed draws the same answer
+    /// The seed; the same seed gives the same answer
     #[arg(long)]
     seed: Option<i64>,
-    /// The answer ends before this text; may be given several times
+    /// A stop sequence, before which the answer ends; can be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
 }
 
 impl SamplingArgs {
-    /// A request's fields. Only what was given: the API knows the defaults.
+    /// Returns the request's fields; only flags that are set, since the API knows the defaults.
     pub(crate) fn fields(&self) -> Map<String, Value> {
         let fields = [
             ("model", Some(json!(self.model))),

@@ -1,4 +1,4 @@
-//! The commands about jobs.
+//! `attune jobs`: creates, lists, inspects and changes fine-tuning jobs.
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -12,76 +12,76 @@ use super::{
 };
 use crate::{connection::client::Client, error::Result, output, usage};
 
-/// Commands about fine-tuning jobs.
+/// The subcommands of `attune jobs`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
-    /// Start a fine-tuning job
+    /// Create a fine-tuning job
     Create(Box<CreateArgs>),
-    /// Say what a job would take: steps, tokens, memory, machine, time, price; nothing is started
+    /// Estimate a job's steps, tokens, memory, node, time and price; creates no job
     Estimate(Box<NewJobArgs>),
     /// List the jobs, newest first
     List {
-        /// At most so many
+        /// The maximum number of jobs
         #[arg(long, value_name = "COUNT")]
         limit: Option<usize>,
     },
-    /// Show one job
+    /// Retrieve a job
     Get {
-        /// Its id, ftjob-…
+        /// The job's ID, ftjob-…
         id: String,
     },
-    /// Print what a job went through, oldest first
+    /// Print a job's events, oldest first
     Events {
-        /// Its id, ftjob-…
+        /// The job's ID, ftjob-…
         id: String,
-        /// Go on with what happens, until the job has ended; with --json a document per line
+        /// Print new events until the job has ended; with --json, one JSON document per line
         #[arg(long, short)]
         follow: bool,
     },
-    /// List the states from which a job could go on
+    /// List a job's checkpoints
     Checkpoints {
-        /// Its id, ftjob-…
+        /// The job's ID, ftjob-…
         id: String,
     },
-    /// Which other projects may use a checkpoint
+    /// Manage the permissions of other projects to use a checkpoint
     #[command(subcommand)]
     Permissions(PermissionsCommand),
-    /// Follow a job to its end: progress, loss, time left
+    /// Watch a job until it ends: progress, loss, time left
     #[command(after_help = "Exit code 0: the job succeeded; 6: it failed; 7: it was cancelled. Ctrl-C ends only the \
-                            watching; the job goes on.")]
+                            watching; the job continues.")]
     Watch {
-        /// Its id, ftjob-…
+        /// The job's ID, ftjob-…
         id: String,
     },
-    /// Change what a job may cost; one that its cap had paused goes on by itself
+    /// Change a job's maximum price; a job that was paused at its maximum price resumes automatically
     Update {
-        /// Its id, ftjob-…
+        /// The job's ID, ftjob-…
         id: String,
-        /// Dollars, or `none`
+        /// The maximum price in USD, or `none`
         #[arg(long, value_name = "USD|none")]
         max_price_usd: String,
     },
-    /// Let a job wait; its trainer stops at its next step, with a checkpoint
+    /// Pause a job; its trainer stops at its next step, with a checkpoint
     Pause {
-        /// Its id, ftjob-…
+        /// The job's ID, ftjob-…
         id: String,
     },
-    /// Let a paused job go on from its last checkpoint
+    /// Resume a paused job from its last checkpoint
     Resume {
-        /// Its id, ftjob-…
+        /// The job's ID, ftjob-…
         id: String,
     },
-    /// Cancel a job; a trainer stops at its next report
+    /// Cancel a job; its trainer stops at its next report
     Cancel {
-        /// Its id, ftjob-…
+        /// The job's ID, ftjob-…
         id: String,
     },
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: this machine's, the API's, or a watched job's.
+/// [`crate::error::CliError`]: local errors, those of the API, or the failure of a watched job.
 pub(crate) async fn run(client: &Client, command: JobsCommand, as_json: bool) -> Result<()> {
     match command {
         JobsCommand::Create(args) => create(client, *args, as_json).await,
@@ -104,7 +104,7 @@ pub(crate) async fn run(client: &Client, command: JobsCommand, as_json: bool) ->
     }
 }
 
-/// Asks for a change of a job's life, and says what has become of it.
+/// Cancels, pauses or resumes a job, and prints its new status.
 async fn change(client: &Client, id: &str, what: &str, as_json: bool) -> Result<()> {
     let view = client.json(client.request(Method::POST, &["fine_tuning", "jobs", id, what])).await?;
     if as_json {
@@ -150,10 +150,10 @@ async fn list(client: &Client, limit: Option<usize>, as_json: bool) -> Result<()
         ]
     });
     let headings = ["JOB", "STATUS", "STEPS", "MODEL", "TUNED MODEL", "CREATED (UTC)"];
-    output::table(&headings, rows.collect(), "No jobs yet: start one with `attune jobs create`.")
+    output::table(&headings, rows.collect(), "No jobs yet. Create one with `attune jobs create`.")
 }
 
-/// What `attune jobs get` shows of the trainer; `--json` has all of it.
+/// The fields of `trainer` that `attune jobs get` shows; `--json` prints all of them.
 const TRAINER_SHOWN: &[&str] = &[
     "learning_rate",
     "learning_rate_auto",
@@ -187,8 +187,8 @@ fn show(job: &Value, as_json: bool) -> Result<()> {
     output::fields(&[
         ("job", output::text(&job["id"])),
         ("status", output::text(&job["status"])),
-        ("paused because", output::text(&job["pause_reason"])),
-        ("waits because", output::text(&job["waiting_reason"])),
+        ("pause reason", output::text(&job["pause_reason"])),
+        ("waiting reason", output::text(&job["waiting_reason"])),
         ("error", output::text(&job["error"]["message"])),
         ("model", output::text(&job["model"])),
         ("continues from", output::text(&job["continue_from"])),
@@ -204,8 +204,8 @@ fn show(job: &Value, as_json: bool) -> Result<()> {
         ("seed", output::text(&job["seed"])),
         ("attempts", output::text(&job["attempts"])),
         ("trained tokens", output::text(&job["trained_tokens"])),
-        ("may cost", output::text(&job["compute"]["max_price_usd"])),
-        ("has cost", output::text(&job["usage"]["cost_usd"])),
+        ("maximum price", output::text(&job["compute"]["max_price_usd"])),
+        ("cost", output::text(&job["usage"]["cost_usd"])),
         ("result files", job["result_files"].as_array().into_iter().flatten().map(output::text).collect()),
         ("created", output::moment(&job["created_at"])),
         ("finished", output::moment(&job["finished_at"])),

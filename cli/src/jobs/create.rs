@@ -1,6 +1,6 @@
-//! A new job's request: a file, flags laid over it, and local datasets uploaded on the way.
+//! The request to create a job: a file, overridden by flags, with local datasets uploaded first.
 //!
-//! Values are not checked here: the API knows what is allowed, and says so by field.
+//! The API checks the values and names the field in its errors.
 
 use std::path::PathBuf;
 
@@ -17,32 +17,32 @@ use crate::{
     files::commands as files,
 };
 
-/// What a new job is to be.
+/// The flags that describe a new job.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct NewJobArgs {
-    /// A YAML or JSON file with the job (`attune schema job` describes it), or a Ludwig LLM config (`-`: standard
-    /// input); flags win over it
+    /// A YAML or JSON file with the job (`attune schema job` prints its schema), or a Ludwig LLM config (`-`: standard
+    /// input); flags override it
     #[arg(short = 'f', long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The base model, or a tuned one to train further
+    /// The base model, or a fine-tuned model to train further
     #[arg(long)]
     model: Option<String>,
-    /// A file's id, or a local file, which is uploaded first; for a Ludwig config the table that its prompts are made of
+    /// The ID of a file, or a local file, which is uploaded first; for a Ludwig config, the table of its rows
     #[arg(long, value_name = "ID|PATH")]
     training_file: Option<String>,
-    /// The same, for validation
+    /// The ID of a validation file, or a local file, which is uploaded first
     #[arg(long, value_name = "ID|PATH")]
     validation_file: Option<String>,
-    /// A part of the tuned model's name
+    /// A part of the fine-tuned model's name
     #[arg(long)]
     suffix: Option<String>,
-    /// The same seed and data give the same adapter
+    /// The seed; the same seed and data give the same adapter
     #[arg(long)]
     seed: Option<i64>,
-    /// An adapter to begin with instead of a new one: its id, adapter_…, or its model's name, ft:…
+    /// The adapter to start from instead of a new one: its ID, adapter_…, or its model's name, ft:…
     #[arg(long, value_name = "ADAPTER")]
     continue_from: Option<String>,
-    /// Pause it when it has cost so many dollars
+    /// The maximum price, in USD, at which the job is paused
     #[arg(long, value_name = "USD")]
     max_price_usd: Option<f64>,
     #[command(flatten)]
@@ -51,23 +51,23 @@ pub(crate) struct NewJobArgs {
     adapter: AdapterFlags,
 }
 
-/// Flags of `attune jobs create`.
+/// The flags of `attune jobs create`.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct CreateArgs {
     #[command(flatten)]
     pub(super) new: NewJobArgs,
-    /// Follow the job to its end
+    /// Watch the job until it ends
     #[arg(long)]
     pub(super) watch: bool,
-    /// Print the request that would be sent, upload nothing and create nothing
+    /// Print the request without sending it; uploads and creates nothing
     #[arg(long, conflicts_with = "watch")]
     pub(super) dry_run: bool,
 }
 
-/// The request's body, as the file and the flags have it.
+/// Returns the request's body: the file's values, overridden by the flags.
 ///
 /// # Errors
-/// [`CliError::Usage`]: a file that is no job. [`CliError::Failed`]: one that cannot be read.
+/// [`CliError::Usage`]: a file that is not a job. [`CliError::Failed`]: a file that cannot be read.
 pub(super) fn laid(args: NewJobArgs) -> Result<Map<String, Value>> {
     let Document { mut body, recipe } = match &args.file {
         Some(path) => document::read(path)?,
@@ -80,14 +80,14 @@ pub(super) fn laid(args: NewJobArgs) -> Result<Map<String, Value>> {
     Ok(body)
 }
 
-/// The body as the API takes it: local datasets are uploaded.
+/// Uploads local datasets and replaces their paths by file IDs; returns the body to send.
 ///
 /// # Errors
-/// [`CliError::Usage`]: no model, no data; else what an upload gives.
+/// [`CliError::Usage`]: no model, or no training file. The errors of an upload.
 pub(super) async fn uploaded(client: &Client, mut body: Map<String, Value>) -> Result<Value> {
     for (field, flag) in [("model", "--model"), ("training_file", "--training-file")] {
         if !body.contains_key(field) {
-            return Err(CliError::Usage(format!("a job needs {flag}, or '{field}' in the file given with -f")));
+            return Err(CliError::Usage(format!("{field} is missing. Set {flag}, or '{field}' in the file of -f.")));
         }
     }
     for field in ["training_file", "validation_file"] {
@@ -126,7 +126,8 @@ fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {
     Ok(())
 }
 
-/// Whoever wrote OpenAI's newer `method` gets its hyperparameters laid over there; two places would contradict.
+/// Returns the section of the hyperparameters. A file with OpenAI's newer `method` gets them there, since
+/// hyperparameters in both places could contradict each other.
 fn place_of_hyperparameters(body: &Map<String, Value>) -> &'static [&'static str] {
     match body.get("method").map(|method| method["type"].as_str()) {
         None => &["hyperparameters"],
@@ -142,7 +143,7 @@ pub(super) fn insert(body: &mut Map<String, Value>, section: &[&str], name: &str
             .entry(*part)
             .or_insert_with(|| json!({}))
             .as_object_mut()
-            .ok_or_else(|| CliError::Usage(format!("'{part}' in the file given with -f must be an object")))?;
+            .ok_or_else(|| CliError::Usage(format!("'{part}' in the file of -f must be an object")))?;
     }
     at.insert(name.into(), value);
     Ok(())

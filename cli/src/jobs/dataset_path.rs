@@ -1,8 +1,8 @@
-//! A dataset as `--training-file` and a job's file name it: the id of an uploaded file, or a local path.
+//! A dataset as `--training-file` and a job file name it: the ID of an uploaded file, or a local path.
 
 use std::path::{Path, PathBuf};
 
-/// Returns the local path that `named` is, whether a file is there or not; `None`: it is an id.
+/// Returns `named` as a local path, even if no such file exists; `None` if it is a file ID.
 pub(super) fn local(named: &str) -> Option<PathBuf> {
     let is_id = named.starts_with("file-") && !Path::new(named).exists();
     (!is_id).then(|| named.into())

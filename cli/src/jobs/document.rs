@@ -1,4 +1,4 @@
-//! A job as a file: YAML or JSON in the API's own shape, or a Ludwig LLM config, which is mapped with a report.
+//! A job as a file: YAML or JSON in the API's format, or a Ludwig LLM config, which is mapped with a report.
 
 use std::path::{Path, PathBuf};
 
@@ -11,20 +11,20 @@ use crate::{
     output::note,
 };
 
-/// What a file says.
+/// The content of a job file.
 #[derive(Debug, Default)]
 pub(super) struct Document {
     /// The request's body.
     pub(super) body: Map<String, Value>,
-    /// How rows of prompts and answers are made of a table's; only a Ludwig config has it.
+    /// The conversion of a table's rows to rows of prompt and completion; only for a Ludwig config.
     pub(super) recipe: Option<Recipe>,
 }
 
-/// Reads a file (`-`: standard input). What becomes of a Ludwig config's keys is told on stderr.
+/// Reads a file (`-`: standard input). Prints the mapping of a Ludwig config's keys to stderr.
 ///
 /// # Errors
-/// [`CliError::Usage`]: neither YAML nor JSON, or a Ludwig config with keys that cannot be had.
-/// [`CliError::Failed`]: it cannot be read.
+/// [`CliError::Usage`]: neither YAML nor JSON, or a Ludwig config with keys that are not supported.
+/// [`CliError::Failed`]: the file cannot be read.
 pub(super) fn read(path: &Path) -> Result<Document> {
     let (name, text) = if path == Path::new("-") {
         let read = std::io::read_to_string(std::io::stdin());
@@ -35,7 +35,7 @@ pub(super) fn read(path: &Path) -> Result<Document> {
         (name.clone(), text.map_err(|_| CliError::Usage(format!("{name} is not UTF-8 text")))?)
     };
     let mut body = parse(&name, &text)?;
-    // For editors.
+    // Editors read `$schema`; the API does not.
     body.shift_remove("$schema");
     if !map::is_ludwig(&body) {
         return Ok(Document { body, recipe: None });
@@ -46,11 +46,14 @@ pub(super) fn read(path: &Path) -> Result<Document> {
     if refused.is_empty() {
         return Ok(Document { body: mapping.body, recipe: mapping.recipe });
     }
-    let message = format!("{name}: {} cannot be had (see above); take it out to go without", refused.join(", "));
+    let message = format!(
+        "{name}: {} cannot be mapped (see above). Remove the keys to continue without them.",
+        refused.join(", ")
+    );
     Err(CliError::Usage(message))
 }
 
-/// A JSON object, or a YAML mapping.
+/// Parses a JSON object or a YAML mapping.
 fn parse(name: &str, text: &str) -> Result<Map<String, Value>> {
     if text.trim_start().starts_with('{')
         && let Ok(body) = serde_json::from_str(text)
@@ -61,39 +64,40 @@ fn parse(name: &str, text: &str) -> Result<Map<String, Value>> {
         .map_err(|e| CliError::Usage(format!("{name} is neither a YAML mapping nor a JSON object: {e}")))
 }
 
-/// Makes the files of a Ludwig config's rows, and names them in the body.
+/// Writes the dataset files of a Ludwig config's rows, and sets their paths in the body.
 ///
 /// # Errors
-/// [`CliError::Usage`]: there is no table, or it lacks what the config names.
+/// [`CliError::Usage`]: no table is set, or it lacks a column that the config names.
 pub(super) fn make_rows(body: &mut Map<String, Value>, recipe: &Recipe) -> Result<()> {
     let table = named_table(body, "training_file")?;
     let table = table.ok_or_else(|| {
-        CliError::Usage("a Ludwig config names no data: give the table with --training-file PATH".into())
+        CliError::Usage(
+            "training_file is missing: a Ludwig config names no data. Set the table with --training-file PATH.".into(),
+        )
     })?;
     let made = recipe.make(&table)?;
-    note(&format!("{}: {} rows to train on", made.training.0.display(), made.training.1));
+    note(&format!("{}: {} training rows", made.training.0.display(), made.training.1));
     let mut validation = made.validation;
     if let Some(own) = named_table(body, "validation_file")? {
         if validation.is_some() {
-            let twice =
-                "rows to validate on come from preprocessing.split and from --validation-file; give one of them";
+            let twice = "preprocessing.split and --validation-file both define validation rows. Use one of them.";
             return Err(CliError::Usage(twice.into()));
         }
         validation = Some(recipe.unsplit().make(&own)?.training);
     }
     if made.left_out > 0 {
-        note(&format!("{} rows are left out, as preprocessing asks", made.left_out));
+        note(&format!("{} rows are left out, as preprocessing requires", made.left_out));
     }
     body.insert("training_file".into(), shown(&made.training.0));
     match validation {
         Some((path, rows)) => {
-            note(&format!("{}: {rows} rows to validate on", path.display()));
+            note(&format!("{}: {rows} validation rows", path.display()));
             body.insert("validation_file".into(), shown(&path));
         }
         None => {
             let trainer = body.get_mut("trainer").and_then(Value::as_object_mut);
             if trainer.is_some_and(|trainer| trainer.shift_remove("eval_every_steps").is_some()) {
-                note("there are no rows to validate on: trainer.eval_every_steps is left out");
+                note("there are no validation rows: trainer.eval_every_steps is left out");
             }
         }
     }
@@ -103,9 +107,7 @@ pub(super) fn make_rows(body: &mut Map<String, Value>, recipe: &Recipe) -> Resul
 fn named_table(body: &Map<String, Value>, field: &str) -> Result<Option<PathBuf>> {
     let Some(named) = body.get(field).and_then(Value::as_str) else { return Ok(None) };
     let path = local(named).ok_or_else(|| {
-        CliError::Usage(format!(
-            "'{named}' is uploaded already; a Ludwig config's rows are made of a table on this machine"
-        ))
+        CliError::Usage(format!("'{named}' is an uploaded file. A Ludwig config needs a table on this machine."))
     })?;
     Ok(Some(path))
 }

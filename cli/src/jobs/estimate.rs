@@ -1,4 +1,4 @@
-//! What a job would take, before it is started.
+//! `attune jobs estimate`: a job's steps, memory, node, time and price, before the job exists.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -6,10 +6,10 @@ use serde_json::Value;
 use super::create::{self, NewJobArgs};
 use crate::{connection::client::Client, error::Result, output};
 
-/// Asks for an estimate and shows it. A local dataset is uploaded first, since the platform counts its tokens.
+/// Requests an estimate and prints it. A local dataset is uploaded first, since the API counts its tokens.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: this machine's, or the API's.
+/// [`crate::error::CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, args: NewJobArgs, as_json: bool) -> Result<()> {
     let body = create::uploaded(client, create::laid(args)?).await?;
     let estimate = client.json(client.request(Method::POST, &["fine_tuning", "estimates"]).json(&body)).await?;
@@ -34,12 +34,12 @@ fn show(estimate: &Value) -> Result<()> {
         ("trained tokens", trained_tokens(estimate)),
         ("memory", memory(&estimate["memory"])),
         ("machine", machine(estimate)),
-        ("pace", pace(&estimate["pace"])),
+        ("throughput", pace(&estimate["pace"])),
         ("time", band(&estimate["duration_seconds"], |seconds| output::duration(seconds.round() as u64))),
         ("price", band(&estimate["price_usd"], |usd| format!("${usd:.2}"))),
     ])?;
     for refusal in estimate["refusals"].as_array().into_iter().flatten() {
-        output::line(&format!("not taken: {}", output::text(&refusal["message"])))?;
+        output::line(&format!("refused offer: {}", output::text(&refusal["message"])))?;
     }
     for note in estimate["notes"].as_array().into_iter().flatten() {
         output::line(&format!("note: {}", output::text(note)))?;
@@ -52,7 +52,7 @@ fn trained_tokens(estimate: &Value) -> String {
     format!("{about}{} of {}", output::text(&estimate["trained_tokens"]), output::text(&estimate["tokens"]))
 }
 
-/// The peak, and its parts, largest first.
+/// Formats the peak memory and its parts, largest first.
 fn memory(memory: &Value) -> String {
     let mut parts: Vec<_> = memory["parts"].as_object().into_iter().flatten().collect();
     parts.sort_by_key(|(_, bytes)| std::cmp::Reverse(bytes.as_u64()));
@@ -72,11 +72,11 @@ fn pace(pace: &Value) -> String {
     let Some(tokens) = pace["tokens_per_second"].as_f64() else { return String::new() };
     match pace["runs"].as_u64() {
         Some(runs) if runs > 0 => format!("{tokens:.0} tokens/s, measured in {runs} earlier runs"),
-        _ => format!("{tokens:.0} tokens/s, assumed: nothing like it ran here yet"),
+        _ => format!("{tokens:.0} tokens/s, assumed: no comparable run was measured yet"),
     }
 }
 
-/// `4 min 10 s (3 min 20 s to 5 min 13 s)`.
+/// Formats a range: `4 min 10 s (3 min 20 s to 5 min 13 s)`.
 fn band(band: &Value, shown: impl Fn(f64) -> String) -> String {
     let of = |name: &str| band[name].as_f64().map(&shown);
     match (of("low"), of("likely"), of("high")) {

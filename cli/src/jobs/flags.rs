@@ -1,92 +1,92 @@
-//! The flags that say how a job trains, and where each stands in the request. Values are not checked here: the API knows
-//! what is allowed, and says so by field.
+//! The training flags of a job, and the request field of each. The API checks their values and names the field in its
+//! errors.
 
 use serde_json::Value;
 
-/// A field of the request: the sections that it stands in, its name, its value if it was given.
+/// A field of the request: the path of its section, its name, and its value if the flag is set.
 pub(super) type Field = (&'static [&'static str], &'static str, Option<Value>);
 
 const TRAINER: &[&str] = &["trainer"];
 const ADAPTER: &[&str] = &["adapter"];
 const QUANTIZATION: &[&str] = &["quantization"];
 
-/// How it learns.
+/// The flags for the method, the hyperparameters and the trainer.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub(super) struct TrainingFlags {
-    /// What the rows are: supervised (chats, prompts and completions) or continued_pretraining (plain texts)
+    /// The training method: supervised (chats, prompts and completions) or continued_pretraining (plain texts)
     #[arg(long)]
     pub(super) method: Option<String>,
-    /// Passes over the training file
+    /// The number of epochs
     #[arg(long, value_name = "COUNT")]
     pub(super) epochs: Option<i64>,
-    /// Rows per optimiser step
+    /// The number of rows per optimizer step
     #[arg(long, value_name = "ROWS")]
     pub(super) batch_size: Option<i64>,
-    /// The peak learning rate, or auto: a short range test finds it (as `attune lr-find` does)
+    /// The peak learning rate, or auto: a short range test chooses it (as `attune lr-find` does)
     #[arg(long, value_name = "RATE|auto", value_parser = auto_or_json, conflicts_with = "learning_rate_multiplier")]
     pub(super) learning_rate: Option<Value>,
-    /// The same, as a multiple of the default
+    /// The peak learning rate as a multiple of the default
     #[arg(long, value_name = "FACTOR")]
     pub(super) learning_rate_multiplier: Option<f64>,
-    /// How the learning rate falls: constant, linear, cosine or cosine_with_restarts
+    /// The learning rate schedule: constant, linear, cosine or cosine_with_restarts
     #[arg(long)]
     pub(super) schedule: Option<String>,
-    /// Falls of cosine_with_restarts
+    /// The number of cycles of cosine_with_restarts
     #[arg(long, value_name = "COUNT")]
     pub(super) num_cycles: Option<i64>,
-    /// Share of all steps in which the learning rate rises
+    /// The fraction of all steps that are warm-up
     #[arg(long, value_name = "SHARE")]
     pub(super) warmup_ratio: Option<f64>,
-    /// How the adapter moves along its gradients: adamw or adamw_8bit
+    /// The optimizer: adamw or adamw_8bit
     #[arg(long)]
     pub(super) optimizer: Option<String>,
-    /// AdamW's decay
+    /// The weight decay of AdamW
     #[arg(long, value_name = "DECAY")]
     pub(super) weight_decay: Option<f64>,
-    /// LoRA+: the learning rate of the b factors as a multiple of that of the a factors
+    /// LoRA+: the ratio of the learning rate of the B matrices to that of the A matrices
     #[arg(long, value_name = "RATIO")]
     pub(super) loraplus_lr_ratio: Option<f64>,
-    /// Longer gradients are scaled down to it
+    /// The gradient norm to which larger gradients are clipped
     #[arg(long, value_name = "NORM")]
     pub(super) max_grad_norm: Option<f64>,
-    /// NEFTune: noise on the embeddings while training
+    /// NEFTune: the scale of the noise on the embeddings during training
     #[arg(long, value_name = "ALPHA")]
     pub(super) neftune_noise_alpha: Option<f64>,
-    /// Stop after so many optimiser steps
+    /// The maximum number of optimizer steps
     #[arg(long, value_name = "COUNT")]
     pub(super) max_steps: Option<i64>,
-    /// The longest row that is trained on
+    /// The maximum length of a row
     #[arg(long, value_name = "TOKENS")]
     pub(super) max_length: Option<i64>,
-    /// What becomes of a longer row: error, truncate, drop or split
+    /// The policy for rows longer than --max-length: error, truncate, drop or split
     #[arg(long, value_name = "WHAT")]
     pub(super) over_length: Option<String>,
-    /// Learn every token, not only the answers
+    /// Train on the tokens of prompts too, not only on those of answers
     #[arg(long)]
     pub(super) train_on_prompt: bool,
-    /// Rows that go through the model at once, or auto: by the memory that is free
+    /// The number of rows per forward pass, or auto: as many as the free memory allows
     #[arg(long, value_name = "ROWS|auto", value_parser = auto_or_json)]
     pub(super) micro_batch_size: Option<Value>,
-    /// Compute activations twice instead of keeping them: true, false, or auto: if they do not fit
+    /// Recompute activations in the backward pass instead of storing them: true, false, or auto: if they do not fit
     #[arg(long, value_name = "true|false|auto", value_parser = auto_or_json)]
     pub(super) gradient_checkpointing: Option<Value>,
-    /// Steps between checkpoints
+    /// The number of steps between checkpoints
     #[arg(long, value_name = "STEPS")]
     pub(super) checkpoint_every_steps: Option<i64>,
-    /// Steps between passes over the validation file; 0: only at the end
+    /// The number of steps between evaluations on the validation file; 0: only at the end
     #[arg(long, value_name = "STEPS")]
     pub(super) eval_every_steps: Option<i64>,
-    /// End after so many validations in a row without a better loss, and keep the best adapter
+    /// Stop after this many evaluations in a row without a better loss, and keep the best adapter
     #[arg(long, value_name = "COUNT")]
     pub(super) early_stopping_patience: Option<i64>,
-    /// By how much a loss must be lower to count as better
+    /// The minimum decrease of the loss, in nats, that counts as better
     #[arg(long, value_name = "NATS")]
     pub(super) early_stopping_threshold: Option<f64>,
 }
 
 impl TrainingFlags {
-    /// All but the method and the hyperparameters, whose place depends on the rest of the request.
+    /// Returns all fields except the method and the hyperparameters, whose section depends on the rest of the request.
     pub(super) fn fields(self) -> Vec<Field> {
         let on = |is_on: bool| is_on.then_some(Value::Bool(true));
         vec![
@@ -113,32 +113,32 @@ impl TrainingFlags {
     }
 }
 
-/// What is trained, and over what.
+/// The flags for the adapter and the quantization of its base.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Adapter")]
 pub(super) struct AdapterFlags {
     /// The adapter's rank
     #[arg(long)]
     pub(super) rank: Option<i64>,
-    /// The adapter's scale is this over its rank
+    /// LoRA's alpha: the adapter's scale is alpha / rank
     #[arg(long, value_name = "ALPHA")]
     pub(super) lora_alpha: Option<f64>,
-    /// Which projections have an adapter, such as q_proj,v_proj, or all-linear
+    /// The projections that get an adapter, such as q_proj,v_proj, or all-linear
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(super) target_modules: Option<Vec<String>>,
-    /// Share of the adapter's inputs that is set to zero while training
+    /// The dropout probability of the adapter's inputs during training
     #[arg(long, value_name = "SHARE")]
     pub(super) lora_dropout: Option<f64>,
-    /// rsLoRA: the scale is alpha over the root of the rank
+    /// rsLoRA: the adapter's scale is alpha / sqrt(rank)
     #[arg(long)]
     pub(super) use_rslora: bool,
-    /// DoRA: the corrected weight's rows are scaled to a trained length
+    /// DoRA: normalize the rows of the adapted weight to trained magnitudes
     #[arg(long)]
     pub(super) use_dora: bool,
-    /// How the base is held while training: nf4, int8 or none
+    /// The quantization of the base during training: nf4, int8 or none
     #[arg(long, value_name = "TYPE")]
     pub(super) quantization: Option<String>,
-    /// Quantise the scales of nf4 too: true or false
+    /// Double quantization: quantize the scales of nf4 too: true or false
     #[arg(long, value_name = "true|false")]
     pub(super) double_quant: Option<bool>,
 }
@@ -159,7 +159,7 @@ impl AdapterFlags {
     }
 }
 
-/// A number or a truth as JSON has it; anything else as the word that it is, for the API to judge.
+/// Parses a number or a boolean as JSON; anything else becomes a string, which the API checks.
 #[expect(clippy::unnecessary_wraps, reason = "clap wants a Result")]
 fn auto_or_json(text: &str) -> Result<Value, String> {
     let read = serde_json::from_str::<Value>(text).ok().filter(|value| value.is_number() || value.is_boolean());
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn every_flag_stands_in_the_request_under_its_own_name() {
-        // Each with another number, so that none can stand at another's place.
+        // Each flag has a different value, so that swapped fields are detected.
         let (mut line, mut want) = (vec!["attune".to_owned()], Vec::new());
         let names = TrainingFlags::default().fields().into_iter().chain(AdapterFlags::default().fields());
         for (number, (section, name, _)) in names.enumerate() {

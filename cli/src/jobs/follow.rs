@@ -1,5 +1,5 @@
-//! A job's events as they come, from the API's stream of them. A stream that breaks off is asked for again with the id of
-//! the last event, so none is missed and none is told twice.
+//! A job's events while they occur, from the API's event stream. An interrupted stream is resumed with the ID of the
+//! last event (`Last-Event-ID`), so that no event is missed or printed twice.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ use crate::{
 /// Prints a job's events until it has ended.
 ///
 /// # Errors
-/// The API's errors; no answer for [`AWAY`].
+/// The API's errors; the API is unreachable for [`AWAY`].
 pub(crate) async fn run(client: &Client, id: &str, as_json: bool) -> Result<()> {
     let mut last = String::new();
     let mut heard = Instant::now();
@@ -41,7 +41,7 @@ pub(crate) async fn run(client: &Client, id: &str, as_json: bool) -> Result<()> 
     }
 }
 
-/// Prints what follows `last`, which moves along. Returns when the stream ends well.
+/// Prints the events after `last` and advances `last`. Returns when the server ends the stream.
 async fn listen(client: &Client, id: &str, last: &mut String, as_json: bool) -> Result<()> {
     let request = client.request(Method::GET, &["fine_tuning", "jobs", id, "events"]).query(&[("stream", "true")]);
     let request = if last.is_empty() { request } else { request.header("Last-Event-ID", last.as_str()) };
@@ -50,10 +50,10 @@ async fn listen(client: &Client, id: &str, last: &mut String, as_json: bool) -> 
         let event = match event {
             Ok(event) => event,
             Err(eventsource_stream::EventStreamError::Transport(cause)) => return Err(client.unreachable(&cause)),
-            Err(other) => return Err(CliError::Failed(format!("the stream of events is none: {other}"))),
+            Err(other) => return Err(CliError::Failed(format!("the response is not an event stream: {other}"))),
         };
         let value: Value = serde_json::from_str(&event.data)
-            .map_err(|e| CliError::Failed(format!("the stream holds what is no event: {e}")))?;
+            .map_err(|e| CliError::Failed(format!("the data of an event is not JSON: {e}")))?;
         if as_json {
             output::line(&value.to_string())?
         } else {

@@ -1,5 +1,5 @@
-//! `attune lr-find`: a job like any other, whose learning rate is `auto`. Before its first step its trainer tests rates,
-//! and says what it chose and why; then the job is cancelled.
+//! `attune lr-find`: creates a job whose learning rate is `auto`. Before the first step, its trainer tests rates and
+//! reports the chosen one and the reason; then the job is cancelled.
 
 use std::time::Instant;
 
@@ -16,32 +16,32 @@ use crate::{
     output,
 };
 
-/// Columns of the curve.
+/// The width of the loss curve, in characters.
 const CURVE_WIDTH: usize = 60;
-/// Rows of the table.
+/// The maximum number of rows of the table.
 const ROWS: usize = 12;
 
-/// Flags of `attune lr-find`: those of a job.
+/// The flags of `attune lr-find`: those of a job.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LrFindArgs {
     #[command(flatten)]
     new: NewJobArgs,
 }
 
-/// What a trainer found.
+/// The result of a trainer's range test.
 #[derive(Debug, PartialEq)]
 struct Found {
     learning_rate: f64,
     reason: String,
-    /// Rates, and the smoothed loss at each.
+    /// The tested rates, each with its smoothed loss.
     curve: Vec<(f64, f64)>,
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CliError::Usage`]: a learning rate was given. [`CliError::JobFailed`], [`CliError::JobCancelled`]: the job ended
-/// first. This machine's, and the API's.
+/// [`CliError::Usage`]: a learning rate is set. [`CliError::JobFailed`], [`CliError::JobCancelled`]: the job ended
+/// first. Local errors, and those of the API.
 pub(crate) async fn run(client: &Client, args: LrFindArgs, as_json: bool) -> Result<()> {
     let mut body = create::laid(args.new)?;
     ask_for_test(&mut body)?;
@@ -49,7 +49,7 @@ pub(crate) async fn run(client: &Client, args: LrFindArgs, as_json: bool) -> Res
     let job = client.json(client.request(Method::POST, &["fine_tuning", "jobs"]).json(&body)).await?;
     let id = output::text(&job["id"]);
     if !as_json {
-        output::line(&format!("job {id} tests learning rates, and is cancelled as soon as it has found one"))?;
+        output::line(&format!("job {id} tests learning rates and is cancelled once it has chosen one"))?;
     }
     let found = tokio::select! {
         found = wait(client, &id) => found?,
@@ -62,17 +62,18 @@ pub(crate) async fn run(client: &Client, args: LrFindArgs, as_json: bool) -> Res
     if as_json { output::json(&found.json(&id)) } else { found.show() }
 }
 
-/// The job is to find its rate.
+/// Sets the job's learning rate to `auto`.
 fn ask_for_test(body: &mut Map<String, Value>) -> Result<()> {
     let given = body.get("trainer").map(|trainer| &trainer["learning_rate"]);
     if given.is_some_and(|given| !given.is_null() && given != "auto") {
-        let message = "lr-find finds the learning rate; leave --learning-rate, or 'trainer.learning_rate', out";
+        let message =
+            "learning_rate: lr-find chooses it. Remove --learning-rate, or 'trainer.learning_rate' from the file.";
         return Err(CliError::Usage(message.into()));
     }
     create::insert(body, &["trainer"], "learning_rate", "auto".into())
 }
 
-/// Looks at the job until it has said what it found, or has ended without.
+/// Polls the job until its events have the result of the range test, or until it has ended.
 async fn wait(client: &Client, id: &str) -> Result<Found> {
     let mut answered: Option<Instant> = None;
     loop {
@@ -91,18 +92,18 @@ async fn wait(client: &Client, id: &str) -> Result<Found> {
     }
 }
 
-/// A job that has ended will find nothing any more.
+/// Returns an error if the job has ended, since it can no longer report a result.
 fn ended(job: &Value, id: &str) -> Result<()> {
     let failed = |reason: &str| Err(CliError::JobFailed { id: id.to_owned(), reason: reason.to_owned() });
     match job["status"].as_str() {
-        Some("failed") => failed(job["error"]["message"].as_str().unwrap_or("it did not say why")),
+        Some("failed") => failed(job["error"]["message"].as_str().unwrap_or("it reported no reason")),
         Some("cancelled") => Err(CliError::JobCancelled(id.to_owned())),
-        Some("succeeded") => failed("it ended without saying which learning rate it found"),
+        Some("succeeded") => failed("it ended without reporting a learning rate"),
         _ => Ok(()),
     }
 }
 
-/// One that has ended meanwhile needs no cancel.
+/// Cancels the job; a job that has ended in the meantime is not an error.
 async fn cancel(client: &Client, id: &str) -> Result<()> {
     match client.json(client.request(Method::POST, &["fine_tuning", "jobs", id, "cancel"])).await {
         Err(CliError::Refused { body, .. }) if body["error"]["code"] == "job_has_ended" => Ok(()),
@@ -129,7 +130,7 @@ impl Found {
     fn show(&self) -> Result<()> {
         let losses: Vec<f64> = self.curve.iter().map(|(_, loss)| *loss).collect();
         let rows = self.picked().map(|(rate, loss)| vec![format!("{rate:.1e}"), format!("{loss:.4}")]);
-        output::table(&["RATE", "LOSS"], rows.collect(), "The test tried no rate.")?;
+        output::table(&["RATE", "LOSS"], rows.collect(), "The test reported no rates.")?;
         if let (Some((first, _)), Some((last, _))) = (self.curve.first(), self.curve.last()) {
             let line = output::sparkline(&losses, CURVE_WIDTH);
             output::line(&format!("\n{line}  loss from {first:.1e} to {last:.1e}"))?;
@@ -137,7 +138,7 @@ impl Found {
         output::line(&format!("\n{}\n\nlearning rate  {:e}", self.reason, self.learning_rate))
     }
 
-    /// Some of the rates, evenly, the last one included.
+    /// Returns at most [`ROWS`] of the points, evenly spaced, with the last one included.
     fn picked(&self) -> impl Iterator<Item = &(f64, f64)> {
         let every = self.curve.len().div_ceil(ROWS).max(1);
         let last = self.curve.len().saturating_sub(1);
@@ -164,8 +165,8 @@ mod tests {
         args: LrFindArgs,
     }
 
-    /// An API of one job. It answers a look at its events with nothing at first, then with `event`; it keeps what it was
-    /// asked.
+    /// Starts an API with one job. The first request for the job's events returns none, later ones return `event`; all
+    /// requests are recorded.
     async fn api(status: Value, event: Value) -> (Client, Arc<Mutex<Vec<(String, Value)>>>) {
         drop(rustls::crypto::ring::default_provider().install_default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -199,7 +200,7 @@ mod tests {
         answer.to_string()
     }
 
-    /// `POST /path` and the body.
+    /// Reads a request; returns `POST /path` and the body.
     async fn request(stream: &mut tokio::net::TcpStream) -> (String, Value) {
         let mut reader = BufReader::new(stream);
         let (mut first, mut length) = (String::new(), 0);

@@ -1,37 +1,37 @@
-//! `attune jobs`: fine-tuning, from the question to the tuned model. Read in this order.
+//! `attune jobs`: fine-tuning jobs, from the request to the fine-tuned model. Read in this order.
 
-/// The commands.
+/// The subcommands.
 pub(crate) mod commands;
 
-/// Flags and files to a request.
+/// The request to create a job, from flags and a file.
 mod create;
 
-/// What a job would take.
+/// `attune jobs estimate`.
 mod estimate;
 
-/// A dataset that is named: an id, or a local path.
+/// The name of a dataset: a file ID, or a local path.
 mod dataset_path;
 
 /// A job as a file: YAML, JSON, or a Ludwig config.
 mod document;
 
-/// An event of a job as a line of text.
+/// The text line of a job event.
 mod event_line;
 
-/// A job's events as they come.
+/// `attune jobs events --follow`.
 mod follow;
 
-/// Who may use a checkpoint.
+/// `attune jobs permissions`.
 mod permissions;
 
-/// Flags that say how a job trains.
+/// The training flags of a job.
 mod flags;
 
-/// A learning rate, found by a job that is cancelled as soon as it has found it.
+/// `attune lr-find`.
 pub(crate) mod lr_find;
 
-/// What the events of a job say, gathered.
+/// The state of a watched job, from its events.
 mod story;
 
-/// Watching a job to its end.
+/// `attune jobs watch`.
 mod watch;

@@ -1,4 +1,4 @@
-//! `attune jobs permissions`: which other projects of the organization may use a checkpoint as a model.
+//! `attune jobs permissions`: the permissions of the organization's other projects to use a checkpoint as a model.
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -6,35 +6,35 @@ use serde_json::json;
 
 use crate::{connection::client::Client, error::Result, output};
 
-/// Commands about a checkpoint's permissions.
+/// The subcommands of `attune jobs permissions`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PermissionsCommand {
-    /// Let projects use a checkpoint
+    /// Grant projects the permission to use a checkpoint
     Grant {
-        /// As `attune jobs checkpoints` calls its model, ft:…
+        /// The checkpoint's model name, ft:…, as `attune jobs checkpoints` prints it
         checkpoint: String,
-        /// Their ids, proj_…
+        /// The projects' IDs, proj_…
         #[arg(required = true)]
         projects: Vec<String>,
     },
-    /// List who may use it, newest first
+    /// List a checkpoint's permissions, newest first
     List {
-        /// As above
+        /// The checkpoint's model name, ft:…
         checkpoint: String,
     },
-    /// Take a permission back
+    /// Revoke a permission
     Revoke {
-        /// As above
+        /// The checkpoint's model name, ft:…
         checkpoint: String,
-        /// The permission's id, cp_…
+        /// The permission's ID, cp_…
         permission: String,
     },
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: the API's.
+/// [`crate::error::CliError`]: errors of the API.
 pub(crate) async fn run(client: &Client, command: PermissionsCommand, as_json: bool) -> Result<()> {
     let path = |checkpoint| ["fine_tuning", "checkpoints", checkpoint, "permissions"];
     let list = match command {
@@ -59,5 +59,9 @@ pub(crate) async fn run(client: &Client, command: PermissionsCommand, as_json: b
             output::moment(&permission["created_at"]),
         ]
     });
-    output::table(&["PERMISSION", "PROJECT", "SINCE (UTC)"], rows.collect(), "No other project may use it.")
+    output::table(
+        &["PERMISSION", "PROJECT", "SINCE (UTC)"],
+        rows.collect(),
+        "No permissions: no other project may use this checkpoint.",
+    )
 }

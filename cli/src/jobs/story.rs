@@ -1,4 +1,4 @@
-//! What the events of a job say, gathered: the loss curve, the pace, the time left. Pure.
+//! The state of a watched job, from its events: the loss curve, the step rate, the time left. Pure.
 
 use std::collections::HashSet;
 
@@ -6,36 +6,36 @@ use serde_json::Value;
 
 use crate::output;
 
-/// The pace is taken from so many of the latest steps.
+/// The number of latest steps from which the step rate is computed.
 const PACE_STEPS: usize = 50;
 
 /// One `metrics` event.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Step {
-    /// From 1.
+    /// The step's number, from 1.
     pub(crate) step: u64,
-    /// Mean loss of its trained tokens.
+    /// The mean loss of the step's trained tokens.
     pub(crate) loss: f64,
-    /// Of the validation rows, where they were looked at.
+    /// The mean loss of the validation rows, if the step evaluated them.
     pub(crate) valid_loss: Option<f64>,
-    /// Over the step.
+    /// The throughput of the step.
     pub(crate) tokens_per_second: Option<f64>,
-    /// Unix seconds.
+    /// The event's time, in Unix seconds.
     at: i64,
 }
 
-/// All of it so far.
+/// The state after all events so far.
 #[derive(Debug, Default)]
 pub(crate) struct Story {
     seen: HashSet<String>,
-    /// By step; a step that was done again after a crash replaces its elder.
+    /// The steps, in order; a step that is repeated after a crash replaces its earlier event and all later steps.
     steps: Vec<Step>,
-    /// How many there will be.
+    /// The total number of the job's steps.
     pub(crate) total_steps: u64,
 }
 
 impl Story {
-    /// Takes an event; gives back what is to be said of it, if it was not seen before.
+    /// Adds an event; returns what to print of it, or `None` if it is a duplicate.
     pub(crate) fn take(&mut self, event: &Value) -> Option<Told> {
         let id = event["id"].as_str()?;
         if !self.seen.insert(id.to_owned()) {
@@ -50,17 +50,17 @@ impl Story {
         Some(Told::Step(step))
     }
 
-    /// The last step.
+    /// Returns the last step.
     pub(crate) fn last(&self) -> Option<&Step> {
         self.steps.last()
     }
 
-    /// The loss curve as a line of blocks.
+    /// Returns the loss curve as a line of block characters.
     pub(crate) fn curve(&self, width: usize) -> String {
         output::sparkline(&self.steps.iter().map(|step| step.loss).collect::<Vec<_>>(), width)
     }
 
-    /// Seconds until the last step at the pace of late, or nothing if that cannot be said yet.
+    /// Estimates the seconds until the last step from the rate of the latest steps; `None` while there is no rate.
     pub(crate) fn seconds_left(&self) -> Option<u64> {
         let recent = &self.steps[self.steps.len().saturating_sub(PACE_STEPS)..];
         let (first, last) = (recent.first()?, recent.last()?);
@@ -72,7 +72,7 @@ impl Story {
         Some((seconds as f64 / steps as f64 * left as f64).round() as u64)
     }
 
-    /// `loss 0.412, validation 0.500, 812 tokens/s, 4 min 10 s left`.
+    /// Formats the progress: `loss 0.4120, validation 0.5000, 812 tokens/s, 4 min 10 s left`.
     pub(crate) fn sentence(&self) -> String {
         let Some(step) = self.last() else { return String::new() };
         let mut parts = vec![format!("loss {:.4}", step.loss)];
@@ -85,12 +85,12 @@ impl Story {
     }
 }
 
-/// What an event is to a reader.
+/// The printable content of an event.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Told {
-    /// A sentence.
+    /// A message.
     Message(String),
-    /// A step's numbers.
+    /// A step's metrics.
     Step(Step),
 }
 

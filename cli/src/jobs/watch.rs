@@ -1,4 +1,4 @@
-//! Watching a job to its end: a bar and a curve on a terminal, plain lines elsewhere.
+//! `attune jobs watch`: a progress bar and a loss curve on a terminal, plain lines elsewhere.
 
 use std::{
     io::IsTerminal,
@@ -16,19 +16,19 @@ use crate::{
     output,
 };
 
-/// Between two looks.
+/// The interval between two polls.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
-/// The API may be away for a restart; the job goes on meanwhile.
+/// The longest time that the API may be unreachable, such as during a restart; the job continues in the meantime.
 pub(super) const AWAY: Duration = Duration::from_secs(120);
-/// Plain lines come at most so often.
+/// The shortest interval between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// Columns of the curve.
+/// The width of the loss curve, in characters.
 const CURVE_WIDTH: usize = 60;
 
-/// Follows the job, and ends as it does.
+/// Watches the job until it ends, and returns its outcome.
 ///
 /// # Errors
-/// [`CliError::JobFailed`], [`CliError::JobCancelled`]; the API's errors; no answer for [`AWAY`].
+/// [`CliError::JobFailed`], [`CliError::JobCancelled`]; the API's errors; the API is unreachable for [`AWAY`].
 pub(crate) async fn run(client: &Client, id: &str, as_json: bool) -> Result<()> {
     let mut screen = Screen::new(as_json);
     let ended = follow(client, id, &mut screen).await;
@@ -42,7 +42,7 @@ pub(crate) async fn run(client: &Client, id: &str, as_json: bool) -> Result<()> 
         Some("succeeded") => output::line(&format!("succeeded: {}", output::text(&job["fine_tuned_model"]))),
         Some("cancelled") => Err(CliError::JobCancelled(id.to_owned())),
         _ => {
-            let reason = job["error"]["message"].as_str().unwrap_or("it did not say why").to_owned();
+            let reason = job["error"]["message"].as_str().unwrap_or("it reported no reason").to_owned();
             Err(CliError::JobFailed { id: id.to_owned(), reason })
         }
     }
@@ -74,7 +74,8 @@ async fn follow(client: &Client, id: &str, screen: &mut Screen) -> Result<Value>
     }
 }
 
-/// The job first: events that came before its end are then all there.
+/// Retrieves the job and its events, all of them or the newest 100. The job is retrieved first, so that the events of a
+/// job that has ended are complete.
 pub(super) async fn look(client: &Client, id: &str, all: bool) -> Result<(Value, Value)> {
     let job = client.get(&["fine_tuning", "jobs", id]).await?;
     let events = ["fine_tuning", "jobs", id, "events"];
@@ -86,11 +87,11 @@ pub(super) async fn look(client: &Client, id: &str, all: bool) -> Result<(Value,
     Ok((job, events))
 }
 
-/// Where it is shown.
+/// The output of `attune jobs watch`.
 struct Screen {
-    /// On a terminal.
+    /// The progress bar, if the output is a terminal.
     bar: Option<ProgressBar>,
-    /// Elsewhere.
+    /// Prints plain lines: the output is not a terminal, and `--json` is not set.
     plain: bool,
     said: Option<Instant>,
     step: u64,
@@ -134,11 +135,11 @@ impl Screen {
 
     fn away(&self) {
         if let Some(bar) = &self.bar {
-            bar.set_prefix("no answer");
+            bar.set_prefix("API down");
         }
     }
 
-    /// The bar goes; what it showed last stays as plain lines.
+    /// Removes the bar; prints its last message as plain lines.
     fn clear(&self) {
         if let Some(bar) = &self.bar {
             let last = bar.message();

@@ -1,7 +1,7 @@
-//! The whole config to a job. Pure.
+//! Maps a Ludwig config to a job. Pure.
 //!
-//! Where a key that is left out has a default of Ludwig's that changes what is learnt (rank, dropout, schedule), the
-//! default is put into the job, so that the job is the one that Ludwig would have run.
+//! If a missing key has a default of Ludwig's that changes the result of training (rank, dropout, schedule), that
+//! default is set in the job, so that the job is the one that Ludwig would have run.
 //!
 //! Source: Ludwig's documentation, "Large Language Models", "Trainer" and "Preprocessing" (0.10).
 
@@ -15,27 +15,27 @@ use super::{
     trainer,
 };
 
-/// A config, mapped.
+/// The job of a config.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    /// The request's body, but for its files.
+    /// The request's body, except for its files.
     pub(crate) body: Map<String, Value>,
-    /// How rows of prompts and answers are made of the table's.
+    /// The conversion of the table's rows to rows of prompt and completion.
     pub(crate) recipe: Option<Recipe>,
-    /// What became of each key.
+    /// The mapping of each key.
     pub(crate) report: Report,
 }
 
-/// Whether a file that was given as a job is a Ludwig config.
+/// Returns whether a job file is a Ludwig config.
 pub(crate) fn is_ludwig(config: &Map<String, Value>) -> bool {
     ["model_type", "base_model", "input_features", "output_features"].iter().any(|key| config.contains_key(*key))
 }
 
-/// Maps a config; what cannot be had is in the report.
+/// Maps a config; the report lists the keys that are not supported.
 pub(crate) fn map(config: Map<String, Value>) -> Mapping {
     let mut top = Section::top(config);
     let mut job = Job::default();
-    top.only(&mut job, "model_type", &[json!("llm")], "only configs of language models (llm) can be had");
+    top.only(&mut job, "model_type", &[json!("llm")], "only configs of language models (llm) are supported");
     base_model(&mut top, &mut job);
     let seed = top.take("random_seed");
     match &seed {
@@ -50,9 +50,9 @@ pub(crate) fn map(config: Map<String, Value>) -> Mapping {
     let output = feature(&mut top, &mut job, "output_features");
     let template = prompt(&mut top, &mut job, input.as_deref());
     let (split, sample_ratio) = preprocessing(&mut top, &mut job);
-    top.ignore(&mut job, &["generation"], "it belongs to requests: give temperature and the like with each chat");
-    top.ignore(&mut job, &["backend"], "where a job runs is the platform's choice");
-    top.ignore(&mut job, &["ludwig_version"], "it names the release that the config was written for");
+    top.ignore(&mut job, &["generation"], "sampling parameters, such as temperature, belong to each request");
+    top.ignore(&mut job, &["backend"], "the platform chooses the node");
+    top.ignore(&mut job, &["ludwig_version"], "the release of the config has no effect");
     top.done(&mut job);
     let recipe = template.zip(output).map(|(template, answer)| Recipe {
         template,
@@ -65,28 +65,28 @@ pub(crate) fn map(config: Map<String, Value>) -> Mapping {
     Mapping { body: job.body, recipe, report: job.report }
 }
 
-/// `meta-llama/Llama-2-7b-hf` is called `llama-2-7b-hf` here.
+/// Maps the base model's name: `meta-llama/Llama-2-7b-hf` becomes `llama-2-7b-hf`.
 fn base_model(top: &mut Section, job: &mut Job) {
     match top.take("base_model") {
         Some(Value::String(name)) => {
             let own = name.rsplit('/').next().unwrap_or(&name).to_ascii_lowercase();
-            job.report.note("base_model", Verdict::Mapped(format!("model: {own:?} (--model names another)")));
+            job.report.note("base_model", Verdict::Mapped(format!("model: {own:?} (--model overrides it)")));
             job.set("model", own.into());
         }
         Some(other) => top.refused(job, "base_model", format!("it must be a name, not {other}")),
-        None => top.refused(job, "base_model", "there is none"),
+        None => top.refused(job, "base_model", "it is missing"),
     }
 }
 
 fn adapter(top: &mut Section, job: &mut Job) {
     let Some(mut adapter) = top.section(job, "adapter") else {
-        top.refused(job, "adapter", "without one the whole model would be trained; Attune trains adapters: type: lora");
+        top.refused(job, "adapter", "it is missing; full fine-tuning is not supported. Use type: lora");
         return;
     };
     match adapter.take("type") {
         None => {}
         Some(kind) if kind == "lora" => job.report.note("adapter.type", Verdict::Mapped("adapter".into())),
-        Some(kind) => adapter.refused(job, "type", format!("{kind} is not there; lora is")),
+        Some(kind) => adapter.refused(job, "type", format!("{kind} is not supported. Use lora")),
     }
     let rank = adapter.take("r");
     match rank.clone() {
@@ -104,15 +104,20 @@ fn adapter(top: &mut Section, job: &mut Job) {
     adapter.map(job, "use_rslora", "adapter.use_rslora");
     adapter.map(job, "use_dora", "adapter.use_dora");
     adapter.only(job, "bias_type", &[json!("none")], "biases are not trained");
-    adapter.only(job, "init_lora_weights", &[json!(true)], "the adapter begins as LoRA's authors have it");
+    adapter.only(job, "init_lora_weights", &[json!(true)], "only the initialization of the LoRA paper is supported");
     adapter.only(
         job,
         "pretrained_adapter_weights",
         &[],
-        "an adapter to begin with must be on the platform: give its id with --continue-from",
+        "the adapter to start from must be on the platform. Set its ID with --continue-from",
     );
     if let Some(mut after) = adapter.section(job, "postprocessor") {
-        after.only(job, "merge_adapter_into_base_model", &[json!(false)], "the adapter stays one");
+        after.only(
+            job,
+            "merge_adapter_into_base_model",
+            &[json!(false)],
+            "adapters are not merged into the base model",
+        );
         after.ignore(job, &["progressbar"], "nothing is merged");
         after.done(job);
     }
@@ -130,25 +135,25 @@ fn quantization(top: &mut Section, job: &mut Job) {
         Some(4) => held.mapped(job, "bits", "quantization.type", "nf4".into()),
         Some(8) => held.mapped(job, "bits", "quantization.type", "int8".into()),
         None if bits.is_none() => held.map_or(job, "bits", "quantization.type", "nf4".into()),
-        _ => held.refused(job, "bits", "4 and 8 are there"),
+        _ => held.refused(job, "bits", "only 4 and 8 are supported"),
     }
-    held.only(job, "bnb_4bit_quant_type", &[json!("nf4")], "4 bits are nf4 here");
+    held.only(job, "bnb_4bit_quant_type", &[json!("nf4")], "only nf4 is supported for 4 bits");
     held.map(job, "bnb_4bit_use_double_quant", "quantization.double_quant");
-    held.ignore(job, &["bnb_4bit_compute_dtype"], "what is computed in is the device's choice");
+    held.ignore(job, &["bnb_4bit_compute_dtype"], "the device determines the compute dtype");
     held.ignore(
         job,
         &["llm_int8_threshold", "llm_int8_has_fp16_weight"],
-        "int8 has a scale for each row here and treats no column apart",
+        "int8 has one scale per row and no outlier columns",
     );
     held.done(job);
 }
 
-/// The column of the one feature.
+/// Returns the column of the list's only feature.
 fn feature(top: &mut Section, job: &mut Job, list: &str) -> Option<String> {
     let mut features = match top.take(list) {
         Some(Value::Array(features)) => features,
         _ => {
-            top.refused(job, list, "there must be a list with one feature");
+            top.refused(job, list, "it must be a list with one feature");
             return None;
         }
     };
@@ -156,7 +161,7 @@ fn feature(top: &mut Section, job: &mut Job, list: &str) -> Option<String> {
         top.refused(
             job,
             list,
-            format!("there must be one feature, not {}; more columns go into prompt.template", features.len()),
+            format!("it must have one feature, not {}. Use further columns in prompt.template", features.len()),
         );
         return None;
     }
@@ -164,7 +169,7 @@ fn feature(top: &mut Section, job: &mut Job, list: &str) -> Option<String> {
     let key = format!("{list}[0]");
     nested.insert(key.clone(), features.swap_remove(0));
     let mut one = Section::top(nested).section(job, &key)?;
-    one.only(job, "type", &[json!("text")], "a feature of a language model is text");
+    one.only(job, "type", &[json!("text")], "only text features are supported");
     let name = one.take("name").and_then(|name| name.as_str().map(str::to_owned));
     let column = one.take("column").and_then(|column| column.as_str().map(str::to_owned));
     let found = column.or_else(|| name.clone());
@@ -173,10 +178,10 @@ fn feature(top: &mut Section, job: &mut Job, list: &str) -> Option<String> {
             let becomes = if list == "input_features" { "the prompt" } else { "the completion" };
             job.report.note(one.key("name"), Verdict::Mapped(format!("{becomes}, from the column {column:?}")));
         }
-        None => one.refused(job, "name", "there is none"),
+        None => one.refused(job, "name", "it is missing"),
     }
     if let Some(mut own) = one.section(job, "preprocessing") {
-        let why = "prompt and answer are not cut each for itself here: give preprocessing.global_max_sequence_length";
+        let why = "prompts and answers are not truncated separately. Use preprocessing.global_max_sequence_length";
         own.only(job, "max_sequence_length", &[], why);
         own.done(job);
     }
@@ -188,8 +193,8 @@ fn prompt(top: &mut Section, job: &mut Job, input: Option<&str>) -> Option<Templ
     let Some(mut prompt) = top.section(job, "prompt") else { return input.map(Template::column) };
     let task = prompt.take("task").and_then(|task| task.as_str().map(str::to_owned));
     if let Some(mut retrieval) = prompt.section(job, "retrieval") {
-        retrieval.only(job, "type", &[], "rows of the training set are not searched for prompts");
-        retrieval.only(job, "k", &[json!(0)], "rows of the training set are not searched for prompts");
+        retrieval.only(job, "type", &[], "retrieval for prompts is not supported");
+        retrieval.only(job, "k", &[json!(0)], "retrieval for prompts is not supported");
         retrieval.ignore(job, &["index_name", "model_name"], "nothing is retrieved");
         retrieval.done(job);
     }
@@ -218,8 +223,8 @@ fn prompt(top: &mut Section, job: &mut Job, input: Option<&str>) -> Option<Templ
         (Some(_), Some(Value::String(text))) if text.contains("{__task__}") => {
             job.report.note("prompt.task", Verdict::Mapped("{__task__} in the template".into()));
         }
-        (Some(_), Some(_)) => prompt.refused(job, "task", "prompt.template has no {__task__} where it would stand"),
-        (Some(_), None) => prompt.refused(job, "task", "write prompt.template too, with {__task__} in it"),
+        (Some(_), Some(_)) => prompt.refused(job, "task", "prompt.template has no {__task__} for it"),
+        (Some(_), None) => prompt.refused(job, "task", "prompt.template is missing. Set it, with {__task__} in it"),
         (None, _) => {}
     }
     prompt.done(job);
@@ -228,8 +233,7 @@ fn prompt(top: &mut Section, job: &mut Job, input: Option<&str>) -> Option<Templ
 
 fn preprocessing(top: &mut Section, job: &mut Job) -> (Split, f64) {
     let Some(mut before) = top.section(job, "preprocessing") else {
-        let all =
-            "all rows are trained on; Ludwig would keep 3 in 10 back. Give --validation-file, or preprocessing.split";
+        let all = "all rows are trained on; Ludwig would hold out 30 %. Set --validation-file, or preprocessing.split";
         job.report.note("preprocessing.split", Verdict::Ignored(all.into()));
         return (Split::None, 1.0);
     };
@@ -239,12 +243,12 @@ fn preprocessing(top: &mut Section, job: &mut Job) -> (Split, f64) {
     }
     let ratio = match before.take("sample_ratio").map(|ratio| (ratio.as_f64(), ratio)) {
         Some((Some(ratio), _)) if ratio > 0.0 && ratio <= 1.0 => {
-            let what = format!("a share of {ratio} of the rows, drawn by the seed");
+            let what = format!("a fraction of {ratio} of the rows, sampled by the seed");
             job.report.note("preprocessing.sample_ratio", Verdict::Mapped(what));
             ratio
         }
         Some((_, other)) => {
-            before.refused(job, "sample_ratio", format!("{other} is not a share of the rows"));
+            before.refused(job, "sample_ratio", format!("{other} is not a fraction above 0 and up to 1"));
             1.0
         }
         None => 1.0,
@@ -262,13 +266,12 @@ fn split(before: &mut Section, job: &mut Job) -> Split {
             let shares = section.take("probabilities").unwrap_or_else(|| json!([0.7, 0.1, 0.2]));
             match serde_json::from_value::<[f64; 3]>(shares.clone()) {
                 Ok(shares) if shares[0] > 0.0 && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6 => {
-                    let what =
-                        "rows drawn by the seed, not those that Ludwig would draw; the share for tests is left out";
+                    let what = "sampled by the seed, not the rows that Ludwig would sample; the test split is left out";
                     job.report.note("preprocessing.split", Verdict::Mapped(format!("{shares:?}: {what}")));
                     Split::Random { train: shares[0], validation: shares[1] }
                 }
                 _ => {
-                    section.refused(job, "probabilities", format!("{shares} are not three shares of one whole"));
+                    section.refused(job, "probabilities", format!("{shares} are not three fractions that add up to 1"));
                     Split::None
                 }
             }
@@ -281,7 +284,7 @@ fn split(before: &mut Section, job: &mut Job) -> Split {
             Split::Fixed { column }
         }
         _ => {
-            section.refused(job, "type", format!("{} is not there; random and fixed are", kind.unwrap_or_default()));
+            section.refused(job, "type", format!("{} is not supported. Use random or fixed", kind.unwrap_or_default()));
             Split::None
         }
     };
@@ -297,9 +300,9 @@ mod tests {
         map(serde_saphyr::from_str::<Map<String, Value>>(yaml).unwrap())
     }
 
-    /// Ludwig's own example for Llama 2 in 4 bits.
+    /// Ludwig's own example of Llama 2 in 4 bits.
     const LLAMA: &str = include_str!("../../testdata/ludwig_llama2_4bit.yaml");
-    /// With every section that Ludwig's guide to fine-tuning has.
+    /// A config with every section of Ludwig's fine-tuning guide.
     const ALPACA: &str = include_str!("../../testdata/ludwig_alpaca.yaml");
 
     #[test]

@@ -1,19 +1,19 @@
-//! A Ludwig LLM config turned into a job of Attune's, with a word on every key. Read in this order.
+//! The mapping of a Ludwig LLM config to a job, with a report on every key. Read in this order.
 
-/// What became of each key.
+/// The mapping of each key.
 pub(crate) mod report;
 
-/// A section of a config, emptied key by key.
+/// A section of a config, consumed key by key.
 mod section;
 
-/// The whole config to a job.
+/// The mapping of a config to a job.
 pub(crate) mod map;
 
-/// Its trainer section.
+/// The mapping of the trainer section.
 mod trainer;
 
-/// Prompts with columns in them.
+/// Prompt templates with columns.
 pub(crate) mod template;
 
-/// Rows of a table to rows of prompts and answers.
+/// The conversion of a table's rows to rows of prompt and completion.
 pub(crate) mod rows;

@@ -1,17 +1,17 @@
-//! What became of each key of a config: nothing is passed over.
+//! The report on the mapping of a config: every key has a line.
 
 use std::fmt;
 
-/// What became of a key.
+/// The result of mapping a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It is this in the job.
+    /// The key sets this field of the job.
     Mapped(String),
-    /// It was left out, and Ludwig's default for it is this in the job.
+    /// The key is missing, and Ludwig's default sets this field of the job.
     Default(String),
-    /// It has no effect here, and why.
+    /// The key has no effect, for this reason.
     Ignored(String),
-    /// It cannot be had here, and why.
+    /// The key is not supported, for this reason.
     Refused(String),
 }
 
@@ -19,24 +19,24 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mapped(to) => write!(f, "mapped    → {to}"),
-            Self::Default(to) => write!(f, "left out  → {to}, as Ludwig has it"),
+            Self::Default(to) => write!(f, "default   → {to}, as in Ludwig"),
             Self::Ignored(why) => write!(f, "ignored   {why}"),
             Self::Refused(why) => write!(f, "refused   {why}"),
         }
     }
 }
 
-/// All of them, in the order in which they were met.
+/// The keys and their verdicts, in the order in which they are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Report(pub(crate) Vec<(String, Verdict)>);
 
 impl Report {
-    /// Notes what became of a key.
+    /// Adds a key's verdict.
     pub(crate) fn note(&mut self, key: impl Into<String>, verdict: Verdict) {
         self.0.push((key.into(), verdict));
     }
 
-    /// The keys that were refused.
+    /// Returns the keys that are refused.
     pub(crate) fn refused(&self) -> Vec<&str> {
         let refused = self.0.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Refused(_)));
         refused.map(|(key, _)| key.as_str()).collect()

@@ -1,4 +1,4 @@
-//! Rows of a table (CSV, TSV, JSONL, a JSON list) to rows of prompts and answers, in files beside the table.
+//! The conversion of a table (CSV, TSV, JSONL, a JSON list) to rows of prompt and completion, in files next to it.
 
 use std::{
     collections::BTreeMap,
@@ -17,54 +17,54 @@ use sha2::{Digest, Sha256};
 use super::template::Template;
 use crate::error::{CliError, Doing, Result};
 
-/// Which rows are trained on.
+/// The split of the rows into training, validation and test rows.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Split {
-    /// All.
+    /// All rows are trained on.
     None,
-    /// Drawn by the seed; what is left over is for tests, and left out.
+    /// A random split by the seed; the rest are test rows, which are left out.
     Random {
-        /// Their share.
+        /// The fraction of training rows.
         train: f64,
-        /// The share of those that are validated on.
+        /// The fraction of validation rows.
         validation: f64,
     },
-    /// A column says it: 0 trains, 1 validates, 2 is left out.
+    /// A split by a column's value: 0 is training, 1 is validation, 2 is left out.
     Fixed {
-        /// Its name.
+        /// The column's name.
         column: String,
     },
 }
 
-/// How rows of prompts and answers are made.
+/// The conversion of a table's rows to rows of prompt and completion.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Recipe {
-    /// The prompt.
+    /// The prompt's template.
     pub(crate) template: Template,
     /// The column of the input feature.
     pub(crate) sample: Option<String>,
     /// The column of the answer.
     pub(crate) answer: String,
-    /// Which rows.
+    /// The split of the rows.
     pub(crate) split: Split,
-    /// The share of rows that is taken at all.
+    /// The fraction of all rows that is used.
     pub(crate) sample_ratio: f64,
-    /// Of the draws.
+    /// The seed of the sampling.
     pub(crate) seed: u64,
 }
 
-/// What was made.
+/// The dataset files of a table.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Made {
-    /// Rows to be trained on.
+    /// The file of the training rows, and their number.
     pub(crate) training: (PathBuf, u64),
-    /// Rows to be validated on.
+    /// The file of the validation rows, and their number.
     pub(crate) validation: Option<(PathBuf, u64)>,
-    /// Rows that were left out, as the config asks.
+    /// The number of rows that the config leaves out.
     pub(crate) left_out: u64,
 }
 
-/// Where a row goes.
+/// The destination of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Training,
@@ -73,10 +73,11 @@ enum Place {
 }
 
 impl Recipe {
-    /// Makes `table.prompts.jsonl`, and `table.validation.jsonl` if rows go there, beside the table.
+    /// Writes `table.prompts.jsonl` and, if there are validation rows, `table.validation.jsonl` next to the table.
     ///
     /// # Errors
-    /// [`CliError::Usage`]: the table cannot be read, or a row lacks a column. [`CliError::Failed`]: the disk's.
+    /// [`CliError::Usage`]: the table cannot be read, or a row lacks a column. [`CliError::Failed`]: a file cannot be
+    /// written.
     pub(crate) fn make(&self, table: &Path) -> Result<Made> {
         let (training, validation) = (table.with_extension("prompts.jsonl"), table.with_extension("validation.jsonl"));
         let mut writers = (Rows::new(&training)?, None);
@@ -104,12 +105,12 @@ impl Recipe {
         let training = (training, writers.0.finish()?);
         let validation = writers.1.map(|rows| Ok::<_, CliError>((validation, rows.finish()?))).transpose()?;
         if training.1 == 0 {
-            return Err(CliError::Usage(format!("{} has no row to train on", table.display())));
+            return Err(CliError::Usage(format!("{} has no training rows", table.display())));
         }
         Ok(Made { training, validation, left_out })
     }
 
-    /// The same for a table of which every row is taken.
+    /// Returns the same conversion without a split and without sampling.
     pub(crate) fn unsplit(&self) -> Self {
         Self { split: Split::None, sample_ratio: 1.0, ..self.clone() }
     }
@@ -147,7 +148,7 @@ impl Recipe {
         }
     }
 
-    /// From 0 to below 1, the same for the same row, seed and purpose.
+    /// Returns a pseudo-random number in [0, 1) that depends only on the row's number, the seed and the purpose.
     fn draw(&self, purpose: &str, number: u64) -> f64 {
         let digest = Sha256::digest(format!("{purpose} {} {number}", self.seed));
         let bits = digest.iter().take(6).fold(0u64, |bits, byte| bits << 8 | u64::from(*byte));
@@ -155,7 +156,7 @@ impl Recipe {
     }
 }
 
-/// A JSONL file that is being written.
+/// The writer of a JSONL file.
 struct Rows {
     path: PathBuf,
     out: BufWriter<File>,
@@ -179,7 +180,7 @@ impl Rows {
     }
 }
 
-/// Gives every row of a table to `take`, one at a time; a JSON list alone is read whole.
+/// Calls `take` with each row of a table; only a JSON list is read as a whole.
 fn each_row(
     table: &Path,
     mut take: impl FnMut(BTreeMap<String, String>) -> std::result::Result<(), String>,
@@ -219,7 +220,7 @@ fn each_row(
     Ok(())
 }
 
-/// Refuses a table whose quotation marks are wrong, as the platform does with files that are uploaded.
+/// Refuses a table with invalid quotation marks, as the API refuses such uploads.
 fn check_quotes(table: &Path, delimiter: u8) -> Result<()> {
     let doing = || format!("read {}", table.display());
     let mut bytes = BufReader::new(File::open(table).doing(doing)?);
@@ -241,7 +242,7 @@ fn check_quotes(table: &Path, delimiter: u8) -> Result<()> {
     stray.map_err(|stray| CliError::Usage(format!("{}: row {}: {stray}", table.display(), stray.row)))
 }
 
-/// Values as texts; null is empty, as pandas fills it.
+/// Converts values to strings; null becomes empty.
 fn columns(row: Map<String, Value>) -> BTreeMap<String, String> {
     let text = |value: Value| match value {
         Value::String(text) => text,

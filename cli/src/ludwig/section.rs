@@ -1,20 +1,20 @@
-//! A section of a config, emptied key by key: what is left at its end was not known, and is refused.
+//! A section of a config, consumed key by key: keys that are left at the end are unknown, and refused.
 
 use serde_json::{Map, Value};
 
 use super::report::{Report, Verdict};
 
-/// The job that comes about, and the word on every key.
+/// The job, and the report on every key.
 #[derive(Debug, Default)]
 pub(super) struct Job {
     /// The request's body.
     pub(super) body: Map<String, Value>,
-    /// What became of each key.
+    /// The mapping of each key.
     pub(super) report: Report,
 }
 
 impl Job {
-    /// Sets a field of the body by its path, `trainer.schedule`.
+    /// Sets a field of the body by its path, such as `trainer.schedule`.
     pub(super) fn set(&mut self, path: &str, value: Value) {
         let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
         let mut at = &mut self.body;
@@ -27,7 +27,7 @@ impl Job {
     }
 }
 
-/// One section.
+/// A section of a config.
 #[derive(Debug)]
 pub(super) struct Section {
     path: String,
@@ -35,22 +35,22 @@ pub(super) struct Section {
 }
 
 impl Section {
-    /// The whole config.
+    /// Creates the top-level section, the whole config.
     pub(super) const fn top(config: Map<String, Value>) -> Self {
         Self { path: String::new(), left: config }
     }
 
-    /// The key by its whole path.
+    /// Returns a key's full path.
     pub(super) fn key(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
-    /// The value of a key; null is as good as none.
+    /// Removes a key and returns its value; null counts as missing.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         self.left.shift_remove(name).filter(|value| !value.is_null())
     }
 
-    /// A section in it; anything else under its name is refused.
+    /// Removes a subsection and returns it; any other value under its name is refused.
     pub(super) fn section(&mut self, job: &mut Job, name: &str) -> Option<Self> {
         let path = self.key(name);
         match self.take(name)? {
@@ -62,14 +62,14 @@ impl Section {
         }
     }
 
-    /// Puts a key's value into the job under this path.
+    /// Maps a key's value to the job's field `to`.
     pub(super) fn map(&mut self, job: &mut Job, name: &str, to: &str) {
         if let Some(value) = self.take(name) {
             self.mapped(job, name, to, value);
         }
     }
 
-    /// As [`map`](Self::map), or else what Ludwig has when the key is left out.
+    /// As [`map`](Self::map), but a missing key sets Ludwig's default.
     pub(super) fn map_or(&mut self, job: &mut Job, name: &str, to: &str, default: Value) {
         match self.take(name) {
             Some(value) => self.mapped(job, name, to, value),
@@ -80,13 +80,13 @@ impl Section {
         }
     }
 
-    /// Notes that a key that was taken is this in the job.
+    /// Sets the job's field `to` to the value of a key that was removed, and reports the mapping.
     pub(super) fn mapped(&self, job: &mut Job, name: &str, to: &str, value: Value) {
         job.report.note(self.key(name), Verdict::Mapped(format!("{to}: {value}")));
         job.set(to, value);
     }
 
-    /// The key asks for nothing that could be done here.
+    /// Removes keys that have no effect, and reports why.
     pub(super) fn ignore(&mut self, job: &mut Job, names: &[&str], why: &str) {
         for name in names {
             if self.take(name).is_some() {
@@ -95,30 +95,30 @@ impl Section {
         }
     }
 
-    /// The key may only say what is so anyway.
+    /// Removes a key that may only have a value that Attune always uses; any other value is refused.
     pub(super) fn only(&mut self, job: &mut Job, name: &str, allowed: &[Value], why: &str) {
         let Some(value) = self.take(name) else { return };
         let same = |one: &Value| *one == value || one.as_f64().is_some_and(|one| Some(one) == value.as_f64());
         let verdict = if allowed.iter().any(same) {
-            Verdict::Ignored(format!("{value} is how it is here anyway"))
+            Verdict::Ignored(format!("Attune always uses {value}"))
         } else {
             Verdict::Refused(why.to_owned())
         };
         job.report.note(self.key(name), verdict);
     }
 
-    /// Notes that a key that was taken cannot be had.
+    /// Reports that a key that was removed is not supported.
     pub(super) fn refused(&self, job: &mut Job, name: &str, why: impl Into<String>) {
         job.report.note(self.key(name), Verdict::Refused(why.into()));
     }
 
-    /// Whatever is left is unknown here.
+    /// Refuses the keys that are left, since they are unknown; null values are ignored.
     pub(super) fn done(self, job: &mut Job) {
         for (name, value) in &self.left {
             let verdict = if value.is_null() {
-                Verdict::Ignored("null asks for nothing".into())
+                Verdict::Ignored("null has no effect".into())
             } else {
-                Verdict::Refused("Attune has nothing like it".into())
+                Verdict::Refused("Attune does not support it".into())
             };
             job.report.note(self.key(name), verdict);
         }

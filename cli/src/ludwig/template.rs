@@ -1,31 +1,31 @@
-//! Prompts with columns in them, as Python's `str.format` reads them: `{column}`, and `{{`, `}}` for braces.
+//! Prompt templates in the syntax of Python's `str.format`: `{column}`, and `{{`, `}}` for braces.
 
 use std::collections::BTreeMap;
 
-/// Stands for the input feature's column.
+/// The placeholder of the input feature's column.
 const SAMPLE: &str = "__sample__";
 
-/// A piece of a template.
+/// A part of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Text(String),
     Column(String),
 }
 
-/// A prompt with columns in it.
+/// A prompt template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Template(Vec<Piece>);
 
 impl Template {
-    /// The text of one column.
+    /// Creates the template of one column's text.
     pub(crate) fn column(name: &str) -> Self {
         Self(vec![Piece::Column(name.to_owned())])
     }
 
-    /// Reads a template; `task` stands where it has `{__task__}`.
+    /// Parses a template; `task` replaces `{__task__}`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The defect of the template.
     pub(crate) fn parse(text: &str, task: Option<&str>) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut plain = String::new();
@@ -38,18 +38,16 @@ impl Template {
                 rest = after;
                 continue;
             }
-            let inner =
-                from.strip_prefix('{').ok_or("it has a } that no { opens; a brace of the text is written }}")?;
-            let (name, after) =
-                inner.split_once('}').ok_or("it has a { that no } closes; a brace of the text is written {{")?;
+            let inner = from.strip_prefix('{').ok_or("it has a } without a {. Write }} for a literal brace")?;
+            let (name, after) = inner.split_once('}').ok_or("it has a { without a }. Write {{ for a literal brace")?;
             rest = after;
             match (name, task) {
                 ("", _) => return Err("it has {} without a column's name".into()),
                 ("__task__", Some(task)) => plain.push_str(task),
                 ("__task__", None) => return Err("it has {__task__}, but there is no prompt.task".into()),
-                ("__context__", _) => return Err("it has {__context__}, but nothing is retrieved here".into()),
+                ("__context__", _) => return Err("it has {__context__}, but retrieval is not supported".into()),
                 (name, _) if name.contains(['{', '!', ':', '[', '.']) => {
-                    return Err(format!("{{{name}}} is more than a column's name"));
+                    return Err(format!("{{{name}}} is not a column's name"));
                 }
                 (name, _) => {
                     pieces.extend([Piece::Text(std::mem::take(&mut plain)), Piece::Column(name.to_owned())]);
@@ -65,7 +63,7 @@ impl Template {
         Ok(Self(pieces))
     }
 
-    /// The columns that it names, in order.
+    /// Returns the names of the template's columns, in order.
     pub(crate) fn columns(&self) -> Vec<&str> {
         self.0
             .iter()
@@ -76,10 +74,10 @@ impl Template {
             .collect()
     }
 
-    /// The prompt of a row; `sample` is the column of the input feature.
+    /// Fills in the prompt of a row; `sample` is the column of the input feature.
     ///
     /// # Errors
-    /// The column that the row does not have.
+    /// The name of a column that the row does not have.
     pub(crate) fn fill(&self, row: &BTreeMap<String, String>, sample: Option<&str>) -> Result<String, String> {
         let mut prompt = String::new();
         for piece in &self.0 {

@@ -1,34 +1,34 @@
-//! `attune audit-log`: who changed what.
+//! `attune audit-log`: the organization's audit logs.
 
 use clap::Args;
 
 use super::projects;
 use crate::{connection::client::Client, error::Result, output};
 
-/// Flags of `attune audit-log`.
+/// The flags of `attune audit-log`.
 #[derive(Debug, Args)]
 pub(crate) struct AuditLogArgs {
-    /// How many lines, newest first
+    /// The maximum number of entries, newest first
     #[arg(long, default_value_t = 50)]
     limit: usize,
-    /// Only in this project, by id or name
+    /// List only entries of this project, by ID or name
     #[arg(long)]
     project: Option<String>,
-    /// Only of this type, such as file.deleted
+    /// List only entries of this type, such as file.deleted
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// Only by this key or user, by id
+    /// List only entries by this API key or user, by ID
     #[arg(long, value_name = "ID")]
     actor: Option<String>,
-    /// Only about this, by id
+    /// List only entries about this object, by ID
     #[arg(long, value_name = "ID")]
     object: Option<String>,
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: this machine's, or the API's.
+/// [`crate::error::CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, args: AuditLogArgs, as_json: bool) -> Result<()> {
     let project = match args.project {
         Some(project) => Some(projects::find(client, Some(project)).await?),
@@ -60,6 +60,6 @@ pub(crate) async fn run(client: &Client, args: AuditLogArgs, as_json: bool) -> R
             output::text(&line["request_id"]),
         ]
     });
-    let headings = ["WHEN (UTC)", "WHAT", "OBJECT", "PROJECT", "WHO", "FROM", "REQUEST"];
-    output::table(&headings, rows.collect(), "Nothing was changed yet.")
+    let headings = ["TIME (UTC)", "TYPE", "OBJECT", "PROJECT", "ACTOR", "ADDRESS", "REQUEST"];
+    output::table(&headings, rows.collect(), "No entries.")
 }

@@ -1,4 +1,4 @@
-//! `attune keys`: API keys of a project.
+//! `attune keys`: a project's API keys.
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -7,52 +7,52 @@ use serde_json::{Value, json};
 use super::projects;
 use crate::{connection::client::Client, error::Result, output};
 
-/// Commands about API keys.
+/// The subcommands of `attune keys`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeysCommand {
     /// List a project's keys, newest first
     List {
-        /// The project's id or name; the only one if left out
+        /// The project's ID or name [default: the only project]
         #[arg(long)]
         project: Option<String>,
     },
-    /// Make a key; its secret is printed this once
+    /// Create an API key; its secret is printed only once
     Create {
-        /// For people
+        /// The key's name
         name: String,
-        /// What it may do, with commas: files:read, files:write, jobs:read, jobs:write, models:read, models:write,
+        /// The key's scopes, with commas: files:read, files:write, jobs:read, jobs:write, models:read, models:write,
         /// inference, webhooks, usage:read, all, admin, installation [default: all]
         #[arg(long, value_delimiter = ',', value_name = "SCOPES")]
         scopes: Option<Vec<String>>,
-        /// Days until it expires; never if left out
+        /// The days until the key expires [default: never]
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
         expires_in_days: Option<u32>,
-        /// The project's id or name; the only one if left out
+        /// The project's ID or name [default: the only project]
         #[arg(long)]
         project: Option<String>,
     },
-    /// Show a key's record
+    /// Retrieve an API key
     Get {
-        /// Its id, key_…
+        /// The key's ID, key_…
         id: String,
-        /// The project's id or name; the only one if left out
+        /// The project's ID or name [default: the only project]
         #[arg(long)]
         project: Option<String>,
     },
-    /// Revoke a key, at once and for good
+    /// Revoke an API key, immediately and permanently
     Revoke {
-        /// Its id, key_…
+        /// The key's ID, key_…
         id: String,
-        /// The project's id or name; the only one if left out
+        /// The project's ID or name [default: the only project]
         #[arg(long)]
         project: Option<String>,
     },
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: this machine's, or the API's.
+/// [`crate::error::CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, command: KeysCommand, as_json: bool) -> Result<()> {
     match command {
         KeysCommand::List { project } => list(client, project, as_json).await,
@@ -103,7 +103,7 @@ async fn list(client: &Client, project: Option<String>, as_json: bool) -> Result
         ]
     });
     let headings = ["KEY", "NAME", "SECRET", "SCOPES", "LAST USED (UTC)", "EXPIRES (UTC)"];
-    output::table(&headings, rows.collect(), "No keys yet: make one with `attune keys create NAME`.")
+    output::table(&headings, rows.collect(), "No keys yet. Create one with `attune keys create NAME`.")
 }
 
 fn scopes(key: &Value) -> String {
@@ -119,7 +119,7 @@ fn show(view: &Value) -> Result<()> {
         ("created", output::moment(&view["created_at"])),
         ("last used", output::moment(&view["last_used_at"])),
         ("expires", output::moment(&view["expires_at"])),
-        ("shown as", output::text(&view["redacted_value"])),
+        ("redacted", output::text(&view["redacted_value"])),
         ("secret", output::text(&view["value"])),
     ])
 }

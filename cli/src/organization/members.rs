@@ -1,4 +1,4 @@
-//! `attune members`: people of the organization, and of its projects.
+//! `attune members`: the users of the organization and of its projects.
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -7,68 +7,68 @@ use serde_json::{Value, json};
 use super::projects;
 use crate::{connection::client::Client, error::Result, output};
 
-/// Commands about people.
+/// The subcommands of `attune members`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum MembersCommand {
-    /// List the organization's people, or a project's
+    /// List the users of the organization, or of a project
     List {
-        /// Of this project, by id or name
+        /// The project's ID or name [default: the organization]
         #[arg(long)]
         project: Option<String>,
     },
-    /// Let somebody into the organization, by the word of an issuer that the API is configured with
+    /// Add a user to the organization, identified by the tokens of an issuer that the API trusts
     Add {
-        /// The `iss` of their tokens
+        /// The `iss` claim of the user's tokens
         #[arg(long, value_name = "URL")]
         issuer: String,
-        /// The `sub` of their tokens
+        /// The `sub` claim of the user's tokens
         #[arg(long)]
         subject: String,
-        /// viewer, member, admin or owner
+        /// The role: viewer, member, admin or owner
         #[arg(long)]
         role: String,
-        /// For people
+        /// The user's human-readable e-mail address
         #[arg(long)]
         email: Option<String>,
-        /// For people
+        /// The user's human-readable name
         #[arg(long)]
         name: Option<String>,
     },
-    /// Let a member of the organization into a project
+    /// Add a member of the organization to a project
     Join {
-        /// Their id, user-…
+        /// The user's ID, user-…
         id: String,
-        /// The project's id or name
+        /// The project's ID or name
         #[arg(long)]
         project: String,
-        /// viewer, member, admin or owner
+        /// The role: viewer, member, admin or owner
         #[arg(long)]
         role: String,
     },
-    /// Give somebody another role, in the organization or in a project
+    /// Change a user's role in the organization or in a project
     Role {
-        /// Their id, user-…
+        /// The user's ID, user-…
         id: String,
-        /// viewer, member, admin or owner
+        /// The role: viewer, member, admin or owner
         role: String,
-        /// In this project, by id or name
+        /// The project's ID or name [default: the organization]
         #[arg(long)]
         project: Option<String>,
     },
-    /// Show somebody out of the organization, or of a project
+    /// Remove a user from the organization or from a project
     Remove {
-        /// Their id, user-…
+        /// The user's ID, user-…
         id: String,
-        /// Of this project, by id or name
+        /// The project's ID or name [default: the organization]
         #[arg(long)]
         project: Option<String>,
     },
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: this machine's, or the API's.
+/// [`crate::error::CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, command: MembersCommand, as_json: bool) -> Result<()> {
     let view = match command {
         MembersCommand::List { project } => return list(client, project, as_json).await,
@@ -99,7 +99,7 @@ pub(crate) async fn run(client: &Client, command: MembersCommand, as_json: bool)
     if as_json { output::json(&view) } else { show(&view) }
 }
 
-/// The project that is meant, if one is; the organization is meant otherwise.
+/// Returns the ID of the project that is named; `None` means the organization.
 async fn place(client: &Client, project: Option<String>) -> Result<Option<String>> {
     match project {
         Some(project) => projects::find(client, Some(project)).await.map(Some),
@@ -128,7 +128,7 @@ async fn list(client: &Client, project: Option<String>, as_json: bool) -> Result
         fields.iter().map(|field| output::text(&user[*field])).collect()
     });
     let headings = ["USER", "ROLE", "NAME", "E-MAIL", "ISSUER", "SUBJECT"];
-    output::table(&headings, rows.collect(), "Nobody yet: let somebody in with `attune members add`.")
+    output::table(&headings, rows.collect(), "No users yet. Add one with `attune members add`.")
 }
 
 fn show(view: &Value) -> Result<()> {

@@ -1,5 +1,5 @@
-//! The organization's administration: projects, keys, people, the audit log. Needs a key with the scope `admin`, or the
-//! token of an owner or admin.
+//! The administration of an organization: projects, API keys, users, audit logs. Needs a key with the scope `admin`, or
+//! the token of an owner or admin.
 
 /// `attune audit-log`.
 pub(crate) mod audit_log;

@@ -1,4 +1,4 @@
-//! `attune organizations`: the organizations of an installation. Needs a key with the scope `installation`.
+//! `attune organizations`: the installation's organizations. Needs a key with the scope `installation`.
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -6,34 +6,34 @@ use serde_json::{Value, json};
 
 use crate::{connection::client::Client, error::Result, output};
 
-/// Commands about organizations.
+/// The subcommands of `attune organizations`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum OrganizationsCommand {
     /// List the organizations, newest first
     List,
-    /// Create one, with a project and an API key that administers it; the key's secret is printed this once
+    /// Create an organization with a project and an admin API key, whose secret is printed only once
     Create {
-        /// 1 to 100 characters; unique in the installation
+        /// The organization's name, 1 to 100 characters; unique in the installation
         name: String,
-        /// The `iss` of its first owner's tokens
+        /// The `iss` claim of the first owner's tokens
         #[arg(long, value_name = "URL", requires = "subject")]
         issuer: Option<String>,
-        /// The `sub` of its first owner's tokens
+        /// The `sub` claim of the first owner's tokens
         #[arg(long, requires = "issuer")]
         subject: Option<String>,
-        /// The first owner's address, shown to people
+        /// The first owner's human-readable e-mail address
         #[arg(long, requires = "issuer")]
         email: Option<String>,
     },
 }
 
-/// Where organizations are.
+/// The API path of organizations.
 const PATH: [&str; 1] = ["organizations"];
 
 /// Runs the command.
 ///
 /// # Errors
-/// [`crate::error::CliError`]: this machine's, or the API's.
+/// [`crate::error::CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, command: OrganizationsCommand, as_json: bool) -> Result<()> {
     match command {
         OrganizationsCommand::List => list(client, as_json).await,

@@ -10,46 +10,46 @@ use crate::{
     output,
 };
 
-/// Commands about projects.
+/// The subcommands of `attune projects`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProjectsCommand {
     /// List the projects, newest first
     List {
-        /// Archived ones too
+        /// List archived projects too
         #[arg(long)]
         archived: bool,
     },
-    /// Make one
+    /// Create a project
     Create {
-        /// Lower-case letters, digits and '-'
+        /// The project's name: lower-case letters, digits and '-'
         name: String,
     },
-    /// Show one
+    /// Retrieve a project
     Get {
-        /// Its id or its name
+        /// The project's ID or name
         project: String,
     },
-    /// Give one another name; models that were tuned in it keep theirs
+    /// Rename a project; its fine-tuned models keep their names
     Rename {
-        /// Its id or its name
+        /// The project's ID or name
         project: String,
-        /// Lower-case letters, digits and '-'
+        /// The project's name: lower-case letters, digits and '-'
         name: String,
     },
-    /// Close one for good: its keys open nothing any more, its rows stay
+    /// Archive a project permanently: its API keys stop working, its data is kept
     Archive {
-        /// Its id or its name
+        /// The project's ID or name
         project: String,
     },
 }
 
-/// Where projects are.
+/// The API path of projects.
 const PATH: [&str; 2] = ["organization", "projects"];
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// [`CliError`]: this machine's, or the API's.
+/// [`CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, command: ProjectsCommand, as_json: bool) -> Result<()> {
     let view = match command {
         ProjectsCommand::List { archived } => return list(client, archived, as_json).await,
@@ -95,10 +95,11 @@ fn show(view: &Value) -> Result<()> {
     ])
 }
 
-/// The id of the project that is meant: said by id or by name, or the only one there is.
+/// Returns the ID of the project that is named by its ID or name, or of the only project.
 ///
 /// # Errors
-/// [`CliError::Usage`]: nothing was said and there are several. [`CliError::NotFound`]: no project has this name.
+/// [`CliError::Usage`]: no project is named, and there is not exactly one. [`CliError::NotFound`]: no project has this
+/// name.
 pub(crate) async fn find(client: &Client, said: Option<String>) -> Result<String> {
     if let Some(id) = said.as_ref().filter(|said| said.starts_with("proj_")) {
         return Ok(id.clone());
@@ -112,11 +113,11 @@ pub(crate) async fn find(client: &Client, said: Option<String>) -> Result<String
     match (meant.as_slice(), said) {
         ([one], _) => Ok(output::text(&one["id"])),
         (_, Some(name)) => {
-            Err(CliError::NotFound { message: format!("no project is called '{name}'"), body: Value::Null })
+            Err(CliError::NotFound { message: format!("there is no project '{name}'"), body: Value::Null })
         }
         (_, None) => {
             let names: Vec<String> = all.iter().map(|project| output::text(&project["name"])).collect();
-            Err(CliError::Usage(format!("say which project with --project: {}", names.join(", "))))
+            Err(CliError::Usage(format!("--project is missing. Use one of: {}", names.join(", "))))
         }
     }
 }

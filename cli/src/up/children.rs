@@ -1,7 +1,8 @@
-//! Child processes: started, watched, started again when they die, stopped in order.
+//! The supervision of child processes: start, restart after an exit, graceful stop.
 //!
-//! Each is in a process group of its own, so that a Ctrl-C at the terminal reaches only us and the order of a stop is
-//! ours. Every start happens on the main thread: PostgreSQL's "die with the parent" follows the thread that started it.
+//! Each child has its own process group, so that Ctrl-C at the terminal reaches only `attune up`, which stops the
+//! children in order. All children are started on the main thread: PostgreSQL's parent-death signal follows the thread
+//! that started it.
 
 use std::{process::Stdio, time::Duration};
 
@@ -18,69 +19,69 @@ use tokio::{
 use super::log::{ChildLog, say};
 use crate::error::{CliError, Doing, Result};
 
-/// A child that lived so long starts again at once when it dies.
+/// The uptime after which a child that exits is restarted immediately.
 const HEALTHY: Duration = Duration::from_secs(60);
-/// The longest wait between two starts.
+/// The longest delay before a restart.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// How to run a child, and how to end it.
+/// A child program: its command, its log, and how it is stopped.
 pub(crate) struct Program {
-    /// In front of its lines.
+    /// The name, which prefixes the child's log lines.
     pub(crate) name: &'static str,
-    /// With every argument.
+    /// The command with all arguments.
     pub(crate) command: Command,
-    /// Where its two streams go.
+    /// The log of stdout and stderr.
     pub(crate) log: ChildLog,
-    /// Asks it to end.
+    /// The signal for a graceful stop.
     pub(crate) stop_signal: Signal,
-    /// For how long it may take.
+    /// The longest duration of a graceful stop.
     pub(crate) grace: Duration,
-    /// Makes it end.
+    /// The signal for an immediate stop.
     pub(crate) force_signal: Signal,
 }
 
 struct Child {
     program: Program,
     running: Option<Running>,
-    /// Deaths in a row.
+    /// The number of early exits in a row.
     deaths: u32,
-    /// When to start it again.
+    /// The time of the next restart.
     due: Option<Instant>,
 }
 
 struct Running {
     process: tokio::process::Child,
-    /// Our programs end when this closes, which the kernel sees to even under `kill -9`.
+    /// Attune's programs exit when this pipe closes; the kernel closes it even after `kill -9`.
     _stdin: Option<ChildStdin>,
     since: Instant,
 }
 
-/// All of them, in the order in which they were started.
+/// The children, in the order of their start.
 #[derive(Default)]
 pub(crate) struct Children(Vec<Child>);
 
 impl Children {
-    /// Starts a program and keeps it.
+    /// Starts a program and supervises it.
     ///
     /// # Errors
-    /// [`CliError::Failed`] if it cannot be run.
+    /// [`CliError::Failed`] if the program cannot be run.
     pub(crate) fn start(&mut self, mut program: Program) -> Result<()> {
         let running = Some(spawn(&mut program)?);
         self.0.push(Child { program, running, deaths: 0, due: None });
         Ok(())
     }
 
-    /// For the time before a child is ready: then its end is ours.
+    /// Returns an error if a child has exited; used until the child is ready, since an early exit fails the start.
     ///
     /// # Errors
-    /// [`CliError::Failed`] with its last lines, if it has ended.
+    /// [`CliError::Failed`] with the child's last log lines, if it has exited.
     pub(crate) fn refuse_if_ended(&mut self, name: &str) -> Result<()> {
         for child in self.0.iter_mut().filter(|child| child.program.name == name) {
             let Some(running) = &mut child.running else { continue };
             if let Some(status) = running.process.try_wait().doing(|| format!("watch {name}"))? {
                 child.running = None;
                 return Err(CliError::Failed(format!(
-                    "{name} ended before it was ready ({status}); its last lines ({}):{}",
+                    "{name} exited before it was ready ({status}). Its last log lines ({}):{}",
                     child.program.log.path().display(),
                     child.program.log.tail()
                 )));
@@ -89,7 +90,7 @@ impl Children {
         Ok(())
     }
 
-    /// Starts again what dies, for ever.
+    /// Restarts children that exit, without end.
     pub(crate) async fn watch(&mut self) {
         loop {
             let due = self.0.iter().filter_map(|child| child.due).min();
@@ -103,7 +104,7 @@ impl Children {
         }
     }
 
-    /// Ends one in good order; does nothing if it is not there.
+    /// Stops a child gracefully, or immediately after its grace period; does nothing if it is not running.
     pub(crate) async fn stop(&mut self, name: &str) {
         for child in self.0.iter_mut().filter(|child| child.program.name == name) {
             child.due = None;
@@ -111,14 +112,14 @@ impl Children {
             let Program { stop_signal, grace, force_signal, .. } = child.program;
             signal(&running.process, stop_signal);
             if timeout(grace, running.process.wait()).await.is_err() {
-                say(&format!("{name} did not end within {} s; ending it at once", grace.as_secs()));
+                say(&format!("{name} did not stop within {} s; killing it", grace.as_secs()));
                 force(&mut running.process, force_signal).await;
             }
             child.running = None;
         }
     }
 
-    /// Ends all, the last started first, without waiting for their good order.
+    /// Stops all children immediately, in reverse order of their start.
     pub(crate) async fn force(&mut self) {
         for child in self.0.iter_mut().rev() {
             if let Some(mut running) = child.running.take() {
@@ -134,14 +135,14 @@ impl Child {
         self.deaths = if lived > HEALTHY { 0 } else { self.deaths + 1 };
         let wait = wait_after(self.deaths);
         self.due = Some(Instant::now() + wait);
-        say(&format!("{} ended ({how}); starting it again in {} s", self.program.name, wait.as_secs()));
+        say(&format!("{} exited ({how}); restarting it in {} s", self.program.name, wait.as_secs()));
     }
 
     fn start_again(&mut self) {
         self.due = None;
         match spawn(&mut self.program) {
             Ok(running) => {
-                say(&format!("started {} again", self.program.name));
+                say(&format!("restarted {}", self.program.name));
                 self.running = Some(running);
             }
             Err(e) => self.ended(&e.to_string()),
@@ -149,7 +150,7 @@ impl Child {
     }
 }
 
-/// 0 after a long life, then 1, 2, 4 … seconds.
+/// Returns the delay of a restart: 0 after a long uptime, then 1, 2, 4 … seconds.
 fn wait_after(deaths: u32) -> Duration {
     match deaths {
         0 => Duration::ZERO,
@@ -157,7 +158,7 @@ fn wait_after(deaths: u32) -> Duration {
     }
 }
 
-/// The first running child to end: its place and how.
+/// Waits for the first running child to exit; returns its index and its exit status.
 async fn any_end(children: &mut [Child]) -> (usize, String) {
     let waits: Vec<_> = children
         .iter_mut()
@@ -182,7 +183,7 @@ fn spawn(program: &mut Program) -> Result<Running> {
     if let Some(stream) = process.stderr.take() {
         log.follow(stream);
     }
-    // Taken out, because waiting for a child closes the input that is still in it.
+    // Moved out of the child, because `wait` closes the stdin that is still in it.
     let _stdin = process.stdin.take();
     Ok(Running { process, _stdin, since: Instant::now() })
 }
@@ -194,7 +195,7 @@ async fn force(process: &mut tokio::process::Child, with: Signal) {
     }
 }
 
-/// A child that has ended and was not waited for still has its number, so this cannot hit a stranger.
+/// Sends a signal. An exited child keeps its process ID until it is waited for, so no other process can get the signal.
 fn signal(process: &tokio::process::Child, which: Signal) {
     if let Some(pid) = process.id().and_then(|id| i32::try_from(id).ok()) {
         let _ = kill(Pid::from_raw(pid), which);

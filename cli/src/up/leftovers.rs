@@ -1,7 +1,7 @@
-//! Servers that an earlier `attune up` left on our cluster.
+//! PostgreSQL servers that an earlier `attune up` left running on the cluster.
 //!
-//! Our own children end with us, even under `kill -9`, but they need a moment for it. Whoever holds the folder's lock
-//! may end whatever still works on the cluster, and then trust nothing that it wrote about itself.
+//! Children exit with `attune up`, even after `kill -9`, but need a moment for it. The holder of the folder's lock may
+//! stop any server that still runs on the cluster, and must not trust the `postmaster.pid` that it left.
 
 use std::{
     fs,
@@ -18,11 +18,11 @@ use nix::{
 use super::log::say;
 use crate::error::{CliError, Doing, Result};
 
-/// Waits for the servers on `data` to end, ends them if they do not, and removes their stale `postmaster.pid`: its
-/// number may be another program's by now, and PostgreSQL would then refuse to start.
+/// Stops the servers on `data` with increasingly strong signals, waits until they have exited, and removes their stale
+/// `postmaster.pid`: its process ID may be reused, and PostgreSQL would then refuse to start.
 ///
 /// # Errors
-/// [`CliError::Failed`] if one cannot be ended.
+/// [`CliError::Failed`] if a server cannot be stopped.
 pub(crate) async fn end(data: &Path) -> Result<()> {
     let pid_file = data.join("postmaster.pid");
     let started = Instant::now();
@@ -39,20 +39,20 @@ pub(crate) async fn end(data: &Path) -> Result<()> {
             30..40 => (30, Signal::SIGKILL),
             _ => {
                 return Err(CliError::Failed(format!(
-                    "cannot end the PostgreSQL servers {servers:?} of an earlier start"
+                    "cannot stop the PostgreSQL servers {servers:?} of an earlier start. Stop them manually."
                 )));
             }
         };
         if asked != Some(after) {
-            say("waiting for the PostgreSQL server of an earlier start to end");
+            say("waiting for the PostgreSQL server of an earlier start to stop");
             let targets = match postmaster {
-                Some(main) if servers.contains(&main) => vec![main], // it ends the others in order
+                Some(main) if servers.contains(&main) => vec![main], // it stops the others in order
                 _ => servers,
             };
             for pid in targets {
                 match kill(Pid::from_raw(pid), signal) {
                     Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(e) => return Err(e).doing(|| format!("end process {pid}")),
+                    Err(e) => return Err(e).doing(|| format!("stop process {pid}")),
                 }
             }
             asked = Some(after);
@@ -67,7 +67,7 @@ pub(crate) async fn end(data: &Path) -> Result<()> {
     }
 }
 
-/// PostgreSQL's processes that work in `data`; all of them have it as their folder.
+/// Returns the IDs of the PostgreSQL processes that run on `data`; all of them have it as their working directory.
 fn servers_on(data: &Path) -> Vec<i32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes

@@ -1,4 +1,4 @@
-//! One `attune up` per folder: a lock that the kernel drops with the process, whatever ends it.
+//! The lock that allows one `attune up` per folder; the kernel releases it however the process ends.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -8,13 +8,13 @@ use std::{
 
 use crate::error::{CliError, Doing, Result};
 
-/// Held until it is dropped.
+/// A held lock, released on drop.
 pub(crate) struct FolderLock(#[expect(dead_code, reason = "it is kept for its lock")] File);
 
-/// Takes the lock of `folder`. The number written into the file only serves the message of whoever comes second.
+/// Takes the lock of `folder`. The process ID in the file is only for the error message of a second process.
 ///
 /// # Errors
-/// [`CliError::AlreadyRunning`]; [`CliError::Failed`] if the file cannot be made.
+/// [`CliError::AlreadyRunning`]; [`CliError::Failed`] if the file cannot be created.
 pub(crate) fn take(folder: &Path) -> Result<FolderLock> {
     let path = folder.join("attune.lock");
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);

@@ -1,4 +1,4 @@
-//! What the platform says: every line with its speaker's name in front, on stderr and in `<data>/logs/`.
+//! The platform's log: lines prefixed with the name of their program, on stderr and in `<data>/logs/`.
 
 use std::{
     fs::File,
@@ -13,21 +13,21 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use super::private;
 use crate::error::{Doing, Result};
 
-/// A log file is put aside when it is larger; one older file is kept.
+/// The size above which a log file is rotated; one older file is kept.
 const ROTATE_BYTES: u64 = 16 << 20;
-/// Longer lines are cut on the way in, so that a child cannot fill our memory.
+/// The length at which lines are truncated when they are read, so that a child cannot exhaust the memory.
 const LINE_BYTES: usize = 64 << 10;
 
-/// Says a line of our own.
+/// Logs a line of `attune up` itself.
 pub(crate) fn say(line: &str) {
     print("attune", line);
 }
 
-/// Where lines go once [`start`] was called.
+/// The writer of lines to the terminal, set by [`start`].
 static TERMINAL: OnceLock<LossyWriter> = OnceLock::new();
 
-/// Makes a terminal that is closed or stands still (Ctrl-S) no matter for the platform: from now on lines and panics are
-/// written by a thread of their own for as long as what this returns lives.
+/// Starts a thread that writes lines and panic messages, until the returned guard is dropped. A terminal that is closed
+/// or paused (Ctrl-S) then cannot block the platform.
 pub(super) fn start() -> Log {
     let (writer, log) = lossy_stderr();
     drop(TERMINAL.set(writer));
@@ -37,14 +37,14 @@ pub(super) fn start() -> Log {
 
 fn print(name: &str, line: &str) {
     let line = format!("{name:<9} | {line}\n");
-    // There is no other place to tell of a failure.
+    // An error cannot be reported anywhere else.
     drop(match TERMINAL.get() {
         Some(terminal) => terminal.clone().write_all(line.as_bytes()),
         None => std::io::stderr().write_all(line.as_bytes()),
     });
 }
 
-/// The log of one child. Cloned for its two streams.
+/// The log of a child, cloned for its two streams.
 #[derive(Clone)]
 pub(crate) struct ChildLog(Arc<Mutex<Inner>>);
 
@@ -58,7 +58,7 @@ struct Inner {
 }
 
 impl ChildLog {
-    /// Opens `<data>/logs/<name>.log` at its end. Lines for which `quiet` holds go to the file only.
+    /// Opens `<data>/logs/<name>.log` for appending. Lines for which `quiet` returns true are only written to the file.
     ///
     /// # Errors
     /// [`crate::error::CliError::Failed`]: the file cannot be opened.
@@ -71,7 +71,7 @@ impl ChildLog {
         Ok(Self(Arc::new(Mutex::new(Inner { name, path, file, written, last_lines, quiet }))))
     }
 
-    /// Reads `stream` to its end in a task of its own.
+    /// Spawns a task that logs the lines of `stream` until it ends.
     pub(crate) fn follow(&self, stream: impl AsyncRead + Unpin + Send + 'static) {
         let log = self.clone();
         tokio::spawn(async move {
@@ -87,13 +87,13 @@ impl ChildLog {
         });
     }
 
-    /// The last lines, for a message about the child's end.
+    /// Returns the last lines, for an error message about the child's exit.
     pub(crate) fn tail(&self) -> String {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.last_lines.iter().map(|line| format!("\n  {line}")).collect()
     }
 
-    /// Where the lines are kept.
+    /// Returns the path of the log file.
     pub(crate) fn path(&self) -> PathBuf {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).path.clone()
     }
@@ -112,7 +112,7 @@ impl ChildLog {
 }
 
 impl Inner {
-    /// A full disk must not end the platform: what cannot be written here was at least shown.
+    /// Writes a line to the file. Errors are ignored, since a full disk must not stop the platform.
     fn write(&mut self, line: &str) {
         if self.written > ROTATE_BYTES {
             drop(std::fs::rename(&self.path, self.path.with_extension("log.1")));
@@ -132,7 +132,7 @@ fn append(path: &Path) -> std::io::Result<(File, u64)> {
     Ok((file, length))
 }
 
-/// One line into `line`, at most [`LINE_BYTES`] of it; false at the end.
+/// Reads one line into `line`, truncated to [`LINE_BYTES`]; returns false at the end of the stream.
 async fn read_line(stream: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>) -> std::io::Result<bool> {
     loop {
         let ready = stream.fill_buf().await?;

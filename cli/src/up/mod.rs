@@ -1,26 +1,26 @@
-//! `attune up`: a whole platform on one machine, as one process and its children.
+//! `attune up`: a whole platform on one machine, as one process and its child processes.
 //!
-//! Read in this order. Nothing here knows a job, a file or a model: it starts programs and hands them their settings.
+//! Read in this order. This code only starts programs and writes their settings; it knows no jobs, files or models.
 
-/// What the user asked for, from flags and a file.
+/// The settings, from flags and a file.
 pub(crate) mod settings;
 
 /// One `attune up` per data folder.
 mod lock;
 
-/// Small files that only their owner may read, written whole or not at all.
+/// Files that only their owner can read, written atomically.
 pub(crate) mod private;
 
-/// Keys that are made once.
+/// Keys that are generated once.
 mod secrets;
 
-/// Lines on the terminal and in `logs/`, with the speaker's name in front.
+/// The log on the terminal and in `logs/`.
 mod log;
 
-/// Where the private PostgreSQL cluster lies, and as whom it runs.
+/// The folder and the account of the private PostgreSQL cluster.
 mod place;
 
-/// Servers that an earlier `attune up` could not end.
+/// PostgreSQL servers of an earlier `attune up`.
 mod leftovers;
 
 /// The private PostgreSQL cluster.
@@ -29,11 +29,11 @@ mod postgres;
 /// The embedded S3 server.
 mod object_store;
 
-/// The settings files of api and scheduler.
+/// The settings files of the API and the scheduler.
 mod run_files;
 
-/// Child processes: started, watched, started again, stopped.
+/// The supervision of child processes.
 mod children;
 
-/// The order of a start and of a stop.
+/// The start and the stop of the platform, in order.
 pub(crate) mod platform;

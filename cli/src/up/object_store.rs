@@ -1,4 +1,4 @@
-//! The embedded S3 server: a folder, spoken to like any other S3, on a loopback port of its own.
+//! The embedded S3 server: serves a folder on a loopback port of its own.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,24 +24,24 @@ use super::{
 };
 use crate::error::{CliError, Doing, Result};
 
-/// With less room than this a failure is put down to the full disk: what could not be written whole is gone again by the
-/// time of the answer, up to some parts of 5 MiB.
+/// The free space below which a server error is attributed to a full disk. Incomplete objects are removed before the
+/// response, so that a few parts of 5 MiB may be free again by then.
 const FULL_BELOW_BYTES: u64 = 32 << 20;
 
 /// A running server.
 pub(crate) struct Server {
     stop: CancellationToken,
     task: JoinHandle<()>,
-    /// How to reach it.
+    /// The address and the credentials.
     pub(crate) reach: ObjectStore,
 }
 
 impl Server {
-    /// Serves `<data>/objects` on a free loopback port. The port changes from start to start: an address that was
-    /// signed by an earlier one is dead anyway, since whoever held it ended with it.
+    /// Serves `<data>/objects` on a free loopback port. The port changes with each start. This invalidates presigned
+    /// URLs, but their holders exit with the platform anyway.
     ///
     /// # Errors
-    /// [`CliError::Failed`]: the folder cannot be made, or there is no port.
+    /// [`CliError::Failed`]: the folder cannot be created, or no port is free.
     pub(crate) async fn start(data: &Path, secrets: &Secrets) -> Result<Self> {
         let root = data.join("objects");
         private::folder(&root)?;
@@ -69,7 +69,7 @@ impl Server {
         Ok(Self { stop, task, reach })
     }
 
-    /// Takes no new request, and lets those under way end for a moment.
+    /// Stops accepting connections, and waits up to 5 s for requests in progress.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         drop(tokio::time::timeout(Duration::from_secs(5), self.task).await);
@@ -88,7 +88,7 @@ async fn serve(listener: TcpListener, service: s3s::service::S3Service, root: Pa
             accepted = listener.accept() => accepted,
         };
         let Ok((socket, _)) = accepted else {
-            // Too many open files: wait for some to close.
+            // Too many open files: wait until some are closed.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
@@ -100,8 +100,8 @@ async fn serve(listener: TcpListener, service: s3s::service::S3Service, root: Pa
     graceful.shutdown().await;
 }
 
-/// Removes the parts of multipart uploads that nobody can complete any more: their ids ended with the earlier server and
-/// its callers. The library lists no multipart uploads, so the files are told by the names that it gives them.
+/// Removes the parts of multipart uploads of an earlier server, which no caller can complete any more. The library
+/// cannot list multipart uploads, so their files are recognized by its naming scheme.
 fn remove_unfinished_uploads(root: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
@@ -116,15 +116,16 @@ fn remove_unfinished_uploads(root: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The library answers a full disk with an error of its own inside and no word of the disk. This says it, as other
-/// services do.
+/// Replaces a server error on a full disk by `InsufficientStorage`, as other S3 services return it; the library returns
+/// an internal error that does not mention the disk.
 fn told_if_full(answer: s3s::HttpResponse, root: &Path) -> s3s::HttpResponse {
     if !answer.status().is_server_error() {
         return answer;
     }
     match statvfs(root) {
         Ok(disk) if disk.blocks_available() * disk.fragment_size() < FULL_BELOW_BYTES => {
-            let body = "<?xml version=\"1.0\"?><Error><Code>InsufficientStorage</Code><Message>The disk is full.</Message></Error>";
+            let body = "<?xml version=\"1.0\"?><Error><Code>InsufficientStorage</Code>\
+                <Message>The disk is full.</Message></Error>";
             let mut full = s3s::HttpResponse::new(body.to_owned().into());
             *full.status_mut() = http::StatusCode::INSUFFICIENT_STORAGE;
             full
@@ -144,7 +145,7 @@ mod tests {
             *answer.status_mut() = status;
             told_if_full(answer, Path::new("/proc")).status()
         };
-        // /proc never has room.
+        // /proc never has free space.
         assert_eq!(answer(http::StatusCode::INTERNAL_SERVER_ERROR), http::StatusCode::INSUFFICIENT_STORAGE);
         assert_eq!(answer(http::StatusCode::NOT_FOUND), http::StatusCode::NOT_FOUND);
     }

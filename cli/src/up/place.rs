@@ -1,8 +1,8 @@
-//! Where the private PostgreSQL cluster lies, and as whom it runs.
+//! The folder and the account of the private PostgreSQL cluster.
 //!
-//! PostgreSQL refuses to run as root, so root's `attune up` runs it as `postgres` or `nobody`. That user often cannot
-//! walk down to the folder (nobody may enter `/root`), so it gets the folder itself: opened by us, handed over as file
-//! descriptor 9, and known to it as `/proc/self/fd/9`.
+//! PostgreSQL refuses to run as root, so root's `attune up` runs it as `postgres` or as the unprivileged account. That
+//! user often cannot traverse the path of the folder (such as `/root`), so it inherits the opened folder as file
+//! descriptor 9, and accesses it as `/proc/self/fd/9`.
 
 use std::{
     fs,
@@ -17,39 +17,39 @@ use tokio::process::Command;
 use super::lock;
 use crate::error::{CliError, Doing, Result};
 
-/// The home as the cluster's user sees it. See [`ENTER`].
+/// The path of the home for the cluster's user. See [`ENTER`].
 const HOME: &str = "/proc/self/fd/9";
-/// Opens the home, goes where everyone may be, and becomes the program: `setpriv`, which becomes PostgreSQL. The
-/// process stays the same all along, so it is our child.
+/// The shell script that opens the home, changes to `/`, which every user may enter, and executes `setpriv`, which
+/// executes PostgreSQL. The process ID does not change, so PostgreSQL is a direct child.
 const ENTER: &str = r#"exec 9<"$1"; cd /; shift; exec setpriv "$@""#;
-/// The longest path of a Unix socket is 107 bytes and a final zero; `sun_path` in unix(7).
+/// The longest path of a Unix socket, without the final zero byte; `sun_path` in unix(7).
 const SOCKET_PATH_BYTES: usize = 107;
 
-/// The user that servers run as when we are root.
+/// The user and group that PostgreSQL runs as, if `attune up` runs as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Account {
     uid: Uid,
     gid: Gid,
 }
 
-/// A cluster's home: `data` lies in it, and `socket` if its path is short enough for one.
+/// A cluster's home, with `data` in it, and `socket` if the path is short enough for a Unix socket.
 pub(crate) struct Place {
-    /// Its full name.
+    /// The canonical path.
     pub(crate) home: PathBuf,
-    /// Where clients find the socket.
+    /// The folder of the socket.
     pub(crate) socket: PathBuf,
-    /// `None`: ourselves.
+    /// The account of the server; `None` is the current user.
     account: Option<Account>,
-    /// Two data folders may share a home through a link; they must not both start it.
+    /// The lock of the home: two data folders may share it through a link, and must not both start it.
     _lock: lock::FolderLock,
 }
 
 impl Place {
-    /// Finds or makes the place for the cluster of `data`.
+    /// Finds or creates the home of the cluster of `data`.
     ///
     /// # Errors
-    /// [`CliError::Failed`] in sentences about users and folders; [`CliError::AlreadyRunning`] if the cluster is up
-    /// for another data folder.
+    /// [`CliError::Failed`]: the folder or its owner is not usable; [`CliError::AlreadyRunning`]: the cluster runs for
+    /// another data folder.
     pub(crate) fn find(data: &Path) -> Result<Self> {
         let home = data.join("postgres");
         if !home.exists() {
@@ -63,13 +63,13 @@ impl Place {
         Ok(Self { home, socket, account, _lock: lock })
     }
 
-    /// The cluster itself.
+    /// Returns the cluster's data directory.
     pub(crate) fn data(&self) -> PathBuf {
         self.home.join("data")
     }
 
-    /// A command that runs as the cluster's user, gets SIGINT when our main thread ends (however it ends), and knows
-    /// nothing of the `PG…` variables around us.
+    /// Creates a command that runs as the cluster's user, receives SIGINT when the main thread ends (however it
+    /// ends), and inherits no environment variables, such as `PG…`.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", ENTER, "attune"]).arg(&self.home).args(["--pdeathsig", "INT"]);
@@ -81,23 +81,23 @@ impl Place {
         command
     }
 
-    /// A path in the home, as a program run by [`command`](Self::command) must call it.
+    /// Returns the name of a path in the home for a program that runs by [`command`](Self::command).
     pub(crate) fn inside(&self, path: &Path) -> PathBuf {
         path.strip_prefix(&self.home).map_or_else(|_| path.to_path_buf(), |below| Path::new(HOME).join(below))
     }
 
-    /// Gives `path` to the cluster's user.
+    /// Changes the owner of `path` to the cluster's user.
     ///
     /// # Errors
-    /// [`CliError::Failed`].
+    /// [`CliError::Failed`]: the owner cannot be changed.
     pub(crate) fn hand_over(&self, path: &Path) -> Result<()> {
         hand_over(path, self.account)
     }
 
-    /// The names of the users who may enter the database: ourselves, and the one that it runs as.
+    /// Returns the names of the users that may connect to the database: the current user, and the server's.
     ///
     /// # Errors
-    /// [`CliError::Failed`] if the system knows no name; PostgreSQL cannot do without.
+    /// [`CliError::Failed`] if a user has no name on this machine, since PostgreSQL requires one.
     pub(crate) fn user_names(&self) -> Result<Vec<String>> {
         let mut names = vec![name_of(geteuid())?];
         if let Some(account) = self.account {
@@ -111,20 +111,20 @@ fn name_of(uid: Uid) -> Result<String> {
     let user = User::from_uid(uid).doing(|| format!("look up user {uid}"))?;
     user.map(|user| user.name).ok_or_else(|| {
         CliError::Failed(format!(
-            "user {uid} has no name on this machine (no line in /etc/passwd), and PostgreSQL does not run without; \
-             give it one, or give --database-url"
+            "user {uid} has no name on this machine (no line in /etc/passwd), and PostgreSQL requires one. Add a \
+             name, or set --database-url."
         ))
     })
 }
 
-/// Who runs a cluster in `home`: its owner, if it has been handed over before.
+/// Returns the account for a cluster in `home`: its owner, if that is not root. `None` is the current user.
 fn account_for(home: &Path) -> Result<Option<Account>> {
     let owner = fs::metadata(home).doing(|| format!("read {}", home.display()))?;
     let me = geteuid();
     if !me.is_root() {
         if owner.uid() != me.as_raw() {
             return Err(CliError::Failed(format!(
-                "the database folder {} belongs to user {}; run attune as the user who made it",
+                "the database folder {} belongs to user {}. Run attune as that user.",
                 home.display(),
                 owner.uid()
             )));
@@ -145,14 +145,15 @@ fn account_for(home: &Path) -> Result<Option<Account>> {
 
 fn hand_over(path: &Path, account: Option<Account>) -> Result<()> {
     let Some(Account { uid, gid }) = account else { return Ok(()) };
-    chown(path, Some(uid.as_raw()), Some(gid.as_raw())).doing(|| format!("give {} to user {uid}", path.display()))
+    chown(path, Some(uid.as_raw()), Some(gid.as_raw()))
+        .doing(|| format!("change the owner of {} to user {uid}", path.display()))
 }
 
 fn folder(path: &Path) -> Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(path).doing(|| format!("make the folder {}", path.display()))
+    fs::DirBuilder::new().mode(0o700).create(path).doing(|| format!("create the folder {}", path.display()))
 }
 
-/// `<home>/socket`, or a short-lived folder where that path is too long for a socket.
+/// Returns `<home>/socket`, or a temporary folder if that path is too long for a socket.
 fn socket_folder(home: &Path, account: Option<Account>) -> Result<PathBuf> {
     let record = home.join("socket-folder");
     if let Ok(stale) = fs::read_to_string(&record) {
@@ -167,15 +168,16 @@ fn socket_folder(home: &Path, account: Option<Account>) -> Result<PathBuf> {
         hand_over(&near, account)?;
         return Ok(near);
     }
-    // A fresh random name, mode 0700: nobody can have laid it out for us.
-    let far = tempfile::Builder::new().prefix("attune-").tempdir_in("/tmp").doing(|| "make a folder in /tmp".into())?;
+    // A new random name with mode 0700, so that no other user can have created it in advance.
+    let far =
+        tempfile::Builder::new().prefix("attune-").tempdir_in("/tmp").doing(|| "create a folder in /tmp".into())?;
     fs::write(&record, far.path().display().to_string()).doing(|| format!("write {}", record.display()))?;
     hand_over(far.path(), account)?;
     Ok(far.keep())
 }
 
 impl Drop for Place {
-    /// The folder under `/tmp` goes with us; after a `kill -9` the next start removes it.
+    /// Removes the socket folder under `/tmp`; after a `kill -9`, the next start removes it.
     fn drop(&mut self) {
         if !self.socket.starts_with(&self.home) {
             drop(fs::remove_dir_all(&self.socket));

@@ -1,4 +1,4 @@
-//! The order of a start and of a stop.
+//! The start and the stop of the platform, in order.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
@@ -28,18 +28,18 @@ use crate::{
     output,
 };
 
-/// Migrations run before the API answers.
+/// The longest time until the API is healthy, which includes its migrations.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(180);
 
-/// Starts the platform of `data` and keeps it up until a signal.
+/// Runs the platform of `data` until a signal.
 ///
 /// # Errors
-/// [`CliError::AlreadyRunning`]; [`CliError::Usage`] for bad settings; [`CliError::Failed`] if a part does not come
-/// up; [`CliError::Forced`] after a second signal.
+/// [`CliError::AlreadyRunning`]; [`CliError::Usage`] for invalid settings; [`CliError::Failed`] if a component does not
+/// start; [`CliError::Forced`] after a second signal.
 pub(crate) async fn up(data: &Path, args: UpArgs) -> Result<()> {
     let _log = log::start();
     let settings = Settings::settle(args)?;
-    // The embedded object store needs them, and the children inherit the limit.
+    // The embedded object store needs many descriptors, and the children inherit the limit.
     attune_inbound::raise_descriptor_limit();
     let data = data_folder(data)?;
     let _lock = lock::take(&data)?;
@@ -55,7 +55,7 @@ pub(crate) async fn up(data: &Path, args: UpArgs) -> Result<()> {
             () = signals.next(), if !signals.came => {}
             else => {}
         }
-        say("stopping; once more Ctrl-C stops at once");
+        say("stopping; press Ctrl-C again to stop immediately");
     }
     let orderly = tokio::select! {
         () = platform.stop() => true,
@@ -71,12 +71,12 @@ pub(crate) async fn up(data: &Path, args: UpArgs) -> Result<()> {
     started
 }
 
-/// The folder, made if it is missing, by its full name.
+/// Creates the data folder if it is missing; returns its canonical path.
 fn data_folder(data: &Path) -> Result<PathBuf> {
     if !data.exists() {
         std::fs::create_dir_all(data)
             .and_then(|()| std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700)))
-            .doing(|| format!("make the data folder {}", data.display()))?;
+            .doing(|| format!("create the data folder {}", data.display()))?;
     }
     let full = data.canonicalize().doing(|| format!("read the data folder {}", data.display()))?;
     if full.is_dir() { Ok(full) } else { Err(CliError::Usage(format!("{} is not a folder", full.display()))) }
@@ -121,7 +121,8 @@ impl Platform {
         Ok(())
     }
 
-    /// Its URL for work, and for bringing the schema up to date.
+    /// Starts the database, unless an external one is set; returns the URL of the login role, and that of the owner for
+    /// migrations.
     async fn start_database(&mut self) -> Result<(String, Option<String>)> {
         if let Some(url) = &self.settings.database.url {
             return Ok((url.clone(), self.settings.database.owner_url.clone()));
@@ -152,14 +153,14 @@ impl Platform {
             return Ok(path);
         }
         let folder = self.settings.binaries.display();
-        Err(CliError::Failed(format!("{name} is not in {folder}; build it, or say with --binaries where it is")))
+        Err(CliError::Failed(format!("{name} is not in {folder}. Build it, or set its folder with --binaries.")))
     }
 
     fn start_ours(&mut self, name: &'static str, program: &Path, settings: &Path) -> Result<()> {
         let mut command = Command::new(program);
         command.arg("--config").arg(settings).arg("--exit-with-parent");
         command.stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
-        command.env("NO_COLOR", "1"); // the lines go to a file as well
+        command.env("NO_COLOR", "1"); // the lines are written to a file too
         for variable in config::foreign_to_children(self.settings.database.url.is_none()) {
             command.env_remove(variable);
         }
@@ -175,7 +176,7 @@ impl Platform {
 
     async fn wait_for_api(&mut self, url: &str) -> Result<()> {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build();
-        let client = client.doing(|| "make an HTTP client".into())?;
+        let client = client.doing(|| "create an HTTP client".into())?;
         let started = Instant::now();
         loop {
             self.children.refuse_if_ended("api")?;
@@ -193,19 +194,22 @@ impl Platform {
     fn greet(&self, url: &str, key: Option<&str>) {
         for missing in ["attune-trainer", "attune-serving"] {
             if !self.settings.binaries.join(missing).is_file() {
-                say(&format!("{missing} is not in {}: what needs it will fail", self.settings.binaries.display()));
+                say(&format!(
+                    "{missing} is not in {}; jobs or requests that need it will fail",
+                    self.settings.binaries.display()
+                ));
             }
         }
         let kept = self.data.join("credentials.json");
         let key = match key {
-            Some(key) => format!("API key (shown this once, kept in {}): {key}", kept.display()),
+            Some(key) => format!("API key (shown only once, stored in {}): {key}", kept.display()),
             None => format!("The API key is in {}", kept.display()),
         };
-        // Whoever reads the standard output may have gone: the platform is up all the same.
+        // The reader of stdout may have exited; the platform runs nevertheless.
         drop(output::line(&format!("Attune is up at {url}\n{key}")));
     }
 
-    /// Those who write first, what they write to last.
+    /// Stops the platform: first the programs that write, last the stores that they write to.
     async fn stop(&mut self) {
         self.children.stop("scheduler").await;
         self.children.stop("api").await;
@@ -217,12 +221,12 @@ impl Platform {
     }
 }
 
-/// Ports that the system gives to no connection by itself (Linux begins at 32768, IANA at 49152): one that is free now is
+/// A range of ports below the ephemeral ports (from 32768 on Linux, from 49152 by IANA): a port that is free now is
 /// still free when the API binds it.
 const QUIET_PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// Checks that the address can be had, and turns port 0 into a real one. An API of an earlier start may need a
-/// moment to let go of it.
+/// Checks that the address is free, and replaces port 0 by a free port. Waits up to 5 s, since the API of an earlier
+/// start may need a moment to release the address.
 async fn free_address(wanted: SocketAddr) -> Result<SocketAddr> {
     let started = Instant::now();
     loop {
@@ -237,14 +241,14 @@ async fn free_address(wanted: SocketAddr) -> Result<SocketAddr> {
             }
             Err(e) => {
                 return Err(CliError::Failed(format!(
-                    "cannot listen on {wanted}: {e}; choose another address with --listen"
+                    "cannot listen on {wanted}: {e}. Choose another address with --listen."
                 )));
             }
         }
     }
 }
 
-/// "Every address of this machine" is not one that can be called.
+/// Returns an address that can be connected to: the unspecified address is replaced by loopback.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -254,7 +258,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// Ctrl-C, SIGTERM, and the terminal's end.
+/// The signals that stop the platform: SIGINT, SIGTERM and SIGHUP.
 struct Signals {
     streams: [Stream; 3],
     came: bool,
@@ -268,13 +272,13 @@ impl Signals {
         Ok(Self { streams, came: false })
     }
 
-    /// The first.
+    /// Waits for the first signal.
     async fn next(&mut self) {
         self.again().await;
         self.came = true;
     }
 
-    /// Any.
+    /// Waits for any signal.
     async fn again(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.streams;
         tokio::select! {

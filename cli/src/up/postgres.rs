@@ -1,6 +1,7 @@
-//! The private PostgreSQL cluster: the machine's own server programs, our folder, a socket and no network port.
+//! The private PostgreSQL cluster: the machine's server programs, a folder in the data folder, a Unix socket and no
+//! network port.
 //!
-//! Callers are known by the kernel's word (peer authentication), so there is no password to keep.
+//! Clients are identified by the kernel (peer authentication), so no password is stored.
 
 use std::{
     fs,
@@ -20,12 +21,13 @@ use super::{
 };
 use crate::error::{CliError, Doing, Result};
 
-/// The database, and the role that owns everything in it.
+/// The name of the database, and of the role that owns it.
 const NAME: &str = "attune";
-/// The role that api and scheduler log in as: owns nothing, sees nothing by itself, and takes on the role of each
-/// transaction. Those two are the schema's; they are made here first, so that it can belong to them.
+/// The role that the API and the scheduler log in as. It owns nothing, has no privileges of its own, and assumes the
+/// role of each transaction. The schema defines those two roles; they are created here first, so that this role can be
+/// a member of them.
 const LOGIN: &str = "attune_login";
-/// Safe at each start.
+/// The statement that creates the roles; idempotent, and run at each start.
 const MAKE_LOGIN: &str = "do $$ declare name text; begin
     foreach name in array array['attune_app', 'attune_platform'] loop
         if not exists (select from pg_roles where rolname = name) then
@@ -36,20 +38,21 @@ const MAKE_LOGIN: &str = "do $$ declare name text; begin
         create role attune_login login noinherit in role attune_app, attune_platform;
     end if;
 end $$";
-/// A server that recovers after a crash lets nobody in for a while.
+/// The longest time until the server accepts connections, which includes recovery after a crash.
 const READY_WITHIN: Duration = Duration::from_secs(300);
 
-/// A cluster that can be started.
+/// A private cluster.
 pub(crate) struct Cluster {
     place: Place,
     bin: PathBuf,
 }
 
 impl Cluster {
-    /// Finds the programs and the place, and makes the cluster if there is none.
+    /// Finds the server programs and the home, and creates the cluster if it does not exist.
     ///
     /// # Errors
-    /// [`CliError::Failed`]: no PostgreSQL on this machine, a folder of another version, no room, no right.
+    /// [`CliError::Failed`]: PostgreSQL is not installed, the folder is of another version, the disk is full, or a
+    /// permission is missing.
     pub(crate) async fn prepare(data: &Path, bin: Option<&Path>) -> Result<Self> {
         let bin = find_bin(bin)?;
         let place = Place::find(data)?;
@@ -64,12 +67,12 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Where sqlx and libpq find the database, for work.
+    /// Returns the URL of the database for the login role.
     pub(crate) fn url(&self) -> String {
         self.url_as(LOGIN)
     }
 
-    /// The same as its owner.
+    /// Returns the URL of the database for its owner.
     pub(crate) fn owner_url(&self) -> String {
         self.url_as(NAME)
     }
@@ -78,17 +81,20 @@ impl Cluster {
         format!("postgres://{role}@localhost:5432/{NAME}?host={}", percent_encoded(&self.place.socket))
     }
 
-    /// Starts the server and waits until the database is there.
+    /// Starts the server, waits until it is ready, and creates the database if it does not exist.
     ///
     /// # Errors
-    /// [`CliError::Failed`] with the server's last lines.
+    /// [`CliError::Failed`] with the server's last log lines.
     pub(crate) async fn start(&self, children: &mut Children, log: ChildLog) -> Result<()> {
         let started = Instant::now();
         children.start(self.program(log))?;
         while !self.is_ready().await? {
             children.refuse_if_ended("postgres")?;
             if started.elapsed() > READY_WITHIN {
-                return Err(CliError::Failed(format!("PostgreSQL let nobody in for {} s", READY_WITHIN.as_secs())));
+                return Err(CliError::Failed(format!(
+                    "PostgreSQL accepted no connections within {} s",
+                    READY_WITHIN.as_secs()
+                )));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -112,54 +118,55 @@ impl Cluster {
         ] {
             command.arg("-c").arg::<String>(setting);
         }
-        // SIGINT: sessions are cut, transactions rolled back, everything is written. SIGTERM would wait for clients.
+        // SIGINT is a fast shutdown: it ends sessions and rolls back transactions. SIGTERM would wait for clients.
         Program {
             name: "postgres",
             command,
             log,
             stop_signal: Signal::SIGINT,
             grace: Duration::from_secs(30),
-            force_signal: Signal::SIGQUIT, // SIGKILL would leave its children behind
+            force_signal: Signal::SIGQUIT, // SIGKILL would leave its child processes running
         }
     }
 
-    /// initdb into a neighbour, then a rename: a cluster is whole or not there.
+    /// Creates the cluster: `initdb` writes a temporary folder, which is then renamed, so that the cluster is either
+    /// complete or missing.
     async fn make(&self) -> Result<()> {
-        say("making a PostgreSQL cluster (once)");
+        say("creating a PostgreSQL cluster");
         let half = self.place.home.join("data.new");
         match fs::remove_dir_all(&half) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).doing(|| format!("remove the half-made {}", half.display()));
+                return Err(e).doing(|| format!("remove the incomplete {}", half.display()));
             }
             _ => {}
         }
         let mut initdb = self.place.command(&self.bin.join("initdb"));
         initdb.arg("-D").arg(self.place.inside(&half)).args(["-U", NAME, "-E", "UTF8", "--no-locale"]);
-        run(initdb.args(["--auth-local=peer", "--auth-host=reject"]), "make a PostgreSQL cluster").await?;
+        run(initdb.args(["--auth-local=peer", "--auth-host=reject"]), "create a PostgreSQL cluster").await?;
         fs::rename(&half, self.place.data()).doing(|| format!("rename {}", half.display()))
     }
 
-    /// A cluster belongs to one major version.
+    /// Checks that the cluster's major version is that of the server programs.
     async fn check_version(&self) -> Result<()> {
         let path = self.place.data().join("PG_VERSION");
         let have = fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?.trim().to_owned();
         let output =
-            run(self.place.command(&self.bin.join("postgres")).arg("--version"), "ask PostgreSQL its version").await?;
+            run(self.place.command(&self.bin.join("postgres")).arg("--version"), "read PostgreSQL's version").await?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let major = said.split_whitespace().nth(2).and_then(|v| v.split('.').next()).unwrap_or_default();
         if major == have {
             return Ok(());
         }
         Err(CliError::Failed(format!(
-            "the database in {} was made by PostgreSQL {have}, and {} is version {major}; install PostgreSQL {have} \
-             beside it, or say with --postgres-bin where it is",
+            "the database in {} is of PostgreSQL {have}, and {} is version {major}. Install PostgreSQL {have} \
+             in addition, or set its folder with --postgres-bin.",
             self.place.data().display(),
             self.bin.display(),
         )))
     }
 
-    /// Who may come in: we, and the server's own user, by the socket. Written anew at each start, since "we" may
-    /// have changed.
+    /// Writes `pg_hba.conf` and `pg_ident.conf`, which allow only the current user and the server's user, by the
+    /// socket. They are rewritten at each start, since the current user may have changed.
     fn write_access(&self) -> Result<()> {
         let users = self.place.user_names()?;
         let entry = |user| format!("attune \"{user}\" {NAME}\nattune \"{user}\" {LOGIN}\n");
@@ -183,7 +190,7 @@ impl Cluster {
         let missing = self.query(missing).await?;
         if !missing.is_empty() {
             return Err(CliError::Failed(format!(
-                "this PostgreSQL has no {missing}; install its contrib package (on Debian it is in `postgresql`)"
+                "this PostgreSQL has no {missing}. Install its contrib package (on Debian, `postgresql` includes it)."
             )));
         }
         if self.query("select 1 from pg_database where datname = 'attune'").await?.is_empty() {
@@ -196,11 +203,13 @@ impl Cluster {
     async fn query(&self, sql: &str) -> Result<String> {
         let mut psql = self.client("psql");
         let output =
-            run(psql.args(["-d", "postgres", "-XqtA", "-v", "ON_ERROR_STOP=1", "-c", sql]), "ask the database").await?;
+            run(psql.args(["-d", "postgres", "-XqtA", "-v", "ON_ERROR_STOP=1", "-c", sql]), "query the database")
+                .await?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// A client program, run as ourselves; it lies beside the server's, or on the PATH.
+    /// Creates the command of a client program, run as the current user; it is searched in the server programs'
+    /// folder, then on the `PATH`.
     fn client(&self, name: &str) -> Command {
         let beside = self.bin.join(name);
         let mut command = Command::new(if beside.exists() { &beside } else { Path::new(name) });
@@ -222,12 +231,12 @@ async fn run(command: &mut Command, doing: &str) -> Result<Output> {
     Err(CliError::Failed(format!("cannot {doing}: {}\n  {why}", output.status)))
 }
 
-/// PostgreSQL calls its start, its stop and its wait for them `LOG:`; those lines go to the file only.
+/// Returns whether a line is routine: PostgreSQL logs its start and stop as `LOG:`, which is only written to the file.
 pub(crate) fn quiet(line: &str) -> bool {
     line.contains(" LOG:  ")
 }
 
-/// Said, newest of Debian's, or on the PATH.
+/// Finds the folder of the server programs: the one that is set, else the newest of Debian's, else one on the `PATH`.
 fn find_bin(said: Option<&Path>) -> Result<PathBuf> {
     let complete = |folder: &Path| folder.join("initdb").exists() && folder.join("postgres").exists();
     if let Some(folder) = said {
@@ -251,8 +260,8 @@ fn find_bin(said: Option<&Path>) -> Result<PathBuf> {
     newest.or_else(|| crate::connection::config::search_path().into_iter().find(|folder| complete(folder))).ok_or_else(
         || {
             CliError::Failed(
-            "PostgreSQL's server programs are not on this machine: install them (`apt-get install postgresql`), say \
-             where they are with --postgres-bin, or give --database-url"
+            "PostgreSQL's server programs are not installed. Install them (`apt-get install postgresql`), set their \
+             folder with --postgres-bin, or set --database-url."
                 .into(),
         )
         },

@@ -1,4 +1,4 @@
-//! Small files with secrets in them: readable by their owner only, and never half-written.
+//! Files with secrets: readable by their owner only, and written atomically.
 
 use std::{
     io::Write,
@@ -10,13 +10,13 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Doing, Result};
 
-/// Writes `text` to `path` with mode 0600: to a neighbour first, synced, then renamed.
+/// Writes `text` to `path` with mode 0600: to a temporary file next to it, which is synced and then renamed.
 ///
 /// # Errors
-/// [`crate::error::CliError::Failed`]: no room, no right.
+/// [`crate::error::CliError::Failed`]: the disk is full, or a permission is missing.
 pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    // `NamedTempFile` is 0600 from its first moment.
+    // `NamedTempFile` creates the file with mode 0600.
     let written = NamedTempFile::new_in(folder).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
@@ -25,14 +25,14 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     written.map(drop).doing(|| format!("write {}", path.display()))
 }
 
-/// Makes a folder, and those above it, that only the owner can enter. One that is there is closed to others.
+/// Creates a folder and its parents with mode 0700; an existing folder is changed to mode 0700.
 ///
 /// # Errors
-/// [`crate::error::CliError::Failed`]: no right, or a file is in the way.
+/// [`crate::error::CliError::Failed`]: a permission is missing, or the path is a file.
 pub(crate) fn folder(path: &Path) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)))
-        .doing(|| format!("make the folder {}", path.display()))
+        .doing(|| format!("create the folder {}", path.display()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The settings files of api and scheduler, written anew into `<data>/run/` at each start.
+//! The settings files of the API and the scheduler, rewritten in `<data>/run/` at each start.
 
 use std::path::{Path, PathBuf};
 
@@ -11,25 +11,25 @@ use super::{
 };
 use crate::error::{Doing, Result};
 
-/// What the two have in common, and what only this start knows.
+/// The settings that are determined at the start, in addition to [`Settings`].
 pub(crate) struct Start<'a> {
     /// The data folder.
     pub(crate) data: &'a Path,
-    /// Where the API listens.
+    /// The address that the API listens on.
     pub(crate) listen: String,
-    /// Where clients reach it.
+    /// The API's URL for clients.
     pub(crate) public_url: String,
-    /// Where trainers and replicas on this machine reach it.
+    /// The API's URL for trainers and replicas on this machine.
     pub(crate) api_url: String,
-    /// PostgreSQL.
+    /// The database URL of the login role.
     pub(crate) database_url: String,
-    /// PostgreSQL as the owner of its tables: for the API alone, which brings the schema up to date.
+    /// The database URL of the owner of the tables: only for the API, which runs the migrations.
     pub(crate) database_owner_url: Option<String>,
-    /// S3.
+    /// The object store.
     pub(crate) object_store: &'a ObjectStore,
-    /// The first API key.
+    /// The API key of the first project.
     pub(crate) bootstrap_key: &'a str,
-    /// What webhooks' secrets are sealed under, unless the settings say another.
+    /// The key that encrypts the secrets of webhook endpoints, unless the settings set another.
     pub(crate) webhooks_secret_key: &'a str,
 }
 
@@ -41,10 +41,10 @@ struct Database<'a> {
     max_connections: u32,
 }
 
-/// Writes `api.toml` and `scheduler.toml`, and says where they are.
+/// Writes `api.toml` and `scheduler.toml`; returns their paths.
 ///
 /// # Errors
-/// [`crate::error::CliError::Failed`]: they cannot be written.
+/// [`crate::error::CliError::Failed`]: a file cannot be written.
 pub(crate) fn write(start: &Start<'_>, settings: &Settings) -> Result<(PathBuf, PathBuf)> {
     let folder = start.data.join("run");
     private::folder(&folder)?;
@@ -101,7 +101,7 @@ fn scheduler_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
     Ok(table)
 }
 
-/// An empty section is left out, so that the reader's defaults hold.
+/// Inserts a section. An empty one is left out, so that the reader's defaults apply.
 fn insert_section(table: &mut Table, name: &str, section: Table) {
     if !section.is_empty() {
         table.insert(name.into(), section.into());

@@ -1,6 +1,6 @@
-//! Keys that are made once per data folder and kept in `secrets.json`.
+//! Keys that are generated once per data folder and stored in `secrets.json`.
 //!
-//! PostgreSQL has none: it knows its callers by the kernel's word (peer authentication on a private socket).
+//! PostgreSQL needs none: the kernel identifies its clients (peer authentication on a private socket).
 
 use std::path::Path;
 
@@ -11,29 +11,29 @@ use serde::{Deserialize, Serialize};
 use super::private;
 use crate::error::{Doing, Result};
 
-/// What `secrets.json` holds.
+/// The content of `secrets.json`.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Secrets {
     /// The API key of the first project.
     pub(crate) bootstrap_key: String,
-    /// For the embedded S3 server.
+    /// The access key ID of the embedded S3 server.
     pub(crate) object_store_access_key_id: String,
-    /// For the embedded S3 server.
+    /// The secret access key of the embedded S3 server.
     pub(crate) object_store_secret_access_key: String,
-    /// What webhooks' secrets are sealed under. A folder from before there were webhooks gets one at its next start.
+    /// The key that encrypts the secrets of webhook endpoints. A data folder without one gets one at its next start.
     #[serde(default)]
     pub(crate) webhooks_secret_key: String,
 }
 
-/// The secrets of `data`, made if there are none.
+/// Loads the secrets of `data`; generates them if they do not exist.
 ///
 /// # Errors
-/// [`crate::error::CliError::Failed`]: the file is there and cannot be understood, or cannot be written.
+/// [`crate::error::CliError::Failed`]: the file cannot be read, parsed or written.
 pub(crate) fn load_or_make(data: &Path) -> Result<Secrets> {
     let path = data.join("secrets.json");
     match std::fs::read(&path) {
         Ok(text) => {
-            let mut kept: Secrets = serde_json::from_slice(&text).doing(|| format!("understand {}", path.display()))?;
+            let mut kept: Secrets = serde_json::from_slice(&text).doing(|| format!("parse {}", path.display()))?;
             if kept.webhooks_secret_key.is_empty() {
                 kept.webhooks_secret_key = random_text(43);
                 write(&path, &kept)?;
@@ -59,7 +59,8 @@ fn write(path: &Path, secrets: &Secrets) -> Result<()> {
     private::write(path, &text)
 }
 
-/// Letters and digits from the thread's generator, which the operating system seeds. 43 of them are 256 bits.
+/// Generates random letters and digits with the thread's generator, which the operating system seeds. 43 characters
+/// have 256 bits of entropy.
 pub(crate) fn random_text(length: usize) -> String {
     let mut random = rand::rng();
     (0..length).map(|_| char::from(random.sample(rand::distr::Alphanumeric))).collect()

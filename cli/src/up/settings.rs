@@ -1,4 +1,4 @@
-//! What `attune up` is asked to do: flags, their environment variables, and a TOML file under them.
+//! The settings of `attune up`: flags and their environment variables, which override a TOML file.
 
 use std::{
     net::{SocketAddr, ToSocketAddrs},
@@ -9,40 +9,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{CliError, Result, read_named};
 
-/// Flags of `attune up`.
+/// The flags of `attune up`.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct UpArgs {
-    /// Where the API listens; port 0 takes a free one [default: 127.0.0.1:8080]
+    /// The address that the API listens on; port 0 selects a free port [default: 127.0.0.1:8080]
     #[arg(long, value_name = "HOST:PORT", env = "ATTUNE_LISTEN")]
     listen: Option<String>,
-    /// The address under which clients reach the API, if a proxy stands in front
+    /// The API's URL for clients, if it is behind a proxy
     #[arg(long, value_name = "URL", env = "ATTUNE_PUBLIC_URL")]
     public_url: Option<String>,
-    /// A TOML file with settings (docs/CLI.md); flags win over it
+    /// A TOML file with settings (docs/CLI.md); flags override it
     #[arg(long, value_name = "FILE", env = "ATTUNE_CONFIG")]
     config: Option<PathBuf>,
-    /// Use this PostgreSQL database and start none
+    /// The URL of an external PostgreSQL database, used instead of a private cluster
     #[arg(long, value_name = "URL", env = "ATTUNE_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
-    /// As --database-url, for the role that owns the tables [default: the one of --database-url]
+    /// The URL of the external database for the role that owns the tables [default: that of --database-url]
     #[arg(long, value_name = "URL", env = "ATTUNE_DATABASE_OWNER_URL", hide_env_values = true)]
     database_owner_url: Option<String>,
-    /// Use the S3 service at this address and start none
+    /// The URL of an external S3 service, used instead of the embedded one
     #[arg(long, value_name = "URL", env = "ATTUNE_OBJECT_STORE_ENDPOINT")]
     object_store_endpoint: Option<String>,
-    /// Its bucket; made if it is missing [default: attune]
+    /// The bucket of the external S3 service; created if it is missing [default: attune]
     #[arg(long, value_name = "NAME", env = "ATTUNE_OBJECT_STORE_BUCKET")]
     object_store_bucket: Option<String>,
-    /// Its region [default: us-east-1]
+    /// The region of the external S3 service [default: us-east-1]
     #[arg(long, value_name = "NAME", env = "ATTUNE_OBJECT_STORE_REGION")]
     object_store_region: Option<String>,
-    /// Its access key
+    /// The access key ID of the external S3 service
     #[arg(long, value_name = "ID", env = "ATTUNE_OBJECT_STORE_ACCESS_KEY_ID")]
     object_store_access_key_id: Option<String>,
-    /// Its secret; better given in the environment, where other users cannot see it
+    /// The secret access key of the external S3 service; set it in the environment, where other users cannot see it
     #[arg(long, value_name = "SECRET", env = "ATTUNE_OBJECT_STORE_SECRET_ACCESS_KEY", hide_env_values = true)]
     object_store_secret_access_key: Option<String>,
-    /// The folder of PostgreSQL's server programs [default: the newest that is found]
+    /// The folder of PostgreSQL's server programs [default: that of the newest version]
     #[arg(long, value_name = "DIR", env = "ATTUNE_POSTGRES_BIN")]
     postgres_bin: Option<PathBuf>,
     /// The folder of attune-api, attune-scheduler, attune-trainer and attune-serving [default: that of attune]
@@ -50,7 +50,7 @@ pub(crate) struct UpArgs {
     binaries: Option<PathBuf>,
 }
 
-/// The settings file. Every key may be left out.
+/// The settings file. Every key is optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct SettingsFile {
@@ -71,84 +71,84 @@ struct SettingsFile {
     oidc: Vec<toml::Table>,
 }
 
-/// `[database]`.
+/// The section `[database]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Database {
-    /// Of PostgreSQL; none: a private cluster.
+    /// The URL of an external database; `None` is a private cluster.
     pub(crate) url: Option<String>,
-    /// The same as its owner; none: as in `url`.
+    /// The URL for the owner of the tables; `None` is that of `url`.
     pub(crate) owner_url: Option<String>,
-    /// Of api and of scheduler, each.
+    /// The maximum number of connections of each of the API and the scheduler.
     pub(crate) max_connections: Option<u32>,
 }
 
-/// `[object_store]`, here and in the files of api and scheduler.
+/// The section `[object_store]`, here and in the files of the API and the scheduler.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ObjectStore {
-    /// `http://…` or `https://…`; `None`: AWS itself.
+    /// The URL of the S3 service, `http://…` or `https://…`; `None` is AWS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) endpoint: Option<String>,
-    /// S3 signs with it.
+    /// The region, which is part of S3 signatures.
     #[serde(default = "default_region")]
     pub(crate) region: String,
-    /// Made if it is missing.
+    /// The bucket; created if it is missing.
     #[serde(default = "default_bucket")]
     pub(crate) bucket: String,
-    /// Who signs.
+    /// The access key ID.
     pub(crate) access_key_id: String,
-    /// With what.
+    /// The secret access key.
     pub(crate) secret_access_key: String,
-    /// The bucket's name stands in the path, not in the host.
+    /// Path-style requests: the bucket's name is in the path, not in the host name.
     #[serde(default = "default_path_style")]
     pub(crate) path_style: bool,
 }
 
-/// `[serving]`: for how long things wait, and how base models are served.
+/// The section `[serving]`: time-outs, and the quantization of base models.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Serving {
-    /// A chat request, for a replica.
+    /// The longest time that a request waits for a replica.
     pub(crate) wait_seconds: Option<u64>,
-    /// A replica, for a request.
+    /// The time without requests after which a replica is stopped.
     pub(crate) idle_seconds: Option<u64>,
-    /// The quantization in which base models themselves are served.
+    /// The quantization in which base models without an adapter are served.
     pub(crate) base_quantization: Option<String>,
 }
 
-/// Everything, settled.
+/// The effective settings.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Where the API is to listen; the port may still be 0.
+    /// The address that the API listens on; the port may still be 0.
     pub(crate) listen: SocketAddr,
-    /// If not that of `listen`.
+    /// The API's URL for clients, if it is not that of `listen`.
     pub(crate) public_url: Option<String>,
-    /// Where our other programs lie.
+    /// The folder of Attune's other programs.
     pub(crate) binaries: PathBuf,
-    /// Where PostgreSQL's lie, if said.
+    /// The folder of PostgreSQL's server programs, if it is set.
     pub(crate) postgres_bin: Option<PathBuf>,
-    /// Ours or theirs.
+    /// The private or external database.
     pub(crate) database: Database,
-    /// `None`: the embedded one.
+    /// The external object store; `None` is the embedded one.
     pub(crate) object_store: Option<ObjectStore>,
-    /// Handed to api as it is.
+    /// The section `[limits]`, passed to the API unchanged.
     pub(crate) limits: toml::Table,
-    /// Handed to api as it is.
+    /// The section `[rate_limits]`, passed to the API unchanged.
     pub(crate) rate_limits: toml::Table,
-    /// Handed to api as it is.
+    /// The section `[cors]`, passed to the API unchanged.
     pub(crate) cors: toml::Table,
-    /// Handed to scheduler as it is.
+    /// The section `[leases]`, passed to the scheduler unchanged.
     pub(crate) leases: toml::Table,
-    /// Handed to scheduler, with our paths added.
+    /// The section `[local]`, passed to the scheduler with default paths added.
     pub(crate) local: toml::Table,
-    /// Handed to api as it is.
+    /// The section `[prices]`, passed to the API unchanged.
     pub(crate) prices: toml::Table,
-    /// Split between them.
+    /// The section `[serving]`, whose keys are passed to the API or the scheduler.
     pub(crate) serving: Serving,
-    /// Handed to both, with our key added.
+    /// The section `[webhooks]`, passed to the API and the scheduler with a default secret key added.
     pub(crate) webhooks: toml::Table,
-    /// Handed to api as they are.
+    /// The sections `[[oidc]]`, passed to the API unchanged.
     pub(crate) oidc: Vec<toml::Table>,
 }
 
@@ -165,10 +165,10 @@ const fn default_path_style() -> bool {
 }
 
 impl Settings {
-    /// Flags over the file over defaults.
+    /// Merges flags, the settings file and the defaults, in this order of precedence.
     ///
     /// # Errors
-    /// [`CliError::Usage`]: a key that is unknown or missing, an address that is none, an object store half-given.
+    /// [`CliError::Usage`]: an unknown or missing key, an invalid address, or an incomplete object store.
     pub(crate) fn settle(args: UpArgs) -> Result<Self> {
         let file = match &args.config {
             Some(path) => read(path)?,
@@ -217,11 +217,12 @@ fn address(text: &str) -> Result<SocketAddr> {
 
 fn own_folder() -> Result<PathBuf> {
     let own = std::env::current_exe().and_then(|path| path.canonicalize()).ok();
-    own.and_then(|path| path.parent().map(Path::to_path_buf))
-        .ok_or_else(|| CliError::Failed("cannot tell where attune itself lies; say it with --binaries".into()))
+    own.and_then(|path| path.parent().map(Path::to_path_buf)).ok_or_else(|| {
+        CliError::Failed("the folder of attune's own program is unknown. Set it with --binaries.".into())
+    })
 }
 
-/// The file's, with flags laid over; flags alone; or none.
+/// Returns the object store of the file, overridden by flags; `None` if neither sets one.
 fn object_store(args: &UpArgs, file: Option<ObjectStore>) -> Result<Option<ObjectStore>> {
     let given = [
         &args.object_store_endpoint,
@@ -236,7 +237,7 @@ fn object_store(args: &UpArgs, file: Option<ObjectStore>) -> Result<Option<Objec
     let need = |name: &str, flag: &Option<String>, kept: Option<&String>| {
         flag.clone()
             .or(kept.cloned())
-            .ok_or_else(|| CliError::Usage(format!("an object store of your own needs --object-store-{name} as well")))
+            .ok_or_else(|| CliError::Usage(format!("an external object store needs --object-store-{name} too")))
     };
     let kept = file.as_ref();
     Ok(Some(ObjectStore {
@@ -286,6 +287,6 @@ mod tests {
     fn half_an_object_store_is_refused() {
         let args = UpArgs { object_store_endpoint: Some("http://s3".into()), ..UpArgs::default() };
         let refused = Settings::settle(args).unwrap_err().to_string();
-        assert_eq!(refused, "an object store of your own needs --object-store-access-key-id as well");
+        assert_eq!(refused, "an external object store needs --object-store-access-key-id too");
     }
 }

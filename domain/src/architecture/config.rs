@@ -1,5 +1,5 @@
-//! Reads a `config.json` as the configuration class of its family in transformers does: the same keys, the same defaults.
-//! A key that changes the arithmetic in a way that Attune does not compute is refused by name.
+//! Parses a `config.json` as the configuration class of its family in transformers does: the same keys, the same
+//! defaults. A key that changes the computation in a way that Attune does not support is refused by name.
 //!
 //! Source: `configuration_llama.py`, `…_mistral.py`, `…_qwen2.py`, `…_qwen3.py` in transformers, 5.23.
 
@@ -16,20 +16,20 @@ use super::{
 };
 use crate::text::text_file::model_document;
 
-/// The window of the classes that have one, if a config does not give it.
+/// The sliding window of the classes that have one, if a config does not set it.
 const DEFAULT_WINDOW: u64 = 4096;
 
-/// The first layer with a window in Qwen's classes, if a config does not give it.
+/// The first layer with a sliding window in Qwen's classes, if a config does not set it.
 const DEFAULT_MAX_WINDOW_LAYERS: u64 = 28;
 
-/// What a class takes for a number that a config does not give.
+/// The values of a class for numbers that a config does not set.
 struct Defaults {
     vocab_size: u64,
     intermediate_size: u64,
     max_position_embeddings: u64,
-    /// `None`: as many as there are query heads.
+    /// The number of key and value heads; `None`: as many as query heads.
     num_key_value_heads: Option<u64>,
-    /// `None`: `hidden_size / num_attention_heads`.
+    /// The width of a head; `None`: `hidden_size / num_attention_heads`.
     head_dim: Option<u64>,
 }
 
@@ -48,7 +48,7 @@ const fn defaults(family: Family) -> Defaults {
     Defaults { vocab_size, intermediate_size, max_position_embeddings, num_key_value_heads, head_dim }
 }
 
-/// Reads the file.
+/// Parses the file.
 pub(super) fn read(text: &[u8]) -> Result<Architecture, ArchitectureError> {
     let text = model_document(text).map_err(ArchitectureError::Unreadable)?;
     let map: Map<String, Value> =
@@ -101,11 +101,11 @@ fn family(keys: Keys<'_>) -> Result<Family, ArchitectureError> {
     })
 }
 
-/// Keys of which only one value is computed.
+/// Refuses keys with a value other than the only supported one.
 fn refuse_unsupported(keys: Keys<'_>, family: Family) -> Result<(), ArchitectureError> {
     if let Some(given) = keys.get("quantization_config") {
         let method = given.get("quant_method").map_or_else(|| shown(given), shown);
-        return Err(keys.refuse("quantization_config", method, "none: give the unquantised model, or a GGUF file"));
+        return Err(keys.refuse("quantization_config", method, "none: import the unquantized model, or a GGUF file"));
     }
     let neutral = |key: &str, allowed: &str, is_neutral: &dyn Fn(&Value) -> bool| match keys.get(key) {
         Some(given) if !is_neutral(given) => Err(keys.refuse(key, shown(given), allowed)),
@@ -115,7 +115,7 @@ fn refuse_unsupported(keys: Keys<'_>, family: Family) -> Result<(), Architecture
     neutral("is_causal", "true", &|given| *given == true)?;
     neutral("attention_dropout", "0", &|given| given.as_f64() == Some(0.0))?;
     neutral("per_layer_config", "none", &|given| given.as_object().is_some_and(Map::is_empty))?;
-    // Keys that the family's class does not have: other libraries read them, so nobody can say what is meant.
+    // Keys that the family's class does not have: other libraries read them, so their meaning is ambiguous.
     if family == Family::Mistral {
         neutral("attention_bias", "false in the family mistral", &|given| *given == false)?;
     }
@@ -125,7 +125,7 @@ fn refuse_unsupported(keys: Keys<'_>, family: Family) -> Result<(), Architecture
     Ok(())
 }
 
-/// The sliding window, and the layers that have none although there is one.
+/// Returns the sliding window, and the layers with full attention if there is one.
 fn windows(keys: Keys<'_>, family: Family, layers: u64) -> Result<(Option<u64>, Vec<u64>), ArchitectureError> {
     let is_used = match family {
         Family::Llama => false,
@@ -160,7 +160,7 @@ fn windows(keys: Keys<'_>, family: Family, layers: u64) -> Result<(Option<u64>, 
     Ok(if full.len() == has_window.len() { (None, Vec::new()) } else { (window, full) })
 }
 
-/// Which layers a list gives a window.
+/// Returns for each layer whether a `layer_types` list gives it a window.
 fn layer_types(keys: Keys<'_>, given: &Value, layers: u64) -> Result<Vec<bool>, ArchitectureError> {
     const KEY: &str = "layer_types";
     let list = given.as_array().filter(|list| list.len() as u64 == layers);
@@ -198,7 +198,7 @@ mod tests {
         spec::{Quantization, Requested, TrainSpec},
     };
 
-    /// A small model with one key changed.
+    /// Parses a small model's config with one key changed.
     fn with(key: &str, value: Value) -> Result<Architecture, String> {
         let mut config = json!({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
             "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16, "vocab_size": 100});
@@ -206,7 +206,7 @@ mod tests {
         read(config.to_string().as_bytes()).map_err(|e| e.to_string())
     }
 
-    /// The largest model that is taken.
+    /// Returns the largest supported model.
     fn largest() -> Architecture {
         let config = json!({"model_type": "llama", "hidden_size": MAX_HIDDEN_SIZE,
             "intermediate_size": MAX_INTERMEDIATE_SIZE, "num_hidden_layers": MAX_LAYERS,
@@ -316,7 +316,10 @@ mod tests {
     fn a_list_of_layer_types_that_the_class_contradicts_is_refused() {
         let read = |config: Value| read(config.to_string().as_bytes()).map_err(|e| e.to_string());
         let mixed = json!(["full_attention", "sliding_attention"]);
-        let qwen = |used: bool, list: &Value| json!({"model_type": "qwen2", "num_hidden_layers": 2, "use_sliding_window": used, "layer_types": list});
+        let qwen = |used: bool, list: &Value| {
+            json!({"model_type": "qwen2", "num_hidden_layers": 2,
+                "use_sliding_window": used, "layer_types": list})
+        };
         let model = read(qwen(true, &mixed)).unwrap();
         assert_eq!((model.window(0), model.window(1)), (None, Some(4096)));
         assert!(read(qwen(false, &mixed)).unwrap_err().contains("layer_types: "));

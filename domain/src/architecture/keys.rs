@@ -1,5 +1,5 @@
-//! The keys of one JSON object of a `config.json`, read by name. A key that is `null` counts as not given; of a key that
-//! is written twice the last counts, as in Python's `json`.
+//! The keys of one JSON object of a `config.json`, read by name. A key that is `null` counts as not set; of a duplicate
+//! key the last value counts, as in Python's `json`.
 
 use std::{fmt::Display, ops::RangeInclusive};
 
@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 
 use super::ArchitectureError;
 
-/// The longest value that an error repeats, in characters.
+/// The maximum length of a value in an error message, in characters.
 const MOST_SHOWN: usize = 80;
 
-/// One object, and where it stands in the file.
+/// One object, and its path in the file.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'a> {
     /// The key of this object in the file; empty for the file itself.
@@ -19,7 +19,7 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// The name of a key as errors spell it: `rope_scaling.factor`.
+    /// Returns the name of a key for error messages: `rope_scaling.factor`.
     pub(super) fn name(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
@@ -36,7 +36,7 @@ impl<'a> Keys<'a> {
         ArchitectureError::Unsupported { field: self.name(key), given: given.to_string(), allowed: allowed.into() }
     }
 
-    /// A whole number; `4096.0` is one too.
+    /// Reads an integer; `4096.0` is one too.
     pub(super) fn whole(&self, key: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, ArchitectureError> {
         let Some(given) = self.get(key) else { return Ok(None) };
         let exact = |number: f64| (number.fract() == 0.0 && (0.0..1e15).contains(&number)).then_some(number as u64);
@@ -48,7 +48,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A number.
+    /// Reads a number.
     pub(super) fn real(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ArchitectureError> {
         let Some(given) = self.get(key) else { return Ok(None) };
         match given.as_f64().filter(|number| range.contains(number)) {
@@ -57,19 +57,19 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// `true` or `false`.
+    /// Reads a boolean.
     pub(super) fn truth(&self, key: &str) -> Result<Option<bool>, ArchitectureError> {
         let Some(given) = self.get(key) else { return Ok(None) };
         given.as_bool().map(Some).ok_or_else(|| self.refuse(key, shown(given), "true, false"))
     }
 
-    /// A string.
+    /// Reads a string.
     pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, ArchitectureError> {
         let Some(given) = self.get(key) else { return Ok(None) };
         given.as_str().map(Some).ok_or_else(|| self.refuse(key, shown(given), "a string"))
     }
 
-    /// An object of its own; an empty one counts as not given.
+    /// Reads a nested object; an empty one counts as not set.
     pub(super) fn object(&self, key: &'static str) -> Result<Option<Keys<'a>>, ArchitectureError> {
         let Some(given) = self.get(key) else { return Ok(None) };
         let map = given.as_object().ok_or_else(|| self.refuse(key, shown(given), "an object"))?;
@@ -77,7 +77,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// The value of a setting that has several names; those that are given must agree.
+/// Returns the value of a setting that has several names; those that are set must agree.
 pub(super) fn agreed<T: PartialEq + Display>(
     names: impl IntoIterator<Item = (String, Option<T>)>,
 ) -> Result<Option<T>, ArchitectureError> {
@@ -94,7 +94,7 @@ pub(super) fn agreed<T: PartialEq + Display>(
     }
 }
 
-/// A value as errors show it: short, on one line, without control characters.
+/// Formats a value for error messages: short, on one line, without control characters.
 pub(super) fn shown(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     text.chars().take(MOST_SHOWN).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()

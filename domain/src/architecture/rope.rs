@@ -1,5 +1,5 @@
-//! The rotary embedding of a `config.json`: `rope_scaling` of transformers 4 or `rope_parameters` of transformers 5, and
-//! the older places of their keys.
+//! The rotary embedding of a `config.json`: `rope_scaling` of transformers 4 or `rope_parameters` of transformers 5,
+//! and the older locations of their keys.
 //!
 //! Source: `RotaryEmbeddingConfigMixin` and `_compute_…_parameters` in transformers' `modeling_rope_utils.py`, 5.23.
 
@@ -11,13 +11,13 @@ use super::{
     keys::{Keys, agreed, shown},
 };
 
-/// The base of the frequencies, if a config does not give it. Source: `default_theta` of the mixin.
+/// The base of the frequencies, if a config does not set it. Source: `default_theta` of the mixin.
 const DEFAULT_THETA: f64 = 10_000.0;
 
-/// The kinds that are computed.
+/// The supported scaling types.
 const KINDS: &str = "default, linear, dynamic, llama3, yarn";
 
-/// The base of the frequencies and how they are scaled.
+/// Parses the base of the frequencies and their scaling.
 pub(super) fn read(config: Keys<'_>, positions: u64) -> Result<(f64, Option<RopeScaling>), ArchitectureError> {
     let places = [config.object("rope_scaling")?, config.object("rope_parameters")?];
     let objects = || places.into_iter().flatten();
@@ -35,7 +35,7 @@ pub(super) fn read(config: Keys<'_>, positions: u64) -> Result<(f64, Option<Rope
     Ok((agreed(thetas)?.unwrap_or(DEFAULT_THETA), scaling))
 }
 
-/// A scaling, or the word that there is none.
+/// A scaling, or `default` for none.
 #[derive(PartialEq)]
 struct Kind(Option<RopeScaling>);
 
@@ -46,7 +46,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A head that is rotated in part is another computation in each library that reads the key.
+/// Refuses partial rotation, which the libraries that read this key compute differently.
 fn refuse_partial(keys: Keys<'_>) -> Result<(), ArchitectureError> {
     match keys.get("partial_rotary_factor") {
         Some(given) if given.as_f64() != Some(1.0) => {
@@ -56,7 +56,7 @@ fn refuse_partial(keys: Keys<'_>) -> Result<(), ArchitectureError> {
     }
 }
 
-/// The scaling of one object, `None` if it gives no type. `type` is the older name of `rope_type`.
+/// Parses the scaling of one object; `None` if it has no type. `type` is the older name of `rope_type`.
 fn kind_of(keys: Keys<'_>, config: Keys<'_>, positions: u64) -> Result<Option<Kind>, ArchitectureError> {
     if let Some((layers, given)) = keys.map.iter().find(|(_, value)| value.is_object()) {
         return Err(keys.refuse(layers, shown(given), "one setting for all layers"));
@@ -65,7 +65,7 @@ fn kind_of(keys: Keys<'_>, config: Keys<'_>, positions: u64) -> Result<Option<Ki
     let kind = agreed(kind.into_iter().collect::<Result<Vec<_>, ArchitectureError>>()?)?;
     Ok(Some(Kind(match kind {
         None if keys.get("factor").is_none() => return Ok(None),
-        None => return Err(keys.refuse("rope_type", "none", format!("{KINDS} (there is a 'factor')"))),
+        None => return Err(keys.refuse("rope_type", "none", format!("{KINDS} (a 'factor' is set)"))),
         Some("default") => None,
         Some("linear") => Some(RopeScaling::Linear { factor: needed(keys, "factor")? }),
         Some("dynamic") => Some(RopeScaling::Dynamic { factor: needed(keys, "factor")? }),
@@ -83,7 +83,8 @@ fn needed(keys: Keys<'_>, key: &str) -> Result<f64, ArchitectureError> {
     coefficient(keys, key)?.ok_or_else(|| ArchitectureError::Missing(keys.name(key)))
 }
 
-/// The context of the first training; some configs have it beside the object, and without it it is the whole context.
+/// Returns the context length of pretraining; some configs set it next to the object, and without it it is the whole
+/// context.
 fn original(keys: Keys<'_>, config: Keys<'_>, positions: u64) -> Result<u64, ArchitectureError> {
     const KEY: &str = "original_max_position_embeddings";
     let place = |keys: Keys<'_>| Ok((keys.name(KEY), keys.whole(KEY, 1..=MAX_POSITIONS)?));
@@ -107,7 +108,7 @@ fn llama3(keys: Keys<'_>, config: Keys<'_>, positions: u64) -> Result<RopeScalin
 
 fn yarn(keys: Keys<'_>, config: Keys<'_>, positions: u64) -> Result<RopeScaling, ArchitectureError> {
     let original_max_position_embeddings = original(keys, config, positions)?;
-    // A `null` here is the ratio of the contexts; only a key that is not there is an error.
+    // A `null` here means the ratio of the contexts; only a missing key is an error.
     let ratio = || keys.is_null("factor").then_some(positions as f64 / original_max_position_embeddings as f64);
     let factor = coefficient(keys, "factor")?.or_else(ratio);
     let factor = factor.ok_or_else(|| ArchitectureError::Missing(keys.name("factor")))?;
@@ -133,7 +134,7 @@ fn yarn(keys: Keys<'_>, config: Keys<'_>, positions: u64) -> Result<RopeScaling,
     })
 }
 
-/// `mscale` and `mscale_all_dim`, where 0 counts as not given.
+/// Reads `mscale` or `mscale_all_dim`, where 0 counts as not set.
 fn scale(keys: Keys<'_>, key: &str) -> Result<Option<f64>, ArchitectureError> {
     Ok(keys.real(key, 0.0..=MAX_ROPE_FACTOR)?.filter(|scale| *scale > 0.0))
 }

@@ -1,4 +1,4 @@
-//! Chat rows: messages, and the tools that an assistant may call in them. OpenAI's format for fine-tuning.
+//! Chat rows: messages, and the tools that the assistant may call. The format is OpenAI's for fine-tuning.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::{
     tool_calls::{self, call_ids},
 };
 
-/// Reads the fields of a chat row.
+/// Parses the fields of a chat row.
 pub(super) fn chat(fields: Fields) -> Result<Row, String> {
     let (mut list, mut tools, mut parallel_tool_calls) = (None, None, None);
     for (name, value) in given(fields) {
@@ -21,7 +21,7 @@ pub(super) fn chat(fields: Fields) -> Result<Row, String> {
                 return Err(format!("parallel_tool_calls: must be true or false; found {}", other.kind()));
             }
             ("functions", Json::List(list)) if list.is_empty() => {}
-            ("functions", _) => return Err("functions: the older form is not read; give 'tools'".into()),
+            ("functions", _) => return Err("functions: the older format is not supported; use 'tools'".into()),
             _ => {
                 let allowed = "a chat row has only 'messages', 'tools', 'parallel_tool_calls'";
                 return Err(format!("{name}: unknown field; {allowed}"));
@@ -32,7 +32,7 @@ pub(super) fn chat(fields: Fields) -> Result<Row, String> {
     Ok(Row::Chat { messages, tools, parallel_tool_calls })
 }
 
-/// Reads a list of messages that stands at `place` in its row.
+/// Parses the list of messages at `place` in its row.
 pub(super) fn messages(place: &str, list: Vec<Json>) -> Result<Vec<Message>, String> {
     if list.len() > MAX_MESSAGES {
         return Err(format!("{place}: {} is above the {MAX_MESSAGES} of one chat; split it", list.len()));
@@ -43,7 +43,7 @@ pub(super) fn messages(place: &str, list: Vec<Json>) -> Result<Vec<Message>, Str
         .collect()
 }
 
-/// A chat from which something is learnt.
+/// Checks that a chat has a trained message, and ends with the assistant's.
 pub(super) fn checked_chat(messages: Vec<Message>) -> Result<Vec<Message>, String> {
     match messages.last() {
         Some(_) if messages.len() > MAX_MESSAGES => {
@@ -62,23 +62,23 @@ pub(super) fn checked_chat(messages: Vec<Message>) -> Result<Vec<Message>, Strin
     Ok(messages)
 }
 
-/// A tool's message answers a call that was made before it.
+/// Checks that each tool message responds to an earlier call.
 fn check_results(messages: &[Message]) -> Result<(), String> {
     let (mut called, mut ids) = (false, Vec::new());
     for (i, message) in messages.iter().enumerate() {
         called |= message.tool_calls.is_some();
         ids.extend(message.tool_calls.iter().flat_map(call_ids));
         if message.role == Role::Tool && !called {
-            return Err(format!("messages[{i}]: a tool's message answers a call, and no message before it makes one"));
+            return Err(format!("messages[{i}]: a tool message responds to a call, but no earlier message makes one"));
         }
         if let Some(id) = message.tool_call_id.as_deref().filter(|id| !ids.contains(id)) {
-            return Err(format!("messages[{i}].tool_call_id: '{id}' is the id of no call before it"));
+            return Err(format!("messages[{i}].tool_call_id: '{id}' is not the ID of an earlier call"));
         }
     }
     Ok(())
 }
 
-/// The fields of a message as they are read.
+/// The parsed fields of a message.
 #[derive(Default)]
 struct Parts {
     role: Option<Role>,
@@ -89,7 +89,7 @@ struct Parts {
     tool_call_id: Option<String>,
 }
 
-/// The reason starts with `.field: …` or `: …`; the caller puts the message's place before it.
+/// Parses a message. An error starts with `.field: …` or `: …`; the caller prepends the message's position.
 pub(super) fn message(value: Json) -> Result<Message, String> {
     let Json::Object(fields) = value else {
         return Err(format!(": must be an object; found {}", value.kind()));
@@ -108,7 +108,7 @@ pub(super) fn message(value: Json) -> Result<Message, String> {
             ("tool_calls" | "annotations", Json::List(list)) if list.is_empty() => {}
             ("tool_calls", value) => parts.tool_calls = Some(tool_calls::calls(value)?),
             ("function_call", _) => {
-                return Err(".function_call: the older form is not read; give 'tool_calls'".into());
+                return Err(".function_call: the older format is not supported; use 'tool_calls'".into());
             }
             ("role" | "name" | "tool_call_id", other) => {
                 return Err(format!(".{field}: must be a string; found {}", other.kind()));
@@ -145,7 +145,7 @@ impl Parts {
     }
 }
 
-/// A text, or parts of it, which are put together as they are: the same in chats.
+/// Parses a string or a list of text parts, which are concatenated without a separator, as in chat requests.
 fn content(value: Json) -> Result<String, String> {
     let parts = match value {
         Json::Text(text) => return Ok(text),
@@ -172,7 +172,7 @@ fn text_part(part: Json) -> Result<String, String> {
             _ => other = Some(name),
         }
     }
-    // The type says more than a field that only goes with it.
+    // The type is checked first: its error is more helpful than that of an unknown field.
     match kind.as_deref() {
         Some("text") => {}
         Some(kind) => return Err(format!(".type: '{kind}' is not supported; only 'text' is read")),
@@ -186,12 +186,12 @@ fn text_part(part: Json) -> Result<String, String> {
 
 fn role_named(word: &str) -> Result<Role, String> {
     match word {
-        // OpenAI's newer name of the same; chats read it so, too.
+        // OpenAI's newer name for `system`; chat requests accept it too.
         "system" | "developer" => Ok(Role::System),
         "user" => Ok(Role::User),
         "assistant" => Ok(Role::Assistant),
         "tool" => Ok(Role::Tool),
-        "function" => Err(".role: 'function': the older form is not read; give 'tool'".into()),
+        "function" => Err(".role: 'function': the older format is not supported; use 'tool'".into()),
         _ => Err(format!(".role: '{word}' is unknown; allowed: system, developer, user, assistant, tool")),
     }
 }

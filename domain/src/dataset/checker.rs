@@ -1,4 +1,5 @@
-//! A whole file, checked in constant memory: line by line as it arrives, or row by row where it has no lines.
+//! The validation of a whole file in constant memory: line by line as it arrives, or row by row for formats without
+//! lines.
 
 use std::fmt;
 
@@ -7,25 +8,25 @@ use serde::{Deserialize, Serialize};
 use super::{KEPT_DEFECTS, MAX_LINE_BYTES, Row, RowDefect, RowFormat, Shape, read};
 use crate::text::text_file::without_mark;
 
-/// What a sound file holds.
+/// Facts about a valid file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatasetFacts {
     /// The format of every row.
     pub format: RowFormat,
-    /// How every row is written.
+    /// The shape of every row.
     pub shape: Shape,
-    /// How many rows.
+    /// The number of rows.
     pub rows: u64,
     /// The file's size.
     pub bytes: u64,
 }
 
-/// What is wrong with a file.
+/// The defects of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Defects {
-    /// The first [`KEPT_DEFECTS`] of them, by line.
+    /// The first [`KEPT_DEFECTS`] defects, by line.
     pub first: Vec<RowDefect>,
-    /// All of them.
+    /// The number of all defects.
     pub total: u64,
 }
 
@@ -43,18 +44,18 @@ impl fmt::Display for Defects {
 
 impl std::error::Error for Defects {}
 
-/// Checks a file that arrives in pieces of any size. Memory: one line and [`KEPT_DEFECTS`] defects.
+/// A validator for a file that arrives in chunks of any size. Memory: one line and [`KEPT_DEFECTS`] defects.
 #[derive(Debug, Default)]
 pub struct RowChecker {
-    /// The part of the current line that earlier chunks held.
+    /// The part of the current line that earlier chunks contained.
     held: Vec<u8>,
-    /// The current line went over [`MAX_LINE_BYTES`]; the rest of it is passed over.
+    /// `true`: the current line exceeded [`MAX_LINE_BYTES`]; its remaining bytes are ignored.
     overlong: bool,
-    /// Lines ended so far.
+    /// The number of complete lines.
     lines: u64,
-    /// The first of the empty lines just passed, if any; they are a defect only if a row follows.
+    /// The first of the preceding empty lines, if any; they are a defect only if a row follows.
     blank_since: Option<u64>,
-    /// Rows are handed over one by one, so defects speak of rows and not of lines.
+    /// `true`: the input is single rows, so messages refer to rows instead of lines.
     by_rows: bool,
     found: Option<(Shape, RowFormat, u64)>,
     rows: u64,
@@ -64,14 +65,14 @@ pub struct RowChecker {
 }
 
 impl RowChecker {
-    /// A checker that has seen nothing.
+    /// Returns a validator without input.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes the next row of a file that is not made of lines: a JSON object. It is handed to `each`, with its number and
-    /// shape, if it is sound.
+    /// Validates the next row of a file that does not consist of lines: a JSON object. A valid row is passed to `each`,
+    /// with its number and shape.
     pub fn take_row(&mut self, json: &[u8], each: &mut impl FnMut(u64, Shape, Row)) {
         self.by_rows = true;
         self.bytes += json.len() as u64;
@@ -83,7 +84,7 @@ impl RowChecker {
         }
     }
 
-    /// Notes that the next row cannot be read at all.
+    /// Records that the next row cannot be read at all.
     pub fn refuse_row(&mut self, why: String) {
         self.by_rows = true;
         self.bytes += 1;
@@ -91,7 +92,7 @@ impl RowChecker {
         self.defect(self.lines, why);
     }
 
-    /// Notes that row `number` cannot be read, and nothing behind it.
+    /// Records that row `number` and all later rows cannot be read.
     pub fn refuse_row_at(&mut self, number: u64, why: String) {
         self.by_rows = true;
         self.bytes += 1;
@@ -99,17 +100,17 @@ impl RowChecker {
         self.defect(number, why);
     }
 
-    /// Takes the next bytes of the file.
+    /// Validates the next bytes of the file.
     pub fn push(&mut self, chunk: &[u8]) {
         self.push_with(chunk, &mut |_, _| {});
     }
 
-    /// Takes the next bytes and hands each sound row, with its line, to `each`.
+    /// Validates the next bytes and passes each valid row, with its line number, to `each`.
     pub fn push_with(&mut self, chunk: &[u8], each: &mut impl FnMut(u64, Row)) {
         self.push_shaped(chunk, &mut |line, _, row| each(line, row));
     }
 
-    /// Takes the next bytes and hands each sound row, with its line and shape, to `each`.
+    /// Validates the next bytes and passes each valid row, with its line number and shape, to `each`.
     pub fn push_shaped(&mut self, chunk: &[u8], each: &mut impl FnMut(u64, Shape, Row)) {
         self.bytes += chunk.len() as u64;
         let mut rest = chunk;
@@ -121,21 +122,21 @@ impl RowChecker {
         self.hold(rest);
     }
 
-    /// How many defects so far: a caller may stop early.
+    /// Returns the number of defects so far, for a caller that stops early.
     #[must_use]
     pub const fn defects_so_far(&self) -> u64 {
         self.total
     }
 
-    /// The file has ended.
+    /// Ends the file.
     ///
     /// # Errors
-    /// [`Defects`]: at least one line is not a sound row, or there is none.
+    /// [`Defects`]: at least one line is not a valid row, or the file has no rows.
     pub fn finish(self) -> Result<DatasetFacts, Defects> {
         self.finish_with(&mut |_, _| {})
     }
 
-    /// The file has ended; a last line without a newline goes to `each` like any other.
+    /// Ends the file; a last line without a newline is passed to `each` like any other.
     ///
     /// # Errors
     /// As [`Self::finish`].
@@ -143,7 +144,7 @@ impl RowChecker {
         self.finish_shaped(&mut |line, _, row| each(line, row))
     }
 
-    /// As [`Self::finish_with`], with the row's shape.
+    /// Ends the file like [`Self::finish_with`], and passes the row's shape too.
     ///
     /// # Errors
     /// As [`Self::finish`].
@@ -164,7 +165,7 @@ impl RowChecker {
     }
 
     fn hold(&mut self, part: &[u8]) {
-        // One byte of grace for the `\r` of a CRLF.
+        // One extra byte for the `\r` of a CRLF.
         if self.overlong || self.held.len() + part.len() > MAX_LINE_BYTES + 1 {
             self.overlong = true;
             self.held.clear();
@@ -193,7 +194,7 @@ impl RowChecker {
             }
         }
         line.clear();
-        self.held = line; // keeps its room for the next line
+        self.held = line; // reuses its allocation for the next line
     }
 
     fn row(&mut self, line: &[u8], each: &mut impl FnMut(u64, Shape, Row)) {

@@ -1,4 +1,4 @@
-//! JSON that loses nothing: a field given twice is an error, where `serde_json::Value` keeps the last one.
+//! Lossless JSON: a duplicate field is an error, where `serde_json::Value` keeps the last one.
 
 use std::fmt;
 
@@ -15,11 +15,11 @@ pub(super) enum Json {
     Object(Fields),
 }
 
-/// The fields of an object, in their order.
+/// The fields of an object, in source order.
 pub(super) type Fields = Vec<(String, Json)>;
 
 impl Json {
-    /// What a defect calls this value.
+    /// Returns the name of the value's type for error messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -31,11 +31,11 @@ impl Json {
         }
     }
 
-    /// A whole number of zero or more, however it is written: `1` and `1.0` are the same.
+    /// Returns a non-negative integer in any notation: `1` and `1.0` are the same.
     pub(super) fn whole(&self) -> Option<u64> {
         match self {
             Self::Number(number) => number.as_u64().or_else(|| match number.as_f64() {
-                // Exact: below 2^53 every whole number is a float.
+                // Exact: below 2^53 every integer is representable as a float.
                 Some(float) if float.fract() == 0.0 && (0.0..9e15).contains(&float) => Some(float as u64),
                 _ => None,
             }),
@@ -44,7 +44,7 @@ impl Json {
     }
 }
 
-/// Leaves out the fields that are null: a table has one schema, and what a row lacks is null there.
+/// Drops null fields: a table has one schema, and fills the fields that a row lacks with null.
 pub(super) fn given(fields: Fields) -> impl Iterator<Item = (String, Json)> {
     fields.into_iter().filter(|(_, value)| !matches!(value, Json::Null))
 }
@@ -96,7 +96,7 @@ impl<'de> Visitor<'de> for AnyJson {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Json, E> {
-        // JSON has no other numbers.
+        // JSON has no NaN and no infinity.
         Number::from_f64(value).map(Json::Number).ok_or_else(|| E::custom("a number out of range"))
     }
 

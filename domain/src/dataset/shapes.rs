@@ -1,5 +1,5 @@
-//! Shapes in which datasets are passed around: alpaca and ShareGPT become chats, OpenAI's preference rows stay what they
-//! are. What a shape does not know is a defect, as everywhere.
+//! Common shapes of datasets: Alpaca and ShareGPT rows are converted to chats, OpenAI's preference rows are kept. An
+//! unknown field is a defect, as in all rows.
 
 use super::{
     Message, Role, Row,
@@ -7,10 +7,11 @@ use super::{
     json::{Fields, Json, given},
 };
 
-/// Where calls of tools can be given.
-const AS_CHAT: &str = "tools are read in chat rows; give 'messages' and 'tools'";
+/// The hint for rows whose shape does not support tools.
+const AS_CHAT: &str = "tools are supported in chat rows only; use 'messages' and 'tools'";
 
-/// `{"instruction": …, "input": …, "output": …}`: the user says the instruction and, behind an empty line, the input.
+/// Parses `{"instruction": …, "input": …, "output": …}`: the user message is the instruction and, after an empty line,
+/// the input.
 pub(super) fn alpaca(fields: Fields) -> Result<Row, String> {
     let (mut instruction, mut input, mut output, mut system) = (None, None, None, None);
     for (name, value) in fields {
@@ -50,7 +51,7 @@ pub(super) fn alpaca(fields: Fields) -> Result<Row, String> {
     Ok(Row::chat(turns))
 }
 
-/// `{"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}`.
+/// Parses `{"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}`.
 pub(super) fn sharegpt(fields: Fields) -> Result<Row, String> {
     let (mut list, mut turns) = (Vec::new(), Vec::new());
     for (name, value) in fields {
@@ -59,7 +60,7 @@ pub(super) fn sharegpt(fields: Fields) -> Result<Row, String> {
             ("conversations", other) => return Err(format!("conversations: must be a list; found {}", other.kind())),
             ("system", Json::Text(text)) if text.is_empty() => {}
             ("system", Json::Text(text)) => turns.push(Message::new(Role::System, text)),
-            // Only names the row.
+            // An ID of the row, not used.
             ("id", Json::Text(_) | Json::Number(_)) => {}
             ("system" | "id", other) => return Err(format!("{name}: must be a string; found {}", other.kind())),
             ("tools", Json::List(tools)) if tools.is_empty() => {}
@@ -76,7 +77,7 @@ pub(super) fn sharegpt(fields: Fields) -> Result<Row, String> {
     checked_chat(turns).map(Row::chat)
 }
 
-/// The reason starts with `.field: …` or `: …`, as in [`message`].
+/// Parses one turn. An error starts with `.field: …` or `: …`, as in [`message`].
 fn turn(value: Json) -> Result<Message, String> {
     let Json::Object(fields) = value else {
         return Err(format!(": must be an object; found {}", value.kind()));
@@ -111,7 +112,7 @@ fn spoken_by(speaker: &str) -> Result<&'static str, String> {
     }
 }
 
-/// OpenAI's `{"input": {"messages": […]}, "preferred_output": […], "non_preferred_output": […]}`.
+/// Parses OpenAI's `{"input": {"messages": […]}, "preferred_output": […], "non_preferred_output": […]}`.
 pub(super) fn preference(fields: Fields) -> Result<Row, String> {
     let (mut input, mut preferred, mut other) = (None, None, None);
     for (name, value) in fields {
@@ -140,10 +141,10 @@ fn asked(fields: Fields) -> Result<Vec<Message>, String> {
         match (name.as_str(), value) {
             ("messages", Json::List(list)) => asked = messages("input.messages", list)?,
             ("messages", other) => return Err(format!("input.messages: must be a list; found {}", other.kind())),
-            // They say nothing without tools.
+            // Without tools it has no effect.
             ("parallel_tool_calls", Json::Bool(_)) => {}
             ("tools", Json::List(tools)) if tools.is_empty() => {}
-            ("tools", _) => return Err("input.tools: nothing learns from preference rows with tools".into()),
+            ("tools", _) => return Err("input.tools: preference rows with tools are not supported".into()),
             _ => return Err(format!("input.{name}: unknown field; allowed: messages, tools, parallel_tool_calls")),
         }
     }

@@ -1,26 +1,26 @@
-//! Tools and calls of them in chat rows, as chat templates take them.
+//! Tools and tool calls in chat rows, in the form that chat templates expect.
 //!
-//! What is given is kept as it is, in its order, since templates print it; as transformers' `apply_chat_template` has it.
-//! Only two things change: a call's arguments that are written as JSON text, as OpenAI writes them, become the object that
-//! they say, as transformers' users give them; and a null in a schema where a schema has none is left out.
+//! Fields are kept unchanged and in order, since templates print them; as transformers' `apply_chat_template` does.
+//! Only two things change: a call's arguments in OpenAI's form, JSON text, become the object that the text encodes, as
+//! transformers expects; and a null in a schema where JSON Schema does not allow one is dropped.
 
 use serde_json::{Map, Value};
 
 use super::json::{Fields, Json, given};
 
-/// The most tools of one row. Source: OpenAI's API reference.
+/// The maximum number of tools of one row. Source: OpenAI's API reference.
 pub const MAX_TOOLS: usize = 128;
 
-/// The most calls of one message.
+/// The maximum number of calls of one message.
 pub const MAX_TOOL_CALLS: usize = 128;
 
-/// The longest name of a tool, in bytes. Source: OpenAI's API reference.
+/// The maximum length of a tool's name, in bytes. Source: OpenAI's API reference.
 pub const MAX_TOOL_NAME_BYTES: usize = 64;
 
-/// Keywords of a JSON schema whose value may be null, or hold nulls that mean null.
+/// The keywords of JSON Schema whose value may be null, or contain nulls that mean null.
 const NULL_IS_A_VALUE: [&str; 4] = ["default", "const", "enum", "examples"];
 
-/// Reads `tools`; an empty list is the same as none.
+/// Parses `tools`; an empty list is the same as none.
 pub(super) fn tools(value: Json) -> Result<Option<Value>, String> {
     let list = match value {
         Json::List(list) if list.is_empty() => return Ok(None),
@@ -35,14 +35,14 @@ pub(super) fn tools(value: Json) -> Result<Option<Value>, String> {
     for (i, value) in list.into_iter().enumerate() {
         let (name, tool) = tool(value).map_err(|reason| format!("tools[{i}]{reason}"))?;
         if !names.insert(name.clone()) {
-            return Err(format!("tools[{i}].function.name: '{name}' is there twice"));
+            return Err(format!("tools[{i}].function.name: '{name}' is defined twice"));
         }
         read.push(tool);
     }
     Ok(Some(Value::Array(read)))
 }
 
-/// The reason starts with `.field: …` or `: …`. Gives the tool's name, too.
+/// Parses a tool and returns its name, too. An error starts with `.field: …` or `: …`.
 fn tool(value: Json) -> Result<(String, Value), String> {
     let (mut kept, function) = typed_function(value, &["type", "function"])?;
     let mut name = None;
@@ -51,7 +51,7 @@ fn tool(value: Json) -> Result<(String, Value), String> {
         match (field.as_str(), &value) {
             ("name", Json::Text(text)) => name = Some(checked_name(text)?),
             ("description", Json::Text(_)) | ("strict", Json::Bool(_)) | ("parameters", Json::Object(_)) => {}
-            // transformers shows what a tool gives back to models that are told so.
+            // transformers passes a tool's return schema to models that are trained to read it.
             ("return", Json::Object(_)) => {}
             ("name" | "description", other) => {
                 return Err(format!(".function.{field}: must be a string; found {}", other.kind()));
@@ -74,7 +74,7 @@ fn tool(value: Json) -> Result<(String, Value), String> {
     Ok((name, kept.into()))
 }
 
-/// Reads an assistant's `tool_calls`. The reason starts with `.tool_calls…`.
+/// Parses an assistant's `tool_calls`. An error starts with `.tool_calls…`.
 pub(super) fn calls(value: Json) -> Result<Value, String> {
     let Json::List(list) = value else {
         return Err(format!(".tool_calls: must be a list; found {}", value.kind()));
@@ -104,13 +104,13 @@ fn call(value: Json) -> Result<Value, String> {
     if !name {
         return Err(".function: 'name' is missing".into());
     }
-    // A call without arguments is one with none.
+    // A call without `arguments` is the same as one with `{}`.
     called.entry("arguments").or_insert_with(|| Map::new().into());
     kept.insert("function".into(), called.into());
     Ok(kept.into())
 }
 
-/// The fields around `function`, which keeps its place among them, and those of `function`.
+/// Returns the fields around `function`, which keeps its position among them, and those of `function`.
 fn typed_function(value: Json, allowed: &[&str]) -> Result<(Map<String, Value>, Fields), String> {
     let Json::Object(fields) = value else {
         return Err(format!(": must be an object; found {}", value.kind()));
@@ -137,7 +137,7 @@ fn typed_function(value: Json, allowed: &[&str]) -> Result<(Map<String, Value>, 
     Ok((kept, function))
 }
 
-/// A call's arguments: an object, or the JSON text of one.
+/// Parses a call's arguments: an object, or the JSON text of one.
 fn arguments(value: Json) -> Result<Value, String> {
     let wrong = |why: String| format!(".function.arguments: must be a JSON object, or its text; {why}");
     match value {
@@ -161,7 +161,7 @@ fn checked_name(name: &str) -> Result<String, String> {
     Err(format!(".function.name: '{shown}'; it must be 1 to {MAX_TOOL_NAME_BYTES} letters, digits, '_' and '-'"))
 }
 
-/// Leaves out what is null where a schema cannot have a null: tables fill what one tool lacks and another has with nulls.
+/// Drops nulls where a schema cannot have one: tables fill the fields that only some of their tools have with null.
 #[must_use]
 pub fn without_nulls(schema: Value) -> Value {
     match schema {
@@ -179,7 +179,7 @@ pub fn without_nulls(schema: Value) -> Value {
     }
 }
 
-/// The ids of the calls of a message.
+/// Returns the IDs of a message's calls.
 pub(super) fn call_ids(calls: &Value) -> impl Iterator<Item = &str> {
     calls.as_array().into_iter().flatten().filter_map(|call| call.get("id")?.as_str())
 }
@@ -213,16 +213,24 @@ mod tests {
             {"function": {"name": "g", "arguments": {"x": null}}, "id": null},
             {"function": {"name": "h"}}, {"function": {"name": "h", "arguments": " "}},
         ]);
-        let kept = r#"[{"id":"c1","type":"function","function":{"arguments":{"z":1.0,"a":[null]},"name":"f"}},{"function":{"name":"g","arguments":{"x":null}}},{"function":{"name":"h","arguments":{}}},{"function":{"name":"h","arguments":{}}}]"#;
+        let kept = concat!(
+            r#"[{"id":"c1","type":"function","function":{"arguments":{"z":1.0,"a":[null]},"name":"f"}},"#,
+            r#"{"function":{"name":"g","arguments":{"x":null}}},{"function":{"name":"h","arguments":{}}},"#,
+            r#"{"function":{"name":"h","arguments":{}}}]"#
+        );
         assert_eq!(calling(given).unwrap().to_string(), kept);
     }
 
     #[test]
     fn tools_keep_all_that_templates_print_but_nulls_that_a_schema_cannot_have() {
         let given = json!([{"type": "function", "function": {
-            "parameters": {"type": "object", "properties": {"n": {"enum": [null, 1], "default": null, "items": null}, "m": null}},
+            "parameters": {"type": "object", "properties": {
+                "n": {"enum": [null, 1], "default": null, "items": null}, "m": null}},
             "name": "f", "description": null, "strict": true}}]);
-        let kept = r#"[{"type":"function","function":{"parameters":{"type":"object","properties":{"n":{"enum":[null,1],"default":null}}},"name":"f","strict":true}}]"#;
+        let kept = concat!(
+            r#"[{"type":"function","function":{"parameters":{"type":"object","properties":"#,
+            r#"{"n":{"enum":[null,1],"default":null}}},"name":"f","strict":true}}]"#
+        );
         assert_eq!(offering(given).unwrap().to_string(), kept);
         assert_eq!(offering(json!([])).unwrap(), Value::Null);
     }
@@ -241,7 +249,7 @@ mod tests {
             (f(json!({"name": "f", "x": 1})), "tools[0].function.x: unknown field"),
             (
                 json!([{"function": {"name": "f"}}, {"function": {"name": "f"}}]),
-                "tools[1].function.name: 'f' is there twice",
+                "tools[1].function.name: 'f' is defined twice",
             ),
         ] {
             let refused = offering(tools).unwrap_err();
@@ -291,10 +299,13 @@ mod tests {
         for (between, reason) in [
             (
                 vec![result(Value::Null)],
-                "messages[1]: a tool's message answers a call, and no message before it makes one",
+                "messages[1]: a tool message responds to a call, but no earlier message makes one",
             ),
-            (vec![result("c1".into()), call.clone()], "messages[1]: a tool's message"),
-            (vec![call.clone(), result("c2".into())], "messages[2].tool_call_id: 'c2' is the id of no call before it"),
+            (vec![result("c1".into()), call.clone()], "messages[1]: a tool message"),
+            (
+                vec![call.clone(), result("c2".into())],
+                "messages[2].tool_call_id: 'c2' is not the ID of an earlier call",
+            ),
             (
                 vec![json!({"role": "user", "content": "a", "tool_call_id": "c1"})],
                 "messages[1].tool_call_id: only tool messages",

@@ -1,13 +1,14 @@
-//! Every default and every allowed range of a training job.
+//! The defaults and the allowed ranges of all fields of a training job.
 
 use super::{AdapterSpec, Method, Optimizer, OverLength, Quantization, Requested, Schedule, TrainSpec};
 use crate::{architecture::PROJECTIONS, bad_field::BadField, template_kwargs::TemplateKwargs};
 
-/// The learning rate at a multiplier of 1. A usual one for LoRA; Dettmers et al., arXiv:2305.14314, table 9.
+/// The learning rate at a multiplier of 1, common for LoRA. Source: Dettmers et al., arXiv:2305.14314, table 9.
 pub const BASE_LEARNING_RATE: f64 = 2e-4;
 
 impl TrainSpec {
-    /// Checks every field and fills every default. `rows` is the number of rows in the training file.
+    /// Checks every field and fills in every default. `rows` is the number of rows in the training file, `longest` the
+    /// base's maximum context in tokens.
     ///
     /// # Errors
     /// The first [`BadField`].
@@ -77,7 +78,8 @@ impl TrainSpec {
         })
     }
 
-    /// Optimiser steps of the whole job over `rows` rows; the last step of an epoch may hold fewer rows.
+    /// Returns the number of optimizer steps of the whole job over `rows` rows; the last step of an epoch may have
+    /// fewer rows.
     #[must_use]
     pub fn total_steps(&self, rows: u64) -> u64 {
         let all = rows.div_ceil(u64::from(self.effective_batch_size)) * u64::from(self.n_epochs);
@@ -107,7 +109,7 @@ fn float(param: &'static str, given: Option<f64>, default: f64, least: f64, most
     }
 }
 
-/// Texts are read as they are, so no template gets variables with them.
+/// Checks the variables of the chat template. Plain texts are not rendered with a template, so they allow none.
 fn chat_template_kwargs(asked: &Requested, method: Method) -> Result<TemplateKwargs, BadField> {
     let Some(given) = &asked.chat_template_kwargs else { return Ok(TemplateKwargs::default()) };
     let kwargs = TemplateKwargs::check(given)?;
@@ -122,14 +124,15 @@ fn chat_template_kwargs(asked: &Requested, method: Method) -> Result<TemplateKwa
     Ok(kwargs)
 }
 
-/// `auto`: about one row in 64, from 4 to 32, so that a small file still takes enough steps to learn from.
+/// Checks the batch size. `auto`: about one row in 64, from 4 to 32, so that a small file still has enough steps to
+/// train on.
 fn batch_size(given: Option<i64>, rows: u64) -> Result<u32, BadField> {
     let rows = i64::try_from(rows).unwrap_or(i64::MAX);
     let auto = (rows / 64).clamp(4, 32).min(rows.max(1));
     Ok(int("hyperparameters.batch_size", given, auto, 1, 1024)? as u32)
 }
 
-/// Rows that the whole batch does not have cannot go through at once.
+/// Checks the micro-batch size, which is at most the batch size.
 fn micro_batch_size(given: Option<i64>, batch: u32) -> Result<Option<u32>, BadField> {
     let Some(size) = given else { return Ok(None) };
     if (1..=i64::from(batch)).contains(&size) {
@@ -138,7 +141,7 @@ fn micro_batch_size(given: Option<i64>, batch: u32) -> Result<Option<u32>, BadFi
     Err(bad("trainer.micro_batch_size", size, format!("\"auto\", or a whole number from 1 to {batch}, the batch size")))
 }
 
-/// Patience and threshold. Both need validations on the way.
+/// Checks patience and threshold. Both require validations during the training.
 fn early_stopping(asked: &Requested, eval_every_steps: u64) -> Result<(u64, f64), BadField> {
     const PATIENCE: &str = "trainer.early_stopping_patience";
     const THRESHOLD: &str = "trainer.early_stopping_threshold";
@@ -202,7 +205,7 @@ fn adapter(asked: &Requested) -> Result<AdapterSpec, BadField> {
     })
 }
 
-/// In the order of a block, each once; `all-linear` is all seven.
+/// Returns the modules in the order of a block, each once; `all-linear` is all seven.
 pub(super) fn target_modules(given: Option<&[String]>) -> Result<Vec<String>, BadField> {
     const PARAM: &str = "adapter.target_modules";
     let allowed = || format!("'all-linear' or some of {}", PROJECTIONS.join(", "));
@@ -292,7 +295,8 @@ mod tests {
         }
         assert_eq!(
             check(&Requested { micro_batch_size: Some(6), ..by_hand }).unwrap_err(),
-            "trainer.micro_batch_size: 6 is not allowed; it must be \"auto\", or a whole number from 1 to 5, the batch size"
+            "trainer.micro_batch_size: 6 is not allowed; it must be \"auto\", or a whole number from 1 to 5, the \
+             batch size"
         );
     }
 

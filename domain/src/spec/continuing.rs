@@ -1,4 +1,4 @@
-//! A job that goes on with an adapter which was trained before: its shape is that adapter's.
+//! Jobs that continue from an earlier adapter, whose hyperparameters they keep.
 
 use std::fmt::Display;
 
@@ -9,11 +9,11 @@ use super::{
 use crate::bad_field::BadField;
 
 impl Requested {
-    /// What is asked for, of a job that begins with an adapter of shape `had`, which was trained over `base`: what is left
-    /// out of the shape, and of the base's quantization, is that adapter's. Dropout is no part of a shape.
+    /// Returns the request with the fields that it omits filled in from the adapter that the job continues from: the
+    /// hyperparameters `had`, and the quantization `base` that it was trained over. Dropout may differ.
     ///
     /// # Errors
-    /// A [`BadField`]: a part of the shape is given that the adapter does not have.
+    /// A [`BadField`] if the request sets a hyperparameter to another value than the adapter's.
     pub fn continuing(&self, had: &AdapterSpec, base: Quantization) -> Result<Self, BadField> {
         same("adapter.rank", self.rank, i64::from(had.rank))?;
         same("adapter.lora_alpha", self.lora_alpha, had.lora_alpha)?;
@@ -38,7 +38,7 @@ impl Requested {
     }
 }
 
-/// A quantization as a request has it.
+/// Returns a quantization in the form of a request.
 fn of_base(base: Quantization) -> (Option<String>, Option<bool>) {
     match base {
         Quantization::Nf4 { double_quant } => (Some("nf4".into()), Some(double_quant)),
@@ -49,7 +49,7 @@ fn of_base(base: Quantization) -> (Option<String>, Option<bool>) {
 fn same<T: PartialEq + Display>(param: &'static str, given: Option<T>, had: T) -> Result<(), BadField> {
     match given {
         Some(given) if given != had => {
-            Err(bad(param, given, format!("left out or {had}, as the adapter to continue from has it")))
+            Err(bad(param, given, format!("left out or {had}, the value of the adapter to continue from")))
         }
         _ => Ok(()),
     }

@@ -1,32 +1,33 @@
-//! The quantization of a base model: part of an adapter's identity, since an adapter corrects exactly the weights that it
-//! was trained over.
+//! The quantization of a base model: part of an adapter's identity, since an adapter fits only the weights that it was
+//! trained over.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How the frozen weights of a base are held. An adapter is served over the quantization that it was trained over.
+/// The storage of a base's frozen weights. An adapter is served over the quantization that it was trained over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Quantization {
     /// 4-bit NormalFloat in blocks of 64.
     Nf4 {
-        /// The blocks' scales are quantised too, to 8 bits.
+        /// `true`: the blocks' scales are quantized too, to 8 bits.
         double_quant: bool,
     },
-    /// 8 bits, a scale for each row of a weight; unpacked to be computed with.
+    /// 8 bits, with a scale for each row of a weight; dequantized for computation.
     Int8,
-    /// As they are, in f32.
+    /// Not quantized, in f32.
     #[default]
     None,
 }
 
 impl Quantization {
-    /// All of them.
+    /// All quantizations.
     pub const ALL: [Self; 4] =
         [Self::None, Self::Int8, Self::Nf4 { double_quant: false }, Self::Nf4 { double_quant: true }];
 
-    /// The name in one word: in the database, in file names and fingerprints, in the configuration and in forms.
+    /// Returns the name as one word: in the database, in file names and fingerprints, in the configuration and in
+    /// forms.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -37,13 +38,13 @@ impl Quantization {
         }
     }
 
-    /// The quantization of this name.
+    /// Returns the quantization with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.name() == name)
     }
 
-    /// A phrase for sentences: `NF4 with double quantization`.
+    /// Returns a phrase for messages: `NF4 with double quantization`.
     #[must_use]
     pub const fn in_words(self) -> &'static str {
         match self {

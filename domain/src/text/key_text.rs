@@ -1,37 +1,38 @@
-//! The text of an API key: `sk-attune-`, 43 letters and digits, and six that are reckoned from them, so that a mistyped
-//! or a cut key is known for one without asking anybody.
+//! The format of an API key: `sk-attune-`, 43 letters and digits, and six more that are a checksum of them, so that a
+//! mistyped or truncated key is detected without a database lookup.
 //!
-//! Source of the shape: GitHub's token formats, which end in a CRC-32 in base 62. The checksum keeps no secret.
+//! Source of the format: GitHub's token formats, which end in a CRC-32 in base 62. The checksum adds no secrecy.
 
-/// What every key begins with.
+/// The prefix of every key.
 pub const PREFIX: &str = "sk-attune-";
 
-/// Random letters and digits: 256 bits.
+/// The number of random letters and digits: 256 bits.
 pub const RANDOM: usize = 43;
 
-/// Letters and digits of the checksum.
+/// The number of letters and digits of the checksum.
 const CHECKSUM: usize = 6;
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// How a text stands to the shape of a key.
+/// The result of checking a text against the key format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// A key whose checksum is right.
+    /// A key with a valid checksum.
     Checked,
-    /// 43 letters and digits without a checksum: what `attune up` made for a data folder before keys had one.
+    /// 43 letters and digits without a checksum: the format that `attune up` generated for a data folder before keys
+    /// had a checksum.
     Unchecked,
-    /// No key, or one that was mistyped.
+    /// Not a key, or a mistyped one.
     Wrong,
 }
 
-/// The key that these 43 letters and digits are the random part of.
+/// Returns the key with this random part of 43 letters and digits.
 #[must_use]
 pub fn compose(random: &str) -> String {
     format!("{PREFIX}{random}{}", checksum(random))
 }
 
-/// What `text` is.
+/// Classifies `text`.
 #[must_use]
 pub fn shape(text: &str) -> Shape {
     let Some(rest) = text.strip_prefix(PREFIX).filter(|rest| rest.bytes().all(|b| b.is_ascii_alphanumeric())) else {
@@ -46,8 +47,8 @@ pub fn shape(text: &str) -> Shape {
     }
 }
 
-/// What may be shown of a key: enough to tell it from others, too little to guess it. Of one that somebody made up,
-/// nothing.
+/// Redacts a key: the result distinguishes it from others, but is too short to guess it. A text that is not a valid key
+/// is redacted completely.
 #[must_use]
 pub fn redact(key: &str) -> String {
     if shape(key) == Shape::Wrong {
@@ -81,7 +82,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_whole_key_is_known_and_one_wrong_letter_refused(random in "[0-9A-Za-z]{43}", at in 10usize..59, other in "[0-9A-Za-z]") {
+        fn a_whole_key_is_known_and_one_wrong_letter_refused(
+            random in "[0-9A-Za-z]{43}",
+            at in 10usize..59,
+            other in "[0-9A-Za-z]",
+        ) {
             let key = compose(&random);
             prop_assert_eq!(shape(&key), Shape::Checked);
             let mut wrong = key.clone();

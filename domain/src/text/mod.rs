@@ -1,12 +1,12 @@
-//! Texts of users: quotation marks, encodings, keys, and what may be stored or shown.
+//! User-provided text: CSV quoting, encodings, API keys, and text that is safe to store or to display.
 
-/// The text of an API key.
+/// The format of an API key.
 pub mod key_text;
-/// Quotation marks of tables.
+/// Validation of the quotation marks in CSV and TSV files.
 pub mod quotes;
-/// Text as PostgreSQL can hold it.
+/// Text that PostgreSQL can store.
 pub mod storable;
-/// What a tenant may read of an error.
+/// Error messages that are safe to show to a tenant.
 pub mod tenant_text;
-/// Byte order marks and line ends of text files.
+/// Byte order marks and line endings of text files.
 pub mod text_file;

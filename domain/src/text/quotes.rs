@@ -1,8 +1,8 @@
-//! Quotation marks of tables, held to what Python's `csv` takes with `strict=True`.
+//! Validation of the quotation marks in CSV and TSV files, equivalent to Python's `csv` with `strict=True`.
 //!
-//! Readers of records are lenient: a mark that opens and never closes swallows the rest of the table into one cell, and
-//! text behind a closing mark is added to the cell. Either would be learnt as part of an answer, so the bytes are looked at
-//! on their way to the reader, and the row where the mark opens is named.
+//! CSV readers are lenient: a quotation mark that opens and never closes puts the rest of the file into one cell, and
+//! text after a closing mark is appended to the cell. Either would be trained on as part of an answer, so the bytes are
+//! checked before they reach the reader, and the error names the row in which the mark opens.
 //!
 //! Source: `parse_process_char` in CPython's `Modules/_csv.c`, with the dialects `excel` and `excel-tab`.
 
@@ -10,7 +10,7 @@ use std::fmt;
 
 use crate::text::text_file::UTF8_MARK;
 
-/// Where in a table, between two bytes.
+/// The parser's state between two bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// Before a record's first byte.
@@ -18,48 +18,49 @@ enum Place {
     CellStart,
     PlainCell,
     QuotedCell,
-    /// Behind a mark in a quoted cell: it closes the cell, or is the first of two.
+    /// After a quotation mark in a quoted cell: it closes the cell, or is the first of two.
     Mark,
-    /// Behind this many bytes of a byte order mark that begins a record.
+    /// After this many bytes of a byte order mark at the beginning of a record.
     ByteOrderMark(usize),
 }
 
-/// What is wrong with a quotation mark.
+/// The kind of a quoting error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The mark opens a cell that is never closed.
     NeverClosed,
     /// Text follows a closing mark.
     TextBehind,
-    /// The mark follows a byte order mark: a second table begins here, and its marks would be read as text.
+    /// The mark follows a byte order mark: a second, concatenated file begins here, and its marks would be read as
+    /// text.
     JoinedTable,
 }
 
-/// A row whose quotation marks are wrong.
+/// A row with a quoting error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stray {
-    /// Records before it: the row's number under a header; 0 is the header itself.
+    /// The number of records before it: the row's number under a header; 0 is the header itself.
     pub row: u64,
-    /// What is wrong in it.
+    /// The kind of the error.
     pub fault: Fault,
 }
 
-/// What is said of a row with which a second table begins.
-pub const JOINED_TABLE: &str = "it begins with a byte order mark: another table was joined here; join its rows alone";
+/// The message for a row at which a second, concatenated file begins.
+pub const JOINED_TABLE: &str = "it begins with a byte order mark: another file was appended here; append only its rows";
 
 impl fmt::Display for Stray {
-    /// A sentence for the user, without the row.
+    /// Writes the message for the user, without the row.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.fault {
             Fault::TextBehind => "text follows the quotation mark that closes a cell",
             Fault::NeverClosed => "a quotation mark opens a cell here and is never closed",
             Fault::JoinedTable => return f.write_str(JOINED_TABLE),
         })?;
-        f.write_str("; quote the whole cell, and write a quotation mark that is text as two")
+        f.write_str("; quote the whole cell, and double each quotation mark inside it")
     }
 }
 
-/// Looks at a table's bytes as they come. A UTF-8 byte order mark at the table's beginning must be left out.
+/// A validator for a file's bytes as they arrive. The caller removes a UTF-8 byte order mark at the file's beginning.
 #[derive(Debug)]
 pub struct Quotes {
     delimiter: u8,
@@ -68,16 +69,16 @@ pub struct Quotes {
 }
 
 impl Quotes {
-    /// Quotes of a table whose cells are parted by `delimiter`.
+    /// Returns a validator for cells separated by `delimiter`.
     #[must_use]
     pub const fn new(delimiter: u8) -> Self {
         Self { delimiter, place: Place::RecordStart, records: 0 }
     }
 
-    /// Takes the next bytes.
+    /// Validates the next bytes.
     ///
     /// # Errors
-    /// The place in `bytes` of the first that must not be there, and its row.
+    /// The index in `bytes` of the first invalid byte, and its row.
     pub fn take(&mut self, bytes: &[u8]) -> Result<(), (usize, Stray)> {
         for (i, byte) in bytes.iter().enumerate() {
             self.step(*byte).map_err(|fault| (i, Stray { row: self.row(), fault }))?;
@@ -85,16 +86,16 @@ impl Quotes {
         Ok(())
     }
 
-    /// The row of the quoted cell in which the bytes end so far.
+    /// Returns the row of a quoted cell that is still open.
     #[must_use]
     pub fn open_row(&self) -> Option<u64> {
         (self.place == Place::QuotedCell).then(|| self.row())
     }
 
-    /// Ends the table.
+    /// Ends the file.
     ///
     /// # Errors
-    /// A quoted cell is still open.
+    /// [`Stray`] if a quoted cell is still open.
     pub fn finish(&self) -> Result<(), Stray> {
         self.open_row().map_or(Ok(()), |row| Err(Stray { row, fault: Fault::NeverClosed }))
     }
@@ -103,7 +104,7 @@ impl Quotes {
         self.records.saturating_sub(1)
     }
 
-    /// Takes one byte, unless it must not be there.
+    /// Processes one byte, or returns the reason why it is invalid.
     fn step(&mut self, byte: u8) -> Result<(), Fault> {
         let ends = matches!(byte, b'\n' | b'\r');
         if self.place == Place::RecordStart && !ends {
@@ -134,7 +135,7 @@ mod tests {
         found.or_else(|| quotes.finish().err()).map(|stray| (stray.row, stray.fault))
     }
 
-    /// What `csv.reader(io.StringIO(table, newline=""), strict=True)` of Python 3.11 says of each.
+    /// The results of `csv.reader(io.StringIO(table, newline=""), strict=True)` of Python 3.11 for each.
     #[test]
     fn case_07_marks_are_judged_as_pythons_strict_reader_judges_them() {
         for (table, found) in [
@@ -158,7 +159,7 @@ mod tests {
         }
     }
 
-    /// Python reads these marks as text; in files joined end to end they are a second table's.
+    /// Python reads these marks as text; in concatenated files they belong to the second file.
     #[test]
     fn case_08_a_quoted_cell_behind_a_byte_order_mark_begins_a_second_table() {
         for (table, found) in [

@@ -1,6 +1,6 @@
-//! Text as PostgreSQL can hold it. A `text` or `jsonb` value cannot contain U+0000, and what strangers write (an
-//! exception of a chat template, an unknown key of a batch's line) may. A statement that is refused for it would be
-//! tried again for ever, so every text of a stranger passes here before it becomes a row.
+//! Text that PostgreSQL can store. A `text` or `jsonb` value cannot contain U+0000, but untrusted text (an exception of
+//! a chat template, an unknown key of a batch's line) may. A statement that PostgreSQL rejects for it would be retried
+//! without end, so all untrusted text is sanitized here before it is written to a row.
 
 use std::borrow::Cow;
 

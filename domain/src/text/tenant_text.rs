@@ -1,12 +1,12 @@
-//! What a tenant may read of an error: no path of a machine, no address that is a secret while it is good, nothing that a
-//! terminal or the database takes amiss, and not without end. Every text about a job, a run, or a replica that reaches a
-//! tenant goes through [`for_tenant`], whoever wrote it.
+//! Error messages that are safe to show to a tenant: without the paths of a machine, presigned URLs, or characters that
+//! a terminal or the database mishandles, and of limited length. Every text about a job, a run, or a replica that
+//! reaches a tenant passes through [`for_tenant`], whichever component wrote it.
 
-/// The most characters of such a text.
+/// The maximum length of such a text, in characters.
 pub const MOST_TENANT_TEXT_CHARS: usize = 8000;
 
-/// Returns `text` with every absolute path cut to its last name and every `http` address left out, without control
-/// characters but line ends and tabs, and of at most [`MOST_TENANT_TEXT_CHARS`] characters.
+/// Returns `text` with every absolute path cut to its last name and every `http` URL replaced, without control
+/// characters except line feeds and tabs, and of at most [`MOST_TENANT_TEXT_CHARS`] characters.
 #[must_use]
 pub fn for_tenant(text: &str) -> String {
     let mut shown = String::with_capacity(text.len().min(4 * MOST_TENANT_TEXT_CHARS));
@@ -31,7 +31,7 @@ fn is_wanted(c: char) -> bool {
     !c.is_control() || c == '\n' || c == '\t'
 }
 
-/// What begins here that is not shown as it is: how many bytes it has, and what stands for it.
+/// Returns the length in bytes of the path or URL that begins here, and its replacement.
 fn special(before: char, rest: &str) -> Option<(usize, &str)> {
     if before.is_alphanumeric() || "._-~/".contains(before) {
         return None;
@@ -44,7 +44,7 @@ fn special(before: char, rest: &str) -> Option<(usize, &str)> {
     let end = path.find(|c: char| !(c.is_alphanumeric() || "/._-+@~%=".contains(c))).map_or(rest.len(), |at| at + 1);
     let whole = rest[..end].trim_end_matches(['.', '/']);
     let name = whole.rsplit('/').next().unwrap_or_default();
-    // A single name after a slash is no path of a machine: "and/or", "2 tokens/s", "/reset".
+    // A single name after a slash is not a file path: "and/or", "2 tokens/s", "/reset".
     (whole.matches('/').count() > 1 && !name.is_empty()).then_some((whole.len(), name))
 }
 
@@ -56,11 +56,12 @@ mod tests {
     fn attack_a28_no_path_and_no_address_is_shown() {
         let told = [
             (
-                "the disk is full: /data/node/cache/tmp/work-x1/checkpoint-40/optimizer.safetensors could not be written",
+                "the disk is full: /data/node/cache/tmp/work-x1/checkpoint-40/optimizer.safetensors could not be \
+                 written",
                 "the disk is full: optimizer.safetensors could not be written",
             ),
             (
-                "'/srv/a b/c.json': No such file (os error 2)", // a space ends what is known to be a path
+                "'/srv/a b/c.json': No such file (os error 2)", // a space ends the part that is recognized as a path
                 "'a b/c.json': No such file (os error 2)",
             ),
             (

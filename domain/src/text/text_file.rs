@@ -1,9 +1,10 @@
-//! Text files as editors and spreadsheets write them: byte order marks and line ends.
+//! Text files as editors and spreadsheets write them: byte order marks and line endings.
 //!
-//! One rule for every door where rows, lines or documents enter: a UTF-8 mark is passed over at the beginning of a file,
-//! and of each line where lines are read, since joined files have one there; UTF-16 and UTF-32 are refused by name.
+//! All parsers of rows, lines or documents follow one rule: a UTF-8 byte order mark is ignored at the beginning of a
+//! file, and of each line where lines are read, since concatenated files have one there; UTF-16 and UTF-32 are refused
+//! by name.
 
-/// The byte order mark as UTF-8 has it.
+/// The byte order mark in UTF-8.
 pub const UTF8_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Returns `bytes` without the UTF-8 byte order mark at their beginning.
@@ -12,7 +13,7 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(UTF8_MARK).unwrap_or(bytes)
 }
 
-/// Names the encoding that a byte order mark at the beginning tells of, unless it is UTF-8: no such file is read.
+/// Returns the name of the encoding that a byte order mark indicates, unless it is UTF-8: files in it are refused.
 #[must_use]
 pub fn foreign_encoding(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
@@ -22,11 +23,11 @@ pub fn foreign_encoding(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Returns a document of a model's or an adapter's folder, which must have no byte order mark: transformers does not read
-/// it with one, so neither would whoever takes the folder home.
+/// Returns a document of a model's or an adapter's folder, which must not have a byte order mark: transformers does not
+/// read it with one, so an exported folder would not load.
 ///
 /// # Errors
-/// A sentence for the user, without the document's name.
+/// The message for the user, without the document's name.
 pub fn model_document(bytes: &[u8]) -> Result<&[u8], String> {
     let encoding = foreign_encoding(bytes).or_else(|| bytes.starts_with(UTF8_MARK).then_some("UTF-8"));
     match encoding {
@@ -38,14 +39,14 @@ pub fn model_document(bytes: &[u8]) -> Result<&[u8], String> {
     }
 }
 
-/// Explains a line that is no JSON by an end of line that is none here: JSON has neither sign between its values but as
-/// white space.
+/// Returns a hint for a line that is not JSON, if it contains a character that other software treats as a line ending:
+/// between JSON values, `\r` is only white space, and U+2028 and U+2029 are invalid.
 #[must_use]
 pub fn line_end_hint(line: &[u8]) -> Option<&'static str> {
     if line.contains(&b'\r') {
         Some("its lines end with a carriage return alone; end them with a line feed")
     } else if line.windows(3).any(|sign| matches!(sign, b"\xE2\x80\xA8" | b"\xE2\x80\xA9")) {
-        Some("U+2028 and U+2029 end no line; end lines with a line feed")
+        Some("U+2028 and U+2029 are not line endings; end lines with a line feed")
     } else {
         None
     }

@@ -1,5 +1,5 @@
-//! One `.safetensors` file: its header is checked whole on opening, its tensors are read one at a time, so that a model
-//! larger than the memory to spare can still be quantised on its way in.
+//! One `.safetensors` file. Its whole header is checked on opening; its tensors are read one at a time, so that a model
+//! larger than the free memory can be quantized while it is loaded.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::ModelError;
 
-/// The longest header that is read; the safetensors library has the same limit.
+/// The maximum header length in bytes; the safetensors library has the same limit.
 const MAX_HEADER: u64 = 100_000_000;
 
 /// An opened `.safetensors` file.
@@ -29,7 +29,7 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
-    /// Opens a file and checks that its header is sound and that not a byte of its data is missing.
+    /// Opens a file, and checks that its header is valid and that its data is complete.
     ///
     /// # Errors
     /// [`ModelError::Io`]: it cannot be read. [`ModelError::File`]: it is truncated, or not a safetensors file.
@@ -53,7 +53,7 @@ impl TensorFile {
         }
         let mut text = vec![0; usize::try_from(header_length).unwrap_or(0)];
         file.read_exact(&mut text).map_err(ModelError::io(path))?;
-        // Parsing also checks that the tensors lie gapless behind one another and that each has the bytes its shape needs.
+        // Parsing also checks that the tensors are contiguous and that each has the bytes that its shape needs.
         let header: Metadata = serde_json::from_slice(&text)
             .map_err(|e| ModelError::file(path, format!("not a safetensors file: {e}")))?;
         let wanted = 8 + header_length + header.data_len() as u64;
@@ -66,13 +66,13 @@ impl TensorFile {
         Ok(Self { path: path.into(), file: Mutex::new(file), header, data_start: 8 + header_length })
     }
 
-    /// Where it lies.
+    /// Returns the file's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The names of its tensors, sorted.
+    /// Returns the names of the tensors, sorted.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let mut names = self.header.offset_keys();
@@ -80,13 +80,13 @@ impl TensorFile {
         names
     }
 
-    /// What the header says beside the tensors.
+    /// Returns the metadata of the header (`__metadata__`).
     #[must_use]
     pub fn metadata(&self) -> HashMap<String, String> {
         self.header.metadata().clone().unwrap_or_default()
     }
 
-    /// The shape of a tensor, if it is there.
+    /// Returns the shape of a tensor, if it exists.
     #[must_use]
     pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
         Some(self.header.info(name)?.shape.iter().map(|&side| i64::try_from(side).unwrap_or(i64::MAX)).collect())
@@ -95,7 +95,7 @@ impl TensorFile {
     /// Reads a tensor in the kind it is stored in.
     ///
     /// # Errors
-    /// [`ModelError::Missing`]; [`ModelError::File`]: a kind that libtorch does not have; [`ModelError::Io`];
+    /// [`ModelError::Missing`]; [`ModelError::File`]: a data type that libtorch does not have; [`ModelError::Io`];
     /// [`ModelError::Torch`].
     pub fn read(&self, name: &str) -> Result<Tensor, ModelError> {
         let missing = || ModelError::Missing { name: name.into(), place: self.path.clone() };
@@ -127,7 +127,8 @@ impl TensorFile {
     }
 }
 
-/// Every number of a tensor is finite. One pass in the common case: an infinity or NaN makes the sum one.
+/// Returns whether every number of a tensor is finite. One pass in the common case: an infinity or NaN makes the sum
+/// infinite or NaN.
 pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool, ModelError> {
     if tensor.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
         return Ok(true);
@@ -135,7 +136,8 @@ pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool, ModelError> {
     Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
 }
 
-/// Writes tensors and `metadata` as a `.safetensors` file: to a temporary file beside it, renamed when whole.
+/// Writes tensors and `metadata` as a `.safetensors` file: to a temporary file in the same folder, renamed when
+/// complete.
 ///
 /// # Errors
 /// [`ModelError::File`]: it cannot be written; [`ModelError::Torch`]: a tensor cannot be copied out.
@@ -230,6 +232,6 @@ mod tests {
         let bad = Tensor::from_slice(&[1f32, f32::NAN]);
         write_tensors(&path, &[("w".to_owned(), &bad)], HashMap::new()).unwrap();
         let refused = TensorFile::open(&path).unwrap().read_floats("w").unwrap_err();
-        assert_eq!(refused.to_string(), "tensor 'w' holds a number that is not finite");
+        assert_eq!(refused.to_string(), "tensor 'w' has NaN or infinite values");
     }
 }

@@ -1,5 +1,5 @@
-//! The weights of a Hugging Face folder: every tensor that the architecture needs is there and has its shape, none is
-//! too many, before the first is read.
+//! The weights of a Hugging Face folder. Before the first tensor is read, it is checked that every tensor that the
+//! architecture needs exists and has its shape, and that there are no others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,31 +11,31 @@ use tch::Tensor;
 
 use crate::{error::ModelError, io::tensor_file::TensorFile};
 
-/// An opened folder of `.safetensors`, checked against an architecture.
+/// The `.safetensors` files of a folder, opened and checked against an architecture.
 pub struct Weights {
     folder: PathBuf,
     files: Vec<TensorFile>,
-    /// Which of `files` holds a tensor.
+    /// The index in `files` of the file with each tensor.
     places: BTreeMap<String, usize>,
 }
 
-/// The `config.json` of a folder.
+/// Reads the `config.json` of a folder.
 ///
 /// # Errors
-/// [`ModelError::Io`]: it cannot be read. [`ModelError::Architecture`]: it is not one that Attune runs.
+/// [`ModelError::Io`]: it cannot be read. [`ModelError::Architecture`]: Attune does not support it.
 pub fn architecture(folder: &Path) -> Result<Architecture, ModelError> {
     let path = folder.join("config.json");
     let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
     Ok(Architecture::from_config_json(&text)?)
 }
 
-/// [`attune_domain::weights::projection_path`], for layers counted as indices.
+/// Returns [`attune_domain::weights::projection_path`], for a layer index of type `usize`.
 #[must_use]
 pub fn projection_path(layer: usize, projection: &str) -> String {
     weights::projection_path(layer as u64, projection)
 }
 
-/// [`attune_domain::weights::expected`], with shapes as libtorch counts them.
+/// Returns [`attune_domain::weights::expected`], with shapes in libtorch's `i64`.
 #[must_use]
 pub fn expected(architecture: &Architecture) -> BTreeMap<String, Vec<i64>> {
     let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -46,7 +46,7 @@ pub fn expected(architecture: &Architecture) -> BTreeMap<String, Vec<i64>> {
 }
 
 impl Weights {
-    /// Opens the `.safetensors` of a folder, one or many, and checks them against `architecture`.
+    /// Opens the `.safetensors` files of a folder, and checks them against `architecture`.
     ///
     /// # Errors
     /// [`ModelError::File`]: no such file in the folder, one is truncated, or a tensor is in two of them;
@@ -86,7 +86,7 @@ impl Weights {
         place.ok_or_else(|| ModelError::Missing { name: name.into(), place: self.folder.clone() })
     }
 
-    /// The shape of a tensor of two dimensions.
+    /// Returns the shape of a two-dimensional tensor.
     ///
     /// # Errors
     /// [`ModelError::Missing`], [`ModelError::Shape`].
@@ -96,7 +96,7 @@ impl Weights {
         shape.map_err(|got| ModelError::Shape { name: name.into(), want: vec![0, 0], got })
     }
 
-    /// Reads one tensor as `Float`; every number in it is finite.
+    /// Reads one tensor as `Float`, and checks that every number in it is finite.
     ///
     /// # Errors
     /// [`ModelError::Missing`], [`ModelError::NotFinite`], [`ModelError::Io`], [`ModelError::Torch`].
@@ -105,7 +105,8 @@ impl Weights {
     }
 }
 
-/// What `model.safetensors.index.json` names, if it is there; else every `.safetensors` of the folder, sorted.
+/// Returns the files that `model.safetensors.index.json` names, if it exists; else every `.safetensors` file of the
+/// folder, sorted.
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     #[derive(serde::Deserialize)]
     struct Index {

@@ -1,6 +1,6 @@
-//! The memory of a tensor as a Rust slice. NF4 packs and unpacks through it, and the fused loops of `kernels.rs` run over
-//! it, at the speed of memory and without a copy. Beside `team.rs`, which lends borrowed work to threads, the one file with
-//! `unsafe` in this crate.
+//! The memory of a tensor as a Rust slice. NF4 packs and unpacks through it, and the fused loops of `fused.rs` run over
+//! it, at memory speed and without a copy. With `thread_pool.rs`, which lends borrowed work to threads, this is the
+//! only file with `unsafe` in this crate.
 
 use tch::{Device, Kind, Tensor};
 
@@ -12,7 +12,8 @@ use crate::{
     },
 };
 
-/// What a plain slice can stand for: kind `wanted`, on the CPU, without gaps. Returns the number of elements.
+/// Checks that a tensor can be read as a plain slice: kind `wanted`, on the CPU, contiguous. Returns the number of
+/// elements.
 fn plain(tensor: &Tensor, wanted: Kind) -> Result<usize, ModelError> {
     if tensor.defined() && tensor.f_kind()? == wanted && is_plain(tensor) {
         Ok(tensor.numel())
@@ -21,12 +22,12 @@ fn plain(tensor: &Tensor, wanted: Kind) -> Result<usize, ModelError> {
     }
 }
 
-/// It lies on the CPU, one number behind the other.
+/// Returns whether a tensor is on the CPU, dense and contiguous.
 pub(crate) fn is_plain(tensor: &Tensor) -> bool {
     tensor.device() == Device::Cpu && tensor.is_contiguous() && !tensor.is_sparse() && !tensor.is_mkldnn()
 }
 
-/// The numbers of a contiguous tensor on the CPU, in row-major order.
+/// Returns the numbers of a contiguous tensor on the CPU, in row-major order.
 ///
 /// # Errors
 /// [`ModelError::Input`] for any other tensor.
@@ -42,8 +43,8 @@ pub(crate) fn numbers<T: Element>(tensor: &Tensor) -> Result<&[T], ModelError> {
     Ok(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), count) })
 }
 
-/// The numbers of a contiguous tensor on the CPU, to be written. The caller must have made the tensor itself and not have
-/// shared its storage: that is why it takes `&mut`, and why only this crate may call it.
+/// Returns the numbers of a contiguous tensor on the CPU, mutably. The caller must have created the tensor itself and
+/// not have shared its storage: that is why this takes `&mut`, and why only this crate may call it.
 ///
 /// # Errors
 /// [`ModelError::Input`] for any other tensor.
@@ -57,7 +58,7 @@ pub(crate) fn numbers_mut<T: Element>(tensor: &mut Tensor) -> Result<&mut [T], M
     Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), count) })
 }
 
-/// A matrix in a slice.
+/// A matrix in a slice, with strides.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a, T> {
     numbers: &'a [T],
@@ -68,13 +69,13 @@ pub(crate) struct Matrix<'a, T> {
 }
 
 impl<'a, T> Matrix<'a, T> {
-    /// Rows of `columns` numbers, one behind the other.
+    /// Returns a matrix of contiguous rows of `columns` numbers.
     pub(crate) fn rows(numbers: &'a [T], columns: usize) -> Self {
         Self { numbers, rows: numbers.len() / columns.max(1), columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// A tensor with two dimensions as it lies, rows or columns behind one another, with gaps or without. `None`: it does
-    /// not lie on the CPU, is of another kind, or lies otherwise.
+    /// Returns a view of a two-dimensional tensor with contiguous rows or columns, with gaps between them or without.
+    /// `None`: the tensor is not on the CPU, has another kind, or has other strides.
     pub(crate) fn of(tensor: &'a Tensor) -> Option<Self>
     where
         T: Element,
@@ -90,45 +91,45 @@ impl<'a, T> Matrix<'a, T> {
         let (rows, columns) = (count(rows)?, count(columns)?);
         let (row_stride, column_stride) = (count(row_stride)?, count(column_stride)?);
         let span = (rows - 1) * row_stride + (columns - 1) * column_stride + 1;
-        // SAFETY: the tensor's numbers are of this kind and the last of them is `span - 1` behind the first, all in the
+        // SAFETY: the tensor's numbers are of this kind and the last of them is `span - 1` after the first, all in the
         // one storage that the borrow keeps alive; those between them are numbers of the same storage.
         #[expect(unsafe_code, reason = "as in `numbers`")]
         let numbers = unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), span) };
         Some(Self { numbers, rows, columns, row_stride, column_stride })
     }
 
-    /// Rows and columns.
+    /// Returns the numbers of rows and columns.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.rows, self.columns)
     }
 
-    /// So many columns from `first` on.
+    /// Returns `count` columns, starting at `first`.
     fn columns_from(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.columns, "{count} columns from {first} of {}", self.columns);
         Self { numbers: &self.numbers[first * self.column_stride..], columns: count, ..self }
     }
 
-    /// The transpose of [`Self::rows`].
+    /// Returns the transpose of [`Self::rows`].
     pub(crate) fn turned(numbers: &'a [T], columns: usize) -> Self {
         let Self { rows, .. } = Self::rows(numbers, columns);
         Self { numbers, rows: columns, columns: rows, row_stride: 1, column_stride: columns }
     }
 }
 
-/// Some columns of a matrix whose rows lie behind one another, to be written by one thread beside others.
+/// Some columns of a matrix with contiguous rows, for one thread to write while others write the other columns.
 struct Columns<T> {
-    /// The first row's first.
+    /// The first number of the first row.
     first: *mut T,
     count: usize,
-    /// From row to row.
+    /// The distance from row to row, in numbers.
     stride: usize,
 }
 
-// SAFETY: whoever makes it sees to it that no two have a column in common, and that the matrix outlives them.
-#[expect(unsafe_code, reason = "slices of columns overlap, though their numbers do not")]
+// SAFETY: the code that constructs it ensures that no two have a column in common, and that the matrix outlives them.
+#[expect(unsafe_code, reason = "the slices of columns overlap, although their elements do not")]
 unsafe impl<T: Send> Send for Columns<T> {}
 
-/// `out = a·b`, or `out += a·b`, rows behind one another, on this thread.
+/// Computes `out = a·b`, or `out += a·b`, with contiguous rows, on this thread.
 ///
 /// # Panics
 /// The sizes do not fit.
@@ -138,14 +139,14 @@ pub(crate) fn multiply<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matrix<'_, T
     multiply_columns(&Columns { first: out.as_mut_ptr(), count: n, stride: n }, a, b, add);
 }
 
-/// As [`multiply`], the columns cut into so many pieces, which are made at the same time.
+/// Computes as [`multiply`], with the columns split into this many parts, in parallel.
 ///
 /// # Panics
 /// The sizes do not fit.
 pub(crate) fn multiply_at_once<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matrix<'_, T>, add: bool, pieces: usize) {
     let n = b.columns;
     assert!(a.columns == b.rows && out.len() == a.rows * n, "{} x {} into {}", a.rows, n, out.len());
-    // Whole blocks of the library's innermost loop, so that no piece has crumbs.
+    // Multiples of the library's innermost block, so that no part has a remainder, except the last.
     let share = n.div_ceil(pieces.max(1)).next_multiple_of(COLUMNS_TOGETHER);
     let first = out.as_mut_ptr();
     let columns = |start| Columns { first: first.wrapping_add(start), count: share.min(n - start), stride: n };
@@ -154,15 +155,16 @@ pub(crate) fn multiply_at_once<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matr
     });
 }
 
-/// What a piece's columns are a multiple of.
+/// The number of columns that a part's size is a multiple of.
 const COLUMNS_TOGETHER: usize = 64;
 
-/// `a·b` into some columns of a matrix with `a`'s rows, of which the caller alone may write to them.
+/// Multiplies `a·b` into some columns of a matrix with `a`'s rows, which only the caller may write to.
 fn multiply_columns<T: Real>(out: &Columns<T>, a: Matrix<'_, T>, b: Matrix<'_, T>, add: bool) {
     let (m, n, k) = (a.rows, out.count, a.columns);
     let stride = |stride: usize| stride as isize;
-    // SAFETY: a `Matrix` is only made with strides that keep all of `rows × columns` inside its slice; those who made `out`
-    // have checked that it has as many rows as `a` and as many columns as `b`, and have it to themselves.
+    // SAFETY: a `Matrix` is only constructed with strides that keep all of `rows × columns` inside its slice; the code
+    // that constructed `out` has checked that it has as many rows as `a` and as many columns as `b`, and has exclusive
+    // access to it.
     #[expect(unsafe_code, reason = "the library takes pointers")]
     unsafe {
         gemm::gemm(

@@ -1,8 +1,10 @@
-//! Loops that are fused because memory, not arithmetic, is what they cost: one pass where plain tensor operations make
-//! three to eight. Each has a plain twin beside its caller, which other devices take and the tests below compare it with.
+//! Loops that are fused because memory bandwidth, not arithmetic, limits them: one pass instead of three to eight with
+//! plain tensor operations. Each has a plain version in its caller's file, for other devices; that file's tests compare
+//! the two.
 //!
-//! Rows are cut among libtorch's threads; a number depends on its own row alone, so threads change nothing. The loops are
-//! compiled for the processor's vectors by `pulp`, without fused multiply-add: every x86-64 processor gives the same bits.
+//! Rows are divided into as many parts as libtorch has threads. Each row is computed independently, so the number of
+//! threads does not change the result. `pulp` compiles the loops for the processor's vector instructions, without fused
+//! multiply-add: every x86-64 processor gives the same bits.
 //!
 //! Shapes: `t` rows, `c` width of a row, `f` inner width, `h` heads, `d` head width.
 
@@ -10,23 +12,23 @@ use pulp::Arch;
 
 use crate::kernels::{number::Real, thread_pool::at_once};
 
-/// Below this many numbers one thread is faster than two: waking one costs some microseconds.
+/// The minimum count of numbers per thread: waking a thread costs some microseconds.
 const NUMBERS_PER_THREAD: usize = 1 << 14;
 
-/// How many of `rows` rows of `width` numbers a thread takes.
+/// Returns how many of `rows` rows of `width` numbers one thread takes.
 pub(crate) fn share(rows: usize, width: usize) -> usize {
     let most = (rows * width / NUMBERS_PER_THREAD).max(1);
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).clamp(1, most);
     rows.div_ceil(threads).max(1)
 }
 
-/// Runs the pieces at the same time, see [`at_once`].
+/// Runs `work` for the pieces in parallel, see [`at_once`].
 pub(crate) fn run<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
-    // `work` is called in one place alone, so that it becomes part of what is compiled for the vectors.
+    // `work` is called in one place only, so that it is inlined into the function compiled for the vector instructions.
     at_once(pieces, |piece| Arch::new().dispatch(|| work(piece)));
 }
 
-/// Eight sums side by side: one after the other would wait for each addition.
+/// Sums `count` terms in eight lanes: a single running sum would wait for each addition.
 #[inline(always)]
 pub(crate) fn sum_of<T: Real>(count: usize, term: impl Fn(usize) -> T) -> T {
     let mut sums = [T::ZERO; 8];
@@ -40,14 +42,14 @@ pub(crate) fn sum_of<T: Real>(count: usize, term: impl Fn(usize) -> T) -> T {
     sums.into_iter().fold(rest, |sum, lane| sum + lane)
 }
 
-/// `(mean(x²) + ε)^-½`.
+/// Returns `(mean(x²) + ε)^-½`.
 #[inline(always)]
 fn inverse_root<T: Real>(x: &[T], epsilon: T) -> T {
     let squares = sum_of(x.len(), |at| x[at] * x[at]);
     T::ONE / (squares / T::of(x.len() as f64) + epsilon).root()
 }
 
-/// RMSNorm of `x: [t, c]`.
+/// Computes the RMSNorm of `x: [t, c]`.
 pub(crate) fn rms_norm<T: Real>(x: &[T], weight: &[T], epsilon: f64, out: &mut [T]) {
     let c = weight.len();
     let share = share(x.len() / c, c) * c;
@@ -61,7 +63,7 @@ pub(crate) fn rms_norm<T: Real>(x: &[T], weight: &[T], epsilon: f64, out: &mut [
     });
 }
 
-/// `sum += x`, and RMSNorm of the sum.
+/// Computes `sum += x`, and the RMSNorm of the sum.
 pub(crate) fn add_rms_norm<T: Real>(sum: &mut [T], x: &[T], weight: &[T], epsilon: f64, out: &mut [T]) {
     let c = weight.len();
     let share = share(x.len() / c, c) * c;
@@ -78,7 +80,7 @@ pub(crate) fn add_rms_norm<T: Real>(sum: &mut [T], x: &[T], weight: &[T], epsilo
     });
 }
 
-/// The backward of RMSNorm, plus the gradient that came past it, in the place of `dy`: with `g = dy·w` and `i` the inverse
+/// Computes the backward of RMSNorm plus the residual's gradient, in place of `dy`: with `g = dy·w` and `i` the inverse
 /// root, `i·(g - x·i²·mean(g·x)) + around`.
 pub(crate) fn rms_norm_backward<T: Real>(dy: &mut [T], x: &[T], weight: &[T], epsilon: f64, around: &[T]) {
     let c = weight.len();
@@ -95,7 +97,7 @@ pub(crate) fn rms_norm_backward<T: Real>(dy: &mut [T], x: &[T], weight: &[T], ep
     });
 }
 
-/// `silu(gate)·up` of `gate_up: [t, 2f]`.
+/// Computes `silu(gate)·up` of `gate_up: [t, 2f]`.
 pub(crate) fn swiglu<T: Real>(gate_up: &[T], f: usize, out: &mut [T]) {
     let share = share(out.len() / f, 2 * f) * f;
     run(gate_up.chunks(2 * share).zip(out.chunks_mut(share)), |(gate_up, out)| {
@@ -108,8 +110,8 @@ pub(crate) fn swiglu<T: Real>(gate_up: &[T], f: usize, out: &mut [T]) {
     });
 }
 
-/// The backward of SwiGLU in the places of what it needs: `gate_up: [t, 2f]` turns into its gradient, and `dy: [t, f]` into
-/// the forward's output, which the gradient of what comes after is made of.
+/// Computes the backward of SwiGLU in place: `gate_up: [t, 2f]` becomes its gradient, and `dy: [t, f]` the forward's
+/// output, which the gradients of the next projection need.
 pub(crate) fn swiglu_backward<T: Real>(gate_up: &mut [T], f: usize, dy: &mut [T]) {
     let share = share(dy.len() / f, 2 * f) * f;
     run(gate_up.chunks_mut(2 * share).zip(dy.chunks_mut(share)), |(gate_up, dy)| {
@@ -125,7 +127,7 @@ pub(crate) fn swiglu_backward<T: Real>(gate_up: &mut [T], f: usize, dy: &mut [T]
     });
 }
 
-/// Which heads of `rows: [t, all, d]` are turned.
+/// The heads of `rows: [t, all, d]`, of which the first `turned` are rotated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heads {
     pub(crate) turned: usize,
@@ -133,8 +135,8 @@ pub(crate) struct Heads {
     pub(crate) d: usize,
 }
 
-/// Turns the halves of each of the first heads against each other, by the angles whose cosines and sines `[t, d/2]` are
-/// given; `sign` -1 turns back.
+/// Rotates the halves of each of the first heads against each other, by the angles with the given cosines and sines
+/// `[t, d/2]`; with `sign` -1 it applies the inverse rotation.
 pub(crate) fn turn<T: Real>(rows: &mut [T], heads: Heads, (cos, sin): (&[T], &[T]), sign: f64) {
     let (half, width) = (heads.d / 2, heads.all * heads.d);
     let share = share(rows.len() / width, width);
@@ -153,19 +155,19 @@ pub(crate) fn turn<T: Real>(rows: &mut [T], heads: Heads, (cos, sin): (&[T], &[T
     });
 }
 
-/// Rows of logits whose sums are made together: fixed, so that the number of threads does not change a sum.
+/// The number of logit rows that are summed together: constant, so that the number of threads does not change a sum.
 const VOCABULARY_BLOCK: usize = 2048;
 
-/// What the softmax of each column was divided by, and how far the wanted logit lay below the largest.
+/// The sums of the softmax of each column, and the difference between the target's logit and the largest.
 pub(crate) struct Softmax<T> {
-    /// `Σ exp(logit - largest)`.
+    /// The sum `Σ exp(logit - largest)`.
     pub(crate) divisor: Vec<f64>,
-    /// `wanted - largest`; 0 or more only if it is the largest.
+    /// The difference `wanted - largest`; 0 only if the target's logit is the largest, NaN if a logit is.
     pub(crate) wanted: Vec<T>,
 }
 
-/// Turns each column of `logits: [v, m]` into the softmax of that column, not yet divided. `targets` has a row for each
-/// column.
+/// Replaces each column of `logits: [v, m]` by its softmax, not yet divided by the sum. `targets` has the target's row
+/// for each column.
 pub(crate) fn softmax_columns<T: Real>(logits: &mut [T], targets: &[usize]) -> Softmax<T> {
     let m = targets.len();
     let blocks = || logits.len().div_ceil(VOCABULARY_BLOCK * m);
@@ -175,7 +177,7 @@ pub(crate) fn softmax_columns<T: Real>(logits: &mut [T], targets: &[usize]) -> S
         for (logits, largest) in logits.chunks(VOCABULARY_BLOCK * m).zip(largest) {
             for row in logits.chunks_exact(m) {
                 for (largest, &logit) in largest.iter_mut().zip(row) {
-                    // Written so that NaN is taken over.
+                    // Written so that NaN propagates.
                     *largest = if logit <= *largest { *largest } else { logit };
                 }
             }

@@ -1,11 +1,11 @@
-//! Products of matrices, each by the library that is faster for it on this processor: libtorch's, which is MKL, or `gemm`.
+//! Matrix products by the library that is faster on this processor: libtorch's, which is MKL, or `gemm`.
 //!
-//! MKL is made for Intel's processors. On AMD's it takes no AVX-512, and `gemm` makes more of AVX2 too: on Zen 5 it is twice
-//! as fast with the one and a fifth faster with the other (`make bench-train ARGS="--only matmul"`). Which one is taken
-//! depends on the processor and the sizes alone, so that a run that goes on from a checkpoint on a like machine, with as many
-//! threads, gets the same bits.
+//! MKL is tuned for Intel processors. On AMD processors it does not use AVX-512, and `gemm` also uses AVX2 better: on
+//! Zen 5 it is twice as fast with AVX-512 and a fifth faster with AVX2 (`make bench-train ARGS="--only matmul"`). The
+//! choice depends only on the processor and the sizes, so a run that resumes from a checkpoint on the same kind of
+//! machine, with as many threads, gets the same bits.
 //!
-//! Shapes: `m` rows, `k` what is summed over, `n` columns.
+//! Shapes: `m` rows, `k` the inner dimension, `n` columns.
 
 use std::sync::OnceLock;
 
@@ -19,16 +19,16 @@ use crate::{
     },
 };
 
-/// The fewest multiplications for which `gemm` is asked.
+/// The minimum number of multiplications for `gemm`.
 const WORTH_IT: usize = 1 << 18;
 
-/// The fewest rows: of some few tokens that are decoded at once, MKL's are a quarter faster.
+/// The minimum number of rows for `gemm`: for the few tokens of a decoding step, MKL is a quarter faster.
 const FEWEST_ROWS: usize = 16;
 
-/// `a·b`: `[m, k]` and `[k, n]` to `[m, n]`.
+/// Returns `a·b`: `[m, k]` and `[k, n]` to `[m, n]`.
 ///
 /// # Errors
-/// [`ModelError::Torch`]: the shapes do not fit, or there is no memory.
+/// [`ModelError::Torch`]: the shapes do not fit, or memory ran out.
 pub fn mm(a: &Tensor, b: &Tensor) -> Result<Tensor, ModelError> {
     match for_gemm(a, b) {
         Some((left, right)) => product(left, right),
@@ -36,14 +36,14 @@ pub fn mm(a: &Tensor, b: &Tensor) -> Result<Tensor, ModelError> {
     }
 }
 
-/// By `gemm`, into new memory.
+/// Multiplies with `gemm`, into new memory.
 fn product(a: Matrix<'_, f32>, b: Matrix<'_, f32>) -> Result<Tensor, ModelError> {
     let mut out = Tensor::f_empty([a.size().0 as i64, b.size().1 as i64], (Kind::Float, Device::Cpu))?; // [m, n]
     multiply_at_once(numbers_mut(&mut out)?, a, b, false, threads());
     Ok(out)
 }
 
-/// As [`mm`], into `out: [m, n]`, contiguous, of which the caller has the only handle.
+/// Multiplies as [`mm`], into a contiguous `out: [m, n]`, of which the caller has the only handle.
 pub(crate) fn mm_into(out: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), ModelError> {
     match for_gemm(a, b) {
         Some((left, right)) => multiply_at_once(numbers_mut(out)?, left, right, false, threads()),
@@ -52,7 +52,7 @@ pub(crate) fn mm_into(out: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), Mo
     Ok(())
 }
 
-/// Adds `a·b` to `out: [m, n]`, contiguous, of which the caller has the only handle.
+/// Adds `a·b` to a contiguous `out: [m, n]`, of which the caller has the only handle.
 pub(crate) fn add_mm(out: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), ModelError> {
     match for_gemm(a, b) {
         Some((left, right)) => multiply_at_once(numbers_mut(out)?, left, right, true, threads()),
@@ -61,7 +61,7 @@ pub(crate) fn add_mm(out: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), Mod
     Ok(())
 }
 
-/// `x·wᵀ + bias`: `[m, k]` and `[n, k]` to `[m, n]`.
+/// Returns `x·wᵀ + bias`: `[m, k]` and `[n, k]` to `[m, n]`.
 pub(crate) fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
     let turned = w.f_tr()?; // [k, n]
     let Some((left, right)) = for_gemm(x, &turned) else {
@@ -79,7 +79,7 @@ fn threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-/// The two as `gemm` takes them, if it is the faster one.
+/// Returns both matrices as `gemm` takes them, if `gemm` is faster.
 fn for_gemm<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<(Matrix<'a, f32>, Matrix<'a, f32>)> {
     if !gemm_is_faster() || a.kind() != Kind::Float {
         return None;
@@ -93,7 +93,7 @@ fn for_gemm<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<(Matrix<'a, f32>, Matrix
     Some((left, right))
 }
 
-/// Whether this processor is one of AMD's with AVX2.
+/// Returns whether this is an AMD processor with AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 fn gemm_is_faster() -> bool {
     use raw_cpuid::CpuId;
@@ -113,7 +113,7 @@ fn gemm_is_faster() -> bool {
 mod tests {
     use super::*;
 
-    /// Whatever this processor takes: rows and columns turned, cut out of wider ones, and pieces that do not come out even.
+    /// Independent of the processor's choice: transposed matrices, views of wider ones, and parts of uneven size.
     #[test]
     fn gemm_gives_what_libtorch_gives() {
         tch::manual_seed(12);

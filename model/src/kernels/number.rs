@@ -1,13 +1,13 @@
-//! The two number types that the loops on a CPU compute with, `f32` and `f64`.
+//! The number types of the CPU loops, `f32` and `f64`.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use tch::Kind;
 
-/// A number type with a kind of the same memory layout in libtorch. `ffi.rs` reads a tensor's memory as numbers of this
-/// type on the strength of [`Element::KIND`].
+/// A number type with a libtorch kind of the same memory layout. `ffi.rs` relies on [`Element::KIND`] when it reads a
+/// tensor's memory as numbers of this type.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
-    /// Its kind in libtorch.
+    /// The libtorch kind.
     const KIND: Kind;
 }
 
@@ -29,9 +29,9 @@ pub(crate) trait Real:
     + Div<Output = Self>
     + Neg<Output = Self>
 {
-    /// 0.
+    /// The number 0.
     const ZERO: Self;
-    /// 1.
+    /// The number 1.
     const ONE: Self;
     /// Rounds `number` to this type.
     fn of(number: f64) -> Self;
@@ -62,13 +62,14 @@ impl Real for f32 {
         self.sqrt()
     }
 
-    /// Returns `eˣ`, within 2 units in the last place from -87 to 88; beyond, the value at that end. NaN stays NaN.
+    /// Returns `eˣ`, within 2 units in the last place from -87 to 88; outside that range, the value at its nearest end.
+    /// NaN stays NaN.
     ///
-    /// Source: the reduction and the polynomial of `expf` in Moshier's Cephes; the exponent is put together from the bits
-    /// of the rounded quotient, so that a compiler can do eight at once.
+    /// Source: the range reduction and the polynomial of `expf` in Moshier's Cephes. The exponent is built from the
+    /// bits of the rounded quotient, so that the compiler can vectorize over eight numbers.
     #[inline(always)]
     fn power(self) -> Self {
-        const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to a whole number, in the low bits
+        const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer, in the low bits
         let x = self.clamp(-87.0, 88.0);
         let shifted = x * std::f32::consts::LOG2_E + ROUNDER;
         let n = shifted - ROUNDER;

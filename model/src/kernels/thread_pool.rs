@@ -1,8 +1,8 @@
-//! Threads that stand ready for work of some ten microseconds. A training step has more than a thousand such pieces of work,
-//! and most are done before a thread that sleeps, as those of a thread pool do in between, would have woken.
+//! A thread pool for work of about ten microseconds. A training step has more than a thousand such tasks, and most are
+//! done before a sleeping thread, as in an ordinary thread pool, would have woken.
 //!
-//! So a helper goes on looking for a while after its last work ([`PATIENCE`]) before it sleeps; and nobody waits for a
-//! helper that comes too late: whoever called does all pieces that are left, and goes on.
+//! So a worker spins for a while after its last task ([`PATIENCE`]) before it sleeps. No caller waits for a worker that
+//! is late: the calling thread processes all remaining pieces itself.
 
 use std::{
     hint,
@@ -15,48 +15,48 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For how long a helper looks for work before it sleeps, if it is to be patient.
+/// The time for which a patient worker spins before it sleeps.
 const PATIENCE: Duration = Duration::from_micros(200);
 
-/// See [`be_patient`].
+/// The mode of idle workers, see [`be_patient`].
 static PATIENT: AtomicBool = AtomicBool::new(false);
 
-/// Says whether helpers look for more work for a while, or sleep at once: while libtorch makes the matmuls, its own threads
-/// want the processors.
+/// Sets whether idle workers spin for a while or sleep immediately. While libtorch computes the matmuls, its own
+/// threads need the processors.
 pub(crate) fn be_patient(patient: bool) {
     PATIENT.store(patient, Ordering::Relaxed);
 }
 
-/// Looks at the clock are dear; so many looks for work lie between two of them.
+/// The number of polls between two reads of the clock, which are expensive.
 const LOOKS: u32 = 64;
 
-/// What is to be done, on each thread that comes in time.
+/// A task that each worker runs that is in time.
 #[derive(Clone, Copy)]
 struct Job(*const (dyn Fn() + Sync));
 
-// SAFETY: it leads to something `Sync`.
-#[expect(unsafe_code, reason = "a reference would have to name how long it is good for")]
+// SAFETY: the pointer leads to a value that is `Sync`.
+#[expect(unsafe_code, reason = "a reference would need a lifetime")]
 unsafe impl Send for Job {}
 
-/// What caller and helpers share.
+/// The state that the caller and the workers share.
 #[derive(Default)]
 struct Shared {
-    /// Counts the jobs.
+    /// The number of jobs started.
     round: AtomicU64,
     job: Mutex<Option<Job>>,
-    /// Helpers that are at work. Goes up only under the lock of `job`, and only while there is one.
+    /// The number of workers that run the job. Incremented only under the lock of `job`, and only while there is a job.
     inside: AtomicUsize,
     failed: AtomicBool,
 }
 
-/// The helpers, and the right to call them.
+/// The workers, and the lock for using them.
 struct Team {
     shared: &'static Shared,
     helpers: Vec<Thread>,
     turn: Mutex<()>,
 }
 
-/// Ends the job: from then on no helper is inside or comes in.
+/// Guard that ends the job when it is dropped: afterwards no worker runs it or starts it.
 struct Closing<'a>(&'a Shared);
 
 impl Drop for Closing<'_> {
@@ -72,11 +72,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Does `work` for all pieces, this thread and its helpers taking one after the other. Where another caller has the helpers,
-/// this thread does all.
+/// Calls `work` for all pieces: this thread and the workers each take the next one. If another caller uses the workers,
+/// this thread does everything.
 ///
 /// # Panics
-/// `work` did, on any thread.
+/// `work` panicked, on any thread.
 pub(crate) fn at_once<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
     let pieces: Vec<P> = pieces.collect();
     let others = pieces.len().saturating_sub(1);
@@ -102,8 +102,8 @@ fn team() -> &'static Team {
     TEAM.get_or_init(|| {
         let shared: &'static Shared = Box::leak(Box::default());
         let count = thread::available_parallelism().map_or(0, |threads| threads.get() - 1);
-        let helper = |at| thread::Builder::new().name(format!("team-{at}")).spawn(|| help(shared));
-        // Fewer helpers are slower, and no mistake.
+        let helper = |at| thread::Builder::new().name(format!("worker-{at}")).spawn(|| help(shared));
+        // With fewer workers it is slower, but not wrong.
         let helpers = (1..=count).filter_map(|at| Some(helper(at).ok()?.thread().clone())).collect();
         Team { shared, helpers, turn: Mutex::new(()) }
     })
@@ -112,9 +112,9 @@ fn team() -> &'static Team {
 impl Team {
     fn run(&self, work: &(dyn Fn() + Sync), wanted: usize) {
         let shared = self.shared;
-        // SAFETY: only how long it is good for is taken off its type. `Closing` takes the job back and waits for whoever
-        // is inside, before this function ends in any way.
-        #[expect(unsafe_code, reason = "no thread that lives on can hold a borrow of the caller's")]
+        // SAFETY: the cast only removes the lifetime. `Closing` removes the job and waits for the workers that run it,
+        // before this function ends in any way.
+        #[expect(unsafe_code, reason = "a borrow of the caller cannot be sent to a long-lived thread")]
         let job = Job(unsafe { std::mem::transmute::<*const (dyn Fn() + Sync), *const (dyn Fn() + Sync)>(work) });
         *lock(&shared.job) = Some(job);
         let closing = Closing(shared);
@@ -122,11 +122,11 @@ impl Team {
         self.helpers.iter().take(wanted).for_each(Thread::unpark);
         work();
         drop(closing);
-        assert!(!shared.failed.swap(false, Ordering::Relaxed), "a helper panicked");
+        assert!(!shared.failed.swap(false, Ordering::Relaxed), "a worker panicked");
     }
 }
 
-/// A helper's life.
+/// Runs a worker.
 fn help(shared: &Shared) {
     let mut seen = 0;
     loop {
@@ -139,7 +139,7 @@ fn help(shared: &Shared) {
             *job
         };
         let Some(Job(work)) = job else { continue };
-        // SAFETY: the caller waits while somebody is inside, and this thread went in while the job was there.
+        // SAFETY: the caller waits while any worker runs the job, and this thread was counted while the job existed.
         #[expect(unsafe_code, reason = "see `Job`")]
         let work = unsafe { &*work };
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
@@ -149,7 +149,7 @@ fn help(shared: &Shared) {
     }
 }
 
-/// Waits for another job than the one of this number.
+/// Waits for a job with another number than `seen`.
 fn next_round(shared: &Shared, seen: u64) -> u64 {
     let mut since = Instant::now();
     loop {
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn helpers_take_their_share() {
         let seen = Mutex::new(std::collections::HashSet::new());
-        // A helper that sleeps needs its time; each piece leaves it some.
+        // A sleeping worker needs time to wake; each piece gives it some.
         at_once(0..50, |_| {
             lock(&seen).insert(thread::current().id());
             thread::sleep(Duration::from_millis(1));

@@ -1,11 +1,12 @@
 //! Causal grouped-query attention over one sequence, forward and backward.
 //!
-//! Shapes: `s` query rows, `k` key rows (`k ≥ s`: the queries are the last of them), `h` query heads, `g` query heads per
-//! key head, `n` key heads (`h = n·g`), `d` head width.
+//! Shapes: `s` query rows, `k` key rows (`k ≥ s`: the queries are the last of them), `h` query heads, `g` query heads
+//! per key head, `n` key heads (`h = n·g`), `d` head width.
 //!
-//! Training on a CPU is by `tiles.rs`, a whole batch at once. Over a cache it is libtorch's flash kernel, which never holds a
-//! whole row of probabilities; the key heads are the batch and the query heads of one key head its heads, so that keys and
-//! values are not repeated. Other devices, and the tests' reference, take the plain way below.
+//! On a CPU, training uses `tiles.rs`, for a whole batch at once. Attention over a cache uses libtorch's flash kernel,
+//! which never stores a whole row of probabilities. The key heads are its batch dimension and the query heads of one
+//! key head its heads, so keys and values are not repeated. Other devices, and the tests' reference, use plain tensor
+//! operations.
 //!
 //! Sources: Vaswani et al., arXiv:1706.03762, §3.2.1; Ainslie et al., arXiv:2305.13245 (groups); Jiang et al.,
 //! arXiv:2310.06825, §2 (window); Dao et al., arXiv:2205.14135, algorithms 2 and 4.
@@ -14,17 +15,18 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::ModelError;
 
-/// The numbers of an attention.
+/// The dimensions of an attention layer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attention {
     pub(crate) heads: i64,
     pub(crate) key_heads: i64,
     pub(crate) head_dim: i64,
-    /// A query sees itself and at most this many less one before it.
+    /// The size of the sliding window: a query sees itself and the `window - 1` positions before it.
     pub(crate) window: Option<i64>,
 }
 
-/// The masks of one sequence over one cache, by whether a layer has a window. `None`: the kernel needs none.
+/// The masks of one sequence over one cache: for layers without and with a sliding window. `None`: the kernel needs no
+/// mask.
 #[derive(Debug, Default)]
 pub(crate) struct Masks {
     pub(crate) full: Option<Tensor>,
@@ -32,25 +34,25 @@ pub(crate) struct Masks {
 }
 
 impl Masks {
-    /// The mask of an attention that may have a window.
+    /// Returns the mask for a layer, with or without a window.
     pub(crate) fn of(&self, attention: &Attention) -> Option<&Tensor> {
         if attention.window.is_some() { self.windowed.as_ref() } else { self.full.as_ref() }
     }
 }
 
-/// One sequence's part of an attention, views.
+/// One sequence's part of an attention, as views.
 pub(crate) struct Sequence<'a> {
-    /// `[s, h, d]`.
+    /// Query rows `[s, h, d]`.
     pub(crate) query: &'a Tensor,
-    /// `[k, n, d]`.
+    /// Key rows `[k, n, d]`.
     pub(crate) key: &'a Tensor,
-    /// `[k, n, d]`.
+    /// Value rows `[k, n, d]`.
     pub(crate) value: &'a Tensor,
-    /// From [`Attention::mask`].
+    /// The result of [`Attention::mask`].
     pub(crate) mask: Option<&'a Tensor>,
 }
 
-/// What the backward gives: `[s, h, d]`, `[k, n, d]`, `[k, n, d]`.
+/// The gradients of query `[s, h, d]`, key `[k, n, d]` and value `[k, n, d]`.
 pub(crate) struct SequenceGradient {
     pub(crate) query: Tensor,
     pub(crate) key: Tensor,
@@ -66,21 +68,22 @@ impl Attention {
         self.heads / self.key_heads
     }
 
-    /// Query rows as `[n, g, s, d]`.
+    /// Views query rows as `[n, g, s, d]`.
     fn grouped(&self, rows: &Tensor) -> Result<Tensor, ModelError> {
         let count = rows.size3()?.0;
         let split = rows.f_view_([count, self.key_heads, self.group(), self.head_dim])?; // [s, n, g, d]
         Ok(split.f_permute([1, 2, 0, 3])?)
     }
 
-    /// Key or value rows as `[n, g, k, d]`, without a copy.
+    /// Views key or value rows as `[n, g, k, d]`, without a copy.
     fn shared(&self, rows: &Tensor) -> Result<Tensor, ModelError> {
         let count = rows.size3()?.0;
         let heads = rows.f_permute([1, 0, 2])?.f_unsqueeze(1)?; // [n, 1, k, d]
         Ok(heads.f_expand([self.key_heads, self.group(), count, self.head_dim], false)?)
     }
 
-    /// What may not be seen as `-∞`: `[s, k]`; `None` where the kernel's own causal rule, or no rule, says the same.
+    /// Returns the mask `[s, k]` with `-∞` at hidden positions; `None` if the kernel's own causal mask, or no mask, is
+    /// equivalent.
     pub(crate) fn mask(&self, queries: i64, keys: i64, options: (Kind, Device)) -> Result<Option<Tensor>, ModelError> {
         let windowed = self.window.is_some_and(|window| keys > window);
         if !windowed && (queries == 1 || queries == keys) {
@@ -95,7 +98,7 @@ impl Attention {
         Ok(Some(mask.f_masked_fill_(&seen.f_logical_not()?, f64::NEG_INFINITY)?))
     }
 
-    /// `-> ([s, h, d], logsumexp)`; the second is what the backward needs.
+    /// Computes attention: `-> ([s, h, d], logsumexp)`. The backward needs `logsumexp`.
     pub(crate) fn forward(&self, sequence: &Sequence<'_>) -> Result<(Tensor, Tensor), ModelError> {
         let queries = sequence.query.size3()?.0;
         let (query, key, value) =
@@ -117,7 +120,7 @@ impl Attention {
         Ok((rows.f_reshape([queries, self.heads, self.head_dim])?, logsumexp)) // [s, h, d]
     }
 
-    /// From `d_out: [s, h, d]`, the forward's `out: [s, h, d]` and its `logsumexp`.
+    /// Computes the gradients from `d_out: [s, h, d]`, the forward's `out: [s, h, d]` and its `logsumexp`.
     pub(crate) fn backward(
         &self,
         d_out: &Tensor,
@@ -154,7 +157,7 @@ impl Attention {
         })
     }
 
-    /// The mask that the plain way needs where the kernel has its causal rule.
+    /// Returns the explicit mask that the plain operations need where the kernel applies its causal mask.
     fn full_mask(&self, mask: Option<&Tensor>, query: &Tensor) -> Result<Option<Tensor>, ModelError> {
         let rows = query.size4()?.2;
         if mask.is_some() || rows == 1 {
@@ -166,7 +169,7 @@ impl Attention {
     }
 }
 
-/// `softmax(scale·q·kᵀ + mask)·v` and the logarithm of the softmax's divisor; all `[n, g, s, d]`, the mask `[s, k]`.
+/// Returns `softmax(scale·q·kᵀ + mask)·v` and the scores' logsumexp. Tensors are `[n, g, s, d]`, the mask `[s, k]`.
 pub(crate) fn plain_forward(
     scale: f64,
     query: &Tensor,
@@ -179,7 +182,7 @@ pub(crate) fn plain_forward(
     Ok((scores.f_softmax(-1, None)?.f_matmul(value)?, logsumexp))
 }
 
-/// The gradients of [`plain_forward`], its probabilities worked out again from `logsumexp`.
+/// Computes the gradients of [`plain_forward`], and recomputes its probabilities from `logsumexp`.
 pub(crate) fn plain_backward(
     scale: f64,
     d_out: &Tensor,
@@ -212,7 +215,8 @@ mod tests {
 
     const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
 
-    /// The kernel and the plain way, forward and back, on a sequence of `rows` after `past` inside longer buffers.
+    /// Compares the kernel with the plain operations, forward and backward, on `rows` rows after `past` rows, as views
+    /// of larger buffers.
     fn compare(window: Option<i64>, key_heads: i64, past: i64, rows: i64) {
         let what = format!("window {window:?}, {key_heads} key heads, {rows} rows after {past}");
         tch::manual_seed(rows);

@@ -1,10 +1,11 @@
-//! One decoder block: attention and feed-forward, each behind a norm and beside a residual. Forward for training (with
-//! what the backward needs), forward over caches, and the backward by hand.
+//! One decoder block: attention and feed-forward, each with a pre-norm and a residual connection. Forward for training
+//! (saving what the backward needs), forward over KV caches, and a hand-written backward.
 //!
 //! Shapes: `t` rows of a flat batch, `c` hidden width, `h` query heads, `n` key heads, `d` head width, `f` inner width.
-//! q, k and v lie side by side in one tensor `[t, h+2n, d]`.
+//! q, k and v are concatenated in one tensor `[t, h+2n, d]`.
 //!
-//! Only what cannot be had again cheaply is saved: norms, SwiGLU and low-rank halves are worked out anew on the way back.
+//! Only tensors that are expensive to recompute are saved: the backward recomputes norms, SwiGLU and the low-rank
+//! products.
 
 use std::ops::Range;
 
@@ -32,7 +33,7 @@ pub(crate) struct Block {
     attention: Attention,
     input_norm: RmsNorm,
     qkv: FrozenLinear,
-    /// On q and k, per head (Qwen3).
+    /// The norms of q and of k, per head (Qwen3).
     head_norms: Option<(RmsNorm, RmsNorm)>,
     o: FrozenLinear,
     post_norm: RmsNorm,
@@ -40,43 +41,43 @@ pub(crate) struct Block {
     down: FrozenLinear,
 }
 
-/// How the rows of a flat batch are cut into segments.
+/// The segments of a flat batch's rows, with their masks and rotary angles.
 pub(crate) struct Layout<'a> {
     pub(crate) segments: &'a [Segment],
-    /// Attention is made in tiles, which need no mask.
+    /// Flag for tiled attention, which needs no mask.
     pub(crate) is_tiled: bool,
-    /// One per segment; none for tiles.
+    /// The masks of each segment; empty for tiled attention.
     pub(crate) masks: Vec<Masks>,
     pub(crate) angles: Angles,
 }
 
 impl Layout<'_> {
-    /// Rows are seen by more than one segment.
+    /// Returns whether any segment attends to the rows of an earlier one.
     fn is_shared(&self) -> bool {
         self.segments.iter().any(|segment| !segment.past.is_empty())
     }
 }
 
-/// What the backward of a block needs of its forward.
+/// The forward's tensors that the backward of a block needs.
 pub(crate) struct Saved {
     x: Tensor,
-    /// The `m` rows that the block was asked for; what comes after attention is made for them alone. `None`: all `t`.
+    /// The indices of the `m` requested rows; everything after attention is computed for them only. `None`: all `t`.
     wanted: Option<Tensor>,
-    /// Before the norms and the rotation; only where q and k are normed.
+    /// The projections before norms and rotation; only where q and k have norms.
     qkv: Option<Tensor>,
-    /// q and k rotated, v: `[t, h+2n, d]`.
+    /// Rotated q and k, and v: `[t, h+2n, d]`.
     heads: Tensor,
-    /// `[t, h·d]`.
+    /// The output of attention, `[t, h·d]`.
     attended: Tensor,
-    /// One per segment, or one for all tiles.
+    /// The logsumexp of each segment, or one tensor for tiled attention.
     logsumexp: Vec<Tensor>,
-    /// After attention and residual: `[m, c]`.
+    /// The hidden state after attention and its residual: `[m, c]`.
     middle: Tensor,
-    /// `[m, 2f]`.
+    /// The output of gate and up, `[m, 2f]`.
     gate_up: Tensor,
 }
 
-/// A sequence of a batch over its cache.
+/// One sequence's rows of a batch, with its KV cache.
 pub(crate) struct CachedRows<'a> {
     pub(crate) rows: i64,
     pub(crate) cache: &'a KvCache,
@@ -84,7 +85,7 @@ pub(crate) struct CachedRows<'a> {
 }
 
 impl Block {
-    /// Reads block `layer`.
+    /// Reads the weights of block `layer`.
     pub(crate) fn read(source: &mut Source<'_>, architecture: &Architecture, layer: usize) -> Result<Self, ModelError> {
         let weights = source.weights;
         let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -115,7 +116,7 @@ impl Block {
         })
     }
 
-    /// The same block, computed in another kind, elsewhere.
+    /// Returns the block in another kind, on another device.
     pub(crate) fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
         let norm = |norm: &RmsNorm| norm.to(kind, device);
         Ok(Self {
@@ -133,7 +134,7 @@ impl Block {
         })
     }
 
-    /// Holds the weights unpacked from now on; no number changes.
+    /// Keeps the weights unpacked from now on; the numbers do not change.
     pub(crate) fn unpack(&mut self) -> Result<(), ModelError> {
         for linear in [&mut self.qkv, &mut self.o, &mut self.gate_up, &mut self.down] {
             linear.unpack()?;
@@ -141,17 +142,17 @@ impl Block {
         Ok(())
     }
 
-    /// The lengths of the rows of the projection at this place of [`PROJECTIONS`]: `[out]`.
+    /// Returns the row norms `[out]` of the weight of a projection, given by its index in [`PROJECTIONS`].
     pub(crate) fn row_lengths(&self, projection: usize) -> Result<Tensor, ModelError> {
         for linear in [&self.qkv, &self.o, &self.gate_up, &self.down] {
             if let Some(lengths) = linear.row_lengths(projection)? {
                 return Ok(lengths);
             }
         }
-        Err(ModelError::Input(format!("projection {projection} is asked for, and there are {}", PROJECTIONS.len())))
+        Err(ModelError::Input(format!("projection {projection} does not exist; there are {}", PROJECTIONS.len())))
     }
 
-    /// The weight and bias of the projection at this place of [`PROJECTIONS`], for the reference.
+    /// Returns the weight and bias of the projection with this index in [`PROJECTIONS`], for the reference.
     #[cfg(test)]
     pub(crate) fn projection(&self, at: usize) -> (Tensor, Option<Tensor>) {
         let linear = match at {
@@ -163,7 +164,7 @@ impl Block {
         linear.part(at)
     }
 
-    /// The weights of the norms before attention, before the feed-forward, on q and on k, for the reference.
+    /// Returns the weights of the norms before attention, before the feed-forward, on q and on k, for the reference.
     #[cfg(test)]
     pub(crate) fn norms(&self) -> [Option<&Tensor>; 4] {
         let heads = self.head_norms.as_ref();
@@ -171,12 +172,13 @@ impl Block {
         [Some(&self.input_norm.weight), Some(&self.post_norm.weight), q, k]
     }
 
-    /// Its numbers; blocks differ in the window alone.
+    /// Returns the attention dimensions; blocks differ only in the window.
     pub(crate) fn attention(&self) -> Attention {
         self.attention
     }
 
-    /// Norms and rotates q and k: `[t, (h+2n)·d] -> [t, h+2n, d]`, in the memory of `qkv` where they are not normed.
+    /// Applies the head norms and the rotation to q and k: `[t, (h+2n)·d] -> [t, h+2n, d]`. Without head norms it works
+    /// in place.
     fn heads(&self, qkv: &Tensor, angles: &Angles) -> Result<Tensor, ModelError> {
         let Attention { heads: h, key_heads: n, head_dim: d, .. } = self.attention;
         let qkv = qkv.f_view_([-1, h + 2 * n, d])?;
@@ -192,7 +194,7 @@ impl Block {
         Ok(heads)
     }
 
-    /// q, k and v of a segment, k and v with those before it: `[s, h, d]`, `[k, n, d]`, `[k, n, d]`.
+    /// Returns q of a segment, and k and v of the segment and its past: `[s, h, d]`, `[k, n, d]`, `[k, n, d]`.
     fn cut(&self, heads: &Tensor, segment: &Segment) -> Result<[Tensor; 3], ModelError> {
         let Attention { heads: h, key_heads: n, .. } = self.attention;
         let pairs = heads.f_narrow(1, h, 2 * n)?; // [t, 2n, d]
@@ -206,7 +208,7 @@ impl Block {
         Ok([query, pairs.f_narrow(1, 0, n)?, pairs.f_narrow(1, n, n)?])
     }
 
-    /// `x: [t, c]` to the `wanted` rows of the output, `[m, c]`, each segment with what is before it.
+    /// Computes the `wanted` rows `[m, c]` of the output from `x: [t, c]`, where each segment attends to its past.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
@@ -219,7 +221,7 @@ impl Block {
         Ok((out.f_add_(&saved.middle)?, saved))
     }
 
-    /// The forward up to what the backward needs.
+    /// Runs the forward up to the tensors that the backward needs.
     pub(crate) fn saved(
         &self,
         x: &Tensor,
@@ -238,7 +240,8 @@ impl Block {
         Ok(Saved { x, wanted, qkv, heads, attended, logsumexp, middle, gate_up })
     }
 
-    /// Attention: the rotated `heads: [t, h+2n, d]` to `[t, h·d]`, and what the backward needs.
+    /// Computes attention from the rotated `heads: [t, h+2n, d]` to `[t, h·d]`, with the logsumexp that the backward
+    /// needs.
     fn attend(&self, heads: &Tensor, layout: &Layout<'_>) -> Result<(Tensor, Vec<Tensor>), ModelError> {
         if layout.is_tiled {
             let (attended, logsumexp) = tiles::forward(&self.attention, heads, layout.segments)?;
@@ -256,13 +259,13 @@ impl Block {
         Ok((self.join(parts)?, logsumexp))
     }
 
-    /// Sequences one below the other: `[s, h, d]` each, to `[t, h·d]`.
+    /// Concatenates the rows of sequences, `[s, h, d]` each, to `[t, h·d]`.
     fn join(&self, mut parts: Vec<Tensor>) -> Result<Tensor, ModelError> {
         let joined = if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, 0)? };
         Ok(joined.f_reshape([-1, self.attention.heads * self.attention.head_dim])?)
     }
 
-    /// From `dy: [m, c]` to `dx: [t, c]` (if it is asked for), adding the factors' gradients to those of `learning`.
+    /// Computes `dx: [t, c]` from `dy: [m, c]` (if requested), and adds the factors' gradients to those of `learning`.
     pub(crate) fn backward(
         &self,
         dy: Tensor,
@@ -293,7 +296,7 @@ impl Block {
         Ok(Some(self.input_norm.backward_around(d_normed, &x, &spread(d_middle, wanted, &x)?)?))
     }
 
-    /// From `d_attended: [t, h·d]` through attention to the gradient of the rotated `[t, h+2n, d]`.
+    /// Computes the gradient of the rotated `[t, h+2n, d]` from `d_attended: [t, h·d]`.
     fn attention_backward(
         &self,
         d_attended: &Tensor,
@@ -333,7 +336,8 @@ impl Block {
         Ok(out)
     }
 
-    /// From the gradient of the rotated `[t, h+2n, d]` through rotation and head norms to `[t, (h+2n)·d]`, in its memory.
+    /// Computes the gradient `[t, (h+2n)·d]` of the projections from that of the rotated `[t, h+2n, d]`, in the same
+    /// memory.
     fn heads_backward(
         &self,
         mut gradient: Tensor,
@@ -352,7 +356,8 @@ impl Block {
         Ok(gradient.f_view_([-1, (h + 2 * n) * d])?)
     }
 
-    /// `x: [t, c] -> [t, c]` over the caches of its sequences, to which the new keys and values of `layer` are written.
+    /// Runs the block over the KV caches of its sequences, `x: [t, c] -> [t, c]`, and appends the new keys and values
+    /// of `layer` to them.
     pub(crate) fn forward_cached(
         &self,
         x: &Tensor,
@@ -378,12 +383,12 @@ impl Block {
     }
 }
 
-/// Some rows of a tensor, a view.
+/// Returns a view of some rows of a tensor.
 fn rows_of(tensor: &Tensor, rows: &Range<usize>) -> Result<Tensor, ModelError> {
     Ok(tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?)
 }
 
-/// The wanted rows of a tensor: `[t, …]` to `[m, …]`.
+/// Selects the wanted rows of a tensor: `[t, …]` to `[m, …]`.
 fn picked(tensor: &Tensor, wanted: Option<&Tensor>) -> Result<Tensor, ModelError> {
     Ok(match wanted {
         Some(rows) => tensor.f_index_select(0, rows)?,
@@ -391,8 +396,8 @@ fn picked(tensor: &Tensor, wanted: Option<&Tensor>) -> Result<Tensor, ModelError
     })
 }
 
-/// The other way, for gradients: among zeros, as many rows as `like` has. `[m, …]` to `[t, …]`. A row that was wanted twice
-/// has the sum.
+/// Scatters gradients back, the inverse of [`picked`]: `[m, …]` to `[t, …]`, zeros elsewhere, with as many rows as
+/// `like`. Gradients of a row that occurs twice are summed.
 fn spread(tensor: Tensor, wanted: Option<&Tensor>, like: &Tensor) -> Result<Tensor, ModelError> {
     let Some(rows) = wanted else { return Ok(tensor) };
     let mut all = Tensor::f_zeros([like.size2()?.0, tensor.size2()?.1], (tensor.f_kind()?, tensor.device()))?;

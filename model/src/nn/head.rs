@@ -1,13 +1,13 @@
-//! The end of the decoder: the last norm and the output projection. While training, the cross-entropy of the rows that
-//! predict a token, and its backward.
+//! The end of the decoder: the final norm and the output projection; for training, also the cross-entropy of the rows
+//! that predict a token, and its backward.
 //!
-//! Logits exist for [`LOSS_ROWS`] predicted tokens at a time, in one buffer. They lie with the vocabulary outside,
-//! `[v, m]`: libtorch's matmul is a quarter faster so (162 against 138 of 181 GFLOP/s at 256 × 576 × 49152).
+//! Logits exist for [`LOSS_ROWS`] predicted tokens at a time, in one buffer. The vocabulary is their outer dimension,
+//! `[v, m]`: libtorch's matmul is a sixth faster in this layout (162 against 138 of 181 GFLOP/s at 256 × 576 × 49152).
 //!
 //! Shapes: `t` rows of a batch, `m` predicted tokens, `c` hidden width, `v` vocabulary.
 //!
-//! Source: the loss is the cross-entropy of the next token over trained positions, as transformers' `ForCausalLMLoss` has it
-//! with `num_items_in_batch`.
+//! Source: the loss is the cross-entropy of the next token over trained positions, as in transformers'
+//! `ForCausalLMLoss` with `num_items_in_batch`.
 
 use tch::{Device, Kind, Tensor};
 
@@ -23,18 +23,18 @@ use crate::{
     nn::rms_norm::{RmsNorm, at_least_float},
 };
 
-/// Predicted tokens whose logits exist at the same time.
+/// The number of predicted tokens whose logits exist at the same time.
 pub const LOSS_ROWS: i64 = 512;
 
-/// The last norm and the output projection of a decoder.
+/// The final norm and the output projection of a decoder.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) norm: RmsNorm,
-    /// `[v, c]`; the memory of the embedding where the two are tied.
+    /// The output projection `[v, c]`; it shares the embedding's memory if the two are tied.
     pub(crate) lm_head: Tensor,
 }
 
-/// The rows that predict the targets, one that begins several ways twice: `[m]`.
+/// Returns the rows `[m]` that predict the targets. A shared row that predicts several tokens occurs once for each.
 pub(crate) fn rows_of(targets: &[Target], device: Device) -> Result<Tensor, ModelError> {
     if targets.is_empty() {
         return Err(ModelError::Input("a batch without a trained token".into()));
@@ -44,7 +44,7 @@ pub(crate) fn rows_of(targets: &[Target], device: Device) -> Result<Tensor, Mode
 }
 
 impl Head {
-    /// The same head in another kind, elsewhere. `embed` is the moved embedding where the two are tied.
+    /// Returns the head in another kind, on another device. `embed` is the converted embedding if the two are tied.
     pub(crate) fn to(&self, kind: Kind, device: Device, embed: Option<&Tensor>) -> Result<Self, ModelError> {
         let lm_head = match embed {
             Some(embed) => embed.shallow_clone(),
@@ -58,8 +58,8 @@ impl Head {
         linear(&self.norm.forward(x)?, &self.lm_head, None)
     }
 
-    /// Computes the loss of `targets`, predicted from `x: [m, c]`; with a normaliser the gradient `[m, c]` of the summed
-    /// loss divided by it, too.
+    /// Computes the loss of `targets`, predicted from `x: [m, c]`. With a normaliser it also returns the gradient
+    /// `[m, c]` of the summed loss divided by the normaliser.
     pub(crate) fn loss(
         &self,
         x: &Tensor,
@@ -69,7 +69,7 @@ impl Head {
         let normed = self.norm.forward(x)?; // [m, c]
         let d_normed = normed.f_empty_like()?; // [m, c]
         let vocabulary = self.lm_head.size2()?.0;
-        // One buffer for all chunks: memory of this size would go back to the system, and be cleared again, each time.
+        // One buffer for all chunks: memory of this size would be returned to the system, and cleared again, each time.
         let most = LOSS_ROWS.min(normed.size2()?.0);
         let kind = x.f_kind()?;
         let buffer = Tensor::f_empty([vocabulary * most], (kind, x.device()))?; // [v·m]
@@ -79,7 +79,7 @@ impl Head {
             let count = targets.len() as i64;
             let mut logits = buffer.f_narrow(0, 0, vocabulary * count)?.f_view_([vocabulary, count])?;
             mm_into(&mut logits, &self.lm_head, &normed.f_narrow(0, start, count)?.f_tr()?)?; // [v, m]
-            // The softmax of half-wide kinds is made in `f32`.
+            // The softmax of half-precision kinds is computed in `f32`.
             logits = logits.f_to_kind(at_least_float(kind))?;
             let softmax = softmax(&mut logits, targets)?;
             all += softmax.loss(targets);
@@ -94,7 +94,7 @@ impl Head {
     }
 }
 
-/// Turns `logits: [v, m]` into powers, see [`fused::softmax_columns`].
+/// Replaces `logits: [v, m]` by `exp(logit - max)`, see [`fused::softmax_columns`].
 fn softmax(logits: &mut Tensor, targets: &[Target]) -> Result<Softmax<f64>, ModelError> {
     match logits.f_kind()? {
         Kind::Float if is_plain(logits) => fused::<f32>(logits, targets),
@@ -117,7 +117,7 @@ fn plain(logits: &mut Tensor, targets: &[Target]) -> Result<Softmax<f64>, ModelE
     Ok(Softmax { divisor: list(&divisor)?, wanted: list(&wanted)? })
 }
 
-/// `[1, m]`.
+/// Returns the token IDs as `[1, m]`.
 fn ids(targets: &[Target], like: &Tensor) -> Result<Tensor, ModelError> {
     let ids: Vec<i64> = targets.iter().map(|target| i64::from(target.id)).collect();
     Ok(Tensor::f_from_slice(&ids)?.f_unsqueeze(0)?.f_to_device(like.device())?)
@@ -130,15 +130,15 @@ impl Softmax<f64> {
             let count = u64::from(target.count);
             all.sum += (divisor.ln() - wanted) * count as f64;
             all.tokens += count;
-            // A tie counts.
+            // A tie counts as correct.
             all.correct += if *wanted >= 0.0 { count } else { 0 };
         }
         all
     }
 }
 
-/// Writes `(softmax - one-hot)·head / normaliser` to `out: [m, c]`. `powers: [v, m]` are not divided yet: that is done on
-/// the narrow side, after the matmul.
+/// Writes `(softmax - one-hot)·head / normaliser` to `out: [m, c]`. `powers: [v, m]` are not divided by their sums yet:
+/// that is done after the matmul, on the smaller matrix.
 fn head_backward(
     lm_head: &Tensor,
     powers: &Tensor,

@@ -1,29 +1,29 @@
-//! The keys and values of one sequence, kept over all blocks so that a next token costs one row.
+//! The KV cache of one sequence, for all blocks.
 //!
-//! Shapes: `n` key heads, `d` head width, `capacity` rows that there is memory for, `len` rows in use.
+//! Shapes: `n` key heads, `d` head width, `capacity` allocated rows, `len` rows in use.
 
 use attune_domain::architecture::Architecture;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::ModelError;
 
-/// Rows that a cache has memory for at least.
+/// The minimum capacity of a cache, in rows.
 const SMALLEST: i64 = 64;
 
-/// One sequence's keys and values. It grows by doubling; its memory is freed when it is dropped.
+/// The keys and values of one sequence. The cache grows by doubling; its memory is freed when it is dropped.
 #[derive(Debug)]
 pub struct KvCache {
-    /// Per block: keys and values, each `[n, capacity, d]`.
+    /// The keys and values of each block, each `[n, capacity, d]`.
     layers: Vec<(Tensor, Tensor)>,
     len: i64,
     capacity: i64,
 }
 
 impl KvCache {
-    /// An empty cache with memory for `capacity` tokens.
+    /// Creates an empty cache with memory for `capacity` tokens.
     ///
     /// # Errors
-    /// [`ModelError::Torch`]: no memory.
+    /// [`ModelError::Torch`]: out of memory.
     pub fn new(architecture: &Architecture, capacity: usize) -> Result<Self, ModelError> {
         Self::with_options(architecture, capacity, (Kind::Float, Device::Cpu))
     }
@@ -42,33 +42,33 @@ impl KvCache {
         Ok(Self { layers, len: 0, capacity })
     }
 
-    /// Tokens in it.
+    /// Returns the number of tokens in the cache.
     #[must_use]
     pub fn len(&self) -> usize {
         usize::try_from(self.len).unwrap_or(0)
     }
 
-    /// No token is in it.
+    /// Returns whether the cache has no tokens.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes that it takes, used or not.
+    /// Returns the allocated bytes, used or not, at 4 bytes per number.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.layers.iter().map(|(keys, values)| 4 * (keys.numel() + values.numel()) as u64).sum()
     }
 
-    /// Forgets all tokens from `len` on; a larger `len` changes nothing.
+    /// Drops all tokens from `len` on; a larger `len` changes nothing.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(i64::try_from(len).unwrap_or(i64::MAX));
     }
 
-    /// A new cache with the first `len` tokens of this one: a prefix that two sequences share is computed once.
+    /// Copies the first `len` tokens to a new cache, so that a prefix that two sequences share is computed once.
     ///
     /// # Errors
-    /// [`ModelError::Torch`]: no memory.
+    /// [`ModelError::Torch`]: out of memory.
     pub fn copy_prefix(&self, len: usize) -> Result<Self, ModelError> {
         let len = i64::try_from(len).unwrap_or(i64::MAX).min(self.len);
         let mut copy = Self { layers: Vec::new(), len, capacity: len.max(SMALLEST) };
@@ -78,17 +78,17 @@ impl KvCache {
         Ok(copy)
     }
 
-    /// Tokens that there is memory for.
+    /// Returns the number of tokens that memory is allocated for.
     #[must_use]
     pub fn capacity(&self) -> usize {
         usize::try_from(self.capacity).unwrap_or(0)
     }
 
-    /// Takes memory for `capacity` tokens in all, exactly, so that a caller can say beforehand what it will be; it never
-    /// shrinks.
+    /// Allocates memory for exactly `capacity` tokens in total, so that a caller can compute the size beforehand. The
+    /// cache never shrinks.
     ///
     /// # Errors
-    /// [`ModelError::Torch`]: no memory.
+    /// [`ModelError::Torch`]: out of memory.
     pub fn grow_to(&mut self, capacity: usize) -> Result<(), ModelError> {
         let capacity = i64::try_from(capacity).unwrap_or(i64::MAX);
         if capacity > self.capacity {
@@ -100,7 +100,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Makes room for `more` tokens.
+    /// Ensures capacity for `more` tokens, at least doubling the cache when it grows.
     pub(crate) fn reserve(&mut self, more: i64) -> Result<(), ModelError> {
         let needed = self.len + more;
         if needed <= self.capacity {
@@ -114,8 +114,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Writes the new rows of a block, `[s, n, d]` each, behind those in use, and gives all of them as `[len + s, n, d]`.
-    /// They count only after [`KvCache::advance`], so that a failure half-way leaves the cache as it was.
+    /// Writes the new rows of a block, `[s, n, d]` each, after those in use, and returns all rows as `[len + s, n, d]`.
+    /// They count only after [`KvCache::advance`], so a failure part way leaves the cache unchanged.
     pub(crate) fn write(&self, layer: usize, key: &Tensor, value: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
         let refusal = || ModelError::Input(format!("the cache has {} layers, not {}", self.layers.len(), layer + 1));
         let (keys, values) = self.layers.get(layer).ok_or_else(refusal)?;
@@ -127,13 +127,13 @@ impl KvCache {
         Ok((put(keys, key)?, put(values, value)?))
     }
 
-    /// `rows` more tokens are in use.
+    /// Marks `rows` more tokens as in use.
     pub(crate) fn advance(&mut self, rows: i64) {
         self.len += rows;
     }
 }
 
-/// The first `len` rows of `[n, _, d]` in memory of its own for `capacity` rows.
+/// Copies the first `len` rows of `[n, _, d]` to new memory for `capacity` rows.
 fn resized(all: &Tensor, len: i64, capacity: i64) -> Result<Tensor, ModelError> {
     let (heads, _, width) = all.size3()?;
     let larger = Tensor::f_empty([heads, capacity, width], (all.f_kind()?, all.device()))?; // [n, capacity, d]

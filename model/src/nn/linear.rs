@@ -1,19 +1,18 @@
-//! Frozen projections with a trainable low-rank correction, forward and backward:
-//! `y = x·Wᵀ + c + s·(x·Aᵀ)·Bᵀ`.
+//! Frozen projections with a trainable low-rank update, forward and backward: `y = x·Wᵀ + c + s·(x·Aᵀ)·Bᵀ`.
 //!
-//! Projections that read the same input (q, k, v; gate, up) are one [`FrozenLinear`], so that one matmul serves them all.
-//! A 4-bit weight is unpacked for the moment of its use and dropped; a gradient of `W` is never formed. Training adds the
-//! correction to the unpacked weight, `W + s·B·A`, which costs less than two thin products and a pass over the output.
+//! Projections of the same input (q, k, v; gate, up) are one [`FrozenLinear`], so that one matmul computes them all. A
+//! 4-bit weight is unpacked for each use and then dropped; the gradient of `W` is never computed. Training adds the
+//! update to the unpacked weight, `W + s·B·A`, which costs less than two thin products and a pass over the output.
 //!
-//! Shapes: `t` rows (tokens), `in`, `out` widths, `r` rank, `p` corrected parts of one linear.
+//! Shapes: `t` rows (tokens), `in`, `out` widths, `r` rank, `p` parts of one linear that have factors.
 //!
-//! Sources: Hu et al., arXiv:2106.09685, §4.1; Dettmers et al., arXiv:2305.14314, §3. The backward is by hand:
+//! Sources: Hu et al., arXiv:2106.09685, §4.1; Dettmers et al., arXiv:2305.14314, §3. The backward is written by hand:
 //! with `v = s·dy·B`: `dx = dy·(W + s·B·A)`, `dA = vᵀ·x`, `dB = s·dyᵀ·(x·Aᵀ)`.
 //!
-//! With dropout the correction has an input of its own for each projection, so the thin products are made after all. DoRA
-//! (Liu et al., arXiv:2402.09353) scales the rows of the corrected weight `V = W + s·B·A` to `m`; as in PEFT, and §4.3 of
-//! the paper, no gradient goes through the lengths of `V`'s rows: with `G = dyᵀ·x` and `ρ = m/|V|`, `dB = s·(ρ∘G)·Aᵀ`,
-//! `dA = s·Bᵀ·(ρ∘G)`, `dm = Σ(G∘V)/|V|`.
+//! With dropout, the update has a separate input for each projection, so the thin products are computed explicitly.
+//! DoRA (Liu et al., arXiv:2402.09353) scales the rows of the updated weight `V = W + s·B·A` to the norm `m`. As in
+//! PEFT, and §4.3 of the paper, no gradient flows through the row norms of `V`: with `G = dyᵀ·x` and `ρ = m/|V|`,
+//! `dB = s·(ρ∘G)·Aᵀ`, `dA = s·Bᵀ·(ρ∘G)`, `dm = Σ(G∘V)/|V|`.
 
 use attune_domain::{architecture::PROJECTIONS, spec::Quantization};
 use tch::{Device, Kind, Tensor};
@@ -31,22 +30,22 @@ use crate::{
     },
 };
 
-/// One or more projections of the same input, their outputs side by side.
+/// One or more projections of the same input, with concatenated outputs.
 #[derive(Debug)]
 pub(crate) struct FrozenLinear {
     parts: Vec<Part>,
     in_dim: i64,
     out_dim: i64,
     weight: Weight,
-    /// `[out]`.
+    /// The bias, `[out]`.
     bias: Option<Tensor>,
     kind: Kind,
 }
 
-/// Where one projection lies in the output.
+/// The range of one projection in the output.
 #[derive(Debug)]
 struct Part {
-    /// Its place in [`PROJECTIONS`].
+    /// The projection's index in [`PROJECTIONS`].
     projection: usize,
     start: i64,
     out: i64,
@@ -54,25 +53,25 @@ struct Part {
 
 #[derive(Debug)]
 enum Weight {
-    /// `[out, in]`, the parts one below the other.
+    /// One tensor `[out, in]`, the parts concatenated by rows.
     Dense(Tensor),
-    /// One per part.
+    /// NF4 weights, one per part.
     Nf4(Vec<Nf4>),
-    /// One per part.
+    /// Int8 weights, one per part.
     Int8(Vec<Int8>),
 }
 
-/// The factors that correct a linear, and by how much.
+/// The low-rank update of a linear: factors, scale and dropout.
 #[derive(Clone, Copy)]
 pub(crate) struct Correction<'a> {
     pub(crate) pairs: &'a LayerPairs,
     pub(crate) scale: f64,
-    /// What the correction's inputs lose, while training.
+    /// The dropout of the update's input, while training.
     pub(crate) dropout: Option<Dropout>,
 }
 
 impl<'a> Correction<'a> {
-    /// Returns the correction that `adapter` makes to block `layer`: none, the base model, without an adapter.
+    /// Returns the update that `adapter` makes to block `layer`. Without an adapter it is empty: the base model.
     ///
     /// # Errors
     /// [`ModelError::Input`]: the adapter has no such layer.
@@ -85,23 +84,23 @@ impl<'a> Correction<'a> {
     }
 }
 
-/// What a block's backward learns, the gradients at the places of the factors.
+/// The state of a block's backward: the adapter's update, and the gradients to add to.
 pub(crate) struct Learning<'a> {
     pub(crate) correction: Correction<'a>,
     pub(crate) gradients: &'a mut LayerPairs,
-    /// The gradient of the block's input is wanted too.
+    /// Flag to compute the gradient of the block's input too.
     pub(crate) want_dx: bool,
 }
 
-/// Rows of a batch that share an adapter.
+/// The rows of a batch that share an adapter.
 pub(crate) struct RowGroup<'a> {
     pub(crate) correction: Correction<'a>,
-    /// Which rows, `Int64`; `None`: all.
+    /// The row indices, `Int64`; `None`: all rows.
     pub(crate) rows: Option<&'a Tensor>,
 }
 
 impl FrozenLinear {
-    /// Reads the projections `names` of a layer, and their biases where `biased`.
+    /// Reads the projections `names` of a layer, with their biases if `biased` is set.
     pub(crate) fn read(
         source: &mut Source<'_>,
         layer: usize,
@@ -137,7 +136,7 @@ impl FrozenLinear {
         Ok(Self { parts, in_dim, out_dim: start, weight, bias, kind: Kind::Float })
     }
 
-    /// The same numbers, computed with in another kind from now on, elsewhere. A packed weight stays packed.
+    /// Returns the same weights for computation in another kind, on another device. A packed weight stays packed.
     pub(crate) fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
         let moved = |tensor: &Tensor| tensor.f_to_kind(kind)?.f_to_device(device);
         let weight = match &self.weight {
@@ -154,12 +153,13 @@ impl FrozenLinear {
         Ok(Self { parts, in_dim: self.in_dim, out_dim: self.out_dim, weight, bias, kind })
     }
 
-    /// The weight `[out, in]`, to be dropped after use: a packed one is unpacked here.
+    /// Returns the weight `[out, in]`, to be dropped after use: a packed weight is unpacked here.
     pub(crate) fn weight(&self) -> Result<Tensor, ModelError> {
         let whole = match &self.weight {
             Weight::Dense(weight) => return Ok(weight.shallow_clone()),
             Weight::Nf4(packed) => {
-                let whole = Tensor::f_empty([self.out_dim, self.in_dim], (Kind::Float, packed[0].device()))?; // [out, in]
+                // [out, in]
+                let whole = Tensor::f_empty([self.out_dim, self.in_dim], (Kind::Float, packed[0].device()))?;
                 for (part, packed) in self.parts.iter().zip(packed) {
                     packed.dequantize_into(&mut whole.f_narrow(0, part.start, part.out)?)?;
                 }
@@ -170,13 +170,13 @@ impl FrozenLinear {
         Ok(whole.f_to_kind(self.kind)?)
     }
 
-    /// Holds the weight unpacked from now on: the very numbers that [`FrozenLinear::weight`] gave before.
+    /// Keeps the weight unpacked from now on: the same numbers that [`FrozenLinear::weight`] returned before.
     pub(crate) fn unpack(&mut self) -> Result<(), ModelError> {
         self.weight = Weight::Dense(self.weight()?);
         Ok(())
     }
 
-    /// The lengths of the rows of one projection's weight, where it is a part of this: `[out]`.
+    /// Returns the row norms `[out]` of one projection's weight, if it is a part of this linear.
     pub(crate) fn row_lengths(&self, projection: usize) -> Result<Option<Tensor>, ModelError> {
         match self.parts.iter().find(|part| part.projection == projection) {
             None => Ok(None),
@@ -184,7 +184,7 @@ impl FrozenLinear {
         }
     }
 
-    /// The weight and bias of one projection alone, for the reference.
+    /// Returns the weight and bias of one projection, for the reference.
     #[cfg(test)]
     pub(crate) fn part(&self, projection: usize) -> (Tensor, Option<Tensor>) {
         let part = self.parts.iter().find(|part| part.projection == projection).unwrap();
@@ -192,7 +192,7 @@ impl FrozenLinear {
         (cut(&self.weight().unwrap()), self.bias.as_ref().map(cut))
     }
 
-    /// The frozen part: `x: [t, in] -> [t, out]`.
+    /// Applies the frozen weight: `x: [t, in] -> [t, out]`.
     pub(crate) fn base(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let (_, width) = x.size2()?;
         if width != self.in_dim {
@@ -201,7 +201,7 @@ impl FrozenLinear {
         linear(x, &self.weight()?, self.bias.as_ref())
     }
 
-    /// With the corrections of each group of rows: `x: [t, in] -> [t, out]`.
+    /// Applies the weight and the update of each group of rows: `x: [t, in] -> [t, out]`.
     pub(crate) fn forward_rows(&self, x: &Tensor, groups: &[RowGroup<'_>]) -> Result<Tensor, ModelError> {
         let y = self.base(x)?; // [t, out]
         for group in groups {
@@ -225,7 +225,7 @@ impl FrozenLinear {
         Ok(y)
     }
 
-    /// With one correction, for training: `x: [t, in] -> [t, out]`.
+    /// Applies the weight with one update, for training: `x: [t, in] -> [t, out]`.
     pub(crate) fn forward(&self, x: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
         let y = linear(x, &self.corrected_weight(correction)?, self.bias.as_ref())?; // [t, out]
         let Some(dropout) = correction.dropout else { return Ok(y) };
@@ -237,7 +237,7 @@ impl FrozenLinear {
         Ok(y)
     }
 
-    /// `dy: [t, out]` to `dx: [t, in]`.
+    /// Computes `dx: [t, in]` from `dy: [t, out]`.
     pub(crate) fn input_gradient(&self, dy: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
         let mut dx = mm(dy, &self.corrected_weight(correction)?)?; // [t, in]
         let Some(dropout) = correction.dropout else { return Ok(dx) };
@@ -261,7 +261,7 @@ impl FrozenLinear {
         }
     }
 
-    /// All parts see the same input: the thin products with it are one.
+    /// Adds the gradients where all parts have the same input: one thin product serves them all.
     fn learn_together(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
         let Learning { correction, gradients, .. } = learning;
         let Some(low) = self.low(x, *correction)? else { return Ok(()) }; // [t, p·r]
@@ -283,7 +283,7 @@ impl FrozenLinear {
         Ok(())
     }
 
-    /// Each part has dropped other numbers of its input.
+    /// Adds the gradients where each part has its own dropout mask.
     fn learn_dropped(
         &self,
         dy: &Tensor,
@@ -304,7 +304,7 @@ impl FrozenLinear {
         Ok(())
     }
 
-    /// DoRA's three.
+    /// Adds the gradients of DoRA's two factors and its magnitude.
     fn learn_with_magnitudes(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
         let Learning { correction: Correction { pairs, scale, .. }, gradients, .. } = learning;
         let weight = self.weight()?; // [out, in]
@@ -317,7 +317,8 @@ impl FrozenLinear {
             let outer = mm(&dy.f_narrow(1, part.start, part.out)?.f_tr()?, x)?; // [out of part, in]
             let outer = outer.f_to_kind(pair.a.f_kind()?)?;
             if let Some(gradient) = &mut gradient.magnitude {
-                let mut along = outer.f_mul(&corrected)?.f_sum_dim_intlist([1i64].as_slice(), false, None)?; // [out of part]
+                // [out of part]
+                let mut along = outer.f_mul(&corrected)?.f_sum_dim_intlist([1i64].as_slice(), false, None)?;
                 let _ = gradient.f_add_(&along.f_div_(&lengths)?)?;
             }
             let row_scale = magnitude.f_div(&lengths)?.f_mul_scalar_(*scale)?.f_unsqueeze(1)?; // [out of part, 1]
@@ -328,14 +329,15 @@ impl FrozenLinear {
         Ok(())
     }
 
-    /// What the input is multiplied with: `[out, in]`, to be dropped after use. Under dropout the plain weight, since the
-    /// correction has inputs of its own.
+    /// Returns the weight `[out, in]` that the input is multiplied by, to be dropped after use. With dropout it is the
+    /// plain weight, since the update has separate inputs.
     fn corrected_weight(&self, correction: Correction<'_>) -> Result<Tensor, ModelError> {
         let weight = self.weight()?; // [out, in]
         if correction.dropout.is_some() || self.corrected(correction.pairs).next().is_none() {
             return Ok(weight);
         }
-        // Only an unpacked weight is ours to write to.
+        // A dense weight is shared with this linear, so it is copied; one that was unpacked by this call may be
+        // changed.
         let weight = if matches!(self.weight, Weight::Dense(_)) { weight.f_mul_scalar(1.0)? } else { weight };
         for (part, pair) in self.corrected(correction.pairs) {
             let mut rows = weight.f_narrow(0, part.start, part.out)?; // [out of part, in]
@@ -347,13 +349,13 @@ impl FrozenLinear {
         Ok(weight)
     }
 
-    /// `W + s·B·A` of one part: `[out of part, in]`, new memory.
+    /// Returns `W + s·B·A` of one part: `[out of part, in]`, in new memory.
     fn added(&self, weight: &Tensor, part: &Part, pair: &LoraPair, scale: f64) -> Result<Tensor, ModelError> {
         let rows = weight.f_narrow(0, part.start, part.out)?.f_to_kind(pair.a.f_kind()?)?;
         Ok(rows.f_addmm(&pair.b.f_mul_scalar(scale)?, &pair.a)?)
     }
 
-    /// `m/|V|` of one part, worked out once: `[out of part]`.
+    /// Returns `m/|V|` of one part, `[out of part]`, computed once.
     fn row_scale(
         &self,
         part: &Part,
@@ -367,7 +369,7 @@ impl FrozenLinear {
         Ok(pair.row_scale.get_or_init(|| made).shallow_clone())
     }
 
-    /// `s·x·Aᵀ` for all corrected parts at once: `[t, p·r]`.
+    /// Returns `s·x·Aᵀ` for all parts with factors at once: `[t, p·r]`.
     fn low(&self, x: &Tensor, correction: Correction<'_>) -> Result<Option<Tensor>, ModelError> {
         let firsts: Vec<&Tensor> = self.corrected(correction.pairs).map(|(_, pair)| &pair.a).collect();
         let a = match firsts.as_slice() {
@@ -378,18 +380,18 @@ impl FrozenLinear {
         Ok(Some(mm(x, &self.kinds(&a)?.f_tr()?)?.f_mul_scalar_(correction.scale)?))
     }
 
-    /// A factor in the kind that is computed with. Factors are kept in `f32`, whatever that is.
+    /// Converts a factor to the kind of the computation. Factors are always kept in `f32`.
     fn kinds(&self, factor: &Tensor) -> Result<Tensor, ModelError> {
         Ok(factor.f_to_kind(self.kind)?)
     }
 
-    /// The parts that have factors, in order.
+    /// Returns the parts that have factors, in order.
     fn corrected<'a>(&'a self, pairs: &'a LayerPairs) -> impl Iterator<Item = (&'a Part, &'a LoraPair)> {
         self.parts.iter().filter_map(|part| pairs[part.projection].as_ref().map(|pair| (part, pair)))
     }
 }
 
-/// `gradient += a·b`, the product in the kind of `a` and `b`.
+/// Computes `gradient += a·b`, with the product in the kind of `a` and `b`.
 fn add_product(gradient: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), ModelError> {
     if a.f_kind()? == gradient.f_kind()? {
         let _ = gradient.f_addmm_(a, b)?;
@@ -399,12 +401,13 @@ fn add_product(gradient: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), Mode
     Ok(())
 }
 
-/// The lengths of a weight's rows: `[out, in] -> [out]`.
+/// Returns the L2 norms of a weight's rows: `[out, in] -> [out]`.
 fn lengths(weight: &Tensor) -> Result<Tensor, ModelError> {
     Ok(weight.f_square()?.f_sum_dim_intlist([1i64].as_slice(), false, None)?.f_sqrt_()?)
 }
 
-/// `(y + delta)` of some rows of `y: [t, out of part]`, each column scaled; the bias, which is in `y`, is not.
+/// Sets some rows of `y: [t, out of part]` to `(y + delta)` with each column scaled; the bias, which `y` includes, is
+/// not scaled.
 fn scale_rows(
     y: &mut Tensor,
     delta: &Tensor,
@@ -427,13 +430,13 @@ fn scale_rows(
     Ok(())
 }
 
-/// The columns of `low` that belong to the `place`-th corrected part: `[t, r]`.
+/// Returns the columns of `low` of the `place`-th part with factors: `[t, r]`.
 fn slice_of(low: &Tensor, place: usize, pair: &LoraPair) -> Result<Tensor, ModelError> {
     let (rank, _) = pair.a.size2()?;
     Ok(low.f_narrow(1, i64::try_from(place).unwrap_or(0) * rank, rank)?)
 }
 
-/// One below the other; a single one as it is.
+/// Concatenates tensors by rows; a single one is returned without a copy.
 fn join(mut tensors: Vec<Tensor>) -> Result<Tensor, ModelError> {
     match (tensors.len(), tensors.pop()) {
         (1, Some(one)) => Ok(one),

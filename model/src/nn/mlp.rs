@@ -1,6 +1,6 @@
-//! The nonlinearity of the feed-forward block, SwiGLU: `silu(gate) · up`, forward and backward.
+//! SwiGLU, the nonlinearity of the feed-forward block: `silu(gate) · up`, forward and backward.
 //!
-//! Shapes: `t` rows, `f` the inner width. `gate` and `up` come side by side from one linear: `[t, 2f]`.
+//! Shapes: `t` rows, `f` the inner width. One linear computes `gate` and `up` as one tensor `[t, 2f]`.
 //!
 //! Source: Shazeer, arXiv:2002.05202, eq. 5 (without biases).
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// `gate_up: [t, 2f] -> [t, f]`.
+/// Computes `gate_up: [t, 2f] -> [t, f]`.
 pub(crate) fn swiglu(gate_up: &Tensor) -> Result<Tensor, ModelError> {
     match gate_up.f_kind()? {
         Kind::Float if is_plain(gate_up) => fused::<f32>(gate_up),
@@ -24,8 +24,8 @@ pub(crate) fn swiglu(gate_up: &Tensor) -> Result<Tensor, ModelError> {
     }
 }
 
-/// From `dy: [t, f]` and the forward's `gate_up: [t, 2f]`: the forward's output `[t, f]` once more, and `gate_up`'s gradient
-/// `[t, 2f]`. Both take the memory of what was given.
+/// Computes from `dy: [t, f]` and the forward's `gate_up: [t, 2f]` the forward's output `[t, f]` again, and the
+/// gradient `[t, 2f]` of `gate_up`. On a CPU both reuse the memory of the arguments.
 pub(crate) fn swiglu_backward(mut dy: Tensor, mut gate_up: Tensor) -> Result<(Tensor, Tensor), ModelError> {
     let is_plain = is_plain(&dy) && is_plain(&gate_up);
     match dy.f_kind()? {
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn the_fused_way_and_the_plain_way_agree() {
         tch::manual_seed(4);
-        // The fused `exp` is good to two units in the last place, libtorch's to one.
+        // The fused `exp` is accurate to two units in the last place, libtorch's to one.
         for (kind, rtol) in [(Kind::Float, 2e-6), (Kind::Double, 1e-13)] {
             for (rows, f) in [(1, 3), (5, 64), (300, 515)] {
                 let gate_up = Tensor::randn([rows, 2 * f], (kind, Device::Cpu)) * 6.0;

@@ -1,11 +1,11 @@
 //! Layers of the decoder, forward and backward.
 
-pub(crate) mod attention; //          grouped-query attention
-pub(crate) mod block; //              one decoder block, forward and backward
-pub mod head; //           last norm, head and loss
-pub mod kv_cache; //       keys and values of a sequence
-pub(crate) mod linear; //             frozen projections with corrections, forward and backward
-pub(crate) mod mlp; //                SwiGLU
-pub(crate) mod rms_norm; //           the norm
-pub(crate) mod rope; //               rotary positions
-pub(crate) mod tiles; //              attention of a whole batch
+pub(crate) mod attention; // grouped-query attention
+pub(crate) mod block; // one decoder block, forward and backward
+pub mod head; // final norm, output projection and loss
+pub mod kv_cache; // keys and values of a sequence
+pub(crate) mod linear; // frozen projections with low-rank updates, forward and backward
+pub(crate) mod mlp; // SwiGLU
+pub(crate) mod rms_norm; // RMSNorm
+pub(crate) mod rope; // rotary position embedding
+pub(crate) mod tiles; // attention of a whole batch

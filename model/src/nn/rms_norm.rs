@@ -2,8 +2,8 @@
 //!
 //! Shapes: `…` any leading dimensions, `c` the width.
 //!
-//! Source: Zhang and Sennrich, arXiv:1910.07467, eq. 4. The backward is by hand: with `g = dy·w` and `i` the inverse root,
-//! `dx = i·(g - x·i²·mean(g·x))`.
+//! Source: Zhang and Sennrich, arXiv:1910.07467, eq. 4. The backward is written by hand: with `g = dy·w` and `i` the
+//! inverse root, `dx = i·(g - x·i²·mean(g·x))`.
 
 use tch::{Device, Kind, Tensor};
 
@@ -16,21 +16,21 @@ use crate::{
     },
 };
 
-/// A frozen norm.
+/// An RMSNorm with a frozen weight.
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
-    /// `[c]`.
+    /// The weight, `[c]`.
     pub(crate) weight: Tensor,
     pub(crate) epsilon: f64,
 }
 
 impl RmsNorm {
-    /// The same norm in another kind, elsewhere.
+    /// Returns the norm in another kind, on another device.
     pub(crate) fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
         Ok(Self { weight: self.weight.f_to_kind(kind)?.f_to_device(device)?, epsilon: self.epsilon })
     }
 
-    /// `x: […, c] -> […, c]`.
+    /// Normalizes `x: […, c] -> […, c]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         match x.f_kind()? {
             Kind::Float if is_plain(x) => self.fused::<f32>(x),
@@ -39,7 +39,7 @@ impl RmsNorm {
         }
     }
 
-    /// Adds `x` to `sum`, both `[t, c]`, and gives the norm of the sum.
+    /// Adds `x` to `sum`, both `[t, c]`, and returns the norm of the sum.
     pub(crate) fn add_forward(&self, sum: &mut Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
         match x.f_kind()? {
             Kind::Float if is_plain(x) && is_plain(sum) => self.fused_add::<f32>(sum, x),
@@ -51,7 +51,7 @@ impl RmsNorm {
         }
     }
 
-    /// `dy: […, c]` and the forward's `x` to `dx: […, c]`.
+    /// Computes `dx: […, c]` from `dy: […, c]` and the forward's `x`.
     pub(crate) fn backward(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
         let kind = x.f_kind()?;
         let x = &x.f_to_kind(at_least_float(kind))?;
@@ -62,7 +62,7 @@ impl RmsNorm {
         Ok(g.f_addcmul_(x, &along)?.f_mul_(&inverse)?.f_to_kind(kind)?)
     }
 
-    /// `dx` and, added to it, the gradient `around: [t, c]` that came past the norm. It takes `dy`'s memory.
+    /// Computes `dx` plus the residual's gradient `around: [t, c]`, in the memory of `dy`.
     pub(crate) fn backward_around(&self, mut dy: Tensor, x: &Tensor, around: &Tensor) -> Result<Tensor, ModelError> {
         let plain = is_plain(&dy) && is_plain(x) && is_plain(around);
         match dy.f_kind()? {
@@ -92,7 +92,7 @@ impl RmsNorm {
         Ok(())
     }
 
-    /// Half-wide kinds are normed in `f32`, as transformers does.
+    /// Normalizes with plain tensor operations: half-precision kinds in `f32`, as in transformers.
     fn plain(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let kind = x.f_kind()?;
         let wide = x.f_to_kind(at_least_float(kind))?;
@@ -100,13 +100,13 @@ impl RmsNorm {
         Ok(normed.f_to_kind(kind)?.f_mul_(&self.weight)?)
     }
 
-    /// `[…, c] -> […, 1]`.
+    /// Computes `(mean(x²) + ε)^-½`: `[…, c] -> […, 1]`.
     fn inverse_root(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         Ok(x.f_square()?.f_mean_dim([-1i64].as_slice(), true, None)?.f_add_scalar_(self.epsilon)?.f_rsqrt_()?)
     }
 }
 
-/// What sums and roots of this kind are made in.
+/// Returns the kind in which sums and roots of `kind` are computed.
 pub(crate) fn at_least_float(kind: Kind) -> Kind {
     if matches!(kind, Kind::BFloat16 | Kind::Half) { Kind::Float } else { kind }
 }
@@ -115,7 +115,7 @@ pub(crate) fn at_least_float(kind: Kind) -> Kind {
 mod tests {
     use super::*;
 
-    /// `(rtol, atol)`: the sums are in another order, so the last bits may differ.
+    /// Relative and absolute tolerance: the sums are in another order, so the last bits may differ.
     const KINDS: [(Kind, f64); 2] = [(Kind::Float, 2e-6), (Kind::Double, 1e-14)];
 
     #[test]

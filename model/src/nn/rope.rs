@@ -1,11 +1,11 @@
-//! Rotary position embedding, in the layout of Hugging Face: the first half of a head's numbers is rotated against the
-//! second.
+//! Rotary position embedding, in Hugging Face's layout: the first half of a head's dimensions is paired with the second
+//! half.
 //!
 //! Shapes: `t` rows, `h` heads, `d` head width.
 //!
 //! Sources: Su et al., arXiv:2104.09864, §3.2.2; the layout from `rotate_half`, the scaled frequencies from
-//! `_compute_linear_scaling_rope_parameters`, `_compute_llama3_parameters` and `_compute_yarn_parameters` in transformers'
-//! `modeling_rope_utils.py`, 5.23; YaRN: Peng et al., arXiv:2309.00071, §3.
+//! `_compute_linear_scaling_rope_parameters`, `_compute_llama3_parameters` and `_compute_yarn_parameters` in
+//! transformers' `modeling_rope_utils.py`, 5.23; YaRN: Peng et al., arXiv:2309.00071, §3.
 
 use attune_domain::architecture::{Architecture, RopeScaling};
 use tch::{Device, Kind, Tensor};
@@ -19,29 +19,29 @@ use crate::{
     },
 };
 
-/// The frequencies of a model.
+/// The rotary frequencies of a model.
 #[derive(Debug)]
 pub(crate) struct Rope {
-    /// `[d/2]`, in the kind of the model.
+    /// The inverse frequencies, `[d/2]`, in the kind of the model.
     pub(crate) frequencies: Tensor,
-    /// Multiplies cosines and sines: YaRN's attention scaling, else 1.
+    /// The factor of cosines and sines: YaRN's attention scaling, else 1.
     pub(crate) magnitude: f64,
 }
 
-/// Cosines and sines of the angles of a batch's rows, each `[t, d/2]`.
+/// The cosines and sines of the angles of a batch's rows, each `[t, d/2]`.
 pub(crate) struct Angles {
     cos: Tensor,
     sin: Tensor,
 }
 
 impl Rope {
-    /// Works the frequencies out in `kind`, with the operations and so the rounding of transformers.
+    /// Computes the frequencies in `kind`, with the same operations, and so the same rounding, as transformers.
     pub(crate) fn new(architecture: &Architecture, kind: Kind, device: Device) -> Result<Self, ModelError> {
         let width = i64::try_from(architecture.head_dim).unwrap_or(0);
         let exponents = Tensor::f_arange_start_step(0, width, 2, (kind, device))?.f_div_scalar(width)?; // [d/2]
         let plain = Tensor::f_pow_scalar(architecture.rope_theta, &exponents)?.f_reciprocal()?;
         let frequencies = match architecture.rope_scaling {
-            // No sequence is longer than the context from which on dynamic scaling changes anything.
+            // Dynamic scaling only changes sequences that are longer than the model's context, and there are none.
             None | Some(RopeScaling::Dynamic { .. }) => plain,
             Some(RopeScaling::Linear { factor }) => plain.f_div_scalar(factor)?,
             Some(RopeScaling::Llama3 {
@@ -74,7 +74,7 @@ impl Rope {
         Ok(Self { frequencies, magnitude })
     }
 
-    /// The angles of rows at these positions.
+    /// Returns the angles of rows at these positions.
     pub(crate) fn angles(&self, positions: &[i64]) -> Result<Angles, ModelError> {
         let (kind, device) = (self.frequencies.f_kind()?, self.frequencies.device());
         let positions = Tensor::f_from_slice(positions)?.f_to_device(device)?.f_to_kind(kind)?; // [t]
@@ -87,7 +87,7 @@ impl Rope {
     }
 }
 
-/// The share of the unscaled frequency `at` that YaRN keeps: 1 below the ramp, 0 above it.
+/// Returns the share of the unscaled frequency `at` that YaRN keeps: 1 below the ramp, 0 above it.
 fn kept_share(architecture: &Architecture, at: f64) -> f64 {
     let Some(RopeScaling::Yarn { beta_fast, beta_slow, truncate, original_max_position_embeddings, .. }) =
         architecture.rope_scaling
@@ -95,7 +95,7 @@ fn kept_share(architecture: &Architecture, at: f64) -> f64 {
         return 1.0;
     };
     let (width, original) = (architecture.head_dim as f64, original_max_position_embeddings as f64);
-    // The dimension whose frequency makes so many rotations over the original context.
+    // The dimension whose frequency makes this many rotations over the original context.
     let dimension = |rotations: f64| {
         width * (original / (rotations * std::f64::consts::TAU)).ln() / (2.0 * architecture.rope_theta.ln())
     };
@@ -137,7 +137,7 @@ impl Angles {
         self.turn(rows, turned, 1.0)
     }
 
-    /// The backward of [`Angles::rotate`]: the other way round, with the same magnitude.
+    /// Applies the backward of [`Angles::rotate`]: the inverse rotation with the same magnitude.
     pub(crate) fn rotate_back(&self, rows: &mut Tensor, turned: i64) -> Result<(), ModelError> {
         self.turn(rows, turned, -1.0)
     }
@@ -174,7 +174,7 @@ impl Angles {
 mod tests {
     use super::*;
 
-    /// Every kind of scaling that is read; see `make_configs.py` there.
+    /// Checks every supported kind of scaling; see `make_configs.py` in the same folder.
     #[test]
     fn frequencies_and_magnitudes_are_those_of_transformers() {
         let file: serde_json::Value =
@@ -188,7 +188,7 @@ mod tests {
             scaled += u32::from(architecture.rope_scaling.is_some());
             let rope = Rope::new(&architecture, Kind::Float, Device::Cpu).unwrap();
             let wanted: Vec<f32> = serde_json::from_value(known["frequencies"].clone()).unwrap();
-            // Both round to f32 at each operation, in another order for the blends.
+            // Both round to f32 at each operation, but in another order where frequencies are blended.
             assert!(rope.frequencies.allclose(&Tensor::from_slice(&wanted), 1e-6, 0.0, false), "{what}");
             assert!((rope.magnitude / known["magnitude"].as_f64().unwrap() - 1.0).abs() < 1e-12, "{what}");
         }

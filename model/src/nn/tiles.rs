@@ -1,15 +1,17 @@
-//! Causal grouped-query attention of a whole flat batch, forward and backward, in tiles: a tile is [`ROWS`] query rows of all
-//! heads that share a key head, and only the keys that its last row sees are looked at. libtorch's kernel looks at up to
-//! 512 keys for any row, which doubles the work for the rows that are usual here, and takes one sequence at a time.
+//! Causal grouped-query attention of a whole flat batch, forward and backward, in tiles: a tile is [`ROWS`] query rows
+//! of all heads that share a key head, and only the keys that its last row attends to are computed. libtorch's kernel
+//! computes up to 512 keys for any row, which doubles the work at the usual row lengths, and takes one sequence at a
+//! time.
 //!
-//! A task has every tile of one parity of one key head of one segment. Tasks do not depend on the number of threads, and
-//! what two of them give for the same key is added in their order: so are the bits.
+//! A task has every tile of one parity of one key head of one segment. Tasks do not depend on the number of threads,
+//! and the gradients that several tasks compute for the same key are added in task order. So the number of threads does
+//! not change the result, bit for bit.
 //!
-//! Shapes: `t` rows of the batch, `s` rows of a tile, `h` query heads, `n` key heads, `g = h/n`, `d` head width, `k` keys
-//! that a segment sees, `v` those of them that a tile looks at.
+//! Shapes: `t` rows of the batch, `s` rows of a tile, `h` query heads, `n` key heads, `g = h/n`, `d` head width, `k`
+//! keys of a segment and its past, `v` those of them that a tile computes.
 //!
-//! Source: Dao, arXiv:2307.08691, §3.1 and its algorithm 2, but for one step of keys: a row of probabilities of a tile fits
-//! the cache.
+//! Source: Dao, arXiv:2307.08691, §3.1 and its algorithm 2, but with a single block of keys: a tile's row of
+//! probabilities fits into the cache.
 
 use std::ops::Range;
 
@@ -26,13 +28,13 @@ use crate::{
     segments::Segment,
 };
 
-/// Query rows of a tile.
+/// The number of query rows of a tile.
 const ROWS: usize = 64;
 
-/// Keys beyond which a tile has half as many rows, so that its probabilities still fit the cache.
+/// The number of keys above which a tile has half as many rows, so that its probabilities still fit into the cache.
 const LONG: usize = 512;
 
-/// The numbers of an attention, as slices count.
+/// The dimensions of an attention layer, as `usize`.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     n: usize,
@@ -48,7 +50,7 @@ impl Shape {
         Self { n, g: h / n, d: size(attention.head_dim), window: attention.window.map_or(usize::MAX, size) }
     }
 
-    /// Of a row of the rotated heads.
+    /// Returns the width of a row of the rotated heads.
     fn width(&self) -> usize {
         (self.g + 2) * self.n * self.d
     }
@@ -57,21 +59,21 @@ impl Shape {
         T::ONE / T::of(self.d as f64).root()
     }
 
-    /// The keys that the query at `position` sees.
+    /// Returns the keys that the query at `position` attends to.
     fn seen(&self, position: usize) -> Range<usize> {
         (position + 1).saturating_sub(self.window)..position + 1
     }
 }
 
-/// Which tiles: those of one segment, one key head and one parity.
+/// The tiles of one segment, one key head and one parity.
 struct Task<'a> {
     segment: &'a Segment,
     key_head: usize,
     tiles: Vec<Range<usize>>,
 }
 
-/// The tasks of a batch, and for each row the first task of its segment's key heads and how many tasks later the next
-/// key head's is.
+/// The tasks of a batch. For each row, `rows` holds the index of the task of its first key head, and the step to the
+/// task of the next key head.
 struct Plan<'a> {
     tasks: Vec<Task<'a>>,
     rows: Vec<(usize, usize)>,
@@ -102,8 +104,8 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// Cuts rows of `width`, of which each key head has `piece` in turn, up among the tasks: for each task the pieces of its
-    /// rows, in their order.
+    /// Splits rows of `width`, which consist of one part of `piece` numbers per key head, among the tasks: for each
+    /// task, the parts of its rows in order.
     fn deal<'b, T>(&self, all: &'b mut [T], width: usize, piece: usize, key_heads: usize) -> Vec<Vec<&'b mut [T]>> {
         let mut dealt: Vec<Vec<&mut [T]>> = self.tasks.iter().map(|_| Vec::new()).collect();
         for (row, (first, step)) in all.chunks_exact_mut(width).zip(&self.rows) {
@@ -115,18 +117,18 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Later tiles see more keys: 0, 1, 1, 0 gives both parities as much to do.
+/// Returns the parity of a tile. Later tiles have more keys: the pattern 0, 1, 1, 0 gives both parities equal work.
 fn parity(tile: usize) -> usize {
     usize::from(matches!(tile % 4, 1 | 2))
 }
 
-/// Returns true if [`forward`] takes tensors of this kind on this device.
+/// Returns whether [`forward`] supports tensors of this kind on this device.
 pub(crate) fn is_supported(kind: Kind, device: Device) -> bool {
     device == Device::Cpu && matches!(kind, Kind::Float | Kind::Double)
 }
 
-/// Attends in all segments of a batch at once: from the rotated `heads: [t, h+2n, d]` to `out: [t, h·d]` and, for the
-/// backward, `logsumexp: [t, h]`.
+/// Computes attention for all segments of a batch at once: from the rotated `heads: [t, h+2n, d]` to `out: [t, h·d]`
+/// and `logsumexp: [t, h]`, which the backward needs.
 pub(crate) fn forward(
     attention: &Attention,
     heads: &Tensor,
@@ -199,11 +201,11 @@ fn forward_slices<T: Real>(
 /// The forward's tensors that the backward needs.
 #[derive(Clone, Copy)]
 struct Forward<'a, T> {
-    /// `[t, h+2n, d]`, rotated.
+    /// Rotated q and k, and v: `[t, h+2n, d]`.
     heads: &'a [T],
-    /// `[t, h·d]`.
+    /// The output, `[t, h·d]`.
     out: &'a [T],
-    /// `[t, h]`.
+    /// The logsumexp of the scores, `[t, h]`.
     logsumexp: &'a [T],
 }
 
@@ -233,7 +235,7 @@ fn backward_as<T: Real>(
     Ok(d_heads)
 }
 
-/// Adds to `d_heads: [t, h+2n, d]`, which is zeros at first, from `d_out: [t, h·d]`.
+/// Adds the gradients to `d_heads: [t, h+2n, d]`, initially zeros, from `d_out: [t, h·d]`.
 fn backward_slices<T: Real>(
     attention: &Attention,
     d_out: &[T],
@@ -249,7 +251,7 @@ fn backward_slices<T: Real>(
     fused::run(plan.tasks.iter().zip(d_queries).zip(&mut learnt), |((task, d_queries), learnt)| {
         *learnt = task.backward(shape, d_out, forward, d_queries);
     });
-    // Rows that several segments see get their sum, in the order of the tasks.
+    // Rows that several segments attend to get the sum, in task order.
     for (task, learnt) in plan.tasks.iter().zip(&learnt) {
         for (at, gradients) in learnt.iter().enumerate() {
             let column = ((g + at) * n + task.key_head) * d;
@@ -264,7 +266,7 @@ fn backward_slices<T: Real>(
 }
 
 impl Task<'_> {
-    /// The keys and the values that the segment sees: `[k, d]` each.
+    /// Returns the keys and the values of the segment and its past: `[k, d]` each.
     fn keys_and_values<T: Real>(&self, shape: Shape, heads: &[T]) -> [Vec<T>; 2] {
         let Shape { n, g, d, .. } = shape;
         [g * n + self.key_head, (g + 1) * n + self.key_head].map(|head| {
@@ -279,7 +281,8 @@ impl Task<'_> {
         })
     }
 
-    /// Numbers of the heads of this key head and the rows of a tile: `[g·s, d]`, the head outside. `all: [t, width]`.
+    /// Gathers the query heads of this key head, for the rows of a tile: `[g·s, d]`, with the head as the outer
+    /// dimension. `all: [t, width]`.
     fn gather<T: Real>(&self, shape: Shape, (all, width): (&[T], usize), tile: &Range<usize>) -> Vec<T> {
         let Shape { g, d, .. } = shape;
         let start = self.segment.rows.start;
@@ -293,7 +296,7 @@ impl Task<'_> {
         made
     }
 
-    /// The queries of a tile, scaled: `[g·s, d]`.
+    /// Returns the scaled queries of a tile: `[g·s, d]`.
     #[inline(always)]
     fn queries<T: Real>(&self, shape: Shape, heads: &[T], tile: &Range<usize>) -> Vec<T> {
         let mut made = self.gather(shape, (heads, shape.width()), tile);
@@ -304,19 +307,20 @@ impl Task<'_> {
         made
     }
 
-    /// The keys that any row of a tile sees.
+    /// Returns the keys that any row of a tile attends to.
     fn looked_at(&self, shape: Shape, tile: &Range<usize>) -> Range<usize> {
         let past = self.segment.first_position();
         shape.seen(past + tile.start).start..past + tile.end
     }
 
-    /// Of the keys that are looked at, those that row `at` of `[g·s, v]` sees.
+    /// Returns the keys that row `at` of `[g·s, v]` attends to, as a range relative to the tile's keys.
     fn seen(&self, shape: Shape, tile: &Range<usize>, at: usize, looked: &Range<usize>) -> Range<usize> {
         let seen = shape.seen(self.segment.first_position() + tile.start + at % tile.len());
         seen.start - looked.start..seen.end - looked.start
     }
 
-    /// The gradients of the queries into `d_queries`, `[g·d]` a row, and those of keys and values: `[k, d]` each.
+    /// Writes the gradients of the queries to `d_queries`, `[g·d]` per row, and returns those of keys and values:
+    /// `[k, d]` each.
     #[inline(always)]
     fn backward<T: Real>(
         &self,
@@ -351,7 +355,7 @@ impl Task<'_> {
                 }
             }
             multiply(&mut d_keys[from..to], Matrix::turned(&d_p, looked.len()), Matrix::rows(&query, d), true);
-            let mut d_query = query; // its memory is free now
+            let mut d_query = query; // reuses the memory
             multiply(&mut d_query, Matrix::rows(&d_p, looked.len()), Matrix::rows(&keys[from..to], d), false);
             for (at, out) in d_queries.by_ref().take(tile.len()).enumerate() {
                 for (head, out) in out.chunks_exact_mut(d).enumerate() {
@@ -366,20 +370,21 @@ impl Task<'_> {
     }
 }
 
-/// `a·bᵀ` of rows of `d` numbers.
+/// Returns `a·bᵀ` of rows of `d` numbers.
 fn scores<T: Real>(shape: Shape, a: &[T], b: &[T]) -> Vec<T> {
     let mut out = vec![T::ZERO; a.len() / shape.d * (b.len() / shape.d)];
     multiply(&mut out, Matrix::rows(a, shape.d), Matrix::turned(b, shape.d), false);
     out
 }
 
-/// Turns the seen part of a row into powers, the rest into zeros. The largest, and what the powers are to be divided by.
+/// Replaces the visible part of a row by `exp(x - max)` and the rest by zeros. Returns the maximum and the sum, by
+/// which the row is not divided yet.
 #[inline(always)]
 fn softmax<T: Real>(row: &mut [T], seen: Range<usize>) -> (T, T) {
     let mut lanes = [T::of(f64::NEG_INFINITY); 8];
     for part in row[seen.clone()].chunks(lanes.len()) {
         for (lane, &number) in lanes.iter_mut().zip(part) {
-            // Written so that NaN is taken over.
+            // Written so that NaN propagates.
             *lane = if number <= *lane { *lane } else { number };
         }
     }
@@ -390,7 +395,7 @@ fn softmax<T: Real>(row: &mut [T], seen: Range<usize>) -> (T, T) {
     (largest, sum_of(row.len(), |at| row[at]))
 }
 
-/// `exp(x - less)` of the seen part, zeros elsewhere.
+/// Replaces the visible part of a row by `exp(x - less)` and the rest by zeros.
 #[inline(always)]
 fn powers<T: Real>(row: &mut [T], seen: Range<usize>, less: T) {
     row[..seen.start].fill(T::ZERO);
@@ -405,8 +410,8 @@ mod tests {
     use super::*;
     use crate::nn::attention::Sequence;
 
-    /// Tiles and the kernel over one sequence after the other, forward and back, on a beginning, what goes on from it, and
-    /// sequences by themselves.
+    /// Compares the tiles with libtorch's kernel, which runs one sequence after the other, forward and backward, on a
+    /// prefix, two continuations of it, and a separate sequence.
     fn compare_tiles(window: Option<i64>, key_heads: i64, lengths: [usize; 4], (kind, rtol): (Kind, f64)) {
         let what = format!("window {window:?}, {key_heads} key heads, {lengths:?}, {kind:?}");
         tch::manual_seed(7);

@@ -1,4 +1,4 @@
-//! The gradients of an adapter: where they add up over micro-batches, their norm, and clipping.
+//! The accumulated gradients of an adapter, their norm, and gradient clipping.
 
 use tch::Tensor;
 
@@ -7,22 +7,22 @@ use crate::{
     error::ModelError,
 };
 
-/// The gradients of an adapter's factors, in its order.
+/// The gradients of an adapter's factors, in the order of the factors.
 #[derive(Debug)]
 pub struct Gradients {
     pub(crate) layers: Vec<LayerPairs>,
 }
 
 impl Gradients {
-    /// Zeros for every factor.
+    /// Returns a zero gradient for every factor.
     ///
     /// # Errors
-    /// [`ModelError::Torch`]: no memory.
+    /// [`ModelError::Torch`]: out of memory.
     pub fn zeros(adapter: &LoraAdapter) -> Result<Self, ModelError> {
         Ok(Self { layers: map(adapter.layers(), Tensor::f_zeros_like)? })
     }
 
-    /// Sets all to zero, for the next effective batch.
+    /// Sets all gradients to zero, for the next effective batch.
     ///
     /// # Errors
     /// [`ModelError::Torch`].
@@ -30,19 +30,19 @@ impl Gradients {
         self.all_mut().try_for_each(|gradient| Ok(gradient.f_zero_().map(drop)?))
     }
 
-    /// Every gradient with its factor's PEFT name, in the order of [`LoraAdapter::parameters`].
+    /// Returns every gradient with its factor's PEFT name, in the order of [`LoraAdapter::parameters`].
     #[must_use]
     pub fn named(&self) -> Vec<(String, &Tensor)> {
         named(&self.layers)
     }
 
-    /// Every gradient, to be changed.
+    /// Returns every gradient, mutably.
     fn all_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         let pairs = self.layers.iter_mut().flat_map(|layer| layer.iter_mut().flatten());
         pairs.flat_map(|pair| pair.named_mut().map(|(_, gradient)| gradient))
     }
 
-    /// The length of all gradients as one vector.
+    /// Returns the L2 norm of all gradients as one vector.
     ///
     /// # Errors
     /// [`ModelError::Torch`].
@@ -54,8 +54,8 @@ impl Gradients {
         Ok(squares.sqrt())
     }
 
-    /// Scales all gradients down so that their norm is at most `max`; returns the norm before. With a norm that is not
-    /// finite nothing is scaled: the caller must not step.
+    /// Scales all gradients down so that their norm is at most `max`, and returns the norm before scaling. A norm that
+    /// is NaN scales nothing; if the norm is not finite, the caller must not take a step.
     ///
     /// Source: `torch.nn.utils.clip_grad_norm_`.
     ///

@@ -1,10 +1,11 @@
-//! AdamW's two running means of one factor: of the gradient and of its square, in `f32` or in 8 bits.
+//! The first and second moments of AdamW for one factor, in `f32` or in 8 bits.
 //!
-//! In 8 bits a block of 256 numbers shares a scale, its largest absolute value, and each number is the nearest value of a
-//! dynamic code: seven decades, the finer the larger. Small factors keep `f32`, as in bitsandbytes: they save nothing.
+//! In 8 bits, a block of 256 numbers shares a scale, the block's largest absolute value. Each number is the nearest
+//! value of a dynamic code: seven decades, with more values in the larger ones. Small factors keep `f32`, as in
+//! bitsandbytes: 8 bits would save almost nothing.
 //!
-//! Source: Dettmers et al., arXiv:2110.02861, §2; the order of operations from bitsandbytes 0.50.2 on a CPU
-//! (`_optimizer_update_8bit_blockwise_cpu`), the codes from `create_dynamic_map` in its `functional.py`.
+//! Source: Dettmers et al., arXiv:2110.02861, §2; the order of operations is that of bitsandbytes 0.50.2 on a CPU
+//! (`_optimizer_update_8bit_blockwise_cpu`), the codes are those of `create_dynamic_map` in its `functional.py`.
 
 use std::sync::{
     LazyLock,
@@ -26,26 +27,27 @@ use crate::{
     },
 };
 
-/// Numbers that share a scale.
+/// The count of numbers that share a scale.
 const BLOCK: usize = 256;
-/// A factor of fewer numbers keeps its moments in `f32`. Source: `min_8bit_size` in bitsandbytes.
+/// The smallest factor, in numbers, whose moments are kept in 8 bits. Smaller ones use `f32`. Source: `min_8bit_size`
+/// in bitsandbytes.
 const SMALLEST: usize = 4096;
 
-/// One step's numbers.
+/// The scalars of one optimizer step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Update {
     beta1: f32,
     beta2: f32,
-    /// `1 - beta1` and `1 - beta2`: in `f32` the second would lose four digits.
+    /// `1 - beta1` and `1 - beta2`, subtracted in `f64`: in `f32` the second would lose four digits.
     complements: (f32, f32),
     epsilon: f32,
     weight_decay: f64,
     rate: f64,
-    /// `1 - beta1^step` and `√(1 - beta2^step)`.
+    /// The bias corrections, `1 - beta1^step` and `√(1 - beta2^step)`.
     corrections: (f64, f64),
 }
 
-/// What a number and its moments become.
+/// The new weight, first moment and second moment.
 type Next = (f32, f32, f32);
 
 impl Update {
@@ -57,7 +59,7 @@ impl Update {
         Self { beta1, beta2, complements, epsilon, weight_decay: options.weight_decay, rate, corrections }
     }
 
-    /// The same at another rate.
+    /// Returns the same scalars with the learning rate multiplied by `ratio`.
     pub(crate) fn times(&self, ratio: f64) -> Self {
         Self { rate: self.rate * ratio, ..*self }
     }
@@ -74,7 +76,7 @@ impl Update {
         self.corrections.1 as f32
     }
 
-    /// PyTorch's order.
+    /// Computes an update in PyTorch's order of operations.
     #[inline(always)]
     fn full(
         &self,
@@ -89,7 +91,7 @@ impl Update {
         (weight * keep - step * mean / divisor, mean, square)
     }
 
-    /// bitsandbytes' order: the mean is made of two products.
+    /// Computes an update in bitsandbytes' order of operations: the first moment is the sum of two products.
     fn packed(&self, weight: f32, gradient: f32, (mean, square): (f32, f32)) -> Next {
         let mean = mean * self.beta1 + gradient * self.complements.0;
         let square = square * self.beta2 + gradient * gradient * self.complements.1;
@@ -101,30 +103,30 @@ impl Update {
 /// The moments of one factor.
 #[derive(Debug)]
 pub(crate) enum Moments {
-    /// In the shape of the factor.
+    /// Tensors in the shape of the factor.
     Full { mean: Tensor, square: Tensor },
-    /// Flat.
+    /// 8-bit codes, flattened.
     Packed { mean: Codes, square: Codes },
 }
 
-/// Numbers in 8 bits.
+/// Numbers quantized to 8 bits in blocks.
 #[derive(Debug, Clone)]
 pub(crate) struct Codes {
     codes: Vec<u8>,
-    /// One per block.
+    /// The scale of each block: its largest absolute value.
     largest: Vec<f32>,
 }
 
-/// A code of 8 bits, and where one of its values ends.
+/// An 8-bit code, and the midpoints between neighboring values.
 struct Code {
     values: [f32; 256],
     midpoints: [f32; 255],
 }
 
-/// The code of what has either sign.
+/// The code of the first moment, which has either sign.
 static SIGNED: Code = Code { values: DYNAMIC, midpoints: midpoints(&DYNAMIC) };
 
-/// The code of what is never negative.
+/// The code of the second moment, which is never negative.
 static UNSIGNED: LazyLock<Code> = LazyLock::new(|| {
     let mut values = vec![0.0, 1.0];
     for decade in 0..7 {
@@ -148,7 +150,7 @@ impl Codes {
         code.values[usize::from(self.codes[at])] * self.largest[at / BLOCK]
     }
 
-    /// Sets one whole block.
+    /// Quantizes one whole block.
     fn set(&mut self, code: &Code, block: usize, numbers: &[f32]) {
         let largest = numbers.iter().fold(0f32, |largest, number| largest.max(number.abs()));
         self.largest[block] = largest;
@@ -159,7 +161,7 @@ impl Codes {
 }
 
 impl Moments {
-    /// Zeros.
+    /// Returns zero moments for `factor`.
     pub(crate) fn new(factor: &Tensor, eight_bit: bool) -> Result<Self, ModelError> {
         let count = factor.numel();
         if eight_bit && count >= SMALLEST {
@@ -169,7 +171,7 @@ impl Moments {
         Ok(Self::Full { mean: factor.f_zeros_like()?, square: factor.f_zeros_like()? })
     }
 
-    /// Bytes in memory.
+    /// Returns the size in memory, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         let bytes = match self {
             Self::Full { mean, .. } => mean.numel() * 8,
@@ -178,7 +180,7 @@ impl Moments {
         bytes as u64
     }
 
-    /// Whether the factor and its moments are finite after [`Moments::apply`].
+    /// Returns whether the factor and its moments would be finite after [`Moments::apply`].
     pub(crate) fn stays_finite(&self, update: &Update, factor: &Tensor, gradient: &Tensor) -> Result<bool, ModelError> {
         let finite = |(weight, mean, square): Next| weight.is_finite() && mean.is_finite() && square.is_finite();
         match self {
@@ -191,7 +193,7 @@ impl Moments {
                 let moments = means.chunks(share).zip(squares.chunks(share));
                 let all = AtomicBool::new(true);
                 run(pieces.zip(moments), |((weights, gradients), (means, squares))| {
-                    // Without a way out in the middle, so that the loop can take eight at once.
+                    // No early exit, so that the loop is vectorized over eight numbers.
                     let piece = weights.iter().zip(gradients).zip(means.iter().zip(squares));
                     let is_finite =
                         piece.fold(true, |all, ((&w, &g), (&m, &s))| all & finite(update.full(scalars, w, g, (m, s))));
@@ -213,7 +215,7 @@ impl Moments {
         }
     }
 
-    /// Moves a factor and its moments.
+    /// Updates a factor and its moments.
     pub(crate) fn apply(&mut self, update: &Update, factor: &mut Tensor, gradient: &Tensor) -> Result<(), ModelError> {
         match self {
             Self::Full { mean, square } if is_plain(factor) => {
@@ -254,7 +256,7 @@ impl Moments {
         Ok(())
     }
 
-    /// Its tensors with the ends of their names, for a file.
+    /// Returns the tensors with the suffixes of their names, for a checkpoint file.
     pub(crate) fn tensors(&self) -> Result<Vec<(&'static str, Tensor)>, ModelError> {
         Ok(match self {
             Self::Full { mean, square } => {
@@ -269,7 +271,7 @@ impl Moments {
         })
     }
 
-    /// Takes over what [`Moments::tensors`] gave, in its order and shapes.
+    /// Restores the tensors that [`Moments::tensors`] returned, in the same order and shapes.
     pub(crate) fn set(&mut self, tensors: &[Tensor]) -> Result<(), ModelError> {
         match (self, tensors) {
             (Self::Full { mean, square }, [first, second]) => {
@@ -286,7 +288,7 @@ impl Moments {
     }
 }
 
-/// PyTorch's order in plain tensor operations, for devices other than the CPU.
+/// Computes an update in PyTorch's order with plain tensor operations, for devices other than the CPU.
 fn elsewhere(
     update: &Update,
     factor: &Tensor,
@@ -315,14 +317,14 @@ mod tests {
         for (name, code) in [("signed_map", &SIGNED), ("unsigned_map", &*UNSIGNED)] {
             let theirs = Vec::<f32>::try_from(file.read(name).unwrap()).unwrap();
             for (ours, theirs) in code.values.iter().zip(theirs) {
-                // bitsandbytes works them out in f32.
+                // bitsandbytes computes them in f32.
                 assert!((ours - theirs).abs() <= 3e-7 * theirs.abs(), "{name}: {ours} {theirs}");
             }
         }
     }
 
-    /// Ten steps of `AdamW8bit`. A moment that lies between two codes may fall on either by its last bit, and is then a code's
-    /// width off for good: few may be, and the weights stay close.
+    /// Ten steps of `AdamW8bit`. A moment midway between two codes may round to either, depending on its last bit, and
+    /// then stays one code off: only a few may differ, and the weights stay close.
     #[test]
     fn ten_steps_are_those_of_bitsandbytes() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/adamw8bit.tensors");

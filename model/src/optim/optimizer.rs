@@ -1,11 +1,13 @@
-//! AdamW over the factors of an adapter, its moments in `f32` (equal to `torch.optim.AdamW`) or in 8 bits (see
-//! `moments.rs`). Its state is saved and loaded with a checkpoint, so that a run goes on as if it had never stopped.
+//! AdamW over the factors of an adapter, with moments in `f32` (equal to `torch.optim.AdamW`) or in 8 bits (see
+//! `moments.rs`). A checkpoint saves and restores its state, so a run that resumes gives the same result as one that
+//! never stopped.
 //!
-//! A step is worked out twice: first to see that every factor stays finite, then to take it. So a step that would spoil the
-//! adapter changes nothing.
+//! A step is computed twice: first to check that every factor stays finite, then to apply it. So a step that would
+//! produce a NaN or an infinity changes nothing.
 //!
-//! Sources: Loshchilov and Hutter, arXiv:1711.05101, algorithm 2; the order of operations from `_single_tensor_adamw` in
-//! PyTorch's `optim/adam.py`; LoRA+ (Hayou et al., arXiv:2402.12354) as `create_loraplus_optimizer` in PEFT groups it.
+//! Sources: Loshchilov and Hutter, arXiv:1711.05101, algorithm 2; the order of operations from `_single_tensor_adamw`
+//! in PyTorch's `optim/adam.py`; LoRA+ (Hayou et al., arXiv:2402.12354) with the parameter groups of
+//! `create_loraplus_optimizer` in PEFT.
 
 use std::{collections::HashMap, path::Path};
 
@@ -22,43 +24,43 @@ use crate::{
     },
 };
 
-/// The optimiser and its state.
+/// The AdamW optimizer and its state.
 #[derive(Debug)]
 pub struct AdamW {
     options: AdamWOptions,
     steps: u64,
-    /// In the order of [`LoraAdapter::parameters`].
+    /// The moments, in the order of [`LoraAdapter::parameters`].
     moments: Vec<Moments>,
 }
 
 impl AdamW {
-    /// A fresh optimiser for `adapter`.
+    /// Creates an optimizer for `adapter` with zero moments.
     ///
     /// # Errors
-    /// [`ModelError::Torch`]: no memory.
+    /// [`ModelError::Torch`]: out of memory.
     pub fn new(adapter: &LoraAdapter, options: AdamWOptions) -> Result<Self, ModelError> {
         let moments = adapter.parameters().into_iter().map(|(_, factor)| Moments::new(factor, options.eight_bit));
         Ok(Self { options, steps: 0, moments: moments.collect::<Result<_, _>>()? })
     }
 
-    /// Steps taken.
+    /// Returns the number of steps taken.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Moves the factors of `adapter` against `gradients`.
+    /// Updates the factors of `adapter` with `gradients` at the learning rate `rate`.
     ///
     /// # Errors
-    /// [`ModelError::NotFinite`]: a factor would not be finite any more; nothing was changed. [`ModelError::Input`]: the
-    /// gradients are of another adapter. [`ModelError::Torch`].
+    /// [`ModelError::NotFinite`]: a factor or its moments would not be finite; nothing was changed.
+    /// [`ModelError::Input`]: the gradients or this optimizer belong to another adapter. [`ModelError::Torch`].
     pub fn step(&mut self, adapter: &mut LoraAdapter, gradients: &Gradients, rate: f64) -> Result<(), ModelError> {
         let gradients = gradients.named();
         let names_differ = |((a, _), (b, _)): (&(String, &Tensor), &(String, &Tensor))| a != b;
         let parameters = adapter.parameters();
         let counts = [parameters.len(), gradients.len(), self.moments.len()];
         if counts[0] != counts[1] || counts[0] != counts[2] || parameters.iter().zip(&gradients).any(names_differ) {
-            return Err(ModelError::Input("gradients or an optimiser of another adapter".into()));
+            return Err(ModelError::Input("the gradients or the optimizer belong to another adapter".into()));
         }
         let update = Update::new(&self.options, self.steps + 1, rate);
         let faster = update.times(self.options.loraplus_lr_ratio);
@@ -77,7 +79,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// Bytes that its state takes in memory.
+    /// Returns the size of the state in memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.moments.iter().map(Moments::bytes).sum()
@@ -100,12 +102,13 @@ impl AdamW {
     ///
     /// # Errors
     /// [`ModelError::Io`], [`ModelError::File`], [`ModelError::Missing`], [`ModelError::Unexpected`],
-    /// [`ModelError::Shape`], [`ModelError::NotFinite`]: it is not the state of this adapter; [`ModelError::Torch`].
+    /// [`ModelError::Shape`], [`ModelError::NotFinite`]: the file is not the state of this adapter;
+    /// [`ModelError::Torch`].
     pub fn load(adapter: &LoraAdapter, options: AdamWOptions, path: &Path) -> Result<Self, ModelError> {
         let file = TensorFile::open(path)?;
         let mut made = Self::new(adapter, options)?;
         let steps = file.metadata().get("steps").and_then(|steps| steps.parse().ok());
-        made.steps = steps.ok_or_else(|| ModelError::file(path, "it does not say its number of steps"))?;
+        made.steps = steps.ok_or_else(|| ModelError::file(path, "its metadata has no number of steps"))?;
         let mut known = Vec::new();
         for ((name, _), moments) in adapter.parameters().into_iter().zip(&mut made.moments) {
             let mut read = Vec::new();

@@ -3,17 +3,17 @@
 /// AdamW's hyper-parameters, constant over a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWOptions {
-    /// Decay of the mean of gradients.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the mean of their squares.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Added to the divisor, so that the division stays finite.
+    /// Term added to the denominator for numerical stability.
     pub epsilon: f64,
-    /// Decoupled decay of the weights.
+    /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// The rate of `b` and of magnitudes over that of `a`.
+    /// LoRA+: the ratio of the learning rate of `b` and of DoRA magnitudes to that of `a`.
     pub loraplus_lr_ratio: f64,
-    /// Moments in 8 bits.
+    /// Flag to keep the moments in 8 bits.
     pub eight_bit: bool,
 }
 

@@ -1,26 +1,27 @@
-//! The learning rate over the steps of a run: a rise from zero, then constant, a line or half a cosine down to zero.
+//! Learning rate schedules: linear warmup from zero, then constant, linear or cosine decay to zero, with or without
+//! restarts.
 //!
 //! Source: `get_constant_schedule_with_warmup`, `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup`,
 //! `get_cosine_with_hard_restarts_schedule_with_warmup` in transformers' `optimization.py`.
 
 use attune_domain::spec::Schedule;
 
-/// The steps of a run, for its learning rate.
+/// The parameters of a run's learning rate schedule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Course {
-    /// How it falls.
+    /// The kind of decay after the warmup.
     pub schedule: Schedule,
-    /// The highest rate.
+    /// The peak learning rate.
     pub peak: f64,
-    /// Steps that rise.
+    /// The number of warmup steps.
     pub warmup: u64,
-    /// All steps.
+    /// The total number of steps.
     pub steps: u64,
-    /// Falls of [`Schedule::CosineWithRestarts`].
+    /// The number of cosine cycles of [`Schedule::CosineWithRestarts`].
     pub num_cycles: u32,
 }
 
-/// The learning rate of `step` (the first is 0).
+/// Returns the learning rate of `step` (the first is 0).
 #[must_use]
 pub fn learning_rate(course: Course, step: u64) -> f64 {
     let Course { schedule, peak, warmup, steps, num_cycles } = course;
@@ -40,7 +41,7 @@ pub fn learning_rate(course: Course, step: u64) -> f64 {
     peak * factor.max(0.0)
 }
 
-/// The steps that rise, out of `steps`, for a share of them. Source: `TrainingArguments.get_warmup_steps`.
+/// Returns the number of warmup steps for a ratio of `steps`, rounded up. Source: `TrainingArguments.get_warmup_steps`.
 #[must_use]
 pub fn warmup_steps(ratio: f64, steps: u64) -> u64 {
     (steps as f64 * ratio).ceil().max(0.0) as u64

@@ -1,11 +1,13 @@
-//! NF4: a weight in 4 bits per number and one scale per block of 64, and the scales in 8 bits if asked. Codes, scales and
-//! unpacked numbers equal those of bitsandbytes 0.50.2 on a CPU bit for bit; the tests compare them.
+//! NF4: a weight in 4 bits per number and one scale per block of 64; with double quantization, the scales are in 8
+//! bits. Codes, scales and unpacked numbers equal those of bitsandbytes 0.50.2 on a CPU bit for bit; the tests compare
+//! them.
 //!
-//! Packing and unpacking are plain Rust over the tensor's memory, in as many threads as libtorch has: a byte is looked up
-//! in a table of 256 pairs. On other devices a weight is unpacked by plain tensor operations ([`unpack`]).
+//! Packing and unpacking are plain Rust over the tensor's memory, in as many parallel parts as libtorch has threads: a
+//! byte is looked up in a table of 256 pairs. On other devices a weight is unpacked by plain tensor operations
+//! ([`unpack`]).
 //!
-//! Sources: Dettmers et al., arXiv:2305.14314, §3 (NF4, double quantisation); the order of operations and with it the
-//! rounding from bitsandbytes' `backends/default/ops.py` (`quantize_4bit`) and `csrc/cpu_ops.cpp` (`quantize_cpu`).
+//! Sources: Dettmers et al., arXiv:2305.14314, §3 (NF4, double quantization); the order of operations, and so the
+//! rounding, from bitsandbytes' `backends/default/ops.py` (`quantize_4bit`) and `csrc/cpu_ops.cpp` (`quantize_cpu`).
 
 use std::sync::Arc;
 
@@ -21,35 +23,35 @@ use crate::{
     quant::nf4_tables::{DYNAMIC, LEVELS},
 };
 
-/// Numbers that share a scale.
+/// The count of numbers that share a scale.
 pub const BLOCK: usize = 64;
-/// Scales that share a scale of scales.
+/// The count of scales that share a second-level scale.
 pub const SCALE_BLOCK: usize = 256;
 
 /// A frozen weight `[out, in]` in NF4.
 #[derive(Debug)]
 pub struct Nf4 {
     size: (i64, i64),
-    /// Two numbers a byte, the first in the high half.
+    /// The codes, two per byte, the first in the high half.
     codes: Arc<[u8]>,
     scales: Scales,
     elsewhere: Option<Elsewhere>,
 }
 
-/// A weight on a device that is not the CPU.
+/// The packed weight on a device that is not the CPU.
 #[derive(Debug)]
 struct Elsewhere {
-    /// `Uint8`, as [`Nf4::codes`].
+    /// The same bytes as [`Nf4::codes`], `Uint8`.
     codes: Tensor,
-    /// `Float`, one per block.
+    /// The scale of each block, `Float`.
     scales: Tensor,
 }
 
-/// The largest absolute value of each block.
+/// The scale of each block: its largest absolute value.
 #[derive(Debug, Clone)]
 enum Scales {
     Single(Arc<[f32]>),
-    /// `DYNAMIC[code] * nested[i / 256] + offset`.
+    /// 8-bit scales: `DYNAMIC[code] * nested[i / 256] + offset`.
     Double {
         codes: Arc<[u8]>,
         nested: Arc<[f32]>,
@@ -57,7 +59,7 @@ enum Scales {
     },
 }
 
-/// Where one level ends and the next begins.
+/// The midpoints between neighboring levels.
 const MIDPOINTS: [f32; 15] = {
     let mut middles = [0.0; 15];
     let mut i = 0;
@@ -68,10 +70,10 @@ const MIDPOINTS: [f32; 15] = {
     middles
 };
 
-/// Where one value of the dynamic code ends and the next begins.
+/// The midpoints between neighboring values of the dynamic code.
 const DYNAMIC_MIDPOINTS: [f32; 255] = midpoints(&DYNAMIC);
 
-/// Where one value of a code of 8 bits ends and the next begins.
+/// Returns the midpoints between neighboring values of an 8-bit code.
 pub(crate) const fn midpoints(code: &[f32; 256]) -> [f32; 255] {
     let mut middles = [0.0; 255];
     let mut i = 0;
@@ -94,10 +96,10 @@ static PAIRS: [[f32; 2]; 256] = {
 };
 
 impl Nf4 {
-    /// Packs `weight: [out, in]`, `Float`, contiguous, on the CPU.
+    /// Quantizes `weight: [out, in]`, `Float`, contiguous, on the CPU.
     ///
     /// # Errors
-    /// [`ModelError::Input`]: any other tensor. [`ModelError::Torch`]: it has not two dimensions.
+    /// [`ModelError::Input`]: any other tensor. [`ModelError::Torch`]: it does not have two dimensions.
     pub fn quantize(weight: &Tensor, double_quant: bool) -> Result<Self, ModelError> {
         let size = weight.size2()?;
         let numbers: &[f32] = numbers(weight)?;
@@ -112,22 +114,22 @@ impl Nf4 {
         Ok(Self { size, codes: codes.into(), scales, elsewhere: None })
     }
 
-    /// `(out, in)`.
+    /// Returns `(out, in)`.
     #[must_use]
     pub fn size(&self) -> (i64, i64) {
         self.size
     }
 
-    /// Where it lies.
+    /// Returns the device of the weight.
     #[must_use]
     pub fn device(&self) -> Device {
         self.elsewhere.as_ref().map_or(Device::Cpu, |elsewhere| elsewhere.codes.device())
     }
 
-    /// The same weight elsewhere.
+    /// Returns the same weight on another device.
     ///
     /// # Errors
-    /// [`ModelError::Torch`]: no memory there.
+    /// [`ModelError::Torch`]: out of memory.
     pub fn to_device(&self, device: Device) -> Result<Self, ModelError> {
         let elsewhere = match device {
             Device::Cpu => None,
@@ -139,7 +141,7 @@ impl Nf4 {
         Ok(Self { size: self.size, codes: self.codes.clone(), scales: self.scales.clone(), elsewhere })
     }
 
-    /// Its parts by name, for a file.
+    /// Returns the parts by name, for a file.
     pub(crate) fn tensors(&self) -> Result<Vec<(&'static str, Tensor)>, ModelError> {
         let mut parts = vec![("codes", Tensor::f_from_slice(&self.codes)?)];
         match &self.scales {
@@ -153,7 +155,7 @@ impl Nf4 {
         Ok(parts)
     }
 
-    /// From what [`Nf4::tensors`] gave, for a weight of the shape `[out, in]`.
+    /// Restores a weight of the shape `[out, in]` from the parts that [`Nf4::tensors`] returned.
     pub(crate) fn of(shape: [i64; 2], part: impl Fn(&str) -> Result<Tensor, ModelError>) -> Result<Self, ModelError> {
         let (codes, absmax) = (part("codes")?, part("absmax")?);
         let scales = if absmax.f_kind()? == Kind::Uint8 {
@@ -184,7 +186,7 @@ impl Nf4 {
         (0..(self.size.0 * self.size.1) as usize).step_by(BLOCK).map(|first| self.scales.get(first / BLOCK)).collect()
     }
 
-    /// Bytes in memory.
+    /// Returns the size of codes and scales in memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let scales = match &self.scales {
@@ -197,14 +199,15 @@ impl Nf4 {
     /// Unpacks to a new `Float` tensor `[out, in]`.
     ///
     /// # Errors
-    /// [`ModelError::Torch`]: no memory.
+    /// [`ModelError::Torch`]: out of memory.
     pub fn dequantize(&self) -> Result<Tensor, ModelError> {
         let mut out = Tensor::f_empty([self.size.0, self.size.1], (Kind::Float, self.device()))?; // [out, in]
         self.dequantize_into(&mut out)?;
         Ok(out)
     }
 
-    /// Unpacks into `out: [out, in]`, `Float`, contiguous, on the weight's device, of which the caller has the only handle.
+    /// Unpacks into `out: [out, in]`, `Float`, contiguous, on the weight's device, of which the caller has the only
+    /// handle.
     ///
     /// # Errors
     /// [`ModelError::Input`]: any other tensor, or one of another size.
@@ -235,7 +238,7 @@ impl Scales {
     }
 }
 
-/// Unpacks whole blocks from block `first` on.
+/// Unpacks whole blocks, starting at block `first`.
 fn unpack_blocks(scales: &Scales, first: usize, codes: &[u8], out: &mut [f32]) {
     for (block, (out, codes)) in out.chunks_mut(BLOCK).zip(codes.chunks(BLOCK / 2)).enumerate() {
         let scale = scales.get(first + block);
@@ -250,7 +253,7 @@ fn unpack_blocks(scales: &Scales, first: usize, codes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The same numbers by plain tensor operations, on any device.
+/// Unpacks the same numbers by plain tensor operations, on any device.
 fn unpack(codes: &Tensor, scales: &Tensor, (out, ins): (i64, i64)) -> Result<Tensor, ModelError> {
     let codes = codes.f_to_kind(Kind::Int64)?; // [n/2]
     let (high, low) = (codes.f_bitwise_right_shift_tensor_scalar(4)?, codes.f_bitwise_and(15)?);
@@ -272,12 +275,12 @@ fn pack_blocks(numbers: &[f32], codes: &mut [u8], absmax: &mut [f32]) {
             }
             *absmax = largest;
         } else {
-            // bitsandbytes divides in a short block and multiplies by the inverse in a whole one; so do we.
+            // bitsandbytes divides in a short block and multiplies by the inverse in a whole one; so does this code.
             *absmax = largest.max(1e-38);
             for (level, number) in levels.iter_mut().zip(numbers) {
                 *level = nearest_level((number / *absmax).clamp(-1.0, 1.0));
             }
-            levels[numbers.len()] = nearest_level(0.0); // what an odd count is filled up with
+            levels[numbers.len()] = nearest_level(0.0); // padding of an odd count
         }
         for (code, pair) in codes.iter_mut().zip(levels.as_chunks::<2>().0) {
             *code = pair[0] << 4 | pair[1];
@@ -285,12 +288,12 @@ fn pack_blocks(numbers: &[f32], codes: &mut [u8], absmax: &mut [f32]) {
     }
 }
 
-/// How many midpoints lie below: the nearest level, the lower one of two equally near.
+/// Returns the index of the nearest level, of two equally near ones the lower: the number of midpoints below `number`.
 fn nearest_level(number: f32) -> u8 {
     MIDPOINTS.iter().map(|&middle| u8::from(middle < number)).sum()
 }
 
-/// The scales less their mean, in blocks of 256, in the dynamic 8-bit code.
+/// Quantizes the scales minus their mean to the dynamic 8-bit code, in blocks of 256.
 fn quantize_scales(absmax: &[f32]) -> Result<Scales, ModelError> {
     // libtorch's own mean: its order of summation is part of the result.
     let offset = Tensor::f_from_slice(absmax)?.f_mean(Kind::Float)?.f_double_value(&[])? as f32;
@@ -311,9 +314,11 @@ fn quantize_scales(absmax: &[f32]) -> Result<Scales, ModelError> {
     Ok(Scales::Double { codes: codes.into(), nested: nested.into(), offset })
 }
 
-/// The nearest value of a code of 8 bits to `number` after `number` has been rounded to one of 65 536 steps from -1 to 1.
+/// Returns the index of the nearest value of an 8-bit code, after rounding `number` to one of 65 536 steps from -1 to
+/// 1.
 ///
-/// bitsandbytes looks the step up in a table. The rounding of each operation, the fused one too, is part of the result.
+/// bitsandbytes looks the step up in a table. The rounding of each operation, including the fused one, is part of the
+/// result.
 pub(crate) fn nearest_code(midpoints: &[f32; 255], number: f32) -> u8 {
     const STEPS: f32 = 65_535.0;
     let step = ((number + 1.0) * 0.5).mul_add(STEPS, 0.5) as u16;
@@ -340,7 +345,7 @@ mod tests {
         bits(&Vec::try_from(file.read(name).unwrap().flatten(0, -1)).unwrap())
     }
 
-    /// So that equality is of every bit, the sign of zero too.
+    /// Returns the bits of numbers, so that comparisons include every bit and the sign of zero.
     fn bits(numbers: &[f32]) -> Vec<u32> {
         numbers.iter().map(|number| number.to_bits()).collect()
     }

@@ -1,5 +1,4 @@
-//! The constants of NF4 and of the 8-bit code for its block scales, as bitsandbytes has them. The tests below work them
-//! out again.
+//! The constants of NF4 and of the 8-bit code for its block scales, as in bitsandbytes. The tests below recompute them.
 
 /// The 16 levels of NF4, sorted: quantiles of the normal distribution, scaled to ±1, with an exact zero.
 ///
@@ -23,7 +22,7 @@ pub(crate) const LEVELS: [f32; 16] = [
     1.0,
 ];
 
-/// The 256 values of the signed dynamic 8-bit code, sorted: seven decades, the finer the larger.
+/// The 256 values of the signed dynamic 8-bit code, sorted: seven decades, with more values in the larger ones.
 ///
 /// Source: Dettmers, arXiv:1511.04561, §2.1; `create_dynamic_map` in bitsandbytes' `functional.py`.
 #[rustfmt::skip]
@@ -42,7 +41,8 @@ pub(crate) const DYNAMIC: [f32; 256] = [
     -0.03109375, -0.028281251, -0.02546875, -0.02265625, -0.019843752, -0.01703125, -0.01421875, -0.01140625,
     -0.00971875, -0.009156249, -0.00859375, -0.00803125, -0.00746875, -0.00690625, -0.00634375, -0.00578125,
     -0.0052187503, -0.0046562497, -0.00409375, -0.0035312497, -0.00296875, -0.00240625, -0.00184375, -0.0012812499,
-    -0.0009437501, -0.00083125, -0.00071875006, -0.0006062501, -0.00049375003, -0.00038125002, -0.00026875004, -0.00015625001,
+    -0.0009437501, -0.00083125, -0.00071875006, -0.0006062501, -0.00049375003, -0.00038125002, -0.00026875004,
+    -0.00015625001,
     -8.875e-05, -6.625e-05, -4.375e-05, -2.1249998e-05, -7.75e-06, -3.2500002e-06, -5.5000004e-07, 0.0,
     5.5000004e-07, 3.2500002e-06, 7.75e-06, 2.1249998e-05, 4.375e-05, 6.625e-05, 8.875e-05, 0.00015625001,
     0.00026875004, 0.00038125002, 0.00049375003, 0.0006062501, 0.00071875006, 0.00083125, 0.0009437501, 0.0012812499,

@@ -1,8 +1,8 @@
-//! Where a decoder's projections come from while it is read: the folder's weights, packed on the way, or a file of weights
-//! that were packed before. Packing is the longest part of a start, and gives the same bytes every time.
+//! The source of a decoder's projections while it is loaded: the folder's weights, quantized on the way, or a cache
+//! file of quantized weights. Quantizing is the longest part of a start, and gives the same bytes every time.
 //!
-//! The file is written beside its place and renamed when whole, so one that is there is whole; its name must say what it
-//! was made of, as the node's cache does with the base's digest.
+//! The file is written to a temporary path and renamed when complete, so a file that exists is complete. Its name must
+//! identify the base it was made from; the node's cache uses the base's digest.
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -18,10 +18,10 @@ use crate::{
     quant::{int8::Int8, nf4::Nf4},
 };
 
-/// Raised when the layout of the file changes.
+/// The version of the file's layout; increment it when the layout changes.
 const VERSION: &str = "1";
 
-/// A projection's weight as it is held.
+/// A projection's weight in the form in which it is kept.
 #[derive(Debug)]
 pub(crate) enum Packed {
     Dense(Tensor),
@@ -29,17 +29,18 @@ pub(crate) enum Packed {
     Int8(Int8),
 }
 
-/// The weights of a folder, and the packed ones that are known.
+/// The weights of a folder, and the cache file of its quantized weights, if there is one.
 pub(crate) struct Source<'a> {
     pub(crate) weights: &'a Weights,
     pub(crate) quantization: Quantization,
     known: Option<TensorFile>,
-    /// Where what is packed now is to be kept, and what it is so far.
+    /// The path of the cache file to write, and its tensors so far.
     to_keep: Option<(&'a Path, Vec<(String, Tensor)>)>,
 }
 
 impl<'a> Source<'a> {
-    /// `cache` is where packed weights are, or will be. A file of another layout or another quantisation is made anew.
+    /// Opens the source. `cache` is the path of the cache file, existing or not. A file with another layout or
+    /// quantization is ignored and replaced.
     pub(crate) fn new(weights: &'a Weights, quantization: Quantization, cache: Option<&'a Path>) -> Self {
         let metadata = metadata(quantization);
         let fits = |file: &TensorFile| metadata.iter().all(|(key, value)| file.metadata().get(key) == Some(value));
@@ -48,7 +49,7 @@ impl<'a> Source<'a> {
         Self { weights, quantization, known, to_keep }
     }
 
-    /// The weight of one projection, by its name in the folder.
+    /// Returns the weight of one projection, by its name in the folder.
     pub(crate) fn projection(&mut self, name: &str) -> Result<Packed, ModelError> {
         let part = |file: &TensorFile, part: &str| file.read(&format!("{name}.{part}"));
         Ok(match (self.quantization, &self.known) {
@@ -71,7 +72,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// Holds the parts of a weight until they are written; without a place to keep them they are not even made.
+    /// Keeps the parts of a weight until they are written. Without a cache path, `parts` is not called.
     fn remember(
         &mut self,
         name: &str,
@@ -83,7 +84,7 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// Writes what was packed, for the next time.
+    /// Writes the quantized weights to the cache file.
     pub(crate) fn keep(self) -> Result<(), ModelError> {
         let Some((cache, made)) = self.to_keep.filter(|(_, made)| !made.is_empty()) else { return Ok(()) };
         if let Some(folder) = cache.parent() {
@@ -94,7 +95,7 @@ impl<'a> Source<'a> {
         let written = write_tensors(&beside, &tensors, metadata(self.quantization))
             .and_then(|()| fs::rename(&beside, cache).map_err(ModelError::io(cache)));
         if written.is_err() {
-            // It may never have come to be; the first error is the one to tell.
+            // The file may not exist; the first error is the one to report.
             let _ = fs::remove_file(&beside);
         }
         written

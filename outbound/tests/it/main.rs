@@ -1,5 +1,5 @@
-//! Where URLs lead, judged by a connector that writes addresses down instead of calling them, and what a receiver on
-//! this machine can and cannot do to the client.
+//! Tests of where URLs lead, with a connector that records addresses instead of connecting to them, and of a local
+//! receiver that attacks the client.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 

@@ -1,4 +1,4 @@
-//! A receiver on this machine that answers as it likes.
+//! A local receiver that returns arbitrary responses.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tokio::{
     net::TcpListener,
 };
 
-/// Answers each connection with these bytes, then keeps it open for a while.
+/// Sends these bytes to each connection, then keeps it open for a while.
 async fn receiver(answer: Vec<u8>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -66,7 +66,7 @@ async fn silence_and_nonsense_end_in_time() {
     assert!(matches!(silent, Err(SendError::Timeout(_))), "{silent:?}");
     let nonsense = post(receiver(b"SSH-2.0-OpenSSH_9.9\r\n".to_vec()).await, Duration::from_secs(3)).await;
     assert!(matches!(nonsense, Err(SendError::Failed(_))), "{nonsense:?}");
-    // The status counts even if the body does not come.
+    // The status counts even if the body does not arrive.
     let half = receiver(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()).await;
     assert_eq!(post(half, Duration::from_secs(1)).await.unwrap().status.as_u16(), 204);
     let dripping = receiver(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc".to_vec()).await;
@@ -79,5 +79,5 @@ async fn silence_and_nonsense_end_in_time() {
 async fn nobody_at_home_is_said_as_that() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let refused = post(port, Duration::from_secs(2)).await.unwrap_err();
-    assert!(refused.to_string().starts_with("nobody answers there"), "{refused}");
+    assert!(refused.to_string().starts_with("the connection failed"), "{refused}");
 }

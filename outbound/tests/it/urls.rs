@@ -1,4 +1,4 @@
-//! URLs that must lead nowhere, and URLs that must lead where they say. No socket is opened.
+//! URLs that must be refused, and URLs that must reach the address that they name. No socket is opened.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +19,7 @@ use futures::future::BoxFuture;
 use http::HeaderMap;
 use tokio::net::TcpStream;
 
-/// The names of testdata/names.txt, and how often each was asked for.
+/// The names of testdata/names.txt, and the number of times each was resolved.
 #[derive(Default)]
 struct Table {
     names: BTreeMap<String, Vec<IpAddr>>,
@@ -43,7 +43,7 @@ impl Names for Table {
         let mut asked = self.asked.lock().unwrap();
         let times = asked.entry(host.to_owned()).or_default();
         *times += 1;
-        // Harmless when it is looked at, harmful the next time; and the other way round.
+        // Public when it is first resolved, internal the next time; and the other way round.
         let found = match (host, *times) {
             ("rebinds.example", 1) => Ok(vec!["93.184.215.14".parse().unwrap()]),
             ("rebinds.example", _) | ("rebinds-at-once.example", 1) => Ok(vec!["127.0.0.1".parse().unwrap()]),
@@ -54,7 +54,7 @@ impl Names for Table {
     }
 }
 
-/// Writes down what it should call, and calls nothing.
+/// A dialer that records addresses instead of connecting.
 #[derive(Default)]
 struct Recorder(Mutex<Vec<SocketAddr>>);
 
@@ -65,7 +65,7 @@ impl Dial for Recorder {
     }
 }
 
-/// A client whose names and sockets are ours. One for many URLs: to make one reads the system's certificates.
+/// A client with its own resolver and sockets. One for many URLs: creating one reads the system's certificates.
 struct Judge {
     policy: Policy,
     client: Client,
@@ -80,7 +80,7 @@ impl Judge {
         Self { policy, client, table, recorder }
     }
 
-    /// Where a URL leads, and how it is refused.
+    /// Returns the addresses that a URL connects to, and the reason if it is refused.
     async fn try_url(&self, text: &str) -> (Vec<SocketAddr>, Result<(), String>) {
         let refused = match self.policy.url(text) {
             Err(refusal) => Err(refusal.to_string()),
@@ -99,7 +99,7 @@ impl Judge {
 fn lines(text: &str) -> Vec<String> {
     let kept = text.lines().filter(|line| !line.starts_with('#'));
     let mut lines: Vec<String> = kept.map(|line| line.replace("%TAB%", "\t").replace("%LF%", "\n")).collect();
-    // Empty lines stand between groups; an empty URL is one more.
+    // Empty lines separate groups; an empty URL is added as another case.
     lines.retain(|line| !line.is_empty());
     lines.push(String::new());
     lines
@@ -151,7 +151,7 @@ async fn loopback_is_let_in_alone_where_it_is_allowed() {
     assert_eq!(called, ["127.0.0.1:9000".parse().unwrap(), "[::1]:9000".parse().unwrap()]);
     for text in lines(include_str!("../../testdata/refused.txt")) {
         let (called, _) = judge.try_url(&text).await;
-        // A name that stands for this machine and for a public one may lead to either.
+        // A name that resolves to this machine and to a public address may lead to either.
         let allowed = |ip: IpAddr| ip.is_loopback() || special(ip).is_none();
         assert!(called.iter().all(|address| allowed(address.ip())), "{text}: {called:?}");
     }
@@ -161,6 +161,6 @@ async fn loopback_is_let_in_alone_where_it_is_allowed() {
 async fn ports_are_judged_where_they_are_named() {
     let judge = Judge::new(Policy { allow_loopback: false, ports: vec![443] });
     let (called, refused) = judge.try_url("http://hooks.example/").await;
-    assert_eq!((called, refused), (vec![], Err("port 80 is not allowed; these are: 443".into())));
+    assert_eq!((called, refused), (vec![], Err("port 80 is not allowed; allowed: 443".into())));
     assert_eq!(judge.try_url("https://hooks.example/").await.0.len(), 1);
 }

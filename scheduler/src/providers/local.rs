@@ -1,7 +1,7 @@
-//! This machine as a provider: each run and each replica is a child process.
+//! The local provider: each run and each replica is a child process on this machine.
 //!
-//! A child's standard input is a pipe that nobody writes to: its end tells the child that we are gone, however we went,
-//! and it leaves (`--exit-with-parent`). So after a restart of the scheduler there is nothing left to find.
+//! A child's standard input is a pipe that this process never writes to. It closes when this process ends, however that
+//! happens, and the child then exits (`--exit-with-parent`). So no children are left after a restart of the scheduler.
 
 use std::{
     collections::HashMap,
@@ -31,17 +31,17 @@ use crate::{
     },
 };
 
-/// How long a child has to leave by itself once its input has ended.
+/// The time that a child has to exit after its input was closed, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How much of a dead child's last output goes into our own log.
+/// The length of an ended child's last output that is copied to the scheduler's log, in bytes.
 const TAIL_BYTES: i64 = 1500;
 
-/// This machine.
+/// The local provider.
 pub(crate) struct Local {
     settings: Settings,
     children: Mutex<HashMap<String, Entry>>,
-    /// Rung when a child ends, so that the reconciler looks at once.
+    /// Notified when a child ends, so that the reconciler runs immediately.
     ended: Arc<Notify>,
 }
 
@@ -56,17 +56,17 @@ struct Settings {
 }
 
 struct Entry {
-    /// Set to make the child leave.
+    /// Set to stop the child.
     stop: watch::Sender<bool>,
-    /// How it ended, once it has.
+    /// The exit message, once the child has ended.
     ended: watch::Receiver<Option<String>>,
 }
 
 impl Local {
-    /// This machine, as the configuration describes it. Makes the folders.
+    /// Creates the provider from the configuration, and its folders.
     ///
     /// # Errors
-    /// A folder cannot be made, or the system does not say where this program lies.
+    /// A folder cannot be created, or the path of this program cannot be determined.
     pub(crate) fn new(config: &LocalConfig, api_url: &str, ended: Arc<Notify>) -> std::io::Result<Self> {
         for folder in ["cache", "logs"] {
             std::fs::create_dir_all(config.work_dir.join(folder))?;
@@ -91,11 +91,12 @@ impl Local {
         let failed = |cause| ProviderError { action: format!("starting {program}"), cause };
         let log_path = self.settings.work_dir.join("logs").join(format!("{}.log", launch.name));
         let mut command = self.settings.command(program, launch);
-        // A log that cannot be written, on a full disk say, ends nothing.
+        // A log that cannot be written, such as on a full disk, must not prevent the launch.
         match logs::open(&log_path).and_then(|log| Ok((log.try_clone()?, log))) {
             Ok((out, err)) => command.stdout(out).stderr(err),
             Err(why) => {
-                tracing::warn!(handle = launch.name, %why, "{program} has no log: {} cannot be made", log_path.display());
+                tracing::warn!(handle = launch.name, %why,
+                    "{program} has no log: {} cannot be created", log_path.display());
                 command.stdout(Stdio::null()).stderr(Stdio::null())
             }
         };
@@ -127,7 +128,7 @@ impl Local {
 impl Settings {
     fn command(&self, program: &str, launch: &Launch) -> Command {
         let mut command = Command::new(self.binaries.join(program));
-        // A node holds no credential of the platform's, so ours are not handed down.
+        // A node holds no credentials of the platform, so the scheduler's are not inherited.
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_secret(&name.to_string_lossy())) {
             command.env_remove(name);
         }
@@ -145,7 +146,7 @@ impl Settings {
             .arg("--exit-with-parent")
             .stdin(Stdio::piped())
             .kill_on_drop(true)
-            // Ctrl-C in the terminal is ours to act upon.
+            // Ctrl-C in the terminal is for the scheduler to handle.
             .process_group(0);
         if launch.program == Program::Serving {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -159,7 +160,7 @@ fn is_secret(name: &str) -> bool {
     is_ours || ["DATABASE_URL", "PGPASSWORD", "PGPASSFILE"].contains(&name) || name.starts_with("AWS_")
 }
 
-/// Waits for the child's end; a stop closes its input first and kills it after a while.
+/// Waits for the child to exit. A stop closes its input first, and kills it after [`GRACE`].
 async fn tend(mut child: Child, mut stop: watch::Receiver<bool>) -> std::io::Result<ExitStatus> {
     let lifeline = child.stdin.take();
     tokio::select! {
@@ -174,14 +175,15 @@ async fn tend(mut child: Child, mut stop: watch::Receiver<bool>) -> std::io::Res
     child.wait().await
 }
 
-/// How it ended, for a tenant to read: its last lines, which may name paths and other tenants' ids, are in our log.
+/// Returns an exit message that tenants may read. The last lines of output may contain paths and other tenants' IDs, so
+/// they are only logged.
 fn exit_message(program: &str, status: std::io::Result<ExitStatus>) -> String {
     match status {
         Ok(status) if status.signal() == Some(9) => {
-            format!("{program} ended ({status}): it was killed, perhaps for want of memory on the machine")
+            format!("{program} ended ({status}): it was killed, possibly because the machine ran out of memory")
         }
         Ok(status) => format!("{program} ended ({status})"),
-        Err(_) => format!("{program} ended, nobody knows how"),
+        Err(_) => format!("{program} ended with an unknown status"),
     }
 }
 
@@ -192,12 +194,12 @@ fn tail(log: &Path) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     let text = plain(&String::from_utf8_lossy(&bytes));
-    // A cut first line is no use.
+    // An incomplete first line is dropped.
     let whole = if start > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &text };
     Ok(whole.trim().to_owned())
 }
 
-/// Without colours and other control characters: operators read this in their terminals.
+/// Strips escape sequences and other control characters: operators read this in their terminals.
 fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut characters = text.chars();
@@ -247,7 +249,7 @@ impl Provider for Local {
         Box::pin(async move {
             if let Some(mut entry) = entry {
                 entry.stop.send_replace(true);
-                // An error means that the one who tends it is gone, and the child with it.
+                // An error means that the supervising task has ended, and the child with it.
                 drop(entry.ended.wait_for(Option::is_some).await);
             }
             Ok(())
@@ -261,7 +263,7 @@ mod tests {
 
     use super::*;
 
-    /// A machine whose trainer is a shell script.
+    /// Returns a provider whose trainer is a shell script.
     fn machine(folder: &Path, script: &str) -> (Local, Arc<Notify>) {
         let program = folder.join("attune-trainer");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -295,7 +297,8 @@ mod tests {
         assert_eq!(local.list().await.unwrap(), []);
     }
 
-    /// A replica's log has words of every project that it answered; whoever waits for it is not told of them.
+    /// A replica's log contains output about every project that it served; users waiting for the replica must not see
+    /// it.
     #[tokio::test]
     async fn the_last_words_of_a_serving_process_are_not_told() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The logs of this machine's runs and replicas, bounded in length and in number.
+//! The logs of this machine's runs and replicas, limited in length and in number.
 
 use std::{
     fs::{self, File},
@@ -7,43 +7,44 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// The longest log. A longer one is cut to its second half.
+/// The maximum length of a log, in bytes. A longer one is truncated to its second half.
 pub(crate) const LOG_BYTES: u64 = 16 << 20;
 
-/// Logs that are kept beside those that are being written.
+/// The number of logs that are kept, in addition to new ones.
 pub(crate) const MOST_LOGS: usize = 200;
 
-/// Between two looks at the length of a log.
+/// The interval between two checks of a log's length.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Opens a new log, and removes the oldest beyond [`MOST_LOGS`].
 ///
 /// # Errors
-/// The folder cannot be read, or the file not be made.
+/// The folder cannot be read, or the file cannot be created.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         prune(folder, MOST_LOGS)?;
     }
-    // Truncated as it is opened; and whatever is written later goes to the end, also after the file was cut.
+    // Truncated when it is opened; later writes append, also after the file was cut.
     File::create(path)?;
     File::options().append(true).open(path)
 }
 
-/// Keeps a log short, for as long as it is polled.
+/// Limits a log's length for as long as it is polled.
 pub(crate) async fn keep_short(path: PathBuf) {
     loop {
         tokio::time::sleep(LOOK).await;
         let path = path.clone();
         let cut = tokio::task::spawn_blocking(move || cut(&path, LOG_BYTES)).await;
         if let Ok(Err(error)) = cut {
-            tracing::warn!(%error, "a log could not be cut");
+            tracing::warn!(%error, "a log could not be truncated");
         }
     }
 }
 
-/// Cuts the file to the whole lines of its second half, if it is longer than `most`. What is written meanwhile may be lost.
+/// Cuts the file to the whole lines of its second half if it is longer than `most`. Lines written meanwhile may be
+/// lost.
 fn cut(path: &Path, most: u64) -> io::Result<()> {
-    // One that could not be made, or was removed meanwhile, is as short as can be.
+    // A file that could not be created, or was removed meanwhile, has length 0.
     let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
     if length <= most {
         return Ok(());
@@ -58,7 +59,7 @@ fn cut(path: &Path, most: u64) -> io::Result<()> {
     end.write_all(&tail[first_line..])
 }
 
-/// Removes the logs that were written to longest ago, until `most` are left. Those of living processes are young.
+/// Removes the least recently written logs until `most` are left. Those of running processes are recent.
 fn prune(folder: &Path, most: usize) -> io::Result<()> {
     let mut logs = Vec::new();
     for entry in fs::read_dir(folder)? {

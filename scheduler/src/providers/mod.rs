@@ -1,8 +1,8 @@
 //! Providers: the places where runs and replicas are started.
 
-/// This machine as a provider.
+/// The local provider: this machine.
 pub(crate) mod local;
 /// The logs of its processes.
 pub(crate) mod logs;
-/// Where processes run.
+/// The `Provider` trait.
 pub(crate) mod provider;

@@ -1,4 +1,4 @@
-//! Where processes run: the one small door to the world outside. Today `local`, which is also what tests use.
+//! The interface to the machines on which processes run. `local` is the only implementation; tests use it too.
 
 use attune_domain::offer::Offer;
 use futures::future::BoxFuture;
@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 use crate::error::ProviderError;
 
-/// What is to be launched.
+/// The program of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Program {
     /// `attune-trainer`, for one run.
@@ -15,42 +15,42 @@ pub(crate) enum Program {
     Serving,
 }
 
-/// A launch. The name is the run's or the replica's id, and becomes the handle.
+/// A launch. The name is the run's or the replica's ID, and becomes the handle.
 #[derive(Debug)]
 pub(crate) struct Launch {
-    /// Which program.
+    /// The program.
     pub(crate) program: Program,
-    /// The id.
+    /// The run's or the replica's ID.
     pub(crate) name: String,
-    /// What it shows to the api.
+    /// The token that authenticates the process to the API.
     pub(crate) token: SecretString,
-    /// Processor threads.
+    /// CPU threads.
     pub(crate) threads: u32,
 }
 
-/// A process that the provider knows of.
+/// A process that the provider has launched and that was not stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Process {
-    /// What [`Provider::launch`] called it.
+    /// The handle that [`Provider::launch`] returned.
     pub(crate) handle: String,
-    /// How it ended, in words, if it has; the provider keeps it until [`Provider::stop`].
+    /// The exit message, if the process has ended; the provider keeps it until [`Provider::stop`].
     pub(crate) ended: Option<String>,
 }
 
-/// Starts processes and ends them. Knows no job and no row.
+/// Launches and stops processes. Has no access to jobs or rows.
 pub(crate) trait Provider: Send + Sync {
-    /// `node.provider`.
+    /// Returns the name stored in `node.provider`.
     fn name(&self) -> &'static str;
 
-    /// What can be had when nothing is reserved.
+    /// Returns the offers, without reservations subtracted.
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>>;
 
     /// Starts a process and returns its handle.
     fn launch(&self, launch: Launch) -> BoxFuture<'_, Result<String, ProviderError>>;
 
-    /// All processes that were launched and not stopped.
+    /// Returns all processes that were launched and not stopped.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Process>, ProviderError>>;
 
-    /// Ends a process if it runs, and forgets it. One that is not known is no error.
+    /// Stops a process if it runs, and forgets it. An unknown handle is no error.
     fn stop(&self, handle: &str) -> BoxFuture<'_, Result<(), ProviderError>>;
 }

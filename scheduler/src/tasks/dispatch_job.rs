@@ -1,7 +1,7 @@
-//! `queued → provisioning`: facts → memory → offer → node, run and lease in one transaction → launch.
+//! Dispatch, `queued → provisioning`: facts → memory → offer → node, run and lease in one transaction → launch.
 //!
-//! The message is only a wake-up: the queue of waiting jobs is the rows, and the oldest goes first. A job that must
-//! wait holds the younger ones back, so that a large one is not passed by for ever.
+//! The message is only a wake-up: the rows are the queue of waiting jobs, and the oldest goes first. A job that must
+//! wait holds the younger ones back, so that a large job does not starve.
 
 use attune_domain::{
     bytes::Bytes,
@@ -43,7 +43,7 @@ use crate::{
 /// The `code` of the event that warns of another plan.
 const PLAN_CHANGED: &str = "plan_changed";
 
-/// At most so many in one go; the reconciler comes back for the rest.
+/// The maximum number of jobs dispatched per message; the reconciler sends another message for the rest.
 const JOBS_AT_ONCE: i64 = 20;
 
 impl Handle for DispatchJob {
@@ -59,17 +59,17 @@ impl Handle for DispatchJob {
     }
 }
 
-/// What is to become of a queued job.
+/// The placement decision for a queued job.
 enum Decision {
-    /// It gets this much of this offer. `changed`: not with the plan that it began with; the warning about that.
+    /// Place it on this offer. `changed`: the warning if the plan differs from the one that the job began with.
     Place { plan: Plan, offer: Offer, message: String, changed: Option<String> },
-    /// It never will.
+    /// Fail it: it will never fit.
     Refuse(JobError),
-    /// Not now. `for_plan`: with another plan than the one that it began with it might be.
+    /// Wait. `for_plan`: another plan than the one that the job began with might fit.
     Wait { refusals: Vec<Refusal>, reason: String, for_plan: bool },
 }
 
-/// Returns whether the next job may be looked at.
+/// Returns whether the next job may be dispatched.
 #[tracing::instrument(skip(app), fields(job.id = %job_id))]
 async fn dispatch(app: &App, job_id: JobId) -> Result<bool, SchedulerError> {
     let mut tx = app.begin().await?;
@@ -131,8 +131,9 @@ fn longest_row(job: &Job) -> u64 {
     longest.unwrap_or_else(|| job.spec.max_length.into()).max(1)
 }
 
-/// Pure. A job that was trained before, `kept` being how, goes on with that plan and waits for it, so that its adapter is the
-/// one of a job that nobody disturbed. Where no offer can ever hold that plan it gets another one, and a warning.
+/// Decides without I/O. A job that was trained before with the plan `kept` continues with that plan and waits for it,
+/// so that its adapter equals that of an undisturbed job. Where no offer can ever hold that plan it gets another one,
+/// and a warning.
 fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) -> Decision {
     let Some(kept) = kept else { return decide_anew(work, offers) };
     match place_again(work, kept, offers) {
@@ -148,7 +149,7 @@ fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) -> Decision
         }
         Placement::Later(refusals) => {
             let reason = format!(
-                "The job waits for memory to go on with the plan that it began with ({}): {}",
+                "The job waits for memory to resume with its original plan ({}): {}",
                 plan_words::cut(kept),
                 plan_words::listed(&refusals)
             );
@@ -157,8 +158,8 @@ fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) -> Decision
         Placement::Never { smallest, refusals } => match decide_anew(work, offers) {
             Decision::Place { plan, offer, message, .. } => {
                 let changed = Some(format!(
-                    "The job cannot go on with the plan that it began with ({}): that takes {}, and {}. It goes on with {}. \
-                     The adapter will not be, bit for bit, the one that the job would have given undisturbed",
+                    "The job cannot resume with its original plan ({}), which needs {}: {}. It resumes with {}. \
+                     The adapter will not be bit-identical to that of an undisturbed job",
                     plan_words::cut(kept),
                     smallest.peak,
                     plan_words::listed(&refusals),
@@ -171,7 +172,7 @@ fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) -> Decision
     }
 }
 
-/// Pure. A job without a plan.
+/// Decides for a job without a plan. No I/O.
 fn decide_anew(work: Workload<'_>, offers: &[Offer]) -> Decision {
     match place(work, offers) {
         Placement::Now { offer, plan, estimate } => {
@@ -188,7 +189,7 @@ fn decide_anew(work: Workload<'_>, offers: &[Offer]) -> Decision {
             let reasons = plan_words::listed(&refusals);
             let (asked, param) = plan_words::asked_for(work.train);
             let message = format!(
-                "The job{asked} needs {} of memory at least ({}), and {}",
+                "The job{asked} needs at least {} of memory ({}), but {}",
                 smallest.peak,
                 smallest.breakdown(),
                 if reasons.is_empty() { "there is no machine" } else { &reasons }
@@ -203,7 +204,7 @@ fn decide_anew(work: Workload<'_>, offers: &[Offer]) -> Decision {
     }
 }
 
-/// Tells, before the step that claims the job, that what follows is not covered by the promise of a resume.
+/// Adds an event, before the step that claims the job, that the result may differ from an undisturbed run's.
 async fn warn_of_change(
     tx: &mut PgConnection,
     job: JobId,
@@ -245,7 +246,8 @@ async fn claim(
     Ok(Some((run, token)))
 }
 
-/// The row is there; now the process. If it cannot be started, the run is lost at once. Returns whether it was.
+/// Launches the trainer of a committed run. If it cannot be started, the run is lost immediately. Returns whether it
+/// was started.
 async fn launch(app: &App, run: &Run, token: String) -> Result<bool, SchedulerError> {
     let launch = Launch {
         program: Program::Trainer,
@@ -295,7 +297,7 @@ mod tests {
         with_work(asked, |work| decide(work, None, &[offer]))
     }
 
-    /// A job that began with `kept`, on a machine with a slot.
+    /// Decides for a job that began with `kept`, on a machine with a free slot.
     fn again(kept: &Plan, memory: Bytes, reserved: Bytes) -> Decision {
         with_work(&Requested::default(), |work| decide(work, Some(kept), &[offer(memory, reserved, 1)]))
     }
@@ -343,16 +345,16 @@ mod tests {
         let Decision::Place { plan, message, .. } = asked(&by_hand, 64_000, 0, 1) else { panic!("not placed") };
         assert_eq!((plan.micro_batch_size, plan.checkpointing), (64, false));
         assert!(
-            message.ends_with("micro_batch_size 64 (asked for), gradient_checkpointing false (asked for)"),
+            message.ends_with("micro_batch_size 64 (requested), gradient_checkpointing false (requested)"),
             "{message}"
         );
 
         let Decision::Refuse(error) = asked(&by_hand, 8_000, 0, 1) else { panic!("not refused") };
         let named =
-            "The job with trainer.micro_batch_size 64 and trainer.gradient_checkpointing false, as asked for, needs";
+            "The job with trainer.micro_batch_size 64 and trainer.gradient_checkpointing false, as requested, needs";
         assert!(error.message.starts_with(named), "{}", error.message);
         assert_eq!(error.param.as_deref(), Some("trainer.micro_batch_size"));
-        // The same job fits when the plan may choose.
+        // The same job fits when the planner may choose.
         let open = Requested { effective_batch_size: Some(64), ..Requested::default() };
         assert!(matches!(asked(&open, 8_000, 0, 1), Decision::Place { .. }));
     }
@@ -367,13 +369,13 @@ mod tests {
     fn case_15_a_plan_is_kept_waited_for_and_changed_only_with_a_warning() {
         let Decision::Place { plan: kept, .. } = decided(16_000, 0, 1) else { panic!("not placed") };
         let peak = kept.predicted_peak;
-        // With more memory, or exactly enough, nothing changes, whatever a new job would get.
+        // With more memory, or exactly enough, nothing changes, whatever plan a new job would get.
         for (memory, reserved) in [(Bytes::mib(64_000), Bytes(0)), (Bytes(peak.0 + 5), Bytes(5))] {
             let Decision::Place { plan, message, changed, .. } = again(&kept, memory, reserved) else { panic!() };
             assert_eq!((&plan, changed), (&kept, None));
             assert!(message.ends_with("micro_batch_size 5, gradient_checkpointing false, as before"), "{message}");
         }
-        // Somebody else holds a byte too much of it: the job waits, though a smaller plan would fit.
+        // Another process holds one byte too many: the job waits, though a smaller plan would fit.
         let Decision::Wait { reason, for_plan: true, .. } =
             again(&kept, Bytes::mib(16_000), Bytes((16_000 << 20) - peak.0 + 1))
         else {
@@ -381,13 +383,13 @@ mod tests {
         };
         let said = "(micro_batch_size 5, gradient_checkpointing false): this machine has 1 B too little memory free";
         assert!(reason.ends_with(said), "{reason}");
-        // There will never be enough: a smaller one, and the promise does not hold.
+        // There will never be enough: the job gets a smaller plan, with a warning.
         let Decision::Place { plan, changed: Some(warning), .. } = again(&kept, Bytes(peak.0 - 1), Bytes(0)) else {
             panic!("no warning")
         };
         assert!(plan.predicted_peak < peak && plan != kept);
-        assert!(warning.contains("will not be, bit for bit,") && warning.contains("1 B too little"), "{warning}");
-        // The smaller one is then kept in its turn.
+        assert!(warning.contains("will not be bit-identical") && warning.contains("1 B too little"), "{warning}");
+        // The smaller plan is then kept in turn.
         let Decision::Place { plan: next, changed: None, .. } = again(&plan, Bytes::mib(16_000), Bytes(0)) else {
             panic!("not kept")
         };

@@ -1,4 +1,4 @@
-//! `wanted → launching`: memory → offer → node in one transaction → launch.
+//! Launch of a wanted replica, `wanted → launching`: memory → offer → node in one transaction → launch.
 
 use attune_domain::{
     architecture::Architecture,
@@ -23,13 +23,13 @@ use crate::{
     reconciler,
 };
 
-/// For adapters, keys and values: with less, a single long chat would not fit.
+/// The least memory for adapters, keys and values: with less, a single long chat would not fit.
 const LEAST_BUDGET: Bytes = Bytes::mib(128);
 
-/// More is of no use on one machine's processors.
+/// The most memory for adapters, keys and values: more is of no use on one machine's CPUs.
 const MOST_BUDGET: Bytes = Bytes::mib(2048);
 
-/// What is to become of a wanted replica.
+/// The placement decision for a wanted replica.
 enum Decision {
     Place { offer: Offer, memory: Bytes, budget: Bytes, threads: u32 },
     Refuse(String),
@@ -78,7 +78,8 @@ impl Handle for EnsureReplica {
     }
 }
 
-/// Pure. The replica gets a quarter of what is left beside its base, within bounds, so that others find room too.
+/// Decides without I/O. The replica gets a quarter of the memory that its base leaves free, within bounds, so that
+/// other processes fit too.
 fn decide(architecture: &Architecture, quantization: Quantization, offers: &[Offer]) -> Decision {
     let least = memory::serving(architecture, quantization, LEAST_BUDGET);
     match right_size(least.peak, false, offers) {
@@ -91,7 +92,7 @@ fn decide(architecture: &Architecture, quantization: Quantization, offers: &[Off
         Err(refusals) if refusals.iter().all(Refusal::is_final) => {
             let reasons = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             Decision::Refuse(format!(
-                "a replica needs {} of memory at least ({}), and {reasons}",
+                "a replica needs at least {} of memory ({}), but {reasons}",
                 least.peak,
                 least.breakdown()
             ))

@@ -1,5 +1,5 @@
-//! What the queues bring. Each task reads the row that its message names, returns quietly if there is nothing to do,
-//! and is safe twice.
+//! Handlers of queue messages. Each reads the row that its message names, returns without an error if there is nothing
+//! to do, and is idempotent.
 
 use std::future::Future;
 
@@ -14,8 +14,8 @@ mod scan;
 mod text_folder;
 mod validate_job;
 
-/// A message that this process acts upon.
+/// A message that this process handles.
 pub(crate) trait Handle: Task {
-    /// Acts. An error is logged, and the reconciler sends the message again.
+    /// Handles the message. An error is logged, and the reconciler sends the message again.
     fn handle(self, app: App) -> impl Future<Output = Result<(), SchedulerError>> + Send;
 }

@@ -1,4 +1,4 @@
-//! A plan in words: what was chosen, and why.
+//! Human-readable plans, for a job's events and errors.
 
 use attune_domain::{
     memory::{self, MICRO_BATCH_TOKENS, Workload},
@@ -7,11 +7,12 @@ use attune_domain::{
     spec::TrainSpec,
 };
 
-/// `micro_batch_size 4 (asked for), gradient_checkpointing true (chosen: less memory)`.
+/// Describes a plan with reasons: `micro_batch_size 4 (requested), gradient_checkpointing false (chosen: it fits
+/// without)`.
 pub(crate) fn chosen(work: Workload<'_>, plan: &Plan) -> String {
     let (asked, largest) = (work.train.micro_batch_size, memory::largest_micro_batch(work));
     let rows = if asked.is_some() {
-        "asked for".to_owned()
+        "requested".to_owned()
     } else if plan.micro_batch_size < largest {
         format!("chosen: {largest} rows would not fit")
     } else if largest == work.train.effective_batch_size {
@@ -20,7 +21,7 @@ pub(crate) fn chosen(work: Workload<'_>, plan: &Plan) -> String {
         format!("chosen: more than {MICRO_BATCH_TOKENS} tokens at once are no faster")
     };
     let checkpointing = match (work.train.gradient_checkpointing, plan.checkpointing) {
-        (Some(_), _) => "asked for",
+        (Some(_), _) => "requested",
         (None, false) => "chosen: it fits without",
         (None, true) => "chosen: it does not fit without; activations are computed twice",
     };
@@ -28,13 +29,13 @@ pub(crate) fn chosen(work: Workload<'_>, plan: &Plan) -> String {
     format!("micro_batch_size {micro_batch_size} ({rows}), gradient_checkpointing {is_on} ({checkpointing})")
 }
 
-/// `micro_batch_size 4, gradient_checkpointing true`.
+/// Describes a plan: `micro_batch_size 4, gradient_checkpointing true`.
 pub(crate) fn cut(plan: &Plan) -> String {
     let Plan { micro_batch_size, checkpointing, .. } = plan;
     format!("micro_batch_size {micro_batch_size}, gradient_checkpointing {checkpointing}")
 }
 
-/// Refusals as a part of a sentence.
+/// Joins refusals into a clause.
 pub(crate) fn listed(refusals: &[Refusal]) -> String {
     match refusals {
         [] => "there is no machine".into(),
@@ -42,8 +43,8 @@ pub(crate) fn listed(refusals: &[Refusal]) -> String {
     }
 }
 
-/// What a plan had to obey, as a part of a sentence, and the field to look at first. Nothing, if nothing makes the need
-/// larger.
+/// Returns the requested settings that increase the plan's memory, as a clause, and the first one's field. Empty if
+/// none does.
 pub(crate) fn asked_for(train: &TrainSpec) -> (String, Option<&'static str>) {
     const ROWS: &str = "trainer.micro_batch_size";
     const CHECKPOINTING: &str = "trainer.gradient_checkpointing";
@@ -53,5 +54,5 @@ pub(crate) fn asked_for(train: &TrainSpec) -> (String, Option<&'static str>) {
     let asked: Vec<_> = rows.into_iter().chain(checkpointing).collect();
     let Some((first, _)) = asked.first() else { return (String::new(), None) };
     let words: Vec<_> = asked.iter().map(|(name, value)| format!("{name} {value}")).collect();
-    (format!(" with {}, as asked for,", words.join(" and ")), Some(first))
+    (format!(" with {}, as requested,", words.join(" and ")), Some(first))
 }

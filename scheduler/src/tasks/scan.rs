@@ -1,6 +1,6 @@
-//! One pass over a file's rows with the base model's own tokenizer: how many tokens, what the job's policy does to rows
-//! that are too long, and which rows cannot be trained on. Blocking, in constant memory; pure but for the bytes that
-//! come in.
+//! One pass over a file's rows with the base model's own tokenizer: token counts, the effect of the job's policy on
+//! rows that are too long, and the rows that cannot be trained on. Blocking, in constant memory; it only reads the
+//! bytes passed to it.
 
 use attune_store::jobs::{
     job::{FileFacts, JobError},
@@ -12,7 +12,7 @@ use attune_text::{
     tally::{RowsError, Tally},
 };
 
-/// Takes a file's bytes as they come.
+/// A scan that is fed a file's bytes in chunks.
 pub(super) struct Scan<'a> {
     /// The request's field: `training_file`.
     param: &'static str,
@@ -20,29 +20,29 @@ pub(super) struct Scan<'a> {
     rows: RowReader<'a>,
 }
 
-/// What a sound file comes to.
+/// The result for a valid file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Scanned {
     pub(super) facts: FileFacts,
-    /// What was done to its rows, for the job's events.
+    /// Changes that the policy made to rows, for the job's events.
     pub(super) notes: Vec<(Level, String)>,
 }
 
 impl<'a> Scan<'a> {
-    /// A scan that has seen nothing.
+    /// Creates an empty scan.
     pub(super) fn new(model: &'a TextModel, param: &'static str, policy: RowPolicy) -> Self {
         Self { param, max_length: policy.max_length, rows: RowReader::new(model, policy) }
     }
 
-    /// Takes the next bytes.
+    /// Processes the next chunk.
     pub(super) fn push(&mut self, piece: &[u8]) {
         self.rows.push(piece, &mut drop);
     }
 
-    /// The file has ended.
+    /// Ends the scan at the end of the file.
     ///
     /// # Errors
-    /// What is wrong with the file, for its user: the rows by their lines.
+    /// The user's error: the invalid rows, by line number.
     pub(super) fn finish(self) -> Result<Scanned, JobError> {
         let Self { param, max_length, rows } = self;
         let tally = rows.finish(&mut drop).map_err(|error| refused(param, &error))?;
@@ -76,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    /// One token per word.
+    /// Returns a model with one token per word.
     fn model() -> TextModel {
         let tokenizer = r#"{"version": "1.0", "truncation": null, "padding": null, "normalizer": null,
             "post_processor": null, "decoder": null, "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"},
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn the_facts_are_those_after_the_policy_and_what_it_did_is_said() {
         let scanned = scan(Method::Supervised, OverLength::Split, ROWS).unwrap();
-        // 3 tokens; and 7, cut into 4 and the last of those with 3 more.
+        // 3 tokens; and 7, split into 4, and the last of those with 3 more.
         assert_eq!(scanned.facts, FileFacts { rows: 3, tokens: 11, trained_tokens: 8, longest_row: 4 });
         let said = "validation_file: 1 row was split into 2 parts of at most 4 tokens: line 2 (2 parts)";
         assert_eq!(scanned.notes, [(Level::Warn, said.to_owned())]);

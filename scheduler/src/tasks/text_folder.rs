@@ -1,5 +1,5 @@
-//! The small files of a base model (tokenizer, chat template, configs), on this machine's disk: all that validation
-//! needs of it. Weights are never fetched here.
+//! The small files of a base model (tokenizer, chat template, configs), cached on this machine's disk: validation needs
+//! no others. Weights are never fetched here.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use attune_text::model::FILES;
 
 use crate::{app::App, error::SchedulerError};
 
-/// The folder, complete. Fetched when it is not there yet.
+/// Returns the complete folder. Fetches it if it is not cached.
 ///
 /// # Errors
 /// [`SchedulerError::Store`], [`SchedulerError::File`].
@@ -21,7 +21,7 @@ pub(super) async fn ensure(app: &App, base: &base_model::BaseModel) -> Result<Pa
     let mut conn = app.single().await?;
     let files = base_model::files(&mut conn, base.base_model_id).await?;
     drop(conn);
-    // Complete or not there: made under another name, then renamed.
+    // Created under a temporary name, then renamed: the folder is complete or missing.
     let made = app.cache_dir.join(format!("{}.{}", base.digest, uuid::Uuid::now_v7().simple()));
     let fetched = fetch(&app.objects, &files, &made).await;
     let renamed = match fetched {
@@ -31,7 +31,7 @@ pub(super) async fn ensure(app: &App, base: &base_model::BaseModel) -> Result<Pa
     if renamed.is_err() {
         drop(tokio::fs::remove_dir_all(&made).await);
         if tokio::fs::try_exists(&folder).await.unwrap_or(false) {
-            return Ok(folder); // somebody else was faster
+            return Ok(folder); // another task was faster
         }
     }
     renamed.map(|()| folder)

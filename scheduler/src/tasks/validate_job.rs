@@ -1,5 +1,5 @@
-//! `validating → queued`, or `→ failed` with the lines that are at fault: every row of the job's files is turned into
-//! tokens with the base's own tokenizer, as the trainer will do it.
+//! Validation, `validating → queued`, or `→ failed` with the invalid lines: tokenizes every row of the job's files with
+//! the base's own tokenizer, as the trainer will.
 
 use std::{path::Path, sync::Arc};
 
@@ -35,7 +35,8 @@ impl Handle for ValidateJob {
     async fn handle(self, app: App) -> Result<(), SchedulerError> {
         let mut outcome = Ok(());
         let mut next = Some(self.job_id);
-        // One after the other of a project's jobs: whoever finds the place taken leaves the job to whoever has it.
+        // A project's jobs are validated one after the other: a task that finds the slot taken leaves its job to the
+        // holder.
         while let Some(job_id) = next {
             let mut conn = app.single().await?;
             let job = job::load(&mut conn, job_id).await?;
@@ -50,13 +51,13 @@ impl Handle for ValidateJob {
     }
 }
 
-/// Checks one job's files, if it still wants that. What fails in the same way several times, or ends the process each
-/// time, ends the job.
+/// Validates one job's files, if it is still in validation. A failure that repeats, or a process that ends each time,
+/// fails the job.
 async fn validate(app: &App, job: &job::Job) -> Result<(), SchedulerError> {
     let begun = validation::begin(&mut *app.single().await?, job.job_id).await?;
     let Some(attempt) = begun else { return Ok(()) };
     if attempt > MAX_VALIDATION_ATTEMPTS {
-        return settle(app, job, Err(given_up("the process that did it ended each time"))).await;
+        return settle(app, job, Err(given_up("the validating process ended each time"))).await;
     }
     let done = match examine(app, job).await {
         Ok(verdict) => settle(app, job, verdict).await,
@@ -68,17 +69,17 @@ async fn validate(app: &App, job: &job::Job) -> Result<(), SchedulerError> {
             Err(error)
         }
         Err(error) if attempt == MAX_VALIDATION_ATTEMPTS => {
-            tracing::warn!(job.id = %job.job_id, error = chain(&error), "the check of a job's files is given up");
+            tracing::warn!(job.id = %job.job_id, error = chain(&error), "a validation failed repeatedly");
             settle(app, job, Err(given_up(words(&error)))).await
         }
         done => done,
     }
 }
 
-/// Whether an error comes from elsewhere and will pass: the job is not at fault.
+/// Returns whether an error is transient and not the job's fault.
 fn passes(error: &SchedulerError) -> bool {
     let refused = |error: &sqlx::Error| {
-        // What was sent, not whether it came: data exceptions, broken constraints, limits of the program.
+        // Errors of the statement's content: data exceptions, integrity constraints, program limits (SQLSTATE classes).
         let code = error.as_database_error().and_then(|error| error.code());
         code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
     };
@@ -90,13 +91,13 @@ fn passes(error: &SchedulerError) -> bool {
     }
 }
 
-/// An error in words that say nothing of the platform's inside.
+/// Returns a description of the error without the platform's internals.
 const fn words(error: &SchedulerError) -> &'static str {
     match error {
         SchedulerError::Thread(_) => "the check itself failed",
         SchedulerError::Store(StoreError::Digest { .. }) => "the content of a file is not what was uploaded",
-        SchedulerError::Store(StoreError::NotFound(_)) => "something that it needs is not there any more",
-        _ => "its outcome could not be written down",
+        SchedulerError::Store(StoreError::NotFound(_)) => "a file or model that it needs was deleted",
+        _ => "its outcome could not be stored",
     }
 }
 
@@ -105,14 +106,14 @@ fn given_up(why: &str) -> JobError {
     JobError { code: "validation_failed".into(), message, param: Some("training_file".into()) }
 }
 
-/// What is found out about the files.
+/// The result for valid files.
 struct Examined {
     facts: TokenFacts,
-    /// What was done to their rows, for the job's events.
+    /// Changes that the policy made to rows, for the job's events.
     notes: Vec<(Level, String)>,
 }
 
-/// The inner error is the user's.
+/// The outcome of a validation. The error is the user's.
 type Verdict = Result<Examined, JobError>;
 
 async fn examine(app: &App, job: &job::Job) -> Result<Verdict, SchedulerError> {
@@ -148,7 +149,7 @@ fn open(folder: &Path) -> Result<TextModel, JobError> {
     })
 }
 
-/// Streams a file from the object store through a [`Scan`] on a thread of its own.
+/// Streams a file from the object store through a [`Scan`] on a blocking thread.
 async fn scan_file(
     app: &App,
     model: Arc<TextModel>,
@@ -176,7 +177,7 @@ async fn scan_file(
         match body.try_next().await {
             Ok(Some(piece)) => {
                 if pieces.send(piece).await.is_err() {
-                    break; // the thread died; joining it says so
+                    break; // the thread panicked; joining it returns the error
                 }
             }
             Ok(None) => break,
@@ -199,11 +200,11 @@ async fn scan_file(
 }
 
 fn gone(param: &str, id: FileId) -> JobError {
-    let message = format!("{param}: the content of {id} is not there any more; upload it again");
+    let message = format!("{param}: the content of {id} no longer exists. Upload it again.");
     JobError { code: "file_not_found".into(), message, param: Some(param.to_owned()) }
 }
 
-/// Steps the job by the verdict. A job that was cancelled meanwhile stays so.
+/// Applies the verdict to the job. A job that was cancelled meanwhile stays cancelled.
 async fn settle(app: &App, job: &job::Job, verdict: Verdict) -> Result<(), SchedulerError> {
     let mut tx = app.begin().await?;
     let stepped = match verdict {

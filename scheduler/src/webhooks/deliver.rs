@@ -1,5 +1,5 @@
-//! The loop that sends. Looks for what is due, begins as many attempts as there is room for, and writes down what came
-//! of each.
+//! The delivery loop: claims due deliveries, starts as many attempts as the limits allow, and records the outcome of
+//! each.
 
 use std::{
     sync::Arc,
@@ -28,28 +28,28 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{message, verdict};
 use crate::error::chain;
 
-/// Between two looks when nothing was due.
+/// The polling interval when nothing was due.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How long an endpoint may take for its answer.
+/// The timeout of an attempt.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// For how long nobody else begins an attempt of the same delivery.
+/// The lease of an attempt, in seconds: no other attempt of the same delivery starts before it expires.
 const LEASE_SECONDS: f64 = 60.0;
 
-/// Attempts at once.
+/// The maximum number of concurrent attempts.
 const AT_ONCE: usize = 64;
 
-/// Attempts at once at one endpoint.
+/// The maximum number of concurrent attempts per endpoint.
 const PER_ENDPOINT: i64 = 4;
 
-/// Attempts at once at all endpoints of one project.
+/// The maximum number of concurrent attempts per project.
 const PER_PROJECT: i64 = 16;
 
-/// Events that become deliveries in one transaction.
+/// The maximum number of events expanded into deliveries in one transaction.
 const RELAYED_AT_ONCE: i64 = 200;
 
-/// What an attempt needs. Cheap to clone.
+/// Shared state of attempts. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Sender {
     pool: PgPool,
@@ -59,7 +59,7 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// `None`: this installation has no key for endpoints' secrets, and so no webhooks.
+    /// Creates the sender; `None`: this installation has no key for endpoints' secrets, and so no webhooks.
     ///
     /// # Errors
     /// The key is too short, or the system's certificates cannot be read.
@@ -75,19 +75,19 @@ impl Sender {
     }
 }
 
-/// Runs until `stop`; attempts under way come to their end.
+/// Runs until `stop`; attempts in progress are completed.
 pub(crate) async fn deliver(sender: Sender, stop: CancellationToken) {
     match reseal(&sender).await {
         Ok(0) => {}
-        Ok(endpoints) => tracing::info!(endpoints, "webhooks' secrets were sealed under the new key"),
-        Err(error) => tracing::warn!(error = chain(&error), "webhooks' secrets stay under the key before"),
+        Ok(endpoints) => tracing::info!(endpoints, "webhook secrets were sealed under the new key"),
+        Err(error) => tracing::warn!(error = chain(&error), "webhook secrets could not be sealed under the new key"),
     }
     let attempts = TaskTracker::new();
     while !stop.is_cancelled() {
         let found = match look(&sender, &attempts).await {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(error = chain(&error), "looking for webhooks failed; it is tried again");
+                tracing::warn!(error = chain(&error), "polling for webhooks failed; it is retried");
                 false
             }
         };
@@ -106,7 +106,7 @@ async fn reseal(sender: &Sender) -> Result<usize, StoreError> {
     Ok(resealed)
 }
 
-/// One look. Returns whether there was anything, so that there may be more.
+/// Polls once. Returns whether there was anything, so that there may be more.
 async fn look(sender: &Sender, attempts: &TaskTracker) -> Result<bool, StoreError> {
     let mut tx = db::platform(&sender.pool).await?;
     let relayed = webhook_queue::relay(&mut tx, RELAYED_AT_ONCE).await?;
@@ -126,13 +126,13 @@ async fn look(sender: &Sender, attempts: &TaskTracker) -> Result<bool, StoreErro
     tx.commit().await?;
     let found = relayed > 0 || !claims.is_empty();
     for claim in claims {
-        // Only this loop takes room, and it has just counted it.
+        // Only this loop acquires permits, and it has just counted them.
         let Ok(place) = sender.room.clone().try_acquire_owned() else { break };
         let sender = sender.clone();
         attempts.spawn(async move {
             if let Err(error) = attempt(&sender, &claim).await {
                 tracing::warn!(delivery.id = %claim.webhook_delivery_id, error = chain(&error),
-                    "an attempt could not be made or written down; it is made again when its lease is over");
+                    "an attempt could not be made or recorded; it is retried when its lease expires");
             }
             drop(place);
         });
@@ -154,7 +154,7 @@ async fn attempt(sender: &Sender, claim: &Claim) -> Result<(), StoreError> {
     let latency_ms = u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX);
     let outcome = outcome(sent.ok(), latency_ms, error);
     tracing::info!(attempt = claim.number, status = outcome.status_code, latency_ms,
-        event.type = claim.event.kind, "a webhook was tried: {next:?}");
+        event.type = claim.event.kind, "a webhook was attempted: {next:?}");
     let mut tx = db::platform(&sender.pool).await?;
     webhook_queue::settle(&mut tx, claim, &outcome, next).await?;
     tx.commit().await

@@ -1,7 +1,7 @@
-//! What is sent, and its signature.
+//! The body of a webhook, and its signature.
 //!
-//! The body has the shape of OpenAI's events; the headers are those of Standard Webhooks, and so is the signature:
-//! HMAC-SHA256 over `id.timestamp.body`, one `v1,…` for each secret that is valid.
+//! The body has the shape of OpenAI's events. Headers and signature follow Standard Webhooks: HMAC-SHA256 over
+//! `id.timestamp.body`, one `v1,…` for each valid secret.
 
 use attune_store::{error::StoreError, webhooks::webhook_delivery::Event};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -12,7 +12,7 @@ use ring::hmac;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
-/// The event as OpenAI writes one.
+/// Returns the event in OpenAI's format.
 pub(super) fn body(event: &Event) -> Bytes {
     let view = json!({
         "object": "event",
@@ -24,7 +24,7 @@ pub(super) fn body(event: &Event) -> Bytes {
     view.to_string().into()
 }
 
-/// The headers of one attempt.
+/// Returns the headers of one attempt.
 ///
 /// # Errors
 /// [`StoreError::Seal`]: a secret is not `whsec_` and base64.
@@ -42,7 +42,8 @@ pub(super) fn headers(
     for (name, value) in
         [("webhook-id", id), ("webhook-timestamp", timestamp), ("webhook-signature", signatures?.join(" "))]
     {
-        let value = HeaderValue::try_from(value).map_err(|_| StoreError::Seal("a signature is no header"))?;
+        let value =
+            HeaderValue::try_from(value).map_err(|_| StoreError::Seal("a signature is not a valid header value"))?;
         headers.insert(name, value);
     }
     Ok(headers)
@@ -50,7 +51,7 @@ pub(super) fn headers(
 
 fn sign(secret: &SecretString, id: &str, timestamp: &str, body: &[u8]) -> Result<String, StoreError> {
     let key = secret.expose_secret().strip_prefix("whsec_").and_then(|text| BASE64_STANDARD.decode(text).ok());
-    let key = key.ok_or(StoreError::Seal("what was in it is not a webhook's secret"))?;
+    let key = key.ok_or(StoreError::Seal("the content is not a webhook secret"))?;
     let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat();
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), &signed);
     Ok(format!("v1,{}", BASE64_STANDARD.encode(tag)))

@@ -1,12 +1,12 @@
-//! Events on their way to users' endpoints: signed, sent, tried again. The rows decide (`store::webhook_queue`).
+//! Webhooks: events signed, sent and retried. The rows decide (`store::webhook_queue`).
 
-/// What follows from an answer: the table of delays.
+/// The outcome of an attempt: the retry schedule.
 mod verdict;
 
-/// What is sent, and its signature.
+/// The body and its signature.
 mod message;
 
-/// The loop that sends.
+/// The delivery loop.
 mod deliver;
 
 pub(crate) use deliver::{Sender, deliver};

@@ -1,11 +1,11 @@
-//! What follows from an answer. Pure: the dice are thrown outside.
+//! The outcome of an attempt. No I/O: the caller passes the random number.
 
 use std::time::{Duration, SystemTime};
 
 use attune_outbound::client::{Answer, SendError};
 use attune_store::webhooks::webhook_queue::Next;
 
-/// Seconds between an attempt that failed and the next one: ten attempts within 75 hours and 35 minutes.
+/// Seconds between a failed attempt and the next one: ten attempts within 75 hours and 35 minutes.
 ///
 /// | attempt | 2nd | 3rd | 4th | 5th | 6th | 7th | 8th | 9th | 10th |
 /// |---|---|---|---|---|---|---|---|---|---|
@@ -14,32 +14,35 @@ use attune_store::webhooks::webhook_queue::Next;
 /// Source: the schedule that Standard Webhooks recommends.
 pub(super) const DELAYS: [u32; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
 
-/// A delay is longer or shorter by up to this share, so that what failed together does not come back together.
+/// The share by which a delay is randomly longer or shorter, so that deliveries that failed together are not retried
+/// together.
 pub(super) const JITTER: f64 = 0.1;
 
-/// The longest that an endpoint can ask us to wait.
+/// The longest `Retry-After` that is honored.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
-/// What follows, and why the attempt counts as failed, if it does. `failures`: those before it; `roll`: from 0 to 1.
+/// Returns the next step, and the error if the attempt failed. `failures`: earlier failed attempts; `roll`: from 0 to
+/// 1.
 pub(super) fn judge(sent: &Result<Answer, SendError>, failures: usize, roll: f64) -> (Next, Option<String>) {
     let (error, wait) = match sent {
         Ok(answer) if answer.status.is_success() => return (Next::Delivered, None),
         Ok(answer) if answer.status.as_u16() == 410 => {
-            return (Next::Gone, Some("it answered 410: it is gone; the endpoint was disabled".into()));
+            return (Next::Gone, Some("the endpoint answered 410 (Gone) and was disabled".into()));
         }
-        Ok(answer) if answer.status.is_redirection() => {
-            (format!("it answered {}; redirects are not followed", answer.status.as_u16()), retry_after(answer))
-        }
-        Ok(answer) => (format!("it answered {}", answer.status.as_u16()), retry_after(answer)),
+        Ok(answer) if answer.status.is_redirection() => (
+            format!("the endpoint answered {}; redirects are not followed", answer.status.as_u16()),
+            retry_after(answer),
+        ),
+        Ok(answer) => (format!("the endpoint answered {}", answer.status.as_u16()), retry_after(answer)),
         Err(error) => (error.to_string(), None),
     };
     let Some(delay) = DELAYS.get(failures) else { return (Next::GivenUp, Some(error)) };
     let delay = f64::from(*delay) * (1.0 + JITTER * (2.0 * roll - 1.0));
-    // Asked to wait longer than the table says, we do; never shorter, or the attempts would be over too soon.
+    // `Retry-After` may make the delay longer, never shorter, or the attempts would be used up too soon.
     (Next::Again(delay.max(wait.unwrap_or_default().as_secs_f64())), Some(error))
 }
 
-/// `Retry-After`: seconds, or a date, which is read by the clock of whoever wrote it.
+/// Parses `Retry-After`: seconds, or a date, which is compared with the response's own `Date` if it has one.
 fn retry_after(answer: &Answer) -> Option<Duration> {
     let header = |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
     let text = header("retry-after")?.trim();
@@ -77,7 +80,7 @@ mod tests {
         let hours = waits.iter().sum::<f64>() / 3600.0;
         assert!((75.0..76.0).contains(&hours), "{hours}");
         assert!(waits.is_sorted());
-        assert_eq!(judge(&failed, DELAYS.len(), 0.5), (Next::GivenUp, Some("it answered 500".into())));
+        assert_eq!(judge(&failed, DELAYS.len(), 0.5), (Next::GivenUp, Some("the endpoint answered 500".into())));
     }
 
     #[test]
@@ -107,6 +110,6 @@ mod tests {
         }
         assert_eq!(judge(&answer(410, &[]), 0, 0.5).0, Next::Gone);
         let (_, error) = judge(&answer(301, &[]), 0, 0.5);
-        assert_eq!(error.as_deref(), Some("it answered 301; redirects are not followed"));
+        assert_eq!(error.as_deref(), Some("the endpoint answered 301; redirects are not followed"));
     }
 }

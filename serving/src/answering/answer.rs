@@ -1,7 +1,8 @@
-//! One request's way: adapter, prompt, engine, text. Runs on its own task and ends when the client is gone.
+//! The path of one request: adapter, prompt, engine, text. It runs on its own task and ends when the client
+//! disconnects.
 //!
-//! Several answers to one prompt are several requests to the engine. The first is alone until it has read the prompt, so
-//! that the others find what it read.
+//! Several answers to one prompt are several requests to the engine. The others are submitted only after the first has
+//! processed the prompt, so that they reuse its prefix.
 
 use std::{sync::Arc, time::Instant};
 
@@ -33,14 +34,14 @@ use crate::{
     error::{Failure, chain},
 };
 
-/// Answers `request` into `out`. Returns early if nobody listens there any more.
+/// Answers `request` into `out`. Returns early if the receiver is dropped.
 pub async fn answer(app: &App, request: GenerateRequest, out: mpsc::Sender<GenerateEvent>) {
     let began = Instant::now();
     let request_id = request.request_id.clone();
     let outcome = tokio::select! {
         outcome = try_answer(app, request, &out) => outcome,
         () = out.closed() => {
-            tracing::debug!(request_id, "the client is gone");
+            tracing::debug!(request_id, "the client has disconnected");
             return;
         }
     };
@@ -48,12 +49,12 @@ pub async fn answer(app: &App, request: GenerateRequest, out: mpsc::Sender<Gener
         Ok(told) => told.log(&request_id, began),
         Err(failure) => {
             tracing::debug!(request_id, code = failure.code(), %failure, "no answer");
-            let _ = out.send(failure.into()).await; // the client may have left in this moment
+            let _ = out.send(failure.into()).await; // the client may have disconnected meanwhile
         }
     }
 }
 
-/// What a request came to, for the log.
+/// The statistics of a request, for the log.
 struct Answered {
     prompt_tokens: usize,
     completion_tokens: u64,
@@ -95,7 +96,7 @@ async fn try_answer(
     let (encoder, asked, grammars) = (text.clone(), request.clone(), adapters.grammars().clone());
     let context = app.engine.context();
     let prepared = tokio::task::spawn_blocking(move || {
-        let _place = place; // held until the work is done, also when its client has left
+        let _place = place; // held until the work is done, even if the client has disconnected
         prepare(&encoder, &asked, &grammars, context)
     });
     let (prompt, constraint) = prepared.await.map_err(|e| Failure::Internal(e.to_string()))??;
@@ -117,7 +118,7 @@ async fn try_answer(
     Ok(Answered { prompt_tokens, completion_tokens, first: told.iter().filter_map(|told| told.first).min() })
 }
 
-/// Ids that the model does not know cannot be read, and cannot be drawn.
+/// Refuses token IDs outside the vocabulary, which can be neither fed nor sampled.
 fn check_ids(request: &GenerateRequest, vocabulary: u64) -> Result<(), Failure> {
     let unknown = |id: &&u32| u64::from(**id) >= vocabulary;
     let refused = |param, id: &u32| {
@@ -133,7 +134,7 @@ fn check_ids(request: &GenerateRequest, vocabulary: u64) -> Result<(), Failure> 
     }
 }
 
-/// The prompt's tokens, and what the answer is bound to.
+/// Returns the prompt's tokens and the constraint of the answer.
 fn prepare(
     text: &TextModel,
     request: &GenerateRequest,
@@ -144,7 +145,7 @@ fn prepare(
     Ok((ids, grammars.constraint(text, &request.form, request.tools.as_ref())?))
 }
 
-/// The prompt's tokens. A text that must have more than `context` is not tokenised.
+/// Returns the prompt's tokens. A text that must exceed `context` tokens is not tokenized.
 fn encode(text: &TextModel, request: &GenerateRequest, context: usize) -> Result<Vec<u32>, Failure> {
     let fits = |prompt: &str| {
         let too_long = prompt.len() > text.tokenizer().most_bytes(context);
@@ -178,25 +179,28 @@ fn encode(text: &TextModel, request: &GenerateRequest, context: usize) -> Result
     if ids.is_empty() { Err(Failure::EmptyPrompt) } else { Ok(ids) }
 }
 
-/// The tools that the model is told of. In the generic form it is told how to call, so it is not told of what it must not
-/// call.
+/// Returns the tools that the prompt lists. In the generic format the prompt also instructs the model how to call them,
+/// so they are omitted if calls are forbidden.
 fn shown_tools<'a>(text: &TextModel, request: &'a GenerateRequest) -> Option<&'a serde_json::Value> {
     let tools = request.tools.as_ref()?;
     let generic = text.template().is_some_and(|template| ToolFormat::of(template) == ToolFormat::Generic);
     (!generic || tools.choice != ToolChoice::None).then_some(&tools.shown)
 }
 
-/// Waits until the prompt is read; gives the scores of its tokens, and how many were read for another request.
+/// Waits until the prompt is processed. Returns its tokens' scores, and the number of tokens that were copied from
+/// another request.
 async fn started(drawn: &mut UnboundedReceiver<Drawn>) -> Result<(Vec<TokenScore>, usize), Failure> {
     match drawn.recv().await {
         Some(Drawn::Started { scores, cached }) => Ok((scores, cached)),
         Some(Drawn::Failed(failure)) => Err(failure),
-        Some(Drawn::Token { .. } | Drawn::End { .. }) => Err(Failure::Internal("an answer without a beginning".into())),
+        Some(Drawn::Token { .. } | Drawn::End { .. }) => {
+            Err(Failure::Internal("the engine sent a token before it started the answer".into()))
+        }
         None => Err(Failure::Internal("the engine has stopped".into())),
     }
 }
 
-/// A request whose prompt is tokens.
+/// A request whose prompt is tokenized.
 struct Answering<'a> {
     engine: &'a EngineHandle,
     request: &'a GenerateRequest,
@@ -208,7 +212,7 @@ struct Answering<'a> {
 }
 
 impl Answering<'_> {
-    /// Asks the engine for answer number `choice`.
+    /// Submits answer number `choice` to the engine.
     fn submit(&self, choice: u32) -> Result<UnboundedReceiver<Drawn>, Failure> {
         let (tokens, drawn) = mpsc::unbounded_channel();
         let sampling = &self.request.sampling;
@@ -227,7 +231,8 @@ impl Answering<'_> {
         Ok(drawn)
     }
 
-    /// What turns the answer into text. A completion goes on with its prompt; an answer of a chat is a text of its own.
+    /// Returns the detokenizer of the answer. A completion continues its prompt's text; a chat answer starts a new
+    /// text.
     fn letters(&self) -> Detokenizer<'_> {
         match &self.request.prompt {
             Prompt::Chat { .. } => Detokenizer::new(self.text.tokenizer()),
@@ -235,7 +240,7 @@ impl Answering<'_> {
         }
     }
 
-    /// The prompt as it is said again. The tokens that the tokenizer itself puts before a text are not of it.
+    /// Returns the echo of the prompt, without the tokens that the tokenizer adds before a text.
     fn echo(&self, scores: &[TokenScore]) -> Result<Option<Echo>, TextError> {
         let tokenizer = self.text.tokenizer();
         let (text, own) = match &self.request.prompt {
@@ -246,14 +251,14 @@ impl Answering<'_> {
         };
         let tokens: Result<Vec<Scored>, _> = scores.iter().skip(own).map(|score| scored(tokenizer, score)).collect();
         let mut tokens = tokens?;
-        // The tokenizer may have put a space before the text: the first token's text has none, as the text itself.
+        // The tokenizer may have added a space before the text. The first token's text omits it, like the text itself.
         if let (Some(first), Some(score)) = (tokens.first_mut(), scores.get(own)) {
             first.bytes = tokenizer.first_bytes(score.id)?;
         }
         Ok(Some(Echo { text, tokens }))
     }
 
-    /// Tells all answers, the first of which has begun.
+    /// Sends the events of all answers, the first of which has started.
     async fn tell(
         &self,
         first: UnboundedReceiver<Drawn>,

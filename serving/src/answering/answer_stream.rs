@@ -1,5 +1,5 @@
-//! One answer's tokens turned into events: whole characters, nothing of a stop string, and with each text the tokens that
-//! it is of, if their log-probabilities were asked for. Calls of tools are told as such, and not as text.
+//! Converts one answer's tokens into events: complete characters, without any part of a stop string, and with each text
+//! its tokens, if log-probabilities were requested. Tool calls become events of their own instead of text.
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
@@ -19,38 +19,38 @@ use crate::{
     error::{Failure, chain},
 };
 
-/// What came of an answer.
+/// The statistics of an answer.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Told {
-    /// Tokens drawn, an end token included.
+    /// The number of sampled tokens, a stop token included.
     pub(crate) tokens: u64,
-    /// When the first of them came.
+    /// The time of the first token.
     pub(crate) first: Option<Instant>,
 }
 
-/// Tells one answer.
+/// The event stream of one answer.
 pub(crate) struct Telling<'a> {
     choice: u32,
     tokenizer: &'a Tokenizer,
     letters: Detokenizer<'a>,
     stops: StopScanner,
     out: &'a mpsc::Sender<GenerateEvent>,
-    /// Tokens that are not told yet, each with the place in the text where it begins.
+    /// Tokens that have not been sent, each with the offset in the text at which it starts.
     untold: VecDeque<(usize, Scored)>,
-    /// Bytes of text that the tokens have given.
+    /// The length in bytes of the text of all tokens so far.
     known: usize,
-    /// Bytes of it that are told.
+    /// The length in bytes of the text that has been sent.
     told: usize,
     calls: Option<Calls>,
 }
 
-/// An answer's calls.
+/// The detection of an answer's tool calls.
 struct Calls {
     format: ToolFormat,
     scanner: ToolScanner,
-    /// The token that stands before calls, where it is one that has no text.
+    /// The token that precedes calls, if it is a special token without text.
     opening: Option<u32>,
-    /// How many have begun.
+    /// The number of calls that have started.
     count: u32,
 }
 
@@ -65,7 +65,7 @@ impl<'a> Telling<'a> {
         Self { choice, tokenizer, letters, stops, out, untold: VecDeque::new(), known: 0, told: 0, calls: None }
     }
 
-    /// Looks for calls that are written in this way, of tools of these names.
+    /// Detects calls in this format, of tools with these names.
     pub(crate) fn with_calls(mut self, calls: Option<(ToolFormat, Arc<[String]>)>) -> Self {
         self.calls = calls.map(|(format, names)| Calls {
             format,
@@ -76,7 +76,7 @@ impl<'a> Telling<'a> {
         self
     }
 
-    /// Tells all that the engine draws.
+    /// Sends the events of all tokens that the engine samples. Returns the answer's statistics.
     ///
     /// # Errors
     /// The engine's failure, or the tokenizer's.
@@ -89,7 +89,7 @@ impl<'a> Telling<'a> {
                     told.first.get_or_insert_with(Instant::now);
                     told.tokens += 1;
                     if self.token(id, score).await? {
-                        // Dropping `drawn` tells the engine to leave off.
+                        // Dropping the receiver cancels the request in the engine.
                         self.end_calls().await;
                         self.finished(FinishReason::Stop).await;
                         return Ok(told);
@@ -109,7 +109,7 @@ impl<'a> Telling<'a> {
         }
     }
 
-    /// `true`: a stop string came.
+    /// Processes a token. Returns whether a stop string was found.
     async fn token(&mut self, id: u32, score: Option<TokenScore>) -> Result<bool, Failure> {
         if let Some(score) = score {
             self.untold.push_back((self.known, scored(self.tokenizer, &score).map_err(failed)?));
@@ -124,7 +124,7 @@ impl<'a> Telling<'a> {
         Ok(self.piece(&piece).await)
     }
 
-    /// No token follows; `true` if a stop string came at last.
+    /// Sends the remaining text after the last token. Returns whether a stop string was found in it.
     async fn end(&mut self) -> bool {
         let letters = std::mem::replace(&mut self.letters, Detokenizer::new(self.tokenizer));
         let rest = letters.finish().unwrap_or_default();
@@ -138,7 +138,7 @@ impl<'a> Telling<'a> {
         stopped
     }
 
-    /// Tells what was held back since it might have become a call.
+    /// Sends the text that was held back because it might have become a call.
     async fn end_calls(&mut self) {
         if let Some(calls) = &mut self.calls {
             let scanner = std::mem::replace(&mut calls.scanner, ToolScanner::new(calls.format, Arc::default()));
@@ -170,7 +170,7 @@ impl<'a> Telling<'a> {
         }
     }
 
-    /// Tokens of calls are told with the text around them.
+    /// Sends text and calls. The tokens of calls are sent with the text around them.
     async fn say_found(&mut self, found: Vec<Found>, mut tokens: Vec<Scored>) {
         let choice = self.choice;
         for found in found {
@@ -189,12 +189,12 @@ impl<'a> Telling<'a> {
         self.say_piece(String::new(), tokens).await;
     }
 
-    /// The place of a call that begins, and an id for it, as the model's template takes it when the call comes back.
+    /// Returns the index of a new call, and an ID for it that the model's template accepts when the call is sent back.
     fn next_call(&mut self) -> (u32, String) {
         let Some(calls) = &mut self.calls else { return (0, String::new()) };
         let digits = format!("{:032x}", rand::random::<u128>());
         calls.count += 1;
-        // Mistral's templates want nine letters or digits.
+        // Mistral's templates require nine letters or digits.
         let id = if calls.format == ToolFormat::Mistral {
             digits[..9].to_owned()
         } else {
@@ -211,7 +211,7 @@ impl<'a> Telling<'a> {
         self.say(GenerateEvent::Finished { choice: self.choice, finish_reason }).await;
     }
 
-    /// A client that is gone ends this task from outside, so nothing is done about it here.
+    /// Sends an event. If the client is gone, this task is cancelled from outside, so an error is ignored here.
     async fn say(&self, event: GenerateEvent) {
         let _ = self.out.send(event).await;
     }
@@ -221,10 +221,10 @@ fn failed(error: TextError) -> Failure {
     Failure::Internal(chain(&error))
 }
 
-/// A token and its rivals in bytes.
+/// Converts a token's score, with its top alternatives, to bytes.
 ///
 /// # Errors
-/// The tokenizer's.
+/// An error of the tokenizer.
 pub(crate) fn scored(tokenizer: &Tokenizer, score: &TokenScore) -> Result<Scored, TextError> {
     let likely = |(id, logprob): &(u32, f64)| Ok(Likely { bytes: tokenizer.token_bytes(*id)?, logprob: *logprob });
     Ok(Scored {

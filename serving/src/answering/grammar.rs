@@ -1,10 +1,10 @@
-//! What an answer must look like, enforced while its tokens are drawn: JSON, JSON of a schema, calls of tools.
+//! Constrained decoding: JSON, JSON of a schema, and tool calls, enforced while tokens are sampled.
 //!
-//! Where a call and an answer of a schema both begin with a brace, the call is a schema too: the lexer takes as much as
-//! it can, so a call whose head were one literal would leave no way to an answer that begins alike.
+//! If a call and an answer of a schema both start with a brace, the call is expressed as a schema too: the lexer is
+//! greedy, so a call whose head were one literal would exclude an answer that starts alike.
 //!
-//! llguidance turns a grammar and a vocabulary into the set of tokens that may come next. Grammars are made on the
-//! caller's task, under llguidance's own limits of size and work; the engine's thread only asks for sets.
+//! llguidance computes the set of allowed next tokens from a grammar and a vocabulary. Grammars are compiled on the
+//! caller's task, under llguidance's own limits of size and work; the engine's thread only requests sets.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,23 +20,24 @@ use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
 use crate::error::{Failure, chain};
 
-/// Work for the regular expressions of a grammar when it is made; 20 ms.
+/// The maximum lexer work, in llguidance's fuel, to compile a grammar; some 20 ms.
 const GRAMMAR_FUEL: u64 = 1_000_000;
-/// The largest grammar, in symbols.
+/// The maximum size of a grammar, in symbols.
 const GRAMMAR_SYMBOLS: usize = 100_000;
-/// The most states of an answer's lexer; each takes one or two kB.
+/// The maximum number of lexer states of an answer; each takes one or two kB.
 const LEXER_STATES: usize = 20_000;
-/// Work for the regular expressions of one draw; 14 ms.
+/// The maximum lexer work, in llguidance's fuel, per token; some 14 ms.
 const DRAW_FUEL: u64 = 200_000;
-/// Work for the rules of one draw; 3 ms.
+/// The maximum number of Earley items per token; some 3 ms.
 const DRAW_ITEMS: usize = 50_000;
-/// The most rules that may apply at one place of an answer: an object of 900 properties has some 3,600.
+/// The maximum number of Earley items at one position of an answer: an object of 900 properties has some 3,600.
 const ROW_ITEMS: usize = 20_000;
 
-/// White space between JSON's tokens: at most one space, so that no model spends its answer on it.
+/// The whitespace between JSON tokens: at most one space, so that no model fills its answer with it.
 const WHITE_SPACE: &str = " ";
 
-/// Makes constraints for one vocabulary. The vocabulary is laid out at the first use: most requests want none.
+/// The factory of constraints for one vocabulary. The vocabulary is prepared at the first use: most requests have no
+/// constraint.
 pub struct Grammars {
     vocabulary: usize,
     factory: OnceLock<Result<ParserFactory, String>>,
@@ -46,7 +47,7 @@ pub struct Grammars {
 pub struct Constraint {
     matcher: Matcher,
     stop_ids: Vec<u32>,
-    /// The request's field that asked for it.
+    /// The request's field that requires the grammar.
     param: &'static str,
 }
 
@@ -57,16 +58,18 @@ impl std::fmt::Debug for Constraint {
 }
 
 impl Grammars {
-    /// For a model with logits for so many tokens.
+    /// Creates the factory for a model with this number of logits.
     #[must_use]
     pub const fn new(vocabulary: usize) -> Self {
         Self { vocabulary, factory: OnceLock::new() }
     }
 
-    /// The constraint that a request's wishes come to; `None`: its answer is free.
+    /// Returns the constraint of a request, or `None` if its answer is unconstrained.
     ///
     /// # Errors
-    /// [`Failure::Request`]: a schema cannot be enforced, or the model's template takes no tools.
+    /// [`Failure::Request`]: a schema cannot be enforced. [`Failure::Prompt`]: tools are given and the model has no
+    /// chat template.
+    /// tools.
     pub fn constraint(
         &self,
         text: &TextModel,
@@ -87,13 +90,13 @@ impl Grammars {
             return Err(Failure::Request { param, why });
         }
         let mut constraint = Constraint { matcher, stop_ids: text.stop_ids().to_vec(), param };
-        // A grammar that is too much for the first token is refused here, and not by the engine.
+        // A grammar that is too complex for the first token is refused here, and not in the engine.
         constraint.allowed()?;
         Ok(Some(constraint))
     }
 }
 
-/// llguidance adds its own state to an error, for its developers.
+/// Returns an error's first line: llguidance appends its internal state, for its developers.
 fn first_line(why: &str) -> &str {
     why.lines().next().unwrap_or_default().trim()
 }
@@ -113,7 +116,7 @@ fn factory(text: &TextModel, vocabulary: usize) -> Result<ParserFactory, String>
     Ok(factory)
 }
 
-/// The tokens' bytes. Those that steer the model are marked, so that no text can be made of them.
+/// Returns the tokens' bytes. Special tokens and stop tokens are marked, so that no text can match them.
 fn vocabulary_of(text: &TextModel, vocabulary: usize) -> Result<TokEnv, TextError> {
     let tokenizer = text.tokenizer();
     let mut words = Vec::with_capacity(vocabulary);
@@ -130,16 +133,16 @@ fn vocabulary_of(text: &TextModel, vocabulary: usize) -> Result<TokEnv, TextErro
 }
 
 impl Constraint {
-    /// A constraint of its own in the same state.
+    /// Clones the constraint in its current state.
     #[must_use]
     pub fn fork(&self) -> Self {
         Self { matcher: self.matcher.deep_clone(), stop_ids: self.stop_ids.clone(), param: self.param }
     }
 
-    /// The tokens that may come next.
+    /// Returns the set of allowed next tokens.
     ///
     /// # Errors
-    /// [`Failure::Request`]: the grammar is more work than a draw may take.
+    /// [`Failure::Request`]: the grammar exceeds the limits per token.
     pub fn allowed(&mut self) -> Result<SimpleVob, Failure> {
         let mut allowed = self.matcher.compute_mask_or_eos().map_err(|error| self.too_complex(&error))?;
         let may_end = self.matcher.is_accepting().unwrap_or(false) || self.matcher.is_stopped();
@@ -150,11 +153,11 @@ impl Constraint {
         Ok(allowed)
     }
 
-    /// Takes a token that was drawn; `true`: nothing can follow it.
+    /// Advances by a sampled token. Returns whether the answer is complete.
     ///
     /// # Errors
-    /// [`Failure::Request`]: the grammar is more work than a draw may take. A token that [`Self::allowed`] gave is
-    /// refused for nothing else.
+    /// [`Failure::Request`]: the grammar exceeds the limits per token. A token that [`Self::allowed`] returned is
+    /// refused for no other reason.
     pub fn take(&mut self, token: u32) -> Result<bool, Failure> {
         self.matcher.consume_token(token).map_err(|error| self.too_complex(&error))?;
         Ok(self.matcher.is_stopped())
@@ -170,16 +173,17 @@ impl Constraint {
     }
 }
 
-/// The calls that may come, as rules of a grammar.
+/// The allowed tool calls, as grammar rules.
 struct Calls {
-    /// A call must come.
+    /// `true` if the answer must be a call.
     required: bool,
-    /// Of `calls`, and of `free`: text, or calls behind text.
+    /// The rules `calls`, and `free`: text, or calls after text.
     rules: String,
 }
 
 impl Calls {
-    /// `None`: calls come as they come. They cannot if what is not a call is `bound` to a form.
+    /// Returns the rules of the calls, or `None` if calls are forbidden or need no grammar. They need one if a call is
+    /// required, a tool is strict, or the rest of the answer is `bound` to a format.
     fn of(text: &TextModel, tools: &Tools, bound: bool) -> Result<Option<Self>, Failure> {
         let format = format_of(text)?;
         let required = matches!(tools.choice, ToolChoice::Required | ToolChoice::Named { .. });
@@ -192,15 +196,15 @@ impl Calls {
     }
 }
 
-/// How the model writes calls.
+/// Returns the model's format of tool calls.
 ///
 /// # Errors
-/// [`Failure::Prompt`]: the model is not made for chat.
+/// [`Failure::Prompt`]: the model has no chat template.
 pub(crate) fn format_of(text: &TextModel) -> Result<ToolFormat, Failure> {
     text.template().map(ToolFormat::of).ok_or(Failure::Prompt(EncodeError::NoTemplate))
 }
 
-/// The grammar of an answer; `None`: it is free.
+/// Returns the grammar of an answer, or `None` if it is unconstrained.
 fn grammar(form: &Form, calls: Option<&Calls>) -> Option<String> {
     let body = match form {
         Form::Free => None,
@@ -217,7 +221,7 @@ fn grammar(form: &Form, calls: Option<&Calls>) -> Option<String> {
     Some(format!("start: {start}\n{rules}"))
 }
 
-/// A rule for JSON of a schema. What of a schema cannot be enforced is refused if it is strict, else passed over.
+/// Returns the rule for JSON of a schema. If `strict`, keywords that cannot be enforced are refused, else ignored.
 fn json_rule(name: &str, schema: &Value, strict: bool) -> String {
     let mut schema = if schema.is_object() { schema.clone() } else { json!({"allOf": [schema]}) };
     schema["x-guidance"] = json!({"whitespace_pattern": WHITE_SPACE, "lenient": !strict});
@@ -241,7 +245,7 @@ fn call_rules(format: ToolFormat, opening: Option<u32>, tools: &Tools) -> String
         names.push(format!("call_{number}"));
     }
     let open = opening.map_or_else(|| quoted(format.opening()), |id| format!("<[{id}]>"));
-    // A tool that is asked for by its name is called once.
+    // A tool that is requested by name is called once.
     let several = tools.parallel && !matches!(tools.choice, ToolChoice::Named { .. });
     let more = |rest: &str| if several { rest.to_owned() } else { String::new() };
     let calls = match format {
@@ -256,7 +260,7 @@ fn call_rules(format: ToolFormat, opening: Option<u32>, tools: &Tools) -> String
     format!("{calls}call: {}\n{rules}", names.join(" | "))
 }
 
-/// The schema of a call as a whole.
+/// Returns the schema of a whole call.
 fn call_schema(name: &str, key: &str, arguments: &Value) -> Value {
     let mut arguments = arguments.clone();
     let root = format!("#/properties/{key}");
@@ -269,7 +273,7 @@ fn call_schema(name: &str, key: &str, arguments: &Value) -> Value {
     })
 }
 
-/// Makes a schema's references to its own parts point into a larger schema, in which it stands at `root`.
+/// Rewrites a schema's references to its own parts for a larger schema, in which it is located at `root`.
 fn move_references(schema: &mut Value, root: &str) {
     match schema {
         Value::Object(fields) => {
@@ -288,8 +292,8 @@ fn move_references(schema: &mut Value, root: &str) {
     }
 }
 
-/// What stands behind `open`, alone or after text. A lexeme takes all that it can, so an opening that is text ends the
-/// lexeme of the text before it.
+/// Returns the rules of calls that follow `open`, alone or after text. Lexemes are greedy, so an opening that is plain
+/// text ends the lexeme of the preceding text.
 fn behind(format: ToolFormat, opening: Option<u32>, open: &str, rest: &str) -> String {
     let calls = format!("calls: {open} {rest}\n");
     if opening.is_some() {
@@ -302,12 +306,12 @@ fn behind(format: ToolFormat, opening: Option<u32>, open: &str, rest: &str) -> S
     )
 }
 
-/// A text as a grammar's literal.
+/// Quotes a text as a literal of the grammar.
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// A text as a pattern that matches it alone.
+/// Escapes a text as a regular expression that matches only it.
 fn pattern(text: &str) -> String {
     let escape =
         |c: char| if c.is_alphanumeric() || matches!(c, '_' | '<' | '>') { c.to_string() } else { format!("\\{c}") };

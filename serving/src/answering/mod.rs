@@ -1,4 +1,4 @@
-//! One request's way from prompt to streamed text.
+//! The path of one request from its prompt to streamed text.
 
 pub mod answer;
 pub(crate) mod answer_stream;

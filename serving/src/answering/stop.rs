@@ -1,8 +1,8 @@
-//! Where an answer ends in its text: stop strings, found across the borders of tokens.
+//! Stop strings: found in an answer's text across token boundaries.
 //!
-//! Text goes in as it becomes whole and comes out as soon as no stop string can begin in it. Bytes that are not yet a
-//! character never come this far: the detokenizer holds them back. Each byte is looked at once for each stop string,
-//! however long that is (Knuth, Morris, Pratt), and all answers to a request share one copy of the strings.
+//! Text is returned as soon as no stop string can start in it. Incomplete characters never reach this scanner: the
+//! detokenizer holds them back. Each byte is processed once per stop string, however long that is (Knuth, Morris,
+//! Pratt), and all answers to a request share one copy of the strings.
 //!
 //! Source: Knuth, Morris, Pratt, "Fast Pattern Matching in Strings", SIAM J. Comput. 6(2), 1977.
 
@@ -12,34 +12,35 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct StopStrings(Vec<Pattern>);
 
-/// A stop string.
+/// A stop string and its failure table.
 #[derive(Debug)]
 struct Pattern {
     bytes: Vec<u8>,
-    /// For each length of a beginning: the length of the longest shorter beginning that also ends it.
+    /// The failure table: for each prefix length, the length of the longest proper prefix that is also a suffix of it.
     failure: Vec<usize>,
 }
 
-/// Looks for stop strings in a text that comes in pieces.
+/// A scanner for stop strings in a text that arrives in chunks.
 #[derive(Debug, Clone)]
 pub struct StopScanner {
     stops: Arc<StopStrings>,
-    /// How many bytes of each stop string the text ends with.
+    /// For each stop string, the number of its bytes that the text ends with.
     matched: Vec<usize>,
     held: String,
 }
 
-/// What a piece led to.
+/// The result of a chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scanned {
-    /// Final text, maybe empty.
+    /// The text that is final, possibly empty.
     pub text: String,
-    /// A stop string came: the text ends here.
+    /// `true` if a stop string was found: the text ends here.
     pub stopped: bool,
 }
 
 impl StopStrings {
-    /// Empty stop strings are left out: they would end every answer before its first letter.
+    /// Builds the failure tables. Empty stop strings are ignored: they would end every answer before its first
+    /// character.
     #[must_use]
     pub fn new(stops: &[String]) -> Self {
         Self(stops.iter().filter(|stop| !stop.is_empty()).map(|stop| Pattern::new(stop)).collect())
@@ -58,7 +59,8 @@ impl Pattern {
         pattern
     }
 
-    /// How many bytes of the pattern a text ends with, after `byte` was added to one that ended with `matched` of them.
+    /// Returns the number of the pattern's bytes that a text ends with, after `byte` was added to one that ended with
+    /// `matched`.
     fn next(&self, mut matched: usize, byte: u8) -> usize {
         loop {
             if self.bytes.get(matched) == Some(&byte) {
@@ -73,14 +75,14 @@ impl Pattern {
 }
 
 impl StopScanner {
-    /// A scanner that has seen nothing.
+    /// Creates a scanner at the start of a text.
     #[must_use]
     pub fn new(stops: Arc<StopStrings>) -> Self {
         Self { matched: vec![0; stops.0.len()], stops, held: String::new() }
     }
 
-    /// Takes the next piece. Of several stop strings the first to be complete counts, so the cut does not depend on how
-    /// the text was cut into pieces; of those that are complete together, the longest.
+    /// Processes the next chunk. The stop string that is complete first counts, so the result does not depend on how
+    /// the text was split into chunks; of those that are complete at the same byte, the longest.
     pub fn push(&mut self, piece: &str) -> Scanned {
         let seen = self.held.len();
         self.held.push_str(piece);
@@ -98,13 +100,14 @@ impl StopScanner {
                 return Scanned { text, stopped: true };
             }
         }
-        // A stop string begins with a whole character, and the text ends with one: so does what may be its beginning.
+        // A stop string starts with a whole character, and the text ends with one: so the held suffix starts at a
+        // character.
         let free = self.held.len() - self.matched.iter().max().unwrap_or(&0);
         let rest = self.held.split_off(free);
         Scanned { text: std::mem::replace(&mut self.held, rest), stopped: false }
     }
 
-    /// No text follows: what was held back is final.
+    /// Ends the text. Returns the text that was held back.
     #[must_use]
     pub fn finish(self) -> String {
         self.held
@@ -150,7 +153,7 @@ mod tests {
         }
     }
 
-    /// The plain way: the whole text, cut at the stop string that is complete first.
+    /// The reference implementation: the whole text, cut at the stop string that is complete first.
     fn cut(text: &str, stops: &[String]) -> Option<usize> {
         let ends = (0..=text.len()).filter(|at| text.is_char_boundary(*at));
         ends.filter_map(|end| {
@@ -176,8 +179,8 @@ mod tests {
         }
     }
 
-    /// Eight answers over four long strings that keep nearly matching. Looking through each string again at each piece
-    /// took minutes; so many strings in so many copies, 256 MB.
+    /// Eight answers over four long strings that keep nearly matching. Searching each string again for each chunk took
+    /// minutes; a copy of the strings per answer, 256 MB.
     #[test]
     fn attack_a06_long_stop_strings_cost_one_copy_and_one_look_at_each_byte() {
         let stops: Vec<String> = (0..4).map(|n| "a".repeat(2_000_000 + n) + "b").collect();

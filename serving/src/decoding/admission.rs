@@ -1,8 +1,8 @@
-//! Who may come in: how many answers a project may have here, waiting and running, and how many prompts are prepared at
-//! once.
+//! Admission control: limits the answers per project, waiting and running, and the prompts that are prepared
+//! concurrently.
 //!
-//! A request that would exceed a bound is refused at once, so that its caller knows when to come again instead of waiting
-//! behind a queue that does not move.
+//! A request that would exceed a limit is refused immediately, so that its caller can retry later instead of waiting in
+//! a queue that stalls.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,21 +14,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Failure;
 
-/// The most answers, waiting and running, of all projects.
+/// The maximum number of answers, waiting and running, of all projects.
 const MOST_ANSWERS: usize = 2048;
-/// The most answers, waiting and running, of one project.
+/// The maximum number of answers, waiting and running, of one project.
 const PROJECT_ANSWERS: usize = 256;
-/// While a project's oldest request has waited so long for its first place, the project's new ones are refused.
+/// The wait of a project's oldest request for its first slot from which the project's new requests are refused.
 const SLOW_QUEUE: Duration = Duration::from_secs(60);
-/// Prompts that are rendered and tokenised, and grammars that are made, at once. One for each project.
+/// The number of prompts that are rendered, tokenized and compiled into grammars concurrently. At most one per project.
 const PREPARE_PLACES: usize = 2;
 
-/// All that is admitted.
+/// The admitted requests of all projects.
 #[derive(Debug)]
 pub struct Admission {
     books: Mutex<Books>,
     prepare: Arc<Semaphore>,
-    /// One place to prepare for each project that has or wants one.
+    /// One preparation permit per project that holds or awaits it.
     preparing: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
@@ -39,15 +39,15 @@ struct Books {
     projects: HashMap<String, Held>,
 }
 
-/// What a project has here.
+/// The admitted requests of one project.
 #[derive(Debug, Default)]
 struct Held {
     answers: usize,
-    /// When its requests came that have no place yet, in order.
+    /// The arrival times of requests that wait for their first slot, by request number.
     waiting: BTreeMap<u64, Instant>,
 }
 
-/// The answers of one request. Dropping it gives them back.
+/// The admitted answers of one request. Dropping it releases them.
 #[derive(Debug)]
 pub struct Admitted {
     admission: Arc<Admission>,
@@ -56,7 +56,7 @@ pub struct Admitted {
     number: u64,
 }
 
-/// A place to prepare a prompt. Dropping it gives it back.
+/// A permit to prepare a prompt. Dropping it releases the permit.
 #[derive(Debug)]
 pub struct Preparing {
     _own: OwnedSemaphorePermit,
@@ -71,7 +71,7 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// Admits a request with so many answers.
+    /// Admits a request with `answers` answers.
     ///
     /// # Errors
     /// [`Failure::ProjectBusy`]: the project has too many, or its requests wait too long. [`Failure::ReplicaBusy`]: all
@@ -83,8 +83,8 @@ impl Admission {
             let has = held.answers;
             if has + answers > PROJECT_ANSWERS {
                 return Err(Failure::ProjectBusy(format!(
-                    "this project has {has} answers waiting or running on the model, and {answers} more would exceed the \
-                     limit of {PROJECT_ANSWERS}"
+                    "this project has {has} answers waiting or running on the model, and {answers} more would exceed \
+                     the limit of {PROJECT_ANSWERS}"
                 )));
             }
             let oldest = held.waiting.values().next().map(|came| now.saturating_duration_since(*came));
@@ -108,11 +108,11 @@ impl Admission {
         Ok(Admitted { admission: self.clone(), project: project.to_owned(), answers, number })
     }
 
-    /// Waits for a place to prepare a prompt. A project has one, so one project's prompts wait for each other, and
-    /// another's only for the few that are being prepared.
+    /// Waits for a permit to prepare a prompt. A project has one, so its prompts wait for each other, and those of
+    /// other projects only for the few that are being prepared.
     ///
     /// # Errors
-    /// [`Failure::Internal`]: never, as the places are never closed.
+    /// [`Failure::Internal`]: never, since the semaphores are never closed.
     pub async fn prepare(&self, project: &str) -> Result<Preparing, Failure> {
         let own = {
             let mut preparing = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +134,7 @@ impl Admission {
 }
 
 impl Admitted {
-    /// The request has its first place.
+    /// Records that the request has its first slot.
     pub fn started(&self) {
         if let Some(held) = self.admission.books().projects.get_mut(&self.project) {
             held.waiting.remove(&self.number);
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(code(admission.enter("a", 1)), "ok");
     }
 
-    /// However many prompts a project has, another's is prepared beside one of them.
+    /// A project with many prompts leaves a permit for other projects.
     #[tokio::test]
     async fn limit_of_places_to_prepare_leaves_one_to_others() {
         let admission = Arc::new(Admission::default());

@@ -1,12 +1,12 @@
-//! The engine: one thread that owns the decoder and lets all requests draw their next token together.
+//! The engine: one thread that owns the decoder and runs all requests with continuous batching.
 //!
-//! Each turn is one pass through the decoder: one token of every running answer, and one chunk of the oldest prompt that
-//! is still being read. A request joins between turns and leaves when it is done or when nobody listens. Memory for keys
-//! and values is promised in blocks; when it runs out, kept prefixes go first, then a request gives way and is taken up
-//! again later, exactly where it was.
+//! Each iteration is one forward pass: one token of every running answer, and one chunk of one prompt that is still
+//! being processed. A request joins between iterations, and leaves when it is finished or its receiver is dropped.
+//! Memory for keys and values is reserved in blocks. When it is short, cached prefixes are evicted first; then a
+//! request is preempted and later resumed exactly where it was.
 //!
-//! Places and memory go to projects in turn ([`crate::decoding::fair_queue`]). No project has all places; one that has none running gets
-//! one at once, from the project that has the most.
+//! Projects take turns for slots and memory ([`crate::decoding::fair_queue`]). No project can hold all slots; a project
+//! with nothing running gets a slot immediately, from the project that has the most.
 
 use std::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -28,25 +28,25 @@ use crate::{
     residency::ResidentBudget,
 };
 
-/// A project has all places but one in so many.
+/// The reciprocal of the share of slots that one project cannot hold.
 const OTHERS_SHARE: usize = 4;
-/// Tokens for which memory is promised at once.
+/// The block size of memory reservations, in tokens.
 const BLOCK: usize = 256;
-/// The smallest memory that a cache takes, in tokens.
+/// The minimum capacity of a cache, in tokens.
 const SMALLEST: usize = 64;
 
-/// What the engine may use.
+/// The engine's limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Answers that run at the same time.
+    /// The maximum number of answers that run concurrently.
     pub max_batch: usize,
-    /// Memory for keys and values.
+    /// The memory for keys and values.
     pub kv_memory: Bytes,
-    /// How long a request waits for its first place.
+    /// The maximum time that a request waits for its first slot.
     pub max_wait: Duration,
 }
 
-/// Gives work to the engine.
+/// The handle that submits work to the engine.
 #[derive(Debug, Clone)]
 pub struct EngineHandle {
     queue: Sender<Work>,
@@ -54,7 +54,7 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// Puts a request into the queue; what becomes of it is said to its `out`.
+    /// Queues a request. Its results are sent to its `out`.
     ///
     /// # Errors
     /// [`Failure::Internal`]: the engine has stopped.
@@ -62,18 +62,18 @@ impl EngineHandle {
         self.queue.send(work).map_err(|_| Failure::Internal("the engine has stopped".into()))
     }
 
-    /// Tokens that one request may have, by the model and by the memory.
+    /// Returns the maximum number of tokens of one request: the smaller limit of the model and the memory.
     #[must_use]
     pub const fn context(&self) -> usize {
         self.context
     }
 }
 
-/// Starts the engine's thread. It ends when every handle is gone and all work is done. The receiver errs when the thread
-/// has ended, however that was.
+/// Starts the engine's thread. It ends when every handle is dropped and all work is done. The receiver resolves with an
+/// error when the thread has ended, for whatever reason.
 ///
 /// # Errors
-/// No thread could be started.
+/// The thread could not be started.
 pub fn start(decoder: Decoder, limits: Limits) -> std::io::Result<(EngineHandle, oneshot::Receiver<()>)> {
     let (sender, queue) = channel();
     let (alive, ended) = oneshot::channel();
@@ -90,12 +90,12 @@ struct Engine {
     decoder: Decoder,
     limits: Limits,
     budget: ResidentBudget,
-    /// Bytes of one token's keys and values.
+    /// The size of one token's keys and values in bytes.
     token_bytes: u64,
-    /// Tokens that one request may have, by the model and by the memory.
+    /// The maximum number of tokens of one request: the smaller limit of the model and the memory.
     context: usize,
     waiting: Turns,
-    /// The oldest in front.
+    /// The running sequences, the oldest first.
     running: Vec<Sequence>,
     prefixes: Prefixes,
 }
@@ -148,7 +148,7 @@ impl Engine {
             let late = !sequence.has_started() && sequence.age() > max_wait;
             if late {
                 sequence.fail(Failure::ReplicaBusy(format!(
-                    "no place was free within {} s, since others are being answered",
+                    "no slot was free within {} s, because other requests are running",
                     max_wait.as_secs()
                 )));
             }
@@ -166,8 +166,8 @@ impl Engine {
         }
     }
 
-    /// Who takes part in this turn, in order: the answers, within each project's share, and the first prompt that is
-    /// still being read, of the project that was served least.
+    /// Returns the members of this iteration, in order: the answers, within each project's share, and one prompt that
+    /// is still being processed: the first one of the project that was served least.
     fn members(&self) -> Vec<usize> {
         let reading = self.running.iter().enumerate().filter(|(_, sequence)| sequence.is_reading());
         let first = reading.min_by_key(|(at, sequence)| (self.waiting.served(sequence.project()), *at));
@@ -176,7 +176,7 @@ impl Engine {
         fair_queue::within_shares(&self.running, (0..self.running.len()).filter(takes_part).collect())
     }
 
-    /// A request is done, or given up: its prompt may serve another.
+    /// Removes a finished or abandoned request, and keeps its prompt's cache for later requests.
     fn leave(&mut self, at: usize) {
         let mut sequence = self.running.remove(at);
         if let Some(memory) = sequence.memory.take() {
@@ -184,7 +184,7 @@ impl Engine {
         }
     }
 
-    /// Lets waiting requests in, by turns, while there is a place and memory.
+    /// Admits waiting requests, in turns, while a slot and memory are free.
     fn admit(&mut self) {
         let most = (self.limits.max_batch - self.limits.max_batch / OTHERS_SHARE).max(1);
         loop {
@@ -213,7 +213,7 @@ impl Engine {
         }
     }
 
-    /// Lets the project with the most running answers give one place up; `false` if none has several.
+    /// Preempts an answer of the project with the most running answers. Returns `false` if no project has several.
     fn give_place(&mut self) -> bool {
         let several = fair_queue::running(&self.running).values().any(|count| *count > 1);
         if several {
@@ -222,11 +222,11 @@ impl Engine {
         several
     }
 
-    /// Memory to begin with, holding what another request has read already, and how many tokens that is; `None` if there
-    /// is not enough now.
+    /// Returns the first memory of a sequence, filled with the longest prefix that another request has processed, and
+    /// that prefix's length; `None` if not enough memory is free now.
     fn memory_for(&mut self, sequence: &Sequence) -> Result<Option<(Memory, usize)>, Failure> {
         let (has, end) = sequence.extent();
-        // One that had to give way asks for more the next time, so that two do not push each other out for ever.
+        // A preempted sequence requests more each time, so that two sequences do not preempt each other indefinitely.
         let capacity = (has + BLOCK * (1 + sequence.interruptions)).min(end).max(SMALLEST);
         let bytes = self.bytes(capacity);
         let room = loop {
@@ -247,7 +247,7 @@ impl Engine {
         Ok(Some((Memory { cache, room }, cached)))
     }
 
-    /// A copy of the longest beginning that a running or a kept prompt shares with this one.
+    /// Returns a copy of the longest prefix that a running or a cached prompt shares with this one.
     fn beginning(&mut self, sequence: &Sequence) -> Result<Option<KvCache>, ModelError> {
         let (adapter, prompt) = (sequence.adapter_id(), sequence.prompt());
         let running = self.running.iter().filter(|other| other.adapter_id() == adapter).filter_map(|other| {
@@ -266,7 +266,7 @@ impl Engine {
         Bytes((tokens as u64).saturating_mul(self.token_bytes))
     }
 
-    /// Sees to it that every running request has memory for its next step; some give way if need be.
+    /// Ensures that every running request has memory for its next step; preempts requests if necessary.
     fn make_room(&mut self) {
         let mut at = 0;
         while at < self.running.len() {
@@ -283,7 +283,7 @@ impl Engine {
         }
     }
 
-    /// `false`: there is not enough memory for the next step of request `at`.
+    /// Ensures memory for the next step of request `at`. Returns `false` if not enough is free.
     fn grow(&mut self, at: usize) -> Result<bool, Failure> {
         let token_bytes = self.token_bytes;
         let Some(sequence) = self.running.get_mut(at) else { return Ok(true) };
@@ -301,11 +301,12 @@ impl Engine {
         Ok(true)
     }
 
-    /// One goes back to the head of its project's queue, without its memory. Returns the place that it had.
+    /// Preempts one request: it returns to the head of its project's queue, without its memory. Returns the index that
+    /// it had.
     fn give_way(&mut self) -> Option<usize> {
         let at = fair_queue::victim(&self.running)?;
         let mut sequence = self.running.remove(at);
-        tracing::debug!(tokens = sequence.fed(), "a request gives way to others");
+        tracing::debug!(tokens = sequence.fed(), "a request is preempted");
         sequence.memory = None;
         sequence.interruptions += 1;
         self.waiting.push_front(sequence);

@@ -1,8 +1,8 @@
-//! Who comes next: projects take turns, and each has a queue of its own.
+//! The fair queue: projects take turns, and each has a queue of its own.
 //!
-//! The project with the fewest running answers comes first; of several, the one that was served least, in tokens read and
-//! drawn. One that comes back after a pause begins with what the least served of the others has: idle time gives no
-//! credit, so it cannot hold up those that were busy meanwhile.
+//! The project with the fewest running answers is next; of several, the one that was served least, in processed and
+//! sampled tokens. A project that returns after a pause starts with the count of the least served project: idle time
+//! gives no credit, so it cannot block projects that were busy meanwhile.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,7 +11,7 @@ use std::{
 
 use crate::decoding::sequence::Sequence;
 
-/// Answers of each project that are running.
+/// The number of running answers per project.
 pub(crate) type Running = BTreeMap<Arc<str>, usize>;
 
 /// Counts the running answers of each project.
@@ -31,9 +31,9 @@ pub(crate) struct Turns {
 
 #[derive(Default)]
 struct Queue {
-    /// The oldest in front; those that gave way stand before those that never ran.
+    /// The waiting sequences, the oldest first. Preempted sequences precede those that never ran.
     waiting: VecDeque<Sequence>,
-    /// Tokens that were read and drawn for the project.
+    /// The number of tokens processed and sampled for the project.
     served: u64,
 }
 
@@ -42,27 +42,27 @@ impl Turns {
         self.queues.values().all(|queue| queue.waiting.is_empty())
     }
 
-    /// Puts a sequence behind those of its project.
+    /// Appends a sequence to its project's queue.
     pub(crate) fn push_back(&mut self, sequence: Sequence) {
         self.queue(sequence.project().clone()).waiting.push_back(sequence);
     }
 
-    /// Puts a sequence before those of its project.
+    /// Prepends a sequence to its project's queue.
     pub(crate) fn push_front(&mut self, sequence: Sequence) {
         self.queue(sequence.project().clone()).waiting.push_front(sequence);
     }
 
-    /// Notes that tokens were read or drawn for a project.
+    /// Adds processed or sampled tokens to a project's count.
     pub(crate) fn charge(&mut self, project: &Arc<str>, tokens: usize) {
         self.queue(project.clone()).served += tokens as u64;
     }
 
-    /// Tokens that were read and drawn for a project.
+    /// Returns the number of tokens processed and sampled for a project.
     pub(crate) fn served(&self, project: &str) -> u64 {
         self.queues.get(project).map_or(0, |queue| queue.served)
     }
 
-    /// Keeps the sequences that are wanted, and forgets projects that neither wait nor run.
+    /// Keeps the sequences for which `wanted` returns `true`, and removes projects with nothing waiting or running.
     pub(crate) fn retain(&mut self, running: &Running, mut wanted: impl FnMut(&Sequence) -> bool) {
         for queue in self.queues.values_mut() {
             queue.waiting.retain(&mut wanted);
@@ -70,7 +70,7 @@ impl Turns {
         self.queues.retain(|project, queue| !queue.waiting.is_empty() || running.contains_key(project));
     }
 
-    /// The next sequence, of a project with less than `most` running.
+    /// Removes and returns the next sequence, of a project with fewer than `most` running.
     pub(crate) fn next(&mut self, running: &Running, most: usize) -> Option<Sequence> {
         let count = |project: &Arc<str>| running.get(project).copied().unwrap_or(0);
         let may = self.queues.iter().filter(|(project, queue)| !queue.waiting.is_empty() && count(project) < most);
@@ -85,8 +85,9 @@ impl Turns {
     }
 }
 
-/// Lets no project take part in a turn with more answers than the project with the fewest, since each answer makes the
-/// turn longer for all; those with the fewest tokens come first. A project alone has no such bound.
+/// Limits every project in an iteration to the number of answers of the project with the fewest, since each answer
+/// makes the iteration longer for all. Answers with the fewest sampled tokens have precedence. A single project has no
+/// limit.
 pub(crate) fn within_shares(sequences: &[Sequence], members: Vec<usize>) -> Vec<usize> {
     let mut projects = BTreeMap::<&Arc<str>, Vec<usize>>::new();
     for &at in &members {
@@ -105,8 +106,8 @@ pub(crate) fn within_shares(sequences: &[Sequence], members: Vec<usize>) -> Vec<
     chosen
 }
 
-/// The sequence that gives way: the youngest of the project with the most running answers, so that nobody loses the last
-/// one to another who has several. `None`: nothing runs.
+/// Returns the index of the sequence to preempt: the youngest of the project with the most running answers, so that no
+/// project loses its only one to a project that has several. `None`: nothing runs.
 pub(crate) fn victim(sequences: &[Sequence]) -> Option<usize> {
     let running = running(sequences);
     let count = |at: &usize| running.get(sequences[*at].project()).copied().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! One pass through the decoder for many requests, each with its own adapter.
+//! One forward pass through the decoder for many requests, each with its own adapter.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -14,9 +14,9 @@ use crate::{
     error::{Failure, chain},
 };
 
-/// Lets `members` of `running`, given in ascending order, take their next step. Returns those that are done, in order.
+/// Runs the next step of `members` of `running`, given in ascending order. Returns those that are finished, in order.
 ///
-/// If the pass fails, each member takes its step alone, so that only those fail that are the cause.
+/// If the pass fails, each member's step runs alone, so that only those fail that cause the failure.
 pub(crate) fn advance(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Vec<usize> {
     match pass(decoder, running, members) {
         Ok(done) => done,
@@ -67,13 +67,13 @@ fn pass(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Resul
     Ok(done)
 }
 
-/// What a member's step is, asked before it is taken.
+/// The properties of a member's step, read before the step changes them.
 struct Plan {
-    /// Tokens in its cache.
+    /// The number of tokens in the cache.
     from: usize,
-    /// Rows of logits that come of it.
+    /// The number of rows of logits that the step returns.
     rows: usize,
-    /// A token is drawn from the last of them.
+    /// `true` if a token is sampled from the last row.
     draws: bool,
 }
 
@@ -83,7 +83,7 @@ impl Plan {
     }
 }
 
-/// The adapters of the members, each once.
+/// Returns the adapters of the members, without duplicates.
 fn residents(running: &[Sequence], members: &[usize]) -> Vec<Arc<Resident>> {
     let mut all: Vec<Arc<Resident>> = Vec::new();
     for resident in members.iter().filter_map(|&at| running[at].resident()) {

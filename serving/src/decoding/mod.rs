@@ -1,4 +1,4 @@
-//! Decoding: the engine's thread, its queue, and the choice of tokens.
+//! Decoding: the engine's thread, its queue, and sampling.
 
 pub mod admission;
 pub mod engine;

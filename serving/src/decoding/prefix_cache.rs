@@ -1,7 +1,7 @@
-//! Beginnings of prompts that were read already, so that a system prompt is computed once and not for every request.
+//! The prefix cache: the keys and values of earlier prompts, so that a shared system prompt is computed only once.
 //!
-//! Exact: keys and values depend on the tokens before them and on the adapter, nothing else; only whole chunks are taken
-//! over. What is kept here is the first to go when memory is wanted.
+//! The reuse is exact: keys and values depend only on the preceding tokens and the adapter, and only whole chunks are
+//! copied. Cached prefixes are evicted first when memory is short.
 
 use std::collections::VecDeque;
 
@@ -9,30 +9,30 @@ use attune_domain::serve::AdapterKey;
 
 use crate::decoding::sequence::{CHUNK, Memory};
 
-/// Prompts that are kept at most; looking through them costs time.
+/// The maximum number of cached prompts. A lookup takes time proportional to it.
 const MOST: usize = 32;
 
-/// What was read, and by which model.
+/// A processed prefix and the model that processed it.
 pub(crate) struct Prefix {
     pub(crate) adapter: Option<AdapterKey>,
-    /// As many as the cache holds.
+    /// The tokens, exactly as many as the cache holds.
     pub(crate) tokens: Vec<u32>,
     pub(crate) memory: Memory,
 }
 
-/// The beginnings, the longest unused in front.
+/// The cached prefixes, the least recently used first.
 #[derive(Default)]
 pub(crate) struct Prefixes(VecDeque<Prefix>);
 
-/// How many of the tokens of `prompt` may be taken over from `other`: whole chunks, and not all of it, since the last
-/// token must be fed to know what follows.
+/// Returns the number of tokens of `prompt` that may be copied from `other`: whole chunks, and never all tokens, since
+/// the last token must be fed to get its logits.
 pub(crate) fn shared(prompt: &[u32], other: &[u32]) -> usize {
     let same = prompt.iter().zip(other).take_while(|(a, b)| a == b).count();
     same.min(prompt.len().saturating_sub(1)) / CHUNK * CHUNK
 }
 
 impl Prefixes {
-    /// The entry that shares most with a prompt, and how much; it counts as used.
+    /// Returns the entry with the longest shared prefix, and its length. Marks the entry as used.
     pub(crate) fn longest(&mut self, adapter: Option<AdapterKey>, prompt: &[u32]) -> Option<(&Prefix, usize)> {
         let same_model = self.0.iter().enumerate().filter(|(_, prefix)| prefix.adapter == adapter);
         let lengths = same_model.map(|(at, prefix)| (shared(prompt, &prefix.tokens), at));
@@ -42,7 +42,7 @@ impl Prefixes {
         self.0.back().map(|prefix| (prefix, length))
     }
 
-    /// Keeps the beginning of a prompt, unless one that says more is here.
+    /// Caches the prefix of a prompt, unless an entry already contains it.
     pub(crate) fn keep(&mut self, adapter: Option<AdapterKey>, prompt: &[u32], mut memory: Memory) {
         let whole = prompt.len().min(memory.cache.len()) / CHUNK * CHUNK;
         let tokens = &prompt[..whole];
@@ -58,7 +58,7 @@ impl Prefixes {
         }
     }
 
-    /// Gives the longest unused up; `false` if there is none.
+    /// Evicts the least recently used entry. Returns `false` if the cache is empty.
     pub(crate) fn forget_one(&mut self) -> bool {
         self.0.pop_front().is_some()
     }

@@ -1,10 +1,9 @@
-//! Which token comes next: pure functions over one row of logits.
+//! Sampling of the next token: pure functions over one row of logits.
 //!
-//! A request's draws depend on its seed, its logits and nothing else. A batch of another size rounds logits differently
-//! in their last bit, so the draw is made such that this hardly ever matters: each token has a lot of its own, from the
-//! seed, the place in the answer and its id, and the largest sum of log-probability and lot wins (Gumbel's way). Two
-//! sums would have to agree to the last bits for rounding to decide, while a walk along the summed probabilities meets a
-//! border at every token.
+//! A request's sampled tokens depend only on its seed and its logits. Another batch size changes the last bit of the
+//! logits, so sampling is designed to be robust to rounding: each token gets Gumbel noise, generated from the seed, the
+//! position in the answer and the token's ID, and the largest sum of log-probability and noise wins. Rounding decides
+//! only if two sums agree to their last bits, while inverse-CDF sampling has a boundary at every token.
 //!
 //! Source: Maddison et al., arXiv:1411.0030, §2 (Gumbel-max).
 
@@ -15,10 +14,11 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use toktrie::SimpleVob;
 
-/// How many of the most likely tokens are sorted first; twice as many if these have not the wanted probability.
+/// The number of most likely tokens that are sorted first; four times as many, repeatedly, if their probability is
+/// below `top_p`.
 const FIRST_LOOK: usize = 64;
 
-/// Draws the tokens of one answer.
+/// The sampler of one answer's tokens.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     temperature: f64,
@@ -26,13 +26,13 @@ pub struct Sampler {
     presence_penalty: f64,
     frequency_penalty: f64,
     logit_bias: BTreeMap<u32, f64>,
-    /// What was drawn, and how often; only kept for penalties.
+    /// The count of each sampled token; only kept for penalties.
     drawn: BTreeMap<u32, u32>,
     random: Pcg64,
 }
 
 impl Sampler {
-    /// From a request's wishes, for its answer number `choice`.
+    /// Creates the sampler of answer number `choice` from a request's parameters.
     #[must_use]
     pub fn new(wishes: &Sampling, choice: u32) -> Self {
         Self {
@@ -46,8 +46,8 @@ impl Sampler {
         }
     }
 
-    /// The next token, one of `allowed` if they are given; `None` if none is allowed, if the logits hold a NaN or an
-    /// infinity, or there are none: the model is broken then, and any token would be made up.
+    /// Samples the next token, from `allowed` if given. Returns `None` if no token is allowed, or if the logits are
+    /// empty or hold a NaN or an infinity: the model is broken then, and any token would be arbitrary.
     pub fn draw(&mut self, logits: &[f32], allowed: Option<&SimpleVob>) -> Option<u32> {
         most_likely(logits)?;
         let adjusted = self.adjusted(logits, allowed);
@@ -59,7 +59,7 @@ impl Sampler {
         Some(token)
     }
 
-    /// The logits with biases and penalties; minus infinity for what is not allowed.
+    /// Returns the logits with biases and penalties; minus infinity for tokens that are not allowed.
     ///
     /// Source: "Parameter details" of OpenAI's guide to text generation: each token's logit less its count times the
     /// frequency penalty, and less the presence penalty if the count is above 0.
@@ -106,19 +106,20 @@ impl Sampler {
     }
 }
 
-/// The first answer's seed is the request's; those of the others lie far from it and from each other.
+/// Returns an answer's seed. The first answer has the request's; those of the others are far from it and from each
+/// other.
 const fn seed_of(seed: u64, choice: u32) -> u64 {
     seed.wrapping_add((choice as u64).wrapping_mul(0xD134_2543_DE82_EF95))
 }
 
-/// The index of the largest logit, the first of several equal ones as `torch.argmax` gives; `None` if a logit is not
-/// finite.
+/// Returns the index of the largest logit, the first of several equal ones, like `torch.argmax`; `None` if a logit is
+/// not finite.
 #[must_use]
 pub fn most_likely(logits: &[f32]) -> Option<usize> {
     if logits.iter().all(|logit| logit.is_finite()) { largest(logits) } else { None }
 }
 
-/// The index of the largest logit, the first of several equal ones.
+/// Returns the index of the largest logit, the first of several equal ones.
 fn largest(logits: &[f32]) -> Option<usize> {
     let mut best = 0;
     for (index, &logit) in logits.iter().enumerate() {
@@ -129,8 +130,9 @@ fn largest(logits: &[f32]) -> Option<usize> {
     (!logits.is_empty()).then_some(best)
 }
 
-/// The smallest set of most likely tokens whose probability is `top_p` or more, the most likely one first; it is always
-/// in. Of equally likely ones the first come first. `weights` are probabilities that are not yet divided by their sum.
+/// Returns the nucleus: the smallest set of most likely tokens whose probability is `top_p` or more, in descending
+/// order. It always holds the most likely token. Ties are broken by the lower index. `weights` are unnormalized
+/// probabilities.
 ///
 /// Source: Holtzman et al., arXiv:1904.09751, §3.1.
 fn nucleus(weights: &[f64], top_p: f64) -> Vec<usize> {
@@ -139,7 +141,7 @@ fn nucleus(weights: &[f64], top_p: f64) -> Vec<usize> {
     let mut indices: Vec<usize> = (0..weights.len()).collect();
     let mut look = FIRST_LOOK;
     loop {
-        // A whole vocabulary is sorted only if the nucleus is that wide.
+        // The whole vocabulary is sorted only if the nucleus is that large.
         if look < indices.len() {
             indices.select_nth_unstable_by(look - 1, order);
         }
@@ -161,9 +163,10 @@ fn nucleus(weights: &[f64], top_p: f64) -> Vec<usize> {
     }
 }
 
-/// The token with the largest sum of log-probability and lot. Logarithms may lack a common constant.
+/// Returns the token with the largest sum of log-probability and Gumbel noise. The logarithms may lack a common
+/// constant.
 fn luckiest(place: u64, tokens: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
-    // No lot is larger: a pruned token could not have won.
+    // The noise is never larger: a skipped token could not have won.
     const LARGEST: f64 = 38.0;
     let mut best: Option<(usize, f64)> = None;
     for (index, log) in tokens {
@@ -179,14 +182,14 @@ fn luckiest(place: u64, tokens: impl Iterator<Item = (usize, f64)>) -> Option<us
     best.map(|(index, _)| index)
 }
 
-/// A number from Gumbel's distribution, the same for the same place and token.
+/// Returns noise from the standard Gumbel distribution, deterministic in place and token.
 fn lot(place: u64, token: u64) -> f64 {
-    // The finaliser of SplitMix64 (Steele et al., OOPSLA 2014) over a Weyl sequence that begins at `place`.
+    // The finalizer of SplitMix64 (Steele et al., OOPSLA 2014) over a Weyl sequence that starts at `place`.
     let mut bits = place.wrapping_add((token + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     bits ^= bits >> 31;
-    let uniform = ((bits >> 11) as f64 + 0.5) * 2f64.powi(-53); // between 0 and 1, neither reached
+    let uniform = ((bits >> 11) as f64 + 0.5) * 2f64.powi(-53); // in the open interval (0, 1)
     -(-uniform.ln()).ln()
 }
 
@@ -235,7 +238,7 @@ mod tests {
         for _ in 0..20_000 {
             counts[sampler.draw(&logits, None).unwrap() as usize] += 1;
         }
-        // Three standard deviations of a share of 0.5 over 20,000 draws are 0.011.
+        // Three standard deviations of a share of 0.5 over 20,000 samples are 0.011.
         for (count, want) in counts.iter().zip([0.5, 0.3, 0.2]) {
             assert!((f64::from(*count) / 20_000.0 - want).abs() < 0.011, "{counts:?}");
         }
@@ -316,7 +319,10 @@ mod tests {
 
         #[test]
         fn the_same_seed_draws_the_same(logits in vec(-4f32..4.0, 1..100), seed: u64, top_p in 0.1..1.0f64) {
-            let draw = || { let mut s = sampler(0.8, top_p, seed); (0..20).map(|_| s.draw(&logits, None)).collect::<Vec<_>>() };
+            let draw = || {
+                let mut s = sampler(0.8, top_p, seed);
+                (0..20).map(|_| s.draw(&logits, None)).collect::<Vec<_>>()
+            };
             prop_assert_eq!(draw(), draw());
         }
     }

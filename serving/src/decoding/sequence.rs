@@ -1,7 +1,8 @@
-//! One request inside the engine: its tokens, how many of them are in its cache, and what it may still have.
+//! One sequence in the engine: its tokens, its KV cache, and its limits.
 //!
-//! The cache may be taken away when memory is short. The tokens stay, and are fed again later just as they were the first
-//! time: the prompt in the same chunks, drawn tokens one by one. So the answer goes on as if nothing had happened.
+//! The engine may preempt a sequence and drop its cache when memory is short. The tokens are kept and later fed again
+//! exactly as before: the prompt in the same chunks, sampled tokens one by one. So preemption does not change the
+//! answer.
 
 use std::{
     sync::Arc,
@@ -20,90 +21,91 @@ use crate::{
     residency::Reservation,
 };
 
-/// Prompt tokens that are read in one step, so that running answers do not wait long. Always cut at multiples of it: then
-/// a prefix that is taken over from another request has, to the last bit, the numbers that it would have had here.
+/// The maximum number of prompt tokens in one step, so that running answers do not wait long. Chunks always end at
+/// multiples of it: then a prefix that is copied from another request has, to the last bit, the values that it would
+/// have here.
 pub const CHUNK: usize = 128;
 
-/// What the engine is asked to do.
+/// A request to the engine for one answer.
 pub struct Work {
-    /// Whose it is.
+    /// The ID of the project that sent the request.
     pub project: Arc<str>,
-    /// Not empty.
+    /// The prompt's token IDs. Not empty.
     pub prompt: Arc<[u32]>,
-    /// `None`: the base itself.
+    /// The adapter. `None`: the base model alone.
     pub lease: Option<Lease>,
-    /// Draws the tokens.
+    /// The sampler of the answer's tokens.
     pub sampler: Sampler,
-    /// At most so many tokens.
+    /// The maximum number of generated tokens.
     pub max_tokens: Option<u64>,
-    /// Tokens that end the answer.
+    /// The token IDs that end the answer.
     pub stop_ids: Vec<u32>,
-    /// What the answer must look like.
+    /// The grammar that the answer must match.
     pub constraint: Option<Constraint>,
-    /// Tells how likely each token was, with so many most likely ones in its place.
+    /// The number of top log-probabilities to return per token. `None`: no log-probabilities.
     pub scores: Option<usize>,
-    /// Tells the same of the prompt's tokens.
+    /// `true`: return the log-probabilities of the prompt's tokens too.
     pub prompt_scores: bool,
-    /// Where the tokens go. Dropping the other end cancels.
+    /// The channel for the results. Dropping the receiver cancels the request.
     pub out: UnboundedSender<Drawn>,
 }
 
-/// What the engine says of a [`Work`].
+/// An event of a [`Work`].
 #[derive(Debug)]
 pub enum Drawn {
-    /// The prompt is read.
+    /// The prompt is processed.
     Started {
-        /// One for each of its tokens, if they were asked for.
+        /// The scores of the prompt's tokens, if they were requested.
         scores: Vec<TokenScore>,
-        /// How many of its tokens were taken over from another request.
+        /// The number of prompt tokens whose keys and values were copied from another request.
         cached: usize,
     },
     /// The next token of the answer.
     Token {
-        /// Which.
+        /// The token's ID.
         id: u32,
-        /// If it was asked for.
+        /// The token's score, if it was requested.
         score: Option<TokenScore>,
     },
-    /// Nothing follows.
+    /// The answer is complete. No event follows.
     End {
-        /// Why.
+        /// The finish reason.
         reason: FinishReason,
-        /// A token that ends answers was drawn; it has no text, and was not said as [`Drawn::Token`].
+        /// `true` if a stop token was sampled. It has no text and no token event.
         end_token: bool,
     },
-    /// Nothing follows, and something went wrong.
+    /// The request failed. No event follows.
     Failed(Failure),
 }
 
-/// Keys and values, and the memory that is promised for them.
+/// A KV cache and the memory that is reserved for it.
 pub(crate) struct Memory {
     pub(crate) cache: KvCache,
     pub(crate) room: Reservation,
 }
 
-/// A request that waits or runs.
+/// A waiting or running request.
 pub(crate) struct Sequence {
     work: Work,
-    /// What was drawn.
+    /// The sampled tokens.
     drawn: Vec<u32>,
-    /// Prompt and drawn tokens are never more.
+    /// The maximum number of prompt and sampled tokens together.
     end: usize,
-    /// Only while it runs.
+    /// The KV cache. `Some` only while the sequence runs.
     pub(crate) memory: Option<Memory>,
-    /// How often its memory was taken away.
+    /// The number of times that the sequence was preempted.
     pub(crate) interruptions: usize,
     started: bool,
-    /// How many of the prompt's tokens were taken over from another request.
+    /// The number of prompt tokens whose keys and values were copied from another request.
     pub(crate) cached: usize,
-    /// When it came.
+    /// The time of arrival.
     since: Instant,
-    /// Of the prompt's tokens, as far as they were read.
+    /// The scores of the prompt's tokens that have been processed.
     prompt_scores: Vec<TokenScore>,
 }
 
 impl Sequence {
-    /// A request to be answered, with at most `limit` tokens, the prompt counted.
+    /// Creates a sequence of at most `limit` tokens, the prompt included.
     pub(crate) fn new(work: Work, limit: usize) -> Self {
         let wanted = work.max_tokens.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
         let end = work.prompt.len().saturating_add(wanted).min(limit);
@@ -121,7 +123,7 @@ impl Sequence {
         }
     }
 
-    /// Tokens that were drawn for the answer.
+    /// Returns the number of sampled tokens.
     pub(crate) fn drawn_tokens(&self) -> usize {
         self.drawn.len()
     }
@@ -130,22 +132,22 @@ impl Sequence {
         &self.work.project
     }
 
-    /// Its prompt is read, and it has waited for its first place no longer.
+    /// Returns whether the prompt has been processed, so that the sequence no longer waits for its first slot.
     pub(crate) const fn has_started(&self) -> bool {
         self.started
     }
 
-    /// How long ago it came.
+    /// Returns the time since arrival.
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed()
     }
 
-    /// Tokens of the prompt and the answer.
+    /// Returns the number of prompt and sampled tokens.
     fn len(&self) -> usize {
         self.work.prompt.len() + self.drawn.len()
     }
 
-    /// Nobody waits for the answer any more.
+    /// Returns whether the receiver of the answer was dropped.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.work.out.is_closed()
     }
@@ -162,7 +164,7 @@ impl Sequence {
         self.work.lease.as_ref().and_then(Lease::resident)
     }
 
-    /// Tokens in the cache.
+    /// Returns the number of tokens in the cache.
     pub(crate) fn fed(&self) -> usize {
         self.memory.as_ref().map_or(0, |memory| memory.cache.len())
     }
@@ -171,29 +173,29 @@ impl Sequence {
         self.fed() < self.work.prompt.len()
     }
 
-    /// How many tokens it has, and may come to have.
+    /// Returns the current and the maximum number of tokens.
     pub(crate) fn extent(&self) -> (usize, usize) {
         (self.len(), self.end)
     }
 
-    /// The tokens that go in next.
+    /// Returns the range of the tokens that the next step feeds.
     fn next(&self) -> std::ops::Range<usize> {
         let fed = self.fed();
         let end = if self.is_reading() { ((fed / CHUNK + 1) * CHUNK).min(self.work.prompt.len()) } else { fed + 1 };
         fed..end
     }
 
-    /// Tokens in the cache after the next step.
+    /// Returns the number of tokens in the cache after the next step.
     pub(crate) fn needs(&self) -> usize {
         self.next().end
     }
 
-    /// The next step leads to a token that is not known yet.
+    /// Returns whether the next step ends with the last known token, so that a new token is sampled.
     pub(crate) fn draws_next(&self) -> bool {
         self.next().end == self.len()
     }
 
-    /// The prompt's tokens must all be read here, so that each is scored.
+    /// Returns whether prompt tokens still have to be scored, which requires that all of them are processed here.
     pub(crate) fn wants_prompt_scores(&self) -> bool {
         !self.started
             && self.work.prompt_scores
@@ -201,27 +203,27 @@ impl Sequence {
             && self.prompt_scores.len() < self.work.prompt.len()
     }
 
-    /// How many rows of logits the next step gives.
+    /// Returns the number of rows of logits that the next step returns.
     pub(crate) fn rows(&self) -> usize {
         if self.wants_prompt_scores() { self.next().len() } else { 1 }
     }
 
-    /// Takes the logits of the step that began at token `from`: one row, or one for each token.
+    /// Scores prompt tokens from the logits of the step that began at token `from`: one row, or one per token.
     pub(crate) fn score_prompt(&mut self, from: usize, logits: &[f32], width: usize) {
         let Some(top) = self.work.scores.filter(|_| self.wants_prompt_scores()) else { return };
         for (at, row) in (from + 1..).zip(logits.chunks_exact(width.max(1))) {
-            // What was read before the memory was taken away is known already.
+            // Tokens that were processed before a preemption are already scored.
             if let Some(&id) = self.work.prompt.get(at).filter(|_| at == self.prompt_scores.len()) {
                 self.prompt_scores.push(TokenScore::new(row, id, top));
             }
         }
     }
 
-    /// The next step; `None` without memory.
+    /// Returns the next step, or `None` without a cache.
     pub(crate) fn step<'a>(&'a mut self, adapter: Option<&'a LoraAdapter>) -> Option<Step<'a>> {
         let (next, every) = (self.next(), self.wants_prompt_scores());
         let cache = &mut self.memory.as_mut()?.cache;
-        // A step is never of both: the prompt's last chunk ends with the prompt.
+        // A step never contains both kinds of tokens: the prompt's last chunk ends with the prompt.
         let prompt = self.work.prompt.len();
         let ids = if next.end <= prompt {
             &self.work.prompt[next]
@@ -231,7 +233,7 @@ impl Sequence {
         Some(Step { ids, cache, adapter, every })
     }
 
-    /// Draws the next token; `true` if that was the last.
+    /// Samples the next token. Returns whether the sequence is finished.
     pub(crate) fn draw(&mut self, logits: &[f32]) -> bool {
         if !self.started {
             self.started = true;
@@ -281,9 +283,10 @@ impl Sequence {
             Some(constraint) => Some(constraint.allowed()?),
             None => None,
         };
-        self.work.sampler.draw(logits, allowed.as_ref()).ok_or_else(|| {
-            Failure::Internal("the model gave numbers that are not finite, or no token goes on in the grammar".into())
-        })
+        self.work
+            .sampler
+            .draw(logits, allowed.as_ref())
+            .ok_or_else(|| Failure::Internal("the logits are not finite, or the grammar allows no next token".into()))
     }
 
     pub(crate) fn fail(&self, failure: Failure) {
@@ -291,6 +294,6 @@ impl Sequence {
     }
 
     fn say(&self, what: Drawn) {
-        let _ = self.work.out.send(what); // nobody listens: the engine sees that at its next turn
+        let _ = self.work.out.send(what); // if the receiver is gone, the engine notices at its next iteration
     }
 }

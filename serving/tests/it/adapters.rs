@@ -1,4 +1,4 @@
-//! Residency: load once, pin while leased, let the longest unused go.
+//! Residency: adapters are loaded once, pinned while leased, and evicted in least-recently-used order.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ async fn an_adapter_larger_than_all_memory_is_refused_with_both_sizes() {
     let world = World::new().await;
     let adapters = world.adapters(Bytes(100));
     let refused = adapters.lease(&world.adapter(1, None).await).await.unwrap_err().to_string();
-    assert!(refused.contains("100 B is all there is"), "{refused}");
+    assert!(refused.contains("the limit for all adapters is 100 B"), "{refused}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What is more than a replica takes, and what is said to it.
+//! Requests that exceed a replica's limits, and the errors that they get.
 
 use attune_domain::serve::{Form, GenerateEvent, GenerateRequest, Prompt};
 use serde_json::json;
@@ -8,6 +8,7 @@ use crate::{
     world::World,
 };
 
+/// A prompt that cannot fit is refused by its length in bytes, before it is tokenized: quickly, and without memory.
 #[tokio::test]
 async fn attack_a17_a_prompt_of_megabytes_that_cannot_fit_is_not_tokenised() {
     let world = World::new().await;
@@ -18,18 +19,21 @@ async fn attack_a17_a_prompt_of_megabytes_that_cannot_fit_is_not_tokenised() {
         for _ in 0..4 {
             let (code, message) = failure(&events(&app, &ask(prompt.clone())).await);
             let rendered = matches!(prompt, Prompt::Chat { .. });
-            // What a template may write has a bound of its own.
+            // The rendered template has a limit of its own.
             assert!(code == "context_length_exceeded" || (rendered && code == "invalid_prompt"), "{code}: {message}");
-            assert!(rendered || message.contains("bytes, and 1024 tokens are the most"), "{message}");
+            assert!(
+                rendered || message.contains("bytes, and this model and its memory hold at most 1024 tokens"),
+                "{message}"
+            );
         }
     }
     assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
-    // The bound is no bound for what may fit.
+    // The byte limit does not refuse a prompt that may fit.
     assert_eq!(failure(&events(&app, &ask(text(&long[..16_384]))).await).0, "context_length_exceeded");
     assert_eq!(prompt_tokens(&events(&app, &ask(text(&long[..1000]))).await), 1000);
 }
 
-/// More answers than a project may have are refused at once, and another project's request is taken.
+/// A request that exceeds the project's limit of answers is refused immediately; another project's request is accepted.
 #[tokio::test]
 async fn limit_of_a_project_s_answers_is_said_at_once() {
     let world = World::new().await;
@@ -45,7 +49,7 @@ async fn limit_of_a_project_s_answers_is_said_at_once() {
     assert!(matches!(events(&app, &again).await.last(), Some(GenerateEvent::Done { .. })));
 }
 
-/// A schema that would take too much to enforce is refused, and quickly.
+/// A schema that is too expensive to enforce is refused quickly.
 #[tokio::test]
 async fn limit_of_grammars_refuses_a_schema_that_grows_without_end() {
     let world = World::new().await;

@@ -1,4 +1,4 @@
-//! Requests and models that other people's bug reports came from.
+//! Requests and models from bug reports of other projects.
 
 use attune_domain::{
     serve::{
@@ -13,7 +13,7 @@ use crate::{
     world::{World, case_folder},
 };
 
-/// A body of the API, as a replica is asked.
+/// Converts an API request body to a replica's request.
 fn request(body: &Value) -> GenerateRequest {
     let prompt = match body.get("prompt").and_then(Value::as_str) {
         Some(text) => Prompt::Text { text: text.into() },
@@ -83,14 +83,15 @@ async fn case_01_a_json_answer_stays_text_and_every_answer_of_the_schema_can_be_
         without.as_object_mut().unwrap().remove("tools");
         for asked in [without, with_tools] {
             let told = events(&app, &request(&asked)).await;
-            // A space before the first brace is JSON's white space, which the biases of one request prefer.
+            // A space before the first brace is JSON whitespace, which the logit biases of one request prefer.
             assert_eq!((said(&told).trim_start(), calls(&told).len()), (want, 0), "{file}: {told:?}");
             assert_eq!(reason(&told), FinishReason::Stop, "{file}");
         }
     }
 }
 
-/// The control: a call is a call still, asked for or not, however it is spaced, beside a schema, and with references.
+/// The control: a call is still detected, whether required or not, with any spacing, together with a schema, and with
+/// references.
 #[tokio::test]
 async fn case_01_a_call_is_still_found_and_still_enforced() {
     let world = World::of_case(CASE_01).await;
@@ -111,10 +112,10 @@ async fn case_01_a_call_is_still_found_and_still_enforced() {
             "additionalProperties": false, "$defs": {"City": {"enum": ["Oslo"]}}}));
         assert_eq!(calls(&events(&app, &referring).await), calls(&told), "{file}");
     }
-    // With the bias towards the letters of a call, an answer that is bound to a schema may call too.
+    // With a bias towards the letters of a call, an answer that is constrained to a schema may call a tool too.
     let mut call = request(&body(CASE_01, "schema.json"));
     call.sampling.logit_bias = "get_weather".bytes().map(|byte| (u32::from(byte), 60.0)).collect();
-    // Not the token that is a whole answer, and not the beginning of its name.
+    // Exclude the token that is a whole answer, and the first letter of the name in it.
     call.sampling.logit_bias.extend([(u32::from(b'A'), -100.0), (259, -100.0)]);
     call.sampling.max_tokens = Some(200);
     let told = events(&app, &call).await;
@@ -130,7 +131,7 @@ async fn case_02_what_follows_broken_bytes_is_told() {
     let tokens: Vec<Vec<u8>> = scores(&told).into_iter().map(|token| token.bytes).collect();
     assert_eq!(tokens.concat(), b"\n\xf0a\n\xf0a\n\xf0a");
     assert!(told.contains(&GenerateEvent::Done { completion_tokens: 9 }), "{told:?}");
-    // Each letter is told when it is drawn, and not at the end.
+    // Each letter is sent when it is sampled, and not at the end.
     let pieces = told.iter().filter(|event| matches!(event, GenerateEvent::Piece { text, .. } if text.contains('a')));
     assert_eq!(pieces.count(), 3);
 }

@@ -1,4 +1,4 @@
-//! The door: who comes in, and what is said to them.
+//! The HTTP server: authentication, requests and events.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -71,7 +71,7 @@ pub(crate) async fn events(app: &Arc<App>, request: &GenerateRequest) -> Vec<Gen
         .collect()
 }
 
-/// The text of the answer `wanted`.
+/// Returns the text of the answer `wanted`.
 fn said_by(events: &[GenerateEvent], wanted: u32) -> String {
     let text = |event: &GenerateEvent| match event {
         GenerateEvent::Piece { choice, text, .. } if *choice == wanted => Some(text.clone()),
@@ -175,7 +175,7 @@ async fn scored_tokens_are_the_text_that_is_told_and_no_more() {
     let bytes = |events: &[GenerateEvent]| scores(events).into_iter().flat_map(|token| token.bytes).collect::<Vec<_>>();
     assert_eq!(String::from_utf8_lossy(&bytes(&whole)), said(&whole));
     for token in scores(&whole) {
-        // At temperature 0 the drawn token is the most likely one.
+        // At temperature 0 the sampled token is the most likely one.
         assert_eq!((token.top.len(), token.logprob), (3, Some(token.top[0].logprob)));
     }
     let full = said(&whole);
@@ -201,7 +201,7 @@ async fn an_echo_is_the_prompt_with_its_scores() {
     assert_eq!((echo.text.as_str(), echo.tokens.len()), ("tell me", 7));
     assert!(echo.tokens[0].logprob.is_none() && echo.tokens[1..].iter().all(|token| token.logprob < Some(0.0)));
     assert_eq!(told.last(), Some(&GenerateEvent::Done { completion_tokens: 0 }));
-    // The tiny tokenizer's id of a byte is the byte.
+    // The tiny tokenizer's ID of a byte is the byte.
     let ids = GenerateRequest { prompt: Prompt::Tokens { ids: b"tell me".map(u32::from).to_vec() }, ..request };
     assert_eq!(said_again(&events(&app, &ids).await), echo);
 }
@@ -222,7 +222,7 @@ async fn ids_that_the_model_does_not_know_are_refused_by_the_field() {
     }
 }
 
-/// Schemas whose every text is short, so that no answer is cut.
+/// Returns a schema that matches only short texts, so that no answer is truncated.
 fn person() -> serde_json::Value {
     json!({"type": "object", "properties": {
         "name": {"type": "string", "maxLength": 8},
@@ -241,7 +241,7 @@ fn check_person(text: &str) {
     assert!(person["tags"].as_array().unwrap().iter().all(serde_json::Value::is_boolean), "{text}");
 }
 
-/// A model of random weights says anything, and the hotter the less likely JSON.
+/// A model with random weights generates arbitrary text; the higher the temperature, the less likely JSON is.
 #[tokio::test]
 async fn an_answer_of_a_schema_is_of_it_however_random_the_model_is() {
     let world = World::new().await;
@@ -297,7 +297,7 @@ fn tools(choice: ToolChoice, parallel: bool) -> Tools {
     Tools { shown, definitions: vec![tool("add"), tool("remove")], choice, parallel }
 }
 
-/// Calls by name, with all of their arguments.
+/// Returns the calls: names with their complete arguments.
 pub(crate) fn calls(events: &[GenerateEvent]) -> Vec<(String, String)> {
     let mut calls: Vec<(String, String)> = Vec::new();
     for event in events {
@@ -338,7 +338,7 @@ async fn a_call_that_must_come_comes_with_arguments_of_its_schema() {
     }
 }
 
-/// Templates that take no tools: the system's text tells of them, and the grammar of a call is kept.
+/// If the template does not support tools, the system message lists them, and the grammar of calls is still enforced.
 #[tokio::test]
 async fn a_template_without_tools_is_given_them_in_the_generic_form() {
     let world = World::new().await;
@@ -353,10 +353,10 @@ async fn a_template_without_tools_is_given_them_in_the_generic_form() {
         check_person(&called[0].1);
         assert!(choice.admits(&called[0].0) && prompt_tokens(&told) > plain + 200);
     }
-    // What must not be called is not told.
+    // Tools that must not be called are omitted from the prompt.
     let none = GenerateRequest { tools: Some(tools(ToolChoice::None, true)), ..ask(chat("do it")) };
     assert_eq!(prompt_tokens(&events(&app, &none).await), plain);
-    // Calls and their results go back as text.
+    // Calls and their results are rendered as text.
     let call = json!([{"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]);
     let called = ChatMessage { tool_calls: Some(call), ..message("assistant", "") };
     let result = ChatMessage { tool_call_id: Some("1".into()), ..message("tool", "done") };
@@ -401,7 +401,7 @@ async fn what_cannot_be_a_prompt_is_said() {
     assert_eq!(code, "context_length_exceeded");
     assert_eq!(
         message,
-        "the prompt has 1500 tokens, and 1024 is the most that this model and its memory hold, the answer included"
+        "the prompt has 1500 tokens, and this model and its memory hold at most 1024, the answer included"
     );
 }
 
@@ -435,7 +435,7 @@ async fn variables_of_the_caller_reach_the_chat_template() {
     assert_eq!(failure(&events(&app, &ask(prompt)).await).0, "invalid_prompt");
 }
 
-/// What cannot fit is refused by its length in bytes, before it is tokenised: in no time, and with no memory.
+/// A client that disconnects cancels its request.
 #[tokio::test]
 async fn a_client_that_goes_ends_its_request() {
     let world = World::new().await;

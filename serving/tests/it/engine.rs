@@ -1,4 +1,4 @@
-//! The engine: a batch answers as each request alone would.
+//! The engine: each request in a batch gets the same answer as alone.
 
 use attune_domain::bytes::Bytes;
 use attune_domain::spec::Quantization;
@@ -10,7 +10,7 @@ use attune_serving::{
 
 use crate::world::{Ask, World, scored, tokens};
 
-/// Short and long prompts, greedy and drawn, the base and two adapters.
+/// Returns requests with short and long prompts, greedy and with temperature, over the base and two adapters.
 async fn requests(world: &World) -> Vec<Ask> {
     let adapters = [None, Some(world.adapter(1, None).await), Some(world.adapter(2, None).await)];
     let mut all = Vec::new();
@@ -68,7 +68,7 @@ async fn adapters_answer_differently_from_the_base_and_from_each_other() {
 #[tokio::test]
 async fn who_gives_way_for_want_of_memory_answers_the_same() {
     let world = World::new().await;
-    // Each comes to 430 tokens, more than it is given at first; the memory is for one and a half of them.
+    // Each needs 430 tokens, more than its first reservation; the memory holds not quite two of them.
     let asks: Vec<Ask> = (0..4).map(|n| Ask { temperature: 0.7, ..Ask::greedy(n, 130, 300) }).collect();
     let alone = one_by_one(&world, &asks).await;
     assert_eq!(together(&world, &asks, 4, 800).await, alone);
@@ -92,8 +92,8 @@ async fn a_shared_beginning_is_taken_over_and_changes_nothing() {
     }
 }
 
-/// The reference: all logits at once, without caches. They differ from those of the engine by the order of sums, in the
-/// last bits of numbers of order 10.
+/// The reference computes all logits at once, without caches. The engine's differ by the order of sums, in the last
+/// bits of numbers of order 10.
 #[tokio::test]
 async fn scores_are_those_of_the_whole_text_at_once_whoever_else_runs_and_gives_way() {
     let world = World::new().await;
@@ -172,7 +172,7 @@ async fn a_request_that_the_model_refuses_fails_alone() {
     assert_eq!((tokens(first).await.len(), tokens(second).await.len()), (12, 12));
 }
 
-/// Who waits behind 200 long answers of another project would wait for all of them; here a place is free at once.
+/// A request behind 200 long answers of another project would wait for all of them; instead it gets a slot immediately.
 #[tokio::test]
 async fn attack_a07_a_flood_of_one_project_does_not_hold_up_another() {
     let world = World::new().await;
@@ -184,7 +184,7 @@ async fn attack_a07_a_flood_of_one_project_does_not_hold_up_another() {
     assert!(matches!(flood[0].recv().await, Some(Drawn::Started { .. })));
     let other = Ask { project: "other".into(), ..Ask::greedy(7, 16, 8) };
     assert_eq!(tokens(other.submit(&engine, &adapters).await).await.len(), 8);
-    // Of the flood's 200 answers none has ended by then.
+    // None of the flood's 200 answers has ended by then.
     let mut ended = 0;
     for drawn in &mut flood {
         while let Ok(event) = drawn.try_recv() {
@@ -194,7 +194,8 @@ async fn attack_a07_a_flood_of_one_project_does_not_hold_up_another() {
     assert_eq!(ended, 0);
 }
 
-/// With one place in all, and with memory for one, a project that has none running gets it; who gave way answers the same.
+/// With few slots, and with memory for few requests, a project with nothing running gets one; the preempted request's
+/// answer does not change.
 #[tokio::test]
 async fn limit_of_places_leaves_some_to_every_project() {
     let world = World::new().await;

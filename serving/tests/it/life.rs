@@ -1,4 +1,4 @@
-//! A replica's life against a platform that this test plays.
+//! A replica's lifecycle against a test platform.
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,6 +1,6 @@
-//! Serving as its parts work together, in this process, on a tiny model with random weights.
+//! The serving process's parts together, in this process, on a tiny model with random weights.
 //!
-//! `cfg(test)` is always true here; it tells clippy that helpers too are tests, which may unwrap.
+//! `cfg(test)` is always true here. It marks helpers as test code for clippy, so that they may unwrap.
 
 #[cfg(test)]
 mod adapters;

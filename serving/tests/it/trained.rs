@@ -1,4 +1,4 @@
-//! Served answers beside the trainer's: the same base in the same quantization, the same adapter, the same logits.
+//! Served logits compared with the trainer's: the same base in the same quantization, and the same adapter.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,14 +25,14 @@ use super::world::{Ask, World, scored};
 
 const ARCHITECTURES: [&str; 5] = ["llama", "llama3", "mistral", "qwen2", "qwen3"];
 
-/// The bar: training adds the correction to the weight, serving adds it to the product; logits are of order 10.
+/// The tolerance: training adds the correction to the weight, serving adds it to the product; logits are of order 10.
 const BAR: f64 = 1e-4;
 
 fn tiny(architecture: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/testdata/tiny").join(architecture)
 }
 
-/// Factors as training might leave them: the second ones are no longer zeros.
+/// Returns an adapter as after training: its `lora_B` factors are not zero.
 fn stirred(decoder: &Decoder, spec: AdapterSpec) -> LoraAdapter {
     let adapter = decoder.new_adapter(spec, 5).unwrap();
     tch::manual_seed(11);
@@ -48,7 +48,7 @@ fn largest(apart: &Tensor) -> f64 {
     apart.abs().max().double_value(&[])
 }
 
-/// The largest differences of a logit from the trainer's, of what is served and of what would be served over f32.
+/// Returns the largest logit differences from the trainer: of the served base, and of the unquantized base.
 fn apart(base: &Path, quantization: Quantization, spec: AdapterSpec, scratch: &Path) -> (f64, f64) {
     let trainer = Decoder::load(base, quantization).unwrap();
     let trained = stirred(&trainer, spec);
@@ -64,7 +64,7 @@ fn apart(base: &Path, quantization: Quantization, spec: AdapterSpec, scratch: &P
         let served = Decoder::load_served(base, quantization, file, hold).unwrap();
         served.served_logits(&sequences, Some(&written)).unwrap()
     };
-    // The first start writes the packed weights, and the second reads them.
+    // The first load writes the packed weights, and the second reads them.
     let served = Decoder::load_served(base, quantization, &packed, Hold::Unpacked).unwrap();
     let served = served.served_logits(&sequences, Some(&written)).unwrap();
     assert_eq!(packed.exists(), quantization != Quantization::None);
@@ -94,7 +94,7 @@ fn figure_served_over_trained_logit_difference() {
     println!("FIGURE served_over_trained_logit_difference {worst:e}");
 }
 
-/// The engine itself: prompts in chunks, caches, batches, an adapter that was fetched.
+/// The engine itself: chunked prompts, caches, batches, and a fetched adapter.
 #[tokio::test]
 async fn the_engine_over_a_quantized_base_scores_as_the_trainer_does() {
     let world = World::new().await;

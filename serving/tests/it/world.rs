@@ -1,4 +1,4 @@
-//! A tiny base with adapters in a folder, and a store on loopback that hands them out and counts.
+//! A tiny base with adapters in a folder, and an object store on loopback that serves them and counts downloads.
 
 use std::{
     path::{Path, PathBuf},
@@ -40,12 +40,12 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use uuid::Uuid;
 
-/// The folder of a case: other people's files and requests, with what is right.
+/// Returns the folder of a case: files and requests of a bug report, with the expected result.
 pub(crate) fn case_folder(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/cases").join(case)
 }
 
-/// Bytes of one adapter of [`World::adapter`] in memory.
+/// Returns the memory of one adapter of [`World::adapter`].
 pub(crate) fn adapter_bytes(world: &World) -> Bytes {
     Bytes(LoraAdapter::new(&architecture(&world.base()).unwrap(), spec(), 0).unwrap().bytes())
 }
@@ -54,7 +54,7 @@ fn spec() -> AdapterSpec {
     AdapterSpec::lora(4, 8.0, &["q_proj", "v_proj", "down_proj"])
 }
 
-/// Everything on disk, and a store.
+/// The test's folder and object store.
 pub(crate) struct World {
     folder: TempDir,
     store: String,
@@ -68,7 +68,7 @@ impl World {
         Self::in_folder(folder).await
     }
 
-    /// With the model of a case as its base.
+    /// Creates a world with a case's model as its base.
     pub(crate) async fn of_case(case: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("base")).unwrap();
@@ -97,7 +97,7 @@ impl World {
         self.folder.path().join(name)
     }
 
-    /// Files that the store has handed out.
+    /// Returns the number of files that the store has served.
     pub(crate) fn served(&self) -> usize {
         self.served.load(Ordering::SeqCst)
     }
@@ -123,7 +123,7 @@ impl World {
         Adapters::new(source, ResidentBudget::new(budget))
     }
 
-    /// Makes the adapter `number`, which changes the answers much, and says where to get it.
+    /// Creates the adapter `number`, which changes the answers strongly, and returns its reference.
     pub(crate) async fn adapter(&self, number: u128, template: Option<&str>) -> AdapterRef {
         let id = AdapterKey::Version(AdapterVersionId::new(Uuid::from_u128(number)));
         let folder = self.path(&id.to_string());
@@ -164,7 +164,7 @@ async fn hand_out(
     tokio::fs::read(folder.join(place).join(file)).await.map_err(|_| axum::http::StatusCode::NOT_FOUND)
 }
 
-/// What is asked of the engine.
+/// A request to the engine.
 #[derive(Clone)]
 pub(crate) struct Ask {
     pub(crate) project: String,
@@ -173,12 +173,12 @@ pub(crate) struct Ask {
     pub(crate) temperature: f64,
     pub(crate) seed: u64,
     pub(crate) max_tokens: Option<u64>,
-    /// Scores of the prompt's tokens and the answer's, with so many most likely ones.
+    /// The number of top log-probabilities per token of the prompt and the answer, if requested.
     pub(crate) scores: Option<usize>,
 }
 
 impl Ask {
-    /// A greedy request with a prompt of its own.
+    /// Returns a greedy request with its own prompt.
     pub(crate) fn greedy(seed: u64, prompt: u32, max_tokens: u64) -> Self {
         let tokens = (0..prompt).map(|at| (at * 31 + u32::try_from(seed).unwrap() * 57 + at * at) % 256).collect();
         Self {
@@ -216,12 +216,12 @@ impl Ask {
     }
 }
 
-/// All tokens of an answer.
+/// Returns all tokens of an answer.
 pub(crate) async fn tokens(drawn: UnboundedReceiver<Drawn>) -> Vec<u32> {
     scored(drawn).await.0
 }
 
-/// All tokens of an answer, and the scores of the prompt's and its own.
+/// Returns all tokens of an answer, and the scores of the prompt's and the answer's tokens.
 pub(crate) async fn scored(mut drawn: UnboundedReceiver<Drawn>) -> (Vec<u32>, Vec<TokenScore>) {
     let (mut tokens, mut all) = (Vec::new(), Vec::new());
     let mut started = false;

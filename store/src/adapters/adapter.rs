@@ -1,8 +1,9 @@
-//! Adapter versions: what jobs gave and imports brought. Immutable; written by [`crate::adapters::adapter_version`].
+//! Adapter versions, published by jobs or imported. Immutable; written by [`crate::adapters::adapter_version`].
 //!
-//! A version belongs to a lineage, the adapter, in which it has a number; aliases of the adapter name versions and move
-//! ([`crate::adapters::adapter_alias`]). A deleted version is out of the user's sight at once; its row stays, since the job that made
-//! it names it. One that a job still needs to begin with, or that an alias names, cannot be deleted.
+//! A version belongs to an adapter, its lineage, in which it has a number; aliases of the adapter name versions and
+//! move ([`crate::adapters::adapter_alias`]). A deleted version is hidden from users immediately; its row stays, since
+//! the job that published it names it. A version that an unfinished job continues, or that an alias names, cannot be
+//! deleted.
 
 use attune_domain::{
     id::{AdapterId, AdapterVersionId, BaseModelId, JobId, ProjectId},
@@ -19,56 +20,56 @@ use crate::{
     jobs::checkpoint::{self, NamedCheckpoint},
 };
 
-/// An adapter version, with the names of its base and of its lineage.
+/// An adapter version, with the names of its base and its adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterVersion {
-    /// Its id.
+    /// The version's ID; it prints as `adapter_…`.
     pub adapter_version_id: AdapterVersionId,
-    /// The lineage.
+    /// The adapter's ID; it prints as `lineage_…`.
     pub adapter_id: AdapterId,
-    /// As users name that.
+    /// The adapter's name.
     pub adapter: String,
-    /// Its number there, from 1.
+    /// The version's number in the adapter, from 1.
     pub version: i32,
-    /// Names its content.
+    /// The digest of the version's files.
     pub digest: String,
-    /// What it corrects.
+    /// The base model's ID.
     pub base_model_id: BaseModelId,
-    /// As users name that.
+    /// The base model's name.
     pub base_model: String,
-    /// The quantization of the base that it was trained over, and is served over.
+    /// The quantization of the base that it was trained over and is served over.
     pub quantization: Quantization,
-    /// What made it; `None`: an import.
+    /// The job that published it; `None`: an import.
     pub job_id: Option<JobId>,
-    /// As users name it: `ft:base:project:suffix:id`.
+    /// The model's name: `ft:base:project:suffix:id`.
     pub model_name: String,
-    /// Its shape.
+    /// The adapter's configuration: rank, alpha and target modules.
     pub spec: AdapterSpec,
-    /// A PEFT folder.
+    /// The files of a PEFT folder.
     pub files: Vec<Blob>,
-    /// `attune_manifest.json`; `None`: the version is older than it.
+    /// The text of `attune_manifest.json`; `None`: the version predates it.
     pub manifest: Option<String>,
-    /// Of the chat template that its rows were rendered with.
+    /// The SHA-256 of the chat template that its rows were rendered with.
     pub chat_template_sha256: Option<String>,
-    /// The aliases that name it now, sorted.
+    /// The aliases that name it, sorted.
     pub aliases: Vec<String>,
-    /// When it was published.
+    /// The time of publication.
     pub created_at: DateTime<Utc>,
 }
 
-/// What a model's name stands for.
+/// A model, resolved by name.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Model {
-    /// A base model itself.
+    /// A base model.
     Base(BaseModel),
-    /// One of the project's own.
+    /// A fine-tuned model of the project.
     Tuned(AdapterVersion),
     /// A checkpoint of one of the project's jobs.
     Checkpoint(NamedCheckpoint),
 }
 
 impl Model {
-    /// The base that answers, alone or corrected.
+    /// Returns the ID of the base model.
     #[must_use]
     pub const fn base_model_id(&self) -> BaseModelId {
         match self {
@@ -78,7 +79,8 @@ impl Model {
         }
     }
 
-    /// The quantization of the base that an adapter was trained over; `None`: the base itself is asked, and no adapter says.
+    /// Returns the quantization of the base that the adapter was trained over; `None` for a base model, which has no
+    /// adapter.
     #[must_use]
     pub const fn quantization(&self) -> Option<Quantization> {
         match self {
@@ -88,7 +90,7 @@ impl Model {
         }
     }
 
-    /// Its own name, whatever alias it was found by.
+    /// Returns the model's own name, whatever alias it was found by.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -99,7 +101,7 @@ impl Model {
     }
 }
 
-/// How users name a version.
+/// The conditions of a query for versions.
 #[derive(Debug, Clone, Copy, Default)]
 struct Filter<'a> {
     id: Option<AdapterVersionId>,
@@ -111,14 +113,14 @@ struct Filter<'a> {
 }
 
 impl<'a> Filter<'a> {
-    /// `adapter_…`, `ft:…`, `house@prod`, `house@2`, or `house`, the newest.
+    /// Parses a reference: `adapter_…`, `ft:…`, `house@prod`, `house@2`, or `house` for the newest version.
     fn of(reference: &'a str) -> Self {
         if let Ok(id) = reference.parse() {
             return Self { id: Some(id), ..Self::default() };
         }
         match reference.split_once('@') {
             Some((name, number)) if number.starts_with(|c: char| c.is_ascii_digit()) => {
-                // What is no number of a version names none.
+                // An invalid version number matches no version.
                 Self { adapter: Some(name), version: Some(number.parse().unwrap_or(0)), ..Self::default() }
             }
             Some((name, alias)) => Self { adapter: Some(name), alias: Some(alias), ..Self::default() },
@@ -128,7 +130,7 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// A row as SQL has it.
+/// The row as SQL returns it.
 struct Row {
     adapter_version_id: uuid::Uuid,
     adapter_id: uuid::Uuid,
@@ -173,7 +175,7 @@ impl TryFrom<Row> for AdapterVersion {
     }
 }
 
-/// Newest first, so the first of a lineage is its newest version.
+/// Returns versions, newest first, so the first one of an adapter is its newest.
 async fn select(
     db: &mut PgConnection,
     project: ProjectId,
@@ -208,10 +210,10 @@ async fn select(
     rows.into_iter().map(AdapterVersion::try_from).collect()
 }
 
-/// The project's adapter version of this id.
+/// Returns the project's adapter version with this ID.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none, or it was deleted.
+/// [`StoreError::NotFound`]: it does not exist, or was deleted.
 pub async fn get(
     db: &mut PgConnection,
     project: ProjectId,
@@ -221,17 +223,17 @@ pub async fn get(
     found.ok_or(StoreError::NotFound("adapter version"))
 }
 
-/// The project's adapter version that users name so: by its id, its model's name, an alias (`house@prod`), a number
-/// (`house@2`), or the name of its lineage, whose newest version is meant.
+/// Returns the project's adapter version by its ID, its model name, an alias (`house@prod`), a number (`house@2`), or
+/// the name of its adapter, which selects the newest version.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none, or it was deleted.
+/// [`StoreError::NotFound`]: it does not exist, or was deleted.
 pub async fn find(db: &mut PgConnection, project: ProjectId, reference: &str) -> Result<AdapterVersion, StoreError> {
     select(db, project, Filter::of(reference), 1).await?.pop().ok_or(StoreError::NotFound("adapter"))
 }
 
-/// The project's adapter versions, newest first: those behind `after`, at most `limit`, and only those of the lineage
-/// `adapter`, if one is given.
+/// Returns the project's adapter versions, newest first: at most `limit` after `after`, and only those of `adapter` if
+/// one is given.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -245,11 +247,11 @@ pub async fn list(
     select(db, project, Filter { adapter, after, ..Filter::default() }, limit).await
 }
 
-/// The project's adapter version that users name so, that something new is about to name. It cannot be deleted until the
+/// Returns the project's adapter version by reference, for a new row that will name it. It cannot be deleted until the
 /// transaction ends.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none, or it was deleted.
+/// [`StoreError::NotFound`]: it does not exist, or was deleted.
 pub async fn lock(tx: &mut PgConnection, project: ProjectId, reference: &str) -> Result<AdapterVersion, StoreError> {
     let id = find(tx, project, reference).await?.adapter_version_id;
     sqlx::query!("select from adapter_version where adapter_version_id = $1 for share", id.uuid())
@@ -258,7 +260,7 @@ pub async fn lock(tx: &mut PgConnection, project: ProjectId, reference: &str) ->
     get(tx, project, id).await
 }
 
-/// The files of an adapter version that a job begins with.
+/// Returns the files of an adapter version that a job continues.
 pub(crate) async fn files(db: &mut PgConnection, id: AdapterVersionId) -> Result<Vec<Blob>, StoreError> {
     let files = sqlx::query_scalar!("select files from adapter_version where adapter_version_id = $1", id.uuid())
         .fetch_optional(db)
@@ -267,26 +269,26 @@ pub(crate) async fn files(db: &mut PgConnection, id: AdapterVersionId) -> Result
     json("adapter_version.files", files)
 }
 
-/// Who still needs an adapter version.
+/// A reason why an adapter version cannot be deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Needed {
-    /// A job that has not ended begins with it.
+    /// A job that has not ended continues it.
     Job(JobId),
     /// An alias names it: `house@prod`.
     Alias(String),
 }
 
-/// Takes an adapter version out of the user's sight and lets its content and its job's checkpoints go, unless somebody
-/// needs it: then nothing changes, and who does is returned.
+/// Deletes an adapter version: hides it and discards its content and its job's checkpoints, unless it is in use. If so,
+/// nothing changes, and the user of the version is returned.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none that is named so, or it was deleted before.
+/// [`StoreError::NotFound`]: it does not exist, or was deleted before.
 pub async fn delete(tx: &mut PgConnection, project: ProjectId, reference: &str) -> Result<Option<Needed>, StoreError> {
     let id = find(tx, project, reference).await?.adapter_version_id;
     sqlx::query!("select from adapter_version where adapter_version_id = $1 for update", id.uuid())
         .fetch_optional(&mut *tx)
         .await?;
-    // Statements of their own, so that they see what ended while the lock was waited for.
+    // Separate statements, so that they see transactions that ended while this one waited for the lock.
     let version = get(tx, project, id).await?;
     let needed_by = sqlx::query_scalar!(
         "select job_id from job where continue_from = $1 and state not in ('succeeded', 'failed', 'cancelled') limit 1",
@@ -311,8 +313,8 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, reference: &str) 
     Ok(None)
 }
 
-/// What `name` stands for in this project: a base model, one of its own tuned ones by its name, an alias (`house@prod`) or
-/// a number (`house@2`), or a checkpoint of one; never another project's.
+/// Resolves a model's name in this project: a base model; a fine-tuned model of the project by its name, an alias
+/// (`house@prod`) or a number (`house@2`); or a checkpoint of one. Never another project's.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
@@ -320,7 +322,7 @@ pub async fn resolve(db: &mut PgConnection, project: ProjectId, name: &str) -> R
     if let Some(base) = base_model::by_name(&mut *db, project, name).await? {
         return Ok(Model::Base(base));
     }
-    // A lineage alone, or an id, is no model's name.
+    // An adapter's name alone, or an ID, is no model name.
     let filter = Filter::of(name);
     if filter.model_name.is_none() && filter.alias.is_none() && filter.version.is_none() {
         return Err(StoreError::NotFound("model"));

@@ -1,5 +1,5 @@
-//! Aliases: names of an adapter that move from version to version, `house@prod`. A move is one row that changes, so the
-//! next request already means the new version, and going back is the same move the other way. Each is written down.
+//! Aliases: names of an adapter that move from version to version, `house@prod`. A move updates one row, so the next
+//! request uses the new version, and a rollback is the same operation. Each move is recorded.
 
 use attune_domain::{
     event::EventType,
@@ -11,46 +11,46 @@ use sqlx::PgConnection;
 
 use crate::{adapters::adapter::AdapterVersion, error::StoreError, mint, webhooks::outbox};
 
-/// An alias as it stands.
+/// An alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alias {
-    /// `prod`.
+    /// The alias's name: `prod`.
     pub alias: String,
-    /// The version that it names.
+    /// The ID of the version that it names.
     pub adapter_version_id: AdapterVersionId,
-    /// The number of that.
+    /// The number of that version.
     pub version: i32,
-    /// The name of its model.
+    /// The model name of that version.
     pub model_name: String,
-    /// When it came to name it.
+    /// The time of the last move.
     pub moved_at: DateTime<Utc>,
 }
 
-/// One move of an alias.
+/// A move of an alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Move {
-    /// Which.
+    /// The move's ID.
     pub adapter_alias_move_id: AdapterAliasMoveId,
-    /// What it named before; `None`: it was not there.
+    /// The version that it named before; `None`: the alias did not exist.
     pub from: Option<AdapterVersionId>,
-    /// What it names since; `None`: it was taken away.
+    /// The version that it names since; `None`: the alias was deleted.
     pub to: Option<AdapterVersionId>,
-    /// When.
+    /// The time of the move.
     pub moved_at: DateTime<Utc>,
 }
 
-/// What became of a wish to move an alias.
+/// The outcome of a request to move an alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It names the version now.
+    /// The alias names the version now.
     Moved,
-    /// It named the version before; nothing changed.
+    /// The alias already named the version; nothing changed.
     Same,
-    /// It does not name what it was expected to name, but this; nothing changed.
+    /// The alias names another version than expected: this one; nothing changed.
     Differs(Option<AdapterVersionId>),
 }
 
-/// The lineage of this name, locked until the transaction ends.
+/// Returns the ID of the adapter with this name, locked until the transaction ends.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
@@ -65,11 +65,11 @@ pub async fn lock(tx: &mut PgConnection, project: ProjectId, adapter: &str) -> R
     id.map(AdapterId::new).ok_or(StoreError::NotFound("adapter"))
 }
 
-/// Moves an alias of a locked lineage to one of its versions, which is locked too, if it names what is `expected`;
-/// `None`: whatever it names.
+/// Moves an alias of a locked adapter to one of its versions, which is locked too, if it names what is `expected`;
+/// `None`: unconditionally.
 ///
 /// # Errors
-/// [`StoreError::Database`], also when `alias` is no name of one.
+/// [`StoreError::Database`], also when `alias` is not a valid name.
 pub async fn set(
     tx: &mut PgConnection,
     project: ProjectId,
@@ -103,10 +103,10 @@ pub async fn set(
     Ok(Outcome::Moved)
 }
 
-/// Takes an alias of a locked lineage away.
+/// Deletes an alias of a locked adapter.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none of this name.
+/// [`StoreError::NotFound`]: no alias has this name.
 pub async fn remove(
     tx: &mut PgConnection,
     project: ProjectId,
@@ -154,7 +154,7 @@ async fn write_down(
     Ok(())
 }
 
-/// The aliases of a lineage by name; only the one of this name, if one is given.
+/// Returns the aliases of an adapter by name; only the one with this name, if one is given.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -186,7 +186,7 @@ pub async fn list(
         .collect())
 }
 
-/// The moves of an alias, newest first: those behind `after`, at most `limit`. One that was taken away still has them.
+/// Returns the moves of an alias, newest first: at most `limit` after `after`. A deleted alias keeps its moves.
 ///
 /// # Errors
 /// [`StoreError::Database`].

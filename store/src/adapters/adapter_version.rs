@@ -1,5 +1,5 @@
-//! How an adapter's next version comes to be: a job publishes it, or somebody brings it. One transaction writes its row,
-//! its number in the lineage and its manifest.
+//! Creation of an adapter's next version: a job publishes it, or a user imports it. One transaction writes its row, its
+//! number in the adapter and its manifest.
 
 use attune_domain::{
     event::EventType,
@@ -24,38 +24,38 @@ use crate::{
     webhooks::outbox,
 };
 
-/// A version to be written down; its objects are in the store already, and checked.
+/// A new version; its objects are already stored and checked.
 #[derive(Debug, Clone)]
 pub struct NewVersion {
-    /// Whose.
+    /// The project's ID.
     pub project_id: ProjectId,
-    /// The name of its lineage.
+    /// The name of its adapter.
     pub adapter: String,
-    /// What it corrects.
+    /// The base model.
     pub base: BaseModel,
     /// The quantization of the base that it was trained over.
     pub quantization: Quantization,
-    /// What made it; `None`: an import.
+    /// The job that publishes it; `None`: an import.
     pub job_id: Option<JobId>,
-    /// Stands in the model's name.
+    /// The suffix in the model's name.
     pub suffix: Option<String>,
-    /// Its shape.
+    /// The adapter's configuration: rank, alpha and target modules.
     pub spec: AdapterSpec,
-    /// A PEFT folder.
+    /// The files of a PEFT folder.
     pub files: Vec<Blob>,
-    /// Of the chat template that its rows were rendered with.
+    /// The SHA-256 of the chat template that its rows were rendered with.
     pub chat_template_sha256: Option<String>,
-    /// How it came to be.
+    /// The provenance in the manifest.
     pub origin: Origin,
 }
 
-/// Writes the lineage's next version down.
+/// Inserts the adapter's next version.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]: its base was deleted meanwhile. [`StoreError::Database`].
 pub async fn insert(tx: &mut PgConnection, new: NewVersion) -> Result<AdapterVersion, StoreError> {
     let adapter_id = lineage(tx, new.project_id, &new.adapter).await?;
-    // The lineage is locked, so the number is this transaction's alone.
+    // The adapter is locked, so no other transaction can use the number.
     let version = sqlx::query_scalar!(
         r#"select coalesce(max(version), 0) + 1 as "version!" from adapter_version where adapter_id = $1"#,
         adapter_id.uuid(),
@@ -125,7 +125,7 @@ async fn write(
     Ok(())
 }
 
-/// The lineage of this name, made if it is not there, and locked until the transaction ends.
+/// Returns the ID of the adapter with this name, created if it does not exist, and locked until the transaction ends.
 async fn lineage(tx: &mut PgConnection, project: ProjectId, name: &str) -> Result<AdapterId, StoreError> {
     sqlx::query!(
         "insert into adapter (adapter_id, project_id, name) values ($1, $2, $3)
@@ -146,8 +146,8 @@ async fn lineage(tx: &mut PgConnection, project: ProjectId, name: &str) -> Resul
     Ok(AdapterId::new(id))
 }
 
-/// The lineage that a job's adapter joins: that of its suffix; without one, that of the version which it continues, or
-/// else one of the base's name.
+/// Returns the name of the adapter that a job publishes to: its suffix, or that of the version which it continues, or
+/// the base's name.
 pub(crate) async fn lineage_of(db: &mut PgConnection, job: &Job) -> Result<String, StoreError> {
     if let Some(suffix) = &job.suffix {
         return Ok(suffix.clone());
@@ -162,7 +162,7 @@ pub(crate) async fn lineage_of(db: &mut PgConnection, job: &Job) -> Result<Strin
     Ok(name)
 }
 
-/// The version of this content over this quantization in the lineage of this name, if there is one that was not deleted.
+/// Returns the number of the version with this content and quantization in the adapter, unless it was deleted.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -1,5 +1,5 @@
-//! Base models: Hugging Face folders that were brought to this installation. One belongs to a project, which alone may use
-//! it, or to the installation; of two with the same name a project means its own.
+//! Base models: Hugging Face folders that were imported into this installation. One belongs to a project, which alone
+//! may use it, or to the installation; of two with the same name, a project gets its own.
 
 use std::collections::BTreeMap;
 
@@ -24,47 +24,47 @@ use crate::{
     mint,
 };
 
-/// The largest file of a base model that holds no weights; the largest `tokenizer.json` that is known has nearly as much.
+/// The size limit of a base model's files other than weights; the largest known `tokenizer.json` is nearly as large.
 pub const SMALL_BYTES: Bytes = Bytes::mib(32);
 
-/// Keeps names unique in a project.
+/// The constraint that keeps names unique in a project.
 pub const NAME_KEY: &str = "base_model_name_key";
 
-/// Keeps the names of the installation's own unique.
+/// The constraint that keeps the names of the installation's models unique.
 pub const INSTALLATION_NAME_KEY: &str = "base_model_installation_name_key";
 
-/// How many of those that use a base model are named.
+/// The maximum number of jobs or models listed in [`Uses`].
 const MOST_NAMED: i64 = 10;
 
 /// A base model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BaseModel {
-    /// Its id.
+    /// The base model's ID.
     pub base_model_id: BaseModelId,
     /// The project that it belongs to; `None`: the installation.
     pub project_id: Option<ProjectId>,
-    /// As users name it.
+    /// The model's name.
     pub name: String,
-    /// Names its content.
+    /// The digest of its files.
     pub digest: String,
-    /// Its shape.
+    /// The model's architecture.
     pub architecture: Architecture,
-    /// When it was brought.
+    /// The time of the import.
     pub created_at: DateTime<Utc>,
 }
 
-/// What keeps a base model from being deleted.
+/// The jobs and models that prevent a base model from being deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Uses {
-    /// Jobs of the project that asks, which have not ended: some of them.
+    /// Unfinished jobs of the calling project, at most 10.
     pub jobs: Vec<JobId>,
-    /// Tuned models of the project that asks: some of them.
+    /// Fine-tuned models of the calling project, at most 10.
     pub models: Vec<String>,
-    /// Jobs and tuned models of other projects.
+    /// The number of other projects' jobs and fine-tuned models.
     pub elsewhere: i64,
 }
 
-/// A row as SQL has it.
+/// The row as SQL returns it.
 struct Row {
     base_model_id: uuid::Uuid,
     project_id: Option<uuid::Uuid>,
@@ -89,7 +89,8 @@ impl TryFrom<Row> for BaseModel {
     }
 }
 
-/// What nodes cache a folder by: SHA-256 over a line `<sha256>  <name>` per file, sorted by name, as `sha256sum` prints.
+/// Returns the digest by which nodes cache a folder: SHA-256 over a line `<sha256>  <name>` per file, sorted by name,
+/// as `sha256sum` prints.
 #[must_use]
 pub fn digest(files: &[Blob]) -> String {
     let mut lines: Vec<_> = files.iter().map(|file| (&file.name, &file.sha256)).collect();
@@ -101,17 +102,17 @@ pub fn digest(files: &[Blob]) -> String {
     hex(&hasher.finalize())
 }
 
-/// A digest as it is written: lower-case hex.
+/// Formats a digest as lower-case hex.
 #[must_use]
 pub fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Keeps a new base model of a project, or of the installation, for which `tx` must be its administrator's
-/// ([`db::as_installation`]). Its objects must be in the store already, and checked.
+/// Inserts a new base model of a project, or of the installation, for which `tx` must be its administrator's
+/// ([`db::as_installation`]). Its objects must already be stored and checked.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] on [`NAME_KEY`] or [`INSTALLATION_NAME_KEY`]: the owner has one of this name.
+/// [`StoreError::Conflict`] on [`NAME_KEY`] or [`INSTALLATION_NAME_KEY`]: the owner already has a model of this name.
 pub async fn insert(
     tx: &mut PgConnection,
     owner: Option<ProjectId>,
@@ -145,7 +146,7 @@ pub async fn insert(
     row.try_into()
 }
 
-/// The base model of this id; one that was deleted too, for the jobs that were trained over it.
+/// Returns the base model with this ID, including a deleted one, for the jobs that were trained over it.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
@@ -162,7 +163,7 @@ pub async fn get(db: &mut PgConnection, id: BaseModelId) -> Result<BaseModel, St
     .try_into()
 }
 
-/// The base model that the project means by this name: its own, or else the installation's.
+/// Returns the base model that the project may use under this name: its own, or else the installation's.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -181,7 +182,7 @@ pub async fn by_name(db: &mut PgConnection, project: ProjectId, name: &str) -> R
     .transpose()
 }
 
-/// The base model of this name that this project, or else the installation, owns.
+/// Returns the base model of this name that this project, or else the installation, owns.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -203,7 +204,7 @@ pub async fn of_owner(
     .transpose()
 }
 
-/// All base models that the project may use, by name; its own hides the installation's of the same name.
+/// Returns all base models that the project may use, by name; its own hides the installation's of the same name.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -221,7 +222,7 @@ pub async fn list(db: &mut PgConnection, project: ProjectId) -> Result<Vec<BaseM
     .collect()
 }
 
-/// Something that names this base model was just written in `tx`: fails if the base model was deleted meanwhile.
+/// Checks, after a row that names this base model was written in `tx`, that the base model was not deleted meanwhile.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
@@ -235,13 +236,14 @@ pub(crate) async fn still_there(tx: &mut PgConnection, id: BaseModelId) -> Resul
     if there { Ok(()) } else { Err(StoreError::NotFound("model")) }
 }
 
-/// Deletes a base model of `project`, or of the installation, for which `tx` must be its administrator's, unless something
-/// uses it: then nothing changes, and what uses it is returned. Its content and what ended jobs have left over it go.
+/// Deletes a base model of `project`, or of the installation, for which `tx` must be its administrator's, unless it is
+/// in use: then nothing changes, and its uses are returned. Its content and the checkpoints of ended jobs over it are
+/// discarded.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]: it was deleted before. [`StoreError::Database`].
 pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: BaseModelId) -> Result<Option<Uses>, StoreError> {
-    // Whoever is about to name it holds the row too, until their transaction ends.
+    // A transaction that is about to name it also holds the row lock until it ends.
     let held =
         sqlx::query!("select from base_model where base_model_id = $1 and deleted_at is null for update", id.uuid())
             .fetch_optional(&mut *tx)
@@ -249,7 +251,7 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: BaseModelId) 
     if held.is_none() {
         return Err(StoreError::NotFound("base model"));
     }
-    // Every project may have used the installation's.
+    // Any project may have used the installation's model.
     db::as_platform(tx).await?;
     let uses = uses(tx, project, id).await?;
     if uses.is_none() {
@@ -310,7 +312,7 @@ async fn uses(db: &mut PgConnection, project: ProjectId, id: BaseModelId) -> Res
     Ok((uses != Uses::default()).then_some(uses))
 }
 
-/// The files of a base model, by name.
+/// Returns the files of a base model, by name.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -327,8 +329,8 @@ pub async fn files(db: &mut PgConnection, id: BaseModelId) -> Result<Vec<Blob>, 
         .collect())
 }
 
-/// The content of those of a base model's files that have one of these names, checked against their digests. For small
-/// files: what is not [`SMALL_BYTES`] at most is passed over.
+/// Returns the content of a base model's files with these names, checked against their digests. Files over
+/// [`SMALL_BYTES`] are ignored.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Object`], [`StoreError::Digest`].

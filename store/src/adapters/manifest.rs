@@ -1,4 +1,4 @@
-//! `attune_manifest.json` of a new version, put together from the rows in the transaction that writes the version down.
+//! The `attune_manifest.json` of a new version, built from the rows in the transaction that creates the version.
 
 use attune_domain::{
     id::{FileId, NodeId, RunId},
@@ -13,7 +13,7 @@ use crate::{
     jobs::job::{FileFacts, Job},
 };
 
-/// The manifest's text; it is kept to the byte, since its digest is shown.
+/// Returns the manifest's text; it is stored byte for byte, since its digest is published.
 pub(crate) fn write(made: &AdapterVersion, base_digest: &str, origin: Origin) -> Result<String, StoreError> {
     let manifest = Manifest {
         format: FORMAT,
@@ -38,7 +38,7 @@ pub(crate) fn write(made: &AdapterVersion, base_digest: &str, origin: Origin) ->
     Ok(text.map_err(|e| StoreError::Corrupt { column: "adapter_version.manifest", cause: Box::new(e) })? + "\n")
 }
 
-/// What is to be said of a job's training at the moment when `run` publishes.
+/// Returns the training section at the moment when `run` publishes.
 pub(crate) async fn training(
     db: &mut PgConnection,
     job: &Job,
@@ -98,7 +98,7 @@ async fn attempt(db: &mut PgConnection, id: RunId) -> Result<Attempt, StoreError
     })
 }
 
-/// The last step's numbers and the last validation's.
+/// Returns the metrics of the last step and of the last validation.
 async fn metrics(db: &mut PgConnection, job: &Job, trained_tokens: u64) -> Result<Metrics, StoreError> {
     let row = sqlx::query!(
         r#"select

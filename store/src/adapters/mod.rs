@@ -1,14 +1,14 @@
 //! Adapters and base models: versions, aliases, manifests, names.
 
-/// Adapter versions, and what a model's name stands for.
+/// Adapter versions, and the resolution of model names.
 pub mod adapter;
-/// Names that move from version to version.
+/// Aliases: names that move from version to version.
 pub mod adapter_alias;
-/// How an adapter's next version comes to be.
+/// Creation of an adapter's next version.
 pub mod adapter_version;
 /// Base models: Hugging Face folders.
 pub mod base_model;
-/// Where such versions come from: `attune_manifest.json`.
+/// The provenance of versions: `attune_manifest.json`.
 pub(crate) mod manifest;
-/// How tuned models and their checkpoints are named.
+/// Names of fine-tuned models and their checkpoints.
 pub mod model_name;

@@ -1,20 +1,21 @@
-//! How tuned models are named: `ft:base:organization:suffix:id`, as OpenAI does, with the project in the organization's
-//! place. The id is the end of the job's, which is random; so a checkpoint can be named before its job has an adapter.
+//! Names of fine-tuned models: `ft:base:organization:suffix:id`, as OpenAI has them, with the project in the
+//! organization's position. The ID is the end of the job's ID, which is random; so a checkpoint has a name before its
+//! job has an adapter.
 
 use attune_domain::id::{AdapterVersionId, Id, JobId, Kind};
 
-/// What stands between a model's name and a checkpoint's step.
+/// The separator between a model's name and a checkpoint's step.
 const CHECKPOINT: &str = ":ckpt-step-";
-/// Digits of a job's id in a name.
+/// The number of digits of a job's ID in a name.
 const DIGITS: usize = 8;
 
-/// The name of what a job gives.
+/// Returns the name of the model that a job publishes.
 #[must_use]
 pub fn of_job(base: &str, project: &str, suffix: Option<&str>, job: JobId) -> String {
     named(base, project, suffix, job)
 }
 
-/// The name of what was brought: no job has given it, so the id is the version's own.
+/// Returns the name of an imported model: no job has published it, so the ID is the version's own.
 #[must_use]
 pub fn of_import(base: &str, project: &str, suffix: Option<&str>, version: AdapterVersionId) -> String {
     named(base, project, suffix, version)
@@ -25,20 +26,20 @@ fn named<K: Kind>(base: &str, project: &str, suffix: Option<&str>, id: Id<K>) ->
     format!("ft:{base}:{project}:{}:{}", suffix.unwrap_or_default(), &digits[digits.len() - DIGITS..])
 }
 
-/// The name of a model as it was after `step`.
+/// Returns the name of a model's checkpoint after `step`.
 #[must_use]
 pub fn of_checkpoint(model: &str, step: u64) -> String {
     format!("{model}{CHECKPOINT}{step}")
 }
 
-/// The model and the step that a checkpoint's name means; `None`: it is no such name.
+/// Parses a checkpoint's name into its model and step; `None`: it is not a checkpoint's name.
 pub(crate) fn read_checkpoint(name: &str) -> Option<(&str, u64)> {
     let (model, step) = name.rsplit_once(CHECKPOINT)?;
     let step = step.parse().ok().filter(|read: &u64| read.to_string() == step)?;
     Some((model, step))
 }
 
-/// The last part of a model's name.
+/// Returns the last part of a model's name.
 pub(crate) fn digits(model: &str) -> &str {
     model.rsplit(':').next().unwrap_or_default()
 }

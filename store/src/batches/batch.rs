@@ -1,5 +1,5 @@
-//! Batches. [`step`] is their one way of changing state; whoever works on one holds it by a lease, and every write of a
-//! worker asks for that lease, so that one who was taken for dead writes nothing any more.
+//! Batches. [`step`] is the only way that their state changes. A worker holds a batch by a lease, and every write of a
+//! worker requires that lease, so that a worker that was declared lost can write nothing more.
 
 use attune_domain::{
     batch::{BatchEvent, BatchState, Defect},
@@ -16,7 +16,7 @@ use crate::{
     webhooks::outbox,
 };
 
-/// A batch as its row has it.
+/// A batch's row.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/")]
 pub struct Batch {
@@ -45,7 +45,7 @@ pub struct Batch {
     pub cancelled_at: Option<DateTime<Utc>>,
 }
 
-/// A batch to be written down; every field is checked.
+/// A new batch; every field is checked.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/")]
 pub struct NewBatch {
@@ -56,7 +56,7 @@ pub struct NewBatch {
     pub output_expires_seconds: Option<i32>,
 }
 
-/// The row as Postgres gives it.
+/// The row as PostgreSQL returns it.
 struct Row {
     batch_id: Uuid,
     project_id: Uuid,
@@ -120,10 +120,10 @@ pub(crate) fn state(name: &str) -> Result<BatchState, StoreError> {
         .ok_or_else(|| StoreError::Corrupt { column: "batch.state", cause: format!("'{name}' is no state").into() })
 }
 
-/// Writes a batch down.
+/// Inserts a batch.
 ///
 /// # Errors
-/// [`StoreError::Conflict`]: its file is not there any more. [`StoreError::Database`].
+/// [`StoreError::Conflict`]: its file does not exist any more. [`StoreError::Database`].
 pub async fn insert(tx: &mut PgConnection, project: ProjectId, new: &NewBatch) -> Result<Batch, StoreError> {
     let id: BatchId = mint::id();
     sqlx::query!(
@@ -144,15 +144,15 @@ pub async fn insert(tx: &mut PgConnection, project: ProjectId, new: &NewBatch) -
     get(tx, project, id).await
 }
 
-/// A project's batch.
+/// Returns a project's batch.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none, or it is another project's. [`StoreError::Database`].
+/// [`StoreError::NotFound`]: it does not exist, or is another project's. [`StoreError::Database`].
 pub async fn get(db: &mut PgConnection, project: ProjectId, id: BatchId) -> Result<Batch, StoreError> {
     select(db, Some(project), Some(id), None, 1).await?.pop().ok_or(StoreError::NotFound("batch"))
 }
 
-/// A project's batches, newest first: those behind `after`, at most `limit`.
+/// Returns a project's batches, newest first: at most `limit` after `after`.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -191,7 +191,7 @@ pub(crate) async fn select(
     rows.into_iter().map(Batch::try_from).collect()
 }
 
-/// The user wants it to stop. One that has ended stays as it is; its state says so.
+/// Cancels a project's batch on its user's request. One that has ended keeps its state.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]; [`StoreError::Batch`]: it has ended. [`StoreError::Database`].
@@ -201,11 +201,11 @@ pub async fn cancel(tx: &mut PgConnection, project: ProjectId, id: BatchId) -> R
     get(tx, project, id).await
 }
 
-/// Takes one step of a batch's life, on behalf of the worker that holds it, or of its user.
+/// Applies an event to a batch, on behalf of the worker that holds it, or of its user.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]; [`StoreError::Stale`]: another worker has it. [`StoreError::Batch`]: the state does not take
-/// the event. [`StoreError::Database`].
+/// [`StoreError::NotFound`]; [`StoreError::Stale`]: another worker holds it. [`StoreError::Batch`]: the event is
+/// illegal in this state. [`StoreError::Database`].
 pub async fn step(
     tx: &mut PgConnection,
     id: BatchId,
@@ -245,7 +245,7 @@ pub async fn step(
     Ok(next)
 }
 
-/// What is told outside of a step into this state.
+/// Returns the webhook event for a step into this state.
 const fn told(state: BatchState) -> Option<EventType> {
     match state {
         BatchState::Completed => Some(EventType::BatchCompleted),
@@ -256,7 +256,7 @@ const fn told(state: BatchState) -> Option<EventType> {
     }
 }
 
-/// The file is good and has so many requests.
+/// Accepts the input file, which is valid and has `total` requests.
 ///
 /// # Errors
 /// As [`step`].
@@ -266,7 +266,7 @@ pub async fn accept(tx: &mut PgConnection, id: BatchId, worker: Uuid, total: i32
     Ok(())
 }
 
-/// The file is refused.
+/// Refuses the input file.
 ///
 /// # Errors
 /// As [`step`].
@@ -274,7 +274,7 @@ pub async fn refuse(tx: &mut PgConnection, id: BatchId, worker: Uuid, defects: &
     end_with_defects(tx, (id, worker), BatchEvent::FileRefused, defects).await
 }
 
-/// Ends the batch without files: work on it fails in the same way each time.
+/// Fails the batch without files, because its processing fails in the same way each time.
 ///
 /// # Errors
 /// As [`step`].
@@ -298,21 +298,21 @@ async fn end_with_defects(
     Ok(())
 }
 
-/// One answer.
+/// The result of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Of the input file.
+    /// The line number in the input file.
     pub line: i32,
-    /// It goes to the error file.
+    /// True if it belongs in the error file.
     pub is_error: bool,
-    /// A line of that, without its end.
+    /// The line of the output or error file, without its line feed.
     pub answer: String,
 }
 
-/// Keeps an answer, once; a second one to the same line is dropped. Returns whether it was kept.
+/// Stores a result, once per line; a second one for the same line is dropped. Returns whether it was stored.
 ///
 /// # Errors
-/// [`StoreError::Stale`]: another worker has the batch. [`StoreError::Database`].
+/// [`StoreError::Stale`]: another worker holds the batch. [`StoreError::Database`].
 pub async fn answer(tx: &mut PgConnection, id: BatchId, worker: Uuid, answer: &Answer) -> Result<bool, StoreError> {
     sqlx::query!("select from batch where batch_id = $1 and worker = $2 for update", id.uuid(), worker)
         .fetch_optional(&mut *tx)
@@ -342,7 +342,7 @@ pub async fn answer(tx: &mut PgConnection, id: BatchId, worker: Uuid, answer: &A
     Ok(is_new)
 }
 
-/// The lines that have an answer, in order.
+/// Returns the lines that have a result, in order.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -352,7 +352,7 @@ pub async fn answered(db: &mut PgConnection, id: BatchId) -> Result<Vec<i32>, St
         .await?)
 }
 
-/// The next answers for one of the two files, by line: those behind `after`, at most `limit`.
+/// Returns the next results for one of the two files, by line: at most `limit` after `after`.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -376,7 +376,7 @@ pub async fn answers(
     .await?)
 }
 
-/// Its files are there: the last step. The answers' rows go.
+/// Ends the batch with its files, and deletes the rows of its results.
 ///
 /// # Errors
 /// As [`step`].

@@ -1,8 +1,8 @@
-//! The workers' side of batches. A worker holds a batch by a lease in its row; the lease ends when the worker gives the
-//! batch back, or falls silent. All times are the database's.
+//! The queue of batches for workers. A worker holds a batch by a lease in its row; the lease ends when the worker
+//! releases the batch or stops sending heartbeats. All times are the database's.
 //!
-//! Projects take turns: a free worker goes to the project that the fewest workers serve, and one that works while another
-//! project with fewer workers waits is told so at its next heartbeat, and gives its batch back.
+//! Projects take turns: a free worker serves the project with the fewest workers, and a worker releases its batch when
+//! its next heartbeat shows that another project with fewer workers waits.
 
 use attune_domain::{
     batch::BatchState,
@@ -16,11 +16,11 @@ use crate::{
     error::StoreError,
 };
 
-/// The longest pause after a failure, in seconds.
+/// The longest delay after a failure, in seconds.
 const LONGEST_PAUSE_SECONDS: f64 = 300.0;
 
-/// Takes a batch that nobody works on, or whose worker has been silent for `stale_seconds`: one of the project that the
-/// fewest workers serve, and there the one that has waited longest.
+/// Claims a batch without a worker, or whose worker sent no heartbeat for `stale_seconds`: one of the project with the
+/// fewest workers, and there the one that has waited longest.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -44,19 +44,19 @@ pub async fn claim(tx: &mut PgConnection, worker: Uuid, stale_seconds: f64) -> R
     Ok(select(tx, None, Some(BatchId::new(id)), None, 1).await?.pop())
 }
 
-/// How a batch is, to its worker.
+/// A batch's status, as reported to its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Its state.
+    /// The batch's state.
     pub state: BatchState,
-    /// Its completion window is over.
+    /// True if its completion window has passed.
     pub is_late: bool,
 }
 
-/// Renews a worker's lease, and returns how its batch is.
+/// Renews a worker's lease, and returns the batch's status.
 ///
 /// # Errors
-/// [`StoreError::Stale`]: another one has it now. [`StoreError::Database`].
+/// [`StoreError::Stale`]: another worker holds it now. [`StoreError::Database`].
 pub async fn beat(tx: &mut PgConnection, id: BatchId, worker: Uuid) -> Result<Standing, StoreError> {
     let row = sqlx::query!(
         r#"update batch set heartbeat_at = now() where batch_id = $1 and worker = $2
@@ -70,7 +70,7 @@ pub async fn beat(tx: &mut PgConnection, id: BatchId, worker: Uuid) -> Result<St
     Ok(Standing { state: state(&row.state)?, is_late: row.is_late })
 }
 
-/// Returns whether a batch waits whose project is served by fewer workers than `project` would be without one of its own.
+/// Returns whether a batch waits whose project has fewer workers than `project` has.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -91,7 +91,7 @@ pub async fn others_wait(db: &mut PgConnection, project: ProjectId, stale_second
     .await?)
 }
 
-/// Gives a batch back before its end, for whoever comes next.
+/// Releases a batch before its end, for another worker to claim.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -106,8 +106,8 @@ pub async fn give_back(tx: &mut PgConnection, id: BatchId, worker: Uuid) -> Resu
     Ok(())
 }
 
-/// Notes that work on a batch broke off; once given back, it is not taken before a pause that doubles with each failure
-/// in a row. Returns the number of failures in a row; `None`: another worker has it.
+/// Records that processing of a batch failed; once released, it is not claimed before a delay that doubles with each
+/// consecutive failure. Returns the number of consecutive failures; `None`: another worker holds it.
 ///
 /// # Errors
 /// [`StoreError::Database`].

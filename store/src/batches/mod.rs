@@ -1,6 +1,6 @@
 //! Batches and the queue of their workers.
 
-/// Requests of a file, and their answers.
+/// Batches: the requests of a file, and their results.
 pub mod batch;
-/// The workers' side of batches: who works on which, and for how long.
+/// The queue of batches for workers: claims and leases.
 pub mod batch_queue;

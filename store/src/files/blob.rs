@@ -1,8 +1,9 @@
-//! Content in the object store: where a trainer may put it, and when it is thrown away.
+//! Content in the object store: where a trainer may upload it, and when it is deleted.
 //!
 //! The same content may belong to several rows (the last checkpoint's factors are the published ones), so a row that
-//! lets go of content only notes it, and so does whoever is about to put some. [`sweep`] deletes what no row names when
-//! the note is old enough. Both lock the note, so content that was just granted is not deleted.
+//! drops content only adds it to `loose_blob`, and so does a transaction that is about to upload some. [`sweep`]
+//! deletes content that no row names once its entry is old enough. Both lock the entry, so content that was just
+//! granted is not deleted.
 
 use attune_domain::run::{Blob, BlobGrant};
 use sqlx::PgConnection;
@@ -13,19 +14,19 @@ use crate::{
     sweep_batch::Batch,
 };
 
-/// How long content stays that a row let go of: a run that started from it may still be reading.
+/// Seconds that dropped content is kept: a run that started from it may still be reading.
 const AFTER_DISCARD_SECONDS: f64 = 600.0;
 
-/// How long content stays that was announced, and that no row names yet: longer than a presigned URL is good for.
+/// Seconds that announced content without a row is kept: longer than a presigned URL is valid.
 const AFTER_GRANT_SECONDS: f64 = 7200.0;
 
-/// Notes that a row let go of these.
+/// Records that a row dropped these blobs.
 pub(crate) async fn discard(tx: &mut PgConnection, blobs: &[Blob]) -> Result<(), StoreError> {
     let digests: Vec<String> = blobs.iter().map(|blob| blob.sha256.clone()).collect();
     discard_digests(tx, &digests).await
 }
 
-/// Notes that a row let go of content with these digests.
+/// Records that a row dropped content with these digests.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -33,8 +34,8 @@ pub async fn discard_digests(tx: &mut PgConnection, digests: &[String]) -> Resul
     loosen(tx, digests, AFTER_DISCARD_SECONDS).await
 }
 
-/// Notes that content with these digests is about to be put, and that a row will name it soon. Until then nobody
-/// deletes it; if no row ever does, it is deleted two hours later.
+/// Records that content with these digests is about to be uploaded, and that a row will name it soon. It is not deleted
+/// before then; if no row ever names it, it is deleted two hours later.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -43,7 +44,7 @@ pub async fn announce(tx: &mut PgConnection, digests: &[String]) -> Result<(), S
 }
 
 async fn loosen(tx: &mut PgConnection, digests: &[String], seconds: f64) -> Result<(), StoreError> {
-    // In one order, so that two transactions cannot wait for each other.
+    // In a fixed order, so that two transactions cannot deadlock.
     sqlx::query!(
         "insert into loose_blob (sha256, delete_after)
          select distinct digest, now() + make_interval(secs => $2) from unnest($1::text[]) digest order by digest
@@ -56,7 +57,7 @@ async fn loosen(tx: &mut PgConnection, digests: &[String], seconds: f64) -> Resu
     Ok(())
 }
 
-/// Says for each blob where to put it, or that it is there already. The caller commits before it answers.
+/// Returns for each blob a URL to upload it to, or that it is already stored. The caller commits before it answers.
 ///
 /// # Errors
 /// [`StoreError::Object`], [`StoreError::Database`].
@@ -73,10 +74,10 @@ pub async fn grant(tx: &mut PgConnection, objects: &Objects, wanted: &[Blob]) ->
     Ok(grants)
 }
 
-/// Notes that are looked at in one transaction: whoever announces one of them waits until it ends.
+/// The number of entries checked in one transaction: a transaction that announces one of them waits until it ends.
 const SWEPT_AT_ONCE: i64 = 25;
 
-/// Deletes content whose time is up and that no row names, the longest due first.
+/// Deletes expired content that no row names, the longest due first.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -92,8 +93,8 @@ pub async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, St
     for sha256 in old {
         if !is_named(tx, &sha256).await? {
             if let Err(error) = objects.delete(&blob_key(&sha256)).await {
-                // It must not keep all behind it from being looked at.
-                tracing::warn!(%error, "content could not be deleted; it is tried again later");
+                // A failure must not block the entries after it.
+                tracing::warn!(%error, "content could not be deleted; it is retried later");
                 discard_digests(tx, &[sha256]).await?;
                 continue;
             }

@@ -1,8 +1,8 @@
-//! Files that users brought or the platform made. The bytes lie in the object store under their digest; here is what is
-//! known of them.
+//! Files that users uploaded or the platform created. The content is stored in the object store under its digest; the
+//! rows hold the metadata.
 //!
-//! A deleted file is out of the user's sight at once, and so is one whose time is up; its row stays, since jobs name it,
-//! and its content is swept later. A file that a job still needs cannot be deleted, and its content outlives its time.
+//! A deleted or expired file is hidden from users immediately; its row stays, since jobs name it, and its content is
+//! swept later. A file that an unfinished job uses cannot be deleted, and its content is kept beyond its expiry.
 
 use attune_domain::{
     bytes::Bytes,
@@ -14,62 +14,62 @@ use sqlx::PgConnection;
 
 use crate::{error::StoreError, files::blob, mint, sweep_batch::Batch};
 
-/// A file.
+/// A file's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// Its id.
+    /// The file's ID.
     pub file_id: FileId,
-    /// As the user called it.
+    /// The name given by the user.
     pub filename: String,
-    /// OpenAI's word for what it is for.
+    /// The purpose, in OpenAI's terms.
     pub purpose: String,
-    /// Its length.
+    /// The length of the content.
     pub bytes: Bytes,
-    /// Lower-case hex; also its object key.
+    /// The SHA-256 of the content, lower-case hex; also the object's key.
     pub sha256: String,
-    /// What the check of its rows found; `None`: it is no dataset.
+    /// The result of the dataset check; `None`: the file is not a dataset.
     pub dataset: Option<Dataset>,
-    /// When it was uploaded.
+    /// The time of the upload.
     pub created_at: DateTime<Utc>,
-    /// When it goes by itself.
+    /// The time at which it expires.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// A file's rows.
+/// A file's dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
-    /// What the trainer makes of a row.
+    /// The format of a row for training.
     pub format: RowFormat,
-    /// How many.
+    /// The number of rows.
     pub rows: u64,
-    /// How the file is written.
+    /// The format of the uploaded file.
     pub source: Source,
-    /// Where its rows lie, one JSON object a line; `None`: in the file itself.
+    /// The rows as JSONL; `None`: the file itself is JSONL that trainers read.
     pub canonical: Option<Canonical>,
 }
 
-/// How a dataset was written by its user.
+/// The format of a dataset as its user uploaded it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// `jsonl`, `json`, `csv`, `tsv` or `parquet`.
+    /// The container: `jsonl`, `json`, `csv`, `tsv` or `parquet`.
     pub container: String,
-    /// `gzip` or `zstd`.
+    /// The compression: `gzip` or `zstd`.
     pub compression: Option<String>,
-    /// `chat`, `completion`, `text`, `alpaca`, `sharegpt` or `preference`.
+    /// The shape of a row: `chat`, `completion`, `text`, `alpaca`, `sharegpt` or `preference`.
     pub shape: String,
 }
 
-/// Rows as trainers read them.
+/// The content that trainers read, where it differs from the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Canonical {
-    /// Lower-case hex.
+    /// The SHA-256, lower-case hex.
     pub sha256: String,
-    /// Its length.
+    /// The length.
     pub bytes: Bytes,
 }
 
 impl File {
-    /// The digest of the content that trainers read.
+    /// Returns the digest of the content that trainers read.
     #[must_use]
     pub fn rows_sha256(&self) -> &str {
         let canonical = self.dataset.as_ref().and_then(|dataset| dataset.canonical.as_ref());
@@ -77,7 +77,7 @@ impl File {
     }
 }
 
-/// What is known of a file before it has a row.
+/// A new file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field but the last is the one of File with the same name")]
 pub struct NewFile {
@@ -86,22 +86,22 @@ pub struct NewFile {
     pub bytes: Bytes,
     pub sha256: String,
     pub dataset: Option<Dataset>,
-    /// How long it is there; `None`: until it is deleted.
+    /// Seconds until it expires; `None`: it is kept until it is deleted.
     pub expires_after_seconds: Option<u32>,
 }
 
-/// Which part of a list.
+/// A page of a list.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// Those behind this one.
+    /// The ID to list after.
     pub after: Option<FileId>,
-    /// At most so many.
+    /// The maximum number of files.
     pub limit: i64,
-    /// Oldest first.
+    /// True for oldest first.
     pub ascending: bool,
 }
 
-/// A row as SQL has it.
+/// The row as SQL returns it.
 struct Row {
     file_id: uuid::Uuid,
     filename: String,
@@ -154,7 +154,7 @@ impl TryFrom<Row> for File {
     }
 }
 
-/// Keeps a new file's row. Its objects must be in the store already.
+/// Inserts a new file. Its objects must already be stored.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -190,10 +190,10 @@ pub async fn insert(db: &mut PgConnection, project: ProjectId, new: NewFile) -> 
     row.try_into()
 }
 
-/// The project's file of this id.
+/// Returns the project's file with this ID.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none, it was deleted, or its time is up.
+/// [`StoreError::NotFound`]: it does not exist, was deleted, or has expired.
 pub async fn get(db: &mut PgConnection, project: ProjectId, id: FileId) -> Result<File, StoreError> {
     sqlx::query_as!(
         Row,
@@ -210,10 +210,10 @@ pub async fn get(db: &mut PgConnection, project: ProjectId, id: FileId) -> Resul
     .try_into()
 }
 
-/// A file that a job of the project names, whatever became of it since.
+/// Returns a file that a job of the project names, even if it was deleted or has expired since.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there never was one.
+/// [`StoreError::NotFound`]: it never existed.
 pub async fn of_job(db: &mut PgConnection, project: ProjectId, id: FileId) -> Result<File, StoreError> {
     sqlx::query_as!(
         Row,
@@ -229,7 +229,8 @@ pub async fn of_job(db: &mut PgConnection, project: ProjectId, id: FileId) -> Re
     .try_into()
 }
 
-/// The project's files, newest first unless the page says otherwise; only those for `purpose`, if one is given.
+/// Returns the project's files, newest first unless the page requires otherwise; only those with `purpose`, if one is
+/// given.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -260,20 +261,20 @@ pub async fn list(
     rows.into_iter().map(File::try_from).collect()
 }
 
-/// A project's file that a new job is about to name. It cannot be deleted until the transaction ends.
+/// Returns a project's file for a new job to name. It cannot be deleted until the transaction ends.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none, or it was deleted.
+/// [`StoreError::NotFound`]: it does not exist, or was deleted.
 pub async fn lock_for_job(tx: &mut PgConnection, project: ProjectId, id: FileId) -> Result<File, StoreError> {
     sqlx::query!("select file_id from file where file_id = $1 for share", id.uuid()).fetch_optional(&mut *tx).await?;
     get(tx, project, id).await
 }
 
-/// Takes a file out of the user's sight and lets its content go, unless a job that has not ended still needs it:
-/// then nothing changes and that job is returned.
+/// Deletes a file: hides it and drops its content, unless an unfinished job uses it: then nothing changes and that job
+/// is returned.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none, or it was deleted before.
+/// [`StoreError::NotFound`]: it does not exist, or was deleted before.
 pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: FileId) -> Result<Option<JobId>, StoreError> {
     let content = sqlx::query!(
         "select sha256, rows_sha256 from file
@@ -285,7 +286,7 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: FileId) -> Re
     .fetch_optional(&mut *tx)
     .await?
     .ok_or(StoreError::NotFound("file"))?;
-    // A statement of its own, so that it sees jobs whose transactions ended while the lock was waited for.
+    // A separate statement, so that it sees jobs whose transactions ended while this one waited for the lock.
     let needed_by = sqlx::query_scalar!(
         "select job_id from job where (training_file_id = $1 or validation_file_id = $1)
              and state not in ('succeeded', 'failed', 'cancelled') limit 1",
@@ -302,11 +303,11 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: FileId) -> Re
     Ok(None)
 }
 
-/// Files that are let go of in one transaction.
+/// The number of files that expire in one transaction.
 const EXPIRED_AT_ONCE: i64 = 100;
 
-/// Lets go of files whose time is up; one that a job still needs waits until that job has ended. Those of all projects:
-/// for the platform's own transactions.
+/// Deletes expired files; one that an unfinished job uses waits until that job has ended. Covers all projects: for the
+/// platform's own transactions.
 ///
 /// # Errors
 /// [`StoreError::Database`].

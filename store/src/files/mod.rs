@@ -1,14 +1,14 @@
 //! Files, uploads, and the content in the object store.
 
-/// Content in the object store: where to put it, when to throw it away.
+/// Content in the object store: uploads and deletion.
 pub mod blob;
-/// Files that users brought.
+/// Files: datasets, inputs and results.
 pub mod file;
-/// The object store, and the names of what lies in it.
+/// The object store and its keys.
 pub mod objects;
 /// Content that a project may name by its digest.
 pub mod project_blob;
-/// What a project has stored.
+/// A project's storage usage.
 pub mod storage;
-/// Files that come in parts.
+/// Uploads: files that are uploaded in parts.
 pub mod upload;

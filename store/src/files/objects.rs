@@ -1,7 +1,8 @@
-//! The object store, and the names of what lies in it. Always spoken through `aws-sdk-s3`, whatever the server is.
+//! The object store and its keys. Always accessed through `aws-sdk-s3`, for any server.
 //!
-//! Content lies under `blob/<sha256>`: equal content is kept once and a key never changes its meaning. What is still
-//! coming in, and has no digest yet, lies under `upload/<uuid>`. Keys stay short: the embedded server's limit is 130 bytes.
+//! Content is stored under `blob/<sha256>`: equal content is stored once, and a key always means the same content. An
+//! upload in progress, without a digest yet, is stored under `upload/<uuid>`. Keys stay short: the embedded server's
+//! limit is 130 bytes.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -23,39 +24,39 @@ use crate::{
     error::{Refusal, StoreError},
 };
 
-/// How long a presigned URL is good for.
+/// The validity of a presigned URL.
 const URL_LIFE: Duration = Duration::from_secs(3600);
 
-/// The size of an upload's parts; S3 wants at least 5 MiB. What is no longer goes up in one piece.
+/// The size of an upload's parts; S3 requires at least 5 MiB. Shorter content is uploaded in a single request.
 const PART_BYTES: usize = 5 << 20;
 
-/// The room for a part at first: most objects are small.
+/// The initial buffer capacity: most objects are small.
 const FIRST_BYTES: usize = 64 << 10;
 
-/// One bucket.
+/// A client of one bucket.
 #[derive(Debug, Clone)]
 pub struct Objects {
     client: Client,
     bucket: String,
 }
 
-/// The key of content.
+/// Returns the key of content.
 #[must_use]
 pub fn blob_key(sha256: &str) -> String {
     format!("blob/{sha256}")
 }
 
-/// What the keys of content begin with whose digest is not known yet.
+/// The key prefix of content whose digest is not known yet.
 pub(crate) const STAGED: &str = "upload/";
 
-/// A new key for content whose digest is not known yet. Later ones sort after earlier ones.
+/// Generates a key for content whose digest is not known yet. Later keys sort after earlier ones.
 #[must_use]
 pub fn upload_key() -> String {
     format!("{STAGED}{}", uuid::Uuid::now_v7().simple())
 }
 
 impl Objects {
-    /// A client for the bucket; connects when it is first used.
+    /// Creates a client for the bucket; connects when it is first used.
     #[must_use]
     pub fn new(config: &ObjectStoreConfig) -> Self {
         let http =
@@ -65,7 +66,7 @@ impl Objects {
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(config.region.clone()))
             .force_path_style(config.path_style)
-            // Several services refuse the checksums that the SDK would send unasked. Ours is in the object's key.
+            // Several services refuse the checksums that the SDK sends by default. The object's key contains our own.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .http_client(http)
@@ -74,7 +75,7 @@ impl Objects {
         Self { client: Client::from_conf(client.build()), bucket: config.bucket.clone() }
     }
 
-    /// Makes the bucket if it is not there.
+    /// Creates the bucket if it does not exist.
     ///
     /// # Errors
     /// [`StoreError::Object`].
@@ -84,14 +85,14 @@ impl Objects {
         }
         match self.client.create_bucket().bucket(&self.bucket).send().await {
             Ok(_) => Ok(()),
-            // Another process may have been faster.
+            // Another process may have created it first.
             Err(_) if self.client.head_bucket().bucket(&self.bucket).send().await.is_ok() => Ok(()),
-            Err(error) => Err(refused("make the bucket", &self.bucket, error)),
+            Err(error) => Err(refused("create the bucket", &self.bucket, error)),
         }
     }
 
-    /// Puts an object, reads it and deletes it again: for a start, so that a service that cannot be worked with is found then
-    /// and not at a user's first upload.
+    /// Writes an object, reads it and deletes it again. Run at startup, so that an unusable service is found then and
+    /// not at a user's first upload.
     ///
     /// # Errors
     /// [`StoreError::Object`], with the service's reason.
@@ -105,13 +106,13 @@ impl Objects {
             return Ok(());
         }
         Err(StoreError::object(
-            "give back what was put under",
+            "return what was written to",
             &key,
             std::io::Error::from(std::io::ErrorKind::InvalidData),
         ))
     }
 
-    /// The object's length; `None`: there is no such object.
+    /// Returns the object's length; `None`: it does not exist.
     ///
     /// # Errors
     /// [`StoreError::Object`].
@@ -119,14 +120,14 @@ impl Objects {
         match self.client.head_object().bucket(&self.bucket).key(key).send().await {
             Ok(head) => Ok(Some(ByteCount::from_i64(head.content_length().unwrap_or(0)))),
             Err(error) if error.as_service_error().is_some_and(|e| e.is_not_found()) => Ok(None),
-            Err(error) => Err(refused("look at", key, error)),
+            Err(error) => Err(refused("inspect", key, error)),
         }
     }
 
-    /// The object, as a stream: `try_next` for pieces, `into_async_read` for a reader.
+    /// Returns the object as a stream: `try_next` for chunks, `into_async_read` for a reader.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]: there is no such object. [`StoreError::Object`].
+    /// [`StoreError::NotFound`]: the object does not exist. [`StoreError::Object`].
     pub async fn get(&self, key: &str) -> Result<ByteStream, StoreError> {
         match self.client.get_object().bucket(&self.bucket).key(key).send().await {
             Ok(object) => Ok(object.body),
@@ -137,7 +138,7 @@ impl Objects {
         }
     }
 
-    /// Bytes of the object, from the first to the last of `range`.
+    /// Returns a byte range of the object, both ends included.
     ///
     /// # Errors
     /// As [`Objects::get`]; also when the object is shorter.
@@ -152,7 +153,7 @@ impl Objects {
         }
     }
 
-    /// The whole object. For small ones.
+    /// Returns the whole object. For small ones.
     ///
     /// # Errors
     /// As [`Objects::get`].
@@ -161,7 +162,7 @@ impl Objects {
         Ok(body.map_err(|e| StoreError::object("get", key, e))?.into_bytes())
     }
 
-    /// Puts a small object whole.
+    /// Writes a small object in one request.
     ///
     /// # Errors
     /// [`StoreError::Object`].
@@ -171,7 +172,7 @@ impl Objects {
         put.map(drop).map_err(|e| refused("put", key, e))
     }
 
-    /// Moves an object to the key of its content, now that its digest is known.
+    /// Moves an object to the key of its content, once its digest is known.
     ///
     /// # Errors
     /// [`StoreError::Object`].
@@ -182,7 +183,7 @@ impl Objects {
         self.delete(from).await
     }
 
-    /// Deletes an object; one that is not there is no error.
+    /// Deletes an object; a missing one is no error.
     ///
     /// # Errors
     /// [`StoreError::Object`].
@@ -191,7 +192,7 @@ impl Objects {
         deleted.map(drop).map_err(|e| refused("delete", key, e))
     }
 
-    /// Keys of [`upload_key`] that have objects, in their order, behind `after`; not all at once.
+    /// Returns keys of [`upload_key`] that have objects, in order, after `after`; one page at a time.
     ///
     /// # Errors
     /// [`StoreError::Object`].
@@ -203,7 +204,7 @@ impl Objects {
         Ok(page.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect())
     }
 
-    /// A URL that gives the object to whoever has it, for an hour.
+    /// Returns a presigned URL that downloads the object, valid for an hour.
     ///
     /// # Errors
     /// [`StoreError::Object`]: it could not be signed.
@@ -213,7 +214,7 @@ impl Objects {
         Ok(request.map_err(|e| refused("sign", key, e))?.uri().to_owned())
     }
 
-    /// A URL that lets whoever has it put the object, for an hour.
+    /// Returns a presigned URL that uploads the object, valid for an hour.
     ///
     /// # Errors
     /// [`StoreError::Object`]: it could not be signed.
@@ -223,7 +224,7 @@ impl Objects {
         Ok(request.map_err(|e| refused("sign", key, e))?.uri().to_owned())
     }
 
-    /// A file in the form that contracts carry: with a presigned URL.
+    /// Returns a file as contracts carry it: with a presigned URL.
     ///
     /// # Errors
     /// As [`Objects::presign_get`].
@@ -232,7 +233,7 @@ impl Objects {
         Ok(RemoteFile { name: name.to_owned(), sha256: sha256.to_owned(), bytes, url })
     }
 
-    /// Begins to put an object of unknown length. Nothing is to be seen under the key until [`Upload::finish`].
+    /// Starts to write an object of unknown length. It is not visible under the key until [`Upload::finish`].
     #[must_use]
     pub fn upload(&self, key: &str) -> Upload {
         let (objects, key) = (self.clone(), key.to_owned());
@@ -240,7 +241,7 @@ impl Objects {
     }
 }
 
-/// A failure, with what the service answered if it did.
+/// Converts an SDK error, with the service's error response if there was one.
 fn refused<E>(action: &'static str, key: &str, error: SdkError<E>) -> StoreError
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -255,20 +256,20 @@ fn presigning(key: &str) -> Result<PresigningConfig, StoreError> {
     PresigningConfig::expires_in(URL_LIFE).map_err(|e| StoreError::object("sign", key, e))
 }
 
-/// An object on its way in. To drop it without [`Upload::abort`] leaves invisible parts in the bucket.
+/// An object that is being written. Dropping it without [`Upload::abort`] leaves invisible parts in the bucket.
 #[derive(Debug)]
 pub struct Upload {
     objects: Objects,
     key: String,
     pending: BytesMut,
-    /// It fills more than one part.
+    /// True once it exceeds one part.
     is_long: bool,
     multipart_id: Option<String>,
     parts: Vec<CompletedPart>,
 }
 
 impl Upload {
-    /// Takes the next piece.
+    /// Writes the next chunk.
     ///
     /// # Errors
     /// [`StoreError::Object`]; the caller should abort.
@@ -276,7 +277,7 @@ impl Upload {
         let mut rest = piece;
         while !rest.is_empty() {
             if self.pending.capacity() == 0 {
-                // Once: a buffer that grows with its content is copied, and held twice, again and again.
+                // Allocated once: a buffer that grows with its content is reallocated and copied repeatedly.
                 self.pending = BytesMut::with_capacity(if self.is_long { PART_BYTES } else { FIRST_BYTES });
             }
             let (now, later) = rest.split_at(rest.len().min(PART_BYTES - self.pending.len()));
@@ -332,13 +333,17 @@ impl Upload {
         completed.map(drop).map_err(|e| refused("finish", &self.key, e))
     }
 
-    /// Throws away what has come. A failure is only logged: the caller has an error of its own to tell.
+    /// Discards the parts. A failure is only logged: the caller has its own error to report.
     pub async fn abort(self) {
         let Some(id) = self.multipart_id else { return };
         let Objects { client, bucket } = &self.objects;
         let aborted = client.abort_multipart_upload().bucket(bucket).key(&self.key).upload_id(id).send().await;
         if let Err(error) = aborted {
-            tracing::warn!(key = self.key, error = &error as &dyn std::error::Error, "an upload's parts stay behind");
+            tracing::warn!(
+                key = self.key,
+                error = &error as &dyn std::error::Error,
+                "an upload's parts could not be deleted"
+            );
         }
     }
 }

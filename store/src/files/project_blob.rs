@@ -1,5 +1,5 @@
-//! Which content a project may name by its digest: what it has put itself a short time ago, and the files of the base
-//! models that it may use. Another project's content is not there for it, whatever the object store holds.
+//! The content that a project may name by its digest: what it has uploaded itself recently, and the files of the base
+//! models that it may use. Other projects' content counts as missing, whatever the object store holds.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use sqlx::PgConnection;
 
 use crate::{error::StoreError, files::blob, sweep_batch::Batch};
 
-/// How long a project may name content that it has put: as long as content stays that no row names.
+/// Seconds that a project may name content that it has uploaded: as long as content without a row is kept.
 const NAMEABLE_SECONDS: f64 = 7200.0;
 
-/// Records that the project has put this content, and keeps the content until it can be named.
+/// Records that the project has uploaded this content, and keeps the content until it can be named.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -31,7 +31,7 @@ pub async fn record(tx: &mut PgConnection, project: ProjectId, sha256: &str, byt
     Ok(())
 }
 
-/// The lengths of those of these digests that the project may name; the others are not there for it.
+/// Returns the lengths of those of these digests that the project may name.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -77,7 +77,7 @@ pub async fn hold(
     Ok(found)
 }
 
-/// Forgets what no project has named in time. For the platform's own transactions.
+/// Deletes expired records. For the platform's own transactions.
 ///
 /// # Errors
 /// [`StoreError::Database`].

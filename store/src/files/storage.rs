@@ -1,21 +1,21 @@
-//! What a project has stored: files, uploads that are under way, base models of its own and their blobs, adapters and
-//! checkpoints. Each row counts with its own length, also where two name the same content.
+//! A project's storage usage: files, uploads in progress, its own base models and their blobs, adapters and
+//! checkpoints. Each row counts with its full length, even if two name the same content.
 
 use attune_domain::{bytes::Bytes, id::ProjectId};
 use sqlx::PgConnection;
 
 use crate::error::StoreError;
 
-/// An amount of storage: what is there, or what may be.
+/// An amount of storage, used or allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Storage {
-    /// Bytes.
+    /// The total length.
     pub bytes: Bytes,
-    /// Objects in the store, and uploads that have none yet.
+    /// The number of objects in the store, and of uploads that have none yet.
     pub objects: u64,
 }
 
-/// What the project has stored.
+/// Returns the project's storage usage.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -44,8 +44,8 @@ pub async fn stored(db: &mut PgConnection, project: ProjectId) -> Result<Storage
     Ok(Storage { bytes: Bytes::from_i64(row.bytes), objects: u64::try_from(row.objects).unwrap_or(0) })
 }
 
-/// As [`stored`], with what `tx` has written; nobody else is told this of the project until `tx` ends, so that two requests
-/// cannot both take the last room.
+/// Returns the storage usage including what `tx` has written; other calls for the project wait until `tx` ends, so that
+/// two requests cannot both use the last of the quota.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -53,6 +53,6 @@ pub async fn stored_by_now(tx: &mut PgConnection, project: ProjectId) -> Result<
     sqlx::query!("select pg_advisory_xact_lock(hashtextextended('storage ' || $1::uuid::text, 0))", project.uuid())
         .execute(&mut *tx)
         .await?;
-    // A statement of its own, so that it sees what others wrote while the lock was waited for.
+    // A separate statement, so that it sees what other transactions wrote while this one waited for the lock.
     stored(tx, project).await
 }

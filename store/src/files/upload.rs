@@ -1,5 +1,5 @@
-//! Files that come in parts. Each part is an object of its own; whoever joins them claims the upload first, so that they
-//! are joined once.
+//! Uploads: files that are uploaded in parts. Each part is an object of its own; a process claims the upload before it
+//! joins them, so that they are joined once.
 
 use attune_domain::{
     bytes::Bytes,
@@ -15,47 +15,47 @@ use crate::{
     sweep_batch::Batch,
 };
 
-/// How long whoever joins the parts of an upload may be silent before another may join them.
+/// The lease of a claim, in seconds: if it is not renewed, another process may join the parts.
 pub const CLAIM_SECONDS: f64 = 60.0;
 
-/// An upload.
+/// An upload's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
-    /// Its id.
+    /// The upload's ID.
     pub upload_id: UploadId,
-    /// Of the file that it becomes.
+    /// The name of the resulting file.
     pub filename: String,
-    /// OpenAI's word for what the file is for.
+    /// The purpose of the resulting file, in OpenAI's terms.
     pub purpose: String,
-    /// What its parts must come to.
+    /// The required total length of its parts.
     pub bytes: Bytes,
-    /// How it is.
+    /// The status.
     pub status: UploadStatus,
-    /// How long the file is there; `None`: until it is deleted.
+    /// Seconds until the file expires; `None`: it is kept until it is deleted.
     pub file_expires_after_seconds: Option<u32>,
-    /// The file that it became.
+    /// The ID of the resulting file.
     pub file_id: Option<FileId>,
-    /// When it was begun.
+    /// The time of creation.
     pub created_at: DateTime<Utc>,
-    /// When it goes if it is not completed.
+    /// The time at which it expires if it is not completed.
     pub expires_at: DateTime<Utc>,
 }
 
-/// How an upload is.
+/// The status of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadStatus {
-    /// It takes parts.
+    /// The upload accepts parts.
     Pending,
-    /// It became a file.
+    /// The upload was completed into a file.
     Completed,
-    /// Its user gave it up.
+    /// The user cancelled the upload.
     Cancelled,
-    /// Its time was up.
+    /// The upload expired.
     Expired,
 }
 
 impl UploadStatus {
-    /// The word in SQL and on the wire.
+    /// Returns the name in SQL and on the wire.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -77,7 +77,7 @@ impl UploadStatus {
     }
 }
 
-/// What is known of an upload before it has a row.
+/// A new upload.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "each field is the one of Upload with the same name")]
 pub struct NewUpload {
@@ -90,17 +90,17 @@ pub struct NewUpload {
 /// A part of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Its id.
+    /// The part's ID.
     pub upload_part_id: UploadPartId,
-    /// Its length.
+    /// The part's length.
     pub bytes: Bytes,
-    /// Where it lies.
+    /// The key of the part's object.
     pub object_key: String,
-    /// When it came.
+    /// The time of the upload.
     pub created_at: DateTime<Utc>,
 }
 
-/// A row as SQL has it.
+/// The row as SQL returns it.
 struct Row {
     upload_id: uuid::Uuid,
     filename: String,
@@ -131,7 +131,7 @@ impl TryFrom<Row> for Upload {
     }
 }
 
-/// Begins an upload.
+/// Inserts an upload.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -154,10 +154,10 @@ pub async fn insert(db: &mut PgConnection, project: ProjectId, new: NewUpload) -
     .try_into()
 }
 
-/// The project's upload of this id; it does not change until the transaction ends. One whose time is up is expired.
+/// Returns the project's upload with this ID, locked until the transaction ends. An overdue one is returned as expired.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none.
+/// [`StoreError::NotFound`]: it does not exist.
 pub async fn lock(tx: &mut PgConnection, project: ProjectId, id: UploadId) -> Result<Upload, StoreError> {
     sqlx::query_as!(
         Row,
@@ -175,7 +175,7 @@ pub async fn lock(tx: &mut PgConnection, project: ProjectId, id: UploadId) -> Re
     .try_into()
 }
 
-/// Adds a part, whose object is in the store already. The upload is locked and pending.
+/// Adds a part, whose object is already stored. The upload is locked and pending.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -204,7 +204,7 @@ pub async fn add_part(
     })
 }
 
-/// All parts of an upload, the oldest first.
+/// Returns all parts of an upload, the oldest first.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -227,15 +227,15 @@ pub async fn parts(db: &mut PgConnection, upload: UploadId) -> Result<Vec<Part>,
         .collect())
 }
 
-/// The right to join the parts of an upload, as long as it is renewed.
+/// The exclusive right to join the parts of an upload; it must be renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
-    /// The upload.
+    /// The upload's ID.
     pub upload_id: UploadId,
     claim: uuid::Uuid,
 }
 
-/// Claims a pending upload for whoever is about to join its parts; `None`: another does.
+/// Claims a pending upload in order to join its parts; `None`: another process has claimed it.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -253,10 +253,10 @@ pub async fn claim(tx: &mut PgConnection, id: UploadId) -> Result<Option<Claim>,
     Ok((claimed.rows_affected() == 1).then_some(Claim { upload_id: id, claim }))
 }
 
-/// Goes on holding a claim.
+/// Renews a claim.
 ///
 /// # Errors
-/// [`StoreError::Stale`]: another has taken it over. [`StoreError::Database`].
+/// [`StoreError::Stale`]: another process has taken it over. [`StoreError::Database`].
 pub async fn renew(tx: &mut PgConnection, claim: Claim) -> Result<(), StoreError> {
     let renewed = sqlx::query!(
         "update upload set claimed_until = now() + make_interval(secs => $3)
@@ -270,7 +270,7 @@ pub async fn renew(tx: &mut PgConnection, claim: Claim) -> Result<(), StoreError
     if renewed.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Stale) }
 }
 
-/// Whether parts are being joined at the moment.
+/// Returns whether a process is joining the parts.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -284,7 +284,8 @@ pub async fn is_claimed(tx: &mut PgConnection, id: UploadId) -> Result<bool, Sto
     .await?)
 }
 
-/// The join failed: the upload is pending as before, unless another has taken the claim over.
+/// Releases the claim after a failed join: the upload is pending again, unless another process has taken the claim
+/// over.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -299,10 +300,11 @@ pub async fn release(tx: &mut PgConnection, claim: Claim) -> Result<(), StoreErr
     Ok(())
 }
 
-/// The upload became a file.
+/// Completes the upload with its file.
 ///
 /// # Errors
-/// [`StoreError::Stale`]: it is not pending any more, or another has taken the claim over. [`StoreError::Database`].
+/// [`StoreError::Stale`]: it is not pending any more, or another process has taken the claim over.
+/// [`StoreError::Database`].
 pub async fn complete(tx: &mut PgConnection, claim: Claim, file: FileId) -> Result<(), StoreError> {
     let done = sqlx::query!(
         "update upload set status = 'completed', file_id = $3, claimed_until = null, claimed_by = null
@@ -316,7 +318,7 @@ pub async fn complete(tx: &mut PgConnection, claim: Claim, file: FileId) -> Resu
     if done.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Stale) }
 }
 
-/// Its user gave the upload up. It is locked, pending, and not claimed.
+/// Cancels the upload, which is locked, pending, and not claimed.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -325,17 +327,17 @@ pub async fn cancel(tx: &mut PgConnection, id: UploadId) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Parts and objects that go in one transaction.
+/// The number of parts and objects deleted in one transaction.
 const SWEPT_AT_ONCE: i64 = 100;
 
-/// How long an upload is kept that has come to its end.
+/// Days after its creation for which an ended upload is kept.
 pub const KEPT_DAYS: i32 = 30;
 
-/// How long an object may lie that is neither in its place nor a part: longer than any request goes on.
+/// Seconds that an object may remain that is neither at its final key nor a part: longer than any request takes.
 pub const STAGED_SECONDS: u64 = 24 * 3600;
 
-/// Writes down which uploads have expired, and deletes parts that nobody needs any more. Those of all projects: for the
-/// platform's own transactions.
+/// Marks expired uploads, and deletes parts that are not needed any more. Covers all projects: for the platform's own
+/// transactions.
 ///
 /// # Errors
 /// [`StoreError::Object`], [`StoreError::Database`].
@@ -363,7 +365,7 @@ pub(crate) async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<Ba
     Ok(Batch { gone: parts.len() as u64, has_more: parts.len() as i64 >= SWEPT_AT_ONCE })
 }
 
-/// Forgets uploads that came to their end [`KEPT_DAYS`] ago, and whose parts are gone.
+/// Deletes ended uploads that were created more than [`KEPT_DAYS`] ago and have no parts left.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -382,8 +384,8 @@ pub(crate) async fn forget_old(tx: &mut PgConnection) -> Result<Batch, StoreErro
     Ok(Batch { gone, has_more: gone >= SWEPT_AT_ONCE.unsigned_abs() })
 }
 
-/// Deletes what a process left that ended in the middle of a request: objects that came whole, and that are neither parts
-/// nor in their place.
+/// Deletes objects left by a process that ended in the middle of a request: completely uploaded, but neither parts nor
+/// at their final key.
 ///
 /// # Errors
 /// [`StoreError::Object`], [`StoreError::Database`].
@@ -399,7 +401,7 @@ pub(crate) async fn sweep_staged(tx: &mut PgConnection, objects: &Objects) -> Re
             objects.delete(key).await?;
             gone += 1;
         }
-        // The keys come in the order of their time: behind a young one there are only younger ones.
+        // The keys are in order of time: after a recent one there are only more recent ones.
         match page.last() {
             Some(last) if old.len() == page.len() => after = Some(last.clone()),
             _ => return Ok(Batch { gone, has_more: false }),
@@ -407,7 +409,7 @@ pub(crate) async fn sweep_staged(tx: &mut PgConnection, objects: &Objects) -> Re
     }
 }
 
-/// The time of a staged object is in its name.
+/// Returns whether a staged object is older than [`STAGED_SECONDS`]; its key contains the time.
 fn is_staged_for_long(key: &str) -> bool {
     let made = key.strip_prefix(STAGED).and_then(|id| id.parse::<uuid::Uuid>().ok()).and_then(|id| id.get_timestamp());
     let now = mint::uuid().get_timestamp();

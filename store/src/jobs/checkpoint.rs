@@ -1,5 +1,5 @@
-//! States from which a run can go on, and that answer like a tuned model. The newest three of a job are kept, as OpenAI
-//! does; they go with the job's adapter.
+//! Checkpoints: states from which a run can resume, and which can serve requests like a fine-tuned model. The newest
+//! three of a job are kept, as OpenAI does; they are deleted with the job's adapter.
 
 use std::collections::BTreeMap;
 
@@ -22,52 +22,52 @@ use crate::{
     webhooks::outbox,
 };
 
-/// How many of a job are kept.
+/// The number of checkpoints kept per job.
 const KEPT: i64 = 3;
 
-/// What of a checkpoint answers requests.
+/// The files of a checkpoint that serving needs.
 const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
-/// A checkpoint as its row has it.
+/// A checkpoint's row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
-    /// Which checkpoint.
+    /// The checkpoint's ID.
     pub checkpoint_id: CheckpointId,
-    /// Of which job.
+    /// The job's ID.
     pub job_id: JobId,
-    /// After which optimiser step.
+    /// The optimizer step after which it was saved.
     pub step: u64,
-    /// Its files.
+    /// The checkpoint's files.
     pub files: Vec<Blob>,
-    /// The step's loss.
+    /// The step's training loss.
     pub train_loss: f64,
-    /// The validation's, if there was one at this step.
+    /// The validation loss, if the step was evaluated.
     pub valid_loss: Option<f64>,
-    /// When.
+    /// The time of creation.
     pub created_at: DateTime<Utc>,
 }
 
-/// A checkpoint as a model that answers.
+/// A checkpoint that is served as a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedCheckpoint {
-    /// `ft:base:project:suffix:id:ckpt-step-N`.
+    /// The model's name: `ft:base:project:suffix:id:ckpt-step-N`.
     pub model_name: String,
-    /// What it corrects.
+    /// The base model's ID.
     pub base_model_id: BaseModelId,
     /// The quantization of the base that it was trained over.
     pub quantization: Quantization,
-    /// The state.
+    /// The checkpoint.
     pub checkpoint: Checkpoint,
 }
 
 impl NamedCheckpoint {
-    /// Those of its files that are a PEFT adapter; the others are the optimiser's and the run's.
+    /// Returns the files of the PEFT adapter; the others are the optimizer's and the run's state.
     pub fn adapter_files(&self) -> impl Iterator<Item = &Blob> {
         self.checkpoint.files.iter().filter(|file| ADAPTER_FILES.contains(&file.name.as_str()))
     }
 }
 
-/// A checkpoint to be written down.
+/// A new checkpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct NewCheckpoint<'a> {
     pub(crate) job_id: JobId,
@@ -78,7 +78,7 @@ pub(crate) struct NewCheckpoint<'a> {
     pub(crate) valid_loss: Option<f64>,
 }
 
-/// Writes a checkpoint down, in place of an older run's at the same step, and lets go of all but the newest.
+/// Inserts a checkpoint, replaces an older run's at the same step, and deletes all but the newest.
 pub(crate) async fn insert(tx: &mut PgConnection, new: &NewCheckpoint<'_>) -> Result<(), StoreError> {
     delete(tx, new.job_id, new.step).await?;
     let id: CheckpointId = mint::id();
@@ -109,7 +109,7 @@ pub(crate) async fn insert(tx: &mut PgConnection, new: &NewCheckpoint<'_>) -> Re
     discard(tx, surplus).await
 }
 
-/// Lets go of a checkpoint from which no run can go on, if there is another one. Returns whether there is.
+/// Deletes a checkpoint from which no run can resume, if there is another one. Returns whether there is.
 pub(crate) async fn give_up(tx: &mut PgConnection, job: JobId, id: CheckpointId) -> Result<bool, StoreError> {
     let all = select(tx, job, None, KEPT + 1).await?;
     let (damaged, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|checkpoint| checkpoint.checkpoint_id == id);
@@ -122,7 +122,7 @@ pub(crate) async fn give_up(tx: &mut PgConnection, job: JobId, id: CheckpointId)
     Ok(true)
 }
 
-/// Lets go of all of a job's.
+/// Deletes all checkpoints of a job.
 pub(crate) async fn delete_all(tx: &mut PgConnection, job: JobId) -> Result<(), StoreError> {
     let files = sqlx::query_scalar!("delete from checkpoint where job_id = $1 returning files", job.uuid())
         .fetch_all(&mut *tx)
@@ -130,14 +130,14 @@ pub(crate) async fn delete_all(tx: &mut PgConnection, job: JobId) -> Result<(), 
     discard(tx, files).await
 }
 
-/// How long the checkpoints of a job that failed or was cancelled are kept: until then its user may look at them, use them
-/// as models, and export what they hold.
+/// Days that the checkpoints of a failed or cancelled job are kept: until then its user may read them, use them as
+/// models, and export them.
 pub const GIVEN_UP_DAYS: i32 = 7;
 
-/// Jobs whose checkpoints are let go of in one transaction.
+/// The number of jobs whose checkpoints are deleted in one transaction.
 const SWEPT_AT_ONCE: i64 = 50;
 
-/// Lets go of the checkpoints of jobs that failed or were cancelled [`GIVEN_UP_DAYS`] ago.
+/// Deletes the checkpoints of jobs that failed or were cancelled [`GIVEN_UP_DAYS`] ago.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -177,7 +177,7 @@ async fn discard(tx: &mut PgConnection, rows: Vec<serde_json::Value>) -> Result<
     Ok(())
 }
 
-/// The newest checkpoint of a job.
+/// Returns the newest checkpoint of a job.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -185,7 +185,7 @@ pub async fn newest(conn: &mut PgConnection, job: JobId) -> Result<Option<Checkp
     Ok(select(conn, job, None, 1).await?.pop())
 }
 
-/// A checkpoint of a job by its id.
+/// Returns a checkpoint of a job by its ID.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -194,7 +194,7 @@ pub async fn get(conn: &mut PgConnection, job: JobId, id: CheckpointId) -> Resul
     all.into_iter().find(|checkpoint| checkpoint.checkpoint_id == id).ok_or(StoreError::NotFound("checkpoint"))
 }
 
-/// The checkpoints of a project's job, newest first.
+/// Returns the checkpoints of a project's job, newest first.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -202,16 +202,16 @@ pub async fn list(conn: &mut PgConnection, project: ProjectId, job: JobId) -> Re
     select(conn, job, Some(project), KEPT + 1).await
 }
 
-/// Shares of tokens that were predicted right.
+/// Mean token accuracies at a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Accuracies {
-    /// Of the step's.
+    /// The accuracy on the step's tokens.
     pub train: Option<f64>,
-    /// Of the validation file's, if it was read at this step.
+    /// The accuracy on the validation file, if the step was evaluated.
     pub validation: Option<f64>,
 }
 
-/// Returns what was measured at the steps of `checkpoints`, a job's; a step that was done again counts as the last time.
+/// Returns the accuracies at the steps of a job's `checkpoints`; for a repeated step, the last ones.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -237,7 +237,7 @@ pub async fn accuracies(
     Ok(measured.map(|row| (row.step as u64, Accuracies { train: row.train, validation: row.validation })).collect())
 }
 
-/// The project's checkpoint of this model name, if there is one.
+/// Returns the project's checkpoint with this model name, if it exists.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -1,4 +1,4 @@
-//! Which other projects of an organization may use a checkpoint as a model.
+//! Checkpoint permissions: the other projects of an organization that may use a checkpoint as a model.
 
 use attune_domain::id::{CheckpointPermission as Kind, CheckpointPermissionId, OrganizationId, ProjectId};
 use chrono::{DateTime, Utc};
@@ -6,18 +6,18 @@ use sqlx::PgConnection;
 
 use crate::{error::StoreError, mint};
 
-/// One project that was let in.
+/// A permission of one project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permission {
-    /// Its id.
+    /// The permission's ID.
     pub checkpoint_permission_id: CheckpointPermissionId,
-    /// Who was let in.
+    /// The project that may use the checkpoint.
     pub granted_project_id: ProjectId,
-    /// When.
+    /// The time of creation.
     pub created_at: DateTime<Utc>,
 }
 
-/// A row as SQL has it.
+/// The row as SQL returns it.
 struct Row {
     checkpoint_permission_id: uuid::Uuid,
     granted_project_id: uuid::Uuid,
@@ -34,7 +34,7 @@ impl From<Row> for Permission {
     }
 }
 
-/// The first of `projects` that the organization does not have. For a transaction that sees all projects.
+/// Returns the first of `projects` that does not belong to the organization. For a transaction that sees all projects.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -54,7 +54,7 @@ pub async fn first_stranger(
     Ok(projects.iter().find(|project| !known.contains(&project.uuid())).copied())
 }
 
-/// Lets projects use a checkpoint of `project`'s. To let one in twice is to let it in once.
+/// Lets projects use a checkpoint of `project`. Idempotent.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -84,20 +84,20 @@ pub async fn grant(
     Ok(granted)
 }
 
-/// Which part of a list.
+/// A page of a list.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// Only this project's.
+    /// Limits the list to this project.
     pub granted_to: Option<ProjectId>,
-    /// Those behind this one.
+    /// The ID to list after.
     pub after: Option<CheckpointPermissionId>,
-    /// At most so many.
+    /// The maximum number of permissions.
     pub limit: i64,
-    /// Oldest first.
+    /// True for oldest first.
     pub ascending: bool,
 }
 
-/// Who may use a checkpoint of `project`'s, newest first unless the page says otherwise.
+/// Returns the permissions of a checkpoint of `project`, newest first unless the page requires otherwise.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -126,7 +126,7 @@ pub async fn list(
     Ok(rows.into_iter().map(Permission::from).collect())
 }
 
-/// Takes a permission back.
+/// Revokes a permission.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]: the checkpoint has no such permission. [`StoreError::Database`].
@@ -148,7 +148,7 @@ pub async fn revoke(
     if gone.rows_affected() == 0 { Err(StoreError::NotFound("checkpoint permission")) } else { Ok(()) }
 }
 
-/// Whose checkpoint this is, if its owner lets `project` use it.
+/// Returns the project that owns the checkpoint, if `project` may use it.
 ///
 /// # Errors
 /// [`StoreError::Database`].

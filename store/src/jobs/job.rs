@@ -1,7 +1,7 @@
-//! Jobs, and their one way of changing state.
+//! Jobs and their state machine.
 //!
-//! [`step`] and [`step_held`] are all there is: both lock the row, ask the table in `domain::job`, and write the step
-//! down as an event in the same transaction.
+//! Their state changes only through [`step`] and [`step_held`]: both lock the row, apply the table in `domain::job`,
+//! and write the step as an event in the same transaction.
 
 use attune_domain::{
     event::EventType,
@@ -25,20 +25,20 @@ use crate::{
     webhooks::outbox,
 };
 
-/// A job as its row has it, with the names that its view shows.
+/// A job's row, with the names that its view shows.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/")]
 pub struct Job {
     pub job_id: JobId,
     pub project_id: ProjectId,
     pub base_model_id: BaseModelId,
-    /// The base's name, as the user asked for it.
+    /// The base's name, as the user requested it.
     pub base_model: String,
     pub training_file_id: FileId,
     pub validation_file_id: Option<FileId>,
     pub continue_from: Option<AdapterVersionId>,
     pub state: JobState,
-    /// Why it waits, while it is pausing or paused.
+    /// The reason for the pause, while it is pausing or paused.
     pub pause_reason: Option<PauseReason>,
     pub suffix: Option<String>,
     pub metadata: serde_json::Value,
@@ -56,50 +56,50 @@ pub struct Job {
     pub charged_tokens: i64,
     pub node_ms: i64,
     pub micro_usd: i64,
-    /// The mean time of the steps of the run that holds it.
+    /// The mean step time of the run that holds it, in milliseconds.
     pub mean_step_ms: Option<f64>,
     pub error: Option<JobError>,
-    /// `ft:…`, once there is one.
+    /// The model's name, `ft:…`, once it is published.
     pub fine_tuned_model: Option<String>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-/// Why a job failed, as the user reads it.
+/// A job's error, as the user reads it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobError {
-    /// Stable, for programs: `row_too_long`.
+    /// The error code, for programs: `row_too_long`.
     pub code: String,
-    /// A sentence.
+    /// The human-readable message.
     pub message: String,
-    /// The request's field that is at fault, if one is.
+    /// The invalid field of the request, if there is one.
     pub param: Option<String>,
 }
 
-/// What the scan of a job's files with the base's tokenizer found.
+/// Token counts of a job's files, from the scan with the base's tokenizer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenFacts {
-    /// The training file.
+    /// The training file's counts.
     pub training: FileFacts,
-    /// The validation file.
+    /// The validation file's counts.
     pub validation: Option<FileFacts>,
 }
 
-/// What the scan of one file found.
+/// Token counts of one file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileFacts {
-    /// Rows.
+    /// The number of rows.
     pub rows: u64,
-    /// All tokens.
+    /// The number of tokens.
     pub tokens: u64,
-    /// Tokens with a loss.
+    /// The number of tokens with a loss.
     pub trained_tokens: u64,
-    /// Tokens of the longest row.
+    /// The number of tokens in the longest row.
     pub longest_row: u64,
 }
 
-/// A job to be written down; every field is checked.
+/// A new job; every field is checked.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/")]
 pub struct NewJob {
@@ -117,10 +117,10 @@ pub struct NewJob {
     pub max_micro_usd: Option<i64>,
 }
 
-/// Writes a job down, and the message that starts it: both are kept, or neither.
+/// Inserts a job and pushes the message that starts its validation: both commit, or neither.
 ///
 /// # Errors
-/// [`StoreError::Conflict`], [`StoreError::NotFound`]: a file, or the base, is gone. Otherwise as [`queue::push`].
+/// [`StoreError::Conflict`], [`StoreError::NotFound`]: a file, or the base, was deleted. Otherwise as [`queue::push`].
 pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreError> {
     let id: JobId = mint::id();
     sqlx::query!(
@@ -152,16 +152,16 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
     load(tx, id).await
 }
 
-/// A project's job.
+/// Returns a project's job.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none, or it is another project's. [`StoreError::Database`].
+/// [`StoreError::NotFound`]: it does not exist, or is another project's. [`StoreError::Database`].
 pub async fn get(conn: &mut PgConnection, project: ProjectId, id: JobId) -> Result<Job, StoreError> {
     let filter = Filter { project: Some(project), job: Some(id), metadata: None, before: None, limit: 1 };
     select(conn, filter).await?.pop().ok_or(StoreError::NotFound("fine-tuning job"))
 }
 
-/// Any project's job, for the platform's own work; never for an answer to a user.
+/// Returns any project's job, for the platform's own work; never for an answer to a user.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -170,7 +170,7 @@ pub async fn load(conn: &mut PgConnection, id: JobId) -> Result<Job, StoreError>
     select(conn, filter).await?.pop().ok_or(StoreError::NotFound("fine-tuning job"))
 }
 
-/// A project's jobs whose metadata has all of `metadata`, newest first, from the one after `after` on.
+/// Returns a project's jobs whose metadata contains `metadata`, newest first, after `after`.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -217,7 +217,7 @@ async fn select(conn: &mut PgConnection, filter: Filter) -> Result<Vec<Job>, Sto
     rows.into_iter().map(Job::try_from).collect()
 }
 
-/// The row as Postgres gives it.
+/// The row as PostgreSQL returns it.
 struct Row {
     job_id: Uuid,
     project_id: Uuid,
@@ -300,45 +300,45 @@ pub(crate) fn state(name: &str) -> Result<JobState, StoreError> {
         .ok_or_else(|| StoreError::Corrupt { column: "job.state", cause: format!("'{name}' is no state").into() })
 }
 
-/// A step of a job's life: what happened, and the sentence that the user reads about it.
+/// A state transition of a job: an event, and the message that the user reads about it.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// What happened.
+    /// The event.
     pub event: JobEvent,
-    /// The sentence.
+    /// The human-readable message.
     pub message: String,
-    /// Why it failed, if it did.
+    /// The error of a failure.
     pub error: Option<JobError>,
-    /// Why it is to pause, if it is.
+    /// The reason of a pause.
     pub pause: Option<PauseReason>,
 }
 
 impl Step {
-    /// A step that is no failure.
+    /// Creates a step without an error.
     #[must_use]
     pub fn new(event: JobEvent, message: impl Into<String>) -> Self {
         Self { event, message: message.into(), error: None, pause: None }
     }
 
-    /// A failure; the error's message is the sentence.
+    /// Creates a failure; the error's message is the step's.
     #[must_use]
     pub fn failure(event: JobEvent, error: JobError) -> Self {
         Self { event, message: error.message.clone(), error: Some(error), pause: None }
     }
 
-    /// A pause, and why.
+    /// Creates a pause with its reason.
     #[must_use]
     pub fn pause(reason: PauseReason, message: impl Into<String>) -> Self {
         Self { event: JobEvent::PauseAsked, message: message.into(), error: None, pause: Some(reason) }
     }
 }
 
-/// Takes one step of a job's life, and writes the step down.
+/// Applies one step to a job, and writes it as an event.
 ///
 /// The row is locked until the transaction ends, so two workers cannot both step it.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: no such job. [`StoreError::Illegal`]: the state does not take this event.
+/// [`StoreError::NotFound`]: the job does not exist. [`StoreError::Illegal`]: the event is illegal in this state.
 /// [`StoreError::Database`].
 pub async fn step(tx: &mut PgConnection, id: JobId, step: &Step) -> Result<JobState, StoreError> {
     take(tx, id, None, step).await
@@ -347,7 +347,7 @@ pub async fn step(tx: &mut PgConnection, id: JobId, step: &Step) -> Result<JobSt
 /// As [`step`], on behalf of the run that holds the job.
 ///
 /// # Errors
-/// [`StoreError::Stale`] besides: another run holds it now, or none does; drop what the run wanted.
+/// Also [`StoreError::Stale`]: another run holds it now, or none does; the run's write must be dropped.
 pub async fn step_held(tx: &mut PgConnection, id: JobId, run: RunId, step: &Step) -> Result<JobState, StoreError> {
     take(tx, id, Some(run), step).await
 }
@@ -362,7 +362,7 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
         return Err(StoreError::Stale);
     }
     let next = state(&held.state)?.apply(step.event)?;
-    // An error belongs to a failed job only: a run that fails while it is cancelled is a cancelled job.
+    // Only a failed job has an error: a run that fails during a cancellation belongs to a cancelled job.
     let error = step.error.as_ref().filter(|_| next == JobState::Failed);
     sqlx::query!(
         "update job set state = $2,
@@ -389,8 +389,7 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
     Ok(next)
 }
 
-/// Asks for a project's job to end. At once if no trainer holds it, else at the trainer's next report.
-/// To ask twice is to ask once.
+/// Cancels a project's job: immediately if no trainer holds it, else at the trainer's next report. Idempotent.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]. [`StoreError::Illegal`]: it has ended already. [`StoreError::Database`].
@@ -408,7 +407,7 @@ pub async fn cancel(tx: &mut PgConnection, project: ProjectId, id: JobId) -> Res
     get(tx, project, id).await
 }
 
-/// A project's job, locked until the transaction ends.
+/// Returns a project's job, locked until the transaction ends.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -420,7 +419,7 @@ pub(crate) async fn lock(tx: &mut PgConnection, project: ProjectId, id: JobId) -
     get(tx, project, id).await
 }
 
-/// Keeps what the scan of the files found.
+/// Stores the token counts of the files.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -441,7 +440,7 @@ pub async fn save_facts(
     Ok(())
 }
 
-/// Keeps the learning rate that a range test found; the job's view and its next runs have it from now on.
+/// Stores the learning rate that the range test found; the job's view and its next runs use it.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -458,7 +457,7 @@ pub(crate) async fn save_learning_rate(tx: &mut PgConnection, id: JobId, rate: f
     Ok(())
 }
 
-/// The jobs that wait for a node, oldest first; those in a pause between two attempts are left out.
+/// Returns the jobs that wait for a node, oldest first, without those in a delay between two attempts.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -473,8 +472,8 @@ pub async fn waiting(conn: &mut PgConnection, limit: i64) -> Result<Vec<JobId>, 
     Ok(rows.into_iter().map(JobId::new).collect())
 }
 
-/// Jobs in `state` whose last message is older than `seconds`, or came before the end of a pause that is over, oldest
-/// first; their messages count as pushed now, so the caller must push them in the same transaction.
+/// Returns jobs in `state` whose last message is older than `seconds`, or precedes the end of a delay that is over,
+/// oldest first; their messages count as pushed now, so the caller must push them in the same transaction.
 ///
 /// # Errors
 /// [`StoreError::Database`].

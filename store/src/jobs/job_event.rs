@@ -1,4 +1,4 @@
-//! What the user can read of a job's life: sentences and metrics, in order. Written beside every step, never changed.
+//! A job's events for its user: messages and metrics, in order. Written with every step, never changed.
 
 use attune_domain::{
     id::{JobEventId, JobId, ProjectId},
@@ -9,19 +9,19 @@ use sqlx::PgConnection;
 
 use crate::{error::StoreError, mint};
 
-/// How much an event matters.
+/// The level of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// All is well.
+    /// Normal progress.
     Info,
-    /// Something was set right.
+    /// A problem that was handled.
     Warn,
-    /// The job failed.
+    /// A failure of the job.
     Error,
 }
 
 impl Level {
-    /// The word in SQL and on the wire.
+    /// Returns the name in SQL and on the wire.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -32,26 +32,26 @@ impl Level {
     }
 }
 
-/// One event as its row has it.
+/// An event's row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobEventRow {
-    /// Which event.
+    /// The event's ID.
     pub job_event_id: JobEventId,
-    /// Its number: greater than those of all earlier ones of its job.
+    /// The event's number: greater than those of all earlier events of its job.
     pub sequence: i64,
-    /// `info`, `warn` or `error`.
+    /// The level: `info`, `warn` or `error`.
     pub level: String,
-    /// `message` or `metrics`.
+    /// The type: `message` or `metrics`.
     pub kind: String,
-    /// The sentence.
+    /// The human-readable message.
     pub message: String,
-    /// The metrics of an event of kind `metrics`; what a `message` says, for programs.
+    /// The metrics of a `metrics` event, or the machine-readable data of a `message`.
     pub data: Option<serde_json::Value>,
-    /// When.
+    /// The time of creation.
     pub created_at: DateTime<Utc>,
 }
 
-/// Writes a sentence down.
+/// Writes a message.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -59,7 +59,7 @@ pub async fn message(tx: &mut PgConnection, job: JobId, level: Level, text: &str
     message_with(tx, job, level, text, &serde_json::Value::Null).await
 }
 
-/// Writes a sentence down, and what it says for programs; `null`: nothing to add.
+/// Writes a message with machine-readable data; `null`: none.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -73,7 +73,7 @@ pub async fn message_with(
     insert(tx, job, (level, "message"), text, Some(data).filter(|data| !data.is_null())).await
 }
 
-/// Writes metrics down, with a sentence that says them.
+/// Writes metrics, with a message that describes them.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -81,7 +81,8 @@ pub async fn metrics(tx: &mut PgConnection, job: JobId, text: &str, data: serde_
     insert(tx, job, (Level::Info, "metrics"), text, Some(&data)).await
 }
 
-/// The job's row is locked until the transaction ends, and only then is the number given out: numbers are seen in order.
+/// Inserts an event. The job's row is locked before the number is assigned and until the transaction ends, so numbers
+/// become visible in order.
 async fn insert(
     tx: &mut PgConnection,
     job: JobId,
@@ -105,7 +106,7 @@ async fn insert(
     Ok(())
 }
 
-/// The number of an event of a project's job; `None`: it has no such event.
+/// Returns the number of an event of a project's job; `None`: it has no such event.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -126,10 +127,10 @@ pub async fn place(
     .await?)
 }
 
-/// The events of a project's job, newest first, from the one before the number `before` on.
+/// Returns the events of a project's job before the number `before`, newest first.
 ///
 /// # Errors
-/// [`StoreError::Database`]. A job that is another project's has no events: ask [`crate::jobs::job::get`] first.
+/// [`StoreError::Database`]. A job of another project has no events: call [`crate::jobs::job::get`] first.
 pub async fn list(
     conn: &mut PgConnection,
     project: ProjectId,
@@ -153,7 +154,7 @@ pub async fn list(
     Ok(rows.into_iter().map(JobEventRow::from).collect())
 }
 
-/// The events of a project's job behind the number `after`, oldest first.
+/// Returns the events of a project's job after the number `after`, oldest first.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -180,7 +181,7 @@ pub async fn following(
     Ok(rows.into_iter().map(JobEventRow::from).collect())
 }
 
-/// The row as Postgres gives it.
+/// The row as PostgreSQL returns it.
 struct JobEventSql {
     job_event_id: uuid::Uuid,
     sequence: i64,

@@ -1,4 +1,4 @@
-//! Runs that are given up, and what becomes of their jobs.
+//! Lost runs, and how their jobs continue.
 
 use attune_domain::{
     id::{JobId, RunId},
@@ -14,49 +14,49 @@ use crate::{
     runs::run::{self, Outcome, RunState},
 };
 
-/// Who is to blame for a lost run.
+/// The cause of a lost run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// The job may be: after so many such attempts in a row without a new checkpoint it fails.
+    /// Perhaps the job: after `max_attempts` such attempts in a row without a new checkpoint it fails.
     Job {
-        /// So many.
+        /// The maximum number of such attempts.
         max_attempts: i32,
     },
-    /// The circumstances: nobody could report, or the node's disk was full. Only after
-    /// [`MOST_SETBACKS`] in a row without a new checkpoint does the job fail.
+    /// External circumstances: reports could not arrive, or the node's disk was full. Only after [`MOST_SETBACKS`] in a
+    /// row without a new checkpoint does the job fail.
     Circumstances,
-    /// Nobody: the platform was stopped in good order, or the run was to end anyway.
+    /// None: the platform was shut down, or the run was to end anyway.
     Nobody,
 }
 
-/// Why a run is given up.
+/// The reason why a run is lost.
 #[derive(Debug, Clone)]
 pub struct Loss {
-    /// For programs: the job's error code, should it fail of this.
+    /// The job's error code, should it fail because of this.
     pub code: String,
-    /// A sentence for the user: what became of the trainer.
+    /// The human-readable reason, about the trainer.
     pub reason: String,
-    /// Whose fault it may be.
+    /// The cause.
     pub blame: Blame,
 }
 
 impl Loss {
-    /// A run that fell silent or whose process ended.
+    /// Creates the loss of a run that stopped reporting or whose process ended.
     #[must_use]
     pub fn new(reason: impl Into<String>, blame: Blame) -> Self {
         Self { code: "run_lost".into(), reason: reason.into(), blame }
     }
 }
 
-/// Attempts in a row that brought no checkpoint.
+/// The number of consecutive attempts without a checkpoint.
 struct Barren {
     by_job: i32,
     by_circumstances: i32,
 }
 
-/// Gives a run up: its job is queued again and goes on from the last checkpoint, after a pause if there is no new one; or,
-/// after too many attempts that brought nothing new, fails with the reason. A job that was being cancelled is cancelled,
-/// one that was pausing paused.
+/// Ends a lost run: its job is queued again and resumes from the last checkpoint, after a delay if there is no new one;
+/// or, after too many attempts without a new one, it fails with the reason. A job that was being cancelled becomes
+/// cancelled, one that was pausing becomes paused.
 ///
 /// Returns the job's state, or `None` if the run had ended meanwhile.
 ///
@@ -95,7 +95,7 @@ pub async fn lost(tx: &mut PgConnection, id: RunId, loss: &Loss) -> Result<Optio
     Ok(Some(next))
 }
 
-/// The step that a job in `held` takes. Pure.
+/// Returns the step of a job in the state `held`. No I/O.
 fn step(held: JobState, barren: &Barren, pause: u32, loss: &Loss) -> Step {
     let Loss { code, reason, blame } = loss;
     let spent = match blame {
@@ -108,7 +108,7 @@ fn step(held: JobState, barren: &Barren, pause: u32, loss: &Loss) -> Step {
         JobState::Pausing => Step::new(JobEvent::RunLost, format!("Fine-tuning job paused; {reason}")),
         _ if spent => {
             let attempt = barren.by_job.max(barren.by_circumstances);
-            let message = format!("{reason}. That was attempt {attempt} without a new checkpoint; giving up");
+            let message = format!("{reason}. That was attempt {attempt} without a new checkpoint; the job failed");
             Step::failure(JobEvent::RunFailed, JobError { code: code.clone(), message, param: None })
         }
         _ if pause == 0 => Step::new(JobEvent::RunLost, format!("{reason}; the job is queued again")),
@@ -118,7 +118,7 @@ fn step(held: JobState, barren: &Barren, pause: u32, loss: &Loss) -> Step {
     }
 }
 
-/// Counts this attempt, unless it made a checkpoint: then the count begins anew.
+/// Counts this attempt, unless it made a checkpoint: then the counts are reset.
 async fn count(tx: &mut PgConnection, job: JobId, run: RunId, blame: Blame) -> Result<Barren, StoreError> {
     let row = sqlx::query!(
         "update job set

@@ -1,20 +1,20 @@
 //! Jobs: their rows, events, checkpoints and validation.
 
-/// States from which a run can go on, and that answer like a tuned model.
+/// Checkpoints: states to resume from, and to serve as models.
 pub mod checkpoint;
-/// Who else may use a checkpoint.
+/// Checkpoint permissions of other projects.
 pub mod checkpoint_permission;
-/// Jobs, their one way of changing state, their events.
+/// Jobs and their state machine.
 pub mod job;
-/// What the user can read of a job's life.
+/// A job's events: messages and metrics.
 pub mod job_event;
-/// Runs that are given up, and what becomes of their jobs.
+/// Lost runs, and how their jobs continue.
 pub mod loss;
-/// Jobs that wait, and jobs that go on again.
+/// Pause and resume.
 pub mod pausing;
-/// Caps on the unfinished work of one project.
+/// Limits on the unfinished work of one project.
 pub mod unfinished;
-/// Checks of jobs' files.
+/// Validation attempts of jobs' files.
 pub mod validation;
-/// Why a queued job is not placed yet.
+/// The reason why a queued job is not placed yet.
 pub mod waiting;

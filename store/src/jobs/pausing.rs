@@ -1,5 +1,5 @@
-//! Jobs that wait, and jobs that go on again. A job waits because somebody asked, or because its money is spent; either
-//! way its trainer stops at its next step, with a checkpoint, and what it would have learnt is learnt later, to the bit.
+//! Pause and resume. A job pauses on its user's request, or because its money is spent; either way its trainer stops at
+//! its next step, with a checkpoint, and the rest of the training, once resumed, gives bit-identical results.
 
 use attune_domain::{
     event::EventType,
@@ -19,8 +19,8 @@ use crate::{
     webhooks::outbox,
 };
 
-/// Asks for a project's job to wait: at once if no trainer holds it, else at the trainer's next step. To ask twice is to
-/// ask once; a job that waits for money then waits for a resume.
+/// Pauses a project's job: immediately if no trainer holds it, else at the trainer's next step. Idempotent; a job that
+/// was paused for lack of funds then waits for a resume.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]. [`StoreError::Illegal`]: it has ended, or is being cancelled. [`StoreError::Database`].
@@ -36,10 +36,10 @@ pub async fn pause(tx: &mut PgConnection, project: ProjectId, id: JobId) -> Resu
     job::get(tx, project, id).await
 }
 
-/// Takes the step to a pause. `why` goes into the event's sentence. The caller holds the job's row.
+/// Applies the step to a pause. `why` is prepended to the event's message. The caller holds the job's row.
 ///
 /// # Errors
-/// [`StoreError::Illegal`]: the job has ended, is being cancelled, or waits already. [`StoreError::Database`].
+/// [`StoreError::Illegal`]: the job has ended, is being cancelled, or is paused already. [`StoreError::Database`].
 pub async fn halt(tx: &mut PgConnection, job: &Job, reason: PauseReason, why: &str) -> Result<(), StoreError> {
     let is_held = matches!(job.state, JobState::Provisioning | JobState::Running);
     let what = if is_held { "Pausing: the trainer stops at its next step" } else { "Fine-tuning job paused" };
@@ -52,8 +52,8 @@ pub async fn halt(tx: &mut PgConnection, job: &Job, reason: PauseReason, why: &s
     Ok(())
 }
 
-/// Lets a project's job go on: it is queued again, and goes on from its last checkpoint. To ask for what goes on already
-/// changes nothing.
+/// Resumes a project's job: it is queued again, and continues from its last checkpoint. A job that is not paused is
+/// left unchanged.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]. [`StoreError::Illegal`]: it has ended, or is being cancelled. [`StoreError::Database`].
@@ -67,10 +67,10 @@ pub async fn resume(tx: &mut PgConnection, project: ProjectId, id: JobId) -> Res
     job::get(tx, project, id).await
 }
 
-/// Takes the step out of a pause, and sends the message that moves the job on. The caller holds the job's row.
+/// Applies the step out of a pause, and pushes the message that moves the job on. The caller holds the job's row.
 ///
 /// # Errors
-/// [`StoreError::Illegal`]: it does not wait. [`StoreError::Database`], [`StoreError::Queue`].
+/// [`StoreError::Illegal`]: it is not paused. [`StoreError::Database`], [`StoreError::Queue`].
 pub async fn release(tx: &mut PgConnection, job: &Job, why: &str) -> Result<(), StoreError> {
     let job_id = job.job_id;
     let is_checked = job.token_facts.is_some();
@@ -78,7 +78,7 @@ pub async fn release(tx: &mut PgConnection, job: &Job, why: &str) -> Result<(), 
     let what = match (job.state, is_checked) {
         (JobState::Pausing, _) => "Fine-tuning job resumed before its trainer had stopped".to_owned(),
         (_, false) => "Fine-tuning job resumed: its files are validated".to_owned(),
-        (_, true) => format!("Fine-tuning job resumed: it is queued again and goes on after step {from}"),
+        (_, true) => format!("Fine-tuning job resumed: it is queued again and continues after step {from}"),
     };
     let event = if is_checked { JobEvent::ResumeAsked } else { JobEvent::ResumeAskedUnchecked };
     let message = if why.is_empty() { what } else { format!("{why}. {what}") };

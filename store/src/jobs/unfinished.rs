@@ -1,11 +1,11 @@
-//! Caps on the unfinished work of one project, checked in the transaction that adds to it.
+//! Limits on the unfinished work of one project, checked in the transaction that adds to it.
 
 use attune_domain::id::ProjectId;
 use sqlx::PgConnection;
 
 use crate::error::StoreError;
 
-/// A kind of work that waits for its turn.
+/// A kind of limited work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Fine-tuning jobs; a paused one counts.
@@ -15,7 +15,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The plural noun, for messages.
+    /// Returns the plural noun, for messages.
     #[must_use]
     pub const fn noun(self) -> &'static str {
         match self {
@@ -25,11 +25,11 @@ impl Kind {
     }
 }
 
-/// Admits one more of `kind`. Requests of the same project take turns until their transaction ends, so that none of them
-/// goes beyond the cap. A cap of 0 is none.
+/// Checks that one more of `kind` is allowed. Requests of the same project take turns until their transaction ends, so
+/// that together they cannot exceed the limit. A limit of 0 means none.
 ///
 /// # Errors
-/// [`StoreError::TooManyUnfinished`]: the project has as many already. [`StoreError::Database`].
+/// [`StoreError::TooManyUnfinished`]: the limit is reached. [`StoreError::Database`].
 pub async fn admit(tx: &mut PgConnection, project: ProjectId, kind: Kind, most: u32) -> Result<(), StoreError> {
     if most == 0 {
         return Ok(());

@@ -1,14 +1,14 @@
-//! Checks of jobs' files: how often each was begun in vain, and which is the next of a project.
+//! Validation of jobs' files: the number of attempts, and the order within a project.
 
 use attune_domain::id::{JobId, ProjectId};
 use sqlx::PgConnection;
 
 use crate::error::StoreError;
 
-/// Attempts to check a job's files, at most. What ends that many without an outcome ends the job.
+/// The maximum number of validation attempts. A job whose attempts all end without an outcome fails.
 pub const MAX_VALIDATION_ATTEMPTS: i32 = 3;
 
-/// Counts an attempt that begins; gives its number. `None`: the job is not to be validated any more.
+/// Counts an attempt that starts; returns its number. `None`: the job is not to be validated any more.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -22,7 +22,7 @@ pub async fn begin(conn: &mut PgConnection, job: JobId) -> Result<Option<i32>, S
     .await?)
 }
 
-/// Takes an attempt back: it failed for a reason that passes and is not the job's.
+/// Reverts the count of an attempt: it failed for a transient reason that is not the job's fault.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -36,7 +36,7 @@ pub async fn take_back(conn: &mut PgConnection, job: JobId) -> Result<(), StoreE
     Ok(())
 }
 
-/// The project's next job behind `job` whose files are to be checked.
+/// Returns the project's next job after `job` that is to be validated.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -1,4 +1,4 @@
-//! Why a queued job is not placed yet: in its row for whoever looks, and as an event where it waits for its own plan.
+//! The reason why a queued job is not placed yet: stored in its row, and also as an event if it waits for its own plan.
 
 use attune_domain::id::JobId;
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::{
 /// The `code` of the event that [`for_plan`] writes.
 pub const WAITING_FOR_PLAN: &str = "waiting_for_plan";
 
-/// Writes down why a queued job waits. A job that is not queued any more is left as it is.
+/// Stores the reason why a queued job waits. A job that is not queued any more is left unchanged.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -28,7 +28,7 @@ pub async fn note(tx: &mut PgConnection, job: JobId, reason: &str) -> Result<(),
     Ok(())
 }
 
-/// As [`note`], of a job that waits for the plan that it began with: an event says so too, once in each wait.
+/// As [`note`], for a job that waits for the plan that it began with: an event reports it too, once per wait.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -1,4 +1,4 @@
-//! Memory that is reserved with a provider, for one run or one replica: from before the launch until after the end.
+//! Nodes: memory reserved with a provider, for one run or one replica, from before the launch until after the end.
 
 use attune_domain::{
     bytes::Bytes,
@@ -8,29 +8,29 @@ use sqlx::PgConnection;
 
 use crate::{error::StoreError, mint};
 
-/// What is to be reserved.
+/// A new reservation.
 #[derive(Debug, Clone)]
 pub struct NewNode {
     /// The provider's name: `local`.
     pub provider: String,
-    /// Which of its offers.
+    /// The offer's name.
     pub offer: String,
-    /// How much of it.
+    /// The reserved memory.
     pub memory: Bytes,
-    /// Millionths of a dollar for an hour of it.
+    /// The price of an hour in millionths of a US dollar.
     pub micro_usd_per_hour: u64,
 }
 
 /// A reservation that has not been released.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Which node.
+    /// The node's ID.
     pub node_id: NodeId,
-    /// Of which offer.
+    /// The offer's name.
     pub offer: String,
-    /// How much it holds.
+    /// The reserved memory.
     pub memory: Bytes,
-    /// What the provider calls the thing that it started.
+    /// The provider's handle of the launched process.
     pub handle: Option<String>,
     /// The run that it is for, if that has not ended.
     pub run_id: Option<RunId>,
@@ -39,14 +39,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// Nobody is left whom it is for.
+    /// Returns whether neither an active run nor an active replica uses the node.
     #[must_use]
     pub const fn is_orphan(&self) -> bool {
         self.run_id.is_none() && self.replica_id.is_none()
     }
 }
 
-/// Reserves. The caller writes the run or the replica that it is for in the same transaction.
+/// Reserves a node. The caller inserts its run or replica in the same transaction.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -65,7 +65,7 @@ pub(crate) async fn reserve(tx: &mut PgConnection, new: &NewNode) -> Result<Node
     Ok(id)
 }
 
-/// Writes down what the provider calls what it started.
+/// Stores the provider's handle of the launched process.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -74,7 +74,7 @@ pub async fn launched(conn: &mut PgConnection, id: NodeId, handle: &str) -> Resu
     Ok(())
 }
 
-/// The provider's nodes that are not released, oldest first.
+/// Returns the provider's nodes that are not released, oldest first.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -102,7 +102,7 @@ pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<Node>
         .collect())
 }
 
-/// Gives the memory back. To release twice is to release once.
+/// Releases the node. Idempotent.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -1,17 +1,17 @@
-//! What providers offer, as the scheduler said last, and what is reserved of it: enough to tell what a job would get.
+//! Providers' offers, as last published by the scheduler, and their reservations: the input of estimates.
 
 use attune_domain::{bytes::Bytes, id::BaseModelId, offer::Offer};
 use sqlx::PgConnection;
 
 use crate::{error::StoreError, runs::node};
 
-/// An offer that was not said for so long is not there any more.
+/// Seconds after which an offer that was not published again counts as gone.
 const STALE_SECONDS: f64 = 180.0;
 
-/// Runs whose pace is looked at, the newest ones.
+/// The number of recent runs from which throughput is measured.
 const PACE_RUNS: i64 = 20;
 
-/// Says what a provider offers when nothing is reserved; what it does not offer any more is forgotten.
+/// Publishes a provider's offers, without reservations; offers that it no longer has are deleted.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -39,8 +39,8 @@ pub async fn publish(tx: &mut PgConnection, provider: &str, offers: &[Offer]) ->
     Ok(())
 }
 
-/// All offers that were said of late, with what is reserved of each. Names of several providers' offers are told apart
-/// by the provider's, which is given beside each.
+/// Returns all current offers, with their reservations, and the provider's name of each: several providers may use the
+/// same offer name.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -68,7 +68,7 @@ pub async fn list(conn: &mut PgConnection) -> Result<Vec<(String, Offer)>, Store
     Ok(offers)
 }
 
-/// Takes off an offer what nodes hold of it.
+/// Subtracts the nodes' reservations from an offer.
 pub fn reserve(offer: &mut Offer, nodes: &[node::Node]) {
     for node in nodes.iter().filter(|node| node.offer == offer.name) {
         offer.reserved = offer.reserved + node.memory;
@@ -78,16 +78,16 @@ pub fn reserve(offer: &mut Offer, nodes: &[node::Node]) {
     }
 }
 
-/// How fast the newest runs on an offer were.
+/// The throughput of recent runs on an offer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// All tokens of a step, over all steps, over their time.
+    /// All tokens of the steps per second of step time.
     pub tokens_per_second: f64,
-    /// Of how many runs.
+    /// The number of runs measured.
     pub runs: i64,
 }
 
-/// How fast the newest runs of a base on an offer were; `None`: there was none yet.
+/// Returns the throughput of recent runs of a base on an offer; `None`: there were none yet.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -1,5 +1,5 @@
-//! What a trainer's report changes. One report is one transaction: it is taken whole, once, and only from the run that
-//! holds the job.
+//! Trainers' reports. One report is one transaction: it is applied as a whole, once, and only from the run that holds
+//! the job.
 
 use attune_domain::{
     id::{CheckpointId, JobId, RunId},
@@ -39,11 +39,11 @@ struct Held {
     job_state: JobState,
 }
 
-/// Takes a report: a heartbeat, and the events that were not taken before.
+/// Applies a report: a heartbeat, and the events that were not applied before.
 ///
 /// # Errors
 /// [`StoreError::Stale`]: the lease is an older one, or the run has ended. [`StoreError::Gap`]: events are missing.
-/// [`StoreError::NotGranted`]: files that the run has not put. [`StoreError::NotFound`], [`StoreError::Illegal`],
+/// [`StoreError::NotGranted`]: files that the run has not uploaded. [`StoreError::NotFound`], [`StoreError::Illegal`],
 /// [`StoreError::Database`].
 #[tracing::instrument(skip(tx, report), fields(run.id = %run))]
 pub async fn take(tx: &mut PgConnection, run: RunId, report: &Report) -> Result<Reply, StoreError> {
@@ -60,7 +60,7 @@ pub async fn take(tx: &mut PgConnection, run: RunId, report: &Report) -> Result<
     let first = i64::try_from(report.first_sequence).unwrap_or(i64::MAX);
     let end = first.saturating_add(report.events.len() as i64);
     if run::state(&row.state) == RunState::Ended {
-        // The answer to the last report was lost on the way: it is answered again.
+        // The reply to the last report was lost: repeat it.
         let is_repeated = !report.events.is_empty() && end == row.next_sequence;
         return if is_repeated { Ok(Reply { directive: Directive::Stop }) } else { Err(StoreError::Stale) };
     }
@@ -174,7 +174,7 @@ async fn started(tx: &mut PgConnection, held: &mut Held, total_steps: u64) -> Re
         .execute(&mut *tx)
         .await?;
     if held.job_state != JobState::Provisioning {
-        return Ok(()); // a cancel or a pause came first; the reply says so
+        return Ok(()); // a cancel or a pause came first; the reply says stop
     }
     let message = match (held.attempt, held.resume.is_some()) {
         (1, _) => "Fine-tuning job started".to_owned(),
@@ -239,7 +239,7 @@ async fn timed(tx: &mut PgConnection, run: RunId, metrics: &StepMetrics) -> Resu
     Ok(())
 }
 
-/// What a trainer has published.
+/// An adapter that a trainer has published.
 struct Publication<'a> {
     files: &'a [Blob],
     chat_template_sha256: Option<String>,
@@ -247,14 +247,14 @@ struct Publication<'a> {
     gate: Gate,
 }
 
-/// Adapter version, job, run and node in the caller's one transaction: the job has succeeded exactly when its adapter
-/// is there.
+/// Publishes the adapter version and ends job, run and node in the caller's transaction: the job has succeeded exactly
+/// when its adapter exists.
 async fn publish(tx: &mut PgConnection, held: &mut Held, published: Publication<'_>) -> Result<(), StoreError> {
     let Publication { files, chat_template_sha256, trained_tokens, gate } = published;
     let job = job::load(tx, held.job_id).await?;
     let training = manifest::training(tx, &job, held.run_id, trained_tokens, gate).await?;
     let told = format!(
-        "Publish gate: served over the base in {}, the adapter gives the logits of the trained one to {:.1e}",
+        "Publish gate: served over the base in {}, the adapter's logits equal the trained one's to within {:.1e}",
         gate.quantization.in_words(),
         gate.logit_difference
     );
@@ -280,15 +280,15 @@ async fn publish(tx: &mut PgConnection, held: &mut Held, published: Publication<
     step(tx, held, &Step::new(JobEvent::AdapterPublished, "The job has successfully completed")).await
 }
 
-/// The checkpoint that a run should have gone on from is damaged. If there is one before it, the job is handed back and
-/// goes on from that; `false`: there is none, or the job is not to go on.
+/// Handles a damaged checkpoint that the run should have resumed from. If there is an earlier one, the job is requeued
+/// and resumes from that; `false`: there is none, or the job is being cancelled.
 async fn gave_up_checkpoint(tx: &mut PgConnection, held: &mut Held, why: &str) -> Result<bool, StoreError> {
     let Some(damaged) = held.resume.filter(|_| held.job_state != JobState::Cancelling) else { return Ok(false) };
     if !checkpoint::give_up(tx, held.job_id, damaged).await? {
         return Ok(false);
     }
     let then = if held.job_state == JobState::Pausing { "is paused" } else { "is queued again" };
-    let message = format!("{why}; the job {then} and goes on from the checkpoint before");
+    let message = format!("{why}; the job {then} and resumes from the previous checkpoint");
     step(tx, held, &Step::new(JobEvent::RunLost, message)).await?;
     if held.job_state == JobState::Queued {
         queue::push(tx, &DispatchJob { job_id: held.job_id }).await?;
@@ -296,8 +296,8 @@ async fn gave_up_checkpoint(tx: &mut PgConnection, held: &mut Held, why: &str) -
     Ok(true)
 }
 
-/// A stop that a cancel asked for ends the job, one that a pause asked for lets it wait. One that nobody asked for (the
-/// trainer's machine goes down) hands the job back.
+/// Handles a stop. One due to a cancel ends the job, one due to a pause pauses it. One without a request (the trainer's
+/// machine shuts down) requeues the job.
 async fn stopped(tx: &mut PgConnection, held: &mut Held, at: u64) -> Result<(), StoreError> {
     run::end(tx, held.run_id, Outcome::Stopped).await?;
     let obeyed = match held.job_state {

@@ -1,4 +1,4 @@
-//! What a succeeded job leaves beside its adapter: its metrics step by step, as a file that its user can read.
+//! The result file of a succeeded job: its metrics step by step, for its user to download.
 //!
 //! Source of the columns: "Analyzing your fine-tuned model" in OpenAI's fine-tuning guide.
 
@@ -12,16 +12,16 @@ use sqlx::PgConnection;
 
 use crate::{error::StoreError, mint};
 
-/// The first line.
+/// The CSV header.
 const HEADINGS: &str = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy";
 
-/// The purpose of such a file.
+/// The purpose of a result file.
 pub const PURPOSE: &str = "fine-tune-results";
 
-/// Its name.
+/// The name of a result file.
 pub const FILENAME: &str = "step_metrics.csv";
 
-/// A job's metrics as CSV. A step that was done again counts as it was done last; what was not measured is empty.
+/// Returns a job's metrics as CSV. A repeated step has its last values; a value that was not measured is empty.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -52,7 +52,7 @@ pub async fn csv(conn: &mut PgConnection, job: JobId) -> Result<String, StoreErr
     Ok(text)
 }
 
-/// Names the content with this digest as a job's result file. It must be in the object store already.
+/// Creates a job's result file with this digest. The content must already be stored.
 ///
 /// # Errors
 /// [`StoreError::Database`].

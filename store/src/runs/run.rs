@@ -1,4 +1,4 @@
-//! Attempts at a job, from the claim to the end.
+//! Runs: attempts at a job, from the claim to the end.
 //!
 //! A run holds its job while `job.run_id` names it. Locks are always taken in the order run, job.
 
@@ -20,57 +20,57 @@ use crate::{
 /// An attempt at a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
-    /// Which run.
+    /// The run's ID.
     pub run_id: RunId,
-    /// At which job.
+    /// The job's ID.
     pub job_id: JobId,
-    /// Where.
+    /// The node's ID.
     pub node_id: NodeId,
-    /// Counted from 1.
+    /// The number of the attempt, from 1.
     pub attempt: i32,
-    /// The fence.
+    /// The lease that fences its reports.
     pub run_lease: i64,
-    /// How it trains.
+    /// The training plan.
     pub plan: Plan,
-    /// From where; `None`: from the start.
+    /// The checkpoint to resume from; `None`: from the start.
     pub resume_id: Option<CheckpointId>,
     /// Seconds between its reports.
     pub heartbeat_seconds: u64,
-    /// `launching`, `running` or `ended`.
+    /// The state.
     pub state: RunState,
 }
 
-/// Where a run is.
+/// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunState {
-    /// Reserved; the trainer has not said that it started.
+    /// Launched; the trainer has not reported its start.
     Launching,
-    /// At work.
+    /// Training.
     Running,
-    /// Nothing more is taken from it.
+    /// Ended; no more reports are accepted.
     Ended,
 }
 
-/// A run to be written down.
+/// A new run.
 #[derive(Debug, Clone)]
 pub struct NewRun {
-    /// At which job.
+    /// The job's ID.
     pub job_id: JobId,
-    /// What to reserve for it.
+    /// The node to reserve.
     pub node: NewNode,
-    /// How it trains.
+    /// The training plan.
     pub plan: Plan,
-    /// From where.
+    /// The checkpoint to resume from.
     pub resume_id: Option<CheckpointId>,
-    /// [`mint::hash`] of its token.
+    /// The SHA-256 of its token.
     pub token_hash: Vec<u8>,
     /// Seconds between its reports.
     pub heartbeat_seconds: u64,
-    /// The sentence that the user reads.
+    /// The event message that the user reads.
     pub message: String,
 }
 
-/// Claims a queued job: reserves the node, writes the run down and gives it the job.
+/// Claims a queued job: reserves the node, inserts the run and assigns the job to it.
 ///
 /// # Errors
 /// [`StoreError::Illegal`]: the job is not queued any more. [`StoreError::NotFound`], [`StoreError::Database`].
@@ -105,7 +105,7 @@ pub async fn create(tx: &mut PgConnection, new: &NewRun) -> Result<Run, StoreErr
     get(tx, run_id).await
 }
 
-/// A run by its id.
+/// Returns a run by its ID.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -113,7 +113,7 @@ pub async fn get(conn: &mut PgConnection, id: RunId) -> Result<Run, StoreError> 
     select(conn, Some(id), None).await?.ok_or(StoreError::NotFound("run"))
 }
 
-/// The plan of a job's last run; `None`: it has had none.
+/// Returns the plan of a job's last run; `None`: it has had none.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -124,10 +124,10 @@ pub async fn last_plan(conn: &mut PgConnection, job: JobId) -> Result<Option<Pla
     plan.map(|plan| json("run.plan", plan)).transpose()
 }
 
-/// The run whose trainer shows this token.
+/// Returns the run whose trainer this token authenticates.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: nobody was given such a token. [`StoreError::Database`].
+/// [`StoreError::NotFound`]: no run has this token. [`StoreError::Database`].
 pub async fn by_token(conn: &mut PgConnection, token: &str) -> Result<Run, StoreError> {
     select(conn, None, Some(mint::hash(token))).await?.ok_or(StoreError::NotFound("run"))
 }
@@ -167,18 +167,18 @@ pub(crate) fn state(name: &str) -> RunState {
     }
 }
 
-/// A run that has not ended, as the reconciler looks at it.
+/// A run that has not ended, for the reconciler.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ActiveRun {
-    /// Which run.
+    /// The run's ID.
     pub run_id: RunId,
-    /// Of which job.
+    /// The job's ID.
     pub job_id: JobId,
-    /// Where the job is.
+    /// The job's state.
     pub job_state: JobState,
-    /// On which node.
+    /// The node's ID.
     pub node_id: NodeId,
-    /// What the provider calls its process; `None`: the launch has not answered.
+    /// The provider's handle of its process; `None`: the launch has not returned.
     pub handle: Option<String>,
     /// Seconds since its last report, by the database's clock.
     pub silent_seconds: f64,
@@ -186,7 +186,7 @@ pub struct ActiveRun {
     pub unchanged_seconds: f64,
 }
 
-/// The provider's runs that have not ended.
+/// Returns the provider's runs that have not ended.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -216,16 +216,16 @@ pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<Activ
         .collect()
 }
 
-/// How a run ended.
+/// The outcome of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The adapter is out.
+    /// The adapter was published.
     Published,
-    /// The trainer said why it could not.
+    /// The trainer reported an error.
     Failed,
-    /// It obeyed a stop.
+    /// The trainer obeyed a stop.
     Stopped,
-    /// Its process died, or it fell silent.
+    /// The process died, or stopped reporting.
     Lost,
 }
 
@@ -240,7 +240,7 @@ impl Outcome {
     }
 }
 
-/// Ends a run, charges what it used and gives its node back. The caller holds the run's row and steps the job.
+/// Ends a run, charges its usage and releases its node. The caller holds the run's row and steps the job.
 pub(crate) async fn end(tx: &mut PgConnection, id: RunId, outcome: Outcome) -> Result<(), StoreError> {
     let node_id = sqlx::query_scalar!(
         "update run set state = 'ended', outcome = $2, ended_at = now() where run_id = $1 returning node_id",

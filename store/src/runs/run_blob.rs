@@ -1,6 +1,6 @@
-//! Which content a run may name in its reports: what it was granted to put. Content that its own project's rows name
-//! already is not put again; content that the store has from elsewhere is, under a key of its own, and read again before
-//! the run may name it. So a run's token gives nobody content by its digest.
+//! The content that a run may name in its reports: what it was granted to upload. Content that its own project's rows
+//! already name is not uploaded again. Content that the store has from another source is uploaded under a key of its
+//! own, and read by the platform before the run may name it. So a run's token gives no access to content by its digest.
 
 use std::collections::BTreeSet;
 
@@ -22,28 +22,28 @@ use crate::{
     sweep_batch::Batch,
 };
 
-/// Content that waits under a key of its own for the platform to read it.
+/// Content under a key of its own that the platform has yet to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Staged {
     /// The digest that it must have.
     pub sha256: String,
-    /// Its length.
+    /// The length.
     pub bytes: Bytes,
-    /// Where it lies.
+    /// The object's key.
     pub key: String,
 }
 
-/// A grant and where the content is to lie.
+/// A grant, with the key of the upload.
 #[derive(Debug, Clone)]
 pub struct Granted {
-    /// What the run is told.
+    /// The grant that is returned to the run.
     pub grant: BlobGrant,
     bytes: Bytes,
     staged_key: Option<String>,
 }
 
-/// The digests among these that the run's job, its project or its base model names already, or that the run has proved to
-/// have. Keeps all of them from being swept.
+/// Returns the digests among these that the run's job, project or base model already names, or that the run has proved
+/// to have. Keeps all of them from being swept.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -76,8 +76,8 @@ pub async fn own(tx: &mut PgConnection, run: &Run, wanted: &[Blob]) -> Result<BT
     Ok(own)
 }
 
-/// Decides for each blob where the run has to put it, if it has to. `staged` is what earlier grants of the run have put
-/// aside.
+/// Returns for each blob an upload URL, if the run has to upload it. `staged` are the run's earlier uploads under keys
+/// of their own.
 ///
 /// # Errors
 /// [`StoreError::Object`].
@@ -106,7 +106,7 @@ pub async fn grant(
     Ok(granted)
 }
 
-/// Writes down what was granted.
+/// Records the grants.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -126,7 +126,7 @@ pub async fn record(tx: &mut PgConnection, run: RunId, granted: &[Granted]) -> R
     Ok(())
 }
 
-/// Those of a run's files that the platform must read before the run may name them.
+/// Returns those of a run's files that the platform must read before the run may name them.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -145,7 +145,7 @@ pub async fn staged(db: &mut PgConnection, run: RunId, digests: &[String]) -> Re
         .collect())
 }
 
-/// The run has put this content: it may name it.
+/// Records that the run has uploaded this content, and may name it.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -156,7 +156,7 @@ pub async fn proved(tx: &mut PgConnection, run: RunId, sha256: &str) -> Result<(
     Ok(())
 }
 
-/// Refuses a report that names content which the run has not put.
+/// Refuses a report that names content which the run has not uploaded.
 ///
 /// # Errors
 /// [`StoreError::NotGranted`], [`StoreError::Database`].
@@ -176,7 +176,7 @@ pub(crate) async fn check(db: &mut PgConnection, run: RunId, files: &[Blob]) -> 
     }
 }
 
-/// Forgets what ended runs were granted, and deletes what they left under keys of its own: at most a hundred.
+/// Deletes the grants of ended runs, and up to 100 objects that they left under keys of their own.
 ///
 /// # Errors
 /// [`StoreError::Object`], [`StoreError::Database`].

@@ -1,4 +1,4 @@
-//! Everything that a trainer is told, put together from the rows at the moment when it asks: the URLs are fresh.
+//! The contract of a trainer, built from the rows when the trainer requests it, with new presigned URLs.
 
 use attune_domain::{
     bytes::Bytes,
@@ -15,13 +15,13 @@ use crate::{
     runs::run::Run,
 };
 
-/// What a trainer needs of a PEFT folder.
+/// The files of a PEFT folder that a trainer needs.
 const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
-/// The spec of a run that has not ended.
+/// Returns the spec of a run that has not ended.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: a file's row is gone. [`StoreError::Object`], [`StoreError::Database`].
+/// [`StoreError::NotFound`]: a file's row does not exist. [`StoreError::Object`], [`StoreError::Database`].
 pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Result<RunSpec, StoreError> {
     let job = job::load(conn, run.job_id).await?;
     let (base_digest, base) = base_files(conn, objects, job.base_model_id.uuid()).await?;
@@ -71,7 +71,7 @@ async fn resume(
     Ok(Resume { checkpoint_id: id, step: checkpoint.step, files })
 }
 
-/// The adapter to begin with.
+/// Returns the adapter that training continues.
 async fn continue_from(
     conn: &mut PgConnection,
     objects: &Objects,
@@ -86,7 +86,7 @@ async fn continue_from(
     Ok(ContinueFrom { adapter_version_id: id, files })
 }
 
-/// A base's digest and files, with fresh URLs.
+/// Returns a base's digest and files, with new presigned URLs.
 pub(crate) async fn base_files(
     conn: &mut PgConnection,
     objects: &Objects,
@@ -109,7 +109,7 @@ pub(crate) async fn base_files(
     Ok((digest, files))
 }
 
-/// A dataset file; one that its user deleted meanwhile is still the job's.
+/// Returns a dataset file; the job keeps access to one that its user has deleted meanwhile.
 async fn dataset(conn: &mut PgConnection, objects: &Objects, id: FileId) -> Result<RemoteFile, StoreError> {
     let row = sqlx::query!(
         r#"select filename, coalesce(rows_sha256, sha256) as "sha256!", coalesce(rows_bytes, bytes) as "bytes!"

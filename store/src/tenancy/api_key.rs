@@ -1,7 +1,6 @@
-//! API keys: secrets that let a program into one project, each for what its scopes say.
+//! API keys: secrets that give a program access to one project, within their scopes.
 //!
-//! A secret is never stored: only its SHA-256. It holds 32 random bytes, so there is nothing to guess and no slow hash
-//! is needed.
+//! A secret is never stored, only its SHA-256. It has 256 random bits, so no slow hash is needed.
 
 use attune_domain::{
     access::{Actor, Scope},
@@ -13,33 +12,33 @@ use sqlx::PgConnection;
 
 use crate::{error::StoreError, mint};
 
-/// Who asks, and for which project.
+/// The caller, and the project of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// The key or the person.
+    /// The key or the user.
     pub actor: Actor,
-    /// The key; `None`: a person asks.
+    /// The key's ID; `None`: the caller is a user.
     pub api_key_id: Option<ApiKeyId>,
-    /// What is asked for.
+    /// The project of the request.
     pub project_id: ProjectId,
-    /// The project's name: part of tuned models' names.
+    /// The project's name: part of fine-tuned models' names.
     pub project: String,
-    /// The project's owner.
+    /// The ID of the project's organization.
     pub organization_id: OrganizationId,
-    /// The owner's name.
+    /// The organization's name.
     pub organization: String,
-    /// Whether they administer the installation.
+    /// True if the caller administers the installation.
     pub administers_installation: bool,
 }
 
-/// What a good key gives.
+/// The access that a valid key gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyGrant {
-    /// To whom.
+    /// The caller.
     pub holder: Holder,
-    /// For what.
+    /// The scopes.
     pub scopes: Vec<Scope>,
-    /// Until when.
+    /// The time at which it expires.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -57,21 +56,21 @@ pub struct ApiKey {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// A key to be.
+/// A new key.
 #[derive(Debug, Clone)]
 pub struct NewKey<'a> {
-    /// What it opens.
+    /// The project that it gives access to.
     pub project_id: ProjectId,
-    /// For people.
+    /// The human-readable name.
     pub name: &'a str,
-    /// For what.
+    /// The scopes.
     pub scopes: &'a [Scope],
-    /// Until when.
+    /// The time at which it expires.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// Keeps a key that somebody made elsewhere, with every right, the installation's administration too, under its hash. One
-/// that is there already keeps its project and name, and stays revoked if it was.
+/// Stores the hash of a key that was generated elsewhere, with every scope, including the installation's
+/// administration. An existing one keeps its project and name, and stays revoked if it was.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -91,7 +90,7 @@ pub async fn ensure(db: &mut PgConnection, project: ProjectId, name: &str, secre
     Ok(())
 }
 
-/// Makes a key, and gives its secret: the only time that anybody sees it.
+/// Creates a key, and returns its secret, which is not shown again.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -116,7 +115,7 @@ pub async fn insert(db: &mut PgConnection, new: &NewKey<'_>) -> Result<(ApiKey, 
     Ok((row.try_into()?, secret))
 }
 
-/// A project's keys that are not revoked, newest first, behind `after`.
+/// Returns a project's keys that are not revoked, newest first, after `after`.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -140,10 +139,10 @@ pub async fn list(
     rows.into_iter().map(ApiKey::try_from).collect()
 }
 
-/// A key of a project.
+/// Returns a key of a project.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none, or it was revoked. [`StoreError::Database`].
+/// [`StoreError::NotFound`]: it does not exist, or was revoked. [`StoreError::Database`].
 pub async fn get(db: &mut PgConnection, project: ProjectId, id: ApiKeyId) -> Result<ApiKey, StoreError> {
     let row = sqlx::query_as!(
         Row,
@@ -157,10 +156,10 @@ pub async fn get(db: &mut PgConnection, project: ProjectId, id: ApiKeyId) -> Res
     row.ok_or(StoreError::NotFound("API key"))?.try_into()
 }
 
-/// Ends a key for good.
+/// Revokes a key permanently.
 ///
 /// # Errors
-/// [`StoreError::NotFound`]: there is none, or it was revoked before. [`StoreError::Database`].
+/// [`StoreError::NotFound`]: it does not exist, or was revoked before. [`StoreError::Database`].
 pub async fn revoke(db: &mut PgConnection, project: ProjectId, id: ApiKeyId) -> Result<(), StoreError> {
     let revoked = sqlx::query!(
         "update api_key set revoked_at = now() where project_id = $1 and api_key_id = $2 and revoked_at is null",
@@ -172,8 +171,8 @@ pub async fn revoke(db: &mut PgConnection, project: ProjectId, id: ApiKeyId) -> 
     if revoked.rows_affected() == 1 { Ok(()) } else { Err(StoreError::NotFound("API key")) }
 }
 
-/// What the key with this hash gives; `None`: unknown, revoked, or its project is archived. Expiry is the caller's to
-/// check, who may keep the answer for a moment.
+/// Returns the access of the key with this hash; `None`: unknown, revoked, or its project is archived. The caller
+/// checks expiry, since it may cache the answer.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -201,7 +200,7 @@ pub async fn by_hash(db: &mut PgConnection, secret_hash: &[u8]) -> Result<Option
     Ok(Some(KeyGrant { holder, scopes, expires_at: row.expires_at }))
 }
 
-/// Notes that the key was used; at most once a minute, so that a busy key does not write with every request.
+/// Records the time of use; at most once a minute, so that a busy key does not write with every request.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -12,20 +12,20 @@ use uuid::Uuid;
 
 use crate::error::StoreError;
 
-/// Who asked for a change, and from where. A transaction that is begun with one notes what it changes.
+/// The caller of a change and its address. A transaction that begins with an origin records its changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
-    /// Who.
+    /// The caller.
     pub actor: Actor,
-    /// From where, as the connection says.
+    /// The client's address, as seen by the connection.
     pub address: Option<IpAddr>,
-    /// The request.
+    /// The request's ID.
     pub request: Uuid,
-    /// What was called: `create_file`.
+    /// The operation: `create_file`.
     pub operation: &'static str,
 }
 
-/// As the trigger reads it. Nothing in it can hold a quote: two words of ours, two UUIDs and an address.
+/// The format that the trigger parses. It cannot contain a quote: two fixed words, two UUIDs and an address.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, actor) = match self.actor {
@@ -37,53 +37,53 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One line of the log.
+/// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Sorts by time.
+    /// The entry's ID; sorts by time.
     pub audit_log_id: AuditLogId,
-    /// Where, and how it is called now; `None`: the organization itself was changed.
+    /// The project and its current name; `None`: the organization itself was changed.
     pub project: Option<(ProjectId, String)>,
-    /// `file.created`.
+    /// The event: `file.created`.
     pub event: String,
-    /// The kind of what changed: `file`.
+    /// The ID of the changed object.
     pub object_id: Uuid,
-    /// `create_file`.
+    /// The operation: `create_file`.
     pub operation: String,
-    /// Who.
+    /// The caller.
     pub actor: Actor,
-    /// A person's address, as their issuer last said.
+    /// The user's email address, as the issuer last reported it.
     pub email: Option<String>,
-    /// From where.
+    /// The client's address.
     pub address: Option<String>,
-    /// The request.
+    /// The request's ID.
     pub request_id: String,
-    /// When.
+    /// The time of the change.
     pub created_at: DateTime<Utc>,
 }
 
-/// Which lines are wanted; an empty list asks for nothing.
+/// A filter of entries; an empty list matches all.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Of these projects.
+    /// The projects.
     pub projects: Vec<Uuid>,
-    /// Of these kinds: `file.created`.
+    /// The events: `file.created`.
     pub events: Vec<String>,
-    /// By these.
+    /// The callers.
     pub actors: Vec<Uuid>,
-    /// About these.
+    /// The changed objects.
     pub objects: Vec<Uuid>,
-    /// Not before.
+    /// The earliest time, included.
     pub since: Option<DateTime<Utc>>,
-    /// Before.
+    /// The latest time, excluded.
     pub until: Option<DateTime<Utc>>,
-    /// Behind this one, towards the older.
+    /// The ID to list after, towards older entries.
     pub after: Option<AuditLogId>,
-    /// At the most.
+    /// The maximum number of entries.
     pub limit: i64,
 }
 
-/// An organization's lines, newest first.
+/// Returns an organization's entries, newest first.
 ///
 /// # Errors
 /// [`StoreError::Database`].

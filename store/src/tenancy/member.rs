@@ -1,7 +1,8 @@
-//! People, and what they are in an organization and in its projects.
+//! Users, and their roles in an organization and in its projects.
 //!
-//! A person is an issuer's word for somebody. Their id is reckoned from both, so that whoever lets somebody in names the
-//! row without reading it: another organization may have written it, and is not to be seen.
+//! A user is an identity at an issuer (OpenID Connect). The ID is computed from issuer and subject, so that a request
+//! that adds a user can name the row without reading it: another organization may have written the row, and must not be
+//! visible.
 
 use attune_domain::{
     access::Role,
@@ -14,7 +15,7 @@ use uuid::{Builder, Uuid};
 
 use crate::error::StoreError;
 
-/// Somebody in an organization or a project.
+/// A member of an organization or a project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/")]
 pub struct Member {
@@ -27,48 +28,48 @@ pub struct Member {
     pub created_at: DateTime<Utc>,
 }
 
-/// Whom an issuer vouches for.
+/// An identity at an issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity<'a> {
-    /// Who vouches.
+    /// The issuer.
     pub issuer: &'a str,
-    /// For whom.
+    /// The issuer's subject.
     pub subject: &'a str,
-    /// As the issuer says now.
+    /// The email address that the issuer reports now.
     pub email: Option<&'a str>,
-    /// As the issuer says now.
+    /// The name that the issuer reports now.
     pub name: Option<&'a str>,
 }
 
-/// A project that a person reaches.
+/// A project that a user has access to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reach {
-    /// The project.
+    /// The project's ID.
     pub project_id: ProjectId,
-    /// Its name.
+    /// The project's name.
     pub project: String,
-    /// Whose it is.
+    /// The ID of its organization.
     pub organization_id: OrganizationId,
-    /// What they are in it, the organization's word included.
+    /// The user's effective role in it, including the organization's.
     pub role: Role,
 }
 
-/// An organization that a person is in.
+/// An organization that a user is a member of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Belonging {
-    /// The organization.
+    /// The organization's ID.
     pub organization_id: OrganizationId,
-    /// Its name.
+    /// The organization's name.
     pub organization: String,
-    /// What they are in it.
+    /// The user's role in it.
     pub role: Role,
 }
 
-/// The id of the person whom `issuer` calls `subject`.
+/// Computes the ID of the user whom `issuer` calls `subject`.
 #[must_use]
 pub fn person_id(issuer: &str, subject: &str) -> PersonId {
     let mut digest = Sha256::new();
-    // The length keeps two pairs with the same letters apart.
+    // The length distinguishes two pairs with the same concatenation.
     digest.update((issuer.len() as u64).to_be_bytes());
     digest.update(issuer.as_bytes());
     digest.update(subject.as_bytes());
@@ -77,7 +78,8 @@ pub fn person_id(issuer: &str, subject: &str) -> PersonId {
     PersonId::new(Builder::from_custom_bytes(bytes).into_uuid())
 }
 
-/// Notes that a person came, and gives where they belong; both lists are empty for a stranger, who is not written down.
+/// Records a user's visit, and returns their organizations and projects; both lists are empty for an unknown user, who
+/// is not recorded.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -133,7 +135,8 @@ pub async fn arrive(
     Ok((id, belongings.collect::<Result<_, StoreError>>()?, reaches.collect::<Result<_, StoreError>>()?))
 }
 
-/// An organization's admins and owners are the same in each project; others are what the project says, if it says it.
+/// Returns the effective role. An organization's admins and owners have that role in each project; other users have
+/// their role in the project, if any.
 fn reaching_role(in_organization: &str, in_project: Option<&str>) -> Result<Option<Role>, StoreError> {
     let over_all = Some(read_role(in_organization)?).filter(|role| *role >= Role::Admin);
     Ok(over_all.max(in_project.map(read_role).transpose()?))
@@ -143,7 +146,7 @@ fn read_role(name: &str) -> Result<Role, StoreError> {
     name.parse().map_err(|e| StoreError::Corrupt { column: "role", cause: Box::new(e) })
 }
 
-/// Lets somebody into an organization; whoever is in it already keeps their role and is a conflict.
+/// Adds a user to an organization; an existing member keeps their role and is a conflict.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] on `organization_member_pkey`. [`StoreError::Database`].
@@ -175,7 +178,7 @@ pub async fn admit(
     Ok(id)
 }
 
-/// Lets a member of the organization into one of its projects.
+/// Adds a member of the organization to one of its projects.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]: they are not in the organization. [`StoreError::Conflict`] on `project_member_pkey`: they
@@ -199,12 +202,12 @@ pub async fn admit_to_project(
     if admitted.rows_affected() == 1 { Ok(()) } else { Err(StoreError::NotFound("user")) }
 }
 
-/// Whose members: an organization's, or a project's.
+/// The organization or project whose members are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Of {
-    /// An organization's.
+    /// An organization.
     Organization(OrganizationId),
-    /// A project's.
+    /// A project.
     Project(ProjectId),
 }
 
@@ -217,7 +220,7 @@ impl Of {
     }
 }
 
-/// Members by their ids, behind `after`; or the one whose id is `only`.
+/// Returns members by their IDs, after `after`; or the one whose ID is `only`.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -258,7 +261,7 @@ async fn select(
     members.collect()
 }
 
-/// Members, in the order of their ids, behind `after`.
+/// Returns members in the order of their IDs, after `after`.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -271,7 +274,7 @@ pub async fn list(
     select(db, of, None, after, limit).await
 }
 
-/// One member.
+/// Returns one member.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -279,7 +282,7 @@ pub async fn get(db: &mut PgConnection, of: Of, person: PersonId) -> Result<Memb
     select(db, of, Some(person), None, 1).await?.pop().ok_or(StoreError::NotFound("user"))
 }
 
-/// Gives a member another role.
+/// Changes a member's role.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -300,7 +303,7 @@ pub async fn change_role(db: &mut PgConnection, of: Of, person: PersonId, role: 
     if changed == 1 { Ok(()) } else { Err(StoreError::NotFound("user")) }
 }
 
-/// Shows a member out; of an organization: out of each of its projects too.
+/// Removes a member; from an organization: from each of its projects too.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -328,7 +331,7 @@ pub async fn dismiss(db: &mut PgConnection, of: Of, person: PersonId) -> Result<
     if gone == 1 { Ok(()) } else { Err(StoreError::NotFound("user")) }
 }
 
-/// How many owners an organization has; whoever asks holds their rows until the transaction ends.
+/// Returns the owners of an organization, and locks their rows until the transaction ends.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -1,14 +1,14 @@
 //! Organizations, projects, users, API keys, usage and budgets.
 
-/// Secrets that let a program in.
+/// API keys.
 pub mod api_key;
-/// Who changed what.
+/// The audit log.
 pub mod audit;
-/// People, and what they are in organizations and projects.
+/// Users, and their roles in organizations and projects.
 pub mod member;
-/// What jobs and projects may cost.
+/// Budgets of projects and price caps of jobs.
 pub mod money;
 /// Organizations and projects.
 pub mod tenant;
-/// What was used, and what it cost.
+/// Usage and its cost.
 pub mod usage;

@@ -1,6 +1,6 @@
-//! What a job and a project may cost. When it is spent, jobs are paused, never killed: what they have learnt is kept, and
-//! they go on by themselves when there is money again. The spending is judged when a job is about to start and with each
-//! report of its trainer, so that it goes over by what a heartbeat costs at the most.
+//! Budgets of projects and price caps of jobs. When the money is spent, jobs are paused, never killed: their progress
+//! is kept, and they resume automatically when there is money again. The spending is checked when a job is about to
+//! start and with each report of its trainer, so it exceeds the limit by at most the cost of a heartbeat interval.
 
 use attune_domain::{
     id::{JobId, ProjectId},
@@ -18,18 +18,18 @@ use crate::{
     tenancy::usage,
 };
 
-/// What a project may spend in a month, and what it has spent.
+/// A project's monthly budget and its spending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// Millionths of a dollar; `None`: as much as it likes.
+    /// The budget in millionths of a US dollar; `None`: unlimited.
     pub monthly_micro_usd: Option<i64>,
-    /// Since the beginning of the month, runs that are at work included.
+    /// The spending since the beginning of the month in millionths of a US dollar, active runs included.
     pub spent_micro_usd: i64,
     /// The beginning of the month.
     pub since: DateTime<Utc>,
 }
 
-/// A project's budget. For a transaction of the platform: what is reserved of machines is not a tenant's to see.
+/// Returns a project's budget. For a transaction of the platform: tenants cannot see reservations of nodes.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -43,7 +43,7 @@ pub async fn budget(conn: &mut PgConnection, project: ProjectId) -> Result<Budge
     Ok(Budget { monthly_micro_usd, spent_micro_usd, since })
 }
 
-/// Nobody else can set the project's budget until the transaction ends, whether it was ever set or not.
+/// Locks the project's budget until the transaction ends, even if it was never set.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -54,7 +54,7 @@ pub async fn lock_budget(tx: &mut PgConnection, project: ProjectId) -> Result<()
     Ok(())
 }
 
-/// Sets a project's budget; `None` takes it away.
+/// Sets a project's budget; `None` removes it.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -76,7 +76,7 @@ pub async fn set_budget(tx: &mut PgConnection, project: ProjectId, monthly: Opti
     Ok(())
 }
 
-/// Sets what a project's job may cost; `None`: as much as it takes.
+/// Sets a job's price cap; `None` removes it.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]. [`StoreError::Illegal`]: it has ended. [`StoreError::Database`].
@@ -100,13 +100,13 @@ async fn now(conn: &mut PgConnection) -> Result<DateTime<Utc>, StoreError> {
     Ok(sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#).fetch_one(conn).await?)
 }
 
-/// Its first moment, in UTC.
+/// Returns the first moment of the month, in UTC.
 fn month_of(now: DateTime<Utc>) -> DateTime<Utc> {
     let first = NaiveDate::from_ymd_opt(now.year(), now.month(), 1).and_then(|day| day.and_hms_opt(0, 0, 0));
     first.map_or(now, |first| first.and_utc())
 }
 
-/// Why a job must not spend more, with a sentence; `None`: it may.
+/// Returns the reason, with a message, why a job must not spend more; `None`: it may.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -134,7 +134,7 @@ pub async fn exhausted(conn: &mut PgConnection, job: &Job) -> Result<Option<(Pau
     }))
 }
 
-/// What a job has cost, its run at work included.
+/// Returns a job's cost in millionths of a US dollar, its active run included.
 async fn spent_by(conn: &mut PgConnection, id: JobId) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar!(
         r#"select (job.micro_usd + coalesce((
@@ -149,7 +149,7 @@ async fn spent_by(conn: &mut PgConnection, id: JobId) -> Result<i64, StoreError>
     .await?)
 }
 
-/// Dollars and cents; more digits where it is less than a cent.
+/// Formats an amount in dollars and cents, with more digits if it is not a whole number of cents.
 fn usd(micro_usd: i64) -> String {
     let usd = micro_usd as f64 / 1e6;
     if micro_usd % 10_000 == 0 { format!("${usd:.2}") } else { format!("${usd:.6}") }
@@ -173,8 +173,8 @@ pub(crate) async fn check(tx: &mut PgConnection, id: JobId) -> Result<bool, Stor
     Ok(true)
 }
 
-/// Lets jobs go on that wait for money which is there by now: a limit was raised or taken away, or a month has begun.
-/// Returns how many.
+/// Resumes jobs that were paused for lack of money and may spend again: a limit was raised or removed, or a new month
+/// has begun. Returns the number of jobs.
 ///
 /// # Errors
 /// [`StoreError::Database`], [`StoreError::Queue`].
@@ -190,7 +190,7 @@ pub async fn release_affordable(tx: &mut PgConnection, limit: i64) -> Result<usi
     for id in waiting {
         let job = job::load(tx, JobId::new(id)).await?;
         if job.state == JobState::Paused && exhausted(tx, &job).await?.is_none() {
-            pausing::release(tx, &job, "There is money again").await?;
+            pausing::release(tx, &job, "The job may spend again").await?;
             released += 1;
         }
     }

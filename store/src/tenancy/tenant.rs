@@ -1,4 +1,4 @@
-//! Organizations and their projects: who is there.
+//! Organizations and their projects.
 
 use attune_domain::id::{Organization, OrganizationId, Project as ProjectKind, ProjectId};
 use chrono::{DateTime, Utc};
@@ -7,27 +7,27 @@ use uuid::Uuid;
 
 use crate::{db, error::StoreError, mint};
 
-/// Refuses a second project of the same name in an organization.
+/// The constraint that refuses a second project of the same name in an organization.
 pub const PROJECT_NAME_KEY: &str = "project_name_key";
 
-/// Refuses a second organization of the same name.
+/// The constraint that refuses a second organization of the same name.
 pub const ORGANIZATION_NAME_KEY: &str = "organization_name_key";
 
-/// Refuses a name that is not plain and short.
+/// The constraint that refuses a project name with other characters or that is too long.
 pub const PROJECT_NAME_CHECK: &str = "project_name_check";
 
-/// A project and who owns it.
+/// A project and its organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Project {
-    /// The tenant.
+    /// The project's ID.
     pub project_id: ProjectId,
-    /// Stands in the names of tuned models.
+    /// The project's name; part of fine-tuned models' names.
     pub name: String,
-    /// Its owner.
+    /// The ID of its organization.
     pub organization_id: OrganizationId,
-    /// Since when.
+    /// The time of creation.
     pub created_at: DateTime<Utc>,
-    /// Since when its keys open nothing.
+    /// The time of archiving; its keys give no access any more.
     pub archived_at: Option<DateTime<Utc>>,
 }
 
@@ -51,12 +51,12 @@ impl From<Row> for Project {
     }
 }
 
-/// The project of this name in the organization of that name; both are made if they are not there.
+/// Returns the project of this name in the organization of that name; creates both if they do not exist.
 ///
-/// Safe to call from many processes at once: whoever comes second finds the rows of the first.
+/// Safe to call from many processes at once: a later call finds the rows of an earlier one.
 ///
 /// # Errors
-/// [`StoreError::Database`], also when `project` is not a plain short name.
+/// [`StoreError::Database`], also when `project` is not a valid name.
 pub async fn ensure(db: &mut PgConnection, organization: &str, project: &str) -> Result<Project, StoreError> {
     sqlx::query!(
         "insert into organization (organization_id, name) values ($1, $2) on conflict (name) do nothing",
@@ -92,16 +92,16 @@ pub async fn ensure(db: &mut PgConnection, organization: &str, project: &str) ->
 /// An organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrganizationRow {
-    /// Which.
+    /// The organization's ID.
     pub organization_id: OrganizationId,
-    /// Unique in the installation.
+    /// The organization's name, unique in the installation.
     pub name: String,
-    /// Since when.
+    /// The time of creation.
     pub created_at: DateTime<Utc>,
 }
 
-/// Makes an organization. The transaction becomes one of its administration; before, it must be of somebody who
-/// administers the installation ([`db::as_installation`]).
+/// Creates an organization. The transaction becomes one of its administration; before, it must have the rights of an
+/// administrator of the installation ([`db::as_installation`]).
 ///
 /// # Errors
 /// [`StoreError::Conflict`] on [`ORGANIZATION_NAME_KEY`].
@@ -118,7 +118,7 @@ pub async fn insert_organization(tx: &mut PgConnection, name: &str) -> Result<Or
     Ok(OrganizationRow { organization_id: id, name: name.to_owned(), created_at })
 }
 
-/// The installation's organizations, newest first, behind `after`. For whoever administers it.
+/// Returns the installation's organizations, newest first, after `after`. For its administrators.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -145,7 +145,7 @@ pub async fn organizations(
         .collect())
 }
 
-/// Makes a project.
+/// Creates a project.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] on [`PROJECT_NAME_KEY`] or [`PROJECT_NAME_CHECK`].
@@ -163,7 +163,7 @@ pub async fn insert(db: &mut PgConnection, owner: OrganizationId, name: &str) ->
     Ok(row.into())
 }
 
-/// A project of an organization.
+/// Returns a project of an organization.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -180,7 +180,7 @@ pub async fn get(db: &mut PgConnection, owner: OrganizationId, id: ProjectId) ->
     Ok(row.ok_or(StoreError::NotFound("project"))?.into())
 }
 
-/// An organization's projects, newest first, behind `after`.
+/// Returns an organization's projects, newest first, after `after`.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -206,10 +206,10 @@ pub async fn list(
     Ok(rows.into_iter().map(Project::from).collect())
 }
 
-/// Gives a project another name. Models that were tuned under the old one keep theirs.
+/// Renames a project. Models that were fine-tuned under the old name keep theirs.
 ///
 /// # Errors
-/// As [`insert`], and [`StoreError::NotFound`]: there is none, or it is archived.
+/// As [`insert`], and [`StoreError::NotFound`]: it does not exist, or is archived.
 pub async fn rename(
     db: &mut PgConnection,
     owner: OrganizationId,
@@ -229,7 +229,7 @@ pub async fn rename(
     Ok(row.ok_or(StoreError::NotFound("project"))?.into())
 }
 
-/// Closes a project: its keys open nothing any more, its rows stay. Once more changes nothing.
+/// Archives a project: its keys give no access any more, its rows stay. Idempotent.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].

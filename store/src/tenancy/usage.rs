@@ -1,4 +1,4 @@
-//! What was used and what it cost. Rows are only ever added.
+//! Usage and its cost. Rows are only ever added.
 
 use attune_domain::id::{AdapterVersionId, ApiKeyId, ProjectId, RunId};
 use chrono::{DateTime, Utc};
@@ -6,8 +6,8 @@ use sqlx::PgConnection;
 
 use crate::{error::StoreError, mint};
 
-/// Charges a run that ends: the time of its node, and the tokens that no run of its job had trained on before. In the
-/// transaction of its end.
+/// Charges a run that ends, in the transaction of its end: the time of its node, and the tokens that no run of its job
+/// had trained on before.
 pub(crate) async fn charge_run(tx: &mut PgConnection, run: RunId) -> Result<(), StoreError> {
     sqlx::query!(
         "with used as (
@@ -36,28 +36,28 @@ pub(crate) async fn charge_run(tx: &mut PgConnection, run: RunId) -> Result<(), 
     Ok(())
 }
 
-/// Answers of one model for one key, together.
+/// Aggregated usage of one model by one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answered {
-    /// Whose.
+    /// The project's ID.
     pub project_id: ProjectId,
-    /// Who asked.
+    /// The key of the requests.
     pub api_key_id: Option<ApiKeyId>,
-    /// What answered.
+    /// The model's name.
     pub model: String,
-    /// Which adapter, if one did.
+    /// The adapter version, if one served the requests.
     pub adapter_version_id: Option<AdapterVersionId>,
-    /// How many.
+    /// The number of requests.
     pub requests: u64,
-    /// Tokens of the prompts.
+    /// The number of prompt tokens.
     pub input_tokens: u64,
-    /// Tokens of the answers.
+    /// The number of completion tokens.
     pub output_tokens: u64,
-    /// What they cost.
+    /// The cost in millionths of a US dollar.
     pub micro_usd: u64,
 }
 
-/// Writes answers down.
+/// Records usage of completions.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -83,45 +83,45 @@ pub async fn count_answers(tx: &mut PgConnection, answers: &[Answered]) -> Resul
     Ok(())
 }
 
-/// What a report of usage is to show.
+/// The parameters of a usage report.
 #[derive(Debug, Clone, Default)]
 pub struct Question {
-    /// `training` or `completions`; `None`: both.
+    /// The kind: `training` or `completions`; `None`: both.
     pub kind: Option<&'static str>,
-    /// From here on, Unix seconds.
+    /// The start, included, in Unix seconds.
     pub from: i64,
-    /// Up to here, not included.
+    /// The end, excluded, in Unix seconds.
     pub until: i64,
-    /// Seconds of a bucket; buckets are counted from 1970.
+    /// The width of a bucket in seconds; buckets are counted from 1970.
     pub width: i64,
-    /// Only these keys'.
+    /// Limits the report to these keys.
     pub api_keys: Option<Vec<uuid::Uuid>>,
-    /// Only these models'.
+    /// Limits the report to these models.
     pub models: Option<Vec<String>>,
-    /// A row for each key.
+    /// Groups by key.
     pub by_key: bool,
-    /// A row for each model.
+    /// Groups by model.
     pub by_model: bool,
-    /// A row for each adapter.
+    /// Groups by adapter.
     pub by_adapter: bool,
-    /// A row for each job.
+    /// Groups by job.
     pub by_job: bool,
-    /// A row for each kind.
+    /// Groups by kind.
     pub by_kind: bool,
 }
 
-/// Sums of one bucket; what the question does not tell apart is `None`.
+/// The sums of one bucket; a column that is not grouped by is `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/")]
 pub struct Sums {
-    /// Which bucket: Unix seconds over the width.
+    /// The bucket's number: Unix seconds divided by the width.
     pub bucket: i64,
     pub kind: Option<String>,
     pub api_key_id: Option<uuid::Uuid>,
     pub model: Option<String>,
     pub adapter_version_id: Option<uuid::Uuid>,
     pub job_id: Option<uuid::Uuid>,
-    /// Rows: of training, runs that ended.
+    /// The number of rows; for training, of ended runs.
     pub runs: i64,
     pub requests: i64,
     pub input_tokens: i64,
@@ -131,7 +131,7 @@ pub struct Sums {
     pub micro_usd: i64,
 }
 
-/// Sums of a project's usage, oldest bucket first. Buckets without usage are left out.
+/// Returns sums of a project's usage, oldest bucket first. Buckets without usage are omitted.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -167,7 +167,7 @@ pub async fn sums(conn: &mut PgConnection, project: ProjectId, asked: &Question)
     .await?)
 }
 
-/// What a project has spent since `since`, in millionths of a dollar, runs that are at work included.
+/// Returns a project's spending since `since`, in millionths of a US dollar, active runs included.
 ///
 /// # Errors
 /// [`StoreError::Database`].

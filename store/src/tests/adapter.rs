@@ -1,4 +1,4 @@
-//! Adapters: numbers in a lineage, manifests, names that move.
+//! Adapters: version numbers, manifests, aliases.
 
 use attune_domain::{
     id::{JobId, ProjectId},
@@ -20,7 +20,7 @@ use crate::{
     testing::{Seed, blob, claimed_run, published, queued_job, report as says, seed, started, stepped},
 };
 
-/// An imported version of `name` with one file of this digit.
+/// Imports a version of `name` with one file of this digit.
 async fn imported(conn: &mut PgConnection, seed: Seed, name: &str, digit: char) -> AdapterVersion {
     let new = NewVersion {
         project_id: seed.project_id,

@@ -1,4 +1,4 @@
-//! Batches and their workers: projects take turns, and a batch whose work breaks off is not taken for ever.
+//! Batches and their workers: projects take turns, and a batch that fails repeatedly is not retried indefinitely.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Checkpoints that other projects may use.
+//! Checkpoint permissions.
 
 use attune_domain::id::ProjectId;
 use sqlx::PgPool;

@@ -1,4 +1,4 @@
-//! Requests that are dropped at any moment leave nothing of theirs to the next user of their connection.
+//! Dropped requests: at any moment, nothing of theirs may leak to the next user of their connection.
 
 use std::{net::Ipv4Addr, pin::pin};
 
@@ -19,13 +19,13 @@ use crate::{
     testing::seed,
 };
 
-/// Connections of the pool under attack.
+/// The size of the pool under test.
 const CONNECTIONS: u32 = 4;
 
-/// Requests that are dropped before one look at each connection.
+/// The number of dropped requests before each check of the connections.
 const BURST: usize = 50;
 
-/// Runs `request` until its end, or for some turns of the runtime. Returns whether it was dropped.
+/// Runs `request` to its end, or for some turns of the runtime. Returns whether it was dropped.
 async fn dropped(request: impl Future, turns: u32) -> bool {
     let leaves = async {
         for _ in 0..turns {
@@ -35,7 +35,7 @@ async fn dropped(request: impl Future, turns: u32) -> bool {
     matches!(select(pin!(request), pin!(leaves)).await, Either::Right(_))
 }
 
-/// A request's life: a transaction in its tenant's name with a statement or two, and its end.
+/// Runs a request: a transaction of a tenant with one statement, and its end.
 async fn request(pool: &PgPool, project: ProjectId, ends: bool) -> Result<(), StoreError> {
     let origin = Origin {
         actor: Actor::ApiKey(mint::id::<ApiKey>()),
@@ -48,7 +48,7 @@ async fn request(pool: &PgPool, project: ProjectId, ends: bool) -> Result<(), St
     if ends { tx.commit().await } else { tx.rollback().await }
 }
 
-/// Counts the connections of the pool that still hold what a dropped request has set, or its transaction.
+/// Counts the pool's connections that still have a dropped request's settings or transaction.
 async fn leaks(pool: &PgPool) -> usize {
     let mut held = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -63,7 +63,7 @@ async fn leaks(pool: &PgPool) -> usize {
         .fetch_one(&mut **connection)
         .await
         .unwrap_or_else(|error| error.to_string());
-        // In an open transaction, and only there, what is set for the transaction is there for the next statement.
+        // Only inside an open transaction does a transaction-local setting last until the next statement.
         let open =
             sqlx::query("select set_config('attune.open', 'yes', true)").execute(&mut **connection).await.is_err()
                 || sqlx::query_scalar::<_, Option<String>>("select nullif(current_setting('attune.open', true), '')")
@@ -101,13 +101,14 @@ async fn attack_a10_dropped_requests_leave_no_setting_and_no_open_transaction(po
     println!("FIGURE cancelled_requests {cancelled}");
     println!("FIGURE leaked_settings {leaked}");
     assert_eq!(leaked, 0, "of {cancelled} dropped requests");
-    // What they were asked for works as before.
+    // The pool still works.
     let mut tx = db::platform(&small).await.unwrap();
     tenant::ensure(&mut tx, "default", "afterwards").await.unwrap();
     tx.commit().await.unwrap();
 }
 
-/// The control: without [`crate::connection`] the same drops leave open transactions. If it fails, sqlx is mended.
+/// The control: without [`crate::connection`] the same drops leave open transactions. If it fails, sqlx has fixed the
+/// bug.
 #[sqlx::test(migrations = false)]
 async fn attack_a10_control_sqlx_itself_leaves_transactions_open(pool: PgPool) {
     let small = small_pool(&pool).await;
@@ -122,11 +123,11 @@ async fn attack_a10_control_sqlx_itself_leaves_transactions_open(pool: PgPool) {
     assert!(leaked > 0, "sqlx leaves no transaction open any more: store/src/connection.rs can go");
 }
 
-/// A transaction that could not be begun whole leaves no half of it.
+/// A transaction whose `begin` fails leaves no failed transaction behind.
 #[sqlx::test(migrations = false)]
 async fn a_begin_that_is_refused_leaves_no_failed_transaction(pool: PgPool) {
     let small = small_pool(&pool).await;
-    // The schema is not there, and so neither is the role's membership: the second command of the text is refused.
+    // The role does not exist: the second command of the text is refused.
     let text = sqlx::SqlSafeStr::into_sql_str("begin; set local role nobody_is_called_so");
     for _ in 0..2 * CONNECTIONS {
         crate::connection::Tx::begin(&small, text.clone()).await.unwrap_err();
@@ -145,7 +146,7 @@ async fn attack_a05_a_task_that_holds_a_connection_gets_no_second_one(pool: PgPo
         drop(first);
         let second = db::single(&pool).await.unwrap();
         assert!(matches!(db::begin(&pool).await, Err(StoreError::Nested)));
-        // Another task may have one meanwhile.
+        // Another task may hold one meanwhile.
         let other = pool.clone();
         tokio::spawn(async move { db::platform(&other).await.map(drop) }).await.unwrap().unwrap();
         drop(second);

@@ -1,4 +1,4 @@
-//! Keys of repeated requests, and versions of rows, with two connections at once.
+//! Idempotency keys and row versions, with two concurrent connections.
 
 use attune_domain::id::{OrganizationId, ProjectId};
 use sqlx::{PgConnection, PgPool};
@@ -114,7 +114,7 @@ async fn after_a_crash_a_key_is_free_only_if_nothing_was_made(pool: PgPool) {
     outlive(&pool, "2 minutes").await;
     assert_eq!(take("kept").await, Found::Lost);
     free(take("undone").await);
-    // The one that was thought to be gone comes back: its change can no longer be kept.
+    // The process that seemed lost returns: its change can no longer be committed.
     let mut tx = db::tenant(&pool, project).await.unwrap();
     assert!(matches!(idempotency::mark(&mut tx, &undone).await, Err(StoreError::Stale)));
     assert!(!idempotency::release(&mut tx, &kept).await.unwrap(), "it made something");

@@ -1,4 +1,4 @@
-//! A job's steps, its message and its cancel.
+//! A job's steps, message and cancellation.
 
 use attune_domain::{
     id::{JobEventId, ProjectId, RunId},
@@ -54,7 +54,7 @@ async fn of_two_who_step_a_job_at_once_one_comes_too_late(pool: PgPool) {
     let claim = |pool: PgPool| async move {
         let mut tx = pool.begin().await.unwrap();
         let claimed = claimed_run(&mut tx, id).await;
-        // The other one waits for this row now.
+        // The other connection waits for this row now.
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         if claimed.is_ok() {
             tx.commit().await.unwrap();
@@ -131,7 +131,7 @@ async fn lost_runs_are_tried_again_until_too_many_bring_nothing(pool: PgPool) {
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
     testing::lose_messages(&mut conn).await.unwrap();
-    // A stop of the platform counts for nothing.
+    // A shutdown of the platform does not count.
     let mut states = Vec::new();
     for counts in [true, false, false, true, true] {
         let run = claimed_run(&mut conn, id).await.unwrap();

@@ -1,5 +1,5 @@
-//! Rows against a real Postgres: each test has a database of its own, which `#[sqlx::test]` makes on the server that
-//! DATABASE_URL names (`scripts/test-postgres cargo test -p attune-store`).
+//! Tests against a real PostgreSQL: each has a database of its own, which `#[sqlx::test]` creates on the server of
+//! DATABASE_URL (`scripts/test-postgres cargo test -p attune-store`).
 
 mod adapter;
 mod batch;

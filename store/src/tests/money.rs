@@ -1,4 +1,4 @@
-//! What is used, what it costs, and what becomes of jobs whose money is spent.
+//! Usage, its cost, and jobs whose money is spent.
 
 use attune_domain::{
     bytes::Bytes,
@@ -23,7 +23,7 @@ use crate::{
     testing::{Seed, checkpointed, claimed_run, published, queued_job, report as says, seed, started, stepped},
 };
 
-/// A job whose trained tokens and whose machine cost something.
+/// Creates a job with a price of its trained tokens.
 async fn priced_job(conn: &mut PgConnection, seed: Seed, per_million: i64) -> JobId {
     let id = queued_job(conn, seed).await.unwrap();
     let price = "update job set micro_usd_per_million_tokens = $2 where job_id = $1";
@@ -31,7 +31,7 @@ async fn priced_job(conn: &mut PgConnection, seed: Seed, per_million: i64) -> Jo
     id
 }
 
-/// Its machine was reserved an hour ago, for two dollars.
+/// Sets the run's node to an age of an hour, at two dollars per hour.
 async fn an_hour_ago(conn: &mut PgConnection, run: &Run) {
     let age =
         "update node set created_at = created_at - interval '1 hour', micro_usd_per_hour = 2000000 where node_id = $1";
@@ -60,7 +60,7 @@ async fn a_step_is_charged_once_however_often_it_is_done(pool: PgPool) {
 
     let job = job::load(&mut conn, id).await.unwrap();
     assert_eq!((job.state, job.charged_tokens), (JobState::Succeeded, 4 * 80));
-    // Two dollars for the machine, 240 and 80 millionths for the tokens.
+    // Two dollars for the node, 240 and 80 millionths for the tokens.
     assert!((2_000_320..2_010_000).contains(&job.micro_usd), "{}", job.micro_usd);
     let sums = usage::sums(&mut conn, seed.project_id, &everything()).await.unwrap();
     let trained: Vec<_> = sums.iter().map(|sums| (sums.runs, sums.trained_tokens, sums.micro_usd)).collect();

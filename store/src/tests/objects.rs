@@ -1,4 +1,4 @@
-//! The object store's client against an S3 server over a folder, and the life of content.
+//! The object store's client against an S3 server over a folder, and the lifetime of content.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ use crate::{
     testing::{self, age_loose_blobs, checkpointed, claimed_run, queued_job, seed, started},
 };
 
-/// A server on a free port; it goes with the test's runtime.
+/// Starts a server on a free port; it ends with the test's runtime.
 pub(super) async fn server(folder: &Path) -> Objects {
     let files = s3s_fs::FileSystem::new(folder).unwrap();
     let mut service = S3ServiceBuilder::new(files);
@@ -70,7 +70,7 @@ async fn objects_come_back_as_they_were_put() {
 async fn an_upload_is_seen_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let objects = server(folder.path()).await;
-    // Three parts, the last one short; and one that fits in a single piece.
+    // Three parts, the last one short; and one that fits in a single request.
     let content: Vec<u8> = (0..20_000_000_u32).map(|i| (i / 251) as u8).collect();
     for length in [content.len(), 100] {
         let key = upload_key();
@@ -98,7 +98,8 @@ async fn content_goes_when_no_row_names_it(pool: PgPool) {
     let mut conn = pool.acquire().await.unwrap();
     let blobs = ['1', '2', '3', '4', '9'].map(|digit| testing::blob("state", digit));
 
-    // A trainer asks where to put five, puts them, names four, and the oldest is let go of; the fifth is never named.
+    // A trainer requests grants for five blobs, uploads them and names four; the oldest is dropped, the fifth is never
+    // named.
     let grants = blob::grant(&mut conn, &objects, &blobs).await.unwrap();
     assert!(grants.iter().all(|grant| grant.url.is_some()));
     for blob in &blobs {
@@ -144,7 +145,8 @@ async fn attack_a01_a_run_names_only_content_that_it_has_put(pool: PgPool) {
     };
     assert!(matches!(take(&mut conn).await, Err(StoreError::NotGranted(_))), "never asked for");
 
-    // What the store has from elsewhere is put under another key, and may be named once it was read there.
+    // Content that the store has from another source is uploaded under another key, and may be named once it was read
+    // there.
     let wanted = [foreign.clone(), testing::blob("state", '7')];
     let grant = async |conn: &mut sqlx::PgConnection| {
         let own = run_blob::own(conn, &run, &wanted).await.unwrap();
@@ -169,7 +171,7 @@ async fn attack_a01_a_run_names_only_content_that_it_has_put(pool: PgPool) {
     let kept: i64 = sqlx::query_scalar("select count(*) from checkpoint").fetch_one(&mut *conn).await.unwrap();
     assert_eq!(kept, 1);
 
-    // With the run what it was granted ends.
+    // A run's grants end with the run.
     objects.put(&first[0], "left").await.unwrap();
     sqlx::query("update run_blob set staged_key = $1").bind(&first[0]).execute(&mut *conn).await.unwrap();
     assert_eq!(run_blob::sweep(&mut conn, &objects).await.unwrap().gone, 0, "it goes on");

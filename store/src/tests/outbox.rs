@@ -1,4 +1,4 @@
-//! Events are written with the change that they tell of.
+//! Events are written in the transaction of the change that they report.
 
 use sqlx::PgPool;
 

@@ -1,4 +1,4 @@
-//! Jobs that wait and go on again.
+//! Pause and resume of jobs.
 
 use attune_domain::{
     job::{JobState, PauseReason},
@@ -47,7 +47,7 @@ async fn a_running_job_is_paused_at_its_next_step_and_goes_on_from_there(pool: P
     let second = claimed_run(&mut conn, id).await.unwrap();
     assert!(second.resume_id.is_some());
     let told = job_event::list(&mut conn, seed.project_id, id, None, 2).await.unwrap();
-    assert_eq!(told[1].message, "Fine-tuning job resumed: it is queued again and goes on after step 2");
+    assert_eq!(told[1].message, "Fine-tuning job resumed: it is queued again and continues after step 2");
 }
 
 #[sqlx::test(migrations = false)]
@@ -75,7 +75,7 @@ async fn a_pause_that_is_taken_back_leaves_the_trainer_at_work(pool: PgPool) {
     assert_eq!(pausing::resume(&mut conn, seed.project_id, id).await.unwrap().state, JobState::Running);
     let reply = report::take(&mut conn, run.run_id, &says(&run, 1, &[stepped(1)])).await.unwrap();
     assert_eq!(reply.directive, Directive::Continue);
-    // It had been told already: then it is an ordinary loss.
+    // The trainer had received the stop already: it counts as an ordinary loss.
     report::take(&mut conn, run.run_id, &says(&run, 2, &[RunEvent::Stopped { step: 1 }])).await.unwrap();
     assert_eq!(job::load(&mut conn, id).await.unwrap().state, JobState::Queued);
 }

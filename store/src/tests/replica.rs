@@ -1,4 +1,4 @@
-//! A replica's life.
+//! The lifecycle of a replica.
 
 use attune_domain::{bytes::Bytes, run::Directive, serve::ReplicaReport, spec::Quantization};
 use sqlx::PgPool;
@@ -60,7 +60,7 @@ async fn each_quantization_of_a_base_has_a_replica_of_its_own(pool: PgPool) {
     }
     assert_eq!(ids[..4], ids[4..], "the second wish meets the first");
     assert_eq!(testing::messages::<EnsureReplica>(&mut conn).await.unwrap(), 4);
-    // What one serves is told to it, and its end is no other's.
+    // A replica's spec has its own quantization, and its end does not affect the others.
     let (int8, id) = (ids[1], ids[2]);
     replica::place(&mut conn, id, &placement()).await.unwrap().unwrap();
     let replica = replica::get(&mut conn, id).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_replica_from_wish_to_end(pool: PgPool) {
     let id = wanted.replica_id;
     assert_eq!((wanted.state, wanted.address), (ReplicaState::Wanted, None));
     assert_eq!(replica::by_token(&mut conn, &wanted.token).await.unwrap().replica_id, id);
-    // A report before the launch cannot be.
+    // A report before the launch is refused.
     assert!(matches!(replica::take_report(&mut conn, id, &says(None, 0)).await, Err(StoreError::Stale)));
 
     assert!(replica::place(&mut conn, id, &placement()).await.unwrap().is_some());

@@ -1,4 +1,4 @@
-//! What a trainer's reports change, and what they cannot change.
+//! Trainers' reports: the changes that they make, and those that they cannot make.
 
 use attune_domain::{
     job::JobState,
@@ -62,14 +62,14 @@ async fn a_report_that_comes_twice_is_taken_once(pool: PgPool) {
     report::take(&mut conn, run.run_id, &first).await.unwrap();
     let before = job_event::list(&mut conn, seed.project_id, id, None, 100).await.unwrap().len();
     report::take(&mut conn, run.run_id, &first).await.unwrap();
-    // An overlap: only what is new is taken.
+    // An overlap: only new events are applied.
     report::take(&mut conn, run.run_id, &says(&run, 1, &[stepped(1), stepped(2)])).await.unwrap();
     let after = job_event::list(&mut conn, seed.project_id, id, None, 100).await.unwrap().len();
     assert_eq!(after, before + 1);
 
     let last = says(&run, 3, &[published()]);
     report::take(&mut conn, run.run_id, &last).await.unwrap();
-    // The answer was lost on the way: it is given again, and nothing happens.
+    // The reply was lost: it is repeated, and nothing changes.
     assert_eq!(report::take(&mut conn, run.run_id, &last).await.unwrap().directive, Directive::Stop);
     let more = report::take(&mut conn, run.run_id, &says(&run, 4, &[stepped(9)])).await;
     assert!(matches!(more, Err(StoreError::Stale)), "{more:?}");
@@ -88,7 +88,7 @@ async fn missing_events_and_a_stale_lease_are_refused(pool: PgPool) {
     wrong.run_lease += 1;
     assert!(matches!(report::take(&mut conn, old.run_id, &wrong).await, Err(StoreError::Stale)));
 
-    // The first trainer was only cut off, and speaks again after the job has gone to another.
+    // The first trainer was only disconnected, and reports again after the job was given to another run.
     let loss = Loss::new("silent", Blame::Job { max_attempts: 3 });
     loss::lost(&mut conn, old.run_id, &loss).await.unwrap();
     let new = testing::claimed_run(&mut conn, id).await.unwrap();
@@ -175,7 +175,7 @@ async fn attack_a28_a_run_that_lacked_what_may_come_again_gives_its_job_back_aft
         testing::pass_a_minute(&mut conn).await.unwrap();
         assert_eq!(job::waiting(&mut conn, 10).await.unwrap(), [id]);
     }
-    // A checkpoint begins the count anew.
+    // A checkpoint resets the count.
     let run = claimed_run(&mut conn, id).await.unwrap();
     let events = [started(), checkpointed(20, '1'), full];
     report::take(&mut conn, run.run_id, &says(&run, 0, &events)).await.unwrap();
@@ -268,7 +268,7 @@ async fn a_damaged_checkpoint_is_given_up_for_the_one_before_and_without_one_the
     report::take(&mut conn, first.run_id, &says(&first, 0, &events)).await.unwrap();
     testing::lose_messages(&mut conn).await.unwrap();
 
-    let message = "the checkpoint cannot be gone on from: state.json is missing".to_owned();
+    let message = "cannot resume from the checkpoint: state.json is missing".to_owned();
     let damaged = RunEvent::Failed { code: "invalid_checkpoint".into(), message, param: None, passing: false };
     let second = claimed_run(&mut conn, id).await.unwrap();
     report::take(&mut conn, second.run_id, &says(&second, 0, std::slice::from_ref(&damaged))).await.unwrap();
@@ -279,7 +279,7 @@ async fn a_damaged_checkpoint_is_given_up_for_the_one_before_and_without_one_the
     assert!(
         told[0]
             .message
-            .ends_with("state.json is missing; the job is queued again and goes on from the checkpoint before")
+            .ends_with("state.json is missing; the job is queued again and resumes from the previous checkpoint")
     );
 
     let third = claimed_run(&mut conn, id).await.unwrap();

@@ -1,4 +1,4 @@
-//! Tenants are apart by the database's own word, whatever a statement forgets to ask.
+//! Row security: the database separates tenants, even for a statement without a condition.
 
 use attune_domain::id::{OrganizationId, ProjectId};
 use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
@@ -13,7 +13,7 @@ use crate::{
     testing::{self, Seed, claimed_run, new_job, queued_job, seed, started},
 };
 
-/// Tables without a tenant: the installation's own, and who is there at all.
+/// Tables without a tenant: the installation's own.
 const UNTENANTED: [&str; 5] = ["_sqlx_migrations", "loose_blob", "node", "offer", "replica"];
 
 async fn names(conn: &mut PgConnection, query: &'static str) -> Vec<String> {
@@ -44,24 +44,24 @@ async fn every_table_of_tenants_is_protected_and_forced(pool: PgPool) {
     assert_eq!(loose, [""; 0], "a policy for the application that asks for no tenant");
 }
 
-/// Tables that the application writes to and no audit log tells of: what comes with a change that is noted, the platform's
-/// own notes, and what is no change of anything.
+/// Tables that the application writes without an audit log: rows that belong to an audited change, the platform's own
+/// records, and rows that are no change by a user.
 const UNAUDITED: [&str; 18] = [
-    "adapter",            // comes with its first version
-    "adapter_alias_move", // comes with the alias
+    "adapter",            // created with its first version
+    "adapter_alias_move", // created with the alias's move
     "audit_log",
-    "base_model_file", // comes with the model
+    "base_model_file", // created with the model
     "batch_answer",
     "checkpoint",
     "idempotency_key",
     "job_event",
     "loose_blob",
     "outbox",
-    "person", // is let in through its membership
+    "person", // created with its membership
     "project_blob",
     "run",
     "run_blob",
-    "upload_part", // comes with the upload
+    "upload_part", // created with the upload
     "usage",
     "webhook_attempt",
     "webhook_delivery",
@@ -75,7 +75,8 @@ async fn what_users_change_is_audited(pool: PgPool) {
         &mut conn,
         "select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
              and has_table_privilege('attune_app', oid, 'insert, update, delete')
-             and not exists (select from pg_trigger where tgrelid = pg_class.oid and tgname = 'note_change') order by 1",
+             and not exists (select from pg_trigger where tgrelid = pg_class.oid and tgname = 'note_change')
+         order by 1",
     )
     .await;
     assert_eq!(silent, UNAUDITED, "a table that users change calls audit_table in its migration");
@@ -161,7 +162,7 @@ async fn an_organizations_administration_sees_its_projects_and_no_other(pool: Pg
     assert_eq!(count(&mut tx, "file").await, 0, "to administer is not to read datasets");
 }
 
-/// As a real installation logs in: neither superuser nor owner, member of both roles, inheriting neither.
+/// Logs in like a real installation: neither superuser nor owner, member of both roles, inheriting neither.
 #[sqlx::test(migrations = false)]
 async fn a_login_that_owns_nothing_works_through_the_roles_alone(pool: PgPool) {
     let (seed, _) = two_projects(&pool).await;
@@ -196,7 +197,7 @@ async fn a_login_that_owns_nothing_works_through_the_roles_alone(pool: PgPool) {
         .unwrap();
 }
 
-/// One with a file, a key, and a job that has given an adapter; one with nothing.
+/// Creates a project with a file, a key, and a job that has published an adapter; and an empty one.
 async fn two_projects(pool: &PgPool) -> (Seed, ProjectId) {
     let seed = seed(pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();

@@ -1,4 +1,4 @@
-//! What is over goes, the longest due first and in one pass, whatever stands in its way.
+//! The sweep: expired rows and objects are deleted in one pass, the longest due first, even if some fail.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn count(pool: &PgPool, query: &'static str) -> i64 {
     sqlx::query_scalar(query).fetch_one(pool).await.unwrap()
 }
 
-/// Notes of digests that nobody has, due since as many seconds as their number.
+/// Inserts `loose_blob` entries of nonexistent content, each due since as many seconds as its number.
 async fn made_up(pool: &PgPool, notes: i64) {
     sqlx::query(
         "insert into loose_blob (sha256, delete_after)
@@ -40,10 +40,13 @@ async fn attack_a14_a_pass_ends_when_nothing_is_due(pool: PgPool) {
     let folder = tempfile::tempdir().unwrap();
     let objects = server(folder.path()).await;
     made_up(&pool, 350).await;
-    sqlx::query("update loose_blob set delete_after = now() + interval '1 hour' where ctid in (select ctid from loose_blob limit 3)")
-        .execute(&pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "update loose_blob set delete_after = now() + interval '1 hour'
+         where ctid in (select ctid from loose_blob limit 3)",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
     let swept = sweep::pass(&pool, &objects, PATIENCE).await;
     assert_eq!(swept, [Swept { kind: "blobs", gone: 347 }]);
     assert_eq!(count(&pool, "select count(*) from loose_blob").await, 3);
@@ -88,7 +91,7 @@ async fn limit_of_a_staged_object_s_time_removes_what_a_dead_process_left(pool: 
     let folder = tempfile::tempdir().unwrap();
     let objects = server(folder.path()).await;
     let old = |random: u128| {
-        // A day and an hour ago, by the time in its name.
+        // A day and an hour ago, by the time in its key.
         let seconds =
             uuid::Uuid::now_v7().get_timestamp().unwrap().to_unix().0 - crate::files::upload::STAGED_SECONDS - 3600;
         let bits = (u128::from(seconds * 1000) << 80) | (7 << 76) | (2 << 62) | random;
@@ -156,12 +159,12 @@ async fn limit_of_old_uploads_forgets_them_with_their_parts(pool: PgPool) {
         .await
         .unwrap();
     }
-    // The pending one has expired long ago, and so is over.
+    // The pending one is overdue, and so counts as ended.
     assert_eq!(sweep::pass(&pool, &objects, PATIENCE).await, [Swept { kind: "uploads", gone: 2 }]);
     assert_eq!(count(&pool, "select count(*) from upload").await, 1);
 }
 
-/// A note that is announced anew while it is due stays.
+/// An entry that is announced again while it is due is kept.
 #[sqlx::test(migrations = false)]
 async fn what_is_announced_again_is_not_swept(pool: PgPool) {
     seed(&pool).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a project sees: its own, and nothing of another.
+//! Tenants: a project sees its own rows, and no others.
 
 use attune_domain::{access::Scope, bytes::Bytes};
 use sqlx::PgPool;

@@ -1,4 +1,4 @@
-//! What a training says and goes back on: learning rates found, steps taken again, adapters gone on with.
+//! Reports during training: learning rates found, repeated steps, continued adapters.
 
 use attune_domain::{
     id::{AdapterVersionId, JobId, ProjectId},
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// The adapter of a job that has ended well.
+/// Returns the adapter of a succeeded job.
 async fn trained(conn: &mut PgConnection, seed: Seed) -> AdapterVersionId {
     let id = queued_job(conn, seed).await.unwrap();
     let run = claimed_run(conn, id).await.unwrap();
@@ -37,7 +37,7 @@ async fn trained(conn: &mut PgConnection, seed: Seed) -> AdapterVersionId {
     adapter::list(conn, seed.project_id, None, None, 1).await.unwrap()[0].adapter_version_id
 }
 
-/// A queued job that begins with an adapter.
+/// Creates a queued job that continues an adapter.
 async fn continuing(conn: &mut PgConnection, seed: Seed, from: AdapterVersionId) -> JobId {
     let other = new_job(conn, seed).await.unwrap();
     let made = job::load(conn, other).await.unwrap();
@@ -105,7 +105,7 @@ async fn steps_and_checkpoints_that_come_again_after_a_roll_back_take_the_place_
     let first = [started(), stepped(20), checkpointed(20, '1'), stepped(21), stepped(22), checkpointed(22, '2')];
     report::take(&mut conn, run.run_id, &says(&run, 0, &first)).await.unwrap();
     let back = RunEvent::Message { level: MessageLevel::Warn, text: "back to step 20".into(), data: json!({}) };
-    // The state of step 20 is the same to the last bit; that of step 22 is another.
+    // The state of step 20 is bit-identical; that of step 22 differs.
     let again = [back, stepped(20), checkpointed(20, '1'), stepped(21)];
     report::take(&mut conn, run.run_id, &says(&run, 6, &again)).await.unwrap();
     assert_eq!(job::load(&mut conn, id).await.unwrap().steps_done, 21);
@@ -206,7 +206,7 @@ async fn content_of_a_checkpoint_that_came_again_is_not_swept(pool: PgPool) {
     let events = [started(), checkpointed(20, '1'), checkpointed(20, '1')];
     report::take(&mut conn, run.run_id, &says(&run, 0, &events)).await.unwrap();
     age_loose_blobs(&mut conn).await.unwrap();
-    // The store behind these objects does not answer: the note of what could not be deleted would stay.
+    // The store behind these objects does not answer: an entry whose content could not be deleted would be kept.
     assert_eq!(crate::files::blob::sweep(&mut conn, &unreachable_objects()).await.unwrap().gone, 0);
     let left: i64 = sqlx::query_scalar("select count(*) from loose_blob").fetch_one(&mut *conn).await.unwrap();
     assert_eq!(left, 0);

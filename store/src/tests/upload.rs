@@ -55,7 +55,7 @@ async fn attack_a12_a_join_that_was_paused_beyond_its_claim_completes_nothing(po
     assert!(matches!(upload::renew(&mut conn, paused).await, Err(StoreError::Stale)));
     let file = FileId::new(uuid::Uuid::now_v7());
     assert!(matches!(upload::complete(&mut conn, paused, file).await, Err(StoreError::Stale)));
-    // Nor does it free the upload for a third.
+    // Nor does it free the upload for a third process.
     upload::release(&mut conn, paused).await.unwrap();
     assert!(upload::is_claimed(&mut conn, id).await.unwrap());
     upload::renew(&mut conn, second).await.unwrap();

@@ -1,4 +1,4 @@
-//! Events on their way to endpoints: who gets what, and that two schedulers and a death lose nothing.
+//! Events and deliveries: the recipients of an event, and no loss with two schedulers or a crash.
 
 use attune_domain::{
     event::EventType,
@@ -70,7 +70,7 @@ async fn deliveries(pool: &PgPool, seed: Seed, endpoint: WebhookEndpointId) -> V
     webhook_delivery::list(&mut conn, seed.project_id, endpoint, &wanted).await.unwrap()
 }
 
-/// Leases run out and delays are over.
+/// Makes leases expire and delays end.
 async fn pass_an_hour(pool: &PgPool) {
     let passed = "update webhook_delivery set leased_until = leased_until - interval '1 hour',
         next_attempt_at = next_attempt_at - interval '1 hour'";
@@ -173,7 +173,7 @@ async fn what_a_dead_scheduler_held_is_tried_again_under_the_same_id(pool: PgPoo
     let second = claim(&pool).await.remove(0);
     assert_eq!((first.number, second.number, second.failures), (1, 2, 0));
     assert_eq!(first.event.event_id, second.event.event_id);
-    // The first one was not dead after all: it writes its own row and nothing else.
+    // The first scheduler was not dead: it writes its own attempt's row and nothing else.
     settle(&pool, &first, 500, Next::GivenUp).await;
     let delivery = deliveries(&pool, seed, id).await.remove(0);
     assert_eq!((delivery.state.as_str(), delivery.attempts[0].status_code), ("pending", Some(500)));
@@ -287,7 +287,7 @@ async fn what_the_key_before_sealed_is_sealed_anew(pool: PgPool) {
     let found = claim.secrets(&SealKey::new(&new.into()).unwrap()).unwrap();
     assert_eq!((found.len(), found[0].expose_secret()), (2, secret.expose_secret()));
     assert!(claim.secrets(&key()).is_err(), "the key before opens nothing any more");
-    // Under a key that knows none of it, nothing is lost.
+    // Under a key that opens no secret, nothing is lost.
     let stranger = SealKey::new(&"s".repeat(32).into()).unwrap();
     assert_eq!(webhook_endpoint::reseal(&mut conn, &stranger).await.unwrap(), 0);
 }

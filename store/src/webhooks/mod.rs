@@ -1,12 +1,12 @@
 //! Webhook endpoints, events and deliveries.
 
-/// Events that users can be told of outside.
+/// The outbox: events written with the change that they report.
 pub mod outbox;
-/// Secrets that must be read again.
+/// Encryption of secrets that must be readable.
 pub mod seal;
-/// What became of an event at an endpoint.
+/// Deliveries of events to endpoints.
 pub mod webhook_delivery;
-/// Where projects want to be told of events.
+/// Webhook endpoints.
 pub mod webhook_endpoint;
-/// How events get there: the scheduler's side.
+/// The delivery queue: the scheduler's side.
 pub mod webhook_queue;

@@ -1,7 +1,7 @@
-//! Events that users can be told of outside, written in the transaction of the change that they tell of.
+//! The outbox: events for webhooks, written in the transaction of the change that they report.
 //!
-//! Whoever changes something that a user may want to hear of calls [`push`] beside the change; what becomes of the
-//! event is `webhook_delivery`'s.
+//! Code that changes something that a user may want to know calls [`push`] with the change; the outcome of the event is
+//! in `webhook_delivery`.
 
 use attune_domain::{
     event::EventType,
@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 
 use crate::{error::StoreError, mint};
 
-/// Writes an event of a project down. `data` holds at least the `id` of what it is about, and never a secret.
+/// Writes an event of a project. `data` contains at least the `id` of the changed object, and never a secret.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -1,8 +1,9 @@
-//! Secrets that must be read again: sealed before they become rows, under a key that only the doors' configuration has.
+//! Encryption of secrets that must be readable: sealed before they are stored, under a key that only the binaries'
+//! configuration has.
 //!
-//! API keys are kept as hashes, since they only have to be recognised. What deliveries are signed with must be there in
-//! clear at each signature, so it is encrypted (ChaCha20-Poly1305, a fresh nonce each time) and bound to the row that it
-//! stands in: neither a copy of the database nor a swap of two rows gives it away.
+//! API keys are stored as hashes, since they only have to be recognized. A webhook secret is needed in clear for each
+//! signature, so it is encrypted (ChaCha20-Poly1305, a new nonce each time) and bound to its row: neither a copy of the
+//! database nor a swap of two rows reveals it.
 
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -14,17 +15,17 @@ use uuid::Uuid;
 
 use crate::error::StoreError;
 
-/// The fewest characters of a key's text.
+/// The minimum length of a key's text.
 pub const LEAST_KEY_CHARACTERS: usize = 32;
 
-/// The key of the seal, and those that were before it: they open, and close nothing.
+/// The current key, and former keys, which only open.
 pub struct SealKey {
     current: LessSafeKey,
     previous: Vec<LessSafeKey>,
 }
 
 impl SealKey {
-    /// The key that a text of the configuration stands for: its SHA-256.
+    /// Derives the key from a text of the configuration: its SHA-256.
     ///
     /// # Errors
     /// [`StoreError::Seal`]: the text is too short to be a secret.
@@ -32,7 +33,7 @@ impl SealKey {
         Self::with_previous(text, &[])
     }
 
-    /// As [`SealKey::new`], and what was sealed under the keys before it opens too.
+    /// As [`SealKey::new`], with former keys that still open.
     ///
     /// # Errors
     /// As [`SealKey::new`], of any of them.
@@ -40,30 +41,30 @@ impl SealKey {
         Ok(Self { current: key(text)?, previous: previous.iter().map(key).collect::<Result<_, _>>()? })
     }
 
-    /// Nonce, ciphertext and tag of a secret of the row `of`.
+    /// Returns nonce, ciphertext and tag of a secret of the row `of`.
     ///
     /// # Errors
-    /// [`StoreError::Seal`]: the system gives no random bytes.
+    /// [`StoreError::Seal`]: the system provides no random bytes.
     pub fn seal(&self, of: Uuid, secret: &[u8]) -> Result<Vec<u8>, StoreError> {
         let nonce: [u8; NONCE_LEN] = random()?;
         let mut sealed = secret.to_vec();
         self.current
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(of.as_bytes()), &mut sealed)
-            .map_err(|_| StoreError::Seal("it cannot be closed"))?;
+            .map_err(|_| StoreError::Seal("the encryption failed"))?;
         Ok([&nonce[..], &sealed].concat())
     }
 
-    /// The secret again.
+    /// Returns the decrypted secret.
     ///
     /// # Errors
     /// [`StoreError::Seal`]: it was sealed under another key or for another row, or was changed.
     pub fn open(&self, of: Uuid, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
         let mut keys = std::iter::once(&self.current).chain(&self.previous);
         keys.find_map(|key| open(key, of, sealed))
-            .ok_or(StoreError::Seal("the key is another one than it was closed with"))
+            .ok_or(StoreError::Seal("it was sealed under another key or for another row"))
     }
 
-    /// The secret sealed anew, if a key before this one closed it.
+    /// Returns the secret sealed under the current key, if it was sealed under a former one.
     ///
     /// # Errors
     /// As [`SealKey::open`] and [`SealKey::seal`].
@@ -77,10 +78,10 @@ impl SealKey {
 
 fn key(text: &SecretString) -> Result<LessSafeKey, StoreError> {
     if text.expose_secret().len() < LEAST_KEY_CHARACTERS {
-        return Err(StoreError::Seal("its key has fewer than 32 characters"));
+        return Err(StoreError::Seal("the key has fewer than 32 characters"));
     }
     let key = digest::digest(&digest::SHA256, text.expose_secret().as_bytes());
-    let key = UnboundKey::new(&CHACHA20_POLY1305, key.as_ref()).map_err(|_| StoreError::Seal("its key is none"))?;
+    let key = UnboundKey::new(&CHACHA20_POLY1305, key.as_ref()).map_err(|_| StoreError::Seal("the key is invalid"))?;
     Ok(LessSafeKey::new(key))
 }
 
@@ -97,10 +98,10 @@ impl std::fmt::Debug for SealKey {
     }
 }
 
-/// Random bytes from the system.
+/// Returns random bytes from the system.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
     let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| StoreError::Seal("the system gives no random bytes"))?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| StoreError::Seal("the system provides no random bytes"))?;
     Ok(bytes)
 }
 

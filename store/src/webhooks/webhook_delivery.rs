@@ -1,6 +1,6 @@
-//! What became of an event at an endpoint, as its user reads it; and how a user sends one again.
+//! Deliveries of events to endpoints, as users read them, and their replay.
 //!
-//! The other side, the scheduler's, is `webhook_queue`.
+//! The scheduler's side is `webhook_queue`.
 
 use attune_domain::{
     event::EventType,
@@ -12,71 +12,71 @@ use uuid::Uuid;
 
 use crate::{error::StoreError, mint, webhooks::outbox};
 
-/// An event on its way to an endpoint, or at its end.
+/// A delivery of an event to an endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WebhookDelivery {
-    /// Which delivery.
+    /// The delivery's ID.
     pub webhook_delivery_id: WebhookDeliveryId,
-    /// To which endpoint.
+    /// The endpoint's ID.
     pub webhook_endpoint_id: WebhookEndpointId,
-    /// Of which event.
+    /// The event.
     pub event: Event,
-    /// `pending`, `delivered` or `failed`.
+    /// The state: `pending`, `delivered` or `failed`.
     pub state: String,
-    /// When it is tried next, if it is.
+    /// The time of the next attempt, if there is one.
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// When it was written down.
+    /// The time of creation.
     pub created_at: DateTime<Utc>,
-    /// Each try, the first one first.
+    /// The attempts, oldest first.
     pub attempts: Vec<Attempt>,
 }
 
-/// An event as the outbox has it.
+/// An event as the outbox stores it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// Which event.
+    /// The event's ID.
     pub event_id: EventId,
     /// The name of its type.
     pub kind: String,
-    /// What it is about.
+    /// The event's data.
     pub data: serde_json::Value,
-    /// When it happened.
+    /// The time of the event.
     pub created_at: DateTime<Utc>,
 }
 
-/// A try.
+/// An attempt of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// Counted from 1.
+    /// The number of the attempt, from 1.
     pub number: i32,
-    /// When it began.
+    /// The start time.
     pub started_at: DateTime<Utc>,
-    /// When it ended.
+    /// The end time.
     pub ended_at: Option<DateTime<Utc>>,
-    /// What the endpoint answered.
+    /// The HTTP status of the response.
     pub status_code: Option<i32>,
-    /// How long that took.
+    /// The latency of the attempt in milliseconds.
     pub latency_ms: Option<i32>,
-    /// The beginning of what it said.
+    /// The beginning of the response body.
     pub response_excerpt: Option<String>,
-    /// Why it counts as failed.
+    /// The error, if it failed.
     pub error: Option<String>,
 }
 
-/// Which deliveries of an endpoint are wanted.
+/// A filter of an endpoint's deliveries.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// In this state.
+    /// The state.
     pub state: Option<String>,
-    /// Of events of this type.
+    /// The type of the event.
     pub kind: Option<String>,
-    /// From the one after this on.
+    /// The ID to list after.
     pub after: Option<WebhookDeliveryId>,
-    /// So many.
+    /// The maximum number of deliveries.
     pub limit: i64,
 }
 
-/// The row as Postgres gives it.
+/// The row as PostgreSQL returns it.
 struct Row {
     webhook_delivery_id: Uuid,
     webhook_endpoint_id: Uuid,
@@ -108,7 +108,7 @@ impl Row {
     }
 }
 
-/// The deliveries of a project's endpoint, newest first.
+/// Returns the deliveries of a project's endpoint, newest first.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -121,7 +121,7 @@ pub async fn list(
     select(conn, (project, endpoint), None, wanted).await
 }
 
-/// One delivery of a project's endpoint.
+/// Returns one delivery of a project's endpoint.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -199,7 +199,7 @@ async fn attempts(conn: &mut PgConnection, deliveries: &[Uuid]) -> Result<Vec<(U
         .collect())
 }
 
-/// Sends a delivery again, at once and with the whole table of delays before it. The event is the same, and so is its
+/// Sends a delivery again, immediately and with the whole retry schedule. The event is the same, and so is its
 /// `webhook-id`.
 ///
 /// # Errors
@@ -222,10 +222,10 @@ pub async fn replay(
     get(tx, project, endpoint, id).await
 }
 
-/// An event that says nothing but that the endpoint works, for this endpoint alone.
+/// Creates a test event for this endpoint alone.
 ///
 /// # Errors
-/// [`StoreError::Conflict`]: the endpoint is gone. [`StoreError::Database`].
+/// [`StoreError::Conflict`]: the endpoint was deleted. [`StoreError::Database`].
 pub async fn test(
     tx: &mut PgConnection,
     project: ProjectId,

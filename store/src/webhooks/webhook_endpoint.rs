@@ -1,4 +1,4 @@
-//! Where projects want to be told of events.
+//! Webhook endpoints of projects.
 
 use attune_domain::id::{ProjectId, WebhookEndpointId};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -13,56 +13,56 @@ use crate::{
     webhooks::seal::{self, SealKey},
 };
 
-/// How many a project may have: each event is sent to every one of them.
+/// The maximum number per project: each event is sent to every one of them.
 pub const MOST_PER_PROJECT: i64 = 50;
 
-/// In `event_types`: all of them.
+/// The value in `event_types` that selects all events.
 pub const ALL_EVENTS: &str = "*";
 
-/// An endpoint as its row has it, without its secrets.
+/// An endpoint's row, without its secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookEndpoint {
-    /// Which endpoint.
+    /// The endpoint's ID.
     pub webhook_endpoint_id: WebhookEndpointId,
-    /// Where to send.
+    /// The URL.
     pub url: String,
-    /// The user's own words.
+    /// The user's description.
     pub description: String,
-    /// What to send: names of types, or [`ALL_EVENTS`].
+    /// The event types to send, or [`ALL_EVENTS`].
     pub event_types: Vec<String>,
-    /// Why nothing is sent: `user` or `gone`; `None`: it is enabled.
+    /// The reason why it is disabled: `user` or `gone`; `None`: it is enabled.
     pub disabled_reason: Option<String>,
-    /// Until when deliveries are signed with the secret before this one too.
+    /// The time until which deliveries are also signed with the previous secret.
     pub previous_secret_until: Option<DateTime<Utc>>,
-    /// When it was made.
+    /// The time of creation.
     pub created_at: DateTime<Utc>,
 }
 
-/// An endpoint to be written down; every field is checked.
+/// A new endpoint; every field is checked.
 #[derive(Debug, Clone)]
 pub struct NewEndpoint {
-    /// Where to send.
+    /// The URL.
     pub url: String,
-    /// The user's own words.
+    /// The user's description.
     pub description: String,
-    /// What to send.
+    /// The event types to send.
     pub event_types: Vec<String>,
 }
 
-/// What is to be another; what is `None` stays.
+/// A change of an endpoint; `None` keeps a field.
 #[derive(Debug, Clone, Default)]
 pub struct Change {
-    /// Where to send.
+    /// The URL.
     pub url: Option<String>,
-    /// The user's own words.
+    /// The user's description.
     pub description: Option<String>,
-    /// What to send.
+    /// The event types to send.
     pub event_types: Option<Vec<String>>,
-    /// Whether to send at all.
+    /// False to disable it, true to enable it.
     pub enabled: Option<bool>,
 }
 
-/// The row as Postgres gives it.
+/// The row as PostgreSQL returns it.
 struct Row {
     webhook_endpoint_id: Uuid,
     url: String,
@@ -87,14 +87,14 @@ impl From<Row> for WebhookEndpoint {
     }
 }
 
-/// What a receiver checks signatures with, as it is shown: `whsec_` and the base64 of 32 random bytes.
+/// Generates a signing secret: `whsec_` and the base64 of 32 random bytes.
 ///
 /// Source: Standard Webhooks, "Signature scheme".
 fn new_secret() -> Result<SecretString, StoreError> {
     Ok(format!("whsec_{}", BASE64_STANDARD.encode(seal::random::<32>()?)).into())
 }
 
-/// Writes an endpoint down, and gives it with its secret, which is not shown again. `None`: the project has
+/// Inserts an endpoint, and returns it with its secret, which is not shown again. `None`: the project has
 /// [`MOST_PER_PROJECT`] already.
 ///
 /// # Errors
@@ -125,7 +125,7 @@ pub async fn insert(
     Ok(row.map(|row| (row.into(), secret)))
 }
 
-/// A project's endpoint.
+/// Returns a project's endpoint.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -137,7 +137,7 @@ pub async fn get(
     select(conn, project, Some(id), None, 1).await?.pop().ok_or(StoreError::NotFound("webhook endpoint"))
 }
 
-/// A project's endpoints, newest first, from the one after `after` on.
+/// Returns a project's endpoints, newest first, after `after`.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -176,7 +176,7 @@ async fn select(
     Ok(rows.into_iter().map(WebhookEndpoint::from).collect())
 }
 
-/// Changes what `change` names. What waits for a disabled endpoint goes on waiting, and is sent once it is enabled.
+/// Applies `change`. Pending deliveries of a disabled endpoint stay pending, and are sent once it is enabled.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Database`].
@@ -222,11 +222,11 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: WebhookEndpoi
     if deleted.rows_affected() == 1 { Ok(()) } else { Err(StoreError::NotFound("webhook endpoint")) }
 }
 
-/// Seals anew what a key before this one has sealed, of all projects, and says how many endpoints that were. What no key
-/// opens stays as it is.
+/// Reseals secrets of all projects that were sealed under a former key, and returns the number of endpoints. A secret
+/// that no key opens is left unchanged.
 ///
 /// # Errors
-/// [`StoreError::Seal`]: the system gives no random bytes. [`StoreError::Database`].
+/// [`StoreError::Seal`]: the system provides no random bytes. [`StoreError::Database`].
 pub async fn reseal(tx: &mut PgConnection, key: &SealKey) -> Result<usize, StoreError> {
     let rows = sqlx::query!("select webhook_endpoint_id, secret, previous_secret from webhook_endpoint for update")
         .fetch_all(&mut *tx)
@@ -253,7 +253,7 @@ pub async fn reseal(tx: &mut PgConnection, key: &SealKey) -> Result<usize, Store
     Ok(resealed)
 }
 
-/// Gives an endpoint another secret. For `overlap_seconds` deliveries are signed with the one before too.
+/// Replaces an endpoint's secret. For `overlap_seconds` deliveries are also signed with the previous one.
 ///
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Seal`], [`StoreError::Database`].

@@ -1,9 +1,9 @@
 //! The scheduler's side of webhooks: events become deliveries, deliveries are claimed for an attempt, attempts end.
 //!
 //! Any number of schedulers may do this at once. A row is locked while it is claimed (`for update skip locked`), a
-//! claimed delivery is leased for longer than an attempt can take, and what an attempt writes at its end is fenced by
-//! its number. A scheduler that dies in an attempt leaves a lease that runs out: the delivery is tried again, under the
-//! same `webhook-id`. So an event arrives at least once; no order is promised. All times are the database's.
+//! claimed delivery is leased for longer than an attempt can take, and the end of an attempt is fenced by its number. A
+//! scheduler that dies in an attempt leaves a lease that expires: the delivery is retried, under the same `webhook-id`.
+//! So an event arrives at least once; order is not guaranteed. All times are the database's.
 
 use attune_domain::{
     id::{EventId, ProjectId, WebhookDeliveryId, WebhookEndpointId},
@@ -21,59 +21,59 @@ use crate::{
     webhooks::{seal::SealKey, webhook_delivery::Event, webhook_endpoint::ALL_EVENTS},
 };
 
-/// An attempt that is to be made.
+/// A claimed attempt.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    /// Of which delivery.
+    /// The delivery's ID.
     pub webhook_delivery_id: WebhookDeliveryId,
-    /// To which endpoint.
+    /// The endpoint's ID.
     pub webhook_endpoint_id: WebhookEndpointId,
-    /// Whose.
+    /// The project's ID.
     pub project_id: ProjectId,
-    /// Counted from 1, all in all.
+    /// The number of the attempt, from 1, replays included.
     pub number: i32,
     /// Failed attempts before it, since the start or the last replay.
     pub failures: i32,
-    /// Where to send.
+    /// The URL.
     pub url: String,
-    /// Sealed; the one before it too, while it is valid.
+    /// The sealed secret; the previous one too, while it is valid.
     secrets: Vec<Vec<u8>>,
-    /// What to send.
+    /// The event.
     pub event: Event,
-    /// When the attempt began: its `webhook-timestamp`.
+    /// The start time of the attempt: its `webhook-timestamp`.
     pub started_at: DateTime<Utc>,
 }
 
 impl Claim {
-    /// What to sign with, the newest first.
+    /// Returns the signing secrets, the newest first.
     ///
     /// # Errors
     /// [`StoreError::Seal`].
     pub fn secrets(&self, key: &SealKey) -> Result<Vec<SecretString>, StoreError> {
         let open = |sealed: &Vec<u8>| {
             let clear = key.open(self.webhook_endpoint_id.uuid(), sealed)?;
-            let text = String::from_utf8(clear).map_err(|_| StoreError::Seal("what was in it is no text"))?;
+            let text = String::from_utf8(clear).map_err(|_| StoreError::Seal("the content is not UTF-8"))?;
             Ok(SecretString::from(text))
         };
         self.secrets.iter().map(open).collect()
     }
 }
 
-/// How much may be claimed.
+/// Limits of a claim.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Attempts at once, all endpoints together, counted by the caller.
+    /// The maximum number of attempts to claim: the caller's free capacity.
     pub attempts: i64,
-    /// Attempts at once at one endpoint, counted here.
+    /// The maximum number of concurrent attempts per endpoint, counted here.
     pub per_endpoint: i64,
-    /// Attempts at once at all endpoints of one project, counted here.
+    /// The maximum number of concurrent attempts per project, counted here.
     pub per_project: i64,
-    /// Longer than an attempt can take.
+    /// The lease in seconds: longer than an attempt can take.
     pub lease_seconds: f64,
 }
 
-/// Makes a delivery of each waiting event for each enabled endpoint of its project that listens. Returns how many
-/// events were looked at.
+/// Creates a delivery of each unrelayed event for each enabled endpoint of its project that subscribes to it. Returns
+/// the number of events.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -112,11 +112,11 @@ pub async fn relay(tx: &mut PgConnection, limit: i64) -> Result<usize, StoreErro
     Ok(events.len())
 }
 
-/// Claims due deliveries, the longest due first at each endpoint, and writes down that their attempts begin.
+/// Claims due deliveries, the longest due first at each endpoint, and records the start of their attempts.
 ///
-/// Projects take turns: the next place goes to the project that has the fewest attempts under way, so that slow endpoints
-/// of one project hold up its own events and nobody else's. The endpoint's row is locked meanwhile, so that two claims
-/// cannot both count its free places.
+/// Projects take turns: the next slot goes to the project with the fewest attempts in progress, so that slow endpoints
+/// of one project delay only its own events. The endpoint's row is locked meanwhile, so that two claims cannot both use
+/// its free slots.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -165,7 +165,7 @@ pub async fn claim(tx: &mut PgConnection, bounds: Bounds) -> Result<Vec<Claim>, 
     begin(tx, &due, bounds.lease_seconds).await
 }
 
-/// Leases the deliveries, closes what a dead scheduler left open, and writes the new attempts down.
+/// Leases the deliveries, closes attempts that a dead scheduler left open, and inserts the new attempts.
 async fn begin(tx: &mut PgConnection, due: &[Uuid], lease_seconds: f64) -> Result<Vec<Claim>, StoreError> {
     sqlx::query!(
         "update webhook_delivery set attempts = attempts + 1, leased_until = now() + make_interval(secs => $2)
@@ -221,33 +221,33 @@ async fn begin(tx: &mut PgConnection, due: &[Uuid], lease_seconds: f64) -> Resul
         .collect())
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// What the endpoint answered, if it did.
+    /// The HTTP status of the response, if there was one.
     pub status_code: Option<u16>,
-    /// How long that took.
+    /// The latency in milliseconds.
     pub latency_ms: u32,
-    /// The beginning of what it said.
+    /// The beginning of the response body.
     pub response_excerpt: Option<String>,
-    /// Why it counts as failed.
+    /// The error, if it failed.
     pub error: Option<String>,
 }
 
-/// What follows from that.
+/// The next step of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Next {
-    /// It has arrived.
+    /// The delivery succeeded.
     Delivered,
-    /// It is tried again after so many seconds.
+    /// The delivery is retried after so many seconds.
     Again(f64),
-    /// It is given up.
+    /// The delivery failed for good.
     GivenUp,
-    /// It is given up, and its endpoint disabled: it says that it is gone.
+    /// The delivery failed, and its endpoint is disabled: it answered that it is gone.
     Gone,
 }
 
-/// Ends an attempt. If another one has begun meanwhile, only the attempt's own row is written.
+/// Records the end of an attempt. If another one has started meanwhile, the delivery is left unchanged.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -296,11 +296,11 @@ pub async fn settle(tx: &mut PgConnection, claim: &Claim, outcome: &Outcome, nex
     Ok(())
 }
 
-/// Events that are forgotten in one transaction.
+/// The number of events deleted in one transaction.
 const SWEPT_AT_ONCE: i64 = 1000;
 
-/// Forgets events that are older than a month, with their deliveries; also those that an installation without webhooks has
-/// never relayed.
+/// Deletes events that are older than 30 days, with their deliveries, including those that an installation without
+/// webhooks has never relayed.
 ///
 /// # Errors
 /// [`StoreError::Database`].

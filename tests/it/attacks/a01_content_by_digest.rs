@@ -1,5 +1,5 @@
-//! Attack a01: a digest is no right to read. A project names another project's content as a file of a base model of its
-//! own, trains over it, and takes the file home with its adapter; or asks whether, and how long, the content is.
+//! Attack a01: knowing a digest must not grant access. A project names another project's content as a file of its own
+//! base model, trains over it, and exports the file with its adapter; or probes the content's existence and length.
 
 use std::process::Command;
 
@@ -35,13 +35,13 @@ async fn attack_a01_what_another_project_has_put_cannot_be_named_by_its_digest()
             assert_eq!((status, &answer["error"]["code"]), (400, &json!("invalid_value")), "{answer}");
             told.push(answer["error"]["message"].as_str().unwrap().replace(&digest, "D"));
         }
-        // Whoever guesses at content is told that it is another, whether it is there or not.
+        // An upload of other content is refused as a mismatch, whether or not content with this digest exists.
         let (status, answer) = attacker.put(&digest, b"").await;
         assert_eq!((status, &answer["error"]["code"]), (400, &json!("digest_mismatch")), "{answer}");
     }
     assert!(told.iter().all(|message| *message == told[0]), "{told:?}");
 
-    // Who brings the content itself may name it, and so may the project that uses a base model of it.
+    // A project that uploads the content itself may name it, and so may one that has a base model with it.
     assert_eq!(attacker.put(&sha256(&blob), &blob).await.0, 201);
     let own = json!({"name": "special_tokens_map.json", "sha256": sha256(&blob), "bytes": blob.len()});
     let (status, made) = attacker.base("own", &[files.as_slice(), std::slice::from_ref(&own)].concat()).await;
@@ -49,7 +49,8 @@ async fn attack_a01_what_another_project_has_put_cannot_be_named_by_its_digest()
     assert_eq!(attacker.base("own", &[files.as_slice(), &[own]].concat()).await.0, 200, "the very same again");
     assert_eq!(attacker.put(&sha256(&blob), b"").await.0, 200, "what it may name is not sent again");
 
-    // A project's base model is its own, and its name is not taken from others. What the first key brings is for all.
+    // A project's base model is visible to it alone, and other projects may use its name. A base model that the first
+    // key imports is visible to all projects.
     assert_eq!(victim.call(Method::GET, "/v1/base_models/own", None).await.0, 404);
     let files = victim.tiny_files(&platform, 8).await;
     assert_eq!(victim.base("own", &files).await.0, 201);

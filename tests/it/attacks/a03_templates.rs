@@ -1,5 +1,5 @@
-//! Chat templates of strangers, in bases and in adapters: they cannot end a process, make it large, or keep others
-//! waiting.
+//! Untrusted chat templates, in base models and in adapters: they cannot crash a process, exhaust its memory, or delay
+//! other tenants.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -15,13 +15,13 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-/// Prints 100 MB for a row of 60 bytes.
+/// A template that prints 100 MB for a row of 60 bytes.
 const BOMB: &str = "{%- set s = 'a' * 1000000 -%}{%- for i in range(100) -%}{{ s }}{%- endfor -%}";
 
-/// What a process may grow by, in bytes.
+/// The maximum growth of a process's resident memory, in bytes.
 const MAX_GROWTH: u64 = 64 << 20;
 
-/// Brings the tiny model with another template, and returns its name.
+/// Imports the tiny model with another template, and returns its name.
 fn base(platform: &Platform, name: &str, template: &str) -> String {
     let folder: PathBuf = platform.folder().path(name);
     tiny::write(&folder, 7).unwrap();
@@ -30,7 +30,7 @@ fn base(platform: &Platform, name: &str, template: &str) -> String {
     name.to_owned()
 }
 
-/// Resident memory of the platform's process of this name, and its id.
+/// Returns the ID of the platform's process of this name, and its peak resident memory in bytes.
 fn resident(platform: &Platform, program: &str) -> (i32, u64) {
     let processes = platform.descendants().unwrap();
     let (id, _) = processes.iter().find(|(_, name)| name.contains(program)).unwrap();
@@ -39,7 +39,7 @@ fn resident(platform: &Platform, program: &str) -> (i32, u64) {
     (*id, line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10)
 }
 
-/// The process has not died, and has not grown by more than [`MAX_GROWTH`] at its peak.
+/// Checks that the process has not exited, and that its peak memory has not grown by [`MAX_GROWTH`] or more.
 fn within_bounds(platform: &Platform, program: &str, before: (i32, u64)) {
     let now = resident(platform, program);
     assert_eq!(now.0, before.0, "{program} died");
@@ -59,7 +59,7 @@ async fn attack_a03_templates_that_print_without_end_are_refused_and_nobody_grow
     let platform = Platform::start().unwrap();
     platform.import_tiny().unwrap();
     let file = platform.upload(&tiny::rows(4)).unwrap();
-    // Once as usual, so that what is loaded once is not counted.
+    // A first preview loads everything that is loaded once, so that it is not counted.
     let preview = format!("/v1/files/{file}/preview");
     let body = |model: &str| Some(json!({"model": model, "rows": [1]}));
     assert_eq!(platform.call(Method::POST, &preview, body("tiny")).await.unwrap().0, 200);
@@ -86,7 +86,7 @@ async fn attack_a03_templates_that_print_without_end_are_refused_and_nobody_grow
     platform.stop(Signal::SIGTERM).unwrap();
 }
 
-/// An exception with U+0000 in its text becomes a job's error all the same, without it.
+/// Checks that an exception with U+0000 in its message becomes a job's error, without that character.
 async fn attack_a23(platform: &Platform, file: &str) {
     let base = base(platform, "nul", "{{ raise_exception('a\\u0000b') }}");
     let failed = job(platform, &base, file).await;
@@ -127,7 +127,7 @@ async fn attack_a08_chats_of_thousands_of_messages_hold_up_nobody() {
     platform.stop(Signal::SIGTERM).unwrap();
 }
 
-/// A file of an adapter's folder.
+/// Creates the part of a file of an adapter's folder.
 fn part(name: &str, content: Vec<u8>) -> Part {
     Part::bytes(content).file_name(name.to_owned())
 }
@@ -178,7 +178,7 @@ async fn case_10_an_adapters_template_is_honoured_and_attack_a20_is_bounded() {
     assert_eq!(status, 400, "{refused}");
     assert!(refused["error"]["message"].as_str().unwrap().contains("none of them 'default'"), "{refused}");
 
-    // a20: the same place holds a template that prints without end, over a base that others use.
+    // a20: an adapter over a base that other tenants use has a template with unbounded output.
     let mut bomb = folder("10-template/in-jinja");
     bomb.retain(|(name, _)| name != "chat_template.jinja");
     bomb.push(("chat_template.jinja".into(), BOMB.as_bytes().to_vec()));

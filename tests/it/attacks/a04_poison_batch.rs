@@ -1,4 +1,4 @@
-//! Batches whose file holds what the database cannot keep: they end, and hold up nobody else's.
+//! Batches with content that the database cannot store: they end, and do not delay the batches of other tenants.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// Workers of one api; as many poisoned batches held all of them.
+/// The number of batch workers of one API process; this many poisoned batches once blocked all of them.
 const POISONED: usize = 6;
 
 pub(super) async fn batch(tenant: &Tenant, endpoint: &str, lines: String) -> String {
@@ -39,7 +39,8 @@ async fn attack_a04_a_batch_that_cannot_be_refused_in_writing_ends_and_holds_up_
         (Tenant::new(&platform, "attacker").await.unwrap(), Tenant::new(&platform, "victim").await.unwrap());
     let line = |extra: &str| {
         format!(
-            r#"{{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {{"model": "none", "messages": []}}{extra}}}"#
+            "{{\"custom_id\": \"a\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\", \
+             \"body\": {{\"model\": \"none\", \"messages\": []}}{extra}}}"
         )
     };
     let mut poisoned = Vec::new();

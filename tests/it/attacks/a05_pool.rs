@@ -1,5 +1,5 @@
-//! A burst of requests each of which once asked for a second connection while it held one: with a pool of two, which is
-//! as many as it takes, nobody waits for anybody else's end.
+//! Bursts of requests that once acquired a second connection while they held one: with a pool of two connections, the
+//! minimum, no request deadlocks.
 
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 
 use super::callers::{Pulse, ask, project};
 
-/// Requests at once.
+/// The number of concurrent requests.
 const BURST: usize = 48;
 
-/// A pool that is waited for in a circle stands still until its time-out, 30 s.
+/// The wait that counts as a stall; a deadlocked pool stalls until its time-out of 30 s.
 const STALL: Duration = Duration::from_secs(15);
 
-/// Sends the same request many times at once; returns how many failed or stalled, another tenant's among them.
+/// Sends the same request [`BURST`] times concurrently; returns the number of requests that failed or stalled, with
+/// those of another tenant included.
 async fn burst(platform: &Platform, (path, key): (&str, &str), body: &Value, bystander: &str) -> usize {
     let pulse = Pulse::start(platform, "/v1/files?limit=1", bystander);
     let url = format!("{}{path}", platform.url);
@@ -61,5 +62,5 @@ async fn attack_a05_and_attack_a05b_bursts_through_a_tiny_pool_do_not_stall() {
 
     println!("FIGURE pool_stalls {stalls}");
     assert_eq!(stalls, 0);
-    assert!(!platform.folder().log().contains("asks for a second connection"), "{}", platform.folder().log());
+    assert!(!platform.folder().log().contains("requested a second connection"), "{}", platform.folder().log());
 }

@@ -1,4 +1,4 @@
-//! One project asks for as much as it may; another project's completions must not wait for it.
+//! One project uses its whole share of the queue; another project's completions must not wait for it.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use attune_tests::{
 };
 use serde_json::{Value, json};
 
-/// Of completions alone, and of those under the flood.
+/// The number of measured completions, both alone and under the flood.
 const MEASURED: usize = 40;
 
 async fn complete(platform: &Platform, key: &str, body: &Value) -> (u16, Option<String>) {
@@ -20,7 +20,7 @@ async fn complete(platform: &Platform, key: &str, body: &Value) -> (u16, Option<
     (status, after)
 }
 
-/// The 95th percentile of the times of small completions.
+/// Returns the 95th percentile of the latency of small completions.
 async fn p95(platform: &Platform, key: &str) -> Duration {
     let small = json!({"model": "tiny", "prompt": "hi", "max_tokens": 16});
     let mut times = Vec::new();
@@ -43,7 +43,7 @@ async fn attack_a07_figure_another_projects_completions_under_a_flood() {
         p95(&platform, &victim).await; // the first one starts the serving process
         p95(&platform, &victim).await
     };
-    // Two requests of 128 answers are all that a project may have.
+    // Two requests with 128 sequences each are a project's whole share.
     let large = json!({"model": "tiny", "prompt": vec!["a"; 16], "n": 8, "max_tokens": 900,
         "logit_bias": {"256": -100, "258": -100}});
     let (url, body) = (format!("{}/v1/completions", platform.url), large.to_string());
@@ -62,6 +62,6 @@ async fn attack_a07_figure_another_projects_completions_under_a_flood() {
     let ratio = flooded.as_secs_f64() / usual.as_secs_f64();
     println!("another project's completions: {usual:?} alone, {flooded:?} under the flood (95th percentiles)");
     println!("FIGURE other_tenants_p95_ratio_under_flood {ratio:.2}");
-    // The figure has its bar in `make abuse`; here, on a machine that other tests share, nobody may be held up for long.
+    // `make abuse` checks the figure's threshold; this bound is loose, since other tests share the machine.
     assert!(ratio < 30.0, "{usual:?} alone, {flooded:?} under the flood");
 }

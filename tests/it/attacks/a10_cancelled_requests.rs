@@ -1,4 +1,5 @@
-//! Callers that leave a moment after their request: nothing of theirs is seen by whoever uses their connection next.
+//! Callers that disconnect right after their request: the next user of a pooled database connection must not see any of
+//! its transaction.
 
 use std::{
     fs,
@@ -17,10 +18,10 @@ use reqwest::Method;
 
 use super::callers::{ask, key, project};
 
-/// Requests of each of three callers that leave.
+/// The number of requests of each of three callers that disconnect.
 const REQUESTS: usize = 500;
 
-/// First uses of fresh keys, each of which writes.
+/// The number of new API keys; the first use of each writes to the database.
 const KEYS: usize = 30;
 
 fn leave(address: SocketAddr, request: &str, going: &AtomicBool) {

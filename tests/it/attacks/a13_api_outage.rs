@@ -1,5 +1,5 @@
-//! The api, the database or the scheduler stands still for several leases, or is started anew. Nobody who lives is given up
-//! for it, and no job fails.
+//! The API, the database or the scheduler is suspended for several leases, or is restarted. No live run or replica is
+//! declared lost, and no job fails.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use serde_json::{Value, json};
 
 use crate::house::create;
 
-/// Leases so short that a test can outlast them.
+/// Settings with leases that are short enough for a test.
 const SETTINGS: &str = "[leases]\nheartbeat_seconds = 1\nstale_after_seconds = 5\n";
 
-/// Longer than all the attempts of a job that is given up after each lease.
+/// The length of an outage; longer than all attempts of a job, if each is declared lost after one lease.
 const OUTAGE: Duration = Duration::from_secs(17);
 
-/// A platform with a job under way that has no checkpoint yet, and a model that has answered.
+/// A platform with a running job that has no checkpoint yet, and a replica that has served a request.
 struct Busy {
     platform: Platform,
     job: String,
-    /// Trainer and serving process.
+    /// The process IDs of the trainer and the serving process.
     workers: Vec<i32>,
 }
 
@@ -63,7 +63,7 @@ impl Busy {
         self.platform.job_until(&self.job, Duration::from_secs(60), enough).await.unwrap()
     }
 
-    /// Stops these processes for longer than the leases.
+    /// Suspends these processes for [`OUTAGE`].
     async fn stands_still(&self, pids: &[i32]) {
         assert!(!pids.is_empty());
         let all = |signal| pids.iter().for_each(|pid| kill(Pid::from_raw(*pid), signal).unwrap());
@@ -72,7 +72,7 @@ impl Busy {
         all(Signal::SIGCONT);
     }
 
-    /// The same processes are at the same attempt a whole lease later, and it goes on.
+    /// Checks that a lease later the job is at the same attempt and progresses, and that the same processes run.
     async fn is_as_before(&self) {
         let then = self.platform.job_until(&self.job, Duration::from_secs(30), |_| true).await.unwrap();
         tokio::time::sleep(Duration::from_secs(8)).await;
@@ -85,7 +85,7 @@ impl Busy {
         self.chat().await;
     }
 
-    /// Jobs that failed, and the end of the platform.
+    /// Returns the number of jobs that failed, and stops the platform.
     async fn end(self) -> usize {
         let (status, jobs) = self.platform.call(Method::GET, "/v1/fine_tuning/jobs", None).await.unwrap();
         assert_eq!(status, 200, "{jobs}");

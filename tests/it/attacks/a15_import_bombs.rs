@@ -1,5 +1,5 @@
-//! Attacks a02, a15 and a18: small imports that grow the api. A `config.json` that speaks of millions of layers, long
-//! headers of safetensors, and forms of nothing but headers.
+//! Attacks a02, a15 and a18: small imports that exhaust the API's memory: a `config.json` with millions of layers, long
+//! safetensors headers, and forms with only headers.
 
 use std::{fs, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::tenants::{Tenant, safetensors};
 
-/// MiB of this field of a process's status.
+/// Returns a field of a process's status in MiB.
 fn mib(process: i32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(field)).unwrap();
@@ -37,7 +37,8 @@ fn config(layers: u64) -> Value {
         "tie_word_embeddings": false})
 }
 
-/// A header of about so many bytes, of empty tensors whose names begin and end so.
+/// Creates a safetensors header of about `bytes` bytes, of empty tensors whose names begin with `begin` and end with
+/// `end`.
 fn header(bytes: usize, begin: char, end: &str) -> String {
     let mut header = String::with_capacity(bytes + 128);
     for i in 0.. {
@@ -62,8 +63,8 @@ async fn attack_a15_attack_a02_attack_a18_imports_do_not_grow_the_api() {
         let (status, told) = tenant.base("layers", &files).await;
         assert_eq!((status, &told["error"]["code"]), (400, &json!("invalid_base_model")), "{told}");
     }
-    // The longest header that is read, and a longer one; some at once, and the api answers meanwhile.
-    for (bytes, reason) in [((4 << 20) - 100, "is no tensor"), (12 << 20, "at most 4194304 are read")] {
+    // The longest header that the API reads, and a longer one, several concurrently; the API still responds.
+    for (bytes, reason) in [((4 << 20) - 100, "is not a tensor"), (12 << 20, "the maximum is 4194304")] {
         let files = folder(&tenant, config(2), &safetensors(&header(bytes, 't', ""), 0)).await;
         let asked = (0..4).map(|i| {
             let (tenant, files) = (tenant.clone(), files.clone());
@@ -86,7 +87,7 @@ async fn attack_a15_attack_a02_attack_a18_imports_do_not_grow_the_api() {
     assert!(grown < 256, "the api has grown by {grown} MiB");
 }
 
-/// Shards whose headers are of names that no model needs and none must be without.
+/// Imports shards whose headers have only names that no model needs, but that are allowed.
 async fn many_headers(tenant: &Tenant) {
     let mut files = folder(tenant, config(2), &safetensors("{}", 0)).await;
     for shard in ['a', 'b', 'c'] {
@@ -99,7 +100,7 @@ async fn many_headers(tenant: &Tenant) {
     assert!(message.contains("c.safetensors") && message.contains("8388608 bytes together"), "{message}");
 }
 
-/// Files beside an adapter's tensors that are too long to be looked at, or to be kept.
+/// Imports other files of an adapter that are too long to be parsed, or to be stored.
 async fn large_adapter_files(platform: &Platform, tenant: &Tenant) {
     platform.import_tiny().unwrap();
     for (name, bytes, status, reason) in [
@@ -115,7 +116,7 @@ async fn large_adapter_files(platform: &Platform, tenant: &Tenant) {
     }
 }
 
-/// A form of 200,000 parts with unwanted names, as fast as the api takes it.
+/// Sends a form of 200,000 parts with unknown file names, as fast as the API reads it.
 async fn endless_form(platform: &Platform, tenant: &Tenant) {
     let head = format!(
         "POST /v1/adapters HTTP/1.1\r\nHost: attune\r\nAuthorization: Bearer {}\r\nContent-Type: multipart/form-data; \

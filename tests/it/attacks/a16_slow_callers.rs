@@ -1,4 +1,5 @@
-//! Heads of requests that never end, without a key: they are cut off, and more than may be there are refused at once.
+//! Request heads that never end, without an API key: the connections are closed, and connections above the limit are
+//! refused immediately.
 
 use std::{
     io::{Read, Write},
@@ -9,16 +10,16 @@ use std::{
 use attune_tests::platform::Platform;
 use reqwest::Method;
 
-/// Connections of the attacker; as many as one address may have are less.
+/// The number of the attacker's connections; above the limit per address.
 const CONNECTIONS: usize = 300;
 
-/// Places for one address.
+/// The limit of connections per address.
 const PLACES: usize = 200;
 
 fn connect(address: SocketAddr) -> TcpStream {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    // One that is refused may be closed already.
+    // A refused connection may be closed already.
     let _ = socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ");
     socket
 }
@@ -31,7 +32,7 @@ async fn attack_a16_heads_that_never_end_hold_nothing_for_long() {
     let begun = Instant::now();
     let held = tokio::task::spawn_blocking(move || {
         let mut sockets: Vec<TcpStream> = (0..CONNECTIONS).map(|_| connect(address)).collect();
-        // Each ends by itself, with an answer or without; one that is held lets the reading time out.
+        // The server closes each connection, with or without a response; reading from an open one times out.
         let is_held = |socket: &mut TcpStream| {
             let end = socket.read_to_end(&mut Vec::new());
             end.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)

@@ -1,4 +1,4 @@
-//! Long batches of one project, as many as there are workers: another project's batch has its turn.
+//! Long batches of one project occupy all workers: another project's batch still gets a worker.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn attack_a25_long_batches_of_one_project_do_not_hold_up_another() {
         let line = |i| json!({"custom_id": format!("r{i}"), "method": "POST", "url": "/v1/completions", "body": body});
         (0..count).map(|i| line(i).to_string() + "\n").collect()
     };
-    // Starts the serving process, so that its start is no part of the wait.
+    // Starts the serving process in advance, so that its start is not part of the measured wait.
     let warm = batch(&victim, "/v1/completions", lines(1, 1)).await;
     ended(&victim, &warm, Duration::from_secs(120)).await;
     let mut long = Vec::new();
@@ -36,13 +36,13 @@ async fn attack_a25_long_batches_of_one_project_do_not_hold_up_another() {
     assert_eq!(done["request_counts"]["completed"], 1, "{done}");
     for id in &long {
         let (_, view) = attacker.call(Method::GET, &format!("/v1/batches/{id}"), None).await.unwrap();
-        assert_ne!(view["status"], "completed", "it was long enough to be in the way: {view}");
+        assert_ne!(view["status"], "completed", "the batch was too short for the test: {view}");
         attacker.call(Method::POST, &format!("/v1/batches/{id}/cancel"), None).await.unwrap();
     }
     for id in &long {
         let done = ended(&attacker, id, Duration::from_secs(60)).await;
         assert_eq!(done["status"], "cancelled", "{done}");
-        assert_eq!(done["request_counts"]["failed"], 0, "a batch that was given back lost nothing: {done}");
+        assert_eq!(done["request_counts"]["failed"], 0, "a returned batch lost requests: {done}");
     }
     platform.stop(Signal::SIGTERM).unwrap();
 }

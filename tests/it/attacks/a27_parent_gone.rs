@@ -1,4 +1,4 @@
-//! Whoever kills a parent takes the readers of its children's logs along. The children leave at once all the same.
+//! Killing a parent also closes the readers of its children's logs. The children must exit immediately nevertheless.
 
 use std::{
     fs,
@@ -17,10 +17,10 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
-/// How long a child may take to leave, on a machine whose processors are busy with other work.
+/// The longest time until a child exits, on a machine with busy processors.
 const LEAVES_WITHIN: Duration = Duration::from_secs(2);
 
-/// The programs that watch their parent, each on its way to a platform that never answers.
+/// Returns the commands of the programs that watch their parent, each connecting to a platform that never responds.
 fn programs(folder: &Path, silent: &str) -> Vec<Command> {
     let config = |name: &str, more: &str| {
         let path = folder.join(name);
@@ -58,7 +58,7 @@ fn programs(folder: &Path, silent: &str) -> Vec<Command> {
     ]
 }
 
-/// Waits until the thread that watches the parent is there.
+/// Waits until the thread that watches the parent exists.
 fn watching(child: &mut Child) {
     let tasks = format!("/proc/{}/task", child.id());
     for _ in 0..600 {
@@ -96,7 +96,7 @@ fn attack_a27_a_child_leaves_at_once_when_its_parent_and_its_logs_reader_are_gon
     }
 }
 
-/// With a trainer and a serving process, over and over on one folder.
+/// Kills the platform repeatedly on one data folder, with a trainer and a serving process running.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_a27_kill_9_of_a_platform_takes_every_program_along() {
     let mut platform = Platform::start().unwrap();

@@ -1,5 +1,5 @@
-//! The disk is full for some seconds while a job runs: all that was asked for is refused in so many words, and when there is
-//! room again the job goes on from its checkpoint.
+//! The disk is full for some seconds while a job runs: requests are refused with that reason, and when space is free
+//! again the job resumes from its checkpoint.
 
 use std::{
     fs::{self, File},
@@ -19,10 +19,10 @@ use serde_json::json;
 
 use crate::{house::create, recovery::story};
 
-/// For how long the disk is full.
+/// The time for which the disk is full.
 const FULL_FOR: Duration = Duration::from_secs(8);
 
-/// A small file system of its own, in the place of the platform's data folder.
+/// A small file system, mounted at the platform's data folder.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -34,11 +34,11 @@ impl SmallDisk {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&mount.stderr);
-        assert!(mount.status.success(), "root may mount a tmpfs, but here: {said}");
+        assert!(mount.status.success(), "cannot mount a tmpfs: {said}");
         Self(place)
     }
 
-    /// Writes until nothing more fits.
+    /// Fills the disk.
     fn fill(&self) {
         let mut filler = File::options().create(true).append(true).open(self.0.join("filler")).unwrap();
         for size in [1 << 20, 1 << 12] {
@@ -54,12 +54,12 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a program that is still on its way out may have a file open.
+        // Lazily, since a program that is still exiting may have a file open.
         let _ = Command::new("umount").arg("-l").arg(&self.0).output();
     }
 }
 
-/// No text names a file of the machine.
+/// Checks that no text names a file of the machine.
 fn without_paths<'a>(texts: impl IntoIterator<Item = &'a str>) {
     for text in texts {
         let named =
@@ -105,6 +105,6 @@ async fn attack_a28_a_disk_that_is_full_for_some_seconds_fails_no_job_and_names_
     let told = story(&platform, &id).await;
     without_paths(told.iter().map(String::as_str));
     let folder = platform.stop(Signal::SIGTERM).unwrap();
-    drop(disk); // before the folder that it lies in
+    drop(disk); // before the folder that it is mounted in
     drop(folder);
 }

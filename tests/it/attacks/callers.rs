@@ -1,4 +1,4 @@
-//! The callers of attacks: projects with keys of their own, and another tenant who goes on working meanwhile.
+//! The callers in attack tests: projects with their own API keys, and another tenant that sends requests meanwhile.
 
 use std::{
     sync::{
@@ -16,13 +16,13 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-/// A new project, and a key of it with every scope but the administration's.
+/// Creates a project; returns its ID and an API key with all scopes except those of administration.
 pub(crate) async fn project(platform: &Platform, name: &str) -> (String, String) {
     let made = Tenant::new(platform, name).await.unwrap();
     (made.project_id, made.api_key)
 }
 
-/// Another key of the project.
+/// Creates another API key of the project.
 pub(crate) async fn key(platform: &Platform, project: &str, name: &str) -> String {
     let path = format!("/v1/organization/projects/{project}/api_keys");
     let (status, made) = platform.call(Method::POST, &path, Some(json!({ "name": name }))).await.unwrap();
@@ -30,7 +30,7 @@ pub(crate) async fn key(platform: &Platform, project: &str, name: &str) -> Strin
     made["value"].as_str().unwrap().to_owned()
 }
 
-/// One request with this key: its status, and its body.
+/// Sends a request with an API key; returns the status and the body. Status 0 is a connection error.
 pub(crate) async fn ask(method: Method, url: String, key: String, body: Option<Value>) -> (u16, Value) {
     let mut request = client().request(method, url).bearer_auth(key).timeout(Duration::from_secs(60));
     if let Some(body) = body {
@@ -42,7 +42,7 @@ pub(crate) async fn ask(method: Method, url: String, key: String, body: Option<V
     }
 }
 
-/// Another tenant's small requests, one after the other.
+/// Another tenant's small requests, sent sequentially.
 pub(crate) struct Pulse {
     going: Arc<AtomicBool>,
     beats: JoinHandle<(Duration, usize)>,
@@ -66,7 +66,7 @@ impl Pulse {
         Self { going, beats }
     }
 
-    /// The longest that one took, and how many failed.
+    /// Stops the requests; returns the longest latency and the number of failures.
     pub(crate) async fn end(self) -> (Duration, usize) {
         self.going.store(false, Ordering::Relaxed);
         self.beats.await.unwrap()

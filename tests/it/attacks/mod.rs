@@ -1,4 +1,4 @@
-//! Attacks on a running platform, each bounded in count and time, over loopback alone: one module for each attack.
+//! Attacks on a running platform, each bounded in count and time, only over loopback: one module for each attack.
 
 mod a01_content_by_digest;
 mod a03_templates;

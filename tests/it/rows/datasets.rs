@@ -1,4 +1,4 @@
-//! Files in every form and in parts, through the real api; and hostile ones, through the real child.
+//! Datasets in every format and in parts, through the real API; and hostile files, through the real parser child.
 
 use std::{
     io::Write,
@@ -31,7 +31,7 @@ fn gzip(content: &[u8]) -> Vec<u8> {
     packer.finish().unwrap()
 }
 
-/// A Parquet file with one column, `text`.
+/// Creates a Parquet file with one column, `text`.
 fn texts(rows: &[Vec<u8>]) -> Vec<u8> {
     let schema = parse_message_type("message rows { REQUIRED BYTE_ARRAY text (UTF8); }").unwrap();
     let properties = WriterProperties::builder().set_compression(Codec::SNAPPY).set_dictionary_enabled(false);
@@ -45,7 +45,7 @@ fn texts(rows: &[Vec<u8>]) -> Vec<u8> {
     writer.into_inner().unwrap()
 }
 
-/// Runs the api's child on its own; it is fed until it does not want more.
+/// Runs the API's parser child alone; writes to its stdin until `next` returns `None` or the child closes it.
 fn child(orders: &Value, mut next: impl FnMut() -> Option<Vec<u8>>) -> Output {
     let mut command = Command::new(program("attune-api").unwrap());
     command.arg("read-dataset").arg(orders.to_string()).env_clear();
@@ -75,19 +75,19 @@ fn the_child_ends_at_its_limits_and_only_the_child() {
     let said = String::from_utf8_lossy(&sound.stderr).into_owned();
     assert!(sound.status.success() && said.contains(r#""rows":10000"#), "{said}");
 
-    // One cell of 200 MB, packed to little.
+    // One cell of 200 MiB, compressed to a small file.
     let mut cell = vec![texts(&[vec![b'x'; 200 << 20]])];
     let ended = child(&orders(350 << 20, 60), move || cell.pop());
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(!ended.status.success() && said.contains("memory allocation"), "{}: {said}", ended.status);
 
-    // Sound rows without an end.
+    // Valid rows without end.
     let ended = child(&orders(1 << 30, 1), || Some(rows.clone()));
     let signal = ended.status.signal().and_then(|number| Signal::try_from(number).ok());
     assert!(matches!(signal, Some(Signal::SIGXCPU | Signal::SIGKILL)), "{}", ended.status);
 }
 
-/// Sends a form; gives the status and what was answered.
+/// Sends a form; returns the status and the body.
 async fn send(platform: &Platform, path: &str, form: Form) -> (u16, Value) {
     let url = format!("{}{path}", platform.url);
     let answer = client().post(url).bearer_auth(&platform.api_key).multipart(form).send().await.unwrap();
@@ -95,7 +95,7 @@ async fn send(platform: &Platform, path: &str, form: Form) -> (u16, Value) {
 }
 
 async fn upload(platform: &Platform, name: &str, bytes: Vec<u8>) -> (u16, Value) {
-    // The file before its purpose: the order must not matter.
+    // The file comes before its purpose: the order must not matter.
     let form = Form::new().part("file", Part::bytes(bytes).file_name(name.to_owned())).text("purpose", "fine-tune");
     send(platform, "/v1/files", form).await
 }
@@ -152,7 +152,7 @@ async fn forms(platform: &Platform) {
     assert_eq!(file["source"], json!({"container": "csv", "compression": "gzip", "shape": "alpaca"}));
     assert_eq!((&file["format"], &file["rows"]), (&json!("chat"), &json!(2)));
     assert_eq!(content(platform, &file["id"]).await, gzip(&table), "the content is what was uploaded");
-    // What trains reads the other form.
+    // A job trains on the converted rows.
     let preview = format!("/v1/files/{}/preview", file["id"].as_str().unwrap());
     let (status, rows) = platform.call(Method::POST, &preview, Some(json!({"model": "tiny"}))).await.unwrap();
     assert_eq!((status, rows["data"].as_array().map(Vec::len)), (200, Some(2)), "{rows}");
@@ -237,7 +237,7 @@ async fn parts(platform: &Platform) {
     from_the_command_line(platform).await;
 }
 
-/// Two parts of a MiB and a rest; and one that is no dataset, of which nothing stays.
+/// Uploads a file in three parts, two of 1 MiB and the rest; then a file that is not a dataset, which is refused.
 async fn from_the_command_line(platform: &Platform) {
     let path = platform.folder().path("long.jsonl");
     let rows = tiny::rows(24_000);

@@ -1,4 +1,4 @@
-//! Files and rows as other programs write them: byte order marks, speakers' names, tool calls.
+//! Files and rows in the formats of other programs: byte order marks, participants' names, tool calls.
 
 use std::{fs, time::Duration};
 
@@ -17,7 +17,7 @@ async fn post(platform: &Platform, path: &str, body: Value) -> (u16, Value) {
     platform.call(Method::POST, path, Some(body)).await.unwrap()
 }
 
-/// Uploads a file of this name; gives its id, or what was said of it.
+/// Uploads a file with this name; returns its ID, or the error message.
 fn upload(platform: &Platform, name: &str, content: &str, purpose: &str) -> Result<String, String> {
     let path = platform.folder().path(name);
     fs::write(&path, content).unwrap();
@@ -49,13 +49,13 @@ async fn case_08_a_byte_order_mark_is_the_same_at_every_door() {
     }
     batch_with_a_mark(&platform).await;
 
-    // A request's body.
+    // A request body.
     let body = format!("{MARK}{}", json!({"model": "tiny", "prompt": "a", "max_tokens": 1}));
     let request = attune_tests::platform::client().post(format!("{}/v1/completions", platform.url));
     let request = request.bearer_auth(&platform.api_key).header("content-type", "application/json").body(body);
     assert_eq!(request.send().await.unwrap().status(), 200);
 
-    // A base model's document, which transformers would not read either.
+    // A base model's JSON file, which transformers would not read either.
     let folder = platform.folder().path("marked");
     tiny::write(&folder, 7).unwrap();
     let config = fs::read_to_string(folder.join("config.json")).unwrap();
@@ -86,8 +86,11 @@ async fn batch_with_a_mark(platform: &Platform) {
     assert_eq!((&batch["status"], &batch["request_counts"]["completed"]), (&json!("completed"), &json!(2)), "{batch}");
 }
 
-/// A template that writes a message's name.
-const NAMED: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role }}{% if m.name is defined and m.name %}{{ ' ' + m.name }}{% endif %}{{ '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+/// A template that prints a message's `name`.
+const NAMED: &str = "\
+    {% for m in messages %}{{ '<|im_start|>' + m.role }}{% if m.name is defined and m.name %}{{ ' ' + m.name }}\
+    {% endif %}{{ '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}\
+    {{ '<|im_start|>assistant\n' }}{% endif %}";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_18_a_speaker_has_a_name_in_rows_and_chats() {
@@ -102,7 +105,9 @@ async fn case_18_a_speaker_has_a_name_in_rows_and_chats() {
     let (_, shown) = post(&platform, &format!("/v1/files/{file}/preview"), json!({"model": "named"})).await;
     let pieces: String =
         shown["data"][0]["pieces"].as_array().unwrap().iter().map(|piece| piece.as_str().unwrap()).collect();
-    let whole = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user ann\nWho speaks?<|im_end|>\n<|im_start|>assistant\nann<|im_end|>\n";
+    let whole = "\
+        <|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user ann\nWho \
+        speaks?<|im_end|>\n<|im_start|>assistant\nann<|im_end|>\n";
     assert_eq!(pieces, whole);
     let asked = async |message: Value| {
         let body = json!({"model": "named", "max_tokens": 1, "messages": [message]});
@@ -125,7 +130,8 @@ fn tools() -> Value {
         "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": false}}}])
 }
 
-/// Chats in which every question is answered by the same call, and its result by a sentence.
+/// Returns chats in which every question is answered with the same tool call and, in every other chat, the tool's
+/// result with a text.
 fn calling_rows(count: usize) -> String {
     let row = |i: usize| {
         let call = json!({"id": "call_1", "type": "function",
@@ -178,7 +184,7 @@ async fn a_model_learns_to_call_from_rows_that_call() {
     );
     let (_, events) =
         platform.call(Method::GET, &format!("/v1/fine_tuning/jobs/{id}/events?limit=100"), None).await.unwrap();
-    assert!(events.to_string().contains("'Weather Calls!' stands in the model's name as 'weather-calls'"), "{events}");
+    assert!(events.to_string().contains("'Weather Calls!' appears in the model's name as 'weather-calls'"), "{events}");
 
     let ask = json!({"model": done["fine_tuned_model"], "temperature": 0, "max_tokens": 200, "tools": tools(),
         "messages": [{"role": "user", "content": "question 5"}]});
@@ -198,8 +204,11 @@ async fn a_model_learns_to_call_from_rows_that_call() {
     assert_eq!(said["choices"][0]["message"]["content"], "Four.", "{said}");
 }
 
-/// A template that answers without thinking, if it is told to.
-const THINKING: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and enable_thinking is false %}{{ '<think></think>' }}{% endif %}{% endif %}";
+/// A template that disables thinking if `enable_thinking` is false.
+const THINKING: &str = "\
+    {% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}\
+    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}\
+    {% if enable_thinking is defined and enable_thinking is false %}{{ '<think></think>' }}{% endif %}{% endif %}";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn variables_of_the_template_are_the_jobs_and_the_previews() {

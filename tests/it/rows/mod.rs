@@ -1,4 +1,4 @@
-//! Rows of datasets: what is read, shown in a preview, and rendered by templates.
+//! Rows of datasets: parsing, previews, and rendering by chat templates.
 
 mod datasets;
 mod migrating;

@@ -1,4 +1,4 @@
-//! A preview shows exactly what a job trains on, and names what is wrong.
+//! A preview shows exactly the tokens that a job trains on, and reports invalid fields.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ async fn preview(platform: &Platform, file: &str, body: Value) -> (u16, Value) {
     platform.call(Method::POST, &format!("/v1/files/{file}/preview"), Some(body)).await.unwrap()
 }
 
-/// The row's pieces, joined; only the trained ones if so asked.
+/// Joins the row's token texts, or only those of trained tokens.
 fn text(row: &Value, trained_only: bool) -> String {
     let pieces = row["pieces"].as_array().unwrap().iter().zip(row["mask"].as_array().unwrap());
     pieces.filter(|(_, trained)| !trained_only || **trained == json!(1)).map(|(p, _)| p.as_str().unwrap()).collect()

@@ -1,5 +1,5 @@
-//! Other people's tokenizers and templates on a running platform: the seam of a prompt and its answer, and a template
-//! that says what day it is.
+//! Third-party tokenizers and templates on a running platform: the boundary between a prompt and its answer, and a
+//! template that prints the date.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -50,7 +50,8 @@ async fn case_14_a_job_has_one_now_for_its_check_and_its_training() {
     for entry in fs::read_dir(case("14-date/model")).unwrap().map(Result::unwrap) {
         fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
     }
-    // Seconds stand for days: were the clock asked, rows would be refused for a day that begins between two renderings.
+    // Seconds represent days: if rendering read the clock, rows would be refused when a second begins between two
+    // renderings.
     fs::copy(case("14-date/template.seconds.jinja"), folder.join("chat_template.jinja")).unwrap();
     platform.json(&["models", "import", text(&folder).unwrap(), "--name", "dated"]).unwrap();
     let rows = fs::read_to_string(case("14-date/long.jsonl")).unwrap().repeat(100);
@@ -66,7 +67,7 @@ async fn case_14_a_job_has_one_now_for_its_check_and_its_training() {
     assert_eq!(status, 200, "{job}");
     let done = platform.ended(job["id"].as_str().unwrap(), Duration::from_secs(120)).await.unwrap();
     assert_eq!(done["status"], "succeeded", "{done}\n{}", platform.folder().log());
-    // The manifest tells it, and it is when the job was made.
+    // The manifest states the date of rendering, which is the time when the job was created.
     let model = done["fine_tuned_model"].as_str().unwrap();
     let (status, manifest) = platform.call(Method::GET, &format!("/v1/adapters/{model}/manifest"), None).await.unwrap();
     assert_eq!(status, 200, "{manifest}");

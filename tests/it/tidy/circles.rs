@@ -1,4 +1,4 @@
-//! Circles of imports: files of one crate that need each other, straight or through others.
+//! Import cycles: files of one crate that import each other, directly or indirectly.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,7 @@ use std::{
 
 use syn::{Item, UseTree, visit::Visit};
 
-/// The path of a module in its crate: `["jobs", "estimate"]`.
+/// The path of a module in its crate, such as `["jobs", "estimate"]`.
 type Module = Vec<String>;
 
 /// The imports between the files of one crate.
@@ -17,7 +17,7 @@ pub(crate) struct Imports {
 }
 
 impl Imports {
-    /// Reads the files below `src`, without those of tests.
+    /// Parses the imports of the files below `src`, except those of tests.
     pub(crate) fn of(src: &Path, sources: &[(PathBuf, String)]) -> Self {
         let own: Vec<_> = sources
             .iter()
@@ -26,8 +26,8 @@ impl Imports {
         let files: BTreeMap<_, _> = own.iter().map(|(module, path, _)| (module.clone(), (*path).clone())).collect();
         let edges = own
             .iter()
-            .map(|(module, path, text)| {
-                let parsed = syn::parse_file(text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            .map(|(module, _, text)| {
+                let parsed = syn::parse_file(text).unwrap();
                 let mut paths = Paths { module: module.clone(), found: BTreeSet::new() };
                 paths.visit_file(&parsed);
                 let targets = paths.found.iter().filter_map(|path| file_of(path, &files));
@@ -37,7 +37,8 @@ impl Imports {
         Self { files, edges }
     }
 
-    /// The strongly connected components of more than one file (Tarjan, Depth-First Search and Linear Graph Algorithms).
+    /// Returns the strongly connected components of more than one file (Tarjan, Depth-First Search and Linear Graph
+    /// Algorithms).
     pub(crate) fn circles(&self) -> Vec<Vec<&Path>> {
         let mut search = Search::new(self);
         for module in self.files.keys() {
@@ -89,7 +90,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// The module of a file below `src`; `None` for tests and programs' beginnings.
+/// Returns the module of a file below `src`; `None` for tests and `main`.
 fn module(path: &Path) -> Option<Module> {
     let mut module: Module = path.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
     if module.iter().any(|part| matches!(part.as_str(), "tests" | "bin")) || module == ["main"] {
@@ -101,19 +102,20 @@ fn module(path: &Path) -> Option<Module> {
     Some(module)
 }
 
-/// The file in which the longest known part of a path lies. The crate's root is none: it only declares.
+/// Returns the module of the file that has the longest known prefix of a path. The crate's root does not count, since
+/// it only declares modules.
 fn file_of(path: &[String], files: &BTreeMap<Module, PathBuf>) -> Option<Module> {
     (1..=path.len()).rev().map(|length| path[..length].to_vec()).find(|part| files.contains_key(part))
 }
 
-/// The paths of a file that begin in its own crate.
+/// The visitor that collects a file's paths into its own crate.
 struct Paths {
     module: Module,
     found: BTreeSet<Module>,
 }
 
 impl Paths {
-    /// Keeps a path from the crate's root.
+    /// Adds a path that begins with `crate`, `self` or `super`, relative to the crate's root.
     fn take(&mut self, path: &[String]) {
         let mut from = match path.first().map(String::as_str) {
             Some("crate") => Vec::new(),
@@ -175,7 +177,7 @@ fn files_of_a_room_need_each_other_in_one_direction() {
         })
         .collect();
     println!("FIGURE import_circles {}", circles.len());
-    super::assert_none("files that need each other in a circle", &circles);
+    super::assert_none("files that import each other in a cycle", &circles);
 }
 
 #[test]
@@ -190,7 +192,7 @@ fn a_circle_is_found_through_use_lines_paths_and_groups() {
     assert_eq!(circle_of(&[one("use crate::{c::C, b::two::Two};"), two.clone(), file("c.rs", "")]), [2]);
     assert_eq!(circle_of(&[one("fn f() { crate::b::two::f(); }"), two.clone()]), [2]);
     assert_eq!(circle_of(&[one("use crate::b; fn f() {}"), two.clone(), file("b/mod.rs", "mod two;")]), [0; 0]);
-    // A circle of tests is none.
+    // A cycle through tests does not count.
     assert_eq!(circle_of(&[one("#[cfg(test)]\nmod tests { use crate::b::two::Two; }"), two]), [0; 0]);
     let three = [one("use crate::b::B;"), file("b.rs", "use crate::c::C;"), file("c.rs", "use crate::a::A;")];
     assert_eq!(circle_of(&three), [3]);

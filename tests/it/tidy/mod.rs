@@ -1,4 +1,4 @@
-//! The source code's form, as tests: circles of imports, sizes, words, headers, one home for SQL.
+//! Tests of the source code's form: import cycles, sizes, words, file headers, SQL in one crate.
 
 mod circles;
 mod sizes;
@@ -27,12 +27,12 @@ const ROOMS: [&str; 16] = [
     "cli",
     "tests",
 ];
-/// The repository's root.
+/// Returns the repository's root.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The path and text of every Rust file.
+/// Returns the path and the text of every Rust file.
 pub(crate) fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = ROOMS.iter().map(|room| root().join(room)).collect();
@@ -49,7 +49,7 @@ pub(crate) fn sources() -> Vec<(PathBuf, String)> {
     found
 }
 
-/// What stands before the tests at a file's end.
+/// Returns a file's text without the test module at its end.
 fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
 }
@@ -76,17 +76,17 @@ fn sql_lives_in_store_and_is_never_built_from_text() {
         .filter(|(path, text)| {
             let home = path.components().any(|c| c.as_os_str() == "store");
             let queries = without_tests(text).contains("sqlx::query");
-            // The one text that is put together: a transaction's beginning, around a UUID, for one round trip less.
+            // The only composed SQL: the beginning of a transaction, with a UUID, which saves a round trip.
             let built = text.contains("AssertSqlSafe") && !path.ends_with("store/src/db.rs");
             (queries && !home) || built
         })
         .map(|(path, _)| path.display().to_string())
         .collect();
-    assert_none("SQL outside of store, or built from text", &misplaced);
+    assert_none("SQL outside of store, or composed SQL", &misplaced);
 }
 
-/// A task that holds a connection of the pool and waits for another one can stall everybody: whoever needs one goes
-/// through `store::db`, which refuses a second one wherever assertions are compiled in.
+/// Checks that connections are acquired only through `store::db`, which refuses a second one if assertions are compiled
+/// in: a task that holds a connection of the pool and waits for another one can deadlock all tasks.
 #[test]
 fn attack_a05_connections_are_taken_in_one_place() {
     const WAYS: [&str; 4] = ["pool.acquire(", "pool.begin", "db.acquire(", "db.begin"];
@@ -116,8 +116,8 @@ fn lints_are_expected_with_a_reason_never_allowed() {
     assert_none("#[allow]", &allowed);
 }
 
-/// A reader of standard output or error that has gone makes these panic, and one that stands still makes them wait.
-/// Programs log (`attune_process::log`) or print by `cli/src/output.rs`.
+/// Checks that programs log by `attune_process::log` or print by `cli/src/output.rs`: `print!` and the like panic if
+/// the reader of stdout or stderr has exited, and block if it stalls.
 #[test]
 fn attack_a27_no_program_prints_where_a_reader_may_be_gone() {
     let printing: Vec<String> = sources()

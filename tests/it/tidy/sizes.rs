@@ -1,16 +1,16 @@
-//! Lengths of functions and files, without those of tests, and files side by side.
+//! The lengths of functions and files, except those of tests, and the number of files in a folder.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use syn::{spanned::Spanned, visit::Visit};
 
-/// A function: its name, and its lines from the signature to the closing brace.
+/// A function's name and its number of lines, from the signature to the closing brace.
 struct Function {
     name: String,
     lines: usize,
 }
 
-/// The functions of a file that have a body.
+/// Returns the functions of a file that have a body.
 fn functions(file: &syn::File) -> Vec<Function> {
     let mut found = Functions(Vec::new());
     found.visit_file(file);
@@ -51,20 +51,20 @@ impl<'a> Visit<'a> for Functions {
     }
 }
 
-/// Lines of a file before its tests.
+/// The maximum number of lines of a file, without its tests.
 const MAX_FILE_LINES: usize = 500;
-/// Lines of a function.
+/// The maximum number of lines of a function.
 const MAX_FUNCTION_LINES: usize = 68;
-/// Lines of half of all functions.
+/// The maximum of the median number of lines of all functions.
 const MEDIAN_FUNCTION_LINES: usize = 12;
-/// Lines of nine in ten files.
+/// The maximum of the 90th percentile of the number of lines of all files.
 const P90_FILE_LINES: usize = 300;
-/// Files side by side.
+/// The maximum number of files in a folder.
 const MAX_FOLDER: usize = 25;
-/// Files of the source code with `unsafe`: the calls into C, and the thread pool that runs them.
+/// The number of files with `unsafe` code: the calls into C, and the thread pool that runs them.
 const UNSAFE_FILES: usize = 2;
 
-/// The sources without those of tests.
+/// Returns the source files, except those of tests.
 fn product() -> Vec<(PathBuf, String)> {
     let is_product = |path: &PathBuf| {
         let within = path.strip_prefix(super::root()).unwrap();

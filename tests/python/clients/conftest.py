@@ -1,7 +1,7 @@
-"""Clients that wrap OpenAI's, as they come from PyPI, against a running Attune; address and key come from the environment.
+"""Clients that wrap OpenAI's, unmodified, against a running Attune; address and key come from the environment.
 
-`ATTUNE_ROWS` is a JSONL file of chats that teach one answer, `ATTUNE_ANSWER`. Nothing of a client is patched. The models
-have random weights, so only what the platform enforces can be right: schemas and calls that must be kept.
+`ATTUNE_ROWS` is a JSONL file of chats whose answer is always `ATTUNE_ANSWER`. No client is patched. The models have
+random weights, so only what the platform enforces can be checked: schemas and required calls.
 """
 import os
 import pathlib
@@ -11,7 +11,7 @@ import openai
 import pydantic
 import pytest
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else litellm asks GitHub for prices when it is imported
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else litellm fetches prices from GitHub on import
 
 ROWS = pathlib.Path(os.environ["ATTUNE_ROWS"])
 ANSWER = os.environ["ATTUNE_ANSWER"]
@@ -30,7 +30,7 @@ class Ticket(pydantic.BaseModel):
 
 @pytest.fixture(scope="session")
 def tuned():
-    """A tuned model's name: whatever is asked, it says `ATTUNE_ANSWER`."""
+    """Returns the name of a fine-tuned model that always answers `ATTUNE_ANSWER`."""
     client = openai.OpenAI()
     file = client.files.create(file=ROWS.open("rb"), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(

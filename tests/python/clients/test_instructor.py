@@ -1,4 +1,4 @@
-"""instructor: pydantic models as answers, by each way that it has for OpenAI's protocol."""
+"""instructor: pydantic models as answers, in each of its modes for OpenAI's protocol."""
 import asyncio
 
 import instructor

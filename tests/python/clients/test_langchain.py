@@ -1,4 +1,4 @@
-"""langchain-openai: a chat model in LangChain's interfaces. It finds address and key in the environment."""
+"""langchain-openai: a chat model in LangChain's interfaces. It reads address and key from the environment."""
 import asyncio
 
 import openai

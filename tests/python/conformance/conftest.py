@@ -1,7 +1,7 @@
 """The official Python client against a running Attune; address and key come from the environment.
 
-`ATTUNE_ROWS` is a JSONL file of chats that teach one answer, `ATTUNE_ANSWER`. Every assertion is on the client's own
-typed results: what does not fit its types is an error even where the value looks right.
+`ATTUNE_ROWS` is a JSONL file of chats whose answer is always `ATTUNE_ANSWER`. Every assertion is on the client's own
+typed results: a value that does not match its type is an error even if it looks right.
 """
 import os
 import pathlib
@@ -17,7 +17,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 
 @pytest.fixture(scope="session")
 def client():
-    # No second attempt: what fails once has failed.
+    # No retries: a request that fails once has failed.
     return openai.OpenAI(max_retries=0)
 
 
@@ -37,7 +37,7 @@ def training_file(client):
 
 
 def until(what, wanted, seconds=180):
-    """Asks `what()` again until `wanted` holds of it, and gives it."""
+    """Calls `what()` until `wanted` returns true for its result, and returns the result."""
     deadline = time.time() + seconds
     while not wanted(found := what()):
         assert time.time() < deadline, found
@@ -51,7 +51,7 @@ def ended(client, job_id):
 
 @pytest.fixture(scope="session")
 def tuned(client, training_file):
-    """A job that has succeeded; its model gives ANSWER to any question."""
+    """Returns a job that has succeeded; its model always answers ANSWER."""
     job = client.fine_tuning.jobs.create(
         model="tiny", training_file=training_file.id, validation_file=training_file.id, seed=7, suffix="client",
         metadata={"team": "tests"},
@@ -63,7 +63,7 @@ def tuned(client, training_file):
 
 
 def refused(kind, param, call):
-    """The call is refused with an error of this kind that names `param`; gives its message."""
+    """Checks that the call is refused with an error of this kind that names `param`; returns its message."""
     with pytest.raises(kind) as caught:
         call()
     assert caught.value.param == param, (caught.value.param, caught.value.message)

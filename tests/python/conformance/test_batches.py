@@ -1,4 +1,4 @@
-"""Batches: rows that are answered later, each by the model that it names."""
+"""Batches: rows that are processed asynchronously, each by the model that it names."""
 import json
 
 import openai

@@ -74,7 +74,7 @@ def test_a_schema_is_kept_while_decoding(client):
         "name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 99},
         "tags": {"type": "array", "maxItems": 2, "items": {"enum": ["a", "b"]}}}}
     form = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": schema}}
-    for seed in range(3):  # an untrained model at a high temperature says anything that it is allowed to
+    for seed in range(3):  # an untrained model at a high temperature generates any allowed token
         said = client.chat.completions.create(model="tiny", messages=ASK, seed=seed, temperature=1.5, max_tokens=200,
                                               response_format=form).choices[0]
         assert said.finish_reason == "stop", said

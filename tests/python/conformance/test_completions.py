@@ -23,7 +23,7 @@ def test_echo_and_logprobs(client):
     said = client.completions.create(model="tiny", prompt="once", max_tokens=4, temperature=0, echo=True, logprobs=2)
     choice = said.choices[0]
     assert choice.text.startswith("once"), choice
-    # What is no whole character of its own is written as its bytes.
+    # A token that is not a whole character is written as its bytes.
     assert "".join(choice.logprobs.tokens).startswith("once") and choice.logprobs.text_offset[3] == 3, choice
     assert choice.logprobs.token_logprobs[0] is None and choice.logprobs.text_offset[0] == 0, choice
     assert all(p <= 0 for p in choice.logprobs.token_logprobs[1:]), choice

@@ -46,7 +46,7 @@ def test_an_upload_comes_in_parts(client, rows):
                                    purpose="fine-tune")
     assert upload.object == "upload" and upload.status == "pending" and upload.expires_at > upload.created_at, upload
     half = len(content) // 2
-    # They may come in any order; the last call says which is which.
+    # Parts may be uploaded in any order; the final call states the order.
     last = client.uploads.parts.create(upload.id, data=content[half:])
     first = client.uploads.parts.create(upload.id, data=content[:half])
     assert first.object == "upload.part" and first.upload_id == upload.id, first

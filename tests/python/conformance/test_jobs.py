@@ -1,4 +1,4 @@
-"""Fine-tuning jobs, their events, checkpoints and results; the models that they give."""
+"""Fine-tuning jobs, their events, checkpoints and result files, and their models."""
 import csv
 import io
 
@@ -98,7 +98,7 @@ def test_a_checkpoint_can_be_lent(client, tuned):
 
 
 def until_project(client):
-    """A second project of the organization."""
+    """Creates a second project of the organization."""
     body = client.post("/organization/projects", body={"name": "lent-to"}, cast_to=object)
     return body["id"]
 

@@ -1,4 +1,4 @@
-"""Tools, with a model whose template knows them."""
+"""Tools, with a model whose template supports them."""
 import json
 
 ASK = [{"role": "user", "content": "question 5"}]

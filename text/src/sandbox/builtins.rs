@@ -1,5 +1,5 @@
-//! Filters, methods and functions of minijinja that may make far more of what they are given, or never end: each is
-//! weighed first. What they make is charged by [`super::steps`], like all that is made.
+//! Filters, methods and functions of minijinja whose result may be much larger than their arguments, or that may not
+//! terminate: the cost of each is checked first. [`super::steps`] charges their results, like all others.
 
 use minijinja::value::{Rest, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, filters, functions};
@@ -11,13 +11,13 @@ use super::{
 };
 use crate::repr;
 
-/// A width, a count or a precision that a template may ask for, at most.
+/// The maximum width, count or precision that a template may use.
 const MAX_WIDTH: i64 = 10_000;
 
-/// Filters and functions that Jinja does not have, and that no template for transformers can use.
+/// Filters and functions that Jinja does not have, so that no template for transformers uses them.
 const UNKNOWN_TO_JINJA: [&str; 2] = ["chain", "zip"];
 
-/// Puts the weighed ones in place of minijinja's own.
+/// Replaces minijinja's own filters and functions by the checked ones.
 pub(crate) fn add(environment: &mut Environment<'_>) {
     for name in UNKNOWN_TO_JINJA {
         environment.remove_filter(name);
@@ -48,7 +48,7 @@ pub(crate) fn add(environment: &mut Environment<'_>) {
         weigh_format(args.first().and_then(Value::as_str).unwrap_or_default())?;
         Value::from_function(filters::format).call(state, &args)
     });
-    // What a namespace begins with is data, as what it is given later.
+    // The initial values of a namespace must be data, like those assigned later.
     environment.add_function("namespace", |state: &State<'_, '_>, args: Rest<Value>| {
         args.iter().try_for_each(extent::check)?;
         Value::from_function(functions::namespace).call(state, &args)
@@ -56,7 +56,7 @@ pub(crate) fn add(environment: &mut Environment<'_>) {
     environment.set_unknown_method_callback(method);
 }
 
-/// Python's methods of texts, lists and dicts.
+/// Calls Python's methods of strings, lists and dicts.
 fn method(state: &State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     if let (ValueKind::String, Some(text)) = (value.kind(), value.as_str()) {
         match name {
@@ -69,7 +69,7 @@ fn method(state: &State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> R
                 weigh_replace(&all)?;
             }
             "format" => weigh_format(text)?,
-            // minijinja's own never comes to an end.
+            // minijinja's own implementation does not terminate.
             "count" if args.first().and_then(Value::as_str) == Some("") => {
                 return Ok(Value::from(text.chars().count() + 1));
             }
@@ -79,7 +79,7 @@ fn method(state: &State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> R
     unknown_method_callback(state, value, name, args)
 }
 
-/// `str(value)`.
+/// Converts a value as `str(value)`.
 fn string(value: &Value) -> Result<Value, Error> {
     if value.as_str().is_some() {
         return Ok(value.clone());
@@ -105,7 +105,7 @@ fn join(items: &Value, between: Option<Value>) -> Result<Value, Error> {
     out.finish(written).map(Value::from)
 }
 
-/// `text.replace(old, new)`: how long the result may be.
+/// Checks the length of the result of `text.replace(old, new)`.
 fn weigh_replace(args: &[Value]) -> Result<(), Error> {
     let [text, old, new, ..] = args else { return Ok(()) };
     let (Some(text), Some(old), Some(new)) = (text.as_str(), old.as_str(), new.as_str()) else { return Ok(()) };
@@ -116,7 +116,7 @@ fn weigh_replace(args: &[Value]) -> Result<(), Error> {
     meter::room((text.len() as u64).saturating_add(more.saturating_mul(text.matches(old).count() as u64)))
 }
 
-/// Refuses a format that asks for a large width or precision.
+/// Refuses a format string with a large width or precision.
 fn weigh_format(format: &str) -> Result<(), Error> {
     let digits = format.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
     for digits in digits {
@@ -125,13 +125,13 @@ fn weigh_format(format: &str) -> Result<(), Error> {
         }
         return Err(too_wide());
     }
-    // Each field may be as wide as that.
+    // Each field may have the largest width.
     let fields = format.matches(['%', '{']).count() as u64;
     let widest = format.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<u64>().ok()).max();
     meter::room(fields.saturating_mul(widest.unwrap_or(0)))
 }
 
-/// The largest number among arguments, named or not.
+/// Returns the largest number among the arguments, positional or named.
 fn largest_number(args: &[Value]) -> Result<u64, Error> {
     let mut largest = 0;
     for arg in args.iter().skip(1) {

@@ -1,4 +1,4 @@
-//! Expressions of a template, rewritten: the part of [`super::rewrite`] that decides which steps become filters.
+//! Rewriting of a template's expressions: the part of [`super::rewrite`] that decides which operations become filters.
 
 use minijinja::machinery::ast::{
     BinOp, BinOpKind, Call, CallArg, CallType, CompareOpKind, Const, Expr, Filter, IfExpr, Spanned, UnaryOpKind,
@@ -6,7 +6,7 @@ use minijinja::machinery::ast::{
 
 use super::rewrite::{Writer, Written};
 
-/// Tests that look at a value's kind alone.
+/// Tests that check a value's kind only.
 const CHEAP_TESTS: [&str; 14] = [
     "defined",
     "undefined",
@@ -24,11 +24,11 @@ const CHEAP_TESTS: [&str; 14] = [
     "divisibleby",
 ];
 
-/// Functions whose result is small, or is walked step by step.
+/// Functions whose result is small, or is iterated step by step.
 const CHEAP_FUNCTIONS: [&str; 5] = ["range", "namespace", "raise_exception", "loop", "super"];
 
 impl<'s> Writer<'s> {
-    /// An expression that an attribute, an index or a call may follow.
+    /// Writes an expression that an attribute, an index or a call may follow.
     fn atom(&mut self, expression: &Expr<'s>) -> Written {
         if is_chain(expression) {
             self.put("(");
@@ -119,7 +119,7 @@ impl<'s> Writer<'s> {
         Ok(())
     }
 
-    /// A list or a dict.
+    /// Writes a list or a dict.
     fn collection(&mut self, expression: &Expr<'s>) -> Written {
         match expression {
             Expr::List(list) => {
@@ -146,7 +146,7 @@ impl<'s> Writer<'s> {
         Ok(())
     }
 
-    /// A literal, as its author wrote it.
+    /// Writes a literal as in the source.
     fn constant(&mut self, constant: &Spanned<Const>) -> Written {
         let span = constant.span();
         let text = self.source.get(span.start_offset as usize..span.end_offset as usize);
@@ -176,7 +176,8 @@ impl<'s> Writer<'s> {
         Ok(())
     }
 
-    /// Operands of one operator in a row share their brackets: the parser takes brackets within brackets for nesting.
+    /// Writes the operands of a chain of the same operator within one pair of parentheses: the parser counts nested
+    /// parentheses as nesting.
     fn operands(&mut self, operation: &BinOp<'s>) -> Written {
         match &operation.left {
             Expr::BinOp(left) if is_logic(left.op) && operator(left.op) == operator(operation.op) => {
@@ -241,12 +242,12 @@ impl<'s> Writer<'s> {
     }
 }
 
-/// Whether an expression is written with a filter at its end.
+/// Returns whether an expression is written with a filter at its end.
 fn is_chain(expression: &Expr<'_>) -> bool {
     match expression {
         Expr::Var(_) | Expr::Const(_) | Expr::GetAttr(_) | Expr::UnaryOp(_) | Expr::IfExpr(_) => false,
         Expr::Slice(_) | Expr::Filter(_) | Expr::Compare(_) => true,
-        // The key of a dict, or one of the first items.
+        // The key of a dict, or an index up to 1000, is cheap.
         Expr::GetItem(item) => match &item.subscript_expr {
             Expr::Const(key) => key.value.as_str().is_none() && key.value.as_usize().is_none_or(|index| index > 1000),
             _ => true,

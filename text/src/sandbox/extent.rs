@@ -1,26 +1,27 @@
-//! How large a value is when all of it is written out, and how deep. A list of ten that holds the same list of ten, and
-//! so on, is small in memory; but whoever prints, compares or sorts it walks all of it, and its end is dropped one stack
-//! frame a level. So no value that a template makes may be larger or deeper than the bounds here.
+//! Limits for the expanded size and the depth of a value. A list of ten references to one list of ten, and so on, is
+//! small in memory; but printing, comparing or sorting it visits every item of the expansion, and dropping it uses one
+//! stack frame per level. So no value that a template creates may exceed the limits here.
 
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
-/// Levels of lists and dicts within each other, at most; JSON of a request has no more than 128.
+/// The maximum nesting depth of lists and dicts; the JSON of a request has at most 128 levels.
 const MAX_DEPTH: usize = 140;
 
-/// Bytes of a value that is written out, at most.
+/// The maximum size of a value's expansion, in bytes.
 const MAX_EXTENT_BYTES: u64 = 32 << 20;
 
-/// What an item takes besides its text.
+/// The size that is counted for an item in addition to its text, in bytes.
 pub(crate) const ITEM_BYTES: u64 = 32;
 
-/// Fails if the value, written out, is too large or too deep, or holds what is not data (a namespace may grow later).
+/// Returns an error if the value is too large or too deep, or contains a value that is not data (a namespace may grow
+/// later).
 pub(crate) fn check(value: &Value) -> Result<(), Error> {
     walk(value, 0, &mut 0)
 }
 
-/// As [`check`], and the value itself must be data: what a namespace holds could hold the namespace, and what holds
-/// itself is never freed.
+/// Checks a value as [`check`] does, and requires that the value itself is data: a namespace within a namespace could
+/// contain itself, and a cycle is never freed.
 pub(crate) fn check_data(value: &Value) -> Result<(), Error> {
     refuse_objects(value)?;
     check(value)
@@ -43,10 +44,10 @@ fn walk(value: &Value, depth: usize, total: &mut u64) -> Result<(), Error> {
     }
     *total += ITEM_BYTES + value.as_str().map_or(0, str::len) as u64;
     if *total > MAX_EXTENT_BYTES {
-        return Err(refused("it makes a list or dict that is too large"));
+        return Err(refused("it creates a list or dict that is too large"));
     }
     if depth > MAX_DEPTH {
-        return Err(refused("it makes a list or dict that is nested too deep"));
+        return Err(refused("it creates a list or dict that is nested too deep"));
     }
     match value.kind() {
         ValueKind::Seq | ValueKind::Iterable => {

@@ -1,5 +1,5 @@
-//! What one rendering may use: bytes that it produces, printed or not, and time. A rendering runs on one thread, so its
-//! meter is that thread's.
+//! Limits of one rendering: the bytes that it produces, printed or not, and its time. A rendering runs on one thread,
+//! so its meter is thread-local.
 
 use std::cell::RefCell;
 use std::io;
@@ -7,49 +7,50 @@ use std::time::{Duration, Instant};
 
 use minijinja::{Error, ErrorKind};
 
-/// Bytes that a rendering may print whatever it is given: a preamble, a list of tools.
+/// Bytes that a rendering may print in addition to its input, for a preamble or a list of tools.
 const OUTPUT_BASE_BYTES: u64 = 256 << 10;
 
-/// Bytes that it may print for each byte that it is given, at most.
+/// Bytes that it may print for each byte of its input.
 const OUTPUT_PER_BYTE: u64 = 2;
 
-/// Bytes that it may print for each message besides: the names of roles and the marks around them.
+/// Bytes that it may print in addition for each message, for role names and their markers.
 const OUTPUT_PER_MESSAGE_BYTES: u64 = 1 << 10;
 
-/// Bytes that a rendering may print, whatever it is given.
+/// The maximum number of bytes that a rendering may print, for any input.
 const MAX_OUTPUT_BYTES: u64 = 16 << 20;
 
-/// Bytes that a rendering may produce on its way (each step of a concatenation counts) for each byte that it may print.
+/// Bytes of intermediate results that a rendering may produce (each step of a concatenation counts) for each byte that
+/// it may print.
 const WORK_PER_OUTPUT_BYTE: u64 = 16;
 
-/// Bytes that a rendering may produce on its way, whatever it is given.
+/// The maximum number of bytes of intermediate results, for any input.
 const MAX_WORK_BYTES: u64 = 64 << 20;
 
-/// How long a rendering may take.
+/// The maximum time of a rendering.
 const MAX_RENDER_TIME: Duration = Duration::from_secs(10);
 
 thread_local! {
     static METER: RefCell<Option<Meter>> = const { RefCell::new(None) };
 }
 
-/// What a rendering may still use.
+/// The remaining budget of a rendering.
 #[derive(Debug, Clone, Copy)]
 struct Meter {
     bytes: u64,
     until: Instant,
 }
 
-/// Bounds of one rendering.
+/// The limits of one rendering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allowance {
-    /// Bytes printed, at most.
+    /// The maximum number of bytes printed.
     pub(crate) output: u64,
-    /// Bytes produced on the way, at most.
+    /// The maximum number of bytes of intermediate results.
     pub(crate) work: u64,
 }
 
 impl Allowance {
-    /// The bounds of a rendering that is given so much.
+    /// Returns the limits of a rendering with this input.
     pub(crate) fn of(input_bytes: usize, messages: usize) -> Self {
         let (bytes, messages) = (input_bytes as u64, messages as u64);
         let output = OUTPUT_BASE_BYTES
@@ -60,7 +61,7 @@ impl Allowance {
     }
 }
 
-/// A rendering on this thread; when it is dropped, the thread's meter is gone.
+/// Guard for a rendering on this thread; dropping it removes the thread's meter.
 pub(crate) struct Metered(());
 
 impl Metered {
@@ -77,7 +78,7 @@ impl Drop for Metered {
     }
 }
 
-/// Fails if the time is over.
+/// Returns an error if the time limit is exceeded.
 pub(crate) fn tick() -> Result<(), Error> {
     METER.with_borrow(|held| match held {
         Some(meter) if Instant::now() > meter.until => {
@@ -87,12 +88,12 @@ pub(crate) fn tick() -> Result<(), Error> {
     })
 }
 
-/// Fails if `bytes` more are too many; takes none.
+/// Returns an error if `bytes` more would exceed the limit; charges none.
 pub(crate) fn room(bytes: u64) -> Result<(), Error> {
     if bytes > left() { Err(too_much()) } else { tick() }
 }
 
-/// Takes `bytes`.
+/// Charges `bytes`, or returns an error if a limit is exceeded.
 pub(crate) fn charge(bytes: u64) -> Result<(), Error> {
     tick()?;
     METER.with_borrow_mut(|held| match held {
@@ -105,20 +106,20 @@ pub(crate) fn charge(bytes: u64) -> Result<(), Error> {
     })
 }
 
-/// What may still be produced.
+/// Returns the number of bytes that may still be produced.
 pub(crate) fn left() -> u64 {
     METER.with_borrow(|held| held.map_or(MAX_WORK_BYTES, |meter| meter.bytes))
 }
 
 fn too_much() -> Error {
-    refused("it makes far more text than it is given".into())
+    refused("it produces far more text than its input".into())
 }
 
 fn refused(why: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, why)
 }
 
-/// What is printed, up to a bound.
+/// A buffer for printed output, with a limit.
 #[derive(Debug)]
 pub(crate) struct Printed {
     bytes: Vec<u8>,
@@ -130,7 +131,7 @@ impl Printed {
         Self { bytes: Vec::new(), most }
     }
 
-    /// Whether the bound was met.
+    /// Returns whether the limit was exceeded.
     pub(crate) fn is_full(&self) -> bool {
         self.most == 0
     }
@@ -155,12 +156,12 @@ impl io::Write for Printed {
     }
 }
 
-/// The sentence for a rendering that prints too much.
+/// Returns the message for a rendering that prints too much.
 pub(crate) fn prints_too_much(allowance: Allowance, input_bytes: usize) -> String {
     format!("it prints more than {} bytes for {input_bytes} bytes of messages and tools", allowance.output)
 }
 
-/// A string that is built within the meter: what is written to it is charged.
+/// A string builder that charges the meter for what is written to it.
 #[derive(Debug, Default)]
 pub(crate) struct Built {
     pub(crate) text: String,
@@ -168,12 +169,12 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// The text, or why it could not be built.
+    /// Returns the text, or the error that stopped it.
     pub(crate) fn finish(self, written: std::fmt::Result) -> Result<String, Error> {
         self.finish_with(written.map_err(Error::from))
     }
 
-    /// As [`Self::finish`], where the writer has errors of its own.
+    /// Returns the text as [`Self::finish`] does, for a writer with its own errors.
     pub(crate) fn finish_with(self, written: Result<(), Error>) -> Result<String, Error> {
         match self.failed {
             Some(error) => Err(error),

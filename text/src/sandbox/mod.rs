@@ -1,24 +1,24 @@
-//! What keeps a stranger's template within bounds. minijinja counts steps and nothing else: a single step may build a
-//! gigabyte (`'a' * n`, `x ~ x`, `'%999999999d' | format(1)`), compare or print a list that holds itself two to the
-//! sixtieth times over, or loop for ever (`'a'.count('')`).
+//! The sandbox of untrusted chat templates. minijinja only limits the number of steps: a single step may build a
+//! gigabyte (`'a' * n`, `x ~ x`, `'%999999999d' | format(1)`), compare or print a list that contains itself 2^60 times,
+//! or never terminate (`'a'.count('')`).
 //!
-//! [`rewrite`] turns a template's source into one in which every such step is a filter of ours; [`steps`] are those
-//! filters; [`meter`] is what they draw on. Read in this order.
+//! [`rewrite`] turns a template's source into one in which every such step is one of our filters; [`steps`] has those
+//! filters; [`meter`] has their budget. The modules are in reading order.
 
-/// What one rendering may use.
+/// The limits of one rendering.
 pub(crate) mod meter;
 
-/// Values measured: how large they are written out, and how deep.
+/// The limits of values: expanded size and depth.
 pub(crate) mod extent;
 
-/// The source of a template, rewritten.
+/// Rewriting of a template's source.
 pub(crate) mod rewrite;
 
-/// Its expressions.
+/// Rewriting of its expressions.
 mod expressions;
 
-/// The filters that a rewritten source calls.
+/// The filters in rewritten templates.
 pub(crate) mod steps;
 
-/// Filters, methods and functions of minijinja whose result may be much larger than what they are given.
+/// Filters, methods and functions of minijinja whose result may be much larger than their arguments.
 pub(crate) mod builtins;

@@ -1,8 +1,8 @@
-//! A template's source, rewritten: each step whose work or result is not bounded by a step's own size becomes a filter
-//! of [`super::steps`], and raw text is printed like any other value. Nothing else changes: `a ~ b` becomes
-//! `a|__cat(b)`, and an error still names the line that its author wrote.
+//! Rewriting of a template's source: each step whose work or result is not bounded by its own size becomes a filter of
+//! [`super::steps`], and raw text is printed like any other value. Nothing else changes: `a ~ b` becomes `a|__cat(b)`,
+//! and an error still has the line number in the original source.
 //!
-//! Leans on minijinja's parser, which is behind `unstable_machinery`: hence the exact version in `Cargo.toml`.
+//! Uses minijinja's parser, which is behind `unstable_machinery`: therefore `Cargo.toml` pins the exact version.
 
 use minijinja::machinery::{
     Token, WhitespaceConfig,
@@ -12,26 +12,26 @@ use minijinja::machinery::{
 
 use crate::template_error::reason;
 
-/// Bytes of a template's source, at most. The longest of known models have 40 KiB.
+/// The maximum size of a template's source, in bytes. The longest of known models have 40 KiB.
 pub(crate) const MAX_SOURCE_BYTES: usize = 256 << 10;
 
-/// Tokens in one tag, at most: a chain of operators is walked with one stack frame for each.
+/// The maximum number of tokens in one tag: a chain of operators uses one stack frame for each.
 const MAX_TAG_TOKENS: usize = 2000;
 
-/// `elif` branches in a template, at most: the parser nests one in the other.
+/// The maximum number of `elif` branches in a template: the parser nests them.
 const MAX_ELIFS: usize = 200;
 
-/// Expressions and statements within each other, at most.
+/// The maximum nesting depth of expressions and statements.
 const MAX_NESTING: usize = 1000;
 
 /// The name of the template in its environment.
 pub(crate) const NAME: &str = "chat_template";
 
-/// Whitespace as transformers has it.
+/// Whitespace control as in transformers.
 pub(crate) const WHITESPACE: WhitespaceConfig =
     WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
 
-/// Rewrites a template. The reason of a refusal is for its author.
+/// Rewrites a template, or returns an error message for its author.
 pub(crate) fn rewrite(source: &str) -> Result<String, String> {
     check_size(source)?;
     let parsed = parse(source, NAME, Default::default(), WHITESPACE);
@@ -51,7 +51,7 @@ fn check_size(source: &str) -> Result<(), String> {
             Ok((Token::TemplateData(_) | Token::VariableStart | Token::BlockStart, _)) => tokens = 0,
             Ok((Token::Ident("elif"), _)) => elifs += 1,
             Ok(_) => tokens += 1,
-            Err(_) => break, // the parser says it better
+            Err(_) => break, // the parser reports a better error
         }
         if tokens > MAX_TAG_TOKENS {
             return Err(format!("one of its tags has more than {MAX_TAG_TOKENS} tokens"));
@@ -69,7 +69,7 @@ pub(super) type Written = Result<(), String>;
 pub(super) struct Writer<'s> {
     pub(super) source: &'s str,
     out: String,
-    /// The line of `out` that is written.
+    /// The line of `out` that is being written.
     pub(super) line: usize,
     depth: usize,
 }
@@ -79,7 +79,7 @@ impl<'s> Writer<'s> {
         self.out.push_str(text);
     }
 
-    /// Opens a tag, on the line where its author has it.
+    /// Opens a tag, on its line in the original source.
     fn open(&mut self, tag: &str, line: usize) {
         self.put(tag);
         while self.line < line {
@@ -155,13 +155,13 @@ impl<'s> Writer<'s> {
                 Ok(())
             }
             Stmt::Import(_) | Stmt::FromImport(_) | Stmt::Extends(_) | Stmt::Include(_) => {
-                Err("it includes another template, and there is none".into())
+                Err("it includes another template, which is not supported".into())
             }
             block => self.block(block),
         }
     }
 
-    /// A tag that has a body and an end.
+    /// Writes a tag with a body and an end tag.
     fn block(&mut self, block: &Stmt<'s>) -> Written {
         let (body, end) = match block {
             Stmt::WithBlock(with) => {
@@ -212,7 +212,7 @@ impl<'s> Writer<'s> {
                 self.call(&called.call)?;
                 (&called.macro_decl.body, "endcall")
             }
-            _ => return Err("it has a tag that is not known here".into()),
+            _ => return Err("it has a tag that is not supported".into()),
         };
         self.put(" %}");
         self.body(body)?;
@@ -283,7 +283,7 @@ impl<'s> Writer<'s> {
         Ok(())
     }
 
-    /// What is assigned to. Several names within others stand in brackets.
+    /// Writes the target of an assignment. Nested lists of names are in parentheses.
     fn target(&mut self, target: &Expr<'s>, within: bool) -> Written {
         match target {
             Expr::List(list) => {
@@ -306,7 +306,7 @@ impl<'s> Writer<'s> {
                 self.put(name.id);
                 Ok(())
             }
-            _ => Err("it assigns to what is no name".into()),
+            _ => Err("it assigns to an expression that is not a name".into()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The filters that a rewritten template calls where its author wrote an operator, a list, or a call.
+//! The filters that a rewritten template calls in place of an operator, a list, or a call.
 
 use std::fmt::Write;
 
@@ -21,8 +21,8 @@ pub(crate) fn add(environment: &mut Environment<'_>) {
     environment.add_filter("__mul", product);
 }
 
-/// A value that a step has made: charged for, and no longer lazy. A lazy one holds what it is made of, and a chain of
-/// them is walked with a stack frame for each.
+/// Charges for a value that a step has created, and makes it eager. A lazy value keeps its source values, and a chain
+/// of them is evaluated with a stack frame for each.
 fn kept(value: Value) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::String | ValueKind::Bytes => meter::charge(value.len().unwrap_or(0) as u64)?,
@@ -36,7 +36,7 @@ fn kept(value: Value) -> Result<Value, Error> {
     Ok(value)
 }
 
-/// A list of these items.
+/// Collects items into a list.
 fn list(items: impl Iterator<Item = Value>) -> Result<Value, Error> {
     let mut list = Vec::new();
     for item in items {
@@ -48,24 +48,24 @@ fn list(items: impl Iterator<Item = Value>) -> Result<Value, Error> {
     Ok(list)
 }
 
-/// A value of a step that makes nothing, but may take its time.
+/// Checks the time after a step that creates nothing, but may take long.
 fn timed(value: Value) -> Result<Value, Error> {
     meter::tick().map(|()| value)
 }
 
-/// A value that a namespace will hold.
+/// Checks a value that a namespace will store.
 fn stored(value: Value) -> Result<Value, Error> {
     extent::check_data(&value).map(|()| value)
 }
 
-/// `left ~ right`: both as Python prints them.
+/// Concatenates as `left ~ right`: both as Python prints them.
 fn concat(left: &Value, right: &Value) -> Result<Value, Error> {
     let mut out = Built::default();
     let written = repr::write(&mut out, left).and_then(|()| repr::write(&mut out, right));
     out.finish(written).map(Value::from)
 }
 
-/// `left + right`.
+/// Adds as `left + right`.
 fn sum(left: &Value, right: &Value) -> Result<Value, Error> {
     if let (Some(left), Some(right)) = (left.as_str(), right.as_str()) {
         let mut out = Built::default();
@@ -78,7 +78,7 @@ fn sum(left: &Value, right: &Value) -> Result<Value, Error> {
     number("+", (left, right), Reckoning { whole: i128::checked_add, real: |a, b| a + b })
 }
 
-/// `left * right`: of numbers, or a text or list so many times.
+/// Multiplies as `left * right`: numbers, or a text or list and a count.
 fn product(left: &Value, right: &Value) -> Result<Value, Error> {
     for (value, times) in [(left, right), (right, left)] {
         if value.as_str().is_none() && !is_list(value) {
@@ -90,7 +90,7 @@ fn product(left: &Value, right: &Value) -> Result<Value, Error> {
             meter::charge((text.len() as u64).saturating_mul(times as u64))?;
             return Ok(Value::from(text.repeat(times)));
         }
-        // A list without items would be walked in vain, however often.
+        // A list without items would be iterated for nothing, any number of times.
         let times = if value.len() == Some(0) { 0 } else { times };
         let once: Vec<Value> = value.try_iter()?.collect();
         return list((0..times).flat_map(|_| once.iter().cloned()));
@@ -102,7 +102,7 @@ fn is_list(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
 }
 
-/// An operator on whole numbers and on others.
+/// Applies an operator to integers, or to other values.
 struct Reckoning {
     whole: fn(i128, i128) -> Option<i128>,
     real: fn(f64, f64) -> f64,
@@ -112,9 +112,9 @@ fn number(sign: &str, (left, right): (&Value, &Value), operator: Reckoning) -> R
     let Reckoning { whole, real } = operator;
     let refused = || {
         let (left, right) = (left.kind(), right.kind());
-        Error::new(ErrorKind::InvalidOperation, format!("'{sign}' is not for {left} and {right}"))
+        Error::new(ErrorKind::InvalidOperation, format!("'{sign}' does not support {left} and {right}"))
     };
-    // Python counts with True and False.
+    // In Python, True and False are numbers.
     let is_whole = |value: &Value| value.is_integer() || value.kind() == ValueKind::Bool;
     if is_whole(left) && is_whole(right) {
         let (left, right) = (as_whole(left)?, as_whole(right)?);

@@ -1,4 +1,4 @@
-//! What a stranger's template may do: how much it may print and make, how long it may take, and how it may be written.
+//! Limits of an untrusted chat template: its output and memory, its time, and its source.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -20,14 +20,14 @@ fn render(source: &str) -> Result<String, String> {
     template.render(&[Turn::new("user", "Hi")], false, AT).map_err(|e| e.to_string())
 }
 
-/// The most memory that this process ever had, in bytes.
+/// Returns the peak memory of this process, in bytes.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
-/// Each must be refused, quickly and in little memory.
+/// Checks that each template is refused, quickly and with little memory.
 fn all_refused(bombs: &[&str]) {
     for bomb in bombs {
         let (before, begun) = (peak_memory(), Instant::now());
@@ -56,8 +56,10 @@ fn attack_a03_a_template_that_makes_much_and_prints_nothing_is_stopped() {
     all_refused(&[
         "{{ ('a' * 100000000) | length }}",
         "{% if ('a' * 100000000) in ['b'] %}{% endif %}",
-        "{% set n = namespace(x='aaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x | length }}",
-        "{% set n = namespace(x='aaaa') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x | length }}",
+        "{% set n = namespace(x='aaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}\
+         {{ n.x | length }}",
+        "{% set n = namespace(x='aaaa') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}\
+         {{ n.x | length }}",
         "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x | length }}",
         "{{ ([1] * 1000000000) | length }}",
         "{{ '%999999999d' | format(1) | length }}",
@@ -73,7 +75,8 @@ fn attack_a03_a_template_that_makes_much_and_prints_nothing_is_stopped() {
         "{{ [1] | slice(1000000000) | list | length }}",
         "{% set n = namespace(l=[]) %}{% for i in range(100000) %}{% set t %}{{ 'a' * 1000 }}{% endset %}\
          {% set n.l = n.l + [t] %}{% endfor %}",
-        "{% set n = namespace(l=[]) %}{% for i in range(100000) %}{% set n.l = n.l + [messages[0].content * 10000] %}{% endfor %}",
+        "{% set n = namespace(l=[]) %}{% for i in range(100000) %}\
+         {% set n.l = n.l + [messages[0].content * 10000] %}{% endfor %}",
         "{{ strftime_now('%A' * 1000000) | length }}",
     ]);
 }
@@ -88,13 +91,13 @@ fn attack_a03_a_value_that_is_larger_written_out_than_in_memory_is_stopped() {
         "{% set n = namespace(x=[]) %}{% for i in range(100000) %}{% set n.x = [n.x] %}{% endfor %}",
         "{% set n = namespace(x={}) %}{% for i in range(100000) %}{% set n.x = {'k': n.x} %}{% endfor %}",
         "{% set n = namespace(x=[1, 2]) %}{% set n.x = [[1] * 2000] * 2000 %}{{ n.x | tojson(indent=64) | length }}",
-        // What holds itself is never freed.
+        // A value that contains itself would never be freed.
         "{% set n = namespace() %}{% set n.me = n %}",
         "{% set n = namespace() %}{% set n.me = [n] %}",
         "{% set n = namespace() %}{% for m in [n] %}{% set m.me = loop %}{% endfor %}",
         "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(0) }}",
     ]);
-    // A chain of slices is no chain: each is made whole.
+    // A chain of slices is not nested: each slice is evaluated.
     let chain =
         "{% set n = namespace(x=[1, 2]) %}{% for i in range(50000) %}{% set n.x = n.x[0:] %}{% endfor %}{{ n.x }}";
     assert_eq!(render(chain).unwrap(), "[1, 2]");
@@ -165,7 +168,7 @@ fn attack_a08_a_chat_of_many_long_answers_is_refused_before_it_costs_much() {
     let refused = chatml().encode_row(&chat(2046, 500), Learnt::Answers, DAY).unwrap_err();
     assert!(matches!(refused, EncodeError::TooMuchWork { messages: 2046, .. }), "{refused}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    // Its answers need not be found if all is learnt.
+    // The answers need not be located if everything is trained.
     assert!(chatml().encode_row(&chat(2046, 500), Learnt::All, DAY).is_ok());
     assert!(chatml().encode_row(&chat(2046, 2), Learnt::Answers, DAY).is_ok());
 }

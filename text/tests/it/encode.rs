@@ -1,4 +1,4 @@
-//! Rows to ids and masks, and ids back to text.
+//! Encoding of rows to IDs and masks, and decoding of IDs to text.
 
 use std::collections::BTreeMap;
 
@@ -79,20 +79,21 @@ fn an_answer_that_is_never_ended_is_refused() {
     let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": endless}));
     let row = chat(&[(U, "a"), (A, "b"), (U, "c"), (A, "d")]);
     let refused = model.encode_row(&row, Learnt::Answers, DAY).unwrap_err().to_string();
-    assert!(refused.starts_with("messages[1]: the chat template puts no token that ends a turn behind"), "{refused}");
+    assert!(refused.starts_with("messages[1]: the chat template puts no token that ends a turn after"), "{refused}");
     assert!(refused.contains("the model knows <|end|>, <|im_end|>") && refused.contains("never learn to stop"));
     assert!(matches!(model.encode_row(&row, Learnt::All, DAY), Err(EncodeError::Endless { message: 3, .. })));
 
-    // Ended at the end of the chat alone: the answer on the way would be learnt without an end.
-    let last = "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token if loop.last else '\n' }}{% endfor %}\
-                {% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
+    // Only the end of the chat has a stop token: the first answer would be trained without one.
+    let last = "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token if loop.last else '\n' }}\
+                {% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
     let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": last}));
     assert!(
         model.encode_row(&chat(&[(U, "a"), (A, "b")]), Learnt::Answers, DAY).is_err(),
         "the prompt ends in one, too"
     );
-    let turns = "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token if m.role == 'assistant' else '\n' }}\
-                 {% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
+    let turns = "{% for m in messages %}{{ m.role + ': ' + m.content }}\
+                 {{ eos_token if m.role == 'assistant' else '\n' }}{% endfor %}\
+                 {% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
     let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": turns}));
     assert_eq!(trained_text(&model, &row), ["b<|end|>", "d<|end|>"]);
 }
@@ -166,7 +167,8 @@ fn an_answer_that_changes_the_tokens_before_it_is_refused() {
 
 #[test]
 fn an_answer_that_is_rendered_differently_later_is_refused() {
-    let forgets = "{% for m in messages %}{{ m.role + ':' + (m.content if loop.last else m.content[:1]) + '<|im_end|>\n' }}\
+    let forgets = "{% for m in messages %}\
+                   {{ m.role + ':' + (m.content if loop.last else m.content[:1]) + '<|im_end|>\n' }}\
                    {% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}";
     let model = model_with(&json!({"eos_token": "<|end|>", "chat_template": forgets}));
     let row = chat(&[(U, "a"), (A, "bbb"), (U, "c"), (A, "ddd")]);
@@ -311,7 +313,8 @@ fn special_tokens_have_no_text() {
     assert_eq!(streamed(chatml().tokenizer(), &[1, END, 2]), "");
 }
 
-/// The mask by its definition: every prefix rendered and tokenised whole. `None` where one is no prefix.
+/// Computes the mask by its definition, with every prefix rendered and tokenized as a whole. `None` if one is not a
+/// prefix.
 fn mask_by_definition(model: &TextModel, messages: &[Message]) -> Option<Vec<bool>> {
     let ids = |messages: &[Message], prompt| {
         let turns: Vec<Turn<'_>> = messages.iter().map(Turn::from).collect();
@@ -333,12 +336,13 @@ const PLAIN: &str = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' 
                      {% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
 
 proptest! {
-    /// The mask's short cut at special tokens is no other mask.
+    /// The optimization that splits at special tokens gives the same mask.
     #[test]
     fn masks_are_those_of_the_definition(
-        turns in prop::collection::vec((any::<bool>(), "[ab \n<|é]{0,6}"), 1..6), template in prop::sample::select(vec![CHATML, PLAIN]),
+        turns in prop::collection::vec((any::<bool>(), "[ab \n<|é]{0,6}"), 1..6),
+        template in prop::sample::select(vec![CHATML, PLAIN]),
     ) {
-        // A line's end, alone or doubled, ends a turn too: PLAIN has nothing else.
+        // One or two newlines end a turn too: PLAIN has no other marker.
         let model = model_that_stops_at(&json!({"eos_token": "<|end|>", "chat_template": template}), &[0, 2, 14, 260]);
         let mut messages: Vec<_> =
             turns.into_iter().map(|(user, text)| Message::new(if user { U } else { A }, text)).collect();
@@ -348,8 +352,8 @@ proptest! {
         prop_assert_eq!(found, wanted);
     }
 
-    /// Any ids, also those that no text gives, have the same text streamed and whole: the bytes of the tokens, with U+FFFD
-    /// for those that are no character. No letter is lost.
+    /// Any IDs, including those that no text encodes to, decode to the same text streamed and whole: the bytes of the
+    /// tokens, with U+FFFD for invalid UTF-8. No character is lost.
     #[test]
     fn case_02_any_ids_have_the_same_text_streamed_and_whole(ids in prop::collection::vec(0u32..262, 0..40)) {
         for json in [byte_level(), sentencepiece()] {
@@ -358,7 +362,8 @@ proptest! {
             let mut bytes: Vec<u8> = Vec::new();
             for (at, id) in ids.iter().filter(of_text).enumerate() {
                 let added = tokenizer.token_bytes(*id).unwrap();
-                // Sentencepiece leaves out the space of a word at the very beginning of a text, and keeps one that is a byte.
+                // Sentencepiece strips the space of a word at the very beginning of a text, but not a space that is a
+                // byte token.
                 let is_word = tokenizer.token_of(*id).is_some_and(|token| token.starts_with('▁'));
                 let first = at == 0 && is_word && tokenizer.prefix().unwrap() == [1];
                 bytes.extend(if first { added.strip_prefix(b" ").unwrap_or(&added) } else { &added });
@@ -369,7 +374,7 @@ proptest! {
         }
     }
 
-    /// Streamed, a text is what it is decoded whole, whichever the tokenizer.
+    /// A streamed text equals the text decoded as a whole, for both tokenizers.
     #[test]
     fn a_stream_loses_nothing(text in "[ab \n🙂éx]{0,20}") {
         for json in [byte_level(), sentencepiece()] {

@@ -1,6 +1,6 @@
-//! What needs a whole model's folder, one module a theme.
+//! Tests that need a whole model folder, one module per topic.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+#![expect(clippy::unwrap_used, reason = "tests may panic on failure")]
 
 mod bounds;
 mod encode;

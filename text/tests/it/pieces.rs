@@ -1,4 +1,4 @@
-//! The text of each token: joined it is the whole text, and no byte is lost.
+//! The text of each token: together they are the whole text, and no byte is lost.
 
 use attune_text::pieces::Piece;
 use attune_text::tokenizer::Tokenizer;
@@ -18,7 +18,7 @@ fn texts(pieces: &[Piece]) -> Vec<&str> {
     pieces.iter().map(|piece| piece.text.as_str()).collect()
 }
 
-/// The bytes that pieces stand for: escapes are read back where a piece says that it has some.
+/// Returns the bytes that pieces represent, with escapes decoded in pieces that are marked partial.
 fn bytes(pieces: &[Piece]) -> Vec<u8> {
     let mut all = Vec::new();
     for piece in pieces {

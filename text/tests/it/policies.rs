@@ -1,4 +1,4 @@
-//! What a job's policy makes of a file: rows that are too long, documents that are packed, and what is said of both.
+//! The effect of a job's policy on a file: rows that are too long, packed documents, and the messages about both.
 
 use attune_domain::dataset::{Row, RowFormat};
 use attune_domain::spec::{Method, OverLength, WrongFormat};
@@ -19,7 +19,7 @@ fn pretraining(over_length: OverLength, max_length: u32) -> RowPolicy {
     RowPolicy { method: Method::ContinuedPretraining, ..policy(over_length, max_length) }
 }
 
-/// The file in pieces of `chunk` bytes.
+/// Reads the file in chunks of `chunk` bytes.
 fn read_in(
     model: &TextModel,
     policy: RowPolicy,
@@ -39,12 +39,12 @@ fn read(policy: RowPolicy, file: &str) -> Result<(Vec<TrainRow>, Tally), RowsErr
     read_in(&chatml(), policy, file, 7)
 }
 
-/// A row of `prompt + completion + 1` tokens, the last `completion + 1` of them trained.
+/// Returns a row of `prompt + completion + 1` tokens, the last `completion + 1` of them trained.
 fn completion(prompt: usize, completion: usize) -> String {
     json!({"prompt": "p".repeat(prompt), "completion": "c".repeat(completion)}).to_string() + "\n"
 }
 
-/// A row of `tokens` tokens, all but the first of them trained.
+/// Returns a row of `tokens` tokens, all but the first of them trained.
 fn text(tokens: usize) -> String {
     json!({"text": "t".repeat(tokens - 1)}).to_string() + "\n"
 }
@@ -73,7 +73,7 @@ fn a_row_that_is_too_long_is_refused_with_its_line_and_tokens() {
     let refused = read(policy(OverLength::Error, 10), &file).unwrap_err();
     assert!(refused.is_length());
     let said =
-        "2 rows are longer than trainer.max_length = 10 tokens: lines 2 (22 tokens), 4 (12 tokens). Nothing is cut";
+        "2 rows are longer than trainer.max_length = 10 tokens: lines 2 (22 tokens), 4 (12 tokens). Shorten them";
     assert!(refused.to_string().starts_with(said), "{refused}");
 }
 
@@ -92,8 +92,8 @@ fn a_row_of_which_nothing_trained_would_be_left_is_a_defect() {
     let refused = read(policy(OverLength::Truncate, 5), &file).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "1 row cannot be trained on:\nline 2: the row has 10 tokens, and no token in the first 5 (trainer.max_length) is \
-         trained"
+        "1 row cannot be trained on:\nline 2: the row has 10 tokens, and no token in the first 5 (trainer.max_length) \
+         is trained"
     );
     assert!(!refused.is_length());
     let refused = read(policy(OverLength::Split, 1), &completion(1, 1)).unwrap_err();
@@ -122,7 +122,7 @@ fn a_file_of_which_every_row_is_dropped_is_refused() {
 fn a_split_row_becomes_rows_and_untrained_parts_are_left_out_and_named() {
     let file = completion(2, 1) + &completion(9, 3);
     let (rows, tally) = read(policy(OverLength::Split, 5), &file).unwrap();
-    // Tokens 0..5, 4..9, 8..13: of the first two, nothing is trained.
+    // Tokens 0..5, 4..9, 8..13: the first two parts have no trained token.
     assert_eq!(lengths(&rows), [(1, vec![4]), (2, vec![5])]);
     assert_eq!(rows[1].examples[0].trained, [false, true, true, true, true]);
     assert_eq!(tally.facts, RowFacts { rows: 2, tokens: 9, trained_tokens: 6, longest_row: 5 });
@@ -182,12 +182,12 @@ fn a_method_takes_its_own_rows_alone() {
     assert_eq!(refused, RowsError::Format(WrongFormat { method, format }));
     assert_eq!(
         refused.to_string(),
-        "method.type 'supervised' learns from chat or prompt/completion rows, and the file has text rows"
+        "method.type 'supervised' requires chat or prompt/completion rows, but the file has text rows"
     );
     let refused = read(pretraining(OverLength::Error, 50), &completion(1, 1)).unwrap_err().to_string();
     assert_eq!(
         refused,
-        "method.type 'continued_pretraining' learns from text rows, and the file has prompt/completion rows"
+        "method.type 'continued_pretraining' requires text rows, but the file has prompt/completion rows"
     );
 }
 
@@ -205,7 +205,7 @@ fn joined(parts: &[Example]) -> Vec<u32> {
 }
 
 proptest! {
-    /// Whatever is split comes to the same tokens, each of which is trained once if it was to be, and none is too long.
+    /// Split parts have the same tokens in total, each trained token is trained exactly once, and no part is too long.
     #[test]
     fn splitting_neither_loses_nor_repeats(prompt in "[a-z]{0,30}", completion in "[a-z]{1,30}", max in 2u32..40) {
         let whole = shaped(policy(OverLength::Error, 1000), &prompt, &completion).examples.remove(0);
@@ -222,7 +222,7 @@ proptest! {
         }
     }
 
-    /// Packed, every document is there once and in order, and a sequence is only begun when the last has no room.
+    /// Packed documents are complete and in order, and a new sequence only starts if the last has no space.
     #[test]
     fn packing_is_greedy_and_whole(documents in prop::collection::vec(2usize..12, 1..20), chunk in 1usize..50) {
         let file: String = documents.iter().map(|tokens| text(*tokens)).collect();

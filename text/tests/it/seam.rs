@@ -1,4 +1,5 @@
-//! The seam of prompt and completion, and of a prompt and its answer: one text, whatever the tokenizer puts before each.
+//! The boundary between prompt and completion, and between a prompt and its answer: both are one text, whatever prefix
+//! the tokenizer adds to a text.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +57,7 @@ fn case_13_an_answer_goes_on_with_its_prompt() {
     assert_eq!(prompt, [1, 262]);
     assert_eq!(streamed(Detokenizer::after(tokenizer, &prompt), &[263, 2]), " b");
     assert_eq!(streamed(Detokenizer::after(tokenizer, &prompt), &[261]), "b");
-    // Behind nothing but special tokens a text begins.
+    // After special tokens only, the text is still at its beginning.
     assert_eq!(streamed(Detokenizer::after(tokenizer, &[1]), &[263]), "b");
     assert_eq!(streamed(Detokenizer::new(tokenizer), &[263]), "b");
     assert_eq!(tokenizer.token_bytes(263).unwrap(), b" b");
@@ -67,7 +68,7 @@ fn case_13_an_answer_goes_on_with_its_prompt() {
 }
 
 proptest! {
-    /// A row's tokens are those of its one text, and what is learnt is the completion: cut at any place, to the letter.
+    /// A row's tokens are those of its concatenated text, and exactly the completion is trained, for any split point.
     #[test]
     fn a_row_cut_anywhere_has_the_tokens_of_its_text(text in "[ab \n🙂éx]{1,16}", at in any::<prop::sample::Index>()) {
         for tokenizer in [FIRST.to_vec(), LLAMA2.to_vec(), byte_level().to_string().into_bytes()] {
@@ -79,20 +80,24 @@ proptest! {
             let mut whole = model.encode_prompt(&text).unwrap();
             whole.extend(model.eos());
             prop_assert_eq!(&example.ids, &whole);
-            // The tokens that are not learnt are the prompt's, but for a token that reaches over the seam.
+            // The untrained tokens are the prompt's, except for a token across the boundary.
             let asked = example.trained.iter().take_while(|trained| !**trained).count();
             let learnt = model.tokenizer().decode(&example.ids[asked..]).unwrap();
             prop_assert!(learnt.trim().ends_with(completion.trim()), "{learnt:?} {completion:?}");
         }
     }
 
-    /// Streamed behind a prompt, an answer is what the whole text has behind the prompt's.
+    /// An answer that is streamed after a prompt is the rest of the whole text after the prompt.
     #[test]
-    fn an_answer_streamed_behind_its_prompt_is_the_rest_of_the_text(prompt in "[ab x]{1,12}", answer in "[ab \n🙂éx]{1,12}") {
+    fn an_answer_streamed_behind_its_prompt_is_the_rest_of_the_text(
+        prompt in "[ab x]{1,12}",
+        answer in "[ab \n🙂éx]{1,12}",
+    ) {
         for json in [byte_level(), sentencepiece()] {
             let model = model(json.to_string().as_bytes());
             let tokenizer = model.tokenizer();
-            let (before, whole) = (tokenizer.encode(&prompt).unwrap(), tokenizer.encode(&format!("{prompt}{answer}")).unwrap());
+            let before = tokenizer.encode(&prompt).unwrap();
+            let whole = tokenizer.encode(&format!("{prompt}{answer}")).unwrap();
             let Some(ids) = whole.strip_prefix(before.as_slice()) else { continue };
             let mut letters = Detokenizer::after(tokenizer, &before);
             let mut text: String = ids.iter().filter_map(|id| letters.push(*id).unwrap()).collect();

@@ -1,4 +1,4 @@
-//! Chat templates against transformers: `testdata/make_templates.py` wrote what it renders.
+//! Chat templates compared with transformers: `testdata/make_templates.py` wrote the expected output.
 
 use std::collections::BTreeMap;
 
@@ -96,7 +96,8 @@ struct PrintedTable {
 #[test]
 fn values_are_printed_as_python_prints_them() {
     const SOURCE: &str = "{{ tools[0] }}\u{1}{{ tools }}\u{1}{{ tools[0] | tojson }}\u{1}\
-                          {{ tools[0] | tojson(ensure_ascii=true) }}\u{1}{{ '' ~ tools[0] }}\u{1}{{ tools[0] | string }}\u{1}\
+                          {{ tools[0] | tojson(ensure_ascii=true) }}\u{1}{{ '' ~ tools[0] }}\u{1}\
+                           {{ tools[0] | string }}\u{1}\
                           {{ tools | join }}\u{1}{% set x %}{{ tools[0] }}{% endset %}{{ x }}";
     let template = ChatTemplate::new(SOURCE, BTreeMap::new()).unwrap();
     let table: PrintedTable = serde_json::from_str(include_str!("../../testdata/numbers.json")).unwrap();

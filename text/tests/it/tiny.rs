@@ -1,4 +1,4 @@
-//! Small tokenizers of the tests' own: one token per byte and a few merges, and sentencepiece's shape.
+//! Small tokenizers for the tests: one token per byte with a few merges, and one with the structure of sentencepiece.
 
 use std::path::Path;
 
@@ -6,19 +6,20 @@ use attune_domain::dataset::{Message, Role, Row};
 use attune_text::{model::TextModel, template::RenderSettings};
 use serde_json::{Value, json};
 
-/// What templates take for now.
+/// The current time for templates.
 pub(crate) const DAY: i64 = 1_732_838_400;
 pub(crate) const AT: RenderSettings<'static> = RenderSettings::at(DAY);
 pub(crate) const U: Role = Role::User;
 pub(crate) const A: Role = Role::Assistant;
 
-pub(crate) const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}\
-                      {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+pub(crate) const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content \
+                      + '<|im_end|>' + '\n' }}{% endfor %}\
+                      {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 pub(crate) const SPECIAL: [&str; 4] = ["<|end|>", "<|im_start|>", "<|im_end|>", "<s>"];
 pub(crate) const END: u32 = 0;
 pub(crate) const BOS: u32 = 3;
 
-/// GPT-2's letter of a byte.
+/// Returns GPT-2's letter for a byte.
 pub(crate) fn letter(byte: u8) -> char {
     let plain = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     if plain(byte) {
@@ -29,7 +30,7 @@ pub(crate) fn letter(byte: u8) -> char {
     }
 }
 
-/// Byte-level BPE: the special tokens, the 256 bytes, and two newlines in one.
+/// Returns a byte-level BPE tokenizer: the special tokens, the 256 bytes, and one merge of two newlines.
 pub(crate) fn byte_level() -> Value {
     let mut vocab = serde_json::Map::new();
     for token in SPECIAL.iter().map(|t| (*t).to_owned()).chain((0..=255).map(|b| letter(b).to_string())) {
@@ -44,7 +45,8 @@ pub(crate) fn byte_level() -> Value {
                 "normalized": false, "special": true})
         })
         .collect();
-    json!({"version": "1.0", "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+    json!({"version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
         "padding": null, "added_tokens": added, "normalizer": null,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         "post_processor": null,
@@ -54,7 +56,7 @@ pub(crate) fn byte_level() -> Value {
             "merges": [["Ċ", "Ċ"]]}})
 }
 
-/// Sentencepiece's shape: a few pieces, bytes for the rest, and `<s>` before every text.
+/// Returns a tokenizer with the structure of sentencepiece: a few pieces, byte fallback, and `<s>` before every text.
 pub(crate) fn sentencepiece() -> Value {
     let mut vocab = serde_json::Map::new();
     let bytes = (0..=255).map(|b| format!("<0x{b:02X}>"));
@@ -81,12 +83,12 @@ pub(crate) fn write(folder: &Path, name: &str, value: &Value) {
     std::fs::write(folder.join(name), value.to_string()).unwrap();
 }
 
-/// A model with the byte-level tokenizer; `config` is `tokenizer_config.json`.
+/// Returns a model with the byte-level tokenizer; `config` is `tokenizer_config.json`.
 pub(crate) fn model_with(config: &Value) -> TextModel {
     model_that_stops_at(config, &[0, 2])
 }
 
-/// The same, with other tokens that end a turn.
+/// Returns the same model with other tokens that end a turn.
 pub(crate) fn model_that_stops_at(config: &Value, stop: &[u32]) -> TextModel {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "tokenizer.json", &byte_level());

@@ -1,4 +1,4 @@
-//! Rows with tools: which of their tokens are learnt, and what is refused.
+//! Rows with tools: the trained tokens, and refused rows.
 
 use attune_domain::dataset::{Row, parse_row};
 use attune_domain::template_kwargs::TemplateKwargs;
@@ -9,11 +9,14 @@ use serde_json::{Value, json};
 
 use crate::tiny::{AT, CHATML, DAY, model_with};
 
-/// As Qwen 2.5's template has them.
-const CALLS: &str = "{% if tools %}{{ '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{{ '<|im_end|>\n' }}\
+/// A template with calls in the format of Qwen 2.5's.
+const CALLS: &str = "{% if tools %}{{ '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}\
+    {{ '<|im_end|>\n' }}\
     {% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.content %}{{ m.content }}{% endif %}\
-    {% for c in m.tool_calls or [] %}{{ '<tool_call>' + c.function.name + ' ' }}{{ c.function.arguments | tojson }}{{ '</tool_call>' }}{% endfor %}\
-    {{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if quiet %}{{ 'hm' }}{% endif %}{% endif %}";
+    {% for c in m.tool_calls or [] %}{{ '<tool_call>' + c.function.name + ' ' }}{{ c.function.arguments | tojson }}\
+    {{ '</tool_call>' }}{% endfor %}\
+    {{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}\
+    {% if quiet %}{{ 'hm' }}{% endif %}{% endif %}";
 
 fn model(template: &str) -> TextModel {
     model_with(&json!({"eos_token": "<|end|>", "chat_template": template}))
@@ -28,7 +31,8 @@ fn oslo() -> Value {
         "messages": [
             {"role": "user", "content": "Oslo?"},
             {"role": "assistant", "content": null, "tool_calls": [
-                {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{\"city\": \"Oslo\"}"}}]},
+                {"id": "c1", "type": "function",
+                    "function": {"name": "weather", "arguments": "{\"city\": \"Oslo\"}"}}]},
             {"role": "tool", "tool_call_id": "c1", "content": "4"},
             {"role": "assistant", "content": "Four."},
         ],
@@ -37,7 +41,7 @@ fn oslo() -> Value {
     })
 }
 
-/// The texts that are learnt, and the whole.
+/// Returns the trained texts, and the whole text.
 fn learnt(model: &TextModel, row: &Row) -> (Vec<String>, String) {
     let example = model.encode_row(row, Learnt::Answers, DAY).unwrap();
     let decode = |ids: &[u32]| model.tokenizer().decode_with_special(ids).unwrap();
@@ -110,7 +114,7 @@ fn what_the_template_would_pass_over_is_refused() {
     let refused = |template: &str, asked: &Value| {
         model(template).encode_row(&row(asked), Learnt::Answers, DAY).unwrap_err().to_string()
     };
-    let reason = "the base model's chat template shows no such thing, so 'weather' would not be learnt";
+    let reason = "the base model's chat template does not render 'weather', so the model would not be trained on it";
     let said = refused(&CALLS.replace("{{ tool | tojson }}", "a tool"), &oslo());
     assert!(said.starts_with(&format!("tools[0]: {reason}")), "{said}");
     let only_tools = CALLS.replace("m.tool_calls", "m.nothing");

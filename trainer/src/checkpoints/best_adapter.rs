@@ -1,4 +1,4 @@
-//! The adapter of the best validation: kept while training goes on, published at its end.
+//! The adapter with the lowest validation loss: kept during training, published at its end.
 
 use std::{
     fs,
@@ -11,12 +11,12 @@ use serde_json::json;
 
 use crate::{context::RunContext, error::TrainerError, session::Session};
 
-/// Returns the path of the best adapter's factors, by the step that they are of.
+/// Returns the path of the best adapter's factors. `step` is the step of that adapter.
 pub(crate) fn best_file(scratch: &Path, step: u64) -> PathBuf {
     scratch.join(format!("best-{step}.safetensors"))
 }
 
-/// Counts a validation for early stopping, and keeps the factors if it is the best one.
+/// Records a validation for early stopping, and saves the factors if its loss is the lowest.
 pub(crate) fn keep_if_best(session: &mut Session, loss: f64, context: &RunContext) -> Result<(), TrainerError> {
     let (train, step) = (&session.spec.train, session.progress.step);
     if train.early_stopping_patience == 0 {
@@ -34,8 +34,8 @@ pub(crate) fn keep_if_best(session: &mut Session, loss: f64, context: &RunContex
     Ok(())
 }
 
-/// Ends a training with early stopping: says why it ended, if it did so early, and makes the best validation's adapter
-/// the one that is published.
+/// Ends a training with early stopping: reports an early end, and selects the adapter with the lowest validation loss
+/// for publishing.
 pub(crate) fn conclude(session: &mut Session, context: &RunContext) -> Result<(), TrainerError> {
     let (train, progress) = (&session.spec.train, &session.progress);
     let Some(best) = progress.early_stopping.best else { return Ok(()) };

@@ -1,8 +1,9 @@
-//! A state from which a run can go on as if it had never been interrupted: the adapter, the optimiser's moments, how far
-//! it is, and the best adapter so far if that is another one.
+//! Checkpoints: the state from which a run resumes as if it had not been interrupted. It holds the adapter, the
+//! optimizer's moments, the progress, and the best adapter so far if that is another one.
 //!
-//! A folder is written under another name, sealed by its manifest, and renamed; then its files go to the platform, which
-//! makes a row only when all of them are there. The newest stays on this node too: it is what a run goes back to.
+//! A checkpoint folder is written under a temporary name, completed with its manifest, and renamed. Then its files are
+//! uploaded; the platform writes the row only when it has all of them. The newest checkpoint also stays on this node,
+//! for rollbacks.
 
 use std::{
     fs,
@@ -35,45 +36,46 @@ const BEST_FILE: &str = "best_model.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const STATE_FILE: &str = "state.json";
 
-/// `state.json`.
+/// The content of `state.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
     #[serde(flatten)]
     progress: Progress,
-    /// From 0, with the rows of it that are done: told for the reader, worked out again from `step`.
+    /// The epoch, counted from 0. This and `position_in_epoch` are for human readers; loading recomputes them from
+    /// `step`.
     epoch: u64,
     position_in_epoch: u64,
     seed: u64,
-    /// A checkpoint is only good for the job that it was made in.
+    /// The digest of the job's settings and inputs. A checkpoint is valid only for the job that wrote it.
     spec_sha256: String,
 }
 
-/// Writes a checkpoint, puts its files and says so. Returns its folder on this node.
+/// Saves a checkpoint, uploads its files and reports it. Returns its folder on this node.
 ///
 /// # Errors
 /// [`TrainerError::Model`], [`TrainerError::Node`], [`TrainerError::Ended`].
 pub fn keep(session: &Session, valid_loss: Option<f64>, context: &RunContext) -> Result<PathBuf, TrainerError> {
     let step = session.progress.step;
     let folder = context.scratch.join(format!("checkpoint-{step}"));
-    // What a run wrote before it went back.
+    // Left by the same run before a rollback.
     if folder.exists() {
         fs::remove_dir_all(&folder).map_err(TrainerError::io(&folder))?;
     }
     let unfinished = context.scratch.join("checkpoint-unfinished");
     if let Err(why) = write(session, &unfinished, &context.scratch) {
-        // The first error is the one to tell.
+        // The first error is the one to return.
         let _ = fs::remove_dir_all(&unfinished);
         return Err(why);
     }
     fs::rename(&unfinished, &folder).map_err(TrainerError::io(&folder))?;
     let files = context.network.block_on(put_folder(&context.platform, context.run_lease, &folder))?;
-    tracing::info!(step, "a checkpoint is kept");
+    tracing::info!(step, "a checkpoint is saved");
     let train_loss = session.progress.train_loss.0;
     context.voice.say(RunEvent::Checkpointed { step, files, train_loss, valid_loss })?;
     Ok(folder)
 }
 
-/// Writes a checkpoint's files, the manifest last. The best adapter comes from `scratch`.
+/// Writes a checkpoint's files, the manifest last. The best adapter is copied from `scratch`.
 fn write(session: &Session, folder: &Path, scratch: &Path) -> Result<(), TrainerError> {
     let (spec, progress) = (&session.spec, &session.progress);
     session.adapter.save(folder, &Provenance { base_model: spec.base_name.clone() })?;
@@ -96,10 +98,10 @@ fn write(session: &Session, folder: &Path, scratch: &Path) -> Result<(), Trainer
     manifest::seal(folder)
 }
 
-/// Reads a checkpoint back, and lays its best adapter into `scratch`.
+/// Loads a checkpoint, and copies its best adapter to `scratch`.
 ///
 /// # Errors
-/// [`TrainerError::Checkpoint`]: it is torn, damaged, or of another job. [`TrainerError::Node`].
+/// [`TrainerError::Checkpoint`]: it is incomplete, damaged, or of another job. [`TrainerError::Node`].
 pub fn load(
     folder: &Path,
     spec: &RunSpec,
@@ -113,7 +115,7 @@ pub fn load(
         serde_json::from_slice(&text).map_err(|e| TrainerError::Checkpoint(format!("{STATE_FILE}: {e}")))?;
     let progress = state.progress;
     if state.spec_sha256 != digest(spec, &progress) {
-        return Err(TrainerError::Checkpoint("it was made with other settings, another base or other rows".into()));
+        return Err(TrainerError::Checkpoint("it was saved with other settings, another base or other rows".into()));
     }
     let damaged = |why: ModelError| TrainerError::Checkpoint(why.to_string());
     let adapter = LoraAdapter::load(folder, architecture).map_err(damaged)?;
@@ -135,8 +137,8 @@ pub fn load(
     Ok((adapter, optimizer, progress))
 }
 
-/// Names all that a step's result depends on. The plan is left out: it may change between attempts. A learning rate that
-/// a range test found counts as if it had been asked for: the platform may write it into the job.
+/// Hashes everything that a step's result depends on. The plan is excluded: it may change between attempts. A learning
+/// rate from a range test counts as if the job had requested it, since the platform may write it into the job.
 fn digest(spec: &RunSpec, progress: &Progress) -> String {
     let mut train = spec.train.clone();
     if let Some(found) = progress.found_learning_rate.filter(|_| train.learning_rate_auto) {

@@ -1,11 +1,11 @@
-//! Numbers in `state.json`. JSON's own would do for reading, but our parser may miss the last bit of one, and a state
-//! that differs in its last bit is another state.
+//! Floating-point numbers in `state.json`. JSON's own numbers would do for reading, but our parser may round the last
+//! bit, and resuming must restore the state exactly.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-/// A float that is the same after it was written and read: written as text, the shortest that means this number.
+/// A float that round-trips exactly: serialized as a string, the shortest that parses to the same number.
 #[derive(Clone, Copy, Default, PartialEq, PartialOrd)]
 pub struct Exact(pub f64);
 

@@ -1,5 +1,5 @@
-//! What makes a folder of files one thing: a manifest of their digests that is written last. A folder without it, or one
-//! that it does not describe, was torn on the way and is not used.
+//! The manifest that makes a checkpoint folder atomic: the digests of its files, written last. A folder without a
+//! manifest, or one that does not match it, is incomplete and is not used.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +15,10 @@ use crate::error::TrainerError;
 
 const FILE: &str = "manifest.json";
 
-/// `manifest.json`.
+/// The content of `manifest.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
-    /// By name.
+    /// The files by name.
     files: BTreeMap<String, Entry>,
 }
 
@@ -28,10 +28,10 @@ struct Entry {
     bytes: u64,
 }
 
-/// Brings every file of `folder` to the disk, and then the manifest.
+/// Syncs every file of `folder` to disk, then writes and syncs the manifest.
 ///
 /// # Errors
-/// [`TrainerError::Node`]: the disk refuses.
+/// [`TrainerError::Node`]: a disk error.
 pub fn seal(folder: &Path) -> Result<(), TrainerError> {
     let mut files = BTreeMap::new();
     for name in names(folder)? {
@@ -49,13 +49,13 @@ pub fn seal(folder: &Path) -> Result<(), TrainerError> {
 /// Checks every file of `folder` against the manifest.
 ///
 /// # Errors
-/// [`TrainerError::Checkpoint`], naming the file: the manifest is missing or damaged, or a file is missing, another one,
-/// or not named. [`TrainerError::Node`]: the disk refuses.
+/// [`TrainerError::Checkpoint`], naming the file: the manifest is missing or damaged, or a file is missing, differs, or
+/// is not in the manifest. [`TrainerError::Node`]: a disk error.
 pub fn check(folder: &Path) -> Result<(), TrainerError> {
     let torn = |why: String| Err(TrainerError::Checkpoint(why));
     let path = folder.join(FILE);
     if !path.is_file() {
-        return torn(format!("{FILE} is missing, so it was not written to its end"));
+        return torn(format!("{FILE} is missing: the checkpoint was not written completely"));
     }
     let text = fs::read(&path).map_err(TrainerError::io(&path))?;
     let mut manifest: Manifest = match serde_json::from_slice(&text) {

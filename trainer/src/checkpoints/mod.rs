@@ -1,14 +1,14 @@
 //! Checkpoints: the state from which a run continues.
 
-/// The adapter of the best validation.
+/// The adapter with the lowest validation loss.
 pub(crate) mod best_adapter;
-/// A state to go on from.
+/// Saving and loading of checkpoints.
 pub mod checkpoint;
-/// Numbers that stay the same in a file.
+/// Floats that round-trip exactly through JSON.
 pub mod exact;
-/// Files that are whole together or not at all.
+/// The manifest that makes a folder of files atomic.
 pub mod manifest;
-/// How far a run is.
+/// The progress of a run.
 pub mod progress;
-/// The state that a run begins with, or goes back to.
+/// Restoring the state that a run starts from or rolls back to.
 pub mod restore;

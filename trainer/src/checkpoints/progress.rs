@@ -1,32 +1,32 @@
-//! How far a run is: all that decides about its next step, beside the adapter and the optimiser's moments.
+//! The progress of a run: the state that decides its next step, in addition to the adapter and the optimizer's moments.
 //!
-//! Deliberately absent: a place in the order of rows and a state of random numbers, since both are functions of the seed
-//! and the step; and gradients that are half added up, since a state is only ever taken between two steps.
+//! Deliberately absent: the position in the row order and the state of a random generator, since both are functions of
+//! the seed and the step; and partially accumulated gradients, since a state is saved only between two steps.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{checkpoints::exact::Exact, early_stopping::EarlyStopping, loss_spikes::Spikes};
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Optimiser steps that are done.
+    /// The number of completed optimizer steps.
     pub step: u64,
-    /// Tokens with a loss so far, each as often as it was trained on.
+    /// The number of trained tokens so far, each counted as often as it was trained on.
     pub trained_tokens: u64,
-    /// The last step's loss.
+    /// The training loss of the last step.
     pub train_loss: Exact,
-    /// The last step that was validated; 0: none.
+    /// The last validated step. 0: none.
     pub evaluated_step: u64,
-    /// The rate that a range test found, if one was asked for.
+    /// The learning rate that the range test found, if the job requested one.
     pub found_learning_rate: Option<Exact>,
-    /// What every learning rate is multiplied by: 1, or ½ after the run went back.
+    /// The factor for every learning rate: 1, or ½ after a rollback.
     pub learning_rate_scale: Exact,
-    /// The step that was not finite, if the run went back once. It does so no second time.
+    /// The step with a non-finite value, if the run rolled back. A run rolls back only once.
     pub went_back_at: Option<u64>,
-    /// The loss of late, to tell a spike.
+    /// The recent training losses, for spike detection.
     pub spikes: Spikes,
-    /// The best validation, and how long ago it is.
+    /// The best validation, and the validations since the last improvement.
     pub early_stopping: EarlyStopping,
 }
 

@@ -1,4 +1,5 @@
-//! The state that a run begins with, or goes back to: a new adapter, one that was trained before, or a checkpoint.
+//! Restoring the state that a run starts from or rolls back to: a new adapter, an earlier job's adapter, or a
+//! checkpoint.
 
 use std::path::Path;
 
@@ -12,8 +13,8 @@ use crate::{
     session::Origin,
 };
 
-/// Restores the state of `origin`, the same each time. Going back to it and going on from it in another process make no
-/// difference, since this is the only way to it. A checkpoint's best adapter is copied to `scratch`.
+/// Restores the state of `origin`, deterministically. A rollback and a resume in another process both use this
+/// function, so they give the same state. A checkpoint's best adapter is copied to `scratch`.
 ///
 /// # Errors
 /// [`TrainerError::Checkpoint`], [`TrainerError::ContinueFrom`], [`TrainerError::Model`], [`TrainerError::Node`].
@@ -32,7 +33,7 @@ pub fn restore(
     Ok((adapter, optimizer, Progress::default()))
 }
 
-/// Loads the adapter that was trained before, as the first state of this one. The dropout is the job's own.
+/// Loads an earlier job's adapter as this job's first state. The dropout is that of this job.
 fn continued(folder: &Path, spec: &RunSpec, architecture: &Architecture) -> Result<LoraAdapter, TrainerError> {
     let refused = |why: String| TrainerError::ContinueFrom(why);
     let before = LoraAdapter::load(folder, architecture).map_err(|why| refused(why.to_string()))?;

@@ -1,4 +1,4 @@
-//! Rows into what goes through the decoder at once.
+//! Packing of rows into micro-batches.
 
 use attune_model::{batch::PackedBatch, noise::Noise, train::TrainOptions};
 use attune_text::rows::TrainRow;
@@ -7,7 +7,7 @@ use rand_pcg::Pcg64;
 
 use crate::{error::TrainerError, session::Session};
 
-/// The rows `part` behind one another.
+/// Packs the rows with the indices `part` into one batch.
 pub(crate) fn packed(rows: &[TrainRow], part: &[usize]) -> Result<PackedBatch, TrainerError> {
     let mut batch = PackedBatch::new();
     for row in part.iter().filter_map(|&row| rows.get(row)) {
@@ -18,12 +18,12 @@ pub(crate) fn packed(rows: &[TrainRow], part: &[usize]) -> Result<PackedBatch, T
     Ok(batch)
 }
 
-/// Tokens of a row, by its number.
+/// Returns a function from a row's index to its number of tokens.
 pub(crate) fn length_of(rows: &[TrainRow]) -> impl Fn(usize) -> usize + '_ {
     |row| rows.get(row).map_or(0, TrainRow::tokens)
 }
 
-/// Returns the file's lines of some rows, sorted.
+/// Returns the file's line numbers of the `picked` rows, sorted.
 pub(crate) fn lines_of(rows: &[TrainRow], picked: &[usize]) -> Vec<u64> {
     let mut lines: Vec<u64> = picked.iter().filter_map(|&row| Some(rows.get(row)?.line)).collect();
     lines.sort_unstable();
@@ -31,8 +31,8 @@ pub(crate) fn lines_of(rows: &[TrainRow], picked: &[usize]) -> Vec<u64> {
     lines
 }
 
-/// How the plan runs a micro-batch of an effective batch with `normaliser` trained tokens. What is dropped and what noise
-/// there is depends on the seed, on `place` and on nothing else: a run that goes on has them as one that never stopped.
+/// Returns the options of a micro-batch of an effective batch with `normaliser` trained tokens. Dropout and noise
+/// depend only on the seed and on `place`, so a resumed run gets the same ones as an uninterrupted run.
 pub(crate) fn options(session: &Session, normaliser: u64, place: NoisePlace) -> TrainOptions {
     let train = &session.spec.train;
     let noise = Noise { seed: place.seed(train.seed), neftune_noise_alpha: train.neftune_noise_alpha };
@@ -40,7 +40,7 @@ pub(crate) fn options(session: &Session, normaliser: u64, place: NoisePlace) -> 
     TrainOptions { checkpointing, noise: Some(noise), ..TrainOptions::new(normaliser) }
 }
 
-/// Which micro-batch of which step.
+/// The step and micro-batch that noise is generated for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NoisePlace {
     pub(crate) step: u64,

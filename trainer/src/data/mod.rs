@@ -1,8 +1,8 @@
-//! Rows as batches: token ids, the order of rows, and micro-batches.
+//! Training data: token IDs, the order of rows, and micro-batches.
 
-/// Rows to what goes through the decoder.
+/// Rows to packed batches.
 pub(crate) mod batches;
-/// Rows to tokens.
+/// Dataset files to tokenized rows.
 pub mod rows;
-/// Which rows a step trains on.
+/// The sampler: the rows of each step.
 pub mod sampler;

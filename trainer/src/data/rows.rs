@@ -1,5 +1,5 @@
-//! A dataset file to token ids. The platform has checked it before, with the same code; what does not fit here all the
-//! same is told line by line.
+//! Tokenizes a dataset file. The platform has validated the file with the same code; a row that still cannot be used is
+//! reported with its line.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -14,8 +14,8 @@ use crate::error::TrainerError;
 /// from.
 ///
 /// # Errors
-/// [`TrainerError::Data`]: lines that are no rows, that cannot be learnt from, or that are too long. [`TrainerError::Node`]:
-/// the file cannot be read.
+/// [`TrainerError::Data`]: lines that are not valid rows, that have nothing to train on, or that are too long.
+/// [`TrainerError::Node`]: the file cannot be read.
 pub fn read_rows(
     path: &Path,
     text: &TextModel,

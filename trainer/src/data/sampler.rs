@@ -1,38 +1,38 @@
-//! Which rows a step trains on. A pure function of the seed and the step's number, so a run that goes on from a
-//! checkpoint sees exactly the rows that it would have seen.
+//! The sampler: the rows of each step. They are a pure function of the seed and the step's number, so a run that
+//! resumes from a checkpoint trains on exactly the same rows.
 
 use std::ops::Range;
 
 use rand::RngExt;
 use rand_pcg::Pcg64;
 
-/// The order of rows over all epochs: each epoch every row once, in an order of its own.
+/// The order of rows over all epochs: every epoch has each row once, in its own permutation.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     rows: usize,
     batch: usize,
     seed: u64,
-    /// The epoch whose order was asked for last, since steps come one after another.
+    /// The most recently used epoch and its permutation: consecutive steps mostly share it.
     current: Option<(u64, Vec<usize>)>,
 }
 
-/// Where a step stands.
+/// The position of a step in the row order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// From 0.
+    /// The epoch, counted from 0.
     pub epoch: u64,
-    /// Which part of the epoch's order.
+    /// The range in the epoch's permutation.
     pub part: Range<usize>,
 }
 
 impl Sampler {
-    /// `rows` rows in effective batches of `batch`; the last batch of an epoch may be smaller.
+    /// Creates a sampler of `rows` rows in effective batches of `batch`. The last batch of an epoch may be smaller.
     #[must_use]
     pub fn new(rows: usize, batch: usize, seed: u64) -> Self {
         Self { rows, batch: batch.max(1), seed, current: None }
     }
 
-    /// Where `step`, counted from 1, stands.
+    /// Returns the position of `step`, counted from 1.
     #[must_use]
     pub fn place(&self, step: u64) -> Place {
         let steps_per_epoch = (self.rows.div_ceil(self.batch) as u64).max(1);
@@ -41,14 +41,14 @@ impl Sampler {
         Place { epoch: done / steps_per_epoch, part: start..(start + self.batch).min(self.rows) }
     }
 
-    /// Passes that are done after `step`, with fraction.
+    /// Returns the number of epochs done after `step`, as a fraction.
     #[must_use]
     pub fn epochs_after(&self, step: u64) -> f64 {
         let place = self.place(step);
         place.epoch as f64 + place.part.end as f64 / self.rows.max(1) as f64
     }
 
-    /// The rows of `step`.
+    /// Returns the row indices of `step`.
     pub fn batch(&mut self, step: u64) -> Vec<usize> {
         let place = self.place(step);
         if self.current.as_ref().is_none_or(|(epoch, _)| *epoch != place.epoch) {
@@ -58,7 +58,8 @@ impl Sampler {
     }
 }
 
-/// Fisher and Yates' shuffle (Knuth, TAOCP 2, algorithm P); the epoch picks the generator's stream.
+/// Returns an epoch's permutation: a Fisher–Yates shuffle (Knuth, TAOCP 2, algorithm P). The epoch selects the
+/// generator's stream.
 fn order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut random = Pcg64::new(u128::from(seed), u128::from(epoch));
     let mut order: Vec<usize> = (0..rows).collect();
@@ -69,18 +70,18 @@ fn order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
     order
 }
 
-/// The most that goes through the decoder at once.
+/// The limits of a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
-    /// Rows.
+    /// The maximum number of rows.
     pub rows: usize,
-    /// Their tokens; a longer row goes alone.
+    /// The maximum number of tokens. A longer row is a micro-batch of its own.
     pub tokens: usize,
 }
 
-/// Cuts an effective batch into micro-batches of at most so many rows and tokens, of like length, the longest first: so a
-/// short row never waits for a long one. The gradients are summed over all of them, so neither their order nor how many
-/// there are changes what is learnt.
+/// Splits an effective batch into micro-batches within the limits `most`. Rows are sorted by length, the longest first,
+/// so that a micro-batch holds rows of similar length. The gradients are summed over all micro-batches, so their order
+/// and number do not change the result.
 #[must_use]
 pub fn micro_batches(mut rows: Vec<usize>, lengths: impl Fn(usize) -> usize, most: Cut) -> Vec<Vec<usize>> {
     rows.sort_by_key(|&row| (std::cmp::Reverse(lengths(row)), row));

@@ -1,5 +1,5 @@
-//! Files into the object store, under their digests, through addresses that the platform grants. What is there already
-//! is not sent again.
+//! Uploads files to the object store under their digests, through presigned URLs that the platform grants. Content that
+//! is already stored is not sent again.
 
 use std::{path::Path, time::Duration};
 
@@ -15,10 +15,10 @@ use tokio_util::io::ReaderStream;
 
 use crate::report::patience;
 
-/// The longest pause between two tries.
+/// The maximum delay between two attempts.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 
-/// Puts every file of `folder` and says what they are, sorted by name. All are there when this returns well.
+/// Uploads every file of `folder`. Returns their names and digests, sorted by name, when all are stored.
 ///
 /// # Errors
 /// [`NodeError::Ended`]: the run's lease is stale. [`NodeError::Io`], [`NodeError::Refused`], and, after
@@ -29,20 +29,20 @@ pub async fn put_folder(platform: &Platform, run_lease: i64, folder: &Path) -> R
     let grants: Vec<BlobGrant> = (|| platform.post("/internal/run/blobs", &wanted))
         .retry(patience(LONGEST_BACKOFF))
         .when(NodeError::is_passing)
-        .notify(|why, _| tracing::warn!(%why, "no place was granted yet; trying again"))
+        .notify(|why, _| tracing::warn!(%why, "the request for upload URLs failed; retrying"))
         .await?;
     for blob in &blobs {
         let granted = grants.iter().find(|grant| grant.sha256 == blob.sha256).ok_or_else(|| NodeError::Refused {
             what: "POST /internal/run/blobs".into(),
             status: 200,
-            body: format!("nothing is said about {}", blob.name),
+            body: format!("no grant for {}", blob.name),
         })?;
         let Some(url) = &granted.url else { continue };
         let path = folder.join(&blob.name);
         (|| put(platform, url, blob, &path))
             .retry(patience(LONGEST_BACKOFF))
             .when(NodeError::is_passing)
-            .notify(|why, _| tracing::warn!(%why, "an upload broke off; trying again"))
+            .notify(|why, _| tracing::warn!(%why, "an upload failed; retrying"))
             .await?;
     }
     Ok(blobs)
@@ -67,16 +67,16 @@ async fn put(platform: &Platform, url: &str, blob: &Blob, path: &Path) -> Result
     let what = format!("PUT {}", blob.name);
     let file = File::open(path).await.map_err(NodeError::io(path))?;
     let body = Body::wrap_stream(ReaderStream::with_capacity(file, 1 << 18));
-    // Without a length the body would go in chunks, which object stores do not take.
+    // Without a length the body would use chunked encoding, which object stores reject.
     let request = platform.client().put(url).header(CONTENT_LENGTH, blob.bytes.0).body(body);
-    // The address is a secret while it is good: no error may show it.
+    // A presigned URL is a credential until it expires: no error may contain it.
     let response = match request.send().await {
         Ok(response) => response,
         Err(source) => return Err(NodeError::Away { what, source: source.without_url() }),
     };
     match response.status() {
         status if status.is_success() => Ok(()),
-        StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Ok(()), // the same content is there already
+        StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Ok(()), // the same content is already stored
         status if status.is_server_error() || matches!(status.as_u16(), 408 | 429) => {
             Err(NodeError::Busy { what, status: status.as_u16() })
         }

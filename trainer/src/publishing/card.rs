@@ -1,11 +1,10 @@
-//! The model card of an adapter: where it comes from, which base it corrects in which quantization, and how others load
-//! the two.
+//! The model card of an adapter: its origin, its base and the base's quantization, and how to load both.
 
 use attune_domain::spec::{AdapterSpec, Quantization};
 
 use crate::session::Session;
 
-/// The text of `README.md` in a published folder.
+/// Returns the text of the published folder's `README.md`.
 pub(crate) fn write(session: &Session) -> String {
     let (spec, progress) = (&session.spec, &session.progress);
     let (adapter, quantization) = (&spec.train.adapter, spec.train.quantization);
@@ -27,7 +26,7 @@ pub(crate) fn write(session: &Session) -> String {
     )
 }
 
-/// Where the adapter began, and where it was left.
+/// Returns the sentences about the adapter's starting point, its learning rate and its step.
 fn history(session: &Session) -> String {
     let mut said = String::new();
     if let Some(first) = &session.spec.continue_from {
@@ -42,7 +41,7 @@ fn history(session: &Session) -> String {
     said
 }
 
-/// How the base is loaded as it was trained over, in PEFT and in vLLM.
+/// Returns the section about loading the base as it was trained over, with PEFT and with vLLM.
 fn loading(base: &str, quantization: Quantization, adapter: &AdapterSpec) -> String {
     format!(
         "## The base: {words}\n\n{why}\n\n\
@@ -58,12 +57,12 @@ fn loading(base: &str, quantization: Quantization, adapter: &AdapterSpec) -> Str
 const fn why(quantization: Quantization) -> &'static str {
     match quantization {
         Quantization::None => {
-            "It was trained over the base's weights as they are, without quantization. Load the base so: over a quantized \
-             one the adapter answers otherwise."
+            "It was trained over the unquantized base. Load the base without quantization: over a quantized base the \
+             adapter's output differs."
         }
         Quantization::Int8 | Quantization::Nf4 { .. } => {
-            "It was trained over the quantized base, whose rounding it has learnt to correct. Load the base so: over the \
-             weights as they are, or over another quantization, the adapter answers otherwise and worse."
+            "It was trained over the quantized base and corrects its rounding errors. Load the base in the same \
+             quantization: over the unquantized base, or over another quantization, the adapter's output is worse."
         }
     }
 }
@@ -86,7 +85,7 @@ fn peft(base: &str, quantization: Quantization) -> String {
             ", quantization_config=quantization",
         ),
     };
-    // Linear8bitLt rounds what it multiplies too, and training did not.
+    // bitsandbytes' Linear8bitLt also quantizes activations, which training did not.
     let unpack = if quantization == Quantization::Int8 { "model = model.dequantize()\n" } else { "" };
     format!(
         "import torch\nfrom peft import PeftModel\nfrom transformers import {import}\n\n{config}\
@@ -102,8 +101,8 @@ fn vllm(base: &str, quantization: Quantization, adapter: &AdapterSpec) -> String
     let (before, model) = match quantization {
         Quantization::None => ("", base),
         Quantization::Nf4 { .. } | Quantization::Int8 => (
-            "save the quantized base once, with `model.save_pretrained(\"./base\")` above, before the adapter is loaded; \
-             then\n\n",
+            "save the quantized base once, with `model.save_pretrained(\"./base\")` above, before the adapter is \
+             loaded; then\n\n",
             "./base",
         ),
     };
@@ -113,7 +112,7 @@ fn vllm(base: &str, quantization: Quantization, adapter: &AdapterSpec) -> String
     )
 }
 
-/// The smallest rank that vLLM's `--max-lora-rank` takes and that holds this one.
+/// Returns the smallest value that vLLM's `--max-lora-rank` accepts and that is at least `rank`.
 fn max_lora_rank(rank: u32) -> u32 {
     [8, 16, 32, 64, 128, 256].into_iter().find(|most| rank <= *most).unwrap_or(rank)
 }

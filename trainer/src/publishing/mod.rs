@@ -1,8 +1,8 @@
 //! The published adapter: its files, model card and upload.
 
-/// Files into the object store.
+/// Uploads to the object store.
 pub mod blobs;
 /// The model card of a published folder.
 pub(crate) mod card;
-/// Third phase: the adapter, checked and put.
+/// Third phase: writes, checks and uploads the adapter.
 pub mod publish;

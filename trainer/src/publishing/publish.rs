@@ -1,8 +1,8 @@
-//! The end of a good run: the adapter is written, read again as a serving process reads it, compared with the trained one,
-//! and put where the platform can name it.
+//! The third phase: the adapter is written, loaded again as a serving process loads it, compared with the trained one,
+//! and uploaded to the object store.
 //!
-//! The gate needs no more memory than training did: the trained base and its optimiser go before the served base comes,
-//! and that one is held as training held it, packed, each weight unpacked for the moment of its use.
+//! The gate needs no more memory than training: the trained base and its optimizer are dropped before the served base
+//! is loaded. The served base stays packed, as in training, and each weight is unpacked only while it is used.
 
 use std::{fs, path::Path};
 
@@ -25,26 +25,26 @@ use crate::{
     session::Session,
 };
 
-/// What the gate asks both adapters: prose, a structure, and letters of other scripts.
+/// The prompts that the gate compares both adapters on: prose, code, and other scripts.
 const GATE_PROMPTS: [&str; 3] = [
     "The quick brown fox jumps over the lazy dog, as it has done since typewriters were tried with it.",
     "{\"key\": [0, 1, -2.5e3, null], \"0123456789\": {\"nested\": true}}\n\tif (a != b) { return c; }",
     "Grüße aus Köln; 東京は今日も晴れ; Привет, мир; مرحبا بالعالم",
 ];
 
-/// The largest difference of a logit that passes, as a share of the largest logit. The file holds the very numbers that were
-/// trained, and the base the same; but training adds the correction to the weight, and serving adds it to the product, over
-/// cached keys and values, and the two round differently. Over another quantization the difference is some hundredths.
+/// The maximum difference of a logit, relative to the largest logit. The file holds exactly the trained factors, and
+/// the base is the same. But training adds the correction to the weight, while serving adds it to the product, over
+/// cached keys and values, so the two round differently. Over another quantization the difference is some hundredths.
 const GATE_ALLOWANCE: f64 = 1e-4;
 
-/// What else of the base travels with the adapter, so that the folder is a whole tokenizer for others.
+/// The base's tokenizer files, which are published with the adapter so that other programs can load the folder alone.
 const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
 
-/// Writes, checks and puts the adapter; the run's last event.
+/// Writes, checks and uploads the adapter. Returns the run's last event.
 ///
 /// # Errors
-/// [`TrainerError::NonFinite`]: a factor holds a number that is none. [`TrainerError::Gate`]: what would be served is not
-/// what was trained. [`TrainerError::Model`], [`TrainerError::Node`], [`TrainerError::Ended`].
+/// [`TrainerError::NonFinite`]: a factor is NaN or infinite. [`TrainerError::Gate`]: the served adapter differs from
+/// the trained one. [`TrainerError::Model`], [`TrainerError::Node`], [`TrainerError::Ended`].
 pub fn publish(session: Session, inputs: &Inputs, context: &RunContext) -> Result<RunEvent, TrainerError> {
     if let Some(name) = session.adapter.not_finite()? {
         let (step, what) = (session.progress.step, format!("factor '{name}'"));
@@ -69,7 +69,7 @@ pub fn publish(session: Session, inputs: &Inputs, context: &RunContext) -> Resul
     })
 }
 
-/// A PEFT folder, as others load it.
+/// Writes the adapter as a PEFT folder.
 fn write(session: &Session, base: &Path, folder: &Path) -> Result<(), TrainerError> {
     session.adapter.save(folder, &Provenance { base_model: session.spec.base_name.clone() })?;
     let put = |name: &str, content: &str| {
@@ -88,7 +88,7 @@ fn write(session: &Session, base: &Path, folder: &Path) -> Result<(), TrainerErr
     Ok(())
 }
 
-/// The token ids of the gate's prompts.
+/// Returns the token IDs of the gate's prompts.
 ///
 /// # Errors
 /// [`TrainerError::Text`].
@@ -96,7 +96,7 @@ pub fn prompts(text: &TextModel) -> Result<Vec<Vec<u32>>, TrainerError> {
     GATE_PROMPTS.iter().map(|prompt| Ok(text.tokenizer().encode(prompt)?)).collect()
 }
 
-/// The logits `[t, v]` at every token of the prompts, as training computes them.
+/// Returns the logits `[t, v]` at every token of the prompts, as training computes them.
 ///
 /// # Errors
 /// [`TrainerError::Model`].
@@ -105,11 +105,11 @@ pub fn trained_logits(decoder: &Decoder, trained: &LoraAdapter, prompts: &[Vec<u
     Ok(decoder.logits(&prompts.concat(), &lengths, Some(trained))?)
 }
 
-/// The publish gate: the adapter in `folder` over the base as it is served must give the logits of the trained one. Returns
-/// the largest difference.
+/// Runs the publish gate: the adapter in `folder`, over the base as it is served, must give the logits of the trained
+/// adapter. Returns the largest difference.
 ///
 /// # Errors
-/// [`TrainerError::Gate`]: it cannot be read, or its logits are others.
+/// [`TrainerError::Gate`]: it cannot be read, or its logits differ.
 pub fn check(trained: &Tensor, prompts: &[Vec<u32>], served: &Decoder, folder: &Path) -> Result<f64, TrainerError> {
     let gate = |why: ModelError| TrainerError::Gate(why.to_string());
     let written = LoraAdapter::load(folder, served.architecture()).map_err(gate)?;
@@ -119,7 +119,7 @@ pub fn check(trained: &Tensor, prompts: &[Vec<u32>], served: &Decoder, folder: &
     let (difference, size) = (largest(&apart), largest(trained));
     let difference = difference.map_err(ModelError::from)?;
     let allowed = GATE_ALLOWANCE * size.map_err(ModelError::from)?.max(1.0);
-    // Written so that NaN, which is neither more nor less, does not pass.
+    // `<=` is false for NaN, so NaN does not pass.
     if difference <= allowed {
         return Ok(difference);
     }

@@ -1,4 +1,4 @@
-//! What a checkpoint must be before a run goes on from it.
+//! The conditions on a checkpoint before a run resumes from it.
 
 use attune_domain::run::{Blob, RunEvent, RunSpec};
 use tempfile::TempDir;
@@ -11,7 +11,7 @@ fn files_of(platform: &Platform, step: u64) -> Vec<(String, Vec<u8>)> {
     resume.files.into_iter().map(|file| (file.name, world.objects[&file.sha256].clone())).collect()
 }
 
-/// A world in which a run has gone through, with its checkpoints, and that run's spec.
+/// Returns a platform with a completed run and its checkpoints, and that run's spec.
 async fn run_through() -> (Platform, TempDir, RunSpec) {
     let (platform, folder) = tiny_world().await;
     let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
@@ -21,7 +21,7 @@ async fn run_through() -> (Platform, TempDir, RunSpec) {
     (platform, folder, spec)
 }
 
-/// Tells of a checkpoint after `step` with these files.
+/// Records a checkpoint after `step` with these files.
 fn tell(platform: &Platform, step: u64, files: Vec<(String, Vec<u8>)>) {
     let files = files.into_iter().map(|(name, content)| platform.file(&name, content));
     let files = files.map(|file| Blob { name: file.name, sha256: file.sha256, bytes: file.bytes }).collect();
@@ -72,5 +72,5 @@ async fn a_checkpoint_whose_objects_are_gone_or_of_another_step_is_refused() {
     spec.resume = Some(platform.resume_from(5));
     let (_, events) = platform.run(spec, &cache).await;
     let (code, message) = failure(&events);
-    assert!(code == "invalid_checkpoint" && message.contains("step 4, and step 5 is asked for"), "{message}");
+    assert!(code == "invalid_checkpoint" && message.contains("step 4, and step 5 was requested"), "{message}");
 }

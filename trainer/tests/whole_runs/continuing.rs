@@ -1,4 +1,4 @@
-//! Jobs that begin with an adapter that was trained before.
+//! Jobs that continue from an earlier job's adapter.
 
 use attune_domain::{
     id::AdapterVersionId,
@@ -36,14 +36,14 @@ async fn a_job_goes_on_where_another_adapter_ended_with_a_fresh_optimiser() {
     let id = spec.continue_from.as_ref().unwrap().adapter_version_id;
     assert!(readme.contains(&format!("continues from the adapter `{id}`")), "{readme}");
 
-    // A checkpoint of the run itself wins.
+    // A checkpoint of the run itself has precedence.
     platform.world().events.clone_from(&second);
     spec.resume = Some(platform.resume_from(12));
     let (_, resumed) = platform.run(spec.clone(), &cache).await;
     assert_eq!(steps(&resumed)[0].step, 13);
     assert_eq!(published_sha256(&resumed, FACTORS), published_sha256(&second, FACTORS));
 
-    // And a checkpoint of a job that began with nothing is none of this one.
+    // A checkpoint of a job that started from a new adapter is refused.
     platform.world().events.clone_from(&first);
     spec.resume = Some(platform.resume_from(12));
     let (_, events) = platform.run(spec, &cache).await;

@@ -1,4 +1,4 @@
-//! Runs that end before their last step because validation says so.
+//! Runs that validation ends before their last step.
 
 use attune_domain::{
     run::{RunEvent, RunSpec},
@@ -7,7 +7,7 @@ use attune_domain::{
 
 use super::{FACTORS, asked, platform::Platform, published_sha256, steps, tiny, tiny_world};
 
-/// Learns its few rows by heart, which helps with no others.
+/// Returns a run that overfits: it memorizes its few rows, which increases the validation loss.
 pub(crate) fn overfitting(platform: &Platform, model: &std::path::Path, patience: i64) -> RunSpec {
     let asked = Requested {
         n_epochs: Some(40),
@@ -56,7 +56,7 @@ async fn a_run_that_gets_no_better_ends_and_gives_the_adapter_of_its_best_valida
             || said[1].contains(&format!("that of step {best}"))
     );
 
-    // What is published is what a run of only so many steps gives.
+    // The published adapter equals that of a run with only so many steps.
     let mut short = spec;
     short.train.max_steps = Some(best);
     short.train.early_stopping_patience = 0;

@@ -1,4 +1,4 @@
-//! The publish gate, asked directly: what was written must be what was trained.
+//! The publish gate, called directly: the written adapter must equal the trained one.
 
 use attune_domain::spec::Quantization;
 use attune_model::{
@@ -31,12 +31,12 @@ async fn an_adapter_that_was_written_otherwise_does_not_pass() {
     let difference = check(&want, &prompts, &served, &written).unwrap();
     assert!(difference > 0.0 && difference < 1e-4, "{difference}");
 
-    // Another base than the one that was trained over: what would be served is not what was trained.
+    // With another base than in training, the served model differs from the trained one.
     let f32_base = Decoder::load_served(&model, Quantization::None, &packed, Hold::Unpacked).unwrap();
     let why = check(&want, &prompts, &f32_base, &written).unwrap_err();
     assert!(matches!(&why, TrainerError::Gate(why) if why.contains("its logits differ by")), "{why}");
 
-    // One factor of 28 that is larger in the file.
+    // One of 28 factors is larger in the file.
     let other = LoraAdapter::load(&written, decoder.architecture()).unwrap();
     let (name, factor) = other.parameters().pop().unwrap();
     let _ = factor.shallow_clone().f_mul_scalar_(1.5).unwrap();
@@ -44,7 +44,7 @@ async fn an_adapter_that_was_written_otherwise_does_not_pass() {
     let why = check(&want, &prompts, &served, &written).unwrap_err();
     assert!(matches!(&why, TrainerError::Gate(why) if why.contains("its logits differ by")), "{name}: {why}");
 
-    // A file that was cut off.
+    // A truncated file.
     let whole = std::fs::read(written.join(FACTORS)).unwrap();
     std::fs::write(written.join(FACTORS), &whole[..whole.len() - 1]).unwrap();
     assert!(matches!(check(&want, &prompts, &served, &written), Err(TrainerError::Gate(_))));

@@ -1,4 +1,4 @@
-//! Runs that meet a number that is none, and runs whose loss jumps.
+//! Runs with NaN or infinite values, and runs whose loss jumps.
 
 use std::path::Path;
 
@@ -36,9 +36,9 @@ fn warnings(events: &[RunEvent]) -> Vec<(&str, &serde_json::Value)> {
     found
 }
 
-/// A run that goes astray, and does not at half the learning rate. Its rate is absurd: weights of this size make the
-/// gradients overflow. Where it is depends on the last bit of much, so it is looked for, between a rate that is well and
-/// one that is lost.
+/// Returns a run that diverges, but not at half the learning rate. The rate is absurdly high: weights of this size make
+/// the gradients overflow. The exact rate depends on rounding, so it is found by bisection between a rate that works
+/// and one that always diverges.
 pub(crate) async fn recovering(platform: &Platform, folder: &Path) -> RunSpec {
     let (mut well, mut lost) = (1e3_f64, 1e25_f64);
     for _ in 0..40 {
@@ -64,7 +64,7 @@ async fn a_run_that_goes_astray_goes_back_and_on_at_half_the_rate() {
     let (at, back_to) = (data["step"].as_u64().unwrap(), data["back_to"].as_u64().unwrap());
     assert!(back_to < at && back_to.is_multiple_of(2), "{data}");
     assert!(
-        text.contains(&format!("Step {at}: ")) && text.contains(&format!("going back to step {back_to}")),
+        text.contains(&format!("Step {at}: ")) && text.contains(&format!("rolling back to step {back_to}")),
         "{text}"
     );
     assert_eq!(data["lines"].as_array().unwrap().len(), if at % 5 == 0 { 2 } else { 5 }, "{data}");
@@ -73,7 +73,7 @@ async fn a_run_that_goes_astray_goes_back_and_on_at_half_the_rate() {
     let told: Vec<_> = steps(&whole).iter().map(|m| (m.step, m.learning_rate)).collect();
     let first = (1..at).map(|step| (step, rate(step)));
     let wanted: Vec<_> = first.chain((back_to + 1..=10).map(|step| (step, rate(step) / 2.0))).collect();
-    // JSON may move a number by its last bit.
+    // JSON may round the last bit of a number.
     let same = |((a, x), (b, y)): (&(u64, f64), &(u64, f64))| a == b && (x / y - 1.0).abs() < 1e-12;
     assert!(told.len() == wanted.len() && told.iter().zip(&wanted).all(same), "{told:?} {wanted:?}");
     let Some(RunEvent::Published { trained_tokens, .. }) = whole.last() else { panic!("{:?}", whole.last()) };
@@ -82,7 +82,7 @@ async fn a_run_that_goes_astray_goes_back_and_on_at_half_the_rate() {
     let counted: u64 = counted.map(|m| m.trained_tokens).sum();
     assert_eq!(*trained_tokens, counted, "what was gone back from does not count");
 
-    // Whether it is killed before or after makes no difference.
+    // Resuming from before or after the rollback gives the same result.
     for step in [2, 4, 6, 8] {
         platform.world().events.clone_from(&whole);
         spec.resume = Some(platform.resume_from(step));
@@ -107,7 +107,7 @@ async fn the_second_time_it_fails_and_names_step_and_rows() {
 async fn a_validation_that_is_no_number_is_a_fault_of_the_step_before_it() {
     let (platform, folder) = tiny_world().await;
     let mut spec = unstable(&platform, &folder.path().join("model"), 3e37);
-    spec.train.adapter.lora_alpha = 1e5; // the factors are numbers after the step, and their product is none
+    spec.train.adapter.lora_alpha = 1e5; // the factors are finite after the step, and their product is not
     spec.validation_file = Some(platform.file("valid.jsonl", tiny::dataset(6).into()));
     spec.train.eval_every_steps = 1;
     let (_, events) = platform.run(spec, &folder.path().join("cache")).await;
@@ -119,7 +119,7 @@ async fn a_validation_that_is_no_number_is_a_fault_of_the_step_before_it() {
     assert_eq!(failure(&events).0, "non_finite_loss");
 }
 
-/// The factors themselves overflow at the first step: nothing of it is kept.
+/// The factors themselves overflow at the first step; nothing of it is saved.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_factor_that_is_no_number_is_neither_kept_nor_published() {
     let (platform, folder) = tiny_world().await;
@@ -131,12 +131,12 @@ async fn a_factor_that_is_no_number_is_neither_kept_nor_published() {
     assert!(steps(&events).is_empty() && !events.iter().any(|e| matches!(e, RunEvent::Checkpointed { .. })));
 }
 
-/// An adapter that knows its rows by heart goes on at a rate that rises until it knows them no more.
+/// An adapter that has memorized its rows is trained at an increasing rate until it diverges.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loss_that_jumps_and_stays_is_told_once() {
     let (platform, folder) = tiny_world().await;
     let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
-    // A head that can be sure of a word: its loss can come near zero.
+    // With larger weights the head can be certain of a token, so the loss can approach zero.
     tiny::model(&model, 0.3);
     let calm = Requested { learning_rate: Some(1e-2), rank: Some(16), checkpoint_every_steps: Some(100), ..asked() };
     let mut spec = platform.offer(&model, &tiny::dataset(5), &calm);
@@ -145,7 +145,7 @@ async fn a_loss_that_jumps_and_stays_is_told_once() {
     assert!(warnings(&first).is_empty());
     spec.continue_from = Some(adapter_of(&platform, &first));
     (spec.train.warmup_ratio, spec.train.n_epochs) = (1.0, 100);
-    // Where a rising rate throws a training off hangs on its last bits; one of these does.
+    // The rate at which a training diverges depends on rounding; one of these diverges.
     let mut jumps = 0;
     for rate in [0.1, 0.3, 1.0, 3.0] {
         spec.train.learning_rate = rate;
@@ -158,7 +158,7 @@ async fn a_loss_that_jumps_and_stays_is_told_once() {
             .iter()
             .filter_map(|(_, data)| Some((data["step"].as_u64()?, data["mean"].as_f64()?)))
             .collect();
-        // JSON may move a number by its last bit.
+        // JSON may round the last bit of a number.
         let same = |((a, x), (b, y)): (&(u64, f64), &(u64, f64))| a == b && (x / y - 1.0).abs() < 1e-12;
         assert!(told.len() == wanted.len() && told.iter().zip(&wanted).all(same), "at {rate}: {told:?} {wanted:?}");
         jumps += told.len();

@@ -1,9 +1,9 @@
-//! A run that is killed at any moment, as often as one likes, and gone on with from the newest checkpoint is the run that
-//! was never killed: the same losses at every step, the same adapter to the last byte.
+//! A run that is killed at any moment, any number of times, and resumed from the newest checkpoint each time, gives the
+//! same result as an uninterrupted run: the same loss at every step, and the same adapter to the last byte.
 //!
-//! Each attempt is a real `attune-trainer` that gets a SIGKILL: after a random time, or at a random request, before or
-//! after the platform has taken what it says. `make resume-test` does this at 52 points and more, the ordinary tests at a
-//! few. Both say their seed, and `ATTUNE_KILL_SEED` sets it; a moment that is a time is not the same twice even so.
+//! Each attempt is a real `attune-trainer` that receives SIGKILL after a random time, or at a random request, before or
+//! after the platform has processed it. `make resume-test` does this at 52 points or more, the ordinary tests at a few.
+//! Both print their seed, and `ATTUNE_KILL_SEED` sets it; a kill after a time is not reproducible even so.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,19 +27,19 @@ use super::{
     published_sha256, tiny, tiny_world,
 };
 
-/// Kills of the ordinary test.
+/// The number of kills in the ordinary test.
 const FEW: u64 = 5;
-/// Kills on the way to one adapter, at most.
+/// The maximum number of kills of one run.
 const IN_A_ROW: u64 = 4;
-/// An attempt that takes longer hangs.
+/// The time limit of an attempt. One that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a run has told, as far as it must not depend on kills.
+/// The reports of a run that must not depend on kills.
 #[derive(Debug, Default, PartialEq)]
 struct Told {
-    /// Step, learning rate, loss, gradient norm, trained tokens; the floats by their bits.
+    /// Step, learning rate, loss, gradient norm and trained tokens; floats as their bits.
     steps: BTreeSet<(u64, u64, u64, u64, u64)>,
-    /// Step and loss.
+    /// Step, and loss as its bits.
     validations: BTreeSet<(u64, u64)>,
     messages: BTreeSet<String>,
     /// The adapter's digest and all trained tokens.
@@ -70,14 +70,14 @@ impl Told {
     }
 }
 
-/// When an attempt dies.
+/// The moment at which an attempt is killed.
 #[derive(Debug, Clone, Copy)]
 enum Kill {
     After(Duration),
     At(Deadly),
 }
 
-/// Runs `spec` in a process of its own. Returns whether it was killed, and what came.
+/// Runs `spec` in a separate process. Returns whether it was killed, and its events.
 async fn attempt(platform: &Platform, spec: &RunSpec, cache: &Path, kill: Option<Kill>) -> (bool, Vec<RunEvent>) {
     {
         let mut world = platform.world();
@@ -112,7 +112,7 @@ async fn attempt(platform: &Platform, spec: &RunSpec, cache: &Path, kill: Option
     (ended.is_none(), world.events.clone())
 }
 
-/// A way to train, and how an uninterrupted run of it goes.
+/// A training configuration, and the results of an uninterrupted run of it.
 struct Way {
     name: &'static str,
     spec: RunSpec,
@@ -121,7 +121,7 @@ struct Way {
     requests: BTreeMap<usize, u64>,
 }
 
-/// Ways that differ in what a checkpoint has to hold.
+/// Returns configurations that differ in the state that a checkpoint must hold.
 async fn ways(platform: &Platform, folder: &Path) -> Vec<(&'static str, RunSpec)> {
     let model = folder.join("model");
     let often = |asked: Requested| {
@@ -169,7 +169,7 @@ fn random_kill(random: &mut Pcg64, way: &Way) -> Kill {
     Kill::At(Deadly { request: REQUESTS[at], nth, taken: random.random_range(0..2) == 0 })
 }
 
-/// The newest checkpoint among some events: that of the highest step, and of these the last.
+/// Sets `spec.resume` to the newest checkpoint in `events`: the one with the highest step, and the last of these.
 fn newest(platform: &Platform, events: &[RunEvent], spec: &mut RunSpec) {
     let steps =
         events.iter().filter_map(|e| if let RunEvent::Checkpointed { step, .. } = e { Some(*step) } else { None });
@@ -179,18 +179,20 @@ fn newest(platform: &Platform, events: &[RunEvent], spec: &mut RunSpec) {
     }
 }
 
-/// How it went to be killed.
+/// The results of all kills.
 #[derive(Debug, Default)]
 struct Score {
-    /// Kills of runs that ended as they should.
+    /// The number of kills of runs with the expected result.
     exact: u64,
-    /// Of runs that did not.
+    /// The number of kills of runs with another result.
     failed: u64,
-    /// Kills after which a checkpoint was gone on from; after the others the run began anew.
+    /// The number of kills after which the run resumed from a checkpoint; after the others it started from the
+    /// beginning.
     resumed: u64,
 }
 
-/// One adapter, with kills on the way. Adds up the kills, and says what is wrong with it, if something is.
+/// Trains one adapter, with kills in between. Adds the kills to `score`. Returns the difference from the uninterrupted
+/// run, if any.
 async fn killed_run(
     platform: &Platform,
     cache: &Path,
@@ -222,7 +224,7 @@ async fn killed_run(
     Some(format!("{}: {kills:?}\n{told:#?}\nand not\n{:#?}", way.name, way.told))
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test has no door that reads configuration")]
+#[expect(clippy::disallowed_methods, reason = "a test has no entry point that reads configuration")]
 fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }

@@ -1,4 +1,4 @@
-//! Jobs whose learning rate a range test finds.
+//! Jobs whose learning rate comes from a range test.
 
 use attune_domain::{run::RunEvent, spec::Requested};
 
@@ -26,14 +26,15 @@ async fn a_range_test_finds_a_rate_says_why_and_leaves_no_trace() {
     assert!(reason.contains(&format!("{rate:?}")) && reason.contains("chosen is a tenth"), "{reason}");
     assert!(steps(&events).len() == 15 && steps(&events).iter().all(|m| m.learning_rate == *rate));
 
-    // The same rate, asked for, gives the same adapter.
+    // The same rate, requested explicitly, gives the same adapter.
     spec.train.learning_rate_auto = false;
     spec.train.learning_rate = *rate;
     let (_, fixed) = platform.run(spec.clone(), &cache).await;
     assert!(found(&fixed).is_empty());
     assert_eq!(published_sha256(&fixed, FACTORS), published_sha256(&events, FACTORS));
 
-    // However the platform writes the found rate into the job, the checkpoint is the job's, and nothing is tested again.
+    // In whichever way the platform writes the found rate into the job, the checkpoint remains valid and the test is
+    // not repeated.
     for (auto, given) in [(true, 2e-4), (true, *rate), (false, *rate)] {
         platform.world().events.clone_from(&events);
         spec.resume = Some(platform.resume_from(8));

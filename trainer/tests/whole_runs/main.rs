@@ -1,4 +1,4 @@
-//! Whole runs against a small platform over HTTP: in this process, or in one of their own where they are to be killed.
+//! Whole runs against a small platform over HTTP: in this process, or in a separate one if they are to be killed.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may panic as its tests do")]
 

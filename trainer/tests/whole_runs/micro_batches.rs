@@ -1,4 +1,4 @@
-//! However an effective batch is cut, what is learnt is the same.
+//! The split of an effective batch into micro-batches does not change the result.
 
 use std::path::Path;
 
@@ -28,14 +28,14 @@ fn rows(folder: &Path) -> Vec<TrainRow> {
     let text = TextModel::open(&folder.join("model")).unwrap();
     let policy = RowPolicy::new(&TrainSpec::check(&asked(), 22, 128).unwrap(), 0);
     let mut rows = read_rows(&file, &text, policy, "training_file").unwrap();
-    // Every token is learnt, so that rows weigh differently.
+    // Every token is trained, so that rows have different weights.
     for row in &mut rows {
         row.examples[0].trained.fill(true);
     }
     rows
 }
 
-/// The gradients over one effective batch as one vector, and the mean loss.
+/// Returns the gradients over one effective batch as one vector, and the mean loss.
 fn gradients(decoder: &Decoder, adapter: &LoraAdapter, rows: &[&TrainRow], most: Cut) -> (Tensor, f64) {
     let parts = micro_batches((0..rows.len()).collect(), |row| rows[row].tokens(), most);
     let batch = |part: &Vec<usize>| {
@@ -58,7 +58,8 @@ fn gradients(decoder: &Decoder, adapter: &LoraAdapter, rows: &[&TrainRow], most:
     (Tensor::cat(&flat, 0), sum / normaliser as f64)
 }
 
-/// The bar is 1e-6 of the gradient's norm. The sums are in f32, whose unit is 6e-8, and cutting only changes their order.
+/// The tolerance is 1e-6 of the gradient's norm. The sums are in f32, whose unit roundoff is 6e-8, and splitting
+/// changes only their order.
 #[tokio::test(flavor = "multi_thread")]
 async fn accumulated_gradients_are_those_of_one_large_batch_the_last_partial_one_included() {
     let (platform, folder) = tiny_world().await;
@@ -79,7 +80,7 @@ async fn accumulated_gradients_are_those_of_one_large_batch_the_last_partial_one
             assert!(apart < 1e-6, "step {step}, {most:?}: {apart:e}");
             assert!((loss - many_loss).abs() < 1e-6 * loss, "step {step}, {most:?}");
         }
-        // Each micro-batch divided by its own tokens would be another gradient: the test can tell.
+        // Normalizing each micro-batch by its own tokens would give another gradient, which this test detects.
         let (half, _) = gradients(&decoder, &adapter, &picked[..count / 2], whole);
         let (rest, _) = gradients(&decoder, &adapter, &picked[count / 2..], whole);
         let naive = (half + rest) / 2.0;
@@ -100,7 +101,7 @@ async fn a_plan_with_fewer_tokens_at_once_trains_the_same() {
     assert_eq!(together.len(), alone.len());
     for (one, other) in together.iter().zip(&alone) {
         assert_eq!((one.tokens, one.trained_tokens), (other.tokens, other.trained_tokens));
-        // Rounding differs, and fifteen steps of Adam make more of it.
+        // Rounding differs, and fifteen Adam steps amplify it.
         assert!((one.train_loss - other.train_loss).abs() < 1e-3, "{} {}", one.train_loss, other.train_loss);
     }
 }

@@ -1,4 +1,4 @@
-//! The platform's side of the run contract, and an object store, in a few routes.
+//! A test platform: its side of the run contract, and an object store.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,30 +28,30 @@ use tokio::sync::Notify;
 
 pub(crate) const TOKEN: &str = "a-run-token";
 
-/// All that the platform knows.
+/// The platform's state.
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) spec: Option<RunSpec>,
-    /// Events that were taken, each once.
+    /// Accepted events, without duplicates.
     pub(crate) events: Vec<RunEvent>,
-    /// Every report that came, refused ones too.
+    /// All received reports, including rejected ones.
     pub(crate) reports: Vec<Report>,
     pub(crate) objects: HashMap<String, Vec<u8>>,
-    /// Answers to give before ordinary ones: a status instead of an answer, or, with 200, a lost answer.
+    /// Status codes to return before normal responses. 200 processes the request and loses the response.
     pub(crate) troubles: VecDeque<StatusCode>,
-    /// Say `Stop` once this step was reported.
+    /// Responds `Stop` after this step has been reported.
     pub(crate) stop_after: Option<u64>,
-    /// Say `Stop` to the first report already.
+    /// Responds `Stop` to the first report.
     pub(crate) stop_at_once: bool,
-    /// Say that the lease is stale once this step was reported.
+    /// Responds that the lease is stale after this step has been reported.
     pub(crate) stale_after: Option<u64>,
-    /// Requests that came, by what they were for.
+    /// The number of received requests by kind.
     pub(crate) requests: HashMap<Request, u64>,
-    /// Where the trainer is to die.
+    /// The request at which the trainer is killed.
     pub(crate) deadly: Option<Deadly>,
 }
 
-/// What a request is for.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Request {
     Report,
@@ -61,13 +61,13 @@ pub(crate) enum Request {
 
 pub(crate) const REQUESTS: [Request; 3] = [Request::Report, Request::Grant, Request::Put];
 
-/// A request that is not answered: the trainer is killed instead.
+/// A request that gets no response: the trainer is killed instead.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadly {
     pub(crate) request: Request,
-    /// The how many-th, from 1.
+    /// The ordinal number of the request, from 1.
     pub(crate) nth: u64,
-    /// What it says is taken all the same.
+    /// `true` if the request is processed before the kill.
     pub(crate) taken: bool,
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct Deadly {
 pub(crate) struct Platform {
     world: Arc<Mutex<World>>,
     pub(crate) url: String,
-    /// A deadly request has come.
+    /// Notified when the request at which the trainer is killed has arrived.
     pub(crate) death: Arc<Notify>,
 }
 
@@ -101,14 +101,14 @@ impl Platform {
         self.world.lock().unwrap()
     }
 
-    /// Puts an object and describes it.
+    /// Stores an object and returns its description.
     pub(crate) fn file(&self, name: &str, content: Vec<u8>) -> RemoteFile {
         let (sha256, bytes) = (sha256(&content), Bytes(content.len() as u64));
         self.world().objects.insert(sha256.clone(), content);
         RemoteFile { name: name.into(), url: format!("{}/objects/{sha256}", self.url), sha256, bytes }
     }
 
-    /// Counts a request; whether to die at it before or after it is taken.
+    /// Counts a request. Returns the kill that applies to it, if any.
     fn count(&self, request: Request) -> Option<Deadly> {
         let mut world = self.world();
         let count = world.requests.entry(request).or_default();
@@ -117,7 +117,7 @@ impl Platform {
         world.deadly.filter(|deadly| deadly.request == request && deadly.nth == count)
     }
 
-    /// Has the trainer killed, which waits for an answer.
+    /// Requests the kill of the trainer, and never returns a response.
     async fn kill<T>(&self) -> T {
         self.death.notify_one();
         std::future::pending().await
@@ -128,7 +128,7 @@ impl Platform {
         entries.map(|e| self.file(&e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
     }
 
-    /// A run over a model's folder and a training file.
+    /// Returns the spec of a run over a model's folder and a training file.
     pub(crate) fn offer(&self, model: &Path, rows: &str, asked: &Requested) -> RunSpec {
         let lines = rows.lines().count() as u64;
         RunSpec {
@@ -156,12 +156,12 @@ impl Platform {
         }
     }
 
-    /// The files of the checkpoint after `step`, to go on from.
+    /// Returns the checkpoint after `step`, to resume from.
     pub(crate) fn resume_from(&self, step: u64) -> Resume {
         Resume { checkpoint_id: CheckpointId::new(uuid(3)), step, files: self.remote(self.checkpoint(step)) }
     }
 
-    /// Where to get blobs that were put.
+    /// Returns the download URLs of uploaded blobs.
     pub(crate) fn remote(&self, blobs: Vec<Blob>) -> Vec<RemoteFile> {
         let remote = |blob: Blob| RemoteFile {
             url: format!("{}/objects/{}", self.url, blob.sha256),
@@ -181,7 +181,8 @@ impl Platform {
         found.unwrap()
     }
 
-    /// Runs `spec` in this process, with `cache` as the node's; whether the last event was taken, and what came.
+    /// Runs `spec` in this process, with `cache` as the node's cache. Returns whether the last event was accepted, and
+    /// all events.
     pub(crate) async fn run(&self, spec: RunSpec, cache: &Path) -> (bool, Vec<RunEvent>) {
         {
             let mut world = self.world();
@@ -247,7 +248,7 @@ fn taken(platform: &Platform, report: Report) -> Response {
     let new = report.events.into_iter().skip((known - report.first_sequence) as usize);
     world.events.extend(new);
     if trouble.is_some() {
-        return StatusCode::BAD_GATEWAY.into_response(); // taken, but the answer is lost
+        return StatusCode::BAD_GATEWAY.into_response(); // processed, but the response is lost
     }
     let directive =
         if world.stop_at_once || reached(&world, world.stop_after) { Directive::Stop } else { Directive::Continue };

@@ -1,4 +1,4 @@
-//! What a run does from the first request to the last event.
+//! A run from the first request to the last event.
 
 use attune_domain::{
     run::RunEvent,
@@ -56,7 +56,7 @@ async fn a_run_learns_validates_keeps_and_publishes() {
     assert_eq!(left, 1, "only the lock stays");
 }
 
-/// The promise of a checkpoint: not nearly the same numbers, the same.
+/// A resumed run gives exactly the same numbers, not similar ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resumed_run_is_the_uninterrupted_one() {
     for quantization in [Quantization::Nf4 { double_quant: true }, Quantization::None] {
@@ -83,7 +83,7 @@ async fn a_resumed_run_is_the_uninterrupted_one() {
             };
             assert_eq!(tokens(&resumed), tokens(&whole));
         }
-        // A checkpoint of other settings is refused.
+        // A checkpoint with other settings is refused.
         platform.world().events.clone_from(&whole);
         spec.resume = Some(platform.resume_from(4));
         spec.train.learning_rate = 1e-3;
@@ -205,10 +205,10 @@ async fn documents_are_packed_and_every_token_of_them_is_learnt() {
 async fn a_row_that_is_too_long_is_cut_left_out_or_split_as_the_job_says() {
     let (platform, folder) = tiny_world().await;
     let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
-    // A space before each word: prompt and completion are tokenised as one text.
+    // Each word starts with a space: prompt and completion are tokenized as one text.
     let row = |words: usize| serde_json::json!({"prompt": "w1", "completion": " w2".repeat(words)}).to_string();
     let rows = row(2) + "\n" + &row(12) + "\n";
-    // Of the rows of 4 and 14 tokens, one step sees, and learns:
+    // The tokens that one step sees and trains of the rows of 4 and 14 tokens:
     for (policy, tokens, trained) in [("truncate", 4 + 6, 3 + 5), ("drop", 4, 3), ("split", 4 + 6 + 6 + 4, 3 + 13)] {
         let asked = Requested { n_epochs: Some(1), over_length: Some(policy.into()), max_length: Some(6), ..asked() };
         let (_, events) = platform.run(platform.offer(&model, &rows, &asked), &cache).await;

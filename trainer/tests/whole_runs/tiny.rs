@@ -1,4 +1,4 @@
-//! A model of two layers with random weights, and a dataset that it can learn.
+//! A model of two layers with random weights, and a dataset that it can be trained on.
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -12,12 +12,13 @@ use tch::Tensor;
 
 const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "max_position_embeddings": 128,
-    "rms_norm_eps": 1e-05, "tie_word_embeddings": true, "hidden_act": "silu", "rope_theta": 10000.0, "eos_token_id": 1}"#;
+    "rms_norm_eps": 1e-05, "tie_word_embeddings": true, "hidden_act": "silu", "rope_theta": 10000.0,
+    "eos_token_id": 1}"#;
 
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }} {{ m.content }} <eos> {% endfor %}\
     {% if add_generation_prompt %}assistant {% endif %}";
 
-/// Words of the tiny language: `w0` to `w49`, and what the template needs.
+/// Returns the vocabulary: `w0` to `w49`, and the template's words.
 fn vocabulary() -> serde_json::Map<String, serde_json::Value> {
     let fixed = ["<unk>", "<eos>", "user", "assistant", "system", "."].map(String::from);
     let words = fixed.into_iter().chain((0..50).map(|i| format!("w{i}")));
@@ -30,7 +31,8 @@ fn tokenizer() -> String {
             "rstrip": false, "normalized": false})
     };
     serde_json::json!({
-        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null, "decoder": null,
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "decoder": null,
         "added_tokens": [special(0, "<unk>"), special(1, "<eos>")],
         "pre_tokenizer": {"type": "WhitespaceSplit"},
         "model": {"type": "WordLevel", "vocab": vocabulary(), "unk_token": "<unk>"},
@@ -38,7 +40,7 @@ fn tokenizer() -> String {
     .to_string()
 }
 
-/// Writes the model as a Hugging Face folder. `scale` is how large its weights are: 0.1 is a usual model.
+/// Writes the model as a Hugging Face folder. `scale` is the magnitude of its weights: 0.1 is usual.
 pub(crate) fn model(folder: &Path, scale: f32) {
     fs::create_dir_all(folder).unwrap();
     fs::write(folder.join("config.json"), CONFIG).unwrap();
@@ -63,7 +65,7 @@ pub(crate) fn model(folder: &Path, scale: f32) {
     write_tensors(&folder.join("model.safetensors"), &named, metadata).unwrap();
 }
 
-/// `rows` rows of unequal length that ask for a word's double.
+/// Returns `rows` rows of unequal length that request a word's double.
 pub(crate) fn dataset(rows: usize) -> String {
     let row = |i: usize| {
         let asked: Vec<String> = (0..=i % 4).map(|k| format!("w{}", (i + 3 * k) % 25)).collect();
@@ -77,7 +79,7 @@ pub(crate) fn dataset(rows: usize) -> String {
     (0..rows).map(|i| row(i) + "\n").collect()
 }
 
-/// Fills an adapter with small numbers, so that both of its factors have gradients.
+/// Fills an adapter with small values, so that both of its factors have gradients.
 pub(crate) fn stir(adapter: &LoraAdapter) {
     let mut random = Pcg64::seed_from_u64(11);
     for (_, factor) in adapter.parameters() {

@@ -1,4 +1,4 @@
-//! The API keys of a project: list, make, look, revoke.
+//! The API keys of a project: list, create, retrieve, revoke.
 
 use attune_domain::{
     access::{Role, Scope},
@@ -37,8 +37,8 @@ use crate::{
     operation_id = "list_project_api_keys",
     params(
         ("project_id" = String, Path),
-        ("after" = Option<String>, Query, pattern = "^key_[0-9a-f]{32}$", description = "The list goes on behind the key of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+        ("after" = Option<String>, Query, pattern = "^key_[0-9a-f]{32}$", description = "Return keys after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
     ),
     responses((status = 200, body = List<ApiKeyView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -55,9 +55,9 @@ pub async fn list(
     Ok(Json(List::cut(views, limit, |key: &ApiKeyView| key.id.clone())))
 }
 
-/// Make an API key.
+/// Create an API key.
 ///
-/// The answer's `value` is the secret; it is shown this once and cannot be found again.
+/// The `value` in the response is the secret; it is returned only here and cannot be retrieved again.
 #[utoipa::path(post, path = "/v1/organization/projects/{project_id}/api_keys", tag = "Organization",
     operation_id = "create_project_api_key", params(("project_id" = String, Path)), request_body = NewApiKey,
     responses((status = 200, body = NewApiKeyView), (status = "4XX", body = ErrorBody)))]
@@ -85,17 +85,17 @@ fn check(new: &NewApiKey, scopes: &[Scope], administrator: &Administrator) -> Re
         return Err(ApiError::invalid("expires_in_seconds", "Invalid 'expires_in_seconds': it must be 1 or more."));
     }
     if scopes.contains(&Scope::Installation) && !administrator.administers_installation {
-        let message = "Only a key with the scope installation makes another one.";
+        let message = "Only a key with the scope 'installation' can create another one.";
         return Err(ApiError::Forbidden(message.into()));
     }
     if scopes.contains(&Scope::Admin) && administrator.role < Role::Owner {
-        let message = "A key with the scope admin may do what an owner may, so only an owner makes one.";
+        let message = "A key with the scope 'admin' has an owner's rights, so only an owner can create one.";
         return Err(ApiError::Forbidden(message.into()));
     }
     Ok(())
 }
 
-/// Look at an API key.
+/// Retrieve an API key.
 #[utoipa::path(get, path = "/v1/organization/projects/{project_id}/api_keys/{key_id}", tag = "Organization",
     operation_id = "retrieve_project_api_key", params(("project_id" = String, Path), ("key_id" = String, Path)),
     responses((status = 200, body = ApiKeyView), (status = "4XX", body = ErrorBody)))]
@@ -111,7 +111,7 @@ pub async fn retrieve(
 
 /// Revoke an API key.
 ///
-/// The process that answers refuses it from now on; others of the same installation within five seconds.
+/// The process that responds refuses the key immediately; other processes of the installation do within five seconds.
 #[utoipa::path(delete, path = "/v1/organization/projects/{project_id}/api_keys/{key_id}", tag = "Organization",
     operation_id = "delete_project_api_key", params(("project_id" = String, Path), ("key_id" = String, Path)),
     responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
@@ -127,7 +127,7 @@ pub async fn delete(
     Ok(Json(Deleted { id: key, object: "organization.project.api_key.deleted", deleted: true }))
 }
 
-/// A transaction of the organization, and the project of this id in it.
+/// Begins a transaction of the organization, and returns it with the ID of its project.
 ///
 /// # Errors
 /// [`ApiError::NotFound`]: the organization has no such project. [`ApiError::Internal`].

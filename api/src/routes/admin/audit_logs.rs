@@ -1,4 +1,5 @@
-//! The audit log: who changed what. It is only ever read here; triggers write it in the transaction of each change.
+//! The audit log: every change and its actor. This file only reads it; triggers write it in the transaction of each
+//! change.
 
 use attune_domain::id::AuditLog;
 use attune_store::tenancy::audit::{self, Filter};
@@ -17,20 +18,24 @@ use crate::{
     wire::{organization::AuditLogView, query::AnyId},
 };
 
-/// List what was changed in the organization and its projects, newest first.
+/// List the changes in the organization and its projects, newest first.
 ///
-/// Every change that an operation makes is noted in the change's own transaction, and nobody can change or delete a
-/// line. The log begins with the installation of this feature; what only reads is not noted.
+/// Every change is recorded in the transaction that makes it, and no user can change or delete an entry. The log begins
+/// when this feature is installed. Requests that only read are not recorded.
 #[utoipa::path(get, path = "/v1/organization/audit_logs", tag = "Organization", operation_id = "list_audit_logs",
     params(
-        ("after" = Option<String>, Query, pattern = "^audit_log-[0-9a-f]{32}$", description = "The list goes on behind the line of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
-        ("project_ids[]" = Option<Vec<AnyId>>, Query, description = "Only in these projects."),
-        ("event_types[]" = Option<Vec<String>>, Query, description = "Only of these types: `file.created`."),
-        ("actor_ids[]" = Option<Vec<AnyId>>, Query, description = "Only by these keys and users."),
-        ("resource_ids[]" = Option<Vec<AnyId>>, Query, description = "Only about these."),
-        ("effective_at[gte]" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Not before; Unix time, in seconds."),
-        ("effective_at[lt]" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Before; Unix time, in seconds."),
+        ("after" = Option<String>, Query, pattern = "^audit_log-[0-9a-f]{32}$",
+            description = "Return entries after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
+        ("project_ids[]" = Option<Vec<AnyId>>, Query, description = "Return only changes in these projects."),
+        ("event_types[]" = Option<Vec<String>>, Query,
+            description = "Return only events of these types, such as `file.created`."),
+        ("actor_ids[]" = Option<Vec<AnyId>>, Query, description = "Return only changes by these API keys and users."),
+        ("resource_ids[]" = Option<Vec<AnyId>>, Query, description = "Return only changes of these objects."),
+        ("effective_at[gte]" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0,
+            description = "Return only events at or after this Unix time, in seconds."),
+        ("effective_at[lt]" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0,
+            description = "Return only events before this Unix time, in seconds."),
     ),
     responses((status = 200, body = List<AuditLogView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -56,7 +61,7 @@ pub async fn list(
     Ok(Json(List::cut(views, limit, |line: &AuditLogView| line.id.clone())))
 }
 
-/// Ids of any kind: their last 32 digits. Clients write lists with brackets or without.
+/// Parses IDs of any kind by their last 32 digits. Clients may write list parameters with or without brackets.
 fn ids(query: &mut Params, name: &str) -> Result<Vec<Uuid>, ApiError> {
     let read = |text: String| {
         let digits = text.rsplit(['-', '_']).next().filter(|digits| digits.len() == 32);

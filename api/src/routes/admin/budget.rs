@@ -1,4 +1,4 @@
-//! What a project may spend in a month.
+//! The monthly budget of a project.
 
 use attune_domain::id::ProjectId;
 use attune_store::{db::Tenant, tenancy::money};
@@ -14,7 +14,7 @@ use crate::{
     wire::money::{BudgetView, NewBudget},
 };
 
-/// Look at the project's budget, and at what it has spent this month.
+/// Retrieve the project's budget and its spending this month.
 #[utoipa::path(get, path = "/v1/budget", tag = "Usage", operation_id = "retrieve_budget",
     responses((status = 200, body = BudgetView), (status = "4XX", body = ErrorBody)))]
 pub async fn get(State(app): State<App>, Caller(holder): Caller) -> Result<Json<BudgetView>, ApiError> {
@@ -23,7 +23,7 @@ pub async fn get(State(app): State<App>, Caller(holder): Caller) -> Result<Json<
     shown(&mut db, holder.project_id).await
 }
 
-/// The budget, and what runs that are at work have spent of it, which is for the platform to reckon.
+/// Returns the budget and its spending. Spending includes runs in progress, which only the platform's role can compute.
 async fn shown(platform: &mut PgConnection, project: ProjectId) -> Result<Json<BudgetView>, ApiError> {
     let budget = money::budget(platform, project).await?;
     Ok(Json(BudgetView::new(project.to_string(), budget)))
@@ -31,9 +31,9 @@ async fn shown(platform: &mut PgConnection, project: ProjectId) -> Result<Json<B
 
 /// Set the project's budget.
 ///
-/// When it is spent, jobs that run are paused at their next report and jobs that wait are not started; they go on within
-/// seconds when it is raised or taken away (`null`), or when the next month begins. Answers to chats are counted, and
-/// never refused.
+/// When the budget is spent, running jobs are paused at their next report and waiting jobs are not started. They
+/// continue within seconds when the budget is raised or removed (`null`), or when the next month begins. Completions
+/// count towards the budget, and are never refused.
 #[utoipa::path(post, path = "/v1/budget", tag = "Usage", operation_id = "set_budget", request_body = NewBudget,
     responses((status = 200, body = BudgetView), (status = "4XX", body = ErrorBody)))]
 pub async fn set(

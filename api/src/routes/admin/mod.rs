@@ -1,18 +1,18 @@
-//! Routes of the administration: organizations, projects, users, keys, usage.
+//! Administration endpoints: organizations, projects, users, API keys, budgets, usage and the audit log.
 
 /// The API keys of a project.
 pub mod api_keys;
-/// Who changed what.
+/// The audit log.
 pub mod audit_logs;
-/// What a project may spend.
+/// The budget of a project.
 pub mod budget;
 /// The installation's organizations.
 pub mod organizations;
-/// The people of a project.
+/// The users of a project.
 pub mod project_users;
 /// The organization's projects.
 pub mod projects;
-/// What was used, and what it cost.
+/// Usage and costs.
 pub mod usage;
-/// The people of the organization.
+/// The users of the organization.
 pub mod users;

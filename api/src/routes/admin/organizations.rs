@@ -1,4 +1,4 @@
-//! The installation's organizations: list, create. For keys with the scope `installation`.
+//! The installation's organizations: list and create. Requires the scope `installation`.
 
 use attune_domain::{
     access::{Role, Scope},
@@ -27,17 +27,18 @@ use crate::{
     wire::organization::{NewApiKeyView, NewOrganization, NewOrganizationView, NewOwner, NewUser, OrganizationView},
 };
 
-/// The longest name of an organization, in characters.
+/// The maximum length of an organization's name, in characters.
 const NAME_CHARACTERS: usize = 100;
 
-/// The first project of an organization.
+/// The name of an organization's first project.
 const FIRST_PROJECT: &str = "default";
 
 /// List organizations, newest first.
 #[utoipa::path(get, path = "/v1/organizations", tag = "Installation", operation_id = "list_organizations",
     params(
-        ("after" = Option<String>, Query, pattern = "^org-[0-9a-f]{32}$", description = "Return organizations after this ID."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+        ("after" = Option<String>, Query, pattern = "^org-[0-9a-f]{32}$",
+            description = "Return organizations after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
     ),
     responses((status = 200, body = List<OrganizationView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -56,8 +57,8 @@ pub async fn list(
 
 /// Create an organization.
 ///
-/// It gets a project and a key that administers it, whose secret is shown this once; and an owner, if one is named. It
-/// shares nothing with the others but the base models of the installation.
+/// The organization gets a project, an API key that administers it, whose secret is returned only here, and an owner,
+/// if one is given. It shares nothing with other organizations except the installation's base models.
 #[utoipa::path(post, path = "/v1/organizations", tag = "Installation", operation_id = "create_organization",
     request_body = NewOrganization,
     responses((status = 200, body = NewOrganizationView), (status = "4XX", body = ErrorBody)))]

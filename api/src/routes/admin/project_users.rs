@@ -1,4 +1,4 @@
-//! The people of a project: list, let in, look, change, show out. All of them are in its organization.
+//! The users of a project: list, add, retrieve, modify, remove. All of them are users of its organization.
 
 use attune_domain::id::Person as PersonKind;
 use attune_store::tenancy::member::{self, Of};
@@ -28,15 +28,15 @@ use crate::{
 
 const OBJECT: &str = "organization.project.user";
 
-/// List a project's people.
+/// List a project's users.
 ///
-/// The organization's owners and admins reach it as well, whether they are in the list or not.
+/// The organization's owners and admins have access as well, even if they are not in the list.
 #[utoipa::path(get, path = "/v1/organization/projects/{project_id}/users", tag = "Organization",
     operation_id = "list_project_users",
     params(
         ("project_id" = String, Path),
-        ("after" = Option<String>, Query, pattern = "^user-[0-9a-f]{32}$", description = "The list goes on behind the user of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+        ("after" = Option<String>, Query, pattern = "^user-[0-9a-f]{32}$", description = "Return users after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
     ),
     responses((status = 200, body = List<UserView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -52,7 +52,7 @@ pub async fn list(
     Ok(Json(page(members, limit, OBJECT)))
 }
 
-/// Let a member of the organization into a project.
+/// Add a user of the organization to a project.
 #[utoipa::path(post, path = "/v1/organization/projects/{project_id}/users", tag = "Organization",
     operation_id = "create_project_user", params(("project_id" = String, Path)), request_body = NewProjectUser,
     responses((status = 200, body = UserView), (status = "4XX", body = ErrorBody)))]
@@ -80,7 +80,7 @@ pub async fn create(
     Ok(Json(UserView::new(member, OBJECT)))
 }
 
-/// Look at somebody in a project.
+/// Retrieve a user of a project.
 #[utoipa::path(get, path = "/v1/organization/projects/{project_id}/users/{user_id}", tag = "Organization",
     operation_id = "retrieve_project_user", params(("project_id" = String, Path), ("user_id" = String, Path)),
     responses((status = 200, body = UserView), (status = "4XX", body = ErrorBody)))]
@@ -94,7 +94,7 @@ pub async fn retrieve(
     Ok(Json(UserView::new(member, OBJECT)))
 }
 
-/// Give somebody another role in a project.
+/// Modify a user's role in a project.
 #[utoipa::path(post, path = "/v1/organization/projects/{project_id}/users/{user_id}", tag = "Organization",
     operation_id = "modify_project_user", params(("project_id" = String, Path), ("user_id" = String, Path)),
     request_body = ChangedRole,
@@ -115,7 +115,7 @@ pub async fn modify(
     Ok(Json(UserView::new(member, OBJECT)))
 }
 
-/// Show somebody out of a project.
+/// Remove a user from a project.
 #[utoipa::path(delete, path = "/v1/organization/projects/{project_id}/users/{user_id}", tag = "Organization",
     operation_id = "delete_project_user", params(("project_id" = String, Path), ("user_id" = String, Path)),
     responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]

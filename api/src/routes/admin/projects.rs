@@ -1,4 +1,4 @@
-//! The organization's projects: list, make, look, rename, archive.
+//! The organization's projects: list, create, retrieve, rename, archive.
 
 use attune_domain::id::Project as ProjectKind;
 use attune_store::{
@@ -25,9 +25,10 @@ use crate::{
 /// List the organization's projects, newest first.
 #[utoipa::path(get, path = "/v1/organization/projects", tag = "Organization", operation_id = "list_projects",
     params(
-        ("after" = Option<String>, Query, pattern = "^proj_[0-9a-f]{32}$", description = "The list goes on behind the project of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
-        ("include_archived" = Option<bool>, Query, description = "Archived ones too."),
+        ("after" = Option<String>, Query, pattern = "^proj_[0-9a-f]{32}$",
+            description = "Return projects after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
+        ("include_archived" = Option<bool>, Query, description = "If `true`, includes archived projects."),
     ),
     responses((status = 200, body = List<ProjectView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -45,7 +46,7 @@ pub async fn list(
     Ok(Json(List::cut(views, limit, |project: &ProjectView| project.id.clone())))
 }
 
-/// Make a project.
+/// Create a project.
 #[utoipa::path(post, path = "/v1/organization/projects", tag = "Organization", operation_id = "create_project",
     request_body = NamedProject,
     responses((status = 200, body = ProjectView), (status = "4XX", body = ErrorBody)))]
@@ -58,11 +59,11 @@ pub async fn create(
     let mut tx = app.organization(owner).await?;
     let project = tenant::insert(&mut tx, owner, plain(&new.name)?).await.map_err(|e| refused(e, &new.name))?;
     tx.commit().await?;
-    app.authenticator.forget(); // the organization's admins reach it from now on
+    app.authenticator.forget(); // the organization's admins have access from now on
     Ok(Json(project.into()))
 }
 
-/// Look at a project.
+/// Retrieve a project.
 #[utoipa::path(get, path = "/v1/organization/projects/{project_id}", tag = "Organization",
     operation_id = "retrieve_project", params(("project_id" = String, Path)),
     responses((status = 200, body = ProjectView), (status = "4XX", body = ErrorBody)))]
@@ -79,7 +80,7 @@ pub async fn retrieve(
 
 /// Rename a project.
 ///
-/// Models that were tuned under its old name keep theirs.
+/// Models that were fine-tuned under the old name keep their names.
 #[utoipa::path(post, path = "/v1/organization/projects/{project_id}", tag = "Organization",
     operation_id = "modify_project", params(("project_id" = String, Path)), request_body = NamedProject,
     responses((status = 200, body = ProjectView), (status = "4XX", body = ErrorBody)))]
@@ -103,7 +104,7 @@ pub async fn modify(
 
 /// Archive a project.
 ///
-/// Its keys open nothing any more, and its members no longer reach it. Its rows stay; it cannot be opened again.
+/// Its API keys are refused, and its users lose access. Its data is kept. An archived project cannot be restored.
 #[utoipa::path(post, path = "/v1/organization/projects/{project_id}/archive", tag = "Organization",
     operation_id = "archive_project", params(("project_id" = String, Path)),
     responses((status = 200, body = ProjectView), (status = "4XX", body = ErrorBody)))]
@@ -120,14 +121,14 @@ pub async fn archive(
     Ok(Json(project.into()))
 }
 
-/// The database checks the rest, but cannot be told of a zero.
+/// Refuses NUL, which cannot be sent to the database; the database checks the rest.
 fn plain(name: &str) -> Result<&str, ApiError> {
     if name.contains('\0') { Err(not_plain(name)) } else { Ok(name) }
 }
 
 fn not_plain(name: &str) -> ApiError {
     let shown = shown(name);
-    let allowed = "it must start with a lower-case letter or a digit and go on with at most 30 of a-z, 0-9 and '-'";
+    let allowed = "it must be a lower-case letter or a digit, then at most 30 of a-z, 0-9 and '-'";
     ApiError::invalid("name", format!("Invalid 'name': '{shown}'; {allowed}."))
 }
 

@@ -1,4 +1,4 @@
-//! What was used and what it cost, in buckets of time. A key sees its own project's.
+//! Usage and costs, in time buckets. A key has access to its own project only.
 
 use attune_domain::id::{ApiKey, Id};
 use attune_store::{
@@ -26,24 +26,30 @@ use crate::{
     },
 };
 
-/// Widths of buckets: name, seconds, how many are given if nothing is said, and how many at the most.
+/// Bucket widths: the name, the seconds, the default number of buckets and the maximum number of buckets.
 const WIDTHS: [(&str, i64, i64, i64); 3] = [("1m", 60, 60, 1440), ("1h", 3600, 24, 168), ("1d", 86_400, 7, 31)];
 
-/// Buckets of costs at the most.
+/// The maximum number of buckets in a report on costs.
 const MOST_COSTS: i64 = 180;
 
-/// Report what answers used.
+/// Report the usage of completions.
 #[utoipa::path(get, path = "/v1/organization/usage/completions", tag = "Usage", operation_id = "usage_completions",
     params(
-        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; the report begins with its bucket."),
-        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; now, if left out."),
-        ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$", description = "`1m`, `1h` or `1d`, the default."),
-        ("group_by" = Option<Vec<CompletionsGroup>>, Query, description = "One line for each."),
-        ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
-        ("api_key_ids" = Option<Vec<KeyId>>, Query, description = "Only these keys'."),
-        ("models" = Option<Vec<String>>, Query, description = "Only these models'."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1440, description = "Buckets: 7 of `1d` (31 at the most), 24 of `1h` (168), 60 of `1m` (1440)."),
-        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$", description = "`next_page` of the part before."),
+        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0,
+            description = "The start in Unix seconds. The report begins with the bucket that contains it."),
+        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0,
+            description = "The end in Unix seconds. Defaults to now."),
+        ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$",
+            description = "The width of a bucket: `1m`, `1h` or `1d` (the default)."),
+        ("group_by" = Option<Vec<CompletionsGroup>>, Query, description = "The fields to group results by."),
+        ("project_ids" = Option<Vec<String>>, Query,
+            description = "Return only usage of these projects. A key has access to its own project only."),
+        ("api_key_ids" = Option<Vec<KeyId>>, Query, description = "Return only usage of these API keys."),
+        ("models" = Option<Vec<String>>, Query, description = "Return only usage of these models."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1440,
+            description = "Number of buckets. Default (maximum): 7 (31) of `1d`, 24 (168) of `1h`, 60 (1440) of `1m`."),
+        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$",
+            description = "The `next_page` of the previous page."),
     ),
     responses((status = 200, body = Page<CompletionsUsage>), (status = "4XX", body = ErrorBody)))]
 pub async fn completions(
@@ -55,18 +61,25 @@ pub async fn completions(
     asked.answer(&app, &holder, CompletionsUsage::new).await.map(Json)
 }
 
-/// Report what training used: runs that have ended. Attune's own.
+/// Report the usage of training, for runs that have ended. Attune extension.
 #[utoipa::path(get, path = "/v1/organization/usage/training", tag = "Usage", operation_id = "usage_training",
     params(
-        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; the report begins with its bucket."),
-        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; now, if left out."),
-        ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$", description = "`1m`, `1h` or `1d`, the default."),
-        ("group_by" = Option<Vec<TrainingGroup>>, Query, description = "One line for each."),
-        ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
-        ("api_key_ids" = Option<Vec<KeyId>>, Query, description = "Only jobs of these keys."),
-        ("models" = Option<Vec<String>>, Query, description = "Only over these bases."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1440, description = "As for completions."),
-        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$", description = "`next_page` of the part before."),
+        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0,
+            description = "The start in Unix seconds. The report begins with the bucket that contains it."),
+        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0,
+            description = "The end in Unix seconds. Defaults to now."),
+        ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$",
+            description = "The width of a bucket: `1m`, `1h` or `1d` (the default)."),
+        ("group_by" = Option<Vec<TrainingGroup>>, Query, description = "The fields to group results by."),
+        ("project_ids" = Option<Vec<String>>, Query,
+            description = "Return only usage of these projects. A key has access to its own project only."),
+        ("api_key_ids" = Option<Vec<KeyId>>, Query,
+            description = "Return only usage of jobs that these API keys created."),
+        ("models" = Option<Vec<String>>, Query, description = "Return only usage of these base models."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1440,
+            description = "Number of buckets, as for completions."),
+        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$",
+            description = "The `next_page` of the previous page."),
     ),
     responses((status = 200, body = Page<TrainingUsage>), (status = "4XX", body = ErrorBody)))]
 pub async fn training(
@@ -78,16 +91,21 @@ pub async fn training(
     asked.answer(&app, &holder, TrainingUsage::new).await.map(Json)
 }
 
-/// Report what was spent, by the prices of then.
+/// Report the costs, at the prices in force at the time.
 #[utoipa::path(get, path = "/v1/organization/costs", tag = "Usage", operation_id = "costs",
     params(
-        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; the report begins with its day."),
-        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0, description = "Unix time, in seconds; now, if left out."),
-        ("bucket_width" = Option<String>, Query, pattern = "^1d$", description = "Only `1d`."),
-        ("group_by" = Option<Vec<CostsGroup>>, Query, description = "One line for each."),
-        ("project_ids" = Option<Vec<String>>, Query, description = "Only these projects'; a key sees only its own."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 180, description = "Days; 7 if left out."),
-        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$", description = "`next_page` of the part before."),
+        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0,
+            description = "The start in Unix seconds. The report begins with the day that contains it."),
+        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0,
+            description = "The end in Unix seconds. Defaults to now."),
+        ("bucket_width" = Option<String>, Query, pattern = "^1d$",
+            description = "The width of a bucket. Only `1d` is supported."),
+        ("group_by" = Option<Vec<CostsGroup>>, Query, description = "The fields to group results by."),
+        ("project_ids" = Option<Vec<String>>, Query,
+            description = "Return only usage of these projects. A key has access to its own project only."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 180, description = "Number of days. Defaults to 7."),
+        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$",
+            description = "The `next_page` of the previous page."),
     ),
     responses((status = 200, body = Page<Cost>), (status = "4XX", body = ErrorBody)))]
 pub async fn costs(
@@ -99,7 +117,7 @@ pub async fn costs(
     asked.answer(&app, &holder, Cost::new).await.map(Json)
 }
 
-/// Report what the project has stored. Attune's own.
+/// Report the storage that the project uses. Attune extension.
 #[utoipa::path(get, path = "/v1/organization/usage/storage", tag = "Usage", operation_id = "usage_storage",
     responses((status = 200, body = StorageUsage), (status = "4XX", body = ErrorBody)))]
 pub async fn storage(
@@ -120,15 +138,15 @@ pub async fn storage(
     }))
 }
 
-/// A report that is asked for.
+/// The parameters of a report.
 #[derive(Debug)]
 struct Asked {
     question: Question,
-    /// Buckets of this part.
+    /// The maximum number of buckets in this page.
     limit: i64,
-    /// The project's id is to be told.
+    /// `true` if the report is grouped by project.
     by_project: bool,
-    /// Projects were named, and the caller's is none of them.
+    /// `true` if `project_ids` was given without the caller's project.
     is_of_others: bool,
 }
 
@@ -174,7 +192,7 @@ impl Asked {
         })
     }
 
-    /// The buckets, each filled by `result`.
+    /// Returns the page, with the sums of each bucket converted by `result`.
     async fn answer<T>(
         mut self,
         app: &App,
@@ -226,7 +244,7 @@ fn page_start(page: &str) -> Result<i64, ApiError> {
     let start = page.strip_prefix("page_").and_then(|start| start.parse().ok());
     start.filter(|start| (0..=LATEST).contains(start)).ok_or_else(|| {
         let shown = shown(page);
-        ApiError::invalid("page", format!("Invalid 'page': '{shown}' is no next_page of a report."))
+        ApiError::invalid("page", format!("Invalid 'page': '{shown}' is not the 'next_page' of a report."))
     })
 }
 

@@ -1,4 +1,4 @@
-//! The people of the organization: list, let in, look, change, show out.
+//! The users of the organization: list, add, retrieve, modify, remove.
 
 use attune_domain::{
     access::Role,
@@ -30,11 +30,11 @@ use crate::{
 
 const OBJECT: &str = "organization.user";
 
-/// List the organization's people.
+/// List the organization's users.
 #[utoipa::path(get, path = "/v1/organization/users", tag = "Organization", operation_id = "list_users",
     params(
-        ("after" = Option<String>, Query, pattern = "^user-[0-9a-f]{32}$", description = "The list goes on behind the user of this id."),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "20 if left out."),
+        ("after" = Option<String>, Query, pattern = "^user-[0-9a-f]{32}$", description = "Return users after this ID."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size. Defaults to 20."),
     ),
     responses((status = 200, body = List<UserView>), (status = "4XX", body = ErrorBody)))]
 pub async fn list(
@@ -49,16 +49,16 @@ pub async fn list(
     Ok(Json(page(members, limit, OBJECT)))
 }
 
-/// A part of a list of people.
+/// Returns a page of a list of users.
 pub fn page(members: Vec<Member>, limit: i64, object: &'static str) -> List<UserView> {
     let views = members.into_iter().map(|member| UserView::new(member, object)).collect();
     List::cut(views, limit, |user: &UserView| user.id.clone())
 }
 
-/// Let somebody into the organization.
+/// Add a user to the organization.
 ///
-/// They sign in with tokens of their issuer. An owner or admin is one in every project; others reach the projects that
-/// they are let into.
+/// The user signs in with tokens of their issuer. An owner or admin has that role in every project; other users have
+/// access to the projects that they are added to.
 #[utoipa::path(post, path = "/v1/organization/users", tag = "Organization", operation_id = "create_user",
     request_body = NewUser,
     responses((status = 200, body = UserView), (status = "4XX", body = ErrorBody)))]
@@ -82,17 +82,17 @@ pub async fn create(
     Ok(Json(UserView::new(member, OBJECT)))
 }
 
-/// Checks who is to be let in.
+/// Checks the fields of a new user.
 ///
 /// # Errors
-/// [`ApiError::Invalid`]: the issuer is not configured, or a text is too long.
+/// [`ApiError::Invalid`]: the issuer is not configured, or a text has an invalid length or a NUL character.
 pub fn check(app: &App, new: &NewUser) -> Result<(), ApiError> {
     if !app.authenticator.issuers().knows(&new.issuer) {
         let shown: String = new.issuer.chars().take(200).collect();
         let allowed = app.authenticator.issuers().names();
         return Err(ApiError::invalid(
             "issuer",
-            format!("Invalid 'issuer': '{shown}' is none of those configured: {allowed}."),
+            format!("Invalid 'issuer': '{shown}' is not configured; configured: {allowed}."),
         ));
     }
     let texts = [("subject", Some(&new.subject)), ("email", new.email.as_ref()), ("name", new.name.as_ref())];
@@ -104,7 +104,7 @@ pub fn check(app: &App, new: &NewUser) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Somebody who is there already.
+/// Converts the error for a user who is a member already.
 pub fn already(error: attune_store::error::StoreError, constraint: &str) -> ApiError {
     if error.on_constraint(constraint) {
         return ApiError::Conflict("This user is a member already; change their role instead.".into());
@@ -112,7 +112,7 @@ pub fn already(error: attune_store::error::StoreError, constraint: &str) -> ApiE
     error.into()
 }
 
-/// Look at somebody.
+/// Retrieve a user.
 #[utoipa::path(get, path = "/v1/organization/users/{user_id}", tag = "Organization", operation_id = "retrieve_user",
     params(("user_id" = String, Path)),
     responses((status = 200, body = UserView), (status = "4XX", body = ErrorBody)))]
@@ -127,9 +127,9 @@ pub async fn retrieve(
     Ok(Json(UserView::new(member, OBJECT)))
 }
 
-/// Give somebody another role.
+/// Modify a user's role.
 ///
-/// Only an owner makes and unmakes owners, and the last one stays.
+/// Only an owner can add or remove owners, and the last owner cannot be removed.
 #[utoipa::path(post, path = "/v1/organization/users/{user_id}", tag = "Organization", operation_id = "modify_user",
     params(("user_id" = String, Path)), request_body = ChangedRole,
     responses((status = 200, body = UserView), (status = "4XX", body = ErrorBody)))]
@@ -154,7 +154,7 @@ pub async fn modify(
     Ok(Json(UserView::new(member, OBJECT)))
 }
 
-/// Show somebody out of the organization, and so of all its projects.
+/// Remove a user from the organization and from all its projects.
 #[utoipa::path(delete, path = "/v1/organization/users/{user_id}", tag = "Organization", operation_id = "delete_user",
     params(("user_id" = String, Path)),
     responses((status = 200, body = Deleted), (status = "4XX", body = ErrorBody)))]
@@ -175,10 +175,10 @@ pub async fn delete(
     Ok(Json(Deleted { id, object: "organization.user.deleted", deleted: true }))
 }
 
-/// An admin neither makes an owner nor unmakes one.
+/// Refuses an admin's request to add, change or remove an owner.
 fn only_an_owner_makes_owners(mine: Role, touched: &[Role]) -> Result<(), ApiError> {
     if mine < Role::Owner && touched.contains(&Role::Owner) {
-        return Err(ApiError::Forbidden("Only an owner makes, changes or dismisses an owner.".into()));
+        return Err(ApiError::Forbidden("Only an owner can add, change or remove an owner.".into()));
     }
     Ok(())
 }
@@ -186,7 +186,7 @@ fn only_an_owner_makes_owners(mine: Role, touched: &[Role]) -> Result<(), ApiErr
 async fn not_the_last_owner(tx: &mut Tx, administrator: &Administrator, person: PersonId) -> Result<(), ApiError> {
     let owners = member::lock_owners(tx, administrator.organization_id).await?;
     if owners == [person] {
-        return Err(ApiError::Conflict("This is the organization's last owner; make another one first.".into()));
+        return Err(ApiError::Conflict("This is the organization's last owner. Add another owner first.".into()));
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Chat requests: OpenAI's body, as far as it can be done. What cannot is refused by name, never passed over.
+//! Chat completion requests: OpenAI's request body, as far as it is supported. An unsupported field is refused by name,
+//! never ignored.
 
 use std::collections::BTreeMap;
 
@@ -19,75 +20,79 @@ use super::{
 };
 use crate::{error::ApiError, http::json_body};
 
-/// The most rivals that are told of a token. Source: OpenAI's API reference.
+/// The largest `top_logprobs`. Source: OpenAI's API reference.
 const MOST_LOGPROBS: u32 = 20;
 
-/// The longest chat, in messages.
+/// The maximum number of messages in one request.
 const MOST_MESSAGES: usize = 4096;
 
-/// A chat to be gone on with.
+/// The request body for a chat completion.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewChat {
-    /// A base model's name, or a tuned one's.
+    /// The name of a base model or of a fine-tuned model.
     #[schema(example = "ft:smollm2-135m-instruct:default:records:7b8c9d0e")]
     pub model: String,
-    /// The chat so far.
+    /// The messages of the conversation so far.
     pub messages: Vec<MessageIn>,
-    /// From 0, always the most likely token, to 2; 1 if left out.
+    /// The sampling temperature, from 0 (always the most likely token) to 2. Defaults to 1.
     pub temperature: Option<f64>,
-    /// Only the most likely tokens that together have this probability; 1 if left out.
+    /// Nucleus sampling: only the most likely tokens whose probabilities add up to this value are considered. Defaults
+    /// to 1.
     pub top_p: Option<f64>,
-    /// How many answers, from 1 to 128; 1 if left out. They share the reading of the prompt.
+    /// The number of choices to generate, from 1 to 128. Defaults to 1. The prompt is processed once for all of them.
     pub n: Option<u32>,
-    /// From -2 to 2; taken from the logit of each token that the answer has already.
+    /// A number from -2 to 2, subtracted once from the logit of each token that the answer already contains.
     pub presence_penalty: Option<f64>,
-    /// From -2 to 2; the same, as many times as the answer has the token.
+    /// A number from -2 to 2, subtracted from a token's logit once for each time that the answer already contains the
+    /// token.
     pub frequency_penalty: Option<f64>,
-    /// By token id, from -100 to 100: added to the token's logit.
+    /// A map from token IDs to biases from -100 to 100, which are added to the tokens' logits.
     pub logit_bias: Option<BTreeMap<String, f64>>,
-    /// Tells the log-probability of each token of the answer.
+    /// If `true`, returns the log probability of each token of the answer.
     pub logprobs: Option<bool>,
-    /// From 0 to 20, with `logprobs`: how many of the most likely tokens in each place are told as well.
+    /// The number of most likely tokens to return at each position, from 0 to 20. Requires `logprobs`.
     pub top_logprobs: Option<u32>,
-    /// The same seed and request draw the same tokens; a new one each time if left out.
+    /// The random seed: the same seed and request sample the same tokens. Defaults to a new seed for each request.
     pub seed: Option<i64>,
-    /// Up to 4 texts before which the answer ends.
+    /// Up to 4 sequences at which generation stops. The answer does not contain the stop sequence.
     #[serde(default)]
     pub stop: Stop,
     /// The older name of `max_completion_tokens`.
     pub max_tokens: Option<u64>,
-    /// The longest answer in tokens; as long as the context allows if left out.
+    /// The maximum number of tokens in the answer. Defaults to as many as the context length allows.
     pub max_completion_tokens: Option<u64>,
-    /// What the answer's text must be; enforced while it is drawn.
+    /// The format of the answer's text, enforced while tokens are sampled.
     pub response_format: Option<ResponseFormat>,
-    /// What the answer may call.
+    /// The tools that the model may call.
     pub tools: Option<Vec<ToolIn>>,
-    /// Which of `tools` are called: `none`, `auto` (if left out), `required`, or one by its name.
+    /// The tool choice: `none`, `auto` (the default), `required`, or one tool by its name.
     pub tool_choice: Option<ToolChoiceIn>,
-    /// Whether an answer that must call, or whose tools are strict, may call several times; `true` if left out.
+    /// Allows several tool calls in an answer that must call a tool or whose tools are strict. Defaults to `true`.
     pub parallel_tool_calls: Option<bool>,
-    /// Variables of the chat template, as `enable_thinking`: at most 16, each a string, a number, a boolean, null or a list
-    /// of those.
+    /// Variables of the chat template, such as `enable_thinking`: at most 16, each a string, a number, a boolean, null
+    /// or a list of those.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
-    /// The same as `chat_template_kwargs: {"enable_thinking": …}`.
+    /// A shorthand for `chat_template_kwargs: {"enable_thinking": …}`.
     pub enable_thinking: Option<bool>,
-    /// Taken, but nothing is stored; the answer says so in the header `attune-stored: false`.
+    /// Accepted, but nothing is stored: the response has the header `attune-stored: false`.
     pub store: Option<bool>,
-    /// Answers in chunks, as server-sent events.
+    /// If `true`, streams the answer in chunks, as server-sent events.
     pub stream: Option<bool>,
-    /// Only with `stream`.
+    /// Options of the stream. Requires `stream`.
     pub stream_options: Option<StreamOptions>,
-    /// `tools` as they were given, keys in their order: what the chat template shows, as in training rows.
+    /// The request's `tools` as received, with keys in their original order: the chat template renders them as in
+    /// training rows.
     #[serde(skip)]
     pub shown_tools: Option<Value>,
 }
 
-/// Whether a field's value asks for nothing that is not done anyway.
+/// A function that returns whether a field's value requests only the default behavior.
 type AsksNothing = fn(&Value) -> bool;
 
-/// Fields that cannot be done yet: a test for values that ask for nothing, and why the others are refused.
+/// Unsupported fields: the name, a test for values that request only the default behavior, and the reason to refuse any
+/// other.
 const NOT_YET: [(&str, AsksNothing, &str); 10] = [
     ("functions", is_empty, "use 'tools'"),
     ("function_call", |v| v == "none", "use 'tool_choice'"),
@@ -106,10 +111,10 @@ fn is_empty(value: &Value) -> bool {
 }
 
 impl NewChat {
-    /// Reads a body; takes away what changes nothing.
+    /// Parses a request body. Removes ignored fields first.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: a field is unknown, wrong, or asks for what cannot be done yet.
+    /// [`ApiError::Invalid`]: a field is unknown, invalid or unsupported.
     pub fn read(mut fields: Map<String, Value>) -> Result<Self, ApiError> {
         remove_ignored(&mut fields)?;
         for (name, asks_nothing, why) in NOT_YET {
@@ -172,33 +177,34 @@ impl NewChat {
         }
     }
 
-    /// How many answers.
+    /// Returns the number of choices to generate.
     pub fn choices(&self) -> u32 {
         self.n.unwrap_or(1)
     }
 
-    /// Whether the answer comes in chunks.
+    /// Returns whether the answer is streamed.
     pub fn streams(&self) -> bool {
         self.stream == Some(true)
     }
 
-    /// Whether the stream ends with the usage.
+    /// Returns whether the stream ends with a usage chunk.
     pub fn streams_usage(&self) -> bool {
         self.shared().streams_usage()
     }
 
-    /// The messages in a replica's words.
+    /// Returns the messages in the form of the serving contract.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: one lacks something, or has what does not go with its role.
+    /// [`ApiError::Invalid`]: a message lacks a required field, or has a field that its role does not allow.
     pub fn chat_messages(&self) -> Result<Vec<ChatMessage>, ApiError> {
         self.messages.iter().enumerate().map(|(i, message)| message.to_chat(i)).collect()
     }
 
-    /// The variables that the request sets in the chat template.
+    /// Returns the variables that the request sets in the chat template.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: [`TemplateKwargs::check`] refuses them, or `enable_thinking` is there twice.
+    /// [`ApiError::Invalid`]: [`TemplateKwargs::check`] refuses them, or `enable_thinking` is set twice with different
+    /// values.
     pub fn template_kwargs(&self) -> Result<TemplateKwargs, ApiError> {
         let mut kwargs = self.chat_template_kwargs.clone().unwrap_or_default();
         if let Some(thinking) = self.enable_thinking
@@ -210,7 +216,7 @@ impl NewChat {
         Ok(TemplateKwargs::check(&kwargs)?)
     }
 
-    /// What the answer's text must be.
+    /// Returns the required format of the answer's text.
     ///
     /// # Errors
     /// [`ApiError::Invalid`].
@@ -218,7 +224,7 @@ impl NewChat {
         self.response_format.as_ref().map_or(Ok(Form::Free), ResponseFormat::form)
     }
 
-    /// What the answer may call.
+    /// Returns the tools that the model may call, `None` if there are none.
     ///
     /// # Errors
     /// [`ApiError::Invalid`].
@@ -232,10 +238,10 @@ impl NewChat {
         form::tools(given, shown, self.tool_choice.as_ref(), self.parallel_tool_calls)
     }
 
-    /// How tokens are drawn; `dice` stands in for a seed that was not given.
+    /// Returns the sampling parameters. The argument is the seed if the request sets none.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: a bias is for no token.
+    /// [`ApiError::Invalid`]: a key of `logit_bias` is not a token ID.
     pub fn sampling(&self, dice: u64) -> Result<Sampling, ApiError> {
         Ok(Sampling {
             max_tokens: self.max_completion_tokens.or(self.max_tokens),
@@ -337,13 +343,24 @@ mod tests {
         }
     }
 
-    /// One step beyond each bound is refused by the field's name, and the bound itself is taken.
+    /// Asserts that `beyond` is refused with the field's name, and that `most` is accepted.
+    fn assert_bound(most: Value, beyond: Value, param: &str) {
+        let refused = read(beyond).unwrap_err().body().error;
+        assert_eq!(refused.param.as_deref(), Some(param), "{}", refused.message);
+        assert!(refused.message.len() < 500, "{param}: {}", refused.message);
+        assert!(read(most).is_ok(), "{param}");
+    }
+
+    /// A value one step past each bound is refused with the field's name; the bound itself is accepted.
     #[test]
     fn limit_of_every_field_of_a_chat() {
         let text = |length: usize| "x".repeat(length);
         let stops = |count: usize| json!({"stop": vec!["x"; count]});
-        let biases = |count: usize| json!({"logit_bias": (0..count).map(|id| (id.to_string(), json!(1))).collect::<Map<_, _>>()});
-        let pairs = |count: usize| json!({"metadata": (0..count).map(|at| (at.to_string(), json!("v"))).collect::<Map<_, _>>()});
+        let numbered = |count: usize, value: Value| -> Map<String, Value> {
+            (0..count).map(|at| (at.to_string(), value.clone())).collect()
+        };
+        let biases = |count: usize| json!({"logit_bias": numbered(count, json!(1))});
+        let pairs = |count: usize| json!({"metadata": numbered(count, json!("v"))});
         let messages = |count: usize| json!({"messages": vec![json!({"role": "user", "content": "x"}); count]});
         let tools = |count: usize| json!({"tools": (0..count).map(|at| tool(&format!("f{at}"))).collect::<Vec<_>>()});
         let bytes_of_tools = |length: usize| {
@@ -353,7 +370,10 @@ mod tests {
             ));
             json!({"tools": [wide]})
         };
-        let format = |schema: Value| json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}});
+        let format = |schema: Value| {
+            let schema = json!({"name": "a", "schema": schema});
+            json!({"response_format": {"type": "json_schema", "json_schema": schema}})
+        };
         let deep = |depth: usize| format((1..depth).fold(json!({}), |inner, _| json!({"not": inner})));
         let wide = |length: usize| format(json!({"a": text(length - r#"{"a":""}"#.len())}));
         let calls = |count: usize, id: usize| {
@@ -361,10 +381,6 @@ mod tests {
             json!({"messages": [{"role": "assistant", "tool_calls": vec![call; count]}]})
         };
         let named = |name: usize| json!({"messages": [{"role": "user", "content": "x", "name": text(name)}]});
-        let kwargs = |count: usize, length: usize| {
-            let all: Map<_, _> = (0..count).map(|at| (format!("k{at}"), json!(text(length)))).collect();
-            json!({"chat_template_kwargs": all})
-        };
         let result = |id: usize| json!({"messages": [{"role": "tool", "content": "x", "tool_call_id": text(id)}]});
         for (most, beyond, param) in [
             (json!({"n": 128}), json!({"n": 129}), "n"),
@@ -401,27 +417,31 @@ mod tests {
             (json!({"user": text(512)}), json!({"user": text(513)}), "user"),
             (json!({"prompt_cache_key": text(512)}), json!({"prompt_cache_key": text(513)}), "prompt_cache_key"),
             (json!({"safety_identifier": "a"}), json!({"safety_identifier": {"a": 1}}), "safety_identifier"),
-            (kwargs(16, 1), kwargs(17, 1), "chat_template_kwargs"),
-            (kwargs(1, 4096 - r#"{"k0":""}"#.len()), kwargs(1, 4097 - r#"{"k0":""}"#.len()), "chat_template_kwargs"),
-            (kwargs(1, 1), json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs"),
-            (kwargs(1, 1), json!({"chat_template_kwargs": {"k0": {"a": 1}}}), "chat_template_kwargs"),
-            (
-                json!({"enable_thinking": true}),
-                json!({"enable_thinking": true, "chat_template_kwargs": {"enable_thinking": 1}}),
-                "enable_thinking",
-            ),
             (pairs(16), pairs(17), "metadata"),
             (json!({"metadata": {text(64): "v"}}), json!({"metadata": {text(65): "v"}}), "metadata"),
             (json!({"metadata": {"a": text(512)}}), json!({"metadata": {"a": text(513)}}), "metadata"),
         ] {
-            let refused = read(beyond).unwrap_err().body().error;
-            assert_eq!(refused.param.as_deref(), Some(param), "{}", refused.message);
-            assert!(refused.message.len() < 500, "{param}: {}", refused.message);
-            assert!(read(most).is_ok(), "{param}");
+            assert_bound(most, beyond, param);
         }
     }
 
-    /// The stop string of the attack, 3.8 MB, is refused before anything is done with it.
+    #[test]
+    fn limit_of_the_template_kwargs_of_a_chat() {
+        let kwargs = |count: usize, length: usize| {
+            let all: Map<_, _> = (0..count).map(|at| (format!("k{at}"), json!("x".repeat(length)))).collect();
+            json!({"chat_template_kwargs": all})
+        };
+        let around = r#"{"k0":""}"#.len();
+        assert_bound(kwargs(16, 1), kwargs(17, 1), "chat_template_kwargs");
+        assert_bound(kwargs(1, 4096 - around), kwargs(1, 4097 - around), "chat_template_kwargs");
+        for refused in [json!({"messages": []}), json!({"k0": {"a": 1}})] {
+            assert_bound(kwargs(1, 1), json!({"chat_template_kwargs": refused}), "chat_template_kwargs");
+        }
+        let twice = json!({"enable_thinking": true, "chat_template_kwargs": {"enable_thinking": 1}});
+        assert_bound(json!({"enable_thinking": true}), twice, "enable_thinking");
+    }
+
+    /// The stop string of the attack, 3.8 MB, is refused before it is processed.
     #[test]
     fn attack_a06_a_stop_string_of_megabytes_is_refused() {
         let refused = read(json!({"n": 128, "stop": ["z".repeat(3_800_000)]})).unwrap_err().body().error;

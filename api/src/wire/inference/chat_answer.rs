@@ -1,4 +1,4 @@
-//! Chat answers as OpenAI shapes them: whole, or in chunks.
+//! Chat completion responses in OpenAI's format: a whole object, or chunks.
 
 use attune_domain::serve::{FinishReason, Scored};
 use serde::Serialize;
@@ -6,62 +6,62 @@ use utoipa::ToSchema;
 
 use crate::inference::answer::{Answer, Call};
 
-/// A whole answer.
+/// A chat completion.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ChatCompletion {
-    /// Its id.
+    /// The completion's ID.
     pub id: String,
-    /// Always `chat.completion`.
+    /// The object type, always `chat.completion`.
     pub object: &'static str,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created: i64,
-    /// As the request named it.
+    /// The model name, as the request gave it.
     pub model: String,
-    /// As many as were asked for.
+    /// The generated choices, `n` of them.
     pub choices: Vec<Choice>,
-    /// What was counted.
+    /// The token usage of the request.
     pub usage: Usage,
-    /// Names the base's content.
+    /// A fingerprint of the base model's content.
     pub system_fingerprint: String,
 }
 
-/// An answer.
+/// A generated choice.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Choice {
-    /// Its place, from 0.
+    /// The index of the choice, from 0.
     pub index: u32,
-    /// What was said.
+    /// The generated message.
     pub message: MessageOut,
-    /// If they were asked for.
+    /// The log probabilities, if requested.
     pub logprobs: Option<ChatLogprobs>,
-    /// `stop`, `length` or `tool_calls`.
+    /// The reason why generation stopped: `stop`, `length` or `tool_calls`.
     #[schema(value_type = String)]
     pub finish_reason: FinishReason,
 }
 
-/// How likely each token was.
+/// The log probabilities of a choice.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ChatLogprobs {
-    /// The answer's tokens, in order.
+    /// The tokens of the answer, in order.
     pub content: Vec<TokenLogprob>,
     /// Always `null`.
     pub refusal: Option<Vec<TokenLogprob>>,
 }
 
-/// A token and its rivals.
+/// A token with its log probability and its most likely alternatives.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TokenLogprob {
-    /// Its text; `bytes:\xf0\x9f` if it holds a part of a character only.
+    /// The token's text; `bytes:\xf0\x9f` if the token is not valid UTF-8, such as a part of a character.
     pub token: String,
-    /// The natural logarithm of its probability in the model's own distribution.
+    /// The natural logarithm of the token's probability in the model's own distribution.
     pub logprob: f64,
-    /// Its text in UTF-8.
+    /// The token's bytes.
     pub bytes: Vec<u8>,
-    /// The most likely tokens in its place.
+    /// The most likely tokens at this position.
     pub top_logprobs: Vec<TopLogprob>,
 }
 
-/// A token that might have stood in a place.
+/// One of the most likely tokens at a position.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "as in TokenLogprob")]
 pub struct TopLogprob {
@@ -71,7 +71,7 @@ pub struct TopLogprob {
 }
 
 impl ChatLogprobs {
-    /// Of these tokens.
+    /// Converts sampled tokens.
     pub fn new(tokens: Vec<Scored>) -> Self {
         Self { content: tokens.into_iter().map(TokenLogprob::new).collect(), refusal: None }
     }
@@ -93,7 +93,7 @@ impl TokenLogprob {
     }
 }
 
-/// A token's text, as OpenAI shows one that is no text: `bytes:\xf0\x9f`.
+/// Returns a token's text, or `bytes:\xf0\x9f`, as OpenAI writes a token that is not valid UTF-8.
 pub fn token_text(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
@@ -101,38 +101,38 @@ pub fn token_text(bytes: &[u8]) -> String {
     }
 }
 
-/// What was said.
+/// A generated message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct MessageOut {
-    /// Always `assistant`.
+    /// The role of the author, always `assistant`.
     pub role: &'static str,
-    /// The text; `null` if there are only calls.
+    /// The text; `null` if the message has only tool calls.
     pub content: Option<String>,
     /// Always `null`.
     pub refusal: Option<String>,
-    /// The tools that are called, if any is.
+    /// The tool calls, if any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Option<Vec<ToolCall>>)]
     pub tool_calls: Vec<ToolCall>,
 }
 
-/// A call of a tool.
+/// A tool call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ToolCall {
-    /// Names it, for the message with its result.
+    /// The ID of the call, which the message with its result refers to.
     pub id: String,
-    /// Always `function`.
+    /// The type of the tool, always `function`.
     pub r#type: &'static str,
-    /// What is called.
+    /// The function that the model called.
     pub function: CalledFunction,
 }
 
-/// What is called.
+/// The function of a tool call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CalledFunction {
-    /// The tool's name.
+    /// The name of the function.
     pub name: String,
-    /// Its arguments: JSON, as the model wrote it.
+    /// The arguments, in JSON as the model wrote it.
     pub arguments: String,
 }
 
@@ -143,7 +143,7 @@ impl From<Call> for ToolCall {
     }
 }
 
-/// Tokens of a request.
+/// The token usage of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "OpenAI's names")]
 pub struct Usage {
@@ -153,15 +153,15 @@ pub struct Usage {
     pub prompt_tokens_details: PromptTokensDetails,
 }
 
-/// What is known of a prompt's tokens.
+/// A breakdown of the prompt's tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PromptTokensDetails {
-    /// How many of the prompt's first tokens were read for an earlier request, and not again.
+    /// The number of the prompt's leading tokens that were reused from an earlier request's computation.
     pub cached_tokens: u64,
 }
 
 impl Usage {
-    /// Of a prompt and its answer.
+    /// Returns the usage of a prompt and its answer.
     pub const fn new(prompt_tokens: u64, cached_tokens: u64, completion_tokens: u64) -> Self {
         Self {
             prompt_tokens,
@@ -171,7 +171,7 @@ impl Usage {
         }
     }
 
-    /// The same after so many more tokens were drawn.
+    /// Returns the usage after more tokens of the answer.
     #[must_use]
     pub const fn plus(self, drawn: u64) -> Self {
         let cached = self.prompt_tokens_details.cached_tokens;
@@ -179,94 +179,94 @@ impl Usage {
     }
 }
 
-/// A piece of an answer: the data of one server-sent event.
+/// A chunk of a streamed chat completion: the data of one server-sent event.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ChatChunk {
-    /// The same in all chunks of an answer.
+    /// The completion's ID, the same in all chunks.
     pub id: String,
-    /// Always `chat.completion.chunk`.
+    /// The object type, always `chat.completion.chunk`.
     pub object: &'static str,
-    /// Unix time, in seconds; the same in all chunks.
+    /// The creation time, in Unix seconds, the same in all chunks.
     pub created: i64,
-    /// As the request named it.
+    /// The model name, as the request gave it.
     pub model: String,
-    /// Names the base's content.
+    /// A fingerprint of the base model's content.
     pub system_fingerprint: String,
-    /// One; none in the chunk with the usage.
+    /// One choice; empty in the chunk with the usage.
     pub choices: Vec<ChatChunkChoice>,
-    /// Only there when it was asked for, and `null` in all chunks but the last.
+    /// The token usage: present only if requested, and `null` in all chunks but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
 }
 
-/// A piece of an answer.
+/// A choice of a chunk.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ChatChunkChoice {
-    /// Its answer's place, from 0.
+    /// The index of the choice, from 0.
     pub index: u32,
-    /// What is new.
+    /// The new part of the message.
     pub delta: Delta,
-    /// If they were asked for.
+    /// The log probabilities of the new tokens, if requested.
     pub logprobs: Option<ChatLogprobs>,
-    /// `null` until the end.
+    /// The reason why generation stopped; `null` until the last chunk of the choice.
     #[schema(value_type = Option<String>)]
     pub finish_reason: Option<FinishReason>,
 }
 
-/// What is new.
+/// The new part of a streamed message.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Delta {
-    /// `assistant`, in the first chunk.
+    /// The role of the author, `assistant`, in the first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
-    /// More of the text.
+    /// The next part of the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// More of a call.
+    /// The next part of a tool call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<ToolCallDelta>>,
 }
 
-/// More of a call of a tool.
+/// The next part of a tool call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ToolCallDelta {
-    /// Its place among the answer's calls, from 0.
+    /// The index of the call among the answer's calls, from 0.
     pub index: u32,
-    /// In the call's first chunk.
+    /// The ID of the call, in the call's first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// `function`, in the call's first chunk.
+    /// The type of the tool, `function`, in the call's first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#type: Option<&'static str>,
-    /// What is new.
+    /// The new part of the function call.
     pub function: FunctionDelta,
 }
 
-/// More of what is called.
+/// The new part of a function call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FunctionDelta {
-    /// The tool's name, in the call's first chunk.
+    /// The name of the function, in the call's first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// More of the arguments.
+    /// The next part of the arguments.
     pub arguments: String,
 }
 
-/// What all parts of one answer share.
+/// The fields that all parts of one chat completion share.
 #[derive(Debug, Clone)]
 pub struct Heading {
-    /// The answer's id.
+    /// The completion's ID.
     pub id: String,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created: i64,
-    /// As the request named it.
+    /// The model name, as the request gave it.
     pub model: String,
-    /// Names the base's content.
+    /// A fingerprint of the base model's content.
     pub system_fingerprint: String,
-    /// Whether tokens are told.
+    /// `true` if log probabilities were requested.
     pub with_logprobs: bool,
-    /// Whether the stream tells its usage.
+    /// `true` if the stream's usage was requested.
     pub with_usage: bool,
 }
 
@@ -281,7 +281,7 @@ fn message(text: String, calls: Vec<Call>) -> MessageOut {
 }
 
 impl Heading {
-    /// The whole answer.
+    /// Returns the whole completion.
     pub fn whole(self, answers: Vec<Answer>, usage: Usage) -> ChatCompletion {
         let choices = (0..).zip(answers).map(|(index, answer)| Choice {
             index,
@@ -304,12 +304,12 @@ impl Heading {
         self.with_logprobs.then(|| ChatLogprobs::new(tokens))
     }
 
-    /// The first chunk of an answer: who speaks.
+    /// Returns the first chunk of a choice, which names the role.
     pub fn first(&self, index: u32) -> ChatChunk {
         self.chunk(index, Delta { role: Some("assistant"), content: Some(String::new()), tool_calls: None }, None)
     }
 
-    /// A chunk with more text.
+    /// Returns a chunk with more text.
     pub fn piece(&self, index: u32, text: String, tokens: Vec<Scored>) -> ChatChunk {
         let mut chunk = self.chunk(index, Delta { content: Some(text), ..Delta::default() }, None);
         for choice in &mut chunk.choices {
@@ -318,13 +318,13 @@ impl Heading {
         chunk
     }
 
-    /// The first chunk of a call.
+    /// Returns the first chunk of a tool call.
     pub fn called(&self, index: u32, call: u32, id: String, name: String) -> ChatChunk {
         let function = FunctionDelta { name: Some(name), arguments: String::new() };
         self.calling(index, ToolCallDelta { index: call, id: Some(id), r#type: Some("function"), function })
     }
 
-    /// A chunk with more of a call's arguments.
+    /// Returns a chunk with more of a tool call's arguments.
     pub fn arguments(&self, index: u32, call: u32, arguments: String) -> ChatChunk {
         let function = FunctionDelta { name: None, arguments };
         self.calling(index, ToolCallDelta { index: call, id: None, r#type: None, function })
@@ -334,12 +334,12 @@ impl Heading {
         self.chunk(index, Delta { tool_calls: Some(vec![call]), ..Delta::default() }, None)
     }
 
-    /// The last chunk of an answer: why it ended.
+    /// Returns the last chunk of a choice, with its finish reason.
     pub fn last(&self, index: u32, finish_reason: FinishReason) -> ChatChunk {
         self.chunk(index, Delta::default(), Some(finish_reason))
     }
 
-    /// The chunk with the usage, if it was asked for.
+    /// Returns the chunk with the usage, if it was requested.
     pub fn usage(&self, usage: Usage) -> Option<ChatChunk> {
         let chunk =
             ChatChunk { choices: Vec::new(), usage: Some(Some(usage)), ..self.chunk(0, Delta::default(), None) };

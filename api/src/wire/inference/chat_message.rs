@@ -1,4 +1,4 @@
-//! The messages of a chat as OpenAI's clients write them.
+//! Chat messages in OpenAI's request format.
 
 use attune_domain::serve::ChatMessage;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -7,69 +7,69 @@ use utoipa::ToSchema;
 
 use crate::{error::ApiError, http::path_id::shown};
 
-/// The most calls in one message.
+/// The maximum number of tool calls in one message.
 const MOST_CALLS: usize = 128;
-/// The longest id of a call, in bytes.
+/// The maximum length of a tool call's ID, in bytes.
 const CALL_ID_BYTES: usize = 256;
-/// The longest name of a speaker, in bytes.
+/// The maximum length of an author's name, in bytes.
 const SPEAKER_BYTES: usize = 256;
 
-/// One message.
+/// A message of the conversation.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MessageIn {
-    /// `system`, `developer` (the same), `user`, `assistant` or `tool`.
+    /// The role of the author: `system`, `developer` (the same), `user`, `assistant` or `tool`.
     pub role: String,
-    /// What was said: a text, or parts of type `text`. An assistant that calls tools may say nothing.
+    /// The content of the message: a string, or parts of type `text`. Optional for an assistant that calls tools.
     pub content: Option<Content>,
-    /// The calls that an assistant made.
+    /// The tool calls of an assistant's message.
     pub tool_calls: Option<Vec<CallIn>>,
-    /// Which call a tool answers.
+    /// The ID of the call whose result this is, in a tool's message.
     pub tool_call_id: Option<String>,
-    /// Who speaks; for models whose chat template reads it.
+    /// The name of the author, for models whose chat template renders it.
     pub name: Option<String>,
 }
 
-/// What was said.
+/// The content of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Content {
-    /// As one text.
+    /// A string.
     Text(String),
-    /// In parts, which are put together as they are.
+    /// Parts, which are concatenated without a separator.
     Parts(Vec<Part>),
 }
 
-/// A part of a message.
+/// A content part of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
-    /// Only `text` is supported.
+    /// The type of the part. Only `text` is supported.
     #[schema(example = "text")]
     pub r#type: String,
-    /// The text.
+    /// The text of the part.
     pub text: String,
 }
 
-/// A call that an assistant made.
+/// A tool call of an assistant's message.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CallIn {
-    /// As the answer gave it.
+    /// The ID of the call, as the response gave it.
     pub id: String,
-    /// Always `function`.
+    /// The type of the tool, always `function`.
     pub r#type: String,
-    /// What was called.
+    /// The function that was called.
     pub function: CalledIn,
 }
 
-/// What was called.
+/// The function of a tool call.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CalledIn {
-    /// The tool's name.
+    /// The name of the function.
     pub name: String,
-    /// A JSON object.
+    /// The arguments, as a JSON object in a string.
     pub arguments: String,
 }
 
@@ -97,13 +97,13 @@ impl<'de> Deserialize<'de> for Content {
     }
 }
 
-/// What an answer's message holds, and says nothing if it is empty: a client may give the message back as it came.
+/// Fields that may be empty in a message: a client may send a response's message back unchanged.
 const EMPTY: [&str; 7] = ["function_call", "audio", "refusal", "name", "annotations", "tool_calls", "tool_call_id"];
-/// Of these, those that no model here reads.
+/// The fields of [`EMPTY`] that no model here reads: refused unless empty.
 const UNREAD: [&str; 4] = ["function_call", "audio", "refusal", "annotations"];
 
-/// Looks through message number `i` before it is read: takes away what is empty, and refuses in words of its own what
-/// OpenAI's messages may have and these may not.
+/// Checks message `i` before it is parsed: removes empty fields, and refuses, with a specific message, what OpenAI's
+/// messages may contain and is unsupported here.
 ///
 /// # Errors
 /// [`ApiError::Invalid`].
@@ -144,10 +144,10 @@ fn says_nothing(value: &Value) -> bool {
 }
 
 impl MessageIn {
-    /// Message number `i` in a replica's words.
+    /// Converts message `i` to the form of the serving contract.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: it lacks something, or has what does not go with its role.
+    /// [`ApiError::Invalid`]: the message lacks a required field, or has a field that its role does not allow.
     pub fn to_chat(&self, i: usize) -> Result<ChatMessage, ApiError> {
         let at = |field: &str| format!("messages[{i}].{field}");
         let missing = |field: &str| {
@@ -194,7 +194,7 @@ fn too_long(at: String, text: &str, most: usize) -> ApiError {
     ApiError::invalid(at, message)
 }
 
-/// Calls as templates read them: with arguments that are objects.
+/// Converts tool calls to the form that chat templates read, with the arguments as JSON objects.
 fn read_calls(i: usize, calls: &[CallIn]) -> Result<Value, ApiError> {
     if calls.len() > MOST_CALLS {
         let at = format!("messages[{i}].tool_calls");

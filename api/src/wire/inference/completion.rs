@@ -1,4 +1,4 @@
-//! Requests for completions of plain text: OpenAI's older body, as far as it can be done.
+//! Text completion requests: OpenAI's legacy request body, as far as it is supported.
 
 use std::collections::BTreeMap;
 
@@ -13,82 +13,86 @@ use super::{
 };
 use crate::{error::ApiError, http::json_body};
 
-/// The longest answer if nothing is said. Source: OpenAI's API reference.
+/// The default of `max_tokens`. Source: OpenAI's API reference.
 const DEFAULT_MAX_TOKENS: u64 = 16;
-/// The most rivals that are told of a token. Source: OpenAI's API reference.
+/// The largest `logprobs`. Source: OpenAI's API reference.
 const MOST_LOGPROBS: u32 = 5;
-/// The most answers from which the best are taken. Source: OpenAI's API reference.
+/// The largest `best_of`. Source: OpenAI's API reference.
 const MOST_BEST_OF: u32 = 20;
-/// The most prompts in one request.
+/// The maximum number of prompts in one request.
 const MOST_PROMPTS: usize = 128;
 
-/// A text to be gone on with.
+/// The request body for a text completion.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewCompletion {
-    /// A base model's name, or a tuned one's.
+    /// The name of a base model or of a fine-tuned model.
     #[schema(example = "ft:smollm2-135m-instruct:default:records:7b8c9d0e")]
     pub model: String,
-    /// A text, a list of token ids, or up to 128 of either; at most 128 answers are drawn over all of them.
+    /// The prompt: a string, a list of token IDs, or up to 128 of either. At most 128 choices are generated over all of
+    /// them.
     pub prompt: Prompts,
-    /// The longest answer in tokens; 16 if left out.
+    /// The maximum number of tokens in the answer. Defaults to 16.
     pub max_tokens: Option<u64>,
-    /// From 0, always the most likely token, to 2; 1 if left out.
+    /// The sampling temperature, from 0 (always the most likely token) to 2. Defaults to 1.
     pub temperature: Option<f64>,
-    /// Only the most likely tokens that together have this probability; 1 if left out.
+    /// Nucleus sampling: only the most likely tokens whose probabilities add up to this value are considered. Defaults
+    /// to 1.
     pub top_p: Option<f64>,
-    /// How many answers to each prompt, from 1 to 128; 1 if left out.
+    /// The number of choices to return for each prompt, from 1 to 128. Defaults to 1.
     pub n: Option<u32>,
-    /// From `n` to 20: so many answers are drawn, and the `n` with the highest log-probability per token given. Not with
-    /// `stream` if it is above `n`.
+    /// The number of choices to generate for each prompt, from `n` to 20. The `n` choices with the highest log
+    /// probability per token are returned. Not allowed with `stream` if it is above `n`.
     pub best_of: Option<u32>,
-    /// The prompt is given in front of the answer.
+    /// If `true`, returns the prompt in front of the completion.
     pub echo: Option<bool>,
-    /// From 0 to 5: tells the log-probability of each token, and so many of the most likely ones in each place.
+    /// From 0 to 5: returns the log probability of each token, and of this many of the most likely tokens at each
+    /// position.
     pub logprobs: Option<u32>,
-    /// From -2 to 2; taken from the logit of each token that the answer has already.
+    /// A number from -2 to 2, subtracted once from the logit of each token that the answer already contains.
     pub presence_penalty: Option<f64>,
-    /// From -2 to 2; the same, as many times as the answer has the token.
+    /// A number from -2 to 2, subtracted from a token's logit once for each time that the answer already contains the
+    /// token.
     pub frequency_penalty: Option<f64>,
-    /// By token id, from -100 to 100: added to the token's logit.
+    /// A map from token IDs to biases from -100 to 100, which are added to the tokens' logits.
     pub logit_bias: Option<BTreeMap<String, f64>>,
-    /// The same seed and request draw the same tokens; a new one each time if left out.
+    /// The random seed: the same seed and request sample the same tokens. Defaults to a new seed for each request.
     pub seed: Option<i64>,
-    /// Up to 4 texts before which the answer ends.
+    /// Up to 4 sequences at which generation stops. The answer does not contain the stop sequence.
     #[serde(default)]
     pub stop: Stop,
-    /// Answers in chunks, as server-sent events.
+    /// If `true`, streams the answer in chunks, as server-sent events.
     pub stream: Option<bool>,
-    /// Only with `stream`.
+    /// Options of the stream. Requires `stream`.
     pub stream_options: Option<StreamOptions>,
 }
 
-/// What is gone on with: texts or token ids.
+/// The prompts of a request, as strings or token IDs.
 #[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
 #[schema(value_type = PromptsSchema)]
 pub struct Prompts(pub Vec<OnePrompt>);
 
-/// How prompts may be given.
+/// The accepted forms of `prompt`.
 #[derive(ToSchema)]
 #[schema(title = "Prompts")]
 #[serde(untagged)]
 pub enum PromptsSchema {
-    /// One text.
+    /// One string.
     Text(String),
-    /// Several.
+    /// Several strings.
     Texts(Vec<String>),
-    /// One prompt's token ids.
+    /// The token IDs of one prompt.
     Ids(Vec<u32>),
-    /// Several prompts' token ids.
+    /// The token IDs of several prompts.
     ManyIds(Vec<Vec<u32>>),
 }
 
 /// One prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OnePrompt {
-    /// A text.
+    /// A string.
     Text(String),
-    /// Token ids.
+    /// Token IDs.
     Ids(Vec<u32>),
 }
 
@@ -124,14 +128,14 @@ impl<'de> Deserialize<'de> for Prompts {
 }
 
 impl NewCompletion {
-    /// Reads a body; takes away what changes nothing.
+    /// Parses a request body. Removes ignored fields first.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: a field is unknown, wrong, or asks for what cannot be done.
+    /// [`ApiError::Invalid`]: a field is unknown, invalid or unsupported.
     pub fn read(mut fields: Map<String, Value>) -> Result<Self, ApiError> {
         remove_ignored(&mut fields)?;
         if fields.remove("suffix").is_some_and(|suffix| !suffix.is_null()) {
-            let message = "Unsupported 'suffix': a text is only gone on with at its end.";
+            let message = "Unsupported 'suffix': text is only generated at the end of the prompt.";
             return Err(ApiError::unsupported("suffix", message));
         }
         let new: Self = json_body::from_value(Value::Object(fields))?;
@@ -152,7 +156,7 @@ impl NewCompletion {
         range("logprobs", self.logprobs.map(f64::from), 0.0, f64::from(MOST_LOGPROBS))?;
         range("best_of", self.best_of.map(f64::from), f64::from(self.choices()), f64::from(MOST_BEST_OF))?;
         if self.streams() && self.drawn() > self.choices() {
-            let message = "Invalid 'best_of': which answers are the best is known at their end; leave 'stream' out.";
+            let message = "Invalid 'best_of': a value above 'n' cannot be streamed. Omit 'stream'.";
             return Err(ApiError::invalid("best_of", message));
         }
         Ok(())
@@ -173,37 +177,37 @@ impl NewCompletion {
         }
     }
 
-    /// How many answers to each prompt are given.
+    /// Returns the number of choices to return for each prompt.
     pub fn choices(&self) -> u32 {
         self.n.unwrap_or(1)
     }
 
-    /// How many answers to each prompt are drawn.
+    /// Returns the number of choices to generate for each prompt.
     pub fn drawn(&self) -> u32 {
         self.best_of.unwrap_or_else(|| self.choices())
     }
 
-    /// Whether the prompt is given too.
+    /// Returns whether the response contains the prompt.
     pub fn echoes(&self) -> bool {
         self.echo == Some(true)
     }
 
-    /// Whether the answer comes in chunks.
+    /// Returns whether the answer is streamed.
     pub fn streams(&self) -> bool {
         self.stream == Some(true)
     }
 
-    /// Whether the stream ends with the usage.
+    /// Returns whether the stream ends with a usage chunk.
     pub fn streams_usage(&self) -> bool {
         self.shared().streams_usage()
     }
 
-    /// How tokens are drawn; `dice` stands in for a seed that was not given.
+    /// Returns the sampling parameters. The argument is the seed if the request sets none.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`]: a bias is for no token.
+    /// [`ApiError::Invalid`]: a key of `logit_bias` is not a token ID.
     pub fn sampling(&self, dice: u64) -> Result<Sampling, ApiError> {
-        // Which answers are the best is seen by their tokens' log-probabilities.
+        // `best_of` ranks choices by the log probabilities of their tokens.
         let ranked = (self.drawn() > self.choices()).then_some(0);
         Ok(Sampling {
             max_tokens: Some(self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
@@ -258,7 +262,7 @@ mod tests {
         }
     }
 
-    /// One step beyond each bound is refused by the field's name, and the bound itself is taken.
+    /// A value one step past each bound is refused with the field's name; the bound itself is accepted.
     #[test]
     fn limit_of_every_field_of_a_completion() {
         let prompts = |count: usize| json!({"prompt": vec!["a"; count]});
@@ -282,7 +286,7 @@ mod tests {
         }
     }
 
-    /// 64 prompts with 128 answers each are 8,192 sequences, for which everybody else would wait.
+    /// 64 prompts with 128 choices each are 8,192 sequences, which would delay all other requests.
     #[test]
     fn attack_a07_a_request_for_thousands_of_answers_is_refused() {
         let refused = read(&json!({"prompt": vec!["a"; 64], "n": 128})).unwrap_err().body().error;

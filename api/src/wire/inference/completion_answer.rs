@@ -1,4 +1,4 @@
-//! Completions of plain text as OpenAI shapes them: whole, or in chunks of the same shape.
+//! Text completion responses in OpenAI's format: a whole object, or chunks of the same type.
 
 use attune_domain::serve::{FinishReason, Scored};
 use serde::Serialize;
@@ -8,57 +8,58 @@ use utoipa::ToSchema;
 use super::chat_answer::{Usage, token_text};
 use crate::inference::answer::Answer;
 
-/// A completion, or a piece of one.
+/// A text completion, or a chunk of one.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Completion {
-    /// Its id; the same in all chunks.
+    /// The completion's ID, the same in all chunks.
     pub id: String,
-    /// Always `text_completion`.
+    /// The object type, always `text_completion`.
     pub object: &'static str,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created: i64,
-    /// As the request named it.
+    /// The model name, as the request gave it.
     pub model: String,
-    /// `n` for each prompt, in the order of the prompts; one in a chunk, none in the chunk with the usage.
+    /// The generated choices: `n` for each prompt, in the order of the prompts. A chunk has one, the chunk with the
+    /// usage none.
     pub choices: Vec<CompletionChoice>,
-    /// What was counted. In a stream only there when it was asked for, and `null` in all chunks but the last.
+    /// The token usage. In a stream: present only if requested, and `null` in all chunks but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
-    /// Names the base's content.
+    /// A fingerprint of the base model's content.
     pub system_fingerprint: String,
 }
 
-/// An answer, or a piece of one.
+/// A generated choice, or a chunk of one.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct CompletionChoice {
-    /// Its place, from 0.
+    /// The index of the choice, from 0.
     pub index: u32,
-    /// What was said.
+    /// The generated text.
     pub text: String,
-    /// If they were asked for.
+    /// The log probabilities, if requested.
     pub logprobs: Option<CompletionLogprobs>,
-    /// `stop` or `length`; in a stream `null` until the end.
+    /// The reason why generation stopped: `stop` or `length`; in a stream, `null` until the last chunk of the choice.
     #[schema(value_type = Option<String>)]
     pub finish_reason: Option<FinishReason>,
 }
 
-/// How likely each token was: lists of one length.
+/// The log probabilities of a choice: lists of equal length, one entry per token.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct CompletionLogprobs {
-    /// The tokens' texts.
+    /// The texts of the tokens.
     pub tokens: Vec<String>,
-    /// The natural logarithms of their probabilities; `null` for a prompt's first token, which follows nothing.
+    /// The natural logarithms of the tokens' probabilities; `null` for a prompt's first token, which has no context.
     pub token_logprobs: Vec<Option<f64>>,
-    /// The most likely tokens in each place and the one that stands there, with theirs.
+    /// The most likely tokens at each position, and the actual token, with their log probabilities.
     #[schema(value_type = Vec<Option<std::collections::HashMap<String, f64>>>)]
     pub top_logprobs: Vec<Option<Map<String, Value>>>,
-    /// Where each token begins in the text, in characters.
+    /// The offset at which each token begins in the text, in characters.
     pub text_offset: Vec<u64>,
 }
 
 impl CompletionLogprobs {
-    /// Of tokens that begin at `offset`, which is moved behind them.
+    /// Converts tokens that begin at the character `offset`, and advances `offset` past them.
     pub fn new(tokens: &[Scored], offset: &mut u64) -> Self {
         let mut all = Self::default();
         for scored in tokens {
@@ -73,32 +74,32 @@ impl CompletionLogprobs {
             all.token_logprobs.push(scored.logprob);
             all.top_logprobs.push(top);
             all.text_offset.push(*offset);
-            // A character counts where its first byte is.
+            // A character is counted at its first byte.
             *offset += scored.bytes.iter().filter(|byte| (**byte as i8) >= -0x40).count() as u64;
         }
         all
     }
 }
 
-/// What all parts of one answer share.
+/// The fields that all parts of one text completion share.
 #[derive(Debug, Clone)]
 pub struct CompletionHeading {
-    /// The answer's id.
+    /// The completion's ID.
     pub id: String,
-    /// Unix time, in seconds.
+    /// The creation time, in Unix seconds.
     pub created: i64,
-    /// As the request named it.
+    /// The model name, as the request gave it.
     pub model: String,
-    /// Names the base's content.
+    /// A fingerprint of the base model's content.
     pub system_fingerprint: String,
-    /// Whether tokens are told.
+    /// `true` if log probabilities were requested.
     pub with_logprobs: bool,
-    /// Whether the stream tells its usage.
+    /// `true` if the stream's usage was requested.
     pub with_usage: bool,
 }
 
 impl CompletionHeading {
-    /// The whole answer.
+    /// Returns the whole completion.
     pub fn whole(self, answers: Vec<Answer>, usage: Usage) -> Completion {
         let choices = (0..).zip(answers).map(|(index, answer)| CompletionChoice {
             index,
@@ -109,19 +110,19 @@ impl CompletionHeading {
         Completion { choices: choices.collect(), usage: Some(Some(usage)), ..self.part(Vec::new()) }
     }
 
-    /// A chunk with more text, whose tokens begin at `offset`.
+    /// Returns a chunk with more text, whose tokens begin at the character `offset`.
     pub fn piece(&self, index: u32, text: String, tokens: &[Scored], offset: &mut u64) -> Completion {
         let logprobs = self.with_logprobs.then(|| CompletionLogprobs::new(tokens, offset));
         self.part(vec![CompletionChoice { index, text, logprobs, finish_reason: None }])
     }
 
-    /// The last chunk of an answer: why it ended.
+    /// Returns the last chunk of a choice, with its finish reason.
     pub fn last(&self, index: u32, finish_reason: FinishReason) -> Completion {
         let finish_reason = Some(finish_reason);
         self.part(vec![CompletionChoice { index, text: String::new(), logprobs: None, finish_reason }])
     }
 
-    /// The chunk with the usage, if it was asked for.
+    /// Returns the chunk with the usage, if it was requested.
     pub fn usage(&self, usage: Usage) -> Option<Completion> {
         self.with_usage.then(|| Completion { usage: Some(Some(usage)), ..self.part(Vec::new()) })
     }

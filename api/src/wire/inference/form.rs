@@ -1,4 +1,4 @@
-//! What an answer must look like, and what it may call: `response_format`, `tools`, `tool_choice`.
+//! The required format of an answer and the tools that it may call: `response_format`, `tools`, `tool_choice`.
 
 use std::collections::HashSet;
 
@@ -9,82 +9,82 @@ use utoipa::ToSchema;
 
 use crate::{error::ApiError, http::path_id};
 
-/// The most tools in one request. Source: OpenAI's API reference.
+/// The maximum number of tools in one request. Source: OpenAI's API reference.
 const MOST_TOOLS: usize = 128;
-/// The longest name of a tool or a schema. Source: OpenAI's API reference.
+/// The maximum length of a tool's or a schema's name. Source: OpenAI's API reference.
 const LONGEST_NAME: usize = 64;
 
-/// The longest list of tools, in bytes of JSON.
+/// The maximum size of the list of tools, in bytes of JSON.
 const TOOLS_BYTES: usize = 256 << 10;
-/// The longest schema, in bytes of JSON.
+/// The maximum size of a schema, in bytes of JSON.
 const SCHEMA_BYTES: usize = 64 << 10;
-/// How deep a schema may be nested, in lists and objects of its JSON.
+/// The maximum nesting depth of a schema, in arrays and objects of its JSON.
 const SCHEMA_DEPTH: usize = 48;
 
-/// What an answer's text must be.
+/// The required format of the answer's text.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResponseFormat {
-    /// `text`, `json_object` or `json_schema`.
+    /// The type of the format: `text`, `json_object` or `json_schema`.
     #[schema(example = "json_schema")]
     pub r#type: String,
-    /// Only with the type `json_schema`.
+    /// The schema. Requires the type `json_schema`.
     pub json_schema: Option<JsonSchemaIn>,
 }
 
-/// A schema that an answer is of.
+/// A JSON schema that the answer must match.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JsonSchemaIn {
-    /// Letters, digits, `_` and `-`; at most 64.
+    /// The name of the schema: letters, digits, `_` and `-`; at most 64.
     pub name: String,
-    /// For people; it changes nothing.
+    /// A human-readable description, which has no effect.
     pub description: Option<String>,
-    /// A JSON schema; any object if it is left out.
+    /// The JSON schema. Defaults to any object.
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
-    /// What of the schema cannot be enforced is refused; passed over if it is not strict.
+    /// If `true`, a schema with keywords that cannot be enforced is refused; otherwise such keywords are ignored.
     pub strict: Option<bool>,
 }
 
-/// A tool that an answer may call.
+/// A tool that the model may call.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToolIn {
-    /// Always `function`.
+    /// The type of the tool, always `function`.
     #[schema(example = "function")]
     pub r#type: String,
-    /// What is called.
+    /// The function.
     pub function: FunctionIn,
 }
 
-/// What may be called.
+/// A function that the model may call.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FunctionIn {
-    /// Letters, digits, `_` and `-`; at most 64.
+    /// The name of the function: letters, digits, `_` and `-`; at most 64.
     pub name: String,
-    /// The model reads it.
+    /// The description of the function, which the model reads.
     pub description: Option<String>,
-    /// The JSON schema of its arguments; any object if it is left out.
+    /// The JSON schema of the arguments. Defaults to any object.
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Value>,
-    /// Its arguments are always of the schema; what of it cannot be enforced is refused.
+    /// If `true`, the arguments always match the schema, and a schema with keywords that cannot be enforced is refused.
     pub strict: Option<bool>,
 }
 
-/// Which tools are called: `none`, `auto`, `required`, or one by its name.
+/// The tool choice: `none`, `auto`, `required`, or one tool by its name.
 #[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
 #[schema(value_type = ToolChoiceSchema)]
 pub struct ToolChoiceIn(pub ToolChoice);
 
-/// How a choice may be given.
+/// The accepted forms of `tool_choice`.
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub enum ToolChoiceSchema {
-    /// `none`, `auto` or `required`.
+    /// A mode: `none`, `auto` or `required`.
     Mode(String),
-    /// One tool.
+    /// One tool by its name.
     Named(NamedTool),
 }
 
@@ -92,18 +92,18 @@ pub enum ToolChoiceSchema {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedTool {
-    /// Always `function`.
+    /// The type of the tool, always `function`.
     #[schema(example = "function")]
     pub r#type: String,
-    /// Which.
+    /// The function to call.
     pub function: ToolName,
 }
 
-/// A tool's name.
+/// The name of a function.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToolName {
-    /// As `tools` has it.
+    /// The name, as in `tools`.
     pub name: String,
 }
 
@@ -134,7 +134,7 @@ impl<'de> Deserialize<'de> for ToolChoiceIn {
 }
 
 impl ResponseFormat {
-    /// The same in a replica's words.
+    /// Converts the format to the form of the serving contract.
     ///
     /// # Errors
     /// [`ApiError::Invalid`].
@@ -169,10 +169,10 @@ impl ResponseFormat {
     }
 }
 
-/// Tools in a replica's words. `shown` is what templates show of them.
+/// Converts tools to the form of the serving contract. `shown` is what chat templates render.
 ///
 /// # Errors
-/// [`ApiError::Invalid`]: a tool is none, or `choice` names no tool.
+/// [`ApiError::Invalid`]: a tool is invalid, `choice` names no tool, or the list is too large.
 pub fn tools(
     given: &[ToolIn],
     shown: Value,
@@ -193,7 +193,7 @@ pub fn tools(
     let mut names = HashSet::new();
     if let Some(twice) = definitions.iter().position(|tool| !names.insert(&tool.name)) {
         let at = format!("tools[{twice}].function.name");
-        return Err(ApiError::invalid(&at, format!("Invalid '{at}': '{}' is there twice.", definitions[twice].name)));
+        return Err(ApiError::invalid(&at, format!("Invalid '{at}': '{}' is used twice.", definitions[twice].name)));
     }
     let choice = choice.map_or(ToolChoice::Auto, |choice| choice.0.clone());
     if let ToolChoice::Named { name } = &choice
@@ -201,7 +201,7 @@ pub fn tools(
     {
         return Err(ApiError::invalid(
             "tool_choice",
-            format!("Invalid 'tool_choice': '{}' is none of 'tools'.", path_id::shown(name)),
+            format!("Invalid 'tool_choice': '{}' is not in 'tools'.", path_id::shown(name)),
         ));
     }
     let bytes = shown.to_string().len();
@@ -238,7 +238,7 @@ fn check_name(at: &str, name: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid(at, message))
 }
 
-/// llguidance reads its own wishes out of a schema; they are not for users.
+/// Checks a schema's type, depth and size. Refuses `x-guidance`, llguidance's own options, which users may not set.
 fn check_schema(at: &str, schema: &Value) -> Result<(), ApiError> {
     if !schema.is_object() {
         return Err(ApiError::invalid(at, format!("Invalid '{at}': a JSON schema is an object.")));
@@ -260,7 +260,7 @@ fn check_schema(at: &str, schema: &Value) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Levels of lists and objects; the parser of bodies has a bound of its own, so the recursion has one.
+/// Returns the nesting depth of arrays and objects. The body parser limits the depth, which bounds this recursion.
 fn depth_of(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(depth_of).max().unwrap_or(0),

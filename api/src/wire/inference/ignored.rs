@@ -1,4 +1,4 @@
-//! Fields of OpenAI's bodies that change nothing here. Their form is checked, and then they are left out.
+//! Fields of OpenAI's request bodies that have no effect here. Their format is checked, and then they are removed.
 
 use std::collections::BTreeMap;
 
@@ -6,22 +6,22 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{error::ApiError, http::json_body, wire::metadata};
-/// The names of the fields that hold a text.
+/// The names of the ignored string fields.
 const IGNORED_TEXTS: [&str; 5] =
     ["user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier"];
-/// The longest text in one of them, in bytes.
+/// The maximum length of an ignored string, in bytes.
 const IGNORED_TEXT_BYTES: usize = 512;
 
-/// The labels of an answer.
+/// The `metadata` of a completion request.
 #[derive(Default, Deserialize)]
 struct Labels {
     metadata: Option<BTreeMap<String, String>>,
 }
 
-/// Takes the fields that change nothing out of a body.
+/// Removes the fields that have no effect from a request body.
 ///
 /// # Errors
-/// [`ApiError::Invalid`]: one is not what it must be, or is too long.
+/// [`ApiError::Invalid`]: a field has the wrong type or is too long.
 pub fn remove_ignored(fields: &mut Map<String, Value>) -> Result<(), ApiError> {
     for name in IGNORED_TEXTS {
         match fields.remove(name) {

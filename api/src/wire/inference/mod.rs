@@ -1,18 +1,18 @@
-//! Bodies of chat and text completions.
+//! Request and response bodies of chat and text completions.
 
-/// Chat requests.
+/// Chat completion requests.
 pub mod chat;
-/// Chat answers, whole and in chunks.
+/// Chat completion responses, whole and in chunks.
 pub mod chat_answer;
-/// The messages of a chat.
+/// Chat messages in requests.
 pub mod chat_message;
-/// Requests for completions of plain text.
+/// Text completion requests.
 pub mod completion;
-/// Completions, whole and in chunks.
+/// Text completion responses, whole and in chunks.
 pub mod completion_answer;
-/// What an answer must look like and may call.
+/// The required format of an answer and the tools that it may call.
 pub mod form;
-/// Fields of OpenAI's bodies that change nothing.
+/// Ignored fields of OpenAI's request bodies.
 pub mod ignored;
-/// What chats and completions ask of the drawing of tokens.
+/// Sampling parameters of chat and text completions.
 pub mod sampling;

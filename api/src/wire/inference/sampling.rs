@@ -1,4 +1,4 @@
-//! What chats and completions ask of the drawing of tokens, in OpenAI's words.
+//! The sampling parameters that chat and text completions share, in OpenAI's terms.
 
 use std::collections::BTreeMap;
 
@@ -8,26 +8,26 @@ use utoipa::ToSchema;
 
 use crate::{error::ApiError, http::path_id::shown};
 
-/// The longest list of stop strings. Source: OpenAI's API reference.
+/// The maximum number of stop sequences. Source: OpenAI's API reference.
 const MOST_STOPS: usize = 4;
-/// The longest stop string, in bytes. An answer holds back as much text as may begin one.
+/// The maximum length of a stop sequence, in bytes. A stream holds back as much text as may begin one.
 const STOP_BYTES: usize = 1 << 10;
-/// The most tokens with a bias. Each is added at every draw of every answer.
+/// The maximum number of biased tokens. Each bias is added each time a token of an answer is sampled.
 const MOST_BIASES: usize = 1024;
-/// The most answers to one request, over all of its prompts.
+/// The maximum number of choices to generate for one request, over all of its prompts.
 const MOST_SEQUENCES: u32 = 128;
-/// The highest `max_tokens` and `max_completion_tokens`; the model's context ends an answer much earlier.
+/// The largest `max_tokens` and `max_completion_tokens`; the model's context length ends an answer much earlier.
 const MOST_TOKENS: u64 = 1 << 31;
-/// The longest name of a model, in bytes.
+/// The maximum length of a model's name, in bytes.
 const MODEL_NAME_BYTES: usize = 512;
-/// The most answers to one request. Source: OpenAI's API reference.
+/// The largest `n`. Source: OpenAI's API reference.
 const MOST_CHOICES: u32 = 128;
-/// The largest penalty either way. Source: OpenAI's API reference.
+/// The largest absolute value of a penalty. Source: OpenAI's API reference.
 const LARGEST_PENALTY: f64 = 2.0;
-/// The largest bias either way. Source: OpenAI's API reference.
+/// The largest absolute value of a bias. Source: OpenAI's API reference.
 const LARGEST_BIAS: f64 = 100.0;
 
-/// Texts before which an answer ends.
+/// Sequences at which generation stops.
 #[derive(Debug, Clone, Default, PartialEq, Eq, ToSchema)]
 #[schema(value_type = Option<Vec<String>>)]
 pub struct Stop(pub Vec<String>);
@@ -60,15 +60,15 @@ impl<'de> Deserialize<'de> for Stop {
     }
 }
 
-/// What a stream holds besides the answer.
+/// Options of a streamed response.
 #[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StreamOptions {
-    /// A last chunk with the usage.
+    /// If `true`, the stream ends with a chunk that has the token usage.
     pub include_usage: Option<bool>,
 }
 
-/// The fields that chats and completions share.
+/// The fields that chat and text completions share.
 #[derive(Debug, Clone, Copy)]
 #[expect(missing_docs, reason = "described where they are read")]
 pub struct Shared<'a> {
@@ -85,10 +85,10 @@ pub struct Shared<'a> {
 }
 
 impl Shared<'_> {
-    /// Checks every range.
+    /// Checks each field's range.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`] with the field.
+    /// [`ApiError::Invalid`], which names the field.
     pub fn check(&self) -> Result<(), ApiError> {
         range("temperature", self.temperature, 0.0, 2.0)?;
         range("top_p", self.top_p, 0.0, 1.0)?;
@@ -116,7 +116,7 @@ impl Shared<'_> {
         self.biases().map(drop)
     }
 
-    /// Biases by token id.
+    /// Parses the keys of `logit_bias` as token IDs.
     fn biases(&self) -> Result<BTreeMap<u32, f64>, ApiError> {
         let mut biases = BTreeMap::new();
         for (id, bias) in self.logit_bias.into_iter().flatten() {
@@ -130,10 +130,10 @@ impl Shared<'_> {
         Ok(biases)
     }
 
-    /// How tokens are drawn; `dice` stands in for a seed that was not given.
+    /// Returns the sampling parameters. The argument is the seed if the request sets none.
     ///
     /// # Errors
-    /// As [`Self::check`].
+    /// As for [`Self::check`].
     pub fn sampling(&self, dice: u64) -> Result<Sampling, ApiError> {
         Ok(Sampling {
             temperature: self.temperature.unwrap_or(1.0),
@@ -147,16 +147,16 @@ impl Shared<'_> {
         })
     }
 
-    /// Whether the stream ends with the usage.
+    /// Returns whether the stream ends with a usage chunk.
     pub fn streams_usage(&self) -> bool {
         self.stream_options.and_then(|options| options.include_usage) == Some(true)
     }
 }
 
-/// A number within its range.
+/// Checks that a number is in its range.
 ///
 /// # Errors
-/// [`ApiError::Invalid`] with field, value and range.
+/// [`ApiError::Invalid`] with the field, the value and the range.
 pub fn range(name: &str, value: Option<f64>, least: f64, most: f64) -> Result<(), ApiError> {
     match value {
         Some(given) if !(least..=most).contains(&given) => {
@@ -166,10 +166,10 @@ pub fn range(name: &str, value: Option<f64>, least: f64, most: f64) -> Result<()
     }
 }
 
-/// Checks the number of answers over all prompts of a request.
+/// Checks the number of choices over all prompts of a request.
 ///
 /// # Errors
-/// [`ApiError::Invalid`] with `param`.
+/// [`ApiError::Invalid`], which names `param`.
 pub fn check_sequences(param: &str, prompts: usize, answers: u32) -> Result<(), ApiError> {
     let all = u32::try_from(prompts).unwrap_or(u32::MAX).saturating_mul(answers);
     if all <= MOST_SEQUENCES {
@@ -182,10 +182,10 @@ pub fn check_sequences(param: &str, prompts: usize, answers: u32) -> Result<(), 
     Err(ApiError::invalid(param, message))
 }
 
-/// Checks the longest answer that is asked for.
+/// Checks the requested maximum number of tokens.
 ///
 /// # Errors
-/// [`ApiError::Invalid`] with `param`.
+/// [`ApiError::Invalid`], which names `param`.
 pub fn check_max_tokens(param: &str, value: Option<u64>, least: u64) -> Result<(), ApiError> {
     match value {
         Some(given) if !(least..=MOST_TOKENS).contains(&given) => {
@@ -198,7 +198,7 @@ pub fn check_max_tokens(param: &str, value: Option<u64>, least: u64) -> Result<(
 /// Checks the length of a model's name.
 ///
 /// # Errors
-/// [`ApiError::Invalid`] with `model`.
+/// [`ApiError::Invalid`], which names `model`.
 pub fn check_model(name: &str) -> Result<(), ApiError> {
     if name.len() <= MODEL_NAME_BYTES {
         return Ok(());
