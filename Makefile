@@ -21,6 +21,10 @@ build: setup ## Build every program, both halves
 	@$(ENV)
 	cargo build --locked --workspace --bins
 
+.PHONY: release
+release: setup ## Optimised binaries with libtorch in ./dist, and a tarball of them (TO=FOLDER)
+	@scripts/release $(TO)
+
 .PHONY: dev
 dev: build ## Start a platform on this machine, data in ./.attune, until Ctrl-C (UP="--listen 127.0.0.1:8080")
 	@$(ENV)
@@ -32,10 +36,8 @@ test: ## Everything CI runs: format, lints, build, all tests
 	@scripts/test
 
 .PHONY: check
-check: setup ## Format and lints only, both halves
-	@$(ENV)
-	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+check: setup ## Format, lints, documentation, statements against migrations; cargo-deny and typos where installed
+	@scripts/check
 
 .PHONY: resume-test
 resume-test: setup ## Kill trainers at random moments and compare what becomes of them (KILL_POINTS=52 KILL_SEED=…)

@@ -8,7 +8,8 @@ fn main() {
     #[expect(clippy::disallowed_methods, reason = "a build script's configuration is its environment")]
     let libtorch = std::env::var("LIBTORCH");
     let Ok(libtorch) = libtorch else { return };
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
+    // First the folder next to the binaries that `make release` fills.
+    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib:{libtorch}/lib");
     if std::path::Path::new(&libtorch).join("lib/libtorch_cuda.so").exists() {
         // libtorch_cuda registers itself when it is loaded. Nothing refers to its symbols, so the linker would drop it.
         println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-L{libtorch}/lib,-ltorch_cuda,--as-needed");

@@ -16,12 +16,9 @@ use crate::{
     config::{Limits, Prices, Serving},
     error::ApiError,
     files::{report_cache::ReportCache, text_places::TextPlaces},
-    http::request_context,
+    http::request_context::RequestContext,
     inference::{metering::Meter, places::Places, replica_waiters::Waiters},
-    middleware::{
-        preconditions::{self, Demands},
-        rate_limiter::RateLimiter,
-    },
+    middleware::{conditions::Demands, rate_limiter::RateLimiter},
     webhooks::Webhooks,
 };
 
@@ -115,8 +112,9 @@ impl App {
     }
 
     async fn held(&self, tenant: Tenant, demands: Demands) -> Result<Tx, ApiError> {
-        let mut tx = db::scoped(&self.db, tenant, request_context::origin()).await?;
-        preconditions::hold(&mut tx, tenant, demands).await?;
+        let context = RequestContext::current();
+        let mut tx = db::scoped(&self.db, tenant, context.origin()).await?;
+        context.check(&mut tx, tenant, demands).await?;
         Ok(tx)
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use attune_domain::{
     architecture::Architecture,
+    digest::is_sha256,
     id::ProjectId,
     run::Blob,
     weights::{self, Expected},
@@ -25,7 +26,7 @@ use safetensors::{
 };
 use tokio::task::spawn_blocking;
 
-use crate::{app::App, error::ApiError, files::staging::is_sha256, http::path_id::shown};
+use crate::{app::App, error::ApiError, http::path_id::truncated};
 
 /// The maximum number of concurrent checks of base models.
 pub const AT_ONCE: usize = 2;
@@ -258,7 +259,7 @@ impl Tally {
     }
 
     fn check(&self, name: &str, info: &TensorInfo) -> Option<String> {
-        let (shown, shape) = (shown(name), || info.shape.iter().map(|&side| side as u64));
+        let (shown, shape) = (truncated(name), || info.shape.iter().map(|&side| side as u64));
         if self.seen.contains(name) {
             return Some(format!("tensor '{shown}' is in another file too"));
         }

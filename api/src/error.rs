@@ -1,9 +1,10 @@
 //! The errors of the API: OpenAI's error object with a stable code, defined in one place.
 //!
-//! The cause of [`ApiError::Internal`] is only logged; its caller gets the request ID to quote.
+//! The cause of `ApiError::Internal` is only logged; its caller gets the request ID to quote.
 //! Source of the shape: `ErrorResponse` of OpenAI's API reference.
 
 use attune_domain::{bad_field::BadField, dataset::Defects};
+use attune_process::error_chain::chain;
 use attune_store::error::StoreError;
 use axum::{
     Json,
@@ -378,12 +379,6 @@ impl ApiError {
 
 /// The `Retry-After` for a project at its limit of unfinished jobs or batches, in seconds.
 const UNFINISHED_RETRY_SECONDS: u64 = 60;
-
-/// Returns an error and all its causes in one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {

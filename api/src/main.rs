@@ -24,7 +24,7 @@ use attune_process::{log, parent};
 use attune_store::{
     db,
     files::objects::Objects,
-    mint,
+    ids,
     tenancy::{api_key, tenant},
 };
 use clap::Parser;
@@ -109,7 +109,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         authenticator: Authenticator::new(
             pool,
             Issuers::new(config.oidc).map_err(anyhow::Error::msg)?,
-            config.bootstrap_key.as_ref().map(|key| mint::hash(key.expose_secret()).into()),
+            config.bootstrap_key.as_ref().map(|key| ids::hash(key.expose_secret()).into()),
         ),
         rate_limiter: Arc::new(RateLimiter::new(config.rate_limits)),
         parsers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, NonZero::get))),

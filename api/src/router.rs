@@ -131,7 +131,7 @@ pub fn document() -> Document {
 }
 
 /// Adds the middleware of users' requests, from the innermost layer to the outermost.
-fn furnished(public: Router<App>, app: &App) -> Router<App> {
+fn with_middleware(public: Router<App>, app: &App) -> Router<App> {
     public
         .route_layer(from_fn(preconditions::keep))
         .route_layer(from_fn_with_state(app.clone(), idempotency::once))
@@ -170,7 +170,7 @@ pub fn router(mut app: App, public_url: &str, allowed: &Cors) -> Result<Router, 
     let job = openapi::job_schema(&document).unwrap_or_default();
     document.servers = Some(vec![utoipa::openapi::Server::new(public_url)]);
     let json_bytes = usize::try_from(app.limits.json_bytes).unwrap_or(usize::MAX);
-    let inner = furnished(public, &app)
+    let inner = with_middleware(public, &app)
         .merge(internal())
         .route("/openapi.json", get(move || std::future::ready(Json(document.clone()))))
         .route("/schemas/job.json", get(move || std::future::ready(Json(job.clone()))))

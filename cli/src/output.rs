@@ -27,7 +27,7 @@ pub(crate) fn note(text: &str) {
 /// Prints a value as indented JSON.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub(crate) fn json(value: &Value) -> Result<()> {
     line(&serde_json::to_string_pretty(value).doing(|| "write JSON".into())?)
 }
@@ -35,7 +35,7 @@ pub(crate) fn json(value: &Value) -> Result<()> {
 /// Prints rows under headings, or `none` if there are no rows.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>, none: &str) -> Result<()> {
     if rows.is_empty() {
         return line(none);
@@ -51,7 +51,7 @@ pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>, none: &str) -> Re
 /// Prints one name and value per line; empty values are left out.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub(crate) fn fields(fields: &[(&str, String)]) -> Result<()> {
     let shown = fields.iter().filter(|(_, value)| !value.is_empty());
     let width = shown.clone().map(|(name, _)| name.len()).max().unwrap_or(0);

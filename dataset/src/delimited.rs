@@ -87,7 +87,7 @@ fn columns(header: &ByteRecord) -> io::Result<Vec<String>> {
     for name in header {
         let name = std::str::from_utf8(name).map_err(|_| refusal("its header is not UTF-8".into()))?.trim();
         if columns.iter().any(|known| known == name) {
-            return Err(refusal(format!("its header names the column '{}' twice", shown(name))));
+            return Err(refusal(format!("its header names the column '{}' twice", truncated(name))));
         }
         columns.push(name.to_owned());
     }
@@ -95,7 +95,7 @@ fn columns(header: &ByteRecord) -> io::Result<Vec<String>> {
         if let Some(hint) = spreadsheet_hint(&columns) {
             return Err(refusal(hint));
         }
-        let named: Vec<_> = columns.iter().take(20).map(|name| format!("'{}'", shown(name))).collect();
+        let named: Vec<_> = columns.iter().take(20).map(|name| format!("'{}'", truncated(name))).collect();
         return Err(refusal(format!(
             "its header must name the columns of a dataset, as 'prompt' and 'completion'; it names {}",
             if named.is_empty() { "none".into() } else { named.join(", ") }
@@ -110,14 +110,14 @@ fn spreadsheet_hint(columns: &[String]) -> Option<String> {
     if first.to_ascii_lowercase().starts_with("sep=") {
         return Some(format!(
             "its first line is '{}', which is not a header; remove it, and save with commas",
-            shown(first)
+            truncated(first)
         ));
     }
     let parted = columns.iter().flat_map(|name| name.split(';')).map(|name| name.trim().trim_matches('"'));
     Shape::of(parted).map(|_| "its header separates the columns with ';'; save the file with commas".into())
 }
 
-fn shown(name: &str) -> String {
+fn truncated(name: &str) -> String {
     name.chars().take(40).collect()
 }
 
@@ -134,7 +134,7 @@ fn object(columns: &[String], record: &ByteRecord, json: &mut Vec<u8>) -> Result
             json.push(b',');
         }
         let text = std::str::from_utf8(cell).map_err(|e| {
-            format!("{}: not UTF-8: byte {} of the cell is not valid", shown(name), e.valid_up_to() + 1)
+            format!("{}: not UTF-8: byte {} of the cell is not valid", truncated(name), e.valid_up_to() + 1)
         })?;
         let structured = STRUCTURED.contains(&name.as_str()) || preference && name == "input";
         let optional = OPTIONAL.contains(&name.as_str());
@@ -148,7 +148,7 @@ fn object(columns: &[String], record: &ByteRecord, json: &mut Vec<u8>) -> Result
         json.push(b':');
         if structured {
             let cell: &RawValue = serde_json::from_str(text)
-                .map_err(|e| format!("{}: the cell must hold JSON{}: {e}", shown(name), json_hint(name)))?;
+                .map_err(|e| format!("{}: the cell must hold JSON{}: {e}", truncated(name), json_hint(name)))?;
             json.extend_from_slice(cell.get().as_bytes());
         } else {
             serde_json::to_writer(&mut *json, text).map_err(|e| e.to_string())?;

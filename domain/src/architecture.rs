@@ -3,16 +3,23 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::Bytes;
+use crate::{architecture::layer_spec::LayerSpec, bytes::Bytes};
 
 /// The bounds on the numbers of a `config.json`.
 pub mod bounds;
+mod class;
 mod config;
 mod keys;
+/// The layers of a decoder.
+pub mod layer_spec;
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
 mod rope;
+mod windows;
 
-/// A family of decoders that Attune runs. One decoder implements all of them; the flags on [`Architecture`] distinguish
-/// them.
+/// A family of decoders that Attune runs. One decoder implements all of them: it reads their [`LayerSpec`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
@@ -103,20 +110,9 @@ pub struct Architecture {
     pub rope_scaling: Option<RopeScaling>,
     /// `true`: `lm_head` shares the embedding table.
     pub tie_word_embeddings: bool,
-    /// `true`: q, k and v have biases (Qwen2, or `attention_bias`).
-    pub qkv_bias: bool,
-    /// `true`: `o_proj` has a bias (`attention_bias` on Llama).
-    pub o_bias: bool,
-    /// `true`: q and k are normalized per head (Qwen3).
-    pub qk_norm: bool,
-    /// `true`: the gate, up and down projections have biases (`mlp_bias` on Llama).
-    #[serde(default)]
-    pub mlp_bias: bool,
-    /// The number of positions that a query attends to at most; `None`: all.
-    pub sliding_window: Option<u64>,
-    /// The layers with full attention in a model with a sliding window, ascending.
-    #[serde(default)]
-    pub full_attention_layers: Vec<u64>,
+    /// The layers. In JSON, their fields are fields of the architecture.
+    #[serde(flatten)]
+    pub layers: LayerSpec,
 }
 
 /// The reason why Attune cannot run a model with this `config.json`.
@@ -187,12 +183,6 @@ impl Architecture {
         self.vocab_size * self.hidden_size * if self.tie_word_embeddings { 1 } else { 2 }
     }
 
-    /// Returns the attention window of a layer; `None`: full attention.
-    #[must_use]
-    pub fn window(&self, layer: u64) -> Option<u64> {
-        self.sliding_window.filter(|_| !self.full_attention_layers.contains(&layer))
-    }
-
     /// Returns the bytes of one token's keys and values over all blocks, in f32.
     #[must_use]
     pub fn kv_bytes_per_token(&self) -> Bytes {
@@ -227,6 +217,29 @@ mod tests {
         assert_eq!(model.rope_theta, 100_000.0);
         let norms = 576 * (2 * 30 + 1);
         assert_eq!(model.projection_weights() + model.embedding_weights() + norms, 134_515_008);
+    }
+
+    #[test]
+    fn the_stored_form_is_flat_and_read_again() {
+        let model = Architecture::from_config_json(SMOLLM2.as_bytes()).unwrap();
+        let stored = r#"{"family":"llama","hidden_size":576,"intermediate_size":1536,"num_hidden_layers":30,"#
+            .to_owned()
+            + r#""num_attention_heads":9,"num_key_value_heads":3,"head_dim":64,"vocab_size":49152,"#
+            + r#""max_position_embeddings":8192,"rms_norm_eps":0.00001,"rope_theta":100000.0,"rope_scaling":null,"#
+            + r#""tie_word_embeddings":true,"qkv_bias":false,"o_bias":false,"qk_norm":false,"mlp_bias":false,"#
+            + r#""sliding_window":null,"full_attention_layers":[]}"#;
+        let stored: serde_json::Value = serde_json::from_str(&stored).unwrap();
+        // As texts, so that the order of the keys counts.
+        assert_eq!(serde_json::to_value(&model).unwrap().to_string(), stored.to_string());
+        assert_eq!(serde_json::from_value::<Architecture>(stored).unwrap(), model);
+        // Rows from before these two fields.
+        let config = SMOLLM2.replace("llama", "qwen3");
+        let model = Architecture::from_config_json(config.as_bytes()).unwrap();
+        let mut older = serde_json::to_value(&model).unwrap();
+        for added in ["mlp_bias", "full_attention_layers"] {
+            older.as_object_mut().unwrap().remove(added).unwrap();
+        }
+        assert_eq!(serde_json::from_value::<Architecture>(older).unwrap(), model);
     }
 
     #[test]

@@ -155,12 +155,17 @@ impl Defect {
 
     /// Returns a defect of one line.
     pub fn of_line(line: u64, code: &str, param: Option<&str>, message: impl fmt::Display) -> Self {
-        Self { code: code.into(), line: Some(line), message: shown(&message.to_string()), param: param.map(shown) }
+        Self {
+            code: code.into(),
+            line: Some(line),
+            message: truncated(&message.to_string()),
+            param: param.map(truncated),
+        }
     }
 }
 
 /// Truncates a text that repeats untrusted content, and removes what PostgreSQL cannot store.
-fn shown(text: &str) -> String {
+fn truncated(text: &str) -> String {
     let text = storable(text);
     match text.char_indices().nth(TEXT_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),

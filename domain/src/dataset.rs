@@ -15,7 +15,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use json::{Fields, Json, given};
+use json::{Fields, Json, non_null};
 use serde_json::Value;
 
 pub use checker::{DatasetFacts, Defects, RowChecker};
@@ -315,7 +315,7 @@ fn read(line_no: u64, line: &[u8]) -> Result<(Shape, Row), String> {
     })?;
     let json = serde_json::from_str(text).map_err(|e| not_json(line, &e))?;
     let fields = match json {
-        Json::Object(fields) => given(fields).collect::<Fields>(),
+        Json::Object(fields) => non_null(fields).collect::<Fields>(),
         other => return Err(format!("must be a JSON object; found {}", other.kind())),
     };
     let Some(shape) = Shape::of(fields.iter().map(|(name, _)| name)) else {

@@ -9,6 +9,9 @@ pub mod id;
 /// Access control: roles and scopes.
 pub mod access;
 
+/// Digests as text.
+pub mod digest;
+
 /// Amounts of memory and storage.
 pub mod bytes;
 
@@ -56,7 +59,7 @@ pub mod memory;
 pub mod offer;
 
 /// Estimates of a job's duration.
-pub mod pace;
+pub mod throughput;
 
 /// Dataset rows, and the validation of a whole file.
 pub mod dataset;

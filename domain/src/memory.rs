@@ -24,12 +24,20 @@ const PROCESS: Bytes = Bytes::mib(350);
 pub const MICRO_BATCH_TOKENS: u64 = 1024;
 
 /// The number of trained positions that the head and the loss process at once.
-pub const LOSS_CHUNK_ROWS: u64 = 256;
+pub const LOSS_CHUNK_ROWS: u64 = 512;
 
-/// The number of prompt tokens that a replica processes at once.
-pub const PREFILL_TOKENS: u64 = 512;
+/// The maximum number of prompt tokens in one step of a replica, so that running answers do not wait long.
+pub const PREFILL_TOKENS: u64 = 128;
+
+/// The number of tokens in one step of a replica that an estimate assumes: those of one prompt, and one of each running
+/// answer.
+const STEP_TOKENS: u64 = 4 * PREFILL_TOKENS;
 
 const F32: u64 = 4;
+
+/// The bytes of one logit: a half-precision logit and its `f32` copy, or an `f32` logit and half as much for
+/// temporaries.
+const LOGIT: u64 = 6;
 
 /// The number of values of an 8-bit optimizer that share a scale.
 const OPTIMIZER_BLOCK: u64 = 256;
@@ -103,7 +111,7 @@ pub fn training(work: Workload<'_>, cut: Cut) -> MemoryEstimate {
         ("activations", per_token(tokens, kept)),
         ("workspace", per_token(tokens, workspace_floats(model))),
         ("unpacked weight", unpacked(model)),
-        ("logits", Bytes(3 * LOSS_CHUNK_ROWS.min(tokens) * model.vocab_size * F32)),
+        ("logits", Bytes(LOSS_CHUNK_ROWS.min(tokens) * model.vocab_size * LOGIT)),
     ];
     if work.train.early_stopping_patience > 0 {
         // The adapter of the best validation, before it replaces the last one.
@@ -181,7 +189,7 @@ pub fn serving(model: &Architecture, quantization: Quantization, budget: Bytes) 
         ("process", PROCESS),
         ("base", base(model, Quantization::None)),
         ("embeddings", Bytes(model.embedding_weights() * F32)),
-        ("workspace", Bytes(PREFILL_TOKENS * workspace_floats(model) * F32)),
+        ("workspace", Bytes(STEP_TOKENS * workspace_floats(model) * F32)),
         ("logits", Bytes(3 * 16 * model.vocab_size * F32)),
         ("adapters, keys and values", budget),
     ];
@@ -252,7 +260,7 @@ fn unpacked(model: &Architecture) -> Bytes {
 fn block_floats(model: &Architecture, rank: u32) -> u64 {
     let query = model.num_attention_heads * model.head_dim;
     let heads = query + 2 * model.num_key_value_heads * model.head_dim;
-    let normed = if model.qk_norm { heads } else { 0 };
+    let normed = if model.layers.qk_norm { heads } else { 0 };
     let low = 4 * u64::from(rank);
     2 * model.hidden_size + heads + normed + query + 2 * model.intermediate_size + low
 }
@@ -325,6 +333,17 @@ mod tests {
         with_work(8, 8192, |work| {
             assert_eq!(plan(work, Bytes::mib(100), 2).unwrap_err(), smallest(work));
         });
+    }
+
+    #[test]
+    fn the_logits_are_those_of_one_chunk_of_the_loss() {
+        let logits = |rows: u64| {
+            let estimate = with_work(8, rows, smallest);
+            estimate.terms.into_iter().find(|(name, _)| name == "logits").map(|(_, bytes)| bytes.0)
+        };
+        assert_eq!(logits(128), Some(128 * 49_152 * 6));
+        assert_eq!(logits(512), Some(512 * 49_152 * 6));
+        assert_eq!(logits(4096), logits(512));
     }
 
     /// 30 blocks; rank-16 factors of seven projections: 4,884,480 weights; 5184 outputs per block.

@@ -12,6 +12,8 @@ use crate::{
 /// A kind of machine that a provider offers, and its free capacity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
+    /// The provider's name.
+    pub provider: String,
     /// The provider's name for the offer.
     pub name: String,
     /// The total memory.
@@ -169,7 +171,8 @@ mod tests {
 
     fn offer(memory: u64, reserved: u64, free_slots: usize, price: u64) -> Offer {
         let (memory, reserved) = (Bytes::mib(memory), Bytes::mib(reserved));
-        Offer { name: "local".into(), memory, reserved, free_slots, threads: 2, micro_usd_per_hour: price }
+        let (provider, name) = ("local".into(), "local".into());
+        Offer { provider, name, memory, reserved, free_slots, threads: 2, micro_usd_per_hour: price }
     }
 
     #[test]

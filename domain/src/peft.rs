@@ -23,7 +23,7 @@ pub const TENSORS: &str = "adapter_model.safetensors";
 const MOST_RANK: u64 = 256;
 
 /// Fields that do not change the output, whatever their value.
-const IDLE: [&str; 6] =
+const IGNORED_FIELDS: [&str; 6] =
     ["revision", "auto_mapping", "inference_mode", "peft_version", "megatron_core", "qalora_group_size"];
 
 /// The error for a field of `adapter_config.json` with an unsupported value.
@@ -112,7 +112,7 @@ struct Reader {
 
 impl Reader {
     fn refuse(&mut self, field: &str, given: &Value, allowed: &str) {
-        self.refused.push(Refusal::new(field, shown(given), allowed));
+        self.refused.push(Refusal::new(field, display_value(given), allowed));
     }
 
     fn must_be(&mut self, field: &str, allowed: &str, fits: impl Fn(&Value) -> bool) {
@@ -199,7 +199,7 @@ impl Reader {
                 Value::Object(map) => map.is_empty(),
                 _ => false,
             };
-            if !asks_nothing && !IDLE.contains(&field.as_str()) {
+            if !asks_nothing && !IGNORED_FIELDS.contains(&field.as_str()) {
                 self.refuse(&field, &given, "null, false or empty");
             }
         }
@@ -207,7 +207,7 @@ impl Reader {
     }
 }
 
-fn shown(value: &Value) -> String {
+fn display_value(value: &Value) -> String {
     match value {
         Value::Null => "none".into(),
         Value::String(text) => text.chars().take(80).collect(),

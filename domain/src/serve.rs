@@ -1,8 +1,8 @@
 //! The contract between the platform and a serving process.
 //!
-//! A replica knows one address and one token. It fetches its [`ServeSpec`] with `GET /internal/replica/spec`, reports
+//! A replica knows one address and one token. It fetches its `ServeSpec` with `GET /internal/replica/spec`, reports
 //! its status with `POST /internal/replica/reports`, and answers `POST /generate` (same token as bearer) with one
-//! [`GenerateEvent`] per line.
+//! `GenerateEvent` per line.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -280,21 +280,21 @@ pub enum FinishReason {
 /// A token and its log-probability: the log-softmax of the model's raw logits, before temperature, penalties and
 /// biases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Scored {
+pub struct TokenLogprob {
     /// The token's bytes; a token may hold only a part of a character.
     pub bytes: Vec<u8>,
     /// The log-probability; `None` for a token without a preceding context.
     pub logprob: Option<f64>,
     /// The most likely tokens at this position.
-    pub top: Vec<Likely>,
+    pub top: Vec<TopLogprob>,
 }
 
 /// One of the most likely tokens at a position.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Likely {
+pub struct TopLogprob {
     /// The token's bytes.
     pub bytes: Vec<u8>,
-    /// The log-probability, as in [`Scored`].
+    /// The log-probability, as in [`TokenLogprob`].
     pub logprob: f64,
 }
 
@@ -304,7 +304,7 @@ pub struct Echo {
     /// The prompt's text.
     pub text: String,
     /// The prompt's tokens, if log-probabilities were requested.
-    pub tokens: Vec<Scored>,
+    pub tokens: Vec<TokenLogprob>,
 }
 
 /// One line of the response to `POST /generate`.
@@ -327,10 +327,11 @@ pub enum GenerateEvent {
         /// The text of the chunk.
         text: String,
         /// The tokens of this text, if log-probabilities were requested.
-        tokens: Vec<Scored>,
+        tokens: Vec<TokenLogprob>,
     },
     /// The start of a tool call.
-    Called {
+    #[serde(rename = "called")]
+    ToolCallStart {
         /// The index of the answer, from 0.
         choice: u32,
         /// The index of the call within the answer, from 0.

@@ -1,8 +1,8 @@
 //! The specification of a training job, and its validation.
 //!
-//! `api` turns its request body into a [`Requested`]; [`TrainSpec::check`] (in `check.rs`, the only place that defines
+//! `api` turns its request body into a `Requested`; `TrainSpec::check` (in `check.rs`, the only place that defines
 //! defaults and allowed ranges) turns that into values, or into a [`BadField`](crate::bad_field::BadField) that names
-//! the field, the value and the allowed values. All later code uses a [`TrainSpec`] and applies no defaults of its own.
+//! the field, the value and the allowed values. All later code uses a `TrainSpec` and applies no defaults of its own.
 
 mod check;
 mod continuing;

@@ -69,7 +69,7 @@ impl TemplateKwargs {
             return Err(bad(format!("{} variables", given.len()), allowed));
         }
         for (name, value) in given {
-            check_name(name).map_err(|allowed| bad(format!("the name '{}'", shown(name)), allowed))?;
+            check_name(name).map_err(|allowed| bad(format!("the name '{}'", truncated(name)), allowed))?;
             if !is_scalar(value) && !value.as_array().is_some_and(|list| list.iter().all(is_scalar)) {
                 let allowed = "a string, a number, a boolean, null, or a list of those".into();
                 return Err(bad(format!("'{name}'"), allowed));
@@ -114,7 +114,7 @@ fn is_scalar(value: &Value) -> bool {
     !value.is_array() && !value.is_object()
 }
 
-fn shown(name: &str) -> String {
+fn truncated(name: &str) -> String {
     name.chars().take(MAX_TEMPLATE_KWARG_NAME_BYTES).collect()
 }
 

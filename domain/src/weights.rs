@@ -69,17 +69,12 @@ fn in_layer(architecture: &Architecture) -> BTreeMap<String, Vec<u64>> {
     for name in PROJECTIONS {
         let Some((outs, ins)) = architecture.projection(name) else { continue };
         let path = path_in_layer(name);
-        let biased = match name {
-            "q_proj" | "k_proj" | "v_proj" => architecture.qkv_bias,
-            "o_proj" => architecture.o_bias,
-            _ => architecture.mlp_bias,
-        };
-        if biased {
+        if architecture.layers.has_bias(name) {
             all.insert(format!("{path}.bias"), vec![outs]);
         }
         all.insert(format!("{path}.weight"), vec![outs, ins]);
     }
-    if architecture.qk_norm {
+    if architecture.layers.qk_norm {
         for norm in ["q_norm", "k_norm"] {
             all.insert(format!("self_attn.{norm}.weight"), vec![architecture.head_dim]);
         }

@@ -29,7 +29,7 @@ fn every_config_has_the_shapes_and_windows_of_its_class_in_transformers() {
             assert_eq!(known[key], number, "{key} of {what}");
         }
         assert_eq!(known["rms_norm_eps"].as_f64(), Some(model.rms_norm_eps), "{what}");
-        let windows: Vec<Option<u64>> = (0..model.num_hidden_layers).map(|layer| model.window(layer)).collect();
+        let windows: Vec<Option<u64>> = (0..model.num_hidden_layers).map(|layer| model.layers.window(layer)).collect();
         let wanted: Vec<Option<u64>> = serde_json::from_value(known["windows"].clone()).unwrap();
         assert_eq!(windows, wanted, "{what}");
     }

@@ -9,11 +9,24 @@ use crate::error::ImportError;
 use crate::rope;
 use crate::source::Source;
 
-/// The family's `model_type` in `config.json`, and its class in transformers.
+/// A family: llama.cpp's name of its architecture, and what a file of it is converted to.
 struct Named {
+    arch: &'static str,
+    /// The family's `model_type` in `config.json`.
     model_type: &'static str,
+    /// The family's class in transformers.
     class: &'static str,
+    /// `true`: llama.cpp permutes the rows of q and k.
+    is_permuted: bool,
 }
+
+/// All families.
+const FAMILIES: [Named; 4] = [
+    Named { arch: "llama", model_type: "llama", class: "LlamaForCausalLM", is_permuted: true },
+    Named { arch: "mistral", model_type: "mistral", class: "MistralForCausalLM", is_permuted: true },
+    Named { arch: "qwen2", model_type: "qwen2", class: "Qwen2ForCausalLM", is_permuted: false },
+    Named { arch: "qwen3", model_type: "qwen3", class: "Qwen3ForCausalLM", is_permuted: false },
+];
 
 /// Returns the complete `config.json`.
 pub(crate) fn config_json(source: &mut Source) -> Result<Map<String, Value>, ImportError> {
@@ -75,15 +88,16 @@ pub(crate) fn config_json(source: &mut Source) -> Result<Map<String, Value>, Imp
 /// Returns the family's names. llama.cpp names Mistral's models `llama`, and like transformers we keep that: the
 /// computation is the same, except with a sliding window, which only Mistral's class has.
 fn named(arch: &str, windowed: bool) -> Result<Named, ImportError> {
-    let (model_type, class) = match arch {
-        "mistral" => ("mistral", "MistralForCausalLM"),
-        "llama" if windowed => ("mistral", "MistralForCausalLM"),
-        "llama" => ("llama", "LlamaForCausalLM"),
-        "qwen2" => ("qwen2", "Qwen2ForCausalLM"),
-        "qwen3" => ("qwen3", "Qwen3ForCausalLM"),
-        other => return Err(ImportError::Architecture(other.to_owned())),
-    };
-    Ok(Named { model_type, class })
+    let known = if windowed && arch == "llama" { "mistral" } else { arch };
+    FAMILIES.into_iter().find(|family| family.arch == known).ok_or_else(|| ImportError::Architecture {
+        given: arch.to_owned(),
+        allowed: FAMILIES.map(|family| family.arch).join(", "),
+    })
+}
+
+/// Returns whether llama.cpp permutes the rows of q and k of this architecture.
+pub(crate) fn is_permuted(arch: &str) -> bool {
+    FAMILIES.iter().any(|family| family.arch == arch && family.is_permuted)
 }
 
 /// Keys of other architectures that some files contain, with the values at which they have no effect.
@@ -145,6 +159,7 @@ mod tests {
     fn a_window_makes_a_llama_a_mistral() {
         assert_eq!(named("llama", true).unwrap().model_type, "mistral");
         assert_eq!(named("llama", false).unwrap().model_type, "llama");
+        assert!(is_permuted("llama") && is_permuted("mistral") && !is_permuted("qwen2") && !is_permuted("gemma2"));
         let refused = named("gemma2", false).err().unwrap().to_string();
         assert_eq!(refused, "architecture 'gemma2' is not supported; allowed: llama, mistral, qwen2, qwen3");
     }

@@ -6,13 +6,15 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use attune_domain::architecture::Architecture;
-use serde_json::{Map, Value, json};
+use attune_domain::weights::expected;
+use serde_json::{Value, json};
 
+use crate::config::{config_json, is_permuted};
 use crate::error::ImportError;
 use crate::folder::{Folder, check_folder};
 use crate::generation::generation_json;
 use crate::source::Source;
-use crate::tensors::{expected, renamed};
+use crate::tensors::renamed;
 use crate::tokenizer::tokenizer_files;
 use crate::weights::{self, Planned};
 
@@ -48,7 +50,7 @@ pub fn convert(gguf: &Path, out: &Path) -> Result<Converted, ImportError> {
 /// As [`convert`].
 pub fn convert_with(gguf: &Path, out: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Converted, ImportError> {
     let mut source = Source::open(gguf)?;
-    let mut config = config_of(&mut source)?;
+    let mut config = config_json(&mut source)?;
     let architecture = Architecture::from_config_json(Value::Object(config.clone()).to_string().as_bytes())?;
     let files = tokenizer_files(&source)?;
     let generation = generation_json(&source)?;
@@ -82,15 +84,10 @@ pub fn convert_with(gguf: &Path, out: &Path, progress: &mut dyn FnMut(Progress))
     Ok(Converted { folder: check_folder(out)?, name })
 }
 
-fn config_of(source: &mut Source) -> Result<Map<String, Value>, ImportError> {
-    crate::config::config_json(source)
-}
-
 /// Returns all tensors of the file under their new names: exactly those that the architecture requires.
 fn plan(source: &Source, model: &Architecture) -> Result<Vec<Planned>, ImportError> {
-    // llama.cpp permutes q and k of the families Llama and Mistral, but not of Qwen.
-    let reordered = matches!(source.text("general.architecture"), Some("llama" | "mistral"));
-    let mut wanted: std::collections::HashMap<String, Vec<u64>> = expected(model).into_iter().collect();
+    let reordered = source.text("general.architecture").is_some_and(is_permuted);
+    let mut wanted = expected(model);
     let mut tensors = Vec::new();
     for stored in source.tensors() {
         if stored.name == "rope_freqs.weight" {
@@ -107,7 +104,7 @@ fn plan(source: &Source, model: &Architecture) -> Result<Vec<Planned>, ImportErr
         let turned = reordered && (name.contains(".q_proj.") || name.contains(".k_proj."));
         tensors.push(Planned { name, stored, permuted: turned.then_some(model.head_dim) });
     }
-    if let Some(name) = wanted.keys().min() {
+    if let Some(name) = wanted.keys().next() {
         return Err(ImportError::Missing(format!("tensor '{name}'")));
     }
     weights::sort(&mut tensors);

@@ -23,8 +23,13 @@ pub enum ImportError {
         length: u64,
     },
     /// An unsupported model family.
-    #[error("architecture '{0}' is not supported; allowed: llama, mistral, qwen2, qwen3")]
-    Architecture(String),
+    #[error("architecture '{given}' is not supported; allowed: {allowed}")]
+    Architecture {
+        /// The file's architecture.
+        given: String,
+        /// The supported architectures.
+        allowed: String,
+    },
     /// An unsupported quantization of weights.
     #[error(
         "quantization {0} is not supported; allowed: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, \

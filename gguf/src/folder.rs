@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use attune_domain::architecture::Architecture;
 use attune_domain::bytes::Bytes;
+use attune_domain::weights::{expected, is_superfluous};
 use attune_text::model::TextModel;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::ImportError;
-use crate::tensors::expected;
 
 /// The maximum length of a safetensors header. Source: `MAX_HEADER_SIZE` of the safetensors crate.
 const MAX_HEADER: u64 = 100_000_000;
@@ -165,14 +165,14 @@ fn weight_files(path: &Path) -> Result<Vec<String>, ImportError> {
 /// Checks that every expected tensor exists once, complete and with the right shape, and that no other exists. Returns
 /// the number of weights.
 fn check_tensors(path: &Path, files: &[String], model: &Architecture) -> Result<u64, ImportError> {
-    let mut wanted: HashMap<String, Vec<u64>> = expected(model).into_iter().collect();
+    let mut wanted = expected(model);
     let mut parameters = 0;
     for file in files {
         let mut entries: Vec<_> = header(&path.join(file), file)?.into_iter().collect();
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         for (name, entry) in entries {
             let Some(shape) = wanted.remove(&name) else {
-                if is_derived(&name, model) {
+                if is_superfluous(&name, model) {
                     continue;
                 }
                 return Err(ImportError::UnknownTensor(name));
@@ -187,15 +187,10 @@ fn check_tensors(path: &Path, files: &[String], model: &Architecture) -> Result<
             parameters += shape.iter().product::<u64>();
         }
     }
-    match wanted.keys().min() {
+    match wanted.keys().next() {
         Some(name) => Err(ImportError::Missing(format!("tensor '{name}'"))),
         None => Ok(parameters),
     }
-}
-
-/// Returns whether a tensor is redundant: older tools save it although it follows from others.
-fn is_derived(name: &str, model: &Architecture) -> bool {
-    name.ends_with(".rotary_emb.inv_freq") || (name == "lm_head.weight" && model.tie_word_embeddings)
 }
 
 /// Parses a safetensors file's header, and checks it against the file's length.

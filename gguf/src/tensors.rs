@@ -1,8 +1,6 @@
-//! The tensors of an architecture: their Hugging Face names and shapes, and llama.cpp's names for them.
+//! llama.cpp's names of tensors. Their Hugging Face names and shapes are those of `attune_domain::weights`.
 //!
 //! Source: `GGUF_ARCHS`' renamings in transformers' `integrations/gguf/gguf_conversion_mapping.py`.
-
-use attune_domain::architecture::{Architecture, PROJECTIONS};
 
 /// The names of a block's tensors in GGUF and in Hugging Face.
 const BLOCK: [(&str, &str); 11] = [
@@ -34,37 +32,24 @@ pub(crate) fn renamed(gguf: &str) -> Option<String> {
     matches!(kind, "weight" | "bias").then(|| format!("model.layers.{block}.{name}.{kind}"))
 }
 
-/// Returns every tensor of an architecture, with its shape.
-pub(crate) fn expected(model: &Architecture) -> Vec<(String, Vec<u64>)> {
-    let hidden = model.hidden_size;
-    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![model.vocab_size, hidden])];
-    for layer in 0..model.num_hidden_layers {
-        let at = |name: &str| format!("model.layers.{layer}.{name}");
-        all.push((at("input_layernorm.weight"), vec![hidden]));
-        all.push((at("post_attention_layernorm.weight"), vec![hidden]));
-        for (i, name) in PROJECTIONS.iter().enumerate() {
-            let Some((out, input)) = model.projection(name) else { continue };
-            let part = if i < 4 { "self_attn" } else { "mlp" };
-            all.push((at(&format!("{part}.{name}.weight")), vec![out, input]));
-            if (i < 3 && model.qkv_bias) || (i == 3 && model.o_bias) || (i > 3 && model.mlp_bias) {
-                all.push((at(&format!("{part}.{name}.bias")), vec![out]));
-            }
-        }
-        if model.qk_norm {
-            all.push((at("self_attn.q_norm.weight"), vec![model.head_dim]));
-            all.push((at("self_attn.k_norm.weight"), vec![model.head_dim]));
-        }
-    }
-    all.push(("model.norm.weight".into(), vec![hidden]));
-    if !model.tie_word_embeddings {
-        all.push(("lm_head.weight".into(), vec![model.vocab_size, hidden]));
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
+    use attune_domain::{architecture::Architecture, weights::expected};
+
     use super::*;
+
+    #[test]
+    fn every_tensor_of_every_family_has_a_name_in_gguf() {
+        let outer = ["token_embd", "output_norm", "output"].map(|name| format!("{name}.weight"));
+        let block = BLOCK.iter().flat_map(|(name, _)| ["weight", "bias"].map(|kind| format!("blk.0.{name}.{kind}")));
+        let known: Vec<String> = outer.into_iter().chain(block).filter_map(|name| renamed(&name)).collect();
+        for family in ["llama", "mistral", "qwen2", "qwen3"] {
+            let config = format!(r#"{{"model_type": "{family}", "num_hidden_layers": 1}}"#);
+            for name in expected(&Architecture::from_config_json(config.as_bytes()).unwrap()).keys() {
+                assert!(known.contains(name), "{name} of {family}");
+            }
+        }
+    }
 
     #[test]
     fn names_are_hugging_faces() {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use attune_domain::digest::hex;
 use attune_gguf::convert::convert;
 use attune_text::model::TextModel;
 use safetensors::SafeTensors;
@@ -52,10 +53,6 @@ fn fixture(file: &str) -> (Fixture, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     convert(&testdata(file), &folder.path().join("model")).unwrap();
     (fixture, folder)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn weights_are_equal(fixture: &Fixture, folder: &Path) {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use attune_domain::dataset::parse_row;
+use attune_domain::digest::hex;
 use attune_gguf::convert::convert;
 use attune_text::encode::Learnt;
 use attune_text::model::TextModel;
@@ -65,13 +66,8 @@ fn model() -> PathBuf {
 fn weights_are_bit_equal() {
     let bytes = std::fs::read(model().join("model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let found: BTreeMap<String, String> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let digest = Sha256::digest(tensor.data());
-            (name.to_owned(), digest.iter().map(|byte| format!("{byte:02x}")).collect())
-        })
-        .collect();
+    let found: BTreeMap<String, String> =
+        tensors.iter().map(|(name, tensor)| (name.to_owned(), hex(&Sha256::digest(tensor.data())))).collect();
     assert_eq!(found, expected().weights);
 }
 

@@ -10,19 +10,19 @@ use axum::body::{Body, BodyDataStream, HttpBody};
 use bytes::Bytes;
 use futures::Stream;
 
-use crate::pace::Pace;
+use crate::min_rate::MinRate;
 
 /// Returns the body, which fails when its sender has been too slow.
-pub(crate) fn paced(body: Body, pace: Pace) -> Body {
+pub(crate) fn paced(body: Body, min_rate: MinRate) -> Body {
     if body.is_end_stream() {
         return body;
     }
-    Body::from_stream(Paced { pieces: body.into_data_stream(), pace })
+    Body::from_stream(Paced { pieces: body.into_data_stream(), min_rate })
 }
 
 struct Paced {
     pieces: BodyDataStream,
-    pace: Pace,
+    min_rate: MinRate,
 }
 
 impl Stream for Paced {
@@ -32,11 +32,11 @@ impl Stream for Paced {
         let this = &mut *self;
         match Pin::new(&mut this.pieces).poll_next(cx) {
             Poll::Ready(next) => {
-                this.pace.moved(next.as_ref().and_then(|next| next.as_ref().ok()).map_or(0, Bytes::len));
+                this.min_rate.moved(next.as_ref().and_then(|next| next.as_ref().ok()).map_or(0, Bytes::len));
                 Poll::Ready(next)
             }
             Poll::Pending => {
-                ready!(this.pace.poll_too_slow(cx));
+                ready!(this.min_rate.poll_too_slow(cx));
                 let error = io::Error::new(io::ErrorKind::TimedOut, "the request body was sent too slowly");
                 Poll::Ready(Some(Err(axum::Error::new(error))))
             }

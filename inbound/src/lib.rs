@@ -5,7 +5,7 @@
 //! a response is disconnected, while one that is merely slow is not.
 
 /// The time that a slow peer may take.
-mod pace;
+mod min_rate;
 
 /// Request bodies, limited in the time that a slow sender may take.
 mod body;

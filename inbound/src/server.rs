@@ -17,7 +17,7 @@ use hyper_util::{
 use tokio::net::{TcpListener, TcpStream};
 use tower::{Service, ServiceExt};
 
-use crate::{body, pace::Pace, places::Places, socket::Socket};
+use crate::{body, min_rate::MinRate, places::Places, socket::Socket};
 
 /// The maximum number of concurrent connections, if the limit of open files allows it.
 pub const MOST_CONNECTIONS: usize = 4096;
@@ -120,7 +120,8 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, stop: 
         // Tokens of a stream are small and should not wait for each other. An error is ignored: a closed socket fails
         // later.
         let _ = stream.set_nodelay(true);
-        let socket = TokioIo::new(Socket::new(stream, Pace::new(bounds.reader_grace, bounds.least_bytes_per_second)));
+        let socket =
+            TokioIo::new(Socket::new(stream, MinRate::new(bounds.reader_grace, bounds.least_bytes_per_second)));
         let service = TowerToHyperService::new(service(router.clone(), peer, bounds));
         let connection = graceful.watch(http.serve_connection(socket, service).into_owned());
         tokio::spawn(async move {
@@ -141,8 +142,8 @@ fn service(
     bounds: Bounds,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send {
     router.into_service::<Body>().map_request(move |request: Request<Incoming>| {
-        let pace = Pace::new(bounds.body_grace, bounds.least_bytes_per_second);
-        let mut request = request.map(|incoming| body::paced(Body::new(incoming), pace));
+        let min_rate = MinRate::new(bounds.body_grace, bounds.least_bytes_per_second);
+        let mut request = request.map(|incoming| body::paced(Body::new(incoming), min_rate));
         request.extensions_mut().insert(ConnectInfo(peer));
         request
     })

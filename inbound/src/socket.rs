@@ -11,25 +11,25 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::pace::Pace;
+use crate::min_rate::MinRate;
 
 /// A connection. Writing to it fails when its reader has been too slow.
 pub(crate) struct Socket {
     stream: TcpStream,
-    pace: Pace,
+    min_rate: MinRate,
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, pace: Pace) -> Self {
-        Self { stream, pace }
+    pub(crate) fn new(stream: TcpStream, min_rate: MinRate) -> Self {
+        Self { stream, min_rate }
     }
 
     fn paced(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = written {
-            self.pace.moved(*written.as_ref().unwrap_or(&0));
+            self.min_rate.moved(*written.as_ref().unwrap_or(&0));
             return Poll::Ready(written);
         }
-        ready!(self.pace.poll_too_slow(cx));
+        ready!(self.min_rate.poll_too_slow(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the response was read too slowly")))
     }
 }

@@ -158,7 +158,7 @@ fn batches(options: &Random, step: usize) -> Result<Vec<PackedBatch>> {
         for row in part {
             let id = |at: usize| (100 + (step * 7919 + row * 104_729 + at * at * 31) % 40_000) as u32;
             let ids: Vec<u32> = (0..options.length).map(id).collect();
-            batch.push(&ids, &vec![true; ids.len()])?;
+            batch.push(&ids, &vec![1.0; ids.len()])?;
         }
         batches.push(batch);
     }

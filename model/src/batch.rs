@@ -1,4 +1,7 @@
-//! A packed training batch: concatenated sequences with a loss mask, and the sum of a loss.
+//! A packed training batch: concatenated sequences with a weight for each token, and the sum of a loss.
+//!
+//! The gradient of a batch is `-Σ wₜ ∇log pₜ` over its tokens, where `wₜ` is the weight of token `t` and `pₜ` is the
+//! probability that the model gives it.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +11,18 @@ use crate::{
 };
 
 /// Concatenated sequences that do not attend to each other.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PackedBatch {
     pub(crate) ids: Vec<u32>,
     pub(crate) lengths: Vec<usize>,
-    trained: Vec<bool>,
+    /// The loss weight of each token; 0: the token is not trained.
+    weights: Vec<f32>,
+}
+
+/// Returns the weights of a loss mask: 1 for a trained token, 0 for all others.
+#[must_use]
+pub fn mask_weights(trained: &[bool]) -> Vec<f32> {
+    trained.iter().map(|&trained| f32::from(trained)).collect()
 }
 
 impl PackedBatch {
@@ -22,19 +32,19 @@ impl PackedBatch {
         Self::default()
     }
 
-    /// Adds a sequence. `trained[i]` is true if token `i` has a loss. The first token of a sequence never has one,
-    /// since no token precedes it.
+    /// Adds a sequence. `weights[i]` is the weight of token `i` in the loss; a token of weight 0 is not trained. The
+    /// weight of a sequence's first token is ignored, since no token precedes it.
     ///
     /// # Errors
-    /// [`ModelError::Input`]: no tokens, or a mask of another length.
-    pub fn push(&mut self, ids: &[u32], trained: &[bool]) -> Result<(), ModelError> {
-        if ids.is_empty() || ids.len() != trained.len() {
-            return Err(ModelError::Input(format!("a sequence of {} tokens and {} marks", ids.len(), trained.len())));
+    /// [`ModelError::Input`]: no tokens, or another number of weights.
+    pub fn push(&mut self, ids: &[u32], weights: &[f32]) -> Result<(), ModelError> {
+        if ids.is_empty() || ids.len() != weights.len() {
+            return Err(ModelError::Input(format!("a sequence of {} tokens and {} marks", ids.len(), weights.len())));
         }
         self.ids.extend_from_slice(ids);
         self.lengths.push(ids.len());
-        self.trained.push(false);
-        self.trained.extend_from_slice(&trained[1..]);
+        self.weights.push(0.0);
+        self.weights.extend_from_slice(&weights[1..]);
         Ok(())
     }
 
@@ -53,7 +63,7 @@ impl PackedBatch {
     /// Returns the number of trained tokens. Their sum over the whole effective batch divides the loss.
     #[must_use]
     pub fn trained_tokens(&self) -> u64 {
-        self.trained.iter().map(|&trained| u64::from(trained)).sum()
+        self.weights.iter().map(|&weight| u64::from(weight != 0.0)).sum()
     }
 
     /// Returns the number of rows that go through the decoder, and the number of predicted tokens that the head
@@ -69,20 +79,22 @@ impl PackedBatch {
     pub(crate) fn laid_out(&self, share_prefixes: bool) -> (Segments, Vec<Target>) {
         let sequences = in_parts(&self.ids, &self.lengths);
         let segments = if share_prefixes { Segments::shared(&sequences) } else { Segments::apart(&sequences) };
-        let mut counts: BTreeMap<(usize, u32), u32> = BTreeMap::new();
-        let marks = in_parts(&self.trained, &self.lengths);
-        for ((ids, trained), places) in sequences.iter().zip(marks).zip(&segments.places) {
-            for at in (1..ids.len()).filter(|&at| trained[at]) {
-                *counts.entry((places[at - 1], ids[at])).or_default() += 1;
+        let mut sums: BTreeMap<(usize, u32), (u32, f64)> = BTreeMap::new();
+        let weights = in_parts(&self.weights, &self.lengths);
+        for ((ids, weights), row_index) in sequences.iter().zip(weights).zip(&segments.row_index) {
+            for at in (1..ids.len()).filter(|&at| weights[at] != 0.0) {
+                let (count, weight) = sums.entry((row_index[at - 1], ids[at])).or_default();
+                *count += 1;
+                *weight += f64::from(weights[at]);
             }
         }
-        let targets = counts.into_iter().map(|((row, id), count)| Target { row, id, count }).collect();
-        (segments, targets)
+        let target = |((row, id), (count, weight))| Target { row, id, count, weight };
+        (segments, sums.into_iter().map(target).collect())
     }
 }
 
 /// A token to be predicted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Target {
     /// The row that predicts the token.
     pub(crate) row: usize,
@@ -90,12 +102,14 @@ pub(crate) struct Target {
     pub(crate) id: u32,
     /// The number of sequences that contain this prediction.
     pub(crate) count: u32,
+    /// The sum of the prediction's weights in those sequences.
+    pub(crate) weight: f64,
 }
 
 /// The sum of a loss over tokens, not yet averaged.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LossSum {
-    /// Sum of the cross-entropies, in nats.
+    /// Sum of the cross-entropies, each times its weight, in nats.
     pub sum: f64,
     /// The number of tokens in the sum.
     pub tokens: u64,
@@ -122,5 +136,41 @@ impl std::ops::AddAssign for LossSum {
         self.sum += other.sum;
         self.tokens += other.tokens;
         self.correct += other.correct;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_has_the_weights_one_and_zero() {
+        assert_eq!(mask_weights(&[false, true, true]), [0.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn the_first_token_and_tokens_of_weight_zero_are_not_trained() {
+        let mut batch = PackedBatch::new();
+        batch.push(&[5, 6, 7], &[2.0, 0.0, -0.5]).unwrap();
+        assert_eq!(batch.trained_tokens(), 1);
+        let (_, targets) = batch.laid_out(false);
+        assert_eq!(targets, [Target { row: 1, id: 7, count: 1, weight: -0.5 }]);
+        assert!(batch.push(&[5, 6], &[1.0]).is_err());
+    }
+
+    #[test]
+    fn the_weights_of_a_shared_prediction_add_up() {
+        let stem: Vec<u32> = (0..20).collect();
+        let weights = |last: f32| [vec![0.0; 19], vec![last, 1.0]].concat();
+        let mut batch = PackedBatch::new();
+        for (end, last) in [(30, 0.5), (31, 2.0), (32, 0.0)] {
+            batch.push(&[&stem[..], &[end]].concat(), &weights(last)).unwrap();
+        }
+        assert_eq!(batch.trained_tokens(), 5);
+        let (_, shared) = batch.laid_out(true);
+        assert_eq!(shared[0], Target { row: 18, id: 19, count: 2, weight: 2.5 });
+        let rest: Vec<_> = shared[1..].iter().map(|target| (target.row, target.id, target.count)).collect();
+        assert_eq!(rest, [(19, 30, 1), (19, 31, 1), (19, 32, 1)]);
+        assert_eq!(batch.laid_out(false).1.len(), 5);
     }
 }

@@ -119,7 +119,7 @@ impl Decoder {
             for (block, pairs) in self.blocks.iter().zip(adapter.layers_mut()) {
                 for (projection, pair) in pairs.iter_mut().enumerate() {
                     let Some(pair) = pair else { continue };
-                    pair.magnitude = Some(block.row_lengths(projection)?.f_to_kind(Kind::Float)?);
+                    pair.magnitude = Some(block.row_norms(projection)?.f_to_kind(Kind::Float)?);
                 }
             }
         }

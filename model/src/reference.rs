@@ -63,7 +63,7 @@ fn block(decoder: &Decoder, adapter: Trained<'_>, layer: usize, x: &Tensor) -> T
     let (q, k, v) = (rotate(&q, &rope).permute([1, 0, 2]), spread(&rotate(&k, &rope)), spread(&v));
     let scores = q.matmul(&k.transpose(1, 2)) / (d as f64).sqrt(); // [h, s, s]
     let mut seen = Tensor::ones([rows, rows], (Kind::Bool, Device::Cpu)).tril(0);
-    if let Some(window) = decoder.architecture().window(layer as u64) {
+    if let Some(window) = decoder.architecture().layers.window(layer as u64) {
         seen = seen.triu(1 - window as i64);
     }
     let p = scores.masked_fill(&seen.logical_not(), f64::NEG_INFINITY).softmax(-1, None);
@@ -74,8 +74,8 @@ fn block(decoder: &Decoder, adapter: Trained<'_>, layer: usize, x: &Tensor) -> T
     middle + project(decoder, adapter, layer, 6, &inner)
 }
 
-/// Computes the summed loss of one sequence.
-fn loss(decoder: &Decoder, adapter: Trained<'_>, ids: &[u32], trained: &[bool]) -> Tensor {
+/// Computes the weighted sum of the losses of one sequence.
+fn loss(decoder: &Decoder, adapter: Trained<'_>, ids: &[u32], weights: &[f32]) -> Tensor {
     let wide: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     let mut x = decoder.embed.index_select(0, &Tensor::from_slice(&wide));
     for layer in 0..decoder.blocks.len() {
@@ -83,7 +83,9 @@ fn loss(decoder: &Decoder, adapter: Trained<'_>, ids: &[u32], trained: &[bool]) 
     }
     let logits = norm(&x, &decoder.head.norm.weight, decoder.head.norm.epsilon).matmul(&decoder.head.lm_head.tr());
     let log = logits.log_softmax(-1, None);
-    let picked = (1..ids.len()).filter(|&at| trained[at]).map(|at| log.get(at as i64 - 1).get(wide[at]));
+    let picked = (1..ids.len())
+        .filter(|&at| weights[at] != 0.0)
+        .map(|at| log.get(at as i64 - 1).get(wide[at]) * f64::from(weights[at]));
     -picked.fold(Tensor::zeros([0i64; 0], DOUBLE), |sum, log| sum + log)
 }
 
@@ -101,22 +103,22 @@ mod tests {
     };
     use std::path::PathBuf;
 
-    /// The IDs and the loss mask of a sequence.
-    type Row = (Vec<u32>, Vec<bool>);
+    /// The IDs and the weights of a sequence.
+    type Row = (Vec<u32>, Vec<f32>);
 
     /// Four sequences with nothing in common, and four with a common prefix: two share 40 tokens, all four share 17,
     /// and one is only the prefix itself.
     fn rows() -> Vec<Row> {
-        let marks = |length: usize| (0..length).map(|at| at % 3 != 1).collect();
+        let weights = |length: usize| (0..length).map(|at| f32::from(at % 3 != 1)).collect();
         let apart = [1, 9, 23, 2].into_iter().enumerate().map(|(row, length)| {
             let ids = (0..length).map(|at| ((row * 37 + at * at * 11 + 5) % 128) as u32).collect();
-            (ids, marks(length))
+            (ids, weights(length))
         });
         let stem: Vec<u32> = (0..40).map(|at| (at * 7 + 90) % 128).collect();
         let alike = [(40, vec![3, 4, 5]), (40, vec![9; 8]), (17, vec![1, 2]), (17, vec![])].map(|(length, rest)| {
             let ids = [&stem[..length], &rest].concat();
-            let marks = marks(ids.len());
-            (ids, marks)
+            let weights = weights(ids.len());
+            (ids, weights)
         });
         apart.chain(alike).collect()
     }
@@ -128,11 +130,14 @@ mod tests {
         spec: AdapterSpec,
         checkpointing: bool,
         share_prefixes: bool,
+        /// Flag to give each row a weight of its own, negative ones included.
+        weighted: bool,
     }
 
     fn case(family: &'static str, targets: &[&str]) -> Case {
         let spec = AdapterSpec::lora(3, 7.0, targets);
-        Case { family, quantization: Quantization::None, spec, checkpointing: false, share_prefixes: false }
+        let quantization = Quantization::None;
+        Case { family, quantization, spec, checkpointing: false, share_prefixes: false, weighted: false }
     }
 
     /// Returns a decoder in `f64`, and an adapter with nonzero factors.
@@ -152,10 +157,15 @@ mod tests {
     /// Compares the loss and every gradient.
     fn compare(case: &Case) {
         let (decoder, adapter) = made(case);
-        let rows = rows();
+        let mut rows = rows();
+        if case.weighted {
+            for (row, (_, weights)) in rows.iter_mut().enumerate() {
+                weights.iter_mut().for_each(|weight| *weight *= 0.5 * row as f32 - 1.25);
+            }
+        }
         let mut packed = PackedBatch::new();
-        for (ids, trained) in &rows {
-            packed.push(ids, trained).unwrap();
+        for (ids, weights) in &rows {
+            packed.push(ids, weights).unwrap();
         }
         let mut gradients = Gradients::zeros(&adapter).unwrap();
         let Case { checkpointing, share_prefixes, spec, .. } = case;
@@ -171,7 +181,7 @@ mod tests {
         let what = format!("{} {:?} {spec:?} {options:?}", case.family, case.quantization);
         let want = rows
             .iter()
-            .map(|(ids, trained)| loss(&decoder, (&adapter, None), ids, trained))
+            .map(|(ids, weights)| loss(&decoder, (&adapter, None), ids, weights))
             .fold(Tensor::zeros([0i64; 0], DOUBLE), |sum, loss| sum + loss);
         let off = (got.sum / want.double_value(&[]) - 1.0).abs();
         assert!(off < 1e-12, "{what}: loss off by {off}");
@@ -189,6 +199,13 @@ mod tests {
             for (checkpointing, share_prefixes) in [(false, false), (true, false), (false, true), (true, true)] {
                 compare(&Case { checkpointing, share_prefixes, ..case(family, &PROJECTIONS) });
             }
+        }
+    }
+
+    #[test]
+    fn weighted_losses_have_their_gradients() {
+        for share_prefixes in [false, true] {
+            compare(&Case { share_prefixes, weighted: true, ..case("llama", &PROJECTIONS) });
         }
     }
 
@@ -231,14 +248,14 @@ mod tests {
             let case = Case { spec, ..case(family, &[]) };
             let (decoder, adapter) = made(&case);
             // The mask depends on the row index, and the last block computes only the rows that predict a token.
-            let (ids, trained) = (&rows()[2].0, &[true; 23]);
+            let (ids, weights) = (&rows()[2].0, &[1.0_f32; 23]);
             let mut packed = PackedBatch::new();
-            packed.push(ids, trained).unwrap();
+            packed.push(ids, weights).unwrap();
             let dropout = Dropout { share: 0.3, seed: 77 };
             for (_, factor) in adapter.parameters() {
                 let _ = factor.shallow_clone().set_requires_grad(true);
             }
-            let want = loss(&decoder, (&adapter, Some(dropout)), ids, trained);
+            let want = loss(&decoder, (&adapter, Some(dropout)), ids, weights);
             (&want / 31.0).backward();
             for checkpointing in [false, true] {
                 let noise = Some(Noise { seed: 77, neftune_noise_alpha: 0.0 });

@@ -42,7 +42,7 @@ pub(crate) struct Segments {
     pub(crate) ids: Vec<u32>,
     pub(crate) segments: Vec<Segment>,
     /// The row of each token, for each sequence.
-    pub(crate) places: Vec<Vec<usize>>,
+    pub(crate) row_index: Vec<Vec<usize>>,
 }
 
 impl Segments {
@@ -51,7 +51,7 @@ impl Segments {
         let mut made = Self::default();
         for ids in sequences {
             let rows = made.add_rows(ids);
-            made.places.push(rows.clone().collect());
+            made.row_index.push(rows.clone().collect());
             made.segments.push(Segment::alone(rows));
         }
         made
@@ -59,7 +59,7 @@ impl Segments {
 
     /// Lays out common prefixes once.
     pub(crate) fn shared(sequences: &[&[u32]]) -> Self {
-        let mut made = Self { places: vec![Vec::new(); sequences.len()], ..Self::default() };
+        let mut made = Self { row_index: vec![Vec::new(); sequences.len()], ..Self::default() };
         made.branch(sequences, (0..sequences.len()).collect(), &[]);
         made
     }
@@ -73,13 +73,13 @@ impl Segments {
     /// Lays out the remaining tokens of `members`, which have the rows `past` in common.
     fn branch(&mut self, sequences: &[&[u32]], members: Vec<usize>, past: &[Range<usize>]) {
         let done: usize = past.iter().map(ExactSizeIterator::len).sum();
-        for group in alike(sequences, members, done) {
+        for group in group_by_prefix(sequences, members, done) {
             let Some(&first) = group.first() else { continue };
             let length = common(sequences, &group, done);
             if length > 0 {
                 let rows = self.add_rows(&sequences[first][done..done + length]);
                 for &member in &group {
-                    self.places[member].extend(rows.clone());
+                    self.row_index[member].extend(rows.clone());
                 }
                 let past = past.to_vec();
                 self.segments.push(Segment { rows: rows.clone(), past: past.clone() });
@@ -103,7 +103,7 @@ pub(crate) fn in_parts<'a, T>(mut all: &'a [T], lengths: &[usize]) -> Vec<&'a [T
 
 /// Groups `members` by their next [`SHORTEST_SHARED`] tokens, in the order of their first members. A member without
 /// remaining tokens is in no group.
-fn alike(sequences: &[&[u32]], members: Vec<usize>, done: usize) -> Vec<Vec<usize>> {
+fn group_by_prefix(sequences: &[&[u32]], members: Vec<usize>, done: usize) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for member in members {
         let left = &sequences[member][done..];
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(made.segments[1..3], [after(20..22), after(22..23)]);
         assert_eq!(made.segments[3], Segment::alone(23..25));
         assert_eq!((made.segments[1].first_position(), made.segments.len()), (20, 4));
-        assert_eq!(made.places[3], (0..20).collect::<Vec<_>>());
+        assert_eq!(made.row_index[3], (0..20).collect::<Vec<_>>());
     }
 
     proptest! {
@@ -169,12 +169,12 @@ mod tests {
             }).collect();
             let made = cut(&sequences);
             prop_assert!(made.ids.len() <= sequences.iter().map(Vec::len).sum());
-            for (sequence, places) in sequences.iter().zip(&made.places) {
-                let read: Vec<u32> = places.iter().map(|&row| made.ids[row]).collect();
+            for (sequence, row_index) in sequences.iter().zip(&made.row_index) {
+                let read: Vec<u32> = row_index.iter().map(|&row| made.ids[row]).collect();
                 prop_assert_eq!(sequence, &read);
-                let last = made.segments.iter().find(|s| s.rows.contains(places.last().unwrap())).unwrap();
+                let last = made.segments.iter().find(|s| s.rows.contains(row_index.last().unwrap())).unwrap();
                 let chain: Vec<usize> = last.chain().flat_map(Clone::clone).collect();
-                prop_assert!(chain.starts_with(places));
+                prop_assert!(chain.starts_with(row_index));
             }
         }
     }

@@ -79,8 +79,8 @@ enum Kept {
     Input(Tensor),
 }
 
-/// Runs the forward and backward of a micro-batch, adds the gradients of `sum of losses / normaliser` to `gradients`,
-/// and returns the loss.
+/// Runs the forward and backward of a micro-batch, adds the gradients of `sum of weighted losses / normaliser` to
+/// `gradients`, and returns the loss.
 ///
 /// # Errors
 /// [`ModelError::Input`]: no trained token, a normaliser of 0, an ID outside the vocabulary, an adapter or gradients of

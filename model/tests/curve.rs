@@ -14,14 +14,14 @@ use std::{
 use attune_domain::spec::{Quantization, Schedule};
 use attune_model::{
     adapter::LoraAdapter,
-    batch::{LossSum, PackedBatch},
+    batch::{LossSum, PackedBatch, mask_weights},
     decoder::Decoder,
     io::tensor_file::TensorFile,
     optim::{
         gradients::Gradients,
         optimizer::AdamW,
         options::AdamWOptions,
-        schedule::{self, Course},
+        schedule::{self, LrSchedule},
     },
     train::{TrainOptions, loss_and_gradients},
 };
@@ -68,7 +68,8 @@ impl Curve {
     fn batch(&self, rows: &[usize]) -> PackedBatch {
         let mut batch = PackedBatch::new();
         for &row in rows {
-            batch.push(&self.rows[row].0, &self.rows[row].1).unwrap();
+            let (ids, trained) = &self.rows[row];
+            batch.push(ids, &mask_weights(trained)).unwrap();
         }
         batch
     }
@@ -105,8 +106,9 @@ fn follow(curve: &Curve, name: &str, base: &Path, checkpointing: bool) -> LoraAd
         let norm = gradients.clip(curve.told("max_grad_norm")).unwrap();
         let off = (norm / norms[step] - 1.0).abs();
         assert!(off < 100.0 * TOLERANCE, "{name}, step {step}: a norm of {norm}, not {}: off by {off}", norms[step]);
-        let course = Course { schedule: Schedule::Cosine, peak: curve.told("peak"), warmup, steps, num_cycles: 1 };
-        let rate = schedule::learning_rate(course, step as u64);
+        let lr_schedule =
+            LrSchedule { schedule: Schedule::Cosine, peak: curve.told("peak"), warmup, steps, num_cycles: 1 };
+        let rate = schedule::learning_rate(lr_schedule, step as u64);
         assert!((rate - rates[step]).abs() < 1e-15, "{name}, step {step}: a rate of {rate}, not {}", rates[step]);
         optimizer.step(&mut adapter, &gradients, rate).unwrap();
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use attune_domain::spec::Quantization;
 use attune_model::{
     adapter::{LoraAdapter, Provenance},
-    batch::PackedBatch,
+    batch::{PackedBatch, mask_weights},
     decoder::{Decoder, Step},
     io::tensor_file::TensorFile,
     optim::gradients::Gradients,
@@ -121,7 +121,7 @@ fn loss_and_gradients_are_those_of_peft() {
     let adapter = LoraAdapter::load(&folder("llama").join("adapter"), decoder.architecture()).unwrap();
     let trained = Vec::<bool>::try_from(golden.read("trained").unwrap()).unwrap();
     let mut batch = PackedBatch::new();
-    batch.push(&ids, &trained).unwrap();
+    batch.push(&ids, &mask_weights(&trained)).unwrap();
     for checkpointing in [false, true] {
         let mut gradients = Gradients::zeros(&adapter).unwrap();
         let options = TrainOptions { checkpointing, normaliser: 50, share_prefixes: false, noise: None };

@@ -32,7 +32,7 @@ fn batch() -> PackedBatch {
     let stem: Vec<u32> = (0..20).map(|at| at * 5 % 128).collect();
     for row in 0..3 {
         let ids: Vec<u32> = stem.iter().copied().chain((0..9).map(|at| (at * 11 + row * 7) % 128)).collect();
-        batch.push(&ids, &vec![true; ids.len()]).unwrap();
+        batch.push(&ids, &vec![1.0; ids.len()]).unwrap();
     }
     batch
 }

@@ -11,14 +11,14 @@ use attune_domain::{
 };
 use attune_model::{
     adapter::{LoraAdapter, Provenance},
-    batch::PackedBatch,
+    batch::{PackedBatch, mask_weights},
     decoder::{Decoder, Step},
     io::tensor_file::TensorFile,
     optim::{
         gradients::Gradients,
         optimizer::AdamW,
         options::AdamWOptions,
-        schedule::{Course, learning_rate},
+        schedule::{LrSchedule, learning_rate},
     },
     quant::int8::Int8,
     train::{TrainOptions, loss_and_gradients},
@@ -219,7 +219,7 @@ fn dora_and_rslora_are_those_of_peft() {
     }
     let adapter = LoraAdapter::load(&testdata("variants/dora"), decoder.architecture()).unwrap();
     let mut batch = PackedBatch::new();
-    batch.push(&ids, &trained).unwrap();
+    batch.push(&ids, &mask_weights(&trained)).unwrap();
     let mut gradients = Gradients::zeros(&adapter).unwrap();
     let loss = loss_and_gradients(&decoder, &adapter, &batch, TrainOptions::new(50), &mut gradients).unwrap();
     let want = file.read("dora.loss_sum").unwrap().double_value(&[0]);
@@ -264,9 +264,9 @@ fn restarts_are_those_of_transformers() {
         let parts: Vec<u64> = name.split('.').skip(1).map(|part| part.parse().unwrap()).collect();
         let [steps, warmup, cycles] = parts[..] else { panic!("{name}") };
         let schedule = Schedule::CosineWithRestarts;
-        let course = Course { schedule, peak: 1.0, warmup, steps, num_cycles: cycles as u32 };
+        let lr_schedule = LrSchedule { schedule, peak: 1.0, warmup, steps, num_cycles: cycles as u32 };
         for (step, want) in Vec::<f64>::try_from(file.read(&name).unwrap()).unwrap().into_iter().enumerate() {
-            let got = learning_rate(course, step as u64);
+            let got = learning_rate(lr_schedule, step as u64);
             assert!((got - want).abs() < 1e-12, "{name}, step {step}: {got} {want}");
         }
         seen += 1;

@@ -137,7 +137,7 @@ impl Cache {
     }
 
     async fn fill(&self, client: &Client, target: &Path, files: &[RemoteFile]) -> Result<(), NodeError> {
-        self.make_room(files.iter().map(|file| file.bytes.0).sum())?;
+        self.ensure_capacity(files.iter().map(|file| file.bytes.0).sum())?;
         let filling = self.scratch()?;
         for file in files {
             tracing::info!(
@@ -153,7 +153,7 @@ impl Cache {
     }
 
     /// Evicts least recently used entries that are not in use, until `bytes` more fit into the budget.
-    fn make_room(&self, bytes: u64) -> Result<(), NodeError> {
+    fn ensure_capacity(&self, bytes: u64) -> Result<(), NodeError> {
         let mut entries = self.entries()?;
         let mut held: u64 = entries.iter().map(|entry| entry.bytes).sum();
         entries.sort_by_key(|entry| entry.used_at);

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use attune_domain::run::RemoteFile;
+use attune_domain::{digest::hex, run::RemoteFile};
 use backon::{ExponentialBuilder, Retryable};
 use reqwest::{Client, StatusCode, header::RANGE};
 use sha2::{Digest, Sha256};
@@ -122,5 +122,5 @@ pub async fn sha256_of_file(path: &Path) -> Result<(String, u64), NodeError> {
         hash.update(&part[..count]);
         length += count as u64;
     }
-    Ok((hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), length))
+    Ok((hex(&hash.finalize()), length))
 }

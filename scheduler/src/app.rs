@@ -15,7 +15,7 @@ use crate::{
     config::{Leases, Serving},
     error::SchedulerError,
     liveness::ApiProbe,
-    providers::provider::Provider,
+    providers::registry::Providers,
     validations::Validations,
 };
 
@@ -28,8 +28,8 @@ pub(crate) struct App {
     pub(crate) objects: Objects,
     /// The probe of the API's health.
     pub(crate) api: ApiProbe,
-    /// The provider that runs trainers and replicas.
-    pub(crate) provider: Arc<dyn Provider>,
+    /// The providers that run trainers and replicas.
+    pub(crate) providers: Providers,
     /// Heartbeat interval, timeout and attempt limit of runs and replicas.
     pub(crate) leases: Leases,
     /// Settings for replicas.
@@ -63,13 +63,18 @@ impl App {
     }
 }
 
-/// Returns the provider's offers, with what is reserved of them.
+/// Returns the offers of all providers, with what is reserved of them. A provider that does not answer is an error: a
+/// job that only its offers can hold must wait, and not be refused.
 ///
 /// # Errors
 /// [`SchedulerError::Provider`], [`SchedulerError::Store`].
 pub(crate) async fn offers(app: &App, conn: &mut PgConnection) -> Result<Vec<Offer>, SchedulerError> {
-    let mut offers = app.provider.offers().await?;
-    let nodes = node::active(conn, app.provider.name()).await?;
-    offers.iter_mut().for_each(|offer| offer::reserve(offer, &nodes));
-    Ok(offers)
+    let mut all = Vec::new();
+    for provider in app.providers.all() {
+        let mut offers = provider.offers().await?;
+        let nodes = node::active(conn, provider.name()).await?;
+        offers.iter_mut().for_each(|offer| offer::reserve(offer, &nodes));
+        all.append(&mut offers);
+    }
+    Ok(all)
 }

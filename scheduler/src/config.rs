@@ -1,6 +1,9 @@
 //! The scheduler's configuration: one file, overridden by `ATTUNE_…__…` variables, read once at startup.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use attune_domain::bytes::Bytes;
 use attune_store::config::{DatabaseConfig, ObjectStoreConfig, WebhooksConfig};
@@ -23,8 +26,14 @@ pub(crate) struct Config {
     /// Heartbeat interval, timeout and attempt limit of runs and replicas.
     #[serde(default)]
     pub(crate) leases: Leases,
-    /// The local provider: this machine.
-    pub(crate) local: LocalConfig,
+    /// The providers; never empty.
+    #[serde(default, rename = "provider")]
+    pub(crate) providers: Vec<ProviderConfig>,
+    /// The section `[local]`, instead of `[[provider]]`. [`Config::read`] moves it to `providers`.
+    local: Option<LocalConfig>,
+    /// The folder in which validation caches base models' text files, in the first provider's folder.
+    #[serde(skip)]
+    pub(crate) text_dir: PathBuf,
     /// Settings for replicas.
     #[serde(default)]
     pub(crate) serving: Serving,
@@ -51,10 +60,47 @@ impl Default for Leases {
     }
 }
 
-/// The `[local]` section.
+/// A `[[provider]]` section.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum ProviderConfig {
+    /// This machine.
+    Local(LocalConfig),
+}
+
+impl ProviderConfig {
+    /// Returns the provider's name.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Local(local) => &local.name,
+        }
+    }
+
+    /// Returns the provider's folder on this machine.
+    fn work_dir(&self) -> &Path {
+        match self {
+            Self::Local(local) => &local.work_dir,
+        }
+    }
+
+    /// Checks the ranges of the values.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Local(local) if !(0.0..=1e9).contains(&local.usd_per_hour) => {
+                Err(format!("{}.usd_per_hour: {} is not from 0 to 1000000000", local.name, local.usd_per_hour))
+            }
+            Self::Local(_) => Ok(()),
+        }
+    }
+}
+
+/// A `[[provider]]` section of the kind `local`, or the `[local]` section.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LocalConfig {
+    /// The provider's name, which nodes' rows keep.
+    #[serde(default = "local")]
+    pub(crate) name: String,
     /// The folder for caches and logs.
     pub(crate) work_dir: PathBuf,
     /// The folder of `attune-trainer` and `attune-serving`. Default: this program's folder.
@@ -89,23 +135,46 @@ const fn one() -> usize {
     1
 }
 
+fn local() -> String {
+    "local".into()
+}
+
 impl Config {
     /// Reads `file` and the environment.
     ///
     /// # Errors
     /// The file does not exist, is not TOML, or has an unknown, missing or invalid key.
     pub(crate) fn read(file: &Path) -> Result<Self, Box<figment::Error>> {
-        let config: Self = Figment::new()
+        let mut config: Self = Figment::new()
             .merge(Toml::file_exact(file))
             .merge(Env::prefixed("ATTUNE_").filter(|key| is_ours(key.as_str())).split("__"))
             .extract()
             .map_err(Box::new)?;
-        let price = config.local.usd_per_hour;
-        if !(0.0..=1e9).contains(&price) {
-            let wrong = format!("local.usd_per_hour: {price} is not from 0 to 1000000000");
-            return Err(Box::new(figment::Error::from(wrong)));
-        }
+        config.settle_providers().map_err(|wrong| Box::new(figment::Error::from(wrong)))?;
         Ok(config)
+    }
+
+    /// Moves `[local]` to the providers, and checks these.
+    fn settle_providers(&mut self) -> Result<(), String> {
+        if let Some(local) = self.local.take() {
+            if !self.providers.is_empty() {
+                return Err("local: there are [[provider]] sections too. Use these or [local], not both.".into());
+            }
+            self.providers.push(ProviderConfig::Local(local));
+        }
+        let Some(first) = self.providers.first() else {
+            return Err("provider: there is none. Add a [[provider]] section, or [local].".into());
+        };
+        self.text_dir = first.work_dir().join("text");
+        let mut names = HashSet::new();
+        for provider in &self.providers {
+            provider.check()?;
+            if !names.insert(provider.name()) {
+                let name = provider.name();
+                return Err(format!("provider: two have the name `{name}`. Set a different `name` in each section."));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -166,9 +235,11 @@ mod tests {
         bucket = "attune"
         access_key_id = "a"
         secret_access_key = "b"
-        [local]
-        work_dir = "/tmp/node"
     "#;
+
+    const LOCAL: &str = "[local]\nwork_dir = '/tmp/node'";
+
+    const PROVIDER: &str = "[[provider]]\nkind = 'local'\nwork_dir = '/tmp/other'";
 
     fn read(text: &str) -> Result<Config, String> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -178,18 +249,51 @@ mod tests {
 
     #[test]
     fn what_is_left_out_has_a_default() {
-        let config = read(LEAST).unwrap();
+        let config = read(&format!("{LEAST}\n{LOCAL}")).unwrap();
         assert_eq!((config.leases.heartbeat_seconds, config.leases.max_attempts), (10, 3));
-        assert_eq!((config.local.max_concurrent_runs, config.serving.idle_seconds), (1, 900));
-        assert!(config.local.memory() > Bytes(0));
-        assert!(config.local.thread_count() > 0);
+        let [ProviderConfig::Local(local)] = &config.providers[..] else { panic!("not one provider") };
+        assert_eq!((local.max_concurrent_runs, config.serving.idle_seconds), (1, 900));
+        assert_eq!((local.name.as_str(), config.text_dir.as_path()), ("local", Path::new("/tmp/node/text")));
+        assert!(local.memory() > Bytes(0));
+        assert!(local.thread_count() > 0);
+    }
+
+    #[test]
+    fn each_provider_section_is_a_provider_in_order() {
+        let text = format!("{LEAST}\n{PROVIDER}\nthreads = 3\nusd_per_hour = 1\n{PROVIDER}\nname = 'spare'");
+        let config = read(&text).unwrap();
+        let names: Vec<_> = config.providers.iter().map(ProviderConfig::name).collect();
+        assert_eq!((names, config.text_dir.as_path()), (vec!["local", "spare"], Path::new("/tmp/other/text")));
+        let ProviderConfig::Local(first) = &config.providers[0];
+        assert_eq!((first.thread_count(), first.micro_usd_per_hour()), (3, 1_000_000));
+    }
+
+    #[test]
+    fn no_provider_two_of_one_name_and_local_with_others_are_refused() {
+        let refused = |sections: &str| read(&format!("{LEAST}\n{sections}")).unwrap_err();
+        let none = refused("");
+        assert!(none.contains("provider: there is none. Add a [[provider]] section, or [local]."), "{none}");
+        let both = refused(&format!("{LOCAL}\n{PROVIDER}"));
+        assert!(both.contains("Use these or [local], not both."), "{both}");
+        let twice = refused(&format!("{PROVIDER}\n{PROVIDER}"));
+        assert!(twice.contains("provider: two have the name `local`."), "{twice}");
+    }
+
+    #[test]
+    fn an_unknown_kind_of_provider_is_named_with_the_known_ones() {
+        let refused = read(&format!("{LEAST}\n[[provider]]\nkind = 'cloud'\nwork_dir = '/tmp/other'")).unwrap_err();
+        assert!(refused.contains("`cloud`") && refused.contains("`local`"), "{refused}");
+        let refused = read(&format!("{LEAST}\n{PROVIDER}\nwork_dirs = 'x'")).unwrap_err();
+        assert!(refused.contains("work_dirs"), "{refused}");
+        let refused = read(&format!("{LEAST}\n{PROVIDER}\nname = 'spare'\nusd_per_hour = -0.5")).unwrap_err();
+        assert!(refused.contains("spare.usd_per_hour: -0.5"), "{refused}");
     }
 
     #[test]
     fn an_unknown_key_stops_the_start_and_is_named() {
-        let refused = read(&format!("{LEAST}\n[leases]\nheartbeat = 1")).unwrap_err();
+        let refused = read(&format!("{LEAST}\n{LOCAL}\n[leases]\nheartbeat = 1")).unwrap_err();
         assert!(refused.contains("heartbeat"), "{refused}");
-        let refused = read(&format!("{LEAST}\nusd_per_hour = -0.5")).unwrap_err();
-        assert!(refused.contains("-0.5"), "{refused}");
+        let refused = read(&format!("{LEAST}\n{LOCAL}\nusd_per_hour = -0.5")).unwrap_err();
+        assert!(refused.contains("local.usd_per_hour: -0.5"), "{refused}");
     }
 }

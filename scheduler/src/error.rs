@@ -26,27 +26,23 @@ pub(crate) enum SchedulerError {
     Thread(#[from] tokio::task::JoinError),
 }
 
-/// An error of a provider's launch or stop.
+/// An error of a provider's operation.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} failed")]
 pub(crate) struct ProviderError {
     /// The action that failed: `starting attune-trainer`.
     pub(crate) action: String,
-    /// The operating system's error.
+    /// The cause: for the local provider, the operating system's error.
     #[source]
-    pub(crate) cause: std::io::Error,
+    pub(crate) cause: Box<dyn std::error::Error + Send + Sync>,
 }
 
 impl ProviderError {
     /// Returns whether the machine lacks something that it may have again soon: disk, memory, or a process slot.
     pub(crate) fn is_passing(&self) -> bool {
         use std::io::ErrorKind as K;
-        matches!(self.cause.kind(), K::StorageFull | K::QuotaExceeded | K::OutOfMemory | K::WouldBlock)
+        self.cause.downcast_ref::<std::io::Error>().is_some_and(|cause| {
+            matches!(cause.kind(), K::StorageFull | K::QuotaExceeded | K::OutOfMemory | K::WouldBlock)
+        })
     }
-}
-
-/// Formats an error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }

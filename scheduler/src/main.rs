@@ -1,6 +1,6 @@
 //! The scheduler: everything asynchronous. Validation, dispatch, replicas, repair, webhooks, cleanup.
 //!
-//! Queue messages wake it, rows decide, and the provider runs processes. It serves no requests and communicates with
+//! Queue messages wake it, rows decide, and the providers run processes. It serves no requests and communicates with
 //! the API only through rows, apart from a health check.
 
 /// The context that all tasks share.
@@ -43,7 +43,7 @@ use crate::{
     app::App,
     config::Config,
     liveness::ApiProbe,
-    providers::local::Local,
+    providers::registry::Providers,
     validations::{MAX_VALIDATIONS, Validations},
     webhooks::Sender,
 };
@@ -128,14 +128,14 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
 
     let sender = Sender::new(pool.clone(), &config.webhooks).context("webhooks")?;
     let wake = Arc::new(tokio::sync::Notify::new());
-    let local = Local::new(&config.local, &config.api_url, wake.clone()).context("the local provider")?;
-    let cache_dir = config.local.work_dir.join("text");
+    let providers = Providers::open(&config.providers, &config.api_url, &wake)?;
+    let cache_dir = config.text_dir;
     std::fs::create_dir_all(&cache_dir).with_context(|| format!("{}", cache_dir.display()))?;
     let app = App {
         pool,
         objects: Objects::new(&config.object_store),
         api: ApiProbe::new(&config.api_url).context("creating the API probe")?,
-        provider: Arc::new(local),
+        providers,
         leases: config.leases,
         serving: config.serving,
         cache_dir: cache_dir.into(),

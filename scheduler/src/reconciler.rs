@@ -1,5 +1,5 @@
 //! The reconciler, the only path that repairs. It takes no input, runs on a signal and on a timer, and compares the
-//! rows, the processes that the provider knows, and the database's clock.
+//! rows, the processes that the providers know, and the database's clock.
 //!
 //! - a run whose process has ended, or that stopped reporting while reports could arrive: its job is queued again, or
 //!   fails after too many attempts
@@ -8,13 +8,17 @@
 //! - a job or a replica whose message was lost: the message is sent again
 //! - a replica without requests for a while: stopped
 //! - a job that was paused for lack of funds that are available again: queued again
+//!
+//! A node's row names its provider. The row is compared with that provider's processes, and its process is stopped
+//! there. A node whose provider is not configured is left alone.
 
 use std::{
     collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
-use attune_domain::job::JobState;
+use attune_domain::{id::NodeId, job::JobState};
+use attune_process::error_chain::chain;
 use attune_store::{
     jobs::{
         job,
@@ -29,23 +33,24 @@ use attune_store::{
     },
     tenancy::money,
 };
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
-    error::{SchedulerError, chain},
+    error::SchedulerError,
     liveness::Hearing,
-    providers::provider::Process,
+    providers::provider::{Process, Provider},
 };
 
 /// The interval between two passes without a notification.
-const PASS: Duration = Duration::from_secs(2);
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The interval at which the provider's offers are published.
-const SAY: Duration = Duration::from_secs(30);
+/// The interval at which the providers' offers are published.
+const OFFER_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The grace period of a process without a row: a trainer that has published is still exiting.
-const AFTERLIFE: Duration = Duration::from_secs(10);
+const ORPHAN_GRACE: Duration = Duration::from_secs(10);
 
 /// Seconds after which the message of a job in validation counts as lost. Large files take longer; a second message
 /// then finds nothing to do.
@@ -59,8 +64,10 @@ const YIELD_SECONDS: f64 = 20.0;
 
 /// State that passes of the reconciler share.
 pub(crate) struct Memory {
-    /// The time at which each process without a row was first seen.
-    pub(crate) outliving: HashMap<String, Instant>,
+    /// The time at which each process without a row was first seen, by its provider's name and its handle.
+    pub(crate) outliving: HashMap<(String, String), Instant>,
+    /// The providers that rows name, that are not configured, and that were logged.
+    pub(crate) unconfigured: HashSet<String>,
     /// The time since which reports could arrive.
     pub(crate) hearing: Hearing,
 }
@@ -69,7 +76,8 @@ impl Memory {
     /// Creates the state of a scheduler that starts at `now`.
     pub(crate) fn new(app: &App, now: Instant) -> Self {
         let lease = Duration::from_secs(app.leases.stale_after_seconds);
-        Self { outliving: HashMap::new(), hearing: Hearing::new(lease, PASS, now) }
+        let (outliving, unconfigured) = (HashMap::new(), HashSet::new());
+        Self { outliving, unconfigured, hearing: Hearing::new(lease, RECONCILE_INTERVAL, now) }
     }
 }
 
@@ -78,7 +86,7 @@ pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
     let mut memory = Memory::new(&app, Instant::now());
     let mut said = None;
     loop {
-        if said.is_none_or(|at: Instant| at.elapsed() >= SAY) {
+        if said.is_none_or(|at: Instant| at.elapsed() >= OFFER_INTERVAL) {
             match say_offers(&app).await {
                 Ok(()) => said = Some(Instant::now()),
                 Err(error) => {
@@ -92,55 +100,102 @@ pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = app.wake.notified() => {}
-            () = tokio::time::sleep(PASS) => {}
+            () = tokio::time::sleep(RECONCILE_INTERVAL) => {}
         }
     }
 }
 
-/// Publishes the provider's offers, as rows, to the API.
+/// Publishes the providers' offers, as rows, to the API.
 async fn say_offers(app: &App) -> Result<(), SchedulerError> {
-    let offers = app.provider.offers().await?;
+    let mut offers = Vec::new();
+    for provider in app.providers.all() {
+        offers.push((provider.name(), provider.offers().await?));
+    }
     let mut tx = app.begin().await?;
-    offer::publish(&mut tx, app.provider.name(), &offers).await?;
+    for (provider, offers) in &offers {
+        offer::publish(&mut tx, provider, offers).await?;
+    }
     Ok(tx.commit().await?)
+}
+
+/// A provider's processes, and the active rows that name it.
+struct Survey<'a> {
+    provider: &'a dyn Provider,
+    processes: Vec<Process>,
+    runs: Vec<ActiveRun>,
+    replicas: Vec<Replica>,
+}
+
+impl Survey<'_> {
+    fn process(&self, handle: &str) -> Option<&Process> {
+        self.processes.iter().find(|process| process.handle == handle)
+    }
+
+    /// Returns whether an active row names the process.
+    fn is_named(&self, process: &Process) -> bool {
+        self.runs.iter().any(|run| run.run_id.to_string() == process.handle)
+            || self.replicas.iter().any(|replica| replica.replica_id.to_string() == process.handle)
+    }
+}
+
+/// Returns the processes and the rows of each provider.
+async fn survey(app: &App) -> Result<Vec<Survey<'_>>, SchedulerError> {
+    // List processes first: whatever one reported before it ended is in the rows by then.
+    let mut listed = Vec::new();
+    for provider in app.providers.all() {
+        listed.push((provider, provider.list().await?));
+    }
+    let mut conn = app.single().await?;
+    let mut surveys = Vec::new();
+    for (provider, processes) in listed {
+        let runs = run::active(&mut conn, provider.name()).await?;
+        let replicas = replicas_at(&mut conn, provider.name()).await?;
+        surveys.push(Survey { provider: provider.as_ref(), processes, runs, replicas });
+    }
+    Ok(surveys)
+}
+
+/// Returns the active replicas on the provider's nodes.
+async fn replicas_at(conn: &mut PgConnection, provider: &str) -> Result<Vec<Replica>, SchedulerError> {
+    let nodes: HashSet<NodeId> = node::active(conn, provider).await?.into_iter().map(|node| node.node_id).collect();
+    let replicas = replica::active(conn).await?.into_iter();
+    Ok(replicas.filter(|replica| replica.node_id.is_some_and(|id| nodes.contains(&id))).collect())
 }
 
 /// Runs one pass.
 pub(crate) async fn pass(app: &App, memory: &mut Memory) -> Result<(), SchedulerError> {
     let api_answers = app.api.answers().await;
     let _placing = app.placing.lock().await;
-    // List processes first: whatever one reported before it ended is in the rows by then.
-    let processes = app.provider.list().await?;
-    let mut conn = app.single().await?;
-    let runs = run::active(&mut conn, app.provider.name()).await?;
-    let replicas = replica::active(&mut conn).await?;
-    drop(conn);
+    let surveys = survey(app).await?;
     memory.hearing.note(api_answers, Instant::now());
 
-    let find = |handle: &str| processes.iter().find(|process| process.handle == handle);
-    for run in &runs {
-        let process = find(&run.run_id.to_string());
-        if let Some((reason, blame)) = run_failure_reason(app, &memory.hearing, run, process) {
-            lose(app, run, reason, blame).await?;
-        }
+    for survey in &surveys {
+        end_lost(app, survey, &memory.hearing).await?;
     }
-    for replica in replicas.iter().filter(|replica| replica.node_id.is_some()) {
-        let process = find(&replica.replica_id.to_string());
-        if let Some(reason) = replica_failure_reason(&memory.hearing, replica, process) {
-            end_replica(app, replica, Some(&reason)).await?;
-        } else if replica.state == ReplicaState::Ready && replica.idle_seconds > app.serving.idle_seconds as f64 {
-            end_idle(app, replica, app.serving.idle_seconds as f64).await?;
-        }
-    }
-    let living: HashSet<String> = runs
-        .iter()
-        .map(|run| run.run_id.to_string())
-        .chain(replicas.iter().map(|replica| replica.replica_id.to_string()))
-        .collect();
-    stop_unnamed(app, &processes, &living, &mut memory.outliving).await?;
+    stop_unnamed(&surveys, &mut memory.outliving).await?;
     release_orphans(app).await?;
+    log_unconfigured(app, &mut memory.unconfigured).await?;
     release_affordable(app).await?;
     push_again(app).await
+}
+
+/// Ends the provider's lost runs, its lost replicas, and its idle replicas.
+async fn end_lost(app: &App, survey: &Survey<'_>, hearing: &Hearing) -> Result<(), SchedulerError> {
+    for run in &survey.runs {
+        let process = survey.process(&run.run_id.to_string());
+        if let Some((reason, blame)) = run_failure_reason(app, hearing, run, process) {
+            lose(app, survey.provider, run, reason, blame).await?;
+        }
+    }
+    for replica in &survey.replicas {
+        let process = survey.process(&replica.replica_id.to_string());
+        if let Some(reason) = replica_failure_reason(hearing, replica, process) {
+            end_replica(app, survey.provider, replica, Some(&reason)).await?;
+        } else if replica.state == ReplicaState::Ready && replica.idle_seconds > app.serving.idle_seconds as f64 {
+            end_idle(app, survey.provider, replica, app.serving.idle_seconds as f64).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the reason and the blame if the run is lost.
@@ -182,30 +237,46 @@ fn replica_failure_reason(hearing: &Hearing, replica: &Replica, process: Option<
     }
 }
 
-async fn lose(app: &App, run: &ActiveRun, reason: String, blame: Blame) -> Result<(), SchedulerError> {
+async fn lose(
+    app: &App,
+    provider: &dyn Provider,
+    run: &ActiveRun,
+    reason: String,
+    blame: Blame,
+) -> Result<(), SchedulerError> {
     tracing::warn!(job.id = %run.job_id, run.id = %run.run_id, "a run is lost: {reason}");
     // Update the row first: from then on the lease is stale, whatever the process still reports.
     let mut tx = app.begin().await?;
     loss::lost(&mut tx, run.run_id, &Loss::new(reason, blame)).await?;
     tx.commit().await?;
-    Ok(app.provider.stop(&run.run_id.to_string()).await?)
+    Ok(provider.stop(&run.run_id.to_string()).await?)
 }
 
-async fn end_replica(app: &App, replica: &Replica, error: Option<&str>) -> Result<(), SchedulerError> {
+async fn end_replica(
+    app: &App,
+    provider: &dyn Provider,
+    replica: &Replica,
+    error: Option<&str>,
+) -> Result<(), SchedulerError> {
     tracing::warn!(replica.id = %replica.replica_id, error, "ending a replica");
     let mut tx = app.begin().await?;
     replica::end(&mut tx, replica.replica_id, error).await?;
     tx.commit().await?;
-    Ok(app.provider.stop(&replica.replica_id.to_string()).await?)
+    Ok(provider.stop(&replica.replica_id.to_string()).await?)
 }
 
-async fn end_idle(app: &App, replica: &Replica, idle_seconds: f64) -> Result<(), SchedulerError> {
+async fn end_idle(
+    app: &App,
+    provider: &dyn Provider,
+    replica: &Replica,
+    idle_seconds: f64,
+) -> Result<(), SchedulerError> {
     let mut tx = app.begin().await?;
     let ended = replica::end_if_idle(&mut tx, replica.replica_id, idle_seconds).await?;
     tx.commit().await?;
     if ended {
         tracing::info!(replica.id = %replica.replica_id, "stopping an idle replica");
-        app.provider.stop(&replica.replica_id.to_string()).await?;
+        provider.stop(&replica.replica_id.to_string()).await?;
     }
     Ok(())
 }
@@ -214,27 +285,33 @@ async fn end_idle(app: &App, replica: &Replica, idle_seconds: f64) -> Result<(),
 ///
 /// # Errors
 /// [`SchedulerError`]: the caller's next attempt tries again.
-pub(crate) async fn make_room(app: &App) -> Result<(), SchedulerError> {
-    let replicas = replica::active(&mut *app.single().await?).await?;
-    for replica in replicas.iter().filter(|replica| replica.state == ReplicaState::Ready) {
-        if replica.idle_seconds > YIELD_SECONDS {
-            end_idle(app, replica, YIELD_SECONDS).await?;
+pub(crate) async fn stop_idle_replicas(app: &App) -> Result<(), SchedulerError> {
+    for provider in app.providers.all() {
+        let replicas = replicas_at(&mut *app.single().await?, provider.name()).await?;
+        for replica in replicas.iter().filter(|replica| replica.state == ReplicaState::Ready) {
+            if replica.idle_seconds > YIELD_SECONDS {
+                end_idle(app, provider.as_ref(), replica, YIELD_SECONDS).await?;
+            }
         }
     }
     Ok(())
 }
 
+/// Stops the processes that no active row of their own provider names.
 async fn stop_unnamed(
-    app: &App,
-    processes: &[Process],
-    living: &HashSet<String>,
-    outliving: &mut HashMap<String, Instant>,
+    surveys: &[Survey<'_>],
+    outliving: &mut HashMap<(String, String), Instant>,
 ) -> Result<(), SchedulerError> {
-    outliving.retain(|handle, _| processes.iter().any(|process| process.handle == *handle));
-    for process in processes.iter().filter(|process| !living.contains(&process.handle)) {
-        let since = *outliving.entry(process.handle.clone()).or_insert_with(Instant::now);
-        if process.ended.is_some() || since.elapsed() >= AFTERLIFE {
-            app.provider.stop(&process.handle).await?;
+    outliving.retain(|(provider, handle), _| {
+        surveys.iter().any(|survey| survey.provider.name() == provider && survey.process(handle).is_some())
+    });
+    for survey in surveys {
+        for process in survey.processes.iter().filter(|process| !survey.is_named(process)) {
+            let key = (survey.provider.name().to_owned(), process.handle.clone());
+            let since = *outliving.entry(key).or_insert_with(Instant::now);
+            if process.ended.is_some() || since.elapsed() >= ORPHAN_GRACE {
+                survey.provider.stop(&process.handle).await?;
+            }
         }
     }
     Ok(())
@@ -242,9 +319,21 @@ async fn stop_unnamed(
 
 async fn release_orphans(app: &App) -> Result<(), SchedulerError> {
     let mut conn = app.single().await?;
-    for orphan in node::active(&mut conn, app.provider.name()).await?.iter().filter(|node| node.is_orphan()) {
-        tracing::warn!(node.id = %orphan.node_id, "releasing an orphaned node");
-        node::release(&mut conn, orphan.node_id).await?;
+    for provider in app.providers.all() {
+        for orphan in node::active(&mut conn, provider.name()).await?.iter().filter(|node| node.is_orphan()) {
+            tracing::warn!(node.id = %orphan.node_id, "releasing an orphaned node");
+            node::release(&mut conn, orphan.node_id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Logs, once for each name, the providers that active nodes name and that are not configured.
+async fn log_unconfigured(app: &App, logged: &mut HashSet<String>) -> Result<(), SchedulerError> {
+    for name in node::active_providers(&mut *app.single().await?).await? {
+        if app.providers.get(&name).is_none() && logged.insert(name.clone()) {
+            tracing::warn!(provider = name, "nodes of a provider that is not configured are left alone; configure it");
+        }
     }
     Ok(())
 }
@@ -280,14 +369,19 @@ pub(crate) async fn hand_back(app: &App) -> Result<(), SchedulerError> {
     for job_id in app.validations.jobs() {
         validation::take_back(&mut conn, job_id).await?; // this process ends the attempt; the job is not at fault
     }
-    let runs = run::active(&mut conn, app.provider.name()).await?;
-    let replicas = replica::active(&mut conn).await?;
     drop(conn);
-    for run in &runs {
-        lose(app, run, "The platform was stopped while the trainer was running".into(), Blame::Nobody).await?;
-    }
-    for replica in replicas.iter().filter(|replica| replica.node_id.is_some()) {
-        end_replica(app, replica, None).await?;
+    for provider in app.providers.all() {
+        let mut conn = app.single().await?;
+        let runs = run::active(&mut conn, provider.name()).await?;
+        let replicas = replicas_at(&mut conn, provider.name()).await?;
+        drop(conn);
+        for run in &runs {
+            let reason = "The platform was stopped while the trainer was running".into();
+            lose(app, provider.as_ref(), run, reason, Blame::Nobody).await?;
+        }
+        for replica in &replicas {
+            end_replica(app, provider.as_ref(), replica, None).await?;
+        }
     }
     Ok(())
 }

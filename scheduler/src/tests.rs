@@ -38,16 +38,28 @@ use crate::{
     config::{Leases, Serving},
     error::ProviderError,
     liveness::ApiProbe,
-    providers::provider::{Launch, Process, Provider},
+    providers::{
+        provider::{Launch, Process, Provider},
+        registry::Providers,
+    },
     reconciler::{self, Memory},
     tasks::Handle,
 };
 
+mod two_providers;
+
 /// A provider that launches nothing and records what it should run.
-#[derive(Default)]
 struct Remembers {
+    name: &'static str,
+    memory: Bytes,
     processes: Mutex<BTreeMap<String, Option<String>>>,
     refuses: bool,
+}
+
+impl Default for Remembers {
+    fn default() -> Self {
+        Self { name: "local", memory: Bytes::mib(900), processes: Mutex::default(), refuses: false }
+    }
 }
 
 impl Remembers {
@@ -61,14 +73,15 @@ impl Remembers {
 }
 
 impl Provider for Remembers {
-    fn name(&self) -> &'static str {
-        "local"
+    fn name(&self) -> &str {
+        self.name
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
         let offer = Offer {
+            provider: self.name.into(),
             name: "this machine".into(),
-            memory: Bytes::mib(900),
+            memory: self.memory,
             reserved: Bytes(0),
             free_slots: 1,
             threads: 2,
@@ -80,7 +93,7 @@ impl Provider for Remembers {
     fn launch(&self, launch: Launch) -> BoxFuture<'_, Result<String, ProviderError>> {
         Box::pin(async move {
             if self.refuses {
-                let cause = std::io::Error::other("no such program");
+                let cause = "no such program".into();
                 return Err(ProviderError { action: "starting attune-trainer".into(), cause });
             }
             self.processes.lock().unwrap().insert(launch.name.clone(), None);
@@ -125,10 +138,15 @@ fn api(up: Arc<AtomicBool>) -> String {
 
 impl House {
     async fn new(pool: PgPool, provider: Remembers) -> Self {
+        let provider = Arc::new(provider);
+        Self::with(pool, provider.clone(), Providers::new(vec![provider])).await
+    }
+
+    /// Creates a platform with all `providers`, of which `provider` is one.
+    async fn with(pool: PgPool, provider: Arc<Remembers>, providers: Providers) -> Self {
         // Fails only if another test of this process has installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let seed = testing::seed(&pool).await.unwrap();
-        let provider = Arc::new(provider);
         // No test here accesses an object.
         let objects = testing::unreachable_objects();
         let up = Arc::new(AtomicBool::new(true));
@@ -136,7 +154,7 @@ impl House {
             pool,
             objects,
             api: ApiProbe::new(&api(up.clone())).unwrap(),
-            provider: provider.clone(),
+            providers,
             leases: Leases::default(),
             serving: Serving::default(),
             cache_dir: std::env::temp_dir().into(),

@@ -8,14 +8,11 @@ use std::{io, time::Duration};
 
 use apalis::prelude::*;
 use apalis_postgres::{Config, PostgresStorage};
+use attune_process::error_chain::chain;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    app::App,
-    error::{SchedulerError, chain},
-    tasks::Handle,
-};
+use crate::{app::App, error::SchedulerError, tasks::Handle};
 
 /// The polling interval without a notification.
 const POLL: Duration = Duration::from_secs(1);

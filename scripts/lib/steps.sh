@@ -150,3 +150,12 @@ take() {
 The file was removed; run this again to fetch it anew." ;;
     esac
 }
+
+# timed NAME COMMAND…: a heading, the command with its own output, and how long it took.
+timed() {
+    local name=$1 start=$SECONDS
+    shift
+    heading "$name"
+    "$@" || fail "$name (after $(elapsed $((SECONDS - start)))): $*"
+    say "$name: $(elapsed $((SECONDS - start)))"
+}

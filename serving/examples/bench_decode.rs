@@ -14,7 +14,7 @@ use attune_model::decoder::Decoder;
 use attune_serving::decoding::{
     engine::{self, EngineHandle, Limits},
     sampling::Sampler,
-    sequence::{Drawn, Work},
+    sequence::{EngineEvent, GenerateJob},
 };
 use tokio::sync::mpsc;
 
@@ -42,12 +42,12 @@ fn measure(engine: &EngineHandle, batch: u32) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut answers = Vec::new();
     for request in 0..batch {
-        let (out, drawn) = mpsc::unbounded_channel();
+        let (out, events) = mpsc::unbounded_channel();
         // Prompts that share no prefix, within this batch and with the others.
         let prompt = (0..PROMPT).map(|at| 1000 + (batch * 7919 + request * 131 + at * 17) % 20_000).collect();
         let wishes = Sampling { temperature: 0.0, ..Sampling::default() };
         let sampler = Sampler::new(&wishes, 0);
-        engine.submit(Work {
+        engine.submit(GenerateJob {
             prompt,
             lease: None,
             project: "bench".into(),
@@ -59,7 +59,7 @@ fn measure(engine: &EngineHandle, batch: u32) -> anyhow::Result<()> {
             prompt_scores: false,
             out,
         })?;
-        answers.push(std::thread::spawn(move || listen(drawn)));
+        answers.push(std::thread::spawn(move || listen(events)));
     }
     let mut times = Vec::new();
     for answer in answers {
@@ -81,13 +81,13 @@ fn measure(engine: &EngineHandle, batch: u32) -> anyhow::Result<()> {
 }
 
 /// Returns the time of each token.
-fn listen(mut drawn: mpsc::UnboundedReceiver<Drawn>) -> anyhow::Result<Vec<Instant>> {
+fn listen(mut events: mpsc::UnboundedReceiver<EngineEvent>) -> anyhow::Result<Vec<Instant>> {
     let mut times = Vec::new();
-    while let Some(what) = drawn.blocking_recv() {
+    while let Some(what) = events.blocking_recv() {
         match what {
-            Drawn::Token { .. } => times.push(Instant::now()),
-            Drawn::Failed(why) => return Err(why.into()),
-            Drawn::Started { .. } | Drawn::End { .. } => {}
+            EngineEvent::Token { .. } => times.push(Instant::now()),
+            EngineEvent::Failed(why) => return Err(why.into()),
+            EngineEvent::Started { .. } | EngineEvent::End { .. } => {}
         }
     }
     Ok(times)

@@ -18,13 +18,14 @@ use attune_domain::{
 };
 use attune_model::{adapter::LoraAdapter, io::tensor_file::TensorFile};
 use attune_node::Cache;
+use attune_process::error_chain::chain;
 use attune_text::model::{TextModel, adapter_template};
 use reqwest::Client;
 use tokio::sync::{Notify, OnceCell};
 
 use crate::{
     answering::grammar::Grammars,
-    error::{Failure, chain},
+    error::Failure,
     residency::{Reservation, ResidentBudget},
 };
 
@@ -37,7 +38,7 @@ pub struct Resident {
     pub factors: Mutex<LoraAdapter>,
     /// The tokenizer and chat template for its prompts: the base's, unless the adapter has its own template.
     pub text: Arc<TextModel>,
-    _room: Reservation,
+    _reservation: Reservation,
 }
 
 /// An adapter in use. It stays resident while the lease lives.
@@ -81,11 +82,11 @@ pub struct Source {
 pub struct Adapters {
     source: Source,
     budget: ResidentBudget,
-    shelf: Mutex<Shelf>,
+    table: Mutex<AdapterTable>,
 }
 
 #[derive(Default)]
-struct Shelf {
+struct AdapterTable {
     slots: HashMap<AdapterKey, Slot>,
     uses: u64,
 }
@@ -107,7 +108,7 @@ impl Adapters {
     /// Creates an empty adapter table.
     #[must_use]
     pub fn new(source: Source, budget: ResidentBudget) -> Self {
-        Self { source, budget, shelf: Mutex::default() }
+        Self { source, budget, table: Mutex::default() }
     }
 
     /// Returns the base's tokenizer and chat template.
@@ -131,8 +132,8 @@ impl Adapters {
     /// Returns the keys of the adapters in memory, sorted.
     #[must_use]
     pub fn resident(&self) -> Vec<AdapterKey> {
-        let shelf = self.shelf();
-        let mut ids: Vec<_> = shelf.slots.iter().filter(|(_, s)| s.cell.initialized()).map(|(id, _)| *id).collect();
+        let table = self.table();
+        let mut ids: Vec<_> = table.slots.iter().filter(|(_, s)| s.cell.initialized()).map(|(id, _)| *id).collect();
         ids.sort();
         ids
     }
@@ -154,16 +155,16 @@ impl Adapters {
         }
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, AdapterTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cell(&self, id: AdapterKey) -> Arc<OnceCell<Arc<Resident>>> {
-        let mut shelf = self.shelf();
-        shelf.slots.retain(|_, slot| slot.cell.initialized() || Arc::strong_count(&slot.cell) > 1);
-        shelf.uses += 1;
-        let now = shelf.uses;
-        let slot = shelf.slots.entry(id).or_insert_with(|| Slot { cell: Arc::default(), last_use: now });
+        let mut table = self.table();
+        table.slots.retain(|_, slot| slot.cell.initialized() || Arc::strong_count(&slot.cell) > 1);
+        table.uses += 1;
+        let now = table.uses;
+        let slot = table.slots.entry(id).or_insert_with(|| Slot { cell: Arc::default(), last_use: now });
         slot.last_use = now;
         slot.cell.clone()
     }
@@ -174,7 +175,7 @@ impl Adapters {
         let fetched = self.source.cache.folder(&self.source.client, "adapter", &key, &wanted.files).await;
         let folder = fetched.map_err(|e| chain(&e))?;
         let size = factor_bytes(&folder)?;
-        let room = self.room(size).await?;
+        let reservation = self.reserve(size).await?;
         let (architecture, base_text) = (self.source.architecture.clone(), self.source.text.clone());
         let read = tokio::task::spawn_blocking(move || {
             let factors = LoraAdapter::load(&folder, &architecture).map_err(|e| chain(&e))?;
@@ -182,40 +183,40 @@ impl Adapters {
         });
         let (factors, text) = read.await.map_err(|e| e.to_string())??;
         tracing::info!(adapter = %id, bytes = size.0, "adapter {id} is loaded ({size})");
-        Ok(Arc::new(Resident { id, factors, text, _room: room }))
+        Ok(Arc::new(Resident { id, factors, text, _reservation: reservation }))
     }
 
     /// Reserves memory for an adapter: free memory, or that of evicted idle adapters; else waits for memory.
-    async fn room(&self, size: Bytes) -> Result<Reservation, String> {
+    async fn reserve(&self, size: Bytes) -> Result<Reservation, String> {
         if size > self.budget.total() {
             return Err(format!(
                 "it needs {size} of memory, and the limit for all adapters is {}",
                 self.budget.total()
             ));
         }
-        let bell = self.budget.freed();
+        let freed = self.budget.freed();
         loop {
-            let mut rung = pin!(bell.notified());
-            rung.as_mut().enable(); // from here on no release is missed
+            let mut notified = pin!(freed.notified());
+            notified.as_mut().enable(); // from here on no release is missed
             while !self.evict_until(size) {
-                rung.as_mut().await;
-                rung.set(bell.notified());
-                rung.as_mut().enable();
+                notified.as_mut().await;
+                notified.set(freed.notified());
+                notified.as_mut().enable();
             }
-            if let Some(room) = self.budget.reserve(size) {
-                return Ok(room);
+            if let Some(reservation) = self.budget.reserve(size) {
+                return Ok(reservation);
             }
         }
     }
 
     /// Evicts idle adapters, the least recently used first, until `size` is free. Returns whether it is.
     fn evict_until(&self, size: Bytes) -> bool {
-        let mut shelf = self.shelf();
+        let mut table = self.table();
         while self.budget.total().saturating_sub(self.budget.used()) < size {
-            let idle = shelf.slots.iter().filter(|(_, slot)| slot.is_idle()).min_by_key(|(_, slot)| slot.last_use);
+            let idle = table.slots.iter().filter(|(_, slot)| slot.is_idle()).min_by_key(|(_, slot)| slot.last_use);
             let Some((&id, _)) = idle else { return false };
             tracing::info!(adapter = %id, "adapter {id} is evicted");
-            shelf.slots.remove(&id);
+            table.slots.remove(&id);
         }
         true
     }

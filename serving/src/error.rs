@@ -1,4 +1,4 @@
-//! The errors of a request, with the stable codes of [`GenerateEvent::Failed`], and the formatting of error chains.
+//! The errors of a request, with the stable codes of [`GenerateEvent::Failed`].
 
 use attune_domain::{serve::GenerateEvent, text::tenant_text::for_tenant};
 use attune_text::error::EncodeError;
@@ -78,10 +78,4 @@ impl From<Failure> for GenerateEvent {
         let param = if let Failure::Request { param, .. } = &failure { Some((*param).to_owned()) } else { None };
         Self::Failed { code: failure.code().into(), message: for_tenant(&failure.to_string()), param }
     }
-}
-
-/// Formats an error and its causes as one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -2,7 +2,7 @@
 //! holds one connection at a time.
 //!
 //! sqlx 0.9.0 returns a connection to the pool inside an open transaction if the future that begins it is dropped
-//! between the `begin` and its answer (launchbadge/sqlx#4385). [`Beginning`] owns the connection for that time.
+//! between the `begin` and its answer (launchbadge/sqlx#4385). `Beginning` owns the connection for that time.
 
 use std::{
     collections::HashSet,

@@ -1,7 +1,7 @@
 //! Idempotency keys: the holder, whether its change was committed, and the stored response.
 //!
 //! A claim lives as long as its holder renews it. The transaction that makes the holder's change also records that it
-//! was made ([`mark`]), so the outcome is known after a crash and no change is made twice.
+//! was made (`mark`), so the outcome is known after a crash and no change is made twice.
 
 use serde_json::Value;
 use sqlx::PgConnection;

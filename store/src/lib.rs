@@ -18,9 +18,9 @@ pub mod connection;
 pub mod db;
 
 pub mod files;
-pub mod jobs;
 /// New IDs and secrets: the only use of the clock and the random source.
-pub mod mint;
+pub mod ids;
+pub mod jobs;
 
 /// Messages to the scheduler, committed or rolled back together with the rows they name.
 pub mod queue;

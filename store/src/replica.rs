@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::{
     error::{StoreError, quantization},
     files::objects::Objects,
-    mint,
+    ids,
     queue::{self, EnsureReplica},
     runs::{
         node::{self, NewNode},
@@ -98,7 +98,7 @@ pub async fn ensure_for(
     base: ServedBase,
     project: Option<ProjectId>,
 ) -> Result<Replica, StoreError> {
-    let id: ReplicaId = mint::id();
+    let id: ReplicaId = ids::id();
     let new = sqlx::query!(
         "insert into replica (replica_id, base_model_id, quantization, state, token, wanted_by)
          values ($1, $2, $3, 'wanted', $4, $5)
@@ -106,7 +106,7 @@ pub async fn ensure_for(
         id.uuid(),
         base.base_model_id.uuid(),
         base.quantization.name(),
-        mint::secret(),
+        ids::secret(),
         project.map(|id| id.uuid()),
     )
     .execute(&mut *tx)

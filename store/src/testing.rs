@@ -20,8 +20,8 @@ use crate::{
         file::{self, Dataset, NewFile, Source},
         objects::Objects,
     },
+    ids,
     jobs::job::{self, FileFacts, NewJob, Step, TokenFacts},
-    mint,
     queue::Task,
     runs::{
         node::NewNode,
@@ -152,7 +152,7 @@ pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, St
         memory: Bytes::mib(400),
         micro_usd_per_hour: 0,
     };
-    let (token_hash, message) = (mint::hash(RUN_TOKEN), "Training".into());
+    let (token_hash, message) = (ids::hash(RUN_TOKEN), "Training".into());
     let new = NewRun { job_id, node, plan, resume_id, token_hash, heartbeat_seconds: 10, message };
     let run = run::create(tx, &new).await?;
     put_blobs(tx, run.run_id).await?;

@@ -14,14 +14,13 @@ use std::{
 
 use attune_tests::{
     platform::{Platform, client, text},
-    tiny,
+    sha256, tiny,
 };
 use reqwest::{
     Method,
     multipart::{Form, Part},
 };
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::house::{create, job};
 
@@ -47,10 +46,6 @@ async fn says(platform: &Platform, model: &str) -> (String, String) {
     assert_eq!(status, 200, "{model}: {answer}\n{}", platform.folder().log());
     let said = answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
     (said, answer["model"].as_str().unwrap().to_owned())
-}
-
-fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn get(platform: &Platform, path: &str) -> Value {

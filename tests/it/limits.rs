@@ -1,10 +1,9 @@
 //! Compares `docs/LIMITS.md` with the code: each row's constant has the value that the page states, and its test
 //! exists.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
+
+use crate::workspace::root;
 
 /// A row of `docs/LIMITS.md`.
 struct Limit {
@@ -13,10 +12,6 @@ struct Limit {
     constant: String,
     value: String,
     test: String,
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn plain(cell: &str) -> &str {

@@ -1,35 +1,27 @@
 //! A project's storage quota: counted in the transaction that stores the content, on every request path.
 
-use attune_tests::platform::{Platform, client};
-use reqwest::{
-    Method,
-    multipart::{Form, Part},
-};
-use serde_json::json;
-
-use crate::attacks::tenants::{Tenant, sha256};
+use attune_tests::{platform::Platform, sha256, tenant::Tenant};
+use reqwest::Method;
+use serde_json::{Value, json};
 
 const MIB: usize = 1 << 20;
 
 /// Uploads a file of this many MiB, filled with the byte `mark`; returns the status and the body.
-async fn upload(platform: &Platform, tenant: &Tenant, mark: u8, mib: usize) -> (u16, serde_json::Value) {
-    let part = Part::bytes(vec![mark; mib * MIB]).file_name("data.bin");
-    let form = Form::new().text("purpose", "user_data").part("file", part);
-    let request = client().post(format!("{}/v1/files", platform.url)).bearer_auth(&tenant.key).multipart(form);
-    let answer = request.send().await.unwrap();
-    (answer.status().as_u16(), answer.json().await.unwrap())
+async fn upload(tenant: &Tenant, mark: u8, mib: usize) -> (u16, Value) {
+    tenant.try_upload("user_data", "data.bin", vec![mark; mib * MIB]).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limit_storage_of_a_project_is_held_by_requests_at_once_at_every_door() {
     let platform = Platform::start_with("[limits]\nstorage_bytes = 4194304\nstorage_objects = 6\n").unwrap();
-    let (tenant, other) = (Tenant::new(&platform, "full").await, Tenant::new(&platform, "other").await);
+    let (tenant, other) =
+        (Tenant::new(&platform, "full").await.unwrap(), Tenant::new(&platform, "other").await.unwrap());
     let used = async |tenant: &Tenant| {
-        let (status, used) = tenant.call(Method::GET, "/v1/organization/usage/storage", None).await;
+        let (status, used) = tenant.call(Method::GET, "/v1/organization/usage/storage", None).await.unwrap();
         assert_eq!(status, 200, "{used}");
         (used["bytes"].as_u64().unwrap(), used["objects"].as_u64().unwrap(), used["limit_bytes"].as_u64().unwrap())
     };
-    let uploads = (0..6).map(|mark| upload(&platform, &tenant, mark, 1));
+    let uploads = (0..6).map(|mark| upload(&tenant, mark, 1));
     let answers = futures(uploads).await;
     let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(status, _)| *status == 200);
     assert_eq!((taken.len(), refused.len()), (4, 2), "{refused:?}");
@@ -42,20 +34,20 @@ async fn limit_storage_of_a_project_is_held_by_requests_at_once_at_every_door() 
 
     // The other request paths, and another project, which has its own quota.
     let blob = b"a small blob".repeat(10);
-    assert_eq!(tenant.put(&sha256(&blob), &blob).await.1["error"]["code"], "storage_quota_exceeded");
+    assert_eq!(tenant.put_blob(&sha256(&blob), &blob).await.unwrap().1["error"]["code"], "storage_quota_exceeded");
     let begin = json!({"filename": "a", "purpose": "user_data", "bytes": 1, "mime_type": "text/plain"});
-    let (status, begun) = tenant.call(Method::POST, "/v1/uploads", Some(begin.clone())).await;
+    let (status, begun) = tenant.call(Method::POST, "/v1/uploads", Some(begin.clone())).await.unwrap();
     assert_eq!((status, &begun["error"]["code"]), (403, &json!("storage_quota_exceeded")), "{begun}");
-    assert_eq!(upload(&platform, &other, 9, 1).await.0, 200);
+    assert_eq!(upload(&other, 9, 1).await.0, 200);
 
     // Deleting a file frees its quota; small objects are counted too.
     let first = taken[0].1["id"].as_str().unwrap();
-    assert_eq!(tenant.call(Method::DELETE, &format!("/v1/files/{first}"), None).await.0, 200);
-    assert_eq!(tenant.put(&sha256(&blob), &blob).await.0, 201);
-    assert_eq!(tenant.call(Method::POST, "/v1/uploads", Some(begin.clone())).await.0, 200);
+    assert_eq!(tenant.call(Method::DELETE, &format!("/v1/files/{first}"), None).await.unwrap().0, 200);
+    assert_eq!(tenant.put_blob(&sha256(&blob), &blob).await.unwrap().0, 201);
+    assert_eq!(tenant.call(Method::POST, "/v1/uploads", Some(begin.clone())).await.unwrap().0, 200);
     assert_eq!(used(&tenant).await, ((3 << 20) + blob.len() as u64, 5, 4 << 20));
-    assert_eq!(tenant.call(Method::POST, "/v1/uploads", Some(begin.clone())).await.0, 200);
-    let (status, seventh) = tenant.call(Method::POST, "/v1/uploads", Some(begin)).await;
+    assert_eq!(tenant.call(Method::POST, "/v1/uploads", Some(begin.clone())).await.unwrap().0, 200);
+    let (status, seventh) = tenant.call(Method::POST, "/v1/uploads", Some(begin)).await.unwrap();
     assert_eq!(status, 403, "{seventh}");
     assert!(seventh["error"]["message"].as_str().unwrap().contains("6 objects"), "{seventh}");
 }

@@ -14,6 +14,13 @@ pub mod platform;
 /// A tenant with a project of its own.
 pub mod tenant;
 
+/// Returns the SHA-256 in lower-case hex.
+#[must_use]
+pub fn sha256(content: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Appends a figure's line to the file in which a script collects them (`ATTUNE_FIGURES`).
 ///
 /// # Panics

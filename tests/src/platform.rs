@@ -220,15 +220,7 @@ impl Platform {
     /// # Errors
     /// The connection fails, or the body is not JSON.
     pub async fn call(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
-        let mut request = client().request(method, format!("{}{path}", self.url)).bearer_auth(&self.api_key);
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        let answer = request.send().await?;
-        let status = answer.status().as_u16();
-        let bytes = answer.bytes().await?;
-        let value = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes)? };
-        Ok((status, value))
+        call(method, format!("{}{path}", self.url), &self.api_key, body).await
     }
 
     /// Waits until the job has ended, and returns it.
@@ -298,6 +290,28 @@ impl Drop for Platform {
 pub fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
+}
+
+/// Sends a request with an API key; returns the status and the body (null if it is empty).
+///
+/// # Errors
+/// The connection fails, or the body is not JSON.
+pub async fn call(method: reqwest::Method, url: String, api_key: &str, body: Option<Value>) -> Result<(u16, Value)> {
+    let mut request = client().request(method, url).bearer_auth(api_key);
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    answer(request.send().await?).await
+}
+
+/// Reads a response; returns the status and the body (null if it is empty).
+///
+/// # Errors
+/// The connection fails, or the body is not JSON.
+pub async fn answer(response: reqwest::Response) -> Result<(u16, Value)> {
+    let status = response.status().as_u16();
+    let bytes = response.bytes().await?;
+    Ok((status, if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes)? }))
 }
 
 /// Returns a path as an argument.

@@ -7,7 +7,7 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use crate::platform::{Platform, client};
+use crate::platform::{Platform, answer, call, client};
 
 /// A project and an API key of it.
 #[derive(Debug, Clone)]
@@ -26,17 +26,18 @@ impl Tenant {
     /// # Errors
     /// The API refuses a request.
     pub async fn new(platform: &Platform, name: &str) -> Result<Self> {
-        let made = |(status, view): (u16, Value)| {
-            ensure!(status == 200, "{status}: {view}");
-            Ok(view)
-        };
-        let path = "/v1/organization/projects";
-        let project = made(platform.call(Method::POST, path, Some(json!({ "name": name }))).await?)?;
-        let project_id = project["id"].as_str().context("a project has an ID")?.to_owned();
-        let path = format!("{path}/{project_id}/api_keys");
-        let key = made(platform.call(Method::POST, &path, Some(json!({ "name": name }))).await?)?;
+        let project = create(platform, "/v1/organization/projects", name).await?;
+        Self::with_new_key(platform, project["id"].as_str().context("a project has an ID")?, name).await
+    }
+
+    /// Creates another API key of a project with the platform's first key.
+    ///
+    /// # Errors
+    /// The API refuses the request.
+    pub async fn with_new_key(platform: &Platform, project_id: &str, name: &str) -> Result<Self> {
+        let key = create(platform, &format!("/v1/organization/projects/{project_id}/api_keys"), name).await?;
         let api_key = key["value"].as_str().context("a new key has a value")?.to_owned();
-        Ok(Self { url: platform.url.clone(), project_id, api_key })
+        Ok(Self { url: platform.url.clone(), project_id: project_id.to_owned(), api_key })
     }
 
     /// Sends a request with the tenant's key; returns the status and the body (null if it is empty).
@@ -44,11 +45,7 @@ impl Tenant {
     /// # Errors
     /// The connection fails, or the body is not JSON.
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
-        let mut request = client().request(method, format!("{}{path}", self.url)).bearer_auth(&self.api_key);
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        answer(request.send().await?).await
+        call(method, format!("{}{path}", self.url), &self.api_key, body).await
     }
 
     /// Uploads a file and returns its ID.
@@ -56,17 +53,35 @@ impl Tenant {
     /// # Errors
     /// The upload fails.
     pub async fn upload(&self, purpose: &str, filename: &str, content: impl Into<Vec<u8>>) -> Result<String> {
-        let part = Part::bytes(content.into()).file_name(filename.to_owned());
-        let form = Form::new().text("purpose", purpose.to_owned()).part("file", part);
-        let request = client().post(format!("{}/v1/files", self.url)).bearer_auth(&self.api_key).multipart(form);
-        let (status, file) = answer(request.send().await?).await?;
+        let (status, file) = self.try_upload(purpose, filename, content).await?;
         ensure!(status == 200, "{status}: {file}");
         Ok(file["id"].as_str().context("a file has an ID")?.to_owned())
     }
+
+    /// Uploads a file; returns the status and the body.
+    ///
+    /// # Errors
+    /// The connection fails, or the body is not JSON.
+    pub async fn try_upload(&self, purpose: &str, filename: &str, content: impl Into<Vec<u8>>) -> Result<(u16, Value)> {
+        let part = Part::bytes(content.into()).file_name(filename.to_owned());
+        let form = Form::new().text("purpose", purpose.to_owned()).part("file", part);
+        let request = client().post(format!("{}/v1/files", self.url)).bearer_auth(&self.api_key).multipart(form);
+        answer(request.send().await?).await
+    }
+
+    /// Uploads `content` as a base model's file, under `digest`; returns the status and the body.
+    ///
+    /// # Errors
+    /// The connection fails, or the body is not JSON.
+    pub async fn put_blob(&self, digest: &str, content: &[u8]) -> Result<(u16, Value)> {
+        let url = format!("{}/v1/base_models/blobs/{digest}", self.url);
+        answer(client().put(url).bearer_auth(&self.api_key).body(content.to_vec()).send().await?).await
+    }
 }
 
-async fn answer(answer: reqwest::Response) -> Result<(u16, Value)> {
-    let status = answer.status().as_u16();
-    let bytes = answer.bytes().await?;
-    Ok((status, if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes)? }))
+/// Creates the object of this name with the platform's first key.
+async fn create(platform: &Platform, path: &str, name: &str) -> Result<Value> {
+    let (status, view) = platform.call(Method::POST, path, Some(json!({ "name": name }))).await?;
+    ensure!(status == 200, "{status}: {view}");
+    Ok(view)
 }

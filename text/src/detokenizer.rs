@@ -4,7 +4,7 @@
 //! the text after them is still returned. The decoders of `tokenizers` work on a whole sequence instead: one invalid
 //! byte changes the run of bytes around it, including characters that were already returned.
 
-use crate::{error::TextError, pieces::byte_level, tokenizer::Tokenizer};
+use crate::{error::TextError, token_text::byte_level, tokenizer::Tokenizer};
 
 /// A streaming detokenizer, which never returns a part of a character.
 pub struct Detokenizer<'a> {

@@ -3,7 +3,7 @@
 //!
 //! The format is the same for all such models, in chats and in training:
 //!
-//! - The system message (inserted if there is none) ends with [`instructions`]: the tools' schemas, one per line, and
+//! - The system message (inserted if there is none) ends with `instructions`: the tools' schemas, one per line, and
 //!   how to call a tool.
 //! - A call is an answer `{"name": "…", "arguments": {…}}` and nothing else.
 //! - The result of a call is a user message, `Result of NAME: …`. Consecutive results, and the user message after them,

@@ -40,7 +40,7 @@ pub mod encode;
 pub mod rows;
 
 /// Statistics and messages about the changes to a file's rows.
-pub mod tally;
+pub mod row_stats;
 
 /// Duplicate rows.
 pub mod repeats;
@@ -55,7 +55,7 @@ pub mod tools;
 pub mod generic_tools;
 
 /// The text of each token.
-pub mod pieces;
+pub mod token_text;
 
 /// Error types.
 pub mod error;

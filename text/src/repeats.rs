@@ -8,7 +8,7 @@ use std::{
 
 use attune_domain::dataset::{Message, Row};
 
-use crate::tally::Lines;
+use crate::row_stats::Lines;
 
 /// The maximum number of digests that are remembered.
 const REMEMBERED: usize = 1 << 19;

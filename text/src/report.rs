@@ -13,8 +13,8 @@ use crate::{
     encode::Example,
     model::TextModel,
     repeats::{Marks, Repeats, Seen, for_each_text},
-    rows::{Fate, Refusal, RowPolicy, windows},
-    tally::Lines,
+    row_stats::Lines,
+    rows::{Refusal, RowOutcome, RowPolicy, windows},
 };
 
 /// The report on a dataset.
@@ -105,7 +105,7 @@ impl<'a> Reporter<'a> {
     pub fn take(&mut self, line: u64, row: &Row) {
         self.report.rows += 1;
         self.seen.add(line, Marks::of(row), &mut self.report.repeats);
-        oddities(row, &mut |what| self.report.odd.entry(what).or_default().add(line, 1));
+        quality_warnings(row, &mut |what| self.report.odd.entry(what).or_default().add(line, 1));
         let Some((model, policy)) = self.model else { return };
         match policy.encode(model, row) {
             Ok(whole) => {
@@ -128,7 +128,7 @@ impl<'a> Reporter<'a> {
             };
             outcome.changed += 1;
             outcome.rows += shaped.examples.len() as u64;
-            outcome.tokens_lost += lost(whole, &shaped.examples, shaped.fate, policy.max_length as usize);
+            outcome.tokens_lost += lost(whole, &shaped.examples, shaped.outcome, policy.max_length as usize);
             let kept: usize = shaped.examples.iter().map(Example::trained_tokens).sum();
             outcome.trained_tokens_lost += (whole.trained_tokens().saturating_sub(kept)) as u64;
         }
@@ -154,9 +154,9 @@ impl<'a> Reporter<'a> {
 }
 
 /// Returns the number of tokens of a row that are in none of its parts.
-fn lost(whole: &Example, kept: &[Example], fate: Fate, most: usize) -> u64 {
-    let there = match fate {
-        Fate::Split { .. } => covered(whole, most),
+fn lost(whole: &Example, kept: &[Example], outcome: RowOutcome, most: usize) -> u64 {
+    let there = match outcome {
+        RowOutcome::Split { .. } => covered(whole, most),
         _ => kept.iter().map(|example| example.ids.len()).sum(),
     };
     (whole.ids.len() - there) as u64
@@ -177,7 +177,7 @@ fn covered(whole: &Example, most: usize) -> usize {
 }
 
 /// Calls `odd` for each quality warning of a row that is valid otherwise.
-fn oddities(row: &Row, odd: &mut impl FnMut(&'static str)) {
+fn quality_warnings(row: &Row, odd: &mut impl FnMut(&'static str)) {
     match row {
         Row::Chat { messages, tools, parallel_tool_calls } => {
             chat_oddities(messages, odd);

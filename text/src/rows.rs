@@ -2,7 +2,7 @@
 //! this code, so counts, truncation and masks are the same in all of them.
 //!
 //! A row above `max_length` tokens is refused, truncated, dropped or split; documents are packed. Every change to a row
-//! is recorded in the [`Tally`], with its line.
+//! is recorded in the `RowStats`, with its line.
 
 use attune_domain::{
     dataset::{Defects, KEPT_DEFECTS, Row, RowChecker, RowDefect},
@@ -11,7 +11,7 @@ use attune_domain::{
 
 use crate::encode::{Example, Learnt};
 use crate::model::TextModel;
-use crate::tally::{Lines, RowsError, Tally};
+use crate::row_stats::{Lines, RowStats, RowsError};
 
 /// The part of a job that decides how its rows are processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,18 +48,18 @@ impl TrainRow {
 
 /// The result of the policy for one row, before packing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shaped {
+pub struct ShapedRow {
     /// The row's examples: one; none if the row was dropped, several if it was split.
     pub examples: Vec<Example>,
     /// The number of tokens of the original row.
     pub tokens: u64,
     /// The change to the row.
-    pub fate: Fate,
+    pub outcome: RowOutcome,
 }
 
 /// The change to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum RowOutcome {
     /// No change.
     Whole,
     /// Only the first `max_length` tokens were kept.
@@ -98,7 +98,7 @@ impl RowPolicy {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn shape(&self, model: &TextModel, row: &Row) -> Result<Shaped, Refusal> {
+    pub fn shape(&self, model: &TextModel, row: &Row) -> Result<ShapedRow, Refusal> {
         self.cut(self.encode(model, row)?)
     }
 
@@ -116,35 +116,35 @@ impl RowPolicy {
     ///
     /// # Errors
     /// [`Refusal::Unusable`], [`Refusal::TooLong`].
-    pub fn cut(&self, whole: Example) -> Result<Shaped, Refusal> {
+    pub fn cut(&self, whole: Example) -> Result<ShapedRow, Refusal> {
         let (tokens, most) = (whole.ids.len() as u64, self.max_length as usize);
         if whole.ids.len() <= most {
-            return Ok(Shaped { examples: vec![whole], tokens, fate: Fate::Whole });
+            return Ok(ShapedRow { examples: vec![whole], tokens, outcome: RowOutcome::Whole });
         }
-        let (examples, fate) = match self.over_length {
+        let (examples, outcome) = match self.over_length {
             OverLength::Error => return Err(Refusal::TooLong(tokens)),
-            OverLength::Drop => (Vec::new(), Fate::Dropped),
+            OverLength::Drop => (Vec::new(), RowOutcome::Dropped),
             OverLength::Truncate => {
                 let Example { mut ids, mut trained } = whole;
                 ids.truncate(most);
                 trained.truncate(most);
-                (learnable(vec![Example { ids, trained }]), Fate::Truncated)
+                (learnable(vec![Example { ids, trained }]), RowOutcome::Truncated)
             }
             OverLength::Split => {
                 let parts = windows(&whole, most);
                 let all = parts.len() as u64;
                 let parts = learnable(parts);
                 let kept = parts.len() as u64;
-                (parts, Fate::Split { parts: kept, left_out: all - kept })
+                (parts, RowOutcome::Split { parts: kept, left_out: all - kept })
             }
         };
-        if examples.is_empty() && fate != Fate::Dropped {
-            let part = if fate == Fate::Truncated { "the first" } else { "any" };
+        if examples.is_empty() && outcome != RowOutcome::Dropped {
+            let part = if outcome == RowOutcome::Truncated { "the first" } else { "any" };
             return Err(Refusal::Unusable(format!(
                 "the row has {tokens} tokens, and no token in {part} {most} (trainer.max_length) is trained"
             )));
         }
-        Ok(Shaped { examples, tokens, fate })
+        Ok(ShapedRow { examples, tokens, outcome })
     }
 }
 
@@ -180,7 +180,7 @@ struct Maker<'a> {
     policy: RowPolicy,
     /// The documents of the sequence that is not full yet.
     open: Option<TrainRow>,
-    tally: Tally,
+    stats: RowStats,
     defects: Vec<RowDefect>,
     defect_count: u64,
     too_long: Lines,
@@ -195,7 +195,7 @@ impl<'a> RowReader<'a> {
             model,
             policy,
             open: None,
-            tally: Tally::default(),
+            stats: RowStats::default(),
             defects: Vec::new(),
             defect_count: 0,
             too_long: Lines::default(),
@@ -214,7 +214,7 @@ impl<'a> RowReader<'a> {
     ///
     /// # Errors
     /// [`RowsError`]: the lines that failed.
-    pub fn finish(self, each: &mut impl FnMut(TrainRow)) -> Result<Tally, RowsError> {
+    pub fn finish(self, each: &mut impl FnMut(TrainRow)) -> Result<RowStats, RowsError> {
         let Self { checker, mut maker } = self;
         let checked = checker.finish_with(&mut |line, row| maker.take(line, &row, each));
         if let Some(wrong) = maker.wrong {
@@ -243,15 +243,15 @@ impl Maker<'_> {
         }
     }
 
-    fn keep(&mut self, line: u64, shaped: Shaped, each: &mut impl FnMut(TrainRow)) {
-        match shaped.fate {
-            Fate::Whole => {}
-            Fate::Truncated => self.tally.truncated.add(line, shaped.tokens),
-            Fate::Dropped => self.tally.dropped.add(line, shaped.tokens),
-            Fate::Split { parts, left_out } => {
-                self.tally.split.add(line, parts);
+    fn keep(&mut self, line: u64, shaped: ShapedRow, each: &mut impl FnMut(TrainRow)) {
+        match shaped.outcome {
+            RowOutcome::Whole => {}
+            RowOutcome::Truncated => self.stats.truncated.add(line, shaped.tokens),
+            RowOutcome::Dropped => self.stats.dropped.add(line, shaped.tokens),
+            RowOutcome::Split { parts, left_out } => {
+                self.stats.split.add(line, parts);
                 if left_out > 0 {
-                    self.tally.left_out.add(line, left_out);
+                    self.stats.left_out.add(line, left_out);
                 }
             }
         }
@@ -261,7 +261,7 @@ impl Maker<'_> {
             }
             return;
         }
-        self.tally.documents += u64::from(!shaped.examples.is_empty());
+        self.stats.documents += u64::from(!shaped.examples.is_empty());
         for example in shaped.examples {
             match &mut self.open {
                 Some(open) if open.tokens() + example.ids.len() <= self.policy.max_length as usize => {
@@ -283,11 +283,11 @@ impl Maker<'_> {
     }
 
     fn hand_on(&mut self, row: TrainRow, each: &mut impl FnMut(TrainRow)) {
-        self.tally.count(&row.examples);
+        self.stats.count(&row.examples);
         each(row);
     }
 
-    fn verdict(mut self, checked: Option<Defects>) -> Result<Tally, RowsError> {
+    fn verdict(mut self, checked: Option<Defects>) -> Result<RowStats, RowsError> {
         let max_length = self.policy.max_length.into();
         let checked = checked.unwrap_or(Defects { first: Vec::new(), total: 0 });
         if checked.total + self.defect_count > 0 {
@@ -304,9 +304,9 @@ impl Maker<'_> {
         if self.too_long.count > 0 {
             return Err(RowsError::TooLong { lines: self.too_long, max_length });
         }
-        if self.tally.facts.rows == 0 {
-            return Err(RowsError::NoneLeft { count: self.tally.dropped.count, max_length });
+        if self.stats.facts.rows == 0 {
+            return Err(RowsError::NoneLeft { count: self.stats.dropped.count, max_length });
         }
-        Ok(self.tally)
+        Ok(self.stats)
     }
 }

@@ -19,7 +19,7 @@ const MOST_NAMED: usize = 10;
 const MOST_SHOWN: usize = 60;
 
 /// A token that a file names, and its ID if the file has it.
-pub type Named = (String, Option<u32>);
+pub type NamedToken = (String, Option<u32>);
 
 /// The tokens of a `tokenizer.json`, with their IDs.
 #[derive(Debug)]
@@ -94,8 +94,8 @@ impl TokenIds {
 
     /// Returns all tokens, sorted by ID.
     #[must_use]
-    pub fn named(&self) -> Vec<Named> {
-        let mut all: Vec<Named> = self.0.iter().map(|(token, id)| (token.clone(), Some(*id))).collect();
+    pub fn tokens(&self) -> Vec<NamedToken> {
+        let mut all: Vec<NamedToken> = self.0.iter().map(|(token, id)| (token.clone(), Some(*id))).collect();
         all.sort_by(|a, b| a.1.cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
         all
     }
@@ -103,8 +103,8 @@ impl TokenIds {
     /// Lists the tokens among `named` that this tokenizer does not have, or has with another ID, as a message; `None`:
     /// it has all.
     #[must_use]
-    pub fn strangers(&self, named: &[Named]) -> Option<String> {
-        let mut strange = named.iter().filter_map(|(token, id)| {
+    pub fn unknown_tokens(&self, named: &[NamedToken]) -> Option<String> {
+        let mut unknown = named.iter().filter_map(|(token, id)| {
             let shown: String = token.chars().filter(|c| !c.is_control()).take(MOST_SHOWN).collect();
             match (id, self.0.get(token)) {
                 (Some(id), Some(known)) if id != known => Some(format!("'{shown}' ({id}, in the base {known})")),
@@ -113,8 +113,8 @@ impl TokenIds {
                 (None, None) => Some(format!("'{shown}'")),
             }
         });
-        let mut words: Vec<String> = strange.by_ref().take(MOST_NAMED).collect();
-        let more = strange.count();
+        let mut words: Vec<String> = unknown.by_ref().take(MOST_NAMED).collect();
+        let more = unknown.count();
         if more > 0 {
             words.push(format!("… and {more} more"));
         }
@@ -127,7 +127,7 @@ impl TokenIds {
 ///
 /// # Errors
 /// The message: the file is not a JSON object, or an ID is not valid.
-pub fn named(file: &str, json: &[u8]) -> Result<Vec<Named>, String> {
+pub fn named_tokens(file: &str, json: &[u8]) -> Result<Vec<NamedToken>, String> {
     let fields: Map<String, Value> = serde_json::from_slice(json).map_err(|e| e.to_string())?;
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     if file == "added_tokens.json" {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn judged(file: &str, json: Value) -> Option<String> {
-        base().strangers(&named(file, json.to_string().as_bytes()).unwrap())
+        base().unknown_tokens(&named_tokens(file, json.to_string().as_bytes()).unwrap())
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_token_that_the_base_lacks_or_counts_otherwise_is_named() {
-        for (file, json, strange) in [
+        for (file, json, unknown) in [
             ("added_tokens.json", json!({"<tool>": 3, "<|im_end|>": 2}), "'<tool>' (3)"),
             ("added_tokens.json", json!({"<|im_end|>": 7}), "'<|im_end|>' (7, in the base 2)"),
             ("tokenizer_config.json", json!({"added_tokens_decoder": {"3": {"content": "<tool>"}}}), "'<tool>' (3)"),
@@ -206,16 +206,16 @@ mod tests {
             ("special_tokens_map.json", json!({"pad_token": "[PAD]"}), "'[PAD]'"),
             ("special_tokens_map.json", json!({"additional_special_tokens": [{"content": "<x>"}]}), "'<x>'"),
         ] {
-            assert_eq!(judged(file, json).as_deref(), Some(strange), "{file}");
+            assert_eq!(judged(file, json).as_deref(), Some(unknown), "{file}");
         }
-        assert!(named("added_tokens.json", br#"{"<tool>": "3"}"#).unwrap_err().contains("<tool>"));
-        assert!(named("added_tokens.json", b"[]").is_err());
+        assert!(named_tokens("added_tokens.json", br#"{"<tool>": "3"}"#).unwrap_err().contains("<tool>"));
+        assert!(named_tokens("added_tokens.json", b"[]").is_err());
     }
 
     #[test]
     fn limit_strange_tokens_are_named_up_to_a_number_and_length() {
-        let many: Vec<Named> = (0..500).map(|i| (format!("<{i}>{}", "x\0".repeat(1000)), Some(i))).collect();
-        let words = base().strangers(&many).unwrap();
+        let many: Vec<NamedToken> = (0..500).map(|i| (format!("<{i}>{}", "x\0".repeat(1000)), Some(i))).collect();
+        let words = base().unknown_tokens(&many).unwrap();
         assert!(words.len() < 1000 && words.ends_with("… and 490 more") && !words.contains('\0'), "{words}");
     }
 
@@ -223,8 +223,8 @@ mod tests {
     fn a_vocabulary_may_be_a_list() {
         let file = json!({"model": {"vocab": [["a", 0.0], ["b", -1.5]]}});
         let list = TokenIds::read(file.to_string().as_bytes()).unwrap();
-        assert_eq!(list.named(), [("a".to_owned(), Some(0)), ("b".to_owned(), Some(1))]);
-        assert_eq!(base().strangers(&list.named()), None);
+        assert_eq!(list.tokens(), [("a".to_owned(), Some(0)), ("b".to_owned(), Some(1))]);
+        assert_eq!(base().unknown_tokens(&list.tokens()), None);
         assert!(TokenIds::read(b"{}").is_err());
     }
 }

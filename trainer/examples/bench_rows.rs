@@ -16,7 +16,7 @@ use attune_domain::{
 };
 use attune_model::{
     adapter::LoraAdapter,
-    batch::PackedBatch,
+    batch::{PackedBatch, mask_weights},
     decoder::Decoder,
     optim::{gradients::Gradients, optimizer::AdamW, options::AdamWOptions},
     train::{TrainOptions, loss_and_gradients},
@@ -26,7 +26,7 @@ use attune_text::{
     model::TextModel,
 };
 use attune_trainer::{
-    data::sampler::{Cut, micro_batches},
+    data::sampler::{MicroBatchLimits, micro_batches},
     memory,
 };
 use clap::Parser;
@@ -151,14 +151,14 @@ fn batches(options: &Options, rows: &[Example]) -> Result<Vec<Vec<PackedBatch>>>
         options.batch,
         rows.len()
     );
-    let most = Cut { rows: options.micro.unwrap_or(options.batch).max(1), tokens: usize::MAX };
+    let most = MicroBatchLimits { rows: options.micro.unwrap_or(options.batch).max(1), tokens: usize::MAX };
     let mut steps = Vec::new();
     for first in (0..needed).step_by(options.batch) {
         let mut batches = Vec::new();
         for part in micro_batches((first..first + options.batch).collect(), |row| rows[row].ids.len(), most) {
             let mut batch = PackedBatch::new();
             for row in part {
-                batch.push(&rows[row].ids, &rows[row].trained)?;
+                batch.push(&rows[row].ids, &mask_weights(&rows[row].trained))?;
             }
             batches.push(batch);
         }

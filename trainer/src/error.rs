@@ -10,7 +10,7 @@ use attune_model::error::ModelError;
 use attune_node::NodeError;
 use attune_text::{
     error::TextError,
-    tally::{NAMED_LINES, RowsError},
+    row_stats::{NAMED_LINES, RowsError},
 };
 
 /// The reason that a run ends without an adapter.

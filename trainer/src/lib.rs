@@ -21,6 +21,8 @@ pub mod session;
 
 pub mod data;
 
+pub mod objective;
+
 /// First phase: loads the model, the adapter, the optimizer and the rows.
 pub mod setup;
 

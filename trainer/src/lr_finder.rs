@@ -49,7 +49,7 @@ pub(crate) fn find(
     gradients.clear()?;
     let (learning_rate, reason) = choose(&curve, session.spec.train.learning_rate);
     tracing::info!(learning_rate, "{reason}");
-    context.voice.say(RunEvent::LearningRateFound { learning_rate, curve, reason })?;
+    context.events.send(RunEvent::LearningRateFound { learning_rate, curve, reason })?;
     Ok(Some(learning_rate))
 }
 
@@ -74,7 +74,7 @@ fn curve(
         if !(loss.sum.is_finite() && norm.is_finite()) {
             break;
         }
-        let smoothed = smooth.see(loss.mean());
+        let smoothed = smooth.see(session.objective.metrics(loss).loss);
         curve.push((rate, smoothed));
         let lowest = curve.iter().map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
         if smoothed > ASTRAY * lowest || optimizer.step(&mut adapter, gradients, rate).is_err() {

@@ -40,23 +40,23 @@ pub(crate) fn patience(longest: Duration) -> ExponentialBuilder {
 
 /// The platform's latest directive for the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    GoingOn,
-    StopAsked,
+enum RunStatus {
+    Running,
+    StopRequested,
     Ended,
 }
 
 /// The reporter's owner. There is one per run.
 pub struct Reporter {
-    voice: Voice,
+    events: EventSender,
     task: JoinHandle<bool>,
 }
 
 /// The handle of the run's phases: sends events and reads the platform's directive.
 #[derive(Clone)]
-pub struct Voice {
-    events: mpsc::Sender<RunEvent>,
-    standing: watch::Receiver<Standing>,
+pub struct EventSender {
+    queue: mpsc::Sender<RunEvent>,
+    status: watch::Receiver<RunStatus>,
 }
 
 impl Reporter {
@@ -64,74 +64,74 @@ impl Reporter {
     #[must_use]
     pub fn start(platform: Platform, run_lease: i64, heartbeat: Duration) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
-        let (standing, watched) = watch::channel(Standing::GoingOn);
-        let teller = Teller { platform, run_lease, heartbeat, standing };
-        Self { voice: Voice { events: sender, standing: watched }, task: tokio::spawn(teller.tell(events)) }
+        let (status, watched) = watch::channel(RunStatus::Running);
+        let report_task = ReportTask { platform, run_lease, heartbeat, status };
+        Self { events: EventSender { queue: sender, status: watched }, task: tokio::spawn(report_task.run(events)) }
     }
 
     /// Returns the handle for the run's phases.
     #[must_use]
-    pub const fn voice(&self) -> &Voice {
-        &self.voice
+    pub const fn events(&self) -> &EventSender {
+        &self.events
     }
 
     /// Sends the last event and waits for the platform's response. Returns whether the platform accepted it.
     pub async fn finish(self, last: RunEvent) -> bool {
         // A closed queue means that the platform has ended the run; the task returns `false` then.
-        let _ = self.voice.events.send(last).await;
+        let _ = self.events.queue.send(last).await;
         self.task.await.unwrap_or(false)
     }
 }
 
-impl Voice {
+impl EventSender {
     /// Queues an event, and blocks while the queue is full. Only for the tensor thread.
     ///
     /// # Errors
     /// [`TrainerError::Ended`].
-    pub fn say(&self, event: RunEvent) -> Result<(), TrainerError> {
-        self.events.blocking_send(event).map_err(|_| TrainerError::Ended)
+    pub fn send(&self, event: RunEvent) -> Result<(), TrainerError> {
+        self.queue.blocking_send(event).map_err(|_| TrainerError::Ended)
     }
 
     /// Returns whether the platform requested a stop. Cheap: reads a local value.
     ///
     /// # Errors
     /// [`TrainerError::Ended`].
-    pub fn is_stop_asked(&self) -> Result<bool, TrainerError> {
-        match *self.standing.borrow() {
-            Standing::GoingOn => Ok(false),
-            Standing::StopAsked => Ok(true),
-            Standing::Ended => Err(TrainerError::Ended),
+    pub fn is_stop_requested(&self) -> Result<bool, TrainerError> {
+        match *self.status.borrow() {
+            RunStatus::Running => Ok(false),
+            RunStatus::StopRequested => Ok(true),
+            RunStatus::Ended => Err(TrainerError::Ended),
         }
     }
 
     /// Waits until a stop is requested or the run is ended.
-    pub async fn stop_asked(&self) {
-        self.until(|standing| standing != Standing::GoingOn).await;
+    pub async fn stop_requested(&self) {
+        self.until(|status| status != RunStatus::Running).await;
     }
 
     /// Waits until the run is ended.
     pub async fn ended(&self) {
-        self.until(|standing| standing == Standing::Ended).await;
+        self.until(|status| status == RunStatus::Ended).await;
     }
 
-    async fn until(&self, reached: impl Fn(Standing) -> bool) {
-        if self.standing.clone().wait_for(|standing| reached(*standing)).await.is_err() {
+    async fn until(&self, reached: impl Fn(RunStatus) -> bool) {
+        if self.status.clone().wait_for(|status| reached(*status)).await.is_err() {
             // The reporter has finished after the last event: no further directive will arrive.
             std::future::pending::<()>().await;
         }
     }
 }
 
-struct Teller {
+struct ReportTask {
     platform: Platform,
     run_lease: i64,
     heartbeat: Duration,
-    standing: watch::Sender<Standing>,
+    status: watch::Sender<RunStatus>,
 }
 
-impl Teller {
+impl ReportTask {
     /// Posts events until the platform accepts the last one (`true`), or ends the run or the queue closes (`false`).
-    async fn tell(self, mut events: mpsc::Receiver<RunEvent>) -> bool {
+    async fn run(self, mut events: mpsc::Receiver<RunEvent>) -> bool {
         let mut first_sequence = 0;
         let mut patience = Duration::ZERO;
         loop {
@@ -146,12 +146,13 @@ impl Teller {
             match self.post(&report).await {
                 Ok(Reply { directive: Directive::Continue }) => {}
                 Ok(Reply { directive: Directive::Stop }) => {
-                    self.standing
-                        .send_if_modified(|s| std::mem::replace(s, Standing::StopAsked) != Standing::StopAsked);
+                    self.status.send_if_modified(|s| {
+                        std::mem::replace(s, RunStatus::StopRequested) != RunStatus::StopRequested
+                    });
                 }
                 Err(why) => {
                     tracing::error!(%why, "the platform accepts no more reports of this run; exiting");
-                    self.standing.send_replace(Standing::Ended);
+                    self.status.send_replace(RunStatus::Ended);
                     return false;
                 }
             }

@@ -17,7 +17,7 @@ use crate::{
     inputs::{Inputs, download_inputs},
     memory,
     publishing::publish::publish,
-    report::{Reporter, Voice, patience},
+    report::{EventSender, Reporter, patience},
     setup::set_up,
     train::train,
 };
@@ -35,10 +35,10 @@ pub async fn run(config: Config) -> Result<bool, TrainerError> {
     tracing::info!(job.id = %spec.job_id, run.id = %spec.run_id, "run {} of job {}", spec.run_id, spec.job_id);
     let heartbeat = Duration::from_secs(spec.heartbeat_seconds.max(1));
     let reporter = Reporter::start(platform.clone(), spec.run_lease, heartbeat);
-    let voice = reporter.voice().clone();
+    let events = reporter.events().clone();
     let outcome = tokio::select! {
-        () = ended_long_ago(&voice) => Err(TrainerError::Ended),
-        outcome = phases(platform, spec, voice.clone(), &config.cache_dir) => outcome,
+        () = ended_long_ago(&events) => Err(TrainerError::Ended),
+        outcome = phases(platform, spec, events.clone(), &config.cache_dir) => outcome,
     };
     let last = match outcome {
         Ok(published) => published,
@@ -53,8 +53,8 @@ pub async fn run(config: Config) -> Result<bool, TrainerError> {
 
 /// Resolves [`GRACE`] after the platform has ended the run. The tensor thread notices the end itself, but is not
 /// awaited without limit.
-async fn ended_long_ago(voice: &Voice) {
-    voice.ended().await;
+async fn ended_long_ago(events: &EventSender) {
+    events.ended().await;
     tokio::time::sleep(GRACE).await;
 }
 
@@ -66,21 +66,26 @@ async fn fetch_spec(platform: &Platform) -> Result<RunSpec, NodeError> {
         .await
 }
 
-async fn phases(platform: Platform, spec: RunSpec, voice: Voice, cache_dir: &Path) -> Result<RunEvent, TrainerError> {
+async fn phases(
+    platform: Platform,
+    spec: RunSpec,
+    events: EventSender,
+    cache_dir: &Path,
+) -> Result<RunEvent, TrainerError> {
     if spec.version != CONTRACT_VERSION {
         return Err(TrainerError::ContractVersion { theirs: spec.version });
     }
     let cache = Cache::open(cache_dir)?;
     let scratch = cache.scratch()?;
     let inputs = tokio::select! {
-        () = voice.stop_asked() => {
+        () = events.stop_requested() => {
             return Err(TrainerError::Stopped { step: spec.resume.as_ref().map_or(0, |r| r.step) });
         }
         inputs = download_inputs(&platform, &spec, &cache, scratch.path()) => inputs?,
     };
     let context = RunContext {
         platform,
-        voice,
+        events,
         run_lease: spec.run_lease,
         scratch: scratch.path().to_owned(),
         network: Handle::current(),

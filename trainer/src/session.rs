@@ -8,13 +8,16 @@ use attune_text::{model::TextModel, rows::TrainRow};
 
 use crate::{
     checkpoints::progress::Progress,
-    data::sampler::{Cut, Sampler},
+    data::sampler::{MicroBatchLimits, Sampler},
+    objective::Objective,
 };
 
 /// The model, the rows and the progress of a training.
 pub struct Session {
     /// The run's spec, as fetched from the platform.
     pub spec: RunSpec,
+    /// The objective of the job's method.
+    pub objective: &'static dyn Objective,
     /// The base's tokenizer and chat template.
     pub text: TextModel,
     /// The training rows.
@@ -51,9 +54,9 @@ pub enum Origin {
 impl Session {
     /// Returns the micro-batch limits of the plan.
     #[must_use]
-    pub fn cut(&self) -> Cut {
+    pub fn micro_batch_limits(&self) -> MicroBatchLimits {
         let plan = &self.spec.plan;
-        Cut {
+        MicroBatchLimits {
             rows: plan.micro_batch_size as usize,
             tokens: usize::try_from(plan.micro_batch_tokens).unwrap_or(usize::MAX),
         }

@@ -9,7 +9,7 @@ use attune_model::{
     error::ModelError,
     optim::{
         gradients::Gradients,
-        schedule::{self, Course},
+        schedule::{self, LrSchedule},
     },
     train::loss_and_gradients,
 };
@@ -24,6 +24,7 @@ use crate::{
     },
     error::{NonFinite, TrainerError},
     memory,
+    objective::Metrics,
     session::Session,
 };
 
@@ -32,8 +33,9 @@ pub(crate) struct Computed {
     step: u64,
     took: Duration,
     rows: Vec<usize>,
-    loss: LossSum,
+    metrics: Metrics,
     tokens: u64,
+    trained_tokens: u64,
     grad_norm: f64,
 }
 
@@ -53,8 +55,12 @@ pub(crate) fn compute(
         return Ok(None);
     };
     let grad_norm = gradients.clip(session.spec.train.max_grad_norm)?;
-    let what = match (loss.mean().is_finite(), grad_norm.is_finite()) {
-        (true, true) => return Ok(Some(Computed { step, took: started.elapsed(), rows, loss, tokens, grad_norm })),
+    let metrics = session.objective.metrics(loss);
+    let what = match (metrics.loss.is_finite(), grad_norm.is_finite()) {
+        (true, true) => {
+            let (took, trained_tokens) = (started.elapsed(), loss.tokens);
+            return Ok(Some(Computed { step, took, rows, metrics, tokens, trained_tokens, grad_norm }));
+        }
         (false, _) => "the loss",
         (true, false) => "the gradients' norm",
     };
@@ -70,15 +76,15 @@ pub(crate) fn accumulate(
     rows: &[usize],
     (gradients, context): (&mut Gradients, &RunContext),
 ) -> Result<Option<(LossSum, u64)>, TrainerError> {
-    let batches = micro_batches(rows.to_vec(), length_of(&session.rows), session.cut())
+    let batches = micro_batches(rows.to_vec(), length_of(&session.rows), session.micro_batch_limits())
         .iter()
-        .map(|part| packed(&session.rows, part))
+        .map(|part| packed(session.objective, &session.rows, part))
         .collect::<Result<Vec<_>, _>>()?;
     let normaliser = batches.iter().map(PackedBatch::trained_tokens).sum();
     gradients.clear()?;
     let mut loss = LossSum::default();
     for (micro_batch, batch) in batches.iter().enumerate() {
-        if context.voice.is_stop_asked()? {
+        if context.events.is_stop_requested()? {
             return Ok(None);
         }
         let options = options(session, normaliser, NoisePlace { step, micro_batch });
@@ -98,7 +104,7 @@ pub(crate) fn apply(
     gradients: &Gradients,
     context: &RunContext,
 ) -> Result<(), TrainerError> {
-    let (started, step, loss) = (Instant::now(), computed.step, computed.loss.mean());
+    let (started, step, loss) = (Instant::now(), computed.step, computed.metrics.loss);
     let learning_rate = learning_rate(session, step);
     match session.optimizer.step(&mut session.adapter, gradients, learning_rate) {
         Err(ModelError::NotFinite(name)) => {
@@ -107,18 +113,18 @@ pub(crate) fn apply(
         outcome => outcome?,
     }
     session.progress.step = step;
-    session.progress.trained_tokens += computed.loss.tokens;
+    session.progress.trained_tokens += computed.trained_tokens;
     session.progress.train_loss = Exact(loss);
     let metrics = StepMetrics {
         step,
         total_steps: session.total_steps,
         epoch: session.sampler.epochs_after(step),
         train_loss: loss,
-        train_mean_token_accuracy: computed.loss.accuracy(),
+        train_mean_token_accuracy: computed.metrics.mean_token_accuracy,
         grad_norm: computed.grad_norm,
         learning_rate,
         tokens: computed.tokens,
-        trained_tokens: computed.loss.tokens,
+        trained_tokens: computed.trained_tokens,
         step_ms: ms(computed.took + started.elapsed()),
         peak_memory: memory::peak(),
     };
@@ -131,7 +137,7 @@ pub(crate) fn apply(
         "step {step} of {}",
         session.total_steps
     );
-    context.voice.say(RunEvent::Step(metrics))?;
+    context.events.send(RunEvent::Step(metrics))?;
     match session.progress.spikes.see(loss) {
         Some(mean) => say_spike(step, loss, mean, context),
         None => Ok(()),
@@ -145,7 +151,7 @@ fn say_spike(step: u64, loss: f64, mean: f64, context: &RunContext) -> Result<()
     );
     tracing::warn!(step, loss, mean, "{text}");
     let data = json!({"step": step, "loss": loss, "mean": mean});
-    context.voice.say(RunEvent::Message { level: MessageLevel::Warn, text, data })
+    context.events.send(RunEvent::Message { level: MessageLevel::Warn, text, data })
 }
 
 fn non_finite(session: &Session, step: u64, rows: &[usize], what: String) -> TrainerError {
@@ -160,8 +166,8 @@ fn learning_rate(session: &Session, step: u64) -> f64 {
     let peak = progress.found_learning_rate.map_or(train.learning_rate, |found| found.0);
     let warmup = schedule::warmup_steps(train.warmup_ratio, total);
     let (schedule, num_cycles) = (train.schedule, train.num_cycles);
-    let course = Course { schedule, peak, warmup, steps: total + 1, num_cycles };
-    progress.learning_rate_scale.0 * schedule::learning_rate(course, step)
+    let lr_schedule = LrSchedule { schedule, peak, warmup, steps: total + 1, num_cycles };
+    progress.learning_rate_scale.0 * schedule::learning_rate(lr_schedule, step)
 }
 
 /// Converts a duration to milliseconds.

@@ -24,7 +24,7 @@ use crate::{
 
 /// The minimum number of remaining micro-batches for a warm-up: with fewer, it is skipped, so that it costs at most 2%
 /// of the work.
-const REHEARSAL_SHARE: u64 = 50;
+const WARMUP_SHARE: u64 = 50;
 
 /// The state of a training that is not part of its session.
 struct TrainState {
@@ -41,14 +41,14 @@ struct TrainState {
 /// [`TrainerError::NonFinite`]: a second time. [`TrainerError::Stopped`]: a stop was requested; a checkpoint was saved.
 /// [`TrainerError::Ended`], [`TrainerError::Model`], [`TrainerError::Node`].
 pub fn train(session: &mut Session, context: &RunContext) -> Result<(), TrainerError> {
-    context.voice.say(RunEvent::Started {
+    context.events.send(RunEvent::Started {
         total_steps: session.total_steps,
         tokens_per_epoch: (0..session.rows.len()).map(|row| length_of(&session.rows)(row) as u64).sum(),
         trainable_weights: session.adapter.bytes() / 4,
     })?;
     let gradients = Gradients::zeros(&session.adapter)?;
     let mut state = TrainState { gradients, kept_step: session.progress.step, valid_loss: None };
-    rehearse(session, &mut state.gradients)?;
+    warmup_largest_batch(session, &mut state.gradients)?;
     if session.spec.train.learning_rate_auto && session.progress.found_learning_rate.is_none() {
         let Some(found) = lr_finder::find(session, &mut state.gradients, context)? else {
             return Err(TrainerError::Stopped { step: 0 });
@@ -131,23 +131,23 @@ fn go_back(
     tracing::warn!(step, back_to, "{text}");
     let data = json!({"step": step, "what": fault.what, "lines": fault.lines, "back_to": back_to,
         "learning_rate_scale": 0.5});
-    context.voice.say(RunEvent::Message { level: MessageLevel::Warn, text, data })
+    context.events.send(RunEvent::Message { level: MessageLevel::Warn, text, data })
 }
 
 /// Runs the largest micro-batch and discards its gradients, so that a lack of memory shows within seconds and not at
 /// the step that samples the longest rows.
-fn rehearse(session: &Session, gradients: &mut Gradients) -> Result<(), TrainerError> {
+fn warmup_largest_batch(session: &Session, gradients: &mut Gradients) -> Result<(), TrainerError> {
     let length = length_of(&session.rows);
-    let all = micro_batches((0..session.rows.len()).collect(), &length, session.cut());
+    let all = micro_batches((0..session.rows.len()).collect(), &length, session.micro_batch_limits());
     let left = session.total_steps - session.progress.step.min(session.total_steps);
     let rows_left = left * u64::from(session.spec.train.effective_batch_size);
-    if rows_left * (all.len() as u64) < REHEARSAL_SHARE * session.rows.len() as u64 {
+    if rows_left * (all.len() as u64) < WARMUP_SHARE * session.rows.len() as u64 {
         return Ok(());
     }
     let tokens = |part: &&Vec<usize>| part.iter().map(|&row| length(row)).sum::<usize>();
     let Some(largest) = all.iter().max_by_key(tokens) else { return Ok(()) };
     let started = Instant::now();
-    let batch = packed(&session.rows, largest)?;
+    let batch = packed(session.objective, &session.rows, largest)?;
     let options = options(session, batch.trained_tokens(), NoisePlace { step: 0, micro_batch: 0 });
     loss_and_gradients(&session.decoder, &session.adapter, &batch, options, gradients)?;
     gradients.clear()?;

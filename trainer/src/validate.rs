@@ -11,6 +11,7 @@ use crate::{
         sampler::micro_batches,
     },
     error::{NonFinite, TrainerError},
+    objective::Metrics,
     session::Session,
 };
 
@@ -28,11 +29,12 @@ pub(crate) fn is_due(session: &Session) -> bool {
 pub(crate) fn validate(session: &mut Session, context: &RunContext) -> Result<Option<f64>, TrainerError> {
     let (step, rows) = (session.progress.step, (0..session.validation.len()).collect());
     let mut all = LossSum::default();
-    for part in micro_batches(rows, length_of(&session.validation), session.cut()) {
-        if context.voice.is_stop_asked()? {
+    for part in micro_batches(rows, length_of(&session.validation), session.micro_batch_limits()) {
+        if context.events.is_stop_requested()? {
             return Ok(None);
         }
-        let found = loss(&session.decoder, Some(&session.adapter), &packed(&session.validation, &part)?)?;
+        let batch = packed(session.objective, &session.validation, &part)?;
+        let found = loss(&session.decoder, Some(&session.adapter), &batch)?;
         if !found.sum.is_finite() {
             let lines = lines_of(&session.validation, &part);
             let again = session.progress.went_back_at.is_some();
@@ -41,9 +43,9 @@ pub(crate) fn validate(session: &mut Session, context: &RunContext) -> Result<Op
         }
         all += found;
     }
-    let valid_loss = all.mean();
+    let Metrics { loss: valid_loss, mean_token_accuracy } = session.objective.metrics(all);
     tracing::info!(step, valid_loss, "validated over {} rows", session.validation.len());
-    context.voice.say(RunEvent::Evaluated { step, valid_loss, valid_mean_token_accuracy: all.accuracy() })?;
+    context.events.send(RunEvent::Evaluated { step, valid_loss, valid_mean_token_accuracy: mean_token_accuracy })?;
     session.progress.evaluated_step = step;
     best_adapter::keep_if_best(session, valid_loss, context)?;
     Ok(Some(valid_loss))

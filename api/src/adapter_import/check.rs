@@ -9,16 +9,13 @@ use attune_domain::{
     spec::{AdapterSpec, Quantization},
     text::text_file::model_document,
 };
+use attune_process::error_chain::chain;
 use attune_store::adapters::base_model::BaseModel;
 use attune_text::{model::adapter_template_in, template::ChatTemplate};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{
-    adapter_import::form::Brought,
-    error::{ApiError, chain},
-    http::path_id::shown,
-};
+use crate::{adapter_import::form::Brought, error::ApiError, http::path_id::truncated};
 
 /// The maximum number of reasons that are listed; further ones are only counted.
 const MOST_REASONS: usize = 100;
@@ -97,7 +94,7 @@ fn quantization(brought: &Brought, manifest: Option<&Value>, reasons: &mut Vec<S
     let given = brought.quantization.as_deref().map(|name| (name, Quantization::from_name(name)));
     if let Some((name, None)) = given {
         let allowed = Quantization::ALL.map(Quantization::name).join(", ");
-        reasons.push(format!("Invalid 'quantization': '{}'. Use one of {allowed}", shown(name)));
+        reasons.push(format!("Invalid 'quantization': '{}'. Use one of {allowed}", truncated(name)));
     }
     let given = given.and_then(|(_, known)| known);
     let in_manifest = manifest.and_then(quantization_of);
@@ -124,12 +121,12 @@ fn quantization_of(manifest: &Value) -> Option<Quantization> {
 fn base_digest(brought: &Brought, base: &BaseModel, manifest: Option<&Value>, reasons: &mut Vec<String>) -> bool {
     let given = brought.base_digest.as_deref();
     if let Some(given) = given.filter(|given| *given != base.digest) {
-        let shown = shown(given);
+        let shown = truncated(given);
         reasons.push(format!("'base_digest' is {shown}, but the digest of '{}' is {}", base.name, base.digest));
     }
     let made_for = manifest.and_then(|manifest| manifest["base_model"]["digest"].as_str());
     if let Some(made_for) = made_for.filter(|made_for| *made_for != base.digest) {
-        let shown = shown(made_for);
+        let shown = truncated(made_for);
         reasons.push(format!(
             "{} states a base model with the digest {shown}, but the digest of '{}' is {}",
             manifest::FILE,

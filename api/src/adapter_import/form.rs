@@ -6,14 +6,13 @@ use attune_domain::{
     peft::{CONFIG, TENSORS},
 };
 use attune_store::files::objects::{Objects, upload_key};
-use axum::extract::multipart::Field;
 
 use crate::{
     adapter_import::tensors::{Scanned, TensorScan},
     error::ApiError,
     files::{
         file_form::{missing, twice, unknown},
-        multipart::{Form, text, unread},
+        multipart::{Form, Part},
         staging::{Arrived, Incoming, Staged},
     },
 };
@@ -82,7 +81,7 @@ impl Brought {
 /// The form is incomplete, has no file, an unknown or a repeated field, or a file is too large or cannot be stored.
 pub async fn read(objects: &Objects, largest: u64, form: &mut Form, brought: &mut Brought) -> Result<(), ApiError> {
     while let Some(field) = form.next_field().await? {
-        let name = field.name().unwrap_or("").to_owned();
+        let name = field.name().to_owned();
         let place = match name.as_str() {
             "files" => {
                 file(objects, largest, field, brought).await?;
@@ -99,16 +98,16 @@ pub async fn read(objects: &Objects, largest: u64, form: &mut Form, brought: &mu
         if place.is_some() {
             return Err(twice(&name));
         }
-        *place = Some(text(field).await?);
+        *place = Some(field.text().await?);
     }
     if brought.files.is_empty() && brought.reasons.is_empty() { Err(missing("files")) } else { Ok(()) }
 }
 
-async fn file(objects: &Objects, largest: u64, mut field: Field<'_>, brought: &mut Brought) -> Result<(), ApiError> {
+async fn file(objects: &Objects, largest: u64, mut field: Part<'_>, brought: &mut Brought) -> Result<(), ApiError> {
     let name = field.file_name().unwrap_or("").to_owned();
     if let Some(why) = unwanted(&name, brought) {
         brought.reasons.push(why);
-        while field.chunk().await.map_err(unread)?.is_some() {}
+        while field.chunk().await?.is_some() {}
         return Ok(());
     }
     let (key, is_tensors) = (upload_key(), name == TENSORS);
@@ -116,7 +115,7 @@ async fn file(objects: &Objects, largest: u64, mut field: Field<'_>, brought: &m
     let mut incoming = Incoming::begin(objects, &key, "file", limit);
     let is_read = !UNREAD.contains(&name.as_str());
     let (mut scan, mut text) = (TensorScan::default(), Vec::new());
-    while let Some(piece) = field.chunk().await.map_err(unread)? {
+    while let Some(piece) = field.chunk().await? {
         incoming.write(&piece).await?;
         if is_tensors {
             scan.push(&piece);

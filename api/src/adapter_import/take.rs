@@ -25,7 +25,7 @@ use crate::{
         multipart::Form,
         storage,
     },
-    http::path_id::shown,
+    http::path_id::truncated,
 };
 
 /// The maximum number of concurrent imports.
@@ -105,7 +105,7 @@ fn check_name(name: &str) -> Result<(), ApiError> {
     if (1..=64).contains(&name.len()) && name.bytes().all(plain) && name.parse::<AdapterVersionId>().is_err() {
         return Ok(());
     }
-    let shown = shown(name);
+    let shown = truncated(name);
     let message = format!("Invalid 'name': '{shown}'. Use 1 to 64 letters, digits, '.', '_' or '-', but not an ID.");
     Err(ApiError::invalid("name", message))
 }

@@ -1,5 +1,5 @@
 //! The scan of an uploaded adapter's safetensors file while it streams: the header is kept, the values are only
-//! checked. Memory: the header, of at most [`HEADER_BYTES`], and eight bytes.
+//! checked. Memory: the header, of at most `HEADER_BYTES`, and eight bytes.
 
 use attune_domain::peft::{Found, TENSORS};
 use safetensors::{Dtype, tensor::Metadata};

@@ -5,7 +5,7 @@
 
 use attune_domain::run::Blob;
 use attune_store::files::objects::{Objects, blob_key};
-use attune_text::token_ids::{BESIDE, TokenIds, named};
+use attune_text::token_ids::{BESIDE, TokenIds, named_tokens};
 
 use crate::{adapter_import::form::Brought, error::ApiError};
 
@@ -40,22 +40,22 @@ fn reasons(base: &[u8], theirs: Option<&[u8]>, beside: &[(&str, Vec<u8>)]) -> Re
     match theirs.map(TokenIds::read) {
         None => {}
         Some(Err(why)) => reasons.push(format!("{TOKENIZER} is not that of the base: it is no tokenizer: {why}")),
-        Some(Ok(theirs)) => reasons.extend(strangers(&base, TOKENIZER, &theirs.named())),
+        Some(Ok(theirs)) => reasons.extend(unknown_tokens(&base, TOKENIZER, &theirs.tokens())),
     }
     for (name, text) in beside {
-        match named(name, text) {
-            Ok(named) => reasons.extend(strangers(&base, name, &named)),
+        match named_tokens(name, text) {
+            Ok(named) => reasons.extend(unknown_tokens(&base, name, &named)),
             Err(why) => reasons.push(format!("{name} is not a JSON object of tokens: {why}")),
         }
     }
     Ok(reasons)
 }
 
-fn strangers(base: &TokenIds, file: &str, named: &[attune_text::token_ids::Named]) -> Option<String> {
-    let strange = base.strangers(named)?;
+fn unknown_tokens(base: &TokenIds, file: &str, named: &[attune_text::token_ids::NamedToken]) -> Option<String> {
+    let unknown = base.unknown_tokens(named)?;
     Some(format!(
         "{file} is not that of the base: it has tokens that the base does not have, for which there are no weights \
-         here: {strange}; leave the file out if they do not matter"
+         here: {unknown}; leave the file out if they do not matter"
     ))
 }
 

@@ -14,6 +14,8 @@ use attune_store::{
     tenancy::api_key::Holder,
 };
 use axum::{extract::FromRequestParts, http::request::Parts};
+use sqlx::PgConnection;
+use tracing::{Span, field::display};
 
 use crate::{app::App, auth::bearer::bearer, error::ApiError};
 
@@ -55,41 +57,57 @@ impl FromRequestParts<App> for Administrator {
     }
 }
 
-/// A trainer, authenticated by its run's token.
+/// A process on a node, authenticated by the token of its row: a trainer by its run's, a replica by its own.
 #[derive(Debug, Clone)]
-pub struct RunCaller(pub Run);
+pub struct TokenHolder<T>(pub T);
 
-impl FromRequestParts<App> for RunCaller {
+/// A row with the token of a process on a node.
+pub trait TokenRow: Sized + Send {
+    /// The message for a token that no row has.
+    const UNKNOWN: &'static str;
+
+    /// Returns the row with this token.
+    fn by_token(conn: &mut PgConnection, token: &str) -> impl Future<Output = Result<Self, StoreError>> + Send;
+
+    /// Records the row's ID in a request's span.
+    fn record(&self, span: &Span);
+}
+
+impl TokenRow for Run {
+    const UNKNOWN: &'static str = "No run has this token.";
+
+    async fn by_token(conn: &mut PgConnection, token: &str) -> Result<Self, StoreError> {
+        run::by_token(conn, token).await
+    }
+
+    fn record(&self, span: &Span) {
+        span.record("run.id", display(self.run_id));
+    }
+}
+
+impl TokenRow for Replica {
+    const UNKNOWN: &'static str = "No replica has this token.";
+
+    async fn by_token(conn: &mut PgConnection, token: &str) -> Result<Self, StoreError> {
+        replica::by_token(conn, token).await
+    }
+
+    fn record(&self, span: &Span) {
+        span.record("replica.id", display(self.replica_id));
+    }
+}
+
+impl<T: TokenRow> FromRequestParts<App> for TokenHolder<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let token = bearer(&parts.headers)?;
         let mut db = app.platform().await?;
-        let run = run::by_token(&mut db, token).await.map_err(unknown("No run has this token."))?;
-        tracing::Span::current().record("run.id", tracing::field::display(run.run_id));
-        Ok(Self(run))
-    }
-}
-
-/// A replica, authenticated by its token.
-#[derive(Debug, Clone)]
-pub struct ReplicaCaller(pub Replica);
-
-impl FromRequestParts<App> for ReplicaCaller {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let token = bearer(&parts.headers)?;
-        let mut db = app.platform().await?;
-        let replica = replica::by_token(&mut db, token).await.map_err(unknown("No replica has this token."))?;
-        tracing::Span::current().record("replica.id", tracing::field::display(replica.replica_id));
-        Ok(Self(replica))
-    }
-}
-
-fn unknown(message: &'static str) -> impl FnOnce(StoreError) -> ApiError {
-    move |error| match error {
-        StoreError::NotFound(_) => ApiError::Unauthenticated(message),
-        other => other.into(),
+        let row = T::by_token(&mut db, token).await.map_err(|error| match error {
+            StoreError::NotFound(_) => ApiError::Unauthenticated(T::UNKNOWN),
+            other => other.into(),
+        })?;
+        row.record(&Span::current());
+        Ok(Self(row))
     }
 }

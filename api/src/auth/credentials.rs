@@ -1,7 +1,7 @@
 //! The authentication of bearer tokens: the API key or the user behind each.
 //!
-//! A result is cached for [`CACHE_TTL`], so that a busy key costs no database queries. A change that this process makes
-//! takes effect immediately ([`Authenticator::forget`]), one of another process within that time. Expiry is checked on
+//! A result is cached for `CACHE_TTL`, so that a busy key costs no database queries. A change that this process makes
+//! takes effect immediately (`Authenticator::forget`), one of another process within that time. Expiry is checked on
 //! every request.
 
 use std::{sync::Arc, time::Duration};
@@ -12,7 +12,7 @@ use attune_domain::{
     text::key_text::{self, Shape},
 };
 use attune_store::{
-    db, mint,
+    db, ids,
     tenancy::{
         api_key::{self, Holder, KeyGrant},
         member::{self, Belonging, Reach},
@@ -90,7 +90,7 @@ impl Authenticator {
     /// # Errors
     /// [`ApiError::Unauthenticated`]: the secret is unknown, revoked or expired. [`ApiError::Internal`].
     pub async fn check(&self, secret: &str) -> Result<Arc<Credential>, ApiError> {
-        let hash = mint::hash(secret);
+        let hash = ids::hash(secret);
         let credential = match self.cache.get(&hash).await {
             Some(cached) => cached,
             None => {

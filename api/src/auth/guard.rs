@@ -23,18 +23,11 @@ use crate::{
         permissions::{Level, Permission, Rule},
     },
     error::ApiError,
-    http::{
-        request_context,
-        trace::{self, RequestId},
-    },
+    http::{request_context::RequestContext, trace::RequestId},
 };
 
 /// Authenticates and authorizes the request, or refuses it.
 pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    if request.uri().path().contains("%00") {
-        // No name contains U+0000, and PostgreSQL rejects it in a query's text values.
-        return trace::no_such_route(request.method().clone(), request.uri().clone()).await.into_response();
-    }
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let rule = path.and_then(|path| app.permissions.find(request.method(), &path));
     let permission = match rule {
@@ -44,8 +37,8 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
     };
     match admit(&app, &permission, &mut request).await {
         Ok(actor) => {
-            let origin = noted(&permission, actor, &request);
-            request_context::with_origin(origin, next.run(request)).await
+            let context = RequestContext::current().with_origin(noted(&permission, actor, &request));
+            context.run(next.run(request)).await
         }
         Err(error) => error.into_response(),
     }
@@ -89,7 +82,7 @@ async fn admit(app: &App, permission: &Permission, request: &mut Request) -> Res
 
 /// Returns the holder for a request to a project, if it is permitted.
 fn project(credential: &Credential, permission: &Permission, headers: &HeaderMap) -> Result<Holder, ApiError> {
-    let (wanted, of) = (named(headers, "openai-project")?, named(headers, "openai-organization")?);
+    let (wanted, of) = (header_text(headers, "openai-project")?, header_text(headers, "openai-organization")?);
     match credential {
         Credential::Key(grant) => {
             key_matches(&grant.holder, wanted, of)?;
@@ -109,11 +102,11 @@ fn organization(
     permission: &Permission,
     headers: &HeaderMap,
 ) -> Result<Administrator, ApiError> {
-    let of = named(headers, "openai-organization")?;
+    let of = header_text(headers, "openai-organization")?;
     match credential {
         Credential::Key(grant) => {
             let holder = &grant.holder;
-            key_matches(holder, named(headers, "openai-project")?, of)?;
+            key_matches(holder, header_text(headers, "openai-project")?, of)?;
             permission.check_key(&grant.scopes)?;
             // A key with the administration scope acts with the role of an owner.
             Ok(Administrator {
@@ -143,7 +136,7 @@ fn key_matches(holder: &Holder, project: Option<&str>, organization: Option<&str
     if same { Ok(()) } else { Err(ApiError::Mismatched) }
 }
 
-fn named<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
+fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
     match headers.get(name).map(|value| value.to_str()) {
         None => Ok(None),
         Some(Ok(text)) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),

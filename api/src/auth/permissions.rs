@@ -2,7 +2,7 @@
 //! all callers.
 //!
 //! An API key needs the scope, and a user at least the role: in the requested project or, for the operations of
-//! [`Level::Organization`], in the organization.
+//! `Level::Organization`, in the organization.
 
 use std::collections::HashMap;
 

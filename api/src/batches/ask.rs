@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use attune_domain::batch::{BatchRow, Defect, read_row};
-use attune_store::batches::batch::{Answer, Batch};
+use attune_store::batches::batch::{Batch, BatchResult};
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_secs(3);
 /// the request again.
 pub struct Asked {
     /// The answer.
-    pub answer: Answer,
+    pub answer: BatchResult,
     /// The usage of the answer.
     pub meter: Arc<Meter>,
 }
@@ -35,7 +35,7 @@ pub async fn ask(app: App, batch: Batch, line: u64, text: Vec<u8>) -> Asked {
     Asked { answer, meter }
 }
 
-async fn answer(app: App, batch: Batch, line: u64, text: Vec<u8>) -> Answer {
+async fn answer(app: App, batch: Batch, line: u64, text: Vec<u8>) -> BatchResult {
     let number = i32::try_from(line).unwrap_or(i32::MAX);
     let row = match read_row(&text, line, &batch.endpoint) {
         Ok(row) => row,
@@ -76,7 +76,7 @@ async fn once(app: &App, batch: &Batch, row: &BatchRow, request_id: &str) -> Res
     said.map_err(ApiError::internal)
 }
 
-fn written(line: i32, custom_id: &str, said: Result<Value, ApiError>, request_id: &str) -> Answer {
+fn written(line: i32, custom_id: &str, said: Result<Value, ApiError>, request_id: &str) -> BatchResult {
     let is_error = said.is_err();
     let (status, body) = match said {
         Ok(body) => (StatusCode::OK, body),
@@ -88,11 +88,11 @@ fn written(line: i32, custom_id: &str, said: Result<Value, ApiError>, request_id
         "response": {"status_code": status.as_u16(), "request_id": request_id, "body": body},
         "error": null,
     });
-    Answer { line, is_error, answer: answer.to_string() }
+    BatchResult { line, is_error, answer: answer.to_string() }
 }
 
 /// Returns the answer to a request whose task panicked.
-pub fn panicked(line: u64, text: &[u8], endpoint: &str, why: tokio::task::JoinError) -> Answer {
+pub fn panicked(line: u64, text: &[u8], endpoint: &str, why: tokio::task::JoinError) -> BatchResult {
     let custom_id = read_row(text, line, endpoint).map(|row| row.custom_id).unwrap_or_default();
     let error = ApiError::internal(why);
     error.log();
@@ -100,7 +100,7 @@ pub fn panicked(line: u64, text: &[u8], endpoint: &str, why: tokio::task::JoinEr
 }
 
 /// Returns the answer to a request that was not executed before the batch expired.
-pub fn too_late(line: u64, text: &[u8], endpoint: &str) -> Answer {
+pub fn too_late(line: u64, text: &[u8], endpoint: &str) -> BatchResult {
     let custom_id = read_row(text, line, endpoint).map(|row| row.custom_id).unwrap_or_default();
     let answer = json!({
         "id": format!("batch_req_{}", uuid::Uuid::new_v4().simple()),
@@ -111,7 +111,7 @@ pub fn too_late(line: u64, text: &[u8], endpoint: &str) -> Answer {
             "message": "This request could not be executed before the completion window expired.",
         },
     });
-    Answer { line: i32::try_from(line).unwrap_or(i32::MAX), is_error: true, answer: answer.to_string() }
+    BatchResult { line: i32::try_from(line).unwrap_or(i32::MAX), is_error: true, answer: answer.to_string() }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use attune_domain::{
     batch::{BatchEvent, BatchState, Defect},
     id::BatchId,
 };
+use attune_process::error_chain::chain;
 use attune_store::{
     batches::{
         batch::{self, Batch},
@@ -69,7 +70,7 @@ pub fn start(app: &App) {
                     Ok(Ok(true)) => {}
                     Ok(Ok(false)) => tokio::time::sleep(LOOK).await,
                     Ok(Err(error)) => {
-                        tracing::warn!("a batch worker failed: {}", crate::error::chain(&error));
+                        tracing::warn!("a batch worker failed: {}", chain(&error));
                         tokio::time::sleep(LOOK).await;
                     }
                     Err(panic) => {
@@ -112,7 +113,7 @@ async fn broke_off(app: &App, id: BatchId, worker: Uuid, error: &ApiError) -> Re
     let mut tx = app.platform().await?;
     let Some(failures) = batch_queue::broke_off(&mut tx, id, worker).await? else { return Ok(()) };
     if failures >= MOST_FAILURES && !error.is_passing() {
-        tracing::error!(batch.id = %id, failures, "a batch has failed: {}", crate::error::chain(error));
+        tracing::error!(batch.id = %id, failures, "a batch has failed: {}", chain(error));
         let message = format!("The batch failed {failures} times in a row. {error}");
         batch::give_up(&mut tx, id, worker, &Defect::of_file("batch_failed", message)).await?;
     } else {
@@ -129,7 +130,7 @@ async fn beat(app: App, batch: Batch, worker: Uuid, told: watch::Sender<Now>) ->
             Ok(now) => drop(told.send_replace(now)),
             Err(ApiError::Stale) => return ApiError::Stale,
             // The database may be unavailable briefly; if it is for longer, the lease expires by its clock.
-            Err(error) => tracing::warn!(batch.id = %batch.batch_id, "no heartbeat: {}", crate::error::chain(&error)),
+            Err(error) => tracing::warn!(batch.id = %batch.batch_id, "no heartbeat: {}", chain(&error)),
         }
     }
 }

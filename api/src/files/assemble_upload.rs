@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use attune_domain::id::ProjectId;
+use attune_domain::{digest::hex, id::ProjectId};
+use attune_process::error_chain::chain;
 use attune_store::{
-    adapters::base_model::hex,
     error::StoreError,
     files::{
         file::File,
@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     app::App,
-    error::{ApiError, chain},
+    error::ApiError,
     files::{
         ingest::{self, Received},
         purpose::Purpose,

@@ -6,19 +6,18 @@ use std::time::Duration;
 
 use attune_domain::id::ProjectId;
 use attune_store::files::{file::File, objects::upload_key};
-use axum::extract::multipart::Field;
 
 use crate::{
     app::App,
     error::ApiError,
     files::{
         ingest::{self, Received},
-        multipart::{Form, text, unread},
+        multipart::{Form, Part},
         purpose::{ExpiresAfter, Purpose, check_filename},
         staging::{Arrived, Incoming, Staged},
         storage,
     },
-    http::path_id::shown,
+    http::path_id::truncated,
 };
 
 /// The time for which the rest of a refused body is read, so that its sender gets to read the refusal.
@@ -63,7 +62,7 @@ pub async fn one_file(
     let mut taken = None;
     let read = async {
         while let Some(field) = form.next_field().await? {
-            match field.name().unwrap_or("") {
+            match field.name() {
                 given if given != name => return Err(unknown(given, &format!("'{name}'"))),
                 _ if taken.is_some() => return Err(twice(name)),
                 _ => taken = Some(stage(app, field, name, limit).await?),
@@ -80,10 +79,10 @@ pub async fn one_file(
 
 async fn read(app: &App, form: &mut Form, said: &mut Said) -> Result<(), ApiError> {
     while let Some(field) = form.next_field().await? {
-        match field.name().unwrap_or("").to_owned().as_str() {
-            "purpose" => once("purpose", &mut said.purpose, Purpose::check(&text(field).await?)?)?,
-            "expires_after[anchor]" => once("expires_after[anchor]", &mut said.anchor, text(field).await?)?,
-            "expires_after[seconds]" => once("expires_after[seconds]", &mut said.seconds, text(field).await?)?,
+        match field.name().to_owned().as_str() {
+            "purpose" => once("purpose", &mut said.purpose, Purpose::check(&field.text().await?)?)?,
+            "expires_after[anchor]" => once("expires_after[anchor]", &mut said.anchor, field.text().await?)?,
+            "expires_after[seconds]" => once("expires_after[seconds]", &mut said.seconds, field.text().await?)?,
             "file" if said.file.is_some() => return Err(twice("file")),
             "file" => {
                 let filename = field.file_name().unwrap_or("file").to_owned();
@@ -117,10 +116,10 @@ impl Said {
     }
 }
 
-async fn stage(app: &App, mut field: Field<'_>, what: &'static str, limit: u64) -> Result<(Staged, Arrived), ApiError> {
+async fn stage(app: &App, mut field: Part<'_>, what: &'static str, limit: u64) -> Result<(Staged, Arrived), ApiError> {
     let key = upload_key();
     let mut incoming = Incoming::begin(&app.objects, &key, what, limit);
-    while let Some(piece) = field.chunk().await.map_err(unread)? {
+    while let Some(piece) = field.chunk().await? {
         incoming.write(&piece).await?;
     }
     let (staged, arrived) = incoming.stage(&app.objects, key).await?;
@@ -143,7 +142,7 @@ pub fn twice(field: &str) -> ApiError {
 
 /// Returns the error for an unknown field.
 pub fn unknown(field: &str, known: &str) -> ApiError {
-    let field = shown(field);
+    let field = truncated(field);
     let message = format!("Unknown parameter: '{field}'; expected {known}.");
     ApiError::Invalid { param: Some(field), code: "unknown_parameter", message }
 }

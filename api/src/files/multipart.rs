@@ -20,7 +20,7 @@ use axum::{
 };
 use futures::Stream;
 
-use crate::error::ApiError;
+use crate::{app::App, error::ApiError};
 
 /// The maximum number of parts in a form. An adapter's has up to four fields and nine files.
 const MOST_PARTS: usize = 100;
@@ -41,32 +41,39 @@ const CONTENT: usize = usize::MAX;
 /// A multipart form, part by part.
 pub struct Form {
     inner: Multipart,
+    /// The limit of a body that the router sets, in bytes; the routes of large forms disable it.
+    body_limit: u64,
     room: Arc<AtomicUsize>,
     parts: usize,
 }
 
-impl<S: Send + Sync> FromRequest<S> for Form {
+impl FromRequest<App> for Form {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        Self::new(request, app.limits.json_bytes).await
+    }
+}
+
+impl Form {
+    async fn new(request: Request, body_limit: u64) -> Result<Self, ApiError> {
         let room = Arc::new(AtomicUsize::new(HEADER_BYTES));
         let (head, body) = request.into_parts();
         let metered =
             Metered { inner: body.into_data_stream(), rest: Bytes::new(), room: Arc::clone(&room), given: false };
         let request = Request::from_parts(head, Body::from_stream(metered));
-        match Multipart::from_request(request, state).await {
-            Ok(inner) => Ok(Self { inner, room, parts: 0 }),
+        match Multipart::from_request(request, &()).await {
+            Ok(inner) => Ok(Self { inner, body_limit, room, parts: 0 }),
             Err(_) => Err(ApiError::UnsupportedMediaType { wanted: "multipart/form-data with a boundary" }),
         }
     }
-}
 
-impl Form {
     /// Returns the next part; the one before it must have been read to its end.
     ///
     /// # Errors
     /// [`ApiError::Invalid`]: the form is incomplete, has too many parts, or a part's headers are too long.
-    pub async fn next_field(&mut self) -> Result<Option<Field<'_>>, ApiError> {
+    /// [`ApiError::TooLarge`]: the body exceeds its limit.
+    pub async fn next_field(&mut self) -> Result<Option<Part<'_>>, ApiError> {
         self.parts += 1;
         if self.parts > MOST_PARTS {
             let message = format!("The form has more than {MOST_PARTS} parts.");
@@ -80,43 +87,72 @@ impl Form {
     ///
     /// # Errors
     /// As [`next_field`](Self::next_field), except for the number of parts.
-    pub async fn next_of_any_number(&mut self) -> Result<Option<Field<'_>>, ApiError> {
+    pub async fn next_of_any_number(&mut self) -> Result<Option<Part<'_>>, ApiError> {
         self.room.store(HEADER_BYTES, Ordering::Relaxed);
-        let room = Arc::clone(&self.room);
+        let (room, body_limit) = (Arc::clone(&self.room), self.body_limit);
         match self.inner.next_field().await {
             Ok(field) => {
                 room.store(CONTENT, Ordering::Relaxed);
-                Ok(field)
+                Ok(field.map(|inner| Part { inner, body_limit }))
             }
             Err(_) if room.load(Ordering::Relaxed) == 0 => {
                 let message = format!("The headers of a part of the form are longer than {HEADER_BYTES} bytes.");
                 Err(ApiError::Invalid { param: None, code: "invalid_multipart", message })
             }
-            Err(error) => Err(unread(error)),
+            Err(error) => Err(unread(&error, body_limit)),
         }
     }
 }
 
-/// Reads the value of a field that is not a file.
-///
-/// # Errors
-/// [`ApiError::Invalid`]: the value is too long, or is not UTF-8.
-pub async fn text(mut field: Field<'_>) -> Result<String, ApiError> {
-    let name = field.name().unwrap_or("").to_owned();
-    let mut value = Vec::new();
-    while let Some(piece) = field.chunk().await.map_err(unread)? {
-        value.extend_from_slice(&piece);
-        if value.len() > FIELD_BYTES {
-            return Err(ApiError::invalid(&name, format!("'{name}' is longer than {FIELD_BYTES} bytes.")));
-        }
+/// A part of a form.
+pub struct Part<'a> {
+    inner: Field<'a>,
+    body_limit: u64,
+}
+
+impl Part<'_> {
+    /// Returns the part's name; an empty one if it is missing.
+    pub fn name(&self) -> &str {
+        self.inner.name().unwrap_or("")
     }
-    String::from_utf8(value).map_err(|_| ApiError::invalid(&name, format!("'{name}' is not UTF-8.")))
+
+    /// Returns the name of the part's file.
+    pub fn file_name(&self) -> Option<&str> {
+        self.inner.file_name()
+    }
+
+    /// Returns the next chunk of the content; `None` at its end.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`]: the form is incomplete. [`ApiError::TooLarge`]: the body exceeds its limit.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
+        self.inner.chunk().await.map_err(|error| unread(&error, self.body_limit))
+    }
+
+    /// Reads the value of a part that is not a file.
+    ///
+    /// # Errors
+    /// As [`chunk`](Self::chunk). [`ApiError::Invalid`]: the value is too long, or is not UTF-8.
+    pub async fn text(mut self) -> Result<String, ApiError> {
+        let mut value = Vec::new();
+        while let Some(piece) = self.chunk().await? {
+            value.extend_from_slice(&piece);
+            if value.len() > FIELD_BYTES {
+                let name = self.name();
+                return Err(ApiError::invalid(name, format!("'{name}' is longer than {FIELD_BYTES} bytes.")));
+            }
+        }
+        String::from_utf8(value).map_err(|_| {
+            let name = self.name();
+            ApiError::invalid(name, format!("'{name}' is not UTF-8."))
+        })
+    }
 }
 
 /// Converts an error of the multipart parser.
-pub fn unread(error: MultipartError) -> ApiError {
+fn unread(error: &MultipartError, body_limit: u64) -> ApiError {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return ApiError::TooLarge { what: "request body", limit: 0 };
+        return ApiError::TooLarge { what: "request body", limit: body_limit };
     }
     let message = format!("The request body was incomplete: {}.", error.body_text());
     ApiError::Invalid { param: None, code: "invalid_multipart", message }
@@ -162,13 +198,18 @@ impl Stream for Metered {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::header;
+    use axum::{extract::DefaultBodyLimit, http::header};
     use futures::{StreamExt, stream};
 
     use super::*;
 
     /// Returns a form whose body has these chunks, and the counter of the chunks that were read.
     async fn form(pieces: impl Iterator<Item = Vec<u8>> + Send + 'static) -> (Form, Arc<AtomicUsize>) {
+        limited(pieces, 2 << 20).await
+    }
+
+    /// Returns such a form behind a router with this limit of a body, in bytes.
+    async fn limited(pieces: impl Iterator<Item = Vec<u8>> + Send + 'static, limit: u32) -> (Form, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);
         let body = stream::iter(pieces).map(move |piece| {
@@ -176,8 +217,9 @@ mod tests {
             Ok::<_, std::io::Error>(piece)
         });
         let request = Request::post("/").header(header::CONTENT_TYPE, "multipart/form-data; boundary=b");
-        let request = request.body(Body::from_stream(body)).unwrap();
-        (Form::from_request(request, &()).await.unwrap(), asked)
+        let mut request = request.body(Body::from_stream(body)).unwrap();
+        DefaultBodyLimit::max(limit as usize).apply(&mut request);
+        (Form::new(request, limit.into()).await.unwrap(), asked)
     }
 
     fn part(name: &str, content: &[u8]) -> Vec<u8> {
@@ -192,8 +234,12 @@ mod tests {
             let pieces: Vec<Vec<u8>> = whole.chunks(size).map(<[u8]>::to_vec).collect();
             let (mut form, _) = form(pieces.into_iter()).await;
             let mut lengths = Vec::new();
-            while let Some(field) = form.next_field().await.unwrap() {
-                lengths.push((field.name().unwrap().to_owned(), field.bytes().await.unwrap().len()));
+            while let Some(mut field) = form.next_field().await.unwrap() {
+                let mut length = 0;
+                while let Some(piece) = field.chunk().await.unwrap() {
+                    length += piece.len();
+                }
+                lengths.push((field.name().to_owned(), length));
             }
             assert_eq!(lengths, [("a".to_owned(), 1), ("b".to_owned(), 1 << 20)], "{size}");
         }
@@ -218,8 +264,28 @@ mod tests {
     async fn limit_a_field_that_is_no_file_is_short() {
         let (mut form, _) = form(std::iter::once([part("name", &[b'x'; 1025]), b"--b--\r\n".to_vec()].concat())).await;
         let field = form.next_field().await.unwrap().unwrap();
-        let refused = text(field).await.unwrap_err().to_string();
+        let refused = field.text().await.unwrap_err().to_string();
         assert!(refused.contains("longer than 1024 bytes"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_body_beyond_its_limit_is_refused_with_that_limit() {
+        let (head, rest) = (part("file", b"content"), vec![7; 2000]);
+        // The limit is exceeded before the first part is found.
+        let (mut form, _) = limited(std::iter::once([head.clone(), rest.clone()].concat()), 1000).await;
+        let refused = form.next_field().await.err().unwrap().to_string();
+        assert_eq!(refused, "The request body is larger than 1000 bytes, the maximum.");
+        // The limit is exceeded in the content of a part.
+        let begun = head[..head.len() - 2].to_vec();
+        let (mut form, _) = limited([begun, rest].into_iter(), 1000).await;
+        let mut field = form.next_field().await.unwrap().unwrap();
+        let refused = loop {
+            match field.chunk().await {
+                Ok(piece) => assert!(piece.is_some(), "the part ended"),
+                Err(refused) => break refused.to_string(),
+            }
+        };
+        assert_eq!(refused, "The request body is larger than 1000 bytes, the maximum.");
     }
 
     #[tokio::test]

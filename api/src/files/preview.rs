@@ -25,7 +25,7 @@ use attune_text::{
     encode::Example,
     error::TextError,
     model::{FILES, TextModel},
-    rows::{Fate, Refusal, RowPolicy},
+    rows::{Refusal, RowOutcome, RowPolicy},
 };
 use bytes::Bytes;
 use tokio::sync::mpsc::{Receiver, channel};
@@ -194,10 +194,10 @@ impl Shown<'_> {
             max_length: most,
             left_out,
         };
-        let over_length = match shaped.fate {
-            Fate::Whole => None,
-            Fate::Truncated | Fate::Dropped => Some(over(0)),
-            Fate::Split { left_out, .. } => Some(over(left_out)),
+        let over_length = match shaped.outcome {
+            RowOutcome::Whole => None,
+            RowOutcome::Truncated | RowOutcome::Dropped => Some(over(0)),
+            RowOutcome::Split { left_out, .. } => Some(over(left_out)),
         };
         let parts = shaped.examples.len();
         if parts == 0 {
@@ -221,7 +221,7 @@ impl Shown<'_> {
         if self.tokens > MOST_TOKENS {
             return Err(("too_many_tokens", format!("more than {MOST_TOKENS} tokens up to here. Request fewer rows")));
         }
-        let pieces = self.model.tokenizer().pieces(&example.ids).map_err(|e| ("invalid_row", e.to_string()))?;
+        let pieces = self.model.tokenizer().token_texts(&example.ids).map_err(|e| ("invalid_row", e.to_string()))?;
         self.rows.push(PreviewRow {
             object: "file.preview_row",
             line,

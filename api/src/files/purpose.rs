@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{error::ApiError, http::path_id::shown};
+use crate::{error::ApiError, http::path_id::truncated};
 
 /// The range of seconds after which a file may expire. Source: OpenAI's API reference, `expires_after`.
 const EXPIRY_SECONDS: std::ops::RangeInclusive<u32> = 3_600..=2_592_000;
@@ -40,7 +40,7 @@ impl Purpose {
     /// The name is unknown, or only the platform creates such files.
     pub fn check(given: &str) -> Result<Self, ApiError> {
         Self::ALL.into_iter().find(|purpose| purpose.name() == given).ok_or_else(|| {
-            let shown = shown(given);
+            let shown = truncated(given);
             let why = match given {
                 "fine-tune-results" | "batch_output" => "only the platform creates such files",
                 "assistants" | "assistants_output" | "vision" => "this platform does not use such files",
@@ -71,7 +71,7 @@ impl ExpiresAfter {
     /// The anchor is not `created_at`, or the seconds are out of range.
     pub fn check(self) -> Result<Self, ApiError> {
         if self.anchor != "created_at" {
-            let shown = shown(&self.anchor);
+            let shown = truncated(&self.anchor);
             let message = format!("Invalid 'expires_after.anchor': '{shown}'. Use 'created_at'.");
             return Err(ApiError::invalid("expires_after.anchor", message));
         }
@@ -100,7 +100,7 @@ impl ExpiresAfter {
         };
         // A text that is not an integer is out of range too.
         let seconds = seconds.parse().map_err(|_| {
-            let shown = shown(seconds);
+            let shown = truncated(seconds);
             let message = format!(
                 "Invalid 'expires_after.seconds': '{shown}' is not a whole number from {} to {}.",
                 EXPIRY_SECONDS.start(),

@@ -32,7 +32,7 @@ use crate::{
         report_cache::ReportKey,
         text_places::{Stop, TextPlace},
     },
-    http::{pagination::Params, path_id::shown},
+    http::{pagination::Params, path_id::truncated},
     wire::report::{LeakageView, ReportView},
 };
 
@@ -53,7 +53,7 @@ impl Asked {
         let (model, validation_file) = (query.take("model")?, query.take("validation_file")?);
         let number = |text: String| {
             text.parse::<i64>().map_err(|_| {
-                let shown = shown(&text);
+                let shown = truncated(&text);
                 ApiError::invalid("max_length", format!("Invalid 'max_length': '{shown}' is not a whole number."))
             })
         };
@@ -164,7 +164,7 @@ async fn base(db: &mut sqlx::PgConnection, project: ProjectId, name: &str) -> Re
 
 async fn validation(db: &mut sqlx::PgConnection, project: ProjectId, text: &str) -> Result<File, ApiError> {
     let missing = || {
-        let shown = shown(text);
+        let shown = truncated(text);
         let message = format!("Invalid 'validation_file': there is no file '{shown}'.");
         ApiError::Invalid { param: Some("validation_file".into()), code: "file_not_found", message }
     };

@@ -1,9 +1,9 @@
 //! Content on its way from a caller into the object store: counted, hashed, and deleted again if anything fails, the
 //! caller disconnects, or the handler is dropped for any other reason.
 
-use attune_domain::bytes::Bytes;
+use attune_domain::{bytes::Bytes, digest::hex};
+use attune_process::error_chain::chain;
 use attune_store::{
-    adapters::base_model::hex,
     error::StoreError,
     files::{
         blob,
@@ -12,10 +12,7 @@ use attune_store::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{
-    app::App,
-    error::{ApiError, chain},
-};
+use crate::{app::App, error::ApiError};
 
 /// An upload that is not visible until [`Incoming::finish`].
 pub struct Incoming {
@@ -182,9 +179,4 @@ async fn delete(objects: &Objects, key: &str) {
     if let Err(error) = objects.delete(key).await {
         tracing::warn!(key, error = chain(&error), "an upload without a row could not be deleted");
     }
-}
-
-/// Returns whether `text` is a SHA-256 in lower-case hex.
-pub fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

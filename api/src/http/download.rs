@@ -11,7 +11,7 @@ use axum::{
 };
 use futures::stream;
 
-use crate::{error::ApiError, middleware::preconditions};
+use crate::{error::ApiError, http::request_context::RequestContext};
 
 /// Returns the object under `key` as a download named `filename`. An object never changes, so its key is its `ETag`.
 ///
@@ -19,7 +19,7 @@ use crate::{error::ApiError, middleware::preconditions};
 /// [`ApiError::RangeNotSatisfiable`]. [`ApiError::Internal`]: the store fails, or the object is missing.
 pub async fn answer(objects: &Objects, key: &str, filename: &str, bytes: Bytes) -> Result<Response, ApiError> {
     let tag = format!("\"{}\"", key.rsplit('/').next().unwrap_or(key));
-    let range = preconditions::range(&tag).map_or(Ok(None), |asked| wanted(&asked, bytes.0))?;
+    let range = RequestContext::current().range(&tag).map_or(Ok(None), |asked| wanted(&asked, bytes.0))?;
     let object = match &range {
         Some(range) => objects.get_range(key, range.clone()).await,
         None => objects.get(key).await,

@@ -12,7 +12,7 @@ pub mod json_body;
 pub mod pagination;
 /// IDs from paths, and callers' texts in messages.
 pub mod path_id;
-/// The origin of the request that a task answers.
+/// The state of the request that a task answers.
 pub mod request_context;
 /// A deserializer that does not accept an array for an object.
 pub(crate) mod strict_json;

@@ -10,7 +10,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{error::ApiError, http::path_id::shown};
+use crate::{error::ApiError, http::path_id::truncated};
 
 /// The latest Unix time that a query may name: the end of the year 9999.
 pub const LATEST: i64 = 253_402_300_799;
@@ -93,7 +93,7 @@ impl Params {
         let Some(text) = self.take(name)? else { return Ok(None) };
         let moment = text.parse().ok().filter(|moment| (0..=LATEST).contains(moment));
         moment.map(Some).ok_or_else(|| {
-            let shown = shown(&text);
+            let shown = truncated(&text);
             ApiError::invalid(name, format!("Invalid '{name}': {shown} is not a Unix time from 0 to {LATEST}."))
         })
     }

@@ -1,6 +1,6 @@
 //! A deserializer that does not accept an array for an object. The code that serde derives for a struct also accepts an
 //! array of its fields in their order, so that `"trainer": []` would be read as a trainer with only defaults.
-//! [`Strict`] wraps a deserializer and everything that is deserialized inside it, and accepts only an object for a
+//! `Strict` wraps a deserializer and everything that is deserialized inside it, and accepts only an object for a
 //! struct.
 
 use serde::de::{

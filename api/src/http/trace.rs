@@ -166,9 +166,11 @@ mod tests {
     async fn answer(method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
         let inner = Router::new()
             .route("/v1/things", get(|| async { "things" }))
+            .route("/v1/things/{name}", get(|| async { "a thing" }))
             .route("/v1/panic", get(broken))
             .fallback(no_such_route)
             .method_not_allowed_fallback(method_not_allowed)
+            .layer(from_fn(plain_path))
             .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
             .layer(from_fn(trace));
         let router = Router::new().fallback_service(inner).layer(from_fn(normalize));
@@ -210,6 +212,15 @@ mod tests {
             assert_eq!(answer("GET", path, &[]).await.status(), StatusCode::OK, "{path}");
         }
         assert_eq!(answer("GET", "//", &[]).await.status(), StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn a_path_with_the_character_that_postgres_cannot_keep_is_unknown() {
+        for (path, status) in [("a", 200), ("%01", 200), ("%00", 404), ("a%00b", 404), ("%00/", 404), ("%2500", 200)] {
+            let response = answer("GET", &format!("/v1/things/{path}"), &[]).await;
+            assert_eq!(response.status().as_u16(), status, "{path}");
+        }
+        assert_eq!(answer("GET", "/v1/things?name=%00", &[]).await.status(), StatusCode::OK, "only the path");
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! A complete answer of a model, before it is converted to an endpoint's format.
 
-use attune_domain::serve::{FinishReason, Scored};
+use attune_domain::serve::{FinishReason, TokenLogprob};
 
 /// A tool call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Answer {
     /// The text.
     pub text: String,
     /// The text's tokens, if they were requested.
-    pub tokens: Vec<Scored>,
+    pub tokens: Vec<TokenLogprob>,
     /// The tool calls.
     pub calls: Vec<Call>,
     /// The finish reason; `None` before the end.

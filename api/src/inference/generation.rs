@@ -6,7 +6,7 @@
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use attune_domain::{
-    serve::{Echo, FinishReason, GenerateEvent, GenerateRequest, Prompt, Scored},
+    serve::{Echo, FinishReason, GenerateEvent, GenerateRequest, Prompt, TokenLogprob},
     text::tenant_text::for_tenant,
 };
 use futures::TryStreamExt;
@@ -20,13 +20,14 @@ use tokio_util::io::StreamReader;
 use crate::{
     app::App,
     error::ApiError,
+    http::request_context::RequestContext,
     inference::{
         answer::{Answer, Call},
         metering::{Account, Meter, Tokens},
         replicas::{self, Ready, unavailable},
         resolve::AskedModel,
     },
-    middleware::rate_limit::Allowance,
+    middleware::rate_limiter::Allowance,
     wire::inference::chat_answer::Usage,
 };
 
@@ -82,10 +83,10 @@ pub enum Next {
         /// The text.
         text: String,
         /// The text's tokens, if they were requested.
-        tokens: Vec<Scored>,
+        tokens: Vec<TokenLogprob>,
     },
     /// The beginning of a tool call.
-    Called {
+    ToolCallStart {
         /// The index of the answer.
         choice: u32,
         /// The index of the call in the answer.
@@ -127,7 +128,7 @@ impl Next {
                 text.len() + tokens.iter().map(|token| 96 + 64 * token.top.len()).sum::<usize>()
             }
             Self::Arguments { text, .. } => text.len(),
-            Self::Called { name, .. } => 128 + name.len(),
+            Self::ToolCallStart { name, .. } => 128 + name.len(),
             Self::Finished { .. } | Self::Done { .. } => 0,
         }
     }
@@ -188,7 +189,7 @@ impl Generation {
     /// counts as one token until the replica reports their number.
     pub fn charge(&mut self, meter: &Arc<Meter>, account: Account) {
         let tokens = Tokens { requests: 1, input: self.prompt_tokens, output: 0 };
-        let allowance = Allowance::of_request();
+        let allowance = RequestContext::current().allowance();
         self.metered = Some(Metered { meter: meter.clone(), account, tokens, allowance });
     }
 
@@ -234,7 +235,7 @@ impl Generation {
                     answer.text.push_str(&text);
                     answer.tokens.extend(tokens);
                 }
-                Next::Called { choice, id, name, .. } => {
+                Next::ToolCallStart { choice, id, name, .. } => {
                     let answer = answers.get_mut(choice as usize).ok_or_else(unknown)?;
                     answer.calls.push(Call { id, name, arguments: String::new() });
                 }
@@ -265,7 +266,9 @@ impl Generation {
         }
         match event {
             GenerateEvent::Piece { choice, text, tokens } => Ok(Next::Piece { choice, text, tokens }),
-            GenerateEvent::Called { choice, call, id, name } => Ok(Next::Called { choice, call, id, name }),
+            GenerateEvent::ToolCallStart { choice, call, id, name } => {
+                Ok(Next::ToolCallStart { choice, call, id, name })
+            }
             GenerateEvent::Arguments { choice, call, text } => Ok(Next::Arguments { choice, call, text }),
             GenerateEvent::Finished { choice, finish_reason } => Ok(Next::Finished { choice, finish_reason }),
             GenerateEvent::Done { completion_tokens } => Ok(Next::Done { completion_tokens }),

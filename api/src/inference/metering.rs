@@ -8,16 +8,14 @@ use std::{
 };
 
 use attune_domain::id::{AdapterVersionId, ApiKeyId, ProjectId};
+use attune_process::error_chain::chain;
 use attune_store::{
     db,
     tenancy::usage::{self, Answered},
 };
 use sqlx::PgPool;
 
-use crate::{
-    config::Prices,
-    error::{ApiError, chain},
-};
+use crate::{config::Prices, error::ApiError};
 
 /// The interval between two writes.
 const WRITE: Duration = Duration::from_secs(2);

@@ -10,19 +10,19 @@ use attune_domain::{
     id::ProjectId,
     memory::{self, Workload},
     offer::{Offer, Placement, place, refusal},
-    pace::{Pace, Source, Work},
     spec::TrainSpec,
+    throughput::{JobTokens, Source, Throughput},
 };
 use attune_store::{
     adapters::base_model,
     files::file::File,
     jobs::job::FileFacts,
-    runs::offer::{self, Pace as MeasuredPace},
+    runs::offer::{self, Throughput as MeasuredThroughput},
 };
 use attune_text::{
     model::{FILES, TextModel},
+    row_stats::RowsError,
     rows::{RowPolicy, RowReader},
-    tally::RowsError,
 };
 use tokio::sync::mpsc::channel;
 
@@ -59,11 +59,11 @@ pub async fn work_out(app: &App, project: ProjectId, made: Made) -> Result<Estim
     let longest = scanned.training.longest_row.max(scanned.validation.map_or(0, |facts| facts.longest_row)).max(1);
     let work = Workload { architecture: &made.base.architecture, train: &made.row.spec, longest_row: longest };
     let place = Placed::find(work, &offers);
-    let pace = match &place.offer {
-        Some((_, offer)) => offer::pace(&mut db, &offer.name, made.base.base_model_id).await?,
+    let throughput = match &place.offer {
+        Some(offer) => offer::throughput(&mut db, &offer.name, made.base.base_model_id).await?,
         None => None,
     };
-    Ok(view(&made, scanned, place, pace))
+    Ok(view(&made, scanned, place, throughput))
 }
 
 /// Counts both files.
@@ -102,12 +102,12 @@ async fn scan_file(
         rows.finish(&mut drop)
     });
     let streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
-    let tally = counting.await.map_err(ApiError::internal)?;
+    let stats = counting.await.map_err(ApiError::internal)?;
     streamed?;
-    let tally = tally.map_err(|error| refused(param, &error))?;
+    let stats = stats.map_err(|error| refused(param, &error))?;
     let max_length = policy.max_length;
-    let notes = tally.changes(max_length).into_iter().chain(tally.packing(max_length));
-    let facts = tally.facts;
+    let notes = stats.changes(max_length).into_iter().chain(stats.packing(max_length));
+    let facts = stats.facts;
     let facts = FileFacts {
         rows: facts.rows,
         tokens: facts.tokens,
@@ -128,7 +128,7 @@ fn refused(param: &'static str, error: &RowsError) -> ApiError {
 
 /// The placement of the job.
 struct Placed {
-    offer: Option<(String, Offer)>,
+    offer: Option<Offer>,
     plan: Option<attune_domain::run::Plan>,
     memory: memory::MemoryEstimate,
     refusals: Vec<RefusalView>,
@@ -137,26 +137,25 @@ struct Placed {
 
 impl Placed {
     /// Places the job as dispatch would now; if it would have to wait, as dispatch would on unused machines.
-    fn find(work: Workload<'_>, offers: &[(String, Offer)]) -> Self {
-        let now: Vec<Offer> = offers.iter().map(|(_, offer)| offer.clone()).collect();
-        let idle: Vec<Offer> = now.iter().map(idle).collect();
-        let (placement, waits) = match place(work, &now) {
+    fn find(work: Workload<'_>, offers: &[Offer]) -> Self {
+        let idle: Vec<Offer> = offers.iter().map(idle).collect();
+        let (placement, waits) = match place(work, offers) {
             Placement::Later(_) => (place(work, &idle), true),
             found => (found, false),
         };
         let Placement::Now { offer, plan, estimate } = placement else {
-            let refusals = now.iter().filter_map(|offer| refusal(memory::smallest(work).peak, true, offer));
+            let refusals = offers.iter().filter_map(|offer| refusal(memory::smallest(work).peak, true, offer));
             let refusals = refusals.map(|refusal| RefusalView::from(&refusal)).collect();
             return Self { offer: None, plan: None, memory: memory::smallest(work), refusals, waits };
         };
-        let taken = offer.name.clone();
-        let refusals = now.iter().filter_map(|other| match refusal(memory::smallest(work).peak, true, other) {
+        let is_taken = |other: &Offer| (&other.provider, &other.name) == (&offer.provider, &offer.name);
+        let refusals = offers.iter().filter_map(|other| match refusal(memory::smallest(work).peak, true, other) {
             Some(refusal) => Some(RefusalView::from(&refusal)),
-            None if other.name != taken => Some(RefusalView::not_cheaper(&other.name, &taken)),
+            None if !is_taken(other) => Some(RefusalView::not_cheaper(&other.name, &offer.name)),
             None => None,
         });
         let refusals = refusals.collect();
-        let found = offers.iter().find(|(_, offer)| offer.name == taken).cloned();
+        let found = offers.iter().find(|other| is_taken(other)).cloned();
         Self { offer: found, plan: Some(plan), memory: estimate, refusals, waits }
     }
 }
@@ -187,20 +186,20 @@ fn validations(spec: &TrainSpec, steps: u64) -> u64 {
     }
 }
 
-fn view(made: &Made, scanned: Scanned, place: Placed, measured: Option<MeasuredPace>) -> EstimateView {
+fn view(made: &Made, scanned: Scanned, place: Placed, measured: Option<MeasuredThroughput>) -> EstimateView {
     let spec = made.row.spec.clone();
     let total_steps = spec.total_steps(scanned.training.rows);
     let (tokens, trained_tokens, is_exact) = whole(&spec, scanned.training);
     let validated = scanned.validation.map_or(0, |facts| facts.tokens * validations(&spec, total_steps));
-    let pace = place.plan.as_ref().map(|plan| match measured {
+    let throughput = place.plan.as_ref().map(|plan| match measured {
         Some(seen) => {
-            let pace = Pace { tokens_per_second: seen.tokens_per_second, source: Source::Measured };
-            (pace, seen.runs)
+            let throughput = Throughput { tokens_per_second: seen.tokens_per_second, source: Source::Measured };
+            (throughput, seen.runs)
         }
-        None => (Pace::assumed(&made.base.architecture, plan.threads, plan.checkpointing), 0),
+        None => (Throughput::assumed(&made.base.architecture, plan.threads, plan.checkpointing), 0),
     });
-    let duration = pace.map(|(pace, _)| pace.seconds(Work { trained: tokens, validated }));
-    let usd_per_second = place.offer.as_ref().map_or(0.0, |(_, offer)| offer.micro_usd_per_hour as f64 / 3.6e9);
+    let duration = throughput.map(|(throughput, _)| throughput.seconds(JobTokens { trained: tokens, validated }));
+    let usd_per_second = place.offer.as_ref().map_or(0.0, |offer| offer.micro_usd_per_hour as f64 / 3.6e9);
     let usd_for_tokens = trained_tokens as f64 * made.row.micro_usd_per_million_tokens as f64 / 1e12;
     EstimateView {
         object: "fine_tuning.estimate",
@@ -220,10 +219,10 @@ fn view(made: &Made, scanned: Scanned, place: Placed, measured: Option<MeasuredP
         is_exact,
         memory: MemoryView::from(&place.memory),
         plan: place.plan.as_ref().map(Into::into),
-        offer: place.offer.as_ref().map(|(provider, offer)| OfferView::new(provider, offer)),
+        offer: place.offer.as_ref().map(OfferView::from),
         refusals: place.refusals,
         waits: place.waits,
-        pace: pace.map(|(pace, runs)| PaceView::new(pace, runs)),
+        pace: throughput.map(|(throughput, runs)| PaceView::new(throughput, runs)),
         duration_seconds: duration.map(BandView::from),
         price_usd: duration.map(|band| band.scaled(usd_per_second, usd_for_tokens).into()),
     }
@@ -238,12 +237,12 @@ mod tests {
     const TINY: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 512}"#;
 
-    fn offer(name: &str, mib: u64, free_slots: usize, price: u64) -> (String, Offer) {
-        let (name, memory, reserved) = (name.to_owned(), Bytes::mib(mib), Bytes(0));
-        ("local".into(), Offer { name, memory, reserved, free_slots, threads: 2, micro_usd_per_hour: price })
+    fn offer(name: &str, mib: u64, free_slots: usize, price: u64) -> Offer {
+        let (provider, name, memory, reserved) = ("local".into(), name.to_owned(), Bytes::mib(mib), Bytes(0));
+        Offer { provider, name, memory, reserved, free_slots, threads: 2, micro_usd_per_hour: price }
     }
 
-    fn placed(offers: &[(String, Offer)]) -> Placed {
+    fn placed(offers: &[Offer]) -> Placed {
         let architecture = Architecture::from_config_json(TINY.as_bytes()).unwrap();
         let train = TrainSpec::check(&Requested::default(), 100, 512).unwrap();
         Placed::find(Workload { architecture: &architecture, train: &train, longest_row: 80 }, offers)
@@ -256,14 +255,14 @@ mod tests {
     #[test]
     fn every_offer_but_the_one_that_is_taken_is_refused_with_its_reason() {
         let found = placed(&[offer("small", 100, 1, 0), offer("dear", 4000, 1, 9), offer("fits", 4000, 1, 3)]);
-        assert_eq!(found.offer.as_ref().unwrap().1.name, "fits");
+        assert_eq!(found.offer.as_ref().unwrap().name, "fits");
         assert_eq!((codes(&found), found.waits), (vec!["too_small", "not_cheaper"], false));
     }
 
     #[test]
     fn a_job_that_must_wait_is_told_what_it_will_get() {
         let found = placed(&[offer("busy", 4000, 0, 0)]);
-        assert_eq!((found.offer.as_ref().unwrap().1.name.as_str(), found.waits), ("busy", true));
+        assert_eq!((found.offer.as_ref().unwrap().name.as_str(), found.waits), ("busy", true));
         assert_eq!(codes(&found), ["no_slot"]);
         let none = placed(&[offer("small", 100, 1, 0)]);
         assert!(none.offer.is_none() && none.plan.is_none() && !none.waits);

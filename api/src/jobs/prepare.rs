@@ -11,7 +11,7 @@ use crate::{
     app::App,
     error::ApiError,
     files::preview::no_dataset,
-    http::path_id::shown,
+    http::path_id::truncated,
     jobs::starting_point,
     wire::{job::NewJob, money::micro_usd},
 };
@@ -92,7 +92,7 @@ async fn dataset(
     let missing = || ApiError::Invalid {
         param: Some(field.into()),
         code: "file_not_found",
-        message: format!("Invalid '{field}': there is no file '{}'.", shown(text)),
+        message: format!("Invalid '{field}': there is no file '{}'.", truncated(text)),
     };
     let id: FileId = text.parse().map_err(|_| missing())?;
     let file = match file::lock_for_job(tx, holder.project_id, id).await {

@@ -1,9 +1,8 @@
 //! The result file of a succeeded job, in the transaction that publishes its adapter: a reader that sees the job as
 //! succeeded also sees the file.
 
-use attune_domain::{bytes::Bytes, id::JobId, job::JobState};
+use attune_domain::{bytes::Bytes, digest::hex, id::JobId, job::JobState};
 use attune_store::{
-    adapters::base_model::hex,
     files::{blob, objects::blob_key},
     jobs::job,
     runs::results,

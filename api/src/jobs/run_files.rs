@@ -1,9 +1,11 @@
 //! The files that a run writes to the object store: the keys that it may write to, and the proof that it has the
 //! content that it names.
 
-use attune_domain::run::{Blob, BlobGrant, RunEvent};
+use attune_domain::{
+    digest::hex,
+    run::{Blob, BlobGrant, RunEvent},
+};
 use attune_store::{
-    adapters::base_model::hex,
     error::StoreError,
     files::objects::blob_key,
     runs::{

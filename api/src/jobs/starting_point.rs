@@ -12,7 +12,7 @@ use attune_store::{
 };
 use sqlx::PgConnection;
 
-use crate::{error::ApiError, http::path_id::shown, wire::job::NewJob};
+use crate::{error::ApiError, http::path_id::truncated, wire::job::NewJob};
 
 /// A base model, and an adapter of it.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub async fn find(tx: &mut PgConnection, project: ProjectId, new: &NewJob) -> Re
 }
 
 fn missing(named: &str) -> ApiError {
-    let shown = shown(named);
+    let shown = truncated(named);
     ApiError::Invalid {
         param: Some("continue_from".into()),
         code: "adapter_not_found",

@@ -3,7 +3,7 @@
 //! The first request claims the key and runs in a task of its own, so that a caller that disconnects does not interrupt
 //! it. Its response is stored for 24 hours. A repetition that arrives before it is stored is refused with
 //! `Retry-After`; a later one gets the stored response. A request that failed frees its key. The transaction of the
-//! change records that the change was made ([`crate::middleware::preconditions`]), so a crash in between leads to the
+//! change records that the change was made ([`crate::middleware::conditions`]), so a crash in between leads to the
 //! error that the response is lost, never to a second change.
 //!
 //! A response that contains a secret is stored encrypted under the bearer token of the request, of which the database
@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use attune_process::error_chain::chain;
 use attune_store::{
     db::{self, Tenant},
     error::StoreError,
@@ -39,7 +40,7 @@ use crate::{
         bearer::bearer,
         caller::{Administrator, Caller},
     },
-    error::{ApiError, chain},
+    error::ApiError,
     http::request_context,
     middleware::fingerprint::Print,
 };
@@ -91,8 +92,8 @@ async fn take(app: &App, key: &HeaderValue, request: Request, next: Next) -> Res
     match found {
         Found::Free(claim) => {
             let first = First { pool: app.db.clone(), claim, print, seal };
-            let first = request_context::carry(first.go_on(request, next));
-            tokio::spawn(first.instrument(tracing::Span::current())).await.map_err(ApiError::internal)
+            let first = first.go_on(request, next).instrument(tracing::Span::current());
+            request_context::spawn(first).await.map_err(ApiError::internal)
         }
         Found::Held => Err(ApiError::IdempotencyKeyHeld { retry_after_seconds: COME_BACK }),
         Found::Lost => Err(ApiError::IdempotencyAnswerLost),

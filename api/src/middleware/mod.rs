@@ -1,5 +1,7 @@
 //! The middleware of users' requests: rate limits, preconditions, idempotency.
 
+/// The conditions of a request, and their check in the transaction of its change.
+pub mod conditions;
 /// The digest by which a repeated request is recognized.
 pub mod fingerprint;
 /// Idempotent requests.

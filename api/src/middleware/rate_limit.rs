@@ -9,36 +9,13 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use uuid::Uuid;
 
 use crate::{
     app::App,
     auth::caller::Caller,
-    middleware::rate_limiter::{RateLimiter, RateStatus},
+    http::request_context::RequestContext,
+    middleware::rate_limiter::{Allowance, RateStatus},
 };
-
-tokio::task_local! {
-    static ALLOWANCE: Allowance;
-}
-
-/// The allowance that the tokens of a request's answers are charged to.
-#[derive(Debug, Clone)]
-pub struct Allowance {
-    limiter: Arc<RateLimiter>,
-    key: Uuid,
-}
-
-impl Allowance {
-    /// Returns the allowance of the current request; `None` if the request is not limited.
-    pub fn of_request() -> Option<Self> {
-        ALLOWANCE.try_with(Clone::clone).ok()
-    }
-
-    /// Charges tokens to the key's allowance.
-    pub fn charge(&self, tokens: u64) {
-        self.limiter.charge(self.key, tokens);
-    }
-}
 
 /// Counts a request, refuses it if its key has used up its allowance, and reports in the response what is left.
 pub async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
@@ -50,22 +27,23 @@ pub async fn limit(State(app): State<App>, request: Request, next: Next) -> Resp
     let Some(key) = key else { return next.run(request).await };
     match app.rate_limiter.admit(key, Instant::now()) {
         Ok(statuses) => {
-            let allowance = Allowance { limiter: Arc::clone(&app.rate_limiter), key };
-            let mut response = ALLOWANCE.scope(allowance, next.run(request)).await;
-            tell(response.headers_mut(), &statuses);
+            let allowance = Allowance::new(Arc::clone(&app.rate_limiter), key);
+            let context = RequestContext::current().with_allowance(allowance);
+            let mut response = context.run(next.run(request)).await;
+            set_headers(response.headers_mut(), &statuses);
             response
         }
         Err(refused) => {
             let statuses = app.rate_limiter.statuses(key, Instant::now());
             let mut response = refused.into_response();
-            tell(response.headers_mut(), &statuses);
+            set_headers(response.headers_mut(), &statuses);
             response
         }
     }
 }
 
 /// Adds OpenAI's headers. Source: OpenAI's guide to rate limits, "Rate limits in headers".
-fn tell(headers: &mut HeaderMap, statuses: &[RateStatus]) {
+fn set_headers(headers: &mut HeaderMap, statuses: &[RateStatus]) {
     for status in statuses {
         let name = status.kind.name();
         let full_in = duration(status.seconds_until(f64::from(status.limit)));
@@ -103,7 +81,7 @@ mod tests {
     #[test]
     fn the_headers_are_openais() {
         let mut headers = HeaderMap::new();
-        tell(&mut headers, &[RateStatus { kind: LimitKind::Tokens, limit: 600, left: 590.5 }]);
+        set_headers(&mut headers, &[RateStatus { kind: LimitKind::Tokens, limit: 600, left: 590.5 }]);
         assert_eq!(headers["x-ratelimit-limit-tokens"], "600");
         assert_eq!(headers["x-ratelimit-remaining-tokens"], "590");
         assert_eq!(headers["x-ratelimit-reset-tokens"], "950ms");

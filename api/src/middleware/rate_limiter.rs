@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -63,6 +63,25 @@ struct Buckets {
     tokens: Bucket,
 }
 
+/// The allowance that the tokens of a request's answers are charged to.
+#[derive(Debug, Clone)]
+pub struct Allowance {
+    limiter: Arc<RateLimiter>,
+    key: Uuid,
+}
+
+impl Allowance {
+    /// Creates the allowance of a key.
+    pub fn new(limiter: Arc<RateLimiter>, key: Uuid) -> Self {
+        Self { limiter, key }
+    }
+
+    /// Charges tokens to the key's allowance.
+    pub fn charge(&self, tokens: u64) {
+        self.limiter.charge(self.key, tokens);
+    }
+}
+
 /// The buckets of all keys.
 #[derive(Debug)]
 pub struct RateLimiter {
@@ -106,7 +125,7 @@ impl RateLimiter {
     }
 
     /// Takes the tokens of an answer.
-    pub fn charge(&self, key: Uuid, tokens: u64) {
+    fn charge(&self, key: Uuid, tokens: u64) {
         if self.limits.tokens_per_minute > 0 {
             let mut keys = self.keys();
             self.filled(&mut keys, key, Instant::now()).tokens.left -= tokens as f64;

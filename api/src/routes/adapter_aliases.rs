@@ -22,7 +22,7 @@ use crate::{
     http::{
         json_body::Body,
         pagination::{List, Params},
-        path_id::shown,
+        path_id::truncated,
     },
     routes::adapters::find,
     wire::{
@@ -170,7 +170,7 @@ async fn version(
 ) -> Result<AdapterVersion, ApiError> {
     let is_number = !given.is_empty() && given.bytes().all(|b| b.is_ascii_digit());
     let reference = if is_number { format!("{adapter}@{given}") } else { given.to_owned() };
-    let shown = shown(given);
+    let shown = truncated(given);
     match adapter::lock(tx, project, &reference).await {
         Ok(version) if version.adapter == adapter => Ok(version),
         Ok(version) => {
@@ -196,7 +196,7 @@ fn check_name(alias: &str) -> Result<(), ApiError> {
     if fits {
         return Ok(());
     }
-    let shown = shown(alias);
+    let shown = truncated(alias);
     let allowed = "it must be a lower-case letter, then at most 31 of a-z, 0-9, '_' and '-'";
     let message = format!("Invalid 'alias': '{shown}'; {allowed}.");
     Err(ApiError::invalid("alias", message))

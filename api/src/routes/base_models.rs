@@ -1,6 +1,6 @@
 //! Base models: the files of a Hugging Face folder are uploaded one by one, then a base model is created from them.
 
-use attune_domain::{bytes::Bytes, id::ProjectId, run::Blob};
+use attune_domain::{bytes::Bytes, digest::is_sha256, id::ProjectId, run::Blob};
 use attune_store::{
     adapters::base_model::{self, BaseModel, INSTALLATION_NAME_KEY, NAME_KEY, Uses},
     db::{self, Tx},
@@ -21,10 +21,7 @@ use crate::{
     auth::caller::Caller,
     base_import,
     error::{ApiError, ErrorBody},
-    files::{
-        staging::{Incoming, is_sha256},
-        storage,
-    },
+    files::{staging::Incoming, storage},
     http::{
         json_body::Body,
         pagination::{List, Params},

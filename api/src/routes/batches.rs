@@ -25,7 +25,7 @@ use crate::{
     http::{
         json_body::Body,
         pagination::{List, Params},
-        path_id::{named, shown},
+        path_id::{parse_id, truncated},
     },
     wire::batch::{BatchView, NewBatch},
 };
@@ -61,7 +61,7 @@ pub async fn create(
 /// Returns the input file of a batch, locked against deletion until the transaction ends.
 async fn input(tx: &mut PgConnection, project: attune_domain::id::ProjectId, named: &str) -> Result<FileId, ApiError> {
     const PARAM: &str = "input_file_id";
-    let shown = shown(named);
+    let shown = truncated(named);
     let missing = || ApiError::Invalid {
         param: Some(PARAM.into()),
         code: "file_not_found",
@@ -110,7 +110,7 @@ pub async fn retrieve(
     Path(id): Path<String>,
 ) -> Result<Json<BatchView>, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
-    let found = batch::get(&mut db, holder.project_id, named(&id)?).await;
+    let found = batch::get(&mut db, holder.project_id, parse_id(&id)?).await;
     Ok(Json(found.map_err(ApiError::on_read(id))?.into()))
 }
 
@@ -127,7 +127,7 @@ pub async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<BatchView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
-    let cancelled = match batch::cancel(&mut tx, holder.project_id, named(&id)?).await {
+    let cancelled = match batch::cancel(&mut tx, holder.project_id, parse_id(&id)?).await {
         Err(StoreError::Batch(step)) => return Err(ended(step.from)),
         cancelled => cancelled.map_err(ApiError::on_read(id))?,
     };

@@ -144,7 +144,7 @@ pub(super) struct Last(pub(super) bool);
 fn said(heading: &Heading, generation: &Generation, next: Result<Next, ApiError>) -> (Vec<Event>, Last) {
     match next {
         Ok(Next::Piece { choice, text, tokens }) => (vec![data(&heading.piece(choice, text, tokens))], Last(false)),
-        Ok(Next::Called { choice, call, id, name }) => {
+        Ok(Next::ToolCallStart { choice, call, id, name }) => {
             (vec![data(&heading.called(choice, call, id, name))], Last(false))
         }
         Ok(Next::Arguments { choice, call, text }) => (vec![data(&heading.arguments(choice, call, text))], Last(false)),

@@ -18,7 +18,7 @@ use crate::{
     http::{
         json_body::Body,
         pagination::{List, Params},
-        path_id::shown,
+        path_id::truncated,
     },
     wire::checkpoint_permission::{NewPermissions, PermissionDeleted, PermissionView},
 };
@@ -100,7 +100,7 @@ pub async fn delete(
     Caller(holder): Caller,
     Path((name, id)): Path<(String, String)>,
 ) -> Result<Json<PermissionDeleted>, ApiError> {
-    let missing = || ApiError::NotFound { noun: "checkpoint permission", name: shown(&id) };
+    let missing = || ApiError::NotFound { noun: "checkpoint permission", name: truncated(&id) };
     let permission: CheckpointPermissionId = id.parse().map_err(|_| missing())?;
     let mut tx = app.tenant(holder.project_id).await?;
     let revoked = checkpoint_permission::revoke(&mut tx, holder.project_id, &name, permission).await;
@@ -129,7 +129,7 @@ fn projects(named: &[String]) -> Result<Vec<ProjectId>, ApiError> {
 }
 
 fn no_project(id: &str) -> ApiError {
-    let shown = shown(id);
+    let shown = truncated(id);
     ApiError::invalid("project_ids", format!("Invalid 'project_ids': the organization has no project '{shown}'."))
 }
 

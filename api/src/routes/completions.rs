@@ -221,7 +221,7 @@ impl Streaming {
                 (vec![data(&self.heading.last(index, finish_reason))], Last(false))
             }
             // Only chat completions have tools.
-            Ok(Next::Called { .. } | Next::Arguments { .. }) => (Vec::new(), Last(false)),
+            Ok(Next::ToolCallStart { .. } | Next::Arguments { .. }) => (Vec::new(), Last(false)),
             Ok(Next::Done { completion_tokens }) => {
                 self.usage = self.usage.plus(completion_tokens);
                 self.open -= 1;
@@ -265,7 +265,7 @@ fn events(mut streaming: Streaming) -> impl Stream<Item = Result<Event, Infallib
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::serve::Scored;
+    use attune_domain::serve::TokenLogprob;
 
     use super::*;
 
@@ -273,7 +273,7 @@ mod tests {
     fn the_best_answers_have_the_highest_log_probability_per_token() {
         let answer = |text: &str, logprobs: &[f64]| Answer {
             text: text.into(),
-            tokens: logprobs.iter().map(|p| Scored { bytes: vec![], logprob: Some(*p), top: vec![] }).collect(),
+            tokens: logprobs.iter().map(|p| TokenLogprob { bytes: vec![], logprob: Some(*p), top: vec![] }).collect(),
             calls: vec![],
             finish_reason: None,
         };

@@ -25,7 +25,7 @@ use crate::{
         download,
         json_body::Body,
         pagination::{List, Params},
-        path_id::named,
+        path_id::parse_id,
     },
     wire::{
         file::{Deleted, FileForm, FileView},
@@ -82,7 +82,7 @@ pub async fn retrieve(
     Path(id): Path<String>,
 ) -> Result<Json<FileView>, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
-    let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let file = file::get(&mut db, holder.project_id, parse_id(&id)?).await.map_err(ApiError::on_read(id))?;
     Ok(Json(file.into()))
 }
 
@@ -99,7 +99,7 @@ pub async fn content(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
-    let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let file = file::get(&mut db, holder.project_id, parse_id(&id)?).await.map_err(ApiError::on_read(id))?;
     drop(db);
     download::answer(&app.objects, &blob_key(&file.sha256), &file.filename, file.bytes).await
 }
@@ -119,7 +119,7 @@ pub async fn preview(
     Body(asked): Body<NewPreview>,
 ) -> Result<Json<Preview>, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
-    let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let file = file::get(&mut db, holder.project_id, parse_id(&id)?).await.map_err(ApiError::on_read(id))?;
     drop(db);
     preview::show(&app, holder.project_id, file, asked).await.map(Json)
 }
@@ -146,7 +146,7 @@ pub async fn report(
 ) -> Result<Json<ReportView>, ApiError> {
     let asked = Asked::from_query(query)?;
     let mut db = app.tenant(holder.project_id).await?;
-    let file = file::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let file = file::get(&mut db, holder.project_id, parse_id(&id)?).await.map_err(ApiError::on_read(id))?;
     drop(db);
     report::make(&app, holder.project_id, file, asked).await.map(Json)
 }
@@ -163,7 +163,7 @@ pub async fn delete(
     Path(id): Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
-    let needed = file::delete(&mut tx, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(&id))?;
+    let needed = file::delete(&mut tx, holder.project_id, parse_id(&id)?).await.map_err(ApiError::on_read(&id))?;
     if let Some(job) = needed {
         return Err(ApiError::Conflict(format!("The job {job} needs this file; cancel the job first, or let it end.")));
     }

@@ -1,6 +1,6 @@
 //! A job's events: as a list, newest first, or as a stream of new events, which ends after the job does.
 //!
-//! A stream queries the rows once a second, so its cost is bounded: one index lookup, and at most [`MOST_STREAMS`]
+//! A stream queries the rows once a second, so its cost is bounded: one index lookup, and at most `MOST_STREAMS`
 //! streams. Each event carries its ID; a client that reconnects with the last ID it received (`Last-Event-ID`) misses
 //! no event and receives none twice, since sequence numbers are assigned in order (`job_event.sequence`).
 
@@ -33,7 +33,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     http::{
         pagination::{List, Params},
-        path_id::named,
+        path_id::parse_id,
     },
     wire::{job_view::JobEventView, query::ServerSentEvent},
 };
@@ -85,7 +85,7 @@ pub async fn events(
         after = Some(last);
     }
     let mut db = app.tenant(holder.project_id).await?;
-    let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let job = job::get(&mut db, holder.project_id, parse_id(&id)?).await.map_err(ApiError::on_read(id))?;
     let place = place(&mut db, (holder.project_id, job.job_id), after).await?;
     if is_stream {
         drop(db);
@@ -142,7 +142,7 @@ fn stream(mut watched: Watched) -> Result<Response, ApiError> {
             () = outbox.closed() => {}
             // The client reconnects, to this process or another, with the last event ID that it has.
             () = stopping.cancelled() => {}
-            told = watched.tell(&outbox) => if let Err(error) = told { error.log() },
+            told = watched.send_events(&outbox) => if let Err(error) = told { error.log() },
         }
     });
     let alive = KeepAlive::new().interval(HEARTBEAT).text("nothing new");
@@ -151,7 +151,7 @@ fn stream(mut watched: Watched) -> Result<Response, ApiError> {
 
 impl Watched {
     /// Sends past and new events, until the job has ended and all of them were sent.
-    async fn tell(&mut self, outbox: &mpsc::Sender<Result<Event, Infallible>>) -> Result<(), ApiError> {
+    async fn send_events(&mut self, outbox: &mpsc::Sender<Result<Event, Infallible>>) -> Result<(), ApiError> {
         loop {
             let (has_ended, part) = self.look().await?;
             let is_all = part.len() < PART as usize;

@@ -6,7 +6,7 @@ use attune_store::{
     jobs::{
         checkpoint, job,
         job_event::{self, Level},
-        pausing, unfinished,
+        job_pause, unfinished,
     },
     tenancy::money,
 };
@@ -25,7 +25,7 @@ use crate::{
     http::{
         json_body::Body,
         pagination::{List, Params},
-        path_id::named,
+        path_id::parse_id,
     },
     jobs::{estimate, prepare},
     wire::{
@@ -111,7 +111,7 @@ pub async fn retrieve(
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
-    let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let job = job::get(&mut db, holder.project_id, parse_id(&id)?).await.map_err(ApiError::on_read(id))?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 
@@ -130,7 +130,7 @@ pub async fn update(
 ) -> Result<Json<JobView>, ApiError> {
     let most = change.compute.checked()?;
     let mut tx = app.tenant(holder.project_id).await?;
-    let job = money::set_price_cap(&mut tx, holder.project_id, named(&id)?, most).await;
+    let job = money::set_price_cap(&mut tx, holder.project_id, parse_id(&id)?, most).await;
     let job = job.map_err(cannot("changed", &id))?;
     tx.commit().await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
@@ -149,7 +149,7 @@ pub async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
-    let job = job::cancel(&mut tx, holder.project_id, named(&id)?).await.map_err(cannot("cancelled", &id))?;
+    let job = job::cancel(&mut tx, holder.project_id, parse_id(&id)?).await.map_err(cannot("cancelled", &id))?;
     tx.commit().await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
@@ -167,7 +167,7 @@ pub async fn pause(
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
-    let job = pausing::pause(&mut tx, holder.project_id, named(&id)?).await.map_err(cannot("paused", &id))?;
+    let job = job_pause::pause(&mut tx, holder.project_id, parse_id(&id)?).await.map_err(cannot("paused", &id))?;
     tx.commit().await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
@@ -185,7 +185,7 @@ pub async fn resume(
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
-    let job = pausing::resume(&mut tx, holder.project_id, named(&id)?).await.map_err(cannot("resumed", &id))?;
+    let job = job_pause::resume(&mut tx, holder.project_id, parse_id(&id)?).await.map_err(cannot("resumed", &id))?;
     tx.commit().await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
@@ -228,7 +228,7 @@ pub async fn checkpoints(
     let (after, limit) = (query.after::<attune_domain::id::Checkpoint>()?, query.limit(10, 100)?);
     query.done()?;
     let mut db = app.tenant(holder.project_id).await?;
-    let job = job::get(&mut db, holder.project_id, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let job = job::get(&mut db, holder.project_id, parse_id(&id)?).await.map_err(ApiError::on_read(id))?;
     let kept = checkpoint::list(&mut db, holder.project_id, job.job_id).await?;
     let behind = kept.iter().filter(|c| after.is_none_or(|after| c.checkpoint_id < after));
     let accuracies = checkpoint::accuracies(&mut db, job.job_id, &kept).await?;

@@ -1,13 +1,16 @@
 //! Endpoints that serving processes call: their spec, and their status reports. See `domain::serve`.
 
 use attune_domain::serve::{ReplicaReply, ReplicaReport, ServeSpec};
-use attune_store::replica;
+use attune_store::replica::{self, Replica};
 use axum::{Json, extract::State};
 
-use crate::{app::App, auth::caller::ReplicaCaller, error::ApiError, http::json_body::Body};
+use crate::{app::App, auth::caller::TokenHolder, error::ApiError, http::json_body::Body};
 
 /// Returns the replica's spec, with newly presigned URLs.
-pub async fn spec(State(app): State<App>, ReplicaCaller(replica): ReplicaCaller) -> Result<Json<ServeSpec>, ApiError> {
+pub async fn spec(
+    State(app): State<App>,
+    TokenHolder(replica): TokenHolder<Replica>,
+) -> Result<Json<ServeSpec>, ApiError> {
     let mut db = app.platform().await?;
     Ok(Json(replica::spec(&mut db, &app.objects, &replica).await?))
 }
@@ -15,7 +18,7 @@ pub async fn spec(State(app): State<App>, ReplicaCaller(replica): ReplicaCaller)
 /// Records a status report of the replica.
 pub async fn reports(
     State(app): State<App>,
-    ReplicaCaller(replica): ReplicaCaller,
+    TokenHolder(replica): TokenHolder<Replica>,
     Body(said): Body<ReplicaReport>,
 ) -> Result<Json<ReplicaReply>, ApiError> {
     let mut tx = app.platform().await?;

@@ -1,6 +1,9 @@
 //! Endpoints that trainers call: their spec, upload URLs for blobs, and their reports. See `domain::run`.
 
-use attune_domain::run::{BlobGrant, BlobsWanted, Reply, Report, RunEvent, RunSpec};
+use attune_domain::{
+    digest::is_sha256,
+    run::{BlobGrant, BlobsWanted, Reply, Report, RunEvent, RunSpec},
+};
 use attune_store::runs::{
     report,
     run::{Run, RunState},
@@ -10,9 +13,8 @@ use axum::{Json, extract::State};
 
 use crate::{
     app::App,
-    auth::caller::RunCaller,
+    auth::caller::TokenHolder,
     error::ApiError,
-    files::staging::is_sha256,
     http::json_body::Body,
     jobs::{results, run_files},
 };
@@ -21,7 +23,7 @@ use crate::{
 const MOST_BLOBS: usize = 1000;
 
 /// Returns the run's spec, with newly presigned URLs.
-pub async fn spec(State(app): State<App>, RunCaller(run): RunCaller) -> Result<Json<RunSpec>, ApiError> {
+pub async fn spec(State(app): State<App>, TokenHolder(run): TokenHolder<Run>) -> Result<Json<RunSpec>, ApiError> {
     check_alive(&run)?;
     let mut db = app.platform().await?;
     Ok(Json(run_spec::get(&mut db, &app.objects, &run).await?))
@@ -30,7 +32,7 @@ pub async fn spec(State(app): State<App>, RunCaller(run): RunCaller) -> Result<J
 /// Returns presigned URLs for uploading blobs.
 pub async fn blobs(
     State(app): State<App>,
-    RunCaller(run): RunCaller,
+    TokenHolder(run): TokenHolder<Run>,
     Body(wanted): Body<BlobsWanted>,
 ) -> Result<Json<Vec<BlobGrant>>, ApiError> {
     check_alive(&run)?;
@@ -46,7 +48,7 @@ pub async fn blobs(
 /// Applies the run's report: all of it, or nothing.
 pub async fn reports(
     State(app): State<App>,
-    RunCaller(run): RunCaller,
+    TokenHolder(run): TokenHolder<Run>,
     Body(said): Body<Report>,
 ) -> Result<Json<Reply>, ApiError> {
     if said.run_lease == run.run_lease {

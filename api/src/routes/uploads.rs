@@ -29,9 +29,9 @@ use crate::{
     },
     http::{
         json_body::Body,
-        path_id::{named, shown},
+        path_id::{parse_id, truncated},
+        request_context,
     },
-    middleware::preconditions,
     wire::upload::{Completion, NewUpload, PartForm, PartView, UploadView},
 };
 
@@ -86,7 +86,7 @@ pub async fn retrieve(
     Caller(holder): Caller,
     Path(id): Path<String>,
 ) -> Result<Json<UploadView>, ApiError> {
-    let upload_id = named(&id)?;
+    let upload_id = parse_id(&id)?;
     let mut tx = app.tenant(holder.project_id).await?;
     view(&mut tx, holder.project_id, upload_id, &id).await
 }
@@ -118,7 +118,7 @@ pub async fn add_part(
     Path(id): Path<String>,
     mut form: Form,
 ) -> Result<Json<PartView>, ApiError> {
-    let upload_id = named(&id)?;
+    let upload_id = parse_id(&id)?;
     let mut tx = app.tenant(holder.project_id).await?;
     open(&mut tx, &app, (&holder.project_id, upload_id), &id, 0).await?;
     drop(tx);
@@ -147,7 +147,7 @@ pub async fn complete(
     Path(id): Path<String>,
     Body(asked): Body<Completion>,
 ) -> Result<Json<UploadView>, ApiError> {
-    let (project, upload_id) = (holder.project_id, named(&id)?);
+    let (project, upload_id) = (holder.project_id, parse_id(&id)?);
     let mut tx = app.preparing(project).await?;
     let upload = upload::lock(&mut tx, project, upload_id).await.map_err(ApiError::on_read(&id))?;
     if upload.status != UploadStatus::Completed {
@@ -158,7 +158,7 @@ pub async fn complete(
         tx.commit().await?;
         // Continues even if the client disconnects.
         let join = assemble_upload::join(app.clone(), project, Join { upload, claim, parts, md5 });
-        tokio::spawn(preconditions::carry(join)).await.map_err(ApiError::internal)??;
+        request_context::spawn(join).await.map_err(ApiError::internal)??;
         tx = app.beside(project).await?;
     }
     view(&mut tx, project, upload_id, &id).await
@@ -175,7 +175,7 @@ pub async fn cancel(
     Caller(holder): Caller,
     Path(id): Path<String>,
 ) -> Result<Json<UploadView>, ApiError> {
-    let upload_id = named(&id)?;
+    let upload_id = parse_id(&id)?;
     let mut tx = app.tenant(holder.project_id).await?;
     let mut upload = upload::lock(&mut tx, holder.project_id, upload_id).await.map_err(ApiError::on_read(&id))?;
     if upload.status != UploadStatus::Cancelled {
@@ -234,7 +234,7 @@ fn chosen(upload: &Upload, parts: Vec<Part>, ids: &[String]) -> Result<Vec<Part>
     let mut chosen = Vec::with_capacity(ids.len().min(MOST_PARTS));
     for (i, text) in ids.iter().enumerate() {
         let part = text.parse().ok().and_then(|id| known.remove(&id)).ok_or_else(|| {
-            let (param, shown) = (format!("part_ids[{i}]"), shown(text));
+            let (param, shown) = (format!("part_ids[{i}]"), truncated(text));
             let message = format!("Invalid '{param}': '{shown}' is not a part of this upload, or is given twice.");
             ApiError::invalid(param, message)
         })?;
@@ -255,6 +255,6 @@ fn checked_md5(given: &str) -> Result<String, ApiError> {
     if given.len() == 32 && given.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(given.to_ascii_lowercase());
     }
-    let shown = shown(given);
+    let shown = truncated(given);
     Err(ApiError::invalid("md5", format!("Invalid 'md5': '{shown}' is not 32 hex digits.")))
 }

@@ -14,7 +14,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     http::{
         pagination::{List, Params},
-        path_id::named,
+        path_id::parse_id,
     },
     wire::webhook::WebhookDeliveryView,
 };
@@ -62,7 +62,7 @@ pub async fn retrieve(
 ) -> Result<Json<WebhookDeliveryView>, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
     let endpoint = webhooks::find(&mut db, holder.project_id, &endpoint).await?.webhook_endpoint_id;
-    let found = webhook_delivery::get(&mut db, holder.project_id, endpoint, named(&id)?).await;
+    let found = webhook_delivery::get(&mut db, holder.project_id, endpoint, parse_id(&id)?).await;
     Ok(Json(found.map_err(ApiError::on_read(id))?.into()))
 }
 
@@ -82,8 +82,9 @@ pub async fn replay(
     let mut tx = app.tenant(holder.project_id).await?;
     let endpoint = webhooks::enabled(webhooks::find(&mut tx, holder.project_id, &endpoint).await?)?;
     let of = endpoint.webhook_endpoint_id;
-    let delivery =
-        webhook_delivery::replay(&mut tx, holder.project_id, of, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let delivery = webhook_delivery::replay(&mut tx, holder.project_id, of, parse_id(&id)?)
+        .await
+        .map_err(ApiError::on_read(id))?;
     tx.commit().await?;
     Ok(Json(delivery.into()))
 }

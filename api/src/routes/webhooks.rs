@@ -18,7 +18,7 @@ use crate::{
     http::{
         json_body::Body,
         pagination::{List, Params},
-        path_id::named,
+        path_id::parse_id,
     },
     wire::{
         file::Deleted,
@@ -101,7 +101,7 @@ pub async fn update(
     let url = change.url.as_deref().map(|url| app.webhooks.url(url)).transpose()?;
     let change = change.check(url)?;
     let mut tx = app.tenant(holder.project_id).await?;
-    let endpoint = webhook_endpoint::update(&mut tx, holder.project_id, named(&id)?, &change)
+    let endpoint = webhook_endpoint::update(&mut tx, holder.project_id, parse_id(&id)?, &change)
         .await
         .map_err(ApiError::on_read(id))?;
     tx.commit().await?;
@@ -118,7 +118,7 @@ pub async fn delete(
     Path(id): Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
-    let endpoint = named(&id)?;
+    let endpoint = parse_id(&id)?;
     webhook_endpoint::delete(&mut tx, holder.project_id, endpoint).await.map_err(ApiError::on_read(id))?;
     tx.commit().await?;
     Ok(Json(Deleted { id: endpoint.to_string(), object: "webhook_endpoint", deleted: true }))
@@ -140,7 +140,7 @@ pub async fn rotate_secret(
 ) -> Result<Json<WebhookEndpointView>, ApiError> {
     let overlap = rotation.seconds()?;
     let mut tx = app.tenant(holder.project_id).await?;
-    let of = (holder.project_id, named(&id)?);
+    let of = (holder.project_id, parse_id(&id)?);
     let (endpoint, secret) =
         webhook_endpoint::rotate(&mut tx, app.webhooks.key()?, of, overlap).await.map_err(ApiError::on_read(id))?;
     tx.commit().await?;
@@ -171,7 +171,7 @@ pub async fn test(
 /// # Errors
 /// [`ApiError::NotFound`].
 pub(super) async fn find(db: &mut PgConnection, project: ProjectId, id: &str) -> Result<WebhookEndpoint, ApiError> {
-    webhook_endpoint::get(db, project, named(id)?).await.map_err(ApiError::on_read(id))
+    webhook_endpoint::get(db, project, parse_id(id)?).await.map_err(ApiError::on_read(id))
 }
 
 /// Returns the endpoint if it is enabled.

@@ -10,7 +10,7 @@ use attune_store::{
     config::{ObjectStoreConfig, WebhooksConfig},
     db::{self, Tenant},
     files::objects::Objects,
-    mint,
+    ids,
     tenancy::{
         api_key::{self, NewKey},
         member, tenant,
@@ -216,5 +216,5 @@ pub(crate) fn objects_at(endpoint: &str) -> Objects {
 
 /// Returns a well-formed key that was never issued.
 pub(crate) fn unknown_secret() -> String {
-    mint::api_key()
+    ids::api_key()
 }

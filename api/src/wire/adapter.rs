@@ -1,10 +1,9 @@
 //! Adapter versions and their files, for export, and aliases, which can be moved from version to version.
 
-use attune_domain::{manifest, run::Blob, spec::AdapterSpec};
+use attune_domain::{digest::hex, manifest, run::Blob, spec::AdapterSpec};
 use attune_store::adapters::{
     adapter::AdapterVersion,
     adapter_alias::{Alias, Move},
-    base_model::hex,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
@@ -155,13 +154,13 @@ pub struct NewAlias {
     pub version: String,
     /// The version that the alias must currently point to; `null`: the alias must not exist yet. If omitted, the alias
     /// moves unconditionally.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<String>)]
     pub expected: Option<Option<String>>,
 }
 
 /// Deserializes an optional field so that `null` and an omitted field are distinguished.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+fn double_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 

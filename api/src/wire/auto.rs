@@ -1,9 +1,12 @@
 //! `"auto"`, or a number or a boolean, as in OpenAI's hyperparameters. Deserialized by hand, so that an error keeps the
 //! field's path and states the allowed values.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, Unexpected, Visitor},
+};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
@@ -12,162 +15,140 @@ use utoipa::{
     },
 };
 
-/// An integer; `None` is `"auto"`.
+/// A value, or `"auto"`: `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AutoInt(pub Option<i64>);
+pub struct Auto<T>(pub Option<T>);
 
-/// A number; `None` is `"auto"`.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct AutoFloat(pub Option<f64>);
+/// An integer, or `"auto"`.
+pub type AutoInt = Auto<i64>;
 
-/// A boolean; `None` is `"auto"`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AutoBool(pub Option<bool>);
+/// A number, or `"auto"`.
+pub type AutoFloat = Auto<f64>;
 
-impl Serialize for AutoBool {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            None => serializer.serialize_str("auto"),
-            Some(is_on) => serializer.serialize_bool(is_on),
+/// A boolean, or `"auto"`.
+pub type AutoBool = Auto<bool>;
+
+/// A type of which a value may be `"auto"`.
+pub trait AutoValue: Sized + Serialize {
+    /// The name of the schema of [`Auto`] of this type.
+    const SCHEMA: &'static str;
+
+    /// The type in the schema.
+    const TYPE: Type;
+
+    /// The allowed values, as messages name them.
+    const EXPECTED: &'static str;
+
+    /// Converts a JSON value other than a string; returns `None` if it has another type.
+    fn read(value: Unexpected<'_>) -> Option<Self>;
+}
+
+impl AutoValue for i64 {
+    const SCHEMA: &'static str = "AutoInt";
+    const TYPE: Type = Type::Integer;
+    const EXPECTED: &'static str = "\"auto\" or a whole number";
+
+    fn read(value: Unexpected<'_>) -> Option<Self> {
+        match value {
+            Unexpected::Signed(n) => Some(n),
+            Unexpected::Unsigned(n) => Some(Self::try_from(n).unwrap_or(Self::MAX)),
+            _ => None,
         }
     }
 }
 
-impl Serialize for AutoInt {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            None => serializer.serialize_str("auto"),
-            Some(n) => serializer.serialize_i64(n),
+impl AutoValue for f64 {
+    const SCHEMA: &'static str = "AutoFloat";
+    const TYPE: Type = Type::Number;
+    const EXPECTED: &'static str = "\"auto\" or a number";
+
+    fn read(value: Unexpected<'_>) -> Option<Self> {
+        match value {
+            Unexpected::Signed(n) => Some(n as Self),
+            Unexpected::Unsigned(n) => Some(n as Self),
+            Unexpected::Float(n) => Some(n),
+            _ => None,
         }
     }
 }
 
-impl Serialize for AutoFloat {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            None => serializer.serialize_str("auto"),
-            Some(n) => serializer.serialize_f64(n),
+impl AutoValue for bool {
+    const SCHEMA: &'static str = "AutoBool";
+    const TYPE: Type = Type::Boolean;
+    const EXPECTED: &'static str = "\"auto\", true or false";
+
+    fn read(value: Unexpected<'_>) -> Option<Self> {
+        match value {
+            Unexpected::Bool(is_on) => Some(is_on),
+            _ => None,
         }
     }
 }
 
-struct IntVisitor;
+impl<T: AutoValue> Serialize for Auto<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            None => serializer.serialize_str("auto"),
+            Some(value) => value.serialize(serializer),
+        }
+    }
+}
 
-impl Visitor<'_> for IntVisitor {
-    type Value = AutoInt;
+struct AutoVisitor<T>(PhantomData<T>);
+
+impl<T: AutoValue> AutoVisitor<T> {
+    fn read<E: Error>(&self, value: Unexpected<'_>) -> Result<Auto<T>, E> {
+        T::read(value).map(|value| Auto(Some(value))).ok_or_else(|| E::invalid_type(value, self))
+    }
+}
+
+impl<T: AutoValue> Visitor<'_> for AutoVisitor<T> {
+    type Value = Auto<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("\"auto\" or a whole number")
+        f.write_str(T::EXPECTED)
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<AutoInt, E> {
-        auto(text, &self).map(|()| AutoInt(None))
+    fn visit_str<E: Error>(self, text: &str) -> Result<Auto<T>, E> {
+        if text == "auto" { Ok(Auto(None)) } else { Err(E::invalid_value(Unexpected::Str(text), &self)) }
     }
 
-    fn visit_i64<E: serde::de::Error>(self, n: i64) -> Result<AutoInt, E> {
-        Ok(AutoInt(Some(n)))
+    fn visit_bool<E: Error>(self, is_on: bool) -> Result<Auto<T>, E> {
+        self.read(Unexpected::Bool(is_on))
     }
 
-    fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<AutoInt, E> {
-        Ok(AutoInt(Some(i64::try_from(n).unwrap_or(i64::MAX))))
-    }
-}
-
-struct FloatVisitor;
-
-impl Visitor<'_> for FloatVisitor {
-    type Value = AutoFloat;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("\"auto\" or a number")
+    fn visit_i64<E: Error>(self, n: i64) -> Result<Auto<T>, E> {
+        self.read(Unexpected::Signed(n))
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<AutoFloat, E> {
-        auto(text, &self).map(|()| AutoFloat(None))
+    fn visit_u64<E: Error>(self, n: u64) -> Result<Auto<T>, E> {
+        self.read(Unexpected::Unsigned(n))
     }
 
-    fn visit_i64<E: serde::de::Error>(self, n: i64) -> Result<AutoFloat, E> {
-        Ok(AutoFloat(Some(n as f64)))
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<AutoFloat, E> {
-        Ok(AutoFloat(Some(n as f64)))
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, n: f64) -> Result<AutoFloat, E> {
-        Ok(AutoFloat(Some(n)))
+    fn visit_f64<E: Error>(self, n: f64) -> Result<Auto<T>, E> {
+        self.read(Unexpected::Float(n))
     }
 }
 
-struct BoolVisitor;
-
-impl Visitor<'_> for BoolVisitor {
-    type Value = AutoBool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("\"auto\", true or false")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<AutoBool, E> {
-        auto(text, &self).map(|()| AutoBool(None))
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, is_on: bool) -> Result<AutoBool, E> {
-        Ok(AutoBool(Some(is_on)))
-    }
-}
-
-fn auto<E: serde::de::Error>(text: &str, wanted: &dyn serde::de::Expected) -> Result<(), E> {
-    if text == "auto" { Ok(()) } else { Err(E::invalid_value(serde::de::Unexpected::Str(text), wanted)) }
-}
-
-impl<'de> Deserialize<'de> for AutoInt {
+impl<'de, T: AutoValue> Deserialize<'de> for Auto<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(IntVisitor)
+        deserializer.deserialize_any(AutoVisitor(PhantomData))
     }
 }
 
-impl<'de> Deserialize<'de> for AutoFloat {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(FloatVisitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for AutoBool {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(BoolVisitor)
-    }
-}
-
-fn auto_or(number: Type) -> RefOr<Schema> {
-    let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["auto"])).build();
-    let number = ObjectBuilder::new().schema_type(number).build();
-    RefOr::T(Schema::OneOf(OneOfBuilder::new().item(word).item(number).build()))
-}
-
-impl PartialSchema for AutoInt {
+impl<T: AutoValue> PartialSchema for Auto<T> {
     fn schema() -> RefOr<Schema> {
-        auto_or(Type::Integer)
+        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["auto"])).build();
+        let value = ObjectBuilder::new().schema_type(T::TYPE).build();
+        RefOr::T(Schema::OneOf(OneOfBuilder::new().item(word).item(value).build()))
     }
 }
 
-impl ToSchema for AutoInt {}
-
-impl PartialSchema for AutoFloat {
-    fn schema() -> RefOr<Schema> {
-        auto_or(Type::Number)
+impl<T: AutoValue> ToSchema for Auto<T> {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed(T::SCHEMA)
     }
 }
-
-impl ToSchema for AutoFloat {}
-
-impl PartialSchema for AutoBool {
-    fn schema() -> RefOr<Schema> {
-        auto_or(Type::Boolean)
-    }
-}
-
-impl ToSchema for AutoBool {}
 
 #[cfg(test)]
 mod tests {
@@ -179,8 +160,12 @@ mod tests {
             let read: AutoInt = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&read).unwrap(), text);
         }
-        let read: AutoFloat = serde_json::from_str("2").unwrap();
-        assert_eq!(read, AutoFloat(Some(2.0)));
+        let most: AutoInt = serde_json::from_str(&u64::MAX.to_string()).unwrap();
+        assert_eq!(most, Auto(Some(i64::MAX)));
+        for (text, value) in [("2", 2.0), ("-2", -2.0), ("2.5", 2.5)] {
+            let read: AutoFloat = serde_json::from_str(text).unwrap();
+            assert_eq!(read, Auto(Some(value)));
+        }
         for text in ["\"auto\"", "true", "false"] {
             let read: AutoBool = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&read).unwrap(), text);
@@ -193,9 +178,18 @@ mod tests {
             let refused = serde_json::from_str::<AutoInt>(text).unwrap_err().to_string();
             assert!(refused.contains("expected \"auto\" or a whole number"), "{text}: {refused}");
         }
+        for text in ["\"many\"", "true", "{}"] {
+            let refused = serde_json::from_str::<AutoFloat>(text).unwrap_err().to_string();
+            assert!(refused.contains("expected \"auto\" or a number"), "{text}: {refused}");
+        }
         for text in ["\"on\"", "1"] {
             let refused = serde_json::from_str::<AutoBool>(text).unwrap_err().to_string();
             assert!(refused.contains("expected \"auto\", true or false"), "{text}: {refused}");
         }
+    }
+
+    #[test]
+    fn each_type_has_a_schema_of_its_own() {
+        assert_eq!([AutoInt::name(), AutoFloat::name(), AutoBool::name()], ["AutoInt", "AutoFloat", "AutoBool"]);
     }
 }

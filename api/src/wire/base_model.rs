@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::adapter::FolderFile;
-use crate::{error::ApiError, http::path_id::shown};
+use crate::{error::ApiError, http::path_id::truncated};
 
 /// The request body for creating a base model from uploaded files.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -42,7 +42,7 @@ impl Owner {
             "project" => Ok(Self::Project),
             "installation" => Ok(Self::Installation),
             other => {
-                let shown = shown(other);
+                let shown = truncated(other);
                 let message = format!("Invalid 'owner': '{shown}'; it must be 'project' or 'installation'.");
                 Err(ApiError::invalid("owner", message))
             }

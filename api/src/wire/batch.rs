@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::metadata;
-use crate::{error::ApiError, files::purpose::ExpiresAfter, http::path_id::shown};
+use crate::{error::ApiError, files::purpose::ExpiresAfter, http::path_id::truncated};
 
 /// The endpoints that a batch's requests may use.
 const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
@@ -39,12 +39,12 @@ impl NewBatch {
     /// [`ApiError::Invalid`], which names the field.
     pub fn check(&self) -> Result<(), ApiError> {
         if !ENDPOINTS.contains(&self.endpoint.as_str()) {
-            let (given, allowed) = (shown(&self.endpoint), ENDPOINTS.join(", "));
+            let (given, allowed) = (truncated(&self.endpoint), ENDPOINTS.join(", "));
             let message = format!("Invalid 'endpoint': '{given}'; allowed: {allowed}.");
             return Err(ApiError::invalid("endpoint", message));
         }
         if self.completion_window != "24h" {
-            let given = shown(&self.completion_window);
+            let given = truncated(&self.completion_window);
             let message = format!("Invalid 'completion_window': '{given}'; the only one is '24h'.");
             return Err(ApiError::invalid("completion_window", message));
         }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use attune_domain::{
     memory::MemoryEstimate,
     offer::{Offer, Refusal},
-    pace::{Band, Pace, Source},
     run::Plan,
+    throughput::{Band, Source, Throughput},
 };
 use attune_store::jobs::job::FileFacts;
 use serde::Serialize;
@@ -138,11 +138,10 @@ pub struct OfferView {
     pub usd_per_hour: f64,
 }
 
-impl OfferView {
-    /// Creates the view of an offer from `provider`.
-    pub fn new(provider: &str, offer: &Offer) -> Self {
+impl From<&Offer> for OfferView {
+    fn from(offer: &Offer) -> Self {
         Self {
-            provider: provider.to_owned(),
+            provider: offer.provider.clone(),
             name: offer.name.clone(),
             memory_bytes: offer.memory.0,
             free_memory_bytes: offer.free().0,
@@ -195,12 +194,12 @@ pub struct PaceView {
 
 impl PaceView {
     /// Creates the view of a throughput that was measured in `runs` runs.
-    pub const fn new(pace: Pace, runs: i64) -> Self {
-        let source = match pace.source {
+    pub const fn new(throughput: Throughput, runs: i64) -> Self {
+        let source = match throughput.source {
             Source::Measured => "measured",
             Source::Assumed => "assumed",
         };
-        Self { tokens_per_second: pace.tokens_per_second, source, runs }
+        Self { tokens_per_second: throughput.tokens_per_second, source, runs }
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     metadata,
     money::{ComputeChange, ComputeFields},
 };
-use crate::{error::ApiError, http::path_id::shown};
+use crate::{error::ApiError, http::path_id::truncated};
 
 /// The maximum length of a suffix, in characters. Source: OpenAI's API reference.
 pub const MAX_SUFFIX_CHARS: usize = 64;
@@ -187,7 +187,7 @@ impl NewJob {
         {
             let message = format!(
                 "Invalid 'suffix': '{}'; it must be 1 to {MAX_SUFFIX_CHARS} characters, with a letter or digit.",
-                shown(given)
+                truncated(given)
             );
             return Err(ApiError::invalid("suffix", message));
         }

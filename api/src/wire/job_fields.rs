@@ -5,7 +5,7 @@ use attune_domain::spec::Requested;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::auto::{AutoBool, AutoFloat, AutoInt};
+use super::auto::{Auto, AutoBool, AutoFloat, AutoInt};
 
 /// The adapter's LoRA configuration, with PEFT's names.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -106,7 +106,7 @@ pub struct TrainerFields {
 impl TrainerFields {
     pub(super) fn lay_into(&self, asked: &mut Requested) {
         asked.learning_rate = self.learning_rate.and_then(|rate| rate.0);
-        asked.learning_rate_auto = self.learning_rate == Some(AutoFloat(None));
+        asked.learning_rate_auto = self.learning_rate == Some(Auto(None));
         asked.schedule.clone_from(&self.schedule);
         asked.num_cycles = self.num_cycles;
         asked.warmup_ratio = self.warmup_ratio;

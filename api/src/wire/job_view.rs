@@ -21,7 +21,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
-    auto::{AutoBool, AutoInt},
+    auto::{Auto, AutoBool, AutoInt},
     money::{ComputeView, JobUsage, usd},
 };
 
@@ -256,8 +256,8 @@ impl From<&TrainSpec> for TrainerView {
             max_length: spec.max_length,
             over_length: spec.over_length,
             train_on_prompt: spec.train_on_prompt || spec.method == Method::ContinuedPretraining,
-            micro_batch_size: AutoInt(spec.micro_batch_size.map(i64::from)),
-            gradient_checkpointing: AutoBool(spec.gradient_checkpointing),
+            micro_batch_size: Auto(spec.micro_batch_size.map(i64::from)),
+            gradient_checkpointing: Auto(spec.gradient_checkpointing),
             checkpoint_every_steps: spec.checkpoint_every_steps,
             eval_every_steps: spec.eval_every_steps,
             early_stopping_patience: spec.early_stopping_patience,

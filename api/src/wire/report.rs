@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use attune_text::{
     report::{Lengths, Outcome, Report},
-    tally::Lines,
+    row_stats::Lines,
 };
 use serde::Serialize;
 use utoipa::ToSchema;

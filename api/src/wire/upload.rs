@@ -5,7 +5,7 @@ use attune_store::files::upload::{Part, Upload};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{error::ApiError, files::purpose::ExpiresAfter, http::path_id::shown, wire::file::FileView};
+use crate::{error::ApiError, files::purpose::ExpiresAfter, http::path_id::truncated, wire::file::FileView};
 
 /// The request body for creating an upload.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -40,7 +40,7 @@ impl NewUpload {
         match essence.split_once('/') {
             Some((kind, subtype)) if self.mime_type.len() <= 255 && plain(kind) && plain(subtype) => Ok(()),
             _ => {
-                let shown = shown(&self.mime_type);
+                let shown = truncated(&self.mime_type);
                 let message = format!("Invalid 'mime_type': '{shown}' is not of the form 'type/subtype'.");
                 Err(ApiError::invalid("mime_type", message))
             }

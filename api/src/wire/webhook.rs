@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{error::ApiError, http::path_id::shown};
+use crate::{error::ApiError, http::path_id::truncated};
 
 /// The maximum length of a description, in characters.
 const MOST_DESCRIPTION: usize = 1024;
@@ -108,7 +108,7 @@ fn check_types(names: &[String]) -> Result<(), ApiError> {
         let param = format!("event_types[{i}]");
         if name != ALL_EVENTS && EventType::from_name(name).is_none() {
             let known: Vec<String> = EventType::all().map(|event| format!("'{event}'")).collect();
-            let given = shown(name);
+            let given = truncated(name);
             let allowed = known.join(", ");
             let message = format!("Invalid '{param}': there is no event type '{given}'; there are '*', {allowed}.");
             return Err(ApiError::invalid(param, message));

@@ -45,7 +45,7 @@ pub(crate) fn find(
 fn in_file(path: &Path, profile: Option<&str>) -> Result<Option<Credentials>> {
     let has_profiles = path.extension().is_some_and(|extension| extension == "toml");
     match profile {
-        Some(name) if has_profiles => Ok(Some(Profiles::read(path)?.named(name)?.clone())),
+        Some(name) if has_profiles => Ok(Some(Profiles::read(path)?.get(name)?.clone())),
         Some(_) => Ok(None),
         None if has_profiles => Ok(Profiles::read(path)?.current().cloned()),
         None => {

@@ -70,7 +70,7 @@ impl Profiles {
     ///
     /// # Errors
     /// [`CliError::Usage`]: no profile has this name.
-    pub(crate) fn named(&self, name: &str) -> Result<&Credentials> {
+    pub(crate) fn get(&self, name: &str) -> Result<&Credentials> {
         let names: Vec<_> = self.profiles.keys().map(String::as_str).collect();
         self.profiles.get(name).ok_or_else(|| {
             let there = if names.is_empty() {
@@ -96,7 +96,7 @@ impl Profiles {
     }
 
     fn known(&self, name: &str) -> Result<()> {
-        self.named(name).map(drop)
+        self.get(name).map(drop)
     }
 }
 
@@ -167,12 +167,12 @@ mod tests {
         run(&path, &ProfileCommand::Use { name: "work".into() }, true).unwrap();
         let read = Profiles::read(&path).unwrap();
         assert_eq!(read.current().unwrap().url, "https://work");
-        assert_eq!(read.named("home").unwrap().url, "https://home");
-        let refused = read.named("none").unwrap_err().to_string();
+        assert_eq!(read.get("home").unwrap().url, "https://home");
+        let refused = read.get("none").unwrap_err().to_string();
         assert!(refused.contains("there are home, work"), "{refused}");
         run(&path, &ProfileCommand::Remove { name: "work".into() }, false).unwrap();
         let read = Profiles::read(&path).unwrap();
-        assert_eq!((read.current(), read.named("work").is_err()), (None, true));
+        assert_eq!((read.current(), read.get("work").is_err()), (None, true));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The SHA-256 of files, in lower-case hex.
 
-use std::{fmt::Write, fs::File, io::Read, path::Path};
+use std::{fs::File, io::Read, path::Path};
 
+use attune_domain::digest::hex;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Doing, Result};
@@ -20,14 +21,6 @@ impl Running {
     pub(crate) fn hex(self) -> String {
         hex(&self.0.finalize())
     }
-}
-
-/// Formats bytes as lower-case hex, two digits per byte.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Computes the SHA-256 of a file; calls `read` with the number of bytes of each read.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use attune_domain::digest::hex;
 use md5::{Digest, Md5};
 use reqwest::{
     Method,
@@ -13,7 +14,6 @@ use tokio::io::AsyncReadExt;
 use crate::{
     connection::client::Client,
     error::{CliError, Doing, Result},
-    files::digest,
     output,
 };
 
@@ -72,7 +72,7 @@ async fn send(client: &Client, id: &str, path: &Path, part_bytes: u64, bar: &ind
         bar.inc(part.len() as u64);
         ids.push(send_part(client, id, part.into()).await?);
     }
-    Ok(json!({"part_ids": ids, "md5": digest::hex(&md5.finalize())}))
+    Ok(json!({"part_ids": ids, "md5": hex(&md5.finalize())}))
 }
 
 /// Uploads a part and returns its ID; retries if the connection fails.

@@ -88,11 +88,11 @@ pub(super) fn make_rows(body: &mut Map<String, Value>, recipe: &Recipe) -> Resul
     if made.left_out > 0 {
         note(&format!("{} rows are left out, as preprocessing requires", made.left_out));
     }
-    body.insert("training_file".into(), shown(&made.training.0));
+    body.insert("training_file".into(), path_value(&made.training.0));
     match validation {
         Some((path, rows)) => {
             note(&format!("{}: {rows} validation rows", path.display()));
-            body.insert("validation_file".into(), shown(&path));
+            body.insert("validation_file".into(), path_value(&path));
         }
         None => {
             let trainer = body.get_mut("trainer").and_then(Value::as_object_mut);
@@ -112,7 +112,7 @@ fn named_table(body: &Map<String, Value>, field: &str) -> Result<Option<PathBuf>
     Ok(Some(path))
 }
 
-fn shown(path: &Path) -> Value {
+fn path_value(path: &Path) -> Value {
     path.display().to_string().into()
 }
 

@@ -34,7 +34,7 @@ fn show(estimate: &Value) -> Result<()> {
         ("trained tokens", trained_tokens(estimate)),
         ("memory", memory(&estimate["memory"])),
         ("machine", machine(estimate)),
-        ("throughput", pace(&estimate["pace"])),
+        ("throughput", throughput(&estimate["pace"])),
         ("time", band(&estimate["duration_seconds"], |seconds| output::duration(seconds.round() as u64))),
         ("price", band(&estimate["price_usd"], |usd| format!("${usd:.2}"))),
     ])?;
@@ -68,9 +68,9 @@ fn machine(estimate: &Value) -> String {
     }
 }
 
-fn pace(pace: &Value) -> String {
-    let Some(tokens) = pace["tokens_per_second"].as_f64() else { return String::new() };
-    match pace["runs"].as_u64() {
+fn throughput(throughput: &Value) -> String {
+    let Some(tokens) = throughput["tokens_per_second"].as_f64() else { return String::new() };
+    match throughput["runs"].as_u64() {
         Some(runs) if runs > 0 => format!("{tokens:.0} tokens/s, measured in {runs} earlier runs"),
         _ => format!("{tokens:.0} tokens/s, assumed: no comparable run was measured yet"),
     }
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_pace_that_was_not_measured_says_so() {
-        assert!(pace(&json!({"tokens_per_second": 165.2, "runs": 0})).contains("165 tokens/s, assumed"));
-        assert!(pace(&json!({"tokens_per_second": 165.2, "runs": 3})).ends_with("in 3 earlier runs"));
+        assert!(throughput(&json!({"tokens_per_second": 165.2, "runs": 0})).contains("165 tokens/s, assumed"));
+        assert!(throughput(&json!({"tokens_per_second": 165.2, "runs": 3})).ends_with("in 3 earlier runs"));
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::output;
 
 /// The number of latest steps from which the step rate is computed.
-const PACE_STEPS: usize = 50;
+const RATE_STEPS: usize = 50;
 
 /// One `metrics` event.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +62,7 @@ impl Story {
 
     /// Estimates the seconds until the last step from the rate of the latest steps; `None` while there is no rate.
     pub(crate) fn seconds_left(&self) -> Option<u64> {
-        let recent = &self.steps[self.steps.len().saturating_sub(PACE_STEPS)..];
+        let recent = &self.steps[self.steps.len().saturating_sub(RATE_STEPS)..];
         let (first, last) = (recent.first()?, recent.last()?);
         let (steps, seconds) = (last.step - first.step, last.at - first.at);
         if steps == 0 || seconds <= 0 {
@@ -79,7 +79,7 @@ impl Story {
         if let Some(valid) = self.steps.iter().rev().find_map(|step| step.valid_loss) {
             parts.push(format!("validation {valid:.4}"));
         }
-        parts.extend(step.tokens_per_second.map(|pace| format!("{pace:.0} tokens/s")));
+        parts.extend(step.tokens_per_second.map(|rate| format!("{rate:.0} tokens/s")));
         parts.extend(self.seconds_left().map(|seconds| format!("{} left", output::duration(seconds))));
         parts.join(", ")
     }

@@ -1,52 +1,28 @@
 //! Parses a `config.json` as the configuration class of its family in transformers does: the same keys, the same
-//! defaults. A key that changes the computation in a way that Attune does not support is refused by name.
-//!
-//! Source: `configuration_llama.py`, `…_mistral.py`, `…_qwen2.py`, `…_qwen3.py` in transformers, 5.23.
+//! defaults. This file has what all classes share; each family's file has the rest. A key that changes the computation
+//! in a way that Attune does not support is refused by name.
 
 use serde_json::{Map, Value};
 
 use super::{
-    Architecture, ArchitectureError, Family,
+    Architecture, ArchitectureError,
     bounds::{
         MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN_SIZE, MAX_INTERMEDIATE_SIZE, MAX_LAYERS, MAX_POSITIONS, MAX_RMS_NORM_EPS,
         MAX_VOCAB_SIZE, MIN_RMS_NORM_EPS,
     },
+    class::Class,
     keys::{Keys, shown},
-    rope,
+    llama, mistral, qwen2, qwen3, rope,
 };
 use crate::text::text_file::model_document;
 
-/// The sliding window of the classes that have one, if a config does not set it.
-const DEFAULT_WINDOW: u64 = 4096;
-
-/// The first layer with a sliding window in Qwen's classes, if a config does not set it.
-const DEFAULT_MAX_WINDOW_LAYERS: u64 = 28;
-
-/// The values of a class for numbers that a config does not set.
-struct Defaults {
-    vocab_size: u64,
-    intermediate_size: u64,
-    max_position_embeddings: u64,
-    /// The number of key and value heads; `None`: as many as query heads.
-    num_key_value_heads: Option<u64>,
-    /// The width of a head; `None`: `hidden_size / num_attention_heads`.
-    head_dim: Option<u64>,
-}
+/// The classes of all families.
+static CLASSES: [Class; 4] = [llama::CLASS, mistral::CLASS, qwen2::CLASS, qwen3::CLASS];
 
 const DEFAULT_HIDDEN_SIZE: u64 = 4096;
 const DEFAULT_LAYERS: u64 = 32;
 const DEFAULT_HEADS: u64 = 32;
 const DEFAULT_RMS_NORM_EPS: f64 = 1e-6;
-
-const fn defaults(family: Family) -> Defaults {
-    let (vocab_size, intermediate_size, max_position_embeddings, num_key_value_heads, head_dim) = match family {
-        Family::Llama => (32_000, 11_008, 2048, None, None),
-        Family::Mistral => (32_000, 14_336, 131_072, Some(8), None),
-        Family::Qwen2 => (151_936, 22_016, 32_768, Some(32), None),
-        Family::Qwen3 => (151_936, 22_016, 32_768, Some(32), Some(128)),
-    };
-    Defaults { vocab_size, intermediate_size, max_position_embeddings, num_key_value_heads, head_dim }
-}
 
 /// Parses the file.
 pub(super) fn read(text: &[u8]) -> Result<Architecture, ArchitectureError> {
@@ -54,9 +30,9 @@ pub(super) fn read(text: &[u8]) -> Result<Architecture, ArchitectureError> {
     let map: Map<String, Value> =
         serde_json::from_slice(text).map_err(|e| ArchitectureError::Unreadable(e.to_string()))?;
     let keys = Keys { path: "", map: &map };
-    let family = family(keys)?;
-    refuse_unsupported(keys, family)?;
-    let default = defaults(family);
+    let class = class(keys)?;
+    refuse_unsupported(keys, class)?;
+    let default = &class.defaults;
     let size = |key, most, default: u64| Ok::<_, ArchitectureError>(keys.whole(key, 1..=most)?.unwrap_or(default));
     let hidden_size = size("hidden_size", MAX_HIDDEN_SIZE, DEFAULT_HIDDEN_SIZE)?;
     let num_attention_heads = size("num_attention_heads", MAX_HEADS, DEFAULT_HEADS)?;
@@ -64,11 +40,10 @@ pub(super) fn read(text: &[u8]) -> Result<Architecture, ArchitectureError> {
     let num_hidden_layers = size("num_hidden_layers", MAX_LAYERS, DEFAULT_LAYERS)?;
     let max_position_embeddings = size("max_position_embeddings", MAX_POSITIONS, default.max_position_embeddings)?;
     let (rope_theta, rope_scaling) = rope::read(keys, max_position_embeddings)?;
-    let (sliding_window, full_attention_layers) = windows(keys, family, num_hidden_layers)?;
-    let attention_bias = keys.truth("attention_bias")?.unwrap_or(false);
+    let layers = (class.layers)(keys, num_hidden_layers)?;
     let eps = keys.real("rms_norm_eps", MIN_RMS_NORM_EPS..=MAX_RMS_NORM_EPS)?;
     consistent(Architecture {
-        family,
+        family: class.family,
         hidden_size,
         intermediate_size: size("intermediate_size", MAX_INTERMEDIATE_SIZE, default.intermediate_size)?,
         num_hidden_layers,
@@ -81,28 +56,22 @@ pub(super) fn read(text: &[u8]) -> Result<Architecture, ArchitectureError> {
         rope_theta,
         rope_scaling,
         tie_word_embeddings: keys.truth("tie_word_embeddings")?.unwrap_or(false),
-        qkv_bias: family == Family::Qwen2 || attention_bias,
-        o_bias: family != Family::Qwen2 && attention_bias,
-        mlp_bias: keys.truth("mlp_bias")?.unwrap_or(false),
-        qk_norm: family == Family::Qwen3,
-        sliding_window,
-        full_attention_layers,
+        layers,
     })
 }
 
-fn family(keys: Keys<'_>) -> Result<Family, ArchitectureError> {
+/// Returns the class that `model_type` names.
+fn class(keys: Keys<'_>) -> Result<&'static Class, ArchitectureError> {
     const KEY: &str = "model_type";
-    Ok(match keys.text(KEY)?.ok_or_else(|| ArchitectureError::Missing(KEY.into()))? {
-        "llama" => Family::Llama,
-        "mistral" => Family::Mistral,
-        "qwen2" => Family::Qwen2,
-        "qwen3" => Family::Qwen3,
-        other => return Err(keys.refuse(KEY, shown(&other.into()), "llama, mistral, qwen2, qwen3")),
+    let name = keys.text(KEY)?.ok_or_else(|| ArchitectureError::Missing(KEY.into()))?;
+    CLASSES.iter().find(|class| class.model_type == name).ok_or_else(|| {
+        let allowed: Vec<&str> = CLASSES.iter().map(|class| class.model_type).collect();
+        keys.refuse(KEY, shown(&name.into()), allowed.join(", "))
     })
 }
 
 /// Refuses keys with a value other than the only supported one.
-fn refuse_unsupported(keys: Keys<'_>, family: Family) -> Result<(), ArchitectureError> {
+fn refuse_unsupported(keys: Keys<'_>, class: &Class) -> Result<(), ArchitectureError> {
     if let Some(given) = keys.get("quantization_config") {
         let method = given.get("quant_method").map_or_else(|| shown(given), shown);
         return Err(keys.refuse("quantization_config", method, "none: import the unquantized model, or a GGUF file"));
@@ -115,62 +84,10 @@ fn refuse_unsupported(keys: Keys<'_>, family: Family) -> Result<(), Architecture
     neutral("is_causal", "true", &|given| *given == true)?;
     neutral("attention_dropout", "0", &|given| given.as_f64() == Some(0.0))?;
     neutral("per_layer_config", "none", &|given| given.as_object().is_some_and(Map::is_empty))?;
-    // Keys that the family's class does not have: other libraries read them, so their meaning is ambiguous.
-    if family == Family::Mistral {
-        neutral("attention_bias", "false in the family mistral", &|given| *given == false)?;
-    }
-    if family != Family::Llama {
-        neutral("mlp_bias", "false outside the family llama", &|given| *given == false)?;
+    for (key, allowed) in class.absent_keys {
+        neutral(key, allowed, &|given| *given == false)?;
     }
     Ok(())
-}
-
-/// Returns the sliding window, and the layers with full attention if there is one.
-fn windows(keys: Keys<'_>, family: Family, layers: u64) -> Result<(Option<u64>, Vec<u64>), ArchitectureError> {
-    let is_used = match family {
-        Family::Llama => false,
-        Family::Mistral => true,
-        Family::Qwen2 | Family::Qwen3 => keys.truth("use_sliding_window")?.unwrap_or(false),
-    };
-    let window = match keys.whole("sliding_window", 1..=MAX_POSITIONS) {
-        _ if !is_used || keys.is_null("sliding_window") => None,
-        given => Some(given?.unwrap_or(DEFAULT_WINDOW)),
-    };
-    let first = match family {
-        Family::Llama | Family::Mistral => 0,
-        Family::Qwen2 | Family::Qwen3 => {
-            keys.whole("max_window_layers", 0..=u64::MAX)?.unwrap_or(DEFAULT_MAX_WINDOW_LAYERS)
-        }
-    };
-    let mut has_window: Vec<bool> = (0..layers).map(|layer| window.is_some() && layer >= first).collect();
-    if let Some(given) = keys.get("layer_types") {
-        let named = layer_types(keys, given, layers)?;
-        let by_list = matches!(family, Family::Qwen2 | Family::Qwen3) && (window.is_some() || !named.contains(&true));
-        if !by_list && named != has_window {
-            let allowed = if window.is_some() {
-                "sliding_attention in all layers"
-            } else {
-                "full_attention in all layers, as the other keys give no window"
-            };
-            return Err(keys.refuse("layer_types", shown(given), allowed));
-        }
-        has_window = named;
-    }
-    let full: Vec<u64> = (0..).zip(&has_window).filter(|(_, has)| !**has).map(|(layer, _)| layer).collect();
-    Ok(if full.len() == has_window.len() { (None, Vec::new()) } else { (window, full) })
-}
-
-/// Returns for each layer whether a `layer_types` list gives it a window.
-fn layer_types(keys: Keys<'_>, given: &Value, layers: u64) -> Result<Vec<bool>, ArchitectureError> {
-    const KEY: &str = "layer_types";
-    let list = given.as_array().filter(|list| list.len() as u64 == layers);
-    let list = list.ok_or_else(|| keys.refuse(KEY, shown(given), format!("a list of {layers}, one for each layer")))?;
-    let kinds = list.iter().map(|kind| match kind.as_str() {
-        Some("full_attention" | "attention") => Ok(false),
-        Some("sliding_attention") => Ok(true),
-        _ => Err(keys.refuse(KEY, shown(kind), "full_attention, sliding_attention")),
-    });
-    kinds.collect()
 }
 
 fn consistent(model: Architecture) -> Result<Architecture, ArchitectureError> {
@@ -194,8 +111,8 @@ mod tests {
     use crate::{
         bytes::Bytes,
         memory::{Cut, Workload, serving, training},
-        pace::Pace,
         spec::{Quantization, Requested, TrainSpec},
+        throughput::Throughput,
     };
 
     /// Parses a small model's config with one key changed.
@@ -244,7 +161,7 @@ mod tests {
             let config = json!({"model_type": "mistral", "sliding_window": value});
             read(config.to_string().as_bytes()).map_err(|e| e.to_string())
         };
-        assert_eq!(windowed(json!(MAX_POSITIONS)).unwrap().sliding_window, Some(MAX_POSITIONS));
+        assert_eq!(windowed(json!(MAX_POSITIONS)).unwrap().layers.sliding_window, Some(MAX_POSITIONS));
         for value in [json!(0), json!(MAX_POSITIONS + 1), json!(-1)] {
             assert!(windowed(value).unwrap_err().contains("sliding_window"));
         }
@@ -282,7 +199,7 @@ mod tests {
         let work = Workload { architecture: &model, train: &train, longest_row: MAX_POSITIONS };
         let estimate = training(work, Cut { micro_batch_size: u32::MAX, checkpointing: false });
         assert!(estimate.peak > serving(&model, Quantization::None, Bytes(0)).peak);
-        assert!(Pace::assumed(&model, 2, false).tokens_per_second > 0.0);
+        assert!(Throughput::assumed(&model, 2, false).tokens_per_second > 0.0);
     }
 
     #[test]
@@ -313,23 +230,11 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_layer_types_that_the_class_contradicts_is_refused() {
-        let read = |config: Value| read(config.to_string().as_bytes()).map_err(|e| e.to_string());
-        let mixed = json!(["full_attention", "sliding_attention"]);
-        let qwen = |used: bool, list: &Value| {
-            json!({"model_type": "qwen2", "num_hidden_layers": 2,
-                "use_sliding_window": used, "layer_types": list})
-        };
-        let model = read(qwen(true, &mixed)).unwrap();
-        assert_eq!((model.window(0), model.window(1)), (None, Some(4096)));
-        assert!(read(qwen(false, &mixed)).unwrap_err().contains("layer_types: "));
-        for family in ["llama", "mistral"] {
-            let refused = read(json!({"model_type": family, "num_hidden_layers": 2, "layer_types": mixed}));
-            assert!(refused.unwrap_err().starts_with("config.json: layer_types: "), "{family}");
-        }
-        for list in [json!(["full_attention"]), json!("full_attention"), json!(["full_attention", "chunked_attention"])]
-        {
-            assert!(read(qwen(true, &list)).unwrap_err().contains("layer_types: "), "{list}");
+    fn every_family_has_a_class_of_its_name() {
+        for class in &CLASSES {
+            assert_eq!(serde_json::to_value(class.family).unwrap(), class.model_type);
+            let config = json!({"model_type": class.model_type}).to_string();
+            assert_eq!(read(config.as_bytes()).unwrap().family, class.family);
         }
     }
 }

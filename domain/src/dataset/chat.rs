@@ -4,14 +4,14 @@ use serde_json::Value;
 
 use super::{
     MAX_MESSAGES, Message, Role, Row,
-    json::{Fields, Json, given},
+    json::{Fields, Json, non_null},
     tool_calls::{self, call_ids},
 };
 
 /// Parses the fields of a chat row.
 pub(super) fn chat(fields: Fields) -> Result<Row, String> {
     let (mut list, mut tools, mut parallel_tool_calls) = (None, None, None);
-    for (name, value) in given(fields) {
+    for (name, value) in non_null(fields) {
         match (name.as_str(), value) {
             ("messages", Json::List(messages)) => list = Some(messages),
             ("messages", other) => return Err(format!("messages: must be a list; found {}", other.kind())),
@@ -95,7 +95,7 @@ pub(super) fn message(value: Json) -> Result<Message, String> {
         return Err(format!(": must be an object; found {}", value.kind()));
     };
     let mut parts = Parts::default();
-    for (field, value) in given(fields) {
+    for (field, value) in non_null(fields) {
         match (field.as_str(), value) {
             ("role", Json::Text(word)) => parts.role = Some(role_named(&word)?),
             ("content", value) => parts.content = Some(content(value)?),
@@ -164,7 +164,7 @@ fn text_part(part: Json) -> Result<String, String> {
         return Err(format!(": must be an object; found {}", part.kind()));
     };
     let (mut kind, mut text, mut other) = (None, None, None);
-    for (name, value) in given(fields) {
+    for (name, value) in non_null(fields) {
         match (name.as_str(), value) {
             ("type", Json::Text(word)) => kind = Some(word),
             ("text", Json::Text(words)) => text = Some(words),

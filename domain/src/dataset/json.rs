@@ -45,7 +45,7 @@ impl Json {
 }
 
 /// Drops null fields: a table has one schema, and fills the fields that a row lacks with null.
-pub(super) fn given(fields: Fields) -> impl Iterator<Item = (String, Json)> {
+pub(super) fn non_null(fields: Fields) -> impl Iterator<Item = (String, Json)> {
     fields.into_iter().filter(|(_, value)| !matches!(value, Json::Null))
 }
 

@@ -4,7 +4,7 @@
 use super::{
     Message, Role, Row,
     chat::{checked_chat, message, messages},
-    json::{Fields, Json, given},
+    json::{Fields, Json, non_null},
 };
 
 /// The hint for rows whose shape does not support tools.
@@ -83,7 +83,7 @@ fn turn(value: Json) -> Result<Message, String> {
         return Err(format!(": must be an object; found {}", value.kind()));
     };
     let mut said = Vec::with_capacity(fields.len());
-    for (name, value) in given(fields) {
+    for (name, value) in non_null(fields) {
         match (name.as_str(), value) {
             ("from", Json::Text(speaker)) => said.push(("role".into(), Json::Text(spoken_by(&speaker)?.into()))),
             ("value", text @ Json::Text(_)) => said.push(("content".into(), text)),
@@ -137,7 +137,7 @@ pub(super) fn preference(fields: Fields) -> Result<Row, String> {
 
 fn asked(fields: Fields) -> Result<Vec<Message>, String> {
     let mut asked = Vec::new();
-    for (name, value) in given(fields) {
+    for (name, value) in non_null(fields) {
         match (name.as_str(), value) {
             ("messages", Json::List(list)) => asked = messages("input.messages", list)?,
             ("messages", other) => return Err(format!("input.messages: must be a list; found {}", other.kind())),

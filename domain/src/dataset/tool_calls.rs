@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::json::{Fields, Json, given};
+use super::json::{Fields, Json, non_null};
 
 /// The maximum number of tools of one row. Source: OpenAI's API reference.
 pub const MAX_TOOLS: usize = 128;
@@ -47,7 +47,7 @@ fn tool(value: Json) -> Result<(String, Value), String> {
     let (mut kept, function) = typed_function(value, &["type", "function"])?;
     let mut name = None;
     let mut shown = Map::new();
-    for (field, value) in given(function) {
+    for (field, value) in non_null(function) {
         match (field.as_str(), &value) {
             ("name", Json::Text(text)) => name = Some(checked_name(text)?),
             ("description", Json::Text(_)) | ("strict", Json::Bool(_)) | ("parameters", Json::Object(_)) => {}
@@ -89,7 +89,7 @@ pub(super) fn calls(value: Json) -> Result<Value, String> {
 fn call(value: Json) -> Result<Value, String> {
     let (mut kept, function) = typed_function(value, &["id", "type", "function"])?;
     let (mut name, mut called) = (false, Map::new());
-    for (field, value) in given(function) {
+    for (field, value) in non_null(function) {
         let value = match (field.as_str(), value) {
             ("name", Json::Text(text)) => {
                 name = true;
@@ -116,7 +116,7 @@ fn typed_function(value: Json, allowed: &[&str]) -> Result<(Map<String, Value>, 
         return Err(format!(": must be an object; found {}", value.kind()));
     };
     let (mut kept, mut function) = (Map::new(), None);
-    for (field, value) in given(fields) {
+    for (field, value) in non_null(fields) {
         match (field.as_str(), value) {
             (name, _) if !allowed.contains(&name) => {
                 return Err(format!(".{field}: unknown field; allowed: {}", allowed.join(", ")));

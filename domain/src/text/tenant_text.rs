@@ -1,6 +1,6 @@
 //! Error messages that are safe to show to a tenant: without the paths of a machine, presigned URLs, or characters that
 //! a terminal or the database mishandles, and of limited length. Every text about a job, a run, or a replica that
-//! reaches a tenant passes through [`for_tenant`], whichever component wrote it.
+//! reaches a tenant passes through `for_tenant`, whichever component wrote it.
 
 /// The maximum length of such a text, in characters.
 pub const MOST_TENANT_TEXT_CHARS: usize = 8000;

@@ -8,7 +8,7 @@ use crate::{
     error::ModelError,
     kernels::{
         number::{Element, Real},
-        thread_pool::at_once,
+        thread_pool::parallel_for,
     },
 };
 
@@ -150,7 +150,7 @@ pub(crate) fn multiply_at_once<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matr
     let share = n.div_ceil(pieces.max(1)).next_multiple_of(COLUMNS_TOGETHER);
     let first = out.as_mut_ptr();
     let columns = |start| Columns { first: first.wrapping_add(start), count: share.min(n - start), stride: n };
-    at_once((0..n).step_by(share).map(|start| (start, columns(start))), |(start, columns)| {
+    parallel_for((0..n).step_by(share).map(|start| (start, columns(start))), |(start, columns)| {
         multiply_columns(&columns, a, b.columns_from(start, columns.count), add);
     });
 }

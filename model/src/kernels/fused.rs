@@ -10,7 +10,7 @@
 
 use pulp::Arch;
 
-use crate::kernels::{number::Real, thread_pool::at_once};
+use crate::kernels::{number::Real, thread_pool::parallel_for};
 
 /// The minimum count of numbers per thread: waking a thread costs some microseconds.
 const NUMBERS_PER_THREAD: usize = 1 << 14;
@@ -22,10 +22,10 @@ pub(crate) fn share(rows: usize, width: usize) -> usize {
     rows.div_ceil(threads).max(1)
 }
 
-/// Runs `work` for the pieces in parallel, see [`at_once`].
+/// Runs `work` for the pieces in parallel, see [`parallel_for`].
 pub(crate) fn run<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
     // `work` is called in one place only, so that it is inlined into the function compiled for the vector instructions.
-    at_once(pieces, |piece| Arch::new().dispatch(|| work(piece)));
+    parallel_for(pieces, |piece| Arch::new().dispatch(|| work(piece)));
 }
 
 /// Sums `count` terms in eight lanes: a single running sum would wait for each addition.

@@ -50,9 +50,9 @@ struct Shared {
 }
 
 /// The workers, and the lock for using them.
-struct Team {
+struct ThreadPool {
     shared: &'static Shared,
-    helpers: Vec<Thread>,
+    workers: Vec<Thread>,
     turn: Mutex<()>,
 }
 
@@ -77,7 +77,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 ///
 /// # Panics
 /// `work` panicked, on any thread.
-pub(crate) fn at_once<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
+pub(crate) fn parallel_for<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
     let pieces: Vec<P> = pieces.collect();
     let others = pieces.len().saturating_sub(1);
     let pieces = Mutex::new(pieces.into_iter());
@@ -90,26 +90,26 @@ pub(crate) fn at_once<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P)
     if others == 0 {
         return all();
     }
-    let team = team();
-    match team.turn.try_lock() {
-        Ok(_turn) if !team.helpers.is_empty() => team.run(&all, others),
+    let pool = pool();
+    match pool.turn.try_lock() {
+        Ok(_turn) if !pool.workers.is_empty() => pool.run(&all, others),
         _ => all(),
     }
 }
 
-fn team() -> &'static Team {
-    static TEAM: OnceLock<Team> = OnceLock::new();
-    TEAM.get_or_init(|| {
+fn pool() -> &'static ThreadPool {
+    static POOL: OnceLock<ThreadPool> = OnceLock::new();
+    POOL.get_or_init(|| {
         let shared: &'static Shared = Box::leak(Box::default());
         let count = thread::available_parallelism().map_or(0, |threads| threads.get() - 1);
-        let helper = |at| thread::Builder::new().name(format!("worker-{at}")).spawn(|| help(shared));
+        let worker = |at| thread::Builder::new().name(format!("worker-{at}")).spawn(|| work_loop(shared));
         // With fewer workers it is slower, but not wrong.
-        let helpers = (1..=count).filter_map(|at| Some(helper(at).ok()?.thread().clone())).collect();
-        Team { shared, helpers, turn: Mutex::new(()) }
+        let workers = (1..=count).filter_map(|at| Some(worker(at).ok()?.thread().clone())).collect();
+        ThreadPool { shared, workers, turn: Mutex::new(()) }
     })
 }
 
-impl Team {
+impl ThreadPool {
     fn run(&self, work: &(dyn Fn() + Sync), wanted: usize) {
         let shared = self.shared;
         // SAFETY: the cast only removes the lifetime. `Closing` removes the job and waits for the workers that run it,
@@ -119,7 +119,7 @@ impl Team {
         *lock(&shared.job) = Some(job);
         let closing = Closing(shared);
         shared.round.fetch_add(1, Ordering::Release);
-        self.helpers.iter().take(wanted).for_each(Thread::unpark);
+        self.workers.iter().take(wanted).for_each(Thread::unpark);
         work();
         drop(closing);
         assert!(!shared.failed.swap(false, Ordering::Relaxed), "a worker panicked");
@@ -127,7 +127,7 @@ impl Team {
 }
 
 /// Runs a worker.
-fn help(shared: &Shared) {
+fn work_loop(shared: &Shared) {
     let mut seen = 0;
     loop {
         seen = next_round(shared, seen);
@@ -178,7 +178,7 @@ mod tests {
                 threads.spawn(|| {
                     for count in (0..200).chain([5000]) {
                         let mut done = vec![0_u32; count];
-                        at_once(done.iter_mut().enumerate(), |(at, place)| *place += at as u32 + 1);
+                        parallel_for(done.iter_mut().enumerate(), |(at, place)| *place += at as u32 + 1);
                         assert!(done.iter().enumerate().all(|(at, place)| *place == at as u32 + 1));
                     }
                 });
@@ -190,7 +190,7 @@ mod tests {
     fn helpers_take_their_share() {
         let seen = Mutex::new(std::collections::HashSet::new());
         // A sleeping worker needs time to wake; each piece gives it some.
-        at_once(0..50, |_| {
+        parallel_for(0..50, |_| {
             lock(&seen).insert(thread::current().id());
             thread::sleep(Duration::from_millis(1));
         });
@@ -201,10 +201,10 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_caller_and_ends_nothing() {
         for _ in 0..3 {
-            let failed = catch_unwind(|| at_once(0..20, |piece| assert!(piece != 7 && piece != 12)));
+            let failed = catch_unwind(|| parallel_for(0..20, |piece| assert!(piece != 7 && piece != 12)));
             assert!(failed.is_err());
             let done = AtomicUsize::new(0);
-            at_once(0..20, |_| {
+            parallel_for(0..20, |_| {
                 done.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(done.into_inner(), 20);

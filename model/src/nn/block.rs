@@ -89,6 +89,7 @@ impl Block {
     pub(crate) fn read(source: &mut Source<'_>, architecture: &Architecture, layer: usize) -> Result<Self, ModelError> {
         let weights = source.weights;
         let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let layers = &architecture.layers;
         let epsilon = architecture.rms_norm_eps;
         let norm = |name: &str| -> Result<RmsNorm, ModelError> {
             let weight = weights.read(&format!("model.layers.{layer}.{name}.weight"))?;
@@ -100,19 +101,19 @@ impl Block {
                 heads: int(architecture.num_attention_heads),
                 key_heads: int(architecture.num_key_value_heads),
                 head_dim: int(architecture.head_dim),
-                window: architecture.window(layer as u64).map(int),
+                window: layers.window(layer as u64).map(int),
             },
             input_norm: norm("input_layernorm")?,
-            qkv: linear(&["q_proj", "k_proj", "v_proj"], architecture.qkv_bias)?,
-            head_norms: if architecture.qk_norm {
+            qkv: linear(&["q_proj", "k_proj", "v_proj"], layers.qkv_bias)?,
+            head_norms: if layers.qk_norm {
                 Some((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?))
             } else {
                 None
             },
-            o: linear(&["o_proj"], architecture.o_bias)?,
+            o: linear(&["o_proj"], layers.o_bias)?,
             post_norm: norm("post_attention_layernorm")?,
-            gate_up: linear(&["gate_proj", "up_proj"], architecture.mlp_bias)?,
-            down: linear(&["down_proj"], architecture.mlp_bias)?,
+            gate_up: linear(&["gate_proj", "up_proj"], layers.mlp_bias)?,
+            down: linear(&["down_proj"], layers.mlp_bias)?,
         })
     }
 
@@ -143,9 +144,9 @@ impl Block {
     }
 
     /// Returns the row norms `[out]` of the weight of a projection, given by its index in [`PROJECTIONS`].
-    pub(crate) fn row_lengths(&self, projection: usize) -> Result<Tensor, ModelError> {
+    pub(crate) fn row_norms(&self, projection: usize) -> Result<Tensor, ModelError> {
         for linear in [&self.qkv, &self.o, &self.gate_up, &self.down] {
-            if let Some(lengths) = linear.row_lengths(projection)? {
+            if let Some(lengths) = linear.row_norms(projection)? {
                 return Ok(lengths);
             }
         }
@@ -277,18 +278,18 @@ impl Block {
         let (correction, wanted) = (learning.correction, wanted.as_ref());
         let d_inner = self.down.input_gradient(&dy, correction)?; // [m, f]
         let (inner, d_gate_up) = swiglu_backward(d_inner, gate_up)?; // [m, f], [m, 2f]
-        self.down.learn(&dy, &inner, learning)?;
+        self.down.accumulate_grad(&dy, &inner, learning)?;
         drop(inner);
-        self.gate_up.learn(&d_gate_up, &self.post_norm.forward(&middle)?, learning)?;
+        self.gate_up.accumulate_grad(&d_gate_up, &self.post_norm.forward(&middle)?, learning)?;
         let d_normed = self.gate_up.input_gradient(&d_gate_up, correction)?; // [m, c]
         drop(d_gate_up);
         let d_middle = self.post_norm.backward_around(d_normed, &middle, &dy)?; // [m, c]
         drop((dy, middle));
-        self.o.learn(&d_middle, &picked(&attended, wanted)?, learning)?;
+        self.o.accumulate_grad(&d_middle, &picked(&attended, wanted)?, learning)?;
         let d_attended = spread(self.o.input_gradient(&d_middle, correction)?, wanted, &x)?; // [t, h·d]
         let d_heads = self.attention_backward(&d_attended, (&heads, &attended, &logsumexp), layout)?; // [t, h+2n, d]
         let d_qkv = self.heads_backward(d_heads, qkv.as_ref(), &layout.angles)?; // [t, (h+2n)·d]
-        self.qkv.learn(&d_qkv, &self.input_norm.forward(&x)?, learning)?;
+        self.qkv.accumulate_grad(&d_qkv, &self.input_norm.forward(&x)?, learning)?;
         if !learning.want_dx {
             return Ok(None);
         }

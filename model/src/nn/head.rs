@@ -1,5 +1,5 @@
-//! The end of the decoder: the final norm and the output projection; for training, also the cross-entropy of the rows
-//! that predict a token, and its backward.
+//! The end of the decoder: the final norm and the output projection; for training, also the weighted cross-entropy of
+//! the rows that predict a token, and its backward.
 //!
 //! Logits exist for [`LOSS_ROWS`] predicted tokens at a time, in one buffer. The vocabulary is their outer dimension,
 //! `[v, m]`: libtorch's matmul is a sixth faster in this layout (162 against 138 of 181 GFLOP/s at 256 × 576 × 49152).
@@ -9,6 +9,7 @@
 //! Source: the loss is the cross-entropy of the next token over trained positions, as in transformers'
 //! `ForCausalLMLoss` with `num_items_in_batch`.
 
+use attune_domain::memory::LOSS_CHUNK_ROWS;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// The number of predicted tokens whose logits exist at the same time.
-pub const LOSS_ROWS: i64 = 512;
+pub const LOSS_ROWS: i64 = LOSS_CHUNK_ROWS as i64;
 
 /// The final norm and the output projection of a decoder.
 #[derive(Debug)]
@@ -58,8 +59,8 @@ impl Head {
         linear(&self.norm.forward(x)?, &self.lm_head, None)
     }
 
-    /// Computes the loss of `targets`, predicted from `x: [m, c]`. With a normaliser it also returns the gradient
-    /// `[m, c]` of the summed loss divided by the normaliser.
+    /// Computes the weighted loss of `targets`, predicted from `x: [m, c]`. With a normaliser it also returns the
+    /// gradient `[m, c]` of the summed loss divided by the normaliser.
     pub(crate) fn loss(
         &self,
         x: &Tensor,
@@ -68,29 +69,81 @@ impl Head {
     ) -> Result<(LossSum, Option<Tensor>), ModelError> {
         let normed = self.norm.forward(x)?; // [m, c]
         let d_normed = normed.f_empty_like()?; // [m, c]
-        let vocabulary = self.lm_head.size2()?.0;
         // One buffer for all chunks: memory of this size would be returned to the system, and cleared again, each time.
         let most = LOSS_ROWS.min(normed.size2()?.0);
-        let kind = x.f_kind()?;
-        let buffer = Tensor::f_empty([vocabulary * most], (kind, x.device()))?; // [v·m]
+        let buffer = Tensor::f_empty([self.lm_head.size2()?.0 * most], (x.f_kind()?, x.device()))?; // [v·m]
         let mut all = LossSum::default();
         let mut start = 0;
         for targets in targets.chunks(LOSS_ROWS as usize) {
             let count = targets.len() as i64;
-            let mut logits = buffer.f_narrow(0, 0, vocabulary * count)?.f_view_([vocabulary, count])?;
-            mm_into(&mut logits, &self.lm_head, &normed.f_narrow(0, start, count)?.f_tr()?)?; // [v, m]
-            // The softmax of half-precision kinds is computed in `f32`.
-            logits = logits.f_to_kind(at_least_float(kind))?;
-            let softmax = softmax(&mut logits, targets)?;
-            all += softmax.loss(targets);
+            let chunk = self.predict(&normed.f_narrow(0, start, count)?, targets, &buffer)?;
+            all += chunk.loss();
             if let Some(normaliser) = normaliser {
-                let out = d_normed.f_narrow(0, start, count)?;
-                head_backward(&self.lm_head, &logits, (targets, &softmax), normaliser, out)?;
+                chunk.backward(&self.lm_head, normaliser, d_normed.f_narrow(0, start, count)?)?;
             }
             start += count;
         }
         let dx = normaliser.map(|_| self.norm.backward(&d_normed, x)).transpose()?; // [m, c]
         Ok((all, dx))
+    }
+
+    /// Computes the predictions of `targets` from `normed: [m, c]`. Their logits are in `buffer`, until the next call.
+    fn predict<'a>(
+        &self,
+        normed: &Tensor,
+        targets: &'a [Target],
+        buffer: &Tensor,
+    ) -> Result<Predictions<'a>, ModelError> {
+        let (vocabulary, count) = (self.lm_head.size2()?.0, targets.len() as i64);
+        let mut logits = buffer.f_narrow(0, 0, vocabulary * count)?.f_view_([vocabulary, count])?;
+        mm_into(&mut logits, &self.lm_head, &normed.f_tr()?)?; // [v, m]
+        // The softmax of half-precision kinds is computed in `f32`.
+        logits = logits.f_to_kind(at_least_float(logits.f_kind()?))?;
+        let softmax = softmax(&mut logits, targets)?;
+        Ok(Predictions { targets, powers: logits, softmax })
+    }
+}
+
+/// The predictions of one chunk of targets.
+struct Predictions<'a> {
+    targets: &'a [Target],
+    /// The softmax of each target `[v, m]`, not yet divided by its sum.
+    powers: Tensor,
+    softmax: Softmax<f64>,
+}
+
+impl Predictions<'_> {
+    /// Returns the log-probability of each target, in nats.
+    fn token_logprobs(&self) -> impl Iterator<Item = f64> {
+        self.softmax.wanted.iter().zip(&self.softmax.divisor).map(|(wanted, divisor)| wanted - divisor.ln())
+    }
+
+    fn loss(&self) -> LossSum {
+        let mut all = LossSum::default();
+        for ((target, logprob), wanted) in self.targets.iter().zip(self.token_logprobs()).zip(&self.softmax.wanted) {
+            let count = u64::from(target.count);
+            all.sum -= logprob * target.weight;
+            all.tokens += count;
+            // A tie counts as correct.
+            all.correct += if *wanted >= 0.0 { count } else { 0 };
+        }
+        all
+    }
+
+    /// Writes the gradient of the weighted loss, `weight · (softmax - one-hot)·head / normaliser`, to `out: [m, c]`.
+    /// The softmax is divided by its sums after the matmul, on the smaller matrix.
+    fn backward(self, lm_head: &Tensor, normaliser: u64, mut out: Tensor) -> Result<(), ModelError> {
+        let Self { targets, mut powers, softmax } = self;
+        let like = (powers.f_kind()?, powers.device());
+        let ids = ids(targets, &powers)?; // [1, m]
+        let column = |numbers: Vec<f64>| Tensor::f_from_slice(&numbers)?.f_to_device(like.1)?.f_to_kind(like.0);
+        let whole = column(softmax.divisor.iter().map(|divisor| -divisor).collect())?.f_unsqueeze(0)?; // [1, m]
+        let _ = powers.f_scatter_add_(0, &ids, &whole)?;
+        let scale = |(target, divisor): (&Target, &f64)| target.weight / (divisor * normaliser as f64);
+        let scales = column(targets.iter().zip(&softmax.divisor).map(scale).collect())?.f_unsqueeze(1)?; // [m, 1]
+        mm_into(&mut out, &powers.f_to_kind(lm_head.f_kind()?)?.f_tr()?, lm_head)?; // [m, c]
+        let _ = out.f_mul_(&scales)?;
+        Ok(())
     }
 }
 
@@ -123,41 +176,6 @@ fn ids(targets: &[Target], like: &Tensor) -> Result<Tensor, ModelError> {
     Ok(Tensor::f_from_slice(&ids)?.f_unsqueeze(0)?.f_to_device(like.device())?)
 }
 
-impl Softmax<f64> {
-    fn loss(&self, targets: &[Target]) -> LossSum {
-        let mut all = LossSum::default();
-        for ((target, divisor), wanted) in targets.iter().zip(&self.divisor).zip(&self.wanted) {
-            let count = u64::from(target.count);
-            all.sum += (divisor.ln() - wanted) * count as f64;
-            all.tokens += count;
-            // A tie counts as correct.
-            all.correct += if *wanted >= 0.0 { count } else { 0 };
-        }
-        all
-    }
-}
-
-/// Writes `(softmax - one-hot)·head / normaliser` to `out: [m, c]`. `powers: [v, m]` are not divided by their sums yet:
-/// that is done after the matmul, on the smaller matrix.
-fn head_backward(
-    lm_head: &Tensor,
-    powers: &Tensor,
-    (targets, softmax): (&[Target], &Softmax<f64>),
-    normaliser: u64,
-    mut out: Tensor,
-) -> Result<(), ModelError> {
-    let like = (powers.f_kind()?, powers.device());
-    let ids = ids(targets, powers)?; // [1, m]
-    let column = |numbers: Vec<f64>| Tensor::f_from_slice(&numbers)?.f_to_device(like.1)?.f_to_kind(like.0);
-    let whole = column(softmax.divisor.iter().map(|divisor| -divisor).collect())?.f_unsqueeze(0)?; // [1, m]
-    let _ = powers.shallow_clone().f_scatter_add_(0, &ids, &whole)?;
-    let scale = |(target, divisor): (&Target, &f64)| f64::from(target.count) / (divisor * normaliser as f64);
-    let scales = column(targets.iter().zip(&softmax.divisor).map(scale).collect())?.f_unsqueeze(1)?; // [m, 1]
-    mm_into(&mut out, &powers.f_to_kind(lm_head.f_kind()?)?.f_tr()?, lm_head)?; // [m, c]
-    let _ = out.f_mul_(&scales)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +186,8 @@ mod tests {
         for (kind, rtol) in [(Kind::Float, 1e-5), (Kind::Double, 1e-12)] {
             for (vocabulary, count) in [(3, 1), (70, 9), (5000, 130)] {
                 let logits = Tensor::randn([vocabulary, count], (kind, Device::Cpu)) * 9.0;
-                let target = |at: i64| Target { row: at as usize, id: (at * 31 % vocabulary) as u32, count: 1 };
+                let target =
+                    |at: i64| Target { row: at as usize, id: (at * 31 % vocabulary) as u32, count: 1, weight: 1.0 };
                 let targets: Vec<Target> = (0..count).map(target).collect();
                 let (mut a, mut b) = (logits.copy(), logits.copy());
                 let (got, want) = (softmax(&mut a, &targets).unwrap(), plain(&mut b, &targets).unwrap());
@@ -180,11 +199,28 @@ mod tests {
     }
 
     #[test]
+    fn the_logprobs_are_those_of_log_softmax_and_the_loss_is_weighted() {
+        let mut logits = Tensor::from_slice(&[0.5, -1.0, 2.0, 0.25, 3.0, 1.0]).view((3, 2)); // [v, m]
+        let log = logits.log_softmax(0, None);
+        let target = |row, id, weight| Target { row, id, count: 2, weight };
+        let targets = [target(0, 1, 2.0), target(1, 2, -0.5)];
+        let softmax = softmax(&mut logits, &targets).unwrap();
+        let chunk = Predictions { targets: &targets, powers: logits, softmax };
+        let want = [log.double_value(&[1, 0]), log.double_value(&[2, 1])];
+        let got: Vec<f64> = chunk.token_logprobs().collect();
+        assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() < 1e-12), "{got:?} {want:?}");
+        let loss = chunk.loss();
+        assert!((loss.sum - (0.5 * want[1] - 2.0 * want[0])).abs() < 1e-12, "{loss:?}");
+        assert_eq!((loss.tokens, loss.correct), (4, 2));
+    }
+
+    #[test]
     fn a_number_that_is_none_makes_the_loss_one() {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut logits = Tensor::from_slice(&[0.5, bad, 1.0, 2.0]).view((4, 1));
-            let target = [Target { row: 0, id: 0, count: 1 }];
-            let loss = softmax(&mut logits, &target).unwrap().loss(&target);
+            let targets = [Target { row: 0, id: 0, count: 1, weight: 1.0 }];
+            let softmax = softmax(&mut logits, &targets).unwrap();
+            let loss = Predictions { targets: &targets, powers: logits, softmax }.loss();
             assert!(!loss.sum.is_finite(), "{bad}: {}", loss.sum);
         }
     }

@@ -177,7 +177,7 @@ impl FrozenLinear {
     }
 
     /// Returns the row norms `[out]` of one projection's weight, if it is a part of this linear.
-    pub(crate) fn row_lengths(&self, projection: usize) -> Result<Option<Tensor>, ModelError> {
+    pub(crate) fn row_norms(&self, projection: usize) -> Result<Option<Tensor>, ModelError> {
         match self.parts.iter().find(|part| part.projection == projection) {
             None => Ok(None),
             Some(part) => Ok(Some(lengths(&self.weight()?.f_narrow(0, part.start, part.out)?)?)),
@@ -250,19 +250,24 @@ impl FrozenLinear {
     }
 
     /// Adds the factors' gradients, from `dy: [t, out]` and the forward's `x: [t, in]`.
-    pub(crate) fn learn(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
+    pub(crate) fn accumulate_grad(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        learning: &mut Learning<'_>,
+    ) -> Result<(), ModelError> {
         let pairs = learning.correction.pairs;
         let is_dora = self.corrected(pairs).any(|(_, pair)| pair.magnitude.is_some());
         match (self.corrected(pairs).next(), is_dora, learning.correction.dropout) {
             (None, ..) => Ok(()),
-            (_, true, _) => self.learn_with_magnitudes(dy, x, learning),
-            (_, _, Some(dropout)) => self.learn_dropped(dy, x, learning, dropout),
-            _ => self.learn_together(dy, x, learning),
+            (_, true, _) => self.accumulate_grad_with_magnitudes(dy, x, learning),
+            (_, _, Some(dropout)) => self.accumulate_grad_with_dropout(dy, x, learning, dropout),
+            _ => self.accumulate_grad_together(dy, x, learning),
         }
     }
 
     /// Adds the gradients where all parts have the same input: one thin product serves them all.
-    fn learn_together(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
+    fn accumulate_grad_together(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
         let Learning { correction, gradients, .. } = learning;
         let Some(low) = self.low(x, *correction)? else { return Ok(()) }; // [t, p·r]
         let mut backs = Vec::with_capacity(self.parts.len());
@@ -284,7 +289,7 @@ impl FrozenLinear {
     }
 
     /// Adds the gradients where each part has its own dropout mask.
-    fn learn_dropped(
+    fn accumulate_grad_with_dropout(
         &self,
         dy: &Tensor,
         x: &Tensor,
@@ -305,7 +310,12 @@ impl FrozenLinear {
     }
 
     /// Adds the gradients of DoRA's two factors and its magnitude.
-    fn learn_with_magnitudes(&self, dy: &Tensor, x: &Tensor, learning: &mut Learning<'_>) -> Result<(), ModelError> {
+    fn accumulate_grad_with_magnitudes(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        learning: &mut Learning<'_>,
+    ) -> Result<(), ModelError> {
         let Learning { correction: Correction { pairs, scale, .. }, gradients, .. } = learning;
         let weight = self.weight()?; // [out, in]
         for (part, pair) in self.corrected(pairs) {

@@ -246,14 +246,14 @@ fn backward_slices<T: Real>(
     let shape = Shape::of(attention);
     let Shape { n, g, d, .. } = shape;
     let plan = Plan::new(segments, shape);
-    let mut learnt: Vec<[Vec<T>; 2]> = plan.tasks.iter().map(|_| [Vec::new(), Vec::new()]).collect();
+    let mut kv_gradients: Vec<[Vec<T>; 2]> = plan.tasks.iter().map(|_| [Vec::new(), Vec::new()]).collect();
     let d_queries = plan.deal(d_heads, shape.width(), g * d, n);
-    fused::run(plan.tasks.iter().zip(d_queries).zip(&mut learnt), |((task, d_queries), learnt)| {
-        *learnt = task.backward(shape, d_out, forward, d_queries);
+    fused::run(plan.tasks.iter().zip(d_queries).zip(&mut kv_gradients), |((task, d_queries), kv_gradients)| {
+        *kv_gradients = task.backward(shape, d_out, forward, d_queries);
     });
     // Rows that several segments attend to get the sum, in task order.
-    for (task, learnt) in plan.tasks.iter().zip(&learnt) {
-        for (at, gradients) in learnt.iter().enumerate() {
+    for (task, kv_gradients) in plan.tasks.iter().zip(&kv_gradients) {
+        for (at, gradients) in kv_gradients.iter().enumerate() {
             let column = ((g + at) * n + task.key_head) * d;
             for (row, gradient) in task.segment.chain().flat_map(Clone::clone).zip(gradients.chunks_exact(d)) {
                 let place = row * shape.width() + column;

@@ -8,7 +8,7 @@ use attune_domain::spec::Schedule;
 
 /// The parameters of a run's learning rate schedule.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Course {
+pub struct LrSchedule {
     /// The kind of decay after the warmup.
     pub schedule: Schedule,
     /// The peak learning rate.
@@ -23,8 +23,8 @@ pub struct Course {
 
 /// Returns the learning rate of `step` (the first is 0).
 #[must_use]
-pub fn learning_rate(course: Course, step: u64) -> f64 {
-    let Course { schedule, peak, warmup, steps, num_cycles } = course;
+pub fn learning_rate(lr_schedule: LrSchedule, step: u64) -> f64 {
+    let LrSchedule { schedule, peak, warmup, steps, num_cycles } = lr_schedule;
     if step < warmup {
         return peak * step as f64 / warmup as f64;
     }
@@ -51,8 +51,8 @@ pub fn warmup_steps(ratio: f64, steps: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn course(schedule: Schedule, warmup: u64, steps: u64) -> Course {
-        Course { schedule, peak: 1.0, warmup, steps, num_cycles: 2 }
+    fn lr_schedule(schedule: Schedule, warmup: u64, steps: u64) -> LrSchedule {
+        LrSchedule { schedule, peak: 1.0, warmup, steps, num_cycles: 2 }
     }
 
     #[test]
@@ -66,18 +66,22 @@ mod tests {
         ];
         for (schedule, wanted) in rows {
             for (step, wanted) in [0, 1, 2, 5, 9].into_iter().zip(wanted) {
-                let got = learning_rate(course(schedule, 2, 10), step);
+                let got = learning_rate(lr_schedule(schedule, 2, 10), step);
                 assert!((got - wanted).abs() < 1e-12, "{schedule:?} {step}: {got}");
             }
         }
-        assert_eq!(learning_rate(course(Schedule::CosineWithRestarts, 2, 10), 6), 1.0, "the second fall starts high");
+        assert_eq!(
+            learning_rate(lr_schedule(Schedule::CosineWithRestarts, 2, 10), 6),
+            1.0,
+            "the second fall starts high"
+        );
     }
 
     #[test]
     fn no_step_divides_by_zero() {
         for schedule in [Schedule::Constant, Schedule::Linear, Schedule::Cosine, Schedule::CosineWithRestarts] {
             for (step, warmup, steps) in [(0, 0, 0), (0, 0, 1), (1, 1, 1), (9, 2, 4)] {
-                let rate = learning_rate(course(schedule, warmup, steps), step);
+                let rate = learning_rate(lr_schedule(schedule, warmup, steps), step);
                 assert!((0.0..=1.0).contains(&rate), "{schedule:?} {step} {warmup} {steps}: {rate}");
             }
         }

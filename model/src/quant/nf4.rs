@@ -18,7 +18,7 @@ use crate::{
     kernels::{
         ffi::{numbers, numbers_mut},
         fused::share,
-        thread_pool::at_once,
+        thread_pool::parallel_for,
     },
     quant::nf4_tables::{DYNAMIC, LEVELS},
 };
@@ -35,12 +35,12 @@ pub struct Nf4 {
     /// The codes, two per byte, the first in the high half.
     codes: Arc<[u8]>,
     scales: Scales,
-    elsewhere: Option<Elsewhere>,
+    device_packed: Option<DevicePacked>,
 }
 
 /// The packed weight on a device that is not the CPU.
 #[derive(Debug)]
-struct Elsewhere {
+struct DevicePacked {
     /// The same bytes as [`Nf4::codes`], `Uint8`.
     codes: Tensor,
     /// The scale of each block, `Float`.
@@ -107,11 +107,11 @@ impl Nf4 {
         let mut absmax = vec![0f32; numbers.len().div_ceil(BLOCK)];
         let share = share(absmax.len(), BLOCK);
         let outs = codes.chunks_mut(share * BLOCK / 2).zip(absmax.chunks_mut(share));
-        at_once(numbers.chunks(share * BLOCK).zip(outs), |(numbers, (codes, absmax))| {
+        parallel_for(numbers.chunks(share * BLOCK).zip(outs), |(numbers, (codes, absmax))| {
             pack_blocks(numbers, codes, absmax);
         });
         let scales = if double_quant { quantize_scales(&absmax)? } else { Scales::Single(absmax.into()) };
-        Ok(Self { size, codes: codes.into(), scales, elsewhere: None })
+        Ok(Self { size, codes: codes.into(), scales, device_packed: None })
     }
 
     /// Returns `(out, in)`.
@@ -123,7 +123,7 @@ impl Nf4 {
     /// Returns the device of the weight.
     #[must_use]
     pub fn device(&self) -> Device {
-        self.elsewhere.as_ref().map_or(Device::Cpu, |elsewhere| elsewhere.codes.device())
+        self.device_packed.as_ref().map_or(Device::Cpu, |device_packed| device_packed.codes.device())
     }
 
     /// Returns the same weight on another device.
@@ -131,14 +131,14 @@ impl Nf4 {
     /// # Errors
     /// [`ModelError::Torch`]: out of memory.
     pub fn to_device(&self, device: Device) -> Result<Self, ModelError> {
-        let elsewhere = match device {
+        let device_packed = match device {
             Device::Cpu => None,
-            device => Some(Elsewhere {
+            device => Some(DevicePacked {
                 codes: Tensor::f_from_slice(&self.codes)?.f_to_device(device)?,
                 scales: Tensor::f_from_slice(&self.all_scales())?.f_to_device(device)?,
             }),
         };
-        Ok(Self { size: self.size, codes: self.codes.clone(), scales: self.scales.clone(), elsewhere })
+        Ok(Self { size: self.size, codes: self.codes.clone(), scales: self.scales.clone(), device_packed })
     }
 
     /// Returns the parts by name, for a file.
@@ -179,7 +179,7 @@ impl Nf4 {
                 codes.len()
             )));
         }
-        Ok(Self { size: (shape[0], shape[1]), codes, scales, elsewhere: None })
+        Ok(Self { size: (shape[0], shape[1]), codes, scales, device_packed: None })
     }
 
     fn all_scales(&self) -> Vec<f32> {
@@ -215,14 +215,14 @@ impl Nf4 {
         if out.size2()? != self.size {
             return Err(ModelError::Input(format!("a weight of {:?} does not fit in {:?}", self.size, out.size())));
         }
-        if let Some(elsewhere) = &self.elsewhere {
-            return Ok(out.f_copy_(&unpack(&elsewhere.codes, &elsewhere.scales, self.size)?)?);
+        if let Some(device_packed) = &self.device_packed {
+            return Ok(out.f_copy_(&unpack(&device_packed.codes, &device_packed.scales, self.size)?)?);
         }
         let out = numbers_mut(out)?;
         let share = share(out.len().div_ceil(BLOCK), BLOCK);
         let parts = out.chunks_mut(share * BLOCK).zip(self.codes.chunks(share * BLOCK / 2));
         let scales = &self.scales;
-        at_once(parts.enumerate(), |(part, (out, codes))| unpack_blocks(scales, part * share, codes, out));
+        parallel_for(parts.enumerate(), |(part, (out, codes))| unpack_blocks(scales, part * share, codes, out));
         Ok(())
     }
 }

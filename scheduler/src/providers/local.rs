@@ -46,6 +46,7 @@ pub(crate) struct Local {
 }
 
 struct Settings {
+    name: String,
     api_url: String,
     work_dir: PathBuf,
     binaries: PathBuf,
@@ -72,6 +73,7 @@ impl Local {
             std::fs::create_dir_all(config.work_dir.join(folder))?;
         }
         let settings = Settings {
+            name: config.name.clone(),
             api_url: api_url.to_owned(),
             work_dir: config.work_dir.clone(),
             binaries: config.binaries()?,
@@ -84,11 +86,9 @@ impl Local {
     }
 
     fn start(&self, launch: &Launch) -> Result<String, ProviderError> {
-        let program = match launch.program {
-            Program::Trainer => "attune-trainer",
-            Program::Serving => "attune-serving",
-        };
-        let failed = |cause| ProviderError { action: format!("starting {program}"), cause };
+        let program = launch.program.name();
+        let failed =
+            |cause: std::io::Error| ProviderError { action: format!("starting {program}"), cause: cause.into() };
         let log_path = self.settings.work_dir.join("logs").join(format!("{}.log", launch.name));
         let mut command = self.settings.command(program, launch);
         // A log that cannot be written, such as on a full disk, must not prevent the launch.
@@ -101,14 +101,15 @@ impl Local {
             }
         };
         let child = command.spawn().map_err(failed)?;
-        tracing::info!(handle = launch.name, pid = child.id(), "started {program}");
+        let (offer, memory) = (&launch.resources.offer, launch.resources.memory);
+        tracing::info!(handle = launch.name, pid = child.id(), offer, %memory, "started {program}");
 
         let (stop, stop_asked) = watch::channel(false);
         let (tell, ended) = watch::channel(None);
-        let (bell, handle) = (self.ended.clone(), launch.name.clone());
+        let (notify, handle) = (self.ended.clone(), launch.name.clone());
         tokio::spawn(async move {
             let status = tokio::select! {
-                status = tend(child, stop_asked) => status,
+                status = supervise(child, stop_asked) => status,
                 () = logs::keep_short(log_path.clone()) => return,
             };
             let how = exit_message(program, status);
@@ -117,7 +118,7 @@ impl Local {
                 _ => tracing::info!(handle, "{how}"),
             }
             tell.send_replace(Some(how));
-            bell.notify_one();
+            notify.notify_one();
         });
         let entry = Entry { stop, ended };
         self.children.lock().unwrap_or_else(PoisonError::into_inner).insert(launch.name.clone(), entry);
@@ -138,7 +139,7 @@ impl Settings {
         };
         command
             .env(token, launch.token.expose_secret())
-            .env("OMP_NUM_THREADS", launch.threads.to_string())
+            .env("OMP_NUM_THREADS", launch.resources.threads.to_string())
             .arg("--api-url")
             .arg(&self.api_url)
             .arg("--cache-dir")
@@ -161,7 +162,7 @@ fn is_secret(name: &str) -> bool {
 }
 
 /// Waits for the child to exit. A stop closes its input first, and kills it after [`GRACE`].
-async fn tend(mut child: Child, mut stop: watch::Receiver<bool>) -> std::io::Result<ExitStatus> {
+async fn supervise(mut child: Child, mut stop: watch::Receiver<bool>) -> std::io::Result<ExitStatus> {
     let lifeline = child.stdin.take();
     tokio::select! {
         status = child.wait() => return status,
@@ -214,12 +215,13 @@ fn plain(text: &str) -> String {
 }
 
 impl Provider for Local {
-    fn name(&self) -> &'static str {
-        "local"
+    fn name(&self) -> &str {
+        &self.settings.name
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
         let offer = Offer {
+            provider: self.settings.name.clone(),
             name: "this machine".into(),
             memory: self.settings.memory,
             reserved: Bytes(0),
@@ -262,6 +264,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::providers::provider::Resources;
 
     /// Returns a provider whose trainer is a shell script.
     fn machine(folder: &Path, script: &str) -> (Local, Arc<Notify>) {
@@ -269,6 +272,7 @@ mod tests {
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let config = LocalConfig {
+            name: "local".into(),
             work_dir: folder.join("node"),
             binaries_dir: Some(folder.to_path_buf()),
             memory_bytes: Some(1 << 30),
@@ -276,20 +280,21 @@ mod tests {
             max_concurrent_runs: 1,
             usd_per_hour: 0.0,
         };
-        let bell = Arc::new(Notify::new());
-        (Local::new(&config, "http://127.0.0.1:1", bell.clone()).unwrap(), bell)
+        let notify = Arc::new(Notify::new());
+        (Local::new(&config, "http://127.0.0.1:1", notify.clone()).unwrap(), notify)
     }
 
     fn launch() -> Launch {
-        Launch { program: Program::Trainer, name: "run_1".into(), token: "secret".to_owned().into(), threads: 2 }
+        let resources = Resources { offer: "this machine".into(), memory: Bytes::mib(1), threads: 2 };
+        Launch { program: Program::Trainer, name: "run_1".into(), token: "secret".to_owned().into(), resources }
     }
 
     #[tokio::test]
     async fn attack_a28_a_dead_child_rings_and_its_last_lines_are_told_to_nobody() {
         let folder = tempfile::tempdir().unwrap();
-        let (local, bell) = machine(folder.path(), "echo \"token $ATTUNE_RUN_TOKEN\"; echo /data/x/y >&2; exit 3");
+        let (local, notify) = machine(folder.path(), "echo \"token $ATTUNE_RUN_TOKEN\"; echo /data/x/y >&2; exit 3");
         let handle = local.launch(launch()).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(10), bell.notified()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), notify.notified()).await.unwrap();
         let seen = local.list().await.unwrap();
         assert_eq!(seen[0].ended.as_deref(), Some("attune-trainer ended (exit status: 3)"));
         assert_eq!(tail(&folder.path().join("node/logs/run_1.log")).unwrap(), "token secret\n/data/x/y");
@@ -302,12 +307,12 @@ mod tests {
     #[tokio::test]
     async fn the_last_words_of_a_serving_process_are_not_told() {
         let folder = tempfile::tempdir().unwrap();
-        let (local, bell) = machine(folder.path(), "");
+        let (local, notify) = machine(folder.path(), "");
         let program = folder.path().join("attune-serving");
         std::fs::write(&program, "#!/bin/sh\necho adapter adapter_1 of another; exit 3\n").unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         local.launch(Launch { program: Program::Serving, ..launch() }).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(10), bell.notified()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), notify.notified()).await.unwrap();
         let ended = local.list().await.unwrap()[0].ended.clone().unwrap();
         assert_eq!(ended, "attune-serving ended (exit status: 3)");
     }
@@ -315,10 +320,10 @@ mod tests {
     #[tokio::test]
     async fn attack_a28_a_child_starts_though_its_log_cannot_be_made() {
         let folder = tempfile::tempdir().unwrap();
-        let (local, bell) = machine(folder.path(), "echo nobody reads this; exit 0");
+        let (local, notify) = machine(folder.path(), "echo nobody reads this; exit 0");
         std::fs::create_dir(folder.path().join("node/logs/run_1.log")).unwrap(); // in the log's place
         let handle = local.launch(launch()).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(10), bell.notified()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), notify.notified()).await.unwrap();
         assert_eq!(local.list().await.unwrap()[0].ended.as_deref(), Some("attune-trainer ended (exit status: 0)"));
         local.stop(&handle).await.unwrap();
     }

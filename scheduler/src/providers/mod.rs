@@ -6,3 +6,5 @@ pub(crate) mod local;
 pub(crate) mod logs;
 /// The `Provider` trait.
 pub(crate) mod provider;
+/// The registry of the configured providers.
+pub(crate) mod registry;

@@ -1,6 +1,6 @@
-//! The interface to the machines on which processes run. `local` is the only implementation; tests use it too.
+//! The interface to the machines on which processes run. `local` is an implementation; tests have their own.
 
-use attune_domain::offer::Offer;
+use attune_domain::{bytes::Bytes, offer::Offer};
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 
@@ -15,6 +15,27 @@ pub(crate) enum Program {
     Serving,
 }
 
+impl Program {
+    /// Returns the file name of the program.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Trainer => "attune-trainer",
+            Self::Serving => "attune-serving",
+        }
+    }
+}
+
+/// The resources that the placement chose for a process.
+#[derive(Debug)]
+pub(crate) struct Resources {
+    /// The provider's name for the offer.
+    pub(crate) offer: String,
+    /// The reserved memory.
+    pub(crate) memory: Bytes,
+    /// The number of CPU threads.
+    pub(crate) threads: u32,
+}
+
 /// A launch. The name is the run's or the replica's ID, and becomes the handle.
 #[derive(Debug)]
 pub(crate) struct Launch {
@@ -24,8 +45,8 @@ pub(crate) struct Launch {
     pub(crate) name: String,
     /// The token that authenticates the process to the API.
     pub(crate) token: SecretString,
-    /// CPU threads.
-    pub(crate) threads: u32,
+    /// The offer to launch on, and the process's share of it.
+    pub(crate) resources: Resources,
 }
 
 /// A process that the provider has launched and that was not stopped.
@@ -39,8 +60,8 @@ pub(crate) struct Process {
 
 /// Launches and stops processes. Has no access to jobs or rows.
 pub(crate) trait Provider: Send + Sync {
-    /// Returns the name stored in `node.provider`.
-    fn name(&self) -> &'static str;
+    /// Returns the name stored in `node.provider`, and named by the provider's offers.
+    fn name(&self) -> &str;
 
     /// Returns the offers, without reservations subtracted.
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>>;

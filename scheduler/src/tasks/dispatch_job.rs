@@ -11,17 +11,19 @@ use attune_domain::{
     offer::{Offer, Placement, Refusal, place, place_again},
     run::Plan,
 };
+use attune_process::error_chain::chain;
 use attune_store::{
     adapters::base_model,
     error::StoreError,
+    ids,
     jobs::{
         checkpoint,
         job::{self, Job, JobError, Step},
         job_event::{self, Level},
+        job_pause,
         loss::{self, Blame, Loss},
-        pausing, waiting,
+        waiting,
     },
-    mint,
     queue::DispatchJob,
     runs::{
         node::{self, NewNode},
@@ -35,8 +37,8 @@ use sqlx::PgConnection;
 use super::{Handle, plan_words};
 use crate::{
     app::{self, App},
-    error::{SchedulerError, chain},
-    providers::provider::{Launch, Program},
+    error::SchedulerError,
+    providers::provider::{Launch, Program, Resources},
     reconciler,
 };
 
@@ -75,7 +77,7 @@ async fn dispatch(app: &App, job_id: JobId) -> Result<bool, SchedulerError> {
     let mut tx = app.begin().await?;
     let job = job::load(&mut tx, job_id).await?;
     if let Some((reason, why)) = money::exhausted(&mut tx, &job).await? {
-        return match pausing::halt(&mut tx, &job, reason, &why).await {
+        return match job_pause::pause_for(&mut tx, &job, reason, &why).await {
             Ok(()) => Ok(tx.commit().await.map(|()| true)?),
             Err(StoreError::Illegal(_)) => Ok(true),
             Err(error) => Err(error.into()),
@@ -104,7 +106,7 @@ async fn dispatch(app: &App, job_id: JobId) -> Result<bool, SchedulerError> {
             }
             tx.commit().await?;
             if refusals.iter().any(|reason| matches!(reason, Refusal::Crowded { .. })) {
-                reconciler::make_room(app).await?;
+                reconciler::stop_idle_replicas(app).await?;
             }
             return Ok(false);
         }
@@ -113,7 +115,7 @@ async fn dispatch(app: &App, job_id: JobId) -> Result<bool, SchedulerError> {
         Ok(claimed) => {
             tx.commit().await?;
             match claimed {
-                Some((run, token)) => launch(app, &run, token).await,
+                Some(claimed) => launch(app, claimed).await,
                 None => Ok(true),
             }
         }
@@ -219,18 +221,28 @@ fn shown(plan: &Plan) -> serde_json::Value {
     json!({ "micro_batch_size": plan.micro_batch_size, "gradient_checkpointing": plan.checkpointing })
 }
 
+/// A claimed run, and the launch of its trainer once the transaction is committed.
+struct Claimed {
+    run: Run,
+    /// The name of the provider to launch at.
+    provider: String,
+    launch: Launch,
+}
+
 async fn claim(
     app: &App,
     tx: &mut PgConnection,
     job: &Job,
     (plan, offer, message): (Plan, Offer, String),
-) -> Result<Option<(Run, String)>, StoreError> {
-    let token = mint::secret();
+) -> Result<Option<Claimed>, StoreError> {
+    let token = ids::secret();
     let resume_id = checkpoint::newest(tx, job.job_id).await?.map(|checkpoint| checkpoint.checkpoint_id);
+    let memory = plan.predicted_peak.max(Bytes(1));
+    let resources = Resources { offer: offer.name.clone(), memory, threads: plan.threads };
     let node = NewNode {
-        provider: app.provider.name().into(),
+        provider: offer.provider.clone(),
         offer: offer.name,
-        memory: plan.predicted_peak.max(Bytes(1)),
+        memory,
         micro_usd_per_hour: offer.micro_usd_per_hour,
     };
     let new = NewRun {
@@ -238,24 +250,20 @@ async fn claim(
         node,
         plan,
         resume_id,
-        token_hash: mint::hash(&token),
+        token_hash: ids::hash(&token),
         heartbeat_seconds: app.leases.heartbeat_seconds,
         message,
     };
     let run = run::create(tx, &new).await?;
-    Ok(Some((run, token)))
+    let launch = Launch { program: Program::Trainer, name: run.run_id.to_string(), token: token.into(), resources };
+    Ok(Some(Claimed { run, provider: offer.provider, launch }))
 }
 
 /// Launches the trainer of a committed run. If it cannot be started, the run is lost immediately. Returns whether it
 /// was started.
-async fn launch(app: &App, run: &Run, token: String) -> Result<bool, SchedulerError> {
-    let launch = Launch {
-        program: Program::Trainer,
-        name: run.run_id.to_string(),
-        token: token.into(),
-        threads: run.plan.threads,
-    };
-    match app.provider.launch(launch).await {
+async fn launch(app: &App, claimed: Claimed) -> Result<bool, SchedulerError> {
+    let Claimed { run, provider, launch } = claimed;
+    match app.providers.launch(&provider, launch).await {
         Ok(handle) => {
             node::launched(&mut *app.single().await?, run.node_id, &handle).await?;
             Ok(true)
@@ -303,8 +311,8 @@ mod tests {
     }
 
     fn offer(memory: Bytes, reserved: Bytes, free_slots: usize) -> Offer {
-        let name = "this machine".into();
-        Offer { name, memory, reserved, free_slots, threads: 2, micro_usd_per_hour: 0 }
+        let (provider, name) = ("local".into(), "this machine".into());
+        Offer { provider, name, memory, reserved, free_slots, threads: 2, micro_usd_per_hour: 0 }
     }
 
     fn with_work<T>(asked: &Requested, then: impl FnOnce(Workload<'_>) -> T) -> T {

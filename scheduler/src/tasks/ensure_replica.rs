@@ -3,11 +3,12 @@
 use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
-    id::ReplicaId,
+    id::{NodeId, ReplicaId},
     memory,
     offer::{Offer, Refusal, right_size},
     spec::Quantization,
 };
+use attune_process::error_chain::chain;
 use attune_store::{
     adapters::base_model,
     queue::EnsureReplica,
@@ -18,8 +19,8 @@ use attune_store::{
 use super::Handle;
 use crate::{
     app::{self, App},
-    error::{SchedulerError, chain},
-    providers::provider::{Launch, Program},
+    error::SchedulerError,
+    providers::provider::{Launch, Program, Resources},
     reconciler,
 };
 
@@ -49,9 +50,10 @@ impl Handle for EnsureReplica {
         let offers = app::offers(&app, &mut tx).await?;
         match decide(&base.architecture, wanted.base.quantization, &offers) {
             Decision::Place { offer, memory, budget, threads } => {
+                let resources = Resources { offer: offer.name.clone(), memory, threads };
                 let placement = Placement {
                     node: NewNode {
-                        provider: app.provider.name().into(),
+                        provider: offer.provider.clone(),
                         offer: offer.name,
                         memory,
                         micro_usd_per_hour: offer.micro_usd_per_hour,
@@ -62,7 +64,9 @@ impl Handle for EnsureReplica {
                 };
                 let Some(node_id) = replica::place(&mut tx, self.replica_id, &placement).await? else { return Ok(()) };
                 tx.commit().await?;
-                launch(&app, &wanted, node_id, threads).await
+                let (name, token) = (wanted.replica_id.to_string(), wanted.token.into());
+                let launch = Launch { program: Program::Serving, name, token, resources };
+                start(&app, wanted.replica_id, node_id, &offer.provider, launch).await
             }
             Decision::Refuse(reason) => {
                 replica::end(&mut tx, self.replica_id, Some(&reason)).await?;
@@ -72,7 +76,7 @@ impl Handle for EnsureReplica {
             }
             Decision::Wait => {
                 tx.rollback().await?;
-                reconciler::make_room(&app).await
+                reconciler::stop_idle_replicas(&app).await
             }
         }
     }
@@ -101,15 +105,15 @@ fn decide(architecture: &Architecture, quantization: Quantization, offers: &[Off
     }
 }
 
-async fn launch(
+/// Launches the placed replica at the provider of this name. If that fails, the replica ends.
+async fn start(
     app: &App,
-    replica: &replica::Replica,
-    node_id: attune_domain::id::NodeId,
-    threads: u32,
+    id: ReplicaId,
+    node_id: NodeId,
+    provider: &str,
+    launch: Launch,
 ) -> Result<(), SchedulerError> {
-    let id: ReplicaId = replica.replica_id;
-    let (name, token) = (id.to_string(), replica.token.clone().into());
-    let launched = app.provider.launch(Launch { program: Program::Serving, name, token, threads }).await;
+    let launched = app.providers.launch(provider, launch).await;
     let mut tx = app.begin().await?;
     match launched {
         Ok(handle) => node::launched(&mut tx, node_id, &handle).await?,
@@ -132,6 +136,7 @@ mod tests {
     fn decided(memory: u64, reserved: u64) -> Decision {
         let architecture = Architecture::from_config_json(SMOLLM2.as_bytes()).unwrap();
         let offer = Offer {
+            provider: "local".into(),
             name: "this machine".into(),
             memory: Bytes::mib(memory),
             reserved: Bytes::mib(reserved),

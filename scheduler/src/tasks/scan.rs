@@ -8,8 +8,8 @@ use attune_store::jobs::{
 };
 use attune_text::{
     model::TextModel,
+    row_stats::{RowStats, RowsError},
     rows::{RowPolicy, RowReader},
-    tally::{RowsError, Tally},
 };
 
 /// A scan that is fed a file's bytes in chunks.
@@ -45,16 +45,16 @@ impl<'a> Scan<'a> {
     /// The user's error: the invalid rows, by line number.
     pub(super) fn finish(self) -> Result<Scanned, JobError> {
         let Self { param, max_length, rows } = self;
-        let tally = rows.finish(&mut drop).map_err(|error| refused(param, &error))?;
-        let changes = tally.changes(max_length).into_iter().map(|note| (Level::Warn, note));
-        let packing = tally.packing(max_length).map(|note| (Level::Info, note));
+        let stats = rows.finish(&mut drop).map_err(|error| refused(param, &error))?;
+        let changes = stats.changes(max_length).into_iter().map(|note| (Level::Warn, note));
+        let packing = stats.packing(max_length).map(|note| (Level::Info, note));
         let notes = changes.chain(packing).map(|(level, note)| (level, format!("{param}: {note}"))).collect();
-        Ok(Scanned { facts: facts(&tally), notes })
+        Ok(Scanned { facts: facts(&stats), notes })
     }
 }
 
-fn facts(tally: &Tally) -> FileFacts {
-    let facts = tally.facts;
+fn facts(stats: &RowStats) -> FileFacts {
+    let facts = stats.facts;
     FileFacts {
         rows: facts.rows,
         tokens: facts.tokens,

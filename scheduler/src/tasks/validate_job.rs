@@ -4,9 +4,11 @@
 use std::{path::Path, sync::Arc};
 
 use attune_domain::{
+    digest::hex,
     id::{FileId, JobId, ProjectId},
     job::JobEvent,
 };
+use attune_process::error_chain::chain;
 use attune_store::{
     adapters::base_model,
     error::StoreError,
@@ -26,10 +28,7 @@ use super::{
     scan::{Scan, Scanned},
     text_folder,
 };
-use crate::{
-    app::App,
-    error::{SchedulerError, chain},
-};
+use crate::{app::App, error::SchedulerError};
 
 impl Handle for ValidateJob {
     async fn handle(self, app: App) -> Result<(), SchedulerError> {
@@ -170,7 +169,7 @@ async fn scan_file(
             hasher.update(&piece);
             scan.push(&piece);
         }
-        (scan.finish(), base_model::hex(&hasher.finalize()))
+        (scan.finish(), hex(&hasher.finalize()))
     });
     let mut broken = None;
     loop {

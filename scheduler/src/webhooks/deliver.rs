@@ -10,6 +10,7 @@ use attune_outbound::{
     client::{Answer, Client, SendError},
     policy::Policy,
 };
+use attune_process::error_chain::chain;
 use attune_store::{
     config::WebhooksConfig,
     db,
@@ -26,7 +27,6 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{message, verdict};
-use crate::error::chain;
 
 /// The polling interval when nothing was due.
 const LOOK: Duration = Duration::from_millis(500);
@@ -55,7 +55,7 @@ pub(crate) struct Sender {
     pool: PgPool,
     key: Arc<SealKey>,
     client: Client,
-    room: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
 impl Sender {
@@ -70,7 +70,7 @@ impl Sender {
             pool,
             key: Arc::new(key),
             client: Client::new(policy, PATIENCE)?,
-            room: Arc::new(Semaphore::new(AT_ONCE)),
+            slots: Arc::new(Semaphore::new(AT_ONCE)),
         }))
     }
 }
@@ -111,13 +111,13 @@ async fn look(sender: &Sender, attempts: &TaskTracker) -> Result<bool, StoreErro
     let mut tx = db::platform(&sender.pool).await?;
     let relayed = webhook_queue::relay(&mut tx, RELAYED_AT_ONCE).await?;
     tx.commit().await?;
-    let room = sender.room.available_permits();
-    if room == 0 {
+    let slots = sender.slots.available_permits();
+    if slots == 0 {
         return Ok(relayed > 0);
     }
     let mut tx = db::platform(&sender.pool).await?;
     let bounds = Bounds {
-        attempts: room as i64,
+        attempts: slots as i64,
         per_endpoint: PER_ENDPOINT,
         per_project: PER_PROJECT,
         lease_seconds: LEASE_SECONDS,
@@ -127,7 +127,7 @@ async fn look(sender: &Sender, attempts: &TaskTracker) -> Result<bool, StoreErro
     let found = relayed > 0 || !claims.is_empty();
     for claim in claims {
         // Only this loop acquires permits, and it has just counted them.
-        let Ok(place) = sender.room.clone().try_acquire_owned() else { break };
+        let Ok(place) = sender.slots.clone().try_acquire_owned() else { break };
         let sender = sender.clone();
         attempts.spawn(async move {
             if let Err(error) = attempt(&sender, &claim).await {

@@ -6,7 +6,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use attune_domain::serve::{Echo, GenerateEvent, GenerateRequest, Prompt, Scored, ToolChoice};
+use attune_domain::serve::{Echo, GenerateEvent, GenerateRequest, Prompt, TokenLogprob, ToolChoice};
+use attune_process::error_chain::chain;
 use attune_text::{
     detokenizer::Detokenizer,
     error::TextError,
@@ -20,7 +21,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use crate::{
     adapters::Lease,
     answering::{
-        answer_stream::{Telling, Told, scored},
+        answer_stream::{AnswerStream, StreamStats, token_logprob},
         grammar::{Constraint, Grammars, format_of},
         stop::StopStrings,
     },
@@ -29,9 +30,9 @@ use crate::{
         engine::EngineHandle,
         sampling::Sampler,
         scores::TokenScore,
-        sequence::{Drawn, Work},
+        sequence::{EngineEvent, GenerateJob},
     },
-    error::{Failure, chain},
+    error::Failure,
 };
 
 /// Answers `request` into `out`. Returns early if the receiver is dropped.
@@ -46,7 +47,7 @@ pub async fn answer(app: &App, request: GenerateRequest, out: mpsc::Sender<Gener
         }
     };
     match outcome {
-        Ok(told) => told.log(&request_id, began),
+        Ok(answered) => answered.log(&request_id, began),
         Err(failure) => {
             tracing::debug!(request_id, code = failure.code(), %failure, "no answer");
             let _ = out.send(failure.into()).await; // the client may have disconnected meanwhile
@@ -112,10 +113,10 @@ async fn try_answer(
     let prompt_tokens = answering.prompt.len();
     let begun = GenerateEvent::Started { prompt_tokens: prompt_tokens as u64, cached_tokens: cached as u64, echo };
     let _ = out.send(begun).await;
-    let told = answering.tell(first, out).await?;
-    let completion_tokens = told.iter().map(|told| told.tokens).sum();
+    let stats = answering.stream(first, out).await?;
+    let completion_tokens = stats.iter().map(|stats| stats.tokens).sum();
     let _ = out.send(GenerateEvent::Done { completion_tokens }).await;
-    Ok(Answered { prompt_tokens, completion_tokens, first: told.iter().filter_map(|told| told.first).min() })
+    Ok(Answered { prompt_tokens, completion_tokens, first: stats.iter().filter_map(|stats| stats.first).min() })
 }
 
 /// Refuses token IDs outside the vocabulary, which can be neither fed nor sampled.
@@ -189,11 +190,11 @@ fn shown_tools<'a>(text: &TextModel, request: &'a GenerateRequest) -> Option<&'a
 
 /// Waits until the prompt is processed. Returns its tokens' scores, and the number of tokens that were copied from
 /// another request.
-async fn started(drawn: &mut UnboundedReceiver<Drawn>) -> Result<(Vec<TokenScore>, usize), Failure> {
-    match drawn.recv().await {
-        Some(Drawn::Started { scores, cached }) => Ok((scores, cached)),
-        Some(Drawn::Failed(failure)) => Err(failure),
-        Some(Drawn::Token { .. } | Drawn::End { .. }) => {
+async fn started(events: &mut UnboundedReceiver<EngineEvent>) -> Result<(Vec<TokenScore>, usize), Failure> {
+    match events.recv().await {
+        Some(EngineEvent::Started { scores, cached }) => Ok((scores, cached)),
+        Some(EngineEvent::Failed(failure)) => Err(failure),
+        Some(EngineEvent::Token { .. } | EngineEvent::End { .. }) => {
             Err(Failure::Internal("the engine sent a token before it started the answer".into()))
         }
         None => Err(Failure::Internal("the engine has stopped".into())),
@@ -213,10 +214,10 @@ struct Answering<'a> {
 
 impl Answering<'_> {
     /// Submits answer number `choice` to the engine.
-    fn submit(&self, choice: u32) -> Result<UnboundedReceiver<Drawn>, Failure> {
-        let (tokens, drawn) = mpsc::unbounded_channel();
+    fn submit(&self, choice: u32) -> Result<UnboundedReceiver<EngineEvent>, Failure> {
+        let (tokens, events) = mpsc::unbounded_channel();
         let sampling = &self.request.sampling;
-        self.engine.submit(Work {
+        self.engine.submit(GenerateJob {
             project: self.project.clone(),
             prompt: self.prompt.clone(),
             lease: self.lease.clone(),
@@ -228,7 +229,7 @@ impl Answering<'_> {
             prompt_scores: self.request.echo && choice == 0,
             out: tokens,
         })?;
-        Ok(drawn)
+        Ok(events)
     }
 
     /// Returns the detokenizer of the answer. A completion continues its prompt's text; a chat answer starts a new
@@ -249,7 +250,8 @@ impl Answering<'_> {
             Prompt::Tokens { ids } => (tokenizer.decode_with_special(ids)?, 0),
             Prompt::Chat { .. } => return Ok(None),
         };
-        let tokens: Result<Vec<Scored>, _> = scores.iter().skip(own).map(|score| scored(tokenizer, score)).collect();
+        let tokens: Result<Vec<TokenLogprob>, _> =
+            scores.iter().skip(own).map(|score| token_logprob(tokenizer, score)).collect();
         let mut tokens = tokens?;
         // The tokenizer may have added a space before the text. The first token's text omits it, like the text itself.
         if let (Some(first), Some(score)) = (tokens.first_mut(), scores.get(own)) {
@@ -259,11 +261,11 @@ impl Answering<'_> {
     }
 
     /// Sends the events of all answers, the first of which has started.
-    async fn tell(
+    async fn stream(
         &self,
-        first: UnboundedReceiver<Drawn>,
+        first: UnboundedReceiver<EngineEvent>,
         out: &mpsc::Sender<GenerateEvent>,
-    ) -> Result<Vec<Told>, Failure> {
+    ) -> Result<Vec<StreamStats>, Failure> {
         let others = (1..self.request.choices).map(|choice| self.submit(choice)).collect::<Result<Vec<_>, _>>()?;
         let all = std::iter::once(first).chain(others);
         let stop = Arc::new(StopStrings::new(&self.request.sampling.stop));
@@ -274,8 +276,9 @@ impl Answering<'_> {
             }
             None => None,
         };
-        let telling =
-            |choice| Telling::new(choice, (self.text, self.letters()), stop.clone(), out).with_calls(calls.clone());
-        try_join_all((0..).zip(all).map(|(choice, drawn)| telling(choice).tell(drawn))).await
+        let stream = |choice| {
+            AnswerStream::new(choice, (self.text, self.letters()), stop.clone(), out).with_calls(calls.clone())
+        };
+        try_join_all((0..).zip(all).map(|(choice, events)| stream(choice).run(events))).await
     }
 }

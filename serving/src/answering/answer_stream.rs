@@ -3,7 +3,8 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
-use attune_domain::serve::{FinishReason, GenerateEvent, Likely, Scored};
+use attune_domain::serve::{FinishReason, GenerateEvent, TokenLogprob, TopLogprob};
+use attune_process::error_chain::chain;
 use attune_text::{
     detokenizer::Detokenizer,
     error::TextError,
@@ -15,13 +16,13 @@ use tokio::sync::mpsc;
 
 use crate::{
     answering::stop::{StopScanner, StopStrings},
-    decoding::{scores::TokenScore, sequence::Drawn},
-    error::{Failure, chain},
+    decoding::{scores::TokenScore, sequence::EngineEvent},
+    error::Failure,
 };
 
 /// The statistics of an answer.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Told {
+pub(crate) struct StreamStats {
     /// The number of sampled tokens, a stop token included.
     pub(crate) tokens: u64,
     /// The time of the first token.
@@ -29,18 +30,18 @@ pub(crate) struct Told {
 }
 
 /// The event stream of one answer.
-pub(crate) struct Telling<'a> {
+pub(crate) struct AnswerStream<'a> {
     choice: u32,
     tokenizer: &'a Tokenizer,
     letters: Detokenizer<'a>,
     stops: StopScanner,
     out: &'a mpsc::Sender<GenerateEvent>,
     /// Tokens that have not been sent, each with the offset in the text at which it starts.
-    untold: VecDeque<(usize, Scored)>,
+    pending: VecDeque<(usize, TokenLogprob)>,
     /// The length in bytes of the text of all tokens so far.
     known: usize,
     /// The length in bytes of the text that has been sent.
-    told: usize,
+    sent: usize,
     calls: Option<Calls>,
 }
 
@@ -54,7 +55,7 @@ struct Calls {
     count: u32,
 }
 
-impl<'a> Telling<'a> {
+impl<'a> AnswerStream<'a> {
     pub(crate) fn new(
         choice: u32,
         (text, letters): (&'a TextModel, Detokenizer<'a>),
@@ -62,7 +63,7 @@ impl<'a> Telling<'a> {
         out: &'a mpsc::Sender<GenerateEvent>,
     ) -> Self {
         let (tokenizer, stops) = (text.tokenizer(), StopScanner::new(stop));
-        Self { choice, tokenizer, letters, stops, out, untold: VecDeque::new(), known: 0, told: 0, calls: None }
+        Self { choice, tokenizer, letters, stops, out, pending: VecDeque::new(), known: 0, sent: 0, calls: None }
     }
 
     /// Detects calls in this format, of tools with these names.
@@ -80,30 +81,33 @@ impl<'a> Telling<'a> {
     ///
     /// # Errors
     /// The engine's failure, or the tokenizer's.
-    pub(crate) async fn tell(mut self, mut drawn: mpsc::UnboundedReceiver<Drawn>) -> Result<Told, Failure> {
-        let mut told = Told::default();
+    pub(crate) async fn run(
+        mut self,
+        mut events: mpsc::UnboundedReceiver<EngineEvent>,
+    ) -> Result<StreamStats, Failure> {
+        let mut stats = StreamStats::default();
         loop {
-            match drawn.recv().await {
-                Some(Drawn::Started { .. }) => {}
-                Some(Drawn::Token { id, score }) => {
-                    told.first.get_or_insert_with(Instant::now);
-                    told.tokens += 1;
+            match events.recv().await {
+                Some(EngineEvent::Started { .. }) => {}
+                Some(EngineEvent::Token { id, score }) => {
+                    stats.first.get_or_insert_with(Instant::now);
+                    stats.tokens += 1;
                     if self.token(id, score).await? {
                         // Dropping the receiver cancels the request in the engine.
                         self.end_calls().await;
                         self.finished(FinishReason::Stop).await;
-                        return Ok(told);
+                        return Ok(stats);
                     }
                 }
-                Some(Drawn::End { reason, end_token }) => {
-                    told.tokens += u64::from(end_token);
+                Some(EngineEvent::End { reason, end_token }) => {
+                    stats.tokens += u64::from(end_token);
                     let stopped = self.end().await;
                     let reason = if stopped { FinishReason::Stop } else { reason };
                     let ended = reason == FinishReason::Stop && self.called();
                     self.finished(if ended { FinishReason::ToolCalls } else { reason }).await;
-                    return Ok(told);
+                    return Ok(stats);
                 }
-                Some(Drawn::Failed(failure)) => return Err(failure),
+                Some(EngineEvent::Failed(failure)) => return Err(failure),
                 None => return Err(Failure::Internal("the engine has stopped".into())),
             }
         }
@@ -112,7 +116,7 @@ impl<'a> Telling<'a> {
     /// Processes a token. Returns whether a stop string was found.
     async fn token(&mut self, id: u32, score: Option<TokenScore>) -> Result<bool, Failure> {
         if let Some(score) = score {
-            self.untold.push_back((self.known, scored(self.tokenizer, &score).map_err(failed)?));
+            self.pending.push_back((self.known, token_logprob(self.tokenizer, &score).map_err(failed)?));
         }
         if let Some(calls) = self.calls.as_ref().filter(|calls| calls.opening == Some(id)) {
             let opening = calls.format.opening();
@@ -131,8 +135,8 @@ impl<'a> Telling<'a> {
         let stopped = self.piece(&rest).await;
         if !stopped {
             let held = std::mem::replace(&mut self.stops, StopScanner::new(Arc::default())).finish();
-            let tokens = std::mem::take(&mut self.untold).into_iter().map(|(_, token)| token).collect();
-            self.say_text(held, tokens).await;
+            let tokens = std::mem::take(&mut self.pending).into_iter().map(|(_, token)| token).collect();
+            self.send_text(held, tokens).await;
         }
         self.end_calls().await;
         stopped
@@ -142,51 +146,51 @@ impl<'a> Telling<'a> {
     async fn end_calls(&mut self) {
         if let Some(calls) = &mut self.calls {
             let scanner = std::mem::replace(&mut calls.scanner, ToolScanner::new(calls.format, Arc::default()));
-            self.say_found(scanner.finish(), Vec::new()).await;
+            self.send_found(scanner.finish(), Vec::new()).await;
         }
     }
 
     async fn piece(&mut self, piece: &str) -> bool {
         self.known += piece.len();
         let scanned = self.stops.push(piece);
-        self.told += scanned.text.len();
-        let count = self.untold.iter().take_while(|(start, _)| *start < self.told).count();
-        let tokens = self.untold.drain(..count).map(|(_, token)| token).collect();
-        self.say_text(scanned.text, tokens).await;
+        self.sent += scanned.text.len();
+        let count = self.pending.iter().take_while(|(start, _)| *start < self.sent).count();
+        let tokens = self.pending.drain(..count).map(|(_, token)| token).collect();
+        self.send_text(scanned.text, tokens).await;
         scanned.stopped
     }
 
-    async fn say_text(&mut self, text: String, tokens: Vec<Scored>) {
+    async fn send_text(&mut self, text: String, tokens: Vec<TokenLogprob>) {
         if let Some(calls) = &mut self.calls {
             let found = calls.scanner.push(&text);
-            return self.say_found(found, tokens).await;
+            return self.send_found(found, tokens).await;
         }
-        self.say_piece(text, tokens).await;
+        self.send_piece(text, tokens).await;
     }
 
-    async fn say_piece(&self, text: String, tokens: Vec<Scored>) {
+    async fn send_piece(&self, text: String, tokens: Vec<TokenLogprob>) {
         if !text.is_empty() || !tokens.is_empty() {
-            self.say(GenerateEvent::Piece { choice: self.choice, text, tokens }).await;
+            self.send(GenerateEvent::Piece { choice: self.choice, text, tokens }).await;
         }
     }
 
     /// Sends text and calls. The tokens of calls are sent with the text around them.
-    async fn say_found(&mut self, found: Vec<Found>, mut tokens: Vec<Scored>) {
+    async fn send_found(&mut self, found: Vec<Found>, mut tokens: Vec<TokenLogprob>) {
         let choice = self.choice;
         for found in found {
             match found {
-                Found::Text(text) => self.say_piece(text, std::mem::take(&mut tokens)).await,
+                Found::Text(text) => self.send_piece(text, std::mem::take(&mut tokens)).await,
                 Found::Call { name } => {
                     let (call, id) = self.next_call();
-                    self.say(GenerateEvent::Called { choice, call, id, name }).await;
+                    self.send(GenerateEvent::ToolCallStart { choice, call, id, name }).await;
                 }
                 Found::Arguments(text) => {
                     let call = self.calls.as_ref().map_or(0, |calls| calls.count.saturating_sub(1));
-                    self.say(GenerateEvent::Arguments { choice, call, text }).await;
+                    self.send(GenerateEvent::Arguments { choice, call, text }).await;
                 }
             }
         }
-        self.say_piece(String::new(), tokens).await;
+        self.send_piece(String::new(), tokens).await;
     }
 
     /// Returns the index of a new call, and an ID for it that the model's template accepts when the call is sent back.
@@ -208,11 +212,11 @@ impl<'a> Telling<'a> {
     }
 
     async fn finished(&self, finish_reason: FinishReason) {
-        self.say(GenerateEvent::Finished { choice: self.choice, finish_reason }).await;
+        self.send(GenerateEvent::Finished { choice: self.choice, finish_reason }).await;
     }
 
     /// Sends an event. If the client is gone, this task is cancelled from outside, so an error is ignored here.
-    async fn say(&self, event: GenerateEvent) {
+    async fn send(&self, event: GenerateEvent) {
         let _ = self.out.send(event).await;
     }
 }
@@ -225,9 +229,9 @@ fn failed(error: TextError) -> Failure {
 ///
 /// # Errors
 /// An error of the tokenizer.
-pub(crate) fn scored(tokenizer: &Tokenizer, score: &TokenScore) -> Result<Scored, TextError> {
-    let likely = |(id, logprob): &(u32, f64)| Ok(Likely { bytes: tokenizer.token_bytes(*id)?, logprob: *logprob });
-    Ok(Scored {
+pub(crate) fn token_logprob(tokenizer: &Tokenizer, score: &TokenScore) -> Result<TokenLogprob, TextError> {
+    let likely = |(id, logprob): &(u32, f64)| Ok(TopLogprob { bytes: tokenizer.token_bytes(*id)?, logprob: *logprob });
+    Ok(TokenLogprob {
         bytes: tokenizer.token_bytes(score.id)?,
         logprob: score.logprob,
         top: score.top.iter().map(likely).collect::<Result<_, TextError>>()?,

@@ -9,6 +9,7 @@
 use std::sync::{Arc, OnceLock};
 
 use attune_domain::serve::{Form, ToolChoice, Tools};
+use attune_process::error_chain::chain;
 use attune_text::{
     error::{EncodeError, TextError},
     model::TextModel,
@@ -18,7 +19,7 @@ use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
 use serde_json::{Value, json};
 use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
-use crate::error::{Failure, chain};
+use crate::error::Failure;
 
 /// The maximum lexer work, in llguidance's fuel, to compile a grammar; some 20 ms.
 const GRAMMAR_FUEL: u64 = 1_000_000;

@@ -15,6 +15,7 @@ use std::{
 
 use attune_domain::bytes::Bytes;
 use attune_model::{decoder::Decoder, error::ModelError, nn::kv_cache::KvCache};
+use attune_process::error_chain::chain;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -22,9 +23,9 @@ use crate::{
         fair_queue::{self, Turns},
         forward_step,
         prefix_cache::{Prefixes, shared},
-        sequence::{Memory, Sequence, Work},
+        sequence::{GenerateJob, Memory, Sequence},
     },
-    error::{Failure, chain},
+    error::Failure,
     residency::ResidentBudget,
 };
 
@@ -49,7 +50,7 @@ pub struct Limits {
 /// The handle that submits work to the engine.
 #[derive(Debug, Clone)]
 pub struct EngineHandle {
-    queue: Sender<Work>,
+    queue: Sender<GenerateJob>,
     context: usize,
 }
 
@@ -58,7 +59,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// [`Failure::Internal`]: the engine has stopped.
-    pub fn submit(&self, work: Work) -> Result<(), Failure> {
+    pub fn submit(&self, work: GenerateJob) -> Result<(), Failure> {
         self.queue.send(work).map_err(|_| Failure::Internal("the engine has stopped".into()))
     }
 
@@ -112,7 +113,7 @@ impl Engine {
         Self { decoder, limits, budget, token_bytes, context, waiting, running, prefixes }
     }
 
-    fn run(mut self, queue: &Receiver<Work>) {
+    fn run(mut self, queue: &Receiver<GenerateJob>) {
         loop {
             if self.running.is_empty() && self.waiting.is_empty() {
                 match queue.recv() {
@@ -127,7 +128,7 @@ impl Engine {
         }
     }
 
-    fn enqueue(&mut self, work: Work) {
+    fn enqueue(&mut self, work: GenerateJob) {
         let (prompt, limit) = (work.prompt.len(), self.context);
         let sequence = Sequence::new(work, limit);
         if prompt >= limit {
@@ -155,13 +156,13 @@ impl Engine {
             !late && !sequence.is_abandoned()
         });
         self.admit();
-        self.make_room();
+        self.ensure_capacity();
         let members = self.members();
         for &at in &members {
             let sequence = &self.running[at];
             self.waiting.charge(sequence.project(), sequence.needs() - sequence.fed());
         }
-        for at in forward_step::advance(&self.decoder, &mut self.running, &members).into_iter().rev() {
+        for at in forward_step::run(&self.decoder, &mut self.running, &members).into_iter().rev() {
             self.leave(at);
         }
     }
@@ -191,7 +192,7 @@ impl Engine {
             let running = fair_queue::running(&self.running);
             let Some(mut sequence) = self.waiting.next(&running, most) else { return };
             let has_none = !running.contains_key(sequence.project());
-            if self.running.len() >= self.limits.max_batch && !(has_none && self.give_place()) {
+            if self.running.len() >= self.limits.max_batch && !(has_none && self.free_slot()) {
                 return self.waiting.push_front(sequence);
             }
             match self.memory_for(&sequence) {
@@ -204,7 +205,7 @@ impl Engine {
                 }
                 Ok(None) => {
                     self.waiting.push_front(sequence);
-                    if !(has_none && self.give_place()) {
+                    if !(has_none && self.free_slot()) {
                         return;
                     }
                 }
@@ -214,10 +215,10 @@ impl Engine {
     }
 
     /// Preempts an answer of the project with the most running answers. Returns `false` if no project has several.
-    fn give_place(&mut self) -> bool {
+    fn free_slot(&mut self) -> bool {
         let several = fair_queue::running(&self.running).values().any(|count| *count > 1);
         if several {
-            self.give_way();
+            self.preempt();
         }
         several
     }
@@ -229,9 +230,9 @@ impl Engine {
         // A preempted sequence requests more each time, so that two sequences do not preempt each other indefinitely.
         let capacity = (has + BLOCK * (1 + sequence.interruptions)).min(end).max(SMALLEST);
         let bytes = self.bytes(capacity);
-        let room = loop {
+        let reservation = loop {
             match self.budget.reserve(bytes) {
-                Some(room) => break room,
+                Some(reservation) => break reservation,
                 None if self.prefixes.forget_one() => {}
                 None => return Ok(None),
             }
@@ -244,7 +245,7 @@ impl Engine {
             None => self.decoder.new_cache(capacity).map_err(failed)?,
         };
         cache.grow_to(capacity).map_err(failed)?;
-        Ok(Some((Memory { cache, room }, cached)))
+        Ok(Some((Memory { cache, reservation }, cached)))
     }
 
     /// Returns a copy of the longest prefix that a running or a cached prompt shares with this one.
@@ -267,14 +268,14 @@ impl Engine {
     }
 
     /// Ensures that every running request has memory for its next step; preempts requests if necessary.
-    fn make_room(&mut self) {
+    fn ensure_capacity(&mut self) {
         let mut at = 0;
         while at < self.running.len() {
             match self.grow(at) {
                 Ok(true) => at += 1,
                 Ok(false) if self.prefixes.forget_one() => {}
                 Ok(false) => {
-                    if self.give_way().is_some_and(|gone| gone < at) {
+                    if self.preempt().is_some_and(|gone| gone < at) {
                         at -= 1;
                     }
                 }
@@ -294,7 +295,7 @@ impl Engine {
             return Ok(true);
         }
         let capacity = (needs + BLOCK).min(end).max(needs);
-        if !memory.room.grow(Bytes((capacity - has) as u64 * token_bytes)) {
+        if !memory.reservation.grow(Bytes((capacity - has) as u64 * token_bytes)) {
             return Ok(false);
         }
         memory.cache.grow_to(capacity).map_err(|e| Failure::Internal(chain(&e)))?;
@@ -303,7 +304,7 @@ impl Engine {
 
     /// Preempts one request: it returns to the head of its project's queue, without its memory. Returns the index that
     /// it had.
-    fn give_way(&mut self) -> Option<usize> {
+    fn preempt(&mut self) -> Option<usize> {
         let at = fair_queue::victim(&self.running)?;
         let mut sequence = self.running.remove(at);
         tracing::debug!(tokens = sequence.fed(), "a request is preempted");

@@ -99,7 +99,7 @@ pub(crate) fn within_shares(sequences: &[Sequence], members: Vec<usize>) -> Vec<
     }
     let mut chosen: Vec<usize> = Vec::with_capacity(members.len());
     for mut of_project in projects.into_values() {
-        of_project.sort_by_key(|at| (sequences[*at].drawn_tokens(), *at));
+        of_project.sort_by_key(|at| (sequences[*at].sampled_tokens(), *at));
         chosen.extend(of_project.iter().take(fewest));
     }
     chosen.sort_unstable();

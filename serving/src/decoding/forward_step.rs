@@ -7,20 +7,17 @@ use attune_model::{
     decoder::{Decoder, Step},
     error::ModelError,
 };
+use attune_process::error_chain::chain;
 
-use crate::{
-    adapters::Resident,
-    decoding::sequence::Sequence,
-    error::{Failure, chain},
-};
+use crate::{adapters::Resident, decoding::sequence::Sequence, error::Failure};
 
 /// Runs the next step of `members` of `running`, given in ascending order. Returns those that are finished, in order.
 ///
 /// If the pass fails, each member's step runs alone, so that only those fail that cause the failure.
-pub(crate) fn advance(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Vec<usize> {
-    match pass(decoder, running, members) {
+pub(crate) fn run(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Vec<usize> {
+    match forward(decoder, running, members) {
         Ok(done) => done,
-        Err(_) if members.len() > 1 => members.iter().flat_map(|&at| advance(decoder, running, &[at])).collect(),
+        Err(_) if members.len() > 1 => members.iter().flat_map(|&at| run(decoder, running, &[at])).collect(),
         Err(why) => {
             tracing::error!(why = chain(&why), "a step of the decoder failed");
             let failure = || Failure::Internal(chain(&why));
@@ -29,7 +26,7 @@ pub(crate) fn advance(decoder: &Decoder, running: &mut [Sequence], members: &[us
     }
 }
 
-fn pass(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Result<Vec<usize>, ModelError> {
+fn forward(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Result<Vec<usize>, ModelError> {
     if members.is_empty() {
         return Ok(Vec::new());
     }
@@ -60,7 +57,7 @@ fn pass(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Resul
         let (rows, others) = rest.split_at(rest.len().min(plan.rows * width));
         rest = others;
         running[at].score_prompt(plan.from, rows, width);
-        if plan.draws && running[at].draw(&rows[rows.len().saturating_sub(width)..]) {
+        if plan.samples && running[at].sample(&rows[rows.len().saturating_sub(width)..]) {
             done.push(at);
         }
     }
@@ -74,12 +71,12 @@ struct Plan {
     /// The number of rows of logits that the step returns.
     rows: usize,
     /// `true` if a token is sampled from the last row.
-    draws: bool,
+    samples: bool,
 }
 
 impl Plan {
     fn of(sequence: &Sequence) -> Self {
-        Self { from: sequence.fed(), rows: sequence.rows(), draws: sequence.draws_next() }
+        Self { from: sequence.fed(), rows: sequence.rows(), samples: sequence.samples_next() }
     }
 }
 

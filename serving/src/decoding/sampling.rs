@@ -27,7 +27,7 @@ pub struct Sampler {
     frequency_penalty: f64,
     logit_bias: BTreeMap<u32, f64>,
     /// The count of each sampled token; only kept for penalties.
-    drawn: BTreeMap<u32, u32>,
+    sampled: BTreeMap<u32, u32>,
     random: Pcg64,
 }
 
@@ -41,20 +41,20 @@ impl Sampler {
             presence_penalty: wishes.presence_penalty,
             frequency_penalty: wishes.frequency_penalty,
             logit_bias: wishes.logit_bias.clone(),
-            drawn: BTreeMap::new(),
+            sampled: BTreeMap::new(),
             random: Pcg64::seed_from_u64(seed_of(wishes.seed, choice)),
         }
     }
 
     /// Samples the next token, from `allowed` if given. Returns `None` if no token is allowed, or if the logits are
     /// empty or hold a NaN or an infinity: the model is broken then, and any token would be arbitrary.
-    pub fn draw(&mut self, logits: &[f32], allowed: Option<&SimpleVob>) -> Option<u32> {
+    pub fn sample(&mut self, logits: &[f32], allowed: Option<&SimpleVob>) -> Option<u32> {
         most_likely(logits)?;
         let adjusted = self.adjusted(logits, allowed);
         let best = largest(&adjusted).filter(|best| adjusted[*best].is_finite())?;
         let token = self.picked(&adjusted, best);
         if self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 {
-            *self.drawn.entry(token).or_default() += 1;
+            *self.sampled.entry(token).or_default() += 1;
         }
         Some(token)
     }
@@ -64,7 +64,7 @@ impl Sampler {
     /// Source: "Parameter details" of OpenAI's guide to text generation: each token's logit less its count times the
     /// frequency penalty, and less the presence penalty if the count is above 0.
     fn adjusted<'a>(&self, logits: &'a [f32], allowed: Option<&SimpleVob>) -> Cow<'a, [f32]> {
-        if self.logit_bias.is_empty() && self.drawn.is_empty() && allowed.is_none() {
+        if self.logit_bias.is_empty() && self.sampled.is_empty() && allowed.is_none() {
             return Cow::Borrowed(logits);
         }
         let mut adjusted = logits.to_vec();
@@ -74,7 +74,7 @@ impl Sampler {
             }
         };
         self.logit_bias.iter().for_each(|(id, bias)| add(*id, *bias));
-        for (id, count) in &self.drawn {
+        for (id, count) in &self.sampled {
             add(*id, -self.presence_penalty - self.frequency_penalty * f64::from(*count));
         }
         if let Some(allowed) = allowed {
@@ -95,10 +95,10 @@ impl Sampler {
             let place = self.random.random::<u64>();
             let log = |index: usize| f64::from(logits[index] - logits[best]) / self.temperature;
             let kept = if self.top_p >= 1.0 {
-                luckiest(place, (0..logits.len()).map(|index| (index, log(index))))
+                gumbel_argmax(place, (0..logits.len()).map(|index| (index, log(index))))
             } else {
                 let weights: Vec<f64> = (0..logits.len()).map(|index| log(index).exp()).collect();
-                luckiest(place, nucleus(&weights, self.top_p).into_iter().map(|index| (index, log(index))))
+                gumbel_argmax(place, nucleus(&weights, self.top_p).into_iter().map(|index| (index, log(index))))
             };
             kept.unwrap_or(best)
         };
@@ -165,7 +165,7 @@ fn nucleus(weights: &[f64], top_p: f64) -> Vec<usize> {
 
 /// Returns the token with the largest sum of log-probability and Gumbel noise. The logarithms may lack a common
 /// constant.
-fn luckiest(place: u64, tokens: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
+fn gumbel_argmax(place: u64, tokens: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
     // The noise is never larger: a skipped token could not have won.
     const LARGEST: f64 = 38.0;
     let mut best: Option<(usize, f64)> = None;
@@ -174,7 +174,7 @@ fn luckiest(place: u64, tokens: impl Iterator<Item = (usize, f64)>) -> Option<us
         if log + LARGEST <= to_beat {
             continue;
         }
-        let sum = log + lot(place, index as u64);
+        let sum = log + gumbel_noise(place, index as u64);
         if sum > to_beat {
             best = Some((index, sum));
         }
@@ -183,7 +183,7 @@ fn luckiest(place: u64, tokens: impl Iterator<Item = (usize, f64)>) -> Option<us
 }
 
 /// Returns noise from the standard Gumbel distribution, deterministic in place and token.
-fn lot(place: u64, token: u64) -> f64 {
+fn gumbel_noise(place: u64, token: u64) -> f64 {
     // The finalizer of SplitMix64 (Steele et al., OOPSLA 2014) over a Weyl sequence that starts at `place`.
     let mut bits = place.wrapping_add((token + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -208,26 +208,26 @@ mod tests {
         for (logits, want) in
             [(vec![1.0, 3.0, 3.0, 2.0], Some(1)), (vec![-5.0], Some(0)), (vec![], None), (vec![f32::MIN, 0.0], Some(1))]
         {
-            assert_eq!(sampler(0.0, 1.0, 1).draw(&logits, None), want);
+            assert_eq!(sampler(0.0, 1.0, 1).sample(&logits, None), want);
         }
     }
 
     #[test]
     fn logits_that_are_not_finite_give_no_token() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert_eq!(sampler(0.0, 1.0, 1).draw(&[1.0, bad], None), None);
-            assert_eq!(sampler(1.0, 0.9, 1).draw(&[1.0, bad], None), None);
+            assert_eq!(sampler(0.0, 1.0, 1).sample(&[1.0, bad], None), None);
+            assert_eq!(sampler(1.0, 0.9, 1).sample(&[1.0, bad], None), None);
         }
     }
 
     #[test]
     fn a_nucleus_of_nothing_is_still_the_most_likely_token() {
-        assert_eq!(sampler(1.0, 0.0, 3).draw(&[0.1, 0.2, 0.15], None), Some(1));
+        assert_eq!(sampler(1.0, 0.0, 3).sample(&[0.1, 0.2, 0.15], None), Some(1));
     }
 
     #[test]
     fn a_tiny_temperature_is_greedy_and_not_a_division_by_zero() {
-        assert_eq!(sampler(1e-300, 1.0, 3).draw(&[0.1, 0.2, 0.15], None), Some(1));
+        assert_eq!(sampler(1e-300, 1.0, 3).sample(&[0.1, 0.2, 0.15], None), Some(1));
     }
 
     #[test]
@@ -236,7 +236,7 @@ mod tests {
         let mut sampler = sampler(1.0, 1.0, 11);
         let mut counts = [0u32; 3];
         for _ in 0..20_000 {
-            counts[sampler.draw(&logits, None).unwrap() as usize] += 1;
+            counts[sampler.sample(&logits, None).unwrap() as usize] += 1;
         }
         // Three standard deviations of a share of 0.5 over 20,000 samples are 0.011.
         for (count, want) in counts.iter().zip([0.5, 0.3, 0.2]) {
@@ -257,22 +257,22 @@ mod tests {
         let shaken: Vec<f32> = logits.iter().map(|logit| logit * (1.0 + 3e-7)).collect();
         for top_p in [0.9, 1.0] {
             let (mut one, mut other) = (sampler(0.8, top_p, 5), sampler(0.8, top_p, 5));
-            assert!((0..2000).all(|_| one.draw(&logits, None) == other.draw(&shaken, None)));
+            assert!((0..2000).all(|_| one.sample(&logits, None) == other.sample(&shaken, None)));
         }
     }
 
     #[test]
     fn a_bias_decides_and_penalties_wear_off_what_was_drawn() {
         let wishes = Sampling { temperature: 0.0, logit_bias: [(2, 100.0)].into(), ..Sampling::default() };
-        assert_eq!(Sampler::new(&wishes, 0).draw(&[5.0, 3.0, 1.0], None), Some(2));
+        assert_eq!(Sampler::new(&wishes, 0).sample(&[5.0, 3.0, 1.0], None), Some(2));
         let wishes = Sampling { temperature: 0.0, frequency_penalty: 1.0, ..Sampling::default() };
         let mut sampler = Sampler::new(&wishes, 0);
-        let drawn: Vec<_> = (0..4).map(|_| sampler.draw(&[5.0, 3.5, 1.0], None).unwrap()).collect();
-        assert_eq!(drawn, [0, 0, 1, 0]);
+        let tokens: Vec<_> = (0..4).map(|_| sampler.sample(&[5.0, 3.5, 1.0], None).unwrap()).collect();
+        assert_eq!(tokens, [0, 0, 1, 0]);
         let wishes = Sampling { temperature: 0.0, presence_penalty: 2.0, ..Sampling::default() };
         let mut sampler = Sampler::new(&wishes, 0);
-        let drawn: Vec<_> = (0..3).map(|_| sampler.draw(&[5.0, 3.5, 1.0], None).unwrap()).collect();
-        assert_eq!(drawn, [0, 1, 0]);
+        let tokens: Vec<_> = (0..3).map(|_| sampler.sample(&[5.0, 3.5, 1.0], None).unwrap()).collect();
+        assert_eq!(tokens, [0, 1, 0]);
     }
 
     #[test]
@@ -283,22 +283,22 @@ mod tests {
         let logits = [9.0, 1.0, 9.0, 0.5];
         for top_p in [0.0, 0.5, 1.0] {
             let mut sampler = sampler(2.0, top_p, 7);
-            let drawn: std::collections::BTreeSet<_> =
-                (0..200).map(|_| sampler.draw(&logits, Some(&allowed)).unwrap()).collect();
-            assert!(drawn.iter().all(|id| [1, 3].contains(id)), "{drawn:?}");
+            let tokens: std::collections::BTreeSet<_> =
+                (0..200).map(|_| sampler.sample(&logits, Some(&allowed)).unwrap()).collect();
+            assert!(tokens.iter().all(|id| [1, 3].contains(id)), "{tokens:?}");
         }
-        assert_eq!(sampler(1.0, 1.0, 1).draw(&logits, Some(&SimpleVob::alloc(4))), None);
+        assert_eq!(sampler(1.0, 1.0, 1).sample(&logits, Some(&SimpleVob::alloc(4))), None);
     }
 
     #[test]
     fn further_answers_have_seeds_of_their_own_and_the_first_the_request_s() {
         let wishes = Sampling { seed: 5, ..Sampling::default() };
-        let draws = |choice| {
+        let samples = |choice| {
             let mut sampler = Sampler::new(&wishes, choice);
-            (0..20).map(|_| sampler.draw(&[0.0; 50], None).unwrap()).collect::<Vec<_>>()
+            (0..20).map(|_| sampler.sample(&[0.0; 50], None).unwrap()).collect::<Vec<_>>()
         };
-        assert_eq!(draws(1), draws(1));
-        assert!(draws(0) != draws(1) && draws(1) != draws(2));
+        assert_eq!(samples(1), samples(1));
+        assert!(samples(0) != samples(1) && samples(1) != samples(2));
     }
 
     proptest! {
@@ -319,11 +319,11 @@ mod tests {
 
         #[test]
         fn the_same_seed_draws_the_same(logits in vec(-4f32..4.0, 1..100), seed: u64, top_p in 0.1..1.0f64) {
-            let draw = || {
+            let sample = || {
                 let mut s = sampler(0.8, top_p, seed);
-                (0..20).map(|_| s.draw(&logits, None)).collect::<Vec<_>>()
+                (0..20).map(|_| s.sample(&logits, None)).collect::<Vec<_>>()
             };
-            prop_assert_eq!(draw(), draw());
+            prop_assert_eq!(sample(), sample());
         }
     }
 }

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use attune_domain::serve::{AdapterKey, FinishReason};
+use attune_domain::{
+    memory::PREFILL_TOKENS,
+    serve::{AdapterKey, FinishReason},
+};
 use attune_model::{adapter::LoraAdapter, decoder::Step, nn::kv_cache::KvCache};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -24,10 +27,10 @@ use crate::{
 /// The maximum number of prompt tokens in one step, so that running answers do not wait long. Chunks always end at
 /// multiples of it: then a prefix that is copied from another request has, to the last bit, the values that it would
 /// have here.
-pub const CHUNK: usize = 128;
+pub const CHUNK: usize = PREFILL_TOKENS as usize;
 
 /// A request to the engine for one answer.
-pub struct Work {
+pub struct GenerateJob {
     /// The ID of the project that sent the request.
     pub project: Arc<str>,
     /// The prompt's token IDs. Not empty.
@@ -47,12 +50,12 @@ pub struct Work {
     /// `true`: return the log-probabilities of the prompt's tokens too.
     pub prompt_scores: bool,
     /// The channel for the results. Dropping the receiver cancels the request.
-    pub out: UnboundedSender<Drawn>,
+    pub out: UnboundedSender<EngineEvent>,
 }
 
-/// An event of a [`Work`].
+/// An event of a [`GenerateJob`].
 #[derive(Debug)]
-pub enum Drawn {
+pub enum EngineEvent {
     /// The prompt is processed.
     Started {
         /// The scores of the prompt's tokens, if they were requested.
@@ -81,14 +84,14 @@ pub enum Drawn {
 /// A KV cache and the memory that is reserved for it.
 pub(crate) struct Memory {
     pub(crate) cache: KvCache,
-    pub(crate) room: Reservation,
+    pub(crate) reservation: Reservation,
 }
 
 /// A waiting or running request.
 pub(crate) struct Sequence {
-    work: Work,
+    work: GenerateJob,
     /// The sampled tokens.
-    drawn: Vec<u32>,
+    sampled: Vec<u32>,
     /// The maximum number of prompt and sampled tokens together.
     end: usize,
     /// The KV cache. `Some` only while the sequence runs.
@@ -106,13 +109,13 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     /// Creates a sequence of at most `limit` tokens, the prompt included.
-    pub(crate) fn new(work: Work, limit: usize) -> Self {
+    pub(crate) fn new(work: GenerateJob, limit: usize) -> Self {
         let wanted = work.max_tokens.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
         let end = work.prompt.len().saturating_add(wanted).min(limit);
         let prompt_scores = work.prompt.first().map(|id| TokenScore::of_first(*id)).into_iter().collect();
         Self {
             work,
-            drawn: Vec::new(),
+            sampled: Vec::new(),
             end,
             memory: None,
             interruptions: 0,
@@ -124,8 +127,8 @@ impl Sequence {
     }
 
     /// Returns the number of sampled tokens.
-    pub(crate) fn drawn_tokens(&self) -> usize {
-        self.drawn.len()
+    pub(crate) fn sampled_tokens(&self) -> usize {
+        self.sampled.len()
     }
 
     pub(crate) fn project(&self) -> &Arc<str> {
@@ -144,7 +147,7 @@ impl Sequence {
 
     /// Returns the number of prompt and sampled tokens.
     fn len(&self) -> usize {
-        self.work.prompt.len() + self.drawn.len()
+        self.work.prompt.len() + self.sampled.len()
     }
 
     /// Returns whether the receiver of the answer was dropped.
@@ -191,7 +194,7 @@ impl Sequence {
     }
 
     /// Returns whether the next step ends with the last known token, so that a new token is sampled.
-    pub(crate) fn draws_next(&self) -> bool {
+    pub(crate) fn samples_next(&self) -> bool {
         self.next().end == self.len()
     }
 
@@ -228,20 +231,20 @@ impl Sequence {
         let ids = if next.end <= prompt {
             &self.work.prompt[next]
         } else {
-            &self.drawn[next.start - prompt..next.end - prompt]
+            &self.sampled[next.start - prompt..next.end - prompt]
         };
         Some(Step { ids, cache, adapter, every })
     }
 
     /// Samples the next token. Returns whether the sequence is finished.
-    pub(crate) fn draw(&mut self, logits: &[f32]) -> bool {
+    pub(crate) fn sample(&mut self, logits: &[f32]) -> bool {
         if !self.started {
             self.started = true;
             let scores = if self.work.prompt_scores { std::mem::take(&mut self.prompt_scores) } else { Vec::new() };
-            self.say(Drawn::Started { scores, cached: self.cached });
+            self.send(EngineEvent::Started { scores, cached: self.cached });
         }
         if self.len() >= self.end {
-            self.say(Drawn::End { reason: FinishReason::Length, end_token: false });
+            self.send(EngineEvent::End { reason: FinishReason::Length, end_token: false });
             return true;
         }
         let token = match self.choose(logits) {
@@ -252,17 +255,17 @@ impl Sequence {
             }
         };
         if self.work.stop_ids.contains(&token) {
-            self.say(Drawn::End { reason: FinishReason::Stop, end_token: true });
+            self.send(EngineEvent::End { reason: FinishReason::Stop, end_token: true });
             return true;
         }
-        self.drawn.push(token);
+        self.sampled.push(token);
         let score = self.work.scores.map(|top| TokenScore::new(logits, token, top));
-        self.say(Drawn::Token { id: token, score });
+        self.send(EngineEvent::Token { id: token, score });
         if let Some(constraint) = &mut self.work.constraint {
             match constraint.take(token) {
                 Ok(false) => {}
                 Ok(true) => {
-                    self.say(Drawn::End { reason: FinishReason::Stop, end_token: false });
+                    self.send(EngineEvent::End { reason: FinishReason::Stop, end_token: false });
                     return true;
                 }
                 Err(why) => {
@@ -273,7 +276,7 @@ impl Sequence {
         }
         let full = self.len() >= self.end;
         if full {
-            self.say(Drawn::End { reason: FinishReason::Length, end_token: false });
+            self.send(EngineEvent::End { reason: FinishReason::Length, end_token: false });
         }
         full
     }
@@ -285,15 +288,15 @@ impl Sequence {
         };
         self.work
             .sampler
-            .draw(logits, allowed.as_ref())
+            .sample(logits, allowed.as_ref())
             .ok_or_else(|| Failure::Internal("the logits are not finite, or the grammar allows no next token".into()))
     }
 
     pub(crate) fn fail(&self, failure: Failure) {
-        self.say(Drawn::Failed(failure));
+        self.send(EngineEvent::Failed(failure));
     }
 
-    fn say(&self, what: Drawn) {
+    fn send(&self, what: EngineEvent) {
         let _ = self.work.out.send(what); // if the receiver is gone, the engine notices at its next iteration
     }
 }

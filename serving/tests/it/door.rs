@@ -5,8 +5,8 @@ use std::sync::{Arc, atomic::Ordering};
 use attune_domain::{
     bytes::Bytes,
     serve::{
-        AdapterRef, ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Prompt, Sampling, Scored, Tool,
-        ToolChoice, Tools,
+        AdapterRef, ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Prompt, Sampling, TokenLogprob,
+        Tool, ToolChoice, Tools,
     },
     template_kwargs::TemplateKwargs,
 };
@@ -84,7 +84,7 @@ pub(crate) fn said(events: &[GenerateEvent]) -> String {
     said_by(events, 0)
 }
 
-pub(crate) fn scores(events: &[GenerateEvent]) -> Vec<Scored> {
+pub(crate) fn scores(events: &[GenerateEvent]) -> Vec<TokenLogprob> {
     let tokens = |event: &GenerateEvent| match event {
         GenerateEvent::Piece { tokens, .. } => tokens.clone(),
         _ => Vec::new(),
@@ -302,7 +302,7 @@ pub(crate) fn calls(events: &[GenerateEvent]) -> Vec<(String, String)> {
     let mut calls: Vec<(String, String)> = Vec::new();
     for event in events {
         match event {
-            GenerateEvent::Called { name, call, .. } => {
+            GenerateEvent::ToolCallStart { name, call, .. } => {
                 assert_eq!(*call as usize, calls.len());
                 calls.push((name.clone(), String::new()));
             }

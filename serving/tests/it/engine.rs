@@ -4,7 +4,7 @@ use attune_domain::bytes::Bytes;
 use attune_domain::spec::Quantization;
 use attune_model::decoder::Decoder;
 use attune_serving::{
-    decoding::{scores::TokenScore, sequence::Drawn},
+    decoding::{scores::TokenScore, sequence::EngineEvent},
     error::Failure,
 };
 
@@ -130,7 +130,7 @@ async fn a_client_that_goes_frees_its_place() {
     let (engine, adapters) = (world.engine(1, 4096), world.adapters(Bytes::mib(64)));
     let endless = Ask { max_tokens: None, ..Ask::greedy(1, 8, 0) };
     let mut drawn = endless.submit(&engine, &adapters).await;
-    assert!(matches!(drawn.recv().await, Some(Drawn::Started { .. })));
+    assert!(matches!(drawn.recv().await, Some(EngineEvent::Started { .. })));
     let abandoned_in_the_queue = endless.submit(&engine, &adapters).await;
     let next = Ask::greedy(2, 8, 4).submit(&engine, &adapters).await;
     drop((drawn, abandoned_in_the_queue));
@@ -145,7 +145,7 @@ async fn a_prompt_that_never_fits_is_refused_with_its_length_and_the_limit() {
         let engine = world.engine(2, kv_tokens);
         let mut drawn = Ask::greedy(1, 1024, 8).submit(&engine, &adapters).await;
         match drawn.recv().await {
-            Some(Drawn::Failed(Failure::ContextLength { prompt: 1024, limit: said })) => assert_eq!(said, limit),
+            Some(EngineEvent::Failed(Failure::ContextLength { prompt: 1024, limit: said })) => assert_eq!(said, limit),
             other => panic!("{other:?}"),
         }
     }
@@ -168,7 +168,7 @@ async fn a_request_that_the_model_refuses_fails_alone() {
     let bad = Ask { prompt: vec![1, 2, 100_000], ..good.clone() };
     let (first, mut refused) = (good.submit(&engine, &adapters).await, bad.submit(&engine, &adapters).await);
     let second = Ask::greedy(2, 20, 12).submit(&engine, &adapters).await;
-    assert!(matches!(refused.recv().await, Some(Drawn::Failed(Failure::Internal(_)))));
+    assert!(matches!(refused.recv().await, Some(EngineEvent::Failed(Failure::Internal(_)))));
     assert_eq!((tokens(first).await.len(), tokens(second).await.len()), (12, 12));
 }
 
@@ -181,14 +181,14 @@ async fn attack_a07_a_flood_of_one_project_does_not_hold_up_another() {
     for seed in 0..200 {
         flood.push(Ask { project: "flood".into(), ..Ask::greedy(seed, 16, 400) }.submit(&engine, &adapters).await);
     }
-    assert!(matches!(flood[0].recv().await, Some(Drawn::Started { .. })));
+    assert!(matches!(flood[0].recv().await, Some(EngineEvent::Started { .. })));
     let other = Ask { project: "other".into(), ..Ask::greedy(7, 16, 8) };
     assert_eq!(tokens(other.submit(&engine, &adapters).await).await.len(), 8);
     // None of the flood's 200 answers has ended by then.
     let mut ended = 0;
     for drawn in &mut flood {
         while let Ok(event) = drawn.try_recv() {
-            ended += usize::from(matches!(event, Drawn::End { .. }));
+            ended += usize::from(matches!(event, EngineEvent::End { .. }));
         }
     }
     assert_eq!(ended, 0);
@@ -223,10 +223,10 @@ async fn limit_of_the_wait_for_a_first_place() {
     let adapters = world.adapters(Bytes::mib(64));
     let engine = world.engine_that_waits(1, 4096, std::time::Duration::from_millis(50));
     let mut first = Ask { max_tokens: None, ..Ask::greedy(1, 8, 0) }.submit(&engine, &adapters).await;
-    assert!(matches!(first.recv().await, Some(Drawn::Started { .. })));
+    assert!(matches!(first.recv().await, Some(EngineEvent::Started { .. })));
     let mut late = Ask::greedy(2, 8, 4).submit(&engine, &adapters).await;
     match late.recv().await {
-        Some(Drawn::Failed(failure)) => assert_eq!(failure.code(), "replica_busy"),
+        Some(EngineEvent::Failed(failure)) => assert_eq!(failure.code(), "replica_busy"),
         other => panic!("{other:?}"),
     }
 }

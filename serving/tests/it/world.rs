@@ -29,7 +29,7 @@ use attune_serving::{
         engine::{self, EngineHandle, Limits},
         sampling::Sampler,
         scores::TokenScore,
-        sequence::{Drawn, Work},
+        sequence::{EngineEvent, GenerateJob},
     },
     residency::ResidentBudget,
 };
@@ -192,14 +192,14 @@ impl Ask {
         }
     }
 
-    pub(crate) async fn submit(&self, engine: &EngineHandle, adapters: &Adapters) -> UnboundedReceiver<Drawn> {
+    pub(crate) async fn submit(&self, engine: &EngineHandle, adapters: &Adapters) -> UnboundedReceiver<EngineEvent> {
         let lease = match &self.adapter {
             Some(adapter) => Some(adapters.lease(adapter).await.unwrap()),
             None => None,
         };
         let wishes = Sampling { temperature: self.temperature, top_p: 0.9, seed: self.seed, ..Sampling::default() };
         let (out, drawn) = unbounded_channel();
-        let work = Work {
+        let work = GenerateJob {
             project: self.project.as_str().into(),
             prompt: self.prompt.clone().into(),
             lease,
@@ -217,30 +217,30 @@ impl Ask {
 }
 
 /// Returns all tokens of an answer.
-pub(crate) async fn tokens(drawn: UnboundedReceiver<Drawn>) -> Vec<u32> {
+pub(crate) async fn tokens(drawn: UnboundedReceiver<EngineEvent>) -> Vec<u32> {
     scored(drawn).await.0
 }
 
 /// Returns all tokens of an answer, and the scores of the prompt's and the answer's tokens.
-pub(crate) async fn scored(mut drawn: UnboundedReceiver<Drawn>) -> (Vec<u32>, Vec<TokenScore>) {
+pub(crate) async fn scored(mut drawn: UnboundedReceiver<EngineEvent>) -> (Vec<u32>, Vec<TokenScore>) {
     let (mut tokens, mut all) = (Vec::new(), Vec::new());
     let mut started = false;
     loop {
         match drawn.recv().await.expect("the engine has gone") {
-            Drawn::Started { scores, .. } => {
+            EngineEvent::Started { scores, .. } => {
                 started = true;
                 all = scores;
             }
-            Drawn::Token { id, score } => {
+            EngineEvent::Token { id, score } => {
                 tokens.push(id);
                 all.extend(score);
             }
-            Drawn::End { reason, end_token } => {
+            EngineEvent::End { reason, end_token } => {
                 assert!(started);
                 assert_eq!((reason, end_token), (FinishReason::Length, false));
                 return (tokens, all);
             }
-            Drawn::Failed(why) => panic!("{why}"),
+            EngineEvent::Failed(why) => panic!("{why}"),
         }
     }
 }

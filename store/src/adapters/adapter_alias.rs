@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::PgConnection;
 
-use crate::{adapters::adapter::AdapterVersion, error::StoreError, mint, webhooks::outbox};
+use crate::{adapters::adapter::AdapterVersion, error::StoreError, ids, webhooks::outbox};
 
 /// An alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub async fn set(
     expected: Option<Option<AdapterVersionId>>,
 ) -> Result<Outcome, StoreError> {
     let (adapter, wanted) = (to.adapter_id, to.adapter_version_id);
-    let current = named(tx, adapter, alias).await?;
+    let current = alias_target(tx, adapter, alias).await?;
     if expected.is_some_and(|expected| expected != current) {
         return Ok(Outcome::Differs(current));
     }
@@ -113,14 +113,18 @@ pub async fn remove(
     adapter: AdapterId,
     alias: &str,
 ) -> Result<(), StoreError> {
-    let current = named(tx, adapter, alias).await?.ok_or(StoreError::NotFound("alias"))?;
+    let current = alias_target(tx, adapter, alias).await?.ok_or(StoreError::NotFound("alias"))?;
     sqlx::query!("delete from adapter_alias where adapter_id = $1 and alias = $2", adapter.uuid(), alias)
         .execute(&mut *tx)
         .await?;
     write_down(tx, project, adapter, alias, (Some(current), None)).await
 }
 
-async fn named(tx: &mut PgConnection, adapter: AdapterId, alias: &str) -> Result<Option<AdapterVersionId>, StoreError> {
+async fn alias_target(
+    tx: &mut PgConnection,
+    adapter: AdapterId,
+    alias: &str,
+) -> Result<Option<AdapterVersionId>, StoreError> {
     let id = sqlx::query_scalar!(
         "select adapter_version_id from adapter_alias where adapter_id = $1 and alias = $2",
         adapter.uuid(),
@@ -142,7 +146,7 @@ async fn write_down(
         "insert into adapter_alias_move (adapter_alias_move_id, project_id, adapter_id, alias, from_version_id,
              to_version_id)
          values ($1, $2, $3, $4, $5, $6)",
-        mint::id::<MoveKind>().uuid(),
+        ids::id::<MoveKind>().uuid(),
         project.uuid(),
         adapter.uuid(),
         alias,

@@ -19,8 +19,8 @@ use crate::{
         manifest, model_name,
     },
     error::{StoreError, to_json},
+    ids,
     jobs::job::Job,
-    mint,
     webhooks::outbox,
 };
 
@@ -65,7 +65,7 @@ pub async fn insert(tx: &mut PgConnection, new: NewVersion) -> Result<AdapterVer
     let project = sqlx::query_scalar!("select name from project where project_id = $1", new.project_id.uuid())
         .fetch_one(&mut *tx)
         .await?;
-    let id: AdapterVersionId = mint::id();
+    let id: AdapterVersionId = ids::id();
     let made = AdapterVersion {
         adapter_version_id: id,
         adapter_id,
@@ -130,7 +130,7 @@ async fn lineage(tx: &mut PgConnection, project: ProjectId, name: &str) -> Resul
     sqlx::query!(
         "insert into adapter (adapter_id, project_id, name) values ($1, $2, $3)
          on conflict (project_id, name) do nothing",
-        mint::id::<AdapterKind>().uuid(),
+        ids::id::<AdapterKind>().uuid(),
         project.uuid(),
         name,
     )

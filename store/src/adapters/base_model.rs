@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
+    digest::hex,
     id::{BaseModel as BaseModelKind, BaseModelId, JobId, ProjectId},
     run::Blob,
 };
@@ -20,8 +21,8 @@ use crate::{
         blob,
         objects::{Objects, blob_key},
     },
+    ids,
     jobs::checkpoint,
-    mint,
 };
 
 /// The size limit of a base model's files other than weights; the largest known `tokenizer.json` is nearly as large.
@@ -102,12 +103,6 @@ pub fn digest(files: &[Blob]) -> String {
     hex(&hasher.finalize())
 }
 
-/// Formats a digest as lower-case hex.
-#[must_use]
-pub fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Inserts a new base model of a project, or of the installation, for which `tx` must be its administrator's
 /// ([`db::as_installation`]). Its objects must already be stored and checked.
 ///
@@ -124,7 +119,7 @@ pub async fn insert(
         Row,
         "insert into base_model (base_model_id, project_id, name, digest, architecture) values ($1, $2, $3, $4, $5)
          returning base_model_id, project_id, name, digest, architecture, created_at",
-        mint::id::<BaseModelKind>().uuid(),
+        ids::id::<BaseModelKind>().uuid(),
         owner.map(|id| id.uuid()),
         name,
         digest(files),

@@ -12,16 +12,16 @@ const DIGITS: usize = 8;
 /// Returns the name of the model that a job publishes.
 #[must_use]
 pub fn of_job(base: &str, project: &str, suffix: Option<&str>, job: JobId) -> String {
-    named(base, project, suffix, job)
+    model_name(base, project, suffix, job)
 }
 
 /// Returns the name of an imported model: no job has published it, so the ID is the version's own.
 #[must_use]
 pub fn of_import(base: &str, project: &str, suffix: Option<&str>, version: AdapterVersionId) -> String {
-    named(base, project, suffix, version)
+    model_name(base, project, suffix, version)
 }
 
-fn named<K: Kind>(base: &str, project: &str, suffix: Option<&str>, id: Id<K>) -> String {
+fn model_name<K: Kind>(base: &str, project: &str, suffix: Option<&str>, id: Id<K>) -> String {
     let digits = id.uuid().simple().to_string();
     format!("ft:{base}:{project}:{}:{}", suffix.unwrap_or_default(), &digits[digits.len() - DIGITS..])
 }

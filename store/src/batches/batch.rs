@@ -1,4 +1,4 @@
-//! Batches. [`step`] is the only way that their state changes. A worker holds a batch by a lease, and every write of a
+//! Batches. `step` is the only way that their state changes. A worker holds a batch by a lease, and every write of a
 //! worker requires that lease, so that a worker that was declared lost can write nothing more.
 
 use attune_domain::{
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{StoreError, json, to_json},
-    mint,
+    ids,
     webhooks::outbox,
 };
 
@@ -125,7 +125,7 @@ pub(crate) fn state(name: &str) -> Result<BatchState, StoreError> {
 /// # Errors
 /// [`StoreError::Conflict`]: its file does not exist any more. [`StoreError::Database`].
 pub async fn insert(tx: &mut PgConnection, project: ProjectId, new: &NewBatch) -> Result<Batch, StoreError> {
-    let id: BatchId = mint::id();
+    let id: BatchId = ids::id();
     sqlx::query!(
         "insert into batch (batch_id, project_id, input_file_id, endpoint, completion_window, metadata, state,
              output_expires_seconds)
@@ -300,7 +300,7 @@ async fn end_with_defects(
 
 /// The result of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct BatchResult {
     /// The line number in the input file.
     pub line: i32,
     /// True if it belongs in the error file.
@@ -313,7 +313,12 @@ pub struct Answer {
 ///
 /// # Errors
 /// [`StoreError::Stale`]: another worker holds the batch. [`StoreError::Database`].
-pub async fn answer(tx: &mut PgConnection, id: BatchId, worker: Uuid, answer: &Answer) -> Result<bool, StoreError> {
+pub async fn answer(
+    tx: &mut PgConnection,
+    id: BatchId,
+    worker: Uuid,
+    answer: &BatchResult,
+) -> Result<bool, StoreError> {
     sqlx::query!("select from batch where batch_id = $1 and worker = $2 for update", id.uuid(), worker)
         .fetch_optional(&mut *tx)
         .await?
@@ -362,9 +367,9 @@ pub async fn answers(
     is_error: bool,
     after: i32,
     limit: i64,
-) -> Result<Vec<Answer>, StoreError> {
+) -> Result<Vec<BatchResult>, StoreError> {
     Ok(sqlx::query_as!(
-        Answer,
+        BatchResult,
         "select line, is_error, answer from batch_answer
          where batch_id = $1 and is_error = $2 and line > $3 order by line limit $4",
         id.uuid(),

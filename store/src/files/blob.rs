@@ -1,7 +1,7 @@
 //! Content in the object store: where a trainer may upload it, and when it is deleted.
 //!
 //! The same content may belong to several rows (the last checkpoint's factors are the published ones), so a row that
-//! drops content only adds it to `loose_blob`, and so does a transaction that is about to upload some. [`sweep`]
+//! drops content only adds it to `loose_blob`, and so does a transaction that is about to upload some. `sweep`
 //! deletes content that no row names once its entry is old enough. Both lock the entry, so content that was just
 //! granted is not deleted.
 

@@ -12,7 +12,7 @@ use attune_domain::{
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, files::blob, mint, sweep_batch::Batch};
+use crate::{error::StoreError, files::blob, ids, sweep_batch::Batch};
 
 /// A file's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,7 +170,7 @@ pub async fn insert(db: &mut PgConnection, project: ProjectId, new: NewFile) -> 
              now() + make_interval(secs => $14::bigint::double precision))
          returning file_id, filename, purpose, bytes, sha256, format, row_count, container, compression, shape,
              rows_sha256, rows_bytes, created_at, expires_at",
-        mint::id::<FileKind>().uuid(),
+        ids::id::<FileKind>().uuid(),
         project.uuid(),
         new.filename,
         new.purpose,

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use crate::{
     error::StoreError,
     files::objects::{Objects, STAGED},
-    mint,
+    ids,
     sweep_batch::Batch,
 };
 
@@ -142,7 +142,7 @@ pub async fn insert(db: &mut PgConnection, project: ProjectId, new: NewUpload) -
          values ($1, $2, $3, $4, $5, $6)
          returning upload_id, filename, purpose, bytes, status, file_expires_after_seconds, file_id, created_at,
              expires_at",
-        mint::id::<UploadKind>().uuid(),
+        ids::id::<UploadKind>().uuid(),
         project.uuid(),
         new.filename,
         new.purpose,
@@ -188,7 +188,7 @@ pub async fn add_part(
     let row = sqlx::query!(
         "insert into upload_part (upload_part_id, upload_id, project_id, bytes, object_key)
          values ($1, $2, $3, $4, $5) returning upload_part_id, created_at",
-        mint::id::<PartKind>().uuid(),
+        ids::id::<PartKind>().uuid(),
         upload.uuid(),
         project.uuid(),
         bytes.to_i64(),
@@ -240,7 +240,7 @@ pub struct Claim {
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn claim(tx: &mut PgConnection, id: UploadId) -> Result<Option<Claim>, StoreError> {
-    let claim = mint::uuid();
+    let claim = ids::uuid();
     let claimed = sqlx::query!(
         "update upload set claimed_until = now() + make_interval(secs => $2), claimed_by = $3
          where upload_id = $1 and status = 'pending' and coalesce(claimed_until, now()) <= now()",
@@ -412,6 +412,6 @@ pub(crate) async fn sweep_staged(tx: &mut PgConnection, objects: &Objects) -> Re
 /// Returns whether a staged object is older than [`STAGED_SECONDS`]; its key contains the time.
 fn is_staged_for_long(key: &str) -> bool {
     let made = key.strip_prefix(STAGED).and_then(|id| id.parse::<uuid::Uuid>().ok()).and_then(|id| id.get_timestamp());
-    let now = mint::uuid().get_timestamp();
+    let now = ids::uuid().get_timestamp();
     made.zip(now).is_some_and(|(made, now)| now.to_unix().0.saturating_sub(made.to_unix().0) > STAGED_SECONDS)
 }

@@ -17,7 +17,7 @@ use crate::{
     adapters::model_name,
     error::{StoreError, json, to_json},
     files::blob,
-    mint,
+    ids,
     sweep_batch::Batch,
     webhooks::outbox,
 };
@@ -81,7 +81,7 @@ pub(crate) struct NewCheckpoint<'a> {
 /// Inserts a checkpoint, replaces an older run's at the same step, and deletes all but the newest.
 pub(crate) async fn insert(tx: &mut PgConnection, new: &NewCheckpoint<'_>) -> Result<(), StoreError> {
     delete(tx, new.job_id, new.step).await?;
-    let id: CheckpointId = mint::id();
+    let id: CheckpointId = ids::id();
     sqlx::query!(
         "insert into checkpoint (checkpoint_id, job_id, run_id, step, files, train_loss, valid_loss)
          values ($1, $2, $3, $4, $5, $6, $7)",

@@ -4,7 +4,7 @@ use attune_domain::id::{CheckpointPermission as Kind, CheckpointPermissionId, Or
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, mint};
+use crate::{error::StoreError, ids};
 
 /// A permission of one project.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub async fn grant(
              values ($1, $2, $3, $4)
              on conflict (project_id, model_name, granted_project_id) do update set model_name = excluded.model_name
              returning checkpoint_permission_id, granted_project_id, created_at",
-            mint::id::<Kind>().uuid(),
+            ids::id::<Kind>().uuid(),
             project.uuid(),
             model_name,
             other.uuid(),

@@ -1,6 +1,6 @@
 //! Jobs and their state machine.
 //!
-//! Their state changes only through [`step`] and [`step_held`]: both lock the row, apply the table in `domain::job`,
+//! Their state changes only through `step` and `step_held`: both lock the row, apply the table in `domain::job`,
 //! and write the step as an event in the same transaction.
 
 use attune_domain::{
@@ -19,8 +19,8 @@ use uuid::Uuid;
 use crate::{
     adapters::base_model,
     error::{StoreError, json, pause_reason, to_json},
+    ids,
     jobs::job_event::{self, Level},
-    mint,
     queue::{self, ValidateJob},
     webhooks::outbox,
 };
@@ -122,7 +122,7 @@ pub struct NewJob {
 /// # Errors
 /// [`StoreError::Conflict`], [`StoreError::NotFound`]: a file, or the base, was deleted. Otherwise as [`queue::push`].
 pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreError> {
-    let id: JobId = mint::id();
+    let id: JobId = ids::id();
     sqlx::query!(
         "insert into job (job_id, project_id, base_model_id, training_file_id, validation_file_id, state, suffix,
              metadata, spec, requested, continue_from, api_key_id, micro_usd_per_million_tokens, max_micro_usd)

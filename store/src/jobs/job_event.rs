@@ -7,7 +7,7 @@ use attune_domain::{
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, mint};
+use crate::{error::StoreError, ids};
 
 /// The level of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +94,7 @@ async fn insert(
     sqlx::query!(
         "insert into job_event (job_event_id, job_id, level, type, message, data)
          select $1, job_id, $3, $4, $5, $6 from job where job_id = $2 for update",
-        mint::id::<attune_domain::id::JobEvent>().uuid(),
+        ids::id::<attune_domain::id::JobEvent>().uuid(),
         job.uuid(),
         level.name(),
         kind,

@@ -8,10 +8,10 @@ pub mod checkpoint_permission;
 pub mod job;
 /// A job's events: messages and metrics.
 pub mod job_event;
+/// Pause and resume.
+pub mod job_pause;
 /// Lost runs, and how their jobs continue.
 pub mod loss;
-/// Pause and resume.
-pub mod pausing;
 /// Limits on the unfinished work of one project.
 pub mod unfinished;
 /// Validation attempts of jobs' files.

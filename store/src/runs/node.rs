@@ -6,7 +6,7 @@ use attune_domain::{
 };
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, mint};
+use crate::{error::StoreError, ids};
 
 /// A new reservation.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Node {
 /// # Errors
 /// [`StoreError::Database`].
 pub(crate) async fn reserve(tx: &mut PgConnection, new: &NewNode) -> Result<NodeId, StoreError> {
-    let id: NodeId = mint::id();
+    let id: NodeId = ids::id();
     sqlx::query!(
         "insert into node (node_id, provider, offer, memory, micro_usd_per_hour) values ($1, $2, $3, $4, $5)",
         id.uuid(),
@@ -100,6 +100,17 @@ pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<Node>
             replica_id: row.replica_id.map(ReplicaId::new),
         })
         .collect())
+}
+
+/// Returns the names of the providers of all nodes that are not released.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn active_providers(conn: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    let names = sqlx::query_scalar!("select distinct provider from node where released_at is null order by provider")
+        .fetch_all(conn)
+        .await?;
+    Ok(names)
 }
 
 /// Releases the node. Idempotent.

@@ -9,7 +9,7 @@ use crate::{error::StoreError, runs::node};
 const STALE_SECONDS: f64 = 180.0;
 
 /// The number of recent runs from which throughput is measured.
-const PACE_RUNS: i64 = 20;
+const THROUGHPUT_RUNS: i64 = 20;
 
 /// Publishes a provider's offers, without reservations; offers that it no longer has are deleted.
 ///
@@ -39,12 +39,11 @@ pub async fn publish(tx: &mut PgConnection, provider: &str, offers: &[Offer]) ->
     Ok(())
 }
 
-/// Returns all current offers, with their reservations, and the provider's name of each: several providers may use the
-/// same offer name.
+/// Returns all current offers, with their reservations. Several providers may use the same offer name.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn list(conn: &mut PgConnection) -> Result<Vec<(String, Offer)>, StoreError> {
+pub async fn list(conn: &mut PgConnection) -> Result<Vec<Offer>, StoreError> {
     let rows = sqlx::query!(
         "select provider, name, memory, slots, threads, micro_usd_per_hour from offer
          where seen_at > now() - make_interval(secs => $1) order by provider, name",
@@ -55,6 +54,7 @@ pub async fn list(conn: &mut PgConnection) -> Result<Vec<(String, Offer)>, Store
     let mut offers = Vec::with_capacity(rows.len());
     for row in rows {
         let mut offer = Offer {
+            provider: row.provider,
             name: row.name,
             memory: Bytes::from_i64(row.memory),
             reserved: Bytes(0),
@@ -62,13 +62,14 @@ pub async fn list(conn: &mut PgConnection) -> Result<Vec<(String, Offer)>, Store
             threads: u32::try_from(row.threads).unwrap_or(1),
             micro_usd_per_hour: u64::try_from(row.micro_usd_per_hour).unwrap_or(0),
         };
-        reserve(&mut offer, &node::active(conn, &row.provider).await?);
-        offers.push((row.provider, offer));
+        let nodes = node::active(conn, &offer.provider).await?;
+        reserve(&mut offer, &nodes);
+        offers.push(offer);
     }
     Ok(offers)
 }
 
-/// Subtracts the nodes' reservations from an offer.
+/// Subtracts the reservations of the nodes of the offer's provider from the offer.
 pub fn reserve(offer: &mut Offer, nodes: &[node::Node]) {
     for node in nodes.iter().filter(|node| node.offer == offer.name) {
         offer.reserved = offer.reserved + node.memory;
@@ -80,7 +81,7 @@ pub fn reserve(offer: &mut Offer, nodes: &[node::Node]) {
 
 /// The throughput of recent runs on an offer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pace {
+pub struct Throughput {
     /// All tokens of the steps per second of step time.
     pub tokens_per_second: f64,
     /// The number of runs measured.
@@ -91,7 +92,11 @@ pub struct Pace {
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn pace(conn: &mut PgConnection, offer: &str, base: BaseModelId) -> Result<Option<Pace>, StoreError> {
+pub async fn throughput(
+    conn: &mut PgConnection,
+    offer: &str,
+    base: BaseModelId,
+) -> Result<Option<Throughput>, StoreError> {
     let row = sqlx::query!(
         r#"select sum(tokens)::float8 * 1000 / nullif(sum(step_ms), 0)::float8 as tokens_per_second, count(*) as "runs!"
          from (select run.tokens, run.step_ms from run join node using (node_id) join job on job.job_id = run.job_id
@@ -99,9 +104,9 @@ pub async fn pace(conn: &mut PgConnection, offer: &str, base: BaseModelId) -> Re
              order by run.run_id desc limit $3) as late"#,
         offer,
         base.uuid(),
-        PACE_RUNS,
+        THROUGHPUT_RUNS,
     )
     .fetch_one(conn)
     .await?;
-    Ok(row.tokens_per_second.map(|tokens_per_second| Pace { tokens_per_second, runs: row.runs }))
+    Ok(row.tokens_per_second.map(|tokens_per_second| Throughput { tokens_per_second, runs: row.runs }))
 }

@@ -10,7 +10,7 @@ use attune_domain::{
 };
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, mint};
+use crate::{error::StoreError, ids};
 
 /// The CSV header.
 const HEADINGS: &str = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy";
@@ -57,7 +57,7 @@ pub async fn csv(conn: &mut PgConnection, job: JobId) -> Result<String, StoreErr
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn name(tx: &mut PgConnection, job: JobId, sha256: &str, bytes: Bytes) -> Result<FileId, StoreError> {
-    let id: FileId = mint::id::<FileKind>();
+    let id: FileId = ids::id::<FileKind>();
     sqlx::query!(
         "with made as (
              insert into file (file_id, project_id, filename, purpose, bytes, sha256)

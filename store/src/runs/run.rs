@@ -11,8 +11,8 @@ use sqlx::PgConnection;
 
 use crate::{
     error::{StoreError, json, to_json},
+    ids,
     jobs::job::{self, Step},
-    mint,
     runs::node::{self, NewNode},
     tenancy::usage,
 };
@@ -77,7 +77,7 @@ pub struct NewRun {
 pub async fn create(tx: &mut PgConnection, new: &NewRun) -> Result<Run, StoreError> {
     job::step(tx, new.job_id, &Step::new(JobEvent::NodeClaimed, &new.message)).await?;
     let node_id = node::reserve(tx, &new.node).await?;
-    let run_id: RunId = mint::id();
+    let run_id: RunId = ids::id();
     let attempt = sqlx::query_scalar!(
         "update job set run_id = $2, attempts = attempts + 1 where job_id = $1 returning attempts",
         new.job_id.uuid(),
@@ -129,7 +129,7 @@ pub async fn last_plan(conn: &mut PgConnection, job: JobId) -> Result<Option<Pla
 /// # Errors
 /// [`StoreError::NotFound`]: no run has this token. [`StoreError::Database`].
 pub async fn by_token(conn: &mut PgConnection, token: &str) -> Result<Run, StoreError> {
-    select(conn, None, Some(mint::hash(token))).await?.ok_or(StoreError::NotFound("run"))
+    select(conn, None, Some(ids::hash(token))).await?.ok_or(StoreError::NotFound("run"))
 }
 
 async fn select(

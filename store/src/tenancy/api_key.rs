@@ -10,7 +10,7 @@ use attune_domain::{
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, mint};
+use crate::{error::StoreError, ids};
 
 /// The caller, and the project of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,10 +79,10 @@ pub async fn ensure(db: &mut PgConnection, project: ProjectId, name: &str, secre
         "insert into api_key (api_key_id, project_id, name, secret_hash, hint, scopes)
          values ($1, $2, $3, $4, $5, '{all,admin,installation}')
          on conflict (secret_hash) do update set scopes = excluded.scopes",
-        mint::id::<ApiKeyKind>().uuid(),
+        ids::id::<ApiKeyKind>().uuid(),
         project.uuid(),
         name,
-        mint::hash(secret),
+        ids::hash(secret),
         key_text::redact(secret),
     )
     .execute(db)
@@ -95,17 +95,17 @@ pub async fn ensure(db: &mut PgConnection, project: ProjectId, name: &str, secre
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn insert(db: &mut PgConnection, new: &NewKey<'_>) -> Result<(ApiKey, String), StoreError> {
-    let secret = mint::api_key();
+    let secret = ids::api_key();
     let scopes: Vec<String> = new.scopes.iter().map(ToString::to_string).collect();
     let row = sqlx::query_as!(
         Row,
         "insert into api_key (api_key_id, project_id, name, secret_hash, hint, scopes, expires_at)
          values ($1, $2, $3, $4, $5, $6, $7)
          returning api_key_id, project_id, name, hint, scopes, created_at, last_used_at, expires_at",
-        mint::id::<ApiKeyKind>().uuid(),
+        ids::id::<ApiKeyKind>().uuid(),
         new.project_id.uuid(),
         new.name,
-        mint::hash(&secret),
+        ids::hash(&secret),
         key_text::redact(&secret),
         &scopes[..],
         new.expires_at,

@@ -13,7 +13,7 @@ use crate::{
     error::StoreError,
     jobs::{
         job::{self, Job},
-        pausing,
+        job_pause,
     },
     tenancy::usage,
 };
@@ -169,7 +169,7 @@ pub(crate) async fn check(tx: &mut PgConnection, id: JobId) -> Result<bool, Stor
     }
     let job = job::load(tx, id).await?;
     let Some((reason, why)) = exhausted(tx, &job).await? else { return Ok(false) };
-    pausing::halt(tx, &job, reason, &why).await?;
+    job_pause::pause_for(tx, &job, reason, &why).await?;
     Ok(true)
 }
 
@@ -190,7 +190,7 @@ pub async fn release_affordable(tx: &mut PgConnection, limit: i64) -> Result<usi
     for id in waiting {
         let job = job::load(tx, JobId::new(id)).await?;
         if job.state == JobState::Paused && exhausted(tx, &job).await?.is_none() {
-            pausing::release(tx, &job, "The job may spend again").await?;
+            job_pause::release(tx, &job, "The job may spend again").await?;
             released += 1;
         }
     }

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{db, error::StoreError, mint};
+use crate::{db, error::StoreError, ids};
 
 /// The constraint that refuses a second project of the same name in an organization.
 pub const PROJECT_NAME_KEY: &str = "project_name_key";
@@ -60,7 +60,7 @@ impl From<Row> for Project {
 pub async fn ensure(db: &mut PgConnection, organization: &str, project: &str) -> Result<Project, StoreError> {
     sqlx::query!(
         "insert into organization (organization_id, name) values ($1, $2) on conflict (name) do nothing",
-        mint::id::<Organization>().uuid(),
+        ids::id::<Organization>().uuid(),
         organization,
     )
     .execute(&mut *db)
@@ -71,7 +71,7 @@ pub async fn ensure(db: &mut PgConnection, organization: &str, project: &str) ->
     sqlx::query!(
         "insert into project (project_id, organization_id, name) values ($1, $2, $3)
          on conflict (organization_id, name) do nothing",
-        mint::id::<ProjectKind>().uuid(),
+        ids::id::<ProjectKind>().uuid(),
         owner,
         project,
     )
@@ -106,7 +106,7 @@ pub struct OrganizationRow {
 /// # Errors
 /// [`StoreError::Conflict`] on [`ORGANIZATION_NAME_KEY`].
 pub async fn insert_organization(tx: &mut PgConnection, name: &str) -> Result<OrganizationRow, StoreError> {
-    let id = mint::id::<Organization>();
+    let id = ids::id::<Organization>();
     db::as_organization(tx, id).await?;
     let created_at = sqlx::query_scalar!(
         "insert into organization (organization_id, name) values ($1, $2) returning created_at",
@@ -154,7 +154,7 @@ pub async fn insert(db: &mut PgConnection, owner: OrganizationId, name: &str) ->
         Row,
         "insert into project (project_id, organization_id, name) values ($1, $2, $3)
          returning project_id, name, organization_id, created_at, archived_at",
-        mint::id::<ProjectKind>().uuid(),
+        ids::id::<ProjectKind>().uuid(),
         owner.uuid(),
         name,
     )

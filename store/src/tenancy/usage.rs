@@ -4,7 +4,7 @@ use attune_domain::id::{AdapterVersionId, ApiKeyId, ProjectId, RunId};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, mint};
+use crate::{error::StoreError, ids};
 
 /// Charges a run that ends, in the transaction of its end: the time of its node, and the tokens that no run of its job
 /// had trained on before.
@@ -29,7 +29,7 @@ pub(crate) async fn charge_run(tx: &mut PgConnection, run: RunId) -> Result<(), 
              round(node_ms::numeric * node_price / 3600000 + tokens::numeric * token_price / 1000000)::bigint
          from used",
         run.uuid(),
-        mint::uuid(),
+        ids::uuid(),
     )
     .execute(tx)
     .await?;
@@ -67,7 +67,7 @@ pub async fn count_answers(tx: &mut PgConnection, answers: &[Answered]) -> Resul
             "insert into usage (usage_id, project_id, kind, api_key_id, model, adapter_version_id, requests, input_tokens,
                  output_tokens, micro_usd)
              values ($1, $2, 'completions', $3, $4, $5, $6, $7, $8, $9)",
-            mint::uuid(),
+            ids::uuid(),
             answered.project_id.uuid(),
             answered.api_key_id.map(|id| id.uuid()),
             answered.model,

@@ -14,8 +14,8 @@ use crate::{
         adapter_version::{self, NewVersion},
         base_model,
     },
+    ids,
     jobs::job,
-    mint,
     runs::report,
     testing::{Seed, blob, claimed_run, published, queued_job, report as says, seed, started, stepped},
 };
@@ -113,7 +113,7 @@ async fn an_alias_moves_only_from_what_was_expected_and_every_move_is_kept(pool:
     }
     let Model::Tuned(found) = adapter::resolve(&mut conn, project, "house@prod").await.unwrap() else { panic!() };
     assert_eq!((found.adapter_version_id, found.aliases), (first, vec!["prod".to_owned()]));
-    let stranger: ProjectId = mint::id();
+    let stranger: ProjectId = ids::id();
     assert!(adapter::resolve(&mut conn, stranger, "house@prod").await.is_err());
     assert!(adapter::resolve(&mut conn, project, "house").await.is_err(), "a lineage is no model");
     assert!(adapter_alias::list(&mut conn, stranger, "house", None).await.unwrap().is_empty());

@@ -128,7 +128,7 @@ async fn a_second_answer_to_a_line_is_not_kept_and_an_answer_ends_a_row_of_failu
     claim(&pool, worker).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     batch_queue::broke_off(&mut conn, id, worker).await.unwrap();
-    let answer = batch::Answer { line: 1, is_error: false, answer: "{}".into() };
+    let answer = batch::BatchResult { line: 1, is_error: false, answer: "{}".into() };
     assert!(batch::answer(&mut conn, id, worker, &answer).await.unwrap());
     assert!(!batch::answer(&mut conn, id, worker, &answer).await.unwrap());
     assert_eq!(batch_queue::broke_off(&mut conn, id, worker).await.unwrap(), Some(1));

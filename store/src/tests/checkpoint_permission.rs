@@ -6,8 +6,8 @@ use sqlx::PgPool;
 use crate::{
     db,
     error::StoreError,
+    ids,
     jobs::checkpoint_permission::{self as permission, Page},
-    mint,
     tenancy::tenant,
     testing::seed,
 };
@@ -73,6 +73,6 @@ async fn pages_of_permissions_meet_without_gap_or_overlap_both_ways(pool: PgPool
     }
     let only = Page { granted_to: Some(projects[1]), limit: 9, ..Page::default() };
     assert_eq!(permission::list(&mut conn, seed.project_id, NAME, &only).await.unwrap().len(), 1);
-    let none: ProjectId = mint::id();
+    let none: ProjectId = ids::id();
     assert!(permission::list(&mut conn, none, NAME, &only).await.unwrap().is_empty());
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     db::{self, Tenant},
     error::StoreError,
-    mint,
+    ids,
     tenancy::{audit::Origin, tenant},
     testing::seed,
 };
@@ -38,7 +38,7 @@ async fn dropped(request: impl Future, turns: u32) -> bool {
 /// Runs a request: a transaction of a tenant with one statement, and its end.
 async fn request(pool: &PgPool, project: ProjectId, ends: bool) -> Result<(), StoreError> {
     let origin = Origin {
-        actor: Actor::ApiKey(mint::id::<ApiKey>()),
+        actor: Actor::ApiKey(ids::id::<ApiKey>()),
         address: Some(Ipv4Addr::LOCALHOST.into()),
         request: Uuid::new_v4(),
         operation: "delete_file",

@@ -8,12 +8,12 @@ use sqlx::PgPool;
 
 use crate::{
     error::StoreError,
+    ids,
     jobs::{
         job::{self, JobError, Step},
         job_event,
         loss::{self, Blame, Loss},
     },
-    mint,
     queue::{DispatchJob, ValidateJob},
     testing::{self, Seed, claimed_run, new_job, queued_job, seed},
 };
@@ -74,7 +74,7 @@ async fn a_run_that_does_not_hold_the_job_cannot_step_it(pool: PgPool) {
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
     claimed_run(&mut conn, id).await.unwrap();
-    let stranger: RunId = mint::id();
+    let stranger: RunId = ids::id();
     let stepped = job::step_held(&mut conn, id, stranger, &Step::new(JobEvent::RunStarted, "")).await;
     assert!(matches!(stepped, Err(StoreError::Stale)), "{stepped:?}");
 }
@@ -98,7 +98,7 @@ async fn another_projects_job_is_not_there(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
-    let stranger: ProjectId = mint::id();
+    let stranger: ProjectId = ids::id();
     assert!(matches!(job::get(&mut conn, stranger, id).await, Err(StoreError::NotFound(_))));
     assert!(matches!(job::cancel(&mut conn, stranger, id).await, Err(StoreError::NotFound(_))));
     assert!(job_event::list(&mut conn, stranger, id, None, 10).await.unwrap().is_empty());

@@ -11,9 +11,8 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::{
     jobs::{
-        job, job_event,
+        job, job_event, job_pause,
         loss::{self, Blame, Loss},
-        pausing,
     },
     runs::{offer, report, results, run::Run},
     tenancy::{
@@ -114,9 +113,9 @@ async fn a_budget_pauses_the_projects_jobs_but_not_what_its_user_paused(pool: Pg
         let job = job::load(&mut conn, id).await.unwrap();
         let (reason, why) = money::exhausted(&mut conn, &job).await.unwrap().unwrap();
         assert!(why.contains("has spent $0.50 this month, and its budget is $0.50"), "{why}");
-        pausing::halt(&mut conn, &job, reason, &why).await.unwrap();
+        job_pause::pause_for(&mut conn, &job, reason, &why).await.unwrap();
     }
-    pausing::pause(&mut conn, seed.project_id, asked).await.unwrap();
+    job_pause::pause(&mut conn, seed.project_id, asked).await.unwrap();
     money::set_budget(&mut conn, seed.project_id, None).await.unwrap();
     assert_eq!(money::release_affordable(&mut conn, 10).await.unwrap(), 1);
     let states = [job::load(&mut conn, bound).await.unwrap().state, job::load(&mut conn, asked).await.unwrap().state];
@@ -177,6 +176,7 @@ async fn offers_are_told_with_what_is_reserved_of_them_and_with_the_pace_of_thei
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let offer = |name: &str| Offer {
+        provider: "local".into(),
         name: name.into(),
         memory: Bytes::mib(1000),
         reserved: Bytes(0),
@@ -186,15 +186,15 @@ async fn offers_are_told_with_what_is_reserved_of_them_and_with_the_pace_of_thei
     };
     offer::publish(&mut conn, "local", &[offer("this machine"), offer("gone")]).await.unwrap();
     offer::publish(&mut conn, "local", &[offer("this machine")]).await.unwrap();
-    assert_eq!(offer::pace(&mut conn, "this machine", seed.base_model_id).await.unwrap(), None);
+    assert_eq!(offer::throughput(&mut conn, "this machine", seed.base_model_id).await.unwrap(), None);
     let id = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, id).await.unwrap();
     // 200 tokens in 100 ms each.
     report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), stepped(1), stepped(2)])).await.unwrap();
 
     let offers = offer::list(&mut conn).await.unwrap();
-    let seen: Vec<_> = offers.iter().map(|(provider, o)| (provider.as_str(), o.free_slots, o.reserved)).collect();
+    let seen: Vec<_> = offers.iter().map(|o| (o.provider.as_str(), o.free_slots, o.reserved)).collect();
     assert_eq!(seen, [("local", 1, Bytes::mib(400))]);
-    let pace = offer::pace(&mut conn, "this machine", seed.base_model_id).await.unwrap().unwrap();
-    assert_eq!((pace.tokens_per_second, pace.runs), (2000.0, 1));
+    let throughput = offer::throughput(&mut conn, "this machine", seed.base_model_id).await.unwrap().unwrap();
+    assert_eq!((throughput.tokens_per_second, throughput.runs), (2000.0, 1));
 }

@@ -10,9 +10,8 @@ use sqlx::PgPool;
 use crate::{
     error::StoreError,
     jobs::{
-        job, job_event,
+        job, job_event, job_pause,
         loss::{self, Blame, Loss},
-        pausing,
     },
     queue::{DispatchJob, ValidateJob},
     runs::{node, report},
@@ -27,7 +26,7 @@ async fn a_running_job_is_paused_at_its_next_step_and_goes_on_from_there(pool: P
     let run = claimed_run(&mut conn, id).await.unwrap();
     report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), stepped(1)])).await.unwrap();
     for _ in 0..2 {
-        let asked = pausing::pause(&mut conn, seed.project_id, id).await.unwrap();
+        let asked = job_pause::pause(&mut conn, seed.project_id, id).await.unwrap();
         assert_eq!((asked.state, asked.pause_reason), (JobState::Pausing, Some(PauseReason::Asked)));
     }
     let told = [stepped(2), checkpointed(2, '1')];
@@ -39,10 +38,10 @@ async fn a_running_job_is_paused_at_its_next_step_and_goes_on_from_there(pool: P
     assert!(node::active(&mut conn, "local").await.unwrap().is_empty(), "its node is free");
 
     testing::lose_messages(&mut conn).await.unwrap();
-    let resumed = pausing::resume(&mut conn, seed.project_id, id).await.unwrap();
+    let resumed = job_pause::resume(&mut conn, seed.project_id, id).await.unwrap();
     assert_eq!((resumed.state, resumed.pause_reason), (JobState::Queued, None));
     assert_eq!(testing::messages::<DispatchJob>(&mut conn).await.unwrap(), 1);
-    let again = pausing::resume(&mut conn, seed.project_id, id).await.unwrap();
+    let again = job_pause::resume(&mut conn, seed.project_id, id).await.unwrap();
     assert_eq!(again.state, JobState::Queued, "to resume twice is to resume once");
     let second = claimed_run(&mut conn, id).await.unwrap();
     assert!(second.resume_id.is_some());
@@ -57,9 +56,9 @@ async fn a_waiting_job_is_paused_at_once_and_one_with_unchecked_rows_is_checked_
     let (unchecked, queued) = (new_job(&mut conn, seed).await.unwrap(), queued_job(&mut conn, seed).await.unwrap());
     testing::lose_messages(&mut conn).await.unwrap();
     for (id, next) in [(unchecked, JobState::Validating), (queued, JobState::Queued)] {
-        assert_eq!(pausing::pause(&mut conn, seed.project_id, id).await.unwrap().state, JobState::Paused);
+        assert_eq!(job_pause::pause(&mut conn, seed.project_id, id).await.unwrap().state, JobState::Paused);
         assert!(!job::waiting(&mut conn, 10).await.unwrap().contains(&id));
-        assert_eq!(pausing::resume(&mut conn, seed.project_id, id).await.unwrap().state, next);
+        assert_eq!(job_pause::resume(&mut conn, seed.project_id, id).await.unwrap().state, next);
     }
     assert_eq!(testing::messages::<ValidateJob>(&mut conn).await.unwrap(), 1);
 }
@@ -71,8 +70,8 @@ async fn a_pause_that_is_taken_back_leaves_the_trainer_at_work(pool: PgPool) {
     let id = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, id).await.unwrap();
     report::take(&mut conn, run.run_id, &says(&run, 0, &[started()])).await.unwrap();
-    pausing::pause(&mut conn, seed.project_id, id).await.unwrap();
-    assert_eq!(pausing::resume(&mut conn, seed.project_id, id).await.unwrap().state, JobState::Running);
+    job_pause::pause(&mut conn, seed.project_id, id).await.unwrap();
+    assert_eq!(job_pause::resume(&mut conn, seed.project_id, id).await.unwrap().state, JobState::Running);
     let reply = report::take(&mut conn, run.run_id, &says(&run, 1, &[stepped(1)])).await.unwrap();
     assert_eq!(reply.directive, Directive::Continue);
     // The trainer had received the stop already: it counts as an ordinary loss.
@@ -86,13 +85,14 @@ async fn a_trainer_that_dies_while_it_pauses_leaves_a_paused_job(pool: PgPool) {
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, id).await.unwrap();
-    pausing::pause(&mut conn, seed.project_id, id).await.unwrap();
+    job_pause::pause(&mut conn, seed.project_id, id).await.unwrap();
     let loss = Loss::new("died", Blame::Job { max_attempts: 1 });
     assert_eq!(loss::lost(&mut conn, run.run_id, &loss).await.unwrap(), Some(JobState::Paused));
     assert_eq!(job::cancel(&mut conn, seed.project_id, id).await.unwrap().state, JobState::Cancelled);
-    for late in
-        [pausing::pause(&mut conn, seed.project_id, id).await, pausing::resume(&mut conn, seed.project_id, id).await]
-    {
+    for late in [
+        job_pause::pause(&mut conn, seed.project_id, id).await,
+        job_pause::resume(&mut conn, seed.project_id, id).await,
+    ] {
         assert!(matches!(late, Err(StoreError::Illegal(_))), "{late:?}");
     }
 }

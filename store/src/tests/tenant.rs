@@ -10,7 +10,7 @@ use crate::{
     },
     error::StoreError,
     files::file::{self, NewFile, Page},
-    mint,
+    ids,
     runs::report,
     tenancy::{api_key, tenant},
     testing::{self, claimed_run, new_job, queued_job, seed, started},
@@ -20,7 +20,7 @@ use crate::{
 async fn a_key_lets_in_until_it_is_revoked(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
-    let hash = mint::hash("sk-attune-secret");
+    let hash = ids::hash("sk-attune-secret");
     for _ in 0..2 {
         api_key::ensure(&mut conn, seed.project_id, "first", "sk-attune-secret").await.unwrap();
     }
@@ -32,7 +32,7 @@ async fn a_key_lets_in_until_it_is_revoked(pool: PgPool) {
         "a key that was configured may do everything"
     );
     api_key::touch(&mut conn, grant.holder.api_key_id.unwrap()).await.unwrap();
-    assert!(api_key::by_hash(&mut conn, &mint::hash("sk-attune-other")).await.unwrap().is_none());
+    assert!(api_key::by_hash(&mut conn, &ids::hash("sk-attune-other")).await.unwrap().is_none());
     sqlx::query("update api_key set revoked_at = now()").execute(&mut *conn).await.unwrap();
     assert!(api_key::by_hash(&mut conn, &hash).await.unwrap().is_none());
 }

@@ -11,8 +11,8 @@ use sqlx::{PgConnection, PgPool};
 use crate::{
     adapters::adapter::{self, Needed},
     error::StoreError,
+    ids,
     jobs::{checkpoint, job, job_event},
-    mint,
     runs::{report, run_spec},
     testing::{
         Seed, age_loose_blobs, blob, checkpointed, claimed_run, new_job, queued_job, report as says, seed, started,
@@ -161,7 +161,7 @@ async fn an_adapter_is_found_by_id_and_by_name_and_not_by_another_project(pool: 
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let from = trained(&mut conn, seed).await;
-    let stranger: ProjectId = mint::id();
+    let stranger: ProjectId = ids::id();
     let name = adapter::get(&mut conn, seed.project_id, from).await.unwrap().model_name;
     for named in [from.to_string(), name] {
         let found = adapter::lock(&mut conn, seed.project_id, &named).await.unwrap();

@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use crate::{
     db,
     error::StoreError,
-    mint,
+    ids,
     tenancy::tenant,
     testing::{Seed, seed},
     webhooks::{
@@ -218,7 +218,7 @@ async fn a_failure_waits_and_a_replay_begins_anew(pool: PgPool) {
     assert_eq!(webhook_delivery::replay(&mut conn, seed.project_id, id, of).await.unwrap().state, "pending");
     let third = claim(&pool).await.remove(0);
     assert_eq!((third.number, third.failures, third.event.event_id), (3, 0, second.event.event_id));
-    let stranger: ProjectId = mint::id();
+    let stranger: ProjectId = ids::id();
     assert!(webhook_delivery::replay(&mut conn, stranger, id, of).await.is_err());
 }
 

@@ -1,6 +1,6 @@
 //! The outbox: events for webhooks, written in the transaction of the change that they report.
 //!
-//! Code that changes something that a user may want to know calls [`push`] with the change; the outcome of the event is
+//! Code that changes something that a user may want to know calls `push` with the change; the outcome of the event is
 //! in `webhook_delivery`.
 
 use attune_domain::{
@@ -10,7 +10,7 @@ use attune_domain::{
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, mint};
+use crate::{error::StoreError, ids};
 
 /// Writes an event of a project. `data` contains at least the `id` of the changed object, and never a secret.
 ///
@@ -22,7 +22,7 @@ pub async fn push(
     event: EventType,
     data: &Value,
 ) -> Result<EventId, StoreError> {
-    let id: EventId = mint::id();
+    let id: EventId = ids::id();
     sqlx::query!(
         "insert into outbox (event_id, project_id, type, data) values ($1, $2, $3, $4)",
         id.uuid(),
@@ -42,7 +42,7 @@ pub async fn push(
 pub async fn push_for_job(tx: &mut PgConnection, job: JobId, event: EventType, data: &Value) -> Result<(), StoreError> {
     sqlx::query!(
         "insert into outbox (event_id, project_id, type, data) select $1, project_id, $3, $4 from job where job_id = $2",
-        mint::id::<attune_domain::id::Event>().uuid(),
+        ids::id::<attune_domain::id::Event>().uuid(),
         job.uuid(),
         event.to_string(),
         data,

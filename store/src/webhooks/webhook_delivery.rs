@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{error::StoreError, mint, webhooks::outbox};
+use crate::{error::StoreError, ids, webhooks::outbox};
 
 /// A delivery of an event to an endpoint.
 #[derive(Debug, Clone, PartialEq)]
@@ -233,7 +233,7 @@ pub async fn test(
 ) -> Result<WebhookDelivery, StoreError> {
     let data = serde_json::json!({ "id": endpoint });
     let event = outbox::push(tx, project, EventType::WebhookTest, &data).await?;
-    let id: WebhookDeliveryId = mint::id();
+    let id: WebhookDeliveryId = ids::id();
     sqlx::query!("update outbox set relayed_at = now() where event_id = $1", event.uuid()).execute(&mut *tx).await?;
     sqlx::query!(
         "insert into webhook_delivery (webhook_delivery_id, project_id, webhook_endpoint_id, event_id)

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     error::StoreError,
-    mint,
+    ids,
     webhooks::seal::{self, SealKey},
 };
 
@@ -105,7 +105,7 @@ pub async fn insert(
     project: ProjectId,
     new: &NewEndpoint,
 ) -> Result<Option<(WebhookEndpoint, SecretString)>, StoreError> {
-    let (id, secret): (WebhookEndpointId, _) = (mint::id(), new_secret()?);
+    let (id, secret): (WebhookEndpointId, _) = (ids::id(), new_secret()?);
     let row = sqlx::query_as!(
         Row,
         "insert into webhook_endpoint (webhook_endpoint_id, project_id, url, description, event_types, secret)

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     error::StoreError,
-    mint,
+    ids,
     sweep_batch::Batch,
     webhooks::{seal::SealKey, webhook_delivery::Event, webhook_endpoint::ALL_EVENTS},
 };
@@ -98,7 +98,7 @@ pub async fn relay(tx: &mut PgConnection, limit: i64) -> Result<usize, StoreErro
     )
     .fetch_all(&mut *tx)
     .await?;
-    let ids: Vec<Uuid> = pairs.iter().map(|_| mint::id::<attune_domain::id::WebhookDelivery>().uuid()).collect();
+    let ids: Vec<Uuid> = pairs.iter().map(|_| ids::id::<attune_domain::id::WebhookDelivery>().uuid()).collect();
     sqlx::query!(
         "insert into webhook_delivery (webhook_delivery_id, project_id, webhook_endpoint_id, event_id)
          select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[])",

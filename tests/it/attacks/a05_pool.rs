@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use attune_tests::{platform::Platform, tiny};
+use attune_tests::{platform::Platform, tenant::Tenant, tiny};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::callers::{Pulse, ask, project};
+use super::callers::{Pulse, ask};
 
 /// The number of concurrent requests.
 const BURST: usize = 48;
@@ -47,18 +47,19 @@ async fn attack_a05_and_attack_a05b_bursts_through_a_tiny_pool_do_not_stall() {
     let path = format!("/v1/fine_tuning/jobs/{job}/checkpoints");
     let (_, checkpoints) = platform.call(Method::GET, &path, None).await.unwrap();
     let checkpoint = checkpoints["data"][0]["fine_tuned_model_checkpoint"].as_str().unwrap().to_owned();
-    let (friend, friend_key) = project(&platform, "friend").await;
-    let (_, bystander) = project(&platform, "bystander").await;
+    let friend = Tenant::new(&platform, "friend").await.unwrap();
+    let bystander = Tenant::new(&platform, "bystander").await.unwrap().api_key;
 
     let permissions = format!("/v1/fine_tuning/checkpoints/{checkpoint}/permissions");
     let owner = platform.api_key.clone();
-    let mut stalls = burst(&platform, (&permissions, &owner), &json!({"project_ids": [friend]}), &bystander).await;
+    let mut stalls =
+        burst(&platform, (&permissions, &owner), &json!({"project_ids": [friend.project_id]}), &bystander).await;
 
     let chat = json!({"model": checkpoint, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1});
     let url = format!("{}/v1/chat/completions", platform.url);
-    let (status, alone) = ask(Method::POST, url, friend_key.clone(), Some(chat.clone())).await;
+    let (status, alone) = ask(Method::POST, url, friend.api_key.clone(), Some(chat.clone())).await;
     assert_eq!(status, 200, "{alone}\n{}", platform.folder().log());
-    stalls += burst(&platform, ("/v1/chat/completions", &friend_key), &chat, &bystander).await;
+    stalls += burst(&platform, ("/v1/chat/completions", &friend.api_key), &chat, &bystander).await;
 
     println!("FIGURE pool_stalls {stalls}");
     assert_eq!(stalls, 0);

@@ -12,11 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use attune_tests::platform::Platform;
+use attune_tests::{platform::Platform, tenant::Tenant};
 use rand::RngExt;
 use reqwest::Method;
 
-use super::callers::{ask, key, project};
+use super::callers::ask;
 
 /// The number of requests of each of three callers that disconnect.
 const REQUESTS: usize = 500;
@@ -42,11 +42,11 @@ fn leave(address: SocketAddr, request: &str, going: &AtomicBool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_a10_callers_that_leave_do_not_show_in_others_requests() {
     let platform = Platform::start().unwrap();
-    let (_, attacker) = project(&platform, "attacker").await;
-    let (bystander, _) = project(&platform, "bystander").await;
+    let attacker = Tenant::new(&platform, "attacker").await.unwrap().api_key;
+    let bystander = Tenant::new(&platform, "bystander").await.unwrap().project_id;
     let mut fresh = Vec::new();
     for number in 0..KEYS {
-        fresh.push(key(&platform, &bystander, &format!("key {number}")).await);
+        fresh.push(Tenant::with_new_key(&platform, &bystander, &format!("key {number}")).await.unwrap().api_key);
     }
     let host = platform.url.strip_prefix("http://").unwrap();
     let address: SocketAddr = host.parse().unwrap();

@@ -3,12 +3,15 @@
 
 use std::{fs, time::Duration};
 
-use attune_tests::platform::{Platform, client};
+use attune_tests::{
+    platform::{Platform, client},
+    tenant::Tenant,
+};
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::tenants::{Tenant, safetensors};
+use super::base_models::{base, file, safetensors};
 
 /// Returns a field of a process's status in MiB.
 fn mib(process: i32, field: &str) -> u64 {
@@ -24,9 +27,9 @@ fn api(platform: &Platform) -> i32 {
 
 async fn folder(tenant: &Tenant, config: Value, weights: &[u8]) -> Vec<Value> {
     vec![
-        tenant.file("config.json", config.to_string().as_bytes()).await,
-        tenant.file("tokenizer.json", b"{}").await,
-        tenant.file("model.safetensors", weights).await,
+        file(tenant, "config.json", config.to_string().as_bytes()).await,
+        file(tenant, "tokenizer.json", b"{}").await,
+        file(tenant, "model.safetensors", weights).await,
     ]
 }
 
@@ -54,13 +57,13 @@ fn header(bytes: usize, begin: char, end: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_a15_attack_a02_attack_a18_imports_do_not_grow_the_api() {
     let platform = Platform::start().unwrap();
-    let tenant = Tenant::new(&platform, "attacker").await;
+    let tenant = Tenant::new(&platform, "attacker").await.unwrap();
     let process = api(&platform);
     let before = mib(process, "VmRSS");
 
     for layers in [300_000, 6_000_000, u64::MAX >> 1] {
         let files = folder(&tenant, config(layers), &safetensors("{}", 0)).await;
-        let (status, told) = tenant.base("layers", &files).await;
+        let (status, told) = base(&tenant, "layers", &files).await;
         assert_eq!((status, &told["error"]["code"]), (400, &json!("invalid_base_model")), "{told}");
     }
     // The longest header that the API reads, and a longer one, several concurrently; the API still responds.
@@ -68,7 +71,7 @@ async fn attack_a15_attack_a02_attack_a18_imports_do_not_grow_the_api() {
         let files = folder(&tenant, config(2), &safetensors(&header(bytes, 't', ""), 0)).await;
         let asked = (0..4).map(|i| {
             let (tenant, files) = (tenant.clone(), files.clone());
-            tokio::spawn(async move { tenant.base(&format!("header-{i}"), &files).await })
+            tokio::spawn(async move { base(&tenant, &format!("header-{i}"), &files).await })
         });
         let asked: Vec<_> = asked.collect();
         for answer in asked {
@@ -92,9 +95,9 @@ async fn many_headers(tenant: &Tenant) {
     let mut files = folder(tenant, config(2), &safetensors("{}", 0)).await;
     for shard in ['a', 'b', 'c'] {
         let weights = safetensors(&header(3 << 20, shard, ".rotary_emb.inv_freq"), 0);
-        files.push(tenant.file(&format!("{shard}.safetensors"), &weights).await);
+        files.push(file(tenant, &format!("{shard}.safetensors"), &weights).await);
     }
-    let (status, told) = tenant.base("shards", &files).await;
+    let (status, told) = base(tenant, "shards", &files).await;
     assert_eq!(status, 400, "{told}");
     let message = told["error"]["message"].as_str().unwrap();
     assert!(message.contains("c.safetensors") && message.contains("8388608 bytes together"), "{message}");
@@ -109,7 +112,8 @@ async fn large_adapter_files(platform: &Platform, tenant: &Tenant) {
     ] {
         let form = Form::new().text("name", "large").text("base_model", "tiny");
         let form = form.part("files", Part::bytes(vec![b'x'; bytes]).file_name(name));
-        let request = client().post(format!("{}/v1/adapters", platform.url)).bearer_auth(&tenant.key).multipart(form);
+        let request =
+            client().post(format!("{}/v1/adapters", platform.url)).bearer_auth(&tenant.api_key).multipart(form);
         let answer = request.send().await.unwrap();
         let (given, told) = (answer.status().as_u16(), answer.text().await.unwrap());
         assert!(given == status && told.contains(reason), "{name}: {given} {told}");
@@ -121,7 +125,7 @@ async fn endless_form(platform: &Platform, tenant: &Tenant) {
     let head = format!(
         "POST /v1/adapters HTTP/1.1\r\nHost: attune\r\nAuthorization: Bearer {}\r\nContent-Type: multipart/form-data; \
          boundary=b\r\nContent-Length: 40000000\r\n\r\n",
-        tenant.key
+        tenant.api_key
     );
     let name = "x".repeat(60);
     let part = format!("--b\r\nContent-Disposition: form-data; name=\"files\"; filename=\"{name}\"\r\n\r\n\r\n");

@@ -1,4 +1,4 @@
-//! The callers in attack tests: projects with their own API keys, and another tenant that sends requests meanwhile.
+//! The callers in attack tests: requests in tasks of their own, and another tenant that sends requests meanwhile.
 
 use std::{
     sync::{
@@ -8,37 +8,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use attune_tests::{
-    platform::{Platform, client},
-    tenant::Tenant,
-};
+use attune_tests::platform::{Platform, call};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 
-/// Creates a project; returns its ID and an API key with all scopes except those of administration.
-pub(crate) async fn project(platform: &Platform, name: &str) -> (String, String) {
-    let made = Tenant::new(platform, name).await.unwrap();
-    (made.project_id, made.api_key)
-}
+/// The maximum duration of a request.
+const LONGEST: Duration = Duration::from_secs(60);
 
-/// Creates another API key of the project.
-pub(crate) async fn key(platform: &Platform, project: &str, name: &str) -> String {
-    let path = format!("/v1/organization/projects/{project}/api_keys");
-    let (status, made) = platform.call(Method::POST, &path, Some(json!({ "name": name }))).await.unwrap();
-    assert_eq!(status, 200, "{made}");
-    made["value"].as_str().unwrap().to_owned()
-}
-
-/// Sends a request with an API key; returns the status and the body. Status 0 is a connection error.
+/// Sends a request with an API key; returns the status and the body. Status 0 is a connection error or a time-out.
 pub(crate) async fn ask(method: Method, url: String, key: String, body: Option<Value>) -> (u16, Value) {
-    let mut request = client().request(method, url).bearer_auth(key).timeout(Duration::from_secs(60));
-    if let Some(body) = body {
-        request = request.json(&body);
-    }
-    match request.send().await {
-        Ok(answer) => (answer.status().as_u16(), answer.json().await.unwrap_or_default()),
-        Err(error) => (0, json!(error.to_string())),
+    match timeout(LONGEST, call(method, url, &key, body)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => (0, json!(error.to_string())),
+        Err(elapsed) => (0, json!(elapsed.to_string())),
     }
 }
 

@@ -12,5 +12,5 @@ mod a16_slow_callers;
 mod a25_batch_fairness;
 mod a27_parent_gone;
 mod a28_full_disk;
+mod base_models;
 mod callers;
-pub(crate) mod tenants;

@@ -1,41 +1,18 @@
 //! Tests of the source code's form: import cycles, sizes, words, file headers, SQL in one crate.
 
 mod circles;
+mod dependencies;
 mod sizes;
 mod words;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
-const ROOMS: [&str; 16] = [
-    "domain",
-    "dataset",
-    "store",
-    "text",
-    "gguf",
-    "node",
-    "inbound",
-    "process",
-    "outbound",
-    "model",
-    "api",
-    "scheduler",
-    "trainer",
-    "serving",
-    "cli",
-    "tests",
-];
-/// Returns the repository's root.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
+use crate::workspace::{folder, members, root};
 
 /// Returns the path and the text of every Rust file.
 pub(crate) fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> = ROOMS.iter().map(|room| root().join(room)).collect();
+    let mut folders: Vec<PathBuf> = members().iter().map(|member| folder(member).to_owned()).collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();

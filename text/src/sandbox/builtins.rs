@@ -1,5 +1,5 @@
 //! Filters, methods and functions of minijinja whose result may be much larger than their arguments, or that may not
-//! terminate: the cost of each is checked first. [`super::steps`] charges their results, like all others.
+//! terminate: the cost of each is checked first. `steps` charges their results, like all others.
 
 use minijinja::value::{Rest, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, filters, functions};

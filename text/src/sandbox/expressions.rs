@@ -1,4 +1,4 @@
-//! Rewriting of a template's expressions: the part of [`super::rewrite`] that decides which operations become filters.
+//! Rewriting of a template's expressions: the part of `rewrite` that decides which operations become filters.
 
 use minijinja::machinery::ast::{
     BinOp, BinOpKind, Call, CallArg, CallType, CompareOpKind, Const, Expr, Filter, IfExpr, Spanned, UnaryOpKind,

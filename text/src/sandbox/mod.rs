@@ -2,8 +2,8 @@
 //! gigabyte (`'a' * n`, `x ~ x`, `'%999999999d' | format(1)`), compare or print a list that contains itself 2^60 times,
 //! or never terminate (`'a'.count('')`).
 //!
-//! [`rewrite`] turns a template's source into one in which every such step is one of our filters; [`steps`] has those
-//! filters; [`meter`] has their budget. The modules are in reading order.
+//! `rewrite` turns a template's source into one in which every such step is one of our filters; `steps` has those
+//! filters; `meter` has their budget. The modules are in reading order.
 
 /// The limits of one rendering.
 pub(crate) mod meter;

@@ -1,5 +1,5 @@
 //! Rewriting of a template's source: each step whose work or result is not bounded by its own size becomes a filter of
-//! [`super::steps`], and raw text is printed like any other value. Nothing else changes: `a ~ b` becomes `a|__cat(b)`,
+//! `steps`, and raw text is printed like any other value. Nothing else changes: `a ~ b` becomes `a|__cat(b)`,
 //! and an error still has the line number in the original source.
 //!
 //! Uses minijinja's parser, which is behind `unstable_machinery`: therefore `Cargo.toml` pins the exact version.

@@ -1,6 +1,6 @@
 //! The text of each token: together they are the whole text, and no byte is lost.
 
-use attune_text::pieces::Piece;
+use attune_text::token_text::TokenText;
 use attune_text::tokenizer::Tokenizer;
 use proptest::prelude::*;
 
@@ -10,16 +10,16 @@ fn tokenizers() -> [Tokenizer; 2] {
     [byte_level(), sentencepiece()].map(|json| Tokenizer::from_json(json.to_string().as_bytes()).unwrap())
 }
 
-fn pieces(tokenizer: &Tokenizer, text: &str) -> Vec<Piece> {
-    tokenizer.pieces(&tokenizer.encode(text).unwrap()).unwrap()
+fn pieces(tokenizer: &Tokenizer, text: &str) -> Vec<TokenText> {
+    tokenizer.token_texts(&tokenizer.encode(text).unwrap()).unwrap()
 }
 
-fn texts(pieces: &[Piece]) -> Vec<&str> {
+fn texts(pieces: &[TokenText]) -> Vec<&str> {
     pieces.iter().map(|piece| piece.text.as_str()).collect()
 }
 
 /// Returns the bytes that pieces represent, with escapes decoded in pieces that are marked partial.
-fn bytes(pieces: &[Piece]) -> Vec<u8> {
+fn bytes(pieces: &[TokenText]) -> Vec<u8> {
     let mut all = Vec::new();
     for piece in pieces {
         let mut rest = piece.text.as_str();
@@ -56,7 +56,7 @@ fn a_part_of_a_character_is_shown_as_its_bytes() {
 fn a_row_that_is_cut_in_a_character_loses_none_of_it() {
     for tokenizer in tokenizers() {
         let ids = tokenizer.encode("a🙂").unwrap();
-        let found = tokenizer.pieces(&ids[..ids.len() - 1]).unwrap();
+        let found = tokenizer.token_texts(&ids[..ids.len() - 1]).unwrap();
         assert!(texts(&found).ends_with(&["a", "\\xF0", "\\x9F", "\\x99"]), "{found:?}");
     }
 }
@@ -66,7 +66,7 @@ proptest! {
     fn joined_pieces_are_the_text(text in "[ab \\\\x\n🙂éx\u{fffd}]{0,20}") {
         for tokenizer in tokenizers() {
             let ids = tokenizer.encode(&text).unwrap();
-            let pieces = tokenizer.pieces(&ids).unwrap();
+            let pieces = tokenizer.token_texts(&ids).unwrap();
             prop_assert_eq!(pieces.len(), ids.len());
             let whole = tokenizer.decode_with_special(&ids).unwrap();
             prop_assert_eq!(String::from_utf8(bytes(&pieces)), Ok(whole), "{:?}", pieces);

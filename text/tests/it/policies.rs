@@ -4,8 +4,8 @@ use attune_domain::dataset::{Row, RowFormat};
 use attune_domain::spec::{Method, OverLength, WrongFormat};
 use attune_text::encode::{Example, Learnt};
 use attune_text::model::TextModel;
-use attune_text::rows::{Fate, RowPolicy, RowReader, Shaped, TrainRow};
-use attune_text::tally::{RowFacts, RowsError, Tally};
+use attune_text::row_stats::{RowFacts, RowStats, RowsError};
+use attune_text::rows::{RowOutcome, RowPolicy, RowReader, ShapedRow, TrainRow};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -25,17 +25,17 @@ fn read_in(
     policy: RowPolicy,
     file: &str,
     chunk: usize,
-) -> Result<(Vec<TrainRow>, Tally), RowsError> {
+) -> Result<(Vec<TrainRow>, RowStats), RowsError> {
     let mut rows = Vec::new();
     let mut reader = RowReader::new(model, policy);
     for piece in file.as_bytes().chunks(chunk) {
         reader.push(piece, &mut |row| rows.push(row));
     }
-    let tally = reader.finish(&mut |row| rows.push(row))?;
-    Ok((rows, tally))
+    let stats = reader.finish(&mut |row| rows.push(row))?;
+    Ok((rows, stats))
 }
 
-fn read(policy: RowPolicy, file: &str) -> Result<(Vec<TrainRow>, Tally), RowsError> {
+fn read(policy: RowPolicy, file: &str) -> Result<(Vec<TrainRow>, RowStats), RowsError> {
     read_in(&chatml(), policy, file, 7)
 }
 
@@ -49,7 +49,7 @@ fn text(tokens: usize) -> String {
     json!({"text": "t".repeat(tokens - 1)}).to_string() + "\n"
 }
 
-fn shaped(policy: RowPolicy, prompt: &str, completion: &str) -> Shaped {
+fn shaped(policy: RowPolicy, prompt: &str, completion: &str) -> ShapedRow {
     let row = Row::Completion { prompt: prompt.into(), completion: completion.into() };
     policy.shape(&chatml(), &row).unwrap()
 }
@@ -61,10 +61,10 @@ fn lengths(rows: &[TrainRow]) -> Vec<(u64, Vec<usize>)> {
 #[test]
 fn what_fits_is_taken_as_it_is_and_counted() {
     let file = completion(2, 1) + &completion(20, 1) + &completion(2, 1);
-    let (rows, tally) = read(policy(OverLength::Error, 22), &file).unwrap();
+    let (rows, stats) = read(policy(OverLength::Error, 22), &file).unwrap();
     assert_eq!(lengths(&rows), [(1, vec![4]), (2, vec![22]), (3, vec![4])]);
-    assert_eq!(tally.facts, RowFacts { rows: 3, tokens: 30, trained_tokens: 6, longest_row: 22 });
-    assert!(tally.changes(22).is_empty() && tally.packing(22).is_none());
+    assert_eq!(stats.facts, RowFacts { rows: 3, tokens: 30, trained_tokens: 6, longest_row: 22 });
+    assert!(stats.changes(22).is_empty() && stats.packing(22).is_none());
 }
 
 #[test]
@@ -80,10 +80,10 @@ fn a_row_that_is_too_long_is_refused_with_its_line_and_tokens() {
 #[test]
 fn a_truncated_row_keeps_its_first_tokens_and_is_named() {
     let file = completion(2, 1) + &completion(2, 10);
-    let (rows, tally) = read(policy(OverLength::Truncate, 5), &file).unwrap();
+    let (rows, stats) = read(policy(OverLength::Truncate, 5), &file).unwrap();
     assert_eq!(rows[1].examples[0].trained, [false, false, true, true, true]);
-    assert_eq!(tally.facts, RowFacts { rows: 2, tokens: 9, trained_tokens: 5, longest_row: 5 });
-    assert_eq!(tally.changes(5), ["1 row was truncated to 5 tokens: line 2"]);
+    assert_eq!(stats.facts, RowFacts { rows: 2, tokens: 9, trained_tokens: 5, longest_row: 5 });
+    assert_eq!(stats.changes(5), ["1 row was truncated to 5 tokens: line 2"]);
 }
 
 #[test]
@@ -103,10 +103,10 @@ fn a_row_of_which_nothing_trained_would_be_left_is_a_defect() {
 #[test]
 fn a_dropped_row_is_left_out_and_named() {
     let file: String = (0..40).map(|_| completion(8, 1)).collect::<String>() + &completion(2, 1);
-    let (rows, tally) = read(policy(OverLength::Drop, 5), &file).unwrap();
+    let (rows, stats) = read(policy(OverLength::Drop, 5), &file).unwrap();
     assert_eq!(lengths(&rows), [(41, vec![4])]);
-    assert_eq!((tally.facts.rows, tally.facts.longest_row), (1, 4));
-    let said = tally.changes(5).join("\n");
+    assert_eq!((stats.facts.rows, stats.facts.longest_row), (1, 4));
+    let said = stats.changes(5).join("\n");
     assert!(said.starts_with("40 rows were dropped for more than 5 tokens: lines 1, 2, 3,"), "{said}");
     assert!(said.ends_with(" 31, 32 and 8 more"), "{said}");
 }
@@ -121,13 +121,13 @@ fn a_file_of_which_every_row_is_dropped_is_refused() {
 #[test]
 fn a_split_row_becomes_rows_and_untrained_parts_are_left_out_and_named() {
     let file = completion(2, 1) + &completion(9, 3);
-    let (rows, tally) = read(policy(OverLength::Split, 5), &file).unwrap();
+    let (rows, stats) = read(policy(OverLength::Split, 5), &file).unwrap();
     // Tokens 0..5, 4..9, 8..13: the first two parts have no trained token.
     assert_eq!(lengths(&rows), [(1, vec![4]), (2, vec![5])]);
     assert_eq!(rows[1].examples[0].trained, [false, true, true, true, true]);
-    assert_eq!(tally.facts, RowFacts { rows: 2, tokens: 9, trained_tokens: 6, longest_row: 5 });
+    assert_eq!(stats.facts, RowFacts { rows: 2, tokens: 9, trained_tokens: 6, longest_row: 5 });
     assert_eq!(
-        tally.changes(5),
+        stats.changes(5),
         [
             "1 row was split into 1 part of at most 5 tokens: line 2 (1 part)",
             "2 parts without a trained token left out: line 2"
@@ -149,15 +149,15 @@ fn a_chat_is_split_with_its_mask() {
 #[test]
 fn documents_are_packed_in_order_and_each_stays_by_itself() {
     let file = text(4) + &text(4) + &text(3) + &text(9) + &text(1 + 1);
-    let (rows, tally) = read(pretraining(OverLength::Error, 10), &file).unwrap();
+    let (rows, stats) = read(pretraining(OverLength::Error, 10), &file).unwrap();
     assert_eq!(lengths(&rows), [(1, vec![4, 4]), (3, vec![3]), (4, vec![9]), (5, vec![2])]);
     for example in rows.iter().flat_map(|row| &row.examples) {
         assert_eq!(example.ids.last(), Some(&END));
         assert_eq!(example.trained_tokens(), example.ids.len() - 1);
         assert!(!example.trained[0]);
     }
-    assert_eq!(tally.facts, RowFacts { rows: 4, tokens: 22, trained_tokens: 17, longest_row: 9 });
-    assert_eq!(tally.packing(10).unwrap(), "5 documents were packed into 4 sequences of at most 10 tokens");
+    assert_eq!(stats.facts, RowFacts { rows: 4, tokens: 22, trained_tokens: 17, longest_row: 9 });
+    assert_eq!(stats.packing(10).unwrap(), "5 documents were packed into 4 sequences of at most 10 tokens");
 }
 
 #[test]
@@ -165,14 +165,14 @@ fn a_long_document_goes_on_in_the_next_sequence() {
     let file = json!({"text": "abcdefghijk"}).to_string() + "\n" + &text(3);
     assert!(read(pretraining(OverLength::Error, 5), &file).unwrap_err().is_length());
     let model = chatml();
-    let (rows, tally) = read(pretraining(OverLength::Split, 5), &file).unwrap();
+    let (rows, stats) = read(pretraining(OverLength::Split, 5), &file).unwrap();
     let texts: Vec<Vec<String>> = rows
         .iter()
         .map(|row| row.examples.iter().map(|e| model.tokenizer().decode_with_special(&e.ids).unwrap()).collect())
         .collect();
     assert_eq!(texts, [vec!["abcde"], vec!["efghi"], vec!["ijk<|end|>"], vec!["tt<|end|>"]]);
-    assert_eq!(tally.facts.trained_tokens, 11 + 2, "every token but the first of each document");
-    assert_eq!((tally.split.first.as_slice(), tally.documents), ([(1, 3)].as_slice(), 2));
+    assert_eq!(stats.facts.trained_tokens, 11 + 2, "every token but the first of each document");
+    assert_eq!((stats.split.first.as_slice(), stats.documents), ([(1, 3)].as_slice(), 2));
 }
 
 #[test]
@@ -216,7 +216,7 @@ proptest! {
         prop_assert!(answers.examples.iter().all(|part| part.ids.len() <= max as usize && part.trained_tokens() > 0));
         let trained: usize = answers.examples.iter().map(Example::trained_tokens).sum();
         prop_assert_eq!(trained, whole.trained_tokens());
-        if let Fate::Split { parts, left_out } = answers.fate {
+        if let RowOutcome::Split { parts, left_out } = answers.outcome {
             prop_assert_eq!(parts, answers.examples.len() as u64);
             prop_assert_eq!(parts + left_out, everything.examples.len() as u64);
         }
@@ -226,11 +226,11 @@ proptest! {
     #[test]
     fn packing_is_greedy_and_whole(documents in prop::collection::vec(2usize..12, 1..20), chunk in 1usize..50) {
         let file: String = documents.iter().map(|tokens| text(*tokens)).collect();
-        let (rows, tally) = read_in(&chatml(), pretraining(OverLength::Error, 12), &file, chunk).unwrap();
+        let (rows, stats) = read_in(&chatml(), pretraining(OverLength::Error, 12), &file, chunk).unwrap();
         let found: Vec<usize> = lengths(&rows).into_iter().flat_map(|(_, lengths)| lengths).collect();
         prop_assert_eq!(found, documents);
         prop_assert!(rows.iter().all(|row| row.tokens() <= 12));
         prop_assert!(rows.windows(2).all(|two| two[0].tokens() + two[1].examples[0].ids.len() > 12));
-        prop_assert_eq!(tally.facts.rows, rows.len() as u64);
+        prop_assert_eq!(stats.facts.rows, rows.len() as u64);
     }
 }

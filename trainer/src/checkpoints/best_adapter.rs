@@ -49,7 +49,7 @@ pub(crate) fn conclude(session: &mut Session, context: &RunContext) -> Result<()
         let data = json!({"step": step, "total_steps": session.total_steps, "patience": patience,
             "best_step": best.step, "best_valid_loss": best.loss.0});
         tracing::info!(step, "{text}");
-        context.voice.say(RunEvent::Message { level: MessageLevel::Info, text, data })?;
+        context.events.send(RunEvent::Message { level: MessageLevel::Info, text, data })?;
     }
     if best.step == step {
         return Ok(());
@@ -62,5 +62,5 @@ pub(crate) fn conclude(session: &mut Session, context: &RunContext) -> Result<()
         best.step, best.loss.0
     );
     let data = json!({"step": step, "best_step": best.step, "best_valid_loss": best.loss.0});
-    context.voice.say(RunEvent::Message { level: MessageLevel::Info, text, data })
+    context.events.send(RunEvent::Message { level: MessageLevel::Info, text, data })
 }

@@ -12,6 +12,7 @@ use std::{
 
 use attune_domain::{
     architecture::Architecture,
+    digest::hex,
     run::{RunEvent, RunSpec},
 };
 use attune_model::{
@@ -71,7 +72,7 @@ pub fn keep(session: &Session, valid_loss: Option<f64>, context: &RunContext) ->
     let files = context.network.block_on(put_folder(&context.platform, context.run_lease, &folder))?;
     tracing::info!(step, "a checkpoint is saved");
     let train_loss = session.progress.train_loss.0;
-    context.voice.say(RunEvent::Checkpointed { step, files, train_loss, valid_loss })?;
+    context.events.send(RunEvent::Checkpointed { step, files, train_loss, valid_loss })?;
     Ok(folder)
 }
 
@@ -148,5 +149,5 @@ fn digest(spec: &RunSpec, progress: &Progress) -> String {
     train.learning_rate_multiplier = 0.0;
     let first = spec.continue_from.as_ref().map(|first| first.adapter_version_id);
     let all = serde_json::json!([train, spec.base_digest, spec.training_file.sha256, first]).to_string();
-    Sha256::digest(all.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(all.as_bytes()))
 }

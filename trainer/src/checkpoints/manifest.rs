@@ -8,6 +8,7 @@ use std::{
     path::Path,
 };
 
+use attune_domain::digest::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -97,7 +98,7 @@ fn entry(path: &Path) -> Result<Entry, TrainerError> {
         hash.update(&part[..count]);
         bytes += count as u64;
     }
-    Ok(Entry { sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), bytes })
+    Ok(Entry { sha256: hex(&hash.finalize()), bytes })
 }
 
 #[cfg(test)]

@@ -5,14 +5,18 @@ use attune_text::rows::TrainRow;
 use rand::RngExt;
 use rand_pcg::Pcg64;
 
-use crate::{error::TrainerError, session::Session};
+use crate::{error::TrainerError, objective::Objective, session::Session};
 
-/// Packs the rows with the indices `part` into one batch.
-pub(crate) fn packed(rows: &[TrainRow], part: &[usize]) -> Result<PackedBatch, TrainerError> {
+/// Packs the rows with the indices `part` into one batch, as the objective weights them.
+pub(crate) fn packed(
+    objective: &dyn Objective,
+    rows: &[TrainRow],
+    part: &[usize],
+) -> Result<PackedBatch, TrainerError> {
     let mut batch = PackedBatch::new();
     for row in part.iter().filter_map(|&row| rows.get(row)) {
-        for example in &row.examples {
-            batch.push(&example.ids, &example.trained)?;
+        for sequence in objective.sequences(row) {
+            batch.push(sequence.ids, &sequence.weights)?;
         }
     }
     Ok(batch)

@@ -33,8 +33,8 @@ pub fn read_rows(
         }
         reader.push(&part[..count], &mut |row| rows.push(row));
     }
-    let tally = reader.finish(&mut |row| rows.push(row)).map_err(|why| TrainerError::Data { param, why })?;
-    for note in tally.changes(policy.max_length).into_iter().chain(tally.packing(policy.max_length)) {
+    let stats = reader.finish(&mut |row| rows.push(row)).map_err(|why| TrainerError::Data { param, why })?;
+    for note in stats.changes(policy.max_length).into_iter().chain(stats.packing(policy.max_length)) {
         tracing::info!(param, "{param}: {note}");
     }
     Ok(rows)

@@ -72,7 +72,7 @@ fn order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
 
 /// The limits of a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cut {
+pub struct MicroBatchLimits {
     /// The maximum number of rows.
     pub rows: usize,
     /// The maximum number of tokens. A longer row is a micro-batch of its own.
@@ -83,7 +83,11 @@ pub struct Cut {
 /// so that a micro-batch holds rows of similar length. The gradients are summed over all micro-batches, so their order
 /// and number do not change the result.
 #[must_use]
-pub fn micro_batches(mut rows: Vec<usize>, lengths: impl Fn(usize) -> usize, most: Cut) -> Vec<Vec<usize>> {
+pub fn micro_batches(
+    mut rows: Vec<usize>,
+    lengths: impl Fn(usize) -> usize,
+    most: MicroBatchLimits,
+) -> Vec<Vec<usize>> {
     rows.sort_by_key(|&row| (std::cmp::Reverse(lengths(row)), row));
     let mut all: Vec<Vec<usize>> = Vec::new();
     let mut tokens = 0;
@@ -149,7 +153,7 @@ mod tests {
 
     fn cut(rows: usize, tokens: usize) -> Vec<Vec<usize>> {
         let lengths = [5, 9, 2, 9, 7];
-        micro_batches(vec![4, 3, 2, 1, 0], |row| lengths[row], Cut { rows, tokens })
+        micro_batches(vec![4, 3, 2, 1, 0], |row| lengths[row], MicroBatchLimits { rows, tokens })
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use attune_domain::spec::TrainSpec;
 use attune_model::{
     adapter::LoraAdapter,
-    batch::PackedBatch,
+    batch::{PackedBatch, mask_weights},
     decoder::Decoder,
     optim::gradients::Gradients,
     train::{TrainOptions, loss_and_gradients},
@@ -16,7 +16,7 @@ use attune_text::{
 };
 use attune_trainer::data::{
     rows::read_rows,
-    sampler::{Cut, Sampler, micro_batches},
+    sampler::{MicroBatchLimits, Sampler, micro_batches},
 };
 use tch::{Kind, Tensor};
 
@@ -36,12 +36,13 @@ fn rows(folder: &Path) -> Vec<TrainRow> {
 }
 
 /// Returns the gradients over one effective batch as one vector, and the mean loss.
-fn gradients(decoder: &Decoder, adapter: &LoraAdapter, rows: &[&TrainRow], most: Cut) -> (Tensor, f64) {
+fn gradients(decoder: &Decoder, adapter: &LoraAdapter, rows: &[&TrainRow], most: MicroBatchLimits) -> (Tensor, f64) {
     let parts = micro_batches((0..rows.len()).collect(), |row| rows[row].tokens(), most);
     let batch = |part: &Vec<usize>| {
         let mut batch = PackedBatch::new();
         for &row in part {
-            batch.push(&rows[row].examples[0].ids, &rows[row].examples[0].trained).unwrap();
+            let example = &rows[row].examples[0];
+            batch.push(&example.ids, &mask_weights(&example.trained)).unwrap();
         }
         batch
     };
@@ -72,9 +73,13 @@ async fn accumulated_gradients_are_those_of_one_large_batch_the_last_partial_one
     for (step, count) in [(1, 8), (3, 6)] {
         let picked: Vec<&TrainRow> = sampler.batch(step).into_iter().map(|row| &rows[row]).collect();
         assert_eq!(picked.len(), count, "the third batch is what is left of the epoch");
-        let whole = Cut { rows: 100, tokens: 10_000 };
+        let whole = MicroBatchLimits { rows: 100, tokens: 10_000 };
         let (one, loss) = gradients(&decoder, &adapter, &picked, whole);
-        for most in [Cut { rows: 1, ..whole }, Cut { rows: 3, ..whole }, Cut { tokens: 25, ..whole }] {
+        for most in [
+            MicroBatchLimits { rows: 1, ..whole },
+            MicroBatchLimits { rows: 3, ..whole },
+            MicroBatchLimits { tokens: 25, ..whole },
+        ] {
             let (many, many_loss) = gradients(&decoder, &adapter, &picked, most);
             let apart = (&one - &many).norm().double_value(&[]) / one.norm().double_value(&[]);
             assert!(apart < 1e-6, "step {step}, {most:?}: {apart:e}");

@@ -8,6 +8,7 @@ use std::{
 
 use attune_domain::{
     bytes::Bytes,
+    digest::hex,
     id::{CheckpointId, JobId, RunId},
     run::{
         Blob, BlobGrant, BlobsWanted, CONTRACT_VERSION, Directive, Plan, RemoteFile, Reply, Report, Resume, RunEvent,
@@ -80,7 +81,7 @@ pub(crate) struct Platform {
 }
 
 fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(content))
 }
 
 impl Platform {

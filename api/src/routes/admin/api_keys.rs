@@ -24,7 +24,7 @@ use crate::{
     http::{
         json_body::Body,
         pagination::{List, Params},
-        path_id::named,
+        path_id::parse_id,
     },
     wire::{
         file::Deleted,
@@ -105,7 +105,7 @@ pub async fn retrieve(
     Path((id, key)): Path<(String, String)>,
 ) -> Result<Json<ApiKeyView>, ApiError> {
     let (mut db, project) = open(&app, &administrator, id).await?;
-    let found = api_key::get(&mut db, project, named(&key)?).await.map_err(ApiError::on_read(key))?;
+    let found = api_key::get(&mut db, project, parse_id(&key)?).await.map_err(ApiError::on_read(key))?;
     Ok(Json(found.into()))
 }
 
@@ -121,7 +121,7 @@ pub async fn delete(
     Path((id, key)): Path<(String, String)>,
 ) -> Result<Json<Deleted>, ApiError> {
     let (mut tx, project) = open(&app, &administrator, id).await?;
-    api_key::revoke(&mut tx, project, named(&key)?).await.map_err(ApiError::on_read(&key))?;
+    api_key::revoke(&mut tx, project, parse_id(&key)?).await.map_err(ApiError::on_read(&key))?;
     tx.commit().await?;
     app.authenticator.forget();
     Ok(Json(Deleted { id: key, object: "organization.project.api_key.deleted", deleted: true }))
@@ -133,7 +133,7 @@ pub async fn delete(
 /// [`ApiError::NotFound`]: the organization has no such project. [`ApiError::Internal`].
 pub async fn open(app: &App, administrator: &Administrator, id: String) -> Result<(Tx, ProjectId), ApiError> {
     let mut db = app.organization(administrator.organization_id).await?;
-    let found = tenant::get(&mut db, administrator.organization_id, named(&id)?).await;
+    let found = tenant::get(&mut db, administrator.organization_id, parse_id(&id)?).await;
     let project = found.map_err(ApiError::on_read(id))?;
     Ok((db, project.project_id))
 }

@@ -13,7 +13,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     http::{
         pagination::{List, Params},
-        path_id::shown,
+        path_id::truncated,
     },
     wire::{organization::AuditLogView, query::AnyId},
 };
@@ -66,7 +66,7 @@ fn ids(query: &mut Params, name: &str) -> Result<Vec<Uuid>, ApiError> {
     let read = |text: String| {
         let digits = text.rsplit(['-', '_']).next().filter(|digits| digits.len() == 32);
         digits.and_then(|digits| Uuid::try_parse(digits).ok()).ok_or_else(|| {
-            let shown = shown(&text);
+            let shown = truncated(&text);
             ApiError::invalid(name, format!("Invalid '{name}': '{shown}' is not an id."))
         })
     };

@@ -9,8 +9,8 @@ use crate::{
     app::App,
     auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    http::json_body::Body,
-    middleware::preconditions::{self, Demands},
+    http::{json_body::Body, request_context::RequestContext},
+    middleware::conditions::Demands,
     wire::money::{BudgetView, NewBudget},
 };
 
@@ -19,12 +19,12 @@ use crate::{
     responses((status = 200, body = BudgetView), (status = "4XX", body = ErrorBody)))]
 pub async fn get(State(app): State<App>, Caller(holder): Caller) -> Result<Json<BudgetView>, ApiError> {
     let mut db = app.platform().await?;
-    preconditions::hold(&mut db, Tenant::Project(holder.project_id), Demands::All).await?;
-    shown(&mut db, holder.project_id).await
+    RequestContext::current().check(&mut db, Tenant::Project(holder.project_id), Demands::All).await?;
+    budget_view(&mut db, holder.project_id).await
 }
 
 /// Returns the budget and its spending. Spending includes runs in progress, which only the platform's role can compute.
-async fn shown(platform: &mut PgConnection, project: ProjectId) -> Result<Json<BudgetView>, ApiError> {
+async fn budget_view(platform: &mut PgConnection, project: ProjectId) -> Result<Json<BudgetView>, ApiError> {
     let budget = money::budget(platform, project).await?;
     Ok(Json(BudgetView::new(project.to_string(), budget)))
 }
@@ -45,5 +45,5 @@ pub async fn set(
     let mut tx = app.tenant(holder.project_id).await?;
     money::set_budget(&mut tx, holder.project_id, monthly).await?;
     tx.commit().await?;
-    shown(&mut *app.platform().await?, holder.project_id).await
+    budget_view(&mut *app.platform().await?, holder.project_id).await
 }

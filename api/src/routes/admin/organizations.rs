@@ -22,7 +22,7 @@ use crate::{
     http::{
         json_body::Body,
         pagination::{List, Params},
-        path_id::shown,
+        path_id::truncated,
     },
     wire::organization::{NewApiKeyView, NewOrganization, NewOrganizationView, NewOwner, NewUser, OrganizationView},
 };
@@ -96,7 +96,7 @@ fn checked(name: &str) -> Result<&str, ApiError> {
     if (1..=NAME_CHARACTERS).contains(&trimmed.chars().count()) && !trimmed.contains(char::is_control) {
         return Ok(trimmed);
     }
-    let shown = shown(name);
+    let shown = truncated(name);
     let message =
         format!("Invalid 'name': '{shown}'; it must have 1 to {NAME_CHARACTERS} characters and no control character.");
     Err(ApiError::invalid("name", message))

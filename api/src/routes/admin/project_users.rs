@@ -18,7 +18,7 @@ use crate::{
     http::{
         json_body::Body,
         pagination::{List, Params},
-        path_id::{named, shown},
+        path_id::{parse_id, truncated},
     },
     wire::{
         file::Deleted,
@@ -65,7 +65,7 @@ pub async fn create(
     let role = role(&new.role)?;
     let (mut tx, project) = open(&app, &administrator, id).await?;
     let missing = || {
-        let shown = shown(&new.user_id);
+        let shown = truncated(&new.user_id);
         ApiError::invalid("user_id", format!("Invalid 'user_id': there is no user '{shown}' in the organization."))
     };
     let person = new.user_id.parse().map_err(|_| missing())?;
@@ -90,7 +90,7 @@ pub async fn retrieve(
     Path((id, user)): Path<(String, String)>,
 ) -> Result<Json<UserView>, ApiError> {
     let (mut db, project) = open(&app, &administrator, id).await?;
-    let member = member::get(&mut db, Of::Project(project), named(&user)?).await.map_err(ApiError::on_read(user))?;
+    let member = member::get(&mut db, Of::Project(project), parse_id(&user)?).await.map_err(ApiError::on_read(user))?;
     Ok(Json(UserView::new(member, OBJECT)))
 }
 
@@ -105,7 +105,7 @@ pub async fn modify(
     Path((id, user)): Path<(String, String)>,
     Body(new): Body<ChangedRole>,
 ) -> Result<Json<UserView>, ApiError> {
-    let (role, person) = (role(&new.role)?, named(&user)?);
+    let (role, person) = (role(&new.role)?, parse_id(&user)?);
     let (mut tx, project) = open(&app, &administrator, id).await?;
     let of = Of::Project(project);
     member::change_role(&mut tx, of, person, role).await.map_err(ApiError::on_read(user))?;
@@ -125,7 +125,7 @@ pub async fn delete(
     Path((id, user)): Path<(String, String)>,
 ) -> Result<Json<Deleted>, ApiError> {
     let (mut tx, project) = open(&app, &administrator, id).await?;
-    let dismissed = member::dismiss(&mut tx, Of::Project(project), named(&user)?).await;
+    let dismissed = member::dismiss(&mut tx, Of::Project(project), parse_id(&user)?).await;
     dismissed.map_err(ApiError::on_read(&user))?;
     tx.commit().await?;
     app.authenticator.forget();

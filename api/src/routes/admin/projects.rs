@@ -17,7 +17,7 @@ use crate::{
     http::{
         json_body::Body,
         pagination::{List, Params},
-        path_id::{named, shown},
+        path_id::{parse_id, truncated},
     },
     wire::organization::{NamedProject, ProjectView},
 };
@@ -74,7 +74,7 @@ pub async fn retrieve(
 ) -> Result<Json<ProjectView>, ApiError> {
     let owner = administrator.organization_id;
     let mut db = app.organization(owner).await?;
-    let project = tenant::get(&mut db, owner, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let project = tenant::get(&mut db, owner, parse_id(&id)?).await.map_err(ApiError::on_read(id))?;
     Ok(Json(project.into()))
 }
 
@@ -93,7 +93,7 @@ pub async fn modify(
     let owner = administrator.organization_id;
     let mut tx = app.organization(owner).await?;
     let project =
-        tenant::rename(&mut tx, owner, named(&id)?, plain(&new.name)?).await.map_err(|error| match error {
+        tenant::rename(&mut tx, owner, parse_id(&id)?, plain(&new.name)?).await.map_err(|error| match error {
             StoreError::NotFound(_) => ApiError::on_read(id)(error),
             other => refused(other, &new.name),
         })?;
@@ -115,7 +115,7 @@ pub async fn archive(
 ) -> Result<Json<ProjectView>, ApiError> {
     let owner = administrator.organization_id;
     let mut tx = app.organization(owner).await?;
-    let project = tenant::archive(&mut tx, owner, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let project = tenant::archive(&mut tx, owner, parse_id(&id)?).await.map_err(ApiError::on_read(id))?;
     tx.commit().await?;
     app.authenticator.forget();
     Ok(Json(project.into()))
@@ -127,7 +127,7 @@ fn plain(name: &str) -> Result<&str, ApiError> {
 }
 
 fn not_plain(name: &str) -> ApiError {
-    let shown = shown(name);
+    let shown = truncated(name);
     let allowed = "it must be a lower-case letter or a digit, then at most 30 of a-z, 0-9 and '-'";
     ApiError::invalid("name", format!("Invalid 'name': '{shown}'; {allowed}."))
 }

@@ -18,7 +18,7 @@ use crate::{
     files::storage::quota,
     http::{
         pagination::{LATEST, Params},
-        path_id::shown,
+        path_id::truncated,
     },
     wire::{
         query::{CompletionsGroup, CostsGroup, KeyId, TrainingGroup},
@@ -243,7 +243,7 @@ fn keys(query: &mut Params) -> Result<Option<Vec<uuid::Uuid>>, ApiError> {
 fn page_start(page: &str) -> Result<i64, ApiError> {
     let start = page.strip_prefix("page_").and_then(|start| start.parse().ok());
     start.filter(|start| (0..=LATEST).contains(start)).ok_or_else(|| {
-        let shown = shown(page);
+        let shown = truncated(page);
         ApiError::invalid("page", format!("Invalid 'page': '{shown}' is not the 'next_page' of a report."))
     })
 }

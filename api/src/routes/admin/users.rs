@@ -20,7 +20,7 @@ use crate::{
     http::{
         json_body::Body,
         pagination::{List, Params},
-        path_id::named,
+        path_id::parse_id,
     },
     wire::{
         file::Deleted,
@@ -123,7 +123,7 @@ pub async fn retrieve(
 ) -> Result<Json<UserView>, ApiError> {
     let mut db = app.organization(administrator.organization_id).await?;
     let of = Of::Organization(administrator.organization_id);
-    let member = member::get(&mut db, of, named(&id)?).await.map_err(ApiError::on_read(id))?;
+    let member = member::get(&mut db, of, parse_id(&id)?).await.map_err(ApiError::on_read(id))?;
     Ok(Json(UserView::new(member, OBJECT)))
 }
 
@@ -139,7 +139,7 @@ pub async fn modify(
     Path(id): Path<String>,
     Body(new): Body<ChangedRole>,
 ) -> Result<Json<UserView>, ApiError> {
-    let (role, person) = (role(&new.role)?, named(&id)?);
+    let (role, person) = (role(&new.role)?, parse_id(&id)?);
     let of = Of::Organization(administrator.organization_id);
     let mut tx = app.organization(administrator.organization_id).await?;
     let before = member::get(&mut tx, of, person).await.map_err(ApiError::on_read(&id))?;
@@ -163,7 +163,7 @@ pub async fn delete(
     administrator: Administrator,
     Path(id): Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
-    let person = named(&id)?;
+    let person = parse_id(&id)?;
     let of = Of::Organization(administrator.organization_id);
     let mut tx = app.organization(administrator.organization_id).await?;
     let member = member::get(&mut tx, of, person).await.map_err(ApiError::on_read(&id))?;

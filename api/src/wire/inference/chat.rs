@@ -93,7 +93,7 @@ type AsksNothing = fn(&Value) -> bool;
 
 /// Unsupported fields: the name, a test for values that request only the default behavior, and the reason to refuse any
 /// other.
-const NOT_YET: [(&str, AsksNothing, &str); 10] = [
+const UNSUPPORTED_FIELDS: [(&str, AsksNothing, &str); 10] = [
     ("functions", is_empty, "use 'tools'"),
     ("function_call", |v| v == "none", "use 'tool_choice'"),
     ("modalities", |v| *v == serde_json::json!(["text"]), "only [\"text\"] is supported"),
@@ -117,7 +117,7 @@ impl NewChat {
     /// [`ApiError::Invalid`]: a field is unknown, invalid or unsupported.
     pub fn read(mut fields: Map<String, Value>) -> Result<Self, ApiError> {
         remove_ignored(&mut fields)?;
-        for (name, asks_nothing, why) in NOT_YET {
+        for (name, asks_nothing, why) in UNSUPPORTED_FIELDS {
             match fields.remove(name) {
                 Some(value) if !value.is_null() && !asks_nothing(&value) => {
                     return Err(ApiError::unsupported(name, format!("Unsupported '{name}': {why}.")));
@@ -242,11 +242,11 @@ impl NewChat {
     ///
     /// # Errors
     /// [`ApiError::Invalid`]: a key of `logit_bias` is not a token ID.
-    pub fn sampling(&self, dice: u64) -> Result<Sampling, ApiError> {
+    pub fn sampling(&self, default_seed: u64) -> Result<Sampling, ApiError> {
         Ok(Sampling {
             max_tokens: self.max_completion_tokens.or(self.max_tokens),
             logprobs: (self.logprobs == Some(true)).then(|| self.top_logprobs.unwrap_or(0)),
-            ..self.shared().sampling(dice)?
+            ..self.shared().sampling(default_seed)?
         })
     }
 }

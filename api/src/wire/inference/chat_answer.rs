@@ -1,6 +1,6 @@
 //! Chat completion responses in OpenAI's format: a whole object, or chunks.
 
-use attune_domain::serve::{FinishReason, Scored};
+use attune_domain::serve::{self, FinishReason};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -72,13 +72,13 @@ pub struct TopLogprob {
 
 impl ChatLogprobs {
     /// Converts sampled tokens.
-    pub fn new(tokens: Vec<Scored>) -> Self {
+    pub fn new(tokens: Vec<serve::TokenLogprob>) -> Self {
         Self { content: tokens.into_iter().map(TokenLogprob::new).collect(), refusal: None }
     }
 }
 
 impl TokenLogprob {
-    fn new(scored: Scored) -> Self {
+    fn new(scored: serve::TokenLogprob) -> Self {
         let top = scored.top.into_iter().map(|likely| TopLogprob {
             token: token_text(&likely.bytes),
             logprob: likely.logprob,
@@ -300,7 +300,7 @@ impl Heading {
         }
     }
 
-    fn logprobs(&self, tokens: Vec<Scored>) -> Option<ChatLogprobs> {
+    fn logprobs(&self, tokens: Vec<serve::TokenLogprob>) -> Option<ChatLogprobs> {
         self.with_logprobs.then(|| ChatLogprobs::new(tokens))
     }
 
@@ -310,7 +310,7 @@ impl Heading {
     }
 
     /// Returns a chunk with more text.
-    pub fn piece(&self, index: u32, text: String, tokens: Vec<Scored>) -> ChatChunk {
+    pub fn piece(&self, index: u32, text: String, tokens: Vec<serve::TokenLogprob>) -> ChatChunk {
         let mut chunk = self.chunk(index, Delta { content: Some(text), ..Delta::default() }, None);
         for choice in &mut chunk.choices {
             choice.logprobs = self.logprobs(tokens.clone());

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::{error::ApiError, http::path_id::shown};
+use crate::{error::ApiError, http::path_id::truncated};
 
 /// The maximum number of tool calls in one message.
 const MOST_CALLS: usize = 128;
@@ -124,7 +124,7 @@ pub fn look_through(i: usize, message: &mut Value) -> Result<(), ApiError> {
         }
         Some(role) => {
             let allowed = "system, developer, user, assistant, tool";
-            let message = format!("Invalid '{}': '{}'; allowed: {allowed}.", at("role"), shown(role));
+            let message = format!("Invalid '{}': '{}'; allowed: {allowed}.", at("role"), truncated(role));
             return Err(ApiError::invalid(at("role"), message));
         }
     }
@@ -132,7 +132,7 @@ pub fn look_through(i: usize, message: &mut Value) -> Result<(), ApiError> {
         let kind = part.get("type").and_then(Value::as_str).unwrap_or("text");
         if kind != "text" {
             let at = format!("messages[{i}].content[{j}].type");
-            let message = format!("Unsupported '{at}': '{}'; only 'text' is read.", shown(kind));
+            let message = format!("Unsupported '{at}': '{}'; only 'text' is read.", truncated(kind));
             return Err(ApiError::unsupported(at, message));
         }
     }
@@ -206,7 +206,7 @@ fn read_calls(i: usize, calls: &[CallIn]) -> Result<Value, ApiError> {
             let at = format!("messages[{i}].tool_calls[{j}].type");
             return Err(ApiError::unsupported(
                 &at,
-                format!("Unsupported '{at}': '{}'; allowed: function.", shown(&call.r#type)),
+                format!("Unsupported '{at}': '{}'; allowed: function.", truncated(&call.r#type)),
             ));
         }
         if call.id.len() > CALL_ID_BYTES {

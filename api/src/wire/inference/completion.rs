@@ -206,13 +206,13 @@ impl NewCompletion {
     ///
     /// # Errors
     /// [`ApiError::Invalid`]: a key of `logit_bias` is not a token ID.
-    pub fn sampling(&self, dice: u64) -> Result<Sampling, ApiError> {
+    pub fn sampling(&self, default_seed: u64) -> Result<Sampling, ApiError> {
         // `best_of` ranks choices by the log probabilities of their tokens.
         let ranked = (self.drawn() > self.choices()).then_some(0);
         Ok(Sampling {
             max_tokens: Some(self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
             logprobs: self.logprobs.or(ranked),
-            ..self.shared().sampling(dice)?
+            ..self.shared().sampling(default_seed)?
         })
     }
 }

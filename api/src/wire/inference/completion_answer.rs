@@ -1,6 +1,6 @@
 //! Text completion responses in OpenAI's format: a whole object, or chunks of the same type.
 
-use attune_domain::serve::{FinishReason, Scored};
+use attune_domain::serve::{FinishReason, TokenLogprob};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -60,7 +60,7 @@ pub struct CompletionLogprobs {
 
 impl CompletionLogprobs {
     /// Converts tokens that begin at the character `offset`, and advances `offset` past them.
-    pub fn new(tokens: &[Scored], offset: &mut u64) -> Self {
+    pub fn new(tokens: &[TokenLogprob], offset: &mut u64) -> Self {
         let mut all = Self::default();
         for scored in tokens {
             let token = token_text(&scored.bytes);
@@ -111,7 +111,7 @@ impl CompletionHeading {
     }
 
     /// Returns a chunk with more text, whose tokens begin at the character `offset`.
-    pub fn piece(&self, index: u32, text: String, tokens: &[Scored], offset: &mut u64) -> Completion {
+    pub fn piece(&self, index: u32, text: String, tokens: &[TokenLogprob], offset: &mut u64) -> Completion {
         let logprobs = self.with_logprobs.then(|| CompletionLogprobs::new(tokens, offset));
         self.part(vec![CompletionChoice { index, text, logprobs, finish_reason: None }])
     }
@@ -142,16 +142,16 @@ impl CompletionHeading {
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::serve::Likely;
+    use attune_domain::serve::TopLogprob;
 
     use super::*;
 
     #[test]
     fn offsets_count_characters_across_pieces_and_the_drawn_token_is_among_the_likely() {
-        let scored = |text: &str, logprob| Scored {
+        let scored = |text: &str, logprob| TokenLogprob {
             bytes: text.into(),
             logprob,
-            top: vec![Likely { bytes: "é".into(), logprob: -0.1 }],
+            top: vec![TopLogprob { bytes: "é".into(), logprob: -0.1 }],
         };
         let mut offset = 0;
         let first = CompletionLogprobs::new(&[scored("éa", None), scored("é", Some(-0.1))], &mut offset);

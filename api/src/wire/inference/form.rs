@@ -118,13 +118,16 @@ impl<'de> Deserialize<'de> for ToolChoiceIn {
             Some(other) => {
                 return Err(Error::custom(format!(
                     "'{}'; allowed: none, auto, required, or a tool",
-                    path_id::shown(other)
+                    path_id::truncated(other)
                 )));
             }
             None => {
                 let named: NamedTool = serde_json::from_value(asked).map_err(Error::custom)?;
                 if named.r#type != "function" {
-                    return Err(Error::custom(format!("type '{}'; allowed: function", path_id::shown(&named.r#type))));
+                    return Err(Error::custom(format!(
+                        "type '{}'; allowed: function",
+                        path_id::truncated(&named.r#type)
+                    )));
                 }
                 ToolChoice::Named { name: named.function.name }
             }
@@ -161,7 +164,7 @@ impl ResponseFormat {
             (other, _) => {
                 let message = format!(
                     "Invalid 'response_format.type': '{}'; allowed: text, json_object, json_schema.",
-                    path_id::shown(other)
+                    path_id::truncated(other)
                 );
                 Err(ApiError::invalid("response_format.type", message))
             }
@@ -201,7 +204,7 @@ pub fn tools(
     {
         return Err(ApiError::invalid(
             "tool_choice",
-            format!("Invalid 'tool_choice': '{}' is not in 'tools'.", path_id::shown(name)),
+            format!("Invalid 'tool_choice': '{}' is not in 'tools'.", path_id::truncated(name)),
         ));
     }
     let bytes = shown.to_string().len();
@@ -215,7 +218,7 @@ pub fn tools(
 fn definition((i, tool): (usize, &ToolIn)) -> Result<Tool, ApiError> {
     if tool.r#type != "function" {
         let at = format!("tools[{i}].type");
-        let shown = path_id::shown(&tool.r#type);
+        let shown = path_id::truncated(&tool.r#type);
         return Err(ApiError::unsupported(&at, format!("Unsupported '{at}': '{shown}'; allowed: function.")));
     }
     let function = &tool.function;
@@ -232,7 +235,7 @@ fn check_name(at: &str, name: &str) -> Result<(), ApiError> {
     if plain && (1..=LONGEST_NAME).contains(&name.len()) {
         return Ok(());
     }
-    let shown = path_id::shown(name);
+    let shown = path_id::truncated(name);
     let message =
         format!("Invalid '{at}': '{shown}'; letters, digits, '_' and '-' are taken, from 1 to {LONGEST_NAME}.");
     Err(ApiError::invalid(at, message))

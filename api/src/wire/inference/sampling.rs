@@ -6,7 +6,7 @@ use attune_domain::serve::Sampling;
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
-use crate::{error::ApiError, http::path_id::shown};
+use crate::{error::ApiError, http::path_id::truncated};
 
 /// The maximum number of stop sequences. Source: OpenAI's API reference.
 const MOST_STOPS: usize = 4;
@@ -120,7 +120,7 @@ impl Shared<'_> {
     fn biases(&self) -> Result<BTreeMap<u32, f64>, ApiError> {
         let mut biases = BTreeMap::new();
         for (id, bias) in self.logit_bias.into_iter().flatten() {
-            let param = format!("logit_bias.{}", shown(id));
+            let param = format!("logit_bias.{}", truncated(id));
             let Ok(token) = id.parse() else {
                 return Err(ApiError::invalid(&param, format!("Invalid '{param}': a token's id is a whole number.")));
             };
@@ -134,14 +134,14 @@ impl Shared<'_> {
     ///
     /// # Errors
     /// As for [`Self::check`].
-    pub fn sampling(&self, dice: u64) -> Result<Sampling, ApiError> {
+    pub fn sampling(&self, default_seed: u64) -> Result<Sampling, ApiError> {
         Ok(Sampling {
             temperature: self.temperature.unwrap_or(1.0),
             top_p: self.top_p.unwrap_or(1.0),
             presence_penalty: self.presence_penalty.unwrap_or(0.0),
             frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
             logit_bias: self.biases()?,
-            seed: self.seed.map_or(dice, i64::cast_unsigned),
+            seed: self.seed.map_or(default_seed, i64::cast_unsigned),
             stop: self.stop.0.clone(),
             ..Sampling::default()
         })

@@ -10,7 +10,7 @@ use crate::tokenizer::Tokenizer;
 
 /// The text of one token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
+pub struct TokenText {
     /// The token's text. The texts of all tokens, special tokens included, add up to the whole text.
     pub text: String,
     /// Flag for a token with a part of a character: its bytes appear in `text` as `\xF0`.
@@ -22,7 +22,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`TextError::Tokenizer`]: the decoder failed.
-    pub fn pieces(&self, ids: &[u32]) -> Result<Vec<Piece>, TextError> {
+    pub fn token_texts(&self, ids: &[u32]) -> Result<Vec<TokenText>, TextError> {
         let byte_level = self.is_byte_level();
         (0..ids.len()).map(|at| if byte_level { Ok(self.spelled(ids[at])) } else { self.decoded(ids, at) }).collect()
     }
@@ -55,14 +55,14 @@ impl Tokenizer {
         Ok(self.decode_with_special(&[id])?.into_bytes())
     }
 
-    fn spelled(&self, id: u32) -> Piece {
-        shown(&byte_level(&self.token_of(id).unwrap_or_default()))
+    fn spelled(&self, id: u32) -> TokenText {
+        escaped(&byte_level(&self.token_of(id).unwrap_or_default()))
     }
 
     /// Returns the text that the token adds after the previous one: a decoder may treat a first token differently.
-    fn decoded(&self, ids: &[u32], at: usize) -> Result<Piece, TextError> {
+    fn decoded(&self, ids: &[u32], at: usize) -> Result<TokenText, TextError> {
         if let Some(byte) = self.named_byte(ids[at])? {
-            return Ok(shown(&[byte]));
+            return Ok(escaped(&[byte]));
         }
         let from = at.saturating_sub(1);
         let before = self.decode_raw(&ids[from..at])?;
@@ -71,7 +71,7 @@ impl Tokenizer {
             Some(new) => new.to_owned(),
             None => self.decode_raw(&ids[at..=at])?,
         };
-        Ok(Piece { text, partial: false })
+        Ok(TokenText { text, partial: false })
     }
 
     /// Returns the byte that a token like `<0xF0>` represents. A decoder decodes a run of them together, and one
@@ -84,7 +84,7 @@ impl Tokenizer {
     }
 }
 
-fn shown(bytes: &[u8]) -> Piece {
+fn escaped(bytes: &[u8]) -> TokenText {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
@@ -92,7 +92,7 @@ fn shown(bytes: &[u8]) -> Piece {
             let _ = write!(text, "\\x{byte:02X}"); // writing to a String cannot fail
         }
     }
-    Piece { text, partial: std::str::from_utf8(bytes).is_err() }
+    TokenText { text, partial: std::str::from_utf8(bytes).is_err() }
 }
 
 /// Returns the bytes of a byte-level tokenizer's token. Source: `bytes_to_unicode` in OpenAI's GPT-2 encoder.

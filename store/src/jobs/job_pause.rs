@@ -31,7 +31,7 @@ pub async fn pause(tx: &mut PgConnection, project: ProjectId, id: JobId) -> Resu
             .execute(&mut *tx)
             .await?;
     } else {
-        halt(tx, &job, PauseReason::Asked, "").await?;
+        pause_for(tx, &job, PauseReason::Asked, "").await?;
     }
     job::get(tx, project, id).await
 }
@@ -40,7 +40,7 @@ pub async fn pause(tx: &mut PgConnection, project: ProjectId, id: JobId) -> Resu
 ///
 /// # Errors
 /// [`StoreError::Illegal`]: the job has ended, is being cancelled, or is paused already. [`StoreError::Database`].
-pub async fn halt(tx: &mut PgConnection, job: &Job, reason: PauseReason, why: &str) -> Result<(), StoreError> {
+pub async fn pause_for(tx: &mut PgConnection, job: &Job, reason: PauseReason, why: &str) -> Result<(), StoreError> {
     let is_held = matches!(job.state, JobState::Provisioning | JobState::Running);
     let what = if is_held { "Pausing: the trainer stops at its next step" } else { "Fine-tuning job paused" };
     let message = if why.is_empty() { what.to_owned() } else { format!("{why}. {what}") };

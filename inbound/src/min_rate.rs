@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The time accounting of one direction of a connection.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct MinRate {
     grace: Duration,
     least_bytes_per_second: u64,
     bytes: u64,
@@ -19,7 +19,7 @@ pub(crate) struct Pace {
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
-impl Pace {
+impl MinRate {
     pub(crate) fn new(grace: Duration, least_bytes_per_second: u64) -> Self {
         Self { grace, least_bytes_per_second, bytes: 0, waited: Duration::ZERO, waiting: None }
     }

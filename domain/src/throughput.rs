@@ -24,7 +24,7 @@ const START_SECONDS: f64 = 10.0;
 
 /// The tokens that a job processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Work {
+pub struct JobTokens {
     /// Training tokens over all steps.
     pub trained: u64,
     /// Validation tokens over all validations.
@@ -42,7 +42,7 @@ pub enum Source {
 
 /// A throughput, and its source.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pace {
+pub struct Throughput {
     /// Tokens per second; all tokens of a step count.
     pub tokens_per_second: f64,
     /// The source, which determines the error band.
@@ -69,7 +69,7 @@ impl Band {
     }
 }
 
-impl Pace {
+impl Throughput {
     /// Returns the assumed throughput, for when none was measured.
     #[must_use]
     pub fn assumed(model: &Architecture, threads: u32, checkpointing: bool) -> Self {
@@ -82,7 +82,7 @@ impl Pace {
     /// Estimates the seconds from the launch to the end. A measured throughput may be off by a quarter, an assumed one
     /// by a factor of three.
     #[must_use]
-    pub fn seconds(self, work: Work) -> Band {
+    pub fn seconds(self, work: JobTokens) -> Band {
         let tokens = work.trained as f64 + VALIDATION_SHARE * work.validated as f64;
         let likely = tokens / self.tokens_per_second.max(f64::MIN_POSITIVE);
         let (low, high) = match self.source {
@@ -104,16 +104,16 @@ mod tests {
     #[test]
     fn the_assumed_pace_is_that_of_the_bench() {
         let model = Architecture::from_config_json(SMOLLM2.as_bytes()).unwrap();
-        let pace = Pace::assumed(&model, 2, false).tokens_per_second;
-        assert!((160.0..170.0).contains(&pace), "{pace}");
-        assert!(Pace::assumed(&model, 2, true).tokens_per_second < pace);
+        let throughput = Throughput::assumed(&model, 2, false).tokens_per_second;
+        assert!((160.0..170.0).contains(&throughput), "{throughput}");
+        assert!(Throughput::assumed(&model, 2, true).tokens_per_second < throughput);
     }
 
     #[test]
     fn the_band_holds_the_likely_and_is_narrow_where_it_was_measured() {
-        let work = Work { trained: 10_000, validated: 1_000 };
+        let work = JobTokens { trained: 10_000, validated: 1_000 };
         let width = |source| {
-            let band = Pace { tokens_per_second: 100.0, source }.seconds(work);
+            let band = Throughput { tokens_per_second: 100.0, source }.seconds(work);
             assert!(band.low <= band.likely && band.likely <= band.high, "{band:?}");
             assert!((band.likely - 114.0).abs() < 1e-9, "{band:?}");
             band.high - band.low

@@ -35,7 +35,7 @@ pub struct Lines {
 
 /// The changes to the rows of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct RowStats {
     /// Statistics of the training rows.
     pub facts: RowFacts,
     /// Truncated rows, with their original token counts.
@@ -98,7 +98,7 @@ impl Lines {
     }
 
     /// Formats the lines as `lines 4, 9, 17 and 2 more`, each followed by `number` of its number.
-    fn named(&self, number: impl Fn(u64) -> String) -> String {
+    fn format_lines(&self, number: impl Fn(u64) -> String) -> String {
         let mut text = String::from(if self.count == 1 { "line" } else { "lines" });
         for (i, (line, its)) in self.first.iter().enumerate() {
             // Writing to a String cannot fail.
@@ -112,11 +112,11 @@ impl Lines {
     }
 
     fn plain(&self) -> String {
-        self.named(|_| String::new())
+        self.format_lines(|_| String::new())
     }
 }
 
-impl Tally {
+impl RowStats {
     pub(crate) fn count(&mut self, examples: &[Example]) {
         let tokens = examples.iter().map(|example| example.ids.len() as u64).sum();
         self.facts.rows += 1;
@@ -138,7 +138,7 @@ impl Tally {
             said.push(format!("{rows} dropped for more than {max_length} tokens: {lines}"));
         }
         if self.split.count > 0 {
-            let lines = self.split.named(|kept| format!(" ({})", parts(kept)));
+            let lines = self.split.format_lines(|kept| format!(" ({})", parts(kept)));
             let (rows, parts) = (were(self.split.count), parts(self.split.sum));
             said.push(format!("{rows} split into {parts} of at most {max_length} tokens: {lines}"));
         }
@@ -173,7 +173,7 @@ fn were(count: u64) -> String {
 
 fn too_long(lines: &Lines, max_length: u64) -> String {
     let are = if lines.count == 1 { "is" } else { "are" };
-    let named = lines.named(|tokens| format!(" ({tokens} tokens)"));
+    let named = lines.format_lines(|tokens| format!(" ({tokens} tokens)"));
     format!(
         "{} {are} longer than trainer.max_length = {max_length} tokens: {named}. Shorten them, raise \
          trainer.max_length, or set trainer.over_length to truncate, drop or split",
