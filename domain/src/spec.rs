@@ -6,68 +6,17 @@
 
 mod check;
 mod continuing;
+mod method;
 mod quantization;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use check::BASE_LEARNING_RATE;
+pub use method::{Method, WrongFormat};
 pub use quantization::Quantization;
 
-use crate::{dataset::RowFormat, template_kwargs::TemplateKwargs};
-
-/// The training method: the row formats that it accepts, and the tokens that have a loss.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// Supervised fine-tuning on chats, or on prompts and completions; the answers are trained.
-    #[default]
-    Supervised,
-    /// Continued pretraining on plain texts; every token is trained. Documents are packed into sequences of
-    /// `max_length` tokens, and tokens of one document do not attend to another.
-    ContinuedPretraining,
-}
-
-impl Method {
-    /// Returns the name in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Supervised => "supervised",
-            Self::ContinuedPretraining => "continued_pretraining",
-        }
-    }
-
-    /// Returns the accepted row formats, for messages.
-    const fn wanted(self) -> &'static str {
-        match self {
-            Self::Supervised => "chat or prompt/completion rows",
-            Self::ContinuedPretraining => "text rows",
-        }
-    }
-
-    /// Checks that the method trains on rows of this format.
-    ///
-    /// # Errors
-    /// [`WrongFormat`] if it does not.
-    pub const fn takes(self, format: RowFormat) -> Result<(), WrongFormat> {
-        let right = match self {
-            Self::Supervised => matches!(format, RowFormat::Chat | RowFormat::Completion),
-            Self::ContinuedPretraining => matches!(format, RowFormat::Text),
-        };
-        if right { Ok(()) } else { Err(WrongFormat { method: self, format }) }
-    }
-}
-
-/// The error for a file whose row format does not match the method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("method.type '{}' requires {}, but the file has {format} rows", method.name(), method.wanted())]
-pub struct WrongFormat {
-    /// The job's method.
-    pub method: Method,
-    /// The file's row format.
-    pub format: RowFormat,
-}
+use crate::template_kwargs::TemplateKwargs;
 
 /// The handling of a row that has more than `max_length` tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -255,7 +255,7 @@ impl Maker<'_> {
                 }
             }
         }
-        if self.policy.method == Method::Supervised {
+        if !self.policy.method.packs_rows() {
             for example in shaped.examples {
                 self.hand_on(TrainRow { line, examples: vec![example] }, each);
             }

@@ -9,7 +9,7 @@ use attune_text::{model::TextModel, rows::TrainRow};
 use crate::{
     checkpoints::progress::Progress,
     data::sampler::{MicroBatchLimits, Sampler},
-    objective::Objective,
+    objective::interface::Objective,
 };
 
 /// The model, the rows and the progress of a training.

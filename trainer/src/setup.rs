@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use attune_domain::{run::RunSpec, spec::Method};
+use attune_domain::run::RunSpec;
 use attune_model::decoder::Decoder;
 use attune_text::{model::TextModel, rows::RowPolicy};
 
@@ -11,7 +11,7 @@ use crate::{
     data::{rows::read_rows, sampler::Sampler},
     error::TrainerError,
     inputs::Inputs,
-    objective::{Objective, cpt::Cpt, sft::Sft},
+    objective,
     session::{Origin, Session},
 };
 
@@ -49,7 +49,7 @@ pub fn set_up(spec: RunSpec, inputs: &Inputs, scratch: &Path) -> Result<Session,
     let sampler = Sampler::new(rows.len(), train.effective_batch_size as usize, train.seed);
     let total_steps = train.total_steps(rows.len() as u64);
     Ok(Session {
-        objective: objective(train.method),
+        objective: objective::of(train.method),
         spec,
         text,
         rows,
@@ -63,12 +63,4 @@ pub fn set_up(spec: RunSpec, inputs: &Inputs, scratch: &Path) -> Result<Session,
         origin,
         total_steps,
     })
-}
-
-/// Returns the objective of a method.
-fn objective(method: Method) -> &'static dyn Objective {
-    match method {
-        Method::Supervised => &Sft,
-        Method::ContinuedPretraining => &Cpt,
-    }
 }

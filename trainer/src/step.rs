@@ -24,7 +24,7 @@ use crate::{
     },
     error::{NonFinite, TrainerError},
     memory,
-    objective::Metrics,
+    objective::interface::Metrics,
     session::Session,
 };
 

@@ -11,7 +11,7 @@ use crate::{
         sampler::micro_batches,
     },
     error::{NonFinite, TrainerError},
-    objective::Metrics,
+    objective::interface::Metrics,
     session::Session,
 };
 

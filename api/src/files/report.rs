@@ -101,13 +101,7 @@ pub async fn make(app: &App, project: ProjectId, file: File, asked: Asked) -> Re
     let mut counted = None;
     if let Some(base) = &base {
         let mut requested = asked.requested;
-        let method = if dataset.format == attune_domain::dataset::RowFormat::Text {
-            Method::ContinuedPretraining
-        } else {
-            Method::Supervised
-        };
-        method
-            .takes(dataset.format)
+        let method = Method::for_format(dataset.format)
             .map_err(|wrong| ApiError::invalid("model", format!("{wrong}; leave 'model' out.")))?;
         requested.method = Some(method.name().to_owned());
         let spec = TrainSpec::check(&requested, dataset.rows, base.architecture.max_position_embeddings)?;

@@ -36,7 +36,9 @@ use crate::{
     jobs::prepare::Made,
     wire::{
         estimate::{BandView, EstimateView, FactsView, MemoryView, OfferView, PaceView, RefusalView},
-        job_view::{HyperparametersView, MethodView, QuantizationView, TrainerView},
+        hyperparameters::HyperparametersView,
+        job_view::{QuantizationView, TrainerView},
+        method::MethodView,
     },
 };
 

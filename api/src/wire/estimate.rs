@@ -12,7 +12,11 @@ use attune_store::jobs::job::FileFacts;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::job_view::{AdapterSpecView, HyperparametersView, MethodView, QuantizationView, TrainerView};
+use super::{
+    hyperparameters::HyperparametersView,
+    job_view::{AdapterSpecView, QuantizationView, TrainerView},
+    method::MethodView,
+};
 
 /// An estimate of a job's resources, time and cost. No job is created.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]

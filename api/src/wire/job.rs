@@ -4,23 +4,21 @@
 use std::collections::BTreeMap;
 
 use attune_domain::spec::Requested;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::{
-    auto::{AutoFloat, AutoInt},
+    hyperparameters::Hyperparameters,
     job_fields::{AdapterFields, QuantizationFields, TrainerFields},
     metadata,
+    method::Method,
     money::{ComputeChange, ComputeFields},
 };
 use crate::{error::ApiError, http::path_id::truncated};
 
 /// The maximum length of a suffix, in characters. Source: OpenAI's API reference.
 pub const MAX_SUFFIX_CHARS: usize = 64;
-
-/// The supported training methods.
-const METHODS: [&str; 2] = ["supervised", "continued_pretraining"];
 
 /// The request body for creating a fine-tuning job.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -76,60 +74,16 @@ pub struct JobChange {
     pub compute: ComputeChange,
 }
 
-/// OpenAI's hyperparameters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Hyperparameters {
-    /// The number of epochs over the training rows. `auto` is 3.
-    pub n_epochs: AutoInt,
-    /// The number of rows per optimizer step. `auto` is about 1/64 of the rows, from 4 to 32.
-    pub batch_size: AutoInt,
-    /// The learning rate as a multiple of 2e-4. `auto` is 1.
-    pub learning_rate_multiplier: AutoFloat,
-}
-
-/// The training method.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Method {
-    /// The type of the method. `supervised`: chats, or prompts and completions, with a loss on the answers.
-    /// `continued_pretraining`: plain texts, with a loss on every token.
-    #[schema(example = "supervised")]
-    pub r#type: String,
-    /// The settings of the type `supervised`.
-    pub supervised: Option<MethodFields>,
-    /// The settings of the type `continued_pretraining`. Attune extension.
-    pub continued_pretraining: Option<MethodFields>,
-    /// Not supported.
-    #[schema(value_type = Option<Object>)]
-    pub dpo: Option<Value>,
-    /// Not supported.
-    #[schema(value_type = Option<Object>)]
-    pub reinforcement: Option<Value>,
-}
-
-impl Method {
-    /// Returns the settings of the method's type; `check_method` has refused all others.
-    fn settings(&self) -> Option<MethodFields> {
-        self.supervised.or(self.continued_pretraining)
-    }
-}
-
-/// The settings of a training method.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MethodFields {
-    /// The hyperparameters.
-    pub hyperparameters: Option<Hyperparameters>,
-}
-
 impl NewJob {
     /// Checks the fields and returns the request for further checks in `domain::spec`.
     ///
     /// # Errors
     /// [`ApiError::Invalid`] for the first invalid or unsupported field.
     pub fn requested(&self) -> Result<Requested, ApiError> {
-        self.check_method()?;
+        if self.integrations.as_ref().is_some_and(|list| !list.is_empty()) {
+            return Err(ApiError::unsupported("integrations", "Integrations are not supported; leave the field out."));
+        }
+        self.method.as_ref().map_or(Ok(()), Method::check)?;
         self.check_labels()?;
         if let Some(compute) = &self.compute {
             compute.checked()?;
@@ -154,31 +108,6 @@ impl NewJob {
             trainer.lay_into(&mut asked);
         }
         Ok(asked)
-    }
-
-    fn check_method(&self) -> Result<(), ApiError> {
-        if self.integrations.as_ref().is_some_and(|list| !list.is_empty()) {
-            return Err(ApiError::unsupported("integrations", "Integrations are not supported; leave the field out."));
-        }
-        let Some(method) = &self.method else { return Ok(()) };
-        let kind = method.r#type.as_str();
-        if !METHODS.contains(&kind) {
-            let message =
-                format!("Invalid 'method.type': '{kind}'; it must be 'supervised' or 'continued_pretraining'.");
-            return Err(ApiError::unsupported("method.type", message));
-        }
-        for (name, is_given) in [
-            ("supervised", method.supervised.is_some()),
-            ("continued_pretraining", method.continued_pretraining.is_some()),
-            ("dpo", method.dpo.is_some()),
-            ("reinforcement", method.reinforcement.is_some()),
-        ] {
-            if is_given && name != kind {
-                let message = format!("'method.{name}' does not go with the type '{kind}'.");
-                return Err(ApiError::unsupported(format!("method.{name}"), message));
-            }
-        }
-        Ok(())
     }
 
     fn check_labels(&self) -> Result<(), ApiError> {

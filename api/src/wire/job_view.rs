@@ -4,7 +4,7 @@
 use attune_domain::{
     id::OrganizationId,
     job::{JobState, PauseReason},
-    spec::{AdapterSpec, Method, Optimizer, OverLength, Quantization, Schedule, TrainSpec},
+    spec::{AdapterSpec, Optimizer, OverLength, Quantization, Schedule, TrainSpec},
     template_kwargs::TemplateKwargs,
 };
 use attune_store::{
@@ -22,6 +22,8 @@ use utoipa::ToSchema;
 
 use super::{
     auto::{Auto, AutoBool, AutoInt},
+    hyperparameters::HyperparametersView,
+    method::MethodView,
     money::{ComputeView, JobUsage, usd},
 };
 
@@ -100,60 +102,6 @@ pub struct JobView {
     pub compute: ComputeView,
     /// The usage so far, without a run that is in progress. Attune extension.
     pub usage: JobUsage,
-}
-
-/// The hyperparameters in use.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[expect(missing_docs, reason = "OpenAI's names")]
-pub struct HyperparametersView {
-    pub n_epochs: u32,
-    pub batch_size: u32,
-    pub learning_rate_multiplier: f64,
-}
-
-impl From<&TrainSpec> for HyperparametersView {
-    fn from(spec: &TrainSpec) -> Self {
-        Self {
-            n_epochs: spec.n_epochs,
-            batch_size: spec.effective_batch_size,
-            learning_rate_multiplier: spec.learning_rate_multiplier,
-        }
-    }
-}
-
-/// The training method of a job.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct MethodView {
-    /// The type: `supervised` or `continued_pretraining`.
-    #[schema(example = "supervised")]
-    pub r#type: &'static str,
-    /// The settings of the type `supervised`, where OpenAI's clients look for the hyperparameters.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub supervised: Option<MethodSettingsView>,
-    /// The settings of the type `continued_pretraining`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub continued_pretraining: Option<MethodSettingsView>,
-}
-
-/// The settings of a training method.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct MethodSettingsView {
-    /// The hyperparameters in use, with a number for each `"auto"`.
-    pub hyperparameters: HyperparametersView,
-}
-
-impl From<&TrainSpec> for MethodView {
-    fn from(spec: &TrainSpec) -> Self {
-        let settings = MethodSettingsView { hyperparameters: HyperparametersView::from(spec) };
-        match spec.method {
-            Method::Supervised => {
-                Self { r#type: "supervised", supervised: Some(settings), continued_pretraining: None }
-            }
-            Method::ContinuedPretraining => {
-                Self { r#type: "continued_pretraining", supervised: None, continued_pretraining: Some(settings) }
-            }
-        }
-    }
 }
 
 /// The reason why a job failed.
@@ -255,7 +203,7 @@ impl From<&TrainSpec> for TrainerView {
             max_steps: spec.max_steps,
             max_length: spec.max_length,
             over_length: spec.over_length,
-            train_on_prompt: spec.train_on_prompt || spec.method == Method::ContinuedPretraining,
+            train_on_prompt: spec.train_on_prompt || spec.method.trains_every_token(),
             micro_batch_size: Auto(spec.micro_batch_size.map(i64::from)),
             gradient_checkpointing: Auto(spec.gradient_checkpointing),
             checkpoint_every_steps: spec.checkpoint_every_steps,
@@ -450,19 +398,6 @@ mod tests {
             ("over_length", json!("split"), json!("error")),
         ] {
             assert_eq!((&view[name], &plain[name]), (&value, &default), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_method_is_shown_under_its_own_name() {
-        for (method, name, other) in [
-            (Method::Supervised, "supervised", "continued_pretraining"),
-            (Method::ContinuedPretraining, "continued_pretraining", "supervised"),
-        ] {
-            let spec = TrainSpec { method, ..TrainSpec::check(&Requested::default(), 360, 8192).unwrap() };
-            let view = serde_json::to_value(MethodView::from(&spec)).unwrap();
-            assert_eq!((&view["type"], &view[name]["hyperparameters"]["n_epochs"]), (&json!(name), &json!(3)));
-            assert!(view.get(other).is_none());
         }
     }
 }

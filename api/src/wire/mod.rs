@@ -14,6 +14,8 @@ pub mod checkpoint_permission;
 pub mod estimate;
 /// Files.
 pub mod file;
+/// OpenAI's hyperparameters.
+pub mod hyperparameters;
 pub mod inference;
 /// The request body for creating a job.
 pub mod job;
@@ -23,6 +25,8 @@ pub mod job_fields;
 pub mod job_view;
 /// Metadata of jobs and batches.
 pub mod metadata;
+/// The training method of a job.
+pub mod method;
 /// Models.
 pub mod model;
 /// Prices, price caps and budgets.

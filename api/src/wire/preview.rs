@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::method::PreviewMethod;
+
 /// The request body for a preview.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -22,15 +24,6 @@ pub struct NewPreview {
     /// Variables of the chat template, as in a job.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
-}
-
-/// The part of a job's `method` that affects rows.
-#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PreviewMethod {
-    /// The type: `supervised` (the default) or `continued_pretraining`.
-    #[schema(example = "supervised")]
-    pub r#type: String,
 }
 
 /// The part of a job's `trainer` that affects rows.

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use attune_domain::spec;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
@@ -23,8 +24,7 @@ pub(crate) struct PreviewArgs {
     /// The line numbers of the rows, such as 1,5 [default: the first five rows]
     #[arg(long, value_name = "LINES", value_delimiter = ',')]
     rows: Option<Vec<u64>>,
-    /// The training method: supervised or continued_pretraining
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", help = method_help())]
     method: Option<String>,
     /// Train on the tokens of prompts too
     #[arg(long)]
@@ -35,6 +35,10 @@ pub(crate) struct PreviewArgs {
     /// The maximum number of tokens of a row
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<i64>,
+}
+
+fn method_help() -> String {
+    format!("The training method: {}", spec::Method::one_of(|method| method.name().to_owned()))
 }
 
 /// Requests the preview and prints its rows.
@@ -124,6 +128,8 @@ fn printable(character: char) -> char {
 
 #[cfg(test)]
 mod tests {
+    use clap::Args;
+
     use super::*;
 
     fn row() -> Value {
@@ -145,6 +151,14 @@ mod tests {
         part["parts"] = json!(2);
         part["over_length"] = json!({"policy": "split", "row_tokens": 11});
         assert_eq!(heading(&part), "line 4, part 1 of 2: 6 tokens, 3 trained (split: the row has 11)");
+    }
+
+    #[test]
+    fn the_help_of_the_method_names_all() {
+        let command = PreviewArgs::augment_args(clap::Command::new("preview"));
+        let method = command.get_arguments().find(|argument| argument.get_id() == "method").unwrap();
+        let help = method.get_help().unwrap().to_string();
+        assert_eq!(help, "The training method: supervised or continued_pretraining");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use attune_domain::spec::Method;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -114,9 +115,9 @@ fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {
         (&[], "seed", seed.map(Value::from)),
         (&[], "continue_from", continue_from.map(Value::from)),
         (&["compute"], "max_price_usd", args.max_price_usd.map(Value::from)),
-        (hyperparameters, "n_epochs", training.epochs.map(Value::from)),
-        (hyperparameters, "batch_size", training.batch_size.map(Value::from)),
-        (hyperparameters, "learning_rate_multiplier", training.learning_rate_multiplier.map(Value::from)),
+        (&hyperparameters[..], "n_epochs", training.epochs.map(Value::from)),
+        (&hyperparameters[..], "batch_size", training.batch_size.map(Value::from)),
+        (&hyperparameters[..], "learning_rate_multiplier", training.learning_rate_multiplier.map(Value::from)),
     ];
     for (section, name, value) in fields.into_iter().chain(training.fields()).chain(adapter.fields()) {
         if let Some(value) = value {
@@ -128,12 +129,10 @@ fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {
 
 /// Returns the section of the hyperparameters. A file with OpenAI's newer `method` gets them there, since
 /// hyperparameters in both places could contradict each other.
-fn place_of_hyperparameters(body: &Map<String, Value>) -> &'static [&'static str] {
-    match body.get("method").map(|method| method["type"].as_str()) {
-        None => &["hyperparameters"],
-        Some(Some("continued_pretraining")) => &["method", "continued_pretraining", "hyperparameters"],
-        Some(_) => &["method", "supervised", "hyperparameters"],
-    }
+fn place_of_hyperparameters(body: &Map<String, Value>) -> Vec<&'static str> {
+    let Some(method) = body.get("method") else { return vec!["hyperparameters"] };
+    let method = method["type"].as_str().and_then(Method::from_name).unwrap_or_default();
+    vec!["method", method.name(), "hyperparameters"]
 }
 
 pub(super) fn insert(body: &mut Map<String, Value>, section: &[&str], name: &str, value: Value) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The training flags of a job, and the request field of each. The API checks their values and names the field in its
 //! errors.
 
+use attune_domain::spec::Method;
 use serde_json::Value;
 
 /// A field of the request: the path of its section, its name, and its value if the flag is set.
@@ -14,8 +15,7 @@ const QUANTIZATION: &[&str] = &["quantization"];
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub(super) struct TrainingFlags {
-    /// The training method: supervised (chats, prompts and completions) or continued_pretraining (plain texts)
-    #[arg(long)]
+    #[arg(long, help = method_help())]
     pub(super) method: Option<String>,
     /// The number of epochs
     #[arg(long, value_name = "COUNT")]
@@ -83,6 +83,11 @@ pub(super) struct TrainingFlags {
     /// The minimum decrease of the loss, in nats, that counts as better
     #[arg(long, value_name = "NATS")]
     pub(super) early_stopping_threshold: Option<f64>,
+}
+
+fn method_help() -> String {
+    let methods = Method::one_of(|method| format!("{} ({})", method.name(), method.rows()));
+    format!("The training method: {methods}")
 }
 
 impl TrainingFlags {
@@ -168,7 +173,7 @@ fn auto_or_json(text: &str) -> Result<Value, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
     use serde_json::json;
 
     use super::*;
@@ -211,6 +216,16 @@ mod tests {
             let same = value == want.2 || value.as_f64().is_some_and(|number| Some(number) == want.2.as_f64());
             assert!(same && (section, name) == (want.0, want.1), "{name}: {value} instead of {}", want.2);
         }
+    }
+
+    #[test]
+    fn the_help_of_the_method_names_the_rows_of_each() {
+        let command = Line::command();
+        let method = command.get_arguments().find(|argument| argument.get_id() == "method").unwrap();
+        assert_eq!(
+            method.get_help().unwrap().to_string(),
+            "The training method: supervised (chats, prompts and completions) or continued_pretraining (plain texts)"
+        );
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl TrainSpec {
         }
         let effective_batch_size = batch_size(asked.effective_batch_size, rows)?;
         let method = method(asked.method.as_deref())?;
-        if method == Method::ContinuedPretraining && asked.train_on_prompt == Some(false) {
+        if method.trains_every_token() && asked.train_on_prompt == Some(false) {
             return Err(bad("trainer.train_on_prompt", false, "left out when every token is trained"));
         }
         Ok(Self {
@@ -109,17 +109,14 @@ fn float(param: &'static str, given: Option<f64>, default: f64, least: f64, most
     }
 }
 
-/// Checks the variables of the chat template. Plain texts are not rendered with a template, so they allow none.
+/// Checks the variables of the chat template. A method whose rows are not rendered with a template allows none.
 fn chat_template_kwargs(asked: &Requested, method: Method) -> Result<TemplateKwargs, BadField> {
     let Some(given) = &asked.chat_template_kwargs else { return Ok(TemplateKwargs::default()) };
     let kwargs = TemplateKwargs::check(given)?;
-    if method == Method::ContinuedPretraining && !kwargs.is_empty() {
+    if !method.uses_chat_template() && !kwargs.is_empty() {
         let names: Vec<_> = kwargs.as_map().keys().map(String::as_str).collect();
-        return Err(bad(
-            "chat_template_kwargs",
-            names.join(", "),
-            "left out when method.type is continued_pretraining",
-        ));
+        let allowed = format!("left out when method.type is {}", method.name());
+        return Err(bad("chat_template_kwargs", names.join(", "), allowed));
     }
     Ok(kwargs)
 }
@@ -163,11 +160,9 @@ fn schedule(given: Option<&str>) -> Result<Schedule, BadField> {
 }
 
 fn method(given: Option<&str>) -> Result<Method, BadField> {
-    match given.unwrap_or("supervised") {
-        "supervised" => Ok(Method::Supervised),
-        "continued_pretraining" => Ok(Method::ContinuedPretraining),
-        other => Err(bad("method.type", other, "supervised or continued_pretraining")),
-    }
+    let Some(name) = given else { return Ok(Method::default()) };
+    let allowed = || Method::one_of(|method| method.name().to_owned());
+    Method::from_name(name).ok_or_else(|| bad("method.type", name, allowed()))
 }
 
 fn over_length(given: Option<&str>) -> Result<OverLength, BadField> {

@@ -5,7 +5,7 @@ use attune_text::rows::TrainRow;
 use rand::RngExt;
 use rand_pcg::Pcg64;
 
-use crate::{error::TrainerError, objective::Objective, session::Session};
+use crate::{error::TrainerError, objective::interface::Objective, session::Session};
 
 /// Packs the rows with the indices `part` into one batch, as the objective weights them.
 pub(crate) fn packed(

@@ -3,7 +3,7 @@
 use attune_model::batch::LossSum;
 use attune_text::rows::TrainRow;
 
-use super::{Metrics, Objective, Sequence};
+use super::interface::{Metrics, Objective, Sequence};
 
 /// The objective of [`Method::ContinuedPretraining`](attune_domain::spec::Method::ContinuedPretraining).
 #[derive(Debug)]
