@@ -12,13 +12,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    auth::{credentials::Authenticator, permissions::Permissions},
+    auth::credentials::Authenticator,
     config::{Limits, Prices, Serving},
     error::ApiError,
     files::{report_cache::ReportCache, text_places::TextPlaces},
     http::request_context::RequestContext,
     inference::{metering::Meter, places::Places, replica_waiters::Waiters},
     middleware::{conditions::Demands, rate_limiter::RateLimiter},
+    policy::Policies,
     webhooks::Webhooks,
 };
 
@@ -54,8 +55,8 @@ pub struct App {
     pub stopping: CancellationToken,
     /// The configuration of webhooks.
     pub webhooks: Arc<Webhooks>,
-    /// The permissions of all operations; the router sets them.
-    pub permissions: Arc<Permissions>,
+    /// The policies of all operations; the router sets them.
+    pub policies: Arc<Policies>,
     /// The authenticator of bearer tokens.
     pub authenticator: Authenticator,
     /// The rate limits of API keys.

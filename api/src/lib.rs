@@ -17,6 +17,8 @@ pub mod http;
 pub mod inference;
 pub mod jobs;
 pub mod middleware;
+/// The policies of operations: access, versions, secrets.
+pub mod policy;
 /// All routes, and their middleware.
 pub mod router;
 

@@ -105,7 +105,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         streams: Arc::new(Semaphore::new(routes::job_events::MOST_STREAMS)),
         stopping: CancellationToken::new(),
         webhooks: Arc::new(Webhooks::new(&config.webhooks).context("webhooks.secret_key")?),
-        permissions: Arc::default(),
+        policies: Arc::default(),
         authenticator: Authenticator::new(
             pool,
             Issuers::new(config.oidc).map_err(anyhow::Error::msg)?,

@@ -18,13 +18,14 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::App,
-    auth::{guard, permissions::Permissions},
+    auth::guard,
     config::Cors,
     http::{docs_ui, trace},
     middleware::{idempotency, organization_header, preconditions, rate_limit},
     openapi::{self, Doc},
+    policy::Policies,
     routes::{
-        adapter_aliases, adapters,
+        POLICIES, adapter_aliases, adapters,
         admin::{api_keys, audit_logs, budget, organizations, project_users, projects, usage, users},
         base_models, batches, chat, checkpoint_permissions, completions, files, health, job_events, jobs, models,
         replica, run, uploads, webhook_deliveries, webhooks,
@@ -166,7 +167,7 @@ fn cors(cors: &Cors) -> Result<CorsLayer, InvalidHeaderValue> {
 /// An origin of `allowed` is not a valid header value.
 pub fn router(mut app: App, public_url: &str, allowed: &Cors) -> Result<Router, InvalidHeaderValue> {
     let (public, mut document) = public();
-    app.permissions = Arc::new(Permissions::of(&document));
+    app.policies = Arc::new(Policies::of(&document, POLICIES));
     let job = openapi::job_schema(&document).unwrap_or_default();
     document.servers = Some(vec![utoipa::openapi::Server::new(public_url)]);
     let json_bytes = usize::try_from(app.limits.json_bytes).unwrap_or(usize::MAX);

@@ -1,7 +1,7 @@
 //! The authentication and authorization of users' requests, before their bodies are read: the caller, the project, and
 //! the permission. Handlers then extract [`crate::auth::caller::Caller`] or [`crate::auth::caller::Administrator`].
 //!
-//! An operation without a line in [`crate::auth::permissions`] is refused to all callers.
+//! An operation without a policy ([`crate::policy`]) is refused to all callers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,15 +29,17 @@ use crate::{
 /// Authenticates and authorizes the request, or refuses it.
 pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let rule = path.and_then(|path| app.permissions.find(request.method(), &path));
-    let permission = match rule {
-        Some(Rule::Open) => return next.run(request).await,
-        Some(Rule::Asks(permission)) => permission,
-        None => return ApiError::internal("the operation has no line in the table of permissions").into_response(),
+    let Some(policy) = path.and_then(|path| app.policies.find(request.method(), &path)) else {
+        return ApiError::internal("the operation has no line in the table of permissions").into_response();
+    };
+    request.extensions_mut().insert(policy);
+    let permission = match policy.rule {
+        Rule::Open => return next.run(request).await,
+        Rule::Asks(permission) => permission,
     };
     match admit(&app, &permission, &mut request).await {
         Ok(actor) => {
-            let context = RequestContext::current().with_origin(noted(&permission, actor, &request));
+            let context = RequestContext::current().with_origin(noted(policy.operation, actor, &request));
             context.run(next.run(request)).await
         }
         Err(error) => error.into_response(),
@@ -45,14 +47,14 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
 }
 
 /// Returns the origin of a request for the audit log; `None` for methods that change nothing.
-fn noted(permission: &Permission, actor: Actor, request: &Request) -> Option<Origin> {
+fn noted(operation: &'static str, actor: Actor, request: &Request) -> Option<Origin> {
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         return None;
     }
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| canonical(info.0.ip()));
     let id = request.extensions().get::<RequestId>().and_then(|id| id.0.strip_prefix("req_")?.parse().ok());
     let request = id.unwrap_or_else(uuid::Uuid::new_v4);
-    Some(Origin { actor, address, request, operation: permission.operation })
+    Some(Origin { actor, address, request, operation })
 }
 
 /// Returns an IPv4-mapped IPv6 address as an IPv4 address.

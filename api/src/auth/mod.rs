@@ -10,5 +10,5 @@ pub mod credentials;
 pub mod guard;
 /// OIDC tokens of users, and the keys of their issuers.
 pub mod issuers;
-/// The table of permissions, one line per operation.
+/// The permission that an operation requires.
 pub mod permissions;

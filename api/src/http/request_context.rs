@@ -117,7 +117,7 @@ mod tests {
 
     fn conditions() -> Arc<Conditions> {
         let (parts, ()) = Request::get("/").header(header::RANGE, "bytes=0-1").body(()).unwrap().into_parts();
-        Arc::new(Conditions::read(&parts, "/", Vec::new()).unwrap())
+        Arc::new(Conditions::read(&parts, None, Vec::new()).unwrap())
     }
 
     /// Returns whether the current context has each of its parts.

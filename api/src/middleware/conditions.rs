@@ -17,25 +17,7 @@ use attune_store::{
 use axum::http::{HeaderMap, HeaderName, Method, header, request::Parts};
 use sqlx::PgConnection;
 
-use crate::error::ApiError;
-
-/// The paths whose parameters name an object with versions. Each includes the paths below it, unless an earlier line
-/// matches them.
-const THINGS: [(&str, Thing); 13] = [
-    ("/v1/fine_tuning/jobs/{job_id}", Thing::Job),
-    ("/v1/files/{file_id}", Thing::File),
-    ("/v1/uploads/{upload_id}", Thing::Upload),
-    ("/v1/batches/{batch_id}", Thing::Batch),
-    ("/v1/models/{model}", Thing::Adapter),
-    ("/v1/adapters/{adapter}/aliases/{alias}", Thing::Alias),
-    ("/v1/adapters/{adapter}", Thing::Adapter),
-    ("/v1/webhook_endpoints/{webhook_endpoint_id}", Thing::WebhookEndpoint),
-    ("/v1/budget", Thing::Budget),
-    ("/v1/organization/projects/{project_id}/api_keys/{key_id}", Thing::ApiKey),
-    ("/v1/organization/projects/{project_id}/users/{user_id}", Thing::ProjectUser),
-    ("/v1/organization/projects/{project_id}", Thing::Project),
-    ("/v1/organization/users/{user_id}", Thing::User),
-];
+use crate::{error::ApiError, policy::Policy};
 
 /// The conditions of one request.
 #[derive(Debug)]
@@ -66,18 +48,18 @@ pub enum Demands {
 }
 
 impl Conditions {
-    /// Reads the conditions of a request from its head. `path` is the route's path, `names` are the values of the
-    /// parameters in it.
+    /// Reads the conditions of a request from its head. `policy` is that of its operation, and `names` are the values
+    /// of the parameters in its path.
     ///
     /// # Errors
     /// [`ApiError::Invalid`]: a condition that nothing would check.
-    pub fn read(parts: &Parts, path: &str, mut names: Vec<String>) -> Result<Self, ApiError> {
-        let thing = THINGS.iter().find(|(of, _)| belongs(path, of)).map(|(of, thing)| {
-            names.truncate(of.matches('{').count());
-            (*thing, names)
+    pub fn read(parts: &Parts, policy: Option<Policy>, mut names: Vec<String>) -> Result<Self, ApiError> {
+        let thing = policy.and_then(|policy| policy.thing).map(|thing| {
+            names.truncate(name_count(thing));
+            (thing, names)
         });
         let looks = parts.method == Method::GET;
-        let shows = looks && THINGS.iter().any(|(of, _)| *of == path);
+        let shows = looks && policy.is_some_and(|policy| policy.shows_version);
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let range = text(header::RANGE).filter(|_| looks).map(|range| (range, text(header::IF_RANGE)));
         let wanted = wanted(&parts.headers, thing.is_some(), looks)?;
@@ -137,9 +119,20 @@ impl Conditions {
     }
 }
 
-/// Returns whether `path` is `of` or a path below it.
-fn belongs(path: &str, of: &str) -> bool {
-    path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// Returns the number of path parameters that name an object of this kind.
+const fn name_count(thing: Thing) -> usize {
+    match thing {
+        Thing::Budget => 0,
+        Thing::Job
+        | Thing::File
+        | Thing::Upload
+        | Thing::Batch
+        | Thing::Adapter
+        | Thing::WebhookEndpoint
+        | Thing::Project
+        | Thing::User => 1,
+        Thing::Alias | Thing::ApiKey | Thing::ProjectUser => 2,
+    }
 }
 
 /// Returns the tags of `If-Match`; a condition that nothing would check is refused.
@@ -187,12 +180,13 @@ fn matches(tags: &[String], version: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use axum::http::{HeaderValue, Request};
-    use serde_json::Value;
 
     use super::*;
+    use crate::{
+        policy::{self, Policies},
+        router, routes,
+    };
 
     fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
@@ -234,7 +228,7 @@ mod tests {
                 request = request.header(name, *value);
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            Conditions::read(&parts, "/", Vec::new()).unwrap().range("\"a\"")
+            Conditions::read(&parts, None, Vec::new()).unwrap().range("\"a\"")
         };
         let same = [(header::RANGE, "bytes=0-1"), (header::IF_RANGE, "\"a\"")];
         let other = [(header::RANGE, "bytes=0-1"), (header::IF_RANGE, "\"b\"")];
@@ -246,20 +240,53 @@ mod tests {
         assert_eq!(range(Method::GET, &[]), None);
     }
 
-    /// Every path that changes an object which its first parameter names is in [`THINGS`], or here with its reason.
+    /// Returns all operations of the document: the method, the path, and the policy.
+    fn operations() -> Vec<(Method, String, Policy)> {
+        let document = router::document();
+        let policies = Policies::of(&document, routes::POLICIES);
+        let paths = document.paths.paths.iter();
+        let all = paths.flat_map(|(path, item)| policy::operations(item).map(move |(method, _)| (method, path)));
+        all.filter_map(|(method, path)| {
+            let policy = policies.find(&method, path)?;
+            Some((method, path.clone(), policy))
+        })
+        .collect()
+    }
+
+    /// Returns whether `path` is `of` or a path below it.
+    fn belongs(path: &str, of: &str) -> bool {
+        path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Every operation that changes an object which its path names has a policy that names it, or is here with its
+    /// reason.
     #[test]
     fn every_thing_that_can_be_changed_has_versions() {
         let without: [(&str, &str); 2] = [
             ("/v1/base_models/", "a base model and its blobs are never changed"),
             ("/v1/fine_tuning/checkpoints/", "a permission is created and deleted, never changed"),
         ];
-        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../openapi/openapi.json"));
-        let document: Value = serde_json::from_str(&text.unwrap()).unwrap();
-        for (path, operations) in document["paths"].as_object().unwrap() {
-            let changes = ["put", "post", "patch", "delete"].iter().any(|method| operations.get(method).is_some());
-            let known = THINGS.iter().any(|(of, _)| belongs(path, of))
-                || without.iter().any(|(start, _)| path.starts_with(start));
-            assert!(!changes || !path.contains('{') || known, "{path} changes something that has no versions");
+        for (method, path, policy) in operations() {
+            let changes = ![Method::GET, Method::HEAD].contains(&method);
+            let known = policy.thing.is_some() || without.iter().any(|(start, _)| path.starts_with(start));
+            assert!(!changes || !path.contains('{') || known, "{method} {path} changes something without versions");
+        }
+    }
+
+    /// Every operation names the object that is retrieved at its own path or at the nearest path above it.
+    #[test]
+    fn all_operations_at_and_below_an_object_name_it() {
+        let operations = operations();
+        let retrieved: Vec<_> = operations.iter().filter(|(_, _, policy)| policy.shows_version).collect();
+        assert!(retrieved.len() >= 13, "{}", retrieved.len());
+        for (method, path, policy) in &retrieved {
+            assert_eq!(method, Method::GET, "{path}");
+            assert_eq!(policy.thing.map(name_count), Some(path.matches('{').count()), "{path}");
+        }
+        for (method, path, policy) in &operations {
+            let above = retrieved.iter().filter(|(_, of, _)| belongs(path, of));
+            let nearest = above.max_by_key(|(_, of, _)| of.len());
+            assert_eq!(policy.thing, nearest.and_then(|(_, _, above)| above.thing), "{method} {path}");
         }
     }
 }

@@ -43,6 +43,7 @@ use crate::{
     error::ApiError,
     http::request_context,
     middleware::fingerprint::Print,
+    policy::Policy,
 };
 
 /// The request header with the key.
@@ -65,9 +66,6 @@ const DRAIN: Duration = Duration::from_secs(60);
 
 /// The end of the paths that accept no key: a model's answers are not stored.
 const MODELS: &str = "/completions";
-
-/// The ends of the paths whose responses contain a secret.
-const SECRET: [&str; 4] = ["/api_keys", "/webhook_endpoints", "/rotate_secret", "/v1/organizations"];
 
 /// Answers a repeated request with the response to the first one; passes all others on.
 pub async fn once(State(app): State<App>, request: Request, next: Next) -> Response {
@@ -126,7 +124,8 @@ fn not_supported(why: String) -> ApiError {
 
 /// Returns the key under which the response is encrypted, if it contains a secret.
 fn sealing(request: &Request) -> Result<Option<SealKey>, ApiError> {
-    if !SECRET.iter().any(|end| request.uri().path().ends_with(end)) {
+    let holds_secret = request.extensions().get::<Policy>().is_some_and(|policy| policy.holds_secret);
+    if !holds_secret {
         return Ok(None);
     }
     let bearer = SecretString::from(bearer(request.headers())?);
@@ -272,14 +271,15 @@ mod tests {
 
     #[test]
     fn an_answer_with_a_secret_is_sealed_under_a_key_that_can_seal() {
-        let request = |path: &str, key: &str| {
+        let request = |policy: Policy, key: &str| {
             let bearer = format!("Bearer {key}");
-            Request::post(path).header(header::AUTHORIZATION, bearer).body(Body::empty()).unwrap()
+            Request::post("/").header(header::AUTHORIZATION, bearer).extension(policy).body(Body::empty()).unwrap()
         };
+        let (plain, secret) = (Policy::organization("create_user"), Policy::organization("create_key").holds_secret());
         let long = "k".repeat(LEAST_KEY_CHARACTERS);
-        assert!(sealing(&request("/v1/files", "short")).unwrap().is_none());
-        assert!(sealing(&request("/v1/webhook_endpoints", "short")).is_err());
-        assert!(sealing(&request("/v1/webhook_endpoints", &long)).unwrap().is_some());
+        assert!(sealing(&request(plain, "short")).unwrap().is_none());
+        assert!(sealing(&request(secret, "short")).is_err());
+        assert!(sealing(&request(secret, &long)).unwrap().is_some());
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::{
     error::ApiError,
     http::request_context::RequestContext,
     middleware::conditions::{Conditions, tags},
+    policy::Policy,
 };
 
 /// The maximum length of a response with an `ETag`, in bytes. A longer one is an internal error; no single object is
@@ -36,7 +37,8 @@ pub async fn keep(request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
     let names = parameters(&mut parts).await;
-    let conditions = match Conditions::read(&parts, &path, names) {
+    let policy = parts.extensions.get::<Policy>().copied();
+    let conditions = match Conditions::read(&parts, policy, names) {
         Ok(conditions) => Arc::new(conditions),
         Err(refused) => return refused.into_response(),
     };

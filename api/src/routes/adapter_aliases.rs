@@ -1,13 +1,17 @@
 //! Aliases: `records@prod` is a model name that can be moved from version to version. A move takes effect with the next
 //! request. A rollback is a move to the older version.
 
-use attune_domain::id::{AdapterAliasMove as MoveKind, AdapterVersionId, ProjectId};
+use attune_domain::{
+    access::{Role, Scope},
+    id::{AdapterAliasMove as MoveKind, AdapterVersionId, ProjectId},
+};
 use attune_store::{
     adapters::{
         adapter::{self, AdapterVersion},
         adapter_alias::{self, Outcome},
     },
     error::StoreError,
+    version::Thing,
 };
 use axum::{
     Json,
@@ -24,12 +28,22 @@ use crate::{
         pagination::{List, Params},
         path_id::truncated,
     },
+    policy::Policy,
     routes::adapters::find,
     wire::{
         adapter::{AliasMoveView, AliasView, NewAlias},
         file::Deleted,
     },
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("list_adapter_aliases", Scope::ModelsRead, Role::Viewer).names(Thing::Adapter),
+    Policy::project("retrieve_adapter_alias", Scope::ModelsRead, Role::Viewer).retrieves(Thing::Alias),
+    Policy::project("set_adapter_alias", Scope::ModelsWrite, Role::Member).names(Thing::Alias),
+    Policy::project("delete_adapter_alias", Scope::ModelsWrite, Role::Member).names(Thing::Alias),
+    Policy::project("list_adapter_alias_moves", Scope::ModelsRead, Role::Viewer).names(Thing::Alias),
+];
 
 /// List the aliases of an adapter, by name.
 #[utoipa::path(get, path = "/v1/adapters/{adapter}/aliases", tag = "Adapters", operation_id = "list_adapter_aliases",

@@ -1,12 +1,14 @@
 //! Adapters: every version of a fine-tuned model's adapter, with downloads by file or as an archive.
 
 use attune_domain::{
+    access::{Role, Scope},
     id::{AdapterVersion as AdapterKind, ProjectId},
     manifest,
 };
 use attune_store::{
     adapters::adapter::{self, AdapterVersion},
     files::objects::blob_key,
+    version::Thing,
 };
 use axum::{
     Json,
@@ -26,8 +28,20 @@ use crate::{
         archive, download,
         pagination::{List, Params},
     },
+    policy::Policy,
     wire::adapter::{AdapterForm, AdapterView},
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("list_adapters", Scope::ModelsRead, Role::Viewer),
+    Policy::project("import_adapter", Scope::ModelsWrite, Role::Member),
+    Policy::project("list_adapter_versions", Scope::ModelsRead, Role::Viewer).names(Thing::Adapter),
+    Policy::project("retrieve_adapter", Scope::ModelsRead, Role::Viewer).retrieves(Thing::Adapter),
+    Policy::project("retrieve_adapter_manifest", Scope::ModelsRead, Role::Viewer).names(Thing::Adapter),
+    Policy::project("download_adapter_file", Scope::ModelsRead, Role::Viewer).names(Thing::Adapter),
+    Policy::project("export_adapter", Scope::ModelsRead, Role::Viewer).names(Thing::Adapter),
+];
 
 /// List all versions of all adapters, newest first.
 #[utoipa::path(get, path = "/v1/adapters", tag = "Adapters", operation_id = "list_adapters",

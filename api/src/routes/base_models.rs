@@ -1,6 +1,12 @@
 //! Base models: the files of a Hugging Face folder are uploaded one by one, then a base model is created from them.
 
-use attune_domain::{bytes::Bytes, digest::is_sha256, id::ProjectId, run::Blob};
+use attune_domain::{
+    access::{Role, Scope},
+    bytes::Bytes,
+    digest::is_sha256,
+    id::ProjectId,
+    run::Blob,
+};
 use attune_store::{
     adapters::base_model::{self, BaseModel, INSTALLATION_NAME_KEY, NAME_KEY, Uses},
     db::{self, Tx},
@@ -26,11 +32,23 @@ use crate::{
         json_body::Body,
         pagination::{List, Params},
     },
+    policy::Policy,
     wire::{
         base_model::{BaseModelView, BlobView, NewBaseModel, Owner},
         file::Deleted,
     },
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("find_blob", Scope::ModelsWrite, Role::Admin),
+    Policy::project("put_blob", Scope::ModelsWrite, Role::Admin),
+    // Base models of the installation additionally require a key with the scope `installation`.
+    Policy::project("create_base_model", Scope::ModelsWrite, Role::Admin),
+    Policy::project("delete_base_model", Scope::ModelsWrite, Role::Admin),
+    Policy::project("list_base_models", Scope::ModelsRead, Role::Viewer),
+    Policy::project("retrieve_base_model", Scope::ModelsRead, Role::Viewer),
+];
 
 /// Check whether a blob can be used in a base model.
 ///

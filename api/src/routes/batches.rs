@@ -1,6 +1,7 @@
 //! Batches: many requests in one file, processed when there is capacity. [`crate::batches`] does the work.
 
 use attune_domain::{
+    access::{Role, Scope},
     batch::BatchState,
     id::{Batch as BatchKind, FileId},
 };
@@ -9,6 +10,7 @@ use attune_store::{
     error::StoreError,
     files::file,
     jobs::unfinished,
+    version::Thing,
 };
 use axum::{
     Json,
@@ -27,8 +29,17 @@ use crate::{
         pagination::{List, Params},
         path_id::{parse_id, truncated},
     },
+    policy::Policy,
     wire::batch::{BatchView, NewBatch},
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("create_batch", Scope::Inference, Role::Member),
+    Policy::project("list_batches", Scope::Inference, Role::Viewer),
+    Policy::project("retrieve_batch", Scope::Inference, Role::Viewer).retrieves(Thing::Batch),
+    Policy::project("cancel_batch", Scope::Inference, Role::Member).names(Thing::Batch),
+];
 
 /// Create a batch from a file of requests.
 ///

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use attune_domain::{
+    access::{Role, Scope},
     id::ProjectId,
     serve::{GenerateRequest, Prompt},
 };
@@ -29,11 +30,15 @@ use crate::{
         generation::{self, Generation, Next},
         resolve::{self, AskedModel},
     },
+    policy::Policy,
     wire::inference::{
         chat::NewChat,
         chat_answer::{ChatChunk, ChatCompletion, Heading},
     },
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[Policy::project("create_chat_completion", Scope::Inference, Role::Member)];
 
 /// The response header that reports, for a request with `store: true`, that nothing was stored.
 const STORED: HeaderName = HeaderName::from_static("attune-stored");

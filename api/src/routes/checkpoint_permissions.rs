@@ -1,6 +1,9 @@
 //! Permissions of other projects in the organization to use a checkpoint as a model.
 
-use attune_domain::id::{CheckpointPermission as Kind, CheckpointPermissionId, ProjectId};
+use attune_domain::{
+    access::{Role, Scope},
+    id::{CheckpointPermission as Kind, CheckpointPermissionId, ProjectId},
+};
 use attune_store::jobs::{
     checkpoint,
     checkpoint_permission::{self, Page},
@@ -20,8 +23,17 @@ use crate::{
         pagination::{List, Params},
         path_id::truncated,
     },
+    policy::Policy,
     wire::checkpoint_permission::{NewPermissions, PermissionDeleted, PermissionView},
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    // Grants access to other projects.
+    Policy::project("create_checkpoint_permissions", Scope::JobsWrite, Role::Admin),
+    Policy::project("list_checkpoint_permissions", Scope::JobsRead, Role::Viewer),
+    Policy::project("delete_checkpoint_permission", Scope::JobsWrite, Role::Admin),
+];
 
 /// The maximum number of projects in one request.
 const MOST_PROJECTS: usize = 100;

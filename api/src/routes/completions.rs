@@ -2,7 +2,10 @@
 
 use std::convert::Infallible;
 
-use attune_domain::serve::{Form, GenerateRequest};
+use attune_domain::{
+    access::{Role, Scope},
+    serve::{Form, GenerateRequest},
+};
 use axum::{
     Extension, Json,
     extract::State,
@@ -31,12 +34,16 @@ use crate::{
         metering::Account,
         resolve::{self, AskedModel},
     },
+    policy::Policy,
     wire::inference::{
         chat_answer::Usage,
         completion::NewCompletion,
         completion_answer::{Completion, CompletionHeading},
     },
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[Policy::project("create_completion", Scope::Inference, Role::Member)];
 
 /// Create a text completion.
 ///

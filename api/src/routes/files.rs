@@ -1,9 +1,15 @@
 //! Files: upload, list, look, read, preview, delete.
 
-use attune_domain::id::File as FileKind;
-use attune_store::files::{
-    file::{self, Page},
-    objects::blob_key,
+use attune_domain::{
+    access::{Role, Scope},
+    id::File as FileKind,
+};
+use attune_store::{
+    files::{
+        file::{self, Page},
+        objects::blob_key,
+    },
+    version::Thing,
 };
 use axum::{
     Json,
@@ -27,12 +33,24 @@ use crate::{
         pagination::{List, Params},
         path_id::parse_id,
     },
+    policy::Policy,
     wire::{
         file::{Deleted, FileForm, FileView},
         preview::{NewPreview, Preview},
         report::ReportView,
     },
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("create_file", Scope::FilesWrite, Role::Member),
+    Policy::project("list_files", Scope::FilesRead, Role::Viewer),
+    Policy::project("retrieve_file", Scope::FilesRead, Role::Viewer).retrieves(Thing::File),
+    Policy::project("download_file", Scope::FilesRead, Role::Viewer).names(Thing::File),
+    Policy::project("preview_file", Scope::FilesRead, Role::Viewer).names(Thing::File),
+    Policy::project("report_file", Scope::FilesRead, Role::Viewer).names(Thing::File),
+    Policy::project("delete_file", Scope::FilesWrite, Role::Member).names(Thing::File),
+];
 
 /// Upload a file.
 ///

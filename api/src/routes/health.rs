@@ -4,6 +4,11 @@ use axum::Json;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::policy::Policy;
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[Policy::open("health")];
+
 /// The health of the API.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct Health {

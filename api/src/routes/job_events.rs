@@ -7,12 +7,16 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use attune_domain::{
+    access::{Role, Scope},
     id::{JobEvent as JobEventKind, JobEventId, JobId, ProjectId},
     job::JobState,
 };
-use attune_store::jobs::{
-    job,
-    job_event::{self, JobEventRow},
+use attune_store::{
+    jobs::{
+        job,
+        job_event::{self, JobEventRow},
+    },
+    version::Thing,
 };
 use axum::{
     Json,
@@ -35,8 +39,13 @@ use crate::{
         pagination::{List, Params},
         path_id::parse_id,
     },
+    policy::Policy,
     wire::{job_view::JobEventView, query::ServerSentEvent},
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] =
+    &[Policy::project("list_job_events", Scope::JobsRead, Role::Viewer).names(Thing::Job)];
 
 /// The maximum number of concurrent streams, of all callers together.
 pub const MOST_STREAMS: usize = 512;

@@ -1,6 +1,9 @@
 //! Fine-tuning jobs: create, list, retrieve, cancel, pause, resume; and their checkpoints.
 
-use attune_domain::id::Job as JobKind;
+use attune_domain::{
+    access::{Role, Scope},
+    id::Job as JobKind,
+};
 use attune_store::{
     error::StoreError,
     jobs::{
@@ -9,6 +12,7 @@ use attune_store::{
         job_pause, unfinished,
     },
     tenancy::money,
+    version::Thing,
 };
 use axum::{
     Json,
@@ -28,12 +32,26 @@ use crate::{
         path_id::parse_id,
     },
     jobs::{estimate, prepare},
+    policy::Policy,
     wire::{
         estimate::EstimateView,
         job::{JobChange, NewJob},
         job_view::{CheckpointView, JobView},
     },
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("create_job", Scope::JobsWrite, Role::Member),
+    Policy::project("estimate_job", Scope::JobsRead, Role::Viewer),
+    Policy::project("list_jobs", Scope::JobsRead, Role::Viewer),
+    Policy::project("retrieve_job", Scope::JobsRead, Role::Viewer).retrieves(Thing::Job),
+    Policy::project("update_job", Scope::JobsWrite, Role::Member).names(Thing::Job),
+    Policy::project("cancel_job", Scope::JobsWrite, Role::Member).names(Thing::Job),
+    Policy::project("pause_job", Scope::JobsWrite, Role::Member).names(Thing::Job),
+    Policy::project("resume_job", Scope::JobsWrite, Role::Member).names(Thing::Job),
+    Policy::project("list_job_checkpoints", Scope::JobsRead, Role::Viewer).names(Thing::Job),
+];
 
 /// Create a fine-tuning job.
 ///

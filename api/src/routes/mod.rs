@@ -1,4 +1,7 @@
-//! Handlers, one file per resource. Each extracts and checks the request, runs one transaction, and responds.
+//! Handlers, one file per resource. Each extracts and checks the request, runs one transaction, and responds. A file
+//! also declares the policies of its operations.
+
+use crate::policy::Policy;
 
 /// Aliases of adapter versions.
 pub mod adapter_aliases;
@@ -35,3 +38,30 @@ pub mod uploads;
 pub mod webhook_deliveries;
 /// Webhook endpoints.
 pub mod webhooks;
+
+/// The policies of all operations, one list per file. A test compares them with the OpenAPI document.
+pub(crate) const POLICIES: &[&[Policy]] = &[
+    adapter_aliases::POLICIES,
+    adapters::POLICIES,
+    admin::api_keys::POLICIES,
+    admin::audit_logs::POLICIES,
+    admin::budget::POLICIES,
+    admin::organizations::POLICIES,
+    admin::project_users::POLICIES,
+    admin::projects::POLICIES,
+    admin::usage::POLICIES,
+    admin::users::POLICIES,
+    base_models::POLICIES,
+    batches::POLICIES,
+    chat::POLICIES,
+    checkpoint_permissions::POLICIES,
+    completions::POLICIES,
+    files::POLICIES,
+    health::POLICIES,
+    job_events::POLICIES,
+    jobs::POLICIES,
+    models::POLICIES,
+    uploads::POLICIES,
+    webhook_deliveries::POLICIES,
+    webhooks::POLICIES,
+];

@@ -1,8 +1,12 @@
 //! Models: the accepted values of a request's `model`.
 
-use attune_store::adapters::{
-    adapter::{self, Model, Needed},
-    base_model,
+use attune_domain::access::{Role, Scope};
+use attune_store::{
+    adapters::{
+        adapter::{self, Model, Needed},
+        base_model,
+    },
+    version::Thing,
 };
 use axum::{
     Json,
@@ -14,8 +18,16 @@ use crate::{
     auth::caller::Caller,
     error::{ApiError, ErrorBody},
     http::pagination::{List, Params},
+    policy::Policy,
     wire::{file::Deleted, model::ModelView},
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("list_models", Scope::ModelsRead, Role::Viewer),
+    Policy::project("retrieve_model", Scope::ModelsRead, Role::Viewer).retrieves(Thing::Adapter),
+    Policy::project("delete_model", Scope::ModelsWrite, Role::Member).names(Thing::Adapter),
+];
 
 /// List models: base models, then the project's fine-tuned models, newest first.
 #[utoipa::path(get, path = "/v1/models", tag = "Models", operation_id = "list_models",

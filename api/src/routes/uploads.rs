@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 
 use attune_domain::{
+    access::{Role, Scope},
     bytes::Bytes,
     id::{ProjectId, UploadId, UploadPartId},
 };
-use attune_store::files::{
-    file,
-    upload::{self, NewUpload as NewRow, Part, Upload, UploadStatus},
+use attune_store::{
+    files::{
+        file,
+        upload::{self, NewUpload as NewRow, Part, Upload, UploadStatus},
+    },
+    version::Thing,
 };
 use axum::{
     Json,
@@ -32,8 +36,18 @@ use crate::{
         path_id::{parse_id, truncated},
         request_context,
     },
+    policy::Policy,
     wire::upload::{Completion, NewUpload, PartForm, PartView, UploadView},
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("create_upload", Scope::FilesWrite, Role::Member),
+    Policy::project("retrieve_upload", Scope::FilesRead, Role::Viewer).retrieves(Thing::Upload),
+    Policy::project("create_upload_part", Scope::FilesWrite, Role::Member).names(Thing::Upload),
+    Policy::project("complete_upload", Scope::FilesWrite, Role::Member).names(Thing::Upload),
+    Policy::project("cancel_upload", Scope::FilesWrite, Role::Member).names(Thing::Upload),
+];
 
 /// The maximum size of a part, in bytes. Source: OpenAI's API reference.
 const PART_BYTES: u64 = 64 << 20;

@@ -1,7 +1,14 @@
 //! The deliveries of events to a webhook endpoint, and their replay.
 
-use attune_domain::{event::EventType, id::WebhookDelivery as DeliveryKind};
-use attune_store::webhooks::webhook_delivery::{self, Wanted};
+use attune_domain::{
+    access::{Role, Scope},
+    event::EventType,
+    id::WebhookDelivery as DeliveryKind,
+};
+use attune_store::{
+    version::Thing,
+    webhooks::webhook_delivery::{self, Wanted},
+};
 use axum::{
     Json,
     extract::{Path, State},
@@ -16,8 +23,16 @@ use crate::{
         pagination::{List, Params},
         path_id::parse_id,
     },
+    policy::Policy,
     wire::webhook::WebhookDeliveryView,
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("list_webhook_deliveries", Scope::Webhooks, Role::Viewer).names(Thing::WebhookEndpoint),
+    Policy::project("retrieve_webhook_delivery", Scope::Webhooks, Role::Viewer).names(Thing::WebhookEndpoint),
+    Policy::project("replay_webhook_delivery", Scope::Webhooks, Role::Member).names(Thing::WebhookEndpoint),
+];
 
 /// List the deliveries of a webhook endpoint, newest first.
 ///

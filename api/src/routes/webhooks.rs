@@ -1,9 +1,15 @@
 //! Webhook endpoints: create, list, retrieve, update, delete, rotate the secret, test. The scheduler sends the events.
 
-use attune_domain::id::{ProjectId, WebhookEndpoint as EndpointKind};
-use attune_store::webhooks::{
-    webhook_delivery,
-    webhook_endpoint::{self, MOST_PER_PROJECT, WebhookEndpoint},
+use attune_domain::{
+    access::{Role, Scope},
+    id::{ProjectId, WebhookEndpoint as EndpointKind},
+};
+use attune_store::{
+    version::Thing,
+    webhooks::{
+        webhook_delivery,
+        webhook_endpoint::{self, MOST_PER_PROJECT, WebhookEndpoint},
+    },
 };
 use axum::{
     Json,
@@ -20,6 +26,7 @@ use crate::{
         pagination::{List, Params},
         path_id::parse_id,
     },
+    policy::Policy,
     wire::{
         file::Deleted,
         webhook::{
@@ -27,6 +34,19 @@ use crate::{
         },
     },
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("create_webhook_endpoint", Scope::Webhooks, Role::Member).holds_secret(),
+    Policy::project("list_webhook_endpoints", Scope::Webhooks, Role::Viewer),
+    Policy::project("retrieve_webhook_endpoint", Scope::Webhooks, Role::Viewer).retrieves(Thing::WebhookEndpoint),
+    Policy::project("update_webhook_endpoint", Scope::Webhooks, Role::Member).names(Thing::WebhookEndpoint),
+    Policy::project("delete_webhook_endpoint", Scope::Webhooks, Role::Member).names(Thing::WebhookEndpoint),
+    Policy::project("rotate_webhook_secret", Scope::Webhooks, Role::Member)
+        .names(Thing::WebhookEndpoint)
+        .holds_secret(),
+    Policy::project("test_webhook_endpoint", Scope::Webhooks, Role::Member).names(Thing::WebhookEndpoint),
+];
 
 /// Create a webhook endpoint.
 ///

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::world::{Answer, World};
-use crate::{auth::permissions, router};
+use crate::{policy, router};
 
 async fn keyed(world: &World, path: &str, bearer: &str, key: &str, body: &Value) -> Answer {
     let bearer = format!("Bearer {bearer}");
@@ -68,7 +68,7 @@ async fn everything_that_is_made_takes_a_key(pool: PgPool) {
     let world = World::new(pool).await;
     let mut asked = 0;
     for (path, item) in &router::document().paths.paths {
-        for (method, operation) in permissions::operations(item) {
+        for (method, operation) in policy::operations(item) {
             if method != Method::POST || path.ends_with("/completions") {
                 continue;
             }

@@ -125,7 +125,7 @@ impl World {
             streams: Arc::new(Semaphore::new(1)),
             stopping: CancellationToken::new(),
             webhooks: Arc::new(Webhooks::new(&webhooks).unwrap()),
-            permissions: Arc::default(),
+            policies: Arc::default(),
             authenticator: Authenticator::new(pool.clone(), issuers, None),
             rate_limiter: Arc::new(RateLimiter::new(RateLimits::default())),
             parsers: Arc::new(Semaphore::new(1)),

@@ -10,6 +10,7 @@ use attune_store::{
         api_key::{self, NewKey},
         tenant,
     },
+    version::Thing,
 };
 use axum::{
     Json,
@@ -26,11 +27,20 @@ use crate::{
         pagination::{List, Params},
         path_id::parse_id,
     },
+    policy::Policy,
     wire::{
         file::Deleted,
         organization::{ApiKeyView, NewApiKey, NewApiKeyView, scopes},
     },
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::organization("list_project_api_keys").names(Thing::Project),
+    Policy::organization("create_project_api_key").names(Thing::Project).holds_secret(),
+    Policy::organization("retrieve_project_api_key").retrieves(Thing::ApiKey),
+    Policy::organization("delete_project_api_key").names(Thing::ApiKey),
+];
 
 /// List a project's API keys, newest first.
 #[utoipa::path(get, path = "/v1/organization/projects/{project_id}/api_keys", tag = "Organization",

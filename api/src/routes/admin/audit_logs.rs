@@ -15,8 +15,12 @@ use crate::{
         pagination::{List, Params},
         path_id::truncated,
     },
+    policy::Policy,
     wire::{organization::AuditLogView, query::AnyId},
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[Policy::organization("list_audit_logs")];
 
 /// List the changes in the organization and its projects, newest first.
 ///

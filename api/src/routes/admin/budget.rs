@@ -1,7 +1,10 @@
 //! The monthly budget of a project.
 
-use attune_domain::id::ProjectId;
-use attune_store::{db::Tenant, tenancy::money};
+use attune_domain::{
+    access::{Role, Scope},
+    id::ProjectId,
+};
+use attune_store::{db::Tenant, tenancy::money, version::Thing};
 use axum::{Json, extract::State};
 use sqlx::PgConnection;
 
@@ -11,8 +14,16 @@ use crate::{
     error::{ApiError, ErrorBody},
     http::{json_body::Body, request_context::RequestContext},
     middleware::conditions::Demands,
+    policy::Policy,
     wire::money::{BudgetView, NewBudget},
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("retrieve_budget", Scope::UsageRead, Role::Viewer).retrieves(Thing::Budget),
+    // Members who spend the budget must not set it.
+    Policy::project("set_budget", Scope::All, Role::Admin).names(Thing::Budget),
+];
 
 /// Retrieve the project's budget and its spending this month.
 #[utoipa::path(get, path = "/v1/budget", tag = "Usage", operation_id = "retrieve_budget",

@@ -24,8 +24,13 @@ use crate::{
         pagination::{List, Params},
         path_id::truncated,
     },
+    policy::Policy,
     wire::organization::{NewApiKeyView, NewOrganization, NewOrganizationView, NewOwner, NewUser, OrganizationView},
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] =
+    &[Policy::installation("list_organizations"), Policy::installation("create_organization").holds_secret()];
 
 /// The maximum length of an organization's name, in characters.
 const NAME_CHARACTERS: usize = 100;

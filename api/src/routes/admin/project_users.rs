@@ -1,7 +1,10 @@
 //! The users of a project: list, add, retrieve, modify, remove. All of them are users of its organization.
 
 use attune_domain::id::Person as PersonKind;
-use attune_store::tenancy::member::{self, Of};
+use attune_store::{
+    tenancy::member::{self, Of},
+    version::Thing,
+};
 use axum::{
     Json,
     extract::{Path, State},
@@ -20,11 +23,21 @@ use crate::{
         pagination::{List, Params},
         path_id::{parse_id, truncated},
     },
+    policy::Policy,
     wire::{
         file::Deleted,
         organization::{ChangedRole, NewProjectUser, UserView, role},
     },
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::organization("list_project_users").names(Thing::Project),
+    Policy::organization("create_project_user").names(Thing::Project),
+    Policy::organization("retrieve_project_user").retrieves(Thing::ProjectUser),
+    Policy::organization("modify_project_user").names(Thing::ProjectUser),
+    Policy::organization("delete_project_user").names(Thing::ProjectUser),
+];
 
 const OBJECT: &str = "organization.project.user";
 

@@ -4,6 +4,7 @@ use attune_domain::id::Project as ProjectKind;
 use attune_store::{
     error::StoreError,
     tenancy::tenant::{self, PROJECT_NAME_CHECK, PROJECT_NAME_KEY},
+    version::Thing,
 };
 use axum::{
     Json,
@@ -19,8 +20,18 @@ use crate::{
         pagination::{List, Params},
         path_id::{parse_id, truncated},
     },
+    policy::Policy,
     wire::organization::{NamedProject, ProjectView},
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::organization("list_projects"),
+    Policy::organization("create_project"),
+    Policy::organization("retrieve_project").retrieves(Thing::Project),
+    Policy::organization("modify_project").names(Thing::Project),
+    Policy::organization("archive_project").names(Thing::Project),
+];
 
 /// List the organization's projects, newest first.
 #[utoipa::path(get, path = "/v1/organization/projects", tag = "Organization", operation_id = "list_projects",

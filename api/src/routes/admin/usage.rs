@@ -1,6 +1,9 @@
 //! Usage and costs, in time buckets. A key has access to its own project only.
 
-use attune_domain::id::{ApiKey, Id};
+use attune_domain::{
+    access::{Role, Scope},
+    id::{ApiKey, Id},
+};
 use attune_store::{
     files::storage,
     tenancy::{
@@ -20,11 +23,20 @@ use crate::{
         pagination::{LATEST, Params},
         path_id::truncated,
     },
+    policy::Policy,
     wire::{
         query::{CompletionsGroup, CostsGroup, KeyId, TrainingGroup},
         usage::{Bucket, CompletionsUsage, Cost, Page, StorageUsage, TrainingUsage},
     },
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::project("usage_completions", Scope::UsageRead, Role::Viewer),
+    Policy::project("usage_training", Scope::UsageRead, Role::Viewer),
+    Policy::project("costs", Scope::UsageRead, Role::Viewer),
+    Policy::project("usage_storage", Scope::UsageRead, Role::Viewer),
+];
 
 /// Bucket widths: the name, the seconds, the default number of buckets and the maximum number of buckets.
 const WIDTHS: [(&str, i64, i64, i64); 3] = [("1m", 60, 60, 1440), ("1h", 3600, 24, 168), ("1d", 86_400, 7, 31)];

@@ -7,6 +7,7 @@ use attune_domain::{
 use attune_store::{
     db::Tx,
     tenancy::member::{self, Identity, Member, Of},
+    version::Thing,
 };
 use axum::{
     Json,
@@ -22,11 +23,21 @@ use crate::{
         pagination::{List, Params},
         path_id::parse_id,
     },
+    policy::Policy,
     wire::{
         file::Deleted,
         organization::{ChangedRole, NewUser, UserView, role},
     },
 };
+
+/// The policies of the operations in this file.
+pub(crate) const POLICIES: &[Policy] = &[
+    Policy::organization("list_users"),
+    Policy::organization("create_user"),
+    Policy::organization("retrieve_user").retrieves(Thing::User),
+    Policy::organization("modify_user").names(Thing::User),
+    Policy::organization("delete_user").names(Thing::User),
+];
 
 const OBJECT: &str = "organization.user";
 
