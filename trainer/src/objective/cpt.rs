@@ -1,29 +1,20 @@
 //! Continued pretraining: the cross-entropy of every token of each document.
 
-use attune_model::batch::LossSum;
-use attune_text::rows::TrainRow;
+use super::interface::Objective;
 
-use super::interface::{Metrics, Objective, Sequence};
-
-/// The objective of [`Method::ContinuedPretraining`](attune_domain::spec::Method::ContinuedPretraining).
+/// The objective of [`Method::ContinuedPretraining`](attune_domain::spec::Method::ContinuedPretraining). The examples of
+/// a row are the documents that are packed into it; their loss masks mark every token but the first.
 #[derive(Debug)]
 pub(crate) struct Cpt;
 
-impl Objective for Cpt {
-    /// Returns the documents that are packed into the row. Their loss masks mark every token but the first.
-    fn sequences<'a>(&self, row: &'a TrainRow) -> Vec<Sequence<'a>> {
-        row.examples.iter().map(Sequence::from).collect()
-    }
-
-    fn metrics(&self, loss: LossSum) -> Metrics {
-        Metrics::per_token(loss)
-    }
-}
+impl Objective for Cpt {}
 
 #[cfg(test)]
 mod tests {
+    use attune_text::{encode::Example, rows::TrainRow};
+
     use super::*;
-    use attune_text::encode::Example;
+    use crate::objective::interface::Sequence;
 
     #[test]
     fn each_packed_document_is_a_sequence() {

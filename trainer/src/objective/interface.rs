@@ -7,11 +7,17 @@ use attune_text::{encode::Example, rows::TrainRow};
 
 /// A training objective.
 pub trait Objective: Debug + Sync {
-    /// Returns the sequences of a row, which do not attend to each other.
-    fn sequences<'a>(&self, row: &'a TrainRow) -> Vec<Sequence<'a>>;
+    /// Returns the sequences of a row, which do not attend to each other. By default these are the row's examples, in
+    /// which each token that the loss mask marks has the weight 1.
+    fn sequences<'a>(&self, row: &'a TrainRow) -> Vec<Sequence<'a>> {
+        let sequence = |example: &'a Example| Sequence { ids: &example.ids, weights: mask_weights(&example.trained) };
+        row.examples.iter().map(sequence).collect()
+    }
 
-    /// Returns the metrics of a loss, summed over a batch.
-    fn metrics(&self, loss: LossSum) -> Metrics;
+    /// Returns the metrics of a loss, summed over a batch. By default these are the means over the trained tokens.
+    fn metrics(&self, loss: LossSum) -> Metrics {
+        Metrics { loss: loss.mean(), mean_token_accuracy: loss.accuracy() }
+    }
 }
 
 /// A sequence with a weight for each token.
@@ -23,13 +29,6 @@ pub struct Sequence<'a> {
     pub weights: Vec<f32>,
 }
 
-impl<'a> From<&'a Example> for Sequence<'a> {
-    /// Gives each token that the loss mask marks the weight 1.
-    fn from(example: &'a Example) -> Self {
-        Self { ids: &example.ids, weights: mask_weights(&example.trained) }
-    }
-}
-
 /// The metrics of a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Metrics {
@@ -38,12 +37,4 @@ pub struct Metrics {
     /// The share of trained tokens that the model ranked as the most likely token: `train_mean_token_accuracy` and
     /// `valid_mean_token_accuracy`.
     pub mean_token_accuracy: f64,
-}
-
-impl Metrics {
-    /// Returns the means over the trained tokens.
-    #[must_use]
-    pub fn per_token(loss: LossSum) -> Self {
-        Self { loss: loss.mean(), mean_token_accuracy: loss.accuracy() }
-    }
 }

@@ -1,28 +1,20 @@
 //! Supervised fine-tuning: the cross-entropy of the tokens that the loss mask marks.
 
-use attune_model::batch::LossSum;
-use attune_text::rows::TrainRow;
-
-use super::interface::{Metrics, Objective, Sequence};
+use super::interface::Objective;
 
 /// The objective of [`Method::Supervised`](attune_domain::spec::Method::Supervised).
 #[derive(Debug)]
 pub(crate) struct Sft;
 
-impl Objective for Sft {
-    fn sequences<'a>(&self, row: &'a TrainRow) -> Vec<Sequence<'a>> {
-        row.examples.iter().map(Sequence::from).collect()
-    }
-
-    fn metrics(&self, loss: LossSum) -> Metrics {
-        Metrics::per_token(loss)
-    }
-}
+impl Objective for Sft {}
 
 #[cfg(test)]
 mod tests {
+    use attune_model::batch::LossSum;
+    use attune_text::{encode::Example, rows::TrainRow};
+
     use super::*;
-    use attune_text::encode::Example;
+    use crate::objective::interface::{Metrics, Sequence};
 
     #[test]
     fn trained_tokens_have_the_weight_one() {
