@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     architecture::{Architecture, PROJECTIONS},
+    manifest,
     spec::AdapterSpec,
     weights::projection_path,
 };
@@ -18,6 +19,16 @@ use crate::{
 pub const CONFIG: &str = "adapter_config.json";
 /// The name of an adapter's weights file, next to [`CONFIG`].
 pub const TENSORS: &str = "adapter_model.safetensors";
+/// The names of the other files that an adapter's folder may contain. None of them changes the adapter's weights.
+pub const OTHER_FILES: [&str; 7] = [
+    "README.md",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    manifest::FILE,
+];
 
 /// The maximum rank, the same as that of `adapter.rank`.
 const MOST_RANK: u64 = 256;

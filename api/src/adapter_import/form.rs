@@ -1,10 +1,7 @@
 //! The multipart form of an import, read once as a stream: every file is written to the object store under a key of its
 //! own. Defects are collected instead of ending the request, so that one response lists all of them.
 
-use attune_domain::{
-    manifest,
-    peft::{CONFIG, TENSORS},
-};
+use attune_domain::peft::{CONFIG, OTHER_FILES, TENSORS};
 use attune_store::files::objects::{Objects, upload_key};
 
 use crate::{
@@ -16,17 +13,6 @@ use crate::{
         staging::{Arrived, Incoming, Staged},
     },
 };
-
-/// The other files that an adapter's folder may contain; none of them changes the adapter's weights.
-const BESIDE: [&str; 7] = [
-    "README.md",
-    "chat_template.jinja",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    manifest::FILE,
-];
 
 /// The maximum size of those files and of `adapter_config.json`, in bytes.
 const SMALL_BYTES: u64 = 32 << 20;
@@ -138,9 +124,9 @@ async fn file(objects: &Objects, largest: u64, mut field: Part<'_>, brought: &mu
 /// Returns the reason for rejecting a file by its name, if there is one.
 fn unwanted(name: &str, brought: &Brought) -> Option<String> {
     let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
-    if ![CONFIG, TENSORS].contains(&name) && !BESIDE.contains(&name) {
-        let beside = BESIDE.join(", ");
-        return Some(format!("'{shown}' is not a file of an adapter. Allowed: {CONFIG}, {TENSORS}, {beside}"));
+    if ![CONFIG, TENSORS].contains(&name) && !OTHER_FILES.contains(&name) {
+        let others = OTHER_FILES.join(", ");
+        return Some(format!("'{shown}' is not a file of an adapter. Allowed: {CONFIG}, {TENSORS}, {others}"));
     }
     brought.files.iter().any(|file| file.name == name).then(|| format!("'{shown}' is given twice"))
 }

@@ -2,10 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use attune_domain::{
-    manifest,
-    peft::{CONFIG, TENSORS},
-};
+use attune_domain::peft::{CONFIG, OTHER_FILES, TENSORS};
 use clap::Args;
 use reqwest::{
     Method,
@@ -18,19 +15,6 @@ use crate::{
     error::{CliError, Doing, Result},
     output,
 };
-
-/// The files of the folder that are uploaded if they exist; all other files are not part of the adapter.
-const SENT: [&str; 9] = [
-    CONFIG,
-    TENSORS,
-    "README.md",
-    "chat_template.jinja",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    manifest::FILE,
-];
 
 /// The flags of `attune adapters import`.
 #[derive(Debug, Args)]
@@ -73,11 +57,13 @@ pub(crate) async fn import(client: &Client, args: &ImportArgs) -> Result<Value> 
         form = form.text("quantization", quantization.clone());
     }
     let (mut files, mut total) = (Vec::new(), 0);
-    for name in SENT.iter().filter(|name| !args.skip.iter().any(|skipped| skipped == *name)) {
+    // Files of other names are not part of the adapter.
+    let sent = [CONFIG, TENSORS].into_iter().chain(OTHER_FILES);
+    for name in sent.filter(|name| !args.skip.iter().any(|skipped| skipped == name)) {
         let path = args.folder.join(name);
         if path.is_file() {
             total += path.metadata().doing(|| format!("read {}", path.display()))?.len();
-            files.push((*name, path));
+            files.push((name, path));
         }
     }
     if files.is_empty() {
