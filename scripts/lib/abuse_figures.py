@@ -7,9 +7,10 @@ themselves. A case or an attack counts as right when all of its tests passed, an
 figure misses its bar. SHORT (any text): the run on an empty HOME was left out, and so is its figure.
 """
 
-import json
 import re
 import sys
+
+from figures import report
 
 CASES = ["01", "02", "04", "05", "06", "07", "08", "09", "10", "12", "13", "14", "15", "18", "19"]
 ATTACKS = (
@@ -69,14 +70,7 @@ def main(log_path, limits_path, short=""):
     untested = sorted({test for test in rows if not tests.get(test, False)})
     if untested:
         print(f"limits whose test did not pass in this run: {' '.join(untested)}")
-    met = True
-    for name, value, bar, at_most in figures:
-        line = {"figure": name, "value": value, "bar": bar}
-        if at_most:
-            line["at_most"] = True
-        print(json.dumps(line))
-        met = met and value is not None and (value <= bar if at_most else value >= bar)
-    return 0 if met else 1
+    return 0 if report(figures) else 1
 
 
 if __name__ == "__main__":

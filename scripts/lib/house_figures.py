@@ -12,6 +12,8 @@ import re
 import sys
 from pathlib import Path
 
+from figures import report
+
 # Name, and the most that is allowed.
 PRINTED = [
     ("import_circles", 0),
@@ -65,9 +67,7 @@ def main(log, base, document, docs):
         print(f"openapi: {place}", file=sys.stderr)
     figures.append(("openapi_structural_changes", len(places), 0))
     figures += [(name, listed(Path(docs) / page), 6) for name, page in PAGES]
-    for name, value, bar in figures:
-        print(json.dumps({"figure": name, "value": value, "bar": bar, "at_most": True}))
-    return all(value is not None and value <= bar for _, value, bar in figures)
+    return report([(*figure, True) for figure in figures])
 
 
 if __name__ == "__main__":

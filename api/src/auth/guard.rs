@@ -30,7 +30,7 @@ use crate::{
 pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let Some(policy) = path.and_then(|path| app.policies.find(request.method(), &path)) else {
-        return ApiError::internal("the operation has no line in the table of permissions").into_response();
+        return ApiError::internal("the operation has no policy").into_response();
     };
     request.extensions_mut().insert(policy);
     let permission = match policy.rule {

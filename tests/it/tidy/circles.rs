@@ -39,56 +39,24 @@ impl Imports {
         Self { files, edges }
     }
 
-    /// Returns the strongly connected components of more than one file (Tarjan, Depth-First Search and Linear Graph
-    /// Algorithms).
+    /// Returns the strongly connected components of more than one file: the files that import each other.
     pub(crate) fn circles(&self) -> Vec<Vec<&Path>> {
-        let mut search = Search::new(self);
-        for module in self.files.keys() {
-            if !search.index.contains_key(module) {
-                search.connect(module);
-            }
-        }
-        search.found.iter().map(|circle| circle.iter().map(|module| self.files[*module].as_path()).collect()).collect()
-    }
-}
-
-struct Search<'a> {
-    imports: &'a Imports,
-    index: BTreeMap<&'a Module, usize>,
-    low: BTreeMap<&'a Module, usize>,
-    stack: Vec<&'a Module>,
-    found: Vec<Vec<&'a Module>>,
-}
-
-impl<'a> Search<'a> {
-    fn new(imports: &'a Imports) -> Self {
-        let (index, low) = (BTreeMap::new(), BTreeMap::new());
-        Self { imports, index, low, stack: Vec::new(), found: Vec::new() }
+        let reached: BTreeMap<&Module, _> = self.edges.keys().map(|module| (module, self.reached(module))).collect();
+        let circle = |module: &Module| -> Vec<&Path> {
+            let mutual = reached[module].iter().filter(|other| reached[*other].contains(module));
+            mutual.map(|other| self.files[*other].as_path()).collect()
+        };
+        let circles: BTreeSet<_> = self.edges.keys().map(circle).filter(|circle| !circle.is_empty()).collect();
+        circles.into_iter().collect()
     }
 
-    fn connect(&mut self, module: &'a Module) {
-        let index = self.index.len();
-        self.index.insert(module, index);
-        self.low.insert(module, index);
-        self.stack.push(module);
-        for target in &self.imports.edges[module] {
-            let reached = if !self.index.contains_key(target) {
-                self.connect(target);
-                self.low[target]
-            } else if self.stack.contains(&target) {
-                self.index[target]
-            } else {
-                continue;
-            };
-            self.low.insert(module, reached.min(self.low[module]));
+    /// Returns the modules that a module imports, directly or indirectly; the module itself if it is in a circle.
+    fn reached<'a>(&'a self, module: &'a Module) -> BTreeSet<&'a Module> {
+        let (mut reached, mut next) = (BTreeSet::new(), vec![module]);
+        while let Some(module) = next.pop() {
+            next.extend(self.edges[module].iter().filter(|target| reached.insert(*target)));
         }
-        if self.low[module] == index {
-            let start = self.stack.iter().position(|other| *other == module).unwrap();
-            let circle = self.stack.split_off(start);
-            if circle.len() > 1 {
-                self.found.push(circle);
-            }
-        }
+        reached
     }
 }
 
