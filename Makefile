@@ -66,6 +66,10 @@ left: ## Build and test all that needs no libtorch, without libtorch
 bench-train: ## Training beside transformers + PEFT + bitsandbytes: speed, memory, start (ARGS="--rounds 3"; 6 GB of Python)
 	@scripts/bench-train $(ARGS)
 
+.PHONY: bench-against
+bench-against: ## Training with an earlier commit and with this tree in turn: nothing may become slower (ARGS="COMMIT --rounds 3")
+	@scripts/bench-against $(ARGS)
+
 .PHONY: bench-api
 bench-api: ## Requests a second, their latency, and memory while 2 GiB go up and come down (release build; loopback only)
 	@scripts/bench-api $(ARGS)
