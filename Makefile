@@ -40,7 +40,7 @@ check: setup ## Format, lints, documentation, statements against migrations; car
 	@scripts/check
 
 .PHONY: resume-test
-resume-test: setup ## Kill trainers at random moments and compare what becomes of them (KILL_POINTS=52 KILL_SEED=…)
+resume-test: setup ## Kill trainers at random moments and compare their results (KILL_POINTS=52 KILL_SEED=…)
 	@scripts/resume-test
 
 .PHONY: conformance
@@ -59,11 +59,11 @@ house: setup ## Form of the source code: circles of imports, sizes, words, files
 left: ## Build and test all that needs no libtorch, without libtorch
 	@$(ENV)
 	unset LIBTORCH LD_LIBRARY_PATH
-	scripts/test-postgres cargo test --locked -p attune-domain -p attune-dataset -p attune-store -p attune-text -p attune-gguf -p attune-node -p attune-process -p attune-inbound -p attune-outbound -p attune-api -p attune-scheduler -p attune-cli
+	scripts/test-postgres cargo test --locked -p attune-domain -p attune-dataset -p attune-store -p attune-text -p attune-dataprep -p attune-gguf -p attune-node -p attune-process -p attune-inbound -p attune-outbound -p attune-inference -p attune-api -p attune-scheduler -p attune-cli
 
 ##@ Measure (on a quiet machine)
 .PHONY: bench-train
-bench-train: ## Training beside transformers + PEFT + bitsandbytes: speed, memory, start (ARGS="--rounds 3"; 6 GB of Python)
+bench-train: ## Training compared with transformers + PEFT + bitsandbytes: speed, memory, start (ARGS="--rounds 3"; 6 GB of Python)
 	@scripts/bench-train $(ARGS)
 
 .PHONY: bench-against

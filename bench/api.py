@@ -1,4 +1,4 @@
-"""What the api does on this machine: requests a second and their latency (wrk beside it), and its memory while a large
+"""What the api does on this machine: requests a second and their latency (wrk on the same machine), and its memory while a large
 file goes up and comes down. A whole platform runs, `attune up` with a folder of its own; everything stays on loopback.
 
 Prints tables on the way and, last, one JSON object a line for each figure. Started by scripts/bench-api.
@@ -162,7 +162,7 @@ def throughput(platform, asked):
     platform.call(f"/v1/fine_tuning/jobs/{made}/cancel", {})
     paths = [f"/v1/fine_tuning/jobs/{made}", f"/v1/files/{file}", "/v1/fine_tuning/jobs?limit=1", "/v1/models/base"]
     reads = READS % ", ".join(f'"{path}"' for path in paths)
-    # The scheduler would scan and train what the load creates; what is measured is the door.
+    # The scheduler would scan and train what the load creates; what is measured is the API.
     scheduler = platform.process("attune-scheduler")
     os.kill(scheduler, signal.SIGSTOP)
     try:

@@ -27,7 +27,7 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peer-python", required=True, help="a Python that has the peer's packages")
     p.add_argument("--folder", required=True, help="the base model, a Hugging Face folder")
-    p.add_argument("--examples", required=True, type=pathlib.Path, help="where bench_train and bench_rows lie")
+    p.add_argument("--examples", required=True, type=pathlib.Path, help="the folder of bench_train and bench_rows")
     p.add_argument("--rounds", type=int, default=2)
     p.add_argument("--steps", type=int, default=6, help="steps of each run; the first is not counted")
     p.add_argument("--only", default="", help="only runs whose name contains this; then there are no figures")
@@ -35,7 +35,7 @@ def arguments():
 
 
 def runs(a, scratch):
-    """Name to (command, environment), the peer's beside ours. The last finds the packed base that those before it kept."""
+    """Name to (command, environment), the peer's next to ours. The last finds the packed base that those before it kept."""
     free = {key: value for key, value in os.environ.items() if key not in ("LD_LIBRARY_PATH", "OMP_WAIT_POLICY")}
     itself = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     # As attune-trainer, and bench_rows, set it for themselves: see node/src/threads.rs.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes chats about one document: each row has the whole document in its system message, and asks one thing of it.
+"""Makes chats about one document: each row has the whole document in its system message, and one question about it.
 
     python3 make_document_rows.py FILE     the same bytes every time
 

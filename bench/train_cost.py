@@ -28,7 +28,7 @@ FIELDS = ["length", "batch", "rank", "checkpointing", "tokens_per_s", "step_s", 
 
 
 def cells():
-    """Small ones first, so that the large ones can be told from them."""
+    """Small ones first, so that the large ones can be distinguished from them."""
     shapes = {(length, batch, RANK) for length in LENGTHS for batch in BATCHES}
     shapes |= {(length, batch, rank) for length, batch in RANKED for rank in RANKS}
     shapes = sorted((s for s in shapes if s[0] * s[1] <= MOST_TOKENS), key=lambda s: (s[0] * s[1], s))
@@ -167,7 +167,7 @@ def main():
     modes = p.add_subparsers(required=True)
     measured = modes.add_parser("measure")
     measured.add_argument("--folder", required=True, help="the base model, a Hugging Face folder")
-    measured.add_argument("--examples", required=True, type=pathlib.Path, help="where bench_train lies")
+    measured.add_argument("--examples", required=True, type=pathlib.Path, help="the folder of bench_train")
     measured.add_argument("--first", type=int, help="only so many cells, to try it")
     measured.add_argument("--minutes", type=float, help="begin no cell after so many; small cells come first")
     measured.set_defaults(run=measure)

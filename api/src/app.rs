@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use attune_domain::id::{OrganizationId, ProjectId};
+use attune_inference::{config::Prices, context::Inference};
 use attune_store::{
     db::{self, Tenant, Tx},
     files::objects::Objects,
@@ -13,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::credentials::Authenticator,
-    config::{Limits, Prices, Serving},
+    config::Limits,
     error::ApiError,
     files::{report_cache::ReportCache, text_places::TextPlaces},
     http::request_context::RequestContext,
-    inference::{metering::Meter, places::Places, replica_waiters::Waiters},
     middleware::{conditions::Demands, rate_limiter::RateLimiter},
+    places::Places,
     policy::Policies,
     webhooks::Webhooks,
 };
@@ -30,18 +31,12 @@ pub struct App {
     pub db: PgPool,
     /// The object store.
     pub objects: Objects,
-    /// The HTTP client for requests to replicas.
-    pub http: reqwest::Client,
     /// The configured limits.
     pub limits: Arc<Limits>,
-    /// The configuration of inference.
-    pub serving: Arc<Serving>,
-    /// The requests that wait for replicas.
-    pub waiters: Waiters,
+    /// The context of requests of models, with the counters of their usage.
+    pub inference: Inference,
     /// The configured prices.
     pub prices: Prices,
-    /// The counters of inference usage.
-    pub meter: Arc<Meter>,
     /// The slots for checks of base models.
     pub base_imports: Arc<Places>,
     /// The slots for imports of adapters.

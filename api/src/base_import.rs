@@ -187,19 +187,20 @@ async fn whole(objects: &Objects, files: &[Blob], name: &str) -> Result<Bytes, A
 }
 
 async fn check_tensors(objects: &Objects, files: &[Blob], architecture: &Architecture) -> Result<(), ApiError> {
-    let mut tally = Tally { expected: Expected::new(architecture), tied: architecture.clone(), seen: HashSet::new() };
+    let mut found =
+        FoundTensors { expected: Expected::new(architecture), tied: architecture.clone(), seen: HashSet::new() };
     let mut room = HEADERS_BYTES;
     for file in files.iter().filter(|file| file.name.ends_with(".safetensors")) {
         let header = header(objects, file, room).await?;
         room = room.saturating_sub(header.len() as u64);
         let file = file.clone();
         let work = move || {
-            tally.add(&file, &header)?;
-            Ok::<_, String>(tally)
+            found.add(&file, &header)?;
+            Ok::<_, String>(found)
         };
-        tally = spawn_blocking(work).await.map_err(ApiError::internal)?.map_err(refused)?;
+        found = spawn_blocking(work).await.map_err(ApiError::internal)?.map_err(refused)?;
     }
-    spawn_blocking(move || tally.finish()).await.map_err(ApiError::internal)?.map_err(refused)
+    spawn_blocking(move || found.finish()).await.map_err(ApiError::internal)?.map_err(refused)
 }
 
 /// Reads only the header of a safetensors file; `room` is what remains of the limit on all headers of the folder.
@@ -233,13 +234,13 @@ fn broken(file: &Blob, reason: &str) -> ApiError {
 
 /// The record of the expected tensors that the files contain. It stores only names from the files, so its memory does
 /// not depend on the number of layers in `config.json`.
-struct Tally {
+struct FoundTensors {
     expected: Expected,
     tied: Architecture,
     seen: HashSet<String>,
 }
 
-impl Tally {
+impl FoundTensors {
     /// Adds the header of a file; the error is a clause without a final period.
     fn add(&mut self, file: &Blob, text: &[u8]) -> Result<(), String> {
         let whole = |reason: String| format!("{} is not a whole safetensors file: {reason}", file.name);
@@ -349,8 +350,8 @@ mod tests {
             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 512}"#;
         let mut architecture = Architecture::from_config_json(config.as_bytes()).unwrap();
         architecture.num_hidden_layers = u64::MAX / 2;
-        let tally = Tally { expected: Expected::new(&architecture), tied: architecture, seen: HashSet::new() };
-        let missing = tally.finish().unwrap_err();
+        let found = FoundTensors { expected: Expected::new(&architecture), tied: architecture, seen: HashSet::new() };
+        let missing = found.finish().unwrap_err();
         assert!(missing.starts_with("The tensor 'lm_head.weight' is missing, and "), "{missing}");
     }
 }

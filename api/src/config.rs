@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use attune_domain::spec::Quantization;
 use attune_inbound::{Bounds, HEAD_SECONDS, MOST_CONNECTIONS, MOST_CONNECTIONS_PER_ADDRESS};
+use attune_inference::config::{Prices, Serving};
 use attune_store::config::{DatabaseConfig, ObjectStoreConfig, WebhooksConfig};
 use figment::{
     Figment,
@@ -11,7 +11,7 @@ use figment::{
 };
 use jsonwebtoken::Algorithm;
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 /// The configuration. An unknown or missing key prevents startup and is named.
 #[derive(Debug, Deserialize)]
@@ -30,7 +30,7 @@ pub struct Config {
     /// The limits.
     #[serde(default)]
     pub limits: Limits,
-    /// The configuration of inference.
+    /// The section `[serving]`: the configuration of inference.
     #[serde(default)]
     pub serving: Serving,
     /// The prices.
@@ -144,65 +144,6 @@ impl Default for Limits {
     }
 }
 
-/// The section `[serving]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Serving {
-    /// The time that a request waits for a replica to become available, in seconds.
-    pub wait_seconds: u64,
-    /// The quantization in which a base model without an adapter is served: `none`, `int8`, `nf4` or `nf4-double`. An
-    /// adapter is always served over the quantization that it was trained over.
-    #[serde(deserialize_with = "quantization")]
-    pub base_quantization: Quantization,
-}
-
-fn quantization<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quantization, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    Quantization::from_name(&name).ok_or_else(|| {
-        let allowed = Quantization::ALL.map(Quantization::name).join(", ");
-        serde::de::Error::custom(format!("base_quantization: '{name}' is not one of {allowed}"))
-    })
-}
-
-impl Default for Serving {
-    fn default() -> Self {
-        Self { wait_seconds: 180, base_quantization: Quantization::None }
-    }
-}
-
-/// The section `[prices]`: the prices that users are charged; 0 by default. The price of a machine's hour is that of
-/// its offer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Prices {
-    /// The price of trained tokens: tokens with a loss, counted in each step that trains on them.
-    pub usd_per_million_trained_tokens: f64,
-    /// The price of prompt tokens.
-    pub usd_per_million_input_tokens: f64,
-    /// The price of completion tokens.
-    pub usd_per_million_output_tokens: f64,
-}
-
-impl Prices {
-    /// Returns the price of a million trained tokens, in millionths of a dollar.
-    #[must_use]
-    pub fn micro_usd_per_million_trained_tokens(&self) -> i64 {
-        (self.usd_per_million_trained_tokens * 1e6).round() as i64
-    }
-
-    /// Checks that every price is a number from 0 to 1,000,000,000.
-    fn check(&self) -> Result<(), Box<figment::Error>> {
-        let Self { usd_per_million_trained_tokens, usd_per_million_input_tokens, usd_per_million_output_tokens } =
-            *self;
-        for price in [usd_per_million_trained_tokens, usd_per_million_input_tokens, usd_per_million_output_tokens] {
-            if !(0.0..=1e9).contains(&price) {
-                return Err(Box::new(figment::Error::from(format!("prices: {price} is not from 0 to 1000000000"))));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// An entry of `[[oidc]]`: an issuer whose users may sign in.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -283,7 +224,7 @@ impl Config {
             .merge(Env::prefixed("ATTUNE_").filter(|key| is_ours(key.as_str())).split("__"))
             .extract()
             .map_err(Box::new)?;
-        config.prices.check()?;
+        config.prices.check().map_err(|wrong| Box::new(figment::Error::from(wrong)))?;
         Ok(config)
     }
 }

@@ -1,44 +1,26 @@
-//! The errors of the API: OpenAI's error object with a stable code, defined in one place.
+//! The errors of the API: OpenAI's error object with a stable code, defined in one place. The errors of requests of
+//! models, and their kinds, are those of `attune_inference`.
 //!
 //! The cause of `ApiError::Internal` is only logged; its caller gets the request ID to quote.
-//! Source of the shape: `ErrorResponse` of OpenAI's API reference.
+
+pub use attune_inference::error_body::ErrorBody;
 
 use attune_domain::{bad_field::BadField, dataset::Defects};
-use attune_process::error_chain::chain;
-use attune_store::error::StoreError;
+use attune_inference::{
+    error::{INTERNAL_MESSAGE, InferenceError, log_cause, model_message, storage_message},
+    error_body::ErrorKind,
+};
+use attune_store::{error::StoreError, files::staging::StagingError};
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
-use utoipa::ToSchema;
-
-/// The body of every error response.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ErrorBody {
-    /// The error.
-    pub error: ErrorView,
-}
-
-/// The error object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ErrorView {
-    /// The human-readable message.
-    pub message: String,
-    /// The error type: `invalid_request_error`, `server_error` if the request was valid, or `requests` or `tokens` for
-    /// a rate limit.
-    #[schema(example = "invalid_request_error")]
-    pub r#type: &'static str,
-    /// The parameter at fault, as a path into the request.
-    pub param: Option<String>,
-    /// The stable, machine-readable code.
-    #[schema(example = "unknown_parameter")]
-    pub code: Option<&'static str>,
-}
+use strum::IntoStaticStr;
 
 /// The quantity that a rate limit counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum LimitKind {
     /// Requests of any kind.
     Requests,
@@ -48,16 +30,10 @@ pub enum LimitKind {
 
 impl LimitKind {
     /// Returns OpenAI's name of the quantity.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Requests => "requests",
-            Self::Tokens => "tokens",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
-
-/// The `Retry-After` while the database is unavailable, in seconds.
-const DATABASE_RETRY_SECONDS: u64 = 5;
 
 /// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +67,7 @@ pub enum ApiError {
         name: String,
     },
     /// A model that does not exist, or that belongs to another project.
-    #[error("The model '{0}' does not exist, or this key has no access to it.")]
+    #[error("{}", model_message(.0))]
     ModelNotFound(String),
     /// A path that no route has.
     #[error("Unknown request URL: {method} {path}.")]
@@ -225,27 +201,8 @@ pub enum ApiError {
         retry_after_seconds: u64,
     },
     /// An internal error. The cause is only logged.
-    #[error("The server had an error while it processed the request.")]
+    #[error("{}", INTERNAL_MESSAGE)]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// Describes a failure of the store by the store's own answer; reports a full disk only if the store does.
-fn storage_message(what: &str, cause: &StoreError) -> String {
-    match cause {
-        StoreError::Object { refusal: Some(refusal), .. } if refusal.is_full() => {
-            format!("The object store has no space for the {what}: it answered {refusal}. Nothing was stored.")
-        }
-        StoreError::Object { refusal: Some(refusal), .. } => {
-            format!("The object store failed on the {what}: it answered {refusal}.")
-        }
-        StoreError::Object { refusal: None, .. } => {
-            format!("The object store failed on the {what}: it did not answer.")
-        }
-        _ if cause.is_full() => {
-            format!("The database has no space for the {what}: its disk is full. Nothing was stored.")
-        }
-        _ => format!("The {what} could not be stored. Nothing was stored."),
-    }
 }
 
 fn since(current: Option<&str>) -> String {
@@ -287,65 +244,43 @@ impl ApiError {
         }
     }
 
-    /// Returns whether the same request may succeed later, unchanged.
-    pub fn is_passing(&self) -> bool {
+    /// Returns the status, type and code; the only table of them, apart from those that [`ErrorKind`] names.
+    fn kind(&self) -> ErrorKind {
+        let request = ErrorKind::request;
         match self {
-            Self::Stale | Self::StorageRefused { .. } | Self::ReplicaUnavailable { .. } | Self::Busy { .. } => true,
-            Self::Internal(cause) => match cause.downcast_ref::<StoreError>() {
-                Some(error) => error.is_passing(),
-                None => cause.is::<std::io::Error>(),
-            },
-            _ => false,
-        }
-    }
-
-    /// Returns the status, type and code; the only table of them.
-    fn parts(&self) -> (StatusCode, &'static str, Option<&'static str>) {
-        const REQUEST: &str = "invalid_request_error";
-        const SERVER: &str = "server_error";
-        match self {
-            Self::Invalid { code, .. } => (StatusCode::BAD_REQUEST, REQUEST, Some(code)),
-            Self::BadRows(_) => (StatusCode::BAD_REQUEST, REQUEST, Some("invalid_file_format")),
-            Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, REQUEST, Some("invalid_api_key")),
-            Self::Mismatched => (StatusCode::UNAUTHORIZED, REQUEST, Some("mismatched_project")),
-            Self::Forbidden(_) => (StatusCode::FORBIDDEN, REQUEST, Some("insufficient_permissions")),
-            Self::StorageQuotaExceeded { .. } => (StatusCode::FORBIDDEN, REQUEST, Some("storage_quota_exceeded")),
-            Self::NotFound { .. } => (StatusCode::NOT_FOUND, REQUEST, Some("not_found")),
-            Self::ModelNotFound(_) => (StatusCode::NOT_FOUND, REQUEST, Some("model_not_found")),
-            Self::NoSuchRoute { .. } => (StatusCode::NOT_FOUND, REQUEST, Some("unknown_url")),
-            Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, Some("method_not_allowed")),
-            Self::UnsupportedMediaType { .. } => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, Some("unsupported_media_type"))
-            }
-            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, Some("request_too_large")),
-            Self::NameTaken(_) => (StatusCode::CONFLICT, REQUEST, Some("name_taken")),
-            Self::Conflict(_) => (StatusCode::CONFLICT, REQUEST, Some("conflict")),
-            Self::PreconditionFailed { .. } => (StatusCode::PRECONDITION_FAILED, REQUEST, Some("precondition_failed")),
-            Self::RangeNotSatisfiable { .. } => {
-                (StatusCode::RANGE_NOT_SATISFIABLE, REQUEST, Some("range_not_satisfiable"))
-            }
-            Self::IdempotencyKeyReused(_) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, REQUEST, Some("idempotency_key_reused"))
-            }
-            Self::IdempotencyKeyHeld { .. } => (StatusCode::CONFLICT, REQUEST, Some("idempotency_key_in_use")),
-            Self::IdempotencyAnswerLost => (StatusCode::CONFLICT, REQUEST, Some("idempotency_answer_lost")),
-            Self::IdempotencyAnswerSealed => (StatusCode::CONFLICT, REQUEST, Some("idempotency_answer_sealed")),
-            Self::RateLimited { kind, .. } => (StatusCode::TOO_MANY_REQUESTS, kind.name(), Some("rate_limit_exceeded")),
-            Self::TooManyAnswers { .. } => (StatusCode::TOO_MANY_REQUESTS, "requests", Some("rate_limit_exceeded")),
-            Self::Stale => (StatusCode::CONFLICT, REQUEST, Some("stale_lease")),
-            Self::StorageRefused { cause, .. } if cause.is_full() => {
-                (StatusCode::INSUFFICIENT_STORAGE, SERVER, Some("insufficient_storage"))
-            }
-            Self::StorageRefused { .. } => (StatusCode::BAD_GATEWAY, SERVER, Some("object_store_failed")),
-            Self::ReplicaUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("model_unavailable")),
-            Self::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("overloaded")),
-            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("internal_error")),
+            Self::Invalid { code, .. } => ErrorKind::invalid(code),
+            Self::BadRows(_) => ErrorKind::invalid("invalid_file_format"),
+            Self::Unauthenticated(_) => request(StatusCode::UNAUTHORIZED, "invalid_api_key"),
+            Self::Mismatched => request(StatusCode::UNAUTHORIZED, "mismatched_project"),
+            Self::Forbidden(_) => request(StatusCode::FORBIDDEN, "insufficient_permissions"),
+            Self::StorageQuotaExceeded { .. } => request(StatusCode::FORBIDDEN, "storage_quota_exceeded"),
+            Self::NotFound { .. } => request(StatusCode::NOT_FOUND, "not_found"),
+            Self::ModelNotFound(_) => ErrorKind::MODEL_NOT_FOUND,
+            Self::NoSuchRoute { .. } => request(StatusCode::NOT_FOUND, "unknown_url"),
+            Self::MethodNotAllowed { .. } => request(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::UnsupportedMediaType { .. } => request(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::TooLarge { .. } => request(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
+            Self::NameTaken(_) => request(StatusCode::CONFLICT, "name_taken"),
+            Self::Conflict(_) => request(StatusCode::CONFLICT, "conflict"),
+            Self::PreconditionFailed { .. } => request(StatusCode::PRECONDITION_FAILED, "precondition_failed"),
+            Self::RangeNotSatisfiable { .. } => request(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable"),
+            Self::IdempotencyKeyReused(_) => request(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
+            Self::IdempotencyKeyHeld { .. } => request(StatusCode::CONFLICT, "idempotency_key_in_use"),
+            Self::IdempotencyAnswerLost => request(StatusCode::CONFLICT, "idempotency_answer_lost"),
+            Self::IdempotencyAnswerSealed => request(StatusCode::CONFLICT, "idempotency_answer_sealed"),
+            Self::RateLimited { kind, .. } => ErrorKind { r#type: kind.name(), ..ErrorKind::TOO_MANY_ANSWERS },
+            Self::TooManyAnswers { .. } => ErrorKind::TOO_MANY_ANSWERS,
+            Self::Stale => request(StatusCode::CONFLICT, "stale_lease"),
+            Self::StorageRefused { cause, .. } => ErrorKind::storage(cause.is_full()),
+            Self::ReplicaUnavailable { .. } => ErrorKind::MODEL_UNAVAILABLE,
+            Self::Busy { .. } => ErrorKind::OVERLOADED,
+            Self::Internal(_) => ErrorKind::INTERNAL,
         }
     }
 
     /// Returns the HTTP status of the response.
     pub fn status(&self) -> StatusCode {
-        self.parts().0
+        self.kind().status
     }
 
     fn param(&self) -> Option<String> {
@@ -360,8 +295,7 @@ impl ApiError {
 
     /// Returns the error as callers receive it, in a body or in a stream.
     pub fn body(&self) -> ErrorBody {
-        let (_, r#type, code) = self.parts();
-        ErrorBody { error: ErrorView { message: self.to_string(), r#type, param: self.param(), code } }
+        self.kind().body(self.to_string(), self.param())
     }
 
     /// Logs an internal failure; errors of the caller are not logged.
@@ -372,7 +306,7 @@ impl ApiError {
             _ => None,
         };
         if let Some(cause) = cause {
-            tracing::error!("the request failed: {}", chain(cause));
+            log_cause(cause);
         }
     }
 }
@@ -396,21 +330,36 @@ impl From<StoreError> for ApiError {
             },
             StoreError::NotGranted(_) => Self::invalid("files", format!("{error}.")),
             StoreError::Batch(_) => Self::Conflict(format!("This is not possible in the current state: {error}.")),
-            other if other.is_bad_text() => Self::Invalid {
-                param: None,
-                code: "invalid_value",
-                message: "A string in the request contains the character U+0000, which is not allowed.".into(),
-            },
-            other if other.is_full() => Self::StorageRefused { what: "change", cause: other },
-            other @ StoreError::Object { .. } => Self::StorageRefused { what: "content", cause: other },
-            other if other.is_passing() => {
-                tracing::error!("the database is unavailable: {}", chain(&other));
-                Self::Busy {
-                    message: "The database is unavailable. Retry in a few seconds.".into(),
-                    retry_after_seconds: DATABASE_RETRY_SECONDS,
-                }
+            other => InferenceError::from(other).into(),
+        }
+    }
+}
+
+impl From<InferenceError> for ApiError {
+    fn from(error: InferenceError) -> Self {
+        match error {
+            InferenceError::Invalid { param, code, message } => Self::Invalid { param, code, message },
+            InferenceError::ModelNotFound(name) => Self::ModelNotFound(name),
+            InferenceError::StorageRefused { what, cause } => Self::StorageRefused { what, cause },
+            InferenceError::ReplicaUnavailable { message, retry_after_seconds } => {
+                Self::ReplicaUnavailable { message, retry_after_seconds }
             }
-            other => Self::internal(other),
+            InferenceError::Busy { message, retry_after_seconds } => Self::Busy { message, retry_after_seconds },
+            InferenceError::TooManyAnswers { message, retry_after_seconds } => {
+                Self::TooManyAnswers { message, retry_after_seconds }
+            }
+            InferenceError::Internal(cause) => Self::Internal(cause),
+        }
+    }
+}
+
+impl From<StagingError> for ApiError {
+    fn from(error: StagingError) -> Self {
+        match error {
+            StagingError::TooLarge { what, limit } => Self::TooLarge { what, limit },
+            StagingError::Refused { what, cause } => Self::StorageRefused { what, cause },
+            StagingError::Store(error) => error.into(),
+            StagingError::Task(panic) => Self::internal(panic),
         }
     }
 }
@@ -430,8 +379,7 @@ impl From<BadField> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         self.log();
-        let (status, ..) = self.parts();
-        let mut response = (status, Json(self.body())).into_response();
+        let mut response = (self.status(), Json(self.body())).into_response();
         if let Self::ReplicaUnavailable { retry_after_seconds, .. }
         | Self::Busy { retry_after_seconds, .. }
         | Self::TooManyAnswers { retry_after_seconds, .. }
@@ -460,7 +408,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bad_rows_are_told_with_their_lines_and_their_number() {
+    fn bad_rows_are_reported_with_their_lines_and_their_number() {
         let mut checker = RowChecker::new();
         checker.push(b"{\"messages\": 1}\nnot json\n");
         let body = ApiError::from(checker.finish().unwrap_err()).body().error;
@@ -484,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn case_19_a_full_disk_is_told_only_where_the_service_says_so() {
+    fn case_19_a_full_disk_is_reported_only_where_the_service_says_so() {
         let other = refused(501, "NotImplemented");
         assert_eq!(other.status(), StatusCode::BAD_GATEWAY);
         let told = other.body().error;

@@ -4,8 +4,6 @@
 //! and a shape are in `domain`. Read the modules in this order.
 
 pub mod auth;
-/// The execution of batches, from their file to their answers.
-pub mod batches;
 /// The configuration.
 pub mod config;
 
@@ -14,9 +12,10 @@ pub mod app;
 
 pub mod files;
 pub mod http;
-pub mod inference;
 pub mod jobs;
 pub mod middleware;
+/// Slots for expensive work, shared among projects.
+pub mod places;
 /// The policies of operations: access, versions, secrets.
 pub mod policy;
 /// All routes, and their middleware.

@@ -9,17 +9,17 @@ use attune_api::{
     app::App,
     auth::{credentials::Authenticator, issuers::Issuers},
     base_import,
-    batches::work,
     config::Config,
     files::{
         parser,
         text_places::{TEXT_AT_ONCE, TextPlaces},
     },
-    inference::{metering::Meter, places::Places},
     middleware::rate_limiter::RateLimiter,
+    places::Places,
     router, routes,
     webhooks::Webhooks,
 };
+use attune_inference::context::Inference;
 use attune_process::{log, parent};
 use attune_store::{
     db,
@@ -92,13 +92,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let app = App {
         db: pool.clone(),
+        inference: Inference::new(pool.clone(), objects.clone(), config.serving, config.prices)?,
         objects,
-        http: reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).no_proxy().build()?,
         limits: Arc::new(config.limits),
-        serving: Arc::new(config.serving),
-        waiters: Default::default(),
         prices: config.prices,
-        meter: Arc::new(Meter::new(config.prices)),
         base_imports: Arc::new(Places::new(base_import::AT_ONCE, base_import::AT_ONCE_OF_PROJECT)),
         adapter_imports: Arc::new(Places::new(take::AT_ONCE, take::AT_ONCE_OF_PROJECT)),
         text: Arc::new(TextPlaces::new(TEXT_AT_ONCE)),
@@ -115,8 +112,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         parsers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, NonZero::get))),
         reports: Arc::default(),
     };
-    work::start(&app);
-    let (meter, pool, stopping) = (app.meter.clone(), app.db.clone(), app.stopping.clone());
+    let (meter, pool, stopping) = (app.inference.meter.clone(), app.db.clone(), app.stopping.clone());
     let writing = tokio::spawn({
         let (meter, pool) = (meter.clone(), pool.clone());
         async move { meter.write_on(pool).await }

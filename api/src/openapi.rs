@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schema_of_a_job_stands_alone() {
+    fn the_schema_of_a_job_is_complete() {
         let schema = job_schema(&router::document()).unwrap();
         let text = schema.to_string();
         assert!(!text.contains("#/components/") && text.contains("\"$ref\":\"#/$defs/TrainerFields\""), "{text}");

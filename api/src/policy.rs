@@ -1,5 +1,5 @@
-//! The policy of an operation: its access rule, the object with versions that its path names, and whether its response
-//! contains a secret.
+//! The policy of an operation: its access rule, the object with versions that its path names, whether its response
+//! contains a secret, and whether its response is never stored.
 //!
 //! Each file in `routes/` declares the policies of its operations, and `routes/mod.rs` lists them. The router collects
 //! them in one table, by method and path. The guard finds a request's policy there, and passes it on to the other
@@ -27,6 +27,8 @@ pub struct Policy {
     pub shows_version: bool,
     /// True if the response contains a secret, so that it is stored encrypted.
     pub holds_secret: bool,
+    /// True if the response is never stored, so that an `Idempotency-Key` is refused.
+    pub is_never_stored: bool,
 }
 
 impl Policy {
@@ -58,7 +60,7 @@ impl Policy {
     }
 
     const fn new(operation: &'static str, rule: Rule) -> Self {
-        Self { operation, rule, thing: None, shows_version: false, holds_secret: false }
+        Self { operation, rule, thing: None, shows_version: false, holds_secret: false, is_never_stored: false }
     }
 
     /// Returns the policy of an operation whose path names this object: `If-Match` is compared with its version.
@@ -77,6 +79,12 @@ impl Policy {
     #[must_use]
     pub const fn holds_secret(self) -> Self {
         Self { holds_secret: true, ..self }
+    }
+
+    /// Returns the policy of an operation whose response is never stored: the answers of a model.
+    #[must_use]
+    pub const fn never_stored(self) -> Self {
+        Self { is_never_stored: true, ..self }
     }
 }
 
@@ -173,5 +181,12 @@ mod tests {
         let known =
             ["create_organization", "create_project_api_key", "create_webhook_endpoint", "rotate_webhook_secret"];
         assert_eq!(secret, BTreeSet::from(known));
+    }
+
+    #[test]
+    fn the_responses_that_are_never_stored_are_models_answers() {
+        let passing = routes::POLICIES.iter().copied().flatten().filter(|policy| policy.is_never_stored);
+        let passing: BTreeSet<&str> = passing.map(|policy| policy.operation).collect();
+        assert_eq!(passing, BTreeSet::from(["create_chat_completion", "create_completion"]));
     }
 }

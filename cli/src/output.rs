@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_said_as_people_say_them() {
+    fn durations_are_written_as_people_write_them() {
         assert_eq!([duration(75), duration(725), duration(12_000)], ["75 s", "12 min 05 s", "3 h 20 min"]);
     }
 }

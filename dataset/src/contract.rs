@@ -4,6 +4,7 @@
 
 use attune_domain::dataset::{Defects, RowFormat, Shape};
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 /// The child's input file and resource limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,8 +59,9 @@ pub struct Found {
 }
 
 /// The container format of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Container {
     /// One JSON object per line.
     Jsonl,
@@ -76,20 +78,15 @@ pub enum Container {
 impl Container {
     /// Returns the name in SQL and in the API.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Jsonl => "jsonl",
-            Self::Json => "json",
-            Self::Csv => "csv",
-            Self::Tsv => "tsv",
-            Self::Parquet => "parquet",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
 /// The compression of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Compression {
     /// gzip.
     Gzip,
@@ -100,10 +97,23 @@ pub enum Compression {
 impl Compression {
     /// Returns the name in SQL and in the API.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Gzip => "gzip",
-            Self::Zstd => "zstd",
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_one_in_json() {
+        for &container in Container::VARIANTS {
+            assert_eq!(serde_json::to_value(container).unwrap(), container.name());
         }
+        for &compression in Compression::VARIANTS {
+            assert_eq!(serde_json::to_value(compression).unwrap(), compression.name());
+        }
+        assert_eq!((Container::Parquet.name(), Compression::Zstd.name()), ("parquet", "zstd"));
     }
 }

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_tells_before_the_name_does() {
+    fn content_decides_before_the_name_does() {
         let tell = |begin: &[u8], name: &str| container(begin, name).map_err(|e| e.to_string());
         assert_eq!(tell(b"PAR1....", "x.jsonl"), Ok(Container::Parquet));
         assert_eq!(tell(b" [{}]", "x"), Ok(Container::Json));

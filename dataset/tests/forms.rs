@@ -187,7 +187,7 @@ fn case_07_a_stray_quotation_mark_is_named_by_the_row_where_it_opens() {
 }
 
 #[test]
-fn case_08_a_byte_order_mark_is_passed_over_in_every_form() {
+fn case_08_a_byte_order_mark_is_skipped_in_every_form() {
     let marked = |text: &str| format!("\u{feff}{text}").into_bytes();
     let line = PAIR.trim();
     for (name, file, rows) in [
@@ -215,7 +215,7 @@ fn case_08_a_byte_order_mark_is_passed_over_in_every_form() {
 }
 
 #[test]
-fn case_08_what_spreadsheets_write_beside_is_named() {
+fn case_08_what_spreadsheets_add_is_named() {
     let utf16 = |text: &str| -> Vec<u8> {
         [0xFEFF].into_iter().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
     };
@@ -243,7 +243,7 @@ fn case_08_what_spreadsheets_write_beside_is_named() {
 
 /// A text keeps all characters that other parsers treat as line endings.
 #[test]
-fn case_08_ends_of_lines_are_told_from_texts_in_every_form() {
+fn case_08_ends_of_lines_are_distinguished_from_texts_in_every_form() {
     let text = "a\u{2028}b\u{2029}c\u{85}d\u{b}e";
     let quoted = "a\r\nb\rc\nd";
     let row = |text: &str| serde_json::json!({"prompt": text, "completion": "x"}).to_string();

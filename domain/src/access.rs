@@ -1,6 +1,6 @@
 //! Access control: the roles of users, the scopes of API keys.
 
-use std::{fmt, str::FromStr};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 use crate::id::{ApiKeyId, PersonId};
 
@@ -14,7 +14,22 @@ pub enum Actor {
 }
 
 /// A user's role in an organization or a project. A later role includes the permissions of all earlier ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
+)]
+#[strum(serialize_all = "snake_case", parse_err_ty = Unknown, parse_err_fn = unknown_role)]
 pub enum Role {
     /// Reads.
     Viewer,
@@ -27,43 +42,57 @@ pub enum Role {
 }
 
 impl Role {
-    /// All roles, from the fewest permissions.
-    pub const ALL: [Self; 4] = [Self::Viewer, Self::Member, Self::Admin, Self::Owner];
-
     /// Returns the role's name.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Member => "member",
-            Self::Admin => "admin",
-            Self::Owner => "owner",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
 /// A part of the API that a key gives access to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
+)]
+#[strum(serialize_all = "snake_case", parse_err_ty = Unknown, parse_err_fn = unknown_scope)]
 pub enum Scope {
     /// Everything in the key's project; not the organization's administration.
     All,
     /// List, retrieve and download files.
+    #[strum(serialize = "files:read")]
     FilesRead,
     /// Upload and delete files.
+    #[strum(serialize = "files:write")]
     FilesWrite,
     /// List and retrieve fine-tuning jobs.
+    #[strum(serialize = "jobs:read")]
     JobsRead,
     /// Create, pause, resume and cancel fine-tuning jobs.
+    #[strum(serialize = "jobs:write")]
     JobsWrite,
     /// List and retrieve models and adapters, and export adapters.
+    #[strum(serialize = "models:read")]
     ModelsRead,
     /// Import base models and adapters, move aliases, delete fine-tuned models.
+    #[strum(serialize = "models:write")]
     ModelsWrite,
     /// Run inference.
     Inference,
     /// All operations on webhooks.
     Webhooks,
     /// Usage and costs.
+    #[strum(serialize = "usage:read")]
     UsageRead,
     /// The organization's administration: projects, users, keys, the audit log.
     Admin,
@@ -72,39 +101,10 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// All scopes.
-    pub const EACH: [Self; 12] = [
-        Self::All,
-        Self::FilesRead,
-        Self::FilesWrite,
-        Self::JobsRead,
-        Self::JobsWrite,
-        Self::ModelsRead,
-        Self::ModelsWrite,
-        Self::Inference,
-        Self::Webhooks,
-        Self::UsageRead,
-        Self::Admin,
-        Self::Installation,
-    ];
-
     /// Returns the scope's name.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::FilesRead => "files:read",
-            Self::FilesWrite => "files:write",
-            Self::JobsRead => "jobs:read",
-            Self::JobsWrite => "jobs:write",
-            Self::ModelsRead => "models:read",
-            Self::ModelsWrite => "models:write",
-            Self::Inference => "inference",
-            Self::Webhooks => "webhooks",
-            Self::UsageRead => "usage:read",
-            Self::Admin => "admin",
-            Self::Installation => "installation",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Returns whether a key with this scope may use an operation that requires `wanted`. A write scope includes the
@@ -137,58 +137,33 @@ impl Unknown {
     }
 }
 
-impl FromStr for Role {
-    type Err = Unknown;
-
-    fn from_str(text: &str) -> Result<Self, Unknown> {
-        let found = Self::ALL.into_iter().find(|role| role.name() == text);
-        found.ok_or_else(|| Unknown::new(text, "role", &Self::ALL.map(Self::name)))
-    }
+fn unknown_role(given: &str) -> Unknown {
+    Unknown::new(given, "role", <Role as VariantNames>::VARIANTS)
 }
 
-impl FromStr for Scope {
-    type Err = Unknown;
-
-    fn from_str(text: &str) -> Result<Self, Unknown> {
-        let found = Self::EACH.into_iter().find(|scope| scope.name() == text);
-        found.ok_or_else(|| Unknown::new(text, "scope", &Self::EACH.map(Self::name)))
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
+fn unknown_scope(given: &str) -> Unknown {
+    Unknown::new(given, "scope", <Scope as VariantNames>::VARIANTS)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::assert_names_read_back;
 
     #[test]
     fn every_role_and_scope_reads_back_as_it_is_written() {
-        for role in Role::ALL {
-            assert_eq!(role.name().parse(), Ok(role));
-        }
-        for scope in Scope::EACH {
-            assert_eq!(scope.name().parse(), Ok(scope));
-        }
+        assert_names_read_back::<Role>();
+        assert_names_read_back::<Scope>();
         let refused = "god".parse::<Role>().unwrap_err().to_string();
         assert_eq!(refused, "'god' is not a role; allowed: viewer, member, admin, owner");
         assert!("Files:read".parse::<Scope>().is_err());
     }
 
     #[test]
-    fn whoever_writes_may_read_and_nothing_but_admin_administers() {
+    fn a_scope_that_writes_may_read_and_nothing_but_admin_administers() {
         assert!(Scope::FilesWrite.covers(Scope::FilesRead) && !Scope::FilesRead.covers(Scope::FilesWrite));
         assert!(!Scope::FilesWrite.covers(Scope::JobsRead));
-        for wanted in Scope::EACH {
+        for &wanted in <Scope as VariantArray>::VARIANTS {
             assert_eq!(Scope::All.covers(wanted), !matches!(wanted, Scope::Admin | Scope::Installation));
             assert_eq!(Scope::Admin.covers(wanted), wanted == Scope::Admin);
             assert_eq!(Scope::Installation.covers(wanted), wanted == Scope::Installation);

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 use crate::text::{storable::storable, text_file};
 
@@ -17,7 +18,8 @@ pub const LINE_BYTES: usize = 4 << 20;
 const ID_BYTES: usize = 512;
 
 /// The state of a batch, in OpenAI's terms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum BatchState {
     /// The file is being validated.
     Validating,
@@ -38,7 +40,7 @@ pub enum BatchState {
 }
 
 /// An event in the life of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, VariantArray)]
 pub enum BatchEvent {
     /// The file is valid.
     FileAccepted,
@@ -69,37 +71,10 @@ pub struct IllegalBatchStep {
 }
 
 impl BatchState {
-    /// All states.
-    pub const ALL: [Self; 8] = [
-        Self::Validating,
-        Self::InProgress,
-        Self::Finalizing,
-        Self::Completed,
-        Self::Failed,
-        Self::Expired,
-        Self::Cancelling,
-        Self::Cancelled,
-    ];
-
     /// Returns the name in SQL and in the API.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Validating => "validating",
-            Self::InProgress => "in_progress",
-            Self::Finalizing => "finalizing",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Expired => "expired",
-            Self::Cancelling => "cancelling",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// Returns the state with this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.name() == name)
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Returns whether no event is allowed in this state.
@@ -238,25 +213,16 @@ pub fn read_row(text: &[u8], line: u64, endpoint: &str) -> Result<BatchRow, Defe
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::assert_names_read_back;
 
     const CHAT: &str = "/v1/chat/completions";
 
     #[test]
     fn a_final_state_takes_no_event() {
-        use BatchEvent as E;
-        let events = [
-            E::FileAccepted,
-            E::FileRefused,
-            E::AnswersComplete,
-            E::FilesWritten,
-            E::TimeUp,
-            E::CancelAsked,
-            E::Stopped,
-            E::GivenUp,
-        ];
-        for state in BatchState::ALL {
-            assert_eq!(BatchState::from_name(state.name()), Some(state));
-            let taken = events.iter().filter(|event| state.apply(**event).is_ok()).count();
+        assert_names_read_back::<BatchState>();
+        assert_eq!(BatchState::InProgress.name(), "in_progress");
+        for state in BatchState::VARIANTS {
+            let taken = BatchEvent::VARIANTS.iter().filter(|event| state.apply(**event).is_ok()).count();
             assert_eq!(taken == 0, state.is_final(), "{state:?}");
         }
     }
@@ -297,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_cannot_be_asked_is_told_with_its_field() {
+    fn a_line_that_is_no_request_is_reported_with_its_field() {
         let good = r#"{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m"}}"#;
         assert_eq!(read_row(good.as_bytes(), 1, CHAT).unwrap().custom_id, "a");
         for (from, to, code, param) in [

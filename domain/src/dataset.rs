@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use json::{Fields, Json, non_null};
 use serde_json::Value;
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 pub use checker::{DatasetFacts, Defects, RowChecker};
 pub use tool_calls::{MAX_TOOL_CALLS, MAX_TOOL_NAME_BYTES, MAX_TOOLS, without_nulls};
@@ -33,8 +34,9 @@ pub const MAX_MESSAGES: usize = 2048;
 pub const KEPT_DEFECTS: usize = 20;
 
 /// The format of a file's rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, EnumString, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum RowFormat {
     /// `{"messages": [...]}`.
     Chat,
@@ -47,40 +49,26 @@ pub enum RowFormat {
 }
 
 impl RowFormat {
-    const ALL: [Self; 4] = [Self::Chat, Self::Completion, Self::Text, Self::Preference];
-
     /// Returns the name in SQL and in the API.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Chat => "chat",
-            Self::Completion => "completion",
-            Self::Text => "text",
-            Self::Preference => "preference",
-        }
-    }
-
-    /// Returns the format with this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == name)
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
 impl fmt::Display for RowFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Chat => "chat",
             Self::Completion => "prompt/completion",
-            Self::Text => "text",
-            Self::Preference => "preference",
+            other => other.name(),
         })
     }
 }
 
 /// The shape of a row in the uploaded file. Alpaca and ShareGPT rows are converted to chats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Shape {
     /// `{"messages": [...]}`.
     Chat,
@@ -99,15 +87,8 @@ pub enum Shape {
 impl Shape {
     /// Returns the name in SQL and in the API.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Chat => "chat",
-            Self::Completion => "completion",
-            Self::Text => "text",
-            Self::Alpaca => "alpaca",
-            Self::ShareGpt => "sharegpt",
-            Self::Preference => "preference",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Returns whether trainers read rows of this shape without conversion.
@@ -149,8 +130,9 @@ impl fmt::Display for Shape {
 }
 
 /// The author's role in a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Role {
     /// Instructions for the assistant.
     System,
@@ -165,13 +147,8 @@ pub enum Role {
 impl Role {
     /// Returns the name in the API and in chat templates.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-            Self::Tool => "tool",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -394,6 +371,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::names::{assert_names_read_back, assert_serialized_by_name};
 
     const CHAT: &str =
         r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}"#;
@@ -420,9 +398,17 @@ mod tests {
         assert_eq!(row, Row::Completion { prompt: "2+2=".into(), completion: "4".into() });
         let row = parse_row(1, TEXT.as_bytes()).unwrap();
         assert_eq!(row, Row::Text { text: "Once upon a time".into() });
-        for format in RowFormat::ALL {
-            assert_eq!(RowFormat::from_name(format.name()), Some(format));
-        }
+    }
+
+    #[test]
+    fn a_name_is_the_stored_one() {
+        assert_names_read_back::<RowFormat>();
+        assert_serialized_by_name::<RowFormat>();
+        assert_serialized_by_name::<Shape>();
+        assert_serialized_by_name::<Role>();
+        assert_eq!((Shape::ShareGpt.name(), Shape::ShareGpt.to_string().as_str()), ("sharegpt", "ShareGPT"));
+        let shown = RowFormat::VARIANTS.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown, ["chat", "prompt/completion", "text", "preference"]);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use strum::VariantArray;
+
 use crate::job::JobState;
 
 /// The `type` of an event.
@@ -60,7 +62,7 @@ impl EventType {
 
     /// Returns all types, in the order of the documentation.
     pub fn all() -> impl Iterator<Item = Self> {
-        JobState::ALL.into_iter().map(Self::Job).chain(Self::NAMED.into_iter().map(|(event, _)| event))
+        JobState::VARIANTS.iter().copied().map(Self::Job).chain(Self::NAMED.into_iter().map(|(event, _)| event))
     }
 
     /// Returns the type with this name.

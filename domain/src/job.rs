@@ -1,12 +1,25 @@
 //! The state machine of a job: its states, its events, and the transition table.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 /// The state of a job. The names are internal; [`JobState::wire`] returns OpenAI's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum JobState {
     /// The rows are being tokenized and checked.
     Validating,
@@ -31,7 +44,7 @@ pub enum JobState {
 }
 
 /// An event in the life of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, VariantArray)]
 pub enum JobEvent {
     /// All rows are valid and fit.
     DataAccepted,
@@ -70,20 +83,6 @@ pub struct IllegalTransition {
 }
 
 impl JobState {
-    /// All states, in lifecycle order.
-    pub const ALL: [Self; 10] = [
-        Self::Validating,
-        Self::Queued,
-        Self::Provisioning,
-        Self::Running,
-        Self::Pausing,
-        Self::Paused,
-        Self::Cancelling,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Cancelled,
-    ];
-
     /// Applies the transition table of jobs: an event that it does not list for a state is refused.
     ///
     /// # Errors
@@ -120,25 +119,8 @@ impl JobState {
 
     /// Returns the internal name: in SQL and in logs.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Validating => "validating",
-            Self::Queued => "queued",
-            Self::Provisioning => "provisioning",
-            Self::Running => "running",
-            Self::Pausing => "pausing",
-            Self::Paused => "paused",
-            Self::Cancelling => "cancelling",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// Returns the state with this [`name`](Self::name).
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.name() == name)
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Returns OpenAI's name, the `status` field of a response: the only place where the two vocabularies are mapped.
@@ -158,14 +140,9 @@ impl JobState {
     }
 }
 
-impl fmt::Display for JobState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// The reason why a job is pausing or paused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum PauseReason {
     /// A user requested it; the job waits until a user resumes it.
     Asked,
@@ -176,23 +153,10 @@ pub enum PauseReason {
 }
 
 impl PauseReason {
-    /// All reasons.
-    pub const ALL: [Self; 3] = [Self::Asked, Self::PriceCap, Self::Budget];
-
     /// Returns the name in SQL and in the API.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Asked => "asked",
-            Self::PriceCap => "price_cap",
-            Self::Budget => "budget",
-        }
-    }
-
-    /// Returns the reason with this [`name`](Self::name).
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -201,21 +165,9 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
+    use crate::names::{assert_names_read_back, assert_serialized_by_name};
 
-    const EVENTS: [JobEvent; 12] = [
-        JobEvent::DataAccepted,
-        JobEvent::DataRefused,
-        JobEvent::NodeClaimed,
-        JobEvent::RunStarted,
-        JobEvent::RunLost,
-        JobEvent::RunFailed,
-        JobEvent::RunStopped,
-        JobEvent::AdapterPublished,
-        JobEvent::CancelAsked,
-        JobEvent::PauseAsked,
-        JobEvent::ResumeAsked,
-        JobEvent::ResumeAskedUnchecked,
-    ];
+    const EVENTS: &[JobEvent] = JobEvent::VARIANTS;
 
     proptest! {
         /// No sequence of events leaves a final state.
@@ -232,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_cancel_is_taken_in_every_state_that_is_not_final() {
-        for state in JobState::ALL {
+        for &state in JobState::VARIANTS {
             let taken = state.apply(JobEvent::CancelAsked).is_ok() || state == JobState::Cancelling;
             assert_eq!(taken, !state.is_final(), "{state}");
         }
@@ -264,11 +216,9 @@ mod tests {
 
     #[test]
     fn names_read_back() {
-        for state in JobState::ALL {
-            assert_eq!(JobState::from_name(state.name()), Some(state));
-        }
-        for reason in PauseReason::ALL {
-            assert_eq!(PauseReason::from_name(reason.name()), Some(reason));
-        }
+        assert_names_read_back::<JobState>();
+        assert_serialized_by_name::<JobState>();
+        assert_names_read_back::<PauseReason>();
+        assert_eq!(PauseReason::PriceCap.name(), "price_cap");
     }
 }

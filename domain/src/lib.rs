@@ -52,6 +52,9 @@ pub mod manifest;
 /// The contract between the platform and a serving process.
 pub mod serve;
 
+/// The device and the number type of a computation.
+pub mod placement;
+
 /// Memory estimates for training runs and serving replicas.
 pub mod memory;
 
@@ -64,5 +67,11 @@ pub mod throughput;
 /// Dataset rows, and the validation of a whole file.
 pub mod dataset;
 
+/// Token counts of a file's rows.
+pub mod file_facts;
+
 /// The state machine of a batch, and the lines of its input file.
 pub mod batch;
+
+#[cfg(test)]
+mod names;

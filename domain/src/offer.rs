@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::{
     bytes::Bytes,
-    memory::{self, Cut, MemoryEstimate, Workload},
+    memory::{self, BatchSplit, MemoryEstimate, Workload},
     run::Plan,
 };
 
@@ -111,7 +111,7 @@ pub fn refusal(need: Bytes, needs_slot: bool, offer: &Offer) -> Option<Refusal> 
 
 /// The result of placing a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Placement<'a> {
+pub enum Decision<'a> {
     /// The job can start now.
     Now {
         /// The selected offer.
@@ -133,33 +133,33 @@ pub enum Placement<'a> {
 }
 
 /// Places a job that started with the plan `kept`: with the same plan, so that the result of training does not depend
-/// on a pause or on a lost machine. [`Placement::Never`]: no offer is large enough for that plan, even if it were idle.
+/// on a pause or on a lost machine. [`Decision::Never`]: no offer is large enough for that plan, even if it were idle.
 #[must_use]
-pub fn place_again<'a>(work: Workload<'_>, kept: &Plan, offers: &'a [Offer]) -> Placement<'a> {
-    let Plan { micro_batch_size, checkpointing, .. } = *kept;
-    let estimate = memory::training(work, Cut { micro_batch_size, checkpointing });
+pub fn place_again<'a>(work: Workload<'_>, kept: &Plan, offers: &'a [Offer]) -> Decision<'a> {
+    let Plan { micro_batch_size, checkpointing, placement, .. } = *kept;
+    let estimate = memory::training(work, placement, BatchSplit { micro_batch_size, checkpointing });
     match right_size(estimate.peak, true, offers) {
         Ok(offer) => {
             let plan = Plan { predicted_peak: estimate.peak, ..kept.clone() };
-            Placement::Now { offer, plan, estimate }
+            Decision::Now { offer, plan, estimate }
         }
-        Err(refusals) if refusals.iter().all(Refusal::is_final) => Placement::Never { smallest: estimate, refusals },
-        Err(refusals) => Placement::Later(refusals),
+        Err(refusals) if refusals.iter().all(Refusal::is_final) => Decision::Never { smallest: estimate, refusals },
+        Err(refusals) => Decision::Later(refusals),
     }
 }
 
 /// Places a job. The offer must have room for the smallest split of the batch; the plan then uses the free memory.
 #[must_use]
-pub fn place<'a>(work: Workload<'_>, offers: &'a [Offer]) -> Placement<'a> {
+pub fn place<'a>(work: Workload<'_>, offers: &'a [Offer]) -> Decision<'a> {
     let smallest = memory::smallest(work);
     match right_size(smallest.peak, true, offers) {
         Ok(offer) => match memory::plan(work, offer.free(), offer.threads) {
-            Ok((plan, estimate)) => Placement::Now { offer, plan, estimate },
+            Ok((plan, estimate)) => Decision::Now { offer, plan, estimate },
             // Unreachable, since the smallest split fits; if the two estimates ever differ, the job waits.
-            Err(_) => Placement::Later(Vec::new()),
+            Err(_) => Decision::Later(Vec::new()),
         },
-        Err(refusals) if refusals.iter().all(Refusal::is_final) => Placement::Never { smallest, refusals },
-        Err(refusals) => Placement::Later(refusals),
+        Err(refusals) if refusals.iter().all(Refusal::is_final) => Decision::Never { smallest, refusals },
+        Err(refusals) => Decision::Later(refusals),
     }
 }
 

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_is_told_at_once() {
+    fn every_refusal_is_reported_at_once() {
         let mut fields = config("r", json!(0));
         fields.insert("bias".into(), json!("all"));
         fields.insert("rank_pattern".into(), json!({"q_proj": 8}));

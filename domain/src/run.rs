@@ -1,16 +1,21 @@
-//! The contract between the platform and a trainer: the run's spec, its reports, and the replies.
+//! The contract between the platform and a trainer: a run's files and plan, its reports, and the replies.
 //!
-//! A trainer knows one address and one token. It fetches its `RunSpec` with `GET /internal/run/spec`, requests upload
-//! URLs with `POST /internal/run/blobs`, and reports events with `POST /internal/run/reports`. Objects are transferred
-//! through presigned URLs. `version` detects a trainer of another release.
+//! A trainer knows one address and one token. It fetches its [`TaskSpec`](task::TaskSpec) with
+//! `GET /internal/run/spec`, requests upload URLs with `POST /internal/run/blobs`, and reports events with
+//! `POST /internal/run/reports`. Objects are transferred through presigned URLs. `version` detects a trainer of another
+//! release.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    bytes::Bytes,
-    id::{AdapterVersionId, CheckpointId, JobId, RunId},
-    spec::{Quantization, TrainSpec},
-};
+use self::metric::MetricName;
+use crate::{bytes::Bytes, placement::Placement, spec::Quantization};
+
+/// Named metrics.
+pub mod metric;
+/// The tasks of a run.
+pub mod task;
 
 /// The contract version of this release.
 pub const CONTRACT_VERSION: u32 = 3;
@@ -52,81 +57,20 @@ pub struct Plan {
     pub threads: u32,
     /// The peak memory that the plan predicts.
     pub predicted_peak: Bytes,
+    /// The device and the number type. Plans that were stored before the field existed have the default.
+    #[serde(default)]
+    pub placement: Placement,
 }
 
-/// The checkpoint that a run resumes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resume {
-    /// The checkpoint's ID.
-    pub checkpoint_id: CheckpointId,
-    /// The number of completed optimizer steps.
-    pub step: u64,
-    /// The checkpoint's files.
-    pub files: Vec<RemoteFile>,
-}
-
-/// The adapter version whose factors the training starts from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContinueFrom {
-    /// The adapter version's ID.
-    pub adapter_version_id: AdapterVersionId,
-    /// `adapter_config.json` and `adapter_model.safetensors`.
-    pub files: Vec<RemoteFile>,
-}
-
-/// Everything a trainer needs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunSpec {
-    /// [`CONTRACT_VERSION`].
-    pub version: u32,
-    /// The job's ID.
-    pub job_id: JobId,
-    /// The run's ID: this attempt at the job.
-    pub run_id: RunId,
-    /// The run's lease, which every report carries and which fences the report's writes.
-    pub run_lease: i64,
-    /// The maximum number of seconds between reports.
-    pub heartbeat_seconds: u64,
-    /// The base model's files, a Hugging Face folder.
-    pub base: Vec<RemoteFile>,
-    /// The digest of the base's content; nodes use it as a cache key.
-    pub base_digest: String,
-    /// The base's name, for `adapter_config.json`.
-    pub base_name: String,
-    /// The training rows, JSONL.
-    pub training_file: RemoteFile,
-    /// The validation rows, JSONL.
-    pub validation_file: Option<RemoteFile>,
-    /// The training parameters.
-    pub train: TrainSpec,
-    /// The time that chat templates receive as the current time, in seconds since 1970: when the job was created. It is
-    /// the same for the job's validation and for each attempt.
-    pub template_now: i64,
-    /// The micro-batch plan.
-    pub plan: Plan,
-    /// The adapter that the training starts from; `None`: a new one.
-    pub continue_from: Option<ContinueFrom>,
-    /// The checkpoint to resume from; `None`: the run starts at the first step.
-    pub resume: Option<Resume>,
-}
-
-/// The metrics of one optimizer step.
+/// The report of one optimizer step: the values that the platform needs to keep a job's state, and named metrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// The step's number, from 1.
     pub step: u64,
     /// The number of steps of the whole job.
     pub total_steps: u64,
-    /// The number of completed epochs, with fraction.
-    pub epoch: f64,
     /// Mean cross-entropy over the step's trained tokens, in nats.
     pub train_loss: f64,
-    /// The share of trained tokens that the model ranked as the most likely token.
-    pub train_mean_token_accuracy: f64,
-    /// Global gradient norm before clipping.
-    pub grad_norm: f64,
-    /// The learning rate of the step.
-    pub learning_rate: f64,
     /// The number of tokens in the step.
     pub tokens: u64,
     /// The number of tokens with a loss.
@@ -135,6 +79,9 @@ pub struct StepMetrics {
     pub step_ms: u64,
     /// Peak resident memory so far.
     pub peak_memory: Bytes,
+    /// The other metrics.
+    #[serde(flatten, deserialize_with = "metric::known")]
+    pub metrics: BTreeMap<MetricName, f64>,
 }
 
 /// The report of the publish gate: the published file over the base as it is served, compared with the adapter in
@@ -196,8 +143,9 @@ pub enum RunEvent {
         step: u64,
         /// Mean cross-entropy over the validation file's trained tokens, in nats.
         valid_loss: f64,
-        /// The share of trained tokens that the model ranked as the most likely token.
-        valid_mean_token_accuracy: f64,
+        /// The other metrics.
+        #[serde(flatten, deserialize_with = "metric::known")]
+        metrics: BTreeMap<MetricName, f64>,
     },
     /// A checkpoint's files are all in the object store.
     Checkpointed {
@@ -295,4 +243,47 @@ pub struct BlobGrant {
     pub sha256: String,
     /// The presigned URL to `PUT` the blob to; `None`: the blob is already stored.
     pub url: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_plan_without_a_placement_is_read_with_the_default() {
+        let stored = json!({"micro_batch_size": 4, "micro_batch_tokens": 1024, "checkpointing": false, "threads": 2,
+            "predicted_peak": 400});
+        let plan: Plan = serde_json::from_value(stored).unwrap();
+        assert_eq!(plan.placement, Placement::default());
+        assert_eq!(serde_json::to_value(&plan).unwrap()["placement"], json!({"device": "cpu", "compute": "f32"}));
+    }
+
+    #[test]
+    fn metrics_are_next_to_the_fields_of_a_step() {
+        let step = RunEvent::Step(StepMetrics {
+            step: 3,
+            total_steps: 75,
+            train_loss: 0.81,
+            tokens: 200,
+            trained_tokens: 80,
+            step_ms: 100,
+            peak_memory: Bytes(380),
+            metrics: BTreeMap::from([(MetricName::Epoch, 0.1), (MetricName::LearningRate, 2e-4)]),
+        });
+        let wire = json!({"type": "step", "step": 3, "total_steps": 75, "epoch": 0.1, "train_loss": 0.81,
+            "learning_rate": 2e-4, "tokens": 200, "trained_tokens": 80, "step_ms": 100, "peak_memory": 380});
+        assert_eq!(serde_json::to_value(&step).unwrap(), wire);
+        assert_eq!(serde_json::from_value::<RunEvent>(wire).unwrap(), step);
+    }
+
+    #[test]
+    fn metrics_are_next_to_the_fields_of_a_validation() {
+        let metrics = BTreeMap::from([(MetricName::ValidMeanTokenAccuracy, 0.75)]);
+        let evaluated = RunEvent::Evaluated { step: 2, valid_loss: 0.25, metrics };
+        let wire = json!({"type": "evaluated", "step": 2, "valid_loss": 0.25, "valid_mean_token_accuracy": 0.75});
+        assert_eq!(serde_json::to_value(&evaluated).unwrap(), wire);
+        assert_eq!(serde_json::from_str::<RunEvent>(&wire.to_string()).unwrap(), evaluated);
+    }
 }

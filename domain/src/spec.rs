@@ -1,242 +1,127 @@
 //! The specification of a training job, and its validation.
 //!
-//! `api` turns its request body into a `Requested`; `TrainSpec::check` (in `check.rs`, the only place that defines
-//! defaults and allowed ranges) turns that into values, or into a [`BadField`](crate::bad_field::BadField) that names
-//! the field, the value and the allowed values. All later code uses a `TrainSpec` and applies no defaults of its own.
+//! `api` reads its request body into a [`Requested`]; `TrainSpec::check` (in `check.rs`) turns that into values, or
+//! into a [`BadField`](crate::bad_field::BadField) that names the field, the value and the allowed values. Each group
+//! of fields has a struct of requested values in `request.rs`, and a file with the struct of checked values and the
+//! only definition of the defaults and allowed ranges. The API returns the checked structs. All later code uses a
+//! `TrainSpec` and applies no defaults of its own.
 
+mod adapter;
+mod auto;
 mod check;
+mod choices;
 mod continuing;
+mod hyperparameters;
 mod method;
 mod quantization;
+mod range;
+pub mod request;
+mod trainer;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-pub use check::BASE_LEARNING_RATE;
+pub use adapter::AdapterSpec;
+pub use auto::{Auto, AutoBool, AutoFloat, AutoInt, AutoValue};
+pub use choices::{Optimizer, OverLength, Schedule};
+pub use hyperparameters::{BASE_LEARNING_RATE, HyperparametersSpec};
 pub use method::{Method, WrongFormat};
 pub use quantization::Quantization;
+pub use request::Requested;
+pub use trainer::TrainerSpec;
 
 use crate::template_kwargs::TemplateKwargs;
-
-/// The handling of a row that has more than `max_length` tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OverLength {
-    /// The job fails, and its error names the row's line.
-    #[default]
-    Error,
-    /// The row is cut to its first `max_length` tokens.
-    Truncate,
-    /// The row is skipped.
-    Drop,
-    /// The row is split into several rows of at most `max_length` tokens, which do not attend to each other.
-    Split,
-}
-
-impl OverLength {
-    /// Returns the name in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Truncate => "truncate",
-            Self::Drop => "drop",
-            Self::Split => "split",
-        }
-    }
-}
-
-/// The optimizer of the LoRA factors.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Optimizer {
-    /// AdamW with `f32` moments.
-    #[default]
-    Adamw,
-    /// AdamW with 8-bit moments, quantized in blocks of 256.
-    #[serde(rename = "adamw_8bit")]
-    Adamw8bit,
-}
-
-/// The learning-rate schedule after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Schedule {
-    /// The learning rate is constant.
-    Constant,
-    /// Linear decay to zero.
-    Linear,
-    /// Half-cosine decay to zero.
-    Cosine,
-    /// Half-cosine decay to zero, restarted at the peak `num_cycles` times in total.
-    CosineWithRestarts,
-}
-
-impl Schedule {
-    /// Returns the schedule with this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "constant" => Self::Constant,
-            "linear" => Self::Linear,
-            "cosine" => Self::Cosine,
-            "cosine_with_restarts" => Self::CosineWithRestarts,
-            _ => return None,
-        })
-    }
-}
-
-/// The adapter's hyperparameters, with the names that PEFT uses.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AdapterSpec {
-    /// The rank of the two factors.
-    pub rank: u32,
-    /// The numerator of the adapter's scale, `lora_alpha / rank`.
-    pub lora_alpha: f64,
-    /// The projections that have an adapter, in the order of a block.
-    pub target_modules: Vec<String>,
-    /// The dropout probability of the adapter's inputs during training.
-    #[serde(default)]
-    pub lora_dropout: f64,
-    /// rsLoRA: the scale is `lora_alpha / √rank` instead. Source: Kalajdzievski, arXiv:2312.03732.
-    #[serde(default)]
-    pub use_rslora: bool,
-    /// DoRA: the rows of the adapted weight are scaled to a trained magnitude. Source: Liu et al., arXiv:2402.09353.
-    #[serde(default)]
-    pub use_dora: bool,
-}
-
-impl AdapterSpec {
-    /// Returns plain LoRA: no dropout, no rsLoRA, no DoRA.
-    #[must_use]
-    pub fn lora(rank: u32, lora_alpha: f64, target_modules: &[&str]) -> Self {
-        let target_modules = target_modules.iter().map(|name| (*name).to_owned()).collect();
-        Self { rank, lora_alpha, target_modules, lora_dropout: 0.0, use_rslora: false, use_dora: false }
-    }
-}
 
 /// A validated training specification with all defaults filled in. Part of the contract with trainers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSpec {
-    /// The number of epochs.
-    pub n_epochs: u32,
-    /// The number of optimizer steps after which the training ends, unless the epochs have ended before.
-    pub max_steps: Option<u64>,
-    /// The number of rows per optimizer step, over all micro-batches.
-    pub effective_batch_size: u32,
-    /// The peak learning rate.
-    pub learning_rate: f64,
-    /// The factor by which `learning_rate` differs from [`BASE_LEARNING_RATE`]; OpenAI's clients read it.
-    pub learning_rate_multiplier: f64,
-    /// The learning-rate schedule.
-    pub schedule: Schedule,
-    /// The share of all steps in which the learning rate rises from zero.
-    pub warmup_ratio: f64,
-    /// The decoupled weight decay of AdamW.
-    pub weight_decay: f64,
-    /// The global gradient norm above which gradients are clipped to it.
-    pub max_grad_norm: f64,
     /// The seed of the factors' initialization and of the order of rows.
     pub seed: u64,
-    /// The maximum length of a training row in tokens; `over_length` defines how a longer row is handled.
-    pub max_length: u32,
-    /// The number of optimizer steps between checkpoints.
-    pub checkpoint_every_steps: u64,
-    /// The number of optimizer steps between validations; 0: only one, at the end.
-    pub eval_every_steps: u64,
-    /// The adapter's hyperparameters.
+    /// OpenAI's hyperparameters.
+    #[serde(flatten, with = "hyperparameters::StoredHyperparameters")]
+    pub hyperparameters: HyperparametersSpec,
+    /// The adapter's LoRA configuration.
     pub adapter: AdapterSpec,
     /// The quantization of the base during training.
     pub quantization: Quantization,
     /// The training method.
     #[serde(default)]
     pub method: Method,
-    /// `true`: the prompts are trained too.
-    #[serde(default)]
-    pub train_on_prompt: bool,
-    /// The handling of rows with more than `max_length` tokens.
-    #[serde(default)]
-    pub over_length: OverLength,
-    /// The optimizer of the factors.
-    #[serde(default)]
-    pub optimizer: Optimizer,
-    /// LoRA+: the learning rate of the `b` factors as a multiple of that of the `a` factors; 1: plain LoRA. Source:
-    /// Hayou et al., arXiv:2402.12354.
-    #[serde(default = "one")]
-    pub loraplus_lr_ratio: f64,
-    /// NEFTune: uniform noise of magnitude `alpha / √(tokens · width)` is added to the embeddings during training; 0:
-    /// none. Source: Jain et al., arXiv:2310.05914.
-    #[serde(default)]
-    pub neftune_noise_alpha: f64,
-    /// The number of cosine cycles of `cosine_with_restarts`.
-    #[serde(default = "once")]
-    pub num_cycles: u32,
-    /// `true`: a short range test before the first step determines `learning_rate`.
-    #[serde(default)]
-    pub learning_rate_auto: bool,
-    /// The number of consecutive validations without improvement after which the training ends; 0: never. If it is not
-    /// 0, the adapter of the best validation is published.
-    #[serde(default)]
-    pub early_stopping_patience: u64,
-    /// The amount by which a validation loss must be lower to count as an improvement.
-    #[serde(default)]
-    pub early_stopping_threshold: f64,
-    /// The number of rows in one forward pass; `None`: the plan chooses it.
-    #[serde(default)]
-    pub micro_batch_size: Option<u32>,
-    /// Gradient checkpointing: only each block's input is kept for the backward pass; `None`: the plan chooses.
-    #[serde(default)]
-    pub gradient_checkpointing: Option<bool>,
+    /// The trainer's settings.
+    #[serde(flatten)]
+    pub trainer: TrainerSpec,
     /// The variables that the chat template receives with each row.
     #[serde(default, skip_serializing_if = "TemplateKwargs::is_empty")]
     pub chat_template_kwargs: TemplateKwargs,
 }
 
-const fn one() -> f64 {
-    1.0
+impl TrainSpec {
+    /// Returns the number of optimizer steps of the whole job over `rows` rows; the last step of an epoch may have
+    /// fewer rows.
+    #[must_use]
+    pub fn total_steps(&self, rows: u64) -> u64 {
+        let HyperparametersSpec { n_epochs, batch_size, .. } = self.hyperparameters;
+        let all = rows.div_ceil(u64::from(batch_size)) * u64::from(n_epochs);
+        self.trainer.max_steps.map_or(all, |most| most.min(all))
+    }
 }
 
-const fn once() -> u32 {
-    1
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
 
-/// The training parameters as the user requested them; `None` is `"auto"`.
-#[derive(Debug, Clone, Default)]
-#[expect(missing_docs, reason = "each field is the one of TrainSpec with the same name")]
-pub struct Requested {
-    pub n_epochs: Option<i64>,
-    pub max_steps: Option<i64>,
-    pub effective_batch_size: Option<i64>,
-    pub learning_rate: Option<f64>,
-    pub learning_rate_multiplier: Option<f64>,
-    pub schedule: Option<String>,
-    pub warmup_ratio: Option<f64>,
-    pub weight_decay: Option<f64>,
-    pub max_grad_norm: Option<f64>,
-    pub seed: Option<i64>,
-    pub max_length: Option<i64>,
-    pub checkpoint_every_steps: Option<i64>,
-    pub eval_every_steps: Option<i64>,
-    pub rank: Option<i64>,
-    pub lora_alpha: Option<f64>,
-    pub target_modules: Option<Vec<String>>,
-    pub quantization: Option<String>,
-    pub double_quant: Option<bool>,
-    pub lora_dropout: Option<f64>,
-    pub use_rslora: Option<bool>,
-    pub use_dora: Option<bool>,
-    pub method: Option<String>,
-    pub train_on_prompt: Option<bool>,
-    pub over_length: Option<String>,
-    pub optimizer: Option<String>,
-    pub loraplus_lr_ratio: Option<f64>,
-    pub neftune_noise_alpha: Option<f64>,
-    pub num_cycles: Option<i64>,
-    /// `true`: `"auto"` was requested for the learning rate, and a range test determines it.
-    pub learning_rate_auto: bool,
-    pub early_stopping_patience: Option<i64>,
-    pub early_stopping_threshold: Option<f64>,
-    pub micro_batch_size: Option<i64>,
-    pub gradient_checkpointing: Option<bool>,
-    pub chat_template_kwargs: Option<Map<String, Value>>,
+    use super::*;
+
+    /// A job's row as this version and earlier ones write it.
+    const STORED: &str = r#"{"n_epochs":3,"max_steps":null,"effective_batch_size":5,"learning_rate":0.0001,
+        "learning_rate_multiplier":0.5,"schedule":"cosine","warmup_ratio":0.03,"weight_decay":0.0,
+        "max_grad_norm":1.0,"seed":42,"max_length":2048,"checkpoint_every_steps":20,"eval_every_steps":0,
+        "adapter":{"rank":16,"lora_alpha":32.0,"target_modules":["q_proj","v_proj"],"lora_dropout":0.0,
+        "use_rslora":false,"use_dora":false},"quantization":{"type":"nf4","double_quant":true},
+        "method":"supervised","train_on_prompt":false,"over_length":"error","optimizer":"adamw_8bit",
+        "loraplus_lr_ratio":1.0,"neftune_noise_alpha":0.0,"num_cycles":1,"learning_rate_auto":false,
+        "early_stopping_patience":0,"early_stopping_threshold":0.0,"micro_batch_size":null,
+        "gradient_checkpointing":true,"chat_template_kwargs":{"enable_thinking":false}}"#;
+
+    #[test]
+    fn a_stored_spec_is_read_and_written_with_the_same_fields() {
+        let stored: Value = serde_json::from_str(STORED).unwrap();
+        let spec: TrainSpec = serde_json::from_str(STORED).unwrap();
+        assert_eq!(spec, serde_json::from_value::<TrainSpec>(stored.clone()).unwrap());
+        assert_eq!(serde_json::to_value(&spec).unwrap(), stored);
+        assert_eq!(serde_json::from_str::<TrainSpec>(&serde_json::to_string(&spec).unwrap()).unwrap(), spec);
+        assert_eq!((spec.seed, spec.hyperparameters.batch_size, spec.adapter.rank), (42, 5, 16));
+        assert_eq!((spec.trainer.micro_batch_size, spec.trainer.gradient_checkpointing), (None, Some(true)));
+        assert_eq!((spec.trainer.learning_rate, spec.trainer.optimizer), (1e-4, Optimizer::Adamw8bit));
+    }
+
+    #[test]
+    fn a_spec_without_the_newer_fields_has_their_defaults() {
+        let mut stored: Value = serde_json::from_str(STORED).unwrap();
+        let fields = stored.as_object_mut().unwrap();
+        for newer in [
+            "method",
+            "train_on_prompt",
+            "over_length",
+            "optimizer",
+            "loraplus_lr_ratio",
+            "neftune_noise_alpha",
+            "num_cycles",
+            "learning_rate_auto",
+            "early_stopping_patience",
+            "early_stopping_threshold",
+            "micro_batch_size",
+            "gradient_checkpointing",
+            "chat_template_kwargs",
+        ] {
+            fields.remove(newer).unwrap();
+        }
+        let adapter = fields["adapter"].as_object_mut().unwrap();
+        for newer in ["lora_dropout", "use_rslora", "use_dora"] {
+            adapter.remove(newer).unwrap();
+        }
+        let spec: TrainSpec = serde_json::from_value(stored).unwrap();
+        let whole: TrainSpec = serde_json::from_str(STORED).unwrap();
+        let trainer = TrainerSpec { optimizer: Optimizer::Adamw, gradient_checkpointing: None, ..whole.trainer };
+        assert_eq!(spec, TrainSpec { trainer, chat_template_kwargs: TemplateKwargs::default(), ..whole });
+    }
 }

@@ -31,8 +31,9 @@ pub struct JobTokens {
     pub validated: u64,
 }
 
-/// The source of a throughput figure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The source of a throughput figure; the API shows its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Source {
     /// Measured on runs of the same base on the same offer.
     Measured,
@@ -102,7 +103,7 @@ mod tests {
         "max_position_embeddings": 8192, "tie_word_embeddings": true}"#;
 
     #[test]
-    fn the_assumed_pace_is_that_of_the_bench() {
+    fn the_assumed_throughput_is_that_of_the_bench() {
         let model = Architecture::from_config_json(SMOLLM2.as_bytes()).unwrap();
         let throughput = Throughput::assumed(&model, 2, false).tokens_per_second;
         assert!((160.0..170.0).contains(&throughput), "{throughput}");

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Asks models the held-out rows through Attune's API and says how often each is right.
+"""Sends the held-out rows to models through Attune's API and prints how often each is right.
 
     evaluate.py --rows heldout.jsonl MODEL [MODEL…]        ATTUNE_API_URL and ATTUNE_API_KEY name the platform
 
@@ -20,7 +20,7 @@ import urllib.request
 
 BAR = {"valid": 95.0, "exact": 70.0}
 IN_FLIGHT = 8
-# The longest wanted answer has 45 tokens; a model that goes on and on is cut here.
+# The longest wanted answer has 45 tokens; a model that does not stop is cut here.
 MAX_TOKENS = 72
 PATIENCE_S = 600
 
@@ -65,7 +65,7 @@ def run(model: str, rows: list[list[dict]]) -> dict:
     """All rows through one model, with a line of progress."""
     start, answers = time.monotonic(), [""] * len(rows)
     tty = sys.stderr.isatty()
-    ask(model, rows[0][:-1])  # the server's start and the adapter's way into memory are no part of the pace shown
+    ask(model, rows[0][:-1])  # the server's start and the adapter's way into memory are no part of the rate shown
     ready = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(IN_FLIGHT) as pool:
         tasks = {pool.submit(ask, model, row[:-1]): at for at, row in enumerate(rows)}
@@ -104,7 +104,7 @@ def table(results: list[dict], rows: int) -> None:
 
 
 def example(results: list[dict], rows: list[list[dict]]) -> None:
-    """One row, as each model answers it: one that tells the models apart, if there is one."""
+    """One row, as each model answers it: one that distinguishes the models, if one does."""
     right = lambda result, at: as_object(result["answers"][at]) == json.loads(rows[at][-1]["content"])
     at = next((i for i in range(len(rows)) if right(results[-1], i) and not all(right(r, i) for r in results)), 0)
     print(f"\nOne of them:\n  message  {rows[at][-2]['content']}\n  wanted   {rows[at][-1]['content']}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the quickstart's rows: what tenants write to a repair desk, and the one JSON record the desk wants of it.
 
-    python3 make_dataset.py            writes train.jsonl and heldout.jsonl beside this file, the same bytes every time
+    python3 make_dataset.py            writes train.jsonl and heldout.jsonl next to this file, the same bytes every time
     python3 make_dataset.py --check    compares instead
 
 The record has six keys, always in this order:
@@ -11,12 +11,12 @@ The record has six keys, always in this order:
     unit       the flat's number as written, without the word before it, or null    (copied: "flat 12B" -> "12B")
     count      how many are broken, a number                                        (read: "both" -> 2, "three" -> 3)
     urgency    low | normal | high                                                  (to be inferred from the wording)
-    date       the day a visit is asked for, "MM-DD", or null                       (read: "3rd of March" -> "03-03")
+    date       the requested day of a visit, "MM-DD", or null                       (read: "3rd of March" -> "03-03")
 
 A message is put together from parts: who writes, what is broken, when to come, how much it hurts, and chatter that means
-nothing for the record (other numbers and times among it). Their order, form and spelling vary. No message stands in
+nothing for the record (other numbers and times among it). Their order, form and spelling vary. No message is in
 both files, no pair of thing and flat either, and the wordings marked `NEW` below are kept for the held-out rows alone:
-they show whether the model has learnt the task or the phrases.
+they show whether the model has learned the task or the phrases.
 """
 
 import json
@@ -91,7 +91,7 @@ BYE_NEW = ["Regards", "Thank you very much, {name}"]
 VISIT = ["Could someone come on {date}?", "I'm home on {date}.", "{date} would suit me.", "Please come on {date}.",
          "Can you send somebody on {date}?", "The best day is {date}.", "We are in on {date}."]
 VISIT_NEW = ["Is {date} possible?", "I could let you in on {date}."]
-# Said for one thing, and for several.
+# Used for one thing, and for several.
 BROKEN_ONE = ["the {item} {fault}", "my {item} {fault}", "our {item} {fault}", "the {item} {where} {fault}", "one {item} {fault}"]
 BROKEN_SEVERAL = ["{count} {items} {fault}", "{count} of our {items} {fault}", "the {count} {items} {where} {fault}", "{count} {items} {where} {fault}"]
 LEAD = ["", "", "", "I think ", "it seems ", "I noticed that ", "unfortunately ", "sadly "]

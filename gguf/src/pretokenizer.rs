@@ -22,7 +22,7 @@ const TEKKEN: &str = concat!(
 );
 
 /// The settings of a pre-tokenizer.
-pub(crate) struct Cut {
+pub(crate) struct PreTokenization {
     /// The `pre_tokenizer` of `tokenizer.json`.
     pub(crate) pre_tokenizer: Value,
     /// The `normalizer`.
@@ -34,8 +34,13 @@ pub(crate) struct Cut {
 }
 
 /// Returns the settings for byte-level BPE. `name` is `tokenizer.ggml.pre`; older files have none.
-pub(crate) fn cut(name: Option<&str>, arch: &str) -> Result<Cut, ImportError> {
-    let plain = |pre_tokenizer| Cut { pre_tokenizer, normalizer: Value::Null, ignore_merges: false, add_bos: false };
+pub(crate) fn pre_tokenization(name: Option<&str>, arch: &str) -> Result<PreTokenization, ImportError> {
+    let plain = |pre_tokenizer| PreTokenization {
+        pre_tokenizer,
+        normalizer: Value::Null,
+        ignore_merges: false,
+        add_bos: false,
+    };
     Ok(match name {
         None if arch.starts_with("qwen") => qwen(),
         None | Some("" | "default" | "gpt-2" | "gpt2" | "mpt" | "olmo" | "jais" | "phi-2") => plain(byte_level(true)),
@@ -43,10 +48,10 @@ pub(crate) fn cut(name: Option<&str>, arch: &str) -> Result<Cut, ImportError> {
             plain(sequence(&[json!({"type": "Digits", "individual_digits": true}), byte_level(true)]))
         }
         Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "smaug-bpe" | "dbrx") => {
-            Cut { ignore_merges: true, add_bos: true, ..plain(split(LLAMA3)) }
+            PreTokenization { ignore_merges: true, add_bos: true, ..plain(split(LLAMA3)) }
         }
         Some("qwen2" | "deepseek-r1-qwen" | "megrez") => qwen(),
-        Some("tekken") => Cut { ignore_merges: true, add_bos: true, ..plain(split(TEKKEN)) },
+        Some("tekken") => PreTokenization { ignore_merges: true, add_bos: true, ..plain(split(TEKKEN)) },
         Some(other) => {
             return Err(ImportError::Unsupported(format!(
                 "the pre-tokenizer '{other}' is not known, and guessing would give the model wrong tokens; import the \
@@ -56,8 +61,13 @@ pub(crate) fn cut(name: Option<&str>, arch: &str) -> Result<Cut, ImportError> {
     })
 }
 
-fn qwen() -> Cut {
-    Cut { pre_tokenizer: split(QWEN2), normalizer: json!({"type": "NFC"}), ignore_merges: false, add_bos: false }
+fn qwen() -> PreTokenization {
+    PreTokenization {
+        pre_tokenizer: split(QWEN2),
+        normalizer: json!({"type": "NFC"}),
+        ignore_merges: false,
+        add_bos: false,
+    }
 }
 
 fn split(expression: &str) -> Value {

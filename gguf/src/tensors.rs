@@ -37,13 +37,14 @@ mod tests {
     use attune_domain::{architecture::Architecture, weights::expected};
 
     use super::*;
+    use crate::config::FAMILIES;
 
     #[test]
     fn every_tensor_of_every_family_has_a_name_in_gguf() {
         let outer = ["token_embd", "output_norm", "output"].map(|name| format!("{name}.weight"));
         let block = BLOCK.iter().flat_map(|(name, _)| ["weight", "bias"].map(|kind| format!("blk.0.{name}.{kind}")));
         let known: Vec<String> = outer.into_iter().chain(block).filter_map(|name| renamed(&name)).collect();
-        for family in ["llama", "mistral", "qwen2", "qwen3"] {
+        for family in FAMILIES.map(|family| family.model_type) {
             let config = format!(r#"{{"model_type": "{family}", "num_hidden_layers": 1}}"#);
             for name in expected(&Architecture::from_config_json(config.as_bytes()).unwrap()).keys() {
                 assert!(known.contains(name), "{name} of {family}");

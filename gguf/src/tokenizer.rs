@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::ImportError;
 use crate::generation::ends;
-use crate::pretokenizer::{Cut, cut};
+use crate::pretokenizer::{PreTokenization, pre_tokenization};
 use crate::source::Source;
 
 /// Token types. Source: `enum llama_token_type`.
@@ -42,8 +42,8 @@ pub(crate) struct TokenizerFiles {
 pub(crate) fn tokenizer_files(source: &Source) -> Result<TokenizerFiles, ImportError> {
     let arch = source.text("general.architecture").unwrap_or_default();
     let kind = source.text("tokenizer.ggml.model").ok_or_else(|| missing("tokenizer.ggml.model"))?;
-    let cut = match kind {
-        "gpt2" => Some(cut(source.text("tokenizer.ggml.pre"), arch)?),
+    let pre = match kind {
+        "gpt2" => Some(pre_tokenization(source.text("tokenizer.ggml.pre"), arch)?),
         "llama" => None,
         other => {
             return Err(ImportError::Unsupported(format!(
@@ -51,9 +51,9 @@ pub(crate) fn tokenizer_files(source: &Source) -> Result<TokenizerFiles, ImportE
             )));
         }
     };
-    let vocabulary = vocabulary(source, cut.as_ref().is_none_or(|cut| cut.add_bos))?;
-    let tokenizer = match &cut {
-        Some(cut) => byte_level(source, &vocabulary, cut)?,
+    let vocabulary = vocabulary(source, pre.as_ref().is_none_or(|pre| pre.add_bos))?;
+    let tokenizer = match &pre {
+        Some(pre) => byte_level(source, &vocabulary, pre)?,
         None => sentencepiece(source, &vocabulary)?,
     };
     let config = tokenizer_config(source, &vocabulary, arch);
@@ -139,7 +139,7 @@ impl Vocabulary<'_> {
     }
 }
 
-fn byte_level(source: &Source, vocabulary: &Vocabulary<'_>, cut: &Cut) -> Result<Value, ImportError> {
+fn byte_level(source: &Source, vocabulary: &Vocabulary<'_>, pre: &PreTokenization) -> Result<Value, ImportError> {
     let merges = source.texts("tokenizer.ggml.merges").ok_or_else(|| missing("tokenizer.ggml.merges"))?;
     let pairs: Vec<Value> =
         merges.iter().filter_map(|merge| merge.split_once(' ')).map(|(left, right)| json!([left, right])).collect();
@@ -156,10 +156,10 @@ fn byte_level(source: &Source, vocabulary: &Vocabulary<'_>, cut: &Cut) -> Result
         vocab.entry(spelt).or_insert(json!(id));
     }
     let model = json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-        "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": cut.ignore_merges,
+        "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": pre.ignore_merges,
         "vocab": vocab, "merges": pairs});
     let decoder = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-    Ok(vocabulary.json(model, &cut.normalizer, &cut.pre_tokenizer, &decoder))
+    Ok(vocabulary.json(model, &pre.normalizer, &pre.pre_tokenizer, &decoder))
 }
 
 fn sentencepiece(source: &Source, vocabulary: &Vocabulary<'_>) -> Result<Value, ImportError> {

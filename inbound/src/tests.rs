@@ -111,7 +111,7 @@ async fn attack_a16_limit_of_a_head_s_time_ends_heads_that_do_not() {
 }
 
 #[tokio::test]
-async fn limit_of_a_body_s_pace_ends_one_that_stands_still_and_no_other() {
+async fn limit_of_a_body_s_rate_ends_one_that_stalls_and_no_other() {
     let server = start(bounds()).await;
     let head = "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\nabc";
     let answer = said(server.address, head).await;
@@ -140,7 +140,7 @@ async fn limit_of_a_body_s_pace_ends_one_that_stands_still_and_no_other() {
 }
 
 #[tokio::test]
-async fn limit_of_a_reader_s_pace_ends_an_answer_that_nobody_reads() {
+async fn limit_of_a_reader_s_rate_ends_an_answer_that_is_not_read() {
     // The kernel's buffers accept some megabytes at once, which at the usual minimum rate extend the time by minutes.
     let server = start(Bounds { least_bytes_per_second: 1 << 30, ..bounds() }).await;
     let mut socket = TcpStream::connect(server.address).await.unwrap();

@@ -10,6 +10,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::{Context, Result, ensure};
 use attune_domain::{
     architecture::PROJECTIONS,
+    placement::Placement,
     spec::{AdapterSpec, Quantization},
 };
 use attune_model::{
@@ -86,8 +87,8 @@ fn main() -> Result<()> {
     match mode {
         Mode::Random(options) => random(&options, threads),
         Mode::Decode { folder } => {
-            let decoder = Decoder::load(&folder, Quantization::Nf4 { double_quant: true })?;
-            decode(&decoder, &LoraAdapter::new(decoder.architecture(), spec(16), 0)?)
+            let decoder = Decoder::load(&folder, Quantization::Nf4 { double_quant: true }, Placement::default())?;
+            decode(&decoder, &LoraAdapter::new(decoder.architecture(), spec(16), 0, Placement::default())?)
         }
         Mode::Matmul => matmul(threads),
     }
@@ -106,9 +107,9 @@ fn random(options: &Random, threads: usize) -> Result<()> {
         Base::Int8 => Quantization::Int8,
         Base::None => Quantization::None,
     };
-    let decoder = Decoder::load(&options.folder, quantization)?;
+    let decoder = Decoder::load(&options.folder, quantization, Placement::default())?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let mut adapter = LoraAdapter::new(decoder.architecture(), spec(options.rank), 0)?;
+    let mut adapter = LoraAdapter::new(decoder.architecture(), spec(options.rank), 0, Placement::default())?;
     let mut optimizer = AdamW::new(&adapter, AdamWOptions::default())?;
     let mut gradients = Gradients::zeros(&adapter)?;
     let (mut seconds, mut losses, mut processor) = (0.0, Vec::new(), 0.0);

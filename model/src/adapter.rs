@@ -9,6 +9,7 @@ use std::{cell::OnceCell, collections::HashMap, path::Path};
 use attune_domain::{
     architecture::{Architecture, PROJECTIONS},
     peft::{self, Refusal},
+    placement::Placement,
     spec::AdapterSpec,
 };
 use rand::{RngExt, SeedableRng};
@@ -21,6 +22,7 @@ use crate::{
         tensor_file::{TensorFile, is_finite, write_tensors},
         weights::projection_path,
     },
+    kernels::placement::options,
 };
 
 /// The factors of one projection: `W + s·b·a`; with DoRA, each row of that is scaled to the norm `magnitude`.
@@ -88,7 +90,7 @@ pub struct Provenance {
 
 impl LoraAdapter {
     /// Creates an adapter: `a` is Kaiming-uniform with `a=√5`, which is uniform in `±1/√in`; `b` is zero. The same seed
-    /// gives the same numbers.
+    /// gives the same numbers. Factors are in `f32`, on the device of `placement`.
     ///
     /// Source: `reset_lora_parameters` in PEFT's `tuners/lora/layer.py`.
     ///
@@ -97,15 +99,25 @@ impl LoraAdapter {
     ///
     /// # Errors
     /// [`ModelError::AdapterConfig`]: an unknown target, no target, a rank of 0, or DoRA; [`ModelError::Torch`].
-    pub fn new(architecture: &Architecture, spec: AdapterSpec, seed: u64) -> Result<Self, ModelError> {
+    pub fn new(
+        architecture: &Architecture,
+        spec: AdapterSpec,
+        seed: u64,
+        placement: Placement,
+    ) -> Result<Self, ModelError> {
         if spec.use_dora {
             return Err(Refusal::new("use_dora", "true", "false without the base's weights").into());
         }
-        Self::drawn(architecture, spec, seed)
+        Self::drawn(architecture, spec, seed, options(placement).1)
     }
 
     /// Creates an adapter as [`LoraAdapter::new`]; with DoRA the magnitudes are still missing.
-    pub(crate) fn drawn(architecture: &Architecture, spec: AdapterSpec, seed: u64) -> Result<Self, ModelError> {
+    pub(crate) fn drawn(
+        architecture: &Architecture,
+        spec: AdapterSpec,
+        seed: u64,
+        device: Device,
+    ) -> Result<Self, ModelError> {
         check(&spec)?;
         let mut random = Pcg64::seed_from_u64(seed);
         let rank = i64::from(spec.rank);
@@ -113,8 +125,8 @@ impl LoraAdapter {
             let bound = 1.0 / (ins as f32).sqrt();
             let count = usize::try_from(rank * ins).unwrap_or(0);
             let a: Vec<f32> = (0..count).map(|_| random.random_range(-bound..bound)).collect();
-            let a = Tensor::f_from_slice(&a)?.f_reshape([rank, ins])?;
-            let b = Tensor::f_zeros([outs, rank], (Kind::Float, Device::Cpu))?;
+            let a = Tensor::f_from_slice(&a)?.f_reshape([rank, ins])?.f_to_device(device)?;
+            let b = Tensor::f_zeros([outs, rank], (Kind::Float, device))?;
             Ok(LoraPair::new(a, b, None))
         })?;
         Ok(Self { spec, layers })

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use attune_domain::{
     architecture::Architecture,
+    placement::Placement,
     spec::{AdapterSpec, Quantization},
 };
 use tch::{Device, Kind, Tensor};
@@ -14,15 +15,15 @@ use crate::{
     adapter::LoraAdapter,
     error::ModelError,
     io::weights::{self, Weights},
+    kernels::placement::{HOST, options},
     nn::{
-        attention::Masks,
+        attention::{self, Masks},
         block::{Block, CachedRows, Layout},
         head::Head,
         kv_cache::KvCache,
         linear::{Correction, RowGroup},
         rms_norm::{RmsNorm, at_least_float},
         rope::Rope,
-        tiles,
     },
     quant::packed::Source,
     segments::{Segment, Segments, in_parts},
@@ -53,13 +54,13 @@ pub struct Step<'a> {
 }
 
 impl Decoder {
-    /// Reads a Hugging Face folder: `config.json` and `*.safetensors`. With a quantization, the projections of the
-    /// blocks are quantized one by one as they are read; everything else stays in `f32`.
+    /// Reads a Hugging Face folder, `config.json` and `*.safetensors`, for computation at `placement`. With a
+    /// quantization, the projections of the blocks are quantized one by one as they are read.
     ///
     /// # Errors
     /// Those of [`weights::architecture`], [`Weights::open`] and [`Weights::read`].
-    pub fn load(folder: &Path, quantization: Quantization) -> Result<Self, ModelError> {
-        Self::load_cached(folder, quantization, None)
+    pub fn load(folder: &Path, quantization: Quantization, placement: Placement) -> Result<Self, ModelError> {
+        Self::load_cached(folder, quantization, placement, None)
     }
 
     /// Loads as [`Decoder::load`], with a cache file for the quantized projections: it is read if it exists and fits,
@@ -68,7 +69,12 @@ impl Decoder {
     /// # Errors
     /// Those of [`Decoder::load`]. A cache file that cannot be written is only logged: the decoder is complete without
     /// it.
-    pub fn load_cached(folder: &Path, quantization: Quantization, cache: Option<&Path>) -> Result<Self, ModelError> {
+    pub fn load_cached(
+        folder: &Path,
+        quantization: Quantization,
+        placement: Placement,
+        cache: Option<&Path>,
+    ) -> Result<Self, ModelError> {
         let architecture = weights::architecture(folder)?;
         let weights = Weights::open(folder, &architecture)?;
         let mut source = Source::new(&weights, quantization, cache);
@@ -76,9 +82,11 @@ impl Decoder {
         if let Err(why) = source.keep() {
             tracing::warn!(%why, "cannot write the cache file of quantized weights");
         }
-        Ok(made)
+        let (kind, device) = options(placement);
+        made.to(kind, device)
     }
 
+    /// Reads the weights as they are in their files: in [`HOST`]'s kind and on its device.
     fn from_source(architecture: Architecture, source: &mut Source<'_>) -> Result<Self, ModelError> {
         let weights = source.weights;
         let embed = weights.read("model.embed_tokens.weight")?; // [v, c]
@@ -88,7 +96,7 @@ impl Decoder {
             .map(|layer| Block::read(source, &architecture, layer))
             .collect::<Result<_, _>>()?;
         let norm = RmsNorm { weight: weights.read("model.norm.weight")?, epsilon: architecture.rms_norm_eps };
-        let rope = Rope::new(&architecture, Kind::Float, Device::Cpu)?;
+        let rope = Rope::new(&architecture, HOST.0, HOST.1)?;
         Ok(Self { architecture, embed, blocks, head: Head { norm, lm_head }, rope })
     }
 
@@ -114,7 +122,7 @@ impl Decoder {
     /// # Errors
     /// [`ModelError::AdapterConfig`], [`ModelError::Torch`].
     pub fn new_adapter(&self, spec: AdapterSpec, seed: u64) -> Result<LoraAdapter, ModelError> {
-        let mut adapter = LoraAdapter::drawn(&self.architecture, spec, seed)?;
+        let mut adapter = LoraAdapter::drawn(&self.architecture, spec, seed, self.embed.device())?;
         if adapter.spec().use_dora {
             for (block, pairs) in self.blocks.iter().zip(adapter.layers_mut()) {
                 for (projection, pair) in pairs.iter_mut().enumerate() {
@@ -137,7 +145,7 @@ impl Decoder {
     /// # Errors
     /// [`ModelError::Torch`]: out of memory.
     pub fn new_cache(&self, capacity: usize) -> Result<KvCache, ModelError> {
-        KvCache::with_options(&self.architecture, capacity, (self.embed.f_kind()?, self.embed.device()))
+        KvCache::new(&self.architecture, capacity, (self.embed.f_kind()?, self.embed.device()))
     }
 
     /// Adds a prompt to `cache`, after the tokens already in it, and returns the logits `[v]` after its last token.
@@ -235,13 +243,13 @@ impl Decoder {
             .iter()
             .flat_map(|segment| (segment.first_position()..).take(segment.rows.len()).map(|position| position as i64))
             .collect();
-        let is_tiled = tiles::is_supported(self.embed.f_kind()?, self.embed.device());
-        let masked = if is_tiled { &[] } else { segments };
+        let tiles = attention::tiles(&self.embed)?;
+        let masked = if tiles.is_some() { &[] } else { segments };
         let masks = masked
             .iter()
             .map(|segment| self.masks(segment.rows.len(), segment.first_position() + segment.rows.len()))
             .collect::<Result<_, _>>()?;
-        Ok(Layout { segments, is_tiled, masks, angles: self.rope.angles(&positions)? })
+        Ok(Layout { segments, tiles, masks, angles: self.rope.angles(&positions)? })
     }
 
     /// Computes the masks that the blocks need: one for those with a window, one for those without.

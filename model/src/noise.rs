@@ -114,7 +114,7 @@ mod tests {
 
     /// `neftune.*` of testdata/make_variants.py: the bounds of the noise that transformers' own hook generated.
     #[test]
-    fn noise_is_as_large_as_transformers_draws_it() {
+    fn noise_is_as_large_as_transformers_generates_it() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/variants/variants.tensors");
         let bytes = std::fs::read(file).unwrap();
         let golden = SafeTensors::deserialize(&bytes).unwrap();

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use attune_domain::spec::Quantization;
+use attune_domain::{placement::Placement, spec::Quantization};
 use tch::Tensor;
 
 use crate::{
@@ -26,18 +26,19 @@ pub enum Hold {
 }
 
 impl Decoder {
-    /// Loads a base from a Hugging Face folder for serving in `quantization`. `packed` is the cache file of its packed
-    /// weights: see [`Decoder::load_cached`].
+    /// Loads a base from a Hugging Face folder for serving in `quantization`, at `placement`. `packed` is the cache
+    /// file of its packed weights: see [`Decoder::load_cached`].
     ///
     /// # Errors
     /// Those of [`Decoder::load_cached`].
     pub fn load_served(
         folder: &Path,
         quantization: Quantization,
+        placement: Placement,
         packed: &Path,
         hold: Hold,
     ) -> Result<Self, ModelError> {
-        let mut decoder = Self::load_cached(folder, quantization, Some(packed))?;
+        let mut decoder = Self::load_cached(folder, quantization, placement, Some(packed))?;
         if hold == Hold::Unpacked {
             for block in &mut decoder.blocks {
                 block.unpack()?;

@@ -11,7 +11,10 @@ use std::{
     str::FromStr,
 };
 
-use attune_domain::spec::{Quantization, Schedule};
+use attune_domain::{
+    placement::Placement,
+    spec::{Quantization, Schedule},
+};
 use attune_model::{
     adapter::LoraAdapter,
     batch::{LossSum, PackedBatch, mask_weights},
@@ -84,7 +87,7 @@ fn follow(curve: &Curve, name: &str, base: &Path, checkpointing: bool) -> LoraAd
     // Steps this small have little work to distribute, and threads that wait for each other would spin while other
     // tests run.
     tch::set_num_threads(1);
-    let decoder = Decoder::load(base, Quantization::Nf4 { double_quant: true }).unwrap();
+    let decoder = Decoder::load(base, Quantization::Nf4 { double_quant: true }, Placement::default()).unwrap();
     let mut adapter = LoraAdapter::load(&folder(name).join("adapter"), decoder.architecture()).unwrap();
     let options = AdamWOptions { weight_decay: curve.told("weight_decay"), ..AdamWOptions::default() };
     let mut optimizer = AdamW::new(&adapter, options).unwrap();

@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use attune_domain::spec::Quantization;
+use attune_domain::{placement::Placement, spec::Quantization};
 use attune_model::{
     decoder::{Decoder, Step},
     nn::kv_cache::KvCache,
@@ -70,7 +70,7 @@ fn greedy_answers_are_those_of_transformers_token_for_token() {
     let text = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/greedy.json")).unwrap();
     let fixture: Fixture = serde_json::from_slice(&text).unwrap();
     assert_eq!(fixture.rows.len(), 20);
-    let decoder = Decoder::load(&folder, Quantization::None).unwrap();
+    let decoder = Decoder::load(&folder, Quantization::None, Placement::default()).unwrap();
     let rows: Vec<&Row> = fixture.rows.iter().collect();
     for (row, got) in rows.iter().zip(decode(&decoder, &rows)) {
         assert_eq!(got, row.greedy, "{}", row.prompt);

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use attune_domain::{
     architecture::PROJECTIONS,
+    placement::Placement,
     spec::{AdapterSpec, Quantization},
 };
 use attune_model::{
@@ -24,7 +25,7 @@ use tch::{Device, Kind, Tensor};
 
 fn decoder(family: &str, quantization: Quantization) -> Decoder {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(family);
-    Decoder::load(&folder, quantization).unwrap()
+    Decoder::load(&folder, quantization, Placement::default()).unwrap()
 }
 
 fn batch() -> PackedBatch {

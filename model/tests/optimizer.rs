@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use attune_domain::placement::Placement;
 use attune_model::{
     adapter::LoraAdapter,
     io::{tensor_file::TensorFile, weights},
@@ -58,7 +59,7 @@ fn the_state_of_another_adapter_is_refused() {
     let mut other = adapter().spec().clone();
     other.target_modules.pop();
     let architecture = weights::architecture(&testdata().join("tiny/llama")).unwrap();
-    let other = LoraAdapter::new(&architecture, other, 1).unwrap();
+    let other = LoraAdapter::new(&architecture, other, 1, Placement::default()).unwrap();
     AdamW::new(&other, AdamWOptions::default()).unwrap().save(&other, &path).unwrap();
     let refused = AdamW::load(&adapter(), AdamWOptions::default(), &path).unwrap_err().to_string();
     assert!(
@@ -67,9 +68,9 @@ fn the_state_of_another_adapter_is_refused() {
 }
 
 #[test]
-fn the_same_seed_draws_the_same_adapter_and_it_changes_nothing_yet() {
+fn the_same_seed_generates_the_same_adapter_and_it_changes_nothing_yet() {
     let architecture = weights::architecture(&testdata().join("tiny/llama")).unwrap();
-    let draw = |seed| LoraAdapter::new(&architecture, adapter().spec().clone(), seed).unwrap();
+    let draw = |seed| LoraAdapter::new(&architecture, adapter().spec().clone(), seed, Placement::default()).unwrap();
     let (one, same, other) = (draw(1), draw(1), draw(2));
     for (((name, a), (_, b)), (_, c)) in one.parameters().into_iter().zip(same.parameters()).zip(other.parameters()) {
         assert_eq!(a, b);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use attune_domain::{
     architecture::PROJECTIONS,
+    placement::Placement,
     spec::{AdapterSpec, Quantization, Schedule},
 };
 use attune_model::{
@@ -37,7 +38,7 @@ const IDS: [u32; 11] = [5, 90, 17, 3, 3, 120, 66, 41, 8, 77, 1];
 
 fn decoder(family: &str, quantization: Quantization) -> Decoder {
     let folder = testdata("tiny").join(family);
-    Decoder::load(&folder, quantization).unwrap()
+    Decoder::load(&folder, quantization, Placement::default()).unwrap()
 }
 
 /// Returns an adapter after one optimizer step on random gradients.
@@ -177,14 +178,14 @@ fn moments_in_eight_bits_go_the_same_way_in_a_third_of_the_memory_and_are_stored
 }
 
 #[test]
-fn weights_that_were_packed_before_give_the_same_decoder_and_a_torn_file_is_made_anew() {
+fn weights_that_were_packed_before_give_the_same_decoder_and_a_torn_file_is_made_again() {
     let folder = testdata("tiny/qwen2");
     let place = tempfile::tempdir().unwrap();
     let kinds =
         [Quantization::Int8, Quantization::Nf4 { double_quant: true }, Quantization::Nf4 { double_quant: false }];
     for (at, quantization) in kinds.into_iter().enumerate() {
         let cache = place.path().join(format!("packed/{at}.safetensors"));
-        let load = || Decoder::load_cached(&folder, quantization, Some(&cache)).unwrap();
+        let load = || Decoder::load_cached(&folder, quantization, Placement::default(), Some(&cache)).unwrap();
         let logits = |decoder: &Decoder| decoder.logits(&IDS, &[IDS.len()], None).unwrap();
         let want = logits(&decoder("qwen2", quantization));
         assert_eq!(logits(&load()), want);
@@ -195,7 +196,7 @@ fn weights_that_were_packed_before_give_the_same_decoder_and_a_torn_file_is_made
         assert_eq!(std::fs::read(&cache).unwrap().len(), written.len());
         // A file with another quantization is not used for this one.
         let other = kinds[(at + 1) % kinds.len()];
-        let other = Decoder::load_cached(&folder, other, Some(&cache)).unwrap();
+        let other = Decoder::load_cached(&folder, other, Placement::default(), Some(&cache)).unwrap();
         assert_ne!(logits(&other), want);
         assert_eq!(std::fs::read_dir(cache.parent().unwrap()).unwrap().count(), at + 1, "nothing else is left");
     }

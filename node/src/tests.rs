@@ -78,7 +78,7 @@ async fn described(base: &str, path: &str, folder: &Path) -> RemoteFile {
 }
 
 #[tokio::test]
-async fn a_broken_download_goes_on_where_it_broke() {
+async fn a_broken_download_continues_where_it_broke() {
     let (folder, seen) = (tempfile::tempdir().unwrap(), Arc::new(Seen::default()));
     let base = served(seen.clone()).await;
     let file = described(&base, "broken-once", folder.path()).await;
@@ -90,7 +90,7 @@ async fn a_broken_download_goes_on_where_it_broke() {
 }
 
 #[tokio::test]
-async fn a_busy_store_is_asked_again() {
+async fn a_busy_store_is_retried() {
     let (folder, seen) = (tempfile::tempdir().unwrap(), Arc::new(Seen::default()));
     let base = served(seen.clone()).await;
     let file = described(&base, "busy-once", folder.path()).await;

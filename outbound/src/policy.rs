@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_judged_by_what_it_says_itself() {
+    fn a_url_is_checked_by_what_it_says_itself() {
         let policy = Policy::default();
         for (text, refusal) in [
             ("hooks.example", Refusal::NotAUrl("relative URL without a base".into())),

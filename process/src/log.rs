@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_a_log_whose_reader_stands_still_drops_lines_and_holds_nobody_up() {
+    fn limit_a_log_whose_reader_stalls_drops_lines_and_delays_no_process() {
         let (release, held) = mpsc::channel();
         let (mut writer, log) = lossy(Stuck(held));
         let began = Instant::now();

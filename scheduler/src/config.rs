@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use attune_domain::bytes::Bytes;
+use attune_domain::{bytes::Bytes, spec::Quantization};
+use attune_inference::config::{self as inference, Prices};
 use attune_store::config::{DatabaseConfig, ObjectStoreConfig, WebhooksConfig};
 use figment::{
     Figment,
@@ -34,9 +35,12 @@ pub(crate) struct Config {
     /// The folder in which validation caches base models' text files, in the first provider's folder.
     #[serde(skip)]
     pub(crate) text_dir: PathBuf,
-    /// Settings for replicas.
+    /// Settings for replicas, and for the requests of batches.
     #[serde(default)]
     pub(crate) serving: Serving,
+    /// The prices; the rows of batches are charged like other answers.
+    #[serde(default)]
+    pub(crate) prices: Prices,
     /// Webhooks: events sent to users' endpoints.
     #[serde(default)]
     pub(crate) webhooks: WebhooksConfig,
@@ -123,11 +127,24 @@ pub(crate) struct LocalConfig {
 pub(crate) struct Serving {
     /// Seconds without a request after which a replica is stopped.
     pub(crate) idle_seconds: u64,
+    /// The API's setting of this name, for the requests of batches.
+    pub(crate) wait_seconds: u64,
+    /// The API's setting of this name, for the requests of batches.
+    #[serde(deserialize_with = "inference::quantization")]
+    pub(crate) base_quantization: Quantization,
 }
 
 impl Default for Serving {
     fn default() -> Self {
-        Self { idle_seconds: 900 }
+        let inference::Serving { wait_seconds, base_quantization } = inference::Serving::default();
+        Self { idle_seconds: 900, wait_seconds, base_quantization }
+    }
+}
+
+impl Serving {
+    /// Returns the settings for the requests of batches.
+    pub(crate) fn inference(&self) -> inference::Serving {
+        inference::Serving { wait_seconds: self.wait_seconds, base_quantization: self.base_quantization }
     }
 }
 
@@ -150,7 +167,8 @@ impl Config {
             .merge(Env::prefixed("ATTUNE_").filter(|key| is_ours(key.as_str())).split("__"))
             .extract()
             .map_err(Box::new)?;
-        config.settle_providers().map_err(|wrong| Box::new(figment::Error::from(wrong)))?;
+        let checked = config.settle_providers().and_then(|()| config.prices.check());
+        checked.map_err(|wrong| Box::new(figment::Error::from(wrong)))?;
         Ok(config)
     }
 
@@ -181,7 +199,7 @@ impl Config {
 /// Returns whether a variable is this program's; other `ATTUNE_` variables belong to other programs.
 fn is_ours(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    let sections = ["database__", "object_store__", "leases__", "local__", "serving__", "webhooks__"];
+    let sections = ["database__", "object_store__", "leases__", "local__", "prices__", "serving__", "webhooks__"];
     key == "api_url" || sections.iter().any(|section| key.starts_with(section))
 }
 
@@ -253,6 +271,7 @@ mod tests {
         assert_eq!((config.leases.heartbeat_seconds, config.leases.max_attempts), (10, 3));
         let [ProviderConfig::Local(local)] = &config.providers[..] else { panic!("not one provider") };
         assert_eq!((local.max_concurrent_runs, config.serving.idle_seconds), (1, 900));
+        assert_eq!((config.serving.inference(), config.prices), (inference::Serving::default(), Prices::default()));
         assert_eq!((local.name.as_str(), config.text_dir.as_path()), ("local", Path::new("/tmp/node/text")));
         assert!(local.memory() > Bytes(0));
         assert!(local.thread_count() > 0);
@@ -287,6 +306,21 @@ mod tests {
         assert!(refused.contains("work_dirs"), "{refused}");
         let refused = read(&format!("{LEAST}\n{PROVIDER}\nname = 'spare'\nusd_per_hour = -0.5")).unwrap_err();
         assert!(refused.contains("spare.usd_per_hour: -0.5"), "{refused}");
+    }
+
+    #[test]
+    fn the_requests_of_batches_have_the_settings_of_the_api() {
+        let sections = "[serving]\nwait_seconds = 7\nbase_quantization = 'int8'\n\
+                        [prices]\nusd_per_million_input_tokens = 2.5";
+        let config = read(&format!("{LEAST}\n{LOCAL}\n{sections}")).unwrap();
+        let wanted = inference::Serving { wait_seconds: 7, base_quantization: Quantization::Int8 };
+        assert_eq!((config.serving.inference(), config.serving.idle_seconds), (wanted, 900));
+        assert_eq!(config.prices, Prices { usd_per_million_input_tokens: 2.5, ..Prices::default() });
+        let refused = |sections: &str| read(&format!("{LEAST}\n{LOCAL}\n{sections}")).unwrap_err();
+        let price = refused("[prices]\nusd_per_million_output_tokens = -1");
+        assert!(price.contains("prices: -1 is not from 0 to 1000000000"), "{price}");
+        let name = refused("[serving]\nbase_quantization = 'int7'");
+        assert!(name.contains("'int7' is not one of"), "{name}");
     }
 
     #[test]

@@ -94,14 +94,14 @@ mod tests {
     }
 
     #[test]
-    fn silence_of_a_lease_is_judged_and_its_cause_is_the_runs() {
+    fn a_lease_without_heartbeats_is_checked_and_its_cause_is_the_runs() {
         let (hearing, _) = heard_for(60);
         assert!(hearing.is_stale(46.0) && hearing.covers(46.0));
         assert!(!hearing.is_stale(44.0));
     }
 
     #[test]
-    fn attack_a29_after_a_pause_of_its_own_or_of_the_database_a_lease_passes_before_anybody_is_judged() {
+    fn attack_a29_after_a_pause_of_its_own_or_of_the_database_a_lease_passes_before_any_run_is_checked() {
         let (mut hearing, mut now) = heard_for(600);
         now += Duration::from_secs(65);
         hearing.note(true, now);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn attack_a13_while_the_api_is_away_nobody_is_judged() {
+    fn attack_a13_while_the_api_is_away_no_run_is_checked() {
         let (mut hearing, mut now) = heard_for(600);
         for _ in 0..100 {
             now += PERIOD + ANSWERS_WITHIN;

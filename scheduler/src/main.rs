@@ -1,10 +1,12 @@
-//! The scheduler: everything asynchronous. Validation, dispatch, replicas, repair, webhooks, cleanup.
+//! The scheduler: everything asynchronous. Validation, dispatch, replicas, batches, repair, webhooks, cleanup.
 //!
 //! Queue messages wake it, rows decide, and the providers run processes. It serves no requests and communicates with
 //! the API only through rows, apart from a health check.
 
 /// The context that all tasks share.
 mod app;
+/// The execution of batches.
+mod batches;
 /// The configuration.
 mod config;
 /// Errors.
@@ -28,6 +30,7 @@ mod worker;
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use attune_inference::context::Inference;
 use attune_store::{
     config::DatabaseConfig,
     db::{self, Leadership},
@@ -36,11 +39,15 @@ use attune_store::{
 };
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     app::App,
+    batches::work,
     config::Config,
     liveness::ApiProbe,
     providers::registry::Providers,
@@ -131,9 +138,11 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let providers = Providers::open(&config.providers, &config.api_url, &wake)?;
     let cache_dir = config.text_dir;
     std::fs::create_dir_all(&cache_dir).with_context(|| format!("{}", cache_dir.display()))?;
+    let objects = Objects::new(&config.object_store);
+    let inference = Inference::new(pool.clone(), objects.clone(), config.serving.inference(), config.prices)?;
     let app = App {
         pool,
-        objects: Objects::new(&config.object_store),
+        objects,
         api: ApiProbe::new(&config.api_url).context("creating the API probe")?,
         providers,
         leases: config.leases,
@@ -152,6 +161,11 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     tasks.spawn(worker::work::<EnsureReplica>(app.clone(), queue_pool, stop.clone()));
     tasks.spawn(reconciler::reconcile(app.clone(), stop.clone()));
     tasks.spawn(sweeper::sweep(app.clone(), stop.clone()));
+    for _ in 0..work::WORKERS {
+        tasks.spawn(work::work(inference.clone(), stop.clone()));
+    }
+    let (meter, writing_pool) = (inference.meter.clone(), app.pool.clone());
+    let writing = AbortOnDropHandle::new(tokio::spawn(async move { meter.write_on(writing_pool).await }));
     match sender {
         Some(sender) => drop(tasks.spawn(webhooks::deliver(sender, stop.clone()))),
         None => tracing::warn!("webhooks.secret_key is not set: no webhooks are sent"),
@@ -164,8 +178,11 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     if tokio::time::timeout(STOP_PATIENCE, tasks.wait()).await.is_err() {
         tracing::warn!("some tasks did not finish; they are retried at the next start");
     }
+    writing.abort();
+    let written = inference.meter.write(&app.pool).await.context("the last usage could not be written");
     kept?;
-    reconciler::hand_back(&app).await.context("requeueing the runs")
+    reconciler::hand_back(&app).await.context("requeueing the runs")?;
+    written
 }
 
 /// Waits until no other scheduler holds this database's lock.

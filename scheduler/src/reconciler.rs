@@ -10,7 +10,8 @@
 //! - a job that was paused for lack of funds that are available again: queued again
 //!
 //! A node's row names its provider. The row is compared with that provider's processes, and its process is stopped
-//! there. A node whose provider is not configured is left alone.
+//! there. A node whose provider is not configured is left alone, and so is, for one pass, a node whose provider cannot
+//! list its processes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
-    error::SchedulerError,
+    error::{ProviderError, SchedulerError},
     liveness::Hearing,
     providers::provider::{Process, Provider},
 };
@@ -94,8 +95,11 @@ pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
                 }
             }
         }
-        if let Err(error) = pass(&app, &mut memory).await {
-            tracing::warn!(error = chain(&error), "a pass of the reconciler failed; retrying in the next one");
+        match pass(&app, &mut memory).await {
+            Ok(unlisted) => unlisted.iter().for_each(Unlisted::log),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "a pass of the reconciler failed; retrying in the next one")
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -138,12 +142,37 @@ impl Survey<'_> {
     }
 }
 
+/// A provider that could not list its processes.
+#[derive(Debug)]
+pub(crate) struct Unlisted {
+    /// The provider's name.
+    pub(crate) provider: String,
+    /// The provider's error.
+    pub(crate) error: ProviderError,
+}
+
+impl Unlisted {
+    fn log(&self) {
+        let error = chain(&self.error);
+        tracing::warn!(provider = self.provider, error, "a provider's runs and replicas are not checked in this pass");
+    }
+}
+
+/// The processes and the rows of each provider, and the providers without a list of processes.
+struct Surveyed<'a> {
+    surveys: Vec<Survey<'a>>,
+    unlisted: Vec<Unlisted>,
+}
+
 /// Returns the processes and the rows of each provider.
-async fn survey(app: &App) -> Result<Vec<Survey<'_>>, SchedulerError> {
+async fn survey(app: &App) -> Result<Surveyed<'_>, SchedulerError> {
     // List processes first: whatever one reported before it ended is in the rows by then.
-    let mut listed = Vec::new();
+    let (mut listed, mut unlisted) = (Vec::new(), Vec::new());
     for provider in app.providers.all() {
-        listed.push((provider, provider.list().await?));
+        match provider.list().await {
+            Ok(processes) => listed.push((provider, processes)),
+            Err(error) => unlisted.push(Unlisted { provider: provider.name().to_owned(), error }),
+        }
     }
     let mut conn = app.single().await?;
     let mut surveys = Vec::new();
@@ -152,7 +181,7 @@ async fn survey(app: &App) -> Result<Vec<Survey<'_>>, SchedulerError> {
         let replicas = replicas_at(&mut conn, provider.name()).await?;
         surveys.push(Survey { provider: provider.as_ref(), processes, runs, replicas });
     }
-    Ok(surveys)
+    Ok(Surveyed { surveys, unlisted })
 }
 
 /// Returns the active replicas on the provider's nodes.
@@ -162,21 +191,25 @@ async fn replicas_at(conn: &mut PgConnection, provider: &str) -> Result<Vec<Repl
     Ok(replicas.filter(|replica| replica.node_id.is_some_and(|id| nodes.contains(&id))).collect())
 }
 
-/// Runs one pass.
-pub(crate) async fn pass(app: &App, memory: &mut Memory) -> Result<(), SchedulerError> {
+/// Runs one pass, and returns the providers whose runs and replicas it did not check.
+///
+/// # Errors
+/// [`SchedulerError`]: the next pass tries again.
+pub(crate) async fn pass(app: &App, memory: &mut Memory) -> Result<Vec<Unlisted>, SchedulerError> {
     let api_answers = app.api.answers().await;
     let _placing = app.placing.lock().await;
-    let surveys = survey(app).await?;
+    let surveyed = survey(app).await?;
     memory.hearing.note(api_answers, Instant::now());
 
-    for survey in &surveys {
+    for survey in &surveyed.surveys {
         end_lost(app, survey, &memory.hearing).await?;
     }
-    stop_unnamed(&surveys, &mut memory.outliving).await?;
+    stop_unnamed(&surveyed, &mut memory.outliving).await?;
     release_orphans(app).await?;
     log_unconfigured(app, &mut memory.unconfigured).await?;
     release_affordable(app).await?;
-    push_again(app).await
+    push_again(app).await?;
+    Ok(surveyed.unlisted)
 }
 
 /// Ends the provider's lost runs, its lost replicas, and its idle replicas.
@@ -299,11 +332,12 @@ pub(crate) async fn stop_idle_replicas(app: &App) -> Result<(), SchedulerError> 
 
 /// Stops the processes that no active row of their own provider names.
 async fn stop_unnamed(
-    surveys: &[Survey<'_>],
+    Surveyed { surveys, unlisted }: &Surveyed<'_>,
     outliving: &mut HashMap<(String, String), Instant>,
 ) -> Result<(), SchedulerError> {
     outliving.retain(|(provider, handle), _| {
-        surveys.iter().any(|survey| survey.provider.name() == provider && survey.process(handle).is_some())
+        unlisted.iter().any(|unlisted| unlisted.provider == *provider)
+            || surveys.iter().any(|survey| survey.provider.name() == provider && survey.process(handle).is_some())
     });
     for survey in surveys {
         for process in survey.processes.iter().filter(|process| !survey.is_named(process)) {

@@ -54,11 +54,19 @@ struct Remembers {
     memory: Bytes,
     processes: Mutex<BTreeMap<String, Option<String>>>,
     refuses: bool,
+    /// True while it cannot list its processes.
+    is_unlisted: AtomicBool,
 }
 
 impl Default for Remembers {
     fn default() -> Self {
-        Self { name: "local", memory: Bytes::mib(900), processes: Mutex::default(), refuses: false }
+        Self {
+            name: "local",
+            memory: Bytes::mib(900),
+            processes: Mutex::default(),
+            refuses: false,
+            is_unlisted: AtomicBool::new(false),
+        }
     }
 }
 
@@ -102,6 +110,10 @@ impl Provider for Remembers {
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Process>, ProviderError>> {
+        if self.is_unlisted.load(Ordering::Relaxed) {
+            let error = ProviderError { action: "listing the processes".into(), cause: "no route to host".into() };
+            return Box::pin(async { Err(error) });
+        }
         let processes = self.processes.lock().unwrap();
         let all = processes.iter().map(|(h, e)| Process { handle: h.clone(), ended: e.clone() }).collect();
         Box::pin(async { Ok(all) })
@@ -178,7 +190,13 @@ impl House {
     }
 
     async fn reconcile(&self) {
-        reconciler::pass(&self.app, &mut *self.memory.lock().await).await.unwrap();
+        assert_eq!(self.unlisted().await, [""; 0]);
+    }
+
+    /// Reconciles, and returns the names of the providers that could not list their processes.
+    async fn unlisted(&self) -> Vec<String> {
+        let unlisted = reconciler::pass(&self.app, &mut *self.memory.lock().await).await.unwrap();
+        unlisted.into_iter().map(|unlisted| unlisted.provider).collect()
     }
 
     async fn queued(&self) -> JobId {
@@ -258,7 +276,7 @@ async fn lost_messages_are_sent_again(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn after_a_restart_the_job_goes_on_from_its_last_checkpoint(pool: PgPool) {
+async fn after_a_restart_the_job_continues_from_its_last_checkpoint(pool: PgPool) {
     let house = House::new(pool, Remembers::default()).await;
     let id = house.queued().await;
     house.dispatch(id).await;
@@ -295,7 +313,7 @@ async fn a_trainer_that_died_leaves_its_last_words_in_the_jobs_events(pool: PgPo
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_silent_trainer_is_ended_and_a_talking_one_is_not(pool: PgPool) {
+async fn an_unresponsive_trainer_is_ended_and_a_reporting_one_is_not(pool: PgPool) {
     let house = House::new(pool, Remembers::default()).await;
     let id = house.queued().await;
     house.dispatch(id).await;
@@ -310,7 +328,7 @@ async fn a_silent_trainer_is_ended_and_a_talking_one_is_not(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn attack_a13_while_the_api_is_away_nobody_is_given_up_and_no_attempt_counts(pool: PgPool) {
+async fn attack_a13_while_the_api_is_away_no_run_is_declared_lost_and_no_attempt_counts(pool: PgPool) {
     let house = House::new(pool, Remembers::default()).await;
     let id = house.queued().await;
     house.dispatch(id).await;
@@ -359,7 +377,7 @@ async fn a_cancel_that_the_trainer_does_not_obey_ends_it(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_job_whose_budget_is_spent_is_not_started_and_goes_on_when_it_is_raised(pool: PgPool) {
+async fn a_job_whose_budget_is_spent_is_not_started_and_continues_when_it_is_raised(pool: PgPool) {
     let house = House::new(pool, Remembers::default()).await;
     let id = house.queued().await;
     let mut conn = house.app.pool.acquire().await.unwrap();
@@ -389,7 +407,7 @@ async fn a_process_that_no_row_names_is_stopped_after_a_while(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn an_idle_replica_makes_room_for_a_job(pool: PgPool) {
+async fn an_idle_replica_is_evicted_for_a_job(pool: PgPool) {
     let house = House::new(pool, Remembers::default()).await;
     let mut conn = house.app.pool.acquire().await.unwrap();
     let replica_id =
@@ -443,7 +461,7 @@ async fn an_orderly_stop_hands_the_jobs_back_and_counts_for_nothing(pool: PgPool
 }
 
 #[sqlx::test(migrations = false)]
-async fn limit_a_check_that_ends_its_process_is_not_tried_for_ever(pool: PgPool) {
+async fn limit_a_check_that_ends_its_process_is_not_tried_without_end(pool: PgPool) {
     let house = House::new(pool, Remembers::default()).await;
     let mut conn = house.app.pool.acquire().await.unwrap();
     let id = new_job(&mut conn, house.seed).await.unwrap();

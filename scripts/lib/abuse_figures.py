@@ -40,7 +40,7 @@ def outcomes(log):
 
 
 def right(tests, prefix):
-    """Tells whether there are tests of `prefix` and all of them passed."""
+    """Returns whether there are tests of `prefix` and all of them passed."""
     passed = [ok for name, ok in tests.items() if f"{prefix}_" in name]
     return bool(passed) and all(passed)
 

@@ -30,6 +30,7 @@ PAGES = [
     ("files_to_add_a_provider", "adding-a-provider.md"),
     ("files_to_add_a_metric", "adding-a-metric.md"),
     ("files_to_add_an_export", "adding-an-export.md"),
+    ("files_to_add_a_device_kernel", "adding-a-device-kernel.md"),
 ]
 TEXTS = {"description", "summary", "example", "examples"}
 

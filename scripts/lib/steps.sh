@@ -1,4 +1,4 @@
-# Shared by every script here: where things lie, and how a step is run and reported.
+# Shared by every script here: where things are, and how a step is run and reported.
 #
 # Sourced, never run. Leans on bash, coreutils and util-linux's flock; nothing else.
 
@@ -147,7 +147,7 @@ take() {
     case $said in
         *"No space left"*) fail "no space left on the disk of $CACHE" ;;
         *) rm -f "$1"; fail "$said
-The file was removed; run this again to fetch it anew." ;;
+The file was removed; run this again to fetch it again." ;;
     esac
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use attune_domain::{bytes::Bytes, serve::Sampling, spec::Quantization};
+use attune_domain::{bytes::Bytes, placement::Placement, serve::Sampling, spec::Quantization};
 use attune_model::decoder::Decoder;
 use attune_serving::decoding::{
     engine::{self, EngineHandle, Limits},
@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     let threads: i32 = arguments.next().map_or(Ok(2), |text| text.parse())?;
     tch::set_num_threads(threads);
     let began = Instant::now();
-    let decoder = Decoder::load(&folder, Quantization::None)?;
+    let decoder = Decoder::load(&folder, Quantization::None, Placement::default())?;
     println!("loaded in {:.1} s, {threads} threads", began.elapsed().as_secs_f64());
     let limits = Limits { max_batch: 16, kv_memory: Bytes::mib(2048), max_wait: Duration::from_secs(60) };
     let (engine, _ended) = engine::start(decoder, limits)?;

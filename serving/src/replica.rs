@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use attune_domain::{
     bytes::Bytes,
+    placement::Placement,
     run::Directive,
     serve::{CONTRACT_VERSION, ReplicaReply, ReplicaReport, ServeSpec},
     spec::Quantization,
@@ -197,7 +198,7 @@ fn load(
 ) -> anyhow::Result<(Decoder, TextModel)> {
     tch::set_num_threads(threads);
     let text = TextModel::open(folder).context("the base's tokenizer or chat template cannot be used")?;
-    let decoder = Decoder::load_served(folder, quantization, packed, Hold::Unpacked)
+    let decoder = Decoder::load_served(folder, quantization, Placement::default(), packed, Hold::Unpacked)
         .context("the base's weights cannot be used")?;
     Ok((decoder, text))
 }

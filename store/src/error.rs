@@ -1,10 +1,8 @@
 //! Errors, by how a caller can handle them.
 
-use attune_domain::{
-    batch::IllegalBatchStep,
-    job::{IllegalTransition, PauseReason},
-    spec::Quantization,
-};
+use std::str::FromStr;
+
+use attune_domain::{batch::IllegalBatchStep, job::IllegalTransition, spec::Quantization};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -212,12 +210,9 @@ pub(crate) fn quantization(column: &'static str, name: &str) -> Result<Quantizat
         .ok_or_else(|| StoreError::Corrupt { column, cause: format!("'{name}' names no quantization").into() })
 }
 
-/// Parses `job.pause_reason`.
-pub(crate) fn pause_reason(name: &str) -> Result<PauseReason, StoreError> {
-    PauseReason::from_name(name).ok_or_else(|| StoreError::Corrupt {
-        column: "job.pause_reason",
-        cause: format!("'{name}' is no reason").into(),
-    })
+/// Parses a column that holds the name of an enum's variant; `noun` is the enum's, for the error.
+pub(crate) fn named<T: FromStr>(column: &'static str, name: &str, noun: &str) -> Result<T, StoreError> {
+    name.parse().map_err(|_| StoreError::Corrupt { column, cause: format!("'{name}' is no {noun}").into() })
 }
 
 /// Serializes a JSON column.

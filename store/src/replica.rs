@@ -11,6 +11,7 @@ use attune_domain::{
     text::tenant_text::for_tenant,
 };
 use sqlx::PgConnection;
+use strum::EnumString;
 use uuid::Uuid;
 
 use crate::{
@@ -26,7 +27,8 @@ use crate::{
 };
 
 /// The state of a replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString)]
+#[strum(serialize_all = "snake_case")]
 pub enum ReplicaState {
     /// Requested, not launched yet.
     Wanted,
@@ -130,7 +132,8 @@ pub async fn ensure_for(
 /// Pushes an event to the project that had the replica started, if there is one.
 async fn tell(tx: &mut PgConnection, id: ReplicaId, event: EventType) -> Result<(), StoreError> {
     let row = sqlx::query!(
-        "select wanted_by, base_model.name as model, quantization, error from replica join base_model using (base_model_id)
+        "select wanted_by, base_model.name as model, quantization, error
+         from replica join base_model using (base_model_id)
          where replica_id = $1",
         id.uuid(),
     )
@@ -224,12 +227,7 @@ impl TryFrom<Row> for Replica {
                 quantization: quantization("replica.quantization", &row.quantization)?,
             },
             node_id: row.node_id.map(NodeId::new),
-            state: match row.state.as_str() {
-                "wanted" => ReplicaState::Wanted,
-                "launching" => ReplicaState::Launching,
-                "ready" => ReplicaState::Ready,
-                _ => ReplicaState::Ended,
-            },
+            state: row.state.parse().unwrap_or(ReplicaState::Ended),
             address: row.address,
             token: row.token,
             error: row.error,

@@ -1,12 +1,16 @@
 //! Rows for tests, written through this crate's own functions where possible, and simulated time.
 
+use std::collections::BTreeMap;
+
 use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
     dataset::RowFormat,
+    file_facts::FileFacts,
     id::{BaseModelId, FileId, JobId, ProjectId, ReplicaId, RunId},
     job::JobEvent,
-    run::{Blob, Gate, Plan, Report, RunEvent, StepMetrics},
+    placement::Placement,
+    run::{Blob, Gate, Plan, Report, RunEvent, StepMetrics, metric::MetricName},
     spec::{Requested, TrainSpec},
 };
 use sqlx::{PgConnection, PgPool};
@@ -21,7 +25,7 @@ use crate::{
         objects::Objects,
     },
     ids,
-    jobs::job::{self, FileFacts, NewJob, Step, TokenFacts},
+    jobs::job::{self, NewJob, Step, TokenFacts},
     queue::Task,
     runs::{
         node::NewNode,
@@ -113,7 +117,6 @@ pub async fn new_job(tx: &mut PgConnection, seed: Seed) -> Result<JobId, StoreEr
         suffix: Some("mail".into()),
         metadata: serde_json::json!({}),
         spec,
-        requested: serde_json::json!({}),
         api_key_id: None,
         micro_usd_per_million_tokens: 0,
         max_micro_usd: None,
@@ -145,6 +148,7 @@ pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, St
         checkpointing: false,
         threads: 2,
         predicted_peak: Bytes::mib(400),
+        placement: Placement::default(),
     };
     let node = NewNode {
         provider: "local".into(),
@@ -189,19 +193,21 @@ pub const fn started() -> RunEvent {
 
 /// Returns the event of a completed optimizer step.
 #[must_use]
-pub const fn stepped(step: u64) -> RunEvent {
+pub fn stepped(step: u64) -> RunEvent {
     RunEvent::Step(StepMetrics {
         step,
         total_steps: 75,
-        epoch: 0.1,
         train_loss: 0.81,
-        train_mean_token_accuracy: 0.7,
-        grad_norm: 1.0,
-        learning_rate: 2e-4,
         tokens: 200,
         trained_tokens: 80,
         step_ms: 100,
         peak_memory: Bytes::mib(380),
+        metrics: BTreeMap::from([
+            (MetricName::Epoch, 0.1),
+            (MetricName::TrainMeanTokenAccuracy, 0.7),
+            (MetricName::LearningRate, 2e-4),
+            (MetricName::GradNorm, 1.0),
+        ]),
     })
 }
 

@@ -57,7 +57,9 @@ macro_rules! row {
             sqlx::query!("select from " + $from + " for update", $($id),+).fetch_optional(&mut *$db).await?;
         }
         // A separate statement, so that it sees what was written while this one waited for the lock.
-        sqlx::query_scalar!("select xmin::text as \"version!\" from " + $from, $($id),+).fetch_optional(&mut *$db).await?
+        sqlx::query_scalar!("select xmin::text as \"version!\" from " + $from, $($id),+)
+            .fetch_optional(&mut *$db)
+            .await?
     }};
 }
 

@@ -61,15 +61,15 @@ async fn adapters_have_versions_that_are_exported_imported_and_promoted() {
     let first = train(&platform, &tiny::rows(24)).await;
     let second = train(&platform, &tiny::rows(24).replace("\\\"ok\\\": true", "\\\"no\\\": false")).await;
 
-    versions_and_manifests_tell_where_they_come_from(&platform, &first, &second).await;
+    versions_and_manifests_show_where_they_come_from(&platform, &first, &second).await;
     let folder = an_archive_is_the_folder(&platform, &first).await;
     an_exported_adapter_comes_back_and_answers_the_same(&platform, &folder).await;
-    what_is_wrong_with_a_folder_is_told_all_at_once(&platform, &folder).await;
+    what_is_wrong_with_a_folder_is_reported_all_at_once(&platform, &folder).await;
     an_alias_moves_under_load_and_the_base_never_answers(&platform, &first, &second).await;
     what_an_alias_names_stays_and_what_is_deleted_is_gone(&platform, &first).await;
 }
 
-async fn versions_and_manifests_tell_where_they_come_from(platform: &Platform, first: &str, second: &str) {
+async fn versions_and_manifests_show_where_they_come_from(platform: &Platform, first: &str, second: &str) {
     let versions = get(platform, "/v1/adapters/house/versions").await;
     let told: Vec<_> = versions["data"].as_array().unwrap().iter().map(|v| (&v["version"], &v["model"])).collect();
     assert_eq!(told, [(&json!(2), &json!(second)), (&json!(1), &json!(first))]);
@@ -183,7 +183,7 @@ fn with_header(folder: &Folder, from: &str, to: &str) -> Folder {
     with(folder, "adapter_model.safetensors", changed)
 }
 
-async fn what_is_wrong_with_a_folder_is_told_all_at_once(platform: &Platform, exported: &Folder) {
+async fn what_is_wrong_with_a_folder_is_reported_all_at_once(platform: &Platform, exported: &Folder) {
     const TENSORS: &str = "adapter_model.safetensors";
     let good = without(exported, "attune_manifest.json");
     let bytes = good[TENSORS].clone();

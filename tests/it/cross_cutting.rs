@@ -29,7 +29,7 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_are_repeated_conditioned_limited_and_told_apart() {
+async fn requests_are_repeated_conditioned_limited_and_distinguished() {
     let platform = Platform::start_with(&format!(
         "[rate_limits]\nrequests_per_minute = {REQUESTS_PER_MINUTE}\n\
          [cors]\nallowed_origins = ['https://app.example.org']\n"
@@ -38,7 +38,7 @@ async fn requests_are_repeated_conditioned_limited_and_told_apart() {
     platform.import_tiny().unwrap();
     let file = platform.upload(&tiny::rows(8)).unwrap();
     of_eight_twins_one_makes_a_job(&platform, &file).await;
-    a_key_stands_for_one_request(&platform, &file).await;
+    a_key_represents_one_request(&platform, &file).await;
     a_repeated_upload_is_one_file(&platform).await;
     what_is_known_is_not_sent_again(&platform, &file).await;
     of_eight_changes_to_one_version_one_is_made(&platform).await;
@@ -75,7 +75,7 @@ async fn of_eight_twins_one_makes_a_job(platform: &Platform, file: &str) {
     assert_eq!(header(&replayed, "content-type"), "application/json");
 }
 
-async fn a_key_stands_for_one_request(platform: &Platform, file: &str) {
+async fn a_key_represents_one_request(platform: &Platform, file: &str) {
     let ask = |path: &str, body: &Value, key: &str| {
         request(platform, Method::POST, path).header("Idempotency-Key", key).json(body).send()
     };

@@ -24,7 +24,7 @@ async fn estimate(platform: &Platform, job: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_takes_what_its_estimate_said_and_leaves_its_metrics_and_its_usage() {
+async fn a_job_takes_what_its_estimate_stated_and_leaves_its_metrics_and_its_usage() {
     let platform = Platform::start().unwrap();
     platform.import_tiny().unwrap();
     let file = platform.upload(&tiny::rows(24)).unwrap();

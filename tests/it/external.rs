@@ -127,7 +127,7 @@ async fn case_19_a_job_over_an_external_database_and_an_s3_that_refuses_checksum
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_19_an_answer_says_what_the_object_store_said() {
+async fn case_19_an_answer_has_the_message_of_the_object_store() {
     let store = S3Store::start(&[]);
     let platform = Platform::start_with(&store.settings()).unwrap();
     for (how, status, code, said) in [

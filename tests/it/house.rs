@@ -72,7 +72,7 @@ async fn a_file_becomes_an_adapter_that_answers_and_is_exported() {
     assert!(model.starts_with("ft:tiny:default:house:"), "{model}");
     assert!(done["trained_tokens"].as_u64().unwrap() > 0, "{done}");
 
-    the_events_tell_the_story(&platform, &id).await;
+    the_events_show_the_story(&platform, &id).await;
     the_tuned_model_learned_what_the_base_does_not_know(&platform, model).await;
     a_checkpoint_answers_as_well(&platform, &id, model).await;
     the_export_is_a_peft_folder(&platform, model);
@@ -80,7 +80,7 @@ async fn a_file_becomes_an_adapter_that_answers_and_is_exported() {
     platform.stop(Signal::SIGTERM).unwrap();
 }
 
-async fn the_events_tell_the_story(platform: &Platform, id: &str) {
+async fn the_events_show_the_story(platform: &Platform, id: &str) {
     let path = format!("/v1/fine_tuning/jobs/{id}/events?limit=100");
     let (_, events) = platform.call(Method::GET, &path, None).await.unwrap();
     let events = events["data"].as_array().unwrap();
@@ -148,11 +148,11 @@ fn the_export_is_a_peft_folder(platform: &Platform, model: &str) {
     check.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/python/check_peft.py"));
     check.arg(platform.folder().path("tiny")).arg(&folder).args(["question 3", tiny::ANSWER]);
     platform.run_client(&mut check).unwrap();
-    a_pull_goes_on_where_it_was(platform, model, &bytes);
+    a_pull_continues_where_it_was(platform, model, &bytes);
 }
 
 /// Checks that a pull resumes: downloaded bytes are kept, and other content is removed.
-fn a_pull_goes_on_where_it_was(platform: &Platform, model: &str, whole: &[u8]) {
+fn a_pull_continues_where_it_was(platform: &Platform, model: &str, whole: &[u8]) {
     let (folder, half) = (platform.folder().path("pulled"), platform.folder().path("pulled.part"));
     fs::create_dir(&half).unwrap();
     fs::write(half.join("adapter_model.safetensors"), &whole[..whole.len() / 2]).unwrap();

@@ -7,7 +7,7 @@ use attune_tests::platform::Platform;
 use crate::openai_client::python;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_official_client_is_answered_in_every_way_it_asks() {
+async fn the_official_client_is_answered_in_every_way() {
     let platform = Platform::start().unwrap();
     platform.import_tiny().unwrap();
     platform.import_tiny_with_tools().unwrap();

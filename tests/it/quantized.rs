@@ -70,12 +70,12 @@ async fn an_adapter_is_served_over_the_quantization_that_it_was_trained_over() {
     let checkpoint = checkpoints["data"][0]["fine_tuned_model_checkpoint"].as_str().unwrap();
     assert_eq!(scores(&platform, checkpoint).await.1, fingerprint, "a checkpoint as well");
 
-    the_quantization_is_told_everywhere(&platform, &id, &over_nf4).await;
+    the_quantization_is_shown_everywhere(&platform, &id, &over_nf4).await;
     an_import_keeps_it_or_says_another(&platform, &over_nf4, &tuned, &fingerprint).await;
     a_job_that_continues_keeps_it(&platform, &over_nf4).await;
 }
 
-async fn the_quantization_is_told_everywhere(platform: &Platform, job: &str, model: &str) {
+async fn the_quantization_is_shown_everywhere(platform: &Platform, job: &str, model: &str) {
     let nf4 = json!({"type": "nf4", "double_quant": true});
     assert_eq!(get(platform, &format!("/v1/adapters/{model}")).await["quantization"], nf4);
     let manifest = get(platform, &format!("/v1/adapters/{model}/manifest")).await;

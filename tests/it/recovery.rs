@@ -67,7 +67,7 @@ pub(crate) async fn story(platform: &Platform, id: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_trainer_is_followed_by_one_that_goes_on_from_the_checkpoint() {
+async fn a_killed_trainer_is_followed_by_one_that_continues_from_the_checkpoint() {
     let (platform, id) = with_job().await;
     steps_done(&platform, &id, 25).await;
     kill(process(&platform, "attune-trainer"), Signal::SIGKILL).unwrap();
@@ -78,7 +78,7 @@ async fn a_killed_trainer_is_followed_by_one_that_goes_on_from_the_checkpoint() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_scheduler_takes_its_trainer_along_and_the_job_goes_on() {
+async fn a_killed_scheduler_takes_its_trainer_along_and_the_job_continues() {
     let (platform, id) = with_job().await;
     steps_done(&platform, &id, 15).await;
     kill(process(&platform, "attune-scheduler"), Signal::SIGKILL).unwrap();

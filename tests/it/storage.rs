@@ -12,7 +12,7 @@ async fn upload(tenant: &Tenant, mark: u8, mib: usize) -> (u16, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limit_storage_of_a_project_is_held_by_requests_at_once_at_every_door() {
+async fn limit_storage_of_a_project_is_held_by_requests_at_once_at_every_entry_point() {
     let platform = Platform::start_with("[limits]\nstorage_bytes = 4194304\nstorage_objects = 6\n").unwrap();
     let (tenant, other) =
         (Tenant::new(&platform, "full").await.unwrap(), Tenant::new(&platform, "other").await.unwrap());

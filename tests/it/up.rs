@@ -91,7 +91,7 @@ async fn parts_of_an_upload_that_kill_9_cuts_off_are_removed_by_the_next_start()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_door_that_dies_is_started_again() {
+async fn a_binary_that_dies_is_started_again() {
     let platform = Platform::start().unwrap();
     let api: Vec<_> = platform.descendants().unwrap().into_iter().filter(|(_, c)| c.contains("attune-api")).collect();
     assert_eq!(api.len(), 1);

@@ -155,7 +155,7 @@ async fn events_reach_receivers_and_the_official_libraries_verify_them() {
     let done = platform.ended(&id, Duration::from_secs(120)).await.unwrap();
     assert_eq!(done["status"], "succeeded", "{done}\n{}", platform.folder().log());
 
-    let mut signed = every_step_is_told(&platform, &receiver, &id, &all.1).await;
+    let mut signed = every_step_is_reported(&platform, &receiver, &id, &all.1).await;
     a_failure_is_tried_again_and_a_wait_is_kept(&platform, &receiver, (&flaky, &later)).await;
     gone_is_gone_and_moved_is_not_followed(&platform, &receiver, (&gone.0, &moved.0)).await;
     a_delivery_is_replayed(&platform, &receiver, &flaky).await;
@@ -173,7 +173,7 @@ fn signed(received: &Received, secret: &str, valid: bool) -> Value {
     json!({"secret": secret, "headers": headers, "body": received.body, "valid": valid})
 }
 
-async fn every_step_is_told(platform: &Platform, receiver: &Receiver, id: &str, secret: &str) -> Vec<Value> {
+async fn every_step_is_reported(platform: &Platform, receiver: &Receiver, id: &str, secret: &str) -> Vec<Value> {
     let begun = Instant::now();
     let is_told = |name: &str| receiver.at("/all").iter().any(|r| r.event()["type"] == name);
     while !is_told("fine_tuning.job.succeeded") {

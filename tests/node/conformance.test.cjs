@@ -75,7 +75,7 @@ test('an upload comes in parts', async () => {
   assert.equal((await client.uploads.cancel(left.id)).status, 'cancelled');
 });
 
-test('a job is filled in, listed and told about', async () => {
+test('a job is filled in, listed and reported', async () => {
   assert.match(job.fine_tuned_model, /^ft:tiny:.*:node:/);
   assert.equal(job.method.supervised.hyperparameters.n_epochs, 6);
   assert.ok(job.trained_tokens > 0 && job.finished_at >= job.created_at && job.error === null);
@@ -90,7 +90,7 @@ test('a job is filled in, listed and told about', async () => {
   assert.match(await (await client.files.content(results[0])).text(), /^step,train_loss/);
 });
 
-test('a job pauses, goes on and is cancelled', async () => {
+test('a job pauses, resumes and is cancelled', async () => {
   const made = await client.fineTuning.jobs.create({
     model: 'tiny', training_file: file.id,
     method: { type: 'supervised', supervised: { hyperparameters: { n_epochs: 40, batch_size: 4 } } },
@@ -148,7 +148,7 @@ test('tools are called', async () => {
   assert.ok(['Oslo', 'Rome'].includes(JSON.parse(call.function.arguments).city));
 });
 
-test('a text is gone on with', async () => {
+test('a text is completed', async () => {
   const said = await client.completions.create({ model: 'tiny', prompt: 'once', max_tokens: 5, n: 2, logprobs: 1 });
   assert.equal(said.object, 'text_completion');
   assert.equal(said.choices.length, 2);

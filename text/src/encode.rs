@@ -15,7 +15,7 @@ use crate::error::EncodeError;
 use crate::generic_tools;
 use crate::model::TextModel;
 use crate::template::{RenderSettings, Turn};
-use crate::tokenizer::Cut;
+use crate::tokenizer::SplitPoint;
 use crate::tools::ToolFormat;
 
 /// The maximum size in bytes of all renderings that locate one row's answers: each answer takes two renderings of the
@@ -48,7 +48,7 @@ struct Whole<'a> {
     settings: RenderSettings<'a>,
     text: String,
     ids: Vec<u32>,
-    cuts: Vec<Cut>,
+    splits: Vec<SplitPoint>,
     /// The number of bytes that may still be rendered.
     budget: Cell<usize>,
 }
@@ -196,9 +196,9 @@ impl TextModel {
 
     fn whole_chat<'a>(&self, turns: &'a [Turn<'a>], settings: RenderSettings<'a>) -> Result<Whole<'a>, EncodeError> {
         let text = self.rendered(turns, turns.len(), false, settings)?;
-        let (ids, cuts) =
-            self.tokenizer().encode_with_cuts(&text).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
-        Ok(Whole { turns, settings, text, ids, cuts, budget: Cell::new(MAX_RENDERED_BYTES) })
+        let (ids, splits) =
+            self.tokenizer().encode_with_splits(&text).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
+        Ok(Whole { turns, settings, text, ids, splits, budget: Cell::new(MAX_RENDERED_BYTES) })
     }
 
     /// Returns the token range of answer `i` in the whole chat: from the generation prompt to the end of its turn.
@@ -252,8 +252,8 @@ impl TextModel {
     /// its length.
     fn tokens_of_prefix(&self, whole: &Whole<'_>, prefix: &str) -> Result<Option<usize>, EncodeError> {
         let known = if whole.text.starts_with(prefix) { prefix.len() } else { 0 };
-        let inside = |cut: &&Cut| cut.end <= known || cut.start == known;
-        let (at, count) = whole.cuts.iter().rev().find(inside).map_or((0, 0), |cut| (cut.start, cut.token));
+        let inside = |split: &&SplitPoint| split.end <= known || split.start == known;
+        let (at, count) = whole.splits.iter().rev().find(inside).map_or((0, 0), |split| (split.start, split.token));
         let rest = self.ids_of(&prefix[at..])?;
         Ok(whole.ids[count..].starts_with(&rest).then_some(count + rest.len()))
     }

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn tools_are_told_by_the_system_or_by_the_user_where_the_template_has_no_system() {
+    fn tools_are_listed_by_the_system_or_by_the_user_where_the_template_has_no_system() {
         let tools = json!([{"type": "function", "function": {"name": "f"}}]);
         let told = instructions(&tools);
         assert!(told.starts_with("You can call these functions:\n{\"name\":\"f\"}\n\nTo call one"), "{told}");

@@ -59,3 +59,7 @@ pub mod token_text;
 
 /// Error types.
 pub mod error;
+
+/// A small model for tests.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

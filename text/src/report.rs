@@ -259,32 +259,14 @@ fn tool_oddities(
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::{dataset::parse_row, spec::Method};
+    use attune_domain::dataset::parse_row;
 
     use super::*;
-
-    /// Returns a model with one token per word.
-    fn model() -> TextModel {
-        let tokenizer = r#"{"version": "1.0", "truncation": null, "padding": null, "normalizer": null,
-            "post_processor": null, "decoder": null, "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"},
-            "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "<eos>": 1, "a": 2}, "unk_token": "<unk>"}}"#;
-        TextModel::from_files(&BTreeMap::from([
-            ("tokenizer.json".to_owned(), tokenizer.as_bytes().to_vec()),
-            ("tokenizer_config.json".to_owned(), br#"{"eos_token": "<eos>"}"#.to_vec()),
-        ]))
-        .unwrap()
-    }
+    use crate::testing::{word_model, word_policy};
 
     fn report(rows: &[&str]) -> Report {
-        let model = model();
-        let policy = RowPolicy {
-            method: Method::Supervised,
-            train_on_prompt: false,
-            over_length: OverLength::Error,
-            max_length: 4,
-            now: 0,
-        };
-        let mut reporter = Reporter::new(Some((&model, policy)));
+        let model = word_model().unwrap();
+        let mut reporter = Reporter::new(Some((&model, word_policy(OverLength::Error))));
         for (line, row) in (1..).zip(rows) {
             reporter.take(line, &parse_row(line, row.as_bytes()).unwrap());
         }

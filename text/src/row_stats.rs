@@ -2,25 +2,12 @@
 
 use std::fmt::Write;
 
-use attune_domain::{dataset::Defects, spec::WrongFormat};
+use attune_domain::{dataset::Defects, file_facts::FileFacts, spec::WrongFormat};
 
 use crate::encode::Example;
 
 /// The number of lines that a message names; the rest are counted.
 pub const NAMED_LINES: usize = 32;
-
-/// Statistics of the training rows after the policy was applied.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RowFacts {
-    /// The number of rows, the unit of the batch size.
-    pub rows: u64,
-    /// The number of all tokens.
-    pub tokens: u64,
-    /// The number of tokens with a loss.
-    pub trained_tokens: u64,
-    /// The number of tokens of the longest row.
-    pub longest_row: u64,
-}
 
 /// Lines of a file, each with a number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,7 +24,7 @@ pub struct Lines {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RowStats {
     /// Statistics of the training rows.
-    pub facts: RowFacts,
+    pub facts: FileFacts,
     /// Truncated rows, with their original token counts.
     pub truncated: Lines,
     /// Dropped rows, with their token counts.

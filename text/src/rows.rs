@@ -6,7 +6,7 @@
 
 use attune_domain::{
     dataset::{Defects, KEPT_DEFECTS, Row, RowChecker, RowDefect},
-    spec::{Method, OverLength, TrainSpec, WrongFormat},
+    spec::{Method, OverLength, TrainSpec, TrainerSpec, WrongFormat},
 };
 
 use crate::encode::{Example, Learnt};
@@ -90,8 +90,8 @@ impl RowPolicy {
     /// Returns the policy of a job with this `spec`.
     #[must_use]
     pub const fn new(spec: &TrainSpec, now: i64) -> Self {
-        let TrainSpec { method, train_on_prompt, over_length, max_length, .. } = *spec;
-        Self { method, train_on_prompt, over_length, max_length, now }
+        let TrainerSpec { train_on_prompt, over_length, max_length, .. } = spec.trainer;
+        Self { method: spec.method, train_on_prompt, over_length, max_length, now }
     }
 
     /// Encodes a row and applies the policy.

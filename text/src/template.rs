@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_format_of_time_that_is_none_is_refused() {
+    fn an_invalid_format_of_time_is_refused() {
         assert!(render("{{ strftime_now('%Q') }}", &[HI]).is_err());
         assert_eq!(render("{{ strftime_now('%d %b %Y') }}", &[HI]).unwrap(), "29 Nov 2024");
     }
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_of_the_text_as_it_lies_on_disk() {
+    fn the_hash_is_of_the_text_as_it_is_on_disk() {
         let template = ChatTemplate::new("abc", BTreeMap::new()).unwrap();
         assert_eq!(template.sha256(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }

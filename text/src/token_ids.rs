@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_the_base_are_no_strangers_wherever_they_are_named() {
+    fn tokens_of_the_base_are_known_wherever_they_are_named() {
         for (file, json) in [
             ("added_tokens.json", json!({"<|im_end|>": 2})),
             ("added_tokens.json", json!({})),

@@ -93,17 +93,17 @@ impl Tokenizer {
 
     /// Encodes as [`Self::encode`], and returns the split points of the text: the text before and after a split is
     /// tokenized independently. The start of the text is the first split.
-    pub(crate) fn encode_with_cuts(&self, text: &str) -> Result<(Vec<u32>, Vec<Cut>), TextError> {
+    pub(crate) fn encode_with_splits(&self, text: &str) -> Result<(Vec<u32>, Vec<SplitPoint>), TextError> {
         let encoding = self.inner.encode(text, false).map_err(|e| TextError::Tokenizer(e.to_string()))?;
         let ids = encoding.get_ids().to_vec();
-        let mut cuts = vec![Cut { start: 0, end: 0, token: 0 }];
+        let mut splits = vec![SplitPoint { start: 0, end: 0, token: 0 }];
         let offsets = encoding.get_offsets().iter().enumerate();
-        cuts.extend(offsets.filter(|(i, _)| self.clean.contains(&ids[*i])).map(|(token, (start, end))| Cut {
+        splits.extend(offsets.filter(|(i, _)| self.clean.contains(&ids[*i])).map(|(token, (start, end))| SplitPoint {
             start: *start,
             end: *end,
             token,
         }));
-        Ok((ids, cuts))
+        Ok((ids, splits))
     }
 
     /// Returns the IDs that the tokenizer itself adds before any text: the BOS token, or nothing.
@@ -211,9 +211,9 @@ fn normalized(tokenizer: &tokenizers::Tokenizer, text: &str) -> Option<String> {
     Some(normal.get().to_owned())
 }
 
-/// A special token in a text: its range in bytes, and the index of its token.
+/// A split point of a text, at a special token: its range in bytes, and the index of its token.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Cut {
+pub(crate) struct SplitPoint {
     pub(crate) start: usize,
     pub(crate) end: usize,
     pub(crate) token: usize,

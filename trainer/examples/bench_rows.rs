@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use attune_domain::{
     architecture::{Architecture, PROJECTIONS},
     dataset::parse_row,
+    placement::Placement,
     spec::{AdapterSpec, Quantization},
 };
 use attune_model::{
@@ -69,9 +70,10 @@ fn main() -> Result<()> {
     let rows = rows(&options)?;
     let batches = batches(&options, &rows)?;
 
-    let decoder =
-        Decoder::load_cached(&options.folder, Quantization::Nf4 { double_quant: true }, options.cache.as_deref())?;
-    let mut adapter = LoraAdapter::new(decoder.architecture(), AdapterSpec::lora(16, 32.0, &PROJECTIONS), 0)?;
+    let (quantization, placement) = (Quantization::Nf4 { double_quant: true }, Placement::default());
+    let decoder = Decoder::load_cached(&options.folder, quantization, placement, options.cache.as_deref())?;
+    let mut adapter =
+        LoraAdapter::new(decoder.architecture(), AdapterSpec::lora(16, 32.0, &PROJECTIONS), 0, placement)?;
     let mut optimizer = AdamW::new(&adapter, AdamWOptions::default())?;
     let mut gradients = Gradients::zeros(&adapter)?;
     let to_first_step = since_start()?.as_secs_f64();

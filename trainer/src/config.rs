@@ -1,4 +1,4 @@
-//! The trainer's command line. Everything else is in its [`RunSpec`](attune_domain::run::RunSpec).
+//! The trainer's command line. Everything else is in its [`TaskSpec`](attune_domain::run::task::TaskSpec).
 
 use std::path::PathBuf;
 

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_has_its_own_code_whoever_met_it() {
+    fn a_full_disk_has_its_own_code_wherever_it_was_met() {
         let path = Path::new("adapter_model.safetensors");
         let full = || io::Error::from(io::ErrorKind::StorageFull);
         assert_eq!(code(&TrainerError::io(path)(full())), "disk_full");
@@ -232,13 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_taken_away_says_nothing_more() {
+    fn a_run_that_was_revoked_says_nothing_more() {
         let taken = TrainerError::from(NodeError::Ended { what: "POST /internal/run/blobs".into() });
         assert_eq!(taken.last_event(), None);
     }
 
     #[test]
-    fn a_failure_tells_its_causes_and_the_field() {
+    fn a_failure_shows_its_causes_and_the_field() {
         let missing = ModelError::Missing { name: "model.norm.weight".into(), place: "base".into() };
         let Some(RunEvent::Failed { code, message, param, passing: false }) = TrainerError::from(missing).last_event()
         else {

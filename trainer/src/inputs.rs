@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use attune_domain::run::{RemoteFile, RunSpec};
+use attune_domain::run::{RemoteFile, task::TrainTask};
 use attune_node::{Cache, Folder, NodeError, Platform, fetch};
 use reqwest::Client;
 
@@ -30,7 +30,7 @@ pub struct Inputs {
 /// [`TrainerError::Checkpoint`]: a file of the checkpoint is missing or has other content. [`TrainerError::Node`].
 pub(crate) async fn download_inputs(
     platform: &Platform,
-    spec: &RunSpec,
+    spec: &TrainTask,
     cache: &Cache,
     scratch: &Path,
 ) -> Result<Inputs, TrainerError> {

@@ -10,6 +10,9 @@ pub mod config;
 /// A run from its first request to its last event.
 pub mod run;
 
+/// The phases of a training.
+mod train_task;
+
 /// The handles that all phases share.
 pub mod context;
 

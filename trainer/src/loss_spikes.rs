@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fifth_spike_in_a_row_is_told_once_with_the_mean() {
+    fn the_fifth_spike_in_a_row_is_reported_once_with_the_mean() {
         let mut spikes = after([1.0; 10].into_iter().chain([2.0; 4]));
         assert_eq!(spikes.see(3.0), Some(1.0));
         assert_eq!((0..20).filter_map(|_| spikes.see(3.0)).count(), 0, "one streak is one word");

@@ -7,8 +7,8 @@ use attune_domain::run::RunEvent;
 use attune_model::optim::gradients::Gradients;
 
 use crate::{
-    checkpoints::restore::restore, context::RunContext, data::sampler::Sampler, error::TrainerError, session::Session,
-    step::accumulate,
+    checkpoints::restore::restore, context::RunContext, data::sampler::Sampler, error::TrainerError,
+    objective::interface::Split, session::Session, step::accumulate,
 };
 
 /// The lowest rate. The rates are evenly spaced on a logarithmic scale, eight per decade.
@@ -47,7 +47,7 @@ pub(crate) fn find(
 ) -> Result<Option<f64>, TrainerError> {
     let Some(curve) = curve(session, gradients, context)? else { return Ok(None) };
     gradients.clear()?;
-    let (learning_rate, reason) = choose(&curve, session.spec.train.learning_rate);
+    let (learning_rate, reason) = choose(&curve, session.spec.train.trainer.learning_rate);
     tracing::info!(learning_rate, "{reason}");
     context.events.send(RunEvent::LearningRateFound { learning_rate, curve, reason })?;
     Ok(Some(learning_rate))
@@ -61,7 +61,7 @@ fn curve(
 ) -> Result<Option<Vec<(f64, f64)>>, TrainerError> {
     let train = &session.spec.train;
     let (mut adapter, mut optimizer, _) = restore(&session.origin, &session.spec, &session.decoder, &context.scratch)?;
-    let rows = train.effective_batch_size.min(ROWS) as usize;
+    let rows = train.hyperparameters.batch_size.min(ROWS) as usize;
     let mut sampler = Sampler::new(session.rows.len(), rows, train.seed ^ STREAM);
     let mut smooth = Smooth::default();
     let mut curve: Vec<(f64, f64)> = Vec::new();
@@ -70,11 +70,11 @@ fn curve(
         let rows = sampler.batch(u64::from(tried) + 1);
         let place = (&adapter, STREAM + u64::from(tried));
         let Some((loss, _)) = accumulate(session, place, &rows, (&mut *gradients, context))? else { return Ok(None) };
-        let norm = gradients.clip(train.max_grad_norm)?;
+        let norm = gradients.clip(train.trainer.max_grad_norm)?;
         if !(loss.sum.is_finite() && norm.is_finite()) {
             break;
         }
-        let smoothed = smooth.see(session.objective.metrics(loss).loss);
+        let smoothed = smooth.see(session.objective.metrics(loss, Split::Training).loss);
         curve.push((rate, smoothed));
         let lowest = curve.iter().map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
         if smoothed > ASTRAY * lowest || optimizer.step(&mut adapter, gradients, rate).is_err() {

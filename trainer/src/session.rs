@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use attune_domain::run::RunSpec;
+use attune_domain::run::task::TrainTask;
 use attune_model::{adapter::LoraAdapter, decoder::Decoder, optim::optimizer::AdamW};
 use attune_text::{model::TextModel, rows::TrainRow};
 
@@ -14,8 +14,8 @@ use crate::{
 
 /// The model, the rows and the progress of a training.
 pub struct Session {
-    /// The run's spec, as fetched from the platform.
-    pub spec: RunSpec,
+    /// The task, as fetched from the platform.
+    pub spec: TrainTask,
     /// The objective of the job's method.
     pub objective: &'static dyn Objective,
     /// The base's tokenizer and chat template.

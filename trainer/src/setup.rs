@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use attune_domain::run::RunSpec;
+use attune_domain::run::task::TrainTask;
 use attune_model::decoder::Decoder;
 use attune_text::{model::TextModel, rows::RowPolicy};
 
@@ -22,7 +22,7 @@ use crate::{
 /// [`TrainerError::Text`], [`TrainerError::Model`]: the base cannot be trained.
 /// [`TrainerError::Data`]: rows that cannot be trained on. [`TrainerError::Checkpoint`],
 /// [`TrainerError::ContinueFrom`].
-pub fn set_up(spec: RunSpec, inputs: &Inputs, scratch: &Path) -> Result<Session, TrainerError> {
+pub fn set_up(spec: TrainTask, inputs: &Inputs, scratch: &Path) -> Result<Session, TrainerError> {
     let threads = i32::try_from(spec.plan.threads.max(1)).unwrap_or(1);
     tch::set_num_threads(threads);
     let train = &spec.train;
@@ -35,7 +35,8 @@ pub fn set_up(spec: RunSpec, inputs: &Inputs, scratch: &Path) -> Result<Session,
     };
     tracing::info!(rows = rows.len(), validation_rows = validation.len(), "the rows are read");
 
-    let decoder = Decoder::load_cached(&inputs.base, train.quantization, Some(&inputs.packed_base))?;
+    let decoder =
+        Decoder::load_cached(&inputs.base, train.quantization, spec.plan.placement, Some(&inputs.packed_base))?;
     let origin = match &inputs.checkpoint {
         Some(folder) => Origin::Checkpoint(folder.clone()),
         None => Origin::Start(inputs.continue_from.clone()),
@@ -46,7 +47,7 @@ pub fn set_up(spec: RunSpec, inputs: &Inputs, scratch: &Path) -> Result<Session,
         return Err(TrainerError::Checkpoint(why));
     }
     tracing::info!(step = progress.step, "the model is loaded");
-    let sampler = Sampler::new(rows.len(), train.effective_batch_size as usize, train.seed);
+    let sampler = Sampler::new(rows.len(), train.hyperparameters.batch_size as usize, train.seed);
     let total_steps = train.total_steps(rows.len() as u64);
     Ok(Session {
         objective: objective::of(train.method),

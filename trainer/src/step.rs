@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use attune_domain::run::{MessageLevel, RunEvent, StepMetrics};
+use attune_domain::run::{MessageLevel, RunEvent, StepMetrics, metric::MetricName};
 use attune_model::{
     adapter::LoraAdapter,
     batch::{LossSum, PackedBatch},
@@ -24,7 +24,7 @@ use crate::{
     },
     error::{NonFinite, TrainerError},
     memory,
-    objective::interface::Metrics,
+    objective::interface::{LossMetrics, Split},
     session::Session,
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct Computed {
     step: u64,
     took: Duration,
     rows: Vec<usize>,
-    metrics: Metrics,
+    measured: LossMetrics,
     tokens: u64,
     trained_tokens: u64,
     grad_norm: f64,
@@ -54,12 +54,12 @@ pub(crate) fn compute(
     let Some((loss, tokens)) = accumulate(session, (&session.adapter, step), &rows, (&mut *gradients, context))? else {
         return Ok(None);
     };
-    let grad_norm = gradients.clip(session.spec.train.max_grad_norm)?;
-    let metrics = session.objective.metrics(loss);
-    let what = match (metrics.loss.is_finite(), grad_norm.is_finite()) {
+    let grad_norm = gradients.clip(session.spec.train.trainer.max_grad_norm)?;
+    let measured = session.objective.metrics(loss, Split::Training);
+    let what = match (measured.loss.is_finite(), grad_norm.is_finite()) {
         (true, true) => {
             let (took, trained_tokens) = (started.elapsed(), loss.tokens);
-            return Ok(Some(Computed { step, took, rows, metrics, tokens, trained_tokens, grad_norm }));
+            return Ok(Some(Computed { step, took, rows, measured, tokens, trained_tokens, grad_norm }));
         }
         (false, _) => "the loss",
         (true, false) => "the gradients' norm",
@@ -104,7 +104,7 @@ pub(crate) fn apply(
     gradients: &Gradients,
     context: &RunContext,
 ) -> Result<(), TrainerError> {
-    let (started, step, loss) = (Instant::now(), computed.step, computed.metrics.loss);
+    let (started, step, loss) = (Instant::now(), computed.step, computed.measured.loss);
     let learning_rate = learning_rate(session, step);
     match session.optimizer.step(&mut session.adapter, gradients, learning_rate) {
         Err(ModelError::NotFinite(name)) => {
@@ -115,32 +115,40 @@ pub(crate) fn apply(
     session.progress.step = step;
     session.progress.trained_tokens += computed.trained_tokens;
     session.progress.train_loss = Exact(loss);
-    let metrics = StepMetrics {
-        step,
-        total_steps: session.total_steps,
-        epoch: session.sampler.epochs_after(step),
-        train_loss: loss,
-        train_mean_token_accuracy: computed.metrics.mean_token_accuracy,
-        grad_norm: computed.grad_norm,
-        learning_rate,
-        tokens: computed.tokens,
-        trained_tokens: computed.trained_tokens,
-        step_ms: ms(computed.took + started.elapsed()),
-        peak_memory: memory::peak(),
-    };
+    let report = report(session, computed, learning_rate, ms(computed.took + started.elapsed()));
     tracing::info!(
         step,
         train_loss = loss,
-        grad_norm = metrics.grad_norm,
+        grad_norm = computed.grad_norm,
         learning_rate,
-        step_ms = metrics.step_ms,
+        step_ms = report.step_ms,
         "step {step} of {}",
         session.total_steps
     );
-    context.events.send(RunEvent::Step(metrics))?;
+    context.events.send(RunEvent::Step(report))?;
     match session.progress.spikes.see(loss) {
         Some(mean) => say_spike(step, loss, mean, context),
         None => Ok(()),
+    }
+}
+
+/// Returns the report of a step that was applied.
+fn report(session: &Session, computed: &Computed, learning_rate: f64, step_ms: u64) -> StepMetrics {
+    let mut metrics = computed.measured.named.clone();
+    metrics.extend([
+        (MetricName::Epoch, session.sampler.epochs_after(computed.step)),
+        (MetricName::LearningRate, learning_rate),
+        (MetricName::GradNorm, computed.grad_norm),
+    ]);
+    StepMetrics {
+        step: computed.step,
+        total_steps: session.total_steps,
+        train_loss: computed.measured.loss,
+        tokens: computed.tokens,
+        trained_tokens: computed.trained_tokens,
+        step_ms,
+        peak_memory: memory::peak(),
+        metrics,
     }
 }
 
@@ -163,9 +171,9 @@ fn non_finite(session: &Session, step: u64, rows: &[usize], what: String) -> Tra
 /// zero. Calling it one step ahead, with one step more, gives every step a rate above zero.
 fn learning_rate(session: &Session, step: u64) -> f64 {
     let (train, progress, total) = (&session.spec.train, &session.progress, session.total_steps);
-    let peak = progress.found_learning_rate.map_or(train.learning_rate, |found| found.0);
-    let warmup = schedule::warmup_steps(train.warmup_ratio, total);
-    let (schedule, num_cycles) = (train.schedule, train.num_cycles);
+    let peak = progress.found_learning_rate.map_or(train.trainer.learning_rate, |found| found.0);
+    let warmup = schedule::warmup_steps(train.trainer.warmup_ratio, total);
+    let (schedule, num_cycles) = (train.trainer.schedule, train.trainer.num_cycles);
     let lr_schedule = LrSchedule { schedule, peak, warmup, steps: total + 1, num_cycles };
     progress.learning_rate_scale.0 * schedule::learning_rate(lr_schedule, step)
 }

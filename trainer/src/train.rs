@@ -49,7 +49,7 @@ pub fn train(session: &mut Session, context: &RunContext) -> Result<(), TrainerE
     let gradients = Gradients::zeros(&session.adapter)?;
     let mut state = TrainState { gradients, kept_step: session.progress.step, valid_loss: None };
     warmup_largest_batch(session, &mut state.gradients)?;
-    if session.spec.train.learning_rate_auto && session.progress.found_learning_rate.is_none() {
+    if session.spec.train.trainer.learning_rate_auto && session.progress.found_learning_rate.is_none() {
         let Some(found) = lr_finder::find(session, &mut state.gradients, context)? else {
             return Err(TrainerError::Stopped { step: 0 });
         };
@@ -67,7 +67,7 @@ pub fn train(session: &mut Session, context: &RunContext) -> Result<(), TrainerE
 }
 
 fn is_done(session: &Session) -> bool {
-    let patience = session.spec.train.early_stopping_patience;
+    let patience = session.spec.train.trainer.early_stopping_patience;
     session.progress.step >= session.total_steps || session.progress.early_stopping.is_over(patience)
 }
 
@@ -95,7 +95,7 @@ fn go_on(session: &mut Session, state: &mut TrainState, context: &RunContext) ->
 
 fn keep_if_due(session: &mut Session, state: &mut TrainState, context: &RunContext) -> Result<(), TrainerError> {
     let step = session.progress.step;
-    if step == state.kept_step || !step.is_multiple_of(session.spec.train.checkpoint_every_steps.max(1)) {
+    if step == state.kept_step || !step.is_multiple_of(session.spec.train.trainer.checkpoint_every_steps.max(1)) {
         return Ok(());
     }
     let folder = checkpoint::keep(session, state.valid_loss, context)?;
@@ -140,7 +140,7 @@ fn warmup_largest_batch(session: &Session, gradients: &mut Gradients) -> Result<
     let length = length_of(&session.rows);
     let all = micro_batches((0..session.rows.len()).collect(), &length, session.micro_batch_limits());
     let left = session.total_steps - session.progress.step.min(session.total_steps);
-    let rows_left = left * u64::from(session.spec.train.effective_batch_size);
+    let rows_left = left * u64::from(session.spec.train.hyperparameters.batch_size);
     if rows_left * (all.len() as u64) < WARMUP_SHARE * session.rows.len() as u64 {
         return Ok(());
     }

@@ -11,13 +11,13 @@ use crate::{
         sampler::micro_batches,
     },
     error::{NonFinite, TrainerError},
-    objective::interface::Metrics,
+    objective::interface::{LossMetrics, Split},
     session::Session,
 };
 
 /// Returns whether the current step is due for validation and has not been validated.
 pub(crate) fn is_due(session: &Session) -> bool {
-    let (every, step) = (session.spec.train.eval_every_steps, session.progress.step);
+    let (every, step) = (session.spec.train.trainer.eval_every_steps, session.progress.step);
     let is_wanted = step == session.total_steps || (every > 0 && step.is_multiple_of(every));
     !session.validation.is_empty() && step > session.progress.evaluated_step && is_wanted
 }
@@ -43,9 +43,9 @@ pub(crate) fn validate(session: &mut Session, context: &RunContext) -> Result<Op
         }
         all += found;
     }
-    let Metrics { loss: valid_loss, mean_token_accuracy } = session.objective.metrics(all);
+    let LossMetrics { loss: valid_loss, named } = session.objective.metrics(all, Split::Validation);
     tracing::info!(step, valid_loss, "validated over {} rows", session.validation.len());
-    context.events.send(RunEvent::Evaluated { step, valid_loss, valid_mean_token_accuracy: mean_token_accuracy })?;
+    context.events.send(RunEvent::Evaluated { step, valid_loss, metrics: named })?;
     session.progress.evaluated_step = step;
     best_adapter::keep_if_best(session, valid_loss, context)?;
     Ok(Some(valid_loss))

@@ -2,7 +2,10 @@
 //! own. Defects are collected instead of ending the request, so that one response lists all of them.
 
 use attune_domain::peft::{CONFIG, OTHER_FILES, TENSORS};
-use attune_store::files::objects::{Objects, upload_key};
+use attune_store::files::{
+    objects::{Objects, upload_key},
+    staging::{Arrived, Incoming, Staged},
+};
 
 use crate::{
     adapter_import::tensors::{Scanned, TensorScan},
@@ -10,7 +13,6 @@ use crate::{
     files::{
         file_form::{missing, twice, unknown},
         multipart::{Form, Part},
-        staging::{Arrived, Incoming, Staged},
     },
 };
 

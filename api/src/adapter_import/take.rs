@@ -75,7 +75,7 @@ async fn keep(
         staged.push((object, arrived));
     }
     for (object, arrived) in staged {
-        object.place(app, &arrived, "adapter").await?;
+        object.place(&app.db, &arrived, "adapter").await?;
     }
     let mut tx = app.tenant(project).await?;
     let digest = base_model::digest(&blobs);

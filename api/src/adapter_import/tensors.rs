@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_any_length_tell_the_same() {
+    fn pieces_of_any_length_show_the_same() {
         let good = file([1.0, -2.0], [0x3f80, 0, 0x7f7f]);
         let bad = file([f32::NAN, 2.0], [0x3f80, 0xff80, 0x7fc0]);
         for step in [1, 2, 3, 5, 8, 1000] {

@@ -12,6 +12,7 @@ use attune_store::{
     files::{
         file::File,
         objects::upload_key,
+        staging::{Arrived, Incoming, Staged},
         upload::{self, CLAIM_SECONDS, Claim, Part, Upload},
     },
 };
@@ -24,7 +25,6 @@ use crate::{
     files::{
         ingest::{self, Received},
         purpose::Purpose,
-        staging::{Arrived, Incoming, Staged},
     },
 };
 

@@ -5,7 +5,11 @@
 use std::time::Duration;
 
 use attune_domain::id::ProjectId;
-use attune_store::files::{file::File, objects::upload_key};
+use attune_store::files::{
+    file::File,
+    objects::upload_key,
+    staging::{Arrived, Incoming, Staged},
+};
 
 use crate::{
     app::App,
@@ -14,7 +18,6 @@ use crate::{
         ingest::{self, Received},
         multipart::{Form, Part},
         purpose::{ExpiresAfter, Purpose, check_filename},
-        staging::{Arrived, Incoming, Staged},
         storage,
     },
     http::path_id::truncated,

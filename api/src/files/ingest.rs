@@ -4,6 +4,7 @@
 use attune_domain::id::ProjectId;
 use attune_store::files::{
     file::{self, Canonical, Dataset, File, NewFile, Source},
+    staging::{Arrived, Staged},
     upload::{self, Claim},
 };
 
@@ -13,7 +14,6 @@ use crate::{
     files::{
         parser::{self, Read},
         purpose::Purpose,
-        staging::{Arrived, Staged},
         storage,
     },
 };
@@ -50,7 +50,7 @@ pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<F
         Some(read) => Some(keep_rows(app, read).await?),
         None => None,
     };
-    staged.place(app, &arrived, "file").await?;
+    staged.place(&app.db, &arrived, "file").await?;
     let mut tx = if upload.is_some() { app.completing(project).await? } else { app.tenant(project).await? };
     let Arrived { sha256, bytes } = arrived;
     let purpose = purpose.name().to_owned();
@@ -67,7 +67,7 @@ pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<F
 async fn keep_rows(app: &App, Read { found, rows }: Read) -> Result<Dataset, ApiError> {
     let canonical = match rows {
         Some((staged, arrived)) => {
-            staged.place(app, &arrived, "file").await?;
+            staged.place(&app.db, &arrived, "file").await?;
             let Arrived { sha256, bytes } = arrived;
             Some(Canonical { sha256, bytes })
         }

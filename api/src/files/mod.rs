@@ -18,8 +18,8 @@ pub mod purpose;
 pub mod report;
 /// The cache of reports.
 pub mod report_cache;
-/// Uploaded content before it has a row.
-pub mod staging;
+/// The errors for rows that cannot be read or trained on.
+pub mod row_errors;
 /// The storage quota of a project.
 pub mod storage;
 /// The slots for work that renders and tokenizes.

@@ -9,7 +9,10 @@ use attune_dataset::contract::{Found, Orders, Verdict};
 use attune_domain::dataset::Defects;
 use attune_store::{
     error::StoreError,
-    files::objects::{Objects, upload_key},
+    files::{
+        objects::{Objects, upload_key},
+        staging::{Arrived, Incoming, Staged},
+    },
 };
 use nix::sys::signal::Signal;
 use tokio::{
@@ -19,12 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    app::App,
-    config::Limits,
-    error::ApiError,
-    files::staging::{Arrived, Incoming, Staged},
-};
+use crate::{app::App, config::Limits, error::ApiError};
 
 /// The API's command-line argument that starts it as the child.
 pub const ARGUMENT: &str = "read-dataset";
@@ -127,7 +125,7 @@ async fn keep(app: &App, mut stdout: impl AsyncRead + Unpin) -> Result<Option<(S
     if incoming.arrived().bytes.0 == 0 {
         return Ok(None);
     }
-    incoming.stage(&app.objects, key).await.map(Some)
+    Ok(Some(incoming.stage(&app.objects, key).await?))
 }
 
 /// Completes with an error once the child has had the whole file for four times its processor time limit.

@@ -3,37 +3,33 @@
 //!
 //! The file is read up to the last selected row. Tokenizing runs on a thread of its own.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
-use attune_domain::{
-    dataset::{Row, RowChecker},
-    id::ProjectId,
-    spec::TrainSpec,
+use attune_dataprep::{
+    base_text,
+    blob::read_blob,
+    refusal::Refused,
+    rows::{Stop, each_row},
 };
+use attune_domain::{dataset::Row, id::ProjectId, spec::TrainSpec};
 use attune_store::{
     adapters::{
         adapter::{self, Model},
         base_model,
     },
-    error::StoreError,
-    files::{
-        file::File,
-        objects::{Objects, blob_key},
-    },
+    files::file::File,
 };
 use attune_text::{
     encode::Example,
-    error::TextError,
-    model::{FILES, TextModel},
-    rows::{Refusal, RowOutcome, RowPolicy},
+    model::TextModel,
+    rows::{RowOutcome, RowPolicy},
 };
 use bytes::Bytes;
-use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::{
     app::App,
     error::ApiError,
-    files::text_places::Stop,
+    files::row_errors::{unopened, unread},
     wire::preview::{NewPreview, Preview, PreviewOverLength, PreviewRow},
 };
 
@@ -67,17 +63,13 @@ pub async fn show(app: &App, project: ProjectId, file: File, asked: NewPreview) 
     let wanted = chosen(asked.rows, dataset.rows)?;
     let policy = RowPolicy::new(&spec, chrono::Utc::now().timestamp());
     let data = app.text.work(project, async |place| {
-        let files = base_model::small_files(&app.objects, &blobs, &FILES).await?;
-        let (pieces, inbox) = channel(4);
-        let shown = tokio::task::spawn_blocking(move || {
-            let model = TextModel::from_files(&files).map_err(|error| unusable(&error))?;
-            read(&model.with_kwargs(spec.chat_template_kwargs), (policy, wanted), inbox, place.stop())
+        let place = Arc::new(place);
+        let model = base_text::open(&app.objects, &blobs, place.clone()).await.map_err(unopened)?;
+        let model = model.with_kwargs(spec.chat_template_kwargs);
+        let shown = read_blob(&app.objects, file.rows_sha256(), move |chunks| {
+            read(&model, (policy, wanted), chunks, place.stop())
         });
-        let streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
-        let shown = shown.await.map_err(ApiError::internal)?;
-        // A reader that has all selected rows closes the channel; a stream that failed before that is the actual error.
-        streamed?;
-        shown
+        shown.await.map_err(unread)?
     });
     Ok(Preview { object: "list", data: data.await? })
 }
@@ -106,50 +98,16 @@ fn chosen(asked: Option<Vec<u64>>, rows: u64) -> Result<BTreeSet<u64>, ApiError>
     Ok(asked.into_iter().collect())
 }
 
-/// Sends an object's bytes until they end or the receiver is dropped.
-pub(crate) async fn stream(
-    objects: &Objects,
-    sha256: &str,
-    pieces: tokio::sync::mpsc::Sender<Bytes>,
-) -> Result<(), ApiError> {
-    let key = blob_key(sha256);
-    let mut body = objects.get(&key).await.map_err(ApiError::internal)?;
-    loop {
-        match body.try_next().await {
-            Ok(Some(piece)) => {
-                if pieces.send(piece).await.is_err() {
-                    return Ok(());
-                }
-            }
-            Ok(None) => return Ok(()),
-            Err(cause) => return Err(StoreError::object("get", &key, cause).into()),
-        }
-    }
-}
-
-/// Reads rows from `inbox` until all of `wanted` were seen. Blocking.
+/// Reads rows until all of `wanted` were seen. Blocking.
 fn read(
     model: &TextModel,
     (policy, wanted): (RowPolicy, BTreeSet<u64>),
-    mut inbox: Receiver<Bytes>,
+    chunks: impl IntoIterator<Item = Bytes>,
     stop: &Stop,
 ) -> Result<Vec<PreviewRow>, ApiError> {
-    let mut shown = Shown { model, policy, wanted, stop, rows: Vec::new(), tokens: 0, refused: Vec::new() };
-    let mut checker = RowChecker::new();
-    while let Some(piece) = inbox.blocking_recv() {
-        checker.push_with(&piece, &mut |line, row| shown.take(line, &row));
-        if shown.is_done() {
-            return shown.finish();
-        }
-    }
-    // The file was checked when it was uploaded, so it has no defects here.
-    let _ = checker.finish_with(&mut |line, row| shown.take(line, &row));
+    let mut shown = Shown { model, policy, wanted, rows: Vec::new(), tokens: 0, refused: Vec::new() };
+    each_row(chunks, stop, |line, row| shown.take(line, row));
     shown.finish()
-}
-
-/// Returns the error for a base model whose tokenizer or template cannot be used.
-pub(crate) fn unusable(error: &TextError) -> ApiError {
-    ApiError::invalid("model", format!("The base model's tokenizer or chat template cannot be used: {error}."))
 }
 
 struct Shown<'a> {
@@ -157,37 +115,29 @@ struct Shown<'a> {
     policy: RowPolicy,
     /// The selected lines that have not been seen yet.
     wanted: BTreeSet<u64>,
-    stop: &'a Stop,
     rows: Vec<PreviewRow>,
     tokens: usize,
-    /// The code and message of each row that could not be trained on.
-    refused: Vec<(&'static str, String)>,
+    /// The refusal of each row that could not be trained on, with its line in the reason.
+    refused: Vec<Refused>,
 }
 
 impl Shown<'_> {
-    fn is_done(&self) -> bool {
-        self.wanted.is_empty() || self.tokens > MOST_TOKENS || self.stop.is_set()
+    /// Adds the row if it was selected; breaks after the last one.
+    fn take(&mut self, line: u64, row: &Row) -> ControlFlow<()> {
+        if self.wanted.remove(&line)
+            && let Err(refused) = self.add(line, row)
+        {
+            self.refused.push(Refused { reason: format!("line {line}: {}", refused.reason), ..refused });
+        }
+        if self.wanted.is_empty() || self.tokens > MOST_TOKENS {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
     }
 
-    fn take(&mut self, line: u64, row: &Row) {
-        if self.is_done() || !self.wanted.remove(&line) {
-            return;
-        }
-        if let Err((code, why)) = self.add(line, row) {
-            self.refused.push((code, format!("line {line}: {why}")));
-        }
-    }
-
-    fn add(&mut self, line: u64, row: &Row) -> Result<(), (&'static str, String)> {
+    fn add(&mut self, line: u64, row: &Row) -> Result<(), Refused> {
         let most = self.policy.max_length;
-        let shaped = self.policy.shape(self.model, row).map_err(|refusal| match refusal {
-            Refusal::TooLong(tokens) => (
-                "row_too_long",
-                format!("the row has {tokens} tokens, trainer.max_length is {most}, and trainer.over_length is error"),
-            ),
-            Refusal::Unusable(why) => ("invalid_row", why),
-            Refusal::Format(wrong) => ("invalid_row", wrong.to_string()),
-        })?;
+        let shaped = self.policy.shape(self.model, row).map_err(|refusal| Refused::row(refusal, most))?;
         let over = |left_out| PreviewOverLength {
             policy: self.policy.over_length.name(),
             row_tokens: shaped.tokens,
@@ -216,12 +166,14 @@ impl Shown<'_> {
         (line, part, parts): (u64, usize, usize),
         example: Example,
         over_length: Option<PreviewOverLength>,
-    ) -> Result<(), (&'static str, String)> {
+    ) -> Result<(), Refused> {
         self.tokens += example.ids.len();
         if self.tokens > MOST_TOKENS {
-            return Err(("too_many_tokens", format!("more than {MOST_TOKENS} tokens up to here. Request fewer rows")));
+            let reason = format!("more than {MOST_TOKENS} tokens up to here. Request fewer rows");
+            return Err(Refused::selected("too_many_tokens", reason));
         }
-        let pieces = self.model.tokenizer().token_texts(&example.ids).map_err(|e| ("invalid_row", e.to_string()))?;
+        let texts = self.model.tokenizer().token_texts(&example.ids);
+        let pieces = texts.map_err(|error| Refused::invalid_row(error.to_string()))?;
         self.rows.push(PreviewRow {
             object: "file.preview_row",
             line,
@@ -239,49 +191,24 @@ impl Shown<'_> {
     }
 
     fn finish(self) -> Result<Vec<PreviewRow>, ApiError> {
-        let Some((code, _)) = self.refused.first() else { return Ok(self.rows) };
-        let lines: Vec<&str> = self.refused.iter().map(|(_, why)| why.as_str()).collect();
+        let Some(&Refused { code, param, .. }) = self.refused.first() else { return Ok(self.rows) };
+        let lines: Vec<&str> = self.refused.iter().map(|refused| refused.reason.as_str()).collect();
         let message = format!("A job would refuse these rows:\n{}", lines.join("\n"));
-        Err(ApiError::Invalid { param: Some("rows".into()), code, message })
+        Err(ApiError::Invalid { param: Some(param.into()), code, message })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use attune_domain::spec::{Method, OverLength};
+    use attune_domain::spec::OverLength;
+    use attune_text::testing::{word_model, word_policy};
 
     use super::*;
 
-    /// Returns the files of a tokenizer with one token per word.
-    fn files() -> BTreeMap<String, Vec<u8>> {
-        let tokenizer = serde_json::json!({
-            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-            "decoder": null, "added_tokens": [],
-            "pre_tokenizer": {"type": "WhitespaceSplit"},
-            "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "<eos>": 1, "a": 2, "b": 3}, "unk_token": "<unk>"},
-        });
-        BTreeMap::from([
-            ("tokenizer.json".to_owned(), tokenizer.to_string().into_bytes()),
-            ("tokenizer_config.json".to_owned(), br#"{"eos_token": "<eos>"}"#.to_vec()),
-        ])
-    }
-
     fn preview(over_length: OverLength, wanted: &[u64], file: &str) -> Result<Vec<PreviewRow>, ApiError> {
-        let policy =
-            RowPolicy { method: Method::Supervised, train_on_prompt: false, over_length, max_length: 4, now: 0 };
-        let (pieces, inbox) = channel(100);
-        for piece in file.as_bytes().chunks(20) {
-            pieces.try_send(Bytes::copy_from_slice(piece)).unwrap();
-        }
-        drop(pieces);
-        read(
-            &TextModel::from_files(&files()).unwrap(),
-            (policy, wanted.iter().copied().collect()),
-            inbox,
-            &Stop::default(),
-        )
+        let chunks = file.as_bytes().chunks(20).map(Bytes::copy_from_slice);
+        let selected = (word_policy(over_length), wanted.iter().copied().collect());
+        read(&word_model().unwrap(), selected, chunks, &Stop::default())
     }
 
     const FILE: &str = concat!(
@@ -330,23 +257,14 @@ mod tests {
 
     #[test]
     fn the_file_is_read_no_further_than_is_wanted() {
-        let (pieces, inbox) = channel(100);
-        let policy = RowPolicy {
-            method: Method::Supervised,
-            train_on_prompt: false,
-            over_length: OverLength::Error,
-            max_length: 4,
-            now: 0,
-        };
-        pieces.try_send(Bytes::from_static(FILE.as_bytes())).unwrap();
-        // The sender stays open: `read` returns only if it stops before the end of the stream.
-        let model = TextModel::from_files(&files()).unwrap();
-        assert_eq!(read(&model, (policy, BTreeSet::from([1])), inbox, &Stop::default()).unwrap().len(), 1);
-        assert!(pieces.is_closed());
+        let chunks = std::iter::once(Bytes::from_static(FILE.as_bytes()));
+        let chunks = chunks.chain(std::iter::from_fn(|| panic!("another chunk was taken")));
+        let selected = (word_policy(OverLength::Error), BTreeSet::from([1]));
+        assert_eq!(read(&word_model().unwrap(), selected, chunks, &Stop::default()).unwrap().len(), 1);
     }
 
     #[test]
-    fn rows_that_are_not_there_are_named() {
+    fn rows_that_do_not_exist_are_named() {
         assert_eq!(chosen(None, 3).unwrap(), BTreeSet::from([1, 2, 3]));
         assert_eq!(chosen(Some(vec![7, 2, 7]), 9).unwrap(), BTreeSet::from([2, 7]));
         let refused = chosen(Some(vec![1, 10]), 9).unwrap_err();

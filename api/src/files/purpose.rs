@@ -1,6 +1,7 @@
 //! The properties that a user sets for an uploaded file: purpose, name and expiry.
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantNames};
 use utoipa::ToSchema;
 
 use crate::{error::ApiError, http::path_id::truncated};
@@ -9,9 +10,11 @@ use crate::{error::ApiError, http::path_id::truncated};
 const EXPIRY_SECONDS: std::ops::RangeInclusive<u32> = 3_600..=2_592_000;
 
 /// The purpose of an uploaded file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum Purpose {
     /// A dataset: every row is checked.
+    #[strum(serialize = "fine-tune")]
     FineTune,
     /// The requests of a batch.
     Batch,
@@ -22,16 +25,9 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    const ALL: [Self; 4] = [Self::FineTune, Self::Batch, Self::UserData, Self::Evals];
-
     /// Returns OpenAI's name of the purpose.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::FineTune => "fine-tune",
-            Self::Batch => "batch",
-            Self::UserData => "user_data",
-            Self::Evals => "evals",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Returns the purpose with this name.
@@ -39,14 +35,14 @@ impl Purpose {
     /// # Errors
     /// The name is unknown, or only the platform creates such files.
     pub fn check(given: &str) -> Result<Self, ApiError> {
-        Self::ALL.into_iter().find(|purpose| purpose.name() == given).ok_or_else(|| {
+        given.parse().map_err(|_| {
             let shown = truncated(given);
             let why = match given {
                 "fine-tune-results" | "batch_output" => "only the platform creates such files",
                 "assistants" | "assistants_output" | "vision" => "this platform does not use such files",
                 _ => "it is unknown",
             };
-            let allowed = Self::ALL.map(Self::name).join(", ");
+            let allowed = Self::VARIANTS.join(", ");
             ApiError::invalid("purpose", format!("Invalid 'purpose': '{shown}': {why}; allowed: {allowed}."))
         })
     }
@@ -135,8 +131,8 @@ mod tests {
 
     #[test]
     fn a_purpose_that_cannot_be_is_refused_with_its_reason() {
-        for purpose in Purpose::ALL {
-            assert_eq!(Purpose::check(purpose.name()).unwrap(), purpose);
+        for name in Purpose::VARIANTS {
+            assert_eq!(Purpose::check(name).unwrap().name(), *name);
         }
         for (given, why) in [
             ("batch_output", "only the platform creates such files"),

@@ -1,12 +1,16 @@
 //! The report on a dataset: one pass over its rows, and one over the validation file's, on a thread of its own. A
 //! report depends only on the files' content, the base model and the settings; the last reports are cached.
 
-use std::collections::BTreeMap;
+use std::{ops::ControlFlow, sync::Arc};
 
+use attune_dataprep::{
+    base_text,
+    blob::read_blob,
+    rows::{Stop, each_row},
+};
 use attune_domain::{
-    dataset::{Row, RowChecker},
     id::{FileId, ProjectId},
-    spec::{Method, Requested, TrainSpec},
+    spec::{Method, Requested, TrainSpec, request::TrainerFields},
 };
 use attune_store::{
     adapters::{
@@ -16,21 +20,21 @@ use attune_store::{
     files::file::{self, File},
 };
 use attune_text::{
-    model::{FILES, TextModel},
-    repeats::{Marks, Repeats},
+    model::TextModel,
+    repeats::{Marks, Repeats, Seen},
     report::{Report, Reporter},
     rows::RowPolicy,
 };
 use bytes::Bytes;
-use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::{
     app::App,
     error::ApiError,
     files::{
-        preview::{no_dataset, stream, unusable},
+        preview::no_dataset,
         report_cache::ReportKey,
-        text_places::{Stop, TextPlace},
+        row_errors::{unopened, unread},
+        text_places::TextPlace,
     },
     http::{pagination::Params, path_id::truncated},
     wire::report::{LeakageView, ReportView},
@@ -75,11 +79,8 @@ impl Asked {
                 format!("'{name}' requires 'model': without it, no tokens are counted."),
             ));
         }
-        Ok(Self {
-            model,
-            validation_file,
-            requested: Requested { max_length, train_on_prompt, ..Requested::default() },
-        })
+        let trainer = TrainerFields { max_length, train_on_prompt, ..TrainerFields::default() };
+        Ok(Self { model, validation_file, requested: Requested { trainer, ..Requested::default() } })
     }
 }
 
@@ -123,8 +124,12 @@ pub async fn make(app: &App, project: ProjectId, file: File, asked: Asked) -> Re
     }
     let max_length = counted.as_ref().map(|(policy, _)| policy.max_length);
     let reading = app.text.work(project, async |place| {
+        let place = Arc::new(place);
         let counting = match counted {
-            Some((policy, blobs)) => Some((base_model::small_files(&app.objects, &blobs, &FILES).await?, policy)),
+            Some((policy, blobs)) => {
+                let model = base_text::open(&app.objects, &blobs, place.clone()).await.map_err(unopened)?;
+                Some((model, policy))
+            }
             None => None,
         };
         read(app, (&file, validation.as_ref()), counting, place).await
@@ -170,62 +175,39 @@ async fn validation(db: &mut sqlx::PgConnection, project: ProjectId, text: &str)
     if file.dataset.is_none() { Err(no_dataset("validation_file", &file)) } else { Ok(file) }
 }
 
+/// A report, and the comparison with the validation file: the number of its rows, and those that are in both files.
 type Read = (Report, Option<(u64, Repeats)>);
 
+/// Reads both files.
 async fn read(
     app: &App,
     (file, validation): (&File, Option<&File>),
-    counting: Option<(BTreeMap<String, Vec<u8>>, RowPolicy)>,
-    place: TextPlace,
+    counting: Option<(TextModel, RowPolicy)>,
+    place: Arc<TextPlace>,
 ) -> Result<Read, ApiError> {
-    let (pieces, inbox) = channel(4);
-    let (more_pieces, more) = channel(4);
-    let more = validation.map(|_| more);
-    let reading = tokio::task::spawn_blocking(move || read_rows(counting.as_ref(), inbox, more, place.stop()));
-    let mut streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
-    if let (Ok(()), Some(validation)) = (&streamed, validation) {
-        streamed = stream(&app.objects, validation.rows_sha256(), more_pieces).await;
-    } else {
-        drop(more_pieces);
-    }
-    let read = reading.await.map_err(ApiError::internal)?;
-    streamed?;
-    read
+    let slot = place.clone();
+    let reading = read_blob(&app.objects, file.rows_sha256(), move |chunks| {
+        let mut reporter = Reporter::new(counting.as_ref().map(|(model, policy)| (model, *policy)));
+        each_row(chunks, slot.stop(), |line, row| {
+            reporter.take(line, row);
+            ControlFlow::Continue(())
+        });
+        reporter.finish()
+    });
+    let (report, seen) = reading.await.map_err(unread)?;
+    let Some(validation) = validation else { return Ok((report, None)) };
+    let comparing =
+        read_blob(&app.objects, validation.rows_sha256(), move |chunks| compare(&seen, chunks, place.stop()));
+    Ok((report, Some(comparing.await.map_err(unread)?)))
 }
 
-/// Reads both files. Blocking.
-fn read_rows(
-    counting: Option<&(BTreeMap<String, Vec<u8>>, RowPolicy)>,
-    mut inbox: Receiver<Bytes>,
-    more: Option<Receiver<Bytes>>,
-    stop: &Stop,
-) -> Result<Read, ApiError> {
-    let model = match counting {
-        Some((files, policy)) => Some((TextModel::from_files(files).map_err(|error| unusable(&error))?, *policy)),
-        None => None,
-    };
-    let mut reporter = Reporter::new(model.as_ref().map(|(model, policy)| (model, *policy)));
-    // The files were checked when they were uploaded, so they have no defects here.
-    let mut checker = RowChecker::new();
-    let take = &mut |line, row: Row| {
-        if !stop.is_set() {
-            reporter.take(line, &row);
-        }
-    };
-    while let Some(piece) = inbox.blocking_recv().filter(|_| !stop.is_set()) {
-        checker.push_with(&piece, take);
-    }
-    let _ = checker.finish_with(take);
-    let (report, seen) = reporter.finish();
-    let Some(mut more) = more else { return Ok((report, None)) };
-    let (mut rows, mut repeats, mut checker) = (0, Repeats::default(), RowChecker::new());
-    let mut look = |line, row: &Row| {
+/// Returns the number of rows, and those among them that were seen. Blocking.
+fn compare(seen: &Seen, chunks: impl IntoIterator<Item = Bytes>, stop: &Stop) -> (u64, Repeats) {
+    let (mut rows, mut repeats) = (0, Repeats::default());
+    each_row(chunks, stop, |line, row| {
         rows += 1;
         seen.find(line, Marks::of(row), &mut repeats);
-    };
-    while let Some(piece) = more.blocking_recv() {
-        checker.push_with(&piece, &mut |line, row| look(line, &row));
-    }
-    let _ = checker.finish_with(&mut |line, row| look(line, &row));
-    Ok((report, Some((rows, repeats))))
+        ControlFlow::Continue(())
+    });
+    (rows, repeats)
 }

@@ -4,13 +4,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
+use attune_dataprep::rows::Stop;
 use attune_domain::id::ProjectId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -41,24 +39,12 @@ pub struct TextPlace {
     stop: Stop,
 }
 
-/// The signal that the work's result is no longer needed.
-#[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// Returns whether no request waits for the result any more.
-    #[must_use]
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// A guard that sets its [`Stop`] when the request has ended or timed out.
 struct Wanted(Stop);
 
 impl Drop for Wanted {
     fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
+        self.0.set();
     }
 }
 
@@ -167,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn limit_what_takes_too_long_is_told_to_stop() {
+    async fn limit_what_takes_too_long_is_stopped() {
         let places = TextPlaces { patience: Duration::from_millis(20), ..TextPlaces::new(1) };
         let mut seen = None;
         let done: Result<(), ApiError> = places

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_page_loads_only_what_lies_beside_it() {
+    async fn the_page_loads_only_what_is_next_to_it() {
         let (parts, page) = read("index.html").await;
         assert_eq!(parts.headers()[header::CONTENT_SECURITY_POLICY], POLICY);
         assert!(!page.contains("<script>") && !page.contains("<style>"), "{page}");
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_there_is_not_found() {
+    async fn a_page_that_does_not_exist_is_not_found() {
         let refused = file(Path("../Cargo.toml".into()), Uri::from_static("/docs/x")).await.unwrap_err();
         assert!(matches!(refused, ApiError::NoSuchRoute { .. }), "{refused:?}");
     }

@@ -1,6 +1,10 @@
 //! JSON bodies whose errors name the field at fault by its path, as in `adapter.rank`.
 
 use attune_domain::text::text_file::{foreign_encoding, without_mark};
+use attune_inference::{
+    json::{self, refusal},
+    strict_json::Strict,
+};
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request, rejection::BytesRejection},
@@ -8,7 +12,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{app::App, error::ApiError, http::strict_json::Strict};
+use crate::{app::App, error::ApiError};
 
 /// A JSON body.
 #[derive(Debug, Clone)]
@@ -62,7 +66,7 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 /// # Errors
 /// As [`from_slice`].
 pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(Strict(value)).map_err(|e| refusal(e.path().to_string(), e.inner()))
+    Ok(json::from_value(value)?)
 }
 
 /// Refuses the character U+0000, which PostgreSQL cannot store in text. It only occurs escaped: JSON forbids it
@@ -101,36 +105,6 @@ fn path_of_nul(value: &serde_json::Value) -> Option<String> {
         }),
         _ => None,
     }
-}
-
-/// Converts a serde error. Only its message contains the name of a missing or unknown field.
-fn refusal(path: String, error: &serde_json::Error) -> ApiError {
-    let whole = error.to_string();
-    let reason = whole.split(" at line ").next().unwrap_or(&whole);
-    let path = if path == "." { String::new() } else { path };
-    if !error.is_data() {
-        let message = format!("The body is not valid JSON: {whole}.");
-        return ApiError::Invalid { param: None, code: "invalid_json", message };
-    }
-    let quoted = || reason.split('`').nth(1).unwrap_or("").to_owned();
-    if reason.starts_with("missing field") {
-        let param = if path.is_empty() { quoted() } else { format!("{path}.{}", quoted()) };
-        let message = format!("Missing required parameter: '{param}'.");
-        return ApiError::Invalid { param: Some(param), code: "missing_required_parameter", message };
-    }
-    if reason.starts_with("unknown field") {
-        let param = if path.is_empty() { quoted() } else { path };
-        let allowed =
-            reason.split_once(", ").map_or(String::new(), |(_, rest)| format!("; {}", rest.replace('`', "'")));
-        let message = format!("Unknown parameter: '{param}'{allowed}.");
-        return ApiError::Invalid { param: Some(param), code: "unknown_parameter", message };
-    }
-    let reason = reason.replace('`', "'");
-    if path.is_empty() {
-        return ApiError::Invalid { param: None, code: "invalid_body", message: format!("Invalid body: {reason}.") };
-    }
-    let code = if reason.starts_with("invalid type") { "invalid_type" } else { "invalid_value" };
-    ApiError::Invalid { message: format!("Invalid '{path}': {reason}."), param: Some(path), code }
 }
 
 #[cfg(test)]
@@ -196,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_character_that_postgres_cannot_keep_is_refused_where_it_stands() {
+    fn the_character_that_postgres_cannot_keep_is_refused_where_it_is() {
         let wrong = |text: &str| match from_slice::<serde_json::Value>(text.as_bytes()) {
             Err(ApiError::Invalid { param, .. }) => param,
             other => panic!("{other:?}"),
@@ -224,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn case_08_a_byte_order_mark_before_a_body_is_passed_over() {
+    fn case_08_a_byte_order_mark_before_a_body_is_skipped() {
         from_slice::<Outer>("\u{feff}{\"inner\": {\"rank\": 1}}".as_bytes()).unwrap();
         let utf16: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let refused = from_slice::<Outer>(&utf16).unwrap_err().body().error;

@@ -14,7 +14,5 @@ pub mod pagination;
 pub mod path_id;
 /// The state of the request that a task answers.
 pub mod request_context;
-/// A deserializer that does not accept an array for an object.
-pub(crate) mod strict_json;
 /// A request's ID and span, the headers of responses, and the handling of panics.
 pub mod trace;

@@ -1,11 +1,10 @@
 //! IDs from paths, and callers' texts in messages.
 
+pub use attune_domain::text::message_text::truncated;
+
 use attune_domain::id::{Id, Kind};
 
 use crate::error::ApiError;
-
-/// The maximum number of a text's characters that a response repeats; a caller may send megabytes.
-const TRUNCATED_CHARACTERS: usize = 80;
 
 /// Parses an ID from a path. A text that is not an ID is reported like an ID that does not exist.
 ///
@@ -13,11 +12,6 @@ const TRUNCATED_CHARACTERS: usize = 80;
 /// [`ApiError::NotFound`].
 pub fn parse_id<K: Kind>(id: &str) -> Result<Id<K>, ApiError> {
     id.parse().map_err(|_| ApiError::NotFound { noun: K::NOUN, name: truncated(id) })
-}
-
-/// Returns the beginning of a text, for a message about it.
-pub fn truncated(text: &str) -> String {
-    text.chars().take(TRUNCATED_CHARACTERS).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use attune_inference::metering::TokenAllowance;
 use attune_store::{db::Tenant, tenancy::audit::Origin};
 use sqlx::PgConnection;
 use tokio::task::JoinHandle;
@@ -66,8 +67,9 @@ impl RequestContext {
 
     /// Returns the allowance that the tokens of the request's answers are charged to; `None` if it is not limited.
     #[must_use]
-    pub fn allowance(&self) -> Option<Allowance> {
-        self.allowance.clone()
+    pub fn allowance(&self) -> Option<TokenAllowance> {
+        let allowance = self.allowance.clone()?;
+        Some(Arc::new(move |tokens: u64| allowance.charge(tokens)))
     }
 
     /// Checks the request's conditions, in a transaction that was just opened for it.

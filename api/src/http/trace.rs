@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_methods_that_there_are_are_told() {
+    async fn the_methods_that_exist_are_listed() {
         let refused = answer("DELETE", "/v1/things", &[]).await;
         assert_eq!(
             (refused.status(), &refused.headers()[header::ALLOW]),

@@ -6,39 +6,40 @@
 
 use std::sync::Arc;
 
+use attune_dataprep::{
+    base_text,
+    blob::read_blob,
+    refusal::JobFile,
+    scan::{self, scan},
+};
 use attune_domain::{
+    file_facts::FileFacts,
     id::ProjectId,
     memory::{self, Workload},
-    offer::{Offer, Placement, place, refusal},
-    spec::TrainSpec,
+    offer::{Decision, Offer, place, refusal},
+    spec::{TrainSpec, TrainerSpec},
     throughput::{JobTokens, Source, Throughput},
 };
 use attune_store::{
     adapters::base_model,
     files::file::File,
-    jobs::job::FileFacts,
     runs::offer::{self, Throughput as MeasuredThroughput},
 };
-use attune_text::{
-    model::{FILES, TextModel},
-    row_stats::RowsError,
-    rows::{RowPolicy, RowReader},
-};
-use tokio::sync::mpsc::channel;
+use attune_text::{model::TextModel, rows::RowPolicy};
 
 use crate::{
     app::App,
     error::ApiError,
     files::{
-        preview::{stream, unusable},
+        row_errors::{refused, unopened, unread},
         text_places::TextPlace,
     },
     jobs::prepare::Made,
     wire::{
         estimate::{BandView, EstimateView, FactsView, MemoryView, OfferView, PaceView, RefusalView},
-        hyperparameters::HyperparametersView,
-        job_view::{QuantizationView, TrainerView},
+        job_view::QuantizationView,
         method::MethodView,
+        trainer::TrainerView,
     },
 };
 
@@ -55,77 +56,54 @@ struct Scanned {
 /// A row that a job would refuse: the error has its code and names the lines. [`ApiError::Busy`]: the files are too
 /// large to be read in time, or too many other requests are reading files.
 pub async fn work_out(app: &App, project: ProjectId, made: Made) -> Result<EstimateView, ApiError> {
-    let scanned = app.text.work(project, |place| scan(app, &made, Arc::new(place))).await?;
+    let scanned = app.text.work(project, |place| count(app, &made, Arc::new(place))).await?;
     let mut db = app.platform().await?;
     let offers = offer::list(&mut db).await?;
     let longest = scanned.training.longest_row.max(scanned.validation.map_or(0, |facts| facts.longest_row)).max(1);
     let work = Workload { architecture: &made.base.architecture, train: &made.row.spec, longest_row: longest };
     let place = Placed::find(work, &offers);
     let throughput = match &place.offer {
-        Some(offer) => offer::throughput(&mut db, &offer.name, made.base.base_model_id).await?,
+        Some(offer) => offer::throughput(&mut db, offer, made.base.base_model_id).await?,
         None => None,
     };
     Ok(view(&made, scanned, place, throughput))
 }
 
 /// Counts both files.
-async fn scan(app: &App, made: &Made, place: Arc<TextPlace>) -> Result<Scanned, ApiError> {
+async fn count(app: &App, made: &Made, place: Arc<TextPlace>) -> Result<Scanned, ApiError> {
     let mut db = app.platform().await?;
     let blobs = base_model::files(&mut db, made.base.base_model_id).await?;
     drop(db);
-    let files = base_model::small_files(&app.objects, &blobs, &FILES).await?;
-    let model = tokio::task::spawn_blocking(move || TextModel::from_files(&files)).await.map_err(ApiError::internal)?;
-    let model = model.map_err(|error| unusable(&error))?.with_kwargs(made.row.spec.chat_template_kwargs.clone());
-    let model = Arc::new(model);
+    let model = base_text::open(&app.objects, &blobs, place.clone()).await.map_err(unopened)?;
+    let model = Arc::new(model.with_kwargs(made.row.spec.chat_template_kwargs.clone()));
     let policy = RowPolicy::new(&made.row.spec, chrono::Utc::now().timestamp());
-    let (training, mut notes) = scan_file(app, (&model, &place), &made.training, ("training_file", policy)).await?;
+    let counter = Counter { app, model, place, policy };
+    let scan::Scanned { facts: training, mut notes } = counter.scan(JobFile::Training, &made.training).await?;
     let mut validation = None;
     if let Some(file) = &made.validation {
-        let (facts, more) = scan_file(app, (&model, &place), file, ("validation_file", policy)).await?;
-        notes.extend(more);
-        validation = Some(facts);
+        let scanned = counter.scan(JobFile::Validation, file).await?;
+        notes.extend(scanned.notes);
+        validation = Some(scanned.facts);
     }
-    Ok(Scanned { training, validation, notes })
+    Ok(Scanned { training, validation, notes: notes.into_iter().map(|(_, note)| note).collect() })
 }
 
-async fn scan_file(
-    app: &App,
-    (model, place): (&Arc<TextModel>, &Arc<TextPlace>),
-    file: &File,
-    (param, policy): (&'static str, RowPolicy),
-) -> Result<(FileFacts, Vec<String>), ApiError> {
-    let (pieces, mut inbox) = channel::<bytes::Bytes>(4);
-    let (model, place) = (model.clone(), place.clone());
-    let counting = tokio::task::spawn_blocking(move || {
-        let mut rows = RowReader::new(&model, policy);
-        while let Some(piece) = inbox.blocking_recv().filter(|_| !place.stop().is_set()) {
-            rows.push(&piece, &mut drop);
-        }
-        rows.finish(&mut drop)
-    });
-    let streamed = stream(&app.objects, file.rows_sha256(), pieces).await;
-    let stats = counting.await.map_err(ApiError::internal)?;
-    streamed?;
-    let stats = stats.map_err(|error| refused(param, &error))?;
-    let max_length = policy.max_length;
-    let notes = stats.changes(max_length).into_iter().chain(stats.packing(max_length));
-    let facts = stats.facts;
-    let facts = FileFacts {
-        rows: facts.rows,
-        tokens: facts.tokens,
-        trained_tokens: facts.trained_tokens,
-        longest_row: facts.longest_row,
-    };
-    Ok((facts, notes.map(|note| format!("{param}: {note}")).collect()))
+/// A counter of rows' tokens, in a slot.
+struct Counter<'a> {
+    app: &'a App,
+    model: Arc<TextModel>,
+    place: Arc<TextPlace>,
+    policy: RowPolicy,
 }
 
-fn refused(param: &'static str, error: &RowsError) -> ApiError {
-    let code = match (error.is_length(), param) {
-        (true, _) => "row_too_long",
-        (false, "training_file") => "invalid_training_file",
-        (false, _) => "invalid_validation_file",
-    };
-    ApiError::Invalid { param: Some(param.into()), code, message: format!("Invalid '{param}': {error}.") }
+impl Counter<'_> {
+    async fn scan(&self, which: JobFile, file: &File) -> Result<scan::Scanned, ApiError> {
+        let (model, place, policy) = (self.model.clone(), self.place.clone(), self.policy);
+        let counting = read_blob(&self.app.objects, file.rows_sha256(), move |chunks| {
+            scan(&model, policy, which, chunks.take_while(|_| !place.stop().is_set()))
+        });
+        counting.await.map_err(unread)?.map_err(refused)
+    }
 }
 
 /// The placement of the job.
@@ -142,10 +120,10 @@ impl Placed {
     fn find(work: Workload<'_>, offers: &[Offer]) -> Self {
         let idle: Vec<Offer> = offers.iter().map(idle).collect();
         let (placement, waits) = match place(work, offers) {
-            Placement::Later(_) => (place(work, &idle), true),
+            Decision::Later(_) => (place(work, &idle), true),
             found => (found, false),
         };
-        let Placement::Now { offer, plan, estimate } = placement else {
+        let Decision::Now { offer, plan, estimate } = placement else {
             let refusals = offers.iter().filter_map(|offer| refusal(memory::smallest(work).peak, true, offer));
             let refusals = refusals.map(|refusal| RefusalView::from(&refusal)).collect();
             return Self { offer: None, plan: None, memory: memory::smallest(work), refusals, waits };
@@ -169,20 +147,21 @@ fn idle(offer: &Offer) -> Offer {
 
 /// Returns the tokens and the trained tokens of the whole job, and whether they are exact.
 fn whole(spec: &TrainSpec, facts: FileFacts) -> (u64, u64, bool) {
-    let all = TrainSpec { max_steps: None, ..spec.clone() }.total_steps(facts.rows).max(1);
+    let trainer = TrainerSpec { max_steps: None, ..spec.trainer };
+    let all = TrainSpec { trainer, ..spec.clone() }.total_steps(facts.rows).max(1);
     let steps = spec.total_steps(facts.rows);
     let of = |per_epoch: u64| {
-        let epochs = u128::from(per_epoch) * u128::from(spec.n_epochs);
+        let epochs = u128::from(per_epoch) * u128::from(spec.hyperparameters.n_epochs);
         u64::try_from(epochs * u128::from(steps) / u128::from(all)).unwrap_or(u64::MAX)
     };
-    let per_epoch = (all / u64::from(spec.n_epochs.max(1))).max(1);
-    let is_exact = steps.is_multiple_of(per_epoch) && spec.early_stopping_patience == 0;
+    let per_epoch = (all / u64::from(spec.hyperparameters.n_epochs.max(1))).max(1);
+    let is_exact = steps.is_multiple_of(per_epoch) && spec.trainer.early_stopping_patience == 0;
     (of(facts.tokens), of(facts.trained_tokens), is_exact)
 }
 
 /// Returns the number of passes over the validation file: one every `eval_every_steps` steps, the last at the end.
 fn validations(spec: &TrainSpec, steps: u64) -> u64 {
-    match spec.eval_every_steps {
+    match spec.trainer.eval_every_steps {
         0 => 1,
         every => steps.div_ceil(every).max(1),
     }
@@ -207,11 +186,11 @@ fn view(made: &Made, scanned: Scanned, place: Placed, measured: Option<MeasuredT
         object: "fine_tuning.estimate",
         model: made.base.name.clone(),
         method: MethodView::from(&spec),
-        hyperparameters: HyperparametersView::from(&spec),
+        hyperparameters: spec.hyperparameters,
         quantization: QuantizationView::from(spec.quantization),
         trainer: TrainerView::from(&spec),
         seed: spec.seed,
-        adapter: spec.adapter.into(),
+        adapter: spec.adapter,
         training: FactsView::from(scanned.training),
         validation: scanned.validation.map(FactsView::from),
         notes: scanned.notes,
@@ -232,7 +211,14 @@ fn view(made: &Made, scanned: Scanned, place: Placed, measured: Option<MeasuredT
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::{architecture::Architecture, bytes::Bytes, spec::Requested};
+    use attune_domain::{
+        architecture::Architecture,
+        bytes::Bytes,
+        spec::{
+            Auto, Requested,
+            request::{Hyperparameters, TrainerFields},
+        },
+    };
 
     use super::*;
 
@@ -262,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_must_wait_is_told_what_it_will_get() {
+    fn a_job_that_must_wait_is_shown_what_it_will_get() {
         let found = placed(&[offer("busy", 4000, 0, 0)]);
         assert_eq!((found.offer.as_ref().unwrap().name.as_str(), found.waits), ("busy", true));
         assert_eq!(codes(&found), ["no_slot"]);
@@ -275,8 +261,10 @@ mod tests {
     fn whole_epochs_are_exact_and_a_cut_one_is_its_share() {
         let facts = FileFacts { rows: 10, tokens: 1000, trained_tokens: 400, longest_row: 100 };
         let asked = |max_steps| {
-            let asked =
-                Requested { effective_batch_size: Some(4), n_epochs: Some(2), max_steps, ..Requested::default() };
+            let hyperparameters =
+                Hyperparameters { n_epochs: Auto(Some(2)), batch_size: Auto(Some(4)), ..Hyperparameters::default() };
+            let trainer = TrainerFields { max_steps, ..TrainerFields::default() };
+            let asked = Requested { hyperparameters, trainer, ..Requested::default() };
             whole(&TrainSpec::check(&asked, 10, 512).unwrap(), facts)
         };
         assert_eq!(asked(None), (2000, 800, true));

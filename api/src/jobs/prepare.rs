@@ -61,7 +61,6 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
         suffix: new.suffix(),
         metadata: serde_json::to_value(new.metadata.clone().unwrap_or_default()).map_err(ApiError::internal)?,
         spec,
-        requested: new.as_it_came(),
         api_key_id: holder.api_key_id,
         micro_usd_per_million_tokens: app.prices.micro_usd_per_million_trained_tokens(),
         max_micro_usd: new.compute.and_then(|compute| compute.max_price_usd).map(micro_usd),
@@ -71,9 +70,12 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
 
 /// Checks that a job with validations has a validation file.
 fn check_validations(spec: &TrainSpec, there_are_rows: bool) -> Result<(), ApiError> {
-    let param =
-        if spec.early_stopping_patience > 0 { "trainer.early_stopping_patience" } else { "trainer.eval_every_steps" };
-    if there_are_rows || spec.eval_every_steps == 0 {
+    let param = if spec.trainer.early_stopping_patience > 0 {
+        "trainer.early_stopping_patience"
+    } else {
+        "trainer.eval_every_steps"
+    };
+    if there_are_rows || spec.trainer.eval_every_steps == 0 {
         return Ok(());
     }
     Err(ApiError::invalid(
@@ -110,15 +112,19 @@ fn right_rows(spec: &TrainSpec, field: &'static str, file: &file::File) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::spec::Requested;
+    use attune_domain::spec::{Requested, request::TrainerFields};
 
     use super::*;
 
     #[test]
     fn validations_on_the_way_need_a_validation_file() {
         let spec = |patience| {
-            let every = Requested { eval_every_steps: Some(5), ..Requested::default() };
-            TrainSpec::check(&Requested { early_stopping_patience: patience, ..every }, 360, 8192).unwrap()
+            let trainer = TrainerFields {
+                eval_every_steps: Some(5),
+                early_stopping_patience: patience,
+                ..TrainerFields::default()
+            };
+            TrainSpec::check(&Requested { trainer, ..Requested::default() }, 360, 8192).unwrap()
         };
         for (patience, param) in [(None, "trainer.eval_every_steps"), (Some(2), "trainer.early_stopping_patience")] {
             let error = check_validations(&spec(patience), false).unwrap_err().body().error;

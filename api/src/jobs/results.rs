@@ -4,7 +4,7 @@
 use attune_domain::{bytes::Bytes, digest::hex, id::JobId, job::JobState};
 use attune_store::{
     files::{blob, objects::blob_key},
-    jobs::job,
+    jobs::job::{self, Job},
     runs::results,
 };
 use sha2::{Digest, Sha256};
@@ -23,16 +23,16 @@ pub struct Results {
 /// # Errors
 /// [`ApiError::Internal`].
 pub async fn of(tx: &mut PgConnection, id: JobId) -> Result<Option<Results>, ApiError> {
-    if !are_wanted(tx, id).await? {
+    let job = job::load(tx, id).await?;
+    if !are_wanted(&job) {
         return Ok(None);
     }
-    let text = results::csv(tx, id).await?;
+    let text = results::csv(tx, job.project_id, id).await?;
     Ok(Some(Results { sha256: hex(&Sha256::digest(text.as_bytes())), text }))
 }
 
-async fn are_wanted(tx: &mut PgConnection, id: JobId) -> Result<bool, ApiError> {
-    let job = job::load(tx, id).await?;
-    Ok(job.state == JobState::Succeeded && job.result_file_id.is_none())
+fn are_wanted(job: &Job) -> bool {
+    job.state == JobState::Succeeded && job.result_file_id.is_none()
 }
 
 impl Results {
@@ -53,7 +53,7 @@ impl Results {
     /// # Errors
     /// [`ApiError::Internal`].
     pub async fn name(&self, tx: &mut PgConnection, id: JobId) -> Result<(), ApiError> {
-        if are_wanted(tx, id).await? {
+        if are_wanted(&job::load(tx, id).await?) {
             results::name(tx, id, &self.sha256, Bytes(self.text.len() as u64)).await?;
         }
         Ok(())

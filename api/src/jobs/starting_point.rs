@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_goes_on_only_on_its_own_base() {
+    fn an_adapter_is_continued_only_on_its_own_base() {
         assert!(check("tiny", &base(ONE), &adapter(ONE, ONE)).is_ok());
         let error = check("other", &base(TWO), &adapter(ONE, ONE)).unwrap_err().body().error;
         assert_eq!((error.param.as_deref(), error.code), (Some("continue_from"), Some("invalid_value")));

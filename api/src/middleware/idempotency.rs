@@ -64,9 +64,6 @@ const COME_BACK: u64 = 1;
 /// The time for which the rest of a repeated upload is read, so that its sender gets to read the response.
 const DRAIN: Duration = Duration::from_secs(60);
 
-/// The end of the paths that accept no key: a model's answers are not stored.
-const MODELS: &str = "/completions";
-
 /// Answers a repeated request with the response to the first one; passes all others on.
 pub async fn once(State(app): State<App>, request: Request, next: Next) -> Response {
     // The other methods in use are idempotent.
@@ -80,7 +77,7 @@ pub async fn once(State(app): State<App>, request: Request, next: Next) -> Respo
 
 async fn take(app: &App, key: &HeaderValue, request: Request, next: Next) -> Result<Response, ApiError> {
     let tenant = asker(&request)?;
-    let key = check(key, request.uri().path())?;
+    let key = check(key, request.extensions().get())?;
     let seal = sealing(&request)?;
     let (request, print) = printed(app, request).await?;
     let asked = format!("{} {}", request.method(), request.uri());
@@ -137,8 +134,8 @@ fn sealing(request: &Request) -> Result<Option<SealKey>, ApiError> {
     })
 }
 
-fn check<'a>(key: &'a HeaderValue, path: &str) -> Result<&'a str, ApiError> {
-    if path.ends_with(MODELS) {
+fn check<'a>(key: &'a HeaderValue, policy: Option<&Policy>) -> Result<&'a str, ApiError> {
+    if policy.is_some_and(|policy| policy.is_never_stored) {
         return Err(not_supported("completions are not stored".into()));
     }
     let plain = |text: &&str| (1..=KEY_BYTES).contains(&text.len());
@@ -260,12 +257,13 @@ mod tests {
 
     #[test]
     fn a_key_is_short_and_plain_and_not_for_every_path() {
-        let check = |key: &str, path: &str| check(&HeaderValue::from_bytes(key.as_bytes()).unwrap(), path).map(drop);
-        check("a-key", "/v1/files").unwrap();
-        for (key, path) in
-            [("", "/v1/files"), ("ä", "/v1/files"), (&"k".repeat(256), "/v1/files"), ("k", "/v1/chat/completions")]
-        {
-            assert!(check(key, path).is_err(), "{key} {path}");
+        let (stored, passing) = (Policy::open("create_file"), Policy::open("create_completion").never_stored());
+        let check = |key: &str, policy: &Policy| {
+            check(&HeaderValue::from_bytes(key.as_bytes()).unwrap(), Some(policy)).map(drop)
+        };
+        check("a-key", &stored).unwrap();
+        for (key, policy) in [("", &stored), ("ä", &stored), (&"k".repeat(256), &stored), ("k", &passing)] {
+            assert!(check(key, policy).is_err(), "{key} {policy:?}");
         }
     }
 

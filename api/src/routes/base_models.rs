@@ -11,7 +11,7 @@ use attune_store::{
     adapters::base_model::{self, BaseModel, INSTALLATION_NAME_KEY, NAME_KEY, Uses},
     db::{self, Tx},
     error::StoreError,
-    files::{blob, objects::blob_key, project_blob},
+    files::{blob, objects::blob_key, project_blob, staging::Incoming},
     tenancy::api_key::Holder,
 };
 use axum::{
@@ -27,7 +27,7 @@ use crate::{
     auth::caller::Caller,
     base_import,
     error::{ApiError, ErrorBody},
-    files::{staging::Incoming, storage},
+    files::storage,
     http::{
         json_body::Body,
         pagination::{List, Params},

@@ -1,4 +1,4 @@
-//! Batches: many requests in one file, processed when there is capacity. [`crate::batches`] does the work.
+//! Batches: many requests in one file, processed when there is capacity. The scheduler does the work.
 
 use attune_domain::{
     access::{Role, Scope},

@@ -4,8 +4,17 @@ use std::convert::Infallible;
 
 use attune_domain::{
     access::{Role, Scope},
-    id::ProjectId,
-    serve::{GenerateRequest, Prompt},
+    serve::GenerateEvent,
+};
+use attune_inference::{
+    chat::{self, BegunChat},
+    error::InferenceError,
+    generation::Generation,
+    resolve,
+    wire::{
+        chat::NewChat,
+        chat_answer::{ChatChunk, ChatCompletion, Heading},
+    },
 };
 use axum::{
     Extension, Json,
@@ -16,7 +25,6 @@ use axum::{
         sse::{Event, KeepAlive},
     },
 };
-use chrono::Utc;
 use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -25,20 +33,13 @@ use crate::{
     app::App,
     auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    http::{json_body::Body, trace::RequestId},
-    inference::{
-        generation::{self, Generation, Next},
-        resolve::{self, AskedModel},
-    },
+    http::{json_body::Body, request_context::RequestContext, trace::RequestId},
     policy::Policy,
-    wire::inference::{
-        chat::NewChat,
-        chat_answer::{ChatChunk, ChatCompletion, Heading},
-    },
 };
 
 /// The policies of the operations in this file.
-pub(crate) const POLICIES: &[Policy] = &[Policy::project("create_chat_completion", Scope::Inference, Role::Member)];
+pub(crate) const POLICIES: &[Policy] =
+    &[Policy::project("create_chat_completion", Scope::Inference, Role::Member).never_stored()];
 
 /// The response header that reports, for a request with `store: true`, that nothing was stored.
 const STORED: HeaderName = HeaderName::from_static("attune-stored");
@@ -62,77 +63,28 @@ pub async fn create(
     Extension(request_id): Extension<RequestId>,
     Body(fields): Body<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
-    let chat = NewChat::read(fields)?;
-    let model = resolve::find(&app, holder.project_id, &chat.model).await?;
-    let mut generation = begin(&app, &chat, &model, &request_id.0).await?;
-    generation.charge(&app.meter, model.account(holder.project_id, holder.api_key_id));
-    let heading = heading(&chat, model);
-    let mut response = if chat.streams() {
-        let events = events(heading, generation, chat.choices());
-        Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+    let new = NewChat::read(fields)?;
+    let (streams, is_to_be_stored) = (new.streams, new.store);
+    let tx = app.tenant(holder.project_id).await?;
+    let model = resolve::find(&app.inference, tx, holder.project_id, &new.model).await?;
+    let account = model.account(holder.project_id, holder.api_key_id);
+    let mut begun = chat::begin(&app.inference, new, model, &request_id.0).await?;
+    begun.charge(&app.inference.meter, account, RequestContext::current().allowance());
+    let mut response = if streams {
+        Sse::new(events(begun)).keep_alive(KeepAlive::default()).into_response()
     } else {
-        Json(whole(heading, generation, chat.choices()).await?).into_response()
+        Json(begun.whole().await?).into_response()
     };
-    if chat.store == Some(true) {
+    if is_to_be_stored {
         response.headers_mut().insert(STORED, HeaderValue::from_static("false"));
     }
     Ok(response)
 }
 
-/// Creates a chat completion without streaming, for callers inside the API, such as batches.
-///
-/// # Errors
-/// As for [`create`].
-pub async fn complete(
-    app: &App,
-    project: ProjectId,
-    request_id: &str,
-    fields: Map<String, Value>,
-) -> Result<ChatCompletion, ApiError> {
-    let chat = NewChat::read(fields)?;
-    if chat.streams() {
-        return Err(ApiError::unsupported("stream", "A batch's requests cannot be streamed. Omit 'stream'."));
-    }
-    let model = resolve::find(app, project, &chat.model).await?;
-    let mut generation = begin(app, &chat, &model, request_id).await?;
-    generation.charge(&app.meter, model.account(project, None));
-    whole(heading(&chat, model), generation, chat.choices()).await
-}
-
-async fn begin(app: &App, chat: &NewChat, model: &AskedModel, request_id: &str) -> Result<Generation, ApiError> {
-    let request = GenerateRequest {
-        request_id: request_id.to_owned(),
-        project: model.project_id.to_string(),
-        adapter: model.adapter.clone(),
-        prompt: Prompt::Chat { messages: chat.chat_messages()?, template_kwargs: chat.template_kwargs()? },
-        echo: false,
-        form: chat.form()?,
-        tools: chat.tools()?,
-        choices: chat.choices(),
-        sampling: chat.sampling(rand::random())?,
-    };
-    generation::begin(app, model, &request).await
-}
-
-fn heading(chat: &NewChat, model: AskedModel) -> Heading {
-    Heading {
-        id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
-        created: Utc::now().timestamp(),
-        model: model.name,
-        system_fingerprint: model.system_fingerprint,
-        with_logprobs: chat.logprobs == Some(true),
-        with_usage: chat.streams_usage(),
-    }
-}
-
-async fn whole(heading: Heading, mut generation: Generation, choices: u32) -> Result<ChatCompletion, ApiError> {
-    let (answers, completion_tokens) = generation.whole(choices, 1).await?;
-    Ok(heading.whole(answers, generation.usage(completion_tokens)))
-}
-
 /// Returns the events of the stream. It owns the generation: a client that disconnects drops both, and with them the
 /// request to the replica.
-fn events(heading: Heading, generation: Generation, choices: u32) -> impl Stream<Item = Result<Event, Infallible>> {
+fn events(begun: BegunChat) -> impl Stream<Item = Result<Event, Infallible>> {
+    let BegunChat { heading, generation, choices } = begun;
     let first: Vec<Event> = (0..choices).map(|choice| data(&heading.first(choice))).collect();
     let rest = stream::unfold(Some((heading, generation)), |state| async move {
         let (heading, mut generation) = state?;
@@ -146,25 +98,26 @@ fn events(heading: Heading, generation: Generation, choices: u32) -> impl Stream
 /// `true` if no event follows.
 pub(super) struct Last(pub(super) bool);
 
-fn said(heading: &Heading, generation: &Generation, next: Result<Next, ApiError>) -> (Vec<Event>, Last) {
-    match next {
-        Ok(Next::Piece { choice, text, tokens }) => (vec![data(&heading.piece(choice, text, tokens))], Last(false)),
-        Ok(Next::ToolCallStart { choice, call, id, name }) => {
-            (vec![data(&heading.called(choice, call, id, name))], Last(false))
-        }
-        Ok(Next::Arguments { choice, call, text }) => (vec![data(&heading.arguments(choice, call, text))], Last(false)),
-        Ok(Next::Finished { choice, finish_reason }) => (vec![data(&heading.last(choice, finish_reason))], Last(false)),
-        Ok(Next::Done { completion_tokens }) => {
+fn said(heading: &Heading, generation: &Generation, next: Result<GenerateEvent, InferenceError>) -> (Vec<Event>, Last) {
+    let chunk = match next {
+        Ok(GenerateEvent::Piece { choice, text, tokens }) => heading.piece(choice, text, tokens),
+        Ok(GenerateEvent::ToolCallStart { choice, call, id, name }) => heading.called(choice, call, id, name),
+        Ok(GenerateEvent::Arguments { choice, call, text }) => heading.arguments(choice, call, text),
+        Ok(GenerateEvent::Finished { choice, finish_reason }) => heading.last(choice, finish_reason),
+        Ok(GenerateEvent::Done { completion_tokens }) => {
             let usage = heading.usage(generation.usage(completion_tokens));
             let mut last: Vec<Event> = usage.iter().map(data).collect();
             last.push(Event::default().data("[DONE]"));
-            (last, Last(true))
+            return (last, Last(true));
         }
+        // A generation returns neither.
+        Ok(GenerateEvent::Started { .. } | GenerateEvent::Failed { .. }) => return (Vec::new(), Last(false)),
         Err(error) => {
             error.log();
-            (vec![data(&error.body())], Last(true))
+            return (vec![data(&error.body())], Last(true));
         }
-    }
+    };
+    (vec![data(&chunk)], Last(false))
 }
 
 /// Returns an event with `body` as JSON.

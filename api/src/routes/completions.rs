@@ -4,7 +4,18 @@ use std::convert::Infallible;
 
 use attune_domain::{
     access::{Role, Scope},
-    serve::{Form, GenerateRequest},
+    serve::GenerateEvent,
+};
+use attune_inference::{
+    completion::{self, BegunCompletion},
+    error::InferenceError,
+    generation::Generation,
+    resolve,
+    wire::{
+        chat_answer::Usage,
+        completion::NewCompletion,
+        completion_answer::{Completion, CompletionHeading},
+    },
 };
 use axum::{
     Extension, Json,
@@ -14,10 +25,8 @@ use axum::{
         sse::{Event, KeepAlive},
     },
 };
-use chrono::Utc;
 use futures::{
     Stream, StreamExt,
-    future::try_join_all,
     stream::{self, BoxStream, SelectAll},
 };
 use serde_json::{Map, Value};
@@ -27,23 +36,13 @@ use crate::{
     app::App,
     auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    http::{json_body::Body, trace::RequestId},
-    inference::{
-        answer::Answer,
-        generation::{self, Generation, Next},
-        metering::Account,
-        resolve::{self, AskedModel},
-    },
+    http::{json_body::Body, request_context::RequestContext, trace::RequestId},
     policy::Policy,
-    wire::inference::{
-        chat_answer::Usage,
-        completion::NewCompletion,
-        completion_answer::{Completion, CompletionHeading},
-    },
 };
 
 /// The policies of the operations in this file.
-pub(crate) const POLICIES: &[Policy] = &[Policy::project("create_completion", Scope::Inference, Role::Member)];
+pub(crate) const POLICIES: &[Policy] =
+    &[Policy::project("create_completion", Scope::Inference, Role::Member).never_stored()];
 
 /// Create a text completion.
 ///
@@ -63,128 +62,23 @@ pub async fn create(
     Body(fields): Body<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
     let new = NewCompletion::read(fields)?;
-    let model = resolve::find(&app, holder.project_id, &new.model).await?;
-    let mut generations = begin(&app, &new, &model, &request_id.0).await?;
-    charge(&app, &mut generations, &model.account(holder.project_id, holder.api_key_id));
-    let heading = heading(&new, model);
-    if new.streams() {
-        let events = events(Streaming::new(&new, heading, generations));
-        Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+    let streams = new.streams;
+    let tx = app.tenant(holder.project_id).await?;
+    let model = resolve::find(&app.inference, tx, holder.project_id, &new.model).await?;
+    let account = model.account(holder.project_id, holder.api_key_id);
+    let mut begun = completion::begin(&app.inference, new, model, &request_id.0).await?;
+    begun.charge(&app.inference.meter, &account, RequestContext::current().allowance().as_ref());
+    if streams {
+        Ok(Sse::new(events(Streaming::new(begun))).keep_alive(KeepAlive::default()).into_response())
     } else {
-        Ok(Json(whole(&new, heading, generations).await?).into_response())
+        Ok(Json(begun.whole().await?).into_response())
     }
-}
-
-/// Creates a text completion without streaming, for callers inside the API, such as batches.
-///
-/// # Errors
-/// As for [`create`].
-pub async fn complete(
-    app: &App,
-    project: attune_domain::id::ProjectId,
-    request_id: &str,
-    fields: Map<String, Value>,
-) -> Result<Completion, ApiError> {
-    let new = NewCompletion::read(fields)?;
-    if new.streams() {
-        return Err(ApiError::unsupported("stream", "A batch's requests cannot be streamed. Omit 'stream'."));
-    }
-    let model = resolve::find(app, project, &new.model).await?;
-    let mut generations = begin(app, &new, &model, request_id).await?;
-    charge(app, &mut generations, &model.account(project, None));
-    whole(&new, heading(&new, model), generations).await
-}
-
-/// Charges each prompt as a request.
-fn charge(app: &App, generations: &mut [Generation], account: &Account) {
-    generations.iter_mut().for_each(|generation| generation.charge(&app.meter, account.clone()));
-}
-
-async fn begin(
-    app: &App,
-    new: &NewCompletion,
-    model: &AskedModel,
-    request_id: &str,
-) -> Result<Vec<Generation>, ApiError> {
-    let sampling = new.sampling(rand::random())?;
-    let requests: Vec<GenerateRequest> = new
-        .prompt
-        .0
-        .iter()
-        .map(|prompt| GenerateRequest {
-            request_id: request_id.to_owned(),
-            project: model.project_id.to_string(),
-            adapter: model.adapter.clone(),
-            prompt: prompt.clone().into(),
-            echo: new.echoes(),
-            form: Form::Free,
-            tools: None,
-            choices: new.drawn(),
-            sampling: sampling.clone(),
-        })
-        .collect();
-    try_join_all(requests.iter().map(|request| generation::begin(app, model, request))).await
-}
-
-fn heading(new: &NewCompletion, model: AskedModel) -> CompletionHeading {
-    CompletionHeading {
-        id: format!("cmpl-{}", uuid::Uuid::new_v4().simple()),
-        created: Utc::now().timestamp(),
-        model: model.name,
-        system_fingerprint: model.system_fingerprint,
-        with_logprobs: new.logprobs.is_some(),
-        with_usage: new.streams_usage(),
-    }
-}
-
-async fn whole(
-    new: &NewCompletion,
-    heading: CompletionHeading,
-    mut generations: Vec<Generation>,
-) -> Result<Completion, ApiError> {
-    let prompts = generations.len();
-    let answers = try_join_all(generations.iter_mut().map(|generation| generation.whole(new.drawn(), prompts))).await?;
-    let (mut all, mut drawn) = (Vec::new(), 0);
-    for (generation, (answers, tokens)) in generations.iter_mut().zip(answers) {
-        drawn += tokens;
-        let echo = generation.echo.take();
-        all.extend(best(answers, new.choices()).into_iter().map(|answer| match &echo {
-            Some(echo) => Answer {
-                text: format!("{}{}", echo.text, answer.text),
-                tokens: echo.tokens.iter().cloned().chain(answer.tokens).collect(),
-                ..answer
-            },
-            None => answer,
-        }));
-    }
-    Ok(heading.whole(all, usage(&generations, drawn)))
-}
-
-/// Returns the usage of all prompts and of the sampled tokens.
-fn usage(generations: &[Generation], drawn: u64) -> Usage {
-    let sum = |of: fn(&Generation) -> u64| generations.iter().map(of).sum();
-    Usage::new(sum(|generation| generation.prompt_tokens), sum(|generation| generation.cached_tokens), drawn)
-}
-
-/// Returns the `count` answers with the highest log probability per token, the highest first; all answers in their
-/// order if there are no more than `count`.
-fn best(mut answers: Vec<Answer>, count: u32) -> Vec<Answer> {
-    let count = count as usize;
-    if answers.len() > count {
-        let mean = |answer: &Answer| {
-            let sum: f64 = answer.tokens.iter().filter_map(|token| token.logprob).sum();
-            sum / answer.tokens.len().max(1) as f64
-        };
-        answers.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
-        answers.truncate(count);
-    }
-    answers
 }
 
 /// The state of a streamed completion.
 struct Streaming {
     heading: CompletionHeading,
-    parts: SelectAll<BoxStream<'static, (u32, Result<Next, ApiError>)>>,
+    parts: SelectAll<BoxStream<'static, (u32, Result<GenerateEvent, InferenceError>)>>,
     /// The number of choices for each prompt.
     choices: u32,
     /// The character offset of the next token of each choice.
@@ -197,8 +91,8 @@ struct Streaming {
 }
 
 impl Streaming {
-    fn new(new: &NewCompletion, heading: CompletionHeading, generations: Vec<Generation>) -> Self {
-        let choices = new.choices();
+    fn new(begun: BegunCompletion) -> Self {
+        let BegunCompletion { heading, generations, choices, .. } = begun;
         let mut offsets = vec![0; generations.len() * choices as usize];
         let mut ahead = Vec::new();
         for (prompt, generation) in (0..).zip(&generations) {
@@ -209,27 +103,32 @@ impl Streaming {
                 ahead.push(data(&heading.piece(index, echo.text.clone(), &echo.tokens, offset)));
             }
         }
-        let usage = usage(&generations, 0);
+        let usage = completion::usage(&generations, 0);
         let open = generations.len();
         let parts = (0..).zip(generations).map(|(prompt, generation)| parts(prompt, generation).boxed());
         Self { heading, parts: stream::select_all(parts), choices, offsets, usage, open, ahead }
     }
 
     /// Returns the events for a message of a replica, and whether it was the last one.
-    fn take(&mut self, prompt: u32, next: Result<Next, ApiError>) -> (Vec<Event>, Last) {
+    fn take(&mut self, prompt: u32, next: Result<GenerateEvent, InferenceError>) -> (Vec<Event>, Last) {
         match next {
-            Ok(Next::Piece { choice, text, tokens }) => {
+            Ok(GenerateEvent::Piece { choice, text, tokens }) => {
                 let index = prompt * self.choices + choice;
                 let Some(offset) = self.offsets.get_mut(index as usize) else { return (Vec::new(), Last(false)) };
                 (vec![data(&self.heading.piece(index, text, &tokens, offset))], Last(false))
             }
-            Ok(Next::Finished { choice, finish_reason }) => {
+            Ok(GenerateEvent::Finished { choice, finish_reason }) => {
                 let index = prompt * self.choices + choice;
                 (vec![data(&self.heading.last(index, finish_reason))], Last(false))
             }
-            // Only chat completions have tools.
-            Ok(Next::ToolCallStart { .. } | Next::Arguments { .. }) => (Vec::new(), Last(false)),
-            Ok(Next::Done { completion_tokens }) => {
+            // Only chat completions have tools, and a generation returns neither of the others.
+            Ok(
+                GenerateEvent::ToolCallStart { .. }
+                | GenerateEvent::Arguments { .. }
+                | GenerateEvent::Started { .. }
+                | GenerateEvent::Failed { .. },
+            ) => (Vec::new(), Last(false)),
+            Ok(GenerateEvent::Done { completion_tokens }) => {
                 self.usage = self.usage.plus(completion_tokens);
                 self.open -= 1;
                 if self.open > 0 {
@@ -248,11 +147,11 @@ impl Streaming {
 }
 
 /// Returns the replica's messages about one prompt as a stream.
-fn parts(prompt: u32, generation: Generation) -> impl Stream<Item = (u32, Result<Next, ApiError>)> {
+fn parts(prompt: u32, generation: Generation) -> impl Stream<Item = (u32, Result<GenerateEvent, InferenceError>)> {
     stream::unfold(Some(generation), move |generation| async move {
         let mut generation = generation?;
         let next = generation.next().await;
-        let goes_on = next.as_ref().is_ok_and(|next| !matches!(next, Next::Done { .. }));
+        let goes_on = next.as_ref().is_ok_and(|next| !matches!(next, GenerateEvent::Done { .. }));
         Some(((prompt, next), goes_on.then_some(generation)))
     })
 }
@@ -268,25 +167,4 @@ fn events(mut streaming: Streaming) -> impl Stream<Item = Result<Event, Infallib
         Some((events, (!last).then_some(streaming)))
     });
     stream::iter(ahead).chain(rest.flat_map(stream::iter)).map(Ok)
-}
-
-#[cfg(test)]
-mod tests {
-    use attune_domain::serve::TokenLogprob;
-
-    use super::*;
-
-    #[test]
-    fn the_best_answers_have_the_highest_log_probability_per_token() {
-        let answer = |text: &str, logprobs: &[f64]| Answer {
-            text: text.into(),
-            tokens: logprobs.iter().map(|p| TokenLogprob { bytes: vec![], logprob: Some(*p), top: vec![] }).collect(),
-            calls: vec![],
-            finish_reason: None,
-        };
-        let all = vec![answer("long", &[-1.0, -1.0, -1.0]), answer("short", &[-2.0]), answer("good", &[-0.5, -0.5])];
-        let texts: Vec<_> = best(all.clone(), 2).into_iter().map(|answer| answer.text).collect();
-        assert_eq!(texts, ["good", "long"]);
-        assert_eq!(best(all.clone(), 3), all);
-    }
 }

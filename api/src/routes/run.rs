@@ -1,8 +1,8 @@
-//! Endpoints that trainers call: their spec, upload URLs for blobs, and their reports. See `domain::run`.
+//! Endpoints that trainers call: their task, upload URLs for blobs, and their reports. See `domain::run`.
 
 use attune_domain::{
     digest::is_sha256,
-    run::{BlobGrant, BlobsWanted, Reply, Report, RunEvent, RunSpec},
+    run::{BlobGrant, BlobsWanted, Reply, Report, RunEvent, task::TaskSpec},
 };
 use attune_store::runs::{
     report,
@@ -22,8 +22,8 @@ use crate::{
 /// The maximum number of blobs in one request.
 const MOST_BLOBS: usize = 1000;
 
-/// Returns the run's spec, with newly presigned URLs.
-pub async fn spec(State(app): State<App>, TokenHolder(run): TokenHolder<Run>) -> Result<Json<RunSpec>, ApiError> {
+/// Returns the run's task, with newly presigned URLs.
+pub async fn spec(State(app): State<App>, TokenHolder(run): TokenHolder<Run>) -> Result<Json<TaskSpec>, ApiError> {
     check_alive(&run)?;
     let mut db = app.platform().await?;
     Ok(Json(run_spec::get(&mut db, &app.objects, &run).await?))

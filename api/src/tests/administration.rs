@@ -62,7 +62,7 @@ async fn an_archived_project_is_closed_to_its_keys(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn nobody_makes_more_of_somebody_than_they_are_themselves(pool: PgPool) {
+async fn no_user_gives_another_a_role_above_their_own(pool: PgPool) {
     let world = World::new(pool).await;
     let admin = world.person("adam", Role::Admin).await;
     let owner = world.person("olga", Role::Owner).await;

@@ -123,7 +123,7 @@ async fn what_was_written_since_is_not_changed(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn an_alias_is_not_made_under_a_condition_that_asks_for_one(pool: PgPool) {
+async fn an_alias_is_not_made_under_a_condition_that_requires_one(pool: PgPool) {
     let world = World::new(pool).await;
     let (_, adapter, model) = trained(&world).await;
     let set = (Method::PUT, format!("/v1/adapters/{model}/aliases/new"), Some(json!({ "version": adapter })));

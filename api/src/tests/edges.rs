@@ -214,7 +214,7 @@ async fn attack_a11b_a_person_who_is_in_projects_leaves_the_organization_in_the_
 }
 
 #[sqlx::test(migrations = false)]
-async fn attack_a14_a_look_at_what_nobody_has_leaves_no_note(pool: PgPool) {
+async fn attack_a14_a_request_for_an_unknown_object_leaves_no_note(pool: PgPool) {
     let folder = tempfile::tempdir().unwrap();
     let world = world_with_store(pool, folder.path()).await;
     let notes = async || testing::loose_blobs(&mut world.pool.acquire().await.unwrap()).await.unwrap();

@@ -43,7 +43,7 @@ async fn administration_is_done_once(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_secret_is_told_again_to_the_bearer_that_asked_and_lies_nowhere_in_clear(pool: PgPool) {
+async fn a_secret_is_returned_again_to_the_same_bearer_and_is_stored_nowhere_in_clear(pool: PgPool) {
     let world = World::new(pool).await;
     let path = "/v1/webhook_endpoints";
     let body = json!({"url": "https://hooks.example/attune"});

@@ -49,7 +49,7 @@ async fn a_rotated_key_is_found_and_made_up_ids_do_not_make_us_ask(pool: PgPool)
 }
 
 #[sqlx::test(migrations = false)]
-async fn somebody_in_several_projects_says_which(pool: PgPool) {
+async fn a_user_in_several_projects_says_which(pool: PgPool) {
     let world = World::new(pool).await;
     let owner = world.person("olga", Role::Owner).await;
     let made = world.call(Method::POST, "/v1/organization/projects", &owner, Some(json!({"name": "second"}))).await;
@@ -83,7 +83,7 @@ async fn somebody_in_several_projects_says_which(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn whoever_is_shown_out_is_out_at_once(pool: PgPool) {
+async fn a_removed_user_has_no_access_at_once(pool: PgPool) {
     let world = World::new(pool).await;
     let token = world.person("mia", Role::Member).await;
     assert_eq!(world.get("/v1/files", &token).await.status, StatusCode::OK);

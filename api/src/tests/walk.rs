@@ -7,6 +7,7 @@ use attune_domain::access::{Role, Scope};
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use strum::VariantArray;
 
 use super::world::{Answer, World, trained};
 use crate::{
@@ -180,7 +181,7 @@ fn every_operation_with_a_body_has_a_case() {
 }
 
 #[sqlx::test(migrations = false)]
-async fn another_tenants_id_is_answered_as_one_that_nobody_has(pool: PgPool) {
+async fn another_tenants_id_is_answered_as_an_unknown_one(pool: PgPool) {
     let world = World::new(pool).await;
     let places = places(&world).await;
     let mut compared = 0;
@@ -259,7 +260,7 @@ async fn no_list_shows_another_tenants_rows(pool: PgPool) {
 async fn each_role_may_do_what_its_line_says_and_no_more(pool: PgPool) {
     let world = World::new(pool).await;
     let places = places(&world).await;
-    for role in Role::ALL {
+    for &role in Role::VARIANTS {
         let token = world.person(role.name(), role).await;
         for step in steps() {
             // Unknown IDs: a permitted operation finds nothing, and changes nothing.
@@ -282,12 +283,12 @@ async fn each_role_may_do_what_its_line_says_and_no_more(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn nobody_and_a_key_without_the_scope_are_turned_away(pool: PgPool) {
+async fn no_key_and_a_key_without_the_scope_are_turned_away(pool: PgPool) {
     let world = World::new(pool).await;
     let places = places(&world).await;
     let mut narrow = BTreeMap::new();
-    for wanted in Scope::EACH {
-        let others: Vec<Scope> = Scope::EACH.into_iter().filter(|scope| !scope.covers(wanted)).collect();
+    for &wanted in Scope::VARIANTS {
+        let others: Vec<Scope> = Scope::VARIANTS.iter().copied().filter(|scope| !scope.covers(wanted)).collect();
         narrow.insert(wanted, (world.key_with(&others).await, world.key_with(&[wanted]).await));
     }
     for step in steps() {

@@ -6,6 +6,10 @@ use attune_domain::{
     access::{Role, Scope},
     id::{OrganizationId, ProjectId},
 };
+use attune_inference::{
+    config::{Prices, Serving},
+    context::Inference,
+};
 use attune_store::{
     config::{ObjectStoreConfig, WebhooksConfig},
     db::{self, Tenant},
@@ -32,9 +36,9 @@ use super::issuer::{Issuer, Signer};
 use crate::{
     app::App,
     auth::{credentials::Authenticator, issuers::Issuers},
-    config::{Cors, Limits, Prices, RateLimits, Serving},
-    inference::{metering::Meter, places::Places},
+    config::{Cors, Limits, RateLimits},
     middleware::rate_limiter::RateLimiter,
+    places::Places,
     router,
     webhooks::Webhooks,
 };
@@ -110,15 +114,13 @@ impl World {
         let other = Other { project: there.project_id, key: theirs };
         let webhooks = WebhooksConfig { secret_key: Some("x".repeat(43).into()), ..WebhooksConfig::default() };
         let issuers = Issuers::new(vec![issuer.config(algorithms)]).unwrap();
+        let serving = Serving { wait_seconds: 0, ..Serving::default() };
         let app = App {
             db: pool.clone(),
             objects: objects.clone(),
-            http: reqwest::Client::new(),
             limits: Arc::new(Limits::default()),
-            serving: Arc::new(Serving { wait_seconds: 0, ..Serving::default() }),
-            waiters: Default::default(),
+            inference: Inference::new(pool.clone(), objects.clone(), serving, Prices::default()).unwrap(),
             prices: Prices::default(),
-            meter: Arc::new(Meter::new(Prices::default())),
             base_imports: Arc::new(Places::new(1, 1)),
             adapter_imports: Arc::new(Places::new(1, 1)),
             text: Arc::new(crate::files::text_places::TextPlaces::new(1)),

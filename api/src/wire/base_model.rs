@@ -3,6 +3,7 @@
 use attune_domain::{bytes::Bytes, run::Blob};
 use attune_store::adapters::base_model::BaseModel;
 use serde::{Deserialize, Serialize};
+use strum::EnumString;
 use utoipa::ToSchema;
 
 use super::adapter::FolderFile;
@@ -23,8 +24,9 @@ pub struct NewBaseModel {
 }
 
 /// The owner of a base model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, EnumString, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Owner {
     /// One project, which alone may use the model.
     Project,
@@ -38,15 +40,11 @@ impl Owner {
     /// # Errors
     /// [`ApiError::Invalid`]: the value is not an owner.
     pub fn read(text: &str) -> Result<Self, ApiError> {
-        match text {
-            "project" => Ok(Self::Project),
-            "installation" => Ok(Self::Installation),
-            other => {
-                let shown = truncated(other);
-                let message = format!("Invalid 'owner': '{shown}'; it must be 'project' or 'installation'.");
-                Err(ApiError::invalid("owner", message))
-            }
-        }
+        text.parse().map_err(|_| {
+            let shown = truncated(text);
+            let message = format!("Invalid 'owner': '{shown}'; it must be 'project' or 'installation'.");
+            ApiError::invalid("owner", message)
+        })
     }
 }
 
@@ -115,4 +113,19 @@ pub struct BlobView {
     pub sha256: String,
     /// The size in bytes.
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_read_by_the_name_in_json() {
+        for owner in [Owner::Project, Owner::Installation] {
+            let name = serde_json::to_value(owner).unwrap();
+            assert_eq!(Owner::read(name.as_str().unwrap()).unwrap(), owner);
+        }
+        let refused = Owner::read("Project").unwrap_err().to_string();
+        assert_eq!(refused, "Invalid 'owner': 'Project'; it must be 'project' or 'installation'.");
+    }
 }

@@ -3,20 +3,17 @@
 use std::collections::BTreeMap;
 
 use attune_domain::{
+    file_facts::FileFacts,
     memory::MemoryEstimate,
     offer::{Offer, Refusal},
     run::Plan,
-    throughput::{Band, Source, Throughput},
+    spec::{AdapterSpec, HyperparametersSpec},
+    throughput::{Band, Throughput},
 };
-use attune_store::jobs::job::FileFacts;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    hyperparameters::HyperparametersView,
-    job_view::{AdapterSpecView, QuantizationView, TrainerView},
-    method::MethodView,
-};
+use super::{job_view::QuantizationView, method::MethodView, trainer::TrainerView};
 
 /// An estimate of a job's resources, time and cost. No job is created.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -28,9 +25,9 @@ pub struct EstimateView {
     /// The training method.
     pub method: MethodView,
     /// The hyperparameters that would be used.
-    pub hyperparameters: HyperparametersView,
+    pub hyperparameters: HyperparametersSpec,
     /// The adapter's LoRA configuration.
-    pub adapter: AdapterSpecView,
+    pub adapter: AdapterSpec,
     /// The quantization of the base model while training.
     pub quantization: QuantizationView,
     /// The trainer's settings.
@@ -198,12 +195,8 @@ pub struct PaceView {
 
 impl PaceView {
     /// Creates the view of a throughput that was measured in `runs` runs.
-    pub const fn new(throughput: Throughput, runs: i64) -> Self {
-        let source = match throughput.source {
-            Source::Measured => "measured",
-            Source::Assumed => "assumed",
-        };
-        Self { tokens_per_second: throughput.tokens_per_second, source, runs }
+    pub fn new(throughput: Throughput, runs: i64) -> Self {
+        Self { tokens_per_second: throughput.tokens_per_second, source: throughput.source.into(), runs }
     }
 }
 

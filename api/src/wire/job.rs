@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use attune_domain::spec::Requested;
+use attune_domain::spec::{
+    Requested,
+    request::{AdapterFields, Hyperparameters, QuantizationFields, TrainerFields},
+};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{
-    hyperparameters::Hyperparameters,
-    job_fields::{AdapterFields, QuantizationFields, TrainerFields},
     metadata,
     method::Method,
     money::{ComputeChange, ComputeFields},
@@ -88,26 +89,15 @@ impl NewJob {
         if let Some(compute) = &self.compute {
             compute.checked()?;
         }
-        let hyper = self.asked_hyperparameters()?;
-        let mut asked = Requested {
-            n_epochs: hyper.n_epochs.0,
-            effective_batch_size: hyper.batch_size.0,
-            learning_rate_multiplier: hyper.learning_rate_multiplier.0,
+        Ok(Requested {
             seed: self.seed,
             method: self.method.as_ref().map(|method| method.r#type.clone()),
+            hyperparameters: self.asked_hyperparameters()?,
+            adapter: self.adapter.clone().unwrap_or_default(),
+            quantization: self.quantization.clone().unwrap_or_default(),
+            trainer: self.trainer.clone().unwrap_or_default(),
             chat_template_kwargs: self.chat_template_kwargs.clone(),
-            ..Requested::default()
-        };
-        if let Some(adapter) = &self.adapter {
-            adapter.lay_into(&mut asked);
-        }
-        if let Some(quantization) = &self.quantization {
-            quantization.lay_into(&mut asked);
-        }
-        if let Some(trainer) = &self.trainer {
-            trainer.lay_into(&mut asked);
-        }
-        Ok(asked)
+        })
     }
 
     fn check_labels(&self) -> Result<(), ApiError> {
@@ -146,11 +136,6 @@ impl NewJob {
             (older, newer) => Ok(newer.or(older).unwrap_or_default()),
         }
     }
-
-    /// Returns the method's settings as the request gave them.
-    pub fn as_it_came(&self) -> Value {
-        json!({ "hyperparameters": self.asked_hyperparameters().unwrap_or_default() })
-    }
 }
 
 /// Normalizes a suffix as OpenAI does in model names: in lower case, with `-` for other characters.
@@ -162,6 +147,9 @@ fn normalised(suffix: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use attune_domain::spec::{Auto, TrainSpec};
+    use serde_json::json;
+
     use super::*;
     use crate::http::json_body::from_value;
 
@@ -260,8 +248,58 @@ mod tests {
             let mut whole = json!({"model": "m", "training_file": "file-1"});
             whole.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
             let job: NewJob = from_value(whole).unwrap();
-            assert_eq!(job.requested().unwrap().n_epochs, Some(2));
-            assert_eq!(job.as_it_came()["hyperparameters"]["batch_size"], "auto");
+            assert_eq!(job.requested().unwrap().hyperparameters.n_epochs, Auto(Some(2)));
         }
+    }
+
+    fn spec(more: Value) -> TrainSpec {
+        let mut body = json!({"model": "m", "training_file": "file-1"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        TrainSpec::check(&from_value::<NewJob>(body).unwrap().requested().unwrap(), 360, 8192).unwrap()
+    }
+
+    /// Every field is passed on: each one, set to a value that is not its default, changes the spec field of the same
+    /// name.
+    #[test]
+    fn every_field_reaches_the_spec_under_its_own_name() {
+        let plain = serde_json::to_value(spec(json!({}))).unwrap();
+        let trainer = json!({"learning_rate": 0.001, "schedule": "linear", "warmup_ratio": 0.5,
+            "optimizer": "adamw_8bit", "weight_decay": 0.1, "loraplus_lr_ratio": 16.0, "max_grad_norm": 0.5,
+            "neftune_noise_alpha": 5.0, "max_steps": 7, "max_length": 100, "over_length": "split",
+            "train_on_prompt": true, "micro_batch_size": 2, "gradient_checkpointing": false,
+            "checkpoint_every_steps": 3, "eval_every_steps": 4});
+        for (name, value) in trainer.as_object().unwrap() {
+            let changed = serde_json::to_value(spec(json!({"trainer": {name: value}}))).unwrap();
+            assert_eq!(&changed[name], value);
+            assert_ne!(changed[name], plain[name], "{name} has its default");
+        }
+        let adapter = json!({"rank": 8, "lora_alpha": 8.0, "target_modules": ["q_proj"], "lora_dropout": 0.1,
+            "use_rslora": true, "use_dora": true});
+        for (name, value) in adapter.as_object().unwrap() {
+            let changed = serde_json::to_value(spec(json!({"adapter": {name: value}}))).unwrap();
+            assert_eq!(&changed["adapter"][name], value);
+            assert_ne!(changed["adapter"][name], plain["adapter"][name], "{name} has its default");
+        }
+        let stopping = json!({"eval_every_steps": 4, "early_stopping_patience": 2, "early_stopping_threshold": 0.25});
+        let changed = serde_json::to_value(spec(json!({"trainer": stopping}))).unwrap();
+        assert_eq!(
+            (&changed["early_stopping_patience"], &changed["early_stopping_threshold"]),
+            (&json!(2), &json!(0.25))
+        );
+        let restarts = spec(json!({"trainer": {"schedule": "cosine_with_restarts", "num_cycles": 3}}));
+        assert_eq!(restarts.trainer.num_cycles, 3);
+        let int8 = serde_json::to_value(spec(json!({"quantization": {"type": "int8"}}))).unwrap();
+        assert_eq!(int8["quantization"], json!({"type": "int8"}));
+        let method = serde_json::to_value(spec(json!({"method": {"type": "continued_pretraining"}}))).unwrap();
+        assert_eq!(method["method"], "continued_pretraining");
+    }
+
+    #[test]
+    fn auto_is_what_is_left_out_except_for_the_learning_rate() {
+        let auto = spec(json!({"trainer": {"micro_batch_size": "auto", "gradient_checkpointing": "auto"}}));
+        assert_eq!(auto, spec(json!({})));
+        let found = spec(json!({"trainer": {"learning_rate": "auto"}}));
+        assert!(found.trainer.learning_rate_auto && !auto.trainer.learning_rate_auto);
+        assert!(!spec(json!({"trainer": {"learning_rate": null}})).trainer.learning_rate_auto);
     }
 }

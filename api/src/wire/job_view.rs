@@ -4,7 +4,7 @@
 use attune_domain::{
     id::OrganizationId,
     job::{JobState, PauseReason},
-    spec::{AdapterSpec, Optimizer, OverLength, Quantization, Schedule, TrainSpec},
+    spec::{AdapterSpec, HyperparametersSpec, Quantization},
     template_kwargs::TemplateKwargs,
 };
 use attune_store::{
@@ -21,10 +21,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
-    auto::{Auto, AutoBool, AutoInt},
-    hyperparameters::HyperparametersView,
     method::MethodView,
     money::{ComputeView, JobUsage, usd},
+    trainer::TrainerView,
 };
 
 /// A fine-tuning job.
@@ -55,7 +54,7 @@ pub struct JobView {
     /// The ID of the validation file.
     pub validation_file: Option<String>,
     /// The hyperparameters in use.
-    pub hyperparameters: HyperparametersView,
+    pub hyperparameters: HyperparametersSpec,
     /// The training method.
     pub method: MethodView,
     /// The number of tokens with a loss over all epochs, once the job has succeeded.
@@ -87,7 +86,7 @@ pub struct JobView {
     /// The number of times that a trainer was started for the job. Attune extension.
     pub attempts: i32,
     /// The adapter's LoRA configuration. Attune extension.
-    pub adapter: AdapterSpecView,
+    pub adapter: AdapterSpec,
     /// The quantization of the base model while training. Attune extension.
     pub quantization: QuantizationView,
     /// The trainer's settings. Attune extension.
@@ -115,25 +114,6 @@ pub struct JobErrorView {
     pub param: Option<String>,
 }
 
-/// The adapter's LoRA configuration.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[expect(missing_docs, reason = "PEFT's names")]
-pub struct AdapterSpecView {
-    pub rank: u32,
-    pub lora_alpha: f64,
-    pub target_modules: Vec<String>,
-    pub lora_dropout: f64,
-    pub use_rslora: bool,
-    pub use_dora: bool,
-}
-
-impl From<AdapterSpec> for AdapterSpecView {
-    fn from(spec: AdapterSpec) -> Self {
-        let AdapterSpec { rank, lora_alpha, target_modules, lora_dropout, use_rslora, use_dora } = spec;
-        Self { rank, lora_alpha, target_modules, lora_dropout, use_rslora, use_dora }
-    }
-}
-
 /// The quantization of the base model while training.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct QuantizationView {
@@ -154,66 +134,6 @@ impl From<Quantization> for QuantizationView {
     }
 }
 
-/// The trainer's settings.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[expect(missing_docs, reason = "as in the request")]
-pub struct TrainerView {
-    /// The learning rate in use: the default until the range test has chosen one, if it was requested.
-    pub learning_rate: f64,
-    /// `true` if the request had `"auto"`.
-    pub learning_rate_auto: bool,
-    #[schema(value_type = String)]
-    pub schedule: Schedule,
-    pub num_cycles: u32,
-    pub warmup_ratio: f64,
-    #[schema(value_type = String)]
-    pub optimizer: Optimizer,
-    pub weight_decay: f64,
-    pub loraplus_lr_ratio: f64,
-    pub max_grad_norm: f64,
-    pub neftune_noise_alpha: f64,
-    pub max_steps: Option<u64>,
-    pub max_length: u32,
-    #[schema(value_type = String)]
-    pub over_length: OverLength,
-    pub train_on_prompt: bool,
-    /// The requested value; the job's events show the value that the plan chose.
-    pub micro_batch_size: AutoInt,
-    /// The requested value; the job's events show the value that the plan chose.
-    pub gradient_checkpointing: AutoBool,
-    pub checkpoint_every_steps: u64,
-    pub eval_every_steps: u64,
-    pub early_stopping_patience: u64,
-    pub early_stopping_threshold: f64,
-}
-
-impl From<&TrainSpec> for TrainerView {
-    fn from(spec: &TrainSpec) -> Self {
-        Self {
-            learning_rate: spec.learning_rate,
-            learning_rate_auto: spec.learning_rate_auto,
-            schedule: spec.schedule,
-            num_cycles: spec.num_cycles,
-            warmup_ratio: spec.warmup_ratio,
-            optimizer: spec.optimizer,
-            weight_decay: spec.weight_decay,
-            loraplus_lr_ratio: spec.loraplus_lr_ratio,
-            max_grad_norm: spec.max_grad_norm,
-            neftune_noise_alpha: spec.neftune_noise_alpha,
-            max_steps: spec.max_steps,
-            max_length: spec.max_length,
-            over_length: spec.over_length,
-            train_on_prompt: spec.train_on_prompt || spec.method.trains_every_token(),
-            micro_batch_size: Auto(spec.micro_batch_size.map(i64::from)),
-            gradient_checkpointing: Auto(spec.gradient_checkpointing),
-            checkpoint_every_steps: spec.checkpoint_every_steps,
-            eval_every_steps: spec.eval_every_steps,
-            early_stopping_patience: spec.early_stopping_patience,
-            early_stopping_threshold: spec.early_stopping_threshold,
-        }
-    }
-}
-
 impl JobView {
     /// Creates the view of a job at `now`.
     pub fn new(job: Job, organization: OrganizationId, now: DateTime<Utc>) -> Self {
@@ -230,7 +150,7 @@ impl JobView {
             status: job.state.wire(),
             training_file: job.training_file_id.to_string(),
             validation_file: job.validation_file_id.map(|id| id.to_string()),
-            hyperparameters: HyperparametersView::from(&spec),
+            hyperparameters: spec.hyperparameters,
             method: MethodView::from(&spec),
             trained_tokens: job.trained_tokens,
             error: job.error.map(|e| JobErrorView { code: e.code, message: e.message, param: e.param }),
@@ -245,7 +165,7 @@ impl JobView {
             total_steps: job.total_steps,
             attempts: job.attempts,
             trainer: TrainerView::from(&spec),
-            adapter: spec.adapter.into(),
+            adapter: spec.adapter,
             quantization: QuantizationView::from(spec.quantization),
             continue_from: job.continue_from.map(|id| id.to_string()),
             chat_template_kwargs: Some(spec.chat_template_kwargs).filter(|kwargs| !kwargs.is_empty()),
@@ -359,45 +279,6 @@ impl CheckpointView {
                 full_valid_loss: checkpoint.valid_loss,
                 full_valid_mean_token_accuracy: accuracies.validation,
             },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use attune_domain::spec::Requested;
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_trainer_is_shown_with_the_fields_that_ask_for_it() {
-        let asked = Requested {
-            learning_rate_auto: true,
-            micro_batch_size: Some(2),
-            gradient_checkpointing: Some(true),
-            optimizer: Some("adamw_8bit".into()),
-            schedule: Some("cosine_with_restarts".into()),
-            num_cycles: Some(3),
-            over_length: Some("split".into()),
-            ..Requested::default()
-        };
-        let shown = |asked: &Requested| {
-            let spec = TrainSpec::check(asked, 360, 8192).unwrap();
-            serde_json::to_value(TrainerView::from(&spec)).unwrap()
-        };
-        let (view, plain) = (shown(&asked), shown(&Requested::default()));
-        for (name, value, default) in [
-            ("learning_rate_auto", json!(true), json!(false)),
-            ("learning_rate", json!(2e-4), json!(2e-4)),
-            ("micro_batch_size", json!(2), json!("auto")),
-            ("gradient_checkpointing", json!(true), json!("auto")),
-            ("optimizer", json!("adamw_8bit"), json!("adamw")),
-            ("schedule", json!("cosine_with_restarts"), json!("cosine")),
-            ("num_cycles", json!(3), json!(1)),
-            ("over_length", json!("split"), json!("error")),
-        ] {
-            assert_eq!((&view[name], &plain[name]), (&value, &default), "{name}");
         }
     }
 }

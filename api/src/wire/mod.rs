@@ -2,8 +2,6 @@
 
 /// Adapters.
 pub mod adapter;
-/// `"auto"`, or a number or a boolean.
-pub mod auto;
 /// Base models.
 pub mod base_model;
 /// Batches.
@@ -14,13 +12,8 @@ pub mod checkpoint_permission;
 pub mod estimate;
 /// Files.
 pub mod file;
-/// OpenAI's hyperparameters.
-pub mod hyperparameters;
-pub mod inference;
 /// The request body for creating a job.
 pub mod job;
-/// Attune's own fields of a job: `adapter`, `quantization`, `trainer`.
-pub mod job_fields;
 /// Jobs, events and checkpoints in responses.
 pub mod job_view;
 /// Metadata of jobs and batches.
@@ -39,6 +32,8 @@ pub mod preview;
 pub mod query;
 /// Reports on datasets.
 pub mod report;
+/// The trainer's settings in responses.
+pub mod trainer;
 /// Uploads and their parts.
 pub mod upload;
 /// Usage and costs.

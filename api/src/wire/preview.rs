@@ -1,6 +1,6 @@
 //! Previews: the tokens of a file's rows as a job with the given settings would train on them.
 
-use attune_domain::spec::Requested;
+use attune_domain::spec::{Requested, request::TrainerFields};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -41,12 +41,10 @@ pub struct PreviewTrainer {
 impl NewPreview {
     /// Returns the request for the same further checks as a job's.
     pub fn requested(&self) -> Requested {
-        let trainer = self.trainer.clone().unwrap_or_default();
+        let PreviewTrainer { train_on_prompt, over_length, max_length } = self.trainer.clone().unwrap_or_default();
         Requested {
             method: self.method.as_ref().map(|method| method.r#type.clone()),
-            train_on_prompt: trainer.train_on_prompt,
-            over_length: trainer.over_length,
-            max_length: trainer.max_length,
+            trainer: TrainerFields { train_on_prompt, over_length, max_length, ..TrainerFields::default() },
             chat_template_kwargs: self.chat_template_kwargs.clone(),
             ..Requested::default()
         }

@@ -1,9 +1,9 @@
-//! Schemas of list query parameters. [`crate::http::pagination::Params`] parses the lists; these types only describe
-//! them.
+//! Descriptions of query parameters. [`crate::http::pagination::Params`] parses them; these types are for the OpenAPI
+//! document only.
 
 use serde::Serialize;
 use utoipa::{
-    PartialSchema, ToSchema,
+    IntoParams, PartialSchema, ToSchema,
     openapi::{
         RefOr,
         schema::{ObjectBuilder, Schema, Type},
@@ -47,6 +47,53 @@ words! {
 words! {
     /// The fields by which the report on costs can be grouped.
     CostsGroup: "project_id", "line_item"
+}
+
+/// The interval of a report on usage.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Interval {
+    /// The start in Unix seconds. The report begins with the bucket that contains it.
+    #[param(minimum = 0, maximum = 253402300799.0)]
+    pub start_time: i64,
+    /// The end in Unix seconds. Defaults to now.
+    #[param(minimum = 0, maximum = 253402300799.0)]
+    pub end_time: Option<i64>,
+    /// The width of a bucket: `1m`, `1h` or `1d` (the default).
+    #[param(pattern = "^(1m|1h|1d)$")]
+    pub bucket_width: Option<String>,
+}
+
+/// The interval of a report on costs.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Days {
+    /// The start in Unix seconds. The report begins with the day that contains it.
+    #[param(minimum = 0, maximum = 253402300799.0)]
+    pub start_time: i64,
+    /// The end in Unix seconds. Defaults to now.
+    #[param(minimum = 0, maximum = 253402300799.0)]
+    pub end_time: Option<i64>,
+    /// The width of a bucket. Only `1d` is supported.
+    #[param(pattern = "^1d$")]
+    pub bucket_width: Option<String>,
+}
+
+/// The projects of a report.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct OfProjects {
+    /// Return only usage of these projects. A key has access to its own project only.
+    pub project_ids: Option<Vec<String>>,
+}
+
+/// The page of a report.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct AtPage {
+    /// The `next_page` of the previous page.
+    #[param(pattern = "^page_[0-9]{1,11}$")]
+    pub page: Option<String>,
 }
 
 /// An ID of any kind.

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_nobody_sends_is_named_with_those_that_are() {
+    fn an_unknown_type_is_named_with_those_that_are_sent() {
         let (param, message) = refused(&["*", "fine_tuning.job.done"]);
         assert_eq!(param, "event_types[1]");
         assert!(message.contains("'fine_tuning.job.done'") && message.contains("'fine_tuning.job.succeeded'"));

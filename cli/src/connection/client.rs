@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_at_home_is_its_own_exit_code() {
+    async fn a_refused_connection_has_its_own_exit_code() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let client = client(&format!("http://127.0.0.1:{port}")).unwrap();
         let refused = client.get(&["models"]).await.unwrap_err();

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_found_is_said() {
+    fn only_what_was_found_is_reported() {
         let none = json!({"rows": 0, "lines": []});
         let mut report = json!({"rows": 3, "tokens": null, "over_length": null, "leakage": null, "odd_rows": {},
             "duplicates": {"exact": none, "normalised": none, "estimated": false},

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_an_error_and_the_end_are_told_apart() {
+    fn pieces_an_error_and_the_end_are_distinguished() {
         let text = piece(r#"{"choices": [{"delta": {"content": "hi"}}]}"#).unwrap();
         assert!(matches!(text, Piece::Text(text) if text == "hi"));
         assert!(matches!(piece("[DONE]"), Ok(Piece::End)));

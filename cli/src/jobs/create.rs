@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_to_continue_from_stands_beside_the_model() {
+    fn an_adapter_to_continue_from_is_named_next_to_the_model() {
         let args = NewJobArgs { continue_from: Some("adapter_01".into()), ..NewJobArgs::default() };
         assert_eq!(over(json!({"model": "a"}), args), json!({"model": "a", "continue_from": "adapter_01"}));
     }

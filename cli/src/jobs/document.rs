@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rows_to_validate_on_nothing_asks_for_it() {
+    fn without_rows_to_validate_on_nothing_requests_it() {
         let (folder, path) = file("config.yaml", include_str!("../../testdata/ludwig_llama2_4bit.yaml"));
         let table = folder.path().join("t.csv");
         fs::write(&table, "instruction,output\na,b\n").unwrap();

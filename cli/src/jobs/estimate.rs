@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pace_that_was_not_measured_says_so() {
+    fn a_rate_that_was_not_measured_says_so() {
         assert!(throughput(&json!({"tokens_per_second": 165.2, "runs": 0})).contains("165 tokens/s, assumed"));
         assert!(throughput(&json!({"tokens_per_second": 165.2, "runs": 3})).ends_with("in 3 earlier runs"));
     }

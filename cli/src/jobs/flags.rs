@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_stands_in_the_request_under_its_own_name() {
+    fn every_flag_is_in_the_request_under_its_own_name() {
         // Each flag has a different value, so that swapped fields are detected.
         let (mut line, mut want) = (vec!["attune".to_owned()], Vec::new());
         let names = TrainingFlags::default().fields().into_iter().chain(AdapterFlags::default().fields());
@@ -222,10 +222,11 @@ mod tests {
     fn the_help_of_the_method_names_the_rows_of_each() {
         let command = Line::command();
         let method = command.get_arguments().find(|argument| argument.get_id() == "method").unwrap();
-        assert_eq!(
-            method.get_help().unwrap().to_string(),
-            "The training method: supervised (chats, prompts and completions) or continued_pretraining (plain texts)"
-        );
+        let help = method.get_help().unwrap().to_string();
+        assert!(help.starts_with("The training method: supervised (chats, prompts and completions)"), "{help}");
+        for method in Method::ALL {
+            assert!(help.contains(&format!("{} ({})", method.name(), method.rows())), "{help}");
+        }
     }
 
     #[test]

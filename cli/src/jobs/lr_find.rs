@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_job_is_asked_to_test_and_cancelled_when_it_has_found() {
+    async fn the_job_is_requested_with_a_test_and_cancelled_when_it_has_found() {
         let (client, asked) = api(json!({"id": "ftjob-1", "status": "running"}), event()).await;
         run(&client, args(&["--rank", "8"]), true).await.unwrap();
         let asked = asked.lock().unwrap().clone();

@@ -36,18 +36,18 @@ pub(crate) struct Story {
 
 impl Story {
     /// Adds an event; returns what to print of it, or `None` if it is a duplicate.
-    pub(crate) fn take(&mut self, event: &Value) -> Option<Told> {
+    pub(crate) fn take(&mut self, event: &Value) -> Option<Entry> {
         let id = event["id"].as_str()?;
         if !self.seen.insert(id.to_owned()) {
             return None;
         }
-        let Some(step) = read_step(event) else { return Some(Told::Message(output::text(&event["message"]))) };
+        let Some(step) = read_step(event) else { return Some(Entry::Message(output::text(&event["message"]))) };
         if let Some(total) = event["data"]["total_steps"].as_u64() {
             self.total_steps = total;
         }
         self.steps.retain(|known| known.step < step.step);
         self.steps.push(step.clone());
-        Some(Told::Step(step))
+        Some(Entry::Step(step))
     }
 
     /// Returns the last step.
@@ -87,7 +87,7 @@ impl Story {
 
 /// The printable content of an event.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Told {
+pub(crate) enum Entry {
     /// A message.
     Message(String),
     /// A step's metrics.
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_tells_the_time_left() {
+    fn the_rate_gives_the_time_left() {
         let mut story = Story::default();
         assert_eq!(story.seconds_left(), None);
         story.take(&metrics("a", 1, 2.0, 100));
@@ -140,10 +140,10 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_told_once() {
+    fn an_event_is_reported_once() {
         let mut story = Story::default();
         let event = json!({"id": "a", "type": "message", "message": "queued"});
-        assert_eq!(story.take(&event), Some(Told::Message("queued".into())));
+        assert_eq!(story.take(&event), Some(Entry::Message("queued".into())));
         assert_eq!(story.take(&event), None);
     }
 }

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::story::{Story, Told};
+use super::story::{Entry, Story};
 use crate::{
     connection::client::Client,
     error::{CliError, Result},
@@ -57,8 +57,8 @@ async fn follow(client: &Client, id: &str, screen: &mut Screen) -> Result<Value>
             Ok((job, events)) => {
                 (answered, first) = (Instant::now(), false);
                 for event in events["data"].as_array().into_iter().flatten().rev() {
-                    if let Some(told) = story.take(event) {
-                        screen.tell(&told);
+                    if let Some(entry) = story.take(event) {
+                        screen.show(&entry);
                     }
                 }
                 story.total_steps = job["total_steps"].as_u64().unwrap_or(story.total_steps);
@@ -108,8 +108,8 @@ impl Screen {
         Self { plain: bar.is_none() && !as_json, bar, said: None, step: 0 }
     }
 
-    fn tell(&self, told: &Told) {
-        let Told::Message(message) = told else { return };
+    fn show(&self, entry: &Entry) {
+        let Entry::Message(message) = entry else { return };
         match &self.bar {
             Some(bar) => bar.println(message),
             None if self.plain => drop(output::line(message)),

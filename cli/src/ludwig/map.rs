@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn no_key_is_passed_over() {
+    fn no_key_is_skipped() {
         for yaml in [LLAMA, ALPACA] {
             let config: Map<String, Value> = serde_saphyr::from_str(yaml).unwrap();
             let report = map(config.clone()).report;

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_drawn_the_same_way_every_time() {
+    fn rows_are_sampled_the_same_way_every_time() {
         let text: String = (0..1000).map(|i| format!("{{\"q\": {i}, \"a\": \"x\"}}\n")).collect();
         let (_folder, path) = table("t.jsonl", &text);
         let recipe = recipe(Split::Random { train: 0.8, validation: 0.1 }, 0.5);

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_filled_is_said() {
+    fn what_cannot_be_filled_is_reported() {
         for text in ["{", "}", "{a", "a}", "{}", "{a.b}", "{a!r}", "{a:>3}", "{__task__}", "{__context__} {a}", "none"]
         {
             assert!(Template::parse(text, None).is_err(), "{text}");

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_early_end_is_told_with_the_last_lines() {
+    async fn an_early_end_is_reported_with_the_last_lines() {
         let folder = tempfile::tempdir().unwrap();
         let mut children = Children::default();
         children.start(program(folder.path(), "echo the port is taken; exit 3")).unwrap();

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_taker_is_told_who_was_first() {
+    fn the_second_taker_learns_who_was_first() {
         let folder = tempfile::tempdir().unwrap();
         let first = take(folder.path()).unwrap();
         let Err(refused) = take(folder.path()) else { panic!("the lock was taken twice") };

@@ -67,6 +67,8 @@ fn shared(start: &Start<'_>, settings: &Settings, owner_url: Option<&str>) -> Re
     let mut webhooks = settings.webhooks.clone();
     webhooks.entry("secret_key").or_insert_with(|| start.webhooks_secret_key.into());
     insert_section(&mut table, "webhooks", webhooks);
+    // The API answers requests, the scheduler the rows of batches.
+    insert_section(&mut table, "prices", settings.prices.clone());
     Ok(table)
 }
 
@@ -76,16 +78,12 @@ fn api_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
     table.insert("public_url".into(), start.public_url.clone().into());
     table.insert("bootstrap_key".into(), start.bootstrap_key.into());
     insert_section(&mut table, "limits", settings.limits.clone());
-    insert_section(&mut table, "prices", settings.prices.clone());
     if !settings.oidc.is_empty() {
         table.insert("oidc".into(), settings.oidc.clone().into());
     }
     insert_section(&mut table, "rate_limits", settings.rate_limits.clone());
     insert_section(&mut table, "cors", settings.cors.clone());
-    let mut serving = seconds("wait_seconds", settings.serving.wait_seconds);
-    serving
-        .extend(settings.serving.base_quantization.clone().map(|name| ("base_quantization".to_owned(), name.into())));
-    insert_section(&mut table, "serving", serving);
+    insert_section(&mut table, "serving", inference(settings));
     Ok(table)
 }
 
@@ -97,8 +95,18 @@ fn scheduler_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
     local.entry("binaries_dir").or_insert_with(|| settings.binaries.display().to_string().into());
     insert_section(&mut table, "local", local);
     insert_section(&mut table, "leases", settings.leases.clone());
-    insert_section(&mut table, "serving", seconds("idle_seconds", settings.serving.idle_seconds));
+    let mut serving = inference(settings);
+    serving.extend(seconds("idle_seconds", settings.serving.idle_seconds));
+    insert_section(&mut table, "serving", serving);
     Ok(table)
+}
+
+/// Returns the keys of `[serving]` for requests of models, which are the same in both files.
+fn inference(settings: &Settings) -> Table {
+    let mut serving = seconds("wait_seconds", settings.serving.wait_seconds);
+    serving
+        .extend(settings.serving.base_quantization.clone().map(|name| ("base_quantization".to_owned(), name.into())));
+    serving
 }
 
 /// Inserts a section. An empty one is left out, so that the reader's defaults apply.
@@ -110,4 +118,48 @@ fn insert_section(table: &mut Table, name: &str, section: Table) {
 
 fn seconds(name: &str, value: Option<u64>) -> Table {
     value.and_then(|v| i64::try_from(v).ok()).map(|v| (name.to_owned(), Value::Integer(v))).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::up::settings::UpArgs;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        up: UpArgs,
+    }
+
+    #[test]
+    fn both_files_have_the_settings_for_requests_of_models() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "[prices]\nusd_per_million_input_tokens = 0.5\n\
+                    [serving]\nwait_seconds = 7\nidle_seconds = 8\nbase_quantization = 'int8'";
+        std::fs::write(file.path(), text).unwrap();
+        let flags = Flags::parse_from([Path::new("up"), Path::new("--config"), file.path()]);
+        let settings = Settings::settle(flags.up).unwrap();
+        let store: ObjectStore = toml::from_str("access_key_id = 'a'\nsecret_access_key = 'b'").unwrap();
+        let start = Start {
+            data: file.path(),
+            listen: "127.0.0.1:0".into(),
+            public_url: "http://a".into(),
+            api_url: "http://a".into(),
+            database_url: "postgres://a".into(),
+            database_owner_url: None,
+            object_store: &store,
+            bootstrap_key: "k",
+            webhooks_secret_key: "s",
+        };
+        let tables = [api_table(&start, &settings).unwrap(), scheduler_table(&start, &settings).unwrap()];
+        for table in &tables {
+            assert_eq!(table["prices"]["usd_per_million_input_tokens"].as_float(), Some(0.5));
+            assert_eq!(table["serving"]["wait_seconds"].as_integer(), Some(7));
+            assert_eq!(table["serving"]["base_quantization"].as_str(), Some("int8"));
+        }
+        let idle = tables.each_ref().map(|table| table["serving"].get("idle_seconds").and_then(Value::as_integer));
+        assert_eq!(idle, [None, Some(8)]);
+    }
 }

@@ -142,9 +142,9 @@ pub(crate) struct Settings {
     pub(crate) leases: toml::Table,
     /// The section `[local]`, passed to the scheduler with default paths added.
     pub(crate) local: toml::Table,
-    /// The section `[prices]`, passed to the API unchanged.
+    /// The section `[prices]`, passed to the API and the scheduler unchanged.
     pub(crate) prices: toml::Table,
-    /// The section `[serving]`, whose keys are passed to the API or the scheduler.
+    /// The section `[serving]`, whose keys are passed to the API, the scheduler, or both.
     pub(crate) serving: Serving,
     /// The section `[webhooks]`, passed to the API and the scheduler with a default secret key added.
     pub(crate) webhooks: toml::Table,

@@ -110,8 +110,9 @@ mod tests {
     use super::*;
     use crate::{
         bytes::Bytes,
-        memory::{Cut, Workload, serving, training},
-        spec::{Quantization, Requested, TrainSpec},
+        memory::{BatchSplit, Workload, serving, training},
+        placement::Placement,
+        spec::{Quantization, Requested, TrainSpec, request::AdapterFields},
         throughput::Throughput,
     };
 
@@ -194,10 +195,12 @@ mod tests {
         assert_eq!(model.kv_bytes_per_token().0, 8 * MAX_LAYERS * heads);
         let whole_context = model.kv_bytes_per_token().0.checked_mul(MAX_POSITIONS);
         assert!(whole_context.is_some());
-        let asked = Requested { use_dora: Some(true), ..Requested::default() };
+        let adapter = AdapterFields { use_dora: Some(true), ..AdapterFields::default() };
+        let asked = Requested { adapter, ..Requested::default() };
         let train = TrainSpec::check(&asked, 1000, MAX_POSITIONS).unwrap();
         let work = Workload { architecture: &model, train: &train, longest_row: MAX_POSITIONS };
-        let estimate = training(work, Cut { micro_batch_size: u32::MAX, checkpointing: false });
+        let estimate =
+            training(work, Placement::default(), BatchSplit { micro_batch_size: u32::MAX, checkpointing: false });
         assert!(estimate.peak > serving(&model, Quantization::None, Bytes(0)).peak);
         assert!(Throughput::assumed(&model, 2, false).tokens_per_second > 0.0);
     }

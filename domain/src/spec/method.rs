@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::RowFormat;
+use super::range::bad;
+use crate::{bad_field::BadField, dataset::RowFormat};
 
 /// The training method: the row formats that it accepts, and the tokens that have a loss.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,16 @@ impl Method {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|method| method.name() == name)
+    }
+
+    /// Checks the requested name and fills in the default.
+    ///
+    /// # Errors
+    /// [`BadField`]: no method has this name.
+    pub(super) fn check(given: Option<&str>) -> Result<Self, BadField> {
+        let Some(name) = given else { return Ok(Self::default()) };
+        let allowed = || Self::one_of(|method| method.name().to_owned());
+        Self::from_name(name).ok_or_else(|| bad("method.type", name, allowed()))
     }
 
     /// Returns the first method that trains on rows of this format.
@@ -135,7 +146,9 @@ mod tests {
 
     #[test]
     fn messages_list_the_methods() {
-        assert_eq!(Method::one_of(|method| method.name().to_owned()), "supervised or continued_pretraining");
+        let listed = Method::one_of(|method| method.name().to_owned());
+        assert_eq!(listed.replace(" or ", ", "), Method::ALL.map(Method::name).join(", "));
+        assert_eq!(listed.matches(" or ").count(), 1);
     }
 
     #[test]

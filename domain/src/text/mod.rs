@@ -2,6 +2,8 @@
 
 /// The format of an API key.
 pub mod key_text;
+/// Users' text in messages.
+pub mod message_text;
 /// Validation of the quotation marks in CSV and TSV files.
 pub mod quotes;
 /// Text that PostgreSQL can store.

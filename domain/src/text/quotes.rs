@@ -137,7 +137,7 @@ mod tests {
 
     /// The results of `csv.reader(io.StringIO(table, newline=""), strict=True)` of Python 3.11 for each.
     #[test]
-    fn case_07_marks_are_judged_as_pythons_strict_reader_judges_them() {
+    fn case_07_marks_are_checked_as_pythons_strict_reader_checks_them() {
         for (table, found) in [
             ("a,b\n1,2\n", None),
             ("a,b\n\"1\",\"2\"\"3\"\n", None),

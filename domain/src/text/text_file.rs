@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn case_08_marks_are_told_apart() {
+    fn case_08_marks_are_distinguished() {
         assert_eq!(without_mark(b"\xEF\xBB\xBFa"), b"a");
         assert_eq!(without_mark(b"a\xEF\xBB\xBF"), b"a\xEF\xBB\xBF");
         for (bytes, named) in [
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_lines_that_are_none_are_explained() {
+    fn invalid_ends_of_lines_are_explained() {
         assert!(line_end_hint(b"{}\r{}").unwrap().contains("carriage return"));
         assert!(line_end_hint("{}\u{2028}{}".as_bytes()).unwrap().contains("U+2028"));
         assert_eq!(line_end_hint("{}é{}".as_bytes()), None);

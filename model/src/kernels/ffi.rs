@@ -1,6 +1,6 @@
-//! The memory of a tensor as a Rust slice. NF4 packs and unpacks through it, and the fused loops of `fused.rs` run over
-//! it, at memory speed and without a copy. With `thread_pool.rs`, which lends borrowed work to threads, this is the
-//! only file with `unsafe` in this crate.
+//! The memory of a tensor as a Rust slice. NF4 packs and unpacks through it, and the fused loops of the operations run
+//! over it, at memory speed and without a copy. With `thread_pool.rs`, which lends borrowed work to threads, this is
+//! the only file with `unsafe` in this crate.
 
 use tch::{Device, Kind, Tensor};
 
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_slice_can_stand_for_is_refused() {
+    fn what_no_slice_can_represent_is_refused() {
         assert!(numbers::<f32>(&Tensor::from_slice(&[1f64])).is_err());
         assert!(numbers::<f32>(&Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view((2, 2)).tr()).is_err());
         assert!(numbers::<f32>(&Tensor::new()).is_err());

@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_piece_is_done_once_whoever_calls() {
+    fn every_piece_is_done_once_in_any_calling_thread() {
         thread::scope(|threads| {
             for _ in 0..4 {
                 threads.spawn(|| {

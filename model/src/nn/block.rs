@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::ModelError,
+    kernels::pick::Number,
     nn::{
         attention::{Attention, Masks, Sequence},
         kv_cache::KvCache,
@@ -21,7 +22,6 @@ use crate::{
         mlp::{swiglu, swiglu_backward},
         rms_norm::RmsNorm,
         rope::Angles,
-        tiles,
     },
     quant::packed::Source,
     segments::Segment,
@@ -44,8 +44,8 @@ pub(crate) struct Block {
 /// The segments of a flat batch's rows, with their masks and rotary angles.
 pub(crate) struct Layout<'a> {
     pub(crate) segments: &'a [Segment],
-    /// Flag for tiled attention, which needs no mask.
-    pub(crate) is_tiled: bool,
+    /// The number type of tiled attention, which needs no mask; `None`: one sequence after the other.
+    pub(crate) tiles: Option<Number>,
     /// The masks of each segment; empty for tiled attention.
     pub(crate) masks: Vec<Masks>,
     pub(crate) angles: Angles,
@@ -244,8 +244,8 @@ impl Block {
     /// Computes attention from the rotated `heads: [t, h+2n, d]` to `[t, h·d]`, with the logsumexp that the backward
     /// needs.
     fn attend(&self, heads: &Tensor, layout: &Layout<'_>) -> Result<(Tensor, Vec<Tensor>), ModelError> {
-        if layout.is_tiled {
-            let (attended, logsumexp) = tiles::forward(&self.attention, heads, layout.segments)?;
+        if let Some(number) = layout.tiles {
+            let (attended, logsumexp) = self.attention.forward_batch(number, heads, layout.segments)?;
             return Ok((attended, vec![logsumexp]));
         }
         let mut parts = Vec::with_capacity(layout.segments.len());
@@ -304,9 +304,9 @@ impl Block {
         (heads, attended, logsumexp): (&Tensor, &Tensor, &[Tensor]),
         layout: &Layout<'_>,
     ) -> Result<Tensor, ModelError> {
-        if let ([logsumexp], true) = (logsumexp, layout.is_tiled) {
+        if let ([logsumexp], Some(number)) = (logsumexp, layout.tiles) {
             let forward = (heads, attended, logsumexp);
-            return tiles::backward(&self.attention, d_attended, forward, layout.segments);
+            return self.attention.backward_batch(number, d_attended, forward, layout.segments);
         }
         let Attention { heads: h, key_heads: n, head_dim: d, .. } = self.attention;
         let d_attended = d_attended.f_view_([-1, h, d])?; // [t, h, d]

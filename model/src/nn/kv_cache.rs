@@ -20,15 +20,11 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Creates an empty cache with memory for `capacity` tokens.
+    /// Creates an empty cache with memory for `capacity` tokens, of this kind and on this device.
     ///
     /// # Errors
     /// [`ModelError::Torch`]: out of memory.
-    pub fn new(architecture: &Architecture, capacity: usize) -> Result<Self, ModelError> {
-        Self::with_options(architecture, capacity, (Kind::Float, Device::Cpu))
-    }
-
-    pub(crate) fn with_options(
+    pub(crate) fn new(
         architecture: &Architecture,
         capacity: usize,
         options: (Kind, Device),

@@ -21,7 +21,10 @@ use crate::{
     adapter::{LayerPairs, LoraAdapter, LoraPair},
     error::ModelError,
     io::weights::projection_path,
-    kernels::matmul::{add_mm, linear, mm},
+    kernels::{
+        matmul::{add_mm, linear, mm},
+        placement::HOST,
+    },
     noise::Dropout,
     quant::{
         int8::Int8,
@@ -133,7 +136,7 @@ impl FrozenLinear {
             Quantization::Nf4 { .. } => Weight::Nf4(nf4),
         };
         let bias = if biased { Some(join(biases)?) } else { None };
-        Ok(Self { parts, in_dim, out_dim: start, weight, bias, kind: Kind::Float })
+        Ok(Self { parts, in_dim, out_dim: start, weight, bias, kind: HOST.0 })
     }
 
     /// Returns the same weights for computation in another kind, on another device. A packed weight stays packed.

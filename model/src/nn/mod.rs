@@ -8,4 +8,3 @@ pub(crate) mod linear; // frozen projections with low-rank updates, forward and 
 pub(crate) mod mlp; // SwiGLU
 pub(crate) mod rms_norm; // RMSNorm
 pub(crate) mod rope; // rotary position embedding
-pub(crate) mod tiles; // attention of a whole batch

@@ -1,5 +1,5 @@
 //! AdamW over the factors of an adapter, with moments in `f32` (equal to `torch.optim.AdamW`) or in 8 bits (see
-//! `moments.rs`). A checkpoint saves and restores its state, so a run that resumes gives the same result as one that
+//! `moments/`). A checkpoint saves and restores its state, so a run that resumes gives the same result as one that
 //! never stopped.
 //!
 //! A step is computed twice: first to check that every factor stays finite, then to apply it. So a step that would

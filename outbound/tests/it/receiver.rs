@@ -60,7 +60,7 @@ async fn of_an_endless_body_only_the_beginning_is_read() {
 }
 
 #[tokio::test]
-async fn silence_and_nonsense_end_in_time() {
+async fn no_answer_and_nonsense_end_in_time() {
     let begun = Instant::now();
     let silent = post(receiver(Vec::new()).await, Duration::from_millis(300)).await;
     assert!(matches!(silent, Err(SendError::Timeout(_))), "{silent:?}");
@@ -76,7 +76,7 @@ async fn silence_and_nonsense_end_in_time() {
 }
 
 #[tokio::test]
-async fn nobody_at_home_is_said_as_that() {
+async fn a_refused_connection_is_reported_as_that() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let refused = post(port, Duration::from_secs(2)).await.unwrap_err();
     assert!(refused.to_string().starts_with("the connection failed"), "{refused}");

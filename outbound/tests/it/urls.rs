@@ -139,13 +139,13 @@ async fn public_urls_lead_where_they_say() {
 }
 
 #[tokio::test]
-async fn the_address_that_was_judged_is_the_one_that_is_called() {
+async fn the_address_that_was_checked_is_the_one_that_is_called() {
     let (called, _) = Judge::new(Policy::default()).try_url("https://rebinds.example/").await;
     assert_eq!(called, ["93.184.215.14:443".parse().unwrap()]);
 }
 
 #[tokio::test]
-async fn loopback_is_let_in_alone_where_it_is_allowed() {
+async fn loopback_is_admitted_alone_where_it_is_allowed() {
     let judge = Judge::new(Policy { allow_loopback: true, ports: Vec::new() });
     let (called, _) = judge.try_url("http://localhost:9000/").await;
     assert_eq!(called, ["127.0.0.1:9000".parse().unwrap(), "[::1]:9000".parse().unwrap()]);
@@ -158,7 +158,7 @@ async fn loopback_is_let_in_alone_where_it_is_allowed() {
 }
 
 #[tokio::test]
-async fn ports_are_judged_where_they_are_named() {
+async fn ports_are_checked_where_they_are_named() {
     let judge = Judge::new(Policy { allow_loopback: false, ports: vec![443] });
     let (called, refused) = judge.try_url("http://hooks.example/").await;
     assert_eq!((called, refused), (vec![], Err("port 80 is not allowed; allowed: 443".into())));

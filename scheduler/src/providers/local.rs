@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn attack_a28_a_dead_child_rings_and_its_last_lines_are_told_to_nobody() {
+    async fn attack_a28_a_dead_child_notifies_and_its_last_lines_are_sent_to_no_user() {
         let folder = tempfile::tempdir().unwrap();
         let (local, notify) = machine(folder.path(), "echo \"token $ATTUNE_RUN_TOKEN\"; echo /data/x/y >&2; exit 3");
         let handle = local.launch(launch()).await.unwrap();
@@ -305,7 +305,7 @@ mod tests {
     /// A replica's log contains output about every project that it served; users waiting for the replica must not see
     /// it.
     #[tokio::test]
-    async fn the_last_words_of_a_serving_process_are_not_told() {
+    async fn the_last_words_of_a_serving_process_are_not_reported() {
         let folder = tempfile::tempdir().unwrap();
         let (local, notify) = machine(folder.path(), "");
         let program = folder.path().join("attune-serving");
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_is_not_there_is_an_error() {
+    async fn a_program_that_does_not_exist_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let (local, _bell) = machine(folder.path(), "");
         std::fs::remove_file(folder.path().join("attune-trainer")).unwrap();

@@ -8,7 +8,7 @@ use attune_domain::{
     id::JobId,
     job::JobEvent,
     memory::Workload,
-    offer::{Offer, Placement, Refusal, place, place_again},
+    offer::{self, Offer, Refusal, place, place_again},
     run::Plan,
 };
 use attune_process::error_chain::chain;
@@ -130,7 +130,7 @@ fn longest_row(job: &Job) -> u64 {
         .token_facts
         .as_ref()
         .map(|facts| facts.training.longest_row.max(facts.validation.map_or(0, |validation| validation.longest_row)));
-    longest.unwrap_or_else(|| job.spec.max_length.into()).max(1)
+    longest.unwrap_or_else(|| job.spec.trainer.max_length.into()).max(1)
 }
 
 /// Decides without I/O. A job that was trained before with the plan `kept` continues with that plan and waits for it,
@@ -139,7 +139,7 @@ fn longest_row(job: &Job) -> u64 {
 fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) -> Decision {
     let Some(kept) = kept else { return decide_anew(work, offers) };
     match place_again(work, kept, offers) {
-        Placement::Now { offer, plan, estimate } => {
+        offer::Decision::Now { offer, plan, estimate } => {
             let message = format!(
                 "Training on {}: {} of memory predicted ({}); {}, as before",
                 offer.name,
@@ -149,7 +149,7 @@ fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) -> Decision
             );
             Decision::Place { plan, offer: offer.clone(), message, changed: None }
         }
-        Placement::Later(refusals) => {
+        offer::Decision::Later(refusals) => {
             let reason = format!(
                 "The job waits for memory to resume with its original plan ({}): {}",
                 plan_words::cut(kept),
@@ -157,7 +157,7 @@ fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) -> Decision
             );
             Decision::Wait { refusals, reason, for_plan: true }
         }
-        Placement::Never { smallest, refusals } => match decide_anew(work, offers) {
+        offer::Decision::Never { smallest, refusals } => match decide_anew(work, offers) {
             Decision::Place { plan, offer, message, .. } => {
                 let changed = Some(format!(
                     "The job cannot resume with its original plan ({}), which needs {}: {}. It resumes with {}. \
@@ -177,7 +177,7 @@ fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) -> Decision
 /// Decides for a job without a plan. No I/O.
 fn decide_anew(work: Workload<'_>, offers: &[Offer]) -> Decision {
     match place(work, offers) {
-        Placement::Now { offer, plan, estimate } => {
+        offer::Decision::Now { offer, plan, estimate } => {
             let message = format!(
                 "Training on {}: {} of memory predicted ({}); {}",
                 offer.name,
@@ -187,7 +187,7 @@ fn decide_anew(work: Workload<'_>, offers: &[Offer]) -> Decision {
             );
             Decision::Place { plan, offer: offer.clone(), message, changed: None }
         }
-        Placement::Never { smallest, refusals } => {
+        offer::Decision::Never { smallest, refusals } => {
             let reasons = plan_words::listed(&refusals);
             let (asked, param) = plan_words::asked_for(work.train);
             let message = format!(
@@ -199,7 +199,7 @@ fn decide_anew(work: Workload<'_>, offers: &[Offer]) -> Decision {
             let param = param.map(str::to_owned);
             Decision::Refuse(JobError { code: "insufficient_memory".into(), message, param })
         }
-        Placement::Later(refusals) => {
+        offer::Decision::Later(refusals) => {
             let reason = format!("The job waits for a machine: {}", plan_words::listed(&refusals));
             Decision::Wait { refusals, reason, for_plan: false }
         }
@@ -287,7 +287,10 @@ async fn launch(app: &App, claimed: Claimed) -> Result<bool, SchedulerError> {
 mod tests {
     use attune_domain::{
         architecture::Architecture,
-        spec::{Requested, TrainSpec},
+        spec::{
+            Auto, Requested, TrainSpec,
+            request::{Hyperparameters, TrainerFields},
+        },
     };
 
     use super::*;
@@ -343,13 +346,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_is_obeyed_or_refused_by_name() {
-        let by_hand = Requested {
-            effective_batch_size: Some(64),
-            micro_batch_size: Some(64),
-            gradient_checkpointing: Some(false),
-            ..Requested::default()
+    fn what_was_requested_is_obeyed_or_refused_by_name() {
+        let hyperparameters = Hyperparameters { batch_size: Auto(Some(64)), ..Hyperparameters::default() };
+        let trainer = TrainerFields {
+            micro_batch_size: Some(Auto(Some(64))),
+            gradient_checkpointing: Some(Auto(Some(false))),
+            ..TrainerFields::default()
         };
+        let by_hand = Requested { hyperparameters, trainer, ..Requested::default() };
         let Decision::Place { plan, message, .. } = asked(&by_hand, 64_000, 0, 1) else { panic!("not placed") };
         assert_eq!((plan.micro_batch_size, plan.checkpointing), (64, false));
         assert!(
@@ -363,7 +367,7 @@ mod tests {
         assert!(error.message.starts_with(named), "{}", error.message);
         assert_eq!(error.param.as_deref(), Some("trainer.micro_batch_size"));
         // The same job fits when the planner may choose.
-        let open = Requested { effective_batch_size: Some(64), ..Requested::default() };
+        let open = Requested { hyperparameters, ..Requested::default() };
         assert!(matches!(asked(&open, 8_000, 0, 1), Decision::Place { .. }));
     }
 

@@ -10,7 +10,6 @@ use crate::{app::App, error::SchedulerError};
 mod dispatch_job;
 mod ensure_replica;
 mod plan_words;
-mod scan;
 mod text_folder;
 mod validate_job;
 

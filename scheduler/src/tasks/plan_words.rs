@@ -10,17 +10,17 @@ use attune_domain::{
 /// Describes a plan with reasons: `micro_batch_size 4 (requested), gradient_checkpointing false (chosen: it fits
 /// without)`.
 pub(crate) fn chosen(work: Workload<'_>, plan: &Plan) -> String {
-    let (asked, largest) = (work.train.micro_batch_size, memory::largest_micro_batch(work));
+    let (asked, largest) = (work.train.trainer.micro_batch_size, memory::largest_micro_batch(work));
     let rows = if asked.is_some() {
         "requested".to_owned()
     } else if plan.micro_batch_size < largest {
         format!("chosen: {largest} rows would not fit")
-    } else if largest == work.train.effective_batch_size {
+    } else if largest == work.train.hyperparameters.batch_size {
         "chosen: the whole batch".to_owned()
     } else {
         format!("chosen: more than {MICRO_BATCH_TOKENS} tokens at once are no faster")
     };
-    let checkpointing = match (work.train.gradient_checkpointing, plan.checkpointing) {
+    let checkpointing = match (work.train.trainer.gradient_checkpointing, plan.checkpointing) {
         (Some(_), _) => "requested",
         (None, false) => "chosen: it fits without",
         (None, true) => "chosen: it does not fit without; activations are computed twice",
@@ -48,9 +48,9 @@ pub(crate) fn listed(refusals: &[Refusal]) -> String {
 pub(crate) fn asked_for(train: &TrainSpec) -> (String, Option<&'static str>) {
     const ROWS: &str = "trainer.micro_batch_size";
     const CHECKPOINTING: &str = "trainer.gradient_checkpointing";
-    let rows = train.micro_batch_size.filter(|rows| *rows > 1).map(|rows| (ROWS, rows.to_string()));
+    let rows = train.trainer.micro_batch_size.filter(|rows| *rows > 1).map(|rows| (ROWS, rows.to_string()));
     let checkpointing =
-        train.gradient_checkpointing.filter(|is_on| !is_on).map(|is_on| (CHECKPOINTING, is_on.to_string()));
+        train.trainer.gradient_checkpointing.filter(|is_on| !is_on).map(|is_on| (CHECKPOINTING, is_on.to_string()));
     let asked: Vec<_> = rows.into_iter().chain(checkpointing).collect();
     let Some((first, _)) = asked.first() else { return (String::new(), None) };
     let words: Vec<_> = asked.iter().map(|(name, value)| format!("{name} {value}")).collect();

@@ -3,16 +3,20 @@
 
 use std::{path::Path, sync::Arc};
 
+use attune_dataprep::{
+    blob::{ReadError, read_checked},
+    refusal::{JobFile, Refused},
+    scan::{Scanned, scan},
+};
 use attune_domain::{
-    digest::hex,
-    id::{FileId, JobId, ProjectId},
+    id::{FileId, JobId},
     job::JobEvent,
 };
 use attune_process::error_chain::chain;
 use attune_store::{
     adapters::base_model,
     error::StoreError,
-    files::{file, objects::blob_key},
+    files::file,
     jobs::{
         job::{self, JobError, Step, TokenFacts},
         job_event::{self, Level},
@@ -21,13 +25,8 @@ use attune_store::{
     queue::{self, DispatchJob, ValidateJob},
 };
 use attune_text::{model::TextModel, rows::RowPolicy};
-use sha2::{Digest, Sha256};
 
-use super::{
-    Handle,
-    scan::{Scan, Scanned},
-    text_folder,
-};
+use super::{Handle, text_folder};
 use crate::{app::App, error::SchedulerError};
 
 impl Handle for ValidateJob {
@@ -123,17 +122,15 @@ async fn examine(app: &App, job: &job::Job) -> Result<Verdict, SchedulerError> {
         Err(error) => return Ok(Err(error)),
     };
     let policy = RowPolicy::new(&job.spec, job.created_at.timestamp());
-    let file = (job.project_id, job.training_file_id);
-    let Scanned { facts: training, mut notes } =
-        match scan_file(app, model.clone(), file, ("training_file", policy)).await? {
-            Ok(scanned) => scanned,
-            Err(error) => return Ok(Err(error)),
-        };
+    let check = Check { app, job, model, policy };
+    let Scanned { facts: training, mut notes } = match check.file(JobFile::Training, job.training_file_id).await? {
+        Ok(scanned) => scanned,
+        Err(error) => return Ok(Err(error)),
+    };
     let Some(validation_file_id) = job.validation_file_id else {
         return Ok(Ok(Examined { facts: TokenFacts { training, validation: None }, notes }));
     };
-    let file = (job.project_id, validation_file_id);
-    let validation = scan_file(app, model, file, ("validation_file", policy)).await?;
+    let validation = check.file(JobFile::Validation, validation_file_id).await?;
     Ok(validation.map(|scanned| {
         notes.extend(scanned.notes);
         Examined { facts: TokenFacts { training, validation: Some(scanned.facts) }, notes }
@@ -148,54 +145,34 @@ fn open(folder: &Path) -> Result<TextModel, JobError> {
     })
 }
 
-/// Streams a file from the object store through a [`Scan`] on a blocking thread.
-async fn scan_file(
-    app: &App,
+/// The check of a job's files.
+struct Check<'a> {
+    app: &'a App,
+    job: &'a job::Job,
     model: Arc<TextModel>,
-    (project, id): (ProjectId, FileId),
-    (param, policy): (&'static str, RowPolicy),
-) -> Result<Result<Scanned, JobError>, SchedulerError> {
-    let file = file::of_job(&mut *app.single().await?, project, id).await?;
-    let mut body = match app.objects.get(&blob_key(file.rows_sha256())).await {
-        Ok(body) => body,
-        Err(StoreError::NotFound(_)) => return Ok(Err(gone(param, id))),
-        Err(error) => return Err(error.into()),
-    };
-    let (pieces, mut inbox) = tokio::sync::mpsc::channel::<bytes::Bytes>(4);
-    let scanning = tokio::task::spawn_blocking(move || {
-        let mut scan = Scan::new(&model, param, policy);
-        let mut hasher = Sha256::new();
-        while let Some(piece) = inbox.blocking_recv() {
-            hasher.update(&piece);
-            scan.push(&piece);
-        }
-        (scan.finish(), hex(&hasher.finalize()))
-    });
-    let mut broken = None;
-    loop {
-        match body.try_next().await {
-            Ok(Some(piece)) => {
-                if pieces.send(piece).await.is_err() {
-                    break; // the thread panicked; joining it returns the error
-                }
-            }
-            Ok(None) => break,
-            Err(cause) => {
-                broken = Some(StoreError::object("get", &blob_key(file.rows_sha256()), cause));
-                break;
-            }
+    policy: RowPolicy,
+}
+
+impl Check<'_> {
+    /// Reads all rows of a file. The inner error is the user's.
+    async fn file(&self, which: JobFile, id: FileId) -> Result<Result<Scanned, JobError>, SchedulerError> {
+        let file = file::of_job(&mut *self.app.single().await?, self.job.project_id, id).await?;
+        let (model, policy) = (self.model.clone(), self.policy);
+        let reading = read_checked(&self.app.objects, &file.filename, file.rows_sha256(), move |chunks| {
+            scan(&model, policy, which, chunks)
+        });
+        match reading.await {
+            Ok(scanned) => Ok(scanned.map_err(refused)),
+            Err(ReadError::Open(StoreError::NotFound(_))) => Ok(Err(gone(which.param(), id))),
+            Err(ReadError::Open(error) | ReadError::Broken(error)) => Err(error.into()),
+            Err(ReadError::Thread(error)) => Err(error.into()),
         }
     }
-    drop(pieces);
-    let (verdict, found) = scanning.await?;
-    if let Some(error) = broken {
-        return Err(error.into());
-    }
-    if found != file.rows_sha256() {
-        let wanted = file.rows_sha256().to_owned();
-        return Err(StoreError::Digest { name: file.filename, wanted, found }.into());
-    }
-    Ok(verdict)
+}
+
+fn refused(refused: Refused) -> JobError {
+    let Refused { code, param, reason } = refused;
+    JobError { code: code.into(), message: format!("{param}: {reason}"), param: Some(param.to_owned()) }
 }
 
 fn gone(param: &str, id: FileId) -> JobError {
@@ -227,4 +204,19 @@ async fn accept(tx: &mut sqlx::PgConnection, job_id: JobId) -> Result<(), StoreE
     let step = Step::new(JobEvent::DataAccepted, "Files validated, moving job to queued state");
     job::step(tx, job_id, &step).await?;
     queue::push(tx, &DispatchJob { job_id }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use attune_text::row_stats::RowsError;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_file_is_the_jobs_error() {
+        let error = RowsError::NoneLeft { count: 1, max_length: 4 };
+        let found = refused(Refused::file(JobFile::Training, &error));
+        assert_eq!((found.code.as_str(), found.param.as_deref()), ("row_too_long", Some("training_file")));
+        assert_eq!(found.message, format!("training_file: {error}"));
+    }
 }

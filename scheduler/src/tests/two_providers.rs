@@ -70,6 +70,33 @@ async fn a_run_is_compared_with_and_stopped_at_the_provider_of_its_node(pool: Pg
 }
 
 #[sqlx::test(migrations = false)]
+async fn a_provider_that_cannot_list_its_processes_delays_no_other(pool: PgPool) {
+    let two = two(pool, 900, 900).await;
+    let (first, second) = (two.house.queued().await, two.house.queued().await);
+    two.house.dispatch(first).await;
+    let (first_run, second_run) = (two.run_of(first).await, two.run_of(second).await);
+    // A process without a row: its grace period continues while its provider does not answer.
+    two.near.processes.lock().unwrap().insert("run_x".into(), None);
+    two.house.reconcile().await;
+    let seen = two.house.memory.lock().await.outliving.clone();
+    assert_eq!(seen.len(), 1);
+
+    two.near.is_unlisted.store(true, Ordering::Relaxed);
+    two.near.end(&first_run, "attune-trainer ended (signal: 9)");
+    two.far.end(&second_run, "attune-trainer ended (signal: 9)");
+    assert_eq!(two.house.unlisted().await, ["near"]);
+    let states = (two.house.job(first).await.state, two.house.job(second).await.state);
+    assert_eq!(states, (JobState::Provisioning, JobState::Queued));
+    assert_eq!((two.near.handles().len(), two.far.handles().len()), (2, 0));
+    assert_eq!(two.house.memory.lock().await.outliving, seen);
+
+    two.near.is_unlisted.store(false, Ordering::Relaxed);
+    two.house.reconcile().await;
+    assert_eq!(two.house.job(first).await.state, JobState::Queued);
+    assert_eq!(two.near.handles(), ["run_x"]);
+}
+
+#[sqlx::test(migrations = false)]
 async fn a_run_of_a_provider_that_is_not_configured_is_left_alone(pool: PgPool) {
     let mut two = two(pool, 1, 900).await;
     let id = two.house.queued().await;

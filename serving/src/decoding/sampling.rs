@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_draws_have_the_model_s_frequencies() {
+    fn the_samples_have_the_model_s_frequencies() {
         let logits = [0.5f32.ln(), 0.3f32.ln(), 0.2f32.ln()];
         let mut sampler = sampler(1.0, 1.0, 11);
         let mut counts = [0u32; 3];
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_bits_of_the_logits_do_not_change_the_draws() {
+    fn the_last_bits_of_the_logits_do_not_change_the_samples() {
         let logits: Vec<f32> =
             (0..1000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 16) as f32 / 16_384.0).collect();
         let shaken: Vec<f32> = logits.iter().map(|logit| logit * (1.0 + 3e-7)).collect();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bias_decides_and_penalties_wear_off_what_was_drawn() {
+    fn a_bias_decides_and_penalties_wear_off_what_was_sampled() {
         let wishes = Sampling { temperature: 0.0, logit_bias: [(2, 100.0)].into(), ..Sampling::default() };
         assert_eq!(Sampler::new(&wishes, 0).sample(&[5.0, 3.0, 1.0], None), Some(2));
         let wishes = Sampling { temperature: 0.0, frequency_penalty: 1.0, ..Sampling::default() };
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_allowed_is_never_drawn() {
+    fn what_is_not_allowed_is_never_sampled() {
         let mut allowed = SimpleVob::alloc(4);
         allowed.set(1, true);
         allowed.set(3, true);
@@ -318,7 +318,7 @@ mod tests {
         }
 
         #[test]
-        fn the_same_seed_draws_the_same(logits in vec(-4f32..4.0, 1..100), seed: u64, top_p in 0.1..1.0f64) {
+        fn the_same_seed_samples_the_same(logits in vec(-4f32..4.0, 1..100), seed: u64, top_p in 0.1..1.0f64) {
             let sample = || {
                 let mut s = sampler(0.8, top_p, seed);
                 (0..20).map(|_| s.sample(&logits, None)).collect::<Vec<_>>()

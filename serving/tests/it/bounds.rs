@@ -35,7 +35,7 @@ async fn attack_a17_a_prompt_of_megabytes_that_cannot_fit_is_not_tokenised() {
 
 /// A request that exceeds the project's limit of answers is refused immediately; another project's request is accepted.
 #[tokio::test]
-async fn limit_of_a_project_s_answers_is_said_at_once() {
+async fn limit_of_a_project_s_answers_is_reported_at_once() {
     let world = World::new().await;
     let app = app(&world);
     let held = app.admission.enter("p", 200).unwrap();

@@ -123,7 +123,7 @@ async fn case_01_a_call_is_still_found_and_still_enforced() {
 }
 
 #[tokio::test]
-async fn case_02_what_follows_broken_bytes_is_told() {
+async fn case_02_what_follows_broken_bytes_is_reported() {
     const CASE: &str = "02-broken-bytes-silence-the-answer";
     let world = World::of_case(CASE).await;
     let told = events(&app(&world), &request(&body(CASE, "request.json"))).await;

@@ -166,7 +166,7 @@ async fn several_answers_are_the_first_one_and_others_each_the_same_every_time()
 }
 
 #[tokio::test]
-async fn scored_tokens_are_the_text_that_is_told_and_no_more() {
+async fn scored_tokens_are_the_text_that_is_sent_and_no_more() {
     let world = World::new().await;
     let app = app(&world);
     let mut request = ask(text("tell me"));
@@ -378,7 +378,7 @@ pub(crate) fn prompt_tokens(events: &[GenerateEvent]) -> u64 {
 }
 
 #[tokio::test]
-async fn an_adapter_that_is_not_there_is_a_failure_and_not_the_base_s_answer() {
+async fn a_missing_adapter_is_a_failure_and_not_the_base_s_answer() {
     let world = World::new().await;
     let mut adapter = world.adapter(1, None).await;
     for file in &mut adapter.files {
@@ -391,7 +391,7 @@ async fn an_adapter_that_is_not_there_is_a_failure_and_not_the_base_s_answer() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_prompt_is_said() {
+async fn what_cannot_be_a_prompt_is_reported() {
     let world = World::new().await;
     let app = app(&world);
     for prompt in [text(""), chat("<|im_end|>")] {

@@ -1,7 +1,6 @@
 //! The engine: each request in a batch gets the same answer as alone.
 
-use attune_domain::bytes::Bytes;
-use attune_domain::spec::Quantization;
+use attune_domain::{bytes::Bytes, placement::Placement, spec::Quantization};
 use attune_model::decoder::Decoder;
 use attune_serving::{
     decoding::{scores::TokenScore, sequence::EngineEvent},
@@ -66,7 +65,7 @@ async fn adapters_answer_differently_from_the_base_and_from_each_other() {
 }
 
 #[tokio::test]
-async fn who_gives_way_for_want_of_memory_answers_the_same() {
+async fn a_sequence_preempted_for_want_of_memory_answers_the_same() {
     let world = World::new().await;
     // Each needs 430 tokens, more than its first reservation; the memory holds not quite two of them.
     let asks: Vec<Ask> = (0..4).map(|n| Ask { temperature: 0.7, ..Ask::greedy(n, 130, 300) }).collect();
@@ -95,9 +94,9 @@ async fn a_shared_beginning_is_taken_over_and_changes_nothing() {
 /// The reference computes all logits at once, without caches. The engine's differ by the order of sums, in the last
 /// bits of numbers of order 10.
 #[tokio::test]
-async fn scores_are_those_of_the_whole_text_at_once_whoever_else_runs_and_gives_way() {
+async fn scores_are_those_of_the_whole_text_at_once_whatever_else_runs_and_is_preempted() {
     let world = World::new().await;
-    let decoder = Decoder::load(&world.base(), Quantization::None).unwrap();
+    let decoder = Decoder::load(&world.base(), Quantization::None, Placement::default()).unwrap();
     let asks: Vec<Ask> = (0..3).map(|n| Ask { scores: Some(5), temperature: 1.2, ..Ask::greedy(n, 200, 60) }).collect();
     let (engine, adapters) = (world.engine(3, 420), world.adapters(Bytes::mib(64)));
     let mut running = Vec::new();

@@ -85,7 +85,7 @@ async fn reply(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_says_where_it_is_answers_and_ends_when_told() {
+async fn a_replica_says_where_it_is_answers_and_ends_when_notified() {
     for end in [Ok(Directive::Stop), Err(StatusCode::CONFLICT)] {
         let world = World::new().await;
         let (played, config) = Played::start(&world).await;

@@ -12,6 +12,7 @@ use std::{
 use attune_domain::{
     bytes::Bytes,
     id::AdapterVersionId,
+    placement::Placement,
     run::RemoteFile,
     serve::{AdapterKey, AdapterRef, FinishReason, Sampling},
     spec::{AdapterSpec, Quantization},
@@ -47,7 +48,7 @@ pub(crate) fn case_folder(case: &str) -> PathBuf {
 
 /// Returns the memory of one adapter of [`World::adapter`].
 pub(crate) fn adapter_bytes(world: &World) -> Bytes {
-    Bytes(LoraAdapter::new(&architecture(&world.base()).unwrap(), spec(), 0).unwrap().bytes())
+    Bytes(LoraAdapter::new(&architecture(&world.base()).unwrap(), spec(), 0, Placement::default()).unwrap().bytes())
 }
 
 fn spec() -> AdapterSpec {
@@ -107,7 +108,7 @@ impl World {
     }
 
     pub(crate) fn engine_that_waits(&self, max_batch: usize, kv_tokens: u64, max_wait: Duration) -> EngineHandle {
-        let decoder = Decoder::load(&self.base(), Quantization::None).unwrap();
+        let decoder = Decoder::load(&self.base(), Quantization::None, Placement::default()).unwrap();
         let kv_memory = Bytes(decoder.architecture().kv_bytes_per_token().0 * kv_tokens);
         engine::start(decoder, Limits { max_batch, kv_memory, max_wait }).unwrap().0
     }
@@ -128,7 +129,8 @@ impl World {
         let id = AdapterKey::Version(AdapterVersionId::new(Uuid::from_u128(number)));
         let folder = self.path(&id.to_string());
         let seed = u64::try_from(number).unwrap();
-        let adapter = LoraAdapter::new(&architecture(&self.base()).unwrap(), spec(), seed).unwrap();
+        let adapter =
+            LoraAdapter::new(&architecture(&self.base()).unwrap(), spec(), seed, Placement::default()).unwrap();
         tch::manual_seed(i64::try_from(seed).unwrap());
         for (name, tensor) in adapter.parameters() {
             if name.contains("lora_B") {

@@ -185,9 +185,10 @@ async fn select(
     let rows = sqlx::query_as!(
         Row,
         r#"select a.adapter_version_id, a.adapter_id, l.name as adapter, a.version, a.digest, a.base_model_id,
-             b.name as base_model, a.quantization, a.job_id, a.model_name, a.shape, a.files, a.manifest, a.chat_template_sha256,
+             b.name as base_model, a.quantization, a.job_id, a.model_name, a.shape, a.files, a.manifest,
+             a.chat_template_sha256, a.created_at,
              array(select s.alias from adapter_alias s where s.adapter_version_id = a.adapter_version_id
-                 order by s.alias) as "aliases!", a.created_at
+                 order by s.alias) as "aliases!"
          from adapter_version a join base_model b using (base_model_id) join adapter l using (adapter_id)
          where a.project_id = $1 and a.deleted_at is null
              and ($2::uuid is null or a.adapter_version_id = $2) and ($3::text is null or a.model_name = $3)

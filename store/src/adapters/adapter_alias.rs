@@ -170,7 +170,8 @@ pub async fn list(
 ) -> Result<Vec<Alias>, StoreError> {
     let rows = sqlx::query!(
         "select s.alias, s.adapter_version_id, v.version, v.model_name, s.moved_at
-         from adapter_alias s join adapter_version v using (adapter_version_id) join adapter l on l.adapter_id = s.adapter_id
+         from adapter_alias s join adapter_version v using (adapter_version_id)
+             join adapter l on l.adapter_id = s.adapter_id
          where l.project_id = $1 and l.name = $2 and ($3::text is null or s.alias = $3) order by s.alias",
         project.uuid(),
         adapter,

@@ -102,8 +102,8 @@ async fn write(
     manifest: &str,
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        "insert into adapter_version (adapter_version_id, project_id, adapter_id, version, digest, base_model_id, job_id,
-             model_name, shape, files, manifest, chat_template_sha256, created_at, quantization)
+        "insert into adapter_version (adapter_version_id, project_id, adapter_id, version, digest, base_model_id,
+             job_id, model_name, shape, files, manifest, chat_template_sha256, created_at, quantization)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         made.adapter_version_id.uuid(),
         project.uuid(),

@@ -1,6 +1,7 @@
 //! The `attune_manifest.json` of a new version, built from the rows in the transaction that creates the version.
 
 use attune_domain::{
+    file_facts::FileFacts,
     id::{FileId, NodeId, RunId},
     manifest::{Attempt, Base, Before, Code, Data, FORMAT, Manifest, Metrics, Origin, Training},
     run::{CONTRACT_VERSION, Gate},
@@ -10,7 +11,7 @@ use sqlx::PgConnection;
 use crate::{
     adapters::adapter::AdapterVersion,
     error::{StoreError, json},
-    jobs::job::{FileFacts, Job},
+    jobs::job::Job,
 };
 
 /// Returns the manifest's text; it is stored byte for byte, since its digest is published.

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    error::{StoreError, json, to_json},
+    error::{StoreError, json, named, to_json},
     ids,
     webhooks::outbox,
 };
@@ -116,8 +116,7 @@ impl TryFrom<Row> for Batch {
 }
 
 pub(crate) fn state(name: &str) -> Result<BatchState, StoreError> {
-    BatchState::from_name(name)
-        .ok_or_else(|| StoreError::Corrupt { column: "batch.state", cause: format!("'{name}' is no state").into() })
+    named("batch.state", name, "state")
 }
 
 /// Inserts a batch.

@@ -12,7 +12,12 @@ use attune_domain::{
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, files::blob, ids, sweep_batch::Batch};
+use crate::{
+    error::{StoreError, named},
+    files::blob,
+    ids,
+    sweep_batch::Batch,
+};
 
 /// A file's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,10 +130,7 @@ impl TryFrom<Row> for File {
     fn try_from(row: Row) -> Result<Self, StoreError> {
         let dataset = row.format.map(|format| {
             Ok::<_, StoreError>(Dataset {
-                format: RowFormat::from_name(&format).ok_or_else(|| StoreError::Corrupt {
-                    column: "file.format",
-                    cause: format!("'{format}' is no format").into(),
-                })?,
+                format: named("file.format", &format, "format")?,
                 rows: u64::try_from(row.row_count.unwrap_or(0)).unwrap_or(0),
                 source: Source {
                     container: row.container.unwrap_or_default(),

@@ -8,6 +8,8 @@ pub mod file;
 pub mod objects;
 /// Content that a project may name by its digest.
 pub mod project_blob;
+/// Content on its way into the object store, before it has a row.
+pub mod staging;
 /// A project's storage usage.
 pub mod storage;
 /// Uploads: files that are uploaded in parts.

@@ -7,9 +7,10 @@ use attune_domain::{
 };
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
+use strum::{EnumString, IntoStaticStr};
 
 use crate::{
-    error::StoreError,
+    error::{StoreError, named},
     files::objects::{Objects, STAGED},
     ids,
     sweep_batch::Batch,
@@ -42,7 +43,8 @@ pub struct Upload {
 }
 
 /// The status of an upload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum UploadStatus {
     /// The upload accepts parts.
     Pending,
@@ -57,23 +59,8 @@ pub enum UploadStatus {
 impl UploadStatus {
     /// Returns the name in SQL and on the wire.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Completed => "completed",
-            Self::Cancelled => "cancelled",
-            Self::Expired => "expired",
-        }
-    }
-
-    fn from_name(name: &str) -> Result<Self, StoreError> {
-        [Self::Pending, Self::Completed, Self::Cancelled, Self::Expired]
-            .into_iter()
-            .find(|status| status.name() == name)
-            .ok_or_else(|| StoreError::Corrupt {
-                column: "upload.status",
-                cause: format!("'{name}' is no status").into(),
-            })
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -122,7 +109,7 @@ impl TryFrom<Row> for Upload {
             filename: row.filename,
             purpose: row.purpose,
             bytes: Bytes::from_i64(row.bytes),
-            status: UploadStatus::from_name(&row.status)?,
+            status: named("upload.status", &row.status, "status")?,
             file_expires_after_seconds: row.file_expires_after_seconds.and_then(|seconds| u32::try_from(seconds).ok()),
             file_id: row.file_id.map(FileId::new),
             created_at: row.created_at,
@@ -414,4 +401,19 @@ fn is_staged_for_long(key: &str) -> bool {
     let made = key.strip_prefix(STAGED).and_then(|id| id.parse::<uuid::Uuid>().ok()).and_then(|id| id.get_timestamp());
     let now = ids::uuid().get_timestamp();
     made.zip(now).is_some_and(|(made, now)| now.to_unix().0.saturating_sub(made.to_unix().0) > STAGED_SECONDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_has_the_name_in_sql() {
+        for name in ["pending", "completed", "cancelled", "expired"] {
+            assert_eq!(name.parse::<UploadStatus>().unwrap().name(), name);
+        }
+        let unknown = named::<UploadStatus>("upload.status", "lost", "status").unwrap_err();
+        assert_eq!(unknown.to_string(), "upload.status holds a value that this release does not understand");
+        assert_eq!(std::error::Error::source(&unknown).unwrap().to_string(), "'lost' is no status");
+    }
 }

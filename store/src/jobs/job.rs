@@ -5,6 +5,7 @@
 
 use attune_domain::{
     event::EventType,
+    file_facts::FileFacts,
     id::{AdapterVersionId, ApiKeyId, BaseModelId, FileId, JobId, ProjectId, RunId},
     job::{JobEvent, JobState, PauseReason},
     spec::{BASE_LEARNING_RATE, TrainSpec},
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     adapters::base_model,
-    error::{StoreError, json, pause_reason, to_json},
+    error::{StoreError, json, named, to_json},
     ids,
     jobs::job_event::{self, Level},
     queue::{self, ValidateJob},
@@ -86,19 +87,6 @@ pub struct TokenFacts {
     pub validation: Option<FileFacts>,
 }
 
-/// Token counts of one file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileFacts {
-    /// The number of rows.
-    pub rows: u64,
-    /// The number of tokens.
-    pub tokens: u64,
-    /// The number of tokens with a loss.
-    pub trained_tokens: u64,
-    /// The number of tokens in the longest row.
-    pub longest_row: u64,
-}
-
 /// A new job; every field is checked.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/")]
@@ -111,7 +99,6 @@ pub struct NewJob {
     pub suffix: Option<String>,
     pub metadata: serde_json::Value,
     pub spec: TrainSpec,
-    pub requested: serde_json::Value,
     pub api_key_id: Option<ApiKeyId>,
     pub micro_usd_per_million_tokens: i64,
     pub max_micro_usd: Option<i64>,
@@ -125,8 +112,8 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
     let id: JobId = ids::id();
     sqlx::query!(
         "insert into job (job_id, project_id, base_model_id, training_file_id, validation_file_id, state, suffix,
-             metadata, spec, requested, continue_from, api_key_id, micro_usd_per_million_tokens, max_micro_usd)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+             metadata, spec, continue_from, api_key_id, micro_usd_per_million_tokens, max_micro_usd)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         id.uuid(),
         new.project_id.uuid(),
         new.base_model_id.uuid(),
@@ -136,7 +123,6 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
         new.suffix,
         new.metadata,
         to_json("job.spec", &new.spec)?,
-        new.requested,
         new.continue_from.map(|id| id.uuid()),
         new.api_key_id.map(|id| id.uuid()),
         new.micro_usd_per_million_tokens,
@@ -197,8 +183,9 @@ async fn select(conn: &mut PgConnection, filter: Filter) -> Result<Vec<Job>, Sto
         Row,
         r#"select job.job_id, job.project_id, job.base_model_id, base_model.name as base_model, training_file_id,
              validation_file_id, continue_from, job.state, pause_reason, suffix, metadata, spec, token_facts,
-             job.run_id, waiting_reason, attempts, barren_attempts, total_steps, steps_done, trained_tokens, error_code, error_message,
-             error_param, adapter_version.model_name as "fine_tuned_model?", job.created_at, started_at, finished_at,
+             job.run_id, waiting_reason, attempts, barren_attempts, total_steps, steps_done, trained_tokens,
+             error_code, error_message, error_param, adapter_version.model_name as "fine_tuned_model?",
+             job.created_at, started_at, finished_at,
              run.step_ms::float8 / nullif(run.steps, 0) as mean_step_ms, result_file_id, max_micro_usd, charged_tokens,
              node_ms, micro_usd
          from job join base_model using (base_model_id) left join adapter_version using (job_id)
@@ -259,6 +246,7 @@ impl TryFrom<Row> for Job {
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
         let error = row.error_code.zip(row.error_message);
+        let pause_reason = |name: &str| named("job.pause_reason", name, "reason");
         Ok(Self {
             job_id: JobId::new(row.job_id),
             project_id: ProjectId::new(row.project_id),
@@ -296,8 +284,7 @@ impl TryFrom<Row> for Job {
 }
 
 pub(crate) fn state(name: &str) -> Result<JobState, StoreError> {
-    JobState::from_name(name)
-        .ok_or_else(|| StoreError::Corrupt { column: "job.state", cause: format!("'{name}' is no state").into() })
+    named("job.state", name, "state")
 }
 
 /// A state transition of a job: an event, and the message that the user reads about it.
@@ -450,7 +437,8 @@ pub(crate) async fn save_learning_rate(tx: &mut PgConnection, id: JobId, rate: f
         .await?
         .ok_or(StoreError::NotFound("fine-tuning job"))?;
     let mut spec: TrainSpec = json("job.spec", spec)?;
-    (spec.learning_rate, spec.learning_rate_multiplier) = (rate, rate / BASE_LEARNING_RATE);
+    spec.trainer.learning_rate = rate;
+    spec.hyperparameters.learning_rate_multiplier = rate / BASE_LEARNING_RATE;
     sqlx::query!("update job set spec = $2 where job_id = $1", id.uuid(), to_json("job.spec", &spec)?)
         .execute(tx)
         .await?;

@@ -6,11 +6,13 @@ use attune_domain::{
 };
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
+use strum::IntoStaticStr;
 
 use crate::{error::StoreError, ids};
 
 /// The level of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Level {
     /// Normal progress.
     Info,
@@ -18,18 +20,6 @@ pub enum Level {
     Warn,
     /// A failure of the job.
     Error,
-}
-
-impl Level {
-    /// Returns the name in SQL and on the wire.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warn => "warn",
-            Self::Error => "error",
-        }
-    }
 }
 
 /// An event's row.
@@ -91,12 +81,13 @@ async fn insert(
     data: Option<&serde_json::Value>,
 ) -> Result<(), StoreError> {
     let data = data.map(storable_json);
+    let level: &str = level.into();
     sqlx::query!(
         "insert into job_event (job_event_id, job_id, level, type, message, data)
          select $1, job_id, $3, $4, $5, $6 from job where job_id = $2 for update",
         ids::id::<attune_domain::id::JobEvent>().uuid(),
         job.uuid(),
-        level.name(),
+        level,
         kind,
         for_tenant(text),
         data.as_deref(),

@@ -12,5 +12,5 @@ pub mod results;
 pub mod run;
 /// Content that a run may name in its reports.
 pub mod run_blob;
-/// The contract of a trainer, built from the rows.
+/// The task of a run, built from the rows.
 pub mod run_spec;

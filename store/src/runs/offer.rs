@@ -94,15 +94,16 @@ pub struct Throughput {
 /// [`StoreError::Database`].
 pub async fn throughput(
     conn: &mut PgConnection,
-    offer: &str,
+    offer: &Offer,
     base: BaseModelId,
 ) -> Result<Option<Throughput>, StoreError> {
     let row = sqlx::query!(
         r#"select sum(tokens)::float8 * 1000 / nullif(sum(step_ms), 0)::float8 as tokens_per_second, count(*) as "runs!"
          from (select run.tokens, run.step_ms from run join node using (node_id) join job on job.job_id = run.job_id
-             where node.offer = $1 and job.base_model_id = $2 and run.steps > 0
-             order by run.run_id desc limit $3) as late"#,
-        offer,
+             where node.provider = $1 and node.offer = $2 and job.base_model_id = $3 and run.steps > 0
+             order by run.run_id desc limit $4) as late"#,
+        offer.provider,
+        offer.name,
         base.uuid(),
         THROUGHPUT_RUNS,
     )

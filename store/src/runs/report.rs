@@ -1,13 +1,15 @@
 //! Trainers' reports. One report is one transaction: it is applied as a whole, once, and only from the run that holds
 //! the job.
 
+use std::collections::BTreeMap;
+
 use attune_domain::{
     id::{CheckpointId, JobId, RunId},
     job::{JobEvent, JobState},
     manifest::Origin,
-    run::{Blob, Directive, Gate, MessageLevel, Reply, Report, RunEvent, StepMetrics},
+    run::{Blob, Directive, Gate, MessageLevel, Reply, Report, RunEvent, StepMetrics, metric::MetricName},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use crate::{
@@ -117,11 +119,10 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
             job_event::message_with(tx, held.job_id, Level::Info, reason, &data).await
         }
         RunEvent::Step(metrics) => stepped(tx, held, metrics).await,
-        RunEvent::Evaluated { step, valid_loss, valid_mean_token_accuracy } => {
+        RunEvent::Evaluated { step, valid_loss, metrics } => {
             let text = format!("Step {step}: validation loss={valid_loss:.2}");
-            let data = json!({ "step": step, "valid_loss": valid_loss, "full_valid_loss": valid_loss,
-                "valid_mean_token_accuracy": valid_mean_token_accuracy });
-            job_event::metrics(tx, held.job_id, &text, data).await
+            let data = json!({ "step": step, "valid_loss": valid_loss, "full_valid_loss": valid_loss });
+            job_event::metrics(tx, held.job_id, &text, with_named(data, metrics)).await
         }
         RunEvent::Checkpointed { step, files, train_loss, valid_loss } => {
             let (job_id, run_id) = (held.job_id, held.run_id);
@@ -201,11 +202,7 @@ async fn stepped(tx: &mut PgConnection, held: &Held, metrics: &StepMetrics) -> R
     let data = json!({
         "step": metrics.step,
         "total_steps": metrics.total_steps,
-        "epoch": metrics.epoch,
         "train_loss": metrics.train_loss,
-        "train_mean_token_accuracy": metrics.train_mean_token_accuracy,
-        "learning_rate": metrics.learning_rate,
-        "grad_norm": metrics.grad_norm,
         "tokens": metrics.tokens,
         "trained_tokens": metrics.trained_tokens,
         "tokens_per_second": tokens_per_second,
@@ -213,7 +210,15 @@ async fn stepped(tx: &mut PgConnection, held: &Held, metrics: &StepMetrics) -> R
         "peak_memory_bytes": metrics.peak_memory.0,
     });
     let text = format!("Step {}/{}: training loss={:.2}", metrics.step, metrics.total_steps, metrics.train_loss);
-    job_event::metrics(tx, held.job_id, &text, data).await
+    job_event::metrics(tx, held.job_id, &text, with_named(data, &metrics.metrics)).await
+}
+
+/// Adds the named metrics to an event's `data`, an object.
+fn with_named(mut data: Value, metrics: &BTreeMap<MetricName, f64>) -> Value {
+    for (name, value) in metrics {
+        data[name.name()] = json!(value);
+    }
+    data
 }
 
 async fn measured(tx: &mut PgConnection, run: RunId, peak: i64) -> Result<(), StoreError> {

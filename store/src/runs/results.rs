@@ -2,18 +2,17 @@
 //!
 //! Source of the columns: "Analyzing your fine-tuned model" in OpenAI's fine-tuning guide.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use attune_domain::{
     bytes::Bytes,
-    id::{File as FileKind, FileId, JobId},
+    id::{File as FileKind, FileId, JobId, ProjectId},
+    run::metric::result_columns,
 };
+use serde_json::Value;
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, ids};
-
-/// The CSV header.
-const HEADINGS: &str = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy";
+use crate::{error::StoreError, ids, jobs::job_event};
 
 /// The purpose of a result file.
 pub const PURPOSE: &str = "fine-tune-results";
@@ -21,35 +20,56 @@ pub const PURPOSE: &str = "fine-tune-results";
 /// The name of a result file.
 pub const FILENAME: &str = "step_metrics.csv";
 
-/// Returns a job's metrics as CSV. A repeated step has its last values; a value that was not measured is empty.
+/// The number of events in one query.
+const PAGE: i64 = 500;
+
+/// Returns the metrics of a project's job as CSV. A repeated step has its last values; a value that was not measured is
+/// empty.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn csv(conn: &mut PgConnection, job: JobId) -> Result<String, StoreError> {
-    let rows = sqlx::query!(
-        r#"select (data->>'step')::bigint as "step!",
-             (array_agg((data->>'train_loss')::float8 order by sequence desc)
-                 filter (where data ? 'train_loss'))[1] as train_loss,
-             (array_agg((data->>'train_mean_token_accuracy')::float8 order by sequence desc)
-                 filter (where data ? 'train_mean_token_accuracy'))[1] as train_accuracy,
-             (array_agg((data->>'valid_loss')::float8 order by sequence desc)
-                 filter (where data ? 'valid_loss'))[1] as valid_loss,
-             (array_agg((data->>'valid_mean_token_accuracy')::float8 order by sequence desc)
-                 filter (where data ? 'valid_mean_token_accuracy'))[1] as valid_accuracy
-         from job_event where job_id = $1 and type = 'metrics' and data ? 'step'
-         group by 1 order by 1"#,
-        job.uuid(),
-    )
-    .fetch_all(conn)
-    .await?;
-    let mut text = format!("{HEADINGS}\n");
-    for row in rows {
-        let cell = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
-        let cells = [row.train_loss, row.train_accuracy, row.valid_loss, row.valid_accuracy].map(cell);
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{},{}", row.step, cells.join(","));
+pub async fn csv(conn: &mut PgConnection, project: ProjectId, job: JobId) -> Result<String, StoreError> {
+    let (mut table, mut after) = (Table::default(), 0);
+    loop {
+        let page = job_event::following(conn, project, job, after, PAGE).await?;
+        for data in page.iter().filter(|event| event.kind == "metrics").filter_map(|event| event.data.as_ref()) {
+            table.add(data);
+        }
+        match page.last() {
+            Some(last) if page.len() as i64 == PAGE => after = last.sequence,
+            _ => return Ok(table.csv()),
+        }
     }
-    Ok(text)
+}
+
+/// The values of each step, one for each of [`result_columns`].
+#[derive(Debug, Default)]
+struct Table(BTreeMap<i64, Vec<Option<f64>>>);
+
+impl Table {
+    /// Adds the metrics of an event. They replace those that an earlier event of the same step has.
+    fn add(&mut self, data: &Value) {
+        let Some(step) = data["step"].as_i64() else { return };
+        let columns = result_columns();
+        let cells = self.0.entry(step).or_insert_with(|| vec![None; columns.len()]);
+        for (cell, column) in cells.iter_mut().zip(columns) {
+            if let Some(value) = data.get(column.key) {
+                *cell = value.as_f64();
+            }
+        }
+    }
+
+    fn csv(&self) -> String {
+        let headings = result_columns().map(|column| column.heading).join(",");
+        let mut text = format!("step,{headings}\n");
+        for (step, cells) in &self.0 {
+            let cells: Vec<_> =
+                cells.iter().map(|cell| cell.map_or(String::new(), |value| value.to_string())).collect();
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{step},{}", cells.join(","));
+        }
+        text
+    }
 }
 
 /// Creates a job's result file with this digest. The content must already be stored.
@@ -73,4 +93,28 @@ pub async fn name(tx: &mut PgConnection, job: JobId, sha256: &str, bytes: Bytes)
     .execute(tx)
     .await?;
     Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_step_has_its_last_values_and_nothing_where_none_was_measured() {
+        let mut table = Table::default();
+        for data in [
+            json!({"step": 10, "train_loss": 0.5, "train_mean_token_accuracy": 0.7, "grad_norm": 1.0}),
+            json!({"step": 9, "train_loss": 0.75}),
+            json!({"step": 10, "train_loss": 0.1, "train_mean_token_accuracy": null}),
+            json!({"step": 10, "valid_loss": 1e-7, "valid_mean_token_accuracy": 1.0}),
+            json!({"train_loss": 7.0}),
+        ] {
+            table.add(&data);
+        }
+        let want =
+            "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n9,0.75,,,\n10,0.1,,0.0000001,1\n";
+        assert_eq!(table.csv(), want);
+    }
 }

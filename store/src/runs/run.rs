@@ -8,6 +8,7 @@ use attune_domain::{
     run::Plan,
 };
 use sqlx::PgConnection;
+use strum::{EnumString, IntoStaticStr};
 
 use crate::{
     error::{StoreError, json, to_json},
@@ -41,7 +42,8 @@ pub struct Run {
 }
 
 /// The state of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString)]
+#[strum(serialize_all = "snake_case")]
 pub enum RunState {
     /// Launched; the trainer has not reported its start.
     Launching,
@@ -160,11 +162,7 @@ async fn select(
 }
 
 pub(crate) fn state(name: &str) -> RunState {
-    match name {
-        "launching" => RunState::Launching,
-        "running" => RunState::Running,
-        _ => RunState::Ended,
-    }
+    name.parse().unwrap_or(RunState::Ended)
 }
 
 /// A run that has not ended, for the reconciler.
@@ -217,7 +215,8 @@ pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<Activ
 }
 
 /// The outcome of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// The adapter was published.
     Published,
@@ -229,26 +228,27 @@ pub enum Outcome {
     Lost,
 }
 
-impl Outcome {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Published => "published",
-            Self::Failed => "failed",
-            Self::Stopped => "stopped",
-            Self::Lost => "lost",
-        }
-    }
-}
-
 /// Ends a run, charges its usage and releases its node. The caller holds the run's row and steps the job.
 pub(crate) async fn end(tx: &mut PgConnection, id: RunId, outcome: Outcome) -> Result<(), StoreError> {
+    let outcome: &str = outcome.into();
     let node_id = sqlx::query_scalar!(
         "update run set state = 'ended', outcome = $2, ended_at = now() where run_id = $1 returning node_id",
         id.uuid(),
-        outcome.name(),
+        outcome,
     )
     .fetch_one(&mut *tx)
     .await?;
     usage::charge_run(tx, id).await?;
     node::release(tx, NodeId::new(node_id)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_read_by_its_name_and_counts_as_ended_otherwise() {
+        use RunState::{Ended, Launching, Running};
+        assert_eq!(["launching", "running", "ended", "lost"].map(state), [Launching, Running, Ended, Ended]);
+    }
 }

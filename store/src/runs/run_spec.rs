@@ -1,9 +1,12 @@
-//! The contract of a trainer, built from the rows when the trainer requests it, with new presigned URLs.
+//! The task of a run, built from the rows when the trainer requests it, with new presigned URLs.
 
 use attune_domain::{
     bytes::Bytes,
     id::{AdapterVersionId, FileId},
-    run::{CONTRACT_VERSION, ContinueFrom, RemoteFile, Resume, RunSpec},
+    run::{
+        CONTRACT_VERSION, RemoteFile,
+        task::{ContinueFrom, Resume, RunHeader, TaskSpec, TrainTask},
+    },
 };
 use sqlx::PgConnection;
 
@@ -18,11 +21,15 @@ use crate::{
 /// The files of a PEFT folder that a trainer needs.
 const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
-/// Returns the spec of a run that has not ended.
+/// Returns the task of a run that has not ended.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]: a file's row does not exist. [`StoreError::Object`], [`StoreError::Database`].
-pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Result<RunSpec, StoreError> {
+pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Result<TaskSpec, StoreError> {
+    Ok(TaskSpec::Train(training(conn, objects, run).await?))
+}
+
+async fn training(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Result<TrainTask, StoreError> {
     let job = job::load(conn, run.job_id).await?;
     let (base_digest, base) = base_files(conn, objects, job.base_model_id.uuid()).await?;
     let training_file = dataset(conn, objects, job.training_file_id).await?;
@@ -38,12 +45,14 @@ pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Resul
         Some(id) => Some(resume(conn, objects, run, id).await?),
         None => None,
     };
-    Ok(RunSpec {
-        version: CONTRACT_VERSION,
-        job_id: run.job_id,
-        run_id: run.run_id,
-        run_lease: run.run_lease,
-        heartbeat_seconds: run.heartbeat_seconds,
+    Ok(TrainTask {
+        run: RunHeader {
+            version: CONTRACT_VERSION,
+            job_id: run.job_id,
+            run_id: run.run_id,
+            run_lease: run.run_lease,
+            heartbeat_seconds: run.heartbeat_seconds,
+        },
         base,
         base_digest,
         base_name: job.base_model,

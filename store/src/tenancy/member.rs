@@ -158,7 +158,8 @@ pub async fn admit(
 ) -> Result<PersonId, StoreError> {
     let id = person_id(who.issuer, who.subject);
     sqlx::query!(
-        "insert into person (person_id, issuer, subject, email, name) values ($1, $2, $3, $4, $5) on conflict do nothing",
+        "insert into person (person_id, issuer, subject, email, name) values ($1, $2, $3, $4, $5)
+         on conflict do nothing",
         id.uuid(),
         who.issuer,
         who.subject,
@@ -233,7 +234,9 @@ async fn select(
 ) -> Result<Vec<Member>, StoreError> {
     let (organization, project) = of.parts();
     let rows = sqlx::query!(
-        r#"select person_id as "person_id!", issuer, subject, email, name, role as "role!", m.created_at as "created_at!" from (
+        r#"select person_id as "person_id!", issuer, subject, email, name, role as "role!",
+             m.created_at as "created_at!"
+         from (
              select person_id, role, created_at from organization_member where organization_id = $1
              union all select person_id, role, created_at from project_member where project_id = $2) m
          join person using (person_id)

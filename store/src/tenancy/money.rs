@@ -65,7 +65,8 @@ pub async fn set_budget(tx: &mut PgConnection, project: ProjectId, monthly: Opti
         Some(micro_usd) => {
             sqlx::query!(
                 "insert into budget (project_id, monthly_micro_usd) values ($1, $2)
-                 on conflict (project_id) do update set monthly_micro_usd = excluded.monthly_micro_usd, changed_at = now()",
+                 on conflict (project_id) do update set monthly_micro_usd = excluded.monthly_micro_usd,
+                     changed_at = now()",
                 project.uuid(),
                 micro_usd,
             )

@@ -15,7 +15,8 @@ pub(crate) async fn charge_run(tx: &mut PgConnection, run: RunId) -> Result<(), 
                  job.top_tokens - job.charged_tokens as tokens, job.micro_usd_per_million_tokens as token_price,
                  (extract(epoch from clock_timestamp() - node.created_at) * 1000)::bigint as node_ms,
                  node.micro_usd_per_hour as node_price
-             from run join job on job.job_id = run.job_id join node using (node_id) join base_model using (base_model_id)
+             from run join job on job.job_id = run.job_id join node using (node_id)
+                 join base_model using (base_model_id)
              where run.run_id = $1),
          charged as (
              update job set charged_tokens = top_tokens, node_ms = job.node_ms + used.node_ms,
@@ -64,8 +65,8 @@ pub struct Answered {
 pub async fn count_answers(tx: &mut PgConnection, answers: &[Answered]) -> Result<(), StoreError> {
     for answered in answers {
         sqlx::query!(
-            "insert into usage (usage_id, project_id, kind, api_key_id, model, adapter_version_id, requests, input_tokens,
-                 output_tokens, micro_usd)
+            "insert into usage (usage_id, project_id, kind, api_key_id, model, adapter_version_id, requests,
+                 input_tokens, output_tokens, micro_usd)
              values ($1, $2, 'completions', $3, $4, $5, $6, $7, $8, $9)",
             ids::uuid(),
             answered.project_id.uuid(),
@@ -175,7 +176,8 @@ pub async fn spent(conn: &mut PgConnection, project: ProjectId, since: DateTime<
     Ok(sqlx::query_scalar!(
         r#"select ((select coalesce(sum(micro_usd), 0) from usage where project_id = $1 and used_at >= $2)
              + (select coalesce(sum(
-                     extract(epoch from clock_timestamp() - greatest(node.created_at, $2)) * node.micro_usd_per_hour / 3600
+                     extract(epoch from clock_timestamp() - greatest(node.created_at, $2))
+                         * node.micro_usd_per_hour / 3600
                      + (job.top_tokens - job.charged_tokens)::numeric * job.micro_usd_per_million_tokens / 1000000), 0)
                  from run join job on job.job_id = run.job_id join node using (node_id)
                  where job.project_id = $1 and run.state <> 'ended'))::bigint as "spent!""#,

@@ -73,7 +73,7 @@ async fn attack_a25_projects_take_turns_at_the_workers(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn attack_a04_a_batch_that_breaks_off_waits_and_can_be_given_up(pool: PgPool) {
+async fn attack_a04_a_batch_that_breaks_off_waits_and_can_be_abandoned(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let id = new_batch(&pool, seed.project_id, seed.file_id).await;
     let worker = Uuid::from_u128(1);

@@ -15,7 +15,7 @@ use crate::{
 const NAME: &str = "ft:tiny:default:mail:0190c2e1:ckpt-step-20";
 
 #[sqlx::test(migrations = false)]
-async fn whoever_is_let_in_finds_the_owner_and_nobody_else_does(pool: PgPool) {
+async fn a_project_with_access_finds_the_owner_and_no_other_does(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let other = tenant::ensure(&mut conn, "default", "other").await.unwrap();

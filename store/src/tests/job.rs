@@ -94,7 +94,7 @@ async fn a_refusal_is_the_jobs_error_and_an_event(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn another_projects_job_is_not_there(pool: PgPool) {
+async fn another_projects_job_does_not_exist(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
@@ -106,7 +106,7 @@ async fn another_projects_job_is_not_there(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_cancel_ends_a_waiting_job_and_asks_a_running_one(pool: PgPool) {
+async fn a_cancel_ends_a_waiting_job_and_notifies_a_running_one(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let waiting = queued_job(&mut conn, seed).await.unwrap();

@@ -1,11 +1,13 @@
 //! Usage, its cost, and jobs whose money is spent.
 
+use std::collections::BTreeMap;
+
 use attune_domain::{
     bytes::Bytes,
     id::JobId,
     job::{JobState, PauseReason},
     offer::Offer,
-    run::{Directive, RunEvent},
+    run::{Directive, RunEvent, metric::MetricName},
 };
 use sqlx::{PgConnection, PgPool};
 
@@ -68,7 +70,7 @@ async fn a_step_is_charged_once_however_often_it_is_done(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_job_whose_cap_is_spent_is_paused_and_goes_on_when_it_is_raised(pool: PgPool) {
+async fn a_job_whose_cap_is_spent_is_paused_and_continues_when_it_is_raised(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = priced_job(&mut conn, seed, 0).await;
@@ -125,7 +127,7 @@ async fn a_budget_pauses_the_projects_jobs_but_not_what_its_user_paused(pool: Pg
 }
 
 #[sqlx::test(migrations = false)]
-async fn answers_are_told_apart_by_model_and_by_bucket(pool: PgPool) {
+async fn answers_are_distinguished_by_model_and_by_bucket(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let answers = |model: &str, output_tokens| Answered {
@@ -162,31 +164,39 @@ async fn metrics_of_a_step_that_was_done_again_are_those_of_the_last_time(pool: 
     if let RunEvent::Step(metrics) = &mut again {
         metrics.train_loss = 0.5;
     }
-    let measured = RunEvent::Evaluated { step: 2, valid_loss: 0.25, valid_mean_token_accuracy: 0.75 };
+    let measured = RunEvent::Evaluated {
+        step: 2,
+        valid_loss: 0.25,
+        metrics: BTreeMap::from([(MetricName::ValidMeanTokenAccuracy, 0.75)]),
+    };
     let told = [started(), stepped(1), again, stepped(2), measured];
     report::take(&mut conn, run.run_id, &says(&run, 0, &told)).await.unwrap();
     assert_eq!(
-        results::csv(&mut conn, id).await.unwrap(),
+        results::csv(&mut conn, seed.project_id, id).await.unwrap(),
         "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,0.5,0.7,,\n2,0.81,0.7,0.25,0.75\n"
     );
 }
 
-#[sqlx::test(migrations = false)]
-async fn offers_are_told_with_what_is_reserved_of_them_and_with_the_pace_of_their_runs(pool: PgPool) {
-    let seed = seed(&pool).await.unwrap();
-    let mut conn = pool.acquire().await.unwrap();
-    let offer = |name: &str| Offer {
-        provider: "local".into(),
+fn offer_of(provider: &str, name: &str) -> Offer {
+    Offer {
+        provider: provider.into(),
         name: name.into(),
         memory: Bytes::mib(1000),
         reserved: Bytes(0),
         free_slots: 2,
         threads: 2,
         micro_usd_per_hour: 7,
-    };
+    }
+}
+
+#[sqlx::test(migrations = false)]
+async fn offers_are_listed_with_what_is_reserved_of_them_and_with_the_throughput_of_their_runs(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let offer = |name| offer_of("local", name);
     offer::publish(&mut conn, "local", &[offer("this machine"), offer("gone")]).await.unwrap();
     offer::publish(&mut conn, "local", &[offer("this machine")]).await.unwrap();
-    assert_eq!(offer::throughput(&mut conn, "this machine", seed.base_model_id).await.unwrap(), None);
+    assert_eq!(offer::throughput(&mut conn, &offer("this machine"), seed.base_model_id).await.unwrap(), None);
     let id = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, id).await.unwrap();
     // 200 tokens in 100 ms each.
@@ -195,6 +205,20 @@ async fn offers_are_told_with_what_is_reserved_of_them_and_with_the_pace_of_thei
     let offers = offer::list(&mut conn).await.unwrap();
     let seen: Vec<_> = offers.iter().map(|o| (o.provider.as_str(), o.free_slots, o.reserved)).collect();
     assert_eq!(seen, [("local", 1, Bytes::mib(400))]);
-    let throughput = offer::throughput(&mut conn, "this machine", seed.base_model_id).await.unwrap().unwrap();
+    let throughput = offer::throughput(&mut conn, &offers[0], seed.base_model_id).await.unwrap().unwrap();
     assert_eq!((throughput.tokens_per_second, throughput.runs), (2000.0, 1));
+}
+
+#[sqlx::test(migrations = false)]
+async fn throughput_is_that_of_runs_at_the_provider_of_the_offer(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = queued_job(&mut conn, seed).await.unwrap();
+    let run = claimed_run(&mut conn, id).await.unwrap();
+    report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), stepped(1)])).await.unwrap();
+    for (provider, runs) in [("local", Some(1)), ("far", None)] {
+        let offer = offer_of(provider, "this machine");
+        let throughput = offer::throughput(&mut conn, &offer, seed.base_model_id).await.unwrap();
+        assert_eq!(throughput.map(|throughput| throughput.runs), runs, "{provider}");
+    }
 }

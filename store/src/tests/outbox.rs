@@ -13,7 +13,7 @@ async fn told(pool: &PgPool) -> Vec<(String, serde_json::Value)> {
 }
 
 #[sqlx::test(migrations = false)]
-async fn each_step_of_a_job_is_told_with_its_id(pool: PgPool) {
+async fn each_step_of_a_job_is_reported_with_its_id(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
@@ -34,7 +34,7 @@ async fn each_step_of_a_job_is_told_with_its_id(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn what_did_not_happen_is_not_told(pool: PgPool) {
+async fn what_did_not_happen_is_not_reported(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut tx = pool.begin().await.unwrap();
     let id = new_job(&mut tx, seed).await.unwrap();

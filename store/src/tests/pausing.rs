@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[sqlx::test(migrations = false)]
-async fn a_running_job_is_paused_at_its_next_step_and_goes_on_from_there(pool: PgPool) {
+async fn a_running_job_is_paused_at_its_next_step_and_continues_from_there(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
@@ -64,7 +64,7 @@ async fn a_waiting_job_is_paused_at_once_and_one_with_unchecked_rows_is_checked_
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_pause_that_is_taken_back_leaves_the_trainer_at_work(pool: PgPool) {
+async fn a_pause_that_is_reverted_leaves_the_trainer_running(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();

@@ -113,7 +113,7 @@ async fn a_replica_that_fails_says_why(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn the_project_that_had_it_started_is_told_and_no_other(pool: PgPool) {
+async fn the_project_that_had_it_started_is_notified_and_no_other(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let other = tenant::ensure(&mut conn, "default", "other").await.unwrap().project_id;

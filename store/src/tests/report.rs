@@ -183,7 +183,7 @@ async fn attack_a28_a_run_that_lacked_what_may_come_again_gives_its_job_back_aft
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_stop_that_nobody_asked_for_hands_the_job_back(pool: PgPool) {
+async fn a_stop_that_was_not_requested_hands_the_job_back(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
@@ -197,7 +197,7 @@ async fn a_stop_that_nobody_asked_for_hands_the_job_back(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn the_newest_three_checkpoints_are_kept_and_the_next_run_goes_on_from_the_last(pool: PgPool) {
+async fn the_newest_three_checkpoints_are_kept_and_the_next_run_continues_from_the_last(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
@@ -259,7 +259,7 @@ async fn a_checkpoint_is_a_model_before_and_after_its_job_has_an_adapter_and_goe
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_damaged_checkpoint_is_given_up_for_the_one_before_and_without_one_the_job_fails(pool: PgPool) {
+async fn a_damaged_checkpoint_is_abandoned_for_the_one_before_and_without_one_the_job_fails(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();

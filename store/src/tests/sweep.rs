@@ -117,7 +117,7 @@ async fn limit_of_a_staged_object_s_time_removes_what_a_dead_process_left(pool: 
 }
 
 #[sqlx::test(migrations = false)]
-async fn limit_of_given_up_checkpoints_counts_from_the_end_of_their_job(pool: PgPool) {
+async fn limit_of_abandoned_checkpoints_counts_from_the_end_of_their_job(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let objects = server(folder.path()).await;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[sqlx::test(migrations = false)]
-async fn a_key_lets_in_until_it_is_revoked(pool: PgPool) {
+async fn a_key_authorizes_until_it_is_revoked(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let hash = ids::hash("sk-attune-secret");
@@ -38,7 +38,7 @@ async fn a_key_lets_in_until_it_is_revoked(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn another_projects_files_and_adapters_are_not_there(pool: PgPool) {
+async fn another_projects_files_and_adapters_do_not_exist(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let other = tenant::ensure(&mut conn, "default", "other").await.unwrap().project_id;

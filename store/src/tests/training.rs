@@ -2,7 +2,7 @@
 
 use attune_domain::{
     id::{AdapterVersionId, JobId, ProjectId},
-    run::{MessageLevel, RunEvent},
+    run::{MessageLevel, RunEvent, task::TaskSpec},
     spec::BASE_LEARNING_RATE,
 };
 use serde_json::json;
@@ -50,7 +50,6 @@ async fn continuing(conn: &mut PgConnection, seed: Seed, from: AdapterVersionId)
         suffix: None,
         metadata: json!({}),
         spec: made.spec,
-        requested: json!({}),
         api_key_id: None,
         micro_usd_per_million_tokens: 0,
         max_micro_usd: None,
@@ -69,14 +68,12 @@ async fn a_learning_rate_that_was_found_is_the_jobs_and_its_curve_an_event(pool:
     let found = RunEvent::LearningRateFound { learning_rate: 1e-4, curve, reason: "the steepest fall".into() };
     report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), found])).await.unwrap();
 
-    let spec = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap().train;
-    assert_eq!((spec.learning_rate, spec.learning_rate_multiplier), (1e-4, 1e-4 / BASE_LEARNING_RATE));
-    let kept = attune_domain::spec::TrainSpec {
-        learning_rate: before.learning_rate,
-        learning_rate_multiplier: before.learning_rate_multiplier,
-        ..spec
-    };
-    assert_eq!(kept, before, "nothing else changed");
+    let TaskSpec::Train(task) = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
+    let spec = task.train;
+    let mut wanted = before;
+    wanted.trainer.learning_rate = 1e-4;
+    wanted.hyperparameters.learning_rate_multiplier = 1e-4 / BASE_LEARNING_RATE;
+    assert_eq!(spec, wanted, "only the learning rate has changed");
     let event = job_event::list(&mut conn, seed.project_id, id, None, 1).await.unwrap().remove(0);
     assert_eq!((event.kind.as_str(), event.message.as_str()), ("message", "the steepest fall"));
     assert_eq!(event.data, Some(json!({"learning_rate": 1e-4, "curve": [[1e-6, 2.5], [1e-3, 1.25]]})));
@@ -119,7 +116,7 @@ async fn steps_and_checkpoints_that_come_again_after_a_roll_back_take_the_place_
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_run_is_told_the_two_files_of_the_adapter_that_its_job_continues_from(pool: PgPool) {
+async fn a_run_gets_the_two_files_of_the_adapter_that_its_job_continues_from(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let from = trained(&mut conn, seed).await;
@@ -128,7 +125,8 @@ async fn a_run_is_told_the_two_files_of_the_adapter_that_its_job_continues_from(
     job::step(&mut conn, id, &job::Step::new(attune_domain::job::JobEvent::DataAccepted, "")).await.unwrap();
     let run = claimed_run(&mut conn, id).await.unwrap();
 
-    let told = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap().continue_from.unwrap();
+    let TaskSpec::Train(task) = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
+    let told = task.continue_from.unwrap();
     assert_eq!(told.adapter_version_id, from);
     let files: Vec<_> = told.files.iter().map(|file| (file.name.as_str(), file.sha256.clone())).collect();
     assert_eq!(files, [("adapter_config.json", "b".repeat(64)), ("adapter_model.safetensors", "a".repeat(64))]);
@@ -136,7 +134,8 @@ async fn a_run_is_told_the_two_files_of_the_adapter_that_its_job_continues_from(
 
     let other = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, other).await.unwrap();
-    assert_eq!(run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap().continue_from, None);
+    let TaskSpec::Train(task) = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
+    assert_eq!(task.continue_from, None);
 }
 
 #[sqlx::test(migrations = false)]

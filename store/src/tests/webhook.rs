@@ -198,7 +198,7 @@ async fn an_attempt_that_was_cut_off_says_so(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_failure_waits_and_a_replay_begins_anew(pool: PgPool) {
+async fn a_failure_waits_and_a_replay_begins_again(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = endpoint(&pool, seed.project_id, &["*"]).await;
@@ -223,7 +223,7 @@ async fn a_failure_waits_and_a_replay_begins_anew(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn an_endpoint_that_is_gone_is_disabled_and_what_waits_goes_on_waiting(pool: PgPool) {
+async fn an_endpoint_that_is_gone_is_disabled_and_what_waits_still_waits(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = endpoint(&pool, seed.project_id, &["*"]).await;
@@ -243,7 +243,27 @@ async fn an_endpoint_that_is_gone_is_disabled_and_what_waits_goes_on_waiting(poo
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_rotated_secret_signs_beside_the_new_one_for_a_while(pool: PgPool) {
+async fn an_attempt_that_was_overtaken_does_not_disable_its_endpoint(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let id = endpoint(&pool, seed.project_id, &["*"]).await;
+    happen(&pool, seed.project_id, SUCCEEDED).await;
+    relay(&pool).await;
+    let first = claim(&pool).await.remove(0);
+    pass_an_hour(&pool).await;
+    let second = claim(&pool).await.remove(0);
+    settle(&pool, &first, 410, Next::Gone).await;
+    let delivery = deliveries(&pool, seed, id).await.remove(0);
+    assert_eq!((delivery.state.as_str(), delivery.attempts[0].status_code), ("pending", Some(410)));
+    let mut conn = pool.acquire().await.unwrap();
+    let endpoint = webhook_endpoint::get(&mut conn, seed.project_id, id).await.unwrap();
+    assert_eq!(endpoint.disabled_reason, None);
+    settle(&pool, &second, 410, Next::Gone).await;
+    let endpoint = webhook_endpoint::get(&mut conn, seed.project_id, id).await.unwrap();
+    assert_eq!(endpoint.disabled_reason.as_deref(), Some("gone"));
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_rotated_secret_signs_in_addition_to_the_new_one_for_a_while(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = endpoint(&pool, seed.project_id, &["*"]).await;
@@ -273,7 +293,7 @@ async fn a_rotated_secret_signs_beside_the_new_one_for_a_while(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn what_the_key_before_sealed_is_sealed_anew(pool: PgPool) {
+async fn what_the_key_before_sealed_is_sealed_again(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = endpoint(&pool, seed.project_id, &["*"]).await;

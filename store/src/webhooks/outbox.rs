@@ -41,7 +41,8 @@ pub async fn push(
 /// [`StoreError::Database`].
 pub async fn push_for_job(tx: &mut PgConnection, job: JobId, event: EventType, data: &Value) -> Result<(), StoreError> {
     sqlx::query!(
-        "insert into outbox (event_id, project_id, type, data) select $1, project_id, $3, $4 from job where job_id = $2",
+        "insert into outbox (event_id, project_id, type, data)
+         select $1, project_id, $3, $4 from job where job_id = $2",
         ids::id::<attune_domain::id::Event>().uuid(),
         job.uuid(),
         event.to_string(),

@@ -247,7 +247,8 @@ pub enum Next {
     Gone,
 }
 
-/// Records the end of an attempt. If another one has started meanwhile, the delivery is left unchanged.
+/// Records the end of an attempt. If another one has started meanwhile, the delivery and its endpoint are left
+/// unchanged.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -271,7 +272,7 @@ pub async fn settle(tx: &mut PgConnection, claim: &Claim, outcome: &Outcome, nex
         Next::Again(seconds) => ("pending", seconds),
         Next::GivenUp | Next::Gone => ("failed", 0.0),
     };
-    sqlx::query!(
+    let settled = sqlx::query!(
         "update webhook_delivery set state = $3, leased_until = null, failures = failures + $4,
              next_attempt_at = now() + make_interval(secs => $5)
          where webhook_delivery_id = $1 and attempts = $2 and state = 'pending'",
@@ -283,7 +284,7 @@ pub async fn settle(tx: &mut PgConnection, claim: &Claim, outcome: &Outcome, nex
     )
     .execute(&mut *tx)
     .await?;
-    if next == Next::Gone {
+    if next == Next::Gone && settled.rows_affected() > 0 {
         sqlx::query!(
             "update webhook_endpoint set disabled_reason = coalesce(disabled_reason, 'gone')
              where webhook_endpoint_id = $1 and url = $2",

@@ -55,7 +55,7 @@ async fn job(platform: &Platform, model: &str, file: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_a03_templates_that_print_without_end_are_refused_and_nobody_grows() {
+async fn attack_a03_templates_that_print_without_end_are_refused_and_no_process_grows() {
     let platform = Platform::start().unwrap();
     platform.import_tiny().unwrap();
     let file = platform.upload(&tiny::rows(4)).unwrap();
@@ -95,7 +95,7 @@ async fn attack_a23(platform: &Platform, file: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_a08_chats_of_thousands_of_messages_hold_up_nobody() {
+async fn attack_a08_chats_of_thousands_of_messages_delay_no_other() {
     let platform = Platform::start().unwrap();
     platform.import_tiny().unwrap();
     let victim = Tenant::new(&platform, "victim").await.unwrap();

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// The number of batch workers of one API process; this many poisoned batches once blocked all of them.
+/// More than the number of batch workers of a scheduler; this many poisoned batches once blocked all of them.
 const POISONED: usize = 6;
 
 pub(super) async fn batch(tenant: &Tenant, endpoint: &str, lines: String) -> String {
@@ -33,7 +33,7 @@ pub(super) async fn ended(tenant: &Tenant, id: &str, within: Duration) -> Value 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_a04_a_batch_that_cannot_be_refused_in_writing_ends_and_holds_up_nobody() {
+async fn attack_a04_a_batch_that_cannot_be_refused_in_writing_ends_and_delays_no_other() {
     let platform = Platform::start().unwrap();
     let (attacker, victim) =
         (Tenant::new(&platform, "attacker").await.unwrap(), Tenant::new(&platform, "victim").await.unwrap());

@@ -98,7 +98,7 @@ impl Busy {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_a13_an_api_that_stands_still_or_is_started_anew_fails_no_job() {
+async fn attack_a13_an_api_that_stalls_or_is_restarted_fails_no_job() {
     let busy = Busy::start().await;
     let api = pids(&busy.platform, "attune-api");
     busy.stands_still(&api).await;
@@ -117,7 +117,7 @@ async fn attack_a13_an_api_that_stands_still_or_is_started_anew_fails_no_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_a29_a_database_or_a_scheduler_that_stands_still_ends_nobody() {
+async fn attack_a29_a_database_or_a_scheduler_that_stalls_ends_no_run() {
     let busy = Busy::start().await;
     busy.stands_still(&pids(&busy.platform, "postgres")).await;
     busy.is_as_before().await;
@@ -127,7 +127,7 @@ async fn attack_a29_a_database_or_a_scheduler_that_stands_still_ends_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trainer_that_hangs_while_the_api_answers_is_given_up_all_the_same() {
+async fn a_trainer_that_hangs_while_the_api_answers_is_declared_lost_all_the_same() {
     let busy = Busy::start().await;
     let hung = pids(&busy.platform, "attune-trainer");
     kill(Pid::from_raw(hung[0]), Signal::SIGSTOP).unwrap();

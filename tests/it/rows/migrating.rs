@@ -30,7 +30,7 @@ fn upload(platform: &Platform, name: &str, content: &str, purpose: &str) -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_08_a_byte_order_mark_is_the_same_at_every_door() {
+async fn case_08_a_byte_order_mark_is_the_same_at_every_entry_point() {
     let platform = Platform::start().unwrap();
     platform.import_tiny().unwrap();
     let rows = tiny::rows(2);

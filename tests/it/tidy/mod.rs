@@ -70,7 +70,9 @@ fn attack_a05_connections_are_taken_in_one_place() {
     let taken: Vec<String> = sources()
         .iter()
         .filter(|(path, _)| {
-            ["api/src", "scheduler/src", "store/src"].iter().any(|room| path.display().to_string().contains(room))
+            ["api/src", "inference/src", "scheduler/src", "store/src"]
+                .iter()
+                .any(|room| path.display().to_string().contains(room))
         })
         .filter(|(path, _)| !path.components().any(|c| c.as_os_str() == "tests") && !path.ends_with("tests.rs"))
         .filter(|(path, _)| !path.ends_with("store/src/testing.rs") && !path.ends_with("store/src/connection.rs"))

@@ -49,7 +49,7 @@ def test_an_asynchronous_client_is_answered():
     assert isinstance(ticket, Ticket), ticket
 
 
-def test_an_answer_that_the_model_refuses_is_asked_for_again():
+def test_an_answer_that_the_model_refuses_is_requested_again():
     class Never(Ticket):
         @pydantic.field_validator("count")
         @classmethod

@@ -75,15 +75,15 @@ def test_a_call_comes_in_pieces():
     assert [call["name"] for call in whole.tool_calls] == ["Ticket"] and whole.tool_calls[0]["args"]["count"] in range(10), whole
 
 
-def test_a_text_is_gone_on_with():
+def test_a_text_is_completed():
     assert OpenAI(model="tiny", max_tokens=6, temperature=0, max_retries=0).invoke("once")
 
 
-def test_a_model_that_is_not_there_is_openai_s_error():
+def test_a_model_that_does_not_exist_is_openai_s_error():
     with pytest.raises(openai.NotFoundError):
         chat("nobody").invoke("question 5")
 
 
-def test_embeddings_are_not_there():
+def test_embeddings_do_not_exist():
     with pytest.raises(openai.NotFoundError):
         OpenAIEmbeddings(model="tiny", check_embedding_ctx_length=False, max_retries=0).embed_query("a")

@@ -47,12 +47,12 @@ def test_a_tool_is_called_and_answered():
     assert not again.choices[0].message.tool_calls, again
 
 
-def test_a_text_is_gone_on_with():
+def test_a_text_is_completed():
     said = litellm.text_completion(model="text-completion-openai/tiny", prompt="once", max_tokens=4, temperature=0, **WHERE)
     assert said.choices[0].text and said.usage.completion_tokens <= 4, said
 
 
-def test_a_model_that_is_not_there_is_its_own_error():
+def test_a_model_that_does_not_exist_is_its_own_error():
     with pytest.raises(litellm.NotFoundError):
         litellm.completion(model="openai/nobody", messages=ASK, **WHERE)
 
@@ -78,6 +78,6 @@ def test_files_and_jobs_are_made():
     assert gone.id == job.id, gone
 
 
-def test_embeddings_are_not_there():
+def test_embeddings_do_not_exist():
     with pytest.raises(litellm.NotFoundError):
         litellm.embedding(model="openai/tiny", input=["a"], **WHERE)

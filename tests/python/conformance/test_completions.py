@@ -5,7 +5,7 @@ import pytest
 from conftest import refused
 
 
-def test_a_text_is_gone_on_with(client):
+def test_a_text_is_completed(client):
     said = client.completions.create(model="tiny", prompt="once", max_tokens=6, temperature=0)
     assert said.object == "text_completion" and said.choices[0].index == 0, said
     assert said.choices[0].finish_reason in ("stop", "length") and said.usage.completion_tokens <= 6, said

@@ -43,7 +43,7 @@ def test_jobs_are_listed_by_page_and_by_metadata(client, tuned, training_file):
     assert page.data[0].id == more[-2].id and page.has_more, page
 
 
-def test_a_job_pauses_and_goes_on(client, training_file):
+def test_a_job_pauses_and_resumes(client, training_file):
     job = client.fine_tuning.jobs.create(
         model="tiny", training_file=training_file.id, seed=3,
         method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 40, "batch_size": 4}}})

@@ -193,7 +193,7 @@ fn case_14_a_template_knows_the_moment_that_it_is_given_and_no_other() {
 }
 
 #[test]
-fn limit_what_a_tokenizer_asks_for() {
+fn limit_what_a_tokenizer_requires() {
     let refused = |change: &dyn Fn(&mut Value)| {
         let mut file = byte_level();
         change(&mut file);

@@ -47,7 +47,7 @@ fn weight_0_is_read_but_not_trained() {
 }
 
 #[test]
-fn trained_on_the_prompt_all_is_learnt_but_the_first_token_and_what_has_weight_0() {
+fn trained_on_the_prompt_all_is_trained_but_the_first_token_and_what_has_weight_0() {
     let mut row = chat(&[(U, "hi"), (A, "no"), (U, "more"), (A, "yes")]);
     let whole = "user\nhi<|im_end|>\n<|im_start|>assistant\nno<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n\
                  <|im_start|>assistant\nyes<|im_end|>\n";
@@ -142,7 +142,7 @@ fn text_that_spells_a_special_token_is_refused_wherever_it_is() {
 }
 
 #[test]
-fn a_special_token_is_refused_that_the_normalizer_brings_about_or_that_is_not_called_special() {
+fn a_special_token_is_refused_that_the_normalizer_creates_or_that_is_not_called_special() {
     let folder = tempfile::tempdir().unwrap();
     let mut json = byte_level();
     json["normalizer"] = json!({"type": "Lowercase"});
@@ -277,7 +277,7 @@ fn a_tokenizers_own_truncation_is_not_obeyed() {
 }
 
 #[test]
-fn the_prefix_is_found_in_the_tokenizer_where_the_configuration_is_silent() {
+fn the_prefix_is_found_in_the_tokenizer_where_the_configuration_has_none() {
     let tokenizer = Tokenizer::from_json(sentencepiece().to_string().as_bytes()).unwrap();
     assert_eq!(tokenizer.prefix().unwrap(), [1]);
     let tokenizer = Tokenizer::from_json(byte_level().to_string().as_bytes()).unwrap();

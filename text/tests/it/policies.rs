@@ -1,10 +1,11 @@
 //! The effect of a job's policy on a file: rows that are too long, packed documents, and the messages about both.
 
 use attune_domain::dataset::{Row, RowFormat};
+use attune_domain::file_facts::FileFacts;
 use attune_domain::spec::{Method, OverLength, WrongFormat};
 use attune_text::encode::{Example, Learnt};
 use attune_text::model::TextModel;
-use attune_text::row_stats::{RowFacts, RowStats, RowsError};
+use attune_text::row_stats::{RowStats, RowsError};
 use attune_text::rows::{RowOutcome, RowPolicy, RowReader, ShapedRow, TrainRow};
 use proptest::prelude::*;
 use serde_json::json;
@@ -63,7 +64,7 @@ fn what_fits_is_taken_as_it_is_and_counted() {
     let file = completion(2, 1) + &completion(20, 1) + &completion(2, 1);
     let (rows, stats) = read(policy(OverLength::Error, 22), &file).unwrap();
     assert_eq!(lengths(&rows), [(1, vec![4]), (2, vec![22]), (3, vec![4])]);
-    assert_eq!(stats.facts, RowFacts { rows: 3, tokens: 30, trained_tokens: 6, longest_row: 22 });
+    assert_eq!(stats.facts, FileFacts { rows: 3, tokens: 30, trained_tokens: 6, longest_row: 22 });
     assert!(stats.changes(22).is_empty() && stats.packing(22).is_none());
 }
 
@@ -82,7 +83,7 @@ fn a_truncated_row_keeps_its_first_tokens_and_is_named() {
     let file = completion(2, 1) + &completion(2, 10);
     let (rows, stats) = read(policy(OverLength::Truncate, 5), &file).unwrap();
     assert_eq!(rows[1].examples[0].trained, [false, false, true, true, true]);
-    assert_eq!(stats.facts, RowFacts { rows: 2, tokens: 9, trained_tokens: 5, longest_row: 5 });
+    assert_eq!(stats.facts, FileFacts { rows: 2, tokens: 9, trained_tokens: 5, longest_row: 5 });
     assert_eq!(stats.changes(5), ["1 row was truncated to 5 tokens: line 2"]);
 }
 
@@ -125,7 +126,7 @@ fn a_split_row_becomes_rows_and_untrained_parts_are_left_out_and_named() {
     // Tokens 0..5, 4..9, 8..13: the first two parts have no trained token.
     assert_eq!(lengths(&rows), [(1, vec![4]), (2, vec![5])]);
     assert_eq!(rows[1].examples[0].trained, [false, true, true, true, true]);
-    assert_eq!(stats.facts, RowFacts { rows: 2, tokens: 9, trained_tokens: 6, longest_row: 5 });
+    assert_eq!(stats.facts, FileFacts { rows: 2, tokens: 9, trained_tokens: 6, longest_row: 5 });
     assert_eq!(
         stats.changes(5),
         [
@@ -147,7 +148,7 @@ fn a_chat_is_split_with_its_mask() {
 }
 
 #[test]
-fn documents_are_packed_in_order_and_each_stays_by_itself() {
+fn documents_are_packed_in_order_and_each_stays_apart() {
     let file = text(4) + &text(4) + &text(3) + &text(9) + &text(1 + 1);
     let (rows, stats) = read(pretraining(OverLength::Error, 10), &file).unwrap();
     assert_eq!(lengths(&rows), [(1, vec![4, 4]), (3, vec![3]), (4, vec![9]), (5, vec![2])]);
@@ -156,12 +157,12 @@ fn documents_are_packed_in_order_and_each_stays_by_itself() {
         assert_eq!(example.trained_tokens(), example.ids.len() - 1);
         assert!(!example.trained[0]);
     }
-    assert_eq!(stats.facts, RowFacts { rows: 4, tokens: 22, trained_tokens: 17, longest_row: 9 });
+    assert_eq!(stats.facts, FileFacts { rows: 4, tokens: 22, trained_tokens: 17, longest_row: 9 });
     assert_eq!(stats.packing(10).unwrap(), "5 documents were packed into 4 sequences of at most 10 tokens");
 }
 
 #[test]
-fn a_long_document_goes_on_in_the_next_sequence() {
+fn a_long_document_continues_in_the_next_sequence() {
     let file = json!({"text": "abcdefghijk"}).to_string() + "\n" + &text(3);
     assert!(read(pretraining(OverLength::Error, 5), &file).unwrap_err().is_length());
     let model = chatml();
@@ -192,7 +193,7 @@ fn a_method_takes_its_own_rows_alone() {
 }
 
 #[test]
-fn lines_that_are_no_rows_and_rows_that_teach_nothing_are_told_together() {
+fn lines_that_are_no_rows_and_rows_that_teach_nothing_are_reported_together() {
     let file = completion(1, 1) + "x\n" + "{\"prompt\": \"<|end|>\", \"completion\": \"c\"}\n" + "[]\n";
     let RowsError::Defects(defects) = read(policy(OverLength::Error, 50), &file).unwrap_err() else { panic!() };
     assert_eq!(defects.first.iter().map(|defect| defect.line).collect::<Vec<_>>(), [2, 3, 4]);

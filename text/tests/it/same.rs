@@ -15,7 +15,7 @@ const DATED: &str =
 
 proptest! {
     #[test]
-    fn a_row_is_the_same_at_every_door(
+    fn a_row_is_the_same_at_every_entry_point(
         contents in prop::collection::vec("[a-zé🙂 {}%\"'\\\\]{1,12}", 1..5),
         dated in any::<bool>(),
         now in 0i64..2_000_000_000,

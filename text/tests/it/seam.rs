@@ -30,7 +30,7 @@ fn row(prompt: &str, completion: &str) -> Row {
 }
 
 #[test]
-fn case_13_a_row_is_learnt_as_its_one_text() {
+fn case_13_a_row_is_trained_as_its_one_text() {
     for tokenizer in [FIRST, LLAMA2] {
         let model = model(tokenizer);
         let ids = |prompt, completion| model.encode_row(&row(prompt, completion), Learnt::Answers, DAY).unwrap();
@@ -45,7 +45,7 @@ fn case_13_a_row_is_learnt_as_its_one_text() {
 }
 
 #[test]
-fn case_13_an_answer_goes_on_with_its_prompt() {
+fn case_13_an_answer_continues_its_prompt() {
     let model = model(FIRST);
     let tokenizer = model.tokenizer();
     let streamed = |mut letters: Detokenizer<'_>, ids: &[u32]| {

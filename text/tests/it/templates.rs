@@ -112,7 +112,7 @@ fn values_are_printed_as_python_prints_them() {
 }
 
 #[test]
-fn what_a_template_reckons_is_printed_as_python_prints_it() {
+fn what_a_template_computes_is_printed_as_python_prints_it() {
     for (source, wanted) in [
         (
             "{{ 1.0 }} {{ 1e16 }} {{ -0.0 }} {{ 2 ** 70 }} {{ 3 / 2 }} {{ 4 / 2 }}",

@@ -54,7 +54,7 @@ fn learnt(model: &TextModel, row: &Row) -> (Vec<String>, String) {
 const CALL: &str = "<tool_call>weather {\"city\": \"Oslo\"}</tool_call><|im_end|>\n";
 
 #[test]
-fn calls_are_learnt_and_what_tools_bring_is_read() {
+fn calls_are_trained_and_what_tools_return_is_read() {
     let (texts, whole) = learnt(&model(CALLS), &row(&oslo()));
     assert_eq!(texts, [CALL, "Four.<|im_end|>\n"]);
     let tool = r#"{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}"#;
@@ -74,7 +74,7 @@ fn calls_are_learnt_and_what_tools_bring_is_read() {
 }
 
 #[test]
-fn a_row_is_rendered_as_the_chat_that_asks_for_its_answer() {
+fn a_row_is_rendered_as_the_chat_that_requests_its_answer() {
     let (model, row) = (model(CALLS), row(&oslo()));
     let Row::Chat { messages, tools, .. } = &row else { panic!("a chat") };
     let turns: Vec<_> = messages.iter().map(Into::into).collect();

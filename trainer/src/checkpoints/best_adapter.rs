@@ -19,11 +19,11 @@ pub(crate) fn best_file(scratch: &Path, step: u64) -> PathBuf {
 /// Records a validation for early stopping, and saves the factors if its loss is the lowest.
 pub(crate) fn keep_if_best(session: &mut Session, loss: f64, context: &RunContext) -> Result<(), TrainerError> {
     let (train, step) = (&session.spec.train, session.progress.step);
-    if train.early_stopping_patience == 0 {
+    if train.trainer.early_stopping_patience == 0 {
         return Ok(());
     }
     let before = session.progress.early_stopping.best;
-    if !session.progress.early_stopping.see(step, loss, train.early_stopping_threshold) {
+    if !session.progress.early_stopping.see(step, loss, train.trainer.early_stopping_threshold) {
         return Ok(());
     }
     session.adapter.save_factors(&best_file(&context.scratch, step))?;
@@ -39,12 +39,12 @@ pub(crate) fn keep_if_best(session: &mut Session, loss: f64, context: &RunContex
 pub(crate) fn conclude(session: &mut Session, context: &RunContext) -> Result<(), TrainerError> {
     let (train, progress) = (&session.spec.train, &session.progress);
     let Some(best) = progress.early_stopping.best else { return Ok(()) };
-    let (step, patience) = (progress.step, train.early_stopping_patience);
+    let (step, patience) = (progress.step, train.trainer.early_stopping_patience);
     if progress.early_stopping.is_over(patience) && step < session.total_steps {
         let text = format!(
             "Training stopped early after step {step} of {}: {patience} validations in a row were not better by more \
              than {} than the best, {:.4} after step {}",
-            session.total_steps, train.early_stopping_threshold, best.loss.0, best.step
+            session.total_steps, train.trainer.early_stopping_threshold, best.loss.0, best.step
         );
         let data = json!({"step": step, "total_steps": session.total_steps, "patience": patience,
             "best_step": best.step, "best_valid_loss": best.loss.0});

@@ -13,7 +13,7 @@ use std::{
 use attune_domain::{
     architecture::Architecture,
     digest::hex,
-    run::{RunEvent, RunSpec},
+    run::{RunEvent, task::TrainTask},
 };
 use attune_model::{
     adapter::{LoraAdapter, Provenance},
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    checkpoints::{best_adapter::best_file, manifest, progress::Progress},
+    checkpoints::{best_adapter::best_file, manifest, progress::Progress, spec_text::ordered},
     context::RunContext,
     error::TrainerError,
     optimizer::optimizer_options,
@@ -105,7 +105,7 @@ fn write(session: &Session, folder: &Path, scratch: &Path) -> Result<(), Trainer
 /// [`TrainerError::Checkpoint`]: it is incomplete, damaged, or of another job. [`TrainerError::Node`].
 pub fn load(
     folder: &Path,
-    spec: &RunSpec,
+    spec: &TrainTask,
     architecture: &Architecture,
     scratch: &Path,
 ) -> Result<(LoraAdapter, AdamW, Progress), TrainerError> {
@@ -124,7 +124,7 @@ pub fn load(
         return Err(TrainerError::Checkpoint("its adapter has another shape".into()));
     }
     let optimizer =
-        AdamW::load(&adapter, optimizer_options(&spec.train), &folder.join(OPTIMIZER_FILE)).map_err(damaged)?;
+        AdamW::load(&adapter, optimizer_options(&spec.train.trainer), &folder.join(OPTIMIZER_FILE)).map_err(damaged)?;
     if optimizer.steps() != progress.step {
         let (theirs, ours) = (optimizer.steps(), progress.step);
         return Err(TrainerError::Checkpoint(format!(
@@ -140,14 +140,14 @@ pub fn load(
 
 /// Hashes everything that a step's result depends on. The plan is excluded: it may change between attempts. A learning
 /// rate from a range test counts as if the job had requested it, since the platform may write it into the job.
-fn digest(spec: &RunSpec, progress: &Progress) -> String {
+fn digest(spec: &TrainTask, progress: &Progress) -> String {
     let mut train = spec.train.clone();
-    if let Some(found) = progress.found_learning_rate.filter(|_| train.learning_rate_auto) {
-        train.learning_rate = found.0;
+    if let Some(found) = progress.found_learning_rate.filter(|_| train.trainer.learning_rate_auto) {
+        train.trainer.learning_rate = found.0;
     }
-    train.learning_rate_auto = false;
-    train.learning_rate_multiplier = 0.0;
+    train.trainer.learning_rate_auto = false;
+    train.hyperparameters.learning_rate_multiplier = 0.0;
     let first = spec.continue_from.as_ref().map(|first| first.adapter_version_id);
-    let all = serde_json::json!([train, spec.base_digest, spec.training_file.sha256, first]).to_string();
+    let all = serde_json::json!([ordered(&train), spec.base_digest, spec.training_file.sha256, first]).to_string();
     hex(&Sha256::digest(all.as_bytes()))
 }

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_tears_a_folder_is_told_with_the_file() {
+    fn whatever_tears_a_folder_is_reported_with_the_file() {
         let folder = sealed();
         fs::write(folder.path().join("b"), "secund").unwrap();
         assert!(why(folder.path()).contains("b is 6 bytes"), "{}", why(folder.path()));

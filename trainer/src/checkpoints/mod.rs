@@ -12,3 +12,5 @@ pub mod manifest;
 pub mod progress;
 /// Restoring the state that a run starts from or rolls back to.
 pub mod restore;
+/// A job's spec in the form that a checkpoint's digest is computed over.
+mod spec_text;

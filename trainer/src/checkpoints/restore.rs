@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use attune_domain::{architecture::Architecture, run::RunSpec, spec::AdapterSpec};
+use attune_domain::{architecture::Architecture, run::task::TrainTask, spec::AdapterSpec};
 use attune_model::{adapter::LoraAdapter, decoder::Decoder, optim::optimizer::AdamW};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 /// [`TrainerError::Checkpoint`], [`TrainerError::ContinueFrom`], [`TrainerError::Model`], [`TrainerError::Node`].
 pub fn restore(
     origin: &Origin,
-    spec: &RunSpec,
+    spec: &TrainTask,
     decoder: &Decoder,
     scratch: &Path,
 ) -> Result<(LoraAdapter, AdamW, Progress), TrainerError> {
@@ -29,12 +29,12 @@ pub fn restore(
         Origin::Start(Some(folder)) => continued(folder, spec, decoder.architecture())?,
         Origin::Start(None) => decoder.new_adapter(spec.train.adapter.clone(), spec.train.seed)?,
     };
-    let optimizer = AdamW::new(&adapter, optimizer_options(&spec.train))?;
+    let optimizer = AdamW::new(&adapter, optimizer_options(&spec.train.trainer))?;
     Ok((adapter, optimizer, Progress::default()))
 }
 
 /// Loads an earlier job's adapter as this job's first state. The dropout is that of this job.
-fn continued(folder: &Path, spec: &RunSpec, architecture: &Architecture) -> Result<LoraAdapter, TrainerError> {
+fn continued(folder: &Path, spec: &TrainTask, architecture: &Architecture) -> Result<LoraAdapter, TrainerError> {
     let refused = |why: String| TrainerError::ContinueFrom(why);
     let before = LoraAdapter::load(folder, architecture).map_err(|why| refused(why.to_string()))?;
     let had = AdapterSpec { lora_dropout: spec.train.adapter.lora_dropout, ..before.spec().clone() };

@@ -39,7 +39,7 @@ pub(crate) fn lines_of(rows: &[TrainRow], picked: &[usize]) -> Vec<u64> {
 /// depend only on the seed and on `place`, so a resumed run gets the same ones as an uninterrupted run.
 pub(crate) fn options(session: &Session, normaliser: u64, place: NoisePlace) -> TrainOptions {
     let train = &session.spec.train;
-    let noise = Noise { seed: place.seed(train.seed), neftune_noise_alpha: train.neftune_noise_alpha };
+    let noise = Noise { seed: place.seed(train.seed), neftune_noise_alpha: train.trainer.neftune_noise_alpha };
     let checkpointing = session.spec.plan.checkpointing;
     TrainOptions { checkpointing, noise: Some(noise), ..TrainOptions::new(normaliser) }
 }

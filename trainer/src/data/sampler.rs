@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_has_the_same_rows_whoever_asks_first() {
+    fn a_step_has_the_same_rows_in_any_order_of_steps() {
         let mut whole = Sampler::new(23, 5, 7);
         let all: Vec<_> = (1..=20).map(|step| whole.batch(step)).collect();
         let mut resumed = Sampler::new(23, 5, 7);

@@ -2,8 +2,8 @@
 
 use super::interface::Objective;
 
-/// The objective of [`Method::ContinuedPretraining`](attune_domain::spec::Method::ContinuedPretraining). The examples of
-/// a row are the documents that are packed into it; their loss masks mark every token but the first.
+/// The objective of [`Method::ContinuedPretraining`](attune_domain::spec::Method::ContinuedPretraining). The examples
+/// of a row are the documents that are packed into it; their loss masks mark every token but the first.
 #[derive(Debug)]
 pub(crate) struct Cpt;
 

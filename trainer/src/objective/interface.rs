@@ -1,7 +1,8 @@
 //! The interface of an objective: the sequences of a row, and the metrics of a loss.
 
-use std::fmt::Debug;
+use std::{collections::BTreeMap, fmt::Debug};
 
+use attune_domain::run::metric::MetricName;
 use attune_model::batch::{LossSum, mask_weights};
 use attune_text::{encode::Example, rows::TrainRow};
 
@@ -14,9 +15,14 @@ pub trait Objective: Debug + Sync {
         row.examples.iter().map(sequence).collect()
     }
 
-    /// Returns the metrics of a loss, summed over a batch. By default these are the means over the trained tokens.
-    fn metrics(&self, loss: LossSum) -> Metrics {
-        Metrics { loss: loss.mean(), mean_token_accuracy: loss.accuracy() }
+    /// Returns the metrics of a loss, summed over rows of `split`. By default these are the means over the trained
+    /// tokens.
+    fn metrics(&self, loss: LossSum, split: Split) -> LossMetrics {
+        let accuracy = match split {
+            Split::Training => MetricName::TrainMeanTokenAccuracy,
+            Split::Validation => MetricName::ValidMeanTokenAccuracy,
+        };
+        LossMetrics { loss: loss.mean(), named: BTreeMap::from([(accuracy, loss.accuracy())]) }
     }
 }
 
@@ -29,12 +35,20 @@ pub struct Sequence<'a> {
     pub weights: Vec<f32>,
 }
 
-/// The metrics of a batch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Metrics {
+/// The file that rows are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// The training file.
+    Training,
+    /// The validation file.
+    Validation,
+}
+
+/// The metrics of a loss.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LossMetrics {
     /// The mean cross-entropy of the trained tokens, in nats: `train_loss` and `valid_loss`.
     pub loss: f64,
-    /// The share of trained tokens that the model ranked as the most likely token: `train_mean_token_accuracy` and
-    /// `valid_mean_token_accuracy`.
-    pub mean_token_accuracy: f64,
+    /// The other metrics.
+    pub named: BTreeMap<MetricName, f64>,
 }

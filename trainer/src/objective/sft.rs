@@ -10,11 +10,14 @@ impl Objective for Sft {}
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use attune_domain::run::metric::MetricName;
     use attune_model::batch::LossSum;
     use attune_text::{encode::Example, rows::TrainRow};
 
     use super::*;
-    use crate::objective::interface::{Metrics, Sequence};
+    use crate::objective::interface::{LossMetrics, Sequence, Split};
 
     #[test]
     fn trained_tokens_have_the_weight_one() {
@@ -32,7 +35,14 @@ mod tests {
 
     #[test]
     fn the_metrics_are_means_over_the_trained_tokens() {
-        let metrics = Sft.metrics(LossSum { sum: 6.0, tokens: 4, correct: 3 });
-        assert_eq!(metrics, Metrics { loss: 1.5, mean_token_accuracy: 0.75 });
+        let loss = LossSum { sum: 6.0, tokens: 4, correct: 3 };
+        let splits = [
+            (Split::Training, MetricName::TrainMeanTokenAccuracy),
+            (Split::Validation, MetricName::ValidMeanTokenAccuracy),
+        ];
+        for (split, accuracy) in splits {
+            let want = LossMetrics { loss: 1.5, named: BTreeMap::from([(accuracy, 0.75)]) };
+            assert_eq!(Sft.metrics(loss, split), want);
+        }
     }
 }

@@ -14,7 +14,7 @@ pub(crate) fn write(session: &Session) -> String {
          Made by Attune, job `{job}`: rank {rank}, alpha {alpha}, on {targets}; {steps} steps, \
          {tokens} trained tokens, seed {seed}.{history}\n\n{loading}",
         base = spec.base_name,
-        job = spec.job_id,
+        job = spec.run.job_id,
         rank = adapter.rank,
         alpha = adapter.lora_alpha,
         targets = adapter.target_modules.join(", "),

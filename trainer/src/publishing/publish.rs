@@ -54,9 +54,9 @@ pub fn publish(session: Session, inputs: &Inputs, context: &RunContext) -> Resul
     write(&session, &inputs.base, &folder)?;
     let prompts = prompts(&session.text)?;
     let trained = trained_logits(&session.decoder, &session.adapter, &prompts)?;
-    let quantization = session.spec.train.quantization;
+    let (quantization, placement) = (session.spec.train.quantization, session.spec.plan.placement);
     drop((session.decoder, session.optimizer, session.adapter));
-    let served = Decoder::load_served(&inputs.base, quantization, &inputs.packed_base, Hold::Packed)?;
+    let served = Decoder::load_served(&inputs.base, quantization, placement, &inputs.packed_base, Hold::Packed)?;
     let logit_difference = check(&trained, &prompts, &served, &folder)?;
     let files = context.network.block_on(put_folder(&context.platform, context.run_lease, &folder))?;
     tracing::info!(files = files.len(), logit_difference, base = %quantization, "the adapter is published");

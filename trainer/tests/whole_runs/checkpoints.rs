@@ -1,6 +1,6 @@
 //! The conditions on a checkpoint before a run resumes from it.
 
-use attune_domain::run::{Blob, RunEvent, RunSpec};
+use attune_domain::run::{Blob, RunEvent, task::TrainTask};
 use tempfile::TempDir;
 
 use super::{asked, failure, platform::Platform, tiny, tiny_world};
@@ -12,7 +12,7 @@ fn files_of(platform: &Platform, step: u64) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Returns a platform with a completed run and its checkpoints, and that run's spec.
-async fn run_through() -> (Platform, TempDir, RunSpec) {
+async fn run_through() -> (Platform, TempDir, TrainTask) {
     let (platform, folder) = tiny_world().await;
     let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
     let spec = platform.offer(&model, &tiny::dataset(10), &asked());

@@ -2,7 +2,7 @@
 
 use attune_domain::{
     id::AdapterVersionId,
-    run::{Blob, ContinueFrom, RunEvent},
+    run::{Blob, RunEvent, task::ContinueFrom},
 };
 
 use super::{
@@ -19,7 +19,7 @@ pub(crate) fn adapter_of(platform: &Platform, events: &[RunEvent]) -> ContinueFr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_goes_on_where_another_adapter_ended_with_a_fresh_optimiser() {
+async fn a_job_continues_where_another_adapter_ended_with_a_fresh_optimiser() {
     let (platform, folder) = tiny_world().await;
     let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
     let mut spec = platform.offer(&model, &tiny::dataset(22), &asked());

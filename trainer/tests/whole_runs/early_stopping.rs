@@ -1,23 +1,25 @@
 //! Runs that validation ends before their last step.
 
 use attune_domain::{
-    run::{RunEvent, RunSpec},
-    spec::Requested,
+    run::{RunEvent, task::TrainTask},
+    spec::{Auto, request::TrainerFields},
 };
 
-use super::{FACTORS, asked, platform::Platform, published_sha256, steps, tiny, tiny_world};
+use super::{FACTORS, asked_with, platform::Platform, published_sha256, steps, tiny, tiny_world};
 
 /// Returns a run that overfits: it memorizes its few rows, which increases the validation loss.
-pub(crate) fn overfitting(platform: &Platform, model: &std::path::Path, patience: i64) -> RunSpec {
-    let asked = Requested {
-        n_epochs: Some(40),
-        learning_rate: Some(2e-2),
-        schedule: Some("constant".into()),
-        warmup_ratio: Some(0.0),
-        eval_every_steps: Some(1),
-        early_stopping_patience: Some(patience),
-        ..asked()
-    };
+pub(crate) fn overfitting(platform: &Platform, model: &std::path::Path, patience: i64) -> TrainTask {
+    let asked = asked_with(|asked| {
+        asked.hyperparameters.n_epochs = Auto(Some(40));
+        asked.trainer = TrainerFields {
+            learning_rate: Some(Auto(Some(2e-2))),
+            schedule: Some("constant".into()),
+            warmup_ratio: Some(0.0),
+            eval_every_steps: Some(1),
+            early_stopping_patience: Some(patience),
+            ..asked.trainer.clone()
+        };
+    });
     let mut spec = platform.offer(model, &tiny::dataset(5), &asked);
     spec.validation_file = Some(platform.file("valid.jsonl", tiny::dataset(25).into()));
     spec
@@ -58,8 +60,8 @@ async fn a_run_that_gets_no_better_ends_and_gives_the_adapter_of_its_best_valida
 
     // The published adapter equals that of a run with only so many steps.
     let mut short = spec;
-    short.train.max_steps = Some(best);
-    short.train.early_stopping_patience = 0;
+    short.train.trainer.max_steps = Some(best);
+    short.train.trainer.early_stopping_patience = 0;
     let (_, short) = platform.run(short, &cache).await;
     assert_eq!(published_sha256(&events, FACTORS), published_sha256(&short, FACTORS));
     let tokens = |events: &[RunEvent]| steps(events).iter().map(|m| m.trained_tokens).sum::<u64>();
@@ -84,7 +86,7 @@ async fn a_resumed_run_stops_where_the_uninterrupted_one_did() {
     let (platform, folder) = tiny_world().await;
     let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
     let mut spec = overfitting(&platform, &model, 4);
-    spec.train.checkpoint_every_steps = 1;
+    spec.train.trainer.checkpoint_every_steps = 1;
     let (_, whole) = platform.run(spec.clone(), &cache).await;
     let last = steps(&whole).last().unwrap().step;
     for step in [1, last - 3, last - 1, last] {

@@ -1,6 +1,6 @@
 //! The publish gate, called directly: the written adapter must equal the trained one.
 
-use attune_domain::spec::Quantization;
+use attune_domain::{placement::Placement, spec::Quantization};
 use attune_model::{
     adapter::{LoraAdapter, Provenance},
     decoder::Decoder,
@@ -19,7 +19,8 @@ async fn an_adapter_that_was_written_otherwise_does_not_pass() {
     let (platform, folder) = tiny_world().await;
     let model = folder.path().join("model");
     let spec = platform.offer(&model, &tiny::dataset(4), &asked()).train;
-    let (text, decoder) = (TextModel::open(&model).unwrap(), Decoder::load(&model, spec.quantization).unwrap());
+    let (text, placement) = (TextModel::open(&model).unwrap(), Placement::default());
+    let decoder = Decoder::load(&model, spec.quantization, placement).unwrap();
     let trained = decoder.new_adapter(spec.adapter, 3).unwrap();
     tiny::stir(&trained);
     let written = folder.path().join("adapter");
@@ -27,12 +28,12 @@ async fn an_adapter_that_was_written_otherwise_does_not_pass() {
     let prompts = prompts(&text).unwrap();
     let want = trained_logits(&decoder, &trained, &prompts).unwrap();
     let packed = folder.path().join("packed");
-    let served = Decoder::load_served(&model, spec.quantization, &packed, Hold::Packed).unwrap();
+    let served = Decoder::load_served(&model, spec.quantization, placement, &packed, Hold::Packed).unwrap();
     let difference = check(&want, &prompts, &served, &written).unwrap();
     assert!(difference > 0.0 && difference < 1e-4, "{difference}");
 
     // With another base than in training, the served model differs from the trained one.
-    let f32_base = Decoder::load_served(&model, Quantization::None, &packed, Hold::Unpacked).unwrap();
+    let f32_base = Decoder::load_served(&model, Quantization::None, placement, &packed, Hold::Unpacked).unwrap();
     let why = check(&want, &prompts, &f32_base, &written).unwrap_err();
     assert!(matches!(&why, TrainerError::Gate(why) if why.contains("its logits differ by")), "{why}");
 

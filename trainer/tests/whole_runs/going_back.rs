@@ -3,26 +3,25 @@
 use std::path::Path;
 
 use attune_domain::{
-    run::{MessageLevel, RunEvent, RunSpec},
-    spec::Requested,
+    run::{MessageLevel, RunEvent, metric::MetricName, task::TrainTask},
+    spec::Auto,
 };
 use attune_trainer::loss_spikes::Spikes;
 
 use super::{
-    FACTORS, asked, continuing::adapter_of, failure, platform::Platform, published_sha256, steps, tiny, tiny_world,
+    FACTORS, asked_with, continuing::adapter_of, failure, platform::Platform, published_sha256, steps, tiny, tiny_world,
 };
 
-fn unstable(platform: &Platform, model: &Path, rate: f64) -> RunSpec {
-    let asked = Requested {
-        n_epochs: Some(2),
-        target_modules: Some(vec!["q_proj".into()]),
-        schedule: Some("linear".into()),
-        warmup_ratio: Some(0.0),
-        checkpoint_every_steps: Some(2),
-        ..asked()
-    };
+fn unstable(platform: &Platform, model: &Path, rate: f64) -> TrainTask {
+    let asked = asked_with(|asked| {
+        asked.hyperparameters.n_epochs = Auto(Some(2));
+        asked.adapter.target_modules = Some(vec!["q_proj".into()]);
+        asked.trainer.schedule = Some("linear".into());
+        asked.trainer.warmup_ratio = Some(0.0);
+        asked.trainer.checkpoint_every_steps = Some(2);
+    });
     let mut spec = platform.offer(model, &tiny::dataset(22), &asked);
-    spec.train.learning_rate = rate;
+    spec.train.trainer.learning_rate = rate;
     spec
 }
 
@@ -39,7 +38,7 @@ fn warnings(events: &[RunEvent]) -> Vec<(&str, &serde_json::Value)> {
 /// Returns a run that diverges, but not at half the learning rate. The rate is absurdly high: weights of this size make
 /// the gradients overflow. The exact rate depends on rounding, so it is found by bisection between a rate that works
 /// and one that always diverges.
-pub(crate) async fn recovering(platform: &Platform, folder: &Path) -> RunSpec {
+pub(crate) async fn recovering(platform: &Platform, folder: &Path) -> TrainTask {
     let (mut well, mut lost) = (1e3_f64, 1e25_f64);
     for _ in 0..40 {
         let rate = (well * lost).sqrt();
@@ -69,8 +68,8 @@ async fn a_run_that_goes_astray_goes_back_and_on_at_half_the_rate() {
     );
     assert_eq!(data["lines"].as_array().unwrap().len(), if at % 5 == 0 { 2 } else { 5 }, "{data}");
 
-    let rate = |step: u64| spec.train.learning_rate * (1.0 - step as f64 / 11.0);
-    let told: Vec<_> = steps(&whole).iter().map(|m| (m.step, m.learning_rate)).collect();
+    let rate = |step: u64| spec.train.trainer.learning_rate * (1.0 - step as f64 / 11.0);
+    let told: Vec<_> = steps(&whole).iter().map(|m| (m.step, m.metrics[&MetricName::LearningRate])).collect();
     let first = (1..at).map(|step| (step, rate(step)));
     let wanted: Vec<_> = first.chain((back_to + 1..=10).map(|step| (step, rate(step) / 2.0))).collect();
     // JSON may round the last bit of a number.
@@ -109,7 +108,7 @@ async fn a_validation_that_is_no_number_is_a_fault_of_the_step_before_it() {
     let mut spec = unstable(&platform, &folder.path().join("model"), 3e37);
     spec.train.adapter.lora_alpha = 1e5; // the factors are finite after the step, and their product is not
     spec.validation_file = Some(platform.file("valid.jsonl", tiny::dataset(6).into()));
-    spec.train.eval_every_steps = 1;
+    spec.train.trainer.eval_every_steps = 1;
     let (_, events) = platform.run(spec, &folder.path().join("cache")).await;
     let (text, data) = warnings(&events)[0];
     assert!(text.contains("Step 1: the loss of the validation after it is not a finite number"), "{text}");
@@ -124,7 +123,7 @@ async fn a_validation_that_is_no_number_is_a_fault_of_the_step_before_it() {
 async fn a_factor_that_is_no_number_is_neither_kept_nor_published() {
     let (platform, folder) = tiny_world().await;
     let mut spec = unstable(&platform, &folder.path().join("model"), 3e38);
-    spec.train.max_steps = Some(1);
+    spec.train.trainer.max_steps = Some(1);
     let (_, events) = platform.run(spec, &folder.path().join("cache")).await;
     let (code, message) = failure(&events);
     assert!(code == "non_finite_loss" && message.contains("lora_"), "{code}: {message}");
@@ -133,22 +132,26 @@ async fn a_factor_that_is_no_number_is_neither_kept_nor_published() {
 
 /// An adapter that has memorized its rows is trained at an increasing rate until it diverges.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loss_that_jumps_and_stays_is_told_once() {
+async fn a_loss_that_jumps_and_stays_is_reported_once() {
     let (platform, folder) = tiny_world().await;
     let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
     // With larger weights the head can be certain of a token, so the loss can approach zero.
     tiny::model(&model, 0.3);
-    let calm = Requested { learning_rate: Some(1e-2), rank: Some(16), checkpoint_every_steps: Some(100), ..asked() };
+    let calm = asked_with(|asked| {
+        asked.trainer.learning_rate = Some(Auto(Some(1e-2)));
+        asked.adapter.rank = Some(16);
+        asked.trainer.checkpoint_every_steps = Some(100);
+    });
     let mut spec = platform.offer(&model, &tiny::dataset(5), &calm);
-    spec.train.n_epochs = 150;
+    spec.train.hyperparameters.n_epochs = 150;
     let (_, first) = platform.run(spec.clone(), &cache).await;
     assert!(warnings(&first).is_empty());
     spec.continue_from = Some(adapter_of(&platform, &first));
-    (spec.train.warmup_ratio, spec.train.n_epochs) = (1.0, 100);
+    (spec.train.trainer.warmup_ratio, spec.train.hyperparameters.n_epochs) = (1.0, 100);
     // The rate at which a training diverges depends on rounding; one of these diverges.
     let mut jumps = 0;
     for rate in [0.1, 0.3, 1.0, 3.0] {
-        spec.train.learning_rate = rate;
+        spec.train.trainer.learning_rate = rate;
         let (_, second) = platform.run(spec.clone(), &cache).await;
         let losses: Vec<f64> = steps(&second).iter().map(|m| m.train_loss).collect();
         let mut spikes = Spikes::default();

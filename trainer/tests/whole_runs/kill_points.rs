@@ -13,8 +13,12 @@ use std::{
 };
 
 use attune_domain::{
-    run::{RunEvent, RunSpec},
-    spec::{Quantization, Requested},
+    run::{
+        RunEvent,
+        metric::MetricName::{GradNorm, LearningRate},
+        task::{TaskSpec, TrainTask},
+    },
+    spec::{Auto, Quantization, Requested},
 };
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -22,7 +26,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::{
-    FACTORS, asked, early_stopping, going_back,
+    FACTORS, asked_with, early_stopping, going_back,
     platform::{Deadly, Platform, REQUESTS, Request, TOKEN},
     published_sha256, tiny, tiny_world,
 };
@@ -36,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The reports of a run that must not depend on kills.
 #[derive(Debug, Default, PartialEq)]
-struct Told {
+struct Reports {
     /// Step, learning rate, loss, gradient norm and trained tokens; floats as their bits.
     steps: BTreeSet<(u64, u64, u64, u64, u64)>,
     /// Step, and loss as its bits.
@@ -46,13 +50,13 @@ struct Told {
     published: Option<(String, u64)>,
 }
 
-impl Told {
+impl Reports {
     fn take(&mut self, events: &[RunEvent]) {
         for event in events {
             match event {
                 RunEvent::Step(m) => {
-                    let [rate, loss, norm] = [m.learning_rate, m.train_loss, m.grad_norm].map(f64::to_bits);
-                    self.steps.insert((m.step, rate, loss, norm, m.trained_tokens));
+                    let [rate, norm] = [LearningRate, GradNorm].map(|name| m.metrics[&name].to_bits());
+                    self.steps.insert((m.step, rate, m.train_loss.to_bits(), norm, m.trained_tokens));
                 }
                 RunEvent::Evaluated { step, valid_loss, .. } => {
                     self.validations.insert((*step, valid_loss.to_bits()));
@@ -78,10 +82,10 @@ enum Kill {
 }
 
 /// Runs `spec` in a separate process. Returns whether it was killed, and its events.
-async fn attempt(platform: &Platform, spec: &RunSpec, cache: &Path, kill: Option<Kill>) -> (bool, Vec<RunEvent>) {
+async fn attempt(platform: &Platform, spec: &TrainTask, cache: &Path, kill: Option<Kill>) -> (bool, Vec<RunEvent>) {
     {
         let mut world = platform.world();
-        world.spec = Some(spec.clone());
+        world.task = Some(TaskSpec::Train(spec.clone()));
         world.events.clear();
         world.reports.clear();
         world.requests.clear();
@@ -115,35 +119,41 @@ async fn attempt(platform: &Platform, spec: &RunSpec, cache: &Path, kill: Option
 /// A training configuration, and the results of an uninterrupted run of it.
 struct Way {
     name: &'static str,
-    spec: RunSpec,
-    told: Told,
+    spec: TrainTask,
+    reports: Reports,
     took: Duration,
     requests: BTreeMap<usize, u64>,
 }
 
 /// Returns configurations that differ in the state that a checkpoint must hold.
-async fn ways(platform: &Platform, folder: &Path) -> Vec<(&'static str, RunSpec)> {
+async fn ways(platform: &Platform, folder: &Path) -> Vec<(&'static str, TrainTask)> {
     let model = folder.join("model");
-    let often = |asked: Requested| {
-        let checkpoint_every_steps = Some(2);
-        platform.offer(&model, &tiny::dataset(22), &Requested { n_epochs: Some(4), checkpoint_every_steps, ..asked })
+    let often = |change: fn(&mut Requested)| {
+        let asked = asked_with(|asked| {
+            change(asked);
+            asked.hyperparameters.n_epochs = Auto(Some(4));
+            asked.trainer.checkpoint_every_steps = Some(2);
+        });
+        platform.offer(&model, &tiny::dataset(22), &asked)
     };
     let valid = platform.file("valid.jsonl", tiny::dataset(25).into());
-    let plain = often(Requested { weight_decay: Some(0.1), ..asked() });
+    let plain = often(|asked| asked.trainer.weight_decay = Some(0.1));
     let mut early = early_stopping::overfitting(platform, &model, 3);
-    early.train.checkpoint_every_steps = 2;
+    early.train.trainer.checkpoint_every_steps = 2;
     early.train.quantization = Quantization::None;
-    let mut validated = often(Requested { eval_every_steps: Some(3), ..asked() });
-    let auto = often(Requested { learning_rate: None, learning_rate_auto: true, ..asked() });
-    let noisy = often(Requested { lora_dropout: Some(0.2), neftune_noise_alpha: Some(5.0), ..asked() });
-    let mut packed = often(Requested {
-        use_dora: Some(true),
-        rank: Some(64),
-        optimizer: Some("adamw_8bit".into()),
-        loraplus_lr_ratio: Some(4.0),
-        schedule: Some("cosine_with_restarts".into()),
-        num_cycles: Some(2),
-        ..asked()
+    let mut validated = often(|asked| asked.trainer.eval_every_steps = Some(3));
+    let auto = often(|asked| asked.trainer.learning_rate = Some(Auto(None)));
+    let noisy = often(|asked| {
+        asked.adapter.lora_dropout = Some(0.2);
+        asked.trainer.neftune_noise_alpha = Some(5.0);
+    });
+    let mut packed = often(|asked| {
+        asked.adapter.use_dora = Some(true);
+        asked.adapter.rank = Some(64);
+        asked.trainer.optimizer = Some("adamw_8bit".into());
+        asked.trainer.loraplus_lr_ratio = Some(4.0);
+        asked.trainer.schedule = Some("cosine_with_restarts".into());
+        asked.trainer.num_cycles = Some(2);
     });
     packed.train.quantization = Quantization::Int8;
     let back = going_back::recovering(platform, folder).await;
@@ -170,7 +180,7 @@ fn random_kill(random: &mut Pcg64, way: &Way) -> Kill {
 }
 
 /// Sets `spec.resume` to the newest checkpoint in `events`: the one with the highest step, and the last of these.
-fn newest(platform: &Platform, events: &[RunEvent], spec: &mut RunSpec) {
+fn newest(platform: &Platform, events: &[RunEvent], spec: &mut TrainTask) {
     let steps =
         events.iter().filter_map(|e| if let RunEvent::Checkpointed { step, .. } = e { Some(*step) } else { None });
     let Some(step) = steps.max() else { return };
@@ -200,28 +210,28 @@ async fn killed_run(
     random: &mut Pcg64,
     score: &mut Score,
 ) -> Option<String> {
-    let (mut spec, mut told, mut kills) = (way.spec.clone(), Told::default(), Vec::new());
-    while told.published.is_none() {
-        spec.run_lease += 1;
+    let (mut spec, mut reports, mut kills) = (way.spec.clone(), Reports::default(), Vec::new());
+    while reports.published.is_none() {
+        spec.run.run_lease += 1;
         let is_to_die = kills.is_empty() || ((kills.len() as u64) < IN_A_ROW && random.random_range(0..2) == 0);
         let kill = is_to_die.then(|| random_kill(random, way));
         let (killed, events) = attempt(platform, &spec, cache, kill).await;
-        told.take(&events);
+        reports.take(&events);
         newest(platform, &events, &mut spec);
         if killed {
             kills.push((kill, events.len(), spec.resume.as_ref().map(|resume| resume.step)));
-        } else if told.published.is_none() {
+        } else if reports.published.is_none() {
             score.failed += (kills.len() as u64).max(1);
             return Some(format!("{}: {kills:?}\nit ended without an adapter: {:?}", way.name, events.last()));
         }
     }
     score.resumed += kills.iter().filter(|(_, _, resume)| resume.is_some()).count() as u64;
-    if told == way.told {
+    if reports == way.reports {
         score.exact += kills.len() as u64;
         return None;
     }
     score.failed += (kills.len() as u64).max(1);
-    Some(format!("{}: {kills:?}\n{told:#?}\nand not\n{:#?}", way.name, way.told))
+    Some(format!("{}: {kills:?}\n{reports:#?}\nand not\n{:#?}", way.name, way.reports))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test has no entry point that reads configuration")]
@@ -240,15 +250,15 @@ async fn a_run_that_is_killed_anywhere_ends_as_if_it_had_not_been() {
     let cache = folder.path().join("cache");
     let mut all = Vec::new();
     for (name, spec) in ways(&platform, folder.path()).await {
-        let (started, mut told) = (Instant::now(), Told::default());
+        let (started, mut reports) = (Instant::now(), Reports::default());
         let (_, events) = attempt(&platform, &spec, &cache, None).await;
-        told.take(&events);
+        reports.take(&events);
         let took = started.elapsed();
-        assert!(told.published.is_some(), "{name}: {:?}", events.last());
+        assert!(reports.published.is_some(), "{name}: {:?}", events.last());
         let count = |request: &Request| platform.world().requests.get(request).copied().unwrap_or(1);
         let requests = REQUESTS.iter().map(count).enumerate().collect();
-        println!("{name}: {} steps, {} ms, {requests:?} requests", told.steps.len(), took.as_millis());
-        all.push(Way { name, spec, told, took, requests });
+        println!("{name}: {} steps, {} ms, {requests:?} requests", reports.steps.len(), took.as_millis());
+        all.push(Way { name, spec, reports, took, requests });
     }
     let mut score = Score::default();
     for way in all.iter().cycle() {

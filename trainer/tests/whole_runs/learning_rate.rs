@@ -1,11 +1,17 @@
 //! Jobs whose learning rate comes from a range test.
 
-use attune_domain::{run::RunEvent, spec::Requested};
+use attune_domain::{
+    run::{RunEvent, metric::MetricName},
+    spec::{Auto, Requested},
+};
 
-use super::{FACTORS, asked, platform::Platform, published_sha256, steps, tiny, tiny_world};
+use super::{FACTORS, asked_with, platform::Platform, published_sha256, steps, tiny, tiny_world};
 
 fn auto() -> Requested {
-    Requested { learning_rate: None, learning_rate_auto: true, schedule: Some("constant".into()), ..asked() }
+    asked_with(|asked| {
+        asked.trainer.learning_rate = Some(Auto(None));
+        asked.trainer.schedule = Some("constant".into());
+    })
 }
 
 fn found(events: &[RunEvent]) -> Vec<&RunEvent> {
@@ -24,11 +30,12 @@ async fn a_range_test_finds_a_rate_says_why_and_leaves_no_trace() {
     assert!((1e-5..=2e-3).contains(rate) && *rate != 2e-4, "{rate}");
     assert!(curve.len() > 20 && curve[0].0 == 1e-6, "{curve:?}");
     assert!(reason.contains(&format!("{rate:?}")) && reason.contains("chosen is a tenth"), "{reason}");
-    assert!(steps(&events).len() == 15 && steps(&events).iter().all(|m| m.learning_rate == *rate));
+    let steps = steps(&events);
+    assert!(steps.len() == 15 && steps.iter().all(|m| m.metrics[&MetricName::LearningRate] == *rate));
 
     // The same rate, requested explicitly, gives the same adapter.
-    spec.train.learning_rate_auto = false;
-    spec.train.learning_rate = *rate;
+    spec.train.trainer.learning_rate_auto = false;
+    spec.train.trainer.learning_rate = *rate;
     let (_, fixed) = platform.run(spec.clone(), &cache).await;
     assert!(found(&fixed).is_empty());
     assert_eq!(published_sha256(&fixed, FACTORS), published_sha256(&events, FACTORS));
@@ -38,7 +45,7 @@ async fn a_range_test_finds_a_rate_says_why_and_leaves_no_trace() {
     for (auto, given) in [(true, 2e-4), (true, *rate), (false, *rate)] {
         platform.world().events.clone_from(&events);
         spec.resume = Some(platform.resume_from(8));
-        (spec.train.learning_rate_auto, spec.train.learning_rate) = (auto, given);
+        (spec.train.trainer.learning_rate_auto, spec.train.trainer.learning_rate) = (auto, given);
         let (_, resumed) = platform.run(spec.clone(), &cache).await;
         assert!(found(&resumed).is_empty());
         assert_eq!(published_sha256(&resumed, FACTORS), published_sha256(&events, FACTORS));

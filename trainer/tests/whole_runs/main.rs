@@ -16,7 +16,10 @@ mod tiny;
 
 use attune_domain::{
     run::{RunEvent, StepMetrics},
-    spec::Requested,
+    spec::{
+        Auto, Requested,
+        request::{AdapterFields, Hyperparameters, TrainerFields},
+    },
 };
 use tempfile::TempDir;
 
@@ -26,13 +29,26 @@ pub(crate) const FACTORS: &str = "adapter_model.safetensors";
 
 pub(crate) fn asked() -> Requested {
     Requested {
-        n_epochs: Some(3),
-        effective_batch_size: Some(5),
-        learning_rate: Some(5e-3),
-        rank: Some(4),
-        checkpoint_every_steps: Some(4),
+        hyperparameters: Hyperparameters {
+            n_epochs: Auto(Some(3)),
+            batch_size: Auto(Some(5)),
+            ..Hyperparameters::default()
+        },
+        adapter: AdapterFields { rank: Some(4), ..AdapterFields::default() },
+        trainer: TrainerFields {
+            learning_rate: Some(Auto(Some(5e-3))),
+            checkpoint_every_steps: Some(4),
+            ..TrainerFields::default()
+        },
         ..Requested::default()
     }
+}
+
+/// Returns the usual request with changes.
+pub(crate) fn asked_with(change: impl FnOnce(&mut Requested)) -> Requested {
+    let mut asked = asked();
+    change(&mut asked);
+    asked
 }
 
 pub(crate) async fn tiny_world() -> (Platform, TempDir) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use attune_domain::spec::TrainSpec;
+use attune_domain::{placement::Placement, spec::TrainSpec};
 use attune_model::{
     adapter::LoraAdapter,
     batch::{PackedBatch, mask_weights},
@@ -65,8 +65,9 @@ fn gradients(decoder: &Decoder, adapter: &LoraAdapter, rows: &[&TrainRow], most:
 async fn accumulated_gradients_are_those_of_one_large_batch_the_last_partial_one_included() {
     let (platform, folder) = tiny_world().await;
     let spec = platform.offer(&folder.path().join("model"), &tiny::dataset(22), &asked()).train;
-    let decoder = Decoder::load(&folder.path().join("model"), spec.quantization).unwrap();
-    let adapter = LoraAdapter::new(decoder.architecture(), spec.adapter, 3).unwrap();
+    let placement = Placement::default();
+    let decoder = Decoder::load(&folder.path().join("model"), spec.quantization, placement).unwrap();
+    let adapter = LoraAdapter::new(decoder.architecture(), spec.adapter, 3, placement).unwrap();
     tiny::stir(&adapter);
     let rows = rows(folder.path());
     let mut sampler = Sampler::new(rows.len(), 8, 7);

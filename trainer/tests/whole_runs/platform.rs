@@ -10,9 +10,10 @@ use attune_domain::{
     bytes::Bytes,
     digest::hex,
     id::{CheckpointId, JobId, RunId},
+    placement::Placement,
     run::{
-        Blob, BlobGrant, BlobsWanted, CONTRACT_VERSION, Directive, Plan, RemoteFile, Reply, Report, Resume, RunEvent,
-        RunSpec,
+        Blob, BlobGrant, BlobsWanted, CONTRACT_VERSION, Directive, Plan, RemoteFile, Reply, Report, RunEvent,
+        task::{Resume, RunHeader, TaskSpec, TrainTask},
     },
     spec::{Requested, TrainSpec},
 };
@@ -32,7 +33,7 @@ pub(crate) const TOKEN: &str = "a-run-token";
 /// The platform's state.
 #[derive(Default)]
 pub(crate) struct World {
-    pub(crate) spec: Option<RunSpec>,
+    pub(crate) task: Option<TaskSpec>,
     /// Accepted events, without duplicates.
     pub(crate) events: Vec<RunEvent>,
     /// All received reports, including rejected ones.
@@ -130,14 +131,16 @@ impl Platform {
     }
 
     /// Returns the spec of a run over a model's folder and a training file.
-    pub(crate) fn offer(&self, model: &Path, rows: &str, asked: &Requested) -> RunSpec {
+    pub(crate) fn offer(&self, model: &Path, rows: &str, asked: &Requested) -> TrainTask {
         let lines = rows.lines().count() as u64;
-        RunSpec {
-            version: CONTRACT_VERSION,
-            job_id: JobId::new(uuid(1)),
-            run_id: RunId::new(uuid(2)),
-            run_lease: 7,
-            heartbeat_seconds: 1,
+        TrainTask {
+            run: RunHeader {
+                version: CONTRACT_VERSION,
+                job_id: JobId::new(uuid(1)),
+                run_id: RunId::new(uuid(2)),
+                run_lease: 7,
+                heartbeat_seconds: 1,
+            },
             base: self.folder(model),
             base_digest: "d1".into(),
             base_name: "tiny".into(),
@@ -151,6 +154,7 @@ impl Platform {
                 checkpointing: true,
                 threads: 1,
                 predicted_peak: Bytes::mib(64),
+                placement: Placement::default(),
             },
             continue_from: None,
             resume: None,
@@ -184,10 +188,10 @@ impl Platform {
 
     /// Runs `spec` in this process, with `cache` as the node's cache. Returns whether the last event was accepted, and
     /// all events.
-    pub(crate) async fn run(&self, spec: RunSpec, cache: &Path) -> (bool, Vec<RunEvent>) {
+    pub(crate) async fn run(&self, spec: TrainTask, cache: &Path) -> (bool, Vec<RunEvent>) {
         {
             let mut world = self.world();
-            world.spec = Some(spec);
+            world.task = Some(TaskSpec::Train(spec));
             world.events.clear();
             world.reports.clear();
             world.requests.clear();
@@ -215,7 +219,7 @@ async fn spec(State(platform): State<Platform>, headers: HeaderMap) -> Response 
     if refused(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    Json(platform.world().spec.clone()).into_response()
+    Json(platform.world().task.clone()).into_response()
 }
 
 async fn reports(State(platform): State<Platform>, headers: HeaderMap, Json(report): Json<Report>) -> Response {
@@ -240,7 +244,7 @@ fn taken(platform: &Platform, report: Report) -> Response {
     let reached = |world: &World, step: Option<u64>| {
         step.is_some_and(|wanted| world.events.iter().any(|e| matches!(e, RunEvent::Step(m) if m.step >= wanted)))
     };
-    let lease = world.spec.as_ref().map(|spec| spec.run_lease);
+    let lease = world.task.as_ref().map(|task| task.run().run_lease);
     if Some(report.run_lease) != lease || reached(&world, world.stale_after) {
         return StatusCode::CONFLICT.into_response();
     }

@@ -1,13 +1,13 @@
 //! A run from the first request to the last event.
 
 use attune_domain::{
-    run::RunEvent,
-    spec::{Quantization, Requested},
+    run::{RunEvent, StepMetrics, metric::MetricName},
+    spec::{Auto, Quantization, Requested},
 };
 use axum::http::StatusCode;
 
 use super::{
-    asked, failure,
+    asked, asked_with, failure,
     platform::{Platform, World},
     published_sha256, steps, tiny, tiny_world,
 };
@@ -16,7 +16,8 @@ use super::{
 async fn a_run_learns_validates_keeps_and_publishes() {
     let (platform, folder) = tiny_world().await;
     let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
-    let mut spec = platform.offer(&model, &tiny::dataset(22), &Requested { eval_every_steps: Some(5), ..asked() });
+    let mut spec =
+        platform.offer(&model, &tiny::dataset(22), &asked_with(|asked| asked.trainer.eval_every_steps = Some(5)));
     spec.validation_file = Some(platform.file("valid.jsonl", tiny::dataset(6).into()));
     let (taken, events) = platform.run(spec, &cache).await;
     assert!(taken);
@@ -25,7 +26,7 @@ async fn a_run_learns_validates_keeps_and_publishes() {
     let steps = steps(&events);
     assert_eq!(steps.iter().map(|m| m.step).collect::<Vec<_>>(), (1..=15).collect::<Vec<_>>());
     assert!(steps[14].train_loss < 0.8 * steps[0].train_loss, "{} to {}", steps[0].train_loss, steps[14].train_loss);
-    assert_eq!(steps[4].epoch, 1.0);
+    assert_eq!(steps[4].metrics[&MetricName::Epoch], 1.0);
     let of = |wanted: fn(&RunEvent) -> Option<u64>| events.iter().filter_map(wanted).collect::<Vec<_>>();
     assert_eq!(of(|e| if let RunEvent::Evaluated { step, .. } = e { Some(*step) } else { None }), [5, 10, 15]);
     assert_eq!(of(|e| if let RunEvent::Checkpointed { step, .. } = e { Some(*step) } else { None }), [4, 8, 12]);
@@ -62,7 +63,8 @@ async fn a_resumed_run_is_the_uninterrupted_one() {
     for quantization in [Quantization::Nf4 { double_quant: true }, Quantization::None] {
         let (platform, folder) = tiny_world().await;
         let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
-        let mut spec = platform.offer(&model, &tiny::dataset(22), &Requested { weight_decay: Some(0.1), ..asked() });
+        let decayed = asked_with(|asked| asked.trainer.weight_decay = Some(0.1));
+        let mut spec = platform.offer(&model, &tiny::dataset(22), &decayed);
         spec.train.quantization = quantization;
         let (_, whole) = platform.run(spec.clone(), &cache).await;
         for step in [4, 12] {
@@ -71,9 +73,9 @@ async fn a_resumed_run_is_the_uninterrupted_one() {
             spec.resume = Some(platform.resume_from(step));
             let (taken, resumed) = platform.run(spec.clone(), &cache).await;
             assert!(taken);
-            let wanted: Vec<_> =
-                steps(&whole)[step as usize..].iter().map(|m| (m.step, m.train_loss, m.grad_norm)).collect();
-            let got: Vec<_> = steps(&resumed).iter().map(|m| (m.step, m.train_loss, m.grad_norm)).collect();
+            let told = |m: &&StepMetrics| (m.step, m.train_loss, m.metrics[&MetricName::GradNorm]);
+            let wanted: Vec<_> = steps(&whole)[step as usize..].iter().map(told).collect();
+            let got: Vec<_> = steps(&resumed).iter().map(told).collect();
             assert_eq!(got, wanted);
             let file = "adapter_model.safetensors";
             assert_eq!(published_sha256(&resumed, file), published_sha256(&whole, file));
@@ -86,7 +88,7 @@ async fn a_resumed_run_is_the_uninterrupted_one() {
         // A checkpoint with other settings is refused.
         platform.world().events.clone_from(&whole);
         spec.resume = Some(platform.resume_from(4));
-        spec.train.learning_rate = 1e-3;
+        spec.train.trainer.learning_rate = 1e-3;
         let (_, events) = platform.run(spec, &cache).await;
         assert_eq!(failure(&events).0, "invalid_checkpoint");
     }
@@ -112,10 +114,13 @@ async fn an_absent_platform_loses_no_event_and_takes_none_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_is_obeyed_with_a_checkpoint_that_can_be_gone_on_from() {
+async fn a_stop_is_obeyed_with_a_checkpoint_that_can_be_resumed() {
     let (platform, folder) = tiny_world().await;
     let cache = folder.path().join("cache");
-    let long = Requested { n_epochs: Some(100), checkpoint_every_steps: Some(1_000_000), ..asked() };
+    let long = asked_with(|asked| {
+        asked.hyperparameters.n_epochs = Auto(Some(100));
+        asked.trainer.checkpoint_every_steps = Some(1_000_000);
+    });
     let mut spec = platform.offer(&folder.path().join("model"), &tiny::dataset(200), &long);
     platform.world().stop_after = Some(1);
     let (taken, events) = platform.run(spec.clone(), &cache).await;
@@ -136,7 +141,7 @@ async fn a_stale_run_leaves_at_once_and_publishes_nothing() {
     let spec = platform.offer(
         &folder.path().join("model"),
         &tiny::dataset(200),
-        &Requested { n_epochs: Some(100), ..asked() },
+        &asked_with(|asked| asked.hyperparameters.n_epochs = Auto(Some(100))),
     );
     platform.world().stale_after = Some(1);
     let (taken, events) = platform.run(spec, &folder.path().join("cache")).await;
@@ -181,24 +186,34 @@ async fn a_base_that_is_no_model_is_refused() {
     assert!(message.contains("truncated"), "{message}");
 
     let mut newer = spec;
-    newer.version += 1;
+    newer.run.version += 1;
     let (_, events) = platform.run(newer, &folder.path().join("cache")).await;
     assert_eq!(failure(&events).0, "contract_version");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn documents_are_packed_and_every_token_of_them_is_learnt() {
+async fn documents_are_packed_and_every_token_of_them_is_trained() {
     let (platform, folder) = tiny_world().await;
     // Three words and the end of text: three documents fill a sequence of twelve tokens.
     let texts: String = (0..20).map(|i| format!("{{\"text\": \"w{i} w{} w{}\"}}\n", i + 1, i + 2)).collect();
-    let method = Some("continued_pretraining".into());
-    let asked = Requested { method, max_length: Some(12), ..asked() };
+    let asked = asked_with(|asked| {
+        asked.method = Some("continued_pretraining".into());
+        asked.trainer.max_length = Some(12);
+    });
     let (_, events) =
         platform.run(platform.offer(&folder.path().join("model"), &texts, &asked), &folder.path().join("cache")).await;
     assert!(matches!(events[0], RunEvent::Started { total_steps: 6, tokens_per_epoch: 80, .. }), "{:?}", events[0]);
     let trained: u64 = steps(&events).iter().map(|step| step.trained_tokens).sum();
     assert_eq!(trained, 3 * 20 * 3, "three epochs, every token but the first of each document");
     assert!(matches!(events.last(), Some(RunEvent::Published { .. })), "{:?}", events.last());
+}
+
+/// Returns a request with this policy for rows of more than six tokens.
+fn limited(over_length: &str) -> Requested {
+    asked_with(|asked| {
+        asked.trainer.over_length = Some(over_length.into());
+        asked.trainer.max_length = Some(6);
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,14 +225,14 @@ async fn a_row_that_is_too_long_is_cut_left_out_or_split_as_the_job_says() {
     let rows = row(2) + "\n" + &row(12) + "\n";
     // The tokens that one step sees and trains of the rows of 4 and 14 tokens:
     for (policy, tokens, trained) in [("truncate", 4 + 6, 3 + 5), ("drop", 4, 3), ("split", 4 + 6 + 6 + 4, 3 + 13)] {
-        let asked = Requested { n_epochs: Some(1), over_length: Some(policy.into()), max_length: Some(6), ..asked() };
+        let mut asked = limited(policy);
+        asked.hyperparameters.n_epochs = Auto(Some(1));
         let (_, events) = platform.run(platform.offer(&model, &rows, &asked), &cache).await;
         let steps = steps(&events);
         assert_eq!(steps.len(), 1, "{policy}: {:?}", events.last());
         assert_eq!((steps[0].tokens, steps[0].trained_tokens), (tokens, trained), "{policy}");
     }
-    let asked = Requested { over_length: Some("error".into()), max_length: Some(6), ..asked() };
-    let (_, events) = platform.run(platform.offer(&model, &rows, &asked), &cache).await;
+    let (_, events) = platform.run(platform.offer(&model, &rows, &limited("error")), &cache).await;
     let (code, message) = failure(&events);
     assert_eq!(code, "row_too_long");
     assert!(message.contains("line 2 (14 tokens)"), "{message}");

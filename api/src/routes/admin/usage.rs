@@ -25,7 +25,7 @@ use crate::{
     },
     policy::Policy,
     wire::{
-        query::{CompletionsGroup, CostsGroup, KeyId, TrainingGroup},
+        query::{AtPage, CompletionsGroup, CostsGroup, Days, Interval, KeyId, OfProjects, TrainingGroup},
         usage::{Bucket, CompletionsUsage, Cost, Page, StorageUsage, TrainingUsage},
     },
 };
@@ -47,21 +47,14 @@ const MOST_COSTS: i64 = 180;
 /// Report the usage of completions.
 #[utoipa::path(get, path = "/v1/organization/usage/completions", tag = "Usage", operation_id = "usage_completions",
     params(
-        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0,
-            description = "The start in Unix seconds. The report begins with the bucket that contains it."),
-        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0,
-            description = "The end in Unix seconds. Defaults to now."),
-        ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$",
-            description = "The width of a bucket: `1m`, `1h` or `1d` (the default)."),
+        Interval,
         ("group_by" = Option<Vec<CompletionsGroup>>, Query, description = "The fields to group results by."),
-        ("project_ids" = Option<Vec<String>>, Query,
-            description = "Return only usage of these projects. A key has access to its own project only."),
+        OfProjects,
         ("api_key_ids" = Option<Vec<KeyId>>, Query, description = "Return only usage of these API keys."),
         ("models" = Option<Vec<String>>, Query, description = "Return only usage of these models."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1440,
             description = "Number of buckets. Default (maximum): 7 (31) of `1d`, 24 (168) of `1h`, 60 (1440) of `1m`."),
-        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$",
-            description = "The `next_page` of the previous page."),
+        AtPage,
     ),
     responses((status = 200, body = Page<CompletionsUsage>), (status = "4XX", body = ErrorBody)))]
 pub async fn completions(
@@ -76,22 +69,15 @@ pub async fn completions(
 /// Report the usage of training, for runs that have ended. Attune extension.
 #[utoipa::path(get, path = "/v1/organization/usage/training", tag = "Usage", operation_id = "usage_training",
     params(
-        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0,
-            description = "The start in Unix seconds. The report begins with the bucket that contains it."),
-        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0,
-            description = "The end in Unix seconds. Defaults to now."),
-        ("bucket_width" = Option<String>, Query, pattern = "^(1m|1h|1d)$",
-            description = "The width of a bucket: `1m`, `1h` or `1d` (the default)."),
+        Interval,
         ("group_by" = Option<Vec<TrainingGroup>>, Query, description = "The fields to group results by."),
-        ("project_ids" = Option<Vec<String>>, Query,
-            description = "Return only usage of these projects. A key has access to its own project only."),
+        OfProjects,
         ("api_key_ids" = Option<Vec<KeyId>>, Query,
             description = "Return only usage of jobs that these API keys created."),
         ("models" = Option<Vec<String>>, Query, description = "Return only usage of these base models."),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1440,
             description = "Number of buckets, as for completions."),
-        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$",
-            description = "The `next_page` of the previous page."),
+        AtPage,
     ),
     responses((status = 200, body = Page<TrainingUsage>), (status = "4XX", body = ErrorBody)))]
 pub async fn training(
@@ -106,18 +92,11 @@ pub async fn training(
 /// Report the costs, at the prices in force at the time.
 #[utoipa::path(get, path = "/v1/organization/costs", tag = "Usage", operation_id = "costs",
     params(
-        ("start_time" = i64, Query, minimum = 0, maximum = 253402300799.0,
-            description = "The start in Unix seconds. The report begins with the day that contains it."),
-        ("end_time" = Option<i64>, Query, minimum = 0, maximum = 253402300799.0,
-            description = "The end in Unix seconds. Defaults to now."),
-        ("bucket_width" = Option<String>, Query, pattern = "^1d$",
-            description = "The width of a bucket. Only `1d` is supported."),
+        Days,
         ("group_by" = Option<Vec<CostsGroup>>, Query, description = "The fields to group results by."),
-        ("project_ids" = Option<Vec<String>>, Query,
-            description = "Return only usage of these projects. A key has access to its own project only."),
+        OfProjects,
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 180, description = "Number of days. Defaults to 7."),
-        ("page" = Option<String>, Query, pattern = "^page_[0-9]{1,11}$",
-            description = "The `next_page` of the previous page."),
+        AtPage,
     ),
     responses((status = 200, body = Page<Cost>), (status = "4XX", body = ErrorBody)))]
 pub async fn costs(

@@ -1,0 +1,99 @@
+//! Chat completions: the request to a replica, and its answer.
+
+use std::sync::Arc;
+
+use attune_domain::{id::ProjectId, serve::GenerateRequest};
+use chrono::Utc;
+use serde_json::{Map, Value};
+
+use crate::{
+    context::Inference,
+    error::InferenceError,
+    generation::{self, Generation},
+    metering::{Account, Meter, TokenAllowance},
+    resolve::{self, AskedModel},
+    wire::{
+        chat::{ChatRequest, NewChat},
+        chat_answer::{ChatCompletion, Heading},
+        sampling::refuse_stream,
+    },
+};
+
+/// A chat completion whose prompt is processed.
+pub struct BegunChat {
+    /// The fields that all parts of the completion share.
+    pub heading: Heading,
+    /// The answers.
+    pub generation: Generation,
+    /// The number of answers.
+    pub choices: u32,
+}
+
+/// Sends a chat to a replica of its model, which is started if necessary, and waits until its prompt is processed.
+///
+/// # Errors
+/// [`InferenceError::ReplicaUnavailable`]; [`InferenceError::Invalid`] if the prompt is at fault.
+pub async fn begin(
+    inference: &Inference,
+    chat: ChatRequest,
+    model: AskedModel,
+    request_id: &str,
+) -> Result<BegunChat, InferenceError> {
+    let request = GenerateRequest {
+        request_id: request_id.to_owned(),
+        project: model.project_id.to_string(),
+        adapter: model.adapter.clone(),
+        prompt: chat.prompt,
+        echo: false,
+        form: chat.form,
+        tools: chat.tools,
+        choices: chat.choices,
+        sampling: chat.sampling,
+    };
+    let generation = generation::begin(inference, &model, &request).await?;
+    let heading = Heading {
+        id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
+        created: Utc::now().timestamp(),
+        model: model.name,
+        system_fingerprint: model.system_fingerprint,
+        with_logprobs: request.sampling.logprobs.is_some(),
+        with_usage: chat.with_usage,
+    };
+    Ok(BegunChat { heading, generation, choices: request.choices })
+}
+
+impl BegunChat {
+    /// Charges the answers, as [`Generation::charge`] does.
+    pub fn charge(&mut self, meter: &Arc<Meter>, account: Account, allowance: Option<TokenAllowance>) {
+        self.generation.charge(meter, account, allowance);
+    }
+
+    /// Returns the whole completion.
+    ///
+    /// # Errors
+    /// As [`Generation::whole`].
+    pub async fn whole(mut self) -> Result<ChatCompletion, InferenceError> {
+        let (answers, completion_tokens) = self.generation.whole(self.choices, 1).await?;
+        let usage = self.generation.usage(completion_tokens);
+        Ok(self.heading.whole(answers, usage))
+    }
+}
+
+/// Creates a chat completion for a row of a batch.
+///
+/// # Errors
+/// The request is invalid, its model does not exist, or the model is unavailable.
+pub async fn complete(
+    inference: &Inference,
+    project: ProjectId,
+    request_id: &str,
+    fields: Map<String, Value>,
+) -> Result<ChatCompletion, InferenceError> {
+    let chat = NewChat::read(fields)?;
+    refuse_stream(chat.streams)?;
+    let model = resolve::find(inference, inference.tenant(project).await?, project, &chat.model).await?;
+    let account = model.account(project, None);
+    let mut begun = begin(inference, chat, model, request_id).await?;
+    begun.charge(&inference.meter, account, None);
+    begun.whole().await
+}

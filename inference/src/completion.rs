@@ -1,0 +1,173 @@
+//! Text completions: one request to a replica for each prompt, one response for all.
+
+use std::sync::Arc;
+
+use attune_domain::{
+    id::ProjectId,
+    serve::{Form, GenerateRequest},
+};
+use chrono::Utc;
+use futures::future::try_join_all;
+use serde_json::{Map, Value};
+
+use crate::{
+    answer::Answer,
+    context::Inference,
+    error::InferenceError,
+    generation::{self, Generation},
+    metering::{Account, Meter, TokenAllowance},
+    resolve::{self, AskedModel},
+    wire::{
+        chat_answer::Usage,
+        completion::{CompletionRequest, NewCompletion},
+        completion_answer::{Completion, CompletionHeading},
+        sampling::refuse_stream,
+    },
+};
+
+/// A text completion whose prompts are processed.
+pub struct BegunCompletion {
+    /// The fields that all parts of the completion share.
+    pub heading: CompletionHeading,
+    /// The answers to each prompt.
+    pub generations: Vec<Generation>,
+    /// The number of choices to return for each prompt.
+    pub choices: u32,
+    /// The number of choices that are generated for each prompt.
+    generated: u32,
+}
+
+/// Sends each prompt to a replica of the model, which is started if necessary, and waits until all are processed.
+///
+/// # Errors
+/// [`InferenceError::ReplicaUnavailable`]; [`InferenceError::Invalid`] if a prompt is at fault.
+pub async fn begin(
+    inference: &Inference,
+    new: CompletionRequest,
+    model: AskedModel,
+    request_id: &str,
+) -> Result<BegunCompletion, InferenceError> {
+    let requests: Vec<GenerateRequest> = new
+        .prompts
+        .into_iter()
+        .map(|prompt| GenerateRequest {
+            request_id: request_id.to_owned(),
+            project: model.project_id.to_string(),
+            adapter: model.adapter.clone(),
+            prompt,
+            echo: new.echo,
+            form: Form::Free,
+            tools: None,
+            choices: new.generated,
+            sampling: new.sampling.clone(),
+        })
+        .collect();
+    let begun = requests.iter().map(|request| generation::begin(inference, &model, request));
+    let generations = try_join_all(begun).await?;
+    let heading = CompletionHeading {
+        id: format!("cmpl-{}", uuid::Uuid::new_v4().simple()),
+        created: Utc::now().timestamp(),
+        model: model.name,
+        system_fingerprint: model.system_fingerprint,
+        with_logprobs: new.with_logprobs,
+        with_usage: new.with_usage,
+    };
+    Ok(BegunCompletion { heading, generations, choices: new.choices, generated: new.generated })
+}
+
+impl BegunCompletion {
+    /// Charges each prompt as a request.
+    pub fn charge(&mut self, meter: &Arc<Meter>, account: &Account, allowance: Option<&TokenAllowance>) {
+        for generation in &mut self.generations {
+            generation.charge(meter, account.clone(), allowance.cloned());
+        }
+    }
+
+    /// Returns the whole completion.
+    ///
+    /// # Errors
+    /// As [`Generation::whole`].
+    pub async fn whole(mut self) -> Result<Completion, InferenceError> {
+        let (prompts, generated) = (self.generations.len(), self.generated);
+        let wholes = self.generations.iter_mut().map(|generation| generation.whole(generated, prompts));
+        let answers = try_join_all(wholes).await?;
+        let (mut all, mut completion_tokens) = (Vec::new(), 0);
+        for (generation, (answers, tokens)) in self.generations.iter_mut().zip(answers) {
+            completion_tokens += tokens;
+            let echo = generation.echo.take();
+            all.extend(best(answers, self.choices).into_iter().map(|answer| match &echo {
+                Some(echo) => Answer {
+                    text: format!("{}{}", echo.text, answer.text),
+                    tokens: echo.tokens.iter().cloned().chain(answer.tokens).collect(),
+                    ..answer
+                },
+                None => answer,
+            }));
+        }
+        let usage = usage(&self.generations, completion_tokens);
+        Ok(self.heading.whole(all, usage))
+    }
+}
+
+/// Returns the usage of all prompts and of the generated tokens.
+#[must_use]
+pub fn usage(generations: &[Generation], completion_tokens: u64) -> Usage {
+    let sum = |of: fn(&Generation) -> u64| generations.iter().map(of).sum();
+    let cached_tokens = sum(|generation| generation.cached_tokens);
+    Usage::new(sum(|generation| generation.prompt_tokens), cached_tokens, completion_tokens)
+}
+
+/// Returns the `count` answers with the highest log probability per token, the highest first; all answers in their
+/// order if there are no more than `count`.
+fn best(mut answers: Vec<Answer>, count: u32) -> Vec<Answer> {
+    let count = count as usize;
+    if answers.len() > count {
+        let mean = |answer: &Answer| {
+            let sum: f64 = answer.tokens.iter().filter_map(|token| token.logprob).sum();
+            sum / answer.tokens.len().max(1) as f64
+        };
+        answers.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+        answers.truncate(count);
+    }
+    answers
+}
+
+/// Creates a text completion for a row of a batch.
+///
+/// # Errors
+/// The request is invalid, its model does not exist, or the model is unavailable.
+pub async fn complete(
+    inference: &Inference,
+    project: ProjectId,
+    request_id: &str,
+    fields: Map<String, Value>,
+) -> Result<Completion, InferenceError> {
+    let new = NewCompletion::read(fields)?;
+    refuse_stream(new.streams)?;
+    let model = resolve::find(inference, inference.tenant(project).await?, project, &new.model).await?;
+    let account = model.account(project, None);
+    let mut begun = begin(inference, new, model, request_id).await?;
+    begun.charge(&inference.meter, &account, None);
+    begun.whole().await
+}
+
+#[cfg(test)]
+mod tests {
+    use attune_domain::serve::TokenLogprob;
+
+    use super::*;
+
+    #[test]
+    fn the_best_answers_have_the_highest_log_probability_per_token() {
+        let answer = |text: &str, logprobs: &[f64]| Answer {
+            text: text.into(),
+            tokens: logprobs.iter().map(|p| TokenLogprob { bytes: vec![], logprob: Some(*p), top: vec![] }).collect(),
+            calls: vec![],
+            finish_reason: None,
+        };
+        let all = vec![answer("long", &[-1.0, -1.0, -1.0]), answer("short", &[-2.0]), answer("good", &[-0.5, -0.5])];
+        let texts: Vec<_> = best(all.clone(), 2).into_iter().map(|answer| answer.text).collect();
+        assert_eq!(texts, ["good", "long"]);
+        assert_eq!(best(all.clone(), 3), all);
+    }
+}

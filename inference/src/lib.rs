@@ -1,0 +1,48 @@
+//! Requests of models, without HTTP: the bodies of chat and text completions, the model of a request, its replica,
+//! generation and metering. The API answers users with it, and the scheduler the rows of batches.
+//!
+//! The modules are listed in reading order.
+
+/// The error object of a response.
+pub mod error_body;
+
+/// The errors of requests of models.
+pub mod error;
+
+/// The configuration of inference.
+pub mod config;
+
+/// A deserializer that does not accept an array for an object.
+pub mod strict_json;
+
+/// JSON values whose errors name the field.
+pub mod json;
+
+pub mod wire;
+
+/// A complete answer of a model.
+pub mod answer;
+
+/// The usage of answers.
+pub mod metering;
+
+/// Requests that wait for the same replica.
+pub mod replica_waiters;
+
+/// The context of requests of models.
+pub mod context;
+
+/// The resolution of a request's model.
+pub mod resolve;
+
+/// The replica that serves a base model.
+mod replicas;
+
+/// One request to a replica, and its answer.
+pub mod generation;
+
+/// Chat completions.
+pub mod chat;
+
+/// Text completions.
+pub mod completion;

@@ -1,0 +1,20 @@
+//! Request and response bodies of chat and text completions.
+
+/// Chat completion requests.
+pub mod chat;
+/// Chat completion responses, whole and in chunks.
+pub mod chat_answer;
+/// Chat messages in requests.
+pub mod chat_message;
+/// Text completion requests.
+pub mod completion;
+/// Text completion responses, whole and in chunks.
+pub mod completion_answer;
+/// The required format of an answer and the tools that it may call.
+pub mod form;
+/// Ignored fields of OpenAI's request bodies.
+pub mod ignored;
+/// Metadata of jobs, batches and completions.
+pub mod metadata;
+/// Sampling parameters of chat and text completions.
+pub mod sampling;

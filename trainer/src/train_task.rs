@@ -1,0 +1,73 @@
+//! The phases of a training.
+//!
+//! Network I/O runs on tokio, tensor operations on one thread of their own. Any failure on that thread, a panic inside
+//! libtorch included, becomes the run's last event.
+
+use std::{any::Any, path::Path};
+
+use attune_domain::run::{RunEvent, task::TrainTask};
+use attune_node::{Cache, Platform};
+use tokio::runtime::Handle;
+
+use crate::{
+    context::RunContext,
+    error::{TrainerError, without_frames},
+    inputs::{Inputs, download_inputs},
+    memory,
+    publishing::publish::publish,
+    report::EventSender,
+    setup::set_up,
+    train::train,
+};
+
+/// Trains an adapter and publishes it. Returns the run's last event.
+///
+/// # Errors
+/// The reason that the run ends without an adapter.
+pub(crate) async fn perform(
+    spec: TrainTask,
+    platform: Platform,
+    events: EventSender,
+    cache_dir: &Path,
+) -> Result<RunEvent, TrainerError> {
+    let cache = Cache::open(cache_dir)?;
+    let scratch = cache.scratch()?;
+    let inputs = tokio::select! {
+        () = events.stop_requested() => {
+            return Err(TrainerError::Stopped { step: spec.resume.as_ref().map_or(0, |r| r.step) });
+        }
+        inputs = download_inputs(&platform, &spec, &cache, scratch.path()) => inputs?,
+    };
+    let context = RunContext {
+        platform,
+        events,
+        run_lease: spec.run.run_lease,
+        scratch: scratch.path().to_owned(),
+        network: Handle::current(),
+    };
+    let predicted = spec.plan.predicted_peak;
+    let working = tokio::task::spawn_blocking(move || work(spec, &inputs, &context));
+    let outcome = working.await.unwrap_or_else(|fault| match fault.try_into_panic() {
+        Ok(panic) => Err(TrainerError::Internal(format!("the trainer panicked: {}", words_of(&*panic)))),
+        Err(fault) => Err(TrainerError::Internal(fault.to_string())),
+    });
+    outcome.map_err(|why| match why {
+        TrainerError::Model(refusal) if refusal.is_out_of_memory() => {
+            tracing::error!(refusal = without_frames(&refusal.to_string()), "libtorch ran out of memory");
+            TrainerError::OutOfMemory { predicted, available: memory::available(), peak: memory::peak() }
+        }
+        other => other,
+    })
+}
+
+/// Runs the phases on the tensor thread.
+fn work(spec: TrainTask, inputs: &Inputs, context: &RunContext) -> Result<RunEvent, TrainerError> {
+    let mut session = set_up(spec, inputs, &context.scratch)?;
+    train(&mut session, context)?;
+    publish(session, inputs, context)
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
