@@ -30,6 +30,8 @@ RULES_BEYOND_THE_SCHEMA = [
     # A stream has no limit; the maximum number of buckets depends on their width; a permission's project must exist.
     "list_job_events", "usage_completions", "usage_training", "create_checkpoint_permissions",
     "list_checkpoint_permissions", "create_project_user",
+    # The issuer of the owner must be configured.
+    "create_organization",
     # 945.0 is an integer in JSON Schema.
     "rotate_webhook_secret",
 ]
