@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use attune_domain::{
     architecture::Architecture,
-    digest::is_sha256,
+    bytes::Bytes as ByteCount,
+    digest::Sha256,
     id::ProjectId,
     run::Blob,
     weights::{self, Expected},
@@ -26,7 +27,7 @@ use safetensors::{
 };
 use tokio::task::spawn_blocking;
 
-use crate::{app::App, error::ApiError, http::path_id::truncated};
+use crate::{app::App, error::ApiError, http::path_id::truncated, wire::base_model::NewFolderFile};
 
 /// The maximum number of concurrent checks of base models.
 pub const AT_ONCE: usize = 2;
@@ -64,11 +65,11 @@ fn largest(name: &str) -> u64 {
     }
 }
 
-/// Checks the names, digests and sizes of the files, without the database or the object store.
+/// Checks the names, digests and sizes of the files, without the database or the object store, and returns the files.
 ///
 /// # Errors
 /// [`ApiError::Invalid`], naming the file at fault by its index in the request.
-pub fn check_list(name: &str, files: &[Blob]) -> Result<(), ApiError> {
+pub fn check_list(name: &str, files: &[NewFolderFile]) -> Result<Vec<Blob>, ApiError> {
     if !is_model_name(name) {
         let message = format!(
             "Invalid 'name': '{name}'. Use 1 to 96 characters of a-z, 0-9, '.', '_' and '-', beginning with a \
@@ -79,7 +80,7 @@ pub fn check_list(name: &str, files: &[Blob]) -> Result<(), ApiError> {
     if files.len() > MOST_FILES {
         return Err(ApiError::invalid("files", format!("A base model has at most {MOST_FILES} files.")));
     }
-    let mut names = BTreeSet::new();
+    let (mut names, mut blobs) = (BTreeSet::new(), Vec::with_capacity(files.len()));
     for (i, file) in files.iter().enumerate() {
         let at = |field: &str| format!("files[{i}].{field}");
         if !is_file_name(&file.name) {
@@ -91,14 +92,15 @@ pub fn check_list(name: &str, files: &[Blob]) -> Result<(), ApiError> {
         if !names.insert(&file.name) {
             return Err(ApiError::invalid(at("name"), format!("'{}' is given twice.", file.name)));
         }
-        if !is_sha256(&file.sha256) {
+        let Ok(sha256) = file.sha256.parse() else {
             return Err(ApiError::invalid(at("sha256"), "A SHA-256 must be 64 lower-case hex digits."));
-        }
+        };
         let most = largest(&file.name);
-        if file.bytes.0 > most {
-            let message = format!("'{}' has {} bytes. The maximum is {most}.", file.name, file.bytes.0);
+        if file.bytes > most {
+            let message = format!("'{}' has {} bytes. The maximum is {most}.", file.name, file.bytes);
             return Err(ApiError::invalid(at("bytes"), message));
         }
+        blobs.push(Blob { name: file.name.clone(), sha256, bytes: ByteCount(file.bytes) });
     }
     for needed in ["config.json", "tokenizer.json"] {
         if !files.iter().any(|file| file.name == needed) {
@@ -108,7 +110,7 @@ pub fn check_list(name: &str, files: &[Blob]) -> Result<(), ApiError> {
     if !files.iter().any(|file| file.name.ends_with(".safetensors")) {
         return Err(ApiError::invalid("files", "There is no .safetensors among the files."));
     }
-    Ok(())
+    Ok(blobs)
 }
 
 fn is_model_name(name: &str) -> bool {
@@ -143,13 +145,13 @@ pub async fn check_content(app: &App, project: ProjectId, files: &[Blob]) -> Res
 /// Checks that the project has uploaded every file, with the stated size. A file that only another project uploaded is
 /// reported as missing, and its size is not revealed.
 async fn check_owned(app: &App, project: ProjectId, files: &[Blob]) -> Result<(), ApiError> {
-    let digests: Vec<String> = files.iter().map(|file| file.sha256.clone()).collect();
+    let digests: Vec<Sha256> = files.iter().map(|file| file.sha256).collect();
     let mut tx = app.tenant(project).await?;
     let nameable = project_blob::hold(&mut tx, project, &digests).await?;
     tx.commit().await?;
     for (i, file) in files.iter().enumerate() {
         let there = match nameable.get(&file.sha256) {
-            Some(bytes) if app.objects.head(&blob_key(&file.sha256)).await?.is_some() => Some(*bytes),
+            Some(bytes) if app.objects.head(&blob_key(file.sha256)).await?.is_some() => Some(*bytes),
             _ => None,
         };
         match there {
@@ -183,7 +185,7 @@ fn refused(reason: String) -> ApiError {
 /// Returns the content of a file whose size was checked.
 async fn whole(objects: &Objects, files: &[Blob], name: &str) -> Result<Bytes, ApiError> {
     let file = files.iter().find(|f| f.name == name).ok_or_else(|| refused(format!("There is no {name}")))?;
-    Ok(objects.get_whole(&blob_key(&file.sha256)).await?)
+    Ok(objects.get_whole(&blob_key(file.sha256)).await?)
 }
 
 async fn check_tensors(objects: &Objects, files: &[Blob], architecture: &Architecture) -> Result<(), ApiError> {
@@ -205,7 +207,7 @@ async fn check_tensors(objects: &Objects, files: &[Blob], architecture: &Archite
 
 /// Reads only the header of a safetensors file; `room` is what remains of the limit on all headers of the folder.
 async fn header(objects: &Objects, file: &Blob, room: u64) -> Result<Bytes, ApiError> {
-    let key = blob_key(&file.sha256);
+    let key = blob_key(file.sha256);
     if file.bytes.0 < 8 {
         return Err(broken(file, "it ends within its header"));
     }
@@ -290,14 +292,12 @@ impl FoundTensors {
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::bytes::Bytes;
-
     use super::*;
 
     fn refusal(name: &str, files: &[(&str, &str)]) -> Option<String> {
         let files: Vec<_> = files
             .iter()
-            .map(|(name, sha256)| Blob { name: (*name).into(), sha256: (*sha256).into(), bytes: Bytes(1) })
+            .map(|(name, sha256)| NewFolderFile { name: (*name).into(), sha256: (*sha256).into(), bytes: 1 })
             .collect();
         check_list(name, &files).err().and_then(|e| e.body().error.param)
     }
@@ -323,7 +323,7 @@ mod tests {
     fn limit_files_of_a_folder_are_few_and_those_without_weights_are_small() {
         let sha256 = "a".repeat(64);
         let refusal = |name: &str, bytes: u64| {
-            let file = Blob { name: name.into(), sha256: sha256.clone(), bytes: Bytes(bytes) };
+            let file = NewFolderFile { name: name.into(), sha256: sha256.clone(), bytes };
             check_list("m", &[file]).err().and_then(|e| e.body().error.param)
         };
         for (name, most) in [
@@ -339,8 +339,8 @@ mod tests {
             assert_eq!(refusal(name, most).as_deref(), Some("files"), "{name}: other files are missing");
         }
         assert_eq!(refusal("model.safetensors", 1 << 40).as_deref(), Some("files"));
-        let file = |i: usize| Blob { name: format!("{i}"), sha256: sha256.clone(), bytes: Bytes(1) };
-        let many: Vec<Blob> = (0..=MOST_FILES).map(file).collect();
+        let file = |i: usize| NewFolderFile { name: format!("{i}"), sha256: sha256.clone(), bytes: 1 };
+        let many: Vec<NewFolderFile> = (0..=MOST_FILES).map(file).collect();
         assert!(check_list("m", &many).unwrap_err().to_string().contains("at most 1000 files"));
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use attune_domain::digest::Sha256;
 use attune_gguf::{
     convert::{Progress, convert_with},
     folder::{Folder, ModelFile, check_folder},
@@ -189,7 +190,8 @@ async fn upload(client: &Client, folder: &Folder, name: &str, owner: Option<&str
     let digests = hash(folder, total)?;
     let bar = output::byte_bar("uploading", total);
     for (file, sha256) in folder.files.iter().zip(&digests) {
-        let blob = ["base_models", "blobs", sha256];
+        let digest = sha256.to_string();
+        let blob = ["base_models", "blobs", &digest];
         if client.exists(&blob).await? {
             bar.inc(file.size.0);
             continue;
@@ -197,7 +199,7 @@ async fn upload(client: &Client, folder: &Folder, name: &str, owner: Option<&str
         client.put_file(&blob, &folder.path.join(&file.name), bar.clone()).await?;
     }
     bar.finish_and_clear();
-    let files: Vec<Value> = folder.files.iter().zip(&digests).map(|(file, sha256)| entry(file, sha256)).collect();
+    let files: Vec<Value> = folder.files.iter().zip(&digests).map(|(file, sha256)| entry(file, *sha256)).collect();
     let mut body = json!({"name": name, "files": files});
     if let Some(owner) = owner {
         body["owner"] = owner.into();
@@ -205,11 +207,11 @@ async fn upload(client: &Client, folder: &Folder, name: &str, owner: Option<&str
     client.json(client.request(Method::POST, &["base_models"]).json(&body)).await
 }
 
-fn entry(file: &ModelFile, sha256: &str) -> Value {
+fn entry(file: &ModelFile, sha256: Sha256) -> Value {
     json!({"name": file.name, "sha256": sha256, "bytes": file.size})
 }
 
-fn hash(folder: &Folder, total: u64) -> Result<Vec<String>> {
+fn hash(folder: &Folder, total: u64) -> Result<Vec<Sha256>> {
     let bar = output::byte_bar("reading", total);
     let digests = tokio::task::block_in_place(|| {
         folder.files.iter().map(|file| digest::of_file(&folder.path.join(&file.name), |count| bar.inc(count))).collect()

@@ -1,13 +1,13 @@
 //! Content of the object store, read on a thread of its own while it streams. The channel between both is short, so a
 //! slow reader slows the stream down, and memory does not grow with the content.
 
-use attune_domain::digest::hex;
+use attune_domain::digest::Sha256;
 use attune_store::{
     error::StoreError,
     files::objects::{Objects, blob_key},
 };
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use tokio::{
     sync::mpsc::channel,
     task::{JoinError, spawn_blocking},
@@ -38,7 +38,7 @@ pub enum ReadError {
 ///
 /// # Errors
 /// [`ReadError`].
-pub async fn read_blob<T, F>(objects: &Objects, sha256: &str, read: F) -> Result<T, ReadError>
+pub async fn read_blob<T, F>(objects: &Objects, sha256: Sha256, read: F) -> Result<T, ReadError>
 where
     T: Send + 'static,
     F: FnOnce(Chunks<'_>) -> T + Send + 'static,
@@ -67,7 +67,7 @@ where
 ///
 /// # Errors
 /// [`ReadError`]; [`StoreError::Digest`], with the file's `name`, if the content has another digest.
-pub async fn read_checked<T, F>(objects: &Objects, name: &str, sha256: &str, read: F) -> Result<T, ReadError>
+pub async fn read_checked<T, F>(objects: &Objects, name: &str, sha256: Sha256, read: F) -> Result<T, ReadError>
 where
     T: Send + 'static,
     F: FnOnce(Chunks<'_>) -> T + Send + 'static,
@@ -76,16 +76,16 @@ where
     if found == sha256 {
         return Ok(value);
     }
-    Err(ReadError::Broken(StoreError::Digest { name: name.to_owned(), wanted: sha256.to_owned(), found }))
+    Err(ReadError::Broken(StoreError::Digest { name: name.to_owned(), wanted: sha256, found }))
 }
 
 /// Returns the result of `read`, and the digest of all chunks.
-fn hashed<T>(chunks: Chunks<'_>, read: impl FnOnce(Chunks<'_>) -> T) -> (T, String) {
-    let mut hasher = Sha256::new();
+fn hashed<T>(chunks: Chunks<'_>, read: impl FnOnce(Chunks<'_>) -> T) -> (T, Sha256) {
+    let mut hasher = sha2::Sha256::new();
     let mut rest = chunks.inspect(|chunk| hasher.update(chunk));
     let value = read(&mut rest);
     rest.for_each(drop);
-    (value, hex(&hasher.finalize()))
+    (value, Sha256::from_digest(hasher.finalize().into()))
 }
 
 #[cfg(test)]
@@ -95,8 +95,8 @@ mod tests {
     #[test]
     fn the_digest_is_that_of_all_chunks_even_if_the_reader_ends_early() {
         let chunks = || [Bytes::from_static(b"attune "), Bytes::from_static(b"reads")].into_iter();
-        let all = hex(&Sha256::digest(b"attune reads"));
-        assert_eq!(hashed(&mut chunks(), |chunks| chunks.map(|chunk| chunk.len()).sum::<usize>()), (12, all.clone()));
+        let all = Sha256::from_digest(sha2::Sha256::digest(b"attune reads").into());
+        assert_eq!(hashed(&mut chunks(), |chunks| chunks.map(|chunk| chunk.len()).sum::<usize>()), (12, all));
         assert_eq!(hashed(&mut chunks(), |chunks| chunks.take(1).count()), (1, all));
     }
 }

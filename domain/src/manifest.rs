@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    digest::Sha256,
     id::{AdapterVersionId, FileId, JobId, NodeId, RunId},
     run::{Blob, Gate, Plan},
     spec::{AdapterSpec, Quantization, TrainSpec},
@@ -40,9 +41,9 @@ pub struct Manifest {
     /// The release of the platform that wrote the version.
     pub code: Code,
     /// SHA-256 of the chat template that the rows were rendered with.
-    pub chat_template_sha256: Option<String>,
+    pub chat_template_sha256: Option<Sha256>,
     /// SHA-256 over a line `<sha256>  <name>` per file, sorted by name, as `sha256sum` prints.
-    pub digest: String,
+    pub digest: Sha256,
     /// The version's files, without this manifest.
     pub files: Vec<Blob>,
 }
@@ -53,7 +54,7 @@ pub struct Base {
     /// The base model's name.
     pub name: String,
     /// The base model's digest.
-    pub digest: String,
+    pub digest: Sha256,
     /// The quantization of the base that the adapter was trained over and is served over. Manifests of earlier releases
     /// state it only in [`Training::train`].
     #[serde(default)]
@@ -114,7 +115,7 @@ pub struct Data {
     /// The file's ID.
     pub file: FileId,
     /// SHA-256 of the file's content.
-    pub sha256: String,
+    pub sha256: Sha256,
     /// The number of rows that were trained on.
     pub rows: Option<u64>,
     /// The number of tokens in those rows.
@@ -127,7 +128,7 @@ pub struct Before {
     /// The version's ID.
     pub id: AdapterVersionId,
     /// The digest of its files.
-    pub digest: String,
+    pub digest: Sha256,
 }
 
 /// The attempt (run) that finished the job: its node and its plan.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use self::metric::MetricName;
-use crate::{bytes::Bytes, placement::Placement, spec::Quantization};
+use crate::{bytes::Bytes, digest::Sha256, placement::Placement, spec::Quantization};
 
 /// Named metrics.
 pub mod metric;
@@ -25,8 +25,8 @@ pub const CONTRACT_VERSION: u32 = 3;
 pub struct RemoteFile {
     /// The file's name in the folder: `tokenizer.json`.
     pub name: String,
-    /// SHA-256 of the content, lower-case hex.
-    pub sha256: String,
+    /// SHA-256 of the content.
+    pub sha256: Sha256,
     /// The file's length.
     pub bytes: Bytes,
     /// The presigned URL to `GET` the file from, valid for an hour.
@@ -38,8 +38,8 @@ pub struct RemoteFile {
 pub struct Blob {
     /// The file's name in the folder: `adapter_model.safetensors`.
     pub name: String,
-    /// SHA-256 of the content, lower-case hex; also the object's key.
-    pub sha256: String,
+    /// SHA-256 of the content; also the object's key.
+    pub sha256: Sha256,
     /// The file's length.
     pub bytes: Bytes,
 }
@@ -163,7 +163,7 @@ pub enum RunEvent {
         /// The files of a PEFT folder.
         files: Vec<Blob>,
         /// SHA-256 of the chat template that the rows were rendered with.
-        chat_template_sha256: Option<String>,
+        chat_template_sha256: Option<Sha256>,
         /// The number of tokens with a loss over the whole job, resumed runs included.
         trained_tokens: u64,
         /// Peak resident memory of the run.
@@ -240,7 +240,7 @@ pub struct BlobsWanted {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobGrant {
     /// SHA-256 of the blob.
-    pub sha256: String,
+    pub sha256: Sha256,
     /// The presigned URL to `PUT` the blob to; `None`: the blob is already stored.
     pub url: Option<String>,
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::{
     bytes::Bytes,
+    digest::Sha256,
     id::{AdapterVersionId, CheckpointId, ReplicaId},
     run::{Directive, RemoteFile},
     spec::Quantization,
@@ -28,7 +29,7 @@ pub struct ServeSpec {
     /// The replica's ID.
     pub replica_id: ReplicaId,
     /// The digest of the base's content; nodes use it as a cache key.
-    pub base_digest: String,
+    pub base_digest: Sha256,
     /// The base model's files, a Hugging Face folder.
     pub base: Vec<RemoteFile>,
     /// The quantization that is applied to the base's weights before they are used.

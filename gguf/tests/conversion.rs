@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use attune_domain::digest::hex;
+use attune_domain::digest::Sha256;
 use attune_gguf::convert::convert;
 use attune_text::model::TextModel;
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
 #[derive(Deserialize)]
 struct Expected {
@@ -31,7 +31,7 @@ struct Fixture {
 #[derive(Deserialize)]
 struct Weight {
     dtype: String,
-    sha256: String,
+    sha256: Sha256,
     #[serde(default)]
     kind: String,
 }
@@ -61,7 +61,8 @@ fn weights_are_equal(fixture: &Fixture, folder: &Path) {
     for (name, weight) in &fixture.weights {
         let tensor = tensors.tensor(name).unwrap();
         assert_eq!(format!("{:?}", tensor.dtype()), weight.dtype, "{name}");
-        assert_eq!(hex(&Sha256::digest(tensor.data())), weight.sha256, "{name} of kind {}", weight.kind);
+        let found = Sha256::from_digest(sha2::Sha256::digest(tensor.data()).into());
+        assert_eq!(found, weight.sha256, "{name} of kind {}", weight.kind);
     }
 }
 

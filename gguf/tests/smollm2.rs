@@ -8,18 +8,18 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use attune_domain::dataset::parse_row;
-use attune_domain::digest::hex;
+use attune_domain::digest::Sha256;
 use attune_gguf::convert::convert;
 use attune_text::encode::Learnt;
 use attune_text::model::TextModel;
 use attune_text::template::{RenderSettings, Turn};
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
 #[derive(Deserialize)]
 struct Expected {
-    weights: BTreeMap<String, String>,
+    weights: BTreeMap<String, Sha256>,
     encodings: Vec<Encoding>,
     chats: Vec<Chat>,
 }
@@ -66,8 +66,9 @@ fn model() -> PathBuf {
 fn weights_are_bit_equal() {
     let bytes = std::fs::read(model().join("model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let found: BTreeMap<String, String> =
-        tensors.iter().map(|(name, tensor)| (name.to_owned(), hex(&Sha256::digest(tensor.data())))).collect();
+    let digest = |content: &[u8]| Sha256::from_digest(sha2::Sha256::digest(content).into());
+    let found: BTreeMap<String, Sha256> =
+        tensors.iter().map(|(name, tensor)| (name.to_owned(), digest(tensor.data()))).collect();
     assert_eq!(found, expected().weights);
 }
 

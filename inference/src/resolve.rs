@@ -1,6 +1,7 @@
 //! The resolution of the model in a request: its base model and its adapter.
 
 use attune_domain::{
+    digest::Sha256,
     id::{AdapterVersionId, ApiKeyId, ProjectId},
     run::Blob,
     serve::{AdapterKey, AdapterRef},
@@ -77,7 +78,7 @@ pub async fn find(
         name: model.name().to_owned(),
         base: ServedBase { base_model_id: base.base_model_id, quantization },
         adapter: adapter_ref(&inference.objects, &model).await?,
-        system_fingerprint: fingerprint(&base.digest, quantization),
+        system_fingerprint: fingerprint(base.digest, quantization),
         adapter_version_id: match &model {
             Model::Tuned(version) => Some(version.adapter_version_id),
             Model::Base(_) | Model::Checkpoint(_) => None,
@@ -87,8 +88,8 @@ pub async fn find(
 
 /// Returns a fingerprint such as `fp_0123456789ab_nf4-double`: the beginning of the base's digest, and the
 /// quantization.
-fn fingerprint(digest: &str, quantization: Quantization) -> String {
-    format!("fp_{}_{quantization}", digest.get(..12).unwrap_or(digest))
+fn fingerprint(digest: Sha256, quantization: Quantization) -> String {
+    format!("fp_{digest:.12}_{quantization}")
 }
 
 async fn adapter_ref(objects: &Objects, model: &Model) -> Result<Option<AdapterRef>, InferenceError> {
@@ -101,7 +102,7 @@ async fn adapter_ref(objects: &Objects, model: &Model) -> Result<Option<AdapterR
     };
     let mut files = Vec::with_capacity(blobs.len());
     for blob in blobs {
-        files.push(objects.remote_file(&blob.name, &blob.sha256, blob.bytes).await?);
+        files.push(objects.remote_file(&blob.name, blob.sha256, blob.bytes).await?);
     }
     Ok(Some(AdapterRef { id, files }))
 }

@@ -15,7 +15,7 @@ use std::{
     time::SystemTime,
 };
 
-use attune_domain::{run::RemoteFile, spec::Quantization};
+use attune_domain::{digest::Sha256, run::RemoteFile, spec::Quantization};
 use reqwest::Client;
 use tempfile::TempDir;
 
@@ -107,7 +107,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`NodeError::BadName`].
-    pub fn packed_base(&self, base_digest: &str, quantization: Quantization) -> Result<PathBuf, NodeError> {
+    pub fn packed_base(&self, base_digest: Sha256, quantization: Quantization) -> Result<PathBuf, NodeError> {
         self.file("packed", &format!("{base_digest}-{quantization}.safetensors"))
     }
 

@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use attune_domain::{digest::hex, run::RemoteFile};
+use attune_domain::{digest::Sha256, run::RemoteFile};
 use backon::{ExponentialBuilder, Retryable};
 use reqwest::{Client, StatusCode, header::RANGE};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use tokio::{
     fs::File,
     io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
@@ -98,20 +98,20 @@ async fn check(file: &RemoteFile, path: &Path) -> Result<(), NodeError> {
     if got == file.sha256 {
         return Ok(());
     }
-    Err(NodeError::Changed { name: file.name.clone(), want: format!("SHA-256 {}", file.sha256), got })
+    Err(NodeError::Changed { name: file.name.clone(), want: format!("SHA-256 {}", file.sha256), got: got.to_string() })
 }
 
 fn changed_length(file: &RemoteFile, got: u64) -> NodeError {
     NodeError::Changed { name: file.name.clone(), want: format!("{} bytes", file.bytes.0), got: format!("{got} bytes") }
 }
 
-/// Computes the SHA-256 of a file in lower-case hex, and its length.
+/// Computes the SHA-256 of a file, and its length.
 ///
 /// # Errors
 /// [`NodeError::Io`].
-pub async fn sha256_of_file(path: &Path) -> Result<(String, u64), NodeError> {
+pub async fn sha256_of_file(path: &Path) -> Result<(Sha256, u64), NodeError> {
     let mut file = File::open(path).await.map_err(NodeError::io(path))?;
-    let mut hash = Sha256::new();
+    let mut hash = sha2::Sha256::new();
     let mut part = vec![0; 1 << 20];
     let mut length = 0;
     loop {
@@ -122,5 +122,5 @@ pub async fn sha256_of_file(path: &Path) -> Result<(String, u64), NodeError> {
         hash.update(&part[..count]);
         length += count as u64;
     }
-    Ok((hex(&hash.finalize()), length))
+    Ok((Sha256::from_digest(hash.finalize().into()), length))
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{Cache, NodeError, fetch, http_client, sha256_of_file};
-use attune_domain::{bytes::Bytes, run::RemoteFile};
+use attune_domain::{bytes::Bytes, digest::Sha256, run::RemoteFile};
 use axum::{
     Router,
     body::{Body, Bytes as Part},
@@ -106,7 +106,7 @@ async fn a_changed_file_is_refused_and_leaves_nothing() {
     let client = http_client().unwrap();
     let good = described(&base, "whole", folder.path()).await;
     let lies = [
-        RemoteFile { sha256: "0".repeat(64), ..good.clone() },
+        RemoteFile { sha256: Sha256::from_digest([0; 32]), ..good.clone() },
         RemoteFile { bytes: Bytes(good.bytes.0 - 1), ..good.clone() },
         RemoteFile { bytes: Bytes(good.bytes.0 + 1), ..good.clone() },
     ];

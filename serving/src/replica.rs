@@ -154,9 +154,9 @@ async fn open_and_serve(
     end: &CancellationToken,
 ) -> anyhow::Result<()> {
     let cache = Cache::open(&config.cache_dir)?;
-    let folder = cache.folder(platform.client(), "base", &spec.base_digest, &spec.base).await?;
+    let folder = cache.folder(platform.client(), "base", &spec.base_digest.to_string(), &spec.base).await?;
     let threads = i32::try_from(spec.threads).unwrap_or(1).max(1);
-    let packed = cache.packed_base(&spec.base_digest, spec.quantization)?;
+    let packed = cache.packed_base(spec.base_digest, spec.quantization)?;
     let quantization = spec.quantization;
     let (decoder, text) = tokio::task::spawn_blocking(move || load(&folder, quantization, &packed, threads)).await??;
 

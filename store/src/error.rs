@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use attune_domain::{batch::IllegalBatchStep, job::IllegalTransition, spec::Quantization};
+use attune_domain::{batch::IllegalBatchStep, digest::Sha256, job::IllegalTransition, spec::Quantization};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -80,9 +80,9 @@ pub enum StoreError {
         /// The file's name.
         name: String,
         /// The digest in its row.
-        wanted: String,
+        wanted: Sha256,
         /// The digest of its content.
-        found: String,
+        found: Sha256,
     },
     /// A column holds a value that this release does not understand.
     #[error("{column} holds a value that this release does not understand")]
@@ -210,7 +210,7 @@ pub(crate) fn quantization(column: &'static str, name: &str) -> Result<Quantizat
         .ok_or_else(|| StoreError::Corrupt { column, cause: format!("'{name}' names no quantization").into() })
 }
 
-/// Parses a column that holds the name of an enum's variant; `noun` is the enum's, for the error.
+/// Parses a column that holds a text such as the name of an enum's variant; `noun` is its type's, for the error.
 pub(crate) fn named<T: FromStr>(column: &'static str, name: &str, noun: &str) -> Result<T, StoreError> {
     name.parse().map_err(|_| StoreError::Corrupt { column, cause: format!("'{name}' is no {noun}").into() })
 }

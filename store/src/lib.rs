@@ -11,6 +11,9 @@ pub mod config;
 /// Errors, by how a caller can handle them.
 pub mod error;
 
+/// Digests in columns.
+mod digests;
+
 /// Connections of the pool, and how transactions begin and end.
 pub mod connection;
 

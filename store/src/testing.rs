@@ -6,6 +6,7 @@ use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
     dataset::RowFormat,
+    digest::Sha256,
     file_facts::FileFacts,
     id::{BaseModelId, FileId, JobId, ProjectId, ReplicaId, RunId},
     job::JobEvent,
@@ -69,7 +70,7 @@ pub async fn seed(pool: &PgPool) -> Result<Seed, StoreError> {
         filename: "train.jsonl".into(),
         purpose: "fine-tune".into(),
         bytes: Bytes(1000),
-        sha256: "f".repeat(64),
+        sha256: sha256('f'),
         dataset: Some(Dataset {
             format: RowFormat::Chat,
             rows: 100,
@@ -82,10 +83,17 @@ pub async fn seed(pool: &PgPool) -> Result<Seed, StoreError> {
     Ok(Seed { project_id, base_model_id: base.base_model_id, file_id })
 }
 
+/// Returns the digest that is this hex digit, repeated 64 times.
+#[must_use]
+pub fn sha256(digit: char) -> Sha256 {
+    let value = digit.to_digit(16).and_then(|value| u8::try_from(value).ok());
+    Sha256::from_digest([value.unwrap_or_default() * 0x11; 32])
+}
+
 /// Returns a blob whose digest is one digit, repeated 64 times.
 #[must_use]
 pub fn blob(name: &str, digit: char) -> Blob {
-    Blob { name: name.into(), sha256: digit.to_string().repeat(64), bytes: Bytes(10) }
+    Blob { name: name.into(), sha256: sha256(digit), bytes: Bytes(10) }
 }
 
 /// Returns an object store that never answers; it can only sign.
@@ -170,7 +178,7 @@ pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, St
 pub async fn put_blobs(tx: &mut PgConnection, id: RunId) -> Result<(), StoreError> {
     sqlx::query(
         "insert into run_blob (run_id, sha256, bytes)
-         select $1, repeat(digit, 64), 10 from regexp_split_to_table('0123456789abcdefghijklmnopqrstuvwxyz', '') digit
+         select $1, repeat(digit, 64), 10 from regexp_split_to_table('0123456789abcdef', '') digit
          on conflict do nothing",
     )
     .bind(id.uuid())

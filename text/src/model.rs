@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use attune_domain::{template_kwargs::TemplateKwargs, text::text_file::model_document};
+use attune_domain::{digest::Sha256, template_kwargs::TemplateKwargs, text::text_file::model_document};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -153,9 +153,9 @@ impl TextModel {
         self.template.as_ref()
     }
 
-    /// Returns the SHA-256 of the chat template's text, in hex.
+    /// Returns the SHA-256 of the chat template's text.
     #[must_use]
-    pub fn template_sha256(&self) -> Option<&str> {
+    pub fn template_sha256(&self) -> Option<Sha256> {
         self.template.as_ref().map(ChatTemplate::sha256)
     }
 

@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use attune_domain::{dataset::Message, digest::hex};
+use attune_domain::{dataset::Message, digest::Sha256};
 use chrono::{DateTime, Utc};
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, context};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
 use crate::error::{EncodeError, TextError};
 use crate::json::tojson;
@@ -115,7 +115,7 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     /// The special tokens by name, `bos_token`, `eos_token`, …: variables of the template.
     special: BTreeMap<String, String>,
-    sha256: String,
+    sha256: Sha256,
     source: String,
 }
 
@@ -143,7 +143,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_template_owned(NAME, bounded).map_err(|e| TextError::Template(reason(&e)))?;
-        let sha256 = hex(&Sha256::digest(source.as_bytes()));
+        let sha256 = Sha256::from_digest(sha2::Sha256::digest(source.as_bytes()).into());
         Ok(Self { environment, special, sha256, source: source.to_owned() })
     }
 
@@ -181,8 +181,8 @@ impl ChatTemplate {
 
     /// Returns the SHA-256 of the template's text, in hex. An adapter stores it.
     #[must_use]
-    pub fn sha256(&self) -> &str {
-        &self.sha256
+    pub fn sha256(&self) -> Sha256 {
+        self.sha256
     }
 
     /// Returns the template's text.
@@ -295,6 +295,6 @@ mod tests {
     #[test]
     fn the_hash_is_of_the_text_as_it_is_on_disk() {
         let template = ChatTemplate::new("abc", BTreeMap::new()).unwrap();
-        assert_eq!(template.sha256(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(template.sha256().to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }

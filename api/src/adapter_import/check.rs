@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use attune_domain::{
+    digest::Sha256,
     manifest,
     peft::{self, CONFIG, TENSORS},
     spec::{AdapterSpec, Quantization},
@@ -30,7 +31,7 @@ pub struct Checked {
     /// The uploaded manifest, if the folder has one.
     pub manifest: Option<Value>,
     /// The SHA-256 of the adapter's own chat template, if it has one.
-    pub template_sha256: Option<String>,
+    pub template_sha256: Option<Sha256>,
 }
 
 /// Checks the uploaded files against the base model. The caller has already checked their tokens
@@ -119,19 +120,18 @@ fn quantization_of(manifest: &Value) -> Option<Quantization> {
 /// Returns whether the form or the manifest identifies the base model by its digest. A digest other than the base's
 /// adds a reason.
 fn base_digest(brought: &Brought, base: &BaseModel, manifest: Option<&Value>, reasons: &mut Vec<String>) -> bool {
-    let given = brought.base_digest.as_deref();
-    if let Some(given) = given.filter(|given| *given != base.digest) {
+    let (given, digest) = (brought.base_digest.as_deref(), base.digest.to_string());
+    if let Some(given) = given.filter(|given| *given != digest) {
         let shown = truncated(given);
-        reasons.push(format!("'base_digest' is {shown}, but the digest of '{}' is {}", base.name, base.digest));
+        reasons.push(format!("'base_digest' is {shown}, but the digest of '{}' is {digest}", base.name));
     }
     let made_for = manifest.and_then(|manifest| manifest["base_model"]["digest"].as_str());
-    if let Some(made_for) = made_for.filter(|made_for| *made_for != base.digest) {
+    if let Some(made_for) = made_for.filter(|made_for| *made_for != digest) {
         let shown = truncated(made_for);
         reasons.push(format!(
-            "{} states a base model with the digest {shown}, but the digest of '{}' is {}",
+            "{} states a base model with the digest {shown}, but the digest of '{}' is {digest}",
             manifest::FILE,
             base.name,
-            base.digest
         ));
     }
     given.is_some() || made_for.is_some()
@@ -156,7 +156,7 @@ fn manifest_of(brought: &Brought, base: &BaseModel, reasons: &mut Vec<String>) -
     for entry in manifest["files"].as_array().into_iter().flatten() {
         let name = entry["name"].as_str().unwrap_or("");
         let Some(file) = brought.files.iter().find(|file| file.name == name) else { continue };
-        if entry["sha256"] != file.arrived.sha256.as_str() {
+        if entry["sha256"] != file.arrived.sha256.to_string() {
             reasons.push(format!("{name} differs from its entry in {}", manifest::FILE));
         }
     }
@@ -176,11 +176,11 @@ fn tensors(brought: &Brought, base: &BaseModel, spec: Option<&AdapterSpec>, reas
 }
 
 /// Compiles the adapter's own chat template, with which chat requests to the adapter are rendered.
-fn template(brought: &Brought, reasons: &mut Vec<String>) -> Option<String> {
+fn template(brought: &Brought, reasons: &mut Vec<String>) -> Option<Sha256> {
     let source = adapter_template_in(&|name| Ok(brought.text(name).map(<[u8]>::to_vec)));
     let template = source.and_then(|source| source.map(|text| ChatTemplate::new(&text, BTreeMap::new())).transpose());
     match template {
-        Ok(template) => template.map(|template| template.sha256().to_owned()),
+        Ok(template) => template.map(|template| template.sha256()),
         Err(why) => {
             reasons.push(format!("The adapter's chat template cannot be used: {}", chain(&why)));
             None

@@ -71,7 +71,7 @@ async fn keep(
     let brought = brought.into_iter().filter(|file| file.name != manifest::FILE);
     let (mut blobs, mut staged) = (Vec::new(), Vec::new());
     for BroughtFile { name, staged: object, arrived } in brought {
-        blobs.push(Blob { name, sha256: arrived.sha256.clone(), bytes: arrived.bytes });
+        blobs.push(Blob { name, sha256: arrived.sha256, bytes: arrived.bytes });
         staged.push((object, arrived));
     }
     for (object, arrived) in staged {
@@ -79,7 +79,7 @@ async fn keep(
     }
     let mut tx = app.tenant(project).await?;
     let digest = base_model::digest(&blobs);
-    if let Some(version) = adapter_version::by_digest(&mut tx, project, &name, &digest, checked.quantization).await? {
+    if let Some(version) = adapter_version::by_digest(&mut tx, project, &name, digest, checked.quantization).await? {
         return Err(ApiError::Conflict(format!("'{name}' already has this content, as version {version}.")));
     }
     let new = NewVersion {

@@ -25,7 +25,7 @@ pub async fn judge(objects: &Objects, brought: &Brought, base_files: &[Blob]) ->
     if theirs.is_none() && beside.is_empty() {
         return Ok(Vec::new());
     }
-    let base = objects.get_whole(&blob_key(&ours.sha256)).await?;
+    let base = objects.get_whole(&blob_key(ours.sha256)).await?;
     let theirs = match theirs {
         Some(file) => Some(objects.get_whole(file.staged.key()).await?),
         None => None,

@@ -111,8 +111,8 @@ pub async fn make(app: &App, project: ProjectId, file: File, asked: Asked) -> Re
     }
     drop(db);
     let key = ReportKey {
-        rows_sha256: file.rows_sha256().to_owned(),
-        validation_sha256: validation.as_ref().map(|file| file.rows_sha256().to_owned()),
+        rows_sha256: file.rows_sha256(),
+        validation_sha256: validation.as_ref().map(File::rows_sha256),
         counting: base.as_ref().zip(counted.as_ref()).map(|(base, (policy, _))| {
             // The time, which a chat template may print, does not invalidate a cached report.
             (base.base_model_id, RowPolicy { now: 0, ..*policy })

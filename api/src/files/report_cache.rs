@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use attune_domain::id::BaseModelId;
+use attune_domain::{digest::Sha256, id::BaseModelId};
 use attune_text::rows::RowPolicy;
 
 use crate::wire::report::ReportView;
@@ -17,9 +17,9 @@ const CAPACITY: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportKey {
     /// The digest of the file's rows.
-    pub rows_sha256: String,
+    pub rows_sha256: Sha256,
     /// The digest of the validation file's rows, if there is one.
-    pub validation_sha256: Option<String>,
+    pub validation_sha256: Option<Sha256>,
     /// The base model whose tokens are counted, and the policy by which rows become tokens; `None` if no tokens are
     /// counted.
     pub counting: Option<(BaseModelId, RowPolicy)>,

@@ -40,7 +40,7 @@ struct Entry {
 pub fn answer(objects: &Objects, version: AdapterVersion) -> Result<Response, ApiError> {
     let folder = format!("{}-{}", version.adapter, version.version);
     let moment = u64::try_from(version.created_at.timestamp()).unwrap_or(0);
-    let files = version.files.into_iter().map(|file| (file.name, file.bytes.0, Source::Object(blob_key(&file.sha256))));
+    let files = version.files.into_iter().map(|file| (file.name, file.bytes.0, Source::Object(blob_key(file.sha256))));
     let manifest = version.manifest.map(|text| (manifest::FILE.to_owned(), text.len() as u64, Source::Text(text)));
     let mut entries = Vec::new();
     for (name, bytes, source) in files.chain(manifest) {

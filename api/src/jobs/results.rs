@@ -1,20 +1,20 @@
 //! The result file of a succeeded job, in the transaction that publishes its adapter: a reader that sees the job as
 //! succeeded also sees the file.
 
-use attune_domain::{bytes::Bytes, digest::hex, id::JobId, job::JobState};
+use attune_domain::{bytes::Bytes, digest::Sha256, id::JobId, job::JobState};
 use attune_store::{
     files::{blob, objects::blob_key},
     jobs::job::{self, Job},
     runs::results,
 };
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use sqlx::PgConnection;
 
 use crate::{app::App, error::ApiError};
 
 /// The content of a job's result file.
 pub struct Results {
-    sha256: String,
+    sha256: Sha256,
     text: String,
 }
 
@@ -28,7 +28,8 @@ pub async fn of(tx: &mut PgConnection, id: JobId) -> Result<Option<Results>, Api
         return Ok(None);
     }
     let text = results::csv(tx, job.project_id, id).await?;
-    Ok(Some(Results { sha256: hex(&Sha256::digest(text.as_bytes())), text }))
+    let sha256 = Sha256::from_digest(sha2::Sha256::digest(text.as_bytes()).into());
+    Ok(Some(Results { sha256, text }))
 }
 
 fn are_wanted(job: &Job) -> bool {
@@ -42,9 +43,9 @@ impl Results {
     /// [`ApiError::StorageRefused`]: the trainer sends its last report again later. [`ApiError::Internal`].
     pub async fn put(&self, app: &App) -> Result<(), ApiError> {
         let mut tx = app.platform().await?;
-        blob::announce(&mut tx, std::slice::from_ref(&self.sha256)).await?;
+        blob::announce(&mut tx, &[self.sha256]).await?;
         tx.commit().await?;
-        let put = app.objects.put(&blob_key(&self.sha256), self.text.clone()).await;
+        let put = app.objects.put(&blob_key(self.sha256), self.text.clone()).await;
         put.map_err(|cause| ApiError::StorageRefused { what: "job's results", cause })
     }
 
@@ -54,7 +55,7 @@ impl Results {
     /// [`ApiError::Internal`].
     pub async fn name(&self, tx: &mut PgConnection, id: JobId) -> Result<(), ApiError> {
         if are_wanted(&job::load(tx, id).await?) {
-            results::name(tx, id, &self.sha256, Bytes(self.text.len() as u64)).await?;
+            results::name(tx, id, self.sha256, Bytes(self.text.len() as u64)).await?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! content that it names.
 
 use attune_domain::{
-    digest::hex,
+    digest::Sha256,
     run::{Blob, BlobGrant, RunEvent},
 };
 use attune_store::{
@@ -13,7 +13,7 @@ use attune_store::{
         run_blob::{self, Staged},
     },
 };
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
 use crate::{app::App, error::ApiError};
 
@@ -22,9 +22,9 @@ use crate::{app::App, error::ApiError};
 /// # Errors
 /// [`ApiError::Internal`].
 pub async fn grant(app: &App, run: &Run, mut wanted: Vec<Blob>) -> Result<Vec<BlobGrant>, ApiError> {
-    wanted.sort_by(|a, b| a.sha256.cmp(&b.sha256));
-    wanted.dedup_by(|a, b| a.sha256 == b.sha256);
-    let digests: Vec<String> = wanted.iter().map(|blob| blob.sha256.clone()).collect();
+    wanted.sort_by_key(|blob| blob.sha256);
+    wanted.dedup_by_key(|blob| blob.sha256);
+    let digests: Vec<Sha256> = wanted.iter().map(|blob| blob.sha256).collect();
     let mut tx = app.platform().await?;
     let own = run_blob::own(&mut tx, run, &wanted).await?;
     let staged = run_blob::staged(&mut tx, run.run_id, &digests).await?;
@@ -46,7 +46,7 @@ pub async fn prove(app: &App, run: &Run, events: &[RunEvent]) -> Result<(), ApiE
         RunEvent::Checkpointed { files, .. } | RunEvent::Published { files, .. } => Some(files),
         _ => None,
     });
-    let digests: Vec<String> = files.flatten().map(|file| file.sha256.clone()).collect();
+    let digests: Vec<Sha256> = files.flatten().map(|file| file.sha256).collect();
     if digests.is_empty() {
         return Ok(());
     }
@@ -57,14 +57,14 @@ pub async fn prove(app: &App, run: &Run, events: &[RunEvent]) -> Result<(), ApiE
         if !is_what_it_should_be(app, &staged).await? {
             continue;
         }
-        let key = blob_key(&staged.sha256);
+        let key = blob_key(staged.sha256);
         if app.objects.head(&key).await?.is_some() {
             app.objects.delete(&staged.key).await?;
         } else {
             app.objects.rename(&staged.key, &key).await?;
         }
         let mut tx = app.platform().await?;
-        run_blob::proved(&mut tx, run.run_id, &staged.sha256).await?;
+        run_blob::proved(&mut tx, run.run_id, staged.sha256).await?;
         tx.commit().await?;
     }
     Ok(())
@@ -75,10 +75,10 @@ async fn is_what_it_should_be(app: &App, staged: &Staged) -> Result<bool, ApiErr
         Err(StoreError::NotFound(_)) => return Ok(false),
         found => found?,
     };
-    let (mut hasher, mut bytes) = (Sha256::new(), 0);
+    let (mut hasher, mut bytes) = (sha2::Sha256::new(), 0);
     while let Some(piece) = body.try_next().await.map_err(ApiError::internal)? {
         hasher.update(&piece);
         bytes += piece.len() as u64;
     }
-    Ok(bytes == staged.bytes.0 && hex(&hasher.finalize()) == staged.sha256)
+    Ok(bytes == staged.bytes.0 && Sha256::from_digest(hasher.finalize().into()) == staged.sha256)
 }

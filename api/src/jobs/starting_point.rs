@@ -84,6 +84,7 @@ fn check(name: &str, model: &Model, adapter: &AdapterVersion) -> Result<(), ApiE
 mod tests {
     use attune_domain::{
         architecture::Architecture,
+        digest::Sha256,
         id::{AdapterId, AdapterVersionId, BaseModelId},
         spec::{AdapterSpec, Quantization},
     };
@@ -103,7 +104,7 @@ mod tests {
             adapter_id: AdapterId::new(ONE.parse().unwrap()),
             adapter: "house".into(),
             version: 1,
-            digest: String::new(),
+            digest: Sha256::from_digest([0; 32]),
             job_id: None,
             spec: AdapterSpec::lora(4, 8.0, &["q_proj"]),
             manifest: None,
@@ -122,7 +123,7 @@ mod tests {
             base_model_id: BaseModelId::new(id.parse().unwrap()),
             project_id: None,
             name: "tiny".into(),
-            digest: String::new(),
+            digest: Sha256::from_digest([0; 32]),
             architecture: Architecture::from_config_json(config.as_bytes()).unwrap(),
             created_at: DateTime::UNIX_EPOCH,
         })

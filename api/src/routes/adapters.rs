@@ -174,7 +174,7 @@ pub async fn file(
     }
     let blob = version.files.into_iter().find(|blob| blob.name == file);
     let blob = blob.ok_or(ApiError::NotFound { noun: "file of this adapter", name: file })?;
-    download::answer(&app.objects, &blob_key(&blob.sha256), &blob.name, blob.bytes).await
+    download::answer(&app.objects, &blob_key(blob.sha256), &blob.name, blob.bytes).await
 }
 
 /// Export an adapter version as a tar archive.

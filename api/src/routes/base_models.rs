@@ -3,7 +3,7 @@
 use attune_domain::{
     access::{Role, Scope},
     bytes::Bytes,
-    digest::is_sha256,
+    digest::Sha256,
     id::ProjectId,
     run::Blob,
 };
@@ -66,25 +66,25 @@ pub async fn find_blob(
     Caller(holder): Caller,
     Path(sha256): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    check_digest(&sha256)?;
-    let there = held(&app, holder.project_id, &sha256).await?;
+    let sha256 = read_digest(&sha256)?;
+    let there = held(&app, holder.project_id, sha256).await?;
     Ok(if there.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND })
 }
 
 /// Returns the size of content that the project may use, and keeps the content: the caller is likely to use it soon.
-async fn held(app: &App, project: ProjectId, sha256: &str) -> Result<Option<Bytes>, ApiError> {
+async fn held(app: &App, project: ProjectId, sha256: Sha256) -> Result<Option<Bytes>, ApiError> {
     let mut tx = app.tenant(project).await?;
-    let found = project_blob::hold(&mut tx, project, &[sha256.to_owned()]).await?;
+    let found = project_blob::hold(&mut tx, project, &[sha256]).await?;
     tx.commit().await?;
-    match found.get(sha256) {
+    match found.get(&sha256) {
         Some(bytes) if app.objects.head(&blob_key(sha256)).await?.is_some() => Ok(Some(*bytes)),
         _ => Ok(None),
     }
 }
 
-async fn announce(app: &App, project: ProjectId, sha256: &str) -> Result<(), ApiError> {
+async fn announce(app: &App, project: ProjectId, sha256: Sha256) -> Result<(), ApiError> {
     let mut tx = app.tenant(project).await?;
-    blob::announce(&mut tx, &[sha256.to_owned()]).await?;
+    blob::announce(&mut tx, &[sha256]).await?;
     Ok(tx.commit().await?)
 }
 
@@ -108,23 +108,23 @@ pub async fn put_blob(
     headers: HeaderMap,
     body: HttpBody,
 ) -> Result<(StatusCode, Json<BlobView>), ApiError> {
-    check_digest(&sha256)?;
+    let sha256 = read_digest(&sha256)?;
     check_length(&headers, app.limits.blob_bytes)?;
-    if let Some(bytes) = held(&app, holder.project_id, &sha256).await? {
-        return Ok((StatusCode::OK, Json(BlobView { object: "blob", sha256, bytes: bytes.0 })));
+    if let Some(bytes) = held(&app, holder.project_id, sha256).await? {
+        return Ok((StatusCode::OK, Json(BlobView::new(sha256, bytes))));
     }
     storage::expect(&app, holder.project_id, length(&headers).unwrap_or(0)).await?;
     // The body is read and stored even if the store has the content from another project: only a caller that has the
     // content may use it, and no other caller can find out that it exists.
-    let bytes = store_blob(&app, holder.project_id, &sha256, body).await?;
+    let bytes = store_blob(&app, holder.project_id, sha256, body).await?;
     let mut tx = app.tenant(holder.project_id).await?;
-    project_blob::record(&mut tx, holder.project_id, &sha256, Bytes(bytes)).await?;
+    project_blob::record(&mut tx, holder.project_id, sha256, bytes).await?;
     storage::check(&app, &mut tx, holder.project_id).await?;
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(BlobView { object: "blob", sha256, bytes })))
+    Ok((StatusCode::CREATED, Json(BlobView::new(sha256, bytes))))
 }
 
-async fn store_blob(app: &App, project: ProjectId, sha256: &str, body: HttpBody) -> Result<u64, ApiError> {
+async fn store_blob(app: &App, project: ProjectId, sha256: Sha256, body: HttpBody) -> Result<Bytes, ApiError> {
     let mut incoming = Incoming::begin(&app.objects, &blob_key(sha256), "blob", app.limits.blob_bytes);
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.try_next().await.map_err(|_| incomplete())? {
@@ -139,15 +139,15 @@ async fn store_blob(app: &App, project: ProjectId, sha256: &str, body: HttpBody)
     // Not before the upload: the record would expire before a slow body has arrived.
     announce(app, project, sha256).await?;
     incoming.finish().await?;
-    Ok(arrived.bytes.0)
+    Ok(arrived.bytes)
 }
 
 fn incomplete() -> ApiError {
     ApiError::Invalid { param: None, code: "incomplete_body", message: "The request body was incomplete.".into() }
 }
 
-fn check_digest(sha256: &str) -> Result<(), ApiError> {
-    if is_sha256(sha256) { Ok(()) } else { Err(ApiError::invalid("sha256", "A digest is 64 lower-case hex digits.")) }
+fn read_digest(sha256: &str) -> Result<Sha256, ApiError> {
+    sha256.parse().map_err(|_| ApiError::invalid("sha256", "A digest is 64 lower-case hex digits."))
 }
 
 fn length(headers: &HeaderMap) -> Option<u64> {
@@ -179,8 +179,8 @@ pub async fn create(
     Caller(holder): Caller,
     Body(new): Body<NewBaseModel>,
 ) -> Result<(StatusCode, Json<BaseModelView>), ApiError> {
-    let (name, files) = (new.name, new.files.into_iter().map(Blob::from).collect::<Vec<_>>());
-    base_import::check_list(&name, &files)?;
+    let name = new.name;
+    let files = base_import::check_list(&name, &new.files)?;
     let owner = owner(&holder, new.owner)?;
     let mut db = app.tenant(holder.project_id).await?;
     if let Some(there) = base_model::of_owner(&mut db, owner, &name).await? {

@@ -119,7 +119,7 @@ pub async fn content(
     let mut db = app.tenant(holder.project_id).await?;
     let file = file::get(&mut db, holder.project_id, parse_id(&id)?).await.map_err(ApiError::on_read(id))?;
     drop(db);
-    download::answer(&app.objects, &blob_key(&file.sha256), &file.filename, file.bytes).await
+    download::answer(&app.objects, &blob_key(file.sha256), &file.filename, file.bytes).await
 }
 
 /// Preview a file's rows as a job would train on them.

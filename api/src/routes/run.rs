@@ -1,8 +1,8 @@
 //! Endpoints that trainers call: their task, upload URLs for blobs, and their reports. See `domain::run`.
 
 use attune_domain::{
-    digest::is_sha256,
-    run::{BlobGrant, BlobsWanted, Reply, Report, RunEvent, task::TaskSpec},
+    bytes::Bytes,
+    run::{Blob, BlobGrant, Reply, Report, RunEvent, task::TaskSpec},
 };
 use attune_store::runs::{
     report,
@@ -10,6 +10,7 @@ use attune_store::runs::{
     run_spec,
 };
 use axum::{Json, extract::State};
+use serde::Deserialize;
 
 use crate::{
     app::App,
@@ -22,6 +23,29 @@ use crate::{
 /// The maximum number of blobs in one request.
 const MOST_BLOBS: usize = 1000;
 
+/// The request for upload URLs, [`BlobsWanted`](attune_domain::run::BlobsWanted), before its digests are checked.
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "struct BlobsWanted")]
+pub struct BlobsRequest {
+    run_lease: i64,
+    blobs: Vec<BlobRequest>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "struct Blob")]
+struct BlobRequest {
+    name: String,
+    sha256: String,
+    bytes: Bytes,
+}
+
+impl BlobRequest {
+    /// Returns the blob, or `None` if its digest is not a SHA-256.
+    fn read(self) -> Option<Blob> {
+        Some(Blob { sha256: self.sha256.parse().ok()?, name: self.name, bytes: self.bytes })
+    }
+}
+
 /// Returns the run's task, with newly presigned URLs.
 pub async fn spec(State(app): State<App>, TokenHolder(run): TokenHolder<Run>) -> Result<Json<TaskSpec>, ApiError> {
     check_alive(&run)?;
@@ -33,16 +57,18 @@ pub async fn spec(State(app): State<App>, TokenHolder(run): TokenHolder<Run>) ->
 pub async fn blobs(
     State(app): State<App>,
     TokenHolder(run): TokenHolder<Run>,
-    Body(wanted): Body<BlobsWanted>,
+    Body(wanted): Body<BlobsRequest>,
 ) -> Result<Json<Vec<BlobGrant>>, ApiError> {
     check_alive(&run)?;
     if wanted.run_lease != run.run_lease {
         return Err(ApiError::Stale);
     }
-    if wanted.blobs.len() > MOST_BLOBS || !wanted.blobs.iter().all(|blob| is_sha256(&blob.sha256)) {
-        return Err(ApiError::invalid("blobs", format!("At most {MOST_BLOBS} blobs, each with its SHA-256 in hex.")));
+    let invalid = || ApiError::invalid("blobs", format!("At most {MOST_BLOBS} blobs, each with its SHA-256 in hex."));
+    if wanted.blobs.len() > MOST_BLOBS {
+        return Err(invalid());
     }
-    Ok(Json(run_files::grant(&app, &run, wanted.blobs).await?))
+    let blobs = wanted.blobs.into_iter().map(BlobRequest::read).collect::<Option<Vec<_>>>().ok_or_else(invalid)?;
+    Ok(Json(run_files::grant(&app, &run, blobs).await?))
 }
 
 /// Applies the run's report: all of it, or nothing.

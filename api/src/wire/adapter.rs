@@ -1,12 +1,12 @@
 //! Adapter versions and their files, for export, and aliases, which can be moved from version to version.
 
-use attune_domain::{digest::hex, manifest, run::Blob, spec::AdapterSpec};
+use attune_domain::{digest::Sha256, manifest, run::Blob, spec::AdapterSpec};
 use attune_store::adapters::{
     adapter::AdapterVersion,
     adapter_alias::{Alias, Move},
 };
 use serde::{Deserialize, Deserializer, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use utoipa::ToSchema;
 
 use crate::wire::job_view::QuantizationView;
@@ -25,7 +25,7 @@ pub struct FolderFile {
 
 impl From<Blob> for FolderFile {
     fn from(blob: Blob) -> Self {
-        Self { name: blob.name, sha256: blob.sha256, bytes: blob.bytes.0 }
+        Self { name: blob.name, sha256: blob.sha256.to_string(), bytes: blob.bytes.0 }
     }
 }
 
@@ -110,9 +110,9 @@ impl From<AdapterVersion> for AdapterView {
             quantization: version.quantization.into(),
             fine_tuning_job: version.job_id.map(|id| id.to_string()),
             adapter: version.spec.into(),
-            digest: version.digest,
+            digest: version.digest.to_string(),
             files: version.files.into_iter().map(FolderFile::from).chain(manifest).collect(),
-            chat_template_sha256: version.chat_template_sha256,
+            chat_template_sha256: version.chat_template_sha256.map(|digest| digest.to_string()),
             created_at: version.created_at.timestamp(),
         }
     }
@@ -120,8 +120,8 @@ impl From<AdapterVersion> for AdapterView {
 
 /// Describes the manifest, which is stored in the row, not in the object store.
 fn manifest_file(text: &str) -> FolderFile {
-    let sha256 = hex(&Sha256::digest(text.as_bytes()));
-    FolderFile { name: manifest::FILE.into(), sha256, bytes: text.len() as u64 }
+    let sha256 = Sha256::from_digest(sha2::Sha256::digest(text.as_bytes()).into());
+    FolderFile { name: manifest::FILE.into(), sha256: sha256.to_string(), bytes: text.len() as u64 }
 }
 
 /// The form of an adapter import. For the OpenAPI document only: the handler reads the form as a stream.

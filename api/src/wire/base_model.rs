@@ -1,6 +1,6 @@
 //! Base models: Hugging Face folders. Their files are uploaded one by one, and a base model is then created from them.
 
-use attune_domain::{bytes::Bytes, run::Blob};
+use attune_domain::{bytes::Bytes, digest::Sha256, run::Blob};
 use attune_store::adapters::base_model::BaseModel;
 use serde::{Deserialize, Serialize};
 use strum::EnumString;
@@ -60,12 +60,6 @@ pub struct NewFolderFile {
     pub bytes: u64,
 }
 
-impl From<NewFolderFile> for Blob {
-    fn from(file: NewFolderFile) -> Self {
-        Self { name: file.name, sha256: file.sha256, bytes: Bytes(file.bytes) }
-    }
-}
-
 /// A base model.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct BaseModelView {
@@ -96,7 +90,7 @@ impl BaseModelView {
             object: "base_model",
             name: base.name,
             owner: if base.project_id.is_some() { Owner::Project } else { Owner::Installation },
-            digest: base.digest,
+            digest: base.digest.to_string(),
             architecture: serde_json::to_value(&base.architecture).unwrap_or_default(),
             files: files.into_iter().map(FolderFile::from).collect(),
             created_at: base.created_at.timestamp(),
@@ -113,6 +107,13 @@ pub struct BlobView {
     pub sha256: String,
     /// The size in bytes.
     pub bytes: u64,
+}
+
+impl BlobView {
+    /// Creates the view of an uploaded file.
+    pub fn new(sha256: Sha256, bytes: Bytes) -> Self {
+        Self { object: "blob", sha256: sha256.to_string(), bytes: bytes.0 }
+    }
 }
 
 #[cfg(test)]

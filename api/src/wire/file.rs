@@ -68,7 +68,7 @@ impl From<File> for FileView {
             purpose: file.purpose,
             status: "processed",
             status_details: None,
-            sha256: file.sha256,
+            sha256: file.sha256.to_string(),
             rows: file.dataset.as_ref().map(|dataset| dataset.rows),
             format: file.dataset.as_ref().map(|dataset| dataset.format.name()),
             source: file.dataset.map(|dataset| dataset.source.into()),

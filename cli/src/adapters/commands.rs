@@ -232,7 +232,7 @@ async fn download(client: &Client, adapter: &str, file: &Value, folder: &Path, b
         bar.inc(bytes.len() as u64);
     }
     out.sync_all().await.doing(cannot)?;
-    let found = running.hex();
+    let found = running.finish().to_string();
     let expected = output::text(&file["sha256"]);
     if found != expected {
         let torn = format!("{name} has SHA-256 {found}, expected {expected}. Nothing was written; try again.");

@@ -60,7 +60,7 @@ fn part_of(folder: &Path) -> PathBuf {
 fn already(folder: &Path, files: &[Value]) -> Result<()> {
     for file in files {
         let path = folder.join(plain_name(&file["name"])?);
-        if !path.is_file() || digest::of_file(&path, |_| {})? != output::text(&file["sha256"]) {
+        if !path.is_file() || digest::of_file(&path, |_| {})?.to_string() != output::text(&file["sha256"]) {
             let message =
                 format!("{} exists already and is not this adapter. Pull into another folder.", folder.display());
             return Err(CliError::Usage(message));
@@ -85,14 +85,14 @@ async fn one(client: &Client, adapter: &str, file: &Value, folder: &Path, bar: &
     let path = folder.join(name);
     let (whole, wanted) = (file["bytes"].as_u64().unwrap_or(0), output::text(&file["sha256"]));
     let there = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-    if there == whole && digest::of_file(&path, |_| {}).is_ok_and(|found| found == wanted) {
+    if there == whole && digest::of_file(&path, |_| {}).is_ok_and(|found| found.to_string() == wanted) {
         bar.inc(whole);
         return Ok(());
     }
     // A file of at least the full length with another digest is downloaded from the beginning.
     let there = if there < whole { there } else { 0 };
     fetch(client, &Rest { adapter, name, path: &path, there, wanted: &wanted }, bar).await?;
-    let found = digest::of_file(&path, |_| {})?;
+    let found = digest::of_file(&path, |_| {})?.to_string();
     if found == wanted {
         return Ok(());
     }

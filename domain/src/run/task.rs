@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    digest::Sha256,
     id::{AdapterVersionId, CheckpointId, JobId, RunId},
     run::{Plan, RemoteFile},
     spec::TrainSpec,
@@ -71,7 +72,7 @@ pub struct TrainTask {
     /// The base model's files, a Hugging Face folder.
     pub base: Vec<RemoteFile>,
     /// The digest of the base's content; nodes use it as a cache key.
-    pub base_digest: String,
+    pub base_digest: Sha256,
     /// The base's name, for `adapter_config.json`.
     pub base_name: String,
     /// The training rows, JSONL.
@@ -106,11 +107,11 @@ mod tests {
         let plan: Plan = serde_json::from_value(json!({"micro_batch_size": 2, "micro_batch_tokens": 1024,
             "checkpointing": true, "threads": 1, "predicted_peak": 64}))
         .unwrap();
-        let file = json!({"name": "train.jsonl", "sha256": "a", "bytes": 7, "url": "http://objects/a"});
+        let file = json!({"name": "train.jsonl", "sha256": "a".repeat(64), "bytes": 7, "url": "http://objects/a"});
         let wire = json!({"task": "train", "version": 3, "job_id": job, "run_id": run, "run_lease": 7,
-            "heartbeat_seconds": 10, "base": [file], "base_digest": "d1", "base_name": "tiny", "training_file": file,
-            "validation_file": null, "train": train, "template_now": 0, "plan": plan, "continue_from": null,
-            "resume": null});
+            "heartbeat_seconds": 10, "base": [file], "base_digest": "d".repeat(64), "base_name": "tiny",
+            "training_file": file, "validation_file": null, "train": train, "template_now": 0, "plan": plan,
+            "continue_from": null, "resume": null});
         let task: TaskSpec = serde_json::from_str(&wire.to_string()).unwrap();
         let header = RunHeader { version: 3, job_id: job, run_id: run, run_lease: 7, heartbeat_seconds: 10 };
         assert_eq!(*task.run(), header);

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use attune_domain::{batch::LINE_BYTES, text::text_file::without_mark};
+use attune_domain::{batch::LINE_BYTES, digest::Sha256, text::text_file::without_mark};
 use attune_inference::context::Inference;
 use attune_store::{
     batches::batch::Batch,
@@ -34,7 +34,7 @@ impl Lines {
     /// [`BatchError::Failed`]: the store fails, or the object is missing.
     pub(crate) async fn open(inference: &Inference, batch: &Batch) -> Result<Self, BatchError> {
         let sha256 = sha256(inference, batch).await?;
-        let object = inference.objects.get(&blob_key(&sha256)).await?;
+        let object = inference.objects.get(&blob_key(sha256)).await?;
         Ok(Self { reader: Box::pin(BufReader::new(object.into_async_read())), number: 0 })
     }
 
@@ -61,7 +61,7 @@ impl Lines {
     }
 }
 
-async fn sha256(inference: &Inference, batch: &Batch) -> Result<String, BatchError> {
+async fn sha256(inference: &Inference, batch: &Batch) -> Result<Sha256, BatchError> {
     let mut db = inference.tenant(batch.project_id).await?;
     Ok(file::of_job(&mut db, batch.project_id, batch.input_file_id).await?.sha256)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use attune_domain::bytes::Bytes;
+use attune_domain::{bytes::Bytes, digest::Sha256};
 use attune_serving::error::Failure;
 use tokio::time::timeout;
 
@@ -55,7 +55,7 @@ async fn an_adapter_that_cannot_be_had_is_an_error_and_can_be_tried_again() {
     let world = World::new().await;
     let (good, adapters) = (world.adapter(1, None).await, world.adapters(Bytes::mib(64)));
     let mut wrong = good.clone();
-    wrong.files[0].sha256 = "0".repeat(64);
+    wrong.files[0].sha256 = Sha256::from_digest([0; 32]);
     let refused = adapters.lease(&wrong).await.unwrap_err();
     assert!(matches!(refused, Failure::Adapter { .. }), "{refused}");
     assert!(adapters.resident().is_empty());

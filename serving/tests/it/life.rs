@@ -7,6 +7,7 @@ use std::{
 
 use attune_domain::{
     bytes::Bytes,
+    digest::Sha256,
     id::ReplicaId,
     run::Directive,
     serve::{CONTRACT_VERSION, Form, GenerateRequest, Prompt, ReplicaReply, ReplicaReport, Sampling, ServeSpec},
@@ -35,7 +36,7 @@ impl Played {
         let spec = ServeSpec {
             version: CONTRACT_VERSION,
             replica_id: ReplicaId::new(Uuid::from_u128(1)),
-            base_digest: "digest".into(),
+            base_digest: Sha256::from_digest([0xd1; 32]),
             base: world.remote(&world.base()).await,
             quantization: Quantization::Nf4 { double_quant: true },
             heartbeat_seconds: 1,

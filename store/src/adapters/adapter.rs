@@ -6,6 +6,7 @@
 //! deleted.
 
 use attune_domain::{
+    digest::Sha256,
     id::{AdapterId, AdapterVersionId, BaseModelId, JobId, ProjectId},
     run::Blob,
     spec::{AdapterSpec, Quantization},
@@ -15,6 +16,7 @@ use sqlx::PgConnection;
 
 use crate::{
     adapters::base_model::{self, BaseModel},
+    digests::sha256,
     error::{StoreError, json, quantization},
     files::blob,
     jobs::checkpoint::{self, NamedCheckpoint},
@@ -32,7 +34,7 @@ pub struct AdapterVersion {
     /// The version's number in the adapter, from 1.
     pub version: i32,
     /// The digest of the version's files.
-    pub digest: String,
+    pub digest: Sha256,
     /// The base model's ID.
     pub base_model_id: BaseModelId,
     /// The base model's name.
@@ -50,7 +52,7 @@ pub struct AdapterVersion {
     /// The text of `attune_manifest.json`; `None`: the version predates it.
     pub manifest: Option<String>,
     /// The SHA-256 of the chat template that its rows were rendered with.
-    pub chat_template_sha256: Option<String>,
+    pub chat_template_sha256: Option<Sha256>,
     /// The aliases that name it, sorted.
     pub aliases: Vec<String>,
     /// The time of publication.
@@ -159,7 +161,7 @@ impl TryFrom<Row> for AdapterVersion {
             adapter_id: AdapterId::new(row.adapter_id),
             adapter: row.adapter,
             version: row.version,
-            digest: row.digest,
+            digest: sha256("adapter_version.digest", &row.digest)?,
             base_model_id: BaseModelId::new(row.base_model_id),
             base_model: row.base_model,
             quantization: quantization("adapter_version.quantization", &row.quantization)?,
@@ -168,11 +170,15 @@ impl TryFrom<Row> for AdapterVersion {
             spec: json("adapter_version.shape", row.shape)?,
             files: json("adapter_version.files", row.files)?,
             manifest: row.manifest,
-            chat_template_sha256: row.chat_template_sha256,
+            chat_template_sha256: row.chat_template_sha256.as_deref().map(template).transpose()?,
             aliases: row.aliases,
             created_at: row.created_at,
         })
     }
+}
+
+fn template(text: &str) -> Result<Sha256, StoreError> {
+    sha256("adapter_version.chat_template_sha256", text)
 }
 
 /// Returns versions, newest first, so the first one of an adapter is its newest.
@@ -306,7 +312,7 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, reference: &str) 
     sqlx::query!("update adapter_version set deleted_at = now() where adapter_version_id = $1", id.uuid())
         .execute(&mut *tx)
         .await?;
-    let digests: Vec<String> = version.files.into_iter().map(|file| file.sha256).collect();
+    let digests: Vec<Sha256> = version.files.iter().map(|file| file.sha256).collect();
     blob::discard_digests(tx, &digests).await?;
     if let Some(job) = version.job_id {
         checkpoint::delete_all(tx, job).await?;

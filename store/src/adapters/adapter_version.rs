@@ -2,6 +2,7 @@
 //! number in the adapter and its manifest.
 
 use attune_domain::{
+    digest::Sha256,
     event::EventType,
     id::{Adapter as AdapterKind, AdapterId, AdapterVersionId, JobId, ProjectId},
     manifest::Origin,
@@ -44,7 +45,7 @@ pub struct NewVersion {
     /// The files of a PEFT folder.
     pub files: Vec<Blob>,
     /// The SHA-256 of the chat template that its rows were rendered with.
-    pub chat_template_sha256: Option<String>,
+    pub chat_template_sha256: Option<Sha256>,
     /// The provenance in the manifest.
     pub origin: Origin,
 }
@@ -87,7 +88,7 @@ pub async fn insert(tx: &mut PgConnection, new: NewVersion) -> Result<AdapterVer
         aliases: Vec::new(),
         created_at: Utc::now(),
     };
-    let manifest = manifest::write(&made, &new.base.digest, new.origin)?;
+    let manifest = manifest::write(&made, new.base.digest, new.origin)?;
     write(tx, new.project_id, &made, &manifest).await?;
     base_model::still_there(tx, made.base_model_id).await?;
     let told = json!({ "id": id, "model": made.model_name, "fine_tuning_job": made.job_id });
@@ -109,14 +110,14 @@ async fn write(
         project.uuid(),
         made.adapter_id.uuid(),
         made.version,
-        made.digest,
+        made.digest.to_string(),
         made.base_model_id.uuid(),
         made.job_id.map(|id| id.uuid()),
         made.model_name,
         to_json("adapter_version.shape", &made.spec)?,
         to_json("adapter_version.files", &made.files)?,
         manifest,
-        made.chat_template_sha256,
+        made.chat_template_sha256.map(|digest| digest.to_string()),
         made.created_at,
         made.quantization.name(),
     )
@@ -170,7 +171,7 @@ pub async fn by_digest(
     db: &mut PgConnection,
     project: ProjectId,
     adapter: &str,
-    digest: &str,
+    digest: Sha256,
     quantization: Quantization,
 ) -> Result<Option<i32>, StoreError> {
     Ok(sqlx::query_scalar!(
@@ -179,7 +180,7 @@ pub async fn by_digest(
              and deleted_at is null limit 1",
         project.uuid(),
         adapter,
-        digest,
+        digest.to_string(),
         quantization.name(),
     )
     .fetch_optional(db)

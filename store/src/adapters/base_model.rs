@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
-    digest::hex,
+    digest::Sha256,
     id::{BaseModel as BaseModelKind, BaseModelId, JobId, ProjectId},
     run::Blob,
 };
 use chrono::{DateTime, Utc};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use sqlx::PgConnection;
 
 use crate::{
-    db,
+    db, digests,
     error::{StoreError, json, to_json},
     files::{
         blob,
@@ -47,7 +47,7 @@ pub struct BaseModel {
     /// The model's name.
     pub name: String,
     /// The digest of its files.
-    pub digest: String,
+    pub digest: Sha256,
     /// The model's architecture.
     pub architecture: Architecture,
     /// The time of the import.
@@ -83,7 +83,7 @@ impl TryFrom<Row> for BaseModel {
             base_model_id: BaseModelId::new(row.base_model_id),
             project_id: row.project_id.map(ProjectId::new),
             name: row.name,
-            digest: row.digest,
+            digest: digests::sha256("base_model.digest", &row.digest)?,
             architecture: json("base_model.architecture", row.architecture)?,
             created_at: row.created_at,
         })
@@ -93,14 +93,14 @@ impl TryFrom<Row> for BaseModel {
 /// Returns the digest by which nodes cache a folder: SHA-256 over a line `<sha256>  <name>` per file, sorted by name,
 /// as `sha256sum` prints.
 #[must_use]
-pub fn digest(files: &[Blob]) -> String {
-    let mut lines: Vec<_> = files.iter().map(|file| (&file.name, &file.sha256)).collect();
+pub fn digest(files: &[Blob]) -> Sha256 {
+    let mut lines: Vec<_> = files.iter().map(|file| (&file.name, file.sha256)).collect();
     lines.sort_unstable();
-    let mut hasher = Sha256::new();
+    let mut hasher = sha2::Sha256::new();
     for (name, sha256) in lines {
         hasher.update(format!("{sha256}  {name}\n"));
     }
-    hex(&hasher.finalize())
+    Sha256::from_digest(hasher.finalize().into())
 }
 
 /// Inserts a new base model of a project, or of the installation, for which `tx` must be its administrator's
@@ -122,7 +122,7 @@ pub async fn insert(
         ids::id::<BaseModelKind>().uuid(),
         owner.map(|id| id.uuid()),
         name,
-        digest(files),
+        digest(files).to_string(),
         to_json("base_model.architecture", architecture)?,
     )
     .fetch_one(&mut *tx)
@@ -132,7 +132,7 @@ pub async fn insert(
             "insert into base_model_file (base_model_id, name, sha256, bytes) values ($1, $2, $3, $4)",
             row.base_model_id,
             file.name,
-            file.sha256,
+            file.sha256.to_string(),
             file.bytes.to_i64(),
         )
         .execute(&mut *tx)
@@ -263,6 +263,8 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: BaseModelId) 
             sqlx::query_scalar!("delete from base_model_file where base_model_id = $1 returning sha256", id.uuid())
                 .fetch_all(&mut *tx)
                 .await?;
+        let digests = digests.iter().map(|text| digests::sha256("base_model_file.sha256", text));
+        let digests = digests.collect::<Result<Vec<_>, _>>()?;
         blob::discard_digests(tx, &digests).await?;
     }
     db::as_application(tx).await?;
@@ -318,10 +320,11 @@ pub async fn files(db: &mut PgConnection, id: BaseModelId) -> Result<Vec<Blob>, 
     )
     .fetch_all(db)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Blob { name: row.name, sha256: row.sha256, bytes: Bytes::from_i64(row.bytes) })
-        .collect())
+    let files = rows.into_iter().map(|row| {
+        let sha256 = digests::sha256("base_model_file.sha256", &row.sha256)?;
+        Ok(Blob { name: row.name, sha256, bytes: Bytes::from_i64(row.bytes) })
+    });
+    files.collect()
 }
 
 /// Returns the content of a base model's files with these names, checked against their digests. Files over
@@ -334,16 +337,16 @@ pub async fn small_files(
     files: &[Blob],
     names: &[&str],
 ) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
-    let mut found = BTreeMap::new();
+    let mut contents = BTreeMap::new();
     for file in files.iter().filter(|file| names.contains(&file.name.as_str()) && file.bytes <= SMALL_BYTES) {
-        let content = objects.get_whole(&blob_key(&file.sha256)).await?;
-        let digest = hex(&Sha256::digest(&content));
-        if digest != file.sha256 {
-            return Err(StoreError::Digest { name: file.name.clone(), wanted: file.sha256.clone(), found: digest });
+        let content = objects.get_whole(&blob_key(file.sha256)).await?;
+        let found = Sha256::from_digest(sha2::Sha256::digest(&content).into());
+        if found != file.sha256 {
+            return Err(StoreError::Digest { name: file.name.clone(), wanted: file.sha256, found });
         }
-        found.insert(file.name.clone(), content.into());
+        contents.insert(file.name.clone(), content.into());
     }
-    Ok(found)
+    Ok(contents)
 }
 
 #[cfg(test)]
@@ -352,9 +355,12 @@ mod tests {
 
     #[test]
     fn the_digest_does_not_depend_on_the_order_of_the_files() {
-        let file = |name: &str, sha256: &str| Blob { name: name.into(), sha256: sha256.into(), bytes: Bytes(1) };
-        let (a, b) = (file("config.json", "aa"), file("tokenizer.json", "bb"));
+        let file = |name: &str, byte: u8| {
+            let sha256 = Sha256::from_digest([byte; 32]);
+            Blob { name: name.into(), sha256, bytes: Bytes(1) }
+        };
+        let (a, b) = (file("config.json", 0xaa), file("tokenizer.json", 0xbb));
         assert_eq!(digest(&[a.clone(), b.clone()]), digest(&[b.clone(), a.clone()]));
-        assert_ne!(digest(&[a.clone(), b.clone()]), digest(&[a, file("tokenizer.json", "cc")]));
+        assert_ne!(digest(&[a.clone(), b.clone()]), digest(&[a, file("tokenizer.json", 0xcc)]));
     }
 }

@@ -1,6 +1,7 @@
 //! The `attune_manifest.json` of a new version, built from the rows in the transaction that creates the version.
 
 use attune_domain::{
+    digest::Sha256,
     file_facts::FileFacts,
     id::{FileId, NodeId, RunId},
     manifest::{Attempt, Base, Before, Code, Data, FORMAT, Manifest, Metrics, Origin, Training},
@@ -10,12 +11,13 @@ use sqlx::PgConnection;
 
 use crate::{
     adapters::adapter::AdapterVersion,
+    digests,
     error::{StoreError, json},
     jobs::job::Job,
 };
 
 /// Returns the manifest's text; it is stored byte for byte, since its digest is published.
-pub(crate) fn write(made: &AdapterVersion, base_digest: &str, origin: Origin) -> Result<String, StoreError> {
+pub(crate) fn write(made: &AdapterVersion, base_digest: Sha256, origin: Origin) -> Result<String, StoreError> {
     let manifest = Manifest {
         format: FORMAT,
         id: made.adapter_version_id,
@@ -23,16 +25,12 @@ pub(crate) fn write(made: &AdapterVersion, base_digest: &str, origin: Origin) ->
         version: made.version,
         model: made.model_name.clone(),
         created_at: made.created_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
-        base_model: Base {
-            name: made.base_model.clone(),
-            digest: base_digest.to_owned(),
-            quantization: made.quantization,
-        },
+        base_model: Base { name: made.base_model.clone(), digest: base_digest, quantization: made.quantization },
         spec: made.spec.clone(),
         origin,
         code: Code { version: env!("CARGO_PKG_VERSION").into(), contract: CONTRACT_VERSION },
-        chat_template_sha256: made.chat_template_sha256.clone(),
-        digest: made.digest.clone(),
+        chat_template_sha256: made.chat_template_sha256,
+        digest: made.digest,
         files: made.files.clone(),
     };
     let text = serde_json::to_string_pretty(&manifest);
@@ -69,6 +67,7 @@ pub(crate) async fn training(
 
 async fn data(db: &mut PgConnection, file: FileId, facts: Option<FileFacts>) -> Result<Data, StoreError> {
     let sha256 = sqlx::query_scalar!("select sha256 from file where file_id = $1", file.uuid()).fetch_one(db).await?;
+    let sha256 = digests::sha256("file.sha256", &sha256)?;
     Ok(Data { file, sha256, rows: facts.map(|facts| facts.rows), tokens: facts.map(|facts| facts.tokens) })
 }
 
@@ -77,7 +76,7 @@ async fn before(db: &mut PgConnection, job: &Job) -> Result<Option<Before>, Stor
     let digest = sqlx::query_scalar!("select digest from adapter_version where adapter_version_id = $1", id.uuid())
         .fetch_one(db)
         .await?;
-    Ok(Some(Before { id, digest }))
+    Ok(Some(Before { id, digest: digests::sha256("adapter_version.digest", &digest)? }))
 }
 
 async fn attempt(db: &mut PgConnection, id: RunId) -> Result<Attempt, StoreError> {

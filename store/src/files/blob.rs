@@ -5,10 +5,14 @@
 //! deletes content that no row names once its entry is old enough. Both lock the entry, so content that was just
 //! granted is not deleted.
 
-use attune_domain::run::{Blob, BlobGrant};
+use attune_domain::{
+    digest::Sha256,
+    run::{Blob, BlobGrant},
+};
 use sqlx::PgConnection;
 
 use crate::{
+    digests::{sha256, texts},
     error::StoreError,
     files::objects::{Objects, blob_key},
     sweep_batch::Batch,
@@ -22,7 +26,7 @@ const AFTER_GRANT_SECONDS: f64 = 7200.0;
 
 /// Records that a row dropped these blobs.
 pub(crate) async fn discard(tx: &mut PgConnection, blobs: &[Blob]) -> Result<(), StoreError> {
-    let digests: Vec<String> = blobs.iter().map(|blob| blob.sha256.clone()).collect();
+    let digests: Vec<Sha256> = blobs.iter().map(|blob| blob.sha256).collect();
     discard_digests(tx, &digests).await
 }
 
@@ -30,7 +34,7 @@ pub(crate) async fn discard(tx: &mut PgConnection, blobs: &[Blob]) -> Result<(),
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn discard_digests(tx: &mut PgConnection, digests: &[String]) -> Result<(), StoreError> {
+pub async fn discard_digests(tx: &mut PgConnection, digests: &[Sha256]) -> Result<(), StoreError> {
     loosen(tx, digests, AFTER_DISCARD_SECONDS).await
 }
 
@@ -39,17 +43,18 @@ pub async fn discard_digests(tx: &mut PgConnection, digests: &[String]) -> Resul
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn announce(tx: &mut PgConnection, digests: &[String]) -> Result<(), StoreError> {
+pub async fn announce(tx: &mut PgConnection, digests: &[Sha256]) -> Result<(), StoreError> {
     loosen(tx, digests, AFTER_GRANT_SECONDS).await
 }
 
-async fn loosen(tx: &mut PgConnection, digests: &[String], seconds: f64) -> Result<(), StoreError> {
+async fn loosen(tx: &mut PgConnection, digests: &[Sha256], seconds: f64) -> Result<(), StoreError> {
+    let digests = texts(digests);
     // In a fixed order, so that two transactions cannot deadlock.
     sqlx::query!(
         "insert into loose_blob (sha256, delete_after)
          select distinct digest, now() + make_interval(secs => $2) from unnest($1::text[]) digest order by digest
          on conflict (sha256) do update set delete_after = greatest(loose_blob.delete_after, excluded.delete_after)",
-        digests,
+        &digests,
         seconds,
     )
     .execute(tx)
@@ -62,14 +67,14 @@ async fn loosen(tx: &mut PgConnection, digests: &[String], seconds: f64) -> Resu
 /// # Errors
 /// [`StoreError::Object`], [`StoreError::Database`].
 pub async fn grant(tx: &mut PgConnection, objects: &Objects, wanted: &[Blob]) -> Result<Vec<BlobGrant>, StoreError> {
-    let digests: Vec<String> = wanted.iter().map(|blob| blob.sha256.clone()).collect();
+    let digests: Vec<Sha256> = wanted.iter().map(|blob| blob.sha256).collect();
     announce(tx, &digests).await?;
     let mut grants = Vec::with_capacity(wanted.len());
     for blob in wanted {
-        let key = blob_key(&blob.sha256);
+        let key = blob_key(blob.sha256);
         let there = objects.head(&key).await?.is_some_and(|bytes| bytes == blob.bytes);
         let url = if there { None } else { Some(objects.presign_put(&key).await?) };
-        grants.push(BlobGrant { sha256: blob.sha256.clone(), url });
+        grants.push(BlobGrant { sha256: blob.sha256, url });
     }
     Ok(grants)
 }
@@ -90,9 +95,10 @@ pub async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, St
     .fetch_all(&mut *tx)
     .await?;
     let (mut gone, has_more) = (0, old.len() as i64 >= SWEPT_AT_ONCE);
-    for sha256 in old {
-        if !is_named(tx, &sha256).await? {
-            if let Err(error) = objects.delete(&blob_key(&sha256)).await {
+    for text in old {
+        let sha256 = sha256("loose_blob.sha256", &text)?;
+        if !is_named(tx, sha256).await? {
+            if let Err(error) = objects.delete(&blob_key(sha256)).await {
                 // A failure must not block the entries after it.
                 tracing::warn!(%error, "content could not be deleted; it is retried later");
                 discard_digests(tx, &[sha256]).await?;
@@ -100,12 +106,12 @@ pub async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, St
             }
             gone += 1;
         }
-        sqlx::query!("delete from loose_blob where sha256 = $1", sha256).execute(&mut *tx).await?;
+        sqlx::query!("delete from loose_blob where sha256 = $1", text).execute(&mut *tx).await?;
     }
     Ok(Batch { gone, has_more })
 }
 
-async fn is_named(conn: &mut PgConnection, sha256: &str) -> Result<bool, StoreError> {
+async fn is_named(conn: &mut PgConnection, sha256: Sha256) -> Result<bool, StoreError> {
     let files = serde_json::json!([{ "sha256": sha256 }]);
     Ok(sqlx::query_scalar!(
         r#"select (exists (select from checkpoint where files @> $2)
@@ -116,7 +122,7 @@ async fn is_named(conn: &mut PgConnection, sha256: &str) -> Result<bool, StoreEr
                  select from batch where state in ('validating', 'in_progress', 'finalizing', 'cancelling')
                      and input_file_id = file_id)))
              or exists (select from base_model_file where sha256 = $1)) as "named!""#,
-        sha256,
+        sha256.to_string(),
         files,
     )
     .fetch_one(conn)

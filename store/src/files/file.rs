@@ -7,12 +7,14 @@
 use attune_domain::{
     bytes::Bytes,
     dataset::RowFormat,
+    digest::Sha256,
     id::{File as FileKind, FileId, JobId, ProjectId},
 };
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use crate::{
+    digests,
     error::{StoreError, named},
     files::blob,
     ids,
@@ -30,8 +32,8 @@ pub struct File {
     pub purpose: String,
     /// The length of the content.
     pub bytes: Bytes,
-    /// The SHA-256 of the content, lower-case hex; also the object's key.
-    pub sha256: String,
+    /// The SHA-256 of the content; also the object's key.
+    pub sha256: Sha256,
     /// The result of the dataset check; `None`: the file is not a dataset.
     pub dataset: Option<Dataset>,
     /// The time of the upload.
@@ -67,8 +69,8 @@ pub struct Source {
 /// The content that trainers read, where it differs from the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Canonical {
-    /// The SHA-256, lower-case hex.
-    pub sha256: String,
+    /// The SHA-256.
+    pub sha256: Sha256,
     /// The length.
     pub bytes: Bytes,
 }
@@ -76,9 +78,9 @@ pub struct Canonical {
 impl File {
     /// Returns the digest of the content that trainers read.
     #[must_use]
-    pub fn rows_sha256(&self) -> &str {
+    pub fn rows_sha256(&self) -> Sha256 {
         let canonical = self.dataset.as_ref().and_then(|dataset| dataset.canonical.as_ref());
-        canonical.map_or(&self.sha256, |canonical| &canonical.sha256)
+        canonical.map_or(self.sha256, |canonical| canonical.sha256)
     }
 }
 
@@ -89,7 +91,7 @@ pub struct NewFile {
     pub filename: String,
     pub purpose: String,
     pub bytes: Bytes,
-    pub sha256: String,
+    pub sha256: Sha256,
     pub dataset: Option<Dataset>,
     /// Seconds until it expires; `None`: it is kept until it is deleted.
     pub expires_after_seconds: Option<u32>,
@@ -137,10 +139,7 @@ impl TryFrom<Row> for File {
                     compression: row.compression,
                     shape: row.shape.unwrap_or_default(),
                 },
-                canonical: row
-                    .rows_sha256
-                    .zip(row.rows_bytes)
-                    .map(|(sha256, bytes)| Canonical { sha256, bytes: Bytes::from_i64(bytes) }),
+                canonical: row.rows_sha256.zip(row.rows_bytes).map(canonical).transpose()?,
             })
         });
         Ok(Self {
@@ -148,12 +147,24 @@ impl TryFrom<Row> for File {
             filename: row.filename,
             purpose: row.purpose,
             bytes: Bytes::from_i64(row.bytes),
-            sha256: row.sha256,
+            sha256: digests::sha256("file.sha256", &row.sha256)?,
             dataset: dataset.transpose()?,
             created_at: row.created_at,
             expires_at: row.expires_at,
         })
     }
+}
+
+fn canonical((sha256, bytes): (String, i64)) -> Result<Canonical, StoreError> {
+    let sha256 = digests::sha256("file.rows_sha256", &sha256)?;
+    Ok(Canonical { sha256, bytes: Bytes::from_i64(bytes) })
+}
+
+/// Returns the digests of a deleted file's content and of its rows, if they are other content.
+fn dropped(sha256: &str, rows_sha256: Option<&str>) -> Result<Vec<Sha256>, StoreError> {
+    let content = digests::sha256("file.sha256", sha256)?;
+    let rows = rows_sha256.map(|text| digests::sha256("file.rows_sha256", text)).transpose()?;
+    Ok(std::iter::once(content).chain(rows).collect())
 }
 
 /// Inserts a new file. Its objects must already be stored.
@@ -177,13 +188,13 @@ pub async fn insert(db: &mut PgConnection, project: ProjectId, new: NewFile) -> 
         new.filename,
         new.purpose,
         new.bytes.to_i64(),
-        new.sha256,
+        new.sha256.to_string(),
         dataset.map(|dataset| dataset.format.name()),
         dataset.map(|dataset| i64::try_from(dataset.rows).unwrap_or(i64::MAX)),
         source.map(|source| source.container.as_str()),
         source.and_then(|source| source.compression.as_deref()),
         source.map(|source| source.shape.as_str()),
-        canonical.map(|canonical| canonical.sha256.as_str()),
+        canonical.map(|canonical| canonical.sha256.to_string()),
         canonical.map(|canonical| canonical.bytes.to_i64()),
         new.expires_after_seconds.map(i64::from),
     )
@@ -300,7 +311,7 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, id: FileId) -> Re
         return Ok(Some(JobId::new(job)));
     }
     sqlx::query!("update file set deleted_at = now() where file_id = $1", id.uuid()).execute(&mut *tx).await?;
-    let digests: Vec<String> = std::iter::once(content.sha256).chain(content.rows_sha256).collect();
+    let digests = dropped(&content.sha256, content.rows_sha256.as_deref())?;
     blob::discard_digests(tx, &digests).await?;
     Ok(None)
 }
@@ -327,8 +338,10 @@ pub async fn expire(tx: &mut PgConnection) -> Result<Batch, StoreError> {
     .fetch_all(&mut *tx)
     .await?;
     let count = gone.len() as u64;
-    let digests: Vec<String> =
-        gone.into_iter().flat_map(|row| std::iter::once(row.sha256).chain(row.rows_sha256)).collect();
+    let mut digests = Vec::with_capacity(gone.len());
+    for row in gone {
+        digests.extend(dropped(&row.sha256, row.rows_sha256.as_deref())?);
+    }
     blob::discard_digests(tx, &digests).await?;
     Ok(Batch { gone: count, has_more: count >= EXPIRED_AT_ONCE.unsigned_abs() })
 }

@@ -6,7 +6,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use attune_domain::{bytes::Bytes as ByteCount, run::RemoteFile};
+use attune_domain::{bytes::Bytes as ByteCount, digest::Sha256, run::RemoteFile};
 use aws_sdk_s3::{
     Client,
     config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation},
@@ -42,7 +42,7 @@ pub struct Objects {
 
 /// Returns the key of content.
 #[must_use]
-pub fn blob_key(sha256: &str) -> String {
+pub fn blob_key(sha256: Sha256) -> String {
     format!("blob/{sha256}")
 }
 
@@ -228,9 +228,9 @@ impl Objects {
     ///
     /// # Errors
     /// As [`Objects::presign_get`].
-    pub async fn remote_file(&self, name: &str, sha256: &str, bytes: ByteCount) -> Result<RemoteFile, StoreError> {
+    pub async fn remote_file(&self, name: &str, sha256: Sha256, bytes: ByteCount) -> Result<RemoteFile, StoreError> {
         let url = self.presign_get(&blob_key(sha256)).await?;
-        Ok(RemoteFile { name: name.to_owned(), sha256: sha256.to_owned(), bytes, url })
+        Ok(RemoteFile { name: name.to_owned(), sha256, bytes, url })
     }
 
     /// Starts to write an object of unknown length. It is not visible under the key until [`Upload::finish`].

@@ -3,10 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use attune_domain::{bytes::Bytes, id::ProjectId};
+use attune_domain::{bytes::Bytes, digest::Sha256, id::ProjectId};
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, files::blob, sweep_batch::Batch};
+use crate::{
+    digests::{sha256, texts},
+    error::StoreError,
+    files::blob,
+    sweep_batch::Batch,
+};
 
 /// Seconds that a project may name content that it has uploaded: as long as content without a row is kept.
 const NAMEABLE_SECONDS: f64 = 7200.0;
@@ -15,14 +20,14 @@ const NAMEABLE_SECONDS: f64 = 7200.0;
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn record(tx: &mut PgConnection, project: ProjectId, sha256: &str, bytes: Bytes) -> Result<(), StoreError> {
-    blob::announce(tx, &[sha256.to_owned()]).await?;
+pub async fn record(tx: &mut PgConnection, project: ProjectId, sha256: Sha256, bytes: Bytes) -> Result<(), StoreError> {
+    blob::announce(tx, &[sha256]).await?;
     sqlx::query!(
         "insert into project_blob (project_id, sha256, bytes, expires_at)
          values ($1, $2, $3, now() + make_interval(secs => $4))
          on conflict (project_id, sha256) do update set expires_at = excluded.expires_at",
         project.uuid(),
-        sha256,
+        sha256.to_string(),
         bytes.to_i64(),
         NAMEABLE_SECONDS,
     )
@@ -38,19 +43,21 @@ pub async fn record(tx: &mut PgConnection, project: ProjectId, sha256: &str, byt
 pub async fn nameable(
     db: &mut PgConnection,
     project: ProjectId,
-    digests: &[String],
-) -> Result<BTreeMap<String, Bytes>, StoreError> {
+    digests: &[Sha256],
+) -> Result<BTreeMap<Sha256, Bytes>, StoreError> {
     let rows = sqlx::query!(
         r#"select sha256 as "sha256!", bytes as "bytes!" from project_blob
            where project_id = $1 and sha256 = any($2) and expires_at > now()
            union select sha256, bytes from base_model_file join base_model b using (base_model_id)
                where sha256 = any($2) and b.deleted_at is null and (b.project_id = $1 or b.project_id is null)"#,
         project.uuid(),
-        digests,
+        &texts(digests),
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.sha256, Bytes::from_i64(row.bytes))).collect())
+    let found =
+        rows.into_iter().map(|row| Ok((sha256("project_blob.sha256", &row.sha256)?, Bytes::from_i64(row.bytes))));
+    found.collect()
 }
 
 /// As [`nameable`], and keeps that content for another two hours, so that it can be named.
@@ -60,16 +67,16 @@ pub async fn nameable(
 pub async fn hold(
     tx: &mut PgConnection,
     project: ProjectId,
-    digests: &[String],
-) -> Result<BTreeMap<String, Bytes>, StoreError> {
+    digests: &[Sha256],
+) -> Result<BTreeMap<Sha256, Bytes>, StoreError> {
     let found = nameable(tx, project, digests).await?;
-    let held: Vec<String> = found.keys().cloned().collect();
+    let held: Vec<Sha256> = found.keys().copied().collect();
     blob::announce(tx, &held).await?;
     sqlx::query!(
         "update project_blob set expires_at = now() + make_interval(secs => $3)
          where project_id = $1 and sha256 = any($2)",
         project.uuid(),
-        &held,
+        &texts(&held),
         NAMEABLE_SECONDS,
     )
     .execute(tx)

@@ -1,9 +1,9 @@
 //! Content on its way from a caller into the object store: counted, hashed, and deleted again if anything fails, the
 //! caller disconnects, or the handler is dropped for any other reason.
 
-use attune_domain::{bytes::Bytes, digest::hex};
+use attune_domain::{bytes::Bytes, digest::Sha256};
 use attune_process::error_chain::chain;
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use sqlx::PgPool;
 use tokio::task::JoinError;
 
@@ -47,7 +47,7 @@ pub enum StagingError {
 /// An upload that is not visible until [`Incoming::finish`].
 pub struct Incoming {
     upload: Option<Upload>,
-    hasher: Sha256,
+    hasher: sha2::Sha256,
     bytes: u64,
     limit: u64,
     what: &'static str,
@@ -56,8 +56,8 @@ pub struct Incoming {
 /// The digest and size of received content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrived {
-    /// The SHA-256, in lower-case hex.
-    pub sha256: String,
+    /// The SHA-256.
+    pub sha256: Sha256,
     /// The size.
     pub bytes: Bytes,
 }
@@ -65,7 +65,7 @@ pub struct Arrived {
 impl Incoming {
     /// Begins to receive a `what` of at most `limit` bytes, to be stored under `key`.
     pub fn begin(objects: &Objects, key: &str, what: &'static str, limit: u64) -> Self {
-        Self { upload: Some(objects.upload(key)), hasher: Sha256::new(), bytes: 0, limit, what }
+        Self { upload: Some(objects.upload(key)), hasher: sha2::Sha256::new(), bytes: 0, limit, what }
     }
 
     /// Writes the next chunk.
@@ -92,7 +92,7 @@ impl Incoming {
 
     /// Returns the digest and size of the content so far.
     pub fn arrived(&self) -> Arrived {
-        Arrived { sha256: hex(&self.hasher.clone().finalize()), bytes: Bytes(self.bytes) }
+        Arrived { sha256: Sha256::from_digest(self.hasher.clone().finalize().into()), bytes: Bytes(self.bytes) }
     }
 
     /// Makes the object visible under its key. A caller that disconnects does not interrupt this.
@@ -164,17 +164,17 @@ impl Staged {
     /// [`StagingError::Refused`], [`StagingError::Store`].
     pub async fn place(self, db: &PgPool, arrived: &Arrived, what: &'static str) -> Result<(), StagingError> {
         let mut tx = db::platform(db).await?;
-        blob::announce(&mut tx, std::slice::from_ref(&arrived.sha256)).await?;
+        blob::announce(&mut tx, &[arrived.sha256]).await?;
         tx.commit().await?;
-        if self.objects.head(&blob_key(&arrived.sha256)).await? == Some(arrived.bytes) {
+        if self.objects.head(&blob_key(arrived.sha256)).await? == Some(arrived.bytes) {
             self.discard().await;
             return Ok(());
         }
-        self.keep(&arrived.sha256).await.map_err(|cause| StagingError::Refused { what, cause })
+        self.keep(arrived.sha256).await.map_err(|cause| StagingError::Refused { what, cause })
     }
 
     /// Moves the object to the key of its digest.
-    async fn keep(mut self, sha256: &str) -> Result<(), StoreError> {
+    async fn keep(mut self, sha256: Sha256) -> Result<(), StoreError> {
         if let Some(key) = &self.key {
             self.objects.rename(key, &blob_key(sha256)).await?;
         }

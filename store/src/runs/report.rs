@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use attune_domain::{
+    digest::Sha256,
     id::{CheckpointId, JobId, RunId},
     job::{JobEvent, JobState},
     manifest::Origin,
@@ -135,7 +136,7 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
         RunEvent::Published { files, chat_template_sha256, trained_tokens, peak_memory, gate } => {
             run_blob::check(tx, held.run_id, files).await?;
             measured(tx, held.run_id, peak_memory.to_i64()).await?;
-            let (chat_template_sha256, trained_tokens) = (chat_template_sha256.clone(), *trained_tokens);
+            let (chat_template_sha256, trained_tokens) = (*chat_template_sha256, *trained_tokens);
             publish(tx, held, Publication { files, chat_template_sha256, trained_tokens, gate: *gate }).await
         }
         RunEvent::Failed { code, message, passing: true, .. } => {
@@ -247,7 +248,7 @@ async fn timed(tx: &mut PgConnection, run: RunId, metrics: &StepMetrics) -> Resu
 /// An adapter that a trainer has published.
 struct Publication<'a> {
     files: &'a [Blob],
-    chat_template_sha256: Option<String>,
+    chat_template_sha256: Option<Sha256>,
     trained_tokens: u64,
     gate: Gate,
 }

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use attune_domain::{
     bytes::Bytes,
+    digest::Sha256,
     id::{File as FileKind, FileId, JobId, ProjectId},
     run::metric::result_columns,
 };
@@ -76,7 +77,7 @@ impl Table {
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn name(tx: &mut PgConnection, job: JobId, sha256: &str, bytes: Bytes) -> Result<FileId, StoreError> {
+pub async fn name(tx: &mut PgConnection, job: JobId, sha256: Sha256, bytes: Bytes) -> Result<FileId, StoreError> {
     let id: FileId = ids::id::<FileKind>();
     sqlx::query!(
         "with made as (
@@ -88,7 +89,7 @@ pub async fn name(tx: &mut PgConnection, job: JobId, sha256: &str, bytes: Bytes)
         FILENAME,
         PURPOSE,
         bytes.to_i64(),
-        sha256,
+        sha256.to_string(),
     )
     .execute(tx)
     .await?;

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use attune_domain::{
     bytes::Bytes,
+    digest::Sha256,
     id::RunId,
     run::{Blob, BlobGrant},
 };
@@ -13,6 +14,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::{
+    digests::{sha256, texts},
     error::StoreError,
     files::{
         blob,
@@ -26,7 +28,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Staged {
     /// The digest that it must have.
-    pub sha256: String,
+    pub sha256: Sha256,
     /// The length.
     pub bytes: Bytes,
     /// The object's key.
@@ -47,8 +49,8 @@ pub struct Granted {
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn own(tx: &mut PgConnection, run: &Run, wanted: &[Blob]) -> Result<BTreeSet<String>, StoreError> {
-    let digests: Vec<String> = wanted.iter().map(|blob| blob.sha256.clone()).collect();
+pub async fn own(tx: &mut PgConnection, run: &Run, wanted: &[Blob]) -> Result<BTreeSet<Sha256>, StoreError> {
+    let digests: Vec<Sha256> = wanted.iter().map(|blob| blob.sha256).collect();
     blob::announce(tx, &digests).await?;
     let mut own = BTreeSet::new();
     for blob in wanted {
@@ -63,14 +65,14 @@ pub async fn own(tx: &mut PgConnection, run: &Run, wanted: &[Blob]) -> Result<BT
                      where mine.job_id = $2 and v.deleted_at is null and v.files @> $5)) as "named!""#,
             run.run_id.uuid(),
             run.job_id.uuid(),
-            blob.sha256,
+            blob.sha256.to_string(),
             blob.bytes.to_i64(),
             files,
         )
         .fetch_one(&mut *tx)
         .await?;
         if named {
-            own.insert(blob.sha256.clone());
+            own.insert(blob.sha256);
         }
     }
     Ok(own)
@@ -83,13 +85,13 @@ pub async fn own(tx: &mut PgConnection, run: &Run, wanted: &[Blob]) -> Result<BT
 /// [`StoreError::Object`].
 pub async fn grant(
     objects: &Objects,
-    own: &BTreeSet<String>,
+    own: &BTreeSet<Sha256>,
     staged: &[Staged],
     wanted: &[Blob],
 ) -> Result<Vec<Granted>, StoreError> {
     let mut granted = Vec::with_capacity(wanted.len());
     for blob in wanted {
-        let key = blob_key(&blob.sha256);
+        let key = blob_key(blob.sha256);
         let there = objects.head(&key).await?;
         let (put, staged_key) = match there {
             Some(bytes) if own.contains(&blob.sha256) && bytes == blob.bytes => (None, None),
@@ -100,7 +102,7 @@ pub async fn grant(
             }
             None => (Some(objects.presign_put(&key).await?), None),
         };
-        let grant = BlobGrant { sha256: blob.sha256.clone(), url: put };
+        let grant = BlobGrant { sha256: blob.sha256, url: put };
         granted.push(Granted { grant, bytes: blob.bytes, staged_key });
     }
     Ok(granted)
@@ -116,7 +118,7 @@ pub async fn record(tx: &mut PgConnection, run: RunId, granted: &[Granted]) -> R
             "insert into run_blob (run_id, sha256, bytes, staged_key) values ($1, $2, $3, $4)
              on conflict (run_id, sha256) do update set bytes = excluded.bytes, staged_key = excluded.staged_key",
             run.uuid(),
-            grant.sha256,
+            grant.sha256.to_string(),
             bytes.to_i64(),
             staged_key.as_deref(),
         )
@@ -130,29 +132,34 @@ pub async fn record(tx: &mut PgConnection, run: RunId, granted: &[Granted]) -> R
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn staged(db: &mut PgConnection, run: RunId, digests: &[String]) -> Result<Vec<Staged>, StoreError> {
+pub async fn staged(db: &mut PgConnection, run: RunId, digests: &[Sha256]) -> Result<Vec<Staged>, StoreError> {
     let rows = sqlx::query!(
         r#"select sha256, bytes, staged_key as "key!" from run_blob
            where run_id = $1 and sha256 = any($2) and staged_key is not null"#,
         run.uuid(),
-        digests,
+        &texts(digests),
     )
     .fetch_all(db)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Staged { sha256: row.sha256, bytes: Bytes::from_i64(row.bytes), key: row.key })
-        .collect())
+    let staged = rows.into_iter().map(|row| {
+        let sha256 = sha256("run_blob.sha256", &row.sha256)?;
+        Ok(Staged { sha256, bytes: Bytes::from_i64(row.bytes), key: row.key })
+    });
+    staged.collect()
 }
 
 /// Records that the run has uploaded this content, and may name it.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn proved(tx: &mut PgConnection, run: RunId, sha256: &str) -> Result<(), StoreError> {
-    sqlx::query!("update run_blob set staged_key = null where run_id = $1 and sha256 = $2", run.uuid(), sha256)
-        .execute(tx)
-        .await?;
+pub async fn proved(tx: &mut PgConnection, run: RunId, sha256: Sha256) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update run_blob set staged_key = null where run_id = $1 and sha256 = $2",
+        run.uuid(),
+        sha256.to_string(),
+    )
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
@@ -161,16 +168,17 @@ pub async fn proved(tx: &mut PgConnection, run: RunId, sha256: &str) -> Result<(
 /// # Errors
 /// [`StoreError::NotGranted`], [`StoreError::Database`].
 pub(crate) async fn check(db: &mut PgConnection, run: RunId, files: &[Blob]) -> Result<(), StoreError> {
-    let digests: Vec<String> = files.iter().map(|file| file.sha256.clone()).collect();
+    let digests: Vec<Sha256> = files.iter().map(|file| file.sha256).collect();
     let rows = sqlx::query!(
         "select sha256, bytes from run_blob where run_id = $1 and sha256 = any($2) and staged_key is null",
         run.uuid(),
-        &digests,
+        &texts(&digests),
     )
     .fetch_all(db)
     .await?;
-    let put: BTreeSet<_> = rows.into_iter().map(|row| (row.sha256, Bytes::from_i64(row.bytes))).collect();
-    match files.iter().find(|file| !put.contains(&(file.sha256.clone(), file.bytes))) {
+    let put = rows.into_iter().map(|row| Ok((sha256("run_blob.sha256", &row.sha256)?, Bytes::from_i64(row.bytes))));
+    let put = put.collect::<Result<BTreeSet<_>, StoreError>>()?;
+    match files.iter().find(|file| !put.contains(&(file.sha256, file.bytes))) {
         Some(file) => Err(StoreError::NotGranted(file.name.clone())),
         None => Ok(()),
     }
@@ -190,7 +198,7 @@ pub async fn sweep(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, St
     let has_more = staged.len() >= 100;
     for row in staged {
         objects.delete(&row.key).await?;
-        proved(tx, RunId::new(row.run_id), &row.sha256).await?;
+        proved(tx, RunId::new(row.run_id), sha256("run_blob.sha256", &row.sha256)?).await?;
     }
     let gone = sqlx::query!(
         "delete from run_blob using run

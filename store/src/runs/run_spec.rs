@@ -2,6 +2,7 @@
 
 use attune_domain::{
     bytes::Bytes,
+    digest::Sha256,
     id::{AdapterVersionId, FileId},
     run::{
         CONTRACT_VERSION, RemoteFile,
@@ -12,6 +13,7 @@ use sqlx::PgConnection;
 
 use crate::{
     adapters::adapter,
+    digests,
     error::StoreError,
     files::objects::Objects,
     jobs::{checkpoint, job},
@@ -75,7 +77,7 @@ async fn resume(
     let checkpoint = checkpoint::get(conn, run.job_id, id).await?;
     let mut files = Vec::with_capacity(checkpoint.files.len());
     for blob in &checkpoint.files {
-        files.push(objects.remote_file(&blob.name, &blob.sha256, blob.bytes).await?);
+        files.push(objects.remote_file(&blob.name, blob.sha256, blob.bytes).await?);
     }
     Ok(Resume { checkpoint_id: id, step: checkpoint.step, files })
 }
@@ -90,7 +92,7 @@ async fn continue_from(
     let mut files = Vec::with_capacity(ADAPTER_FILES.len());
     for name in ADAPTER_FILES {
         let blob = blobs.iter().find(|blob| blob.name == name).ok_or(StoreError::NotFound("file of the adapter"))?;
-        files.push(objects.remote_file(&blob.name, &blob.sha256, blob.bytes).await?);
+        files.push(objects.remote_file(&blob.name, blob.sha256, blob.bytes).await?);
     }
     Ok(ContinueFrom { adapter_version_id: id, files })
 }
@@ -100,7 +102,7 @@ pub(crate) async fn base_files(
     conn: &mut PgConnection,
     objects: &Objects,
     base_model_id: uuid::Uuid,
-) -> Result<(String, Vec<RemoteFile>), StoreError> {
+) -> Result<(Sha256, Vec<RemoteFile>), StoreError> {
     let digest = sqlx::query_scalar!("select digest from base_model where base_model_id = $1", base_model_id)
         .fetch_optional(&mut *conn)
         .await?
@@ -113,9 +115,10 @@ pub(crate) async fn base_files(
     .await?;
     let mut files = Vec::with_capacity(rows.len());
     for row in rows {
-        files.push(objects.remote_file(&row.name, &row.sha256, Bytes::from_i64(row.bytes)).await?);
+        let sha256 = digests::sha256("base_model_file.sha256", &row.sha256)?;
+        files.push(objects.remote_file(&row.name, sha256, Bytes::from_i64(row.bytes)).await?);
     }
-    Ok((digest, files))
+    Ok((digests::sha256("base_model.digest", &digest)?, files))
 }
 
 /// Returns a dataset file; the job keeps access to one that its user has deleted meanwhile.
@@ -128,5 +131,6 @@ async fn dataset(conn: &mut PgConnection, objects: &Objects, id: FileId) -> Resu
     .fetch_optional(conn)
     .await?
     .ok_or(StoreError::NotFound("file"))?;
-    objects.remote_file(&row.filename, &row.sha256, Bytes::from_i64(row.bytes)).await
+    let sha256 = digests::sha256("file.sha256", &row.sha256)?;
+    objects.remote_file(&row.filename, sha256, Bytes::from_i64(row.bytes)).await
 }

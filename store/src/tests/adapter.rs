@@ -17,7 +17,7 @@ use crate::{
     ids,
     jobs::job,
     runs::report,
-    testing::{Seed, blob, claimed_run, published, queued_job, report as says, seed, started, stepped},
+    testing::{Seed, blob, claimed_run, published, queued_job, report as says, seed, sha256, started, stepped},
 };
 
 /// Imports a version of `name` with one file of this digit.
@@ -57,7 +57,7 @@ async fn jobs_and_imports_of_one_name_are_versions_of_one_adapter(pool: PgPool) 
     assert_eq!(first.adapter_id, second.adapter_id);
     assert_eq!((first.digest == second.digest, second.digest == other.digest), (false, true), "by content");
     assert_eq!(second.digest, base_model::digest(&[blob("adapter_model.safetensors", '1')]));
-    let held = adapter_version::by_digest(&mut conn, seed.project_id, "mail", &second.digest, Quantization::None)
+    let held = adapter_version::by_digest(&mut conn, seed.project_id, "mail", second.digest, Quantization::None)
         .await
         .unwrap();
     assert_eq!(held, Some(2));
@@ -83,12 +83,12 @@ async fn the_manifest_says_where_a_version_comes_from(pool: PgPool) {
     let manifest: Manifest = serde_json::from_str(made.manifest.as_deref().unwrap()).unwrap();
     let base = base_model::get(&mut conn, seed.base_model_id).await.unwrap();
     assert_eq!((manifest.base_model.name, manifest.base_model.digest), (base.name, base.digest));
-    assert_eq!((manifest.id, manifest.version, manifest.digest), (made.adapter_version_id, 1, made.digest.clone()));
+    assert_eq!((manifest.id, manifest.version, manifest.digest), (made.adapter_version_id, 1, made.digest));
     assert_eq!(manifest.files, made.files);
     let Origin::Job(training) = manifest.origin else { panic!("no job") };
     let job = job::load(&mut conn, id).await.unwrap();
     assert_eq!((training.job, training.seed, &training.train), (id, job.spec.seed, &job.spec));
-    assert_eq!((training.training_data.sha256, training.training_data.rows), ("f".repeat(64), Some(100)));
+    assert_eq!((training.training_data.sha256, training.training_data.rows), (sha256('f'), Some(100)));
     assert_eq!((training.run.provider.as_str(), training.run.offer.as_str()), ("local", "this machine"));
     assert_eq!((training.metrics.train_loss, training.metrics.trained_tokens), (Some(0.81), 6000));
     assert_eq!(training.metrics.steps, 2);

@@ -109,7 +109,7 @@ async fn who_names_no_tenant_sees_no_row_and_writes_none(pool: PgPool) {
         filename: "x".into(),
         purpose: "fine-tune".into(),
         bytes: attune_domain::bytes::Bytes(1),
-        sha256: "e".repeat(64),
+        sha256: testing::sha256('e'),
         dataset: None,
         expires_after_seconds: None,
     };

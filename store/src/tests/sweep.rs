@@ -126,7 +126,7 @@ async fn limit_of_abandoned_checkpoints_counts_from_the_end_of_their_job(pool: P
     let run = claimed_run(&mut conn, job).await.unwrap();
     report::take(&mut conn, run.run_id, &testing::report(&run, 0, &[started(), checkpointed(1, '1')])).await.unwrap();
     let blob = testing::blob("state", '1');
-    objects.put(&blob_key(&blob.sha256), "0123456789").await.unwrap();
+    objects.put(&blob_key(blob.sha256), "0123456789").await.unwrap();
     job::cancel(&mut conn, seed.project_id, job).await.unwrap();
     sqlx::query("update job set state = 'cancelled', finished_at = now() - interval '6 days'")
         .execute(&pool)
@@ -138,7 +138,7 @@ async fn limit_of_abandoned_checkpoints_counts_from_the_end_of_their_job(pool: P
     assert_eq!(sweep::pass(&pool, &objects, PATIENCE).await, [Swept { kind: "checkpoints", gone: 1 }]);
     testing::age_loose_blobs(&mut conn).await.unwrap();
     assert_eq!(sweep::pass(&pool, &objects, PATIENCE).await, [Swept { kind: "blobs", gone: 1 }]);
-    assert_eq!(objects.head(&blob_key(&blob.sha256)).await.unwrap(), None);
+    assert_eq!(objects.head(&blob_key(blob.sha256)).await.unwrap(), None);
 }
 
 #[sqlx::test(migrations = false)]
@@ -173,6 +173,6 @@ async fn what_is_announced_again_is_not_swept(pool: PgPool) {
     made_up(&pool, 1).await;
     let digest: String = sqlx::query_scalar("select sha256 from loose_blob").fetch_one(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
-    blob::announce(&mut conn, &[digest]).await.unwrap();
+    blob::announce(&mut conn, &[digest.parse().unwrap()]).await.unwrap();
     assert_eq!(sweep::pass(&pool, &objects, PATIENCE).await, []);
 }

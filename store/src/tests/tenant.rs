@@ -103,7 +103,7 @@ async fn a_file_goes_when_its_time_is_up_but_not_before_the_job_that_needs_it(po
         filename: "note.pdf".into(),
         purpose: "user_data".into(),
         bytes: Bytes(3),
-        sha256: "a".repeat(64),
+        sha256: testing::sha256('a'),
         dataset: None,
         expires_after_seconds: Some(3600),
     };

@@ -15,8 +15,8 @@ use crate::{
     jobs::{checkpoint, job, job_event},
     runs::{report, run_spec},
     testing::{
-        Seed, age_loose_blobs, blob, checkpointed, claimed_run, new_job, queued_job, report as says, seed, started,
-        stepped, unreachable_objects,
+        Seed, age_loose_blobs, blob, checkpointed, claimed_run, new_job, queued_job, report as says, seed, sha256,
+        started, stepped, unreachable_objects,
     },
 };
 
@@ -25,7 +25,7 @@ async fn trained(conn: &mut PgConnection, seed: Seed) -> AdapterVersionId {
     let id = queued_job(conn, seed).await.unwrap();
     let run = claimed_run(conn, id).await.unwrap();
     let files = vec![
-        blob("README.md", 'r'),
+        blob("README.md", 'e'),
         blob("adapter_config.json", 'b'),
         blob("adapter_model.safetensors", 'a'),
         blob("chat_template.jinja", 'd'),
@@ -128,8 +128,8 @@ async fn a_run_gets_the_two_files_of_the_adapter_that_its_job_continues_from(poo
     let TaskSpec::Train(task) = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
     let told = task.continue_from.unwrap();
     assert_eq!(told.adapter_version_id, from);
-    let files: Vec<_> = told.files.iter().map(|file| (file.name.as_str(), file.sha256.clone())).collect();
-    assert_eq!(files, [("adapter_config.json", "b".repeat(64)), ("adapter_model.safetensors", "a".repeat(64))]);
+    let files: Vec<_> = told.files.iter().map(|file| (file.name.as_str(), file.sha256)).collect();
+    assert_eq!(files, [("adapter_config.json", sha256('b')), ("adapter_model.safetensors", sha256('a'))]);
     assert!(told.files.iter().all(|file| file.url.contains("X-Amz-Signature")));
 
     let other = queued_job(&mut conn, seed).await.unwrap();

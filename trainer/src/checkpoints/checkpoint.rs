@@ -12,7 +12,7 @@ use std::{
 
 use attune_domain::{
     architecture::Architecture,
-    digest::hex,
+    digest::Sha256,
     run::{RunEvent, task::TrainTask},
 };
 use attune_model::{
@@ -21,7 +21,7 @@ use attune_model::{
     optim::optimizer::AdamW,
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
 use crate::{
     checkpoints::{best_adapter::best_file, manifest, progress::Progress, spec_text::ordered},
@@ -48,7 +48,7 @@ struct State {
     position_in_epoch: u64,
     seed: u64,
     /// The digest of the job's settings and inputs. A checkpoint is valid only for the job that wrote it.
-    spec_sha256: String,
+    spec_sha256: Sha256,
 }
 
 /// Saves a checkpoint, uploads its files and reports it. Returns its folder on this node.
@@ -140,7 +140,7 @@ pub fn load(
 
 /// Hashes everything that a step's result depends on. The plan is excluded: it may change between attempts. A learning
 /// rate from a range test counts as if the job had requested it, since the platform may write it into the job.
-fn digest(spec: &TrainTask, progress: &Progress) -> String {
+fn digest(spec: &TrainTask, progress: &Progress) -> Sha256 {
     let mut train = spec.train.clone();
     if let Some(found) = progress.found_learning_rate.filter(|_| train.trainer.learning_rate_auto) {
         train.trainer.learning_rate = found.0;
@@ -149,5 +149,5 @@ fn digest(spec: &TrainTask, progress: &Progress) -> String {
     train.hyperparameters.learning_rate_multiplier = 0.0;
     let first = spec.continue_from.as_ref().map(|first| first.adapter_version_id);
     let all = serde_json::json!([ordered(&train), spec.base_digest, spec.training_file.sha256, first]).to_string();
-    hex(&Sha256::digest(all.as_bytes()))
+    Sha256::from_digest(sha2::Sha256::digest(all.as_bytes()).into())
 }

@@ -8,9 +8,9 @@ use std::{
     path::Path,
 };
 
-use attune_domain::digest::hex;
+use attune_domain::digest::Sha256;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
 use crate::error::TrainerError;
 
@@ -25,7 +25,7 @@ struct Manifest {
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
-    sha256: String,
+    sha256: Sha256,
     bytes: u64,
 }
 
@@ -89,7 +89,7 @@ fn names(folder: &Path) -> Result<Vec<String>, TrainerError> {
 
 fn entry(path: &Path) -> Result<Entry, TrainerError> {
     let mut file = File::open(path).map_err(TrainerError::io(path))?;
-    let (mut hash, mut bytes, mut part) = (Sha256::new(), 0, vec![0; 1 << 20]);
+    let (mut hash, mut bytes, mut part) = (sha2::Sha256::new(), 0, vec![0; 1 << 20]);
     loop {
         let count = file.read(&mut part).map_err(TrainerError::io(path))?;
         if count == 0 {
@@ -98,7 +98,7 @@ fn entry(path: &Path) -> Result<Entry, TrainerError> {
         hash.update(&part[..count]);
         bytes += count as u64;
     }
-    Ok(Entry { sha256: hex(&hash.finalize()), bytes })
+    Ok(Entry { sha256: Sha256::from_digest(hash.finalize().into()), bytes })
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub fn publish(session: Session, inputs: &Inputs, context: &RunContext) -> Resul
     tracing::info!(files = files.len(), logit_difference, base = %quantization, "the adapter is published");
     Ok(RunEvent::Published {
         files,
-        chat_template_sha256: session.text.template_sha256().map(str::to_owned),
+        chat_template_sha256: session.text.template_sha256(),
         trained_tokens: session.progress.trained_tokens,
         peak_memory: memory::peak(),
         gate: Gate { quantization, logit_difference },

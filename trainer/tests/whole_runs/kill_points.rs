@@ -13,6 +13,7 @@ use std::{
 };
 
 use attune_domain::{
+    digest::Sha256,
     run::{
         RunEvent,
         metric::MetricName::{GradNorm, LearningRate},
@@ -47,7 +48,7 @@ struct Reports {
     validations: BTreeSet<(u64, u64)>,
     messages: BTreeSet<String>,
     /// The adapter's digest and all trained tokens.
-    published: Option<(String, u64)>,
+    published: Option<(Sha256, u64)>,
 }
 
 impl Reports {

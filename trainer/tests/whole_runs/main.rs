@@ -15,6 +15,7 @@ mod runs;
 mod tiny;
 
 use attune_domain::{
+    digest::Sha256,
     run::{RunEvent, StepMetrics},
     spec::{
         Auto, Requested,
@@ -68,9 +69,9 @@ pub(crate) fn failure(events: &[RunEvent]) -> (String, String) {
     }
 }
 
-pub(crate) fn published_sha256(events: &[RunEvent], name: &str) -> String {
+pub(crate) fn published_sha256(events: &[RunEvent], name: &str) -> Sha256 {
     match events.last() {
-        Some(RunEvent::Published { files, .. }) => files.iter().find(|f| f.name == name).unwrap().sha256.clone(),
+        Some(RunEvent::Published { files, .. }) => files.iter().find(|f| f.name == name).unwrap().sha256,
         other => panic!("an adapter was expected, and {other:?} came"),
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use attune_domain::{
     bytes::Bytes,
-    digest::hex,
+    digest::Sha256,
     id::{CheckpointId, JobId, RunId},
     placement::Placement,
     run::{
@@ -25,7 +25,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use tokio::sync::Notify;
 
 pub(crate) const TOKEN: &str = "a-run-token";
@@ -38,7 +38,7 @@ pub(crate) struct World {
     pub(crate) events: Vec<RunEvent>,
     /// All received reports, including rejected ones.
     pub(crate) reports: Vec<Report>,
-    pub(crate) objects: HashMap<String, Vec<u8>>,
+    pub(crate) objects: HashMap<Sha256, Vec<u8>>,
     /// Status codes to return before normal responses. 200 processes the request and loses the response.
     pub(crate) troubles: VecDeque<StatusCode>,
     /// Responds `Stop` after this step has been reported.
@@ -81,8 +81,8 @@ pub(crate) struct Platform {
     pub(crate) death: Arc<Notify>,
 }
 
-fn sha256(content: &[u8]) -> String {
-    hex(&Sha256::digest(content))
+fn sha256(content: &[u8]) -> Sha256 {
+    Sha256::from_digest(sha2::Sha256::digest(content).into())
 }
 
 impl Platform {
@@ -106,7 +106,7 @@ impl Platform {
     /// Stores an object and returns its description.
     pub(crate) fn file(&self, name: &str, content: Vec<u8>) -> RemoteFile {
         let (sha256, bytes) = (sha256(&content), Bytes(content.len() as u64));
-        self.world().objects.insert(sha256.clone(), content);
+        self.world().objects.insert(sha256, content);
         RemoteFile { name: name.into(), url: format!("{}/objects/{sha256}", self.url), sha256, bytes }
     }
 
@@ -142,7 +142,7 @@ impl Platform {
                 heartbeat_seconds: 1,
             },
             base: self.folder(model),
-            base_digest: "d1".into(),
+            base_digest: Sha256::from_digest([0xd1; 32]),
             base_name: "tiny".into(),
             training_file: self.file("train.jsonl", rows.into()),
             validation_file: None,
@@ -273,15 +273,15 @@ async fn blobs(State(platform): State<Platform>, Json(wanted): Json<BlobsWanted>
 }
 
 async fn object(State(platform): State<Platform>, UrlPath(key): UrlPath<String>) -> Response {
-    match platform.world().objects.get(&key) {
-        Some(content) => content.clone().into_response(),
+    match key.parse::<Sha256>().ok().and_then(|key| platform.world().objects.get(&key).cloned()) {
+        Some(content) => content.into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
 async fn put_object(
     State(platform): State<Platform>,
-    UrlPath(key): UrlPath<String>,
+    UrlPath(key): UrlPath<Sha256>,
     headers: HeaderMap,
     body: axum::body::Bytes,
 ) -> StatusCode {
