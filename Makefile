@@ -51,6 +51,14 @@ conformance: ## Both official clients, generated requests, forbidden addresses, 
 abuse: ## Hostile content, strange files, cut connections, outages, and `make test` on an empty HOME (SHORT=1: without that)
 	@scripts/abuse
 
+.PHONY: simulate
+simulate: ## Replay 15,000 jobs of 30 tenants in 5 pools through the scheduler's planner: fairness, utilisation, cost of a step
+	@scripts/simulate
+
+.PHONY: slurm-test
+slurm-test: ## Platforms on a real Slurm cluster of one node with two fake GPUs (needs root; installs slurm-wlm and munge)
+	@scripts/slurm-test $(FILTER)
+
 .PHONY: house
 house: setup ## Form of the source code: circles of imports, sizes, words, files to touch (BASE=COMMIT: of the OpenAPI document)
 	@scripts/house

@@ -26,9 +26,9 @@ use crate::{
     policy::Policies,
     routes::{
         POLICIES, adapter_aliases, adapters,
-        admin::{api_keys, audit_logs, budget, organizations, project_users, projects, usage, users},
-        base_models, batches, chat, checkpoint_permissions, completions, files, health, job_events, jobs, models,
-        replica, run, uploads, webhook_deliveries, webhooks,
+        admin::{api_keys, audit_logs, budget, organizations, project_queue, project_users, projects, usage, users},
+        base_models, batches, chat, checkpoint_permissions, completions, files, health, job_events, job_placement,
+        jobs, models, replica, run, uploads, webhook_deliveries, webhooks,
     },
 };
 
@@ -67,6 +67,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(jobs::resume))
         .routes(routes!(job_events::events))
         .routes(routes!(jobs::checkpoints))
+        .routes(routes!(job_placement::explain))
         .routes(routes!(checkpoint_permissions::create, checkpoint_permissions::list))
         .routes(routes!(checkpoint_permissions::delete))
         .routes(routes!(models::list))
@@ -106,6 +107,7 @@ fn administration() -> OpenApiRouter<App> {
         .routes(routes!(projects::list, projects::create))
         .routes(routes!(projects::retrieve, projects::modify))
         .routes(routes!(projects::archive))
+        .routes(routes!(project_queue::retrieve, project_queue::set))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::retrieve, api_keys::delete))
         .routes(routes!(project_users::list, project_users::create))

@@ -150,6 +150,8 @@ pub enum PauseReason {
     PriceCap,
     /// The project's monthly budget is spent.
     Budget,
+    /// Another job needs its machine; once its trainer has stopped, the job is queued again automatically.
+    Preempted,
 }
 
 impl PauseReason {
@@ -157,6 +159,53 @@ impl PauseReason {
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
+    }
+}
+
+/// The priority of a job among the jobs of its project.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Priority {
+    /// After the project's other jobs.
+    Low,
+    /// The default.
+    #[default]
+    Normal,
+    /// Before the project's other jobs.
+    High,
+}
+
+impl Priority {
+    /// Returns the name in SQL and in the API.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// Returns the number that the plan of the queue compares: the larger one goes first.
+    #[must_use]
+    pub const fn rank(self) -> i32 {
+        match self {
+            Self::Low => -1,
+            Self::Normal => 0,
+            Self::High => 1,
+        }
     }
 }
 
@@ -215,10 +264,19 @@ mod tests {
     }
 
     #[test]
+    fn priorities_rank_as_they_compare() {
+        let ranks: Vec<i32> = Priority::VARIANTS.iter().map(|priority| priority.rank()).collect();
+        assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
+        assert!(Priority::VARIANTS.is_sorted() && Priority::default().rank() == 0);
+    }
+
+    #[test]
     fn names_read_back() {
         assert_names_read_back::<JobState>();
         assert_serialized_by_name::<JobState>();
         assert_names_read_back::<PauseReason>();
         assert_eq!(PauseReason::PriceCap.name(), "price_cap");
+        assert_names_read_back::<Priority>();
+        assert_serialized_by_name::<Priority>();
     }
 }

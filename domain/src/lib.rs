@@ -61,6 +61,9 @@ pub mod memory;
 /// Offers of node providers, and the selection among them.
 pub mod offer;
 
+/// The plan of the queue: the jobs that start, the jobs that are stopped for others, and those that wait.
+pub mod queue;
+
 /// Estimates of a job's duration.
 pub mod throughput;
 

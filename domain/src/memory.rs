@@ -18,6 +18,9 @@ use crate::{
     spec::{Optimizer, Quantization, TrainSpec},
 };
 
+/// The next attempt after a run that ran out of memory.
+pub mod ladder;
+
 /// The memory of libtorch, its thread pools and the program itself, with nothing loaded.
 const PROCESS: Bytes = Bytes::mib(350);
 

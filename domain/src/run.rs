@@ -18,7 +18,7 @@ pub mod metric;
 pub mod task;
 
 /// The contract version of this release.
-pub const CONTRACT_VERSION: u32 = 3;
+pub const CONTRACT_VERSION: u32 = 4;
 
 /// A file to fetch. Its content is checked against `sha256` after the download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,10 +166,20 @@ pub enum RunEvent {
         chat_template_sha256: Option<Sha256>,
         /// The number of tokens with a loss over the whole job, resumed runs included.
         trained_tokens: u64,
+        /// The step of the adapter, if later steps were trained and dropped; `None`: the last step.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        best_step: Option<u64>,
         /// Peak resident memory of the run.
         peak_memory: Bytes,
         /// The report of the publish gate.
         gate: Gate,
+    },
+    /// The run ran out of memory. The job's next run needs less, or has more. This is a last event.
+    OutOfMemory {
+        /// The error message, with the predicted, the used and the available memory.
+        message: String,
+        /// Peak resident memory of the run.
+        peak_memory: Bytes,
     },
     /// The run cannot continue. This is a last event.
     Failed {
@@ -195,7 +205,7 @@ impl RunEvent {
     /// Returns whether no other event follows this one.
     #[must_use]
     pub const fn is_last(&self) -> bool {
-        matches!(self, Self::Published { .. } | Self::Failed { .. } | Self::Stopped { .. })
+        matches!(self, Self::Published { .. } | Self::OutOfMemory { .. } | Self::Failed { .. } | Self::Stopped { .. })
     }
 }
 

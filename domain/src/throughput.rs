@@ -1,7 +1,11 @@
 //! Estimates of a job's duration: its tokens divided by a throughput, which is measured on similar runs or, without
 //! any, computed from a constant.
 
-use crate::architecture::Architecture;
+use crate::{
+    architecture::Architecture,
+    file_facts::FileFacts,
+    spec::{TrainSpec, TrainerSpec},
+};
 
 /// Useful operations per second and CPU thread during training.
 ///
@@ -29,6 +33,45 @@ pub struct JobTokens {
     pub trained: u64,
     /// Validation tokens over all validations.
     pub validated: u64,
+}
+
+impl JobTokens {
+    /// Counts the tokens of a whole job from the facts of its files.
+    #[must_use]
+    pub fn of(spec: &TrainSpec, training: FileFacts, validation: Option<FileFacts>) -> Self {
+        let steps = spec.total_steps(training.rows);
+        let validated = validation.map_or(0, |facts| facts.tokens.saturating_mul(validations(spec, steps)));
+        Self { trained: over_all_steps(spec, training.rows, training.tokens), validated }
+    }
+}
+
+/// Returns the sum over all steps of a quantity that is `per_epoch` in an epoch over `rows` rows.
+#[must_use]
+pub fn over_all_steps(spec: &TrainSpec, rows: u64, per_epoch: u64) -> u64 {
+    let epochs = u128::from(per_epoch) * u128::from(spec.hyperparameters.n_epochs);
+    let (steps, all) = (spec.total_steps(rows), steps_of_all_epochs(spec, rows));
+    u64::try_from(epochs * u128::from(steps) / u128::from(all)).unwrap_or(u64::MAX)
+}
+
+/// Returns whether the steps are whole epochs, so that [`over_all_steps`] is exact.
+#[must_use]
+pub fn is_exact(spec: &TrainSpec, rows: u64) -> bool {
+    let per_epoch = (steps_of_all_epochs(spec, rows) / u64::from(spec.hyperparameters.n_epochs.max(1))).max(1);
+    spec.total_steps(rows).is_multiple_of(per_epoch) && spec.trainer.early_stopping_patience == 0
+}
+
+/// Returns the number of steps without `max_steps`, at least 1.
+fn steps_of_all_epochs(spec: &TrainSpec, rows: u64) -> u64 {
+    let trainer = TrainerSpec { max_steps: None, ..spec.trainer };
+    TrainSpec { trainer, ..spec.clone() }.total_steps(rows).max(1)
+}
+
+/// Returns the number of passes over the validation file: one every `eval_every_steps` steps, the last at the end.
+fn validations(spec: &TrainSpec, steps: u64) -> u64 {
+    match spec.trainer.eval_every_steps {
+        0 => 1,
+        every => steps.div_ceil(every).max(1),
+    }
 }
 
 /// The source of a throughput figure; the API shows its name.
@@ -97,6 +140,10 @@ impl Throughput {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::{
+        Auto, Requested,
+        request::{Hyperparameters, TrainerFields},
+    };
 
     const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
         "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
@@ -108,6 +155,26 @@ mod tests {
         let throughput = Throughput::assumed(&model, 2, false).tokens_per_second;
         assert!((160.0..170.0).contains(&throughput), "{throughput}");
         assert!(Throughput::assumed(&model, 2, true).tokens_per_second < throughput);
+    }
+
+    #[test]
+    fn whole_epochs_are_exact_and_a_cut_one_is_its_share() {
+        let facts = FileFacts { rows: 10, tokens: 1000, trained_tokens: 400, longest_row: 100 };
+        let asked = |max_steps| {
+            let hyperparameters =
+                Hyperparameters { n_epochs: Auto(Some(2)), batch_size: Auto(Some(4)), ..Hyperparameters::default() };
+            let trainer = TrainerFields { max_steps, ..TrainerFields::default() };
+            let asked = Requested { hyperparameters, trainer, ..Requested::default() };
+            let spec = TrainSpec::check(&asked, 10, 512).unwrap();
+            let tokens = JobTokens::of(&spec, facts, Some(facts));
+            let trained = over_all_steps(&spec, facts.rows, facts.trained_tokens);
+            (tokens, trained, is_exact(&spec, facts.rows))
+        };
+        // Without `eval_every_steps` the validation file is read once, at the end.
+        let tokens = |trained| JobTokens { trained, validated: 1000 };
+        assert_eq!(asked(None), (tokens(2000), 800, true));
+        assert_eq!(asked(Some(3)), (tokens(1000), 400, true));
+        assert_eq!(asked(Some(4)), (tokens(1333), 533, false));
     }
 
     #[test]

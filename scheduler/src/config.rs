@@ -14,6 +14,11 @@ use figment::{
 };
 use serde::Deserialize;
 
+use self::slurm::SlurmConfig;
+
+/// The settings of a Slurm cluster.
+pub(crate) mod slurm;
+
 /// All settings. An unknown or missing key stops the start and is named in the error.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,6 +75,8 @@ impl Default for Leases {
 pub(crate) enum ProviderConfig {
     /// This machine.
     Local(LocalConfig),
+    /// A Slurm cluster.
+    Slurm(SlurmConfig),
 }
 
 impl ProviderConfig {
@@ -77,6 +84,7 @@ impl ProviderConfig {
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Local(local) => &local.name,
+            Self::Slurm(slurm) => &slurm.name,
         }
     }
 
@@ -84,6 +92,7 @@ impl ProviderConfig {
     fn work_dir(&self) -> &Path {
         match self {
             Self::Local(local) => &local.work_dir,
+            Self::Slurm(slurm) => &slurm.work_dir,
         }
     }
 
@@ -94,6 +103,7 @@ impl ProviderConfig {
                 Err(format!("{}.usd_per_hour: {} is not from 0 to 1000000000", local.name, local.usd_per_hour))
             }
             Self::Local(_) => Ok(()),
+            Self::Slurm(slurm) => slurm.check(),
         }
     }
 }
@@ -283,7 +293,7 @@ mod tests {
         let config = read(&text).unwrap();
         let names: Vec<_> = config.providers.iter().map(ProviderConfig::name).collect();
         assert_eq!((names, config.text_dir.as_path()), (vec!["local", "spare"], Path::new("/tmp/other/text")));
-        let ProviderConfig::Local(first) = &config.providers[0];
+        let ProviderConfig::Local(first) = &config.providers[0] else { panic!("not local") };
         assert_eq!((first.thread_count(), first.micro_usd_per_hour()), (3, 1_000_000));
     }
 
@@ -296,6 +306,24 @@ mod tests {
         assert!(both.contains("Use these or [local], not both."), "{both}");
         let twice = refused(&format!("{PROVIDER}\n{PROVIDER}"));
         assert!(twice.contains("provider: two have the name `local`."), "{twice}");
+    }
+
+    #[test]
+    fn a_slurm_cluster_is_a_provider_after_this_machine() {
+        let slurm = "[[provider]]\nkind = 'slurm'\nwork_dir = '/scratch'\nbinaries_dir = '/opt'\npartition = 'gpu'\n\
+                     [[provider.offer]]\nname = 'a100'\nmemory_bytes = 64000000000\nthreads = 8";
+        let config = read(&format!("{LEAST}\n{PROVIDER}\n{slurm}")).unwrap();
+        let names: Vec<_> = config.providers.iter().map(ProviderConfig::name).collect();
+        assert_eq!((names, config.text_dir.as_path()), (vec!["local", "slurm"], Path::new("/tmp/other/text")));
+        let refused = read(&format!("{LEAST}\n{slurm}\nslots = 0")).unwrap_err();
+        assert!(refused.contains("slurm.offer a100: slots: 0 is not from 1 to 64"), "{refused}");
+    }
+
+    #[test]
+    fn the_example_of_a_slurm_cluster_is_valid() {
+        let config = read(&format!("{LEAST}\n{}", include_str!("../../infra/slurm/provider.toml"))).unwrap();
+        let [ProviderConfig::Slurm(slurm)] = &config.providers[..] else { panic!("not one cluster") };
+        assert_eq!((slurm.offers.len(), slurm.offers[0].slots, slurm.offers[1].gres.as_deref()), (2, 8, None));
     }
 
     #[test]

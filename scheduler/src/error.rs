@@ -37,12 +37,61 @@ pub(crate) struct ProviderError {
     pub(crate) cause: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// A command of a cluster that failed, or whose answer cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// The command cannot be started.
+    #[error("{command} cannot be started: {why}")]
+    NotStarted {
+        /// The command's name.
+        command: String,
+        /// The operating system's error.
+        why: String,
+    },
+    /// The command did not exit in time, and was killed.
+    #[error("{command} did not answer within {seconds} s")]
+    Late {
+        /// The command's name.
+        command: String,
+        /// The time that it had.
+        seconds: u64,
+    },
+    /// The command printed too much, and was killed.
+    #[error("{command} printed more than {bytes} bytes")]
+    TooLong {
+        /// The command's name.
+        command: String,
+        /// The size of the largest answer.
+        bytes: u64,
+    },
+    /// The command exited with an error.
+    #[error("{command} ended with {status}: {message}")]
+    Failed {
+        /// The command's name.
+        command: String,
+        /// The exit status.
+        status: String,
+        /// The end of its error output, without control characters.
+        message: String,
+    },
+    /// The answer has another form than the command documents.
+    #[error("the answer of {command} cannot be read: {why}")]
+    Unreadable {
+        /// The command's name.
+        command: String,
+        /// The parser's error.
+        why: String,
+    },
+}
+
 impl ProviderError {
-    /// Returns whether the machine lacks something that it may have again soon: disk, memory, or a process slot.
+    /// Returns whether the job is not at fault: the machine lacks something that it may have again soon, such as disk,
+    /// memory, or a process slot, or a cluster does not accept the process.
     pub(crate) fn is_passing(&self) -> bool {
         use std::io::ErrorKind as K;
-        self.cause.downcast_ref::<std::io::Error>().is_some_and(|cause| {
-            matches!(cause.kind(), K::StorageFull | K::QuotaExceeded | K::OutOfMemory | K::WouldBlock)
-        })
+        self.cause.is::<CommandError>()
+            || self.cause.downcast_ref::<std::io::Error>().is_some_and(|cause| {
+                matches!(cause.kind(), K::StorageFull | K::QuotaExceeded | K::OutOfMemory | K::WouldBlock)
+            })
     }
 }

@@ -9,10 +9,14 @@ mod app;
 mod batches;
 /// The configuration.
 mod config;
+/// Dispatch of waiting jobs.
+mod dispatch;
 /// Errors.
 mod error;
 /// Detection of lost runs and replicas.
 pub(crate) mod liveness;
+/// Runs and replicas whose processes wait at their provider.
+mod pending;
 mod providers;
 /// The reconciler: repairs.
 mod reconciler;

@@ -3,6 +3,7 @@
 //!
 //! - a run whose process has ended, or that stopped reporting while reports could arrive: its job is queued again, or
 //!   fails after too many attempts
+//! - a run whose process waits at its provider: its lease begins again, and its job shows the reason
 //! - a job that is being cancelled or paused and whose trainer does not stop: its trainer is killed
 //! - a process that no active row names: stopped; a node likewise: released
 //! - a job or a replica whose message was lost: the message is sent again
@@ -22,9 +23,8 @@ use attune_domain::{id::NodeId, job::JobState};
 use attune_process::error_chain::chain;
 use attune_store::{
     jobs::{
-        job,
         loss::{self, Blame, Loss},
-        validation,
+        unpushed, validation,
     },
     queue::{self, DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, Replica, ReplicaState},
@@ -41,7 +41,8 @@ use crate::{
     app::App,
     error::{ProviderError, SchedulerError},
     liveness::Hearing,
-    providers::provider::{Process, Provider},
+    pending,
+    providers::provider::{EndCause, Ended, Process, Provider},
 };
 
 /// The interval between two passes without a notification.
@@ -202,6 +203,7 @@ pub(crate) async fn pass(app: &App, memory: &mut Memory) -> Result<Vec<Unlisted>
     memory.hearing.note(api_answers, Instant::now());
 
     for survey in &surveyed.surveys {
+        pending::note(app, &survey.processes, (&survey.runs, &survey.replicas)).await?;
         end_lost(app, survey, &memory.hearing).await?;
     }
     stop_unnamed(&surveyed, &mut memory.outliving).await?;
@@ -216,7 +218,8 @@ pub(crate) async fn pass(app: &App, memory: &mut Memory) -> Result<Vec<Unlisted>
 async fn end_lost(app: &App, survey: &Survey<'_>, hearing: &Hearing) -> Result<(), SchedulerError> {
     for run in &survey.runs {
         let process = survey.process(&run.run_id.to_string());
-        if let Some((reason, blame)) = run_failure_reason(app, hearing, run, process) {
+        let is_known_after_restart = survey.provider.outlives_scheduler();
+        if let Some((reason, blame)) = run_failure_reason(app, hearing, run, (process, is_known_after_restart)) {
             lose(app, survey.provider, run, reason, blame).await?;
         }
     }
@@ -236,14 +239,27 @@ fn run_failure_reason(
     app: &App,
     hearing: &Hearing,
     run: &ActiveRun,
-    process: Option<&Process>,
+    (process, is_known_after_restart): (Option<&Process>, bool),
 ) -> Option<(String, Blame)> {
     let job = Blame::Job { max_attempts: app.leases.max_attempts };
     match process {
+        None if is_known_after_restart => {
+            Some(("The provider has no record of the trainer any more".into(), Blame::Circumstances))
+        }
         None => Some(("The trainer ended with the scheduler that started it".into(), Blame::Circumstances)),
+        Some(Process { ended: Some(Ended { message, cause: EndCause::Circumstances }), .. }) => {
+            Some((message.clone(), Blame::Circumstances))
+        }
+        Some(Process { ended: Some(Ended { message, cause: EndCause::OutOfMemory }), .. }) => {
+            Some((message.clone(), Blame::Memory))
+        }
         // The trainer may have ended because its reports could not be delivered.
-        Some(Process { ended: Some(how), .. }) => {
-            Some((how.clone(), if hearing.covers(run.silent_seconds) { job } else { Blame::Circumstances }))
+        Some(Process { ended: Some(Ended { message, cause: EndCause::Program }), .. }) => {
+            Some((message.clone(), if hearing.covers(run.silent_seconds) { job } else { Blame::Circumstances }))
+        }
+        Some(Process { pending: Some(_), .. }) => {
+            let is_to_end = matches!(run.job_state, JobState::Cancelling | JobState::Pausing);
+            is_to_end.then(|| ("its trainer was waiting at the provider".into(), Blame::Nobody))
         }
         Some(_) if hearing.is_stale(run.silent_seconds) => {
             Some((format!("The trainer has not reported for {:.0} s", run.silent_seconds), job))
@@ -262,7 +278,8 @@ fn run_failure_reason(
 fn replica_failure_reason(hearing: &Hearing, replica: &Replica, process: Option<&Process>) -> Option<String> {
     match process {
         None => Some("the serving process ended with the scheduler that started it".into()),
-        Some(Process { ended: Some(how), .. }) => Some(how.clone()),
+        Some(Process { ended: Some(Ended { message, .. }), .. }) => Some(message.clone()),
+        Some(Process { pending: Some(_), .. }) => None,
         Some(_) if hearing.is_stale(replica.silent_seconds) => {
             Some(format!("the serving process has not reported for {:.0} s", replica.silent_seconds))
         }
@@ -380,11 +397,11 @@ async fn release_affordable(app: &App) -> Result<(), SchedulerError> {
 
 async fn push_again(app: &App) -> Result<(), SchedulerError> {
     let mut tx = app.begin().await?;
-    for job_id in job::claim_unpushed(&mut tx, JobState::Validating, VALIDATION_SECONDS, 100).await? {
+    for job_id in unpushed::claim(&mut tx, JobState::Validating, VALIDATION_SECONDS, 100).await? {
         queue::push(&mut tx, &ValidateJob { job_id }).await?;
     }
     // One message suffices: its handler processes all waiting jobs.
-    for job_id in job::claim_unpushed(&mut tx, JobState::Queued, WAITING_SECONDS, 1).await? {
+    for job_id in unpushed::claim(&mut tx, JobState::Queued, WAITING_SECONDS, 1).await? {
         queue::push(&mut tx, &DispatchJob { job_id }).await?;
     }
     for replica_id in replica::claim_unpushed(&mut tx, WAITING_SECONDS).await? {
@@ -393,7 +410,8 @@ async fn push_again(app: &App) -> Result<(), SchedulerError> {
     Ok(tx.commit().await?)
 }
 
-/// Stops all processes and requeues their jobs, so that the next scheduler finds them. Used for an orderly shutdown.
+/// Stops all processes that end with the scheduler and requeues their jobs, so that the next scheduler finds them. Used
+/// for an orderly shutdown. The next scheduler adopts the other processes.
 ///
 /// # Errors
 /// [`SchedulerError`]: the next scheduler declares what is left lost.
@@ -404,7 +422,7 @@ pub(crate) async fn hand_back(app: &App) -> Result<(), SchedulerError> {
         validation::take_back(&mut conn, job_id).await?; // this process ends the attempt; the job is not at fault
     }
     drop(conn);
-    for provider in app.providers.all() {
+    for provider in app.providers.all().iter().filter(|provider| !provider.outlives_scheduler()) {
         let mut conn = app.single().await?;
         let runs = run::active(&mut conn, provider.name()).await?;
         let replicas = replicas_at(&mut conn, provider.name()).await?;

@@ -39,20 +39,25 @@ use crate::{
     error::ProviderError,
     liveness::ApiProbe,
     providers::{
-        provider::{Launch, Process, Provider},
+        provider::{Ended, Launch, Process, Provider},
         registry::Providers,
     },
     reconciler::{self, Memory},
     tasks::Handle,
 };
 
+mod out_of_memory;
+mod pending;
+mod queue;
 mod two_providers;
 
 /// A provider that launches nothing and records what it should run.
 struct Remembers {
     name: &'static str,
     memory: Bytes,
-    processes: Mutex<BTreeMap<String, Option<String>>>,
+    /// The number of concurrent runs.
+    slots: usize,
+    processes: Mutex<BTreeMap<String, Option<Ended>>>,
     refuses: bool,
     /// True while it cannot list its processes.
     is_unlisted: AtomicBool,
@@ -63,6 +68,7 @@ impl Default for Remembers {
         Self {
             name: "local",
             memory: Bytes::mib(900),
+            slots: 1,
             processes: Mutex::default(),
             refuses: false,
             is_unlisted: AtomicBool::new(false),
@@ -76,7 +82,11 @@ impl Remembers {
     }
 
     fn end(&self, handle: &str, how: &str) {
-        self.processes.lock().unwrap().insert(handle.into(), Some(how.into()));
+        self.end_with(handle, Ended::program(how));
+    }
+
+    fn end_with(&self, handle: &str, ended: Ended) {
+        self.processes.lock().unwrap().insert(handle.into(), Some(ended));
     }
 }
 
@@ -91,7 +101,7 @@ impl Provider for Remembers {
             name: "this machine".into(),
             memory: self.memory,
             reserved: Bytes(0),
-            free_slots: 1,
+            free_slots: self.slots,
             threads: 2,
             micro_usd_per_hour: 0,
         };
@@ -115,7 +125,8 @@ impl Provider for Remembers {
             return Box::pin(async { Err(error) });
         }
         let processes = self.processes.lock().unwrap();
-        let all = processes.iter().map(|(h, e)| Process { handle: h.clone(), ended: e.clone() }).collect();
+        let all =
+            processes.iter().map(|(h, e)| Process { handle: h.clone(), pending: None, ended: e.clone() }).collect();
         Box::pin(async { Ok(all) })
     }
 

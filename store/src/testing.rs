@@ -9,7 +9,7 @@ use attune_domain::{
     digest::Sha256,
     file_facts::FileFacts,
     id::{BaseModelId, FileId, JobId, ProjectId, ReplicaId, RunId},
-    job::JobEvent,
+    job::{JobEvent, Priority},
     placement::Placement,
     run::{Blob, Gate, Plan, Report, RunEvent, StepMetrics, metric::MetricName},
     spec::{Requested, TrainSpec},
@@ -66,7 +66,13 @@ pub async fn seed(pool: &PgPool) -> Result<Seed, StoreError> {
         .map_err(|e| StoreError::Corrupt { column: "base_model.architecture", cause: Box::new(e) })?;
     let config = blob("config.json", 'c');
     let base = base_model::insert(&mut conn, None, "tiny", &architecture, &[config]).await?;
-    let new = NewFile {
+    let file_id = file::insert(&mut conn, project_id, dataset()).await?.file_id;
+    Ok(Seed { project_id, base_model_id: base.base_model_id, file_id })
+}
+
+/// Returns a file with 100 rows.
+fn dataset() -> NewFile {
+    NewFile {
         filename: "train.jsonl".into(),
         purpose: "fine-tune".into(),
         bytes: Bytes(1000),
@@ -78,9 +84,7 @@ pub async fn seed(pool: &PgPool) -> Result<Seed, StoreError> {
             canonical: None,
         }),
         expires_after_seconds: None,
-    };
-    let file_id = file::insert(&mut conn, project_id, new).await?.file_id;
-    Ok(Seed { project_id, base_model_id: base.base_model_id, file_id })
+    }
 }
 
 /// Returns the digest that is this hex digit, repeated 64 times.
@@ -128,6 +132,8 @@ pub async fn new_job(tx: &mut PgConnection, seed: Seed) -> Result<JobId, StoreEr
         api_key_id: None,
         micro_usd_per_million_tokens: 0,
         max_micro_usd: None,
+        priority: Priority::default(),
+        preemptible: false,
     };
     Ok(job::insert(tx, &new).await?.job_id)
 }
@@ -142,6 +148,30 @@ pub async fn queued_job(tx: &mut PgConnection, seed: Seed) -> Result<JobId, Stor
     job::save_facts(tx, id, &TokenFacts { training, validation: None }, 75).await?;
     job::step(tx, id, &Step::new(JobEvent::DataAccepted, "Files validated")).await?;
     Ok(id)
+}
+
+/// Sets the priority of a job, and whether it may be preempted.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn rank(tx: &mut PgConnection, id: JobId, priority: Priority, preemptible: bool) -> Result<(), StoreError> {
+    sqlx::query("update job set priority = $2, preemptible = $3 where job_id = $1")
+        .bind(id.uuid())
+        .bind(priority.name())
+        .bind(preemptible)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Creates another project of the same organization, with the same base model and a file of its own.
+///
+/// # Errors
+/// Any [`StoreError`].
+pub async fn neighbor(tx: &mut PgConnection, seed: Seed, name: &str) -> Result<Seed, StoreError> {
+    let project_id = tenant::ensure(tx, "default", name).await?.project_id;
+    let file_id = file::insert(tx, project_id, dataset()).await?.file_id;
+    Ok(Seed { project_id, file_id, ..seed })
 }
 
 /// Claims a queued job, as dispatch does.
@@ -232,6 +262,7 @@ pub fn published() -> RunEvent {
         files: vec![blob("adapter_model.safetensors", 'a')],
         chat_template_sha256: None,
         trained_tokens: 6000,
+        best_step: None,
         peak_memory: Bytes::mib(390),
         gate: Gate::default(),
     }
@@ -276,6 +307,15 @@ pub async fn pass_a_minute(conn: &mut PgConnection) -> Result<(), StoreError> {
     ] {
         sqlx::query(statement).execute(&mut *conn).await?;
     }
+    Ok(())
+}
+
+/// Moves the start of all nodes an hour into the past.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn age_nodes(conn: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("update node set created_at = created_at - interval '1 hour'").execute(conn).await?;
     Ok(())
 }
 

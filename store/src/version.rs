@@ -39,6 +39,8 @@ pub enum Thing {
     Budget,
     /// A project of an organization.
     Project,
+    /// A project's share of the machines. It always exists, as its project does.
+    ProjectQueue,
     /// A key of a project: the project, then the key.
     ApiKey,
     /// A user of an organization.
@@ -47,7 +49,7 @@ pub enum Thing {
     ProjectUser,
 }
 
-/// The version of a budget that was never set.
+/// The version of settings that were never set.
 const UNSET: &str = "0";
 
 /// The version of the row that `$from` finds. With `$locks`, the row is locked until the transaction ends.
@@ -160,6 +162,12 @@ async fn of_organization(
     Ok(match (thing, names) {
         (Thing::Project, [id]) => {
             row!(db, locks, "project where project_id = $1 and organization_id = $2", uuid::<Project>(id), of)
+        }
+        (Thing::ProjectQueue, [id]) => {
+            let id = uuid::<Project>(id);
+            let project = row!(db, locks, "project where project_id = $1 and organization_id = $2", id, of);
+            let set = row!(db, false, "project_queue where project_id = $1", id);
+            project.map(|_| set.unwrap_or_else(|| UNSET.to_owned()))
         }
         (Thing::User, [id]) => {
             let id = uuid::<Person>(id);

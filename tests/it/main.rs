@@ -22,6 +22,7 @@ mod pausing;
 mod quantized;
 mod recovery;
 mod rows;
+mod slurm;
 mod storage;
 mod tidy;
 mod up;

@@ -93,6 +93,9 @@ impl TrainerError {
         match self {
             Self::Ended | Self::Node(NodeError::Ended { .. }) => None,
             Self::Stopped { step } => Some(RunEvent::Stopped { step: *step }),
+            Self::OutOfMemory { peak, .. } => {
+                Some(RunEvent::OutOfMemory { message: in_full(self), peak_memory: *peak })
+            }
             failure => Some(RunEvent::Failed {
                 code: failure.code().to_owned(),
                 message: in_full(failure),
@@ -106,12 +109,12 @@ impl TrainerError {
     fn code(&self) -> &'static str {
         match self {
             Self::Ended | Self::Stopped { .. } => "stopped",
+            Self::OutOfMemory { .. } => "out_of_memory",
             Self::ContractVersion { .. } => "contract_version",
             Self::Data { why, .. } if why.is_length() => "row_too_long",
             Self::Data { param: "validation_file", .. } => "invalid_validation_file",
             Self::Data { .. } => "invalid_training_file",
             Self::NonFinite(_) => "non_finite_loss",
-            Self::OutOfMemory { .. } => "out_of_memory",
             Self::Checkpoint(_) => "invalid_checkpoint",
             Self::ContinueFrom(_) => "invalid_continue_from",
             Self::Gate(_) => "publish_gate",
@@ -140,6 +143,21 @@ impl TrainerError {
             (_, "invalid_base_model") => Some("model"),
             _ => None,
         }
+    }
+
+    /// Returns whether an allocation failed: libtorch's, or one that the operating system refused.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        if matches!(self, Self::Model(refusal) if refusal.is_out_of_memory()) {
+            return true;
+        }
+        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::OutOfMemory) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 
     /// Returns whether any error in the chain is a full disk. Some libraries pass on only its message.
@@ -222,6 +240,21 @@ mod tests {
         assert_eq!(code(&told.into()), "disk_full");
         let said = ModelError::File { path: path.into(), why: "No space left on device (os error 28)".into() };
         assert_eq!(code(&said.into()), "disk_full");
+    }
+
+    #[test]
+    fn a_lack_of_memory_is_reported_with_its_numbers() {
+        let (predicted, available, peak) = (Bytes::mib(400), Bytes::mib(10), Bytes::mib(500));
+        let told = TrainerError::OutOfMemory { predicted, available, peak }.last_event();
+        let message = "out of memory: 400.0 MiB predicted, 10.0 MiB available now, 500.0 MiB used at the peak".into();
+        assert_eq!(told, Some(RunEvent::OutOfMemory { message, peak_memory: peak }));
+
+        let refused = io::Error::from(io::ErrorKind::OutOfMemory);
+        let refused = ModelError::Io { path: "model.safetensors".into(), source: refused };
+        assert!(TrainerError::from(refused).is_out_of_memory());
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let full = ModelError::Io { path: "model.safetensors".into(), source: full };
+        assert!(!TrainerError::from(full).is_out_of_memory());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The minimum number of remaining micro-batches for a warm-up: with fewer, it is skipped, so that it costs at most 2%
-/// of the work.
+/// of the work, unless the task always requires it.
 const WARMUP_SHARE: u64 = 50;
 
 /// The state of a training that is not part of its session.
@@ -141,7 +141,8 @@ fn warmup_largest_batch(session: &Session, gradients: &mut Gradients) -> Result<
     let all = micro_batches((0..session.rows.len()).collect(), &length, session.micro_batch_limits());
     let left = session.total_steps - session.progress.step.min(session.total_steps);
     let rows_left = left * u64::from(session.spec.train.hyperparameters.batch_size);
-    if rows_left * (all.len() as u64) < WARMUP_SHARE * session.rows.len() as u64 {
+    let is_cheap = rows_left * (all.len() as u64) >= WARMUP_SHARE * session.rows.len() as u64;
+    if !(is_cheap || session.spec.always_warm_up) {
         return Ok(());
     }
     let tokens = |part: &&Vec<usize>| part.iter().map(|&row| length(row)).sum::<usize>();

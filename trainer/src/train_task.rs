@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     context::RunContext,
-    error::{TrainerError, without_frames},
+    error::{TrainerError, in_full},
     inputs::{Inputs, download_inputs},
     memory,
     publishing::publish::publish,
@@ -52,8 +52,8 @@ pub(crate) async fn perform(
         Err(fault) => Err(TrainerError::Internal(fault.to_string())),
     });
     outcome.map_err(|why| match why {
-        TrainerError::Model(refusal) if refusal.is_out_of_memory() => {
-            tracing::error!(refusal = without_frames(&refusal.to_string()), "libtorch ran out of memory");
+        refusal if refusal.is_out_of_memory() => {
+            tracing::error!(refusal = in_full(&refusal), "memory ran out");
             TrainerError::OutOfMemory { predicted, available: memory::available(), peak: memory::peak() }
         }
         other => other,

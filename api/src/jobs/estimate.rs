@@ -17,8 +17,7 @@ use attune_domain::{
     id::ProjectId,
     memory::{self, Workload},
     offer::{Decision, Offer, place, refusal},
-    spec::{TrainSpec, TrainerSpec},
-    throughput::{JobTokens, Source, Throughput},
+    throughput::{JobTokens, Source, Throughput, is_exact, over_all_steps},
 };
 use attune_store::{
     adapters::base_model,
@@ -145,33 +144,12 @@ fn idle(offer: &Offer) -> Offer {
     Offer { reserved: attune_domain::bytes::Bytes(0), free_slots: offer.free_slots.max(1), ..offer.clone() }
 }
 
-/// Returns the tokens and the trained tokens of the whole job, and whether they are exact.
-fn whole(spec: &TrainSpec, facts: FileFacts) -> (u64, u64, bool) {
-    let trainer = TrainerSpec { max_steps: None, ..spec.trainer };
-    let all = TrainSpec { trainer, ..spec.clone() }.total_steps(facts.rows).max(1);
-    let steps = spec.total_steps(facts.rows);
-    let of = |per_epoch: u64| {
-        let epochs = u128::from(per_epoch) * u128::from(spec.hyperparameters.n_epochs);
-        u64::try_from(epochs * u128::from(steps) / u128::from(all)).unwrap_or(u64::MAX)
-    };
-    let per_epoch = (all / u64::from(spec.hyperparameters.n_epochs.max(1))).max(1);
-    let is_exact = steps.is_multiple_of(per_epoch) && spec.trainer.early_stopping_patience == 0;
-    (of(facts.tokens), of(facts.trained_tokens), is_exact)
-}
-
-/// Returns the number of passes over the validation file: one every `eval_every_steps` steps, the last at the end.
-fn validations(spec: &TrainSpec, steps: u64) -> u64 {
-    match spec.trainer.eval_every_steps {
-        0 => 1,
-        every => steps.div_ceil(every).max(1),
-    }
-}
-
 fn view(made: &Made, scanned: Scanned, place: Placed, measured: Option<MeasuredThroughput>) -> EstimateView {
     let spec = made.row.spec.clone();
     let total_steps = spec.total_steps(scanned.training.rows);
-    let (tokens, trained_tokens, is_exact) = whole(&spec, scanned.training);
-    let validated = scanned.validation.map_or(0, |facts| facts.tokens * validations(&spec, total_steps));
+    let FileFacts { rows, trained_tokens: per_epoch, .. } = scanned.training;
+    let tokens = JobTokens::of(&spec, scanned.training, scanned.validation);
+    let trained_tokens = over_all_steps(&spec, rows, per_epoch);
     let throughput = place.plan.as_ref().map(|plan| match measured {
         Some(seen) => {
             let throughput = Throughput { tokens_per_second: seen.tokens_per_second, source: Source::Measured };
@@ -179,7 +157,7 @@ fn view(made: &Made, scanned: Scanned, place: Placed, measured: Option<MeasuredT
         }
         None => (Throughput::assumed(&made.base.architecture, plan.threads, plan.checkpointing), 0),
     });
-    let duration = throughput.map(|(throughput, _)| throughput.seconds(JobTokens { trained: tokens, validated }));
+    let duration = throughput.map(|(throughput, _)| throughput.seconds(tokens));
     let usd_per_second = place.offer.as_ref().map_or(0.0, |offer| offer.micro_usd_per_hour as f64 / 3.6e9);
     let usd_for_tokens = trained_tokens as f64 * made.row.micro_usd_per_million_tokens as f64 / 1e12;
     EstimateView {
@@ -195,9 +173,9 @@ fn view(made: &Made, scanned: Scanned, place: Placed, measured: Option<MeasuredT
         validation: scanned.validation.map(FactsView::from),
         notes: scanned.notes,
         total_steps,
-        tokens,
+        tokens: tokens.trained,
         trained_tokens,
-        is_exact,
+        is_exact: is_exact(&made.row.spec, rows),
         memory: MemoryView::from(&place.memory),
         plan: place.plan.as_ref().map(Into::into),
         offer: place.offer.as_ref().map(OfferView::from),
@@ -214,10 +192,7 @@ mod tests {
     use attune_domain::{
         architecture::Architecture,
         bytes::Bytes,
-        spec::{
-            Auto, Requested,
-            request::{Hyperparameters, TrainerFields},
-        },
+        spec::{Requested, TrainSpec},
     };
 
     use super::*;
@@ -255,20 +230,5 @@ mod tests {
         let none = placed(&[offer("small", 100, 1, 0)]);
         assert!(none.offer.is_none() && none.plan.is_none() && !none.waits);
         assert!(none.memory.peak > Bytes::mib(100));
-    }
-
-    #[test]
-    fn whole_epochs_are_exact_and_a_cut_one_is_its_share() {
-        let facts = FileFacts { rows: 10, tokens: 1000, trained_tokens: 400, longest_row: 100 };
-        let asked = |max_steps| {
-            let hyperparameters =
-                Hyperparameters { n_epochs: Auto(Some(2)), batch_size: Auto(Some(4)), ..Hyperparameters::default() };
-            let trainer = TrainerFields { max_steps, ..TrainerFields::default() };
-            let asked = Requested { hyperparameters, trainer, ..Requested::default() };
-            whole(&TrainSpec::check(&asked, 10, 512).unwrap(), facts)
-        };
-        assert_eq!(asked(None), (2000, 800, true));
-        assert_eq!(asked(Some(3)), (1000, 400, true));
-        assert_eq!(asked(Some(4)), (1333, 533, false));
     }
 }

@@ -1,9 +1,13 @@
 //! The preparation of a job from a request: every field is checked, every default filled in, every file and model
 //! found. The result becomes a job or an estimate.
 
-use attune_domain::{id::FileId, spec::TrainSpec};
+use attune_domain::{id::FileId, job::Priority, spec::TrainSpec};
 use attune_store::{
-    adapters::base_model::BaseModel, error::StoreError, files::file, jobs::job, tenancy::api_key::Holder,
+    adapters::base_model::BaseModel,
+    error::StoreError,
+    files::file,
+    jobs::job,
+    tenancy::{api_key::Holder, project_queue},
 };
 use sqlx::PgConnection;
 
@@ -13,7 +17,10 @@ use crate::{
     files::preview::no_dataset,
     http::path_id::truncated,
     jobs::starting_point,
-    wire::{job::NewJob, money::micro_usd},
+    wire::{
+        job::NewJob,
+        money::{ComputeFields, micro_usd},
+    },
 };
 
 /// A prepared job.
@@ -52,6 +59,7 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
     if let Some(validation) = &validation {
         right_rows(&spec, "validation_file", validation)?;
     }
+    let ComputeFields { max_price_usd, priority, preemptible } = new.compute.unwrap_or_default();
     let row = job::NewJob {
         project_id: holder.project_id,
         base_model_id: base.base_model_id,
@@ -63,9 +71,32 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
         spec,
         api_key_id: holder.api_key_id,
         micro_usd_per_million_tokens: app.prices.micro_usd_per_million_trained_tokens(),
-        max_micro_usd: new.compute.and_then(|compute| compute.max_price_usd).map(micro_usd),
+        max_micro_usd: max_price_usd.map(micro_usd),
+        priority: allowed_priority(tx, holder, priority).await?,
+        preemptible: preemptible.unwrap_or(false),
     };
     Ok(Made { row, base, training, validation })
+}
+
+/// Returns the job's priority: the requested one, or the default, which the project's maximum lowers.
+async fn allowed_priority(
+    tx: &mut PgConnection,
+    holder: &Holder,
+    asked: Option<Priority>,
+) -> Result<Priority, ApiError> {
+    let most = project_queue::get(tx, holder.project_id).await?.max_priority;
+    let Some(asked) = asked else { return Ok(Priority::default().min(most)) };
+    if asked <= most {
+        return Ok(asked);
+    }
+    let param = "compute.priority";
+    Err(ApiError::invalid(
+        param,
+        format!(
+            "Invalid '{param}': '{asked}' is above this project's max_priority, '{most}'. Use '{most}' or a lower one, \
+             or have an administrator of the installation raise it."
+        ),
+    ))
 }
 
 /// Checks that a job with validations has a validation file.

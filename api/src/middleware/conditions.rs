@@ -130,6 +130,7 @@ const fn name_count(thing: Thing) -> usize {
         | Thing::Adapter
         | Thing::WebhookEndpoint
         | Thing::Project
+        | Thing::ProjectQueue
         | Thing::User => 1,
         Thing::Alias | Thing::ApiKey | Thing::ProjectUser => 2,
     }

@@ -24,6 +24,8 @@ pub mod files;
 pub mod health;
 /// Events of fine-tuning jobs, as lists and as streams.
 pub mod job_events;
+/// The placement of a fine-tuning job.
+pub mod job_placement;
 /// Fine-tuning jobs.
 pub mod jobs;
 /// Models.
@@ -47,6 +49,7 @@ pub(crate) const POLICIES: &[&[Policy]] = &[
     admin::audit_logs::POLICIES,
     admin::budget::POLICIES,
     admin::organizations::POLICIES,
+    admin::project_queue::POLICIES,
     admin::project_users::POLICIES,
     admin::projects::POLICIES,
     admin::usage::POLICIES,
@@ -59,6 +62,7 @@ pub(crate) const POLICIES: &[&[Policy]] = &[
     files::POLICIES,
     health::POLICIES,
     job_events::POLICIES,
+    job_placement::POLICIES,
     jobs::POLICIES,
     models::POLICIES,
     uploads::POLICIES,

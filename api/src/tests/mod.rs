@@ -8,6 +8,7 @@ mod forged;
 mod idempotency;
 mod issuer;
 mod organizations;
+mod queue;
 mod sign_in;
 mod walk;
 mod world;

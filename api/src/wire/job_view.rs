@@ -74,11 +74,16 @@ pub struct JobView {
     /// The metadata, as in the request; `null` if there is none.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<Value>,
-    /// The reason why the job is paused or about to be: `asked` (by a user), `price_cap` (its own), or `budget` (the
-    /// project's). Attune extension.
+    /// The reason why the job is paused or about to be: `asked` (by a user), `price_cap` (its own), `budget` (the
+    /// project's), or `preempted` (another job needs the machine, and this one is then queued again). Attune extension.
     pub pause_reason: Option<&'static str>,
     /// The reason why a queued job has not started yet. Attune extension.
     pub waiting_reason: Option<String>,
+    /// The position of a queued job among all waiting jobs, from 1; `null` until it is planned. Attune extension.
+    pub position: Option<i32>,
+    /// The estimated time of the start of a queued job, in Unix seconds; `null` if it cannot be estimated. Attune
+    /// extension.
+    pub estimated_start: Option<i64>,
     /// The number of completed optimizer steps. Attune extension.
     pub steps_done: i64,
     /// The number of optimizer steps of the whole job, once known. Attune extension.
@@ -97,7 +102,7 @@ pub struct JobView {
     /// Variables of the base model's chat template for each row; `null` if there are none. Attune extension.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<TemplateKwargs>,
-    /// Limits on the job's cost. Attune extension.
+    /// Limits on the job's cost, and its place in the queue. Attune extension.
     pub compute: ComputeView,
     /// The usage so far, without a run that is in progress. Attune extension.
     pub usage: JobUsage,
@@ -161,6 +166,8 @@ impl JobView {
             metadata: Some(job.metadata).filter(|m| m.as_object().is_some_and(|pairs| !pairs.is_empty())),
             pause_reason: job.pause_reason.map(PauseReason::name),
             waiting_reason: job.waiting_reason,
+            position: job.queue_position,
+            estimated_start: job.estimated_start.map(|at| at.timestamp()),
             steps_done: job.steps_done,
             total_steps: job.total_steps,
             attempts: job.attempts,
@@ -169,7 +176,11 @@ impl JobView {
             quantization: QuantizationView::from(spec.quantization),
             continue_from: job.continue_from.map(|id| id.to_string()),
             chat_template_kwargs: Some(spec.chat_template_kwargs).filter(|kwargs| !kwargs.is_empty()),
-            compute: ComputeView { max_price_usd: job.max_micro_usd.map(usd) },
+            compute: ComputeView {
+                max_price_usd: job.max_micro_usd.map(usd),
+                priority: job.priority.name(),
+                preemptible: job.preemptible,
+            },
             usage: JobUsage {
                 trained_tokens: job.charged_tokens,
                 node_seconds: job.node_ms as f64 / 1000.0,

@@ -26,8 +26,12 @@ pub mod model;
 pub mod money;
 /// Organizations, projects, users, API keys and the audit log.
 pub mod organization;
+/// Placements of jobs.
+pub mod placement;
 /// Previews of a file's rows.
 pub mod preview;
+/// Shares of projects in the queue of jobs.
+pub mod project_queue;
 /// Types of query parameters.
 pub mod query;
 /// Reports on datasets.

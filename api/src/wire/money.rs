@@ -1,5 +1,6 @@
 //! Prices, price caps and budgets: dollars in the API, millionths of a dollar inside the platform.
 
+use attune_domain::job::Priority;
 use attune_store::tenancy::money::Budget;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,7 +22,7 @@ pub fn usd(micro_usd: i64) -> f64 {
     micro_usd as f64 / 1e6
 }
 
-/// Limits on a job's cost, in the request to create it.
+/// Limits on a job's cost, and its place in the queue, in the request to create it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ComputeFields {
@@ -29,6 +30,12 @@ pub struct ComputeFields {
     /// for no cap.
     #[schema(exclusive_minimum = 0, maximum = 1000000000)]
     pub max_price_usd: Option<f64>,
+    /// The priority among the jobs of the project: `low`, `normal` or `high`. Defaults to `normal`. It must not be
+    /// above the project's `max_priority`, which is `normal` unless an administrator has changed it.
+    #[schema(value_type = Option<String>, pattern = "^(low|normal|high)$", example = "normal")]
+    pub priority: Option<Priority>,
+    /// `true` if the job may be stopped at a checkpoint for another job, and be queued again. Defaults to `false`.
+    pub preemptible: Option<bool>,
 }
 
 impl ComputeFields {
@@ -62,15 +69,19 @@ impl ComputeChange {
     /// # Errors
     /// As for [`ComputeFields::checked`].
     pub fn checked(&self) -> Result<Option<i64>, ApiError> {
-        ComputeFields { max_price_usd: self.max_price_usd }.checked()
+        ComputeFields { max_price_usd: self.max_price_usd, ..ComputeFields::default() }.checked()
     }
 }
 
-/// Limits on a job's cost.
+/// Limits on a job's cost, and its place in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct ComputeView {
     /// The price cap in USD. The job is paused when it has cost this much; `null` for no cap.
     pub max_price_usd: Option<f64>,
+    /// The priority among the jobs of the project: `low`, `normal` or `high`.
+    pub priority: &'static str,
+    /// `true` if the job may be stopped at a checkpoint for another job, and be queued again.
+    pub preemptible: bool,
 }
 
 /// The usage of a job.
@@ -143,9 +154,10 @@ mod tests {
 
     #[test]
     fn a_limit_above_nothing_stays_above_nothing() {
-        assert_eq!(ComputeFields { max_price_usd: Some(1e-9) }.checked().unwrap(), Some(1));
+        let asked = |usd| ComputeFields { max_price_usd: Some(usd), ..ComputeFields::default() };
+        assert_eq!(asked(1e-9).checked().unwrap(), Some(1));
         for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY, 2e9] {
-            assert!(ComputeFields { max_price_usd: Some(wrong) }.checked().is_err(), "{wrong}");
+            assert!(asked(wrong).checked().is_err(), "{wrong}");
         }
         assert_eq!(NewBudget { monthly_usd: Some(0.0) }.checked().unwrap(), Some(0));
         assert!(NewBudget { monthly_usd: Some(f64::NAN) }.checked().is_err());

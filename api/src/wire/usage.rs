@@ -85,9 +85,10 @@ pub struct CompletionsUsage {
 pub struct TrainingUsage {
     /// The object type, always `organization.usage.training.result`.
     pub object: &'static str,
-    /// The number of tokens with a loss. Each step of a job counts once, however often it was repeated.
+    /// The number of tokens with a loss. Each step of a job counts once, however often it was repeated. Refunds are
+    /// subtracted.
     pub trained_tokens: i64,
-    /// The time for which runs held nodes, in seconds.
+    /// The time for which runs held nodes, in seconds. Refunds are subtracted.
     pub node_seconds: f64,
     /// The number of runs that ended.
     pub num_runs: i64,
@@ -108,7 +109,7 @@ pub struct Cost {
     pub object: &'static str,
     /// The amount.
     pub amount: Amount,
-    /// The line item, `training` or `completions`, if grouped by it.
+    /// The line item, `training`, `completions` or `refund`, if grouped by it. The amount of a refund is negative.
     pub line_item: Option<String>,
     /// The project's ID, if grouped by it.
     pub project_id: Option<String>,

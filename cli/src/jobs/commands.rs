@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     create::{self, CreateArgs, NewJobArgs},
-    estimate, event_line, follow,
+    estimate, event_line, explain, follow,
     permissions::{self, PermissionsCommand},
     watch,
 };
@@ -27,6 +27,11 @@ pub(crate) enum JobsCommand {
     },
     /// Retrieve a job
     Get {
+        /// The job's ID, ftjob-…
+        id: String,
+    },
+    /// Explain why a job runs where it runs, why it waits, or why it failed
+    Explain {
         /// The job's ID, ftjob-…
         id: String,
     },
@@ -88,6 +93,7 @@ pub(crate) async fn run(client: &Client, command: JobsCommand, as_json: bool) ->
         JobsCommand::Estimate(args) => estimate::run(client, *args, as_json).await,
         JobsCommand::List { limit } => list(client, limit, as_json).await,
         JobsCommand::Get { id } => show(&client.get(&["fine_tuning", "jobs", &id]).await?, as_json),
+        JobsCommand::Explain { id } => explain::run(client, &id, as_json).await,
         JobsCommand::Events { id, follow: true } => follow::run(client, &id, as_json).await,
         JobsCommand::Events { id, follow: false } => events(client, &id, as_json).await,
         JobsCommand::Checkpoints { id } => checkpoints(client, &id, as_json).await,
@@ -189,6 +195,9 @@ fn show(job: &Value, as_json: bool) -> Result<()> {
         ("status", output::text(&job["status"])),
         ("pause reason", output::text(&job["pause_reason"])),
         ("waiting reason", output::text(&job["waiting_reason"])),
+        ("position", output::text(&job["position"])),
+        ("estimated start", output::moment(&job["estimated_start"])),
+        ("priority", output::text(&job["compute"]["priority"])),
         ("error", output::text(&job["error"]["message"])),
         ("model", output::text(&job["model"])),
         ("continues from", output::text(&job["continue_from"])),

@@ -46,6 +46,12 @@ pub(crate) struct NewJobArgs {
     /// The maximum price, in USD, at which the job is paused
     #[arg(long, value_name = "USD")]
     max_price_usd: Option<f64>,
+    /// The priority among the project's jobs: low, normal or high
+    #[arg(long)]
+    priority: Option<String>,
+    /// Let the job be stopped at a checkpoint for another job, and be queued again
+    #[arg(long)]
+    preemptible: bool,
     #[command(flatten)]
     training: TrainingFlags,
     #[command(flatten)]
@@ -115,6 +121,8 @@ fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {
         (&[], "seed", seed.map(Value::from)),
         (&[], "continue_from", continue_from.map(Value::from)),
         (&["compute"], "max_price_usd", args.max_price_usd.map(Value::from)),
+        (&["compute"], "priority", args.priority.map(Value::from)),
+        (&["compute"], "preemptible", args.preemptible.then_some(Value::Bool(true))),
         (&hyperparameters[..], "n_epochs", training.epochs.map(Value::from)),
         (&hyperparameters[..], "batch_size", training.batch_size.map(Value::from)),
         (&hyperparameters[..], "learning_rate_multiplier", training.learning_rate_multiplier.map(Value::from)),
@@ -186,6 +194,14 @@ mod tests {
             "continued_pretraining": {"hyperparameters": {"n_epochs": 2}}}});
         assert_eq!(over(json!({}), args(Some("continued_pretraining"))), want);
         assert_eq!(over(json!({}), args(None)), json!({"hyperparameters": {"n_epochs": 2}}));
+    }
+
+    #[test]
+    fn the_place_in_the_queue_is_requested_next_to_the_price() {
+        let args = NewJobArgs { priority: Some("low".into()), preemptible: true, ..NewJobArgs::default() };
+        let file = json!({"model": "a", "compute": {"max_price_usd": 1.5}});
+        let compute = json!({"max_price_usd": 1.5, "priority": "low", "preemptible": true});
+        assert_eq!(over(file, args), json!({"model": "a", "compute": compute}));
     }
 
     #[test]

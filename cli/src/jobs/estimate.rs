@@ -53,7 +53,7 @@ fn trained_tokens(estimate: &Value) -> String {
 }
 
 /// Formats the peak memory and its parts, largest first.
-fn memory(memory: &Value) -> String {
+pub(super) fn memory(memory: &Value) -> String {
     let mut parts: Vec<_> = memory["parts"].as_object().into_iter().flatten().collect();
     parts.sort_by_key(|(_, bytes)| std::cmp::Reverse(bytes.as_u64()));
     let parts: Vec<_> = parts.iter().map(|(name, bytes)| format!("{name} {}", output::bytes(bytes))).collect();

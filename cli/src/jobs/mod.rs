@@ -15,11 +15,17 @@ mod dataset_path;
 /// A job as a file: YAML, JSON, or a Ludwig config.
 mod document;
 
+/// `attune jobs explain`.
+mod explain;
+
 /// The text line of a job event.
 mod event_line;
 
 /// `attune jobs events --follow`.
 mod follow;
+
+/// The place of a waiting job, as a line.
+mod queue_line;
 
 /// `attune jobs permissions`.
 mod permissions;

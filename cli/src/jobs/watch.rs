@@ -9,7 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::story::{Entry, Story};
+use super::{
+    queue_line::queue_line,
+    story::{Entry, Story},
+};
 use crate::{
     connection::client::Client,
     error::{CliError, Result},
@@ -95,6 +98,8 @@ struct Screen {
     plain: bool,
     said: Option<Instant>,
     step: u64,
+    /// The position in the queue that was printed last.
+    position: Option<i64>,
 }
 
 impl Screen {
@@ -105,7 +110,7 @@ impl Screen {
             let style = ProgressStyle::with_template("{prefix:10} {wide_bar} {pos}/{len} steps\n{msg}");
             if let Ok(style) = style { bar.with_style(style) } else { bar }
         });
-        Self { plain: bar.is_none() && !as_json, bar, said: None, step: 0 }
+        Self { plain: bar.is_none() && !as_json, bar, said: None, step: 0, position: None }
     }
 
     fn show(&self, entry: &Entry) {
@@ -123,14 +128,28 @@ impl Screen {
             bar.set_length(story.total_steps);
             bar.set_position(step);
             bar.set_prefix(output::text(&job["status"]));
-            bar.set_message(format!("{}\n{}", story.sentence(), story.curve(CURVE_WIDTH)));
+            let progress = || format!("{}\n{}", story.sentence(), story.curve(CURVE_WIDTH));
+            bar.set_message(queue_line(job).unwrap_or_else(progress));
             return;
         }
+        self.show_place(job);
         let due = self.said.is_none_or(|said| said.elapsed() >= LINE_EVERY) || step == story.total_steps;
         if self.plain && step > self.step && due {
             drop(output::line(&format!("step {step}/{}: {}", story.total_steps, story.sentence())));
             (self.step, self.said) = (step, Some(Instant::now()));
         }
+    }
+
+    /// Prints the place of a waiting job as a plain line, if its position has changed.
+    fn show_place(&mut self, job: &Value) {
+        let position = job["position"].as_i64();
+        if self.plain
+            && position != self.position
+            && let Some(line) = queue_line(job)
+        {
+            drop(output::line(&line));
+        }
+        self.position = position;
     }
 
     fn away(&self) {

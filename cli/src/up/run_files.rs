@@ -90,10 +90,19 @@ fn api_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
 fn scheduler_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
     let mut table = shared(start, settings, None)?;
     table.insert("api_url".into(), start.api_url.clone().into());
-    let mut local = settings.local.clone();
-    local.entry("work_dir").or_insert_with(|| start.data.join("node").display().to_string().into());
-    local.entry("binaries_dir").or_insert_with(|| settings.binaries.display().to_string().into());
-    insert_section(&mut table, "local", local);
+    let with_paths = |mut section: Table| {
+        section.entry("work_dir").or_insert_with(|| start.data.join("node").display().to_string().into());
+        section.entry("binaries_dir").or_insert_with(|| settings.binaries.display().to_string().into());
+        section
+    };
+    if settings.providers.is_empty() {
+        table.insert("local".into(), with_paths(settings.local.clone()).into());
+    } else {
+        // The scheduler refuses both.
+        insert_section(&mut table, "local", settings.local.clone());
+        let providers: Vec<_> = settings.providers.iter().cloned().map(with_paths).collect();
+        table.insert("provider".into(), providers.into());
+    }
     insert_section(&mut table, "leases", settings.leases.clone());
     let mut serving = inference(settings);
     serving.extend(seconds("idle_seconds", settings.serving.idle_seconds));
@@ -133,32 +142,57 @@ mod tests {
         up: UpArgs,
     }
 
+    fn settings(file: &Path) -> Settings {
+        Settings::settle(Flags::parse_from([Path::new("up"), Path::new("--config"), file]).up).unwrap()
+    }
+
+    fn store() -> ObjectStore {
+        toml::from_str("access_key_id = 'a'\nsecret_access_key = 'b'").unwrap()
+    }
+
+    fn start<'a>(data: &'a Path, store: &'a ObjectStore) -> Start<'a> {
+        Start {
+            data,
+            listen: "127.0.0.1:0".into(),
+            public_url: "http://a".into(),
+            api_url: "http://a".into(),
+            database_url: "postgres://a".into(),
+            database_owner_url: None,
+            object_store: store,
+            bootstrap_key: "k",
+            webhooks_secret_key: "s",
+        }
+    }
+
+    #[test]
+    fn providers_replace_the_section_of_this_machine_and_get_default_paths() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[[provider]]\nkind = 'slurm'\n[[provider]]\nkind = 'local'\nwork_dir = '/x'")
+            .unwrap();
+        let settings = settings(file.path());
+        let table = scheduler_table(&start(file.path(), &store()), &settings).unwrap();
+        let providers = table["provider"].as_array().unwrap();
+        let default = file.path().join("node").display().to_string();
+        let folders: Vec<_> = providers.iter().map(|one| one["work_dir"].as_str().unwrap()).collect();
+        assert_eq!((folders, table.get("local")), (vec![default.as_str(), "/x"], None));
+        assert!(providers.iter().all(|one| one["binaries_dir"].is_str()));
+    }
+
     #[test]
     fn both_files_have_the_settings_for_requests_of_models() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = "[prices]\nusd_per_million_input_tokens = 0.5\n\
                     [serving]\nwait_seconds = 7\nidle_seconds = 8\nbase_quantization = 'int8'";
         std::fs::write(file.path(), text).unwrap();
-        let flags = Flags::parse_from([Path::new("up"), Path::new("--config"), file.path()]);
-        let settings = Settings::settle(flags.up).unwrap();
-        let store: ObjectStore = toml::from_str("access_key_id = 'a'\nsecret_access_key = 'b'").unwrap();
-        let start = Start {
-            data: file.path(),
-            listen: "127.0.0.1:0".into(),
-            public_url: "http://a".into(),
-            api_url: "http://a".into(),
-            database_url: "postgres://a".into(),
-            database_owner_url: None,
-            object_store: &store,
-            bootstrap_key: "k",
-            webhooks_secret_key: "s",
-        };
+        let (settings, store) = (settings(file.path()), store());
+        let start = start(file.path(), &store);
         let tables = [api_table(&start, &settings).unwrap(), scheduler_table(&start, &settings).unwrap()];
         for table in &tables {
             assert_eq!(table["prices"]["usd_per_million_input_tokens"].as_float(), Some(0.5));
             assert_eq!(table["serving"]["wait_seconds"].as_integer(), Some(7));
             assert_eq!(table["serving"]["base_quantization"].as_str(), Some("int8"));
         }
+        assert!(tables[1].get("provider").is_none() && tables[1]["local"]["work_dir"].is_str());
         let idle = tables.each_ref().map(|table| table["serving"].get("idle_seconds").and_then(Value::as_integer));
         assert_eq!(idle, [None, Some(8)]);
     }

@@ -69,6 +69,7 @@ struct SettingsFile {
     serving: Serving,
     webhooks: toml::Table,
     oidc: Vec<toml::Table>,
+    provider: Vec<toml::Table>,
 }
 
 /// The section `[database]`.
@@ -150,6 +151,8 @@ pub(crate) struct Settings {
     pub(crate) webhooks: toml::Table,
     /// The sections `[[oidc]]`, passed to the API unchanged.
     pub(crate) oidc: Vec<toml::Table>,
+    /// The sections `[[provider]]`, passed to the scheduler instead of `[local]`, with default paths added.
+    pub(crate) providers: Vec<toml::Table>,
 }
 
 fn default_region() -> String {
@@ -199,6 +202,7 @@ impl Settings {
             serving: file.serving,
             webhooks: file.webhooks,
             oidc: file.oidc,
+            providers: file.provider,
         })
     }
 }

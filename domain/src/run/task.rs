@@ -86,6 +86,10 @@ pub struct TrainTask {
     pub template_now: i64,
     /// The micro-batch plan.
     pub plan: Plan,
+    /// `true` if the largest micro-batch is always tried before the first step, since it may not fit: an earlier run
+    /// ran out of memory, or the plan of a new job leaves little memory free.
+    #[serde(default)]
+    pub always_warm_up: bool,
     /// The adapter that the training starts from; `None`: a new one.
     pub continue_from: Option<ContinueFrom>,
     /// The checkpoint to resume from; `None`: the run starts at the first step.
@@ -111,7 +115,7 @@ mod tests {
         let wire = json!({"task": "train", "version": 3, "job_id": job, "run_id": run, "run_lease": 7,
             "heartbeat_seconds": 10, "base": [file], "base_digest": "d".repeat(64), "base_name": "tiny",
             "training_file": file, "validation_file": null, "train": train, "template_now": 0, "plan": plan,
-            "continue_from": null, "resume": null});
+            "always_warm_up": false, "continue_from": null, "resume": null});
         let task: TaskSpec = serde_json::from_str(&wire.to_string()).unwrap();
         let header = RunHeader { version: 3, job_id: job, run_id: run, run_lease: 7, heartbeat_seconds: 10 };
         assert_eq!(*task.run(), header);

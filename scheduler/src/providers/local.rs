@@ -27,7 +27,8 @@ use crate::{
     error::ProviderError,
     providers::{
         logs,
-        provider::{Launch, Process, Program, Provider},
+        oom::{self, KernelKills},
+        provider::{EndCause, Ended, Launch, Process, Program, Provider},
     },
 };
 
@@ -59,8 +60,8 @@ struct Settings {
 struct Entry {
     /// Set to stop the child.
     stop: watch::Sender<bool>,
-    /// The exit message, once the child has ended.
-    ended: watch::Receiver<Option<String>>,
+    /// The end of the child, once it has ended.
+    ended: watch::Receiver<Option<Ended>>,
 }
 
 impl Local {
@@ -101,6 +102,9 @@ impl Local {
             }
         };
         let child = command.spawn().map_err(failed)?;
+        if let Some(pid) = child.id().filter(|_| launch.program == Program::Trainer) {
+            oom::prefer(pid);
+        }
         let (offer, memory) = (&launch.resources.offer, launch.resources.memory);
         tracing::info!(handle = launch.name, pid = child.id(), offer, %memory, "started {program}");
 
@@ -108,16 +112,19 @@ impl Local {
         let (tell, ended) = watch::channel(None);
         let (notify, handle) = (self.ended.clone(), launch.name.clone());
         tokio::spawn(async move {
+            let mut kills = KernelKills::read();
             let status = tokio::select! {
                 status = supervise(child, stop_asked) => status,
                 () = logs::keep_short(log_path.clone()) => return,
+                () = kills.watch() => return,
             };
-            let how = exit_message(program, status);
-            match tail(&log_path) {
-                Ok(words) if !words.is_empty() => tracing::warn!(handle, "{how}; its last lines:\n{words}"),
-                _ => tracing::info!(handle, "{how}"),
+            let words = tail(&log_path).unwrap_or_default();
+            let end = end_of(program, status, kills.has_grown(), &words);
+            match words.is_empty() {
+                false => tracing::warn!(handle, "{}; its last lines:\n{words}", end.message),
+                true => tracing::info!(handle, "{}", end.message),
             }
-            tell.send_replace(Some(how));
+            tell.send_replace(Some(end));
             notify.notify_one();
         });
         let entry = Entry { stop, ended };
@@ -176,15 +183,18 @@ async fn supervise(mut child: Child, mut stop: watch::Receiver<bool>) -> std::io
     child.wait().await
 }
 
-/// Returns an exit message that tenants may read. The last lines of output may contain paths and other tenants' IDs, so
-/// they are only logged.
-fn exit_message(program: &str, status: std::io::Result<ExitStatus>) -> String {
-    match status {
-        Ok(status) if status.signal() == Some(9) => {
-            format!("{program} ended ({status}): it was killed, possibly because the machine ran out of memory")
+/// Returns the end of a process. Its message is one that tenants may read: the last lines of output may contain paths
+/// and other tenants' IDs, so they are only logged, and searched for a failed allocation.
+fn end_of(program: &str, status: std::io::Result<ExitStatus>, is_kernel_killing: bool, words: &str) -> Ended {
+    let Ok(status) = status else { return Ended::program(format!("{program} ended with an unknown status")) };
+    match oom::reason(status, is_kernel_killing, words) {
+        Some(reason) => {
+            Ended { message: format!("{program} ended ({status}): {reason}"), cause: EndCause::OutOfMemory }
         }
-        Ok(status) => format!("{program} ended ({status})"),
-        Err(_) => format!("{program} ended with an unknown status"),
+        None if status.signal() == Some(9) => Ended::program(format!(
+            "{program} ended ({status}): it was killed, possibly because the machine ran out of memory"
+        )),
+        None => Ended::program(format!("{program} ended ({status})")),
     }
 }
 
@@ -240,6 +250,7 @@ impl Provider for Local {
         let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         let process = |(handle, entry): (&String, &Entry)| Process {
             handle: handle.clone(),
+            pending: None,
             ended: entry.ended.borrow().clone(),
         };
         let all = children.iter().map(process).collect();
@@ -260,100 +271,4 @@ impl Provider for Local {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-    use crate::providers::provider::Resources;
-
-    /// Returns a provider whose trainer is a shell script.
-    fn machine(folder: &Path, script: &str) -> (Local, Arc<Notify>) {
-        let program = folder.join("attune-trainer");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let config = LocalConfig {
-            name: "local".into(),
-            work_dir: folder.join("node"),
-            binaries_dir: Some(folder.to_path_buf()),
-            memory_bytes: Some(1 << 30),
-            threads: Some(2),
-            max_concurrent_runs: 1,
-            usd_per_hour: 0.0,
-        };
-        let notify = Arc::new(Notify::new());
-        (Local::new(&config, "http://127.0.0.1:1", notify.clone()).unwrap(), notify)
-    }
-
-    fn launch() -> Launch {
-        let resources = Resources { offer: "this machine".into(), memory: Bytes::mib(1), threads: 2 };
-        Launch { program: Program::Trainer, name: "run_1".into(), token: "secret".to_owned().into(), resources }
-    }
-
-    #[tokio::test]
-    async fn attack_a28_a_dead_child_notifies_and_its_last_lines_are_sent_to_no_user() {
-        let folder = tempfile::tempdir().unwrap();
-        let (local, notify) = machine(folder.path(), "echo \"token $ATTUNE_RUN_TOKEN\"; echo /data/x/y >&2; exit 3");
-        let handle = local.launch(launch()).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(10), notify.notified()).await.unwrap();
-        let seen = local.list().await.unwrap();
-        assert_eq!(seen[0].ended.as_deref(), Some("attune-trainer ended (exit status: 3)"));
-        assert_eq!(tail(&folder.path().join("node/logs/run_1.log")).unwrap(), "token secret\n/data/x/y");
-        local.stop(&handle).await.unwrap();
-        assert_eq!(local.list().await.unwrap(), []);
-    }
-
-    /// A replica's log contains output about every project that it served; users waiting for the replica must not see
-    /// it.
-    #[tokio::test]
-    async fn the_last_words_of_a_serving_process_are_not_reported() {
-        let folder = tempfile::tempdir().unwrap();
-        let (local, notify) = machine(folder.path(), "");
-        let program = folder.path().join("attune-serving");
-        std::fs::write(&program, "#!/bin/sh\necho adapter adapter_1 of another; exit 3\n").unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        local.launch(Launch { program: Program::Serving, ..launch() }).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(10), notify.notified()).await.unwrap();
-        let ended = local.list().await.unwrap()[0].ended.clone().unwrap();
-        assert_eq!(ended, "attune-serving ended (exit status: 3)");
-    }
-
-    #[tokio::test]
-    async fn attack_a28_a_child_starts_though_its_log_cannot_be_made() {
-        let folder = tempfile::tempdir().unwrap();
-        let (local, notify) = machine(folder.path(), "echo nobody reads this; exit 0");
-        std::fs::create_dir(folder.path().join("node/logs/run_1.log")).unwrap(); // in the log's place
-        let handle = local.launch(launch()).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(10), notify.notified()).await.unwrap();
-        assert_eq!(local.list().await.unwrap()[0].ended.as_deref(), Some("attune-trainer ended (exit status: 0)"));
-        local.stop(&handle).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_stop_ends_the_childs_input() {
-        let folder = tempfile::tempdir().unwrap();
-        let (local, _bell) = machine(folder.path(), "cat >/dev/null; exit 0");
-        let handle = local.launch(launch()).await.unwrap();
-        assert_eq!(local.list().await.unwrap(), [Process { handle: handle.clone(), ended: None }]);
-        tokio::time::timeout(GRACE, local.stop(&handle)).await.unwrap().unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_program_that_does_not_exist_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let (local, _bell) = machine(folder.path(), "");
-        std::fs::remove_file(folder.path().join("attune-trainer")).unwrap();
-        assert_eq!(local.launch(launch()).await.unwrap_err().to_string(), "starting attune-trainer failed");
-        assert_eq!(local.list().await.unwrap(), []);
-    }
-
-    #[test]
-    fn secrets_of_the_platform_are_not_handed_down() {
-        assert!(is_secret("ATTUNE_DATABASE__URL") && is_secret("AWS_SECRET_ACCESS_KEY") && is_secret("DATABASE_URL"));
-        assert!(!is_secret("ATTUNE_LOG") && !is_secret("PATH") && !is_secret("LD_LIBRARY_PATH"));
-    }
-
-    #[test]
-    fn last_words_come_without_colours() {
-        assert_eq!(plain("\u{1b}[31mno\0 memory\u{1b}[0m\n"), "no memory\n");
-    }
-}
+mod tests;

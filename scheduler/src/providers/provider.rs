@@ -54,14 +54,49 @@ pub(crate) struct Launch {
 pub(crate) struct Process {
     /// The handle that [`Provider::launch`] returned.
     pub(crate) handle: String,
-    /// The exit message, if the process has ended; the provider keeps it until [`Provider::stop`].
-    pub(crate) ended: Option<String>,
+    /// The reason why the process has not started yet or is suspended, which tenants may read; `None`: it runs or has
+    /// ended.
+    pub(crate) pending: Option<String>,
+    /// The end of the process, if it has ended; the provider keeps it until [`Provider::stop`].
+    pub(crate) ended: Option<Ended>,
+}
+
+/// The end of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// The exit message, which tenants may read.
+    pub(crate) message: String,
+    /// The cause of the end.
+    pub(crate) cause: EndCause,
+}
+
+/// The cause of the end of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndCause {
+    /// The program ended on its own, or the cause is unknown.
+    Program,
+    /// The memory of the node, or the process's limit, was exhausted.
+    OutOfMemory,
+    /// The node failed, or the provider ended the process for another one's sake: the job is not at fault.
+    Circumstances,
+}
+
+impl Ended {
+    /// Creates an end of the program.
+    pub(crate) fn program(message: impl Into<String>) -> Self {
+        Self { message: message.into(), cause: EndCause::Program }
+    }
 }
 
 /// Launches and stops processes. Has no access to jobs or rows.
 pub(crate) trait Provider: Send + Sync {
     /// Returns the name stored in `node.provider`, and named by the provider's offers.
     fn name(&self) -> &str;
+
+    /// Returns whether its processes continue when the scheduler stops. The next scheduler then adopts them.
+    fn outlives_scheduler(&self) -> bool {
+        false
+    }
 
     /// Returns the offers, without reservations subtracted.
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>>;

@@ -11,6 +11,7 @@ use crate::{
     providers::{
         local::Local,
         provider::{Launch, Provider},
+        slurm::provider::Slurm,
     },
 };
 
@@ -32,9 +33,14 @@ impl Providers {
         let mut all: Vec<Arc<dyn Provider>> = Vec::with_capacity(configs.len());
         for config in configs {
             let created = match config {
-                ProviderConfig::Local(local) => Local::new(local, api_url, ended.clone()),
+                ProviderConfig::Local(local) => {
+                    Local::new(local, api_url, ended.clone()).map(|local| Arc::new(local) as Arc<dyn Provider>)
+                }
+                ProviderConfig::Slurm(slurm) => {
+                    Slurm::new(slurm, api_url).map(|slurm| Arc::new(slurm) as Arc<dyn Provider>)
+                }
             };
-            all.push(Arc::new(created.with_context(|| format!("the {} provider", config.name()))?));
+            all.push(created.with_context(|| format!("the {} provider", config.name()))?);
         }
         Ok(Self::new(all))
     }

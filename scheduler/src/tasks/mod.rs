@@ -9,7 +9,6 @@ use crate::{app::App, error::SchedulerError};
 
 mod dispatch_job;
 mod ensure_replica;
-mod plan_words;
 mod text_folder;
 mod validate_job;
 

@@ -7,7 +7,7 @@ use attune_domain::{
     event::EventType,
     file_facts::FileFacts,
     id::{AdapterVersionId, ApiKeyId, BaseModelId, FileId, JobId, ProjectId, RunId},
-    job::{JobEvent, JobState, PauseReason},
+    job::{JobEvent, JobState, PauseReason, Priority},
     spec::{BASE_LEARNING_RATE, TrainSpec},
     text::tenant_text::for_tenant,
 };
@@ -47,6 +47,10 @@ pub struct Job {
     pub token_facts: Option<TokenFacts>,
     pub run_id: Option<RunId>,
     pub waiting_reason: Option<String>,
+    pub priority: Priority,
+    pub preemptible: bool,
+    pub queue_position: Option<i32>,
+    pub estimated_start: Option<DateTime<Utc>>,
     pub attempts: i32,
     pub barren_attempts: i32,
     pub total_steps: Option<i64>,
@@ -102,6 +106,8 @@ pub struct NewJob {
     pub api_key_id: Option<ApiKeyId>,
     pub micro_usd_per_million_tokens: i64,
     pub max_micro_usd: Option<i64>,
+    pub priority: Priority,
+    pub preemptible: bool,
 }
 
 /// Inserts a job and pushes the message that starts its validation: both commit, or neither.
@@ -112,8 +118,9 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
     let id: JobId = ids::id();
     sqlx::query!(
         "insert into job (job_id, project_id, base_model_id, training_file_id, validation_file_id, state, suffix,
-             metadata, spec, continue_from, api_key_id, micro_usd_per_million_tokens, max_micro_usd)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+             metadata, spec, continue_from, api_key_id, micro_usd_per_million_tokens, max_micro_usd, priority,
+             preemptible)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         id.uuid(),
         new.project_id.uuid(),
         new.base_model_id.uuid(),
@@ -127,6 +134,8 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
         new.api_key_id.map(|id| id.uuid()),
         new.micro_usd_per_million_tokens,
         new.max_micro_usd,
+        new.priority.name(),
+        new.preemptible,
     )
     .execute(&mut *tx)
     .await?;
@@ -183,9 +192,9 @@ async fn select(conn: &mut PgConnection, filter: Filter) -> Result<Vec<Job>, Sto
         Row,
         r#"select job.job_id, job.project_id, job.base_model_id, base_model.name as base_model, training_file_id,
              validation_file_id, continue_from, job.state, pause_reason, suffix, metadata, spec, token_facts,
-             job.run_id, waiting_reason, attempts, barren_attempts, total_steps, steps_done, trained_tokens,
-             error_code, error_message, error_param, adapter_version.model_name as "fine_tuned_model?",
-             job.created_at, started_at, finished_at,
+             job.run_id, waiting_reason, priority, preemptible, queue_position, estimated_start, attempts,
+             barren_attempts, total_steps, steps_done, trained_tokens, error_code, error_message, error_param,
+             adapter_version.model_name as "fine_tuned_model?", job.created_at, started_at, finished_at,
              run.step_ms::float8 / nullif(run.steps, 0) as mean_step_ms, result_file_id, max_micro_usd, charged_tokens,
              node_ms, micro_usd
          from job join base_model using (base_model_id) left join adapter_version using (job_id)
@@ -221,6 +230,10 @@ struct Row {
     token_facts: Option<serde_json::Value>,
     run_id: Option<Uuid>,
     waiting_reason: Option<String>,
+    priority: String,
+    preemptible: bool,
+    queue_position: Option<i32>,
+    estimated_start: Option<DateTime<Utc>>,
     attempts: i32,
     barren_attempts: i32,
     total_steps: Option<i64>,
@@ -263,6 +276,10 @@ impl TryFrom<Row> for Job {
             token_facts: row.token_facts.map(|facts| json("job.token_facts", facts)).transpose()?,
             run_id: row.run_id.map(RunId::new),
             waiting_reason: row.waiting_reason,
+            priority: named("job.priority", &row.priority, "priority")?,
+            preemptible: row.preemptible,
+            queue_position: row.queue_position,
+            estimated_start: row.estimated_start,
             attempts: row.attempts,
             barren_attempts: row.barren_attempts,
             total_steps: row.total_steps,
@@ -357,7 +374,10 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
              finished_at = case when $3 then now() end,
              run_id = case when $2 in ('queued', 'paused') then null else run_id end,
              pause_reason = case when $2 in ('pausing', 'paused') then coalesce($7, pause_reason) end,
-             waiting_reason = null, pushed_at = now(), error_code = $4, error_message = $5, error_param = $6
+             queued_at = case when $2 = 'queued' then coalesce(queued_at, now()) else queued_at end,
+             need_bytes = case when $2 = 'provisioning' then null else need_bytes end,
+             waiting_reason = null, queue_position = null, estimated_start = null,
+             pushed_at = now(), error_code = $4, error_message = $5, error_param = $6
          where job_id = $1",
         id.uuid(),
         next.name(),
@@ -443,45 +463,4 @@ pub(crate) async fn save_learning_rate(tx: &mut PgConnection, id: JobId, rate: f
         .execute(tx)
         .await?;
     Ok(())
-}
-
-/// Returns the jobs that wait for a node, oldest first, without those in a delay between two attempts.
-///
-/// # Errors
-/// [`StoreError::Database`].
-pub async fn waiting(conn: &mut PgConnection, limit: i64) -> Result<Vec<JobId>, StoreError> {
-    let rows = sqlx::query_scalar!(
-        "select job_id from job where state = 'queued' and (retry_at is null or retry_at <= now())
-         order by job_id limit $1",
-        limit,
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows.into_iter().map(JobId::new).collect())
-}
-
-/// Returns jobs in `state` whose last message is older than `seconds`, or precedes the end of a delay that is over,
-/// oldest first; their messages count as pushed now, so the caller must push them in the same transaction.
-///
-/// # Errors
-/// [`StoreError::Database`].
-pub async fn claim_unpushed(
-    tx: &mut PgConnection,
-    state: JobState,
-    seconds: f64,
-    limit: i64,
-) -> Result<Vec<JobId>, StoreError> {
-    let rows = sqlx::query_scalar!(
-        "update job set pushed_at = now()
-         where job_id in (select job_id from job where state = $1
-                 and (pushed_at < now() - make_interval(secs => $2) or (retry_at > pushed_at and retry_at <= now()))
-             order by job_id limit $3 for update skip locked)
-         returning job_id",
-        state.name(),
-        seconds,
-        limit,
-    )
-    .fetch_all(tx)
-    .await?;
-    Ok(rows.into_iter().map(JobId::new).collect())
 }

@@ -1,10 +1,11 @@
-//! Pause and resume. A job pauses on its user's request, or because its money is spent; either way its trainer stops at
-//! its next step, with a checkpoint, and the rest of the training, once resumed, gives bit-identical results.
+//! Pause and resume. A job pauses on its user's request, because its money is spent, or because another job needs its
+//! machine; its trainer stops at its next step, with a checkpoint, and the rest of the training, once resumed, gives
+//! bit-identical results. A job that was stopped for another one is queued again automatically.
 
 use attune_domain::{
     event::EventType,
     id::{JobId, ProjectId},
-    job::{IllegalTransition, JobEvent, JobState, PauseReason},
+    job::{IllegalTransition, JobEvent, JobState, PauseReason, Priority},
 };
 use serde_json::json;
 use sqlx::PgConnection;
@@ -60,11 +61,47 @@ pub async fn pause_for(tx: &mut PgConnection, job: &Job, reason: PauseReason, wh
 pub async fn resume(tx: &mut PgConnection, project: ProjectId, id: JobId) -> Result<Job, StoreError> {
     let job = job::lock(tx, project, id).await?;
     match job.state {
+        // It is queued again automatically; a resume would only keep the machine from the job that it was stopped for.
+        JobState::Pausing if job.pause_reason == Some(PauseReason::Preempted) => return Ok(job),
         JobState::Paused | JobState::Pausing => release(tx, &job, "").await?,
         JobState::Validating | JobState::Queued | JobState::Provisioning | JobState::Running => return Ok(job),
         from => return Err(IllegalTransition { from, event: JobEvent::ResumeAsked }.into()),
     }
     job::get(tx, project, id).await
+}
+
+/// Stops a running job at its next step, with a checkpoint, for another one; it is queued again when its trainer has
+/// stopped. Its event states the other job's priority, and nothing else of it: that job may belong to another project.
+/// Returns `false` if it may not be stopped any more.
+///
+/// # Errors
+/// [`StoreError::NotFound`], [`StoreError::Database`].
+pub async fn preempt(tx: &mut PgConnection, id: JobId, priority: Priority) -> Result<bool, StoreError> {
+    let held = sqlx::query_scalar!("select state from job where job_id = $1 and preemptible for update", id.uuid())
+        .fetch_optional(&mut *tx)
+        .await?;
+    let state = held.map(|state| job::state(&state)).transpose()?;
+    if !matches!(state, Some(JobState::Provisioning | JobState::Running)) {
+        return Ok(false);
+    }
+    let message = format!(
+        "Preempted: a job of {priority} priority needs the machine. The trainer stops at its next step, and the job is \
+         then queued again"
+    );
+    job::step(tx, id, &Step::pause(PauseReason::Preempted, message)).await?;
+    sqlx::query!("update job set preemptions = preemptions + 1 where job_id = $1", id.uuid()).execute(tx).await?;
+    Ok(true)
+}
+
+/// Queues a job again whose trainer has stopped for another job, in the transaction of the stop. Returns its state. The
+/// caller holds the job's row.
+pub(crate) async fn requeue_preempted(tx: &mut PgConnection, id: JobId) -> Result<JobState, StoreError> {
+    let job = job::load(tx, id).await?;
+    if job.state != JobState::Paused || job.pause_reason != Some(PauseReason::Preempted) {
+        return Ok(job.state);
+    }
+    release(tx, &job, "The machine is free for the other job").await?;
+    Ok(JobState::Queued)
 }
 
 /// Applies the step out of a pause, and pushes the message that moves the job on. The caller holds the job's row.

@@ -9,7 +9,10 @@ use sqlx::PgConnection;
 
 use crate::{
     error::StoreError,
-    jobs::job::{self, JobError, Step},
+    jobs::{
+        job::{self, JobError, Step},
+        job_pause, memory_ladder,
+    },
     queue::{self, DispatchJob},
     runs::run::{self, Outcome, RunState},
 };
@@ -25,6 +28,9 @@ pub enum Blame {
     /// External circumstances: reports could not arrive, or the node's disk was full. Only after [`MOST_SETBACKS`] in a
     /// row without a new checkpoint does the job fail.
     Circumstances,
+    /// The run's plan: it ran out of memory. The job's next run has a smaller plan or a larger offer, and the job fails
+    /// only when there is none ([`memory_ladder`]).
+    Memory,
     /// None: the platform was shut down, or the run was to end anyway.
     Nobody,
 }
@@ -56,7 +62,8 @@ struct Barren {
 
 /// Ends a lost run: its job is queued again and resumes from the last checkpoint, after a delay if there is no new one;
 /// or, after too many attempts without a new one, it fails with the reason. A job that was being cancelled becomes
-/// cancelled, one that was pausing becomes paused.
+/// cancelled, one that was pausing becomes paused. After a run that ran out of memory, the job's next run has other
+/// terms.
 ///
 /// Returns the job's state, or `None` if the run had ended meanwhile.
 ///
@@ -71,17 +78,26 @@ pub async fn lost(tx: &mut PgConnection, id: RunId, loss: &Loss) -> Result<Optio
     if run::state(&row.state) == RunState::Ended {
         return Ok(None);
     }
-    run::end(tx, id, Outcome::Lost).await?;
+    run::end(tx, id, if loss.blame == Blame::Memory { Outcome::OutOfMemory } else { Outcome::Lost }).await?;
     let job_id = JobId::new(row.job_id);
     let barren = count(tx, job_id, id, loss.blame).await?;
     let held = sqlx::query_scalar!("select state from job where job_id = $1 for update", row.job_id)
         .fetch_one(&mut *tx)
         .await?;
     let pause = match loss.blame {
-        Blame::Nobody => 0,
-        _ => pause_seconds(barren.by_job.saturating_add(barren.by_circumstances).unsigned_abs()),
+        Blame::Memory | Blame::Nobody => 0,
+        Blame::Job { .. } | Blame::Circumstances => {
+            pause_seconds(barren.by_job.saturating_add(barren.by_circumstances).unsigned_abs())
+        }
     };
-    let next = job::step_held(tx, job_id, id, &step(job::state(&held)?, &barren, pause, loss)).await?;
+    let held = job::state(&held)?;
+    let next = match loss.blame {
+        Blame::Memory => memory_ladder::climb(tx, job_id, id, held, &loss.reason).await?,
+        _ => job::step_held(tx, job_id, id, &step(held, &barren, pause, loss)).await?,
+    };
+    if next == JobState::Paused {
+        return job_pause::requeue_preempted(tx, job_id).await.map(Some);
+    }
     if next == JobState::Queued {
         sqlx::query!(
             "update job set retry_at = now() + make_interval(secs => $2) where job_id = $1",
@@ -101,7 +117,7 @@ fn step(held: JobState, barren: &Barren, pause: u32, loss: &Loss) -> Step {
     let spent = match blame {
         Blame::Job { max_attempts } => barren.by_job >= *max_attempts,
         Blame::Circumstances => barren.by_circumstances >= MOST_SETBACKS,
-        Blame::Nobody => false,
+        Blame::Memory | Blame::Nobody => false,
     };
     match held {
         JobState::Cancelling => Step::new(JobEvent::RunLost, format!("Fine-tuning job cancelled; {reason}")),

@@ -12,9 +12,15 @@ pub mod job_event;
 pub mod job_pause;
 /// Lost runs, and how their jobs continue.
 pub mod loss;
+/// Jobs whose run ran out of memory.
+pub mod memory_ladder;
+/// The state of the queue at one moment: the input of its plan.
+pub mod snapshot;
 /// Limits on the unfinished work of one project.
 pub mod unfinished;
+/// Jobs whose queue message was lost, or is due again.
+pub mod unpushed;
 /// Validation attempts of jobs' files.
 pub mod validation;
-/// The reason why a queued job is not placed yet.
+/// Positions, reasons and estimated starts of waiting jobs.
 pub mod waiting;

@@ -4,6 +4,10 @@
 pub mod node;
 /// Providers' offers and their throughput.
 pub mod offer;
+/// Processes that a provider has not started yet.
+pub mod pending;
+/// The placement of a run: its offer, and the others.
+pub mod placement;
 /// Trainers' reports.
 pub mod report;
 /// The metrics file of a job, step by step.

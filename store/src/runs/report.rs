@@ -23,6 +23,7 @@ use crate::{
         checkpoint::{self, NewCheckpoint},
         job::{self, JobError, Step},
         job_event::{self, Level},
+        job_pause,
         loss::{self, Blame, Loss},
     },
     queue::{self, DispatchJob},
@@ -30,7 +31,7 @@ use crate::{
         run::{self, Outcome, RunState},
         run_blob,
     },
-    tenancy::money,
+    tenancy::{money, usage},
 };
 
 /// The run's row, locked.
@@ -133,18 +134,20 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
             let text = format!("Checkpoint created at step {step}");
             job_event::message(tx, job_id, Level::Info, &text).await
         }
-        RunEvent::Published { files, chat_template_sha256, trained_tokens, peak_memory, gate } => {
+        RunEvent::Published { files, chat_template_sha256, trained_tokens, best_step, peak_memory, gate } => {
             run_blob::check(tx, held.run_id, files).await?;
             measured(tx, held.run_id, peak_memory.to_i64()).await?;
             let (chat_template_sha256, trained_tokens) = (*chat_template_sha256, *trained_tokens);
-            publish(tx, held, Publication { files, chat_template_sha256, trained_tokens, gate: *gate }).await
+            let (best_step, gate) = (*best_step, *gate);
+            publish(tx, held, Publication { files, chat_template_sha256, trained_tokens, best_step, gate }).await
+        }
+        RunEvent::OutOfMemory { message, peak_memory } => {
+            measured(tx, held.run_id, peak_memory.to_i64()).await?;
+            lose(tx, held, &Loss::new(message, Blame::Memory)).await
         }
         RunEvent::Failed { code, message, passing: true, .. } => {
             let loss = Loss { code: code.clone(), reason: message.clone(), blame: Blame::Circumstances };
-            if let Some(state) = loss::lost(tx, held.run_id, &loss).await? {
-                held.job_state = state;
-            }
-            Ok(())
+            lose(tx, held, &loss).await
         }
         RunEvent::Failed { code, message, param, passing: false } => {
             run::end(tx, held.run_id, Outcome::Failed).await?;
@@ -167,6 +170,13 @@ const fn level_of(level: MessageLevel) -> Level {
 
 async fn step(tx: &mut PgConnection, held: &mut Held, step: &Step) -> Result<(), StoreError> {
     held.job_state = job::step_held(tx, held.job_id, held.run_id, step).await?;
+    Ok(())
+}
+
+async fn lose(tx: &mut PgConnection, held: &mut Held, loss: &Loss) -> Result<(), StoreError> {
+    if let Some(state) = loss::lost(tx, held.run_id, loss).await? {
+        held.job_state = state;
+    }
     Ok(())
 }
 
@@ -250,13 +260,15 @@ struct Publication<'a> {
     files: &'a [Blob],
     chat_template_sha256: Option<Sha256>,
     trained_tokens: u64,
+    /// The step of the adapter, if later ones were dropped.
+    best_step: Option<u64>,
     gate: Gate,
 }
 
 /// Publishes the adapter version and ends job, run and node in the caller's transaction: the job has succeeded exactly
 /// when its adapter exists.
 async fn publish(tx: &mut PgConnection, held: &mut Held, published: Publication<'_>) -> Result<(), StoreError> {
-    let Publication { files, chat_template_sha256, trained_tokens, gate } = published;
+    let Publication { files, chat_template_sha256, trained_tokens, best_step, gate } = published;
     let job = job::load(tx, held.job_id).await?;
     let training = manifest::training(tx, &job, held.run_id, trained_tokens, gate).await?;
     let told = format!(
@@ -282,6 +294,9 @@ async fn publish(tx: &mut PgConnection, held: &mut Held, published: Publication<
         .execute(&mut *tx)
         .await?;
     run::end(tx, held.run_id, Outcome::Published).await?;
+    if let Some(step) = best_step {
+        usage::refund_run(tx, held.run_id, step, false).await?;
+    }
     job_event::message(tx, held.job_id, Level::Info, &format!("New fine-tuned model created: {name}")).await?;
     step(tx, held, &Step::new(JobEvent::AdapterPublished, "The job has successfully completed")).await
 }
@@ -298,12 +313,14 @@ async fn gave_up_checkpoint(tx: &mut PgConnection, held: &mut Held, why: &str) -
     step(tx, held, &Step::new(JobEvent::RunLost, message)).await?;
     if held.job_state == JobState::Queued {
         queue::push(tx, &DispatchJob { job_id: held.job_id }).await?;
+    } else {
+        held.job_state = job_pause::requeue_preempted(tx, held.job_id).await?;
     }
     Ok(true)
 }
 
-/// Handles a stop. One due to a cancel ends the job, one due to a pause pauses it. One without a request (the trainer's
-/// machine shuts down) requeues the job.
+/// Handles a stop. One due to a cancel ends the job, one due to a pause pauses it, and one for another job queues it
+/// again. One without a request (the trainer's machine shuts down) requeues the job.
 async fn stopped(tx: &mut PgConnection, held: &mut Held, at: u64) -> Result<(), StoreError> {
     run::end(tx, held.run_id, Outcome::Stopped).await?;
     let obeyed = match held.job_state {
@@ -312,7 +329,9 @@ async fn stopped(tx: &mut PgConnection, held: &mut Held, at: u64) -> Result<(), 
         _ => None,
     };
     if let Some(message) = obeyed {
-        return step(tx, held, &Step::new(JobEvent::RunStopped, message)).await;
+        step(tx, held, &Step::new(JobEvent::RunStopped, message)).await?;
+        held.job_state = job_pause::requeue_preempted(tx, held.job_id).await?;
+        return Ok(());
     }
     let message = format!("The trainer stopped after step {at}; the job is queued again");
     step(tx, held, &Step::new(JobEvent::RunLost, message)).await?;

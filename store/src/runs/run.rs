@@ -81,7 +81,7 @@ pub async fn create(tx: &mut PgConnection, new: &NewRun) -> Result<Run, StoreErr
     let node_id = node::reserve(tx, &new.node).await?;
     let run_id: RunId = ids::id();
     let attempt = sqlx::query_scalar!(
-        "update job set run_id = $2, attempts = attempts + 1 where job_id = $1 returning attempts",
+        "update job set run_id = $2, attempts = attempts + 1, rung_plan = null where job_id = $1 returning attempts",
         new.job_id.uuid(),
         run_id.uuid(),
     )
@@ -226,6 +226,8 @@ pub enum Outcome {
     Stopped,
     /// The process died, or stopped reporting.
     Lost,
+    /// The run ran out of memory.
+    OutOfMemory,
 }
 
 /// Ends a run, charges its usage and releases its node. The caller holds the run's row and steps the job.

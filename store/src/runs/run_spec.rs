@@ -16,7 +16,7 @@ use crate::{
     digests,
     error::StoreError,
     files::objects::Objects,
-    jobs::{checkpoint, job},
+    jobs::{checkpoint, job, memory_ladder},
     runs::run::Run,
 };
 
@@ -63,6 +63,7 @@ async fn training(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Resu
         train: job.spec,
         template_now: job.created_at.timestamp(),
         plan: run.plan.clone(),
+        always_warm_up: memory_ladder::may_run_out(conn, run).await?,
         continue_from,
         resume,
     })

@@ -8,6 +8,8 @@ pub mod audit;
 pub mod member;
 /// Budgets of projects and price caps of jobs.
 pub mod money;
+/// Shares of projects in the queue of jobs.
+pub mod project_queue;
 /// Organizations and projects.
 pub mod tenant;
 /// Usage and its cost.

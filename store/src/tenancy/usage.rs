@@ -37,6 +37,52 @@ pub(crate) async fn charge_run(tx: &mut PgConnection, run: RunId) -> Result<(), 
     Ok(())
 }
 
+/// Refunds an ended run, which is charged: the tokens of its job's steps after `kept_step`, which are lost or dropped,
+/// and the time of its node if `with_node`. A step that is trained on again counts again.
+pub(crate) async fn refund_run(
+    tx: &mut PgConnection,
+    run: RunId,
+    kept_step: u64,
+    with_node: bool,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "with lost as (
+             select job.job_id, job.project_id, job.api_key_id, base_model.name as model,
+                 case when $4 then charge.node_ms else 0 end as node_ms, node.micro_usd_per_hour as node_price,
+                 job.micro_usd_per_million_tokens as token_price,
+                 least(job.charged_tokens, coalesce((
+                     select sum(tokens) from (
+                         select max((data ->> 'trained_tokens')::bigint) as tokens from job_event
+                         where job_event.job_id = job.job_id and type = 'metrics'
+                             and data ->> 'trained_tokens' is not null
+                             and (data ->> 'step')::bigint > $3 and (data ->> 'step')::bigint <= job.top_step
+                         group by data ->> 'step') as trained), 0))::bigint as tokens
+             from run join job on job.job_id = run.job_id join node using (node_id)
+                 join base_model using (base_model_id)
+                 join usage as charge on charge.run_id = run.run_id and charge.kind = 'training'
+             where run.run_id = $1),
+         priced as (
+             select *, round(node_ms::numeric * node_price / 3600000 + tokens::numeric * token_price / 1000000)::bigint
+                 as micro_usd
+             from lost where node_ms > 0 or tokens > 0),
+         refunded as (
+             update job set top_step = least(job.top_step, $3), top_tokens = job.top_tokens - priced.tokens,
+                 charged_tokens = job.charged_tokens - priced.tokens, node_ms = job.node_ms - priced.node_ms,
+                 micro_usd = job.micro_usd - priced.micro_usd
+             from priced where job.job_id = priced.job_id)
+         insert into usage (usage_id, project_id, kind, api_key_id, model, job_id, run_id, trained_tokens, node_ms,
+             micro_usd)
+         select $2, project_id, 'refund', api_key_id, model, job_id, $1, -tokens, -node_ms, -micro_usd from priced",
+        run.uuid(),
+        ids::uuid(),
+        kept_step as i64,
+        with_node,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Aggregated usage of one model by one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answered {
@@ -87,7 +133,7 @@ pub async fn count_answers(tx: &mut PgConnection, answers: &[Answered]) -> Resul
 /// The parameters of a usage report.
 #[derive(Debug, Clone, Default)]
 pub struct Question {
-    /// The kind: `training` or `completions`; `None`: both.
+    /// The kind: `training`, with its refunds, or `completions`; `None`: both.
     pub kind: Option<&'static str>,
     /// The start, included, in Unix seconds.
     pub from: i64,
@@ -122,7 +168,7 @@ pub struct Sums {
     pub model: Option<String>,
     pub adapter_version_id: Option<uuid::Uuid>,
     pub job_id: Option<uuid::Uuid>,
-    /// The number of rows; for training, of ended runs.
+    /// The number of rows without refunds; for training, of ended runs.
     pub runs: i64,
     pub requests: i64,
     pub input_tokens: i64,
@@ -142,12 +188,12 @@ pub async fn sums(conn: &mut PgConnection, project: ProjectId, asked: &Question)
         r#"select floor(extract(epoch from used_at)::float8 / $5::float8)::bigint as "bucket!",
              case when $12 then kind end as kind, case when $8 then api_key_id end as api_key_id,
              case when $9 then model end as model, case when $10 then adapter_version_id end as adapter_version_id,
-             case when $11 then job_id end as job_id, count(*) as "runs!",
+             case when $11 then job_id end as job_id, count(*) filter (where kind <> 'refund') as "runs!",
              sum(requests)::bigint as "requests!", sum(input_tokens)::bigint as "input_tokens!",
              sum(output_tokens)::bigint as "output_tokens!", sum(trained_tokens)::bigint as "trained_tokens!",
              sum(node_ms)::bigint as "node_ms!", sum(micro_usd)::bigint as "micro_usd!"
          from usage
-         where project_id = $1 and ($2::text is null or kind = $2)
+         where project_id = $1 and ($2::text is null or kind = $2 or (kind = 'refund' and $2 = 'training'))
              and used_at >= to_timestamp($3::bigint::float8) and used_at < to_timestamp($4::bigint::float8)
              and ($6::uuid[] is null or api_key_id = any($6)) and ($7::text[] is null or model = any($7))
          group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3, 4, 5, 6"#,

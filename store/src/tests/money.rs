@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Creates a job with a price of its trained tokens.
-async fn priced_job(conn: &mut PgConnection, seed: Seed, per_million: i64) -> JobId {
+pub(super) async fn priced_job(conn: &mut PgConnection, seed: Seed, per_million: i64) -> JobId {
     let id = queued_job(conn, seed).await.unwrap();
     let price = "update job set micro_usd_per_million_tokens = $2 where job_id = $1";
     sqlx::query(price).bind(id.uuid()).bind(per_million).execute(conn).await.unwrap();
@@ -33,13 +33,13 @@ async fn priced_job(conn: &mut PgConnection, seed: Seed, per_million: i64) -> Jo
 }
 
 /// Sets the run's node to an age of an hour, at two dollars per hour.
-async fn an_hour_ago(conn: &mut PgConnection, run: &Run) {
+pub(super) async fn an_hour_ago(conn: &mut PgConnection, run: &Run) {
     let age =
         "update node set created_at = created_at - interval '1 hour', micro_usd_per_hour = 2000000 where node_id = $1";
     sqlx::query(age).bind(run.node_id.uuid()).execute(conn).await.unwrap();
 }
 
-fn everything() -> Question {
+pub(super) fn everything() -> Question {
     Question { until: 253_402_300_799, width: 86_400, by_kind: true, by_job: true, ..Question::default() }
 }
 

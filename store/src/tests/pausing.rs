@@ -12,6 +12,7 @@ use crate::{
     jobs::{
         job, job_event, job_pause,
         loss::{self, Blame, Loss},
+        snapshot,
     },
     queue::{DispatchJob, ValidateJob},
     runs::{node, report},
@@ -57,7 +58,7 @@ async fn a_waiting_job_is_paused_at_once_and_one_with_unchecked_rows_is_checked_
     testing::lose_messages(&mut conn).await.unwrap();
     for (id, next) in [(unchecked, JobState::Validating), (queued, JobState::Queued)] {
         assert_eq!(job_pause::pause(&mut conn, seed.project_id, id).await.unwrap().state, JobState::Paused);
-        assert!(!job::waiting(&mut conn, 10).await.unwrap().contains(&id));
+        assert!(!snapshot::unmeasured(&mut conn, 10).await.unwrap().contains(&id));
         assert_eq!(job_pause::resume(&mut conn, seed.project_id, id).await.unwrap().state, next);
     }
     assert_eq!(testing::messages::<ValidateJob>(&mut conn).await.unwrap(), 1);

@@ -15,6 +15,7 @@ use crate::{
     jobs::{
         checkpoint, job, job_event,
         loss::{self, Blame, Loss},
+        snapshot,
     },
     queue::DispatchJob,
     runs::{node, report, run},
@@ -171,15 +172,15 @@ async fn attack_a28_a_run_that_lacked_what_may_come_again_gives_its_job_back_aft
         let told = job_event::list(&mut conn, seed.project_id, id, None, 1).await.unwrap();
         let said = format!("The node's disk was full; the job is queued again, for another attempt in {pause}");
         assert_eq!(told[0].message, said);
-        assert_eq!(job::waiting(&mut conn, 10).await.unwrap(), [], "it pauses");
+        assert_eq!(snapshot::unmeasured(&mut conn, 10).await.unwrap(), [], "it pauses");
         testing::pass_a_minute(&mut conn).await.unwrap();
-        assert_eq!(job::waiting(&mut conn, 10).await.unwrap(), [id]);
+        assert_eq!(snapshot::unmeasured(&mut conn, 10).await.unwrap(), [id]);
     }
     // A checkpoint resets the count.
     let run = claimed_run(&mut conn, id).await.unwrap();
     let events = [started(), checkpointed(20, '1'), full];
     report::take(&mut conn, run.run_id, &says(&run, 0, &events)).await.unwrap();
-    assert_eq!(job::waiting(&mut conn, 10).await.unwrap(), [id], "no pause after progress");
+    assert_eq!(snapshot::unmeasured(&mut conn, 10).await.unwrap(), [id], "no pause after progress");
 }
 
 #[sqlx::test(migrations = false)]

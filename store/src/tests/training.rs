@@ -32,7 +32,8 @@ async fn trained(conn: &mut PgConnection, seed: Seed) -> AdapterVersionId {
     ];
     let peak_memory = attune_domain::bytes::Bytes::mib(390);
     let gate = attune_domain::run::Gate::default();
-    let published = RunEvent::Published { files, chat_template_sha256: None, trained_tokens: 6000, peak_memory, gate };
+    let (chat_template_sha256, trained_tokens, best_step) = (None, 6000, None);
+    let published = RunEvent::Published { files, chat_template_sha256, trained_tokens, best_step, peak_memory, gate };
     report::take(conn, run.run_id, &says(&run, 0, &[started(), published])).await.unwrap();
     adapter::list(conn, seed.project_id, None, None, 1).await.unwrap()[0].adapter_version_id
 }
@@ -53,6 +54,8 @@ async fn continuing(conn: &mut PgConnection, seed: Seed, from: AdapterVersionId)
         api_key_id: None,
         micro_usd_per_million_tokens: 0,
         max_micro_usd: None,
+        priority: made.priority,
+        preemptible: made.preemptible,
     };
     job::insert(conn, &new).await.unwrap().job_id
 }

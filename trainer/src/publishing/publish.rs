@@ -64,6 +64,7 @@ pub fn publish(session: Session, inputs: &Inputs, context: &RunContext) -> Resul
         files,
         chat_template_sha256: session.text.template_sha256(),
         trained_tokens: session.progress.trained_tokens,
+        best_step: session.adapter_step,
         peak_memory: memory::peak(),
         gate: Gate { quantization, logit_difference },
     })

@@ -65,8 +65,11 @@ async fn a_run_that_gets_no_better_ends_and_gives_the_adapter_of_its_best_valida
     let (_, short) = platform.run(short, &cache).await;
     assert_eq!(published_sha256(&events, FACTORS), published_sha256(&short, FACTORS));
     let tokens = |events: &[RunEvent]| steps(events).iter().map(|m| m.trained_tokens).sum::<u64>();
-    let Some(RunEvent::Published { trained_tokens, .. }) = events.last() else { panic!("{:?}", events.last()) };
+    let Some(RunEvent::Published { trained_tokens, best_step, .. }) = events.last() else {
+        panic!("{:?}", events.last())
+    };
     assert_eq!(*trained_tokens, tokens(&events), "what was trained counts, the steps after the best too");
+    assert_eq!(*best_step, Some(best), "the steps after the best are not charged");
 }
 
 #[tokio::test(flavor = "multi_thread")]

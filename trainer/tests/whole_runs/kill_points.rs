@@ -69,7 +69,9 @@ impl Reports {
                     self.published = Some((published_sha256(events, FACTORS), *trained_tokens));
                 }
                 RunEvent::Started { .. } | RunEvent::Checkpointed { .. } => {}
-                RunEvent::Failed { .. } | RunEvent::Stopped { .. } => panic!("{event:?}"),
+                RunEvent::OutOfMemory { .. } | RunEvent::Failed { .. } | RunEvent::Stopped { .. } => {
+                    panic!("{event:?}")
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ mod going_back;
 mod kill_points;
 mod learning_rate;
 mod micro_batches;
+mod out_of_memory;
 mod platform;
 mod runs;
 mod tiny;

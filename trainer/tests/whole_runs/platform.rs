@@ -156,6 +156,7 @@ impl Platform {
                 predicted_peak: Bytes::mib(64),
                 placement: Placement::default(),
             },
+            always_warm_up: false,
             continue_from: None,
             resume: None,
         }

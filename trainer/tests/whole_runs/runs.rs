@@ -31,7 +31,8 @@ async fn a_run_learns_validates_keeps_and_publishes() {
     assert_eq!(of(|e| if let RunEvent::Evaluated { step, .. } = e { Some(*step) } else { None }), [5, 10, 15]);
     assert_eq!(of(|e| if let RunEvent::Checkpointed { step, .. } = e { Some(*step) } else { None }), [4, 8, 12]);
 
-    let Some(RunEvent::Published { files, trained_tokens, chat_template_sha256, peak_memory, gate }) = events.last()
+    let Some(RunEvent::Published { files, trained_tokens, chat_template_sha256, best_step: None, peak_memory, gate }) =
+        events.last()
     else {
         panic!("{:?}", events.last());
     };

@@ -8,6 +8,8 @@ pub mod audit_logs;
 pub mod budget;
 /// The installation's organizations.
 pub mod organizations;
+/// The share of a project in the queue of jobs.
+pub mod project_queue;
 /// The users of a project.
 pub mod project_users;
 /// The organization's projects.

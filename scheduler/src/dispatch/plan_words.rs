@@ -9,7 +9,7 @@ use attune_domain::{
 
 /// Describes a plan with reasons: `micro_batch_size 4 (requested), gradient_checkpointing false (chosen: it fits
 /// without)`.
-pub(crate) fn chosen(work: Workload<'_>, plan: &Plan) -> String {
+pub(super) fn chosen(work: Workload<'_>, plan: &Plan) -> String {
     let (asked, largest) = (work.train.trainer.micro_batch_size, memory::largest_micro_batch(work));
     let rows = if asked.is_some() {
         "requested".to_owned()
@@ -30,13 +30,18 @@ pub(crate) fn chosen(work: Workload<'_>, plan: &Plan) -> String {
 }
 
 /// Describes a plan: `micro_batch_size 4, gradient_checkpointing true`.
-pub(crate) fn cut(plan: &Plan) -> String {
+pub(super) fn cut(plan: &Plan) -> String {
     let Plan { micro_batch_size, checkpointing, .. } = plan;
     format!("micro_batch_size {micro_batch_size}, gradient_checkpointing {checkpointing}")
 }
 
+/// Describes why a job waits for the plan that it began with.
+pub(super) fn waiting_for_plan(kept: &Plan, refusals: &[Refusal]) -> String {
+    format!("The job waits for memory to resume with its original plan ({}): {}", cut(kept), listed(refusals))
+}
+
 /// Joins refusals into a clause.
-pub(crate) fn listed(refusals: &[Refusal]) -> String {
+pub(super) fn listed(refusals: &[Refusal]) -> String {
     match refusals {
         [] => "there is no machine".into(),
         all => all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
@@ -45,7 +50,7 @@ pub(crate) fn listed(refusals: &[Refusal]) -> String {
 
 /// Returns the requested settings that increase the plan's memory, as a clause, and the first one's field. Empty if
 /// none does.
-pub(crate) fn asked_for(train: &TrainSpec) -> (String, Option<&'static str>) {
+pub(super) fn asked_for(train: &TrainSpec) -> (String, Option<&'static str>) {
     const ROWS: &str = "trainer.micro_batch_size";
     const CHECKPOINTING: &str = "trainer.gradient_checkpointing";
     let rows = train.trainer.micro_batch_size.filter(|rows| *rows > 1).map(|rows| (ROWS, rows.to_string()));

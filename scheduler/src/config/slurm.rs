@@ -1,0 +1,200 @@
+//! The settings of a provider of the kind `slurm`.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use attune_domain::bytes::Bytes;
+use serde::Deserialize;
+
+/// The maximum number of slots of an offer.
+const MOST_SLOTS: u32 = 64;
+
+/// The seconds before the time limit at which Slurm sends SIGTERM to the program.
+pub(crate) const NOTICE_SECONDS: u32 = 120;
+
+/// A `[[provider]]` section of the kind `slurm`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SlurmConfig {
+    /// The provider's name, which nodes' rows keep.
+    #[serde(default = "slurm")]
+    pub(crate) name: String,
+    /// The folder for caches and logs, on the nodes; on the scheduler's machine, for text files of base models.
+    pub(crate) work_dir: PathBuf,
+    /// The folder of `attune-trainer` and `attune-serving` on the nodes.
+    pub(crate) binaries_dir: PathBuf,
+    /// Words before the program's path, such as `["apptainer", "exec", "--nv", "/images/attune.sif"]`.
+    #[serde(default)]
+    pub(crate) command_prefix: Vec<String>,
+    /// The folder of `sbatch`, `squeue` and `scancel`. Default: `/usr/local/bin`, `/usr/bin` or `/bin`.
+    pub(crate) commands_dir: Option<PathBuf>,
+    /// The path of `slurm.conf`, if it is not the installation's default.
+    pub(crate) slurm_conf: Option<PathBuf>,
+    /// The partition.
+    pub(crate) partition: String,
+    /// The account that jobs are charged to.
+    pub(crate) account: Option<String>,
+    /// The quality of service.
+    pub(crate) qos: Option<String>,
+    /// The time limit of a run or replica, in minutes.
+    #[serde(default = "a_day")]
+    pub(crate) time_limit_minutes: u32,
+    /// Seconds for which an answer of `squeue` is used again.
+    #[serde(default = "five")]
+    pub(crate) poll_seconds: u64,
+    /// Seconds after which a command is killed.
+    #[serde(default = "twenty")]
+    pub(crate) command_seconds: u64,
+    /// The address that replicas listen on. Default: the first that `hostname -I` prints on the node.
+    pub(crate) listen_ip: Option<IpAddr>,
+    /// The offers; never empty.
+    #[serde(rename = "offer")]
+    pub(crate) offers: Vec<SlurmOffer>,
+}
+
+/// A `[[provider.offer]]` section: the resources of one Slurm job.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SlurmOffer {
+    /// The offer's name.
+    pub(crate) name: String,
+    /// The memory of a job, in bytes.
+    pub(crate) memory_bytes: u64,
+    /// The CPU threads of a job.
+    pub(crate) threads: u32,
+    /// The generic resources of a job, such as `gpu:a100:1`.
+    pub(crate) gres: Option<String>,
+    /// The maximum number of concurrent runs.
+    #[serde(default = "one")]
+    pub(crate) slots: u32,
+    /// The price of an hour of a run, charged to its project, in US dollars.
+    #[serde(default)]
+    pub(crate) usd_per_hour: f64,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn five() -> u64 {
+    5
+}
+
+const fn twenty() -> u64 {
+    20
+}
+
+const fn a_day() -> u32 {
+    24 * 60
+}
+
+fn slurm() -> String {
+    "slurm".into()
+}
+
+impl SlurmOffer {
+    /// Returns the memory of a job.
+    pub(crate) const fn memory(&self) -> Bytes {
+        Bytes(self.memory_bytes)
+    }
+
+    /// Returns the price of an hour in millionths of a US dollar.
+    pub(crate) fn micro_usd_per_hour(&self) -> u64 {
+        (self.usd_per_hour * 1e6).round() as u64
+    }
+}
+
+impl SlurmConfig {
+    /// Checks the ranges of the values.
+    ///
+    /// # Errors
+    /// The key, its value, and the allowed range.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let name = &self.name;
+        if self.time_limit_minutes <= NOTICE_SECONDS / 60 {
+            let (minutes, least) = (self.time_limit_minutes, NOTICE_SECONDS / 60 + 1);
+            return Err(format!("{name}.time_limit_minutes: {minutes} is below {least}"));
+        }
+        if self.offers.is_empty() {
+            return Err(format!("{name}.offer: there is none. Add a [[provider.offer]] section."));
+        }
+        for (key, value) in [("poll_seconds", self.poll_seconds), ("command_seconds", self.command_seconds)] {
+            if !(1..=300).contains(&value) {
+                return Err(format!("{name}.{key}: {value} is not from 1 to 300"));
+            }
+        }
+        for (at, offer) in self.offers.iter().enumerate() {
+            if self.offers[..at].iter().any(|earlier| earlier.name == offer.name) {
+                return Err(format!(
+                    "{name}.offer: two have the name `{}`. Set a different `name` in each.",
+                    offer.name
+                ));
+            }
+            offer.check().map_err(|wrong| format!("{name}.offer {}: {wrong}", offer.name))?;
+        }
+        Ok(())
+    }
+}
+
+impl SlurmOffer {
+    fn check(&self) -> Result<(), String> {
+        if self.name.is_empty() || self.name.contains('/') {
+            return Err("name: use at least one character, and no `/`".into());
+        }
+        if self.memory() < Bytes::mib(1) {
+            return Err(format!("memory_bytes: {} is below {}", self.memory_bytes, Bytes::mib(1).0));
+        }
+        if self.threads == 0 {
+            return Err("threads: 0 is below 1".into());
+        }
+        if !(1..=MOST_SLOTS).contains(&self.slots) {
+            return Err(format!("slots: {} is not from 1 to {MOST_SLOTS}", self.slots));
+        }
+        if !(0.0..=1e9).contains(&self.usd_per_hour) {
+            return Err(format!("usd_per_hour: {} is not from 0 to 1000000000", self.usd_per_hour));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use figment::{
+        Figment,
+        providers::{Format, Toml},
+    };
+
+    use super::*;
+
+    const LEAST: &str = "work_dir = '/scratch/attune'\nbinaries_dir = '/opt/attune/bin'\npartition = 'gpu'\n";
+    const OFFER: &str = "[[offer]]\nname = 'a100'\nmemory_bytes = 64_000_000_000\nthreads = 8\n";
+
+    fn read(text: &str) -> Result<SlurmConfig, String> {
+        let config: SlurmConfig =
+            Figment::from(Toml::string(text)).extract().map_err(|error: figment::Error| error.to_string())?;
+        config.check().map(|()| config)
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let config = read(&format!("{LEAST}{OFFER}gres = 'gpu:a100:1'")).unwrap();
+        assert_eq!((config.name.as_str(), config.time_limit_minutes, config.poll_seconds), ("slurm", 1440, 5));
+        let offer = &config.offers[0];
+        assert_eq!((offer.slots, offer.micro_usd_per_hour(), offer.gres.as_deref()), (1, 0, Some("gpu:a100:1")));
+    }
+
+    #[test]
+    fn limit_a_value_out_of_range_is_named() {
+        let refused = |top: &str, offer: &str| read(&format!("{LEAST}{top}\n{OFFER}{offer}")).unwrap_err();
+        assert_eq!(refused("time_limit_minutes = 2", ""), "slurm.time_limit_minutes: 2 is below 3");
+        assert_eq!(refused("name = 'x'\npoll_seconds = 0", ""), "x.poll_seconds: 0 is not from 1 to 300");
+        assert_eq!(refused("", "slots = 65"), "slurm.offer a100: slots: 65 is not from 1 to 64");
+        assert_eq!(refused("", "usd_per_hour = -1"), "slurm.offer a100: usd_per_hour: -1 is not from 0 to 1000000000");
+        let twice = refused("", OFFER);
+        assert_eq!(twice, "slurm.offer: two have the name `a100`. Set a different `name` in each.");
+        let small = read(&format!("{LEAST}{}", OFFER.replace("64_000_000_000", "0"))).unwrap_err();
+        assert_eq!(small, "slurm.offer a100: memory_bytes: 0 is below 1048576");
+        let none = read(&format!("{LEAST}offer = []")).unwrap_err();
+        assert_eq!(none, "slurm.offer: there is none. Add a [[provider.offer]] section.");
+        assert!(read(&format!("{LEAST}{OFFER}gpus = 1")).unwrap_err().contains("gpus"));
+    }
+}

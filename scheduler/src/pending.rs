@@ -1,0 +1,43 @@
+//! Runs and replicas whose processes wait at their provider, such as jobs in the queue of a cluster. They cannot
+//! report, so their leases begin again in each pass of the reconciler; a job shows the reason of its run.
+
+use attune_store::{
+    replica::Replica,
+    runs::{pending, run::ActiveRun},
+};
+
+use crate::{app::App, error::SchedulerError, providers::provider::Process};
+
+/// Stores which of the provider's runs and replicas wait, and which wait no longer.
+///
+/// # Errors
+/// [`SchedulerError::Store`].
+pub(crate) async fn note(
+    app: &App,
+    processes: &[Process],
+    (runs, replicas): (&[ActiveRun], &[Replica]),
+) -> Result<(), SchedulerError> {
+    let reason = |handle: String| {
+        let process = processes.iter().find(|process| process.handle == handle)?;
+        process.pending.as_deref()
+    };
+    let mut started = Vec::new();
+    for run in runs {
+        match reason(run.run_id.to_string()) {
+            Some(reason) => {
+                let mut tx = app.begin().await?;
+                pending::run(&mut tx, run.run_id, reason).await?;
+                tx.commit().await?;
+            }
+            None => started.push(run.run_id),
+        }
+    }
+    let mut conn = app.single().await?;
+    if !started.is_empty() {
+        pending::started(&mut conn, &started).await?;
+    }
+    for replica in replicas.iter().filter(|replica| reason(replica.replica_id.to_string()).is_some()) {
+        pending::replica(&mut conn, replica.replica_id).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! Tests with scripted commands: answers that cannot be used, and states that a test cluster cannot reach.
+//! `tests/it/slurm.rs` is about a real cluster.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use attune_domain::bytes::Bytes;
+use attune_process::error_chain::chain;
+use serde_json::{Value, json};
+
+use super::{
+    job::{Job, Limits, Status},
+    provider::Slurm,
+};
+use crate::{
+    config::slurm::SlurmConfig,
+    providers::provider::{EndCause, Launch, Process, Program, Provider, Resources},
+};
+
+const URL: &str = "http://127.0.0.1:1";
+
+/// Returns a provider whose commands are shell scripts in `folder`.
+fn cluster(folder: &Path) -> Slurm {
+    let config: SlurmConfig = serde_json::from_value(json!({
+        "work_dir": folder, "binaries_dir": folder, "commands_dir": folder, "partition": "gpu", "command_seconds": 1,
+        "poll_seconds": 1, "offer": [{"name": "a100", "memory_bytes": 64 << 20, "threads": 2, "slots": 2}],
+    }))
+    .unwrap();
+    Slurm::new(&config, URL).unwrap()
+}
+
+fn command(folder: &Path, name: &str, script: &str) {
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn launch(offer: &str) -> Launch {
+    let resources = Resources { offer: offer.into(), memory: Bytes::mib(1), threads: 2 };
+    Launch { program: Program::Trainer, name: "run_1".into(), token: "secret".to_owned().into(), resources }
+}
+
+/// Returns a job of this user and this platform, as Slurm 22.05 prints it.
+fn job(state: &str) -> Value {
+    use std::os::unix::fs::MetadataExt;
+    let user = std::fs::metadata("/proc/self").unwrap().uid();
+    json!({"job_id": 7, "name": "run_1", "comment": format!("attune slurm {URL}"), "user_id": user, "job_state": state,
+        "state_reason": "None", "exit_code": 0, "start_time": 100, "end_time": 200})
+}
+
+fn status(job: Value) -> Status {
+    let job: Job = serde_json::from_value(job).unwrap();
+    job.status(Limits { minutes: 10, notice_seconds: 120 })
+}
+
+/// Returns the cause and the message of a job that has ended.
+fn end(job: Value) -> (EndCause, String) {
+    match status(job) {
+        Status::Ended(ended) => (ended.cause, ended.message),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn limit_an_answer_that_cannot_be_used_is_an_error_of_the_provider() {
+    let folder = tempfile::tempdir().unwrap();
+    for (script, said) in [
+        ("echo '<html>'", "the answer of squeue cannot be read: expected value"),
+        ("echo '{\"jobs\": [{\"job_id\": 1}]}'", "the answer of squeue cannot be read: missing field `job_state`"),
+        (
+            "echo 'slurm_load_jobs error: Unable to contact\tslurm controller' >&2; exit 1",
+            "squeue ended with exit status",
+        ),
+        ("sleep 60", "squeue did not answer within 1 s"),
+        ("yes 0123456789 | head -c 80000000", "squeue printed more than 67108864 bytes"),
+    ] {
+        let slurm = cluster(folder.path());
+        command(folder.path(), "squeue", script);
+        let since = Instant::now();
+        let error = slurm.list().await.unwrap_err();
+        assert!(chain(&error).starts_with(&format!("listing the Slurm jobs failed: {said}")), "{}", chain(&error));
+        assert!(error.is_passing() && since.elapsed() < Duration::from_secs(10));
+        // Jobs wait for the cluster, and none is refused.
+        let offers = slurm.offers().await.unwrap();
+        assert_eq!((offers.len(), offers[1].free_slots, offers[1].free()), (2, 0, Bytes(0)));
+    }
+    let error = cluster(&folder.path().join("missing")).list().await.unwrap_err();
+    assert!(chain(&error).contains("squeue cannot be started: No such file"), "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn jobs_of_other_platforms_and_users_are_neither_listed_nor_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |key: &str, value: Value| {
+        let mut other = job("RUNNING");
+        other[key] = value;
+        other
+    };
+    let others = [
+        with("comment", json!("attune slurm http://other")),
+        with("user_id", json!(4_000_000)),
+        with("comment", Value::Null),
+    ];
+    let answer = |jobs: &[Value]| {
+        std::fs::write(folder.path().join("answer"), json!({"jobs": jobs}).to_string()).unwrap();
+    };
+    command(folder.path(), "squeue", &format!("cat {}/answer", folder.path().display()));
+    command(folder.path(), "scancel", &format!("echo $1 >>{}/cancelled", folder.path().display()));
+    let slurm = cluster(folder.path());
+    answer(&others);
+    slurm.stop("run_1").await.unwrap();
+    assert_eq!(slurm.list().await.unwrap(), []);
+    assert!(!folder.path().join("cancelled").exists());
+
+    answer(&[job("RUNNING")]);
+    slurm.stop("run_1").await.unwrap();
+    assert_eq!(std::fs::read_to_string(folder.path().join("cancelled")).unwrap(), "7\n");
+    let running = Process { handle: "run_1".into(), pending: None, ended: None };
+    assert_eq!(slurm.list().await.unwrap(), [running], "it is still ending");
+    answer(&[job("CANCELLED")]);
+    slurm.stop("run_1").await.unwrap();
+    assert_eq!(slurm.list().await.unwrap(), []);
+    assert_eq!(std::fs::read_to_string(folder.path().join("cancelled")).unwrap(), "7\n", "an ended job");
+}
+
+#[tokio::test]
+async fn a_submission_has_the_offers_resources_and_no_secret_among_its_arguments() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().display();
+    command(
+        folder.path(),
+        "sbatch",
+        &format!("printf '%s\\n' \"$@\" >{path}/arguments; env >{path}/env; cat >{path}/script; echo 7"),
+    );
+    let slurm = cluster(folder.path());
+    assert_eq!(slurm.launch(launch("a100/2")).await.unwrap(), "run_1");
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let arguments = read("arguments");
+    for one in ["--job-name=run_1", "--mem=64M", "--cpus-per-task=2", "--no-requeue", "--signal=B:TERM@120"] {
+        assert!(arguments.lines().any(|line| line == one), "{one}: {arguments}");
+    }
+    assert!(!arguments.contains("secret") && !read("env").contains("secret") && read("script").contains("secret"));
+    assert!(!read("env").contains("CARGO"), "the scheduler's environment is not passed on");
+
+    command(folder.path(), "sbatch", "echo 'sbatch: error: Invalid account' >&2; exit 1");
+    let error = slurm.launch(launch("a100/2")).await.unwrap_err();
+    let said = "starting attune-trainer failed: sbatch ended with exit status: 1: sbatch: error: Invalid account";
+    assert_eq!((chain(&error).as_str(), error.is_passing()), (said, true));
+    let error = slurm.launch(launch("h100")).await.unwrap_err();
+    assert!(chain(&error).contains("has no offer `h100` any more"), "{}", chain(&error));
+}
+
+#[test]
+fn an_end_has_its_cause() {
+    use EndCause::{Circumstances, OutOfMemory, Program};
+    for (state, cause, said) in [
+        ("OUT_OF_MEMORY", OutOfMemory, "more memory than it had requested"),
+        ("NODE_FAIL", Circumstances, "its node failed"),
+        ("BOOT_FAIL", Circumstances, "could not be started"),
+        ("PREEMPTED", Circumstances, "preempted"),
+        ("CANCELLED", Circumstances, "by an operator"),
+        ("TIMEOUT", Program, "its time limit of 10 minutes"),
+        ("COMPLETED", Program, "(exit status: 0)"),
+    ] {
+        let (found, message) = end(job(state));
+        assert!(found == cause && message.contains(said), "{state}: {found:?} {message}");
+    }
+    let failed = |exit_code: Value, end_time: i64| {
+        let mut failed = job("FAILED");
+        (failed["exit_code"], failed["end_time"]) = (exit_code, json!(end_time));
+        end(failed)
+    };
+    assert_eq!(failed(json!(3 << 8), 200).1, "the Slurm job ended (exit status: 3)");
+    assert!(failed(json!(9), 200).1.contains("killed (signal: 9)"));
+    assert_eq!(failed(json!(127 << 8), 200).0, Circumstances);
+    assert_eq!(failed(json!(15), 200).1, "the Slurm job ended (signal: 15)");
+    assert!(failed(json!(15), 570).1.contains("time limit"), "the signal that precedes the limit");
+}
+
+#[test]
+fn a_job_that_does_not_run_has_a_reason_and_an_unknown_state_runs() {
+    let pending = |state: &str, reason: &str| {
+        let mut pending = job(state);
+        pending["state_reason"] = json!(reason);
+        status(pending)
+    };
+    let waits = |reason: &str| Status::Pending(format!("Waiting in the queue of Slurm: {reason}"));
+    assert_eq!(pending("PENDING", "Resources"), waits("the resources are in use"));
+    assert_eq!(pending("PENDING", "QOSMaxGRESPerUser"), waits("QOSMaxGRESPerUser"));
+    assert_eq!(pending("PENDING", "<b>node 7"), waits("bnode7"));
+    assert_eq!(pending("SUSPENDED", "None"), Status::Pending("Slurm has suspended the job".into()));
+    assert_eq!(pending("RUNNING", "None"), Status::Running);
+    assert_eq!(pending("COMPLETING", "None"), Status::Running);
+    assert_eq!(pending("NEW_IN_A_LATER_RELEASE", "None"), Status::Running);
+}
+
+/// Slurm 23.11 prints states as lists, and numbers as objects.
+#[test]
+fn the_form_of_later_releases_is_read_as_well() {
+    let number = |number: i64| json!({"set": true, "infinite": false, "number": number});
+    let mut later = job("");
+    later["job_state"] = json!(["FAILED"]);
+    later["exit_code"] =
+        json!({"status": ["ERROR"], "return_code": number(3), "signal": {"id": number(0), "name": ""}});
+    (later["start_time"], later["end_time"]) = (number(100), number(200));
+    assert_eq!(end(later.clone()).1, "the Slurm job ended (exit status: 3)");
+    later["exit_code"]["signal"]["id"] = number(11);
+    assert_eq!(end(later.clone()).1, "the Slurm job ended (signal: 11)");
+    later["job_state"] = json!(["CANCELLED", "COMPLETING"]);
+    assert_eq!(status(later), Status::Running);
+}

@@ -1,0 +1,118 @@
+//! Tests of a provider whose processes wait before they start, and outlive the scheduler.
+
+use attune_store::jobs::job_event;
+
+use super::*;
+use crate::providers::provider::EndCause;
+
+/// A provider with a queue, and with the processes of `inner`.
+struct Cluster {
+    inner: Arc<Remembers>,
+    /// The reason for which all processes wait.
+    waits: Mutex<Option<String>>,
+}
+
+impl Provider for Cluster {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn outlives_scheduler(&self) -> bool {
+        true
+    }
+
+    fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
+        self.inner.offers()
+    }
+
+    fn launch(&self, launch: Launch) -> BoxFuture<'_, Result<String, ProviderError>> {
+        self.inner.launch(launch)
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Process>, ProviderError>> {
+        Box::pin(async {
+            let pending = self.waits.lock().unwrap().clone();
+            let listed = self.inner.list().await?.into_iter();
+            Ok(listed.map(|process| Process { pending: pending.clone(), ..process }).collect())
+        })
+    }
+
+    fn stop(&self, handle: &str) -> BoxFuture<'_, Result<(), ProviderError>> {
+        self.inner.stop(handle)
+    }
+}
+
+async fn cluster(pool: PgPool, waits: &str) -> (House, Arc<Cluster>) {
+    let inner = Arc::new(Remembers::default());
+    let cluster = Arc::new(Cluster { inner: inner.clone(), waits: Mutex::new(Some(waits.into())) });
+    (House::with(pool, inner, Providers::new(vec![cluster.clone()])).await, cluster)
+}
+
+impl House {
+    /// Returns the messages of the job's events with this code, newest first.
+    async fn events(&self, id: JobId, code: &str) -> Vec<String> {
+        let mut conn = self.app.pool.acquire().await.unwrap();
+        let events = job_event::list(&mut conn, self.seed.project_id, id, None, 100).await.unwrap().into_iter();
+        let with_code = events.filter(|event| event.data.as_ref().is_some_and(|data| data["code"] == code));
+        with_code.map(|event| event.message).collect()
+    }
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_run_that_waits_at_its_provider_is_not_lost_and_its_job_shows_the_reason(pool: PgPool) {
+    let (house, cluster) = cluster(pool, "the resources are in use").await;
+    let id = house.queued().await;
+    house.dispatch(id).await;
+    for _ in 0..3 {
+        house.pass_a_minute().await;
+        house.reconcile().await;
+    }
+    *cluster.waits.lock().unwrap() = Some("other jobs are ahead".into());
+    house.reconcile().await;
+    let job = house.job(id).await;
+    assert_eq!((job.state, job.attempts), (JobState::Provisioning, 1));
+    assert_eq!(job.waiting_reason.as_deref(), Some("other jobs are ahead"));
+    assert_eq!(house.events(id, "provider_pending").await, ["the resources are in use"], "one event for a run");
+
+    // It starts: its lease begins now.
+    *cluster.waits.lock().unwrap() = None;
+    house.reconcile().await;
+    let job = house.job(id).await;
+    assert_eq!((job.state, job.waiting_reason), (JobState::Provisioning, None));
+    house.pass_a_minute().await;
+    house.reconcile().await;
+    assert_eq!(house.job(id).await.state, JobState::Queued);
+}
+
+#[sqlx::test(migrations = false)]
+async fn the_time_that_a_run_waits_at_its_provider_is_not_charged(pool: PgPool) {
+    let (house, _cluster) = cluster(pool, "the resources are in use").await;
+    let id = house.queued().await;
+    house.dispatch(id).await;
+    let mut conn = house.app.pool.acquire().await.unwrap();
+    testing::age_nodes(&mut conn).await.unwrap();
+    house.reconcile().await;
+    job::cancel(&mut conn, house.seed.project_id, id).await.unwrap();
+    house.reconcile().await;
+    assert_eq!(house.job(id).await.state, JobState::Cancelled, "a trainer that has not started cannot obey");
+    assert!(house.provider.handles().is_empty());
+    let charged = house.job(id).await.node_ms;
+    assert!(charged < 60_000, "{charged} ms");
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_process_that_outlives_the_scheduler_is_adopted_and_its_providers_failures_are_not_the_jobs(pool: PgPool) {
+    let (house, cluster) = cluster(pool, "").await;
+    *cluster.waits.lock().unwrap() = None;
+    let id = house.queued().await;
+    house.dispatch(id).await;
+    reconciler::hand_back(&house.app).await.unwrap();
+    house.reconcile().await;
+    assert_eq!((house.job(id).await.state, house.provider.handles().len()), (JobState::Provisioning, 1));
+
+    let ended = Ended { message: "its node failed".into(), cause: EndCause::Circumstances };
+    house.provider.end_with(&house.provider.handles()[0], ended);
+    house.reconcile().await;
+    let job = house.job(id).await;
+    assert_eq!((job.state, job.attempts, job.barren_attempts), (JobState::Queued, 1, 0));
+}

@@ -1,0 +1,91 @@
+//! The placement of a run: the offer that was taken, the memory estimate, and the reason why each other offer was not.
+//! Recorded when the run is created, since offers change.
+
+use attune_domain::{
+    bytes::Bytes,
+    id::{JobId, RunId},
+    memory::MemoryEstimate,
+    run::Plan,
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use crate::error::{StoreError, json, to_json};
+
+/// The offer of a run, and the others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    /// The provider's name.
+    pub provider: String,
+    /// The name of the offer that was taken.
+    pub offer: String,
+    /// The price of an hour in millionths of a US dollar.
+    pub micro_usd_per_hour: u64,
+    /// The memory estimate of the plan.
+    pub estimate: MemoryEstimate,
+    /// The other offers.
+    pub others: Vec<NotTaken>,
+}
+
+/// An offer that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotTaken {
+    /// The provider's name.
+    pub provider: String,
+    /// The offer's name.
+    pub offer: String,
+    /// The human-readable reason.
+    pub reason: String,
+}
+
+/// Records the placement of a new run.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn record(tx: &mut PgConnection, run: RunId, placed: &Placed) -> Result<(), StoreError> {
+    sqlx::query!("update run set placed = $2 where run_id = $1", run.uuid(), to_json("run.placed", placed)?)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// The last run of a job, and its placement.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LastRun {
+    /// The number of the attempt, from 1.
+    pub attempt: i32,
+    /// The training plan.
+    pub plan: Plan,
+    /// The placement; `None`: the run is from before placements were recorded.
+    pub placed: Option<Placed>,
+    /// The measured peak memory; `None`: not measured yet.
+    pub measured_peak: Option<Bytes>,
+    /// The time of the start.
+    pub started_at: DateTime<Utc>,
+    /// The time of the end.
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// Returns the last run of a job; `None`: it has had none.
+///
+/// # Errors
+/// [`StoreError::Database`], [`StoreError::Corrupt`].
+pub async fn last(conn: &mut PgConnection, job: JobId) -> Result<Option<LastRun>, StoreError> {
+    let row = sqlx::query!(
+        "select attempt, plan, placed, measured_peak, created_at, ended_at from run
+         where job_id = $1 order by attempt desc limit 1",
+        job.uuid(),
+    )
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(LastRun {
+        attempt: row.attempt,
+        plan: json("run.plan", row.plan)?,
+        placed: row.placed.map(|placed| json("run.placed", placed)).transpose()?,
+        measured_peak: row.measured_peak.map(Bytes::from_i64),
+        started_at: row.created_at,
+        ended_at: row.ended_at,
+    }))
+}
