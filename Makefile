@@ -70,6 +70,10 @@ left: ## Build and test all that needs no libtorch, without libtorch
 	scripts/test-postgres cargo test --locked -p attune-domain -p attune-dataset -p attune-store -p attune-text -p attune-dataprep -p attune-gguf -p attune-node -p attune-process -p attune-inbound -p attune-outbound -p attune-inference -p attune-api -p attune-scheduler -p attune-cli
 
 ##@ Measure (on a quiet machine)
+.PHONY: memory-report
+memory-report: setup ## Predicted and measured peak memory of 64 training jobs, some 20 minutes: docs/bench/memory.csv
+	@scripts/memory-report
+
 .PHONY: bench-train
 bench-train: ## Training compared with transformers + PEFT + bitsandbytes: speed, memory, start (ARGS="--rounds 3"; 6 GB of Python)
 	@scripts/bench-train $(ARGS)

@@ -29,7 +29,7 @@ use tokio::process::Command;
 use super::{
     FACTORS, asked_with, early_stopping, going_back,
     platform::{Deadly, Platform, REQUESTS, Request, TOKEN},
-    published_sha256, tiny, tiny_world,
+    published_sha256, setting, tiny, tiny_world,
 };
 
 /// The number of kills in the ordinary test.
@@ -235,11 +235,6 @@ async fn killed_run(
     }
     score.failed += (kills.len() as u64).max(1);
     Some(format!("{}: {kills:?}\n{reports:#?}\nand not\n{:#?}", way.name, way.reports))
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test has no entry point that reads configuration")]
-fn setting(name: &str) -> Option<String> {
-    std::env::var(name).ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]

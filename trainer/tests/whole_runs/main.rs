@@ -9,6 +9,8 @@ mod gate;
 mod going_back;
 mod kill_points;
 mod learning_rate;
+mod memory_cases;
+mod memory_report;
 mod micro_batches;
 mod out_of_memory;
 mod platform;
@@ -75,4 +77,9 @@ pub(crate) fn published_sha256(events: &[RunEvent], name: &str) -> Sha256 {
         Some(RunEvent::Published { files, .. }) => files.iter().find(|f| f.name == name).unwrap().sha256,
         other => panic!("an adapter was expected, and {other:?} came"),
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test has no entry point that reads configuration")]
+pub(crate) fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }

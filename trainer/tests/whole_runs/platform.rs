@@ -20,7 +20,7 @@ use attune_domain::{
 use attune_trainer::{config::Config, run::run};
 use axum::{
     Json, Router,
-    extract::{Path as UrlPath, State},
+    extract::{DefaultBodyLimit, Path as UrlPath, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -94,6 +94,7 @@ impl Platform {
             .route("/internal/run/reports", post(reports))
             .route("/internal/run/blobs", post(blobs))
             .route("/objects/{sha256}", get(object).put(put_object))
+            .layer(DefaultBodyLimit::disable())
             .with_state(platform.clone());
         tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
         platform

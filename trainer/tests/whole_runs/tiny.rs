@@ -8,7 +8,7 @@ use attune_model::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "max_position_embeddings": 128,
@@ -42,11 +42,7 @@ fn tokenizer() -> String {
 
 /// Writes the model as a Hugging Face folder. `scale` is the magnitude of its weights: 0.1 is usual.
 pub(crate) fn model(folder: &Path, scale: f32) {
-    fs::create_dir_all(folder).unwrap();
-    fs::write(folder.join("config.json"), CONFIG).unwrap();
-    fs::write(folder.join("tokenizer.json"), tokenizer()).unwrap();
-    fs::write(folder.join("tokenizer_config.json"), r#"{"eos_token": "<eos>", "unk_token": "<unk>"}"#).unwrap();
-    fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+    write_texts(folder, CONFIG);
     let architecture = weights::architecture(folder).unwrap();
     let mut random = Pcg64::seed_from_u64(5);
     let tensors: Vec<(String, Tensor)> = weights::expected(&architecture)
@@ -60,9 +56,37 @@ pub(crate) fn model(folder: &Path, scale: f32) {
             (name, Tensor::from_slice(&numbers).reshape(&shape))
         })
         .collect();
+    write_weights(folder, &tensors);
+}
+
+fn write_texts(folder: &Path, config: &str) {
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join("config.json"), config).unwrap();
+    fs::write(folder.join("tokenizer.json"), tokenizer()).unwrap();
+    fs::write(folder.join("tokenizer_config.json"), r#"{"eos_token": "<eos>", "unk_token": "<unk>"}"#).unwrap();
+    fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+}
+
+fn write_weights(folder: &Path, tensors: &[(String, Tensor)]) {
     let named: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     let metadata = HashMap::from([("format".into(), "pt".into())]);
     write_tensors(&folder.join("model.safetensors"), &named, metadata).unwrap();
+}
+
+/// Writes a model with this `config.json` and small random weights in `bf16`, for runs whose results do not matter.
+pub(crate) fn random_model(folder: &Path, config: &str) {
+    write_texts(folder, config);
+    let architecture = weights::architecture(folder).unwrap();
+    let tensors: Vec<(String, Tensor)> = weights::expected(&architecture)
+        .into_iter()
+        .map(|(name, shape)| {
+            let kind = (Kind::Float, Device::Cpu);
+            let numbers =
+                if name.contains("norm") { Tensor::ones(&shape, kind) } else { Tensor::randn(&shape, kind) * 0.02 };
+            (name, numbers.to_kind(Kind::BFloat16))
+        })
+        .collect();
+    write_weights(folder, &tensors);
 }
 
 /// Returns `rows` rows of unequal length that request a word's double.
