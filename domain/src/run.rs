@@ -1,6 +1,6 @@
 //! The contract between the platform and a trainer: a run's files and plan, its reports, and the replies.
 //!
-//! A trainer knows one address and one token. It fetches its [`TaskSpec`](task::TaskSpec) with
+//! A trainer knows one address and one token. It fetches its [`TaskSpec`](crate::run::task::TaskSpec) with
 //! `GET /internal/run/spec`, requests upload URLs with `POST /internal/run/blobs`, and reports events with
 //! `POST /internal/run/reports`. Objects are transferred through presigned URLs. `version` detects a trainer of another
 //! release.

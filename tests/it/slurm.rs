@@ -245,8 +245,8 @@ async fn a_scheduler_that_is_killed_or_stopped_finds_its_trainer_again() {
         let trainer = running();
         kill(Pid::from_raw(schedulers[0].0), signal).unwrap();
         succeeds(&platform, &id, 1).await;
-        assert!(jobs("run_").contains(&(trainer, "COMPLETED".into())), "{:?}", jobs("run_"));
         nothing_left(platform).await;
+        assert!(jobs("run_").contains(&(trainer, "COMPLETED".into())), "{:?}", jobs("run_"));
     }
 }
 
@@ -281,6 +281,7 @@ async fn a_controller_that_does_not_answer_costs_no_run_and_new_jobs_wait_for_it
     let id = create(&platform, long_job(&file, 100)).await;
     steps_done(&platform, &id, 5).await;
     kill(controller, Signal::SIGSTOP).unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await; // until an answer of `squeue` is overdue
     let second = create(&platform, job(&file)).await;
     tokio::time::sleep(Duration::from_secs(2 * LEASE)).await;
     let (_, waiting) = platform.call(Method::GET, &format!("/v1/fine_tuning/jobs/{second}"), None).await.unwrap();

@@ -1,5 +1,5 @@
-//! The tasks of a run: all that a worker on a node needs to perform one. The worker fetches its [`TaskSpec`] with
-//! `GET /internal/run/spec`.
+//! The tasks of a run: all that a worker on a node needs to perform one. The worker fetches its
+//! [`TaskSpec`](crate::run::task::TaskSpec) with `GET /internal/run/spec`.
 
 use serde::{Deserialize, Serialize};
 
