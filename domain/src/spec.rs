@@ -1,10 +1,10 @@
 //! The specification of a training job, and its validation.
 //!
 //! `api` reads its request body into a [`Requested`](crate::spec::Requested); `TrainSpec::check` (in `check.rs`) turns
-//! that into values, or into a [`BadField`](crate::bad_field::BadField) that names the field, the value and the allowed values. Each group
-//! of fields has a struct of requested values in `request.rs`, and a file with the struct of checked values and the
-//! only definition of the defaults and allowed ranges. The API returns the checked structs. All later code uses a
-//! `TrainSpec` and applies no defaults of its own.
+//! that into values, or into a [`BadField`](crate::bad_field::BadField) that names the field, the value and the allowed
+//! values. Each group of fields has a struct of requested values in `request.rs`, and a file with the struct of checked
+//! values and the only definition of the defaults and allowed ranges. The API returns the checked structs. All later
+//! code uses a `TrainSpec` and applies no defaults of its own.
 
 mod adapter;
 mod auto;
