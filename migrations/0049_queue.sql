@@ -22,7 +22,7 @@ alter table job drop constraint job_pause_reason_check;
 alter table job add constraint job_pause_reason_check
     check (pause_reason in ('asked', 'price_cap', 'budget', 'preempted'));
 
--- The waiting jobs of each project, in the order in which it would start them.
+-- The waiting jobs of each project, by their age.
 create index job_queued on job (project_id, queued_at) where state = 'queued';
 -- The usage of projects is summed over the runs of the last days.
 create index run_ended on run (ended_at) where state = 'ended';

@@ -29,15 +29,14 @@ pub(crate) async fn note(
                 pending::run(&mut tx, run.run_id, reason).await?;
                 tx.commit().await?;
             }
-            None => started.push(run.run_id),
+            None => started.push((run.job_id, run.run_id)),
         }
     }
-    let mut conn = app.single().await?;
     if !started.is_empty() {
-        pending::started(&mut conn, &started).await?;
+        pending::started(&mut *app.single().await?, &started).await?;
     }
     for replica in replicas.iter().filter(|replica| reason(replica.replica_id.to_string()).is_some()) {
-        pending::replica(&mut conn, replica.replica_id).await?;
+        pending::replica(&mut *app.single().await?, replica.replica_id).await?;
     }
     Ok(())
 }

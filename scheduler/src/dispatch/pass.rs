@@ -93,9 +93,11 @@ async fn once(app: &App) -> Result<Next, SchedulerError> {
 
 /// Starts the jobs of the plan, and decides again about those that no offer can hold.
 async fn execute(app: &App, offers: &[Offer], plan: &QueuePlan) -> Result<Next, SchedulerError> {
+    let mut next = Next::Done;
     for &(job, offer) in plan.starts.iter().take(STARTS_AT_ONCE) {
         match start::start(app, job, &offers[offer]).await? {
             Started::Done => {}
+            Started::Paused => next = Next::PlanAgain,
             Started::Skipped => return Ok(Next::PlanAgain),
             // The provider may be at fault: the job has a delay now, and the others wait for the next message.
             Started::Failed => return Ok(Next::Done),
@@ -104,7 +106,6 @@ async fn execute(app: &App, offers: &[Offer], plan: &QueuePlan) -> Result<Next, 
     if let Some(&(job_id, _)) = plan.starts.get(STARTS_AT_ONCE) {
         push(&mut *app.single().await?, &DispatchJob { job_id }).await?;
     }
-    let mut next = Next::Done;
     for wait in plan.waits.iter().filter(|wait| wait.reason.is_final()).take(STARTS_AT_ONCE) {
         start::reconsider(app, wait.job).await?;
         next = Next::PlanAgain;

@@ -51,6 +51,8 @@ pub(super) enum Started {
     Done,
     /// The job did not take its place: the queue is planned again.
     Skipped,
+    /// The job was paused instead. Its place stays free, so the other starts of the plan are still possible.
+    Paused,
     /// The provider could not launch the trainer.
     Failed,
 }
@@ -65,7 +67,7 @@ pub(super) async fn start(app: &App, id: JobId, chosen: &Offer) -> Result<Starte
     }
     if let Some((reason, why)) = money::exhausted(&mut tx, &work.job).await? {
         return match job_pause::pause_for(&mut tx, &work.job, reason, &why).await {
-            Ok(()) => Ok(tx.commit().await.map(|()| Started::Skipped)?),
+            Ok(()) => Ok(tx.commit().await.map(|()| Started::Paused)?),
             Err(StoreError::Illegal(_)) => Ok(Started::Done),
             Err(error) => Err(error.into()),
         };
@@ -122,12 +124,8 @@ async fn warn_of_change(
     warning: &str,
     (before, after): (Option<&Plan>, &Plan),
 ) -> Result<(), StoreError> {
-    let data = json!({ "code": PLAN_CHANGED, "before": before.map(shown), "after": shown(after) });
+    let data = json!({ "code": PLAN_CHANGED, "before": before.map(Plan::split_json), "after": after.split_json() });
     job_event::message_with(tx, job, Level::Warn, warning, &data).await
-}
-
-fn shown(plan: &Plan) -> serde_json::Value {
-    json!({ "micro_batch_size": plan.micro_batch_size, "gradient_checkpointing": plan.checkpointing })
 }
 
 /// A claimed run, and the launch of its trainer once the transaction is committed.

@@ -106,13 +106,12 @@ async fn load_running(conn: &mut PgConnection, into: &mut Snapshot) -> Result<()
              node.provider, node.offer, node.memory,
              -- A trainer that runs stops with a checkpoint; one that starts has none.
              ($3::float8 + case when job.state = 'provisioning'
-                 then $4::float8 - extract(epoch from run.created_at)::float8 else 0 end)::float8 as "lost_seconds!",
+                 then $4::float8 - extract(epoch from node.created_at)::float8 else 0 end)::float8 as "lost_seconds!",
              (case when job.state in ('pausing', 'cancelling') then $4::float8 + $2::float8
                  when run.steps > 0 and job.total_steps is not null
                      then $4::float8
                          + greatest(job.total_steps - job.steps_done, 0) * run.step_ms::float8 / run.steps / 1000
-                 else greatest($4::float8, extract(epoch from run.created_at)::float8
-                     + coalesce(job.expected_seconds, $1)) end)::float8 as "ends_at!"
+                 else extract(epoch from node.created_at)::float8 + coalesce(job.expected_seconds, $1) end)::float8 as "ends_at!"
          from run join node using (node_id) join job on job.job_id = run.job_id
          where run.state <> 'ended' order by job.job_id"#,
         UNKNOWN_SECONDS,

@@ -62,15 +62,21 @@ pub async fn run(tx: &mut PgConnection, run: RunId, reason: &str) -> Result<(), 
     job_event::message_with(tx, JobId::new(job), Level::Info, reason, &data).await
 }
 
-/// Clears the reasons of jobs whose runs' processes wait no longer.
+/// Clears the reasons of jobs whose runs' processes wait no longer. The jobs find the rows by their primary key: every
+/// pass of the reconciler calls this.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn started(conn: &mut PgConnection, runs: &[RunId]) -> Result<(), StoreError> {
-    let runs: Vec<_> = runs.iter().map(|run| run.uuid()).collect();
-    sqlx::query!("update job set waiting_reason = null where run_id = any($1) and waiting_reason is not null", &runs,)
-        .execute(conn)
-        .await?;
+pub async fn started(conn: &mut PgConnection, runs: &[(JobId, RunId)]) -> Result<(), StoreError> {
+    let (jobs, runs): (Vec<_>, Vec<_>) = runs.iter().map(|(job, run)| (job.uuid(), run.uuid())).unzip();
+    sqlx::query!(
+        "update job set waiting_reason = null
+         where job_id = any($1) and run_id = any($2) and waiting_reason is not null",
+        &jobs,
+        &runs,
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

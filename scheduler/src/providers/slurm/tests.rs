@@ -24,8 +24,13 @@ const URL: &str = "http://127.0.0.1:1";
 
 /// Returns a provider whose commands are shell scripts in `folder`.
 fn cluster(folder: &Path) -> Slurm {
+    cluster_with_limit(folder, 20)
+}
+
+/// As [`cluster`], with this time limit for each command.
+fn cluster_with_limit(folder: &Path, seconds: u64) -> Slurm {
     let config: SlurmConfig = serde_json::from_value(json!({
-        "work_dir": folder, "binaries_dir": folder, "commands_dir": folder, "partition": "gpu", "command_seconds": 1,
+        "work_dir": folder, "binaries_dir": folder, "commands_dir": folder, "partition": "gpu", "command_seconds": seconds,
         "poll_seconds": 1, "offer": [{"name": "a100", "memory_bytes": 64 << 20, "threads": 2, "slots": 2}],
     }))
     .unwrap();
@@ -67,22 +72,23 @@ fn end(job: Value) -> (EndCause, String) {
 #[tokio::test]
 async fn limit_an_answer_that_cannot_be_used_is_an_error_of_the_provider() {
     let folder = tempfile::tempdir().unwrap();
-    for (script, said) in [
-        ("echo '<html>'", "the answer of squeue cannot be read: expected value"),
-        ("echo '{\"jobs\": [{\"job_id\": 1}]}'", "the answer of squeue cannot be read: missing field `job_state`"),
+    for (script, seconds, said) in [
+        ("echo '<html>'", 20, "the answer of squeue cannot be read: expected value"),
+        ("echo '{\"jobs\": [{\"job_id\": 1}]}'", 20, "the answer of squeue cannot be read: missing field `job_state`"),
         (
             "echo 'slurm_load_jobs error: Unable to contact\tslurm controller' >&2; exit 1",
+            20,
             "squeue ended with exit status",
         ),
-        ("sleep 60", "squeue did not answer within 1 s"),
-        ("yes 0123456789 | head -c 80000000", "squeue printed more than 67108864 bytes"),
+        ("sleep 60", 1, "squeue did not answer within 1 s"),
+        ("yes 0123456789 | head -c 80000000", 20, "squeue printed more than 67108864 bytes"),
     ] {
-        let slurm = cluster(folder.path());
+        let slurm = cluster_with_limit(folder.path(), seconds);
         command(folder.path(), "squeue", script);
         let since = Instant::now();
         let error = slurm.list().await.unwrap_err();
         assert!(chain(&error).starts_with(&format!("listing the Slurm jobs failed: {said}")), "{}", chain(&error));
-        assert!(error.is_passing() && since.elapsed() < Duration::from_secs(10));
+        assert!(error.is_passing() && since.elapsed() < Duration::from_secs(seconds + 9));
         // Jobs wait for the cluster, and none is refused.
         let offers = slurm.offers().await.unwrap();
         assert_eq!((offers.len(), offers[1].free_slots, offers[1].free()), (2, 0, Bytes(0)));
