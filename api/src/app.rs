@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use attune_domain::id::{OrganizationId, ProjectId};
-use attune_inference::{config::Prices, context::Inference};
+use attune_inference::context::Inference;
 use attune_store::{
     db::{self, Tenant, Tx},
     files::objects::Objects,
@@ -35,8 +35,6 @@ pub struct App {
     pub limits: Arc<Limits>,
     /// The context of requests of models, with the counters of their usage.
     pub inference: Inference,
-    /// The configured prices.
-    pub prices: Prices,
     /// The slots for checks of base models.
     pub base_imports: Arc<Places>,
     /// The slots for imports of adapters.

@@ -95,7 +95,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         inference: Inference::new(pool.clone(), objects.clone(), config.serving, config.prices)?,
         objects,
         limits: Arc::new(config.limits),
-        prices: config.prices,
         base_imports: Arc::new(Places::new(base_import::AT_ONCE, base_import::AT_ONCE_OF_PROJECT)),
         adapter_imports: Arc::new(Places::new(take::AT_ONCE, take::AT_ONCE_OF_PROJECT)),
         text: Arc::new(TextPlaces::new(TEXT_AT_ONCE)),

@@ -125,6 +125,13 @@ pub fn training(work: Workload<'_>, placement: Placement, split: BatchSplit) -> 
     MemoryEstimate::of(&terms)
 }
 
+/// Estimates the peak of a training run with a given plan.
+#[must_use]
+pub fn with_plan(work: Workload<'_>, plan: &Plan) -> MemoryEstimate {
+    let Plan { micro_batch_size, checkpointing, placement, .. } = *plan;
+    training(work, placement, BatchSplit { micro_batch_size, checkpointing })
+}
+
 /// Returns the bytes of `floats` values of this kind for each of `tokens`. A job and a config bound each factor, but
 /// not their product, so it saturates.
 const fn per_token(tokens: u64, floats: u64, kind: ComputeKind) -> Bytes {

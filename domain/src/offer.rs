@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::{
     bytes::Bytes,
-    memory::{self, BatchSplit, MemoryEstimate, Workload},
+    memory::{self, MemoryEstimate, Workload},
     run::Plan,
 };
 
@@ -33,6 +33,12 @@ impl Offer {
     #[must_use]
     pub const fn free(&self) -> Bytes {
         self.memory.saturating_sub(self.reserved)
+    }
+
+    /// Returns the key by which the offer to use is the smallest: the cheaper one, then the one with less memory.
+    #[must_use]
+    pub const fn preference(&self) -> (u64, Bytes) {
+        (self.micro_usd_per_hour, self.memory)
     }
 }
 
@@ -89,7 +95,7 @@ pub fn right_size(need: Bytes, needs_slot: bool, offers: &[Offer]) -> Result<&Of
     offers
         .iter()
         .filter(|offer| refusal(need, needs_slot, offer).is_none())
-        .min_by_key(|offer| (offer.micro_usd_per_hour, offer.memory))
+        .min_by_key(|offer| offer.preference())
         .ok_or_else(|| offers.iter().filter_map(|offer| refusal(need, needs_slot, offer)).collect())
 }
 
@@ -136,8 +142,7 @@ pub enum Decision<'a> {
 /// on a pause or on a lost machine. [`Decision::Never`]: no offer is large enough for that plan, even if it were idle.
 #[must_use]
 pub fn place_again<'a>(work: Workload<'_>, kept: &Plan, offers: &'a [Offer]) -> Decision<'a> {
-    let Plan { micro_batch_size, checkpointing, placement, .. } = *kept;
-    let estimate = memory::training(work, placement, BatchSplit { micro_batch_size, checkpointing });
+    let estimate = memory::with_plan(work, kept);
     match right_size(estimate.peak, true, offers) {
         Ok(offer) => {
             let plan = Plan { predicted_peak: estimate.peak, ..kept.clone() };

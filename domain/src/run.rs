@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use self::metric::MetricName;
 use crate::{bytes::Bytes, digest::Sha256, placement::Placement, spec::Quantization};
@@ -60,6 +61,21 @@ pub struct Plan {
     /// The device and the number type. Plans that were stored before the field existed have the default.
     #[serde(default)]
     pub placement: Placement,
+}
+
+impl Plan {
+    /// Describes the split of the batch: `micro_batch_size 4, gradient_checkpointing true`.
+    #[must_use]
+    pub fn split_text(&self) -> String {
+        let Self { micro_batch_size, checkpointing, .. } = self;
+        format!("micro_batch_size {micro_batch_size}, gradient_checkpointing {checkpointing}")
+    }
+
+    /// Returns the split of the batch as the data of an event.
+    #[must_use]
+    pub fn split_json(&self) -> Value {
+        json!({ "micro_batch_size": self.micro_batch_size, "gradient_checkpointing": self.checkpointing })
+    }
 }
 
 /// The report of one optimizer step: the values that the platform needs to keep a job's state, and named metrics.

@@ -1,7 +1,5 @@
 //! Chat completions: the request to a replica, and its answer.
 
-use std::sync::Arc;
-
 use attune_domain::{id::ProjectId, serve::GenerateRequest};
 use chrono::Utc;
 use serde_json::{Map, Value};
@@ -10,7 +8,6 @@ use crate::{
     context::Inference,
     error::InferenceError,
     generation::{self, Generation},
-    metering::{Account, Meter, TokenAllowance},
     resolve::{self, AskedModel},
     wire::{
         chat::{ChatRequest, NewChat},
@@ -63,11 +60,6 @@ pub async fn begin(
 }
 
 impl BegunChat {
-    /// Charges the answers, as [`Generation::charge`] does.
-    pub fn charge(&mut self, meter: &Arc<Meter>, account: Account, allowance: Option<TokenAllowance>) {
-        self.generation.charge(meter, account, allowance);
-    }
-
     /// Returns the whole completion.
     ///
     /// # Errors
@@ -94,6 +86,6 @@ pub async fn complete(
     let model = resolve::find(inference, inference.tenant(project).await?, project, &chat.model).await?;
     let account = model.account(project, None);
     let mut begun = begin(inference, chat, model, request_id).await?;
-    begun.charge(&inference.meter, account, None);
+    begun.generation.charge(&inference.meter, account, None);
     begun.whole().await
 }

@@ -1,6 +1,7 @@
 //! The scheduler's errors. None of them is a user's fault: user errors become the job's error, and what is left here is
 //! retried.
 
+use attune_dataprep::text_folder::FolderError;
 use attune_store::error::StoreError;
 
 /// An error of a task or of a pass of the reconciler.
@@ -24,6 +25,15 @@ pub(crate) enum SchedulerError {
     /// A blocking task panicked.
     #[error("a worker thread panicked")]
     Thread(#[from] tokio::task::JoinError),
+}
+
+impl From<FolderError> for SchedulerError {
+    fn from(error: FolderError) -> Self {
+        match error {
+            FolderError::Store(error) => error.into(),
+            FolderError::File { path, cause } => Self::File { path, cause },
+        }
+    }
 }
 
 /// An error of a provider's operation.

@@ -150,14 +150,7 @@ impl TrainerError {
         if matches!(self, Self::Model(refusal) if refusal.is_out_of_memory()) {
             return true;
         }
-        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
-        while let Some(error) = cause {
-            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::OutOfMemory) {
-                return true;
-            }
-            cause = error.source();
-        }
-        false
+        self.has_io_cause(io::ErrorKind::OutOfMemory)
     }
 
     /// Returns whether any error in the chain is a full disk. Some libraries pass on only its message.
@@ -165,15 +158,18 @@ impl TrainerError {
         if matches!(self, Self::Node(NodeError::DiskFull { .. })) {
             return true;
         }
-        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
-        while let Some(error) = cause {
-            let full = error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::StorageFull);
-            if full || error.to_string().contains("No space left on device") {
-                return true;
-            }
-            cause = error.source();
-        }
-        false
+        self.has_io_cause(io::ErrorKind::StorageFull)
+            || self.causes().any(|error| error.to_string().contains("No space left on device"))
+    }
+
+    /// Returns whether an error of the operating system in the chain has this kind.
+    fn has_io_cause(&self, kind: io::ErrorKind) -> bool {
+        self.causes().any(|error| error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == kind))
+    }
+
+    /// Returns the error and the chain of its causes.
+    fn causes(&self) -> impl Iterator<Item = &(dyn Error + 'static)> {
+        std::iter::successors(Some(self as &(dyn Error + 'static)), |&error| error.source())
     }
 }
 

@@ -1,10 +1,7 @@
 //! JSON bodies whose errors name the field at fault by its path, as in `adapter.rank`.
 
 use attune_domain::text::text_file::{foreign_encoding, without_mark};
-use attune_inference::{
-    json::{self, refusal},
-    strict_json::Strict,
-};
+use attune_inference::{json::refusal, strict_json::Strict};
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request, rejection::BytesRejection},
@@ -65,8 +62,9 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 ///
 /// # Errors
 /// As [`from_slice`].
-pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
-    Ok(json::from_value(value)?)
+#[cfg(test)]
+pub(crate) fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
+    Ok(attune_inference::json::from_value(value)?)
 }
 
 /// Refuses the character U+0000, which PostgreSQL cannot store in text. It only occurs escaped: JSON forbids it

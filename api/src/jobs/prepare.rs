@@ -70,7 +70,7 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
         metadata: serde_json::to_value(new.metadata.clone().unwrap_or_default()).map_err(ApiError::internal)?,
         spec,
         api_key_id: holder.api_key_id,
-        micro_usd_per_million_tokens: app.prices.micro_usd_per_million_trained_tokens(),
+        micro_usd_per_million_tokens: app.inference.prices.micro_usd_per_million_trained_tokens(),
         max_micro_usd: max_price_usd.map(micro_usd),
         priority: allowed_priority(tx, holder, priority).await?,
         preemptible: preemptible.unwrap_or(false),

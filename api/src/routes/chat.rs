@@ -69,7 +69,7 @@ pub async fn create(
     let model = resolve::find(&app.inference, tx, holder.project_id, &new.model).await?;
     let account = model.account(holder.project_id, holder.api_key_id);
     let mut begun = chat::begin(&app.inference, new, model, &request_id.0).await?;
-    begun.charge(&app.inference.meter, account, RequestContext::current().allowance());
+    begun.generation.charge(&app.inference.meter, account, RequestContext::current().allowance());
     let mut response = if streams {
         Sse::new(events(begun)).keep_alive(KeepAlive::default()).into_response()
     } else {

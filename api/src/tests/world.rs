@@ -120,7 +120,6 @@ impl World {
             objects: objects.clone(),
             limits: Arc::new(Limits::default()),
             inference: Inference::new(pool.clone(), objects.clone(), serving, Prices::default()).unwrap(),
-            prices: Prices::default(),
             base_imports: Arc::new(Places::new(1, 1)),
             adapter_imports: Arc::new(Places::new(1, 1)),
             text: Arc::new(crate::files::text_places::TextPlaces::new(1)),

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use attune_domain::batch::Defect;
+use attune_inference::wire::metadata;
 use attune_store::batches::batch::Batch;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::metadata;
 use crate::{error::ApiError, files::purpose::ExpiresAfter, http::path_id::truncated};
 
 /// The endpoints that a batch's requests may use.

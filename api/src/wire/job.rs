@@ -7,12 +7,12 @@ use attune_domain::spec::{
     Requested,
     request::{AdapterFields, Hyperparameters, QuantizationFields, TrainerFields},
 };
+use attune_inference::wire::metadata;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{
-    metadata,
     method::Method,
     money::{ComputeChange, ComputeFields},
 };
@@ -110,7 +110,7 @@ impl NewJob {
             );
             return Err(ApiError::invalid("suffix", message));
         }
-        self.metadata.as_ref().map_or(Ok(()), metadata::check)
+        Ok(self.metadata.as_ref().map_or(Ok(()), metadata::check)?)
     }
 
     /// Returns the suffix in the form that the model's name contains.

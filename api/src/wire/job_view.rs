@@ -11,7 +11,7 @@ use attune_store::{
     adapters::model_name,
     jobs::{
         checkpoint::{Accuracies, Checkpoint},
-        job::Job,
+        job::{Job, JobError},
         job_event::JobEventRow,
     },
 };
@@ -119,6 +119,13 @@ pub struct JobErrorView {
     pub param: Option<String>,
 }
 
+impl From<JobError> for JobErrorView {
+    fn from(error: JobError) -> Self {
+        let JobError { code, message, param } = error;
+        Self { code, message, param }
+    }
+}
+
 /// The quantization of the base model while training.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct QuantizationView {
@@ -158,7 +165,7 @@ impl JobView {
             hyperparameters: spec.hyperparameters,
             method: MethodView::from(&spec),
             trained_tokens: job.trained_tokens,
-            error: job.error.map(|e| JobErrorView { code: e.code, message: e.message, param: e.param }),
+            error: job.error.map(JobErrorView::from),
             user_provided_suffix: job.suffix,
             seed: spec.seed,
             estimated_finish,

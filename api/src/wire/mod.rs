@@ -16,8 +16,6 @@ pub mod file;
 pub mod job;
 /// Jobs, events and checkpoints in responses.
 pub mod job_view;
-/// Metadata of jobs and batches.
-pub mod metadata;
 /// The training method of a job.
 pub mod method;
 /// Models.

@@ -103,7 +103,7 @@ impl JobPlacementView {
             status: job.state.wire(),
             run: run.map(PlacedRunView::from),
             waiting,
-            error: job.error.map(|e| JobErrorView { code: e.code, message: e.message, param: e.param }),
+            error: job.error.map(JobErrorView::from),
         }
     }
 }
@@ -114,8 +114,7 @@ impl From<LastRun> for PlacedRunView {
         let (offer, others) = match run.placed {
             None => (None, Vec::new()),
             Some(Placed { provider, offer, micro_usd_per_hour, others, .. }) => {
-                let usd_per_hour = micro_usd_per_hour as f64 / 1e6;
-                (Some(TakenOfferView { provider, name: offer, usd_per_hour }), others)
+                (Some(TakenOfferView { provider, name: offer, usd_per_hour: micro_usd_per_hour as f64 / 1e6 }), others)
             }
         };
         let other = |NotTaken { provider, offer, reason }| OtherOfferView { provider, name: offer, reason };

@@ -103,7 +103,7 @@ impl Pools {
     /// Reads the offers and the runs of a queue. A run on an offer that no longer exists frees no room.
     pub(super) fn of(queue: &Queue) -> Self {
         let mut offers: Vec<usize> = (0..queue.offers.len()).collect();
-        offers.sort_by_key(|&offer| (queue.offers[offer].micro_usd_per_hour, queue.offers[offer].memory));
+        offers.sort_by_key(|&offer| queue.offers[offer].preference());
         let mut by_offer = HashMap::new();
         let mut pools = Vec::new();
         for index in offers {

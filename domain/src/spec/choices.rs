@@ -1,10 +1,25 @@
 //! The trainer's settings that are one of a few names.
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 /// The handling of a row that has more than `max_length` tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Default,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum OverLength {
     /// The job fails, and its error names the row's line.
     #[default]
@@ -20,31 +35,44 @@ pub enum OverLength {
 impl OverLength {
     /// Returns the name in the API.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Truncate => "truncate",
-            Self::Drop => "drop",
-            Self::Split => "split",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
 /// The optimizer of the LoRA factors.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Default,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Optimizer {
     /// AdamW with `f32` moments.
     #[default]
     Adamw,
     /// AdamW with 8-bit moments, quantized in blocks of 256.
     #[serde(rename = "adamw_8bit")]
+    #[strum(serialize = "adamw_8bit")]
     Adamw8bit,
 }
 
 /// The learning-rate schedule after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, EnumString, IntoStaticStr, VariantArray, VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Schedule {
     /// The learning rate is constant.
     Constant,
@@ -56,16 +84,18 @@ pub enum Schedule {
     CosineWithRestarts,
 }
 
-impl Schedule {
-    /// Returns the schedule with this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "constant" => Self::Constant,
-            "linear" => Self::Linear,
-            "cosine" => Self::Cosine,
-            "cosine_with_restarts" => Self::CosineWithRestarts,
-            _ => return None,
-        })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{assert_names_read_back, assert_serialized_by_name};
+
+    #[test]
+    fn choices_are_stored_and_requested_by_the_same_names() {
+        assert_names_read_back::<OverLength>();
+        assert_serialized_by_name::<OverLength>();
+        assert_names_read_back::<Optimizer>();
+        assert_serialized_by_name::<Optimizer>();
+        assert_names_read_back::<Schedule>();
+        assert_serialized_by_name::<Schedule>();
     }
 }

@@ -1,6 +1,8 @@
 //! Fields that hold their defaults, and get the requested values if these are in range.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, str::FromStr};
+
+use strum::VariantNames;
 
 use crate::bad_field::BadField;
 
@@ -46,9 +48,44 @@ pub(super) fn set_float(
     }
 }
 
+/// Replaces the default in `field` by the value with the requested name, if there is one.
+pub(super) fn set_name<T>(field: &mut T, param: &'static str, given: Option<&str>) -> Result<(), BadField>
+where
+    T: FromStr + VariantNames,
+{
+    if let Some(name) = given {
+        *field = name.parse().map_err(|_| bad(param, name, one_of(T::VARIANTS)))?;
+    }
+    Ok(())
+}
+
+/// Returns the names as a list: `a, b or c`.
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::{Optimizer, OverLength, Schedule};
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_known_ones() {
+        let mut schedule = Schedule::Cosine;
+        set_name(&mut schedule, "schedule", None).unwrap();
+        assert_eq!(schedule, Schedule::Cosine);
+        set_name(&mut schedule, "schedule", Some("linear")).unwrap();
+        assert_eq!(schedule, Schedule::Linear);
+        let refused = set_name(&mut schedule, "schedule", Some("steep")).unwrap_err().to_string();
+        let names = "constant, linear, cosine or cosine_with_restarts";
+        assert_eq!(refused, format!("schedule: steep is not allowed; it must be {names}"));
+        assert_eq!(one_of(OverLength::VARIANTS), "error, truncate, drop or split");
+        assert_eq!(one_of(Optimizer::VARIANTS), "adamw or adamw_8bit");
+    }
 
     #[test]
     fn a_value_replaces_the_default_only_in_its_range() {

@@ -7,7 +7,7 @@ use super::auto::{AutoBool, AutoInt};
 use super::{
     Method, Optimizer, OverLength, Schedule,
     hyperparameters::BASE_LEARNING_RATE,
-    range::{bad, set_float, set_int},
+    range::{bad, set_float, set_int, set_name},
     request::TrainerFields,
 };
 use crate::bad_field::BadField;
@@ -132,10 +132,7 @@ impl TrainerSpec {
     }
 
     pub(super) fn set_schedule(&mut self, asked: &TrainerFields) -> Result<(), BadField> {
-        if let Some(name) = &asked.schedule {
-            let allowed = "constant, linear, cosine or cosine_with_restarts";
-            self.schedule = Schedule::from_name(name).ok_or_else(|| bad("trainer.schedule", name, allowed))?;
-        }
+        set_name(&mut self.schedule, "trainer.schedule", asked.schedule.as_deref())?;
         match asked.num_cycles {
             Some(given) if self.schedule != Schedule::CosineWithRestarts => {
                 let allowed = "left out when trainer.schedule is not cosine_with_restarts";
@@ -171,14 +168,10 @@ impl TrainerSpec {
         set_int(&mut self.checkpoint_every_steps, param, given, 1..=1_000_000)
     }
 
-    /// Sets the policy for long rows, the optimizer, and the noise.
+    /// Sets the policy for long rows, the optimizer, the LoRA+ ratio, the noise, and the number of cosine cycles.
     pub(super) fn set_optimizer(&mut self, asked: &TrainerFields) -> Result<(), BadField> {
-        if let Some(name) = &asked.over_length {
-            self.over_length = over_length(name)?;
-        }
-        if let Some(name) = &asked.optimizer {
-            self.optimizer = optimizer(name)?;
-        }
+        set_name(&mut self.over_length, "trainer.over_length", asked.over_length.as_deref())?;
+        set_name(&mut self.optimizer, "trainer.optimizer", asked.optimizer.as_deref())?;
         let ratio = &mut self.loraplus_lr_ratio;
         set_float(ratio, "trainer.loraplus_lr_ratio", asked.loraplus_lr_ratio, 1.0..=1000.0)?;
         let alpha = &mut self.neftune_noise_alpha;
@@ -198,23 +191,5 @@ impl TrainerSpec {
         }
         self.gradient_checkpointing = asked.gradient_checkpointing.and_then(|is_on| is_on.0);
         Ok(())
-    }
-}
-
-fn over_length(name: &str) -> Result<OverLength, BadField> {
-    match name {
-        "error" => Ok(OverLength::Error),
-        "truncate" => Ok(OverLength::Truncate),
-        "drop" => Ok(OverLength::Drop),
-        "split" => Ok(OverLength::Split),
-        other => Err(bad("trainer.over_length", other, "error, truncate, drop or split")),
-    }
-}
-
-fn optimizer(name: &str) -> Result<Optimizer, BadField> {
-    match name {
-        "adamw" => Ok(Optimizer::Adamw),
-        "adamw_8bit" => Ok(Optimizer::Adamw8bit),
-        other => Err(bad("trainer.optimizer", other, "adamw or adamw_8bit")),
     }
 }

@@ -38,13 +38,8 @@ impl Kernel {
 /// Returns the family for an operation over the memory of `first` and `others`: the kind of `first` decides, and the
 /// loops need all of them dense and contiguous. The loops refuse tensors of different kinds.
 pub(crate) fn pick(first: &Tensor, others: &[&Tensor]) -> Result<Kernel, ModelError> {
-    let number = match first.f_kind()? {
-        Kind::Float => Number::F32,
-        Kind::Double => Number::F64,
-        _ => return Ok(Kernel::Plain),
-    };
     let is_memory = is_plain(first) && others.iter().all(|tensor| is_plain(tensor));
-    Ok(if is_memory { Kernel::Cpu(number) } else { Kernel::Plain })
+    if is_memory { Kernel::of(first) } else { Ok(Kernel::Plain) }
 }
 
 /// Returns whether a tensor is on the CPU: libtorch's own CPU kernels take every kind and any strides.

@@ -59,7 +59,7 @@ pub(super) fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) 
                 offer.name,
                 estimate.peak,
                 estimate.breakdown(),
-                plan_words::cut(&plan)
+                plan.split_text()
             );
             let offer = offer.clone();
             Decision::Place(Box::new(Placement { plan, offer, estimate, message, changed: None }))
@@ -70,10 +70,10 @@ pub(super) fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) 
                 let changed = Some(format!(
                     "The job cannot resume with its original plan ({}), which needs {}: {}. It resumes with {}. \
                      The adapter will not be bit-identical to that of an undisturbed job",
-                    plan_words::cut(kept),
+                    kept.split_text(),
                     smallest.peak,
                     plan_words::listed(&refusals),
-                    plan_words::cut(&placement.plan)
+                    placement.plan.split_text()
                 ));
                 Decision::Place(Box::new(Placement { changed, ..*placement }))
             }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use attune_domain::{
     bytes::Bytes,
     id::BaseModelId,
-    offer::{Offer, right_size},
+    offer::Offer,
     throughput::{JobTokens, Source, Throughput},
 };
 use attune_store::{
@@ -38,9 +38,7 @@ pub(super) async fn all(conn: &mut PgConnection, offers: &[Offer]) -> Result<(),
 
 /// Returns the offer that an idle platform would use.
 fn smallest_offer(need: Bytes, offers: &[Offer]) -> Option<&Offer> {
-    let idle: Vec<Offer> = offers.iter().map(|offer| Offer { reserved: Bytes(0), ..offer.clone() }).collect();
-    let found = right_size(need, false, &idle).ok()?;
-    offers.iter().find(|offer| (&offer.provider, &offer.name) == (&found.provider, &found.name))
+    offers.iter().filter(|offer| offer.memory >= need).min_by_key(|offer| offer.preference())
 }
 
 /// Returns the expected duration of the rest of the job, from the launch to the end.

@@ -25,9 +25,8 @@ pub(super) fn placed(need: Bytes, estimate: MemoryEstimate, taken: &Offer, offer
 }
 
 fn not_cheaper(offer: &Offer, taken: &Offer) -> String {
-    let cost = |offer: &Offer| (offer.micro_usd_per_hour, offer.memory);
     let (name, taken_name) = (&offer.name, &taken.name);
-    if cost(taken) <= cost(offer) {
+    if taken.preference() <= offer.preference() {
         format!("{name} is large enough; {taken_name} costs less, or as much and is smaller")
     } else {
         format!("{name} is large enough; it is kept free for another job of the queue")

@@ -29,15 +29,9 @@ pub(super) fn chosen(work: Workload<'_>, plan: &Plan) -> String {
     format!("micro_batch_size {micro_batch_size} ({rows}), gradient_checkpointing {is_on} ({checkpointing})")
 }
 
-/// Describes a plan: `micro_batch_size 4, gradient_checkpointing true`.
-pub(super) fn cut(plan: &Plan) -> String {
-    let Plan { micro_batch_size, checkpointing, .. } = plan;
-    format!("micro_batch_size {micro_batch_size}, gradient_checkpointing {checkpointing}")
-}
-
 /// Describes why a job waits for the plan that it began with.
 pub(super) fn waiting_for_plan(kept: &Plan, refusals: &[Refusal]) -> String {
-    format!("The job waits for memory to resume with its original plan ({}): {}", cut(kept), listed(refusals))
+    format!("The job waits for memory to resume with its original plan ({}): {}", kept.split_text(), listed(refusals))
 }
 
 /// Joins refusals into a clause.

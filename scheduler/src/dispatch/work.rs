@@ -6,7 +6,7 @@ use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
     id::{BaseModelId, JobId},
-    memory::{self, BatchSplit, Workload},
+    memory::{self, Workload},
     offer::Offer,
     run::Plan,
 };
@@ -69,17 +69,11 @@ impl Work {
     /// offer can ever hold it: then it gets another plan. One that ran out of memory needs more than it had.
     pub(super) fn need(&self, offers: &[Offer]) -> Bytes {
         let work = self.workload();
-        let kept = self.kept.as_ref().map(|plan| kept_peak(work, plan));
+        let kept = self.kept.as_ref().map(|plan| memory::with_plan(work, plan).peak);
         let kept = kept.filter(|peak| offers.iter().any(|offer| offer.memory >= *peak));
         let need = kept.unwrap_or_else(|| memory::smallest(work).peak);
         self.above.map_or(need, |above| need.max(Bytes(above.0.saturating_add(1))))
     }
-}
-
-/// Returns the peak of a job with the plan that it began with.
-fn kept_peak(work: Workload<'_>, kept: &Plan) -> Bytes {
-    let Plan { micro_batch_size, checkpointing, placement, .. } = *kept;
-    memory::training(work, placement, BatchSplit { micro_batch_size, checkpointing }).peak
 }
 
 fn longest_row(job: &Job) -> u64 {

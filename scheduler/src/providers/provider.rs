@@ -1,4 +1,5 @@
-//! The interface to the machines on which processes run. `local` is an implementation; tests have their own.
+//! The interface to the machines on which processes run. `local` and `slurm` implement it; tests have
+//! their own.
 
 use attune_domain::{bytes::Bytes, offer::Offer};
 use futures::future::BoxFuture;

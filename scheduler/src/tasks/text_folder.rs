@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use attune_dataprep::text_folder::{FolderError, fetch, is_cached};
+use attune_dataprep::text_folder::{fetch, is_cached};
 use attune_store::adapters::base_model;
 
 use crate::{app::App, error::SchedulerError};
@@ -19,9 +19,6 @@ pub(super) async fn ensure(app: &App, base: &base_model::BaseModel) -> Result<Pa
     let mut conn = app.single().await?;
     let files = base_model::files(&mut conn, base.base_model_id).await?;
     drop(conn);
-    match fetch(&app.objects, &files, &folder).await {
-        Ok(()) => Ok(folder),
-        Err(FolderError::Store(error)) => Err(error.into()),
-        Err(FolderError::File { path, cause }) => Err(SchedulerError::File { path, cause }),
-    }
+    fetch(&app.objects, &files, &folder).await?;
+    Ok(folder)
 }

@@ -181,19 +181,10 @@ fn data(spent: &Spent, rung: &Rung, skipped: &[Skipped]) -> Value {
         "peak_bytes": spent.peak,
         "offer": spent.offer,
         "offer_memory_bytes": spent.failed.memory,
-        "before": shown(before),
-        "after": shown(after),
+        "before": before.split_json(),
+        "after": after.split_json(),
         "skipped": skipped.iter().map(|skipped| skipped.field().0).collect::<Vec<_>>(),
     })
-}
-
-fn shown(plan: &Plan) -> Value {
-    json!({ "micro_batch_size": plan.micro_batch_size, "gradient_checkpointing": plan.checkpointing })
-}
-
-fn cut(plan: &Plan) -> String {
-    let Plan { micro_batch_size, checkpointing, .. } = plan;
-    format!("micro_batch_size {micro_batch_size}, gradient_checkpointing {checkpointing}")
 }
 
 /// Describes a rung, for the event's message.
@@ -202,10 +193,10 @@ fn described(rung: &Rung, skipped: &[Skipped]) -> String {
                            undisturbed job";
     let next = match rung {
         Rung::Checkpointing(plan) => {
-            format!("The next run recomputes activations instead of keeping them ({}). {CHANGED}", cut(plan))
+            format!("The next run recomputes activations instead of keeping them ({}). {CHANGED}", plan.split_text())
         }
         Rung::HalfMicroBatch(plan) => {
-            format!("The next run has half as many rows in a forward pass ({}). {CHANGED}", cut(plan))
+            format!("The next run has half as many rows in a forward pass ({}). {CHANGED}", plan.split_text())
         }
         Rung::LargerOffer { above } => {
             format!("The next run has the same plan, on a machine with more than {above} of memory")
@@ -220,7 +211,7 @@ fn described(rung: &Rung, skipped: &[Skipped]) -> String {
 
 /// Describes the end of the ladder, for the job's error.
 fn exhausted(tried: &[(Plan, String)], skipped: &[Skipped]) -> String {
-    let runs: Vec<_> = tried.iter().map(|(plan, offer)| format!("{} on {offer}", cut(plan))).collect();
+    let runs: Vec<_> = tried.iter().map(|(plan, offer)| format!("{} on {offer}", plan.split_text())).collect();
     let kept = kept(skipped).map_or_else(String::new, |kept| format!(". {kept}"));
     format!(
         "The job failed: every plan that it allows ran out of memory, and there is no larger machine. Tried: {}{kept}",
