@@ -92,7 +92,7 @@ train-cost: ## How a training step's cost grows with length, batch and rank: doc
 
 ##@ Refresh what is committed
 .PHONY: openapi
-openapi: ## Rewrite openapi/openapi.json from the routes
+openapi: ## Rewrite openapi/openapi.json and openapi/job.schema.json from the routes
 	@$(ENV)
 	UPDATE=1 cargo test -q --locked --workspace --lib openapi::tests::the_committed_document
 

@@ -35,7 +35,7 @@ pub(crate) struct App {
     /// Settings for replicas.
     pub(crate) serving: Serving,
     /// The folder in which validation caches base models' text files.
-    pub(crate) cache_dir: Arc<std::path::Path>,
+    pub(crate) text_dir: Arc<std::path::Path>,
     /// Placement lock. Held from before a node is reserved until its launch has returned, and by each pass of the
     /// reconciler: a row without a process has therefore really lost it.
     pub(crate) placing: Arc<Mutex<()>>,

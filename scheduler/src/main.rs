@@ -140,8 +140,8 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let sender = Sender::new(pool.clone(), &config.webhooks).context("webhooks")?;
     let wake = Arc::new(tokio::sync::Notify::new());
     let providers = Providers::open(&config.providers, &config.api_url, &wake)?;
-    let cache_dir = config.text_dir;
-    std::fs::create_dir_all(&cache_dir).with_context(|| format!("{}", cache_dir.display()))?;
+    let text_dir = config.text_dir;
+    std::fs::create_dir_all(&text_dir).with_context(|| format!("{}", text_dir.display()))?;
     let objects = Objects::new(&config.object_store);
     let inference = Inference::new(pool.clone(), objects.clone(), config.serving.inference(), config.prices)?;
     let app = App {
@@ -151,7 +151,7 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         providers,
         leases: config.leases,
         serving: config.serving,
-        cache_dir: cache_dir.into(),
+        text_dir: text_dir.into(),
         placing: Arc::default(),
         validations: Validations::default(),
         wake,

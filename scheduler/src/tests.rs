@@ -180,7 +180,7 @@ impl House {
             providers,
             leases: Leases::default(),
             serving: Serving::default(),
-            cache_dir: std::env::temp_dir().into(),
+            text_dir: std::env::temp_dir().into(),
             placing: Arc::default(),
             validations: crate::validations::Validations::default(),
             wake: Arc::default(),

@@ -1,4 +1,4 @@
-//! All SQL and all object keys. One file per aggregate; the rows are the source of truth.
+//! All SQL and all object keys. One folder per aggregate; the rows are the source of truth.
 //!
 //! Functions take a connection and never a pool, so the caller owns the transaction; reads of users' data require the
 //! user's project. Read in this order.

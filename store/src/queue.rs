@@ -21,10 +21,10 @@ pub struct ValidateJob {
     pub job_id: JobId,
 }
 
-/// A request to place a queued job on a node.
+/// Wakes a pass over the queue, which starts the jobs that the plan chooses: this one, others, or none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DispatchJob {
-    /// The job's ID.
+    /// The ID of a queued job; the pass plans the whole queue, and does not read it.
     pub job_id: JobId,
 }
 

@@ -7,7 +7,7 @@ mod attacks;
 mod bad_input;
 mod batches;
 mod conformance;
-mod continued;
+mod continue_from;
 mod cross_cutting;
 mod dora_with_dropout;
 mod estimates;

@@ -166,7 +166,7 @@ mod tests {
             (json!({"adapter": {"rnak": 8}}), "adapter.rnak"),
             (json!({"adapter": {"rank": "8"}}), "adapter.rank"),
             (json!({"adapter": {"target_modules": "all-linear"}}), "adapter.target_modules"),
-            (json!({"method": {"type": "dpo"}}), "method.type"),
+            (json!({"method": {"type": "no_such_method"}}), "method.type"),
             (json!({"method": {"type": "supervised", "dpo": {}}}), "method.dpo"),
             (json!({"method": {"type": "supervised", "continued_pretraining": {}}}), "method.continued_pretraining"),
             (json!({"method": {"type": "continued_pretraining", "supervised": {}}}), "method.supervised"),

@@ -149,8 +149,8 @@ mod tests {
             let refused = check(&with(trainer)).unwrap_err();
             assert!(refused.starts_with(param), "{refused}");
         }
-        let dpo = Requested { method: Some("dpo".into()), ..Requested::default() };
-        assert!(check(&dpo).unwrap_err().starts_with("method.type: dpo"));
+        let unknown = Requested { method: Some("no_such_method".into()), ..Requested::default() };
+        assert!(check(&unknown).unwrap_err().starts_with("method.type: no_such_method"));
         assert_eq!(
             check(&with(TrainerFields { micro_batch_size: Some(Auto(Some(6))), ..by_hand })).unwrap_err(),
             "trainer.micro_batch_size: 6 is not allowed; it must be \"auto\", or a whole number from 1 to 5, the \
@@ -163,7 +163,7 @@ mod tests {
     fn the_first_fault_is_reported_whatever_its_group() {
         let mut asked = Requested {
             seed: Some(-1),
-            method: Some("dpo".into()),
+            method: Some("no_such_method".into()),
             hyperparameters: Hyperparameters {
                 n_epochs: Auto(Some(0)),
                 batch_size: Auto(Some(0)),

@@ -141,7 +141,7 @@ mod tests {
             assert_eq!(serde_json::to_value(method).unwrap(), method.name());
             assert_eq!(Method::from_name(method.name()), Some(method));
         }
-        assert_eq!(Method::from_name("dpo"), None);
+        assert_eq!(Method::from_name("no_such_method"), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{app::App, error::SchedulerError};
 /// # Errors
 /// [`SchedulerError::Store`], [`SchedulerError::File`].
 pub(super) async fn ensure(app: &App, base: &base_model::BaseModel) -> Result<PathBuf, SchedulerError> {
-    let folder = app.cache_dir.join(base.digest.to_string());
+    let folder = app.text_dir.join(base.digest.to_string());
     if is_cached(&folder).await {
         return Ok(folder);
     }

@@ -1,4 +1,4 @@
-//! Webhooks: events signed, sent and retried. The rows decide (`store::webhook_queue`).
+//! Webhooks: events signed, sent and retried. The rows decide (`store::webhooks::webhook_queue`).
 
 /// The outcome of an attempt: the retry schedule.
 mod verdict;
