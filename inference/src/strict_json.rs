@@ -1,7 +1,9 @@
-//! A deserializer that does not accept an array for an object. The code that serde derives for a struct also accepts an
-//! array of its fields in their order, so that `"trainer": []` would be read as a trainer with only defaults.
-//! `Strict` wraps a deserializer and everything that is deserialized inside it, and accepts only an object for a
-//! struct.
+//! A deserializer with the types of JSON Schema, where serde's differ. `Strict` wraps a deserializer and everything that
+//! is deserialized inside it.
+//!
+//! - An object is not an array. The code that serde derives for a struct also accepts an array of its fields in their
+//!   order, so that `"trainer": []` would be read as a trainer with only defaults.
+//! - `4.0` is an integer: "a number with a zero fractional part" (JSON Schema 2020-12, §6.1.1), as many clients write it.
 
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
@@ -14,24 +16,40 @@ pub struct Strict<T>(pub T);
 /// A wrapper of a visitor, which forwards the deserializer's values to it.
 struct Found<V> {
     visitor: V,
-    /// True for a visitor of a struct, for which an array is refused.
-    is_struct: bool,
+    wanted: Wanted,
 }
+
+/// The type that a visitor wants, where it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Any,
+    /// A struct, for which an array is refused.
+    Struct,
+    /// An integer, for which a number such as `4.0` is accepted.
+    Integer,
+}
+
+/// The largest integer up to which every `f64` without a fraction is one exact integer: 2^53.
+const MOST_EXACT: f64 = 9_007_199_254_740_992.0;
 
 impl<V> Found<V> {
     const fn any(visitor: V) -> Self {
-        Self { visitor, is_struct: false }
+        Self { visitor, wanted: Wanted::Any }
     }
 
     const fn object(visitor: V) -> Self {
-        Self { visitor, is_struct: true }
+        Self { visitor, wanted: Wanted::Struct }
+    }
+
+    const fn integer(visitor: V) -> Self {
+        Self { visitor, wanted: Wanted::Integer }
     }
 }
 
 macro_rules! ask {
-    ($($method:ident)*) => {$(
+    ($found:ident: $($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-            self.0.$method(Found::any(visitor))
+            self.0.$method(Found::$found(visitor))
         }
     )*};
 }
@@ -40,10 +58,16 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
     type Error = D::Error;
 
     ask! {
-        deserialize_any deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
-        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128 deserialize_f32 deserialize_f64
-        deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf deserialize_option
-        deserialize_unit deserialize_seq deserialize_map deserialize_identifier deserialize_ignored_any
+        any:
+        deserialize_any deserialize_bool deserialize_f32 deserialize_f64 deserialize_char deserialize_str
+        deserialize_string deserialize_bytes deserialize_byte_buf deserialize_option deserialize_unit deserialize_seq
+        deserialize_map deserialize_identifier deserialize_ignored_any
+    }
+
+    ask! {
+        integer:
+        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -102,10 +126,16 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Found<V> {
     }
 
     tell! {
-        visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128, visit_f64: f64,
-        visit_char: char,
+        visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128, visit_char: char,
         visit_str: &str, visit_borrowed_str: &'de str, visit_string: String, visit_bytes: &[u8],
         visit_borrowed_bytes: &'de [u8], visit_byte_buf: Vec<u8>
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<V::Value, E> {
+        if self.wanted == Wanted::Integer && value.fract() == 0.0 && value.abs() <= MOST_EXACT {
+            return self.visitor.visit_i64(value as i64);
+        }
+        self.visitor.visit_f64(value)
     }
 
     fn visit_none<E: Error>(self) -> Result<V::Value, E> {
@@ -125,7 +155,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Found<V> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<V::Value, A::Error> {
-        if self.is_struct {
+        if self.wanted == Wanted::Struct {
             return Err(A::Error::invalid_type(Unexpected::Seq, &"an object"));
         }
         self.visitor.visit_seq(Strict(items))
@@ -207,5 +237,43 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Strict<A> {
         visitor: V,
     ) -> Result<V::Value, A::Error> {
         self.0.struct_variant(fields, Found::object(visitor))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Numbers {
+        count: Option<u32>,
+        list: Vec<i64>,
+        share: f64,
+        free: serde_json::Value,
+    }
+
+    fn read(text: &str) -> Result<Numbers, String> {
+        let mut reader = serde_json::Deserializer::from_str(text);
+        Numbers::deserialize(Strict(&mut reader)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_number_with_a_zero_fraction_is_an_integer_where_one_is_wanted() {
+        let got =
+            read(r#"{"count": 4.0, "list": [-2.0, 3e3, 9007199254740992.0], "share": 1.0, "free": 2.0}"#).unwrap();
+        let free = serde_json::json!(2.0);
+        let list = vec![-2, 3000, 9_007_199_254_740_992];
+        assert_eq!(got, Numbers { count: Some(4), list, share: 1.0, free: free.clone() });
+        assert_eq!(got.free.to_string(), "2.0", "a value of any type is kept as it is");
+    }
+
+    #[test]
+    fn a_fraction_a_negative_and_an_inexact_number_are_refused() {
+        for (count, list) in [("4.5", "0"), ("-1.0", "0"), ("1e10", "0"), ("1", "1e17"), ("1", "0.5")] {
+            let text = format!(r#"{{"count": {count}, "list": [{list}], "share": 1, "free": null}}"#);
+            assert!(read(&text).unwrap_err().starts_with("invalid"), "{text}");
+        }
     }
 }

@@ -59,6 +59,8 @@ impl AutoValue for i64 {
         match value {
             Unexpected::Signed(n) => Some(n),
             Unexpected::Unsigned(n) => Some(Self::try_from(n).unwrap_or(Self::MAX)),
+            // An integer of JSON Schema: `4.0` is one.
+            Unexpected::Float(n) if n.fract() == 0.0 => Some(n as Self),
             _ => None,
         }
     }
@@ -175,6 +177,7 @@ mod tests {
         }
         let most: AutoInt = serde_json::from_str(&u64::MAX.to_string()).unwrap();
         assert_eq!(most, Auto(Some(i64::MAX)));
+        assert_eq!(serde_json::from_str::<AutoInt>("4.0").unwrap(), Auto(Some(4)));
         for (text, value) in [("2", 2.0), ("-2", -2.0), ("2.5", 2.5)] {
             let read: AutoFloat = serde_json::from_str(text).unwrap();
             assert_eq!(read, Auto(Some(value)));
