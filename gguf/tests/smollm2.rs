@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use attune_domain::dataset::parse_row;
 use attune_domain::digest::Sha256;
@@ -16,6 +15,7 @@ use attune_text::template::{RenderSettings, Turn};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use sha2::Digest;
+use tempfile::TempDir;
 
 #[derive(Deserialize)]
 struct Expected {
@@ -43,28 +43,24 @@ fn expected() -> Expected {
     serde_json::from_str(include_str!("../testdata/smollm2.json")).unwrap()
 }
 
-/// Returns a folder converted once for all tests of this file.
-fn model() -> PathBuf {
-    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
+/// Returns a converted folder. Each test has its own: a static one would never be removed.
+fn model() -> TempDir {
+    #[expect(clippy::disallowed_methods, reason = "tests have no door that reads configuration")]
+    let cache = std::env::var("ATTUNE_CACHE").map(PathBuf::from).unwrap_or_else(|_| {
         #[expect(clippy::disallowed_methods, reason = "tests have no door that reads configuration")]
-        let cache = std::env::var("ATTUNE_CACHE").map(PathBuf::from).unwrap_or_else(|_| {
-            #[expect(clippy::disallowed_methods, reason = "tests have no door that reads configuration")]
-            let home = std::env::var("HOME").unwrap();
-            PathBuf::from(home).join(".cache/attune")
-        });
-        let gguf = cache.join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
-        assert!(gguf.is_file(), "{} is not there; run `make setup`", gguf.display());
-        let folder = tempfile::tempdir().unwrap();
-        convert(&gguf, &folder.path().join("model")).unwrap();
-        folder
+        let home = std::env::var("HOME").unwrap();
+        PathBuf::from(home).join(".cache/attune")
     });
-    folder.path().join("model")
+    let gguf = cache.join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(gguf.is_file(), "{} is not there; run `make setup`", gguf.display());
+    let parent = tempfile::tempdir().unwrap();
+    convert(&gguf, &parent.path().join("model")).unwrap();
+    parent
 }
 
 #[test]
 fn weights_are_bit_equal() {
-    let bytes = std::fs::read(model().join("model.safetensors")).unwrap();
+    let bytes = std::fs::read(model().path().join("model/model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let digest = |content: &[u8]| Sha256::from_digest(sha2::Sha256::digest(content).into());
     let found: BTreeMap<String, Sha256> =
@@ -74,7 +70,7 @@ fn weights_are_bit_equal() {
 
 #[test]
 fn texts_have_the_same_tokens() {
-    let text = TextModel::open(&model()).unwrap();
+    let text = TextModel::open(&model().path().join("model")).unwrap();
     for encoding in expected().encodings {
         assert_eq!(text.tokenizer().encode(&encoding.text).unwrap(), encoding.ids, "{:?}", encoding.text);
         assert_eq!(text.tokenizer().decode_with_special(&encoding.ids).unwrap(), encoding.decoded);
@@ -83,7 +79,7 @@ fn texts_have_the_same_tokens() {
 
 #[test]
 fn chats_have_the_same_text_tokens_and_mask() {
-    let text = TextModel::open(&model()).unwrap();
+    let text = TextModel::open(&model().path().join("model")).unwrap();
     for chat in expected().chats {
         let row = serde_json::json!({"messages": chat.messages}).to_string();
         let row = parse_row(1, row.as_bytes()).unwrap();
