@@ -59,6 +59,18 @@ simulate: ## Replay 15,000 jobs of 30 tenants in 5 pools through the scheduler's
 slurm-test: ## Platforms on a real Slurm cluster of one node with two fake GPUs (needs root; installs slurm-wlm and munge)
 	@scripts/slurm-test $(FILTER)
 
+.PHONY: kubernetes-test
+kubernetes-test: ## The Kubernetes provider on a scripted API server, its objects and the Helm chart against their schemas
+	@scripts/kubernetes-test $(FILTER)
+
+.PHONY: faults
+faults: setup ## Kill, stop and cut off processes at random moments, and check the invariants (FULL=1: 300 kills, two hours)
+	@scripts/faults
+
+.PHONY: infra-check
+infra-check: ## Images, compose file, chart, units, Terraform example, alert rules and dashboard of infra/ (PARTS="helm monitoring")
+	@scripts/infra-check $(PARTS)
+
 .PHONY: house
 house: setup ## Form of the source code: circles of imports, sizes, words, files to touch (BASE=COMMIT: of the OpenAPI document)
 	@scripts/house
@@ -74,6 +86,10 @@ left: ## Build and test all that needs no libtorch, without libtorch
 memory-report: setup ## Predicted and measured peak memory of 64 training jobs, some 20 minutes: docs/bench/memory.csv
 	@scripts/memory-report
 
+.PHONY: pace-report
+pace-report: setup ## Predicted and measured durations of 20 training jobs over four bases, some 10 minutes: docs/bench/pace.csv
+	@scripts/pace-report
+
 .PHONY: bench-train
 bench-train: ## Training compared with transformers + PEFT + bitsandbytes: speed, memory, start (ARGS="--rounds 3"; 6 GB of Python)
 	@scripts/bench-train $(ARGS)
@@ -85,6 +101,10 @@ bench-against: ## Training with an earlier commit and with this tree in turn: no
 .PHONY: bench-api
 bench-api: ## Requests a second, their latency, and memory while 2 GiB go up and come down (release build; loopback only)
 	@scripts/bench-api $(ARGS)
+
+.PHONY: bench-queue
+bench-queue: ## Claims a second and the pick-up of jobs in a queue of 10,000, alone and next to 1,000,000 finished jobs
+	@scripts/bench-queue
 
 .PHONY: train-cost
 train-cost: ## How a training step's cost grows with length, batch and rank: docs/bench/train.csv, docs/train-cost.svg

@@ -54,8 +54,8 @@ pub struct App {
     pub authenticator: Authenticator,
     /// The rate limits of API keys.
     pub rate_limiter: Arc<RateLimiter>,
-    /// The permits for datasets that are parsed concurrently.
-    pub parsers: Arc<Semaphore>,
+    /// The slots for datasets that are parsed concurrently.
+    pub parsers: Arc<Places>,
     /// The cache of dataset reports.
     pub reports: Arc<ReportCache>,
 }

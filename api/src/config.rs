@@ -48,6 +48,17 @@ pub struct Config {
     /// The origins that may send cross-origin requests.
     #[serde(default)]
     pub cors: Cors,
+    /// The publication of metrics.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
+}
+
+/// The section `[metrics]`.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// The address that publishes metrics; none by default.
+    pub listen: Option<SocketAddr>,
 }
 
 /// The section `[rate_limits]`, per API key; 0, the default, is no limit.
@@ -232,8 +243,17 @@ impl Config {
 /// Returns whether an `ATTUNE_` variable belongs to this program.
 fn is_ours(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    let sections =
-        ["database__", "object_store__", "limits__", "serving__", "webhooks__", "prices__", "rate_limits__", "cors__"];
+    let sections = [
+        "database__",
+        "object_store__",
+        "limits__",
+        "serving__",
+        "webhooks__",
+        "prices__",
+        "rate_limits__",
+        "cors__",
+        "metrics__",
+    ];
     ["listen", "public_url", "bootstrap_key", "oidc"].contains(&key.as_str())
         || sections.iter().any(|s| key.starts_with(s))
 }

@@ -113,16 +113,19 @@ pub enum ApiError {
     Stale,
     /// A project that would exceed its storage quota.
     #[error(
-        "The project's storage quota is {limit} {what}, and this request would bring it to {wanted}. Delete files, \
-         models or uploads that are no longer needed, or ask the installation's administrator for a higher quota."
+        "The project's storage quota is {limit} {what}. It stores {used}, {}. Delete files, models or uploads that are \
+         no longer needed, or ask the installation's administrator for a higher quota.",
+        addition(*added)
     )]
     StorageQuotaExceeded {
         /// The unit: `bytes` or `objects`.
         what: &'static str,
         /// The quota.
         limit: u64,
-        /// The amount that the project would have.
-        wanted: u64,
+        /// The amount that the project stores without the request's content.
+        used: u64,
+        /// The amount of the request's content; 0 if it has none, as that for a job.
+        added: u64,
     },
     /// A failure of the object store, or a database without disk space.
     #[error("{}", storage_message(what, cause))]
@@ -210,6 +213,13 @@ fn since(current: Option<&str>) -> String {
         || "the object does not exist".to_owned(),
         |tag| format!("it has changed since; its ETag is now {tag}"),
     )
+}
+
+fn addition(added: u64) -> String {
+    match added {
+        0 => "which exceeds it".into(),
+        added => format!("and this request adds {added}"),
+    }
 }
 
 fn file_message(defects: &Defects) -> String {

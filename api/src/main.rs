@@ -1,7 +1,7 @@
 //! attune-api: the HTTP API of Attune, for users' programs, trainers and serving processes. Asynchronous work is
 //! written to the queue, for the scheduler. The table of contents is `router.rs`.
 
-use std::{num::NonZero, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use attune_api::{
@@ -9,7 +9,7 @@ use attune_api::{
     app::App,
     auth::{credentials::Authenticator, issuers::Issuers},
     base_import,
-    config::Config,
+    config::{Config, MetricsConfig},
     files::{
         parser,
         text_places::{TEXT_AT_ONCE, TextPlaces},
@@ -19,6 +19,7 @@ use attune_api::{
     router, routes,
     webhooks::Webhooks,
 };
+use attune_inbound::Publisher;
 use attune_inference::context::Inference;
 use attune_process::{log, parent};
 use attune_store::{
@@ -44,6 +45,9 @@ struct Args {
     /// The configuration file.
     #[arg(long)]
     config: PathBuf,
+    /// The format of the log: `text`, or `json`, one object a line.
+    #[arg(long, env = "ATTUNE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    log_format: log::Format,
     /// Exit when standard input closes.
     #[arg(long)]
     exit_with_parent: bool,
@@ -59,7 +63,7 @@ fn main() -> ExitCode {
     // sqlx logs every notice of a migration that had nothing to do.
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=warn"));
-    let _log = log::start(filter);
+    let _log = log::start("attune-api", filter, args.log_format);
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -108,9 +112,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             config.bootstrap_key.as_ref().map(|key| ids::hash(key.expose_secret()).into()),
         ),
         rate_limiter: Arc::new(RateLimiter::new(config.rate_limits)),
-        parsers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, NonZero::get))),
+        parsers: Arc::new(Places::of_processors()),
         reports: Arc::default(),
     };
+    publish_metrics(config.metrics, &app.db).await?;
     let (meter, pool, stopping) = (app.inference.meter.clone(), app.db.clone(), app.stopping.clone());
     let writing = tokio::spawn({
         let (meter, pool) = (meter.clone(), pool.clone());
@@ -133,6 +138,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     writing.abort();
     meter.write(&pool).await.context("the last usage could not be written")
+}
+
+/// Publishes metrics where that is configured.
+async fn publish_metrics(config: MetricsConfig, pool: &PgPool) -> anyhow::Result<()> {
+    let Some(address) = config.listen else { return Ok(()) };
+    let publisher = Publisher { program: "attune-api", version: env!("CARGO_PKG_VERSION") };
+    let pool = pool.clone();
+    let published = attune_inbound::publish_metrics(publisher, address, move || db::publish_pool(&pool)).await;
+    published.map(drop).with_context(|| format!("metrics.listen: cannot listen on {address}"))
 }
 
 /// Creates the bootstrap key and its project; both may exist from an earlier start.

@@ -43,7 +43,7 @@ use crate::wire::query;
         (name = "Base models", description = "Hugging Face folders, uploaded by digest."),
         (name = "Usage", description = "Usage, costs and the budget."),
         (name = "Webhooks", description = "Signed events, sent to your endpoints."),
-        (name = "Organization", description = "Projects, users, API keys and the audit log."),
+        (name = "Organization", description = "Projects, users, API keys, the audit log and the status."),
         (name = "Installation", description = "Organizations; for keys with the scope `installation`."),
         (name = "Platform", description = "The state of the API."),
     ),

@@ -26,7 +26,10 @@ use crate::{
     policy::Policies,
     routes::{
         POLICIES, adapter_aliases, adapters,
-        admin::{api_keys, audit_logs, budget, organizations, project_queue, project_users, projects, usage, users},
+        admin::{
+            api_keys, audit_logs, budget, catalogue, organizations, project_queue, project_users, projects, status,
+            usage, users,
+        },
         base_models, batches, chat, checkpoint_permissions, completions, files, health, job_events, job_placement,
         jobs, models, replica, run, uploads, webhook_deliveries, webhooks,
     },
@@ -84,6 +87,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(usage::training))
         .routes(routes!(usage::costs))
         .routes(routes!(usage::storage))
+        .routes(routes!(usage::quotas))
         .routes(routes!(budget::get, budget::set))
         .routes(routes!(chat::create))
         .routes(routes!(completions::create))
@@ -115,7 +119,10 @@ fn administration() -> OpenApiRouter<App> {
         .routes(routes!(users::list, users::create))
         .routes(routes!(users::retrieve, users::modify, users::delete))
         .routes(routes!(audit_logs::list))
+        .routes(routes!(status::retrieve))
         .routes(routes!(organizations::list, organizations::create))
+        .routes(routes!(catalogue::list))
+        .routes(routes!(catalogue::retrieve, catalogue::set, catalogue::delete))
 }
 
 /// Returns the routes for trainers and replicas, which the document does not describe.
@@ -185,6 +192,6 @@ pub fn router(mut app: App, public_url: &str, allowed: &Cors) -> Result<Router, 
         .layer(from_fn(trace::plain_path))
         .layer(CatchPanicLayer::custom(trace::panicked));
     let inner = if allowed.allowed_origins.is_empty() { inner } else { inner.layer(cors(allowed)?) };
-    let inner = inner.layer(from_fn(trace::trace)).with_state(app);
+    let inner = inner.layer(from_fn(trace::trace)).layer(from_fn(attune_inbound::measure)).with_state(app);
     Ok(Router::new().fallback_service(inner).layer(from_fn(trace::normalize)))
 }

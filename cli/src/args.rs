@@ -27,12 +27,14 @@ use crate::{
     models::{self, ModelsCommand},
     organization::{
         audit_log::{self, AuditLogArgs},
+        catalogue::{self, CatalogueCommand},
         keys::{self, KeysCommand},
         members::{self, MembersCommand},
         organizations::{self, OrganizationsCommand},
         projects::{self, ProjectsCommand},
     },
     output,
+    top::{self, TopArgs},
     up::{self, settings::UpArgs},
     usage::{self, BudgetsCommand, UsageArgs},
     webhooks::{self, WebhooksCommand},
@@ -110,6 +112,8 @@ enum Command {
     /// Manage batches: many requests in one file, processed asynchronously
     #[command(subcommand)]
     Batches(BatchesCommand),
+    /// Show the queue, the runs, the machines and the replicas of the organization, refreshed until Ctrl-C
+    Top(TopArgs),
     /// Show usage and costs
     Usage(UsageArgs),
     /// Manage the project's monthly budget; when it is spent, jobs are paused
@@ -134,6 +138,9 @@ enum Command {
     /// Manage the users of the organization and of its projects
     #[command(subcommand)]
     Members(MembersCommand),
+    /// Manage the catalogue: instance types of clouds, and their prices
+    #[command(subcommand)]
+    Catalogue(CatalogueCommand),
     /// List the organization's audit logs
     AuditLog(AuditLogArgs),
     /// Store an address and a key as a profile: `attune login --profile work --api-url https://…`
@@ -192,6 +199,7 @@ impl Cli {
             Command::LrFind(args) => lr_find::run(&client, *args, json).await,
             Command::Adapters(command) => adapters::run(&client, command, json).await,
             Command::Batches(command) => batches::run(&client, command, json).await,
+            Command::Top(args) => top::run(&client, &args, json).await,
             Command::Usage(args) => usage::run(&client, args, json).await,
             Command::Budgets(command) => usage::budgets(&client, command, json).await,
             Command::Webhooks(command) => webhooks::run(&client, command, json).await,
@@ -201,6 +209,7 @@ impl Cli {
             Command::Projects(command) => projects::run(&client, command, json).await,
             Command::Keys(command) => keys::run(&client, command, json).await,
             Command::Members(command) => members::run(&client, command, json).await,
+            Command::Catalogue(command) => catalogue::run(&client, command, json).await,
             Command::AuditLog(args) => audit_log::run(&client, args, json).await,
             // Handled above: these need no client, or create their own.
             Command::Up(_)

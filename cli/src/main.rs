@@ -29,6 +29,9 @@ mod jobs;
 /// The mapping of Ludwig configs to jobs.
 mod ludwig;
 
+/// `attune top`.
+mod top;
+
 /// `attune usage` and `attune budgets`.
 mod usage;
 

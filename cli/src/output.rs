@@ -13,9 +13,18 @@ use crate::error::{Doing, Result};
 /// # Errors
 /// [`crate::error::CliError::Failed`] for any other error, such as a full disk behind `>`.
 pub(crate) fn line(text: &str) -> Result<()> {
+    line_while_open(text)?;
+    Ok(())
+}
+
+/// Prints a line to stdout, for a command that does not end before its reader. Returns whether stdout is still open.
+///
+/// # Errors
+/// As [`line()`].
+pub(crate) fn line_while_open(text: &str) -> Result<bool> {
     match writeln!(std::io::stdout(), "{text}") {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.doing(|| "write to stdout".into()),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.doing(|| "write to stdout".into()).map(|()| true),
     }
 }
 
@@ -37,15 +46,22 @@ pub(crate) fn json(value: &Value) -> Result<()> {
 /// # Errors
 /// As [`line()`].
 pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>, none: &str) -> Result<()> {
-    if rows.is_empty() {
-        return line(none);
-    }
+    if rows.is_empty() { line(none) } else { line(&table_text(headings, rows)) }
+}
+
+/// Formats rows under headings.
+pub(crate) fn table_text(headings: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     // Cells are not wrapped, so that IDs and names can be copied.
     table.load_style(presets::NOTHING).set_header(headings);
     table.add_rows(rows);
     let lines: Vec<String> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
-    line(&lines.join("\n"))
+    lines.join("\n")
+}
+
+/// Returns the width of stdout's terminal, in characters; `None`: stdout is not a terminal.
+pub(crate) fn terminal_width() -> Option<usize> {
+    Table::new().width().map(usize::from)
 }
 
 /// Prints one name and value per line; empty values are left out.

@@ -32,6 +32,8 @@ enum What {
     Completions,
     /// Trained tokens, and time on nodes
     Training,
+    /// The project's quotas, and their use
+    Quotas,
 }
 
 /// The subcommands of `attune budgets`.
@@ -53,6 +55,7 @@ pub(crate) enum BudgetsCommand {
 /// [`crate::error::CliError`]: errors of the API.
 pub(crate) async fn run(client: &Client, args: UsageArgs, as_json: bool) -> Result<()> {
     let path: &[&str] = match args.what {
+        What::Quotas => return quotas(client, as_json).await,
         What::Costs => &["organization", "costs"],
         What::Completions => &["organization", "usage", "completions"],
         What::Training => &["organization", "usage", "training"],
@@ -71,6 +74,29 @@ pub(crate) async fn run(client: &Client, args: UsageArgs, as_json: bool) -> Resu
     headings.extend(numbers(args.what).iter().map(|(heading, _)| (*heading).to_owned()));
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
     output::table(&headings, rows.collect(), "No usage in these days.")
+}
+
+/// Retrieves the project's quotas and their use, and prints them.
+async fn quotas(client: &Client, as_json: bool) -> Result<()> {
+    let quotas = client.get(&["organization", "usage", "quotas"]).await?;
+    if as_json { output::json(&quotas) } else { output::fields(&quota_fields(&quotas)) }
+}
+
+/// Formats quotas and their use.
+pub(crate) fn quota_fields(quotas: &Value) -> [(&'static str, String); 4] {
+    let of = |used: String, most: &Value, shown: fn(&Value) -> String| match most {
+        _ if used.is_empty() => used,
+        Value::Null => format!("{used}, no maximum"),
+        most => format!("{used} of at most {}", shown(most)),
+    };
+    let hours = |value: &Value| value.as_f64().map(|hours| format!("{hours:.2} this month")).unwrap_or_default();
+    let dollars = |value: &Value| value.as_f64().map(|usd| format!("${usd:.2}")).unwrap_or_default();
+    [
+        ("running jobs", of(output::text(&quotas["running_jobs"]), &quotas["max_running_jobs"], output::text)),
+        ("node-hours", of(hours(&quotas["node_hours"]), &quotas["max_node_hours"], output::text)),
+        ("stored", of(output::bytes(&quotas["stored_bytes"]), &quotas["max_stored_bytes"], output::bytes)),
+        ("spent this month", of(dollars(&quotas["spent_usd"]), &quotas["monthly_usd"], dollars)),
+    ]
 }
 
 /// Retrieves all pages of a report, as one page.
@@ -99,6 +125,7 @@ async fn whole(client: &Client, path: &[&str], args: &UsageArgs) -> Result<Value
 /// Returns the columns of a report, each with the JSON pointer of its value.
 const fn numbers(what: What) -> &'static [(&'static str, &'static str)] {
     match what {
+        What::Quotas => &[],
         What::Costs => &[("USD", "/amount/value")],
         What::Completions => &[
             ("REQUESTS", "/num_model_requests"),

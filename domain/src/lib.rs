@@ -58,6 +58,9 @@ pub mod placement;
 /// Memory estimates for training runs and serving replicas.
 pub mod memory;
 
+/// The catalogue of GPUs and of cloud instance types with prices.
+pub mod catalogue;
+
 /// Offers of node providers, and the selection among them.
 pub mod offer;
 

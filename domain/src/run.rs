@@ -10,16 +10,23 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use self::metric::MetricName;
+use self::{metric::MetricName, processor::Processor};
 use crate::{bytes::Bytes, digest::Sha256, placement::Placement, spec::Quantization};
 
 /// Named metrics.
 pub mod metric;
+/// The processor of a run.
+pub mod processor;
 /// The tasks of a run.
 pub mod task;
+/// The names of spans of traces.
+pub mod traceparent;
 
 /// The contract version of this release.
 pub const CONTRACT_VERSION: u32 = 4;
+
+/// The exit status of a trainer that received SIGTERM, because its node ends soon. The job is not at fault.
+pub const EXIT_INTERRUPTED: u8 = 75;
 
 /// A file to fetch. Its content is checked against `sha256` after the download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +139,9 @@ pub enum RunEvent {
         tokens_per_epoch: u64,
         /// The number of trained weights.
         trainable_weights: u64,
+        /// The processor that it trains on; `None`: unknown, or the trainer is from before the field existed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        processor: Option<Processor>,
     },
     /// A message for the job's event list.
     Message {
@@ -302,6 +312,18 @@ mod tests {
             "learning_rate": 2e-4, "tokens": 200, "trained_tokens": 80, "step_ms": 100, "peak_memory": 380});
         assert_eq!(serde_json::to_value(&step).unwrap(), wire);
         assert_eq!(serde_json::from_value::<RunEvent>(wire).unwrap(), step);
+    }
+
+    #[test]
+    fn a_start_without_a_processor_is_read() {
+        let wire = json!({"type": "started", "total_steps": 3, "tokens_per_epoch": 90, "trainable_weights": 8});
+        let started =
+            |processor| RunEvent::Started { total_steps: 3, tokens_per_epoch: 90, trainable_weights: 8, processor };
+        assert_eq!(serde_json::from_value::<RunEvent>(wire.clone()).unwrap(), started(None));
+        assert_eq!(serde_json::to_value(started(None)).unwrap(), wire);
+        let processor = Processor { name: "AMD EPYC".into(), threads: 2 };
+        let written = serde_json::to_value(started(Some(processor))).unwrap();
+        assert_eq!(written["processor"], json!({"name": "AMD EPYC", "threads": 2}));
     }
 
     #[test]

@@ -19,10 +19,14 @@ mod places;
 /// The accept loop.
 mod server;
 
+/// The listener of metrics, and the measurement of requests.
+mod metrics;
+
 /// The process's limit of open file descriptors.
 mod descriptors;
 
 pub use descriptors::raise_descriptor_limit;
+pub use metrics::{Publisher, measure, publish_metrics};
 pub use server::{Bounds, HEAD_SECONDS, MOST_CONNECTIONS, MOST_CONNECTIONS_PER_ADDRESS, serve};
 
 #[cfg(test)]

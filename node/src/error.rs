@@ -37,7 +37,7 @@ pub enum NodeError {
     Busy {
         /// The request that failed.
         what: String,
-        /// The status: 408, 429 or 5xx.
+        /// The status: 408, 429 or 5xx; of the object store also 409 or 412.
         status: u16,
     },
     /// The platform has ended this run or replica, or assigned it to another process: exit.

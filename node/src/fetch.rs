@@ -9,7 +9,7 @@ use std::{
 
 use attune_domain::{digest::Sha256, run::RemoteFile};
 use backon::{ExponentialBuilder, Retryable};
-use reqwest::{Client, StatusCode, header::RANGE};
+use reqwest::{Client, Response, StatusCode, header::RANGE};
 use sha2::Digest;
 use tokio::{
     fs::File,
@@ -73,7 +73,7 @@ async fn go_on(client: &Client, file: &RemoteFile, path: &Path) -> Result<(), No
     }
     // A presigned URL is a secret while it is valid: no error may contain it.
     let away = |source: reqwest::Error| NodeError::Away { what: what.clone(), source: source.without_url() };
-    let mut response = sorted(&what, request.send().await.map_err(away)?).await?;
+    let mut response = of_store(&what, request.send().await.map_err(away)?).await?;
     let mut have = have;
     if have > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
         kept.set_len(0).await.map_err(NodeError::io(path))?;
@@ -88,6 +88,15 @@ async fn go_on(client: &Client, file: &RemoteFile, path: &Path) -> Result<(), No
     }
     // tokio's file writes in the background; an error such as a full disk appears only here.
     kept.flush().await.map_err(NodeError::io(path))
+}
+
+/// Returns a successful response of the object store, or the error for its status. From the store, 409 and 412 report a
+/// conflict with another operation on the object, which passes; from the platform, 409 is the end of the run.
+async fn of_store(what: &str, response: Response) -> Result<Response, NodeError> {
+    match response.status().as_u16() {
+        status @ (409 | 412) => Err(NodeError::Busy { what: what.to_owned(), status }),
+        _ => sorted(what, response).await,
+    }
 }
 
 async fn check(file: &RemoteFile, path: &Path) -> Result<(), NodeError> {

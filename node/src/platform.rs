@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use attune_process::telemetry;
 use reqwest::{Client, RequestBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
@@ -74,7 +75,10 @@ impl Platform {
     }
 
     async fn answer<T: DeserializeOwned>(&self, what: String, request: RequestBuilder) -> Result<T, NodeError> {
-        let request = request.bearer_auth(self.token.expose_secret()).timeout(ANSWER_TIMEOUT);
+        let mut request = request.bearer_auth(self.token.expose_secret()).timeout(ANSWER_TIMEOUT);
+        if let Some(name) = telemetry::traceparent() {
+            request = request.header(telemetry::TRACEPARENT, name);
+        }
         let response = match request.send().await {
             Ok(response) => sorted(&what, response).await?,
             Err(source) => return Err(NodeError::Away { what, source }),

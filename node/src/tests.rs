@@ -55,12 +55,14 @@ async fn served(seen: Arc<Seen>) -> String {
         .route("/broken-once", get(broken_once))
         .route("/whole", get(|| async { content() }))
         .route(
-            "/busy-once",
+            "/busy",
             get(|State(seen): State<Arc<Seen>>| async move {
-                if seen.requests.fetch_add(1, Ordering::SeqCst) == 0 {
-                    return StatusCode::SERVICE_UNAVAILABLE.into_response();
+                match seen.requests.fetch_add(1, Ordering::SeqCst) {
+                    0 => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+                    1 => StatusCode::CONFLICT.into_response(),
+                    2 => StatusCode::PRECONDITION_FAILED.into_response(),
+                    _ => content().into_response(),
                 }
-                content().into_response()
             }),
         )
         .with_state(seen);
@@ -93,9 +95,9 @@ async fn a_broken_download_continues_where_it_broke() {
 async fn a_busy_store_is_retried() {
     let (folder, seen) = (tempfile::tempdir().unwrap(), Arc::new(Seen::default()));
     let base = served(seen.clone()).await;
-    let file = described(&base, "busy-once", folder.path()).await;
+    let file = described(&base, "busy", folder.path()).await;
     fetch(&http_client().unwrap(), &file, folder.path()).await.unwrap();
-    assert_eq!(seen.requests.load(Ordering::SeqCst), 2);
+    assert_eq!(seen.requests.load(Ordering::SeqCst), 4);
 }
 
 #[tokio::test]

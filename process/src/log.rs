@@ -1,6 +1,6 @@
 //! The log on standard error. No thread waits for the log's reader: lines go through a bounded queue to a thread that
 //! writes them, and are dropped while the queue is full. If the reader is gone or the disk is full, only lines are
-//! lost.
+//! lost. The same spans and events are exported as traces if that is configured ([`crate::telemetry`]).
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -9,10 +9,13 @@ use std::{
     io::{self, IsTerminal, Write},
     os::fd::AsFd,
     panic::PanicHookInfo,
+    str::FromStr,
 };
 
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{error_chain::chain, telemetry::Traces};
 
 /// The maximum number of lines that wait for a slow reader; more are dropped.
 pub const QUEUED_LOG_LINES: usize = 8192;
@@ -22,7 +25,31 @@ pub const QUEUED_LOG_LINES: usize = 8192;
 #[derive(Debug)]
 #[must_use = "the log ends with it"]
 pub struct Log {
+    // Dropped first, since the last export may log.
+    _traces: Option<Traces>,
     _thread: WorkerGuard,
+}
+
+/// The format of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// Human-readable text.
+    #[default]
+    Text,
+    /// One JSON object, with the fields of the event and of its spans.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("`{name}` is neither text nor json. Use text or json.")),
+        }
+    }
 }
 
 /// A writer that never blocks. Each call of `write` is one line of the queue.
@@ -46,7 +73,7 @@ pub fn lossy(sink: impl Write + Send + 'static) -> (LossyWriter, Log) {
         .buffered_lines_limit(QUEUED_LOG_LINES)
         .thread_name("log")
         .finish(Unfailing(sink));
-    (LossyWriter(writer), Log { _thread: thread })
+    (LossyWriter(writer), Log { _traces: None, _thread: thread })
 }
 
 /// Starts the thread for standard error, like [`lossy`]. It has a descriptor of its own: while it waits for a reader,
@@ -58,17 +85,26 @@ pub fn lossy_stderr() -> (LossyWriter, Log) {
     }
 }
 
-/// Logs what `filter` allows, and every panic's message, to standard error. Call it once, early in `main`, and keep the
-/// returned guard.
-pub fn start(filter: EnvFilter) -> Log {
-    let (writer, log) = lossy_stderr();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+/// Logs what `filter` allows, and every panic's message, to standard error, and starts the export of `program`'s
+/// traces. Call it once, early in `main`, and keep the returned guard.
+pub fn start(program: &'static str, filter: EnvFilter, format: Format) -> Log {
+    let (writer, mut log) = lossy_stderr();
+    let lines = fmt::layer()
         .with_ansi(io::stderr().is_terminal())
         .log_internal_errors(false)
-        .with_writer(move || writer.clone())
-        .init();
+        .with_writer(move || writer.clone());
+    let lines = match format {
+        Format::Text => lines.boxed(),
+        Format::Json => lines.json().boxed(),
+    };
+    let traces = Traces::open(program);
+    let spans = traces.as_ref().ok().and_then(|traces| traces.as_ref().map(Traces::layer));
+    tracing_subscriber::registry().with(filter).with(lines).with(spans).init();
     on_panic(|message| tracing::error!("{message}"));
+    match traces {
+        Ok(traces) => log._traces = traces,
+        Err(error) => tracing::error!(error = chain(error.as_ref()), "no traces are exported"),
+    }
     log
 }
 
@@ -148,6 +184,13 @@ mod tests {
         assert!(writer.0.error_counter().dropped_lines() >= QUEUED_LOG_LINES / 2);
         drop(release);
         drop(log);
+    }
+
+    #[test]
+    fn a_format_is_named_or_refused() {
+        assert_eq!(("text".parse(), "json".parse()), (Ok(Format::Text), Ok(Format::Json)));
+        let refused = "JSON".parse::<Format>().unwrap_err();
+        assert_eq!(refused, "`JSON` is neither text nor json. Use text or json.");
     }
 
     #[test]

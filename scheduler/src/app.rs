@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use attune_domain::offer::Offer;
 use attune_store::{
     db::{self, Single, Tx},
     files::objects::Objects,
-    runs::{node, offer},
 };
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
 use tokio::sync::{Mutex, Notify};
 
 use crate::{
     config::{Leases, Serving},
     error::SchedulerError,
+    leader::Leader,
     liveness::ApiProbe,
     providers::registry::Providers,
     validations::Validations,
@@ -24,6 +23,8 @@ use crate::{
 pub(crate) struct App {
     /// The database pool.
     pub(crate) pool: PgPool,
+    /// The leadership of this scheduler.
+    pub(crate) leader: Arc<Leader>,
     /// The object store.
     pub(crate) objects: Objects,
     /// The probe of the API's health.
@@ -46,35 +47,20 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Begins a transaction; the task must not hold a connection already.
+    /// Begins a transaction of the leader; the task must not hold a connection already.
     ///
     /// # Errors
-    /// [`SchedulerError::Store`].
+    /// [`SchedulerError::Store`], among them that another scheduler leads.
     pub(crate) async fn begin(&self) -> Result<Tx, SchedulerError> {
-        Ok(db::begin(&self.pool).await?)
+        Ok(self.leader.begin(&self.pool).await?)
     }
 
-    /// Acquires a connection for single statements; the task must not hold one already.
+    /// Acquires a connection for statements that start, stop, end and queue nothing; the task must not hold one
+    /// already.
     ///
     /// # Errors
     /// [`SchedulerError::Store`].
     pub(crate) async fn single(&self) -> Result<Single, SchedulerError> {
         Ok(db::single(&self.pool).await?)
     }
-}
-
-/// Returns the offers of all providers, with what is reserved of them. A provider that does not answer is an error: a
-/// job that only its offers can hold must wait, and not be refused.
-///
-/// # Errors
-/// [`SchedulerError::Provider`], [`SchedulerError::Store`].
-pub(crate) async fn offers(app: &App, conn: &mut PgConnection) -> Result<Vec<Offer>, SchedulerError> {
-    let mut all = Vec::new();
-    for provider in app.providers.all() {
-        let mut offers = provider.offers().await?;
-        let nodes = node::active(conn, provider.name()).await?;
-        offers.iter_mut().for_each(|offer| offer::reserve(offer, &nodes));
-        all.append(&mut offers);
-    }
-    Ok(all)
 }

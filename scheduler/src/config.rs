@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -14,8 +15,11 @@ use figment::{
 };
 use serde::Deserialize;
 
-use self::slurm::SlurmConfig;
+use self::{kubernetes::KubernetesConfig, slurm::SlurmConfig};
 
+mod instance_types;
+/// The settings of a Kubernetes cluster.
+pub(crate) mod kubernetes;
 /// The settings of a Slurm cluster.
 pub(crate) mod slurm;
 
@@ -49,6 +53,19 @@ pub(crate) struct Config {
     /// Webhooks: events sent to users' endpoints.
     #[serde(default)]
     pub(crate) webhooks: WebhooksConfig,
+    /// The publication of metrics.
+    #[serde(default)]
+    pub(crate) metrics: MetricsConfig,
+}
+
+/// The `[metrics]` section.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct MetricsConfig {
+    /// The address that publishes metrics. Default: none.
+    pub(crate) listen: Option<SocketAddr>,
+    /// The number of projects whose jobs are counted separately: those with the most.
+    pub(crate) projects: u32,
 }
 
 /// The `[leases]` section.
@@ -77,6 +94,8 @@ pub(crate) enum ProviderConfig {
     Local(LocalConfig),
     /// A Slurm cluster.
     Slurm(SlurmConfig),
+    /// A Kubernetes cluster.
+    Kubernetes(Box<KubernetesConfig>),
 }
 
 impl ProviderConfig {
@@ -85,6 +104,7 @@ impl ProviderConfig {
         match self {
             Self::Local(local) => &local.name,
             Self::Slurm(slurm) => &slurm.name,
+            Self::Kubernetes(kubernetes) => &kubernetes.name,
         }
     }
 
@@ -93,6 +113,7 @@ impl ProviderConfig {
         match self {
             Self::Local(local) => &local.work_dir,
             Self::Slurm(slurm) => &slurm.work_dir,
+            Self::Kubernetes(kubernetes) => &kubernetes.work_dir,
         }
     }
 
@@ -104,6 +125,7 @@ impl ProviderConfig {
             }
             Self::Local(_) => Ok(()),
             Self::Slurm(slurm) => slurm.check(),
+            Self::Kubernetes(kubernetes) => kubernetes.check(),
         }
     }
 }
@@ -209,7 +231,8 @@ impl Config {
 /// Returns whether a variable is this program's; other `ATTUNE_` variables belong to other programs.
 fn is_ours(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    let sections = ["database__", "object_store__", "leases__", "local__", "prices__", "serving__", "webhooks__"];
+    let sections =
+        ["database__", "object_store__", "leases__", "local__", "prices__", "serving__", "webhooks__", "metrics__"];
     key == "api_url" || sections.iter().any(|section| key.starts_with(section))
 }
 
@@ -327,6 +350,15 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_a_kubernetes_cluster_is_valid() {
+        let config = read(&format!("{LEAST}\n{}", include_str!("../../infra/kubernetes/provider.toml"))).unwrap();
+        let [ProviderConfig::Kubernetes(cluster)] = &config.providers[..] else { panic!("not one cluster") };
+        assert_eq!((cluster.name.as_str(), cluster.offers.len(), cluster.offers[0].slots), ("kubernetes", 2, 8));
+        let gpu = cluster.offers[1].gpu.as_ref().unwrap();
+        assert_eq!((gpu.count, gpu.resource.as_str()), (1, "nvidia.com/gpu"));
+    }
+
+    #[test]
     fn an_unknown_kind_of_provider_is_named_with_the_known_ones() {
         let refused = read(&format!("{LEAST}\n[[provider]]\nkind = 'cloud'\nwork_dir = '/tmp/other'")).unwrap_err();
         assert!(refused.contains("`cloud`") && refused.contains("`local`"), "{refused}");
@@ -349,6 +381,12 @@ mod tests {
         assert!(price.contains("prices: -1 is not from 0 to 1000000000"), "{price}");
         let name = refused("[serving]\nbase_quantization = 'int7'");
         assert!(name.contains("'int7' is not one of"), "{name}");
+    }
+
+    #[test]
+    fn metrics_are_published_where_the_configuration_says() {
+        let config = read(&format!("{LEAST}\n{LOCAL}\n[metrics]\nlisten = '127.0.0.1:9464'\nprojects = 5")).unwrap();
+        assert_eq!((config.metrics.listen, config.metrics.projects), (Some(([127, 0, 0, 1], 9464).into()), 5));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 use attune_dataprep::text_folder::FolderError;
 use attune_store::error::StoreError;
 
+use crate::providers::kubernetes::error::KubernetesError;
+
 /// An error of a task or of a pass of the reconciler.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SchedulerError {
@@ -45,6 +47,14 @@ pub(crate) struct ProviderError {
     /// The cause: for the local provider, the operating system's error.
     #[source]
     pub(crate) cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// A provider did not answer in time, or recently did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it did not answer within {seconds} s")]
+pub(crate) struct Late {
+    /// The time limit.
+    pub(crate) seconds: u64,
 }
 
 /// A command of a cluster that failed, or whose answer cannot be used.
@@ -100,8 +110,20 @@ impl ProviderError {
     pub(crate) fn is_passing(&self) -> bool {
         use std::io::ErrorKind as K;
         self.cause.is::<CommandError>()
+            || self.cause.is::<KubernetesError>()
+            || self.is_late()
             || self.cause.downcast_ref::<std::io::Error>().is_some_and(|cause| {
                 matches!(cause.kind(), K::StorageFull | K::QuotaExceeded | K::OutOfMemory | K::WouldBlock)
             })
+    }
+
+    /// Returns whether the provider did not answer in time.
+    pub(crate) fn is_late(&self) -> bool {
+        self.late().is_some()
+    }
+
+    /// Returns the time limit within which the provider did not answer; `None`: it answered.
+    pub(crate) fn late(&self) -> Option<Late> {
+        self.cause.downcast_ref::<Late>().copied()
     }
 }

@@ -1,7 +1,7 @@
 //! The scheduler: everything asynchronous. Validation, dispatch, replicas, batches, repair, webhooks, cleanup.
 //!
-//! Queue messages wake it, rows decide, and the providers run processes. It serves no requests and communicates with
-//! the API only through rows, apart from a health check.
+//! Queue messages wake it, rows decide, and the providers run processes. It serves no requests but those for its
+//! metrics, and communicates with the API only through rows, apart from a health check.
 
 /// The context that all tasks share.
 mod app;
@@ -13,6 +13,10 @@ mod config;
 mod dispatch;
 /// Errors.
 mod error;
+/// Metrics.
+mod gauges;
+/// The leadership of this scheduler.
+mod leader;
 /// Detection of lost runs and replicas.
 pub(crate) mod liveness;
 /// Runs and replicas whose processes wait at their provider.
@@ -33,15 +37,19 @@ mod worker;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result};
 use attune_inference::context::Inference;
+use attune_process::{log, parent};
 use attune_store::{
+    catalogue,
     config::DatabaseConfig,
-    db::{self, Leadership},
+    db,
     files::objects::Objects,
     queue::{DispatchJob, EnsureReplica, ValidateJob},
 };
+use chrono::Utc;
 use clap::Parser;
+use sqlx::PgPool;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{
     sync::CancellationToken,
@@ -52,14 +60,15 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     app::App,
     batches::work,
-    config::Config,
+    config::{Config, ProviderConfig},
+    leader::Leader,
     liveness::ApiProbe,
     providers::registry::Providers,
     validations::{MAX_VALIDATIONS, Validations},
     webhooks::Sender,
 };
 
-/// The timeout for the database, its schema and the previous scheduler's lock.
+/// The timeout for the database and its schema.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The time that running tasks have to finish after a stop is requested.
@@ -78,6 +87,9 @@ struct Args {
     /// Log filter: `info`, or by module: `info,attune_scheduler=debug`.
     #[arg(long, env = "ATTUNE_LOG", default_value = "info", value_name = "FILTER")]
     log: EnvFilter,
+    /// The format of the log: `text`, or `json`, one object a line.
+    #[arg(long, env = "ATTUNE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    log_format: log::Format,
     /// Exit when standard input closes, and so when the parent process ends.
     #[arg(long)]
     exit_with_parent: bool,
@@ -86,7 +98,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let _log = attune_process::log::start(args.log.clone());
+    let _log = log::start("attune-scheduler", args.log.clone(), args.log_format);
     match Box::pin(start(&args)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -98,11 +110,10 @@ async fn main() -> ExitCode {
 
 async fn start(args: &Args) -> Result<()> {
     if args.exit_with_parent {
-        attune_process::parent::exit_with_parent().context("watching standard input")?;
+        parent::exit_with_parent().context("watching standard input")?;
     }
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        bail!("another TLS provider is installed already");
-    }
+    // The only error is that a provider is already installed, for the export of traces.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Config::read(&args.config).with_context(|| format!("{}", args.config.display()))?;
     let stop = stop_on_signals()?;
     tokio::select! {
@@ -130,22 +141,38 @@ fn stop_on_signals() -> Result<CancellationToken> {
     Ok(stop)
 }
 
-async fn run(config: Config, stop: CancellationToken) -> Result<()> {
+/// Fills the offers that name an instance type from the catalogue, with the administrators' changes.
+async fn fill_offers(providers: &mut [ProviderConfig], pool: &PgPool) -> Result<()> {
+    let mut tx = db::platform(pool).await?;
+    let catalogue = catalogue::load(&mut tx).await.context("reading the catalogue")?;
+    for provider in providers {
+        let ProviderConfig::Kubernetes(cluster) = provider else { continue };
+        for warning in cluster.fill(&catalogue, Utc::now().timestamp()).map_err(Error::msg)? {
+            tracing::warn!("{warning}");
+        }
+    }
+    Ok(())
+}
+
+async fn run(mut config: Config, stop: CancellationToken) -> Result<()> {
     let pool = db::connect_as_platform(&config.database).context("opening the database")?;
     let queue_config = DatabaseConfig { max_connections: QUEUE_CONNECTIONS, ..config.database.clone() };
     let queue_pool = db::connect_as_platform(&queue_config).context("opening the database")?;
+    gauges::publish(config.metrics, &pool).await?;
     db::wait_for_schema(&pool, PATIENCE).await?;
-    let leadership = take_leadership(&config.database, PATIENCE).await?;
+    fill_offers(&mut config.providers, &pool).await?;
+    let Some(leadership) = leader::take(&config.database, PATIENCE, &stop).await? else { return Ok(()) };
 
     let sender = Sender::new(pool.clone(), &config.webhooks).context("webhooks")?;
     let wake = Arc::new(tokio::sync::Notify::new());
-    let providers = Providers::open(&config.providers, &config.api_url, &wake)?;
+    let providers = Providers::open(&config.providers, &config.api_url, &wake).await?;
     let text_dir = config.text_dir;
     std::fs::create_dir_all(&text_dir).with_context(|| format!("{}", text_dir.display()))?;
     let objects = Objects::new(&config.object_store);
     let inference = Inference::new(pool.clone(), objects.clone(), config.serving.inference(), config.prices)?;
     let app = App {
         pool,
+        leader: Arc::new(Leader::new(leadership.term())),
         objects,
         api: ApiProbe::new(&config.api_url).context("creating the API probe")?,
         providers,
@@ -163,7 +190,8 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     }
     tasks.spawn(worker::work::<DispatchJob>(app.clone(), queue_pool.clone(), stop.clone()));
     tasks.spawn(worker::work::<EnsureReplica>(app.clone(), queue_pool, stop.clone()));
-    tasks.spawn(reconciler::reconcile(app.clone(), stop.clone()));
+    tasks.spawn(reconciler::repair::reconcile(app.clone(), stop.clone()));
+    tasks.spawn(gauges::read(app.clone(), config.metrics, stop.clone()));
     tasks.spawn(sweeper::sweep(app.clone(), stop.clone()));
     for _ in 0..work::WORKERS {
         tasks.spawn(work::work(inference.clone(), stop.clone()));
@@ -177,60 +205,16 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     tasks.close();
     tracing::info!("ready");
 
-    let kept = keep_leadership(&config.database, leadership, &stop).await;
+    let kept = leader::keep(&config.database, leadership, (&app.leader, &app.pool), &stop).await;
     stop.cancel();
     if tokio::time::timeout(STOP_PATIENCE, tasks.wait()).await.is_err() {
         tracing::warn!("some tasks did not finish; they are retried at the next start");
     }
     writing.abort();
     let written = inference.meter.write(&app.pool).await.context("the last usage could not be written");
-    kept?;
-    reconciler::hand_back(&app).await.context("requeueing the runs")?;
+    let _leadership = kept?; // until the runs are requeued
+    reconciler::repair::hand_back(&app).await.context("requeueing the runs")?;
     written
-}
-
-/// Waits until no other scheduler holds this database's lock.
-async fn take_leadership(config: &DatabaseConfig, patience: Duration) -> Result<Leadership> {
-    let since = std::time::Instant::now();
-    loop {
-        match Leadership::try_take(config).await.context("checking for another scheduler")? {
-            Some(leadership) => return Ok(leadership),
-            None if since.elapsed() > patience => bail!("another scheduler is running on this database"),
-            None => tokio::time::sleep(Duration::from_millis(500)).await,
-        }
-    }
-}
-
-/// Returns when a stop is requested, or with an error when another scheduler has taken over: the lock is released with
-/// its connection, so a restart of the database makes it available to all.
-///
-/// Waits without end for an unavailable database. Exiting would end every trainer and every replica too, and no other
-/// scheduler can take over meanwhile.
-async fn keep_leadership(config: &DatabaseConfig, mut held: Leadership, stop: &CancellationToken) -> Result<()> {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(Duration::from_secs(2)) => {}
-        }
-        if held.is_held().await {
-            continue;
-        }
-        tracing::warn!("the database connection was lost; checking again for another scheduler");
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            again = reclaim(config) => held = again.context("another scheduler has taken over")?,
-        }
-    }
-}
-
-/// Retries until the database answers; `None`: another scheduler holds the lock.
-async fn reclaim(config: &DatabaseConfig) -> Option<Leadership> {
-    loop {
-        match Leadership::try_take(config).await {
-            Ok(answer) => return answer,
-            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Runs and replicas whose processes wait at their provider, such as jobs in the queue of a cluster. They cannot
 //! report, so their leases begin again in each pass of the reconciler; a job shows the reason of its run.
 
+use attune_process::failpoint::FailPoint;
 use attune_store::{
     replica::Replica,
     runs::{pending, run::ActiveRun},
@@ -27,7 +28,7 @@ pub(crate) async fn note(
             Some(reason) => {
                 let mut tx = app.begin().await?;
                 pending::run(&mut tx, run.run_id, reason).await?;
-                tx.commit().await?;
+                tx.commit_at(FailPoint::ReconcilePending).await?;
             }
             None => started.push((run.job_id, run.run_id)),
         }
@@ -36,7 +37,9 @@ pub(crate) async fn note(
         pending::started(&mut *app.single().await?, &started).await?;
     }
     for replica in replicas.iter().filter(|replica| reason(replica.replica_id.to_string()).is_some()) {
-        pending::replica(&mut *app.single().await?, replica.replica_id).await?;
+        let mut tx = app.begin().await?;
+        pending::replica(&mut tx, replica.replica_id).await?;
+        tx.commit_at(FailPoint::ReconcilePending).await?;
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Deletes expired content and rows, in a separate task so that a long pass does not delay repairs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use attune_process::metrics::{SWEEP_SECONDS, SWEEP_TIMESTAMP, SWEPT};
 use attune_store::sweep::{self, KIND_SECONDS};
 use tokio_util::sync::CancellationToken;
 
@@ -17,12 +18,16 @@ pub(crate) async fn sweep(app: App, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(REST) => {}
         }
+        let began = Instant::now();
         let pass = sweep::pass(&app.pool, &app.objects, Duration::from_secs(KIND_SECONDS));
         let swept = tokio::select! {
             () = stop.cancelled() => return,
             swept = pass => swept,
         };
+        SWEEP_SECONDS.observe([], began.elapsed().as_secs_f64());
+        SWEEP_TIMESTAMP.set_to_now();
         for kind in swept {
+            SWEPT.add([kind.kind], kind.gone as f64);
             tracing::info!(count = kind.gone, "swept {}", kind.kind);
         }
     }

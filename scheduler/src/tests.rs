@@ -15,15 +15,16 @@ use attune_domain::{
     bytes::Bytes,
     id::JobId,
     job::{JobState, PauseReason},
-    offer::Offer,
+    offer::{Offer, OfferDevice},
     run::RunEvent,
     serve::ReplicaReport,
 };
 use attune_store::{
     jobs::{
         checkpoint, job,
-        validation::{self, MAX_VALIDATION_ATTEMPTS},
+        validation::{self, Begun, MAX_VALIDATION_ATTEMPTS},
     },
+    leadership::Term,
     queue::{DispatchJob, EnsureReplica, ValidateJob},
     replica::{self, ReplicaState, ServedBase},
     runs::{node, report, run},
@@ -37,18 +38,22 @@ use crate::{
     app::App,
     config::{Leases, Serving},
     error::ProviderError,
+    leader::Leader,
     liveness::ApiProbe,
     providers::{
         provider::{Ended, Launch, Process, Provider},
         registry::Providers,
     },
-    reconciler::{self, Memory},
+    reconciler::repair::{self, Memory},
     tasks::Handle,
 };
 
+mod bench_queue;
 mod out_of_memory;
 mod pending;
 mod queue;
+mod starts;
+mod survival;
 mod two_providers;
 
 /// A provider that launches nothing and records what it should run.
@@ -104,6 +109,9 @@ impl Provider for Remembers {
             free_slots: self.slots,
             threads: 2,
             micro_usd_per_hour: 0,
+            device: OfferDevice::Cpu,
+            spot: false,
+            region: None,
         };
         Box::pin(async { Ok(vec![offer]) })
     }
@@ -178,6 +186,7 @@ impl House {
             objects,
             api: ApiProbe::new(&api(up.clone())).unwrap(),
             providers,
+            leader: Arc::new(Leader::new(Term::new(0))),
             leases: Leases::default(),
             serving: Serving::default(),
             text_dir: std::env::temp_dir().into(),
@@ -206,7 +215,7 @@ impl House {
 
     /// Reconciles, and returns the names of the providers that could not list their processes.
     async fn unlisted(&self) -> Vec<String> {
-        let unlisted = reconciler::pass(&self.app, &mut *self.memory.lock().await).await.unwrap();
+        let unlisted = repair::pass(&self.app, &mut *self.memory.lock().await).await.unwrap();
         unlisted.into_iter().map(|unlisted| unlisted.provider).collect()
     }
 
@@ -464,31 +473,9 @@ async fn an_orderly_stop_hands_the_jobs_back_and_counts_for_nothing(pool: PgPool
     let id = house.queued().await;
     for _ in 0..4 {
         house.dispatch(id).await;
-        reconciler::hand_back(&house.app).await.unwrap();
+        repair::hand_back(&house.app).await.unwrap();
         assert!(house.provider.handles().is_empty());
     }
     let job = house.job(id).await;
     assert_eq!((job.state, job.attempts, job.barren_attempts), (JobState::Queued, 4, 0));
-}
-
-#[sqlx::test(migrations = false)]
-async fn limit_a_check_that_ends_its_process_is_not_tried_without_end(pool: PgPool) {
-    let house = House::new(pool, Remembers::default()).await;
-    let mut conn = house.app.pool.acquire().await.unwrap();
-    let id = new_job(&mut conn, house.seed).await.unwrap();
-    // An outage is not the job's fault, however long it lasts: the object store is unreachable here.
-    for _ in 0..2 {
-        assert!(ValidateJob { job_id: id }.handle(house.app.clone()).await.is_err());
-        assert_eq!(house.job(id).await.state, JobState::Validating);
-    }
-    // Each of these attempts ended with its process.
-    for attempt in 1..=MAX_VALIDATION_ATTEMPTS {
-        assert_eq!(validation::begin(&mut conn, id).await.unwrap(), Some(attempt));
-    }
-    ValidateJob { job_id: id }.handle(house.app.clone()).await.unwrap();
-    let job = house.job(id).await;
-    assert_eq!(job.state, JobState::Failed);
-    let error = job.error.unwrap();
-    assert_eq!(error.code, "validation_failed");
-    assert!(error.message.contains("in 3 attempts: the validating process ended each time"), "{}", error.message);
 }

@@ -4,11 +4,17 @@
 //! and misses delayed messages when it only listens. Hence: a new name at each start, one message at a time, listening
 //! and polling, and a loop that restarts the worker.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use apalis::prelude::*;
 use apalis_postgres::{Config, PostgresStorage};
-use attune_process::error_chain::chain;
+use attune_process::{
+    error_chain::chain,
+    metrics::{QUEUE_MESSAGE_SECONDS, QUEUE_MESSAGES},
+};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -52,9 +58,16 @@ pub(crate) async fn work<T: Handle>(app: App, pool: PgPool, stop: CancellationTo
 /// Always succeeds: errors are logged here, and the reconciler sends the message again. The handler has its own task,
 /// so that a panic ends only that task, and a long handler does not delay the worker's heartbeat.
 async fn handle<T: Handle>(task: T, app: Data<App>) -> Result<(), BoxDynError> {
+    let began = Instant::now();
     let work = tokio::spawn(task.handle((*app).clone()));
-    if let Err(error) = work.await.map_err(SchedulerError::from).flatten() {
-        tracing::warn!(queue = T::QUEUE, error = chain(&error), "a task failed; it is retried");
-    }
+    let outcome = match work.await.map_err(SchedulerError::from).flatten() {
+        Ok(()) => "ok",
+        Err(error) => {
+            tracing::warn!(queue = T::QUEUE, error = chain(&error), "a task failed; it is retried");
+            "failed"
+        }
+    };
+    QUEUE_MESSAGES.inc([T::QUEUE, outcome]);
+    QUEUE_MESSAGE_SECONDS.observe([T::QUEUE], began.elapsed().as_secs_f64());
     Ok(())
 }

@@ -18,7 +18,10 @@ use attune_domain::{
 };
 use attune_model::{adapter::LoraAdapter, io::tensor_file::TensorFile};
 use attune_node::Cache;
-use attune_process::error_chain::chain;
+use attune_process::{
+    error_chain::chain,
+    metrics::{ADAPTER_BYTES, ADAPTER_BYTES_MAX, ADAPTERS_LOADED},
+};
 use attune_text::model::{TextModel, adapter_template};
 use reqwest::Client;
 use tokio::sync::{Notify, OnceCell};
@@ -136,6 +139,13 @@ impl Adapters {
         let mut ids: Vec<_> = table.slots.iter().filter(|(_, s)| s.cell.initialized()).map(|(id, _)| *id).collect();
         ids.sort();
         ids
+    }
+
+    /// Sets the metrics of the adapters in memory.
+    pub fn publish(&self) {
+        ADAPTERS_LOADED.set([], self.resident().len() as f64);
+        ADAPTER_BYTES.set([], self.budget.used().0 as f64);
+        ADAPTER_BYTES_MAX.set([], self.budget.total().0 as f64);
     }
 
     /// Pins an adapter, and loads it first if it is not in memory. May wait for memory that leased adapters hold.

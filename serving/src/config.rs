@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use attune_process::log::Format;
 use clap::Parser;
 use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
@@ -33,6 +34,12 @@ pub struct Config {
     /// The log filter
     #[arg(long, env = "ATTUNE_LOG", default_value = "info")]
     pub log: EnvFilter,
+    /// The format of the log: `text`, or `json`, one object a line
+    #[arg(long, env = "ATTUNE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: Format,
+    /// The address that publishes metrics. Default: none
+    #[arg(long, env = "ATTUNE_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 #[cfg(test)]

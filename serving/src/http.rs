@@ -14,7 +14,7 @@ use axum::{
     body::Body,
     extract::{DefaultBodyLimit, Request, State},
     http::{StatusCode, header},
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -39,6 +39,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(app.clone(), only_the_platform))
         .route("/healthz", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
+        .layer(from_fn(attune_inbound::measure))
         .with_state(app)
 }
 

@@ -9,7 +9,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let awake = attune_node::let_waiting_threads_sleep();
     let config = Config::parse();
-    let _log = log::start(config.log.clone());
+    let _log = log::start("attune-serving", config.log.clone(), config.log_format);
     if let Err(why) = awake {
         tracing::warn!(%why, "OpenMP threads will busy-wait, which is slow while other programs run");
     }

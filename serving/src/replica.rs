@@ -15,7 +15,7 @@ use attune_domain::{
     serve::{CONTRACT_VERSION, ReplicaReply, ReplicaReport, ServeSpec},
     spec::Quantization,
 };
-use attune_inbound::Bounds;
+use attune_inbound::{Bounds, Publisher};
 use attune_model::{decoder::Decoder, served::Hold};
 use attune_node::{Cache, NodeError, Platform, http_client};
 use attune_text::model::TextModel;
@@ -64,6 +64,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         spec.quantization.in_words()
     );
     let status = Arc::new(Status::default());
+    publish_metrics(&config, &status).await;
     let end = CancellationToken::new();
     let every = Duration::from_secs(spec.heartbeat_seconds.max(1));
     let reports = tokio::spawn(report(platform.clone(), status.clone(), every, end.clone()));
@@ -96,6 +97,18 @@ impl Status {
             resident_adapters: open.map(|(_, app)| app.adapters.resident()).unwrap_or_default(),
             failed: None,
         }
+    }
+}
+
+/// Publishes metrics where that is configured. Several replicas may share a machine, and with it the configuration: one
+/// whose address is taken serves without metrics.
+async fn publish_metrics(config: &Config, status: &Arc<Status>) {
+    let Some(address) = config.metrics_listen else { return };
+    let publisher = Publisher { program: "attune-serving", version: env!("CARGO_PKG_VERSION") };
+    let status = status.clone();
+    let sample = move || status.open.get().into_iter().for_each(|(_, app)| app.adapters.publish());
+    if let Err(why) = attune_inbound::publish_metrics(publisher, address, sample).await {
+        tracing::warn!(%address, %why, "metrics cannot be published");
     }
 }
 

@@ -8,8 +8,11 @@ use std::{
     collections::HashSet,
     ops::{Deref, DerefMut},
     sync::{LazyLock, Mutex, PoisonError},
+    time::Instant,
 };
 
+use attune_process::failpoint::FailPoint;
+use attune_process::metrics::DB_WAIT_SECONDS;
 use sqlx::{Database, PgConnection, PgPool, Postgres, SqlStr, pool::PoolConnection};
 use sqlx_core::transaction::TransactionManager;
 use tokio::{runtime::Handle, task};
@@ -23,6 +26,7 @@ type Manager = <Postgres as Database>::TransactionManager;
 pub struct Tx {
     connection: PoolConnection<Postgres>,
     is_open: bool,
+    has_savepoint: bool,
     _held: Held,
 }
 
@@ -33,9 +37,9 @@ impl Tx {
     /// [`StoreError::Database`]. [`StoreError::Nested`]: the task holds a connection already.
     pub(crate) async fn begin(pool: &PgPool, statement: SqlStr) -> Result<Self, StoreError> {
         let held = Held::one()?;
-        let beginning = Beginning(Some(pool.acquire().await?));
+        let beginning = Beginning(Some(acquire(pool).await?));
         let connection = beginning.finish(statement).await?;
-        Ok(Self { connection, is_open: true, _held: held })
+        Ok(Self { connection, is_open: true, has_savepoint: false, _held: held })
     }
 
     /// Commits. If the future is dropped before the answer, the transaction is committed or rolled back as a whole.
@@ -45,6 +49,49 @@ impl Tx {
     pub async fn commit(mut self) -> Result<(), StoreError> {
         Manager::commit(&mut self.connection).await?;
         self.is_open = false;
+        Ok(())
+    }
+
+    /// Commits, with fail points around it.
+    ///
+    /// # Errors
+    /// As [`Tx::commit`].
+    pub async fn commit_at(self, point: FailPoint) -> Result<(), StoreError> {
+        self.commit_at_all(&[point]).await
+    }
+
+    /// Commits, with the fail points of everything that was changed around it.
+    ///
+    /// # Errors
+    /// As [`Tx::commit`].
+    pub async fn commit_at_all(self, points: &[FailPoint]) -> Result<(), StoreError> {
+        points.iter().for_each(|point| point.before());
+        self.commit().await?;
+        points.iter().for_each(|point| point.after());
+        Ok(())
+    }
+
+    /// Sets the savepoint; it replaces the previous one.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn savepoint(&mut self) -> Result<(), StoreError> {
+        // One round trip. sqlx need not know of it: a rollback of the transaction ends it too.
+        let statement = match self.has_savepoint {
+            true => "release savepoint part; savepoint part",
+            false => "savepoint part",
+        };
+        sqlx::raw_sql(statement).execute(&mut *self.connection).await?;
+        self.has_savepoint = true;
+        Ok(())
+    }
+
+    /// Rolls back to the savepoint, which remains.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn rollback_to_savepoint(&mut self) -> Result<(), StoreError> {
+        sqlx::raw_sql("rollback to savepoint part").execute(&mut *self.connection).await?;
         Ok(())
     }
 
@@ -124,7 +171,7 @@ impl Single {
     /// As [`Tx::begin`].
     pub(crate) async fn take(pool: &PgPool) -> Result<Self, StoreError> {
         let held = Held::one()?;
-        Ok(Self { connection: pool.acquire().await?, _held: held })
+        Ok(Self { connection: acquire(pool).await?, _held: held })
     }
 }
 
@@ -140,6 +187,14 @@ impl DerefMut for Single {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
+}
+
+async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    let began = Instant::now();
+    let acquired = pool.acquire().await;
+    let outcome = if acquired.is_ok() { "ok" } else { "error" };
+    DB_WAIT_SECONDS.observe([outcome], began.elapsed().as_secs_f64());
+    acquired
 }
 
 /// The tasks that hold a connection, in builds with debug assertions.

@@ -1,4 +1,4 @@
-//! The pool, the roles of transactions, the schema, and the lock that lets one scheduler run at a time.
+//! The pool, the roles of transactions, and the schema.
 //!
 //! `attune_app` sees one tenant's rows, `attune_platform` all; see `migrations/0007` and `0010`.
 
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use apalis_postgres::PostgresStorage;
 use attune_domain::id::{OrganizationId, ProjectId};
+use attune_process::metrics::{DB_CONNECTIONS, DB_CONNECTIONS_MAX};
 use secrecy::ExposeSecret;
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, PgPool, SqlSafeStr,
@@ -52,6 +53,14 @@ fn pool(config: &DatabaseConfig) -> PgPoolOptions {
                 Ok(true)
             })
         })
+}
+
+/// Sets the metrics of the pool.
+pub fn publish_pool(pool: &PgPool) {
+    let (size, idle) = (pool.size() as usize, pool.num_idle());
+    DB_CONNECTIONS.set(["idle"], idle as f64);
+    DB_CONNECTIONS.set(["used"], size.saturating_sub(idle) as f64);
+    DB_CONNECTIONS_MAX.set([], f64::from(pool.options().get_max_connections()));
 }
 
 /// The idle time below which a connection is assumed to be alive.
@@ -219,30 +228,4 @@ async fn schema_is_there(pool: &PgPool) -> bool {
         sqlx::query_scalar::<_, bool>("select to_regprocedure('apalis.get_jobs(text,text,integer)') is not null");
     let wanted = MIGRATOR.iter().count() as i64;
     matches!(ours.fetch_one(pool).await, Ok(done) if done >= wanted) && matches!(queue.fetch_one(pool).await, Ok(true))
-}
-
-/// The leader lock of the scheduler; held as long as its connection.
-#[derive(Debug)]
-pub struct Leadership(PgConnection);
-
-/// The advisory lock's number: "attune" in ASCII.
-const LEADERSHIP: i64 = 0x61_74_74_75_6e_65;
-
-impl Leadership {
-    /// Tries once to take the lock; `None`: another process holds it.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn try_take(config: &DatabaseConfig) -> Result<Option<Self>, StoreError> {
-        let mut own = PgConnection::connect(config.url.expose_secret()).await?;
-        let taken = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "taken!""#, LEADERSHIP)
-            .fetch_one(&mut own)
-            .await?;
-        Ok(taken.then_some(Self(own)))
-    }
-
-    /// Returns whether the lock is still held: it is released with its connection.
-    pub async fn is_held(&mut self) -> bool {
-        self.0.ping().await.is_ok()
-    }
 }

@@ -15,6 +15,9 @@ pub enum StoreError {
     /// Another run holds the job now, or the run or replica has ended: the write is dropped.
     #[error("the lease is stale")]
     Stale,
+    /// Another scheduler leads: the transaction of this one is refused.
+    #[error("another scheduler leads")]
+    Deposed,
     /// Events are missing between the last stored one and the report's first.
     #[error("the report starts at event {given}, but the next one is {expected}")]
     Gap {

@@ -5,6 +5,8 @@
 
 pub mod adapters;
 pub mod batches;
+/// The catalogue of instance types.
+pub mod catalogue;
 /// The configuration of the database and the object store.
 pub mod config;
 
@@ -17,10 +19,17 @@ mod digests;
 /// Connections of the pool, and how transactions begin and end.
 pub mod connection;
 
-/// The pool, the schema, the advisory lock.
+/// The pool and the schema.
 pub mod db;
 
+/// The leader among the schedulers.
+pub mod leadership;
+
 pub mod files;
+
+/// Counts over rows, for metrics.
+pub mod gauges;
+
 /// New IDs and secrets: the only use of the clock and the random source.
 pub mod ids;
 pub mod jobs;
@@ -45,6 +54,9 @@ pub mod sweep;
 
 /// Replicas: serving processes.
 pub mod replica;
+
+/// The state of the queue, the runs and the machines, for an organization's administrators.
+pub mod status;
 
 /// Rows for tests.
 #[cfg(any(test, feature = "testing"))]

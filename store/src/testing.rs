@@ -10,6 +10,7 @@ use attune_domain::{
     file_facts::FileFacts,
     id::{BaseModelId, FileId, JobId, ProjectId, ReplicaId, RunId},
     job::{JobEvent, Priority},
+    offer::ComputeLimits,
     placement::Placement,
     run::{Blob, Gate, Plan, Report, RunEvent, StepMetrics, metric::MetricName},
     spec::{Requested, TrainSpec},
@@ -34,6 +35,12 @@ use crate::{
     },
     tenancy::tenant,
 };
+
+/// Rows in bulk, for measurements.
+pub mod bulk;
+
+/// Statements of single tests.
+pub mod rows;
 
 /// The token of every run that [`claimed_run`] creates.
 pub const RUN_TOKEN: &str = "token";
@@ -134,6 +141,8 @@ pub async fn new_job(tx: &mut PgConnection, seed: Seed) -> Result<JobId, StoreEr
         max_micro_usd: None,
         priority: Priority::default(),
         preemptible: false,
+        limits: ComputeLimits::default(),
+        traceparent: None,
     };
     Ok(job::insert(tx, &new).await?.job_id)
 }
@@ -174,11 +183,21 @@ pub async fn neighbor(tx: &mut PgConnection, seed: Seed, name: &str) -> Result<S
     Ok(Seed { project_id, file_id, ..seed })
 }
 
-/// Claims a queued job, as dispatch does.
+/// Claims a queued job, as dispatch does, for a trainer that has uploaded every [`blob`] that tests name.
 ///
 /// # Errors
 /// Any [`StoreError`].
 pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, StoreError> {
+    let run = claim(tx, job_id).await?;
+    put_blobs(tx, run.run_id).await?;
+    Ok(run)
+}
+
+/// Claims a queued job, as dispatch does.
+///
+/// # Errors
+/// Any [`StoreError`].
+pub async fn claim(tx: &mut PgConnection, job_id: JobId) -> Result<Run, StoreError> {
     let resume_id = crate::jobs::checkpoint::newest(tx, job_id).await?.map(|checkpoint| checkpoint.checkpoint_id);
     let plan = Plan {
         micro_batch_size: 4,
@@ -196,9 +215,7 @@ pub async fn claimed_run(tx: &mut PgConnection, job_id: JobId) -> Result<Run, St
     };
     let (token_hash, message) = (ids::hash(RUN_TOKEN), "Training".into());
     let new = NewRun { job_id, node, plan, resume_id, token_hash, heartbeat_seconds: 10, message };
-    let run = run::create(tx, &new).await?;
-    put_blobs(tx, run.run_id).await?;
-    Ok(run)
+    run::create(tx, &new).await
 }
 
 /// Records that a run's trainer has uploaded every [`blob`] that tests name.
@@ -226,7 +243,7 @@ pub fn report(run: &Run, first_sequence: u64, events: &[RunEvent]) -> Report {
 /// Returns the event of a trainer's start.
 #[must_use]
 pub const fn started() -> RunEvent {
-    RunEvent::Started { total_steps: 75, tokens_per_epoch: 5000, trainable_weights: 1000 }
+    RunEvent::Started { total_steps: 75, tokens_per_epoch: 5000, trainable_weights: 1000, processor: None }
 }
 
 /// Returns the event of a completed optimizer step.

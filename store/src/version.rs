@@ -4,7 +4,10 @@
 //! writer, and needs no column and no trigger. After a restore from a dump every version differs, so earlier ones no
 //! longer match: an `If-Match` may then be refused without need, but is never accepted wrongly.
 
-use attune_domain::id::{ApiKey, Batch, File, Id, Job, Kind, Person, Project, ProjectId, Upload, WebhookEndpoint};
+use attune_domain::{
+    catalogue::{EntryId, built_in},
+    id::{ApiKey, Batch, File, Id, Job, Kind, Person, Project, ProjectId, Upload, WebhookEndpoint},
+};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -13,6 +16,7 @@ use crate::{
         adapter::{self, AdapterVersion},
         adapter_alias,
     },
+    catalogue,
     db::Tenant,
     error::StoreError,
     tenancy::{member, money},
@@ -41,6 +45,8 @@ pub enum Thing {
     Project,
     /// A project's share of the machines. It always exists, as its project does.
     ProjectQueue,
+    /// An instance type of the catalogue, by its ID.
+    CatalogueEntry,
     /// A key of a project: the project, then the key.
     ApiKey,
     /// A user of an organization.
@@ -168,6 +174,17 @@ async fn of_organization(
             let project = row!(db, locks, "project where project_id = $1 and organization_id = $2", id, of);
             let set = row!(db, false, "project_queue where project_id = $1", id);
             project.map(|_| set.unwrap_or_else(|| UNSET.to_owned()))
+        }
+        (Thing::CatalogueEntry, [name]) => {
+            let Ok(id) = name.parse::<EntryId>() else { return Ok(None) };
+            if locks {
+                catalogue::lock(db, &id).await?;
+            }
+            let is_built_in = built_in().instance(&id).is_some();
+            match row!(db, false, "catalogue_entry where name = $1", name) {
+                Some(version) => Some(version),
+                None => is_built_in.then(|| UNSET.to_owned()),
+            }
         }
         (Thing::User, [id]) => {
             let id = uuid::<Person>(id);

@@ -44,6 +44,7 @@ async fn requests_are_repeated_conditioned_limited_and_distinguished() {
     of_eight_changes_to_one_version_one_is_made(&platform).await;
     a_batch_is_cancelled_as_it_was_read(&platform).await;
     the_command_line_takes_jobs_as_files(&platform);
+    the_command_line_shows_the_status(&platform);
     every_answer_has_its_headers(&platform).await;
     the_document_can_be_browsed(&platform).await;
     a_key_has_its_share_and_no_more(&platform).await;
@@ -186,6 +187,21 @@ fn the_command_line_takes_jobs_as_files(platform: &Platform) {
     let job = &listed["data"][0];
     assert_eq!((&job["seed"], &job["trainer"]["over_length"]), (&json!(7), &json!("truncate")), "{job}");
     assert!(job["validation_file"].is_string(), "{job}");
+}
+
+/// Prints the status once, as JSON and as tables.
+fn the_command_line_shows_the_status(platform: &Platform) {
+    let status = platform.json(&["top"]).unwrap();
+    assert_eq!(
+        (&status["object"], &status["machines"]["total"]),
+        (&json!("organization.status"), &json!(1)),
+        "{status}"
+    );
+    let machine = status["machines"]["data"][0]["name"].as_str().unwrap();
+    let shown = platform.attune(&["top", "--once"]).unwrap();
+    let told = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.status.success() && told.contains(&format!("{machine} of local")), "{told}");
+    assert!(!told.contains('\x1b'), "no screen is cleared: {told}");
 }
 
 async fn every_answer_has_its_headers(platform: &Platform) {

@@ -32,7 +32,9 @@ async fn a_job_takes_what_its_estimate_stated_and_leaves_its_metrics_and_its_usa
     asked["validation_file"] = json!(platform.upload(&tiny::rows(5)).unwrap());
     asked["compute"] = json!({"max_price_usd": 5});
     let before = estimate(&platform, &asked).await;
-    assert_eq!(before["pace"]["source"], "assumed", "{before}");
+    assert_eq!((&before["pace"]["source"], &before["pace"]["runs"]), (&json!("assumed"), &json!(0)), "{before}");
+    assert_eq!(before["duration_source"], "other_processor", "{before}");
+    assert!(before["duration_note"].as_str().unwrap().starts_with("There was no run yet: "), "{before}");
     assert_eq!((&before["is_exact"], &before["waits"]), (&json!(true), &json!(false)), "{before}");
     assert!(got(&platform, "/v1/fine_tuning/jobs").await["data"].as_array().unwrap().is_empty(), "nothing is made");
 
@@ -48,6 +50,9 @@ async fn a_job_takes_what_its_estimate_stated_and_leaves_its_metrics_and_its_usa
     the_usage_is_reported(&platform, &done).await;
     let after = estimate(&platform, &asked).await;
     assert_eq!((&after["pace"]["source"], &after["pace"]["runs"]), (&json!("measured"), &json!(1)), "{after}");
+    assert_eq!(after["duration_source"], "measured", "{after}");
+    let note = after["duration_note"].as_str().unwrap();
+    assert!(note.starts_with("Measured in 1 run of this base model on ") && !note.contains("this offer"), "{note}");
     what_a_job_would_refuse_is_refused(&platform, asked).await;
 }
 

@@ -24,6 +24,7 @@ mod recovery;
 mod rows;
 mod slurm;
 mod storage;
+mod telemetry;
 mod tidy;
 mod up;
 mod webhooks;

@@ -78,6 +78,25 @@ async fn a_killed_trainer_is_followed_by_one_that_continues_from_the_checkpoint(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_trainer_saves_a_checkpoint_and_its_job_continues_from_it() {
+    let platform = Platform::start().unwrap();
+    platform.import_tiny().unwrap();
+    let file = platform.upload(&tiny::rows(24)).unwrap();
+    let mut long = long_job(&file);
+    // None but the one of the interruption.
+    long["trainer"]["checkpoint_every_steps"] = json!(100_000);
+    let id = create(&platform, long).await;
+    steps_done(&platform, &id, 15).await;
+    kill(process(&platform, "attune-trainer"), Signal::SIGTERM).unwrap();
+    one_adapter(&platform, &id, 2).await;
+    let told = story(&platform, &id).await;
+    for part in ["interrupted after step", "Checkpoint created at step", "resumed from the last checkpoint"] {
+        assert!(told.iter().any(|message| message.contains(part)), "{part}: {told:?}");
+    }
+    platform.stop(Signal::SIGTERM).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_scheduler_takes_its_trainer_along_and_the_job_continues() {
     let (platform, id) = with_job().await;
     steps_done(&platform, &id, 15).await;

@@ -227,7 +227,7 @@ async fn a_run_that_reaches_its_time_limit_is_followed_by_one_that_continues() {
     let next = |job: &Value| job["attempts"].as_u64() == Some(2) && job["status"] == "running";
     platform.job_until(&id, Duration::from_secs(240), next).await.unwrap();
     let story = story(&platform, &id).await;
-    assert!(story.iter().any(|message| message.contains("reached its time limit of 3 minutes")), "{story:?}");
+    assert!(story.iter().any(|message| message.contains("interrupted after step")), "{story:?}");
     cancel(&platform, &id, Duration::from_secs(30)).await;
     nothing_left(platform).await;
 }

@@ -100,11 +100,20 @@ impl Platform {
     /// # Errors
     /// The platform does not start; the message has its log.
     pub fn start_on(folder: Folder) -> Result<Self> {
+        Self::start_in(folder, &[])
+    }
+
+    /// Starts a platform on a folder, with additional environment variables.
+    ///
+    /// # Errors
+    /// The platform does not start; the message has its log.
+    pub fn start_in(folder: Folder, variables: &[(&str, &str)]) -> Result<Self> {
         let log = fs::File::options().create(true).append(true).open(folder.path("up.log"))?;
         let credentials = folder.data().join("credentials.json");
         let _ = fs::remove_file(&credentials); // written again when the platform is ready
         let mut command = Command::new(program("attune")?);
         command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(folder.data());
+        command.envs(variables.iter().copied());
         let settings = folder.path("settings.toml");
         if settings.exists() {
             command.arg("--config").arg(settings);

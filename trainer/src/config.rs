@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use attune_process::log::Format;
 use clap::Parser;
 use secrecy::SecretString;
 
@@ -20,6 +21,10 @@ pub struct Config {
     /// The run's bearer token, which identifies the run.
     #[arg(long, env = "ATTUNE_RUN_TOKEN", hide = true, hide_env_values = true)]
     pub token: SecretString,
+
+    /// The format of the log: `text`, or `json`, one object a line.
+    #[arg(long, env = "ATTUNE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: Format,
 
     /// Exit when standard input closes, which happens when the parent process exits.
     #[arg(long)]

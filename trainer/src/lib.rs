@@ -57,6 +57,9 @@ pub mod publishing;
 /// The reporter: sends events to the platform and receives stop requests.
 pub mod report;
 
+/// The processor that a run trains on.
+mod processor;
+
 /// The process's and the machine's memory, from `/proc`.
 pub mod memory;
 

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use attune_domain::run::{Directive, Reply, Report, RunEvent};
 use attune_node::{NodeError, Platform};
+use attune_process::failpoint::FailPoint;
 use backon::{ExponentialBuilder, Retryable};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
+use tracing::Instrument;
 
 use crate::error::TrainerError;
 
@@ -49,6 +51,7 @@ enum RunStatus {
 /// The reporter's owner. There is one per run.
 pub struct Reporter {
     events: EventSender,
+    status: watch::Sender<RunStatus>,
     task: JoinHandle<bool>,
 }
 
@@ -65,14 +68,23 @@ impl Reporter {
     pub fn start(platform: Platform, run_lease: i64, heartbeat: Duration) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
         let (status, watched) = watch::channel(RunStatus::Running);
-        let report_task = ReportTask { platform, run_lease, heartbeat, status };
-        Self { events: EventSender { queue: sender, status: watched }, task: tokio::spawn(report_task.run(events)) }
+        let report_task = ReportTask { platform, run_lease, heartbeat, status: status.clone() };
+        Self {
+            events: EventSender { queue: sender, status: watched },
+            status,
+            task: tokio::spawn(report_task.run(events).in_current_span()),
+        }
     }
 
     /// Returns the handle for the run's phases.
     #[must_use]
     pub const fn events(&self) -> &EventSender {
         &self.events
+    }
+
+    /// Stops the run as if the platform had requested it.
+    pub fn request_stop(&self) {
+        request_stop(&self.status);
     }
 
     /// Sends the last event and waits for the platform's response. Returns whether the platform accepted it.
@@ -122,6 +134,16 @@ impl EventSender {
     }
 }
 
+fn request_stop(status: &watch::Sender<RunStatus>) {
+    status.send_if_modified(|status| {
+        let is_running = *status == RunStatus::Running;
+        if is_running {
+            *status = RunStatus::StopRequested;
+        }
+        is_running
+    });
+}
+
 struct ReportTask {
     platform: Platform,
     run_lease: i64,
@@ -143,13 +165,16 @@ impl ReportTask {
             let is_last = batch.last().is_some_and(RunEvent::is_last);
             let count = batch.len() as u64;
             let report = Report { run_lease: self.run_lease, first_sequence, events: batch };
-            match self.post(&report).await {
+            if count > 0 {
+                FailPoint::ReportSend.before();
+            }
+            let reply = self.post(&report).await;
+            if count > 0 {
+                FailPoint::ReportSend.after();
+            }
+            match reply {
                 Ok(Reply { directive: Directive::Continue }) => {}
-                Ok(Reply { directive: Directive::Stop }) => {
-                    self.status.send_if_modified(|s| {
-                        std::mem::replace(s, RunStatus::StopRequested) != RunStatus::StopRequested
-                    });
-                }
+                Ok(Reply { directive: Directive::Stop }) => request_stop(&self.status),
                 Err(why) => {
                     tracing::error!(%why, "the platform accepts no more reports of this run; exiting");
                     self.status.send_replace(RunStatus::Ended);

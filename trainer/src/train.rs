@@ -18,6 +18,7 @@ use crate::{
     },
     error::{NonFinite, TrainerError},
     lr_finder, memory,
+    processor::processor,
     session::{Origin, Session},
     step, validate,
 };
@@ -45,6 +46,7 @@ pub fn train(session: &mut Session, context: &RunContext) -> Result<(), TrainerE
         total_steps: session.total_steps,
         tokens_per_epoch: (0..session.rows.len()).map(|row| length_of(&session.rows)(row) as u64).sum(),
         trainable_weights: session.adapter.bytes() / 4,
+        processor: processor(),
     })?;
     let gradients = Gradients::zeros(&session.adapter)?;
     let mut state = TrainState { gradients, kept_step: session.progress.step, valid_loss: None };

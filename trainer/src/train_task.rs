@@ -46,7 +46,8 @@ pub(crate) async fn perform(
         network: Handle::current(),
     };
     let predicted = spec.plan.predicted_peak;
-    let working = tokio::task::spawn_blocking(move || work(spec, &inputs, &context));
+    let span = tracing::Span::current();
+    let working = tokio::task::spawn_blocking(move || span.in_scope(|| work(spec, &inputs, &context)));
     let outcome = working.await.unwrap_or_else(|fault| match fault.try_into_panic() {
         Ok(panic) => Err(TrainerError::Internal(format!("the trainer panicked: {}", words_of(&*panic)))),
         Err(fault) => Err(TrainerError::Internal(fault.to_string())),
@@ -62,9 +63,9 @@ pub(crate) async fn perform(
 
 /// Runs the phases on the tensor thread.
 fn work(spec: TrainTask, inputs: &Inputs, context: &RunContext) -> Result<RunEvent, TrainerError> {
-    let mut session = set_up(spec, inputs, &context.scratch)?;
-    train(&mut session, context)?;
-    publish(session, inputs, context)
+    let mut session = tracing::info_span!("set_up").in_scope(|| set_up(spec, inputs, &context.scratch))?;
+    tracing::info_span!("train").in_scope(|| train(&mut session, context))?;
+    tracing::info_span!("publish").in_scope(|| publish(session, inputs, context))
 }
 
 fn words_of(panic: &(dyn Any + Send)) -> &str {

@@ -82,6 +82,7 @@ async fn keep(
     if let Some(version) = adapter_version::by_digest(&mut tx, project, &name, digest, checked.quantization).await? {
         return Err(ApiError::Conflict(format!("'{name}' already has this content, as version {version}.")));
     }
+    let added = storage::of_files(&blobs);
     let new = NewVersion {
         project_id: project,
         suffix: Some(name.clone()),
@@ -95,7 +96,7 @@ async fn keep(
         origin: Origin::Import { brought: checked.manifest },
     };
     let version = adapter_version::insert(&mut tx, new).await?;
-    storage::check(app, &mut tx, project).await?;
+    storage::check(app, &mut tx, project, added).await?;
     tx.commit().await?;
     Ok(version)
 }

@@ -2,6 +2,7 @@
 //! JSONL for trainers where the file itself has another form.
 
 use attune_domain::id::ProjectId;
+use attune_process::failpoint::FailPoint;
 use attune_store::files::{
     file::{self, Canonical, Dataset, File, NewFile, Source},
     staging::{Arrived, Staged},
@@ -43,7 +44,7 @@ pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<F
     let Received { staged, filename, purpose, arrived, expires_after_seconds, upload } = received;
     let read = match purpose {
         // Boxed: the parser's future is large, and would enlarge those of all its callers.
-        Purpose::FineTune => Some(Box::pin(parser::read(app, staged.key(), &filename)).await?),
+        Purpose::FineTune => Some(Box::pin(parser::read(app, project, staged.key(), &filename)).await?),
         Purpose::Batch | Purpose::UserData | Purpose::Evals => None,
     };
     let dataset = match read {
@@ -53,14 +54,16 @@ pub async fn keep(app: &App, project: ProjectId, received: Received) -> Result<F
     staged.place(&app.db, &arrived, "file").await?;
     let mut tx = if upload.is_some() { app.completing(project).await? } else { app.tenant(project).await? };
     let Arrived { sha256, bytes } = arrived;
+    let rows = dataset.as_ref().and_then(|dataset| dataset.canonical.as_ref()).map(|rows| rows.bytes);
+    let added = storage::of([bytes].into_iter().chain(rows));
     let purpose = purpose.name().to_owned();
     let new = NewFile { filename, purpose, bytes, sha256, dataset, expires_after_seconds };
     let file = file::insert(&mut tx, project, new).await?;
     if let Some(upload) = upload {
         upload::complete(&mut tx, upload, file.file_id).await?;
     }
-    storage::check(app, &mut tx, project).await?;
-    tx.commit().await?;
+    storage::check(app, &mut tx, project, added).await?;
+    tx.commit_at(FailPoint::FileCreate).await?;
     Ok(file)
 }
 

@@ -6,7 +6,7 @@
 use std::{os::unix::process::ExitStatusExt, process::ExitStatus, process::Stdio, time::Duration};
 
 use attune_dataset::contract::{Found, Orders, Verdict};
-use attune_domain::dataset::Defects;
+use attune_domain::{dataset::Defects, id::ProjectId};
 use attune_store::{
     error::StoreError,
     files::{
@@ -44,13 +44,13 @@ pub struct Read {
     pub rows: Option<(Staged, Arrived)>,
 }
 
-/// Parses the object under `key`, which its user named `filename`.
+/// Parses the project's object under `key`, which its user named `filename`.
 ///
 /// # Errors
 /// [`ApiError::Invalid`] for `file`: it cannot be parsed, or not within the limits, or its rows are invalid.
 /// [`ApiError::BadRows`], [`ApiError::StorageRefused`], [`ApiError::Internal`].
-pub async fn read(app: &App, key: &str, filename: &str) -> Result<Read, ApiError> {
-    let _turn = app.parsers.acquire().await.map_err(ApiError::internal)?;
+pub async fn read(app: &App, project: ProjectId, key: &str, filename: &str) -> Result<Read, ApiError> {
+    let _place = app.parsers.wait(project).await?;
     let mut child = start(&app.limits, filename)?;
     let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {

@@ -7,6 +7,7 @@ use attune_inference::metering::TokenAllowance;
 use attune_store::{db::Tenant, tenancy::audit::Origin};
 use sqlx::PgConnection;
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use crate::{
     error::ApiError,
@@ -96,7 +97,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    tokio::spawn(CURRENT.scope(RequestContext::current(), future))
+    tokio::spawn(CURRENT.scope(RequestContext::current(), future).in_current_span())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use attune_process::telemetry;
 use axum::{
     body::Body,
     extract::{MatchedPath, Request},
@@ -52,6 +53,9 @@ pub async fn trace(mut request: Request, next: Next) -> Response {
     let empty = tracing::field::Empty;
     let span = tracing::info_span!("request", request.id = id, method = %request.method(), route,
         project.id = empty, run.id = empty, replica.id = empty);
+    if let Some(parent) = request.headers().get(telemetry::TRACEPARENT).and_then(|value| value.to_str().ok()) {
+        telemetry::continue_trace(&span, parent);
+    }
     request.extensions_mut().insert(RequestId(id.clone()));
     let began = Instant::now();
     let noted = async {

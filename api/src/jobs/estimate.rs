@@ -1,5 +1,5 @@
 //! Estimates of jobs: the tokens, counted by the code that validation and training use; the memory and machine, from
-//! the function that dispatch uses; the time, from the throughput of similar runs.
+//! the function that dispatch uses; the time, from the rate of earlier runs and the operations of the job.
 //!
 //! The files are streamed through the tokenizer in constant memory, on a thread of their own, in a slot of
 //! [`crate::files::text_places`].
@@ -13,18 +13,22 @@ use attune_dataprep::{
     scan::{self, scan},
 };
 use attune_domain::{
+    catalogue::advice,
     file_facts::FileFacts,
     id::ProjectId,
     memory::{self, Workload},
-    offer::{Decision, Offer, place, refusal},
-    throughput::{JobTokens, Source, Throughput, is_exact, over_all_steps},
+    offer::{Decision, Offer, Ranking, Terms, place, prospect, refusal, unsupported},
+    run::Plan,
+    throughput::{JobFacts, JobTokens, Rate, TokenCost, is_exact, over_all_steps},
 };
 use attune_store::{
     adapters::base_model,
+    catalogue,
     files::file::File,
-    runs::offer::{self, Throughput as MeasuredThroughput},
+    runs::{offer, past_runs},
 };
 use attune_text::{model::TextModel, rows::RowPolicy};
+use chrono::Utc;
 
 use crate::{
     app::App,
@@ -33,11 +37,13 @@ use crate::{
         row_errors::{refused, unopened, unread},
         text_places::TextPlace,
     },
-    jobs::prepare::Made,
+    jobs::{prepare::Made, quotas},
     wire::{
+        advice::AdviceView,
         estimate::{BandView, EstimateView, FactsView, MemoryView, OfferView, PaceView, RefusalView},
         job_view::QuantizationView,
         method::MethodView,
+        project_queue::QuotasView,
         trainer::TrainerView,
     },
 };
@@ -49,6 +55,17 @@ struct Scanned {
     notes: Vec<String>,
 }
 
+impl Scanned {
+    /// Returns the number of tokens of the longest row.
+    fn longest_row(&self) -> u64 {
+        self.training.longest_row.max(self.validation.map_or(0, |facts| facts.longest_row)).max(1)
+    }
+
+    fn facts(&self) -> JobFacts {
+        JobFacts { training: self.training, validation: self.validation }
+    }
+}
+
 /// Computes an estimate. Creates nothing.
 ///
 /// # Errors
@@ -58,14 +75,47 @@ pub async fn work_out(app: &App, project: ProjectId, made: Made) -> Result<Estim
     let scanned = app.text.work(project, |place| count(app, &made, Arc::new(place))).await?;
     let mut db = app.platform().await?;
     let offers = offer::list(&mut db).await?;
-    let longest = scanned.training.longest_row.max(scanned.validation.map_or(0, |facts| facts.longest_row)).max(1);
-    let work = Workload { architecture: &made.base.architecture, train: &made.row.spec, longest_row: longest };
-    let place = Placed::find(work, &offers);
-    let throughput = match &place.offer {
-        Some(offer) => offer::throughput(&mut db, offer, made.base.base_model_id).await?,
-        None => None,
+    let work =
+        Workload { architecture: &made.base.architecture, train: &made.row.spec, longest_row: scanned.longest_row() };
+    let past = past_runs::recent(&mut db).await?;
+    let rate = |offer| Rate::on_offer(&past, made.base.base_model_id, &made.base.architecture, offer);
+    let rates: Vec<Rate> = offers.iter().map(rate).collect();
+    let place = Placed::find(work, &offers, &ranking(&made, (work, &scanned), (&offers, &rates)));
+    let advice = match place.taken {
+        Some(_) => None,
+        None => Some(AdviceView::new(&advice(place.memory.peak, &catalogue::load(&mut db).await?), Utc::now())),
     };
-    Ok(view(&made, scanned, place, throughput))
+    let pace = place.taken.map(|index| {
+        let cost = TokenCost::on_offer(work, scanned.facts(), place.plan.as_ref(), &offers[index]);
+        Pace { rate: rates[index].clone(), cost }
+    });
+    let quotas = quotas::of(app, &mut db, project).await?;
+    Ok(view(&made, (scanned, place, pace), (advice, quotas)))
+}
+
+/// The rate on the offer that is taken, and the operations of the job there.
+struct Pace {
+    rate: Rate,
+    cost: TokenCost,
+}
+
+/// Ranks the offers as dispatch does, by the predicted cost of the job.
+fn ranking(made: &Made, (work, scanned): (Workload<'_>, &Scanned), (offers, rates): (&[Offer], &[Rate])) -> Ranking {
+    let need = memory::smallest(work).peak;
+    let is_usable = |offer: &Offer| {
+        offer.memory >= need && unsupported(offer).is_none() && made.row.limits.refusal(offer).is_none()
+    };
+    let costs: Vec<TokenCost> =
+        offers.iter().map(|offer| TokenCost::on_offer(work, scanned.facts(), None, offer)).collect();
+    let speed =
+        |(index, offer): (usize, &Offer)| is_usable(offer).then(|| rates[index].tokens_per_second(costs[index]));
+    let speeds: Vec<_> = offers.iter().enumerate().map(speed).collect();
+    let tokens = JobTokens::of(&made.row.spec, scanned.training, scanned.validation);
+    let found = prospect(offers, &speeds);
+    let seconds = found.as_ref().map_or(0.0, |(first, _)| rates[*first].seconds(costs[*first], tokens).likely);
+    let slowness = found.map(|(_, slowness)| slowness).unwrap_or_default();
+    let now = Utc::now().timestamp() as f64;
+    Ranking::of(offers, Terms { limits: &made.row.limits, seconds, slowness: &slowness, now })
 }
 
 /// Counts both files.
@@ -75,7 +125,7 @@ async fn count(app: &App, made: &Made, place: Arc<TextPlace>) -> Result<Scanned,
     drop(db);
     let model = base_text::open(&app.objects, &blobs, place.clone()).await.map_err(unopened)?;
     let model = Arc::new(model.with_kwargs(made.row.spec.chat_template_kwargs.clone()));
-    let policy = RowPolicy::new(&made.row.spec, chrono::Utc::now().timestamp());
+    let policy = RowPolicy::new(&made.row.spec, Utc::now().timestamp());
     let counter = Counter { app, model, place, policy };
     let scan::Scanned { facts: training, mut notes } = counter.scan(JobFile::Training, &made.training).await?;
     let mut validation = None;
@@ -108,7 +158,9 @@ impl Counter<'_> {
 /// The placement of the job.
 struct Placed {
     offer: Option<Offer>,
-    plan: Option<attune_domain::run::Plan>,
+    /// The index of the offer.
+    taken: Option<usize>,
+    plan: Option<Plan>,
     memory: memory::MemoryEstimate,
     refusals: Vec<RefusalView>,
     waits: bool,
@@ -116,27 +168,36 @@ struct Placed {
 
 impl Placed {
     /// Places the job as dispatch would now; if it would have to wait, as dispatch would on unused machines.
-    fn find(work: Workload<'_>, offers: &[Offer]) -> Self {
-        let idle: Vec<Offer> = offers.iter().map(idle).collect();
-        let (placement, waits) = match place(work, offers) {
-            Decision::Later(_) => (place(work, &idle), true),
-            found => (found, false),
-        };
-        let Decision::Now { offer, plan, estimate } = placement else {
-            let refusals = offers.iter().filter_map(|offer| refusal(memory::smallest(work).peak, true, offer));
-            let refusals = refusals.map(|refusal| RefusalView::from(&refusal)).collect();
-            return Self { offer: None, plan: None, memory: memory::smallest(work), refusals, waits };
-        };
-        let is_taken = |other: &Offer| (&other.provider, &other.name) == (&offer.provider, &offer.name);
-        let refusals = offers.iter().filter_map(|other| match refusal(memory::smallest(work).peak, true, other) {
-            Some(refusal) => Some(RefusalView::from(&refusal)),
-            None if !is_taken(other) => Some(RefusalView::not_cheaper(&other.name, &offer.name)),
-            None => None,
+    fn find(work: Workload<'_>, offers: &[Offer], ranking: &Ranking) -> Self {
+        let smallest = memory::smallest(work);
+        let now = first(work, offers, ranking);
+        let waits = now.is_none();
+        let found = now.or_else(|| first(work, &offers.iter().map(idle).collect::<Vec<_>>(), ranking));
+        let taken = found.as_ref().map(|(index, ..)| *index);
+        let views = offers.iter().enumerate().filter_map(|(index, offer)| {
+            match ranking.refused[index].clone().or_else(|| refusal(smallest.peak, true, offer)) {
+                Some(refusal) => Some(RefusalView::from(&refusal)),
+                None => taken
+                    .filter(|taken| *taken != index)
+                    .map(|taken| RefusalView::not_cheaper(&offer.name, &offers[taken].name)),
+            }
         });
-        let refusals = refusals.collect();
-        let found = offers.iter().find(|other| is_taken(other)).cloned();
-        Self { offer: found, plan: Some(plan), memory: estimate, refusals, waits }
+        let refusals = views.collect();
+        match found {
+            Some((index, plan, memory)) => {
+                Self { offer: Some(offers[index].clone()), taken, plan: Some(plan), memory, refusals, waits }
+            }
+            None => Self { offer: None, taken, plan: None, memory: smallest, refusals, waits: false },
+        }
     }
+}
+
+/// Returns the first offer in the job's order that has room for it, and its plan there.
+fn first(work: Workload<'_>, offers: &[Offer], ranking: &Ranking) -> Option<(usize, Plan, memory::MemoryEstimate)> {
+    ranking.order.iter().find_map(|&index| match place(work, std::slice::from_ref(&offers[index])) {
+        Decision::Now { plan, estimate, .. } => Some((index, plan, estimate)),
+        _ => None,
+    })
 }
 
 /// Returns the offer without any reservations.
@@ -144,20 +205,18 @@ fn idle(offer: &Offer) -> Offer {
     Offer { reserved: attune_domain::bytes::Bytes(0), free_slots: offer.free_slots.max(1), ..offer.clone() }
 }
 
-fn view(made: &Made, scanned: Scanned, place: Placed, measured: Option<MeasuredThroughput>) -> EstimateView {
+fn view(
+    made: &Made,
+    (scanned, place, pace): (Scanned, Placed, Option<Pace>),
+    (advice, quotas): (Option<AdviceView>, QuotasView),
+) -> EstimateView {
+    let quota = quotas.wait_reason();
     let spec = made.row.spec.clone();
     let total_steps = spec.total_steps(scanned.training.rows);
     let FileFacts { rows, trained_tokens: per_epoch, .. } = scanned.training;
     let tokens = JobTokens::of(&spec, scanned.training, scanned.validation);
     let trained_tokens = over_all_steps(&spec, rows, per_epoch);
-    let throughput = place.plan.as_ref().map(|plan| match measured {
-        Some(seen) => {
-            let throughput = Throughput { tokens_per_second: seen.tokens_per_second, source: Source::Measured };
-            (throughput, seen.runs)
-        }
-        None => (Throughput::assumed(&made.base.architecture, plan.threads, plan.checkpointing), 0),
-    });
-    let duration = throughput.map(|(throughput, _)| throughput.seconds(tokens));
+    let duration = pace.as_ref().map(|pace| pace.rate.seconds(pace.cost, tokens));
     let usd_per_second = place.offer.as_ref().map_or(0.0, |offer| offer.micro_usd_per_hour as f64 / 3.6e9);
     let usd_for_tokens = trained_tokens as f64 * made.row.micro_usd_per_million_tokens as f64 / 1e12;
     EstimateView {
@@ -180,9 +239,14 @@ fn view(made: &Made, scanned: Scanned, place: Placed, measured: Option<MeasuredT
         plan: place.plan.as_ref().map(Into::into),
         offer: place.offer.as_ref().map(OfferView::from),
         refusals: place.refusals,
-        waits: place.waits,
-        pace: throughput.map(|(throughput, runs)| PaceView::new(throughput, runs)),
+        gpu_advice: advice,
+        waits: place.waits || quota.is_some(),
+        waiting_reason: quota.map(|reason| reason.to_string()),
+        quotas,
+        pace: pace.as_ref().map(|pace| PaceView::new(&pace.rate, pace.cost)),
         duration_seconds: duration.map(BandView::from),
+        duration_source: pace.as_ref().map(|pace| pace.rate.source.into()),
+        duration_note: pace.as_ref().map(|pace| pace.rate.note()),
         price_usd: duration.map(|band| band.scaled(usd_per_second, usd_for_tokens).into()),
     }
 }
@@ -192,6 +256,7 @@ mod tests {
     use attune_domain::{
         architecture::Architecture,
         bytes::Bytes,
+        offer::{ComputeLimits, OfferDevice},
         spec::{Requested, TrainSpec},
     };
 
@@ -202,13 +267,26 @@ mod tests {
 
     fn offer(name: &str, mib: u64, free_slots: usize, price: u64) -> Offer {
         let (provider, name, memory, reserved) = ("local".into(), name.to_owned(), Bytes::mib(mib), Bytes(0));
-        Offer { provider, name, memory, reserved, free_slots, threads: 2, micro_usd_per_hour: price }
+        Offer {
+            provider,
+            name,
+            memory,
+            reserved,
+            free_slots,
+            threads: 2,
+            micro_usd_per_hour: price,
+            device: OfferDevice::Cpu,
+            spot: false,
+            region: None,
+        }
     }
 
     fn placed(offers: &[Offer]) -> Placed {
         let architecture = Architecture::from_config_json(TINY.as_bytes()).unwrap();
         let train = TrainSpec::check(&Requested::default(), 100, 512).unwrap();
-        Placed::find(Workload { architecture: &architecture, train: &train, longest_row: 80 }, offers)
+        let limits = ComputeLimits { max_micro_usd_per_hour: Some(20), ..ComputeLimits::default() };
+        let ranking = Ranking::of(offers, Terms { limits: &limits, seconds: 60.0, slowness: &[], now: 0.0 });
+        Placed::find(Workload { architecture: &architecture, train: &train, longest_row: 80 }, offers, &ranking)
     }
 
     fn codes(placed: &Placed) -> Vec<&'static str> {
@@ -217,9 +295,14 @@ mod tests {
 
     #[test]
     fn every_offer_but_the_one_that_is_taken_is_refused_with_its_reason() {
-        let found = placed(&[offer("small", 100, 1, 0), offer("dear", 4000, 1, 9), offer("fits", 4000, 1, 3)]);
-        assert_eq!(found.offer.as_ref().unwrap().name, "fits");
-        assert_eq!((codes(&found), found.waits), (vec!["too_small", "not_cheaper"], false));
+        let found = placed(&[
+            offer("small", 100, 1, 0),
+            offer("dear", 4000, 1, 9),
+            offer("gold", 4000, 1, 21),
+            offer("fits", 4000, 1, 3),
+        ]);
+        assert_eq!((found.offer.as_ref().unwrap().name.as_str(), found.taken), ("fits", Some(3)));
+        assert_eq!((codes(&found), found.waits), (vec!["too_small", "not_cheaper", "price"], false));
     }
 
     #[test]

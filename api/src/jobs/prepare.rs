@@ -2,6 +2,7 @@
 //! found. The result becomes a job or an estimate.
 
 use attune_domain::{id::FileId, job::Priority, spec::TrainSpec};
+use attune_process::telemetry;
 use attune_store::{
     adapters::base_model::BaseModel,
     error::StoreError,
@@ -9,6 +10,7 @@ use attune_store::{
     jobs::job,
     tenancy::{api_key::Holder, project_queue},
 };
+use chrono::Utc;
 use sqlx::PgConnection;
 
 use crate::{
@@ -59,7 +61,9 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
     if let Some(validation) = &validation {
         right_rows(&spec, "validation_file", validation)?;
     }
-    let ComputeFields { max_price_usd, priority, preemptible } = new.compute.unwrap_or_default();
+    let compute = new.compute.clone().unwrap_or_default();
+    let limits = compute.limits(Utc::now().timestamp())?;
+    let ComputeFields { max_price_usd, priority, preemptible, .. } = compute;
     let row = job::NewJob {
         project_id: holder.project_id,
         base_model_id: base.base_model_id,
@@ -74,6 +78,8 @@ pub async fn make(app: &App, tx: &mut PgConnection, holder: &Holder, new: &NewJo
         max_micro_usd: max_price_usd.map(micro_usd),
         priority: allowed_priority(tx, holder, priority).await?,
         preemptible: preemptible.unwrap_or(false),
+        limits,
+        traceparent: telemetry::traceparent().and_then(|name| name.parse().ok()),
     };
     Ok(Made { row, base, training, validation })
 }

@@ -2,6 +2,7 @@
 //! succeeded also sees the file.
 
 use attune_domain::{bytes::Bytes, digest::Sha256, id::JobId, job::JobState};
+use attune_process::failpoint::FailPoint;
 use attune_store::{
     files::{blob, objects::blob_key},
     jobs::job::{self, Job},
@@ -44,7 +45,7 @@ impl Results {
     pub async fn put(&self, app: &App) -> Result<(), ApiError> {
         let mut tx = app.platform().await?;
         blob::announce(&mut tx, &[self.sha256]).await?;
-        tx.commit().await?;
+        tx.commit_at(FailPoint::RunAnnounceResults).await?;
         let put = app.objects.put(&blob_key(self.sha256), self.text.clone()).await;
         put.map_err(|cause| ApiError::StorageRefused { what: "job's results", cause })
     }

@@ -5,6 +5,7 @@ use attune_domain::{
     digest::Sha256,
     run::{Blob, BlobGrant, RunEvent},
 };
+use attune_process::failpoint::FailPoint;
 use attune_store::{
     error::StoreError,
     files::objects::blob_key,
@@ -28,11 +29,11 @@ pub async fn grant(app: &App, run: &Run, mut wanted: Vec<Blob>) -> Result<Vec<Bl
     let mut tx = app.platform().await?;
     let own = run_blob::own(&mut tx, run, &wanted).await?;
     let staged = run_blob::staged(&mut tx, run.run_id, &digests).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::RunNameBlobs).await?;
     let granted = run_blob::grant(&app.objects, &own, &staged, &wanted).await?;
     let mut tx = app.platform().await?;
     run_blob::record(&mut tx, run.run_id, &granted).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::RunGrantBlobs).await?;
     Ok(granted.into_iter().map(|granted| granted.grant).collect())
 }
 
@@ -65,7 +66,7 @@ pub async fn prove(app: &App, run: &Run, events: &[RunEvent]) -> Result<(), ApiE
         }
         let mut tx = app.platform().await?;
         run_blob::proved(&mut tx, run.run_id, staged.sha256).await?;
-        tx.commit().await?;
+        tx.commit_at(FailPoint::RunProveBlob).await?;
     }
     Ok(())
 }

@@ -131,6 +131,7 @@ const fn name_count(thing: Thing) -> usize {
         | Thing::WebhookEndpoint
         | Thing::Project
         | Thing::ProjectQueue
+        | Thing::CatalogueEntry
         | Thing::User => 1,
         Thing::Alias | Thing::ApiKey | Thing::ProjectUser => 2,
     }

@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use attune_process::metrics::HTTP_RATE_LIMITED;
 use uuid::Uuid;
 
 use crate::{
@@ -163,6 +164,7 @@ impl RateLimiter {
 fn refusal(status: RateStatus, wanted: f64) -> ApiError {
     let seconds = status.seconds_until(wanted).ceil().max(1.0) as u64;
     let (what, limit) = (status.kind.name(), status.limit);
+    HTTP_RATE_LIMITED.inc([what]);
     let message = format!(
         "Rate limit reached for {what} per minute: the limit is {limit}, and it is used up. Please try again in \
          {seconds} s."

@@ -119,7 +119,7 @@ pub async fn put_blob(
     let bytes = store_blob(&app, holder.project_id, sha256, body).await?;
     let mut tx = app.tenant(holder.project_id).await?;
     project_blob::record(&mut tx, holder.project_id, sha256, bytes).await?;
-    storage::check(&app, &mut tx, holder.project_id).await?;
+    storage::check(&app, &mut tx, holder.project_id, storage::of([bytes])).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(BlobView::new(sha256, bytes))))
 }
@@ -191,7 +191,8 @@ pub async fn create(
     let mut tx = owning(&app, &holder, owner).await?;
     let made = base_model::insert(&mut tx, owner, &name, &architecture, &files).await;
     let made = made.map_err(|e| if is_taken(&e) { taken(&name) } else { e.into() })?;
-    storage::check(&app, &mut tx, holder.project_id).await?;
+    let added = owner.map_or(storage::NOTHING, |_| storage::of_files(&files));
+    storage::check(&app, &mut tx, holder.project_id, added).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(BaseModelView::new(made, files))))
 }

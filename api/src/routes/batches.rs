@@ -64,7 +64,7 @@ pub async fn create(
     };
     unfinished::admit(&mut tx, project, unfinished::Kind::Batches, app.limits.unfinished_batches).await?;
     let made = batch::insert(&mut tx, project, &row).await?;
-    storage::check(&app, &mut tx, project).await?;
+    storage::check(&app, &mut tx, project, storage::NOTHING).await?;
     tx.commit().await?;
     Ok(Json(made.into()))
 }

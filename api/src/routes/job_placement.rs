@@ -7,7 +7,6 @@ use attune_domain::{
 use attune_store::{
     jobs::{job, waiting},
     runs::placement,
-    tenancy::project_queue,
     version::Thing,
 };
 use axum::{
@@ -20,6 +19,7 @@ use crate::{
     auth::caller::Caller,
     error::{ApiError, ErrorBody},
     http::path_id::parse_id,
+    jobs::quotas,
     policy::Policy,
     wire::placement::{JobPlacementView, WaitingView},
 };
@@ -31,8 +31,8 @@ pub(crate) const POLICIES: &[Policy] =
 /// Explain the placement of a fine-tuning job.
 ///
 /// The response has the machine of the job's last run, with the memory estimate and the reason why each other machine
-/// was not taken; for a job that waits, its position, the reason and the estimated start; for a job that failed, the
-/// error.
+/// was not taken; for a job that waits, its position, the reason, the estimated start and the project's quotas; for a
+/// job that failed, the error.
 #[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}/placement", tag = "Fine-tuning",
     operation_id = "explain_job_placement", params(("job_id" = String, Path)),
     responses((status = 200, body = JobPlacementView), (status = "4XX", body = ErrorBody)))]
@@ -48,8 +48,9 @@ pub async fn explain(
     let waits = job.state == JobState::Queued || job.waiting_reason.is_some();
     let waiting = if waits {
         let neighbors = waiting::neighbors(&mut db, holder.project_id, job.job_id).await?;
-        let settings = project_queue::get(&mut db, holder.project_id).await?;
-        Some(WaitingView::new(&job, neighbors, settings))
+        drop(db); // a task holds one connection at a time
+        let quotas = quotas::of(&app, &mut *app.platform().await?, holder.project_id).await?;
+        Some(WaitingView::new(&job, neighbors, quotas))
     } else {
         None
     };

@@ -4,6 +4,7 @@ use attune_domain::{
     access::{Role, Scope},
     id::Job as JobKind,
 };
+use attune_process::failpoint::FailPoint;
 use attune_store::{
     error::StoreError,
     jobs::{
@@ -31,7 +32,7 @@ use crate::{
         pagination::{List, Params},
         path_id::parse_id,
     },
-    jobs::{estimate, prepare},
+    jobs::{estimate, prepare, satisfiable},
     policy::Policy,
     wire::{
         estimate::EstimateView,
@@ -56,7 +57,8 @@ pub(crate) const POLICIES: &[Policy] = &[
 /// Create a fine-tuning job.
 ///
 /// The response is returned immediately; the job's files are then tokenized and validated, and the job is queued. All
-/// defaults are set now and are in the response. An unknown field is refused by its name.
+/// defaults are set now and are in the response. An unknown field is refused by its name, and limits in `compute` that
+/// no machine of the configured providers satisfies are refused with the reason of each machine.
 #[utoipa::path(post, path = "/v1/fine_tuning/jobs", tag = "Fine-tuning", operation_id = "create_job",
     request_body = NewJob,
     responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
@@ -65,6 +67,7 @@ pub async fn create(
     Caller(holder): Caller,
     Body(new): Body<NewJob>,
 ) -> Result<Json<JobView>, ApiError> {
+    satisfiable::check(&app, &new).await?;
     let mut tx = app.tenant(holder.project_id).await?;
     let row = prepare::make(&app, &mut tx, &holder, &new).await?.row;
     unfinished::admit(&mut tx, holder.project_id, unfinished::Kind::Jobs, app.limits.unfinished_jobs).await?;
@@ -72,8 +75,8 @@ pub async fn create(
     if let Some(note) = new.suffix_note() {
         job_event::message(&mut tx, job.job_id, Level::Info, &note).await?;
     }
-    storage::check(&app, &mut tx, holder.project_id).await?;
-    tx.commit().await?;
+    storage::check(&app, &mut tx, holder.project_id, storage::NOTHING).await?;
+    tx.commit_at(FailPoint::JobCreate).await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 
@@ -168,7 +171,7 @@ pub async fn cancel(
 ) -> Result<Json<JobView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
     let job = job::cancel(&mut tx, holder.project_id, parse_id(&id)?).await.map_err(cannot("cancelled", &id))?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::JobCancel).await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 
@@ -186,7 +189,7 @@ pub async fn pause(
 ) -> Result<Json<JobView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
     let job = job_pause::pause(&mut tx, holder.project_id, parse_id(&id)?).await.map_err(cannot("paused", &id))?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::JobPause).await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 
@@ -204,7 +207,7 @@ pub async fn resume(
 ) -> Result<Json<JobView>, ApiError> {
     let mut tx = app.tenant(holder.project_id).await?;
     let job = job_pause::resume(&mut tx, holder.project_id, parse_id(&id)?).await.map_err(cannot("resumed", &id))?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::JobResume).await?;
     Ok(Json(JobView::new(job, holder.organization_id, Utc::now())))
 }
 

@@ -1,6 +1,7 @@
 //! Endpoints that serving processes call: their spec, and their status reports. See `domain::serve`.
 
 use attune_domain::serve::{ReplicaReply, ReplicaReport, ServeSpec};
+use attune_process::failpoint::FailPoint;
 use attune_store::replica::{self, Replica};
 use axum::{Json, extract::State};
 
@@ -23,6 +24,6 @@ pub async fn reports(
 ) -> Result<Json<ReplicaReply>, ApiError> {
     let mut tx = app.platform().await?;
     let reply = replica::take_report(&mut tx, replica.replica_id, &said).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::ReplicaReport).await?;
     Ok(Json(reply))
 }

@@ -4,8 +4,9 @@ use attune_domain::{
     bytes::Bytes,
     run::{Blob, BlobGrant, Reply, Report, RunEvent, task::TaskSpec},
 };
+use attune_process::failpoint::FailPoint;
 use attune_store::runs::{
-    report,
+    outcome, report,
     run::{Run, RunState},
     run_spec,
 };
@@ -17,7 +18,7 @@ use crate::{
     auth::caller::TokenHolder,
     error::ApiError,
     http::json_body::Body,
-    jobs::{results, run_files},
+    jobs::{progress, results, run_files},
 };
 
 /// The maximum number of blobs in one request.
@@ -81,6 +82,7 @@ pub async fn reports(
         run_files::prove(&app, &run, &said.events).await?;
     }
     let mut tx = app.platform().await?;
+    let applied = outcome::applied(&mut tx, run.run_id, &said).await?;
     let mut reply = report::take(&mut tx, run.run_id, &said).await?;
     let publishes = said.events.iter().any(|event| matches!(event, RunEvent::Published { .. }));
     if publishes && let Some(results) = results::of(&mut tx, run.job_id).await? {
@@ -92,7 +94,13 @@ pub async fn reports(
         reply = report::take(&mut tx, run.run_id, &said).await?;
         results.name(&mut tx, run.job_id).await?;
     }
-    tx.commit().await?;
+    let new = said.events.get(applied..).unwrap_or_default();
+    let end = match new.iter().any(RunEvent::is_last) {
+        true => Some(outcome::of(&mut tx, run.run_id).await?),
+        false => None,
+    };
+    tx.commit_at(if publishes { FailPoint::RunPublish } else { FailPoint::RunReport }).await?;
+    progress::count(&run, new, end);
     Ok(Json(reply))
 }
 

@@ -84,7 +84,7 @@ pub async fn create(
     storage::expect(&app, holder.project_id, new.bytes).await?;
     let mut tx = app.tenant(holder.project_id).await?;
     let upload = upload::insert(&mut tx, holder.project_id, row).await?;
-    storage::check(&app, &mut tx, holder.project_id).await?;
+    storage::check(&app, &mut tx, holder.project_id, storage::of([Bytes(0)])).await?;
     tx.commit().await?;
     Ok(Json(UploadView::new(upload, None)))
 }
@@ -140,7 +140,7 @@ pub async fn add_part(
     let mut tx = app.tenant(holder.project_id).await?;
     open(&mut tx, &app, (&holder.project_id, upload_id), &id, arrived.bytes.0).await?;
     let part = upload::add_part(&mut tx, holder.project_id, upload_id, (staged.key(), arrived.bytes)).await?;
-    storage::check(&app, &mut tx, holder.project_id).await?;
+    storage::check(&app, &mut tx, holder.project_id, storage::of([arrived.bytes])).await?;
     // Before the commit, since a disconnected client may not receive its result: a part without its object could never
     // be joined, and an object without a part is swept.
     staged.stay();

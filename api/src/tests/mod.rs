@@ -2,6 +2,7 @@
 //! one.
 
 mod administration;
+mod catalogue;
 mod conditions;
 mod edges;
 mod forged;
@@ -10,5 +11,6 @@ mod issuer;
 mod organizations;
 mod queue;
 mod sign_in;
+mod status;
 mod walk;
 mod world;

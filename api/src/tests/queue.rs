@@ -46,7 +46,8 @@ async fn a_job_has_the_priority_that_its_project_allows(pool: PgPool) {
     let world = World::new(pool).await;
     let plain = create(&world, json!({})).await;
     assert_eq!(plain.status, StatusCode::OK, "{}", plain.text);
-    let compute = json!({"max_price_usd": null, "priority": "normal", "preemptible": false});
+    let compute = json!({"max_price_usd": null, "priority": "normal", "preemptible": false, "max_usd_per_hour": null,
+        "max_usd": null, "deadline": null, "spot": false, "regions": [], "device": "auto"});
     assert_eq!(plain.json()["compute"], compute);
     assert_eq!((&plain.json()["position"], &plain.json()["estimated_start"]), (&Value::Null, &Value::Null));
     let low = create(&world, json!({"priority": "low", "preemptible": true})).await.json();
@@ -79,7 +80,7 @@ async fn the_share_of_a_project_is_set_by_the_installation_and_shown_to_its_orga
     let default = world.get(&own, &world.key).await.json();
     let project_id = world.seed.project_id.to_string();
     let want = json!({"object": "organization.project.queue", "project_id": project_id, "weight": 1.0,
-        "max_running_jobs": null, "max_priority": "normal"});
+        "max_running_jobs": null, "max_node_hours": null, "max_stored_bytes": null, "max_priority": "normal"});
     assert_eq!(default, want);
 
     let body = json!({"weight": 2.5, "max_running_jobs": 3});
@@ -124,8 +125,11 @@ async fn a_placement_explains_the_wait_the_machine_and_the_failure(pool: PgPool)
     let places = [place(first, 4, "3 jobs are ahead in the queue"), place(second, 5, "4 jobs are ahead in the queue")];
     waiting::store(&mut tx, &places).await.unwrap();
     tx.commit().await.unwrap();
-    let want = json!({"reason": "4 jobs are ahead in the queue", "position": 5, "estimated_start": 4_000_000_000_i64,
-        "jobs_ahead": 4, "own_jobs_ahead": 1, "own_jobs_running": 0, "max_running_jobs": null, "priority": "low"});
+    let mut want = json!({"reason": "4 jobs are ahead in the queue", "position": 5,
+        "estimated_start": 4_000_000_000_i64, "jobs_ahead": 4, "own_jobs_ahead": 1, "own_jobs_running": 0,
+        "max_running_jobs": null, "priority": "low"});
+    want["quotas"] = world.get("/v1/organization/usage/quotas", &world.key).await.json();
+    assert_eq!((&want["quotas"]["running_jobs"], &want["quotas"]["max_node_hours"]), (&json!(0), &Value::Null));
     assert_eq!(placement_of(&world, second).await["waiting"], want);
     let view = world.get(&format!("/v1/fine_tuning/jobs/{second}"), &world.key).await.json();
     assert_eq!((&view["position"], &view["estimated_start"]), (&json!(5), &json!(4_000_000_000_i64)));
@@ -140,7 +144,7 @@ async fn a_placement_explains_the_wait_the_machine_and_the_failure(pool: PgPool)
         estimate: MemoryEstimate { terms: vec![("base".into(), Bytes(7))], peak: Bytes(7) },
         others: vec![NotTaken { provider: "local".into(), offer: "small".into(), reason: reason.clone() }],
     };
-    placement::record(&mut tx, run.run_id, &placed).await.unwrap();
+    placement::record(&mut tx, &[(run.run_id, placed)]).await.unwrap();
     let error = JobError { code: "insufficient_memory".into(), message: "It needs more".into(), param: None };
     job::step(&mut tx, second, &Step::failure(JobEvent::RunFailed, error)).await.unwrap();
     tx.commit().await.unwrap();
@@ -154,4 +158,56 @@ async fn a_placement_explains_the_wait_the_machine_and_the_failure(pool: PgPool)
     let failed = placement_of(&world, second).await;
     assert_eq!((&failed["status"], &failed["waiting"]), (&json!("failed"), &Value::Null));
     assert_eq!(failed["error"]["code"], "insufficient_memory");
+}
+
+#[sqlx::test(migrations = false)]
+async fn the_quotas_of_a_project_are_set_recorded_and_shown_with_their_use(pool: PgPool) {
+    let world = World::new(pool).await;
+    let installation = world.key_with(&[Scope::All, Scope::Admin, Scope::Installation]).await;
+    let queue = format!("/v1/organization/projects/{}/queue", world.seed.project_id);
+    let quotas = async || world.get("/v1/organization/usage/quotas", &world.key).await.json();
+    let unlimited = quotas().await;
+    assert_eq!((&unlimited["max_node_hours"], &unlimited["monthly_usd"]), (&Value::Null, &Value::Null));
+    let used = unlimited["stored_bytes"].as_u64().unwrap();
+
+    let body = json!({"max_running_jobs": 2, "max_node_hours": 0.5, "max_stored_bytes": used + 10});
+    let set = world.call(Method::POST, &queue, &installation, Some(body)).await;
+    assert_eq!(set.status, StatusCode::OK, "{}", set.text);
+    let limited = quotas().await;
+    let shown = ["max_running_jobs", "max_node_hours", "max_stored_bytes"].map(|name| limited[name].clone());
+    assert_eq!(shown, [json!(2), json!(0.5), json!(used + 10)]);
+    let storage = world.get("/v1/organization/usage/storage", &world.key).await.json();
+    assert_eq!(storage["limit_bytes"], json!(used + 10));
+    let theirs = world.get("/v1/organization/usage/quotas", &world.other.key).await.json();
+    assert_eq!((&theirs["max_node_hours"], &theirs["max_running_jobs"]), (&Value::Null, &Value::Null));
+
+    // The run holds its node for an hour: more than the project may use in a month.
+    let id = queued(&world).await;
+    let mut tx = db::platform(&world.pool).await.unwrap();
+    testing::claimed_run(&mut tx, id).await.unwrap();
+    testing::age_nodes(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let after = quotas().await;
+    assert_eq!((&after["running_jobs"], after["node_hours"].as_f64().unwrap() > 0.0), (&json!(1), true), "{after}");
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_project_that_stores_too_much_creates_no_job(pool: PgPool) {
+    let world = World::new(pool).await;
+    let installation = world.key_with(&[Scope::All, Scope::Admin, Scope::Installation]).await;
+    let queue = format!("/v1/organization/projects/{}/queue", world.seed.project_id);
+    let storage = world.get("/v1/organization/usage/storage", &world.key).await.json();
+    let used = storage["bytes"].as_u64().unwrap();
+    assert!(used > 1, "the seed has a file");
+    for (most, status) in [(used, StatusCode::OK), (used - 1, StatusCode::FORBIDDEN)] {
+        let set = world.call(Method::POST, &queue, &installation, Some(json!({"max_stored_bytes": most}))).await;
+        assert_eq!(set.status, StatusCode::OK, "{}", set.text);
+        let created = create(&world, json!({})).await;
+        assert_eq!(created.status, status, "{}", created.text);
+        if status == StatusCode::FORBIDDEN {
+            assert_eq!(created.json()["error"]["code"], "storage_quota_exceeded");
+            let message = created.message();
+            assert!(message.contains(&format!("{most} bytes. It stores {used}, which exceeds it")), "{message}");
+        }
+    }
 }

@@ -87,6 +87,7 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
         // rows.
         ("batch_id", Place::Shared("batch_00000000000000000000000000000001")),
         ("alias", Place::Shared("prod")),
+        ("entry_id", Place::Shared("aws.g6.xlarge.us-east-1")),
         ("webhook_endpoint_id", tenants(hook, "we_")),
         // No delivery exists; the endpoint in its path is the one that belongs to another tenant.
         ("delivery_id", Place::Shared("wd_00000000000000000000000000000001")),
@@ -134,6 +135,8 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
         "modify_project_user" | "modify_user" => json!({"role": "viewer"}),
         "create_organization" => json!({"name": ""}),
         "set_project_queue" => json!({"weight": 2}),
+        "set_catalogue_entry" => json!({"gpu": "NVIDIA-L4", "gpus": 1, "vcpus": 4, "memory_mib": 16384,
+            "usd_per_hour": 0.8, "source": "walked", "fetched": chrono::Utc::now().date_naive().to_string()}),
         "create_user" => json!({"issuer": "https://nobody", "subject": "x", "role": "viewer"}),
         _ => return None,
     })

@@ -129,7 +129,7 @@ impl World {
             policies: Arc::default(),
             authenticator: Authenticator::new(pool.clone(), issuers, None),
             rate_limiter: Arc::new(RateLimiter::new(RateLimits::default())),
-            parsers: Arc::new(Semaphore::new(1)),
+            parsers: Arc::new(Places::new(2, 1)),
             reports: Arc::default(),
         };
         let router = router::router(app, "http://localhost", &Cors::default()).unwrap();

@@ -8,12 +8,14 @@ use attune_domain::{
     offer::{Offer, Refusal},
     run::Plan,
     spec::{AdapterSpec, HyperparametersSpec},
-    throughput::{Band, Throughput},
+    throughput::{Band, DurationSource, Rate, TokenCost},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{job_view::QuantizationView, method::MethodView, trainer::TrainerView};
+use super::{
+    advice::AdviceView, job_view::QuantizationView, method::MethodView, project_queue::QuotasView, trainer::TrainerView,
+};
 
 /// An estimate of a job's resources, time and cost. No job is created.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -57,12 +59,24 @@ pub struct EstimateView {
     pub offer: Option<OfferView>,
     /// The reasons why the job would not run on each of the other offers, or would have to wait.
     pub refusals: Vec<RefusalView>,
+    /// The GPUs of the catalogue that would hold the job; `null` if an offer can be used.
+    pub gpu_advice: Option<AdviceView>,
     /// `true` if the job would have to wait at the moment.
     pub waits: bool,
+    /// The human-readable quota of the project for which the job would wait; `null` if it would wait for none.
+    pub waiting_reason: Option<String>,
+    /// The project's quotas, and their use.
+    pub quotas: QuotasView,
     /// The estimated throughput.
     pub pace: Option<PaceView>,
     /// The estimated duration, from launch to end.
     pub duration_seconds: Option<BandView>,
+    /// The source of the duration: `measured` in runs of this base model on this kind of processor; `similar_base`,
+    /// computed from runs of another base model there; or `other_processor`, computed from runs or a benchmark on
+    /// another processor. `null` if no offer has enough memory.
+    pub duration_source: Option<&'static str>,
+    /// The source of the duration, in words.
+    pub duration_note: Option<String>,
     /// The estimated cost of that duration, at the configured prices, in USD.
     pub price_usd: Option<BandView>,
 }
@@ -137,6 +151,12 @@ pub struct OfferView {
     pub free_memory_bytes: u64,
     /// The price per hour in USD; 0 for one's own machine.
     pub usd_per_hour: f64,
+    /// The kind of device: `cpu` or `cuda`.
+    pub device: &'static str,
+    /// `true` if the provider may reclaim the machine.
+    pub spot: bool,
+    /// The provider's name for the region; `null` if it has none.
+    pub region: Option<String>,
 }
 
 impl From<&Offer> for OfferView {
@@ -147,6 +167,9 @@ impl From<&Offer> for OfferView {
             memory_bytes: offer.memory.0,
             free_memory_bytes: offer.free().0,
             usd_per_hour: offer.micro_usd_per_hour as f64 / 1e6,
+            device: offer.device.name(),
+            spot: offer.spot,
+            region: offer.region.clone(),
         }
     }
 }
@@ -156,7 +179,8 @@ impl From<&Offer> for OfferView {
 pub struct RefusalView {
     /// The provider's name for the machine.
     pub offer: String,
-    /// The code: `too_small`, `crowded`, `no_slot` or `not_cheaper`.
+    /// The code: `too_small`, `crowded`, `no_slot`, `not_cheaper`; `device_not_in_build`, `sharding_not_in_build`; or
+    /// the limit of `compute` that it does not satisfy: `other_device`, `price`, `region`, `spot`, `cost`, `deadline`.
     pub code: &'static str,
     /// A human-readable message.
     pub message: String,
@@ -165,19 +189,15 @@ pub struct RefusalView {
 impl RefusalView {
     /// Creates the refusal of an offer that has enough memory, while another one is preferred.
     pub fn not_cheaper(offer: &str, taken: &str) -> Self {
-        let message = format!("{offer} is large enough; {taken} costs less, or as much and is smaller");
+        let message =
+            format!("{offer} is large enough; the job costs less on {taken}, or as much, and {taken} is smaller");
         Self { offer: offer.to_owned(), code: "not_cheaper", message }
     }
 }
 
 impl From<&Refusal> for RefusalView {
     fn from(refusal: &Refusal) -> Self {
-        let (offer, code) = match refusal {
-            Refusal::TooSmall { offer, .. } => (offer, "too_small"),
-            Refusal::Crowded { offer, .. } => (offer, "crowded"),
-            Refusal::NoSlot { offer } => (offer, "no_slot"),
-        };
-        Self { offer: offer.clone(), code, message: refusal.to_string() }
+        Self { offer: refusal.offer().to_owned(), code: refusal.code(), message: refusal.to_string() }
     }
 }
 
@@ -186,17 +206,21 @@ impl From<&Refusal> for RefusalView {
 pub struct PaceView {
     /// The number of tokens per second, counting all tokens of a step.
     pub tokens_per_second: f64,
-    /// The source: `measured` in runs of this base model on this offer, or `assumed`, if there was no run yet: derived
-    /// from the model's size, the number of threads, and a benchmark on another machine.
+    /// The source: `measured` in runs of this base model on this kind of processor, or `assumed`; `duration_source`
+    /// has more.
     pub source: &'static str,
-    /// The number of runs in which it was measured.
+    /// The number of runs of this base model on this kind of processor in which it was measured.
     pub runs: i64,
 }
 
 impl PaceView {
-    /// Creates the view of a throughput that was measured in `runs` runs.
-    pub fn new(throughput: Throughput, runs: i64) -> Self {
-        Self { tokens_per_second: throughput.tokens_per_second, source: throughput.source.into(), runs }
+    /// Creates the view of the throughput of a job.
+    pub fn new(rate: &Rate, cost: TokenCost) -> Self {
+        let (source, runs) = match rate.source {
+            DurationSource::Measured => ("measured", i64::try_from(rate.runs).unwrap_or(i64::MAX)),
+            DurationSource::SimilarBase | DurationSource::OtherProcessor => ("assumed", 0),
+        };
+        Self { tokens_per_second: rate.tokens_per_second(cost), source, runs }
     }
 }
 

@@ -59,7 +59,7 @@ pub struct NewJob {
     /// rank, alpha, target modules, rsLoRA and DoRA default to its values. Attune extension.
     #[schema(example = "adapter_0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub continue_from: Option<String>,
-    /// Limits on the job's cost, and its place in the queue. Attune extension.
+    /// Limits on the job's cost and machine, and its place in the queue. Attune extension.
     pub compute: Option<ComputeFields>,
     /// Variables of the base model's chat template for each row, such as `enable_thinking`: at most 16, each a string,
     /// a number, a boolean, null or a list of those. Attune extension.
@@ -189,7 +189,7 @@ mod tests {
             (json!({"hyperparameters": {"batch_size": "big"}}), "hyperparameters.batch_size"),
             (json!({"integrations": [{"type": "wandb"}]}), "integrations"),
             (json!({"compute": {"max_price_usd": 0}}), "compute.max_price_usd"),
-            (json!({"compute": {"max_usd": 1}}), "compute.max_usd"),
+            (json!({"compute": {"max_eur": 1}}), "compute.max_eur"),
             (json!({"compute": {"priority": "urgent"}}), "compute.priority"),
             (json!({"compute": {"preemptible": "yes"}}), "compute.preemptible"),
             (json!({"suffix": "!?"}), "suffix"),

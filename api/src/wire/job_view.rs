@@ -150,6 +150,7 @@ impl JobView {
     /// Creates the view of a job at `now`.
     pub fn new(job: Job, organization: OrganizationId, now: DateTime<Utc>) -> Self {
         let (spec, estimated_finish) = (job.spec.clone(), estimated_finish(&job, now));
+        let compute = ComputeView::new(&job);
         Self {
             id: job.job_id.to_string(),
             object: "fine_tuning.job",
@@ -183,11 +184,7 @@ impl JobView {
             quantization: QuantizationView::from(spec.quantization),
             continue_from: job.continue_from.map(|id| id.to_string()),
             chat_template_kwargs: Some(spec.chat_template_kwargs).filter(|kwargs| !kwargs.is_empty()),
-            compute: ComputeView {
-                max_price_usd: job.max_micro_usd.map(usd),
-                priority: job.priority.name(),
-                preemptible: job.preemptible,
-            },
+            compute,
             usage: JobUsage {
                 trained_tokens: job.charged_tokens,
                 node_seconds: job.node_ms as f64 / 1000.0,

@@ -2,12 +2,18 @@
 
 /// Adapters.
 pub mod adapter;
+/// The GPUs that would hold a job.
+pub mod advice;
 /// Base models.
 pub mod base_model;
 /// Batches.
 pub mod batch;
+/// The catalogue of instance types.
+pub mod catalogue;
 /// Permissions of checkpoints.
 pub mod checkpoint_permission;
+/// The limits of a job on its machine.
+pub mod compute_limits;
 /// Estimates of jobs.
 pub mod estimate;
 /// Files.
@@ -34,6 +40,8 @@ pub mod project_queue;
 pub mod query;
 /// Reports on datasets.
 pub mod report;
+/// The status of an organization.
+pub mod status;
 /// The trainer's settings in responses.
 pub mod trainer;
 /// Uploads and their parts.

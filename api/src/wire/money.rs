@@ -1,10 +1,11 @@
 //! Prices, price caps and budgets: dollars in the API, millionths of a dollar inside the platform.
 
-use attune_domain::job::Priority;
-use attune_store::tenancy::money::Budget;
+use attune_domain::{job::Priority, offer::ComputeLimits};
+use attune_store::{jobs::job::Job, tenancy::money::Budget};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::compute_limits::{DeviceField, LimitFields};
 use crate::error::ApiError;
 
 /// The largest accepted limit, in USD. A larger one would not limit anything.
@@ -22,8 +23,8 @@ pub fn usd(micro_usd: i64) -> f64 {
     micro_usd as f64 / 1e6
 }
 
-/// Limits on a job's cost, and its place in the queue, in the request to create it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, ToSchema)]
+/// Limits on a job's cost and machine, and its place in the queue, in the request to create it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ComputeFields {
     /// The price cap in USD. The job is paused when it has cost this much, and resumes when the cap is raised; `null`
@@ -36,6 +37,24 @@ pub struct ComputeFields {
     pub priority: Option<Priority>,
     /// `true` if the job may be stopped at a checkpoint for another job, and be queued again. Defaults to `false`.
     pub preemptible: Option<bool>,
+    /// The maximum price of an hour of the machine, in USD; `null` for no maximum.
+    #[schema(minimum = 0, maximum = 1000000000)]
+    pub max_usd_per_hour: Option<f64>,
+    /// The maximum predicted cost of the machine for the whole job, in USD: a machine on which the job would cost more
+    /// is not used, and without another one the job fails before it starts; `null` for no maximum.
+    #[schema(minimum = 0, maximum = 1000000000)]
+    pub max_usd: Option<f64>,
+    /// The time by which the job is predicted to end, in Unix seconds: a machine on which it would end later is not
+    /// used, and without another one the job fails before it starts; `null` for no deadline.
+    pub deadline: Option<i64>,
+    /// `true` if the machine may be a spot machine, which its provider may reclaim at any time. Defaults to `false`.
+    pub spot: Option<bool>,
+    /// The allowed regions, by their providers' names; by default, any.
+    #[schema(max_items = 20)]
+    pub regions: Option<Vec<String>>,
+    /// The allowed devices: `auto` (the default), `cpu`, `cuda`, or a list of GPU products, such as
+    /// `["NVIDIA-L40S"]`.
+    pub device: Option<DeviceField>,
 }
 
 impl ComputeFields {
@@ -50,6 +69,24 @@ impl ComputeFields {
         }
         let param = "compute.max_price_usd";
         Err(ApiError::invalid(param, format!("Invalid '{param}': {asked} is not above 0 and at most {MOST_USD}.")))
+    }
+}
+
+impl ComputeFields {
+    /// Returns the limits on the machine at a time in Unix seconds.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] for the first invalid field.
+    pub fn limits(&self, now: i64) -> Result<ComputeLimits, ApiError> {
+        let fields = LimitFields {
+            max_usd_per_hour: self.max_usd_per_hour,
+            max_usd: self.max_usd,
+            deadline: self.deadline,
+            spot: self.spot,
+            regions: self.regions.as_deref(),
+            device: self.device.as_ref(),
+        };
+        fields.checked(now)
     }
 }
 
@@ -73,8 +110,8 @@ impl ComputeChange {
     }
 }
 
-/// Limits on a job's cost, and its place in the queue.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+/// Limits on a job's cost and machine, and its place in the queue.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ComputeView {
     /// The price cap in USD. The job is paused when it has cost this much; `null` for no cap.
     pub max_price_usd: Option<f64>,
@@ -82,6 +119,36 @@ pub struct ComputeView {
     pub priority: &'static str,
     /// `true` if the job may be stopped at a checkpoint for another job, and be queued again.
     pub preemptible: bool,
+    /// The maximum price of an hour of the machine, in USD; `null` for no maximum.
+    pub max_usd_per_hour: Option<f64>,
+    /// The maximum predicted cost of the machine for the whole job, in USD; `null` for no maximum.
+    pub max_usd: Option<f64>,
+    /// The time by which the job is predicted to end, in Unix seconds; `null` for no deadline.
+    pub deadline: Option<i64>,
+    /// `true` if the machine may be a spot machine.
+    pub spot: bool,
+    /// The allowed regions; empty for any.
+    pub regions: Vec<String>,
+    /// The allowed devices: `auto`, `cpu`, `cuda`, or a list of GPU products.
+    pub device: DeviceField,
+}
+
+impl ComputeView {
+    /// Creates the view of a job's limits and its place in the queue.
+    pub fn new(job: &Job) -> Self {
+        let limits = &job.limits;
+        Self {
+            max_price_usd: job.max_micro_usd.map(usd),
+            priority: job.priority.name(),
+            preemptible: job.preemptible,
+            max_usd_per_hour: limits.max_micro_usd_per_hour.map(|most| most as f64 / 1e6),
+            max_usd: limits.max_micro_usd.map(|most| most as f64 / 1e6),
+            deadline: limits.deadline,
+            spot: limits.spot,
+            regions: limits.regions.clone(),
+            device: DeviceField::from(&limits.device),
+        }
+    }
 }
 
 /// The usage of a job.

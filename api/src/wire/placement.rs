@@ -3,7 +3,6 @@
 use attune_store::{
     jobs::{job::Job, waiting::Neighbors},
     runs::placement::{LastRun, NotTaken, Placed},
-    tenancy::project_queue::Settings,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -11,6 +10,7 @@ use utoipa::ToSchema;
 use super::{
     estimate::{MemoryView, PlanView},
     job_view::JobErrorView,
+    project_queue::QuotasView,
 };
 
 /// The placement of a job: the machine of its last run, and its place in the queue.
@@ -74,7 +74,7 @@ pub struct OtherOfferView {
 }
 
 /// The place of a job in the queue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct WaitingView {
     /// The human-readable reason; `null` until the job is planned.
     pub reason: Option<String>,
@@ -92,6 +92,8 @@ pub struct WaitingView {
     pub max_running_jobs: Option<u32>,
     /// The priority among the jobs of the project: `low`, `normal` or `high`.
     pub priority: &'static str,
+    /// The project's quotas, and their use.
+    pub quotas: QuotasView,
 }
 
 impl JobPlacementView {
@@ -133,7 +135,7 @@ impl From<LastRun> for PlacedRunView {
 
 impl WaitingView {
     /// Creates the view of a waiting job's place.
-    pub fn new(job: &Job, neighbors: Neighbors, settings: Settings) -> Self {
+    pub fn new(job: &Job, neighbors: Neighbors, quotas: QuotasView) -> Self {
         Self {
             reason: job.waiting_reason.clone(),
             position: job.queue_position,
@@ -141,8 +143,9 @@ impl WaitingView {
             jobs_ahead: job.queue_position.map(|position| position - 1),
             own_jobs_ahead: neighbors.ahead,
             own_jobs_running: neighbors.running,
-            max_running_jobs: settings.max_running_jobs,
+            max_running_jobs: quotas.max_running_jobs,
             priority: job.priority.name(),
+            quotas,
         }
     }
 }

@@ -18,6 +18,9 @@ pub(crate) fn search_path() -> Vec<PathBuf> {
     std::env::split_paths(&variable("PATH").unwrap_or_default()).collect()
 }
 
+/// The variables of this name's form that are all programs'.
+const PASSED_ON: [&str; 2] = ["ATTUNE_LOG_FORMAT", "ATTUNE_METRICS_LISTEN"];
+
 /// Returns the names of the environment variables that child processes must not inherit: those of this command line,
 /// which the API and the scheduler would read as their own settings (theirs contain `__`), and, with a private
 /// cluster, those of PostgreSQL.
@@ -26,7 +29,8 @@ pub(crate) fn foreign_to_children(private_cluster: bool) -> Vec<OsString> {
         .map(|(name, _)| name)
         .filter(|name| {
             let name = name.to_string_lossy();
-            let ours = name.starts_with("ATTUNE_") && !name.contains("__");
+            let is_passed_on = PASSED_ON.contains(&name.as_ref()) || name.starts_with("ATTUNE_FAILPOINTS");
+            let ours = name.starts_with("ATTUNE_") && !name.contains("__") && !is_passed_on;
             ours || private_cluster && name.starts_with("PG")
         })
         .collect()

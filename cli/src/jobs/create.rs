@@ -11,6 +11,7 @@ use super::{
     dataset_path::local,
     document::{self, Document},
     flags::{AdapterFlags, TrainingFlags},
+    machine::MachineFlags,
 };
 use crate::{
     connection::client::Client,
@@ -52,6 +53,8 @@ pub(crate) struct NewJobArgs {
     /// Let the job be stopped at a checkpoint for another job, and be queued again
     #[arg(long)]
     preemptible: bool,
+    #[command(flatten)]
+    machine: MachineFlags,
     #[command(flatten)]
     training: TrainingFlags,
     #[command(flatten)]
@@ -108,7 +111,7 @@ pub(super) async fn uploaded(client: &Client, mut body: Map<String, Value>) -> R
 
 fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {
     let NewJobArgs { model, training_file, validation_file, suffix, seed, continue_from, .. } = args;
-    let (training, adapter) = (args.training, args.adapter);
+    let (training, adapter, machine) = (args.training, args.adapter, args.machine);
     if let Some(method) = &training.method {
         insert(body, &["method"], "type", method.as_str().into())?;
     }
@@ -127,7 +130,8 @@ fn lay_over(body: &mut Map<String, Value>, args: NewJobArgs) -> Result<()> {
         (&hyperparameters[..], "batch_size", training.batch_size.map(Value::from)),
         (&hyperparameters[..], "learning_rate_multiplier", training.learning_rate_multiplier.map(Value::from)),
     ];
-    for (section, name, value) in fields.into_iter().chain(training.fields()).chain(adapter.fields()) {
+    let all = fields.into_iter().chain(machine.fields()).chain(training.fields()).chain(adapter.fields());
+    for (section, name, value) in all {
         if let Some(value) = value {
             insert(body, section, name, value)?;
         }
@@ -198,9 +202,16 @@ mod tests {
 
     #[test]
     fn the_place_in_the_queue_is_requested_next_to_the_price() {
-        let args = NewJobArgs { priority: Some("low".into()), preemptible: true, ..NewJobArgs::default() };
+        let machine = MachineFlags {
+            max_usd_per_hour: Some(2.0),
+            regions: vec!["eu-west-1".into()],
+            device: vec!["NVIDIA-L4".into(), "NVIDIA-L40S".into()],
+            ..MachineFlags::default()
+        };
+        let args = NewJobArgs { priority: Some("low".into()), preemptible: true, machine, ..NewJobArgs::default() };
         let file = json!({"model": "a", "compute": {"max_price_usd": 1.5}});
-        let compute = json!({"max_price_usd": 1.5, "priority": "low", "preemptible": true});
+        let compute = json!({"max_price_usd": 1.5, "priority": "low", "preemptible": true, "max_usd_per_hour": 2.0,
+            "regions": ["eu-west-1"], "device": ["NVIDIA-L4", "NVIDIA-L40S"]});
         assert_eq!(over(file, args), json!({"model": "a", "compute": compute}));
     }
 

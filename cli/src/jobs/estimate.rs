@@ -34,12 +34,19 @@ fn show(estimate: &Value) -> Result<()> {
         ("trained tokens", trained_tokens(estimate)),
         ("memory", memory(&estimate["memory"])),
         ("machine", machine(estimate)),
+        ("waits", output::text(&estimate["waiting_reason"])),
         ("throughput", throughput(&estimate["pace"])),
         ("time", band(&estimate["duration_seconds"], |seconds| output::duration(seconds.round() as u64))),
         ("price", band(&estimate["price_usd"], |usd| format!("${usd:.2}"))),
     ])?;
     for refusal in estimate["refusals"].as_array().into_iter().flatten() {
         output::line(&format!("refused offer: {}", output::text(&refusal["message"])))?;
+    }
+    if let Some(advice) = estimate["gpu_advice"]["message"].as_str() {
+        output::line(&format!("GPUs of the catalogue: {advice}"))?;
+    }
+    if let Some(note) = estimate["duration_note"].as_str() {
+        output::line(&format!("time: {note}"))?;
     }
     for note in estimate["notes"].as_array().into_iter().flatten() {
         output::line(&format!("note: {}", output::text(note)))?;
@@ -72,7 +79,7 @@ fn throughput(throughput: &Value) -> String {
     let Some(tokens) = throughput["tokens_per_second"].as_f64() else { return String::new() };
     match throughput["runs"].as_u64() {
         Some(runs) if runs > 0 => format!("{tokens:.0} tokens/s, measured in {runs} earlier runs"),
-        _ => format!("{tokens:.0} tokens/s, assumed: no comparable run was measured yet"),
+        _ => format!("{tokens:.0} tokens/s, assumed: no run of this base model was measured on this processor yet"),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{estimate::memory, queue_line};
-use crate::{connection::client::Client, error::Result, output};
+use crate::{connection::client::Client, error::Result, output, usage::quota_fields};
 
 /// Retrieves a job's placement and prints it.
 ///
@@ -20,7 +20,7 @@ pub(crate) async fn run(client: &Client, id: &str, as_json: bool) -> Result<()> 
 
 fn fields(placement: &Value) -> Vec<(&'static str, String)> {
     let (run, waiting) = (&placement["run"], &placement["waiting"]);
-    vec![
+    let mut fields = vec![
         ("job", output::text(&placement["job_id"])),
         ("status", output::text(&placement["status"])),
         ("waits", output::text(&waiting["reason"])),
@@ -36,7 +36,10 @@ fn fields(placement: &Value) -> Vec<(&'static str, String)> {
         ("started", output::moment(&run["started_at"])),
         ("ended", output::moment(&run["ended_at"])),
         ("failed", output::text(&placement["error"]["message"])),
-    ]
+    ];
+    // The running jobs are listed above.
+    fields.extend(quota_fields(&waiting["quotas"]).into_iter().skip(1));
+    fields
 }
 
 fn position(waiting: &Value) -> String {
@@ -94,7 +97,9 @@ mod tests {
     fn a_waiting_job_shows_its_place_and_no_run() {
         let placement = json!({"job_id": "ftjob-1", "status": "queued", "run": null, "error": null, "waiting": {
             "reason": "2 jobs are ahead in the queue", "position": 3, "estimated_start": 0, "jobs_ahead": 2,
-            "own_jobs_ahead": 1, "own_jobs_running": 1, "max_running_jobs": 4, "priority": "normal"}});
+            "own_jobs_ahead": 1, "own_jobs_running": 1, "max_running_jobs": 4, "priority": "normal", "quotas": {
+            "running_jobs": 1, "max_running_jobs": 4, "node_hours": 1.5, "max_node_hours": 2, "stored_bytes": 1024,
+            "max_stored_bytes": 2048, "spent_usd": 0.0, "monthly_usd": null}}});
         let want = [
             ("job", "ftjob-1"),
             ("status", "queued"),
@@ -103,6 +108,9 @@ mod tests {
             ("estimated start", "1970-01-01 00:00:00"),
             ("priority", "normal"),
             ("own jobs running", "1 of at most 4"),
+            ("node-hours", "1.50 this month of at most 2"),
+            ("stored", "1.0 KiB of at most 2.0 KiB"),
+            ("spent this month", "$0.00, no maximum"),
         ];
         assert_eq!(shown(&placement), want.map(|(name, value)| (name, value.to_owned())));
         assert!(lines(&placement).is_empty());

@@ -33,6 +33,9 @@ mod permissions;
 /// The training flags of a job.
 mod flags;
 
+/// The flags of a job that limit its machine.
+mod machine;
+
 /// `attune lr-find`.
 pub(crate) mod lr_find;
 

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::project_limits::{self, LimitArgs};
 use crate::{
     connection::client::Client,
     error::{CliError, Result},
@@ -41,6 +42,13 @@ pub(crate) enum ProjectsCommand {
         /// The project's ID or name
         project: String,
     },
+    /// Retrieve a project's share of the machines and its quotas
+    Limits {
+        /// The project's ID or name
+        project: String,
+    },
+    /// Set a project's share of the machines and its quotas; needs a key with the scope `installation`
+    SetLimits(Box<LimitArgs>),
 }
 
 /// The API path of projects.
@@ -67,6 +75,14 @@ pub(crate) async fn run(client: &Client, command: ProjectsCommand, as_json: bool
         ProjectsCommand::Archive { project } => {
             let id = find(client, Some(project)).await?;
             client.json(client.request(Method::POST, &[PATH[0], PATH[1], &id, "archive"])).await?
+        }
+        ProjectsCommand::Limits { project } => {
+            let id = find(client, Some(project)).await?;
+            return project_limits::get(client, &id, as_json).await;
+        }
+        ProjectsCommand::SetLimits(args) => {
+            let id = find(client, Some(args.project().to_owned())).await?;
+            return project_limits::set(client, &id, *args, as_json).await;
         }
     };
     if as_json { output::json(&view) } else { show(&view) }

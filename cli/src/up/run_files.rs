@@ -1,6 +1,9 @@
 //! The settings files of the API and the scheduler, rewritten in `<data>/run/` at each start.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 use toml::{Table, Value};
@@ -83,6 +86,7 @@ fn api_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
     }
     insert_section(&mut table, "rate_limits", settings.rate_limits.clone());
     insert_section(&mut table, "cors", settings.cors.clone());
+    insert_section(&mut table, "metrics", listen(settings.metrics.api));
     insert_section(&mut table, "serving", inference(settings));
     Ok(table)
 }
@@ -104,10 +108,17 @@ fn scheduler_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
         table.insert("provider".into(), providers.into());
     }
     insert_section(&mut table, "leases", settings.leases.clone());
+    let mut metrics = listen(settings.metrics.scheduler);
+    metrics.extend(settings.metrics.projects.map(|projects| ("projects".to_owned(), i64::from(projects).into())));
+    insert_section(&mut table, "metrics", metrics);
     let mut serving = inference(settings);
     serving.extend(seconds("idle_seconds", settings.serving.idle_seconds));
     insert_section(&mut table, "serving", serving);
     Ok(table)
+}
+
+fn listen(address: Option<SocketAddr>) -> Table {
+    address.map(|address| ("listen".to_owned(), address.to_string().into())).into_iter().collect()
 }
 
 /// Returns the keys of `[serving]` for requests of models, which are the same in both files.
@@ -162,6 +173,18 @@ mod tests {
             bootstrap_key: "k",
             webhooks_secret_key: "s",
         }
+    }
+
+    #[test]
+    fn metrics_have_an_address_for_each_program() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[metrics]\nscheduler = '127.0.0.1:9465'\nprojects = 3").unwrap();
+        let (settings, store) = (settings(file.path()), store());
+        let start = start(file.path(), &store);
+        let table = scheduler_table(&start, &settings).unwrap();
+        let metrics = &table["metrics"];
+        assert_eq!((metrics["listen"].as_str(), metrics["projects"].as_integer()), (Some("127.0.0.1:9465"), Some(3)));
+        assert!(!api_table(&start, &settings).unwrap().contains_key("metrics"));
     }
 
     #[test]

@@ -65,6 +65,7 @@ struct SettingsFile {
     cors: toml::Table,
     leases: toml::Table,
     local: toml::Table,
+    metrics: Metrics,
     prices: toml::Table,
     serving: Serving,
     webhooks: toml::Table,
@@ -106,6 +107,18 @@ pub(crate) struct ObjectStore {
     pub(crate) path_style: bool,
 }
 
+/// The section `[metrics]`: the addresses that publish metrics.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Metrics {
+    /// The address of the API's metrics; `None`: they are not published.
+    pub(crate) api: Option<SocketAddr>,
+    /// The address of the scheduler's metrics; `None`: they are not published.
+    pub(crate) scheduler: Option<SocketAddr>,
+    /// The number of projects whose jobs are counted separately.
+    pub(crate) projects: Option<u32>,
+}
+
 /// The section `[serving]`: time-outs, and the quantization of base models.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -143,6 +156,8 @@ pub(crate) struct Settings {
     pub(crate) leases: toml::Table,
     /// The section `[local]`, passed to the scheduler with default paths added.
     pub(crate) local: toml::Table,
+    /// The section `[metrics]`, whose keys are passed to the API or the scheduler.
+    pub(crate) metrics: Metrics,
     /// The section `[prices]`, passed to the API and the scheduler unchanged.
     pub(crate) prices: toml::Table,
     /// The section `[serving]`, whose keys are passed to the API, the scheduler, or both.
@@ -198,6 +213,7 @@ impl Settings {
             cors: file.cors,
             leases: file.leases,
             local: file.local,
+            metrics: file.metrics,
             prices: file.prices,
             serving: file.serving,
             webhooks: file.webhooks,

@@ -110,10 +110,11 @@ mod tests {
     use super::*;
     use crate::{
         bytes::Bytes,
+        file_facts::FileFacts,
         memory::{BatchSplit, Workload, serving, training},
         placement::Placement,
         spec::{Quantization, Requested, TrainSpec, request::AdapterFields},
-        throughput::Throughput,
+        throughput::{JobFacts, TokenCost},
     };
 
     /// Parses a small model's config with one key changed.
@@ -202,7 +203,11 @@ mod tests {
         let estimate =
             training(work, Placement::default(), BatchSplit { micro_batch_size: u32::MAX, checkpointing: false });
         assert!(estimate.peak > serving(&model, Quantization::None, Bytes(0)).peak);
-        assert!(Throughput::assumed(&model, 2, false).tokens_per_second > 0.0);
+        let training =
+            FileFacts { rows: u64::MAX, tokens: u64::MAX, trained_tokens: u64::MAX, longest_row: MAX_POSITIONS };
+        let split = BatchSplit { micro_batch_size: u32::MAX, checkpointing: true };
+        let cost = TokenCost::of(work, JobFacts { training, validation: None }, split);
+        assert!(cost.trained.is_finite() && cost.trained > 0.0);
     }
 
     #[test]

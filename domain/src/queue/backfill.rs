@@ -3,7 +3,6 @@
 
 use super::{
     pool::{Pools, Room},
-    seconds,
     state::WaitingJob,
 };
 
@@ -24,13 +23,13 @@ impl Reservation {
     /// Reserves room for a job; `None` if the ends of all runs are not enough, since the rest of the memory is held by
     /// replicas, whose end is unknown.
     pub(super) fn of(waiting: usize, job: &WaitingJob, pools: &Pools) -> Option<Self> {
-        let (pool, at) = pools.earliest(job.need)?;
+        let (pool, at) = pools.earliest(job)?;
         Some(Self { waiting, pool, at, spare: pools.get(pool).later(at).without(job.need) })
     }
 
     /// Returns whether a job may start now on a pool, and then deducts it from the spare room if it ends too late.
-    fn admits(&mut self, pool: usize, job: &WaitingJob, now: f64) -> bool {
-        if pool != self.pool || now + seconds::of(job.seconds) <= self.at {
+    fn admits(&mut self, (pool, ends_at): (usize, f64), job: &WaitingJob) -> bool {
+        if pool != self.pool || ends_at <= self.at {
             return true;
         }
         let fits = self.spare.holds(job.need);
@@ -43,6 +42,9 @@ impl Reservation {
 
 /// Returns the preferred pool on which a job may start now.
 pub(super) fn choose(job: &WaitingJob, pools: &Pools, now: f64, mut head: Option<&mut Reservation>) -> Option<usize> {
-    let mut room = pools.with_room(job.need);
-    room.find(|&pool| head.as_deref_mut().is_none_or(|head| head.admits(pool, job, now)))
+    let mut room = pools.with_room(job);
+    room.find(|&pool| {
+        let ends_at = now + pools.seconds(pool, job);
+        head.as_deref_mut().is_none_or(|head| head.admits((pool, ends_at), job))
+    })
 }

@@ -2,9 +2,8 @@
 
 use super::{
     backfill::Reservation, fair_share::Shares, pool::Pools, quotas::Quotas, reasons::WaitReason, results::Wait,
-    seconds, state::Queue,
+    state::Queue,
 };
-use crate::offer;
 
 /// The decisions about the queue.
 #[derive(Debug)]
@@ -26,13 +25,13 @@ impl Context<'_> {
     fn next_start(&self, index: usize, (pools, quotas): (&mut Pools, &mut Quotas)) -> Option<f64> {
         let job = &self.queue.waiting[index];
         let project = self.shares.index(job.project);
-        let opens_at = quotas.opens_at(project, self.queue.now)?;
-        let (pool, at) = pools.earliest(job.need)?;
+        let opens_at = quotas.opens_at(project)?;
+        let (pool, at) = pools.earliest(job)?;
         if opens_at <= at {
             pools.start(pool, job, at);
         }
         let start = opens_at.max(at);
-        quotas.schedule(project, start + seconds::of(job.seconds));
+        quotas.schedule(project, (start, start + pools.seconds(pool, job)));
         Some(start)
     }
 
@@ -45,9 +44,9 @@ impl Context<'_> {
                 return WaitReason::Stopping { runs: self.stopping };
             }
             (Some(head), _) if self.is_head(index) => Some(head.pool),
-            (_, Some((running, max_running))) => return WaitReason::Quota { running, max_running },
+            (_, Some(reason)) => return reason,
             // The rest of the memory is held by replicas: no end is known.
-            _ if pools.earliest(job.need).is_none() => pools.large_enough(job.need),
+            _ if pools.earliest(job).is_none() => pools.large_enough(job).next(),
             _ => None,
         };
         match reserved {
@@ -66,7 +65,7 @@ impl Context<'_> {
 ///
 /// The times follow from the expected ends, without any new job. They are approximate for deep positions: each offer
 /// starts its jobs in order, without backfill, and a job that waits for the limit of its project takes no room from
-/// the jobs behind it.
+/// the jobs behind it. Behind the node time of a month, all are expected at the beginning of the next.
 pub(super) fn waits(context: &Context<'_>, waiting: &[usize], (now, quotas): (Pools, Quotas)) -> Vec<Wait> {
     let (mut pools, mut scheduled) = (now.clone(), quotas.clone());
     let mut starts = vec![None; waiting.len()];
@@ -87,7 +86,7 @@ pub(super) fn waits(context: &Context<'_>, waiting: &[usize], (now, quotas): (Po
 pub(super) fn impossible<'a>(queue: &'a Queue, jobs: &'a [usize], ahead: usize) -> impl Iterator<Item = Wait> + 'a {
     let describe = move |(place, &index): (usize, &usize)| {
         let job = &queue.waiting[index];
-        let refusals = queue.offers.iter().filter_map(|offer| offer::refusal(job.need, true, offer)).collect();
+        let refusals = queue.offers.iter().enumerate().filter_map(|(index, offer)| job.refusal(index, offer)).collect();
         let reason = WaitReason::NoOffer { need: job.need, refusals };
         Wait { job: job.job, position: position(ahead + place), reason, estimated_start: None }
     };

@@ -7,9 +7,9 @@ use std::{
 
 use super::{
     seconds::{self, Ordered},
-    state::{ProjectShare, Queue},
+    state::{NodeTime, ProjectShare, Queue, WaitingJob},
 };
-use crate::{bytes::Bytes, id::ProjectId};
+use crate::{id::ProjectId, offer};
 
 /// The time after which use counts half, in seconds: a day.
 pub const HALF_LIFE_SECONDS: f64 = 86_400.0;
@@ -29,11 +29,20 @@ pub fn decayed_use(from: f64, until: f64, now: f64) -> f64 {
     (left(until) - left(from)).max(0.0) * HALF_LIFE_SECONDS / std::f64::consts::LN_2
 }
 
+/// The limits of a project.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Limits {
+    /// The maximum number of running jobs.
+    pub(super) max_running: Option<u32>,
+    /// The node time of this month, and its maximum.
+    pub(super) node_time: Option<NodeTime>,
+}
+
 /// The account of a project.
 #[derive(Debug)]
 struct Account {
     weight: f64,
-    max_running: Option<u32>,
+    limits: Limits,
     /// The decayed use, and the expected rest of what runs.
     seconds: f64,
 }
@@ -70,7 +79,10 @@ impl Shares {
             let share = given.get(&project);
             self.accounts.push(Account {
                 weight: share.map_or(1.0, |share| share.weight).max(LEAST_WEIGHT),
-                max_running: share.and_then(|share| share.max_running),
+                limits: share.map_or_else(Limits::default, |share| Limits {
+                    max_running: share.max_running,
+                    node_time: share.node_time,
+                }),
                 seconds: share.map_or(0.0, |share| share.used.max(0.0)),
             });
             self.accounts.len() - 1
@@ -82,9 +94,9 @@ impl Shares {
         self.index[&project]
     }
 
-    /// Returns the limit of running jobs of each project.
-    pub(super) fn limits(&self) -> impl Iterator<Item = Option<u32>> {
-        self.accounts.iter().map(|account| account.max_running)
+    /// Returns the limits of each project.
+    pub(super) fn limits(&self) -> impl Iterator<Item = Limits> {
+        self.accounts.iter().map(|account| account.limits)
     }
 
     /// Returns whether a project is far above its fair share even without some seconds of its account.
@@ -113,14 +125,18 @@ pub(super) struct Order {
 /// oldest job, and of that project the job with the highest priority, then the oldest. Each job adds its whole expected
 /// duration to the account at once, as in start-time fair queuing (Goyal, Vin and Cheng 1996).
 pub(super) fn ordered(queue: &Queue, shares: &Shares) -> Order {
-    let largest = queue.offers.iter().map(|offer| offer.memory).max();
-    let fits = |need: Bytes| largest.is_some_and(|memory| memory >= need);
+    let usable = queue.offers.iter().filter(|offer| offer::unsupported(offer).is_none());
+    let largest = usable.map(|offer| offer.memory).max();
+    let fits = |job: &WaitingJob| match &job.offers {
+        None => largest.is_some_and(|memory| memory >= job.need),
+        Some(ranking) => ranking.order.iter().any(|&offer| queue.offers[offer].memory >= job.need),
+    };
     let age = |index: usize| (Ordered(queue.waiting[index].since), queue.waiting[index].job);
     let mut order = Order { possible: Vec::with_capacity(queue.waiting.len()), impossible: Vec::new() };
     // The jobs of each project, the next one last.
     let mut jobs: Vec<Vec<usize>> = vec![Vec::new(); shares.accounts.len()];
     for (index, job) in queue.waiting.iter().enumerate() {
-        if fits(job.need) {
+        if fits(job) {
             jobs[shares.index(job.project)].push(index);
         } else {
             order.impossible.push(index);
@@ -160,7 +176,11 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{id::JobId, offer::Offer, queue::WaitingJob};
+    use crate::{
+        bytes::Bytes,
+        id::JobId,
+        offer::{Offer, OfferDevice},
+    };
 
     const DAY: f64 = HALF_LIFE_SECONDS;
 
@@ -178,12 +198,14 @@ mod tests {
             need: Bytes(1),
             seconds: 3600.0,
             was_preempted: false,
+            offers: None,
         });
         let share = |&(number, weight, used): &(u128, f64, f64)| ProjectShare {
             project: project(number),
             weight,
             used,
             max_running: None,
+            node_time: None,
         };
         let offer = Offer {
             provider: "local".into(),
@@ -193,6 +215,9 @@ mod tests {
             free_slots: 1,
             threads: 1,
             micro_usd_per_hour: 0,
+            device: OfferDevice::Cpu,
+            spot: false,
+            region: None,
         };
         let projects = projects.iter().map(share).collect();
         Queue { now: 0.0, waiting: waiting.collect(), running: Vec::new(), offers: vec![offer], projects }

@@ -18,7 +18,7 @@ pub use fair_share::{HALF_LIFE_SECONDS, decayed_use, order};
 pub use preemption::STOP_SECONDS;
 pub use reasons::WaitReason;
 pub use results::{QueuePlan, Wait};
-pub use state::{ProjectShare, Queue, RunningJob, WaitingJob};
+pub use state::{NodeTime, ProjectShare, Queue, RunningJob, WaitingJob};
 
 use backfill::Reservation;
 use fair_share::Shares;
@@ -40,18 +40,18 @@ pub fn plan(queue: &Queue) -> QueuePlan {
     for &index in &ordered.possible {
         let job = &queue.waiting[index];
         let project = shares.index(job.project);
-        if quotas.used_up(project).is_some() {
+        if !quotas.admits(project, seconds::of(job.seconds)) {
             waiting.push(index);
         } else if let Some(pool) = backfill::choose(job, &pools, queue.now, head.as_mut()) {
             pools.start(pool, job, queue.now);
-            quotas.start(project, queue.now + seconds::of(job.seconds));
+            quotas.start(project, queue.now + pools.seconds(pool, job));
             plan.starts.push((job.job, pools.offer(pool)));
         } else {
             if head.is_none() {
                 plan.preemptions = preemption::choose(queue, &shares, &mut pools, job);
                 head = Reservation::of(index, job, &pools);
                 if head.is_some() {
-                    quotas.reserve(project);
+                    quotas.reserve(project, seconds::of(job.seconds));
                 }
             }
             waiting.push(index);

@@ -6,7 +6,7 @@ use super::{
     seconds,
     state::{Queue, WaitingJob},
 };
-use crate::{bytes::Bytes, id::JobId};
+use crate::{bytes::Bytes, id::JobId, offer};
 
 /// The expected end of a run.
 #[derive(Debug, Clone)]
@@ -91,23 +91,27 @@ impl Pool {
     }
 }
 
-/// The pools of all offers, in the order of preference: the cheapest first, at equal prices the smallest, as
-/// [`crate::offer::right_size`] selects.
+/// The pools of the offers whose device is in this build, in the order of preference: the cheapest first, at equal
+/// prices the smallest, as [`offer::right_size`] selects.
 #[derive(Debug, Clone)]
 pub(super) struct Pools {
     pools: Vec<Pool>,
+    /// The pool of each offer of the queue.
+    by_index: Vec<Option<usize>>,
     by_offer: HashMap<(String, String), usize>,
 }
 
 impl Pools {
     /// Reads the offers and the runs of a queue. A run on an offer that no longer exists frees no room.
     pub(super) fn of(queue: &Queue) -> Self {
-        let mut offers: Vec<usize> = (0..queue.offers.len()).collect();
+        let is_usable = |offer: &usize| offer::unsupported(&queue.offers[*offer]).is_none();
+        let mut offers: Vec<usize> = (0..queue.offers.len()).filter(is_usable).collect();
         offers.sort_by_key(|&offer| queue.offers[offer].preference());
-        let mut by_offer = HashMap::new();
+        let (mut by_offer, mut by_index) = (HashMap::new(), vec![None; queue.offers.len()]);
         let mut pools = Vec::new();
         for index in offers {
             let offer = &queue.offers[index];
+            by_index[index] = Some(pools.len());
             by_offer.insert((offer.provider.clone(), offer.name.clone()), pools.len());
             let room = Room { memory: offer.free(), slots: offer.free_slots };
             pools.push(Pool { offer: index, memory: offer.memory, room, clock: queue.now, ends: VecDeque::new() });
@@ -121,7 +125,7 @@ impl Pools {
         for pool in &mut pools {
             pool.ends.make_contiguous().sort_by(|a, b| a.at.total_cmp(&b.at));
         }
-        Self { pools, by_offer }
+        Self { pools, by_index, by_offer }
     }
 
     /// Returns the pools with their indices, in the order of preference.
@@ -144,24 +148,39 @@ impl Pools {
         self.by_offer.get(offer).copied()
     }
 
-    /// Returns the pools that have room for a run now.
-    pub(super) fn with_room(&self, need: Bytes) -> impl Iterator<Item = usize> {
-        self.all().filter(move |(_, pool)| pool.room.holds(need)).map(|(index, _)| index)
+    /// Returns the pools that a job may use, those that it prefers first.
+    fn of_job<'a>(&'a self, job: &'a WaitingJob) -> impl Iterator<Item = usize> + 'a {
+        (0..self.pools.len()).filter_map(move |rank| match &job.offers {
+            None => Some(rank),
+            Some(ranking) => ranking.order.get(rank).and_then(|&offer| self.by_index[offer]),
+        })
     }
 
-    /// Returns the preferred pool that is large enough for a run when it is idle.
-    pub(super) fn large_enough(&self, need: Bytes) -> Option<usize> {
-        self.pools.iter().position(|pool| pool.is_large_enough(need))
+    /// Returns the pools that have room for a job now, those that it prefers first.
+    pub(super) fn with_room<'a>(&'a self, job: &'a WaitingJob) -> impl Iterator<Item = usize> + 'a {
+        self.of_job(job).filter(move |&pool| self.pools[pool].room.holds(job.need))
     }
 
-    /// Returns the pool that has room for a run first, and the time.
-    pub(super) fn earliest(&self, need: Bytes) -> Option<(usize, f64)> {
-        let times = self.all().filter_map(|(index, pool)| Some((index, pool.room_at(need)?)));
-        times.min_by_key(|&(index, at)| (seconds::Ordered(at), index))
+    /// Returns the pools that are large enough for a job when they are idle, those that it prefers first.
+    pub(super) fn large_enough<'a>(&'a self, job: &'a WaitingJob) -> impl Iterator<Item = usize> + 'a {
+        self.of_job(job).filter(move |&pool| self.pools[pool].is_large_enough(job.need))
+    }
+
+    /// Returns the pool that has room for a job first, and the time.
+    pub(super) fn earliest(&self, job: &WaitingJob) -> Option<(usize, f64)> {
+        let times = self.of_job(job).filter_map(|pool| Some((pool, self.pools[pool].room_at(job.need)?)));
+        let first = times.enumerate().min_by_key(|&(rank, (_, at))| (seconds::Ordered(at), rank));
+        first.map(|(_, found)| found)
+    }
+
+    /// Returns the expected duration of a job on a pool, in seconds.
+    pub(super) fn seconds(&self, pool: usize, job: &WaitingJob) -> f64 {
+        seconds::of(job.seconds_on(self.pools[pool].offer))
     }
 
     /// Starts a job on a pool at a time that is not before its moment.
     pub(super) fn start(&mut self, pool: usize, job: &WaitingJob, at: f64) {
+        let seconds = self.seconds(pool, job);
         let pool = &mut self.pools[pool];
         while pool.ends.front().is_some_and(|end| end.at <= at)
             && let Some(end) = pool.ends.pop_front()
@@ -170,7 +189,7 @@ impl Pools {
         }
         pool.clock = pool.clock.max(at);
         pool.room = pool.room.without(job.need);
-        pool.insert(End { at: at + seconds::of(job.seconds), memory: job.need, job: job.job });
+        pool.insert(End { at: at + seconds, memory: job.need, job: job.job });
     }
 
     /// Moves the expected end of a run to this time, unless it is earlier.

@@ -76,7 +76,7 @@ fn with(room: Room, stopped: &[&RunningJob]) -> Room {
 /// was itself stopped for another job.
 pub(super) fn choose(queue: &Queue, shares: &Shares, pools: &mut Pools, head: &WaitingJob) -> Vec<(JobId, JobId)> {
     let stopped_at = queue.now + STOP_SECONDS;
-    if head.was_preempted || pools.earliest(head.need).is_none_or(|(_, at)| at <= stopped_at) {
+    if head.was_preempted || pools.earliest(head).is_none_or(|(_, at)| at <= stopped_at) {
         return Vec::new();
     }
     let mut runs: Vec<Vec<&RunningJob>> = pools.all().map(|_| Vec::new()).collect();
@@ -86,14 +86,14 @@ pub(super) fn choose(queue: &Queue, shares: &Shares, pools: &mut Pools, head: &W
         }
     }
     let rule = Rule { shares, head, now: queue.now };
-    let selected = pools.all().filter(|(_, pool)| pool.is_large_enough(head.need)).filter_map(|(index, pool)| {
-        runs[index].sort_by_key(|run| (Ordered(run.lost_seconds), run.job));
-        let stopped = rule.select(&runs[index], pool.room())?;
+    let selected = pools.large_enough(head).enumerate().filter_map(|(rank, pool)| {
+        runs[pool].sort_by_key(|run| (Ordered(run.lost_seconds), run.job));
+        let stopped = rule.select(&runs[pool], pools.get(pool).room())?;
         let lost: f64 = stopped.iter().map(|run| run.lost_seconds).sum();
-        Some((lost, index, stopped))
+        Some((lost, rank, (pool, stopped)))
     });
-    let best = selected.min_by_key(|&(lost, index, _)| (Ordered(lost), index));
-    let Some((_, pool, stopped)) = best else { return Vec::new() };
+    let best = selected.min_by_key(|&(lost, rank, _)| (Ordered(lost), rank));
+    let Some((_, _, (pool, stopped))) = best else { return Vec::new() };
     for run in &stopped {
         pools.stop(pool, run.job, stopped_at);
     }

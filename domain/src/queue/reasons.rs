@@ -7,7 +7,7 @@ use crate::{bytes::Bytes, offer::Refusal};
 /// The reason why a job waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitReason {
-    /// No offer is large enough, even if it were idle; or there is no offer at all.
+    /// No offer can be used, even if it were idle; or there is no offer at all.
     NoOffer {
         /// The memory that the job needs.
         need: Bytes,
@@ -20,6 +20,15 @@ pub enum WaitReason {
         running: u32,
         /// Their maximum number.
         max_running: u32,
+    },
+    /// The project has used its node time of this month, or its running jobs are expected to use the rest.
+    NodeHours {
+        /// The node-seconds that are used.
+        used: u64,
+        /// The node-seconds that running jobs, with those that start now or next, are expected to use in this month.
+        expected: u64,
+        /// The maximum of a month, in node-seconds.
+        max: u64,
     },
     /// The job waits for room on an offer: it is the head and has a reservation there, or replicas hold the memory.
     Room {
@@ -59,7 +68,11 @@ impl fmt::Display for WaitReason {
                 write!(f, "The job needs {need} of memory, and no provider offers a machine now")
             }
             Self::NoOffer { need, refusals } => {
-                write!(f, "The job needs {need} of memory, and no machine has that much: ")?;
+                if refusals.iter().all(Refusal::is_memory) {
+                    write!(f, "The job needs {need} of memory, and no machine has that much: ")?;
+                } else {
+                    f.write_str("No machine can run the job: ")?;
+                }
                 let refusals: Vec<String> = refusals.iter().map(Refusal::to_string).collect();
                 f.write_str(&refusals.join("; "))
             }
@@ -67,6 +80,13 @@ impl fmt::Display for WaitReason {
                 f,
                 "The project has {running} running jobs of at most {max_running}; the job starts after one of them ends"
             ),
+            Self::NodeHours { used, expected, max } => {
+                write!(f, "The project has used {} of its {} node-hours of this month", Hours(*used), Hours(*max))?;
+                if *expected > 0 {
+                    write!(f, ", and its running jobs are expected to use {} more", Hours(*expected))?;
+                }
+                f.write_str("; the job starts in the next month, or after the maximum was raised")
+            }
             Self::Room { offer, need, free, free_slots } => write!(
                 f,
                 "The job is next on {offer}: it needs {need} of memory and a slot, and {free} and {free_slots} slots \
@@ -77,6 +97,15 @@ impl fmt::Display for WaitReason {
             Self::Ahead { jobs: 1 } => write!(f, "1 job is ahead in the queue"),
             Self::Ahead { jobs } => write!(f, "{jobs} jobs are ahead in the queue"),
         }
+    }
+}
+
+/// Seconds, printed as hours with two decimals.
+struct Hours(u64);
+
+impl fmt::Display for Hours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2}", self.0 as f64 / 3600.0)
     }
 }
 
@@ -102,6 +131,16 @@ mod tests {
             (
                 &WaitReason::Quota { running: 3, max_running: 3 },
                 "The project has 3 running jobs of at most 3; the job starts after one of them ends",
+            ),
+            (
+                &WaitReason::NodeHours { used: 18_000, expected: 0, max: 16_200 },
+                "The project has used 5.00 of its 4.50 node-hours of this month; the job starts in the next month, or \
+                 after the maximum was raised",
+            ),
+            (
+                &WaitReason::NodeHours { used: 3600, expected: 1800, max: 5400 },
+                "The project has used 1.00 of its 1.50 node-hours of this month, and its running jobs are expected to \
+                 use 0.50 more; the job starts in the next month, or after the maximum was raised",
             ),
             (&WaitReason::Stopping { runs: 2 }, "The job is next: 2 preemptible runs are being stopped for it"),
             (&WaitReason::Ahead { jobs: 1 }, "1 job is ahead in the queue"),

@@ -1,9 +1,11 @@
 //! The input of the planner.
 
+use std::sync::Arc;
+
 use crate::{
     bytes::Bytes,
     id::{JobId, ProjectId},
-    offer::Offer,
+    offer::{self, Offer, Ranking, Refusal},
 };
 
 /// The state of the queue at one moment. Times are seconds on one clock, such as Unix seconds.
@@ -39,6 +41,24 @@ pub struct WaitingJob {
     /// `true` if a run of this job was stopped for another job. Such a job stops no other one, so no two jobs can stop
     /// each other, directly or through others.
     pub was_preempted: bool,
+    /// The offers that the job may use; `None`: all of this build's devices, in the order of their preference.
+    pub offers: Option<Arc<Ranking>>,
+}
+
+impl WaitingJob {
+    /// Returns the expected duration on an offer of the queue, in seconds.
+    #[must_use]
+    pub fn seconds_on(&self, offer: usize) -> f64 {
+        let factor = self.offers.as_ref().and_then(|ranking| ranking.factors.get(offer));
+        self.seconds * factor.copied().unwrap_or(1.0)
+    }
+
+    /// Returns the reason why the job has no room on an offer of the queue now; `None`: it has.
+    #[must_use]
+    pub fn refusal(&self, index: usize, offer: &Offer) -> Option<Refusal> {
+        let never = self.offers.as_ref().and_then(|ranking| ranking.refused.get(index)?.clone());
+        never.or_else(|| offer::refusal(self.need, true, offer))
+    }
 }
 
 /// A running job.
@@ -74,4 +94,17 @@ pub struct ProjectShare {
     pub used: f64,
     /// The maximum number of running jobs; `None`: no limit.
     pub max_running: Option<u32>,
+    /// The node time of this month, and its maximum; `None`: no limit.
+    pub node_time: Option<NodeTime>,
+}
+
+/// The node time of a project in the present month, and its maximum.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NodeTime {
+    /// The node-seconds that the project's runs have used in this month until now.
+    pub used: f64,
+    /// The maximum of a month, in node-seconds.
+    pub max: f64,
+    /// The time at which the next month begins.
+    pub resets_at: f64,
 }

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     bytes::Bytes,
     id::{JobId, ProjectId},
-    offer::Offer,
+    offer::{Offer, OfferDevice},
 };
 
 const PROJECTS: u128 = 4;
@@ -34,6 +34,9 @@ fn offer(name: usize, memory: u64, free_slots: usize) -> Offer {
         free_slots,
         threads: 1,
         micro_usd_per_hour: 0,
+        device: OfferDevice::Cpu,
+        spot: false,
+        region: None,
     }
 }
 
@@ -52,6 +55,7 @@ fn waiting() -> impl Strategy<Value = WaitingJob> {
         need: Bytes(need),
         seconds,
         was_preempted,
+        offers: None,
     })
 }
 
@@ -89,18 +93,20 @@ fn place(queue: &mut Queue, runs: Vec<(RunningJob, usize)>) {
 /// Any queue at the time 0 whose runs fit on their offers; replicas hold some memory, too.
 fn queues() -> impl Strategy<Value = Queue> {
     let offers = vec((10_u64..100, 1_usize..5, 0_u64..30, 0_u64..3), 1..4);
-    let shares = vec((1.0..4.0_f64, 0.0..3000.0_f64, option::of(0_u32..5)), PROJECTS as usize);
+    let node_time = option::of((0.0..1000.0_f64, 0.0..3000.0_f64));
+    let shares = vec((1.0..4.0_f64, 0.0..3000.0_f64, option::of(0_u32..5), node_time), PROJECTS as usize);
     (offers, vec(running(), 0..14), vec(waiting(), 0..30), shares).prop_map(|(offers, runs, waiting, shares)| {
         let offers = offers.into_iter().enumerate().map(|(number, (memory, slots, replicas, price))| Offer {
             reserved: Bytes(replicas.min(memory)),
             micro_usd_per_hour: price,
             ..offer(number, memory, slots)
         });
-        let projects = (0..).zip(shares).map(|(number, (weight, used, max_running))| ProjectShare {
+        let projects = (0..).zip(shares).map(|(number, (weight, used, max_running, node_time))| ProjectShare {
             project: project_id(number),
             weight,
             used,
             max_running,
+            node_time: node_time.map(|(used, max)| NodeTime { used, max, resets_at: 300.0 }),
         });
         let waiting = (1..).zip(waiting).map(|(number, job)| WaitingJob { job: job_id(number), ..job });
         let mut queue = Queue {
@@ -149,13 +155,18 @@ fn started(queue: &Queue, plan: &QueuePlan, included: impl Fn(JobId) -> bool) ->
     starts.map(|&(job, offer)| (offer, jobs[&job].need, queue.now + jobs[&job].seconds)).collect()
 }
 
+/// Returns whether a job waits for a limit of its project.
+fn is_limit(reason: &WaitReason) -> bool {
+    matches!(reason, WaitReason::Quota { .. } | WaitReason::NodeHours { .. })
+}
+
 /// Returns the head of a queue under a plan: the first job in order that waits for room and whose start is expected.
 fn head<'a>(queue: &'a Queue, plan: &QueuePlan) -> Option<&'a WaitingJob> {
     let waits = |job: JobId| plan.waits.iter().find(|wait| wait.job == job);
-    order(queue).into_iter().map(|index| &queue.waiting[index]).find(|job| {
-        waits(job.job)
-            .is_some_and(|wait| !matches!(wait.reason, WaitReason::Quota { .. }) && wait.estimated_start.is_some())
-    })
+    order(queue)
+        .into_iter()
+        .map(|index| &queue.waiting[index])
+        .find(|job| waits(job.job).is_some_and(|wait| !is_limit(&wait.reason) && wait.estimated_start.is_some()))
 }
 
 proptest! {
@@ -193,6 +204,17 @@ proptest! {
             let ran = queue.running.iter().filter(|run| run.project == share.project).count();
             let new = plan.starts.iter().filter(|(job, _)| project[job] == share.project).count();
             prop_assert!(new == 0 || share.max_running.is_none_or(|max| ran + new <= max as usize));
+            if let Some(NodeTime { used, max, resets_at }) = share.node_time {
+                let own = |job: &JobId| project[job] == share.project;
+                let runs = queue.running.iter().filter(|run| run.project == share.project);
+                let runs = runs.map(|run| seconds::end(run.ends_at, queue.now));
+                let mut ends: Vec<f64> = runs.collect();
+                ends.extend(plan.starts.iter().zip(&all).filter(|((job, _), _)| own(job)).map(|(_, &(_, _, end))| end));
+                // The last start may exceed the maximum, by its own rest: nothing was known to be used up before.
+                ends.truncate(ends.len() - usize::from(new > 0));
+                let before: f64 = ends.into_iter().map(|end| end.min(resets_at) - queue.now).sum();
+                prop_assert!(new == 0 || used + before < max + 1e-6);
+            }
         }
     }
 

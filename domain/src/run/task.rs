@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::Sha256,
     id::{AdapterVersionId, CheckpointId, JobId, RunId},
-    run::{Plan, RemoteFile},
+    run::{Plan, RemoteFile, traceparent::Traceparent},
     spec::TrainSpec,
 };
 
@@ -41,6 +41,9 @@ pub struct RunHeader {
     pub run_lease: i64,
     /// The maximum number of seconds between reports.
     pub heartbeat_seconds: u64,
+    /// The span that created the job; `None`: its request was not traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Traceparent>,
 }
 
 /// The checkpoint that a run resumes from.
@@ -117,7 +120,8 @@ mod tests {
             "training_file": file, "validation_file": null, "train": train, "template_now": 0, "plan": plan,
             "always_warm_up": false, "continue_from": null, "resume": null});
         let task: TaskSpec = serde_json::from_str(&wire.to_string()).unwrap();
-        let header = RunHeader { version: 3, job_id: job, run_id: run, run_lease: 7, heartbeat_seconds: 10 };
+        let header =
+            RunHeader { version: 3, job_id: job, run_id: run, run_lease: 7, heartbeat_seconds: 10, traceparent: None };
         assert_eq!(*task.run(), header);
         assert_eq!(serde_json::to_value(&task).unwrap(), wire);
         let TaskSpec::Train(task) = task;

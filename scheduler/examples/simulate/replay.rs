@@ -110,6 +110,7 @@ pub(crate) fn waiting(number: usize, job: &Job, left: f64) -> WaitingJob {
         need: job.need,
         seconds: START + left * job.expected / job.seconds,
         was_preempted: false,
+        offers: None,
     }
 }
 
@@ -145,6 +146,7 @@ impl<'a> Replay<'a> {
             weight: 1.0,
             used: 0.0,
             max_running,
+            node_time: None,
         };
         let queue = Queue {
             now: 0.0,

@@ -1,6 +1,9 @@
 //! The pools, the tenants and their jobs.
 
-use attune_domain::{bytes::Bytes, offer::Offer};
+use attune_domain::{
+    bytes::Bytes,
+    offer::{Offer, OfferDevice},
+};
 
 use crate::random::Random;
 
@@ -53,6 +56,9 @@ pub(crate) fn pools() -> Vec<Offer> {
         free_slots,
         threads: 8,
         micro_usd_per_hour,
+        device: OfferDevice::Cpu,
+        spot: false,
+        region: None,
     };
     let pools = [
         ("workstation", 96, 8, 0),

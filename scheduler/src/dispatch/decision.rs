@@ -1,13 +1,17 @@
 //! The decision about one job: the offer and the plan, a refusal, or to wait. Without I/O.
 
 use attune_domain::{
+    bytes::Bytes,
     memory::{MemoryEstimate, Workload},
-    offer::{self, Offer, place, place_again},
+    offer::{self, Offer, Ranking, Refusal, place, place_again},
     run::Plan,
 };
-use attune_store::jobs::job::JobError;
+use attune_store::jobs::{job::JobError, memory_ladder::OUT_OF_MEMORY};
 
 use super::plan_words;
+
+/// The code of the error of a job whose limits no offer satisfies.
+const NO_OFFER: &str = "no_offer";
 
 /// The placement of a job.
 #[derive(Debug)]
@@ -55,7 +59,7 @@ pub(super) fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) 
     match place_again(work, kept, offers) {
         offer::Decision::Now { offer, plan, estimate } => {
             let message = format!(
-                "Training on {}: {} of memory predicted ({}); {}, as before",
+                "Training on {}: {} of memory predicted ({}); {}, the plan of the job",
                 offer.name,
                 estimate.peak,
                 estimate.breakdown(),
@@ -68,7 +72,7 @@ pub(super) fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) 
         offer::Decision::Never { smallest, refusals } => match decide_anew(work, offers) {
             Decision::Place(placement) => {
                 let changed = Some(format!(
-                    "The job cannot resume with its original plan ({}), which needs {}: {}. It resumes with {}. \
+                    "The job cannot resume with its plan ({}), which needs {}: {}. It resumes with {}. \
                      The adapter will not be bit-identical to that of an undisturbed job",
                     kept.split_text(),
                     smallest.peak,
@@ -80,6 +84,35 @@ pub(super) fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) 
             other => other,
         },
     }
+}
+
+/// Returns the error of a job that ran out of memory on an offer with as much as `above`, where none has more.
+pub(super) fn no_larger(above: Bytes, offers: &[Offer]) -> JobError {
+    let largest = match offers.iter().max_by_key(|offer| offer.memory) {
+        Some(Offer { name, memory, .. }) => format!("the largest one, {name}, has {memory}"),
+        None => "there is none any more".into(),
+    };
+    let message = format!("The job ran out of memory on a machine with {above} and needs one with more, but {largest}");
+    JobError { code: OUT_OF_MEMORY.into(), message, param: None }
+}
+
+/// Returns the error of a job that is refused by an offer for another reason than its memory; `None`: by none. It names
+/// the reason of each offer.
+pub(super) fn no_offer(need: Bytes, offers: &[Offer], ranking: &Ranking) -> Option<JobError> {
+    if ranking.order.len() == offers.len() {
+        return None;
+    }
+    let refusals: Vec<Refusal> = offers
+        .iter()
+        .zip(&ranking.refused)
+        .filter_map(|(offer, refused)| refused.clone().or_else(|| offer::refusal(need, true, offer)))
+        .collect();
+    let message = format!("No machine can run the job: {}", plan_words::listed(&refusals));
+    let is_limit = |refusal: &Refusal| {
+        !refusal.is_memory() && !matches!(refusal, Refusal::Device { .. } | Refusal::Sharded { .. })
+    };
+    let param = refusals.iter().any(is_limit).then(|| "compute".into());
+    Some(JobError { code: NO_OFFER.into(), message, param })
 }
 
 /// Decides about a job without a plan.
@@ -115,8 +148,7 @@ fn decide_anew(work: Workload<'_>, offers: &[Offer]) -> Decision {
 mod tests {
     use attune_domain::{
         architecture::Architecture,
-        bytes::Bytes,
-        offer::right_size,
+        offer::{ComputeLimits, OfferDevice, Terms, right_size},
         spec::{
             Auto, Requested, TrainSpec,
             request::{Hyperparameters, TrainerFields},
@@ -152,7 +184,18 @@ mod tests {
 
     fn offer(memory: Bytes, reserved: Bytes, free_slots: usize) -> Offer {
         let (provider, name) = ("local".into(), "this machine".into());
-        Offer { provider, name, memory, reserved, free_slots, threads: 2, micro_usd_per_hour: 0 }
+        Offer {
+            provider,
+            name,
+            memory,
+            reserved,
+            free_slots,
+            threads: 2,
+            micro_usd_per_hour: 0,
+            device: OfferDevice::Cpu,
+            spot: false,
+            region: None,
+        }
     }
 
     fn with_work<T>(asked: &Requested, then: impl FnOnce(Workload<'_>) -> T) -> T {
@@ -209,6 +252,37 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_ran_out_of_memory_on_the_largest_machine_fails_with_both_sizes() {
+        let error = no_larger(Bytes::mib(900), &[offer(Bytes::mib(800), Bytes(0), 1)]);
+        assert_eq!((error.code.as_str(), error.param), ("out_of_memory", None));
+        let said = "The job ran out of memory on a machine with 900.0 MiB and needs one with more, but the largest \
+                    one, this machine, has 800.0 MiB";
+        assert_eq!(error.message, said);
+        assert!(no_larger(Bytes::mib(900), &[]).message.ends_with("but there is none any more"));
+    }
+
+    #[test]
+    fn a_job_that_its_limits_exclude_fails_with_the_reason_of_every_offer() {
+        let named = |name: &str, mib, price| Offer {
+            name: name.into(),
+            micro_usd_per_hour: price,
+            ..offer(Bytes::mib(mib), Bytes(0), 1)
+        };
+        let offers = [named("dear", 16_000, 2_000_000), named("small", 10, 0)];
+        let error = |most| {
+            let limits = ComputeLimits { max_micro_usd_per_hour: most, ..ComputeLimits::default() };
+            let ranking = Ranking::of(&offers, Terms { limits: &limits, seconds: 60.0, slowness: &[], now: 0.0 });
+            no_offer(Bytes::mib(100), &offers, &ranking)
+        };
+        assert_eq!(error(None), None);
+        let error = error(Some(1_000_000)).unwrap();
+        assert_eq!((error.code.as_str(), error.param.as_deref()), ("no_offer", Some("compute")));
+        let named = "No machine can run the job: dear costs 2.000000 USD per hour, above compute.max_usd_per_hour, \
+                     1.000000; small has 90.0 MiB too little memory";
+        assert_eq!(error.message, named);
+    }
+
+    #[test]
     fn a_machine_that_is_busy_lets_the_job_wait() {
         assert!(matches!(decided(16_000, 0, 0), Decision::Wait));
         assert!(matches!(decided(16_000, 15_900, 1), Decision::Wait));
@@ -222,7 +296,10 @@ mod tests {
         for (memory, reserved) in [(Bytes::mib(64_000), Bytes(0)), (Bytes(peak.0 + 5), Bytes(5))] {
             let Placement { plan, message, changed, .. } = placed(again(&kept, memory, reserved));
             assert_eq!((&plan, changed), (&kept, None));
-            assert!(message.ends_with("micro_batch_size 5, gradient_checkpointing false, as before"), "{message}");
+            assert!(
+                message.ends_with("micro_batch_size 5, gradient_checkpointing false, the plan of the job"),
+                "{message}"
+            );
         }
         // Another process holds one byte too many: the job waits, though a smaller plan would fit.
         let crowded = Bytes((16_000 << 20) - peak.0 + 1);

@@ -6,77 +6,99 @@ use std::collections::HashMap;
 use attune_domain::{
     bytes::Bytes,
     id::BaseModelId,
-    offer::Offer,
-    throughput::{JobTokens, Source, Throughput},
+    offer::{Offer, Slowness, prospect},
+    throughput::{JobFacts, JobTokens, PastRun, Rate, TokenCost},
 };
+use attune_process::error_chain::chain;
 use attune_store::{
     error::StoreError,
-    jobs::snapshot::{self, Measures, UNKNOWN_SECONDS},
-    runs::offer,
+    jobs::{
+        snapshot::{self, Measures},
+        terms::UNKNOWN_SECONDS,
+    },
+    runs::past_runs,
 };
 use sqlx::PgConnection;
 
-use super::work::{Bases, Work};
+use super::work::{Work, load_all};
 
 /// The maximum number of jobs that one plan measures; the next plan continues.
 const MEASURED_AT_ONCE: i64 = 1000;
 
-/// Measured throughputs by base, provider and offer; `None`: there was no run yet.
-type Throughputs = HashMap<(BaseModelId, String, String), Option<Throughput>>;
+/// The rates of base models on offers, from earlier runs; each is computed once.
+struct Rates {
+    past: Vec<PastRun>,
+    known: HashMap<(BaseModelId, String, String), Rate>,
+}
 
-/// Measures the waiting jobs that were not measured since their last run.
-pub(super) async fn all(conn: &mut PgConnection, offers: &[Offer]) -> Result<(), StoreError> {
-    let (mut bases, mut throughputs) = (Bases::new(), Throughputs::new());
-    for id in snapshot::unmeasured(conn, MEASURED_AT_ONCE).await? {
-        let work = Work::load(conn, id, &mut bases).await?;
-        let need = work.need(offers);
-        let seconds = seconds(conn, &work, smallest_offer(need, offers), &mut throughputs).await?;
-        snapshot::measure(conn, id, Measures { need, seconds }).await?;
+impl Rates {
+    fn of(&mut self, work: &Work, offer: &Offer) -> &Rate {
+        let base = work.job.base_model_id;
+        let found = || Rate::on_offer(&self.past, base, &work.architecture, offer);
+        self.known.entry((base, offer.provider.clone(), offer.name.clone())).or_insert_with(found)
     }
-    Ok(())
 }
 
-/// Returns the offer that an idle platform would use.
-fn smallest_offer(need: Bytes, offers: &[Offer]) -> Option<&Offer> {
-    offers.iter().filter(|offer| offer.memory >= need).min_by_key(|offer| offer.preference())
+/// Measures the waiting jobs that were not measured since their last run. They are read and written together.
+pub(super) async fn all(conn: &mut PgConnection, offers: &[Offer]) -> Result<(), StoreError> {
+    let ids = snapshot::unmeasured(conn, MEASURED_AT_ONCE).await?;
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut measured = Vec::with_capacity(ids.len());
+    let mut rates = Rates { past: past_runs::recent(conn).await?, known: HashMap::new() };
+    for (id, work) in load_all(conn, &ids).await? {
+        match work {
+            Ok(work) => measured.push((id, measure(&work, offers, &mut rates))),
+            Err(error) => tracing::error!(job.id = %id, error = chain(&error), "a waiting job cannot be read"),
+        }
+    }
+    snapshot::measure(conn, &measured).await
 }
 
-/// Returns the expected duration of the rest of the job, from the launch to the end.
-async fn seconds(
-    conn: &mut PgConnection,
-    work: &Work,
-    offer: Option<&Offer>,
-    known: &mut Throughputs,
-) -> Result<f64, StoreError> {
-    let (Some(offer), Some(facts)) = (offer, &work.job.token_facts) else { return Ok(UNKNOWN_SECONDS) };
-    let checkpointing = work.kept.as_ref().is_some_and(|plan| plan.checkpointing);
-    let throughput = measured(conn, work.job.base_model_id, offer, known)
-        .await?
-        .unwrap_or_else(|| Throughput::assumed(&work.architecture, offer.threads, checkpointing));
-    let whole = throughput.seconds(JobTokens::of(&work.job.spec, facts.training, facts.validation)).likely;
-    Ok(whole * share_left(work.job.steps_done, work.job.total_steps))
+fn measure(work: &Work, offers: &[Offer], rates: &mut Rates) -> Measures {
+    let allowed = work.allowed(offers);
+    let need = work.need(&allowed);
+    let usable = large_enough(need, allowed);
+    let Expected { seconds, slowness } = expected(work, &usable, rates);
+    Measures { need, seconds, slowness }
+}
+
+/// Returns the offers that have the memory for a job when they are idle.
+fn large_enough(need: Bytes, mut offers: Vec<Offer>) -> Vec<Offer> {
+    offers.retain(|offer| offer.memory >= need);
+    offers
+}
+
+/// The expected duration of the rest of a job.
+struct Expected {
+    /// The seconds from the launch to the end, on the offer on which the job costs least.
+    seconds: f64,
+    /// The duration on each offer, relative to that.
+    slowness: Vec<Slowness>,
+}
+
+/// Returns the expected duration of the rest of the job.
+fn expected(work: &Work, offers: &[Offer], rates: &mut Rates) -> Expected {
+    let unknown = Expected { seconds: UNKNOWN_SECONDS, slowness: Vec::new() };
+    let Some(facts) = &work.job.token_facts else { return unknown };
+    let tokens = JobTokens::of(&work.job.spec, facts.training, facts.validation);
+    let facts = JobFacts { training: facts.training, validation: facts.validation };
+    let on = |offer| {
+        let cost = TokenCost::on_offer(work.workload(), facts, work.job.kept.as_ref(), offer);
+        let rate = rates.of(work, offer);
+        (rate.tokens_per_second(cost), rate.seconds(cost, tokens).likely)
+    };
+    let (speeds, seconds): (Vec<_>, Vec<_>) = offers.iter().map(on).unzip();
+    let speeds: Vec<_> = speeds.into_iter().map(Some).collect();
+    let Some((first, slowness)) = prospect(offers, &speeds) else { return unknown };
+    Expected { seconds: seconds[first] * share_left(work.job.steps_done, work.job.total_steps), slowness }
 }
 
 /// Returns the share of the steps that are not done.
 fn share_left(done: i64, total: Option<i64>) -> f64 {
     let Some(total) = total.filter(|total| *total > 0) else { return 1.0 };
     (1.0 - done as f64 / total as f64).clamp(0.0, 1.0)
-}
-
-async fn measured(
-    conn: &mut PgConnection,
-    base: BaseModelId,
-    offer: &Offer,
-    known: &mut Throughputs,
-) -> Result<Option<Throughput>, StoreError> {
-    let key = (base, offer.provider.clone(), offer.name.clone());
-    if let Some(found) = known.get(&key) {
-        return Ok(*found);
-    }
-    let seen = offer::throughput(conn, offer, base).await?;
-    let found = seen.map(|seen| Throughput { tokens_per_second: seen.tokens_per_second, source: Source::Measured });
-    known.insert(key, found);
-    Ok(found)
 }
 
 #[cfg(test)]
@@ -91,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_offer_of_an_estimate_is_the_cheapest_that_is_large_enough_when_idle() {
+    fn the_offers_of_an_estimate_are_those_that_are_large_enough_when_idle() {
         let offer = |name: &str, mib: u64, price: u64| Offer {
             provider: "local".into(),
             name: name.into(),
@@ -100,12 +122,15 @@ mod tests {
             free_slots: 0,
             threads: 2,
             micro_usd_per_hour: price,
+            device: attune_domain::offer::OfferDevice::Cpu,
+            spot: false,
+            region: None,
         };
-        let offers = [offer("small", 10, 0), offer("dear", 200, 9), offer("right", 300, 5)];
-        let name = |need| smallest_offer(Bytes::mib(need), &offers).map(|offer| offer.name.clone());
-        assert_eq!(name(100).as_deref(), Some("right"));
-        assert_eq!(name(1000), None);
-        // The found offer is the given one, with its reservations.
-        assert_eq!(smallest_offer(Bytes::mib(100), &offers).unwrap().reserved, Bytes::mib(300));
+        let offers = vec![offer("small", 10, 0), offer("dear", 200, 9), offer("right", 300, 5)];
+        assert!(large_enough(Bytes::mib(1000), offers.clone()).is_empty());
+        let usable = large_enough(Bytes::mib(100), offers);
+        // At the same rate, the cheaper one is expected; a faster one, if the job costs less on it.
+        assert_eq!(prospect(&usable, &[Some(5.0), Some(5.0)]), Some((1, Vec::new())));
+        assert_eq!(prospect(&usable, &[Some(15.0), Some(5.0)]).unwrap().0, 0);
     }
 }

@@ -3,17 +3,30 @@
 use attune_domain::{
     bytes::Bytes,
     memory::MemoryEstimate,
-    offer::{Offer, refusal},
+    offer::{Offer, Ranking, refusal},
 };
 use attune_store::runs::placement::{NotTaken, Placed};
 
+/// The offers at a placement, as the job ranks them.
+pub(super) struct Choice<'a> {
+    pub(super) offers: &'a [Offer],
+    pub(super) ranking: &'a Ranking,
+}
+
 /// Creates the record of a job that needs `need` at least, placed on `taken`.
-pub(super) fn placed(need: Bytes, estimate: MemoryEstimate, taken: &Offer, offers: &[Offer]) -> Placed {
-    let is_other = |offer: &&Offer| (&offer.provider, &offer.name) != (&taken.provider, &taken.name);
-    let others = offers.iter().filter(is_other).map(|offer| NotTaken {
+pub(super) fn placed(need: Bytes, estimate: MemoryEstimate, taken: &Offer, choice: &Choice<'_>) -> Placed {
+    let Choice { offers, ranking } = *choice;
+    let is_taken = |offer: &Offer| (&offer.provider, &offer.name) == (&taken.provider, &taken.name);
+    let rank = |index: usize| ranking.order.iter().position(|&ranked| ranked == index);
+    let taken_rank = offers.iter().position(is_taken).and_then(rank);
+    let reason = |index: usize, offer: &Offer| {
+        let refusal = ranking.refused[index].clone().or_else(|| refusal(need, true, offer));
+        refusal.map_or_else(|| not_taken(offer, taken, taken_rank <= rank(index)), |refusal| refusal.to_string())
+    };
+    let others = offers.iter().enumerate().filter(|(_, offer)| !is_taken(offer)).map(|(index, offer)| NotTaken {
         provider: offer.provider.clone(),
         offer: offer.name.clone(),
-        reason: refusal(need, true, offer).map_or_else(|| not_cheaper(offer, taken), |refusal| refusal.to_string()),
+        reason: reason(index, offer),
     });
     Placed {
         provider: taken.provider.clone(),
@@ -24,9 +37,9 @@ pub(super) fn placed(need: Bytes, estimate: MemoryEstimate, taken: &Offer, offer
     }
 }
 
-fn not_cheaper(offer: &Offer, taken: &Offer) -> String {
+fn not_taken(offer: &Offer, taken: &Offer, is_taken_preferred: bool) -> String {
     let (name, taken_name) = (&offer.name, &taken.name);
-    if taken.preference() <= offer.preference() {
+    if is_taken_preferred {
         format!("{name} is large enough; {taken_name} costs less, or as much and is smaller")
     } else {
         format!("{name} is large enough; it is kept free for another job of the queue")
@@ -35,6 +48,8 @@ fn not_cheaper(offer: &Offer, taken: &Offer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use attune_domain::offer::{ComputeLimits, Terms};
+
     use super::*;
 
     #[test]
@@ -47,6 +62,9 @@ mod tests {
             free_slots,
             threads: 2,
             micro_usd_per_hour: price,
+            device: attune_domain::offer::OfferDevice::Cpu,
+            spot: false,
+            region: None,
         };
         let offers = [
             offer("tiny", 10, 1, 0),
@@ -54,9 +72,12 @@ mod tests {
             offer("full", 200, 0, 5),
             offer("dear", 200, 1, 9),
             offer("cheap", 200, 1, 1),
+            offer("gold", 200, 1, 10),
         ];
         let estimate = MemoryEstimate { terms: Vec::new(), peak: Bytes::mib(120) };
-        let record = placed(Bytes::mib(100), estimate, &offers[1], &offers);
+        let limits = ComputeLimits { max_micro_usd_per_hour: Some(9), ..ComputeLimits::default() };
+        let ranking = Ranking::of(&offers, Terms { limits: &limits, seconds: 60.0, slowness: &[], now: 0.0 });
+        let record = placed(Bytes::mib(100), estimate, &offers[1], &Choice { offers: &offers, ranking: &ranking });
         assert_eq!((record.offer.as_str(), record.estimate.peak), ("taken", Bytes::mib(120)));
         let reasons: Vec<_> = record.others.iter().map(|other| other.reason.as_str()).collect();
         assert_eq!(
@@ -66,6 +87,7 @@ mod tests {
                 "full has no free slot for another run",
                 "dear is large enough; taken costs less, or as much and is smaller",
                 "cheap is large enough; it is kept free for another job of the queue",
+                "gold costs 0.000010 USD per hour, above compute.max_usd_per_hour, 0.000009",
             ]
         );
     }

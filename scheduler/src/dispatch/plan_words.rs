@@ -29,9 +29,9 @@ pub(super) fn chosen(work: Workload<'_>, plan: &Plan) -> String {
     format!("micro_batch_size {micro_batch_size} ({rows}), gradient_checkpointing {is_on} ({checkpointing})")
 }
 
-/// Describes why a job waits for the plan that it began with.
+/// Describes why a job waits for the plan that it keeps.
 pub(super) fn waiting_for_plan(kept: &Plan, refusals: &[Refusal]) -> String {
-    format!("The job waits for memory to resume with its original plan ({}): {}", kept.split_text(), listed(refusals))
+    format!("The job waits for memory to resume with its plan ({}): {}", kept.split_text(), listed(refusals))
 }
 
 /// Joins refusals into a clause.

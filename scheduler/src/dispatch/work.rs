@@ -7,76 +7,102 @@ use attune_domain::{
     bytes::Bytes,
     id::{BaseModelId, JobId},
     memory::{self, Workload},
-    offer::Offer,
-    run::Plan,
+    offer::{Offer, Ranking, unsupported},
 };
 use attune_store::{
     adapters::base_model,
     error::StoreError,
-    jobs::{
-        job::{self, Job},
-        memory_ladder, snapshot,
-    },
+    jobs::candidate::{self, Candidate},
 };
 use sqlx::PgConnection;
 
 /// The architectures of base models that were loaded already.
-pub(super) type Bases = HashMap<BaseModelId, Arc<Architecture>>;
+type Bases = HashMap<BaseModelId, Arc<Architecture>>;
 
-/// A job with its base model, and the terms that its earlier runs set.
+/// A job with its base model.
 pub(super) struct Work {
-    pub(super) job: Job,
-    /// The plan to keep.
-    pub(super) kept: Option<Plan>,
-    /// The memory that an offer must exceed.
-    pub(super) above: Option<Bytes>,
+    pub(super) job: Candidate,
     pub(super) architecture: Arc<Architecture>,
 }
 
-impl Work {
-    /// Loads a job; its base model only if it is not in `bases`.
-    pub(super) async fn load(conn: &mut PgConnection, id: JobId, bases: &mut Bases) -> Result<Self, StoreError> {
-        let job = job::load(conn, id).await?;
-        let (mut kept, mut above) = (None, None);
-        if job.attempts > 0 {
-            kept = memory_ladder::kept_plan(conn, id).await?;
-            above = snapshot::memory_above(conn, id).await?;
-        }
-        let architecture = match bases.get(&job.base_model_id) {
-            Some(known) => known.clone(),
-            None => {
-                let loaded = Arc::new(base_model::get(conn, job.base_model_id).await?.architecture);
-                bases.insert(job.base_model_id, loaded.clone());
-                loaded
-            }
+/// Loads jobs, each row and each base model once. A job that does not exist has no entry. One that cannot be read has
+/// the error as its entry.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub(super) async fn load_all(
+    conn: &mut PgConnection,
+    ids: &[JobId],
+) -> Result<HashMap<JobId, Result<Work, StoreError>>, StoreError> {
+    let (mut works, mut bases) = (HashMap::new(), Bases::new());
+    for (id, candidate) in candidate::load(conn, ids).await? {
+        let work = match candidate {
+            Ok(job) => with_architecture(conn, job, &mut bases).await,
+            Err(error) => Err(error),
         };
-        Ok(Self { job, kept, above, architecture })
+        match work {
+            Err(error @ StoreError::Database(_)) => return Err(error),
+            work => works.insert(id, work),
+        };
     }
+    Ok(works)
+}
 
+/// Loads one job.
+///
+/// # Errors
+/// [`StoreError::NotFound`], [`StoreError::Database`], [`StoreError::Corrupt`].
+pub(super) async fn load(conn: &mut PgConnection, id: JobId) -> Result<Work, StoreError> {
+    load_all(conn, &[id]).await?.remove(&id).unwrap_or(Err(StoreError::NotFound("fine-tuning job")))
+}
+
+async fn with_architecture(conn: &mut PgConnection, job: Candidate, bases: &mut Bases) -> Result<Work, StoreError> {
+    if let Some(known) = bases.get(&job.base_model_id) {
+        return Ok(Work { job, architecture: known.clone() });
+    }
+    let architecture = Arc::new(base_model::get(conn, job.base_model_id).await?.architecture);
+    bases.insert(job.base_model_id, architecture.clone());
+    Ok(Work { job, architecture })
+}
+
+impl Work {
     /// Returns the input of the memory estimate.
     pub(super) fn workload(&self) -> Workload<'_> {
         let (architecture, train) = (self.architecture.as_ref(), &self.job.spec);
         Workload { architecture, train, longest_row: longest_row(&self.job) }
     }
 
+    /// Ranks the offers by the terms of the job.
+    pub(super) fn ranking(&self, offers: &[Offer]) -> Ranking {
+        Ranking::of(offers, self.job.terms.at(self.job.now, self.job.seconds))
+    }
+
     /// Returns the offers on which the job may run.
-    pub(super) fn admitted(&self, offers: &[Offer]) -> Vec<Offer> {
-        let admits = |offer: &&Offer| self.above.is_none_or(|above| offer.memory > above);
-        offers.iter().filter(admits).cloned().collect()
+    pub(super) fn admitted(&self, offers: &[Offer], ranking: &Ranking) -> Vec<Offer> {
+        let admits = |offer: &&Offer| self.job.above.is_none_or(|above| offer.memory > above);
+        let ranked = ranking.order.iter().map(|&index| &offers[index]);
+        ranked.filter(admits).cloned().collect()
+    }
+
+    /// Returns the offers whose device is in this build and that the limits of the job allow, whatever their memory.
+    pub(super) fn allowed(&self, offers: &[Offer]) -> Vec<Offer> {
+        let limits = &self.job.terms.limits;
+        let is_allowed = |offer: &&Offer| unsupported(offer).is_none() && limits.refusal(offer).is_none();
+        offers.iter().filter(is_allowed).cloned().collect()
     }
 
     /// Returns the memory that the job needs at least. A job that was trained before needs that of its plan, unless no
     /// offer can ever hold it: then it gets another plan. One that ran out of memory needs more than it had.
     pub(super) fn need(&self, offers: &[Offer]) -> Bytes {
         let work = self.workload();
-        let kept = self.kept.as_ref().map(|plan| memory::with_plan(work, plan).peak);
+        let kept = self.job.kept.as_ref().map(|plan| memory::with_plan(work, plan).peak);
         let kept = kept.filter(|peak| offers.iter().any(|offer| offer.memory >= *peak));
         let need = kept.unwrap_or_else(|| memory::smallest(work).peak);
-        self.above.map_or(need, |above| need.max(Bytes(above.0.saturating_add(1))))
+        self.job.above.map_or(need, |above| need.max(Bytes(above.0.saturating_add(1))))
     }
 }
 
-fn longest_row(job: &Job) -> u64 {
+fn longest_row(job: &Candidate) -> u64 {
     let longest = job
         .token_facts
         .as_ref()

@@ -14,7 +14,11 @@ use std::{
     time::Duration,
 };
 
-use attune_domain::{bytes::Bytes, offer::Offer};
+use attune_domain::{
+    bytes::Bytes,
+    offer::{Offer, OfferDevice},
+    run::EXIT_INTERRUPTED,
+};
 use futures::future::BoxFuture;
 use secrecy::ExposeSecret;
 use tokio::{
@@ -164,7 +168,8 @@ impl Settings {
 }
 
 fn is_secret(name: &str) -> bool {
-    let is_ours = name.starts_with("ATTUNE_") && name != "ATTUNE_LOG";
+    const PASSED_ON: [&str; 3] = ["ATTUNE_LOG", "ATTUNE_LOG_FORMAT", "ATTUNE_METRICS_LISTEN"];
+    let is_ours = name.starts_with("ATTUNE_") && !PASSED_ON.contains(&name) && !name.starts_with("ATTUNE_FAILPOINTS");
     is_ours || ["DATABASE_URL", "PGPASSWORD", "PGPASSFILE"].contains(&name) || name.starts_with("AWS_")
 }
 
@@ -190,6 +195,9 @@ fn end_of(program: &str, status: std::io::Result<ExitStatus>, is_kernel_killing:
     match oom::reason(status, is_kernel_killing, words) {
         Some(reason) => {
             Ended { message: format!("{program} ended ({status}): {reason}"), cause: EndCause::OutOfMemory }
+        }
+        None if status.code() == Some(EXIT_INTERRUPTED.into()) => {
+            Ended { message: format!("{program} was interrupted by SIGTERM"), cause: EndCause::Circumstances }
         }
         None if status.signal() == Some(9) => Ended::program(format!(
             "{program} ended ({status}): it was killed, possibly because the machine ran out of memory"
@@ -238,6 +246,9 @@ impl Provider for Local {
             free_slots: self.settings.max_concurrent_runs,
             threads: self.settings.threads,
             micro_usd_per_hour: self.settings.micro_usd_per_hour,
+            device: OfferDevice::Cpu,
+            spot: false,
+            region: None,
         };
         Box::pin(async { Ok(vec![offer]) })
     }

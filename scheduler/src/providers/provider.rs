@@ -1,5 +1,7 @@
-//! The interface to the machines on which processes run. `local` and `slurm` implement it; tests have
+//! The interface to the machines on which processes run. `local`, `slurm` and `kubernetes` implement it; tests have
 //! their own.
+
+use std::time::Duration;
 
 use attune_domain::{bytes::Bytes, offer::Offer};
 use futures::future::BoxFuture;
@@ -97,6 +99,16 @@ pub(crate) trait Provider: Send + Sync {
     /// Returns whether its processes continue when the scheduler stops. The next scheduler then adopts them.
     fn outlives_scheduler(&self) -> bool {
         false
+    }
+
+    /// Returns the time after which a query for offers or processes is abandoned.
+    fn answer_limit(&self) -> Duration {
+        Duration::from_secs(25)
+    }
+
+    /// Returns the offers that are known without a query. They are used while the provider has not answered yet.
+    fn configured_offers(&self) -> Vec<Offer> {
+        Vec::new()
     }
 
     /// Returns the offers, without reservations subtracted.

@@ -1,45 +1,55 @@
 //! The registry of the configured providers. A node's row names the provider that its process runs at.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result};
+use attune_domain::offer::Offer;
+use attune_process::{error_chain::chain, metrics::LAUNCHES};
+use futures::future::join_all;
 use tokio::sync::Notify;
 
 use crate::{
     config::ProviderConfig,
     error::ProviderError,
     providers::{
+        kubernetes::provider::Kubernetes,
+        limited::{Limited, TimeLimits},
         local::Local,
-        provider::{Launch, Provider},
+        market::{Market, ProviderOffers},
+        provider::{Launch, Process, Provider},
         slurm::provider::Slurm,
     },
 };
 
 /// The configured providers, in the configuration's order. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Providers(Arc<[Arc<dyn Provider>]>);
+pub(crate) struct Providers {
+    all: Arc<[Arc<dyn Provider>]>,
+    /// The last offers of each provider, by its name.
+    known: Arc<Mutex<HashMap<String, Vec<Offer>>>>,
+}
 
 impl Providers {
-    /// Creates the registry of `all`, whose names differ.
+    /// Creates the registry of `all`, whose names differ. Their calls get time limits.
     pub(crate) fn new(all: Vec<Arc<dyn Provider>>) -> Self {
-        Self(all.into())
+        let limited = all.into_iter().map(|provider| {
+            let limits = TimeLimits::of(provider.as_ref());
+            Arc::new(Limited::new(provider, limits)) as Arc<dyn Provider>
+        });
+        Self { all: limited.collect(), known: Arc::default() }
     }
 
     /// Creates the providers of the configuration. Each notifies `ended` when one of its processes ends.
     ///
     /// # Errors
     /// A provider cannot be created; the error names it.
-    pub(crate) fn open(configs: &[ProviderConfig], api_url: &str, ended: &Arc<Notify>) -> Result<Self> {
+    pub(crate) async fn open(configs: &[ProviderConfig], api_url: &str, ended: &Arc<Notify>) -> Result<Self> {
         let mut all: Vec<Arc<dyn Provider>> = Vec::with_capacity(configs.len());
         for config in configs {
-            let created = match config {
-                ProviderConfig::Local(local) => {
-                    Local::new(local, api_url, ended.clone()).map(|local| Arc::new(local) as Arc<dyn Provider>)
-                }
-                ProviderConfig::Slurm(slurm) => {
-                    Slurm::new(slurm, api_url).map(|slurm| Arc::new(slurm) as Arc<dyn Provider>)
-                }
-            };
+            let created = create(config, api_url, ended).await;
             all.push(created.with_context(|| format!("the {} provider", config.name()))?);
         }
         Ok(Self::new(all))
@@ -47,12 +57,37 @@ impl Providers {
 
     /// Returns all providers.
     pub(crate) fn all(&self) -> &[Arc<dyn Provider>] {
-        &self.0
+        &self.all
     }
 
     /// Returns the provider of this name; `None`: it is not configured.
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<dyn Provider>> {
-        self.0.iter().find(|provider| provider.name() == name)
+        self.all.iter().find(|provider| provider.name() == name)
+    }
+
+    /// Queries all providers at the same time for their offers. One that does not answer keeps its last known offers,
+    /// of which nothing is free.
+    pub(crate) async fn market(&self) -> Market {
+        let answers = join_all(self.all.iter().map(|provider| provider.offers())).await;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all.iter().zip(answers).map(|(provider, answer)| match answer {
+            Ok(offers) => {
+                known.insert(provider.name().to_owned(), offers.clone());
+                ProviderOffers { provider: provider.name().to_owned(), offers, unreachable: None }
+            }
+            Err(error) => {
+                let offers = known.get(provider.name()).cloned();
+                let offers = offers.unwrap_or_else(|| provider.configured_offers());
+                ProviderOffers::unreachable(provider.name(), offers, &chain(&error))
+            }
+        });
+        Market::new(all.collect())
+    }
+
+    /// Queries all providers at the same time for their processes.
+    pub(crate) async fn list(&self) -> Vec<(&Arc<dyn Provider>, Result<Vec<Process>, ProviderError>)> {
+        let lists = join_all(self.all.iter().map(|provider| provider.list())).await;
+        self.all.iter().zip(lists).collect()
     }
 
     /// Starts a process at the provider of this name, and returns its handle.
@@ -60,20 +95,35 @@ impl Providers {
     /// # Errors
     /// The provider is not configured, or cannot start the process.
     pub(crate) async fn launch(&self, name: &str, launch: Launch) -> Result<String, ProviderError> {
-        match self.get(name) {
-            Some(provider) => provider.launch(launch).await,
-            None => {
-                let cause = format!("the provider `{name}` is not configured").into();
-                Err(ProviderError { action: format!("starting {}", launch.program.name()), cause })
-            }
-        }
+        let program = launch.program.name();
+        let Some(provider) = self.get(name) else {
+            let cause = format!("the provider `{name}` is not configured").into();
+            return Err(ProviderError { action: format!("starting {program}"), cause });
+        };
+        let launched = provider.launch(launch).await;
+        let outcome = match &launched {
+            Ok(_) => "ok",
+            Err(error) if error.is_passing() => "passing",
+            Err(_) => "failed",
+        };
+        LAUNCHES.inc([name, program, outcome]);
+        launched
     }
+}
+
+/// Creates a provider.
+async fn create(config: &ProviderConfig, api_url: &str, ended: &Arc<Notify>) -> Result<Arc<dyn Provider>> {
+    let created: Arc<dyn Provider> = match config {
+        ProviderConfig::Local(local) => Arc::new(Local::new(local, api_url, ended.clone())?),
+        ProviderConfig::Slurm(slurm) => Arc::new(Slurm::new(slurm, api_url)?),
+        ProviderConfig::Kubernetes(cluster) => Arc::new(Kubernetes::open(cluster, api_url, ended.clone()).await?),
+    };
+    Ok(created)
 }
 
 #[cfg(test)]
 mod tests {
     use attune_domain::bytes::Bytes;
-    use attune_process::error_chain::chain;
 
     use super::*;
     use crate::{
@@ -81,7 +131,7 @@ mod tests {
         providers::provider::{Program, Resources},
     };
 
-    fn registry(work_dir: &std::path::Path) -> Providers {
+    async fn registry(work_dir: &std::path::Path) -> Providers {
         let config = |name: &str| {
             ProviderConfig::Local(LocalConfig {
                 name: name.into(),
@@ -93,13 +143,13 @@ mod tests {
                 usd_per_hour: 0.0,
             })
         };
-        Providers::open(&[config("near"), config("far")], "http://127.0.0.1:1", &Arc::default()).unwrap()
+        Providers::open(&[config("near"), config("far")], "http://127.0.0.1:1", &Arc::default()).await.unwrap()
     }
 
     #[tokio::test]
     async fn providers_are_found_by_name_and_their_offers_name_them() {
         let folder = tempfile::tempdir().unwrap();
-        let providers = registry(folder.path());
+        let providers = registry(folder.path()).await;
         let names: Vec<_> = providers.all().iter().map(|provider| provider.name()).collect();
         assert_eq!(names, ["near", "far"]);
         let far = providers.get("far").unwrap();
@@ -113,7 +163,7 @@ mod tests {
         let resources = Resources { offer: "this machine".into(), memory: Bytes::mib(1), threads: 1 };
         let launch =
             Launch { program: Program::Serving, name: "replica_1".into(), token: "x".to_owned().into(), resources };
-        let error = registry(folder.path()).launch("elsewhere", launch).await.unwrap_err();
+        let error = registry(folder.path()).await.launch("elsewhere", launch).await.unwrap_err();
         assert_eq!(chain(&error), "starting attune-serving failed: the provider `elsewhere` is not configured");
     }
 }

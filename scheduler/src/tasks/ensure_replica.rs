@@ -8,7 +8,7 @@ use attune_domain::{
     offer::{Offer, Refusal, right_size},
     spec::Quantization,
 };
-use attune_process::error_chain::chain;
+use attune_process::{error_chain::chain, failpoint::FailPoint};
 use attune_store::{
     adapters::base_model,
     queue::EnsureReplica,
@@ -18,10 +18,10 @@ use attune_store::{
 
 use super::Handle;
 use crate::{
-    app::{self, App},
+    app::App,
     error::SchedulerError,
     providers::provider::{Launch, Program, Resources},
-    reconciler,
+    reconciler::ended,
 };
 
 /// The least memory for adapters, keys and values: with less, a single long chat would not fit.
@@ -40,6 +40,7 @@ enum Decision {
 impl Handle for EnsureReplica {
     #[tracing::instrument(skip_all, fields(replica.id = %self.replica_id))]
     async fn handle(self, app: App) -> Result<(), SchedulerError> {
+        let market = app.providers.market().await;
         let _placing = app.placing.lock().await;
         let mut tx = app.begin().await?;
         let wanted = replica::get(&mut tx, self.replica_id).await?;
@@ -47,7 +48,9 @@ impl Handle for EnsureReplica {
             return Ok(());
         }
         let base = base_model::get(&mut tx, wanted.base.base_model_id).await?;
-        let offers = app::offers(&app, &mut tx).await?;
+        let mut offers = market.offers(&mut tx).await?;
+        // A replica answers requests at any time, so its machine must stay.
+        offers.retain(|offer| !offer.spot);
         match decide(&base.architecture, wanted.base.quantization, &offers) {
             Decision::Place { offer, memory, budget, threads } => {
                 let resources = Resources { offer: offer.name.clone(), memory, threads };
@@ -63,20 +66,21 @@ impl Handle for EnsureReplica {
                     heartbeat_seconds: app.leases.heartbeat_seconds,
                 };
                 let Some(node_id) = replica::place(&mut tx, self.replica_id, &placement).await? else { return Ok(()) };
-                tx.commit().await?;
+                tx.commit_at(FailPoint::ReplicaPlace).await?;
                 let (name, token) = (wanted.replica_id.to_string(), wanted.token.into());
                 let launch = Launch { program: Program::Serving, name, token, resources };
                 start(&app, wanted.replica_id, node_id, &offer.provider, launch).await
             }
-            Decision::Refuse(reason) => {
+            Decision::Refuse(reason) if market.is_complete() => {
                 replica::end(&mut tx, self.replica_id, Some(&reason)).await?;
-                tx.commit().await?;
+                tx.commit_at(FailPoint::ReplicaRefuse).await?;
                 tracing::warn!("{reason}");
                 Ok(())
             }
-            Decision::Wait => {
+            // A provider that does not answer may have an offer that can hold it.
+            Decision::Refuse(_) | Decision::Wait => {
                 tx.rollback().await?;
-                reconciler::stop_idle_replicas(&app).await
+                ended::stop_idle_replicas(&app).await
             }
         }
     }
@@ -94,7 +98,10 @@ fn decide(architecture: &Architecture, quantization: Quantization, offers: &[Off
             Decision::Place { offer: offer.clone(), memory, budget, threads: offer.threads }
         }
         Err(refusals) if refusals.iter().all(Refusal::is_final) => {
-            let reasons = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let reasons = match &refusals[..] {
+                [] => "there is no machine that stays".to_owned(),
+                all => all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            };
             Decision::Refuse(format!(
                 "a replica needs at least {} of memory ({}), but {reasons}",
                 least.peak,
@@ -116,13 +123,13 @@ async fn start(
     let launched = app.providers.launch(provider, launch).await;
     let mut tx = app.begin().await?;
     match launched {
-        Ok(handle) => node::launched(&mut tx, node_id, &handle).await?,
+        Ok(handle) => node::launched(&mut tx, &[(node_id, handle)]).await?,
         Err(error) => {
             tracing::error!(error = chain(&error), "a replica could not be launched");
             replica::end(&mut tx, id, Some("its process could not be started")).await?;
         }
     }
-    Ok(tx.commit().await?)
+    Ok(tx.commit_at(FailPoint::ReplicaLaunched).await?)
 }
 
 #[cfg(test)]
@@ -143,6 +150,9 @@ mod tests {
             free_slots: 0,
             threads: 2,
             micro_usd_per_hour: 0,
+            device: attune_domain::offer::OfferDevice::Cpu,
+            spot: false,
+            region: None,
         };
         decide(&architecture, Quantization::None, &[offer])
     }

@@ -1,7 +1,7 @@
 //! Validation, `validating → queued`, or `→ failed` with the invalid lines: tokenizes every row of the job's files with
 //! the base's own tokenizer, as the trainer will.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use attune_dataprep::{
     blob::{ReadError, read_checked},
@@ -12,7 +12,7 @@ use attune_domain::{
     id::{FileId, JobId},
     job::JobEvent,
 };
-use attune_process::error_chain::chain;
+use attune_process::{error_chain::chain, failpoint::FailPoint, telemetry};
 use attune_store::{
     adapters::base_model,
     error::StoreError,
@@ -20,30 +20,43 @@ use attune_store::{
     jobs::{
         job::{self, JobError, Step, TokenFacts},
         job_event::{self, Level},
-        validation::{self, MAX_VALIDATION_ATTEMPTS},
+        job_trace,
+        validation::{self, Begun, MAX_VALIDATION_ATTEMPTS, MAX_VALIDATION_INTERRUPTIONS},
     },
     queue::{self, DispatchJob, ValidateJob},
 };
 use attune_text::{model::TextModel, rows::RowPolicy};
+use bytes::Bytes;
+use tracing::Instrument;
 
 use super::{Handle, text_folder};
-use crate::{app::App, error::SchedulerError};
+use crate::{app::App, error::SchedulerError, validations::Place};
+
+/// The maximum length of the parts in which rows are read. Between two parts, a reader notices that its time is over.
+const PART_BYTES: usize = 4 << 10;
 
 impl Handle for ValidateJob {
     async fn handle(self, app: App) -> Result<(), SchedulerError> {
         let mut outcome = Ok(());
-        let mut next = Some(self.job_id);
+        let (mut tried, mut next) = (Vec::new(), Some(self.job_id));
         // A project's jobs are validated one after the other: a task that finds the slot taken leaves its job to the
-        // holder.
+        // holder. Each then continues with the project whose last turn is the longest ago.
         while let Some(job_id) = next {
+            tried.push(job_id);
             let mut conn = app.single().await?;
             let job = job::load(&mut conn, job_id).await?;
+            let parent = job_trace::of(&mut conn, job_id).await?;
             drop(conn);
-            let Some(place) = app.validations.enter(job.project_id, job_id) else { break };
-            let done = validate(&app, &job).await;
-            drop(place);
-            outcome = outcome.and(done);
-            next = validation::next(&mut *app.single().await?, job.project_id, job_id).await?;
+            if let Some(place) = app.validations.enter(job.project_id, job_id) {
+                let span = tracing::info_span!("validate", job.id = %job_id);
+                if let Some(parent) = parent {
+                    telemetry::continue_trace(&span, &parent.to_string());
+                }
+                let done = Box::pin(validate(&app, &job, &place)).instrument(span).await;
+                outcome = outcome.and(done);
+            }
+            let busy = app.validations.busy();
+            next = app.validations.next(&validation::waiting(&mut *app.single().await?, &busy, &tried).await?);
         }
         outcome
     }
@@ -51,26 +64,48 @@ impl Handle for ValidateJob {
 
 /// Validates one job's files, if it is still in validation. A failure that repeats, or a process that ends each time,
 /// fails the job.
-async fn validate(app: &App, job: &job::Job) -> Result<(), SchedulerError> {
-    let begun = validation::begin(&mut *app.single().await?, job.job_id).await?;
-    let Some(attempt) = begun else { return Ok(()) };
+async fn validate(app: &App, job: &job::Job, place: &Place) -> Result<(), SchedulerError> {
+    let mut tx = app.begin().await?;
+    let begun = validation::begin(&mut tx, job.job_id).await?;
+    tx.commit_at(FailPoint::ValidateBegin).await?;
+    let Some(Begun { attempt, interruptions }) = begun else { return Ok(()) };
     if attempt > MAX_VALIDATION_ATTEMPTS {
         return settle(app, job, Err(given_up("the validating process ended each time"))).await;
     }
-    let done = match examine(app, job).await {
+    if interruptions > MAX_VALIDATION_INTERRUPTIONS {
+        return settle(app, job, Err(interrupted())).await;
+    }
+    let done = match examine_in_time(app, job, place).await {
         Ok(verdict) => settle(app, job, verdict).await,
         Err(error) => Err(error),
     };
     match done {
-        Err(error) if passes(&error) => {
-            validation::take_back(&mut *app.single().await?, job.job_id).await?;
-            Err(error)
-        }
-        Err(error) if attempt == MAX_VALIDATION_ATTEMPTS => {
+        Err(error) if attempt == MAX_VALIDATION_ATTEMPTS && !passes(&error) => {
             tracing::warn!(job.id = %job.job_id, error = chain(&error), "a validation failed repeatedly");
             settle(app, job, Err(given_up(words(&error)))).await
         }
-        done => done,
+        Err(error) => {
+            let mut tx = app.begin().await?;
+            match passes(&error) {
+                true => validation::take_back(&mut tx, job.job_id).await?,
+                false => validation::end(&mut tx, job.job_id).await?,
+            }
+            tx.commit_at(FailPoint::ValidateTakeBack).await?;
+            Err(error)
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Examines a job's files within the time limit. The thread that reads rows stops soon after it.
+async fn examine_in_time(app: &App, job: &job::Job, place: &Place) -> Result<Verdict, SchedulerError> {
+    let limit = app.validations.limit();
+    match tokio::time::timeout(limit, examine(app, job, place)).await {
+        Ok(examined) => examined,
+        Err(_) => {
+            place.stop().set();
+            Ok(Err(too_slow(limit)))
+        }
     }
 }
 
@@ -101,7 +136,28 @@ const fn words(error: &SchedulerError) -> &'static str {
 
 fn given_up(why: &str) -> JobError {
     let message = format!("the files could not be checked in {MAX_VALIDATION_ATTEMPTS} attempts: {why}");
-    JobError { code: "validation_failed".into(), message, param: Some("training_file".into()) }
+    validation_error("validation_failed", message)
+}
+
+fn interrupted() -> JobError {
+    let message = format!(
+        "the files could not be checked: the scheduler ended during more than {MAX_VALIDATION_INTERRUPTIONS} checks in \
+         a row"
+    );
+    validation_error("validation_failed", message)
+}
+
+fn too_slow(limit: Duration) -> JobError {
+    let minutes = limit.as_secs() / 60;
+    let message = format!(
+        "the check of the files took more than {minutes} minutes. Use smaller files, or a base model with a simpler \
+         chat template."
+    );
+    validation_error("validation_timeout", message)
+}
+
+fn validation_error(code: &str, message: String) -> JobError {
+    JobError { code: code.into(), message, param: Some("training_file".into()) }
 }
 
 /// The result for valid files.
@@ -114,7 +170,7 @@ struct Examined {
 /// The outcome of a validation. The error is the user's.
 type Verdict = Result<Examined, JobError>;
 
-async fn examine(app: &App, job: &job::Job) -> Result<Verdict, SchedulerError> {
+async fn examine(app: &App, job: &job::Job, place: &Place) -> Result<Verdict, SchedulerError> {
     let base = base_model::get(&mut *app.single().await?, job.base_model_id).await?;
     let folder = text_folder::ensure(app, &base).await?;
     let model = match tokio::task::spawn_blocking(move || open(&folder)).await? {
@@ -122,7 +178,7 @@ async fn examine(app: &App, job: &job::Job) -> Result<Verdict, SchedulerError> {
         Err(error) => return Ok(Err(error)),
     };
     let policy = RowPolicy::new(&job.spec, job.created_at.timestamp());
-    let check = Check { app, job, model, policy };
+    let check = Check { app, job, model, policy, place };
     let Scanned { facts: training, mut notes } = match check.file(JobFile::Training, job.training_file_id).await? {
         Ok(scanned) => scanned,
         Err(error) => return Ok(Err(error)),
@@ -151,15 +207,16 @@ struct Check<'a> {
     job: &'a job::Job,
     model: Arc<TextModel>,
     policy: RowPolicy,
+    place: &'a Place,
 }
 
 impl Check<'_> {
     /// Reads all rows of a file. The inner error is the user's.
     async fn file(&self, which: JobFile, id: FileId) -> Result<Result<Scanned, JobError>, SchedulerError> {
         let file = file::of_job(&mut *self.app.single().await?, self.job.project_id, id).await?;
-        let (model, policy) = (self.model.clone(), self.policy);
+        let (model, policy, place) = (self.model.clone(), self.policy, self.place.clone());
         let reading = read_checked(&self.app.objects, &file.filename, file.rows_sha256(), move |chunks| {
-            scan(&model, policy, which, chunks)
+            scan(&model, policy, which, chunks.flat_map(parts).take_while(|_| !place.stop().is_set()))
         });
         match reading.await {
             Ok(scanned) => Ok(scanned.map_err(refused)),
@@ -168,6 +225,11 @@ impl Check<'_> {
             Err(ReadError::Thread(error)) => Err(error.into()),
         }
     }
+}
+
+/// Splits a chunk into parts of at most [`PART_BYTES`].
+fn parts(mut chunk: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || (!chunk.is_empty()).then(|| chunk.split_to(PART_BYTES.min(chunk.len()))))
 }
 
 fn refused(refused: Refused) -> JobError {
@@ -194,7 +256,7 @@ async fn settle(app: &App, job: &job::Job, verdict: Verdict) -> Result<(), Sched
         Err(error) => job::step(&mut tx, job.job_id, &Step::failure(JobEvent::DataRefused, error)).await.map(drop),
     };
     match stepped {
-        Ok(()) => Ok(tx.commit().await?),
+        Ok(()) => Ok(tx.commit_at(FailPoint::ValidateSettle).await?),
         Err(StoreError::Illegal(_)) => Ok(tx.rollback().await?),
         Err(error) => Err(error.into()),
     }
@@ -211,6 +273,13 @@ mod tests {
     use attune_text::row_stats::RowsError;
 
     use super::*;
+
+    #[test]
+    fn a_chunk_is_read_in_parts_so_that_a_stop_is_noticed() {
+        let lengths = |chunk: usize| parts(Bytes::from(vec![b'a'; chunk])).map(|part| part.len()).collect::<Vec<_>>();
+        assert_eq!(lengths(0), [0; 0]);
+        assert_eq!(lengths(2 * PART_BYTES + 1), [PART_BYTES, PART_BYTES, 1]);
+    }
 
     #[test]
     fn a_refused_file_is_the_jobs_error() {

@@ -106,7 +106,7 @@ async fn a_process_that_outlives_the_scheduler_is_adopted_and_its_providers_fail
     *cluster.waits.lock().unwrap() = None;
     let id = house.queued().await;
     house.dispatch(id).await;
-    reconciler::hand_back(&house.app).await.unwrap();
+    repair::hand_back(&house.app).await.unwrap();
     house.reconcile().await;
     assert_eq!((house.job(id).await.state, house.provider.handles().len()), (JobState::Provisioning, 1));
 

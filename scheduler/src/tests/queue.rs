@@ -29,8 +29,8 @@ impl House {
 
     /// Sets the measures of a waiting job.
     async fn measure(&self, id: JobId, mib: u64, seconds: f64) {
-        let measures = Measures { need: Bytes::mib(mib), seconds };
-        snapshot::measure(&mut self.app.pool.acquire().await.unwrap(), id, measures).await.unwrap();
+        let measures = Measures { need: Bytes::mib(mib), seconds, slowness: Vec::new() };
+        snapshot::measure(&mut self.app.pool.acquire().await.unwrap(), &[(id, measures)]).await.unwrap();
     }
 
     async fn rank(&self, id: JobId, priority: Priority, preemptible: bool) {
@@ -147,6 +147,34 @@ async fn a_project_runs_no_more_jobs_than_it_may(pool: PgPool) {
     let reason = house.job(second).await.waiting_reason.unwrap();
     assert!(reason.contains("at most 1"), "{reason}");
     house.finish(first).await;
+    house.dispatch(second).await;
+    assert_eq!(house.state(second).await, JobState::Provisioning);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_project_that_has_used_its_node_hours_waits_for_the_next_month_and_is_not_stopped(pool: PgPool) {
+    let house = House::new(pool, machine(4000, 4)).await;
+    let other = house.neighbor("other").await;
+    let mut conn = house.app.pool.acquire().await.unwrap();
+    let limited = Settings { max_node_hours: Some(0.0001), ..Settings::default() };
+    project_queue::set(&mut conn, house.seed.project_id, limited).await.unwrap();
+    let (first, second, theirs) = (house.queued().await, house.queued().await, house.queued_by(other).await);
+    house.dispatch(first).await;
+    // The first job is expected to use the whole of it.
+    let states = [house.state(first).await, house.state(second).await, house.state(theirs).await];
+    assert_eq!(states, [JobState::Provisioning, JobState::Queued, JobState::Provisioning]);
+    testing::age_nodes(&mut conn).await.unwrap();
+    house.dispatch(second).await;
+    assert_eq!(house.state(first).await, JobState::Provisioning, "what runs is not stopped");
+    house.finish(first).await;
+    house.dispatch(second).await;
+    let job = house.job(second).await;
+    let reason = job.waiting_reason.unwrap();
+    assert_eq!(job.state, JobState::Queued);
+    assert!(reason.contains("of its 0.00 node-hours of this month"), "{reason}");
+    let used = project_queue::used(&mut conn, house.seed.project_id).await.unwrap();
+    assert!(job.estimated_start.is_some_and(|start| start >= used.next_month), "{:?}", job.estimated_start);
+    project_queue::set(&mut conn, house.seed.project_id, Settings::default()).await.unwrap();
     house.dispatch(second).await;
     assert_eq!(house.state(second).await, JobState::Provisioning);
 }

@@ -65,7 +65,7 @@ async fn a_run_is_compared_with_and_stopped_at_the_provider_of_its_node(pool: Pg
     let states = (two.house.job(first).await.state, two.house.job(second).await.state);
     assert_eq!(states, (JobState::Provisioning, JobState::Queued));
     assert_eq!((two.near.handles(), two.far.handles().len()), (vec![first_run], 0));
-    reconciler::hand_back(&two.house.app).await.unwrap();
+    repair::hand_back(&two.house.app).await.unwrap();
     assert_eq!((two.near.handles().len(), two.nodes("near").await), (0, 0));
 }
 

@@ -10,7 +10,11 @@ use attune_outbound::{
     client::{Answer, Client, SendError},
     policy::Policy,
 };
-use attune_process::error_chain::chain;
+use attune_process::{
+    error_chain::chain,
+    failpoint::FailPoint,
+    metrics::{WEBHOOK_ATTEMPT_SECONDS, WEBHOOK_ATTEMPTS},
+};
 use attune_store::{
     config::WebhooksConfig,
     db,
@@ -18,7 +22,7 @@ use attune_store::{
     webhooks::{
         seal::SealKey,
         webhook_endpoint,
-        webhook_queue::{self, Bounds, Claim, Outcome},
+        webhook_queue::{self, Bounds, Claim, Next, Outcome},
     },
 };
 use rand::RngExt;
@@ -110,7 +114,7 @@ async fn reseal(sender: &Sender) -> Result<usize, StoreError> {
 async fn look(sender: &Sender, attempts: &TaskTracker) -> Result<bool, StoreError> {
     let mut tx = db::platform(&sender.pool).await?;
     let relayed = webhook_queue::relay(&mut tx, RELAYED_AT_ONCE).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::WebhookRelay).await?;
     let slots = sender.slots.available_permits();
     if slots == 0 {
         return Ok(relayed > 0);
@@ -123,7 +127,7 @@ async fn look(sender: &Sender, attempts: &TaskTracker) -> Result<bool, StoreErro
         lease_seconds: LEASE_SECONDS,
     };
     let claims = webhook_queue::claim(&mut tx, bounds).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::WebhookClaim).await?;
     let found = relayed > 0 || !claims.is_empty();
     for claim in claims {
         // Only this loop acquires permits, and it has just counted them.
@@ -157,7 +161,20 @@ async fn attempt(sender: &Sender, claim: &Claim) -> Result<(), StoreError> {
         event.type = claim.event.kind, "a webhook was attempted: {next:?}");
     let mut tx = db::platform(&sender.pool).await?;
     webhook_queue::settle(&mut tx, claim, &outcome, next).await?;
-    tx.commit().await
+    tx.commit_at(FailPoint::WebhookSettle).await?;
+    WEBHOOK_ATTEMPTS.inc([name(next)]);
+    WEBHOOK_ATTEMPT_SECONDS.observe([], f64::from(latency_ms) / 1000.0);
+    Ok(())
+}
+
+/// Returns the name of an attempt's outcome in metrics.
+const fn name(next: Next) -> &'static str {
+    match next {
+        Next::Delivered => "delivered",
+        Next::Again(_) => "again",
+        Next::GivenUp => "abandoned",
+        Next::Gone => "gone",
+    }
 }
 
 fn outcome(answer: Option<Answer>, latency_ms: u32, error: Option<String>) -> Outcome {

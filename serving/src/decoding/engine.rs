@@ -15,7 +15,10 @@ use std::{
 
 use attune_domain::bytes::Bytes;
 use attune_model::{decoder::Decoder, error::ModelError, nn::kv_cache::KvCache};
-use attune_process::error_chain::chain;
+use attune_process::{
+    error_chain::chain,
+    metrics::{KV_CACHE_BYTES, KV_CACHE_BYTES_MAX, SEQUENCES_RUNNING, SEQUENCES_WAITING},
+};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -109,6 +112,7 @@ impl Engine {
         let by_memory = if tokens < SMALLEST as u64 { 0 } else { tokens };
         let context = usize::try_from(by_memory.min(architecture.max_position_embeddings)).unwrap_or(usize::MAX);
         let budget = ResidentBudget::new(limits.kv_memory);
+        KV_CACHE_BYTES_MAX.set([], limits.kv_memory.0 as f64);
         let (waiting, running, prefixes) = (Turns::default(), Vec::new(), Prefixes::default());
         Self { decoder, limits, budget, token_bytes, context, waiting, running, prefixes }
     }
@@ -125,7 +129,14 @@ impl Engine {
                 self.enqueue(work);
             }
             self.turn();
+            self.publish();
         }
+    }
+
+    fn publish(&self) {
+        SEQUENCES_WAITING.set([], self.waiting.len() as f64);
+        SEQUENCES_RUNNING.set([], self.running.len() as f64);
+        KV_CACHE_BYTES.set([], self.budget.used().0 as f64);
     }
 
     fn enqueue(&mut self, work: GenerateJob) {

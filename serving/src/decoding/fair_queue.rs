@@ -42,6 +42,11 @@ impl Turns {
         self.queues.values().all(|queue| queue.waiting.is_empty())
     }
 
+    /// Returns the number of waiting sequences.
+    pub(crate) fn len(&self) -> usize {
+        self.queues.values().map(|queue| queue.waiting.len()).sum()
+    }
+
     /// Appends a sequence to its project's queue.
     pub(crate) fn push_back(&mut self, sequence: Sequence) {
         self.queue(sequence.project().clone()).waiting.push_back(sequence);

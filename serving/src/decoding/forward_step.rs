@@ -1,13 +1,19 @@
 //! One forward pass through the decoder for many requests, each with its own adapter.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use attune_model::{
     adapter::LoraAdapter,
     decoder::{Decoder, Step},
     error::ModelError,
 };
-use attune_process::error_chain::chain;
+use attune_process::{
+    error_chain::chain,
+    metrics::{BATCH_SIZE, FORWARD_TIME, PROMPT_TOKENS},
+};
 
 use crate::{adapters::Resident, decoding::sequence::Sequence, error::Failure};
 
@@ -30,6 +36,7 @@ fn forward(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Re
     if members.is_empty() {
         return Ok(Vec::new());
     }
+    let began = Instant::now();
     let plans: Vec<Plan> = members.iter().map(|&at| Plan::of(&running[at])).collect();
     let residents = residents(running, members);
     let factors: Vec<MutexGuard<'_, LoraAdapter>> =
@@ -47,6 +54,8 @@ fn forward(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Re
     let logits = decoder.forward_cached(&mut steps)?; // [rows, v]
     drop(steps);
 
+    PROMPT_TOKENS.add([], plans.iter().map(|plan| plan.prompt_tokens).sum::<usize>() as f64);
+    BATCH_SIZE.observe([], members.len() as f64);
     let (rows, width) = logits.size2()?;
     let (rows, width) = (usize::try_from(rows).unwrap_or(0), usize::try_from(width).unwrap_or(0));
     let mut numbers = vec![0f32; rows * width];
@@ -61,6 +70,7 @@ fn forward(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Re
             done.push(at);
         }
     }
+    FORWARD_TIME.observe([], began.elapsed().as_secs_f64());
     Ok(done)
 }
 
@@ -68,6 +78,8 @@ fn forward(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Re
 struct Plan {
     /// The number of tokens in the cache.
     from: usize,
+    /// The number of the prompt's tokens in the step.
+    prompt_tokens: usize,
     /// The number of rows of logits that the step returns.
     rows: usize,
     /// `true` if a token is sampled from the last row.
@@ -76,7 +88,9 @@ struct Plan {
 
 impl Plan {
     fn of(sequence: &Sequence) -> Self {
-        Self { from: sequence.fed(), rows: sequence.rows(), samples: sequence.samples_next() }
+        let from = sequence.fed();
+        let prompt_tokens = if sequence.is_reading() { sequence.needs() - from } else { 0 };
+        Self { from, prompt_tokens, rows: sequence.rows(), samples: sequence.samples_next() }
     }
 }
 

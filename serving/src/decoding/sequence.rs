@@ -14,6 +14,7 @@ use attune_domain::{
     serve::{AdapterKey, FinishReason},
 };
 use attune_model::{adapter::LoraAdapter, decoder::Step, nn::kv_cache::KvCache};
+use attune_process::metrics::{FIRST_TOKEN, GENERATED_TOKENS};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
@@ -259,6 +260,10 @@ impl Sequence {
             return true;
         }
         self.sampled.push(token);
+        GENERATED_TOKENS.inc([]);
+        if self.sampled.len() == 1 {
+            FIRST_TOKEN.observe([], self.age().as_secs_f64());
+        }
         let score = self.work.scores.map(|top| TokenScore::new(logits, token, top));
         self.send(EngineEvent::Token { id: token, score });
         if let Some(constraint) = &mut self.work.constraint {

@@ -13,6 +13,7 @@ use attune_domain::{
     serve::{CONTRACT_VERSION, Form, GenerateRequest, Prompt, ReplicaReply, ReplicaReport, Sampling, ServeSpec},
     spec::Quantization,
 };
+use attune_process::log::Format;
 use attune_serving::{config::Config, replica::serve};
 use axum::{
     Json, Router,
@@ -58,6 +59,8 @@ impl Played {
             max_batch: 4,
             exit_with_parent: false,
             log: "".parse().unwrap(),
+            log_format: Format::default(),
+            metrics_listen: None,
         };
         tokio::spawn(async move { axum::serve(listener, app).await });
         (played, config)

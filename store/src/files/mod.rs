@@ -4,6 +4,8 @@
 pub mod blob;
 /// Files: datasets, inputs and results.
 pub mod file;
+/// Metrics of requests to the object store.
+mod object_metrics;
 /// The object store and its keys.
 pub mod objects;
 /// Content that a project may name by its digest.

@@ -22,6 +22,7 @@ use secrecy::ExposeSecret;
 use crate::{
     config::ObjectStoreConfig,
     error::{Refusal, StoreError},
+    files::object_metrics::Timing,
 };
 
 /// The validity of a presigned URL.
@@ -117,7 +118,10 @@ impl Objects {
     /// # Errors
     /// [`StoreError::Object`].
     pub async fn head(&self, key: &str) -> Result<Option<ByteCount>, StoreError> {
-        match self.client.head_object().bucket(&self.bucket).key(key).send().await {
+        let timing = Timing::of("head");
+        let head = self.client.head_object().bucket(&self.bucket).key(key).send().await;
+        timing.end(&head);
+        match head {
             Ok(head) => Ok(Some(ByteCount::from_i64(head.content_length().unwrap_or(0)))),
             Err(error) if error.as_service_error().is_some_and(|e| e.is_not_found()) => Ok(None),
             Err(error) => Err(refused("inspect", key, error)),
@@ -129,7 +133,10 @@ impl Objects {
     /// # Errors
     /// [`StoreError::NotFound`]: the object does not exist. [`StoreError::Object`].
     pub async fn get(&self, key: &str) -> Result<ByteStream, StoreError> {
-        match self.client.get_object().bucket(&self.bucket).key(key).send().await {
+        let timing = Timing::of("get");
+        let object = self.client.get_object().bucket(&self.bucket).key(key).send().await;
+        timing.end(&object);
+        match object {
             Ok(object) => Ok(object.body),
             Err(error) if error.as_service_error().is_some_and(|e| e.is_no_such_key()) => {
                 Err(StoreError::NotFound("object"))
@@ -144,7 +151,10 @@ impl Objects {
     /// As [`Objects::get`]; also when the object is shorter.
     pub async fn get_range(&self, key: &str, range: RangeInclusive<u64>) -> Result<ByteStream, StoreError> {
         let header = format!("bytes={}-{}", range.start(), range.end());
-        match self.client.get_object().bucket(&self.bucket).key(key).range(header).send().await {
+        let timing = Timing::of("get");
+        let object = self.client.get_object().bucket(&self.bucket).key(key).range(header).send().await;
+        timing.end(&object);
+        match object {
             Ok(object) => Ok(object.body),
             Err(error) if error.as_service_error().is_some_and(|e| e.is_no_such_key()) => {
                 Err(StoreError::NotFound("object"))
@@ -168,7 +178,9 @@ impl Objects {
     /// [`StoreError::Object`].
     pub async fn put(&self, key: &str, content: impl Into<Bytes>) -> Result<(), StoreError> {
         let body = ByteStream::from(content.into());
+        let timing = Timing::of("put");
         let put = self.client.put_object().bucket(&self.bucket).key(key).body(body).send().await;
+        timing.end(&put);
         put.map(drop).map_err(|e| refused("put", key, e))
     }
 
@@ -178,7 +190,9 @@ impl Objects {
     /// [`StoreError::Object`].
     pub async fn rename(&self, from: &str, to: &str) -> Result<(), StoreError> {
         let source = format!("{}/{from}", self.bucket);
+        let timing = Timing::of("copy");
         let copy = self.client.copy_object().bucket(&self.bucket).copy_source(source).key(to).send().await;
+        timing.end(&copy);
         copy.map_err(|e| refused("copy", from, e))?;
         self.delete(from).await
     }
@@ -188,7 +202,9 @@ impl Objects {
     /// # Errors
     /// [`StoreError::Object`].
     pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        let timing = Timing::of("delete");
         let deleted = self.client.delete_object().bucket(&self.bucket).key(key).send().await;
+        timing.end(&deleted);
         deleted.map(drop).map_err(|e| refused("delete", key, e))
     }
 
@@ -199,7 +215,9 @@ impl Objects {
     pub(crate) async fn staged(&self, after: Option<&str>) -> Result<Vec<String>, StoreError> {
         // With the delimiter the embedded server reads that folder alone.
         let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(STAGED).delimiter("/");
+        let timing = Timing::of("list");
         let page = list.set_start_after(after.map(str::to_owned)).send().await;
+        timing.end(&page);
         let page = page.map_err(|e| StoreError::object("list", STAGED, e))?;
         Ok(page.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect())
     }
@@ -305,7 +323,10 @@ impl Upload {
         };
         let number = i32::try_from(self.parts.len() + 1).unwrap_or(i32::MAX);
         let put = client.upload_part().bucket(bucket).key(&self.key).upload_id(&id).part_number(number);
-        let put = put.body(ByteStream::from(part)).send().await.map_err(failed)?;
+        let timing = Timing::of("part");
+        let put = put.body(ByteStream::from(part)).send().await;
+        timing.end(&put);
+        let put = put.map_err(failed)?;
         let done = CompletedPart::builder().part_number(number).set_e_tag(put.e_tag().map(Into::into));
         self.parts.push(done.set_checksum_crc32(put.checksum_crc32().map(Into::into)).build());
         Ok(())
@@ -329,7 +350,9 @@ impl Upload {
         let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
         let Objects { client, bucket } = &self.objects;
         let complete = client.complete_multipart_upload().bucket(bucket).key(&self.key).multipart_upload(parts);
+        let timing = Timing::of("complete");
         let completed = complete.set_upload_id(self.multipart_id.clone()).send().await;
+        timing.end(&completed);
         completed.map(drop).map_err(|e| refused("finish", &self.key, e))
     }
 

@@ -4,7 +4,7 @@
 use attune_domain::{bytes::Bytes, id::ProjectId};
 use sqlx::PgConnection;
 
-use crate::error::StoreError;
+use crate::{error::StoreError, tenancy::project_queue};
 
 /// An amount of storage, used or allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,15 @@ pub struct Storage {
     pub bytes: Bytes,
     /// The number of objects in the store, and of uploads that have none yet.
     pub objects: u64,
+}
+
+/// Returns the project's storage quota, within that of the installation for each project.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn quota(db: &mut PgConnection, project: ProjectId, installation: Storage) -> Result<Storage, StoreError> {
+    let own = project_queue::get(db, project).await?.max_stored_bytes;
+    Ok(Storage { bytes: own.map_or(installation.bytes, |own| own.min(installation.bytes)), ..installation })
 }
 
 /// Returns the project's storage usage.

@@ -8,6 +8,8 @@ use attune_domain::{
     file_facts::FileFacts,
     id::{AdapterVersionId, ApiKeyId, BaseModelId, FileId, JobId, ProjectId, RunId},
     job::{JobEvent, JobState, PauseReason, Priority},
+    offer::ComputeLimits,
+    run::traceparent::Traceparent,
     spec::{BASE_LEARNING_RATE, TrainSpec},
     text::tenant_text::for_tenant,
 };
@@ -21,7 +23,10 @@ use crate::{
     adapters::base_model,
     error::{StoreError, json, named, to_json},
     ids,
-    jobs::job_event::{self, Level},
+    jobs::{
+        job_event::{self, Level},
+        terms,
+    },
     queue::{self, ValidateJob},
     webhooks::outbox,
 };
@@ -49,6 +54,7 @@ pub struct Job {
     pub waiting_reason: Option<String>,
     pub priority: Priority,
     pub preemptible: bool,
+    pub limits: ComputeLimits,
     pub queue_position: Option<i32>,
     pub estimated_start: Option<DateTime<Utc>>,
     pub attempts: i32,
@@ -108,6 +114,8 @@ pub struct NewJob {
     pub max_micro_usd: Option<i64>,
     pub priority: Priority,
     pub preemptible: bool,
+    pub limits: ComputeLimits,
+    pub traceparent: Option<Traceparent>,
 }
 
 /// Inserts a job and pushes the message that starts its validation: both commit, or neither.
@@ -119,8 +127,8 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
     sqlx::query!(
         "insert into job (job_id, project_id, base_model_id, training_file_id, validation_file_id, state, suffix,
              metadata, spec, continue_from, api_key_id, micro_usd_per_million_tokens, max_micro_usd, priority,
-             preemptible)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+             preemptible, traceparent, limits)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         id.uuid(),
         new.project_id.uuid(),
         new.base_model_id.uuid(),
@@ -136,6 +144,8 @@ pub async fn insert(tx: &mut PgConnection, new: &NewJob) -> Result<Job, StoreErr
         new.max_micro_usd,
         new.priority.name(),
         new.preemptible,
+        new.traceparent.map(|traceparent| traceparent.to_string()),
+        terms::write_limits(&new.limits)?,
     )
     .execute(&mut *tx)
     .await?;
@@ -192,7 +202,7 @@ async fn select(conn: &mut PgConnection, filter: Filter) -> Result<Vec<Job>, Sto
         Row,
         r#"select job.job_id, job.project_id, job.base_model_id, base_model.name as base_model, training_file_id,
              validation_file_id, continue_from, job.state, pause_reason, suffix, metadata, spec, token_facts,
-             job.run_id, waiting_reason, priority, preemptible, queue_position, estimated_start, attempts,
+             job.run_id, waiting_reason, priority, preemptible, limits, queue_position, estimated_start, attempts,
              barren_attempts, total_steps, steps_done, trained_tokens, error_code, error_message, error_param,
              adapter_version.model_name as "fine_tuned_model?", job.created_at, started_at, finished_at,
              run.step_ms::float8 / nullif(run.steps, 0) as mean_step_ms, result_file_id, max_micro_usd, charged_tokens,
@@ -232,6 +242,7 @@ struct Row {
     waiting_reason: Option<String>,
     priority: String,
     preemptible: bool,
+    limits: Option<serde_json::Value>,
     queue_position: Option<i32>,
     estimated_start: Option<DateTime<Utc>>,
     attempts: i32,
@@ -278,6 +289,7 @@ impl TryFrom<Row> for Job {
             waiting_reason: row.waiting_reason,
             priority: named("job.priority", &row.priority, "priority")?,
             preemptible: row.preemptible,
+            limits: terms::read_limits(row.limits)?,
             queue_position: row.queue_position,
             estimated_start: row.estimated_start,
             attempts: row.attempts,

@@ -10,11 +10,13 @@ use sqlx::PgConnection;
 use crate::{
     error::StoreError,
     jobs::{
+        checkpoint,
         job::{self, JobError, Step},
         job_pause, memory_ladder,
     },
     queue::{self, DispatchJob},
     runs::run::{self, Outcome, RunState},
+    tenancy::usage::{self, NodeTime},
 };
 
 /// The cause of a lost run.
@@ -62,8 +64,9 @@ struct Barren {
 
 /// Ends a lost run: its job is queued again and resumes from the last checkpoint, after a delay if there is no new one;
 /// or, after too many attempts without a new one, it fails with the reason. A job that was being cancelled becomes
-/// cancelled, one that was pausing becomes paused. After a run that ran out of memory, the job's next run has other
-/// terms.
+/// cancelled, one that was pausing becomes paused. A job whose run ended through no fault of its own is refunded the
+/// work that is done again: the steps and the node's time after the last checkpoint. After a run that ran out of
+/// memory, the job's next run has other terms.
 ///
 /// Returns the job's state, or `None` if the run had ended meanwhile.
 ///
@@ -91,6 +94,11 @@ pub async fn lost(tx: &mut PgConnection, id: RunId, loss: &Loss) -> Result<Optio
         }
     };
     let held = job::state(&held)?;
+    let is_wanted = !matches!(held, JobState::Cancelling | JobState::Pausing);
+    if is_wanted && matches!(loss.blame, Blame::Circumstances | Blame::Nobody) {
+        let kept_step = checkpoint::newest(tx, job_id).await?.map_or(0, |checkpoint| checkpoint.step);
+        usage::refund_run(tx, id, kept_step, NodeTime::AfterCheckpoint).await?;
+    }
     let next = match loss.blame {
         Blame::Memory => memory_ladder::climb(tx, job_id, id, held, &loss.reason).await?,
         _ => job::step_held(tx, job_id, id, &step(held, &barren, pause, loss)).await?,

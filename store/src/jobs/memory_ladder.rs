@@ -1,5 +1,6 @@
 //! Jobs whose run ran out of memory: the next run has a smaller plan or a larger offer (`domain::memory::ladder`), and
-//! when none is left, the job fails. Such a run does not count among the job's attempts, and is refunded.
+//! when none is left, the job fails. Such a run does not count among the job's attempts, and is refunded. The terms of
+//! the next run are read by [`candidate`](super::candidate).
 
 use attune_domain::{
     bytes::Bytes,
@@ -9,6 +10,7 @@ use attune_domain::{
     run::Plan,
     spec::TrainSpec,
 };
+use attune_process::metrics::MEMORY_RUNGS;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
@@ -19,28 +21,12 @@ use crate::{
         job::{self, JobError, Step},
         job_event::{self, Level},
     },
-    runs::run::{self, Run},
-    tenancy::usage,
+    runs::run::Run,
+    tenancy::usage::{self, NodeTime},
 };
 
 /// The `code` of the event of each rung, and of the error of a job for which none is left.
 pub const OUT_OF_MEMORY: &str = "out_of_memory";
-
-/// Returns the plan that a job's next run keeps: that of the ladder, or of the last run; `None`: it has had no run. The
-/// memory that the next run's offer must exceed is [`snapshot::memory_above`](super::snapshot::memory_above).
-///
-/// # Errors
-/// [`StoreError::NotFound`], [`StoreError::Database`].
-pub async fn kept_plan(conn: &mut PgConnection, job: JobId) -> Result<Option<Plan>, StoreError> {
-    let plan = sqlx::query_scalar!("select rung_plan from job where job_id = $1", job.uuid())
-        .fetch_optional(&mut *conn)
-        .await?
-        .ok_or(StoreError::NotFound("fine-tuning job"))?;
-    match plan {
-        Some(plan) => Ok(Some(from_json("job.rung_plan", plan)?)),
-        None => run::last_plan(conn, job).await,
-    }
-}
 
 /// Returns whether the run's plan may not fit: a run of its job ran out of memory, or this is the first run and its
 /// plan takes most of the memory that its offer has left.
@@ -85,7 +71,7 @@ pub(crate) async fn climb(
     reason: &str,
 ) -> Result<JobState, StoreError> {
     let kept_step = checkpoint::newest(tx, job).await?.map_or(0, |checkpoint| checkpoint.step);
-    usage::refund_run(tx, run, kept_step, true).await?;
+    usage::refund_run(tx, run, kept_step, NodeTime::Whole).await?;
     if held == JobState::Cancelling {
         let step = Step::new(JobEvent::RunLost, format!("Fine-tuning job cancelled; {reason}"));
         return job::step_held(tx, job, run, &step).await;
@@ -93,6 +79,7 @@ pub(crate) async fn climb(
     let spent = spent(tx, run).await?;
     let rung = ladder::next(&spent.failed, &spent.spec);
     let skipped = ladder::skipped(&spent.failed.plan, &spent.spec);
+    MEMORY_RUNGS.inc([name(&rung)]);
     if rung == Rung::Exhausted {
         let tried = tried(tx, job).await?;
         let param = skipped.first().map(|skipped| skipped.field().0.to_owned());
@@ -108,13 +95,14 @@ pub(crate) async fn climb(
 }
 
 /// Returns the figures of a run. An offer that is not published any more counts with the memory that was reserved; if
-/// the job already needed more than that, no offer counts as larger, so that the ladder ends.
+/// the job already needed more than that, no offer counts as larger, so that the ladder ends. Offers with GPUs, which
+/// this build cannot use, do not count.
 async fn spent(tx: &mut PgConnection, run: RunId) -> Result<Spent, StoreError> {
     let row = sqlx::query!(
         r#"select run.plan, run.predicted_peak, run.measured_peak, node.offer, job.spec,
              coalesce(offer.memory, node.memory) as "memory!",
              case when coalesce(offer.memory, node.memory) <= job.memory_above then 0
-                 else coalesce((select max(memory) from offer), 0) end as "largest!"
+                 else coalesce((select max(memory) from offer where device = 'cpu'), 0) end as "largest!"
          from run join node using (node_id) join job on job.job_id = run.job_id
              left join offer on offer.provider = node.provider and offer.name = node.offer
          where run.run_id = $1"#,
@@ -168,15 +156,13 @@ async fn save(tx: &mut PgConnection, job: JobId, rung: &Rung) -> Result<(), Stor
 /// Returns the machine-readable data of a rung's event.
 fn data(spent: &Spent, rung: &Rung, skipped: &[Skipped]) -> Value {
     let before = &spent.failed.plan;
-    let (name, after) = match rung {
-        Rung::Checkpointing(plan) => ("gradient_checkpointing", plan),
-        Rung::HalfMicroBatch(plan) => ("micro_batch_size", plan),
-        Rung::LargerOffer { .. } => ("larger_offer", before),
-        Rung::Exhausted => ("none", before),
+    let after = match rung {
+        Rung::Checkpointing(plan) | Rung::HalfMicroBatch(plan) => plan,
+        Rung::LargerOffer { .. } | Rung::Exhausted => before,
     };
     json!({
         "code": OUT_OF_MEMORY,
-        "rung": name,
+        "rung": name(rung),
         "predicted_bytes": spent.predicted,
         "peak_bytes": spent.peak,
         "offer": spent.offer,
@@ -185,6 +171,16 @@ fn data(spent: &Spent, rung: &Rung, skipped: &[Skipped]) -> Value {
         "after": after.split_json(),
         "skipped": skipped.iter().map(|skipped| skipped.field().0).collect::<Vec<_>>(),
     })
+}
+
+/// Returns the name of a rung, in the data of events and in metrics.
+const fn name(rung: &Rung) -> &'static str {
+    match rung {
+        Rung::Checkpointing(_) => "gradient_checkpointing",
+        Rung::HalfMicroBatch(_) => "micro_batch_size",
+        Rung::LargerOffer { .. } => "larger_offer",
+        Rung::Exhausted => "none",
+    }
 }
 
 /// Describes a rung, for the event's message.

@@ -7,23 +7,26 @@ use attune_domain::{
     bytes::Bytes,
     id::{JobId, ProjectId},
     job::{JobState, Priority},
+    offer::Slowness,
     queue::{ProjectShare, RunningJob, STOP_SECONDS, WaitingJob},
     run::Plan,
 };
+use serde_json::Value;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::{
     error::{StoreError, json, named},
-    jobs::job,
+    jobs::{
+        job,
+        terms::{self, JobTerms, UNKNOWN_SECONDS},
+    },
     tenancy::project_queue,
 };
 
 /// The maximum number of waiting jobs of one project that are planned, so that no project's jobs displace another's.
 /// The others have no position until they move up.
 pub const PLANNED_PER_PROJECT: i64 = 2000;
-
-/// The duration in seconds of a run that nothing is known about.
-pub const UNKNOWN_SECONDS: f64 = 3600.0;
 
 /// The seconds that a stop at a checkpoint costs: the model is loaded again.
 const RESTART_SECONDS: f64 = 10.0;
@@ -43,6 +46,8 @@ pub struct Snapshot {
     pub priorities: HashMap<JobId, Priority>,
     /// The plans that waiting jobs began with.
     pub kept: HashMap<JobId, Plan>,
+    /// The terms of the waiting jobs that have any.
+    pub terms: HashMap<JobId, JobTerms>,
 }
 
 /// Loads the state of the queue, with at most `per_project` waiting jobs of each project.
@@ -64,8 +69,9 @@ async fn load_waiting(conn: &mut PgConnection, per_project: i64, into: &mut Snap
     let rows = sqlx::query!(
         r#"select queued.job_id as "job_id!", queued.project_id as "project_id!", queued.priority as "priority!",
              queued.since as "since!", queued.need_bytes as "need_bytes!", queued.seconds as "seconds!",
-             queued.preemptions as "preemptions!", coalesce(queued.rung_plan, last.plan) as "kept?"
-         from (select job_id, project_id, priority, need_bytes, attempts, preemptions, rung_plan,
+             queued.preemptions as "preemptions!", coalesce(queued.rung_plan, last.plan) as "kept?",
+             queued.attempts as "attempts!", queued.limits as "limits?", queued.slowness as "slowness?"
+         from (select job_id, project_id, priority, need_bytes, attempts, preemptions, rung_plan, limits, slowness,
                  extract(epoch from coalesce(queued_at, created_at))::float8 as since,
                  coalesce(expected_seconds, $2) as seconds,
                  row_number() over (partition by project_id
@@ -87,6 +93,9 @@ async fn load_waiting(conn: &mut PgConnection, per_project: i64, into: &mut Snap
         if let Some(plan) = row.kept {
             into.kept.insert(job, json("run.plan", plan)?);
         }
+        if row.limits.is_some() || row.slowness.is_some() {
+            into.terms.insert(job, JobTerms::read(row.limits, row.slowness, row.attempts > 0)?);
+        }
         into.waiting.push(WaitingJob {
             job,
             project: ProjectId::new(row.project_id),
@@ -95,6 +104,7 @@ async fn load_waiting(conn: &mut PgConnection, per_project: i64, into: &mut Snap
             need: Bytes::from_i64(row.need_bytes),
             seconds: row.seconds,
             was_preempted: row.preemptions > 0,
+            offers: None,
         });
     }
     Ok(())
@@ -155,37 +165,35 @@ pub async fn unmeasured(conn: &mut PgConnection, limit: i64) -> Result<Vec<JobId
     Ok(rows.into_iter().map(JobId::new).collect())
 }
 
-/// Returns the memory that an offer must exceed for the job: a run on one with as much ran out of memory. `None`: none.
-///
-/// # Errors
-/// [`StoreError::NotFound`], [`StoreError::Database`].
-pub async fn memory_above(conn: &mut PgConnection, job: JobId) -> Result<Option<Bytes>, StoreError> {
-    let above = sqlx::query_scalar!("select memory_above from job where job_id = $1", job.uuid())
-        .fetch_optional(conn)
-        .await?
-        .ok_or(StoreError::NotFound("fine-tuning job"))?;
-    Ok(above.map(Bytes::from_i64))
-}
-
 /// The measures of a waiting job.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Measures {
     /// The memory that it needs at least.
     pub need: Bytes,
     /// The expected duration of its run, in seconds.
     pub seconds: f64,
+    /// The duration on each offer, relative to the expected duration; empty: the same on all.
+    pub slowness: Vec<Slowness>,
 }
 
-/// Stores the measures of a waiting job.
+/// Stores the measures of waiting jobs, in one statement. A job that is not queued any more is left unchanged.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn measure(conn: &mut PgConnection, job: JobId, measures: Measures) -> Result<(), StoreError> {
+pub async fn measure(conn: &mut PgConnection, measured: &[(JobId, Measures)]) -> Result<(), StoreError> {
+    let jobs: Vec<Uuid> = measured.iter().map(|(job, _)| job.uuid()).collect();
+    let needs: Vec<i64> = measured.iter().map(|(_, measures)| measures.need.to_i64()).collect();
+    let seconds: Vec<f64> = measured.iter().map(|(_, measures)| measures.seconds).collect();
+    let slowness = measured.iter().map(|(_, measures)| terms::write_slowness(&measures.slowness));
+    let slowness = slowness.collect::<Result<Vec<Option<Value>>, StoreError>>()?;
     sqlx::query!(
-        "update job set need_bytes = $2, expected_seconds = $3 where job_id = $1 and state = 'queued'",
-        job.uuid(),
-        measures.need.to_i64(),
-        measures.seconds,
+        "update job set need_bytes = measured.need, expected_seconds = measured.seconds, slowness = measured.slowness
+         from unnest($1::uuid[], $2::bigint[], $3::float8[], $4::jsonb[]) as measured (job_id, need, seconds, slowness)
+         where job.job_id = measured.job_id and job.state = 'queued'",
+        &jobs,
+        &needs,
+        &seconds,
+        &slowness as &[Option<Value>],
     )
     .execute(conn)
     .await?;

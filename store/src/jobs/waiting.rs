@@ -1,21 +1,25 @@
 //! Positions, reasons and estimated starts of waiting jobs: stored in their rows after each planning pass. A job that
 //! waits for its own plan also gets an event.
 
-use attune_domain::id::{JobId, ProjectId};
+use attune_domain::{
+    id::{JobId, ProjectId},
+    text::tenant_text::for_tenant,
+};
 use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{
-    error::StoreError,
-    jobs::job_event::{self, Level},
-};
+use crate::{error::StoreError, ids};
 
 /// The `code` of the event that [`for_plan`] writes.
 pub const WAITING_FOR_PLAN: &str = "waiting_for_plan";
 
 /// The change of an estimated start, in seconds, below which the stored one is kept.
 const KEPT_SECONDS: f64 = 5.0;
+
+/// The position from which a place is exact to one part in as many only. After each start, all jobs behind it move up
+/// by one: without this, each planning pass would write all rows of a deep queue.
+const EXACT_POSITIONS: i32 = 50;
 
 /// A job's place in the queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +35,7 @@ pub struct Place {
 }
 
 /// Stores the places of waiting jobs, in one statement, and returns the number of rows that it changed. A job that is
-/// not queued any more is left unchanged.
+/// not queued any more is left unchanged, and so is one far behind whose place has hardly changed.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -45,36 +49,55 @@ pub async fn store(tx: &mut PgConnection, places: &[Place]) -> Result<u64, Store
              estimated_start = to_timestamp(place.start)
          from unnest($1::uuid[], $2::integer[], $3::text[], $4::float8[]) as place (job_id, position, reason, start)
          where job.job_id = place.job_id and job.state = 'queued'
-             and (job.queue_position is distinct from place.position
-                 or job.waiting_reason is distinct from place.reason
+             and (job.queue_position is null
+                 or (place.position <= $6 and (job.queue_position <> place.position
+                     or job.waiting_reason is distinct from place.reason))
+                 or abs(job.queue_position - place.position) * $6 > place.position
+                 or translate(job.waiting_reason, '0123456789', '') is distinct from
+                     translate(place.reason, '0123456789', '')
                  or (job.estimated_start is null) <> (place.start is null)
-                 or abs(extract(epoch from job.estimated_start)::float8 - place.start) > $5)",
+                 or abs(extract(epoch from job.estimated_start)::float8 - place.start) > case when place.position <= $6
+                     then $5 else greatest($5, (place.start - extract(epoch from now())::float8) / $6) end)",
         &jobs,
         &positions,
         &reasons,
         &starts as &[Option<f64>],
         KEPT_SECONDS,
+        EXACT_POSITIONS,
     )
     .execute(tx)
     .await?;
     Ok(stored.rows_affected())
 }
 
-/// Writes an event that a job waits for the plan that it began with, once per wait.
+/// Writes an event for each job of `waits`, with its reason, that it waits for the plan that it began with: once per
+/// wait. One statement for all.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn for_plan(tx: &mut PgConnection, job: JobId, reason: &str) -> Result<(), StoreError> {
-    let last = sqlx::query_scalar!(
-        "select data ->> 'code' from job_event where job_id = $1 and type = 'message' order by sequence desc limit 1",
-        job.uuid(),
+pub async fn for_plan(tx: &mut PgConnection, waits: &[(JobId, String)]) -> Result<(), StoreError> {
+    let events: Vec<Uuid> = waits.iter().map(|_| ids::id::<attune_domain::id::JobEvent>().uuid()).collect();
+    let jobs: Vec<Uuid> = waits.iter().map(|(job, _)| job.uuid()).collect();
+    let reasons: Vec<String> = waits.iter().map(|(_, reason)| for_tenant(reason)).collect();
+    // As for every event, the row of the job is locked before the event's number is assigned.
+    sqlx::query!(
+        "insert into job_event (job_event_id, job_id, level, type, message, data)
+         select wait.event_id, wait.job_id, 'info', 'message', wait.reason, $4::jsonb
+         from unnest($1::uuid[], $2::uuid[], $3::text[]) as wait (event_id, job_id, reason)
+             join job on job.job_id = wait.job_id
+         where (select last.data ->> 'code' from job_event as last
+             where last.job_id = wait.job_id and last.type = 'message' order by last.sequence desc limit 1)
+             is distinct from $5::text
+         for update of job",
+        &events,
+        &jobs,
+        &reasons,
+        json!({ "code": WAITING_FOR_PLAN }),
+        WAITING_FOR_PLAN,
     )
-    .fetch_optional(&mut *tx)
+    .execute(tx)
     .await?;
-    if last.flatten().as_deref() == Some(WAITING_FOR_PLAN) {
-        return Ok(());
-    }
-    job_event::message_with(tx, job, Level::Info, reason, &json!({ "code": WAITING_FOR_PLAN })).await
+    Ok(())
 }
 
 /// The jobs of a project around one of its waiting jobs.

@@ -2,12 +2,18 @@
 
 /// Nodes: memory reserved with a provider.
 pub mod node;
-/// Providers' offers and their throughput.
+/// Providers' offers and their reservations.
 pub mod offer;
+/// The figures of a run's end.
+pub mod outcome;
+/// Earlier runs, from which the rates of others are predicted.
+pub mod past_runs;
 /// Processes that a provider has not started yet.
 pub mod pending;
 /// The placement of a run: its offer, and the others.
 pub mod placement;
+/// The configured providers.
+pub mod provider;
 /// Trainers' reports.
 pub mod report;
 /// The metrics file of a job, step by step.

@@ -5,6 +5,7 @@ use attune_domain::{
     id::{NodeId, ReplicaId, RunId},
 };
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::{error::StoreError, ids};
 
@@ -65,12 +66,21 @@ pub(crate) async fn reserve(tx: &mut PgConnection, new: &NewNode) -> Result<Node
     Ok(id)
 }
 
-/// Stores the provider's handle of the launched process.
+/// Stores the providers' handles of launched processes, in one statement.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn launched(conn: &mut PgConnection, id: NodeId, handle: &str) -> Result<(), StoreError> {
-    sqlx::query!("update node set handle = $2 where node_id = $1", id.uuid(), handle).execute(conn).await?;
+pub async fn launched(conn: &mut PgConnection, launched: &[(NodeId, String)]) -> Result<(), StoreError> {
+    let nodes: Vec<Uuid> = launched.iter().map(|(node, _)| node.uuid()).collect();
+    let handles: Vec<String> = launched.iter().map(|(_, handle)| handle.clone()).collect();
+    sqlx::query!(
+        "update node set handle = process.handle
+         from unnest($1::uuid[], $2::text[]) as process (node_id, handle) where node.node_id = process.node_id",
+        &nodes,
+        &handles,
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

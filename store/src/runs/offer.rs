@@ -1,15 +1,15 @@
 //! Providers' offers, as last published by the scheduler, and their reservations: the input of estimates.
 
-use attune_domain::{bytes::Bytes, id::BaseModelId, offer::Offer};
+use attune_domain::{
+    bytes::Bytes,
+    offer::{Offer, OfferDevice},
+};
 use sqlx::PgConnection;
 
 use crate::{error::StoreError, runs::node};
 
 /// Seconds after which an offer that was not published again counts as gone.
 const STALE_SECONDS: f64 = 180.0;
-
-/// The number of recent runs from which throughput is measured.
-const THROUGHPUT_RUNS: i64 = 20;
 
 /// Publishes a provider's offers, without reservations; offers that it no longer has are deleted.
 ///
@@ -21,22 +21,63 @@ pub async fn publish(tx: &mut PgConnection, provider: &str, offers: &[Offer]) ->
         .execute(&mut *tx)
         .await?;
     for offer in offers {
+        let gpu = Gpu::of(&offer.device);
         sqlx::query!(
-            "insert into offer (provider, name, memory, slots, threads, micro_usd_per_hour)
-             values ($1, $2, $3, $4, $5, $6)
+            "insert into offer (provider, name, memory, slots, threads, micro_usd_per_hour, device, gpu_product, gpus,
+                 gpu_memory, spot, region)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
              on conflict (provider, name) do update set memory = excluded.memory, slots = excluded.slots,
-                 threads = excluded.threads, micro_usd_per_hour = excluded.micro_usd_per_hour, seen_at = now()",
+                 threads = excluded.threads, micro_usd_per_hour = excluded.micro_usd_per_hour,
+                 device = excluded.device, gpu_product = excluded.gpu_product, gpus = excluded.gpus,
+                 gpu_memory = excluded.gpu_memory, spot = excluded.spot, region = excluded.region, seen_at = now()",
             provider,
             offer.name,
             offer.memory.to_i64(),
             i32::try_from(offer.free_slots).unwrap_or(i32::MAX),
             i32::try_from(offer.threads).unwrap_or(i32::MAX),
             i64::try_from(offer.micro_usd_per_hour).unwrap_or(i64::MAX),
+            offer.device.name(),
+            gpu.product,
+            gpu.count,
+            gpu.memory,
+            offer.spot,
+            offer.region,
         )
         .execute(&mut *tx)
         .await?;
     }
     Ok(())
+}
+
+/// The columns of an offer's GPUs; all null without any.
+#[derive(Default)]
+struct Gpu {
+    product: Option<String>,
+    count: Option<i32>,
+    memory: Option<i64>,
+}
+
+impl Gpu {
+    fn of(device: &OfferDevice) -> Self {
+        match device {
+            OfferDevice::Cpu => Self::default(),
+            OfferDevice::Cuda { product, count, memory } => Self {
+                product: Some(product.clone()),
+                count: Some(i32::try_from(*count).unwrap_or(i32::MAX)),
+                memory: Some(memory.to_i64()),
+            },
+        }
+    }
+
+    /// Returns the device. A constraint of the table keeps the columns together.
+    fn device(self) -> OfferDevice {
+        match (self.product, self.count, self.memory) {
+            (Some(product), Some(count), Some(memory)) => {
+                OfferDevice::Cuda { product, count: count.unsigned_abs(), memory: Bytes::from_i64(memory) }
+            }
+            _ => OfferDevice::Cpu,
+        }
+    }
 }
 
 /// Returns all current offers, with their reservations. Several providers may use the same offer name.
@@ -45,7 +86,8 @@ pub async fn publish(tx: &mut PgConnection, provider: &str, offers: &[Offer]) ->
 /// [`StoreError::Database`].
 pub async fn list(conn: &mut PgConnection) -> Result<Vec<Offer>, StoreError> {
     let rows = sqlx::query!(
-        "select provider, name, memory, slots, threads, micro_usd_per_hour from offer
+        "select provider, name, memory, slots, threads, micro_usd_per_hour, gpu_product, gpus, gpu_memory, spot, region
+         from offer
          where seen_at > now() - make_interval(secs => $1) order by provider, name",
         STALE_SECONDS,
     )
@@ -61,6 +103,9 @@ pub async fn list(conn: &mut PgConnection) -> Result<Vec<Offer>, StoreError> {
             free_slots: usize::try_from(row.slots).unwrap_or(0),
             threads: u32::try_from(row.threads).unwrap_or(1),
             micro_usd_per_hour: u64::try_from(row.micro_usd_per_hour).unwrap_or(0),
+            device: Gpu { product: row.gpu_product, count: row.gpus, memory: row.gpu_memory }.device(),
+            spot: row.spot,
+            region: row.region,
         };
         let nodes = node::active(conn, &offer.provider).await?;
         reserve(&mut offer, &nodes);
@@ -77,37 +122,4 @@ pub fn reserve(offer: &mut Offer, nodes: &[node::Node]) {
             offer.free_slots = offer.free_slots.saturating_sub(1);
         }
     }
-}
-
-/// The throughput of recent runs on an offer.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Throughput {
-    /// All tokens of the steps per second of step time.
-    pub tokens_per_second: f64,
-    /// The number of runs measured.
-    pub runs: i64,
-}
-
-/// Returns the throughput of recent runs of a base on an offer; `None`: there were none yet.
-///
-/// # Errors
-/// [`StoreError::Database`].
-pub async fn throughput(
-    conn: &mut PgConnection,
-    offer: &Offer,
-    base: BaseModelId,
-) -> Result<Option<Throughput>, StoreError> {
-    let row = sqlx::query!(
-        r#"select sum(tokens)::float8 * 1000 / nullif(sum(step_ms), 0)::float8 as tokens_per_second, count(*) as "runs!"
-         from (select run.tokens, run.step_ms from run join node using (node_id) join job on job.job_id = run.job_id
-             where node.provider = $1 and node.offer = $2 and job.base_model_id = $3 and run.steps > 0
-             order by run.run_id desc limit $4) as late"#,
-        offer.provider,
-        offer.name,
-        base.uuid(),
-        THROUGHPUT_RUNS,
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(row.tokens_per_second.map(|tokens_per_second| Throughput { tokens_per_second, runs: row.runs }))
 }

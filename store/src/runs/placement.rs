@@ -1,15 +1,18 @@
 //! The placement of a run: the offer that was taken, the memory estimate, and the reason why each other offer was not.
-//! Recorded when the run is created, since offers change.
+//! Recorded when the run is created, since offers change. The processor is added when the trainer has started, as the
+//! field `processor`, which [`past_runs`](crate::runs::past_runs) reads.
 
 use attune_domain::{
     bytes::Bytes,
     id::{JobId, RunId},
     memory::MemoryEstimate,
-    run::Plan,
+    run::{Plan, processor::Processor},
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::error::{StoreError, json, to_json};
 
@@ -39,14 +42,37 @@ pub struct NotTaken {
     pub reason: String,
 }
 
-/// Records the placement of a new run.
+/// Records the placements of new runs, in one statement.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn record(tx: &mut PgConnection, run: RunId, placed: &Placed) -> Result<(), StoreError> {
-    sqlx::query!("update run set placed = $2 where run_id = $1", run.uuid(), to_json("run.placed", placed)?)
-        .execute(tx)
-        .await?;
+pub async fn record(tx: &mut PgConnection, placements: &[(RunId, Placed)]) -> Result<(), StoreError> {
+    let runs: Vec<Uuid> = placements.iter().map(|(run, _)| run.uuid()).collect();
+    let placed = placements.iter().map(|(_, placed)| to_json("run.placed", placed));
+    let placed = placed.collect::<Result<Vec<Value>, StoreError>>()?;
+    sqlx::query!(
+        "update run set placed = placement.placed
+         from unnest($1::uuid[], $2::jsonb[]) as placement (run_id, placed) where run.run_id = placement.run_id",
+        &runs,
+        &placed,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Records the processor that a run was placed on.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn record_processor(tx: &mut PgConnection, run: RunId, processor: &Processor) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update run set placed = jsonb_set(placed, '{processor}', $2) where run_id = $1",
+        run.uuid(),
+        to_json("run.placed", &processor.clone().bounded())?,
+    )
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

@@ -8,8 +8,12 @@ use attune_domain::{
     id::{CheckpointId, JobId, RunId},
     job::{JobEvent, JobState},
     manifest::Origin,
-    run::{Blob, Directive, Gate, MessageLevel, Reply, Report, RunEvent, StepMetrics, metric::MetricName},
+    run::{
+        Blob, Directive, Gate, MessageLevel, Reply, Report, RunEvent, StepMetrics, metric::MetricName,
+        processor::Processor,
+    },
 };
+use attune_process::failpoint::Guard;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
@@ -28,10 +32,14 @@ use crate::{
     },
     queue::{self, DispatchJob},
     runs::{
+        placement,
         run::{self, Outcome, RunState},
         run_blob,
     },
-    tenancy::{money, usage},
+    tenancy::{
+        money,
+        usage::{self, NodeTime},
+    },
 };
 
 /// The run's row, locked.
@@ -58,7 +66,8 @@ pub async fn take(tx: &mut PgConnection, run: RunId, report: &Report) -> Result<
     .fetch_optional(&mut *tx)
     .await?
     .ok_or(StoreError::NotFound("run"))?;
-    if row.run_lease != report.run_lease {
+    let is_fenced = Guard::RunLease.is_on();
+    if is_fenced && row.run_lease != report.run_lease {
         return Err(StoreError::Stale);
     }
     let first = i64::try_from(report.first_sequence).unwrap_or(i64::MAX);
@@ -74,7 +83,7 @@ pub async fn take(tx: &mut PgConnection, run: RunId, report: &Report) -> Result<
     let job = sqlx::query!("select state, run_id from job where job_id = $1 for update", row.job_id)
         .fetch_one(&mut *tx)
         .await?;
-    if job.run_id != Some(run.uuid()) {
+    if is_fenced && job.run_id != Some(run.uuid()) {
         return Err(StoreError::Stale);
     }
     let mut held = Held {
@@ -91,7 +100,8 @@ pub async fn take(tx: &mut PgConnection, run: RunId, report: &Report) -> Result<
     )
     .execute(&mut *tx)
     .await?;
-    let taken = usize::try_from(row.next_sequence.saturating_sub(first)).unwrap_or(0);
+    let repeated = if Guard::ReportSequence.is_on() { row.next_sequence.saturating_sub(first) } else { 0 };
+    let taken = usize::try_from(repeated).unwrap_or(0);
     for event in report.events.iter().skip(taken) {
         apply(tx, &mut held, event).await?;
         if event.is_last() {
@@ -107,8 +117,8 @@ pub async fn take(tx: &mut PgConnection, run: RunId, report: &Report) -> Result<
 
 async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Result<(), StoreError> {
     match event {
-        RunEvent::Started { total_steps, tokens_per_epoch, trainable_weights } => {
-            started(tx, held, *total_steps).await?;
+        RunEvent::Started { total_steps, tokens_per_epoch, trainable_weights, processor } => {
+            started(tx, held, *total_steps, processor.as_ref()).await?;
             let text = format!("Training {trainable_weights} weights on {tokens_per_epoch} tokens per epoch");
             job_event::message(tx, held.job_id, Level::Info, &text).await
         }
@@ -180,7 +190,15 @@ async fn lose(tx: &mut PgConnection, held: &mut Held, loss: &Loss) -> Result<(),
     Ok(())
 }
 
-async fn started(tx: &mut PgConnection, held: &mut Held, total_steps: u64) -> Result<(), StoreError> {
+async fn started(
+    tx: &mut PgConnection,
+    held: &mut Held,
+    total_steps: u64,
+    processor: Option<&Processor>,
+) -> Result<(), StoreError> {
+    if let Some(processor) = processor {
+        placement::record_processor(tx, held.run_id, processor).await?;
+    }
     sqlx::query!("update run set state = 'running' where run_id = $1", held.run_id.uuid()).execute(&mut *tx).await?;
     sqlx::query!("update job set total_steps = $2 where job_id = $1", held.job_id.uuid(), total_steps as i64)
         .execute(&mut *tx)
@@ -295,7 +313,7 @@ async fn publish(tx: &mut PgConnection, held: &mut Held, published: Publication<
         .await?;
     run::end(tx, held.run_id, Outcome::Published).await?;
     if let Some(step) = best_step {
-        usage::refund_run(tx, held.run_id, step, false).await?;
+        usage::refund_run(tx, held.run_id, step, NodeTime::Nothing).await?;
     }
     job_event::message(tx, held.job_id, Level::Info, &format!("New fine-tuned model created: {name}")).await?;
     step(tx, held, &Step::new(JobEvent::AdapterPublished, "The job has successfully completed")).await
@@ -320,20 +338,19 @@ async fn gave_up_checkpoint(tx: &mut PgConnection, held: &mut Held, why: &str) -
 }
 
 /// Handles a stop. One due to a cancel ends the job, one due to a pause pauses it, and one for another job queues it
-/// again. One without a request (the trainer's machine shuts down) requeues the job.
+/// again. One without a request (the trainer's node is stopped) is an interruption: the job is queued again.
 async fn stopped(tx: &mut PgConnection, held: &mut Held, at: u64) -> Result<(), StoreError> {
-    run::end(tx, held.run_id, Outcome::Stopped).await?;
     let obeyed = match held.job_state {
         JobState::Cancelling => Some(format!("Fine-tuning job cancelled after step {at}")),
         JobState::Pausing => Some(format!("Fine-tuning job paused after step {at}")),
         _ => None,
     };
     if let Some(message) = obeyed {
+        run::end(tx, held.run_id, Outcome::Stopped).await?;
         step(tx, held, &Step::new(JobEvent::RunStopped, message)).await?;
         held.job_state = job_pause::requeue_preempted(tx, held.job_id).await?;
         return Ok(());
     }
-    let message = format!("The trainer stopped after step {at}; the job is queued again");
-    step(tx, held, &Step::new(JobEvent::RunLost, message)).await?;
-    queue::push(tx, &DispatchJob { job_id: held.job_id }).await
+    let reason = format!("The trainer was interrupted after step {at}");
+    lose(tx, held, &Loss::new(reason, Blame::Circumstances)).await
 }

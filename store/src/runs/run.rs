@@ -9,6 +9,7 @@ use attune_domain::{
 };
 use sqlx::PgConnection;
 use strum::{EnumString, IntoStaticStr};
+use uuid::Uuid;
 
 use crate::{
     error::{StoreError, json, to_json},
@@ -81,30 +82,48 @@ pub async fn create(tx: &mut PgConnection, new: &NewRun) -> Result<Run, StoreErr
     let node_id = node::reserve(tx, &new.node).await?;
     let run_id: RunId = ids::id();
     let attempt = sqlx::query_scalar!(
-        "update job set run_id = $2, attempts = attempts + 1, rung_plan = null where job_id = $1 returning attempts",
-        new.job_id.uuid(),
-        run_id.uuid(),
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    sqlx::query!(
-        "insert into run (run_id, job_id, node_id, attempt, run_lease, plan, token_hash, resume_id, heartbeat_seconds,
+        "with claimed as (
+             update job set run_id = $1, attempts = attempts + 1, rung_plan = null where job_id = $2
+             returning attempts)
+         insert into run (run_id, job_id, node_id, attempt, run_lease, plan, token_hash, resume_id, heartbeat_seconds,
              state, predicted_peak)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'launching', $10)",
+         select $1, $2, $3::uuid, attempts, attempts::bigint, $4::jsonb, $5::bytea, $6::uuid, $7::integer, 'launching',
+             $8::bigint
+         from claimed returning attempt",
         run_id.uuid(),
         new.job_id.uuid(),
         node_id.uuid(),
-        attempt,
-        i64::from(attempt),
         to_json("run.plan", &new.plan)?,
         new.token_hash,
         new.resume_id.map(|id| id.uuid()),
         new.heartbeat_seconds as i32,
         new.plan.predicted_peak.to_i64(),
     )
-    .execute(&mut *tx)
+    .fetch_one(tx)
     .await?;
-    get(tx, run_id).await
+    Ok(Run {
+        run_id,
+        job_id: new.job_id,
+        node_id,
+        attempt,
+        run_lease: i64::from(attempt),
+        plan: new.plan.clone(),
+        resume_id: new.resume_id,
+        heartbeat_seconds: new.heartbeat_seconds,
+        state: RunState::Launching,
+    })
+}
+
+/// Begins the leases of launched runs: of many that were claimed at once, the last ones are launched a while later.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn begin_leases(tx: &mut PgConnection, runs: &[RunId]) -> Result<(), StoreError> {
+    let runs: Vec<Uuid> = runs.iter().map(|run| run.uuid()).collect();
+    sqlx::query!("update run set heartbeat_at = clock_timestamp() where run_id = any($1) and state <> 'ended'", &runs)
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 /// Returns a run by its ID.
@@ -113,17 +132,6 @@ pub async fn create(tx: &mut PgConnection, new: &NewRun) -> Result<Run, StoreErr
 /// [`StoreError::NotFound`], [`StoreError::Database`].
 pub async fn get(conn: &mut PgConnection, id: RunId) -> Result<Run, StoreError> {
     select(conn, Some(id), None).await?.ok_or(StoreError::NotFound("run"))
-}
-
-/// Returns the plan of a job's last run; `None`: it has had none.
-///
-/// # Errors
-/// [`StoreError::Database`].
-pub async fn last_plan(conn: &mut PgConnection, job: JobId) -> Result<Option<Plan>, StoreError> {
-    let plan = sqlx::query_scalar!("select plan from run where job_id = $1 order by attempt desc limit 1", job.uuid())
-        .fetch_optional(conn)
-        .await?;
-    plan.map(|plan| json("run.plan", plan)).transpose()
 }
 
 /// Returns the run whose trainer this token authenticates.

@@ -16,7 +16,7 @@ use crate::{
     digests,
     error::StoreError,
     files::objects::Objects,
-    jobs::{checkpoint, job, memory_ladder},
+    jobs::{checkpoint, job, job_trace, memory_ladder},
     runs::run::Run,
 };
 
@@ -54,6 +54,7 @@ async fn training(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Resu
             run_id: run.run_id,
             run_lease: run.run_lease,
             heartbeat_seconds: run.heartbeat_seconds,
+            traceparent: job_trace::of(conn, run.job_id).await?,
         },
         base,
         base_digest,

@@ -3,6 +3,7 @@
 use attune_domain::id::{AdapterVersionId, ApiKeyId, ProjectId, RunId};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
+use strum::IntoStaticStr;
 
 use crate::{error::StoreError, ids};
 
@@ -37,18 +38,35 @@ pub(crate) async fn charge_run(tx: &mut PgConnection, run: RunId) -> Result<(), 
     Ok(())
 }
 
+/// The time of a node that a refund includes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum NodeTime {
+    /// None: the run trained what was wanted.
+    Nothing,
+    /// The time after the run's last checkpoint: the run was interrupted, and that work is done again.
+    AfterCheckpoint,
+    /// The whole time: the run failed because of its plan.
+    Whole,
+}
+
 /// Refunds an ended run, which is charged: the tokens of its job's steps after `kept_step`, which are lost or dropped,
-/// and the time of its node if `with_node`. A step that is trained on again counts again.
+/// and this time of its node. A step that is trained on again counts again.
 pub(crate) async fn refund_run(
     tx: &mut PgConnection,
     run: RunId,
     kept_step: u64,
-    with_node: bool,
+    time: NodeTime,
 ) -> Result<(), StoreError> {
+    let time: &str = time.into();
     sqlx::query!(
         "with lost as (
              select job.job_id, job.project_id, job.api_key_id, base_model.name as model,
-                 case when $4 then charge.node_ms else 0 end as node_ms, node.micro_usd_per_hour as node_price,
+                 case $4::text when 'whole' then charge.node_ms
+                     when 'after_checkpoint' then least(charge.node_ms, (extract(epoch from clock_timestamp()
+                         - greatest(node.created_at, (select max(created_at) from checkpoint
+                             where checkpoint.run_id = run.run_id))) * 1000)::bigint)
+                     else 0 end as node_ms, node.micro_usd_per_hour as node_price,
                  job.micro_usd_per_million_tokens as token_price,
                  least(job.charged_tokens, coalesce((
                      select sum(tokens) from (
@@ -76,7 +94,7 @@ pub(crate) async fn refund_run(
         run.uuid(),
         ids::uuid(),
         kept_step as i64,
-        with_node,
+        time,
     )
     .execute(tx)
     .await?;

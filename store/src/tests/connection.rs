@@ -137,6 +137,39 @@ async fn a_begin_that_is_refused_leaves_no_failed_transaction(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
+async fn a_part_of_a_transaction_is_undone_and_the_others_are_committed(pool: PgPool) {
+    seed(&pool).await.unwrap();
+    let mut tx = db::platform(&pool).await.unwrap();
+    let names = ["first", "undone", "failed", "last"];
+    for name in names {
+        tx.savepoint().await.unwrap();
+        tenant::ensure(&mut tx, "default", name).await.unwrap();
+        if name == "failed" {
+            sqlx::query("select 1 / 0").execute(&mut *tx).await.unwrap_err();
+        }
+        if name == "undone" || name == "failed" {
+            tx.rollback_to_savepoint().await.unwrap();
+        }
+    }
+    tx.commit().await.unwrap();
+    let kept: Vec<String> =
+        sqlx::query_scalar("select name from project where name = any($1) order by created_at, name")
+            .bind(names.map(str::to_owned).to_vec())
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    assert_eq!(kept, ["first", "last"]);
+
+    // A dropped transaction takes its savepoint with it.
+    let mut tx = db::platform(&pool).await.unwrap();
+    tx.savepoint().await.unwrap();
+    tenant::ensure(&mut tx, "default", "dropped").await.unwrap();
+    drop(tx);
+    let left = sqlx::query_scalar::<_, i64>("select count(*) from project where name = 'dropped'");
+    assert_eq!(left.fetch_one(&pool).await.unwrap(), 0);
+}
+
+#[sqlx::test(migrations = false)]
 async fn attack_a05_a_task_that_holds_a_connection_gets_no_second_one(pool: PgPool) {
     seed(&pool).await.unwrap();
     let task = tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! A job's steps, message and cancellation.
 
 use attune_domain::{
-    id::{JobEventId, ProjectId, RunId},
+    id::{JobEventId, JobId, ProjectId, RunId},
     job::{JobEvent, JobState},
 };
 use sqlx::PgPool;
@@ -10,15 +10,19 @@ use crate::{
     error::StoreError,
     ids,
     jobs::{
+        candidate,
         job::{self, JobError, Step},
         job_event,
         loss::{self, Blame, Loss},
+        waiting::{self, WAITING_FOR_PLAN},
     },
     queue::{DispatchJob, ValidateJob},
-    testing::{self, Seed, claimed_run, new_job, queued_job, seed},
+    runs::report,
+    tenancy::money,
+    testing::{self, Seed, checkpointed, claimed_run, new_job, queued_job, report as says, seed, started},
 };
 
-async fn sentences(pool: &PgPool, seed: Seed, id: attune_domain::id::JobId) -> Vec<String> {
+async fn sentences(pool: &PgPool, seed: Seed, id: JobId) -> Vec<String> {
     let mut conn = pool.acquire().await.unwrap();
     let newest_first = job_event::list(&mut conn, seed.project_id, id, None, 100).await.unwrap();
     newest_first.into_iter().rev().map(|event| event.message).collect()
@@ -167,4 +171,56 @@ async fn pages_of_jobs_and_events_meet_without_gap_or_overlap(pool: PgPool) {
     let older = job_event::list(&mut conn, seed.project_id, made[0], place, 10).await.unwrap();
     assert_eq!(older.len(), 1);
     assert!(older[0].message.starts_with("Created"));
+}
+
+#[sqlx::test(migrations = false)]
+async fn candidates_are_loaded_together_and_one_that_cannot_be_read_is_an_error_of_its_own(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let (new, again) = (queued_job(&mut conn, seed).await.unwrap(), queued_job(&mut conn, seed).await.unwrap());
+    let broken = queued_job(&mut conn, seed).await.unwrap();
+    let run = claimed_run(&mut conn, again).await.unwrap();
+    let told = [started(), checkpointed(1, '1'), checkpointed(2, '2')];
+    report::take(&mut conn, run.run_id, &says(&run, 0, &told)).await.unwrap();
+    loss::lost(&mut conn, run.run_id, &lost(false)).await.unwrap();
+    money::set_price_cap(&mut conn, seed.project_id, again, Some(5)).await.unwrap();
+    let unreadable = sqlx::query("update job set spec = '\"?\"' where job_id = $1").bind(broken.uuid());
+    unreadable.execute(&mut *conn).await.unwrap();
+
+    let mut found = candidate::load(&mut conn, &[new, again, broken, ids::id()]).await.unwrap();
+    assert_eq!(found.len(), 3, "the fourth does not exist");
+    let error = found.remove(&broken).unwrap().unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { column: "job.spec", .. }), "{error:?}");
+    let new = found.remove(&new).unwrap().unwrap();
+    assert_eq!((new.state, new.kept, new.resume_id, new.has_cost_limit), (JobState::Queued, None, None, false));
+    assert_eq!((new.token_facts.unwrap().training.longest_row, new.total_steps), (80, Some(75)));
+    let again = found.remove(&again).unwrap().unwrap();
+    let newest: uuid::Uuid =
+        sqlx::query_scalar("select checkpoint_id from checkpoint where step = 2").fetch_one(&mut *conn).await.unwrap();
+    assert_eq!((again.kept, again.has_cost_limit), (Some(run.plan), true));
+    assert_eq!(again.resume_id.map(|id| id.uuid()), Some(newest));
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_wait_for_a_plan_is_reported_once_for_each_job_and_wait(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let (one, two) = (queued_job(&mut conn, seed).await.unwrap(), queued_job(&mut conn, seed).await.unwrap());
+    let waits = |part: &str| [(one, format!("{part} of one")), (two, format!("{part} of two"))];
+    waiting::for_plan(&mut conn, &waits("first")[..1]).await.unwrap();
+    for _ in 0..2 {
+        waiting::for_plan(&mut conn, &waits("second")).await.unwrap();
+    }
+    let run = claimed_run(&mut conn, one).await.unwrap();
+    loss::lost(&mut conn, run.run_id, &lost(false)).await.unwrap();
+    waiting::for_plan(&mut conn, &waits("third")).await.unwrap();
+    let mut said = Vec::new();
+    for id in [one, two] {
+        let events = job_event::following(&mut conn, seed.project_id, id, 0, 100).await.unwrap();
+        let of_plan = |event: &job_event::JobEventRow| {
+            event.level == "info" && event.data.as_ref().is_some_and(|data| data["code"] == WAITING_FOR_PLAN)
+        };
+        said.extend(events.into_iter().filter(of_plan).map(|event| event.message));
+    }
+    assert_eq!(said, ["first of one", "third of one", "second of two"]);
 }

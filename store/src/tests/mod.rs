@@ -3,11 +3,14 @@
 
 mod adapter;
 mod batch;
+mod catalogue;
 mod checkpoint_permission;
 mod connection;
+mod gauges;
 mod idempotency;
 mod job;
-mod memory_ladder;
+mod leadership;
+mod losses;
 mod money;
 mod objects;
 mod outbox;

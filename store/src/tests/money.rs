@@ -6,8 +6,9 @@ use attune_domain::{
     bytes::Bytes,
     id::JobId,
     job::{JobState, PauseReason},
-    offer::Offer,
-    run::{Directive, RunEvent, metric::MetricName},
+    memory::MemoryEstimate,
+    offer::{Offer, OfferDevice},
+    run::{Directive, RunEvent, metric::MetricName, processor::Processor},
 };
 use sqlx::{PgConnection, PgPool};
 
@@ -16,7 +17,12 @@ use crate::{
         job, job_event, job_pause,
         loss::{self, Blame, Loss},
     },
-    runs::{offer, report, results, run::Run},
+    runs::{
+        offer, past_runs,
+        placement::{self, Placed},
+        report, results,
+        run::Run,
+    },
     tenancy::{
         money,
         usage::{self, Answered, Question},
@@ -186,39 +192,82 @@ fn offer_of(provider: &str, name: &str) -> Offer {
         free_slots: 2,
         threads: 2,
         micro_usd_per_hour: 7,
+        device: OfferDevice::Cpu,
+        spot: false,
+        region: None,
     }
 }
 
 #[sqlx::test(migrations = false)]
-async fn offers_are_listed_with_what_is_reserved_of_them_and_with_the_throughput_of_their_runs(pool: PgPool) {
+async fn offers_are_listed_with_what_is_reserved_of_them(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let offer = |name| offer_of("local", name);
     offer::publish(&mut conn, "local", &[offer("this machine"), offer("gone")]).await.unwrap();
     offer::publish(&mut conn, "local", &[offer("this machine")]).await.unwrap();
-    assert_eq!(offer::throughput(&mut conn, &offer("this machine"), seed.base_model_id).await.unwrap(), None);
     let id = queued_job(&mut conn, seed).await.unwrap();
-    let run = claimed_run(&mut conn, id).await.unwrap();
-    // 200 tokens in 100 ms each.
-    report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), stepped(1), stepped(2)])).await.unwrap();
-
+    claimed_run(&mut conn, id).await.unwrap();
     let offers = offer::list(&mut conn).await.unwrap();
     let seen: Vec<_> = offers.iter().map(|o| (o.provider.as_str(), o.free_slots, o.reserved)).collect();
     assert_eq!(seen, [("local", 1, Bytes::mib(400))]);
-    let throughput = offer::throughput(&mut conn, &offers[0], seed.base_model_id).await.unwrap().unwrap();
-    assert_eq!((throughput.tokens_per_second, throughput.runs), (2000.0, 1));
+}
+
+/// Returns the start of a trainer on this processor.
+fn started_on(name: &str) -> RunEvent {
+    let processor = Some(Processor { name: name.into(), threads: 3 });
+    RunEvent::Started { total_steps: 75, tokens_per_epoch: 5000, trainable_weights: 1000, processor }
 }
 
 #[sqlx::test(migrations = false)]
-async fn throughput_is_that_of_runs_at_the_provider_of_the_offer(pool: PgPool) {
+async fn a_past_run_has_its_processor_its_operations_and_the_time_outside_of_its_steps(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, id).await.unwrap();
-    report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), stepped(1)])).await.unwrap();
-    for (provider, runs) in [("local", Some(1)), ("far", None)] {
-        let offer = offer_of(provider, "this machine");
-        let throughput = offer::throughput(&mut conn, &offer, seed.base_model_id).await.unwrap();
-        assert_eq!(throughput.map(|throughput| throughput.runs), runs, "{provider}");
+    assert!(past_runs::recent(&mut conn).await.unwrap().is_empty(), "it has no steps");
+    let placed = Placed {
+        provider: "local".into(),
+        offer: "this machine".into(),
+        micro_usd_per_hour: 0,
+        estimate: MemoryEstimate { terms: Vec::new(), peak: Bytes::mib(400) },
+        others: Vec::new(),
+    };
+    placement::record(&mut conn, &[(run.run_id, placed.clone())]).await.unwrap();
+    // 200 tokens in 100 ms each.
+    let begun = [started_on("EPYC\0"), stepped(1), stepped(2)];
+    report::take(&mut conn, run.run_id, &says(&run, 0, &begun)).await.unwrap();
+    let past = past_runs::recent(&mut conn).await.unwrap();
+    let [found] = past.as_slice() else { panic!("{past:?}") };
+    assert_eq!(
+        (found.base, found.provider.as_str(), found.offer.as_str()),
+        (seed.base_model_id, "local", "this machine")
+    );
+    assert_eq!((found.processor.as_deref(), found.threads), (Some("EPYC\u{fffd}"), 3));
+    assert!(found.effort.operations > 0.0 && found.weights > 0);
+    assert_eq!((found.effort.step_seconds, found.effort.overhead_seconds), (0.2, None));
+    assert_eq!(placement::last(&mut conn, id).await.unwrap().unwrap().placed, Some(placed), "it is kept");
+
+    sqlx::query("update node set created_at = now() - interval '60 seconds'").execute(&mut *conn).await.unwrap();
+    report::take(&mut conn, run.run_id, &says(&run, 3, &[published()])).await.unwrap();
+    let overhead = past_runs::recent(&mut conn).await.unwrap()[0].effort.overhead_seconds.unwrap();
+    assert!((59.0..120.0).contains(&overhead), "{overhead}");
+}
+
+#[sqlx::test(migrations = false)]
+async fn the_past_runs_are_the_newest_of_each_base_on_each_offer(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    for step in 1..=7 {
+        let id = queued_job(&mut conn, seed).await.unwrap();
+        let run = claimed_run(&mut conn, id).await.unwrap();
+        let events: Vec<_> = std::iter::once(started()).chain((1..=step).map(stepped)).collect();
+        report::take(&mut conn, run.run_id, &says(&run, 0, &events)).await.unwrap();
+        let end = says(&run, step + 1, &[published()]);
+        report::take(&mut conn, run.run_id, &end).await.unwrap();
     }
+    let past = past_runs::recent(&mut conn).await.unwrap();
+    let steps: Vec<_> = past.iter().map(|run| (run.effort.step_seconds * 10.0).round()).collect();
+    assert_eq!(steps, [7.0, 6.0, 5.0, 4.0, 3.0]);
+    // No processor was reported, and the plan has two threads.
+    assert!(past.iter().all(|run| run.processor.is_none() && run.threads == 2), "{past:?}");
 }

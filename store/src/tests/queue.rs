@@ -32,12 +32,12 @@ use crate::{
     testing::{self, checkpointed, claimed_run, neighbor, queued_job, rank, report as says, seed, started, stepped},
 };
 
-const MEASURES: Measures = Measures { need: Bytes::mib(300), seconds: 120.0 };
+const MEASURES: Measures = Measures { need: Bytes::mib(300), seconds: 120.0, slowness: Vec::new() };
 
 /// Creates a waiting job with [`MEASURES`].
 async fn measured(conn: &mut PgConnection, seed: testing::Seed) -> JobId {
     let id = queued_job(conn, seed).await.unwrap();
-    snapshot::measure(conn, id, MEASURES).await.unwrap();
+    snapshot::measure(conn, &[(id, MEASURES)]).await.unwrap();
     id
 }
 
@@ -75,7 +75,7 @@ async fn a_snapshot_has_the_waiting_and_the_running_jobs_of_all_projects(pool: P
     let lost = Loss::new("The trainer died", Blame::Nobody);
     loss::lost(&mut conn, run.run_id, &lost).await.unwrap();
     assert!(snapshot::unmeasured(&mut conn, 10).await.unwrap().contains(&running));
-    snapshot::measure(&mut conn, running, MEASURES).await.unwrap();
+    snapshot::measure(&mut conn, &[(running, MEASURES)]).await.unwrap();
     let found = snapshot::load(&mut conn, PLANNED_PER_PROJECT).await.unwrap();
     assert_eq!(found.kept[&running], run.plan);
 }
@@ -144,6 +144,26 @@ async fn places_are_stored_where_they_changed_and_end_with_the_wait(pool: PgPool
 }
 
 #[sqlx::test(migrations = false)]
+async fn a_place_far_behind_is_stored_when_it_has_changed_by_two_per_cent_or_for_another_reason(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let job = measured(&mut conn, seed).await;
+    let mut stored = async |position: u32, reason: &str, estimated_start| {
+        let place = Place { job, position, reason: reason.into(), estimated_start };
+        waiting::store(&mut conn, &[place]).await.unwrap()
+    };
+    let later = |seconds: f64| Some(4_000_000_000.0 + seconds);
+    assert_eq!(stored(1000, "999 jobs are ahead", later(0.0)).await, 1);
+    assert_eq!(stored(985, "984 jobs are ahead", later(60.0)).await, 0);
+    assert_eq!(stored(985, "a machine is missing", later(60.0)).await, 1);
+    assert_eq!(stored(960, "959 jobs are ahead", later(60.0)).await, 1);
+    assert_eq!(stored(940, "939 jobs are ahead", later(60.0)).await, 1);
+    assert_eq!(stored(40, "39 jobs are ahead", later(60.0)).await, 1);
+    assert_eq!(stored(39, "38 jobs are ahead", later(60.0)).await, 1);
+    assert_eq!(stored(39, "38 jobs are ahead", later(90.0)).await, 1);
+}
+
+#[sqlx::test(migrations = false)]
 async fn another_project_sees_no_place_and_counts_no_neighbor(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
@@ -189,7 +209,7 @@ async fn a_preempted_job_stops_with_a_checkpoint_and_is_queued_again(pool: PgPoo
     let events = job_event::list(&mut conn, seed.project_id, id, None, 20).await.unwrap();
     let said = |part: &str| events.iter().any(|event| event.message.contains(part));
     assert!(said("Preempted: a job of high priority needs the machine") && said("continues after step 2"));
-    snapshot::measure(&mut conn, id, MEASURES).await.unwrap();
+    snapshot::measure(&mut conn, &[(id, MEASURES)]).await.unwrap();
     assert!(snapshot::load(&mut conn, PLANNED_PER_PROJECT).await.unwrap().waiting[0].was_preempted);
     let second = claimed_run(&mut conn, id).await.unwrap();
     assert!(second.resume_id.is_some());
@@ -233,7 +253,9 @@ async fn the_usage_of_a_project_decays_with_its_age(pool: PgPool) {
         if until.is_some() {
             loss::lost(&mut conn, run.run_id, &Loss::new("ended", Blame::Nobody)).await.unwrap();
         }
-        let moved = "with moved as (update node set created_at = now() - make_interval(secs => $2) where node_id = $3)
+        let moved = "with moved as (update node set created_at = now() - make_interval(secs => $2) where node_id = $3),
+                 charged as (update usage set used_at = now() - make_interval(secs => $4), node_ms = ($2 - $4) * 1000
+                     where run_id = $1)
              update run set ended_at = now() - make_interval(secs => $4) where run_id = $1";
         sqlx::query(moved)
             .bind(run.run_id.uuid())
@@ -262,7 +284,13 @@ async fn the_shares_of_projects_are_set_by_the_installation_alone(pool: PgPool) 
     let mut conn = pool.acquire().await.unwrap();
     let other = neighbor(&mut conn, seed, "other").await.unwrap();
     let organization = tenant::ensure(&mut conn, "default", "default").await.unwrap().organization_id;
-    let settings = Settings { weight: 2.5, max_running_jobs: Some(3), max_priority: Priority::High };
+    let settings = Settings {
+        weight: 2.5,
+        max_running_jobs: Some(3),
+        max_node_hours: Some(1.5),
+        max_stored_bytes: Some(Bytes::mib(64)),
+        max_priority: Priority::High,
+    };
 
     let mut own = db::tenant(&pool, seed.project_id).await.unwrap();
     let refused = project_queue::set(&mut own, seed.project_id, settings).await.unwrap_err();
@@ -295,6 +323,8 @@ async fn the_shares_of_projects_are_set_by_the_installation_alone(pool: PgPool) 
     let shares = project_queue::shares(&mut conn).await.unwrap();
     let [share] = shares.as_slice() else { panic!("{shares:?}") };
     assert_eq!((share.weight.to_bits(), share.max_running), (2.5_f64.to_bits(), Some(3)));
+    let time = share.node_time.unwrap();
+    assert_eq!((time.used, time.max), (0.0, 5400.0));
 }
 
 #[sqlx::test(migrations = false)]
@@ -314,7 +344,7 @@ async fn the_placement_of_a_run_is_kept(pool: PgPool) {
         estimate: MemoryEstimate { terms: vec![("base".into(), Bytes::mib(1))], peak: Bytes::mib(1) },
         others: vec![other],
     };
-    placement::record(&mut conn, run.run_id, &placed).await.unwrap();
+    placement::record(&mut conn, &[(run.run_id, placed.clone())]).await.unwrap();
     let mut own = db::tenant(&pool, seed.project_id).await.unwrap();
     let last = placement::last(&mut own, id).await.unwrap().unwrap();
     assert_eq!((last.placed, last.measured_peak, last.ended_at), (Some(placed), None, None));

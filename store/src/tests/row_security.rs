@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Tables without a tenant: the installation's own.
-const UNTENANTED: [&str; 5] = ["_sqlx_migrations", "loose_blob", "node", "offer", "replica"];
+const UNTENANTED: [&str; 7] = ["_sqlx_migrations", "leadership", "loose_blob", "node", "offer", "provider", "replica"];
 
 async fn names(conn: &mut PgConnection, query: &'static str) -> Vec<String> {
     sqlx::query_scalar(query).fetch_all(conn).await.unwrap()

@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// A span of a trace.
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 /// Returns the adapter of a succeeded job.
 async fn trained(conn: &mut PgConnection, seed: Seed) -> AdapterVersionId {
     let id = queued_job(conn, seed).await.unwrap();
@@ -56,6 +59,8 @@ async fn continuing(conn: &mut PgConnection, seed: Seed, from: AdapterVersionId)
         max_micro_usd: None,
         priority: made.priority,
         preemptible: made.preemptible,
+        limits: made.limits,
+        traceparent: Some(PARENT.parse().unwrap()),
     };
     job::insert(conn, &new).await.unwrap().job_id
 }
@@ -80,6 +85,22 @@ async fn a_learning_rate_that_was_found_is_the_jobs_and_its_curve_an_event(pool:
     let event = job_event::list(&mut conn, seed.project_id, id, None, 1).await.unwrap().remove(0);
     assert_eq!((event.kind.as_str(), event.message.as_str()), ("message", "the steepest fall"));
     assert_eq!(event.data, Some(json!({"learning_rate": 1e-4, "curve": [[1e-6, 2.5], [1e-3, 1.25]]})));
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_run_continues_the_trace_of_the_request_that_created_its_job(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let id = queued_job(&mut conn, seed).await.unwrap();
+    let run = claimed_run(&mut conn, id).await.unwrap();
+    let task = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
+    assert_eq!(task.run().traceparent, None);
+    for (name, is_one) in [(PARENT, true), ("", false), ("00-1-2-01", false), (&PARENT.to_uppercase(), false)] {
+        let set = sqlx::query("update job set traceparent = $2 where job_id = $1").bind(id.uuid()).bind(name);
+        assert_eq!(set.execute(&mut *conn).await.is_ok(), is_one, "{name}");
+    }
+    let task = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
+    assert_eq!(task.run().traceparent.unwrap().to_string(), PARENT);
 }
 
 #[sqlx::test(migrations = false)]

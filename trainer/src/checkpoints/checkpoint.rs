@@ -20,6 +20,7 @@ use attune_model::{
     error::ModelError,
     optim::optimizer::AdamW,
 };
+use attune_process::failpoint::FailPoint;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
@@ -68,8 +69,12 @@ pub fn keep(session: &Session, valid_loss: Option<f64>, context: &RunContext) ->
         let _ = fs::remove_dir_all(&unfinished);
         return Err(why);
     }
+    FailPoint::CheckpointRename.before();
     fs::rename(&unfinished, &folder).map_err(TrainerError::io(&folder))?;
+    FailPoint::CheckpointRename.after();
+    FailPoint::CheckpointUpload.before();
     let files = context.network.block_on(put_folder(&context.platform, context.run_lease, &folder))?;
+    FailPoint::CheckpointUpload.after();
     tracing::info!(step, "a checkpoint is saved");
     let train_loss = session.progress.train_loss.0;
     context.events.send(RunEvent::Checkpointed { step, files, train_loss, valid_loss })?;

@@ -9,7 +9,7 @@ use attune_domain::{
 };
 use attune_node::{NodeError, Platform, sha256_of_file};
 use backon::Retryable;
-use reqwest::{Body, StatusCode, header::CONTENT_LENGTH};
+use reqwest::{Body, header::CONTENT_LENGTH};
 use tokio::fs::File;
 use tokio_util::io::ReaderStream;
 
@@ -76,13 +76,50 @@ async fn put(platform: &Platform, url: &str, blob: &Blob, path: &Path) -> Result
     };
     match response.status() {
         status if status.is_success() => Ok(()),
-        StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Ok(()), // the same content is already stored
-        status if status.is_server_error() || matches!(status.as_u16(), 408 | 429) => {
+        // A conflict with another operation on the object (409, 412) does not mean that the content is stored.
+        status if status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 412 | 429) => {
             Err(NodeError::Busy { what, status: status.as_u16() })
         }
         status => {
             let body = response.text().await.unwrap_or_default().chars().take(300).collect();
             Err(NodeError::Refused { what, status: status.as_u16(), body })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    };
+
+    use attune_domain::digest::Sha256;
+    use attune_node::http_client;
+    use axum::{Router, http::StatusCode};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_conflict_in_the_object_store_does_not_mean_that_the_content_is_stored() {
+        let status = Arc::new(AtomicU16::new(0));
+        let answer = status.clone();
+        let app = Router::new().fallback(move || {
+            let status = answer.load(Ordering::SeqCst);
+            async move { StatusCode::from_u16(status).unwrap() }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let platform = Platform::new(http_client().unwrap(), &url, "token".to_owned().into());
+        let blob = Blob { name: "state".into(), sha256: Sha256::from_digest([0; 32]), bytes: Bytes(0) };
+        for (code, is_passing) in [(409, true), (412, true), (503, true), (403, false)] {
+            status.store(code, Ordering::SeqCst);
+            let refused = put(&platform, &url, &blob, file.path()).await.unwrap_err();
+            assert_eq!(refused.is_passing(), is_passing, "{code}: {refused}");
+        }
+        status.store(200, Ordering::SeqCst);
+        put(&platform, &url, &blob, file.path()).await.unwrap();
     }
 }

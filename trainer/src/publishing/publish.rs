@@ -13,6 +13,7 @@ use attune_model::{
     error::ModelError,
     served::Hold,
 };
+use attune_process::failpoint::FailPoint;
 use attune_text::model::TextModel;
 use tch::Tensor;
 
@@ -58,7 +59,9 @@ pub fn publish(session: Session, inputs: &Inputs, context: &RunContext) -> Resul
     drop((session.decoder, session.optimizer, session.adapter));
     let served = Decoder::load_served(&inputs.base, quantization, placement, &inputs.packed_base, Hold::Packed)?;
     let logit_difference = check(&trained, &prompts, &served, &folder)?;
+    FailPoint::PublishUpload.before();
     let files = context.network.block_on(put_folder(&context.platform, context.run_lease, &folder))?;
+    FailPoint::PublishUpload.after();
     tracing::info!(files = files.len(), logit_difference, base = %quantization, "the adapter is published");
     Ok(RunEvent::Published {
         files,

@@ -13,6 +13,8 @@ mod memory_cases;
 mod memory_report;
 mod micro_batches;
 mod out_of_memory;
+mod pace_cases;
+mod pace_report;
 mod platform;
 mod runs;
 mod tiny;

@@ -92,7 +92,8 @@ async fn grade(case: Case) -> Graded {
     Graded { case, estimate, measured: measured.unwrap_or_else(|| panic!("{case:?}: {:?}", events.last())) }
 }
 
-async fn run(platform: &Platform, task: TrainTask, cache: &Path) -> Vec<RunEvent> {
+/// Runs a task in a process of its own, with two threads. Returns its events.
+pub(crate) async fn run(platform: &Platform, task: TrainTask, cache: &Path) -> Vec<RunEvent> {
     platform.world().task = Some(TaskSpec::Train(task));
     let mut process = Command::new(env!("CARGO_BIN_EXE_attune-trainer"))
         .args(["--api-url", &platform.url, "--cache-dir"])

@@ -17,7 +17,11 @@ use attune_domain::{
     },
     spec::{Requested, TrainSpec},
 };
-use attune_trainer::{config::Config, run::run};
+use attune_process::log::Format;
+use attune_trainer::{
+    config::Config,
+    run::{RunEnd, run},
+};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Path as UrlPath, State},
@@ -136,6 +140,7 @@ impl Platform {
         let lines = rows.lines().count() as u64;
         TrainTask {
             run: RunHeader {
+                traceparent: None,
                 version: CONTRACT_VERSION,
                 job_id: JobId::new(uuid(1)),
                 run_id: RunId::new(uuid(2)),
@@ -202,10 +207,11 @@ impl Platform {
             api_url: self.url.clone(),
             cache_dir: cache.into(),
             token: TOKEN.to_owned().into(),
+            log_format: Format::default(),
             exit_with_parent: false,
         };
-        let taken = run(config).await.unwrap();
-        (taken, self.world().events.clone())
+        let end = run(config).await.unwrap();
+        (end == RunEnd::Accepted, self.world().events.clone())
     }
 }
 
@@ -293,10 +299,9 @@ async fn put_object(
     if deadly.is_some_and(|deadly| !deadly.taken) {
         return platform.kill().await;
     }
-    let before = platform.world().objects.insert(key, body.to_vec());
-    match (deadly, before) {
-        (Some(_), _) => platform.kill().await,
-        (None, Some(_)) => StatusCode::PRECONDITION_FAILED,
-        (None, None) => StatusCode::OK,
+    platform.world().objects.insert(key, body.to_vec());
+    match deadly {
+        Some(_) => platform.kill().await,
+        None => StatusCode::OK,
     }
 }

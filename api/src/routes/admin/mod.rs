@@ -6,6 +6,8 @@ pub mod api_keys;
 pub mod audit_logs;
 /// The budget of a project.
 pub mod budget;
+/// The catalogue of instance types.
+pub mod catalogue;
 /// The installation's organizations.
 pub mod organizations;
 /// The share of a project in the queue of jobs.
@@ -14,6 +16,8 @@ pub mod project_queue;
 pub mod project_users;
 /// The organization's projects.
 pub mod projects;
+/// The state of the queue, the runs and the machines.
+pub mod status;
 /// Usage and costs.
 pub mod usage;
 /// The users of the organization.

@@ -31,7 +31,7 @@ pub(crate) const POLICIES: &[Policy] = &[
     Policy::installation("set_project_queue").names(Thing::ProjectQueue),
 ];
 
-/// Retrieve a project's share of the machines.
+/// Retrieve a project's share of the machines and its quotas.
 #[utoipa::path(get, path = "/v1/organization/projects/{project_id}/queue", tag = "Organization",
     operation_id = "retrieve_project_queue", params(("project_id" = String, Path)),
     responses((status = 200, body = ProjectQueueView), (status = "4XX", body = ErrorBody)))]
@@ -47,11 +47,12 @@ pub async fn retrieve(
     Ok(Json(ProjectQueueView::new(project, settings)))
 }
 
-/// Set a project's share of the machines.
+/// Set a project's share of the machines and its quotas.
 ///
 /// The project may belong to any organization of the installation. Running jobs are not stopped when `max_running_jobs`
-/// is lowered, and the priorities of existing jobs are not changed by `max_priority`. A field that is omitted gets its
-/// default. `If-Match` is supported for projects of the caller's own organization.
+/// or `max_node_hours` is lowered, nothing is deleted when `max_stored_bytes` is, and the priorities of existing jobs
+/// are not changed by `max_priority`. A field that is omitted gets its default. `If-Match` is supported for projects of
+/// the caller's own organization.
 #[utoipa::path(post, path = "/v1/organization/projects/{project_id}/queue", tag = "Installation",
     operation_id = "set_project_queue", params(("project_id" = String, Path)), request_body = NewProjectQueue,
     responses((status = 200, body = ProjectQueueView), (status = "4XX", body = ErrorBody)))]

@@ -23,8 +23,10 @@ use crate::{
         pagination::{LATEST, Params},
         path_id::truncated,
     },
+    jobs::quotas as project_quotas,
     policy::Policy,
     wire::{
+        project_queue::QuotasView,
         query::{AtPage, CompletionsGroup, CostsGroup, Days, Interval, KeyId, OfProjects, TrainingGroup},
         usage::{Bucket, CompletionsUsage, Cost, Page, StorageUsage, TrainingUsage},
     },
@@ -36,6 +38,7 @@ pub(crate) const POLICIES: &[Policy] = &[
     Policy::project("usage_training", Scope::UsageRead, Role::Viewer),
     Policy::project("costs", Scope::UsageRead, Role::Viewer),
     Policy::project("usage_storage", Scope::UsageRead, Role::Viewer),
+    Policy::project("usage_quotas", Scope::UsageRead, Role::Viewer),
 ];
 
 /// Bucket widths: the name, the seconds, the default number of buckets and the maximum number of buckets.
@@ -118,7 +121,8 @@ pub async fn storage(
 ) -> Result<Json<StorageUsage>, ApiError> {
     query.done()?;
     let mut db = app.tenant(holder.project_id).await?;
-    let (stored, quota) = (storage::stored(&mut db, holder.project_id).await?, quota(&app));
+    let stored = storage::stored(&mut db, holder.project_id).await?;
+    let quota = quota(&app, &mut db, holder.project_id).await?;
     Ok(Json(StorageUsage {
         object: "organization.usage.storage",
         project_id: holder.project_id.to_string(),
@@ -127,6 +131,19 @@ pub async fn storage(
         limit_bytes: quota.bytes.0,
         limit_objects: quota.objects,
     }))
+}
+
+/// Report the project's quotas and their use: running jobs, node-hours, stored bytes, spending. Attune extension.
+#[utoipa::path(get, path = "/v1/organization/usage/quotas", tag = "Usage", operation_id = "usage_quotas",
+    responses((status = 200, body = QuotasView), (status = "4XX", body = ErrorBody)))]
+pub async fn quotas(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    query: Params,
+) -> Result<Json<QuotasView>, ApiError> {
+    query.done()?;
+    let mut db = app.platform().await?;
+    Ok(Json(project_quotas::of(&app, &mut db, holder.project_id).await?))
 }
 
 /// The parameters of a report.

@@ -1,10 +1,13 @@
 //! One small case per rule.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::offer::{ComputeLimits, Ranking, Slowness, Terms};
 
 fn job(number: u128, project: u128, need: u64, seconds: f64) -> WaitingJob {
     let (job, project, need) = (job_id(number), project_id(project), Bytes(need));
-    WaitingJob { job, project, priority: 0, since: 0.0, need, seconds, was_preempted: false }
+    WaitingJob { job, project, priority: 0, since: 0.0, need, seconds, was_preempted: false, offers: None }
 }
 
 /// A run on the first offer.
@@ -58,12 +61,57 @@ fn a_job_overtakes_the_head_only_if_it_ends_before_or_needs_other_memory() {
 #[test]
 fn a_project_at_its_limit_waits_and_delays_no_other_project() {
     let mut queue = queue(&[job(1, 1, 10, 50.0), job(2, 1, 10, 50.0), job(3, 2, 10, 50.0)], &[run(9, 1, 10, 70.0)]);
-    queue.projects = vec![ProjectShare { project: project_id(1), weight: 9.0, used: 0.0, max_running: Some(1) }];
+    queue.projects =
+        vec![ProjectShare { project: project_id(1), weight: 9.0, used: 0.0, max_running: Some(1), node_time: None }];
     let plan = plan(&queue);
     assert_eq!(plan.starts, [(job_id(3), 0)]);
     let expected: Vec<_> = plan.waits.iter().map(|wait| wait.estimated_start).collect();
     assert_eq!(expected, [Some(70.0), Some(120.0)]);
     assert!(plan.waits.iter().all(|wait| wait.reason == WaitReason::Quota { running: 1, max_running: 1 }));
+}
+
+/// The share of project 1, with node time of 1000 seconds a month that ends at 5000.
+fn limited(used: f64) -> Vec<ProjectShare> {
+    let node_time = Some(NodeTime { used, max: 1000.0, resets_at: 5000.0 });
+    vec![ProjectShare { project: project_id(1), weight: 1.0, used: 0.0, max_running: None, node_time }]
+}
+
+#[test]
+fn a_project_without_node_time_waits_for_the_next_month_and_delays_no_other_project() {
+    let mut queue = queue(&[job(1, 1, 10, 50.0), job(2, 2, 10, 50.0)], &[run(9, 1, 10, 70.0)]);
+    queue.projects = limited(1000.0);
+    let plan = plan(&queue);
+    assert_eq!(plan.starts, [(job_id(2), 0)]);
+    let reason = WaitReason::NodeHours { used: 1000, expected: 70, max: 1000 };
+    assert_eq!(plan.waits, [Wait { job: job_id(1), position: 1, reason, estimated_start: Some(5000.0) }]);
+    assert!(plan.preemptions.is_empty(), "running jobs are not stopped");
+}
+
+#[test]
+fn the_expected_rest_of_the_jobs_that_run_and_start_counts_as_used() {
+    // 300 are used, 300 are expected of the run, and 350 of the first job: the second one may use the rest.
+    let jobs = [job(1, 1, 10, 350.0), job(2, 1, 10, 350.0), job(3, 1, 10, 350.0)];
+    let mut queue = queue(&jobs, &[run(9, 1, 10, 300.0)]);
+    queue.projects = limited(300.0);
+    let plan = plan(&queue);
+    assert_eq!(plan.starts, [(job_id(1), 0), (job_id(2), 0)]);
+    let reason = WaitReason::NodeHours { used: 300, expected: 1000, max: 1000 };
+    assert_eq!(plan.waits, [Wait { job: job_id(3), position: 1, reason, estimated_start: Some(5000.0) }]);
+}
+
+#[test]
+fn a_job_of_the_heads_project_leaves_the_head_its_node_time() {
+    let head = WaitingJob { priority: 1, ..job(1, 1, 80, 500.0) };
+    let queue_with = |seconds: f64| {
+        let mut queue = queue(&[head.clone(), job(2, 1, 10, seconds)], &[run(9, 2, 50, 700.0)]);
+        queue.projects = limited(300.0);
+        queue
+    };
+    let short = plan(&queue_with(200.0));
+    assert_eq!((short.starts, short.waits[0].estimated_start), (vec![(job_id(2), 0)], Some(700.0)));
+    let long = plan(&queue_with(300.0));
+    assert!(long.starts.is_empty());
+    assert_eq!((&long.waits[1].reason, long.waits[1].estimated_start), (&WaitReason::Ahead { jobs: 1 }, Some(700.0)));
 }
 
 #[test]
@@ -72,6 +120,51 @@ fn a_job_that_no_offer_can_hold_is_last_and_has_the_refusals() {
     assert_eq!(plan.starts, [(job_id(2), 0)]);
     assert!(plan.waits[0].reason.is_final());
     assert!(plan.waits[0].reason.to_string().ends_with("0 has 1 B too little memory"));
+}
+
+/// Ranks the offers of a queue for a job of 100 seconds.
+fn ranked(queue: &Queue, limits: &ComputeLimits, slowness: &[Slowness]) -> Option<Arc<Ranking>> {
+    Some(Arc::new(Ranking::of(&queue.offers, Terms { limits, seconds: 100.0, slowness, now: queue.now })))
+}
+
+#[test]
+fn a_job_starts_where_it_costs_least_and_ends_as_early_as_that_offer_allows() {
+    let mut queue = queue(&[job(1, 1, 60, 100.0), job(2, 1, 100, 100.0)], &[]);
+    queue.offers = vec![
+        Offer { micro_usd_per_hour: 1000, ..offer(0, 100, 4) },
+        Offer { micro_usd_per_hour: 3000, ..offer(1, 100, 4) },
+    ];
+    let slow = Slowness { provider: "test".into(), offer: "1".into(), factor: 0.25 };
+    let offers = ranked(&queue, &ComputeLimits::default(), &[slow]);
+    queue.waiting.iter_mut().for_each(|job| job.offers.clone_from(&offers));
+    queue.offers[0].reserved = Bytes(50);
+    let plan = plan(&queue);
+    assert_eq!(plan.starts, [(job_id(1), 1)]);
+    assert_eq!(plan.waits[0].estimated_start, Some(25.0));
+}
+
+#[test]
+fn a_job_never_starts_on_an_offer_that_its_limits_refuse() {
+    let mut queue = queue(&[job(1, 1, 10, 100.0), job(2, 1, 10, 100.0)], &[]);
+    queue.offers[0].micro_usd_per_hour = 1000;
+    let cheap = ComputeLimits { max_micro_usd_per_hour: Some(999), ..ComputeLimits::default() };
+    queue.waiting[0].offers = ranked(&queue, &cheap, &[]);
+    let plan = plan(&queue);
+    assert_eq!(plan.starts, [(job_id(2), 0)]);
+    let [wait] = &plan.waits[..] else { panic!("not waiting") };
+    assert!(wait.reason.is_final());
+    assert_eq!(
+        wait.reason.to_string(),
+        "No machine can run the job: 0 costs 0.001000 USD per hour, above compute.max_usd_per_hour, 0.000999"
+    );
+}
+
+#[test]
+fn an_offer_whose_device_is_not_in_this_build_holds_no_job() {
+    let mut queue = queue(&[job(1, 1, 10, 100.0)], &[]);
+    queue.offers[0].device = OfferDevice::Cuda { product: "NVIDIA L4".into(), count: 1, memory: Bytes(100) };
+    let plan = plan(&queue);
+    assert!(plan.starts.is_empty() && plan.waits[0].reason.is_final(), "{plan:?}");
 }
 
 #[test]
@@ -115,7 +208,7 @@ fn a_job_stops_no_run_that_is_not_preemptible_or_ends_soon_nor_any_after_it_was_
     // The waiting job's project has used more than its share.
     none(|queue| {
         let (project, used) = (project_id(2), 50_000.0);
-        queue.projects = vec![ProjectShare { project, weight: 1.0, used, max_running: None }];
+        queue.projects = vec![ProjectShare { project, weight: 1.0, used, max_running: None, node_time: None }];
     });
 }
 

@@ -99,7 +99,7 @@ impl Replay {
             let project = project_id(number);
             let own = all.iter().filter(|&&(owner, _, _)| owner == project);
             let used = own.map(|&(_, from, until)| decayed_use(from, until, self.now)).sum();
-            ProjectShare { project, weight: 1.0, used, max_running: None }
+            ProjectShare { project, weight: 1.0, used, max_running: None, node_time: None }
         };
         let due = self.waiting.iter().map(|&index| &self.jobs[index].waiting).filter(|job| job.since <= self.now);
         Queue {

@@ -41,6 +41,17 @@ async fn attack_a28_a_dead_child_notifies_and_its_last_lines_are_sent_to_no_user
     assert_eq!(local.list().await.unwrap(), []);
 }
 
+#[tokio::test]
+async fn a_trainer_that_was_interrupted_is_not_at_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let (local, notify) = machine(folder.path(), "exit 75");
+    local.launch(launch()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), notify.notified()).await.unwrap();
+    let ended = local.list().await.unwrap()[0].ended.clone().unwrap();
+    let message = "attune-trainer was interrupted by SIGTERM".into();
+    assert_eq!(ended, Ended { message, cause: EndCause::Circumstances });
+}
+
 /// A replica's log contains output about every project that it served; users waiting for the replica must not see
 /// it.
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! The form is that of Slurm 22.05 (OpenAPI 0.0.38); from 23.02 on, a state is a list with flags, and a number may be
 //! `{"set": true, "number": 1}`. Source: `man squeue`, and <https://slurm.schedmd.com/rest_api.html>.
 
+use attune_domain::run::EXIT_INTERRUPTED;
 use serde::Deserialize;
 
 use crate::providers::provider::{EndCause, Ended};
@@ -156,6 +157,10 @@ impl Job {
                 message: format!("the Slurm job found no program in binaries_dir of its node (exit status: {code})"),
                 cause: EndCause::Circumstances,
             },
+            // The trainer's: Slurm, or an operator, sent SIGTERM before the end.
+            (code, 0) if code == i64::from(EXIT_INTERRUPTED) => {
+                Ended { message: "the Slurm job was interrupted by SIGTERM".into(), cause: EndCause::Circumstances }
+            }
             (code, 0) => Ended::program(format!("the Slurm job ended (exit status: {code})")),
             (_, KILL) => {
                 Ended::program("the Slurm job was killed (signal: 9), possibly because its node ran out of memory")

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use attune_domain::{bytes::Bytes, offer::Offer};
+use attune_domain::{
+    bytes::Bytes,
+    offer::{Offer, OfferDevice},
+};
 use futures::future::BoxFuture;
 
 use super::{
@@ -37,12 +40,33 @@ pub(crate) struct Slurm {
     memory: Mutex<Memory>,
 }
 
+struct LastAnswer {
+    requested: Instant,
+    received: Instant,
+    jobs: Result<Vec<Job>, CommandError>,
+}
+
 #[derive(Default)]
 struct Memory {
-    /// The last answer of `squeue`, and its time.
-    answer: Option<(Instant, Result<Vec<Job>, CommandError>)>,
+    /// The last answer of `squeue`.
+    answer: Option<LastAnswer>,
+    /// The time of the last submission or cancellation: an answer that was requested before may lack it.
+    changed: Option<Instant>,
     /// The IDs of jobs that were stopped: once ended, they are not listed.
     stopped: HashSet<u64>,
+}
+
+impl Memory {
+    /// Returns whether an answer that was requested at this time is the newest, and has the last change.
+    fn is_current(&self, requested: Instant) -> bool {
+        let is_newer = self.answer.as_ref().is_none_or(|answer| answer.requested < requested);
+        is_newer && self.changed.is_none_or(|changed| changed < requested)
+    }
+
+    /// Forgets the answer, after a change.
+    fn change(&mut self) {
+        (self.answer, self.changed) = (None, Some(Instant::now()));
+    }
 }
 
 impl Slurm {
@@ -69,8 +93,9 @@ impl Slurm {
 
     /// Returns the last answer if it is recent.
     fn recent(&self) -> Option<Result<Vec<Job>, CommandError>> {
-        let (at, answer) = self.memory().answer.clone()?;
-        (at.elapsed() < Duration::from_secs(self.config.poll_seconds)).then_some(answer)
+        let memory = self.memory();
+        let LastAnswer { received, jobs, .. } = memory.answer.as_ref()?;
+        (received.elapsed() < Duration::from_secs(self.config.poll_seconds)).then(|| jobs.clone())
     }
 
     /// Returns the jobs of this provider, from the last answer if that is recent.
@@ -78,9 +103,18 @@ impl Slurm {
         if let Some(answer) = self.recent() {
             return answer;
         }
-        let answer = self.query().await;
-        self.memory().answer = Some((Instant::now(), answer.clone()));
-        answer
+        self.ask().await
+    }
+
+    /// Queries Slurm, and keeps the answer, unless a newer one is known or a job was changed meanwhile.
+    async fn ask(&self) -> Result<Vec<Job>, CommandError> {
+        let requested = Instant::now();
+        let jobs = self.query().await;
+        let mut memory = self.memory();
+        if memory.is_current(requested) {
+            memory.answer = Some(LastAnswer { requested, received: Instant::now(), jobs: jobs.clone() });
+        }
+        jobs
     }
 
     async fn query(&self) -> Result<Vec<Job>, CommandError> {
@@ -111,7 +145,7 @@ impl Slurm {
         };
         let submitted = self.commands.run("sbatch", &self.options(launch, offer), &template.script(launch)).await;
         // Also after an error: the cluster may have accepted the job.
-        self.memory().answer = None;
+        self.memory().change();
         let id = String::from_utf8_lossy(&submitted?).trim().to_owned();
         tracing::info!(handle = launch.name, slurm.id = id, offer = offer.name, "submitted {}", launch.program.name());
         Ok(launch.name.clone())
@@ -143,15 +177,29 @@ impl Slurm {
     }
 
     async fn cancel(&self, handle: &str) -> Result<(), CommandError> {
-        let jobs = self.query().await?;
-        for job in jobs.iter().filter(|job| job.name.as_deref() == Some(handle)) {
-            if !matches!(job.status(self.limits()), Status::Ended(_)) {
-                self.commands.run("scancel", &[job.job_id.to_string()], "").await?;
+        let named = |jobs: Vec<Job>| -> Vec<Job> {
+            jobs.into_iter().filter(|job| job.name.as_deref() == Some(handle)).collect()
+        };
+        let mut jobs = named(self.jobs().await?);
+        if jobs.is_empty() {
+            jobs = named(self.ask().await?);
+        }
+        for job in jobs {
+            let is_stopped = self.memory().stopped.contains(&job.job_id);
+            if !is_stopped && !matches!(job.status(self.limits()), Status::Ended(_)) {
+                self.cancel_job(job.job_id).await?;
             }
             self.memory().stopped.insert(job.job_id);
         }
-        self.memory().answer = None;
+        self.memory().change();
         Ok(())
+    }
+
+    /// Cancels a job. One that has ended since the last answer is no error.
+    async fn cancel_job(&self, id: u64) -> Result<(), CommandError> {
+        let Err(error) = self.commands.run("scancel", &[id.to_string()], "").await else { return Ok(()) };
+        let is_active = |job: &Job| job.job_id == id && !matches!(job.status(self.limits()), Status::Ended(_));
+        if self.ask().await?.iter().any(is_active) { Err(error) } else { Ok(()) }
     }
 
     /// Returns the process of a job; `None`: it was stopped, and has ended.
@@ -173,18 +221,24 @@ impl SlurmOffer {
     }
 
     /// Returns an offer for each slot: a slot is a machine of its own, so its memory is not shared with the others'.
-    fn slots(&self, provider: &str, is_reachable: bool) -> impl Iterator<Item = Offer> {
+    fn slots(&self, provider: &str) -> impl Iterator<Item = Offer> {
         (1..=self.slots).map(move |slot| Offer {
             provider: provider.to_owned(),
             name: if self.slots == 1 { self.name.clone() } else { format!("{}/{slot}", self.name) },
             memory: self.memory(),
-            // Nothing is free at a cluster that does not answer, but it will be: jobs wait, and do not fail.
-            reserved: if is_reachable { Bytes(0) } else { self.memory() },
-            free_slots: usize::from(is_reachable),
+            reserved: Bytes(0),
+            free_slots: 1,
             threads: self.threads,
             micro_usd_per_hour: self.micro_usd_per_hour(),
+            device: OfferDevice::Cpu,
+            spot: false,
+            region: None,
         })
     }
+}
+
+fn unlisted(cause: CommandError) -> ProviderError {
+    ProviderError { action: "listing the Slurm jobs".into(), cause: cause.into() }
 }
 
 impl Provider for Slurm {
@@ -196,10 +250,19 @@ impl Provider for Slurm {
         true
     }
 
+    fn answer_limit(&self) -> Duration {
+        // The command has its own limit, whose error says more.
+        Duration::from_secs(self.config.command_seconds + 5)
+    }
+
+    fn configured_offers(&self) -> Vec<Offer> {
+        self.config.offers.iter().flat_map(|offer| offer.slots(&self.config.name)).collect()
+    }
+
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
         Box::pin(async {
-            let is_reachable = self.jobs().await.is_ok();
-            Ok(self.config.offers.iter().flat_map(|offer| offer.slots(&self.config.name, is_reachable)).collect())
+            self.jobs().await.map_err(unlisted)?;
+            Ok(self.configured_offers())
         })
     }
 
@@ -215,9 +278,7 @@ impl Provider for Slurm {
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Process>, ProviderError>> {
         Box::pin(async {
-            let failed =
-                |cause: CommandError| ProviderError { action: "listing the Slurm jobs".into(), cause: cause.into() };
-            let jobs = self.jobs().await.map_err(failed)?;
+            let jobs = self.jobs().await.map_err(unlisted)?;
             let memory = self.memory();
             Ok(jobs.iter().filter_map(|job| self.process(job, &memory.stopped)).collect())
         })

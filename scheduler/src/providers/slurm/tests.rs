@@ -90,8 +90,10 @@ async fn limit_an_answer_that_cannot_be_used_is_an_error_of_the_provider() {
         assert!(chain(&error).starts_with(&format!("listing the Slurm jobs failed: {said}")), "{}", chain(&error));
         assert!(error.is_passing() && since.elapsed() < Duration::from_secs(seconds + 9));
         // Jobs wait for the cluster, and none is refused.
-        let offers = slurm.offers().await.unwrap();
-        assert_eq!((offers.len(), offers[1].free_slots, offers[1].free()), (2, 0, Bytes(0)));
+        let error = slurm.offers().await.unwrap_err();
+        assert!(chain(&error).starts_with(&format!("listing the Slurm jobs failed: {said}")), "{}", chain(&error));
+        let known = slurm.configured_offers();
+        assert_eq!((known.len(), known[1].memory), (2, Bytes(64 << 20)));
     }
     let error = cluster(&folder.path().join("missing")).list().await.unwrap_err();
     assert!(chain(&error).contains("squeue cannot be started: No such file"), "{}", chain(&error));
@@ -130,6 +132,46 @@ async fn jobs_of_other_platforms_and_users_are_neither_listed_nor_stopped() {
     slurm.stop("run_1").await.unwrap();
     assert_eq!(slurm.list().await.unwrap(), []);
     assert_eq!(std::fs::read_to_string(folder.path().join("cancelled")).unwrap(), "7\n", "an ended job");
+}
+
+#[tokio::test]
+async fn an_answer_that_was_requested_before_a_submission_is_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().display();
+    // The first query begins before the submission and ends after it.
+    command(
+        folder.path(),
+        "squeue",
+        &format!("if [ -e {path}/submitted ]; then cat {path}/answer; else sleep 1; echo '{{\"jobs\": []}}'; fi"),
+    );
+    command(folder.path(), "sbatch", &format!("cat >/dev/null; touch {path}/submitted; echo 7"));
+    std::fs::write(folder.path().join("answer"), json!({"jobs": [job("RUNNING")]}).to_string()).unwrap();
+    let slurm = cluster(folder.path());
+    let submit = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        slurm.launch(launch("a100/2")).await.unwrap()
+    };
+    let (listed, handle) = tokio::join!(slurm.list(), submit);
+    assert_eq!((listed.unwrap().len(), handle.as_str()), (0, "run_1"));
+    let handles: Vec<_> = slurm.list().await.unwrap().into_iter().map(|process| process.handle).collect();
+    assert_eq!(handles, ["run_1"], "the empty answer is older than the submission");
+}
+
+#[tokio::test]
+async fn a_stop_uses_the_last_answer_and_an_ended_job_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().display();
+    std::fs::write(folder.path().join("answer"), json!({"jobs": [job("RUNNING")]}).to_string()).unwrap();
+    command(folder.path(), "squeue", &format!("echo >>{path}/queries; cat {path}/answer"));
+    command(folder.path(), "scancel", "echo 'Job/step already completing or completed' >&2; exit 1");
+    let slurm = cluster(folder.path());
+    let queries = || std::fs::read_to_string(folder.path().join("queries")).unwrap().len();
+    assert_eq!((slurm.list().await.unwrap().len(), queries()), (1, 1));
+    assert!(slurm.stop("run_1").await.is_err(), "it still runs");
+    assert_eq!(queries(), 2, "the stop itself used the last answer");
+    std::fs::write(folder.path().join("answer"), json!({"jobs": [job("COMPLETED")]}).to_string()).unwrap();
+    slurm.stop("run_1").await.unwrap();
+    assert_eq!(slurm.list().await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -182,6 +224,7 @@ fn an_end_has_its_cause() {
     assert_eq!(failed(json!(3 << 8), 200).1, "the Slurm job ended (exit status: 3)");
     assert!(failed(json!(9), 200).1.contains("killed (signal: 9)"));
     assert_eq!(failed(json!(127 << 8), 200).0, Circumstances);
+    assert_eq!(failed(json!(75 << 8), 200), (Circumstances, "the Slurm job was interrupted by SIGTERM".into()));
     assert_eq!(failed(json!(15), 200).1, "the Slurm job ended (signal: 15)");
     assert!(failed(json!(15), 570).1.contains("time limit"), "the signal that precedes the limit");
 }

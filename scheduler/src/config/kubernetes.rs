@@ -1,0 +1,332 @@
+//! The settings of a provider of the kind `kubernetes`.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+};
+
+use attune_domain::bytes::Bytes;
+use serde::Deserialize;
+
+/// The maximum number of slots of an offer.
+pub(crate) const MOST_SLOTS: u32 = 64;
+
+/// A `[[provider]]` section of the kind `kubernetes`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KubernetesConfig {
+    /// The provider's name, which nodes' rows keep.
+    #[serde(default = "kubernetes")]
+    pub(crate) name: String,
+    /// The folder on the scheduler's machine for text files of base models.
+    pub(crate) work_dir: PathBuf,
+    /// The kubeconfig file. Default: the service account of the pod that the scheduler runs in.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig file. Default: its current one.
+    pub(crate) context: Option<String>,
+    /// The namespace of the Jobs.
+    #[serde(default = "attune")]
+    pub(crate) namespace: String,
+    /// The container image of trainers and replicas.
+    pub(crate) image: String,
+    /// The container image for offers with GPUs. Default: `image`.
+    pub(crate) cuda_image: Option<String>,
+    /// The names of Secrets with registry credentials.
+    #[serde(default)]
+    pub(crate) image_pull_secrets: Vec<String>,
+    /// The service account of the pods, without a token. Default: the namespace's.
+    pub(crate) service_account: Option<String>,
+    /// The priority class of the pods.
+    pub(crate) priority_class: Option<String>,
+    /// The Kueue queue that admits the Jobs. Default: none; they start at once.
+    pub(crate) local_queue: Option<String>,
+    /// The user and the group of the containers' processes.
+    #[serde(default = "unprivileged")]
+    pub(crate) run_as_user: u32,
+    /// The time limit of a run or replica, in minutes.
+    #[serde(default = "a_day")]
+    pub(crate) time_limit_minutes: u32,
+    /// Seconds between SIGTERM and SIGKILL when a pod is ended.
+    #[serde(default = "two_minutes")]
+    pub(crate) grace_seconds: u32,
+    /// Seconds after which a request to the API server fails.
+    #[serde(default = "ten")]
+    pub(crate) request_seconds: u64,
+    /// The port that replicas listen on, each at the address of its pod.
+    #[serde(default = "serving_port")]
+    pub(crate) serving_port: u16,
+    /// `true` if the pods' first address is an IPv6 address.
+    #[serde(default)]
+    pub(crate) ipv6: bool,
+    /// `true` to offer the kinds of nodes that are in the cluster, in addition to `offer`.
+    #[serde(default)]
+    pub(crate) discover: bool,
+    /// The price of an hour of a whole node by instance type, in US dollars, for the offers of `discover`.
+    #[serde(default)]
+    pub(crate) instance_usd_per_hour: BTreeMap<String, f64>,
+    /// The offers; never empty unless `discover` is set.
+    #[serde(default, rename = "offer")]
+    pub(crate) offers: Vec<KubernetesOffer>,
+}
+
+/// A `[[provider.offer]]` section: the resources of one pod.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KubernetesOffer {
+    /// The offer's name.
+    pub(crate) name: String,
+    /// The instance type of the nodes, such as `aws:g6.xlarge`: an entry of the catalogue, with the defaults of the
+    /// other keys. Default: none; `memory_bytes` and `threads` are required then.
+    pub(crate) instance_type: Option<String>,
+    /// The memory of a pod, in bytes: its request and its limit. 0: that of the instance type.
+    #[serde(default)]
+    pub(crate) memory_bytes: u64,
+    /// The CPU threads of a pod: its request and its limit. 0: those of the instance type.
+    #[serde(default)]
+    pub(crate) threads: u32,
+    /// The GPUs of a pod.
+    pub(crate) gpu: Option<Gpu>,
+    /// The labels that a node must have.
+    #[serde(default)]
+    pub(crate) node_selector: BTreeMap<String, String>,
+    /// The taints that the pods tolerate, in addition to those of GPU nodes and of spot nodes where the offer has them.
+    #[serde(default)]
+    pub(crate) tolerations: Vec<Toleration>,
+    /// `true` if the cloud may reclaim the nodes at any time.
+    #[serde(default)]
+    pub(crate) spot: bool,
+    /// The region of the nodes, their label `topology.kubernetes.io/region`. Default: any.
+    pub(crate) region: Option<String>,
+    /// The maximum number of concurrent runs.
+    #[serde(default = "one")]
+    pub(crate) slots: u32,
+    /// The price of an hour of a run, charged to its project, in US dollars. Default: that of the instance type, or 0.
+    pub(crate) usd_per_hour: Option<f64>,
+}
+
+/// The GPUs of an offer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Gpu {
+    /// The product, the node's label `nvidia.com/gpu.product`.
+    pub(crate) product: String,
+    /// The number of GPUs, or of MIG instances.
+    #[serde(default = "one")]
+    pub(crate) count: u32,
+    /// The memory of one, in bytes.
+    pub(crate) memory_bytes: u64,
+    /// The extended resource, such as `nvidia.com/mig-1g.10gb`.
+    #[serde(default = "whole_gpu")]
+    pub(crate) resource: String,
+}
+
+/// A taint that pods tolerate.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Toleration {
+    /// The taint's key.
+    pub(crate) key: String,
+    /// The taint's value. Default: any.
+    pub(crate) value: Option<String>,
+    /// The taint's effect. Default: any.
+    pub(crate) effect: Option<Effect>,
+}
+
+/// The effect of a taint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) enum Effect {
+    /// No new pods.
+    NoSchedule,
+    /// No new pods if another node is free.
+    PreferNoSchedule,
+    /// No new pods, and running ones are evicted.
+    NoExecute,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn ten() -> u64 {
+    10
+}
+
+const fn two_minutes() -> u32 {
+    120
+}
+
+const fn a_day() -> u32 {
+    24 * 60
+}
+
+const fn serving_port() -> u16 {
+    8000
+}
+
+const fn unprivileged() -> u32 {
+    65532
+}
+
+fn kubernetes() -> String {
+    "kubernetes".into()
+}
+
+fn attune() -> String {
+    "attune".into()
+}
+
+/// Returns the extended resource of a whole GPU.
+pub(crate) fn whole_gpu() -> String {
+    "nvidia.com/gpu".into()
+}
+
+impl KubernetesOffer {
+    /// Returns the memory of a pod.
+    pub(crate) const fn memory(&self) -> Bytes {
+        Bytes(self.memory_bytes)
+    }
+
+    /// Returns the price of an hour in millionths of a US dollar.
+    pub(crate) fn micro_usd_per_hour(&self) -> u64 {
+        (self.usd_per_hour.unwrap_or(0.0) * 1e6).round() as u64
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.name.is_empty() || self.name.contains('/') {
+            return Err("name: use at least one character, and no `/`".into());
+        }
+        let is_of_catalogue = self.instance_type.is_some();
+        if self.memory() < Bytes::mib(1) && !(self.memory_bytes == 0 && is_of_catalogue) {
+            return Err(format!("memory_bytes: {} is below {}", self.memory_bytes, Bytes::mib(1).0));
+        }
+        if self.threads == 0 && !is_of_catalogue {
+            return Err("threads: 0 is below 1".into());
+        }
+        if !(1..=MOST_SLOTS).contains(&self.slots) {
+            return Err(format!("slots: {} is not from 1 to {MOST_SLOTS}", self.slots));
+        }
+        check_price("usd_per_hour", self.usd_per_hour.unwrap_or(0.0))?;
+        self.gpu.as_ref().map_or(Ok(()), Gpu::check)
+    }
+}
+
+impl Gpu {
+    fn check(&self) -> Result<(), String> {
+        if self.count == 0 {
+            return Err("gpu.count: 0 is below 1".into());
+        }
+        if Bytes(self.memory_bytes) < Bytes::mib(1) {
+            return Err(format!("gpu.memory_bytes: {} is below {}", self.memory_bytes, Bytes::mib(1).0));
+        }
+        if !self.resource.contains('/') {
+            return Err(format!("gpu.resource: `{}` has no `/`. Example: nvidia.com/mig-1g.10gb", self.resource));
+        }
+        Ok(())
+    }
+}
+
+fn check_price(key: &str, usd: f64) -> Result<(), String> {
+    match (0.0..=1e9).contains(&usd) {
+        true => Ok(()),
+        false => Err(format!("{key}: {usd} is not from 0 to 1000000000")),
+    }
+}
+
+impl KubernetesConfig {
+    /// Checks the ranges of the values.
+    ///
+    /// # Errors
+    /// The key, its value, and the allowed range.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let name = &self.name;
+        if self.offers.is_empty() && !self.discover {
+            return Err(format!(
+                "{name}.offer: there is none. Add a [[provider.offer]] section, or set `discover = true`."
+            ));
+        }
+        let ranges = [
+            ("time_limit_minutes", u64::from(self.time_limit_minutes), 1..=1_000_000),
+            ("grace_seconds", u64::from(self.grace_seconds), 1..=3600),
+            ("request_seconds", self.request_seconds, 1..=300),
+            ("run_as_user", u64::from(self.run_as_user), 1..=i32::MAX as u64),
+            ("serving_port", u64::from(self.serving_port), 1024..=65_535),
+        ];
+        for (key, value, range) in ranges {
+            if !range.contains(&value) {
+                return Err(format!("{name}.{key}: {value} is not from {} to {}", range.start(), range.end()));
+            }
+        }
+        for (instance, usd) in &self.instance_usd_per_hour {
+            check_price(&format!("{name}.instance_usd_per_hour.{instance}"), *usd)?;
+        }
+        let mut names = HashSet::new();
+        for offer in &self.offers {
+            if !names.insert(&offer.name) {
+                let twice = &offer.name;
+                return Err(format!("{name}.offer: two have the name `{twice}`. Set a different `name` in each."));
+            }
+            offer.check().map_err(|wrong| format!("{name}.offer {}: {wrong}", offer.name))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use figment::{
+        Figment,
+        providers::{Format, Toml},
+    };
+
+    use super::*;
+
+    const LEAST: &str = "work_dir = '/var/lib/attune'\nimage = 'registry.example/attune:1'\n";
+    const OFFER: &str = "[[offer]]\nname = 'a100'\nmemory_bytes = 64_000_000_000\nthreads = 8\n";
+
+    fn read(text: &str) -> Result<KubernetesConfig, String> {
+        let config: KubernetesConfig =
+            Figment::from(Toml::string(text)).extract().map_err(|error: figment::Error| error.to_string())?;
+        config.check().map(|()| config)
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let gpu = "node_selector = { \"nvidia.com/gpu.product\" = \"A\" }\n\
+                   tolerations = [{ key = 'team', value = 'ml', effect = 'NoSchedule' }]\n\
+                   gpu = { product = 'NVIDIA-A100', memory_bytes = 80_000_000_000 }";
+        let config = read(&format!("{LEAST}{OFFER}{gpu}")).unwrap();
+        assert_eq!((config.name.as_str(), config.namespace.as_str()), ("kubernetes", "attune"));
+        assert_eq!((config.time_limit_minutes, config.grace_seconds, config.run_as_user), (1440, 120, 65532));
+        let offer = &config.offers[0];
+        assert_eq!((offer.slots, offer.micro_usd_per_hour(), offer.spot), (1, 0, false));
+        assert_eq!(offer.node_selector["nvidia.com/gpu.product"], "A");
+        assert_eq!(offer.tolerations[0].effect, Some(Effect::NoSchedule));
+        let gpu = offer.gpu.as_ref().unwrap();
+        assert_eq!((gpu.count, gpu.resource.as_str()), (1, "nvidia.com/gpu"));
+        assert!(read(&format!("{LEAST}discover = true")).unwrap().offers.is_empty());
+    }
+
+    #[test]
+    fn limit_a_value_out_of_range_is_named() {
+        let refused = |top: &str, offer: &str| read(&format!("{LEAST}{top}\n{OFFER}{offer}")).unwrap_err();
+        let minutes = refused("time_limit_minutes = 0", "");
+        assert_eq!(minutes, "kubernetes.time_limit_minutes: 0 is not from 1 to 1000000");
+        assert_eq!(refused("name = 'x'\nrun_as_user = 0", ""), "x.run_as_user: 0 is not from 1 to 2147483647");
+        assert_eq!(refused("serving_port = 80", ""), "kubernetes.serving_port: 80 is not from 1024 to 65535");
+        assert_eq!(refused("", "slots = 65"), "kubernetes.offer a100: slots: 65 is not from 1 to 64");
+        let price = refused("", "usd_per_hour = -1");
+        assert_eq!(price, "kubernetes.offer a100: usd_per_hour: -1 is not from 0 to 1000000000");
+        let price = refused("instance_usd_per_hour = { m5 = -1 }", "");
+        assert_eq!(price, "kubernetes.instance_usd_per_hour.m5: -1 is not from 0 to 1000000000");
+        let gpu = refused("", "gpu = { product = 'A', memory_bytes = 1, count = 1 }");
+        assert_eq!(gpu, "kubernetes.offer a100: gpu.memory_bytes: 1 is below 1048576");
+        let twice = refused("", OFFER);
+        assert_eq!(twice, "kubernetes.offer: two have the name `a100`. Set a different `name` in each.");
+        let small = read(&format!("{LEAST}{}", OFFER.replace("64_000_000_000", "0"))).unwrap_err();
+        assert_eq!(small, "kubernetes.offer a100: memory_bytes: 0 is below 1048576");
+        let none = read(LEAST).unwrap_err();
+        assert!(none.starts_with("kubernetes.offer: there is none."), "{none}");
+        assert!(refused("", "gpus = 1").contains("gpus"));
+        assert!(refused("", "tolerations = [{ key = 'a', effect = 'Never' }]").contains("Never"));
+    }
+}

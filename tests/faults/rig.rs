@@ -1,0 +1,263 @@
+//! A platform whose parts the harness starts itself: a PostgreSQL cluster, an object store behind a proxy, the API and
+//! the scheduler. Trainers and replicas are the scheduler's.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use attune_tests::{
+    object_store::{self, CREDENTIALS},
+    platform::{self, answer, client, program, text},
+    tiny,
+};
+use nix::sys::signal::Signal;
+use rand::RngExt;
+use reqwest::{
+    Method,
+    multipart::{Form, Part},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    cluster::Cluster,
+    disk::Disk,
+    processes,
+    program::Program,
+    proxy::{Mode, Proxy},
+    receiver::Receiver,
+    settings,
+};
+
+/// The API key of the project `default`.
+const API_KEY: &str = "sk-attune-0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
+/// The ports below the ephemeral ones: a port that is free now stays free while the API is down.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// The longest start of the API, which migrates the schema.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+/// The timeout of a request: the API may be stopped.
+const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+
+/// The leases of a platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leases {
+    /// The defaults.
+    Default,
+    /// Short ones, and attempts without a practical limit: the harness kills trainers again and again.
+    Short,
+}
+
+/// A running platform.
+pub(crate) struct Rig {
+    // Dropped in this order: the programs first, then the database.
+    /// The API.
+    pub(crate) api: Program,
+    /// The scheduler.
+    pub(crate) scheduler: Program,
+    /// The database.
+    pub(crate) cluster: Cluster,
+    /// The way to the object store.
+    pub(crate) proxy: Proxy,
+    /// The receiver of webhooks.
+    pub(crate) receiver: Receiver,
+    /// The disk of the objects, if it is one of the harness's own.
+    pub(crate) disk: Option<Disk>,
+    folder: TempDir,
+    url: String,
+    client: reqwest::Client,
+}
+
+impl Rig {
+    /// Starts a platform with the base model `tiny` and an endpoint for all events.
+    pub(crate) async fn start(leases: Leases) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("attune-faults-").tempdir()?;
+        let cluster = Cluster::start()?;
+        let objects = folder.path().join("objects");
+        std::fs::create_dir(&objects)?;
+        let disk = if settings::kills().is_some() { Disk::mount(&objects)? } else { None };
+        let proxy = Proxy::start(&object_store::serve(&objects).await?).await?;
+        let receiver = Receiver::start().await?;
+        let url = format!("http://127.0.0.1:{}", free_port()?);
+        let shared = shared(&cluster, &proxy);
+        let api = Program::new("attune-api", folder.path(), &api_settings(&url, &cluster, &shared))?;
+        let settings = scheduler_settings(&url, folder.path(), leases, &shared)?;
+        let scheduler = Program::new("attune-scheduler", folder.path(), &settings)?;
+        let client = client_with_timeout()?;
+        let mut rig = Self { api, scheduler, cluster, proxy, receiver, disk, folder, url, client };
+        rig.ready().await?;
+        let model = rig.path("tiny");
+        tiny::write(&model, 7)?;
+        rig.attune(&["models", "import", text(&model)?, "--name", "tiny"])?;
+        rig.attune(&["webhooks", "create", &rig.receiver.url, "--event", "*"])?;
+        Ok(rig)
+    }
+
+    /// Returns a path in the platform's folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Returns the folder of the bucket's objects.
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.path("objects")
+    }
+
+    /// Starts the programs that do not run; returns whether there was one.
+    pub(crate) fn keep_up(&mut self) -> Result<bool> {
+        let (api, scheduler) = (self.api.start()?, self.scheduler.start()?);
+        Ok(api || scheduler)
+    }
+
+    /// Starts the programs that do not run, and waits until the API answers.
+    pub(crate) async fn ready(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            self.keep_up()?;
+            let health = self.client.get(format!("{}/healthz", self.url)).send().await;
+            if health.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < READY_WITHIN, "the API is not ready:\n{}", self.logs());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Returns the last lines of the programs' logs.
+    pub(crate) fn logs(&self) -> String {
+        format!("api:\n{}\nscheduler:\n{}", self.api.log(), self.scheduler.log())
+    }
+
+    /// Runs `attune` with these arguments.
+    fn attune(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(program("attune")?);
+        command.args(arguments).env("ATTUNE_API_URL", &self.url).env("ATTUNE_API_KEY", API_KEY);
+        let output = command.output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "attune {arguments:?}: {stderr}\n{}", self.logs());
+        Ok(())
+    }
+
+    /// Sends a request; returns the status and the body.
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
+        let call = platform::call(method, format!("{}{path}", self.url), API_KEY, body);
+        tokio::time::timeout(REQUEST_WITHIN, call).await.context("no answer in time")?
+    }
+
+    /// Uploads a training file, and returns its ID.
+    pub(crate) async fn upload(&self, rows: usize) -> Result<String> {
+        let part = Part::bytes(tiny::rows(rows).into_bytes()).file_name("rows.jsonl");
+        let form = Form::new().text("purpose", "fine-tune").part("file", part);
+        let request = self.client.post(format!("{}/v1/files", self.url)).bearer_auth(API_KEY).multipart(form);
+        let (status, file) = answer(request.send().await?).await?;
+        ensure!(status == 200, "{status}: {file}");
+        Ok(file["id"].as_str().context("a file has an ID")?.to_owned())
+    }
+
+    /// Creates a job of [`job`]; returns its ID once the API has acknowledged it.
+    pub(crate) async fn submit(&self, file: &str, epochs: u32) -> Result<String> {
+        let (status, view) = self.call(Method::POST, "/v1/fine_tuning/jobs", Some(job(file, epochs))).await?;
+        ensure!(status == 200, "{status}: {view}");
+        Ok(view["id"].as_str().context("a job has an ID")?.to_owned())
+    }
+
+    /// Returns the number of jobs that have not ended.
+    pub(crate) fn unfinished(&self) -> Result<usize> {
+        Ok(self.cluster.sql("select count(*) from job where finished_at is null")?.parse()?)
+    }
+
+    /// Waits until `wanted`, a condition in SQL, holds, and keeps the programs up meanwhile.
+    pub(crate) async fn until(&mut self, wanted: &str, within: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while self.cluster.sql(&format!("select {wanted}"))? != "t" {
+            self.keep_up()?;
+            if begun.elapsed() > within {
+                let jobs = self.cluster.sql(
+                    "select job_id, state, attempts, steps_done, total_steps, waiting_reason, error_message from job",
+                )?;
+                anyhow::bail!("not after {within:?}: {wanted}\n{jobs}\n{}", self.logs());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    }
+
+    /// Returns the IDs of the processes of `attune-trainer` or `attune-serving`.
+    pub(crate) fn processes(&self, program: &str) -> Result<Vec<i32>> {
+        processes::of(program, self.folder.path())
+    }
+
+    /// Continues all processes that were stopped, heals the object store, and starts what does not run.
+    pub(crate) async fn heal(&mut self) -> Result<()> {
+        let mut stopped = self.processes("attune-trainer")?;
+        stopped.extend(self.processes("attune-serving")?);
+        stopped.extend([self.api.id(), self.scheduler.id()].into_iter().flatten());
+        for id in stopped {
+            processes::signal(id, Signal::SIGCONT);
+        }
+        self.proxy.set(Mode::Pass);
+        self.ready().await
+    }
+}
+
+/// Returns the text that a trained model gives, as a job: `epochs` times six steps, and a checkpoint every ten.
+fn job(file: &str, epochs: u32) -> Value {
+    json!({
+        "model": "tiny", "training_file": file, "seed": 7, "suffix": "faults",
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 4}}},
+        "adapter": {"rank": 16}, "trainer": {"learning_rate": 0.01, "checkpoint_every_steps": 10},
+    })
+}
+
+fn client_with_timeout() -> Result<reqwest::Client> {
+    drop(client()); // installs the TLS provider
+    Ok(reqwest::Client::builder().no_proxy().timeout(REQUEST_WITHIN).build()?)
+}
+
+fn free_port() -> Result<u16> {
+    for _ in 0..100 {
+        let port = rand::rng().random_range(PORTS);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    anyhow::bail!("no port from {PORTS:?} is free")
+}
+
+/// Returns the sections that the API and the scheduler share.
+fn shared(cluster: &Cluster, proxy: &Proxy) -> String {
+    let (id, secret) = CREDENTIALS;
+    format!(
+        "[object_store]\nendpoint = '{}'\nbucket = 'attune'\naccess_key_id = '{id}'\nsecret_access_key = '{secret}'\n\
+         [webhooks]\nsecret_key = '{}'\nallow_loopback = true\n\
+         [database]\nurl = '{}'\nmax_connections = 12\n",
+        proxy.url,
+        "k".repeat(43),
+        cluster.url("attune_login"),
+    )
+}
+
+fn api_settings(url: &str, cluster: &Cluster, shared: &str) -> String {
+    let listen = url.trim_start_matches("http://");
+    let owner = cluster.url("attune");
+    // The section `[database]` is the last of the shared ones.
+    format!("listen = '{listen}'\npublic_url = '{url}'\nbootstrap_key = '{API_KEY}'\n{shared}owner_url = '{owner}'\n")
+}
+
+fn scheduler_settings(url: &str, folder: &Path, leases: Leases, shared: &str) -> Result<String> {
+    let binaries = program("attune-trainer")?;
+    let binaries = binaries.parent().context("a program is in a folder")?.display();
+    let leases = match leases {
+        Leases::Default => "",
+        Leases::Short => "[leases]\nheartbeat_seconds = 1\nstale_after_seconds = 8\nmax_attempts = 100000\n",
+    };
+    let work_dir = folder.join("node");
+    Ok(format!(
+        "api_url = '{url}'\n{shared}{leases}[serving]\nidle_seconds = 6\n\
+         [local]\nwork_dir = '{}'\nbinaries_dir = '{binaries}'\nthreads = 1\nmax_concurrent_runs = 2\n",
+        work_dir.display(),
+    ))
+}
