@@ -1,6 +1,6 @@
 //! Jobs whose run ran out of memory: the next run has a smaller plan or a larger offer (`domain::memory::ladder`), and
 //! when none is left, the job fails. Such a run does not count among the job's attempts, and is refunded. The terms of
-//! the next run are read by [`candidate`](super::candidate).
+//! the next run are read by [`candidate`](crate::jobs::candidate).
 
 use attune_domain::{
     bytes::Bytes,
