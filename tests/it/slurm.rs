@@ -268,7 +268,9 @@ async fn a_job_whose_node_fails_waits_for_it_and_continues() {
     waited.unwrap();
     succeeds(&platform, &id, 2).await;
     let story = story(&platform, &id).await;
-    assert!(story.iter().any(|message| message.contains("its node failed")), "{story:?}");
+    // A trainer that had the time to report its SIGTERM was interrupted; else the cluster says why it ended.
+    let ways = ["its node failed", "interrupted after step"];
+    assert!(story.iter().any(|message| ways.iter().any(|way| message.contains(way))), "{story:?}");
     nothing_left(platform).await;
 }
 
