@@ -83,7 +83,7 @@ left: ## Build and test all that needs no libtorch, without libtorch
 
 ##@ Measure (on a quiet machine)
 .PHONY: memory-report
-memory-report: setup ## Predicted and measured peak memory of 64 training jobs, some 20 minutes: docs/bench/memory.csv
+memory-report: setup ## Predicted and measured peak memory of 64 training jobs, some 20 minutes: docs/bench/memory.csv, docs/memory.svg
 	@scripts/memory-report
 
 .PHONY: pace-report

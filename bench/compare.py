@@ -40,7 +40,7 @@ def runs(a, scratch):
     itself = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     # As attune-trainer, and bench_rows, set it for themselves: see node/src/threads.rs.
     ours = itself | {"OMP_WAIT_POLICY": "passive", "MALLOC_MMAP_THRESHOLD_": "4294967296",
-                     "MALLOC_TRIM_THRESHOLD_": "8589934592", "GOMP_SPINCOUNT": "3000"}
+                     "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_ARENA_MAX": "1", "GOMP_SPINCOUNT": "3000"}
     steps = ["--steps", str(a.steps)]
     peer = [a.peer_python, str(ROOT / "bench/peer_peft.py"), "--model", a.folder, *steps]
     shape = ["--batch", str(SEQUENCES), "--seq", str(LENGTH)]

@@ -21,7 +21,7 @@ CSV, SVG = ROOT / "docs/bench/train.csv", ROOT / "docs/train-cost.svg"
 LENGTHS, BATCHES, RANKS = [128, 256, 512, 1024, 2048, 4096], [1, 2, 4, 8, 16], [8, 16, 32, 64, 128]
 # As attune-trainer sets them for itself: see node/src/threads.rs.
 SETTINGS = {"OMP_WAIT_POLICY": "passive", "MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592",
-            "GOMP_SPINCOUNT": "3000"}
+            "MALLOC_ARENA_MAX": "1", "GOMP_SPINCOUNT": "3000"}
 RANK, RANKED = 16, [(256, 4), (1024, 4)]  # the rank of the first two columns, and the shapes of the third
 MOST_TOKENS, MOST_MB = 16384, 8192
 FIELDS = ["length", "batch", "rank", "checkpointing", "tokens_per_s", "step_s", "peak_rss_mb"]

@@ -15,6 +15,7 @@ use attune_domain::{
 };
 use attune_model::{
     adapter::LoraAdapter,
+    allocator,
     batch::PackedBatch,
     decoder::{Decoder, Step},
     kernels::matmul::mm,
@@ -107,11 +108,13 @@ fn random(options: &Random, threads: usize) -> Result<()> {
         Base::Int8 => Quantization::Int8,
         Base::None => Quantization::None,
     };
+    allocator::return_freed_memory();
     let decoder = Decoder::load(&options.folder, quantization, Placement::default())?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut adapter = LoraAdapter::new(decoder.architecture(), spec(options.rank), 0, Placement::default())?;
     let mut optimizer = AdamW::new(&adapter, AdamWOptions::default())?;
     let mut gradients = Gradients::zeros(&adapter)?;
+    allocator::keep_freed_memory();
     let (mut seconds, mut losses, mut processor) = (0.0, Vec::new(), 0.0);
     for step in 0..options.steps {
         if step == 1 {

@@ -224,6 +224,12 @@ impl Decoder {
         self.head.logits(&x)
     }
 
+    /// Reserves memory for the largest weight and for the logits of a training step over `targets` predicted tokens.
+    pub(crate) fn reserve(&self, targets: usize, correction: Correction<'_>) -> Result<(), ModelError> {
+        self.head.reserve(targets as i64, (self.embed.f_kind()?, self.embed.device()))?;
+        self.blocks.first().map_or(Ok(()), |block| block.reserve(correction))
+    }
+
     /// Looks up the embeddings of IDs: `[t, c]`.
     pub(crate) fn embed(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
         if ids.is_empty() {

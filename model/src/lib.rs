@@ -12,6 +12,7 @@
 //! `tch::set_num_threads`.
 
 pub mod adapter; //        LoRA factors, read and written as PEFT does
+pub mod allocator; //      freed memory: returned, or kept for the next tensor
 pub mod batch; //          packed training batches
 pub mod decoder; //        the whole model: loading and inference
 pub mod error; //          error types

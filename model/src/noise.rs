@@ -8,7 +8,10 @@
 
 use tch::Tensor;
 
-use crate::error::ModelError;
+use crate::{
+    error::ModelError,
+    kernels::{ffi::numbers_mut, placement::HOST},
+};
 
 /// The random noise of a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,9 +40,8 @@ impl Dropout {
     /// pass: apply it to the gradient.
     pub(crate) fn apply(self, x: &Tensor) -> Result<Tensor, ModelError> {
         let kept = (1.0 / (1.0 - self.share)) as f32;
-        let mask: Vec<f32> =
-            (0..x.numel()).map(|at| if unit(self.seed, at) < self.share { 0.0 } else { kept }).collect();
-        Ok(like(&mask, x)?.f_mul_(x)?)
+        let mut mask = filled_like(x, |at| if unit(self.seed, at) < self.share { 0.0 } else { kept })?;
+        Ok(mask.f_mul_(x)?)
     }
 }
 
@@ -47,18 +49,18 @@ impl Dropout {
 /// length of its sequence.
 pub(crate) fn neftune(x: &Tensor, noise: Noise, tokens: &[usize]) -> Result<Tensor, ModelError> {
     let width = x.size2()?.1 as usize;
-    let mut numbers = Vec::with_capacity(x.numel());
-    for (row, tokens) in tokens.iter().enumerate() {
-        let most = noise.neftune_noise_alpha / (*tokens as f64 * width as f64).sqrt();
-        let number = |at| ((unit(noise.seed, row * width + at) * 2.0 - 1.0) * most) as f32;
-        numbers.extend((0..width).map(number));
-    }
-    like(&numbers, x)
+    let most = |tokens: &usize| noise.neftune_noise_alpha / (*tokens as f64 * width as f64).sqrt();
+    let most: Vec<f64> = tokens.iter().map(most).collect();
+    filled_like(x, |at| ((unit(noise.seed, at) * 2.0 - 1.0) * most[at / width]) as f32)
 }
 
-fn like(numbers: &[f32], x: &Tensor) -> Result<Tensor, ModelError> {
-    let made = Tensor::f_from_slice(numbers)?.f_to_kind(x.f_kind()?)?;
-    Ok(made.f_to_device(x.device())?.f_view_(x.size())?)
+/// Returns a tensor like `x` with the `number` of each position.
+fn filled_like(x: &Tensor, number: impl Fn(usize) -> f32) -> Result<Tensor, ModelError> {
+    let mut made = Tensor::f_empty(x.size(), HOST)?;
+    for (at, place) in numbers_mut(&mut made)?.iter_mut().enumerate() {
+        *place = number(at);
+    }
+    Ok(made.f_to_kind(x.f_kind()?)?.f_to_device(x.device())?)
 }
 
 /// Returns a uniform number in `[0, 1)` for position `at`.

@@ -100,24 +100,32 @@ pub fn loss_and_gradients(
     let share_prefixes = options.share_prefixes && dropout.is_none() && embedding_noise.is_none();
     let (rows, targets) = batch.laid_out(share_prefixes);
     let layout = decoder.layout(&rows.segments)?;
+    let correction = |layer| {
+        let dropout = dropout.map(|dropout: Dropout| dropout.at(layer));
+        Ok::<_, ModelError>(Correction { dropout, ..Correction::of(Some(adapter), layer)? })
+    };
+    decoder.reserve(targets.len(), correction(0)?)?;
     let mut x = decoder.embed(&rows.ids)?; // [t, c]
     if let Some(noise) = embedding_noise {
         let lengths: Vec<usize> =
             rows.segments.iter().flat_map(|segment| segment.rows.clone().map(|_| segment.rows.len())).collect();
         let _ = x.f_add_(&neftune(&x, noise, &lengths)?)?;
     }
-    let correction = |layer| {
-        let dropout = dropout.map(|dropout: Dropout| dropout.at(layer));
-        Ok::<_, ModelError>(Correction { dropout, ..Correction::of(Some(adapter), layer)? })
-    };
     let predicting = rows_of(&targets, x.device())?; // [m]
+    let inputs = if options.checkpointing { Some(input_buffer(&x, decoder.blocks.len())?) } else { None };
     let mut kept = Vec::with_capacity(decoder.blocks.len());
     for (layer, block) in decoder.blocks.iter().enumerate() {
         let is_last = layer + 1 == decoder.blocks.len();
         let (y, saved) = block.forward(&x, is_last.then_some(&predicting), &layout, correction(layer)?)?; // [t, c]
         // The last block's backward follows immediately.
-        let again = options.checkpointing && !is_last;
-        kept.push(if again { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
+        kept.push(match &inputs {
+            Some(inputs) if !is_last => {
+                let mut input = inputs.f_select(0, layer as i64)?; // [t, c]
+                input.f_copy_(&x)?;
+                Kept::Input(input)
+            }
+            _ => Kept::All(Box::new(saved)),
+        });
         x = y; // [m, c] after the last
     }
     let (loss, mut dy) = decoder.head.loss(&x, &targets, Some(options.normaliser))?; // [m, c]
@@ -134,6 +142,13 @@ pub fn loss_and_gradients(
         dy = block.backward(d_out, saved, &layout, &mut learning)?; // [t, c]
     }
     Ok(loss)
+}
+
+/// Returns memory for the inputs of all blocks but the last, `[blocks - 1, t, c]`. As separate tensors they would leave
+/// holes among those that a block frees, in which the tensors of the next block do not fit.
+fn input_buffer(x: &Tensor, blocks: usize) -> Result<Tensor, ModelError> {
+    let (rows, width) = x.size2()?;
+    Ok(Tensor::f_empty([blocks.saturating_sub(1) as i64, rows, width], (x.f_kind()?, x.device()))?)
 }
 
 /// Computes the loss only, for held-out rows. `adapter`: `None` is the base model.

@@ -5,9 +5,6 @@
 //! machine. Where other programs use the CPUs too, a preempted thread keeps the others spinning, at every one of
 //! thousands of loops: a training step of 6 s took 100 s next to a busy compiler on two cores. Sleeping costs
 //! microseconds.
-//!
-//! A training step allocates and frees the same hundreds of large tensors each time. By default each is returned to the
-//! system and mapped again, page by page and zeroed: a twentieth of the step's time.
 
 use std::{env, io, os::unix::process::CommandExt, process::Command};
 
@@ -15,11 +12,13 @@ use std::{env, io, os::unix::process::CommandExt, process::Command};
 /// is kept.
 const POLICY: &str = "OMP_WAIT_POLICY";
 
-/// glibc's settings: freed memory is reused for blocks of up to 4 GiB, and up to 8 GiB of it is kept in total.
+/// glibc's settings: up to 8 GiB of freed memory is kept (`attune_model::allocator` sets from when on), and all threads
+/// share one heap. A thread otherwise gets separate heaps of 64 MiB, where the rest of one is of no use to a larger
+/// tensor.
 /// libgomp's setting: a thread spins this many times, for some 40 µs, before it sleeps; the loops of a step follow each
 /// other faster than a thread wakes.
 const FOR_TRAINING: [(&str, &str); 3] =
-    [("MALLOC_MMAP_THRESHOLD_", "4294967296"), ("MALLOC_TRIM_THRESHOLD_", "8589934592"), ("GOMP_SPINCOUNT", "3000")];
+    [("MALLOC_TRIM_THRESHOLD_", "8589934592"), ("MALLOC_ARENA_MAX", "1"), ("GOMP_SPINCOUNT", "3000")];
 
 /// Makes waiting threads sleep. The OpenMP runtime reads its settings before `main`, so this process re-executes itself
 /// once, with the same arguments, process ID and standard streams. Call it first.

@@ -17,6 +17,7 @@ use attune_domain::{
 };
 use attune_model::{
     adapter::LoraAdapter,
+    allocator,
     batch::{PackedBatch, mask_weights},
     decoder::Decoder,
     optim::{gradients::Gradients, optimizer::AdamW, options::AdamWOptions},
@@ -71,11 +72,13 @@ fn main() -> Result<()> {
     let batches = batches(&options, &rows)?;
 
     let (quantization, placement) = (Quantization::Nf4 { double_quant: true }, Placement::default());
+    allocator::return_freed_memory();
     let decoder = Decoder::load_cached(&options.folder, quantization, placement, options.cache.as_deref())?;
     let mut adapter =
         LoraAdapter::new(decoder.architecture(), AdapterSpec::lora(16, 32.0, &PROJECTIONS), 0, placement)?;
     let mut optimizer = AdamW::new(&adapter, AdamWOptions::default())?;
     let mut gradients = Gradients::zeros(&adapter)?;
+    allocator::keep_freed_memory();
     let to_first_step = since_start()?.as_secs_f64();
 
     let (mut seconds, mut tokens, mut flop, mut losses) = (0.0, 0, 0, Vec::new());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use attune_domain::run::task::TrainTask;
-use attune_model::decoder::Decoder;
+use attune_model::{allocator, decoder::Decoder};
 use attune_text::{model::TextModel, rows::RowPolicy};
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     data::{rows::read_rows, sampler::Sampler},
     error::TrainerError,
     inputs::Inputs,
-    objective,
+    memory, objective,
     session::{Origin, Session},
 };
 
@@ -33,8 +33,10 @@ pub fn set_up(spec: TrainTask, inputs: &Inputs, scratch: &Path) -> Result<Sessio
         Some(file) => read_rows(file, &text, policy, "validation_file")?,
         None => Vec::new(),
     };
-    tracing::info!(rows = rows.len(), validation_rows = validation.len(), "the rows are read");
+    let (count, validation_rows) = (rows.len(), validation.len());
+    tracing::info!(rows = count, validation_rows, "the rows are read: {} at the peak", memory::peak());
 
+    allocator::return_freed_memory();
     let decoder =
         Decoder::load_cached(&inputs.base, train.quantization, spec.plan.placement, Some(&inputs.packed_base))?;
     let origin = match &inputs.checkpoint {
@@ -46,7 +48,7 @@ pub fn set_up(spec: TrainTask, inputs: &Inputs, scratch: &Path) -> Result<Sessio
         let why = format!("it is of step {}, and step {} was requested", progress.step, resume.step);
         return Err(TrainerError::Checkpoint(why));
     }
-    tracing::info!(step = progress.step, "the model is loaded");
+    tracing::info!(step = progress.step, "the model is loaded: {} at the peak", memory::peak());
     let sampler = Sampler::new(rows.len(), train.hyperparameters.batch_size as usize, train.seed);
     let total_steps = train.total_steps(rows.len() as u64);
     Ok(Session {

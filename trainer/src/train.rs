@@ -6,7 +6,11 @@
 use std::time::Instant;
 
 use attune_domain::run::{MessageLevel, RunEvent};
-use attune_model::{optim::gradients::Gradients, train::loss_and_gradients};
+use attune_model::{
+    allocator,
+    optim::{gradients::Gradients, optimizer::AdamW},
+    train::loss_and_gradients,
+};
 use serde_json::json;
 
 use crate::{
@@ -49,6 +53,7 @@ pub fn train(session: &mut Session, context: &RunContext) -> Result<(), TrainerE
         processor: processor(),
     })?;
     let gradients = Gradients::zeros(&session.adapter)?;
+    allocator::keep_freed_memory();
     let mut state = TrainState { gradients, kept_step: session.progress.step, valid_loss: None };
     warmup_largest_batch(session, &mut state.gradients)?;
     if session.spec.train.trainer.learning_rate_auto && session.progress.found_learning_rate.is_none() {
@@ -63,6 +68,9 @@ pub fn train(session: &mut Session, context: &RunContext) -> Result<(), TrainerE
             outcome => outcome?,
         }
         if is_done(session) {
+            // Released first: the best adapter is read while the last one exists.
+            state.gradients = Gradients::empty();
+            tracing::info!(steps = session.progress.step, "the training ends: {} at the peak", memory::peak());
             return best_adapter::conclude(session, context);
         }
     }
@@ -117,8 +125,11 @@ fn go_back(
     context: &RunContext,
 ) -> Result<(), TrainerError> {
     let found = session.progress.found_learning_rate;
+    // Released first, so that a rollback needs no more memory than training.
+    (session.optimizer, state.gradients) = (AdamW::empty(), Gradients::empty());
     let restored = restore(&session.origin, &session.spec, &session.decoder, &context.scratch)?;
     (session.adapter, session.optimizer, session.progress) = restored;
+    state.gradients = Gradients::zeros(&session.adapter)?;
     session.progress.found_learning_rate = found;
     session.progress.learning_rate_scale = Exact(0.5);
     session.progress.went_back_at = Some(fault.step);

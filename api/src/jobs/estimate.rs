@@ -83,7 +83,7 @@ pub async fn work_out(app: &App, project: ProjectId, made: Made) -> Result<Estim
     let place = Placed::find(work, &offers, &ranking(&made, (work, &scanned), (&offers, &rates)));
     let advice = match place.taken {
         Some(_) => None,
-        None => Some(AdviceView::new(&advice(place.memory.peak, &catalogue::load(&mut db).await?), Utc::now())),
+        None => Some(AdviceView::new(&advice(place.memory.needed(), &catalogue::load(&mut db).await?), Utc::now())),
     };
     let pace = place.taken.map(|index| {
         let cost = TokenCost::on_offer(work, scanned.facts(), place.plan.as_ref(), &offers[index]);
@@ -101,7 +101,7 @@ struct Pace {
 
 /// Ranks the offers as dispatch does, by the predicted cost of the job.
 fn ranking(made: &Made, (work, scanned): (Workload<'_>, &Scanned), (offers, rates): (&[Offer], &[Rate])) -> Ranking {
-    let need = memory::smallest(work).peak;
+    let need = memory::smallest(work).needed();
     let is_usable = |offer: &Offer| {
         offer.memory >= need && unsupported(offer).is_none() && made.row.limits.refusal(offer).is_none()
     };
@@ -175,7 +175,7 @@ impl Placed {
         let found = now.or_else(|| first(work, &offers.iter().map(idle).collect::<Vec<_>>(), ranking));
         let taken = found.as_ref().map(|(index, ..)| *index);
         let views = offers.iter().enumerate().filter_map(|(index, offer)| {
-            match ranking.refused[index].clone().or_else(|| refusal(smallest.peak, true, offer)) {
+            match ranking.refused[index].clone().or_else(|| refusal(smallest.needed(), true, offer)) {
                 Some(refusal) => Some(RefusalView::from(&refusal)),
                 None => taken
                     .filter(|taken| *taken != index)

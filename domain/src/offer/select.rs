@@ -84,7 +84,7 @@ pub enum Decision<'a> {
 #[must_use]
 pub fn place_again<'a>(work: Workload<'_>, kept: &Plan, offers: &'a [Offer]) -> Decision<'a> {
     let estimate = memory::with_plan(work, kept);
-    match right_size(estimate.peak, true, offers) {
+    match right_size(estimate.needed(), true, offers) {
         Ok(offer) => {
             let plan = Plan { predicted_peak: estimate.peak, ..kept.clone() };
             Decision::Now { offer, plan, estimate }
@@ -98,7 +98,7 @@ pub fn place_again<'a>(work: Workload<'_>, kept: &Plan, offers: &'a [Offer]) -> 
 #[must_use]
 pub fn place<'a>(work: Workload<'_>, offers: &'a [Offer]) -> Decision<'a> {
     let smallest = memory::smallest(work);
-    match right_size(smallest.peak, true, offers) {
+    match right_size(smallest.needed(), true, offers) {
         Ok(offer) => match memory::plan(work, offer.free(), offer.threads) {
             Ok((plan, estimate)) => Decision::Now { offer, plan, estimate },
             // Unreachable, since the smallest split fits; if the two estimates ever differ, the job waits.

@@ -2,20 +2,28 @@
 //! larger than the free memory can be quantized while it is loaded.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
-use safetensors::{
-    Dtype, serialize_to_file,
-    tensor::{Metadata, TensorView},
-};
-use tch::{Kind, Tensor};
+use safetensors::{Dtype, View, serialize_to_file, tensor::Metadata};
+use tch::{Device, Kind, Tensor};
 
-use crate::error::ModelError;
+use crate::{
+    error::ModelError,
+    kernels::{
+        ffi::{bytes, bytes_mut, bytes_of, numbers},
+        fused::{run, share},
+        pick::{Kernel, Number, pick},
+    },
+};
 
 /// The maximum header length in bytes; the safetensors library has the same limit.
 const MAX_HEADER: u64 = 100_000_000;
@@ -92,7 +100,7 @@ impl TensorFile {
         Some(self.header.info(name)?.shape.iter().map(|&side| i64::try_from(side).unwrap_or(i64::MAX)).collect())
     }
 
-    /// Reads a tensor in the kind it is stored in.
+    /// Reads a tensor in the kind it is stored in, straight into its memory.
     ///
     /// # Errors
     /// [`ModelError::Missing`]; [`ModelError::File`]: a data type that libtorch does not have; [`ModelError::Io`];
@@ -103,14 +111,12 @@ impl TensorFile {
         let shape = self.shape(name).ok_or_else(missing)?;
         let kind = kind_of(info.dtype)
             .ok_or_else(|| ModelError::file(&self.path, format!("tensor '{name}' is stored as {}", info.dtype)))?;
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        {
-            let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            file.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(ModelError::io(&self.path))?;
-            file.read_exact(&mut bytes).map_err(ModelError::io(&self.path))?;
-        }
-        Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
+        let (start, _) = info.data_offsets;
+        let mut tensor = Tensor::f_empty(&shape, (kind, Device::Cpu))?;
+        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        file.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(ModelError::io(&self.path))?;
+        file.read_exact(bytes_mut(&mut tensor)?).map_err(ModelError::io(&self.path))?;
+        Ok(tensor)
     }
 
     /// Reads a tensor of floats as `Float`, and checks that every number is finite.
@@ -127,41 +133,112 @@ impl TensorFile {
     }
 }
 
-/// Returns whether every number of a tensor is finite. One pass in the common case: an infinity or NaN makes the sum
-/// infinite or NaN.
+/// Returns whether every number of a tensor is finite. On a CPU it copies nothing: the tensor may be a whole embedding.
 pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool, ModelError> {
-    if tensor.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
-        return Ok(true);
+    if pick(tensor, &[])? != Kernel::Cpu(Number::F32) {
+        return Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0);
     }
-    Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
+    let numbers = numbers::<f32>(tensor)?;
+    let all = AtomicBool::new(true);
+    run(numbers.chunks(share(numbers.len(), 1)), |piece| {
+        // No early exit, so that the loop is vectorized.
+        all.fetch_and(piece.iter().fold(true, |all, number| all & number.is_finite()), Relaxed);
+    });
+    Ok(all.load(Relaxed))
+}
+
+/// A tensor to write to a file. Its memory is borrowed, so that a file as large as the model is written without a copy.
+pub(crate) struct Stored<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Data<'a>,
+}
+
+enum Data<'a> {
+    Tensor(Tensor),
+    Slice(&'a [u8]),
+}
+
+impl<'a> Stored<'a> {
+    /// Returns a tensor of any kind that can be stored. One that is not contiguous, or not on the CPU, is copied.
+    pub(crate) fn of(tensor: &Tensor) -> Result<Self, ModelError> {
+        let tensor = tensor.f_detach()?.f_contiguous()?.f_to_device(Device::Cpu)?;
+        let kind = tensor.f_kind()?;
+        let dtype = dtype_of(kind).ok_or_else(|| ModelError::Input(format!("{kind:?} cannot be stored")))?;
+        // Checked here, since `View::data` returns no error.
+        bytes(&tensor)?;
+        let shape = tensor.size().iter().map(|&side| usize::try_from(side).unwrap_or(0)).collect();
+        Ok(Self { dtype, shape, data: Data::Tensor(tensor) })
+    }
+
+    /// Returns numbers as a tensor of one dimension.
+    pub(crate) fn floats(numbers: &'a [f32]) -> Self {
+        Self { dtype: Dtype::F32, shape: vec![numbers.len()], data: Data::Slice(bytes_of(numbers)) }
+    }
+
+    /// Returns codes as a `Uint8` tensor of one dimension.
+    pub(crate) fn codes(codes: &'a [u8]) -> Self {
+        Self { dtype: Dtype::U8, shape: vec![codes.len()], data: Data::Slice(codes) }
+    }
+
+    /// Returns the shape.
+    pub(crate) fn size(&self) -> Vec<i64> {
+        self.shape.iter().map(|&side| i64::try_from(side).unwrap_or(i64::MAX)).collect()
+    }
+
+    /// Returns whether the numbers are codes and not floats.
+    pub(crate) fn is_codes(&self) -> bool {
+        self.dtype == Dtype::U8
+    }
+
+    fn slice(&self) -> &[u8] {
+        match &self.data {
+            Data::Tensor(tensor) => bytes(tensor).unwrap_or_default(),
+            Data::Slice(slice) => slice,
+        }
+    }
+}
+
+impl View for Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.slice().into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.slice().len()
+    }
 }
 
 /// Writes tensors and `metadata` as a `.safetensors` file: to a temporary file in the same folder, renamed when
 /// complete.
 ///
 /// # Errors
-/// [`ModelError::File`]: it cannot be written; [`ModelError::Torch`]: a tensor cannot be copied out.
+/// [`ModelError::File`]: it cannot be written; [`ModelError::Input`]: a kind that cannot be stored;
+/// [`ModelError::Torch`]: a tensor cannot be copied out.
 pub fn write_tensors(
     path: &Path,
     tensors: &[(String, &Tensor)],
     metadata: HashMap<String, String>,
 ) -> Result<(), ModelError> {
-    let mut parts = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let tensor = tensor.f_detach()?.f_contiguous()?.f_to_device(tch::Device::Cpu)?;
-        let kind = tensor.f_kind()?;
-        let dtype = dtype_of(kind).ok_or_else(|| ModelError::file(path, format!("{kind:?} cannot be stored")))?;
-        let mut bytes = vec![0; tensor.numel() * kind.elt_size_in_bytes()];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-        let shape: Vec<usize> = tensor.size().iter().map(|&side| usize::try_from(side).unwrap_or(0)).collect();
-        parts.push((name, dtype, shape, bytes));
-    }
-    let mut views = Vec::with_capacity(parts.len());
-    for (name, dtype, shape, bytes) in &parts {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| ModelError::file(path, e.to_string()))?;
-        views.push((name.as_str(), view));
-    }
-    serialize_to_file(views, Some(metadata), path).map_err(|e| ModelError::file(path, e.to_string()))
+    let stored = tensors.iter().map(|(name, tensor)| Ok((name.clone(), Stored::of(tensor)?)));
+    write_stored(path, stored.collect::<Result<_, ModelError>>()?, metadata)
+}
+
+/// Writes as [`write_tensors`], from borrowed memory.
+pub(crate) fn write_stored(
+    path: &Path,
+    tensors: Vec<(String, Stored<'_>)>,
+    metadata: HashMap<String, String>,
+) -> Result<(), ModelError> {
+    serialize_to_file(tensors, Some(metadata), path).map_err(|e| ModelError::file(path, e.to_string()))
 }
 
 const KINDS: [(Dtype, Kind); 9] = [
@@ -233,5 +310,27 @@ mod tests {
         write_tensors(&path, &[("w".to_owned(), &bad)], HashMap::new()).unwrap();
         let refused = TensorFile::open(&path).unwrap().read_floats("w").unwrap_err();
         assert_eq!(refused.to_string(), "tensor 'w' has NaN or infinite values");
+    }
+
+    #[test]
+    fn an_infinite_number_is_found_wherever_it_is() {
+        let mut numbers = vec![f32::MAX; 100_000];
+        assert!(is_finite(&Tensor::from_slice(&numbers)).unwrap(), "their sum is infinite in f32");
+        assert!(is_finite(&Tensor::zeros([0], (Kind::Float, Device::Cpu))).unwrap());
+        for (at, bad) in [(0, f32::NAN), (77_777, f32::INFINITY), (99_999, f32::NEG_INFINITY)] {
+            let good = std::mem::replace(&mut numbers[at], bad);
+            let tensor = Tensor::from_slice(&numbers);
+            assert!(!is_finite(&tensor).unwrap() && !is_finite(&tensor.to_kind(Kind::Double)).unwrap(), "{at}");
+            numbers[at] = good;
+        }
+    }
+
+    #[test]
+    fn a_tensor_with_gaps_is_stored_without_them() {
+        let whole = Tensor::from_slice(&[1i64, 2, 3, 4, 5, 6]).view((2, 3));
+        let (folder, cut) = (tempfile::tempdir().unwrap(), whole.narrow(1, 1, 2));
+        let path = folder.path().join("x.safetensors");
+        write_tensors(&path, &[("w".to_owned(), &cut)], HashMap::new()).unwrap();
+        assert_eq!(TensorFile::open(&path).unwrap().read("w").unwrap(), cut);
     }
 }

@@ -58,6 +58,69 @@ pub(crate) fn numbers_mut<T: Element>(tensor: &mut Tensor) -> Result<&mut [T], M
     Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), count) })
 }
 
+/// Returns the bytes of a contiguous tensor on the CPU, of any kind, in row-major order.
+///
+/// # Errors
+/// [`ModelError::Input`] for any other tensor.
+pub(crate) fn bytes(tensor: &Tensor) -> Result<&[u8], ModelError> {
+    let count = plain(tensor, tensor.f_kind()?)? * tensor.f_kind()?.elt_size_in_bytes();
+    if count == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: as in `numbers`; every byte of a number is initialized, and a byte has no alignment.
+    #[expect(unsafe_code, reason = "as in `numbers`")]
+    Ok(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), count) })
+}
+
+/// Returns the bytes of a contiguous tensor on the CPU, of any kind, mutably. The caller must have created the tensor
+/// itself and not have shared its storage, as for [`numbers_mut`].
+///
+/// # Errors
+/// [`ModelError::Input`] for any other tensor.
+pub(crate) fn bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8], ModelError> {
+    let count = plain(tensor, tensor.f_kind()?)? * tensor.f_kind()?.elt_size_in_bytes();
+    if count == 0 {
+        return Ok(&mut []);
+    }
+    // SAFETY: as in `bytes`; and the caller has the only handle to this part of the storage, exclusively borrowed.
+    #[expect(unsafe_code, reason = "as in `numbers`")]
+    Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), count) })
+}
+
+/// Returns the bytes of numbers, in this processor's order.
+pub(crate) fn bytes_of<T: Element>(numbers: &[T]) -> &[u8] {
+    // SAFETY: `Element` is only implemented for number types, which have no padding, and a byte has no alignment; the
+    // slice has the length and the lifetime of `numbers`.
+    #[expect(unsafe_code, reason = "writing the scales of a whole model must not copy them")]
+    unsafe {
+        std::slice::from_raw_parts(numbers.as_ptr().cast::<u8>(), size_of_val(numbers))
+    }
+}
+
+/// Returns the allocator's free memory to the system.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) fn release_free_memory() {
+    // SAFETY: the function takes a number, and may be called at any time from any thread.
+    #[expect(unsafe_code, reason = "the allocator has no other interface")]
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
+/// Sets the size in bytes from which a block is mapped separately, and returned to the system when it is freed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) fn map_blocks_from(bytes: i32) {
+    // SAFETY: the function takes two numbers, and may be called at any time from any thread.
+    #[expect(unsafe_code, reason = "the allocator has no other interface")]
+    let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, bytes) };
+}
+
+/// Without glibc there is nothing to release.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(crate) const fn release_free_memory() {}
+
+/// Without glibc there is nothing to set.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(crate) const fn map_blocks_from(_bytes: i32) {}
+
 /// A matrix in a slice, with strides.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a, T> {
@@ -205,6 +268,17 @@ mod tests {
         numbers_mut::<f32>(&mut row).unwrap()[0] = 7.0;
         assert_eq!(tensor.double_value(&[1, 0]), 7.0);
         assert_eq!(numbers::<f64>(&Tensor::from_slice(&[0.5])).unwrap(), [0.5]);
+    }
+
+    #[test]
+    fn the_bytes_of_a_tensor_are_those_of_its_numbers() {
+        let mut tensor = Tensor::from_slice(&[1f32, -2.5]);
+        let want = [1f32.to_ne_bytes(), (-2.5f32).to_ne_bytes()].concat();
+        assert_eq!((bytes(&tensor).unwrap(), bytes_of(&[1f32, -2.5])), (&want[..], &want[..]));
+        bytes_mut(&mut tensor).unwrap()[4..].copy_from_slice(&8f32.to_ne_bytes());
+        assert_eq!(tensor.double_value(&[1]), 8.0);
+        assert!(bytes(&Tensor::zeros([0], (Kind::BFloat16, Device::Cpu))).unwrap().is_empty());
+        assert!(bytes(&Tensor::zeros([2, 3], (Kind::Uint8, Device::Cpu)).tr()).is_err());
     }
 
     #[test]

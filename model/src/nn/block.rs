@@ -173,6 +173,14 @@ impl Block {
         [Some(&self.input_norm.weight), Some(&self.post_norm.weight), q, k]
     }
 
+    /// Reserves memory for the largest weight that a step with this correction uses.
+    pub(crate) fn reserve(&self, correction: Correction<'_>) -> Result<(), ModelError> {
+        for linear in [&self.gate_up, &self.qkv, &self.o, &self.down] {
+            linear.reserve(correction)?;
+        }
+        Ok(())
+    }
+
     /// Returns the attention dimensions; blocks differ only in the window.
     pub(crate) fn attention(&self) -> Attention {
         self.attention
@@ -288,6 +296,7 @@ impl Block {
         self.o.accumulate_grad(&d_middle, &picked(&attended, wanted)?, learning)?;
         let d_attended = spread(self.o.input_gradient(&d_middle, correction)?, wanted, &x)?; // [t, h·d]
         let d_heads = self.attention_backward(&d_attended, (&heads, &attended, &logsumexp), layout)?; // [t, h+2n, d]
+        drop((d_attended, heads, attended, logsumexp));
         let d_qkv = self.heads_backward(d_heads, qkv.as_ref(), &layout.angles)?; // [t, (h+2n)·d]
         self.qkv.accumulate_grad(&d_qkv, &self.input_norm.forward(&x)?, learning)?;
         if !learning.want_dx {

@@ -25,6 +25,10 @@ use crate::{
         matmul::{add_mm, linear, mm},
         placement::HOST,
     },
+    nn::{
+        row_ops::{add_product, join, lengths, scale_rows, slice_of},
+        scratch::{self, InUse, Scratch, Slot},
+    },
     noise::Dropout,
     quant::{
         int8::Int8,
@@ -158,19 +162,66 @@ impl FrozenLinear {
 
     /// Returns the weight `[out, in]`, to be dropped after use: a packed weight is unpacked here.
     pub(crate) fn weight(&self) -> Result<Tensor, ModelError> {
-        let whole = match &self.weight {
-            Weight::Dense(weight) => return Ok(weight.shallow_clone()),
+        if let Weight::Dense(weight) = &self.weight {
+            return Ok(weight.shallow_clone());
+        }
+        let whole = Tensor::f_empty([self.out_dim, self.in_dim], self.stored())?; // [out, in]
+        self.write_weight(&whole)?;
+        Ok(whole.f_to_kind(self.kind)?)
+    }
+
+    /// Returns the kind in which [`FrozenLinear::write_weight`] writes, and the device.
+    fn stored(&self) -> (Kind, Device) {
+        match &self.weight {
+            Weight::Dense(weight) => (self.kind, weight.device()),
+            Weight::Nf4(packed) => (Kind::Float, packed[0].device()),
+            Weight::Int8(packed) => (Kind::Float, packed[0].device()),
+        }
+    }
+
+    /// Writes the weight to `whole: [out, in]`, of which the caller has the only handle.
+    fn write_weight(&self, whole: &Tensor) -> Result<(), ModelError> {
+        match &self.weight {
+            Weight::Dense(weight) => whole.shallow_clone().f_copy_(weight)?,
             Weight::Nf4(packed) => {
-                // [out, in]
-                let whole = Tensor::f_empty([self.out_dim, self.in_dim], (Kind::Float, packed[0].device()))?;
                 for (part, packed) in self.parts.iter().zip(packed) {
                     packed.dequantize_into(&mut whole.f_narrow(0, part.start, part.out)?)?;
                 }
-                whole
             }
-            Weight::Int8(packed) => join(packed.iter().map(Int8::dequantize).collect::<Result<_, _>>()?)?,
-        };
-        Ok(whole.f_to_kind(self.kind)?)
+            Weight::Int8(packed) => {
+                for (part, packed) in self.parts.iter().zip(packed) {
+                    packed.dequantize_into(&mut whole.f_narrow(0, part.start, part.out)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the weight `[out, in]` for one use, in this thread's buffer. A dense weight is only copied if the caller
+    /// changes it.
+    fn weight_in_use(&self, is_changed: bool) -> Result<InUse, ModelError> {
+        if matches!(self.weight, Weight::Dense(_)) && !is_changed {
+            return Ok(InUse::Tensor(self.weight()?));
+        }
+        let scratch = Scratch::of(Slot::Weight, (self.out_dim, self.in_dim), self.stored())?;
+        self.write_weight(scratch.matrix())?;
+        if self.stored().0 == self.kind {
+            return Ok(InUse::Scratch(scratch));
+        }
+        Ok(InUse::Tensor(scratch.matrix().f_to_kind(self.kind)?))
+    }
+
+    /// Reserves the buffer that a step with this correction needs.
+    pub(crate) fn reserve(&self, correction: Correction<'_>) -> Result<(), ModelError> {
+        if matches!(self.weight, Weight::Dense(_)) && !self.changes(correction) {
+            return Ok(());
+        }
+        scratch::reserve(Slot::Weight, self.out_dim * self.in_dim, self.stored())
+    }
+
+    /// Returns whether training adds the update to the weight. With dropout it has an input of its own.
+    fn changes(&self, correction: Correction<'_>) -> bool {
+        correction.dropout.is_none() && self.corrected(correction.pairs).next().is_some()
     }
 
     /// Keeps the weight unpacked from now on: the same numbers that [`FrozenLinear::weight`] returned before.
@@ -230,7 +281,9 @@ impl FrozenLinear {
 
     /// Applies the weight with one update, for training: `x: [t, in] -> [t, out]`.
     pub(crate) fn forward(&self, x: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
-        let y = linear(x, &self.corrected_weight(correction)?, self.bias.as_ref())?; // [t, out]
+        let weight = self.corrected_weight(correction)?; // [out, in]
+        let y = linear(x, &weight, self.bias.as_ref())?; // [t, out]
+        drop(weight);
         let Some(dropout) = correction.dropout else { return Ok(y) };
         for (part, pair) in self.corrected(correction.pairs) {
             let dropped = dropout.at(part.projection).apply(x)?; // [t, in]
@@ -242,7 +295,9 @@ impl FrozenLinear {
 
     /// Computes `dx: [t, in]` from `dy: [t, out]`.
     pub(crate) fn input_gradient(&self, dy: &Tensor, correction: Correction<'_>) -> Result<Tensor, ModelError> {
-        let mut dx = mm(dy, &self.corrected_weight(correction)?)?; // [t, in]
+        let weight = self.corrected_weight(correction)?; // [out, in]
+        let mut dx = mm(dy, &weight)?; // [t, in]
+        drop(weight);
         let Some(dropout) = correction.dropout else { return Ok(dx) };
         for (part, pair) in self.corrected(correction.pairs) {
             let (a, b) = (self.kinds(&pair.a)?, self.kinds(&pair.b)?);
@@ -320,7 +375,7 @@ impl FrozenLinear {
         learning: &mut Learning<'_>,
     ) -> Result<(), ModelError> {
         let Learning { correction: Correction { pairs, scale, .. }, gradients, .. } = learning;
-        let weight = self.weight()?; // [out, in]
+        let weight = self.weight_in_use(false)?; // [out, in]
         for (part, pair) in self.corrected(pairs) {
             let (Some(gradient), Some(magnitude)) = (&mut gradients[part.projection], &pair.magnitude) else {
                 continue;
@@ -328,30 +383,28 @@ impl FrozenLinear {
             let corrected = self.added(&weight, part, pair, *scale)?; // [out of part, in]
             let lengths = lengths(&corrected)?; // [out of part]
             let outer = mm(&dy.f_narrow(1, part.start, part.out)?.f_tr()?, x)?; // [out of part, in]
-            let outer = outer.f_to_kind(pair.a.f_kind()?)?;
+            let mut outer = outer.f_to_kind(pair.a.f_kind()?)?;
             if let Some(gradient) = &mut gradient.magnitude {
                 // [out of part]
                 let mut along = outer.f_mul(&corrected)?.f_sum_dim_intlist([1i64].as_slice(), false, None)?;
                 let _ = gradient.f_add_(&along.f_div_(&lengths)?)?;
             }
             let row_scale = magnitude.f_div(&lengths)?.f_mul_scalar_(*scale)?.f_unsqueeze(1)?; // [out of part, 1]
-            let outer = outer.f_mul(&row_scale)?;
+            let outer = outer.f_mul_(&row_scale)?;
             let _ = gradient.b.f_addmm_(&outer, &pair.a.f_tr()?)?; // [out, r]
             let _ = gradient.a.f_addmm_(&pair.b.f_tr()?, &outer)?; // [r, in]
         }
         Ok(())
     }
 
-    /// Returns the weight `[out, in]` that the input is multiplied by, to be dropped after use. With dropout it is the
-    /// plain weight, since the update has separate inputs.
-    fn corrected_weight(&self, correction: Correction<'_>) -> Result<Tensor, ModelError> {
-        let weight = self.weight()?; // [out, in]
-        if correction.dropout.is_some() || self.corrected(correction.pairs).next().is_none() {
+    /// Returns the weight `[out, in]` that the input is multiplied by, for one use. With dropout it is the plain
+    /// weight, since the update has separate inputs.
+    fn corrected_weight(&self, correction: Correction<'_>) -> Result<InUse, ModelError> {
+        let is_changed = self.changes(correction);
+        let weight = self.weight_in_use(is_changed)?; // [out, in]
+        if !is_changed {
             return Ok(weight);
         }
-        // A dense weight is shared with this linear, so it is copied; one that was unpacked by this call may be
-        // changed.
-        let weight = if matches!(self.weight, Weight::Dense(_)) { weight.f_mul_scalar(1.0)? } else { weight };
         for (part, pair) in self.corrected(correction.pairs) {
             let mut rows = weight.f_narrow(0, part.start, part.out)?; // [out of part, in]
             add_mm(&mut rows, &self.kinds(&pair.b)?.f_mul_scalar(correction.scale)?, &self.kinds(&pair.a)?)?;
@@ -401,62 +454,5 @@ impl FrozenLinear {
     /// Returns the parts that have factors, in order.
     fn corrected<'a>(&'a self, pairs: &'a LayerPairs) -> impl Iterator<Item = (&'a Part, &'a LoraPair)> {
         self.parts.iter().filter_map(|part| pairs[part.projection].as_ref().map(|pair| (part, pair)))
-    }
-}
-
-/// Computes `gradient += a·b`, with the product in the kind of `a` and `b`.
-fn add_product(gradient: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), ModelError> {
-    if a.f_kind()? == gradient.f_kind()? {
-        let _ = gradient.f_addmm_(a, b)?;
-    } else {
-        let _ = gradient.f_add_(&a.f_mm(b)?)?;
-    }
-    Ok(())
-}
-
-/// Returns the L2 norms of a weight's rows: `[out, in] -> [out]`.
-fn lengths(weight: &Tensor) -> Result<Tensor, ModelError> {
-    Ok(weight.f_square()?.f_sum_dim_intlist([1i64].as_slice(), false, None)?.f_sqrt_()?)
-}
-
-/// Sets some rows of `y: [t, out of part]` to `(y + delta)` with each column scaled; the bias, which `y` includes, is
-/// not scaled.
-fn scale_rows(
-    y: &mut Tensor,
-    delta: &Tensor,
-    rows: Option<&Tensor>,
-    (scale, bias): (&Tensor, Option<&Tensor>),
-) -> Result<(), ModelError> {
-    let picked = match rows {
-        Some(rows) => y.f_index_select(0, rows)?,
-        None => y.shallow_clone(),
-    };
-    let mut made = picked.f_add(delta)?; // [rows, out of part]
-    made = match bias {
-        Some(bias) => made.f_sub_(bias)?.f_mul_(scale)?.f_add_(bias)?,
-        None => made.f_mul_(scale)?,
-    };
-    match rows {
-        Some(rows) => drop(y.f_index_copy_(0, rows, &made)?),
-        None => y.f_copy_(&made)?,
-    }
-    Ok(())
-}
-
-/// Returns the columns of `low` of the `place`-th part with factors: `[t, r]`.
-fn slice_of(low: &Tensor, place: usize, pair: &LoraPair) -> Result<Tensor, ModelError> {
-    let (rank, _) = pair.a.size2()?;
-    Ok(low.f_narrow(1, i64::try_from(place).unwrap_or(0) * rank, rank)?)
-}
-
-/// Concatenates tensors by rows; a single one is returned without a copy.
-fn join(mut tensors: Vec<Tensor>) -> Result<Tensor, ModelError> {
-    match (tensors.len(), tensors.pop()) {
-        (1, Some(one)) => Ok(one),
-        (_, Some(last)) => {
-            tensors.push(last);
-            Ok(Tensor::f_cat(&tensors, 0)?)
-        }
-        (_, None) => Err(ModelError::Input("no projection was named".into())),
     }
 }

@@ -8,3 +8,5 @@ pub(crate) mod linear; // frozen projections with low-rank updates, forward and 
 pub(crate) mod mlp; // SwiGLU
 pub(crate) mod rms_norm; // RMSNorm
 pub(crate) mod rope; // rotary position embedding
+mod row_ops; // operations of a linear on rows and columns
+pub(crate) mod scratch; // the memory of the weight that is in use, and of the logits

@@ -22,6 +22,12 @@ impl Gradients {
         Ok(Self { layers: map(adapter.layers(), Tensor::f_zeros_like)? })
     }
 
+    /// Returns the gradients of no factor, which hold the place of others without their memory.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { layers: Vec::new() }
+    }
+
     /// Sets all gradients to zero, for the next effective batch.
     ///
     /// # Errors

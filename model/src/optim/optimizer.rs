@@ -16,7 +16,7 @@ use tch::Tensor;
 use crate::{
     adapter::LoraAdapter,
     error::ModelError,
-    io::tensor_file::{TensorFile, write_tensors},
+    io::tensor_file::{TensorFile, write_stored},
     optim::{
         gradients::Gradients,
         moments::{Moments, Update},
@@ -41,6 +41,12 @@ impl AdamW {
     pub fn new(adapter: &LoraAdapter, options: AdamWOptions) -> Result<Self, ModelError> {
         let moments = adapter.parameters().into_iter().map(|(_, factor)| Moments::new(factor, options.eight_bit));
         Ok(Self { options, steps: 0, moments: moments.collect::<Result<_, _>>()? })
+    }
+
+    /// Returns an optimizer of no factor, which holds the place of another one without its memory.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { options: AdamWOptions::default(), steps: 0, moments: Vec::new() }
     }
 
     /// Returns the number of steps taken.
@@ -92,10 +98,9 @@ impl AdamW {
     pub fn save(&self, adapter: &LoraAdapter, path: &Path) -> Result<(), ModelError> {
         let mut all = Vec::new();
         for ((name, _), moments) in adapter.parameters().into_iter().zip(&self.moments) {
-            all.extend(moments.tensors()?.into_iter().map(|(suffix, tensor)| (format!("{name}.{suffix}"), tensor)));
+            all.extend(moments.parts()?.into_iter().map(|(suffix, stored)| (format!("{name}.{suffix}"), stored)));
         }
-        let tensors: Vec<(String, &Tensor)> = all.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-        write_tensors(path, &tensors, HashMap::from([("steps".into(), self.steps.to_string())]))
+        write_stored(path, all, HashMap::from([("steps".into(), self.steps.to_string())]))
     }
 
     /// Reads the state that [`AdamW::save`] wrote for the same adapter and the same options.
@@ -112,15 +117,14 @@ impl AdamW {
         let mut known = Vec::new();
         for ((name, _), moments) in adapter.parameters().into_iter().zip(&mut made.moments) {
             let mut read = Vec::new();
-            for (suffix, place) in moments.tensors()? {
+            for (suffix, place) in moments.parts()? {
                 let name = format!("{name}.{suffix}");
                 let missing = || ModelError::Missing { name: name.clone(), place: path.into() };
                 let (want, got) = (place.size(), file.shape(&name).ok_or_else(missing)?);
                 if want != got {
                     return Err(ModelError::Shape { name, want, got });
                 }
-                let is_codes = place.f_kind()? == tch::Kind::Uint8;
-                read.push(if is_codes { file.read(&name)? } else { file.read_floats(&name)? });
+                read.push(if place.is_codes() { file.read(&name)? } else { file.read_floats(&name)? });
                 known.push(name);
             }
             moments.set(&read)?;

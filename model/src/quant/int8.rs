@@ -40,7 +40,24 @@ impl Int8 {
     /// # Errors
     /// [`ModelError::Torch`]: out of memory.
     pub fn dequantize(&self) -> Result<Tensor, ModelError> {
-        Ok(self.codes.f_to_kind(Kind::Float)?.f_mul_(&self.scales)?.f_mul_scalar_(STEP)?)
+        let mut out = Tensor::f_empty(self.codes.size(), (Kind::Float, self.device()))?; // [out, in]
+        self.dequantize_into(&mut out)?;
+        Ok(out)
+    }
+
+    /// Unpacks into `out: [out, in]`, `Float`, on the weight's device.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]: it has another shape.
+    pub(crate) fn dequantize_into(&self, out: &mut Tensor) -> Result<(), ModelError> {
+        out.f_copy_(&self.codes)?;
+        let _ = out.f_mul_(&self.scales)?.f_mul_scalar_(STEP)?;
+        Ok(())
+    }
+
+    /// Returns the device of the weight.
+    pub(crate) fn device(&self) -> Device {
+        self.codes.device()
     }
 
     /// Returns the size in memory, in bytes.

@@ -7,12 +7,12 @@
 use std::{collections::HashMap, fs, path::Path};
 
 use attune_domain::spec::Quantization;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::{
     error::ModelError,
     io::{
-        tensor_file::{TensorFile, write_tensors},
+        tensor_file::{Stored, TensorFile, write_stored},
         weights::Weights,
     },
     quant::{int8::Int8, nf4::Nf4},
@@ -29,13 +29,36 @@ pub(crate) enum Packed {
     Int8(Int8),
 }
 
+impl Packed {
+    /// Returns the same weight in the same memory.
+    fn shared(&self) -> Result<Self, ModelError> {
+        Ok(match self {
+            Self::Dense(weight) => Self::Dense(weight.shallow_clone()),
+            Self::Nf4(weight) => Self::Nf4(weight.to_device(Device::Cpu)?),
+            Self::Int8(weight) => Self::Int8(weight.to_device(Device::Cpu)?),
+        })
+    }
+
+    /// Returns the parts by name, for a file. A dense weight has none: it is in the folder.
+    fn parts(&self) -> Result<Vec<(&'static str, Stored<'_>)>, ModelError> {
+        Ok(match self {
+            Self::Dense(_) => Vec::new(),
+            Self::Nf4(weight) => weight.parts(),
+            Self::Int8(weight) => {
+                let (codes, scales) = weight.tensors();
+                vec![("codes", Stored::of(codes)?), ("scales", Stored::of(scales)?)]
+            }
+        })
+    }
+}
+
 /// The weights of a folder, and the cache file of its quantized weights, if there is one.
 pub(crate) struct Source<'a> {
     pub(crate) weights: &'a Weights,
     pub(crate) quantization: Quantization,
     known: Option<TensorFile>,
-    /// The path of the cache file to write, and its tensors so far.
-    to_keep: Option<(&'a Path, Vec<(String, Tensor)>)>,
+    /// The path of the cache file to write, and its weights so far, which share the decoder's memory.
+    to_keep: Option<(&'a Path, Vec<(String, Packed)>)>,
 }
 
 impl<'a> Source<'a> {
@@ -56,43 +79,39 @@ impl<'a> Source<'a> {
             (Quantization::None, _) => Packed::Dense(self.weights.read(name)?),
             (Quantization::Int8, Some(file)) => Packed::Int8(Int8::of(part(file, "codes")?, part(file, "scales")?)),
             (Quantization::Int8, None) => {
-                let packed = Int8::quantize(&self.weights.read(name)?)?;
-                let (codes, scales) = packed.tensors();
-                self.remember(name, || Ok(vec![("codes", codes.shallow_clone()), ("scales", scales.shallow_clone())]))?;
-                Packed::Int8(packed)
+                let packed = Packed::Int8(Int8::quantize(&self.weights.read(name)?)?);
+                self.remember(name, packed)?
             }
             (Quantization::Nf4 { .. }, Some(file)) => {
                 Packed::Nf4(Nf4::of(self.weights.shape(name)?, |wanted| part(file, wanted))?)
             }
             (Quantization::Nf4 { double_quant }, None) => {
-                let packed = Nf4::quantize(&self.weights.read(name)?, double_quant)?;
-                self.remember(name, || packed.tensors())?;
-                Packed::Nf4(packed)
+                let packed = Packed::Nf4(Nf4::quantize(&self.weights.read(name)?, double_quant)?);
+                self.remember(name, packed)?
             }
         })
     }
 
-    /// Keeps the parts of a weight until they are written. Without a cache path, `parts` is not called.
-    fn remember(
-        &mut self,
-        name: &str,
-        parts: impl FnOnce() -> Result<Vec<(&'static str, Tensor)>, ModelError>,
-    ) -> Result<(), ModelError> {
+    /// Notes a weight for the cache file, if one is to be written, and returns it.
+    fn remember(&mut self, name: &str, packed: Packed) -> Result<Packed, ModelError> {
         if let Some((_, made)) = &mut self.to_keep {
-            made.extend(parts()?.into_iter().map(|(part, tensor)| (format!("{name}.{part}"), tensor)));
+            made.push((name.to_owned(), packed.shared()?));
         }
-        Ok(())
+        Ok(packed)
     }
 
-    /// Writes the quantized weights to the cache file.
+    /// Writes the quantized weights to the cache file, from the decoder's memory.
     pub(crate) fn keep(self) -> Result<(), ModelError> {
         let Some((cache, made)) = self.to_keep.filter(|(_, made)| !made.is_empty()) else { return Ok(()) };
         if let Some(folder) = cache.parent() {
             fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
         }
         let beside = cache.with_extension(format!("{}.part", std::process::id()));
-        let tensors: Vec<(String, &Tensor)> = made.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-        let written = write_tensors(&beside, &tensors, metadata(self.quantization))
+        let mut stored = Vec::new();
+        for (name, packed) in &made {
+            stored.extend(packed.parts()?.into_iter().map(|(part, stored)| (format!("{name}.{part}"), stored)));
+        }
+        let written = write_stored(&beside, stored, metadata(self.quantization))
             .and_then(|()| fs::rename(&beside, cache).map_err(ModelError::io(cache)));
         if written.is_err() {
             // The file may not exist; the first error is the one to report.

@@ -1,7 +1,7 @@
 //! The claims of the jobs that the plan of the queue starts: all in one transaction, each behind a savepoint, so that
 //! one that fails leaves the others.
 
-use attune_domain::{bytes::Bytes, id::JobId, job::JobState, offer::Offer, run::Plan};
+use attune_domain::{bytes::Bytes, id::JobId, job::JobState, memory::with_margin, offer::Offer, run::Plan};
 use attune_process::{error_chain::chain, failpoint::FailPoint, telemetry};
 use attune_store::{
     error::StoreError,
@@ -213,7 +213,7 @@ async fn create(
 ) -> Result<(Run, Launch), StoreError> {
     let Placement { plan, offer, message, .. } = placement;
     let token = ids::secret();
-    let memory = plan.predicted_peak.max(Bytes(1));
+    let memory = with_margin(plan.predicted_peak).max(Bytes(1));
     let resources = Resources { offer: offer.name.clone(), memory, threads: plan.threads };
     let node = NewNode {
         provider: offer.provider.clone(),

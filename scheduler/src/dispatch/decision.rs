@@ -75,7 +75,7 @@ pub(super) fn decide(work: Workload<'_>, kept: Option<&Plan>, offers: &[Offer]) 
                     "The job cannot resume with its plan ({}), which needs {}: {}. It resumes with {}. \
                      The adapter will not be bit-identical to that of an undisturbed job",
                     kept.split_text(),
-                    smallest.peak,
+                    smallest.needed(),
                     plan_words::listed(&refusals),
                     placement.plan.split_text()
                 ));
@@ -134,7 +134,7 @@ fn decide_anew(work: Workload<'_>, offers: &[Offer]) -> Decision {
             let (asked, param) = plan_words::asked_for(work.train);
             let message = format!(
                 "The job{asked} needs at least {} of memory ({}), but {reasons}",
-                smallest.peak,
+                smallest.needed(),
                 smallest.breakdown()
             );
             let param = param.map(str::to_owned);
@@ -148,6 +148,8 @@ fn decide_anew(work: Workload<'_>, offers: &[Offer]) -> Decision {
 mod tests {
     use attune_domain::{
         architecture::Architecture,
+        bytes::Bytes,
+        memory::with_margin,
         offer::{ComputeLimits, OfferDevice, Terms, right_size},
         spec::{
             Auto, Requested, TrainSpec,
@@ -219,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_is_too_small_fails_the_job_with_the_terms() {
-        let Decision::Refuse(error) = decided(500, 0, 1) else { panic!("not refused") };
+        let Decision::Refuse(error) = decided(300, 0, 1) else { panic!("not refused") };
         assert_eq!(error.code, "insufficient_memory");
         assert!(error.message.contains("embeddings 108.0 MiB"), "{}", error.message);
         assert!(error.message.contains("too little memory"), "{}", error.message);
@@ -291,9 +293,9 @@ mod tests {
     #[test]
     fn case_15_a_plan_is_kept_waited_for_and_changed_only_with_a_warning() {
         let Placement { plan: kept, .. } = placed(decided(16_000, 0, 1));
-        let peak = kept.predicted_peak;
+        let (peak, need) = (kept.predicted_peak, with_margin(kept.predicted_peak));
         // With more memory, or exactly enough, nothing changes, whatever plan a new job would get.
-        for (memory, reserved) in [(Bytes::mib(64_000), Bytes(0)), (Bytes(peak.0 + 5), Bytes(5))] {
+        for (memory, reserved) in [(Bytes::mib(64_000), Bytes(0)), (Bytes(need.0 + 5), Bytes(5))] {
             let Placement { plan, message, changed, .. } = placed(again(&kept, memory, reserved));
             assert_eq!((&plan, changed), (&kept, None));
             assert!(
@@ -302,14 +304,14 @@ mod tests {
             );
         }
         // Another process holds one byte too many: the job waits, though a smaller plan would fit.
-        let crowded = Bytes((16_000 << 20) - peak.0 + 1);
+        let crowded = Bytes((16_000 << 20) - need.0 + 1);
         assert!(matches!(again(&kept, Bytes::mib(16_000), crowded), Decision::Wait));
-        let refused = right_size(peak, true, &[offer(Bytes::mib(16_000), crowded, 1)]).unwrap_err();
+        let refused = right_size(need, true, &[offer(Bytes::mib(16_000), crowded, 1)]).unwrap_err();
         let reason = plan_words::waiting_for_plan(&kept, &refused);
         let said = "(micro_batch_size 5, gradient_checkpointing false): this machine has 1 B too little memory free";
         assert!(reason.ends_with(said), "{reason}");
         // There will never be enough: the job gets a smaller plan, with a warning.
-        let Placement { plan, changed, .. } = placed(again(&kept, Bytes(peak.0 - 1), Bytes(0)));
+        let Placement { plan, changed, .. } = placed(again(&kept, Bytes(need.0 - 1), Bytes(0)));
         let warning = changed.unwrap();
         assert!(plan.predicted_peak < peak && plan != kept);
         assert!(warning.contains("will not be bit-identical") && warning.contains("1 B too little"), "{warning}");
@@ -321,7 +323,7 @@ mod tests {
     #[test]
     fn a_kept_plan_waits_for_the_offer_that_holds_it() {
         let Placement { plan: kept, .. } = placed(decided(16_000, 0, 1));
-        let small = Bytes(kept.predicted_peak.0 - 1);
+        let small = Bytes(with_margin(kept.predicted_peak).0 - 1);
         let named = |name: &str, memory, free_slots| Offer { name: name.into(), ..offer(memory, Bytes(0), free_slots) };
         let on = |kept: Option<&Plan>, offers: &[Offer], chosen: usize| {
             with_work(&Requested::default(), |work| decide_on(work, kept, offers, &offers[chosen]))

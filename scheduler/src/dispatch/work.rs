@@ -95,9 +95,9 @@ impl Work {
     /// offer can ever hold it: then it gets another plan. One that ran out of memory needs more than it had.
     pub(super) fn need(&self, offers: &[Offer]) -> Bytes {
         let work = self.workload();
-        let kept = self.job.kept.as_ref().map(|plan| memory::with_plan(work, plan).peak);
-        let kept = kept.filter(|peak| offers.iter().any(|offer| offer.memory >= *peak));
-        let need = kept.unwrap_or_else(|| memory::smallest(work).peak);
+        let kept = self.job.kept.as_ref().map(|plan| memory::with_plan(work, plan).needed());
+        let kept = kept.filter(|need| offers.iter().any(|offer| offer.memory >= *need));
+        let need = kept.unwrap_or_else(|| memory::smallest(work).needed());
         self.job.above.map_or(need, |above| need.max(Bytes(above.0.saturating_add(1))))
     }
 }

@@ -90,11 +90,11 @@ impl Handle for EnsureReplica {
 /// other processes fit too.
 fn decide(architecture: &Architecture, quantization: Quantization, offers: &[Offer]) -> Decision {
     let least = memory::serving(architecture, quantization, LEAST_BUDGET);
-    match right_size(least.peak, false, offers) {
+    match right_size(least.needed(), false, offers) {
         Ok(offer) => {
-            let left = offer.memory.saturating_sub(offer.reserved).saturating_sub(least.peak);
+            let left = offer.memory.saturating_sub(offer.reserved).saturating_sub(least.needed());
             let budget = Bytes((LEAST_BUDGET.0 + left.0 / 4).min(MOST_BUDGET.0));
-            let memory = memory::serving(architecture, quantization, budget).peak;
+            let memory = memory::serving(architecture, quantization, budget).needed();
             Decision::Place { offer: offer.clone(), memory, budget, threads: offer.threads }
         }
         Err(refusals) if refusals.iter().all(Refusal::is_final) => {
@@ -104,7 +104,7 @@ fn decide(architecture: &Architecture, quantization: Quantization, offers: &[Off
             };
             Decision::Refuse(format!(
                 "a replica needs at least {} of memory ({}), but {reasons}",
-                least.peak,
+                least.needed(),
                 least.breakdown()
             ))
         }

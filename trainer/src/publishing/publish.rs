@@ -9,13 +9,14 @@ use std::{fs, path::Path};
 use attune_domain::run::{Gate, RunEvent};
 use attune_model::{
     adapter::{LoraAdapter, Provenance},
+    allocator,
     decoder::Decoder,
     error::ModelError,
     served::Hold,
 };
 use attune_process::failpoint::FailPoint;
 use attune_text::model::TextModel;
-use tch::Tensor;
+use tch::{TchError, Tensor};
 
 use crate::{
     context::RunContext,
@@ -51,6 +52,7 @@ pub fn publish(session: Session, inputs: &Inputs, context: &RunContext) -> Resul
         let (step, what) = (session.progress.step, format!("factor '{name}'"));
         return Err(TrainerError::NonFinite(NonFinite { step, what, lines: Vec::new(), again: false }));
     }
+    allocator::return_freed_memory();
     let folder = context.scratch.join("adapter");
     write(&session, &inputs.base, &folder)?;
     let prompts = prompts(&session.text)?;
@@ -62,13 +64,19 @@ pub fn publish(session: Session, inputs: &Inputs, context: &RunContext) -> Resul
     FailPoint::PublishUpload.before();
     let files = context.network.block_on(put_folder(&context.platform, context.run_lease, &folder))?;
     FailPoint::PublishUpload.after();
-    tracing::info!(files = files.len(), logit_difference, base = %quantization, "the adapter is published");
+    let peak = memory::peak();
+    tracing::info!(
+        files = files.len(),
+        logit_difference,
+        base = %quantization,
+        "the adapter is published: {peak} at the peak"
+    );
     Ok(RunEvent::Published {
         files,
         chat_template_sha256: session.text.template_sha256(),
         trained_tokens: session.progress.trained_tokens,
         best_step: session.adapter_step,
-        peak_memory: memory::peak(),
+        peak_memory: peak,
         gate: Gate { quantization, logit_difference },
     })
 }
@@ -118,14 +126,18 @@ pub fn check(trained: &Tensor, prompts: &[Vec<u32>], served: &Decoder, folder: &
     let gate = |why: ModelError| TrainerError::Gate(why.to_string());
     let written = LoraAdapter::load(folder, served.architecture()).map_err(gate)?;
     let logits = served.served_logits(prompts, Some(&written)).map_err(gate)?; // [t, v]
-    let largest = |logits: &Tensor| logits.f_abs()?.f_max()?.f_double_value(&[]);
-    let apart = trained.f_sub(&logits).map_err(ModelError::from)?;
-    let (difference, size) = (largest(&apart), largest(trained));
-    let difference = difference.map_err(ModelError::from)?;
-    let allowed = GATE_ALLOWANCE * size.map_err(ModelError::from)?.max(1.0);
+    let (difference, size) = difference(trained, logits).map_err(ModelError::from)?;
+    let allowed = GATE_ALLOWANCE * size.max(1.0);
     // `<=` is false for NaN, so NaN does not pass.
     if difference <= allowed {
         return Ok(difference);
     }
     Err(TrainerError::Gate(format!("its logits differ by {difference:e}, and {allowed:e} is allowed")))
+}
+
+/// Returns the largest difference of a logit, and the largest logit of `trained`, without a third tensor of their size.
+fn difference(trained: &Tensor, mut logits: Tensor) -> Result<(f64, f64), TchError> {
+    let apart = logits.f_sub_(trained)?.f_abs_()?.f_max()?.f_double_value(&[])?;
+    let largest = trained.f_max()?.f_double_value(&[])?.abs();
+    Ok((apart, largest.max(trained.f_min()?.f_double_value(&[])?.abs())))
 }

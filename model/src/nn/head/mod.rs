@@ -22,7 +22,10 @@ use crate::{
         matmul::{linear, mm_into},
         pick::{Kernel, Number, pick},
     },
-    nn::rms_norm::{RmsNorm, at_least_float},
+    nn::{
+        rms_norm::{RmsNorm, at_least_float},
+        scratch::{self, Scratch, Slot},
+    },
 };
 
 /// The number of predicted tokens whose logits exist at the same time.
@@ -70,9 +73,9 @@ impl Head {
     ) -> Result<(LossSum, Option<Tensor>), ModelError> {
         let normed = self.norm.forward(x)?; // [m, c]
         let d_normed = normed.f_empty_like()?; // [m, c]
-        // One buffer for all chunks: memory of this size would be returned to the system, and cleared again, each time.
-        let most = LOSS_ROWS.min(normed.size2()?.0);
-        let buffer = Tensor::f_empty([self.lm_head.size2()?.0 * most], (x.f_kind()?, x.device()))?; // [v·m]
+        let size = (1, self.logit_numbers(normed.size2()?.0)?);
+        let scratch = Scratch::of(Slot::Logits, size, (x.f_kind()?, x.device()))?; // [1, v·m]
+        let buffer = scratch.matrix().f_view_([-1])?; // [v·m]
         let mut all = LossSum::default();
         let mut start = 0;
         for targets in targets.chunks(LOSS_ROWS as usize) {
@@ -86,6 +89,16 @@ impl Head {
         }
         let dx = normaliser.map(|_| self.norm.backward(&d_normed, x)).transpose()?; // [m, c]
         Ok((all, dx))
+    }
+
+    /// Returns how many logits exist at the same time, for `rows` predicted tokens in all.
+    fn logit_numbers(&self, rows: i64) -> Result<i64, ModelError> {
+        Ok(self.lm_head.size2()?.0 * LOSS_ROWS.min(rows))
+    }
+
+    /// Reserves memory for the logits of `rows` predicted tokens.
+    pub(crate) fn reserve(&self, rows: i64, options: (Kind, Device)) -> Result<(), ModelError> {
+        scratch::reserve(Slot::Logits, self.logit_numbers(rows)?, options)
     }
 
     /// Computes the predictions of `targets` from `normed: [m, c]`. Their logits are in `buffer`, until the next call.

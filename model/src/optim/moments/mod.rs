@@ -15,6 +15,7 @@ use tch::Tensor;
 use self::codes::Codes;
 use crate::{
     error::ModelError,
+    io::tensor_file::Stored,
     kernels::pick::{Kernel, Number, pick},
     optim::options::AdamWOptions,
 };
@@ -147,22 +148,22 @@ impl Moments {
         }
     }
 
-    /// Returns the tensors with the suffixes of their names, for a checkpoint file.
-    pub(crate) fn tensors(&self) -> Result<Vec<(&'static str, Tensor)>, ModelError> {
+    /// Returns the parts with the suffixes of their names, for a checkpoint file.
+    pub(crate) fn parts(&self) -> Result<Vec<(&'static str, Stored<'_>)>, ModelError> {
         Ok(match self {
             Self::Full { mean, square } => {
-                vec![("exp_avg", mean.shallow_clone()), ("exp_avg_sq", square.shallow_clone())]
+                vec![("exp_avg", Stored::of(mean)?), ("exp_avg_sq", Stored::of(square)?)]
             }
             Self::Packed { mean, square } => vec![
-                ("state1", Tensor::f_from_slice(&mean.codes)?),
-                ("absmax1", Tensor::f_from_slice(&mean.largest)?),
-                ("state2", Tensor::f_from_slice(&square.codes)?),
-                ("absmax2", Tensor::f_from_slice(&square.largest)?),
+                ("state1", Stored::codes(&mean.codes)),
+                ("absmax1", Stored::floats(&mean.largest)),
+                ("state2", Stored::codes(&square.codes)),
+                ("absmax2", Stored::floats(&square.largest)),
             ],
         })
     }
 
-    /// Restores the tensors that [`Moments::tensors`] returned, in the same order and shapes.
+    /// Restores the tensors of the parts that [`Moments::parts`] returned, in the same order and shapes.
     pub(crate) fn set(&mut self, tensors: &[Tensor]) -> Result<(), ModelError> {
         match (self, tensors) {
             (Self::Full { mean, square }, [first, second]) => {

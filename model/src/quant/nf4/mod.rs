@@ -17,6 +17,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::ModelError,
+    io::tensor_file::Stored,
     kernels::ffi::{numbers, numbers_mut},
     quant::nf4_tables::DYNAMIC,
 };
@@ -112,20 +113,20 @@ impl Nf4 {
     }
 
     /// Returns the parts by name, for a file.
-    pub(crate) fn tensors(&self) -> Result<Vec<(&'static str, Tensor)>, ModelError> {
-        let mut parts = vec![("codes", Tensor::f_from_slice(&self.codes)?)];
+    pub(crate) fn parts(&self) -> Vec<(&'static str, Stored<'_>)> {
+        let mut parts = vec![("codes", Stored::codes(&self.codes))];
         match &self.scales {
-            Scales::Single(scales) => parts.push(("absmax", Tensor::f_from_slice(scales)?)),
+            Scales::Single(scales) => parts.push(("absmax", Stored::floats(scales))),
             Scales::Double { codes, nested, offset } => {
-                parts.push(("absmax", Tensor::f_from_slice(codes)?));
-                parts.push(("nested_absmax", Tensor::f_from_slice(nested)?));
-                parts.push(("offset", Tensor::f_from_slice(&[*offset])?));
+                parts.push(("absmax", Stored::codes(codes)));
+                parts.push(("nested_absmax", Stored::floats(nested)));
+                parts.push(("offset", Stored::floats(std::slice::from_ref(offset))));
             }
         }
-        Ok(parts)
+        parts
     }
 
-    /// Restores a weight of the shape `[out, in]` from the parts that [`Nf4::tensors`] returned.
+    /// Restores a weight of the shape `[out, in]` from the parts that [`Nf4::parts`] returned.
     pub(crate) fn of(shape: [i64; 2], part: impl Fn(&str) -> Result<Tensor, ModelError>) -> Result<Self, ModelError> {
         let (codes, absmax) = (part("codes")?, part("absmax")?);
         let scales = if absmax.f_kind()? == Kind::Uint8 {
