@@ -79,7 +79,7 @@ house: setup ## Form of the source code: circles of imports, sizes, words, files
 left: ## Build and test all that needs no libtorch, without libtorch
 	@$(ENV)
 	unset LIBTORCH LD_LIBRARY_PATH
-	scripts/test-postgres cargo test --locked -p attune-domain -p attune-dataset -p attune-store -p attune-text -p attune-dataprep -p attune-gguf -p attune-node -p attune-process -p attune-inbound -p attune-outbound -p attune-inference -p attune-api -p attune-scheduler -p attune-cli
+	scripts/test-postgres cargo test --locked -p attune-domain -p attune-dataset -p attune-bucket -p attune-store -p attune-text -p attune-dataprep -p attune-gguf -p attune-node -p attune-process -p attune-inbound -p attune-outbound -p attune-inference -p attune-api -p attune-scheduler -p attune-cli
 
 ##@ Measure (on a quiet machine)
 .PHONY: memory-report

@@ -346,8 +346,7 @@ mod tests {
 
     #[test]
     fn attack_a02_a_tally_names_what_is_missing_without_listing_what_is_wished() {
-        let config = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 512}"#;
+        let config = include_str!("../../domain/testdata/tiny.json");
         let mut architecture = Architecture::from_config_json(config.as_bytes()).unwrap();
         architecture.num_hidden_layers = u64::MAX / 2;
         let found = FoundTensors { expected: Expected::new(&architecture), tied: architecture, seen: HashSet::new() };

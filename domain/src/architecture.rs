@@ -205,10 +205,7 @@ impl Architecture {
 mod tests {
     use super::*;
 
-    const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
-        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
-        "max_position_embeddings": 8192, "rms_norm_eps": 1e-05, "tie_word_embeddings": true, "hidden_act": "silu",
-        "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}"#;
+    const SMOLLM2: &str = include_str!("../testdata/smollm2.json");
 
     #[test]
     fn smollm2_has_134_million_weights() {

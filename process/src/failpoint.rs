@@ -44,6 +44,30 @@ pub enum FailPoint {
     /// The API applies a replica's report.
     #[strum(serialize = "api.replica.report")]
     ReplicaReport,
+    /// The API, or the scheduler for a batch, keeps content from being swept; the move to its key follows.
+    #[strum(serialize = "api.content.announce")]
+    ContentAnnounce,
+    /// The API stores the row of an upload's part, whose object is stored.
+    #[strum(serialize = "api.upload.add_part")]
+    UploadAddPart,
+    /// The API claims an upload; the assembly of its parts follows, and then `api.file.create`.
+    #[strum(serialize = "api.upload.claim")]
+    UploadClaim,
+    /// The API records that a project has uploaded content, which is stored.
+    #[strum(serialize = "api.base_model.put_blob")]
+    BlobRecord,
+    /// The API stores an imported adapter version, whose files are stored.
+    #[strum(serialize = "api.adapter.import")]
+    AdapterImport,
+    /// The API moves an alias.
+    #[strum(serialize = "api.alias.set")]
+    AliasSet,
+    /// The API claims an `Idempotency-Key`; the request follows.
+    #[strum(serialize = "api.idempotency.claim")]
+    IdempotencyClaim,
+    /// The API stores the response to a request with an `Idempotency-Key`, or frees the key.
+    #[strum(serialize = "api.idempotency.settle")]
+    IdempotencySettle,
     /// The scheduler takes the leadership.
     #[strum(serialize = "scheduler.leader.take")]
     LeaderTake,
@@ -119,6 +143,24 @@ pub enum FailPoint {
     /// The scheduler stores the outcome of an attempt to deliver an event.
     #[strum(serialize = "scheduler.webhook.settle")]
     WebhookSettle,
+    /// The scheduler claims a batch.
+    #[strum(serialize = "scheduler.batch.claim")]
+    BatchClaim,
+    /// The scheduler stores the outcome of a batch's validation.
+    #[strum(serialize = "scheduler.batch.validate")]
+    BatchValidate,
+    /// The scheduler stores a batch's answer to a request, and its charge.
+    #[strum(serialize = "scheduler.batch.answer")]
+    BatchAnswer,
+    /// The scheduler stores that a batch has all its answers; its files follow.
+    #[strum(serialize = "scheduler.batch.answered")]
+    BatchAnswered,
+    /// The scheduler stores the rows of a batch's files, whose content is stored, and ends the batch.
+    #[strum(serialize = "scheduler.batch.finish")]
+    BatchFinish,
+    /// The scheduler deletes rows of expired content, whose objects it has deleted.
+    #[strum(serialize = "scheduler.sweep.batch")]
+    SweepBatch,
     /// The trainer renames a complete checkpoint folder.
     #[strum(serialize = "trainer.checkpoint.rename")]
     CheckpointRename,

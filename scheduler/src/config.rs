@@ -15,11 +15,13 @@ use figment::{
 };
 use serde::Deserialize;
 
-use self::{kubernetes::KubernetesConfig, slurm::SlurmConfig};
+use self::{kubernetes::KubernetesConfig, offer_settings::check_price, slurm::SlurmConfig};
 
 mod instance_types;
 /// The settings of a Kubernetes cluster.
 pub(crate) mod kubernetes;
+/// The settings that the offers of all clusters have.
+pub(crate) mod offer_settings;
 /// The settings of a Slurm cluster.
 pub(crate) mod slurm;
 
@@ -120,10 +122,7 @@ impl ProviderConfig {
     /// Checks the ranges of the values.
     fn check(&self) -> Result<(), String> {
         match self {
-            Self::Local(local) if !(0.0..=1e9).contains(&local.usd_per_hour) => {
-                Err(format!("{}.usd_per_hour: {} is not from 0 to 1000000000", local.name, local.usd_per_hour))
-            }
-            Self::Local(_) => Ok(()),
+            Self::Local(local) => check_price(&format!("{}.usd_per_hour", local.name), local.usd_per_hour),
             Self::Slurm(slurm) => slurm.check(),
             Self::Kubernetes(kubernetes) => kubernetes.check(),
         }
@@ -262,7 +261,7 @@ impl LocalConfig {
 
     /// Returns the price of an hour in millionths of a US dollar.
     pub(crate) fn micro_usd_per_hour(&self) -> u64 {
-        (self.usd_per_hour * 1e6).round() as u64
+        offer_settings::micro_usd(self.usd_per_hour)
     }
 
     /// Returns the number of CPU threads for each process.

@@ -133,24 +133,13 @@ fn set_states(gauge: &Gauge<1>, counts: &[Count]) {
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::offer::OfferDevice;
     use attune_process::metrics::render;
 
     use super::*;
 
     fn offer(name: &str, mib: u64, micro_usd_per_hour: u64) -> Offer {
-        Offer {
-            provider: "local".into(),
-            name: name.into(),
-            memory: Bytes::mib(mib),
-            reserved: Bytes::mib(1),
-            free_slots: 3,
-            threads: 2,
-            micro_usd_per_hour,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        }
+        let (reserved, idle) = (Bytes::mib(1), Offer::cpu("local", name, Bytes::mib(mib), 2));
+        Offer { reserved, free_slots: 3, micro_usd_per_hour, ..idle }
     }
 
     #[test]

@@ -8,16 +8,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 
+/// The time from the start to the first pass: short, so that a scheduler that restarts often sweeps all the same.
+const FIRST: Duration = Duration::from_secs(20);
 /// The interval between two passes.
 const REST: Duration = Duration::from_secs(300);
 
 /// Runs until `stop`.
 pub(crate) async fn sweep(app: App, stop: CancellationToken) {
+    let mut rest = FIRST;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(REST) => {}
+            () = tokio::time::sleep(rest) => {}
         }
+        rest = REST;
         let began = Instant::now();
         let pass = sweep::pass(&app.pool, &app.objects, Duration::from_secs(KIND_SECONDS));
         let swept = tokio::select! {

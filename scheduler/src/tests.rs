@@ -15,7 +15,7 @@ use attune_domain::{
     bytes::Bytes,
     id::JobId,
     job::{JobState, PauseReason},
-    offer::{Offer, OfferDevice},
+    offer::Offer,
     run::RunEvent,
     serve::ReplicaReport,
 };
@@ -101,18 +101,7 @@ impl Provider for Remembers {
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
-        let offer = Offer {
-            provider: self.name.into(),
-            name: "this machine".into(),
-            memory: self.memory,
-            reserved: Bytes(0),
-            free_slots: self.slots,
-            threads: 2,
-            micro_usd_per_hour: 0,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        };
+        let offer = Offer { free_slots: self.slots, ..Offer::cpu(self.name, "this machine", self.memory, 2) };
         Box::pin(async { Ok(vec![offer]) })
     }
 
@@ -428,7 +417,8 @@ async fn a_process_that_no_row_names_is_stopped_after_a_while(pool: PgPool) {
 
 #[sqlx::test(migrations = false)]
 async fn an_idle_replica_is_evicted_for_a_job(pool: PgPool) {
-    let house = House::new(pool, Remembers::default()).await;
+    // Enough for either, not for both.
+    let house = House::new(pool, Remembers { memory: Bytes::mib(600), ..Remembers::default() }).await;
     let mut conn = house.app.pool.acquire().await.unwrap();
     let replica_id =
         replica::ensure(&mut conn, ServedBase::as_imported(house.seed.base_model_id)).await.unwrap().replica_id;

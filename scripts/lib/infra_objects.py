@@ -19,7 +19,7 @@ KUBERNETES = "1.36.0"
 
 # Objects of other projects' APIs: kubernetes-validate has no schema of them.
 CUSTOM = {
-    "monitoring.coreos.com/v1": {"ServiceMonitor", "PrometheusRule"},
+    "monitoring.coreos.com/v1": {"ServiceMonitor", "PodMonitor", "PrometheusRule"},
     "kueue.x-k8s.io/v1beta1": {"ResourceFlavor", "ClusterQueue", "LocalQueue"},
     "karpenter.sh/v1": {"NodePool"},
     "karpenter.k8s.aws/v1": {"EC2NodeClass"},

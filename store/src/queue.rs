@@ -49,13 +49,16 @@ impl Task for EnsureReplica {
 
 /// Pushes `task` to its queue inside the caller's transaction: both commit, or neither.
 ///
-/// One attempt only: apalis retries without a delay, so the reconciler retries instead.
+/// One attempt only: apalis retries without a delay, so the reconciler retries instead. The message is due at once by
+/// the database's clock: apalis would take the pusher's, and a fast one would delay the message.
 ///
 /// # Errors
-/// [`StoreError::Queue`].
+/// [`StoreError::Queue`], [`StoreError::Database`].
 pub async fn push<T: Task>(tx: &mut PgConnection, task: &T) -> Result<(), StoreError> {
     let args = serde_json::to_vec(task).map_err(|e| StoreError::Queue(e.into()))?;
-    let message = TaskBuilder::new(args).max_attempts(1).build();
+    let now =
+        sqlx::query_scalar!(r#"select floor(extract(epoch from now()))::int8 as "now!""#).fetch_one(&mut *tx).await?;
+    let message = TaskBuilder::new(args).max_attempts(1).run_at_timestamp(now.unsigned_abs()).build();
     apalis_postgres::queries::push_tasks(tx, T::QUEUE, vec![message]).await.map_err(|e| StoreError::Queue(e.into()))
 }
 

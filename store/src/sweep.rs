@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use attune_process::failpoint::FailPoint;
 use futures::future::BoxFuture;
 use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     db,
     error::StoreError,
-    files::{blob, file, objects::Objects, project_blob, upload},
+    files::{blob, file, leftovers, objects::Objects, project_blob, upload},
     idempotency,
     jobs::checkpoint,
     queue,
@@ -36,13 +37,14 @@ pub struct Swept {
 type Sweeper = for<'a> fn(&'a mut PgConnection, &'a Objects) -> BoxFuture<'a, Result<Batch, StoreError>>;
 
 /// All kinds, ordered so that one that creates work for another comes before it.
-const KINDS: [(&str, Sweeper); 11] = [
+const KINDS: [(&str, Sweeper); 12] = [
     ("messages", |tx, _| Box::pin(queue::sweep(tx))),
     ("files", |tx, _| Box::pin(file::expire(tx))),
     ("checkpoints", |tx, _| Box::pin(checkpoint::sweep(tx))),
     ("parts", |tx, objects| Box::pin(upload::sweep(tx, objects))),
     ("uploads", |tx, _| Box::pin(upload::forget_old(tx))),
-    ("staged objects", |tx, objects| Box::pin(upload::sweep_staged(tx, objects))),
+    ("staged objects", |tx, objects| Box::pin(leftovers::sweep_staged(tx, objects))),
+    ("multipart uploads", |tx, objects| Box::pin(leftovers::sweep_multipart(tx, objects))),
     ("blobs", |tx, objects| Box::pin(blob::sweep(tx, objects))),
     ("rights to name content", |tx, _| Box::pin(project_blob::sweep(tx))),
     ("grants of ended runs", |tx, objects| Box::pin(run_blob::sweep(tx, objects))),
@@ -80,6 +82,6 @@ pub async fn pass(pool: &PgPool, objects: &Objects, patience: Duration) -> Vec<S
 async fn batch(pool: &PgPool, objects: &Objects, sweeper: Sweeper) -> Result<Batch, StoreError> {
     let mut tx = db::begin(pool).await?;
     let batch = sweeper(&mut tx, objects).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::SweepBatch).await?;
     Ok(batch)
 }

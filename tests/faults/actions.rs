@@ -2,17 +2,26 @@
 
 use std::{process::Command, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::{disk::Disk, processes, proxy::Mode, rig::Rig};
+use crate::{
+    clock,
+    disk::Disk,
+    processes,
+    proxy::Mode,
+    rig::{EPOCHS, Rig},
+    uploads,
+};
 
 /// The duration of a fault that lasts.
 const LASTS: Duration = Duration::from_secs(2);
 /// The duration of a trainer's stop: longer than its lease, so that its run is lost and it continues as a zombie.
 const ZOMBIE_AFTER: Duration = Duration::from_secs(10);
+/// The time until a process has read a change of its clock.
+const CLOCK_READ_AFTER: Duration = Duration::from_millis(1500);
 /// The longest wait for a job that is about to publish.
 const PUBLISHES_WITHIN: Duration = Duration::from_secs(3);
 
@@ -33,6 +42,11 @@ const EXHAUST_POOLS: &str = "begin; lock table job in access exclusive mode; sel
 const NEAREST_TO_ITS_END: &str = "select 'ftjob-' || replace(job_id::text, '-', '') from job
     where state = 'running' and total_steps - steps_done < 40 order by total_steps - steps_done limit 1";
 
+/// Returns the file of any job, as the API names it.
+const A_FILE: &str = "select 'file-' || replace(training_file_id::text, '-', '') from job limit 1";
+/// Returns the number of messages to the scheduler that are due later.
+const LATE_MESSAGES: &str = "select count(*) from apalis.jobs where run_at > now() + interval '1 minute'";
+
 /// A process of the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -46,6 +60,18 @@ pub(crate) enum Target {
     Serving,
 }
 
+impl Target {
+    /// Returns the name of the program.
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Api => "attune-api",
+            Self::Scheduler => "attune-scheduler",
+            Self::Trainer => "attune-trainer",
+            Self::Serving => "attune-serving",
+        }
+    }
+}
+
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -53,6 +79,10 @@ pub(crate) enum Action {
     Kill(Target),
     /// SIGSTOP, and SIGCONT after a while.
     Stop(Target),
+    /// The wall clock of all processes of a program is wrong by this offset for a while.
+    SkewClock(Target, &'static str),
+    /// SIGKILL to the API, which is storing the parts of a long file.
+    KillDuringUpload,
     /// The object store fails.
     Store(Mode),
     /// Sessions of the database end.
@@ -71,6 +101,8 @@ pub(crate) enum Action {
 pub(crate) async fn perform(rig: &mut Rig, action: Action) -> Result<usize> {
     let killed = match action {
         Action::Kill(target) => return kill(rig, target).await,
+        Action::SkewClock(target, offset) => skew_clock(rig, target, offset).await.map(|()| 0),
+        Action::KillDuringUpload => uploads::cut_off(rig).await.map(usize::from),
         Action::Stop(target) => stop(rig, target).await.map(|()| 0),
         Action::Store(mode) => {
             rig.proxy.set(mode);
@@ -106,6 +138,25 @@ async fn stop(rig: &Rig, target: Target) -> Result<()> {
     processes::signal(id, Signal::SIGSTOP);
     tokio::time::sleep(if target == Target::Trainer { ZOMBIE_AFTER } else { LASTS }).await;
     processes::signal(id, Signal::SIGCONT);
+    Ok(())
+}
+
+/// Skews a clock, and sets it right after a while. The object store refuses signatures that are more than 15 minutes
+/// off, so this looks like an outage of it. While the API's clock is wrong, a user creates a job.
+async fn skew_clock(rig: &Rig, target: Target, offset: &str) -> Result<()> {
+    process(rig, target).await?; // starts a replica
+    rig.set_clock(target.program(), offset)?;
+    tokio::time::sleep(CLOCK_READ_AFTER).await;
+    if target == Target::Api {
+        let file = rig.cluster.sql(A_FILE)?;
+        // The request may fail.
+        drop(rig.submit(&file, EPOCHS).await);
+    }
+    tokio::time::sleep(LASTS).await;
+    let late = rig.cluster.sql(LATE_MESSAGES)?;
+    rig.set_clock(target.program(), clock::RIGHT)?;
+    tokio::time::sleep(CLOCK_READ_AFTER).await;
+    ensure!(late == "0", "{late} messages are due by the clock of {target:?}, not by the database's");
     Ok(())
 }
 

@@ -94,7 +94,7 @@ pub(crate) struct Facts {
     pub(crate) objects: BTreeMap<String, Object>,
     /// The digests that rows name.
     pub(crate) named: BTreeSet<String>,
-    /// The multipart uploads that were neither completed nor aborted.
+    /// The rest of uploads: multipart uploads that were neither completed nor aborted, and objects without a digest.
     pub(crate) uploads: Vec<String>,
     /// The nodes that are not released.
     pub(crate) nodes: Vec<String>,

@@ -20,6 +20,7 @@ use crate::{
     rig::{Leases, Rig},
     settings,
     storm::{ALL_ENDED, ENDS_WITHIN, ROWS},
+    users::{self, BATCHES_ENDED},
 };
 
 /// Fail points that an undisturbed life of jobs and replicas on this machine does not reach: they need a provider that
@@ -56,8 +57,8 @@ fn kill_everywhere(marks: &str) -> [(&'static str, String); 2] {
     [("ATTUNE_FAILPOINTS", points.join(";")), ("ATTUNE_FAILPOINTS_ONCE", marks.to_owned())]
 }
 
-/// Acts as users do: uploads files, and creates a job that runs, one that is paused, and one that is cancelled. Any
-/// request may fail.
+/// Acts as users do: uploads files, creates a job that runs, one that is paused, and one that is cancelled, and sends
+/// the requests of [`users::act`]. Any of them may fail.
 async fn round(rig: &mut Rig, acknowledged: &mut Vec<String>) {
     for action in ["", "pause", "cancel"] {
         rig.ready().await.unwrap();
@@ -69,8 +70,9 @@ async fn round(rig: &mut Rig, acknowledged: &mut Vec<String>) {
         }
     }
     drop(chat(rig).await);
+    users::act(rig).await.unwrap();
     resume_all(rig).await;
-    drop(rig.until(ALL_ENDED, ROUND).await);
+    drop(rig.until(&format!("{ALL_ENDED} and {BATCHES_ENDED}"), ROUND).await);
 }
 
 /// Resumes the paused jobs.
@@ -94,7 +96,7 @@ async fn restart(rig: &mut Rig, environment: &[(&'static str, String)]) {
 #[test]
 fn the_page_names_fail_points() {
     let (names, unreached) = (BTreeSet::from_iter(names()), BTreeSet::from(UNREACHED));
-    assert!(names.len() > 30 && unreached.is_subset(&names), "{names:?}");
+    assert!(names.len() > 50 && unreached.is_subset(&names), "{names:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +126,7 @@ async fn all_invariants_hold_after_a_kill_before_and_after_each_commit() {
     }
     restart(&mut rig, &[]).await;
     resume_all(&mut rig).await;
-    rig.until(ALL_ENDED, ENDS_WITHIN).await.unwrap();
+    rig.until(&format!("{ALL_ENDED} and {BATCHES_ENDED}"), ENDS_WITHIN).await.unwrap();
     let facts = observe::facts(&mut rig).await.unwrap();
     let expected = Expected { acknowledged, reference: digits(&reference).to_owned() };
     let broken = invariants::broken(&facts, &expected);

@@ -127,7 +127,7 @@ fn steps_count_once(facts: &Facts, reference: &str) -> Vec<String> {
 fn nothing_is_left(facts: &Facts) -> Vec<String> {
     let objects = facts.objects.keys().filter(|digest| !facts.named.contains(*digest));
     let objects = objects.map(|digest| format!("the object {digest} that no row names"));
-    let uploads = facts.uploads.iter().map(|upload| format!("the multipart upload {upload}"));
+    let uploads = facts.uploads.iter().map(|upload| format!("the upload {upload}"));
     let nodes = facts.nodes.iter().map(|node| format!("the node {node}"));
     let processes = facts.processes.iter().map(|id| format!("the process {id}"));
     objects.chain(uploads).chain(nodes).chain(processes).collect()

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as its tests do")]
 
 mod actions;
+mod clock;
 mod cluster;
 mod controls;
 mod disk;
@@ -20,3 +21,5 @@ mod schedule;
 mod settings;
 mod storm;
 mod timing;
+mod uploads;
+mod users;

@@ -3,11 +3,11 @@
 
 use std::{
     fs,
-    path::Path,
-    time::{Duration, Instant},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use attune_store::{
     config::{DatabaseConfig, ObjectStoreConfig},
     db,
@@ -21,6 +21,8 @@ use crate::{
     rig::Rig,
 };
 
+/// The most passes of the collector.
+const MOST_PASSES: usize = 5;
 /// The time limit of each kind of content in a pass of the collector.
 const KIND_PATIENCE: Duration = Duration::from_secs(30);
 /// The longest wait for trainers and idle replicas to exit.
@@ -53,8 +55,12 @@ const NAMED: &str = "select sha256 from base_model_file
     union select file ->> 'sha256' from checkpoint, jsonb_array_elements(files) as file
     union select file ->> 'sha256' from adapter_version, jsonb_array_elements(files) as file where deleted_at is null";
 
-/// Ends all grace periods of content.
-const AGE: &str = "update loose_blob set delete_after = now() - interval '1 second'";
+/// Ends all grace periods of content that rows state, and the time of unfinished uploads.
+const AGE: &str = "update loose_blob set delete_after = now() - interval '1 second';
+    update upload set expires_at = now() - interval '1 second', claimed_until = null where status = 'pending'";
+
+/// An age at which content in use is stored or named, and other content is left over: two days.
+const OLD: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// The condition that all events are delivered.
 const DELIVERED: &str = "not exists (select from outbox where relayed_at is null)
@@ -96,7 +102,7 @@ fn processes(rig: &Rig) -> Result<Vec<i32>> {
     Ok([rig.processes("attune-trainer")?, rig.processes("attune-serving")?].concat())
 }
 
-/// Runs the collector twice: one kind creates work for another.
+/// Runs the collector at least twice: one kind creates work for another.
 async fn collect(rig: &Rig) -> Result<()> {
     let database = DatabaseConfig { url: rig.cluster.url("attune_login").into(), owner_url: None, max_connections: 2 };
     let objects = Objects::new(&ObjectStoreConfig {
@@ -108,17 +114,44 @@ async fn collect(rig: &Rig) -> Result<()> {
         path_style: true,
     });
     let pool = db::connect_as_platform(&database)?;
-    for _ in 0..2 {
+    age(&rig.objects())?;
+    let mut passes = 0;
+    let mut left = String::new();
+    // The scheduler's own pass may hold rows.
+    while passes < 2 || (left != "0" && passes < MOST_PASSES) {
         rig.cluster.sql(AGE)?;
         drop(sweep::pass(&pool, &objects, KIND_PATIENCE).await);
+        left = rig.cluster.sql("select count(*) from loose_blob")?;
+        passes += 1;
     }
     pool.close().await;
-    let left = rig.cluster.sql("select count(*) from loose_blob")?;
     ensure!(left == "0", "the collector left {left} entries");
     Ok(())
 }
 
-/// Reads the objects of the bucket, and the files of unfinished multipart uploads, from the server's folder.
+/// Returns the files of unfinished multipart uploads, which `s3s-fs` keeps next to the buckets, and of objects that
+/// have no digest yet.
+fn rest_of_uploads(root: &Path) -> Result<Vec<PathBuf>> {
+    let paths = |folder: &Path| fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>();
+    let mut found = paths(root)?;
+    found.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".upload")));
+    let staged = root.join("attune").join("upload");
+    if staged.exists() {
+        found.extend(paths(&staged)?);
+    }
+    Ok(found)
+}
+
+/// Makes the rest of uploads as old as no request is.
+fn age(root: &Path) -> Result<()> {
+    let old = SystemTime::now().checked_sub(OLD).context("the clock is right")?;
+    for path in rest_of_uploads(root)? {
+        fs::File::options().write(true).open(path)?.set_modified(old)?;
+    }
+    Ok(())
+}
+
+/// Reads the objects of the bucket, and the rest of uploads, from the server's folder.
 fn objects(root: &Path, into: &mut Facts) -> Result<()> {
     let blobs = root.join("attune").join("blob");
     for entry in fs::read_dir(blobs)? {
@@ -127,11 +160,7 @@ fn objects(root: &Path, into: &mut Facts) -> Result<()> {
         let object = Object { sha256: sha256(&content), bytes: content.len() as u64 };
         into.objects.insert(entry.file_name().to_string_lossy().into_owned(), object);
     }
-    for entry in fs::read_dir(root)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.starts_with(".upload") {
-            into.uploads.push(name);
-        }
-    }
+    let rest = rest_of_uploads(root)?;
+    into.uploads = rest.iter().map(|path| path.display().to_string()).collect();
     Ok(())
 }

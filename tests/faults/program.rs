@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use attune_tests::platform::program;
 use nix::sys::signal::Signal;
 
-use crate::processes;
+use crate::{clock, processes};
 
 /// The longest graceful stop.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
@@ -22,6 +22,7 @@ pub(crate) struct Program {
     name: &'static str,
     settings: PathBuf,
     log: PathBuf,
+    clock: [(&'static str, String); 5],
     environment: Vec<(&'static str, String)>,
     child: Option<Child>,
 }
@@ -31,26 +32,27 @@ impl Program {
     pub(crate) fn new(name: &'static str, folder: &Path, settings: &str) -> Result<Self> {
         let path = folder.join(format!("{name}.toml"));
         fs::write(&path, settings)?;
-        let log = folder.join(format!("{name}.log"));
-        Ok(Self { name, settings: path, log, environment: Vec::new(), child: None })
+        let (log, clock) = (folder.join(format!("{name}.log")), clock::environment(folder, name)?);
+        Ok(Self { name, settings: path, log, clock, environment: Vec::new(), child: None })
     }
 
-    /// Sets the environment variables of the next start.
+    /// Sets the environment variables of the next start, in addition to those of the clock.
     pub(crate) fn set_environment(&mut self, environment: &[(&'static str, String)]) {
         self.environment = environment.to_vec();
     }
 
     /// Starts the program if it does not run; returns whether it did not.
     pub(crate) fn start(&mut self) -> Result<bool> {
-        if let Some(child) = &mut self.child
-            && child.try_wait()?.is_none()
-        {
-            return Ok(false);
+        if let Some(child) = &mut self.child {
+            if child.try_wait()?.is_none() {
+                return Ok(false);
+            }
+            clock::forget(child.id());
         }
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(program(self.name)?);
         command.arg("--config").arg(&self.settings).arg("--exit-with-parent").env("NO_COLOR", "1");
-        command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
+        command.envs(self.clock.iter().chain(&self.environment).map(|(name, value)| (*name, value)));
         // The program exits when this pipe closes, and so with the test.
         self.child = Some(command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(true)
@@ -67,6 +69,7 @@ impl Program {
         let ran = child.try_wait()?.is_none();
         child.kill()?;
         child.wait()?;
+        clock::forget(child.id());
         Ok(ran)
     }
 
@@ -83,6 +86,7 @@ impl Program {
             }
             thread::sleep(Duration::from_millis(50));
         }
+        clock::forget(child.id());
         Ok(())
     }
 

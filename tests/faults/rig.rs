@@ -17,13 +17,14 @@ use attune_tests::{
 use nix::sys::signal::Signal;
 use rand::RngExt;
 use reqwest::{
-    Method,
+    Method, RequestBuilder,
     multipart::{Form, Part},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    clock,
     cluster::Cluster,
     disk::Disk,
     processes,
@@ -34,13 +35,16 @@ use crate::{
 };
 
 /// The API key of the project `default`.
-const API_KEY: &str = "sk-attune-0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
+pub(crate) const API_KEY: &str = "sk-attune-0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
 /// The ports below the ephemeral ones: a port that is free now stays free while the API is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// The longest start of the API, which migrates the schema.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// The timeout of a request: the API may be stopped.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+
+/// The epochs of the jobs of the storm, of six steps each: long enough for several faults.
+pub(crate) const EPOCHS: u32 = 60;
 
 /// The leases of a platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +71,8 @@ pub(crate) struct Rig {
     /// The disk of the objects, if it is one of the harness's own.
     pub(crate) disk: Option<Disk>,
     folder: TempDir,
-    url: String,
+    /// The API's address, `http://…`.
+    pub(crate) url: String,
     client: reqwest::Client,
 }
 
@@ -147,13 +152,21 @@ impl Rig {
         tokio::time::timeout(REQUEST_WITHIN, call).await.context("no answer in time")?
     }
 
+    /// Returns a request with the API key.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url)).bearer_auth(API_KEY)
+    }
+
+    /// Sets the clock of a program to an offset, such as `+3d`.
+    pub(crate) fn set_clock(&self, program: &str, offset: &str) -> Result<()> {
+        clock::set(self.folder.path(), program, offset)
+    }
+
     /// Uploads a training file, and returns its ID.
     pub(crate) async fn upload(&self, rows: usize) -> Result<String> {
         let part = Part::bytes(tiny::rows(rows).into_bytes()).file_name("rows.jsonl");
         let form = Form::new().text("purpose", "fine-tune").part("file", part);
-        let request = self.client.post(format!("{}/v1/files", self.url)).bearer_auth(API_KEY).multipart(form);
-        let (status, file) = answer(request.send().await?).await?;
-        ensure!(status == 200, "{status}: {file}");
+        let file = answered(self.request(Method::POST, "/v1/files").multipart(form)).await?;
         Ok(file["id"].as_str().context("a file has an ID")?.to_owned())
     }
 
@@ -203,6 +216,13 @@ impl Rig {
     }
 }
 
+/// Sends a request, and returns the body of a successful answer.
+pub(crate) async fn answered(request: RequestBuilder) -> Result<Value> {
+    let (status, body) = answer(request.send().await?).await?;
+    ensure!([200, 201].contains(&status), "{status}: {body}");
+    Ok(body)
+}
+
 /// Returns the text that a trained model gives, as a job: `epochs` times six steps, and a checkpoint every ten.
 fn job(file: &str, epochs: u32) -> Value {
     json!({
@@ -248,8 +268,7 @@ fn api_settings(url: &str, cluster: &Cluster, shared: &str) -> String {
 }
 
 fn scheduler_settings(url: &str, folder: &Path, leases: Leases, shared: &str) -> Result<String> {
-    let binaries = program("attune-trainer")?;
-    let binaries = binaries.parent().context("a program is in a folder")?.display();
+    let binaries = clock::children(folder)?;
     let leases = match leases {
         Leases::Default => "",
         Leases::Short => "[leases]\nheartbeat_seconds = 1\nstale_after_seconds = 8\nmax_attempts = 100000\n",
@@ -257,7 +276,8 @@ fn scheduler_settings(url: &str, folder: &Path, leases: Leases, shared: &str) ->
     let work_dir = folder.join("node");
     Ok(format!(
         "api_url = '{url}'\n{shared}{leases}[serving]\nidle_seconds = 6\n\
-         [local]\nwork_dir = '{}'\nbinaries_dir = '{binaries}'\nthreads = 1\nmax_concurrent_runs = 2\n",
+         [local]\nwork_dir = '{}'\nbinaries_dir = '{}'\nthreads = 1\nmax_concurrent_runs = 2\n",
         work_dir.display(),
+        binaries.display(),
     ))
 }

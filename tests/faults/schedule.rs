@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// All faults. Each is part of the first round.
-pub(crate) const ALL: [Action; 18] = [
+pub(crate) const ALL: [Action; 23] = [
     Action::Kill(Target::Api),
     Action::Kill(Target::Scheduler),
     Action::Kill(Target::Trainer),
@@ -20,6 +20,11 @@ pub(crate) const ALL: [Action; 18] = [
     Action::Stop(Target::Scheduler),
     Action::Stop(Target::Trainer),
     Action::Stop(Target::Serving),
+    Action::SkewClock(Target::Api, "+3d"),
+    Action::SkewClock(Target::Scheduler, "+2h"),
+    Action::SkewClock(Target::Trainer, "-3d"),
+    Action::SkewClock(Target::Serving, "-2h"),
+    Action::KillDuringUpload,
     Action::Store(Mode::Answer(503, "SlowDown")),
     Action::Store(Mode::Answer(412, "PreconditionFailed")),
     Action::Store(Mode::Answer(409, "OperationAborted")),

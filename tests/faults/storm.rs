@@ -10,15 +10,13 @@ use crate::{
     actions::{self, chat},
     facts::Expected,
     invariants, observe,
-    rig::{Leases, Rig},
+    rig::{EPOCHS, Leases, Rig},
     schedule::{ALL, Schedule},
     settings,
 };
 
 /// The jobs that run in the short form, and that are unfinished at any time in the long one.
 const JOBS: usize = 4;
-/// The epochs of each job, of six steps: long enough for several faults.
-pub(crate) const EPOCHS: u32 = 60;
 /// The rows of the training file.
 pub(crate) const ROWS: usize = 24;
 /// The longest duration of the faults of the long form.

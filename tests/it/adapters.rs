@@ -22,7 +22,7 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use crate::house::{create, job};
+use crate::house::{create, get, job};
 
 /// The answer that the second version is trained on.
 const OTHER: &str = "{\"no\": false}";
@@ -46,12 +46,6 @@ async fn says(platform: &Platform, model: &str) -> (String, String) {
     assert_eq!(status, 200, "{model}: {answer}\n{}", platform.folder().log());
     let said = answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
     (said, answer["model"].as_str().unwrap().to_owned())
-}
-
-async fn get(platform: &Platform, path: &str) -> Value {
-    let (status, answer) = platform.call(Method::GET, path, None).await.unwrap();
-    assert_eq!(status, 200, "{path}: {answer}");
-    answer
 }
 
 #[tokio::test(flavor = "multi_thread")]

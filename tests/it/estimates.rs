@@ -9,13 +9,7 @@ use attune_tests::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::house::{create, job};
-
-async fn got(platform: &Platform, path: &str) -> Value {
-    let (status, answer) = platform.call(Method::GET, path, None).await.unwrap();
-    assert_eq!(status, 200, "{path}: {answer}");
-    answer
-}
+use crate::house::{create, get, job};
 
 async fn estimate(platform: &Platform, job: &Value) -> Value {
     let (status, answer) = platform.call(Method::POST, "/v1/fine_tuning/estimates", Some(job.clone())).await.unwrap();
@@ -36,7 +30,7 @@ async fn a_job_takes_what_its_estimate_stated_and_leaves_its_metrics_and_its_usa
     assert_eq!(before["duration_source"], "other_processor", "{before}");
     assert!(before["duration_note"].as_str().unwrap().starts_with("There was no run yet: "), "{before}");
     assert_eq!((&before["is_exact"], &before["waits"]), (&json!(true), &json!(false)), "{before}");
-    assert!(got(&platform, "/v1/fine_tuning/jobs").await["data"].as_array().unwrap().is_empty(), "nothing is made");
+    assert!(get(&platform, "/v1/fine_tuning/jobs").await["data"].as_array().unwrap().is_empty(), "nothing is made");
 
     let id = create(&platform, asked.clone()).await;
     let done = platform.ended(&id, Duration::from_secs(120)).await.unwrap();
@@ -58,7 +52,7 @@ async fn a_job_takes_what_its_estimate_stated_and_leaves_its_metrics_and_its_usa
 
 async fn the_metrics_are_a_file(platform: &Platform, done: &Value) {
     let id = done["result_files"][0].as_str().unwrap();
-    let file = got(platform, &format!("/v1/files/{id}")).await;
+    let file = get(platform, &format!("/v1/files/{id}")).await;
     assert_eq!((&file["purpose"], &file["filename"]), (&json!("fine-tune-results"), &json!("step_metrics.csv")));
     let content = client().get(format!("{}/v1/files/{id}/content", platform.url)).bearer_auth(&platform.api_key);
     let text = content.send().await.unwrap().text().await.unwrap();
@@ -76,7 +70,7 @@ async fn the_usage_is_reported(platform: &Platform, done: &Value) {
     tokio::time::sleep(Duration::from_secs(4)).await;
     let start = done["created_at"].as_i64().unwrap();
     let path = format!("/v1/organization/usage/completions?start_time={start}&group_by=model&group_by=api_key_id");
-    let page = got(platform, &path).await;
+    let page = get(platform, &path).await;
     let result = &page["data"][0]["results"][0];
     assert_eq!(result["model"], done["fine_tuned_model"], "{page}");
     for (ours, theirs) in [("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens")] {
@@ -84,9 +78,9 @@ async fn the_usage_is_reported(platform: &Platform, done: &Value) {
     }
     assert!(result["api_key_id"].as_str().unwrap().starts_with("key_"), "{page}");
     let path = format!("/v1/organization/usage/training?start_time={start}&group_by[]=fine_tuning_job_id");
-    let result = got(platform, &path).await["data"][0]["results"][0].clone();
+    let result = get(platform, &path).await["data"][0]["results"][0].clone();
     assert_eq!((&result["fine_tuning_job_id"], &result["trained_tokens"]), (&done["id"], &done["trained_tokens"]));
-    let costs = got(platform, &format!("/v1/organization/costs?start_time={start}")).await;
+    let costs = get(platform, &format!("/v1/organization/costs?start_time={start}")).await;
     assert_eq!(costs["data"][0]["results"][0]["amount"], json!({"value": 0.0, "currency": "usd"}), "{costs}");
     let budget = platform.json(&["budgets", "set", "12.5"]).unwrap();
     assert_eq!((&budget["monthly_usd"], &budget["spent_usd"]), (&json!(12.5), &json!(0.0)));

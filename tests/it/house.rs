@@ -25,6 +25,13 @@ pub(crate) async fn create(platform: &Platform, job: Value) -> String {
     view["id"].as_str().unwrap().to_owned()
 }
 
+/// Returns the response to a `GET` request that must succeed.
+pub(crate) async fn get(platform: &Platform, path: &str) -> Value {
+    let (status, answer) = platform.call(Method::GET, path, None).await.unwrap();
+    assert_eq!(status, 200, "{path}: {answer}");
+    answer
+}
+
 async fn ask(platform: &Platform, model: &str, question: &str) -> Value {
     let body = json!({"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0,
         "max_tokens": 40});

@@ -7,9 +7,10 @@ use cargo_metadata::{DependencyKind, Metadata, PackageId, Target};
 use crate::workspace::{members, metadata};
 
 /// The left half. A crate that both halves link is in both lists.
-const LEFT: [&str; 14] = [
+const LEFT: [&str; 15] = [
     "attune-domain",
     "attune-dataset",
+    "attune-bucket",
     "attune-store",
     "attune-text",
     "attune-dataprep",

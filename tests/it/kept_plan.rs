@@ -67,7 +67,7 @@ async fn case_15_a_resumed_job_has_its_plan_or_says_that_it_has_another() {
     let (status, estimate) =
         platform.call(Method::POST, "/v1/fine_tuning/estimates", Some(asked.clone())).await.unwrap();
     assert_eq!(status, 200, "{estimate}");
-    let peak = estimate["memory"]["peak_bytes"].as_u64().unwrap();
+    let needed = estimate["memory"]["needed_bytes"].as_u64().unwrap();
 
     let undisturbed = create(&platform, asked.clone()).await;
     let undisturbed = adapter(&platform, &undisturbed).await;
@@ -77,7 +77,7 @@ async fn case_15_a_resumed_job_has_its_plan_or_says_that_it_has_another() {
     let (waiting, changed) = (paused(&platform, &asked).await, paused(&platform, &asked).await);
 
     // There is enough memory for the plan, but a replica uses a part of it.
-    let platform = start_with(platform.stop(Signal::SIGTERM).unwrap(), peak + (400 << 20));
+    let platform = start_with(platform.stop(Signal::SIGTERM).unwrap(), needed + (400 << 20));
     let body = json!({"model": "tiny", "prompt": "Item", "max_tokens": 1});
     let (status, answer) = platform.call(Method::POST, "/v1/completions", Some(body)).await.unwrap();
     assert_eq!(status, 200, "{answer}\n{}", platform.folder().log());
@@ -90,7 +90,7 @@ async fn case_15_a_resumed_job_has_its_plan_or_says_that_it_has_another() {
     assert!(coded(&platform, &waiting, "plan_changed").await.is_empty());
 
     // There can never be enough memory for the plan again.
-    let platform = start_with(platform.stop(Signal::SIGTERM).unwrap(), peak - 1);
+    let platform = start_with(platform.stop(Signal::SIGTERM).unwrap(), needed - 1);
     platform.json(&["jobs", "resume", &changed]).unwrap();
     adapter(&platform, &changed).await;
     let warnings = coded(&platform, &changed, "plan_changed").await;

@@ -10,7 +10,7 @@ use attune_tests::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::house::{create, job};
+use crate::house::{create, get, job};
 
 /// The tolerance for equal log-probabilities, whose sums may be computed in another order.
 const SAME: f64 = 1e-5;
@@ -32,12 +32,6 @@ async fn scores(platform: &Platform, model: &str) -> (Vec<f64>, String) {
 
 fn apart(one: &[f64], other: &[f64]) -> f64 {
     one.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
-}
-
-async fn get(platform: &Platform, path: &str) -> Value {
-    let (status, answer) = platform.call(Method::GET, path, None).await.unwrap();
-    assert_eq!(status, 200, "{path}: {answer}");
-    answer
 }
 
 async fn train(platform: &Platform, quantization: Value) -> (String, String) {

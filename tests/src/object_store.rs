@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
+use attune_bucket::Bucket;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
@@ -17,8 +18,7 @@ pub const CREDENTIALS: (&str, &str) = ("key", "secret");
 /// # Errors
 /// The folder cannot be served, or no port is free.
 pub async fn serve(folder: &Path) -> Result<String> {
-    let files = s3s_fs::FileSystem::new(folder).map_err(|error| anyhow!("{error:?}"))?;
-    let mut service = S3ServiceBuilder::new(files);
+    let mut service = S3ServiceBuilder::new(Bucket::open(folder)?);
     service.set_auth(SimpleAuth::from_single(CREDENTIALS.0, CREDENTIALS.1));
     let service = service.build();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

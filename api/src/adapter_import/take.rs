@@ -6,6 +6,7 @@ use attune_domain::{
     manifest::{self, Origin},
     run::Blob,
 };
+use attune_process::failpoint::FailPoint;
 use attune_store::adapters::{
     adapter::AdapterVersion,
     adapter_version::{self, NewVersion},
@@ -97,7 +98,7 @@ async fn keep(
     };
     let version = adapter_version::insert(&mut tx, new).await?;
     storage::check(app, &mut tx, project, added).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::AdapterImport).await?;
     Ok(version)
 }
 

@@ -2,9 +2,13 @@
 //!
 //! A result is cached for `CACHE_TTL`, so that a busy key costs no database queries. A change that this process makes
 //! takes effect immediately (`Authenticator::forget`), one of another process within that time. Expiry is checked on
-//! every request.
+//! every request: that of keys by the database's clock and the time since its answer, that of users' tokens by this
+//! machine's clock, since their issuers have no other.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use attune_domain::{
     access::Actor,
@@ -34,7 +38,7 @@ const CACHE_CAPACITY: u64 = 10_000;
 #[derive(Debug, Clone)]
 pub enum Credential {
     /// An API key.
-    Key(KeyGrant),
+    Key(KeyGrant, ValidUntil),
     /// A user whom an OIDC issuer authenticated.
     Person(Person),
 }
@@ -51,6 +55,9 @@ pub struct Person {
     /// The expiry of the user's token.
     pub expires_at: DateTime<Utc>,
 }
+
+/// The moment at which a key expires; `None`: it does not.
+pub type ValidUntil = Option<Instant>;
 
 const UNKNOWN: ApiError =
     ApiError::Unauthenticated("Incorrect API key provided: it is unknown, was revoked or has expired.");
@@ -99,11 +106,11 @@ impl Authenticator {
                 found
             }
         };
-        let expires_at = match &*credential {
-            Credential::Key(grant) => grant.expires_at,
-            Credential::Person(person) => Some(person.expires_at),
+        let is_expired = match &*credential {
+            Credential::Key(_, until) => until.is_some_and(|until| until <= Instant::now()),
+            Credential::Person(person) => person.expires_at <= Utc::now(),
         };
-        if expires_at.is_some_and(|moment| moment <= Utc::now()) { Err(UNKNOWN) } else { Ok(credential) }
+        if is_expired { Err(UNKNOWN) } else { Ok(credential) }
     }
 
     async fn find(&self, secret: &str, hash: &[u8]) -> Result<Credential, ApiError> {
@@ -119,13 +126,16 @@ impl Authenticator {
                 "Incorrect API key provided: its checksum is wrong. It was mistyped or truncated.",
             ));
         }
+        let asked = Instant::now();
         let mut tx = db::platform(&self.db).await?;
         let grant = api_key::by_hash(&mut tx, hash).await?.ok_or(UNKNOWN)?;
         if let Some(id) = grant.holder.api_key_id {
             api_key::touch(&mut tx, id).await?;
         }
         tx.commit().await?;
-        Ok(Credential::Key(grant))
+        // A key that lives longer than an `Instant` can state is forgotten with the cache.
+        let until = grant.expires_in.and_then(|rest| asked.checked_add(rest));
+        Ok(Credential::Key(grant, until))
     }
 
     async fn person(&self, token: &str) -> Result<Person, ApiError> {

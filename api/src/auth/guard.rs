@@ -86,7 +86,7 @@ async fn admit(app: &App, permission: &Permission, request: &mut Request) -> Res
 fn project(credential: &Credential, permission: &Permission, headers: &HeaderMap) -> Result<Holder, ApiError> {
     let (wanted, of) = (header_text(headers, "openai-project")?, header_text(headers, "openai-organization")?);
     match credential {
-        Credential::Key(grant) => {
+        Credential::Key(grant, _) => {
             key_matches(&grant.holder, wanted, of)?;
             permission.check_key(&grant.scopes)?;
             Ok(grant.holder.clone())
@@ -106,7 +106,7 @@ fn organization(
 ) -> Result<Administrator, ApiError> {
     let of = header_text(headers, "openai-organization")?;
     match credential {
-        Credential::Key(grant) => {
+        Credential::Key(grant, _) => {
             let holder = &grant.holder;
             key_matches(holder, header_text(headers, "openai-project")?, of)?;
             permission.check_key(&grant.scopes)?;

@@ -256,29 +256,16 @@ mod tests {
     use attune_domain::{
         architecture::Architecture,
         bytes::Bytes,
-        offer::{ComputeLimits, OfferDevice},
+        offer::ComputeLimits,
         spec::{Requested, TrainSpec},
     };
 
     use super::*;
 
-    const TINY: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 512}"#;
+    const TINY: &str = include_str!("../../../domain/testdata/tiny.json");
 
     fn offer(name: &str, mib: u64, free_slots: usize, price: u64) -> Offer {
-        let (provider, name, memory, reserved) = ("local".into(), name.to_owned(), Bytes::mib(mib), Bytes(0));
-        Offer {
-            provider,
-            name,
-            memory,
-            reserved,
-            free_slots,
-            threads: 2,
-            micro_usd_per_hour: price,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        }
+        Offer { free_slots, micro_usd_per_hour: price, ..Offer::cpu("local", name, Bytes::mib(mib), 2) }
     }
 
     fn placed(offers: &[Offer]) -> Placed {

@@ -54,18 +54,8 @@ mod tests {
             "gpu" => OfferDevice::Cuda { product: "NVIDIA-L4".into(), count: 1, memory: Bytes::mib(22_487) },
             _ => OfferDevice::Cpu,
         };
-        Offer {
-            provider: "cloud".into(),
-            name: name.into(),
-            memory: Bytes::mib(1000),
-            reserved: Bytes(0),
-            free_slots: 0,
-            threads: 2,
-            micro_usd_per_hour: price,
-            device,
-            spot: false,
-            region: None,
-        }
+        let idle = Offer::cpu("cloud", name, Bytes::mib(1000), 2);
+        Offer { free_slots: 0, micro_usd_per_hour: price, device, ..idle }
     }
 
     #[test]

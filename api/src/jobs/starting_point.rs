@@ -117,8 +117,7 @@ mod tests {
     }
 
     fn base(id: &str) -> Model {
-        let config = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 512}"#;
+        let config = include_str!("../../../domain/testdata/tiny.json");
         Model::Base(BaseModel {
             base_model_id: BaseModelId::new(id.parse().unwrap()),
             project_id: None,

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use attune_process::error_chain::chain;
+use attune_process::{error_chain::chain, failpoint::FailPoint};
 use attune_store::{
     db::{self, Tenant},
     error::StoreError,
@@ -83,7 +83,7 @@ async fn take(app: &App, key: &HeaderValue, request: Request, next: Next) -> Res
     let asked = format!("{} {}", request.method(), request.uri());
     let mut tx = db::scoped(&app.db, tenant, None).await?;
     let found = idempotency::claim(&mut tx, tenant, key, &asked).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::IdempotencyClaim).await?;
     match found {
         Found::Free(claim) => {
             let first = First { pool: app.db.clone(), claim, print, seal };
@@ -201,7 +201,7 @@ impl First {
             let answer = Answer { status: parts.status.as_u16(), headers: kept(&parts.headers), body };
             idempotency::answer(&mut tx, &self.claim, &self.print.digest(), &answer).await?;
         }
-        tx.commit().await
+        tx.commit_at(FailPoint::IdempotencySettle).await
     }
 }
 

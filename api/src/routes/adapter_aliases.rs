@@ -5,6 +5,7 @@ use attune_domain::{
     access::{Role, Scope},
     id::{AdapterAliasMove as MoveKind, AdapterVersionId, ProjectId},
 };
+use attune_process::failpoint::FailPoint;
 use attune_store::{
     adapters::{
         adapter::{self, AdapterVersion},
@@ -113,7 +114,7 @@ pub async fn set(
         return Err(differs(&adapter, &alias, current));
     }
     let view = view(&mut tx, project, &adapter, alias).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::AliasSet).await?;
     Ok(Json(view))
 }
 

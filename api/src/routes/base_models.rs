@@ -7,6 +7,7 @@ use attune_domain::{
     id::ProjectId,
     run::Blob,
 };
+use attune_process::failpoint::FailPoint;
 use attune_store::{
     adapters::base_model::{self, BaseModel, INSTALLATION_NAME_KEY, NAME_KEY, Uses},
     db::{self, Tx},
@@ -85,7 +86,7 @@ async fn held(app: &App, project: ProjectId, sha256: Sha256) -> Result<Option<By
 async fn announce(app: &App, project: ProjectId, sha256: Sha256) -> Result<(), ApiError> {
     let mut tx = app.tenant(project).await?;
     blob::announce(&mut tx, &[sha256]).await?;
-    Ok(tx.commit().await?)
+    Ok(tx.commit_at(FailPoint::ContentAnnounce).await?)
 }
 
 /// Upload a blob.
@@ -120,7 +121,7 @@ pub async fn put_blob(
     let mut tx = app.tenant(holder.project_id).await?;
     project_blob::record(&mut tx, holder.project_id, sha256, bytes).await?;
     storage::check(&app, &mut tx, holder.project_id, storage::of([bytes])).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::BlobRecord).await?;
     Ok((StatusCode::CREATED, Json(BlobView::new(sha256, bytes))))
 }
 

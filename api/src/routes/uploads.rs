@@ -7,6 +7,7 @@ use attune_domain::{
     bytes::Bytes,
     id::{ProjectId, UploadId, UploadPartId},
 };
+use attune_process::failpoint::FailPoint;
 use attune_store::{
     files::{
         file,
@@ -144,7 +145,7 @@ pub async fn add_part(
     // Before the commit, since a disconnected client may not receive its result: a part without its object could never
     // be joined, and an object without a part is swept.
     staged.stay();
-    tx.commit().await?;
+    tx.commit_at(FailPoint::UploadAddPart).await?;
     Ok(Json(PartView::new(upload_id, &part)))
 }
 
@@ -169,7 +170,7 @@ pub async fn complete(
         let parts = chosen(&upload, upload::parts(&mut tx, upload_id).await?, &asked.part_ids)?;
         let md5 = asked.md5.as_deref().map(checked_md5).transpose()?;
         let claim = upload::claim(&mut tx, upload_id).await?.ok_or_else(joined_now)?;
-        tx.commit().await?;
+        tx.commit_at(FailPoint::UploadClaim).await?;
         // Continues even if the client disconnects.
         let join = assemble_upload::join(app.clone(), project, Join { upload, claim, parts, md5 });
         request_context::spawn(join).await.map_err(ApiError::internal)??;

@@ -116,30 +116,15 @@ async fn an_entry_that_was_changed_since_it_was_read_is_not_overwritten(pool: Pg
 }
 
 fn offer(name: &str, price: u64, device: OfferDevice) -> Offer {
-    Offer {
-        provider: "local".into(),
-        name: name.into(),
-        memory: Bytes::mib(16_000),
-        reserved: Bytes(0),
-        free_slots: 1,
-        threads: 2,
-        micro_usd_per_hour: price,
-        device,
-        spot: false,
-        region: Some("eu-west-1".into()),
-    }
-}
-
-async fn create(world: &World, compute: Value) -> Answer {
-    let body = json!({"model": "tiny", "training_file": world.seed.file_id.to_string(), "compute": compute});
-    world.call(Method::POST, "/v1/fine_tuning/jobs", &world.key, Some(body)).await
+    let (region, idle) = (Some("eu-west-1".into()), Offer::cpu("local", name, Bytes::mib(16_000), 2));
+    Offer { micro_usd_per_hour: price, device, region, ..idle }
 }
 
 #[sqlx::test(migrations = false)]
 async fn limits_that_no_offer_can_satisfy_are_refused_with_every_reason(pool: PgPool) {
     let world = World::new(pool).await;
     // Without any offer, the job waits for one.
-    let early = create(&world, json!({"device": "cuda"})).await;
+    let early = world.create_job(json!({"device": "cuda"})).await;
     assert_eq!(early.status, StatusCode::OK, "{}", early.text);
     let mut tx = db::platform(&world.pool).await.unwrap();
     let gpu = OfferDevice::Cuda { product: "NVIDIA-L4".into(), count: 1, memory: Bytes::mib(22_487) };
@@ -153,7 +138,7 @@ async fn limits_that_no_offer_can_satisfy_are_refused_with_every_reason(pool: Pg
         (json!({"max_usd_per_hour": 1}), "cpu node costs 2.000000 USD per hour, above compute.max_usd_per_hour, 1"),
         (json!({"regions": ["us-east-1"]}), "cpu node is in the region eu-west-1, and compute.regions is us-east-1"),
     ] {
-        let answer = create(&world, compute).await;
+        let answer = world.create_job(compute).await;
         let error = &answer.json()["error"];
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.text);
         assert_eq!((&error["param"], &error["code"]), (&json!("compute"), &json!("no_offer")));
@@ -161,7 +146,7 @@ async fn limits_that_no_offer_can_satisfy_are_refused_with_every_reason(pool: Pg
         assert!(answer.message().contains("gpu node: the device cuda is not in this build"), "{}", answer.message());
     }
     let allowed = json!({"max_usd_per_hour": 2, "regions": ["eu-west-1"], "device": "cpu", "spot": true});
-    let answer = create(&world, allowed).await;
+    let answer = world.create_job(allowed).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
     let compute = &answer.json()["compute"];
     let shown = ["max_usd_per_hour", "regions", "device", "spot", "deadline"].map(|field| compute[field].clone());

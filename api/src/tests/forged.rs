@@ -7,7 +7,7 @@ use attune_store::{
 };
 use axum::http::{Method, StatusCode};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -75,7 +75,7 @@ async fn keys(world: &World) -> Vec<Case> {
     let good = &world.key;
     let random = &good[key_text::PREFIX.len()..][..key_text::RANDOM];
     let revoked = issue(world, None).await;
-    let expired = issue(world, Some(Utc::now() - TimeDelta::seconds(1))).await;
+    let expired = issue(world, Some(0)).await;
     let mut tx = db::platform(&world.pool).await.unwrap();
     let project = world.seed.project_id;
     let newest = api_key::list(&mut tx, project, None, 10).await.unwrap();
@@ -115,9 +115,9 @@ async fn keys(world: &World) -> Vec<Case> {
     ]
 }
 
-async fn issue(world: &World, expires_at: Option<chrono::DateTime<Utc>>) -> String {
+async fn issue(world: &World, expires_in_seconds: Option<u32>) -> String {
     let mut tx = db::platform(&world.pool).await.unwrap();
-    let new = NewKey { project_id: world.seed.project_id, name: "x", scopes: &[Scope::All], expires_at };
+    let new = NewKey { project_id: world.seed.project_id, name: "x", scopes: &[Scope::All], expires_in_seconds };
     let (_, secret) = api_key::insert(&mut tx, &new).await.unwrap();
     tx.commit().await.unwrap();
     secret

@@ -20,12 +20,7 @@ use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::world::{Answer, World};
-
-async fn create(world: &World, compute: Value) -> Answer {
-    let body = json!({"model": "tiny", "training_file": world.seed.file_id.to_string(), "compute": compute});
-    world.call(Method::POST, "/v1/fine_tuning/jobs", &world.key, Some(body)).await
-}
+use super::world::World;
 
 async fn queued(world: &World) -> JobId {
     let mut tx = db::platform(&world.pool).await.unwrap();
@@ -44,16 +39,16 @@ async fn placement_of(world: &World, id: JobId) -> Value {
 #[sqlx::test(migrations = false)]
 async fn a_job_has_the_priority_that_its_project_allows(pool: PgPool) {
     let world = World::new(pool).await;
-    let plain = create(&world, json!({})).await;
+    let plain = world.create_job(json!({})).await;
     assert_eq!(plain.status, StatusCode::OK, "{}", plain.text);
     let compute = json!({"max_price_usd": null, "priority": "normal", "preemptible": false, "max_usd_per_hour": null,
         "max_usd": null, "deadline": null, "spot": false, "regions": [], "device": "auto"});
     assert_eq!(plain.json()["compute"], compute);
     assert_eq!((&plain.json()["position"], &plain.json()["estimated_start"]), (&Value::Null, &Value::Null));
-    let low = create(&world, json!({"priority": "low", "preemptible": true})).await.json();
+    let low = world.create_job(json!({"priority": "low", "preemptible": true})).await.json();
     assert_eq!((&low["compute"]["priority"], &low["compute"]["preemptible"]), (&json!("low"), &json!(true)));
 
-    let high = create(&world, json!({"priority": "high"})).await;
+    let high = world.create_job(json!({"priority": "high"})).await;
     assert_eq!(high.status, StatusCode::BAD_REQUEST, "{}", high.text);
     assert_eq!(high.json()["error"]["param"], "compute.priority");
     assert!(high.message().contains("max_priority, 'normal'"), "{}", high.message());
@@ -64,10 +59,10 @@ async fn a_job_has_the_priority_that_its_project_allows(pool: PgPool) {
     {
         let set = world.call(Method::POST, &queue, &installation, Some(json!({"max_priority": most}))).await;
         assert_eq!(set.status, StatusCode::OK, "{}", set.text);
-        let answer = create(&world, json!({"priority": asked})).await;
+        let answer = world.create_job(json!({"priority": asked})).await;
         assert_eq!(answer.status, status, "{most} {asked}: {}", answer.text);
     }
-    let lowered = create(&world, json!({})).await.json();
+    let lowered = world.create_job(json!({})).await.json();
     assert_eq!(lowered["compute"]["priority"], "low", "the default is not above the maximum");
 }
 
@@ -152,7 +147,7 @@ async fn a_placement_explains_the_wait_the_machine_and_the_failure(pool: PgPool)
     assert_eq!(found["waiting"], Value::Null);
     let (run, offer) = (&found["run"], &found["run"]["offer"]);
     assert_eq!(*offer, json!({"provider": "local", "name": "this machine", "usd_per_hour": 0.5}));
-    assert_eq!(run["memory"], json!({"peak_bytes": 7, "parts": {"base": 7}}));
+    assert_eq!(run["memory"], json!({"peak_bytes": 7, "needed_bytes": 7, "parts": {"base": 7}}));
     assert_eq!(run["other_offers"], json!([{"provider": "local", "name": "small", "reason": reason}]));
     assert_eq!((&run["attempt"], &run["ended_at"], &run["plan"]["threads"]), (&json!(1), &Value::Null, &json!(2)));
     let failed = placement_of(&world, second).await;
@@ -202,7 +197,7 @@ async fn a_project_that_stores_too_much_creates_no_job(pool: PgPool) {
     for (most, status) in [(used, StatusCode::OK), (used - 1, StatusCode::FORBIDDEN)] {
         let set = world.call(Method::POST, &queue, &installation, Some(json!({"max_stored_bytes": most}))).await;
         assert_eq!(set.status, StatusCode::OK, "{}", set.text);
-        let created = create(&world, json!({})).await;
+        let created = world.create_job(json!({})).await;
         assert_eq!(created.status, status, "{}", created.text);
         if status == StatusCode::FORBIDDEN {
             assert_eq!(created.json()["error"]["code"], "storage_quota_exceeded");

@@ -5,7 +5,7 @@ use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
     id::{JobId, ProjectId},
-    offer::{Offer, OfferDevice},
+    offer::Offer,
     spec::Quantization,
 };
 use attune_store::{
@@ -35,18 +35,8 @@ async fn status(world: &World, key: &str) -> Value {
 }
 
 fn machine() -> Offer {
-    Offer {
-        provider: "local".into(),
-        name: "this machine".into(),
-        memory: Bytes::mib(1000),
-        reserved: Bytes(0),
-        free_slots: 2,
-        threads: 2,
-        micro_usd_per_hour: 500_000,
-        device: OfferDevice::Cpu,
-        spot: false,
-        region: None,
-    }
+    let idle = Offer::cpu("local", "this machine", Bytes::mib(1000), 2);
+    Offer { free_slots: 2, micro_usd_per_hour: 500_000, ..idle }
 }
 
 /// A waiting job of a second project of the first organization, and a running one of its first project.

@@ -26,7 +26,7 @@ use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -107,7 +107,7 @@ impl World {
         let organization = tenant::ensure(&mut tx, "default", "default").await.unwrap().organization_id;
         let there = tenant::ensure(&mut tx, "elsewhere", "default").await.unwrap();
         let everything = [Scope::All, Scope::Admin];
-        let new = |project_id| NewKey { project_id, name: "first", scopes: &everything, expires_at: None };
+        let new = |project_id| NewKey { project_id, name: "first", scopes: &everything, expires_in_seconds: None };
         let (_, key) = api_key::insert(&mut tx, &new(seed.project_id)).await.unwrap();
         let (_, theirs) = api_key::insert(&mut tx, &new(there.project_id)).await.unwrap();
         tx.commit().await.unwrap();
@@ -139,7 +139,7 @@ impl World {
     /// Returns a new key of the first organization's project with these scopes.
     pub(crate) async fn key_with(&self, scopes: &[Scope]) -> String {
         let mut tx = db::platform(&self.pool).await.unwrap();
-        let new = NewKey { project_id: self.seed.project_id, name: "some", scopes, expires_at: None };
+        let new = NewKey { project_id: self.seed.project_id, name: "some", scopes, expires_in_seconds: None };
         let (_, secret) = api_key::insert(&mut tx, &new).await.unwrap();
         tx.commit().await.unwrap();
         secret
@@ -163,6 +163,12 @@ impl World {
 
     pub(crate) async fn get(&self, path: &str, bearer: &str) -> Answer {
         self.call(Method::GET, path, bearer, None).await
+    }
+
+    /// Creates a job over the seed's file with this `compute`.
+    pub(crate) async fn create_job(&self, compute: Value) -> Answer {
+        let body = json!({"model": "tiny", "training_file": self.seed.file_id.to_string(), "compute": compute});
+        self.call(Method::POST, "/v1/fine_tuning/jobs", &self.key, Some(body)).await
     }
 
     pub(crate) async fn call_with(

@@ -106,6 +106,8 @@ impl From<FileFacts> for FactsView {
 pub struct MemoryView {
     /// The peak, the sum of all parts.
     pub peak_bytes: u64,
+    /// The peak with the margin of the estimate: a machine must have this much.
+    pub needed_bytes: u64,
     /// The bytes of each part: `base`, `activations`, `optimizer` and so on.
     pub parts: BTreeMap<String, u64>,
 }
@@ -113,7 +115,7 @@ pub struct MemoryView {
 impl From<&MemoryEstimate> for MemoryView {
     fn from(estimate: &MemoryEstimate) -> Self {
         let parts = estimate.terms.iter().map(|(name, bytes)| (name.clone(), bytes.0)).collect();
-        Self { peak_bytes: estimate.peak.0, parts }
+        Self { peak_bytes: estimate.peak.0, needed_bytes: estimate.needed().0, parts }
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use attune_bucket::Bucket;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
@@ -22,7 +23,7 @@ use super::{
     secrets::Secrets,
     settings::{ObjectStore, default_bucket},
 };
-use crate::error::{CliError, Doing, Result};
+use crate::error::{Doing, Result};
 
 /// The free space below which a server error is attributed to a full disk. Incomplete objects are removed before the
 /// response, so that a few parts of 5 MiB may be free again by then.
@@ -41,14 +42,13 @@ impl Server {
     /// URLs, but their holders exit with the platform anyway.
     ///
     /// # Errors
-    /// [`CliError::Failed`]: the folder cannot be created, or no port is free.
+    /// [`CliError::Failed`](crate::error::CliError::Failed): the folder cannot be created, or no port is free.
     pub(crate) async fn start(data: &Path, secrets: &Secrets) -> Result<Self> {
         let root = data.join("objects");
         private::folder(&root)?;
         remove_unfinished_uploads(&root).doing(|| format!("clear {}", root.display()))?;
-        let folder = s3s_fs::FileSystem::new(&root)
-            .map_err(|e| CliError::Failed(format!("cannot serve {}: {e:?}", root.display())))?;
-        let mut service = S3ServiceBuilder::new(folder);
+        let bucket = Bucket::open(&root).doing(|| format!("serve {}", root.display()))?;
+        let mut service = S3ServiceBuilder::new(bucket);
         service.set_auth(SimpleAuth::from_single(
             secrets.object_store_access_key_id.as_str(),
             secrets.object_store_secret_access_key.as_str(),
@@ -100,8 +100,8 @@ async fn serve(listener: TcpListener, service: s3s::service::S3Service, root: Pa
     graceful.shutdown().await;
 }
 
-/// Removes the parts of multipart uploads of an earlier server, which no caller can complete any more. The library
-/// cannot list multipart uploads, so their files are recognized by its naming scheme.
+/// Removes the parts of multipart uploads of an earlier server, which no caller can complete any more. Their files are
+/// recognized by the library's naming scheme.
 fn remove_unfinished_uploads(root: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;

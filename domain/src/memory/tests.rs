@@ -1,3 +1,5 @@
+//! Tests of the estimates: how they grow, which terms an option adds, and the plans that follow.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -56,6 +56,23 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// Returns the offer of an idle machine without GPUs, for one run at a time and without a price.
+    #[must_use]
+    pub fn cpu(provider: impl Into<String>, name: impl Into<String>, memory: Bytes, threads: u32) -> Self {
+        Self {
+            provider: provider.into(),
+            name: name.into(),
+            memory,
+            reserved: Bytes(0),
+            free_slots: 1,
+            threads,
+            micro_usd_per_hour: 0,
+            device: OfferDevice::Cpu,
+            spot: false,
+            region: None,
+        }
+    }
+
     /// Returns the free memory.
     #[must_use]
     pub const fn free(&self) -> Bytes {

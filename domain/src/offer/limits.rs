@@ -113,18 +113,8 @@ mod tests {
     use crate::bytes::Bytes;
 
     fn offer() -> Offer {
-        Offer {
-            provider: "cloud".into(),
-            name: "node".into(),
-            memory: Bytes::mib(1000),
-            reserved: Bytes(0),
-            free_slots: 1,
-            threads: 4,
-            micro_usd_per_hour: 2_000_000,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: Some("eu-west-1".into()),
-        }
+        let region = Some("eu-west-1".into());
+        Offer { micro_usd_per_hour: 2_000_000, region, ..Offer::cpu("cloud", "node", Bytes::mib(1000), 4) }
     }
 
     fn l4() -> Offer {

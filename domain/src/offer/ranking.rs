@@ -104,18 +104,7 @@ mod tests {
     };
 
     fn offer(number: usize, price: u64, mib: u64) -> Offer {
-        Offer {
-            provider: "cloud".into(),
-            name: number.to_string(),
-            memory: Bytes::mib(mib),
-            reserved: Bytes(0),
-            free_slots: 1,
-            threads: 4,
-            micro_usd_per_hour: price,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        }
+        Offer { micro_usd_per_hour: price, ..Offer::cpu("cloud", number.to_string(), Bytes::mib(mib), 4) }
     }
 
     fn slow(number: usize, factor: f64) -> Slowness {

@@ -117,19 +117,7 @@ mod tests {
 
     fn offer(memory: u64, reserved: u64, free_slots: usize, price: u64) -> Offer {
         let (memory, reserved) = (Bytes::mib(memory), Bytes::mib(reserved));
-        let (provider, name) = ("local".into(), "local".into());
-        Offer {
-            provider,
-            name,
-            memory,
-            reserved,
-            free_slots,
-            threads: 2,
-            micro_usd_per_hour: price,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        }
+        Offer { reserved, free_slots, micro_usd_per_hour: price, ..Offer::cpu("local", "local", memory, 2) }
     }
 
     #[test]

@@ -176,11 +176,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{
-        bytes::Bytes,
-        id::JobId,
-        offer::{Offer, OfferDevice},
-    };
+    use crate::{bytes::Bytes, id::JobId, offer::Offer};
 
     const DAY: f64 = HALF_LIFE_SECONDS;
 
@@ -207,18 +203,7 @@ mod tests {
             max_running: None,
             node_time: None,
         };
-        let offer = Offer {
-            provider: "local".into(),
-            name: "local".into(),
-            memory: Bytes(10),
-            reserved: Bytes(0),
-            free_slots: 1,
-            threads: 1,
-            micro_usd_per_hour: 0,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        };
+        let offer = Offer::cpu("local", "local", Bytes(10), 1);
         let projects = projects.iter().map(share).collect();
         Queue { now: 0.0, waiting: waiting.collect(), running: Vec::new(), offers: vec![offer], projects }
     }

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     bytes::Bytes,
     id::{JobId, ProjectId},
-    offer::{Offer, OfferDevice},
+    offer::Offer,
 };
 
 const PROJECTS: u128 = 4;
@@ -26,18 +26,7 @@ fn project_id(number: u128) -> ProjectId {
 }
 
 fn offer(name: usize, memory: u64, free_slots: usize) -> Offer {
-    Offer {
-        provider: "test".into(),
-        name: name.to_string(),
-        memory: Bytes(memory),
-        reserved: Bytes(0),
-        free_slots,
-        threads: 1,
-        micro_usd_per_hour: 0,
-        device: OfferDevice::Cpu,
-        spot: false,
-        region: None,
-    }
+    Offer { free_slots, ..Offer::cpu("test", name.to_string(), Bytes(memory), 1) }
 }
 
 fn name(offer: &Offer) -> (String, String) {

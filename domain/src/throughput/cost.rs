@@ -236,16 +236,13 @@ mod tests {
     use super::*;
     use crate::{
         bytes::Bytes,
-        offer::OfferDevice,
         spec::{
             Auto, Requested, TrainSpec,
             request::{AdapterFields, Hyperparameters, QuantizationFields, TrainerFields},
         },
     };
 
-    const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
-        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
-        "max_position_embeddings": 8192, "tie_word_embeddings": true}"#;
+    const SMOLLM2: &str = include_str!("../../testdata/smollm2.json");
 
     /// A job over rows of one length, every position of which has a loss but the first.
     #[derive(Debug, Clone, Copy)]
@@ -367,18 +364,7 @@ mod tests {
         let work = Workload { architecture: &model, train: &train, longest_row: length };
         let training = FileFacts { rows: 360, tokens: 360 * length, trained_tokens: 360 * 64, longest_row: length };
         let facts = JobFacts { training, validation: None };
-        let offer = Offer {
-            provider: "local".into(),
-            name: "a".into(),
-            memory: Bytes::mib(100_000),
-            reserved: Bytes(0),
-            free_slots: 1,
-            threads: 2,
-            micro_usd_per_hour: 0,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        };
+        let offer = Offer::cpu("local", "a", Bytes::mib(100_000), 2);
         let (plan, _) = memory::plan(work, offer.memory, 2).unwrap();
         let kept = Plan { micro_batch_size: 1, checkpointing: true, ..plan.clone() };
         let split =

@@ -179,28 +179,16 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{bytes::Bytes, offer::OfferDevice, throughput::past_run::Effort};
+    use crate::{bytes::Bytes, throughput::past_run::Effort};
 
-    const TINY: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 512}"#;
+    const TINY: &str = include_str!("../../testdata/tiny.json");
 
     fn base(number: u128) -> BaseModelId {
         BaseModelId::new(Uuid::from_u128(number))
     }
 
     fn offer(provider: &str, name: &str, threads: u32) -> Offer {
-        Offer {
-            provider: provider.into(),
-            name: name.into(),
-            memory: Bytes::mib(1000),
-            reserved: Bytes(0),
-            free_slots: 1,
-            threads,
-            micro_usd_per_hour: 0,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        }
+        Offer::cpu(provider, name, Bytes::mib(1000), threads)
     }
 
     fn run(number: u128, place: (&str, &str), processor: Option<&str>, rate: f64) -> PastRun {

@@ -84,7 +84,8 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "this" {
   }
 }
 
-# A process that is killed during an upload leaves parts that no listing shows.
+# A process that is killed during an upload leaves parts that no listing shows. The scheduler aborts such uploads, too; the
+# rule also works while no scheduler runs.
 resource "aws_s3_bucket_lifecycle_configuration" "this" {
   bucket = aws_s3_bucket.this.id
 

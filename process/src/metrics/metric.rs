@@ -29,50 +29,55 @@ pub(crate) fn while_none_is_replaced() -> MutexGuard<'static, ()> {
 
 /// A metric of the table.
 pub trait Metric: Sync {
-    /// Returns the name.
-    fn name(&self) -> &'static str;
+    /// Returns the description.
+    fn about(&self) -> &About;
 
     /// Returns `counter`, `gauge` or `histogram`.
     fn kind(&self) -> &'static str;
 
-    /// Returns the names of the labels.
-    fn labels(&self) -> &[&'static str];
-
-    /// Returns the help text.
-    fn help(&self) -> &'static str;
-
     /// Adds the metric to the registry.
     fn register(&self, registry: &mut Registry);
-}
 
-/// The description of a metric.
-#[derive(Debug)]
-pub(crate) struct About<const N: usize> {
-    pub(crate) name: &'static str,
-    pub(crate) labels: [&'static str; N],
-    pub(crate) help: &'static str,
-}
+    /// Returns the name.
+    fn name(&self) -> &'static str {
+        self.about().name
+    }
 
-impl<const N: usize> About<N> {
-    fn series(&self, values: [&str; N]) -> Labels<N> {
-        std::array::from_fn(|at| (self.labels[at], values[at].to_owned()))
+    /// Returns the names of the labels.
+    fn labels(&self) -> &'static [&'static str] {
+        self.about().labels
     }
 
     /// Returns the help text without the full stop, which the registry adds.
     fn help(&self) -> &'static str {
-        self.help.trim().trim_end_matches('.')
+        self.about().help.trim().trim_end_matches('.')
+    }
+}
+
+/// The description of a metric.
+#[derive(Debug)]
+pub struct About {
+    pub(crate) name: &'static str,
+    pub(crate) labels: &'static [&'static str],
+    pub(crate) help: &'static str,
+}
+
+impl About {
+    /// Returns the labels with these values, as many as the metric has labels.
+    fn series<const N: usize>(&self, values: [&str; N]) -> Labels<N> {
+        std::array::from_fn(|at| (self.labels[at], values[at].to_owned()))
     }
 }
 
 /// A number that only grows.
 #[derive(Debug)]
 pub struct Counter<const N: usize> {
-    about: About<N>,
+    about: About,
     family: OnceLock<Family<Labels<N>, ClientCounter<f64, AtomicU64>>>,
 }
 
 impl<const N: usize> Counter<N> {
-    pub(crate) const fn new(about: About<N>) -> Self {
+    pub(crate) const fn new(about: About) -> Self {
         Self { about, family: OnceLock::new() }
     }
 
@@ -101,20 +106,12 @@ impl<const N: usize> Counter<N> {
 }
 
 impl<const N: usize> Metric for Counter<N> {
-    fn name(&self) -> &'static str {
-        self.about.name
+    fn about(&self) -> &About {
+        &self.about
     }
 
     fn kind(&self) -> &'static str {
         "counter"
-    }
-
-    fn labels(&self) -> &[&'static str] {
-        &self.about.labels
-    }
-
-    fn help(&self) -> &'static str {
-        self.about.help()
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -126,12 +123,12 @@ impl<const N: usize> Metric for Counter<N> {
 /// A number that changes in both directions.
 #[derive(Debug)]
 pub struct Gauge<const N: usize> {
-    about: About<N>,
+    about: About,
     family: OnceLock<Family<Labels<N>, ClientGauge<f64, AtomicU64>>>,
 }
 
 impl<const N: usize> Gauge<N> {
-    pub(crate) const fn new(about: About<N>) -> Self {
+    pub(crate) const fn new(about: About) -> Self {
         Self { about, family: OnceLock::new() }
     }
 
@@ -180,20 +177,12 @@ impl Drop for Held {
 }
 
 impl<const N: usize> Metric for Gauge<N> {
-    fn name(&self) -> &'static str {
-        self.about.name
+    fn about(&self) -> &About {
+        &self.about
     }
 
     fn kind(&self) -> &'static str {
         "gauge"
-    }
-
-    fn labels(&self) -> &[&'static str] {
-        &self.about.labels
-    }
-
-    fn help(&self) -> &'static str {
-        self.about.help()
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -214,13 +203,13 @@ impl MetricConstructor<ClientHistogram> for Buckets {
 /// A distribution.
 #[derive(Debug)]
 pub struct Histogram<const N: usize> {
-    about: About<N>,
+    about: About,
     buckets: Buckets,
     family: OnceLock<Family<Labels<N>, ClientHistogram, Buckets>>,
 }
 
 impl<const N: usize> Histogram<N> {
-    pub(crate) const fn new(about: About<N>, buckets: Buckets) -> Self {
+    pub(crate) const fn new(about: About, buckets: Buckets) -> Self {
         Self { about, buckets, family: OnceLock::new() }
     }
 
@@ -235,20 +224,12 @@ impl<const N: usize> Histogram<N> {
 }
 
 impl<const N: usize> Metric for Histogram<N> {
-    fn name(&self) -> &'static str {
-        self.about.name
+    fn about(&self) -> &About {
+        &self.about
     }
 
     fn kind(&self) -> &'static str {
         "histogram"
-    }
-
-    fn labels(&self) -> &[&'static str] {
-        &self.about.labels
-    }
-
-    fn help(&self) -> &'static str {
-        self.about.help()
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -263,7 +244,7 @@ macro_rules! metrics {
             #[doc = $help]
             pub static $id: super::metric::$kind<{ <[&str]>::len(&[$($label),*]) }> =
                 super::metric::$kind::new(
-                    super::metric::About { name: $name, labels: [$($label),*], help: $help }
+                    super::metric::About { name: $name, labels: &[$($label),*], help: $help }
                     $(, super::metric::Buckets($buckets))?
                 );
         )*

@@ -31,7 +31,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 
 pub use self::{
     http::*,
-    metric::{Counter, Gauge, Held, Histogram, Metric},
+    metric::{About, Counter, Gauge, Held, Histogram, Metric},
     process::*,
     scheduler::*,
     serving::*,

@@ -1,9 +1,6 @@
 //! The pools, the tenants and their jobs.
 
-use attune_domain::{
-    bytes::Bytes,
-    offer::{Offer, OfferDevice},
-};
+use attune_domain::{bytes::Bytes, offer::Offer};
 
 use crate::random::Random;
 
@@ -49,16 +46,9 @@ pub(crate) struct Workload {
 /// Returns the five pools: 100 slots in machines of different memory and price.
 pub(crate) fn pools() -> Vec<Offer> {
     let pool = |(name, gib, free_slots, micro_usd_per_hour): (&str, u64, usize, u64)| Offer {
-        provider: "simulated".into(),
-        name: name.into(),
-        memory: Bytes(gib << 30),
-        reserved: Bytes(0),
         free_slots,
-        threads: 8,
         micro_usd_per_hour,
-        device: OfferDevice::Cpu,
-        spot: false,
-        region: None,
+        ..Offer::cpu("simulated", name, Bytes(gib << 30), 8)
     };
     let pools = [
         ("workstation", 96, 8, 0),

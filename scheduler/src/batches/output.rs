@@ -2,6 +2,7 @@
 
 use attune_domain::batch::BatchEvent;
 use attune_inference::context::Inference;
+use attune_process::failpoint::FailPoint;
 use attune_store::{
     batches::batch::{self, Batch},
     files::{
@@ -58,7 +59,7 @@ pub(crate) async fn finish(
     }
     let [output, errors] = ids;
     batch::finish(&mut tx, (batch.batch_id, worker), event, output, errors).await?;
-    Ok(tx.commit().await?)
+    Ok(tx.commit_at(FailPoint::BatchFinish).await?)
 }
 
 async fn write(inference: &Inference, batch: &Batch, is_error: bool) -> Result<Option<Written>, BatchError> {

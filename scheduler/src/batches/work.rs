@@ -8,7 +8,7 @@ use attune_domain::{
     id::BatchId,
 };
 use attune_inference::{context::Inference, metering::Meter};
-use attune_process::error_chain::chain;
+use attune_process::{error_chain::chain, failpoint::FailPoint};
 use attune_store::{
     batches::{
         batch::{self, Batch},
@@ -88,7 +88,7 @@ async fn one(inference: Inference) -> Result<bool, BatchError> {
     let worker = Uuid::new_v4();
     let mut tx = inference.platform().await?;
     let claimed = batch_queue::claim(&mut tx, worker, STALE_SECONDS).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::BatchClaim).await?;
     let Some(batch) = claimed else { return Ok(false) };
     let now = Now { standing: Standing { state: batch.state, is_late: false }, turn_is_over: false };
     let (told, hears) = watch::channel(now);
@@ -160,13 +160,13 @@ async fn through(
             Err(defects) => {
                 tracing::info!(batch.id = %id, "the file of a batch is refused");
                 match batch::refuse(&mut tx, id, worker, &defects).await {
-                    Ok(()) => return Ok(tx.commit().await?),
+                    Ok(()) => return Ok(tx.commit_at(FailPoint::BatchValidate).await?),
                     error => error,
                 }
             }
         };
         match stepped {
-            Ok(()) => tx.commit().await?,
+            Ok(()) => tx.commit_at(FailPoint::BatchValidate).await?,
             Err(StoreError::Batch(_)) => {} // the batch was cancelled first
             Err(error) => return Err(error.into()),
         }
@@ -222,7 +222,7 @@ async fn ask_all(
 async fn keep(inference: &Inference, id: BatchId, worker: Uuid, asked: Asked) -> Result<(), BatchError> {
     let mut tx = inference.platform().await?;
     let is_kept = batch::answer(&mut tx, id, worker, &asked.answer).await?;
-    tx.commit().await?;
+    tx.commit_at(FailPoint::BatchAnswer).await?;
     if is_kept {
         inference.meter.absorb(&asked.meter);
     }
@@ -271,7 +271,7 @@ async fn end(inference: &Inference, batch: &Batch, worker: Uuid) -> Result<(), B
         BatchState::InProgress => {
             let mut tx = inference.platform().await?;
             batch::step(&mut tx, id, Some(worker), BatchEvent::AnswersComplete).await?;
-            tx.commit().await?;
+            tx.commit_at(FailPoint::BatchAnswered).await?;
             BatchEvent::FilesWritten
         }
         _ => BatchEvent::FilesWritten,
@@ -289,7 +289,7 @@ async fn late_lines(inference: &Inference, batch: &Batch, worker: Uuid) -> Resul
     while let Some((line, text)) = lines.try_next().await? {
         let mut tx = inference.platform().await?;
         batch::answer(&mut tx, batch.batch_id, worker, &ask::too_late(line, &text, &batch.endpoint)).await?;
-        tx.commit().await?;
+        tx.commit_at(FailPoint::BatchAnswer).await?;
     }
     Ok(())
 }

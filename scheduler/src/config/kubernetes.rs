@@ -1,15 +1,11 @@
 //! The settings of a provider of the kind `kubernetes`.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use attune_domain::bytes::Bytes;
 use serde::Deserialize;
 
-/// The maximum number of slots of an offer.
-pub(crate) const MOST_SLOTS: u32 = 64;
+use super::offer_settings::{self, OfferSettings, check_memory, check_price};
 
 /// A `[[provider]]` section of the kind `kubernetes`.
 #[derive(Debug, Clone, Deserialize)]
@@ -55,6 +51,8 @@ pub(crate) struct KubernetesConfig {
     /// The port that replicas listen on, each at the address of its pod.
     #[serde(default = "serving_port")]
     pub(crate) serving_port: u16,
+    /// The port of the metrics of replicas, each at the address of its pod. Default: replicas publish no metrics.
+    pub(crate) metrics_port: Option<u16>,
     /// `true` if the pods' first address is an IPv6 address.
     #[serde(default)]
     pub(crate) ipv6: bool,
@@ -188,24 +186,19 @@ impl KubernetesOffer {
 
     /// Returns the price of an hour in millionths of a US dollar.
     pub(crate) fn micro_usd_per_hour(&self) -> u64 {
-        (self.usd_per_hour.unwrap_or(0.0) * 1e6).round() as u64
+        offer_settings::micro_usd(self.usd_per_hour.unwrap_or(0.0))
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.name.is_empty() || self.name.contains('/') {
-            return Err("name: use at least one character, and no `/`".into());
-        }
         let is_of_catalogue = self.instance_type.is_some();
-        if self.memory() < Bytes::mib(1) && !(self.memory_bytes == 0 && is_of_catalogue) {
-            return Err(format!("memory_bytes: {} is below {}", self.memory_bytes, Bytes::mib(1).0));
-        }
-        if self.threads == 0 && !is_of_catalogue {
-            return Err("threads: 0 is below 1".into());
-        }
-        if !(1..=MOST_SLOTS).contains(&self.slots) {
-            return Err(format!("slots: {} is not from 1 to {MOST_SLOTS}", self.slots));
-        }
-        check_price("usd_per_hour", self.usd_per_hour.unwrap_or(0.0))?;
+        let settings = OfferSettings {
+            name: &self.name,
+            memory_bytes: Some(self.memory_bytes).filter(|bytes| *bytes > 0 || !is_of_catalogue),
+            threads: Some(self.threads).filter(|threads| *threads > 0 || !is_of_catalogue),
+            slots: self.slots,
+            usd_per_hour: self.usd_per_hour.unwrap_or(0.0),
+        };
+        settings.check()?;
         self.gpu.as_ref().map_or(Ok(()), Gpu::check)
     }
 }
@@ -215,20 +208,11 @@ impl Gpu {
         if self.count == 0 {
             return Err("gpu.count: 0 is below 1".into());
         }
-        if Bytes(self.memory_bytes) < Bytes::mib(1) {
-            return Err(format!("gpu.memory_bytes: {} is below {}", self.memory_bytes, Bytes::mib(1).0));
-        }
+        check_memory("gpu.memory_bytes", self.memory_bytes)?;
         if !self.resource.contains('/') {
             return Err(format!("gpu.resource: `{}` has no `/`. Example: nvidia.com/mig-1g.10gb", self.resource));
         }
         Ok(())
-    }
-}
-
-fn check_price(key: &str, usd: f64) -> Result<(), String> {
-    match (0.0..=1e9).contains(&usd) {
-        true => Ok(()),
-        false => Err(format!("{key}: {usd} is not from 0 to 1000000000")),
     }
 }
 
@@ -256,18 +240,17 @@ impl KubernetesConfig {
                 return Err(format!("{name}.{key}: {value} is not from {} to {}", range.start(), range.end()));
             }
         }
+        match self.metrics_port {
+            Some(0) => return Err(format!("{name}.metrics_port: 0 is not from 1 to 65535")),
+            Some(port) if port == self.serving_port => {
+                return Err(format!("{name}.metrics_port: {port} is serving_port too. Set a different port in each."));
+            }
+            _ => {}
+        }
         for (instance, usd) in &self.instance_usd_per_hour {
             check_price(&format!("{name}.instance_usd_per_hour.{instance}"), *usd)?;
         }
-        let mut names = HashSet::new();
-        for offer in &self.offers {
-            if !names.insert(&offer.name) {
-                let twice = &offer.name;
-                return Err(format!("{name}.offer: two have the name `{twice}`. Set a different `name` in each."));
-            }
-            offer.check().map_err(|wrong| format!("{name}.offer {}: {wrong}", offer.name))?;
-        }
-        Ok(())
+        offer_settings::check_offers(name, self.offers.iter().map(|offer| (offer.name.as_str(), offer.check())))
     }
 }
 
@@ -313,6 +296,9 @@ mod tests {
         assert_eq!(minutes, "kubernetes.time_limit_minutes: 0 is not from 1 to 1000000");
         assert_eq!(refused("name = 'x'\nrun_as_user = 0", ""), "x.run_as_user: 0 is not from 1 to 2147483647");
         assert_eq!(refused("serving_port = 80", ""), "kubernetes.serving_port: 80 is not from 1024 to 65535");
+        assert_eq!(refused("metrics_port = 0", ""), "kubernetes.metrics_port: 0 is not from 1 to 65535");
+        let port = refused("metrics_port = 8000", "");
+        assert_eq!(port, "kubernetes.metrics_port: 8000 is serving_port too. Set a different port in each.");
         assert_eq!(refused("", "slots = 65"), "kubernetes.offer a100: slots: 65 is not from 1 to 64");
         let price = refused("", "usd_per_hour = -1");
         assert_eq!(price, "kubernetes.offer a100: usd_per_hour: -1 is not from 0 to 1000000000");

@@ -5,8 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use attune_domain::bytes::Bytes;
 use serde::Deserialize;
 
-/// The maximum number of slots of an offer.
-const MOST_SLOTS: u32 = 64;
+use super::offer_settings::{self, OfferSettings};
 
 /// The seconds before the time limit at which Slurm sends SIGTERM to the program.
 pub(crate) const NOTICE_SECONDS: u32 = 120;
@@ -46,6 +45,9 @@ pub(crate) struct SlurmConfig {
     pub(crate) command_seconds: u64,
     /// The address that replicas listen on. Default: the first that `hostname -I` prints on the node.
     pub(crate) listen_ip: Option<IpAddr>,
+    /// The port of the metrics of a replica in the first slot of the first offer. Each further slot has the next port.
+    /// Default: replicas publish no metrics.
+    pub(crate) metrics_port: Option<u16>,
     /// The offers; never empty.
     #[serde(rename = "offer")]
     pub(crate) offers: Vec<SlurmOffer>,
@@ -99,7 +101,18 @@ impl SlurmOffer {
 
     /// Returns the price of an hour in millionths of a US dollar.
     pub(crate) fn micro_usd_per_hour(&self) -> u64 {
-        (self.usd_per_hour * 1e6).round() as u64
+        offer_settings::micro_usd(self.usd_per_hour)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let settings = OfferSettings {
+            name: &self.name,
+            memory_bytes: Some(self.memory_bytes),
+            threads: Some(self.threads),
+            slots: self.slots,
+            usd_per_hour: self.usd_per_hour,
+        };
+        settings.check()
     }
 }
 
@@ -122,37 +135,16 @@ impl SlurmConfig {
                 return Err(format!("{name}.{key}: {value} is not from 1 to 300"));
             }
         }
-        for (at, offer) in self.offers.iter().enumerate() {
-            if self.offers[..at].iter().any(|earlier| earlier.name == offer.name) {
-                return Err(format!(
-                    "{name}.offer: two have the name `{}`. Set a different `name` in each.",
-                    offer.name
-                ));
+        let offers = self.offers.iter().map(|offer| (offer.name.as_str(), offer.check()));
+        offer_settings::check_offers(name, offers)?;
+        let slots: u32 = self.offers.iter().map(|offer| offer.slots).sum();
+        let most = (u32::from(u16::MAX) + 1).saturating_sub(slots);
+        match self.metrics_port {
+            Some(port) if !(1024..=most).contains(&u32::from(port)) => {
+                Err(format!("{name}.metrics_port: {port} is not from 1024 to {most}: each of {slots} slots has a port"))
             }
-            offer.check().map_err(|wrong| format!("{name}.offer {}: {wrong}", offer.name))?;
+            _ => Ok(()),
         }
-        Ok(())
-    }
-}
-
-impl SlurmOffer {
-    fn check(&self) -> Result<(), String> {
-        if self.name.is_empty() || self.name.contains('/') {
-            return Err("name: use at least one character, and no `/`".into());
-        }
-        if self.memory() < Bytes::mib(1) {
-            return Err(format!("memory_bytes: {} is below {}", self.memory_bytes, Bytes::mib(1).0));
-        }
-        if self.threads == 0 {
-            return Err("threads: 0 is below 1".into());
-        }
-        if !(1..=MOST_SLOTS).contains(&self.slots) {
-            return Err(format!("slots: {} is not from 1 to {MOST_SLOTS}", self.slots));
-        }
-        if !(0.0..=1e9).contains(&self.usd_per_hour) {
-            return Err(format!("usd_per_hour: {} is not from 0 to 1000000000", self.usd_per_hour));
-        }
-        Ok(())
     }
 }
 
@@ -193,6 +185,13 @@ mod tests {
         assert_eq!(twice, "slurm.offer: two have the name `a100`. Set a different `name` in each.");
         let small = read(&format!("{LEAST}{}", OFFER.replace("64_000_000_000", "0"))).unwrap_err();
         assert_eq!(small, "slurm.offer a100: memory_bytes: 0 is below 1048576");
+        assert_eq!(
+            read(&format!("{LEAST}metrics_port = 65_472\n{OFFER}slots = 64")).unwrap().metrics_port,
+            Some(65_472)
+        );
+        let port = refused("metrics_port = 65_473", "slots = 64");
+        assert_eq!(port, "slurm.metrics_port: 65473 is not from 1024 to 65472: each of 64 slots has a port");
+        assert!(refused("metrics_port = 80", "").starts_with("slurm.metrics_port: 80 is not from 1024 to 65535"));
         let none = read(&format!("{LEAST}offer = []")).unwrap_err();
         assert_eq!(none, "slurm.offer: there is none. Add a [[provider.offer]] section.");
         assert!(read(&format!("{LEAST}{OFFER}gpus = 1")).unwrap_err().contains("gpus"));

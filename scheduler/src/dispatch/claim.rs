@@ -237,23 +237,14 @@ async fn create(
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::offer::OfferDevice;
-
     use super::*;
 
     #[test]
     fn a_new_run_is_subtracted_from_the_offer_of_its_provider() {
         let offer = |provider: &str| Offer {
-            provider: provider.into(),
-            name: "this machine".into(),
-            memory: Bytes::mib(100),
             reserved: Bytes::mib(10),
             free_slots: 2,
-            threads: 2,
-            micro_usd_per_hour: 0,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
+            ..Offer::cpu(provider, "this machine", Bytes::mib(100), 2)
         };
         let mut offers = [offer("near"), offer("far")];
         let resources = Resources { offer: "this machine".into(), memory: Bytes::mib(60), threads: 2 };

@@ -150,7 +150,7 @@ mod tests {
         architecture::Architecture,
         bytes::Bytes,
         memory::with_margin,
-        offer::{ComputeLimits, OfferDevice, Terms, right_size},
+        offer::{ComputeLimits, Terms, right_size},
         spec::{
             Auto, Requested, TrainSpec,
             request::{Hyperparameters, TrainerFields},
@@ -159,9 +159,7 @@ mod tests {
 
     use super::*;
 
-    const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
-        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
-        "max_position_embeddings": 8192, "tie_word_embeddings": true}"#;
+    const SMOLLM2: &str = include_str!("../../../domain/testdata/smollm2.json");
 
     fn placed(decision: Decision) -> Placement {
         match decision {
@@ -185,19 +183,7 @@ mod tests {
     }
 
     fn offer(memory: Bytes, reserved: Bytes, free_slots: usize) -> Offer {
-        let (provider, name) = ("local".into(), "this machine".into());
-        Offer {
-            provider,
-            name,
-            memory,
-            reserved,
-            free_slots,
-            threads: 2,
-            micro_usd_per_hour: 0,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        }
+        Offer { reserved, free_slots, ..Offer::cpu("local", "this machine", memory, 2) }
     }
 
     fn with_work<T>(asked: &Requested, then: impl FnOnce(Workload<'_>) -> T) -> T {

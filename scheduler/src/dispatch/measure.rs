@@ -115,16 +115,10 @@ mod tests {
     #[test]
     fn the_offers_of_an_estimate_are_those_that_are_large_enough_when_idle() {
         let offer = |name: &str, mib: u64, price: u64| Offer {
-            provider: "local".into(),
-            name: name.into(),
-            memory: Bytes::mib(mib),
             reserved: Bytes::mib(mib),
             free_slots: 0,
-            threads: 2,
             micro_usd_per_hour: price,
-            device: attune_domain::offer::OfferDevice::Cpu,
-            spot: false,
-            region: None,
+            ..Offer::cpu("local", name, Bytes::mib(mib), 2)
         };
         let offers = vec![offer("small", 10, 0), offer("dear", 200, 9), offer("right", 300, 5)];
         assert!(large_enough(Bytes::mib(1000), offers.clone()).is_empty());

@@ -55,16 +55,9 @@ mod tests {
     #[test]
     fn every_other_offer_has_its_reason() {
         let offer = |name: &str, mib: u64, free_slots: usize, price: u64| Offer {
-            provider: "local".into(),
-            name: name.into(),
-            memory: Bytes::mib(mib),
-            reserved: Bytes(0),
             free_slots,
-            threads: 2,
             micro_usd_per_hour: price,
-            device: attune_domain::offer::OfferDevice::Cpu,
-            spot: false,
-            region: None,
+            ..Offer::cpu("local", name, Bytes::mib(mib), 2)
         };
         let offers = [
             offer("tiny", 10, 1, 0),

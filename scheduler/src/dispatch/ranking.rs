@@ -31,27 +31,14 @@ pub(super) fn rank(waiting: &mut [WaitingJob], terms: &HashMap<JobId, JobTerms>,
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::{
-        bytes::Bytes,
-        offer::{ComputeLimits, OfferDevice},
-    };
+    use attune_domain::{bytes::Bytes, offer::ComputeLimits};
     use attune_store::ids;
 
     use super::*;
 
     fn offer(name: &str, price: u64) -> Offer {
-        Offer {
-            provider: "local".into(),
-            name: name.into(),
-            memory: Bytes::mib(1000),
-            reserved: Bytes(0),
-            free_slots: 1,
-            threads: 2,
-            micro_usd_per_hour: price,
-            device: OfferDevice::Cpu,
-            spot: name == "spot",
-            region: None,
-        }
+        let spot = name == "spot";
+        Offer { micro_usd_per_hour: price, spot, ..Offer::cpu("local", name, Bytes::mib(1000), 2) }
     }
 
     fn job(seconds: f64) -> WaitingJob {

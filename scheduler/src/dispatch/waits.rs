@@ -81,7 +81,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use attune_domain::{
-        offer::{ComputeLimits, OfferDevice, Terms},
+        offer::{ComputeLimits, Terms},
         placement::Placement,
     };
     use attune_store::ids;
@@ -89,18 +89,8 @@ mod tests {
     use super::*;
 
     fn offer(name: &str, mib: u64, free_slots: usize) -> Offer {
-        Offer {
-            provider: "local".into(),
-            name: name.into(),
-            memory: Bytes::mib(mib),
-            reserved: Bytes::mib(50),
-            free_slots,
-            threads: 2,
-            micro_usd_per_hour: mib,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        }
+        let (reserved, idle) = (Bytes::mib(50), Offer::cpu("local", name, Bytes::mib(mib), 2));
+        Offer { reserved, free_slots, micro_usd_per_hour: mib, ..idle }
     }
 
     fn plan() -> Plan {

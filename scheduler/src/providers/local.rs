@@ -14,11 +14,7 @@ use std::{
     time::Duration,
 };
 
-use attune_domain::{
-    bytes::Bytes,
-    offer::{Offer, OfferDevice},
-    run::EXIT_INTERRUPTED,
-};
+use attune_domain::{bytes::Bytes, offer::Offer, run::EXIT_INTERRUPTED};
 use futures::future::BoxFuture;
 use secrecy::ExposeSecret;
 use tokio::{
@@ -238,17 +234,11 @@ impl Provider for Local {
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
+        let settings = &self.settings;
         let offer = Offer {
-            provider: self.settings.name.clone(),
-            name: "this machine".into(),
-            memory: self.settings.memory,
-            reserved: Bytes(0),
-            free_slots: self.settings.max_concurrent_runs,
-            threads: self.settings.threads,
-            micro_usd_per_hour: self.settings.micro_usd_per_hour,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
+            free_slots: settings.max_concurrent_runs,
+            micro_usd_per_hour: settings.micro_usd_per_hour,
+            ..Offer::cpu(&settings.name, "this machine", settings.memory, settings.threads)
         };
         Box::pin(async { Ok(vec![offer]) })
     }

@@ -88,23 +88,10 @@ impl Market {
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::offer::OfferDevice;
-
     use super::*;
 
     fn offers(provider: &str, mib: u64) -> Vec<Offer> {
-        vec![Offer {
-            provider: provider.into(),
-            name: "one".into(),
-            memory: Bytes::mib(mib),
-            reserved: Bytes(0),
-            free_slots: 1,
-            threads: 2,
-            micro_usd_per_hour: 0,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        }]
+        vec![Offer::cpu(provider, "one", Bytes::mib(mib), 2)]
     }
 
     #[test]

@@ -16,5 +16,7 @@ pub(crate) mod oom;
 pub(crate) mod provider;
 /// The registry of the configured providers.
 pub(crate) mod registry;
+/// The slots of an offer of a cluster.
+pub(crate) mod slots;
 /// The Slurm provider: jobs of a Slurm cluster.
 pub(crate) mod slurm;

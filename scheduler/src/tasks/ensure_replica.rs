@@ -136,24 +136,12 @@ async fn start(
 mod tests {
     use super::*;
 
-    const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
-        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
-        "max_position_embeddings": 8192, "tie_word_embeddings": true}"#;
+    const SMOLLM2: &str = include_str!("../../../domain/testdata/smollm2.json");
 
     fn decided(memory: u64, reserved: u64) -> Decision {
         let architecture = Architecture::from_config_json(SMOLLM2.as_bytes()).unwrap();
-        let offer = Offer {
-            provider: "local".into(),
-            name: "this machine".into(),
-            memory: Bytes::mib(memory),
-            reserved: Bytes::mib(reserved),
-            free_slots: 0,
-            threads: 2,
-            micro_usd_per_hour: 0,
-            device: attune_domain::offer::OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        };
+        let idle = Offer::cpu("local", "this machine", Bytes::mib(memory), 2);
+        let offer = Offer { reserved: Bytes::mib(reserved), free_slots: 0, ..idle };
         decide(&architecture, Quantization::None, &[offer])
     }
 

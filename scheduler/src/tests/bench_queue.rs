@@ -50,18 +50,8 @@ impl Provider for Launches {
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
-        let offer = Offer {
-            provider: "local".into(),
-            name: "this machine".into(),
-            memory: Bytes::mib(1 << 30),
-            reserved: Bytes(0),
-            free_slots: self.slots.load(Relaxed),
-            threads: 2,
-            micro_usd_per_hour: 0,
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        };
+        let idle = Offer::cpu("local", "this machine", Bytes::mib(1 << 30), 2);
+        let offer = Offer { free_slots: self.slots.load(Relaxed), ..idle };
         Box::pin(async { Ok(vec![offer]) })
     }
 

@@ -9,7 +9,6 @@ use attune_domain::{
     run::Blob,
     spec::{AdapterSpec, Quantization},
 };
-use chrono::Utc;
 use serde_json::json;
 use sqlx::PgConnection;
 
@@ -63,9 +62,10 @@ pub async fn insert(tx: &mut PgConnection, new: NewVersion) -> Result<AdapterVer
     )
     .fetch_one(&mut *tx)
     .await?;
-    let project = sqlx::query_scalar!("select name from project where project_id = $1", new.project_id.uuid())
-        .fetch_one(&mut *tx)
-        .await?;
+    let project =
+        sqlx::query!(r#"select name, now() as "now!" from project where project_id = $1"#, new.project_id.uuid(),)
+            .fetch_one(&mut *tx)
+            .await?;
     let id: AdapterVersionId = ids::id();
     let made = AdapterVersion {
         adapter_version_id: id,
@@ -75,8 +75,8 @@ pub async fn insert(tx: &mut PgConnection, new: NewVersion) -> Result<AdapterVer
         digest: base_model::digest(&new.files),
         base_model_id: new.base.base_model_id,
         model_name: match new.job_id {
-            Some(job) => model_name::of_job(&new.base.name, &project, new.suffix.as_deref(), job),
-            None => model_name::of_import(&new.base.name, &project, new.suffix.as_deref(), id),
+            Some(job) => model_name::of_job(&new.base.name, &project.name, new.suffix.as_deref(), job),
+            None => model_name::of_import(&new.base.name, &project.name, new.suffix.as_deref(), id),
         },
         base_model: new.base.name,
         quantization: new.quantization,
@@ -86,7 +86,7 @@ pub async fn insert(tx: &mut PgConnection, new: NewVersion) -> Result<AdapterVer
         manifest: None,
         chat_template_sha256: new.chat_template_sha256,
         aliases: Vec::new(),
-        created_at: Utc::now(),
+        created_at: project.now,
     };
     let manifest = manifest::write(&made, new.base.digest, new.origin)?;
     write(tx, new.project_id, &made, &manifest).await?;

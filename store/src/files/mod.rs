@@ -4,6 +4,8 @@
 pub mod blob;
 /// Files: datasets, inputs and results.
 pub mod file;
+/// Content that a killed process left in the bucket.
+pub(crate) mod leftovers;
 /// Metrics of requests to the object store.
 mod object_metrics;
 /// The object store and its keys.

@@ -37,15 +37,18 @@ const FIRST_BYTES: usize = 64 << 10;
 /// A client of one bucket.
 #[derive(Debug, Clone)]
 pub struct Objects {
-    client: Client,
-    bucket: String,
+    pub(super) client: Client,
+    pub(super) bucket: String,
 }
 
 /// Returns the key of content.
 #[must_use]
 pub fn blob_key(sha256: Sha256) -> String {
-    format!("blob/{sha256}")
+    format!("{BLOB}{sha256}")
 }
+
+/// The key prefix of content that is stored under its digest.
+pub(crate) const BLOB: &str = "blob/";
 
 /// The key prefix of content whose digest is not known yet.
 pub(crate) const STAGED: &str = "upload/";
@@ -208,18 +211,21 @@ impl Objects {
         deleted.map(drop).map_err(|e| refused("delete", key, e))
     }
 
-    /// Returns keys of [`upload_key`] that have objects, in order, after `after`; one page at a time.
+    /// Returns the objects under keys of [`upload_key`], in the order of their keys, after `after`; one page at a time.
     ///
     /// # Errors
     /// [`StoreError::Object`].
-    pub(crate) async fn staged(&self, after: Option<&str>) -> Result<Vec<String>, StoreError> {
+    pub(crate) async fn staged(&self, after: Option<&str>) -> Result<Vec<StagedObject>, StoreError> {
         // With the delimiter the embedded server reads that folder alone.
         let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(STAGED).delimiter("/");
         let timing = Timing::of("list");
         let page = list.set_start_after(after.map(str::to_owned)).send().await;
         timing.end(&page);
         let page = page.map_err(|e| StoreError::object("list", STAGED, e))?;
-        Ok(page.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect())
+        let staged = page.contents().iter().filter_map(|object| {
+            Some(StagedObject { key: object.key()?.to_owned(), stored_at: object.last_modified()?.secs() })
+        });
+        Ok(staged.collect())
     }
 
     /// Returns a presigned URL that downloads the object, valid for an hour.
@@ -259,8 +265,17 @@ impl Objects {
     }
 }
 
+/// An object whose content has no digest yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StagedObject {
+    /// The key.
+    pub(crate) key: String,
+    /// The time at which it was stored, by the object store's clock, in seconds since 1970.
+    pub(crate) stored_at: i64,
+}
+
 /// Converts an SDK error, with the service's error response if there was one.
-fn refused<E>(action: &'static str, key: &str, error: SdkError<E>) -> StoreError
+pub(super) fn refused<E>(action: &'static str, key: &str, error: SdkError<E>) -> StoreError
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
@@ -274,7 +289,7 @@ fn presigning(key: &str) -> Result<PresigningConfig, StoreError> {
     PresigningConfig::expires_in(URL_LIFE).map_err(|e| StoreError::object("sign", key, e))
 }
 
-/// An object that is being written. Dropping it without [`Upload::abort`] leaves invisible parts in the bucket.
+/// An object that is being written. Dropping it without [`Upload::abort`] leaves invisible parts until the sweep.
 #[derive(Debug)]
 pub struct Upload {
     objects: Objects,

@@ -2,7 +2,7 @@
 //! caller disconnects, or the handler is dropped for any other reason.
 
 use attune_domain::{bytes::Bytes, digest::Sha256};
-use attune_process::error_chain::chain;
+use attune_process::{error_chain::chain, failpoint::FailPoint};
 use sha2::Digest;
 use sqlx::PgPool;
 use tokio::task::JoinError;
@@ -165,7 +165,7 @@ impl Staged {
     pub async fn place(self, db: &PgPool, arrived: &Arrived, what: &'static str) -> Result<(), StagingError> {
         let mut tx = db::platform(db).await?;
         blob::announce(&mut tx, &[arrived.sha256]).await?;
-        tx.commit().await?;
+        tx.commit_at(FailPoint::ContentAnnounce).await?;
         if self.objects.head(&blob_key(arrived.sha256)).await? == Some(arrived.bytes) {
             self.discard().await;
             return Ok(());

@@ -11,7 +11,7 @@ use strum::{EnumString, IntoStaticStr};
 
 use crate::{
     error::{StoreError, named},
-    files::objects::{Objects, STAGED},
+    files::objects::Objects,
     ids,
     sweep_batch::Batch,
 };
@@ -314,14 +314,11 @@ pub async fn cancel(tx: &mut PgConnection, id: UploadId) -> Result<(), StoreErro
     Ok(())
 }
 
-/// The number of parts and objects deleted in one transaction.
+/// The number of parts deleted in one transaction.
 const SWEPT_AT_ONCE: i64 = 100;
 
 /// Days after its creation for which an ended upload is kept.
 pub const KEPT_DAYS: i32 = 30;
-
-/// Seconds that an object may remain that is neither at its final key nor a part: longer than any request takes.
-pub const STAGED_SECONDS: u64 = 24 * 3600;
 
 /// Marks expired uploads, and deletes parts that are not needed any more. Covers all projects: for the platform's own
 /// transactions.
@@ -369,38 +366,6 @@ pub(crate) async fn forget_old(tx: &mut PgConnection) -> Result<Batch, StoreErro
     .await?;
     let gone = forgotten.rows_affected();
     Ok(Batch { gone, has_more: gone >= SWEPT_AT_ONCE.unsigned_abs() })
-}
-
-/// Deletes objects left by a process that ended in the middle of a request: completely uploaded, but neither parts nor
-/// at their final key.
-///
-/// # Errors
-/// [`StoreError::Object`], [`StoreError::Database`].
-pub(crate) async fn sweep_staged(tx: &mut PgConnection, objects: &Objects) -> Result<Batch, StoreError> {
-    let (mut gone, mut after) = (0, None);
-    loop {
-        let page = objects.staged(after.as_deref()).await?;
-        let old: Vec<String> = page.iter().filter(|key| is_staged_for_long(key)).cloned().collect();
-        let named = sqlx::query_scalar!("select object_key from upload_part where object_key = any($1)", &old)
-            .fetch_all(&mut *tx)
-            .await?;
-        for key in old.iter().filter(|key| !named.contains(key)) {
-            objects.delete(key).await?;
-            gone += 1;
-        }
-        // The keys are in order of time: after a recent one there are only more recent ones.
-        match page.last() {
-            Some(last) if old.len() == page.len() => after = Some(last.clone()),
-            _ => return Ok(Batch { gone, has_more: false }),
-        }
-    }
-}
-
-/// Returns whether a staged object is older than [`STAGED_SECONDS`]; its key contains the time.
-fn is_staged_for_long(key: &str) -> bool {
-    let made = key.strip_prefix(STAGED).and_then(|id| id.parse::<uuid::Uuid>().ok()).and_then(|id| id.get_timestamp());
-    let now = ids::uuid().get_timestamp();
-    made.zip(now).is_some_and(|(made, now)| now.to_unix().0.saturating_sub(made.to_unix().0) > STAGED_SECONDS)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use attune_domain::{
     id::{JobId, RunId},
-    job::{JobEvent, JobState},
+    job::{JobEvent, JobState, PauseReason},
     retry::{MOST_SETBACKS, pause_seconds},
 };
 use sqlx::PgConnection;
@@ -65,8 +65,9 @@ struct Barren {
 /// Ends a lost run: its job is queued again and resumes from the last checkpoint, after a delay if there is no new one;
 /// or, after too many attempts without a new one, it fails with the reason. A job that was being cancelled becomes
 /// cancelled, one that was pausing becomes paused. A job whose run ended through no fault of its own is refunded the
-/// work that is done again: the steps and the node's time after the last checkpoint. After a run that ran out of
-/// memory, the job's next run has other terms.
+/// work that is done again: the steps and the node's time after the last checkpoint. A run that was being stopped for
+/// another job counts as such a run, whatever its end. After a run that ran out of memory, the job's next run has other
+/// terms.
 ///
 /// Returns the job's state, or `None` if the run had ended meanwhile.
 ///
@@ -83,23 +84,25 @@ pub async fn lost(tx: &mut PgConnection, id: RunId, loss: &Loss) -> Result<Optio
     }
     run::end(tx, id, if loss.blame == Blame::Memory { Outcome::OutOfMemory } else { Outcome::Lost }).await?;
     let job_id = JobId::new(row.job_id);
-    let barren = count(tx, job_id, id, loss.blame).await?;
-    let held = sqlx::query_scalar!("select state from job where job_id = $1 for update", row.job_id)
+    let job = sqlx::query!("select state, pause_reason from job where job_id = $1 for update", row.job_id)
         .fetch_one(&mut *tx)
         .await?;
-    let pause = match loss.blame {
+    let held = job::state(&job.state)?;
+    let is_preempted = held == JobState::Pausing && job.pause_reason.as_deref() == Some(PauseReason::Preempted.name());
+    let blame = if is_preempted && loss.blame != Blame::Memory { Blame::Nobody } else { loss.blame };
+    let barren = count(tx, job_id, id, blame).await?;
+    let pause = match blame {
         Blame::Memory | Blame::Nobody => 0,
         Blame::Job { .. } | Blame::Circumstances => {
             pause_seconds(barren.by_job.saturating_add(barren.by_circumstances).unsigned_abs())
         }
     };
-    let held = job::state(&held)?;
-    let is_wanted = !matches!(held, JobState::Cancelling | JobState::Pausing);
-    if is_wanted && matches!(loss.blame, Blame::Circumstances | Blame::Nobody) {
+    let is_wanted = is_preempted || !matches!(held, JobState::Cancelling | JobState::Pausing);
+    if is_wanted && matches!(blame, Blame::Circumstances | Blame::Nobody) {
         let kept_step = checkpoint::newest(tx, job_id).await?.map_or(0, |checkpoint| checkpoint.step);
         usage::refund_run(tx, id, kept_step, NodeTime::AfterCheckpoint).await?;
     }
-    let next = match loss.blame {
+    let next = match blame {
         Blame::Memory => memory_ladder::climb(tx, job_id, id, held, &loss.reason).await?,
         _ => job::step_held(tx, job_id, id, &step(held, &barren, pause, loss)).await?,
     };

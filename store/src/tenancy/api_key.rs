@@ -2,6 +2,8 @@
 //!
 //! A secret is never stored, only its SHA-256. It has 256 random bits, so no slow hash is needed.
 
+use std::time::Duration;
+
 use attune_domain::{
     access::{Actor, Scope},
     id::{ApiKey as ApiKeyKind, ApiKeyId, OrganizationId, ProjectId},
@@ -38,8 +40,8 @@ pub struct KeyGrant {
     pub holder: Holder,
     /// The scopes.
     pub scopes: Vec<Scope>,
-    /// The time at which it expires.
-    pub expires_at: Option<DateTime<Utc>>,
+    /// The time after which it expires; `None`: it does not.
+    pub expires_in: Option<Duration>,
 }
 
 /// A key as its owner may see it: without the secret.
@@ -65,8 +67,8 @@ pub struct NewKey<'a> {
     pub name: &'a str,
     /// The scopes.
     pub scopes: &'a [Scope],
-    /// The time at which it expires.
-    pub expires_at: Option<DateTime<Utc>>,
+    /// The seconds after which it expires; `None`: it does not.
+    pub expires_in_seconds: Option<u32>,
 }
 
 /// Stores the hash of a key that was generated elsewhere, with every scope, including the installation's
@@ -100,7 +102,7 @@ pub async fn insert(db: &mut PgConnection, new: &NewKey<'_>) -> Result<(ApiKey, 
     let row = sqlx::query_as!(
         Row,
         "insert into api_key (api_key_id, project_id, name, secret_hash, hint, scopes, expires_at)
-         values ($1, $2, $3, $4, $5, $6, $7)
+         values ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7))
          returning api_key_id, project_id, name, hint, scopes, created_at, last_used_at, expires_at",
         ids::id::<ApiKeyKind>().uuid(),
         new.project_id.uuid(),
@@ -108,7 +110,7 @@ pub async fn insert(db: &mut PgConnection, new: &NewKey<'_>) -> Result<(ApiKey, 
         ids::hash(&secret),
         key_text::redact(&secret),
         &scopes[..],
-        new.expires_at,
+        new.expires_in_seconds.map(f64::from),
     )
     .fetch_one(db)
     .await?;
@@ -171,17 +173,18 @@ pub async fn revoke(db: &mut PgConnection, project: ProjectId, id: ApiKeyId) -> 
     if revoked.rows_affected() == 1 { Ok(()) } else { Err(StoreError::NotFound("API key")) }
 }
 
-/// Returns the access of the key with this hash; `None`: unknown, revoked, or its project is archived. The caller
-/// checks expiry, since it may cache the answer.
+/// Returns the access of the key with this hash; `None`: unknown, revoked, expired by the database's clock, or its
+/// project is archived. A caller that caches the answer forgets it when the key expires.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn by_hash(db: &mut PgConnection, secret_hash: &[u8]) -> Result<Option<KeyGrant>, StoreError> {
     let row = sqlx::query!(
-        "select k.api_key_id, k.project_id, k.scopes, k.expires_at, p.name as project, o.organization_id,
-             o.name as organization
+        "select k.api_key_id, k.project_id, k.scopes, extract(epoch from k.expires_at - now())::float8 as expires_in,
+             p.name as project, o.organization_id, o.name as organization
          from api_key k join project p using (project_id) join organization o using (organization_id)
-         where k.secret_hash = $1 and k.revoked_at is null and p.archived_at is null",
+         where k.secret_hash = $1 and k.revoked_at is null and p.archived_at is null
+             and (k.expires_at is null or k.expires_at > now())",
         secret_hash,
     )
     .fetch_optional(db)
@@ -197,7 +200,8 @@ pub async fn by_hash(db: &mut PgConnection, secret_hash: &[u8]) -> Result<Option
         organization: row.organization,
         administers_installation: scopes.contains(&Scope::Installation),
     };
-    Ok(Some(KeyGrant { holder, scopes, expires_at: row.expires_at }))
+    let expires_in = row.expires_in.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+    Ok(Some(KeyGrant { holder, scopes, expires_in }))
 }
 
 /// Records the time of use; at most once a minute, so that a busy key does not write with every request.

@@ -7,7 +7,7 @@ use attune_domain::{
     id::JobId,
     job::{JobState, PauseReason},
     memory::MemoryEstimate,
-    offer::{Offer, OfferDevice},
+    offer::Offer,
     run::{Directive, RunEvent, metric::MetricName, processor::Processor},
 };
 use sqlx::{PgConnection, PgPool};
@@ -184,18 +184,7 @@ async fn metrics_of_a_step_that_was_done_again_are_those_of_the_last_time(pool: 
 }
 
 fn offer_of(provider: &str, name: &str) -> Offer {
-    Offer {
-        provider: provider.into(),
-        name: name.into(),
-        memory: Bytes::mib(1000),
-        reserved: Bytes(0),
-        free_slots: 2,
-        threads: 2,
-        micro_usd_per_hour: 7,
-        device: OfferDevice::Cpu,
-        spot: false,
-        region: None,
-    }
+    Offer { free_slots: 2, micro_usd_per_hour: 7, ..Offer::cpu(provider, name, Bytes::mib(1000), 2) }
 }
 
 #[sqlx::test(migrations = false)]

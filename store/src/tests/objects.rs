@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use attune_bucket::Bucket;
 use attune_domain::bytes::Bytes;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -24,8 +25,7 @@ use crate::{
 
 /// Starts a server on a free port; it ends with the test's runtime.
 pub(super) async fn server(folder: &Path) -> Objects {
-    let files = s3s_fs::FileSystem::new(folder).unwrap();
-    let mut service = S3ServiceBuilder::new(files);
+    let mut service = S3ServiceBuilder::new(Bucket::open(folder).unwrap());
     service.set_auth(SimpleAuth::from_single("key", "secret"));
     let service = service.build();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,6 +1,10 @@
 //! The sweep: expired rows and objects are deleted in one pass, the longest due first, even if some fail.
 
-use std::time::Duration;
+use std::{
+    fs::{self, File},
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use sqlx::PgPool;
 
@@ -8,6 +12,7 @@ use super::objects::server;
 use crate::{
     files::{
         blob,
+        leftovers::STAGED_SECONDS,
         objects::{Objects, blob_key, upload_key},
     },
     jobs::job,
@@ -80,6 +85,12 @@ async fn content_that_cannot_be_deleted_keeps_nothing_else_from_being_swept(pool
     assert_eq!(count(&pool, "select count(*) from loose_blob where delete_after > now()").await, 2, "later");
 }
 
+/// Makes a file of the object store an hour older than content that is in use can be.
+fn age(path: &Path) {
+    let old = SystemTime::now() - Duration::from_secs(STAGED_SECONDS + 3600);
+    File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+}
+
 async fn staged(objects: &Objects, key: &str) -> String {
     objects.put(key, "part").await.unwrap();
     key.to_owned()
@@ -90,15 +101,12 @@ async fn limit_of_a_staged_object_s_time_removes_what_a_dead_process_left(pool: 
     let seed = seed(&pool).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let objects = server(folder.path()).await;
-    let old = |random: u128| {
-        // A day and an hour ago, by the time in its key.
-        let seconds =
-            uuid::Uuid::now_v7().get_timestamp().unwrap().to_unix().0 - crate::files::upload::STAGED_SECONDS - 3600;
-        let bits = (u128::from(seconds * 1000) << 80) | (7 << 76) | (2 << 62) | random;
-        format!("upload/{}", uuid::Uuid::from_u128(bits).simple())
-    };
-    let (left, part, young) =
-        (staged(&objects, &old(1)).await, staged(&objects, &old(2)).await, staged(&objects, &upload_key()).await);
+    let (left, part) = (staged(&objects, &upload_key()).await, staged(&objects, &upload_key()).await);
+    for key in [&left, &part] {
+        age(&folder.path().join("attune").join(key));
+    }
+    // The clock of the process that chose this key was years behind.
+    let young = staged(&objects, &format!("upload/{:032x}", 7_u128 << 76)).await;
     sqlx::query(
         "with pending as (insert into upload (upload_id, project_id, filename, purpose, bytes)
              values (gen_random_uuid(), $1, 'a', 'user_data', 4) returning upload_id)
@@ -114,6 +122,36 @@ async fn limit_of_a_staged_object_s_time_removes_what_a_dead_process_left(pool: 
     for (key, stays) in [(left, false), (part, true), (young, true)] {
         assert_eq!(objects.head(&key).await.unwrap().is_some(), stays, "{key}");
     }
+}
+
+/// Returns the files of unfinished multipart uploads.
+fn files_of_uploads(folder: &Path) -> Vec<std::path::PathBuf> {
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.is_file() && path.to_str().unwrap().contains(".upload")).collect()
+}
+
+#[sqlx::test(migrations = false)]
+async fn limit_of_an_unfinished_upload_s_time_aborts_what_a_dead_process_left(pool: PgPool) {
+    seed(&pool).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let objects = server(folder.path()).await;
+    // Six MiB: one part is stored, the rest is not. The process is killed, so that nothing aborts the upload.
+    let mut dead = objects.upload(&upload_key());
+    dead.write(&vec![7; 6 << 20]).await.unwrap();
+    std::mem::forget(dead);
+    assert_eq!(files_of_uploads(folder.path()).len(), 3, "its ID, its metadata and its part");
+    assert_eq!(sweep::pass(&pool, &objects, PATIENCE).await, [], "it may still be in progress");
+    files_of_uploads(folder.path()).iter().for_each(|path| age(path));
+    let mut living = objects.upload(&upload_key());
+    living.write(&vec![7; 6 << 20]).await.unwrap();
+    // An upload of another program's is left alone.
+    let mut foreign = objects.upload("other");
+    foreign.write(&vec![7; 6 << 20]).await.unwrap();
+    assert_eq!(sweep::pass(&pool, &objects, PATIENCE).await, [Swept { kind: "multipart uploads", gone: 1 }]);
+    assert_eq!(files_of_uploads(folder.path()).len(), 6);
+    living.finish().await.unwrap();
+    foreign.abort().await;
+    assert!(files_of_uploads(folder.path()).is_empty());
 }
 
 #[sqlx::test(migrations = false)]

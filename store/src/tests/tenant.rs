@@ -33,6 +33,13 @@ async fn a_key_authorizes_until_it_is_revoked(pool: PgPool) {
     );
     api_key::touch(&mut conn, grant.holder.api_key_id.unwrap()).await.unwrap();
     assert!(api_key::by_hash(&mut conn, &ids::hash("sk-attune-other")).await.unwrap().is_none());
+    assert_eq!(grant.expires_in, None);
+    sqlx::query("update api_key set expires_at = now() + interval '1 hour'").execute(&mut *conn).await.unwrap();
+    let rest = api_key::by_hash(&mut conn, &hash).await.unwrap().unwrap().expires_in.unwrap();
+    assert!((3_500..=3_600).contains(&rest.as_secs()), "{rest:?}");
+    sqlx::query("update api_key set expires_at = now()").execute(&mut *conn).await.unwrap();
+    assert!(api_key::by_hash(&mut conn, &hash).await.unwrap().is_none(), "expired");
+    sqlx::query("update api_key set expires_at = null").execute(&mut *conn).await.unwrap();
     sqlx::query("update api_key set revoked_at = now()").execute(&mut *conn).await.unwrap();
     assert!(api_key::by_hash(&mut conn, &hash).await.unwrap().is_none());
 }

@@ -25,6 +25,8 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
+use crate::house::get;
+
 fn gzip(content: &[u8]) -> Vec<u8> {
     let mut packer = GzEncoder::new(Vec::new(), Compression::default());
     packer.write_all(content).unwrap();
@@ -98,12 +100,6 @@ async fn upload(platform: &Platform, name: &str, bytes: Vec<u8>) -> (u16, Value)
     // The file comes before its purpose: the order must not matter.
     let form = Form::new().part("file", Part::bytes(bytes).file_name(name.to_owned())).text("purpose", "fine-tune");
     send(platform, "/v1/files", form).await
-}
-
-async fn get(platform: &Platform, path: &str) -> Value {
-    let (status, answer) = platform.call(Method::GET, path, None).await.unwrap();
-    assert_eq!(status, 200, "{path}: {answer}");
-    answer
 }
 
 async fn content(platform: &Platform, id: &Value) -> Vec<u8> {

@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    process::Stdio,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -24,11 +23,10 @@ use attune_domain::{
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use serde_json::json;
-use tokio::process::Command;
 
 use super::{
     FACTORS, asked_with, early_stopping, going_back,
-    platform::{Deadly, Platform, REQUESTS, Request, TOKEN},
+    platform::{Deadly, Platform, REQUESTS, Request},
     published_sha256, setting, tiny, tiny_world,
 };
 
@@ -94,16 +92,7 @@ async fn attempt(platform: &Platform, spec: &TrainTask, cache: &Path, kill: Opti
         world.requests.clear();
         world.deadly = if let Some(Kill::At(deadly)) = kill { Some(deadly) } else { None };
     }
-    let mut process = Command::new(env!("CARGO_BIN_EXE_attune-trainer"))
-        .args(["--api-url", &platform.url, "--cache-dir"])
-        .arg(cache)
-        .env("ATTUNE_RUN_TOKEN", TOKEN)
-        .env("RUST_LOG", "warn")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut process = platform.trainer(cache).spawn().unwrap();
     let after = if let Some(Kill::After(delay)) = kill { delay } else { PATIENCE };
     let ended = tokio::select! {
         status = process.wait() => Some(status.unwrap()),

@@ -7,6 +7,7 @@ mod continuing;
 mod early_stopping;
 mod gate;
 mod going_back;
+mod grading;
 mod kill_points;
 mod learning_rate;
 mod memory_cases;

@@ -47,6 +47,12 @@ impl Shape {
         })
     }
 
+    /// Returns the columns of the reports' tables, from the family to the tied embeddings.
+    pub(crate) fn columns(&self) -> String {
+        let Self { family, layers, hidden, inner, heads, key_heads, vocabulary, tied } = self;
+        format!("{family},{layers},{hidden},{inner},{heads},{key_heads},{vocabulary},{tied}")
+    }
+
     fn weights(&self) -> u64 {
         let block = 2 * self.hidden * self.hidden + 3 * self.hidden * self.inner;
         self.layers * block + (2 - u64::from(self.tied)) * self.vocabulary * self.hidden

@@ -1,7 +1,7 @@
 //! Grades the memory model: trains each case of `memory_cases.rs` with a real `attune-trainer`, and compares its peak
 //! resident memory with the prediction. `scripts/memory-report` runs this; it takes some minutes.
 
-use std::{fmt::Write as _, path::Path, process::Stdio, time::Duration};
+use std::{fmt::Write as _, path::Path, time::Duration};
 
 use attune_domain::{
     architecture::Architecture,
@@ -16,12 +16,12 @@ use attune_domain::{
 };
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::process::Command;
 
 use super::{
+    grading::{Table, error_figures},
     memory_cases::{Case, STEPS, cases},
-    platform::{Platform, TOKEN},
-    setting, tiny,
+    platform::Platform,
+    tiny,
 };
 
 /// The columns of the table.
@@ -95,17 +95,7 @@ async fn grade(case: Case) -> Graded {
 /// Runs a task in a process of its own, with two threads. Returns its events.
 pub(crate) async fn run(platform: &Platform, task: TrainTask, cache: &Path) -> Vec<RunEvent> {
     platform.world().task = Some(TaskSpec::Train(task));
-    let mut process = Command::new(env!("CARGO_BIN_EXE_attune-trainer"))
-        .args(["--api-url", &platform.url, "--cache-dir"])
-        .arg(cache)
-        .env("ATTUNE_RUN_TOKEN", TOKEN)
-        .env("RUST_LOG", "warn")
-        .env("OMP_NUM_THREADS", "2")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut process = platform.trainer(cache).env("OMP_NUM_THREADS", "2").spawn().unwrap();
     tokio::time::timeout(PATIENCE, process.wait()).await.unwrap().unwrap();
     platform.world().events.clone()
 }
@@ -113,35 +103,22 @@ pub(crate) async fn run(platform: &Platform, task: TrainTask, cache: &Path) -> V
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes some minutes: scripts/memory-report"]
 async fn the_memory_model_is_graded() {
-    let mut graded = Vec::new();
-    let mut table = String::from(HEADINGS);
+    let (mut graded, mut table) = (Vec::new(), Table::new(HEADINGS));
     for case in cases(CASES) {
         let one = grade(case).await;
-        let line = line(&one);
-        println!("{line}");
-        write!(table, "\n{line}").unwrap();
+        table.add(&line(&one));
         graded.push(one);
     }
-    if let Some(path) = setting("ATTUNE_MEMORY_TABLE") {
-        std::fs::write(path, table + "\n").unwrap();
-    }
-    if let Some(path) = setting("ATTUNE_FIGURES") {
-        std::fs::write(path, figures(&graded)).unwrap();
-    }
+    table.save("ATTUNE_MEMORY_TABLE", &figures(&graded));
 }
 
 /// Returns the figures, one JSON object per line: of all cases, and of those that the model was not adjusted to.
 fn figures(graded: &[Graded]) -> String {
     let mut lines = String::new();
     for (name, held_out) in [("memory", false), ("memory_held_out", true)] {
-        let mut errors: Vec<f64> =
-            graded.iter().filter(|one| !held_out || one.case.is_held_out()).map(|one| one.error().abs()).collect();
-        errors.sort_by(f64::total_cmp);
-        let percentile = |share: f64| errors[((errors.len() - 1) as f64 * share).ceil() as usize];
-        for (figure, value, bar) in [("median_error", percentile(0.5), 0.05), ("p95_error", percentile(0.95), 0.12)] {
-            let line = json!({"figure": format!("{name}_{figure}"), "value": value, "bar": bar, "at_most": true});
-            writeln!(lines, "{line}").unwrap();
-        }
+        let counted = graded.iter().filter(|one| !held_out || one.case.is_held_out());
+        let errors: Vec<f64> = counted.map(Graded::error).collect();
+        lines += &error_figures(name, &errors, (0.05, 0.12));
     }
     let is_short = |one: &&Graded| one.estimate.needed() < one.measured;
     let short = graded.iter().filter(is_short).count() as f64 / graded.len() as f64;
@@ -156,16 +133,8 @@ fn line(graded: &Graded) -> String {
     let Graded { case, estimate, measured } = graded;
     let Case { shape, length, micro, rank, quantization, optimizer, dora, dropout, checkpointing } = case;
     format!(
-        "{},{},{},{},{},{},{},{},{length},{micro},{rank},{quantization},{optimizer},{dora},{dropout},{checkpointing},\
-         {:.1},{:.1},{:.1},{}",
-        shape.family,
-        shape.layers,
-        shape.hidden,
-        shape.inner,
-        shape.heads,
-        shape.key_heads,
-        shape.vocabulary,
-        shape.tied,
+        "{},{length},{micro},{rank},{quantization},{optimizer},{dora},{dropout},{checkpointing},{:.1},{:.1},{:.1},{}",
+        shape.columns(),
         estimate.peak.0 as f64 / 1048576.0,
         measured.0 as f64 / 1048576.0,
         graded.error() * 100.0,

@@ -11,7 +11,7 @@ use attune_domain::{
     bytes::Bytes,
     id::BaseModelId,
     memory::Workload,
-    offer::{Offer, OfferDevice},
+    offer::Offer,
     placement::Placement,
     run::{Plan, RunEvent, task::TrainTask},
     spec::TrainSpec,
@@ -21,10 +21,11 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::{
+    grading::{Table, error_figures},
     memory_report::run,
     pace_cases::{PaceCase, cases},
     platform::{Platform, uuid},
-    setting, steps, tiny,
+    steps, tiny,
 };
 
 /// The columns of the table.
@@ -52,22 +53,6 @@ impl Graded {
     }
 }
 
-/// The only offer.
-fn offer() -> Offer {
-    Offer {
-        provider: "local".into(),
-        name: "this machine".into(),
-        memory: Bytes::mib(16_384),
-        reserved: Bytes(0),
-        free_slots: 1,
-        threads: THREADS,
-        micro_usd_per_hour: 0,
-        device: OfferDevice::Cpu,
-        spot: false,
-        region: None,
-    }
-}
-
 /// Trains a job after predicting its duration from the earlier runs, newest first. The first run of a base is added to
 /// them.
 async fn grade(case: PaceCase, past: &mut Vec<PastRun>) -> Graded {
@@ -79,7 +64,8 @@ async fn grade(case: PaceCase, past: &mut Vec<PastRun>) -> Graded {
     let cost = TokenCost::of(work, JobFacts { training: facts, validation: None }, case.split());
     let tokens = JobTokens::of(&train, facts, None);
     let base = BaseModelId::new(uuid(case.base as u128));
-    let rate = Rate::on_offer(past, base, &architecture, &offer());
+    let offer = Offer::cpu("local", "this machine", Bytes::mib(16_384), THREADS);
+    let rate = Rate::on_offer(past, base, &architecture, &offer);
 
     let (platform, folder) = (Platform::start().await, TempDir::new().unwrap());
     let model = folder.path().join("model");
@@ -133,21 +119,13 @@ fn past_run(base: BaseModelId, architecture: &Architecture, events: &[RunEvent],
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes some minutes: scripts/pace-report"]
 async fn the_predicted_durations_are_graded() {
-    let (mut graded, mut past) = (Vec::new(), Vec::new());
-    let mut table = String::from(HEADINGS);
+    let (mut graded, mut past, mut table) = (Vec::new(), Vec::new(), Table::new(HEADINGS));
     for case in cases() {
         let one = grade(case, &mut past).await;
-        let line = line(&one);
-        println!("{line}");
-        write!(table, "\n{line}").unwrap();
+        table.add(&line(&one));
         graded.push(one);
     }
-    if let Some(path) = setting("ATTUNE_PACE_TABLE") {
-        std::fs::write(path, table + "\n").unwrap();
-    }
-    if let Some(path) = setting("ATTUNE_FIGURES") {
-        std::fs::write(path, figures(&graded)).unwrap();
-    }
+    table.save("ATTUNE_PACE_TABLE", &figures(&graded));
 }
 
 /// Returns the figures, one JSON object per line: of the jobs after one run of their base, and of the first jobs of
@@ -159,14 +137,8 @@ fn figures(graded: &[Graded]) -> String {
         ("duration_similar_base", DurationSource::SimilarBase, SIMILAR_BAR, 3),
     ];
     for (name, source, bar, fewest) in kinds {
-        let mut errors: Vec<f64> =
-            graded.iter().filter(|one| one.source == source).map(|one| one.error().abs()).collect();
-        errors.sort_by(f64::total_cmp);
-        let percentile = |share: f64| errors[((errors.len() - 1) as f64 * share).ceil() as usize];
-        for (figure, value) in [("median_error", percentile(0.5)), ("p95_error", percentile(0.95))] {
-            let line = json!({"figure": format!("{name}_{figure}"), "value": value, "bar": bar, "at_most": true});
-            writeln!(lines, "{line}").unwrap();
-        }
+        let errors: Vec<f64> = graded.iter().filter(|one| one.source == source).map(Graded::error).collect();
+        lines += &error_figures(name, &errors, (bar, bar));
         let cases = json!({"figure": format!("{name}_cases"), "value": errors.len(), "bar": fewest});
         writeln!(lines, "{cases}").unwrap();
     }
@@ -178,16 +150,8 @@ fn line(graded: &Graded) -> String {
     let PaceCase { base, shape, length, batch, micro, rank, dora, checkpointing } = case;
     let source: &str = (*source).into();
     format!(
-        "{base},{},{},{},{},{},{},{},{},{length},{batch},{micro},{rank},{dora},{checkpointing},{source},\
-         {predicted:.1},{measured:.1},{:.1}",
-        shape.family,
-        shape.layers,
-        shape.hidden,
-        shape.inner,
-        shape.heads,
-        shape.key_heads,
-        shape.vocabulary,
-        shape.tied,
+        "{base},{},{length},{batch},{micro},{rank},{dora},{checkpointing},{source},{predicted:.1},{measured:.1},{:.1}",
+        shape.columns(),
         graded.error() * 100.0,
     )
 }

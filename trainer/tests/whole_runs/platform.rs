@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     path::Path,
+    process::Stdio,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -30,7 +31,7 @@ use axum::{
     routing::{get, post},
 };
 use sha2::Digest;
-use tokio::sync::Notify;
+use tokio::{process::Command, sync::Notify};
 
 pub(crate) const TOKEN: &str = "a-run-token";
 
@@ -212,6 +213,20 @@ impl Platform {
         };
         let end = run(config).await.unwrap();
         (end == RunEnd::Accepted, self.world().events.clone())
+    }
+
+    /// Returns the command of a trainer in a separate process, with `cache` as the node's cache.
+    pub(crate) fn trainer(&self, cache: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_attune-trainer"));
+        command
+            .args(["--api-url", &self.url, "--cache-dir"])
+            .arg(cache)
+            .env("ATTUNE_RUN_TOKEN", TOKEN)
+            .env("RUST_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        command
     }
 }
 

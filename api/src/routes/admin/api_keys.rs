@@ -16,7 +16,6 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use chrono::{TimeDelta, Utc};
 
 use crate::{
     app::App,
@@ -79,9 +78,10 @@ pub async fn create(
 ) -> Result<Json<NewApiKeyView>, ApiError> {
     let scopes = scopes(new.scopes.as_deref())?;
     check(&new, &scopes, &administrator)?;
-    let expires_at = new.expires_in_seconds.map(|seconds| Utc::now() + TimeDelta::seconds(seconds.into()));
     let (mut tx, project) = open(&app, &administrator, id).await?;
-    let new = NewKey { project_id: project, name: new.name.trim(), scopes: &scopes, expires_at };
+    let NewApiKey { name, expires_in_seconds, .. } = &new;
+    let new =
+        NewKey { project_id: project, name: name.trim(), scopes: &scopes, expires_in_seconds: *expires_in_seconds };
     let (key, value) = api_key::insert(&mut tx, &new).await?;
     tx.commit().await?;
     Ok(Json(NewApiKeyView { key: key.into(), value }))

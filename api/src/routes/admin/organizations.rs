@@ -84,7 +84,7 @@ pub async fn create(
     })?;
     let project = tenant::insert(&mut tx, made.organization_id, FIRST_PROJECT).await?;
     let scopes = [Scope::All, Scope::Admin];
-    let new = NewKey { project_id: project.project_id, name: "first", scopes: &scopes, expires_at: None };
+    let new = NewKey { project_id: project.project_id, name: "first", scopes: &scopes, expires_in_seconds: None };
     let (key, value) = api_key::insert(&mut tx, &new).await?;
     if let Some(NewUser { issuer, subject, email, name, .. }) = &owner {
         let who = Identity { issuer, subject, email: email.as_deref(), name: name.as_deref() };

@@ -144,16 +144,13 @@ mod tests {
 
     fn machine(name: &str, device: OfferDevice) -> Machine {
         let offer = Offer {
-            provider: "cloud".into(),
-            name: name.into(),
-            memory: Bytes(1000),
             reserved: Bytes(400),
             free_slots: 2,
-            threads: 2,
             micro_usd_per_hour: 800_000,
             device,
             spot: true,
             region: Some("eu".into()),
+            ..Offer::cpu("cloud", name, Bytes(1000), 2)
         };
         Machine { offer, runs: 1, replicas: 3 }
     }

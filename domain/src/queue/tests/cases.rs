@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::offer::{ComputeLimits, Ranking, Slowness, Terms};
+use crate::offer::{ComputeLimits, OfferDevice, Ranking, Slowness, Terms};
 
 fn job(number: u128, project: u128, need: u64, seconds: f64) -> WaitingJob {
     let (job, project, need) = (job_id(number), project_id(project), Bytes(need));

@@ -125,6 +125,7 @@ public_url = {{ .Values.publicUrl | toJson }}
 {{- if .Values.runs.cudaImage }}{{ $_ := set $provider "cuda_image" .Values.runs.cudaImage }}{{ end }}
 {{- if .Values.runs.imagePullSecrets }}{{ $_ := set $provider "image_pull_secrets" .Values.runs.imagePullSecrets }}{{ end }}
 {{- if .Values.runs.discover }}{{ $_ := set $provider "discover" true }}{{ end }}
+{{- if .Values.metrics.enabled }}{{ $_ := set $provider "metrics_port" (int .Values.metrics.port) }}{{ end }}
 {{- if .Values.kueue.enabled }}{{ $_ := set $provider "local_queue" .Values.kueue.queue }}{{ end }}
 {{- if .Values.runs.offers }}{{ $_ := set $provider "offer" .Values.runs.offers }}{{ end }}
 {{- merge (deepCopy .Values.runs.settings) $provider | toJson }}

@@ -11,7 +11,10 @@ use super::{
     names::label,
     scheduling::{GPU_TAINT, PRODUCT, REGION, SPOT_TAINTS},
 };
-use crate::config::kubernetes::{Gpu, KubernetesOffer, MOST_SLOTS};
+use crate::config::{
+    kubernetes::{Gpu, KubernetesOffer},
+    offer_settings::MOST_SLOTS,
+};
 
 /// The label of the memory of a GPU in MiB.
 const GPU_MEMORY: &str = "nvidia.com/gpu.memory";

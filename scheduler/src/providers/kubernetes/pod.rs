@@ -54,19 +54,13 @@ fn container(template: &Template<'_>, launch: &Launch, offer: &KubernetesOffer) 
     let config = template.config;
     let resources = resources(offer);
     let cuda = config.cuda_image.as_ref().filter(|_| offer.gpu.is_some());
-    let port = ContainerPort {
-        container_port: i32::from(config.serving_port),
-        name: Some("http".into()),
-        protocol: Some("TCP".into()),
-        ..ContainerPort::default()
-    };
     Container {
         name: component(launch.program).into(),
         image: Some(cuda.unwrap_or(&config.image).clone()),
         command: Some(vec![launch.program.name().into()]),
         args: Some(arguments(template, launch.program)),
         env: Some(environment(launch)),
-        ports: (launch.program == Program::Serving).then(|| vec![port]),
+        ports: (launch.program == Program::Serving).then(|| ports(config)),
         resources: Some(ResourceRequirements {
             limits: Some(resources.clone()),
             requests: Some(resources),
@@ -81,6 +75,18 @@ fn container(template: &Template<'_>, launch: &Launch, offer: &KubernetesOffer) 
         volume_mounts: Some(FOLDERS.map(|(name, path)| mount(name, path)).into()),
         ..Container::default()
     }
+}
+
+/// Returns the ports of a replica. Prometheus finds that of its metrics by the name.
+fn ports(config: &KubernetesConfig) -> Vec<ContainerPort> {
+    let port = |name: &str, port: u16| ContainerPort {
+        container_port: i32::from(port),
+        name: Some(name.into()),
+        protocol: Some("TCP".into()),
+        ..ContainerPort::default()
+    };
+    let metrics = config.metrics_port.map(|number| port("metrics", number));
+    [port("http", config.serving_port)].into_iter().chain(metrics).collect()
 }
 
 /// Returns the requests, which are the limits too: the pod has the whole offer.
@@ -100,6 +106,9 @@ fn arguments(template: &Template<'_>, program: Program) -> Vec<String> {
         let port = template.config.serving_port;
         let address = if template.config.ipv6 { "[$(POD_IP)]" } else { "$(POD_IP)" };
         arguments.extend(["--listen".into(), format!("{address}:{port}")]);
+        let any = if template.config.ipv6 { "[::]" } else { "0.0.0.0" };
+        let metrics = template.config.metrics_port.map(|port| ["--metrics-listen".into(), format!("{any}:{port}")]);
+        arguments.extend(metrics.into_iter().flatten());
     }
     arguments
 }

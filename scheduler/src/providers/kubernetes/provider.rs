@@ -26,7 +26,10 @@ use super::{
 use crate::{
     config::kubernetes::{KubernetesConfig, KubernetesOffer},
     error::ProviderError,
-    providers::provider::{Launch, Process, Provider},
+    providers::{
+        provider::{Launch, Process, Provider},
+        slots::is_slot_of,
+    },
 };
 
 const JOBS: &str = "jobs.batch";
@@ -59,7 +62,7 @@ impl Kubernetes {
     /// Returns the offer of this name.
     fn offer(&self, name: &str) -> Result<KubernetesOffer, KubernetesError> {
         let discovered = if self.config.discover { self.store.kinds()? } else { Vec::new() };
-        let offer = self.config.offers.iter().chain(&discovered).find(|offer| offer.is_named(name));
+        let offer = self.config.offers.iter().chain(&discovered).find(|offer| is_slot_of(name, &offer.name));
         offer.cloned().ok_or_else(|| KubernetesError::NoOffer { offer: name.to_owned() })
     }
 

@@ -11,10 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use attune_domain::{
-    bytes::Bytes,
-    offer::{Offer, OfferDevice},
-};
+use attune_domain::offer::Offer;
 use futures::future::BoxFuture;
 
 use super::{
@@ -25,7 +22,10 @@ use super::{
 use crate::{
     config::slurm::{NOTICE_SECONDS, SlurmConfig, SlurmOffer},
     error::{CommandError, ProviderError},
-    providers::provider::{Launch, Process, Provider},
+    providers::{
+        provider::{Launch, Process, Provider},
+        slots::{self, is_slot_of},
+    },
 };
 
 /// The Slurm provider.
@@ -131,8 +131,18 @@ impl Slurm {
         Limits { minutes: self.config.time_limit_minutes, notice_seconds: NOTICE_SECONDS }
     }
 
+    /// Returns the port of the metrics of a replica in a slot: one of its own, since the slots may share a machine.
+    fn metrics_port(&self, slot: &str) -> Option<u16> {
+        let offers = &self.config.offers;
+        let at = offers.iter().position(|offer| is_slot_of(slot, &offer.name))?;
+        let before: u32 = offers[..at].iter().map(|offer| offer.slots).sum();
+        let port = u32::from(self.config.metrics_port?) + before + slots::number(slot)?.checked_sub(1)?;
+        port.try_into().ok()
+    }
+
     async fn submit(&self, launch: &Launch) -> Result<String, CommandError> {
-        let Some(offer) = self.config.offers.iter().find(|offer| offer.is_named(&launch.resources.offer)) else {
+        let Some(offer) = self.config.offers.iter().find(|offer| is_slot_of(&launch.resources.offer, &offer.name))
+        else {
             let message = format!("the configuration has no offer `{}` any more", launch.resources.offer);
             return Err(CommandError::Failed { command: "sbatch".into(), status: "no start".into(), message });
         };
@@ -142,6 +152,7 @@ impl Slurm {
             binaries: &self.config.binaries_dir,
             prefix: &self.config.command_prefix,
             listen_ip: self.config.listen_ip,
+            metrics_port: self.metrics_port(&launch.resources.offer),
         };
         let submitted = self.commands.run("sbatch", &self.options(launch, offer), &template.script(launch)).await;
         // Also after an error: the cluster may have accepted the job.
@@ -215,25 +226,13 @@ impl Slurm {
 }
 
 impl SlurmOffer {
-    /// Returns whether `name` is that of one of its slots.
-    fn is_named(&self, name: &str) -> bool {
-        name == self.name || name.rsplit_once('/').is_some_and(|(offer, _)| offer == self.name)
-    }
-
-    /// Returns an offer for each slot: a slot is a machine of its own, so its memory is not shared with the others'.
-    fn slots(&self, provider: &str) -> impl Iterator<Item = Offer> {
-        (1..=self.slots).map(move |slot| Offer {
-            provider: provider.to_owned(),
-            name: if self.slots == 1 { self.name.clone() } else { format!("{}/{slot}", self.name) },
-            memory: self.memory(),
-            reserved: Bytes(0),
-            free_slots: 1,
-            threads: self.threads,
+    /// Returns an offer for each slot.
+    fn slots(&self, provider: &str) -> impl Iterator<Item = Offer> + use<> {
+        let offer = Offer {
             micro_usd_per_hour: self.micro_usd_per_hour(),
-            device: OfferDevice::Cpu,
-            spot: false,
-            region: None,
-        })
+            ..Offer::cpu(provider, &self.name, self.memory(), self.threads)
+        };
+        slots::slots(offer, self.slots)
     }
 }
 

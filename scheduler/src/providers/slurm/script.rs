@@ -22,6 +22,8 @@ pub(super) struct Template<'a> {
     pub(super) prefix: &'a [String],
     /// The address that replicas listen on.
     pub(super) listen_ip: Option<IpAddr>,
+    /// The port of a replica's metrics; `None`: it publishes none.
+    pub(super) metrics_port: Option<u16>,
 }
 
 impl Template<'_> {
@@ -30,7 +32,7 @@ impl Template<'_> {
     pub(super) fn script(&self, launch: &Launch) -> String {
         let (token, listen) = match launch.program {
             Program::Trainer => ("ATTUNE_RUN_TOKEN", String::new()),
-            Program::Serving => ("ATTUNE_REPLICA_TOKEN", format!(" --listen {}", self.listen())),
+            Program::Serving => ("ATTUNE_REPLICA_TOKEN", self.listeners()),
         };
         let path = |path: &Path| quoted(&path.to_string_lossy());
         let (cache, logs) = (path(&self.work_dir.join("cache")), path(&self.work_dir.join("logs")));
@@ -47,11 +49,17 @@ impl Template<'_> {
         script
     }
 
-    fn listen(&self) -> String {
+    /// Returns the arguments of a replica with its addresses.
+    fn listeners(&self) -> String {
+        let metrics = self.metrics_port.map(|port| format!(" --metrics-listen {}", self.address(port)));
+        format!(" --listen {}{}", self.address(0), metrics.unwrap_or_default())
+    }
+
+    fn address(&self, port: u16) -> String {
         match self.listen_ip {
-            Some(IpAddr::V4(ip)) => format!("{ip}:0"),
-            Some(IpAddr::V6(ip)) => format!("'[{ip}]:0'"),
-            None => "\"$(hostname -I | cut -d' ' -f1):0\"".into(),
+            Some(IpAddr::V4(ip)) => format!("{ip}:{port}"),
+            Some(IpAddr::V6(ip)) => format!("'[{ip}]:{port}'"),
+            None => format!("\"$(hostname -I | cut -d' ' -f1):{port}\""),
         }
     }
 }
@@ -71,7 +79,7 @@ mod tests {
     use crate::providers::provider::Resources;
 
     /// Runs the script of a launch with a program that prints its environment and arguments.
-    fn printed(folder: &Path, program: Program, listen_ip: Option<IpAddr>) -> String {
+    fn printed(folder: &Path, program: Program, listen_ip: Option<IpAddr>, metrics_port: Option<u16>) -> String {
         use std::os::unix::fs::PermissionsExt;
         let path = folder.join(program.name());
         std::fs::write(&path, "#!/bin/sh\nenv | grep -E '^(ATTUNE|OMP)'\necho \"$0\"\nprintf '%s\\n' \"$@\"\n")
@@ -84,6 +92,7 @@ mod tests {
             binaries: folder,
             prefix: &["env".into(), "ATTUNE_PREFIX=a b".into()],
             listen_ip,
+            metrics_port,
         };
         let resources = Resources { offer: "a100".into(), memory: Bytes::mib(1), threads: 3 };
         let launch = Launch { program, name: "run_1".into(), token: "se'cret".to_owned().into(), resources };
@@ -95,7 +104,7 @@ mod tests {
     #[test]
     fn the_shell_runs_the_program_with_the_token_in_its_environment() {
         let folder = tempfile::tempdir().unwrap();
-        let lines = printed(folder.path(), Program::Trainer, None);
+        let lines = printed(folder.path(), Program::Trainer, None, Some(9500));
         for line in ["ATTUNE_RUN_TOKEN=se'cret", "OMP_NUM_THREADS=3", "ATTUNE_PREFIX=a b", "http://127.0.0.1:1"] {
             assert!(lines.lines().any(|one| one == line), "{line} is missing: {lines}");
         }
@@ -105,13 +114,15 @@ mod tests {
     #[test]
     fn a_replica_listens_on_the_configured_address_or_on_the_nodes() {
         let folder = tempfile::tempdir().unwrap();
-        let local = printed(folder.path(), Program::Serving, Some([127, 0, 0, 1].into()));
+        let local = printed(folder.path(), Program::Serving, Some([127, 0, 0, 1].into()), None);
         assert!(
             local.contains("ATTUNE_REPLICA_TOKEN=se'cret") && local.ends_with("--listen\n127.0.0.1:0\n"),
             "{local}"
         );
-        let own = printed(folder.path(), Program::Serving, None);
+        let own = printed(folder.path(), Program::Serving, None, None);
         let address = own.lines().last().unwrap();
         assert!(address.parse::<std::net::SocketAddr>().is_ok() || address == ":0", "{own}");
+        let measured = printed(folder.path(), Program::Serving, Some([127, 0, 0, 1].into()), Some(9500));
+        assert!(measured.ends_with("--listen\n127.0.0.1:0\n--metrics-listen\n127.0.0.1:9500\n"), "{measured}");
     }
 }

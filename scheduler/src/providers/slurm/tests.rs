@@ -201,6 +201,26 @@ async fn a_submission_has_the_offers_resources_and_no_secret_among_its_arguments
     assert!(chain(&error).contains("has no offer `h100` any more"), "{}", chain(&error));
 }
 
+#[tokio::test]
+async fn each_slot_has_its_port_for_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    command(path, "sbatch", &format!("cat >{}/script; echo 7", path.display()));
+    let offer = |name: &str, slots: u32| json!({"name": name, "memory_bytes": 64 << 20, "threads": 2, "slots": slots});
+    let config: SlurmConfig = serde_json::from_value(json!({
+        "work_dir": path, "binaries_dir": path, "commands_dir": path, "partition": "gpu", "metrics_port": 9500,
+        "listen_ip": "10.0.0.7", "offer": [offer("a100", 2), offer("cpu", 1), offer("l4", 3)],
+    }))
+    .unwrap();
+    config.check().unwrap();
+    let slurm = Slurm::new(&config, URL).unwrap();
+    for (slot, port) in [("a100/1", 9500), ("a100/2", 9501), ("cpu", 9502), ("l4/1", 9503), ("l4/3", 9505)] {
+        slurm.launch(Launch { program: Program::Serving, ..launch(slot) }).await.unwrap();
+        let script = std::fs::read_to_string(path.join("script")).unwrap();
+        assert!(script.contains(&format!(" --metrics-listen 10.0.0.7:{port} ")), "{slot}: {script}");
+    }
+}
+
 #[test]
 fn an_end_has_its_cause() {
     use EndCause::{Circumstances, OutOfMemory, Program};

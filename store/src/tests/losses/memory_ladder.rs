@@ -4,7 +4,7 @@ use attune_domain::{
     bytes::Bytes,
     id::JobId,
     job::JobState,
-    offer::{Offer, OfferDevice},
+    offer::Offer,
     placement::Placement,
     run::{Plan, RunEvent},
 };
@@ -39,18 +39,7 @@ fn out_of_memory() -> RunEvent {
 
 /// Publishes one offer for each of these amounts of memory, in MiB, named by it.
 async fn offer_all(conn: &mut PgConnection, memories: &[u64]) {
-    let offer = |memory: &u64| Offer {
-        provider: "local".into(),
-        name: memory.to_string(),
-        memory: Bytes::mib(*memory),
-        reserved: Bytes(0),
-        free_slots: 1,
-        threads: 2,
-        micro_usd_per_hour: 0,
-        device: OfferDevice::Cpu,
-        spot: false,
-        region: None,
-    };
+    let offer = |memory: &u64| Offer::cpu("local", memory.to_string(), Bytes::mib(*memory), 2);
     let offers: Vec<_> = memories.iter().map(offer).collect();
     offer::publish(conn, "local", &offers).await.unwrap();
 }

@@ -28,7 +28,7 @@ fn kinds() -> Vec<(&'static str, Value)> {
         "resource": "nvidia.com/mig-1g.10gb"});
     let tolerations = json!([{"key": "team", "value": "ml", "effect": "NoExecute"}, {"key": "any"}]);
     let all = json!({"service_account": "attune-run", "priority_class": "batch", "image_pull_secrets": ["registry"],
-        "local_queue": "gpus", "ipv6": true, "cuda_image": "attune-node:1-cuda",
+        "local_queue": "gpus", "ipv6": true, "metrics_port": 9464, "cuda_image": "attune-node:1-cuda",
         "offer": offer(&json!({"gpu": gpu, "spot": true, "region": "eu-central-1", "tolerations": tolerations,
             "node_selector": {"pool": "gpu"}}))});
     vec![
@@ -102,6 +102,32 @@ fn a_replica_listens_at_the_address_of_its_pod() {
     let names: Vec<_> = environment.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["ATTUNE_REPLICA_TOKEN", "POD_IP", "HOME", "OMP_NUM_THREADS"]);
     assert_eq!(environment[0]["valueFrom"]["secretKeyRef"]["name"], ipv4["metadata"]["name"]);
+}
+
+#[test]
+fn a_replica_publishes_its_metrics_at_a_port_that_prometheus_finds_by_name() {
+    let (settings, kinds) = (json!({"metrics_port": 9464}), kinds());
+    let [measured, ..] = objects(&config(&settings), Program::Serving);
+    assert_eq!(container(&measured)["args"].as_array().unwrap()[6..], ["--metrics-listen", "0.0.0.0:9464"]);
+    let ports = json!([{"name": "http", "containerPort": 8000, "protocol": "TCP"},
+        {"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]);
+    assert_eq!(container(&measured)["ports"], ports);
+    // The chart's PodMonitor selects these.
+    let labels = &measured["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(
+        (&labels["app.kubernetes.io/managed-by"], &labels["app.kubernetes.io/component"]),
+        (&json!("attune"), &json!("serving"))
+    );
+    let [ipv6, ..] = objects(&config(&kinds[2].1), Program::Serving);
+    assert_eq!(container(&ipv6)["args"][7], "[::]:9464");
+    let [none, ..] = objects(&config(&kinds[0].1), Program::Serving);
+    assert_eq!(
+        (container(&none)["args"].as_array().unwrap().len(), &container(&none)["ports"]),
+        (6, &json!([ports[0]]))
+    );
+    // A trainer's progress is counted by the API.
+    let [trainer, ..] = objects(&config(&settings), Program::Trainer);
+    assert!(container(&trainer)["ports"].is_null() && !trainer.to_string().contains("metrics"));
 }
 
 #[test]
