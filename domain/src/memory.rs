@@ -5,7 +5,8 @@
 //! A peak is the maximum over the phases of a run (`phases.rs`), and each phase is the sum of its terms: what stays
 //! (`sizes.rs`), and what a block of the decoder has in memory at one point of its backward pass (`block.rs`).
 //! Activations and unpacked weights are of the placement's number type; an adapter, its gradients and its optimizer are
-//! in `f32`. Places are chosen for the peak with a margin ([`with_margin`]); the estimate itself has none.
+//! in `f32`. Places are chosen for the peak with a margin ([`with_margin`](crate::memory::with_margin)); the estimate
+//! itself has none.
 
 use crate::{bytes::Bytes, memory::phases::phases, placement::Placement, run::Plan};
 
