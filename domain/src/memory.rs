@@ -24,6 +24,7 @@ mod work;
 pub use self::{
     estimate::{MARGIN_PERCENT, MemoryEstimate, with_margin},
     replica::serving,
+    sizes::{OPTIMIZER_BLOCK, SMALLEST_IN_8_BITS},
     work::{BatchSplit, LOSS_CHUNK_ROWS, MICRO_BATCH_TOKENS, PREFILL_TOKENS, Workload},
 };
 

@@ -5,7 +5,7 @@ use std::{process::Command, time::Duration};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     clock,
@@ -178,8 +178,12 @@ async fn process(rig: &Rig, target: Target) -> Result<Option<i32>> {
 
 /// Requests an answer of the base model; returns the status.
 pub(crate) async fn chat(rig: &Rig) -> Result<u16> {
-    let body = json!({"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]});
-    Ok(rig.call(Method::POST, "/v1/chat/completions", Some(body)).await?.0)
+    Ok(rig.call(Method::POST, "/v1/chat/completions", Some(chat_body())).await?.0)
+}
+
+/// Returns a short chat with the base model.
+pub(crate) fn chat_body() -> Value {
+    json!({"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]})
 }
 
 async fn cancel_while_publishing(rig: &Rig) -> Result<()> {

@@ -164,8 +164,13 @@ impl Rig {
 
     /// Uploads a training file, and returns its ID.
     pub(crate) async fn upload(&self, rows: usize) -> Result<String> {
-        let part = Part::bytes(tiny::rows(rows).into_bytes()).file_name("rows.jsonl");
-        let form = Form::new().text("purpose", "fine-tune").part("file", part);
+        self.upload_file("fine-tune", tiny::rows(rows)).await
+    }
+
+    /// Uploads a JSONL file, and returns its ID.
+    pub(crate) async fn upload_file(&self, purpose: &'static str, content: String) -> Result<String> {
+        let part = Part::bytes(content.into_bytes()).file_name("rows.jsonl");
+        let form = Form::new().text("purpose", purpose).part("file", part);
         let file = answered(self.request(Method::POST, "/v1/files").multipart(form)).await?;
         Ok(file["id"].as_str().context("a file has an ID")?.to_owned())
     }

@@ -13,7 +13,10 @@ use reqwest::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::rig::{Rig, answered};
+use crate::{
+    actions::chat_body,
+    rig::{Rig, answered},
+};
 
 /// The condition that all batches have ended.
 pub(crate) const BATCHES_ENDED: &str = "not exists (select from batch
@@ -64,15 +67,10 @@ fn id(view: &Value) -> Result<&str> {
 
 /// Creates a batch of two requests to the base model.
 async fn batch(rig: &Rig) -> Result<()> {
-    let row = |id: u32| {
-        let body = json!({"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]});
-        json!({"custom_id": id.to_string(), "method": "POST", "url": "/v1/chat/completions", "body": body})
-    };
-    let part = Part::bytes(format!("{}\n{}\n", row(1), row(2)).into_bytes()).file_name("batch.jsonl");
-    let form = Form::new().text("purpose", "batch").part("file", part);
-    let file = answered(rig.request(Method::POST, "/v1/files").multipart(form)).await?;
+    let row = |id: u32| json!({"custom_id": id.to_string(), "method": "POST", "url": "/v1/chat/completions", "body": chat_body()});
+    let file = rig.upload_file("batch", format!("{}\n{}\n", row(1), row(2))).await?;
     let new = json!({
-        "input_file_id": id(&file)?, "endpoint": "/v1/chat/completions", "completion_window": "24h",
+        "input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h",
     });
     answered(rig.request(Method::POST, "/v1/batches").json(&new)).await.map(drop)
 }

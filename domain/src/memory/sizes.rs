@@ -11,10 +11,11 @@ use crate::{
 pub(crate) const F32: u64 = 4;
 
 /// The number of values of an 8-bit optimizer that share a scale.
-const OPTIMIZER_BLOCK: u64 = 256;
+pub const OPTIMIZER_BLOCK: u64 = 256;
 
-/// The number of values of a factor below which an 8-bit optimizer keeps its moments in `f32`.
-const SMALLEST_IN_8_BITS: u64 = 4096;
+/// The number of values of a factor below which an 8-bit optimizer keeps its moments in `f32`. Source: `min_8bit_size`
+/// in bitsandbytes.
+pub const SMALLEST_IN_8_BITS: u64 = 4096;
 
 /// Returns the trained weights of one block, a number per tensor: the two factors of each adapted projection and, for
 /// DoRA, its magnitudes, one per output.

@@ -22,6 +22,12 @@ fn plain(tensor: &Tensor, wanted: Kind) -> Result<usize, ModelError> {
     }
 }
 
+/// Checks as [`plain`] a tensor of any kind. Returns its size in bytes.
+fn byte_count(tensor: &Tensor) -> Result<usize, ModelError> {
+    let kind = tensor.f_kind()?;
+    Ok(plain(tensor, kind)? * kind.elt_size_in_bytes())
+}
+
 /// Returns whether a tensor is on the CPU, dense and contiguous.
 pub(crate) fn is_plain(tensor: &Tensor) -> bool {
     tensor.device() == Device::Cpu && tensor.is_contiguous() && !tensor.is_sparse() && !tensor.is_mkldnn()
@@ -63,7 +69,7 @@ pub(crate) fn numbers_mut<T: Element>(tensor: &mut Tensor) -> Result<&mut [T], M
 /// # Errors
 /// [`ModelError::Input`] for any other tensor.
 pub(crate) fn bytes(tensor: &Tensor) -> Result<&[u8], ModelError> {
-    let count = plain(tensor, tensor.f_kind()?)? * tensor.f_kind()?.elt_size_in_bytes();
+    let count = byte_count(tensor)?;
     if count == 0 {
         return Ok(&[]);
     }
@@ -78,7 +84,7 @@ pub(crate) fn bytes(tensor: &Tensor) -> Result<&[u8], ModelError> {
 /// # Errors
 /// [`ModelError::Input`] for any other tensor.
 pub(crate) fn bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8], ModelError> {
-    let count = plain(tensor, tensor.f_kind()?)? * tensor.f_kind()?.elt_size_in_bytes();
+    let count = byte_count(tensor)?;
     if count == 0 {
         return Ok(&mut []);
     }

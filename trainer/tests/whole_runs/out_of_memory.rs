@@ -4,12 +4,7 @@
 //! libtorch's libraries. A run that exceeds it reports that, and the job climbs the ladder of plans until a run ends
 //! with the adapter.
 
-use std::{
-    fs,
-    path::Path,
-    process::{ExitStatus, Stdio},
-    time::Duration,
-};
+use std::{fs, path::Path, process::ExitStatus, time::Duration};
 
 use attune_domain::{
     bytes::Bytes,
@@ -24,7 +19,7 @@ use tokio::process::Command;
 
 use super::{
     asked_with,
-    platform::{Platform, TOKEN},
+    platform::{Platform, TRAINER},
     steps, tiny_world,
 };
 
@@ -73,17 +68,9 @@ async fn run_within(platform: &Platform, task: &TrainTask, cache: &Path, limit: 
         world.events.clear();
         world.reports.clear();
     }
-    let mut process = Command::new("sh")
-        .args(["-c", "ulimit -d \"$0\" && exec \"$@\"", limit, env!("CARGO_BIN_EXE_attune-trainer")])
-        .args(["--api-url", &platform.url, "--cache-dir"])
-        .arg(cache)
-        .env("ATTUNE_RUN_TOKEN", TOKEN)
-        .env("RUST_LOG", "warn")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -d \"$0\" && exec \"$@\"", limit, TRAINER]);
+    let mut process = platform.as_trainer(shell, cache).spawn().unwrap();
     let pid = process.id().unwrap();
     let mut peak = 0;
     let status = loop {

@@ -34,6 +34,8 @@ use sha2::Digest;
 use tokio::{process::Command, sync::Notify};
 
 pub(crate) const TOKEN: &str = "a-run-token";
+/// The program.
+pub(crate) const TRAINER: &str = env!("CARGO_BIN_EXE_attune-trainer");
 
 /// The platform's state.
 #[derive(Default)]
@@ -217,7 +219,11 @@ impl Platform {
 
     /// Returns the command of a trainer in a separate process, with `cache` as the node's cache.
     pub(crate) fn trainer(&self, cache: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_attune-trainer"));
+        self.as_trainer(Command::new(TRAINER), cache)
+    }
+
+    /// Returns a command that starts [`TRAINER`], with the arguments and the environment of a trainer.
+    pub(crate) fn as_trainer(&self, mut command: Command, cache: &Path) -> Command {
         command
             .args(["--api-url", &self.url, "--cache-dir"])
             .arg(cache)

@@ -8,13 +8,15 @@
 
 use std::sync::LazyLock;
 
+use attune_domain::memory::OPTIMIZER_BLOCK;
+
 use crate::quant::{
     nf4::{midpoints, nearest_code},
     nf4_tables::DYNAMIC,
 };
 
 /// The count of numbers that share a scale.
-pub(crate) const BLOCK: usize = 256;
+pub(crate) const BLOCK: usize = OPTIMIZER_BLOCK as usize;
 
 /// Numbers quantized to 8 bits in blocks.
 #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@ mod codes;
 mod cpu;
 mod plain;
 
+use attune_domain::memory::SMALLEST_IN_8_BITS;
 use tch::Tensor;
 
 use self::codes::Codes;
@@ -20,9 +21,8 @@ use crate::{
     optim::options::AdamWOptions,
 };
 
-/// The smallest factor, in numbers, whose moments are kept in 8 bits. Smaller ones use `f32`. Source: `min_8bit_size`
-/// in bitsandbytes.
-const SMALLEST: usize = 4096;
+/// The smallest factor, in numbers, whose moments are kept in 8 bits. Smaller ones use `f32`.
+const SMALLEST: usize = SMALLEST_IN_8_BITS as usize;
 
 /// The scalars of one optimizer step.
 #[derive(Debug, Clone, Copy)]
