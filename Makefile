@@ -64,7 +64,7 @@ kubernetes-test: ## The Kubernetes provider on a scripted API server, its object
 	@scripts/kubernetes-test $(FILTER)
 
 .PHONY: faults
-faults: setup ## Kill, stop and cut off processes at random moments, and check the invariants (FULL=1: 300 kills, half an hour)
+faults: setup ## Kill, stop and cut off processes at random moments, and check the invariants (FULL=1: 300 kills, 45 minutes)
 	@scripts/faults
 
 .PHONY: infra-check

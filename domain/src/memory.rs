@@ -3,17 +3,30 @@
 //! in the database compare for each run.
 //!
 //! A peak is the maximum over the phases of a run (`phases.rs`), and each phase is the sum of its terms: what stays
-//! (`sizes.rs`), and what a block of the decoder has in memory at one point of its backward pass (`block.rs`).
-//! Activations and unpacked weights are of the placement's number type; an adapter, its gradients and its optimizer are
-//! in `f32`. Places are chosen for the peak with a margin ([`with_margin`](crate::memory::with_margin)); the estimate
+//! (`sizes.rs`), and what a block of the decoder has in memory at one point of its backward pass (`block.rs`). The CPU
+//! and CUDA share these phases; `device.rs` has what differs. No GPU has graded the estimate for CUDA (`cuda.rs`).
+//! Activations and unpacked weights are of the device's number type; an adapter, its gradients and its optimizer are in
+//! `f32`. Places are chosen for the peak with a margin ([`with_margin`](crate::memory::with_margin)); the estimate
 //! itself has none.
 
-use crate::{bytes::Bytes, memory::phases::phases, placement::Placement, run::Plan};
+use crate::{
+    bytes::Bytes,
+    memory::{device::Device, phases::phases},
+    placement::Placement,
+    run::Plan,
+};
 
+mod allocator;
 mod block;
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
+mod device;
 mod estimate;
+mod gate;
 /// The next attempt after a run that ran out of memory.
 pub mod ladder;
+mod margin;
 mod phases;
 mod replica;
 mod sizes;
@@ -22,7 +35,10 @@ mod tests;
 mod work;
 
 pub use self::{
+    cuda::CudaEstimate,
     estimate::{MARGIN_PERCENT, MemoryEstimate, with_margin},
+    gate::GATE_PROMPTS,
+    margin::{MARGIN_RUNS, Margin, MarginSource},
     replica::serving,
     sizes::{OPTIMIZER_BLOCK, SMALLEST_IN_8_BITS},
     work::{BatchSplit, LOSS_CHUNK_ROWS, MICRO_BATCH_TOKENS, PREFILL_TOKENS, Workload},
@@ -31,9 +47,7 @@ pub use self::{
 /// Estimates the peak of a training run: that of its phase with the highest peak.
 #[must_use]
 pub fn training(work: Workload<'_>, placement: Placement, split: BatchSplit) -> MemoryEstimate {
-    let phases = phases(work, placement, split);
-    let estimates = phases.iter().map(|terms| MemoryEstimate::of(terms));
-    estimates.max_by_key(|estimate| estimate.peak).unwrap_or_else(|| MemoryEstimate::of(&[]))
+    MemoryEstimate::highest(&phases(work, Device::Cpu(placement.compute), split))
 }
 
 /// Estimates the peak of a training run with a given plan.
@@ -43,8 +57,9 @@ pub fn with_plan(work: Workload<'_>, plan: &Plan) -> MemoryEstimate {
     training(work, placement, BatchSplit { micro_batch_size, checkpointing })
 }
 
-/// Chooses the fastest split of the batch that fits into `limit` with the margin: the largest micro-batch, and for each
-/// size no checkpointing before checkpointing. Sizes that the job requests are kept; the rows of a step never change.
+/// Chooses the fastest split of the batch that fits into `limit` with the default margin: the largest micro-batch, and
+/// for each size no checkpointing before checkpointing. Sizes that the job requests are kept; the rows of a step never
+/// change. For an offer with another margin, the limit is its [`Margin::room`].
 /// Every offer is a machine's processor, so a new plan has the default placement.
 ///
 /// # Errors
@@ -69,9 +84,20 @@ pub fn plan(work: Workload<'_>, limit: Bytes, threads: u32) -> Result<(Plan, Mem
 /// Estimates the smallest split: one row at a time, with checkpointing, unless the job requests otherwise.
 #[must_use]
 pub fn smallest(work: Workload<'_>) -> MemoryEstimate {
+    training(work, Placement::default(), smallest_split(work))
+}
+
+/// Estimates the smallest split on a CUDA device, which this build cannot use: for advice on GPUs.
+#[must_use]
+pub fn smallest_on_cuda(work: Workload<'_>) -> CudaEstimate {
+    CudaEstimate::of(work, smallest_split(work))
+}
+
+/// Returns the split that takes the least memory, of those that the job allows.
+fn smallest_split(work: Workload<'_>) -> BatchSplit {
     let micro_batch_size = work.train.trainer.micro_batch_size.unwrap_or(1);
     let checkpointing = work.train.trainer.gradient_checkpointing.unwrap_or(true);
-    training(work, Placement::default(), BatchSplit { micro_batch_size, checkpointing })
+    BatchSplit { micro_batch_size, checkpointing }
 }
 
 /// Returns the largest micro-batch that a plan chooses without a request.

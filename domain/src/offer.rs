@@ -3,12 +3,14 @@
 
 mod kind;
 mod limits;
+mod margin;
 mod ranking;
 mod refusal;
 mod select;
 
 pub use kind::{Offer, OfferDevice};
 pub use limits::{ComputeLimits, DeviceChoice};
+pub use margin::{PastPeak, margin};
 pub use ranking::{Ranking, Slowness, Terms, prospect};
 pub use refusal::Refusal;
 pub use select::{Decision, place, place_again, refusal, right_size, unsupported};

@@ -15,6 +15,8 @@ use crate::{bytes::Bytes, digest::Sha256, placement::Placement, spec::Quantizati
 
 /// Named metrics.
 pub mod metric;
+/// The process of a run at its provider.
+pub mod process;
 /// The processor of a run.
 pub mod processor;
 /// The tasks of a run.

@@ -181,7 +181,7 @@ pub enum Guard {
     /// The scheduler's term in each of its transactions.
     #[strum(serialize = "guard.leader_term")]
     LeaderTerm,
-    /// The lease in each report of a run.
+    /// The lease in each report of a run, and the refusal of reports of a run that has ended.
     #[strum(serialize = "guard.run_lease")]
     RunLease,
     /// The numbers of events, by which a repeated report changes nothing.

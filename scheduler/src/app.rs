@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use attune_process::error_chain::chain;
 use attune_store::{
     db::{self, Single, Tx},
     files::objects::Objects,
@@ -14,7 +15,7 @@ use crate::{
     error::SchedulerError,
     leader::Leader,
     liveness::ApiProbe,
-    providers::registry::Providers,
+    providers::{market::Market, registry::Providers},
     validations::Validations,
 };
 
@@ -62,5 +63,18 @@ impl App {
     /// [`SchedulerError::Store`].
     pub(crate) async fn single(&self) -> Result<Single, SchedulerError> {
         Ok(db::single(&self.pool).await?)
+    }
+
+    /// Queries all providers for their offers, at the present prices of the catalogue; the task must not hold a
+    /// connection already. If the catalogue cannot be read, it stays as last read.
+    ///
+    /// # Errors
+    /// [`SchedulerError::Store`].
+    pub(crate) async fn market(&self) -> Result<Market, SchedulerError> {
+        let refreshed = self.providers.catalogue().refresh(&mut *self.single().await?).await;
+        if let Err(error) = refreshed {
+            tracing::error!(error = chain(&error), "the catalogue cannot be read; its last prices stay");
+        }
+        Ok(self.providers.market().await)
     }
 }

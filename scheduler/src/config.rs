@@ -20,6 +20,8 @@ use self::{kubernetes::KubernetesConfig, offer_settings::check_price, slurm::Slu
 mod instance_types;
 /// The settings of a Kubernetes cluster.
 pub(crate) mod kubernetes;
+/// The prices of the nodes of a Kubernetes cluster.
+pub(crate) mod node_prices;
 /// The settings that the offers of all clusters have.
 pub(crate) mod offer_settings;
 /// The settings of a Slurm cluster.

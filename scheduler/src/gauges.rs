@@ -13,8 +13,8 @@ use attune_inbound::Publisher;
 use attune_process::{
     error_chain::chain,
     metrics::{
-        GAUGES_TIMESTAMP, Gauge, JOBS, OFFER_MEMORY, OFFER_RESERVED, OFFER_SLOTS, PROJECT_JOBS, QUEUE_JOBS,
-        QUEUE_OLDEST_WAIT, REPLICAS, RUNS, RUNS_LOST, SCHEDULER_LEADS, WEBHOOK_BACKLOG,
+        GAUGES_TIMESTAMP, Gauge, JOBS, MEMORY_MARGIN, OFFER_MEMORY, OFFER_RESERVED, OFFER_SLOTS, PROJECT_JOBS,
+        QUEUE_JOBS, QUEUE_OLDEST_WAIT, REPLICAS, RUNS, RUNS_LOST, SCHEDULER_LEADS, WEBHOOK_BACKLOG,
     },
 };
 use attune_store::{
@@ -102,7 +102,7 @@ fn set_queue(waiting: &[Waiting], offers: &[Offer]) {
 
 /// Returns the names of the provider and of the cheapest offer with enough memory, idle or not.
 fn destination(need: Option<Bytes>, offers: &[Offer]) -> (&str, &str) {
-    let holds = |offer: &&Offer| need.is_some_and(|need| offer.memory >= need);
+    let holds = |offer: &&Offer| need.is_some_and(|need| offer.is_large_enough(need));
     let offer = offers.iter().filter(holds).min_by_key(|offer| offer.preference());
     offer.map_or((NONE, NONE), |offer| (offer.provider.as_str(), offer.name.as_str()))
 }
@@ -114,6 +114,7 @@ fn set_offers(offers: &[Offer]) {
     OFFER_MEMORY.replace(&by_offer(|offer| offer.memory.0 as f64));
     OFFER_RESERVED.replace(&by_offer(|offer| offer.reserved.0 as f64));
     OFFER_SLOTS.replace(&by_offer(|offer| offer.free_slots as f64));
+    MEMORY_MARGIN.replace(&by_offer(|offer| offer.margin.percent as f64 / 100.0));
 }
 
 fn set_counts(rows: &Gauges) {
@@ -169,6 +170,7 @@ mod tests {
             r#"attune_queue_oldest_wait_seconds{priority="low"} 0.0"#,
             r#"attune_offer_memory_bytes{provider="local",offer="small"} 104857600.0"#,
             r#"attune_offer_free_slots{provider="local",offer="large"} 3.0"#,
+            r#"attune_memory_margin_ratio{provider="local",offer="large"} 0.18"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }

@@ -7,6 +7,8 @@
 mod app;
 /// The execution of batches.
 mod batches;
+/// The catalogue of instance types.
+mod catalogue;
 /// The configuration.
 mod config;
 /// Dispatch of waiting jobs.
@@ -37,11 +39,10 @@ mod worker;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Result};
 use attune_inference::context::Inference;
 use attune_process::{log, parent};
 use attune_store::{
-    catalogue,
     config::DatabaseConfig,
     db,
     files::objects::Objects,
@@ -60,6 +61,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     app::App,
     batches::work,
+    catalogue::SharedCatalogue,
     config::{Config, ProviderConfig},
     leader::Leader,
     liveness::ApiProbe,
@@ -141,31 +143,31 @@ fn stop_on_signals() -> Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Fills the offers that name an instance type from the catalogue, with the administrators' changes.
-async fn fill_offers(providers: &mut [ProviderConfig], pool: &PgPool) -> Result<()> {
-    let mut tx = db::platform(pool).await?;
-    let catalogue = catalogue::load(&mut tx).await.context("reading the catalogue")?;
+/// Reads the catalogue, and warns of the offers whose price is unknown now: no run starts there until it is known.
+async fn read_catalogue(providers: &[ProviderConfig], pool: &PgPool) -> Result<SharedCatalogue> {
+    let catalogue = SharedCatalogue::default();
+    catalogue.refresh(&mut *db::platform(pool).await?).await.context("reading the catalogue")?;
     for provider in providers {
         let ProviderConfig::Kubernetes(cluster) = provider else { continue };
-        for warning in cluster.fill(&catalogue, Utc::now().timestamp()).map_err(Error::msg)? {
+        for warning in cluster.unpriced(&catalogue.get(), Utc::now().timestamp()) {
             tracing::warn!("{warning}");
         }
     }
-    Ok(())
+    Ok(catalogue)
 }
 
-async fn run(mut config: Config, stop: CancellationToken) -> Result<()> {
+async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let pool = db::connect_as_platform(&config.database).context("opening the database")?;
     let queue_config = DatabaseConfig { max_connections: QUEUE_CONNECTIONS, ..config.database.clone() };
     let queue_pool = db::connect_as_platform(&queue_config).context("opening the database")?;
     gauges::publish(config.metrics, &pool).await?;
     db::wait_for_schema(&pool, PATIENCE).await?;
-    fill_offers(&mut config.providers, &pool).await?;
+    let catalogue = read_catalogue(&config.providers, &pool).await?;
     let Some(leadership) = leader::take(&config.database, PATIENCE, &stop).await? else { return Ok(()) };
 
     let sender = Sender::new(pool.clone(), &config.webhooks).context("webhooks")?;
     let wake = Arc::new(tokio::sync::Notify::new());
-    let providers = Providers::open(&config.providers, &config.api_url, &wake).await?;
+    let providers = Providers::open(&config.providers, &config.api_url, catalogue, &wake).await?;
     let text_dir = config.text_dir;
     std::fs::create_dir_all(&text_dir).with_context(|| format!("{}", text_dir.display()))?;
     let objects = Objects::new(&config.object_store);

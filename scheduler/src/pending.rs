@@ -18,16 +18,16 @@ pub(crate) async fn note(
     processes: &[Process],
     (runs, replicas): (&[ActiveRun], &[Replica]),
 ) -> Result<(), SchedulerError> {
-    let reason = |handle: String| {
+    let wait = |handle: String| {
         let process = processes.iter().find(|process| process.handle == handle)?;
-        process.pending.as_deref()
+        process.pending.as_ref()
     };
     let mut started = Vec::new();
     for run in runs {
-        match reason(run.run_id.to_string()) {
-            Some(reason) => {
+        match wait(run.run_id.to_string()) {
+            Some(wait) => {
                 let mut tx = app.begin().await?;
-                pending::run(&mut tx, run.run_id, reason).await?;
+                pending::run(&mut tx, run.run_id, wait.kind, &wait.message).await?;
                 tx.commit_at(FailPoint::ReconcilePending).await?;
             }
             None => started.push((run.job_id, run.run_id)),
@@ -36,7 +36,7 @@ pub(crate) async fn note(
     if !started.is_empty() {
         pending::started(&mut *app.single().await?, &started).await?;
     }
-    for replica in replicas.iter().filter(|replica| reason(replica.replica_id.to_string()).is_some()) {
+    for replica in replicas.iter().filter(|replica| wait(replica.replica_id.to_string()).is_some()) {
         let mut tx = app.begin().await?;
         pending::replica(&mut tx, replica.replica_id).await?;
         tx.commit_at(FailPoint::ReconcilePending).await?;

@@ -30,6 +30,21 @@ pub async fn load(conn: &mut PgConnection) -> Result<Catalogue, StoreError> {
     Ok(Catalogue { gpus: built_in().gpus.clone(), instances })
 }
 
+/// Returns the version of the administrators' changes: it differs after each one.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn version(conn: &mut PgConnection) -> Result<String, StoreError> {
+    // `xmin`, not the time: a transaction that commits later may have begun, and set its time, earlier.
+    let version = sqlx::query_scalar!(
+        r#"select coalesce(md5(string_agg(name || ' ' || xmin::text, ',' order by name)), '') as "version!"
+         from catalogue_entry"#,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(version)
+}
+
 /// Returns one entry.
 ///
 /// # Errors

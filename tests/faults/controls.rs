@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use attune_tests::{figure, sha256};
-use reqwest::Method;
 use serde_json::json;
 
 use crate::{
@@ -73,13 +72,6 @@ impl Controls {
     async fn assert_broken(&mut self, wanted: &[Invariant]) {
         assert_eq!(self.broken().await, wanted);
         self.noticed.extend(wanted);
-    }
-
-    /// Pauses or resumes a job.
-    async fn change(&self, job: &str, change: &str) {
-        let path = format!("/v1/fine_tuning/jobs/{job}/{change}");
-        let (status, view) = self.rig.call(Method::POST, &path, None).await.unwrap();
-        assert_eq!(status, 200, "{view}");
     }
 
     fn sql(&self, statement: &str) {
@@ -163,12 +155,12 @@ impl Controls {
         self.rig.ready().await.unwrap();
         let trains = format!("exists (select from job where job_id = '{id}' and steps_done >= 15)");
         self.rig.until(&trains, ENDS_WITHIN).await.unwrap();
-        self.change(&job, "pause").await;
+        self.rig.change(&job, "pause").await.unwrap();
         let paused =
             format!("exists (select from job where job_id = '{id}' and state = 'paused' and charged_tokens > 0)");
         self.rig.until(&paused, ENDS_WITHIN).await.unwrap();
         self.sql(&format!("update job set charged_tokens = 0 where job_id = '{id}'"));
-        self.change(&job, "resume").await;
+        self.rig.change(&job, "resume").await.unwrap();
         self.rig.until(ALL_ENDED, ENDS_WITHIN).await.unwrap();
         self.sql(RELAY);
         self.assert_broken(&[Invariant::CurveIsKept, Invariant::StepsCountOnce, Invariant::EndsAreDelivered]).await;

@@ -48,6 +48,17 @@ pub(crate) struct Step {
     pub(crate) loss: String,
 }
 
+/// A run of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct RunOf {
+    /// The job's ID.
+    pub(crate) job: String,
+    /// The number of steps that were counted.
+    pub(crate) steps: u64,
+    /// The number of steps from the checkpoint that it resumed from to the job's last.
+    pub(crate) most: u64,
+}
+
 /// The usage of a job, refunds subtracted.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Usage {
@@ -84,6 +95,8 @@ pub(crate) struct Facts {
     pub(crate) versions: Vec<Version>,
     /// The reported steps, more than one of a step that was done again.
     pub(crate) steps: Vec<Step>,
+    /// The runs of jobs that began to train.
+    pub(crate) runs: Vec<RunOf>,
     /// The usage of each job.
     pub(crate) usage: Vec<Usage>,
     /// The terminal events in the outbox.

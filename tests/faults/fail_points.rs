@@ -8,37 +8,25 @@ use std::{
 };
 
 use attune_tests::figure;
-use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
 use crate::{
     actions::chat,
-    facts::{Expected, Facts},
-    invariants::{self, Invariant, digits},
-    observe, processes,
+    facts::Expected,
+    invariants::{self, digits},
+    observe,
     rig::{Leases, Rig},
     settings,
+    situations::{self, EPOCHS},
     storm::{ALL_ENDED, ENDS_WITHIN, ROWS},
     users::{self, BATCHES_ENDED},
 };
 
-/// Fail points that an undisturbed life of jobs and replicas on this machine does not reach: they need a provider that
-/// refuses or delays a launch, a spent budget, a job that fits nowhere, preemption, or a stop during a validation.
-const UNREACHED: [&str; 9] = [
-    "scheduler.dispatch.launch_failed",
-    "scheduler.dispatch.pause",
-    "scheduler.dispatch.preempt",
-    "scheduler.dispatch.reconsider",
-    "scheduler.dispatch.skip",
-    "scheduler.reconcile.pending",
-    "scheduler.reconcile.release_nodes",
-    "scheduler.replica.refuse",
-    "scheduler.validate.take_back",
-];
+/// Fail points that the harness does not reach: no process waits at the provider `local`. The tests of the providers
+/// `slurm` and `kubernetes` let processes wait there.
+const UNREACHED: [&str; 1] = ["scheduler.reconcile.pending"];
 
-/// The epochs of each job, of six steps.
-const EPOCHS: u32 = 10;
 /// The longest time in which all fail points must be reached.
 const REACHED_WITHIN: Duration = Duration::from_secs(1800);
 /// The longest duration of a round; a job that waits for its next attempt continues in the next one.
@@ -84,15 +72,6 @@ async fn resume_all(rig: &mut Rig) {
     }
 }
 
-/// Ends all programs, and starts them with another environment.
-async fn restart(rig: &mut Rig, environment: &[(&'static str, String)]) {
-    for program in [&mut rig.api, &mut rig.scheduler] {
-        program.kill().unwrap();
-        program.set_environment(environment);
-    }
-    rig.ready().await.unwrap();
-}
-
 #[test]
 fn the_page_names_fail_points() {
     let (names, unreached) = (BTreeSet::from_iter(names()), BTreeSet::from(UNREACHED));
@@ -109,7 +88,7 @@ async fn all_invariants_hold_after_a_kill_before_and_after_each_commit() {
     rig.until(ALL_ENDED, ENDS_WITHIN).await.unwrap();
     let marks = rig.path("marks");
     fs::create_dir(&marks).unwrap();
-    restart(&mut rig, &kill_everywhere(&marks.display().to_string())).await;
+    rig.restart(&kill_everywhere(&marks.display().to_string())).await.unwrap();
 
     let wanted: BTreeSet<String> = names()
         .into_iter()
@@ -123,8 +102,9 @@ async fn all_invariants_hold_after_a_kill_before_and_after_each_commit() {
     let (mut acknowledged, begun) = (vec![reference.clone()], Instant::now());
     while !wanted.is_subset(&reached()) && begun.elapsed() < REACHED_WITHIN {
         round(&mut rig, &mut acknowledged).await;
+        situations::create_all(&mut rig, &mut acknowledged).await.unwrap();
     }
-    restart(&mut rig, &[]).await;
+    rig.restart(&[]).await.unwrap();
     resume_all(&mut rig).await;
     rig.until(&format!("{ALL_ENDED} and {BATCHES_ENDED}"), ENDS_WITHIN).await.unwrap();
     let facts = observe::facts(&mut rig).await.unwrap();
@@ -140,23 +120,4 @@ async fn all_invariants_hold_after_a_kill_before_and_after_each_commit() {
     }
     assert!(broken.is_empty(), "{broken:#?}\n{}", rig.logs());
     assert!(missed.is_empty(), "not reached: {missed:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs programs with the feature failpoints: scripts/faults"]
-async fn a_trainer_is_left_without_the_guard_of_its_parent() {
-    assert!(settings::has_fail_points(), "run by scripts/faults");
-    let mut rig = Rig::start(Leases::Short).await.unwrap();
-    restart(&mut rig, &[("ATTUNE_FAILPOINTS", "guard.exit_with_parent=off".into())]).await;
-    let file = rig.upload(10 * ROWS).await.unwrap();
-    rig.submit(&file, 100).await.unwrap();
-    rig.until("exists (select from job where steps_done >= 5)", ENDS_WITHIN).await.unwrap();
-    rig.scheduler.kill().unwrap();
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let left = rig.processes("attune-trainer").unwrap();
-    let facts = Facts { processes: left.clone(), ..Facts::default() };
-    assert!(!Invariant::NothingIsLeft.violations(&facts, &Expected::default()).is_empty());
-    for process in left {
-        processes::signal(process, Signal::SIGKILL);
-    }
 }

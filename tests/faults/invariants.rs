@@ -14,7 +14,7 @@ pub(crate) enum Invariant {
     OneWholeVersion,
     /// A job's training curve is that of the job that was not disturbed.
     CurveIsKept,
-    /// The usage of a job counts each kept step once.
+    /// The usage of a job counts each kept step once, and a run counts no step twice.
     StepsCountOnce,
     /// After the collector ran there is no process, node, multipart upload or object that no row names.
     NothingIsLeft,
@@ -121,7 +121,10 @@ fn steps_count_once(facts: &Facts, reference: &str) -> Vec<String> {
     let tokens = |of: &str| facts.usage.iter().find(|usage| usage.job == of).map(|usage| usage.tokens);
     let right = tokens(reference);
     let wrong = succeeded(facts).filter(|job| right.is_none() || tokens(job) != right);
-    wrong.map(|job| format!("{job} is charged {:?} tokens, not {right:?}", tokens(job))).collect()
+    let wrong = wrong.map(|job| format!("{job} is charged {:?} tokens, not {right:?}", tokens(job)));
+    let repeated = facts.runs.iter().filter(|run| run.steps > run.most);
+    let repeated = repeated.map(|run| format!("a run of {} counts {} steps of {}", run.job, run.steps, run.most));
+    wrong.chain(repeated).collect()
 }
 
 fn nothing_is_left(facts: &Facts) -> Vec<String> {
@@ -154,7 +157,7 @@ fn ends_are_delivered(facts: &Facts) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::{
-        facts::{End, FileOf, Job, Object, Step, Usage, Version},
+        facts::{End, FileOf, Job, Object, RunOf, Step, Usage, Version},
         receiver::Delivery,
     };
 
@@ -180,6 +183,7 @@ mod tests {
             let file = FileOf { name: "adapter_model.safetensors".into(), sha256: "d1".into(), bytes: 3 };
             facts.versions.push(Version { job: id.into(), files: vec![file] });
             facts.usage.push(Usage { job: id.into(), tokens: 10 });
+            facts.runs.push(RunOf { job: id.into(), steps: 3, most: 3 });
             for step in 1..4 {
                 facts.steps.push(Step { job: id.into(), step, loss: format!("0.{step}") });
             }
@@ -236,6 +240,7 @@ mod tests {
     fn steps_that_count_twice_or_not_at_all_are_found() {
         assert_eq!(after(|facts| facts.usage[1].tokens = 12), [Invariant::StepsCountOnce]);
         assert_eq!(after(|facts| facts.usage.truncate(1)), [Invariant::StepsCountOnce]);
+        assert_eq!(after(|facts| facts.runs[1].steps = 4), [Invariant::StepsCountOnce]);
     }
 
     #[test]

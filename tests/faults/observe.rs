@@ -17,6 +17,7 @@ use attune_store::{
 use attune_tests::{object_store::CREDENTIALS, sha256};
 
 use crate::{
+    cluster::Cluster,
     facts::{Facts, Object},
     rig::Rig,
 };
@@ -36,6 +37,11 @@ const VERSIONS: &str = "select replace(job_id::text, '-', '') as job, files from
 const STEPS: &str = "select replace(job_id::text, '-', '') as job, (data ->> 'step')::bigint as step,
         data ->> 'train_loss' as loss
     from job_event where type = 'metrics' and data ->> 'train_loss' is not null";
+
+/// The runs. A checkpoint that was deleted meanwhile counts as the job's beginning.
+const RUNS: &str = "select replace(run.job_id::text, '-', '') as job, run.steps,
+        job.total_steps - coalesce(checkpoint.step, 0) as most
+    from run join job using (job_id) left join checkpoint on checkpoint_id = resume_id where total_steps is not null";
 
 const USAGE: &str = "select replace(job_id::text, '-', '') as job, sum(trained_tokens)::bigint as tokens from usage
     where job_id is not null group by job_id";
@@ -80,22 +86,25 @@ pub(crate) async fn facts(rig: &mut Rig) -> Result<Facts> {
     // A violation is found below.
     drop(rig.until(DELIVERED, DELIVERED_WITHIN).await);
     collect(rig).await?;
-    let cluster = &rig.cluster;
+    let mut facts = Facts { processes: processes(rig)?, deliveries: rig.receiver.deliveries(), ..rows(&rig.cluster)? };
+    objects(&rig.objects(), &mut facts)?;
+    Ok(facts)
+}
+
+/// Reads the facts that are rows.
+pub(crate) fn rows(cluster: &Cluster) -> Result<Facts> {
     let lines = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let mut facts = Facts {
+    Ok(Facts {
         jobs: cluster.rows(JOBS)?,
         versions: cluster.rows(VERSIONS)?,
         steps: cluster.rows(STEPS)?,
+        runs: cluster.rows(RUNS)?,
         usage: cluster.rows(USAGE)?,
         ends: cluster.rows(ENDS)?,
         named: lines(cluster.sql(NAMED)?).into_iter().collect(),
         nodes: lines(cluster.sql(NODES)?),
-        processes: processes(rig)?,
-        deliveries: rig.receiver.deliveries(),
         ..Facts::default()
-    };
-    objects(&rig.objects(), &mut facts)?;
-    Ok(facts)
+    })
 }
 
 fn processes(rig: &Rig) -> Result<Vec<i32>> {

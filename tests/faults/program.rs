@@ -63,6 +63,14 @@ impl Program {
         self.child.as_ref().map(|child| child.id().cast_signed())
     }
 
+    /// Returns whether the program does not run.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        match &mut self.child {
+            Some(child) => Ok(child.try_wait()?.is_some()),
+            None => Ok(true),
+        }
+    }
+
     /// Kills the program; returns whether it ran.
     pub(crate) fn kill(&mut self) -> Result<bool> {
         let Some(mut child) = self.child.take() else { return Ok(false) };

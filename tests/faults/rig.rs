@@ -40,6 +40,8 @@ pub(crate) const API_KEY: &str = "sk-attune-0123456789abcdefghijklmnopqrstuvwxyz
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// The longest start of the API, which migrates the schema.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// The interval between two checks of a condition.
+const POLL: Duration = Duration::from_millis(200);
 /// The timeout of a request: the API may be stopped.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
@@ -62,6 +64,8 @@ pub(crate) struct Rig {
     pub(crate) api: Program,
     /// The scheduler.
     pub(crate) scheduler: Program,
+    /// Another scheduler, which waits for the leadership.
+    pub(crate) standby: Option<Program>,
     /// The database.
     pub(crate) cluster: Cluster,
     /// The way to the object store.
@@ -71,6 +75,8 @@ pub(crate) struct Rig {
     /// The disk of the objects, if it is one of the harness's own.
     pub(crate) disk: Option<Disk>,
     folder: TempDir,
+    /// The scheduler's settings.
+    settings: String,
     /// The API's address, `http://…`.
     pub(crate) url: String,
     client: reqwest::Client,
@@ -92,7 +98,8 @@ impl Rig {
         let settings = scheduler_settings(&url, folder.path(), leases, &shared)?;
         let scheduler = Program::new("attune-scheduler", folder.path(), &settings)?;
         let client = client_with_timeout()?;
-        let mut rig = Self { api, scheduler, cluster, proxy, receiver, disk, folder, url, client };
+        let standby = None;
+        let mut rig = Self { api, scheduler, standby, cluster, proxy, receiver, disk, folder, settings, url, client };
         rig.ready().await?;
         let model = rig.path("tiny");
         tiny::write(&model, 7)?;
@@ -111,10 +118,37 @@ impl Rig {
         self.path("objects")
     }
 
+    /// Starts another scheduler, with the first one's settings but for these, and waits until it waits.
+    pub(crate) async fn start_standby(&mut self, environment: &[(&'static str, String)]) -> Result<()> {
+        let folder = self.path("standby");
+        std::fs::create_dir(&folder)?;
+        let mut standby = Program::new("attune-scheduler", &folder, &self.settings)?;
+        let work_dir = ("ATTUNE_LOCAL__WORK_DIR", text(&folder.join("node"))?.to_owned());
+        standby.set_environment(&[environment, &[work_dir]].concat());
+        standby.start()?;
+        let begun = Instant::now();
+        while !standby.log().contains("another scheduler leads; waiting") {
+            ensure!(begun.elapsed() < READY_WITHIN, "the other scheduler does not wait:\n{}", standby.log());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.standby = Some(standby);
+        Ok(())
+    }
+
     /// Starts the programs that do not run; returns whether there was one.
     pub(crate) fn keep_up(&mut self) -> Result<bool> {
         let (api, scheduler) = (self.api.start()?, self.scheduler.start()?);
-        Ok(api || scheduler)
+        let standby = self.standby.as_mut().map(Program::start).transpose()?;
+        Ok(api || scheduler || standby == Some(true))
+    }
+
+    /// Kills the API and the scheduler, and starts them with another environment.
+    pub(crate) async fn restart(&mut self, environment: &[(&'static str, String)]) -> Result<()> {
+        for program in [&mut self.api, &mut self.scheduler] {
+            program.kill()?;
+            program.set_environment(environment);
+        }
+        self.ready().await
     }
 
     /// Starts the programs that do not run, and waits until the API answers.
@@ -133,7 +167,8 @@ impl Rig {
 
     /// Returns the last lines of the programs' logs.
     pub(crate) fn logs(&self) -> String {
-        format!("api:\n{}\nscheduler:\n{}", self.api.log(), self.scheduler.log())
+        let standby = self.standby.as_ref().map(Program::log).unwrap_or_default();
+        format!("api:\n{}\nscheduler:\n{}\nstandby:\n{standby}", self.api.log(), self.scheduler.log())
     }
 
     /// Runs `attune` with these arguments.
@@ -190,16 +225,43 @@ impl Rig {
     /// Waits until `wanted`, a condition in SQL, holds, and keeps the programs up meanwhile.
     pub(crate) async fn until(&mut self, wanted: &str, within: Duration) -> Result<()> {
         let begun = Instant::now();
-        while self.cluster.sql(&format!("select {wanted}"))? != "t" {
+        while !self.holds(wanted)? {
             self.keep_up()?;
-            if begun.elapsed() > within {
-                let jobs = self.cluster.sql(
-                    "select job_id, state, attempts, steps_done, total_steps, waiting_reason, error_message from job",
-                )?;
-                anyhow::bail!("not after {within:?}: {wanted}\n{jobs}\n{}", self.logs());
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            self.check_time(begun, wanted, within)?;
+            tokio::time::sleep(POLL).await;
         }
+        Ok(())
+    }
+
+    /// Waits as [`until`](Self::until), and starts no program.
+    pub(crate) async fn wait_for(&self, wanted: &str, within: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while !self.holds(wanted)? {
+            self.check_time(begun, wanted, within)?;
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    fn holds(&self, wanted: &str) -> Result<bool> {
+        Ok(self.cluster.sql(&format!("select {wanted}"))? == "t")
+    }
+
+    fn check_time(&self, begun: Instant, wanted: &str, within: Duration) -> Result<()> {
+        if begun.elapsed() <= within {
+            return Ok(());
+        }
+        let jobs = self
+            .cluster
+            .sql("select job_id, state, attempts, steps_done, total_steps, waiting_reason, error_message from job")?;
+        anyhow::bail!("not after {within:?}: {wanted}\n{jobs}\n{}", self.logs())
+    }
+
+    /// Pauses, resumes or cancels a job.
+    pub(crate) async fn change(&self, job: &str, change: &str) -> Result<()> {
+        let path = format!("/v1/fine_tuning/jobs/{job}/{change}");
+        let (status, view) = self.call(Method::POST, &path, None).await?;
+        ensure!(status == 200, "{change}: {status}: {view}");
         Ok(())
     }
 

@@ -213,7 +213,8 @@ async fn a_job_that_waits_in_the_queue_of_the_cluster_shows_the_reason_and_is_no
     let done = succeeds(&platform, &id, 1).await;
     assert_eq!(done["waiting_reason"], Value::Null, "{done}");
     let waited = story(&platform, &id).await.iter().filter(|message| message.starts_with("Waiting in")).count();
-    assert_eq!(waited, 1);
+    // One event for each kind of reason: Slurm may not have considered the job at first.
+    assert!((1..=2).contains(&waited), "{waited}");
     nothing_left(platform).await;
 }
 

@@ -237,11 +237,12 @@ const API: [&str; 14] = [
 ];
 
 /// Metrics that the scheduler has after a job and an answer.
-const SCHEDULER: [&str; 14] = [
+const SCHEDULER: [&str; 15] = [
     "attune_db_connections",
     "attune_gauges_timestamp_seconds",
     "attune_job_starts_total",
     "attune_launches_total",
+    "attune_memory_margin_ratio",
     "attune_offer_free_slots",
     "attune_offer_memory_bytes",
     "attune_offer_reserved_bytes",

@@ -16,7 +16,7 @@ use attune_domain::{
     catalogue::advice,
     file_facts::FileFacts,
     id::ProjectId,
-    memory::{self, Workload},
+    memory::{self, Margin, Workload},
     offer::{Decision, Offer, Ranking, Terms, place, prospect, refusal, unsupported},
     run::Plan,
     throughput::{JobFacts, JobTokens, Rate, TokenCost, is_exact, over_all_steps},
@@ -83,7 +83,10 @@ pub async fn work_out(app: &App, project: ProjectId, made: Made) -> Result<Estim
     let place = Placed::find(work, &offers, &ranking(&made, (work, &scanned), (&offers, &rates)));
     let advice = match place.taken {
         Some(_) => None,
-        None => Some(AdviceView::new(&advice(place.memory.needed(), &catalogue::load(&mut db).await?), Utc::now())),
+        None => {
+            let (need, entries) = (memory::smallest_on_cuda(work), catalogue::load(&mut db).await?);
+            Some(AdviceView::new(&advice(&need, &entries), Utc::now()))
+        }
     };
     let pace = place.taken.map(|index| {
         let cost = TokenCost::on_offer(work, scanned.facts(), place.plan.as_ref(), &offers[index]);
@@ -103,7 +106,7 @@ struct Pace {
 fn ranking(made: &Made, (work, scanned): (Workload<'_>, &Scanned), (offers, rates): (&[Offer], &[Rate])) -> Ranking {
     let need = memory::smallest(work).needed();
     let is_usable = |offer: &Offer| {
-        offer.memory >= need && unsupported(offer).is_none() && made.row.limits.refusal(offer).is_none()
+        offer.is_large_enough(need) && unsupported(offer).is_none() && made.row.limits.refusal(offer).is_none()
     };
     let costs: Vec<TokenCost> =
         offers.iter().map(|offer| TokenCost::on_offer(work, scanned.facts(), None, offer)).collect();
@@ -235,7 +238,7 @@ fn view(
         tokens: tokens.trained,
         trained_tokens,
         is_exact: is_exact(&made.row.spec, rows),
-        memory: MemoryView::from(&place.memory),
+        memory: MemoryView::new(&place.memory, place.offer.as_ref().map_or_else(Margin::default, |offer| offer.margin)),
         plan: place.plan.as_ref().map(Into::into),
         offer: place.offer.as_ref().map(OfferView::from),
         refusals: place.refusals,

@@ -57,8 +57,8 @@ pub(crate) const POLICIES: &[Policy] = &[
 /// Create a fine-tuning job.
 ///
 /// The response is returned immediately; the job's files are then tokenized and validated, and the job is queued. All
-/// defaults are set now and are in the response. An unknown field is refused by its name, and limits in `compute` that
-/// no machine of the configured providers satisfies are refused with the reason of each machine.
+/// defaults are set now and are in the response. An unknown field is refused by its name, and a job that no machine of
+/// the configured providers can run is refused with the reason of each machine.
 #[utoipa::path(post, path = "/v1/fine_tuning/jobs", tag = "Fine-tuning", operation_id = "create_job",
     request_body = NewJob,
     responses((status = 200, body = JobView), (status = "4XX", body = ErrorBody)))]
@@ -67,9 +67,11 @@ pub async fn create(
     Caller(holder): Caller,
     Body(new): Body<NewJob>,
 ) -> Result<Json<JobView>, ApiError> {
-    satisfiable::check(&app, &new).await?;
+    let machines = satisfiable::machines(&app, &new).await?;
     let mut tx = app.tenant(holder.project_id).await?;
-    let row = prepare::make(&app, &mut tx, &holder, &new).await?.row;
+    let made = prepare::make(&app, &mut tx, &holder, &new).await?;
+    satisfiable::check(&machines, &made)?;
+    let row = made.row;
     unfinished::admit(&mut tx, holder.project_id, unfinished::Kind::Jobs, app.limits.unfinished_jobs).await?;
     let job = job::insert(&mut tx, &row).await?;
     if let Some(note) = new.suffix_note() {

@@ -5,7 +5,13 @@ use attune_domain::{
     bytes::Bytes,
     offer::{Offer, OfferDevice},
 };
-use attune_store::{db, runs::offer};
+use attune_store::{
+    db,
+    runs::{
+        offer,
+        provider::{self, ProviderState},
+    },
+};
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -151,4 +157,47 @@ async fn limits_that_no_offer_can_satisfy_are_refused_with_every_reason(pool: Pg
     let compute = &answer.json()["compute"];
     let shown = ["max_usd_per_hour", "regions", "device", "spot", "deadline"].map(|field| compute[field].clone());
     assert_eq!(shown, [json!(2.0), json!(["eu-west-1"]), json!("cpu"), json!(true), Value::Null]);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_job_that_no_machine_can_run_is_refused_unless_another_one_may_come(pool: PgPool) {
+    let world = World::new(pool).await;
+    let gpu = OfferDevice::Cuda { product: "NVIDIA-L4".into(), count: 1, memory: Bytes::mib(22_487) };
+    let spot = Offer { spot: true, ..offer("spot node", 1, OfferDevice::Cpu) };
+    let small = Offer { memory: Bytes::mib(1), ..offer("small node", 1, OfferDevice::Cpu) };
+    let offers = [offer("gpu node", 1, gpu), spot, small];
+    let state =
+        |unreachable: Option<&str>| ProviderState { name: "local".into(), unreachable: unreachable.map(str::to_owned) };
+    let publish = async |offers: &[Offer], unreachable| {
+        let mut tx = db::platform(&world.pool).await.unwrap();
+        provider::publish(&mut tx, &[state(unreachable)]).await.unwrap();
+        offer::publish(&mut tx, "local", offers).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    publish(&offers, None).await;
+    let refused = world.create_job(json!({})).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.text);
+    assert_eq!(refused.json()["error"]["code"], "no_offer");
+    for reason in [
+        "gpu node: the device cuda is not in this build",
+        "spot node is a spot machine, and compute.spot is false",
+        "small node has ",
+    ] {
+        assert!(refused.message().contains(reason), "{}", refused.message());
+    }
+    publish(&offers, Some("refused")).await;
+    let waits = world.create_job(json!({})).await;
+    assert_eq!(waits.status, StatusCode::OK, "the provider may have another machine: {}", waits.text);
+
+    // A run takes 10 seconds outside of its steps, as far as is known before the first one.
+    publish(&[offer("dear node", 3_600_000_000, OfferDevice::Cpu)], None).await;
+    let dear = world.create_job(json!({"max_usd": 9.9})).await;
+    assert_eq!(dear.status, StatusCode::BAD_REQUEST, "{}", dear.text);
+    assert!(dear.message().contains("the job would cost about 10.000000 USD"), "{}", dear.message());
+    let allowed = world.create_job(json!({"max_usd": 11})).await;
+    assert_eq!(allowed.status, StatusCode::OK, "{}", allowed.text);
+    let soon = chrono::Utc::now().timestamp() + 3;
+    let late = world.create_job(json!({"deadline": soon})).await;
+    assert_eq!(late.status, StatusCode::BAD_REQUEST, "{}", late.text);
+    assert_eq!(late.json()["error"]["code"], "no_offer");
 }

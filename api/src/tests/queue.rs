@@ -5,7 +5,7 @@ use attune_domain::{
     bytes::Bytes,
     id::JobId,
     job::{JobEvent, Priority},
-    memory::MemoryEstimate,
+    memory::{Margin, MemoryEstimate},
 };
 use attune_store::{
     db,
@@ -13,7 +13,7 @@ use attune_store::{
         job::{self, JobError, Step},
         waiting::{self, Place},
     },
-    runs::placement::{self, NotTaken, Placed},
+    runs::placement::{self, NotTaken, Placed, Predicted},
     testing,
 };
 use axum::http::{Method, StatusCode};
@@ -137,7 +137,14 @@ async fn a_placement_explains_the_wait_the_machine_and_the_failure(pool: PgPool)
         offer: "this machine".into(),
         micro_usd_per_hour: 500_000,
         estimate: MemoryEstimate { terms: vec![("base".into(), Bytes(7))], peak: Bytes(7) },
-        others: vec![NotTaken { provider: "local".into(), offer: "small".into(), reason: reason.clone() }],
+        margin: Margin::measured(20),
+        predicted: Some(Predicted { seconds: 7200.0, micro_usd: 1_000_000 }),
+        others: vec![NotTaken {
+            provider: "local".into(),
+            offer: "small".into(),
+            reason: reason.clone(),
+            predicted: None,
+        }],
     };
     placement::record(&mut tx, &[(run.run_id, placed)]).await.unwrap();
     let error = JobError { code: "insufficient_memory".into(), message: "It needs more".into(), param: None };
@@ -146,9 +153,18 @@ async fn a_placement_explains_the_wait_the_machine_and_the_failure(pool: PgPool)
     let found = placement_of(&world, first).await;
     assert_eq!(found["waiting"], Value::Null);
     let (run, offer) = (&found["run"], &found["run"]["offer"]);
-    assert_eq!(*offer, json!({"provider": "local", "name": "this machine", "usd_per_hour": 0.5}));
-    assert_eq!(run["memory"], json!({"peak_bytes": 7, "needed_bytes": 7, "parts": {"base": 7}}));
-    assert_eq!(run["other_offers"], json!([{"provider": "local", "name": "small", "reason": reason}]));
+    let predicted = json!({"duration_seconds": 7200.0, "machine_usd": 1.0});
+    assert_eq!(
+        *offer,
+        json!({"provider": "local", "name": "this machine", "usd_per_hour": 0.5, "predicted": predicted})
+    );
+    let memory = json!({"peak_bytes": 7, "needed_bytes": 8, "margin_percent": 20, "margin_source": "measured",
+        "parts": {"base": 7}});
+    assert_eq!(run["memory"], memory);
+    assert_eq!(
+        run["other_offers"],
+        json!([{"provider": "local", "name": "small", "reason": reason, "predicted": null}])
+    );
     assert_eq!((&run["attempt"], &run["ended_at"], &run["plan"]["threads"]), (&json!(1), &Value::Null, &json!(2)));
     let failed = placement_of(&world, second).await;
     assert_eq!((&failed["status"], &failed["waiting"]), (&json!("failed"), &Value::Null));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use attune_domain::{
     file_facts::FileFacts,
-    memory::MemoryEstimate,
+    memory::{Margin, MemoryEstimate},
     offer::{Offer, Refusal},
     run::Plan,
     spec::{AdapterSpec, HyperparametersSpec},
@@ -59,7 +59,7 @@ pub struct EstimateView {
     pub offer: Option<OfferView>,
     /// The reasons why the job would not run on each of the other offers, or would have to wait.
     pub refusals: Vec<RefusalView>,
-    /// The GPUs of the catalogue that would hold the job; `null` if an offer can be used.
+    /// The GPUs of the catalogue that would hold the job, by an unverified estimate; `null` if an offer can be used.
     pub gpu_advice: Option<AdviceView>,
     /// `true` if the job would have to wait at the moment.
     pub waits: bool,
@@ -108,14 +108,25 @@ pub struct MemoryView {
     pub peak_bytes: u64,
     /// The peak with the margin of the estimate: a machine must have this much.
     pub needed_bytes: u64,
+    /// The margin, in percent of the peak.
+    pub margin_percent: u64,
+    /// The source of the margin: `measured`, from the predicted and measured peaks of earlier runs on this kind of
+    /// processor; or `default`, with fewer than 20 of them, or if no offer has enough memory.
+    pub margin_source: &'static str,
     /// The bytes of each part: `base`, `activations`, `optimizer` and so on.
     pub parts: BTreeMap<String, u64>,
 }
 
-impl From<&MemoryEstimate> for MemoryView {
-    fn from(estimate: &MemoryEstimate) -> Self {
-        let parts = estimate.terms.iter().map(|(name, bytes)| (name.clone(), bytes.0)).collect();
-        Self { peak_bytes: estimate.peak.0, needed_bytes: estimate.needed().0, parts }
+impl MemoryView {
+    /// Creates the view of an estimate on an offer with this margin.
+    pub fn new(estimate: &MemoryEstimate, margin: Margin) -> Self {
+        Self {
+            peak_bytes: estimate.peak.0,
+            needed_bytes: margin.apply(estimate.needed()).0,
+            margin_percent: margin.percent,
+            margin_source: margin.source.into(),
+            parts: estimate.terms.iter().map(|(name, bytes)| (name.clone(), bytes.0)).collect(),
+        }
     }
 }
 
@@ -181,8 +192,9 @@ impl From<&Offer> for OfferView {
 pub struct RefusalView {
     /// The provider's name for the machine.
     pub offer: String,
-    /// The code: `too_small`, `crowded`, `no_slot`, `not_cheaper`; `device_not_in_build`, `sharding_not_in_build`; or
-    /// the limit of `compute` that it does not satisfy: `other_device`, `price`, `region`, `spot`, `cost`, `deadline`.
+    /// The code: `too_small`, `crowded`, `no_slot`, `not_cheaper`; `device_not_in_build`, `sharding_not_in_build`;
+    /// `no_price`, if the price is unknown now, such as that of a stale entry of the catalogue; or the limit of
+    /// `compute` that it does not satisfy: `other_device`, `price`, `region`, `spot`, `cost`, `deadline`.
     pub code: &'static str,
     /// A human-readable message.
     pub message: String,

@@ -2,7 +2,7 @@
 
 use attune_store::{
     jobs::{job::Job, waiting::Neighbors},
-    runs::placement::{LastRun, NotTaken, Placed},
+    runs::placement::{LastRun, NotTaken, Placed, Predicted},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -47,7 +47,7 @@ pub struct PlacedRunView {
     pub memory: Option<MemoryView>,
     /// The measured peak memory so far; `null` before the first step.
     pub measured_peak_bytes: Option<u64>,
-    /// The reason why each other offer was not taken.
+    /// The reason why each other offer was not taken; at most 100 offers.
     pub other_offers: Vec<OtherOfferView>,
 }
 
@@ -60,10 +60,21 @@ pub struct TakenOfferView {
     pub name: String,
     /// The price per hour in USD; 0 for one's own machine.
     pub usd_per_hour: f64,
+    /// The prediction for the rest of the job when the run was created; `null` if it was not recorded.
+    pub predicted: Option<PredictedView>,
+}
+
+/// The predicted duration and cost of the rest of a job on a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct PredictedView {
+    /// The time from the start to the end, in seconds.
+    pub duration_seconds: f64,
+    /// The price of the machine for that time in USD, without that of trained tokens.
+    pub machine_usd: f64,
 }
 
 /// An offer that was not taken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct OtherOfferView {
     /// The provider, such as `local`.
     pub provider: String,
@@ -71,6 +82,9 @@ pub struct OtherOfferView {
     pub name: String,
     /// The human-readable reason.
     pub reason: String,
+    /// The prediction for the rest of the job there when the run was created; `null` if it is unknown, as for a machine
+    /// that the job cannot use.
+    pub predicted: Option<PredictedView>,
 }
 
 /// The place of a job in the queue.
@@ -112,14 +126,20 @@ impl JobPlacementView {
 
 impl From<LastRun> for PlacedRunView {
     fn from(run: LastRun) -> Self {
-        let memory = run.placed.as_ref().map(|placed| MemoryView::from(&placed.estimate));
+        let memory = run.placed.as_ref().map(|placed| MemoryView::new(&placed.estimate, placed.margin));
         let (offer, others) = match run.placed {
             None => (None, Vec::new()),
-            Some(Placed { provider, offer, micro_usd_per_hour, others, .. }) => {
-                (Some(TakenOfferView { provider, name: offer, usd_per_hour: micro_usd_per_hour as f64 / 1e6 }), others)
+            Some(Placed { provider, offer, micro_usd_per_hour, predicted, others, .. }) => {
+                let (usd_per_hour, predicted) = (micro_usd_per_hour as f64 / 1e6, predicted.map(PredictedView::from));
+                (Some(TakenOfferView { provider, name: offer, usd_per_hour, predicted }), others)
             }
         };
-        let other = |NotTaken { provider, offer, reason }| OtherOfferView { provider, name: offer, reason };
+        let other = |NotTaken { provider, offer, reason, predicted }| OtherOfferView {
+            provider,
+            name: offer,
+            reason,
+            predicted: predicted.map(PredictedView::from),
+        };
         Self {
             attempt: run.attempt,
             started_at: run.started_at.timestamp(),
@@ -130,6 +150,12 @@ impl From<LastRun> for PlacedRunView {
             measured_peak_bytes: run.measured_peak.map(|peak| peak.0),
             other_offers: others.into_iter().map(other).collect(),
         }
+    }
+}
+
+impl From<Predicted> for PredictedView {
+    fn from(predicted: Predicted) -> Self {
+        Self { duration_seconds: predicted.seconds, machine_usd: predicted.micro_usd as f64 / 1e6 }
     }
 }
 

@@ -59,12 +59,15 @@ fn trained_tokens(estimate: &Value) -> String {
     format!("{about}{} of {}", output::text(&estimate["trained_tokens"]), output::text(&estimate["tokens"]))
 }
 
-/// Formats the peak memory and its parts, largest first.
+/// Formats the peak memory and its parts, largest first, and the memory with the margin.
 pub(super) fn memory(memory: &Value) -> String {
     let mut parts: Vec<_> = memory["parts"].as_object().into_iter().flatten().collect();
     parts.sort_by_key(|(_, bytes)| std::cmp::Reverse(bytes.as_u64()));
     let parts: Vec<_> = parts.iter().map(|(name, bytes)| format!("{name} {}", output::bytes(bytes))).collect();
-    format!("{} ({})", output::bytes(&memory["peak_bytes"]), parts.join(", "))
+    let peak = format!("{} ({})", output::bytes(&memory["peak_bytes"]), parts.join(", "));
+    let Some(percent) = memory["margin_percent"].as_u64() else { return peak };
+    let (needed, source) = (output::bytes(&memory["needed_bytes"]), output::text(&memory["margin_source"]));
+    format!("{peak}; {needed} with a margin of {percent}% ({source})")
 }
 
 fn machine(estimate: &Value) -> String {

@@ -30,6 +30,7 @@ fn fields(placement: &Value) -> Vec<(&'static str, String)> {
         ("own jobs running", running(waiting)),
         ("attempt", output::text(&run["attempt"])),
         ("machine", machine(run)),
+        ("predicted", predicted(&run["offer"]["predicted"]).map_or_else(String::new, |text| format!("costs {text}"))),
         ("memory", if run["memory"].is_null() { String::new() } else { memory(&run["memory"]) }),
         ("measured peak", output::bytes(&run["measured_peak_bytes"])),
         ("plan", plan(&run["plan"])),
@@ -69,6 +70,12 @@ fn machine(run: &Value) -> String {
     }
 }
 
+/// Formats a predicted cost and duration: `about $1.20 in 2 h 10 min`; `None`: not predicted.
+fn predicted(predicted: &Value) -> Option<String> {
+    let (usd, seconds) = (predicted["machine_usd"].as_f64()?, predicted["duration_seconds"].as_f64()?);
+    Some(format!("about ${usd:.2} in {}", output::duration(seconds.round() as u64)))
+}
+
 fn plan(plan: &Value) -> String {
     if plan.is_null() {
         return String::new();
@@ -80,7 +87,14 @@ fn plan(plan: &Value) -> String {
 /// Returns a line for each offer that was not taken.
 fn lines(placement: &Value) -> Vec<String> {
     let others = placement["run"]["other_offers"].as_array().into_iter().flatten();
-    others.map(|other| format!("not taken: {}", output::text(&other["reason"]))).collect()
+    let line = |other: &Value| {
+        let reason = output::text(&other["reason"]);
+        match predicted(&other["predicted"]) {
+            Some(cost) => format!("not taken: {reason}; the job would cost {cost}"),
+            None => format!("not taken: {reason}"),
+        }
+    };
+    others.map(line).collect()
 }
 
 #[cfg(test)]
@@ -119,15 +133,22 @@ mod tests {
     #[test]
     fn a_running_job_shows_its_machine_and_the_others() {
         let placement = json!({"job_id": "ftjob-1", "status": "running", "waiting": null, "error": null, "run": {
-            "attempt": 1, "offer": {"provider": "local", "name": "this machine", "usd_per_hour": 0.5},
+            "attempt": 1, "offer": {"provider": "local", "name": "this machine", "usd_per_hour": 0.5,
+                "predicted": {"machine_usd": 1.2, "duration_seconds": 7800.4}},
             "plan": {"micro_batch_size": 4, "gradient_checkpointing": false, "threads": 2},
-            "other_offers": [{"reason": "small has 1 B too little memory"}]}});
+            "other_offers": [{"reason": "small has 1 B too little memory", "predicted": null},
+                {"reason": "dear is large enough", "predicted": {"machine_usd": 1.9, "duration_seconds": 60.0}}]}});
         let shown = shown(&placement);
         assert!(shown.contains(&("machine", "this machine of local, $0.5000 an hour".into())), "{shown:?}");
         assert!(
             shown.contains(&("plan", "micro_batch_size 4, gradient_checkpointing false, threads 2".into())),
             "{shown:?}"
         );
-        assert_eq!(lines(&placement), ["not taken: small has 1 B too little memory"]);
+        assert!(shown.contains(&("predicted", "costs about $1.20 in 2 h 10 min".into())), "{shown:?}");
+        let others = [
+            "not taken: small has 1 B too little memory",
+            "not taken: dear is large enough; the job would cost about $1.90 in 60 s",
+        ];
+        assert_eq!(lines(&placement), others);
     }
 }

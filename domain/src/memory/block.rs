@@ -5,11 +5,9 @@
 
 use crate::{
     architecture::Architecture,
+    memory::device::Device,
     spec::{Quantization, TrainSpec},
 };
-
-/// The rows of a matrix product's right-hand side that are copied at once, in the order that the loops read them.
-const PACKED_ROWS: u64 = 512;
 
 /// The widths of a block.
 #[derive(Debug, Clone, Copy)]
@@ -41,22 +39,49 @@ impl Block {
         Self { c, f, q: h * d, k: n * d, h, qk_norm }
     }
 
-    /// Returns the floats per token that the attention of a block keeps for its backward pass: the input, q, k and v
-    /// (twice, if q and k are normalized), the output, and a sum per head.
-    fn kept_by_attention(&self) -> u64 {
+    /// Returns the numbers per token that the attention of a block keeps for its backward pass: the input, q, k and v
+    /// (twice, if q and k are normalized), the output, and a sum per head in `f32`. No device keeps scores.
+    fn kept_by_attention(&self, device: Device) -> u64 {
         let heads = self.q + 2 * self.k;
-        self.c + heads + if self.qk_norm { heads } else { 0 } + self.q + self.h
+        self.c + heads + if self.qk_norm { heads } else { 0 } + self.q + device.singles(self.h)
     }
 
-    /// Returns the floats per token that a block keeps: those of the attention, the middle residual, gate and up.
-    pub(crate) fn kept(&self) -> u64 {
-        self.kept_by_attention() + self.c + 2 * self.f
+    /// Returns the numbers per token that a block keeps: those of the attention, the middle residual, gate and up.
+    pub(crate) fn kept(&self, device: Device) -> u64 {
+        self.kept_by_attention(device) + self.c + 2 * self.f
     }
 
-    /// Returns the floats per token while the backward pass is in the attention: what the attention keeps, the
-    /// gradients of the residual, of the output, of q, k and v, and those of k and v in both halves of the tiles.
-    pub(crate) fn in_attention(&self) -> u64 {
-        self.kept_by_attention() + self.c + self.q + (self.q + 2 * self.k) + 4 * self.k
+    /// Returns the widths of the tensors that a block keeps, without the sums per head: with checkpointing only its
+    /// input.
+    pub(crate) fn kept_tensors(&self, checkpointing: bool) -> Vec<u64> {
+        let Self { c, f, q, k, .. } = *self;
+        if checkpointing {
+            return vec![c];
+        }
+        let mut widths = vec![c, q, k, k, q, c, f, f];
+        if self.qk_norm {
+            widths.extend([q, k, k]);
+        }
+        widths
+    }
+
+    /// Returns the numbers per token while the backward pass is in the attention: what the attention keeps, the
+    /// gradients of the residual, of the output, of q, k and v, and the buffers of the device.
+    pub(crate) fn in_attention(&self, device: Device) -> u64 {
+        self.kept_by_attention(device) + self.c + self.q + (self.q + 2 * self.k) + self.attention_buffers(device)
+    }
+
+    /// Returns the numbers per token of the attention's own buffers: on the CPU the gradients of k and v in both halves
+    /// of the tiles; on CUDA the gradient of q and a sum per head in `f32` and, if query heads share key heads, the
+    /// gradients of k and v for each query head.
+    ///
+    /// Source for CUDA: `dq_accum`, `softmax_d`, `dk_expanded` and `dv_expanded` of `mha_varlen_bwd` in FlashAttention
+    /// 2's `flash_api.cpp`. In its deterministic mode `dq_accum` is several times as large; that is not included.
+    fn attention_buffers(&self, device: Device) -> u64 {
+        match device {
+            Device::Cpu(_) => 4 * self.k,
+            Device::Cuda => device.singles(self.q + self.h) + if self.k < self.q { 2 * self.q } else { 0 },
+        }
     }
 
     /// Returns gate and up, as one.
@@ -98,14 +123,15 @@ impl Linear {
         if train.quantization == Quantization::None && !is_copied { 0 } else { self.outs * self.ins }
     }
 
-    /// Returns the floats of the copy that the product with the weight makes of some of its rows.
-    pub(crate) fn packed(&self) -> u64 {
-        self.outs.min(PACKED_ROWS) * self.ins
+    /// Returns the numbers of the copy that the product with the weight makes of some of its rows.
+    pub(crate) fn packed(&self, device: Device) -> u64 {
+        self.outs.min(device.packed_rows()) * self.ins
     }
 
-    /// Returns the floats of a second weight, of the largest projection, while DoRA's row norms are computed.
-    pub(crate) fn norms(&self, train: &TrainSpec) -> u64 {
-        if train.adapter.use_dora && self.adapted > 0 { self.largest * self.ins } else { 0 }
+    /// Returns the numbers of a second weight, of the largest projection and in `f32`, while DoRA's row norms are
+    /// computed.
+    pub(crate) fn norms(&self, train: &TrainSpec, device: Device) -> u64 {
+        if train.adapter.use_dora && self.adapted > 0 { device.singles(self.largest * self.ins) } else { 0 }
     }
 
     /// Returns the floats while the factors' gradients are computed from `tokens`: three thin products; with dropout

@@ -4,16 +4,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 
-/// The margin that a placement adds to a predicted peak, in percent of it. In the 64 jobs of `make memory-report`, the
-/// largest underestimate is 15%: the allocator's holes differ between jobs, and between runs of one job. Without swap, a
-/// machine that is full kills the run.
+/// The margin that a placement adds to a predicted peak by default, in percent of it. In the 64 jobs of
+/// `make memory-report`, the largest underestimate is 15%: the allocator's holes differ between jobs, and between runs
+/// of one job. Without swap, a machine that is full kills the run.
 pub const MARGIN_PERCENT: u64 = 18;
 
-/// Returns the memory that an offer must have for a process with this predicted peak: the peak and the margin.
+/// Returns the memory that an offer must have for a process with this predicted peak: the peak and the default margin.
+/// For a run on an offer, [`Margin::apply`](super::margin::Margin::apply) replaces that by the margin of the offer.
 #[must_use]
 pub const fn with_margin(peak: Bytes) -> Bytes {
-    Bytes(peak.0.saturating_add((peak.0 / 100).saturating_mul(MARGIN_PERCENT)))
+    with_percent(peak, MARGIN_PERCENT)
 }
+
+/// Returns the bytes and a margin in percent of them.
+pub(crate) const fn with_percent(bytes: Bytes, percent: u64) -> Bytes {
+    Bytes(bytes.0.saturating_add((bytes.0 / 100).saturating_mul(percent)))
+}
+
+/// The terms of a phase: names and bytes.
+pub(crate) type Terms = Vec<(&'static str, Bytes)>;
 
 /// A peak memory estimate and its terms.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +41,13 @@ impl MemoryEstimate {
         Self { peak: terms.iter().map(|(_, bytes)| *bytes).sum(), terms }
     }
 
-    /// Returns the memory that an offer must have: the peak and the margin.
+    /// Returns the estimate of the phase with the highest peak.
+    pub(crate) fn highest(phases: &[Terms]) -> Self {
+        let estimates = phases.iter().map(|terms| Self::of(terms));
+        estimates.max_by_key(|estimate| estimate.peak).unwrap_or_else(|| Self::of(&[]))
+    }
+
+    /// Returns the memory that an offer must have: the peak and the default margin.
     #[must_use]
     pub fn needed(&self) -> Bytes {
         with_margin(self.peak)

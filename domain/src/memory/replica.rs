@@ -24,17 +24,17 @@ const STEP_TOKENS: u64 = 4 * PREFILL_TOKENS;
 /// base is not quantized: quantized weights are dequantized once at startup, and the quantized copy is kept until then.
 #[must_use]
 pub fn serving(model: &Architecture, quantization: Quantization, budget: Bytes) -> MemoryEstimate {
-    let kind = Placement::default().compute;
+    let number = Placement::default().compute.bytes();
     let quantized = match quantization {
         Quantization::None => Bytes(0),
-        Quantization::Int8 | Quantization::Nf4 { .. } => base(model, quantization, kind),
+        Quantization::Int8 | Quantization::Nf4 { .. } => base(model, quantization, number),
     };
     MemoryEstimate::of(&[
         ("process", PROCESS),
-        ("base", base(model, Quantization::None, kind)),
-        ("embeddings", embeddings(model, kind)),
-        ("workspace", Bytes(STEP_TOKENS * workspace_floats(model) * kind.bytes())),
-        ("logits", Bytes(3 * 16 * model.vocab_size * kind.bytes())),
+        ("base", base(model, Quantization::None, number)),
+        ("embeddings", embeddings(model, number)),
+        ("workspace", Bytes(STEP_TOKENS * workspace_floats(model) * number)),
+        ("logits", Bytes(3 * 16 * model.vocab_size * number)),
         ("adapters, keys and values", budget),
         ("quantized weights", quantized),
     ])

@@ -3,7 +3,6 @@
 use crate::{
     architecture::{Architecture, PROJECTIONS},
     bytes::Bytes,
-    placement::ComputeKind,
     spec::{Optimizer, Quantization, TrainSpec},
 };
 
@@ -44,24 +43,24 @@ pub(crate) fn optimizer(model: &Architecture, train: &TrainSpec) -> Bytes {
 
 /// Estimates the blocks' projections. NF4 takes 4 bits per weight and a scale per 64 weights: 32 bits, or with double
 /// quantization 8 bits and a second-level scale and offset per 256 scales. Int8 takes a byte per weight and a scale per
-/// output. A weight that is not quantized is of the computation's kind.
+/// output. A weight that is not quantized takes `number` bytes.
 ///
 /// Source: Dettmers et al., arXiv:2305.14314, §3 (0.5 and 0.127 bits per weight).
-pub(crate) fn base(model: &Architecture, quantization: Quantization, kind: ComputeKind) -> Bytes {
+pub(crate) fn base(model: &Architecture, quantization: Quantization, number: u64) -> Bytes {
     let weights = model.projection_weights();
     let thousandths_of_bits = match quantization {
         Quantization::Nf4 { double_quant: true } => 4_127,
         Quantization::Nf4 { double_quant: false } => 4_500,
         Quantization::Int8 => 8_000,
-        Quantization::None => 8_000 * u128::from(kind.bytes()),
+        Quantization::None => 8_000 * u128::from(number),
     };
     let scales = if quantization == Quantization::Int8 { outputs(model) * F32 } else { 0 };
     Bytes((u128::from(weights) * thousandths_of_bits / 8_000) as u64 + scales)
 }
 
-/// Returns the bytes of the embedding, and of the head if it is not tied to it.
-pub(crate) fn embeddings(model: &Architecture, kind: ComputeKind) -> Bytes {
-    Bytes(model.embedding_weights() * kind.bytes())
+/// Returns the bytes of the embedding, and of the head if it is not tied to it, with `number` bytes a weight.
+pub(crate) fn embeddings(model: &Architecture, number: u64) -> Bytes {
+    Bytes(model.embedding_weights() * number)
 }
 
 /// Returns the number of outputs of all projections of all blocks.
@@ -70,8 +69,8 @@ fn outputs(model: &Architecture) -> u64 {
     block * model.num_hidden_layers
 }
 
-/// Returns the bytes of `floats` values of this kind for each of `tokens`. A job and a config bound each factor, but
-/// not their product, so it saturates.
-pub(crate) const fn per_token(tokens: u64, floats: u64, kind: ComputeKind) -> Bytes {
-    Bytes(tokens.saturating_mul(floats).saturating_mul(kind.bytes()))
+/// Returns the bytes of `count` numbers of `number` bytes each for each of `tokens`. A job and a config bound each
+/// factor, but not their product, so it saturates.
+pub(crate) const fn per_token(tokens: u64, count: u64, number: u64) -> Bytes {
+    Bytes(tokens.saturating_mul(count).saturating_mul(number))
 }

@@ -1,6 +1,6 @@
 //! An offer.
 
-use crate::bytes::Bytes;
+use crate::{bytes::Bytes, memory::Margin};
 
 /// The device that trains on an offer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -53,6 +53,11 @@ pub struct Offer {
     pub spot: bool,
     /// The provider's name for the region; `None`: it has no regions.
     pub region: Option<String>,
+    /// The human-readable reason why its price is unknown now, such as a stale entry of the catalogue: no run starts
+    /// there until it is known. `None`: the price is known.
+    pub no_price: Option<String>,
+    /// The margin of predicted peaks on this kind of machine.
+    pub margin: Margin,
 }
 
 impl Offer {
@@ -70,6 +75,8 @@ impl Offer {
             device: OfferDevice::Cpu,
             spot: false,
             region: None,
+            no_price: None,
+            margin: Margin::default(),
         }
     }
 
@@ -79,9 +86,39 @@ impl Offer {
         self.memory.saturating_sub(self.reserved)
     }
 
+    /// Returns whether a run on the offer `name` of a provider was on this offer, or on another slot of it (`cpu/1`,
+    /// `cpu/2`).
+    #[must_use]
+    pub fn is_same_kind(&self, provider: &str, name: &str) -> bool {
+        self.provider == provider && kind(&self.name) == kind(name)
+    }
+
+    /// Returns the memory that a run needs on this offer, by its need with the default margin.
+    #[must_use]
+    pub fn needed(&self, need: Bytes) -> Bytes {
+        self.margin.apply(need)
+    }
+
+    /// Returns whether the machine has enough memory when it is idle, for a run with this need with the default margin.
+    #[must_use]
+    pub fn is_large_enough(&self, need: Bytes) -> bool {
+        self.memory >= self.needed(need)
+    }
+
+    /// Returns the price of the machine for some seconds, in millionths of a US dollar, rounded up.
+    #[must_use]
+    pub fn micro_usd_for(&self, seconds: f64) -> u64 {
+        (self.micro_usd_per_hour as f64 * seconds / 3600.0).ceil() as u64
+    }
+
     /// Returns the key by which the offer to use is the smallest: the cheaper one, then the one with less memory.
     #[must_use]
     pub const fn preference(&self) -> (u64, Bytes) {
         (self.micro_usd_per_hour, self.memory)
     }
+}
+
+/// Returns the name of an offer without the number of its slot.
+fn kind(offer: &str) -> &str {
+    offer.split_once('/').map_or(offer, |(kind, _)| kind)
 }

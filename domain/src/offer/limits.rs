@@ -98,7 +98,7 @@ impl ComputeLimits {
     /// Returns the reason why a job that runs from `now` (Unix seconds) for `seconds` may not use the offer.
     #[must_use]
     pub fn refusal_for(&self, offer: &Offer, seconds: f64, now: f64) -> Option<Refusal> {
-        let micro_usd = (offer.micro_usd_per_hour as f64 * seconds / 3600.0).ceil() as u64;
+        let micro_usd = offer.micro_usd_for(seconds);
         if let Some(most) = self.max_micro_usd.filter(|most| micro_usd > *most) {
             return Some(Refusal::Cost { offer: offer.name.clone(), micro_usd, most });
         }

@@ -58,6 +58,15 @@ pub enum Refusal {
         /// The limit.
         most: u64,
     },
+    /// The price is unknown now.
+    NoPrice {
+        /// The offer's name.
+        offer: String,
+        /// The human-readable reason.
+        reason: String,
+        /// `true` if this build cannot use the offer at any price.
+        is_final: bool,
+    },
     /// The offer is not in a requested region.
     Region {
         /// The offer's name.
@@ -94,7 +103,11 @@ impl Refusal {
     /// Returns whether waiting cannot help.
     #[must_use]
     pub const fn is_final(&self) -> bool {
-        !matches!(self, Self::Crowded { .. } | Self::NoSlot { .. })
+        match self {
+            Self::Crowded { .. } | Self::NoSlot { .. } => false,
+            Self::NoPrice { is_final, .. } => *is_final,
+            _ => true,
+        }
     }
 
     /// Returns whether the reason is a lack of memory.
@@ -114,6 +127,7 @@ impl Refusal {
             Self::Sharded { .. } => "sharding_not_in_build",
             Self::OtherDevice { .. } => "other_device",
             Self::Price { .. } => "price",
+            Self::NoPrice { .. } => "no_price",
             Self::Region { .. } => "region",
             Self::Spot { .. } => "spot",
             Self::Cost { .. } => "cost",
@@ -132,6 +146,7 @@ impl Refusal {
             | Self::Sharded { offer, .. }
             | Self::OtherDevice { offer, .. }
             | Self::Price { offer, .. }
+            | Self::NoPrice { offer, .. }
             | Self::Region { offer, .. }
             | Self::Spot { offer }
             | Self::Cost { offer, .. }
@@ -157,6 +172,7 @@ impl fmt::Display for Refusal {
                 usd(*micro_usd_per_hour),
                 usd(*most)
             ),
+            Self::NoPrice { offer, reason, .. } => write!(f, "{offer} has no price now: {reason}"),
             Self::Region { offer, region: Some(region), requested } => {
                 write!(f, "{offer} is in the region {region}, and compute.regions is {requested}")
             }
@@ -186,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_names_its_offer_and_only_room_comes_back() {
+    fn every_refusal_names_its_offer_and_only_room_and_prices_come_back() {
         let offer = || "a".to_owned();
         let all = [
             (Refusal::TooSmall { offer: offer(), short_by: Bytes(1) }, "too_small"),
@@ -196,6 +212,7 @@ mod tests {
             (Refusal::Sharded { offer: offer(), gpus: 2 }, "sharding_not_in_build"),
             (Refusal::OtherDevice { offer: offer(), device: "cpu".into(), requested: "cuda".into() }, "other_device"),
             (Refusal::Price { offer: offer(), micro_usd_per_hour: 2, most: 1 }, "price"),
+            (Refusal::NoPrice { offer: offer(), reason: "stale".into(), is_final: false }, "no_price"),
             (Refusal::Region { offer: offer(), region: None, requested: "eu".into() }, "region"),
             (Refusal::Region { offer: offer(), region: Some("us".into()), requested: "eu".into() }, "region"),
             (Refusal::Spot { offer: offer() }, "spot"),
@@ -206,7 +223,7 @@ mod tests {
             assert_eq!((refusal.code(), refusal.offer()), (code, "a"));
             let words = refusal.to_string();
             assert!(words.starts_with('a') || words.starts_with("on a "), "{words}");
-            assert_eq!(refusal.is_final(), !["crowded", "no_slot"].contains(&code), "{code}");
+            assert_eq!(refusal.is_final(), !["crowded", "no_slot", "no_price"].contains(&code), "{code}");
         }
     }
 }

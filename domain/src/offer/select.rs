@@ -25,12 +25,14 @@ pub fn right_size(need: Bytes, needs_slot: bool, offers: &[Offer]) -> Result<&Of
         .ok_or_else(|| offers.iter().filter_map(|offer| refusal(need, needs_slot, offer)).collect())
 }
 
-/// Returns the reason why `offer` has no room for `need` now; `None`: it has.
+/// Returns the reason why `offer` has no room for `need` now; `None`: it has. The need of a run has the default margin,
+/// which is replaced by that of the offer.
 #[must_use]
 pub fn refusal(need: Bytes, needs_slot: bool, offer: &Offer) -> Option<Refusal> {
     if let Some(refusal) = unsupported(offer) {
         return Some(refusal);
     }
+    let need = if needs_slot { offer.needed(need) } else { need };
     let name = || offer.name.clone();
     let free = offer.free();
     if offer.memory < need {
@@ -44,9 +46,21 @@ pub fn refusal(need: Bytes, needs_slot: bool, offer: &Offer) -> Option<Refusal> 
     }
 }
 
-/// Returns the reason why this build cannot use the offer's device; `None`: it can.
+/// Returns the reason why no run can use the offer: its price is unknown now, or this build cannot use its device;
+/// `None`: some can.
 #[must_use]
 pub fn unsupported(offer: &Offer) -> Option<Refusal> {
+    let device = unsupported_device(offer);
+    match &offer.no_price {
+        None => device,
+        Some(reason) => {
+            let (name, reason) = (offer.name.clone(), reason.clone());
+            Some(Refusal::NoPrice { offer: name, reason, is_final: device.is_some() })
+        }
+    }
+}
+
+fn unsupported_device(offer: &Offer) -> Option<Refusal> {
     match &offer.device {
         OfferDevice::Cpu => None,
         OfferDevice::Cuda { count, .. } if *count > 1 => {
@@ -99,7 +113,7 @@ pub fn place_again<'a>(work: Workload<'_>, kept: &Plan, offers: &'a [Offer]) -> 
 pub fn place<'a>(work: Workload<'_>, offers: &'a [Offer]) -> Decision<'a> {
     let smallest = memory::smallest(work);
     match right_size(smallest.needed(), true, offers) {
-        Ok(offer) => match memory::plan(work, offer.free(), offer.threads) {
+        Ok(offer) => match memory::plan(work, offer.margin.room(offer.free()), offer.threads) {
             Ok((plan, estimate)) => Decision::Now { offer, plan, estimate },
             // Unreachable, since the smallest split fits; if the two estimates ever differ, the job waits.
             Err(_) => Decision::Later(Vec::new()),
@@ -114,6 +128,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
+    use crate::memory::{Margin, with_margin};
 
     fn offer(memory: u64, reserved: u64, free_slots: usize, price: u64) -> Offer {
         let (memory, reserved) = (Bytes::mib(memory), Bytes::mib(reserved));
@@ -139,6 +154,17 @@ mod tests {
     }
 
     #[test]
+    fn a_run_needs_the_margin_of_the_offer_and_a_replica_does_not() {
+        let need = with_margin(Bytes::mib(100));
+        let with = |percent| [Offer { margin: Margin::measured(percent), ..offer(120, 0, 1, 0) }];
+        assert_eq!(right_size(need, true, &with(20)), Ok(&with(20)[0]));
+        let refused = right_size(need, true, &with(30)).unwrap_err();
+        assert_eq!(refused, [Refusal::TooSmall { offer: "local".into(), short_by: Bytes::mib(10) }]);
+        assert!(right_size(need, false, &with(30)).is_ok());
+        assert!(right_size(need, true, &[Offer { margin: Margin::measured(5), ..offer(105, 0, 1, 0) }]).is_ok());
+    }
+
+    #[test]
     fn a_replica_needs_no_slot() {
         assert!(right_size(Bytes::mib(100), false, &[offer(200, 0, 0, 0)]).is_ok());
     }
@@ -161,6 +187,20 @@ mod tests {
         assert_eq!(texts, ["local: the device cuda is not in this build", "local has 2 GPUs: this build cannot shard"]);
         assert!(refused.iter().all(Refusal::is_final));
         assert!(right_size(Bytes::mib(100), false, &offers).is_err(), "nor is a replica placed there");
+    }
+
+    #[test]
+    fn an_offer_without_a_price_is_waited_for() {
+        let unpriced = Offer { no_price: Some("the entry is stale".into()), ..offer(200, 0, 1, 0) };
+        let refused = right_size(Bytes::mib(100), true, std::slice::from_ref(&unpriced)).unwrap_err();
+        assert_eq!(refused[0].to_string(), "local has no price now: the entry is stale");
+        assert!(!refused[0].is_final(), "an administrator may refresh the entry");
+        let device = OfferDevice::Cuda { product: "NVIDIA L4".into(), count: 1, memory: Bytes::mib(23_034) };
+        let gpu = Offer { device, ..unpriced.clone() };
+        let refused = unsupported(&gpu).unwrap();
+        assert_eq!((refused.code(), refused.is_final()), ("no_price", true), "this build could not use it either");
+        let other = offer(300, 0, 1, 9);
+        assert_eq!(right_size(Bytes::mib(100), true, &[unpriced, other.clone()]), Ok(&other));
     }
 
     proptest! {

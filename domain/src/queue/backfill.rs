@@ -5,6 +5,7 @@ use super::{
     pool::{Pools, Room},
     state::WaitingJob,
 };
+use crate::bytes::Bytes;
 
 /// The reservation of the head: the first job in order that does not fit now.
 #[derive(Debug)]
@@ -24,17 +25,18 @@ impl Reservation {
     /// replicas, whose end is unknown.
     pub(super) fn of(waiting: usize, job: &WaitingJob, pools: &Pools) -> Option<Self> {
         let (pool, at) = pools.earliest(job)?;
-        Some(Self { waiting, pool, at, spare: pools.get(pool).later(at).without(job.need) })
+        Some(Self { waiting, pool, at, spare: pools.get(pool).later(at).without(pools.need(pool, job)) })
     }
 
-    /// Returns whether a job may start now on a pool, and then deducts it from the spare room if it ends too late.
-    fn admits(&mut self, (pool, ends_at): (usize, f64), job: &WaitingJob) -> bool {
+    /// Returns whether a job that needs this memory may start now on a pool, and then deducts it from the spare room if
+    /// it ends too late.
+    fn admits(&mut self, (pool, ends_at): (usize, f64), need: Bytes) -> bool {
         if pool != self.pool || ends_at <= self.at {
             return true;
         }
-        let fits = self.spare.holds(job.need);
+        let fits = self.spare.holds(need);
         if fits {
-            self.spare = self.spare.without(job.need);
+            self.spare = self.spare.without(need);
         }
         fits
     }
@@ -45,6 +47,6 @@ pub(super) fn choose(job: &WaitingJob, pools: &Pools, now: f64, mut head: Option
     let mut room = pools.with_room(job);
     room.find(|&pool| {
         let ends_at = now + pools.seconds(pool, job);
-        head.as_deref_mut().is_none_or(|head| head.admits((pool, ends_at), job))
+        head.as_deref_mut().is_none_or(|head| head.admits((pool, ends_at), pools.need(pool, job)))
     })
 }

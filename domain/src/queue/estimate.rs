@@ -52,7 +52,7 @@ impl Context<'_> {
         match reserved {
             Some(pool) => WaitReason::Room {
                 offer: self.queue.offers[pools.offer(pool)].name.clone(),
-                need: job.need,
+                need: pools.need(pool, job),
                 free: pools.get(pool).room().memory,
                 free_slots: pools.get(pool).room().slots,
             },

@@ -126,10 +126,10 @@ pub(super) struct Order {
 /// duration to the account at once, as in start-time fair queuing (Goyal, Vin and Cheng 1996).
 pub(super) fn ordered(queue: &Queue, shares: &Shares) -> Order {
     let usable = queue.offers.iter().filter(|offer| offer::unsupported(offer).is_none());
-    let largest = usable.map(|offer| offer.memory).max();
+    let largest = usable.map(|offer| offer.margin.room(offer.memory)).max();
     let fits = |job: &WaitingJob| match &job.offers {
-        None => largest.is_some_and(|memory| memory >= job.need),
-        Some(ranking) => ranking.order.iter().any(|&offer| queue.offers[offer].memory >= job.need),
+        None => largest.is_some_and(|room| room >= job.need),
+        Some(ranking) => ranking.order.iter().any(|&offer| queue.offers[offer].is_large_enough(job.need)),
     };
     let age = |index: usize| (Ordered(queue.waiting[index].since), queue.waiting[index].job);
     let mut order = Order { possible: Vec::with_capacity(queue.waiting.len()), impossible: Vec::new() };

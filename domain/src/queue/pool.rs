@@ -6,7 +6,12 @@ use super::{
     seconds,
     state::{Queue, WaitingJob},
 };
-use crate::{bytes::Bytes, id::JobId, offer};
+use crate::{
+    bytes::Bytes,
+    id::JobId,
+    memory::Margin,
+    offer::{self, Offer},
+};
 
 /// The expected end of a run.
 #[derive(Debug, Clone)]
@@ -47,6 +52,7 @@ impl Room {
 pub(super) struct Pool {
     offer: usize,
     memory: Bytes,
+    margin: Margin,
     room: Room,
     clock: f64,
     ends: VecDeque<End>,
@@ -59,7 +65,7 @@ impl Pool {
     }
 
     /// Returns whether a run fits when the pool is idle.
-    pub(super) fn is_large_enough(&self, need: Bytes) -> bool {
+    fn is_large_enough(&self, need: Bytes) -> bool {
         self.memory >= need
     }
 
@@ -114,7 +120,8 @@ impl Pools {
             by_index[index] = Some(pools.len());
             by_offer.insert((offer.provider.clone(), offer.name.clone()), pools.len());
             let room = Room { memory: offer.free(), slots: offer.free_slots };
-            pools.push(Pool { offer: index, memory: offer.memory, room, clock: queue.now, ends: VecDeque::new() });
+            let Offer { memory, margin, .. } = *offer;
+            pools.push(Pool { offer: index, memory, margin, room, clock: queue.now, ends: VecDeque::new() });
         }
         for run in &queue.running {
             if let Some(&pool) = by_offer.get(&run.offer) {
@@ -143,6 +150,11 @@ impl Pools {
         self.pools[pool].offer
     }
 
+    /// Returns the memory that a job needs on a pool.
+    pub(super) fn need(&self, pool: usize, job: &WaitingJob) -> Bytes {
+        self.pools[pool].margin.apply(job.need)
+    }
+
     /// Returns the pool of a run's offer.
     pub(super) fn of_run(&self, offer: &(String, String)) -> Option<usize> {
         self.by_offer.get(offer).copied()
@@ -158,17 +170,17 @@ impl Pools {
 
     /// Returns the pools that have room for a job now, those that it prefers first.
     pub(super) fn with_room<'a>(&'a self, job: &'a WaitingJob) -> impl Iterator<Item = usize> + 'a {
-        self.of_job(job).filter(move |&pool| self.pools[pool].room.holds(job.need))
+        self.of_job(job).filter(move |&pool| self.pools[pool].room.holds(self.need(pool, job)))
     }
 
     /// Returns the pools that are large enough for a job when they are idle, those that it prefers first.
     pub(super) fn large_enough<'a>(&'a self, job: &'a WaitingJob) -> impl Iterator<Item = usize> + 'a {
-        self.of_job(job).filter(move |&pool| self.pools[pool].is_large_enough(job.need))
+        self.of_job(job).filter(move |&pool| self.pools[pool].is_large_enough(self.need(pool, job)))
     }
 
     /// Returns the pool that has room for a job first, and the time.
     pub(super) fn earliest(&self, job: &WaitingJob) -> Option<(usize, f64)> {
-        let times = self.of_job(job).filter_map(|pool| Some((pool, self.pools[pool].room_at(job.need)?)));
+        let times = self.of_job(job).filter_map(|pool| Some((pool, self.pools[pool].room_at(self.need(pool, job))?)));
         let first = times.enumerate().min_by_key(|&(rank, (_, at))| (seconds::Ordered(at), rank));
         first.map(|(_, found)| found)
     }
@@ -180,7 +192,7 @@ impl Pools {
 
     /// Starts a job on a pool at a time that is not before its moment.
     pub(super) fn start(&mut self, pool: usize, job: &WaitingJob, at: f64) {
-        let seconds = self.seconds(pool, job);
+        let (seconds, need) = (self.seconds(pool, job), self.need(pool, job));
         let pool = &mut self.pools[pool];
         while pool.ends.front().is_some_and(|end| end.at <= at)
             && let Some(end) = pool.ends.pop_front()
@@ -188,8 +200,8 @@ impl Pools {
             pool.room = pool.room.with(end.memory);
         }
         pool.clock = pool.clock.max(at);
-        pool.room = pool.room.without(job.need);
-        pool.insert(End { at: at + seconds, memory: job.need, job: job.job });
+        pool.room = pool.room.without(need);
+        pool.insert(End { at: at + seconds, memory: need, job: job.job });
     }
 
     /// Moves the expected end of a run to this time, unless it is earlier.

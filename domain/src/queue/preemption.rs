@@ -40,9 +40,9 @@ impl Rule<'_> {
             && self.shares.is_within(head, seconds::of(self.head.seconds))
     }
 
-    /// Selects runs of one offer to stop until the head has room: those that lose the fewest node-seconds first.
-    fn select<'r>(&self, runs: &[&'r RunningJob], room: Room) -> Option<Vec<&'r RunningJob>> {
-        let need = self.head.need;
+    /// Selects runs of one offer to stop until the head has room for its `need` there: those that lose the fewest
+    /// node-seconds first.
+    fn select<'r>(&self, runs: &[&'r RunningJob], room: Room, need: Bytes) -> Option<Vec<&'r RunningJob>> {
         let mut rests: HashMap<ProjectId, f64> = HashMap::new();
         let mut stopped: Vec<&'r RunningJob> = Vec::new();
         for &run in runs {
@@ -88,7 +88,7 @@ pub(super) fn choose(queue: &Queue, shares: &Shares, pools: &mut Pools, head: &W
     let rule = Rule { shares, head, now: queue.now };
     let selected = pools.large_enough(head).enumerate().filter_map(|(rank, pool)| {
         runs[pool].sort_by_key(|run| (Ordered(run.lost_seconds), run.job));
-        let stopped = rule.select(&runs[pool], pools.get(pool).room())?;
+        let stopped = rule.select(&runs[pool], pools.get(pool).room(), pools.need(pool, head))?;
         let lost: f64 = stopped.iter().map(|run| run.lost_seconds).sum();
         Some((lost, rank, (pool, stopped)))
     });

@@ -11,7 +11,7 @@ pub enum WaitReason {
     NoOffer {
         /// The memory that the job needs.
         need: Bytes,
-        /// A final refusal for each offer; empty if there is no offer, which may change.
+        /// A refusal for each offer, also if it were idle; empty if there is no offer, which may change.
         refusals: Vec<Refusal>,
     },
     /// The project runs as many jobs as it may.
@@ -57,7 +57,7 @@ impl WaitReason {
     /// Returns whether waiting cannot help.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::NoOffer { refusals, .. } if !refusals.is_empty())
+        matches!(self, Self::NoOffer { refusals, .. } if !refusals.is_empty() && refusals.iter().all(Refusal::is_final))
     }
 }
 

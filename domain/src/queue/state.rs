@@ -34,7 +34,7 @@ pub struct WaitingJob {
     pub priority: i32,
     /// The time at which the job entered the queue; for a job that was stopped for another one, the first time.
     pub since: f64,
-    /// The memory that the job needs at least.
+    /// The memory that the job needs at least, with the default margin.
     pub need: Bytes,
     /// The expected duration of the run, in seconds; for a job that resumes, of the rest.
     pub seconds: f64,

@@ -75,7 +75,8 @@ impl TokenCost {
     /// new run there.
     #[must_use]
     pub fn on_offer(work: Workload<'_>, facts: JobFacts, kept: Option<&Plan>, offer: &Offer) -> Self {
-        let found = kept.cloned().or_else(|| Some(memory::plan(work, offer.memory, offer.threads).ok()?.0));
+        let room = offer.margin.room(offer.memory);
+        let found = kept.cloned().or_else(|| Some(memory::plan(work, room, offer.threads).ok()?.0));
         let split = found.map_or(BatchSplit { micro_batch_size: 1, checkpointing: true }, |plan| BatchSplit {
             micro_batch_size: plan.micro_batch_size,
             checkpointing: plan.checkpointing,

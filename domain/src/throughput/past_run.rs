@@ -61,18 +61,13 @@ pub struct PastRun {
 impl PastRun {
     /// Returns whether the run was on this offer, or on another slot of it (`cpu/1`, `cpu/2`).
     pub(super) fn is_on(&self, offer: &Offer) -> bool {
-        self.provider == offer.provider && kind(&self.offer) == kind(&offer.name)
+        offer.is_same_kind(&self.provider, &self.offer)
     }
 
     /// Returns the factor between the sizes of the base and of one with so many weights, as a logarithm.
     pub(super) fn distance(&self, weights: u64) -> f64 {
         (self.weights.max(1) as f64 / weights.max(1) as f64).ln().abs()
     }
-}
-
-/// Returns the name of an offer without the number of its slot.
-fn kind(offer: &str) -> &str {
-    offer.split_once('/').map_or(offer, |(kind, _)| kind)
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ metrics! {
     OFFER_RESERVED: Gauge = "attune_offer_reserved_bytes" ["provider", "offer"];
     /// Additional runs that can start on an offer.
     OFFER_SLOTS: Gauge = "attune_offer_free_slots" ["provider", "offer"];
+    /// Margin that is added to the predicted peak memory of a run on an offer, relative to it.
+    MEMORY_MARGIN: Gauge = "attune_memory_margin_ratio" ["provider", "offer"];
     /// Duration of a planning pass.
     PLAN_SECONDS: Histogram = "attune_plan_seconds" [] in PASS_SECONDS;
     /// Planning passes that ended with an error.

@@ -21,7 +21,7 @@ pub(crate) fn jain(values: &[f64]) -> f64 {
 }
 
 /// Prints the waits of all tenants in two replays of the same time.
-pub(crate) fn print_waits(workload: &Workload, from: f64, [alone, flooded]: [&Outcome; 2]) {
+pub(crate) fn print_waits(workload: &Workload, from: f64, [usual, flooded]: [&Outcome; 2]) {
     println!(
         "\nWaits in seconds of jobs submitted from hour {:.0} to hour {:.0}",
         from / 3600.0,
@@ -29,15 +29,15 @@ pub(crate) fn print_waits(workload: &Workload, from: f64, [alone, flooded]: [&Ou
     );
     println!("{:>6} {:>6} {:>12} {:>12} {:>12} {:>12}", "tenant", "jobs", "p50", "p95", "p50 flooded", "p95 flooded");
     for tenant in 0..TENANTS {
-        let [alone, flooded] =
-            [alone, flooded].map(|outcome| outcome.waits(&workload.jobs, tenant, from, workload.span));
-        let [p50, p95] = [0.5, 0.95].map(|share| [percentile(&alone, share), percentile(&flooded, share)]);
+        let [usual, flooded] =
+            [usual, flooded].map(|outcome| outcome.waits(&workload.jobs, tenant, from, workload.span));
+        let [p50, p95] = [0.5, 0.95].map(|share| [percentile(&usual, share), percentile(&flooded, share)]);
         let note = match tenant {
             LIGHT => "  light",
             FLOODING => "  flooding: without the flood's own jobs",
             _ => "",
         };
-        let jobs = alone.len();
+        let jobs = usual.len();
         println!("{tenant:>6} {jobs:>6} {:>12.0} {:>12.0} {:>12.0} {:>12.0}{note}", p50[0], p95[0], p50[1], p95[1]);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use attune_domain::{
     id::{JobId, ProjectId},
     offer::Offer,
-    queue::{self, ProjectShare, Queue, QueuePlan, RunningJob, WaitingJob},
+    queue::{self, NodeTime, ProjectShare, Queue, QueuePlan, RunningJob, WaitingJob},
 };
 use uuid::Uuid;
 
@@ -16,6 +16,15 @@ const STEP: f64 = 15.0;
 
 /// The time in which a run starts and trains nothing, in seconds.
 const START: f64 = 30.0;
+
+/// The time after which the queue of a timed planning step is taken, in seconds.
+const WARM_UP: f64 = 1800.0;
+
+/// The time until the next month begins, in seconds, for the quotas of a timed planning step.
+const REST_OF_MONTH: f64 = 10.0 * 86_400.0;
+
+/// The node time that a project with a quota may use in a month, in seconds.
+const NODE_TIME: f64 = 100.0 * 3600.0;
 
 /// The time after which the longest replay must have ended, in seconds.
 const LONGEST: f64 = 100.0 * 86_400.0;
@@ -101,7 +110,7 @@ fn project_id(tenant: usize) -> ProjectId {
 }
 
 /// Returns a job as it waits, with `left` seconds to train.
-pub(crate) fn waiting(number: usize, job: &Job, left: f64) -> WaitingJob {
+fn waiting(number: usize, job: &Job, left: f64) -> WaitingJob {
     WaitingJob {
         job: job_id(number),
         project: project_id(job.tenant),
@@ -129,6 +138,37 @@ pub(crate) fn replay(jobs: &[Job], conditions: &Conditions, policy: Policy<'_>) 
         replay.count(&run);
     }
     replay.outcome
+}
+
+/// Returns the queue at a moment at which runs have ended: jobs run on all offers, every project has an account, every
+/// third one a quota of node time, and `count` jobs wait.
+///
+/// # Panics
+/// Fewer jobs wait.
+pub(crate) fn busy(jobs: &[Job], conditions: &Conditions, count: usize) -> Queue {
+    let mut replay = Replay::new(jobs, conditions);
+    loop {
+        let has_ended = replay.end_runs();
+        let has_come = replay.submit();
+        replay.refresh();
+        if has_ended && replay.queue.now >= WARM_UP {
+            break;
+        }
+        if has_ended || has_come {
+            let plan = queue::plan(&replay.queue);
+            replay.start(&plan);
+            replay.stop(&plan);
+        }
+        replay.advance();
+    }
+    let mut queue = replay.queue;
+    assert!(queue.waiting.len() >= count, "{} jobs wait", queue.waiting.len());
+    queue.waiting.truncate(count);
+    for share in queue.projects.iter_mut().step_by(3) {
+        let resets_at = queue.now + REST_OF_MONTH;
+        share.node_time = Some(NodeTime { used: share.used, max: NODE_TIME, resets_at });
+    }
+    queue
 }
 
 impl<'a> Replay<'a> {

@@ -1,6 +1,6 @@
 //! The short form of the replay, and the controls of its checks.
 
-use attune_domain::queue::{QueuePlan, WaitReason};
+use attune_domain::queue::{Queue, QueuePlan, WaitReason};
 
 use super::*;
 use crate::{checks::Checks, replay::job_id};
@@ -20,6 +20,28 @@ fn a_short_replay_loses_no_job_and_delays_no_head() {
     let (trained, real): (f64, f64) = (outcome.trained.iter().sum(), jobs.iter().map(|job| job.seconds).sum());
     assert!((trained / real - 1.0).abs() < 1e-6, "{trained} of {real}");
     assert_eq!((outcome.checks.head_delays, outcome.checks.preemption_cycles), (0, 0));
+}
+
+#[test]
+fn a_light_tenant_waits_for_its_own_jobs_when_it_is_alone() {
+    let light = workload::light(&short());
+    assert!(light.jobs.len() > 20 && light.jobs.iter().all(|job| job.tenant == LIGHT));
+    let outcome = planned(&light, &conditions(f64::INFINITY));
+    assert_eq!(outcome.ended, light.jobs.len());
+    let waits = outcome.waits(&light.jobs, LIGHT, 0.0, f64::INFINITY);
+    assert!(percentile(&waits, 0.1) < 60.0 && percentile(&waits, 0.95) > 60.0, "{waits:?}");
+}
+
+#[test]
+fn a_timed_step_has_running_jobs_accounts_and_limits() {
+    let workload = short();
+    let queue = busy(&workload::at_once(&workload, 900), &conditions(f64::INFINITY), 400);
+    assert_eq!(queue.waiting.len(), 400);
+    let slots: usize = workload::pools().iter().map(|pool| pool.free_slots).sum();
+    assert!(queue.running.len() < slots && 2 * queue.running.len() > slots, "{} run", queue.running.len());
+    assert!(queue.projects.iter().filter(|share| share.used > 0.0).count() > TENANTS / 2);
+    assert!(queue.projects.iter().any(|share| share.node_time.is_some() && share.max_running.is_some()));
+    assert!(queue::plan(&queue).starts.iter().all(|(job, _)| queue.waiting.iter().any(|waiting| waiting.job == *job)));
 }
 
 #[test]

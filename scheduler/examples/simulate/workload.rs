@@ -7,8 +7,15 @@ use crate::random::Random;
 /// The number of tenants.
 pub(crate) const TENANTS: usize = 30;
 
-/// The tenant with few short jobs.
+/// The tenant with few short jobs, which come in small bursts. It may run as many at a time as its equal share of the
+/// slots has, so it waits for its own jobs also when it is alone.
 pub(crate) const LIGHT: usize = 0;
+
+/// The maximum number of running jobs of the light tenant: 100 slots, shared by 30 tenants.
+const LIGHT_RUNNING: u32 = 3;
+
+/// The number of jobs that the light tenant submits at a time.
+const LIGHT_BURST: usize = 9;
 
 /// The tenant that submits many jobs at once.
 pub(crate) const FLOODING: usize = 1;
@@ -60,9 +67,13 @@ pub(crate) fn pools() -> Vec<Offer> {
     pools.map(pool).to_vec()
 }
 
-/// Returns the limits of running jobs: the last third of the tenants has one.
+/// Returns the limits of running jobs: the light tenant has one, and the last third of the tenants.
 pub(crate) fn limits() -> Vec<Option<u32>> {
-    (0..TENANTS).map(|tenant| (tenant >= TENANTS * 2 / 3).then_some(40)).collect()
+    let limit = |tenant| match tenant {
+        LIGHT => Some(LIGHT_RUNNING),
+        _ => (tenant >= TENANTS * 2 / 3).then_some(40),
+    };
+    (0..TENANTS).map(limit).collect()
 }
 
 /// Returns a job of a tenant whose jobs have this median duration.
@@ -89,8 +100,10 @@ pub(crate) fn mixed(random: &mut Random, count: usize, load: f64) -> Workload {
     let light = count * 3 / 100;
     let mut jobs = Vec::with_capacity(count);
     // Times are fractions of the span until the sum of the durations is known.
-    for _ in 0..light {
-        let since = random.between(0.0, 1.0);
+    let mut since = 0.0;
+    for number in 0..light {
+        let other = random.between(0.0, 1.0);
+        since = if number.is_multiple_of(LIGHT_BURST) { other } else { since };
         jobs.push(Job { is_preemptible: false, priority: 0, ..job(random, LIGHT, since, 600.0) });
     }
     while jobs.len() < count {
@@ -107,6 +120,17 @@ pub(crate) fn mixed(random: &mut Random, count: usize, load: f64) -> Workload {
     jobs.iter_mut().for_each(|job| job.since *= span);
     jobs.sort_by(|a, b| a.since.total_cmp(&b.since));
     Workload { jobs, span }
+}
+
+/// Returns the jobs of the light tenant alone.
+pub(crate) fn light(workload: &Workload) -> Workload {
+    let own = workload.jobs.iter().filter(|job| job.tenant == LIGHT);
+    Workload { jobs: own.cloned().collect(), span: workload.span }
+}
+
+/// Returns the first `count` jobs of a workload, all submitted at the time 0.
+pub(crate) fn at_once(workload: &Workload, count: usize) -> Vec<Job> {
+    workload.jobs.iter().take(count).map(|job| Job { since: 0.0, ..job.clone() }).collect()
 }
 
 /// Returns the jobs of a workload, and then those of the flood, all submitted at one time.

@@ -5,29 +5,38 @@ use attune_domain::{
     catalogue::{Catalogue, InstanceType, STALE_DAYS},
 };
 
-use super::kubernetes::{Gpu, KubernetesConfig, KubernetesOffer, whole_gpu};
-
-/// The label of the instance type of a node.
-const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+use super::{
+    kubernetes::{INSTANCE_TYPE, KubernetesConfig, KubernetesOffer},
+    offer_settings::{Gpu, whole_gpu},
+};
 
 impl KubernetesConfig {
-    /// Fills the offers that name an instance type. Settings that an offer has stay. Returns warnings of stale prices.
-    ///
-    /// # Errors
-    /// The offer, the key and its value, and what is allowed.
-    pub(crate) fn fill(&mut self, catalogue: &Catalogue, now: i64) -> Result<Vec<String>, String> {
-        let mut warnings = Vec::new();
-        for offer in &mut self.offers {
-            let at = format!("{}.offer {}", self.name, offer.name);
-            let warning = fill(offer, catalogue, now).map_err(|wrong| format!("{at}: {wrong}"))?;
-            warnings.extend(warning.map(|warning| format!("{at}: {warning}")));
-        }
-        Ok(warnings)
+    /// Returns a warning for each offer whose price is unknown now. It names the offer and the reason.
+    pub(crate) fn unpriced(&self, catalogue: &Catalogue, now: i64) -> Vec<String> {
+        let warning = |offer: &KubernetesOffer| {
+            let reason = offer.filled(catalogue, now).no_price?;
+            Some(format!("{}.offer {} has no price, so no run starts there: {reason}", self.name, offer.name))
+        };
+        self.offers.iter().filter_map(warning).collect()
     }
 }
 
-fn fill(offer: &mut KubernetesOffer, catalogue: &Catalogue, now: i64) -> Result<Option<String>, String> {
-    let Some(name) = &offer.instance_type else { return Ok(None) };
+impl KubernetesOffer {
+    /// Returns the offer with what the catalogue has for its instance type. Settings that it has stay. If the catalogue
+    /// has no price for it now, `no_price` has the reason.
+    pub(crate) fn filled(&self, catalogue: &Catalogue, now: i64) -> Self {
+        let mut filled = self.clone();
+        filled.no_price = fill(&mut filled, catalogue, now).err();
+        filled
+    }
+}
+
+/// Fills an offer that names an instance type.
+///
+/// # Errors
+/// The reason why its size or its price is unknown now.
+fn fill(offer: &mut KubernetesOffer, catalogue: &Catalogue, now: i64) -> Result<(), String> {
+    let Some(name) = &offer.instance_type else { return Ok(()) };
     let entry = catalogue.named(name, offer.region.as_deref()).map_err(|wrong| wrong.to_string())?;
     if offer.memory_bytes == 0 {
         offer.memory_bytes = for_pods(Bytes::mib(entry.memory_mib).0);
@@ -43,14 +52,16 @@ fn fill(offer: &mut KubernetesOffer, catalogue: &Catalogue, now: i64) -> Result<
     offer.node_selector.entry(INSTANCE_TYPE.into()).or_insert_with(|| entry.instance_type.clone());
     offer.region = Some(entry.region.clone());
     if offer.usd_per_hour.is_some() {
-        return Ok(None);
+        return Ok(());
     }
     offer.usd_per_hour = Some(price(entry, offer.spot)?);
-    let stale = || {
+    if entry.fetched.is_stale(now) {
         let (id, date) = (entry.id(), entry.fetched);
-        format!("the price of {id} is stale: it is of {date}, more than {STALE_DAYS} days ago. Refresh the entry.")
-    };
-    Ok(entry.fetched.is_stale(now).then(stale))
+        return Err(format!(
+            "the price of {id} is stale: it is of {date}, more than {STALE_DAYS} days ago. Refresh the entry."
+        ));
+    }
+    Ok(())
 }
 
 /// Returns nine tenths of a node's amount, as for discovered nodes: the rest is for what runs on every node.
@@ -92,13 +103,14 @@ mod tests {
 
     fn filled(offer: &Value) -> KubernetesOffer {
         let mut config = with_offer(offer);
-        assert!(config.fill(built_in(), NOW).unwrap().is_empty());
+        assert!(config.unpriced(built_in(), NOW).is_empty());
+        config.offers = vec![config.offers[0].filled(built_in(), NOW)];
         config.check().unwrap();
         config.offers.remove(0)
     }
 
     fn refused(offer: &Value) -> String {
-        with_offer(offer).fill(built_in(), NOW).unwrap_err()
+        with_offer(offer).offers[0].filled(built_in(), NOW).no_price.unwrap()
     }
 
     #[test]
@@ -106,7 +118,7 @@ mod tests {
         let offer = filled(&json!({"instance_type": "aws:g6.xlarge", "region": "us-east-1"}));
         let entry = built_in().named("aws:g6.xlarge", Some("us-east-1")).unwrap();
         assert_eq!((offer.memory_bytes, offer.threads), (15_461_882_265, 3), "nine tenths of 16 GiB and 4 processors");
-        assert_eq!(offer.micro_usd_per_hour(), (entry.usd_per_hour * 1e6).round() as u64);
+        assert_eq!(offer.settings().micro_usd_per_hour(), (entry.usd_per_hour * 1e6).round() as u64);
         assert_eq!(offer.node_selector[INSTANCE_TYPE], "g6.xlarge");
         let gpu = offer.gpu.unwrap();
         let usable = built_in().gpu("NVIDIA-L4").unwrap().usable().0;
@@ -114,29 +126,33 @@ mod tests {
         assert_eq!(gpu.resource, "nvidia.com/gpu");
         let only = filled(&json!({"instance_type": "aws:g6.4xlarge", "spot": true}));
         assert_eq!(only.region.as_deref(), Some("us-east-1"), "the only one of the catalogue");
-        assert_eq!(only.micro_usd_per_hour(), 622_600, "the spot price");
+        assert_eq!(only.settings().micro_usd_per_hour(), 622_600, "the spot price");
     }
 
     #[test]
     fn the_settings_of_an_offer_win_over_the_catalogue() {
         let offer = filled(&json!({
             "instance_type": "aws:g6.xlarge", "region": "us-east-1", "memory_bytes": 1 << 30, "threads": 2,
-            "usd_per_hour": 0.0, "node_selector": {INSTANCE_TYPE: "mine"},
+            "usd_per_hour": 0.25, "node_selector": {INSTANCE_TYPE: "mine"},
             "gpu": {"product": "A", "memory_bytes": 1 << 30},
         }));
-        assert_eq!((offer.memory_bytes, offer.threads, offer.micro_usd_per_hour()), (1 << 30, 2, 0));
+        let price = offer.settings().micro_usd_per_hour();
+        assert_eq!((offer.memory_bytes, offer.threads, price), (1 << 30, 2, 250_000));
         assert_eq!((offer.node_selector[INSTANCE_TYPE].as_str(), offer.gpu.unwrap().product.as_str()), ("mine", "A"));
         assert_eq!(filled(&json!({"memory_bytes": 1 << 30, "threads": 2})).gpu, None, "no instance type");
     }
 
     #[test]
-    fn a_stale_price_is_a_warning_that_names_the_entry() {
-        let mut config = with_offer(&json!({"instance_type": "aws:g6.4xlarge"}));
-        let warnings = config.fill(built_in(), NOW + 91 * 86_400).unwrap();
-        let text = "kubernetes.offer l4: the price of aws.g6.4xlarge.us-east-1 is stale: it is of 2026-11-30";
+    fn a_stale_price_refuses_the_offer_and_is_a_warning_that_names_the_entry() {
+        let config = with_offer(&json!({"instance_type": "aws:g6.4xlarge"}));
+        let warnings = config.unpriced(built_in(), NOW + 91 * 86_400);
+        let text = "kubernetes.offer l4 has no price, so no run starts there: the price of aws.g6.4xlarge.us-east-1 is \
+                    stale: it is of 2026-11-30";
         assert!(warnings.len() == 1 && warnings[0].starts_with(text), "{warnings:?}");
+        let stale = config.offers[0].filled(built_in(), NOW + 91 * 86_400);
+        assert!(stale.no_price.is_some() && stale.memory_bytes > 0, "its runs continue on machines of that size");
         let own = json!({"instance_type": "aws:g6.4xlarge", "usd_per_hour": 1.0});
-        assert!(with_offer(&own).fill(built_in(), NOW + 91 * 86_400).unwrap().is_empty(), "it has its own price");
+        assert!(with_offer(&own).unpriced(built_in(), NOW + 91 * 86_400).is_empty(), "it has its own price");
     }
 
     #[test]
@@ -144,18 +160,17 @@ mod tests {
         let mut catalogue = built_in().clone();
         let entry = catalogue.instances.iter_mut().find(|entry| entry.instance_type == "g6.4xlarge").unwrap();
         entry.usd_per_hour = 1.25;
-        let mut config = with_offer(&json!({"instance_type": "aws:g6.4xlarge"}));
-        config.fill(&catalogue, NOW).unwrap();
-        assert_eq!(config.offers[0].micro_usd_per_hour(), 1_250_000);
+        let config = with_offer(&json!({"instance_type": "aws:g6.4xlarge"}));
+        assert_eq!(config.offers[0].filled(&catalogue, NOW).settings().micro_usd_per_hour(), 1_250_000);
     }
 
     #[test]
     fn what_the_catalogue_does_not_have_is_named() {
         let wrong = refused(&json!({"instance_type": "aws:g6.xlrage"}));
-        let start = "kubernetes.offer l4: instance_type: aws:g6.xlrage is not allowed; ";
+        let start = "instance_type: aws:g6.xlrage is not allowed; ";
         assert!(wrong.starts_with(start) && wrong.contains("aws:g6.xlarge"), "{wrong}");
         let wrong = refused(&json!({"instance_type": "aws:g6.xlarge"}));
-        assert!(wrong.starts_with("kubernetes.offer l4: region: null ") && wrong.contains("us-west-2"), "{wrong}");
+        assert!(wrong.starts_with("region: null ") && wrong.contains("us-west-2"), "{wrong}");
         let wrong = refused(&json!({"instance_type": "aws:p5.4xlarge", "spot": true}));
         assert!(wrong.contains("usd_per_hour: the catalogue has no spot price of aws.p5.4xlarge.us-east-1"), "{wrong}");
     }

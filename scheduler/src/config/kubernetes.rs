@@ -2,10 +2,20 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use attune_domain::bytes::Bytes;
 use serde::Deserialize;
 
-use super::offer_settings::{self, OfferSettings, check_memory, check_price};
+use super::offer_settings::{self, Gpu, OfferSettings, check_price};
+
+/// The label of the instance type of a node.
+pub(crate) const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+
+/// The labels of spot nodes: Karpenter's, Amazon's, Google's and Azure's.
+pub(crate) const SPOT: [(&str, &str); 4] = [
+    ("karpenter.sh/capacity-type", "spot"),
+    ("eks.amazonaws.com/capacityType", "SPOT"),
+    ("cloud.google.com/gke-spot", "true"),
+    ("kubernetes.azure.com/scalesetpriority", "spot"),
+];
 
 /// A `[[provider]]` section of the kind `kubernetes`.
 #[derive(Debug, Clone, Deserialize)]
@@ -59,7 +69,8 @@ pub(crate) struct KubernetesConfig {
     /// `true` to offer the kinds of nodes that are in the cluster, in addition to `offer`.
     #[serde(default)]
     pub(crate) discover: bool,
-    /// The price of an hour of a whole node by instance type, in US dollars, for the offers of `discover`.
+    /// The price of an hour of a whole node by instance type, in US dollars, for the offers of `discover`. Default:
+    /// that of the catalogue.
     #[serde(default)]
     pub(crate) instance_usd_per_hour: BTreeMap<String, f64>,
     /// The offers; never empty unless `discover` is set.
@@ -76,7 +87,8 @@ pub(crate) struct KubernetesOffer {
     /// The instance type of the nodes, such as `aws:g6.xlarge`: an entry of the catalogue, with the defaults of the
     /// other keys. Default: none; `memory_bytes` and `threads` are required then.
     pub(crate) instance_type: Option<String>,
-    /// The memory of a pod, in bytes: its request and its limit. 0: that of the instance type.
+    /// The memory of a pod, in bytes: its limit, and its request unless the slots may share a node. 0: that of the
+    /// instance type.
     #[serde(default)]
     pub(crate) memory_bytes: u64,
     /// The CPU threads of a pod: its request and its limit. 0: those of the instance type.
@@ -100,22 +112,9 @@ pub(crate) struct KubernetesOffer {
     pub(crate) slots: u32,
     /// The price of an hour of a run, charged to its project, in US dollars. Default: that of the instance type, or 0.
     pub(crate) usd_per_hour: Option<f64>,
-}
-
-/// The GPUs of an offer.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Gpu {
-    /// The product, the node's label `nvidia.com/gpu.product`.
-    pub(crate) product: String,
-    /// The number of GPUs, or of MIG instances.
-    #[serde(default = "one")]
-    pub(crate) count: u32,
-    /// The memory of one, in bytes.
-    pub(crate) memory_bytes: u64,
-    /// The extended resource, such as `nvidia.com/mig-1g.10gb`.
-    #[serde(default = "whole_gpu")]
-    pub(crate) resource: String,
+    /// The reason why the catalogue has no price for the instance type now; `None`: it has, or the offer has its own.
+    #[serde(skip)]
+    pub(crate) no_price: Option<String>,
 }
 
 /// A taint that pods tolerate.
@@ -173,46 +172,39 @@ fn attune() -> String {
     "attune".into()
 }
 
-/// Returns the extended resource of a whole GPU.
-pub(crate) fn whole_gpu() -> String {
-    "nvidia.com/gpu".into()
-}
-
 impl KubernetesOffer {
-    /// Returns the memory of a pod.
-    pub(crate) const fn memory(&self) -> Bytes {
-        Bytes(self.memory_bytes)
-    }
-
-    /// Returns the price of an hour in millionths of a US dollar.
-    pub(crate) fn micro_usd_per_hour(&self) -> u64 {
-        offer_settings::micro_usd(self.usd_per_hour.unwrap_or(0.0))
-    }
-
-    fn check(&self) -> Result<(), String> {
+    /// Returns the settings that all offers have.
+    pub(crate) fn settings(&self) -> OfferSettings<'_> {
         let is_of_catalogue = self.instance_type.is_some();
-        let settings = OfferSettings {
+        OfferSettings {
             name: &self.name,
             memory_bytes: Some(self.memory_bytes).filter(|bytes| *bytes > 0 || !is_of_catalogue),
             threads: Some(self.threads).filter(|threads| *threads > 0 || !is_of_catalogue),
             slots: self.slots,
-            usd_per_hour: self.usd_per_hour.unwrap_or(0.0),
-        };
-        settings.check()?;
-        self.gpu.as_ref().map_or(Ok(()), Gpu::check)
+            usd_per_hour: self.usd_per_hour,
+            gpu: self.gpu.as_ref(),
+            spot: self.spot,
+            region: self.region.as_deref(),
+        }
     }
-}
 
-impl Gpu {
     fn check(&self) -> Result<(), String> {
-        if self.count == 0 {
-            return Err("gpu.count: 0 is below 1".into());
+        let settings = self.settings();
+        settings.check()?;
+        if let Some(name) = &self.instance_type {
+            // Without the key, the price is the catalogue's.
+            return match self.usd_per_hour {
+                Some(0.0) => Err(format!("usd_per_hour: 0 is no price of {name}. Remove the key, or set the price.")),
+                _ => Ok(()),
+            };
         }
-        check_memory("gpu.memory_bytes", self.memory_bytes)?;
-        if !self.resource.contains('/') {
-            return Err(format!("gpu.resource: `{}` has no `/`. Example: nvidia.com/mig-1g.10gb", self.resource));
+        if let (Some(instance), None) = (self.node_selector.get(INSTANCE_TYPE), self.usd_per_hour) {
+            return Err(format!(
+                "usd_per_hour: there is no price for {instance}. Set it, or `instance_type`; 0 for own machines."
+            ));
         }
-        Ok(())
+        let is_spot = SPOT.iter().any(|(key, value)| self.node_selector.get(*key).is_some_and(|set| set == value));
+        OfferSettings { spot: self.spot || is_spot, ..settings }.check_cloud_price()
     }
 }
 
@@ -281,7 +273,7 @@ mod tests {
         assert_eq!((config.name.as_str(), config.namespace.as_str()), ("kubernetes", "attune"));
         assert_eq!((config.time_limit_minutes, config.grace_seconds, config.run_as_user), (1440, 120, 65532));
         let offer = &config.offers[0];
-        assert_eq!((offer.slots, offer.micro_usd_per_hour(), offer.spot), (1, 0, false));
+        assert_eq!((offer.slots, offer.settings().micro_usd_per_hour(), offer.spot), (1, 0, false));
         assert_eq!(offer.node_selector["nvidia.com/gpu.product"], "A");
         assert_eq!(offer.tolerations[0].effect, Some(Effect::NoSchedule));
         let gpu = offer.gpu.as_ref().unwrap();
@@ -306,6 +298,17 @@ mod tests {
         assert_eq!(price, "kubernetes.instance_usd_per_hour.m5: -1 is not from 0 to 1000000000");
         let gpu = refused("", "gpu = { product = 'A', memory_bytes = 1, count = 1 }");
         assert_eq!(gpu, "kubernetes.offer a100: gpu.memory_bytes: 1 is below 1048576");
+        let spot = "kubernetes.offer a100: usd_per_hour: 0 is no price of a spot machine. Set its price.";
+        assert_eq!(refused("", "spot = true"), spot);
+        let selected = "node_selector = { 'karpenter.sh/capacity-type' = 'spot' }\nusd_per_hour = 0";
+        assert_eq!(refused("", selected), spot);
+        let instance = refused("", "node_selector = { 'node.kubernetes.io/instance-type' = 'm5' }");
+        assert!(instance.starts_with("kubernetes.offer a100: usd_per_hour: there is no price for m5."), "{instance}");
+        let region = refused("", "region = 'eu'");
+        assert!(region.contains("a100: usd_per_hour: there is no price for the region eu."), "{region}");
+        assert!(read(&format!("{LEAST}{OFFER}region = 'eu'\nusd_per_hour = 0")).is_ok(), "machines of their owner");
+        let free = refused("", "instance_type = 'aws:g6.xlarge'\nusd_per_hour = 0");
+        assert!(free.contains("a100: usd_per_hour: 0 is no price of aws:g6.xlarge."), "{free}");
         let twice = refused("", OFFER);
         assert_eq!(twice, "kubernetes.offer: two have the name `a100`. Set a different `name` in each.");
         let small = read(&format!("{LEAST}{}", OFFER.replace("64_000_000_000", "0"))).unwrap_err();

@@ -2,10 +2,9 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use attune_domain::bytes::Bytes;
 use serde::Deserialize;
 
-use super::offer_settings::{self, OfferSettings};
+use super::offer_settings::{self, Gpu, OfferSettings, whole_gpu};
 
 /// The seconds before the time limit at which Slurm sends SIGTERM to the program.
 pub(crate) const NOTICE_SECONDS: u32 = 120;
@@ -63,14 +62,20 @@ pub(crate) struct SlurmOffer {
     pub(crate) memory_bytes: u64,
     /// The CPU threads of a job.
     pub(crate) threads: u32,
-    /// The generic resources of a job, such as `gpu:a100:1`.
+    /// The GPUs of a job. Default: none; the offer is one without GPUs, whatever `gres` requests.
+    pub(crate) gpu: Option<Gpu>,
+    /// The generic resources of a job, such as `gpu:a100:1`. Default: `gpu:PRODUCT:COUNT` of `gpu`.
     pub(crate) gres: Option<String>,
+    /// `true` if the cluster may reclaim the nodes at any time.
+    #[serde(default)]
+    pub(crate) spot: bool,
+    /// The region of the nodes, which a job's `compute.regions` may require. Default: none.
+    pub(crate) region: Option<String>,
     /// The maximum number of concurrent runs.
     #[serde(default = "one")]
     pub(crate) slots: u32,
-    /// The price of an hour of a run, charged to its project, in US dollars.
-    #[serde(default)]
-    pub(crate) usd_per_hour: f64,
+    /// The price of an hour of a run, charged to its project, in US dollars. Default: 0.
+    pub(crate) usd_per_hour: Option<f64>,
 }
 
 const fn one() -> u32 {
@@ -94,25 +99,41 @@ fn slurm() -> String {
 }
 
 impl SlurmOffer {
-    /// Returns the memory of a job.
-    pub(crate) const fn memory(&self) -> Bytes {
-        Bytes(self.memory_bytes)
-    }
-
-    /// Returns the price of an hour in millionths of a US dollar.
-    pub(crate) fn micro_usd_per_hour(&self) -> u64 {
-        offer_settings::micro_usd(self.usd_per_hour)
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let settings = OfferSettings {
+    /// Returns the settings that all offers have.
+    pub(crate) fn settings(&self) -> OfferSettings<'_> {
+        OfferSettings {
             name: &self.name,
             memory_bytes: Some(self.memory_bytes),
             threads: Some(self.threads),
             slots: self.slots,
             usd_per_hour: self.usd_per_hour,
-        };
-        settings.check()
+            gpu: self.gpu.as_ref(),
+            spot: self.spot,
+            region: self.region.as_deref(),
+        }
+    }
+
+    /// Returns the generic resources of a job.
+    pub(crate) fn gres(&self) -> Option<String> {
+        let of_gpu = |gpu: &Gpu| format!("gpu:{}:{}", gpu.product, gpu.count);
+        self.gres.clone().or_else(|| self.gpu.as_ref().map(of_gpu))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let settings = self.settings();
+        settings.check()?;
+        settings.check_cloud_price()?;
+        if self.gpu.as_ref().is_some_and(|gpu| gpu.resource != whole_gpu()) {
+            return Err("gpu.resource: a Slurm cluster has none. Use `gres`.".into());
+        }
+        let is_word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "_.:,-=".contains(c));
+        match self.gres().filter(|gres| gres.is_empty() || !is_word(gres)) {
+            Some(gres) if self.gres.is_none() => {
+                Err(format!("gres: `{gres}`, from gpu.product, has characters that Slurm does not allow. Set the key."))
+            }
+            Some(gres) => Err(format!("gres: `{gres}` is not a list such as gpu:a100:1")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -171,7 +192,14 @@ mod tests {
         let config = read(&format!("{LEAST}{OFFER}gres = 'gpu:a100:1'")).unwrap();
         assert_eq!((config.name.as_str(), config.time_limit_minutes, config.poll_seconds), ("slurm", 1440, 5));
         let offer = &config.offers[0];
-        assert_eq!((offer.slots, offer.micro_usd_per_hour(), offer.gres.as_deref()), (1, 0, Some("gpu:a100:1")));
+        assert_eq!((offer.slots, offer.settings().micro_usd_per_hour()), (1, 0));
+        assert_eq!((offer.gres().as_deref(), &offer.gpu), (Some("gpu:a100:1"), &None));
+        let gpu = "gpu = { product = 'NVIDIA-L4', count = 2, memory_bytes = 24_000_000_000 }\nregion = 'eu'\n\
+                   usd_per_hour = 0";
+        let gres = |text: &str| read(&format!("{LEAST}{OFFER}{text}")).unwrap().offers[0].gres();
+        assert_eq!(gres(gpu).as_deref(), Some("gpu:NVIDIA-L4:2"));
+        assert_eq!(gres(&format!("{gpu}\ngres = 'gpu:l4:2'")).as_deref(), Some("gpu:l4:2"));
+        assert_eq!(gres(""), None);
     }
 
     #[test]
@@ -181,6 +209,15 @@ mod tests {
         assert_eq!(refused("name = 'x'\npoll_seconds = 0", ""), "x.poll_seconds: 0 is not from 1 to 300");
         assert_eq!(refused("", "slots = 65"), "slurm.offer a100: slots: 65 is not from 1 to 64");
         assert_eq!(refused("", "usd_per_hour = -1"), "slurm.offer a100: usd_per_hour: -1 is not from 0 to 1000000000");
+        let spot = refused("", "spot = true");
+        assert_eq!(spot, "slurm.offer a100: usd_per_hour: 0 is no price of a spot machine. Set its price.");
+        let mig =
+            refused("", "gpu = { product = 'A', memory_bytes = 1_000_000_000, resource = 'nvidia.com/mig-1g.5gb' }");
+        assert_eq!(mig, "slurm.offer a100: gpu.resource: a Slurm cluster has none. Use `gres`.");
+        let spaced = refused("", "gpu = { product = 'NVIDIA L4', memory_bytes = 1_000_000_000 }");
+        assert!(spaced.contains("gres: `gpu:NVIDIA L4:1`, from gpu.product, has characters"), "{spaced}");
+        let list = refused("", "gres = ''");
+        assert_eq!(list, "slurm.offer a100: gres: `` is not a list such as gpu:a100:1");
         let twice = refused("", OFFER);
         assert_eq!(twice, "slurm.offer: two have the name `a100`. Set a different `name` in each.");
         let small = read(&format!("{LEAST}{}", OFFER.replace("64_000_000_000", "0"))).unwrap_err();

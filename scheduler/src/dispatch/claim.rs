@@ -25,7 +25,7 @@ use tracing::{Instrument, Span};
 
 use super::{
     decision::{Decision, Placement, decide_on},
-    placed::{Choice, placed},
+    placed::{Choice, Expected, placed},
     started::Started,
     work::{Work, load_all},
 };
@@ -178,7 +178,7 @@ async fn one(app: &App, tx: &mut PgConnection, work: &Work, offers: &Offers<'_>)
     if let Some(warning) = &placement.changed {
         warn_of_change(tx, id, warning, (work.job.kept.as_ref(), &placement.plan)).await?;
     }
-    let choice = Choice { offers: all, ranking: &ranking };
+    let choice = Choice { offers: all, ranking: &ranking, expected: Expected::of(work) };
     let need = work.need(&work.allowed(all));
     let record = placed(need, placement.estimate.clone(), &placement.offer, &choice);
     let (run, launch) = create(app, tx, &work.job, &placement).await?;
@@ -213,7 +213,7 @@ async fn create(
 ) -> Result<(Run, Launch), StoreError> {
     let Placement { plan, offer, message, .. } = placement;
     let token = ids::secret();
-    let memory = with_margin(plan.predicted_peak).max(Bytes(1));
+    let memory = offer.needed(with_margin(plan.predicted_peak)).max(Bytes(1));
     let resources = Resources { offer: offer.name.clone(), memory, threads: plan.threads };
     let node = NewNode {
         provider: offer.provider.clone(),

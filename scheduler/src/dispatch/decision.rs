@@ -109,7 +109,8 @@ pub(super) fn no_offer(need: Bytes, offers: &[Offer], ranking: &Ranking) -> Opti
         .collect();
     let message = format!("No machine can run the job: {}", plan_words::listed(&refusals));
     let is_limit = |refusal: &Refusal| {
-        !refusal.is_memory() && !matches!(refusal, Refusal::Device { .. } | Refusal::Sharded { .. })
+        !refusal.is_memory()
+            && !matches!(refusal, Refusal::Device { .. } | Refusal::Sharded { .. } | Refusal::NoPrice { .. })
     };
     let param = refusals.iter().any(is_limit).then(|| "compute".into());
     Some(JobError { code: NO_OFFER.into(), message, param })

@@ -66,7 +66,7 @@ fn measure(work: &Work, offers: &[Offer], rates: &mut Rates) -> Measures {
 
 /// Returns the offers that have the memory for a job when they are idle.
 fn large_enough(need: Bytes, mut offers: Vec<Offer>) -> Vec<Offer> {
-    offers.retain(|offer| offer.memory >= need);
+    offers.retain(|offer| offer.is_large_enough(need));
     offers
 }
 

@@ -49,7 +49,7 @@ const MOST_PLANS: usize = 5;
 /// [`SchedulerError`]: the next pass tries again.
 pub(crate) async fn run(app: &App) -> Result<(), SchedulerError> {
     // Outside of the lock and of any transaction: a provider that is slow holds back no repair.
-    let market = app.providers.market().await;
+    let market = app.market().await?;
     let _placing = app.placing.lock().await;
     let began = Instant::now();
     let planned = plan(app, &market).await;

@@ -10,10 +10,10 @@ use attune_domain::{
 use attune_store::jobs::terms::JobTerms;
 
 /// Ranks the offers for each job. Jobs with the same terms share a ranking; those without any have none, unless an
-/// offer is a spot machine, which they do not allow.
+/// offer is a spot machine, which they do not allow, or has no price now.
 pub(super) fn rank(waiting: &mut [WaitingJob], terms: &HashMap<JobId, JobTerms>, offers: &[Offer], now: f64) {
     let default = JobTerms::default();
-    let is_open = offers.iter().all(|offer| !offer.spot);
+    let is_open = offers.iter().all(|offer| !offer.spot && offer.no_price.is_none());
     let mut shared: HashMap<String, Arc<Ranking>> = HashMap::new();
     for job in waiting {
         let own = match terms.get(&job.job) {
@@ -31,7 +31,10 @@ pub(super) fn rank(waiting: &mut [WaitingJob], terms: &HashMap<JobId, JobTerms>,
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::{bytes::Bytes, offer::ComputeLimits};
+    use attune_domain::{
+        bytes::Bytes,
+        offer::{ComputeLimits, Refusal},
+    };
     use attune_store::ids;
 
     use super::*;
@@ -85,5 +88,15 @@ mod tests {
         rank(&mut waiting, &terms, &[offer("spot", 1), offer("a", 5)], 0.0);
         let order = |index: usize| waiting[index].offers.as_ref().unwrap().order.clone();
         assert_eq!([order(0), order(1)], [vec![0, 1], vec![1]]);
+    }
+
+    #[test]
+    fn no_job_is_ranked_on_an_offer_without_a_price() {
+        let mut waiting = [job(1.0)];
+        let unpriced = Offer { no_price: Some("stale".into()), ..offer("unpriced", 1) };
+        rank(&mut waiting, &HashMap::new(), &[unpriced, offer("a", 5)], 0.0);
+        let ranking = waiting[0].offers.as_ref().unwrap();
+        assert_eq!(ranking.order, [1]);
+        assert_eq!(ranking.refused[0].as_ref().map(Refusal::code), Some("no_price"));
     }
 }

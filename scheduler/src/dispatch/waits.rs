@@ -37,7 +37,7 @@ pub(super) async fn store(
     for wait in &plan.waits {
         let refusals = waiting.refusals(wait, offers);
         is_crowded |= refusals.iter().any(|refusal| matches!(refusal, Refusal::Crowded { .. }));
-        let away = waiting.needs.get(&wait.job).and_then(|need| market.waits_for_provider(*need));
+        let away = waiting.needs.get(&wait.job).and_then(|need| market.waits_for_provider(*need, offers));
         let kept = waiting.kept.get(&wait.job).filter(|_| away.is_none() && !refusals.is_empty());
         let reason = match (away, kept) {
             (Some(away), _) => away,

@@ -79,27 +79,37 @@ impl Work {
 
     /// Returns the offers on which the job may run.
     pub(super) fn admitted(&self, offers: &[Offer], ranking: &Ranking) -> Vec<Offer> {
-        let admits = |offer: &&Offer| self.job.above.is_none_or(|above| offer.memory > above);
+        let least = self.job.above.map(|above| need_above(above, &self.allowed(offers)));
+        let admits = |offer: &&Offer| least.is_none_or(|need| offer.is_large_enough(need));
         let ranked = ranking.order.iter().map(|&index| &offers[index]);
         ranked.filter(admits).cloned().collect()
     }
 
     /// Returns the offers whose device is in this build and that the limits of the job allow, whatever their memory.
+    /// Those whose price is unknown now are among them: a job waits for one that holds its plan.
     pub(super) fn allowed(&self, offers: &[Offer]) -> Vec<Offer> {
         let limits = &self.job.terms.limits;
-        let is_allowed = |offer: &&Offer| unsupported(offer).is_none() && limits.refusal(offer).is_none();
+        let is_usable = |offer: &Offer| unsupported(offer).is_none_or(|refusal| !refusal.is_final());
+        let is_allowed = |offer: &&Offer| is_usable(offer) && limits.refusal(offer).is_none();
         offers.iter().filter(is_allowed).cloned().collect()
     }
 
-    /// Returns the memory that the job needs at least. A job that was trained before needs that of its plan, unless no
-    /// offer can ever hold it: then it gets another plan. One that ran out of memory needs more than it had.
+    /// Returns the memory that the job needs at least, with the default margin. A job that was trained before needs
+    /// that of its plan, unless no offer can ever hold it: then it gets another plan. One that ran out of memory needs
+    /// more than it had.
     pub(super) fn need(&self, offers: &[Offer]) -> Bytes {
         let work = self.workload();
         let kept = self.job.kept.as_ref().map(|plan| memory::with_plan(work, plan).needed());
-        let kept = kept.filter(|need| offers.iter().any(|offer| offer.memory >= *need));
+        let kept = kept.filter(|need| offers.iter().any(|offer| offer.is_large_enough(*need)));
         let need = kept.unwrap_or_else(|| memory::smallest(work).needed());
-        self.job.above.map_or(need, |above| need.max(Bytes(above.0.saturating_add(1))))
+        self.job.above.map_or(need, |above| need.max(need_above(above, offers)))
     }
+}
+
+/// Returns the need with the default margin that no offer with as little memory as `above` holds.
+fn need_above(above: Bytes, offers: &[Offer]) -> Bytes {
+    let least = Bytes(above.0.saturating_add(1));
+    offers.iter().map(|offer| offer.margin.need_of(least)).max().unwrap_or(least)
 }
 
 fn longest_row(job: &Candidate) -> u64 {
@@ -108,4 +118,32 @@ fn longest_row(job: &Candidate) -> u64 {
         .as_ref()
         .map(|facts| facts.training.longest_row.max(facts.validation.map_or(0, |validation| validation.longest_row)));
     longest.unwrap_or_else(|| job.spec.trainer.max_length.into()).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use attune_domain::memory::Margin;
+
+    use super::*;
+
+    #[test]
+    fn a_job_that_ran_out_of_memory_needs_more_on_every_kind_of_machine() {
+        let above = Bytes::mib(1000);
+        let offer = |bytes: u64, percent| Offer {
+            margin: Margin::measured(percent),
+            ..Offer::cpu("local", "a", Bytes(bytes), 2)
+        };
+        let default = Offer::cpu("local", "a", above, 2);
+        assert_eq!(need_above(above, &[]), Bytes(above.0 + 1));
+        assert_eq!(need_above(above, std::slice::from_ref(&default)), Bytes(above.0 + 1));
+        // With one margin, some bytes more are enough: conversions round up.
+        for percent in [5, 10, 30] {
+            let need = need_above(above, &[offer(above.0, percent)]);
+            assert_eq!([0, 3].map(|more| offer(above.0 + more, percent).is_large_enough(need)), [false, true]);
+        }
+        // With several, none with as little memory is large enough.
+        let mixed = [offer(above.0, 5), default, offer(above.0, 30)];
+        let need = need_above(above, &mixed);
+        assert!(mixed.iter().all(|offer| !offer.is_large_enough(need)));
+    }
 }

@@ -112,6 +112,11 @@ impl Provider for Limited {
         Box::pin(self.answer(&self.list, "listing the processes", async move { inner.list().await }))
     }
 
+    fn recorded(&self, handles: Vec<String>) -> BoxFuture<'_, Result<Vec<Process>, ProviderError>> {
+        // The caller holds back all placements.
+        Box::pin(within(self.limits.wait, "reading the record of ended processes".into(), self.inner.recorded(handles)))
+    }
+
     fn stop(&self, handle: &str) -> BoxFuture<'_, Result<(), ProviderError>> {
         Box::pin(within(self.limits.action, format!("stopping {handle}"), self.inner.stop(handle)))
     }

@@ -14,7 +14,11 @@ use std::{
     time::Duration,
 };
 
-use attune_domain::{bytes::Bytes, offer::Offer, run::EXIT_INTERRUPTED};
+use attune_domain::{
+    bytes::Bytes,
+    offer::Offer,
+    run::{EXIT_INTERRUPTED, process::EndCause},
+};
 use futures::future::BoxFuture;
 use secrecy::ExposeSecret;
 use tokio::{
@@ -28,7 +32,7 @@ use crate::{
     providers::{
         logs,
         oom::{self, KernelKills},
-        provider::{EndCause, Ended, Launch, Process, Program, Provider},
+        provider::{Ended, Launch, Process, Program, Provider},
     },
 };
 
@@ -189,11 +193,9 @@ async fn supervise(mut child: Child, mut stop: watch::Receiver<bool>) -> std::io
 fn end_of(program: &str, status: std::io::Result<ExitStatus>, is_kernel_killing: bool, words: &str) -> Ended {
     let Ok(status) = status else { return Ended::program(format!("{program} ended with an unknown status")) };
     match oom::reason(status, is_kernel_killing, words) {
-        Some(reason) => {
-            Ended { message: format!("{program} ended ({status}): {reason}"), cause: EndCause::OutOfMemory }
-        }
+        Some(reason) => Ended::new(EndCause::OutOfMemory, format!("{program} ended ({status}): {reason}")),
         None if status.code() == Some(EXIT_INTERRUPTED.into()) => {
-            Ended { message: format!("{program} was interrupted by SIGTERM"), cause: EndCause::Circumstances }
+            Ended::new(EndCause::Interrupted, format!("{program} was interrupted by SIGTERM"))
         }
         None if status.signal() == Some(9) => Ended::program(format!(
             "{program} ended ({status}): it was killed, possibly because the machine ran out of memory"

@@ -3,7 +3,7 @@
 use attune_domain::{bytes::Bytes, offer::Offer};
 use attune_store::{
     error::StoreError,
-    runs::{node, offer},
+    runs::{margins, node, offer},
 };
 use sqlx::PgConnection;
 
@@ -60,25 +60,31 @@ impl Market {
     }
 
     /// Returns the reason why a job waits for a provider that does not answer; `None`: another one has an offer with as
-    /// much memory as it needs, or all answered.
-    pub(crate) fn waits_for_provider(&self, need: Bytes) -> Option<String> {
-        if self.answered().flat_map(|provider| &provider.offers).any(|offer| offer.memory >= need) {
+    /// much memory as it needs, or all answered. `offers`: [`Self::offers`].
+    pub(crate) fn waits_for_provider(&self, need: Bytes, offers: &[Offer]) -> Option<String> {
+        if self.is_complete() {
+            return None;
+        }
+        let has_answered = |offer: &&Offer| self.answered().any(|provider| provider.provider == offer.provider);
+        if offers.iter().filter(has_answered).any(|offer| offer.is_large_enough(need)) {
             return None;
         }
         let reasons: Vec<&str> = self.0.iter().filter_map(|provider| provider.unreachable.as_deref()).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
-    /// Returns all offers, with what is reserved of them.
+    /// Returns all offers, with their margins and what is reserved of them.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub(crate) async fn offers(&self, conn: &mut PgConnection) -> Result<Vec<Offer>, StoreError> {
         let mut all = Vec::new();
+        let margins = margins::list(conn).await?;
         for ProviderOffers { provider, offers, .. } in &self.0 {
             let nodes = node::active(conn, provider).await?;
             all.extend(offers.iter().cloned().map(|mut offer| {
                 offer::reserve(&mut offer, &nodes);
+                offer.margin = margins.of(&offer);
                 offer
             }));
         }
@@ -99,12 +105,13 @@ mod tests {
         let near = ProviderOffers { provider: "near".into(), offers: offers("near", 100), unreachable: None };
         let far = ProviderOffers::unreachable("far", offers("far", 900), &"x".repeat(1000));
         assert_eq!((far.offers[0].free(), far.offers[0].free_slots), (Bytes(0), 0));
+        let all = [near.offers.clone(), far.offers.clone()].concat();
         let market = Market::new(vec![near.clone(), far]);
-        assert_eq!(market.waits_for_provider(Bytes::mib(100)), None);
-        let reason = market.waits_for_provider(Bytes::mib(101)).unwrap();
+        assert_eq!(market.waits_for_provider(Bytes::mib(100), &all), None);
+        let reason = market.waits_for_provider(Bytes::mib(101), &all).unwrap();
         assert!(reason.starts_with("provider far cannot be reached: xxx") && reason.len() < 400, "{reason}");
         assert!(!market.is_complete() && market.answered().count() == 1);
         let whole = Market::new(vec![near]);
-        assert_eq!((whole.waits_for_provider(Bytes::mib(101)), whole.is_complete()), (None, true));
+        assert_eq!((whole.waits_for_provider(Bytes::mib(101), &all[..1]), whole.is_complete()), (None, true));
     }
 }

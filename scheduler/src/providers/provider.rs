@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use attune_domain::{bytes::Bytes, offer::Offer};
+use attune_domain::{
+    bytes::Bytes,
+    offer::Offer,
+    run::process::{EndCause, WaitKind},
+};
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 
@@ -57,11 +61,26 @@ pub(crate) struct Launch {
 pub(crate) struct Process {
     /// The handle that [`Provider::launch`] returned.
     pub(crate) handle: String,
-    /// The reason why the process has not started yet or is suspended, which tenants may read; `None`: it runs or has
-    /// ended.
-    pub(crate) pending: Option<String>,
+    /// The reason why the process has not started yet or is suspended; `None`: it runs or has ended.
+    pub(crate) pending: Option<Wait>,
     /// The end of the process, if it has ended; the provider keeps it until [`Provider::stop`].
     pub(crate) ended: Option<Ended>,
+}
+
+/// The reason why a process has not started yet, or is suspended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// The kind: each change of it is an event of the job.
+    pub(crate) kind: WaitKind,
+    /// The reason, which tenants may read.
+    pub(crate) message: String,
+}
+
+impl Wait {
+    /// Creates a reason.
+    pub(crate) fn new(kind: WaitKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
 }
 
 /// The end of a process.
@@ -73,21 +92,15 @@ pub(crate) struct Ended {
     pub(crate) cause: EndCause,
 }
 
-/// The cause of the end of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EndCause {
-    /// The program ended on its own, or the cause is unknown.
-    Program,
-    /// The memory of the node, or the process's limit, was exhausted.
-    OutOfMemory,
-    /// The node failed, or the provider ended the process for another one's sake: the job is not at fault.
-    Circumstances,
-}
-
 impl Ended {
     /// Creates an end of the program.
     pub(crate) fn program(message: impl Into<String>) -> Self {
-        Self { message: message.into(), cause: EndCause::Program }
+        Self::new(EndCause::Program, message)
+    }
+
+    /// Creates an end.
+    pub(crate) fn new(cause: EndCause, message: impl Into<String>) -> Self {
+        Self { message: message.into(), cause }
     }
 }
 
@@ -119,6 +132,12 @@ pub(crate) trait Provider: Send + Sync {
 
     /// Returns all processes that were launched and not stopped.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Process>, ProviderError>>;
+
+    /// Returns those of the processes, which [`Provider::list`] has no more, whose end the provider has in a longer
+    /// record. The default is a provider without such a record.
+    fn recorded(&self, _handles: Vec<String>) -> BoxFuture<'_, Result<Vec<Process>, ProviderError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 
     /// Stops a process if it runs, and forgets it. An unknown handle is no error.
     fn stop(&self, handle: &str) -> BoxFuture<'_, Result<(), ProviderError>>;

@@ -12,6 +12,7 @@ use futures::future::join_all;
 use tokio::sync::Notify;
 
 use crate::{
+    catalogue::SharedCatalogue,
     config::ProviderConfig,
     error::ProviderError,
     providers::{
@@ -30,6 +31,8 @@ pub(crate) struct Providers {
     all: Arc<[Arc<dyn Provider>]>,
     /// The last offers of each provider, by its name.
     known: Arc<Mutex<HashMap<String, Vec<Offer>>>>,
+    /// The catalogue that offers are filled from.
+    catalogue: SharedCatalogue,
 }
 
 impl Providers {
@@ -39,20 +42,30 @@ impl Providers {
             let limits = TimeLimits::of(provider.as_ref());
             Arc::new(Limited::new(provider, limits)) as Arc<dyn Provider>
         });
-        Self { all: limited.collect(), known: Arc::default() }
+        Self { all: limited.collect(), known: Arc::default(), catalogue: SharedCatalogue::default() }
     }
 
     /// Creates the providers of the configuration. Each notifies `ended` when one of its processes ends.
     ///
     /// # Errors
     /// A provider cannot be created; the error names it.
-    pub(crate) async fn open(configs: &[ProviderConfig], api_url: &str, ended: &Arc<Notify>) -> Result<Self> {
+    pub(crate) async fn open(
+        configs: &[ProviderConfig],
+        api_url: &str,
+        catalogue: SharedCatalogue,
+        ended: &Arc<Notify>,
+    ) -> Result<Self> {
         let mut all: Vec<Arc<dyn Provider>> = Vec::with_capacity(configs.len());
         for config in configs {
-            let created = create(config, api_url, ended).await;
+            let created = create(config, api_url, &catalogue, ended).await;
             all.push(created.with_context(|| format!("the {} provider", config.name()))?);
         }
-        Ok(Self::new(all))
+        Ok(Self { catalogue, ..Self::new(all) })
+    }
+
+    /// Returns the catalogue that offers are filled from.
+    pub(crate) const fn catalogue(&self) -> &SharedCatalogue {
+        &self.catalogue
     }
 
     /// Returns all providers.
@@ -112,11 +125,18 @@ impl Providers {
 }
 
 /// Creates a provider.
-async fn create(config: &ProviderConfig, api_url: &str, ended: &Arc<Notify>) -> Result<Arc<dyn Provider>> {
+async fn create(
+    config: &ProviderConfig,
+    api_url: &str,
+    catalogue: &SharedCatalogue,
+    ended: &Arc<Notify>,
+) -> Result<Arc<dyn Provider>> {
     let created: Arc<dyn Provider> = match config {
         ProviderConfig::Local(local) => Arc::new(Local::new(local, api_url, ended.clone())?),
         ProviderConfig::Slurm(slurm) => Arc::new(Slurm::new(slurm, api_url)?),
-        ProviderConfig::Kubernetes(cluster) => Arc::new(Kubernetes::open(cluster, api_url, ended.clone()).await?),
+        ProviderConfig::Kubernetes(cluster) => {
+            Arc::new(Kubernetes::open(cluster, api_url, catalogue.clone(), ended.clone()).await?)
+        }
     };
     Ok(created)
 }
@@ -143,7 +163,8 @@ mod tests {
                 usd_per_hour: 0.0,
             })
         };
-        Providers::open(&[config("near"), config("far")], "http://127.0.0.1:1", &Arc::default()).await.unwrap()
+        let (configs, catalogue) = ([config("near"), config("far")], SharedCatalogue::default());
+        Providers::open(&configs, "http://127.0.0.1:1", catalogue, &Arc::default()).await.unwrap()
     }
 
     #[tokio::test]

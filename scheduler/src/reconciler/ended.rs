@@ -1,6 +1,6 @@
 //! Lost runs, and replicas that have failed or are idle: their rows end, then their processes are stopped.
 
-use attune_domain::job::JobState;
+use attune_domain::{job::JobState, run::process::EndCause};
 use attune_process::{error_chain::chain, failpoint::FailPoint};
 use attune_store::{
     jobs::loss::{self, Blame, Loss},
@@ -15,7 +15,7 @@ use crate::{
     error::SchedulerError,
     gauges,
     liveness::Hearing,
-    providers::provider::{EndCause, Ended, Process, Provider},
+    providers::provider::{Ended, Process, Provider},
 };
 
 /// Seconds without a request after which a replica may be evicted for a waiting job or replica.
@@ -53,8 +53,8 @@ pub(super) async fn end_lost<'a>(
     for run in &survey.runs {
         let process = survey.process(&run.run_id.to_string());
         let is_known_after_restart = survey.provider.outlives_scheduler();
-        if let Some((reason, blame)) = run_failure_reason(app, hearing, run, (process, is_known_after_restart)) {
-            lose(app, run, reason, blame).await?;
+        if let Some(loss) = loss_of(app, hearing, run, (process, is_known_after_restart)) {
+            lose(app, run, &loss).await?;
             stops.add(survey.provider, run.run_id.to_string());
         }
     }
@@ -72,47 +72,46 @@ pub(super) async fn end_lost<'a>(
     Ok(())
 }
 
-/// Returns the reason and the blame if the run is lost.
-fn run_failure_reason(
+/// Returns the loss if the run is lost.
+fn loss_of(
     app: &App,
     hearing: &Hearing,
     run: &ActiveRun,
     (process, is_known_after_restart): (Option<&Process>, bool),
-) -> Option<(String, Blame)> {
+) -> Option<Loss> {
     let job = Blame::Job { max_attempts: app.leases.max_attempts };
     match process {
         // Its row was committed, and its launch did not follow.
         None if run.handle.is_none() => {
-            Some(("The scheduler ended before the trainer was launched".into(), Blame::Nobody))
+            Some(Loss::new("The scheduler ended before the trainer was launched", Blame::Nobody))
         }
         None if is_known_after_restart => {
-            Some(("The provider has no record of the trainer any more".into(), Blame::Circumstances))
+            Some(Loss::new("The provider has no record of the trainer any more", Blame::Circumstances))
         }
         // Unknown only after a restart of the scheduler, which is not the job's fault.
-        None => Some(("The trainer ended with the scheduler that started it".into(), Blame::Nobody)),
-        Some(Process { ended: Some(Ended { message, cause: EndCause::Circumstances }), .. }) => {
-            Some((message.clone(), Blame::Circumstances))
-        }
-        Some(Process { ended: Some(Ended { message, cause: EndCause::OutOfMemory }), .. }) => {
-            Some((message.clone(), Blame::Memory))
-        }
-        // The trainer may have ended because its reports could not be delivered.
-        Some(Process { ended: Some(Ended { message, cause: EndCause::Program }), .. }) => {
-            Some((message.clone(), if hearing.covers(run.silent_seconds) { job } else { Blame::Circumstances }))
+        None => Some(Loss::new("The trainer ended with the scheduler that started it", Blame::Nobody)),
+        Some(Process { ended: Some(ended), .. }) => {
+            let blame = match ended.cause {
+                EndCause::OutOfMemory => Blame::Memory,
+                // The trainer may have ended because its reports could not be delivered.
+                cause if cause.may_be_the_jobs() && hearing.covers(run.silent_seconds) => job,
+                _ => Blame::Circumstances,
+            };
+            Some(Loss { cause: Some(ended.cause), ..Loss::new(&*ended.message, blame) })
         }
         Some(Process { pending: Some(_), .. }) => {
             let is_to_end = matches!(run.job_state, JobState::Cancelling | JobState::Pausing);
-            is_to_end.then(|| ("its trainer was waiting at the provider".into(), Blame::Nobody))
+            is_to_end.then(|| Loss::new("its trainer was waiting at the provider", Blame::Nobody))
         }
         Some(_) if hearing.is_stale(run.silent_seconds) => {
-            Some((format!("The trainer has not reported for {:.0} s", run.silent_seconds), job))
+            Some(Loss::new(format!("The trainer has not reported for {:.0} s", run.silent_seconds), job))
         }
         // It reports, but does not stop.
         Some(_)
             if matches!(run.job_state, JobState::Cancelling | JobState::Pausing)
                 && hearing.is_stale(run.unchanged_seconds / 2.0) =>
         {
-            Some(("the trainer did not stop and was killed".into(), Blame::Nobody))
+            Some(Loss::new("the trainer did not stop and was killed", Blame::Nobody))
         }
         Some(_) => None,
     }
@@ -132,12 +131,12 @@ fn replica_failure_reason(hearing: &Hearing, replica: &Replica, process: Option<
 
 /// Ends the row of a lost run. The caller stops the process afterwards: from now on the lease is stale, whatever the
 /// process still reports.
-pub(super) async fn lose(app: &App, run: &ActiveRun, reason: String, blame: Blame) -> Result<(), SchedulerError> {
-    tracing::warn!(job.id = %run.job_id, run.id = %run.run_id, "a run is lost: {reason}");
+pub(super) async fn lose(app: &App, run: &ActiveRun, loss: &Loss) -> Result<(), SchedulerError> {
+    tracing::warn!(job.id = %run.job_id, run.id = %run.run_id, "a run is lost: {}", loss.reason);
     let mut tx = app.begin().await?;
-    let state = loss::lost(&mut tx, run.run_id, &Loss::new(reason, blame)).await?;
+    let state = loss::lost(&mut tx, run.run_id, loss).await?;
     tx.commit_at(FailPoint::ReconcileLose).await?;
-    gauges::lost(blame, state);
+    gauges::lost(loss.blame, state);
     Ok(())
 }
 

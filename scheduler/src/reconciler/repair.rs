@@ -12,7 +12,10 @@ use attune_process::{
     metrics::{RECONCILE_FAILURES, RECONCILE_SECONDS, RECONCILE_TIMESTAMP},
 };
 use attune_store::{
-    jobs::{loss::Blame, unpushed, validation},
+    jobs::{
+        loss::{Blame, Loss},
+        unpushed, validation,
+    },
     queue::{self, DispatchJob, EnsureReplica, ValidateJob},
     replica,
     runs::{
@@ -102,7 +105,7 @@ pub(crate) async fn reconcile(app: App, stop: CancellationToken) {
 /// Publishes the providers and their offers, as rows, to the API. Those of a provider that does not answer are its last
 /// ones.
 async fn say_offers(app: &App) -> Result<(), SchedulerError> {
-    let market = app.providers.market().await;
+    let market = app.market().await?;
     let state = |of: &ProviderOffers| ProviderState { name: of.provider.clone(), unreachable: of.unreachable.clone() };
     let states: Vec<ProviderState> = market.all().iter().map(state).collect();
     let mut tx = app.begin().await?;
@@ -241,8 +244,8 @@ pub(crate) async fn hand_back(app: &App) -> Result<(), SchedulerError> {
         let replicas = replicas_at(&mut conn, provider.name()).await?;
         drop(conn);
         for run in &runs {
-            let reason = "The platform was stopped while the trainer was running".into();
-            lose(app, run, reason, Blame::Nobody).await?;
+            let reason = "The platform was stopped while the trainer was running";
+            lose(app, run, &Loss::new(reason, Blame::Nobody)).await?;
             stops.add(provider.as_ref(), run.run_id.to_string());
         }
         for replica in &replicas {

@@ -33,6 +33,26 @@ impl Survey<'_> {
         self.processes.iter().find(|process| process.handle == handle)
     }
 
+    /// Adds the ends of launched runs that the provider lists no more, as far as a longer record of it has them.
+    async fn add_recorded(&mut self) {
+        let launched = self.runs.iter().filter(|run| run.handle.is_some()).map(|run| run.run_id.to_string());
+        let gone: Vec<String> = launched.filter(|handle| self.process(handle).is_none()).collect();
+        if gone.is_empty() {
+            return;
+        }
+        match self.provider.recorded(gone).await {
+            Ok(recorded) => self.processes.extend(recorded),
+            Err(error) => {
+                let (provider, error) = (self.provider.name(), chain(&error));
+                tracing::warn!(
+                    provider,
+                    error,
+                    "runs that the provider lists no more are lost without their exit status"
+                );
+            }
+        }
+    }
+
     /// Returns whether an active row names the process.
     pub(super) fn is_named(&self, process: &Process) -> bool {
         self.runs.iter().any(|run| run.run_id.to_string() == process.handle)
@@ -79,6 +99,11 @@ pub(super) async fn survey(app: &App) -> Result<Surveyed<'_>, SchedulerError> {
         let runs = run::active(&mut conn, provider.name()).await?;
         let replicas = replicas_at(&mut conn, provider.name()).await?;
         surveys.push(Survey { provider: provider.as_ref(), processes, runs, replicas });
+    }
+    // A task that waits for a provider holds no connection.
+    drop(conn);
+    for survey in &mut surveys {
+        survey.add_recorded().await;
     }
     Ok(Surveyed { surveys, unlisted })
 }

@@ -40,7 +40,7 @@ enum Decision {
 impl Handle for EnsureReplica {
     #[tracing::instrument(skip_all, fields(replica.id = %self.replica_id))]
     async fn handle(self, app: App) -> Result<(), SchedulerError> {
-        let market = app.providers.market().await;
+        let market = app.market().await?;
         let _placing = app.placing.lock().await;
         let mut tx = app.begin().await?;
         let wanted = replica::get(&mut tx, self.replica_id).await?;

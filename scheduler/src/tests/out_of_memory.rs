@@ -1,11 +1,11 @@
 //! A trainer that its provider reports as out of memory: the job's next run has the ladder's plan, and is no attempt.
 
-use attune_domain::job::JobState;
+use attune_domain::{job::JobState, run::process::EndCause};
 use attune_store::{jobs::job_event, runs::run};
 use sqlx::PgPool;
 
 use super::{House, Remembers};
-use crate::providers::provider::{EndCause, Ended};
+use crate::providers::provider::Ended;
 
 #[sqlx::test(migrations = false)]
 async fn a_job_whose_trainers_run_out_of_memory_is_placed_with_smaller_plans_until_none_is_left(pool: PgPool) {

@@ -48,6 +48,8 @@ pub struct Candidate {
     pub terms: JobTerms,
     /// The expected duration, in seconds.
     pub seconds: f64,
+    /// `true` if that is a prediction for the job, and not the value of a job of which nothing is known.
+    pub is_measured: bool,
     /// The time of the reading by the database's clock, in Unix seconds.
     pub now: f64,
     /// The checkpoint to resume from; `None`: from the start.
@@ -73,6 +75,7 @@ pub async fn load(
         r#"select job.job_id, job.base_model_id, job.state, job.spec, job.token_facts, job.steps_done, job.total_steps,
              job.attempts, job.memory_above, job.limits, job.slowness, job.traceparent,
              coalesce(job.expected_seconds, $2) as "seconds!",
+             (job.expected_seconds is not null and job.token_facts is not null) as "is_measured!",
              extract(epoch from clock_timestamp())::float8 as "now!",
              coalesce(job.rung_plan, last.plan) as kept, newest.checkpoint_id as "resume_id?",
              (job.max_micro_usd is not null
@@ -106,6 +109,7 @@ struct Row {
     slowness: Option<Value>,
     traceparent: Option<String>,
     seconds: f64,
+    is_measured: bool,
     now: f64,
     kept: Option<Value>,
     resume_id: Option<Uuid>,
@@ -128,6 +132,7 @@ impl TryFrom<Row> for Candidate {
             above: row.memory_above.map(Bytes::from_i64),
             terms: JobTerms::read(row.limits, row.slowness, row.attempts > 0)?,
             seconds: row.seconds,
+            is_measured: row.is_measured,
             now: row.now,
             resume_id: row.resume_id.map(CheckpointId::new),
             has_cost_limit: row.has_cost_limit,

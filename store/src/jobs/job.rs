@@ -327,25 +327,33 @@ pub struct Step {
     pub error: Option<JobError>,
     /// The reason of a pause.
     pub pause: Option<PauseReason>,
+    /// The machine-readable data of the event; `null`: none.
+    pub data: serde_json::Value,
 }
 
 impl Step {
     /// Creates a step without an error.
     #[must_use]
     pub fn new(event: JobEvent, message: impl Into<String>) -> Self {
-        Self { event, message: message.into(), error: None, pause: None }
+        Self { event, message: message.into(), error: None, pause: None, data: serde_json::Value::Null }
     }
 
     /// Creates a failure; the error's message is the step's.
     #[must_use]
     pub fn failure(event: JobEvent, error: JobError) -> Self {
-        Self { event, message: error.message.clone(), error: Some(error), pause: None }
+        Self { event, message: error.message.clone(), error: Some(error), pause: None, data: serde_json::Value::Null }
     }
 
     /// Creates a pause with its reason.
     #[must_use]
     pub fn pause(reason: PauseReason, message: impl Into<String>) -> Self {
-        Self { event: JobEvent::PauseAsked, message: message.into(), error: None, pause: Some(reason) }
+        Self {
+            event: JobEvent::PauseAsked,
+            message: message.into(),
+            error: None,
+            pause: Some(reason),
+            data: serde_json::Value::Null,
+        }
     }
 }
 
@@ -402,7 +410,7 @@ async fn take(tx: &mut PgConnection, id: JobId, run: Option<RunId>, step: &Step)
     .execute(&mut *tx)
     .await?;
     let level = if error.is_some() { Level::Error } else { Level::Info };
-    job_event::message(tx, id, level, &step.message).await?;
+    job_event::message_with(tx, id, level, &step.message, &step.data).await?;
     outbox::push_for_job(tx, id, EventType::Job(next), &json!({ "id": id })).await?;
     tracing::info!(state = %next, "{}", step.message);
     Ok(next)

@@ -4,7 +4,9 @@ use attune_domain::{
     id::{JobId, RunId},
     job::{JobEvent, JobState, PauseReason},
     retry::{MOST_SETBACKS, pause_seconds},
+    run::process::EndCause,
 };
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use crate::{
@@ -18,6 +20,10 @@ use crate::{
     runs::run::{self, Outcome, RunState},
     tenancy::usage::{self, NodeTime},
 };
+
+/// The `code` of the event of a run that its provider reports as ended, and of the error of a job that fails because of
+/// such runs.
+const RUN_LOST: &str = "run_lost";
 
 /// The cause of a lost run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,15 +50,23 @@ pub struct Loss {
     pub code: String,
     /// The human-readable reason, about the trainer.
     pub reason: String,
-    /// The cause.
+    /// The cause of the end, for the job's attempts.
     pub blame: Blame,
+    /// The cause of the process's end, as its provider reports it; `None`: it reports none.
+    pub cause: Option<EndCause>,
 }
 
 impl Loss {
     /// Creates the loss of a run that stopped reporting or whose process ended.
     #[must_use]
     pub fn new(reason: impl Into<String>, blame: Blame) -> Self {
-        Self { code: "run_lost".into(), reason: reason.into(), blame }
+        Self { code: RUN_LOST.into(), reason: reason.into(), blame, cause: None }
+    }
+
+    /// Returns the data of the event of a lost run.
+    fn data(&self, run: RunId) -> Value {
+        self.cause
+            .map_or(Value::Null, |cause| json!({ "code": RUN_LOST, "reason": cause.name(), "run_id": run.to_string() }))
     }
 }
 
@@ -104,7 +118,10 @@ pub async fn lost(tx: &mut PgConnection, id: RunId, loss: &Loss) -> Result<Optio
     }
     let next = match blame {
         Blame::Memory => memory_ladder::climb(tx, job_id, id, held, &loss.reason).await?,
-        _ => job::step_held(tx, job_id, id, &step(held, &barren, pause, loss)).await?,
+        _ => {
+            let step = Step { data: loss.data(id), ..step(held, &barren, pause, loss) };
+            job::step_held(tx, job_id, id, &step).await?
+        }
     };
     if next == JobState::Paused {
         return job_pause::requeue_preempted(tx, job_id).await.map(Some);
@@ -124,7 +141,7 @@ pub async fn lost(tx: &mut PgConnection, id: RunId, loss: &Loss) -> Result<Optio
 
 /// Returns the step of a job in the state `held`. No I/O.
 fn step(held: JobState, barren: &Barren, pause: u32, loss: &Loss) -> Step {
-    let Loss { code, reason, blame } = loss;
+    let Loss { code, reason, blame, .. } = loss;
     let spent = match blame {
         Blame::Job { max_attempts } => barren.by_job >= *max_attempts,
         Blame::Circumstances => barren.by_circumstances >= MOST_SETBACKS,

@@ -7,6 +7,7 @@ use attune_domain::{
     id::{JobId, RunId},
     job::{JobEvent, JobState},
     memory::ladder::{self, Failed, Rung, Skipped},
+    offer::{ComputeLimits, Offer, unsupported},
     run::Plan,
     spec::TrainSpec,
 };
@@ -20,8 +21,9 @@ use crate::{
         checkpoint,
         job::{self, JobError, Step},
         job_event::{self, Level},
+        terms::read_limits,
     },
-    runs::run::Run,
+    runs::{offer, run::Run},
     tenancy::usage::{self, NodeTime},
 };
 
@@ -95,32 +97,39 @@ pub(crate) async fn climb(
 }
 
 /// Returns the figures of a run. An offer that is not published any more counts with the memory that was reserved; if
-/// the job already needed more than that, no offer counts as larger, so that the ladder ends. Offers with GPUs, which
-/// this build cannot use, do not count.
+/// the job already needed more than that, no offer counts as larger, so that the ladder ends.
 async fn spent(tx: &mut PgConnection, run: RunId) -> Result<Spent, StoreError> {
     let row = sqlx::query!(
         r#"select run.plan, run.predicted_peak, run.measured_peak, node.offer, job.spec,
-             coalesce(offer.memory, node.memory) as "memory!",
-             case when coalesce(offer.memory, node.memory) <= job.memory_above then 0
-                 else coalesce((select max(memory) from offer where device = 'cpu'), 0) end as "largest!"
+             coalesce(offer.memory, node.memory) as "memory!", job.memory_above, job.limits
          from run join node using (node_id) join job on job.job_id = run.job_id
              left join offer on offer.provider = node.provider and offer.name = node.offer
          where run.run_id = $1"#,
         run.uuid(),
     )
-    .fetch_one(tx)
+    .fetch_one(&mut *tx)
     .await?;
+    let is_spent = row.memory_above.is_some_and(|above| row.memory <= above);
+    let largest = match is_spent {
+        true => Bytes(0),
+        false => largest(&read_limits(row.limits)?.once_begun(), &offer::last_published(tx).await?),
+    };
     Ok(Spent {
-        failed: Failed {
-            plan: from_json("run.plan", row.plan)?,
-            memory: Bytes::from_i64(row.memory),
-            largest: Bytes::from_i64(row.largest),
-        },
+        failed: Failed { plan: from_json("run.plan", row.plan)?, memory: Bytes::from_i64(row.memory), largest },
         offer: row.offer,
         predicted: Bytes::from_i64(row.predicted_peak),
         peak: row.measured_peak.map(Bytes::from_i64),
         spec: from_json("job.spec", row.spec)?,
     })
+}
+
+/// Returns the memory of the largest offer that the job may use: its limits and this build allow it. An offer whose
+/// price is unknown now counts: the job waits for it.
+fn largest(limits: &ComputeLimits, offers: &[Offer]) -> Bytes {
+    let is_allowed = |offer: &&Offer| {
+        unsupported(offer).is_none_or(|refusal| !refusal.is_final()) && limits.refusal(offer).is_none()
+    };
+    offers.iter().filter(is_allowed).map(|offer| offer.memory).max().unwrap_or(Bytes(0))
 }
 
 /// Returns the plans and the offers of the job's runs that ran out of memory, oldest first.
@@ -224,7 +233,7 @@ fn kept(skipped: &[Skipped]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::placement::Placement;
+    use attune_domain::{offer::OfferDevice, placement::Placement};
 
     use super::*;
 
@@ -237,6 +246,24 @@ mod tests {
             predicted_peak: Bytes::mib(400),
             placement: Placement::default(),
         }
+    }
+
+    #[test]
+    fn the_largest_offer_is_one_that_the_limits_of_the_job_allow() {
+        let offer = |name: &str, mib| Offer::cpu("cloud", name, Bytes::mib(mib), 2);
+        let gpu = OfferDevice::Cuda { product: "NVIDIA-L4".into(), count: 1, memory: Bytes::mib(22_487) };
+        let offers = [
+            offer("small", 100),
+            Offer { no_price: Some("stale".into()), ..offer("unpriced", 150) },
+            Offer { micro_usd_per_hour: 9, ..offer("dear", 200) },
+            Offer { spot: true, ..offer("spot", 300) },
+            Offer { device: gpu, ..offer("gpu", 400) },
+        ];
+        let any = ComputeLimits::default;
+        assert_eq!(largest(&any(), &offers), Bytes::mib(200));
+        assert_eq!(largest(&ComputeLimits { spot: true, ..any() }, &offers), Bytes::mib(300));
+        assert_eq!(largest(&ComputeLimits { max_micro_usd_per_hour: Some(8), ..any() }, &offers), Bytes::mib(150));
+        assert_eq!(largest(&ComputeLimits { regions: vec!["eu".into()], ..any() }, &offers), Bytes(0));
     }
 
     #[test]

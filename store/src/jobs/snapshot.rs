@@ -168,7 +168,7 @@ pub async fn unmeasured(conn: &mut PgConnection, limit: i64) -> Result<Vec<JobId
 /// The measures of a waiting job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measures {
-    /// The memory that it needs at least.
+    /// The memory that it needs at least, with the default margin.
     pub need: Bytes,
     /// The expected duration of its run, in seconds.
     pub seconds: f64,

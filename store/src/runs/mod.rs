@@ -1,5 +1,7 @@
 //! Runs: one attempt of a job on a node, and the offers and nodes of providers.
 
+/// The margins of offers, by their past runs.
+pub mod margins;
 /// Nodes: memory reserved with a provider.
 pub mod node;
 /// Providers' offers and their reservations.

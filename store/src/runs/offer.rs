@@ -2,16 +2,20 @@
 
 use attune_domain::{
     bytes::Bytes,
-    offer::{Offer, OfferDevice},
+    offer::{Offer, OfferDevice, margin},
 };
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, runs::node};
+use crate::{
+    error::StoreError,
+    runs::{margins, node},
+};
 
 /// Seconds after which an offer that was not published again counts as gone.
 const STALE_SECONDS: f64 = 180.0;
 
-/// Publishes a provider's offers, without reservations; offers that it no longer has are deleted.
+/// Publishes a provider's offers, without reservations, with the margins of their past runs; offers that it no longer
+/// has are deleted.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -20,16 +24,18 @@ pub async fn publish(tx: &mut PgConnection, provider: &str, offers: &[Offer]) ->
     sqlx::query!("delete from offer where provider = $1 and name <> all($2)", provider, &names)
         .execute(&mut *tx)
         .await?;
+    let past = margins::recent(tx).await?;
     for offer in offers {
         let gpu = Gpu::of(&offer.device);
         sqlx::query!(
             "insert into offer (provider, name, memory, slots, threads, micro_usd_per_hour, device, gpu_product, gpus,
-                 gpu_memory, spot, region)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                 gpu_memory, spot, region, no_price, margin_percent)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
              on conflict (provider, name) do update set memory = excluded.memory, slots = excluded.slots,
                  threads = excluded.threads, micro_usd_per_hour = excluded.micro_usd_per_hour,
                  device = excluded.device, gpu_product = excluded.gpu_product, gpus = excluded.gpus,
-                 gpu_memory = excluded.gpu_memory, spot = excluded.spot, region = excluded.region, seen_at = now()",
+                 gpu_memory = excluded.gpu_memory, spot = excluded.spot, region = excluded.region,
+                 no_price = excluded.no_price, margin_percent = excluded.margin_percent, seen_at = now()",
             provider,
             offer.name,
             offer.memory.to_i64(),
@@ -42,6 +48,8 @@ pub async fn publish(tx: &mut PgConnection, provider: &str, offers: &[Offer]) ->
             gpu.memory,
             offer.spot,
             offer.region,
+            offer.no_price,
+            margins::write(margin(&past, offer)),
         )
         .execute(&mut *tx)
         .await?;
@@ -80,38 +88,61 @@ impl Gpu {
     }
 }
 
+/// Returns all current offers, without reservations: as if they were idle.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn current(conn: &mut PgConnection) -> Result<Vec<Offer>, StoreError> {
+    published_within(conn, Some(STALE_SECONDS)).await
+}
+
 /// Returns all current offers, with their reservations. Several providers may use the same offer name.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn list(conn: &mut PgConnection) -> Result<Vec<Offer>, StoreError> {
-    let rows = sqlx::query!(
-        "select provider, name, memory, slots, threads, micro_usd_per_hour, gpu_product, gpus, gpu_memory, spot, region
-         from offer
-         where seen_at > now() - make_interval(secs => $1) order by provider, name",
-        STALE_SECONDS,
-    )
-    .fetch_all(&mut *conn)
-    .await?;
-    let mut offers = Vec::with_capacity(rows.len());
-    for row in rows {
-        let mut offer = Offer {
-            provider: row.provider,
-            name: row.name,
-            memory: Bytes::from_i64(row.memory),
-            reserved: Bytes(0),
-            free_slots: usize::try_from(row.slots).unwrap_or(0),
-            threads: u32::try_from(row.threads).unwrap_or(1),
-            micro_usd_per_hour: u64::try_from(row.micro_usd_per_hour).unwrap_or(0),
-            device: Gpu { product: row.gpu_product, count: row.gpus, memory: row.gpu_memory }.device(),
-            spot: row.spot,
-            region: row.region,
-        };
+    let mut offers = current(conn).await?;
+    for offer in &mut offers {
         let nodes = node::active(conn, &offer.provider).await?;
-        reserve(&mut offer, &nodes);
-        offers.push(offer);
+        reserve(offer, &nodes);
     }
     Ok(offers)
+}
+
+/// Returns all offers as last published, without reservations: also those of a scheduler that does not run now.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn last_published(conn: &mut PgConnection) -> Result<Vec<Offer>, StoreError> {
+    published_within(conn, None).await
+}
+
+/// Returns the offers that were published in the last seconds; `None`: all.
+async fn published_within(conn: &mut PgConnection, seconds: Option<f64>) -> Result<Vec<Offer>, StoreError> {
+    let rows = sqlx::query!(
+        "select provider, name, memory, slots, threads, micro_usd_per_hour, gpu_product, gpus, gpu_memory, spot,
+             region, no_price, margin_percent
+         from offer
+         where $1::float8 is null or seen_at > now() - make_interval(secs => $1) order by provider, name",
+        seconds,
+    )
+    .fetch_all(conn)
+    .await?;
+    let offers = rows.into_iter().map(|row| Offer {
+        provider: row.provider,
+        name: row.name,
+        memory: Bytes::from_i64(row.memory),
+        reserved: Bytes(0),
+        free_slots: usize::try_from(row.slots).unwrap_or(0),
+        threads: u32::try_from(row.threads).unwrap_or(1),
+        micro_usd_per_hour: u64::try_from(row.micro_usd_per_hour).unwrap_or(0),
+        device: Gpu { product: row.gpu_product, count: row.gpus, memory: row.gpu_memory }.device(),
+        spot: row.spot,
+        region: row.region,
+        no_price: row.no_price,
+        margin: margins::read(row.margin_percent),
+    });
+    Ok(offers.collect())
 }
 
 /// Subtracts the reservations of the nodes of the offer's provider from the offer.

@@ -1,6 +1,9 @@
 //! Processes that a provider has accepted and not started yet, such as a job in the queue of a cluster.
 
-use attune_domain::id::{JobId, ReplicaId, RunId};
+use attune_domain::{
+    id::{JobId, ReplicaId, RunId},
+    run::process::WaitKind,
+};
 use serde_json::json;
 use sqlx::PgConnection;
 
@@ -9,18 +12,21 @@ use crate::{
     jobs::job_event::{self, Level},
 };
 
-/// The `code` of the event of a run whose process waits at its provider.
+/// The `code` of the events of a run whose process waits at its provider.
 pub const PROVIDER_PENDING: &str = "provider_pending";
+
+/// The maximum number of these events of a run.
+pub const MOST_EVENTS: i64 = 20;
 
 /// Stores that the process of a run waits at its provider, and the reason, which its job then shows. The run's lease
 /// begins again, and until its trainer has started so does the time that is charged. An event reports the first reason
-/// of a run.
+/// of a run, and each one of another kind than that before, up to [`MOST_EVENTS`].
 ///
 /// A run that has ended is left unchanged.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn run(tx: &mut PgConnection, run: RunId, reason: &str) -> Result<(), StoreError> {
+pub async fn run(tx: &mut PgConnection, run: RunId, kind: WaitKind, reason: &str) -> Result<(), StoreError> {
     let job = sqlx::query_scalar!(
         r#"with waits as (
              update run set heartbeat_at = clock_timestamp() where run_id = $1 and state <> 'ended'
@@ -46,19 +52,19 @@ pub async fn run(tx: &mut PgConnection, run: RunId, reason: &str) -> Result<(), 
     if changed.rows_affected() == 0 {
         return Ok(());
     }
-    let known = sqlx::query_scalar!(
-        r#"select exists (select from job_event where job_id = $1 and data ->> 'code' = $2 and data ->> 'run_id' = $3)
-             as "known!""#,
+    let known = sqlx::query!(
+        r#"select count(*) as "events!", (array_agg(data ->> 'reason' order by sequence desc))[1] as last
+         from job_event where job_id = $1 and data ->> 'code' = $2 and data ->> 'run_id' = $3"#,
         job,
         PROVIDER_PENDING,
         run.to_string(),
     )
     .fetch_one(&mut *tx)
     .await?;
-    if known {
+    if known.events >= MOST_EVENTS || known.last.as_deref() == Some(kind.name()) {
         return Ok(());
     }
-    let data = json!({ "code": PROVIDER_PENDING, "run_id": run.to_string() });
+    let data = json!({ "code": PROVIDER_PENDING, "reason": kind.name(), "run_id": run.to_string() });
     job_event::message_with(tx, JobId::new(job), Level::Info, reason, &data).await
 }
 

@@ -5,7 +5,7 @@
 use attune_domain::{
     bytes::Bytes,
     id::{JobId, RunId},
-    memory::MemoryEstimate,
+    memory::{Margin, MemoryEstimate},
     run::{Plan, processor::Processor},
 };
 use chrono::{DateTime, Utc};
@@ -27,12 +27,30 @@ pub struct Placed {
     pub micro_usd_per_hour: u64,
     /// The memory estimate of the plan.
     pub estimate: MemoryEstimate,
-    /// The other offers.
+    /// The margin of the offer, which was added to the estimate. Records from before it was recorded have the default.
+    #[serde(default)]
+    pub margin: Margin,
+    /// The prediction for the rest of the job; `None`: unknown, or from before it was recorded.
+    #[serde(default)]
+    pub predicted: Option<Predicted>,
+    /// The other offers, at most [`MOST_OTHERS`].
     pub others: Vec<NotTaken>,
 }
 
+/// The maximum number of other offers that are recorded.
+pub const MOST_OTHERS: usize = 100;
+
+/// The predicted duration and cost of the rest of a job on an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Predicted {
+    /// The seconds from the launch to the end.
+    pub seconds: f64,
+    /// The price of the machine for that time, in millionths of a US dollar.
+    pub micro_usd: u64,
+}
+
 /// An offer that was not taken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NotTaken {
     /// The provider's name.
     pub provider: String,
@@ -40,6 +58,10 @@ pub struct NotTaken {
     pub offer: String,
     /// The human-readable reason.
     pub reason: String,
+    /// The prediction for the rest of the job; `None`: unknown, as for an offer that the job cannot use, or from before
+    /// it was recorded.
+    #[serde(default)]
+    pub predicted: Option<Predicted>,
 }
 
 /// Records the placements of new runs, in one statement.

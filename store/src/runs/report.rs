@@ -72,7 +72,7 @@ pub async fn take(tx: &mut PgConnection, run: RunId, report: &Report) -> Result<
     }
     let first = i64::try_from(report.first_sequence).unwrap_or(i64::MAX);
     let end = first.saturating_add(report.events.len() as i64);
-    if run::state(&row.state) == RunState::Ended {
+    if is_fenced && run::state(&row.state) == RunState::Ended {
         // The reply to the last report was lost: repeat it.
         let is_repeated = !report.events.is_empty() && end == row.next_sequence;
         return if is_repeated { Ok(Reply { directive: Directive::Stop }) } else { Err(StoreError::Stale) };
@@ -156,7 +156,7 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
             lose(tx, held, &Loss::new(message, Blame::Memory)).await
         }
         RunEvent::Failed { code, message, passing: true, .. } => {
-            let loss = Loss { code: code.clone(), reason: message.clone(), blame: Blame::Circumstances };
+            let loss = Loss { code: code.clone(), reason: message.clone(), blame: Blame::Circumstances, cause: None };
             lose(tx, held, &loss).await
         }
         RunEvent::Failed { code, message, param, passing: false } => {

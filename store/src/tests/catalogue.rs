@@ -37,6 +37,7 @@ async fn the_catalogue_is_changed_by_the_installation_alone(pool: PgPool) {
     let mut tx = db::scoped(&pool, Tenant::Organization(organization), None).await.unwrap();
     db::as_installation(&mut tx).await.unwrap();
     assert_eq!(catalogue::load(&mut tx).await.unwrap().instances.len(), built_in().instances.len());
+    assert_eq!(catalogue::version(&mut tx).await.unwrap(), "");
     catalogue::set(&mut tx, &cheaper).await.unwrap();
     assert_eq!(catalogue::get(&mut tx, &id()).await.unwrap(), cheaper);
     assert_eq!(catalogue::load(&mut tx).await.unwrap().instance(&id()), Some(&cheaper));
@@ -49,6 +50,13 @@ async fn the_catalogue_is_changed_by_the_installation_alone(pool: PgPool) {
     tx.commit().await.unwrap();
     // For the platform's own work, such as an estimate.
     let mut platform = db::platform(&pool).await.unwrap();
+    let version = catalogue::version(&mut platform).await.unwrap();
+    assert!(!version.is_empty());
+    let mut tx = db::scoped(&pool, Tenant::Organization(organization), None).await.unwrap();
+    db::as_installation(&mut tx).await.unwrap();
+    catalogue::set(&mut tx, &cheaper).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_ne!(catalogue::version(&mut platform).await.unwrap(), version, "each change has a version");
     assert_eq!(catalogue::load(&mut platform).await.unwrap().instance(&id()), Some(&cheaper));
 }
 

@@ -6,7 +6,7 @@ use attune_domain::{
     bytes::Bytes,
     id::JobId,
     job::{JobState, PauseReason},
-    memory::MemoryEstimate,
+    memory::{Margin, MemoryEstimate},
     offer::Offer,
     run::{Directive, RunEvent, metric::MetricName, processor::Processor},
 };
@@ -18,7 +18,7 @@ use crate::{
         loss::{self, Blame, Loss},
     },
     runs::{
-        offer, past_runs,
+        margins, offer, past_runs,
         placement::{self, Placed},
         report, results,
         run::Run,
@@ -201,6 +201,36 @@ async fn offers_are_listed_with_what_is_reserved_of_them(pool: PgPool) {
     assert_eq!(seen, [("local", 1, Bytes::mib(400))]);
 }
 
+#[sqlx::test(migrations = false)]
+async fn the_margin_of_an_offer_is_measured_in_its_past_runs(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let offers = [offer_of("local", "other"), offer_of("local", "this machine")];
+    let mut margins = Vec::new();
+    for number in 1..=20 {
+        let id = queued_job(&mut conn, seed).await.unwrap();
+        let run = claimed_run(&mut conn, id).await.unwrap();
+        report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), stepped(1)])).await.unwrap();
+        // All but the last two exceed their prediction by 12%; the first one does so too before it fails.
+        let measured = "update run set measured_peak = predicted_peak * $2 / 100 where run_id = $1";
+        let percent: i64 = if number < 19 { 112 } else { 95 };
+        sqlx::query(measured).bind(run.run_id.uuid()).bind(percent).execute(&mut *conn).await.unwrap();
+        let end = match number {
+            1 => loss::lost(&mut conn, run.run_id, &Loss::new("gone", Blame::Nobody)).await.map(drop),
+            _ => report::take(&mut conn, run.run_id, &says(&run, 2, &[published()])).await.map(drop),
+        };
+        end.unwrap();
+        offer::publish(&mut conn, "local", &offers).await.unwrap();
+        margins = offer::list(&mut conn).await.unwrap().iter().map(|offer| offer.margin).collect();
+        if number < 20 {
+            assert_eq!(margins, [Margin::default(); 2], "run {number}");
+        }
+    }
+    assert_eq!(margins, [Margin::default(), Margin::measured(12)]);
+    let known = margins::list(&mut conn).await.unwrap();
+    assert_eq!(offers.each_ref().map(|offer| known.of(offer)).as_slice(), margins);
+}
+
 /// Returns the start of a trainer on this processor.
 fn started_on(name: &str) -> RunEvent {
     let processor = Some(Processor { name: name.into(), threads: 3 });
@@ -219,6 +249,8 @@ async fn a_past_run_has_its_processor_its_operations_and_the_time_outside_of_its
         offer: "this machine".into(),
         micro_usd_per_hour: 0,
         estimate: MemoryEstimate { terms: Vec::new(), peak: Bytes::mib(400) },
+        margin: Margin::default(),
+        predicted: None,
         others: Vec::new(),
     };
     placement::record(&mut conn, &[(run.run_id, placed.clone())]).await.unwrap();

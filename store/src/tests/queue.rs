@@ -4,7 +4,7 @@ use attune_domain::{
     bytes::Bytes,
     id::{JobId, ProjectId},
     job::{JobState, PauseReason, Priority},
-    memory::MemoryEstimate,
+    memory::{Margin, MemoryEstimate},
     queue::{HALF_LIFE_SECONDS, decayed_use},
     run::{Directive, RunEvent},
 };
@@ -22,7 +22,7 @@ use crate::{
     },
     queue::DispatchJob,
     runs::{
-        placement::{self, NotTaken, Placed},
+        placement::{self, NotTaken, Placed, Predicted},
         report,
     },
     tenancy::{
@@ -336,12 +336,19 @@ async fn the_placement_of_a_run_is_kept(pool: PgPool) {
     let run = claimed_run(&mut conn, id).await.unwrap();
     let unrecorded = placement::last(&mut conn, id).await.unwrap().unwrap();
     assert_eq!((unrecorded.attempt, unrecorded.placed, unrecorded.plan), (1, None, run.plan.clone()));
-    let other = NotTaken { provider: "local".into(), offer: "small".into(), reason: "small is too small".into() };
+    let other = NotTaken {
+        provider: "local".into(),
+        offer: "small".into(),
+        reason: "small is too small".into(),
+        predicted: None,
+    };
     let placed = Placed {
         provider: "local".into(),
         offer: "this machine".into(),
         micro_usd_per_hour: 7,
         estimate: MemoryEstimate { terms: vec![("base".into(), Bytes::mib(1))], peak: Bytes::mib(1) },
+        margin: Margin::measured(12),
+        predicted: Some(Predicted { seconds: 90.5, micro_usd: 1 }),
         others: vec![other],
     };
     placement::record(&mut conn, &[(run.run_id, placed.clone())]).await.unwrap();

@@ -6,7 +6,10 @@
 
 use std::{fs, path::Path};
 
-use attune_domain::run::{Gate, RunEvent};
+use attune_domain::{
+    memory::GATE_PROMPTS,
+    run::{Gate, RunEvent},
+};
 use attune_model::{
     adapter::{LoraAdapter, Provenance},
     allocator,
@@ -26,13 +29,6 @@ use crate::{
     publishing::{blobs::put_folder, card},
     session::Session,
 };
-
-/// The prompts that the gate compares both adapters on: prose, code, and other scripts.
-const GATE_PROMPTS: [&str; 3] = [
-    "The quick brown fox jumps over the lazy dog, as it has done since typewriters were tried with it.",
-    "{\"key\": [0, 1, -2.5e3, null], \"0123456789\": {\"nested\": true}}\n\tif (a != b) { return c; }",
-    "Grüße aus Köln; 東京は今日も晴れ; Привет, мир; مرحبا بالعالم",
-];
 
 /// The maximum difference of a logit, relative to the largest logit. The file holds exactly the trained factors, and
 /// the base is the same. But training adds the correction to the weight, while serving adds it to the product, over

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::offer::{ComputeLimits, OfferDevice, Ranking, Slowness, Terms};
+use crate::{
+    memory::{Margin, with_margin},
+    offer::{ComputeLimits, OfferDevice, Ranking, Refusal, Slowness, Terms},
+};
 
 fn job(number: u128, project: u128, need: u64, seconds: f64) -> WaitingJob {
     let (job, project, need) = (job_id(number), project_id(project), Bytes(need));
@@ -41,6 +44,27 @@ fn queue(waiting: &[WaitingJob], running: &[RunningJob]) -> Queue {
 fn held_by_one_project() -> Queue {
     let small = |number| RunningJob { lost_seconds: 5.0, ..run(number, 1, 20, 100.0) };
     queue(&[job(1, 2, 60, 100.0)], &[run(11, 1, 60, 5000.0), small(12), small(13)])
+}
+
+#[test]
+fn each_offer_has_its_own_margin() {
+    let with = |number, memory, percent| Offer { margin: Margin::measured(percent), ..offer(number, memory, 2) };
+    let offers = vec![with(0, 1190, 20), with(1, 1200, 20), with(2, 2200, 10)];
+    let need = with_margin(Bytes(1000));
+    let jobs: Vec<_> = (1..=3).map(|number| job(number, 1, need.0, 100.0)).collect();
+    let mut queue = Queue { offers, ..queue(&jobs, &[]) };
+    // It needs 1200 bytes on the first two: one job fits on the second and, with 1100 bytes each, two on the third.
+    let mut offers: Vec<usize> = plan(&queue).starts.into_iter().map(|(_, offer)| offer).collect();
+    offers.sort_unstable();
+    assert_eq!(offers, [1, 2, 2]);
+    queue.offers.truncate(1);
+    let waits = plan(&queue).waits;
+    let refusals = vec![Refusal::TooSmall { offer: "0".into(), short_by: Bytes(10) }];
+    assert_eq!(waits[0].reason, WaitReason::NoOffer { need, refusals });
+    // A run that ends frees what it reserved.
+    let mut queue = Queue { offers: vec![Offer { reserved: Bytes(600), ..with(0, 1200, 20) }], ..queue };
+    queue.running = vec![run(9, 2, 600, 50.0)];
+    assert_eq!(plan(&queue).waits[0].estimated_start, Some(50.0));
 }
 
 #[test]

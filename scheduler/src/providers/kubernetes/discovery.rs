@@ -12,31 +12,23 @@ use super::{
     scheduling::{GPU_TAINT, PRODUCT, REGION, SPOT_TAINTS},
 };
 use crate::config::{
-    kubernetes::{Gpu, KubernetesOffer},
-    offer_settings::MOST_SLOTS,
+    kubernetes::{INSTANCE_TYPE, KubernetesOffer, SPOT},
+    node_prices::NodePrices,
+    offer_settings::{Gpu, MOST_SLOTS},
 };
 
 /// The label of the memory of a GPU in MiB.
 const GPU_MEMORY: &str = "nvidia.com/gpu.memory";
-/// The label of the instance type.
-const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
 /// The resource of a whole GPU.
 const WHOLE_GPU: &str = "nvidia.com/gpu";
 /// The start of the resource of a MIG instance.
 const MIG: &str = "nvidia.com/mig-";
-/// The labels of spot nodes: Karpenter's, Amazon's, Google's and Azure's.
-const SPOT: [(&str, &str); 4] = [
-    ("karpenter.sh/capacity-type", "spot"),
-    ("eks.amazonaws.com/capacityType", "SPOT"),
-    ("cloud.google.com/gke-spot", "true"),
-    ("kubernetes.azure.com/scalesetpriority", "spot"),
-];
 /// The amounts of memory of a kind are multiples of this: equal machines differ by a few KiB.
 const STEP: u64 = 1 << 28;
 
-/// Returns the kinds of nodes, with as many slots as all nodes of a kind have. `prices` has the price of an hour of a
-/// whole node by instance type.
-pub(super) fn kinds<'a>(nodes: impl Iterator<Item = &'a Node>, prices: &BTreeMap<String, f64>) -> Vec<KubernetesOffer> {
+/// Returns the kinds of nodes, with as many slots as all nodes of a kind have. A kind whose price is unknown has the
+/// reason.
+pub(super) fn kinds<'a>(nodes: impl Iterator<Item = &'a Node>, prices: NodePrices<'_>) -> Vec<KubernetesOffer> {
     let mut kinds: BTreeMap<String, KubernetesOffer> = BTreeMap::new();
     for slot in nodes.filter(|node| is_usable(node)).flat_map(|node| slots(node, prices)) {
         match kinds.get_mut(&slot.name) {
@@ -79,8 +71,20 @@ struct Share {
     slots: u64,
 }
 
-fn slots(node: &Node, prices: &BTreeMap<String, f64>) -> Vec<KubernetesOffer> {
-    let price = label(node, INSTANCE_TYPE).and_then(|instance| prices.get(instance)).copied().unwrap_or(0.0);
+/// Returns the price of an hour of a node, or the reason why it is unknown. Nodes without the labels of a cloud have
+/// none.
+fn price(node: &Node, spot: bool, prices: NodePrices<'_>) -> Result<f64, String> {
+    let region = label(node, REGION);
+    match label(node, INSTANCE_TYPE) {
+        Some(instance_type) => prices.usd_per_hour(instance_type, region, spot),
+        None if spot || region.is_some() => Err(format!("its nodes have no label {INSTANCE_TYPE}")),
+        None => Ok(0.0),
+    }
+}
+
+fn slots(node: &Node, prices: NodePrices<'_>) -> Vec<KubernetesOffer> {
+    let spot = SPOT.iter().any(|(key, value)| label(node, key) == Some(*value));
+    let price = price(node, spot, prices);
     let shares = shares(node);
     let total: u64 = shares.iter().map(|share| share.slots).sum();
     let offers = shares.into_iter().filter_map(|share| {
@@ -93,10 +97,11 @@ fn slots(node: &Node, prices: &BTreeMap<String, f64>) -> Vec<KubernetesOffer> {
             gpu: share.gpu,
             node_selector: selector(node),
             tolerations: Vec::new(),
-            spot: SPOT.iter().any(|(key, value)| label(node, key) == Some(*value)),
+            spot,
             region: label(node, REGION).map(str::to_owned),
             slots: u32::try_from(share.slots).unwrap_or(MOST_SLOTS).min(MOST_SLOTS),
-            usd_per_hour: Some(price / total.max(1) as f64),
+            usd_per_hour: price.as_ref().ok().map(|price| price / total.max(1) as f64),
+            no_price: price.as_ref().err().cloned(),
         };
         offer.name = name(&offer, label(node, INSTANCE_TYPE));
         (memory_bytes > 0 && threads > 0 && offer.slots > 0).then_some(offer)

@@ -1,21 +1,19 @@
 //! The state of a Job and its pods as that of a process.
 
+use attune_domain::run::process::{EndCause, WaitKind};
 use k8s_openapi::api::{
     batch::v1::{Job, JobCondition},
     core::v1::Pod,
 };
 
-use super::{
-    names::RELEASED,
-    pod_status::{self, circumstances},
-};
-use crate::providers::provider::Ended;
+use super::{names::RELEASED, pod_status};
+use crate::providers::provider::{Ended, Wait};
 
 /// The state of a Job as that of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Status {
     /// Waiting for this reason.
-    Pending(String),
+    Pending(Wait),
     /// Running, or being ended.
     Running,
     /// Ended.
@@ -28,6 +26,8 @@ pub(super) struct Facts<'a> {
     pub(super) pods: &'a [&'a Pod],
     /// `true` if a container of it was seen running.
     pub(super) has_started: bool,
+    /// The kind of the reason for which its pod was last seen waiting.
+    pub(super) waited_for: Option<WaitKind>,
     /// The time limit.
     pub(super) minutes: u32,
     /// The Kueue queue.
@@ -52,7 +52,8 @@ pub(super) fn is_released(job: &Job) -> bool {
 /// Returns the status.
 pub(super) fn status(job: &Job, facts: &Facts<'_>) -> Status {
     if !is_released(job) {
-        return Status::Ended(circumstances("the scheduler stopped while it was starting the Kubernetes Job".into()));
+        let message = "the scheduler stopped while it was starting the Kubernetes Job";
+        return Status::Ended(Ended::new(EndCause::NotStarted, message));
     }
     let failure = condition(job, &["Failed", "FailureTarget"]);
     if failure.is_some_and(|failure| failure.reason.as_deref() == Some("DeadlineExceeded")) {
@@ -77,35 +78,45 @@ pub(super) fn status(job: &Job, facts: &Facts<'_>) -> Status {
         Some(pod) => pod_status::pending(pod).map_or(Status::Running, Status::Pending),
         // Its pod has ended, and was deleted: the Job's condition follows.
         None if facts.has_started || has_ended_pods(job) => Status::Running,
-        None => Status::Pending("Waiting for Kubernetes to create the pod".into()),
+        None => Status::Pending(Wait::new(WaitKind::Starting, "Waiting for Kubernetes to create the pod")),
     }
 }
 
 /// Returns the end of a Job that reached its deadline. The deadline includes the wait for a node.
 fn late(facts: &Facts<'_>) -> Ended {
     let minutes = facts.minutes;
-    match facts.has_started {
-        true => Ended::program(format!("the Kubernetes Job reached its time limit of {minutes} minutes")),
-        false => circumstances(format!("the Kubernetes Job waited for its whole time limit of {minutes} minutes")),
+    let waited = format!("the Kubernetes Job waited for its whole time limit of {minutes} minutes");
+    match (facts.has_started, facts.waited_for) {
+        (true, _) => {
+            Ended::new(EndCause::Deadline, format!("the Kubernetes Job reached its time limit of {minutes} minutes"))
+        }
+        (false, Some(WaitKind::ImagePull)) => {
+            Ended::new(EndCause::ImagePull, format!("{waited}: its image could not be pulled"))
+        }
+        (false, _) => Ended::new(EndCause::NotStarted, waited),
     }
 }
 
 fn without_pod(failure: &JobCondition) -> Ended {
-    circumstances(match failure.reason.as_deref() {
+    match failure.reason.as_deref() {
         // The only rule of the policy is about disruptions.
-        Some("PodFailurePolicy") => "the Kubernetes pod was disrupted: evicted, preempted, or its node failed".into(),
-        _ => "the Kubernetes pod was deleted".into(),
-    })
+        Some("PodFailurePolicy") => {
+            Ended::new(EndCause::Disrupted, "the Kubernetes pod was disrupted: evicted, preempted, or its node failed")
+        }
+        _ => Ended::new(EndCause::Stopped, "the Kubernetes pod was deleted"),
+    }
 }
 
 /// Returns the status of a suspended Job. One that has run would start its program again with the same token: its run
 /// ends, and the platform starts another one from the last checkpoint.
 fn suspended(facts: &Facts<'_>) -> Status {
+    let ended = |cause, message: &str| Status::Ended(Ended::new(cause, message));
+    let waits = |kind, message: String| Status::Pending(Wait::new(kind, message));
     match (facts.has_started, facts.queue) {
-        (true, Some(_)) => Status::Ended(circumstances("the Kubernetes Job was preempted by Kueue".into())),
-        (true, None) => Status::Ended(circumstances("the Kubernetes Job was suspended by an operator".into())),
-        (false, Some(queue)) => Status::Pending(format!("Waiting in the Kueue queue {queue}")),
-        (false, None) => Status::Pending("An operator of the cluster has suspended the Kubernetes Job".into()),
+        (true, Some(_)) => ended(EndCause::Preempted, "the Kubernetes Job was preempted by Kueue"),
+        (true, None) => ended(EndCause::Stopped, "the Kubernetes Job was suspended by an operator"),
+        (false, Some(queue)) => waits(WaitKind::Quota, format!("Waiting in the Kueue queue {queue}")),
+        (false, None) => waits(WaitKind::Held, "An operator of the cluster has suspended the Kubernetes Job".into()),
     }
 }
 

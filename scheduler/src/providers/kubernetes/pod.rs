@@ -52,7 +52,6 @@ pub(super) fn spec(template: &Template<'_>, launch: &Launch, offer: &KubernetesO
 
 fn container(template: &Template<'_>, launch: &Launch, offer: &KubernetesOffer) -> Container {
     let config = template.config;
-    let resources = resources(offer);
     let cuda = config.cuda_image.as_ref().filter(|_| offer.gpu.is_some());
     Container {
         name: component(launch.program).into(),
@@ -62,8 +61,8 @@ fn container(template: &Template<'_>, launch: &Launch, offer: &KubernetesOffer) 
         env: Some(environment(launch)),
         ports: (launch.program == Program::Serving).then(|| ports(config)),
         resources: Some(ResourceRequirements {
-            limits: Some(resources.clone()),
-            requests: Some(resources),
+            limits: Some(resources(offer, offer.memory_bytes)),
+            requests: Some(resources(offer, requested(launch, offer))),
             ..ResourceRequirements::default()
         }),
         security_context: Some(SecurityContext {
@@ -89,11 +88,21 @@ fn ports(config: &KubernetesConfig) -> Vec<ContainerPort> {
     [port("http", config.serving_port)].into_iter().chain(metrics).collect()
 }
 
-/// Returns the requests, which are the limits too: the pod has the whole offer.
-fn resources(offer: &KubernetesOffer) -> BTreeMap<String, Quantity> {
+/// Returns the memory to request. The slots of an offer may share a node: a run requests what its plan needs, with the
+/// margin, so that more pods fit. A replica, whose adapters come later, and a run on an offer with one slot request the
+/// whole memory.
+fn requested(launch: &Launch, offer: &KubernetesOffer) -> u64 {
+    match launch.program {
+        Program::Trainer if offer.slots > 1 => launch.resources.memory.0.min(offer.memory_bytes),
+        Program::Trainer | Program::Serving => offer.memory_bytes,
+    }
+}
+
+/// Returns the requests or the limits of a pod with this memory.
+fn resources(offer: &KubernetesOffer, memory_bytes: u64) -> BTreeMap<String, Quantity> {
     let mut resources = BTreeMap::from([
         ("cpu".to_owned(), Quantity(offer.threads.to_string())),
-        ("memory".to_owned(), Quantity(offer.memory_bytes.to_string())),
+        ("memory".to_owned(), Quantity(memory_bytes.to_string())),
     ]);
     resources.extend(offer.gpu.iter().map(|gpu| (gpu.resource.clone(), Quantity(gpu.count.to_string()))));
     resources

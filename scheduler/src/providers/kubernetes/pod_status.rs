@@ -1,18 +1,23 @@
 //! The state of a pod as that of a process. Tenants read the messages, so they contain no output and no name of a node.
 
+use attune_domain::run::process::{EndCause, WaitKind};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStateWaiting, Pod, PodCondition, PodStatus};
 
 use super::error::plain;
-use crate::providers::provider::{EndCause, Ended};
+use crate::providers::provider::{Ended, Wait};
 
 /// The reasons of the condition `DisruptionTarget`.
-const DISRUPTIONS: [(&str, &str); 5] = [
-    ("PreemptionByScheduler", "was preempted by another pod"),
-    ("DeletionByTaintManager", "ended because its node failed"),
-    ("EvictionByEvictionAPI", "was evicted because its node is drained"),
-    ("DeletionByPodGC", "ended because its node was deleted"),
-    ("TerminationByKubelet", "was ended by its node, which shuts down or ran short of resources"),
+const DISRUPTIONS: [(&str, EndCause, &str); 5] = [
+    ("PreemptionByScheduler", EndCause::Preempted, "was preempted by another pod"),
+    ("DeletionByTaintManager", EndCause::NodeFailed, "ended because its node failed"),
+    ("EvictionByEvictionAPI", EndCause::Evicted, "was evicted because its node is drained"),
+    ("DeletionByPodGC", EndCause::NodeFailed, "ended because its node was deleted"),
+    ("TerminationByKubelet", EndCause::Evicted, "was ended by its node, which shuts down or ran short of resources"),
 ];
+
+/// The part of the kubelet's message that names the pods whose memory is above their request, on a node without free
+/// memory.
+const USED_MORE: &str = "has larger consumption of memory";
 
 /// The reasons of a container that waits for its image.
 const IMAGE: [&str; 5] =
@@ -48,7 +53,7 @@ pub(super) fn has_started(pod: &Pod) -> bool {
 }
 
 /// Returns the reason why a pod has not started yet; `None`: it has.
-pub(super) fn pending(pod: &Pod) -> Option<String> {
+pub(super) fn pending(pod: &Pod) -> Option<Wait> {
     let status = pod.status.as_ref()?;
     if phase(pod) != "Pending" {
         return None;
@@ -56,15 +61,17 @@ pub(super) fn pending(pod: &Pod) -> Option<String> {
     if let Some(condition) = condition(status, "PodScheduled", "False") {
         let message = plain(condition.message.as_deref().unwrap_or_default());
         return Some(match condition.reason.as_deref() {
-            Some("SchedulingGated") => "Waiting until the scheduling gates of the pod are removed".into(),
-            _ => format!("Waiting for a node of Kubernetes: {message}"),
+            Some("SchedulingGated") => {
+                Wait::new(WaitKind::Held, "Waiting until the scheduling gates of the pod are removed")
+            }
+            _ => Wait::new(WaitKind::Unschedulable, format!("Waiting for a node of Kubernetes: {message}")),
         });
     }
     let is_scheduled = condition(status, "PodScheduled", "True").is_some();
     Some(match waiting(status) {
         Some(waiting) => reason(waiting),
-        None if is_scheduled => "Waiting for the node of Kubernetes to start the container".into(),
-        None => "Waiting for Kubernetes to choose a node".into(),
+        None if is_scheduled => container_creating(),
+        None => Wait::new(WaitKind::Starting, "Waiting for Kubernetes to choose a node"),
     })
 }
 
@@ -73,16 +80,22 @@ fn waiting(status: &PodStatus) -> Option<&ContainerStateWaiting> {
     containers.iter().find_map(|container| container.state.as_ref()?.waiting.as_ref())
 }
 
-fn reason(waiting: &ContainerStateWaiting) -> String {
+fn container_creating() -> Wait {
+    Wait::new(WaitKind::ContainerCreating, "Waiting for the node of Kubernetes to start the container")
+}
+
+fn reason(waiting: &ContainerStateWaiting) -> Wait {
     let name = plain(waiting.reason.as_deref().unwrap_or_default());
     let message = plain(waiting.message.as_deref().unwrap_or_default());
     if IMAGE.contains(&name.as_str()) {
-        return format!("Kubernetes cannot pull the image ({name}): {message}");
+        let text = format!("Kubernetes cannot pull the image ({name}): {message}");
+        return Wait::new(WaitKind::ImagePull, text);
     }
     if CREATION.contains(&name.as_str()) {
-        return format!("Kubernetes cannot create the container ({name}): {message}");
+        let text = format!("Kubernetes cannot create the container ({name}): {message}");
+        return Wait::new(WaitKind::ContainerError, text);
     }
-    "Waiting for the node of Kubernetes to start the container".into()
+    container_creating()
 }
 
 /// Returns the end of a pod; `None`: it has not ended.
@@ -91,24 +104,20 @@ pub(super) fn end(pod: &Pod) -> Option<Ended> {
     let exit = terminated(status);
     if exit.is_some_and(|exit| exit.reason.as_deref() == Some("OOMKilled")) {
         let message = "the Kubernetes pod was killed: it used more memory than its limit";
-        return Some(Ended { message: message.into(), cause: EndCause::OutOfMemory });
+        return Some(Ended::new(EndCause::OutOfMemory, message));
     }
     // Also after an exit status of 0, with which a program may end on SIGTERM.
-    if let Some(how) = disruption(status) {
-        return Some(circumstances(format!("the Kubernetes pod {how}")));
+    if let Some((cause, how)) = disruption(status) {
+        return Some(Ended::new(cause, format!("the Kubernetes pod {how}")));
     }
     if phase(pod) == "Succeeded" {
         return Some(Ended::program("the Kubernetes pod ended (exit status: 0)"));
     }
     if pod.metadata.deletion_timestamp.is_some() {
-        return Some(circumstances("the Kubernetes pod was deleted".into()));
+        return Some(Ended::new(EndCause::Stopped, "the Kubernetes pod was deleted"));
     }
-    Some(exit.filter(|exit| !never_ran(exit)).map_or_else(|| circumstances(rejection(status, exit)), exited))
-}
-
-/// Returns an end that is not the job's fault.
-pub(super) fn circumstances(message: String) -> Ended {
-    Ended { message, cause: EndCause::Circumstances }
+    let not_started = || Ended::new(EndCause::NotStarted, rejection(status, exit));
+    Some(exit.filter(|exit| !never_ran(exit)).map_or_else(not_started, exited))
 }
 
 fn terminated(status: &PodStatus) -> Option<&ContainerStateTerminated> {
@@ -122,15 +131,20 @@ fn never_ran(exit: &ContainerStateTerminated) -> bool {
         || matches!(exit.exit_code, 126 | 127)
 }
 
-/// Returns how the pod was disrupted, if it was.
-fn disruption(status: &PodStatus) -> Option<String> {
+/// Returns why and how the pod was disrupted, if it was.
+fn disruption(status: &PodStatus) -> Option<(EndCause, String)> {
     if status.reason.as_deref() == Some("Evicted") {
         let message = plain(status.message.as_deref().unwrap_or_default());
-        return Some(format!("was evicted: {message}"));
+        let is_too_large = status.message.as_ref().is_some_and(|message| message.contains(USED_MORE));
+        let cause = if is_too_large { EndCause::OutOfMemory } else { EndCause::Evicted };
+        return Some((cause, format!("was evicted: {message}")));
     }
     let reason = condition(status, "DisruptionTarget", "True")?.reason.as_deref().unwrap_or_default();
-    let known = DISRUPTIONS.iter().find(|(name, _)| *name == reason);
-    Some(known.map_or_else(|| format!("was disrupted ({})", plain(reason)), |(_, how)| (*how).to_owned()))
+    let known = DISRUPTIONS.iter().find(|(name, ..)| *name == reason);
+    Some(known.map_or_else(
+        || (EndCause::Disrupted, format!("was disrupted ({})", plain(reason))),
+        |(_, cause, how)| (*cause, (*how).to_owned()),
+    ))
 }
 
 /// Returns the message of a pod whose program never ran.

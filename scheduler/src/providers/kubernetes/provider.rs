@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use attune_domain::offer::Offer;
+use chrono::Utc;
 use futures::future::BoxFuture;
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -24,6 +25,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
+    catalogue::SharedCatalogue,
     config::kubernetes::{KubernetesConfig, KubernetesOffer},
     error::ProviderError,
     providers::{
@@ -37,6 +39,8 @@ const JOBS: &str = "jobs.batch";
 /// The Kubernetes provider.
 pub(crate) struct Kubernetes {
     config: KubernetesConfig,
+    /// The catalogue that offers with an instance type are filled from.
+    catalogue: SharedCatalogue,
     api_url: String,
     instance: Instance,
     cluster: Cluster,
@@ -50,20 +54,32 @@ impl Kubernetes {
     ///
     /// # Errors
     /// The credentials cannot be read.
-    pub(crate) async fn open(config: &KubernetesConfig, api_url: &str, ended: Arc<Notify>) -> Result<Self> {
+    pub(crate) async fn open(
+        config: &KubernetesConfig,
+        api_url: &str,
+        catalogue: SharedCatalogue,
+        ended: Arc<Notify>,
+    ) -> Result<Self> {
         let cluster = Cluster::open(config).await?;
         let instance = Instance::new(&config.name, api_url);
-        let store = Arc::new(Store::new(ended, config.instance_usd_per_hour.clone()));
+        let store = Arc::new(Store::new(ended, catalogue.clone(), config.instance_usd_per_hour.clone()));
         let watches = watches(&cluster, &store, &instance.selector(), config.discover);
         let (config, api_url) = (config.clone(), api_url.to_owned());
-        Ok(Self { config, api_url, instance, cluster, store, _watches: watches })
+        Ok(Self { config, catalogue, api_url, instance, cluster, store, _watches: watches })
+    }
+
+    /// Returns the configured offers, filled from the catalogue.
+    fn filled(&self) -> Vec<KubernetesOffer> {
+        let (catalogue, now) = (self.catalogue.get(), Utc::now().timestamp());
+        self.config.offers.iter().map(|offer| offer.filled(&catalogue, now)).collect()
     }
 
     /// Returns the offer of this name.
     fn offer(&self, name: &str) -> Result<KubernetesOffer, KubernetesError> {
         let discovered = if self.config.discover { self.store.kinds()? } else { Vec::new() };
-        let offer = self.config.offers.iter().chain(&discovered).find(|offer| is_slot_of(name, &offer.name));
-        offer.cloned().ok_or_else(|| KubernetesError::NoOffer { offer: name.to_owned() })
+        let mut offers = self.filled().into_iter().chain(discovered);
+        let offer = offers.find(|offer| is_slot_of(name, &offer.name));
+        offer.ok_or_else(|| KubernetesError::NoOffer { offer: name.to_owned() })
     }
 
     async fn start(&self, launch: &Launch) -> Result<String, KubernetesError> {
@@ -167,7 +183,7 @@ impl Provider for Kubernetes {
     }
 
     fn configured_offers(&self) -> Vec<Offer> {
-        self.config.offers.iter().flat_map(|offer| offer.slots(&self.config.name)).collect()
+        self.filled().iter().flat_map(|offer| offer.slots(&self.config.name)).collect()
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {

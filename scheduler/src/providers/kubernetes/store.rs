@@ -6,6 +6,8 @@ use std::{
     time::Instant,
 };
 
+use attune_domain::run::process::WaitKind;
+use chrono::Utc;
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{Node, Pod},
@@ -21,7 +23,11 @@ use super::{
     pod_status,
     watch::Change,
 };
-use crate::{config::kubernetes::KubernetesOffer, providers::provider::Process};
+use crate::{
+    catalogue::SharedCatalogue,
+    config::{kubernetes::KubernetesOffer, node_prices::NodePrices},
+    providers::provider::{Process, Wait},
+};
 
 /// The objects of one kind by name.
 struct Cache<K> {
@@ -89,6 +95,8 @@ struct State {
     stopped: HashSet<String>,
     /// The UIDs of Jobs whose container has started.
     started: HashSet<String>,
+    /// The kind of the reason for which the pod of a Job was last seen waiting, by the UID of the Job.
+    waits: HashMap<String, WaitKind>,
     /// The kinds of nodes that were seen, by name.
     kinds: BTreeMap<String, KubernetesOffer>,
 }
@@ -98,12 +106,19 @@ pub(super) struct Store {
     state: Mutex<State>,
     /// The notification of the reconciler when a process ends.
     ended: Arc<Notify>,
+    /// The catalogue that has the prices of nodes.
+    catalogue: SharedCatalogue,
+    /// The prices of the configuration.
     instance_usd_per_hour: BTreeMap<String, f64>,
 }
 
 impl Store {
     /// Creates a store before the first list.
-    pub(super) fn new(ended: Arc<Notify>, instance_usd_per_hour: BTreeMap<String, f64>) -> Self {
+    pub(super) fn new(
+        ended: Arc<Notify>,
+        catalogue: SharedCatalogue,
+        instance_usd_per_hour: BTreeMap<String, f64>,
+    ) -> Self {
         let state = State {
             jobs: Cache::new("jobs.batch"),
             pods: Cache::new("pods"),
@@ -111,9 +126,10 @@ impl Store {
             starting: HashMap::new(),
             stopped: HashSet::new(),
             started: HashSet::new(),
+            waits: HashMap::new(),
             kinds: BTreeMap::new(),
         };
-        Self { state: Mutex::new(state), ended, instance_usd_per_hour }
+        Self { state: Mutex::new(state), ended, catalogue, instance_usd_per_hour }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,7 +147,7 @@ impl Store {
         let deleted = if let Change::Deleted(job) = &change { Some(name(&**job).to_owned()) } else { None };
         let mut state = self.state();
         state.jobs.take(change);
-        let State { jobs, starting, stopped, started, .. } = &mut *state;
+        let State { jobs, starting, stopped, started, waits, .. } = &mut *state;
         starting.retain(|name, (_, released)| match jobs.objects.get(name) {
             Some(job) => !job_status::is_released(job),
             // A list that began after the release would have the Job if it still existed.
@@ -140,6 +156,7 @@ impl Store {
         let uids: HashSet<_> = jobs.objects.values().map(uid).collect();
         stopped.retain(|one| uids.contains(one.as_str()));
         started.retain(|one| uids.contains(one.as_str()));
+        waits.retain(|one, _| uids.contains(one.as_str()));
         drop(state);
         if is_end {
             self.ended.notify_one();
@@ -155,9 +172,14 @@ impl Store {
         };
         let mut state = self.state();
         state.pods.take(change);
-        let State { pods, started, .. } = &mut *state;
-        for pod in pods.objects.values().filter(|pod| pod_status::has_started(pod)) {
-            started.extend(owner(pod).map(str::to_owned));
+        let State { pods, started, waits, .. } = &mut *state;
+        for pod in pods.objects.values() {
+            let owner = owner(pod).map(str::to_owned);
+            if pod_status::has_started(pod) {
+                started.extend(owner);
+            } else {
+                waits.extend(owner.zip(pod_status::pending(pod).map(|wait| wait.kind)));
+            }
         }
         drop(state);
         if is_end {
@@ -170,8 +192,16 @@ impl Store {
         let mut state = self.state();
         state.nodes.take(change);
         let State { nodes, kinds, .. } = &mut *state;
-        let found = discovery::kinds(nodes.objects.values(), &self.instance_usd_per_hour);
-        kinds.extend(found.into_iter().map(|kind| (kind.name.clone(), kind)));
+        let catalogue = self.catalogue.get();
+        let prices =
+            NodePrices { own: &self.instance_usd_per_hour, catalogue: &catalogue, now: Utc::now().timestamp() };
+        for kind in discovery::kinds(nodes.objects.values(), prices) {
+            let reason = kind.no_price.clone();
+            let before = kinds.insert(kind.name.clone(), kind.clone()).and_then(|kind| kind.no_price);
+            if let Some(reason) = reason.filter(|reason| before.as_ref() != Some(reason)) {
+                tracing::warn!("no run starts on the nodes {}: {reason}", kind.name);
+            }
+        }
     }
 
     /// Returns the kinds of nodes that were seen.
@@ -210,7 +240,9 @@ impl Store {
         let mut processes: Vec<_> = state
             .starting
             .values()
-            .map(|(handle, _)| process(handle, Status::Pending("Kubernetes is creating the Job".into())))
+            .map(|(handle, _)| {
+                process(handle, Status::Pending(Wait::new(WaitKind::Starting, "Kubernetes is creating the Job")))
+            })
             .collect();
         for (name, job) in &state.jobs.objects {
             let is_left_out = job.metadata.deletion_timestamp.is_some() || state.stopped.contains(uid(job));
@@ -219,7 +251,8 @@ impl Store {
             };
             let pods = pods.get(uid(job)).map(Vec::as_slice).unwrap_or_default();
             let has_started = state.started.contains(uid(job)) || pods.iter().any(|pod| pod_status::has_started(pod));
-            let facts = Facts { pods, has_started, minutes, queue };
+            let waited_for = state.waits.get(uid(job)).copied();
+            let facts = Facts { pods, has_started, waited_for, minutes, queue };
             processes.push(process(handle, job_status::status(job, &facts)));
         }
         Ok(processes)

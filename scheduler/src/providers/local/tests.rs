@@ -49,7 +49,7 @@ async fn a_trainer_that_was_interrupted_is_not_at_fault() {
     tokio::time::timeout(Duration::from_secs(10), notify.notified()).await.unwrap();
     let ended = local.list().await.unwrap()[0].ended.clone().unwrap();
     let message = "attune-trainer was interrupted by SIGTERM".into();
-    assert_eq!(ended, Ended { message, cause: EndCause::Circumstances });
+    assert_eq!(ended, Ended { message, cause: EndCause::Interrupted });
 }
 
 /// A replica's log contains output about every project that it served; users waiting for the replica must not see

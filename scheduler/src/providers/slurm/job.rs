@@ -3,10 +3,13 @@
 //! The form is that of Slurm 22.05 (OpenAPI 0.0.38); from 23.02 on, a state is a list with flags, and a number may be
 //! `{"set": true, "number": 1}`. Source: `man squeue`, and <https://slurm.schedmd.com/rest_api.html>.
 
-use attune_domain::run::EXIT_INTERRUPTED;
+use attune_domain::run::{
+    EXIT_INTERRUPTED,
+    process::{EndCause, WaitKind},
+};
 use serde::Deserialize;
 
-use crate::providers::provider::{EndCause, Ended};
+use crate::providers::provider::{Ended, Wait};
 
 /// The whole answer.
 #[derive(Debug, Deserialize)]
@@ -26,25 +29,39 @@ pub(super) struct Job {
     pub(super) comment: Option<String>,
     /// The user.
     pub(super) user_id: Option<u32>,
-    job_state: States,
-    state_reason: Option<String>,
-    exit_code: Option<ExitCode>,
-    start_time: Option<Number>,
-    end_time: Option<Number>,
+    /// The state.
+    pub(super) job_state: States,
+    /// The reason of a state.
+    pub(super) state_reason: Option<String>,
+    /// The exit status.
+    pub(super) exit_code: Option<ExitCode>,
+    /// The time of the start, in Unix seconds.
+    pub(super) start_time: Option<Number>,
+    /// The time of the end, in Unix seconds.
+    pub(super) end_time: Option<Number>,
 }
 
+/// The state of a job: a name, or names and flags.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-enum States {
+pub(super) enum States {
+    /// Before Slurm 23.02.
     One(String),
+    /// The later form.
     Flagged(Vec<String>),
 }
 
+/// A number, or an object with one.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
-enum Number {
+pub(super) enum Number {
+    /// Before Slurm 23.02.
     Plain(i64),
-    Optional { number: i64 },
+    /// The later form.
+    Optional {
+        /// The number.
+        number: i64,
+    },
 }
 
 impl Number {
@@ -55,19 +72,24 @@ impl Number {
     }
 }
 
+/// The exit status of a job.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-enum ExitCode {
+pub(super) enum ExitCode {
     /// The status of `wait(2)`.
     Status(i64),
+    /// The later form, and that of `sacct`.
     Parts {
+        /// The exit status.
         return_code: Option<Number>,
+        /// The signal.
         signal: Option<Signal>,
     },
 }
 
+/// The signal that ended a job.
 #[derive(Debug, Clone, Deserialize)]
-struct Signal {
+pub(super) struct Signal {
     #[serde(alias = "signal_id")]
     id: Option<Number>,
 }
@@ -76,7 +98,7 @@ struct Signal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Status {
     /// Waiting in the queue, or suspended, for this reason.
-    Pending(String),
+    Pending(Wait),
     /// Running, or being ended.
     Running,
     /// Ended.
@@ -101,24 +123,25 @@ impl Job {
         }
         for (state, cause, how) in ENDS {
             if self.is(state) {
-                return Status::Ended(Ended { message: format!("the Slurm job {how}"), cause });
+                return Status::Ended(Ended::new(cause, format!("the Slurm job {how}")));
             }
         }
         if self.is("TIMEOUT") || self.is("DEADLINE") || self.was_noticed(limits) {
             let message = format!("the Slurm job reached its time limit of {} minutes", limits.minutes);
-            return Status::Ended(Ended { message, cause: EndCause::Program });
+            return Status::Ended(Ended::new(EndCause::Deadline, message));
         }
         if self.is("COMPLETED") || self.is("FAILED") {
             return Status::Ended(self.exit());
         }
         if self.is("SUSPENDED") || self.is("STOPPED") {
-            return Status::Pending("Slurm has suspended the job".into());
+            return Status::Pending(Wait::new(WaitKind::Held, "Slurm has suspended the job"));
         }
         if self.is("CONFIGURING") {
-            return Status::Pending("Waiting for Slurm to start the node".into());
+            return Status::Pending(Wait::new(WaitKind::NodeStarting, "Waiting for Slurm to start the node"));
         }
         if ["PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"].iter().any(|state| self.is(state)) {
-            return Status::Pending(format!("Waiting in the queue of Slurm: {}", self.reason()));
+            let (kind, reason) = self.reason();
+            return Status::Pending(Wait::new(kind, format!("Waiting in the queue of Slurm: {reason}")));
         }
         Status::Running
     }
@@ -153,13 +176,13 @@ impl Job {
     fn exit(&self) -> Ended {
         match self.code() {
             // The shell's: the job is not at fault.
-            (code @ (126 | 127), 0) => Ended {
-                message: format!("the Slurm job found no program in binaries_dir of its node (exit status: {code})"),
-                cause: EndCause::Circumstances,
-            },
+            (code @ (126 | 127), 0) => Ended::new(
+                EndCause::NotStarted,
+                format!("the Slurm job found no program in binaries_dir of its node (exit status: {code})"),
+            ),
             // The trainer's: Slurm, or an operator, sent SIGTERM before the end.
             (code, 0) if code == i64::from(EXIT_INTERRUPTED) => {
-                Ended { message: "the Slurm job was interrupted by SIGTERM".into(), cause: EndCause::Circumstances }
+                Ended::new(EndCause::Interrupted, "the Slurm job was interrupted by SIGTERM")
             }
             (code, 0) => Ended::program(format!("the Slurm job ended (exit status: {code})")),
             (_, KILL) => {
@@ -170,11 +193,14 @@ impl Job {
     }
 
     /// Returns the reason of a pending job: known ones in words, others as Slurm names them.
-    fn reason(&self) -> String {
+    fn reason(&self) -> (WaitKind, String) {
         let name: String = self.state_reason.iter().flat_map(|reason| reason.chars()).take(64).collect();
-        let words = REASONS.iter().find(|(reason, _)| *reason == name).map(|(_, words)| *words);
-        let plain: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-        words.map_or(plain, str::to_owned)
+        if let Some((_, kind, words)) = REASONS.iter().find(|(reason, ..)| *reason == name) {
+            return (*kind, (*words).to_owned());
+        }
+        let is_limit = QUOTAS.iter().any(|start| name.starts_with(start));
+        let plain = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+        (if is_limit { WaitKind::Quota } else { WaitKind::Queued }, plain)
     }
 }
 
@@ -184,21 +210,24 @@ const TERM: i64 = 15;
 /// The final states that need no exit code.
 const ENDS: [(&str, EndCause, &str); 7] = [
     ("OUT_OF_MEMORY", EndCause::OutOfMemory, "was killed: it used more memory than it had requested"),
-    ("NODE_FAIL", EndCause::Circumstances, "ended because its node failed"),
-    ("BOOT_FAIL", EndCause::Circumstances, "ended because its node could not be started"),
-    ("LAUNCH_FAILED", EndCause::Circumstances, "ended because its node could not start it"),
-    ("PREEMPTED", EndCause::Circumstances, "was preempted by another job"),
-    ("REVOKED", EndCause::Circumstances, "was moved to another cluster"),
-    ("CANCELLED", EndCause::Circumstances, "was cancelled by an operator of the cluster"),
+    ("NODE_FAIL", EndCause::NodeFailed, "ended because its node failed"),
+    ("BOOT_FAIL", EndCause::NodeFailed, "ended because its node could not be started"),
+    ("LAUNCH_FAILED", EndCause::NotStarted, "ended because its node could not start it"),
+    ("PREEMPTED", EndCause::Preempted, "was preempted by another job"),
+    ("REVOKED", EndCause::Disrupted, "was moved to another cluster"),
+    ("CANCELLED", EndCause::Stopped, "was cancelled by an operator of the cluster"),
 ];
 
 /// Frequent reasons of pending jobs.
-const REASONS: [(&str, &str); 7] = [
-    ("None", "Slurm has not considered the job yet"),
-    ("Resources", "the resources are in use"),
-    ("Priority", "other jobs are ahead"),
-    ("JobHeldAdmin", "an operator of the cluster holds the job"),
-    ("JobHeldUser", "the job is held"),
-    ("ReqNodeNotAvail", "the nodes that it needs are not available"),
-    ("PartitionDown", "the partition is down"),
+const REASONS: [(&str, WaitKind, &str); 7] = [
+    ("None", WaitKind::Queued, "Slurm has not considered the job yet"),
+    ("Resources", WaitKind::Unschedulable, "the resources are in use"),
+    ("Priority", WaitKind::Queued, "other jobs are ahead"),
+    ("JobHeldAdmin", WaitKind::Held, "an operator of the cluster holds the job"),
+    ("JobHeldUser", WaitKind::Held, "the job is held"),
+    ("ReqNodeNotAvail", WaitKind::Unschedulable, "the nodes that it needs are not available"),
+    ("PartitionDown", WaitKind::Unschedulable, "the partition is down"),
 ];
+
+/// The starts of reasons that name a limit of the cluster, such as `QOSMaxGRESPerUser` and `AssocGrpCpuLimit`.
+const QUOTAS: [&str; 4] = ["QOS", "Assoc", "PartitionNodeLimit", "PartitionTimeLimit"];

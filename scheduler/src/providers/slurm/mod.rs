@@ -1,5 +1,7 @@
 //! The Slurm provider: each run and each replica is a job of a Slurm cluster. See docs/SLURM.md.
 
+/// The answer of `sacct`.
+mod accounting;
 /// The commands of Slurm, with limits.
 mod command;
 /// The answer of `squeue`.

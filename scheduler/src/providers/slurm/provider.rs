@@ -15,6 +15,7 @@ use attune_domain::offer::Offer;
 use futures::future::BoxFuture;
 
 use super::{
+    accounting::Record,
     command::Commands,
     job::{Answer, Job, Limits, Status},
     script::Template,
@@ -27,6 +28,9 @@ use crate::{
         slots::{self, is_slot_of},
     },
 };
+
+/// The age of the oldest job that is searched for in the cluster's accounting.
+const RECORD_DAYS: u32 = 30;
 
 /// The Slurm provider.
 pub(crate) struct Slurm {
@@ -127,6 +131,25 @@ impl Slurm {
         Ok(jobs)
     }
 
+    /// Returns the ends that the cluster's accounting has of jobs of these names.
+    async fn accounted(&self, names: &[String]) -> Result<Vec<Process>, CommandError> {
+        let arguments = [
+            "--json".to_owned(),
+            format!("--user={}", self.user),
+            format!("--name={}", names.join(",")),
+            format!("--starttime=now-{RECORD_DAYS}days"),
+        ];
+        let output = self.commands.run("sacct", &arguments, "").await?;
+        let record: Record = serde_json::from_slice(&output)
+            .map_err(|why| CommandError::Unreadable { command: "sacct".into(), why: why.to_string() })?;
+        let jobs = record.jobs.into_iter().map(Job::from);
+        let ended = jobs.filter_map(|job| match job.status(self.limits()) {
+            Status::Ended(ended) => Some(Process { handle: job.name?, pending: None, ended: Some(ended) }),
+            Status::Pending(_) | Status::Running => None,
+        });
+        Ok(ended.filter(|process| names.contains(&process.handle)).collect())
+    }
+
     const fn limits(&self) -> Limits {
         Limits { minutes: self.config.time_limit_minutes, notice_seconds: NOTICE_SECONDS }
     }
@@ -164,8 +187,8 @@ impl Slurm {
 
     fn options(&self, launch: &Launch, offer: &SlurmOffer) -> Vec<String> {
         let config = &self.config;
-        let optional = [("account", &config.account), ("qos", &config.qos), ("gres", &offer.gres)];
-        let optional = optional.into_iter().filter_map(|(key, value)| Some(format!("--{key}={}", value.as_ref()?)));
+        let optional = [("account", config.account.clone()), ("qos", config.qos.clone()), ("gres", offer.gres())];
+        let optional = optional.into_iter().filter_map(|(key, value)| Some(format!("--{key}={}", value?)));
         let mut options = vec![
             "--parsable".to_owned(),
             format!("--job-name={}", launch.name),
@@ -228,11 +251,7 @@ impl Slurm {
 impl SlurmOffer {
     /// Returns an offer for each slot.
     fn slots(&self, provider: &str) -> impl Iterator<Item = Offer> + use<> {
-        let offer = Offer {
-            micro_usd_per_hour: self.micro_usd_per_hour(),
-            ..Offer::cpu(provider, &self.name, self.memory(), self.threads)
-        };
-        slots::slots(offer, self.slots)
+        slots::slots(self.settings().offer(provider), self.slots)
     }
 }
 
@@ -280,6 +299,16 @@ impl Provider for Slurm {
             let jobs = self.jobs().await.map_err(unlisted)?;
             let memory = self.memory();
             Ok(jobs.iter().filter_map(|job| self.process(job, &memory.stopped)).collect())
+        })
+    }
+
+    fn recorded(&self, handles: Vec<String>) -> BoxFuture<'_, Result<Vec<Process>, ProviderError>> {
+        Box::pin(async move {
+            let failed = |cause: CommandError| ProviderError {
+                action: "reading Slurm's accounting".into(),
+                cause: cause.into(),
+            };
+            self.accounted(&handles).await.map_err(failed)
         })
     }
 

@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use attune_domain::bytes::Bytes;
+use attune_domain::{
+    bytes::Bytes,
+    offer::OfferDevice,
+    run::process::{EndCause, WaitKind},
+};
 use attune_process::error_chain::chain;
 use serde_json::{Value, json};
 
@@ -17,7 +21,7 @@ use super::{
 };
 use crate::{
     config::slurm::SlurmConfig,
-    providers::provider::{EndCause, Launch, Process, Program, Provider, Resources},
+    providers::provider::{Launch, Process, Program, Provider, Resources, Wait},
 };
 
 const URL: &str = "http://127.0.0.1:1";
@@ -30,8 +34,9 @@ fn cluster(folder: &Path) -> Slurm {
 /// As [`cluster`], with this time limit for each command.
 fn cluster_with_limit(folder: &Path, seconds: u64) -> Slurm {
     let config: SlurmConfig = serde_json::from_value(json!({
-        "work_dir": folder, "binaries_dir": folder, "commands_dir": folder, "partition": "gpu", "command_seconds": seconds,
-        "poll_seconds": 1, "offer": [{"name": "a100", "memory_bytes": 64 << 20, "threads": 2, "slots": 2}],
+        "work_dir": folder, "binaries_dir": folder, "commands_dir": folder, "partition": "gpu",
+        "command_seconds": seconds, "poll_seconds": 1,
+        "offer": [{"name": "a100", "memory_bytes": 64 << 20, "threads": 2, "slots": 2}],
     }))
     .unwrap();
     Slurm::new(&config, URL).unwrap()
@@ -201,6 +206,67 @@ async fn a_submission_has_the_offers_resources_and_no_secret_among_its_arguments
     assert!(chain(&error).contains("has no offer `h100` any more"), "{}", chain(&error));
 }
 
+/// Slurm 22.05 and 23.11 print these for a job that `squeue` lists no more.
+#[tokio::test]
+async fn the_end_of_a_job_that_slurm_lists_no_more_is_read_from_its_accounting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().display();
+    command(folder.path(), "squeue", "echo '{\"jobs\": []}'");
+    command(folder.path(), "sacct", &format!("printf '%s\\n' \"$@\" >{path}/arguments; cat {path}/record"));
+    let slurm = cluster(folder.path());
+    let number = |number: i64| json!({"set": true, "infinite": false, "number": number});
+    let record = |job_id: u32, name: &str, state: Value, exit_code: Value| {
+        json!({"job_id": job_id, "name": name, "state": {"current": state, "reason": "None"}, "exit_code": exit_code,
+            "time": {"start": 100, "end": 200, "elapsed": 100}, "comment": {"job": ""}, "user": "attune"})
+    };
+    let jobs = [
+        record(7, "run_1", json!("FAILED"), json!({"status": "ERROR", "return_code": 3})),
+        record(
+            8,
+            "run_2",
+            json!(["OUT_OF_MEMORY"]),
+            json!({"status": ["SIGNALED"], "return_code": number(0),
+            "signal": {"id": number(9), "name": "KILL"}}),
+        ),
+        record(9, "run_3", json!(["RUNNING"]), json!({"return_code": number(0)})),
+        record(10, "other", json!("COMPLETED"), json!({"return_code": 0})),
+    ];
+    std::fs::write(folder.path().join("record"), json!({"jobs": jobs, "errors": []}).to_string()).unwrap();
+    let names = || ["run_1", "run_2", "run_3"].map(str::to_owned).to_vec();
+    assert_eq!(slurm.list().await.unwrap(), []);
+    let recorded = slurm.recorded(names()).await.unwrap().into_iter();
+    let ends: Vec<_> = recorded.map(|one| (one.handle, one.ended.unwrap().cause)).collect();
+    assert_eq!(ends, [("run_1".into(), EndCause::Program), ("run_2".into(), EndCause::OutOfMemory)]);
+    let arguments = std::fs::read_to_string(folder.path().join("arguments")).unwrap();
+    assert!(arguments.contains("--name=run_1,run_2,run_3\n") && arguments.contains("--starttime=now-30days\n"));
+
+    command(folder.path(), "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1");
+    let error = slurm.recorded(names()).await.unwrap_err();
+    assert!(chain(&error).contains("Slurm accounting storage is disabled"), "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn an_offer_with_gpus_has_their_device_and_requests_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    command(path, "sbatch", &format!("printf '%s\\n' \"$@\" >{0}/arguments; cat >/dev/null; echo 7", path.display()));
+    let gpu = json!({"product": "NVIDIA-L4", "count": 2, "memory_bytes": 1u64 << 34});
+    let config: SlurmConfig = serde_json::from_value(json!({
+        "work_dir": path, "binaries_dir": path, "commands_dir": path, "partition": "gpu",
+        "offer": [{"name": "a100", "memory_bytes": 64 << 20, "threads": 2, "gpu": gpu, "spot": true, "region": "eu",
+            "usd_per_hour": 0.5}],
+    }))
+    .unwrap();
+    config.check().unwrap();
+    let slurm = Slurm::new(&config, URL).unwrap();
+    let offer = &slurm.configured_offers()[0];
+    let device = OfferDevice::Cuda { product: "NVIDIA-L4".into(), count: 2, memory: Bytes(1 << 34) };
+    assert_eq!((&offer.device, offer.spot, offer.region.as_deref()), (&device, true, Some("eu")));
+    slurm.launch(launch("a100")).await.unwrap();
+    let arguments = std::fs::read_to_string(path.join("arguments")).unwrap();
+    assert!(arguments.lines().any(|line| line == "--gres=gpu:NVIDIA-L4:2"), "{arguments}");
+}
+
 #[tokio::test]
 async fn each_slot_has_its_port_for_metrics() {
     let folder = tempfile::tempdir().unwrap();
@@ -223,14 +289,14 @@ async fn each_slot_has_its_port_for_metrics() {
 
 #[test]
 fn an_end_has_its_cause() {
-    use EndCause::{Circumstances, OutOfMemory, Program};
+    use EndCause::{Deadline, Interrupted, NodeFailed, NotStarted, OutOfMemory, Preempted, Program, Stopped};
     for (state, cause, said) in [
         ("OUT_OF_MEMORY", OutOfMemory, "more memory than it had requested"),
-        ("NODE_FAIL", Circumstances, "its node failed"),
-        ("BOOT_FAIL", Circumstances, "could not be started"),
-        ("PREEMPTED", Circumstances, "preempted"),
-        ("CANCELLED", Circumstances, "by an operator"),
-        ("TIMEOUT", Program, "its time limit of 10 minutes"),
+        ("NODE_FAIL", NodeFailed, "its node failed"),
+        ("BOOT_FAIL", NodeFailed, "could not be started"),
+        ("PREEMPTED", Preempted, "preempted"),
+        ("CANCELLED", Stopped, "by an operator"),
+        ("TIMEOUT", Deadline, "its time limit of 10 minutes"),
         ("COMPLETED", Program, "(exit status: 0)"),
     ] {
         let (found, message) = end(job(state));
@@ -243,10 +309,11 @@ fn an_end_has_its_cause() {
     };
     assert_eq!(failed(json!(3 << 8), 200).1, "the Slurm job ended (exit status: 3)");
     assert!(failed(json!(9), 200).1.contains("killed (signal: 9)"));
-    assert_eq!(failed(json!(127 << 8), 200).0, Circumstances);
-    assert_eq!(failed(json!(75 << 8), 200), (Circumstances, "the Slurm job was interrupted by SIGTERM".into()));
+    assert_eq!(failed(json!(127 << 8), 200).0, NotStarted);
+    assert_eq!(failed(json!(75 << 8), 200), (Interrupted, "the Slurm job was interrupted by SIGTERM".into()));
     assert_eq!(failed(json!(15), 200).1, "the Slurm job ended (signal: 15)");
-    assert!(failed(json!(15), 570).1.contains("time limit"), "the signal that precedes the limit");
+    let noticed = failed(json!(15), 570);
+    assert!(noticed.0 == Deadline && noticed.1.contains("time limit"), "the signal that precedes the limit");
 }
 
 #[test]
@@ -256,11 +323,20 @@ fn a_job_that_does_not_run_has_a_reason_and_an_unknown_state_runs() {
         pending["state_reason"] = json!(reason);
         status(pending)
     };
-    let waits = |reason: &str| Status::Pending(format!("Waiting in the queue of Slurm: {reason}"));
-    assert_eq!(pending("PENDING", "Resources"), waits("the resources are in use"));
-    assert_eq!(pending("PENDING", "QOSMaxGRESPerUser"), waits("QOSMaxGRESPerUser"));
-    assert_eq!(pending("PENDING", "<b>node 7"), waits("bnode7"));
-    assert_eq!(pending("SUSPENDED", "None"), Status::Pending("Slurm has suspended the job".into()));
+    use WaitKind::{Held, NodeStarting, Queued, Quota, Unschedulable};
+    let waits =
+        |kind, reason: &str| Status::Pending(Wait::new(kind, format!("Waiting in the queue of Slurm: {reason}")));
+    assert_eq!(pending("PENDING", "Resources"), waits(Unschedulable, "the resources are in use"));
+    assert_eq!(pending("PENDING", "Priority"), waits(Queued, "other jobs are ahead"));
+    assert_eq!(pending("PENDING", "JobHeldUser"), waits(Held, "the job is held"));
+    assert_eq!(pending("PENDING", "PartitionDown"), waits(Unschedulable, "the partition is down"));
+    for limit in ["QOSMaxGRESPerUser", "AssocGrpCpuLimit", "PartitionTimeLimit"] {
+        assert_eq!(pending("PENDING", limit), waits(Quota, limit));
+    }
+    assert_eq!(pending("PENDING", "<b>node 7"), waits(Queued, "bnode7"));
+    assert_eq!(pending("SUSPENDED", "None"), Status::Pending(Wait::new(Held, "Slurm has suspended the job")));
+    let starts = Wait::new(NodeStarting, "Waiting for Slurm to start the node");
+    assert_eq!(pending("CONFIGURING", "None"), Status::Pending(starts));
     assert_eq!(pending("RUNNING", "None"), Status::Running);
     assert_eq!(pending("COMPLETING", "None"), Status::Running);
     assert_eq!(pending("NEW_IN_A_LATER_RELEASE", "None"), Status::Running);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use attune_domain::{bytes::Bytes, offer::OfferDevice};
+use attune_domain::{bytes::Bytes, catalogue::built_in, offer::OfferDevice};
 use attune_process::error_chain::chain;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
@@ -13,13 +13,18 @@ use super::{
     until,
 };
 use crate::{
-    config::kubernetes::KubernetesOffer,
+    config::{kubernetes::KubernetesOffer, node_prices::NodePrices},
     providers::{kubernetes::discovery, provider::Provider},
 };
 
+/// The date of the built-in entries of the catalogue, in Unix seconds.
+const NOW: i64 = 20_787 * 86_400;
+
 fn kinds(nodes: &[Value]) -> Vec<KubernetesOffer> {
     let nodes: Vec<Node> = nodes.iter().map(|node| serde_json::from_value(node.clone()).unwrap()).collect();
-    discovery::kinds(nodes.iter(), &BTreeMap::from([("m7i.4xlarge".to_owned(), 0.8)]))
+    let own = BTreeMap::from([("m7i.4xlarge".to_owned(), 0.8)]);
+    let prices = NodePrices { own: &own, catalogue: built_in(), now: NOW };
+    discovery::kinds(nodes.iter(), prices)
 }
 
 /// Returns a ready node with these labels and resources.
@@ -56,9 +61,28 @@ fn nodes_of_a_kind_are_its_slots_and_a_kind_has_its_price_region_and_labels() {
     let names: Vec<_> = kinds.iter().map(|kind| (kind.name.as_str(), kind.slots)).collect();
     assert_eq!(names, [("cpu-14x-55GiB", 2), ("cpu-14x-57GiB-m7i.4xlarge-eu-spot", 1)]);
     let paid = &kinds[1];
-    assert_eq!((paid.micro_usd_per_hour(), paid.spot, paid.region.as_deref()), (800_000, true, Some("eu")));
+    assert_eq!((paid.settings().micro_usd_per_hour(), paid.spot, paid.region.as_deref()), (800_000, true, Some("eu")));
     assert_eq!(paid.node_selector["karpenter.sh/capacity-type"], "spot");
     assert!(kinds[0].node_selector.is_empty());
+}
+
+#[test]
+fn nodes_of_a_cloud_have_the_price_of_the_catalogue_or_the_reason_why_it_is_unknown() {
+    let kind = |labels: Value| kinds(&[node("a", &labels, &json!({"cpu": "16", "memory": "64Gi"}))]).remove(0);
+    let (instance_type, region) = ("node.kubernetes.io/instance-type", "topology.kubernetes.io/region");
+    let known = kind(json!({instance_type: "g6.xlarge", region: "us-east-1"}));
+    let entry = built_in().named("aws:g6.xlarge", Some("us-east-1")).unwrap();
+    assert_eq!((known.usd_per_hour, known.no_price), (Some(entry.usd_per_hour), None));
+    for (labels, said) in [
+        (json!({instance_type: "m7i.large", region: "eu"}), "has a price of m7i.large in eu"),
+        (json!({region: "eu"}), "its nodes have no label node.kubernetes.io/instance-type"),
+        (json!({"karpenter.sh/capacity-type": "spot"}), "its nodes have no label"),
+    ] {
+        let unknown = kind(labels);
+        assert!(unknown.no_price.as_ref().unwrap().contains(said), "{:?}", unknown.no_price);
+        assert!(unknown.slots("kubernetes").all(|offer| offer.no_price == unknown.no_price));
+    }
+    assert_eq!((kind(json!({})).usd_per_hour, kind(json!({})).no_price), (Some(0.0), None), "machines of their owner");
 }
 
 #[test]

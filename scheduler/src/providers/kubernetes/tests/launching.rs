@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use attune_domain::run::process::EndCause;
 use attune_process::error_chain::chain;
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use crate::{
     error::ProviderError,
     providers::{
         kubernetes::{job, names::Instance, provider::Kubernetes, template::Template},
-        provider::{EndCause, Program, Provider},
+        provider::{Program, Provider},
     },
 };
 
@@ -88,7 +89,7 @@ async fn attack_a_crash_between_the_job_and_its_secret_leaves_nothing() {
     let kubernetes = provider(&server).await;
     until("it ends", async || ended(&kubernetes, "run_1").await.is_some()).await;
     let end = ended(&kubernetes, "run_1").await.unwrap();
-    assert_eq!((end.cause, end.message.contains("was starting")), (EndCause::Circumstances, true));
+    assert_eq!((end.cause, end.message.contains("was starting")), (EndCause::NotStarted, true));
     kubernetes.stop("run_1").await.unwrap();
     assert!(server.get("jobs", "run-1").is_none());
 }

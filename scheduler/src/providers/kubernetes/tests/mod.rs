@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use self::server::Server;
 use super::provider::Kubernetes;
 use crate::{
+    catalogue::SharedCatalogue,
     config::kubernetes::KubernetesConfig,
     providers::provider::{Ended, Launch, Process, Program, Provider, Resources},
 };
@@ -47,7 +48,7 @@ async fn provider_at(address: &str, settings: &Value) -> Kubernetes {
     std::fs::write(&path, kubeconfig.to_string()).unwrap();
     let mut config = config(settings);
     config.kubeconfig = Some(path);
-    Kubernetes::open(&config, URL, Arc::new(Notify::new())).await.unwrap()
+    Kubernetes::open(&config, URL, SharedCatalogue::default(), Arc::new(Notify::new())).await.unwrap()
 }
 
 async fn provider(server: &Server) -> Kubernetes {
@@ -76,7 +77,7 @@ async fn process(kubernetes: &Kubernetes, handle: &str) -> Option<Process> {
 
 /// Returns the pending reason of a handle.
 async fn pending(kubernetes: &Kubernetes, handle: &str) -> Option<String> {
-    process(kubernetes, handle).await?.pending
+    Some(process(kubernetes, handle).await?.pending?.message)
 }
 
 /// Returns the end of a handle.

@@ -30,7 +30,7 @@ fn kinds() -> Vec<(&'static str, Value)> {
     let all = json!({"service_account": "attune-run", "priority_class": "batch", "image_pull_secrets": ["registry"],
         "local_queue": "gpus", "ipv6": true, "metrics_port": 9464, "cuda_image": "attune-node:1-cuda",
         "offer": offer(&json!({"gpu": gpu, "spot": true, "region": "eu-central-1", "tolerations": tolerations,
-            "node_selector": {"pool": "gpu"}}))});
+            "usd_per_hour": 1.5, "node_selector": {"pool": "gpu"}}))});
     vec![
         ("cpu", json!({"offer": offer(&json!({}))})),
         ("mig", json!({"offer": offer(&json!({"gpu": mig}))})),
@@ -89,6 +89,18 @@ fn a_pod_has_the_whole_offer_and_no_privilege() {
     assert_eq!((&container["command"], &container["args"]), (&json!(["attune-trainer"]), &arguments));
     assert!(job["metadata"]["name"].as_str().unwrap().len() <= 63 && spec["tolerations"].is_null());
     assert_eq!(job["spec"]["podFailurePolicy"]["rules"][0]["action"], "FailJob");
+}
+
+/// The slots may share a node: each run requests what its plan needs.
+#[test]
+fn a_run_on_an_offer_with_slots_requests_what_it_needs_and_is_limited_by_the_offer() {
+    let mut settings = kinds()[0].1.clone();
+    settings["offer"][0]["slots"] = json!(2);
+    let memory =
+        |program, part: &str| container(&objects(&config(&settings), program)[0])["resources"][part]["memory"].clone();
+    assert_eq!(memory(Program::Trainer, "requests"), "1048576");
+    assert_eq!(memory(Program::Trainer, "limits"), "8589934592");
+    assert_eq!(memory(Program::Serving, "requests"), "8589934592");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The state of each Job and pod as that of a process, without a server.
 
+use attune_domain::run::process::{EndCause, WaitKind};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use serde_json::{Value, json};
 
 use crate::providers::{
     kubernetes::job_status::{Facts, Status, status},
-    provider::EndCause,
+    provider::Wait,
 };
 
 fn job(conditions: &Value) -> Value {
@@ -25,15 +26,16 @@ fn seen(job: Value, pod: Option<Value>, has_started: bool, queue: Option<&str>) 
     let (job, pod): (Job, Option<Pod>) =
         (serde_json::from_value(job).unwrap(), pod.map(|pod| serde_json::from_value(pod).unwrap()));
     let pods: Vec<&Pod> = pod.iter().collect();
-    status(&job, &Facts { pods: &pods, has_started, minutes: 60, queue })
+    status(&job, &Facts { pods: &pods, has_started, waited_for: None, minutes: 60, queue })
+}
+
+fn pending(kind: WaitKind, message: &str) -> Status {
+    Status::Pending(Wait::new(kind, message))
 }
 
 /// Returns the reason of a pod that waits.
-fn waits(pod_status: &Value) -> String {
-    match seen(job(&json!([])), Some(pod(pod_status)), false, None) {
-        Status::Pending(reason) => reason,
-        other => panic!("{other:?}"),
-    }
+fn waits(pod_status: &Value) -> Status {
+    seen(job(&json!([])), Some(pod(pod_status)), false, None)
 }
 
 /// Returns the cause and the message of an end.
@@ -64,26 +66,37 @@ fn a_pod_that_waits_has_the_reason_of_its_cluster() {
         json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": reason,
             "message": "0/3 nodes are available"}]})
     };
-    for (status, said) in [
-        (unscheduled("Unschedulable"), "Waiting for a node of Kubernetes: 0/3 nodes are available"),
-        (unscheduled("SchedulingGated"), "Waiting until the scheduling gates of the pod are removed"),
-        (container("ImagePullBackOff"), "Kubernetes cannot pull the image (ImagePullBackOff): back-off [1m5m"),
-        (container("ErrImagePull"), "Kubernetes cannot pull the image (ErrImagePull): back-off [1m5m"),
+    use WaitKind::{ContainerCreating, ContainerError, Held, ImagePull, Starting, Unschedulable};
+    for (status, kind, said) in [
+        (unscheduled("Unschedulable"), Unschedulable, "Waiting for a node of Kubernetes: 0/3 nodes are available"),
+        (unscheduled("SchedulingGated"), Held, "Waiting until the scheduling gates of the pod are removed"),
+        (
+            container("ImagePullBackOff"),
+            ImagePull,
+            "Kubernetes cannot pull the image (ImagePullBackOff): back-off [1m5m",
+        ),
+        (container("ErrImagePull"), ImagePull, "Kubernetes cannot pull the image (ErrImagePull): back-off [1m5m"),
         (
             container("CreateContainerConfigError"),
+            ContainerError,
             "Kubernetes cannot create the container (CreateContainerConfigError): back-off [1m5m",
         ),
-        (container("ContainerCreating"), "Waiting for the node of Kubernetes to start the container"),
-        (json!({"phase": "Pending"}), "Waiting for Kubernetes to choose a node"),
+        (
+            container("ContainerCreating"),
+            ContainerCreating,
+            "Waiting for the node of Kubernetes to start the container",
+        ),
+        (json!({"phase": "Pending"}), Starting, "Waiting for Kubernetes to choose a node"),
     ] {
-        assert_eq!(waits(&status), said);
+        assert_eq!(waits(&status), pending(kind, said));
     }
 }
 
 #[test]
 fn a_job_without_a_pod_waits_or_runs() {
     let active = || job(&json!([]));
-    assert_eq!(seen(active(), None, false, None), Status::Pending("Waiting for Kubernetes to create the pod".into()));
+    let created = pending(WaitKind::Starting, "Waiting for Kubernetes to create the pod");
+    assert_eq!(seen(active(), None, false, None), created);
     assert_eq!(seen(active(), None, true, None), Status::Running, "its pod was deleted, and its condition follows");
     let mut counted = active();
     counted["status"]["uncountedTerminatedPods"] = json!({"failed": ["uid"]});
@@ -94,7 +107,7 @@ fn a_job_without_a_pod_waits_or_runs() {
 
 #[test]
 fn an_end_has_its_cause() {
-    use EndCause::{Circumstances, OutOfMemory, Program};
+    use EndCause::{Disrupted, Evicted, NodeFailed, NotStarted, OutOfMemory, Preempted, Program, Stopped};
     let disrupted = |reason: &str| {
         let mut pod = pod(&terminated(137, "Error"));
         pod["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": reason}]);
@@ -103,6 +116,11 @@ fn an_end_has_its_cause() {
     let mut evicted =
         pod(&json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}));
     evicted["status"]["containerStatuses"] = json!([]);
+    let mut used_more = evicted.clone();
+    used_more["status"]["message"] = json!(
+        "The node was low on resource: memory. Threshold quantity: 100Mi, available: \
+        90Mi. Container trainer was using 5Gi, request is 4Gi, has larger consumption of memory. "
+    );
     let rejected =
         pod(&json!({"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource"}));
     let mut deleted = pod(&terminated(143, "Error"));
@@ -112,29 +130,26 @@ fn an_end_has_its_cause() {
         (pod(&terminated(137, "Error")), Program, "killed (signal: 9), possibly because its node ran out of memory"),
         (pod(&terminated(139, "Error")), Program, "(signal: 11)"),
         (pod(&terminated(3, "Error")), Program, "(exit status: 3)"),
-        (
-            pod(&terminated(127, "ContainerCannotRun")),
-            Circumstances,
-            "could not start its program (ContainerCannotRun)",
-        ),
-        (pod(&terminated(128, "StartError")), Circumstances, "could not start its program (StartError)"),
-        (pod(&terminated(137, "ContainerStatusUnknown")), Circumstances, "(ContainerStatusUnknown)"),
-        (disrupted("PreemptionByScheduler"), Circumstances, "preempted by another pod"),
-        (disrupted("DeletionByTaintManager"), Circumstances, "its node failed"),
-        (disrupted("EvictionByEvictionAPI"), Circumstances, "its node is drained"),
-        (disrupted("DeletionByPodGC"), Circumstances, "its node was deleted"),
-        (disrupted("TerminationByKubelet"), Circumstances, "shuts down or ran short of resources"),
-        (disrupted("NewReason"), Circumstances, "was disrupted (NewReason)"),
-        (evicted, Circumstances, "was evicted: The node was low on resource: memory."),
-        (rejected, Circumstances, "(OutOfcpu): Node didn't have enough resource"),
-        (deleted, Circumstances, "the Kubernetes pod was deleted"),
+        (pod(&terminated(127, "ContainerCannotRun")), NotStarted, "could not start its program (ContainerCannotRun)"),
+        (pod(&terminated(128, "StartError")), NotStarted, "could not start its program (StartError)"),
+        (pod(&terminated(137, "ContainerStatusUnknown")), NotStarted, "(ContainerStatusUnknown)"),
+        (disrupted("PreemptionByScheduler"), Preempted, "preempted by another pod"),
+        (disrupted("DeletionByTaintManager"), NodeFailed, "its node failed"),
+        (disrupted("EvictionByEvictionAPI"), Evicted, "its node is drained"),
+        (disrupted("DeletionByPodGC"), NodeFailed, "its node was deleted"),
+        (disrupted("TerminationByKubelet"), Evicted, "shuts down or ran short of resources"),
+        (disrupted("NewReason"), Disrupted, "was disrupted (NewReason)"),
+        (used_more, OutOfMemory, "was evicted: The node was low on resource: memory."),
+        (evicted, Evicted, "was evicted: The node was low on resource: memory."),
+        (rejected, NotStarted, "(OutOfcpu): Node didn't have enough resource"),
+        (deleted, Stopped, "the Kubernetes pod was deleted"),
     ] {
         let (found, message) = pod_end(pod);
         assert!(found == cause && message.contains(said), "{found:?} {message}, and not {said}");
     }
     let mut drained = disrupted("EvictionByEvictionAPI");
     drained["status"]["phase"] = json!("Succeeded");
-    assert_eq!(pod_end(drained).0, Circumstances, "it ended on SIGTERM");
+    assert_eq!(pod_end(drained).0, Evicted, "it ended on SIGTERM");
     let mut ran_out = disrupted("TerminationByKubelet");
     ran_out["status"]["containerStatuses"] = terminated(137, "OOMKilled")["containerStatuses"].clone();
     assert_eq!(pod_end(ran_out).0, OutOfMemory, "the evidence of memory is decisive");
@@ -142,15 +157,20 @@ fn an_end_has_its_cause() {
 
 #[test]
 fn a_failed_job_without_its_pod_was_disrupted_or_waited_too_long() {
-    use EndCause::{Circumstances, Program};
+    use EndCause::{Deadline, Disrupted, ImagePull, NotStarted, Program, Stopped};
     let policy = end(seen(failed("PodFailurePolicy"), None, true, None));
-    assert!(policy.0 == Circumstances && policy.1.contains("disrupted"), "{policy:?}");
+    assert!(policy.0 == Disrupted && policy.1.contains("disrupted"), "{policy:?}");
     let deleted = end(seen(failed("BackoffLimitExceeded"), None, true, None));
-    assert_eq!(deleted, (Circumstances, "the Kubernetes pod was deleted".into()));
+    assert_eq!(deleted, (Stopped, "the Kubernetes pod was deleted".into()));
     let late = end(seen(failed("DeadlineExceeded"), None, true, None));
-    assert_eq!(late, (Program, "the Kubernetes Job reached its time limit of 60 minutes".into()));
+    assert_eq!(late, (Deadline, "the Kubernetes Job reached its time limit of 60 minutes".into()));
     let waited = end(seen(failed("DeadlineExceeded"), None, false, None));
-    assert!(waited.0 == Circumstances && waited.1.contains("waited for its whole time limit"), "{waited:?}");
+    assert!(waited.0 == NotStarted && waited.1.contains("waited for its whole time limit"), "{waited:?}");
+    let late: Job = serde_json::from_value(failed("DeadlineExceeded")).unwrap();
+    let waited_for = Some(WaitKind::ImagePull);
+    let facts = Facts { pods: &[], has_started: false, waited_for, minutes: 60, queue: None };
+    let without_image = end(status(&late, &facts));
+    assert!(without_image.0 == ImagePull && without_image.1.ends_with("could not be pulled"), "{without_image:?}");
     let ending = job(&json!([{"type": "FailureTarget", "status": "True", "reason": "DeadlineExceeded"}]));
     assert_eq!(
         seen(ending, Some(pod(&terminated(143, "Error"))), true, None),
@@ -171,12 +191,13 @@ fn a_suspended_job_waits_unless_it_has_run() {
         job
     };
     let queued = seen(suspended(), None, false, Some("gpus"));
-    assert_eq!(queued, Status::Pending("Waiting in the Kueue queue gpus".into()));
-    assert!(matches!(seen(suspended(), None, false, None), Status::Pending(why) if why.contains("operator")));
+    assert_eq!(queued, pending(WaitKind::Quota, "Waiting in the Kueue queue gpus"));
+    let held = pending(WaitKind::Held, "An operator of the cluster has suspended the Kubernetes Job");
+    assert_eq!(seen(suspended(), None, false, None), held);
     let preempted = end(seen(suspended(), None, true, Some("gpus")));
-    assert_eq!(preempted, (EndCause::Circumstances, "the Kubernetes Job was preempted by Kueue".into()));
+    assert_eq!(preempted, (EndCause::Preempted, "the Kubernetes Job was preempted by Kueue".into()));
     assert!(end(seen(suspended(), None, true, None)).1.contains("suspended by an operator"));
     let mut unreleased = suspended();
     unreleased["metadata"]["annotations"] = json!({});
-    assert_eq!(end(seen(unreleased, None, false, Some("gpus"))).0, EndCause::Circumstances);
+    assert_eq!(end(seen(unreleased, None, false, Some("gpus"))).0, EndCause::NotStarted);
 }

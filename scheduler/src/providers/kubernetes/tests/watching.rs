@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use attune_domain::run::process::EndCause;
 use attune_process::error_chain::chain;
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::providers::{
     kubernetes::names::Instance,
-    provider::{EndCause, Process, Program, Provider},
+    provider::{Process, Program, Provider},
 };
 
 /// Returns a recorded object as one of this provider: with its labels, and as a Job that was released.
@@ -70,10 +71,10 @@ async fn a_recorded_job_that_succeeds_waits_runs_and_ends() {
 
 #[tokio::test]
 async fn recorded_ends_have_their_causes() {
-    for (name, message) in [
-        ("job-fails-backoff", "the Kubernetes pod ended (exit status: 3)"),
+    for (name, cause, message) in [
+        ("job-fails-backoff", EndCause::Program, "the Kubernetes pod ended (exit status: 3)"),
         // Its pod is deleted by the Job controller.
-        ("job-deadline", "the Kubernetes Job reached its time limit of 1440 minutes"),
+        ("job-deadline", EndCause::Deadline, "the Kubernetes Job reached its time limit of 1440 minutes"),
     ] {
         let server = Server::start().await;
         let kubernetes = provider(&server).await;
@@ -88,7 +89,7 @@ async fn recorded_ends_have_their_causes() {
         })
         .await;
         until(name, async || ended(kubernetes, "run_1").await.is_some_and(|end| end.message == message)).await;
-        assert_eq!(ended(kubernetes, "run_1").await.unwrap().cause, EndCause::Program);
+        assert_eq!(ended(kubernetes, "run_1").await.unwrap().cause, cause);
     }
 }
 
