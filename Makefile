@@ -47,6 +47,10 @@ resume-test: setup ## Kill trainers at random moments and compare their results 
 conformance: ## Both official clients, generated requests, forbidden addresses, forged tokens (ATTUNE_FUZZ_SECONDS=420)
 	@scripts/conformance
 
+.PHONY: export-test
+export-test: ## Exports loaded in PEFT, transformers and llama.cpp, in an environment of their own (builds llama-cpp-python)
+	@scripts/export-test
+
 .PHONY: abuse
 abuse: ## Hostile content, strange files, cut connections, outages, and `make test` on an empty HOME (SHORT=1: without that)
 	@scripts/abuse
@@ -54,6 +58,10 @@ abuse: ## Hostile content, strange files, cut connections, outages, and `make te
 .PHONY: simulate
 simulate: ## Replay 15,000 jobs of 30 tenants in 5 pools through the scheduler's planner: fairness, utilisation, cost of a step
 	@scripts/simulate
+
+.PHONY: pool-test
+pool-test: setup ## Simulate the autoscaler under recorded loads; routing, deployments and two real replicas (ARGS=SHORT: the first)
+	@scripts/pool-test $(ARGS)
 
 .PHONY: slurm-test
 slurm-test: ## Platforms on a real Slurm cluster of one node with two fake GPUs (needs root; installs slurm-wlm and munge)
@@ -105,6 +113,10 @@ bench-api: ## Requests a second, their latency, and memory while 2 GiB go up and
 .PHONY: bench-queue
 bench-queue: ## Claims a second and the pick-up of jobs in a queue of 10,000, alone and next to 1,000,000 finished jobs
 	@scripts/bench-queue
+
+.PHONY: bench-serve
+bench-serve: ## Serving compared with llama.cpp and PEFT; adapters, latency, memory, cold start (ARGS="rates memory"; SOAK=1)
+	@scripts/bench-serve $(ARGS)
 
 .PHONY: train-cost
 train-cost: ## How a training step's cost grows with length, batch and rank: docs/bench/train.csv, docs/train-cost.svg

@@ -105,6 +105,8 @@ pub struct Limits {
     pub unfinished_jobs: u32,
     /// The maximum number of unfinished batches of a project; 0 is no limit.
     pub unfinished_batches: u32,
+    /// The maximum number of unfinished exports of a project; 0 is no limit.
+    pub unfinished_exports: u32,
     /// The maximum storage of a project, in bytes.
     pub storage_bytes: u64,
     /// The maximum storage of a project, in objects.
@@ -135,6 +137,9 @@ const UNFINISHED_JOBS: u32 = 1000;
 /// The default of [`Limits::unfinished_batches`].
 const UNFINISHED_BATCHES: u32 = 100;
 
+/// The default of [`Limits::unfinished_exports`].
+const UNFINISHED_EXPORTS: u32 = 8;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -149,6 +154,7 @@ impl Default for Limits {
             head_seconds: HEAD_SECONDS,
             unfinished_jobs: UNFINISHED_JOBS,
             unfinished_batches: UNFINISHED_BATCHES,
+            unfinished_exports: UNFINISHED_EXPORTS,
             storage_bytes: STORAGE_BYTES,
             storage_objects: STORAGE_OBJECTS,
         }

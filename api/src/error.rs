@@ -351,7 +351,8 @@ impl From<InferenceError> for ApiError {
             InferenceError::Invalid { param, code, message } => Self::Invalid { param, code, message },
             InferenceError::ModelNotFound(name) => Self::ModelNotFound(name),
             InferenceError::StorageRefused { what, cause } => Self::StorageRefused { what, cause },
-            InferenceError::ReplicaUnavailable { message, retry_after_seconds } => {
+            InferenceError::ReplicaUnavailable { message, retry_after_seconds }
+            | InferenceError::NotReady { message, retry_after_seconds } => {
                 Self::ReplicaUnavailable { message, retry_after_seconds }
             }
             InferenceError::Busy { message, retry_after_seconds } => Self::Busy { message, retry_after_seconds },

@@ -10,6 +10,7 @@ pub mod config;
 /// The state that all handlers share.
 pub mod app;
 
+pub mod exports;
 pub mod files;
 pub mod http;
 pub mod jobs;
@@ -38,6 +39,12 @@ pub mod wire;
 
 /// The checks of a folder before it becomes a base model.
 pub mod base_import;
+
+/// The adapters that deployments pin.
+mod pinned_adapters;
+
+/// The draft models of deployments.
+mod draft_model;
 
 /// Imports of adapters that were trained elsewhere.
 pub mod adapter_import;

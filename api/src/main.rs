@@ -116,11 +116,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         reports: Arc::default(),
     };
     publish_metrics(config.metrics, &app.db).await?;
-    let (meter, pool, stopping) = (app.inference.meter.clone(), app.db.clone(), app.stopping.clone());
-    let writing = tokio::spawn({
-        let (meter, pool) = (meter.clone(), pool.clone());
-        async move { meter.write_on(pool).await }
-    });
+    let (inference, stopping) = (app.inference.clone(), app.stopping.clone());
+    let writing = tokio::spawn(inference.clone().write_on());
+    let watching = tokio::spawn(inference.clone().watch_pools());
     let router = router::router(app, &config.public_url, &config.cors).context("in [cors]")?;
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
@@ -137,7 +135,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     }
     writing.abort();
-    meter.write(&pool).await.context("the last usage could not be written")
+    watching.abort();
+    inference.write().await.context("the last usage could not be written")
 }
 
 /// Publishes metrics where that is configured.

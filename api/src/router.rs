@@ -25,13 +25,13 @@ use crate::{
     openapi::{self, Doc},
     policy::Policies,
     routes::{
-        POLICIES, adapter_aliases, adapters,
+        POLICIES, adapter_aliases, adapter_promotion, adapter_residency, adapters,
         admin::{
             api_keys, audit_logs, budget, catalogue, organizations, project_queue, project_users, projects, status,
             usage, users,
         },
-        base_models, batches, chat, checkpoint_permissions, completions, files, health, job_events, job_placement,
-        jobs, models, replica, run, uploads, webhook_deliveries, webhooks,
+        base_models, batches, chat, checkpoint_permissions, completions, deployments, exports, files, health,
+        job_events, job_placement, jobs, lorax, models, replica, responses, run, uploads, webhook_deliveries, webhooks,
     },
 };
 
@@ -75,14 +75,11 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(checkpoint_permissions::delete))
         .routes(routes!(models::list))
         .routes(routes!(models::retrieve, models::delete))
-        .routes(routes!(adapters::retrieve))
-        .routes(routes!(adapters::versions))
-        .routes(routes!(adapters::manifest))
-        .routes(routes!(adapters::file))
-        .routes(routes!(adapters::export))
-        .routes(routes!(adapter_aliases::list))
-        .routes(routes!(adapter_aliases::retrieve, adapter_aliases::set, adapter_aliases::delete))
-        .routes(routes!(adapter_aliases::moves))
+        .merge(adapters())
+        .routes(routes!(exports::create))
+        .routes(routes!(exports::list))
+        .routes(routes!(exports::retrieve, exports::delete))
+        .routes(routes!(exports::file))
         .routes(routes!(usage::completions))
         .routes(routes!(usage::training))
         .routes(routes!(usage::costs))
@@ -91,6 +88,12 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(budget::get, budget::set))
         .routes(routes!(chat::create))
         .routes(routes!(completions::create))
+        .routes(routes!(responses::create))
+        .routes(routes!(lorax::compatible))
+        .routes(routes!(lorax::generate))
+        .routes(routes!(lorax::generate_stream))
+        .routes(routes!(deployments::create, deployments::list))
+        .routes(routes!(deployments::retrieve, deployments::update, deployments::delete))
         .routes(routes!(batches::create, batches::list))
         .routes(routes!(batches::retrieve))
         .routes(routes!(batches::cancel))
@@ -103,6 +106,27 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(webhook_deliveries::replay))
         .merge(administration())
         .routes(routes!(health::get))
+}
+
+/// Returns the routes of adapters' versions and aliases, except those that take large bodies.
+fn adapters() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(adapters::retrieve))
+        .routes(routes!(adapters::versions))
+        .routes(routes!(adapters::manifest))
+        .routes(routes!(adapters::file))
+        .routes(routes!(adapters::export))
+        .routes(routes!(adapters::metrics))
+        .routes(routes!(adapter_residency::retrieve))
+        .routes(routes!(adapter_residency::prefetch))
+        .routes(routes!(adapter_aliases::list))
+        .routes(routes!(adapter_aliases::retrieve, adapter_aliases::set, adapter_aliases::delete))
+        .routes(routes!(adapter_aliases::moves))
+        .routes(routes!(adapter_promotion::start_canary))
+        .routes(routes!(adapter_promotion::promote))
+        .routes(routes!(adapter_promotion::abort))
+        .routes(routes!(adapter_promotion::roll_back))
+        .routes(routes!(adapter_promotion::start_shadow, adapter_promotion::stop_shadow))
 }
 
 /// Returns the routes of an organization's administration.

@@ -13,6 +13,7 @@ use crate::{
         login::{self, Given},
         profiles::{self, ProfileCommand},
     },
+    deployments::{self, DeploymentsCommand},
     error::Result,
     files::commands::{self as files, FilesCommand},
     inference::{
@@ -109,6 +110,9 @@ enum Command {
     /// Manage adapters, the results of fine-tuning jobs and imports
     #[command(subcommand)]
     Adapters(AdaptersCommand),
+    /// Manage deployments: the number of replicas that serve a base model
+    #[command(subcommand)]
+    Deployments(DeploymentsCommand),
     /// Manage batches: many requests in one file, processed asynchronously
     #[command(subcommand)]
     Batches(BatchesCommand),
@@ -198,6 +202,7 @@ impl Cli {
             Command::Jobs(command) => jobs::run(&client, command, json).await,
             Command::LrFind(args) => lr_find::run(&client, *args, json).await,
             Command::Adapters(command) => adapters::run(&client, command, json).await,
+            Command::Deployments(command) => deployments::run(&client, command, json).await,
             Command::Batches(command) => batches::run(&client, command, json).await,
             Command::Top(args) => top::run(&client, &args, json).await,
             Command::Usage(args) => usage::run(&client, args, json).await,
@@ -264,8 +269,9 @@ mod tests {
 
     #[test]
     fn another_format_is_refused_with_those_that_are() {
-        let parsed = Cli::try_parse_from(["attune", "adapters", "export", "ft:x", "--format", "gguf", "out"]);
+        let parsed = Cli::try_parse_from(["attune", "adapters", "export", "ft:x", "--format", "onnx", "out"]);
         let refused = parsed.unwrap_err().to_string();
-        assert!(refused.contains("gguf") && refused.contains("possible values: peft"), "{refused}");
+        let known = "possible values: peft, tar, merged, gguf, gguf-adapter";
+        assert!(refused.contains("onnx") && refused.contains(known), "{refused}");
     }
 }

@@ -8,7 +8,11 @@ mod args;
 
 mod connection;
 
+/// `attune deployments`.
+mod deployments;
+
 mod files;
+mod hub;
 mod inference;
 
 /// Errors and exit codes.

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use attune_domain::digest::Sha256;
+use attune_domain::{digest::Sha256, hub_origin::HubOrigin};
 use attune_gguf::{
-    convert::{Progress, convert_with},
+    convert::{Blocks, Progress, convert_with},
     folder::{Folder, ModelFile, check_folder},
 };
 use clap::Subcommand;
@@ -12,29 +12,41 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    connection::client::Client,
+    connection::{client::Client, config},
     error::{CliError, Doing, Result},
     files::digest,
+    hub::{
+        address::{HubModel, PREFIX},
+        client::{Hub, Patience},
+        download,
+    },
     output,
 };
 
 /// The subcommands of `attune models`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
-    /// Import a base model from a GGUF file or a Hugging Face folder
+    /// Import a base model from a GGUF file, a Hugging Face folder or a repository of a model hub
     #[command(
-        after_help = "A GGUF file is converted to a Hugging Face folder on this machine first. Files that the platform \
-                            has already are not uploaded again, so repeat an interrupted import to resume it."
+        after_help = "A GGUF file is converted to a Hugging Face folder on this machine first, and a repository is \
+                            downloaded to this machine. Tensors of the types Q4_0, Q4_1 and Q8_0 keep their blocks. \
+                            Files that the platform has already are not uploaded again, \
+                            so repeat an interrupted import to resume it.\n\nHF_ENDPOINT names another hub than \
+                            huggingface.co, and HF_TOKEN the token for it."
     )]
     Import {
-        /// The .gguf file, or the folder with config.json, tokenizer.json and *.safetensors
+        /// The .gguf file, or the folder with config.json, tokenizer.json and *.safetensors, or hf:OWNER/NAME@REVISION
         path: PathBuf,
-        /// The model's name [default: the name of the file or folder]
+        /// The model's name [default: the name of the file, folder or repository]
         #[arg(long)]
         name: Option<String>,
-        /// The folder for the converted model during the import [default: the system's temporary folder]
+        /// The folder for the model during the import [default: the system's temporary folder; for a repository,
+        /// attune/hub in the user's cache folder]
         #[arg(long, value_name = "DIR")]
         work_dir: Option<PathBuf>,
+        /// Convert all tensors of a GGUF file to f32; other engines than attune need it
+        #[arg(long)]
+        dequantize: bool,
         /// Import for every project of the installation; needs a key with the scope `installation`, for which it is the
         /// default
         #[arg(long, conflicts_with = "project_only")]
@@ -55,7 +67,7 @@ pub(crate) enum ModelsCommand {
         /// The model's name
         model: String,
     },
-    /// Convert a GGUF file to a Hugging Face folder, without a platform
+    /// Convert a GGUF file to a Hugging Face folder in f32, without a platform
     Convert {
         /// The GGUF file
         gguf: PathBuf,
@@ -69,7 +81,7 @@ pub(crate) enum ModelsCommand {
 /// # Errors
 /// [`CliError::Failed`]: the file is not a model, the folder exists, the disk is full.
 pub(crate) fn convert(gguf: &Path, folder: &Path, json: bool) -> Result<()> {
-    let converted = convert_file(gguf, folder)?;
+    let converted = convert_file(gguf, folder, Blocks::Dequantized)?;
     if json {
         let names: Vec<&str> = converted.files.iter().map(|file| file.name.as_str()).collect();
         return output::json(&json!({"folder": folder, "parameters": converted.parameters, "files": names}));
@@ -83,13 +95,14 @@ pub(crate) fn convert(gguf: &Path, folder: &Path, json: bool) -> Result<()> {
 /// [`CliError`]: local errors, or those of the API.
 pub(crate) async fn run(client: &Client, command: ModelsCommand, as_json: bool) -> Result<()> {
     match command {
-        ModelsCommand::Import { path, name, work_dir, installation, project_only } => {
+        ModelsCommand::Import { path, name, work_dir, dequantize, installation, project_only } => {
             let owner = match (installation, project_only) {
                 (true, _) => Some("installation"),
                 (false, true) => Some("project"),
                 (false, false) => None,
             };
-            let view = import(client, &path, name, work_dir.as_deref(), owner).await?;
+            let blocks = if dequantize { Blocks::Dequantized } else { Blocks::Kept };
+            let view = import(client, &path, Importing { name, work_dir: work_dir.as_deref(), owner, blocks }).await?;
             if as_json { output::json(&view) } else { show_base(&view) }
         }
         ModelsCommand::List => {
@@ -137,22 +150,48 @@ fn show_base(view: &Value) -> Result<()> {
         ("context", output::text(&view["architecture"]["max_position_embeddings"])),
         ("files", files.unwrap_or_default()),
         ("digest", output::text(&view["digest"])),
+        ("origin", origin_text(&view["origin"])),
+        ("license", license_text(view)),
         ("created", output::moment(if view["created_at"].is_null() { &view["created"] } else { &view["created_at"] })),
     ])
+}
+
+fn origin_text(origin: &Value) -> String {
+    let [host, repository, revision, commit] =
+        ["host", "repository", "revision", "commit"].map(|field| output::text(&origin[field]));
+    if repository.is_empty() { String::new() } else { format!("{repository}@{revision} of {host}, commit {commit}") }
+}
+
+/// Returns the licence of a base model, or nothing for a fine-tuned model.
+fn license_text(view: &Value) -> String {
+    match &view["license"] {
+        Value::String(license) => license.clone(),
+        _ if view["object"] == "base_model" => "unknown".to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// The options of an import.
+struct Importing<'a> {
+    name: Option<String>,
+    work_dir: Option<&'a Path>,
+    owner: Option<&'static str>,
+    blocks: Blocks,
 }
 
 async fn import(
     client: &Client,
     path: &Path,
-    name: Option<String>,
-    work_dir: Option<&Path>,
-    owner: Option<&str>,
+    Importing { name, work_dir, owner, blocks }: Importing<'_>,
 ) -> Result<Value> {
+    if let Some(address) = path.to_str().and_then(|path| path.strip_prefix(PREFIX)) {
+        return import_from_hub(client, HubModel::parse(address)?, name, work_dir, owner).await;
+    }
     let named = name.or_else(|| name_of(path));
     let name = named.ok_or_else(|| CliError::Usage("the path has no file name. Set --name.".into()))?;
     if path.is_dir() {
         let folder = check_folder(path).map_err(|e| CliError::Failed(e.to_string()))?;
-        return upload(client, &folder, &name, owner).await;
+        return upload(client, &folder, &name, owner, None).await;
     }
     if !path.exists() {
         return Err(CliError::Usage(format!("there is no file or folder {}", path.display())));
@@ -162,8 +201,42 @@ async fn import(
         None => tempfile::tempdir(),
     };
     let work = work.doing(|| "create a temporary folder".into())?;
-    let folder = convert_file(path, &work.path().join("model"))?;
-    upload(client, &folder, &name, owner).await
+    let folder = convert_file(path, &work.path().join("model"), blocks)?;
+    upload(client, &folder, &name, owner, None).await
+}
+
+/// Downloads a repository of a model hub, and imports it. The download stays until the import has succeeded.
+async fn import_from_hub(
+    client: &Client,
+    model: HubModel,
+    name: Option<String>,
+    work_dir: Option<&Path>,
+    owner: Option<&str>,
+) -> Result<Value> {
+    let work = match work_dir {
+        Some(folder) => folder.to_owned(),
+        None => config::cache_folder()
+            .map(|folder| folder.join("hub"))
+            .ok_or_else(|| CliError::Usage("neither HOME nor XDG_CACHE_HOME is set. Set --work-dir.".into()))?,
+    };
+    let hub = Hub::new(config::hub_endpoint(), config::hub_token(), Patience::default())?;
+    let name = name.unwrap_or_else(|| model.base_name());
+    let resolved = download::resolve(&hub, model).await?;
+    let folder = work.join(format!("{}--{}", resolved.model.repository.replace('/', "--"), resolved.commit));
+    download::all(&hub, &resolved, &folder).await?;
+    let checked = check_folder(&folder).map_err(|e| CliError::Failed(e.to_string()))?;
+    let checked = Folder { license: resolved.license(), ..checked };
+    let origin = HubOrigin {
+        host: hub.host(),
+        repository: resolved.model.repository,
+        revision: resolved.model.revision,
+        commit: resolved.commit,
+    };
+    let view = upload(client, &checked, &name, owner, Some(&origin)).await?;
+    if let Err(error) = std::fs::remove_dir_all(&folder) {
+        output::note(&format!("the download {} could not be removed: {error}", folder.display()));
+    }
+    Ok(view)
 }
 
 /// Returns a model's default name: `SmolLM2-135M-Instruct.Q4_1` for `…/SmolLM2-135M-Instruct.Q4_1.gguf`.
@@ -173,19 +246,25 @@ fn name_of(path: &Path) -> Option<String> {
     Some(name.strip_suffix(".gguf").unwrap_or(name).to_owned())
 }
 
-fn convert_file(gguf: &Path, folder: &Path) -> Result<Folder> {
+fn convert_file(gguf: &Path, folder: &Path, blocks: Blocks) -> Result<Folder> {
     let bar = output::byte_bar("converting", 0);
     let mut tell = |progress: Progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     };
     // Blocking is fine: this command runs no other task.
-    let converted = tokio::task::block_in_place(|| convert_with(gguf, folder, &mut tell));
+    let converted = tokio::task::block_in_place(|| convert_with(gguf, folder, blocks, &mut tell));
     bar.finish_and_clear();
     converted.map(|converted| converted.folder).map_err(|e| CliError::Failed(e.to_string()))
 }
 
-async fn upload(client: &Client, folder: &Folder, name: &str, owner: Option<&str>) -> Result<Value> {
+async fn upload(
+    client: &Client,
+    folder: &Folder,
+    name: &str,
+    owner: Option<&str>,
+    origin: Option<&HubOrigin>,
+) -> Result<Value> {
     let total = folder.files.iter().map(|file| file.size.0).sum();
     let digests = hash(folder, total)?;
     let bar = output::byte_bar("uploading", total);
@@ -203,6 +282,12 @@ async fn upload(client: &Client, folder: &Folder, name: &str, owner: Option<&str
     let mut body = json!({"name": name, "files": files});
     if let Some(owner) = owner {
         body["owner"] = owner.into();
+    }
+    if let Some(origin) = origin {
+        body["origin"] = json!(origin);
+    }
+    if let Some(license) = &folder.license {
+        body["license"] = json!(license);
     }
     client.json(client.request(Method::POST, &["base_models"]).json(&body)).await
 }
@@ -223,6 +308,20 @@ fn hash(folder: &Folder, total: u64) -> Result<Vec<Sha256>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_origin_is_one_line_and_may_be_missing() {
+        let origin = json!({"host": "h", "repository": "a/b", "revision": "main", "commit": "c1"});
+        assert_eq!(origin_text(&origin), "a/b@main of h, commit c1");
+        assert_eq!(origin_text(&Value::Null), "");
+    }
+
+    #[test]
+    fn a_base_without_a_known_licence_says_so() {
+        assert_eq!(license_text(&json!({"object": "base_model", "license": "mit"})), "mit");
+        assert_eq!(license_text(&json!({"object": "base_model", "license": null})), "unknown");
+        assert_eq!(license_text(&json!({"object": "model"})), "");
+    }
 
     #[test]
     fn a_model_is_called_like_its_file() {

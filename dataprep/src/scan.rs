@@ -2,7 +2,7 @@
 //! rows that are too long, and the rows that cannot be trained on. Blocking, in constant memory; it only reads the
 //! bytes passed to it.
 
-use attune_domain::file_facts::FileFacts;
+use attune_domain::dataset::file_facts::FileFacts;
 use attune_store::jobs::job_event::Level;
 use attune_text::{
     model::TextModel,

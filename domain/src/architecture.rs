@@ -3,12 +3,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{architecture::layer_spec::LayerSpec, bytes::Bytes};
+use crate::{
+    architecture::{gguf_blocks::KeptBlocks, layer_spec::LayerSpec},
+    bytes::Bytes,
+};
 
 /// The bounds on the numbers of a `config.json`.
 pub mod bounds;
 mod class;
 mod config;
+/// Tensors that are kept as the blocks of a GGUF file.
+pub mod gguf_blocks;
 mod keys;
 /// The layers of a decoder.
 pub mod layer_spec;
@@ -110,6 +115,10 @@ pub struct Architecture {
     pub rope_scaling: Option<RopeScaling>,
     /// `true`: `lm_head` shares the embedding table.
     pub tie_word_embeddings: bool,
+    /// The weights that are stored as blocks of a GGUF file, as the import found them; `None`: no weights are. A
+    /// `config.json` does not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gguf_blocks: Option<KeptBlocks>,
     /// The layers. In JSON, their fields are fields of the architecture.
     #[serde(flatten)]
     pub layers: LayerSpec,

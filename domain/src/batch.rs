@@ -17,6 +17,28 @@ pub const LINE_BYTES: usize = 4 << 20;
 /// The maximum length of a `custom_id`, in bytes.
 const ID_BYTES: usize = 512;
 
+/// The endpoint of all requests of a batch, named by its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
+pub enum BatchEndpoint {
+    /// Chat completions.
+    #[strum(serialize = "/v1/chat/completions")]
+    ChatCompletions,
+    /// Text completions.
+    #[strum(serialize = "/v1/completions")]
+    Completions,
+    /// Responses.
+    #[strum(serialize = "/v1/responses")]
+    Responses,
+}
+
+impl BatchEndpoint {
+    /// Returns the path, which is also the name in SQL.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        self.into()
+    }
+}
+
 /// The state of a batch, in OpenAI's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -220,6 +242,7 @@ mod tests {
     #[test]
     fn a_final_state_takes_no_event() {
         assert_names_read_back::<BatchState>();
+        assert_names_read_back::<BatchEndpoint>();
         assert_eq!(BatchState::InProgress.name(), "in_progress");
         for state in BatchState::VARIANTS {
             let taken = BatchEvent::VARIANTS.iter().filter(|event| state.apply(**event).is_ok()).count();

@@ -7,6 +7,8 @@
 
 mod chat;
 mod checker;
+/// Token counts of a file's rows.
+pub mod file_facts;
 mod json;
 mod shapes;
 mod tool_calls;

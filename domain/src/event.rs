@@ -20,6 +20,10 @@ pub enum EventType {
     AdapterVersionCreated,
     /// An alias was moved to another adapter version.
     AliasMoved,
+    /// A canary was promoted: its alias names its version.
+    CanaryPromoted,
+    /// A canary was aborted, by a user or by its rule.
+    CanaryAborted,
     /// A serving process was requested for a base.
     DeploymentRequested,
     /// The serving process accepts requests.
@@ -28,6 +32,8 @@ pub enum EventType {
     DeploymentStopped,
     /// The serving process failed.
     DeploymentFailed,
+    /// A deployment pays for replicas and had no request for a day.
+    DeploymentIdle,
     /// All requests of a batch are answered.
     BatchCompleted,
     /// A batch failed.
@@ -36,6 +42,10 @@ pub enum EventType {
     BatchCancelled,
     /// A batch was not completed within its completion window.
     BatchExpired,
+    /// The files of an export can be downloaded.
+    ExportSucceeded,
+    /// An export failed.
+    ExportFailed,
     /// A project's budget is spent; its jobs are paused.
     BudgetExhausted,
     /// A user requested a test delivery to an endpoint.
@@ -44,18 +54,23 @@ pub enum EventType {
 
 impl EventType {
     /// The names of all types other than a job's states.
-    const NAMED: [(Self, &'static str); 13] = [
+    const NAMED: [(Self, &'static str); 18] = [
         (Self::CheckpointCreated, "fine_tuning.checkpoint.created"),
         (Self::AdapterVersionCreated, "adapter_version.created"),
         (Self::AliasMoved, "adapter_alias.moved"),
+        (Self::CanaryPromoted, "adapter_canary.promoted"),
+        (Self::CanaryAborted, "adapter_canary.aborted"),
         (Self::DeploymentRequested, "deployment.requested"),
         (Self::DeploymentReady, "deployment.ready"),
         (Self::DeploymentStopped, "deployment.stopped"),
         (Self::DeploymentFailed, "deployment.failed"),
+        (Self::DeploymentIdle, "deployment.idle"),
         (Self::BatchCompleted, "batch.completed"),
         (Self::BatchFailed, "batch.failed"),
         (Self::BatchCancelled, "batch.cancelled"),
         (Self::BatchExpired, "batch.expired"),
+        (Self::ExportSucceeded, "export.succeeded"),
+        (Self::ExportFailed, "export.failed"),
         (Self::BudgetExhausted, "budget.exhausted"),
         (Self::WebhookTest, "webhook_endpoint.test"),
     ];

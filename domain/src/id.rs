@@ -161,14 +161,22 @@ kinds! {
     Adapter, AdapterId, "lineage_", "adapter";
     /// The adapter that a job published, immutable.
     AdapterVersion, AdapterVersionId, "adapter_", "adapter version";
+    /// Another form of an adapter version, written on a node.
+    Export, ExportId, "export_", "export";
     /// A file of requests that are processed asynchronously.
     Batch, BatchId, "batch_", "batch";
     /// One change of an adapter's alias.
     AdapterAliasMove, AdapterAliasMoveId, "aliasmove_", "move of an alias";
+    /// A version that answers a share of an alias's requests.
+    AdapterCanary, AdapterCanaryId, "canary_", "canary";
+    /// A version that answers copies of a share of an alias's requests.
+    AdapterShadow, AdapterShadowId, "shadow_", "shadow";
     /// Memory and processors that are reserved with a provider.
     Node, NodeId, "node_", "node";
     /// A serving process.
     Replica, ReplicaId, "replica_", "replica";
+    /// A project's bounds for the replicas of a base model.
+    Deployment, DeploymentId, "deploy_", "deployment";
 }
 
 #[cfg(test)]

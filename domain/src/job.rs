@@ -1,5 +1,8 @@
 //! The state machine of a job: its states, its events, and the transition table.
 
+/// Backoff between a job's attempts, and failures that do not count as attempts.
+pub mod retry;
+
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 

@@ -18,8 +18,8 @@ pub mod bytes;
 /// The state machine of a job: states, events, transition table.
 pub mod job;
 
-/// Backoff between a job's attempts, and failures that do not count as attempts.
-pub mod retry;
+/// The traffic of adapter versions, and canaries.
+pub mod traffic;
 
 /// Types of outgoing events (webhooks).
 pub mod event;
@@ -30,6 +30,12 @@ pub mod architecture;
 pub mod text;
 /// Names and shapes of a model's tensors.
 pub mod weights;
+
+/// The origin of a base model in a model hub.
+pub mod hub_origin;
+
+/// The licence of a base model.
+pub mod license;
 
 /// The error for one invalid field of a request.
 pub mod bad_field;
@@ -42,6 +48,12 @@ pub mod template_kwargs;
 
 /// Requirements for imported PEFT adapters.
 pub mod peft;
+
+/// The number of replicas of a pool.
+pub mod autoscale;
+
+/// Exports of an adapter: their forms and options.
+pub mod export;
 
 /// The contract between the platform and a trainer.
 pub mod run;
@@ -72,9 +84,6 @@ pub mod throughput;
 
 /// Dataset rows, and the validation of a whole file.
 pub mod dataset;
-
-/// Token counts of a file's rows.
-pub mod file_facts;
 
 /// The state machine of a batch, and the lines of its input file.
 pub mod batch;

@@ -23,6 +23,7 @@ mod cuda;
 mod cuda_tests;
 mod device;
 mod estimate;
+mod exporting;
 mod gate;
 /// The next attempt after a run that ran out of memory.
 pub mod ladder;
@@ -37,9 +38,10 @@ mod work;
 pub use self::{
     cuda::CudaEstimate,
     estimate::{MARGIN_PERCENT, MemoryEstimate, with_margin},
+    exporting::exporting,
     gate::GATE_PROMPTS,
     margin::{MARGIN_RUNS, Margin, MarginSource},
-    replica::serving,
+    replica::{BudgetParts, SERVED_BLOCK, ServedModels, serving},
     sizes::{OPTIMIZER_BLOCK, SMALLEST_IN_8_BITS},
     work::{BatchSplit, LOSS_CHUNK_ROWS, MICRO_BATCH_TOKENS, PREFILL_TOKENS, Workload},
 };

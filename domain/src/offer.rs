@@ -6,6 +6,7 @@ mod limits;
 mod margin;
 mod ranking;
 mod refusal;
+mod replica_kind;
 mod select;
 
 pub use kind::{Offer, OfferDevice};
@@ -13,4 +14,5 @@ pub use limits::{ComputeLimits, DeviceChoice};
 pub use margin::{PastPeak, margin};
 pub use ranking::{Ranking, Slowness, Terms, prospect};
 pub use refusal::Refusal;
-pub use select::{Decision, place, place_again, refusal, right_size, unsupported};
+pub use replica_kind::{ReplicaDevice, ReplicaKind};
+pub use select::{Decision, place, place_again, refusal, replica_refusal, right_size, right_size_replica, unsupported};

@@ -1,6 +1,7 @@
 //! The placement of a computation: the device that holds its tensors, and the number type that it computes in.
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// The kind of device that holds the tensors of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,9 +40,38 @@ pub struct Placement {
     pub compute: ComputeKind,
 }
 
+/// The way in which a replica computes with the weights of a quantized base. A base that is not quantized is computed
+/// in `f32`. The default is that of replicas from before specs had it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum ServedCompute {
+    /// In `f32`, with the weights unpacked: the trainer's numbers, in as much memory as a base that is not quantized.
+    #[default]
+    F32,
+    /// From the codes of the weights, with activations as integers.
+    Packed,
+}
+
+impl ServedCompute {
+    /// Returns the name in configurations.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ways_of_computing_have_the_same_name_everywhere() {
+        for (compute, name) in [(ServedCompute::F32, "f32"), (ServedCompute::Packed, "packed")] {
+            assert_eq!((compute.name(), serde_json::to_value(compute).unwrap()), (name, name.into()));
+        }
+        assert_eq!(ServedCompute::default(), ServedCompute::F32);
+    }
 
     #[test]
     fn the_default_is_f32_on_the_cpu_and_keeps_its_names() {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use self::{metric::MetricName, processor::Processor};
-use crate::{bytes::Bytes, digest::Sha256, placement::Placement, spec::Quantization};
+use crate::{bytes::Bytes, digest::Sha256, export::Drift, placement::Placement, spec::Quantization};
 
 /// Named metrics.
 pub mod metric;
@@ -202,6 +202,22 @@ pub enum RunEvent {
         /// The report of the publish gate.
         gate: Gate,
     },
+    /// A part of an export's weights is written.
+    Exporting {
+        /// The bytes of weights written so far.
+        done: Bytes,
+        /// The bytes of all weights.
+        total: Bytes,
+    },
+    /// The export's files are all in the object store. This is a last event.
+    Exported {
+        /// The files of the export.
+        files: Vec<Blob>,
+        /// The difference from the served adapter; `None`: the base is not a part of the export.
+        drift: Option<Drift>,
+        /// Peak resident memory.
+        peak_memory: Bytes,
+    },
     /// The run ran out of memory. The job's next run needs less, or has more. This is a last event.
     OutOfMemory {
         /// The error message, with the predicted, the used and the available memory.
@@ -233,7 +249,14 @@ impl RunEvent {
     /// Returns whether no other event follows this one.
     #[must_use]
     pub const fn is_last(&self) -> bool {
-        matches!(self, Self::Published { .. } | Self::OutOfMemory { .. } | Self::Failed { .. } | Self::Stopped { .. })
+        matches!(
+            self,
+            Self::Published { .. }
+                | Self::Exported { .. }
+                | Self::OutOfMemory { .. }
+                | Self::Failed { .. }
+                | Self::Stopped { .. }
+        )
     }
 }
 

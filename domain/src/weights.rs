@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::architecture::{Architecture, PROJECTIONS};
+use crate::architecture::{
+    Architecture, PROJECTIONS,
+    gguf_blocks::{BlockKind, KeptBlocks},
+};
 
 /// The tensors of an architecture, by rule: a lookup costs the same for any number of layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +110,40 @@ pub fn is_superfluous(name: &str, architecture: &Architecture) -> bool {
     name.ends_with(".rotary_emb.inv_freq") || (name == "lm_head.weight" && architecture.tie_word_embeddings)
 }
 
+/// The projections with the same input, which the decoder computes as one.
+const TOGETHER: [&[&str]; 4] =
+    [&["q_proj", "k_proj", "v_proj"], &["o_proj"], &["gate_proj", "up_proj"], &["down_proj"]];
+
+/// Returns the weights that a served base keeps in blocks, from the kind of the blocks of each tensor, by its name;
+/// `None`: it keeps none. Projections that are computed as one are kept if all of them are in blocks. Only for models
+/// whose tensors exist.
+#[must_use]
+pub fn kept_blocks(model: &Architecture, kind: impl Fn(&str) -> Option<BlockKind>) -> Option<KeptBlocks> {
+    let sizes = |name: &str, (outputs, inputs): (u64, u64)| {
+        let row = kind(name)?.row_bytes(inputs)?;
+        Some((outputs.checked_mul(inputs)?, outputs.checked_mul(row)?))
+    };
+    let mut kept = KeptBlocks::default();
+    let lm_head = (!model.tie_word_embeddings).then_some("lm_head.weight");
+    for name in ["model.embed_tokens.weight"].into_iter().chain(lm_head) {
+        if let Some((weights, bytes)) = sizes(name, (model.vocab_size, model.hidden_size)) {
+            kept.embedding_weights += weights;
+            kept.embedding_bytes += bytes;
+        }
+    }
+    for layer in 0..model.num_hidden_layers {
+        for names in TOGETHER {
+            let of = |name: &&str| sizes(&format!("{}.weight", projection_path(layer, name)), model.projection(name)?);
+            let Some(parts) = names.iter().map(of).collect::<Option<Vec<_>>>() else { continue };
+            for (weights, bytes) in parts {
+                kept.projection_weights += weights;
+                kept.projection_bytes += bytes;
+            }
+        }
+    }
+    (kept != KeptBlocks::default()).then_some(kept)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +160,21 @@ mod tests {
         assert_eq!(all["model.layers.1.self_attn.k_proj.bias"], [32]);
         assert_eq!(all["model.layers.0.mlp.down_proj.weight"], [64, 128]);
         assert!(!all.contains_key("lm_head.weight") && is_superfluous("lm_head.weight", &architecture));
+    }
+
+    #[test]
+    fn projections_that_are_computed_as_one_are_kept_together() {
+        let architecture = Architecture::from_config_json(QWEN2.as_bytes()).unwrap();
+        let of = |dense: &str| {
+            let kind = |name: &str| (!name.ends_with(dense)).then_some(BlockKind::Q4Zero);
+            kept_blocks(&architecture, kind).unwrap()
+        };
+        let all = of("none");
+        assert_eq!(all.projection_weights, architecture.projection_weights());
+        assert_eq!((all.projection_bytes, all.embedding_bytes), (all.projection_weights / 32 * 18, 100 * 36));
+        assert_eq!(of("down_proj.weight").projection_weights, all.projection_weights - 2 * 64 * 128);
+        assert_eq!(of("layers.0.self_attn.k_proj.weight").projection_weights, all.projection_weights - 128 * 64);
+        assert_eq!(kept_blocks(&architecture, |_| None), None);
     }
 
     #[test]

@@ -6,14 +6,17 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use attune_domain::architecture::Architecture;
+use attune_domain::architecture::gguf_blocks::BlockKind;
 use attune_domain::weights::expected;
+use candle_core::quantized::GgmlDType;
 use serde_json::{Value, json};
 
 use crate::config::{config_json, is_permuted};
 use crate::error::ImportError;
 use crate::folder::{Folder, check_folder};
 use crate::generation::generation_json;
-use crate::source::Source;
+use crate::license;
+use crate::source::{Source, Stored};
 use crate::tensors::renamed;
 use crate::tokenizer::tokenizer_files;
 use crate::weights::{self, Planned};
@@ -27,6 +30,15 @@ pub struct Converted {
     pub name: Option<String>,
 }
 
+/// The form of quantized matrices in the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocks {
+    /// In `f32`, as other programs read them.
+    Dequantized,
+    /// Q4_0, Q4_1 and Q8_0 in the file's own blocks, byte for byte, as [`BlockKind`] describes; all others in `f32`.
+    Kept,
+}
+
 /// The progress of a conversion, in bytes of tensors.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
@@ -36,19 +48,24 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// Converts `gguf` into a new folder `out`.
+/// Converts `gguf` into a new folder `out`, with quantized matrices in `f32`.
 ///
 /// # Errors
 /// [`ImportError`]: the model is not supported, `out` already exists, or the disk is full.
 pub fn convert(gguf: &Path, out: &Path) -> Result<Converted, ImportError> {
-    convert_with(gguf, out, &mut |_| {})
+    convert_with(gguf, out, Blocks::Dequantized, &mut |_| {})
 }
 
-/// Converts like [`convert`], and reports progress.
+/// Converts like [`convert`], with quantized matrices in this form, and reports progress.
 ///
 /// # Errors
 /// As [`convert`].
-pub fn convert_with(gguf: &Path, out: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Converted, ImportError> {
+pub fn convert_with(
+    gguf: &Path,
+    out: &Path,
+    blocks: Blocks,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Converted, ImportError> {
     let mut source = Source::open(gguf)?;
     let mut config = config_json(&mut source)?;
     let architecture = Architecture::from_config_json(Value::Object(config.clone()).to_string().as_bytes())?;
@@ -60,7 +77,7 @@ pub fn convert_with(gguf: &Path, out: &Path, progress: &mut dyn FnMut(Progress))
             files.tokens, architecture.vocab_size
         )));
     }
-    let tensors = plan(&source, &architecture)?;
+    let tensors = plan(&source, &architecture, blocks)?;
     let kind = tensors.iter().find(|t| t.name == "model.embed_tokens.weight").map_or("F32", |t| t.written().0);
     let dtype = match kind {
         "F16" => "float16",
@@ -81,11 +98,12 @@ pub fn convert_with(gguf: &Path, out: &Path, progress: &mut dyn FnMut(Progress))
     check_folder(&staging.path)?;
     let name = source.text("general.name").map(str::to_owned);
     staging.settle(out)?;
-    Ok(Converted { folder: check_folder(out)?, name })
+    let folder = Folder { license: license::of_gguf(&source), ..check_folder(out)? };
+    Ok(Converted { folder, name })
 }
 
 /// Returns all tensors of the file under their new names: exactly those that the architecture requires.
-fn plan(source: &Source, model: &Architecture) -> Result<Vec<Planned>, ImportError> {
+fn plan(source: &Source, model: &Architecture, blocks: Blocks) -> Result<Vec<Planned>, ImportError> {
     let reordered = source.text("general.architecture").is_some_and(is_permuted);
     let mut wanted = expected(model);
     let mut tensors = Vec::new();
@@ -98,17 +116,30 @@ fn plan(source: &Source, model: &Architecture) -> Result<Vec<Planned>, ImportErr
         if shape != stored.shape {
             return Err(ImportError::Shape { tensor: name, found: stored.shape, wanted: shape });
         }
-        if matches!(stored.kind, candle_core::quantized::GgmlDType::Q8_1 | candle_core::quantized::GgmlDType::Q8K) {
+        if matches!(stored.kind, GgmlDType::Q8_1 | GgmlDType::Q8K) {
             return Err(ImportError::Quantisation(format!("{:?}", stored.kind)));
         }
         let turned = reordered && (name.contains(".q_proj.") || name.contains(".k_proj."));
-        tensors.push(Planned { name, stored, permuted: turned.then_some(model.head_dim) });
+        let is_kept = blocks == Blocks::Kept && kept_kind(&stored).is_some();
+        tensors.push(Planned { name, stored, permuted: turned.then_some(model.head_dim), is_kept });
     }
     if let Some(name) = wanted.keys().next() {
         return Err(ImportError::Missing(format!("tensor '{name}'")));
     }
     weights::sort(&mut tensors);
     Ok(tensors)
+}
+
+/// Returns the kind of a matrix's blocks, if they can be kept.
+fn kept_kind(stored: &Stored) -> Option<BlockKind> {
+    let kind = match stored.kind {
+        GgmlDType::Q4_0 => BlockKind::Q4Zero,
+        GgmlDType::Q4_1 => BlockKind::Q4One,
+        GgmlDType::Q8_0 => BlockKind::Q8Zero,
+        _ => return None,
+    };
+    let &[_, inputs] = stored.shape.as_slice() else { return None };
+    (kind.row_bytes(inputs)? == stored.row_bytes()).then_some(kind)
 }
 
 /// A folder that is deleted unless it is settled.

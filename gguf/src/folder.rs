@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use attune_domain::architecture::Architecture;
+use attune_domain::architecture::gguf_blocks::BlockKind;
 use attune_domain::bytes::Bytes;
 use attune_domain::weights::{expected, is_superfluous};
 use attune_text::model::TextModel;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::ImportError;
+use crate::license;
 
 /// The maximum length of a safetensors header. Source: `MAX_HEADER_SIZE` of the safetensors crate.
 const MAX_HEADER: u64 = 100_000_000;
@@ -35,6 +37,8 @@ pub struct Folder {
     pub parameters: u64,
     /// `true`: the model has a chat template; without one, only prompt/completion rows can train it.
     pub has_chat_template: bool,
+    /// The licence that the model's own files state; `None`: unknown.
+    pub license: Option<String>,
 }
 
 /// One file of a model.
@@ -109,7 +113,8 @@ pub fn check_folder(path: &Path) -> Result<Folder, ImportError> {
         })
         .collect::<Result<_, ImportError>>()?;
     let has_chat_template = text.template().is_some();
-    Ok(Folder { path: path.to_owned(), architecture, files, parameters, has_chat_template })
+    let license = license::of_folder(path);
+    Ok(Folder { path: path.to_owned(), architecture, files, parameters, has_chat_template, license })
 }
 
 /// Refuses an already quantized base: its weights have a format of their own.
@@ -177,6 +182,10 @@ fn check_tensors(path: &Path, files: &[String], model: &Architecture) -> Result<
                 }
                 return Err(ImportError::UnknownTensor(name));
             };
+            if entry.dtype == "U8" && BlockKind::of_shape(&entry.shape, &shape).is_some() {
+                parameters += shape.iter().product::<u64>();
+                continue;
+            }
             if !matches!(entry.dtype.as_str(), "F32" | "F16" | "BF16") {
                 let reason = format!("tensor '{name}' is {}; allowed: F32, F16, BF16", entry.dtype);
                 return Err(ImportError::file(file, reason));

@@ -1,8 +1,9 @@
-//! The import of base models: conversion of a GGUF file to a Hugging Face folder, and the check of such a folder.
+//! The import of base models: conversion of a GGUF file to a Hugging Face folder, and the check of such a folder; and
+//! the export of models and adapters as GGUF files.
 //!
-//! Runs on the user's machine, in the command line. Memory is bounded: tensors are read, dequantized and written in
-//! parts. The results agree with transformers' own GGUF reader, tested with fixtures in `testdata/`; a comment explains
-//! each difference. The modules are listed in reading order.
+//! The import runs on the user's machine, in the command line; the export on a node. Memory is bounded: tensors are
+//! read, converted and written in parts. The results agree with transformers' own GGUF reader, tested with fixtures in
+//! `testdata/`; a comment explains each difference. The modules are listed in reading order.
 
 /// The errors of an import.
 pub mod error;
@@ -31,8 +32,14 @@ mod tokenizer;
 /// The safetensors writer, in parts.
 mod weights;
 
+/// The licence of a model.
+mod license;
+
 /// The conversion of a GGUF file to a folder.
 pub mod convert;
 
 /// The check of a folder.
 pub mod folder;
+
+/// The export of a model or an adapter as a GGUF file.
+pub mod export;

@@ -107,7 +107,7 @@ fn llama3(factors: &[f32], theta: f64, head_dim: u64) -> Option<Value> {
 
 /// Returns the divisor of frequency `i`. Source: `_compute_llama3_parameters` in transformers'
 /// `modeling_rope_utils.py`.
-fn llama3_factor(i: usize, theta: f64, head_dim: u64, [factor, low, high, original]: [f64; 4]) -> f64 {
+pub(crate) fn llama3_factor(i: usize, theta: f64, head_dim: u64, [factor, low, high, original]: [f64; 4]) -> f64 {
     let wavelength = 2.0 * std::f64::consts::PI * theta.powf(2.0 * i as f64 / head_dim as f64);
     if wavelength < original / high {
         1.0

@@ -204,7 +204,8 @@ impl Stored {
         self.columns()
     }
 
-    fn row_bytes(&self) -> u64 {
+    /// Returns the number of bytes of one row.
+    pub(crate) fn row_bytes(&self) -> u64 {
         self.columns() / self.kind.block_size() as u64 * self.kind.type_size() as u64
     }
 

@@ -32,6 +32,20 @@ pub(crate) fn renamed(gguf: &str) -> Option<String> {
     matches!(kind, "weight" | "bias").then(|| format!("model.layers.{block}.{name}.{kind}"))
 }
 
+/// Returns the GGUF name of a Hugging Face tensor; `None` if it has none.
+pub(crate) fn gguf_name(name: &str) -> Option<String> {
+    match name {
+        "model.embed_tokens.weight" => return Some("token_embd.weight".into()),
+        "lm_head.weight" => return Some("output.weight".into()),
+        "model.norm.weight" => return Some("output_norm.weight".into()),
+        _ => {}
+    }
+    let (block, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let (path, kind) = rest.rsplit_once('.')?;
+    let (gguf, _) = BLOCK.iter().find(|(_, known)| *known == path)?;
+    Some(format!("blk.{block}.{gguf}.{kind}"))
+}
+
 #[cfg(test)]
 mod tests {
     use attune_domain::{architecture::Architecture, weights::expected};
@@ -48,6 +62,7 @@ mod tests {
             let config = format!(r#"{{"model_type": "{family}", "num_hidden_layers": 1}}"#);
             for name in expected(&Architecture::from_config_json(config.as_bytes()).unwrap()).keys() {
                 assert!(known.contains(name), "{name} of {family}");
+                assert_eq!(gguf_name(name).and_then(|gguf| renamed(&gguf)).as_ref(), Some(name));
             }
         }
     }

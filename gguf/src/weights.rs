@@ -1,8 +1,9 @@
 //! The safetensors writer: tensor by tensor and in parts, so that memory does not grow with the model.
 //!
-//! Quantized weights become F32; F32, F16 and BF16 are copied, byte for byte. llama.cpp permutes the rows of q and k of
-//! Llama models for its own rotary embedding; that is reversed here. Source: the safetensors format's README;
-//! `LlamaTensorProcessor` in transformers' `modeling_gguf_pytorch_utils.py`.
+//! F32, F16 and BF16 are copied, byte for byte, and so are blocks that are kept; other quantized weights become F32.
+//! llama.cpp permutes the rows of q and k of Llama models for its own rotary embedding; that is reversed here, by whole
+//! rows, so the blocks of a row stay the same. Source: the safetensors format's README; `LlamaTensorProcessor` in
+//! transformers' `modeling_gguf_pytorch_utils.py`.
 
 use std::io::Write;
 use std::ops::Range;
@@ -24,24 +25,32 @@ pub(crate) struct Planned {
     pub(crate) stored: Stored,
     /// The width of a head, if the permutation of its rows must be reversed.
     pub(crate) permuted: Option<u64>,
+    /// `true`: the tensor's blocks are copied, as bytes.
+    pub(crate) is_kept: bool,
 }
 
 impl Planned {
     /// Returns the output's data type: its safetensors name and width in bytes.
     pub(crate) fn written(&self) -> (&'static str, u64) {
         match self.stored.kind {
+            _ if self.is_kept => ("U8", 1),
             GgmlDType::F16 => ("F16", 2),
             GgmlDType::BF16 => ("BF16", 2),
             _ => ("F32", 4),
         }
     }
 
+    /// Returns the output's shape.
+    fn shape(&self) -> Vec<u64> {
+        if self.is_kept { vec![self.stored.rows(), self.stored.row_bytes()] } else { self.stored.shape.clone() }
+    }
+
     fn bytes(&self) -> u64 {
-        self.stored.shape.iter().product::<u64>() * self.written().1
+        self.shape().iter().product::<u64>() * self.written().1
     }
 
     fn is_copied(&self) -> bool {
-        matches!(self.stored.kind, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
+        self.is_kept || matches!(self.stored.kind, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
     }
 
     /// Returns the ranges of rows to read together: whole heads, if rows are reordered inside a head.
@@ -97,11 +106,13 @@ pub(crate) fn write(
 
 fn header(tensors: &[Planned]) -> Vec<u8> {
     let mut entries = Map::new();
-    entries.insert("__metadata__".into(), json!({"format": "pt"}));
+    // transformers opens only files of the format `pt`: others would take blocks for numbers.
+    let format = if tensors.iter().any(|tensor| tensor.is_kept) { "gguf-blocks" } else { "pt" };
+    entries.insert("__metadata__".into(), json!({"format": format}));
     let mut at = 0;
     for tensor in tensors {
         let end = at + tensor.bytes();
-        let entry = json!({"dtype": tensor.written().0, "shape": tensor.stored.shape, "data_offsets": [at, end]});
+        let entry = json!({"dtype": tensor.written().0, "shape": tensor.shape(), "data_offsets": [at, end]});
         entries.insert(tensor.name.clone(), entry);
         at = end;
     }

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use attune_domain::digest::Sha256;
-use attune_gguf::convert::convert;
+use attune_gguf::convert::{Blocks, convert, convert_with};
 use attune_text::model::TextModel;
-use safetensors::SafeTensors;
+use candle_core::quantized::gguf_file::Content;
+use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use sha2::Digest;
 
@@ -89,6 +90,62 @@ fn every_kind_of_quantisation_gives_gguf_pys_numbers_bit_for_bit() {
     weights_are_equal(&fixture, folder.path());
     let kinds: std::collections::BTreeSet<_> = fixture.weights.values().map(|weight| weight.kind.as_str()).collect();
     assert_eq!(kinds.len(), 13);
+}
+
+/// Returns the bytes of each tensor of a GGUF file, by its name there.
+fn blocks_in(file: &Path) -> BTreeMap<String, Vec<u8>> {
+    let bytes = std::fs::read(file).unwrap();
+    let content = Content::read(&mut std::io::Cursor::new(&bytes)).unwrap();
+    let tensor = |(name, info): (&String, &candle_core::quantized::gguf_file::TensorInfo)| {
+        let start = usize::try_from(content.tensor_data_offset + info.offset).unwrap();
+        let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
+        (name.clone(), bytes[start..start + blocks * info.ggml_dtype.type_size()].to_vec())
+    };
+    content.tensor_infos.iter().map(tensor).collect()
+}
+
+#[test]
+fn kept_blocks_are_the_bytes_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model");
+    let converted = convert_with(&testdata("kinds.gguf"), &out, Blocks::Kept, &mut |_| {}).unwrap();
+    let dequantized = convert(&testdata("kinds.gguf"), &folder.path().join("plain")).unwrap();
+    assert_eq!(converted.folder.parameters, dequantized.folder.parameters);
+    let file = blocks_in(&testdata("kinds.gguf"));
+    let written = std::fs::read(out.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&written).unwrap();
+    let (fixture, _dequantized) = fixture("kinds.gguf");
+    let mut kept = std::collections::BTreeSet::new();
+    for (name, weight) in &fixture.weights {
+        let tensor = tensors.tensor(name).unwrap();
+        let Some(bytes) = [("Q4_0", 18), ("Q4_1", 20), ("Q8_0", 34)].iter().find(|(kind, _)| weight.kind == *kind)
+        else {
+            assert_eq!(format!("{:?}", tensor.dtype()), weight.dtype, "{name}");
+            continue;
+        };
+        kept.insert(weight.kind.as_str());
+        assert_eq!((tensor.dtype(), tensor.shape()[1]), (Dtype::U8, 256 / 32 * bytes.1), "{name}");
+        let stem = name.trim_start_matches("model.").replace("layers", "blk");
+        let gguf = [
+            ("embed_tokens", "token_embd"),
+            ("self_attn.q_proj", "attn_q"),
+            ("self_attn.k_proj", "attn_k"),
+            ("self_attn.v_proj", "attn_v"),
+            ("mlp.gate_proj", "ffn_gate"),
+            ("mlp.up_proj", "ffn_up"),
+        ]
+        .iter()
+        .fold(stem, |stem, (from, to)| stem.replace(from, to));
+        let stored = &file[&gguf];
+        let row = tensor.shape()[1];
+        // llama.cpp stores row `2i + j` of a head of q and k for row `4j + i`, of 8.
+        let is_permuted = name.contains("q_proj") || name.contains("k_proj");
+        let from = |row: usize| if is_permuted { row / 8 * 8 + 2 * (row % 4) + row % 8 / 4 } else { row };
+        for (at, found) in tensor.data().chunks_exact(row).enumerate() {
+            assert_eq!(found, &stored[from(at) * row..(from(at) + 1) * row], "{name}, row {at}");
+        }
+    }
+    assert_eq!(kept.into_iter().collect::<Vec<_>>(), ["Q4_0", "Q4_1", "Q8_0"]);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Chat completions: the request to a replica, and its answer.
 
-use attune_domain::{id::ProjectId, serve::GenerateRequest};
+use attune_domain::{
+    id::ProjectId,
+    serve::{GenerateRequest, Priority},
+};
 use chrono::Utc;
 use serde_json::{Map, Value};
 
@@ -8,7 +11,8 @@ use crate::{
     context::Inference,
     error::InferenceError,
     generation::{self, Generation},
-    resolve::{self, AskedModel},
+    resolve::{self, AskedModel, ModelName},
+    shadow,
     wire::{
         chat::{ChatRequest, NewChat},
         chat_answer::{ChatCompletion, Heading},
@@ -36,23 +40,39 @@ pub async fn begin(
     model: AskedModel,
     request_id: &str,
 ) -> Result<BegunChat, InferenceError> {
+    begin_as(Priority::Live, inference, chat, model, request_id).await
+}
+
+/// As [`begin`], with a priority.
+pub(crate) async fn begin_as(
+    priority: Priority,
+    inference: &Inference,
+    chat: ChatRequest,
+    model: AskedModel,
+    request_id: &str,
+) -> Result<BegunChat, InferenceError> {
     let request = GenerateRequest {
         request_id: request_id.to_owned(),
         project: model.project_id.to_string(),
+        priority,
         adapter: model.adapter.clone(),
+        keep: model.keep,
         prompt: chat.prompt,
+        truncate: None,
         echo: false,
         form: chat.form,
         tools: chat.tools,
         choices: chat.choices,
         sampling: chat.sampling,
     };
-    let generation = generation::begin(inference, &model, &request).await?;
+    let begun = generation::begin(inference, &model, &request).await;
+    let mut generation = begun.map_err(|error| chat.names.apply(error))?;
+    shadow::follow(inference, &model, &request, &mut generation);
     let heading = Heading {
         id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
         created: Utc::now().timestamp(),
         model: model.name,
-        system_fingerprint: model.system_fingerprint,
+        system_fingerprint: generation.fingerprint(&model.system_fingerprint),
         with_logprobs: request.sampling.logprobs.is_some(),
         with_usage: chat.with_usage,
     };
@@ -83,9 +103,10 @@ pub async fn complete(
 ) -> Result<ChatCompletion, InferenceError> {
     let chat = NewChat::read(fields)?;
     refuse_stream(chat.streams)?;
-    let model = resolve::find(inference, inference.tenant(project).await?, project, &chat.model).await?;
+    let name = ModelName::new(&chat.model, chat.split_key.as_deref(), request_id);
+    let model = resolve::find(inference, inference.tenant(project).await?, project, name).await?;
     let account = model.account(project, None);
-    let mut begun = begin(inference, chat, model, request_id).await?;
+    let mut begun = begin_as(Priority::Batch, inference, chat, model, request_id).await?;
     begun.generation.charge(&inference.meter, account, None);
     begun.whole().await
 }

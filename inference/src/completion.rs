@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use attune_domain::{
     id::ProjectId,
-    serve::{Form, GenerateRequest},
+    serve::{GenerateRequest, Priority},
 };
 use chrono::Utc;
 use futures::future::try_join_all;
@@ -16,7 +16,8 @@ use crate::{
     error::InferenceError,
     generation::{self, Generation},
     metering::{Account, Meter, TokenAllowance},
-    resolve::{self, AskedModel},
+    resolve::{self, AskedModel, ModelName},
+    shadow,
     wire::{
         chat_answer::Usage,
         completion::{CompletionRequest, NewCompletion},
@@ -47,28 +48,46 @@ pub async fn begin(
     model: AskedModel,
     request_id: &str,
 ) -> Result<BegunCompletion, InferenceError> {
+    begin_as(Priority::Live, inference, new, model, request_id).await
+}
+
+async fn begin_as(
+    priority: Priority,
+    inference: &Inference,
+    new: CompletionRequest,
+    model: AskedModel,
+    request_id: &str,
+) -> Result<BegunCompletion, InferenceError> {
     let requests: Vec<GenerateRequest> = new
         .prompts
         .into_iter()
         .map(|prompt| GenerateRequest {
             request_id: request_id.to_owned(),
             project: model.project_id.to_string(),
+            priority,
             adapter: model.adapter.clone(),
+            keep: model.keep,
             prompt,
+            truncate: new.truncate,
             echo: new.echo,
-            form: Form::Free,
+            form: new.form.clone(),
             tools: None,
             choices: new.generated,
             sampling: new.sampling.clone(),
         })
         .collect();
     let begun = requests.iter().map(|request| generation::begin(inference, &model, request));
-    let generations = try_join_all(begun).await?;
+    let mut generations = try_join_all(begun).await.map_err(|error| new.names.apply(error))?;
+    for (request, generation) in requests.iter().zip(&mut generations) {
+        shadow::follow(inference, &model, request, generation);
+    }
+    // One for all prompts; while a deployment's replicas are replaced, those of another kind may answer some.
+    let system_fingerprint = generations.first().map(|first| first.fingerprint(&model.system_fingerprint));
     let heading = CompletionHeading {
         id: format!("cmpl-{}", uuid::Uuid::new_v4().simple()),
         created: Utc::now().timestamp(),
         model: model.name,
-        system_fingerprint: model.system_fingerprint,
+        system_fingerprint: system_fingerprint.unwrap_or(model.system_fingerprint),
         with_logprobs: new.with_logprobs,
         with_usage: new.with_usage,
     };
@@ -144,9 +163,10 @@ pub async fn complete(
 ) -> Result<Completion, InferenceError> {
     let new = NewCompletion::read(fields)?;
     refuse_stream(new.streams)?;
-    let model = resolve::find(inference, inference.tenant(project).await?, project, &new.model).await?;
+    let name = ModelName::new(&new.model, new.split_key.as_deref(), request_id);
+    let model = resolve::find(inference, inference.tenant(project).await?, project, name).await?;
     let account = model.account(project, None);
-    let mut begun = begin(inference, new, model, request_id).await?;
+    let mut begun = begin_as(Priority::Batch, inference, new, model, request_id).await?;
     begun.charge(&inference.meter, &account, None);
     begun.whole().await
 }
@@ -161,7 +181,10 @@ mod tests {
     fn the_best_answers_have_the_highest_log_probability_per_token() {
         let answer = |text: &str, logprobs: &[f64]| Answer {
             text: text.into(),
-            tokens: logprobs.iter().map(|p| TokenLogprob { bytes: vec![], logprob: Some(*p), top: vec![] }).collect(),
+            tokens: logprobs
+                .iter()
+                .map(|p| TokenLogprob { id: 0, special: false, bytes: vec![], logprob: Some(*p), top: vec![] })
+                .collect(),
             calls: vec![],
             finish_reason: None,
         };

@@ -1,9 +1,9 @@
 //! The configuration of inference, which the API and the scheduler share.
 
-use attune_domain::spec::Quantization;
+use attune_domain::{placement::ServedCompute, serve::DEFAULT_DISK_CACHE, spec::Quantization};
 use serde::{Deserialize, Deserializer};
 
-/// The time that a request waits for a replica to become available, and the quantization of base models.
+/// The time that a request waits for a replica to become available, and the settings of replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Serving {
@@ -13,6 +13,12 @@ pub struct Serving {
     /// adapter is always served over the quantization that it was trained over.
     #[serde(deserialize_with = "quantization")]
     pub base_quantization: Quantization,
+    /// The way in which replicas compute with the weights of a quantized base: `packed` or `f32`.
+    pub compute: ServedCompute,
+    /// `true`: replicas draft tokens of answers from earlier text, and verify several in one pass.
+    pub speculation: bool,
+    /// The maximum size of all adapters in a node's disk cache, in bytes, in addition to those in use.
+    pub disk_cache_bytes: u64,
 }
 
 /// Parses a quantization's name.
@@ -29,7 +35,13 @@ pub fn quantization<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quanti
 
 impl Default for Serving {
     fn default() -> Self {
-        Self { wait_seconds: 180, base_quantization: Quantization::None }
+        Self {
+            wait_seconds: 180,
+            base_quantization: Quantization::None,
+            compute: ServedCompute::Packed,
+            speculation: true,
+            disk_cache_bytes: DEFAULT_DISK_CACHE.0,
+        }
     }
 }
 

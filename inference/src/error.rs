@@ -48,6 +48,14 @@ pub enum InferenceError {
         /// The `Retry-After`, in seconds.
         retry_after_seconds: u64,
     },
+    /// A model whose replica was not ready in time: it still starts, or waits for a machine.
+    #[error("{message}")]
+    NotReady {
+        /// The message, with the time.
+        message: String,
+        /// The `Retry-After`, in seconds.
+        retry_after_seconds: u64,
+    },
     /// A temporary lack of capacity.
     #[error("{message}")]
     Busy {
@@ -115,7 +123,10 @@ impl InferenceError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::StorageRefused { .. } | Self::ReplicaUnavailable { .. } | Self::Busy { .. } => true,
+            Self::StorageRefused { .. }
+            | Self::ReplicaUnavailable { .. }
+            | Self::NotReady { .. }
+            | Self::Busy { .. } => true,
             Self::Internal(cause) => match cause.downcast_ref::<StoreError>() {
                 Some(error) => error.is_passing(),
                 None => cause.is::<std::io::Error>(),
@@ -129,7 +140,7 @@ impl InferenceError {
             Self::Invalid { code, .. } => ErrorKind::invalid(code),
             Self::ModelNotFound(_) => ErrorKind::MODEL_NOT_FOUND,
             Self::StorageRefused { cause, .. } => ErrorKind::storage(cause.is_full()),
-            Self::ReplicaUnavailable { .. } => ErrorKind::MODEL_UNAVAILABLE,
+            Self::ReplicaUnavailable { .. } | Self::NotReady { .. } => ErrorKind::MODEL_UNAVAILABLE,
             Self::Busy { .. } => ErrorKind::OVERLOADED,
             Self::TooManyAnswers { .. } => ErrorKind::TOO_MANY_ANSWERS,
             Self::Internal(_) => ErrorKind::INTERNAL,

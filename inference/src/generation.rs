@@ -6,7 +6,8 @@
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use attune_domain::{
-    serve::{Echo, GenerateEvent, GenerateRequest, Prompt},
+    offer::ReplicaKind,
+    serve::{AdapterKey, Echo, GenerateEvent, GenerateRequest, Prompt},
     text::tenant_text::for_tenant,
 };
 use futures::TryStreamExt;
@@ -19,26 +20,37 @@ use tokio_util::io::StreamReader;
 
 use crate::{
     answer::{Answer, Call},
+    answer_copy::AnswerCopy,
+    attempts::Attempts,
+    collected::{Collected, WHOLE_BYTES},
     context::Inference,
     error::InferenceError,
     metering::{Account, Meter, TokenAllowance, Tokens},
-    replicas::{self, Ready, unavailable},
+    pool::{balancer::Chosen, loads::Counted},
+    replicas::{self, unavailable},
     resolve::AskedModel,
+    watched::Watched,
     wire::chat_answer::Usage,
 };
 
 /// The interval before another attempt when a replica did not accept the request.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
+/// The code of a replica that has too many requests of all projects.
+const BUSY: &str = "replica_busy";
+
 /// The `Retry-After` when the model has too many requests, in seconds.
 const BUSY_RETRY_AFTER_SECONDS: u64 = 5;
-
-/// The maximum size in memory of the answers to one request that are collected, in bytes; streams have no such limit.
-const WHOLE_BYTES: usize = 64 << 20;
 
 /// An answer that has begun: its prompt is processed.
 pub struct Generation {
     lines: Lines<Pin<Box<dyn AsyncBufRead + Send>>>,
+    /// The first line, between its arrival and its use.
+    first: Option<String>,
+    /// The request, as it counts for its replica and its pool until it ends.
+    _in_progress: Option<(Chosen, Counted)>,
+    /// The kind of the replica.
+    kind: ReplicaKind,
     /// The request's parameter that contains the prompt.
     prompt_param: &'static str,
     /// The number of prompt tokens.
@@ -47,8 +59,14 @@ pub struct Generation {
     pub cached_tokens: u64,
     /// The prompt, if the request has `echo` set.
     pub echo: Option<Echo>,
+    /// The adapter that answers, as the replica reports it.
+    adapter: Option<AdapterKey>,
     /// The usage, if the request is charged.
     metered: Option<Metered>,
+    /// The traffic of the adapter version that answers, if there is one.
+    watched: Option<Watched>,
+    /// The texts so far, if a shadow answers a copy of the request.
+    copy: Option<AnswerCopy>,
 }
 
 /// The usage of one request, counted once, when its answers have ended or the caller stops reading them.
@@ -69,22 +87,6 @@ impl Drop for Metered {
     }
 }
 
-/// Returns the approximate size of an event in memory, in bytes.
-fn bytes_of(event: &GenerateEvent) -> usize {
-    match event {
-        GenerateEvent::Piece { text, tokens, .. } => {
-            // The text of a token is an allocation of its own, and so is that of each of its top alternatives.
-            text.len() + tokens.iter().map(|token| 96 + 64 * token.top.len()).sum::<usize>()
-        }
-        GenerateEvent::Arguments { text, .. } => text.len(),
-        GenerateEvent::ToolCallStart { name, .. } => 128 + name.len(),
-        GenerateEvent::Started { .. }
-        | GenerateEvent::Finished { .. }
-        | GenerateEvent::Done { .. }
-        | GenerateEvent::Failed { .. } => 0,
-    }
-}
-
 /// Sends `request` to the replica of the model's base, which is started if necessary, and waits until its prompt is
 /// processed.
 ///
@@ -95,31 +97,85 @@ pub(crate) async fn begin(
     model: &AskedModel,
     request: &GenerateRequest,
 ) -> Result<Generation, InferenceError> {
+    let mut watched = model.traffic().map(|key| Watched::new(inference.traffic.clone(), key));
+    let begun = begin_watched(inference, model, request, &mut watched).await;
+    if let (Err(error), Some(watched)) = (&begun, &mut watched) {
+        watched.fail(error);
+    }
+    begun
+}
+
+/// Begins a request. Once a replica has accepted it, the generation has `watched`.
+async fn begin_watched(
+    inference: &Inference,
+    model: &AskedModel,
+    request: &GenerateRequest,
+    watched: &mut Option<Watched>,
+) -> Result<Generation, InferenceError> {
     let deadline = Instant::now() + Duration::from_secs(inference.serving.wait_seconds);
-    let response = loop {
-        let replica = replicas::ready(inference, model, deadline).await?;
-        if let Some(response) = ask(inference, &replica, request).await {
-            break response;
+    let load = inference.loads.count(model.base);
+    let mut has_died = false;
+    let (mut attempts, mut next, mut refusal) = (Attempts::default(), None, None);
+    let (mut generation, replica) = loop {
+        let replica = match next.take() {
+            Some(another) => another,
+            None => replicas::ready(inference, model, deadline).await?,
+        };
+        watched.iter_mut().for_each(Watched::ask);
+        let Some(attempted) = attempts.perform(attempt(inference, &replica, request)).await else {
+            // Others refused it, and this replica did not answer in the time that was left.
+            match refusal {
+                Some(refusal) => break refusal,
+                None => return Err(unavailable("The model's replicas did not answer in time.".into())),
+            }
+        };
+        match attempted {
+            // One retry only: a request that ends its replica must not end all of the pool.
+            Some((generation, has_begun)) if has_begun || has_died => {
+                if generation.is_refused_as_busy() {
+                    attempts.refused(replica.id());
+                    if attempts.has_time() {
+                        next = replicas::another(inference, model, attempts.busy()).await?;
+                    }
+                }
+                if next.is_none() {
+                    break (generation, replica);
+                }
+                refusal = Some((generation, replica));
+                continue;
+            }
+            Some(_) => has_died = true,
+            None => {}
         }
-        // The replica's row is outdated: its process has ended. Nothing was generated, so a retry is safe.
+        // The replica's process has ended. Nothing was generated, so a retry, at another replica if there is one, is
+        // safe.
+        replica.failed();
         if Instant::now() >= deadline {
             return Err(unavailable("The model's replica does not respond and is being replaced.".into()));
         }
-        sleep(TRY_AGAIN).await;
+        if replica.is_suspect {
+            sleep(TRY_AGAIN).await;
+        }
     };
-    let bytes = response.bytes_stream().map_err(io::Error::other);
-    let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(StreamReader::new(bytes));
-    let prompt_param = match request.prompt {
-        Prompt::Chat { .. } => "messages",
-        Prompt::Text { .. } | Prompt::Tokens { .. } => "prompt",
-    };
-    let mut generation = Generation::new(reader, prompt_param);
-    generation.started().await?;
-    Ok(generation)
+    generation.kind = replica.kind;
+    generation._in_progress = Some((replica, load));
+    generation.watched = watched.take();
+    let started = generation.started().await.and_then(|()| generation.check_adapter(request));
+    if let (Err(error), Some(watched)) = (&started, &mut generation.watched) {
+        watched.fail(error);
+    }
+    started.map(|()| generation)
+}
+
+/// Returns the generation, and whether it has a first event; `None` if no process accepts the request.
+async fn attempt(inference: &Inference, replica: &Chosen, request: &GenerateRequest) -> Option<(Generation, bool)> {
+    let mut generation = Generation::of(ask(inference, replica, request).await?, request);
+    let has_begun = generation.has_begun().await;
+    Some((generation, has_begun))
 }
 
 /// Returns the response, or `None` if no process accepts the request.
-async fn ask(inference: &Inference, replica: &Ready, request: &GenerateRequest) -> Option<reqwest::Response> {
+async fn ask(inference: &Inference, replica: &Chosen, request: &GenerateRequest) -> Option<reqwest::Response> {
     let url = format!("http://{}/generate", replica.address);
     match inference.http.post(url).bearer_auth(&replica.token).json(request).send().await {
         Ok(response) if response.status() == StatusCode::OK => Some(response),
@@ -135,9 +191,45 @@ async fn ask(inference: &Inference, replica: &Ready, request: &GenerateRequest) 
 }
 
 impl Generation {
+    fn of(response: reqwest::Response, request: &GenerateRequest) -> Self {
+        let bytes = response.bytes_stream().map_err(io::Error::other);
+        let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(StreamReader::new(bytes));
+        let prompt_param = match request.prompt {
+            Prompt::Chat { .. } => "messages",
+            Prompt::Text { .. } | Prompt::Tokens { .. } => "prompt",
+        };
+        Self::new(reader, prompt_param)
+    }
+
+    /// Waits for the first line. Returns whether there is one; without it, the replica has ended.
+    async fn has_begun(&mut self) -> bool {
+        self.first = self.lines.next_line().await.unwrap_or_default();
+        self.first.is_some()
+    }
+
+    /// Returns whether the first line is the refusal of a replica that has too many requests of all projects.
+    fn is_refused_as_busy(&self) -> bool {
+        let line = self.first.as_deref().filter(|line| line.contains(BUSY));
+        let event = line.and_then(|line| serde_json::from_str(line).ok());
+        matches!(event, Some(GenerateEvent::Failed { code, .. }) if code == BUSY)
+    }
+
     fn new(reader: Pin<Box<dyn AsyncBufRead + Send>>, prompt_param: &'static str) -> Self {
         let lines = reader.lines();
-        Self { lines, prompt_param, prompt_tokens: 0, cached_tokens: 0, echo: None, metered: None }
+        Self {
+            lines,
+            first: None,
+            _in_progress: None,
+            kind: ReplicaKind::default(),
+            prompt_param,
+            prompt_tokens: 0,
+            cached_tokens: 0,
+            echo: None,
+            adapter: None,
+            metered: None,
+            watched: None,
+            copy: None,
+        }
     }
 
     /// Charges the answers to `account`, and to `allowance` if there is one: the prompt and the generated tokens, also
@@ -153,10 +245,32 @@ impl Generation {
         Usage::new(self.prompt_tokens, self.cached_tokens, completion_tokens)
     }
 
+    /// Returns the fingerprint of the answers from that of their model: with how the replica decodes.
+    pub(crate) fn fingerprint(&self, of_model: &str) -> String {
+        of_model.to_owned() + &self.kind.fingerprint()
+    }
+
+    /// Collects the texts of the answers from now on.
+    pub(crate) fn collect(&mut self, copy: AnswerCopy) {
+        self.copy = Some(copy);
+    }
+
+    /// Refuses an answer by another adapter than the one that the request names, and that the response will report.
+    fn check_adapter(&self, request: &GenerateRequest) -> Result<(), InferenceError> {
+        let wanted = request.adapter.as_ref().map(|adapter| adapter.id);
+        if self.adapter == wanted {
+            return Ok(());
+        }
+        Err(InferenceError::internal(format!("a replica answers with {:?} instead of {wanted:?}", self.adapter)))
+    }
+
     async fn started(&mut self) -> Result<(), InferenceError> {
-        match self.event().await? {
-            GenerateEvent::Started { prompt_tokens, cached_tokens, echo } => {
+        let event = self.event().await;
+        self.watched.iter_mut().for_each(|watched| watched.see(&event));
+        match event? {
+            GenerateEvent::Started { prompt_tokens, cached_tokens, echo, adapter, .. } => {
                 (self.prompt_tokens, self.cached_tokens, self.echo) = (prompt_tokens, cached_tokens, echo);
+                self.adapter = adapter;
                 Ok(())
             }
             GenerateEvent::Failed { code, message, param } => Err(self.failure(&code, message, param)),
@@ -170,13 +284,12 @@ impl Generation {
     /// # Errors
     /// As [`Self::next`]. [`InferenceError::Invalid`]: the answers are too large to be collected.
     pub async fn whole(&mut self, choices: u32, prompts: usize) -> Result<(Vec<Answer>, u64), InferenceError> {
-        let (mut bytes, most) = (0, WHOLE_BYTES / prompts.max(1));
+        let mut collected = Collected::one_of(prompts);
         let mut answers = vec![Answer::default(); choices as usize];
         let unknown = || InferenceError::internal("a replica sent an event of an unknown answer or call");
         loop {
             let next = self.next().await?;
-            bytes += bytes_of(&next);
-            if bytes > most {
+            if !collected.fits(&next) {
                 let message = format!(
                     "The answers to this request are larger than {WHOLE_BYTES} bytes. Set 'stream' to true, or request \
                      fewer answers or log probabilities."
@@ -197,7 +310,7 @@ impl Generation {
                     let answer = answers.get_mut(choice as usize).ok_or_else(unknown)?;
                     answer.calls.last_mut().ok_or_else(unknown)?.arguments.push_str(&text);
                 }
-                GenerateEvent::Finished { choice, finish_reason } => {
+                GenerateEvent::Finished { choice, finish_reason, .. } => {
                     answers.get_mut(choice as usize).ok_or_else(unknown)?.finish_reason = Some(finish_reason);
                 }
                 GenerateEvent::Done { completion_tokens } => return Ok((answers, completion_tokens)),
@@ -213,6 +326,15 @@ impl Generation {
     /// [`InferenceError::ReplicaUnavailable`]: the replica died or failed. [`InferenceError::Internal`]: it violates
     /// the protocol.
     pub async fn next(&mut self) -> Result<GenerateEvent, InferenceError> {
+        let next = self.metered_event().await;
+        self.watched.iter_mut().for_each(|watched| watched.see(&next));
+        if let (Ok(event), Some(copy)) = (&next, &mut self.copy) {
+            copy.see(event);
+        }
+        next
+    }
+
+    async fn metered_event(&mut self) -> Result<GenerateEvent, InferenceError> {
         let event = self.event().await?;
         if let Some(metered) = &mut self.metered {
             match &event {
@@ -230,7 +352,11 @@ impl Generation {
 
     async fn event(&mut self) -> Result<GenerateEvent, InferenceError> {
         let died = || unavailable("The model's replica ended before it completed the answer.".into());
-        match self.lines.next_line().await {
+        let line = match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => self.lines.next_line().await,
+        };
+        match line {
             Ok(Some(line)) => serde_json::from_str(&line).map_err(InferenceError::internal),
             Ok(None) => Err(died()),
             Err(error) => {
@@ -252,7 +378,7 @@ impl Generation {
                 message: format!("Too many requests: {}", sentence(&message)),
                 retry_after_seconds: BUSY_RETRY_AFTER_SECONDS,
             },
-            "replica_busy" => InferenceError::Busy {
+            BUSY => InferenceError::Busy {
                 message: format!("The model is overloaded: {}", sentence(&message)),
                 retry_after_seconds: BUSY_RETRY_AFTER_SECONDS,
             },
@@ -340,6 +466,23 @@ mod tests {
                 panic!("{error:?}")
             };
             assert_eq!(retry_after_seconds, 5);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_busy_replica_is_replaced_by_another_one() {
+        for (line, is_busy) in [
+            (r#"{"type":"failed","code":"replica_busy","message":"full"}"#, true),
+            (r#"{"type":"failed","code":"project_busy","message":"replica_busy"}"#, false),
+            (
+                r#"{"type":"started","prompt_tokens":3,"cached_tokens":0,"echo":{"text":"replica_busy","tokens":[]}}"#,
+                false,
+            ),
+            ("", false),
+        ] {
+            let mut answer = generation(line);
+            answer.has_begun().await;
+            assert_eq!(answer.is_refused_as_busy(), is_busy, "{line}");
         }
     }
 

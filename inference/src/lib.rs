@@ -26,7 +26,18 @@ pub mod answer;
 /// The usage of answers.
 pub mod metering;
 
-/// Requests that wait for the same replica.
+/// The traffic of adapter versions.
+pub mod traffic;
+
+/// A request to an adapter version, as its traffic counts it.
+mod watched;
+
+/// The text of an answer, for the comparison with a shadow's.
+mod answer_copy;
+
+pub mod pool;
+
+/// Requests that wait for replicas of the same pool.
 pub mod replica_waiters;
 
 /// The context of requests of models.
@@ -38,11 +49,32 @@ pub mod resolve;
 /// The replica that serves a base model.
 mod replicas;
 
+/// The availability of a model.
+pub mod availability;
+
+/// The size of answers that are collected.
+mod collected;
+
+/// The attempts at one request.
+mod attempts;
+
 /// One request to a replica, and its answer.
 pub mod generation;
+
+/// Copies of requests to the shadow of an alias.
+mod shadow;
+
+/// The places of copies of requests to shadows.
+mod shadow_places;
 
 /// Chat completions.
 pub mod chat;
 
 /// Text completions.
 pub mod completion;
+
+/// Responses.
+pub mod responses;
+
+/// LoRAX's generation.
+pub mod lorax;

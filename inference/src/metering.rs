@@ -4,11 +4,9 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use attune_domain::id::{AdapterVersionId, ApiKeyId, ProjectId};
-use attune_process::error_chain::chain;
 use attune_store::{
     db,
     tenancy::usage::{self, Answered},
@@ -16,9 +14,6 @@ use attune_store::{
 use sqlx::PgPool;
 
 use crate::{config::Prices, error::InferenceError};
-
-/// The interval between two writes.
-const WRITE: Duration = Duration::from_secs(2);
 
 /// Charges tokens to an allowance, in addition to an [`Account`].
 pub type TokenAllowance = Arc<dyn Fn(u64) + Send + Sync>;
@@ -34,6 +29,8 @@ pub struct Account {
     pub model: String,
     /// The adapter version, if the model has one.
     pub adapter_version_id: Option<AdapterVersionId>,
+    /// `true`: the replicas of a deployment answer, whose hours are charged instead of the tokens.
+    pub is_charged_by_hour: bool,
 }
 
 /// The usage of one or more requests.
@@ -101,8 +98,9 @@ impl Meter {
 
     fn priced(&self, account: &Account, tokens: Tokens) -> Answered {
         let price = |usd_per_million: f64, tokens: u64| usd_per_million * tokens as f64;
-        let micro_usd = price(self.prices.usd_per_million_input_tokens, tokens.input)
+        let by_token = price(self.prices.usd_per_million_input_tokens, tokens.input)
             + price(self.prices.usd_per_million_output_tokens, tokens.output);
+        let micro_usd = if account.is_charged_by_hour { 0.0 } else { by_token };
         Answered {
             project_id: account.project_id,
             api_key_id: account.api_key_id,
@@ -114,25 +112,18 @@ impl Meter {
             micro_usd: micro_usd.round() as u64,
         }
     }
-
-    /// Writes the usage every few seconds, without end.
-    pub async fn write_on(&self, pool: PgPool) {
-        loop {
-            tokio::time::sleep(WRITE).await;
-            if let Err(error) = self.write(&pool).await {
-                tracing::warn!("usage could not be written; it will be retried: {}", chain(&error));
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn account(model: &str) -> Account {
         let project_id = ProjectId::new(uuid::Uuid::from_u128(1));
-        Account { project_id, api_key_id: None, model: model.into(), adapter_version_id: None }
+        let model = model.into();
+        Account { project_id, api_key_id: None, model, adapter_version_id: None, is_charged_by_hour: false }
     }
 
     fn meter() -> Meter {
@@ -152,6 +143,9 @@ mod tests {
         let counted = meter.counted.lock().unwrap();
         assert_eq!(counted[&account("a")], Tokens { requests: 2, input: 20, output: 8 });
         assert_eq!(meter.priced(&account("a"), counted[&account("a")]).micro_usd, 26);
+        let by_hour = Account { is_charged_by_hour: true, ..account("a") };
+        let priced = meter.priced(&by_hour, counted[&account("a")]);
+        assert_eq!((priced.micro_usd, priced.input_tokens, priced.output_tokens), (0, 20, 8), "a deployment answers");
     }
 
     #[tokio::test]

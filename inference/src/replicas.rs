@@ -1,9 +1,9 @@
-//! The replica that serves a base model: it is looked up, started if it does not exist, and awaited.
+//! The replica that answers a request: the pool's ready replicas are looked up, one is chosen, or started and awaited.
 
 use attune_domain::id::ReplicaId;
 use attune_store::{
     error::StoreError,
-    replica::{self, Replica, ReplicaState},
+    replica::{self, Replica, ReplicaState, ServedBase},
 };
 use futures::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -11,52 +11,46 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::{
     context::Inference,
     error::InferenceError,
-    replica_waiters::{POLL_INTERVAL, is_starting},
+    pool::{balancer::Chosen, changes::POLL_INTERVAL},
+    replica_waiters::is_starting,
     resolve::AskedModel,
 };
 
 /// The `Retry-After` while a model is unavailable, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 10;
 
-/// A replica that accepts requests.
-#[derive(Debug, Clone)]
-pub(crate) struct Ready {
-    /// The address of the replica, as `host:port`.
-    pub(crate) address: String,
-    /// The bearer token that the replica accepts.
-    pub(crate) token: String,
-}
-
-/// Returns a replica of the model's base in its quantization, once it is ready.
+/// Returns a replica of the model's base in its quantization, once one is ready.
 ///
 /// # Errors
-/// [`InferenceError::ReplicaUnavailable`]: the replica ended with an error, or is not ready at `deadline`.
+/// [`InferenceError::NotReady`]: none is ready at `deadline`. [`InferenceError::ReplicaUnavailable`]: the replica ended
+/// with an error.
 pub(crate) async fn ready(
     inference: &Inference,
     model: &AskedModel,
     deadline: Instant,
-) -> Result<Ready, InferenceError> {
+) -> Result<Chosen, InferenceError> {
     let late = || {
         let waited = inference.serving.wait_seconds;
-        unavailable(format!("The model was not ready within {waited} s and is still starting. Retry later."))
+        let message = format!("The model was not ready within {waited} s and is still starting. Retry later.");
+        InferenceError::NotReady { message, retry_after_seconds: RETRY_AFTER_SECONDS }
     };
+    let adapter = model.adapter.as_ref().map(|adapter| adapter.id);
     loop {
-        let mut replica = ensure(inference, model).await?;
-        if let Some(waiting) = replica.clone().filter(|replica| is_starting(Some(replica))) {
-            let mut seen = inference.waiters.watch(waiting.clone(), looks(inference.clone(), waiting.replica_id));
-            let settled = timeout_at(deadline, seen.wait_for(|replica| !is_starting(replica.as_ref()))).await;
-            // An error means that the polling task has ended; the replica is looked up again then.
-            replica = settled.map_err(|_| late())?.ok().and_then(|replica| replica.clone());
+        let mut pool = ensure(inference, model).await?;
+        if let (true, Some(newest)) = (is_starting(&pool), pool.last().map(|replica| replica.replica_id)) {
+            let look = looks(inference.clone(), model.base, newest);
+            let mut seen = inference.waiters.watch(model.base, pool, &inference.changes, look);
+            let settled = timeout_at(deadline, seen.wait_for(|pool| !is_starting(pool))).await;
+            // An error means that the watching task has ended; the pool is looked up again then.
+            pool = settled.map_err(|_| late())?.map(|pool| pool.clone()).unwrap_or_default();
         }
-        match replica {
-            Some(Replica { state: ReplicaState::Ready, address: Some(address), token, .. }) => {
-                return Ok(Ready { address, token });
-            }
-            Some(Replica { state: ReplicaState::Ended, error: Some(reason), .. }) => {
-                return Err(unavailable(format!("The model could not be served: {reason}.")));
-            }
-            _ => {} // it ended because it was idle; another is requested
+        if let Some(chosen) = inference.balancer.choose(&pool, adapter) {
+            return Ok(chosen);
         }
+        if let Some(reason) = pool.iter().rev().find_map(|replica| replica.error.as_ref()) {
+            return Err(unavailable(format!("The model could not be served: {reason}.")));
+        }
+        // The replicas ended because they were idle; another is requested.
         if Instant::now() >= deadline {
             return Err(late());
         }
@@ -64,34 +58,63 @@ pub(crate) async fn ready(
     }
 }
 
-/// Returns a function that fetches a replica; `None` if the replica no longer exists.
-fn looks(
-    inference: Inference,
-    id: ReplicaId,
-) -> impl Fn() -> BoxFuture<'static, Result<Option<Replica>, InferenceError>> + Send {
-    move || {
-        let inference = inference.clone();
-        async move { there(replica::get(&mut *inference.platform().await?, id).await) }.boxed()
-    }
+/// Returns a ready replica of the model's pool, except those in `busy`, which have refused the request; `None`: no
+/// other is ready.
+///
+/// # Errors
+/// [`InferenceError`]: the pool cannot be looked up.
+pub(crate) async fn another(
+    inference: &Inference,
+    model: &AskedModel,
+    busy: &[ReplicaId],
+) -> Result<Option<Chosen>, InferenceError> {
+    let mut pool = ensure(inference, model).await?;
+    pool.retain(|replica| !busy.contains(&replica.replica_id));
+    let adapter = model.adapter.as_ref().map(|adapter| adapter.id);
+    Ok(inference.balancer.choose(&pool, adapter))
 }
 
-/// Returns the live replica of the model's base in its quantization, or the one that this requests; `None` if it has
+/// Returns a function that fetches a pool, as [`look`].
+fn looks(
+    inference: Inference,
+    base: ServedBase,
+    newest: ReplicaId,
+) -> impl Fn() -> BoxFuture<'static, Result<Vec<Replica>, InferenceError>> + Send {
+    move || look(inference.clone(), base, newest).boxed()
+}
+
+/// Fetches a pool; if it has no live replica, the replica `newest` with its error, if that has ended.
+async fn look(inference: Inference, base: ServedBase, newest: ReplicaId) -> Result<Vec<Replica>, InferenceError> {
+    let mut tx = inference.platform().await?;
+    let pool = replica::of_pool(&mut tx, base).await?;
+    if !pool.is_empty() {
+        return Ok(pool);
+    }
+    let ended = there(replica::get(&mut tx, newest).await)?;
+    Ok(ended.into_iter().filter(|replica| replica.state == ReplicaState::Ended).collect())
+}
+
+/// Returns the live replicas of the model's base in its quantization, or the one that this requests; none if it has
 /// just ended.
-async fn ensure(inference: &Inference, model: &AskedModel) -> Result<Option<Replica>, InferenceError> {
+async fn ensure(inference: &Inference, model: &AskedModel) -> Result<Vec<Replica>, InferenceError> {
     let (inference, base, project) = (inference.clone(), model.base, model.project_id);
     // A separate task: the prompts of one completion run concurrently, and a task holds one connection at a time.
     let ensuring = tokio::spawn(async move {
         let mut tx = inference.platform().await?;
-        let replica = replica::ensure_for(&mut tx, base, Some(project)).await;
+        let pool = replica::ensure_for(&mut tx, base, Some(project)).await;
         tx.commit().await?;
-        there(replica)
+        if matches!(pool, Err(StoreError::NotFound("deployment"))) {
+            let message = "The model's deployment was deleted or suspended. Send the request again.";
+            return Err(unavailable(message.into()));
+        }
+        Ok::<_, InferenceError>(there(pool)?.unwrap_or_default())
     });
     ensuring.await.map_err(InferenceError::internal)?
 }
 
-fn there(found: Result<Replica, StoreError>) -> Result<Option<Replica>, InferenceError> {
+fn there<T>(found: Result<T, StoreError>) -> Result<Option<T>, InferenceError> {
     match found {
-        Ok(replica) => Ok(Some(replica)),
+        Ok(found) => Ok(Some(found)),
         Err(StoreError::NotFound(_)) => Ok(None),
         Err(error) => Err(error.into()),
     }

@@ -25,6 +25,8 @@ use crate::{
     kernels::placement::options,
 };
 
+mod combine; // several adapters, merged into one
+
 /// The factors of one projection: `W + s·b·a`; with DoRA, each row of that is scaled to the norm `magnitude`.
 ///
 /// | field       | shape      | kind    |

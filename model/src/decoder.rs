@@ -6,7 +6,9 @@ use std::path::Path;
 
 use attune_domain::{
     architecture::Architecture,
+    bytes::Bytes,
     placement::Placement,
+    serve::KvCacheDtype,
     spec::{AdapterSpec, Quantization},
 };
 use tch::{Device, Kind, Tensor};
@@ -18,12 +20,13 @@ use crate::{
     kernels::placement::{HOST, options},
     nn::{
         attention::{self, Masks},
-        block::{Block, CachedRows, Layout},
+        block::{Block, Layout, cached::CachedRows},
         head::Head,
-        kv_cache::KvCache,
+        kv_cache::{KvCache, KvPool},
         linear::{Correction, RowGroup},
         rms_norm::{RmsNorm, at_least_float},
         rope::Rope,
+        token_matrix::TokenMatrix,
     },
     quant::packed::Source,
     segments::{Segment, Segments, in_parts},
@@ -34,7 +37,7 @@ use crate::{
 pub struct Decoder {
     pub(crate) architecture: Architecture,
     /// The embedding, `[v, c]`.
-    pub(crate) embed: Tensor,
+    pub(crate) embed: TokenMatrix,
     pub(crate) blocks: Vec<Block>,
     pub(crate) head: Head,
     pub(crate) rope: Rope,
@@ -75,10 +78,24 @@ impl Decoder {
         placement: Placement,
         cache: Option<&Path>,
     ) -> Result<Self, ModelError> {
-        let architecture = weights::architecture(folder)?;
-        let weights = Weights::open(folder, &architecture)?;
-        let mut source = Source::new(&weights, quantization, cache);
-        let made = Self::from_source(architecture, &mut source)?;
+        let weights = Weights::open(folder, &weights::architecture(folder)?)?;
+        Self::load_from((folder, Source::new(&weights, quantization, cache)), placement)
+    }
+
+    /// Loads as [`Decoder::load_cached`], with the tensors that the folder has in the blocks of a GGUF file in these,
+    /// unless another quantization is requested.
+    pub(crate) fn load_gguf_blocks(
+        folder: &Path,
+        quantization: Quantization,
+        placement: Placement,
+        cache: Option<&Path>,
+    ) -> Result<Self, ModelError> {
+        let weights = Weights::open(folder, &weights::architecture(folder)?)?;
+        Self::load_from((folder, Source::new(&weights, quantization, cache).keep_blocks()), placement)
+    }
+
+    fn load_from((folder, mut source): (&Path, Source<'_>), placement: Placement) -> Result<Self, ModelError> {
+        let made = Self::from_source(weights::architecture(folder)?, &mut source)?;
         if let Err(why) = source.keep() {
             tracing::warn!(%why, "cannot write the cache file of quantized weights");
         }
@@ -89,9 +106,12 @@ impl Decoder {
     /// Reads the weights as they are in their files: in [`HOST`]'s kind and on its device.
     fn from_source(architecture: Architecture, source: &mut Source<'_>) -> Result<Self, ModelError> {
         let weights = source.weights;
-        let embed = weights.read("model.embed_tokens.weight")?; // [v, c]
-        let lm_head =
-            if architecture.tie_word_embeddings { embed.shallow_clone() } else { weights.read("lm_head.weight")? };
+        let matrix = |name| match source.blocks(name)? {
+            Some(blocks) => Ok::<_, ModelError>(TokenMatrix::Blocks(blocks)),
+            None => Ok(TokenMatrix::Dense(weights.read(name)?)),
+        };
+        let embed = matrix("model.embed_tokens.weight")?; // [v, c]
+        let lm_head = if architecture.tie_word_embeddings { embed.shared() } else { matrix("lm_head.weight")? };
         let blocks = (0..usize::try_from(architecture.num_hidden_layers).unwrap_or(0))
             .map(|layer| Block::read(source, &architecture, layer))
             .collect::<Result<_, _>>()?;
@@ -105,7 +125,7 @@ impl Decoder {
     /// # Errors
     /// [`ModelError::Torch`].
     pub fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
-        let embed = self.embed.f_to_kind(kind)?.f_to_device(device)?;
+        let embed = self.embed.to(kind, device)?;
         let tied = self.architecture.tie_word_embeddings;
         Ok(Self {
             architecture: self.architecture.clone(),
@@ -122,7 +142,7 @@ impl Decoder {
     /// # Errors
     /// [`ModelError::AdapterConfig`], [`ModelError::Torch`].
     pub fn new_adapter(&self, spec: AdapterSpec, seed: u64) -> Result<LoraAdapter, ModelError> {
-        let mut adapter = LoraAdapter::drawn(&self.architecture, spec, seed, self.embed.device())?;
+        let mut adapter = LoraAdapter::drawn(&self.architecture, spec, seed, self.options()?.1)?;
         if adapter.spec().use_dora {
             for (block, pairs) in self.blocks.iter().zip(adapter.layers_mut()) {
                 for (projection, pair) in pairs.iter_mut().enumerate() {
@@ -134,18 +154,35 @@ impl Decoder {
         Ok(adapter)
     }
 
+    /// Returns the kind and the device of the computation.
+    fn options(&self) -> Result<(Kind, Device), ModelError> {
+        let like = &self.head.norm.weight;
+        Ok((like.f_kind()?, like.device()))
+    }
+
     /// Returns the architecture.
     #[must_use]
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }
 
-    /// Creates an empty KV cache for one sequence, with memory for `capacity` tokens; it grows when needed.
+    /// Creates a pool of `memory` for the KV caches of many sequences.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`].
+    pub fn new_pool(&self, memory: Bytes, dtype: KvCacheDtype) -> Result<KvPool, ModelError> {
+        Ok(KvPool::new(&self.architecture, memory, self.options()?, dtype))
+    }
+
+    /// Creates an empty KV cache for one sequence, in a pool of its own without a limit, with memory for `capacity`
+    /// tokens; it grows when needed.
     ///
     /// # Errors
     /// [`ModelError::Torch`]: out of memory.
     pub fn new_cache(&self, capacity: usize) -> Result<KvCache, ModelError> {
-        KvCache::new(&self.architecture, capacity, (self.embed.f_kind()?, self.embed.device()))
+        let mut cache = self.new_pool(Bytes(u64::MAX), KvCacheDtype::Auto)?.new_cache();
+        cache.grow_to(capacity)?;
+        Ok(cache)
     }
 
     /// Adds a prompt to `cache`, after the tokens already in it, and returns the logits `[v]` after its last token.
@@ -167,7 +204,8 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ModelError::Input`]: no step, a step without tokens, an ID outside the vocabulary, an adapter or cache of
-    /// another model. [`ModelError::Torch`]. After an error, the caches have the same tokens as before.
+    /// another model, a pool without free blocks. [`ModelError::Torch`]. After an error, the caches have the same
+    /// tokens as before.
     pub fn forward_cached(&self, steps: &mut [Step<'_>]) -> Result<Tensor, ModelError> {
         let mut ids = Vec::new();
         let (mut positions, mut told_rows) = (Vec::new(), Vec::new());
@@ -180,12 +218,15 @@ impl Decoder {
             let first = if step.every { ids.len() } else { ids.len() + step.ids.len() - 1 };
             ids.extend_from_slice(step.ids);
             told_rows.extend((first..ids.len()).map(|row| row as i64));
-            step.cache.reserve(step.ids.len() as i64)?;
+            if !step.cache.grow_to(past + step.ids.len())? {
+                return Err(ModelError::Input("the pool of the KV cache has no free block".into()));
+            }
         }
         let mut x = self.embed(&ids)?; // [t, c]
         let angles = self.rope.angles(&positions)?;
         let groups = adapter_rows(steps)?;
-        let sequences = steps.iter().map(|step| self.cached_rows(step)).collect::<Result<Vec<_>, ModelError>>()?;
+        let mut sequences =
+            steps.iter_mut().map(|step| self.cached_rows(step)).collect::<Result<Vec<_>, ModelError>>()?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let groups = groups
                 .iter()
@@ -193,14 +234,14 @@ impl Decoder {
                     Ok(RowGroup { correction: Correction::of(Some(adapter), layer)?, rows: rows.as_ref() })
                 })
                 .collect::<Result<Vec<_>, ModelError>>()?;
-            x = block.forward_cached(&x, (layer, &sequences), &angles, &groups)?; // [t, c]
+            x = block.forward_cached(&x, (layer, &mut sequences), &angles, &groups)?; // [t, c]
         }
         if x.size2()?.0 > told_rows.len() as i64 {
             x = x.f_index_select(0, &Tensor::f_from_slice(&told_rows)?)?; // [rows, c]
         }
         let logits = self.head.logits(&x)?; // [rows, v]
         for step in steps {
-            step.cache.advance(step.ids.len() as i64);
+            step.cache.advance(step.ids.len());
         }
         Ok(logits)
     }
@@ -226,7 +267,7 @@ impl Decoder {
 
     /// Reserves memory for the largest weight and for the logits of a training step over `targets` predicted tokens.
     pub(crate) fn reserve(&self, targets: usize, correction: Correction<'_>) -> Result<(), ModelError> {
-        self.head.reserve(targets as i64, (self.embed.f_kind()?, self.embed.device()))?;
+        self.head.reserve(targets as i64, self.embed.options()?)?;
         self.blocks.first().map_or(Ok(()), |block| block.reserve(correction))
     }
 
@@ -240,7 +281,7 @@ impl Decoder {
             return Err(ModelError::Input(format!("token id {id} is outside the vocabulary of {size}")));
         }
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        Ok(self.embed.f_index_select(0, &Tensor::f_from_slice(&ids)?.f_to_device(self.embed.device())?)?)
+        self.embed.rows(&ids)
     }
 
     /// Computes the positions' rotary angles, and the masks, of a batch's segments.
@@ -249,7 +290,7 @@ impl Decoder {
             .iter()
             .flat_map(|segment| (segment.first_position()..).take(segment.rows.len()).map(|position| position as i64))
             .collect();
-        let tiles = attention::tiles(&self.embed)?;
+        let tiles = attention::tiles(&self.head.norm.weight)?;
         let masked = if tiles.is_some() { &[] } else { segments };
         let masks = masked
             .iter()
@@ -260,7 +301,7 @@ impl Decoder {
 
     /// Computes the masks that the blocks need: one for those with a window, one for those without.
     fn masks(&self, queries: usize, keys: usize) -> Result<Masks, ModelError> {
-        let options = (self.embed.f_kind()?, self.embed.device());
+        let options = self.options()?;
         let mask = |has_window: bool| {
             let mut attentions = self.blocks.iter().map(Block::attention);
             match attentions.find(|attention| attention.window.is_some() == has_window) {
@@ -271,9 +312,9 @@ impl Decoder {
         Ok(Masks { full: mask(false)?, windowed: mask(true)? })
     }
 
-    fn cached_rows<'a>(&self, step: &'a Step<'_>) -> Result<CachedRows<'a>, ModelError> {
+    fn cached_rows<'a>(&self, step: &'a mut Step<'_>) -> Result<CachedRows<'a>, ModelError> {
         let masks = self.masks(step.ids.len(), step.cache.len() + step.ids.len())?;
-        Ok(CachedRows { rows: step.ids.len() as i64, cache: &*step.cache, masks })
+        Ok(CachedRows { rows: step.ids.len() as i64, cache: &mut *step.cache, masks })
     }
 }
 

@@ -77,11 +77,12 @@ fn block(decoder: &Decoder, adapter: Trained<'_>, layer: usize, x: &Tensor) -> T
 /// Computes the weighted sum of the losses of one sequence.
 fn loss(decoder: &Decoder, adapter: Trained<'_>, ids: &[u32], weights: &[f32]) -> Tensor {
     let wide: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-    let mut x = decoder.embed.index_select(0, &Tensor::from_slice(&wide));
+    let mut x = decoder.embed.rows(&wide).unwrap();
     for layer in 0..decoder.blocks.len() {
         x = block(decoder, adapter, layer, &x);
     }
-    let logits = norm(&x, &decoder.head.norm.weight, decoder.head.norm.epsilon).matmul(&decoder.head.lm_head.tr());
+    let logits = norm(&x, &decoder.head.norm.weight, decoder.head.norm.epsilon)
+        .matmul(&decoder.head.lm_head.dense().unwrap().tr());
     let log = logits.log_softmax(-1, None);
     let picked = (1..ids.len())
         .filter(|&at| weights[at] != 0.0)

@@ -72,8 +72,8 @@ fn a_cache_changes_no_logit_however_the_tokens_are_cut() {
             assert_close(&logits, &want.get(at as i64 - 1), &format!("{family} after {at} tokens"));
         }
         assert_eq!(cache.len(), ids.len());
-        // A copied prefix and a truncated cache continue as if there had been no other tokens.
-        let mut prefix = cache.copy_prefix(20).unwrap();
+        // A shared prefix and a truncated cache continue as if there had been no other tokens.
+        let mut prefix = cache.share_prefix(20);
         cache.truncate(20);
         for cache in [&mut cache, &mut prefix] {
             assert_close(&decoder.prefill(&ids[20..], cache, None).unwrap(), &want.get(39), &family);

@@ -4,18 +4,21 @@
 //! Every user of `tmp/` holds a shared lock on `tmp/.lock`; a process that gets the exclusive lock knows that all
 //! content was left by killed processes, and removes it. The kernel releases the lock of a killed process.
 //!
-//! The cache has a budget of bytes. Least recently used entries are evicted for new ones, unless a process uses them:
-//! it then holds a shared lock on the folder ([`Folder`]).
+//! The cache has a budget of bytes, and one kind of entries may have a budget of its own. Least recently used entries
+//! are evicted for new ones, unless a process uses them: it then holds a shared lock on the folder ([`Folder`]).
 
 use std::{
     fs::{self, File},
+    io,
     ops::Deref,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
-use attune_domain::{digest::Sha256, run::RemoteFile, spec::Quantization};
+use attune_domain::{bytes::Bytes, digest::Sha256, run::RemoteFile, spec::Quantization};
+use attune_process::metrics::ADAPTER_EVICTIONS;
 use reqwest::Client;
 use tempfile::TempDir;
 
@@ -27,13 +30,27 @@ use crate::{
 /// The cache's default budget in bytes; folders in use may exceed it.
 pub const CACHE_BYTES: u64 = 64 << 30;
 
-/// A cache folder, open while this value lives.
-#[derive(Debug)]
+/// The kind of the entries that are adapters; the key is the adapter's ID.
+pub const ADAPTERS: &str = "adapter";
+
+/// A cache folder, open while this value or a clone of it lives.
+#[derive(Debug, Clone)]
 pub struct Cache {
     dir: PathBuf,
     tmp: PathBuf,
     budget: u64,
-    _in_use: File,
+    /// The budget of [`ADAPTERS`], within that of the cache.
+    adapter_budget: u64,
+    _in_use: Arc<File>,
+}
+
+/// An entry of the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cached {
+    /// The entry's key.
+    pub key: String,
+    /// The size of its files.
+    pub bytes: Bytes,
 }
 
 /// A folder of the cache, which is not evicted while this value lives.
@@ -80,7 +97,13 @@ impl Cache {
             lock.unlock().map_err(NodeError::io(&lock_path))?;
         }
         lock.lock_shared().map_err(NodeError::io(&lock_path))?;
-        Ok(Self { dir: dir.to_owned(), tmp, budget, _in_use: lock })
+        Ok(Self { dir: dir.to_owned(), tmp, budget, adapter_budget: budget, _in_use: Arc::new(lock) })
+    }
+
+    /// Returns the cache with a budget of its own for [`ADAPTERS`], so that many adapters evict no base.
+    #[must_use]
+    pub fn with_adapter_budget(self, adapter_budget: Bytes) -> Self {
+        Self { adapter_budget: adapter_budget.0, ..self }
     }
 
     /// Creates a temporary folder; it is removed when the value is dropped, or at the next [`Cache::open`].
@@ -136,8 +159,35 @@ impl Cache {
         }
     }
 
+    /// Returns whether the folder `<kind>/<key>` exists. Another process may evict it afterwards.
+    #[must_use]
+    pub fn holds(&self, kind: &str, key: &str) -> bool {
+        self.dir.join(kind).join(key).is_dir()
+    }
+
+    /// Returns the entries of a kind. Reads the metadata of every file, so it may block.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub fn list(&self, kind: &str) -> Result<Vec<Cached>, NodeError> {
+        let entries = self.entries()?.into_iter().filter(|entry| entry.is_of(kind));
+        Ok(entries.map(|entry| Cached { key: name_of(&entry.path), bytes: Bytes(entry.bytes) }).collect())
+    }
+
+    /// Removes the entry `<kind>/<key>`, unless a process uses it. Returns whether it was removed.
+    ///
+    /// # Errors
+    /// [`NodeError::BadName`], [`NodeError::Io`].
+    pub fn forget(&self, kind: &str, key: &str) -> Result<bool, NodeError> {
+        self.remove(&self.dir.join(plain_name(kind)?).join(plain_name(key)?))
+    }
+
     async fn fill(&self, client: &Client, target: &Path, files: &[RemoteFile]) -> Result<(), NodeError> {
-        self.ensure_capacity(files.iter().map(|file| file.bytes.0).sum())?;
+        let bytes = files.iter().map(|file| file.bytes.0).sum();
+        let (cache, new) = (self.clone(), target.to_owned());
+        // Reads the metadata of all files of the cache, and deletes files.
+        let freed = tokio::task::spawn_blocking(move || cache.ensure_capacity(&new, bytes)).await;
+        freed.map_err(|e| NodeError::io(target)(io::Error::other(e)))??;
         let filling = self.scratch()?;
         for file in files {
             tracing::info!(
@@ -152,20 +202,40 @@ impl Cache {
         self.put_in_place(filling, target, files)
     }
 
-    /// Evicts least recently used entries that are not in use, until `bytes` more fit into the budget.
-    fn ensure_capacity(&self, bytes: u64) -> Result<(), NodeError> {
+    /// Evicts least recently used entries that are not in use, until `bytes` more fit into the budgets, those of the
+    /// entry `new`.
+    fn ensure_capacity(&self, new: &Path, bytes: u64) -> Result<(), NodeError> {
         let mut entries = self.entries()?;
-        let mut held: u64 = entries.iter().map(|entry| entry.bytes).sum();
         entries.sort_by_key(|entry| entry.used_at);
-        for entry in entries {
-            if held.saturating_add(bytes) <= self.budget {
-                break;
-            }
-            if self.remove(&entry.path)? {
+        if new.starts_with(self.dir.join(ADAPTERS)) {
+            self.evict(&mut entries, bytes, self.adapter_budget, |entry| entry.is_of(ADAPTERS))?;
+        }
+        self.evict(&mut entries, bytes, self.budget, |_| true)
+    }
+
+    /// Evicts those of the entries, in order, until `bytes` more fit into their budget.
+    fn evict(
+        &self,
+        entries: &mut Vec<Entry>,
+        bytes: u64,
+        budget: u64,
+        counts: impl Fn(&Entry) -> bool,
+    ) -> Result<(), NodeError> {
+        let mut held: u64 = entries.iter().filter(|entry| counts(entry)).map(|entry| entry.bytes).sum();
+        let mut kept = Vec::with_capacity(entries.len());
+        for entry in entries.drain(..) {
+            let is_full = held.saturating_add(bytes) > budget;
+            if is_full && counts(&entry) && self.remove(&entry.path)? {
                 tracing::info!(path = %entry.path.display(), bytes = entry.bytes, "removed from the cache");
+                if entry.is_of(ADAPTERS) {
+                    ADAPTER_EVICTIONS.inc(["disk"]);
+                }
                 held = held.saturating_sub(entry.bytes);
+            } else {
+                kept.push(entry);
             }
         }
+        *entries = kept;
         Ok(())
     }
 
@@ -220,6 +290,16 @@ struct Entry {
     path: PathBuf,
     used_at: SystemTime,
     bytes: u64,
+}
+
+impl Entry {
+    fn is_of(&self, kind: &str) -> bool {
+        self.path.parent().is_some_and(|parent| name_of(parent) == kind)
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Locks the folder and returns it, if it contains these files and was not evicted meanwhile.

@@ -18,7 +18,7 @@ mod fetch;
 /// The thread and allocator settings of libtorch.
 mod threads;
 
-pub use cache::{CACHE_BYTES, Cache, Folder};
+pub use cache::{ADAPTERS, CACHE_BYTES, Cache, Cached, Folder};
 pub use error::NodeError;
 pub use fetch::{fetch, sha256_of_file};
 pub use platform::{Platform, http_client};

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use crate::{Cache, NodeError, fetch, http_client, sha256_of_file};
+use crate::{ADAPTERS, Cache, Cached, NodeError, fetch, http_client, sha256_of_file};
 use attune_domain::{bytes::Bytes, digest::Sha256, run::RemoteFile};
 use axum::{
     Router,
@@ -178,4 +178,55 @@ async fn limit_of_the_cache_removes_what_was_used_least_recently_and_nothing_in_
     assert!(["first", "fourth", "fifth", "sixth"].iter().all(|key| is_there(key)));
     let left = std::fs::read_dir(folder.path().join("cache/tmp")).unwrap().count();
     assert_eq!(left, 1, "the lock alone is left in tmp");
+}
+
+#[tokio::test]
+async fn limit_of_the_adapters_in_the_cache_removes_adapters_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = served(Arc::default()).await;
+    let files = [described(&base, "whole", folder.path()).await];
+    let one = Bytes(LENGTH as u64);
+    let cache = Cache::open(&folder.path().join("cache")).unwrap().with_adapter_budget(Bytes(one.0 * 2));
+    let client = http_client().unwrap();
+    // The base is the least recently used entry.
+    drop(cache.folder(&client, "base", "d1", &files).await.unwrap());
+    for key in ["first", "second", "third"] {
+        drop(cache.folder(&client, ADAPTERS, key, &files).await.unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let listed = |kind: &str| {
+        let mut entries = cache.list(kind).unwrap();
+        entries.sort_by(|a, b| a.key.cmp(&b.key));
+        entries
+    };
+    let cached = |key: &str| Cached { key: key.into(), bytes: one };
+    assert_eq!(listed(ADAPTERS), [cached("second"), cached("third")]);
+    // The bases do not count for the budget of the adapters.
+    drop(cache.folder(&client, "base", "d2", &files).await.unwrap());
+    assert_eq!((listed("base").len(), listed(ADAPTERS).len()), (2, 2));
+}
+
+#[tokio::test]
+async fn an_entry_is_forgotten_unless_it_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = served(Arc::default()).await;
+    let files = [described(&base, "whole", folder.path()).await];
+    let cache = Cache::open(&folder.path().join("cache")).unwrap();
+    let used = cache.folder(&http_client().unwrap(), ADAPTERS, "one", &files).await.unwrap();
+    assert!(!cache.forget(ADAPTERS, "one").unwrap() && used.is_dir());
+    drop(used);
+    assert!(cache.forget(ADAPTERS, "one").unwrap());
+    assert!(!cache.holds(ADAPTERS, "one") && !cache.forget(ADAPTERS, "one").unwrap());
+    assert!(matches!(cache.forget(ADAPTERS, "../base"), Err(NodeError::BadName(_))));
+}
+
+/// The file system of `/dev/full` is always full.
+#[tokio::test]
+async fn a_full_disk_is_an_error_of_its_own() {
+    let base = served(Arc::default()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = described(&base, "whole", folder.path()).await;
+    std::os::unix::fs::symlink("/dev/full", folder.path().join("model.safetensors")).unwrap();
+    let refused = fetch(&http_client().unwrap(), &file, folder.path()).await.unwrap_err();
+    assert!(matches!(refused, NodeError::DiskFull { .. }), "{refused}");
 }

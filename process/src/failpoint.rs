@@ -41,6 +41,12 @@ pub enum FailPoint {
     /// The API keeps the content of a job's results from being swept; the report that publishes follows.
     #[strum(serialize = "api.run.announce_results")]
     RunAnnounceResults,
+    /// The API records the objects that an export is about to upload.
+    #[strum(serialize = "api.export.record_files")]
+    ExportRecordFiles,
+    /// The API applies the report of an export.
+    #[strum(serialize = "api.export.report")]
+    ExportReport,
     /// The API applies a replica's report.
     #[strum(serialize = "api.replica.report")]
     ReplicaReport,
@@ -113,6 +119,15 @@ pub enum FailPoint {
     /// The scheduler stores the outcome of a replica's launch.
     #[strum(serialize = "scheduler.replica.launched")]
     ReplicaLaunched,
+    /// The scheduler reserves the node of an export; the launch follows.
+    #[strum(serialize = "scheduler.export.place")]
+    ExportPlace,
+    /// The scheduler fails an export that cannot be written, or stores the reason why it waits.
+    #[strum(serialize = "scheduler.export.refuse")]
+    ExportRefuse,
+    /// The scheduler stores the outcome of an export's launch.
+    #[strum(serialize = "scheduler.export.launched")]
+    ExportLaunched,
     /// The scheduler publishes the providers' offers.
     #[strum(serialize = "scheduler.reconcile.offers")]
     ReconcileOffers,

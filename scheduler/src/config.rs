@@ -6,9 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use attune_domain::{bytes::Bytes, spec::Quantization};
+use attune_domain::{
+    autoscale::{DEFAULT_MAX_REPLICAS, DEFAULT_TARGET_CONCURRENCY, MAX_REPLICAS, MAX_TARGET_CONCURRENCY},
+    bytes::Bytes,
+    placement::ServedCompute,
+    spec::Quantization,
+};
 use attune_inference::config::{self as inference, Prices};
-use attune_store::config::{DatabaseConfig, ObjectStoreConfig, WebhooksConfig};
+use attune_store::{
+    config::{DatabaseConfig, ObjectStoreConfig, WebhooksConfig},
+    pools::pool_state::PoolDefaults,
+};
 use figment::{
     Figment,
     providers::{Env, Format, Toml},
@@ -70,6 +78,8 @@ pub(crate) struct MetricsConfig {
     pub(crate) listen: Option<SocketAddr>,
     /// The number of projects whose jobs are counted separately: those with the most.
     pub(crate) projects: u32,
+    /// The number of adapter versions whose traffic is published: those with the most requests in the last hour.
+    pub(crate) adapters: u32,
 }
 
 /// The `[leases]` section.
@@ -158,26 +168,63 @@ pub(crate) struct LocalConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Serving {
-    /// Seconds without a request after which a replica is stopped.
+    /// Seconds without a request after which the replicas of a pool are stopped.
     pub(crate) idle_seconds: u64,
+    /// The maximum number of replicas of a base model in one quantization, where deployments do not allow more.
+    pub(crate) max_replicas: u32,
+    /// The requests per replica, in progress and waiting, where deployments do not set them.
+    pub(crate) target_concurrency: u32,
     /// The API's setting of this name, for the requests of batches.
     pub(crate) wait_seconds: u64,
     /// The API's setting of this name, for the requests of batches.
     #[serde(deserialize_with = "inference::quantization")]
     pub(crate) base_quantization: Quantization,
+    /// The API's setting of this name, for the memory of replicas.
+    pub(crate) compute: ServedCompute,
+    /// The API's setting of this name, which it passes to replicas.
+    pub(crate) speculation: bool,
 }
 
 impl Default for Serving {
     fn default() -> Self {
-        let inference::Serving { wait_seconds, base_quantization } = inference::Serving::default();
-        Self { idle_seconds: 900, wait_seconds, base_quantization }
+        let inference::Serving { wait_seconds, base_quantization, compute, speculation, .. } =
+            inference::Serving::default();
+        Self {
+            idle_seconds: 900,
+            max_replicas: DEFAULT_MAX_REPLICAS,
+            target_concurrency: DEFAULT_TARGET_CONCURRENCY,
+            wait_seconds,
+            base_quantization,
+            compute,
+            speculation,
+        }
     }
 }
 
 impl Serving {
+    /// Checks the ranges of the values.
+    fn check(&self) -> Result<(), String> {
+        let check = |name: &str, value: u32, most: u32| match (1..=most).contains(&value) {
+            true => Ok(()),
+            false => Err(format!("serving.{name}: {value} is not from 1 to {most}")),
+        };
+        check("max_replicas", self.max_replicas, MAX_REPLICAS)?;
+        check("target_concurrency", self.target_concurrency, MAX_TARGET_CONCURRENCY)
+    }
+
+    /// Returns the settings of pools without deployments.
+    pub(crate) fn pool_defaults(&self) -> PoolDefaults {
+        PoolDefaults {
+            max_replicas: self.max_replicas,
+            target_concurrency: self.target_concurrency,
+            cooldown_seconds: u32::try_from(self.idle_seconds).unwrap_or(u32::MAX).min(i32::MAX.unsigned_abs()),
+        }
+    }
+
     /// Returns the settings for the requests of batches.
     pub(crate) fn inference(&self) -> inference::Serving {
-        inference::Serving { wait_seconds: self.wait_seconds, base_quantization: self.base_quantization }
+        let Self { wait_seconds, base_quantization, compute, speculation, .. } = *self;
+        inference::Serving { wait_seconds, base_quantization, compute, speculation, ..inference::Serving::default() }
     }
 }
 
@@ -200,7 +247,8 @@ impl Config {
             .merge(Env::prefixed("ATTUNE_").filter(|key| is_ours(key.as_str())).split("__"))
             .extract()
             .map_err(Box::new)?;
-        let checked = config.settle_providers().and_then(|()| config.prices.check());
+        let checked =
+            config.settle_providers().and_then(|()| config.prices.check()).and_then(|()| config.serving.check());
         checked.map_err(|wrong| Box::new(figment::Error::from(wrong)))?;
         Ok(config)
     }
@@ -371,15 +419,24 @@ mod tests {
 
     #[test]
     fn the_requests_of_batches_have_the_settings_of_the_api() {
-        let sections = "[serving]\nwait_seconds = 7\nbase_quantization = 'int8'\n\
-                        [prices]\nusd_per_million_input_tokens = 2.5";
+        let sections = "[serving]\nwait_seconds = 7\nbase_quantization = 'int8'\ncompute = 'f32'\n\
+                        speculation = false\n[prices]\nusd_per_million_input_tokens = 2.5";
         let config = read(&format!("{LEAST}\n{LOCAL}\n{sections}")).unwrap();
-        let wanted = inference::Serving { wait_seconds: 7, base_quantization: Quantization::Int8 };
+        let wanted = inference::Serving {
+            wait_seconds: 7,
+            base_quantization: Quantization::Int8,
+            compute: ServedCompute::F32,
+            speculation: false,
+            ..inference::Serving::default()
+        };
         assert_eq!((config.serving.inference(), config.serving.idle_seconds), (wanted, 900));
+        assert_eq!((config.serving.max_replicas, config.serving.target_concurrency), (1, 8));
         assert_eq!(config.prices, Prices { usd_per_million_input_tokens: 2.5, ..Prices::default() });
         let refused = |sections: &str| read(&format!("{LEAST}\n{LOCAL}\n{sections}")).unwrap_err();
         let price = refused("[prices]\nusd_per_million_output_tokens = -1");
         assert!(price.contains("prices: -1 is not from 0 to 1000000000"), "{price}");
+        let many = refused("[serving]\nmax_replicas = 33");
+        assert!(many.contains("serving.max_replicas: 33 is not from 1 to 32"), "{many}");
         let name = refused("[serving]\nbase_quantization = 'int7'");
         assert!(name.contains("'int7' is not one of"), "{name}");
     }

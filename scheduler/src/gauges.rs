@@ -18,6 +18,7 @@ use attune_process::{
     },
 };
 use attune_store::{
+    adapters::adapter_traffic,
     db,
     gauges::{self, Count, Gauges, Waiting},
     jobs::loss::Blame,
@@ -26,7 +27,7 @@ use attune_store::{
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::App, config::MetricsConfig, error::SchedulerError};
+use crate::{adapter_gauges, app::App, config::MetricsConfig, error::SchedulerError};
 
 /// The interval between two readings of the rows.
 const READ_INTERVAL: Duration = Duration::from_secs(10);
@@ -51,7 +52,7 @@ pub(crate) async fn publish(config: MetricsConfig, pool: &PgPool) -> Result<()> 
 pub(crate) async fn read(app: App, config: MetricsConfig, stop: CancellationToken) {
     SCHEDULER_LEADS.set([], 1.0);
     while !stop.is_cancelled() {
-        match once(&app, config.projects).await {
+        match once(&app, config).await {
             Ok(()) => GAUGES_TIMESTAMP.set_to_now(),
             Err(error) => tracing::warn!(error = chain(&error), "the rows could not be counted; retrying later"),
         }
@@ -73,11 +74,13 @@ pub(crate) fn lost(blame: Blame, job: Option<JobState>) {
     }
 }
 
-async fn once(app: &App, projects: u32) -> Result<(), SchedulerError> {
+async fn once(app: &App, config: MetricsConfig) -> Result<(), SchedulerError> {
     let mut conn = app.single().await?;
     let offers = offer::list(&mut conn).await?;
-    let rows = gauges::read(&mut conn, projects).await?;
+    let rows = gauges::read(&mut conn, config.projects).await?;
+    let adapters = adapter_traffic::busiest(&mut conn, config.adapters).await?;
     drop(conn);
+    adapter_gauges::set(&adapters);
     set_queue(&rows.waiting, &offers);
     set_offers(&offers);
     set_counts(&rows);

@@ -3,8 +3,12 @@
 //! Queue messages wake it, rows decide, and the providers run processes. It serves no requests but those for its
 //! metrics, and communicates with the API only through rows, apart from a health check.
 
+/// Metrics of adapter versions.
+mod adapter_gauges;
 /// The context that all tasks share.
 mod app;
+/// The number of replicas of each pool.
+mod autoscaler;
 /// The execution of batches.
 mod batches;
 /// The catalogue of instance types.
@@ -43,10 +47,11 @@ use anyhow::{Context, Result};
 use attune_inference::context::Inference;
 use attune_process::{log, parent};
 use attune_store::{
+    batches::batch_queue::Claims,
     config::DatabaseConfig,
     db,
     files::objects::Objects,
-    queue::{DispatchJob, EnsureReplica, ValidateJob},
+    queue::{DispatchJob, EnsureExport, EnsureReplica, ValidateJob},
 };
 use chrono::Utc;
 use clap::Parser;
@@ -60,7 +65,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     app::App,
-    batches::work,
+    batches::{context::Batches, work},
     catalogue::SharedCatalogue,
     config::{Config, ProviderConfig},
     leader::Leader,
@@ -77,7 +82,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The size of the queue's own pool: each worker listens on one connection, and the rest work.
-const QUEUE_CONNECTIONS: u32 = 12;
+const QUEUE_CONNECTIONS: u32 = 14;
 
 /// Attune's scheduler: validates and dispatches jobs, starts replicas, and repairs what breaks.
 #[derive(Parser)]
@@ -191,15 +196,19 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         tasks.spawn(worker::work::<ValidateJob>(app.clone(), queue_pool.clone(), stop.clone()));
     }
     tasks.spawn(worker::work::<DispatchJob>(app.clone(), queue_pool.clone(), stop.clone()));
+    tasks.spawn(worker::work::<EnsureExport>(app.clone(), queue_pool.clone(), stop.clone()));
     tasks.spawn(worker::work::<EnsureReplica>(app.clone(), queue_pool, stop.clone()));
     tasks.spawn(reconciler::repair::reconcile(app.clone(), stop.clone()));
+    tasks.spawn(autoscaler::pass::run(app.clone(), stop.clone()));
     tasks.spawn(gauges::read(app.clone(), config.metrics, stop.clone()));
     tasks.spawn(sweeper::sweep(app.clone(), stop.clone()));
+    let batches = Batches::new(inference.clone(), app.leader.clone(), app.serving.target_concurrency);
     for _ in 0..work::WORKERS {
-        tasks.spawn(work::work(inference.clone(), stop.clone()));
+        tasks.spawn(work::work(batches.clone(), Claims::All, stop.clone()));
     }
-    let (meter, writing_pool) = (inference.meter.clone(), app.pool.clone());
-    let writing = AbortOnDropHandle::new(tokio::spawn(async move { meter.write_on(writing_pool).await }));
+    tasks.spawn(work::work(batches, Claims::Ending, stop.clone()));
+    let writing = AbortOnDropHandle::new(tokio::spawn(inference.clone().write_on()));
+    let watching = AbortOnDropHandle::new(tokio::spawn(inference.clone().watch_pools()));
     match sender {
         Some(sender) => drop(tasks.spawn(webhooks::deliver(sender, stop.clone()))),
         None => tracing::warn!("webhooks.secret_key is not set: no webhooks are sent"),
@@ -213,7 +222,8 @@ async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         tracing::warn!("some tasks did not finish; they are retried at the next start");
     }
     writing.abort();
-    let written = inference.meter.write(&app.pool).await.context("the last usage could not be written");
+    watching.abort();
+    let written = inference.write().await.context("the last usage could not be written");
     let _leadership = kept?; // until the runs are requeued
     reconciler::repair::hand_back(&app).await.context("requeueing the runs")?;
     written

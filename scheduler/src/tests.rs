@@ -48,6 +48,8 @@ use crate::{
     tasks::Handle,
 };
 
+mod autoscaler;
+mod batches;
 mod bench_queue;
 mod out_of_memory;
 mod pending;
@@ -417,19 +419,14 @@ async fn a_process_that_no_row_names_is_stopped_after_a_while(pool: PgPool) {
 
 #[sqlx::test(migrations = false)]
 async fn an_idle_replica_is_evicted_for_a_job(pool: PgPool) {
-    // Enough for either, not for both.
+    // Enough for either, not for both: a replica of the tiny model takes at least 483 MiB and the margin.
     let house = House::new(pool, Remembers { memory: Bytes::mib(600), ..Remembers::default() }).await;
     let mut conn = house.app.pool.acquire().await.unwrap();
     let replica_id =
         replica::ensure(&mut conn, ServedBase::as_imported(house.seed.base_model_id)).await.unwrap().replica_id;
     EnsureReplica { replica_id }.handle(house.app.clone()).await.unwrap();
     assert_eq!(house.provider.handles(), [replica_id.to_string()]);
-    let ready = ReplicaReport {
-        address: Some("127.0.0.1:9".into()),
-        active_requests: 0,
-        resident_adapters: vec![],
-        failed: None,
-    };
+    let ready = ReplicaReport { address: Some("127.0.0.1:9".into()), ..ReplicaReport::default() };
     replica::take_report(&mut conn, replica_id, &ready).await.unwrap();
 
     let id = house.queued().await;

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # A Python with the reference implementations, at the versions that the fixtures and the benchmark name, and the base model
-# as they read it. Sourced by scripts/golden and scripts/bench-train, after scripts/env.
+# as they read it. Sourced by scripts/golden, scripts/bench-train and the other benchmarks, after scripts/env.
 
 REFERENCE=$CACHE/reference/bin/python
 REFERENCE_NAMES='torch==2.13.0 transformers==5.23.0 peft==0.21.2 bitsandbytes==0.50.2'

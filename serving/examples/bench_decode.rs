@@ -1,15 +1,22 @@
 //! Measures tokens per second at several batch sizes: `bench_decode FOLDER [THREADS]`, where FOLDER is a base model.
 //!
 //! Each line is the engine with that many concurrent requests of 64 tokens each, greedy, after a prompt of 128 tokens.
-//! The answer rate excludes the time for the prompts.
+//! The answer rate excludes the time for the prompts. The first lines are without drafts. The last ones compare one
+//! request of a text that repeats with drafts and without.
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use attune_domain::{bytes::Bytes, placement::Placement, serve::Sampling, spec::Quantization};
+use attune_domain::{
+    bytes::Bytes,
+    placement::Placement,
+    serve::{KvCacheDtype, Priority, Sampling},
+    spec::Quantization,
+};
 use attune_model::decoder::Decoder;
 use attune_serving::decoding::{
     engine::{self, EngineHandle, Limits},
@@ -26,31 +33,47 @@ fn main() -> anyhow::Result<()> {
     let folder: PathBuf = arguments.next().context("usage: bench_decode FOLDER [THREADS]")?.into();
     let threads: i32 = arguments.next().map_or(Ok(2), |text| text.parse())?;
     tch::set_num_threads(threads);
-    let began = Instant::now();
-    let decoder = Decoder::load(&folder, Quantization::None, Placement::default())?;
-    println!("loaded in {:.1} s, {threads} threads", began.elapsed().as_secs_f64());
-    let limits = Limits { max_batch: 16, kv_memory: Bytes::mib(2048), max_wait: Duration::from_secs(60) };
-    let (engine, _ended) = engine::start(decoder, limits)?;
-    println!("batch  prompt tokens/s  first token ms  answer tokens/s");
-    for batch in [1u32, 4, 8, 16] {
-        measure(&engine, batch)?;
+    let repeating: Vec<u32> =
+        (0..PROMPT / 4).map(|at| 1000 + at * at * 37 % 20_000).cycle().take(PROMPT as usize).collect();
+    for speculation in [false, true] {
+        let began = Instant::now();
+        let decoder = Decoder::load(&folder, Quantization::None, Placement::default())?;
+        println!("loaded in {:.1} s, {threads} threads, drafts: {speculation}", began.elapsed().as_secs_f64());
+        let limits = Limits {
+            max_batch: 16,
+            kv_memory: Bytes::mib(2048),
+            max_wait: Duration::from_secs(60),
+            speculation,
+            kv_cache_dtype: KvCacheDtype::Auto,
+        };
+        let (engine, _ended) = engine::start(decoder.into(), limits)?;
+        println!("batch  prompt tokens/s  first token ms  answer tokens/s");
+        if !speculation {
+            for batch in [1u32, 4, 8, 16] {
+                // Prompts that share no prefix, within this batch and with the others.
+                let prompt =
+                    |request: u32| (0..PROMPT).map(move |at| 1000 + (batch * 7919 + request * 131 + at * 17) % 20_000);
+                measure(&engine, (0..batch).map(|request| prompt(request).collect()).collect())?;
+            }
+        }
+        println!("of a text that repeats:");
+        measure(&engine, vec![repeating.clone().into()])?;
     }
     Ok(())
 }
 
-fn measure(engine: &EngineHandle, batch: u32) -> anyhow::Result<()> {
+fn measure(engine: &EngineHandle, prompts: Vec<Arc<[u32]>>) -> anyhow::Result<()> {
     let began = Instant::now();
-    let mut answers = Vec::new();
-    for request in 0..batch {
+    let (batch, mut answers) = (prompts.len(), Vec::new());
+    for prompt in prompts {
         let (out, events) = mpsc::unbounded_channel();
-        // Prompts that share no prefix, within this batch and with the others.
-        let prompt = (0..PROMPT).map(|at| 1000 + (batch * 7919 + request * 131 + at * 17) % 20_000).collect();
         let wishes = Sampling { temperature: 0.0, ..Sampling::default() };
-        let sampler = Sampler::new(&wishes, 0);
+        let sampler = Sampler::new(&wishes, 0, &prompt);
         engine.submit(GenerateJob {
             prompt,
             lease: None,
             project: "bench".into(),
+            priority: Priority::Live,
             sampler,
             max_tokens: Some(ANSWER),
             stop_ids: Vec::new(),

@@ -2,8 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use attune_domain::serve::Engine;
 use attune_process::log::Format;
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 
@@ -12,6 +13,51 @@ use tracing_subscriber::EnvFilter;
 /// The platform's scheduler starts this program. The token must be in ATTUNE_REPLICA_TOKEN.
 #[derive(Debug, Parser)]
 #[command(name = "attune-serving", version)]
+pub struct Arguments {
+    /// The options of all commands
+    #[command(flatten)]
+    pub config: Config,
+    /// The command. Default: serve with the engine of this program
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// A command for another engine, which runs in a container next to this program.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch the base model into the cache, and link its folder
+    Fetch {
+        /// The path of the link
+        #[arg(long)]
+        link: PathBuf,
+    },
+    /// Serve with another engine
+    Bridge(BridgeOptions),
+}
+
+/// The options of a bridge.
+#[derive(Debug, Args)]
+pub struct BridgeOptions {
+    /// The engine: vllm or lorax
+    #[arg(long, value_parser = other_engine)]
+    pub engine: Engine,
+    /// The engine's base URL, for example http://127.0.0.1:18000
+    #[arg(long)]
+    pub engine_url: String,
+    /// The highest rank of an adapter that the engine loads
+    #[arg(long)]
+    pub max_lora_rank: u32,
+}
+
+fn other_engine(name: &str) -> Result<Engine, String> {
+    match name.parse() {
+        Ok(engine @ (Engine::Vllm | Engine::Lorax)) => Ok(engine),
+        _ => Err("use vllm or lorax".into()),
+    }
+}
+
+/// The options of all commands.
+#[derive(Debug, Args)]
 pub struct Config {
     /// The platform's base URL, for example http://127.0.0.1:8080
     #[arg(long)]
@@ -50,6 +96,18 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        Config::command().debug_assert();
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bridge_has_another_engine() {
+        let parse = |engine| {
+            let common = ["attune-serving", "--api-url", "http://a", "--cache-dir", "/c"];
+            let bridge = ["bridge", "--engine", engine, "--engine-url", "http://127.0.0.1:1", "--max-lora-rank", "8"];
+            Arguments::try_parse_from(common.into_iter().chain(["--token", "t"]).chain(bridge))
+        };
+        let Some(Command::Bridge(options)) = parse("lorax").unwrap().command else { panic!("no bridge") };
+        assert_eq!((options.engine, options.max_lora_rank), (Engine::Lorax, 8));
+        assert!(parse("attune").unwrap_err().to_string().contains("use vllm or lorax"));
     }
 }

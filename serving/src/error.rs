@@ -1,7 +1,10 @@
 //! The errors of a request, with the stable codes of [`GenerateEvent::Failed`].
 
 use attune_domain::{serve::GenerateEvent, text::tenant_text::for_tenant};
+use attune_process::error_chain::chain;
 use attune_text::error::EncodeError;
+
+use crate::residency::load_error::LoadError;
 
 /// The reason that a request fails.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +34,12 @@ pub enum Failure {
     #[error("{0}")]
     ReplicaBusy(String),
     /// The adapter cannot be loaded. The base never answers in its place.
-    #[error("the adapter {id} is not available: {why}")]
+    #[error("the adapter {id} is not available: {}", chain(why))]
     Adapter {
         /// The adapter's ID.
         id: String,
         /// The reason.
-        why: String,
+        why: Box<LoadError>,
     },
     /// The prompt cannot be tokenized or rendered.
     #[error(transparent)]

@@ -7,9 +7,12 @@
 pub mod adapters;
 pub mod answering;
 pub mod app;
+pub mod bridge;
 pub mod config;
 pub mod decoding;
 pub mod error;
 pub mod http;
+mod models;
 pub mod replica;
+mod reports;
 pub mod residency;

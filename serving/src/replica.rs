@@ -1,46 +1,35 @@
 //! A replica's lifecycle: fetch the spec, load the base, start the engine, serve, report, shut down.
 
 use std::{
-    net::SocketAddr,
-    path::Path,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use attune_domain::{
-    bytes::Bytes,
-    placement::Placement,
-    run::Directive,
-    serve::{CONTRACT_VERSION, ReplicaReply, ReplicaReport, ServeSpec},
-    spec::Quantization,
-};
+use attune_domain::serve::{CONTRACT_VERSION, MOST_QUEUE_SECONDS, ServeSpec};
 use attune_inbound::{Bounds, Publisher};
-use attune_model::{decoder::Decoder, served::Hold};
 use attune_node::{Cache, NodeError, Platform, http_client};
-use attune_text::model::TextModel;
-use backon::{ExponentialBuilder, Retryable};
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, oneshot},
-    time::timeout,
-};
+use attune_process::metrics::ADAPTER_DISK_BYTES_MAX;
+use backon::Retryable;
+use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    adapters::{Adapters, Source},
+    adapters::Adapters,
     answering::grammar::Grammars,
     app::App,
     config::Config,
-    decoding::engine::{self, Limits},
+    decoding::engine::{self, Draft, Limits, Models},
     http::router,
-    residency::ResidentBudget,
+    models::Loaded,
+    reports::{self, Status, retries},
+    residency::{ResidentBudget, loader::Source},
 };
 
 /// The time that running requests have to finish at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
-/// The maximum time that a request waits for its first slot.
-const MOST_WAIT: Duration = Duration::from_secs(120);
+/// The maximum time that a live request waits for its first slot, and before it for memory for its adapter.
+const MOST_WAIT: Duration = Duration::from_secs(MOST_QUEUE_SECONDS);
 
 /// Serves until the platform or a signal requests a stop.
 ///
@@ -67,7 +56,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     publish_metrics(&config, &status).await;
     let end = CancellationToken::new();
     let every = Duration::from_secs(spec.heartbeat_seconds.max(1));
-    let reports = tokio::spawn(report(platform.clone(), status.clone(), every, end.clone()));
+    let reports = tokio::spawn(reports::run(platform.clone(), status.clone(), every, end.clone()));
     let outcome = tokio::select! {
         outcome = open_and_serve(&platform, &config, spec, &status, &end) => outcome,
         // Stopped or interrupted before the base was loaded: no request is in progress.
@@ -76,28 +65,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     end.cancel();
     let _ = reports.await;
     if let Err(why) = &outcome {
-        last_words(&platform, format!("{why:#}")).await;
+        reports::last(&platform, format!("{why:#}")).await;
     }
     outcome
-}
-
-/// The state that reports contain.
-#[derive(Default)]
-struct Status {
-    open: OnceLock<(SocketAddr, Arc<App>)>,
-    changed: Notify,
-}
-
-impl Status {
-    fn report(&self) -> ReplicaReport {
-        let open = self.open.get();
-        ReplicaReport {
-            address: open.map(|(address, _)| address.to_string()),
-            active_requests: open.map_or(0, |(_, app)| app.active.load(Ordering::Relaxed)),
-            resident_adapters: open.map(|(_, app)| app.adapters.resident()).unwrap_or_default(),
-            failed: None,
-        }
-    }
 }
 
 /// Publishes metrics where that is configured. Several replicas may share a machine, and with it the configuration: one
@@ -112,44 +82,9 @@ async fn publish_metrics(config: &Config, status: &Arc<Status>) {
     }
 }
 
-fn retries() -> ExponentialBuilder {
-    ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_times(8).with_jitter()
-}
-
-async fn first_spec(platform: &Platform) -> Result<ServeSpec, NodeError> {
+pub(crate) async fn first_spec(platform: &Platform) -> Result<ServeSpec, NodeError> {
     let ask = || async { platform.get::<ServeSpec>("/internal/replica/spec").await };
     ask.retry(retries()).when(NodeError::is_passing).await
-}
-
-async fn last_words(platform: &Platform, why: String) {
-    let report = ReplicaReport { address: None, active_requests: 0, resident_adapters: Vec::new(), failed: Some(why) };
-    let tell = || async { platform.post::<_, ReplicaReply>("/internal/replica/reports", &report).await };
-    if let Err(untold) = tell.retry(retries().with_max_times(4)).when(NodeError::is_passing).await {
-        tracing::warn!(why = %untold, "the failure could not be reported");
-    }
-}
-
-/// Reports at every heartbeat and at every change, until `end`. The platform's response may request the stop.
-async fn report(platform: Platform, status: Arc<Status>, every: Duration, end: CancellationToken) {
-    loop {
-        match platform.post::<_, ReplicaReply>("/internal/replica/reports", &status.report()).await {
-            Ok(ReplicaReply { directive: Directive::Continue }) => {}
-            Ok(ReplicaReply { directive: Directive::Stop }) => {
-                tracing::info!("the platform requested a stop");
-                return end.cancel();
-            }
-            Err(why) if why.is_passing() => tracing::warn!(%why, "a report failed"),
-            Err(why) => {
-                tracing::warn!(%why, "the platform has ended this replica");
-                return end.cancel();
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            () = status.changed.notified() => {}
-            () = end.cancelled() => return,
-        }
-    }
 }
 
 async fn stopped_while_closed(status: &Status, end: &CancellationToken) {
@@ -166,28 +101,30 @@ async fn open_and_serve(
     status: &Status,
     end: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let cache = Cache::open(&config.cache_dir)?;
-    let folder = cache.folder(platform.client(), "base", &spec.base_digest.to_string(), &spec.base).await?;
-    let threads = i32::try_from(spec.threads).unwrap_or(1).max(1);
-    let packed = cache.packed_base(spec.base_digest, spec.quantization)?;
-    let quantization = spec.quantization;
-    let (decoder, text) = tokio::task::spawn_blocking(move || load(&folder, quantization, &packed, threads)).await??;
-
-    // Half for adapters and half for keys and values: neither can starve the other, so no request waits for one that
-    // waits for it.
-    let half = Bytes(spec.memory_budget.0 / 2);
+    let cache = Cache::open(&config.cache_dir)?.with_adapter_budget(spec.disk_cache);
+    ADAPTER_DISK_BYTES_MAX.set([], spec.disk_cache.0 as f64);
+    let loaded = Loaded::fetch(platform, &cache, &spec).await?;
+    let budget = loaded.budget(&spec);
+    let Loaded { base, draft, text } = loaded;
     let source = Source {
         client: platform.client().clone(),
         cache,
-        architecture: decoder.architecture().clone(),
+        architecture: base.architecture().clone(),
         text: Arc::new(text),
-        grammars: Arc::new(Grammars::new(usize::try_from(decoder.architecture().vocab_size).unwrap_or(0))),
+        grammars: Arc::new(Grammars::new(usize::try_from(base.architecture().vocab_size).unwrap_or(0))),
     };
-    let limits = Limits { max_batch: usize::from(config.max_batch), kv_memory: half, max_wait: MOST_WAIT };
-    let (engine, ended) = engine::start(decoder, limits)?;
+    let limits = Limits {
+        max_batch: usize::from(config.max_batch),
+        kv_memory: budget.kv,
+        max_wait: MOST_WAIT,
+        speculation: spec.speculation,
+        kv_cache_dtype: spec.kv_cache_dtype,
+    };
+    let draft = draft.map(|base| Draft { base, kv_memory: budget.draft_kv });
+    let (engine, ended) = engine::start(Models { base, draft }, limits)?;
     let app = Arc::new(App {
         token: config.token.clone(),
-        adapters: Adapters::new(source, ResidentBudget::new(half)),
+        adapters: Adapters::new(source, ResidentBudget::new(budget.adapters), MOST_WAIT),
         engine,
         admission: Arc::default(),
         requests: TaskTracker::new(),
@@ -201,19 +138,6 @@ async fn open_and_serve(
     let _ = status.open.set((address, app.clone()));
     status.changed.notify_one();
     answer_until(listener, &app, end, ended).await
-}
-
-fn load(
-    folder: &Path,
-    quantization: Quantization,
-    packed: &Path,
-    threads: i32,
-) -> anyhow::Result<(Decoder, TextModel)> {
-    tch::set_num_threads(threads);
-    let text = TextModel::open(folder).context("the base's tokenizer or chat template cannot be used")?;
-    let decoder = Decoder::load_served(folder, quantization, Placement::default(), packed, Hold::Unpacked)
-        .context("the base's weights cannot be used")?;
-    Ok((decoder, text))
 }
 
 async fn answer_until(
@@ -241,7 +165,7 @@ async fn answer_until(
 }
 
 /// Waits for SIGTERM or SIGINT.
-async fn terminated() {
+pub(crate) async fn terminated() {
     let interrupted = tokio::signal::ctrl_c();
     let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
         let _ = interrupted.await;

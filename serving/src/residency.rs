@@ -1,5 +1,13 @@
 //! Memory budgets: memory is reserved before it is used, and released when the reservation is dropped.
 
+/// Adapters in memory, and their leases.
+pub mod lease;
+/// The reasons why an adapter cannot be loaded.
+pub mod load_error;
+/// The load of an adapter.
+pub mod loader;
+pub(crate) mod turns;
+
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},

@@ -34,6 +34,8 @@ pub mod gauges;
 pub mod ids;
 pub mod jobs;
 
+pub mod exports;
+
 /// Messages to the scheduler, committed or rolled back together with the rows they name.
 pub mod queue;
 
@@ -54,6 +56,8 @@ pub mod sweep;
 
 /// Replicas: serving processes.
 pub mod replica;
+
+pub mod pools;
 
 /// The state of the queue, the runs and the machines, for an organization's administrators.
 pub mod status;

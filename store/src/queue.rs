@@ -2,7 +2,7 @@
 //! is nothing to do, and is idempotent. The reconciler pushes a lost one again.
 
 use apalis::prelude::TaskBuilder;
-use attune_domain::id::{JobId, ReplicaId};
+use attune_domain::id::{ExportId, JobId, ReplicaId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sqlx::PgConnection;
 
@@ -35,6 +35,13 @@ pub struct EnsureReplica {
     pub replica_id: ReplicaId,
 }
 
+/// A request to launch a queued export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnsureExport {
+    /// The export's ID.
+    pub export_id: ExportId,
+}
+
 impl Task for ValidateJob {
     const QUEUE: &'static str = "validate-job";
 }
@@ -45,6 +52,10 @@ impl Task for DispatchJob {
 
 impl Task for EnsureReplica {
     const QUEUE: &'static str = "ensure-replica";
+}
+
+impl Task for EnsureExport {
+    const QUEUE: &'static str = "ensure-export";
 }
 
 /// Pushes `task` to its queue inside the caller's transaction: both commit, or neither.

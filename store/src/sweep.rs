@@ -11,8 +11,10 @@ use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 
 use crate::{
+    adapters::adapter_traffic,
     db,
     error::StoreError,
+    exports::{export, export_file},
     files::{blob, file, leftovers, objects::Objects, project_blob, upload},
     idempotency,
     jobs::checkpoint,
@@ -37,7 +39,7 @@ pub struct Swept {
 type Sweeper = for<'a> fn(&'a mut PgConnection, &'a Objects) -> BoxFuture<'a, Result<Batch, StoreError>>;
 
 /// All kinds, ordered so that one that creates work for another comes before it.
-const KINDS: [(&str, Sweeper); 12] = [
+const KINDS: [(&str, Sweeper); 15] = [
     ("messages", |tx, _| Box::pin(queue::sweep(tx))),
     ("files", |tx, _| Box::pin(file::expire(tx))),
     ("checkpoints", |tx, _| Box::pin(checkpoint::sweep(tx))),
@@ -45,11 +47,14 @@ const KINDS: [(&str, Sweeper); 12] = [
     ("uploads", |tx, _| Box::pin(upload::forget_old(tx))),
     ("staged objects", |tx, objects| Box::pin(leftovers::sweep_staged(tx, objects))),
     ("multipart uploads", |tx, objects| Box::pin(leftovers::sweep_multipart(tx, objects))),
+    ("exports", |tx, _| Box::pin(export::expire(tx))),
+    ("files of exports", |tx, objects| Box::pin(export_file::sweep(tx, objects))),
     ("blobs", |tx, objects| Box::pin(blob::sweep(tx, objects))),
     ("rights to name content", |tx, _| Box::pin(project_blob::sweep(tx))),
     ("grants of ended runs", |tx, objects| Box::pin(run_blob::sweep(tx, objects))),
     ("events", |tx, _| Box::pin(webhook_queue::sweep(tx))),
     ("keys", |tx, _| Box::pin(idempotency::forget_old(tx))),
+    ("minutes of traffic", |tx, _| Box::pin(adapter_traffic::sweep(tx))),
 ];
 
 /// Runs one pass over a pool of the platform ([`db::connect_as_platform`]), with this time limit for each kind. Returns

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
-    dataset::RowFormat,
+    dataset::{RowFormat, file_facts::FileFacts},
     digest::Sha256,
-    file_facts::FileFacts,
     id::{BaseModelId, FileId, JobId, ProjectId, ReplicaId, RunId},
     job::{JobEvent, Priority},
     offer::ComputeLimits,
@@ -18,7 +17,7 @@ use attune_domain::{
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    adapters::base_model,
+    adapters::base_model::{self, NewBaseModel},
     config::ObjectStoreConfig,
     db,
     error::StoreError,
@@ -72,7 +71,9 @@ pub async fn seed(pool: &PgPool) -> Result<Seed, StoreError> {
     let architecture = Architecture::from_config_json(CONFIG.as_bytes())
         .map_err(|e| StoreError::Corrupt { column: "base_model.architecture", cause: Box::new(e) })?;
     let config = blob("config.json", 'c');
-    let base = base_model::insert(&mut conn, None, "tiny", &architecture, &[config]).await?;
+    let files = [config];
+    let tiny = NewBaseModel { name: "tiny", architecture: &architecture, files: &files, origin: None, license: None };
+    let base = base_model::insert(&mut conn, None, &tiny).await?;
     let file_id = file::insert(&mut conn, project_id, dataset()).await?.file_id;
     Ok(Seed { project_id, base_model_id: base.base_model_id, file_id })
 }
@@ -324,6 +325,15 @@ pub async fn pass_a_minute(conn: &mut PgConnection) -> Result<(), StoreError> {
     ] {
         sqlx::query(statement).execute(&mut *conn).await?;
     }
+    Ok(())
+}
+
+/// Moves the start of all drains a minute into the past.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn age_draining(conn: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("update replica set draining_since = draining_since - interval '61 seconds'").execute(conn).await?;
     Ok(())
 }
 

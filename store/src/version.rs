@@ -6,7 +6,7 @@
 
 use attune_domain::{
     catalogue::{EntryId, built_in},
-    id::{ApiKey, Batch, File, Id, Job, Kind, Person, Project, ProjectId, Upload, WebhookEndpoint},
+    id::{ApiKey, Batch, Deployment, Export, File, Id, Job, Kind, Person, Project, ProjectId, Upload, WebhookEndpoint},
 };
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -33,12 +33,16 @@ pub enum Thing {
     Upload,
     /// A batch.
     Batch,
+    /// An export of an adapter.
+    Export,
     /// An adapter, by its ID or its model's name.
     Adapter,
     /// An adapter's alias: the adapter, then the alias.
     Alias,
     /// A webhook endpoint.
     WebhookEndpoint,
+    /// A deployment.
+    Deployment,
     /// A project's budget. It has no name, and always exists.
     Budget,
     /// A project of an organization.
@@ -125,9 +129,17 @@ async fn of_project(
             row!(db, locks, "upload where upload_id = $1 and project_id = $2", uuid::<Upload>(id), of)
         }
         (Thing::Batch, [id]) => row!(db, locks, "batch where batch_id = $1 and project_id = $2", uuid::<Batch>(id), of),
+        (Thing::Export, [id]) => {
+            let id = uuid::<Export>(id);
+            row!(db, locks, "export where export_id = $1 and project_id = $2 and deleted_at is null", id, of)
+        }
         (Thing::WebhookEndpoint, [id]) => {
             let id = uuid::<WebhookEndpoint>(id);
             row!(db, locks, "webhook_endpoint where webhook_endpoint_id = $1 and project_id = $2", id, of)
+        }
+        (Thing::Deployment, [id]) => {
+            let id = uuid::<Deployment>(id);
+            row!(db, locks, "deployment where deployment_id = $1 and project_id = $2", id, of)
         }
         (Thing::Adapter, [name]) => {
             let id = version_named(db, project, name).await?.map(|version| version.adapter_version_id.uuid());

@@ -20,7 +20,7 @@ use crate::{
     settings,
     situations::{self, EPOCHS},
     storm::{ALL_ENDED, ENDS_WITHIN, ROWS},
-    users::{self, BATCHES_ENDED},
+    users::{self, REQUESTS_ENDED},
 };
 
 /// Fail points that the harness does not reach: no process waits at the provider `local`. The tests of the providers
@@ -60,7 +60,7 @@ async fn round(rig: &mut Rig, acknowledged: &mut Vec<String>) {
     drop(chat(rig).await);
     users::act(rig).await.unwrap();
     resume_all(rig).await;
-    drop(rig.until(&format!("{ALL_ENDED} and {BATCHES_ENDED}"), ROUND).await);
+    drop(rig.until(&format!("{ALL_ENDED} and {REQUESTS_ENDED}"), ROUND).await);
 }
 
 /// Resumes the paused jobs.
@@ -106,7 +106,7 @@ async fn all_invariants_hold_after_a_kill_before_and_after_each_commit() {
     }
     rig.restart(&[]).await.unwrap();
     resume_all(&mut rig).await;
-    rig.until(&format!("{ALL_ENDED} and {BATCHES_ENDED}"), ENDS_WITHIN).await.unwrap();
+    rig.until(&format!("{ALL_ENDED} and {REQUESTS_ENDED}"), ENDS_WITHIN).await.unwrap();
     let facts = observe::facts(&mut rig).await.unwrap();
     let expected = Expected { acknowledged, reference: digits(&reference).to_owned() };
     let broken = invariants::broken(&facts, &expected);

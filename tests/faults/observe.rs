@@ -49,10 +49,11 @@ const USAGE: &str = "select replace(job_id::text, '-', '') as job, sum(trained_t
 const ENDS: &str = "select replace(data ->> 'id', 'ftjob-', '') as job, type as kind from outbox
     where type in ('fine_tuning.job.succeeded', 'fine_tuning.job.failed', 'fine_tuning.job.cancelled')";
 
-/// Nodes that no active run and no active replica uses.
+/// Nodes that no active run, replica or export uses.
 const NODES: &str = "select string_agg(node_id::text, ' ') from node where released_at is null
     and not exists (select from run where run.node_id = node.node_id and run.state <> 'ended')
-    and not exists (select from replica where replica.node_id = node.node_id and replica.state <> 'ended')";
+    and not exists (select from replica where replica.node_id = node.node_id and replica.state <> 'ended')
+    and not exists (select from export where export.node_id = node.node_id and export.state = 'running')";
 
 /// Digests that rows name, as the collector sees them.
 const NAMED: &str = "select sha256 from base_model_file

@@ -12,6 +12,7 @@ use crate::{
     processes,
     rig::Rig,
     storm::{ALL_ENDED, ROWS},
+    users,
 };
 
 /// The epochs of each job, of six steps.
@@ -24,13 +25,13 @@ const STEP_WITHIN: Duration = Duration::from_secs(20);
 /// Spends the budget of all projects.
 const SPEND: &str = "insert into budget (project_id, monthly_micro_usd) select project_id, 0 from project
     on conflict (project_id) do nothing";
-/// Makes the paused job fit into any room, and leaves as good as none: a node without a use, which the reconciler
-/// releases soon, holds the rest of the machine.
-const NO_ROOM: &str = "update job set need_bytes = 1, expected_seconds = 1 where state = 'paused';
-    insert into node (node_id, provider, offer, memory)
-        select gen_random_uuid(), provider, name, memory - 1048576 - coalesce(
-            (select sum(node.memory) from node where released_at is null and node.provider = offer.provider), 0)
-        from offer where provider = 'local'";
+/// Makes the paused job fit into any room.
+const SMALL: &str = "update job set need_bytes = 1, expected_seconds = 1 where state = 'paused'";
+/// Leaves as good as no room: a node without a use, which the reconciler releases soon, holds the rest of the machine.
+const NO_ROOM: &str = "insert into node (node_id, provider, offer, memory)
+    select gen_random_uuid(), provider, name, memory - 1048576 - coalesce(
+        (select sum(node.memory) from node where released_at is null and node.provider = offer.provider), 0)
+    from offer where provider = 'local'";
 /// Makes the paused job need more memory than any machine has, until it is measured again.
 const TOO_LARGE: &str = "update job set need_bytes = 1::bigint << 55 where state = 'paused'";
 /// Adds a base model with more embeddings than any machine has memory for, and a replica of it.
@@ -40,7 +41,8 @@ const GIANT: &str = "insert into base_model (base_model_id, project_id, name, di
         from base_model where name = 'tiny' and not exists (select from base_model where name = 'giant');
     insert into replica (replica_id, base_model_id, state, token, quantization, pushed_at)
         select gen_random_uuid(), base_model_id, 'wanted', gen_random_uuid()::text, 'none', now() - interval '1 minute'
-        from base_model where name = 'giant' on conflict do nothing";
+        from base_model where name = 'giant' and not exists (
+            select from replica where replica.base_model_id = base_model.base_model_id and state <> 'ended')";
 /// The condition that both places are taken and a job waits.
 const IS_FULL: &str = "(select count(*) filter (where state in ('provisioning', 'running')) >= 2
         and count(*) filter (where state = 'queued' and need_bytes is not null) > 0 from job)";
@@ -51,14 +53,16 @@ const PREEMPT: &str = "update run set step_ms = step_ms + 1000000000 where state
     update job set preemptible = false, priority = 'high', preemptions = 0, pushed_at = now() - interval '1 minute'
         where state = 'queued'";
 /// Ends the delays before further attempts.
-const NO_DELAY: &str = "update job set retry_at = null where state = 'queued'";
+const NO_DELAY: &str = "update job set retry_at = null where state = 'queued';
+    update export set next_try_at = now() where state = 'queued'";
 
 /// Creates each situation once, and waits until all jobs have ended.
 pub(crate) async fn create_all(rig: &mut Rig, acknowledged: &mut Vec<String>) -> Result<()> {
     note("a replica too large", rig.cluster.sql(GIANT).map(drop));
     note("a spent budget", spend_budget(rig, acknowledged).await);
     rig.cluster.sql("delete from budget")?;
-    note("no room", resume_measured(rig, acknowledged, NO_ROOM).await);
+    note("no room", resume_measured(rig, acknowledged, &format!("{SMALL}; {NO_ROOM}")).await);
+    note("no room for an export", export_without_room(rig).await);
     note("a job too large", resume_measured(rig, acknowledged, TOO_LARGE).await);
     let programs = rig.path("bin");
     let (program, away) = (programs.join("attune-trainer"), programs.join("away"));
@@ -120,6 +124,16 @@ async fn resume_measured(rig: &mut Rig, acknowledged: &mut Vec<String>, change: 
     rig.until(&paused, STEP_WITHIN).await?;
     rig.cluster.sql(change)?;
     rig.change(&job, "resume").await?;
+    last(rig).await;
+    Ok(())
+}
+
+/// Requests an export on a machine without room and without other jobs.
+async fn export_without_room(rig: &mut Rig) -> Result<()> {
+    rig.until(ALL_ENDED, STEP_WITHIN).await?;
+    rig.ready().await?;
+    rig.cluster.sql(NO_ROOM)?;
+    users::export(rig).await?;
     last(rig).await;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The requests of users that reach fail points, besides those for jobs: batches, uploads, imports and aliases. Any of
-//! them may fail, since the API or the scheduler is killed.
+//! The requests of users that reach fail points, besides those for jobs: batches, uploads, imports, aliases and
+//! exports. Any of them may fail, since the API or the scheduler is killed.
 
 use std::fs;
 
@@ -18,9 +18,10 @@ use crate::{
     rig::{Rig, answered},
 };
 
-/// The condition that all batches have ended.
-pub(crate) const BATCHES_ENDED: &str = "not exists (select from batch
-    where state not in ('completed', 'failed', 'expired', 'cancelled'))";
+/// The condition that all batches and exports have ended.
+pub(crate) const REQUESTS_ENDED: &str = "not exists (select from batch
+        where state not in ('completed', 'failed', 'expired', 'cancelled'))
+    and not exists (select from export where state in ('queued', 'running'))";
 
 /// The files of an adapter version that a job published.
 const FILES: &str = "select file ->> 'name' as name, file ->> 'sha256' as sha256
@@ -52,6 +53,8 @@ pub(crate) async fn act(rig: &mut Rig) -> Result<()> {
     note("the import", import(rig, mark).await);
     rig.ready().await?;
     note("the alias", move_alias(rig).await);
+    rig.ready().await?;
+    note("the export", export(rig).await);
     Ok(())
 }
 
@@ -67,7 +70,10 @@ fn id(view: &Value) -> Result<&str> {
 
 /// Creates a batch of two requests to the base model.
 async fn batch(rig: &Rig) -> Result<()> {
-    let row = |id: u32| json!({"custom_id": id.to_string(), "method": "POST", "url": "/v1/chat/completions", "body": chat_body()});
+    let row = |id: u32| {
+        let url = "/v1/chat/completions";
+        json!({"custom_id": id.to_string(), "method": "POST", "url": url, "body": chat_body()})
+    };
     let file = rig.upload_file("batch", format!("{}\n{}\n", row(1), row(2))).await?;
     let new = json!({
         "input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h",
@@ -113,8 +119,19 @@ async fn import(rig: &Rig, mark: u64) -> Result<()> {
 
 /// Moves an alias to any version.
 async fn move_alias(rig: &Rig) -> Result<()> {
-    let models = rig.cluster.sql(MODELS)?;
-    let model = models.lines().next().context("no job has published a version")?;
+    let model = any_model(rig)?;
     let path = format!("/v1/adapters/{model}/aliases/prod");
     answered(rig.request(Method::PUT, &path).json(&json!({"version": model}))).await.map(drop)
+}
+
+/// Exports any version as a PEFT folder.
+pub(crate) async fn export(rig: &Rig) -> Result<()> {
+    let path = format!("/v1/adapters/{}/exports", any_model(rig)?);
+    answered(rig.request(Method::POST, &path).json(&json!({"format": "peft"}))).await.map(drop)
+}
+
+/// Returns the model name of any version that a job published.
+fn any_model(rig: &Rig) -> Result<String> {
+    let models = rig.cluster.sql(MODELS)?;
+    Ok(models.lines().next().context("no job has published a version")?.to_owned())
 }

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use attune_tests::{
@@ -30,7 +30,8 @@ const OTHER: &str = "{\"no\": false}";
 /// A folder's files by name.
 type Folder = BTreeMap<String, Vec<u8>>;
 
-async fn train(platform: &Platform, rows: &str) -> String {
+/// Trains an adapter named `house` on these rows. Returns the name of its model.
+pub(crate) async fn train(platform: &Platform, rows: &str) -> String {
     let file = platform.upload(rows).unwrap();
     let id = create(platform, job(&file)).await;
     let done = platform.ended(&id, Duration::from_secs(180)).await.unwrap();
@@ -39,7 +40,7 @@ async fn train(platform: &Platform, rows: &str) -> String {
 }
 
 /// Returns a model's answer, and the `model` field of the response.
-async fn says(platform: &Platform, model: &str) -> (String, String) {
+pub(crate) async fn says(platform: &Platform, model: &str) -> (String, String) {
     let body = json!({"model": model, "messages": [{"role": "user", "content": "question 3"}], "temperature": 0,
         "max_tokens": 40});
     let (status, answer) = platform.call(Method::POST, "/v1/chat/completions", Some(body)).await.unwrap();
@@ -58,8 +59,10 @@ async fn adapters_have_versions_that_are_exported_imported_and_promoted() {
     versions_and_manifests_show_where_they_come_from(&platform, &first, &second).await;
     let folder = an_archive_is_the_folder(&platform, &first).await;
     an_exported_adapter_comes_back_and_answers_the_same(&platform, &folder).await;
+    a_prefetched_version_is_loaded_ahead_of_requests(&platform).await;
     what_is_wrong_with_a_folder_is_reported_all_at_once(&platform, &folder).await;
     an_alias_moves_under_load_and_the_base_never_answers(&platform, &first, &second).await;
+    a_canary_is_promoted_and_rolled_back(&platform, &first, &second).await;
     what_an_alias_names_stays_and_what_is_deleted_is_gone(&platform, &first).await;
 }
 
@@ -129,6 +132,27 @@ async fn an_exported_adapter_comes_back_and_answers_the_same(platform: &Platform
     let done = platform.ended(&id, Duration::from_secs(120)).await.unwrap();
     assert_eq!((&done["status"], &done["continue_from"]), (&json!("succeeded"), &view["id"]), "{done}");
     assert_eq!(get(platform, "/v1/adapters/copy@2").await["model"], done["fine_tuned_model"]);
+}
+
+/// The replica that has answered for `copy@1` loads `copy@2`, which no request has named.
+async fn a_prefetched_version_is_loaded_ahead_of_requests(platform: &Platform) {
+    let tier = |view: &Value| view["replicas"][0]["tier"].clone();
+    assert_eq!(says(platform, "copy@1").await.0, tiny::ANSWER);
+    let view = platform.json(&["adapters", "residency", "copy@2"]).unwrap();
+    assert_eq!((&view["prefetched_until"], tier(&view)), (&Value::Null, json!("store")), "{view}");
+    let view = platform.json(&["adapters", "prefetch", "copy@2", "--seconds", "600"]).unwrap();
+    assert!(view["prefetched_until"].is_number(), "{view}");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let view = get(platform, "/v1/adapters/copy@2/residency").await;
+        if tier(&view) == "memory" {
+            let replica = &view["replicas"][0];
+            assert_eq!((&replica["requests"], &replica["loaded_from"]), (&json!(0), &json!("store")), "{view}");
+            return;
+        }
+        assert!(Instant::now() < deadline, "{view}\n{}", platform.folder().log());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
 }
 
 async fn import(platform: &Platform, folder: &Folder, base_digest: Option<&str>) -> (u16, Value) {
@@ -287,6 +311,58 @@ async fn an_alias_moves_under_load_and_the_base_never_answers(platform: &Arc<Pla
     let moves = get(platform, "/v1/adapters/house/aliases/prod/moves").await;
     assert_eq!(moves["data"].as_array().unwrap().len(), 9);
     assert_eq!(get(platform, "/v1/models/house@prod").await["aliases"], json!(["house@prod"]));
+}
+
+/// Both versions answer for the alias while a canary runs, each with the answers that it was trained on, and the
+/// serving process's counts are shown.
+async fn a_canary_is_promoted_and_rolled_back(platform: &Platform, first: &str, second: &str) {
+    let learnt = BTreeMap::from([(first.to_owned(), tiny::ANSWER), (second.to_owned(), OTHER)]);
+    let attune = |arguments: &[&str]| platform.json(&[&["adapters"][..], arguments].concat()).unwrap();
+    let alias = get(platform, "/v1/adapters/house/aliases/prod").await;
+    assert_eq!(alias["model"], first, "{alias}");
+    let alias = attune(&["canary", "house@prod", "2", "--percent", "50", "--max-latency-ratio", "1000"]);
+    assert_eq!((&alias["canary"]["status"], &alias["canary"]["model"]), (&json!("running"), &json!(second)), "{alias}");
+    let mut seen = BTreeMap::new();
+    for i in 0..40 {
+        let body = json!({"model": "house@prod", "messages": [{"role": "user", "content": "question 3"}],
+            "temperature": 0, "max_tokens": 40, "user": format!("user {i}")});
+        let (status, answer) = platform.call(Method::POST, "/v1/chat/completions", Some(body)).await.unwrap();
+        assert_eq!(status, 200, "{answer}\n{}", platform.folder().log());
+        let model = answer["model"].as_str().unwrap();
+        assert_eq!(answer["choices"][0]["message"]["content"], learnt[model], "{answer}");
+        *seen.entry(model.to_owned()).or_insert(0) += 1;
+    }
+    assert!(seen.len() == 2 && seen.values().all(|count| *count >= 5), "{seen:?}");
+    let alias = attune(&["promote", "house@prod"]);
+    assert_eq!((&alias["model"], &alias["canary"]["status"]), (&json!(second), &json!("promoted")), "{alias}");
+    assert_eq!(says(platform, "house@prod").await, (OTHER.to_owned(), second.to_owned()));
+    let alias = attune(&["rollback", "house@prod"]);
+    assert_eq!((&alias["model"], &alias["previous_version"]), (&json!(first), &Value::Null), "{alias}");
+    assert_eq!(says(platform, "house@prod").await, (tiny::ANSWER.to_owned(), first.to_owned()));
+
+    attune(&["shadow", "house@prod", "1", "--percent", "100"]);
+    says(platform, "house@prod").await;
+    let begun = std::time::Instant::now();
+    loop {
+        let shadow = get(platform, "/v1/adapters/house/aliases/prod").await["shadow"].clone();
+        if shadow["compared"] == 1 {
+            assert_eq!((&shadow["equal"], &shadow["mean_length_difference"]), (&json!(1), &json!(0.0)), "{shadow}");
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{shadow}\n{}", platform.folder().log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    attune(&["shadow", "house@prod", "--stop"]);
+    let metrics = attune(&["metrics", "house", "--window", "day"]);
+    let versions = metrics["data"].as_array().unwrap();
+    assert_eq!(versions.len(), 2, "{metrics}");
+    for version in versions {
+        let tiers = &version["tiers"];
+        let found: u64 = ["memory", "disk", "store"].iter().map(|tier| tiers[tier].as_u64().unwrap()).sum();
+        assert_eq!((version["requests"].as_u64(), &version["errors"]), (Some(found), &json!(0)), "{version}");
+        assert!(version["ttft_ms"]["p95"].as_f64().unwrap() > 0.0 && version["tpot_ms"]["p50"].is_f64(), "{version}");
+        assert!(tiers["memory"].as_u64() > Some(0) && version["usd_per_million_tokens"].is_f64(), "{version}");
+    }
 }
 
 async fn what_an_alias_names_stays_and_what_is_deleted_is_gone(platform: &Platform, first: &str) {

@@ -55,11 +55,11 @@ fn passed_by_pytest(said: &str, client: impl Fn(&str) -> &str) -> BTreeSet<Flow>
         .collect()
 }
 
-/// Returns the passed flows of the official Python client.
+/// Returns the passed flows of the official Python client and of LoRAX's.
 fn python_flows() -> BTreeSet<Flow> {
     let (platform, rows) = platform("");
     let said = pytest(&python(), "python/conformance", &platform, &rows);
-    passed_by_pytest(&said, |_| "openai (Python)")
+    passed_by_pytest(&said, |file| if file == "test_lorax" { "lorax-client" } else { "openai (Python)" })
 }
 
 /// Returns the passed flows of clients that wrap the official one.

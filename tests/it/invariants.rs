@@ -26,9 +26,10 @@ const LEFT: [&str; 15] = [
 ];
 
 /// The right half.
-const RIGHT: [&str; 8] = [
+const RIGHT: [&str; 9] = [
     "attune-domain",
     "attune-text",
+    "attune-gguf",
     "attune-inbound",
     "attune-process",
     "attune-model",

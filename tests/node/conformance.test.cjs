@@ -154,6 +154,45 @@ test('a text is completed', async () => {
   assert.equal(said.choices.length, 2);
 });
 
+test('a response is created, whole and as events', async () => {
+  const ask = { model: job.fine_tuned_model, input: 'question 5', temperature: 0 };
+  const said = await client.responses.create(ask);
+  assert.equal(said.output_text, ATTUNE_ANSWER);
+  assert.deepEqual([said.object, said.status, said.store], ['response', 'completed', false]);
+  const types = [];
+  let text = '', last;
+  for await (const event of await client.responses.create({ ...ask, stream: true })) {
+    assert.equal(event.sequence_number, types.length);
+    types.push(event.type);
+    if (event.type === 'response.output_text.delta') text += event.delta;
+    last = event;
+  }
+  assert.deepEqual(types.slice(0, 4), ['response.created', 'response.in_progress', 'response.output_item.added',
+    'response.content_part.added']);
+  assert.deepEqual(types.slice(-4), ['response.output_text.done', 'response.content_part.done',
+    'response.output_item.done', 'response.completed']);
+  assert.equal(text, ATTUNE_ANSWER);
+  assert.deepEqual(last.response.usage, { ...said.usage, input_tokens_details: last.response.usage.input_tokens_details });
+  const final = await client.responses.stream(ask).finalResponse();
+  assert.equal(final.output_text, ATTUNE_ANSWER);
+});
+
+test('a function of a response is called', async () => {
+  const parameters = { type: 'object', additionalProperties: false, required: ['city'],
+    properties: { city: { enum: ['Oslo', 'Rome'] } } };
+  const ask = { model: 'tiny-tools', tools: [{ type: 'function', name: 'weather', strict: true, parameters }] };
+  const said = await client.responses.create({
+    ...ask, input: 'question 5', tool_choice: 'required', parallel_tool_calls: false, max_output_tokens: 120 });
+  const [call] = said.output;
+  assert.equal(call.type, 'function_call');
+  assert.ok(['Oslo', 'Rome'].includes(JSON.parse(call.arguments).city));
+  const input = [{ role: 'user', content: 'question 5' }, ...said.output,
+    { type: 'function_call_output', call_id: call.call_id, output: 'rain' }];
+  const after = await client.responses.create({ ...ask, input, max_output_tokens: 5 });
+  assert.ok(['completed', 'incomplete'].includes(after.status));
+  await refused(400, 'previous_response_id', client.responses.create({ ...ask, input, previous_response_id: 'resp_1' }));
+});
+
 test('a batch is answered row by row', async () => {
   const rows = ['tiny', job.fine_tuned_model].map((model, n) => JSON.stringify({
     custom_id: `row-${n}`, method: 'POST', url: '/v1/chat/completions', body: { model, messages, max_tokens: 8 } }));

@@ -28,9 +28,8 @@ def request(custom_id, model, **more):
 def create(content, **more):
     file = client.files.create(file=("requests.jsonl", io.BytesIO(content)), purpose="batch")
     assert file.purpose == "batch"
-    return client.batches.create(
-        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", **more
-    )
+    more = {"endpoint": "/v1/chat/completions", "completion_window": "24h"} | more
+    return client.batches.create(input_file_id=file.id, **more)
 
 
 def ended(batch):
@@ -68,6 +67,12 @@ assert errors["hot"]["response"]["status_code"] == 400
 assert errors["hot"]["response"]["body"]["error"]["param"] == "temperature"
 assert client.files.retrieve(batch.output_file_id).purpose == "batch_output"
 
+turn = {"custom_id": "turn", "method": "POST", "url": "/v1/responses"}
+turn["body"] = {"model": tuned, "input": "question 3", "temperature": 0, "max_output_tokens": 40}
+done = ended(create(rows(turn), endpoint="/v1/responses"))
+body = lines(done.output_file_id)["turn"]["response"]["body"]
+assert body["object"] == "response" and body["output"][0]["content"][0]["text"] == answer, body
+
 failed = ended(create(rows(request("a", tuned), request("a", tuned)) + b"{\n" + rows(request("b", tuned) | {"url": "/v1/x"})))
 assert failed.status == "failed" and failed.output_file_id is None, failed
 found = [(error.line, error.code) for error in failed.errors.data]
@@ -88,7 +93,7 @@ except openai.ConflictError as refused:
 
 page = client.batches.list(limit=2)
 assert [item.id for item in page.data] == [stopped.id, failed.id] and page.has_more
-assert len(list(client.batches.list(limit=1))) == 3
+assert len(list(client.batches.list(limit=1))) == 4
 for more, param in [({"endpoint": "/v1/embeddings"}, "endpoint"), ({"completion_window": "1h"}, "completion_window")]:
     asked = {"input_file_id": batch.input_file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     try:

@@ -22,8 +22,8 @@ CASES = 10_000
 # fields, limits that depend on the base model. For all others, a request that matches the schema must not get a 400.
 RULES_BEYOND_THE_SCHEMA = [
     "create_file", "create_upload", "create_upload_part", "complete_upload", "create_job", "estimate_job", "preview_file",
-    "report_file", "create_chat_completion", "create_completion", "create_base_model", "put_blob", "find_blob",
-    "create_batch", "import_adapter", "set_adapter_alias", "create_webhook_endpoint", "update_webhook_endpoint",
+    "report_file", "create_chat_completion", "create_completion", "create_response", "create_base_model", "put_blob", "find_blob",
+    "create_batch", "import_adapter", "set_adapter_alias", "start_adapter_canary", "start_adapter_shadow", "create_webhook_endpoint", "update_webhook_endpoint",
     "list_webhook_deliveries", "create_project", "create_user", "create_project_api_key", "set_budget", "update_job",
     # An ended object cannot be stopped; a base model cannot be deleted.
     "cancel_job", "pause_job", "resume_job", "cancel_batch", "cancel_upload", "delete_model",
@@ -32,6 +32,8 @@ RULES_BEYOND_THE_SCHEMA = [
     "list_checkpoint_permissions", "create_project_user",
     # The issuer of the owner must be configured.
     "create_organization",
+    # LoRAX's clients get 422 for an invalid request.
+    "lorax", "lorax_generate", "lorax_generate_stream",
     # An entry's ID names a cloud; its GPU must be known, and its prices plausible for that GPU.
     "set_catalogue_entry",
 ]
@@ -119,7 +121,7 @@ def configuration(known_operations, kept, ended):
             ids = ", ".join(f'"path.{name}" = "{value}"' for name, value in ended[operation].items())
             lines += [f"parameters = {{ {ids} }}"]
         if operation in RULES_BEYOND_THE_SCHEMA:
-            lines += ["checks.positive_data_acceptance.expected-statuses = [200, 201, 400, 401, 403, 404, 409, 413, 415, 429, 503]"]
+            lines += ["checks.positive_data_acceptance.expected-statuses = [200, 201, 400, 401, 403, 404, 409, 413, 415, 422, 429, 503]"]
     return "\n".join(lines) + "\n"
 
 

@@ -12,14 +12,25 @@ use rand_pcg::Pcg64;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
-const HIDDEN: usize = 64;
-const INNER: usize = 128;
 const HEADS: usize = 4;
 const KEY_HEADS: usize = 2;
-const HEAD: usize = HIDDEN / HEADS;
 const LAYERS: usize = 2;
 /// The vocabulary's size: 256 bytes and three special tokens, rounded up as in real models.
 const VOCAB: usize = 272;
+
+/// The widths of the model.
+#[derive(Clone, Copy)]
+struct Widths {
+    hidden: usize,
+    inner: usize,
+}
+
+/// The widths of the usual model.
+const NARROW: Widths = Widths { hidden: 64, inner: 128 };
+
+/// The widths of a model whose rows are whole blocks of 256 weights.
+const WIDE: Widths = Widths { hidden: 256, inner: 512 };
+
 const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
 const TEMPLATE: &str = "\
@@ -44,7 +55,7 @@ pub const TOOLS_TEMPLATE: &str = "\
 pub fn write_with_tools(folder: &Path, seed: u64) -> Result<()> {
     write(folder, seed)?;
     // Tool descriptions are long, since each byte is a token.
-    let mut longer = config();
+    let mut longer = config(NARROW);
     longer["max_position_embeddings"] = 4096.into();
     fs::write(folder.join("config.json"), serde_json::to_vec_pretty(&longer)?)?;
     Ok(fs::write(folder.join("chat_template.jinja"), TOOLS_TEMPLATE)?)
@@ -55,23 +66,36 @@ pub fn write_with_tools(folder: &Path, seed: u64) -> Result<()> {
 /// # Errors
 /// A file cannot be written.
 pub fn write(folder: &Path, seed: u64) -> Result<()> {
+    write_of(folder, seed, NARROW)
+}
+
+/// Writes a model with rows of 256 and 512 weights, of which GGUF's larger blocks consist.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write_wide(folder: &Path, seed: u64) -> Result<()> {
+    write_of(folder, seed, WIDE)
+}
+
+fn write_of(folder: &Path, seed: u64, widths: Widths) -> Result<()> {
     fs::create_dir_all(folder)?;
     let json = |name: &str, value: &Value| {
         fs::write(folder.join(name), serde_json::to_vec_pretty(value)?).map_err(anyhow::Error::from)
     };
-    json("config.json", &config())?;
+    json("config.json", &config(widths))?;
     json("tokenizer.json", &tokenizer())?;
     json("tokenizer_config.json", &json!({"bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[2]}))?;
     json("generation_config.json", &json!({"bos_token_id": 257, "eos_token_id": 258}))?;
     fs::write(folder.join("chat_template.jinja"), TEMPLATE)?;
-    weights(&folder.join("model.safetensors"), seed)
+    weights(&folder.join("model.safetensors"), seed, widths)
 }
 
-fn config() -> Value {
+fn config(Widths { hidden, inner }: Widths) -> Value {
     json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": HIDDEN,
-        "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-        "num_key_value_heads": KEY_HEADS, "head_dim": HEAD, "vocab_size": VOCAB, "max_position_embeddings": 1024,
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": hidden,
+        "intermediate_size": inner, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+        "num_key_value_heads": KEY_HEADS, "head_dim": hidden / HEADS, "vocab_size": VOCAB,
+        "max_position_embeddings": 1024,
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
         "bos_token_id": 257, "eos_token_id": 258, "torch_dtype": "float32",
     })
@@ -107,10 +131,10 @@ fn tokenizer() -> Value {
     })
 }
 
-fn weights(path: &Path, seed: u64) -> Result<()> {
+fn weights(path: &Path, seed: u64, widths: Widths) -> Result<()> {
     let mut rng = Pcg64::seed_from_u64(seed);
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    for (name, shape) in shapes() {
+    for (name, shape) in shapes(widths) {
         let norm = shape.len() == 1;
         let width = *shape.last().unwrap_or(&1) as f32;
         let count: usize = shape.iter().product();
@@ -127,23 +151,24 @@ fn weights(path: &Path, seed: u64) -> Result<()> {
     Ok(())
 }
 
-fn shapes() -> Vec<(String, Vec<usize>)> {
+fn shapes(Widths { hidden, inner }: Widths) -> Vec<(String, Vec<usize>)> {
+    let head = hidden / HEADS;
     let mut all = vec![
-        ("model.embed_tokens.weight".to_owned(), vec![VOCAB, HIDDEN]),
-        ("model.norm.weight".to_owned(), vec![HIDDEN]),
-        ("lm_head.weight".to_owned(), vec![VOCAB, HIDDEN]),
+        ("model.embed_tokens.weight".to_owned(), vec![VOCAB, hidden]),
+        ("model.norm.weight".to_owned(), vec![hidden]),
+        ("lm_head.weight".to_owned(), vec![VOCAB, hidden]),
     ];
     for layer in 0..LAYERS {
         for (name, shape) in [
-            ("self_attn.q_proj", vec![HEADS * HEAD, HIDDEN]),
-            ("self_attn.k_proj", vec![KEY_HEADS * HEAD, HIDDEN]),
-            ("self_attn.v_proj", vec![KEY_HEADS * HEAD, HIDDEN]),
-            ("self_attn.o_proj", vec![HIDDEN, HEADS * HEAD]),
-            ("mlp.gate_proj", vec![INNER, HIDDEN]),
-            ("mlp.up_proj", vec![INNER, HIDDEN]),
-            ("mlp.down_proj", vec![HIDDEN, INNER]),
-            ("input_layernorm", vec![HIDDEN]),
-            ("post_attention_layernorm", vec![HIDDEN]),
+            ("self_attn.q_proj", vec![HEADS * head, hidden]),
+            ("self_attn.k_proj", vec![KEY_HEADS * head, hidden]),
+            ("self_attn.v_proj", vec![KEY_HEADS * head, hidden]),
+            ("self_attn.o_proj", vec![hidden, HEADS * head]),
+            ("mlp.gate_proj", vec![inner, hidden]),
+            ("mlp.up_proj", vec![inner, hidden]),
+            ("mlp.down_proj", vec![hidden, inner]),
+            ("input_layernorm", vec![hidden]),
+            ("post_attention_layernorm", vec![hidden]),
         ] {
             all.push((format!("model.layers.{layer}.{name}.weight"), shape));
         }

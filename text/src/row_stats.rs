@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use attune_domain::{dataset::Defects, file_facts::FileFacts, spec::WrongFormat};
+use attune_domain::{
+    dataset::{Defects, file_facts::FileFacts},
+    spec::WrongFormat,
+};
 
 use crate::encode::Example;
 

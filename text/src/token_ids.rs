@@ -100,6 +100,14 @@ impl TokenIds {
         all
     }
 
+    /// Returns the first tokens in which this vocabulary differs from a base's, as a message; `None`: they are the
+    /// same.
+    #[must_use]
+    pub fn difference(&self, base: &Self) -> Option<String> {
+        let unknown = base.unknown_tokens(&self.tokens()).map(|tokens| format!("the base does not have {tokens}"));
+        unknown.or_else(|| self.unknown_tokens(&base.tokens()).map(|tokens| format!("it does not have {tokens}")))
+    }
+
     /// Lists the tokens among `named` that this tokenizer does not have, or has with another ID, as a message; `None`:
     /// it has all.
     #[must_use]
@@ -194,6 +202,19 @@ mod tests {
         ] {
             assert_eq!(judged(file, json), None, "{file}");
         }
+    }
+
+    #[test]
+    fn vocabularies_differ_in_tokens_of_either_and_in_ids() {
+        let other = |vocab: Value| TokenIds::read(json!({"model": {"vocab": vocab}}).to_string().as_bytes()).unwrap();
+        assert_eq!(other(json!({"<|im_end|>": 2, "b": 1, "a": 0})).difference(&base()), None);
+        let difference = |vocab| other(vocab).difference(&base()).unwrap();
+        assert_eq!(difference(json!({"a": 0, "b": 1, "c": 3})), "the base does not have 'c' (3)");
+        assert_eq!(
+            difference(json!({"a": 1, "b": 0})),
+            "the base does not have 'b' (0, in the base 1), 'a' (1, in the base 0)"
+        );
+        assert_eq!(difference(json!({"a": 0, "b": 1})), "it does not have '<|im_end|>' (2)");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use attune_domain::{
     bytes::Bytes,
     run::{CONTRACT_VERSION, RunEvent},
 };
+use attune_gguf::export::error::ExportError;
 use attune_model::error::ModelError;
 use attune_node::NodeError;
 use attune_text::{
@@ -66,6 +67,12 @@ pub enum TrainerError {
     /// The published adapter's logits differ from those of the trained adapter.
     #[error("the published adapter differs from the trained one: {0}")]
     Gate(String),
+    /// The form of an export cannot hold the model, or the written file is not what it should be.
+    #[error("the export cannot be written: {0}")]
+    Export(String),
+    /// A GGUF file cannot be written.
+    #[error(transparent)]
+    Gguf(ExportError),
     /// A network or disk error.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -85,6 +92,17 @@ impl TrainerError {
     pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let told = NodeError::io(path);
         move |source| Self::Node(told(source))
+    }
+
+    /// Converts the error of a GGUF file. An error of the file's weights is one of this crate.
+    pub(crate) fn of_gguf(error: ExportError) -> Self {
+        match error {
+            ExportError::Weights(why) => match why.downcast::<Self>() {
+                Ok(own) => *own,
+                Err(other) => Self::Gguf(ExportError::Weights(other)),
+            },
+            other => Self::Gguf(other),
+        }
     }
 
     /// Returns the run's last event, or `None` if no further event may be sent.
@@ -119,6 +137,7 @@ impl TrainerError {
             Self::ContinueFrom(_) => "invalid_continue_from",
             Self::Gate(_) => "publish_gate",
             _ if self.is_disk_full() => "disk_full",
+            Self::Export(_) | Self::Gguf(_) => "unsupported_export",
             Self::Node(_) => "transfer_failed",
             Self::Model(ModelError::Torch(_) | ModelError::Input(_)) | Self::Internal(_) => "internal",
             Self::Model(_) | Self::Text(_) => "invalid_base_model",
@@ -234,8 +253,17 @@ mod tests {
         assert_eq!(code(&TrainerError::io(path)(full())), "disk_full");
         let told = ModelError::Io { path: path.into(), source: full() };
         assert_eq!(code(&told.into()), "disk_full");
+        let written = ExportError::Write { path: path.into(), source: full() };
+        assert_eq!(code(&TrainerError::of_gguf(written)), "disk_full");
         let said = ModelError::File { path: path.into(), why: "No space left on device (os error 28)".into() };
         assert_eq!(code(&said.into()), "disk_full");
+    }
+
+    #[test]
+    fn an_export_that_is_stopped_while_it_reads_weights_is_stopped() {
+        let stopped = ExportError::Weights(Box::new(TrainerError::Stopped { step: 0 }));
+        assert_eq!(TrainerError::of_gguf(stopped).last_event(), Some(RunEvent::Stopped { step: 0 }));
+        assert_eq!(code(&TrainerError::Export("x".into())), "unsupported_export");
     }
 
     #[test]

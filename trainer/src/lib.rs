@@ -13,6 +13,12 @@ pub mod run;
 /// The phases of a training.
 mod train_task;
 
+/// The phases of an export.
+mod export_task;
+
+/// The thread of a task's tensor operations.
+mod tensor_thread;
+
 /// The handles that all phases share.
 pub mod context;
 
@@ -53,6 +59,9 @@ pub mod loss_spikes;
 pub mod checkpoints;
 
 pub mod publishing;
+
+/// Exports of adapters.
+mod exporting;
 
 /// The reporter: sends events to the platform and receives stop requests.
 pub mod report;

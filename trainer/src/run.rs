@@ -15,6 +15,7 @@ use tracing::Instrument;
 use crate::{
     config::Config,
     error::TrainerError,
+    export_task,
     report::{EventSender, Reporter, patience},
     train_task,
 };
@@ -47,9 +48,11 @@ pub async fn run(config: Config) -> Result<RunEnd, TrainerError> {
         task = fetch_task(&platform) => task?,
         _ = terminate.recv() => return Ok(RunEnd::Interrupted),
     };
-    let run = *task.run();
-    let span = tracing::info_span!("run", job.id = %run.job_id, run.id = %run.run_id);
-    if let Some(parent) = run.traceparent {
+    let span = match &task {
+        TaskSpec::Train(task) => tracing::info_span!("run", job.id = %task.run.job_id, run.id = %task.run.run_id),
+        TaskSpec::Export(task) => tracing::info_span!("export", export.id = %task.export_id),
+    };
+    if let Some(parent) = task.terms().traceparent {
         telemetry::continue_trace(&span, &parent.to_string());
     }
     Box::pin(follow(task, platform, &config.cache_dir, terminate)).instrument(span).await
@@ -62,10 +65,10 @@ async fn follow(
     cache_dir: &Path,
     mut terminate: Signal,
 ) -> Result<RunEnd, TrainerError> {
-    let run = *task.run();
-    tracing::info!("run {} of job {}", run.run_id, run.job_id);
-    let heartbeat = Duration::from_secs(run.heartbeat_seconds.max(1));
-    let reporter = Reporter::start(platform.clone(), run.run_lease, heartbeat);
+    let terms = task.terms();
+    tracing::info!("a task for {}", task.subject());
+    let heartbeat = Duration::from_secs(terms.heartbeat_seconds.max(1));
+    let reporter = Reporter::start(platform.clone(), terms.run_lease, heartbeat);
     let events = reporter.events().clone();
     let mut performing = pin!(perform(task, platform, events.clone(), cache_dir));
     let mut is_interrupted = false;
@@ -118,11 +121,12 @@ async fn perform(
     events: EventSender,
     cache_dir: &Path,
 ) -> Result<RunEvent, TrainerError> {
-    let theirs = task.run().version;
+    let theirs = task.terms().version;
     if theirs != CONTRACT_VERSION {
         return Err(TrainerError::ContractVersion { theirs });
     }
     match task {
         TaskSpec::Train(task) => train_task::perform(task, platform, events, cache_dir).await,
+        TaskSpec::Export(task) => export_task::perform(task, platform, events, cache_dir).await,
     }
 }

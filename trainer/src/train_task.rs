@@ -1,9 +1,8 @@
 //! The phases of a training.
 //!
-//! Network I/O runs on tokio, tensor operations on one thread of their own. Any failure on that thread, a panic inside
-//! libtorch included, becomes the run's last event.
+//! Network I/O runs on tokio, tensor operations on one thread of their own.
 
-use std::{any::Any, path::Path};
+use std::path::Path;
 
 use attune_domain::run::{RunEvent, task::TrainTask};
 use attune_node::{Cache, Platform};
@@ -11,12 +10,12 @@ use tokio::runtime::Handle;
 
 use crate::{
     context::RunContext,
-    error::{TrainerError, in_full},
+    error::TrainerError,
     inputs::{Inputs, download_inputs},
-    memory,
     publishing::publish::publish,
     report::EventSender,
     setup::set_up,
+    tensor_thread,
     train::train,
 };
 
@@ -46,19 +45,7 @@ pub(crate) async fn perform(
         network: Handle::current(),
     };
     let predicted = spec.plan.predicted_peak;
-    let span = tracing::Span::current();
-    let working = tokio::task::spawn_blocking(move || span.in_scope(|| work(spec, &inputs, &context)));
-    let outcome = working.await.unwrap_or_else(|fault| match fault.try_into_panic() {
-        Ok(panic) => Err(TrainerError::Internal(format!("the trainer panicked: {}", words_of(&*panic)))),
-        Err(fault) => Err(TrainerError::Internal(fault.to_string())),
-    });
-    outcome.map_err(|why| match why {
-        refusal if refusal.is_out_of_memory() => {
-            tracing::error!(refusal = in_full(&refusal), "memory ran out");
-            TrainerError::OutOfMemory { predicted, available: memory::available(), peak: memory::peak() }
-        }
-        other => other,
-    })
+    tensor_thread::perform(predicted, move || work(spec, &inputs, &context)).await
 }
 
 /// Runs the phases on the tensor thread.
@@ -66,9 +53,4 @@ fn work(spec: TrainTask, inputs: &Inputs, context: &RunContext) -> Result<RunEve
     let mut session = tracing::info_span!("set_up").in_scope(|| set_up(spec, inputs, &context.scratch))?;
     tracing::info_span!("train").in_scope(|| train(&mut session, context))?;
     tracing::info_span!("publish").in_scope(|| publish(session, inputs, context))
-}
-
-fn words_of(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

@@ -9,6 +9,7 @@ use attune_domain::{
 };
 use attune_store::{
     error::StoreError,
+    exports::export_run::{self, ExportRun},
     replica::{self, Replica},
     runs::run::{self, Run},
     tenancy::api_key::Holder,
@@ -73,15 +74,29 @@ pub trait TokenRow: Sized + Send {
     fn record(&self, span: &Span);
 }
 
-impl TokenRow for Run {
+/// The row whose task a process performs: a trainer authenticates with its token.
+#[derive(Debug, Clone)]
+pub enum TaskRow {
+    /// A run of a job.
+    Run(Run),
+    /// An attempt at an export.
+    Export(ExportRun),
+}
+
+impl TokenRow for TaskRow {
     const UNKNOWN: &'static str = "No run has this token.";
 
     async fn by_token(conn: &mut PgConnection, token: &str) -> Result<Self, StoreError> {
-        run::by_token(conn, token).await
+        match run::by_token(conn, token).await {
+            Err(StoreError::NotFound(_)) => export_run::by_token(conn, token).await.map(Self::Export),
+            found => found.map(Self::Run),
+        }
     }
 
     fn record(&self, span: &Span) {
-        span.record("run.id", display(self.run_id));
+        if let Self::Run(run) = self {
+            span.record("run.id", display(run.run_id));
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use attune_dataprep::{
 };
 use attune_domain::{
     catalogue::advice,
-    file_facts::FileFacts,
+    dataset::file_facts::FileFacts,
     id::ProjectId,
     memory::{self, Margin, Workload},
     offer::{Decision, Offer, Ranking, Terms, place, prospect, refusal, unsupported},

@@ -1,19 +1,24 @@
-//! The check that an offer can satisfy a job, before the job exists.
+//! The checks that an offer can satisfy a job, or hold a replica, before the job or the deployment exists.
 
 use attune_domain::{
-    memory::{self, Workload},
-    offer::{ComputeLimits, Offer, Refusal, refusal, unsupported},
+    bytes::Bytes,
+    memory::{self, ServedModels, Workload},
+    offer::{ComputeLimits, Offer, Refusal, ReplicaDevice, ReplicaKind, refusal, replica_refusal, unsupported},
     throughput::{PastRun, Rate},
 };
-use attune_store::runs::{offer, past_runs, provider};
+use attune_store::{
+    error::StoreError,
+    runs::{offer, past_runs, provider},
+};
 use chrono::Utc;
+use sqlx::PgConnection;
 
 use crate::{app::App, error::ApiError, jobs::prepare::Made, wire::job::NewJob};
 
 /// The machines, as they are known when a job is created.
 #[derive(Debug, Default)]
 pub struct Machines {
-    /// The offers as if they were idle; empty: none is known, or a provider that may have others does not answer.
+    /// The offers, as [`idle_offers`] returns them.
     offers: Vec<Offer>,
     /// Earlier runs, if the request limits the cost or the end of the job.
     past: Vec<PastRun>,
@@ -25,13 +30,25 @@ pub struct Machines {
 /// [`ApiError::Internal`].
 pub async fn machines(app: &App, new: &NewJob) -> Result<Machines, ApiError> {
     let mut db = app.platform().await?;
-    if provider::list(&mut db, i64::MAX).await?.iter().any(|provider| provider.unreachable.is_some()) {
+    let offers = idle_offers(&mut db).await?;
+    if offers.is_empty() {
         return Ok(Machines::default());
     }
     let depends_on_duration =
         new.compute.as_ref().is_some_and(|compute| compute.max_usd.is_some() || compute.deadline.is_some());
     let past = if depends_on_duration { past_runs::recent(&mut db).await? } else { Vec::new() };
-    Ok(Machines { offers: offer::current(&mut db).await?, past })
+    Ok(Machines { offers, past })
+}
+
+/// Returns the offers as if they were idle; empty: none is known, or a provider that may have others does not answer.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn idle_offers(db: &mut PgConnection) -> Result<Vec<Offer>, StoreError> {
+    if provider::list(db, i64::MAX).await?.iter().any(|provider| provider.unreachable.is_some()) {
+        return Ok(Vec::new());
+    }
+    offer::current(db).await
 }
 
 /// Checks that an offer of the configured providers can run a job. The files are not counted yet, so the check takes
@@ -50,6 +67,35 @@ pub fn check(machines: &Machines, made: &Made) -> Result<(), ApiError> {
         None => Ok(()),
         Some(refusals) => Err(refused(&made.row.limits, &refusals)),
     }
+}
+
+/// Checks that an offer that stays can hold a replica of a base, even if others use it now. Without any offer, the
+/// replica waits for one.
+///
+/// # Errors
+/// [`ApiError::Invalid`] with the reason of each offer.
+pub fn check_replica(served: ServedModels<'_>, kind: ReplicaKind, offers: &[Offer]) -> Result<(), ApiError> {
+    // As the scheduler places it, with the margin.
+    let need = memory::serving(served, served.least_budget()).needed();
+    let refusals: Vec<String> = offers.iter().filter_map(|offer| final_refusal(need, kind, offer)).collect();
+    if offers.is_empty() || refusals.len() < offers.len() {
+        return Ok(());
+    }
+    let param = if kind.device == ReplicaDevice::Auto { "model" } else { "device" };
+    let reasons = refusals.join("; ");
+    Err(ApiError::Invalid {
+        param: Some(param.into()),
+        code: "no_offer",
+        message: format!("Invalid '{param}': a replica needs at least {need} of memory, but {reasons}."),
+    })
+}
+
+/// Returns the reason why an offer can never hold a replica.
+fn final_refusal(need: Bytes, kind: ReplicaKind, offer: &Offer) -> Option<String> {
+    if offer.spot {
+        return Some(format!("{} is a spot machine, and replicas need one that stays", offer.name));
+    }
+    replica_refusal(need, kind, offer).filter(Refusal::is_final).map(|refusal| refusal.to_string())
 }
 
 /// The least needs of a job.
@@ -94,9 +140,9 @@ fn refused(limits: &ComputeLimits, refusals: &[Refusal]) -> ApiError {
 mod tests {
     use attune_domain::{
         architecture::Architecture,
-        bytes::Bytes,
         offer::{DeviceChoice, OfferDevice},
-        spec::{Requested, TrainSpec},
+        placement::ServedCompute,
+        spec::{Quantization, Requested, TrainSpec},
     };
 
     use super::*;
@@ -110,6 +156,41 @@ mod tests {
         };
         let idle = Offer::cpu("cloud", name, Bytes::mib(4000), 2);
         Offer { free_slots: 0, micro_usd_per_hour: price, device, ..idle }
+    }
+
+    #[test]
+    fn a_replica_that_no_machine_can_hold_is_refused_with_every_reason() {
+        let architecture = Architecture::from_config_json(TINY.as_bytes()).unwrap();
+        let served = ServedModels::new(&architecture, Quantization::None, ServedCompute::F32);
+        let check = |offers: &[Offer]| check_replica(served, ReplicaKind::default(), offers);
+        let small = Offer { memory: Bytes::mib(100), ..offer("small", 0) };
+        let busy = Offer { reserved: Bytes::mib(4000), ..offer("busy", 0) };
+        assert!(check(&[]).is_ok(), "the replica waits for the first offer");
+        assert!(check(&[small.clone(), busy]).is_ok(), "it waits for room");
+        let unpriced = Offer { no_price: Some("stale".into()), ..offer("unpriced", 0) };
+        assert!(check(&[small.clone(), unpriced]).is_ok(), "the price may be known later");
+        let refused = check(&[small, offer("gpu", 0)]).unwrap_err().body().error;
+        assert_eq!((refused.code, refused.param.as_deref()), (Some("no_offer"), Some("model")));
+        assert!(refused.message.contains("small has"), "{}", refused.message);
+        assert!(refused.message.contains("gpu: the device cuda is not in this build"), "{}", refused.message);
+        let spot = Offer { spot: true, ..offer("spot", 0) };
+        assert!(check(&[spot]).unwrap_err().body().error.message.contains("spot is a spot machine"));
+        let cuda = ReplicaKind { device: ReplicaDevice::Cuda, ..ReplicaKind::default() };
+        let refused = check_replica(served, cuda, &[offer("a", 0), offer("gpu", 0)]);
+        let refused = refused.unwrap_err().body().error;
+        assert_eq!((refused.code, refused.param.as_deref()), (Some("no_offer"), Some("device")));
+        assert!(refused.message.contains("a has the device cpu, and device is cuda"), "{}", refused.message);
+        assert!(refused.message.contains("gpu: the device cuda is not in this build"), "{}", refused.message);
+    }
+
+    #[test]
+    fn a_machine_must_hold_the_margin_too() {
+        let architecture = Architecture::from_config_json(TINY.as_bytes()).unwrap();
+        let served = ServedModels::new(&architecture, Quantization::None, ServedCompute::F32);
+        let least = memory::serving(served, served.least_budget());
+        let check = |memory: Bytes| check_replica(served, ReplicaKind::default(), &[Offer { memory, ..offer("a", 0) }]);
+        assert!(check(least.needed()).is_ok());
+        assert!(check(Bytes(least.needed().0 - 1)).is_err(), "the scheduler would not place it");
     }
 
     /// Returns the refusals of a job whose runs take 36 seconds outside of their steps, at the time 1000.

@@ -124,6 +124,8 @@ mod tests {
             name: "tiny".into(),
             digest: Sha256::from_digest([0; 32]),
             architecture: Architecture::from_config_json(config.as_bytes()).unwrap(),
+            origin: None,
+            license: None,
             created_at: DateTime::UNIX_EPOCH,
         })
     }

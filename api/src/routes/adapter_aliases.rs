@@ -1,5 +1,7 @@
 //! Aliases: `records@prod` is a model name that can be moved from version to version. A move takes effect with the next
-//! request. A rollback is a move to the older version.
+//! request.
+
+use std::collections::HashMap;
 
 use attune_domain::{
     access::{Role, Scope},
@@ -10,6 +12,7 @@ use attune_store::{
     adapters::{
         adapter::{self, AdapterVersion},
         adapter_alias::{self, Outcome},
+        adapter_canary, adapter_shadow, adapter_traffic,
     },
     error::StoreError,
     version::Thing,
@@ -34,6 +37,7 @@ use crate::{
     wire::{
         adapter::{AliasMoveView, AliasView, NewAlias},
         file::Deleted,
+        promotion::{canary::CanaryView, shadow::ShadowView},
     },
 };
 
@@ -59,8 +63,7 @@ pub async fn list(
     query.done()?;
     let mut db = app.tenant(holder.project_id).await?;
     let adapter = find(&mut db, holder.project_id, name).await?.adapter;
-    let aliases = adapter_alias::list(&mut db, holder.project_id, &adapter, None).await?;
-    let views = aliases.into_iter().map(|alias| AliasView::new(&adapter, alias)).collect();
+    let views = views(&mut db, holder.project_id, &adapter, None).await?;
     Ok(Json(List::whole(views, |alias: &AliasView| alias.id.clone())))
 }
 
@@ -76,13 +79,14 @@ pub async fn retrieve(
 ) -> Result<Json<AliasView>, ApiError> {
     let mut db = app.tenant(holder.project_id).await?;
     let adapter = find(&mut db, holder.project_id, name).await?.adapter;
-    Ok(Json(view(&mut db, holder.project_id, &adapter, alias).await?))
+    Ok(Json(view(&mut db, holder.project_id, &adapter, &alias).await?))
 }
 
 /// Create an alias, or move it to a version.
 ///
 /// With `expected`, the alias moves only if it points to that version now; otherwise the response is 409 with the
-/// current version. Every move is recorded. A version that an alias points to cannot be deleted.
+/// current version. While a canary of the alias runs, the response is 409 too. Every move is recorded. A version that
+/// an alias points to cannot be deleted.
 #[utoipa::path(put, path = "/v1/adapters/{adapter}/aliases/{alias}", tag = "Adapters",
     operation_id = "set_adapter_alias",
     params(
@@ -110,10 +114,12 @@ pub async fn set(
         None => None,
     };
     let expected = expected.map(|version| version.map(|version| version.adapter_version_id));
-    if let Outcome::Differs(current) = adapter_alias::set(&mut tx, project, &alias, &to, expected).await? {
-        return Err(differs(&adapter, &alias, current));
+    match adapter_alias::set(&mut tx, project, &alias, &to, expected).await? {
+        Outcome::Moved | Outcome::Same => {}
+        Outcome::Differs(current) => return Err(differs(&adapter, &alias, current)),
+        Outcome::Canary(canary) => return Err(canary_runs(&format!("{adapter}@{alias}"), canary)),
     }
-    let view = view(&mut tx, project, &adapter, alias).await?;
+    let view = view(&mut tx, project, &adapter, &alias).await?;
     tx.commit_at(FailPoint::AliasSet).await?;
     Ok(Json(view))
 }
@@ -170,14 +176,46 @@ pub async fn moves(
     Ok(Json(List::cut(views, limit, |step: &AliasMoveView| step.id.clone())))
 }
 
-async fn view(db: &mut PgConnection, project: ProjectId, adapter: &str, alias: String) -> Result<AliasView, ApiError> {
-    let found = adapter_alias::list(db, project, adapter, Some(&alias)).await?.pop();
-    let found = found.ok_or_else(|| ApiError::NotFound { noun: "alias", name: format!("{adapter}@{alias}") })?;
-    Ok(AliasView::new(adapter, found))
+/// Returns the view of an alias.
+pub(super) async fn view(
+    db: &mut PgConnection,
+    project: ProjectId,
+    adapter: &str,
+    alias: &str,
+) -> Result<AliasView, ApiError> {
+    let found = views(db, project, adapter, Some(alias)).await?.pop();
+    found.ok_or_else(|| ApiError::NotFound { noun: "alias", name: format!("{adapter}@{alias}") })
+}
+
+/// Returns the views of an adapter's aliases by name; only of the one with this name, if one is given.
+async fn views(
+    db: &mut PgConnection,
+    project: ProjectId,
+    adapter: &str,
+    alias: Option<&str>,
+) -> Result<Vec<AliasView>, ApiError> {
+    let aliases = adapter_alias::list(db, project, adapter, alias).await?;
+    let canaries = adapter_canary::last(db, project, adapter, alias).await?;
+    let ids: Vec<_> = canaries.iter().map(|canary| canary.adapter_canary_id).collect();
+    let mut observed = adapter_traffic::of_canaries(db, &ids).await?;
+    let canaries = canaries.into_iter().map(|canary| {
+        let id = canary.adapter_canary_id;
+        let mut of = |version| observed.remove(&(id, version)).unwrap_or_default();
+        let (trial, stable) = (of(canary.adapter_version_id), of(canary.stable_version_id));
+        (canary.alias.clone(), CanaryView::new(canary, trial, stable))
+    });
+    let mut canaries: HashMap<_, _> = canaries.collect();
+    let shadows = adapter_shadow::last(db, project, adapter, alias).await?.into_iter();
+    let mut shadows: HashMap<_, _> = shadows.map(|shadow| (shadow.alias.clone(), ShadowView::from(shadow))).collect();
+    let views = aliases.into_iter().map(|alias| {
+        let (canary, shadow) = (canaries.remove(&alias.alias), shadows.remove(&alias.alias));
+        AliasView::new(adapter, alias, canary, shadow)
+    });
+    Ok(views.collect())
 }
 
 /// Returns a version of the adapter by its number or by any of its names, locked until the transaction ends.
-async fn version(
+pub(super) async fn version(
     tx: &mut PgConnection,
     project: ProjectId,
     adapter: &str,
@@ -203,6 +241,12 @@ async fn version(
 fn differs(adapter: &str, alias: &str, current: Option<AdapterVersionId>) -> ApiError {
     let now = current.map_or("does not exist".to_owned(), |id| format!("points to {id}"));
     ApiError::Conflict(format!("The alias '{adapter}@{alias}' {now}, contrary to 'expected'. It was not moved."))
+}
+
+/// Returns the refusal of what cannot be done to an alias while a canary runs.
+pub(super) fn canary_runs(whole: &str, canary: AdapterVersionId) -> ApiError {
+    let message = format!("A canary with {canary} runs on '{whole}'. Promote or abort it first. Nothing was changed.");
+    ApiError::Conflict(message)
 }
 
 fn check_name(alias: &str) -> Result<(), ApiError> {

@@ -6,7 +6,10 @@ use attune_domain::{
     manifest,
 };
 use attune_store::{
-    adapters::adapter::{self, AdapterVersion},
+    adapters::{
+        adapter::{self, AdapterVersion},
+        adapter_traffic,
+    },
     files::objects::blob_key,
     version::Thing,
 };
@@ -27,9 +30,13 @@ use crate::{
     http::{
         archive, download,
         pagination::{List, Params},
+        path_id::truncated,
     },
     policy::Policy,
-    wire::adapter::{AdapterForm, AdapterView},
+    wire::{
+        adapter::{AdapterForm, AdapterView},
+        promotion::metrics::{AdapterMetricsView, VersionMetricsView},
+    },
 };
 
 /// The policies of the operations in this file.
@@ -41,6 +48,7 @@ pub(crate) const POLICIES: &[Policy] = &[
     Policy::project("retrieve_adapter_manifest", Scope::ModelsRead, Role::Viewer).names(Thing::Adapter),
     Policy::project("download_adapter_file", Scope::ModelsRead, Role::Viewer).names(Thing::Adapter),
     Policy::project("export_adapter", Scope::ModelsRead, Role::Viewer).names(Thing::Adapter),
+    Policy::project("retrieve_adapter_metrics", Scope::ModelsRead, Role::Viewer).names(Thing::Adapter),
 ];
 
 /// List all versions of all adapters, newest first.
@@ -196,6 +204,38 @@ pub async fn export(
     let version = find(&mut db, holder.project_id, name).await?;
     drop(db);
     archive::answer(&app.objects, version)
+}
+
+/// Retrieve the traffic of an adapter's versions in the last hour or day.
+///
+/// Times are quantiles, each off by less than 19 %. Requests count a few seconds after they have ended.
+#[utoipa::path(get, path = "/v1/adapters/{adapter}/metrics", tag = "Adapters",
+    operation_id = "retrieve_adapter_metrics",
+    params(
+        ("adapter" = String, Path, description = "The adapter's name, or any name of one of its versions."),
+        ("window" = Option<String>, Query, pattern = "^(hour|day)$", description = "`hour`, the default, or `day`."),
+    ),
+    responses((status = 200, body = AdapterMetricsView), (status = "4XX", body = ErrorBody)))]
+pub async fn metrics(
+    State(app): State<App>,
+    Caller(holder): Caller,
+    Path(name): Path<String>,
+    mut query: Params,
+) -> Result<Json<AdapterMetricsView>, ApiError> {
+    let (window, minutes) = match query.take("window")?.as_deref() {
+        None | Some("hour") => ("hour", 60),
+        Some("day") => ("day", 24 * 60),
+        Some(other) => {
+            let message = format!("Invalid 'window': '{}'. Use hour or day.", truncated(other));
+            return Err(ApiError::invalid("window", message));
+        }
+    };
+    query.done()?;
+    let mut db = app.tenant(holder.project_id).await?;
+    let adapter = find(&mut db, holder.project_id, name).await?.adapter;
+    let traffic = adapter_traffic::of_adapter(&mut db, holder.project_id, &adapter, minutes).await?;
+    let data = traffic.into_iter().map(VersionMetricsView::from).collect();
+    Ok(Json(AdapterMetricsView { object: "adapter.metrics", adapter, window, data }))
 }
 
 /// Returns the project's version with this name.

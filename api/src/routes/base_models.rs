@@ -5,11 +5,12 @@ use attune_domain::{
     bytes::Bytes,
     digest::Sha256,
     id::ProjectId,
+    license,
     run::Blob,
 };
 use attune_process::failpoint::FailPoint;
 use attune_store::{
-    adapters::base_model::{self, BaseModel, INSTALLATION_NAME_KEY, NAME_KEY, Uses},
+    adapters::base_model::{self, BaseModel, INSTALLATION_NAME_KEY, NAME_KEY, NewBaseModel as NewRow, Uses},
     db::{self, Tx},
     error::StoreError,
     files::{blob, objects::blob_key, project_blob, staging::Incoming},
@@ -35,7 +36,7 @@ use crate::{
     },
     policy::Policy,
     wire::{
-        base_model::{BaseModelView, BlobView, NewBaseModel, Owner},
+        base_model::{BaseModelOrigin, BaseModelView, BlobView, NewBaseModel, Owner},
         file::Deleted,
     },
 };
@@ -183,6 +184,8 @@ pub async fn create(
     let name = new.name;
     let files = base_import::check_list(&name, &new.files)?;
     let owner = owner(&holder, new.owner)?;
+    let origin = new.origin.map(BaseModelOrigin::check).transpose()?;
+    let license = new.license.as_deref().map(license::check).transpose()?;
     let mut db = app.tenant(holder.project_id).await?;
     if let Some(there) = base_model::of_owner(&mut db, owner, &name).await? {
         return same_again(there, files);
@@ -190,7 +193,14 @@ pub async fn create(
     drop(db); // the content may be large; no connection waits for it
     let architecture = base_import::check_content(&app, holder.project_id, &files).await?;
     let mut tx = owning(&app, &holder, owner).await?;
-    let made = base_model::insert(&mut tx, owner, &name, &architecture, &files).await;
+    let row = NewRow {
+        name: &name,
+        architecture: &architecture,
+        files: &files,
+        origin: origin.as_ref(),
+        license: license.as_deref(),
+    };
+    let made = base_model::insert(&mut tx, owner, &row).await;
     let made = made.map_err(|e| if is_taken(&e) { taken(&name) } else { e.into() })?;
     let added = owner.map_or(storage::NOTHING, |_| storage::of_files(&files));
     storage::check(&app, &mut tx, holder.project_id, added).await?;
@@ -239,9 +249,9 @@ fn taken(name: &str) -> ApiError {
 
 /// Delete a base model.
 ///
-/// It must not be used by any job or fine-tuned model. Its files are deleted, and so is the data that ended jobs have
-/// left over it. If the project and the installation have a model of this name, the project's is deleted, unless
-/// `owner` is given.
+/// It must not be used by any job, fine-tuned model or deployment. Its files are deleted, and so is the data that ended
+/// jobs have left over it. If the project and the installation have a model of this name, the project's is deleted,
+/// unless `owner` is given.
 #[utoipa::path(delete, path = "/v1/base_models/{name}", tag = "Base models", operation_id = "delete_base_model",
     params(
         ("name" = String, Path),
@@ -281,12 +291,13 @@ pub async fn delete(
 fn in_use(name: &str, uses: &Uses) -> ApiError {
     let mut users: Vec<String> = uses.jobs.iter().map(|job| format!("the job {job}")).collect();
     users.extend(uses.models.iter().map(|model| format!("the model {model}")));
+    users.extend(uses.deployments.iter().map(|deployment| format!("the deployment '{deployment}'")));
     if uses.elsewhere > 0 {
-        users.push(format!("{} jobs and models of other projects", uses.elsewhere));
+        users.push(format!("{} jobs, models and deployments of other projects", uses.elsewhere));
     }
     let users = users.join(", ");
     ApiError::Conflict(format!(
-        "The base model '{name}' is in use: {users}. Cancel the jobs and delete the models first."
+        "The base model '{name}' is in use: {users}. Cancel the jobs, and delete the models and deployments first."
     ))
 }
 

@@ -52,12 +52,12 @@ pub async fn create(
     Caller(holder): Caller,
     Body(new): Body<NewBatch>,
 ) -> Result<Json<BatchView>, ApiError> {
-    new.check()?;
+    let endpoint = new.check()?;
     let project = holder.project_id;
     let mut tx = app.tenant(project).await?;
     let row = NewRow {
         input_file_id: input(&mut tx, project, &new.input_file_id).await?,
-        endpoint: new.endpoint,
+        endpoint,
         completion_window: new.completion_window,
         metadata: new.metadata.map(|metadata| json!(metadata)),
         output_expires_seconds: new.output_expires_after.and_then(|after| i32::try_from(after.seconds).ok()),

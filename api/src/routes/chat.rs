@@ -4,13 +4,14 @@ use std::convert::Infallible;
 
 use attune_domain::{
     access::{Role, Scope},
+    id::AdapterVersionId,
     serve::GenerateEvent,
 };
 use attune_inference::{
     chat::{self, BegunChat},
     error::InferenceError,
     generation::Generation,
-    resolve,
+    resolve::{self, ModelName},
     wire::{
         chat::NewChat,
         chat_answer::{ChatChunk, ChatCompletion, Heading},
@@ -42,7 +43,10 @@ pub(crate) const POLICIES: &[Policy] =
     &[Policy::project("create_chat_completion", Scope::Inference, Role::Member).never_stored()];
 
 /// The response header that reports, for a request with `store: true`, that nothing was stored.
-const STORED: HeaderName = HeaderName::from_static("attune-stored");
+pub(super) const STORED: HeaderName = HeaderName::from_static("attune-stored");
+
+/// The response header that reports the adapter version that answers.
+const ADAPTER_VERSION: HeaderName = HeaderName::from_static("attune-adapter-version");
 
 /// Create a chat completion.
 ///
@@ -66,7 +70,9 @@ pub async fn create(
     let new = NewChat::read(fields)?;
     let (streams, is_to_be_stored) = (new.streams, new.store);
     let tx = app.tenant(holder.project_id).await?;
-    let model = resolve::find(&app.inference, tx, holder.project_id, &new.model).await?;
+    let name = ModelName::new(&new.model, new.split_key.as_deref(), &request_id.0);
+    let model = resolve::find(&app.inference, tx, holder.project_id, name).await?;
+    let version = model.adapter_version();
     let account = model.account(holder.project_id, holder.api_key_id);
     let mut begun = chat::begin(&app.inference, new, model, &request_id.0).await?;
     begun.generation.charge(&app.inference.meter, account, RequestContext::current().allowance());
@@ -78,7 +84,15 @@ pub async fn create(
     if is_to_be_stored {
         response.headers_mut().insert(STORED, HeaderValue::from_static("false"));
     }
+    report_version(&mut response, version);
     Ok(response)
+}
+
+/// Reports the adapter version that answers in a header of the response.
+pub(super) fn report_version(response: &mut Response, version: Option<AdapterVersionId>) {
+    if let Some(value) = version.and_then(|version| HeaderValue::try_from(version.to_string()).ok()) {
+        response.headers_mut().insert(ADAPTER_VERSION, value);
+    }
 }
 
 /// Returns the events of the stream. It owns the generation: a client that disconnects drops both, and with them the
@@ -103,7 +117,7 @@ fn said(heading: &Heading, generation: &Generation, next: Result<GenerateEvent, 
         Ok(GenerateEvent::Piece { choice, text, tokens }) => heading.piece(choice, text, tokens),
         Ok(GenerateEvent::ToolCallStart { choice, call, id, name }) => heading.called(choice, call, id, name),
         Ok(GenerateEvent::Arguments { choice, call, text }) => heading.arguments(choice, call, text),
-        Ok(GenerateEvent::Finished { choice, finish_reason }) => heading.last(choice, finish_reason),
+        Ok(GenerateEvent::Finished { choice, finish_reason, .. }) => heading.last(choice, finish_reason),
         Ok(GenerateEvent::Done { completion_tokens }) => {
             let usage = heading.usage(generation.usage(completion_tokens));
             let mut last: Vec<Event> = usage.iter().map(data).collect();

@@ -10,7 +10,7 @@ use attune_inference::{
     completion::{self, BegunCompletion},
     error::InferenceError,
     generation::Generation,
-    resolve,
+    resolve::{self, ModelName},
     wire::{
         chat_answer::Usage,
         completion::NewCompletion,
@@ -31,7 +31,7 @@ use futures::{
 };
 use serde_json::{Map, Value};
 
-use super::chat::{Last, data};
+use super::chat::{Last, data, report_version};
 use crate::{
     app::App,
     auth::caller::Caller,
@@ -64,15 +64,19 @@ pub async fn create(
     let new = NewCompletion::read(fields)?;
     let streams = new.streams;
     let tx = app.tenant(holder.project_id).await?;
-    let model = resolve::find(&app.inference, tx, holder.project_id, &new.model).await?;
+    let name = ModelName::new(&new.model, new.split_key.as_deref(), &request_id.0);
+    let model = resolve::find(&app.inference, tx, holder.project_id, name).await?;
+    let version = model.adapter_version();
     let account = model.account(holder.project_id, holder.api_key_id);
     let mut begun = completion::begin(&app.inference, new, model, &request_id.0).await?;
     begun.charge(&app.inference.meter, &account, RequestContext::current().allowance().as_ref());
-    if streams {
-        Ok(Sse::new(events(Streaming::new(begun))).keep_alive(KeepAlive::default()).into_response())
+    let mut response = if streams {
+        Sse::new(events(Streaming::new(begun))).keep_alive(KeepAlive::default()).into_response()
     } else {
-        Ok(Json(begun.whole().await?).into_response())
-    }
+        Json(begun.whole().await?).into_response()
+    };
+    report_version(&mut response, version);
+    Ok(response)
 }
 
 /// The state of a streamed completion.
@@ -117,7 +121,7 @@ impl Streaming {
                 let Some(offset) = self.offsets.get_mut(index as usize) else { return (Vec::new(), Last(false)) };
                 (vec![data(&self.heading.piece(index, text, &tokens, offset))], Last(false))
             }
-            Ok(GenerateEvent::Finished { choice, finish_reason }) => {
+            Ok(GenerateEvent::Finished { choice, finish_reason, .. }) => {
                 let index = prompt * self.choices + choice;
                 (vec![data(&self.heading.last(index, finish_reason))], Last(false))
             }

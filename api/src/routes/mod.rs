@@ -5,6 +5,10 @@ use crate::policy::Policy;
 
 /// Aliases of adapter versions.
 pub mod adapter_aliases;
+/// The promotion of an alias.
+pub mod adapter_promotion;
+/// The residency of adapter versions.
+pub mod adapter_residency;
 /// Adapters and their versions.
 pub mod adapters;
 pub mod admin;
@@ -18,6 +22,10 @@ pub mod chat;
 pub mod checkpoint_permissions;
 /// Text completions.
 pub mod completions;
+/// Deployments.
+pub mod deployments;
+/// Exports of adapters.
+pub mod exports;
 /// Files.
 pub mod files;
 /// The health check.
@@ -28,10 +36,14 @@ pub mod job_events;
 pub mod job_placement;
 /// Fine-tuning jobs.
 pub mod jobs;
+/// LoRAX's endpoints.
+pub mod lorax;
 /// Models.
 pub mod models;
 /// Endpoints that serving processes call.
 pub mod replica;
+/// Responses of OpenAI's Responses API.
+pub mod responses;
 /// Endpoints that trainers call.
 pub mod run;
 /// Uploads: files in parts.
@@ -44,6 +56,8 @@ pub mod webhooks;
 /// The policies of all operations, one list per file. A test compares them with the OpenAPI document.
 pub(crate) const POLICIES: &[&[Policy]] = &[
     adapter_aliases::POLICIES,
+    adapter_promotion::POLICIES,
+    adapter_residency::POLICIES,
     adapters::POLICIES,
     admin::api_keys::POLICIES,
     admin::audit_logs::POLICIES,
@@ -61,12 +75,16 @@ pub(crate) const POLICIES: &[&[Policy]] = &[
     chat::POLICIES,
     checkpoint_permissions::POLICIES,
     completions::POLICIES,
+    deployments::POLICIES,
+    exports::POLICIES,
     files::POLICIES,
     health::POLICIES,
     job_events::POLICIES,
     job_placement::POLICIES,
     jobs::POLICIES,
+    lorax::POLICIES,
     models::POLICIES,
+    responses::POLICIES,
     uploads::POLICIES,
     webhook_deliveries::POLICIES,
     webhooks::POLICIES,

@@ -95,6 +95,10 @@ pub async fn delete(
         Some(Needed::Alias(alias)) => {
             return Err(ApiError::Conflict(format!("'{alias}' points to this model. Move or delete the alias first.")));
         }
+        Some(Needed::Trial(alias)) => {
+            let message = format!("This model is the canary or the shadow of '{alias}'. End that first.");
+            return Err(ApiError::Conflict(message));
+        }
         None => {}
     }
     tx.commit().await?;

@@ -5,18 +5,22 @@ use attune_domain::{
     run::{Blob, BlobGrant, Reply, Report, RunEvent, task::TaskSpec},
 };
 use attune_process::failpoint::FailPoint;
-use attune_store::runs::{
-    outcome, report,
-    run::{Run, RunState},
-    run_spec,
+use attune_store::{
+    exports::export_task,
+    runs::{
+        outcome, report,
+        run::{Run, RunState},
+        run_spec,
+    },
 };
 use axum::{Json, extract::State};
 use serde::Deserialize;
 
 use crate::{
     app::App,
-    auth::caller::TokenHolder,
+    auth::caller::{TaskRow, TokenHolder},
     error::ApiError,
+    exports::reports as export_reports,
     http::json_body::Body,
     jobs::{progress, results, run_files},
 };
@@ -47,51 +51,68 @@ impl BlobRequest {
     }
 }
 
-/// Returns the run's task, with newly presigned URLs.
-pub async fn spec(State(app): State<App>, TokenHolder(run): TokenHolder<Run>) -> Result<Json<TaskSpec>, ApiError> {
-    check_alive(&run)?;
+/// Returns the task of the run or the export, with newly presigned URLs.
+pub async fn spec(State(app): State<App>, TokenHolder(row): TokenHolder<TaskRow>) -> Result<Json<TaskSpec>, ApiError> {
     let mut db = app.platform().await?;
-    Ok(Json(run_spec::get(&mut db, &app.objects, &run).await?))
+    Ok(Json(match row {
+        TaskRow::Run(run) => {
+            check_alive(&run)?;
+            TaskSpec::Train(run_spec::get(&mut db, &app.objects, &run).await?)
+        }
+        TaskRow::Export(export) => TaskSpec::Export(export_task::get(&mut db, &app.objects, export.export_id).await?),
+    }))
 }
 
 /// Returns presigned URLs for uploading blobs.
 pub async fn blobs(
     State(app): State<App>,
-    TokenHolder(run): TokenHolder<Run>,
+    TokenHolder(row): TokenHolder<TaskRow>,
     Body(wanted): Body<BlobsRequest>,
 ) -> Result<Json<Vec<BlobGrant>>, ApiError> {
-    check_alive(&run)?;
-    if wanted.run_lease != run.run_lease {
-        return Err(ApiError::Stale);
+    if let TaskRow::Run(run) = &row {
+        check_alive(run)?;
+        if wanted.run_lease != run.run_lease {
+            return Err(ApiError::Stale);
+        }
     }
     let invalid = || ApiError::invalid("blobs", format!("At most {MOST_BLOBS} blobs, each with its SHA-256 in hex."));
     if wanted.blobs.len() > MOST_BLOBS {
         return Err(invalid());
     }
     let blobs = wanted.blobs.into_iter().map(BlobRequest::read).collect::<Option<Vec<_>>>().ok_or_else(invalid)?;
-    Ok(Json(run_files::grant(&app, &run, blobs).await?))
+    Ok(Json(match row {
+        TaskRow::Run(run) => run_files::grant(&app, &run, blobs).await?,
+        TaskRow::Export(export) => export_reports::grant(&app, export, wanted.run_lease, &blobs).await?,
+    }))
 }
 
-/// Applies the run's report: all of it, or nothing.
+/// Applies the report of the run or the export: all of it, or nothing.
 pub async fn reports(
     State(app): State<App>,
-    TokenHolder(run): TokenHolder<Run>,
+    TokenHolder(row): TokenHolder<TaskRow>,
     Body(said): Body<Report>,
 ) -> Result<Json<Reply>, ApiError> {
+    match row {
+        TaskRow::Run(run) => Ok(Json(of_run(&app, &run, &said).await?)),
+        TaskRow::Export(export) => Ok(Json(export_reports::take(&app, export, &said).await?)),
+    }
+}
+
+async fn of_run(app: &App, run: &Run, said: &Report) -> Result<Reply, ApiError> {
     if said.run_lease == run.run_lease {
-        run_files::prove(&app, &run, &said.events).await?;
+        run_files::prove(app, run, &said.events).await?;
     }
     let mut tx = app.platform().await?;
-    let applied = outcome::applied(&mut tx, run.run_id, &said).await?;
-    let mut reply = report::take(&mut tx, run.run_id, &said).await?;
+    let applied = outcome::applied(&mut tx, run.run_id, said).await?;
+    let mut reply = report::take(&mut tx, run.run_id, said).await?;
     let publishes = said.events.iter().any(|event| matches!(event, RunEvent::Published { .. }));
     if publishes && let Some(results) = results::of(&mut tx, run.job_id).await? {
         // The content is uploaded while no connection is held; then the report is applied again, together with its
         // file.
         tx.rollback().await?;
-        results.put(&app).await?;
+        results.put(app).await?;
         tx = app.platform().await?;
-        reply = report::take(&mut tx, run.run_id, &said).await?;
+        reply = report::take(&mut tx, run.run_id, said).await?;
         results.name(&mut tx, run.job_id).await?;
     }
     let new = said.events.get(applied..).unwrap_or_default();
@@ -100,8 +121,8 @@ pub async fn reports(
         false => None,
     };
     tx.commit_at(if publishes { FailPoint::RunPublish } else { FailPoint::RunReport }).await?;
-    progress::count(&run, new, end);
-    Ok(Json(reply))
+    progress::count(run, new, end);
+    Ok(reply)
 }
 
 fn check_alive(run: &Run) -> Result<(), ApiError> {

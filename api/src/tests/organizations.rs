@@ -5,7 +5,7 @@ use attune_domain::{
     id::{BaseModelId, ProjectId},
 };
 use attune_store::{
-    adapters::base_model,
+    adapters::base_model::{self, NewBaseModel},
     db,
     jobs::job::{self, Step},
     testing::{self, Seed},
@@ -23,7 +23,8 @@ async fn insert_base(world: &World, owner: Option<ProjectId>, name: &str, digit:
     let mut tx = db::platform(&world.pool).await.unwrap();
     let architecture = base_model::get(&mut tx, world.seed.base_model_id).await.unwrap().architecture;
     let files = [testing::blob("config.json", digit)];
-    let made = base_model::insert(&mut tx, owner, name, &architecture, &files).await.unwrap();
+    let new = NewBaseModel { name, architecture: &architecture, files: &files, origin: None, license: None };
+    let made = base_model::insert(&mut tx, owner, &new).await.unwrap();
     tx.commit().await.unwrap();
     made.base_model_id
 }

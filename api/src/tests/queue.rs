@@ -75,7 +75,8 @@ async fn the_share_of_a_project_is_set_by_the_installation_and_shown_to_its_orga
     let default = world.get(&own, &world.key).await.json();
     let project_id = world.seed.project_id.to_string();
     let want = json!({"object": "organization.project.queue", "project_id": project_id, "weight": 1.0,
-        "max_running_jobs": null, "max_node_hours": null, "max_stored_bytes": null, "max_priority": "normal"});
+        "max_running_jobs": null, "max_node_hours": null, "max_stored_bytes": null, "max_replicas": null,
+        "max_priority": "normal"});
     assert_eq!(default, want);
 
     let body = json!({"weight": 2.5, "max_running_jobs": 3});

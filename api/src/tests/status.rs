@@ -9,7 +9,7 @@ use attune_domain::{
     spec::Quantization,
 };
 use attune_store::{
-    adapters::base_model,
+    adapters::base_model::{self, NewBaseModel},
     jobs::waiting::{self, Place},
     replica::{self, ServedBase},
     runs::{
@@ -122,8 +122,9 @@ async fn other_organizations_are_counts(pool: PgPool) {
     let architecture = Architecture::from_config_json(testing::CONFIG.as_bytes()).unwrap();
     let files = [testing::blob("config.json", 'c')];
     let Seed { project_id, .. } = world.seed;
-    let own = base_model::insert(&mut conn, Some(project_id), "mine", &architecture, &files).await.unwrap();
-    let base = ServedBase { base_model_id: own.base_model_id, quantization: Quantization::Int8 };
+    let new = NewBaseModel { name: "mine", architecture: &architecture, files: &files, origin: None, license: None };
+    let own = base_model::insert(&mut conn, Some(project_id), &new).await.unwrap();
+    let base = ServedBase::shared(own.base_model_id, Quantization::Int8);
     replica::ensure(&mut conn, base).await.unwrap();
     drop(conn);
 

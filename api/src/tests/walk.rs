@@ -70,6 +70,11 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
         .as_str()
         .unwrap()
         .to_owned();
+    let deployment = body("create_deployment", &BTreeMap::new(), true);
+    let deployment = world.call(Method::POST, "/v1/deployments", &world.key, deployment).await.json()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let tenants =
         |there: String, prefix: &str| Place::Tenants { there, unknown: format!("{prefix}{}", "0".repeat(32)) };
     BTreeMap::from([
@@ -86,9 +91,12 @@ async fn places(world: &World) -> BTreeMap<&'static str, Place> {
         // A batch needs a file in the object store, which these tests do not have: they cover its roles and scopes, not
         // rows.
         ("batch_id", Place::Shared("batch_00000000000000000000000000000001")),
+        // As for batches: an export needs the adapter's files.
+        ("export_id", Place::Shared("export_00000000000000000000000000000001")),
         ("alias", Place::Shared("prod")),
         ("entry_id", Place::Shared("aws.g6.xlarge.us-east-1")),
         ("webhook_endpoint_id", tenants(hook, "we_")),
+        ("deployment_id", tenants(deployment, "deploy_")),
         // No delivery exists; the endpoint in its path is the one that belongs to another tenant.
         ("delivery_id", Place::Shared("wd_00000000000000000000000000000001")),
         ("name", Place::Shared("walked")),
@@ -121,11 +129,18 @@ fn body(operation: &str, places: &BTreeMap<&str, Place>, foreign: bool) -> Optio
         "create_batch" => {
             json!({"input_file_id": id("file_id"), "endpoint": "/v1/chat/completions", "completion_window": "24h"})
         }
+        "create_export" => json!({"format": "merged"}),
         "set_adapter_alias" => json!({"version": "1"}),
+        "start_adapter_canary" | "start_adapter_shadow" => json!({"version": "1", "percent": 10}),
+        "prefetch_adapter" => json!({"seconds": 60}),
         "create_webhook_endpoint" => json!({"url": "https://hooks.example/attune"}),
         "update_webhook_endpoint" => json!({"description": "walked"}),
+        "create_deployment" => json!({"model": "tiny"}),
+        "update_deployment" => json!({"name": "walked"}),
         "rotate_webhook_secret" => json!({}),
         "create_completion" => json!({"model": id("model"), "prompt": "a"}),
+        "create_response" => json!({"model": id("model"), "input": "a"}),
+        "lorax" | "lorax_generate" | "lorax_generate_stream" => json!({"inputs": "a"}),
         "preview_file" => json!({"model": "tiny"}),
         "create_base_model" => json!({"name": "walked", "files": []}),
         "create_project" => json!({"name": "Not A Name"}),

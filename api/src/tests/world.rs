@@ -48,6 +48,7 @@ pub(crate) struct World {
     pub(crate) pool: PgPool,
     pub(crate) router: Router,
     pub(crate) objects: Objects,
+    pub(crate) inference: Inference,
     pub(crate) issuer: Issuer,
     /// The first organization's project `default`, with a base model and a file.
     pub(crate) seed: Seed,
@@ -132,8 +133,9 @@ impl World {
             parsers: Arc::new(Places::new(2, 1)),
             reports: Arc::default(),
         };
+        let inference = app.inference.clone();
         let router = router::router(app, "http://localhost", &Cors::default()).unwrap();
-        Self { pool, router, objects, issuer, seed, organization, key, other }
+        Self { pool, router, objects, inference, issuer, seed, organization, key, other }
     }
 
     /// Returns a new key of the first organization's project with these scopes.

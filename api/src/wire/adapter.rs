@@ -1,5 +1,8 @@
 //! Adapter versions and their files, for export, and aliases, which can be moved from version to version.
 
+/// The residency of versions.
+pub mod residency;
+
 use attune_domain::{digest::Sha256, manifest, run::Blob, spec::AdapterSpec};
 use attune_store::adapters::{
     adapter::AdapterVersion,
@@ -9,7 +12,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use sha2::Digest;
 use utoipa::ToSchema;
 
-use crate::wire::job_view::QuantizationView;
+use crate::wire::{
+    job_view::QuantizationView,
+    promotion::{canary::CanaryView, shadow::ShadowView},
+};
 
 /// A file of a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -160,12 +166,12 @@ pub struct NewAlias {
 }
 
 /// Deserializes an optional field so that `null` and an omitted field are distinguished.
-fn double_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+pub(crate) fn double_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
 /// An alias: a name that points to one version of an adapter and can be moved.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct AliasView {
     /// The name of the alias as a model, for `model` in a request.
     #[schema(example = "records@prod")]
@@ -183,13 +189,19 @@ pub struct AliasView {
     pub adapter_version: String,
     /// The model name of that version.
     pub model: String,
+    /// The ID of the version that a rollback returns to; `null` if there is none.
+    pub previous_version: Option<String>,
+    /// The last canary of the alias, running or ended; `null` if there was none.
+    pub canary: Option<CanaryView>,
+    /// The last shadow of the alias, active or ended; `null` if there was none.
+    pub shadow: Option<ShadowView>,
     /// The time at which the alias was set to this version, in Unix seconds.
     pub moved_at: i64,
 }
 
 impl AliasView {
     /// Creates the view of an alias of the adapter with this name.
-    pub fn new(adapter: &str, alias: Alias) -> Self {
+    pub fn new(adapter: &str, alias: Alias, canary: Option<CanaryView>, shadow: Option<ShadowView>) -> Self {
         Self {
             id: format!("{adapter}@{}", alias.alias),
             object: "adapter.alias",
@@ -198,6 +210,9 @@ impl AliasView {
             version: alias.version,
             adapter_version: alias.adapter_version_id.to_string(),
             model: alias.model_name,
+            previous_version: alias.previous.map(|id| id.to_string()),
+            canary,
+            shadow,
             moved_at: alias.moved_at.timestamp(),
         }
     }

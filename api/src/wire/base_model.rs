@@ -1,6 +1,6 @@
 //! Base models: Hugging Face folders. Their files are uploaded one by one, and a base model is then created from them.
 
-use attune_domain::{bytes::Bytes, digest::Sha256, run::Blob};
+use attune_domain::{bytes::Bytes, digest::Sha256, hub_origin::HubOrigin, run::Blob};
 use attune_store::adapters::base_model::BaseModel;
 use serde::{Deserialize, Serialize};
 use strum::EnumString;
@@ -21,6 +21,48 @@ pub struct NewBaseModel {
     /// The owner. `project`: only the key's project may use the model. `installation`: every project may; requires the
     /// scope `installation`. Defaults to `installation` for keys with that scope, and to `project` for all others.
     pub owner: Option<Owner>,
+    /// The hub that the files were downloaded from. It is not verified.
+    pub origin: Option<BaseModelOrigin>,
+    /// The licence of the model, by its name in SPDX or in the hub; it is stored in lower case. It is not verified.
+    #[schema(example = "apache-2.0", pattern = "^[A-Za-z][A-Za-z0-9._+-]{1,63}$")]
+    pub license: Option<String>,
+}
+
+/// The origin of a base model's files in a model hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BaseModelOrigin {
+    /// The host of the hub.
+    #[schema(example = "huggingface.co")]
+    pub host: String,
+    /// The repository.
+    #[schema(example = "HuggingFaceTB/SmolLM2-135M-Instruct")]
+    pub repository: String,
+    /// The branch, tag or commit that was requested.
+    #[schema(example = "main")]
+    pub revision: String,
+    /// The commit that the revision was resolved to.
+    #[schema(example = "12fd25f77366fa6b3b4b768ec3050bf629380bac", pattern = "^[0-9a-f]{40}$")]
+    pub commit: String,
+}
+
+impl BaseModelOrigin {
+    /// Checks the fields.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`], which names the field.
+    pub fn check(self) -> Result<HubOrigin, ApiError> {
+        let Self { host, repository, revision, commit } = self;
+        let origin = HubOrigin { host, repository, revision, commit };
+        origin.check().map_err(|field| ApiError::invalid(field.param, field.to_string()))?;
+        Ok(origin)
+    }
+}
+
+impl From<HubOrigin> for BaseModelOrigin {
+    fn from(HubOrigin { host, repository, revision, commit }: HubOrigin) -> Self {
+        Self { host, repository, revision, commit }
+    }
 }
 
 /// The owner of a base model.
@@ -78,6 +120,11 @@ pub struct BaseModelView {
     pub architecture: serde_json::Value,
     /// The files of its folder.
     pub files: Vec<FolderFile>,
+    /// The hub that the files were downloaded from, as stated at the import; `null` if they came from elsewhere.
+    pub origin: Option<BaseModelOrigin>,
+    /// The licence, as stated at the import; `null` if it is unknown.
+    #[schema(example = "apache-2.0")]
+    pub license: Option<String>,
     /// The creation time, in Unix seconds.
     pub created_at: i64,
 }
@@ -93,6 +140,8 @@ impl BaseModelView {
             digest: base.digest.to_string(),
             architecture: serde_json::to_value(&base.architecture).unwrap_or_default(),
             files: files.into_iter().map(FolderFile::from).collect(),
+            origin: base.origin.map(BaseModelOrigin::from),
+            license: base.license,
             created_at: base.created_at.timestamp(),
         }
     }

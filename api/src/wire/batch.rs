@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use attune_domain::batch::Defect;
+use attune_domain::batch::{BatchEndpoint, Defect};
 use attune_inference::wire::metadata;
 use attune_store::batches::batch::Batch;
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 use utoipa::ToSchema;
 
 use crate::{error::ApiError, files::purpose::ExpiresAfter, http::path_id::truncated};
-
-/// The endpoints that a batch's requests may use.
-const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
 
 /// The request body for creating a batch.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -20,7 +18,7 @@ pub struct NewBatch {
     /// The ID of a file with purpose `batch`: one request per line, each with `custom_id`, `method`, `url` and `body`.
     #[schema(example = "file-0190c2e17d2f7b3c9d1e5f6a7b8c9d0e")]
     pub input_file_id: String,
-    /// The endpoint of all requests: `/v1/chat/completions` or `/v1/completions`.
+    /// The endpoint of all requests: `/v1/chat/completions`, `/v1/completions` or `/v1/responses`.
     #[schema(example = "/v1/chat/completions")]
     pub endpoint: String,
     /// The time window for completion, always `24h`.
@@ -33,23 +31,25 @@ pub struct NewBatch {
 }
 
 impl NewBatch {
-    /// Checks the fields that can be checked without a database row.
+    /// Checks the fields that can be checked without a database row, and returns the endpoint.
     ///
     /// # Errors
     /// [`ApiError::Invalid`], which names the field.
-    pub fn check(&self) -> Result<(), ApiError> {
-        if !ENDPOINTS.contains(&self.endpoint.as_str()) {
-            let (given, allowed) = (truncated(&self.endpoint), ENDPOINTS.join(", "));
+    pub fn check(&self) -> Result<BatchEndpoint, ApiError> {
+        let Ok(endpoint) = self.endpoint.parse::<BatchEndpoint>() else {
+            let allowed: Vec<&str> = BatchEndpoint::VARIANTS.iter().map(|endpoint| endpoint.path()).collect();
+            let (given, allowed) = (truncated(&self.endpoint), allowed.join(", "));
             let message = format!("Invalid 'endpoint': '{given}'; allowed: {allowed}.");
             return Err(ApiError::invalid("endpoint", message));
-        }
+        };
         if self.completion_window != "24h" {
             let given = truncated(&self.completion_window);
             let message = format!("Invalid 'completion_window': '{given}'; the only one is '24h'.");
             return Err(ApiError::invalid("completion_window", message));
         }
         self.metadata.as_ref().map_or(Ok(()), metadata::check)?;
-        self.output_expires_after.clone().map(ExpiresAfter::check).transpose().map(drop)
+        self.output_expires_after.clone().map(ExpiresAfter::check).transpose()?;
+        Ok(endpoint)
     }
 }
 
@@ -148,7 +148,7 @@ impl From<Batch> for BatchView {
         Self {
             id: batch.batch_id.to_string(),
             object: "batch",
-            endpoint: batch.endpoint,
+            endpoint: batch.endpoint.path().to_owned(),
             errors: (!data.is_empty()).then_some(BatchErrors { object: "list", data }),
             input_file_id: batch.input_file_id.to_string(),
             completion_window: batch.completion_window,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use attune_domain::{
-    file_facts::FileFacts,
+    dataset::file_facts::FileFacts,
     memory::{Margin, MemoryEstimate},
     offer::{Offer, Refusal},
     run::Plan,

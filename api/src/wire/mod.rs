@@ -14,8 +14,12 @@ pub mod catalogue;
 pub mod checkpoint_permission;
 /// The limits of a job on its machine.
 pub mod compute_limits;
+/// Deployments.
+pub mod deployment;
 /// Estimates of jobs.
 pub mod estimate;
+/// Exports of adapters.
+pub mod export;
 /// Files.
 pub mod file;
 /// The request body for creating a job.
@@ -36,6 +40,8 @@ pub mod placement;
 pub mod preview;
 /// Shares of projects in the queue of jobs.
 pub mod project_queue;
+/// The promotion of adapter versions.
+pub mod promotion;
 /// Types of query parameters.
 pub mod query;
 /// Reports on datasets.

@@ -29,6 +29,9 @@ pub const MOST_NODE_HOURS: f64 = 1e7;
 /// The largest accepted maximum of stored bytes: 8 EiB.
 pub const MOST_STORED_BYTES: i64 = i64::MAX;
 
+/// The largest accepted maximum of replicas of a project's deployments.
+pub const MOST_REPLICAS: u32 = 10_000;
+
 /// The request body for setting a project's share of the machines. An omitted field has its default.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +51,10 @@ pub struct NewProjectQueue {
     /// `null`, the default, for that of the installation, which is never exceeded.
     #[schema(minimum = 1)]
     pub max_stored_bytes: Option<i64>,
+    /// The maximum of `max_replicas` of all deployments of the project together; `null`, the default, for 32. Existing
+    /// deployments are not changed.
+    #[schema(minimum = 0, maximum = 10000)]
+    pub max_replicas: Option<i64>,
     /// The highest priority that a job of the project may have: `low`, `normal` or `high`. Defaults to `normal`.
     #[schema(value_type = Option<String>, pattern = "^(low|normal|high)$")]
     pub max_priority: Option<Priority>,
@@ -70,6 +77,7 @@ impl NewProjectQueue {
             max_running_jobs: self.max_running_jobs.map(running_jobs).transpose()?,
             max_node_hours: self.max_node_hours.map(node_hours).transpose()?,
             max_stored_bytes: self.max_stored_bytes.map(stored_bytes).transpose()?,
+            max_replicas: self.max_replicas.map(replicas).transpose()?,
             max_priority: self.max_priority.unwrap_or(default.max_priority),
         })
     }
@@ -82,6 +90,13 @@ fn running_jobs(asked: i64) -> Result<u32, ApiError> {
             "Invalid 'max_running_jobs': {asked} is not from 1 to {MOST_RUNNING_JOBS}. Use null for no maximum."
         );
         ApiError::invalid("max_running_jobs", message)
+    })
+}
+
+fn replicas(asked: i64) -> Result<u32, ApiError> {
+    u32::try_from(asked).ok().filter(|count| *count <= MOST_REPLICAS).ok_or_else(|| {
+        let message = format!("Invalid 'max_replicas': {asked} is not from 0 to {MOST_REPLICAS}. Use null for 32.");
+        ApiError::invalid("max_replicas", message)
     })
 }
 
@@ -121,6 +136,8 @@ pub struct ProjectQueueView {
     pub max_node_hours: Option<f64>,
     /// The maximum number of bytes that the project stores; `null` for that of the installation.
     pub max_stored_bytes: Option<u64>,
+    /// The maximum of `max_replicas` of all deployments of the project together; `null` for 32.
+    pub max_replicas: Option<u32>,
     /// The highest priority that a job of the project may have: `low`, `normal` or `high`.
     pub max_priority: &'static str,
 }
@@ -135,6 +152,7 @@ impl ProjectQueueView {
             max_running_jobs: settings.max_running_jobs,
             max_node_hours: settings.max_node_hours,
             max_stored_bytes: settings.max_stored_bytes.map(|bytes| bytes.0),
+            max_replicas: settings.max_replicas,
             max_priority: settings.max_priority.name(),
         }
     }
@@ -218,12 +236,13 @@ mod tests {
     fn what_is_omitted_has_its_default() {
         assert_eq!(checked(json!({})), Ok(Settings::default()));
         let all = json!({"weight": 2, "max_running_jobs": 3, "max_node_hours": 0.5, "max_stored_bytes": 100,
-            "max_priority": "high"});
+            "max_replicas": 4, "max_priority": "high"});
         let settings = Settings {
             weight: 2.0,
             max_running_jobs: Some(3),
             max_node_hours: Some(0.5),
             max_stored_bytes: Some(Bytes(100)),
+            max_replicas: Some(4),
             max_priority: Priority::High,
         };
         assert_eq!(checked(all), Ok(settings));
@@ -251,6 +270,12 @@ mod tests {
         assert_eq!(most, Some(Bytes::from_i64(MOST_STORED_BYTES)));
         for bytes in [0, -1, i64::MIN] {
             assert_eq!(checked(json!({"max_stored_bytes": bytes})), Err(Some("max_stored_bytes".into())), "{bytes}");
+        }
+        for count in [0, MOST_REPLICAS] {
+            assert_eq!(checked(json!({"max_replicas": count})).unwrap().max_replicas, Some(count));
+        }
+        for count in [-1, i64::from(MOST_REPLICAS) + 1] {
+            assert_eq!(checked(json!({"max_replicas": count})), Err(Some("max_replicas".into())), "{count}");
         }
         assert_eq!(checked(json!({"max_priority": "urgent"})), Err(Some("max_priority".into())));
         assert_eq!(checked(json!({"wieght": 1})), Err(Some("wieght".into())));

@@ -109,7 +109,8 @@ pub struct Cost {
     pub object: &'static str,
     /// The amount.
     pub amount: Amount,
-    /// The line item, `training`, `completions` or `refund`, if grouped by it. The amount of a refund is negative.
+    /// The line item, `training`, `completions`, `deployment` or `refund`, if grouped by it. The amount of a refund is
+    /// negative.
     pub line_item: Option<String>,
     /// The project's ID, if grouped by it.
     pub project_id: Option<String>,

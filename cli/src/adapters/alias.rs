@@ -81,7 +81,7 @@ pub(crate) async fn run(client: &Client, command: AliasCommand, as_json: bool) -
 }
 
 /// Splits `house@prod` into the adapter's name and the alias's.
-fn parts(alias: &str) -> Result<(&str, &str)> {
+pub(super) fn parts(alias: &str) -> Result<(&str, &str)> {
     alias
         .split_once('@')
         .filter(|(adapter, name)| !adapter.is_empty() && !name.is_empty())

@@ -1,24 +1,22 @@
 //! `attune adapters`: adapter versions from fine-tuning jobs and imports, their aliases, and their export.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::{Subcommand, ValueEnum};
-use futures::StreamExt;
-use indicatif::ProgressBar;
-use reqwest::Method;
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
 
 use crate::{
     adapters::{
         alias::{self, AliasCommand},
+        export,
+        exports::{self, ExportsCommand, Wanted},
         import::{self, ImportArgs},
-        plain_name::plain_name,
+        promotion::{self, PromotionCommand},
         pull,
+        residency::{self, ResidencyCommand},
     },
     connection::client::Client,
-    error::{CliError, Doing, Result},
-    files::digest,
+    error::{CliError, Result},
     output,
 };
 
@@ -51,18 +49,44 @@ pub(crate) enum AdaptersCommand {
     /// Manage aliases, such as NAME@prod, that can be moved from version to version
     #[command(subcommand)]
     Alias(AliasCommand),
-    /// Download an adapter version into a new folder, or as one archive
-    Export {
-        /// The version, as for `show`
-        adapter: String,
-        /// The format of the export
-        #[arg(long, value_enum, default_value = "peft")]
-        format: Format,
-        /// The folder to create, which may exist if it is empty; with `--format tar`, the file to create
-        folder: PathBuf,
-    },
+    #[command(flatten)]
+    Promotion(PromotionCommand),
+    #[command(flatten)]
+    Residency(ResidencyCommand),
+    /// Download an adapter version into a new folder, as one archive, or in another form that a node writes
+    Export(ExportArgs),
+    /// Manage the exports that nodes write
+    #[command(subcommand)]
+    Exports(ExportsCommand),
     /// Import an adapter in PEFT format that was trained elsewhere, as the next version of NAME
     Import(ImportArgs),
+}
+
+/// The arguments of `attune adapters export`.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The version, as for `show`; for a form that a node writes, also the model name of a checkpoint
+    adapter: String,
+    /// The format of the export
+    #[arg(long, value_enum, default_value = "peft")]
+    format: Format,
+    /// The number type of the weights: f32, f16 or bf16 (merged), or f32, f16, q8_0 or q4_k_m (gguf)
+    #[arg(long)]
+    dtype: Option<String>,
+    /// The base weights that the adapter is merged into: dequantized (those of the training) or original
+    #[arg(long)]
+    base_weights: Option<String>,
+    /// The maximum size of a file of merged weights, in bytes
+    #[arg(long, value_name = "BYTES")]
+    shard_bytes: Option<u64>,
+    /// Weight the errors of q4_k_m with an importance matrix, computed from the rows of the adapter's job
+    #[arg(long)]
+    imatrix: bool,
+    /// The ID of another dataset to compute the importance matrix from
+    #[arg(long, value_name = "FILE_ID")]
+    imatrix_file: Option<String>,
+    /// The folder to create, which may exist if it is empty; with `--format tar`, the file to create
+    folder: PathBuf,
 }
 
 /// The export formats of an adapter version.
@@ -72,6 +96,12 @@ pub(crate) enum Format {
     Peft,
     /// The same folder as one tar archive
     Tar,
+    /// The base model with the adapter merged into it, as a Hugging Face folder
+    Merged,
+    /// The merged model as a GGUF file with an Ollama Modelfile
+    Gguf,
+    /// The adapter alone as a GGUF file
+    GgufAdapter,
 }
 
 /// Runs the command.
@@ -103,26 +133,51 @@ pub(crate) async fn run(client: &Client, command: AdaptersCommand, as_json: bool
             if as_json { output::json(&versions) } else { table(&versions) }
         }
         AdaptersCommand::Alias(command) => alias::run(client, command, as_json).await,
+        AdaptersCommand::Promotion(command) => promotion::run(client, command, as_json).await,
+        AdaptersCommand::Residency(command) => residency::run(client, command, as_json).await,
         AdaptersCommand::Import(args) => {
             let view = import::import(client, &args).await?;
             if as_json { output::json(&view) } else { show(&view) }
         }
-        AdaptersCommand::Export { adapter, format: Format::Tar, folder: file } => {
-            let view = archive(client, &adapter, &file).await?;
-            if as_json {
-                return output::json(&view);
-            }
-            output::line(&format!("{}: {}", file.display(), output::text(&view["model"])))
-        }
-        AdaptersCommand::Export { adapter, format: Format::Peft, folder } => {
-            let view = export(client, &adapter, &folder).await?;
-            if as_json {
-                return output::json(&view);
-            }
-            let count = view["files"].as_array().map_or(0, Vec::len);
-            output::line(&format!("{}: {count} files of {}", folder.display(), output::text(&view["model"])))
-        }
+        AdaptersCommand::Exports(command) => exports::run(client, command, as_json).await,
+        AdaptersCommand::Export(args) => export(client, args, as_json).await,
     }
+}
+
+async fn export(client: &Client, args: ExportArgs, as_json: bool) -> Result<()> {
+    let has_options = args.dtype.is_some() || args.base_weights.is_some() || args.shard_bytes.is_some();
+    let has_options = has_options || args.imatrix || args.imatrix_file.is_some();
+    let ExportArgs { adapter, format, dtype, base_weights, shard_bytes, imatrix, imatrix_file, folder } = args;
+    let written = match format {
+        Format::Merged => "merged",
+        Format::Gguf => "gguf",
+        Format::GgufAdapter => "gguf_adapter",
+        Format::Peft | Format::Tar if has_options => {
+            let why = "--dtype, --base-weights, --shard-bytes and --imatrix are for --format merged and gguf";
+            return Err(CliError::Usage(why.into()));
+        }
+        Format::Tar => {
+            let view = export::archive(client, &adapter, &folder).await?;
+            if as_json {
+                return output::json(&view);
+            }
+            return output::line(&format!("{}: {}", folder.display(), output::text(&view["model"])));
+        }
+        // A checkpoint is no version: a node writes its folder.
+        Format::Peft if adapter.contains(":ckpt-step-") => "peft",
+        Format::Peft => {
+            let view = export::folder(client, &adapter, &folder).await?;
+            return if as_json { output::json(&view) } else { exported(&view, &folder) };
+        }
+    };
+    let wanted = Wanted { format: written, dtype, base_weights, shard_bytes, imatrix, imatrix_file };
+    let view = exports::export(client, &adapter, &wanted, &folder).await?;
+    if as_json { output::json(&view) } else { exported(&view, &folder) }
+}
+
+fn exported(view: &Value, folder: &std::path::Path) -> Result<()> {
+    let count = view["files"].as_array().map_or(0, Vec::len);
+    output::line(&format!("{}: {count} files of {}", folder.display(), output::text(&view["model"])))
 }
 
 fn table(adapters: &Value) -> Result<()> {
@@ -156,87 +211,6 @@ fn show(view: &Value) -> Result<()> {
     for file in view["files"].as_array().into_iter().flatten() {
         let (name, size) = (output::text(&file["name"]), output::bytes(&file["bytes"]));
         output::line(&format!("file   {name}  {size}  sha256 {}", output::text(&file["sha256"])))?;
-    }
-    Ok(())
-}
-
-/// Exports a version into `folder`. Writes a temporary folder next to it, checks every digest and then renames it, so
-/// that `folder` is either complete or missing.
-async fn export(client: &Client, adapter: &str, folder: &Path) -> Result<Value> {
-    let there = folder.exists();
-    if there && std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_some()) {
-        let taken =
-            format!("{} exists already and is not empty. Export into a new or an empty folder.", folder.display());
-        return Err(CliError::Usage(taken));
-    }
-    let view = client.get(&["adapters", adapter]).await?;
-    let files = view["files"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let total = files.iter().filter_map(|file| file["bytes"].as_u64()).sum();
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).doing(|| format!("create the folder {}", parent.display()))?;
-    let half = tempfile::Builder::new().prefix(".attune-export-").tempdir_in(parent);
-    let half = half.doing(|| format!("create a folder in {}", parent.display()))?;
-    let whole = half.path().join("adapter");
-    std::fs::create_dir(&whole).doing(|| format!("create the folder {}", whole.display()))?;
-    let bar = output::byte_bar("exporting", total);
-    for file in files {
-        download(client, adapter, file, &whole, &bar).await?;
-    }
-    bar.finish_and_clear();
-    // A rename onto an empty folder replaces it; onto a folder with content it fails.
-    std::fs::rename(&whole, folder).doing(|| format!("rename the export to {}", folder.display()))?;
-    Ok(view)
-}
-
-/// Exports a version as the tar archive `file`. Writes a temporary file next to it and then renames it, so that `file`
-/// is either complete or missing.
-async fn archive(client: &Client, adapter: &str, file: &Path) -> Result<Value> {
-    if file.exists() {
-        return Err(CliError::Usage(format!("{} exists already. Use the name of a new file.", file.display())));
-    }
-    let view = client.get(&["adapters", adapter]).await?;
-    let id = output::text(&view["id"]); // an alias may be moved in the meantime
-    let answer = client.send(client.request(Method::GET, &["adapters", &id, "export"])).await?;
-    let total = answer.content_length().unwrap_or(0);
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).doing(|| format!("create the folder {}", parent.display()))?;
-    let half = tempfile::Builder::new().prefix(".attune-export-").tempfile_in(parent);
-    let half = half.doing(|| format!("create a file in {}", parent.display()))?;
-    let cannot = || format!("write {}", file.display());
-    let mut out = tokio::fs::File::from_std(half.reopen().doing(cannot)?);
-    let bar = output::byte_bar("exporting", total);
-    let mut stream = answer.bytes_stream();
-    while let Some(bytes) = stream.next().await {
-        let bytes = bytes.map_err(|e| client.unreachable(&e))?;
-        out.write_all(&bytes).await.doing(cannot)?;
-        bar.inc(bytes.len() as u64);
-    }
-    out.sync_all().await.doing(cannot)?;
-    bar.finish_and_clear();
-    half.persist_noclobber(file).map_err(|e| e.error).doing(cannot)?;
-    Ok(view)
-}
-
-async fn download(client: &Client, adapter: &str, file: &Value, folder: &Path, bar: &ProgressBar) -> Result<()> {
-    let name = plain_name(&file["name"])?;
-    let answer = client.send(client.request(Method::GET, &["adapters", adapter, "files", name])).await?;
-    let path = folder.join(name);
-    let cannot = || format!("write {}", path.display());
-    let mut out = tokio::fs::File::create(&path).await.doing(cannot)?;
-    let mut running = digest::Running::default();
-    let mut stream = answer.bytes_stream();
-    while let Some(bytes) = stream.next().await {
-        let bytes = bytes.map_err(|e| client.unreachable(&e))?;
-        running.add(&bytes);
-        out.write_all(&bytes).await.doing(cannot)?;
-        bar.inc(bytes.len() as u64);
-    }
-    out.sync_all().await.doing(cannot)?;
-    let found = running.finish().to_string();
-    let expected = output::text(&file["sha256"]);
-    if found != expected {
-        let torn = format!("{name} has SHA-256 {found}, expected {expected}. Nothing was written; try again.");
-        return Err(CliError::Failed(torn));
     }
     Ok(())
 }

@@ -170,7 +170,7 @@ impl Client {
 }
 
 /// Returns the message of the innermost cause, such as "Connection refused" instead of "error sending request".
-fn innermost(e: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn innermost(e: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = e;
     while let Some(deeper) = cause.source() {
         cause = deeper;

@@ -13,6 +13,24 @@ pub(crate) fn user_folder() -> Option<PathBuf> {
         .map(|folder| folder.join("attune"))
 }
 
+/// Returns the folder for content that can be downloaded again; `None` if neither `XDG_CACHE_HOME` nor `HOME` is set.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    variable("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".cache")))
+        .map(|folder| folder.join("attune"))
+}
+
+/// Returns the address of the model hub, `HF_ENDPOINT`.
+pub(crate) fn hub_endpoint() -> Option<String> {
+    variable("HF_ENDPOINT")?.into_string().ok()
+}
+
+/// Returns the token for the model hub, `HF_TOKEN`.
+pub(crate) fn hub_token() -> Option<String> {
+    variable("HF_TOKEN")?.into_string().ok()
+}
+
 /// Returns the folders of `PATH`.
 pub(crate) fn search_path() -> Vec<PathBuf> {
     std::env::split_paths(&variable("PATH").unwrap_or_default()).collect()

@@ -11,9 +11,18 @@ pub(crate) struct SamplingArgs {
     /// The sampling temperature; 0 always takes the most likely token
     #[arg(long)]
     temperature: Option<f64>,
+    /// Sample only from this many of the most likely tokens
+    #[arg(long, value_name = "COUNT")]
+    top_k: Option<u32>,
     /// Nucleus sampling: sample only from the most likely tokens whose probabilities add up to this value
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
+    /// Sample only tokens with at least this fraction of the most likely token's probability
+    #[arg(long, value_name = "P")]
+    min_p: Option<f64>,
+    /// Make tokens of the prompt and of the answer less likely (above 1) or more likely (below 1)
+    #[arg(long, value_name = "FACTOR")]
+    repetition_penalty: Option<f64>,
     /// The maximum number of tokens to generate
     #[arg(long, value_name = "COUNT")]
     max_tokens: Option<u64>,
@@ -31,7 +40,10 @@ impl SamplingArgs {
         let fields = [
             ("model", Some(json!(self.model))),
             ("temperature", self.temperature.map(Value::from)),
+            ("top_k", self.top_k.map(Value::from)),
             ("top_p", self.top_p.map(Value::from)),
+            ("min_p", self.min_p.map(Value::from)),
+            ("repetition_penalty", self.repetition_penalty.map(Value::from)),
             ("max_tokens", self.max_tokens.map(Value::from)),
             ("seed", self.seed.map(Value::from)),
             ("stop", (!self.stop.is_empty()).then(|| json!(self.stop))),

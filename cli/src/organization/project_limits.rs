@@ -31,6 +31,9 @@ pub(crate) struct LimitArgs {
     /// The maximum number of bytes that the project stores, or `none` for that of the installation
     #[arg(long, value_name = "BYTES|none", value_parser = whole)]
     max_stored_bytes: Option<Limit>,
+    /// The maximum number of replicas of the project's deployments together, or `none` for 32
+    #[arg(long, value_name = "REPLICAS|none", value_parser = whole)]
+    max_replicas: Option<Limit>,
     /// The highest priority of the project's jobs: low, normal or high
     #[arg(long, value_name = "PRIORITY")]
     max_priority: Option<String>,
@@ -67,6 +70,7 @@ impl LimitArgs {
             ("max_running_jobs", limit(self.max_running_jobs)),
             ("max_node_hours", limit(self.max_node_hours)),
             ("max_stored_bytes", limit(self.max_stored_bytes)),
+            ("max_replicas", limit(self.max_replicas)),
             ("max_priority", self.max_priority.map(Value::from)),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
@@ -134,6 +138,7 @@ fn show(view: &Value, as_json: bool) -> Result<()> {
         ("weight", output::text(&view["weight"])),
         ("running jobs", limit("max_running_jobs", "no maximum")),
         ("node-hours a month", limit("max_node_hours", "no maximum")),
+        ("replicas of deployments", limit("max_replicas", "32")),
         ("stored", if stored.is_empty() { "the installation's maximum".into() } else { stored }),
         ("highest priority", output::text(&view["max_priority"])),
     ])
@@ -164,6 +169,7 @@ mod tests {
             max_running_jobs: Some(Limit(Value::Null)),
             max_node_hours: Some(Limit(json!(1.5))),
             max_stored_bytes: None,
+            max_replicas: None,
             max_priority: None,
         };
         let mut set = settings(&view);

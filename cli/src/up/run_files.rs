@@ -87,7 +87,9 @@ fn api_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
     insert_section(&mut table, "rate_limits", settings.rate_limits.clone());
     insert_section(&mut table, "cors", settings.cors.clone());
     insert_section(&mut table, "metrics", listen(settings.metrics.api));
-    insert_section(&mut table, "serving", inference(settings));
+    let mut serving = inference(settings);
+    serving.extend(number("disk_cache_bytes", settings.serving.disk_cache_bytes));
+    insert_section(&mut table, "serving", serving);
     Ok(table)
 }
 
@@ -110,9 +112,12 @@ fn scheduler_table(start: &Start<'_>, settings: &Settings) -> Result<Table> {
     insert_section(&mut table, "leases", settings.leases.clone());
     let mut metrics = listen(settings.metrics.scheduler);
     metrics.extend(settings.metrics.projects.map(|projects| ("projects".to_owned(), i64::from(projects).into())));
+    metrics.extend(settings.metrics.adapters.map(|adapters| ("adapters".to_owned(), i64::from(adapters).into())));
     insert_section(&mut table, "metrics", metrics);
     let mut serving = inference(settings);
-    serving.extend(seconds("idle_seconds", settings.serving.idle_seconds));
+    serving.extend(number("idle_seconds", settings.serving.idle_seconds));
+    serving.extend(number("max_replicas", settings.serving.max_replicas));
+    serving.extend(number("target_concurrency", settings.serving.target_concurrency));
     insert_section(&mut table, "serving", serving);
     Ok(table)
 }
@@ -123,9 +128,11 @@ fn listen(address: Option<SocketAddr>) -> Table {
 
 /// Returns the keys of `[serving]` for requests of models, which are the same in both files.
 fn inference(settings: &Settings) -> Table {
-    let mut serving = seconds("wait_seconds", settings.serving.wait_seconds);
+    let mut serving = number("wait_seconds", settings.serving.wait_seconds);
     serving
         .extend(settings.serving.base_quantization.clone().map(|name| ("base_quantization".to_owned(), name.into())));
+    serving.extend(settings.serving.compute.clone().map(|name| ("compute".to_owned(), name.into())));
+    serving.extend(settings.serving.speculation.map(|speculates| ("speculation".to_owned(), speculates.into())));
     serving
 }
 
@@ -136,7 +143,7 @@ fn insert_section(table: &mut Table, name: &str, section: Table) {
     }
 }
 
-fn seconds(name: &str, value: Option<u64>) -> Table {
+fn number(name: &str, value: Option<u64>) -> Table {
     value.and_then(|v| i64::try_from(v).ok()).map(|v| (name.to_owned(), Value::Integer(v))).into_iter().collect()
 }
 
@@ -205,7 +212,9 @@ mod tests {
     fn both_files_have_the_settings_for_requests_of_models() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = "[prices]\nusd_per_million_input_tokens = 0.5\n\
-                    [serving]\nwait_seconds = 7\nidle_seconds = 8\nbase_quantization = 'int8'";
+                    [serving]\nwait_seconds = 7\nidle_seconds = 8\nbase_quantization = 'int8'\n\
+                    compute = 'f32'\nspeculation = false\nmax_replicas = 3\ntarget_concurrency = 5\n\
+                    disk_cache_bytes = 9";
         std::fs::write(file.path(), text).unwrap();
         let (settings, store) = (settings(file.path()), store());
         let start = start(file.path(), &store);
@@ -214,9 +223,16 @@ mod tests {
             assert_eq!(table["prices"]["usd_per_million_input_tokens"].as_float(), Some(0.5));
             assert_eq!(table["serving"]["wait_seconds"].as_integer(), Some(7));
             assert_eq!(table["serving"]["base_quantization"].as_str(), Some("int8"));
+            assert_eq!(table["serving"]["compute"].as_str(), Some("f32"));
+            assert_eq!(table["serving"]["speculation"].as_bool(), Some(false));
         }
         assert!(tables[1].get("provider").is_none() && tables[1]["local"]["work_dir"].is_str());
         let idle = tables.each_ref().map(|table| table["serving"].get("idle_seconds").and_then(Value::as_integer));
         assert_eq!(idle, [None, Some(8)]);
+        let disk = tables.each_ref().map(|table| table["serving"].get("disk_cache_bytes").and_then(Value::as_integer));
+        assert_eq!(disk, [Some(9), None]);
+        let serving = &tables[1]["serving"];
+        assert_eq!(serving["max_replicas"].as_integer(), Some(3));
+        assert_eq!(serving["target_concurrency"].as_integer(), Some(5));
     }
 }

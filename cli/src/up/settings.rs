@@ -117,18 +117,30 @@ pub(crate) struct Metrics {
     pub(crate) scheduler: Option<SocketAddr>,
     /// The number of projects whose jobs are counted separately.
     pub(crate) projects: Option<u32>,
+    /// The number of adapter versions whose traffic is published.
+    pub(crate) adapters: Option<u32>,
 }
 
-/// The section `[serving]`: time-outs, and the quantization of base models.
+/// The section `[serving]`: time-outs, the sizes of pools, and the quantization of base models.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Serving {
     /// The longest time that a request waits for a replica.
     pub(crate) wait_seconds: Option<u64>,
-    /// The time without requests after which a replica is stopped.
+    /// The time without requests after which the replicas of a pool are stopped.
     pub(crate) idle_seconds: Option<u64>,
+    /// The maximum number of replicas of a pool without deployments.
+    pub(crate) max_replicas: Option<u64>,
+    /// The requests per replica of a pool without deployments.
+    pub(crate) target_concurrency: Option<u64>,
     /// The quantization in which base models without an adapter are served.
     pub(crate) base_quantization: Option<String>,
+    /// The way in which replicas compute with the weights of a quantized base.
+    pub(crate) compute: Option<String>,
+    /// True if replicas draft tokens of answers.
+    pub(crate) speculation: Option<bool>,
+    /// The maximum size of all adapters in the disk cache.
+    pub(crate) disk_cache_bytes: Option<u64>,
 }
 
 /// The effective settings.

@@ -56,6 +56,7 @@ pub(super) fn read(text: &[u8]) -> Result<Architecture, ArchitectureError> {
         rope_theta,
         rope_scaling,
         tie_word_embeddings: keys.truth("tie_word_embeddings")?.unwrap_or(false),
+        gguf_blocks: None,
         layers,
     })
 }
@@ -110,9 +111,9 @@ mod tests {
     use super::*;
     use crate::{
         bytes::Bytes,
-        file_facts::FileFacts,
-        memory::{BatchSplit, Workload, serving, training},
-        placement::Placement,
+        dataset::file_facts::FileFacts,
+        memory::{BatchSplit, ServedModels, Workload, serving, training},
+        placement::{Placement, ServedCompute},
         spec::{Quantization, Requested, TrainSpec, request::AdapterFields},
         throughput::{JobFacts, TokenCost},
     };
@@ -202,7 +203,8 @@ mod tests {
         let work = Workload { architecture: &model, train: &train, longest_row: MAX_POSITIONS };
         let estimate =
             training(work, Placement::default(), BatchSplit { micro_batch_size: u32::MAX, checkpointing: false });
-        assert!(estimate.peak > serving(&model, Quantization::None, Bytes(0)).peak);
+        let served = ServedModels::new(&model, Quantization::None, ServedCompute::F32);
+        assert!(estimate.peak > serving(served, Bytes(0)).peak);
         let training =
             FileFacts { rows: u64::MAX, tokens: u64::MAX, trained_tokens: u64::MAX, longest_row: MAX_POSITIONS };
         let split = BatchSplit { micro_batch_size: u32::MAX, checkpointing: true };

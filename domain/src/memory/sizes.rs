@@ -58,6 +58,14 @@ pub(crate) fn base(model: &Architecture, quantization: Quantization, number: u64
     Bytes((u128::from(weights) * thousandths_of_bits / 8_000) as u64 + scales)
 }
 
+/// Estimates the blocks' projections as they were imported: those in blocks of a GGUF file as these, all others with
+/// `number` bytes a weight.
+pub(crate) fn as_imported(model: &Architecture, number: u64) -> Bytes {
+    let kept = model.gguf_blocks.unwrap_or_default();
+    let dense = model.projection_weights().saturating_sub(kept.projection_weights);
+    Bytes(dense * number + kept.projection_bytes)
+}
+
 /// Returns the bytes of the embedding, and of the head if it is not tied to it, with `number` bytes a weight.
 pub(crate) fn embeddings(model: &Architecture, number: u64) -> Bytes {
     Bytes(model.embedding_weights() * number)

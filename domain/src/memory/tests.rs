@@ -1,4 +1,4 @@
-//! Tests of the estimates: how they grow, which terms an option adds, and the plans that follow.
+//! Tests of the estimates: what each setting adds to a peak, and the properties of all estimates.
 
 use proptest::prelude::*;
 
@@ -11,9 +11,7 @@ use crate::{
     },
 };
 
-const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
-    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
-    "max_position_embeddings": 8192, "tie_word_embeddings": true}"#;
+const SMOLLM2: &str = include_str!("../../testdata/smollm2.json");
 
 fn with_work<T>(batch: i64, longest_row: u64, f: impl FnOnce(Workload<'_>) -> T) -> T {
     asking(&batches_of(batch, TrainerFields::default()), longest_row, f)

@@ -28,6 +28,15 @@ impl OfferDevice {
             Self::Cuda { .. } => "cuda",
         }
     }
+
+    /// Returns the device for messages: `cpu`, or the product of the GPUs.
+    #[must_use]
+    pub fn words(&self) -> &str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda { product, .. } => product,
+        }
+    }
 }
 
 /// A kind of machine that a provider offers, and its free capacity.

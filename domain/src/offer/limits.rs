@@ -78,11 +78,9 @@ impl ComputeLimits {
     pub fn refusal(&self, offer: &Offer) -> Option<Refusal> {
         let name = || offer.name.clone();
         if !self.device.allows(&offer.device) {
-            let device = match &offer.device {
-                OfferDevice::Cpu => "cpu".into(),
-                OfferDevice::Cuda { product, .. } => product.clone(),
-            };
-            return Some(Refusal::OtherDevice { offer: name(), device, requested: self.device.words() });
+            let device = offer.device.words().to_owned();
+            let requested = format!("compute.device is {}", self.device.words());
+            return Some(Refusal::OtherDevice { offer: name(), device, requested });
         }
         if offer.spot && !self.spot {
             return Some(Refusal::Spot { offer: name() });

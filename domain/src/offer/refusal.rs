@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::bytes::Bytes;
+use crate::{bytes::Bytes, serve::Engine};
 
 /// The reason why an offer cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,13 +40,20 @@ pub enum Refusal {
         /// The number of GPUs.
         gpus: u32,
     },
+    /// The offer has no GPU, which the engine of a replica requires.
+    NoGpu {
+        /// The offer's name.
+        offer: String,
+        /// The engine.
+        engine: Engine,
+    },
     /// The offer has another device than the requested ones.
     OtherDevice {
         /// The offer's name.
         offer: String,
         /// The offer's device.
         device: String,
-        /// The requested devices.
+        /// The field that limits the devices, with its value: `compute.device is cpu`.
         requested: String,
     },
     /// An hour costs more than the limit.
@@ -125,6 +132,7 @@ impl Refusal {
             Self::NoSlot { .. } => "no_slot",
             Self::Device { .. } => "device_not_in_build",
             Self::Sharded { .. } => "sharding_not_in_build",
+            Self::NoGpu { .. } => "no_gpu",
             Self::OtherDevice { .. } => "other_device",
             Self::Price { .. } => "price",
             Self::NoPrice { .. } => "no_price",
@@ -144,6 +152,7 @@ impl Refusal {
             | Self::NoSlot { offer }
             | Self::Device { offer, .. }
             | Self::Sharded { offer, .. }
+            | Self::NoGpu { offer, .. }
             | Self::OtherDevice { offer, .. }
             | Self::Price { offer, .. }
             | Self::NoPrice { offer, .. }
@@ -163,8 +172,9 @@ impl fmt::Display for Refusal {
             Self::NoSlot { offer } => write!(f, "{offer} has no free slot for another run"),
             Self::Device { offer, device } => write!(f, "{offer}: the device {device} is not in this build"),
             Self::Sharded { offer, gpus } => write!(f, "{offer} has {gpus} GPUs: this build cannot shard"),
+            Self::NoGpu { offer, engine } => write!(f, "{offer} has no GPU, which {} requires", engine.in_words()),
             Self::OtherDevice { offer, device, requested } => {
-                write!(f, "{offer} has the device {device}, and compute.device is {requested}")
+                write!(f, "{offer} has the device {device}, and {requested}")
             }
             Self::Price { offer, micro_usd_per_hour, most } => write!(
                 f,
@@ -210,7 +220,11 @@ mod tests {
             (Refusal::NoSlot { offer: offer() }, "no_slot"),
             (Refusal::Device { offer: offer(), device: "cuda" }, "device_not_in_build"),
             (Refusal::Sharded { offer: offer(), gpus: 2 }, "sharding_not_in_build"),
-            (Refusal::OtherDevice { offer: offer(), device: "cpu".into(), requested: "cuda".into() }, "other_device"),
+            (Refusal::NoGpu { offer: offer(), engine: Engine::Vllm }, "no_gpu"),
+            (
+                Refusal::OtherDevice { offer: offer(), device: "cpu".into(), requested: "device is cuda".into() },
+                "other_device",
+            ),
             (Refusal::Price { offer: offer(), micro_usd_per_hour: 2, most: 1 }, "price"),
             (Refusal::NoPrice { offer: offer(), reason: "stale".into(), is_final: false }, "no_price"),
             (Refusal::Region { offer: offer(), region: None, requested: "eu".into() }, "region"),

@@ -3,11 +3,13 @@
 use super::{
     kind::{Offer, OfferDevice},
     refusal::Refusal,
+    replica_kind::ReplicaKind,
 };
 use crate::{
     bytes::Bytes,
     memory::{self, MemoryEstimate, Workload},
     run::Plan,
+    serve::Engine,
 };
 
 /// Returns the cheapest offer that has room for `need` now, or the reason for each offer why it does not.
@@ -46,18 +48,56 @@ pub fn refusal(need: Bytes, needs_slot: bool, offer: &Offer) -> Option<Refusal> 
     }
 }
 
+/// Selects the offer for a replica that needs `need`, as [`right_size`].
+///
+/// # Errors
+/// One [`Refusal`] per offer, in the given order.
+pub fn right_size_replica(need: Bytes, kind: ReplicaKind, offers: &[Offer]) -> Result<&Offer, Vec<Refusal>> {
+    let refusals: Vec<Option<Refusal>> = offers.iter().map(|offer| replica_refusal(need, kind, offer)).collect();
+    offers
+        .iter()
+        .zip(&refusals)
+        .filter(|(_, refusal)| refusal.is_none())
+        .map(|(offer, _)| offer)
+        .min_by_key(|offer| offer.preference())
+        .ok_or_else(|| refusals.into_iter().flatten().collect())
+}
+
+/// Returns the reason why `offer` cannot hold a replica of a kind now; `None`: it can. Another engine than `attune`
+/// needs a GPU, of which this build uses none, and the whole offer.
+#[must_use]
+pub fn replica_refusal(need: Bytes, kind: ReplicaKind, offer: &Offer) -> Option<Refusal> {
+    let name = || offer.name.clone();
+    let ReplicaKind { engine, device, .. } = kind;
+    if !device.allows(&offer.device) {
+        let requested = format!("device is {}", device.name());
+        return Some(Refusal::OtherDevice { offer: name(), device: offer.device.words().to_owned(), requested });
+    }
+    match (engine, &offer.device) {
+        (Engine::Attune, _) => refusal(need, false, offer),
+        (_, OfferDevice::Cpu) => Some(Refusal::NoGpu { offer: name(), engine }),
+        (_, OfferDevice::Cuda { .. }) if offer.memory < need => {
+            Some(Refusal::TooSmall { offer: name(), short_by: need.saturating_sub(offer.memory) })
+        }
+        (_, OfferDevice::Cuda { .. }) if offer.free() < offer.memory => {
+            Some(Refusal::Crowded { offer: name(), short_by: offer.reserved })
+        }
+        (_, OfferDevice::Cuda { .. }) => no_price(offer, false),
+    }
+}
+
 /// Returns the reason why no run can use the offer: its price is unknown now, or this build cannot use its device;
 /// `None`: some can.
 #[must_use]
 pub fn unsupported(offer: &Offer) -> Option<Refusal> {
     let device = unsupported_device(offer);
-    match &offer.no_price {
-        None => device,
-        Some(reason) => {
-            let (name, reason) = (offer.name.clone(), reason.clone());
-            Some(Refusal::NoPrice { offer: name, reason, is_final: device.is_some() })
-        }
-    }
+    no_price(offer, device.is_some()).or(device)
+}
+
+/// Returns the refusal of an offer whose price is unknown now; `None`: it is known.
+fn no_price(offer: &Offer, is_final: bool) -> Option<Refusal> {
+    let reason = offer.no_price.clone()?;
+    Some(Refusal::NoPrice { offer: offer.name.clone(), reason, is_final })
 }
 
 fn unsupported_device(offer: &Offer) -> Option<Refusal> {
@@ -128,11 +168,49 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::memory::{Margin, with_margin};
+    use crate::{
+        memory::{Margin, with_margin},
+        offer::replica_kind::ReplicaDevice,
+    };
 
     fn offer(memory: u64, reserved: u64, free_slots: usize, price: u64) -> Offer {
         let (memory, reserved) = (Bytes::mib(memory), Bytes::mib(reserved));
         Offer { reserved, free_slots, micro_usd_per_hour: price, ..Offer::cpu("local", "local", memory, 2) }
+    }
+
+    #[test]
+    fn another_engine_needs_a_whole_offer_with_a_gpu() {
+        let need = Bytes::mib(100);
+        let device = OfferDevice::Cuda { product: "NVIDIA-L4".into(), count: 1, memory: Bytes::mib(22_000) };
+        let gpu = |reserved, price| Offer { device: device.clone(), ..offer(200, reserved, 1, price) };
+        let offers = [offer(900, 0, 1, 0), gpu(1, 1), gpu(0, 3), gpu(0, 2)];
+        let of = |engine| ReplicaKind { engine, ..ReplicaKind::default() };
+        assert_eq!(right_size_replica(need, of(Engine::Vllm), &offers), Ok(&offers[3]));
+        assert_eq!(right_size_replica(need, of(Engine::Attune), &offers), Ok(&offers[0]));
+        let refused = right_size_replica(need, of(Engine::Lorax), &offers[..2]).unwrap_err();
+        assert_eq!(refused[0].to_string(), "local has no GPU, which LoRAX requires");
+        assert_eq!(refused[1], Refusal::Crowded { offer: "local".into(), short_by: Bytes::mib(1) });
+        assert!(replica_refusal(Bytes::mib(300), of(Engine::Vllm), &offers[2]).unwrap().is_final());
+        let unpriced = Offer { no_price: Some("the entry is stale".into()), ..gpu(0, 0) };
+        let refused = replica_refusal(need, of(Engine::Vllm), &unpriced);
+        assert_eq!(refused.map(|refusal| refusal.code()), Some("no_price"));
+    }
+
+    #[test]
+    fn a_replica_is_placed_on_a_device_of_its_kind() {
+        let need = Bytes::mib(100);
+        let device = OfferDevice::Cuda { product: "NVIDIA-L4".into(), count: 1, memory: Bytes::mib(22_000) };
+        let offers = [Offer { device, ..offer(200, 0, 1, 0) }, offer(200, 0, 1, 5)];
+        let kind = ReplicaKind::default();
+        let on = |engine, device| right_size_replica(need, ReplicaKind { engine, device, ..kind }, &offers);
+        assert_eq!(on(Engine::Vllm, ReplicaDevice::Cuda), Ok(&offers[0]));
+        assert_eq!(on(Engine::Attune, ReplicaDevice::Cpu), Ok(&offers[1]));
+        let refused = on(Engine::Attune, ReplicaDevice::Cuda).unwrap_err();
+        let texts: Vec<_> = refused.iter().map(ToString::to_string).collect();
+        let other = "local has the device cpu, and device is cuda";
+        assert_eq!(texts, ["local: the device cuda is not in this build", other]);
+        assert!(refused.iter().all(Refusal::is_final));
+        assert!(on(Engine::Vllm, ReplicaDevice::Cpu).is_err(), "no processor runs vLLM");
     }
 
     #[test]

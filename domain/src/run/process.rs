@@ -69,7 +69,7 @@ impl EndCause {
         self.into()
     }
 
-    /// Returns whether the job may be at fault.
+    /// Returns whether the job, or the export, may be at fault.
     #[must_use]
     pub const fn may_be_the_jobs(self) -> bool {
         matches!(self, Self::Program | Self::OutOfMemory | Self::Deadline)

@@ -4,31 +4,70 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bytes::Bytes,
     digest::Sha256,
-    id::{AdapterVersionId, CheckpointId, JobId, RunId},
+    export::ExportSpec,
+    hub_origin::HubOrigin,
+    id::{AdapterVersionId, CheckpointId, ExportId, JobId, RunId},
     run::{Plan, RemoteFile, traceparent::Traceparent},
-    spec::TrainSpec,
+    spec::{Quantization, TrainSpec},
 };
 
 /// A task, named by `task` in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "task", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a process has one task, and the larger kind is the usual one")]
 pub enum TaskSpec {
     /// Trains one adapter.
     Train(TrainTask),
+    /// Writes an export of an adapter.
+    Export(ExportTask),
+}
+
+/// The terms of a task's reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReportTerms {
+    /// [`CONTRACT_VERSION`](crate::run::CONTRACT_VERSION).
+    pub version: u32,
+    /// The lease, which every report carries and which fences the report's writes.
+    pub run_lease: i64,
+    /// The maximum number of seconds between reports.
+    pub heartbeat_seconds: u64,
+    /// The span that created the task; `None`: its request was not traced.
+    pub traceparent: Option<Traceparent>,
 }
 
 impl TaskSpec {
-    /// Returns the part that all tasks have.
+    /// Returns the terms of the task's reports.
     #[must_use]
-    pub const fn run(&self) -> &RunHeader {
+    pub const fn terms(&self) -> ReportTerms {
         match self {
-            Self::Train(task) => &task.run,
+            Self::Train(TrainTask { run, .. }) => ReportTerms {
+                version: run.version,
+                run_lease: run.run_lease,
+                heartbeat_seconds: run.heartbeat_seconds,
+                traceparent: run.traceparent,
+            },
+            Self::Export(task) => ReportTerms {
+                version: task.version,
+                run_lease: task.run_lease,
+                heartbeat_seconds: task.heartbeat_seconds,
+                traceparent: None,
+            },
+        }
+    }
+
+    /// Returns the ID of the object that the task is for.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match self {
+            Self::Train(task) => task.run.job_id.to_string(),
+            Self::Export(task) => task.export_id.to_string(),
         }
     }
 }
 
-/// The part of a task that does not depend on its kind: the run, and the terms of its reports.
+/// The run of a training, and the terms of its reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunHeader {
     /// [`CONTRACT_VERSION`](crate::run::CONTRACT_VERSION).
@@ -78,6 +117,12 @@ pub struct TrainTask {
     pub base_digest: Sha256,
     /// The base's name, for `adapter_config.json`.
     pub base_name: String,
+    /// The base's origin in a hub, for the model card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_origin: Option<HubOrigin>,
+    /// The base's licence, for the model card; `None`: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_license: Option<String>,
     /// The training rows, JSONL.
     pub training_file: RemoteFile,
     /// The validation rows, JSONL.
@@ -97,6 +142,48 @@ pub struct TrainTask {
     pub continue_from: Option<ContinueFrom>,
     /// The checkpoint to resume from; `None`: the run starts at the first step.
     pub resume: Option<Resume>,
+}
+
+/// The export of one adapter: a task without steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExportTask {
+    /// [`CONTRACT_VERSION`](crate::run::CONTRACT_VERSION).
+    pub version: u32,
+    /// The export's ID.
+    pub export_id: ExportId,
+    /// The lease of this attempt, which every report carries.
+    pub run_lease: i64,
+    /// The maximum number of seconds between reports.
+    pub heartbeat_seconds: u64,
+    /// The base model's files, a Hugging Face folder.
+    pub base: Vec<RemoteFile>,
+    /// The digest of the base's content; nodes use it as a cache key.
+    pub base_digest: Sha256,
+    /// The base's name, for the model card.
+    pub base_name: String,
+    /// The base's origin in a hub, for the model card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_origin: Option<HubOrigin>,
+    /// The base's licence, for the model card and for GGUF's metadata; `None`: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_license: Option<String>,
+    /// The name of the exported model.
+    pub model: String,
+    /// The adapter's files, a PEFT folder.
+    pub adapter: Vec<RemoteFile>,
+    /// The text of the adapter version's manifest; `None`: it has none, or a checkpoint is exported.
+    pub manifest: Option<String>,
+    /// The quantization of the base that the adapter was trained over.
+    pub quantization: Quantization,
+    /// The form of the export, and its options.
+    pub spec: ExportSpec,
+    /// The rows that the importance matrix is computed from; `None`: the export has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<RemoteFile>,
+    /// The number of CPU threads.
+    pub threads: u32,
+    /// The predicted peak memory.
+    pub predicted_peak: Bytes,
 }
 
 #[cfg(test)]
@@ -122,9 +209,23 @@ mod tests {
         let task: TaskSpec = serde_json::from_str(&wire.to_string()).unwrap();
         let header =
             RunHeader { version: 3, job_id: job, run_id: run, run_lease: 7, heartbeat_seconds: 10, traceparent: None };
-        assert_eq!(*task.run(), header);
+        assert_eq!((task.terms().run_lease, task.terms().heartbeat_seconds), (7, 10));
+        assert_eq!(task.subject(), job.to_string());
         assert_eq!(serde_json::to_value(&task).unwrap(), wire);
-        let TaskSpec::Train(task) = task;
-        assert_eq!((task.train, task.plan), (train, plan));
+        let TaskSpec::Train(task) = task else { panic!("a training was expected") };
+        assert_eq!((task.run, task.train, task.plan), (header, train, plan));
+    }
+
+    #[test]
+    fn an_export_is_a_task_without_a_run() {
+        let id = ExportId::new(Uuid::from_u128(3));
+        let spec = json!({"format": "gguf", "dtype": "q8_0", "base_weights": "original", "shard_bytes": 1048576});
+        let wire = json!({"task": "export", "version": 4, "export_id": id, "run_lease": 2, "heartbeat_seconds": 10,
+            "base": [], "base_digest": "d".repeat(64), "base_name": "tiny", "model": "ft:tiny:default:house:1",
+            "adapter": [], "manifest": null, "quantization": {"type": "int8"}, "spec": spec, "threads": 2,
+            "predicted_peak": 9});
+        let task: TaskSpec = serde_json::from_str(&wire.to_string()).unwrap();
+        assert_eq!((task.terms().run_lease, task.subject()), (2, id.to_string()));
+        assert_eq!(serde_json::to_value(&task).unwrap(), wire);
     }
 }

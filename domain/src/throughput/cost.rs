@@ -13,7 +13,7 @@
 use super::tokens::JobTokens;
 use crate::{
     architecture::Architecture,
-    file_facts::FileFacts,
+    dataset::file_facts::FileFacts,
     memory::{self, BatchSplit, MICRO_BATCH_TOKENS, Workload},
     offer::Offer,
     run::Plan,

@@ -1,7 +1,7 @@
 //! The tokens of a job, from the counts of its files.
 
 use crate::{
-    file_facts::FileFacts,
+    dataset::file_facts::FileFacts,
     spec::{TrainSpec, TrainerSpec},
 };
 

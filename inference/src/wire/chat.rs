@@ -15,8 +15,10 @@ use utoipa::ToSchema;
 use super::{
     chat_message::{MessageIn, look_through},
     form::{self, ResponseFormat, ToolChoiceIn, ToolIn},
-    ignored::remove_ignored,
-    sampling::{Stop, StreamOptions, check_max_tokens, check_model, range, shared},
+    ignored::{remove_ignored, split_key},
+    param_names::ParamNames,
+    sampling::{Stop, StreamOptions, check_generated, check_max_tokens, check_model, range, shared},
+    structure::{self, StructuredOutputs},
 };
 use crate::{error::InferenceError, json};
 
@@ -37,9 +39,18 @@ pub struct NewChat {
     pub messages: Vec<MessageIn>,
     /// The sampling temperature, from 0 (always the most likely token) to 2. Defaults to 1.
     pub temperature: Option<f64>,
+    /// Only this many of the most likely tokens are considered, up to 1048576. 0 and -1, the default, mean all. Applied
+    /// before `top_p`.
+    pub top_k: Option<i32>,
     /// Nucleus sampling: only the most likely tokens whose probabilities add up to this value are considered. Defaults
     /// to 1.
     pub top_p: Option<f64>,
+    /// Only tokens with at least this fraction of the most likely token's probability are considered, from 0, the
+    /// default, to 1. Applied after `top_p`.
+    pub min_p: Option<f64>,
+    /// A number from 0.01 to 100 that makes tokens of the prompt and of the answer less likely: their positive logits
+    /// are divided by it, negative ones multiplied. Defaults to 1.
+    pub repetition_penalty: Option<f64>,
     /// The number of choices to generate, from 1 to 128. Defaults to 1. The prompt is processed once for all of them.
     pub n: Option<u32>,
     /// A number from -2 to 2, subtracted once from the logit of each token that the answer already contains.
@@ -64,6 +75,8 @@ pub struct NewChat {
     pub max_completion_tokens: Option<u64>,
     /// The format of the answer's text, enforced while tokens are sampled.
     pub response_format: Option<ResponseFormat>,
+    /// The format of the answer's text in the form of vLLM's clients, in place of `response_format`.
+    pub structured_outputs: Option<StructuredOutputs>,
     /// The tools that the model may call.
     pub tools: Option<Vec<ToolIn>>,
     /// The tool choice: `none`, `auto` (the default), `required`, or one tool by its name.
@@ -93,6 +106,8 @@ pub struct ChatRequest {
     pub prompt: Prompt,
     /// The required format of the answer's text.
     pub form: Form,
+    /// The names of parameters in errors of the replica.
+    pub(crate) names: ParamNames,
     /// The tools that the model may call; `None` if there are none.
     pub tools: Option<Tools>,
     /// The number of choices to generate.
@@ -105,6 +120,8 @@ pub struct ChatRequest {
     pub with_usage: bool,
     /// `true` if the request has `store: true`.
     pub store: bool,
+    /// The key by which the requests to an alias are split between its versions, if the caller sets one.
+    pub split_key: Option<String>,
 }
 
 /// A function that returns whether a field's value requests only the default behavior.
@@ -140,6 +157,7 @@ impl NewChat {
 
     /// Parses and checks a request body; `default_seed` is its seed if it sets none.
     fn read_with(mut fields: Map<String, Value>, default_seed: u64) -> Result<ChatRequest, InferenceError> {
+        let split_key = split_key(&fields);
         remove_ignored(&mut fields)?;
         for (name, asks_nothing, why) in UNSUPPORTED_FIELDS {
             match fields.remove(name) {
@@ -156,7 +174,7 @@ impl NewChat {
         // With keys in their original order: the chat template renders the tools as in training rows.
         let shown_tools = fields.get("tools").cloned();
         let new: Self = json::from_value(Value::Object(fields))?;
-        new.checked(shown_tools, default_seed)
+        Ok(ChatRequest { split_key, ..new.checked(shown_tools, default_seed)? })
     }
 
     fn checked(self, shown_tools: Option<Value>, default_seed: u64) -> Result<ChatRequest, InferenceError> {
@@ -172,21 +190,38 @@ impl NewChat {
         let shared = shared!(self);
         let sampling = shared.sampling(default_seed)?;
         let messages = self.chat_messages()?;
-        let form = self.response_format.as_ref().map_or(Ok(Form::Free), ResponseFormat::form)?;
+        let form = self.form()?;
+        let names = self.structured_outputs.as_ref().map(|_| structure::names()).unwrap_or_default();
         let tools = self.tools(shown_tools)?;
         let template_kwargs = self.template_kwargs()?;
         let logprobs = self.logprobs()?;
+        let max_tokens = self.max_tokens()?;
+        check_generated("n", shared.choices(), max_tokens)?;
         Ok(ChatRequest {
             prompt: Prompt::Chat { messages, template_kwargs },
             form,
+            names,
             tools,
             choices: shared.choices(),
-            sampling: Sampling { logprobs, max_tokens: self.max_tokens()?, ..sampling },
+            sampling: Sampling { logprobs, max_tokens, ..sampling },
             streams: shared.streams(),
             with_usage: shared.streams_usage(),
             store: self.store == Some(true),
+            split_key: None,
             model: self.model,
         })
+    }
+
+    fn form(&self) -> Result<Form, InferenceError> {
+        match (&self.response_format, &self.structured_outputs) {
+            (None, None) => Ok(Form::Free),
+            (Some(format), None) => format.form(),
+            (None, Some(outputs)) => outputs.form(),
+            (Some(_), Some(_)) => {
+                let message = "Invalid 'structured_outputs': it does not go with 'response_format'; give one of them.";
+                Err(InferenceError::invalid("structured_outputs", message))
+            }
+        }
     }
 
     fn logprobs(&self) -> Result<Option<u32>, InferenceError> {

@@ -21,7 +21,7 @@ pub struct ChatCompletion {
     pub choices: Vec<Choice>,
     /// The token usage of the request.
     pub usage: Usage,
-    /// A fingerprint of the base model's content.
+    /// A fingerprint of the base model's content, its quantization and the adapter's content.
     pub system_fingerprint: String,
 }
 
@@ -78,7 +78,8 @@ impl ChatLogprobs {
 }
 
 impl TokenLogprob {
-    fn new(scored: serve::TokenLogprob) -> Self {
+    /// Converts a sampled token.
+    pub fn new(scored: serve::TokenLogprob) -> Self {
         let top = scored.top.into_iter().map(|likely| TopLogprob {
             token: token_text(&likely.bytes),
             logprob: likely.logprob,
@@ -190,7 +191,7 @@ pub struct ChatChunk {
     pub created: i64,
     /// The model name, as the request gave it.
     pub model: String,
-    /// A fingerprint of the base model's content.
+    /// A fingerprint of the base model's content, its quantization and the adapter's content.
     pub system_fingerprint: String,
     /// One choice; empty in the chunk with the usage.
     pub choices: Vec<ChatChunkChoice>,
@@ -262,7 +263,7 @@ pub struct Heading {
     pub created: i64,
     /// The model name, as the request gave it.
     pub model: String,
-    /// A fingerprint of the base model's content.
+    /// A fingerprint of the base model's content, its quantization and the adapter's content.
     pub system_fingerprint: String,
     /// `true` if log probabilities were requested.
     pub with_logprobs: bool,

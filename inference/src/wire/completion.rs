@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use attune_domain::serve::{Prompt, Sampling};
+use attune_domain::serve::{Form, Prompt, Sampling};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{
-    ignored::remove_ignored,
-    sampling::{Stop, StreamOptions, check_max_tokens, check_model, check_sequences, range, shared},
+    ignored::{remove_ignored, split_key},
+    param_names::ParamNames,
+    sampling::{Stop, StreamOptions, check_generated, check_max_tokens, check_model, check_sequences, range, shared},
+    structure::{self, StructuredOutputs},
 };
 use crate::{error::InferenceError, json};
 
@@ -36,14 +38,25 @@ pub struct NewCompletion {
     pub max_tokens: Option<u64>,
     /// The sampling temperature, from 0 (always the most likely token) to 2. Defaults to 1.
     pub temperature: Option<f64>,
+    /// Only this many of the most likely tokens are considered, up to 1048576. 0 and -1, the default, mean all. Applied
+    /// before `top_p`.
+    pub top_k: Option<i32>,
     /// Nucleus sampling: only the most likely tokens whose probabilities add up to this value are considered. Defaults
     /// to 1.
     pub top_p: Option<f64>,
+    /// Only tokens with at least this fraction of the most likely token's probability are considered, from 0, the
+    /// default, to 1. Applied after `top_p`.
+    pub min_p: Option<f64>,
+    /// A number from 0.01 to 100 that makes tokens of the prompt and of the answer less likely: their positive logits
+    /// are divided by it, negative ones multiplied. Defaults to 1.
+    pub repetition_penalty: Option<f64>,
     /// The number of choices to return for each prompt, from 1 to 128. Defaults to 1.
     pub n: Option<u32>,
     /// The number of choices to generate for each prompt, from `n` to 20. The `n` choices with the highest log
     /// probability per token are returned. Not allowed with `stream` if it is above `n`.
     pub best_of: Option<u32>,
+    /// The format of the answer's text in the form of vLLM's clients, enforced while tokens are sampled.
+    pub structured_outputs: Option<StructuredOutputs>,
     /// If `true`, returns the prompt in front of the completion.
     pub echo: Option<bool>,
     /// From 0 to 5: returns the log probability of each token, and of this many of the most likely tokens at each
@@ -74,6 +87,12 @@ pub struct CompletionRequest {
     pub model: String,
     /// The prompts, strings or token IDs.
     pub prompts: Vec<Prompt>,
+    /// The maximum number of tokens of a prompt that is a string: the last ones are used.
+    pub truncate: Option<u64>,
+    /// The required format of the answers' text.
+    pub form: Form,
+    /// The names of parameters in errors of the replica.
+    pub(crate) names: ParamNames,
     /// `true` if the response contains the prompt.
     pub echo: bool,
     /// The number of choices to return for each prompt.
@@ -88,6 +107,8 @@ pub struct CompletionRequest {
     pub streams: bool,
     /// `true` if the stream ends with a usage chunk.
     pub with_usage: bool,
+    /// The key by which the requests to an alias are split between its versions, if the caller sets one.
+    pub split_key: Option<String>,
 }
 
 /// The prompts of a request, as strings or token IDs.
@@ -143,13 +164,14 @@ impl NewCompletion {
 
     /// Parses and checks a request body; `default_seed` is its seed if it sets none.
     fn read_with(mut fields: Map<String, Value>, default_seed: u64) -> Result<CompletionRequest, InferenceError> {
+        let split_key = split_key(&fields);
         remove_ignored(&mut fields)?;
         if fields.remove("suffix").is_some_and(|suffix| !suffix.is_null()) {
             let message = "Unsupported 'suffix': text is only generated at the end of the prompt.";
             return Err(InferenceError::unsupported("suffix", message));
         }
         let new: Self = json::from_value(Value::Object(fields))?;
-        new.checked(default_seed)
+        Ok(CompletionRequest { split_key, ..new.checked(default_seed)? })
     }
 
     fn checked(self, default_seed: u64) -> Result<CompletionRequest, InferenceError> {
@@ -167,17 +189,25 @@ impl NewCompletion {
         check_max_tokens("max_tokens", self.max_tokens, 0)?;
         range("logprobs", self.logprobs.map(f64::from), 0.0, f64::from(MOST_LOGPROBS))?;
         range("best_of", self.best_of.map(f64::from), f64::from(choices), f64::from(MOST_BEST_OF))?;
+        let max_tokens = self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+        let answers = u32::try_from(prompts).unwrap_or(u32::MAX).saturating_mul(generated);
+        check_generated("max_tokens", answers, Some(max_tokens))?;
+        let form = self.structured_outputs.as_ref().map_or(Ok(Form::Free), StructuredOutputs::form)?;
+        let names = self.structured_outputs.as_ref().map(|_| structure::names()).unwrap_or_default();
         let is_ranked = generated > choices;
         if streams && is_ranked {
             let message = "Invalid 'best_of': a value above 'n' cannot be streamed. Omit 'stream'.";
             return Err(InferenceError::invalid("best_of", message));
         }
         Ok(CompletionRequest {
+            truncate: None,
+            form,
+            names,
             echo: self.echo == Some(true),
             choices,
             generated,
             sampling: Sampling {
-                max_tokens: Some(self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
+                max_tokens: Some(max_tokens),
                 // `best_of` ranks choices by the log probabilities of their tokens.
                 logprobs: self.logprobs.or(is_ranked.then_some(0)),
                 ..sampling
@@ -186,6 +216,7 @@ impl NewCompletion {
             streams,
             with_usage: shared.streams_usage(),
             prompts: self.prompt.0,
+            split_key: None,
             model: self.model,
         })
     }
@@ -251,6 +282,9 @@ mod tests {
             (json!({"best_of": 20}), json!({"best_of": 21}), "best_of"),
             (json!({"n": 128}), json!({"n": 129}), "n"),
             (json!({"max_tokens": 1_u64 << 31}), json!({"max_tokens": (1_u64 << 31) + 1}), "max_tokens"),
+            (json!({"top_k": 1 << 20}), json!({"top_k": (1 << 20) + 1}), "top_k"),
+            (json!({"min_p": 1}), json!({"min_p": 1.01}), "min_p"),
+            (json!({"repetition_penalty": 0.01}), json!({"repetition_penalty": 0}), "repetition_penalty"),
             (json!({"stop": vec!["x"; 4]}), json!({"stop": vec!["x"; 5]}), "stop"),
             (json!({"model": "x".repeat(512)}), json!({"model": "x".repeat(513)}), "model"),
             (json!({"user": "x".repeat(512)}), json!({"user": "x".repeat(513)}), "user"),
@@ -266,6 +300,25 @@ mod tests {
     fn attack_a07_a_request_for_thousands_of_answers_is_refused() {
         let refused = read(&json!({"prompt": vec!["a"; 64], "n": 128})).unwrap_err().body().error;
         assert!(refused.message.contains("8192 answers; at most 128"), "{}", refused.message);
+    }
+
+    /// 8 prompts with 16 answers each are 128 answers; at most 8192 tokens each are a million in total.
+    #[test]
+    fn limit_of_the_tokens_of_several_answers() {
+        let request = |prompts: usize, n: u32, most: u64| {
+            read(&json!({"prompt": vec!["a"; prompts], "n": n, "max_tokens": most}))
+        };
+        assert!(request(8, 16, 8192).is_ok() && request(1, 1, 1 << 31).is_ok());
+        let error = request(8, 16, 8193).unwrap_err().body().error;
+        assert_eq!(error.param.as_deref(), Some("max_tokens"));
+        assert!(error.message.contains("128 answers of up to 8193 tokens each; at most 1048576"), "{}", error.message);
+    }
+
+    #[test]
+    fn an_answer_s_format_is_that_of_structured_outputs() {
+        assert_eq!(read(&json!({})).unwrap().form, Form::Free);
+        let form = read(&json!({"structured_outputs": {"regex": "a+"}})).unwrap().form;
+        assert_eq!(form, Form::Regex { pattern: "a+".into() });
     }
 
     #[test]

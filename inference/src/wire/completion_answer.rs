@@ -26,7 +26,7 @@ pub struct Completion {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
-    /// A fingerprint of the base model's content.
+    /// A fingerprint of the base model's content, its quantization and the adapter's content.
     pub system_fingerprint: String,
 }
 
@@ -90,7 +90,7 @@ pub struct CompletionHeading {
     pub created: i64,
     /// The model name, as the request gave it.
     pub model: String,
-    /// A fingerprint of the base model's content.
+    /// A fingerprint of the base model's content, its quantization and the adapter's content.
     pub system_fingerprint: String,
     /// `true` if log probabilities were requested.
     pub with_logprobs: bool,
@@ -149,6 +149,8 @@ mod tests {
     #[test]
     fn offsets_count_characters_across_pieces_and_the_sampled_token_is_among_the_likely() {
         let scored = |text: &str, logprob| TokenLogprob {
+            id: 0,
+            special: false,
             bytes: text.into(),
             logprob,
             top: vec![TopLogprob { bytes: "é".into(), logprob: -0.1 }],

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::{json_schema::check_schema, structure};
 use crate::error::InferenceError;
 
 /// The maximum number of tools in one request. Source: OpenAI's API reference.
@@ -19,20 +20,21 @@ const LONGEST_NAME: usize = 64;
 
 /// The maximum size of the list of tools, in bytes of JSON.
 const TOOLS_BYTES: usize = 256 << 10;
-/// The maximum size of a schema, in bytes of JSON.
-const SCHEMA_BYTES: usize = 64 << 10;
-/// The maximum nesting depth of a schema, in arrays and objects of its JSON.
-const SCHEMA_DEPTH: usize = 48;
 
 /// The required format of the answer's text.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResponseFormat {
-    /// The type of the format: `text`, `json_object` or `json_schema`.
+    /// The type of the format: `text`, `json_object`, `json_schema` or `grammar`.
     #[schema(example = "json_schema")]
     pub r#type: String,
     /// The schema. Requires the type `json_schema`.
     pub json_schema: Option<JsonSchemaIn>,
+    /// The syntax of the grammar: `lark` or `regex`. Requires the type `grammar`.
+    pub syntax: Option<String>,
+    /// The grammar, whose rule `start` derives the answer, or the regular expression that matches the whole answer.
+    /// Requires the type `grammar`.
+    pub definition: Option<String>,
 }
 
 /// A JSON schema that the answer must match.
@@ -139,6 +141,14 @@ impl ResponseFormat {
     /// # Errors
     /// [`InferenceError::Invalid`].
     pub fn form(&self) -> Result<Form, InferenceError> {
+        let (syntax, definition) = (self.syntax.as_deref(), self.definition.as_deref());
+        if self.r#type == "grammar" && self.json_schema.is_none() {
+            return structure::grammar(syntax, definition);
+        }
+        if let Some(name) = syntax.map(|_| "syntax").or_else(|| definition.map(|_| "definition")) {
+            let at = format!("response_format.{name}");
+            return Err(InferenceError::invalid(&at, format!("Invalid '{at}': it only goes with the type 'grammar'.")));
+        }
         match (self.r#type.as_str(), &self.json_schema) {
             ("json_schema", Some(asked)) => {
                 check_name("response_format.json_schema.name", &asked.name)?;
@@ -152,7 +162,7 @@ impl ResponseFormat {
                 code: "missing_required_parameter",
                 message: "Missing required parameter: 'response_format.json_schema'.".into(),
             }),
-            ("text" | "json_object", Some(_)) => {
+            ("text" | "json_object" | "grammar", Some(_)) => {
                 let at = "response_format.json_schema";
                 Err(InferenceError::invalid(at, format!("Invalid '{at}': it only goes with the type 'json_schema'.")))
             }
@@ -160,7 +170,7 @@ impl ResponseFormat {
             ("json_object", None) => Ok(Form::Json),
             (other, _) => {
                 let message = format!(
-                    "Invalid 'response_format.type': '{}'; allowed: text, json_object, json_schema.",
+                    "Invalid 'response_format.type': '{}'; allowed: text, json_object, json_schema, grammar.",
                     truncated(other)
                 );
                 Err(InferenceError::invalid("response_format.type", message))
@@ -239,35 +249,4 @@ fn check_name(at: &str, name: &str) -> Result<(), InferenceError> {
     let message =
         format!("Invalid '{at}': '{shown}'; letters, digits, '_' and '-' are taken, from 1 to {LONGEST_NAME}.");
     Err(InferenceError::invalid(at, message))
-}
-
-/// Checks a schema's type, depth and size. Refuses `x-guidance`, llguidance's own options, which users may not set.
-fn check_schema(at: &str, schema: &Value) -> Result<(), InferenceError> {
-    if !schema.is_object() {
-        return Err(InferenceError::invalid(at, format!("Invalid '{at}': a JSON schema is an object.")));
-    }
-    if schema.get("x-guidance").is_some() {
-        let at = format!("{at}.x-guidance");
-        return Err(InferenceError::unsupported(&at, format!("Unknown keyword: '{at}'.")));
-    }
-    let depth = depth_of(schema);
-    if depth > SCHEMA_DEPTH {
-        let message = format!("Invalid '{at}': nested {depth} deep; at most {SCHEMA_DEPTH} levels are allowed.");
-        return Err(InferenceError::invalid(at, message));
-    }
-    let bytes = schema.to_string().len();
-    if bytes > SCHEMA_BYTES {
-        let message = format!("Invalid '{at}': {bytes} bytes of JSON; at most {SCHEMA_BYTES} are allowed.");
-        return Err(InferenceError::invalid(at, message));
-    }
-    Ok(())
-}
-
-/// Returns the nesting depth of arrays and objects. The body parser limits the depth, which bounds this recursion.
-fn depth_of(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(depth_of).max().unwrap_or(0),
-        Value::Object(fields) => 1 + fields.values().map(depth_of).max().unwrap_or(0),
-        _ => 0,
-    }
 }

@@ -1,4 +1,5 @@
-//! Fields of OpenAI's request bodies that have no effect here. Their format is checked, and then they are removed.
+//! Fields of OpenAI's request bodies that have no effect on an answer. Their format is checked, and then they are
+//! removed. Three of them choose the version that answers a request to an alias.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,9 @@ use crate::{error::InferenceError, json};
 /// The names of the ignored string fields.
 const IGNORED_TEXTS: [&str; 5] =
     ["user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier"];
+/// The names of the fields by which the requests to an alias are split between its versions; the first that is set
+/// counts.
+const SPLIT_KEYS: [&str; 3] = ["prompt_cache_key", "safety_identifier", "user"];
 /// The maximum length of an ignored string, in bytes.
 const IGNORED_TEXT_BYTES: usize = 512;
 
@@ -18,6 +22,12 @@ const IGNORED_TEXT_BYTES: usize = 512;
 #[derive(Default, Deserialize)]
 struct Labels {
     metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Returns the key by which the requests to an alias are split, if the caller sets one.
+#[must_use]
+pub fn split_key(fields: &Map<String, Value>) -> Option<String> {
+    SPLIT_KEYS.iter().find_map(|name| fields.get(*name)?.as_str()).map(str::to_owned)
 }
 
 /// Removes the fields that have no effect from a request body.
@@ -45,4 +55,20 @@ pub fn remove_ignored(fields: &mut Map<String, Value>) -> Result<(), InferenceEr
         metadata::check(&labels.metadata.unwrap_or_default())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_first_key_that_is_set_splits_requests() {
+        let key = |fields: Value| split_key(fields.as_object().unwrap());
+        assert_eq!(key(json!({"user": "u", "safety_identifier": "s"})).as_deref(), Some("s"));
+        assert_eq!(key(json!({"user": "u", "prompt_cache_key": "p"})).as_deref(), Some("p"));
+        assert_eq!(key(json!({"user": "u", "prompt_cache_key": null})).as_deref(), Some("u"));
+        assert_eq!(key(json!({"model": "m"})), None);
+    }
 }

@@ -14,7 +14,15 @@ pub mod completion_answer;
 pub mod form;
 /// Ignored fields of OpenAI's request bodies.
 pub mod ignored;
+/// The bounds of JSON schemas.
+pub mod json_schema;
+pub mod lorax;
 /// Metadata of jobs, batches and completions.
 pub mod metadata;
+/// The names of parameters in translated requests.
+pub mod param_names;
+pub mod responses;
 /// Sampling parameters of chat and text completions.
 pub mod sampling;
+/// Regular expressions, grammars and choices as the format of an answer.
+pub mod structure;

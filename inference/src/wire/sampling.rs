@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use attune_domain::{serve::Sampling, text::message_text::truncated};
+use attune_domain::{
+    serve::{MAX_GENERATED_TOKENS, Sampling},
+    text::message_text::truncated,
+};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
@@ -24,6 +27,10 @@ const MODEL_NAME_BYTES: usize = 512;
 const MOST_CHOICES: u32 = 128;
 /// The largest absolute value of a penalty. Source: OpenAI's API reference.
 const LARGEST_PENALTY: f64 = 2.0;
+/// The largest `top_k`: more than any vocabulary has.
+const LARGEST_TOP_K: i32 = 1 << 20;
+/// The range of `repetition_penalty`: with a smaller one, logits could become infinite.
+const REPETITION_PENALTIES: (f64, f64) = (0.01, 100.0);
 /// The largest absolute value of a bias. Source: OpenAI's API reference.
 const LARGEST_BIAS: f64 = 100.0;
 
@@ -73,7 +80,10 @@ pub struct StreamOptions {
 #[expect(missing_docs, reason = "described where they are read")]
 pub struct Shared<'a> {
     pub temperature: Option<f64>,
+    pub top_k: Option<i32>,
     pub top_p: Option<f64>,
+    pub min_p: Option<f64>,
+    pub repetition_penalty: Option<f64>,
     pub presence_penalty: Option<f64>,
     pub frequency_penalty: Option<f64>,
     pub logit_bias: Option<&'a BTreeMap<String, f64>>,
@@ -89,7 +99,10 @@ macro_rules! shared {
     ($body:expr) => {
         $crate::wire::sampling::Shared {
             temperature: $body.temperature,
+            top_k: $body.top_k,
             top_p: $body.top_p,
+            min_p: $body.min_p,
+            repetition_penalty: $body.repetition_penalty,
             presence_penalty: $body.presence_penalty,
             frequency_penalty: $body.frequency_penalty,
             logit_bias: $body.logit_bias.as_ref(),
@@ -107,7 +120,10 @@ impl Shared<'_> {
     /// Checks each field's range.
     fn check(&self) -> Result<(), InferenceError> {
         range("temperature", self.temperature, 0.0, 2.0)?;
+        range("top_k", self.top_k.map(f64::from), -1.0, f64::from(LARGEST_TOP_K))?;
         range("top_p", self.top_p, 0.0, 1.0)?;
+        range("min_p", self.min_p, 0.0, 1.0)?;
+        range("repetition_penalty", self.repetition_penalty, REPETITION_PENALTIES.0, REPETITION_PENALTIES.1)?;
         range("presence_penalty", self.presence_penalty, -LARGEST_PENALTY, LARGEST_PENALTY)?;
         range("frequency_penalty", self.frequency_penalty, -LARGEST_PENALTY, LARGEST_PENALTY)?;
         range("n", self.n.map(f64::from), 1.0, f64::from(MOST_CHOICES))?;
@@ -160,7 +176,11 @@ impl Shared<'_> {
         self.check()?;
         Ok(Sampling {
             temperature: self.temperature.unwrap_or(1.0),
+            // -1 and 0 request all tokens, as in vLLM and transformers.
+            top_k: self.top_k.and_then(|most| u32::try_from(most).ok()).filter(|most| *most > 0),
             top_p: self.top_p.unwrap_or(1.0),
+            min_p: self.min_p.unwrap_or(0.0),
+            repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
             presence_penalty: self.presence_penalty.unwrap_or(0.0),
             frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
             logit_bias: self.biases()?,
@@ -222,6 +242,23 @@ pub fn check_sequences(param: &str, prompts: usize, answers: u32) -> Result<(), 
     let message = format!(
         "Invalid '{param}': {prompts} prompts with {answers} answers each are {all} answers; at most {MOST_SEQUENCES} \
          are allowed in one request."
+    );
+    Err(InferenceError::invalid(param, message))
+}
+
+/// Checks the number of tokens that may be generated for all answers to a request with several. Without `max_tokens`,
+/// the replica checks them, since only the context length limits an answer then.
+///
+/// # Errors
+/// [`InferenceError::Invalid`], which names `param`.
+pub fn check_generated(param: &str, answers: u32, max_tokens: Option<u64>) -> Result<(), InferenceError> {
+    let Some(most) = max_tokens.filter(|_| answers > 1) else { return Ok(()) };
+    if most.saturating_mul(answers.into()) <= MAX_GENERATED_TOKENS {
+        return Ok(());
+    }
+    let message = format!(
+        "Invalid '{param}': {answers} answers of up to {most} tokens each; at most {MAX_GENERATED_TOKENS} tokens may \
+         be generated for a request with several answers. Request fewer or shorter ones."
     );
     Err(InferenceError::invalid(param, message))
 }

@@ -119,6 +119,25 @@ impl TensorFile {
         Ok(tensor)
     }
 
+    /// Returns whether a tensor is stored in bytes without a sign.
+    pub(crate) fn is_bytes(&self, name: &str) -> bool {
+        self.header.info(name).is_some_and(|info| info.dtype == Dtype::U8)
+    }
+
+    /// Reads the bytes of a tensor.
+    ///
+    /// # Errors
+    /// Those of [`TensorFile::read`].
+    pub(crate) fn read_bytes(&self, name: &str) -> Result<Vec<u8>, ModelError> {
+        let missing = || ModelError::Missing { name: name.into(), place: self.path.clone() };
+        let (start, end) = self.header.info(name).ok_or_else(missing)?.data_offsets;
+        let mut content = vec![0; end - start];
+        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        file.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(ModelError::io(&self.path))?;
+        file.read_exact(&mut content).map_err(ModelError::io(&self.path))?;
+        Ok(content)
+    }
+
     /// Reads a tensor of floats as `Float`, and checks that every number is finite.
     ///
     /// # Errors
@@ -257,7 +276,7 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
     KINDS.iter().find(|(d, _)| *d == dtype).map(|(_, kind)| *kind)
 }
 
-fn dtype_of(kind: Kind) -> Option<Dtype> {
+pub(crate) fn dtype_of(kind: Kind) -> Option<Dtype> {
     KINDS.iter().find(|(_, k)| *k == kind).map(|(dtype, _)| *dtype)
 }
 

@@ -6,10 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use attune_domain::{architecture::Architecture, weights};
+use attune_domain::{
+    architecture::{Architecture, gguf_blocks::BlockKind},
+    weights,
+};
 use tch::Tensor;
 
-use crate::{error::ModelError, io::tensor_file::TensorFile};
+use crate::{error::ModelError, io::tensor_file::TensorFile, quant::gguf::GgufBlocks};
 
 /// The `.safetensors` files of a folder, opened and checked against an architecture.
 pub struct Weights {
@@ -17,6 +20,8 @@ pub struct Weights {
     files: Vec<TensorFile>,
     /// The index in `files` of the file with each tensor.
     places: BTreeMap<String, usize>,
+    /// The kind and the shape `[out, in]` of each tensor that is in the blocks of a GGUF file.
+    blocks: BTreeMap<String, (BlockKind, [i64; 2])>,
 }
 
 /// Reads the `config.json` of a folder.
@@ -53,7 +58,8 @@ impl Weights {
     /// [`ModelError::Missing`], [`ModelError::Unexpected`], [`ModelError::Shape`]: the first tensor, by name, that does
     /// not fit; [`ModelError::Io`].
     pub fn open(folder: &Path, architecture: &Architecture) -> Result<Self, ModelError> {
-        let mut weights = Self { folder: folder.into(), files: Vec::new(), places: BTreeMap::new() };
+        let (places, blocks) = (BTreeMap::new(), BTreeMap::new());
+        let mut weights = Self { folder: folder.into(), files: Vec::new(), places, blocks };
         for path in weight_files(folder)? {
             let file = TensorFile::open(&path)?;
             for name in file.names() {
@@ -66,8 +72,11 @@ impl Weights {
         }
         let wanted = expected(architecture);
         for (name, want) in &wanted {
-            let got = weights.file(name)?.shape(name).unwrap_or_default();
-            if got != *want {
+            let file = weights.file(name)?;
+            let got = file.shape(name).unwrap_or_default();
+            if let (true, Some(kind), &[outputs, inputs]) = (file.is_bytes(name), block_kind(&got, want), &want[..]) {
+                weights.blocks.insert(name.clone(), (kind, [outputs, inputs]));
+            } else if got != *want {
                 return Err(ModelError::Shape { name: name.clone(), want: want.clone(), got });
             }
         }
@@ -86,23 +95,46 @@ impl Weights {
         place.ok_or_else(|| ModelError::Missing { name: name.into(), place: self.folder.clone() })
     }
 
-    /// Returns the shape of a two-dimensional tensor.
+    /// Returns the shape of a two-dimensional tensor; of one in blocks, `[out, in]`.
     ///
     /// # Errors
     /// [`ModelError::Missing`], [`ModelError::Shape`].
     pub(crate) fn shape(&self, name: &str) -> Result<[i64; 2], ModelError> {
+        if let Some((_, shape)) = self.blocks.get(name) {
+            return Ok(*shape);
+        }
         let got = self.file(name)?.shape(name).unwrap_or_default();
         let shape = <[i64; 2]>::try_from(got);
         shape.map_err(|got| ModelError::Shape { name: name.into(), want: vec![0, 0], got })
     }
 
-    /// Reads one tensor as `Float`, and checks that every number in it is finite.
+    /// Reads one tensor as `Float`, dequantized if it is in blocks, and checks that every number in it is finite.
     ///
     /// # Errors
     /// [`ModelError::Missing`], [`ModelError::NotFinite`], [`ModelError::Io`], [`ModelError::Torch`].
     pub fn read(&self, name: &str) -> Result<Tensor, ModelError> {
-        self.file(name)?.read_floats(name)
+        match self.blocks(name)? {
+            Some(blocks) => blocks.dequantize(),
+            None => self.file(name)?.read_floats(name),
+        }
     }
+
+    /// Reads the blocks of a tensor; `None`: it is not in the blocks of a GGUF file.
+    ///
+    /// # Errors
+    /// As [`Weights::read`].
+    pub fn blocks(&self, name: &str) -> Result<Option<GgufBlocks>, ModelError> {
+        let Some((kind, [outputs, inputs])) = self.blocks.get(name) else { return Ok(None) };
+        let count = |side: &i64| usize::try_from(*side).unwrap_or(0);
+        let bytes = self.file(name)?.read_bytes(name)?;
+        GgufBlocks::new(name, *kind, (count(outputs), count(inputs)), bytes).map(Some)
+    }
+}
+
+/// Returns the kind of the blocks that a tensor of the shape `want` has in bytes of the shape `got`.
+fn block_kind(got: &[i64], want: &[i64]) -> Option<BlockKind> {
+    let sides = |shape: &[i64]| shape.iter().map(|&side| u64::try_from(side).unwrap_or(0)).collect::<Vec<_>>();
+    BlockKind::of_shape(&sides(got), &sides(want))
 }
 
 /// Returns the files that `model.safetensors.index.json` names, if it exists; else every `.safetensors` file of the

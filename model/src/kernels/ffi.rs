@@ -4,6 +4,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::integer_matmul::{avx2, tiles::Piece, vnni};
 use crate::{
     error::ModelError,
     kernels::{
@@ -257,6 +259,34 @@ fn multiply_columns<T: Real>(out: &Columns<T>, a: Matrix<'_, T>, b: Matrix<'_, T
             false,
             gemm::Parallelism::None,
         );
+    }
+}
+
+/// Computes a piece of a product with AVX2.
+///
+/// # Panics
+/// The processor does not have it.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn with_avx2(piece: Piece<'_>) {
+    assert!(avx2::is_available(), "the processor has no AVX2");
+    // SAFETY: the function needs instructions that the processor has, as was checked.
+    #[expect(unsafe_code, reason = "the function is compiled for more instructions than its caller")]
+    unsafe {
+        avx2::multiply(piece);
+    }
+}
+
+/// Computes a piece of a product with AVX-512 VNNI.
+///
+/// # Panics
+/// The processor does not have it.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn with_vnni(piece: Piece<'_>) {
+    assert!(vnni::is_available(), "the processor has no AVX-512 VNNI");
+    // SAFETY: the function needs instructions that the processor has, as was checked.
+    #[expect(unsafe_code, reason = "the function is compiled for more instructions than its caller")]
+    unsafe {
+        vnni::multiply(piece);
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod ffi; // a tensor's memory as a slice
 pub(crate) mod fused; // rows in parallel, for the fused loops of the operations
+pub(crate) mod integer_matmul; // products from the codes of a weight
 pub mod matmul; // matrix products by the faster library
 pub(crate) mod number; // f32 and f64 in generic loops
 pub(crate) mod pick; // the kernel of an operation

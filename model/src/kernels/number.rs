@@ -15,6 +15,14 @@ impl Element for f32 {
     const KIND: Kind = Kind::Float;
 }
 
+impl Element for i8 {
+    const KIND: Kind = Kind::Int8;
+}
+
+impl Element for i64 {
+    const KIND: Kind = Kind::Int64;
+}
+
 impl Element for f64 {
     const KIND: Kind = Kind::Double;
 }

@@ -72,14 +72,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Calls `work` for all pieces: this thread and the workers each take the next one. If another caller uses the workers,
-/// this thread does everything.
+/// Calls `work` for all pieces: this thread and the workers each take the next one, together at most as many threads as
+/// libtorch has. If another caller uses the workers, this thread does everything.
 ///
 /// # Panics
 /// `work` panicked, on any thread.
 pub(crate) fn parallel_for<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
     let pieces: Vec<P> = pieces.collect();
-    let others = pieces.len().saturating_sub(1);
+    let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
+    let helpers = pieces.len().min(threads).saturating_sub(1);
     let pieces = Mutex::new(pieces.into_iter());
     let next = || lock(&pieces).next();
     let all = || {
@@ -87,12 +88,19 @@ pub(crate) fn parallel_for<P: Send>(pieces: impl Iterator<Item = P>, work: impl 
             work(piece);
         }
     };
-    if others == 0 {
+    if helpers == 0 {
         return all();
     }
+    // A worker that spins sees each job, also if it was not woken for it.
+    let joined = AtomicUsize::new(0);
+    let help = || {
+        if joined.fetch_add(1, Ordering::Relaxed) < helpers {
+            all();
+        }
+    };
     let pool = pool();
     match pool.turn.try_lock() {
-        Ok(_turn) if !pool.workers.is_empty() => pool.run(&all, others),
+        Ok(_turn) if !pool.workers.is_empty() => pool.run(&help, &all, helpers),
         _ => all(),
     }
 }
@@ -110,17 +118,18 @@ fn pool() -> &'static ThreadPool {
 }
 
 impl ThreadPool {
-    fn run(&self, work: &(dyn Fn() + Sync), wanted: usize) {
+    /// Runs `help` on `wanted` workers or fewer, and `own` on this thread.
+    fn run(&self, help: &(dyn Fn() + Sync), own: &dyn Fn(), wanted: usize) {
         let shared = self.shared;
         // SAFETY: the cast only removes the lifetime. `Closing` removes the job and waits for the workers that run it,
         // before this function ends in any way.
         #[expect(unsafe_code, reason = "a borrow of the caller cannot be sent to a long-lived thread")]
-        let job = Job(unsafe { std::mem::transmute::<*const (dyn Fn() + Sync), *const (dyn Fn() + Sync)>(work) });
+        let job = Job(unsafe { std::mem::transmute::<*const (dyn Fn() + Sync), *const (dyn Fn() + Sync)>(help) });
         *lock(&shared.job) = Some(job);
         let closing = Closing(shared);
         shared.round.fetch_add(1, Ordering::Release);
         self.workers.iter().take(wanted).for_each(Thread::unpark);
-        work();
+        own();
         drop(closing);
         assert!(!shared.failed.swap(false, Ordering::Relaxed), "a worker panicked");
     }
@@ -188,14 +197,30 @@ mod tests {
 
     #[test]
     fn helpers_take_their_share() {
+        let threads = thread::available_parallelism().unwrap().get();
+        tch::set_num_threads(threads as i32);
         let seen = Mutex::new(std::collections::HashSet::new());
         // A sleeping worker needs time to wake; each piece gives it some.
         parallel_for(0..50, |_| {
             lock(&seen).insert(thread::current().id());
             thread::sleep(Duration::from_millis(1));
         });
-        let threads = thread::available_parallelism().unwrap().get();
         assert!(lock(&seen).len() > 1 || threads == 1);
+    }
+
+    #[test]
+    fn no_more_threads_work_than_libtorch_has() {
+        let before = tch::get_num_threads();
+        for threads in [1, 2] {
+            tch::set_num_threads(threads);
+            let seen = Mutex::new(std::collections::HashSet::new());
+            parallel_for(0..50, |_| {
+                lock(&seen).insert(thread::current().id());
+                thread::sleep(Duration::from_millis(1));
+            });
+            assert!(lock(&seen).len() <= threads as usize);
+        }
+        tch::set_num_threads(before);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! One decoder block: attention and feed-forward, each with a pre-norm and a residual connection. Forward for training
-//! (saving what the backward needs), forward over KV caches, and a hand-written backward.
+//! (saving what the backward needs), forward over KV caches (`cached.rs`), and a hand-written backward (`backward.rs`).
 //!
 //! Shapes: `t` rows of a flat batch, `c` hidden width, `h` query heads, `n` key heads, `d` head width, `f` inner width.
 //! q, k and v are concatenated in one tensor `[t, h+2n, d]`.
@@ -17,15 +17,17 @@ use crate::{
     kernels::pick::Number,
     nn::{
         attention::{Attention, Masks, Sequence},
-        kv_cache::KvCache,
-        linear::{Correction, FrozenLinear, Learning, RowGroup},
-        mlp::{swiglu, swiglu_backward},
+        linear::{Correction, FrozenLinear},
+        mlp::swiglu,
         rms_norm::RmsNorm,
         rope::Angles,
     },
     quant::packed::Source,
     segments::Segment,
 };
+
+mod backward;
+pub(crate) mod cached; // over KV caches
 
 /// The frozen weights of a block.
 #[derive(Debug)]
@@ -75,13 +77,6 @@ pub(crate) struct Saved {
     middle: Tensor,
     /// The output of gate and up, `[m, 2f]`.
     gate_up: Tensor,
-}
-
-/// One sequence's rows of a batch, with its KV cache.
-pub(crate) struct CachedRows<'a> {
-    pub(crate) rows: i64,
-    pub(crate) cache: &'a KvCache,
-    pub(crate) masks: Masks,
 }
 
 impl Block {
@@ -141,6 +136,24 @@ impl Block {
             linear.unpack()?;
         }
         Ok(())
+    }
+
+    /// Returns whether a weight is kept as codes.
+    pub(crate) fn has_codes(&self) -> bool {
+        [&self.qkv, &self.o, &self.gate_up, &self.down].into_iter().any(FrozenLinear::has_codes)
+    }
+
+    /// Computes from the codes of quantized weights from now on: see [`FrozenLinear::tile`].
+    pub(crate) fn tile(&mut self) -> Result<(), ModelError> {
+        for linear in [&mut self.qkv, &mut self.o, &mut self.gate_up, &mut self.down] {
+            linear.tile()?;
+        }
+        Ok(())
+    }
+
+    /// Returns the size of the projections in memory, in bytes.
+    pub(crate) fn bytes(&self) -> Result<usize, ModelError> {
+        [&self.qkv, &self.o, &self.gate_up, &self.down].into_iter().map(FrozenLinear::bytes).sum()
     }
 
     /// Returns the row norms `[out]` of the weight of a projection, given by its index in [`PROJECTIONS`].
@@ -230,6 +243,20 @@ impl Block {
         Ok((out.f_add_(&saved.middle)?, saved))
     }
 
+    /// Computes the output `[t, c]`, and the inputs of q, k and v, of o, of gate and up, and of down.
+    pub(crate) fn forward_with_inputs(
+        &self,
+        x: &Tensor,
+        layout: &Layout<'_>,
+        correction: Correction<'_>,
+    ) -> Result<(Tensor, [Tensor; 4]), ModelError> {
+        let saved = self.saved(x, None, layout, correction)?;
+        let inner = swiglu(&saved.gate_up)?; // [t, f]
+        let mut out = self.down.forward(&inner, correction)?; // [t, c]
+        let inputs = [self.input_norm.forward(x)?, saved.attended, self.post_norm.forward(&saved.middle)?, inner];
+        Ok((out.f_add_(&saved.middle)?, inputs))
+    }
+
     /// Runs the forward up to the tensors that the backward needs.
     pub(crate) fn saved(
         &self,
@@ -272,124 +299,6 @@ impl Block {
     fn join(&self, mut parts: Vec<Tensor>) -> Result<Tensor, ModelError> {
         let joined = if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, 0)? };
         Ok(joined.f_reshape([-1, self.attention.heads * self.attention.head_dim])?)
-    }
-
-    /// Computes `dx: [t, c]` from `dy: [m, c]` (if requested), and adds the factors' gradients to those of `learning`.
-    pub(crate) fn backward(
-        &self,
-        dy: Tensor,
-        saved: Saved,
-        layout: &Layout<'_>,
-        learning: &mut Learning<'_>,
-    ) -> Result<Option<Tensor>, ModelError> {
-        let Saved { x, wanted, qkv, heads, attended, logsumexp, middle, gate_up } = saved;
-        let (correction, wanted) = (learning.correction, wanted.as_ref());
-        let d_inner = self.down.input_gradient(&dy, correction)?; // [m, f]
-        let (inner, d_gate_up) = swiglu_backward(d_inner, gate_up)?; // [m, f], [m, 2f]
-        self.down.accumulate_grad(&dy, &inner, learning)?;
-        drop(inner);
-        self.gate_up.accumulate_grad(&d_gate_up, &self.post_norm.forward(&middle)?, learning)?;
-        let d_normed = self.gate_up.input_gradient(&d_gate_up, correction)?; // [m, c]
-        drop(d_gate_up);
-        let d_middle = self.post_norm.backward_around(d_normed, &middle, &dy)?; // [m, c]
-        drop((dy, middle));
-        self.o.accumulate_grad(&d_middle, &picked(&attended, wanted)?, learning)?;
-        let d_attended = spread(self.o.input_gradient(&d_middle, correction)?, wanted, &x)?; // [t, h·d]
-        let d_heads = self.attention_backward(&d_attended, (&heads, &attended, &logsumexp), layout)?; // [t, h+2n, d]
-        drop((d_attended, heads, attended, logsumexp));
-        let d_qkv = self.heads_backward(d_heads, qkv.as_ref(), &layout.angles)?; // [t, (h+2n)·d]
-        self.qkv.accumulate_grad(&d_qkv, &self.input_norm.forward(&x)?, learning)?;
-        if !learning.want_dx {
-            return Ok(None);
-        }
-        let d_normed = self.qkv.input_gradient(&d_qkv, correction)?; // [t, c]
-        Ok(Some(self.input_norm.backward_around(d_normed, &x, &spread(d_middle, wanted, &x)?)?))
-    }
-
-    /// Computes the gradient of the rotated `[t, h+2n, d]` from `d_attended: [t, h·d]`.
-    fn attention_backward(
-        &self,
-        d_attended: &Tensor,
-        (heads, attended, logsumexp): (&Tensor, &Tensor, &[Tensor]),
-        layout: &Layout<'_>,
-    ) -> Result<Tensor, ModelError> {
-        if let ([logsumexp], Some(number)) = (logsumexp, layout.tiles) {
-            let forward = (heads, attended, logsumexp);
-            return self.attention.backward_batch(number, d_attended, forward, layout.segments);
-        }
-        let Attention { heads: h, key_heads: n, head_dim: d, .. } = self.attention;
-        let d_attended = d_attended.f_view_([-1, h, d])?; // [t, h, d]
-        let attended = attended.f_view_([-1, h, d])?;
-        let shared = layout.is_shared();
-        let out = if shared { heads.f_zeros_like()? } else { heads.f_empty_like()? }; // [t, h+2n, d]
-        for ((segment, masks), logsumexp) in layout.segments.iter().zip(&layout.masks).zip(logsumexp) {
-            let [query, key, value] = self.cut(heads, segment)?;
-            let sequence = Sequence { query: &query, key: &key, value: &value, mask: masks.of(&self.attention) };
-            let forward = (&rows_of(&attended, &segment.rows)?, logsumexp);
-            let gradient = self.attention.backward(&rows_of(&d_attended, &segment.rows)?, &sequence, forward)?;
-            rows_of(&out, &segment.rows)?.f_narrow(1, 0, h)?.f_copy_(&gradient.query)?;
-            let mut start = 0;
-            for rows in segment.chain() {
-                let count = rows.len() as i64;
-                for (at, gradient) in [(h, &gradient.key), (h + n, &gradient.value)] {
-                    let mut place = rows_of(&out, rows)?.f_narrow(1, at, n)?; // [rows, n, d]
-                    let part = gradient.f_narrow(0, start, count)?;
-                    if shared {
-                        let _ = place.f_add_(&part)?;
-                    } else {
-                        place.f_copy_(&part)?;
-                    }
-                }
-                start += count;
-            }
-        }
-        Ok(out)
-    }
-
-    /// Computes the gradient `[t, (h+2n)·d]` of the projections from that of the rotated `[t, h+2n, d]`, in the same
-    /// memory.
-    fn heads_backward(
-        &self,
-        mut gradient: Tensor,
-        qkv: Option<&Tensor>,
-        angles: &Angles,
-    ) -> Result<Tensor, ModelError> {
-        let Attention { heads: h, key_heads: n, head_dim: d, .. } = self.attention;
-        angles.rotate_back(&mut gradient, h + n)?;
-        if let (Some((q_norm, k_norm)), Some(qkv)) = (&self.head_norms, qkv) {
-            let qkv = qkv.f_view_([-1, h + 2 * n, d])?;
-            let d_query = q_norm.backward(&gradient.f_narrow(1, 0, h)?, &qkv.f_narrow(1, 0, h)?)?;
-            let d_key = k_norm.backward(&gradient.f_narrow(1, h, n)?, &qkv.f_narrow(1, h, n)?)?;
-            gradient.f_narrow(1, 0, h)?.f_copy_(&d_query)?;
-            gradient.f_narrow(1, h, n)?.f_copy_(&d_key)?;
-        }
-        Ok(gradient.f_view_([-1, (h + 2 * n) * d])?)
-    }
-
-    /// Runs the block over the KV caches of its sequences, `x: [t, c] -> [t, c]`, and appends the new keys and values
-    /// of `layer` to them.
-    pub(crate) fn forward_cached(
-        &self,
-        x: &Tensor,
-        (layer, sequences): (usize, &[CachedRows<'_>]),
-        angles: &Angles,
-        groups: &[RowGroup<'_>],
-    ) -> Result<Tensor, ModelError> {
-        let qkv = self.qkv.forward_rows(&self.input_norm.forward(x)?, groups)?; // [t, (h+2n)·d]
-        let heads = self.heads(&qkv, angles)?; // [t, h+2n, d]
-        let mut parts = Vec::with_capacity(sequences.len());
-        let mut start = 0;
-        for CachedRows { rows, cache, masks } in sequences {
-            let [query, key, value] = self.cut(&heads, &Segment::alone(start..start + *rows as usize))?;
-            let (key, value) = cache.write(layer, &key, &value)?; // [k, n, d]
-            let sequence = Sequence { query: &query, key: &key, value: &value, mask: masks.of(&self.attention) };
-            parts.push(self.attention.forward(&sequence)?.0);
-            start += *rows as usize;
-        }
-        let mut middle = self.o.forward_rows(&self.join(parts)?, groups)?; // [t, c]
-        let normed = self.post_norm.add_forward(&mut middle, x)?; // [t, c]
-        let inner = swiglu(&self.gate_up.forward_rows(&normed, groups)?)?; // [t, f]
-        Ok(self.down.forward_rows(&inner, groups)?.f_add_(&middle)?)
     }
 }
 

@@ -14,7 +14,7 @@
 //! PEFT, and §4.3 of the paper, no gradient flows through the row norms of `V`: with `G = dyᵀ·x` and `ρ = m/|V|`,
 //! `dB = s·(ρ∘G)·Aᵀ`, `dA = s·Bᵀ·(ρ∘G)`, `dm = Σ(G∘V)/|V|`.
 
-use attune_domain::{architecture::PROJECTIONS, spec::Quantization};
+use attune_domain::architecture::PROJECTIONS;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -22,19 +22,19 @@ use crate::{
     error::ModelError,
     io::weights::projection_path,
     kernels::{
+        ffi::is_plain,
+        integer_matmul,
         matmul::{add_mm, linear, mm},
         placement::HOST,
     },
     nn::{
+        frozen_weight::Weight,
+        low_rank::{FEW_ROWS, Factors, Update, add_updates},
         row_ops::{add_product, join, lengths, scale_rows, slice_of},
         scratch::{self, InUse, Scratch, Slot},
     },
     noise::Dropout,
-    quant::{
-        int8::Int8,
-        nf4::Nf4,
-        packed::{Packed, Source},
-    },
+    quant::packed::Source,
 };
 
 /// One or more projections of the same input, with concatenated outputs.
@@ -56,16 +56,6 @@ struct Part {
     projection: usize,
     start: i64,
     out: i64,
-}
-
-#[derive(Debug)]
-enum Weight {
-    /// One tensor `[out, in]`, the parts concatenated by rows.
-    Dense(Tensor),
-    /// NF4 weights, one per part.
-    Nf4(Vec<Nf4>),
-    /// Int8 weights, one per part.
-    Int8(Vec<Int8>),
 }
 
 /// The low-rank update of a linear: factors, scale and dropout.
@@ -115,7 +105,7 @@ impl FrozenLinear {
         biased: bool,
     ) -> Result<Self, ModelError> {
         let (mut parts, mut biases) = (Vec::new(), Vec::new());
-        let (mut dense, mut nf4, mut int8) = (Vec::new(), Vec::new(), Vec::new());
+        let mut packed = Vec::new();
         let (mut start, mut in_dim) = (0, 0);
         for name in names {
             let path = projection_path(layer, name);
@@ -125,87 +115,39 @@ impl FrozenLinear {
             let projection = projection.ok_or_else(|| ModelError::Input(format!("'{name}' is not a projection")))?;
             parts.push(Part { projection, start, out });
             (start, in_dim) = (start + out, ins);
-            match source.projection(&name_in_folder)? {
-                Packed::Dense(weight) => dense.push(weight),
-                Packed::Nf4(weight) => nf4.push(weight),
-                Packed::Int8(weight) => int8.push(weight),
-            }
+            packed.push(source.projection(&name_in_folder)?);
             if biased {
                 biases.push(source.weights.read(&format!("{path}.bias"))?);
             }
         }
-        let weight = match source.quantization {
-            Quantization::None => Weight::Dense(join(dense)?),
-            Quantization::Int8 => Weight::Int8(int8),
-            Quantization::Nf4 { .. } => Weight::Nf4(nf4),
-        };
+        let weight = Weight::of(packed)?;
         let bias = if biased { Some(join(biases)?) } else { None };
         Ok(Self { parts, in_dim, out_dim: start, weight, bias, kind: HOST.0 })
     }
 
     /// Returns the same weights for computation in another kind, on another device. A packed weight stays packed.
     pub(crate) fn to(&self, kind: Kind, device: Device) -> Result<Self, ModelError> {
-        let moved = |tensor: &Tensor| tensor.f_to_kind(kind)?.f_to_device(device);
-        let weight = match &self.weight {
-            Weight::Dense(weight) => Weight::Dense(moved(weight)?),
-            Weight::Nf4(parts) => {
-                Weight::Nf4(parts.iter().map(|part| part.to_device(device)).collect::<Result<_, _>>()?)
-            }
-            Weight::Int8(parts) => {
-                Weight::Int8(parts.iter().map(|part| part.to_device(device)).collect::<Result<_, _>>()?)
-            }
-        };
-        let bias = self.bias.as_ref().map(moved).transpose()?;
+        let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(kind)?.f_to_device(device)).transpose()?;
+        let weight = self.weight.to(kind, device)?;
         let parts = self.parts.iter().map(|p| Part { projection: p.projection, start: p.start, out: p.out }).collect();
         Ok(Self { parts, in_dim: self.in_dim, out_dim: self.out_dim, weight, bias, kind })
     }
 
     /// Returns the weight `[out, in]`, to be dropped after use: a packed weight is unpacked here.
     pub(crate) fn weight(&self) -> Result<Tensor, ModelError> {
-        if let Weight::Dense(weight) = &self.weight {
-            return Ok(weight.shallow_clone());
-        }
-        let whole = Tensor::f_empty([self.out_dim, self.in_dim], self.stored())?; // [out, in]
-        self.write_weight(&whole)?;
-        Ok(whole.f_to_kind(self.kind)?)
-    }
-
-    /// Returns the kind in which [`FrozenLinear::write_weight`] writes, and the device.
-    fn stored(&self) -> (Kind, Device) {
-        match &self.weight {
-            Weight::Dense(weight) => (self.kind, weight.device()),
-            Weight::Nf4(packed) => (Kind::Float, packed[0].device()),
-            Weight::Int8(packed) => (Kind::Float, packed[0].device()),
-        }
-    }
-
-    /// Writes the weight to `whole: [out, in]`, of which the caller has the only handle.
-    fn write_weight(&self, whole: &Tensor) -> Result<(), ModelError> {
-        match &self.weight {
-            Weight::Dense(weight) => whole.shallow_clone().f_copy_(weight)?,
-            Weight::Nf4(packed) => {
-                for (part, packed) in self.parts.iter().zip(packed) {
-                    packed.dequantize_into(&mut whole.f_narrow(0, part.start, part.out)?)?;
-                }
-            }
-            Weight::Int8(packed) => {
-                for (part, packed) in self.parts.iter().zip(packed) {
-                    packed.dequantize_into(&mut whole.f_narrow(0, part.start, part.out)?)?;
-                }
-            }
-        }
-        Ok(())
+        Ok(self.weight.whole(self.kind)?.f_to_kind(self.kind)?)
     }
 
     /// Returns the weight `[out, in]` for one use, in this thread's buffer. A dense weight is only copied if the caller
     /// changes it.
     fn weight_in_use(&self, is_changed: bool) -> Result<InUse, ModelError> {
-        if matches!(self.weight, Weight::Dense(_)) && !is_changed {
+        if self.weight.is_dense() && !is_changed {
             return Ok(InUse::Tensor(self.weight()?));
         }
-        let scratch = Scratch::of(Slot::Weight, (self.out_dim, self.in_dim), self.stored())?;
-        self.write_weight(scratch.matrix())?;
-        if self.stored().0 == self.kind {
+        let options = self.weight.options(self.kind);
+        let scratch = Scratch::of(Slot::Weight, (self.out_dim, self.in_dim), options)?;
+        self.weight.write_to(scratch.matrix())?;
+        if options.0 == self.kind {
             return Ok(InUse::Scratch(scratch));
         }
         Ok(InUse::Tensor(scratch.matrix().f_to_kind(self.kind)?))
@@ -213,10 +155,10 @@ impl FrozenLinear {
 
     /// Reserves the buffer that a step with this correction needs.
     pub(crate) fn reserve(&self, correction: Correction<'_>) -> Result<(), ModelError> {
-        if matches!(self.weight, Weight::Dense(_)) && !self.changes(correction) {
+        if self.weight.is_dense() && !self.changes(correction) {
             return Ok(());
         }
-        scratch::reserve(Slot::Weight, self.out_dim * self.in_dim, self.stored())
+        scratch::reserve(Slot::Weight, self.out_dim * self.in_dim, self.weight.options(self.kind))
     }
 
     /// Returns whether training adds the update to the weight. With dropout it has an input of its own.
@@ -228,6 +170,32 @@ impl FrozenLinear {
     pub(crate) fn unpack(&mut self) -> Result<(), ModelError> {
         self.weight = Weight::Dense(self.weight()?);
         Ok(())
+    }
+
+    /// Computes from the codes of a quantized weight from now on, with activations as integers. A weight that is not
+    /// quantized, or whose rows are not whole blocks, stays as it is.
+    pub(crate) fn tile(&mut self) -> Result<(), ModelError> {
+        if let Some(tiled) = self.weight.tiled()? {
+            self.weight = tiled;
+        }
+        Ok(())
+    }
+
+    /// Returns the size of the weight and the bias in memory, in bytes.
+    pub(crate) fn bytes(&self) -> Result<usize, ModelError> {
+        let bias =
+            self.bias.as_ref().map(|bias| Ok::<_, ModelError>(bias.numel() * bias.f_kind()?.elt_size_in_bytes()));
+        Ok(self.weight.bytes()? + bias.transpose()?.unwrap_or(0))
+    }
+
+    /// Returns whether the weight is kept as codes.
+    pub(crate) fn has_codes(&self) -> bool {
+        !self.weight.is_dense()
+    }
+
+    /// Returns whether products are computed from codes.
+    pub(crate) fn is_tiled(&self) -> bool {
+        matches!(self.weight, Weight::Tiled(_))
     }
 
     /// Returns the row norms `[out]` of one projection's weight, if it is a part of this linear.
@@ -252,13 +220,21 @@ impl FrozenLinear {
         if width != self.in_dim {
             return Err(ModelError::Width { what: "projection", want: self.in_dim, got: width });
         }
-        linear(x, &self.weight()?, self.bias.as_ref())
+        match &self.weight {
+            Weight::Tiled(tiles) => integer_matmul::linear(x, tiles, self.bias.as_ref()),
+            _ => linear(x, &self.weight()?, self.bias.as_ref()),
+        }
     }
 
     /// Applies the weight and the update of each group of rows: `x: [t, in] -> [t, out]`.
     pub(crate) fn forward_rows(&self, x: &Tensor, groups: &[RowGroup<'_>]) -> Result<Tensor, ModelError> {
-        let y = self.base(x)?; // [t, out]
-        for group in groups {
+        let mut y = self.base(x)?; // [t, out]
+        let (few, many): (Vec<_>, Vec<_>) = groups.iter().partition(|group| self.is_fused(x, group));
+        if !few.is_empty() {
+            let updates: Vec<Update<'_>> = few.into_iter().map(|group| self.update(group)).collect();
+            add_updates(x, &mut y, &updates)?;
+        }
+        for group in many {
             let picked = group.rows.map(|rows| x.f_index_select(0, rows)).transpose()?;
             let Some(low) = self.low(picked.as_ref().unwrap_or(x), group.correction)? else { continue };
             for (place, (part, pair)) in self.corrected(group.correction.pairs).enumerate() {
@@ -277,6 +253,27 @@ impl FrozenLinear {
             }
         }
         Ok(y)
+    }
+
+    /// Returns whether the update of these rows is computed by [`add_updates`]. In `f32` it is not, since that rounds
+    /// in another way than libtorch.
+    fn is_fused(&self, x: &Tensor, group: &RowGroup<'_>) -> bool {
+        let rows = group.rows.unwrap_or(x).size().first().map_or(0, |&rows| usize::try_from(rows).unwrap_or(0));
+        let is_plain_pair = |pair: &LoraPair| pair.magnitude.is_none() && is_plain(&pair.a) && is_plain(&pair.b);
+        self.is_tiled()
+            && rows <= FEW_ROWS
+            && is_plain(x)
+            && self.corrected(group.correction.pairs).all(|(_, pair)| is_plain_pair(pair))
+    }
+
+    /// Returns the update of some rows.
+    fn update<'a>(&'a self, group: &RowGroup<'a>) -> Update<'a> {
+        let parts = self.corrected(group.correction.pairs).map(|(part, pair)| Factors {
+            a: &pair.a,
+            b: &pair.b,
+            start: usize::try_from(part.start).unwrap_or(0),
+        });
+        Update { rows: group.rows, parts: parts.collect(), scale: group.correction.scale }
     }
 
     /// Applies the weight with one update, for training: `x: [t, in] -> [t, out]`.

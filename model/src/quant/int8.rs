@@ -55,6 +55,11 @@ impl Int8 {
         Ok(())
     }
 
+    /// Returns the numbers of outputs and inputs.
+    pub(crate) fn size(&self) -> Result<(i64, i64), ModelError> {
+        Ok(self.codes.size2()?)
+    }
+
     /// Returns the device of the weight.
     pub(crate) fn device(&self) -> Device {
         self.codes.device()

@@ -15,7 +15,7 @@ use crate::{
         tensor_file::{Stored, TensorFile, write_stored},
         weights::Weights,
     },
-    quant::{int8::Int8, nf4::Nf4},
+    quant::{gguf::GgufBlocks, int8::Int8, nf4::Nf4},
 };
 
 /// The version of the file's layout; increment it when the layout changes.
@@ -27,6 +27,7 @@ pub(crate) enum Packed {
     Dense(Tensor),
     Nf4(Nf4),
     Int8(Int8),
+    Blocks(GgufBlocks),
 }
 
 impl Packed {
@@ -36,13 +37,14 @@ impl Packed {
             Self::Dense(weight) => Self::Dense(weight.shallow_clone()),
             Self::Nf4(weight) => Self::Nf4(weight.to_device(Device::Cpu)?),
             Self::Int8(weight) => Self::Int8(weight.to_device(Device::Cpu)?),
+            Self::Blocks(weight) => Self::Blocks(weight.clone()),
         })
     }
 
-    /// Returns the parts by name, for a file. A dense weight has none: it is in the folder.
+    /// Returns the parts by name, for a file. A dense weight and blocks have none: they are in the folder.
     fn parts(&self) -> Result<Vec<(&'static str, Stored<'_>)>, ModelError> {
         Ok(match self {
-            Self::Dense(_) => Vec::new(),
+            Self::Dense(_) | Self::Blocks(_) => Vec::new(),
             Self::Nf4(weight) => weight.parts(),
             Self::Int8(weight) => {
                 let (codes, scales) = weight.tensors();
@@ -55,7 +57,9 @@ impl Packed {
 /// The weights of a folder, and the cache file of its quantized weights, if there is one.
 pub(crate) struct Source<'a> {
     pub(crate) weights: &'a Weights,
-    pub(crate) quantization: Quantization,
+    quantization: Quantization,
+    /// `true`: tensors that the folder has in GGUF's blocks stay in them, unless another quantization is requested.
+    keep_blocks: bool,
     known: Option<TensorFile>,
     /// The path of the cache file to write, and its weights so far, which share the decoder's memory.
     to_keep: Option<(&'a Path, Vec<(String, Packed)>)>,
@@ -69,14 +73,27 @@ impl<'a> Source<'a> {
         let fits = |file: &TensorFile| metadata.iter().all(|(key, value)| file.metadata().get(key) == Some(value));
         let known = cache.and_then(|path| TensorFile::open(path).ok()).filter(fits);
         let to_keep = cache.filter(|_| known.is_none()).map(|path| (path, Vec::new()));
-        Self { weights, quantization, known, to_keep }
+        Self { weights, quantization, keep_blocks: false, known, to_keep }
+    }
+
+    /// Keeps the tensors that the folder has in GGUF's blocks in them, for serving.
+    pub(crate) fn keep_blocks(self) -> Self {
+        Self { keep_blocks: true, ..self }
+    }
+
+    /// Returns a tensor's blocks, if it has some and they are kept.
+    pub(crate) fn blocks(&self, name: &str) -> Result<Option<GgufBlocks>, ModelError> {
+        if self.keep_blocks { self.weights.blocks(name) } else { Ok(None) }
     }
 
     /// Returns the weight of one projection, by its name in the folder.
     pub(crate) fn projection(&mut self, name: &str) -> Result<Packed, ModelError> {
         let part = |file: &TensorFile, part: &str| file.read(&format!("{name}.{part}"));
         Ok(match (self.quantization, &self.known) {
-            (Quantization::None, _) => Packed::Dense(self.weights.read(name)?),
+            (Quantization::None, _) => match self.blocks(name)? {
+                Some(blocks) => Packed::Blocks(blocks),
+                None => Packed::Dense(self.weights.read(name)?),
+            },
             (Quantization::Int8, Some(file)) => Packed::Int8(Int8::of(part(file, "codes")?, part(file, "scales")?)),
             (Quantization::Int8, None) => {
                 let packed = Packed::Int8(Int8::quantize(&self.weights.read(name)?)?);

@@ -1,8 +1,8 @@
 //! Metrics in Prometheus' format, one table for all programs: see docs/METRICS.md. Each is a static with its name, its
 //! labels and its help text; a program publishes those that it has set.
 //!
-//! Label values are program constants, names of the configuration, or names of routes: never IDs, and never text that a
-//! caller chose. So the number of series is bounded.
+//! Label values are program constants, names of the configuration, or names of routes, and never text that a caller
+//! chose; IDs only where the configuration bounds their number. So the number of series is bounded.
 
 /// Counters, gauges and histograms.
 mod metric;

@@ -16,6 +16,20 @@ metrics! {
     QUEUE_OLDEST_WAIT: Gauge = "attune_queue_oldest_wait_seconds" ["priority"];
     /// Jobs that have not ended.
     JOBS: Gauge = "attune_jobs" ["state"];
+    /// Requests of the last hour, of the adapter versions with the most.
+    ADAPTER_REQUESTS: Gauge = "attune_adapter_requests" ["adapter_version"];
+    /// Requests among them that failed.
+    ADAPTER_ERRORS: Gauge = "attune_adapter_errors" ["adapter_version"];
+    /// Tokens of their prompts or of their answers.
+    ADAPTER_TOKENS: Gauge = "attune_adapter_tokens" ["adapter_version", "kind"];
+    /// Requests among them by where the replica found the adapter.
+    ADAPTER_TIERS: Gauge = "attune_adapter_tier_requests" ["adapter_version", "tier"];
+    /// Quantiles of their time to the first token.
+    ADAPTER_FIRST_TOKEN: Gauge = "attune_adapter_time_to_first_token_seconds" ["adapter_version", "quantile"];
+    /// Quantiles of their mean time between tokens.
+    ADAPTER_PER_TOKEN: Gauge = "attune_adapter_time_per_token_seconds" ["adapter_version", "quantile"];
+    /// Quantiles of the time that they waited for their first step.
+    ADAPTER_QUEUED: Gauge = "attune_adapter_queue_seconds" ["adapter_version", "quantile"];
     /// Jobs that have not ended, of the projects with the most.
     PROJECT_JOBS: Gauge = "attune_project_jobs" ["project", "state"];
     /// Runs that have not ended.

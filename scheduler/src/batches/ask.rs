@@ -3,16 +3,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use attune_domain::batch::{BatchRow, Defect, read_row};
-use attune_inference::{chat, completion, context::Inference, error::InferenceError, metering::Meter};
-use attune_store::batches::batch::{Batch, BatchResult};
+use attune_domain::batch::{BatchEndpoint, BatchRow, Defect, read_row};
+use attune_inference::{
+    availability, chat, completion, context::Inference, error::InferenceError, metering::Meter, responses,
+};
+use attune_store::batches::{batch::Batch, batch_answer::BatchResult};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep};
 
-/// The maximum number of attempts while a model is unavailable, and the pause between them: long enough in total for a
-/// replica to restart.
-const TRIES: u32 = 20;
+/// The maximum number of attempts at a request whose replica ends or fails each time.
+const MOST_TRIES: u32 = 5;
+
+/// The pause before the second attempt. It doubles with each further one.
 const PAUSE: Duration = Duration::from_secs(3);
+
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The time for which a request waits for capacity that live requests use.
+const CAPACITY_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// An answer and its usage, which is charged only if the answer is stored: a worker that takes a batch over executes
 /// the request again.
@@ -23,50 +33,89 @@ pub(crate) struct Asked {
     pub(crate) meter: Arc<Meter>,
 }
 
-/// Executes the request of a line. Never fails: an error becomes the answer.
-pub(crate) async fn ask(inference: Inference, batch: Batch, line: u64, text: Vec<u8>) -> Asked {
-    let own = inference.with_own_meter();
-    let answer = answer(&own, &batch, line, &text).await;
-    Asked { answer, meter: own.meter }
+/// The outcome of a request.
+pub(crate) enum Outcome {
+    /// The answer; an error is an answer too.
+    Answered(Asked),
+    /// The model has no replica. The request remains.
+    Unavailable(InferenceError),
 }
 
-async fn answer(inference: &Inference, batch: &Batch, line: u64, text: &[u8]) -> BatchResult {
+/// Executes the request of a line. An error becomes the answer, unless no replica of the model is available.
+pub(crate) async fn ask(inference: Inference, batch: Batch, line: u64, text: Vec<u8>) -> Outcome {
+    let own = inference.with_own_meter();
+    match answer(&own, &batch, line, &text).await {
+        Ok(answer) => Outcome::Answered(Asked { answer, meter: own.meter }),
+        Err(error) => Outcome::Unavailable(error),
+    }
+}
+
+async fn answer(inference: &Inference, batch: &Batch, line: u64, text: &[u8]) -> Result<BatchResult, InferenceError> {
     let number = i32::try_from(line).unwrap_or(i32::MAX);
-    let row = match read_row(text, line, &batch.endpoint) {
+    let row = match read_row(text, line, batch.endpoint.path()) {
         Ok(row) => row,
         // The whole file was validated before, so this is not the user's error.
-        Err(Defect { message, .. }) => return written(number, "", Err(InferenceError::internal(message)), ""),
+        Err(Defect { message, .. }) => return Ok(written(number, "", Err(InferenceError::internal(message)), "")),
     };
     let request_id = format!("req_{}", uuid::Uuid::new_v4().simple());
-    let mut tries = 1;
-    let said = loop {
-        match once(inference, batch, &row, &request_id).await {
-            Err(
-                InferenceError::ReplicaUnavailable { message, .. }
-                | InferenceError::Busy { message, .. }
-                | InferenceError::TooManyAnswers { message, .. },
-            ) if tries < TRIES => {
-                tracing::info!(batch.id = %batch.batch_id, line, "retrying: {message}");
-                tries += 1;
-                tokio::time::sleep(PAUSE).await;
-            }
-            said => break said,
-        }
-    };
+    let said = with_retries(inference, batch, &row, &request_id).await?;
     if let Err(error) = &said {
         error.log();
     }
-    written(number, &row.custom_id, said, &request_id)
+    Ok(written(number, &row.custom_id, said, &request_id))
+}
+
+/// Executes a request until it is answered or refused. The inner result is the answer.
+///
+/// # Errors
+/// No replica of the model is available.
+async fn with_retries(
+    inference: &Inference,
+    batch: &Batch,
+    row: &BatchRow,
+    request_id: &str,
+) -> Result<Result<Value, InferenceError>, InferenceError> {
+    let (began, mut tries, mut pause) = (Instant::now(), 1, PAUSE);
+    loop {
+        let failed = match once(inference, batch, row, request_id).await {
+            Err(error) => error,
+            said => return Ok(said),
+        };
+        match &failed {
+            InferenceError::Busy { .. } | InferenceError::TooManyAnswers { .. }
+                if began.elapsed() < CAPACITY_PATIENCE => {}
+            InferenceError::NotReady { .. } => return Err(failed),
+            InferenceError::ReplicaUnavailable { .. } => {
+                if let Some(name) = row.body.get("model").and_then(Value::as_str)
+                    && let Some(model) = availability::find(inference, batch.project_id, name).await?
+                {
+                    availability::wait(inference, &model).await?;
+                }
+                if tries >= MOST_TRIES {
+                    return Ok(Err(failed));
+                }
+                tries += 1;
+            }
+            _ => return Ok(Err(failed)),
+        }
+        tracing::info!(batch.id = %batch.batch_id, custom_id = row.custom_id, "retrying: {failed}");
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
 }
 
 async fn once(inference: &Inference, batch: &Batch, row: &BatchRow, request_id: &str) -> Result<Value, InferenceError> {
-    let body: Map<String, Value> = row.body.clone();
-    let said = match batch.endpoint.as_str() {
-        "/v1/completions" => {
-            let said = Box::pin(completion::complete(inference, batch.project_id, request_id, body)).await?;
-            serde_json::to_value(said)
+    let (project, body): (_, Map<String, Value>) = (batch.project_id, row.body.clone());
+    let said = match batch.endpoint {
+        BatchEndpoint::ChatCompletions => {
+            serde_json::to_value(Box::pin(chat::complete(inference, project, request_id, body)).await?)
         }
-        _ => serde_json::to_value(Box::pin(chat::complete(inference, batch.project_id, request_id, body)).await?),
+        BatchEndpoint::Completions => {
+            serde_json::to_value(Box::pin(completion::complete(inference, project, request_id, body)).await?)
+        }
+        BatchEndpoint::Responses => {
+            serde_json::to_value(Box::pin(responses::complete(inference, project, request_id, body)).await?)
+        }
     };
     said.map_err(InferenceError::internal)
 }
@@ -87,16 +136,16 @@ fn written(line: i32, custom_id: &str, said: Result<Value, InferenceError>, requ
 }
 
 /// Returns the answer to a request whose task panicked.
-pub(crate) fn panicked(line: u64, text: &[u8], endpoint: &str, why: tokio::task::JoinError) -> BatchResult {
-    let custom_id = read_row(text, line, endpoint).map(|row| row.custom_id).unwrap_or_default();
+pub(crate) fn panicked(line: u64, text: &[u8], endpoint: BatchEndpoint, why: tokio::task::JoinError) -> BatchResult {
+    let custom_id = read_row(text, line, endpoint.path()).map(|row| row.custom_id).unwrap_or_default();
     let error = InferenceError::internal(why);
     error.log();
     written(i32::try_from(line).unwrap_or(i32::MAX), &custom_id, Err(error), "")
 }
 
 /// Returns the answer to a request that was not executed before the batch expired.
-pub(crate) fn too_late(line: u64, text: &[u8], endpoint: &str) -> BatchResult {
-    let custom_id = read_row(text, line, endpoint).map(|row| row.custom_id).unwrap_or_default();
+pub(crate) fn too_late(line: u64, text: &[u8], endpoint: BatchEndpoint) -> BatchResult {
+    let custom_id = read_row(text, line, endpoint.path()).map(|row| row.custom_id).unwrap_or_default();
     let answer = json!({
         "id": format!("batch_req_{}", uuid::Uuid::new_v4().simple()),
         "custom_id": custom_id,

@@ -1,10 +1,13 @@
 //! The output and error files of a batch, written from the rows of its answers, in the order of the input.
 
-use attune_domain::batch::BatchEvent;
+use attune_domain::batch::{BatchEvent, Defect};
 use attune_inference::context::Inference;
 use attune_process::failpoint::FailPoint;
 use attune_store::{
-    batches::batch::{self, Batch},
+    batches::{
+        batch::{self, Batch, BatchEnd},
+        batch_answer,
+    },
     files::{
         file::{self, NewFile},
         objects::upload_key,
@@ -25,6 +28,21 @@ struct Written {
     filename: String,
 }
 
+/// The way in which a batch ends.
+#[derive(Debug, Clone)]
+pub(crate) struct Ending {
+    /// The event.
+    pub(crate) event: BatchEvent,
+    /// The reason, if it failed.
+    pub(crate) defect: Option<Defect>,
+}
+
+impl From<BatchEvent> for Ending {
+    fn from(event: BatchEvent) -> Self {
+        Self { event, defect: None }
+    }
+}
+
 /// Writes both files, except empty ones, and ends the batch.
 ///
 /// # Errors
@@ -34,7 +52,7 @@ pub(crate) async fn finish(
     inference: &Inference,
     batch: &Batch,
     worker: Uuid,
-    event: BatchEvent,
+    Ending { event, defect }: Ending,
 ) -> Result<(), BatchError> {
     let output = write(inference, batch, false).await?;
     let errors = write(inference, batch, true).await?;
@@ -58,7 +76,7 @@ pub(crate) async fn finish(
         *id = Some(file::insert(&mut tx, batch.project_id, row).await?.file_id);
     }
     let [output, errors] = ids;
-    batch::finish(&mut tx, (batch.batch_id, worker), event, output, errors).await?;
+    batch::finish(&mut tx, batch.batch_id, worker, &BatchEnd { event, output, errors, defect }).await?;
     Ok(tx.commit_at(FailPoint::BatchFinish).await?)
 }
 
@@ -68,7 +86,7 @@ async fn write(inference: &Inference, batch: &Batch, is_error: bool) -> Result<O
     let mut last = 0;
     loop {
         let mut db = inference.platform().await?;
-        let page = batch::answers(&mut db, batch.batch_id, is_error, last, PAGE).await?;
+        let page = batch_answer::answers(&mut db, batch.batch_id, is_error, last, PAGE).await?;
         drop(db);
         let Some(end) = page.last() else { break };
         last = end.line;

@@ -22,7 +22,7 @@ pub(crate) async fn check(inference: &Inference, batch: &Batch) -> Result<Result
     let mut lines = Lines::open(inference, batch).await?;
     let mut checker = Checker::default();
     while let Some(line) = lines.next().await? {
-        if !checker.take(&line, &batch.endpoint) {
+        if !checker.take(&line, batch.endpoint.path()) {
             break;
         }
     }

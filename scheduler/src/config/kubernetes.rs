@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use attune_domain::{export::loads_with::vllm_max_lora_rank, serve::Engine};
 use serde::Deserialize;
 
 use super::offer_settings::{self, Gpu, OfferSettings, check_price};
+
+/// The highest rank of an adapter that vLLM can be started with, of those that the platform trains.
+const MOST_LORA_RANK: u32 = 256;
 
 /// The label of the instance type of a node.
 pub(crate) const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
@@ -37,6 +41,20 @@ pub(crate) struct KubernetesConfig {
     pub(crate) image: String,
     /// The container image for offers with GPUs. Default: `image`.
     pub(crate) cuda_image: Option<String>,
+    /// The container image of vLLM, such as `vllm/vllm-openai:TAG`, for deployments with this engine. Default: none;
+    /// they are refused.
+    pub(crate) vllm_image: Option<String>,
+    /// The container image of LoRAX, such as `ghcr.io/predibase/lorax:TAG`. Default: none, as `vllm_image`.
+    pub(crate) lorax_image: Option<String>,
+    /// Additional arguments of vLLM and LoRAX, each for its own image, such as `--max-model-len`.
+    #[serde(default)]
+    pub(crate) engine_arguments: Vec<String>,
+    /// The highest rank of an adapter on these engines.
+    #[serde(default = "sixty_four")]
+    pub(crate) max_lora_rank: u32,
+    /// The number of adapters that vLLM computes with at the same time.
+    #[serde(default = "sixteen")]
+    pub(crate) max_loras: u32,
     /// The names of Secrets with registry credentials.
     #[serde(default)]
     pub(crate) image_pull_secrets: Vec<String>,
@@ -148,6 +166,14 @@ const fn ten() -> u64 {
     10
 }
 
+const fn sixteen() -> u32 {
+    16
+}
+
+const fn sixty_four() -> u32 {
+    64
+}
+
 const fn two_minutes() -> u32 {
     120
 }
@@ -209,6 +235,15 @@ impl KubernetesOffer {
 }
 
 impl KubernetesConfig {
+    /// Returns the image of an engine and the key that sets it; `None`: the engine has no image of its own.
+    pub(crate) const fn engine_image(&self, engine: Engine) -> Option<(&'static str, Option<&String>)> {
+        match engine {
+            Engine::Attune => None,
+            Engine::Vllm => Some(("vllm_image", self.vllm_image.as_ref())),
+            Engine::Lorax => Some(("lorax_image", self.lorax_image.as_ref())),
+        }
+    }
+
     /// Checks the ranges of the values.
     ///
     /// # Errors
@@ -226,11 +261,16 @@ impl KubernetesConfig {
             ("request_seconds", self.request_seconds, 1..=300),
             ("run_as_user", u64::from(self.run_as_user), 1..=i32::MAX as u64),
             ("serving_port", u64::from(self.serving_port), 1024..=65_535),
+            ("max_loras", u64::from(self.max_loras), 1..=1024),
         ];
         for (key, value, range) in ranges {
             if !range.contains(&value) {
                 return Err(format!("{name}.{key}: {value} is not from {} to {}", range.start(), range.end()));
             }
+        }
+        let rank = self.max_lora_rank;
+        if vllm_max_lora_rank(rank) != rank || rank > MOST_LORA_RANK {
+            return Err(format!("{name}.max_lora_rank: {rank} is not 8, 16, 32, 64, 128 or 256"));
         }
         match self.metrics_port {
             Some(0) => return Err(format!("{name}.metrics_port: 0 is not from 1 to 65535")),
@@ -292,6 +332,8 @@ mod tests {
         let port = refused("metrics_port = 8000", "");
         assert_eq!(port, "kubernetes.metrics_port: 8000 is serving_port too. Set a different port in each.");
         assert_eq!(refused("", "slots = 65"), "kubernetes.offer a100: slots: 65 is not from 1 to 64");
+        let rank = refused("max_lora_rank = 20", "");
+        assert_eq!(rank, "kubernetes.max_lora_rank: 20 is not 8, 16, 32, 64, 128 or 256");
         let price = refused("", "usd_per_hour = -1");
         assert_eq!(price, "kubernetes.offer a100: usd_per_hour: -1 is not from 0 to 1000000000");
         let price = refused("instance_usd_per_hour = { m5 = -1 }", "");

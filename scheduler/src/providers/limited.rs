@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use attune_domain::offer::Offer;
+use attune_domain::{offer::Offer, serve::Engine};
 use futures::future::BoxFuture;
 use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
 
@@ -95,6 +95,10 @@ impl Provider for Limited {
 
     fn configured_offers(&self) -> Vec<Offer> {
         self.inner.configured_offers()
+    }
+
+    fn engine_refusal(&self, engine: Engine) -> Option<String> {
+        self.inner.engine_refusal(engine)
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {

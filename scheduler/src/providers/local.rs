@@ -146,7 +146,7 @@ impl Settings {
         }
         let token = match launch.program {
             Program::Trainer => "ATTUNE_RUN_TOKEN",
-            Program::Serving => "ATTUNE_REPLICA_TOKEN",
+            Program::Serving | Program::Bridge(_) => "ATTUNE_REPLICA_TOKEN",
         };
         command
             .env(token, launch.token.expose_secret())

@@ -7,6 +7,7 @@ use attune_domain::{
     bytes::Bytes,
     offer::Offer,
     run::process::{EndCause, WaitKind},
+    serve::Engine,
 };
 use futures::future::BoxFuture;
 use secrecy::SecretString;
@@ -20,6 +21,8 @@ pub(crate) enum Program {
     Trainer,
     /// `attune-serving`, for one replica.
     Serving,
+    /// `attune-serving bridge`, for one replica whose tokens this other engine generates.
+    Bridge(Engine),
 }
 
 impl Program {
@@ -27,7 +30,7 @@ impl Program {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Trainer => "attune-trainer",
-            Self::Serving => "attune-serving",
+            Self::Serving | Self::Bridge(_) => "attune-serving",
         }
     }
 }
@@ -122,6 +125,12 @@ pub(crate) trait Provider: Send + Sync {
     /// Returns the offers that are known without a query. They are used while the provider has not answered yet.
     fn configured_offers(&self) -> Vec<Offer> {
         Vec::new()
+    }
+
+    /// Returns the reason why its replicas cannot have an engine; `None`: they can.
+    fn engine_refusal(&self, engine: Engine) -> Option<String> {
+        let name = self.name();
+        (engine != Engine::Attune).then(|| format!("{name} starts no {}: only Kubernetes does", engine.in_words()))
     }
 
     /// Returns the offers, without reservations subtracted.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use attune_domain::offer::Offer;
+use attune_domain::{offer::Offer, serve::Engine};
 use attune_process::{error_chain::chain, metrics::LAUNCHES};
 use futures::future::join_all;
 use tokio::sync::Notify;
@@ -76,6 +76,13 @@ impl Providers {
     /// Returns the provider of this name; `None`: it is not configured.
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<dyn Provider>> {
         self.all.iter().find(|provider| provider.name() == name)
+    }
+
+    /// Removes the offers of providers whose replicas cannot have an engine. Returns the reasons of these providers.
+    pub(crate) fn retain_able(&self, engine: Engine, offers: &mut Vec<Offer>) -> Vec<String> {
+        let refusal = |name: &str| self.get(name).and_then(|provider| provider.engine_refusal(engine));
+        offers.retain(|offer| refusal(&offer.provider).is_none());
+        self.all.iter().filter_map(|provider| provider.engine_refusal(engine)).collect()
     }
 
     /// Queries all providers at the same time for their offers. One that does not answer keeps its last known offers,

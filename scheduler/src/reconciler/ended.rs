@@ -4,7 +4,7 @@ use attune_domain::{job::JobState, run::process::EndCause};
 use attune_process::{error_chain::chain, failpoint::FailPoint};
 use attune_store::{
     jobs::loss::{self, Blame, Loss},
-    replica::{self, Replica, ReplicaState},
+    replica::{self, Replica, ReplicaState, ServedBase},
     runs::run::ActiveRun,
 };
 use futures::future::join_all;
@@ -20,6 +20,9 @@ use crate::{
 
 /// Seconds without a request after which a replica may be evicted for a waiting job or replica.
 const YIELD_SECONDS: f64 = 20.0;
+
+/// Seconds after which a replica that drains is ended with the requests that it still has.
+const MOST_DRAIN_SECONDS: f64 = 600.0;
 
 /// The processes to stop.
 #[derive(Default)]
@@ -43,7 +46,7 @@ impl<'a> Stops<'a> {
     }
 }
 
-/// Ends the provider's lost runs, its lost replicas, and its idle replicas.
+/// Ends the provider's lost runs, its lost replicas, and those that drain for too long.
 pub(super) async fn end_lost<'a>(
     app: &App,
     survey: &Survey<'a>,
@@ -63,9 +66,8 @@ pub(super) async fn end_lost<'a>(
         if let Some(reason) = replica_failure_reason(hearing, replica, process) {
             end_replica(app, replica, Some(&reason)).await?;
             stops.add(survey.provider, replica.replica_id.to_string());
-        } else if is_idle(replica, app.serving.idle_seconds as f64)
-            && end_idle(app, replica, app.serving.idle_seconds as f64).await?
-        {
+        } else if replica.draining_seconds.is_some_and(|seconds| seconds > MOST_DRAIN_SECONDS) {
+            end_replica(app, replica, None).await?;
             stops.add(survey.provider, replica.replica_id.to_string());
         }
     }
@@ -168,11 +170,28 @@ async fn end_idle(app: &App, replica: &Replica, idle_seconds: f64) -> Result<boo
 /// # Errors
 /// [`SchedulerError`]: the caller's next attempt tries again.
 pub(crate) async fn stop_idle_replicas(app: &App) -> Result<(), SchedulerError> {
+    stop_idle(app, YIELD_SECONDS, |_| true).await
+}
+
+/// Ends all replicas of a pool that was not used for `idle_seconds`.
+///
+/// # Errors
+/// As [`stop_idle_replicas`].
+pub(crate) async fn stop_idle_pool(app: &App, base: ServedBase, idle_seconds: f64) -> Result<(), SchedulerError> {
+    let _placing = app.placing.lock().await;
+    stop_idle(app, idle_seconds, |replica| replica.base == base).await
+}
+
+async fn stop_idle(
+    app: &App,
+    idle_seconds: f64,
+    is_concerned: impl Fn(&Replica) -> bool,
+) -> Result<(), SchedulerError> {
     let mut stops = Stops::default();
     for provider in app.providers.all() {
         let replicas = replicas_at(&mut *app.single().await?, provider.name()).await?;
-        for replica in replicas.iter().filter(|replica| is_idle(replica, YIELD_SECONDS)) {
-            if end_idle(app, replica, YIELD_SECONDS).await? {
+        for replica in replicas.iter().filter(|replica| is_concerned(replica) && is_idle(replica, idle_seconds)) {
+            if end_idle(app, replica, idle_seconds).await? {
                 stops.add(provider.as_ref(), replica.replica_id.to_string());
             }
         }

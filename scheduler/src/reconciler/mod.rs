@@ -7,7 +7,8 @@
 //! - a job that is being cancelled or paused and whose trainer does not stop: its trainer is killed
 //! - a process that no active row names: stopped; a node likewise: released
 //! - a job or a replica whose message was lost: the message is sent again
-//! - a replica without requests for a while: stopped
+//! - a replica that drains for too long: stopped
+//! - an export whose process has ended or stopped reporting: queued again, or failed after too many attempts
 //! - a job that was paused for lack of funds that are available again: queued again
 //!
 //! A node's row names its provider. The row is compared with that provider's processes, and its process is stopped
@@ -16,6 +17,8 @@
 
 /// Lost runs, and replicas that end.
 pub(crate) mod ended;
+/// Lost exports.
+mod exports;
 /// The passes.
 pub(crate) mod repair;
 /// Processes and rows.

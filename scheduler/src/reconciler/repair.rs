@@ -12,11 +12,12 @@ use attune_process::{
     metrics::{RECONCILE_FAILURES, RECONCILE_SECONDS, RECONCILE_TIMESTAMP},
 };
 use attune_store::{
+    exports::{export_end, export_run},
     jobs::{
         loss::{Blame, Loss},
         unpushed, validation,
     },
-    queue::{self, DispatchJob, EnsureReplica, ValidateJob},
+    queue::{self, DispatchJob, EnsureExport, EnsureReplica, ValidateJob},
     replica,
     runs::{
         node, offer,
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ended::{Stops, end_lost, end_replica, lose},
+    exports,
     survey::{Surveyed, Unlisted, replicas_at, survey},
 };
 use crate::{app::App, error::SchedulerError, liveness::Hearing, pending, providers::market::ProviderOffers};
@@ -150,6 +152,7 @@ async fn compare<'a>(
     for survey in &surveyed.surveys {
         pending::note(app, &survey.processes, (&survey.runs, &survey.replicas)).await?;
         end_lost(app, survey, &memory.hearing, stops).await?;
+        exports::end_lost(app, survey, &memory.hearing, stops).await?;
     }
     stop_unnamed(surveyed, &mut memory.outliving, stops);
     Ok(())
@@ -222,6 +225,9 @@ async fn push_again(app: &App) -> Result<(), SchedulerError> {
     for replica_id in replica::claim_unpushed(&mut tx, WAITING_SECONDS).await? {
         queue::push(&mut tx, &EnsureReplica { replica_id }).await?;
     }
+    for export_id in export_run::claim_unpushed(&mut tx, WAITING_SECONDS).await? {
+        queue::push(&mut tx, &EnsureExport { export_id }).await?;
+    }
     Ok(tx.commit_at(FailPoint::ReconcilePushAgain).await?)
 }
 
@@ -242,7 +248,13 @@ pub(crate) async fn hand_back(app: &App) -> Result<(), SchedulerError> {
         let mut conn = app.single().await?;
         let runs = run::active(&mut conn, provider.name()).await?;
         let replicas = replicas_at(&mut conn, provider.name()).await?;
+        let written = export_run::active(&mut conn, provider.name()).await?;
         drop(conn);
+        for export in &written {
+            let reason = "the platform was stopped while it was written";
+            exports::lose(app, export, reason, export_end::Blame::Circumstances).await?;
+            stops.add(provider.as_ref(), export.node_id.to_string());
+        }
         for run in &runs {
             let reason = "The platform was stopped while the trainer was running";
             lose(app, run, &Loss::new(reason, Blame::Nobody)).await?;

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use attune_domain::id::NodeId;
 use attune_process::error_chain::chain;
 use attune_store::{
+    exports::export_run::{self, ActiveExport},
     replica::{self, Replica},
     runs::{
         node,
@@ -25,6 +26,7 @@ pub(super) struct Survey<'a> {
     pub(super) processes: Vec<Process>,
     pub(super) runs: Vec<ActiveRun>,
     pub(super) replicas: Vec<Replica>,
+    pub(super) exports: Vec<ActiveExport>,
 }
 
 impl Survey<'_> {
@@ -33,9 +35,12 @@ impl Survey<'_> {
         self.processes.iter().find(|process| process.handle == handle)
     }
 
-    /// Adds the ends of launched runs that the provider lists no more, as far as a longer record of it has them.
+    /// Adds the ends of launched runs and exports that the provider lists no more, as far as a longer record of it has
+    /// them.
     async fn add_recorded(&mut self) {
-        let launched = self.runs.iter().filter(|run| run.handle.is_some()).map(|run| run.run_id.to_string());
+        let runs = self.runs.iter().filter(|run| run.handle.is_some()).map(|run| run.run_id.to_string());
+        let exports = self.exports.iter().filter(|export| export.handle.is_some());
+        let launched = runs.chain(exports.map(|export| export.node_id.to_string()));
         let gone: Vec<String> = launched.filter(|handle| self.process(handle).is_none()).collect();
         if gone.is_empty() {
             return;
@@ -47,7 +52,7 @@ impl Survey<'_> {
                 tracing::warn!(
                     provider,
                     error,
-                    "runs that the provider lists no more are lost without their exit status"
+                    "runs and exports that the provider lists no more are lost without their exit status"
                 );
             }
         }
@@ -57,6 +62,7 @@ impl Survey<'_> {
     pub(super) fn is_named(&self, process: &Process) -> bool {
         self.runs.iter().any(|run| run.run_id.to_string() == process.handle)
             || self.replicas.iter().any(|replica| replica.replica_id.to_string() == process.handle)
+            || self.exports.iter().any(|export| export.node_id.to_string() == process.handle)
     }
 }
 
@@ -98,7 +104,8 @@ pub(super) async fn survey(app: &App) -> Result<Surveyed<'_>, SchedulerError> {
     for (provider, processes) in listed {
         let runs = run::active(&mut conn, provider.name()).await?;
         let replicas = replicas_at(&mut conn, provider.name()).await?;
-        surveys.push(Survey { provider: provider.as_ref(), processes, runs, replicas });
+        let exports = export_run::active(&mut conn, provider.name()).await?;
+        surveys.push(Survey { provider: provider.as_ref(), processes, runs, replicas, exports });
     }
     // A task that waits for a provider holds no connection.
     drop(conn);

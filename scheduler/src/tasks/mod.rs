@@ -8,6 +8,7 @@ use attune_store::queue::Task;
 use crate::{app::App, error::SchedulerError};
 
 mod dispatch_job;
+mod ensure_export;
 mod ensure_replica;
 mod text_folder;
 mod validate_job;

@@ -95,16 +95,22 @@ impl<'a> AnswerStream<'a> {
                     if self.token(id, score).await? {
                         // Dropping the receiver cancels the request in the engine.
                         self.end_calls().await;
-                        self.finished(FinishReason::Stop).await;
+                        let end_tokens = self.unsent();
+                        self.finished(FinishReason::Stop, true, end_tokens).await;
                         return Ok(stats);
                     }
                 }
-                Some(EngineEvent::End { reason, end_token }) => {
+                Some(EngineEvent::End { reason, end_token, score, .. }) => {
                     stats.tokens += u64::from(end_token);
                     let stopped = self.end().await;
                     let reason = if stopped { FinishReason::Stop } else { reason };
                     let ended = reason == FinishReason::Stop && self.called();
-                    self.finished(if ended { FinishReason::ToolCalls } else { reason }).await;
+                    let reason = if ended { FinishReason::ToolCalls } else { reason };
+                    let mut end_tokens = self.unsent();
+                    if let Some(score) = score.filter(|_| !stopped) {
+                        end_tokens.push(token_logprob(self.tokenizer, &score).map_err(failed)?);
+                    }
+                    self.finished(reason, stopped, end_tokens).await;
                     return Ok(stats);
                 }
                 Some(EngineEvent::Failed(failure)) => return Err(failure),
@@ -135,7 +141,7 @@ impl<'a> AnswerStream<'a> {
         let stopped = self.piece(&rest).await;
         if !stopped {
             let held = std::mem::replace(&mut self.stops, StopScanner::new(Arc::default())).finish();
-            let tokens = std::mem::take(&mut self.pending).into_iter().map(|(_, token)| token).collect();
+            let tokens = self.unsent();
             self.send_text(held, tokens).await;
         }
         self.end_calls().await;
@@ -211,8 +217,14 @@ impl<'a> AnswerStream<'a> {
         self.calls.as_ref().is_some_and(|calls| calls.count > 0)
     }
 
-    async fn finished(&self, finish_reason: FinishReason) {
-        self.send(GenerateEvent::Finished { choice: self.choice, finish_reason }).await;
+    /// Removes and returns the tokens that have not been sent.
+    fn unsent(&mut self) -> Vec<TokenLogprob> {
+        std::mem::take(&mut self.pending).into_iter().map(|(_, token)| token).collect()
+    }
+
+    async fn finished(&self, finish_reason: FinishReason, stop_string: bool, end_tokens: Vec<TokenLogprob>) {
+        let choice = self.choice;
+        self.send(GenerateEvent::Finished { choice, finish_reason, stop_string, end_tokens }).await;
     }
 
     /// Sends an event. If the client is gone, this task is cancelled from outside, so an error is ignored here.
@@ -232,6 +244,8 @@ fn failed(error: TextError) -> Failure {
 pub(crate) fn token_logprob(tokenizer: &Tokenizer, score: &TokenScore) -> Result<TokenLogprob, TextError> {
     let likely = |(id, logprob): &(u32, f64)| Ok(TopLogprob { bytes: tokenizer.token_bytes(*id)?, logprob: *logprob });
     Ok(TokenLogprob {
+        id: score.id,
+        special: tokenizer.is_special(score.id),
         bytes: tokenizer.token_bytes(score.id)?,
         logprob: score.logprob,
         top: score.top.iter().map(likely).collect::<Result<_, TextError>>()?,

@@ -1,25 +1,28 @@
-//! Constrained decoding: JSON, JSON of a schema, and tool calls, enforced while tokens are sampled.
+//! Constrained decoding: JSON, JSON of a schema, regular expressions, Lark grammars, choices, and tool calls, enforced
+//! while tokens are sampled.
 //!
-//! If a call and an answer of a schema both start with a brace, the call is expressed as a schema too: the lexer is
-//! greedy, so a call whose head were one literal would exclude an answer that starts alike.
-//!
-//! llguidance computes the set of allowed next tokens from a grammar and a vocabulary. Grammars are compiled on the
-//! caller's task, under llguidance's own limits of size and work; the engine's thread only requests sets.
+//! llguidance computes the set of allowed next tokens from a grammar and a vocabulary. Grammars are compiled on a
+//! thread of their own, under llguidance's own limits of size and work; the engine's thread only requests sets.
 
-use std::sync::{Arc, OnceLock};
-
-use attune_domain::serve::{Form, ToolChoice, Tools};
-use attune_process::error_chain::chain;
-use attune_text::{
-    error::{EncodeError, TextError},
-    model::TextModel,
-    tools::ToolFormat,
+use std::{
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
 };
+
+use attune_domain::serve::{Form, Tools};
+use attune_process::error_chain::chain;
+use attune_text::{error::TextError, model::TextModel};
 use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
-use serde_json::{Value, json};
 use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
-use crate::error::Failure;
+use crate::{
+    answering::{
+        grammar_rules::{Calls, grammar},
+        lark,
+    },
+    error::Failure,
+};
 
 /// The maximum lexer work, in llguidance's fuel, to compile a grammar; some 20 ms.
 const GRAMMAR_FUEL: u64 = 1_000_000;
@@ -34,8 +37,14 @@ const DRAW_ITEMS: usize = 50_000;
 /// The maximum number of Earley items at one position of an answer: an object of 900 properties has some 3,600.
 const ROW_ITEMS: usize = 20_000;
 
-/// The whitespace between JSON tokens: at most one space, so that no model fills its answer with it.
-const WHITE_SPACE: &str = " ";
+/// The stack of the thread that compiles a grammar, in bytes. llguidance compiles rules by recursion; the bounds of
+/// [`lark`] allow some 4,000 levels of it. Memory is used only as far as the recursion gets.
+const GRAMMAR_STACK: usize = 256 << 20;
+/// The maximum time to prepare a prompt with a grammar. llguidance's limits end the work on the thread itself.
+pub(crate) const GRAMMAR_TIME: Duration = Duration::from_secs(10);
+
+/// The maximum length of the first line of llguidance's errors, in characters. It may quote a definition.
+const REASON_CHARS: usize = 300;
 
 /// The factory of constraints for one vocabulary. The vocabulary is prepared at the first use: most requests have no
 /// constraint.
@@ -68,9 +77,8 @@ impl Grammars {
     /// Returns the constraint of a request, or `None` if its answer is unconstrained.
     ///
     /// # Errors
-    /// [`Failure::Request`]: a schema cannot be enforced. [`Failure::Prompt`]: tools are given and the model has no
-    /// chat template.
-    /// tools.
+    /// [`Failure::Request`]: a schema or a grammar cannot be enforced. [`Failure::Prompt`]: tools are given and the
+    /// model has no chat template.
     pub fn constraint(
         &self,
         text: &TextModel,
@@ -81,25 +89,69 @@ impl Grammars {
             Some(tools) => Calls::of(text, tools, *form != Form::Free)?,
             None => None,
         };
+        let param = param_of(form);
+        check(form).map_err(|why| cannot_be_enforced(param, &why))?;
         let Some(grammar) = grammar(form, calls.as_ref()) else { return Ok(None) };
-        let param = if *form == Form::Free { "tools" } else { "response_format" };
         let factory = self.factory.get_or_init(|| factory(text, self.vocabulary));
         let factory = factory.as_ref().map_err(|why| Failure::Internal(why.clone()))?;
-        let matcher = Matcher::new(factory.create_parser(TopLevelGrammar::from_lark(grammar)));
-        if let Some(why) = matcher.get_error() {
-            let why = format!("Invalid '{param}': it cannot be enforced: {}", first_line(&why));
-            return Err(Failure::Request { param, why });
-        }
-        let mut constraint = Constraint { matcher, stop_ids: text.stop_ids().to_vec(), param };
-        // A grammar that is too complex for the first token is refused here, and not in the engine.
-        constraint.allowed()?;
-        Ok(Some(constraint))
+        on_own_stack(|| {
+            let matcher = Matcher::new(factory.create_parser(TopLevelGrammar::from_lark(grammar)));
+            if let Some(why) = matcher.get_error() {
+                return Err(cannot_be_enforced(param, &why));
+            }
+            let mut constraint = Constraint { matcher, stop_ids: text.stop_ids().to_vec(), param };
+            // A grammar that is too complex for the first token is refused here, and not in the engine.
+            constraint.allowed()?;
+            Ok(Some(constraint))
+        })
     }
 }
 
-/// Returns an error's first line: llguidance appends its internal state, for its developers.
-fn first_line(why: &str) -> &str {
-    why.lines().next().unwrap_or_default().trim()
+/// Returns the failure of a request whose grammar took longer than [`GRAMMAR_TIME`].
+pub(crate) fn too_slow(form: &Form) -> Failure {
+    cannot_be_enforced(param_of(form), &format!("compiling it took longer than {} s", GRAMMAR_TIME.as_secs()))
+}
+
+/// Returns the request's field that requires the grammar.
+fn param_of(form: &Form) -> &'static str {
+    if *form == Form::Free { "tools" } else { "response_format" }
+}
+
+fn cannot_be_enforced(param: &'static str, why: &str) -> Failure {
+    Failure::Request { param, why: format!("Invalid '{param}': it cannot be enforced: {}", reason(why)) }
+}
+
+/// Checks what llguidance does not refuse.
+fn check(form: &Form) -> Result<(), String> {
+    match form {
+        Form::Lark { definition } => lark::check(definition),
+        Form::Regex { pattern } if pattern.chars().rev().take_while(|c| *c == '\\').count() % 2 == 1 => {
+            Err("the regular expression ends with a backslash".into())
+        }
+        Form::Regex { .. } | Form::Free | Form::Json | Form::Schema { .. } | Form::Choice { .. } => Ok(()),
+    }
+}
+
+/// Runs `work` on a thread with a large stack.
+fn on_own_stack<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("grammar".into()).stack_size(GRAMMAR_STACK);
+        let thread = thread.spawn_scoped(scope, work);
+        let thread = thread.map_err(|error| Failure::Internal(format!("no thread to compile a grammar: {error}")))?;
+        thread.join().unwrap_or_else(|_| Err(Failure::Internal("compiling a grammar panicked".into())))
+    })
+}
+
+/// Returns an error's first line, shortened, and the reason in a regular expression's error. The other lines show the
+/// definition, and llguidance's internal state.
+fn reason(why: &str) -> String {
+    let first = why.lines().next().unwrap_or_default().trim();
+    let shown: String = first.chars().take(REASON_CHARS).collect();
+    let cut = if shown.len() < first.len() { "…" } else { "" };
+    match why.lines().find_map(|line| line.trim().strip_prefix("error: ")) {
+        Some(reason) => format!("{shown}{cut} {reason}"),
+        None => format!("{shown}{cut}"),
+    }
 }
 
 fn factory(text: &TextModel, vocabulary: usize) -> Result<ParserFactory, String> {
@@ -134,10 +186,11 @@ fn vocabulary_of(text: &TextModel, vocabulary: usize) -> Result<TokEnv, TextErro
 }
 
 impl Constraint {
-    /// Clones the constraint in its current state.
+    /// Clones the constraint in its current state. The clones share the lexer, so its states are bounded for all
+    /// answers to a request together.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self { matcher: self.matcher.deep_clone(), stop_ids: self.stop_ids.clone(), param: self.param }
+        Self { matcher: self.matcher.clone(), stop_ids: self.stop_ids.clone(), param: self.param }
     }
 
     /// Returns the set of allowed next tokens.
@@ -165,156 +218,21 @@ impl Constraint {
     }
 
     fn too_complex(&self, error: &impl std::fmt::Display) -> Failure {
-        let why = format!(
-            "Invalid '{}': it is too complex to be enforced: {}",
-            self.param,
-            first_line(&format!("{error:#}"))
-        );
+        let why =
+            format!("Invalid '{}': it is too complex to be enforced: {}", self.param, reason(&format!("{error:#}")));
         Failure::Request { param: self.param, why }
     }
 }
 
-/// The allowed tool calls, as grammar rules.
-struct Calls {
-    /// `true` if the answer must be a call.
-    required: bool,
-    /// The rules `calls`, and `free`: text, or calls after text.
-    rules: String,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Calls {
-    /// Returns the rules of the calls, or `None` if calls are forbidden or need no grammar. They need one if a call is
-    /// required, a tool is strict, or the rest of the answer is `bound` to a format.
-    fn of(text: &TextModel, tools: &Tools, bound: bool) -> Result<Option<Self>, Failure> {
-        let format = format_of(text)?;
-        let required = matches!(tools.choice, ToolChoice::Required | ToolChoice::Named { .. });
-        let strict = tools.definitions.iter().any(|tool| tool.strict);
-        if tools.choice == ToolChoice::None || !(required || strict || bound) {
-            return Ok(None);
-        }
-        let opening = text.tokenizer().id_of(format.opening()).filter(|id| text.tokenizer().is_special(*id));
-        Ok(Some(Self { required, rules: call_rules(format, opening, tools) }))
+    #[test]
+    fn the_reason_of_an_error_is_short_and_names_what_is_wrong() {
+        let regex = "at 1(8): invalid regex \"(a\": regex parse error:\n    (a\n    ^\nerror: unclosed group";
+        assert_eq!(reason(regex), "at 1(8): invalid regex \"(a\": regex parse error: unclosed group");
+        assert_eq!(reason("at 2(1): duplicate rule\n   1 | start"), "at 2(1): duplicate rule");
+        assert_eq!(reason(&"x".repeat(1000)).chars().count(), REASON_CHARS + 1);
     }
-}
-
-/// Returns the model's format of tool calls.
-///
-/// # Errors
-/// [`Failure::Prompt`]: the model has no chat template.
-pub(crate) fn format_of(text: &TextModel) -> Result<ToolFormat, Failure> {
-    text.template().map(ToolFormat::of).ok_or(Failure::Prompt(EncodeError::NoTemplate))
-}
-
-/// Returns the grammar of an answer, or `None` if it is unconstrained.
-fn grammar(form: &Form, calls: Option<&Calls>) -> Option<String> {
-    let body = match form {
-        Form::Free => None,
-        Form::Json => Some(json_rule("body", &json!({"type": "object"}), true)),
-        Form::Schema { schema, strict } => Some(json_rule("body", schema, *strict)),
-    };
-    let (start, rules) = match (body, calls) {
-        (None, None) => return None,
-        (Some(body), None) => ("body", body),
-        (_, Some(calls)) if calls.required => ("calls", calls.rules.clone()),
-        (Some(body), Some(calls)) => ("body | calls", format!("{body}{}", calls.rules)),
-        (None, Some(calls)) => ("free", calls.rules.clone()),
-    };
-    Some(format!("start: {start}\n{rules}"))
-}
-
-/// Returns the rule for JSON of a schema. If `strict`, keywords that cannot be enforced are refused, else ignored.
-fn json_rule(name: &str, schema: &Value, strict: bool) -> String {
-    let mut schema = if schema.is_object() { schema.clone() } else { json!({"allOf": [schema]}) };
-    schema["x-guidance"] = json!({"whitespace_pattern": WHITE_SPACE, "lenient": !strict});
-    format!("{name}: %json {schema}\n")
-}
-
-fn call_rules(format: ToolFormat, opening: Option<u32>, tools: &Tools) -> String {
-    let wanted = tools.definitions.iter().enumerate().filter(|(_, tool)| tools.choice.admits(&tool.name));
-    let (mut names, mut rules) = (Vec::new(), String::new());
-    for (number, tool) in wanted {
-        let any = json!({"type": "object"});
-        let schema = tool.parameters.as_ref().unwrap_or(&any);
-        if format.is_bare() {
-            let call = call_schema(&tool.name, format.arguments_key(), schema);
-            rules += &json_rule(&format!("call_{number}"), &call, tool.strict);
-        } else {
-            let head = format!("{{\"name\": {}, \"{}\": ", Value::from(tool.name.as_str()), format.arguments_key());
-            rules += &format!("call_{number}: {} arguments_{number} \"}}\"\n", quoted(&head));
-            rules += &json_rule(&format!("arguments_{number}"), schema, tool.strict);
-        }
-        names.push(format!("call_{number}"));
-    }
-    let open = opening.map_or_else(|| quoted(format.opening()), |id| format!("<[{id}]>"));
-    // A tool that is requested by name is called once.
-    let several = tools.parallel && !matches!(tools.choice, ToolChoice::Named { .. });
-    let more = |rest: &str| if several { rest.to_owned() } else { String::new() };
-    let calls = match format {
-        ToolFormat::Hermes => {
-            let marked = format!("marked: \"\\n\" call \"\\n\" {}\n", quoted(format.closing()));
-            let rest = format!("marked{}", more(&format!(" (\"\\n\" {open} marked)*")));
-            format!("{}{marked}", behind(format, opening, &open, &rest))
-        }
-        ToolFormat::Llama | ToolFormat::Generic => "calls: call\nfree: call | /(?s:[^{].*)/\n".to_owned(),
-        ToolFormat::Mistral => behind(format, opening, &open, &format!("\"[\" call{} \"]\"", more(" (\", \" call)*"))),
-    };
-    format!("{calls}call: {}\n{rules}", names.join(" | "))
-}
-
-/// Returns the schema of a whole call.
-fn call_schema(name: &str, key: &str, arguments: &Value) -> Value {
-    let mut arguments = arguments.clone();
-    let root = format!("#/properties/{key}");
-    move_references(&mut arguments, &root);
-    json!({
-        "type": "object",
-        "properties": {"name": {"const": name}, key: arguments},
-        "required": ["name", key],
-        "additionalProperties": false,
-    })
-}
-
-/// Rewrites a schema's references to its own parts for a larger schema, in which it is located at `root`.
-fn move_references(schema: &mut Value, root: &str) {
-    match schema {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                match value {
-                    Value::String(target) if name == "$ref" && (target == "#" || target.starts_with("#/")) => {
-                        target.replace_range(..1, root);
-                    }
-                    _ if matches!(name.as_str(), "const" | "enum" | "default" | "examples") => {}
-                    _ => move_references(value, root),
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| move_references(item, root)),
-        _ => {}
-    }
-}
-
-/// Returns the rules of calls that follow `open`, alone or after text. Lexemes are greedy, so an opening that is plain
-/// text ends the lexeme of the preceding text.
-fn behind(format: ToolFormat, opening: Option<u32>, open: &str, rest: &str) -> String {
-    let calls = format!("calls: {open} {rest}\n");
-    if opening.is_some() {
-        return format!("{calls}free: TEXT | {open} {rest} | TEXT {open} {rest}\nTEXT: /(?s:.+)/\n");
-    }
-    let mark = pattern(format.opening());
-    format!(
-        "{calls}free: TEXT | opened {rest}\nopened[lazy]: /(?s:.*){mark}/\n\
-         TEXT: /(?s:.+)/ & ~/(?s:.*){mark}(?s:.*)/\n"
-    )
-}
-
-/// Quotes a text as a literal of the grammar.
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
-}
-
-/// Escapes a text as a regular expression that matches only it.
-fn pattern(text: &str) -> String {
-    let escape =
-        |c: char| if c.is_alphanumeric() || matches!(c, '_' | '<' | '>') { c.to_string() } else { format!("\\{c}") };
-    text.chars().map(escape).collect()
 }

@@ -1,20 +1,29 @@
 //! The engine: one thread that owns the decoder and runs all requests with continuous batching.
 //!
-//! Each iteration is one forward pass: one token of every running answer, and one chunk of one prompt that is still
-//! being processed. A request joins between iterations, and leaves when it is finished or its receiver is dropped.
-//! Memory for keys and values is reserved in blocks. When it is short, cached prefixes are evicted first; then a
-//! request is preempted and later resumed exactly where it was.
+//! Each iteration is one forward pass: one token of every running answer, or a few that a draft proposes
+//! ([`crate::decoding::drafter`], [`crate::decoding::draft_model`]), and one chunk of one prompt that is still being
+//! processed. A request joins between iterations, and leaves when it is finished or its receiver is dropped. Keys and
+//! values are in blocks of one pool; requests with a common prefix share its blocks. When blocks are short, cached
+//! prefixes are evicted first; then a request is preempted and later resumed where it was.
 //!
-//! Projects take turns for slots and memory ([`crate::decoding::fair_queue`]). No project can hold all slots; a project
-//! with nothing running gets a slot immediately, from the project that has the most.
+//! Projects take turns for slots, memory and iterations ([`crate::decoding::fair_queue`],
+//! [`crate::decoding::shares`]). No project can hold all slots; a project with nothing running gets a slot immediately,
+//! from the project that has the most. Live requests get the slots and the memory of batches.
 
 use std::{
     sync::mpsc::{Receiver, Sender, channel},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use attune_domain::bytes::Bytes;
-use attune_model::{decoder::Decoder, error::ModelError, nn::kv_cache::KvCache};
+use attune_domain::{
+    bytes::Bytes,
+    serve::{KvCacheDtype, Priority},
+};
+use attune_model::{
+    decoder::Decoder,
+    error::ModelError,
+    nn::kv_cache::{KvCache, KvPool},
+};
 use attune_process::{
     error_chain::chain,
     metrics::{KV_CACHE_BYTES, KV_CACHE_BYTES_MAX, SEQUENCES_RUNNING, SEQUENCES_WAITING},
@@ -23,21 +32,20 @@ use tokio::sync::oneshot;
 
 use crate::{
     decoding::{
-        fair_queue::{self, Turns},
+        draft_model::DraftModel,
+        fair_queue::{Running, Scheduled, Turns, victim, victim_for},
         forward_step,
-        prefix_cache::{Prefixes, shared},
-        sequence::{GenerateJob, Memory, Sequence},
+        prefix_cache::{Owner, Prefixes, shared},
+        sequence::{GenerateJob, Sequence},
+        shares,
     },
     error::Failure,
-    residency::ResidentBudget,
 };
 
 /// The reciprocal of the share of slots that one project cannot hold.
 const OTHERS_SHARE: usize = 4;
-/// The block size of memory reservations, in tokens.
-const BLOCK: usize = 256;
-/// The minimum capacity of a cache, in tokens.
-const SMALLEST: usize = 64;
+/// The number of tokens that memory is allocated for ahead of a sequence's own.
+const AHEAD: usize = 128;
 
 /// The engine's limits.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +54,36 @@ pub struct Limits {
     pub max_batch: usize,
     /// The memory for keys and values.
     pub kv_memory: Bytes,
-    /// The maximum time that a request waits for its first slot.
+    /// The maximum time that a live request waits for its first slot.
     pub max_wait: Duration,
+    /// `true`: tokens of answers are drafted, and several verified in one pass.
+    pub speculation: bool,
+    /// The number type of keys and values.
+    pub kv_cache_dtype: KvCacheDtype,
+}
+
+/// The models of an engine.
+#[derive(Debug)]
+pub struct Models {
+    /// The base.
+    pub base: Decoder,
+    /// The model that drafts tokens where earlier text does not. It is used only with [`Limits::speculation`].
+    pub draft: Option<Draft>,
+}
+
+/// A draft model.
+#[derive(Debug)]
+pub struct Draft {
+    /// A smaller base with the same tokens.
+    pub base: Decoder,
+    /// The memory for its keys and values.
+    pub kv_memory: Bytes,
+}
+
+impl From<Decoder> for Models {
+    fn from(base: Decoder) -> Self {
+        Self { base, draft: None }
+    }
 }
 
 /// The handle that submits work to the engine.
@@ -77,44 +113,59 @@ impl EngineHandle {
 /// error when the thread has ended, for whatever reason.
 ///
 /// # Errors
-/// The thread could not be started.
-pub fn start(decoder: Decoder, limits: Limits) -> std::io::Result<(EngineHandle, oneshot::Receiver<()>)> {
+/// The thread could not be started, or a decoder cannot be used.
+pub fn start(models: Models, limits: Limits) -> std::io::Result<(EngineHandle, oneshot::Receiver<()>)> {
     let (sender, queue) = channel();
     let (alive, ended) = oneshot::channel();
-    let engine = Engine::new(decoder, limits);
-    let handle = EngineHandle { queue: sender, context: engine.context };
+    // The pool belongs to the thread, so only its size leaves it.
+    let (built, context) = channel();
     std::thread::Builder::new().name("engine".into()).spawn(move || {
         let _alive = alive;
-        engine.run(&queue);
+        match Engine::new(models, limits) {
+            Ok(engine) => {
+                let _ = built.send(Ok(engine.context));
+                engine.run(&queue);
+            }
+            Err(why) => {
+                let _ = built.send(Err(why));
+            }
+        }
     })?;
-    Ok((handle, ended))
+    let context = context.recv().map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
+    Ok((EngineHandle { queue: sender, context }, ended))
 }
 
 struct Engine {
     decoder: Decoder,
     limits: Limits,
-    budget: ResidentBudget,
-    /// The size of one token's keys and values in bytes.
-    token_bytes: u64,
+    pool: KvPool,
     /// The maximum number of tokens of one request: the smaller limit of the model and the memory.
     context: usize,
-    waiting: Turns,
+    waiting: Turns<Sequence>,
     /// The running sequences, the oldest first.
     running: Vec<Sequence>,
+    /// The number of iterations so far.
+    turns: u64,
     prefixes: Prefixes,
+    draft: Option<DraftModel>,
 }
 
 impl Engine {
-    fn new(decoder: Decoder, limits: Limits) -> Self {
-        let architecture = decoder.architecture();
-        let token_bytes = architecture.kv_bytes_per_token().0.max(1);
-        let tokens = limits.kv_memory.0 / token_bytes;
-        let by_memory = if tokens < SMALLEST as u64 { 0 } else { tokens };
-        let context = usize::try_from(by_memory.min(architecture.max_position_embeddings)).unwrap_or(usize::MAX);
-        let budget = ResidentBudget::new(limits.kv_memory);
-        KV_CACHE_BYTES_MAX.set([], limits.kv_memory.0 as f64);
+    fn new(models: Models, limits: Limits) -> Result<Self, ModelError> {
+        let Models { base: decoder, draft } = models;
+        let pool = decoder.new_pool(limits.kv_memory, limits.kv_cache_dtype)?;
+        let draft = draft.filter(|_| limits.speculation);
+        let kv_memory = limits.kv_memory.0 + draft.as_ref().map_or(0, |draft| draft.kv_memory.0);
+        let draft = draft.map(|Draft { base, kv_memory }| {
+            let pool = base.new_pool(kv_memory, limits.kv_cache_dtype)?;
+            DraftModel::new(base, pool, &decoder)
+        });
+        let draft = draft.transpose()?;
+        let positions = usize::try_from(decoder.architecture().max_position_embeddings).unwrap_or(usize::MAX);
+        let context = pool.tokens().min(positions);
+        KV_CACHE_BYTES_MAX.set([], kv_memory as f64);
         let (waiting, running, prefixes) = (Turns::default(), Vec::new(), Prefixes::default());
-        Self { decoder, limits, budget, token_bytes, context, waiting, running, prefixes }
+        Ok(Self { decoder, limits, pool, context, waiting, running, turns: 0, prefixes, draft })
     }
 
     fn run(mut self, queue: &Receiver<GenerateJob>) {
@@ -136,7 +187,8 @@ impl Engine {
     fn publish(&self) {
         SEQUENCES_WAITING.set([], self.waiting.len() as f64);
         SEQUENCES_RUNNING.set([], self.running.len() as f64);
-        KV_CACHE_BYTES.set([], self.budget.used().0 as f64);
+        let drafts = self.draft.as_ref().map_or(0, |draft| draft.pool().used().0);
+        KV_CACHE_BYTES.set([], (self.pool.used().0 + drafts) as f64);
     }
 
     fn enqueue(&mut self, work: GenerateJob) {
@@ -156,8 +208,9 @@ impl Engine {
             }
         }
         let max_wait = self.limits.max_wait;
-        self.waiting.retain(&fair_queue::running(&self.running), |sequence| {
-            let late = !sequence.has_started() && sequence.age() > max_wait;
+        self.waiting.retain(&Running::of(&self.running), |sequence| {
+            let is_live = sequence.priority() == Priority::Live;
+            let late = is_live && !sequence.has_started() && sequence.age() > max_wait;
             if late {
                 sequence.fail(Failure::ReplicaBusy(format!(
                     "no slot was free within {} s, because other requests are running",
@@ -168,31 +221,40 @@ impl Engine {
         });
         self.admit();
         self.ensure_capacity();
-        let members = self.members();
+        let members = shares::members(&self.running, |project| self.waiting.served(project), self.turns);
+        self.turns += 1;
         for &at in &members {
-            let sequence = &self.running[at];
-            self.waiting.charge(sequence.project(), sequence.needs() - sequence.fed());
+            let sequence = &mut self.running[at];
+            let price = sequence.price();
+            self.waiting.charge(sequence.project(), sequence.adapter(), price);
         }
-        for at in forward_step::run(&self.decoder, &mut self.running, &members).into_iter().rev() {
+        if self.limits.speculation {
+            forward_step::draft(&mut self.running, &members);
+        }
+        if let Some(draft) = &mut self.draft {
+            draft.propose(&mut self.running, &members);
+        }
+        let is_decoding = members.iter().all(|&at| self.running[at].is_decoding());
+        let began = Instant::now();
+        let done = forward_step::run(&self.decoder, &mut self.running, &members);
+        if let Some(draft) = self.draft.as_mut().filter(|_| is_decoding && !members.is_empty()) {
+            draft.observe_target(began.elapsed());
+        }
+        for &at in &members {
+            let sequence = &mut self.running[at];
+            let price = sequence.accepted_price();
+            self.waiting.charge(sequence.project(), sequence.adapter(), price);
+        }
+        for at in done.into_iter().rev() {
             self.leave(at);
         }
     }
 
-    /// Returns the members of this iteration, in order: the answers, within each project's share, and one prompt that
-    /// is still being processed: the first one of the project that was served least.
-    fn members(&self) -> Vec<usize> {
-        let reading = self.running.iter().enumerate().filter(|(_, sequence)| sequence.is_reading());
-        let first = reading.min_by_key(|(at, sequence)| (self.waiting.served(sequence.project()), *at));
-        let first = first.map(|(at, _)| at);
-        let takes_part = |at: &usize| !self.running[*at].is_reading() || Some(*at) == first;
-        fair_queue::within_shares(&self.running, (0..self.running.len()).filter(takes_part).collect())
-    }
-
     /// Removes a finished or abandoned request, and keeps its prompt's cache for later requests.
     fn leave(&mut self, at: usize) {
-        let mut sequence = self.running.remove(at);
-        if let Some(memory) = sequence.memory.take() {
-            self.prefixes.keep(sequence.adapter_id(), sequence.prompt(), memory);
+        let sequence = self.running.remove(at);
+        if let Some(cache) = &sequence.cache {
+            self.prefixes.keep(Owner::of(&sequence), sequence.prompt(), cache);
         }
     }
 
@@ -200,23 +262,21 @@ impl Engine {
     fn admit(&mut self) {
         let most = (self.limits.max_batch - self.limits.max_batch / OTHERS_SHARE).max(1);
         loop {
-            let running = fair_queue::running(&self.running);
+            let running = Running::of(&self.running);
             let Some(mut sequence) = self.waiting.next(&running, most) else { return };
-            let has_none = !running.contains_key(sequence.project());
-            if self.running.len() >= self.limits.max_batch && !(has_none && self.free_slot()) {
+            if self.running.len() >= self.limits.max_batch && !self.free_slot(&sequence) {
                 return self.waiting.push_front(sequence);
             }
-            match self.memory_for(&sequence) {
-                Ok(Some((memory, cached))) => {
-                    sequence.memory = Some(memory);
-                    if !sequence.has_started() {
-                        sequence.cached = cached;
-                    }
+            match self.cache_for(&sequence) {
+                Ok(Some((cache, cached))) => {
+                    sequence.cache = Some(cache);
+                    sequence.count_cached(cached);
                     self.running.push(sequence);
                 }
                 Ok(None) => {
+                    let is_freed = self.free_slot(&sequence);
                     self.waiting.push_front(sequence);
-                    if !(has_none && self.free_slot()) {
+                    if !is_freed {
                         return;
                     }
                 }
@@ -225,57 +285,43 @@ impl Engine {
         }
     }
 
-    /// Preempts an answer of the project with the most running answers. Returns `false` if no project has several.
-    fn free_slot(&mut self) -> bool {
-        let several = fair_queue::running(&self.running).values().any(|count| *count > 1);
-        if several {
-            self.preempt();
-        }
-        several
+    /// Preempts an answer so that `sequence` can run. Returns `false` if it has to wait instead.
+    fn free_slot(&mut self, sequence: &Sequence) -> bool {
+        let Some(at) = victim_for(&self.running, sequence) else { return false };
+        self.preempt(at);
+        true
     }
 
-    /// Returns the first memory of a sequence, filled with the longest prefix that another request has processed, and
-    /// that prefix's length; `None` if not enough memory is free now.
-    fn memory_for(&mut self, sequence: &Sequence) -> Result<Option<(Memory, usize)>, Failure> {
+    /// Returns the first cache of a sequence, with the longest prefix that another request has processed, and that
+    /// prefix's length; `None` if not enough memory is free now.
+    fn cache_for(&mut self, sequence: &Sequence) -> Result<Option<(KvCache, usize)>, Failure> {
         let (has, end) = sequence.extent();
         // A preempted sequence requests more each time, so that two sequences do not preempt each other indefinitely.
-        let capacity = (has + BLOCK * (1 + sequence.interruptions)).min(end).max(SMALLEST);
-        let bytes = self.bytes(capacity);
-        let reservation = loop {
-            match self.budget.reserve(bytes) {
-                Some(reservation) => break reservation,
-                None if self.prefixes.forget_one() => {}
-                None => return Ok(None),
+        let capacity = (has + AHEAD * (1 + sequence.interruptions)).min(end);
+        let mut cache = if sequence.wants_prompt_scores() { self.pool.new_cache() } else { self.beginning(sequence) };
+        while !grow(&mut cache, capacity)? {
+            if !self.prefixes.forget_one() {
+                return Ok(None);
             }
-        };
-        let failed = |e| Failure::Internal(chain(&e));
-        let known = if sequence.wants_prompt_scores() { None } else { self.beginning(sequence).map_err(failed)? };
-        let cached = known.as_ref().map_or(0, KvCache::len);
-        let mut cache = match known {
-            Some(cache) => cache,
-            None => self.decoder.new_cache(capacity).map_err(failed)?,
-        };
-        cache.grow_to(capacity).map_err(failed)?;
-        Ok(Some((Memory { cache, reservation }, cached)))
-    }
-
-    /// Returns a copy of the longest prefix that a running or a cached prompt shares with this one.
-    fn beginning(&mut self, sequence: &Sequence) -> Result<Option<KvCache>, ModelError> {
-        let (adapter, prompt) = (sequence.adapter_id(), sequence.prompt());
-        let running = self.running.iter().filter(|other| other.adapter_id() == adapter).filter_map(|other| {
-            let memory = other.memory.as_ref()?;
-            let read = other.fed().min(other.prompt().len());
-            Some((shared(prompt, &other.prompt()[..read]), &memory.cache))
-        });
-        let kept = self.prefixes.longest(adapter, prompt).map(|(prefix, length)| (length, &prefix.memory.cache));
-        match running.chain(kept).max_by_key(|(length, _)| *length).filter(|(length, _)| *length > 0) {
-            Some((length, cache)) => Ok(Some(cache.copy_prefix(length)?)),
-            None => Ok(None),
         }
+        let cached = cache.len();
+        Ok(Some((cache, cached)))
     }
 
-    fn bytes(&self, tokens: usize) -> Bytes {
-        Bytes((tokens as u64).saturating_mul(self.token_bytes))
+    /// Returns a cache with the longest prefix that a running or a cached prompt of the same owner has in common with
+    /// this one.
+    fn beginning(&mut self, sequence: &Sequence) -> KvCache {
+        let (owner, prompt) = (Owner::of(sequence), sequence.prompt());
+        let running = self.running.iter().filter(|other| Owner::of(*other) == owner).filter_map(|other| {
+            let cache = other.cache.as_ref()?;
+            let read = other.fed().min(other.prompt().len());
+            Some((shared(prompt, &other.prompt()[..read]), cache))
+        });
+        let kept = self.prefixes.longest(&owner, prompt).map(|(prefix, length)| (length, &prefix.cache));
+        match running.chain(kept).max_by_key(|(length, _)| *length) {
+            Some((length, cache)) => cache.share_prefix(length),
+            None => self.pool.new_cache(),
+        }
     }
 
     /// Ensures that every running request has memory for its next step; preempts requests if necessary.
@@ -286,7 +332,9 @@ impl Engine {
                 Ok(true) => at += 1,
                 Ok(false) if self.prefixes.forget_one() => {}
                 Ok(false) => {
-                    if self.preempt().is_some_and(|gone| gone < at) {
+                    let Some(gone) = victim(&self.running) else { return };
+                    self.preempt(gone);
+                    if gone < at {
                         at -= 1;
                     }
                 }
@@ -297,31 +345,24 @@ impl Engine {
 
     /// Ensures memory for the next step of request `at`. Returns `false` if not enough is free.
     fn grow(&mut self, at: usize) -> Result<bool, Failure> {
-        let token_bytes = self.token_bytes;
         let Some(sequence) = self.running.get_mut(at) else { return Ok(true) };
         let (needs, (_, end)) = (sequence.needs(), sequence.extent());
-        let Some(memory) = &mut sequence.memory else { return Ok(true) };
-        let has = memory.cache.capacity();
-        if needs <= has {
-            return Ok(true);
+        match &mut sequence.cache {
+            Some(cache) if needs > cache.capacity() => grow(cache, (needs + AHEAD).min(end).max(needs)),
+            Some(_) | None => Ok(true),
         }
-        let capacity = (needs + BLOCK).min(end).max(needs);
-        if !memory.reservation.grow(Bytes((capacity - has) as u64 * token_bytes)) {
-            return Ok(false);
-        }
-        memory.cache.grow_to(capacity).map_err(|e| Failure::Internal(chain(&e)))?;
-        Ok(true)
     }
 
-    /// Preempts one request: it returns to the head of its project's queue, without its memory. Returns the index that
-    /// it had.
-    fn preempt(&mut self) -> Option<usize> {
-        let at = fair_queue::victim(&self.running)?;
+    /// Preempts the request `at`: it returns to the head of its queue, without its memory.
+    fn preempt(&mut self, at: usize) {
         let mut sequence = self.running.remove(at);
         tracing::debug!(tokens = sequence.fed(), "a request is preempted");
-        sequence.memory = None;
-        sequence.interruptions += 1;
+        sequence.release();
         self.waiting.push_front(sequence);
-        Some(at)
     }
+}
+
+/// Allocates memory for `capacity` tokens. Returns `false` if not enough is free.
+fn grow(cache: &mut KvCache, capacity: usize) -> Result<bool, Failure> {
+    cache.grow_to(capacity).map_err(|e| Failure::Internal(chain(&e)))
 }

@@ -1,120 +1,228 @@
-//! The fair queue: projects take turns, and each has a queue of its own.
+//! The fair queue: projects take turns, and within a project its adapters do. Live requests precede those of batches.
 //!
-//! The project with the fewest running answers is next; of several, the one that was served least, in processed and
-//! sampled tokens. A project that returns after a pause starts with the count of the least served project: idle time
-//! gives no credit, so it cannot block projects that were busy meanwhile.
+//! Of each class, the project with the fewest running answers is next; of several, the one that was served least, in
+//! priced tokens ([`crate::decoding::counters`]); of its adapters, the one that was served least.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use crate::decoding::sequence::Sequence;
+use attune_domain::serve::{AdapterKey, Priority};
 
-/// The number of running answers per project.
-pub(crate) type Running = BTreeMap<Arc<str>, usize>;
+use crate::decoding::counters::Counters;
 
-/// Counts the running answers of each project.
-pub(crate) fn running(sequences: &[Sequence]) -> Running {
-    let mut running = Running::new();
-    for sequence in sequences {
-        *running.entry(sequence.project().clone()).or_default() += 1;
-    }
-    running
+/// The properties of a request that its turns depend on.
+pub(crate) trait Scheduled {
+    /// Returns the project of the request.
+    fn project(&self) -> &Arc<str>;
+    /// Returns the adapter of the request.
+    fn adapter(&self) -> Option<AdapterKey>;
+    /// Returns the priority class of the request.
+    fn priority(&self) -> Priority;
+    /// Returns whether the prompt is still being processed.
+    fn is_reading(&self) -> bool;
+    /// Returns the number of sampled tokens.
+    fn sampled_tokens(&self) -> usize;
 }
 
-/// The waiting sequences of all projects.
-#[derive(Default)]
-pub(crate) struct Turns {
-    queues: BTreeMap<Arc<str>, Queue>,
+/// The running answers of each class and project, and the adapters that they use.
+pub(crate) struct Running {
+    counts: BTreeMap<(Priority, Arc<str>), usize>,
+    adapters: BTreeSet<(Arc<str>, Option<AdapterKey>)>,
 }
 
-#[derive(Default)]
-struct Queue {
-    /// The waiting sequences, the oldest first. Preempted sequences precede those that never ran.
-    waiting: VecDeque<Sequence>,
-    /// The number of tokens processed and sampled for the project.
-    served: u64,
-}
-
-impl Turns {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queues.values().all(|queue| queue.waiting.is_empty())
-    }
-
-    /// Returns the number of waiting sequences.
-    pub(crate) fn len(&self) -> usize {
-        self.queues.values().map(|queue| queue.waiting.len()).sum()
-    }
-
-    /// Appends a sequence to its project's queue.
-    pub(crate) fn push_back(&mut self, sequence: Sequence) {
-        self.queue(sequence.project().clone()).waiting.push_back(sequence);
-    }
-
-    /// Prepends a sequence to its project's queue.
-    pub(crate) fn push_front(&mut self, sequence: Sequence) {
-        self.queue(sequence.project().clone()).waiting.push_front(sequence);
-    }
-
-    /// Adds processed or sampled tokens to a project's count.
-    pub(crate) fn charge(&mut self, project: &Arc<str>, tokens: usize) {
-        self.queue(project.clone()).served += tokens as u64;
-    }
-
-    /// Returns the number of tokens processed and sampled for a project.
-    pub(crate) fn served(&self, project: &str) -> u64 {
-        self.queues.get(project).map_or(0, |queue| queue.served)
-    }
-
-    /// Keeps the sequences for which `wanted` returns `true`, and removes projects with nothing waiting or running.
-    pub(crate) fn retain(&mut self, running: &Running, mut wanted: impl FnMut(&Sequence) -> bool) {
-        for queue in self.queues.values_mut() {
-            queue.waiting.retain(&mut wanted);
+impl Running {
+    /// Counts the running answers.
+    pub(crate) fn of<T: Scheduled>(requests: &[T]) -> Self {
+        let (mut counts, mut adapters) = (BTreeMap::new(), BTreeSet::new());
+        for request in requests {
+            *counts.entry((request.priority(), request.project().clone())).or_default() += 1;
+            adapters.insert((request.project().clone(), request.adapter()));
         }
-        self.queues.retain(|project, queue| !queue.waiting.is_empty() || running.contains_key(project));
+        Self { counts, adapters }
     }
 
-    /// Removes and returns the next sequence, of a project with fewer than `most` running.
-    pub(crate) fn next(&mut self, running: &Running, most: usize) -> Option<Sequence> {
-        let count = |project: &Arc<str>| running.get(project).copied().unwrap_or(0);
-        let may = self.queues.iter().filter(|(project, queue)| !queue.waiting.is_empty() && count(project) < most);
-        let (project, _) = may.min_by_key(|(project, queue)| (count(project), queue.served))?;
+    /// Returns the number of a project's running answers of one class.
+    pub(crate) fn count(&self, class: Priority, project: &Arc<str>) -> usize {
+        self.counts.get(&(class, project.clone())).copied().unwrap_or(0)
+    }
+
+    fn holds(&self, project: &Arc<str>) -> bool {
+        [Priority::Live, Priority::Batch].iter().any(|class| self.count(*class, project) > 0)
+    }
+}
+
+/// The waiting requests of all projects.
+pub(crate) struct Turns<T> {
+    projects: BTreeMap<Arc<str>, Queues<T>>,
+    served: Counters<Arc<str>>,
+}
+
+/// The waiting requests of one project.
+struct Queues<T> {
+    adapters: BTreeMap<Option<AdapterKey>, Lanes<T>>,
+    served: Counters<Option<AdapterKey>>,
+}
+
+/// The waiting requests of one adapter, the oldest first. Preempted ones precede those that never ran.
+struct Lanes<T> {
+    live: VecDeque<T>,
+    batch: VecDeque<T>,
+}
+
+impl<T> Default for Turns<T> {
+    fn default() -> Self {
+        Self { projects: BTreeMap::new(), served: Counters::default() }
+    }
+}
+
+impl<T> Default for Queues<T> {
+    fn default() -> Self {
+        Self { adapters: BTreeMap::new(), served: Counters::default() }
+    }
+}
+
+impl<T> Default for Lanes<T> {
+    fn default() -> Self {
+        Self { live: VecDeque::new(), batch: VecDeque::new() }
+    }
+}
+
+impl<T> Lanes<T> {
+    fn of(&self, class: Priority) -> &VecDeque<T> {
+        match class {
+            Priority::Live => &self.live,
+            Priority::Batch => &self.batch,
+        }
+    }
+
+    fn of_mut(&mut self, class: Priority) -> &mut VecDeque<T> {
+        match class {
+            Priority::Live => &mut self.live,
+            Priority::Batch => &mut self.batch,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.live.len() + self.batch.len()
+    }
+}
+
+impl<T> Queues<T> {
+    fn len(&self) -> usize {
+        self.adapters.values().map(Lanes::len).sum()
+    }
+
+    fn waits(&self, class: Priority) -> bool {
+        self.adapters.values().any(|lanes| !lanes.of(class).is_empty())
+    }
+
+    /// Removes and returns the next request of a class, of the adapter that was served least.
+    fn pop(&mut self, class: Priority) -> Option<T> {
+        let waiting = self.adapters.iter_mut().filter(|(_, lanes)| !lanes.of(class).is_empty());
+        let (_, lanes) = waiting.min_by_key(|(adapter, _)| self.served.served(adapter))?;
+        lanes.of_mut(class).pop_front()
+    }
+}
+
+impl<T: Scheduled> Turns<T> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the number of waiting requests.
+    pub(crate) fn len(&self) -> usize {
+        self.projects.values().map(Queues::len).sum()
+    }
+
+    /// Appends a request to its queue.
+    pub(crate) fn push_back(&mut self, request: T) {
+        self.lane(&request).push_back(request);
+    }
+
+    /// Prepends a request to its queue.
+    pub(crate) fn push_front(&mut self, request: T) {
+        self.lane(&request).push_front(request);
+    }
+
+    /// Adds the price of work to the counts of a project and of its adapter.
+    pub(crate) fn charge(&mut self, project: &Arc<str>, adapter: Option<AdapterKey>, price: u64) {
+        self.served.charge(project, price);
+        self.projects.entry(project.clone()).or_default().served.charge(&adapter, price);
+    }
+
+    /// Returns a project's count.
+    pub(crate) fn served(&self, project: &Arc<str>) -> u64 {
+        self.served.served(project)
+    }
+
+    /// Keeps the requests for which `wanted` returns `true`, and removes projects with nothing waiting or running.
+    pub(crate) fn retain(&mut self, running: &Running, mut wanted: impl FnMut(&T) -> bool) {
+        for (project, queues) in &mut self.projects {
+            for lanes in queues.adapters.values_mut() {
+                lanes.live.retain(&mut wanted);
+                lanes.batch.retain(&mut wanted);
+            }
+            queues.adapters.retain(|_, lanes| lanes.len() > 0);
+            let Queues { adapters, served } = queues;
+            let runs = |adapter: &Option<AdapterKey>| running.adapters.contains(&(project.clone(), *adapter));
+            served.settle(|adapter| adapters.contains_key(adapter) || runs(adapter));
+        }
+        self.projects.retain(|project, queues| queues.len() > 0 || running.holds(project));
+        let Self { projects, served } = self;
+        served.settle(|project| projects.contains_key(project));
+    }
+
+    /// Removes and returns the next request, of a project with fewer than `most` running ones of its class.
+    pub(crate) fn next(&mut self, running: &Running, most: usize) -> Option<T> {
+        [Priority::Live, Priority::Batch].into_iter().find_map(|class| self.next_of(class, running, most))
+    }
+
+    fn next_of(&mut self, class: Priority, running: &Running, most: usize) -> Option<T> {
+        let count = |project: &Arc<str>| running.count(class, project);
+        let may = self.projects.iter().filter(|(project, queues)| queues.waits(class) && count(project) < most);
+        let (project, _) = may.min_by_key(|(project, _)| (count(project), self.served(project)))?;
         let project = project.clone();
-        self.queues.get_mut(&project)?.waiting.pop_front()
+        self.projects.get_mut(&project)?.pop(class)
     }
 
-    fn queue(&mut self, project: Arc<str>) -> &mut Queue {
-        let least = self.queues.values().map(|queue| queue.served).min().unwrap_or(0);
-        self.queues.entry(project).or_insert_with(|| Queue { waiting: VecDeque::new(), served: least })
+    fn lane(&mut self, request: &T) -> &mut VecDeque<T> {
+        let (project, adapter) = (request.project(), request.adapter());
+        self.served.lift(project);
+        let queues = self.projects.entry(project.clone()).or_default();
+        queues.served.lift(&adapter);
+        queues.adapters.entry(adapter).or_default().of_mut(request.priority())
     }
 }
 
-/// Limits every project in an iteration to the number of answers of the project with the fewest, since each answer
-/// makes the iteration longer for all. Answers with the fewest sampled tokens have precedence. A single project has no
-/// limit.
-pub(crate) fn within_shares(sequences: &[Sequence], members: Vec<usize>) -> Vec<usize> {
-    let mut projects = BTreeMap::<&Arc<str>, Vec<usize>>::new();
-    for &at in &members {
-        projects.entry(sequences[at].project()).or_default().push(at);
-    }
-    let fewest = projects.values().map(Vec::len).min().unwrap_or(0);
-    if projects.len() < 2 {
-        return members;
-    }
-    let mut chosen: Vec<usize> = Vec::with_capacity(members.len());
-    for mut of_project in projects.into_values() {
-        of_project.sort_by_key(|at| (sequences[*at].sampled_tokens(), *at));
-        chosen.extend(of_project.iter().take(fewest));
-    }
-    chosen.sort_unstable();
-    chosen
+/// Returns the index of the request to preempt when memory is short: of a batch, if one runs; the youngest of the
+/// project with the most running ones, so that no project loses its only one to a project that has several. `None`:
+/// nothing runs.
+pub(crate) fn victim<T: Scheduled>(requests: &[T]) -> Option<usize> {
+    let running = Running::of(requests);
+    let rank = |at: &usize| {
+        let request = &requests[*at];
+        (request.priority(), running.count(request.priority(), request.project()), *at)
+    };
+    (0..requests.len()).max_by_key(rank)
 }
 
-/// Returns the index of the sequence to preempt: the youngest of the project with the most running answers, so that no
-/// project loses its only one to a project that has several. `None`: nothing runs.
-pub(crate) fn victim(sequences: &[Sequence]) -> Option<usize> {
-    let running = running(sequences);
-    let count = |at: &usize| running.get(sequences[*at].project()).copied().unwrap_or(0);
-    (0..sequences.len()).max_by_key(|at| (count(at), *at))
+/// Returns the index of the request to preempt so that `waiting` can run. A live request gets the place of any request
+/// of a batch. Otherwise a project with nothing running gets a place of one with several, within the class. `None`: the
+/// request has to wait.
+pub(crate) fn victim_for<T: Scheduled>(requests: &[T], waiting: &T) -> Option<usize> {
+    let running = Running::of(requests);
+    let at = victim(requests)?;
+    let (class, count) = (requests[at].priority(), running.count(requests[at].priority(), requests[at].project()));
+    let has_none = running.count(waiting.priority(), waiting.project()) == 0;
+    let may = match (waiting.priority(), class) {
+        (Priority::Live, Priority::Batch) => true,
+        (Priority::Batch, Priority::Live) => false,
+        (Priority::Live, Priority::Live) | (Priority::Batch, Priority::Batch) => has_none && count > 1,
+    };
+    may.then_some(at)
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,11 @@ use attune_process::{
     metrics::{BATCH_SIZE, FORWARD_TIME, PROMPT_TOKENS},
 };
 
-use crate::{adapters::Resident, decoding::sequence::Sequence, error::Failure};
+use crate::{
+    adapters::Resident,
+    decoding::{drafter::allowance, fair_queue::Scheduled, sequence::Sequence},
+    error::Failure,
+};
 
 /// Runs the next step of `members` of `running`, given in ascending order. Returns those that are finished, in order.
 ///
@@ -29,6 +33,15 @@ pub(crate) fn run(decoder: &Decoder, running: &mut [Sequence], members: &[usize]
             let failure = || Failure::Internal(chain(&why));
             members.iter().inspect(|&&at| running[at].fail(failure())).copied().collect()
         }
+    }
+}
+
+/// Prepares drafts of the answers among `members` of `running`, which the next step verifies.
+pub(crate) fn draft(running: &mut [Sequence], members: &[usize]) {
+    let answers: Vec<usize> = members.iter().copied().filter(|&at| running[at].is_decoding()).collect();
+    let most = allowance(answers.len());
+    for at in answers {
+        running[at].draft(most);
     }
 }
 
@@ -66,7 +79,7 @@ fn forward(decoder: &Decoder, running: &mut [Sequence], members: &[usize]) -> Re
         let (rows, others) = rest.split_at(rest.len().min(plan.rows * width));
         rest = others;
         running[at].score_prompt(plan.from, rows, width);
-        if plan.samples && running[at].sample(&rows[rows.len().saturating_sub(width)..]) {
+        if plan.samples && running[at].sample_after(rows, width) {
             done.push(at);
         }
     }
@@ -82,7 +95,7 @@ struct Plan {
     prompt_tokens: usize,
     /// The number of rows of logits that the step returns.
     rows: usize,
-    /// `true` if a token is sampled from the last row.
+    /// `true` if tokens are sampled.
     samples: bool,
 }
 

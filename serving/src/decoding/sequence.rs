@@ -1,8 +1,7 @@
 //! One sequence in the engine: its tokens, its KV cache, and its limits.
 //!
-//! The engine may preempt a sequence and drop its cache when memory is short. The tokens are kept and later fed again
-//! exactly as before: the prompt in the same chunks, sampled tokens one by one. So preemption does not change the
-//! answer.
+//! The engine may preempt a sequence and drop its cache when memory is short. The tokens are kept and later fed again:
+//! the prompt in the same chunks, sampled tokens one by one. So preemption does not change the answer.
 
 use std::{
     sync::Arc,
@@ -11,7 +10,7 @@ use std::{
 
 use attune_domain::{
     memory::PREFILL_TOKENS,
-    serve::{AdapterKey, FinishReason},
+    serve::{AdapterKey, FinishReason, Priority},
 };
 use attune_model::{adapter::LoraAdapter, decoder::Step, nn::kv_cache::KvCache};
 use attune_process::metrics::{FIRST_TOKEN, GENERATED_TOKENS};
@@ -20,20 +19,28 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::{
     adapters::{Lease, Resident},
     answering::grammar::Constraint,
-    decoding::{sampling::Sampler, scores::TokenScore},
+    decoding::{
+        counters::{INPUT_PRICE, OUTPUT_PRICE},
+        drafter::Drafter,
+        fair_queue::Scheduled,
+        model_draft::ModelDraft,
+        sampling::{Sampler, speculative::Proposed},
+        scores::TokenScore,
+    },
     error::Failure,
-    residency::Reservation,
 };
 
 /// The maximum number of prompt tokens in one step, so that running answers do not wait long. Chunks always end at
-/// multiples of it: then a prefix that is copied from another request has, to the last bit, the values that it would
-/// have here.
+/// multiples of it: then a prefix that another request processed has, to the last bit, the values that it would have
+/// here.
 pub const CHUNK: usize = PREFILL_TOKENS as usize;
 
 /// A request to the engine for one answer.
 pub struct GenerateJob {
     /// The ID of the project that sent the request.
     pub project: Arc<str>,
+    /// The priority class.
+    pub priority: Priority,
     /// The prompt's token IDs. Not empty.
     pub prompt: Arc<[u32]>,
     /// The adapter. `None`: the base model alone.
@@ -61,8 +68,10 @@ pub enum EngineEvent {
     Started {
         /// The scores of the prompt's tokens, if they were requested.
         scores: Vec<TokenScore>,
-        /// The number of prompt tokens whose keys and values were copied from another request.
+        /// The number of prompt tokens whose keys and values are those of another request.
         cached: usize,
+        /// The time that the request waited for its first step.
+        queued: Duration,
     },
     /// The next token of the answer.
     Token {
@@ -77,15 +86,13 @@ pub enum EngineEvent {
         reason: FinishReason,
         /// `true` if a stop token was sampled. It has no text and no token event.
         end_token: bool,
+        /// The stop token's score, if scores were requested.
+        score: Option<TokenScore>,
+        /// The number of tokens that drafts gave: each was sampled in the pass of the token before it.
+        from_drafts: u64,
     },
     /// The request failed. No event follows.
     Failed(Failure),
-}
-
-/// A KV cache and the memory that is reserved for it.
-pub(crate) struct Memory {
-    pub(crate) cache: KvCache,
-    pub(crate) reservation: Reservation,
 }
 
 /// A waiting or running request.
@@ -96,16 +103,30 @@ pub(crate) struct Sequence {
     /// The maximum number of prompt and sampled tokens together.
     end: usize,
     /// The KV cache. `Some` only while the sequence runs.
-    pub(crate) memory: Option<Memory>,
+    pub(crate) cache: Option<KvCache>,
     /// The number of times that the sequence was preempted.
     pub(crate) interruptions: usize,
     started: bool,
-    /// The number of prompt tokens whose keys and values were copied from another request.
-    pub(crate) cached: usize,
+    /// The number of prompt tokens whose keys and values were always those of other requests, and never computed for
+    /// this one. `None`: no cache yet.
+    cached: Option<usize>,
+    /// The number of prompt tokens whose work is priced. After a preemption they are processed again at no price.
+    priced: usize,
     /// The time of arrival.
     since: Instant,
+    /// The time that the request waited for its first step; `None`: it still waits.
+    queued: Option<Duration>,
     /// The scores of the prompt's tokens that have been processed.
     prompt_scores: Vec<TokenScore>,
+    drafter: Drafter,
+    /// The state of drafts by a model.
+    pub(crate) model_draft: ModelDraft,
+    /// The last token and the draft after it, which the next step verifies. Empty: no draft.
+    verifying: Vec<u32>,
+    /// The number of accepted tokens of drafts whose price is not charged yet.
+    unpriced: u64,
+    /// The number of tokens that were sampled in the pass of the token before them.
+    from_drafts: u64,
 }
 
 impl Sequence {
@@ -118,22 +139,20 @@ impl Sequence {
             work,
             sampled: Vec::new(),
             end,
-            memory: None,
+            cache: None,
             interruptions: 0,
             started: false,
-            cached: 0,
+            cached: None,
+            priced: 0,
             since: Instant::now(),
+            queued: None,
             prompt_scores,
+            drafter: Drafter::default(),
+            model_draft: ModelDraft::default(),
+            verifying: Vec::new(),
+            unpriced: 0,
+            from_drafts: 0,
         }
-    }
-
-    /// Returns the number of sampled tokens.
-    pub(crate) fn sampled_tokens(&self) -> usize {
-        self.sampled.len()
-    }
-
-    pub(crate) fn project(&self) -> &Arc<str> {
-        &self.work.project
     }
 
     /// Returns whether the prompt has been processed, so that the sequence no longer waits for its first slot.
@@ -144,6 +163,13 @@ impl Sequence {
     /// Returns the time since arrival.
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed()
+    }
+
+    /// Drops the memory of keys and values, when the sequence is preempted.
+    pub(crate) fn release(&mut self) {
+        self.cache = None;
+        self.model_draft.cache = None;
+        self.interruptions += 1;
     }
 
     /// Returns the number of prompt and sampled tokens.
@@ -160,8 +186,11 @@ impl Sequence {
         &self.work.prompt
     }
 
-    pub(crate) fn adapter_id(&self) -> Option<AdapterKey> {
-        self.resident().map(|resident| resident.id)
+    /// Counts the prompt tokens that the first cache shares, or that after a preemption.
+    pub(crate) fn count_cached(&mut self, shared: usize) {
+        if !self.started {
+            self.cached = Some(self.cached.map_or(shared, |cached| cached.min(shared)));
+        }
     }
 
     pub(crate) fn resident(&self) -> Option<&Arc<Resident>> {
@@ -170,11 +199,7 @@ impl Sequence {
 
     /// Returns the number of tokens in the cache.
     pub(crate) fn fed(&self) -> usize {
-        self.memory.as_ref().map_or(0, |memory| memory.cache.len())
-    }
-
-    pub(crate) fn is_reading(&self) -> bool {
-        self.fed() < self.work.prompt.len()
+        self.cache.as_ref().map_or(0, KvCache::len)
     }
 
     /// Returns the current and the maximum number of tokens.
@@ -185,7 +210,11 @@ impl Sequence {
     /// Returns the range of the tokens that the next step feeds.
     fn next(&self) -> std::ops::Range<usize> {
         let fed = self.fed();
-        let end = if self.is_reading() { ((fed / CHUNK + 1) * CHUNK).min(self.work.prompt.len()) } else { fed + 1 };
+        let end = if self.is_reading() {
+            ((fed / CHUNK + 1) * CHUNK).min(self.work.prompt.len())
+        } else {
+            fed + self.verifying.len().max(1)
+        };
         fed..end
     }
 
@@ -194,9 +223,18 @@ impl Sequence {
         self.next().end
     }
 
+    /// Returns the price of the next step's work: its new prompt tokens, and the token that it samples at least.
+    pub(crate) fn price(&mut self) -> u64 {
+        let next = self.next();
+        let end = next.end.min(self.work.prompt.len());
+        let tokens = end.saturating_sub(self.priced.max(next.start));
+        self.priced = self.priced.max(end);
+        tokens as u64 * INPUT_PRICE + u64::from(self.samples_next()) * OUTPUT_PRICE
+    }
+
     /// Returns whether the next step ends with the last known token, so that a new token is sampled.
     pub(crate) fn samples_next(&self) -> bool {
-        self.next().end == self.len()
+        self.next().end >= self.len()
     }
 
     /// Returns whether prompt tokens still have to be scored, which requires that all of them are processed here.
@@ -209,7 +247,12 @@ impl Sequence {
 
     /// Returns the number of rows of logits that the next step returns.
     pub(crate) fn rows(&self) -> usize {
-        if self.wants_prompt_scores() { self.next().len() } else { 1 }
+        if self.wants_every_row() { self.next().len() } else { 1 }
+    }
+
+    /// Returns whether the next step returns logits after each of its tokens.
+    fn wants_every_row(&self) -> bool {
+        self.wants_prompt_scores() || !self.verifying.is_empty()
     }
 
     /// Scores prompt tokens from the logits of the step that began at token `from`: one row, or one per token.
@@ -225,30 +268,33 @@ impl Sequence {
 
     /// Returns the next step, or `None` without a cache.
     pub(crate) fn step<'a>(&'a mut self, adapter: Option<&'a LoraAdapter>) -> Option<Step<'a>> {
-        let (next, every) = (self.next(), self.wants_prompt_scores());
-        let cache = &mut self.memory.as_mut()?.cache;
+        let (next, every) = (self.next(), self.wants_every_row());
+        self.queued.get_or_insert_with(|| self.since.elapsed());
+        let cache = self.cache.as_mut()?;
         // A step never contains both kinds of tokens: the prompt's last chunk ends with the prompt.
         let prompt = self.work.prompt.len();
-        let ids = if next.end <= prompt {
-            &self.work.prompt[next]
-        } else {
-            &self.sampled[next.start - prompt..next.end - prompt]
+        let ids = match self.verifying.as_slice() {
+            [] if next.end <= prompt => &self.work.prompt[next],
+            [] => &self.sampled[next.start - prompt..next.end - prompt],
+            verifying => verifying,
         };
         Some(Step { ids, cache, adapter, every })
     }
 
-    /// Samples the next token. Returns whether the sequence is finished.
-    pub(crate) fn sample(&mut self, logits: &[f32]) -> bool {
+    /// Samples the next token, or verifies the one that a draft model proposes. Returns whether the sequence is
+    /// finished.
+    pub(crate) fn sample(&mut self, logits: &[f32], proposed: Option<Proposed<'_>>) -> bool {
         if !self.started {
             self.started = true;
             let scores = if self.work.prompt_scores { std::mem::take(&mut self.prompt_scores) } else { Vec::new() };
-            self.send(EngineEvent::Started { scores, cached: self.cached });
+            let (cached, queued) = (self.cached.unwrap_or(0), self.queued.unwrap_or_default());
+            self.send(EngineEvent::Started { scores, cached, queued });
         }
         if self.len() >= self.end {
-            self.send(EngineEvent::End { reason: FinishReason::Length, end_token: false });
+            self.send_end(FinishReason::Length, false, None);
             return true;
         }
-        let token = match self.choose(logits) {
+        let token = match self.choose(logits, proposed) {
             Ok(token) => token,
             Err(failure) => {
                 self.fail(failure);
@@ -256,7 +302,8 @@ impl Sequence {
             }
         };
         if self.work.stop_ids.contains(&token) {
-            self.send(EngineEvent::End { reason: FinishReason::Stop, end_token: true });
+            let score = self.work.scores.map(|top| TokenScore::new(logits, token, top));
+            self.send_end(FinishReason::Stop, true, score);
             return true;
         }
         self.sampled.push(token);
@@ -270,7 +317,7 @@ impl Sequence {
             match constraint.take(token) {
                 Ok(false) => {}
                 Ok(true) => {
-                    self.send(EngineEvent::End { reason: FinishReason::Stop, end_token: false });
+                    self.send_end(FinishReason::Stop, false, None);
                     return true;
                 }
                 Err(why) => {
@@ -281,27 +328,61 @@ impl Sequence {
         }
         let full = self.len() >= self.end;
         if full {
-            self.send(EngineEvent::End { reason: FinishReason::Length, end_token: false });
+            self.send_end(FinishReason::Length, false, None);
         }
         full
     }
 
-    fn choose(&mut self, logits: &[f32]) -> Result<u32, Failure> {
+    fn choose(&mut self, logits: &[f32], proposed: Option<Proposed<'_>>) -> Result<u32, Failure> {
         let allowed = match &mut self.work.constraint {
             Some(constraint) => Some(constraint.allowed()?),
             None => None,
         };
-        self.work
-            .sampler
-            .sample(logits, allowed.as_ref())
-            .ok_or_else(|| Failure::Internal("the logits are not finite, or the grammar allows no next token".into()))
+        let sampler = &mut self.work.sampler;
+        let token = match proposed {
+            Some(proposed) => sampler.verify(logits, allowed.as_ref(), proposed),
+            None => sampler.sample(logits, allowed.as_ref()),
+        };
+        token.ok_or_else(|| Failure::Internal("the logits are not finite, or the grammar allows no next token".into()))
     }
 
     pub(crate) fn fail(&self, failure: Failure) {
         self.send(EngineEvent::Failed(failure));
     }
 
+    fn send_end(&self, reason: FinishReason, end_token: bool, score: Option<TokenScore>) {
+        self.send(EngineEvent::End { reason, end_token, score, from_drafts: self.from_drafts });
+    }
+
     fn send(&self, what: EngineEvent) {
         let _ = self.work.out.send(what); // if the receiver is gone, the engine notices at its next iteration
     }
 }
+
+impl Scheduled for Sequence {
+    fn project(&self) -> &Arc<str> {
+        &self.work.project
+    }
+
+    fn adapter(&self) -> Option<AdapterKey> {
+        self.resident().map(|resident| resident.id)
+    }
+
+    fn priority(&self) -> Priority {
+        self.work.priority
+    }
+
+    fn is_reading(&self) -> bool {
+        self.fed() < self.work.prompt.len()
+    }
+
+    fn sampled_tokens(&self) -> usize {
+        self.sampled.len()
+    }
+}
+
+mod proposing;
+mod speculation;
+
+#[cfg(test)]
+mod tests;

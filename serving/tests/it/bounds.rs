@@ -1,6 +1,6 @@
 //! Requests that exceed a replica's limits, and the errors that they get.
 
-use attune_domain::serve::{Form, GenerateEvent, GenerateRequest, Prompt};
+use attune_domain::serve::{Form, GenerateEvent, GenerateRequest, Priority, Prompt};
 use serde_json::json;
 
 use crate::{
@@ -38,7 +38,7 @@ async fn attack_a17_a_prompt_of_megabytes_that_cannot_fit_is_not_tokenised() {
 async fn limit_of_a_project_s_answers_is_reported_at_once() {
     let world = World::new().await;
     let app = app(&world);
-    let held = app.admission.enter("p", 200).unwrap();
+    let held = app.admission.enter("p", Priority::Live, 200).unwrap();
     let (code, message) = failure(&events(&app, &GenerateRequest { choices: 57, ..ask(text("a")) }).await);
     assert_eq!(code, "project_busy");
     assert!(message.contains("200 answers") && message.contains("limit of 256"), "{message}");

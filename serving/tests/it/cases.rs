@@ -2,7 +2,8 @@
 
 use attune_domain::{
     serve::{
-        ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Prompt, Sampling, Tool, ToolChoice, Tools,
+        ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Priority, Prompt, Sampling, Tool, ToolChoice,
+        Tools,
     },
     template_kwargs::TemplateKwargs,
 };
@@ -27,8 +28,11 @@ fn request(body: &Value) -> GenerateRequest {
     GenerateRequest {
         request_id: "case".into(),
         project: "p".into(),
+        priority: Priority::Live,
         adapter: None,
+        keep: None,
         prompt,
+        truncate: None,
         echo: false,
         form: format.map_or(Form::Free, |format| Form::Schema {
             schema: format["schema"].clone(),

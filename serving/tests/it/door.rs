@@ -5,8 +5,8 @@ use std::sync::{Arc, atomic::Ordering};
 use attune_domain::{
     bytes::Bytes,
     serve::{
-        AdapterRef, ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Prompt, Sampling, TokenLogprob,
-        Tool, ToolChoice, Tools,
+        AdapterRef, AdapterTier, ChatMessage, FinishReason, Form, GenerateEvent, GenerateRequest, Priority, Prompt,
+        Sampling, TokenLogprob, Tool, ToolChoice, Tools,
     },
     template_kwargs::TemplateKwargs,
 };
@@ -36,8 +36,22 @@ pub(crate) fn app(world: &World) -> Arc<App> {
 pub(crate) fn ask(prompt: Prompt) -> GenerateRequest {
     let sampling = Sampling { temperature: 0.0, seed: 1, max_tokens: Some(20), ..Sampling::default() };
     let (request_id, project) = ("test".into(), "p".into());
-    let (adapter, form, tools) = (None, Form::Free, None);
-    GenerateRequest { request_id, project, adapter, prompt, echo: false, form, tools, choices: 1, sampling }
+    let (adapter, keep, form, tools) = (None, None, Form::Free, None);
+    let (priority, truncate, echo, choices) = (Priority::Live, None, false, 1);
+    GenerateRequest {
+        request_id,
+        project,
+        priority,
+        adapter,
+        keep,
+        prompt,
+        truncate,
+        echo,
+        form,
+        tools,
+        choices,
+        sampling,
+    }
 }
 
 fn message(role: &str, content: &str) -> ChatMessage {
@@ -124,10 +138,12 @@ async fn an_answer_starts_has_pieces_and_ends() {
     let world = World::new().await;
     let events = events(&app(&world), &ask(chat("hello"))).await;
     // <|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n
-    assert_eq!(
-        events[0],
-        GenerateEvent::Started { prompt_tokens: 1 + 5 + 5 + 1 + 1 + 1 + 10, cached_tokens: 0, echo: None }
-    );
+    let GenerateEvent::Started { prompt_tokens, cached_tokens: 0, echo: None, adapter: None, tier: None, .. } =
+        &events[0]
+    else {
+        panic!("{:?}", events[0])
+    };
+    assert_eq!(*prompt_tokens, 1 + 5 + 5 + 1 + 1 + 1 + 10);
     match (reason(&events), events.last()) {
         (FinishReason::Length, Some(GenerateEvent::Done { completion_tokens: 20 })) => {}
         (FinishReason::Stop, Some(GenerateEvent::Done { completion_tokens: 1..20 })) => {}
@@ -291,7 +307,7 @@ async fn what_cannot_be_enforced_is_refused_with_a_reason() {
     }
 }
 
-fn tools(choice: ToolChoice, parallel: bool) -> Tools {
+pub(crate) fn tools(choice: ToolChoice, parallel: bool) -> Tools {
     let tool = |name: &str| Tool { name: name.into(), parameters: Some(person()), strict: true };
     let shown = json!([{"type": "function", "function": {"name": "add", "parameters": person()}}]);
     Tools { shown, definitions: vec![tool("add"), tool("remove")], choice, parallel }
@@ -410,8 +426,15 @@ async fn an_adapter_s_own_chat_template_is_used() {
     let world = World::new().await;
     let template = "{% for m in messages %}{{ m['content'] }}{% endfor %}{{ bos_token }}";
     let own: AdapterRef = world.adapter(1, Some(template)).await;
-    let events = events(&app(&world), &GenerateRequest { adapter: Some(own), ..ask(chat("four")) }).await;
-    assert_eq!(events[0], GenerateEvent::Started { prompt_tokens: 5, cached_tokens: 0, echo: None });
+    let (app, request) = (app(&world), GenerateRequest { adapter: Some(own.clone()), ..ask(chat("four")) });
+    for found in [AdapterTier::Store, AdapterTier::Memory] {
+        match &events(&app, &request).await[0] {
+            GenerateEvent::Started { prompt_tokens: 5, adapter, tier, .. } => {
+                assert_eq!((*adapter, *tier), (Some(own.id), Some(found)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,13 +1,15 @@
 //! The engine: each request in a batch gets the same answer as alone.
 
-use attune_domain::{bytes::Bytes, placement::Placement, spec::Quantization};
+use attune_domain::{bytes::Bytes, placement::Placement, serve::Priority, spec::Quantization};
 use attune_model::decoder::Decoder;
 use attune_serving::{
-    decoding::{scores::TokenScore, sequence::EngineEvent},
+    decoding::{engine::Limits, scores::TokenScore, sequence::EngineEvent},
     error::Failure,
 };
 
-use crate::world::{Ask, World, scored, tokens};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::world::{Ask, World, scored, tokens, tokens_after_start};
 
 /// Returns requests with short and long prompts, greedy and with temperature, over the base and two adapters.
 async fn requests(world: &World) -> Vec<Ask> {
@@ -91,6 +93,99 @@ async fn a_shared_beginning_is_taken_over_and_changes_nothing() {
     }
 }
 
+/// Returns the number of prompt tokens that were copied for a request, and waits for its end.
+async fn cached_of(mut events: UnboundedReceiver<EngineEvent>) -> usize {
+    let cached = match events.recv().await {
+        Some(EngineEvent::Started { cached, .. }) => cached,
+        other => panic!("{other:?}"),
+    };
+    tokens_after_start(events).await;
+    cached
+}
+
+/// The time to the first token and the count of cached tokens would show a project what others prompt.
+#[tokio::test]
+async fn a_shared_beginning_is_not_taken_over_from_another_project() {
+    let world = World::new().await;
+    let (engine, adapters) = (world.engine(4, 8192), world.adapters(Bytes::mib(64)));
+    let ask = |project: &str| Ask { project: project.into(), ..Ask::greedy(1, 300, 4) };
+    let cached = async |project| cached_of(ask(project).submit(&engine, &adapters).await).await;
+    assert_eq!(cached("a").await, 0);
+    assert_eq!(cached("b").await, 0);
+    assert_eq!(cached("a").await, 256); // whole chunks
+    // While another project's answer runs.
+    let mut running = Ask { max_tokens: Some(500), ..ask("c") }.submit(&engine, &adapters).await;
+    assert!(matches!(running.recv().await, Some(EngineEvent::Started { cached: 0, .. })));
+    assert_eq!(cached("d").await, 0);
+    assert_eq!(cached("c").await, 256);
+}
+
+/// The memory holds both requests only because the blocks of the common prefix exist once.
+#[tokio::test]
+async fn requests_with_a_common_beginning_share_its_memory() {
+    let world = World::new().await;
+    let engine = world.engine_with(704, |limits| Limits { speculation: false, ..limits });
+    let adapters = world.adapters(Bytes::mib(64));
+    let ask = |last: u32| {
+        let prompt = (0..270).map(|at| (at * 7 + 3) % 256).chain([last]).collect();
+        Ask { prompt, ..Ask::greedy(1, 1, 200) }
+    };
+    let alone = tokens(ask(9).submit(&world.engine(1, 4096), &adapters).await).await;
+    let mut first = ask(8).submit(&engine, &adapters).await;
+    assert!(matches!(first.recv().await, Some(EngineEvent::Started { cached: 0, .. })));
+    let mut second = ask(9).submit(&engine, &adapters).await;
+    assert!(matches!(second.recv().await, Some(EngineEvent::Started { cached: 256, .. })));
+    while let Ok(event) = first.try_recv() {
+        assert!(!matches!(event, EngineEvent::End { .. }), "the second request waited for the first");
+    }
+    assert_eq!(tokens_after_start(second).await, alone);
+}
+
+/// A sequence that lost its copied prefix before it started counts only what was never computed for it.
+#[tokio::test]
+async fn cached_tokens_are_counted_truly_when_sequences_are_preempted() {
+    let world = World::new().await;
+    let adapters = world.adapters(Bytes::mib(64));
+    let system: Vec<u32> = (0..270).map(|at| (at * 7 + 3) % 256).collect();
+    let ask = |n: u32| Ask { prompt: [&system[..], &[n]].concat(), ..Ask::greedy(1, 1, 200) };
+    let alone = cached_of(ask(9).submit(&world.engine(1, 4096), &adapters).await).await;
+    assert_eq!(alone, 0);
+    let engine = world.engine(4, 900); // not quite two of them
+    let mut running = Vec::new();
+    for n in 0..4 {
+        running.push(ask(n).submit(&engine, &adapters).await);
+    }
+    for events in running {
+        assert!([0, 128, 256].contains(&cached_of(events).await));
+    }
+}
+
+/// A batch fills all slots; a live request gets one at once, and the batch's answers do not change.
+#[tokio::test]
+async fn a_live_request_takes_the_slot_of_a_batch() {
+    let world = World::new().await;
+    let adapters = world.adapters(Bytes::mib(64));
+    let batch = |seed| Ask { priority: Priority::Batch, project: "b".into(), ..Ask::greedy(seed, 40, 300) };
+    let alone = tokens(batch(1).submit(&world.engine(1, 4096), &adapters).await).await;
+    let engine = world.engine(1, 8192);
+    let mut running = vec![batch(1).submit(&engine, &adapters).await];
+    assert!(matches!(running[0].recv().await, Some(EngineEvent::Started { .. })));
+    running.push(batch(2).submit(&engine, &adapters).await);
+    let live = Ask { project: "b".into(), ..Ask::greedy(7, 16, 8) };
+    assert_eq!(tokens(live.submit(&engine, &adapters).await).await.len(), 8);
+    let mut sampled = Vec::new();
+    while let Ok(event) = running[0].try_recv() {
+        assert!(!matches!(event, EngineEvent::End { .. }), "the batch's answer ended first");
+        if let EngineEvent::Token { id, .. } = event {
+            sampled.push(id);
+        }
+    }
+    let second = running.pop().unwrap();
+    sampled.extend(tokens_after_start(running.pop().unwrap()).await);
+    assert_eq!(sampled, alone);
+    assert_eq!(tokens(second).await.len(), 300);
+}
+
 /// The reference computes all logits at once, without caches. The engine's differ by the order of sums, in the last
 /// bits of numbers of order 10.
 #[tokio::test]
@@ -140,7 +235,8 @@ async fn a_client_that_goes_frees_its_place() {
 async fn a_prompt_that_never_fits_is_refused_with_its_length_and_the_limit() {
     let world = World::new().await;
     let adapters = world.adapters(Bytes::mib(64));
-    for (kv_tokens, limit) in [(100_000, 1024), (500, 500), (10, 0)] {
+    // The memory has whole blocks of 16 tokens.
+    for (kv_tokens, limit) in [(100_000, 1024), (500, 496), (10, 0)] {
         let engine = world.engine(2, kv_tokens);
         let mut drawn = Ask::greedy(1, 1024, 8).submit(&engine, &adapters).await;
         match drawn.recv().await {
@@ -153,9 +249,9 @@ async fn a_prompt_that_never_fits_is_refused_with_its_length_and_the_limit() {
 #[tokio::test]
 async fn an_answer_ends_where_the_context_ends() {
     let world = World::new().await;
-    let (engine, adapters) = (world.engine(2, 200), world.adapters(Bytes::mib(64)));
+    let (engine, adapters) = (world.engine(2, 208), world.adapters(Bytes::mib(64)));
     let ask = Ask { max_tokens: None, ..Ask::greedy(3, 150, 0) };
-    assert_eq!(tokens(ask.submit(&engine, &adapters).await).await.len(), 50);
+    assert_eq!(tokens(ask.submit(&engine, &adapters).await).await.len(), 58);
     assert_eq!(tokens(Ask::greedy(3, 150, 0).submit(&engine, &adapters).await).await.len(), 0);
 }
 
@@ -220,7 +316,9 @@ async fn limit_of_places_leaves_some_to_every_project() {
 async fn limit_of_the_wait_for_a_first_place() {
     let world = World::new().await;
     let adapters = world.adapters(Bytes::mib(64));
-    let engine = world.engine_that_waits(1, 4096, std::time::Duration::from_millis(50));
+    let max_wait = std::time::Duration::from_millis(50);
+    let slow = |limits| Limits { max_batch: 1, max_wait, speculation: false, ..limits };
+    let engine = world.engine_with(4096, slow);
     let mut first = Ask { max_tokens: None, ..Ask::greedy(1, 8, 0) }.submit(&engine, &adapters).await;
     assert!(matches!(first.recv().await, Some(EngineEvent::Started { .. })));
     let mut late = Ask::greedy(2, 8, 4).submit(&engine, &adapters).await;

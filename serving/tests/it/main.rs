@@ -7,13 +7,25 @@ mod adapters;
 #[cfg(test)]
 mod bounds;
 #[cfg(test)]
+mod bridge;
+#[cfg(test)]
 mod cases;
 #[cfg(test)]
 mod door;
 #[cfg(test)]
+mod draft_model;
+#[cfg(test)]
 mod engine;
 #[cfg(test)]
+mod grammars;
+#[cfg(test)]
+mod kv_cache;
+#[cfg(test)]
 mod life;
+#[cfg(test)]
+mod residency;
+#[cfg(test)]
+mod speculation;
 #[cfg(test)]
 mod trained;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use attune_domain::{
     architecture::PROJECTIONS,
     bytes::Bytes,
     placement::Placement,
+    serve::KvCacheDtype,
     spec::{AdapterSpec, Quantization},
 };
 use attune_model::{
@@ -27,6 +28,10 @@ use super::world::{Ask, World, scored};
 
 /// The tolerance: training adds the correction to the weight, serving adds it to the product; logits are of order 10.
 const BAR: f64 = 1e-4;
+
+/// The tolerance where products are computed from codes, with the embedding in 8 bits: the root mean square of the
+/// differences, relative to that of the logits.
+const CODES_BAR: f64 = 0.05;
 
 /// Returns the folders of the tiny models.
 fn tiny() -> Vec<PathBuf> {
@@ -74,6 +79,11 @@ fn apart(base: &Path, quantization: Quantization, spec: AdapterSpec, scratch: &P
     let served = served.served_logits(&sequences, Some(&written)).unwrap();
     assert_eq!(packed.exists(), quantization != Quantization::None);
     assert!(logits(quantization, Hold::Packed).equal(&served), "a gate sees what is served, bit for bit");
+    let codes = logits(quantization, Hold::Codes);
+    let size = |logits: &Tensor| logits.square().mean(Kind::Float).sqrt().double_value(&[]);
+    let far = size(&(&codes - &want)) / size(&want);
+    assert!(far <= CODES_BAR, "{} {quantization} from codes: {far}", base.display());
+    assert_eq!(codes.equal(&served), quantization == Quantization::None, "an unquantized base has no codes");
     let over_f32 = logits(Quantization::None, Hold::Unpacked);
     (largest(&(&served - &want)), largest(&(&over_f32 - &want)))
 }
@@ -112,10 +122,18 @@ async fn the_engine_over_a_quantized_base_scores_as_the_trainer_does() {
             Hold::Unpacked,
         );
         let kv_memory = Bytes::mib(64);
-        let engine =
-            engine::start(served.unwrap(), Limits { max_batch: 2, kv_memory, max_wait: Duration::from_secs(60) })
-                .unwrap()
-                .0;
+        let engine = engine::start(
+            served.unwrap().into(),
+            Limits {
+                max_batch: 2,
+                kv_memory,
+                max_wait: Duration::from_secs(60),
+                speculation: true,
+                kv_cache_dtype: KvCacheDtype::Auto,
+            },
+        )
+        .unwrap()
+        .0;
         let adapters = world.adapters(Bytes::mib(64));
         let adapter = world.adapter(3, None).await;
         let trainer = Decoder::load(&world.base(), quantization, Placement::default()).unwrap();

@@ -14,7 +14,7 @@ use attune_domain::{
     id::AdapterVersionId,
     placement::Placement,
     run::RemoteFile,
-    serve::{AdapterKey, AdapterRef, FinishReason, Sampling},
+    serve::{AdapterKey, AdapterRef, DEFAULT_DISK_CACHE, FinishReason, KvCacheDtype, Priority, Sampling},
     spec::{AdapterSpec, Quantization},
 };
 use attune_model::{
@@ -24,15 +24,15 @@ use attune_model::{
 };
 use attune_node::{Cache, http_client, sha256_of_file};
 use attune_serving::{
-    adapters::{Adapters, Source},
+    adapters::Adapters,
     answering::grammar::Grammars,
     decoding::{
-        engine::{self, EngineHandle, Limits},
+        engine::{self, Draft, EngineHandle, Limits, Models},
         sampling::Sampler,
         scores::TokenScore,
         sequence::{EngineEvent, GenerateJob},
     },
-    residency::ResidentBudget,
+    residency::{ResidentBudget, loader::Source},
 };
 use attune_text::model::TextModel;
 use axum::{Router, extract::State, routing::get};
@@ -53,6 +53,16 @@ pub(crate) fn adapter_bytes(world: &World) -> Bytes {
 
 fn spec() -> AdapterSpec {
     AdapterSpec::lora(4, 8.0, &["q_proj", "v_proj", "down_proj"])
+}
+
+fn limits_of(kv_memory: Bytes) -> Limits {
+    Limits {
+        max_batch: 16,
+        kv_memory,
+        max_wait: Duration::from_secs(120),
+        speculation: true,
+        kv_cache_dtype: KvCacheDtype::Auto,
+    }
 }
 
 /// The test's folder and object store.
@@ -104,24 +114,45 @@ impl World {
     }
 
     pub(crate) fn engine(&self, max_batch: usize, kv_tokens: u64) -> EngineHandle {
-        self.engine_that_waits(max_batch, kv_tokens, Duration::from_secs(120))
+        self.engine_with(kv_tokens, |limits| Limits { max_batch, ..limits })
     }
 
-    pub(crate) fn engine_that_waits(&self, max_batch: usize, kv_tokens: u64, max_wait: Duration) -> EngineHandle {
+    /// Starts an engine with 16 slots and with drafts, whose limits `change` changes.
+    pub(crate) fn engine_with(&self, kv_tokens: u64, change: impl FnOnce(Limits) -> Limits) -> EngineHandle {
         let decoder = Decoder::load(&self.base(), Quantization::None, Placement::default()).unwrap();
         let kv_memory = Bytes(decoder.architecture().kv_bytes_per_token().0 * kv_tokens);
-        engine::start(decoder, Limits { max_batch, kv_memory, max_wait }).unwrap().0
+        engine::start(decoder.into(), change(limits_of(kv_memory))).unwrap().0
+    }
+
+    /// Starts an engine over the base whose keys and values are of type `dtype`, with memory for as many tokens of
+    /// these, and with a draft model.
+    pub(crate) fn engine_of(&self, draft: Option<Decoder>, kv_tokens: u64, dtype: KvCacheDtype) -> EngineHandle {
+        let base = Decoder::load(&self.base(), Quantization::None, Placement::default()).unwrap();
+        let memory = |decoder: &Decoder| Bytes(dtype.bytes_per_token(decoder.architecture()).0 * kv_tokens);
+        let limits = Limits { kv_cache_dtype: dtype, ..limits_of(memory(&base)) };
+        let draft = draft.map(|draft| Draft { kv_memory: memory(&draft), base: draft });
+        engine::start(Models { base, draft }, limits).unwrap().0
     }
 
     pub(crate) fn adapters(&self, budget: Bytes) -> Adapters {
+        self.adapters_within(budget, DEFAULT_DISK_CACHE)
+    }
+
+    /// Returns an empty adapter table with limits of memory and of the disk cache, which may have adapters already.
+    pub(crate) fn adapters_within(&self, memory: Bytes, disk: Bytes) -> Adapters {
+        self.adapters_that_wait((memory, disk), Duration::from_secs(120))
+    }
+
+    /// Returns an adapter table as [`World::adapters_within`], with a limit of the wait for memory.
+    pub(crate) fn adapters_that_wait(&self, (memory, disk): (Bytes, Bytes), max_wait: Duration) -> Adapters {
         let source = Source {
             client: http_client().unwrap(),
-            cache: Cache::open(&self.path("cache")).unwrap(),
+            cache: Cache::open(&self.path("cache")).unwrap().with_adapter_budget(disk),
             architecture: architecture(&self.base()).unwrap(),
             text: Arc::new(TextModel::open(&self.base()).unwrap()),
             grammars: Arc::new(Grammars::new(usize::try_from(architecture(&self.base()).unwrap().vocab_size).unwrap())),
         };
-        Adapters::new(source, ResidentBudget::new(budget))
+        Adapters::new(source, ResidentBudget::new(memory), max_wait)
     }
 
     /// Creates the adapter `number`, which changes the answers strongly, and returns its reference.
@@ -141,7 +172,7 @@ impl World {
         if let Some(template) = template {
             std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
         }
-        AdapterRef { id, files: self.remote(&folder).await }
+        AdapterRef { id, files: self.remote(&folder).await, merge: None }
     }
 
     pub(crate) async fn remote(&self, folder: &Path) -> Vec<RemoteFile> {
@@ -170,6 +201,7 @@ async fn hand_out(
 #[derive(Clone)]
 pub(crate) struct Ask {
     pub(crate) project: String,
+    pub(crate) priority: Priority,
     pub(crate) prompt: Vec<u32>,
     pub(crate) adapter: Option<AdapterRef>,
     pub(crate) temperature: f64,
@@ -185,6 +217,7 @@ impl Ask {
         let tokens = (0..prompt).map(|at| (at * 31 + u32::try_from(seed).unwrap() * 57 + at * at) % 256).collect();
         Self {
             project: "p".into(),
+            priority: Priority::Live,
             prompt: tokens,
             adapter: None,
             temperature: 0.0,
@@ -196,16 +229,17 @@ impl Ask {
 
     pub(crate) async fn submit(&self, engine: &EngineHandle, adapters: &Adapters) -> UnboundedReceiver<EngineEvent> {
         let lease = match &self.adapter {
-            Some(adapter) => Some(adapters.lease(adapter).await.unwrap()),
+            Some(adapter) => Some(adapters.lease(adapter, &self.project, self.priority).await.unwrap()),
             None => None,
         };
         let wishes = Sampling { temperature: self.temperature, top_p: 0.9, seed: self.seed, ..Sampling::default() };
         let (out, drawn) = unbounded_channel();
         let work = GenerateJob {
             project: self.project.as_str().into(),
+            priority: self.priority,
             prompt: self.prompt.clone().into(),
             lease,
-            sampler: Sampler::new(&wishes, 0),
+            sampler: Sampler::new(&wishes, 0, &self.prompt),
             max_tokens: self.max_tokens,
             stop_ids: Vec::new(),
             constraint: None,
@@ -223,8 +257,35 @@ pub(crate) async fn tokens(drawn: UnboundedReceiver<EngineEvent>) -> Vec<u32> {
     scored(drawn).await.0
 }
 
+/// Returns the further tokens of an answer whose start was received.
+pub(crate) async fn tokens_after_start(mut drawn: UnboundedReceiver<EngineEvent>) -> Vec<u32> {
+    let mut tokens = Vec::new();
+    loop {
+        match drawn.recv().await.expect("the engine has gone") {
+            EngineEvent::Token { id, .. } => tokens.push(id),
+            EngineEvent::End { .. } => return tokens,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// Returns all tokens of an answer, and the scores of the prompt's and the answer's tokens.
-pub(crate) async fn scored(mut drawn: UnboundedReceiver<EngineEvent>) -> (Vec<u32>, Vec<TokenScore>) {
+pub(crate) async fn scored(drawn: UnboundedReceiver<EngineEvent>) -> (Vec<u32>, Vec<TokenScore>) {
+    let Answered { tokens, scores, .. } = answered(drawn).await;
+    (tokens, scores)
+}
+
+/// An answer that ended at its limit of tokens.
+pub(crate) struct Answered {
+    pub(crate) tokens: Vec<u32>,
+    /// The scores of the prompt's and the answer's tokens.
+    pub(crate) scores: Vec<TokenScore>,
+    /// The number of tokens that drafts gave.
+    pub(crate) from_drafts: u64,
+}
+
+/// Waits for the whole answer.
+pub(crate) async fn answered(mut drawn: UnboundedReceiver<EngineEvent>) -> Answered {
     let (mut tokens, mut all) = (Vec::new(), Vec::new());
     let mut started = false;
     loop {
@@ -237,10 +298,10 @@ pub(crate) async fn scored(mut drawn: UnboundedReceiver<EngineEvent>) -> (Vec<u3
                 tokens.push(id);
                 all.extend(score);
             }
-            EngineEvent::End { reason, end_token } => {
+            EngineEvent::End { reason, end_token, from_drafts, .. } => {
                 assert!(started);
                 assert_eq!((reason, end_token), (FinishReason::Length, false));
-                return (tokens, all);
+                return Answered { tokens, scores: all, from_drafts };
             }
             EngineEvent::Failed(why) => panic!("{why}"),
         }

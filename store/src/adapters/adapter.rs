@@ -2,8 +2,8 @@
 //!
 //! A version belongs to an adapter, its lineage, in which it has a number; aliases of the adapter name versions and
 //! move ([`crate::adapters::adapter_alias`]). A deleted version is hidden from users immediately; its row stays, since
-//! the job that published it names it. A version that an unfinished job continues, or that an alias names, cannot be
-//! deleted.
+//! the job that published it names it. A version that an unfinished job continues, that an alias names, or that is the
+//! canary or the shadow of one, cannot be deleted.
 
 use attune_domain::{
     digest::Sha256,
@@ -283,6 +283,8 @@ pub enum Needed {
     Job(JobId),
     /// An alias names it: `house@prod`.
     Alias(String),
+    /// The version is the canary or the shadow of this alias.
+    Trial(String),
 }
 
 /// Deletes an adapter version: hides it and discards its content and its job's checkpoints, unless it is in use. If so,
@@ -309,9 +311,20 @@ pub async fn delete(tx: &mut PgConnection, project: ProjectId, reference: &str) 
     if let Some(alias) = version.aliases.first() {
         return Ok(Some(Needed::Alias(format!("{}@{alias}", version.adapter))));
     }
+    let trial = sqlx::query_scalar!(
+        r#"select alias as "alias!" from adapter_canary where adapter_version_id = $1 and state = 'running'
+           union all select alias from adapter_shadow where adapter_version_id = $1 and ended_at is null limit 1"#,
+        id.uuid(),
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some(alias) = trial {
+        return Ok(Some(Needed::Trial(format!("{}@{alias}", version.adapter))));
+    }
     sqlx::query!("update adapter_version set deleted_at = now() where adapter_version_id = $1", id.uuid())
         .execute(&mut *tx)
         .await?;
+    sqlx::query!("delete from adapter_prefetch where adapter_version_id = $1", id.uuid()).execute(&mut *tx).await?;
     let digests: Vec<Sha256> = version.files.iter().map(|file| file.sha256).collect();
     blob::discard_digests(tx, &digests).await?;
     if let Some(job) = version.job_id {

@@ -1,5 +1,7 @@
 //! Aliases: names of an adapter that move from version to version, `house@prod`. A move updates one row, so the next
-//! request uses the new version, and a rollback is the same operation. Each move is recorded.
+//! request uses the new version. The row keeps the version before, to which a rollback moves. Each move is recorded.
+//!
+//! While a canary of the alias runs ([`crate::adapters::adapter_canary`]), only its promotion moves the alias.
 
 use attune_domain::{
     event::EventType,
@@ -9,7 +11,12 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::PgConnection;
 
-use crate::{adapters::adapter::AdapterVersion, error::StoreError, ids, webhooks::outbox};
+use crate::{
+    adapters::adapter::{self, AdapterVersion},
+    error::StoreError,
+    ids,
+    webhooks::outbox,
+};
 
 /// An alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +29,8 @@ pub struct Alias {
     pub version: i32,
     /// The model name of that version.
     pub model_name: String,
+    /// The ID of the version that a rollback moves it to; `None`: there is none.
+    pub previous: Option<AdapterVersionId>,
     /// The time of the last move.
     pub moved_at: DateTime<Utc>,
 }
@@ -48,6 +57,19 @@ pub enum Outcome {
     Same,
     /// The alias names another version than expected: this one; nothing changed.
     Differs(Option<AdapterVersionId>),
+    /// A canary runs with this version; nothing changed.
+    Canary(AdapterVersionId),
+}
+
+/// The outcome of a request to roll an alias back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rollback {
+    /// The alias names the version before its last move.
+    Moved,
+    /// The alias has no earlier version: it was created or rolled back last, or the version was deleted.
+    Nothing,
+    /// A canary runs with this version; nothing changed.
+    Canary(AdapterVersionId),
 }
 
 /// Returns the ID of the adapter with this name, locked until the transaction ends.
@@ -77,22 +99,72 @@ pub async fn set(
     to: &AdapterVersion,
     expected: Option<Option<AdapterVersionId>>,
 ) -> Result<Outcome, StoreError> {
-    let (adapter, wanted) = (to.adapter_id, to.adapter_version_id);
-    let current = alias_target(tx, adapter, alias).await?;
+    let current = target(tx, to.adapter_id, alias).await?;
     if expected.is_some_and(|expected| expected != current) {
         return Ok(Outcome::Differs(current));
     }
-    if current == Some(wanted) {
+    if current == Some(to.adapter_version_id) {
         return Ok(Outcome::Same);
     }
+    if let Some(canary) = running_canary(tx, to.adapter_id, alias).await? {
+        return Ok(Outcome::Canary(canary));
+    }
+    move_to(tx, project, alias, to, (current, current)).await?;
+    Ok(Outcome::Moved)
+}
+
+/// Moves an alias of a locked adapter back to the version that it named before its last move.
+///
+/// # Errors
+/// [`StoreError::NotFound`]: no alias has this name.
+pub async fn roll_back(
+    tx: &mut PgConnection,
+    project: ProjectId,
+    adapter: AdapterId,
+    alias: &str,
+) -> Result<Rollback, StoreError> {
+    let row = sqlx::query!(
+        "select adapter_version_id, previous_version_id from adapter_alias where adapter_id = $1 and alias = $2",
+        adapter.uuid(),
+        alias,
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or(StoreError::NotFound("alias"))?;
+    if let Some(canary) = running_canary(tx, adapter, alias).await? {
+        return Ok(Rollback::Canary(canary));
+    }
+    let Some(previous) = row.previous_version_id.map(AdapterVersionId::new) else { return Ok(Rollback::Nothing) };
+    match adapter::lock(tx, project, &previous.to_string()).await {
+        Ok(to) => {
+            // Without an earlier version, so that a repeated rollback does not revert this one.
+            let current = Some(AdapterVersionId::new(row.adapter_version_id));
+            move_to(tx, project, alias, &to, (current, None)).await?;
+            Ok(Rollback::Moved)
+        }
+        Err(StoreError::NotFound(_)) => Ok(Rollback::Nothing),
+        Err(error) => Err(error),
+    }
+}
+
+/// Moves an alias of a locked adapter from its `current` version to a locked one, and keeps `previous` for a rollback.
+pub(crate) async fn move_to(
+    tx: &mut PgConnection,
+    project: ProjectId,
+    alias: &str,
+    to: &AdapterVersion,
+    (current, previous): (Option<AdapterVersionId>, Option<AdapterVersionId>),
+) -> Result<(), StoreError> {
+    let (adapter, wanted) = (to.adapter_id, to.adapter_version_id);
     sqlx::query!(
         "insert into adapter_alias (project_id, adapter_id, alias, adapter_version_id) values ($1, $2, $3, $4)
-         on conflict (adapter_id, alias) do update
-             set adapter_version_id = excluded.adapter_version_id, moved_at = now()",
+         on conflict (adapter_id, alias) do update set adapter_version_id = excluded.adapter_version_id,
+             previous_version_id = $5, moved_at = now()",
         project.uuid(),
         adapter.uuid(),
         alias,
         wanted.uuid(),
+        previous.map(|id| id.uuid()),
     )
     .execute(&mut *tx)
     .await?;
@@ -100,10 +172,38 @@ pub async fn set(
     let told =
         json!({ "id": format!("{}@{alias}", to.adapter), "from": current, "to": wanted, "model": to.model_name });
     outbox::push(tx, project, EventType::AliasMoved, &told).await?;
-    Ok(Outcome::Moved)
+    Ok(())
 }
 
-/// Deletes an alias of a locked adapter.
+/// Writes the row of an alias without a change, so that its version changes with its canary and its shadow.
+pub(crate) async fn touch(tx: &mut PgConnection, adapter: AdapterId, alias: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update adapter_alias set moved_at = moved_at where adapter_id = $1 and alias = $2",
+        adapter.uuid(),
+        alias,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Returns the version of the canary that runs on an alias.
+async fn running_canary(
+    tx: &mut PgConnection,
+    adapter: AdapterId,
+    alias: &str,
+) -> Result<Option<AdapterVersionId>, StoreError> {
+    let id = sqlx::query_scalar!(
+        "select adapter_version_id from adapter_canary where adapter_id = $1 and alias = $2 and state = 'running'",
+        adapter.uuid(),
+        alias,
+    )
+    .fetch_optional(tx)
+    .await?;
+    Ok(id.map(AdapterVersionId::new))
+}
+
+/// Deletes an alias of a locked adapter, and ends its canary and its shadow.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]: no alias has this name.
@@ -113,14 +213,30 @@ pub async fn remove(
     adapter: AdapterId,
     alias: &str,
 ) -> Result<(), StoreError> {
-    let current = alias_target(tx, adapter, alias).await?.ok_or(StoreError::NotFound("alias"))?;
+    let current = target(tx, adapter, alias).await?.ok_or(StoreError::NotFound("alias"))?;
+    sqlx::query!(
+        "update adapter_canary set state = 'aborted', reason = 'The alias was deleted.', ended_at = now()
+         where adapter_id = $1 and alias = $2 and state = 'running'",
+        adapter.uuid(),
+        alias,
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "update adapter_shadow set ended_at = now() where adapter_id = $1 and alias = $2 and ended_at is null",
+        adapter.uuid(),
+        alias,
+    )
+    .execute(&mut *tx)
+    .await?;
     sqlx::query!("delete from adapter_alias where adapter_id = $1 and alias = $2", adapter.uuid(), alias)
         .execute(&mut *tx)
         .await?;
     write_down(tx, project, adapter, alias, (Some(current), None)).await
 }
 
-async fn alias_target(
+/// Returns the version that an alias names; `None`: there is no such alias.
+pub(crate) async fn target(
     tx: &mut PgConnection,
     adapter: AdapterId,
     alias: &str,
@@ -169,9 +285,11 @@ pub async fn list(
     alias: Option<&str>,
 ) -> Result<Vec<Alias>, StoreError> {
     let rows = sqlx::query!(
-        "select s.alias, s.adapter_version_id, v.version, v.model_name, s.moved_at
+        "select s.alias, s.adapter_version_id, v.version, v.model_name, s.moved_at,
+             case when p.deleted_at is null then s.previous_version_id end as previous
          from adapter_alias s join adapter_version v using (adapter_version_id)
              join adapter l on l.adapter_id = s.adapter_id
+             left join adapter_version p on p.adapter_version_id = s.previous_version_id
          where l.project_id = $1 and l.name = $2 and ($3::text is null or s.alias = $3) order by s.alias",
         project.uuid(),
         adapter,
@@ -186,6 +304,7 @@ pub async fn list(
             adapter_version_id: AdapterVersionId::new(row.adapter_version_id),
             version: row.version,
             model_name: row.model_name,
+            previous: row.previous.map(AdapterVersionId::new),
             moved_at: row.moved_at,
         })
         .collect())

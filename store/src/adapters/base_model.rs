@@ -7,6 +7,7 @@ use attune_domain::{
     architecture::Architecture,
     bytes::Bytes,
     digest::Sha256,
+    hub_origin::HubOrigin,
     id::{BaseModel as BaseModelKind, BaseModelId, JobId, ProjectId},
     run::Blob,
 };
@@ -50,18 +51,24 @@ pub struct BaseModel {
     pub digest: Sha256,
     /// The model's architecture.
     pub architecture: Architecture,
+    /// The origin in a hub, as the user who imported it states; `None`: its files came from elsewhere.
+    pub origin: Option<HubOrigin>,
+    /// The licence, as it was read at the import; `None`: unknown.
+    pub license: Option<String>,
     /// The time of the import.
     pub created_at: DateTime<Utc>,
 }
 
-/// The jobs and models that prevent a base model from being deleted.
+/// The jobs, models and deployments that prevent a base model from being deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Uses {
     /// Unfinished jobs of the calling project, at most 10.
     pub jobs: Vec<JobId>,
     /// Fine-tuned models of the calling project, at most 10.
     pub models: Vec<String>,
-    /// The number of other projects' jobs and fine-tuned models.
+    /// The names of the calling project's deployments, at most 10.
+    pub deployments: Vec<String>,
+    /// The number of other projects' jobs, fine-tuned models and deployments.
     pub elsewhere: i64,
 }
 
@@ -72,6 +79,8 @@ struct Row {
     name: String,
     digest: String,
     architecture: serde_json::Value,
+    origin: Option<serde_json::Value>,
+    license: Option<String>,
     created_at: DateTime<Utc>,
 }
 
@@ -85,6 +94,8 @@ impl TryFrom<Row> for BaseModel {
             name: row.name,
             digest: digests::sha256("base_model.digest", &row.digest)?,
             architecture: json("base_model.architecture", row.architecture)?,
+            origin: row.origin.map(|origin| json("base_model.origin", origin)).transpose()?,
+            license: row.license,
             created_at: row.created_at,
         })
     }
@@ -103,27 +114,44 @@ pub fn digest(files: &[Blob]) -> Sha256 {
     Sha256::from_digest(hasher.finalize().into())
 }
 
+/// A new base model, whose files are stored and checked.
+#[derive(Debug, Clone, Copy)]
+pub struct NewBaseModel<'a> {
+    /// The name.
+    pub name: &'a str,
+    /// The architecture.
+    pub architecture: &'a Architecture,
+    /// The files.
+    pub files: &'a [Blob],
+    /// The origin in a hub.
+    pub origin: Option<&'a HubOrigin>,
+    /// The licence; `None`: unknown.
+    pub license: Option<&'a str>,
+}
+
 /// Inserts a new base model of a project, or of the installation, for which `tx` must be its administrator's
-/// ([`db::as_installation`]). Its objects must already be stored and checked.
+/// ([`db::as_installation`]).
 ///
 /// # Errors
 /// [`StoreError::Conflict`] on [`NAME_KEY`] or [`INSTALLATION_NAME_KEY`]: the owner already has a model of this name.
 pub async fn insert(
     tx: &mut PgConnection,
     owner: Option<ProjectId>,
-    name: &str,
-    architecture: &Architecture,
-    files: &[Blob],
+    new: &NewBaseModel<'_>,
 ) -> Result<BaseModel, StoreError> {
+    let NewBaseModel { name, architecture, files, origin, license } = *new;
     let row = sqlx::query_as!(
         Row,
-        "insert into base_model (base_model_id, project_id, name, digest, architecture) values ($1, $2, $3, $4, $5)
-         returning base_model_id, project_id, name, digest, architecture, created_at",
+        "insert into base_model (base_model_id, project_id, name, digest, architecture, origin, license)
+         values ($1, $2, $3, $4, $5, $6, $7)
+         returning base_model_id, project_id, name, digest, architecture, origin, license, created_at",
         ids::id::<BaseModelKind>().uuid(),
         owner.map(|id| id.uuid()),
         name,
         digest(files).to_string(),
         to_json("base_model.architecture", architecture)?,
+        origin.map(|origin| to_json("base_model.origin", origin)).transpose()?,
+        license,
     )
     .fetch_one(&mut *tx)
     .await?;
@@ -148,7 +176,7 @@ pub async fn insert(
 pub async fn get(db: &mut PgConnection, id: BaseModelId) -> Result<BaseModel, StoreError> {
     sqlx::query_as!(
         Row,
-        "select base_model_id, project_id, name, digest, architecture, created_at from base_model
+        "select base_model_id, project_id, name, digest, architecture, origin, license, created_at from base_model
          where base_model_id = $1",
         id.uuid(),
     )
@@ -165,7 +193,7 @@ pub async fn get(db: &mut PgConnection, id: BaseModelId) -> Result<BaseModel, St
 pub async fn by_name(db: &mut PgConnection, project: ProjectId, name: &str) -> Result<Option<BaseModel>, StoreError> {
     sqlx::query_as!(
         Row,
-        "select base_model_id, project_id, name, digest, architecture, created_at from base_model
+        "select base_model_id, project_id, name, digest, architecture, origin, license, created_at from base_model
          where name = $2 and deleted_at is null and (project_id = $1 or project_id is null)
          order by project_id nulls last limit 1",
         project.uuid(),
@@ -188,7 +216,7 @@ pub async fn of_owner(
 ) -> Result<Option<BaseModel>, StoreError> {
     sqlx::query_as!(
         Row,
-        "select base_model_id, project_id, name, digest, architecture, created_at from base_model
+        "select base_model_id, project_id, name, digest, architecture, origin, license, created_at from base_model
          where name = $2 and deleted_at is null and project_id is not distinct from $1",
         owner.map(|id| id.uuid()),
         name,
@@ -206,8 +234,9 @@ pub async fn of_owner(
 pub async fn list(db: &mut PgConnection, project: ProjectId) -> Result<Vec<BaseModel>, StoreError> {
     sqlx::query_as!(
         Row,
-        "select distinct on (name) base_model_id, project_id, name, digest, architecture, created_at from base_model
-         where deleted_at is null and (project_id = $1 or project_id is null) order by name, project_id nulls last",
+        "select distinct on (name) base_model_id, project_id, name, digest, architecture, origin, license, created_at
+         from base_model where deleted_at is null and (project_id = $1 or project_id is null)
+         order by name, project_id nulls last",
         project.uuid(),
     )
     .fetch_all(db)
@@ -295,17 +324,30 @@ async fn uses(db: &mut PgConnection, project: ProjectId, id: BaseModelId) -> Res
     )
     .fetch_all(&mut *db)
     .await?;
+    let deployments = sqlx::query_scalar!(
+        "select d.name from deployment as d join project as p using (project_id)
+         where $1 in (d.base_model_id, d.draft_model_id) and d.project_id = $2 and p.archived_at is null
+         order by d.deployment_id limit $3",
+        id.uuid(),
+        project.uuid(),
+        MOST_NAMED,
+    )
+    .fetch_all(&mut *db)
+    .await?;
     let elsewhere = sqlx::query_scalar!(
         r#"select (select count(*) from job where base_model_id = $1 and project_id <> $2
                and state not in ('succeeded', 'failed', 'cancelled'))
            + (select count(*) from adapter_version where base_model_id = $1 and project_id <> $2
-               and deleted_at is null) as "count!""#,
+               and deleted_at is null)
+           + (select count(*) from deployment as d join project as p using (project_id)
+               where $1 in (d.base_model_id, d.draft_model_id) and d.project_id <> $2 and p.archived_at is null)
+               as "count!""#,
         id.uuid(),
         project.uuid(),
     )
     .fetch_one(db)
     .await?;
-    let uses = Uses { jobs: jobs.into_iter().map(JobId::new).collect(), models, elsewhere };
+    let uses = Uses { jobs: jobs.into_iter().map(JobId::new).collect(), models, deployments, elsewhere };
     Ok((uses != Uses::default()).then_some(uses))
 }
 

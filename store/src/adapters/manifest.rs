@@ -1,8 +1,8 @@
 //! The `attune_manifest.json` of a new version, built from the rows in the transaction that creates the version.
 
 use attune_domain::{
+    dataset::file_facts::FileFacts,
     digest::Sha256,
-    file_facts::FileFacts,
     id::{FileId, NodeId, RunId},
     manifest::{Attempt, Base, Before, Code, Data, FORMAT, Manifest, Metrics, Origin, Training},
     run::{CONTRACT_VERSION, Gate},

@@ -2,7 +2,7 @@
 //! worker requires that lease, so that a worker that was declared lost can write nothing more.
 
 use attune_domain::{
-    batch::{BatchEvent, BatchState, Defect},
+    batch::{BatchEndpoint, BatchEvent, BatchState, Defect},
     event::EventType,
     id::{BatchId, FileId, ProjectId},
 };
@@ -23,7 +23,7 @@ pub struct Batch {
     pub batch_id: BatchId,
     pub project_id: ProjectId,
     pub input_file_id: FileId,
-    pub endpoint: String,
+    pub endpoint: BatchEndpoint,
     pub completion_window: String,
     pub metadata: Option<serde_json::Value>,
     pub state: BatchState,
@@ -50,7 +50,7 @@ pub struct Batch {
 #[expect(missing_docs, reason = "each field is the column of the same name, described in migrations/")]
 pub struct NewBatch {
     pub input_file_id: FileId,
-    pub endpoint: String,
+    pub endpoint: BatchEndpoint,
     pub completion_window: String,
     pub metadata: Option<serde_json::Value>,
     pub output_expires_seconds: Option<i32>,
@@ -91,7 +91,7 @@ impl TryFrom<Row> for Batch {
             batch_id: BatchId::new(row.batch_id),
             project_id: ProjectId::new(row.project_id),
             input_file_id: FileId::new(row.input_file_id),
-            endpoint: row.endpoint,
+            endpoint: named("batch.endpoint", &row.endpoint, "endpoint")?,
             completion_window: row.completion_window,
             metadata: row.metadata,
             state: state(&row.state)?,
@@ -132,7 +132,7 @@ pub async fn insert(tx: &mut PgConnection, project: ProjectId, new: &NewBatch) -
         id.uuid(),
         project.uuid(),
         new.input_file_id.uuid(),
-        new.endpoint,
+        new.endpoint.path(),
         new.completion_window,
         new.metadata,
         BatchState::Validating.name(),
@@ -231,7 +231,8 @@ pub async fn step(
              failed_at = case when $2 = 'failed' then now() else failed_at end,
              expired_at = case when $2 = 'expired' then now() else expired_at end,
              cancelling_at = case when $2 = 'cancelling' then now() else cancelling_at end,
-             cancelled_at = case when $2 = 'cancelled' then now() else cancelled_at end
+             cancelled_at = case when $2 = 'cancelled' then now() else cancelled_at end,
+             next_try_at = case when $2 = 'cancelling' then now() else next_try_at end
          where batch_id = $1",
         id.uuid(),
         next.name(),
@@ -297,106 +298,34 @@ async fn end_with_defects(
     Ok(())
 }
 
-/// The result of one request.
+/// The end of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchResult {
-    /// The line number in the input file.
-    pub line: i32,
-    /// True if it belongs in the error file.
-    pub is_error: bool,
-    /// The line of the output or error file, without its line feed.
-    pub answer: String,
+pub struct BatchEnd {
+    /// The event that ends it.
+    pub event: BatchEvent,
+    /// The file with the successful responses, if there are any.
+    pub output: Option<FileId>,
+    /// The file with the errors, if there are any.
+    pub errors: Option<FileId>,
+    /// The reason, if it failed.
+    pub defect: Option<Defect>,
 }
 
-/// Stores a result, once per line; a second one for the same line is dropped. Returns whether it was stored.
-///
-/// # Errors
-/// [`StoreError::Stale`]: another worker holds the batch. [`StoreError::Database`].
-pub async fn answer(
-    tx: &mut PgConnection,
-    id: BatchId,
-    worker: Uuid,
-    answer: &BatchResult,
-) -> Result<bool, StoreError> {
-    sqlx::query!("select from batch where batch_id = $1 and worker = $2 for update", id.uuid(), worker)
-        .fetch_optional(&mut *tx)
-        .await?
-        .ok_or(StoreError::Stale)?;
-    let new = sqlx::query!(
-        "insert into batch_answer (batch_id, line, is_error, answer) values ($1, $2, $3, $4)
-         on conflict (batch_id, line) do nothing",
-        id.uuid(),
-        answer.line,
-        answer.is_error,
-        answer.answer,
-    )
-    .execute(&mut *tx)
-    .await?;
-    let is_new = new.rows_affected() == 1;
-    if is_new {
-        sqlx::query!(
-            "update batch set completed = completed + case when $2 then 0 else 1 end,
-                 failed = failed + case when $2 then 1 else 0 end, failures = 0 where batch_id = $1",
-            id.uuid(),
-            answer.is_error,
-        )
-        .execute(tx)
-        .await?;
-    }
-    Ok(is_new)
-}
-
-/// Returns the lines that have a result, in order.
-///
-/// # Errors
-/// [`StoreError::Database`].
-pub async fn answered(db: &mut PgConnection, id: BatchId) -> Result<Vec<i32>, StoreError> {
-    Ok(sqlx::query_scalar!("select line from batch_answer where batch_id = $1 order by line", id.uuid())
-        .fetch_all(db)
-        .await?)
-}
-
-/// Returns the next results for one of the two files, by line: at most `limit` after `after`.
-///
-/// # Errors
-/// [`StoreError::Database`].
-pub async fn answers(
-    db: &mut PgConnection,
-    id: BatchId,
-    is_error: bool,
-    after: i32,
-    limit: i64,
-) -> Result<Vec<BatchResult>, StoreError> {
-    Ok(sqlx::query_as!(
-        BatchResult,
-        "select line, is_error, answer from batch_answer
-         where batch_id = $1 and is_error = $2 and line > $3 order by line limit $4",
-        id.uuid(),
-        is_error,
-        after,
-        limit,
-    )
-    .fetch_all(db)
-    .await?)
-}
-
-/// Ends the batch with its files, and deletes the rows of its results.
+/// Ends the batch with its files, and deletes the rows of its results. The total of a batch whose file was not checked
+/// is the number of its results.
 ///
 /// # Errors
 /// As [`step`].
-pub async fn finish(
-    tx: &mut PgConnection,
-    (id, worker): (BatchId, Uuid),
-    event: BatchEvent,
-    output: Option<FileId>,
-    errors: Option<FileId>,
-) -> Result<(), StoreError> {
-    step(tx, id, Some(worker), event).await?;
+pub async fn finish(tx: &mut PgConnection, id: BatchId, worker: Uuid, end: &BatchEnd) -> Result<(), StoreError> {
+    step(tx, id, Some(worker), end.event).await?;
+    let defects = end.defect.as_ref().map(|defect| to_json("batch.defects", &[defect])).transpose()?;
     sqlx::query!(
-        "update batch set output_file_id = $2, error_file_id = $3, worker = null where batch_id = $1",
+        "update batch set output_file_id = $2, error_file_id = $3, defects = coalesce($4, defects), worker = null,
+             total = greatest(total, completed + failed) where batch_id = $1",
         id.uuid(),
-        output.map(|id| id.uuid()),
-        errors.map(|id| id.uuid()),
+        end.output.map(|id| id.uuid()),
+        end.errors.map(|id| id.uuid()),
+        defects,
     )
     .execute(&mut *tx)
     .await?;

@@ -1,5 +1,5 @@
-//! A project's storage usage: files, uploads in progress, its own base models and their blobs, adapters and
-//! checkpoints. Each row counts with its full length, even if two name the same content.
+//! A project's storage usage: files, uploads in progress, its own base models and their blobs, adapters, checkpoints
+//! and exports. Each row counts with its full length, even if two name the same content.
 
 use attune_domain::{bytes::Bytes, id::ProjectId};
 use sqlx::PgConnection;
@@ -45,6 +45,8 @@ pub async fn stored(db: &mut PgConnection, project: ProjectId) -> Result<Storage
                    where project_id = $1 and deleted_at is null
                union all select c.bytes, jsonb_array_length(c.files) from checkpoint c join job using (job_id)
                    where job.project_id = $1
+               union all select f.bytes, 1 from export_file f join export e using (export_id)
+                   where e.project_id = $1 and e.deleted_at is null and e.state <> 'failed'
            ) stored"#,
         project.uuid(),
     )

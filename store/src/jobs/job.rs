@@ -4,8 +4,8 @@
 //! and write the step as an event in the same transaction.
 
 use attune_domain::{
+    dataset::file_facts::FileFacts,
     event::EventType,
-    file_facts::FileFacts,
     id::{AdapterVersionId, ApiKeyId, BaseModelId, FileId, JobId, ProjectId, RunId},
     job::{JobEvent, JobState, PauseReason, Priority},
     offer::ComputeLimits,

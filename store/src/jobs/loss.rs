@@ -2,8 +2,10 @@
 
 use attune_domain::{
     id::{JobId, RunId},
-    job::{JobEvent, JobState, PauseReason},
-    retry::{MOST_SETBACKS, pause_seconds},
+    job::{
+        JobEvent, JobState, PauseReason,
+        retry::{MOST_SETBACKS, pause_seconds},
+    },
     run::process::EndCause,
 };
 use serde_json::{Value, json};

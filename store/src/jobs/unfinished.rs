@@ -12,6 +12,8 @@ pub enum Kind {
     Jobs,
     /// Batches.
     Batches,
+    /// Exports of adapters.
+    Exports,
 }
 
 impl Kind {
@@ -21,6 +23,7 @@ impl Kind {
         match self {
             Self::Jobs => "fine-tuning jobs",
             Self::Batches => "batches",
+            Self::Exports => "exports",
         }
     }
 }
@@ -55,6 +58,15 @@ pub async fn admit(tx: &mut PgConnection, project: ProjectId, kind: Kind, most: 
             sqlx::query_scalar!(
                 r#"select count(*) as "count!" from batch
                  where project_id = $1 and state in ('validating', 'in_progress', 'finalizing', 'cancelling')"#,
+                project.uuid(),
+            )
+            .fetch_one(tx)
+            .await?
+        }
+        Kind::Exports => {
+            sqlx::query_scalar!(
+                r#"select count(*) as "count!" from export
+                 where project_id = $1 and state in ('queued', 'running') and deleted_at is null"#,
                 project.uuid(),
             )
             .fetch_one(tx)

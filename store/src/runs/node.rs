@@ -1,8 +1,8 @@
-//! Nodes: memory reserved with a provider, for one run or one replica, from before the launch until after the end.
+//! Nodes: memory reserved with a provider, for one run, replica or export, from before the launch until after the end.
 
 use attune_domain::{
     bytes::Bytes,
-    id::{NodeId, ReplicaId, RunId},
+    id::{ExportId, NodeId, ReplicaId, RunId},
 };
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -37,13 +37,15 @@ pub struct Node {
     pub run_id: Option<RunId>,
     /// The replica that it is for, if that has not ended.
     pub replica_id: Option<ReplicaId>,
+    /// The export that it is for, if that is being written.
+    pub export_id: Option<ExportId>,
 }
 
 impl Node {
-    /// Returns whether neither an active run nor an active replica uses the node.
+    /// Returns whether no active run, replica or export uses the node.
     #[must_use]
     pub const fn is_orphan(&self) -> bool {
-        self.run_id.is_none() && self.replica_id.is_none()
+        self.run_id.is_none() && self.replica_id.is_none() && self.export_id.is_none()
     }
 }
 
@@ -90,9 +92,12 @@ pub async fn launched(conn: &mut PgConnection, launched: &[(NodeId, String)]) ->
 /// [`StoreError::Database`].
 pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<Node>, StoreError> {
     let rows = sqlx::query!(
-        r#"select node.node_id, offer, memory, handle, run_id as "run_id?", replica_id as "replica_id?"
+        r#"select node.node_id, offer, memory, handle, run_id as "run_id?", replica_id as "replica_id?",
+             export_id as "export_id?"
          from node left join run on run.node_id = node.node_id and run.state <> 'ended'
              left join replica on replica.node_id = node.node_id and replica.state <> 'ended'
+             left join export on export.node_id = node.node_id and export.state = 'running'
+                 and export.deleted_at is null
          where provider = $1 and released_at is null
          order by node.node_id"#,
         provider,
@@ -108,6 +113,7 @@ pub async fn active(conn: &mut PgConnection, provider: &str) -> Result<Vec<Node>
             handle: row.handle,
             run_id: row.run_id.map(RunId::new),
             replica_id: row.replica_id.map(ReplicaId::new),
+            export_id: row.export_id.map(ExportId::new),
         })
         .collect())
 }

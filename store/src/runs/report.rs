@@ -168,6 +168,8 @@ async fn apply(tx: &mut PgConnection, held: &mut Held, event: &RunEvent) -> Resu
             step(tx, held, &Step::failure(JobEvent::RunFailed, error)).await
         }
         RunEvent::Stopped { step: at } => stopped(tx, held, *at).await,
+        // The events of an export, which has no run.
+        RunEvent::Exporting { .. } | RunEvent::Exported { .. } => Err(StoreError::Stale),
     }
 }
 

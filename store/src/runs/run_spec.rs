@@ -3,10 +3,11 @@
 use attune_domain::{
     bytes::Bytes,
     digest::Sha256,
+    hub_origin::HubOrigin,
     id::{AdapterVersionId, FileId},
     run::{
         CONTRACT_VERSION, RemoteFile,
-        task::{ContinueFrom, Resume, RunHeader, TaskSpec, TrainTask},
+        task::{ContinueFrom, Resume, RunHeader, TrainTask},
     },
 };
 use sqlx::PgConnection;
@@ -14,7 +15,7 @@ use sqlx::PgConnection;
 use crate::{
     adapters::adapter,
     digests,
-    error::StoreError,
+    error::{StoreError, json},
     files::objects::Objects,
     jobs::{checkpoint, job, job_trace, memory_ladder},
     runs::run::Run,
@@ -27,13 +28,9 @@ const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetens
 ///
 /// # Errors
 /// [`StoreError::NotFound`]: a file's row does not exist. [`StoreError::Object`], [`StoreError::Database`].
-pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Result<TaskSpec, StoreError> {
-    Ok(TaskSpec::Train(training(conn, objects, run).await?))
-}
-
-async fn training(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Result<TrainTask, StoreError> {
+pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Result<TrainTask, StoreError> {
     let job = job::load(conn, run.job_id).await?;
-    let (base_digest, base) = base_files(conn, objects, job.base_model_id.uuid()).await?;
+    let base = base_files(conn, objects, job.base_model_id.uuid()).await?;
     let training_file = dataset(conn, objects, job.training_file_id).await?;
     let validation_file = match job.validation_file_id {
         Some(id) => Some(dataset(conn, objects, id).await?),
@@ -56,9 +53,11 @@ async fn training(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Resu
             heartbeat_seconds: run.heartbeat_seconds,
             traceparent: job_trace::of(conn, run.job_id).await?,
         },
-        base,
-        base_digest,
+        base: base.files,
+        base_digest: base.digest,
         base_name: job.base_model,
+        base_origin: base.origin,
+        base_license: base.license,
         training_file,
         validation_file,
         train: job.spec,
@@ -99,13 +98,25 @@ async fn continue_from(
     Ok(ContinueFrom { adapter_version_id: id, files })
 }
 
-/// Returns a base's digest and files, with new presigned URLs.
+/// The content of a base, its origin and its licence.
+pub(crate) struct BaseContent {
+    /// The digest of the files.
+    pub(crate) digest: Sha256,
+    /// The files, with new presigned URLs.
+    pub(crate) files: Vec<RemoteFile>,
+    /// The origin in a hub.
+    pub(crate) origin: Option<HubOrigin>,
+    /// The licence; `None`: unknown.
+    pub(crate) license: Option<String>,
+}
+
+/// Returns a base's content, with new presigned URLs.
 pub(crate) async fn base_files(
     conn: &mut PgConnection,
     objects: &Objects,
     base_model_id: uuid::Uuid,
-) -> Result<(Sha256, Vec<RemoteFile>), StoreError> {
-    let digest = sqlx::query_scalar!("select digest from base_model where base_model_id = $1", base_model_id)
+) -> Result<BaseContent, StoreError> {
+    let base = sqlx::query!("select digest, origin, license from base_model where base_model_id = $1", base_model_id)
         .fetch_optional(&mut *conn)
         .await?
         .ok_or(StoreError::NotFound("base model"))?;
@@ -120,11 +131,16 @@ pub(crate) async fn base_files(
         let sha256 = digests::sha256("base_model_file.sha256", &row.sha256)?;
         files.push(objects.remote_file(&row.name, sha256, Bytes::from_i64(row.bytes)).await?);
     }
-    Ok((digests::sha256("base_model.digest", &digest)?, files))
+    Ok(BaseContent {
+        digest: digests::sha256("base_model.digest", &base.digest)?,
+        files,
+        origin: base.origin.map(|origin| json("base_model.origin", origin)).transpose()?,
+        license: base.license,
+    })
 }
 
 /// Returns a dataset file; the job keeps access to one that its user has deleted meanwhile.
-async fn dataset(conn: &mut PgConnection, objects: &Objects, id: FileId) -> Result<RemoteFile, StoreError> {
+pub(crate) async fn dataset(conn: &mut PgConnection, objects: &Objects, id: FileId) -> Result<RemoteFile, StoreError> {
     let row = sqlx::query!(
         r#"select filename, coalesce(rows_sha256, sha256) as "sha256!", coalesce(rows_bytes, bytes) as "bytes!"
            from file where file_id = $1"#,

@@ -28,6 +28,8 @@ pub struct Settings {
     pub max_node_hours: Option<f64>,
     /// The maximum number of stored bytes; `None`: that of the installation.
     pub max_stored_bytes: Option<Bytes>,
+    /// The maximum number of replicas of its deployments together; `None`: `MOST_REPLICAS_OF_PROJECT`.
+    pub max_replicas: Option<u32>,
     /// The highest priority that a job of the project may have.
     pub max_priority: Priority,
 }
@@ -39,6 +41,7 @@ impl Default for Settings {
             max_running_jobs: None,
             max_node_hours: None,
             max_stored_bytes: None,
+            max_replicas: None,
             max_priority: Priority::Normal,
         }
     }
@@ -50,7 +53,8 @@ impl Default for Settings {
 /// [`StoreError::Database`], [`StoreError::Corrupt`].
 pub async fn get(conn: &mut PgConnection, project: ProjectId) -> Result<Settings, StoreError> {
     let row = sqlx::query!(
-        "select weight, max_running_jobs, max_node_hours, max_stored_bytes, max_priority from project_queue
+        "select weight, max_running_jobs, max_node_hours, max_stored_bytes, max_replicas, max_priority
+         from project_queue
          where project_id = $1",
         project.uuid(),
     )
@@ -62,6 +66,7 @@ pub async fn get(conn: &mut PgConnection, project: ProjectId) -> Result<Settings
         max_running_jobs: row.max_running_jobs.map(i32::unsigned_abs),
         max_node_hours: row.max_node_hours,
         max_stored_bytes: row.max_stored_bytes.map(Bytes::from_i64),
+        max_replicas: row.max_replicas.map(i32::unsigned_abs),
         max_priority: named("project_queue.max_priority", &row.max_priority, "priority")?,
     })
 }
@@ -74,17 +79,19 @@ pub async fn get(conn: &mut PgConnection, project: ProjectId) -> Result<Settings
 pub async fn set(tx: &mut PgConnection, project: ProjectId, settings: Settings) -> Result<(), StoreError> {
     sqlx::query!(
         "insert into project_queue (project_id, weight, max_running_jobs, max_node_hours, max_stored_bytes,
-             max_priority)
-         values ($1, $2, $3, $4, $5, $6)
+             max_priority, max_replicas)
+         values ($1, $2, $3, $4, $5, $6, $7)
          on conflict (project_id) do update set weight = excluded.weight,
              max_running_jobs = excluded.max_running_jobs, max_node_hours = excluded.max_node_hours,
-             max_stored_bytes = excluded.max_stored_bytes, max_priority = excluded.max_priority, changed_at = now()",
+             max_stored_bytes = excluded.max_stored_bytes, max_priority = excluded.max_priority,
+             max_replicas = excluded.max_replicas, changed_at = now()",
         project.uuid(),
         settings.weight,
         settings.max_running_jobs.map(|most| i32::try_from(most).unwrap_or(i32::MAX)),
         settings.max_node_hours,
         settings.max_stored_bytes.map(Bytes::to_i64),
         settings.max_priority.name(),
+        settings.max_replicas.map(|most| i32::try_from(most).unwrap_or(i32::MAX)),
     )
     .execute(tx)
     .await?;

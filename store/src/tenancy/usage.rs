@@ -151,7 +151,7 @@ pub async fn count_answers(tx: &mut PgConnection, answers: &[Answered]) -> Resul
 /// The parameters of a usage report.
 #[derive(Debug, Clone, Default)]
 pub struct Question {
-    /// The kind: `training`, with its refunds, or `completions`; `None`: both.
+    /// The kind: `training`, with its refunds, or `completions`; `None`: all, and the replicas of deployments.
     pub kind: Option<&'static str>,
     /// The start, included, in Unix seconds.
     pub from: i64,

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Imports a version of `name` with one file of this digit.
-async fn imported(conn: &mut PgConnection, seed: Seed, name: &str, digit: char) -> AdapterVersion {
+pub(super) async fn imported(conn: &mut PgConnection, seed: Seed, name: &str, digit: char) -> AdapterVersion {
     let new = NewVersion {
         project_id: seed.project_id,
         adapter: name.into(),

@@ -289,6 +289,7 @@ async fn the_shares_of_projects_are_set_by_the_installation_alone(pool: PgPool) 
         max_running_jobs: Some(3),
         max_node_hours: Some(1.5),
         max_stored_bytes: Some(Bytes::mib(64)),
+        max_replicas: Some(2),
         max_priority: Priority::High,
     };
 

@@ -14,7 +14,8 @@ use crate::{
 };
 
 /// Tables without a tenant: the installation's own.
-const UNTENANTED: [&str; 7] = ["_sqlx_migrations", "leadership", "loose_blob", "node", "offer", "provider", "replica"];
+const UNTENANTED: [&str; 8] =
+    ["_sqlx_migrations", "leadership", "loose_blob", "node", "offer", "pool_load", "provider", "replica"];
 
 async fn names(conn: &mut PgConnection, query: &'static str) -> Vec<String> {
     sqlx::query_scalar(query).fetch_all(conn).await.unwrap()
@@ -46,13 +47,16 @@ async fn every_table_of_tenants_is_protected_and_forced(pool: PgPool) {
 
 /// Tables that the application writes without an audit log: rows that belong to an audited change, the platform's own
 /// records, and rows that are no change by a user.
-const UNAUDITED: [&str; 18] = [
+const UNAUDITED: [&str; 21] = [
     "adapter",            // created with its first version
     "adapter_alias_move", // created with the alias's move
+    "adapter_traffic",
     "audit_log",
     "base_model_file", // created with the model
     "batch_answer",
     "checkpoint",
+    "deployment_use", // created with the deployment
+    "export_file",
     "idempotency_key",
     "job_event",
     "loose_blob",

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use crate::{
     adapters::{
         adapter::{self, Model},
-        base_model,
+        base_model::{self, NewBaseModel},
     },
     error::StoreError,
     files::file::{self, NewFile, Page},
@@ -97,7 +97,8 @@ async fn a_base_models_name_is_taken_once(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let tiny = base_model::get(&mut conn, seed.base_model_id).await.unwrap();
-    let again = base_model::insert(&mut conn, None, "tiny", &tiny.architecture, &[]).await.unwrap_err();
+    let new = NewBaseModel { name: "tiny", architecture: &tiny.architecture, files: &[], origin: None, license: None };
+    let again = base_model::insert(&mut conn, None, &new).await.unwrap_err();
     assert!(again.on_constraint(base_model::INSTALLATION_NAME_KEY), "{again}");
     assert_eq!(base_model::files(&mut conn, seed.base_model_id).await.unwrap(), [testing::blob("config.json", 'c')]);
 }

@@ -2,7 +2,7 @@
 
 use attune_domain::{
     id::{AdapterVersionId, JobId, ProjectId},
-    run::{MessageLevel, RunEvent, task::TaskSpec},
+    run::{MessageLevel, RunEvent},
     spec::BASE_LEARNING_RATE,
 };
 use serde_json::json;
@@ -76,7 +76,7 @@ async fn a_learning_rate_that_was_found_is_the_jobs_and_its_curve_an_event(pool:
     let found = RunEvent::LearningRateFound { learning_rate: 1e-4, curve, reason: "the steepest fall".into() };
     report::take(&mut conn, run.run_id, &says(&run, 0, &[started(), found])).await.unwrap();
 
-    let TaskSpec::Train(task) = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
+    let task = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
     let spec = task.train;
     let mut wanted = before;
     wanted.trainer.learning_rate = 1e-4;
@@ -94,13 +94,13 @@ async fn a_run_continues_the_trace_of_the_request_that_created_its_job(pool: PgP
     let id = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, id).await.unwrap();
     let task = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
-    assert_eq!(task.run().traceparent, None);
+    assert_eq!(task.run.traceparent, None);
     for (name, is_one) in [(PARENT, true), ("", false), ("00-1-2-01", false), (&PARENT.to_uppercase(), false)] {
         let set = sqlx::query("update job set traceparent = $2 where job_id = $1").bind(id.uuid()).bind(name);
         assert_eq!(set.execute(&mut *conn).await.is_ok(), is_one, "{name}");
     }
     let task = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
-    assert_eq!(task.run().traceparent.unwrap().to_string(), PARENT);
+    assert_eq!(task.run.traceparent.unwrap().to_string(), PARENT);
 }
 
 #[sqlx::test(migrations = false)]
@@ -149,7 +149,7 @@ async fn a_run_gets_the_two_files_of_the_adapter_that_its_job_continues_from(poo
     job::step(&mut conn, id, &job::Step::new(attune_domain::job::JobEvent::DataAccepted, "")).await.unwrap();
     let run = claimed_run(&mut conn, id).await.unwrap();
 
-    let TaskSpec::Train(task) = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
+    let task = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
     let told = task.continue_from.unwrap();
     assert_eq!(told.adapter_version_id, from);
     let files: Vec<_> = told.files.iter().map(|file| (file.name.as_str(), file.sha256)).collect();
@@ -158,7 +158,7 @@ async fn a_run_gets_the_two_files_of_the_adapter_that_its_job_continues_from(poo
 
     let other = queued_job(&mut conn, seed).await.unwrap();
     let run = claimed_run(&mut conn, other).await.unwrap();
-    let TaskSpec::Train(task) = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
+    let task = run_spec::get(&mut conn, &unreachable_objects(), &run).await.unwrap();
     assert_eq!(task.continue_from, None);
 }
 

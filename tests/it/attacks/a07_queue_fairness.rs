@@ -12,7 +12,12 @@ use serde_json::{Value, json};
 const MEASURED: usize = 40;
 
 async fn complete(platform: &Platform, key: &str, body: &Value) -> (u16, Option<String>) {
-    let asked = client().post(format!("{}/v1/completions", platform.url)).bearer_auth(key).json(body).send();
+    post(platform, key, "completions", body).await
+}
+
+/// Returns the status and the `Retry-After` of a request.
+async fn post(platform: &Platform, key: &str, path: &str, body: &Value) -> (u16, Option<String>) {
+    let asked = client().post(format!("{}/v1/{path}", platform.url)).bearer_auth(key).json(body).send();
     let answer = asked.await.unwrap();
     let after = answer.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
     let status = answer.status().as_u16();
@@ -54,8 +59,16 @@ async fn attack_a07_figure_another_projects_completions_under_a_flood() {
         })
         .collect();
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let refused = complete(&platform, &attacker, &large).await;
-    assert_eq!((refused.0, refused.1.as_deref()), (429, Some("5")));
+    // Whatever the path, and streamed or not, the status and the delay are known before an answer begins.
+    let chat = json!({"model": "tiny", "messages": [{"role": "user", "content": "a"}], "n": 128, "max_tokens": 900});
+    for (path, body) in [("completions", &large), ("chat/completions", &chat)] {
+        for streams in [false, true] {
+            let mut body = body.clone();
+            body["stream"] = streams.into();
+            let refused = post(&platform, &attacker, path, &body).await;
+            assert_eq!((refused.0, refused.1.as_deref()), (429, Some("5")), "{path}, streamed {streams}");
+        }
+    }
     let flooded = p95(&platform, &victim).await;
     assert!(flood.iter().all(|one| !one.is_finished()), "the flood ended before the measuring did");
     flood.iter().for_each(tokio::task::JoinHandle::abort);

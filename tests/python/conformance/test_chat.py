@@ -1,6 +1,7 @@
 """Chat completions."""
 import json
 import math
+import re
 
 import openai
 import pydantic
@@ -54,6 +55,44 @@ def test_n_answers_differ_and_are_counted(client):
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
     assert streamed == [c.message.content for c in said.choices], streamed
+
+
+def test_further_sampling_parameters_travel_in_extra_body(client):
+    ask = dict(model="tiny", messages=ASK, temperature=1.5, max_tokens=12, logprobs=True)
+    greedy = client.chat.completions.create(**{**ask, "temperature": 0}).choices[0].message.content
+    for only_one in ({"top_k": 1}, {"min_p": 1}):
+        said = client.chat.completions.create(**ask, seed=3, extra_body=only_one).choices[0].message.content
+        assert said == greedy, (only_one, said, greedy)
+    # A large penalty excludes the tokens that the answer already has.
+    worn = client.chat.completions.create(**{**ask, "temperature": 0}, extra_body={"repetition_penalty": 100})
+    tokens = [token.bytes for token in worn.choices[0].logprobs.content]
+    assert len({tuple(token) for token in tokens}) == len(tokens) > 1, worn
+    for more, param in [({"top_k": -2}, "top_k"), ({"min_p": 2}, "min_p"),
+                        ({"repetition_penalty": 0}, "repetition_penalty")]:
+        refused(openai.BadRequestError, param, lambda: client.chat.completions.create(**ask, extra_body=more))
+
+
+def test_an_expression_a_grammar_and_a_choice_are_kept_while_decoding(client):
+    ask = dict(model="tiny", messages=ASK, temperature=1.5, max_tokens=40)
+    date, sums = "[0-9]{4}/[0-9]{2}", 'start: N (" + " N)~1..2\nN: /[0-9]{1,2}/'
+    for seed in range(3):
+        for more, pattern in [
+            ({"response_format": {"type": "grammar", "syntax": "regex", "definition": date}}, date),
+            ({"response_format": {"type": "grammar", "syntax": "lark", "definition": sums}}, r"\d+( \+ \d+){1,2}"),
+            ({"extra_body": {"structured_outputs": {"choice": ["left", "right"]}}}, "left|right"),
+            ({"extra_body": {"structured_outputs": {"grammar": sums}}}, r"\d+( \+ \d+){1,2}"),
+        ]:
+            choice = client.chat.completions.create(**ask, seed=seed, **more).choices[0]
+            assert choice.finish_reason == "stop" and re.fullmatch(pattern, choice.message.content), (more, choice)
+    text = client.completions.create(model="tiny", prompt="a", temperature=1.5, max_tokens=40,
+                                     extra_body={"structured_outputs": {"regex": date}}).choices[0].text
+    assert re.fullmatch(date, text), text
+    wrong = {"type": "grammar", "syntax": "lark", "definition": "start: word"}
+    why = refused(openai.BadRequestError, "response_format",
+                  lambda: client.chat.completions.create(**ask, response_format=wrong))
+    assert "word" in why, why
+    refused(openai.BadRequestError, "structured_outputs", lambda: client.chat.completions.create(
+        **ask, extra_body={"structured_outputs": {"regex": "(a"}}))
 
 
 def test_logprobs_are_probabilities(client, tuned, answer):

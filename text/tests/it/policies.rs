@@ -1,7 +1,6 @@
 //! The effect of a job's policy on a file: rows that are too long, packed documents, and the messages about both.
 
-use attune_domain::dataset::{Row, RowFormat};
-use attune_domain::file_facts::FileFacts;
+use attune_domain::dataset::{Row, RowFormat, file_facts::FileFacts};
 use attune_domain::spec::{Method, OverLength, WrongFormat};
 use attune_text::encode::{Example, Learnt};
 use attune_text::model::TextModel;

@@ -1,6 +1,11 @@
 //! The model card of an adapter: its origin, its base and the base's quantization, and how to load both.
 
-use attune_domain::spec::{AdapterSpec, Quantization};
+use attune_domain::{
+    export::loads_with::vllm_max_lora_rank,
+    hub_origin::HubOrigin,
+    license,
+    spec::{AdapterSpec, Quantization},
+};
 
 use crate::session::Session;
 
@@ -9,11 +14,12 @@ pub(crate) fn write(session: &Session) -> String {
     let (spec, progress) = (&session.spec, &session.progress);
     let (adapter, quantization) = (&spec.train.adapter, spec.train.quantization);
     format!(
-        "---\nbase_model: {base}\nlibrary_name: peft\ntags:\n- lora\n- attune\n---\n\n\
+        "---\nbase_model: {base}\nlicense: {license}\nlibrary_name: peft\ntags:\n- lora\n- attune\n---\n\n\
          # A LoRA adapter for {base}\n\n\
          Made by Attune, job `{job}`: rank {rank}, alpha {alpha}, on {targets}; {steps} steps, \
-         {tokens} trained tokens, seed {seed}.{history}\n\n{loading}",
+         {tokens} trained tokens, seed {seed}.{history}\n{origin}\n{loading}",
         base = spec.base_name,
+        license = spec.base_license.as_deref().unwrap_or(license::UNKNOWN),
         job = spec.run.job_id,
         rank = adapter.rank,
         alpha = adapter.lora_alpha,
@@ -22,7 +28,17 @@ pub(crate) fn write(session: &Session) -> String {
         tokens = progress.trained_tokens,
         seed = spec.train.seed,
         history = history(session),
+        origin = base_origin(spec.base_origin.as_ref(), &spec.base_digest.to_string()),
         loading = loading(&spec.base_name, quantization, adapter),
+    )
+}
+
+/// Returns the paragraph about the origin of the base's files, or nothing.
+pub(crate) fn base_origin(origin: Option<&HubOrigin>, digest: &str) -> String {
+    let Some(HubOrigin { host, repository, revision, commit }) = origin else { return String::new() };
+    format!(
+        "\nThe base was imported from `{repository}` of {host}: revision `{revision}`, commit `{commit}`. The digest \
+         of its files is `{digest}`.\n"
     )
 }
 
@@ -108,13 +124,8 @@ fn vllm(base: &str, quantization: Quantization, adapter: &AdapterSpec) -> String
     };
     format!(
         "{before}```sh\nvllm serve {model} --enable-lora --max-lora-rank {rank} --lora-modules adapter=.\n```\n",
-        rank = max_lora_rank(adapter.rank),
+        rank = vllm_max_lora_rank(adapter.rank),
     )
-}
-
-/// Returns the smallest value that vLLM's `--max-lora-rank` accepts and that is at least `rank`.
-fn max_lora_rank(rank: u32) -> u32 {
-    [8, 16, 32, 64, 128, 256].into_iter().find(|most| rank <= *most).unwrap_or(rank)
 }
 
 #[cfg(test)]
@@ -140,6 +151,15 @@ mod tests {
         }
         let plain = loading("tiny", Quantization::None, &lora);
         assert!(!plain.contains("BitsAndBytesConfig") && plain.contains("vllm serve tiny "), "{plain}");
+        let origin = HubOrigin {
+            host: "huggingface.co".into(),
+            repository: "a/b".into(),
+            revision: "main".into(),
+            commit: "c".repeat(40),
+        };
+        let text = base_origin(Some(&origin), "d1");
+        assert!(text.contains("`a/b` of huggingface.co: revision `main`, commit `cccc"), "{text}");
+        assert_eq!(base_origin(None, "d1"), "");
         let dora = loading("tiny", Quantization::None, &AdapterSpec { use_dora: true, ..lora });
         assert!(dora.contains("does not run DoRA"), "{dora}");
     }

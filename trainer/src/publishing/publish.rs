@@ -2,7 +2,8 @@
 //! and uploaded to the object store.
 //!
 //! The gate needs no more memory than training: the trained base and its optimizer are dropped before the served base
-//! is loaded. The served base stays packed, as in training, and each weight is unpacked only while it is used.
+//! is loaded. The served base stays packed, as in training, and each weight is unpacked only while it is used. Where a
+//! replica may compute from the codes of the base, the gate then does the same.
 
 use std::{fs, path::Path};
 
@@ -19,7 +20,7 @@ use attune_model::{
 };
 use attune_process::failpoint::FailPoint;
 use attune_text::model::TextModel;
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::{
     context::RunContext,
@@ -34,6 +35,12 @@ use crate::{
 /// the base is the same. But training adds the correction to the weight, while serving adds it to the product, over
 /// cached keys and values, so the two round differently. Over another quantization the difference is some hundredths.
 const GATE_ALLOWANCE: f64 = 1e-4;
+
+/// The maximum root mean square of the differences of the logits, relative to that of the logits, where a replica
+/// computes from codes. The embedding and the output projection have 8 bits there, an error of about 0.006 each, and
+/// activations are rounded. The exact comparison finds a wrong factor; this one finds a wrong kernel or layout, which
+/// changes the logits by about their size.
+const CODES_ALLOWANCE: f64 = 0.05;
 
 /// The base's tokenizer files, which are published with the adapter so that other programs can load the folder alone.
 const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
@@ -55,8 +62,12 @@ pub fn publish(session: Session, inputs: &Inputs, context: &RunContext) -> Resul
     let trained = trained_logits(&session.decoder, &session.adapter, &prompts)?;
     let (quantization, placement) = (session.spec.train.quantization, session.spec.plan.placement);
     drop((session.decoder, session.optimizer, session.adapter));
-    let served = Decoder::load_served(&inputs.base, quantization, placement, &inputs.packed_base, Hold::Packed)?;
+    let mut served = Decoder::load_served(&inputs.base, quantization, placement, &inputs.packed_base, Hold::Packed)?;
     let logit_difference = check(&trained, &prompts, &served, &folder)?;
+    if served.has_codes() {
+        served.compute_from_codes()?;
+        check_codes(&trained, &prompts, &served, &folder)?;
+    }
     FailPoint::PublishUpload.before();
     let files = context.network.block_on(put_folder(&context.platform, context.run_lease, &folder))?;
     FailPoint::PublishUpload.after();
@@ -129,6 +140,33 @@ pub fn check(trained: &Tensor, prompts: &[Vec<u32>], served: &Decoder, folder: &
         return Ok(difference);
     }
     Err(TrainerError::Gate(format!("its logits differ by {difference:e}, and {allowed:e} is allowed")))
+}
+
+/// Runs the publish gate over a base that computes from its codes. Returns the root mean square of the differences,
+/// relative to that of the logits.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_codes(
+    trained: &Tensor,
+    prompts: &[Vec<u32>],
+    served: &Decoder,
+    folder: &Path,
+) -> Result<f64, TrainerError> {
+    let gate = |why: ModelError| TrainerError::Gate(why.to_string());
+    let written = LoraAdapter::load(folder, served.architecture()).map_err(gate)?;
+    let logits = served.served_logits(prompts, Some(&written)).map_err(gate)?; // [t, v]
+    let size =
+        |logits: &Tensor| Ok::<_, ModelError>(logits.f_square()?.f_mean(Kind::Float)?.f_double_value(&[])?.sqrt());
+    let apart = trained.f_sub(&logits).map_err(ModelError::from)?;
+    let difference = size(&apart)? / size(trained)?.max(f64::MIN_POSITIVE);
+    // `<=` is false for NaN, so NaN does not pass.
+    if difference <= CODES_ALLOWANCE {
+        return Ok(difference);
+    }
+    Err(TrainerError::Gate(format!(
+        "over the codes of the base its logits differ by {difference:e} of their size, and {CODES_ALLOWANCE} is allowed"
+    )))
 }
 
 /// Returns the largest difference of a logit, and the largest logit of `trained`, without a third tensor of their size.

@@ -9,8 +9,10 @@ use attune_model::{
 use attune_text::model::TextModel;
 use attune_trainer::{
     error::TrainerError,
-    publishing::publish::{check, prompts, trained_logits},
+    publishing::publish::{check, check_codes, prompts, trained_logits},
 };
+
+use tch::{Kind, Tensor};
 
 use super::{FACTORS, asked, tiny, tiny_world};
 
@@ -31,6 +33,15 @@ async fn an_adapter_that_was_written_otherwise_does_not_pass() {
     let served = Decoder::load_served(&model, spec.quantization, placement, &packed, Hold::Packed).unwrap();
     let difference = check(&want, &prompts, &served, &written).unwrap();
     assert!(difference > 0.0 && difference < 1e-4, "{difference}");
+
+    // Computed from the codes of the base, it is nearly the same; with other codes it is not.
+    let mut codes = Decoder::load_served(&model, spec.quantization, placement, &packed, Hold::Packed).unwrap();
+    codes.compute_from_codes().unwrap();
+    let difference = check_codes(&want, &prompts, &codes, &written).unwrap();
+    assert!(difference > 0.0 && difference < 0.05, "{difference}");
+    let noise = Tensor::randn_like(&want) * want.square().mean(Kind::Float).sqrt();
+    let why = check_codes(&(&want + noise), &prompts, &codes, &written).unwrap_err();
+    assert!(matches!(&why, TrainerError::Gate(why) if why.contains("over the codes of the base")), "{why}");
 
     // With another base than in training, the served model differs from the trained one.
     let f32_base = Decoder::load_served(&model, Quantization::None, placement, &packed, Hold::Unpacked).unwrap();

@@ -67,7 +67,11 @@ impl Reports {
                     self.published = Some((published_sha256(events, FACTORS), *trained_tokens));
                 }
                 RunEvent::Started { .. } | RunEvent::Checkpointed { .. } => {}
-                RunEvent::OutOfMemory { .. } | RunEvent::Failed { .. } | RunEvent::Stopped { .. } => {
+                RunEvent::OutOfMemory { .. }
+                | RunEvent::Failed { .. }
+                | RunEvent::Stopped { .. }
+                | RunEvent::Exporting { .. }
+                | RunEvent::Exported { .. } => {
                     panic!("{event:?}")
                 }
             }

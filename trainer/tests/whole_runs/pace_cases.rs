@@ -2,7 +2,7 @@
 //! with other lengths, batches, ranks and plans.
 
 use attune_domain::{
-    file_facts::FileFacts,
+    dataset::file_facts::FileFacts,
     memory::BatchSplit,
     spec::{
         Auto, Requested,

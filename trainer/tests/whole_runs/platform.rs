@@ -153,6 +153,8 @@ impl Platform {
             base: self.folder(model),
             base_digest: Sha256::from_digest([0xd1; 32]),
             base_name: "tiny".into(),
+            base_origin: None,
+            base_license: None,
             training_file: self.file("train.jsonl", rows.into()),
             validation_file: None,
             train: TrainSpec::check(asked, lines, 128).unwrap(),
@@ -273,7 +275,7 @@ fn taken(platform: &Platform, report: Report) -> Response {
     let reached = |world: &World, step: Option<u64>| {
         step.is_some_and(|wanted| world.events.iter().any(|e| matches!(e, RunEvent::Step(m) if m.step >= wanted)))
     };
-    let lease = world.task.as_ref().map(|task| task.run().run_lease);
+    let lease = world.task.as_ref().map(|task| task.terms().run_lease);
     if Some(report.run_lease) != lease || reached(&world, world.stale_after) {
         return StatusCode::CONFLICT.into_response();
     }

@@ -65,7 +65,8 @@ pub struct ReplicaStatusView {
     pub model: String,
     /// The quantization of the base model: `none`, `int8`, `nf4` or `nf4-double`.
     pub quantization: String,
-    /// The state: `wanted` until it is launched, `launching` until it has loaded the base model, then `ready`.
+    /// The state: `wanted` until it is launched, `launching` until it has loaded the base model, then `ready`; `draining`
+    /// while it completes its last requests.
     pub state: String,
     /// The provider; `null` until it is placed.
     pub provider: Option<String>,

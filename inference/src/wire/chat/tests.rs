@@ -76,6 +76,16 @@ fn what_is_wrong_is_named_by_its_path() {
             "messages[0].tool_calls[0].function.arguments",
         ),
         (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+        (json!({"response_format": {"type": "grammar"}}), "response_format.syntax"),
+        (json!({"response_format": {"type": "text", "definition": "a"}}), "response_format.definition"),
+        (json!({"response_format": {"type": "grammar", "json_schema": {"name": "a"}}}), "response_format.json_schema"),
+        (json!({"structured_outputs": {"guided": 1}}), "structured_outputs.guided"),
+        (json!({"structured_outputs": {"regex": "a"}, "response_format": {"type": "text"}}), "structured_outputs"),
+        (json!({"top_k": -2}), "top_k"),
+        (json!({"top_k": 1.5}), "top_k"),
+        (json!({"min_p": -0.1}), "min_p"),
+        (json!({"repetition_penalty": 0}), "repetition_penalty"),
+        (json!({"n": 2, "max_tokens": 1 << 20}), "n"),
         (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
         (
             json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}}),
@@ -135,6 +145,10 @@ fn limit_of_every_field_of_a_chat() {
         (json!({"n": 128}), json!({"n": 129}), "n"),
         (json!({"temperature": 2}), json!({"temperature": 2.01}), "temperature"),
         (json!({"top_p": 1}), json!({"top_p": 1.01}), "top_p"),
+        (json!({"top_k": 1 << 20}), json!({"top_k": (1 << 20) + 1}), "top_k"),
+        (json!({"min_p": 1}), json!({"min_p": 1.01}), "min_p"),
+        (json!({"repetition_penalty": 100}), json!({"repetition_penalty": 100.1}), "repetition_penalty"),
+        (json!({"n": 128, "max_tokens": 8192}), json!({"n": 128, "max_tokens": 8193}), "n"),
         (json!({"presence_penalty": -2}), json!({"presence_penalty": -2.01}), "presence_penalty"),
         (json!({"frequency_penalty": 2}), json!({"frequency_penalty": 2.01}), "frequency_penalty"),
         (stops(4), stops(5), "stop"),
@@ -203,6 +217,22 @@ fn what_requests_nothing_is_let_through() {
     assert_eq!(sampling(json!({})).seed, 3);
     assert_eq!(sampling(json!({"logprobs": true, "top_logprobs": 4})).logprobs, Some(4));
     assert_eq!(sampling(json!({"logit_bias": {"7": -2}})).logit_bias, [(7, -2.0)].into());
+    let all = sampling(json!({"top_k": -1, "min_p": 0, "repetition_penalty": 1}));
+    assert_eq!(all, sampling(json!({"top_k": 0})));
+    assert_eq!(all, sampling(json!({})));
+    let set = sampling(json!({"top_k": 4, "min_p": 0.5, "repetition_penalty": 1.3}));
+    assert_eq!((set.top_k, set.min_p, set.repetition_penalty), (Some(4), 0.5, 1.3));
+}
+
+#[test]
+fn a_form_is_a_schema_a_grammar_or_a_structured_output() {
+    let form = |more| read(more).unwrap().form;
+    let lark = Form::Lark { definition: "start: \"a\"".into() };
+    let grammar = json!({"type": "grammar", "syntax": "lark", "definition": "start: \"a\""});
+    assert_eq!(form(json!({"response_format": grammar})), lark);
+    assert_eq!(form(json!({"structured_outputs": {"grammar": "start: \"a\""}})), lark);
+    assert_eq!(form(json!({"response_format": {"type": "json_object"}})), Form::Json);
+    assert_eq!(form(json!({})), Form::Free);
 }
 
 #[test]

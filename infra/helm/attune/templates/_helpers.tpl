@@ -106,7 +106,7 @@ public_url = {{ .Values.publicUrl | toJson }}
 
 {{ include "attune.sharedToml" . }}
 {{- include "attune.metricsToml" (dict "root" . "value" dict) }}
-{{- include "attune.section" (dict "name" "serving" "value" (omit .Values.serving "idle_seconds")) }}
+{{- include "attune.section" (dict "name" "serving" "value" (omit .Values.serving "idle_seconds" "max_replicas" "target_concurrency")) }}
 {{- include "attune.section" (dict "name" "limits" "value" .Values.limits) }}
 {{- include "attune.section" (dict "name" "rate_limits" "value" .Values.rate_limits) }}
 {{- include "attune.section" (dict "name" "cors" "value" .Values.cors) }}
@@ -136,7 +136,7 @@ api_url = {{ include "attune.apiUrl" . | toJson }}
 
 {{ include "attune.sharedToml" . }}
 {{- include "attune.metricsToml" (dict "root" . "value" (dict "projects" .Values.metrics.projects)) }}
-{{- include "attune.section" (dict "name" "serving" "value" .Values.serving) }}
+{{- include "attune.section" (dict "name" "serving" "value" (omit .Values.serving "disk_cache_bytes")) }}
 {{- include "attune.section" (dict "name" "leases" "value" .Values.leases) }}
 {{- if .Values.runs.enabled }}
 [[provider]]

@@ -5,12 +5,14 @@
 //!
 //! On a CPU, training uses the tiles of `cpu.rs`, for a whole batch at once. Attention over a cache uses libtorch's
 //! flash kernel (`flash.rs`). The key heads are its batch dimension and the query heads of one key head its heads, so
-//! keys and values are not repeated. Other devices, and the tests' reference, use plain tensor operations (`plain.rs`),
-//! one sequence after the other.
+//! keys and values are not repeated. In `f32`, sequences with few new rows, which are those that decode, use fused
+//! loops over the memory of all their caches (`cached.rs`). Other devices, and the tests' reference, use plain tensor
+//! operations (`plain.rs`), one sequence after the other.
 //!
 //! Sources: Vaswani et al., arXiv:1706.03762, §3.2.1; Ainslie et al., arXiv:2305.13245 (groups); Jiang et al.,
 //! arXiv:2310.06825, §2 (window); Dao et al., arXiv:2205.14135, algorithms 2 and 4.
 
+pub(crate) mod cached;
 mod cpu;
 mod flash;
 mod plain;

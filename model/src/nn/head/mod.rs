@@ -19,12 +19,13 @@ use crate::{
     batch::{LossSum, Target},
     error::ModelError,
     kernels::{
-        matmul::{linear, mm_into},
+        matmul::mm_into,
         pick::{Kernel, Number, pick},
     },
     nn::{
         rms_norm::{RmsNorm, at_least_float},
         scratch::{self, Scratch, Slot},
+        token_matrix::TokenMatrix,
     },
 };
 
@@ -36,7 +37,7 @@ pub const LOSS_ROWS: i64 = LOSS_CHUNK_ROWS as i64;
 pub(crate) struct Head {
     pub(crate) norm: RmsNorm,
     /// The output projection `[v, c]`; it shares the embedding's memory if the two are tied.
-    pub(crate) lm_head: Tensor,
+    pub(crate) lm_head: TokenMatrix,
 }
 
 /// Returns the rows `[m]` that predict the targets. A shared row that predicts several tokens occurs once for each.
@@ -50,17 +51,17 @@ pub(crate) fn rows_of(targets: &[Target], device: Device) -> Result<Tensor, Mode
 
 impl Head {
     /// Returns the head in another kind, on another device. `embed` is the converted embedding if the two are tied.
-    pub(crate) fn to(&self, kind: Kind, device: Device, embed: Option<&Tensor>) -> Result<Self, ModelError> {
+    pub(crate) fn to(&self, kind: Kind, device: Device, embed: Option<&TokenMatrix>) -> Result<Self, ModelError> {
         let lm_head = match embed {
-            Some(embed) => embed.shallow_clone(),
-            None => self.lm_head.f_to_kind(kind)?.f_to_device(device)?,
+            Some(embed) => embed.shared(),
+            None => self.lm_head.to(kind, device)?,
         };
         Ok(Self { norm: self.norm.to(kind, device)?, lm_head })
     }
 
     /// Computes the logits: `[t, c] -> [t, v]`.
     pub(crate) fn logits(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        linear(&self.norm.forward(x)?, &self.lm_head, None)
+        self.lm_head.products(&self.norm.forward(x)?)
     }
 
     /// Computes the weighted loss of `targets`, predicted from `x: [m, c]`. With a normaliser it also returns the
@@ -83,7 +84,7 @@ impl Head {
             let chunk = self.predict(&normed.f_narrow(0, start, count)?, targets, &buffer)?;
             all += chunk.loss();
             if let Some(normaliser) = normaliser {
-                chunk.backward(&self.lm_head, normaliser, d_normed.f_narrow(0, start, count)?)?;
+                chunk.backward(self.lm_head.dense()?, normaliser, d_normed.f_narrow(0, start, count)?)?;
             }
             start += count;
         }
@@ -93,7 +94,7 @@ impl Head {
 
     /// Returns how many logits exist at the same time, for `rows` predicted tokens in all.
     fn logit_numbers(&self, rows: i64) -> Result<i64, ModelError> {
-        Ok(self.lm_head.size2()?.0 * LOSS_ROWS.min(rows))
+        Ok(self.lm_head.dense()?.size2()?.0 * LOSS_ROWS.min(rows))
     }
 
     /// Reserves memory for the logits of `rows` predicted tokens.
@@ -108,9 +109,10 @@ impl Head {
         targets: &'a [Target],
         buffer: &Tensor,
     ) -> Result<Predictions<'a>, ModelError> {
-        let (vocabulary, count) = (self.lm_head.size2()?.0, targets.len() as i64);
+        let lm_head = self.lm_head.dense()?;
+        let (vocabulary, count) = (lm_head.size2()?.0, targets.len() as i64);
         let mut logits = buffer.f_narrow(0, 0, vocabulary * count)?.f_view_([vocabulary, count])?;
-        mm_into(&mut logits, &self.lm_head, &normed.f_tr()?)?; // [v, m]
+        mm_into(&mut logits, lm_head, &normed.f_tr()?)?; // [v, m]
         // The softmax of half-precision kinds is computed in `f32`.
         logits = logits.f_to_kind(at_least_float(logits.f_kind()?))?;
         let softmax = softmax(&mut logits, targets)?;

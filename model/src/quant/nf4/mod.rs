@@ -153,7 +153,13 @@ impl Nf4 {
         Ok(Self { size: (shape[0], shape[1]), codes, scales, device_packed: None })
     }
 
-    fn all_scales(&self) -> Vec<f32> {
+    /// Returns the codes, two per byte.
+    pub(crate) fn packed_codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// Returns the scale of each block.
+    pub(crate) fn all_scales(&self) -> Vec<f32> {
         (0..(self.size.0 * self.size.1) as usize).step_by(BLOCK).map(|first| self.scales.get(first / BLOCK)).collect()
     }
 
@@ -237,6 +243,12 @@ pub(crate) fn nearest_code(midpoints: &[f32; 255], number: f32) -> u8 {
     let rounded = 2.0 * f32::from(step) / STEPS - 1.0;
     let below = midpoints.partition_point(|&middle| middle < rounded);
     u8::try_from(below).unwrap_or(u8::MAX)
+}
+
+/// Returns the code of a number in bytes of two codes.
+pub(crate) fn code(bytes: &[u8], at: usize) -> u8 {
+    let byte = bytes[at / 2];
+    if at.is_multiple_of(2) { byte >> 4 } else { byte & 15 }
 }
 
 #[cfg(test)]

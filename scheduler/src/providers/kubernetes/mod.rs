@@ -2,8 +2,12 @@
 
 /// The connection to the API server, with limits.
 mod cluster;
+/// The parts of the containers of a pod.
+mod container;
 /// The kinds of nodes that are in the cluster.
 mod discovery;
+/// The containers of another engine.
+mod engine;
 /// Errors.
 pub(crate) mod error;
 /// The Job of a launch.

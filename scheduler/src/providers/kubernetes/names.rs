@@ -29,7 +29,7 @@ pub(super) fn job_name(handle: &str) -> String {
 pub(super) const fn component(program: Program) -> &'static str {
     match program {
         Program::Trainer => "trainer",
-        Program::Serving => "serving",
+        Program::Serving | Program::Bridge(_) => "serving",
     }
 }
 

@@ -1,32 +1,22 @@
-//! The pod of a Job: one container without privileges, whose root file system is read-only.
+//! The pod of a Job: containers without privileges, whose root file systems are read-only. It has one, or with another
+//! engine, that of the bridge.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::{
-    api::core::v1::{
-        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, LocalObjectReference,
-        ObjectFieldSelector, PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecretKeySelector,
-        SecurityContext, Volume, VolumeMount,
-    },
-    apimachinery::pkg::api::resource::Quantity,
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, EmptyDirVolumeSource, LocalObjectReference, PodSecurityContext, PodSpec,
+    ResourceRequirements, SeccompProfile, Volume,
 };
 
 use super::{
-    names::{component, job_name},
+    container::{FOLDERS, common_arguments, environment, limits, mounts, resources, unprivileged},
+    engine,
+    names::component,
     scheduling,
-    secret::TOKEN,
     template::Template,
 };
 use crate::{
     config::kubernetes::{KubernetesConfig, KubernetesOffer},
     providers::provider::{Launch, Program},
 };
-
-/// The home folder, with the cache of base models.
-const HOME: &str = "/var/lib/attune";
-
-/// The folders that the program may write, by volume.
-const FOLDERS: [(&str, &str); 2] = [("work", HOME), ("tmp", "/tmp")];
 
 /// Returns the specification of a launch's pod.
 pub(super) fn spec(template: &Template<'_>, launch: &Launch, offer: &KubernetesOffer) -> PodSpec {
@@ -37,6 +27,7 @@ pub(super) fn spec(template: &Template<'_>, launch: &Launch, offer: &KubernetesO
         automount_service_account_token: Some(false),
         containers: vec![container(template, launch, offer)],
         enable_service_links: Some(false),
+        init_containers: Some(engine::containers(template, launch, offer)).filter(|all| !all.is_empty()),
         image_pull_secrets: Some(secrets.collect::<Vec<_>>()).filter(|all| !all.is_empty()),
         node_selector: Some(offer.node_selector.clone()).filter(|labels| !labels.is_empty()),
         priority_class_name: config.priority_class.clone(),
@@ -45,33 +36,26 @@ pub(super) fn spec(template: &Template<'_>, launch: &Launch, offer: &KubernetesO
         service_account_name: config.service_account.clone(),
         termination_grace_period_seconds: Some(i64::from(config.grace_seconds)),
         tolerations: Some(scheduling::tolerations(offer)).filter(|all| !all.is_empty()),
-        volumes: Some(FOLDERS.map(|(name, _)| volume(name)).into()),
+        volumes: Some(volumes(launch.program)),
         ..PodSpec::default()
     }
 }
 
 fn container(template: &Template<'_>, launch: &Launch, offer: &KubernetesOffer) -> Container {
     let config = template.config;
-    let cuda = config.cuda_image.as_ref().filter(|_| offer.gpu.is_some());
+    // A bridge needs no device.
+    let uses_gpu = offer.gpu.is_some() && !matches!(launch.program, Program::Bridge(_));
+    let cuda = config.cuda_image.as_ref().filter(|_| uses_gpu);
     Container {
         name: component(launch.program).into(),
         image: Some(cuda.unwrap_or(&config.image).clone()),
         command: Some(vec![launch.program.name().into()]),
         args: Some(arguments(template, launch.program)),
         env: Some(environment(launch)),
-        ports: (launch.program == Program::Serving).then(|| ports(config)),
-        resources: Some(ResourceRequirements {
-            limits: Some(resources(offer, offer.memory_bytes)),
-            requests: Some(resources(offer, requested(launch, offer))),
-            ..ResourceRequirements::default()
-        }),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities { add: None, drop: Some(vec!["ALL".into()]) }),
-            read_only_root_filesystem: Some(true),
-            ..SecurityContext::default()
-        }),
-        volume_mounts: Some(FOLDERS.map(|(name, path)| mount(name, path)).into()),
+        ports: (launch.program != Program::Trainer).then(|| ports(config)),
+        resources: Some(requirements(launch, offer)),
+        security_context: Some(unprivileged()),
+        volume_mounts: Some(mounts()),
         ..Container::default()
     }
 }
@@ -88,30 +72,25 @@ fn ports(config: &KubernetesConfig) -> Vec<ContainerPort> {
     [port("http", config.serving_port)].into_iter().chain(metrics).collect()
 }
 
-/// Returns the memory to request. The slots of an offer may share a node: a run requests what its plan needs, with the
-/// margin, so that more pods fit. A replica, whose adapters come later, and a run on an offer with one slot request the
-/// whole memory.
-fn requested(launch: &Launch, offer: &KubernetesOffer) -> u64 {
+/// Returns the resources of the pod's own container: the offer, or for a bridge a part of it. The slots of an offer may
+/// share a node: a run on one of several requests what its plan needs, with the margin, so that more pods fit. A
+/// replica, whose adapters come later, and a run on an offer with one slot request the whole memory.
+fn requirements(launch: &Launch, offer: &KubernetesOffer) -> ResourceRequirements {
+    let whole = resources(offer, offer.memory_bytes);
     match launch.program {
-        Program::Trainer if offer.slots > 1 => launch.resources.memory.0.min(offer.memory_bytes),
-        Program::Trainer | Program::Serving => offer.memory_bytes,
+        Program::Trainer if offer.slots > 1 => ResourceRequirements {
+            limits: Some(whole),
+            requests: Some(resources(offer, launch.resources.memory.0.min(offer.memory_bytes))),
+            ..ResourceRequirements::default()
+        },
+        Program::Trainer | Program::Serving => limits(whole),
+        Program::Bridge(_) => limits(engine::bridge_resources(offer)),
     }
 }
 
-/// Returns the requests or the limits of a pod with this memory.
-fn resources(offer: &KubernetesOffer, memory_bytes: u64) -> BTreeMap<String, Quantity> {
-    let mut resources = BTreeMap::from([
-        ("cpu".to_owned(), Quantity(offer.threads.to_string())),
-        ("memory".to_owned(), Quantity(memory_bytes.to_string())),
-    ]);
-    resources.extend(offer.gpu.iter().map(|gpu| (gpu.resource.clone(), Quantity(gpu.count.to_string()))));
-    resources
-}
-
 fn arguments(template: &Template<'_>, program: Program) -> Vec<String> {
-    let cache = format!("{HOME}/cache");
-    let mut arguments = vec!["--api-url".into(), template.api_url.to_owned(), "--cache-dir".into(), cache];
-    if program == Program::Serving {
+    let mut arguments = common_arguments(template);
+    if program != Program::Trainer {
         let port = template.config.serving_port;
         let address = if template.config.ipv6 { "[$(POD_IP)]" } else { "$(POD_IP)" };
         arguments.extend(["--listen".into(), format!("{address}:{port}")]);
@@ -119,25 +98,10 @@ fn arguments(template: &Template<'_>, program: Program) -> Vec<String> {
         let metrics = template.config.metrics_port.map(|port| ["--metrics-listen".into(), format!("{any}:{port}")]);
         arguments.extend(metrics.into_iter().flatten());
     }
+    if let Program::Bridge(engine) = program {
+        arguments.extend(engine::bridge_arguments(template.config, engine));
+    }
     arguments
-}
-
-/// Returns the environment. `POD_IP` is before the arguments that use it: replicas report this address.
-fn environment(launch: &Launch) -> Vec<EnvVar> {
-    let plain = |name: &str, value: String| EnvVar { name: name.into(), value: Some(value), value_from: None };
-    let from = |name: &str, source| EnvVar { name: name.into(), value: None, value_from: Some(source) };
-    let token = match launch.program {
-        Program::Trainer => "ATTUNE_RUN_TOKEN",
-        Program::Serving => "ATTUNE_REPLICA_TOKEN",
-    };
-    let secret = SecretKeySelector { key: TOKEN.into(), name: job_name(&launch.name), optional: Some(false) };
-    let ip = ObjectFieldSelector { api_version: None, field_path: "status.podIP".into() };
-    vec![
-        from(token, EnvVarSource { secret_key_ref: Some(secret), ..EnvVarSource::default() }),
-        from("POD_IP", EnvVarSource { field_ref: Some(ip), ..EnvVarSource::default() }),
-        plain("HOME", HOME.into()),
-        plain("OMP_NUM_THREADS", launch.resources.threads.to_string()),
-    ]
 }
 
 fn pod_security(config: &KubernetesConfig) -> PodSecurityContext {
@@ -152,10 +116,16 @@ fn pod_security(config: &KubernetesConfig) -> PodSecurityContext {
     }
 }
 
-fn volume(name: &str) -> Volume {
-    Volume { name: name.into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() }
-}
-
-fn mount(name: &str, path: &str) -> VolumeMount {
-    VolumeMount { name: name.into(), mount_path: path.into(), ..VolumeMount::default() }
+fn volumes(program: Program) -> Vec<Volume> {
+    let volume = |name: &str, empty: EmptyDirVolumeSource| Volume {
+        name: name.into(),
+        empty_dir: Some(empty),
+        ..Volume::default()
+    };
+    let mut volumes: Vec<Volume> = FOLDERS.map(|(name, _)| volume(name, EmptyDirVolumeSource::default())).into();
+    if let Program::Bridge(_) = program {
+        let memory = EmptyDirVolumeSource { medium: Some("Memory".into()), size_limit: None };
+        volumes.push(volume(engine::SHARED_MEMORY.0, memory));
+    }
+    volumes
 }

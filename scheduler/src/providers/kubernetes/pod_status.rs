@@ -1,7 +1,9 @@
 //! The state of a pod as that of a process. Tenants read the messages, so they contain no output and no name of a node.
 
 use attune_domain::run::process::{EndCause, WaitKind};
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStateWaiting, Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateTerminated, ContainerStateWaiting, Pod, PodCondition, PodStatus,
+};
 
 use super::error::plain;
 use crate::providers::provider::{Ended, Wait};
@@ -75,9 +77,19 @@ pub(super) fn pending(pod: &Pod) -> Option<Wait> {
     })
 }
 
+/// Returns the state of a container that waits; of several, that of one whose reason is known. The others wait for it.
 fn waiting(status: &PodStatus) -> Option<&ContainerStateWaiting> {
-    let containers = status.container_statuses.as_ref()?;
-    containers.iter().find_map(|container| container.state.as_ref()?.waiting.as_ref())
+    let all = || states(status).filter_map(|state| state.waiting.as_ref());
+    let is_known = |waiting: &&ContainerStateWaiting| {
+        waiting.reason.as_deref().is_some_and(|reason| IMAGE.contains(&reason) || CREATION.contains(&reason))
+    };
+    all().find(is_known).or_else(|| all().next())
+}
+
+/// Returns the states of all containers, in the order of their starts.
+fn states(status: &PodStatus) -> impl Iterator<Item = &ContainerState> {
+    let first = status.init_container_statuses.iter().flatten();
+    first.chain(status.container_statuses.iter().flatten()).filter_map(|container| container.state.as_ref())
 }
 
 fn container_creating() -> Wait {
@@ -121,8 +133,11 @@ pub(super) fn end(pod: &Pod) -> Option<Ended> {
 }
 
 fn terminated(status: &PodStatus) -> Option<&ContainerStateTerminated> {
-    let containers = status.container_statuses.as_ref()?;
-    containers.iter().find_map(|container| container.state.as_ref()?.terminated.as_ref())
+    let own = status.container_statuses.iter().flatten();
+    let mut ended = own.filter_map(|container| container.state.as_ref()?.terminated.as_ref());
+    // Without an end of its own, the pod has failed because of an init container.
+    let failed = states(status).filter_map(|state| state.terminated.as_ref()).find(|ended| ended.exit_code != 0);
+    ended.next().or(failed)
 }
 
 /// Returns whether the container's program could not be started.

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use attune_domain::offer::Offer;
+use attune_domain::{offer::Offer, serve::Engine};
 use chrono::Utc;
 use futures::future::BoxFuture;
 use k8s_openapi::api::batch::v1::Job;
@@ -175,6 +175,15 @@ impl Provider for Kubernetes {
 
     fn outlives_scheduler(&self) -> bool {
         true
+    }
+
+    fn engine_refusal(&self, engine: Engine) -> Option<String> {
+        match self.config.engine_image(engine) {
+            Some((key, None)) => {
+                Some(format!("{0} starts no {1}: {0}.{key} is not set", self.name(), engine.in_words()))
+            }
+            Some((_, Some(_))) | None => None,
+        }
     }
 
     fn answer_limit(&self) -> Duration {

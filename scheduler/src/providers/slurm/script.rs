@@ -32,7 +32,7 @@ impl Template<'_> {
     pub(super) fn script(&self, launch: &Launch) -> String {
         let (token, listen) = match launch.program {
             Program::Trainer => ("ATTUNE_RUN_TOKEN", String::new()),
-            Program::Serving => ("ATTUNE_REPLICA_TOKEN", self.listeners()),
+            Program::Serving | Program::Bridge(_) => ("ATTUNE_REPLICA_TOKEN", self.listeners()),
         };
         let path = |path: &Path| quoted(&path.to_string_lossy());
         let (cache, logs) = (path(&self.work_dir.join("cache")), path(&self.work_dir.join("logs")));

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use attune_domain::serve::Engine;
 use serde_json::{Value, json};
 
 use super::{URL, config, launch};
@@ -114,6 +115,47 @@ fn a_replica_listens_at_the_address_of_its_pod() {
     let names: Vec<_> = environment.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["ATTUNE_REPLICA_TOKEN", "POD_IP", "HOME", "OMP_NUM_THREADS"]);
     assert_eq!(environment[0]["valueFrom"]["secretKeyRef"]["name"], ipv4["metadata"]["name"]);
+}
+
+#[test]
+fn another_engine_is_a_sidecar_of_its_bridge() {
+    let kinds = kinds();
+    let mut settings = kinds[2].1.clone();
+    settings["vllm_image"] = json!("vllm/vllm-openai:1");
+    settings["engine_arguments"] = json!(["--max-model-len", "4096"]);
+    let [job, ..] = objects(&config(&settings), Program::Bridge(Engine::Vllm));
+    let spec = &job["spec"]["template"]["spec"];
+    let (fetch, engine, bridge) = (&spec["initContainers"][0], &spec["initContainers"][1], container(&job));
+    let base = "/var/lib/attune/engine/base";
+    assert_eq!(fetch["args"].as_array().unwrap()[4..], ["fetch", "--link", base]);
+    assert_eq!((&fetch["command"], &fetch["restartPolicy"]), (&json!(["attune-serving"]), &Value::Null));
+    assert_eq!((&engine["image"], &engine["restartPolicy"]), (&json!("vllm/vllm-openai:1"), &json!("Always")));
+    let arguments: Vec<_> = engine["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    assert_eq!(arguments[0], base);
+    for pair in [["--max-lora-rank", "64"], ["--max-loras", "16"], ["--port", "18000"], ["--max-model-len", "4096"]] {
+        assert!(arguments.windows(2).any(|two| two == pair), "{pair:?} in {arguments:?}");
+    }
+    assert_eq!(engine["resources"]["limits"]["nvidia.com/gpu"], "2");
+    assert_eq!(engine["resources"]["limits"]["memory"], ((8u64 << 30) - (1 << 30)).to_string());
+    assert!(bridge["resources"]["limits"]["nvidia.com/gpu"].is_null());
+    assert_eq!(bridge["image"], "attune-node:1");
+    let bridge = bridge["args"].as_array().unwrap();
+    assert_eq!(bridge[6..8], ["--metrics-listen", "[::]:9464"], "options come before the command");
+    assert_eq!(bridge[8..13], ["bridge", "--engine", "vllm", "--engine-url", "http://127.0.0.1:18000"]);
+    for container in [fetch, engine] {
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        let own = self::container(&job)["volumeMounts"].as_array().unwrap();
+        let mounted = container["volumeMounts"].as_array().unwrap();
+        assert!(own.iter().all(|mount| mounted.contains(mount)), "one folder for all: {mounted:?}");
+    }
+}
+
+#[test]
+fn an_engine_without_an_image_is_refused_by_the_name_of_its_key() {
+    let config = config(&json!({"lorax_image": "ghcr.io/predibase/lorax:1"}));
+    assert_eq!(config.engine_image(Engine::Vllm), Some(("vllm_image", None)));
+    assert!(config.engine_image(Engine::Lorax).unwrap().1.is_some());
+    assert_eq!(config.engine_image(Engine::Attune), None);
 }
 
 #[test]

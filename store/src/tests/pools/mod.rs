@@ -1,0 +1,5 @@
+//! Replicas and deployments.
+
+mod deployment;
+mod replica;
+mod residency;

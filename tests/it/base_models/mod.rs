@@ -1,0 +1,4 @@
+//! The import of base models.
+
+mod gguf;
+mod hub;
