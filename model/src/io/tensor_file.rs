@@ -159,10 +159,14 @@ pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool, ModelError> {
     }
     let numbers = numbers::<f32>(tensor)?;
     let all = AtomicBool::new(true);
-    run(numbers.chunks(share(numbers.len(), 1)), |piece| {
-        // No early exit, so that the loop is vectorized.
-        all.fetch_and(piece.iter().fold(true, |all, number| all & number.is_finite()), Relaxed);
-    });
+    run(
+        numbers.chunks(share(numbers.len(), 1)),
+        #[inline(always)]
+        |piece| {
+            // No early exit, so that the loop is vectorized.
+            all.fetch_and(piece.iter().fold(true, |all, number| all & number.is_finite()), Relaxed);
+        },
+    );
     Ok(all.load(Relaxed))
 }
 

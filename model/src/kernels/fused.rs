@@ -20,10 +20,16 @@ pub(crate) fn share(rows: usize, width: usize) -> usize {
     rows.div_ceil(threads).max(1)
 }
 
-/// Runs `work` for the pieces in parallel, see [`parallel_for`].
+/// Runs `work` for the pieces in parallel, see [`parallel_for`]. Callers mark `work` as `#[inline(always)]`.
 pub(crate) fn run<P: Send>(pieces: impl Iterator<Item = P>, work: impl Fn(P) + Sync) {
-    // `work` is called in one place only, so that it is inlined into the function compiled for the vector instructions.
-    parallel_for(pieces, |piece| Arch::new().dispatch(|| work(piece)));
+    // Both closures are always inlined, into the functions compiled for the vector instructions: `dispatch` calls them once
+    // for each set of instructions, and what is not inlined is compiled for the oldest processors.
+    parallel_for(pieces, |piece| {
+        Arch::new().dispatch(
+            #[inline(always)]
+            || work(piece),
+        )
+    });
 }
 
 /// Sums `count` terms in eight lanes: a single running sum would wait for each addition.

@@ -83,11 +83,15 @@ pub(crate) fn add_updates(x: &Tensor, y: &mut Tensor, updates: &[Update<'_>]) ->
     let factors = |parts: &[Slices<'_>]| parts.iter().map(|part| part.a.len() + part.b.len()).sum::<usize>();
     let width = tasks.iter().map(|task| factors(task.parts)).max().unwrap_or(0);
     let share = share(tasks.len(), width);
-    run(tasks.chunks_mut(share), |tasks| {
-        for task in tasks {
-            task.add();
-        }
-    });
+    run(
+        tasks.chunks_mut(share),
+        #[inline(always)]
+        |tasks| {
+            for task in tasks {
+                task.add();
+            }
+        },
+    );
     Ok(())
 }
 

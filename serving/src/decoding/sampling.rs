@@ -174,16 +174,25 @@ fn largest(logits: &[f32]) -> Option<usize> {
 
 /// Returns the token with the largest sum of log-probability and Gumbel noise. The logarithms may lack a common
 /// constant.
+///
+/// Tokens that cannot win are skipped without the logarithms of their noise, which is most of the cost.
 fn gumbel_argmax(place: u64, tokens: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
-    // The noise is never larger: a skipped token could not have won.
+    // No noise is larger.
     const LARGEST: f64 = 38.0;
+    // The noise of a uniform number up to COMMON is not larger than USUAL: -ln u ≥ 1 - u ≥ 2⁻¹⁰, and ln 2¹⁰ < 7.
+    const USUAL: f64 = 7.0;
+    const COMMON: f64 = 1.0 - 1.0 / 1024.0;
     let mut best: Option<(usize, f64)> = None;
     for (index, log) in tokens {
         let to_beat = best.map_or(f64::NEG_INFINITY, |(_, sum)| sum);
         if log + LARGEST <= to_beat {
             continue;
         }
-        let sum = log + gumbel_noise(place, index as u64);
+        let uniform = uniform(place, index as u64);
+        if uniform <= COMMON && log + USUAL <= to_beat {
+            continue;
+        }
+        let sum = log + gumbel_noise(uniform);
         if sum > to_beat {
             best = Some((index, sum));
         }
@@ -191,14 +200,18 @@ fn gumbel_argmax(place: u64, tokens: impl Iterator<Item = (usize, f64)>) -> Opti
     best.map(|(index, _)| index)
 }
 
-/// Returns noise from the standard Gumbel distribution, deterministic in place and token.
-fn gumbel_noise(place: u64, token: u64) -> f64 {
+/// Returns a number of the open interval (0, 1), deterministic in place and token.
+fn uniform(place: u64, token: u64) -> f64 {
     // The finalizer of SplitMix64 (Steele et al., OOPSLA 2014) over a Weyl sequence that starts at `place`.
     let mut bits = place.wrapping_add((token + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     bits ^= bits >> 31;
-    let uniform = ((bits >> 11) as f64 + 0.5) * 2f64.powi(-53); // in the open interval (0, 1)
+    ((bits >> 11) as f64 + 0.5) * 2f64.powi(-53)
+}
+
+/// Returns noise from the standard Gumbel distribution for a uniform number of (0, 1).
+fn gumbel_noise(uniform: f64) -> f64 {
     -(-uniform.ln()).ln()
 }
 

@@ -83,11 +83,15 @@ pub(crate) fn forward_rows(
         }
     }
     let share = if work < WORTH_A_THREAD { tasks.len().max(1) } else { 1 };
-    run(tasks.chunks_mut(share), |tasks| {
-        for task in tasks {
-            task.forward(d);
-        }
-    });
+    run(
+        tasks.chunks_mut(share),
+        #[inline(always)]
+        |tasks| {
+            for task in tasks {
+                task.forward(d);
+            }
+        },
+    );
     Ok(())
 }
 

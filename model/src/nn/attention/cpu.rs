@@ -150,34 +150,39 @@ fn forward_slices<T: Real>(
     let plan = Plan::new(segments, shape);
     let outs = plan.deal(out, n * g * d, g * d, n);
     let sums = plan.deal(logsumexp, n * g, g, n);
-    fused::run(plan.tasks.iter().zip(outs).zip(sums), |((task, outs), sums)| {
-        let mut rows = outs.into_iter().zip(sums);
-        let [keys, values] = task.keys_and_values(shape, heads);
-        for tile in &task.tiles {
-            let looked = task.looked_at(shape, tile);
-            let query = task.queries(shape, heads, tile);
-            let (keys, values) = (&keys[looked.start * d..looked.end * d], &values[looked.start * d..looked.end * d]);
-            let mut p = scores(shape, &query, keys); // [g·s, v]
-            let mut divisors = Vec::with_capacity(g * tile.len());
-            for (at, row) in p.chunks_exact_mut(looked.len()).enumerate() {
-                let seen = task.seen(shape, tile, at, &looked);
-                divisors.push(softmax(row, seen));
-            }
-            let mut made = vec![T::ZERO; g * tile.len() * d];
-            multiply(&mut made, Matrix::rows(&p, looked.len()), Matrix::rows(values, d), false);
-            for (at, (out, sums)) in rows.by_ref().take(tile.len()).enumerate() {
-                for ((head, out), sum) in out.chunks_exact_mut(d).enumerate().zip(sums) {
-                    let place = head * tile.len() + at;
-                    let (largest, divisor) = divisors[place];
-                    *sum = largest + T::of(divisor.wide().ln());
-                    let scale = T::ONE / divisor;
-                    for (out, &made) in out.iter_mut().zip(&made[place * d..(place + 1) * d]) {
-                        *out = made * scale;
+    fused::run(
+        plan.tasks.iter().zip(outs).zip(sums),
+        #[inline(always)]
+        |((task, outs), sums)| {
+            let mut rows = outs.into_iter().zip(sums);
+            let [keys, values] = task.keys_and_values(shape, heads);
+            for tile in &task.tiles {
+                let looked = task.looked_at(shape, tile);
+                let query = task.queries(shape, heads, tile);
+                let (keys, values) =
+                    (&keys[looked.start * d..looked.end * d], &values[looked.start * d..looked.end * d]);
+                let mut p = scores(shape, &query, keys); // [g·s, v]
+                let mut divisors = Vec::with_capacity(g * tile.len());
+                for (at, row) in p.chunks_exact_mut(looked.len()).enumerate() {
+                    let seen = task.seen(shape, tile, at, &looked);
+                    divisors.push(softmax(row, seen));
+                }
+                let mut made = vec![T::ZERO; g * tile.len() * d];
+                multiply(&mut made, Matrix::rows(&p, looked.len()), Matrix::rows(values, d), false);
+                for (at, (out, sums)) in rows.by_ref().take(tile.len()).enumerate() {
+                    for ((head, out), sum) in out.chunks_exact_mut(d).enumerate().zip(sums) {
+                        let place = head * tile.len() + at;
+                        let (largest, divisor) = divisors[place];
+                        *sum = largest + T::of(divisor.wide().ln());
+                        let scale = T::ONE / divisor;
+                        for (out, &made) in out.iter_mut().zip(&made[place * d..(place + 1) * d]) {
+                            *out = made * scale;
+                        }
                     }
                 }
             }
-        }
-    });
+        },
+    );
 }
 
 /// The forward's tensors that the backward needs.
@@ -218,9 +223,13 @@ fn backward_slices<T: Real>(
     let plan = Plan::new(segments, shape);
     let mut kv_gradients: Vec<[Vec<T>; 2]> = plan.tasks.iter().map(|_| [Vec::new(), Vec::new()]).collect();
     let d_queries = plan.deal(d_heads, shape.width(), g * d, n);
-    fused::run(plan.tasks.iter().zip(d_queries).zip(&mut kv_gradients), |((task, d_queries), kv_gradients)| {
-        *kv_gradients = task.backward(shape, d_out, forward, d_queries);
-    });
+    fused::run(
+        plan.tasks.iter().zip(d_queries).zip(&mut kv_gradients),
+        #[inline(always)]
+        |((task, d_queries), kv_gradients)| {
+            *kv_gradients = task.backward(shape, d_out, forward, d_queries);
+        },
+    );
     // Rows that several segments attend to get the sum, in task order.
     for (task, kv_gradients) in plan.tasks.iter().zip(&kv_gradients) {
         for (at, gradients) in kv_gradients.iter().enumerate() {

@@ -31,29 +31,37 @@ pub(super) fn backward<T: Real>(dy: &mut Tensor, gate_up: &mut Tensor) -> Result
 /// Computes `silu(gate)·up` of `gate_up: [t, 2f]`.
 fn forward_slices<T: Real>(gate_up: &[T], f: usize, out: &mut [T]) {
     let share = share(out.len() / f, 2 * f) * f;
-    run(gate_up.chunks(2 * share).zip(out.chunks_mut(share)), |(gate_up, out)| {
-        for (row, out) in gate_up.chunks_exact(2 * f).zip(out.chunks_exact_mut(f)) {
-            let (gate, up) = row.split_at(f);
-            for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-                *out = gate / (T::ONE + (-gate).power()) * up;
+    run(
+        gate_up.chunks(2 * share).zip(out.chunks_mut(share)),
+        #[inline(always)]
+        |(gate_up, out)| {
+            for (row, out) in gate_up.chunks_exact(2 * f).zip(out.chunks_exact_mut(f)) {
+                let (gate, up) = row.split_at(f);
+                for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+                    *out = gate / (T::ONE + (-gate).power()) * up;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Computes the backward of SwiGLU in place: `gate_up: [t, 2f]` becomes its gradient, and `dy: [t, f]` the forward's
 /// output, which the gradients of the next projection need.
 fn backward_slices<T: Real>(gate_up: &mut [T], f: usize, dy: &mut [T]) {
     let share = share(dy.len() / f, 2 * f) * f;
-    run(gate_up.chunks_mut(2 * share).zip(dy.chunks_mut(share)), |(gate_up, dy)| {
-        for (row, dy) in gate_up.chunks_exact_mut(2 * f).zip(dy.chunks_exact_mut(f)) {
-            let (gate, up) = row.split_at_mut(f);
-            for ((gate, up), dy) in gate.iter_mut().zip(up).zip(dy) {
-                let sigmoid = T::ONE / (T::ONE + (-*gate).power());
-                let silu = *gate * sigmoid;
-                let slope = sigmoid + silu * (T::ONE - sigmoid);
-                (*gate, *up, *dy) = (*dy * *up * slope, *dy * silu, silu * *up);
+    run(
+        gate_up.chunks_mut(2 * share).zip(dy.chunks_mut(share)),
+        #[inline(always)]
+        |(gate_up, dy)| {
+            for (row, dy) in gate_up.chunks_exact_mut(2 * f).zip(dy.chunks_exact_mut(f)) {
+                let (gate, up) = row.split_at_mut(f);
+                for ((gate, up), dy) in gate.iter_mut().zip(up).zip(dy) {
+                    let sigmoid = T::ONE / (T::ONE + (-*gate).power());
+                    let silu = *gate * sigmoid;
+                    let slope = sigmoid + silu * (T::ONE - sigmoid);
+                    (*gate, *up, *dy) = (*dy * *up * slope, *dy * silu, silu * *up);
+                }
             }
-        }
-    });
+        },
+    );
 }

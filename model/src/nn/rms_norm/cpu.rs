@@ -52,31 +52,39 @@ fn inverse_root<T: Real>(x: &[T], epsilon: T) -> T {
 fn normalize<T: Real>(x: &[T], weight: &[T], epsilon: f64, out: &mut [T]) {
     let c = weight.len();
     let share = share(x.len() / c, c) * c;
-    run(x.chunks(share).zip(out.chunks_mut(share)), |(x, out)| {
-        for (x, out) in x.chunks_exact(c).zip(out.chunks_exact_mut(c)) {
-            let inverse = inverse_root(x, T::of(epsilon));
-            for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
-                *out = x * inverse * weight;
+    run(
+        x.chunks(share).zip(out.chunks_mut(share)),
+        #[inline(always)]
+        |(x, out)| {
+            for (x, out) in x.chunks_exact(c).zip(out.chunks_exact_mut(c)) {
+                let inverse = inverse_root(x, T::of(epsilon));
+                for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
+                    *out = x * inverse * weight;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Computes `sum += x`, and the RMSNorm of the sum.
 fn add_normalize<T: Real>(sum: &mut [T], x: &[T], weight: &[T], epsilon: f64, out: &mut [T]) {
     let c = weight.len();
     let share = share(x.len() / c, c) * c;
-    run(sum.chunks_mut(share).zip(x.chunks(share)).zip(out.chunks_mut(share)), |((sum, x), out)| {
-        for ((sum, x), out) in sum.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(out.chunks_exact_mut(c)) {
-            for (sum, &x) in sum.iter_mut().zip(x) {
-                *sum = *sum + x;
+    run(
+        sum.chunks_mut(share).zip(x.chunks(share)).zip(out.chunks_mut(share)),
+        #[inline(always)]
+        |((sum, x), out)| {
+            for ((sum, x), out) in sum.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(out.chunks_exact_mut(c)) {
+                for (sum, &x) in sum.iter_mut().zip(x) {
+                    *sum = *sum + x;
+                }
+                let inverse = inverse_root(sum, T::of(epsilon));
+                for ((out, &sum), &weight) in out.iter_mut().zip(&*sum).zip(weight) {
+                    *out = sum * inverse * weight;
+                }
             }
-            let inverse = inverse_root(sum, T::of(epsilon));
-            for ((out, &sum), &weight) in out.iter_mut().zip(&*sum).zip(weight) {
-                *out = sum * inverse * weight;
-            }
-        }
-    });
+        },
+    );
 }
 
 /// Computes the backward of RMSNorm plus the residual's gradient, in place of `dy`: with `g = dy·w` and `i` the inverse
@@ -84,14 +92,18 @@ fn add_normalize<T: Real>(sum: &mut [T], x: &[T], weight: &[T], epsilon: f64, ou
 fn backward_slices<T: Real>(dy: &mut [T], x: &[T], weight: &[T], epsilon: f64, around: &[T]) {
     let c = weight.len();
     let share = share(x.len() / c, c) * c;
-    run(dy.chunks_mut(share).zip(x.chunks(share)).zip(around.chunks(share)), |((dy, x), around)| {
-        for ((dy, x), around) in dy.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(around.chunks_exact(c)) {
-            let inverse = inverse_root(x, T::of(epsilon));
-            let mean = sum_of(c, |at| dy[at] * weight[at] * x[at]) / T::of(c as f64);
-            let along = inverse * inverse * mean;
-            for (at, dy) in dy.iter_mut().enumerate() {
-                *dy = inverse * (*dy * weight[at] - x[at] * along) + around[at];
+    run(
+        dy.chunks_mut(share).zip(x.chunks(share)).zip(around.chunks(share)),
+        #[inline(always)]
+        |((dy, x), around)| {
+            for ((dy, x), around) in dy.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(around.chunks_exact(c)) {
+                let inverse = inverse_root(x, T::of(epsilon));
+                let mean = sum_of(c, |at| dy[at] * weight[at] * x[at]) / T::of(c as f64);
+                let along = inverse * inverse * mean;
+                for (at, dy) in dy.iter_mut().enumerate() {
+                    *dy = inverse * (*dy * weight[at] - x[at] * along) + around[at];
+                }
             }
-        }
-    });
+        },
+    );
 }

@@ -37,16 +37,20 @@ fn rotate_slices<T: Real>(rows: &mut [T], heads: Heads, (cos, sin): (&[T], &[T])
     let (half, width) = (heads.d / 2, heads.all * heads.d);
     let share = share(rows.len() / width, width);
     let angles = cos.chunks(share * half).zip(sin.chunks(share * half));
-    run(rows.chunks_mut(share * width).zip(angles), |(rows, (cos, sin))| {
-        let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-        for (row, (cos, sin)) in rows.chunks_exact_mut(width).zip(angles) {
-            for head in row.chunks_exact_mut(heads.d).take(heads.turned) {
-                let (first, second) = head.split_at_mut(half);
-                for ((first, second), (&cos, &sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
-                    let sin = sin * T::of(sign);
-                    (*first, *second) = (*first * cos - *second * sin, *second * cos + *first * sin);
+    run(
+        rows.chunks_mut(share * width).zip(angles),
+        #[inline(always)]
+        |(rows, (cos, sin))| {
+            let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+            for (row, (cos, sin)) in rows.chunks_exact_mut(width).zip(angles) {
+                for head in row.chunks_exact_mut(heads.d).take(heads.turned) {
+                    let (first, second) = head.split_at_mut(half);
+                    for ((first, second), (&cos, &sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
+                        let sin = sin * T::of(sign);
+                        (*first, *second) = (*first * cos - *second * sin, *second * cos + *first * sin);
+                    }
                 }
             }
-        }
-    });
+        },
+    );
 }

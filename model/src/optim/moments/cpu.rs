@@ -31,12 +31,17 @@ pub(super) fn stays_finite(
     let pieces = weights.chunks(share).zip(gradients.chunks(share));
     let moments = means.chunks(share).zip(squares.chunks(share));
     let all = AtomicBool::new(true);
-    run(pieces.zip(moments), |((weights, gradients), (means, squares))| {
-        // No early exit, so that the loop is vectorized over eight numbers.
-        let piece = weights.iter().zip(gradients).zip(means.iter().zip(squares));
-        let stays = piece.fold(true, |all, ((&w, &g), (&m, &s))| all & is_finite(update.full(scalars, w, g, (m, s))));
-        all.fetch_and(stays, Relaxed);
-    });
+    run(
+        pieces.zip(moments),
+        #[inline(always)]
+        |((weights, gradients), (means, squares))| {
+            // No early exit, so that the loop is vectorized over eight numbers.
+            let piece = weights.iter().zip(gradients).zip(means.iter().zip(squares));
+            let stays =
+                piece.fold(true, |all, ((&w, &g), (&m, &s))| all & is_finite(update.full(scalars, w, g, (m, s))));
+            all.fetch_and(stays, Relaxed);
+        },
+    );
     Ok(all.load(Relaxed))
 }
 
@@ -53,11 +58,15 @@ pub(super) fn apply(
     let share = share(weights.len(), 1);
     let pieces = weights.chunks_mut(share).zip(gradients.chunks(share));
     let moments = means.chunks_mut(share).zip(squares.chunks_mut(share));
-    run(pieces.zip(moments), |((weights, gradients), (means, squares))| {
-        for ((w, &g), (m, s)) in weights.iter_mut().zip(gradients).zip(means.iter_mut().zip(squares)) {
-            (*w, *m, *s) = update.full(scalars, *w, g, (*m, *s));
-        }
-    });
+    run(
+        pieces.zip(moments),
+        #[inline(always)]
+        |((weights, gradients), (means, squares))| {
+            for ((w, &g), (m, s)) in weights.iter_mut().zip(gradients).zip(means.iter_mut().zip(squares)) {
+                (*w, *m, *s) = update.full(scalars, *w, g, (*m, *s));
+            }
+        },
+    );
     Ok(())
 }
 

@@ -171,3 +171,14 @@ proptest! {
         prop_assert_eq!(sample(), sample());
     }
 }
+
+#[test]
+fn a_skipped_token_could_not_have_won() {
+    for place in 0..200 {
+        // Logarithms from 0 to -30, in an order of their own for each place.
+        let logs: Vec<f64> = (0..2000).map(|index| -30.0 * uniform(place + 1000, index)).collect();
+        let sums = logs.iter().enumerate().map(|(index, log)| log + gumbel_noise(uniform(place, index as u64)));
+        let best = sums.enumerate().max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(index, _)| index);
+        assert_eq!(gumbel_argmax(place, logs.into_iter().enumerate()), best);
+    }
+}
