@@ -1,9 +1,10 @@
 //! Chat completions: the request to a replica, and its answer.
 
 use attune_domain::{
-    id::ProjectId,
-    serve::{GenerateRequest, Priority},
+    id::{AdapterVersionId, ProjectId},
+    serve::GenerateRequest,
 };
+use attune_store::db::Tx;
 use chrono::Utc;
 use serde_json::{Map, Value};
 
@@ -11,7 +12,7 @@ use crate::{
     context::Inference,
     error::InferenceError,
     generation::{self, Generation},
-    resolve::{self, AskedModel, ModelName},
+    requester::Requester,
     shadow,
     wire::{
         chat::{ChatRequest, NewChat},
@@ -28,33 +29,27 @@ pub struct BegunChat {
     pub generation: Generation,
     /// The number of answers.
     pub choices: u32,
+    /// The adapter version that answers; `None` for a base model or a checkpoint.
+    pub adapter_version: Option<AdapterVersionId>,
 }
 
-/// Sends a chat to a replica of its model, which is started if necessary, and waits until its prompt is processed.
+/// Finds the model of a chat, sends the chat to a replica of it, which is started if necessary, and waits until the
+/// prompt is processed. `tx` is a transaction of the requester's project.
 ///
 /// # Errors
-/// [`InferenceError::ReplicaUnavailable`]; [`InferenceError::Invalid`] if the prompt is at fault.
+/// [`InferenceError::ModelNotFound`]; [`InferenceError::ReplicaUnavailable`]; [`InferenceError::Invalid`] if the prompt
+/// is at fault.
 pub async fn begin(
     inference: &Inference,
+    tx: Tx,
+    requester: &Requester<'_>,
     chat: ChatRequest,
-    model: AskedModel,
-    request_id: &str,
 ) -> Result<BegunChat, InferenceError> {
-    begin_as(Priority::Live, inference, chat, model, request_id).await
-}
-
-/// As [`begin`], with a priority.
-pub(crate) async fn begin_as(
-    priority: Priority,
-    inference: &Inference,
-    chat: ChatRequest,
-    model: AskedModel,
-    request_id: &str,
-) -> Result<BegunChat, InferenceError> {
+    let model = requester.model(inference, tx, &chat.model, chat.split_key.as_deref()).await?;
     let request = GenerateRequest {
-        request_id: request_id.to_owned(),
+        request_id: requester.request_id.to_owned(),
         project: model.project_id.to_string(),
-        priority,
+        priority: requester.priority,
         adapter: model.adapter.clone(),
         keep: model.keep,
         prompt: chat.prompt,
@@ -68,6 +63,8 @@ pub(crate) async fn begin_as(
     let begun = generation::begin(inference, &model, &request).await;
     let mut generation = begun.map_err(|error| chat.names.apply(error))?;
     shadow::follow(inference, &model, &request, &mut generation);
+    requester.charge(inference, &model, &mut generation);
+    let adapter_version = model.adapter_version();
     let heading = Heading {
         id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
         created: Utc::now().timestamp(),
@@ -76,7 +73,7 @@ pub(crate) async fn begin_as(
         with_logprobs: request.sampling.logprobs.is_some(),
         with_usage: chat.with_usage,
     };
-    Ok(BegunChat { heading, generation, choices: request.choices })
+    Ok(BegunChat { heading, generation, choices: request.choices, adapter_version })
 }
 
 impl BegunChat {
@@ -103,10 +100,6 @@ pub async fn complete(
 ) -> Result<ChatCompletion, InferenceError> {
     let chat = NewChat::read(fields)?;
     refuse_stream(chat.streams)?;
-    let name = ModelName::new(&chat.model, chat.split_key.as_deref(), request_id);
-    let model = resolve::find(inference, inference.tenant(project).await?, project, name).await?;
-    let account = model.account(project, None);
-    let mut begun = begin_as(Priority::Batch, inference, chat, model, request_id).await?;
-    begun.generation.charge(&inference.meter, account, None);
-    begun.whole().await
+    let tx = inference.tenant(project).await?;
+    begin(inference, tx, &Requester::batch(project, request_id), chat).await?.whole().await
 }

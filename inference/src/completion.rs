@@ -1,11 +1,10 @@
 //! Text completions: one request to a replica for each prompt, one response for all.
 
-use std::sync::Arc;
-
 use attune_domain::{
-    id::ProjectId,
-    serve::{GenerateRequest, Priority},
+    id::{AdapterVersionId, ProjectId},
+    serve::GenerateRequest,
 };
+use attune_store::db::Tx;
 use chrono::Utc;
 use futures::future::try_join_all;
 use serde_json::{Map, Value};
@@ -15,8 +14,8 @@ use crate::{
     context::Inference,
     error::InferenceError,
     generation::{self, Generation},
-    metering::{Account, Meter, TokenAllowance},
-    resolve::{self, AskedModel, ModelName},
+    requester::Requester,
+    resolve::AskedModel,
     shadow,
     wire::{
         chat_answer::Usage,
@@ -36,35 +35,40 @@ pub struct BegunCompletion {
     pub choices: u32,
     /// The number of choices that are generated for each prompt.
     generated: u32,
+    /// The adapter version that answers; `None` for a base model or a checkpoint.
+    pub adapter_version: Option<AdapterVersionId>,
 }
 
-/// Sends each prompt to a replica of the model, which is started if necessary, and waits until all are processed.
+/// Finds the model of a completion, sends each prompt to a replica of it, which is started if necessary, and waits
+/// until all are processed. `tx` is a transaction of the requester's project.
 ///
 /// # Errors
-/// [`InferenceError::ReplicaUnavailable`]; [`InferenceError::Invalid`] if a prompt is at fault.
+/// [`InferenceError::ModelNotFound`]; [`InferenceError::ReplicaUnavailable`]; [`InferenceError::Invalid`] if a prompt
+/// is at fault.
 pub async fn begin(
     inference: &Inference,
+    tx: Tx,
+    requester: &Requester<'_>,
     new: CompletionRequest,
-    model: AskedModel,
-    request_id: &str,
 ) -> Result<BegunCompletion, InferenceError> {
-    begin_as(Priority::Live, inference, new, model, request_id).await
+    let model = requester.model(inference, tx, &new.model, new.split_key.as_deref()).await?;
+    begin_with(inference, model, requester, new).await
 }
 
-async fn begin_as(
-    priority: Priority,
+/// As [`begin`], with this model.
+pub(crate) async fn begin_with(
     inference: &Inference,
-    new: CompletionRequest,
     model: AskedModel,
-    request_id: &str,
+    requester: &Requester<'_>,
+    new: CompletionRequest,
 ) -> Result<BegunCompletion, InferenceError> {
     let requests: Vec<GenerateRequest> = new
         .prompts
         .into_iter()
         .map(|prompt| GenerateRequest {
-            request_id: request_id.to_owned(),
+            request_id: requester.request_id.to_owned(),
             project: model.project_id.to_string(),
-            priority,
+            priority: requester.priority,
             adapter: model.adapter.clone(),
             keep: model.keep,
             prompt,
@@ -80,7 +84,9 @@ async fn begin_as(
     let mut generations = try_join_all(begun).await.map_err(|error| new.names.apply(error))?;
     for (request, generation) in requests.iter().zip(&mut generations) {
         shadow::follow(inference, &model, request, generation);
+        requester.charge(inference, &model, generation);
     }
+    let adapter_version = model.adapter_version();
     // One for all prompts; while a deployment's replicas are replaced, those of another kind may answer some.
     let system_fingerprint = generations.first().map(|first| first.fingerprint(&model.system_fingerprint));
     let heading = CompletionHeading {
@@ -91,17 +97,10 @@ async fn begin_as(
         with_logprobs: new.with_logprobs,
         with_usage: new.with_usage,
     };
-    Ok(BegunCompletion { heading, generations, choices: new.choices, generated: new.generated })
+    Ok(BegunCompletion { heading, generations, choices: new.choices, generated: new.generated, adapter_version })
 }
 
 impl BegunCompletion {
-    /// Charges each prompt as a request.
-    pub fn charge(&mut self, meter: &Arc<Meter>, account: &Account, allowance: Option<&TokenAllowance>) {
-        for generation in &mut self.generations {
-            generation.charge(meter, account.clone(), allowance.cloned());
-        }
-    }
-
     /// Returns the whole completion.
     ///
     /// # Errors
@@ -163,12 +162,8 @@ pub async fn complete(
 ) -> Result<Completion, InferenceError> {
     let new = NewCompletion::read(fields)?;
     refuse_stream(new.streams)?;
-    let name = ModelName::new(&new.model, new.split_key.as_deref(), request_id);
-    let model = resolve::find(inference, inference.tenant(project).await?, project, name).await?;
-    let account = model.account(project, None);
-    let mut begun = begin_as(Priority::Batch, inference, new, model, request_id).await?;
-    begun.charge(&inference.meter, &account, None);
-    begun.whole().await
+    let tx = inference.tenant(project).await?;
+    begin(inference, tx, &Requester::batch(project, request_id), new).await?.whole().await
 }
 
 #[cfg(test)]

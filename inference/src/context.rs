@@ -18,7 +18,7 @@ use crate::{
     metering::Meter,
     pool::{balancer::Balancer, changes::ReplicaChanges, loads::PoolLoads},
     replica_waiters::Waiters,
-    shadow_places::ShadowPlaces,
+    shadow::places::ShadowPlaces,
     traffic::TrafficMeter,
 };
 

@@ -234,7 +234,7 @@ impl Generation {
 
     /// Charges the answers to `account`, and to `allowance` if there is one: the prompt and the generated tokens, also
     /// if the caller disconnects; a chunk counts as one token until the replica reports their number.
-    pub fn charge(&mut self, meter: &Arc<Meter>, account: Account, allowance: Option<TokenAllowance>) {
+    pub(crate) fn charge(&mut self, meter: &Arc<Meter>, account: Account, allowance: Option<TokenAllowance>) {
         let tokens = Tokens { requests: 1, input: self.prompt_tokens, output: 0 };
         self.metered = Some(Metered { meter: meter.clone(), account, tokens, allowance });
     }

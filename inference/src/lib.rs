@@ -61,11 +61,11 @@ mod attempts;
 /// One request to a replica, and its answer.
 pub mod generation;
 
+/// The caller of a request.
+pub mod requester;
+
 /// Copies of requests to the shadow of an alias.
 mod shadow;
-
-/// The places of copies of requests to shadows.
-mod shadow_places;
 
 /// Chat completions.
 pub mod chat;

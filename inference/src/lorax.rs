@@ -2,7 +2,7 @@
 
 use attune_domain::{
     digest::Sha256,
-    id::ProjectId,
+    id::{AdapterVersionId, ProjectId},
     serve::{AdapterKey, AdapterMerge, AdapterPart, AdapterRef, GenerateEvent},
 };
 use attune_store::db::Tx;
@@ -13,6 +13,7 @@ use crate::{
     context::Inference,
     error::InferenceError,
     generation::Generation,
+    requester::Requester,
     resolve::{self, AskedModel, ModelName},
     wire::{
         lorax::{
@@ -27,8 +28,9 @@ use crate::{
 
 /// A generation whose prompt is processed.
 pub struct BegunGeneration {
-    /// The answer.
-    pub generation: Generation,
+    /// The adapter version that answers; `None` for a base model or a checkpoint.
+    pub adapter_version: Option<AdapterVersionId>,
+    generation: Generation,
     answer: LoraxAnswer,
     finish_reason: LoraxFinish,
     names: ParamNames,
@@ -52,11 +54,8 @@ pub struct NextChunks {
 }
 
 /// Finds the model of a request: the adapter that it names, or the merge of several, whose base must be that of
-/// `server_model`, the model in the path; or else that model. `tx` is a transaction of the project.
-///
-/// # Errors
-/// [`InferenceError::ModelNotFound`]; [`InferenceError::Invalid`]: an adapter has another base.
-pub async fn find(
+/// `server_model`, the model in the path; or else that model.
+async fn find(
     inference: &Inference,
     tx: Tx,
     project: ProjectId,
@@ -126,23 +125,29 @@ fn digest(merge: &AdapterMerge) -> Result<Sha256, InferenceError> {
     Ok(Sha256::from_digest(sha2::Sha256::digest(&text).into()))
 }
 
-/// Sends the prompt to a replica of the model, which is started if necessary, and waits until it is processed.
+/// Finds the model of a request, sends the prompt to a replica of it, which is started if necessary, and waits until
+/// the prompt is processed. `server_model` is the model in the path, and `tx` a transaction of the requester's project.
 ///
 /// # Errors
-/// [`InferenceError::ReplicaUnavailable`]; [`InferenceError::Invalid`] if the prompt is at fault.
+/// [`InferenceError::ModelNotFound`]; [`InferenceError::ReplicaUnavailable`]; [`InferenceError::Invalid`]: an adapter
+/// has another base, or the prompt is at fault.
 pub async fn begin(
     inference: &Inference,
+    tx: Tx,
+    requester: &Requester<'_>,
+    server_model: &str,
     request: LoraxRequest,
-    model: AskedModel,
-    request_id: &str,
 ) -> Result<BegunGeneration, InferenceError> {
+    let name = ModelName { name: server_model, split_key: requester.request_id };
+    let model = find(inference, tx, requester.project, name, &request).await?;
     let LoraxRequest { completion, names, full_text, seed, details, .. } = request;
-    let begun =
-        completion::begin(inference, completion, model, request_id).await.map_err(|error| names.apply(error))?;
+    let begun = completion::begin_with(inference, model, requester, completion).await;
+    let begun = begun.map_err(|error| names.apply(error))?;
+    let adapter_version = begun.adapter_version;
     let generation = begun.generations.into_iter().next();
     let generation = generation.ok_or_else(|| InferenceError::internal("a completion has no prompt"))?;
     let (answer, finish_reason) = (LoraxAnswer::default(), LoraxFinish::Length);
-    Ok(BegunGeneration { generation, answer, finish_reason, names, full_text, seed, details })
+    Ok(BegunGeneration { adapter_version, generation, answer, finish_reason, names, full_text, seed, details })
 }
 
 impl BegunGeneration {
@@ -213,10 +218,7 @@ impl BegunGeneration {
 
 #[cfg(test)]
 mod tests {
-    use attune_domain::{
-        id::AdapterVersionId,
-        serve::{MajoritySign, MergeRule, MergeStrategy},
-    };
+    use attune_domain::serve::{MajoritySign, MergeRule, MergeStrategy};
     use uuid::Uuid;
 
     use super::*;

@@ -71,16 +71,14 @@ pub struct ModelName<'a> {
 
 impl<'a> ModelName<'a> {
     /// Returns the name with the caller's key, or else with the request's ID as the key.
-    #[must_use]
-    pub fn new(name: &'a str, split_key: Option<&'a str>, request_id: &'a str) -> Self {
+    pub(crate) fn new(name: &'a str, split_key: Option<&'a str>, request_id: &'a str) -> Self {
         Self { name, split_key: split_key.unwrap_or(request_id) }
     }
 }
 
 impl AskedModel {
     /// Returns the ID of the adapter version that answers; `None` for a base model or a checkpoint.
-    #[must_use]
-    pub const fn adapter_version(&self) -> Option<AdapterVersionId> {
+    pub(crate) const fn adapter_version(&self) -> Option<AdapterVersionId> {
         self.adapter_version_id
     }
 
@@ -107,8 +105,8 @@ impl AskedModel {
     }
 
     /// Returns the account that answers of this model are charged to.
-    pub fn account(&self, project_id: ProjectId, api_key_id: Option<ApiKeyId>) -> Account {
-        let (model, adapter_version_id) = (self.name.clone(), self.adapter_version_id);
+    pub(crate) fn account(&self, api_key_id: Option<ApiKeyId>) -> Account {
+        let (project_id, model, adapter_version_id) = (self.project_id, self.name.clone(), self.adapter_version_id);
         let is_charged_by_hour = self.base.deployment_id.is_some();
         Account { project_id, api_key_id, model, adapter_version_id, is_charged_by_hour }
     }

@@ -1,19 +1,20 @@
 //! Responses of OpenAI's Responses API: chats whose answer is one response.
 
 use attune_domain::{
-    id::ProjectId,
-    serve::{GenerateEvent, Priority},
+    id::{AdapterVersionId, ProjectId},
+    serve::GenerateEvent,
 };
+use attune_store::db::Tx;
 use chrono::Utc;
 use serde_json::{Map, Value};
 
 use crate::{
-    chat,
+    chat::{self, BegunChat},
     collected::{Collected, WHOLE_BYTES},
     context::Inference,
     error::InferenceError,
     generation::Generation,
-    resolve::{self, AskedModel, ModelName},
+    requester::Requester,
     wire::{
         param_names::ParamNames,
         responses::{
@@ -27,8 +28,9 @@ use crate::{
 
 /// A response whose input is processed.
 pub struct BegunResponse {
-    /// The answer.
-    pub generation: Generation,
+    /// The adapter version that answers; `None` for a base model or a checkpoint.
+    pub adapter_version: Option<AdapterVersionId>,
+    generation: Generation,
     stream: ResponseStream,
     names: ParamNames,
     collected: Collected,
@@ -42,32 +44,21 @@ pub struct NextEvents {
     pub is_last: bool,
 }
 
-/// Sends the chat of a request to a replica of its model, which is started if necessary, and waits until its prompt is
-/// processed.
+/// Begins the chat of a request, as [`chat::begin`].
 ///
 /// # Errors
-/// [`InferenceError::ReplicaUnavailable`]; [`InferenceError::Invalid`] if the input is at fault.
+/// As [`chat::begin`].
 pub async fn begin(
     inference: &Inference,
+    tx: Tx,
+    requester: &Requester<'_>,
     request: ResponseRequest,
-    model: AskedModel,
-    request_id: &str,
-) -> Result<BegunResponse, InferenceError> {
-    begin_as(Priority::Live, inference, request, model, request_id).await
-}
-
-async fn begin_as(
-    priority: Priority,
-    inference: &Inference,
-    request: ResponseRequest,
-    model: AskedModel,
-    request_id: &str,
 ) -> Result<BegunResponse, InferenceError> {
     let ResponseRequest { chat, settings, names } = request;
-    let begun =
-        chat::begin_as(priority, inference, chat, model, request_id).await.map_err(|error| names.apply(error))?;
-    let stream = ResponseStream::new(begun.heading, settings);
-    Ok(BegunResponse { generation: begun.generation, stream, names, collected: Collected::one_of(1) })
+    let begun = chat::begin(inference, tx, requester, chat).await.map_err(|error| names.apply(error))?;
+    let BegunChat { heading, generation, adapter_version, .. } = begun;
+    let stream = ResponseStream::new(heading, settings);
+    Ok(BegunResponse { adapter_version, generation, stream, names, collected: Collected::one_of(1) })
 }
 
 /// Creates a response for a row of a batch.
@@ -82,12 +73,8 @@ pub async fn complete(
 ) -> Result<ModelResponse, InferenceError> {
     let new = NewResponse::read(fields)?;
     refuse_stream(new.chat.streams)?;
-    let name = ModelName::new(&new.chat.model, new.chat.split_key.as_deref(), request_id);
-    let model = resolve::find(inference, inference.tenant(project).await?, project, name).await?;
-    let account = model.account(project, None);
-    let mut begun = begin_as(Priority::Batch, inference, new, model, request_id).await?;
-    begun.generation.charge(&inference.meter, account, None);
-    begun.whole().await
+    let tx = inference.tenant(project).await?;
+    begin(inference, tx, &Requester::batch(project, request_id), new).await?.whole().await
 }
 
 impl BegunResponse {

@@ -15,6 +15,8 @@ use crate::{
     resolve::{self, AskedModel, ShadowVersion},
 };
 
+pub(crate) mod places;
+
 /// Has a copy of a request answered once its answer is complete, if the request's alias has a shadow for it.
 pub(crate) fn follow(
     inference: &Inference,

@@ -134,6 +134,14 @@ impl Cache {
         self.file("packed", &format!("{base_digest}-{quantization}.safetensors"))
     }
 
+    /// Returns the folder of a base model with these files, and fetches it if it does not exist.
+    ///
+    /// # Errors
+    /// As [`Cache::folder`].
+    pub async fn base(&self, client: &Client, digest: Sha256, files: &[RemoteFile]) -> Result<Folder, NodeError> {
+        self.folder(client, "base", &digest.to_string(), files).await
+    }
+
     /// Returns the folder `<kind>/<key>` with `files`, and fetches it if it does not exist. `key` must identify the
     /// content: of an existing folder, only names and lengths are checked.
     ///

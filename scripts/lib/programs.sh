@@ -6,15 +6,7 @@
 PROGRAMS=$CACHE/exports/bin/python
 PROGRAM_NAMES='torch==2.13.0 transformers==5.23.0 peft==0.21.2 gguf==0.19.0 llama-cpp-python==0.3.36'
 
-programs_present() {
-    "$PROGRAMS" - "$PROGRAM_NAMES" 2>/dev/null <<'PYTHON'
-import importlib.metadata, sys
-for name in sys.argv[1].split():
-    package, version = name.split("==")
-    assert importlib.metadata.version(package).split("+")[0] == version
-print(sys.argv[1])
-PYTHON
-}
+programs_present() { has_packages "$PROGRAMS" "$PROGRAM_NAMES"; }
 programs_make() {
     venv "$CACHE/exports"
     # shellcheck disable=SC2086  # a list

@@ -6,15 +6,7 @@ REFERENCE=$CACHE/reference/bin/python
 REFERENCE_NAMES='torch==2.13.0 transformers==5.23.0 peft==0.21.2 bitsandbytes==0.50.2'
 BASE_FOLDER=$CACHE/models/SmolLM2-135M-Instruct
 
-reference_present() {
-    "$REFERENCE" - "$REFERENCE_NAMES" 2>/dev/null <<'PYTHON'
-import importlib.metadata, sys
-for name in sys.argv[1].split():
-    package, version = name.split("==")
-    assert importlib.metadata.version(package).split("+")[0] == version
-print(sys.argv[1])
-PYTHON
-}
+reference_present() { has_packages "$REFERENCE" "$REFERENCE_NAMES"; }
 reference_make() {
     venv "$CACHE/reference"
     # shellcheck disable=SC2086  # a list

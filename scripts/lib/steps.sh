@@ -115,6 +115,17 @@ venv() {
     fi
 }
 
+# has_packages PYTHON NAMES: fails unless a Python has all packages of a list such as "torch==2.13.0 peft==0.21.2".
+has_packages() {
+    "$1" - "$2" 2>/dev/null <<'PYTHON'
+import importlib.metadata, sys
+for name in sys.argv[1].split():
+    package, version = name.split("==")
+    assert importlib.metadata.version(package).split("+")[0] == version
+print(sys.argv[1])
+PYTHON
+}
+
 # wheel FILE-PATTERN REQUIREMENT [PIP-OPTION…]: the path of a wheel in the download cache; fetched from PyPI when absent.
 wheel() {
     local pattern=$1 requirement=$2 found dir

@@ -61,7 +61,7 @@ async fn fetch(
     spec: &ServeSpec,
     (digest, files): (Sha256, &[RemoteFile]),
 ) -> Result<Files, NodeError> {
-    let folder = cache.folder(platform.client(), "base", &digest.to_string(), files).await?;
+    let folder = cache.base(platform.client(), digest, files).await?;
     Ok(Files { folder, packed: cache.packed_base(digest, spec.quantization)? })
 }
 

@@ -72,7 +72,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
 /// Publishes metrics where that is configured. Several replicas may share a machine, and with it the configuration: one
 /// whose address is taken serves without metrics.
-async fn publish_metrics(config: &Config, status: &Arc<Status>) {
+async fn publish_metrics(config: &Config, status: &Arc<Status<App>>) {
     let Some(address) = config.metrics_listen else { return };
     let publisher = Publisher { program: "attune-serving", version: env!("CARGO_PKG_VERSION") };
     let status = status.clone();
@@ -87,7 +87,7 @@ pub(crate) async fn first_spec(platform: &Platform) -> Result<ServeSpec, NodeErr
     ask.retry(retries()).when(NodeError::is_passing).await
 }
 
-async fn stopped_while_closed(status: &Status, end: &CancellationToken) {
+async fn stopped_while_closed(status: &Status<App>, end: &CancellationToken) {
     end.cancelled().await;
     if status.open.get().is_some() {
         std::future::pending::<()>().await; // the running server handles its own shutdown
@@ -98,7 +98,7 @@ async fn open_and_serve(
     platform: &Platform,
     config: &Config,
     spec: ServeSpec,
-    status: &Status,
+    status: &Status<App>,
     end: &CancellationToken,
 ) -> anyhow::Result<()> {
     let cache = Cache::open(&config.cache_dir)?.with_adapter_budget(spec.disk_cache);

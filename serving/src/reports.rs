@@ -19,41 +19,84 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 
 /// The path of reports.
-pub(crate) const PATH: &str = "/internal/replica/reports";
+const PATH: &str = "/internal/replica/reports";
 
 /// The time after which a report lists the disk cache again: other processes of the node change it too.
-pub(crate) const DISK_LISTING_INTERVAL: Duration = Duration::from_secs(60);
+const DISK_LISTING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A process that answers requests, as its reports describe it once its server listens.
+pub(crate) trait Reporting: Send + Sync + 'static {
+    /// Returns a report without the address and the disk cache.
+    fn report(&self) -> ReplicaReport;
+
+    /// Returns whether this process has changed the disk cache since it last listed it.
+    fn disk_changed(&self) -> bool;
+
+    /// Returns the adapters in the disk cache. May block.
+    fn on_disk(&self) -> Result<Vec<DiskAdapter>, NodeError>;
+
+    /// Follows the instructions about adapters, in tasks of their own.
+    fn follow(self: &Arc<Self>, reply: ReplicaReply);
+}
+
+impl Reporting for App {
+    fn report(&self) -> ReplicaReport {
+        let adapter_states = self.adapters.states();
+        ReplicaReport {
+            active_requests: self.active.load(Ordering::Relaxed),
+            resident_adapters: adapter_states.iter().map(|state| state.id).collect(),
+            adapter_states,
+            ..ReplicaReport::default()
+        }
+    }
+
+    fn disk_changed(&self) -> bool {
+        self.adapters.disk_changed()
+    }
+
+    fn on_disk(&self) -> Result<Vec<DiskAdapter>, NodeError> {
+        self.adapters.on_disk()
+    }
+
+    fn follow(self: &Arc<Self>, reply: ReplicaReply) {
+        let ReplicaReply { pinned, prefetch, forget, .. } = reply;
+        self.adapters.pin(&pinned);
+        for wanted in prefetch {
+            let app = self.clone();
+            tokio::spawn(async move { app.adapters.prefetch(&wanted).await });
+        }
+        if !forget.is_empty() {
+            let app = self.clone();
+            tokio::task::spawn_blocking(move || app.adapters.forget(&forget));
+        }
+    }
+}
 
 /// The state that reports contain.
-#[derive(Default)]
-pub(crate) struct Status {
+pub(crate) struct Status<A> {
     /// The address and the state of the server, once it listens.
-    pub(crate) open: OnceLock<(SocketAddr, Arc<App>)>,
+    pub(crate) open: OnceLock<(SocketAddr, Arc<A>)>,
     /// Notified when a report is due before the next heartbeat.
     pub(crate) changed: Notify,
 }
 
-impl Status {
-    fn app(&self) -> Option<&Arc<App>> {
-        self.open.get().map(|(_, app)| app)
+impl<A> Default for Status<A> {
+    fn default() -> Self {
+        Self { open: OnceLock::new(), changed: Notify::new() }
     }
+}
 
+impl<A: Reporting> Status<A> {
     fn report(&self, disk_adapters: Option<Vec<DiskAdapter>>) -> ReplicaReport {
-        let adapter_states = self.app().map(|app| app.adapters.states()).unwrap_or_default();
-        ReplicaReport {
-            address: self.open.get().map(|(address, _)| address.to_string()),
-            active_requests: self.app().map_or(0, |app| app.active.load(Ordering::Relaxed)),
-            resident_adapters: adapter_states.iter().map(|state| state.id).collect(),
-            adapter_states,
-            disk_adapters,
-            failed: None,
-        }
+        let Some((address, app)) = self.open.get() else { return ReplicaReport::default() };
+        ReplicaReport { address: Some(address.to_string()), disk_adapters, ..app.report() }
     }
 
-    /// Returns the adapters in the disk cache, if `is_due` or this process has changed it.
+    /// Returns the adapters in the disk cache, if `is_due` or this process has changed it. `None` until the server
+    /// listens.
     async fn listing(&self, is_due: bool) -> Option<Vec<DiskAdapter>> {
-        let app = self.app().filter(|app| is_due || app.adapters.disk_changed())?.clone();
-        match tokio::task::spawn_blocking(move || app.adapters.on_disk()).await.ok()? {
+        let (_, app) = self.open.get().filter(|(_, app)| is_due || app.disk_changed())?.clone();
+        match tokio::task::spawn_blocking(move || app.on_disk()).await.ok()? {
             Ok(adapters) => Some(adapters),
             Err(why) => {
                 tracing::warn!(why = chain(&why), "the disk cache cannot be listed");
@@ -62,24 +105,20 @@ impl Status {
         }
     }
 
-    /// Follows the instructions about adapters, in tasks of their own.
     fn follow(&self, reply: ReplicaReply) {
-        let Some(app) = self.app() else { return };
-        let ReplicaReply { pinned, prefetch, forget, .. } = reply;
-        app.adapters.pin(&pinned);
-        for wanted in prefetch {
-            let app = app.clone();
-            tokio::spawn(async move { app.adapters.prefetch(&wanted).await });
-        }
-        if !forget.is_empty() {
-            let app = app.clone();
-            tokio::task::spawn_blocking(move || app.adapters.forget(&forget));
+        if let Some((_, app)) = self.open.get() {
+            app.follow(reply);
         }
     }
 }
 
 /// Reports at every heartbeat and at every change, until `end`. The platform's response may request the stop.
-pub(crate) async fn run(platform: Platform, status: Arc<Status>, every: Duration, end: CancellationToken) {
+pub(crate) async fn run<A: Reporting>(
+    platform: Platform,
+    status: Arc<Status<A>>,
+    every: Duration,
+    end: CancellationToken,
+) {
     let mut listed: Option<Instant> = None;
     loop {
         let listing = status.listing(listed.is_none_or(|at| at.elapsed() >= DISK_LISTING_INTERVAL)).await;

@@ -9,7 +9,7 @@ mod report;
 mod residency;
 pub(crate) mod row;
 
-pub use end::{drain, drain_outdated, end, end_if_idle, end_unplaced};
+pub use end::{drain, drain_outdated, end, end_if_idle, end_starting, end_unplaced};
 pub use ensure::{claim_unpushed, ensure, ensure_for, start};
 pub use place::{Placement, place, spec, want_again};
 pub use report::take_report;

@@ -38,6 +38,9 @@ use crate::{
 /// Rows in bulk, for measurements.
 pub mod bulk;
 
+/// Replicas without processes.
+pub mod replicas;
+
 /// Statements of single tests.
 pub mod rows;
 
@@ -111,8 +114,14 @@ pub fn blob(name: &str, digit: char) -> Blob {
 /// Returns an object store that never answers; it can only sign.
 #[must_use]
 pub fn unreachable_objects() -> Objects {
+    objects_at("http://127.0.0.1:9")
+}
+
+/// Returns the bucket `attune` of a test's S3 server, whose access key is `key` and `secret`.
+#[must_use]
+pub fn objects_at(endpoint: &str) -> Objects {
     Objects::new(&ObjectStoreConfig {
-        endpoint: Some("http://127.0.0.1:9".into()),
+        endpoint: Some(endpoint.to_owned()),
         region: "us-east-1".into(),
         bucket: "attune".into(),
         access_key_id: "key".into(),
@@ -208,12 +217,7 @@ pub async fn claim(tx: &mut PgConnection, job_id: JobId) -> Result<Run, StoreErr
         predicted_peak: Bytes::mib(400),
         placement: Placement::default(),
     };
-    let node = NewNode {
-        provider: "local".into(),
-        offer: "this machine".into(),
-        memory: Bytes::mib(400),
-        micro_usd_per_hour: 0,
-    };
+    let node = NewNode { memory: plan.predicted_peak, ..replicas::node(0) };
     let (token_hash, message) = (ids::hash(RUN_TOKEN), "Training".into());
     let new = NewRun { job_id, node, plan, resume_id, token_hash, heartbeat_seconds: 10, message };
     run::create(tx, &new).await

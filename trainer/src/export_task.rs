@@ -47,7 +47,7 @@ async fn download(
     scratch: &Path,
 ) -> Result<ExportInputs, TrainerError> {
     let client = platform.client();
-    let base = cache.folder(client, "base", &task.base_digest.to_string(), &task.base).await?;
+    let base = cache.base(client, task.base.digest, &task.base.files).await?;
     let adapter = scratch.join("adapter");
     std::fs::create_dir_all(&adapter).map_err(TrainerError::io(&adapter))?;
     for file in &task.adapter {
@@ -61,6 +61,6 @@ async fn download(
         }
         None => None,
     };
-    let packed_base = cache.packed_base(task.base_digest, task.quantization)?;
+    let packed_base = cache.packed_base(task.base.digest, task.quantization)?;
     Ok(ExportInputs { base, packed_base, adapter, calibration })
 }

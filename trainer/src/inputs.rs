@@ -35,7 +35,7 @@ pub(crate) async fn download_inputs(
     scratch: &Path,
 ) -> Result<Inputs, TrainerError> {
     let client = platform.client();
-    let base = cache.folder(client, "base", &spec.base_digest.to_string(), &spec.base).await?;
+    let base = cache.base(client, spec.base.digest, &spec.base.files).await?;
     let folder = |name: &str| {
         let path = scratch.join(name);
         std::fs::create_dir_all(&path).map_err(TrainerError::io(&path)).map(|()| path)
@@ -45,7 +45,7 @@ pub(crate) async fn download_inputs(
         Some(file) => Some(fetch(client, file, &folder("validation")?).await?),
         None => None,
     };
-    let packed_base = cache.packed_base(spec.base_digest, spec.train.quantization)?;
+    let packed_base = cache.packed_base(spec.base.digest, spec.train.quantization)?;
     let mut inputs =
         Inputs { base, packed_base, training_file, validation_file, checkpoint: None, continue_from: None };
     match (&spec.resume, &spec.continue_from) {

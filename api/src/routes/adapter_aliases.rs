@@ -1,28 +1,27 @@
 //! Aliases: `records@prod` is a model name that can be moved from version to version. A move takes effect with the next
 //! request.
 
-use std::collections::HashMap;
+pub(crate) mod change;
+pub(crate) mod views;
 
 use attune_domain::{
     access::{Role, Scope},
-    id::{AdapterAliasMove as MoveKind, AdapterVersionId, ProjectId},
+    id::{AdapterAliasMove as MoveKind, AdapterVersionId},
 };
 use attune_process::failpoint::FailPoint;
 use attune_store::{
-    adapters::{
-        adapter::{self, AdapterVersion},
-        adapter_alias::{self, Outcome},
-        adapter_canary, adapter_shadow, adapter_traffic,
-    },
-    error::StoreError,
+    adapters::adapter_alias::{self, Outcome},
     version::Thing,
 };
 use axum::{
     Json,
     extract::{Path, State},
 };
-use sqlx::PgConnection;
 
+use self::{
+    change::AliasChange,
+    views::{view, views},
+};
 use crate::{
     app::App,
     auth::caller::Caller,
@@ -37,7 +36,6 @@ use crate::{
     wire::{
         adapter::{AliasMoveView, AliasView, NewAlias},
         file::Deleted,
-        promotion::{canary::CanaryView, shadow::ShadowView},
     },
 };
 
@@ -103,25 +101,20 @@ pub async fn set(
     Body(new): Body<NewAlias>,
 ) -> Result<Json<AliasView>, ApiError> {
     check_name(&alias)?;
-    let project = holder.project_id;
-    let mut tx = app.tenant(project).await?;
-    let adapter = find(&mut tx, project, name).await?.adapter;
-    adapter_alias::lock(&mut tx, project, &adapter).await?;
-    let to = version(&mut tx, project, &adapter, ("version", &new.version)).await?;
+    let mut change = AliasChange::begin(&app, holder.project_id, (name, alias)).await?;
+    let to = change.version("version", &new.version).await?;
     let expected = match &new.expected {
-        Some(Some(named)) => Some(Some(version(&mut tx, project, &adapter, ("expected", named)).await?)),
+        Some(Some(named)) => Some(Some(change.version("expected", named).await?)),
         Some(None) => Some(None),
         None => None,
     };
     let expected = expected.map(|version| version.map(|version| version.adapter_version_id));
-    match adapter_alias::set(&mut tx, project, &alias, &to, expected).await? {
+    match adapter_alias::set(&mut change.tx, change.project, &change.alias, &to, expected).await? {
         Outcome::Moved | Outcome::Same => {}
-        Outcome::Differs(current) => return Err(differs(&adapter, &alias, current)),
-        Outcome::Canary(canary) => return Err(canary_runs(&format!("{adapter}@{alias}"), canary)),
+        Outcome::Differs(current) => return Err(differs(&change.whole, current)),
+        Outcome::Canary(canary) => return Err(change.canary_runs(canary)),
     }
-    let view = view(&mut tx, project, &adapter, &alias).await?;
-    tx.commit_at(FailPoint::AliasSet).await?;
-    Ok(Json(view))
+    change.commit_at(&[FailPoint::AliasSet]).await
 }
 
 /// Delete an alias.
@@ -136,11 +129,9 @@ pub async fn delete(
     Caller(holder): Caller,
     Path((name, alias)): Path<(String, String)>,
 ) -> Result<Json<Deleted>, ApiError> {
-    let mut tx = app.tenant(holder.project_id).await?;
-    let adapter = find(&mut tx, holder.project_id, name).await?.adapter;
-    let id = adapter_alias::lock(&mut tx, holder.project_id, &adapter).await?;
-    let whole = format!("{adapter}@{alias}");
-    let removed = adapter_alias::remove(&mut tx, holder.project_id, id, &alias).await;
+    let AliasChange { mut tx, project, adapter_id, alias, whole, .. } =
+        AliasChange::begin(&app, holder.project_id, (name, alias)).await?;
+    let removed = adapter_alias::remove(&mut tx, project, adapter_id, &alias).await;
     removed.map_err(ApiError::on_read(&whole))?;
     tx.commit().await?;
     Ok(Json(Deleted { id: whole, object: "adapter.alias", deleted: true }))
@@ -176,77 +167,9 @@ pub async fn moves(
     Ok(Json(List::cut(views, limit, |step: &AliasMoveView| step.id.clone())))
 }
 
-/// Returns the view of an alias.
-pub(super) async fn view(
-    db: &mut PgConnection,
-    project: ProjectId,
-    adapter: &str,
-    alias: &str,
-) -> Result<AliasView, ApiError> {
-    let found = views(db, project, adapter, Some(alias)).await?.pop();
-    found.ok_or_else(|| ApiError::NotFound { noun: "alias", name: format!("{adapter}@{alias}") })
-}
-
-/// Returns the views of an adapter's aliases by name; only of the one with this name, if one is given.
-async fn views(
-    db: &mut PgConnection,
-    project: ProjectId,
-    adapter: &str,
-    alias: Option<&str>,
-) -> Result<Vec<AliasView>, ApiError> {
-    let aliases = adapter_alias::list(db, project, adapter, alias).await?;
-    let canaries = adapter_canary::last(db, project, adapter, alias).await?;
-    let ids: Vec<_> = canaries.iter().map(|canary| canary.adapter_canary_id).collect();
-    let mut observed = adapter_traffic::of_canaries(db, &ids).await?;
-    let canaries = canaries.into_iter().map(|canary| {
-        let id = canary.adapter_canary_id;
-        let mut of = |version| observed.remove(&(id, version)).unwrap_or_default();
-        let (trial, stable) = (of(canary.adapter_version_id), of(canary.stable_version_id));
-        (canary.alias.clone(), CanaryView::new(canary, trial, stable))
-    });
-    let mut canaries: HashMap<_, _> = canaries.collect();
-    let shadows = adapter_shadow::last(db, project, adapter, alias).await?.into_iter();
-    let mut shadows: HashMap<_, _> = shadows.map(|shadow| (shadow.alias.clone(), ShadowView::from(shadow))).collect();
-    let views = aliases.into_iter().map(|alias| {
-        let (canary, shadow) = (canaries.remove(&alias.alias), shadows.remove(&alias.alias));
-        AliasView::new(adapter, alias, canary, shadow)
-    });
-    Ok(views.collect())
-}
-
-/// Returns a version of the adapter by its number or by any of its names, locked until the transaction ends.
-pub(super) async fn version(
-    tx: &mut PgConnection,
-    project: ProjectId,
-    adapter: &str,
-    (param, given): (&'static str, &str),
-) -> Result<AdapterVersion, ApiError> {
-    let is_number = !given.is_empty() && given.bytes().all(|b| b.is_ascii_digit());
-    let reference = if is_number { format!("{adapter}@{given}") } else { given.to_owned() };
-    let shown = truncated(given);
-    match adapter::lock(tx, project, &reference).await {
-        Ok(version) if version.adapter == adapter => Ok(version),
-        Ok(version) => {
-            let other = &version.adapter;
-            let message = format!("Invalid '{param}': '{shown}' is a version of '{other}', not of '{adapter}'.");
-            Err(ApiError::invalid(param, message))
-        }
-        Err(StoreError::NotFound(_)) => {
-            Err(ApiError::invalid(param, format!("Invalid '{param}': '{adapter}' has no version '{shown}'.")))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn differs(adapter: &str, alias: &str, current: Option<AdapterVersionId>) -> ApiError {
+fn differs(whole: &str, current: Option<AdapterVersionId>) -> ApiError {
     let now = current.map_or("does not exist".to_owned(), |id| format!("points to {id}"));
-    ApiError::Conflict(format!("The alias '{adapter}@{alias}' {now}, contrary to 'expected'. It was not moved."))
-}
-
-/// Returns the refusal of what cannot be done to an alias while a canary runs.
-pub(super) fn canary_runs(whole: &str, canary: AdapterVersionId) -> ApiError {
-    let message = format!("A canary with {canary} runs on '{whole}'. Promote or abort it first. Nothing was changed.");
-    ApiError::Conflict(message)
+    ApiError::Conflict(format!("The alias '{whole}' {now}, contrary to 'expected'. It was not moved."))
 }
 
 fn check_name(alias: &str) -> Result<(), ApiError> {

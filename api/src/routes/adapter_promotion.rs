@@ -21,10 +21,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     http::json_body::Body,
     policy::Policy,
-    routes::{
-        adapter_aliases::{canary_runs, version, view},
-        adapters::find,
-    },
+    routes::adapter_aliases::change::AliasChange,
     wire::{
         adapter::AliasView,
         promotion::{canary::NewCanary, shadow::NewShadow},
@@ -61,24 +58,20 @@ pub async fn start_canary(
     Path((name, alias)): Path<(String, String)>,
     Body(new): Body<NewCanary>,
 ) -> Result<Json<AliasView>, ApiError> {
-    let (project, share) = (holder.project_id, new.share()?);
-    let mut tx = app.tenant(project).await?;
-    let adapter = find(&mut tx, project, name).await?.adapter;
-    adapter_alias::lock(&mut tx, project, &adapter).await?;
-    let whole = format!("{adapter}@{alias}");
-    view(&mut tx, project, &adapter, &alias).await?; // before the version: an unknown alias is a 404
-    let to = version(&mut tx, project, &adapter, ("version", &new.version)).await?;
-    match adapter_canary::start(&mut tx, project, &alias, &to, share).await.map_err(ApiError::on_read(&whole))? {
-        Start::Running => {}
+    let share = new.share()?;
+    let mut change = AliasChange::begin(&app, holder.project_id, (name, alias)).await?;
+    change.view().await?; // before the version: an unknown alias is a 404
+    let to = change.version("version", &new.version).await?;
+    let started = adapter_canary::start(&mut change.tx, change.project, &change.alias, &to, share).await;
+    let started = started.map_err(ApiError::on_read(&change.whole))?;
+    match started {
+        Start::Running => change.commit().await,
         Start::Stable => {
-            let message = format!("Invalid 'version': '{whole}' points to version {} already.", to.version);
-            return Err(ApiError::invalid("version", message));
+            let message = format!("Invalid 'version': '{}' points to version {} already.", change.whole, to.version);
+            Err(ApiError::invalid("version", message))
         }
-        Start::Other(canary) => return Err(canary_runs(&whole, canary)),
+        Start::Other(canary) => Err(change.canary_runs(canary)),
     }
-    let view = view(&mut tx, project, &adapter, &alias).await?;
-    tx.commit().await?;
-    Ok(Json(view))
 }
 
 /// Promote the canary of an alias.
@@ -94,17 +87,12 @@ pub async fn promote(
     Caller(holder): Caller,
     Path((name, alias)): Path<(String, String)>,
 ) -> Result<Json<AliasView>, ApiError> {
-    let project = holder.project_id;
-    let mut tx = app.tenant(project).await?;
-    let adapter = find(&mut tx, project, name).await?.adapter;
-    let id = adapter_alias::lock(&mut tx, project, &adapter).await?;
-    view(&mut tx, project, &adapter, &alias).await?;
-    if !adapter_canary::promote(&mut tx, project, id, &alias).await? {
-        return Err(no_canary(&adapter, &alias));
+    let mut change = AliasChange::begin(&app, holder.project_id, (name, alias)).await?;
+    change.view().await?;
+    if !adapter_canary::promote(&mut change.tx, change.project, change.adapter_id, &change.alias).await? {
+        return Err(no_canary(&change.whole));
     }
-    let view = view(&mut tx, project, &adapter, &alias).await?;
-    tx.commit().await?;
-    Ok(Json(view))
+    change.commit().await
 }
 
 /// Abort the canary of an alias.
@@ -119,17 +107,12 @@ pub async fn abort(
     Caller(holder): Caller,
     Path((name, alias)): Path<(String, String)>,
 ) -> Result<Json<AliasView>, ApiError> {
-    let project = holder.project_id;
-    let mut tx = app.tenant(project).await?;
-    let adapter = find(&mut tx, project, name).await?.adapter;
-    let id = adapter_alias::lock(&mut tx, project, &adapter).await?;
-    view(&mut tx, project, &adapter, &alias).await?;
-    if !adapter_canary::abort(&mut tx, id, &alias, BY_REQUEST).await? {
-        return Err(no_canary(&adapter, &alias));
+    let mut change = AliasChange::begin(&app, holder.project_id, (name, alias)).await?;
+    change.view().await?;
+    if !adapter_canary::abort(&mut change.tx, change.adapter_id, &change.alias, BY_REQUEST).await? {
+        return Err(no_canary(&change.whole));
     }
-    let view = view(&mut tx, project, &adapter, &alias).await?;
-    tx.commit().await?;
-    Ok(Json(view))
+    change.commit().await
 }
 
 /// Roll an alias back to the version that it pointed to before its last move.
@@ -144,22 +127,18 @@ pub async fn roll_back(
     Caller(holder): Caller,
     Path((name, alias)): Path<(String, String)>,
 ) -> Result<Json<AliasView>, ApiError> {
-    let project = holder.project_id;
-    let mut tx = app.tenant(project).await?;
-    let adapter = find(&mut tx, project, name).await?.adapter;
-    let id = adapter_alias::lock(&mut tx, project, &adapter).await?;
-    let whole = format!("{adapter}@{alias}");
-    match adapter_alias::roll_back(&mut tx, project, id, &alias).await.map_err(ApiError::on_read(&whole))? {
-        Rollback::Moved => {}
+    let mut change = AliasChange::begin(&app, holder.project_id, (name, alias)).await?;
+    let moved = adapter_alias::roll_back(&mut change.tx, change.project, change.adapter_id, &change.alias).await;
+    let moved = moved.map_err(ApiError::on_read(&change.whole))?;
+    match moved {
+        Rollback::Moved => change.commit().await,
         Rollback::Nothing => {
+            let whole = &change.whole;
             let message = format!("The alias '{whole}' has no earlier version to return to. Move it to a version.");
-            return Err(ApiError::Conflict(message));
+            Err(ApiError::Conflict(message))
         }
-        Rollback::Canary(canary) => return Err(canary_runs(&whole, canary)),
+        Rollback::Canary(canary) => Err(change.canary_runs(canary)),
     }
-    let view = view(&mut tx, project, &adapter, &alias).await?;
-    tx.commit().await?;
-    Ok(Json(view))
 }
 
 /// Start a shadow of an alias, in place of the present one.
@@ -177,16 +156,12 @@ pub async fn start_shadow(
     Path((name, alias)): Path<(String, String)>,
     Body(new): Body<NewShadow>,
 ) -> Result<Json<AliasView>, ApiError> {
-    let (project, percent) = (holder.project_id, new.share()?);
-    let mut tx = app.tenant(project).await?;
-    let adapter = find(&mut tx, project, name).await?.adapter;
-    adapter_alias::lock(&mut tx, project, &adapter).await?;
-    view(&mut tx, project, &adapter, &alias).await?;
-    let to = version(&mut tx, project, &adapter, ("version", &new.version)).await?;
-    adapter_shadow::start(&mut tx, project, &alias, &to, percent).await?;
-    let view = view(&mut tx, project, &adapter, &alias).await?;
-    tx.commit().await?;
-    Ok(Json(view))
+    let percent = new.share()?;
+    let mut change = AliasChange::begin(&app, holder.project_id, (name, alias)).await?;
+    change.view().await?;
+    let to = change.version("version", &new.version).await?;
+    adapter_shadow::start(&mut change.tx, change.project, &change.alias, &to, percent).await?;
+    change.commit().await
 }
 
 /// Stop the shadow of an alias. Its counts are kept.
@@ -199,18 +174,13 @@ pub async fn stop_shadow(
     Caller(holder): Caller,
     Path((name, alias)): Path<(String, String)>,
 ) -> Result<Json<AliasView>, ApiError> {
-    let project = holder.project_id;
-    let mut tx = app.tenant(project).await?;
-    let adapter = find(&mut tx, project, name).await?.adapter;
-    let id = adapter_alias::lock(&mut tx, project, &adapter).await?;
-    if !adapter_shadow::stop(&mut tx, id, &alias).await? {
-        return Err(ApiError::NotFound { noun: "shadow of the alias", name: format!("{adapter}@{alias}") });
+    let mut change = AliasChange::begin(&app, holder.project_id, (name, alias)).await?;
+    if !adapter_shadow::stop(&mut change.tx, change.adapter_id, &change.alias).await? {
+        return Err(ApiError::NotFound { noun: "shadow of the alias", name: change.whole });
     }
-    let view = view(&mut tx, project, &adapter, &alias).await?;
-    tx.commit().await?;
-    Ok(Json(view))
+    change.commit().await
 }
 
-fn no_canary(adapter: &str, alias: &str) -> ApiError {
-    ApiError::Conflict(format!("No canary runs on '{adapter}@{alias}'."))
+fn no_canary(whole: &str) -> ApiError {
+    ApiError::Conflict(format!("No canary runs on '{whole}'."))
 }

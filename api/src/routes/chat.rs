@@ -5,18 +5,19 @@ use std::convert::Infallible;
 use attune_domain::{
     access::{Role, Scope},
     id::AdapterVersionId,
-    serve::GenerateEvent,
+    serve::{GenerateEvent, Priority},
 };
 use attune_inference::{
     chat::{self, BegunChat},
     error::InferenceError,
     generation::Generation,
-    resolve::{self, ModelName},
+    requester::Requester,
     wire::{
         chat::NewChat,
         chat_answer::{ChatChunk, ChatCompletion, Heading},
     },
 };
+use attune_store::tenancy::api_key::Holder;
 use axum::{
     Extension, Json,
     extract::State,
@@ -70,12 +71,8 @@ pub async fn create(
     let new = NewChat::read(fields)?;
     let (streams, is_to_be_stored) = (new.streams, new.store);
     let tx = app.tenant(holder.project_id).await?;
-    let name = ModelName::new(&new.model, new.split_key.as_deref(), &request_id.0);
-    let model = resolve::find(&app.inference, tx, holder.project_id, name).await?;
-    let version = model.adapter_version();
-    let account = model.account(holder.project_id, holder.api_key_id);
-    let mut begun = chat::begin(&app.inference, new, model, &request_id.0).await?;
-    begun.generation.charge(&app.inference.meter, account, RequestContext::current().allowance());
+    let begun = chat::begin(&app.inference, tx, &requester(&holder, &request_id), new).await?;
+    let version = begun.adapter_version;
     let mut response = if streams {
         Sse::new(events(begun)).keep_alive(KeepAlive::default()).into_response()
     } else {
@@ -88,6 +85,13 @@ pub async fn create(
     Ok(response)
 }
 
+/// Returns the caller of a request that is answered at once.
+pub(super) fn requester<'a>(holder: &Holder, RequestId(request_id): &'a RequestId) -> Requester<'a> {
+    let allowance = RequestContext::current().allowance();
+    let (project, api_key_id) = (holder.project_id, holder.api_key_id);
+    Requester { project, api_key_id, allowance, request_id, priority: Priority::Live }
+}
+
 /// Reports the adapter version that answers in a header of the response.
 pub(super) fn report_version(response: &mut Response, version: Option<AdapterVersionId>) {
     if let Some(value) = version.and_then(|version| HeaderValue::try_from(version.to_string()).ok()) {
@@ -98,7 +102,7 @@ pub(super) fn report_version(response: &mut Response, version: Option<AdapterVer
 /// Returns the events of the stream. It owns the generation: a client that disconnects drops both, and with them the
 /// request to the replica.
 fn events(begun: BegunChat) -> impl Stream<Item = Result<Event, Infallible>> {
-    let BegunChat { heading, generation, choices } = begun;
+    let BegunChat { heading, generation, choices, .. } = begun;
     let first: Vec<Event> = (0..choices).map(|choice| data(&heading.first(choice))).collect();
     let rest = stream::unfold(Some((heading, generation)), |state| async move {
         let (heading, mut generation) = state?;

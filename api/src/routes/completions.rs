@@ -10,7 +10,6 @@ use attune_inference::{
     completion::{self, BegunCompletion},
     error::InferenceError,
     generation::Generation,
-    resolve::{self, ModelName},
     wire::{
         chat_answer::Usage,
         completion::NewCompletion,
@@ -31,12 +30,12 @@ use futures::{
 };
 use serde_json::{Map, Value};
 
-use super::chat::{Last, data, report_version};
+use super::chat::{Last, data, report_version, requester};
 use crate::{
     app::App,
     auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    http::{json_body::Body, request_context::RequestContext, trace::RequestId},
+    http::{json_body::Body, trace::RequestId},
     policy::Policy,
 };
 
@@ -64,12 +63,8 @@ pub async fn create(
     let new = NewCompletion::read(fields)?;
     let streams = new.streams;
     let tx = app.tenant(holder.project_id).await?;
-    let name = ModelName::new(&new.model, new.split_key.as_deref(), &request_id.0);
-    let model = resolve::find(&app.inference, tx, holder.project_id, name).await?;
-    let version = model.adapter_version();
-    let account = model.account(holder.project_id, holder.api_key_id);
-    let mut begun = completion::begin(&app.inference, new, model, &request_id.0).await?;
-    begun.charge(&app.inference.meter, &account, RequestContext::current().allowance().as_ref());
+    let begun = completion::begin(&app.inference, tx, &requester(&holder, &request_id), new).await?;
+    let version = begun.adapter_version;
     let mut response = if streams {
         Sse::new(events(Streaming::new(begun))).keep_alive(KeepAlive::default()).into_response()
     } else {

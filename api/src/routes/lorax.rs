@@ -8,7 +8,6 @@ use std::convert::Infallible;
 use attune_domain::access::{Role, Scope};
 use attune_inference::{
     lorax::{self, BegunGeneration, NextChunks},
-    resolve::ModelName,
     wire::lorax::{
         request::{LoraxRequest, NewGeneration},
         response::{LoraxChunk, LoraxError, LoraxRefusal, LoraxResponse},
@@ -26,12 +25,12 @@ use axum::{
 use futures::{Stream, StreamExt, stream};
 use serde_json::{Map, Value};
 
-use super::chat::{data, report_version};
+use super::chat::{data, report_version, requester};
 use crate::{
     app::App,
     auth::caller::Caller,
     error::ApiError,
-    http::{json_body::Body, request_context::RequestContext, trace::RequestId},
+    http::{json_body::Body, trace::RequestId},
     policy::Policy,
 };
 
@@ -118,14 +117,9 @@ async fn answer(asked: Asked, fields: Fields, answers: Answers) -> Result<Respon
         let message = "Unsupported 'stream': this path does not stream; use '/lorax/{model}/generate_stream'.";
         return Err(ApiError::unsupported("stream", message));
     }
-    let (project, inference) = (holder.project_id, &app.inference);
-    let tx = app.tenant(project).await?;
-    let name = ModelName { name: &server_model, split_key: &request_id.0 };
-    let model = lorax::find(inference, tx, project, name, &new).await?;
-    let version = model.adapter_version();
-    let account = model.account(project, holder.api_key_id);
-    let mut begun = lorax::begin(inference, new, model, &request_id.0).await?;
-    begun.generation.charge(&inference.meter, account, RequestContext::current().allowance());
+    let tx = app.tenant(holder.project_id).await?;
+    let begun = lorax::begin(&app.inference, tx, &requester(&holder, &request_id), &server_model, new).await?;
+    let version = begun.adapter_version;
     let mut response = if streams {
         Sse::new(events(begun)).keep_alive(KeepAlive::default()).into_response()
     } else {

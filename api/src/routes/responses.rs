@@ -4,7 +4,6 @@ use std::convert::Infallible;
 
 use attune_domain::access::{Role, Scope};
 use attune_inference::{
-    resolve::{self, ModelName},
     responses::{self, BegunResponse, NextEvents},
     wire::responses::{request::NewResponse, response::ModelResponse, stream::ResponseEvent},
 };
@@ -20,12 +19,12 @@ use axum::{
 use futures::{Stream, StreamExt, stream};
 use serde_json::{Map, Value};
 
-use super::chat::{STORED, report_version};
+use super::chat::{STORED, report_version, requester};
 use crate::{
     app::App,
     auth::caller::Caller,
     error::{ApiError, ErrorBody},
-    http::{json_body::Body, request_context::RequestContext, trace::RequestId},
+    http::{json_body::Body, trace::RequestId},
     policy::Policy,
 };
 
@@ -54,12 +53,8 @@ pub async fn create(
     let new = NewResponse::read(fields)?;
     let (streams, is_to_be_stored) = (new.chat.streams, new.chat.store);
     let tx = app.tenant(holder.project_id).await?;
-    let name = ModelName::new(&new.chat.model, new.chat.split_key.as_deref(), &request_id.0);
-    let model = resolve::find(&app.inference, tx, holder.project_id, name).await?;
-    let version = model.adapter_version();
-    let account = model.account(holder.project_id, holder.api_key_id);
-    let mut begun = responses::begin(&app.inference, new, model, &request_id.0).await?;
-    begun.generation.charge(&app.inference.meter, account, RequestContext::current().allowance());
+    let begun = responses::begin(&app.inference, tx, &requester(&holder, &request_id), new).await?;
+    let version = begun.adapter_version;
     let mut response = if streams {
         Sse::new(events(begun)).keep_alive(KeepAlive::default()).into_response()
     } else {

@@ -6,8 +6,8 @@ use attune_store::{
     db,
     files::objects::blob_key,
     pools::deployment,
-    replica::{self, Placement},
-    runs::node::NewNode,
+    replica,
+    testing::{objects_at, replicas},
 };
 use attune_tests::object_store;
 use axum::http::{Method, StatusCode};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::Digest;
 use sqlx::PgPool;
 
-use super::world::{Answer, World, objects_at};
+use super::world::{Answer, World};
 
 const PATH: &str = "/v1/deployments";
 
@@ -48,14 +48,7 @@ async fn spec(world: &World) -> Value {
     tx.rollback().await.unwrap();
     let mut tx = db::platform(&world.pool).await.unwrap();
     let id = replica::start(&mut tx, pool, None).await.unwrap();
-    let node = NewNode {
-        provider: "local".into(),
-        offer: "this machine".into(),
-        memory: Bytes::mib(100),
-        micro_usd_per_hour: 0,
-    };
-    let placement = Placement { node, memory_budget: Bytes::mib(10), threads: 2, heartbeat_seconds: 10 };
-    replica::place(&mut tx, id, &placement).await.unwrap();
+    replica::place(&mut tx, id, &replicas::placement(0)).await.unwrap();
     let token = replica::get(&mut tx, id).await.unwrap().token;
     tx.commit().await.unwrap();
     world.get("/internal/replica/spec", &token).await.json()

@@ -18,12 +18,12 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tower::ServiceExt;
 
-use super::world::{Answer, World, objects_at};
+use super::world::{Answer, World};
 
 const BOUNDARY: &str = "a-boundary";
 
 async fn world_with_store(pool: PgPool, folder: &Path) -> World {
-    let objects = objects_at(&object_store::serve(folder).await.unwrap());
+    let objects = testing::objects_at(&object_store::serve(folder).await.unwrap());
     objects.ensure_bucket().await.unwrap();
     World::with_objects(pool, objects).await
 }

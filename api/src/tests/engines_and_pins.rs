@@ -9,15 +9,15 @@ use attune_domain::{
     bytes::Bytes,
     id::{ProjectId, ReplicaId},
     offer::{Offer, OfferDevice},
-    serve::ReplicaReport,
     spec::Quantization,
 };
 use attune_store::{
     adapters::adapter,
     db,
     pools::deployment,
-    replica::{self, Placement, ServedBase},
-    runs::{node::NewNode, offer},
+    replica::{self, ServedBase},
+    runs::offer,
+    testing::replicas,
 };
 use axum::{
     Router,
@@ -40,16 +40,7 @@ async fn create(world: &World, key: &str, body: Value) -> Answer {
 async fn ready(world: &World, base: ServedBase, address: &str) -> ReplicaId {
     let mut tx = db::platform(&world.pool).await.unwrap();
     let id = replica::start(&mut tx, base, None).await.unwrap();
-    let node = NewNode {
-        provider: "local".into(),
-        offer: "this machine".into(),
-        memory: Bytes::mib(100),
-        micro_usd_per_hour: 0,
-    };
-    let placement = Placement { node, memory_budget: Bytes::mib(10), threads: 2, heartbeat_seconds: 10 };
-    replica::place(&mut tx, id, &placement).await.unwrap();
-    let report = ReplicaReport { address: Some(address.into()), ..ReplicaReport::default() };
-    replica::take_report(&mut tx, id, &report).await.unwrap();
+    replicas::ready(&mut tx, id, address, 0).await.unwrap();
     tx.commit().await.unwrap();
     id
 }

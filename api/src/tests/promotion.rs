@@ -8,15 +8,11 @@ use std::{
     time::Duration,
 };
 
-use attune_domain::{
-    bytes::Bytes,
-    serve::{GenerateRequest, ReplicaReport},
-};
+use attune_domain::serve::GenerateRequest;
 use attune_store::{
     db,
-    replica::{self, Placement, ServedBase},
-    runs::node::NewNode,
-    testing::rows,
+    replica::{self, ServedBase},
+    testing::{replicas, rows},
 };
 use axum::{
     Json, Router,
@@ -93,7 +89,7 @@ impl Stage {
         let router = Router::new().route("/generate", post(generate)).with_state(faults.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         let version = world.get(&format!("/v1/adapters/{}", made[0].0), &world.key).await.json();
-        serve_at(&world, address, &version["quantization"]).await;
+        serve_at(&world, &address, &version["quantization"]).await;
         let stage = Self { world, versions: made, faults };
         let made = stage.call(Method::PUT, "", Some(json!({"version": "1", "expected": null}))).await;
         assert_eq!(made.status, StatusCode::OK, "{}", made.text);
@@ -148,7 +144,7 @@ impl Stage {
 }
 
 /// Creates a ready replica of the base in this quantization, at this address.
-async fn serve_at(world: &World, address: String, quantization: &Value) {
+async fn serve_at(world: &World, address: &str, quantization: &Value) {
     use attune_domain::spec::Quantization;
     let found = Quantization::ALL.into_iter().find(|known| {
         let (kind, double) = (quantization["type"].as_str(), quantization["double_quant"].as_bool());
@@ -161,16 +157,7 @@ async fn serve_at(world: &World, address: String, quantization: &Value) {
     let base = ServedBase::shared(world.seed.base_model_id, found.unwrap());
     let mut tx = db::platform(&world.pool).await.unwrap();
     let id = replica::ensure(&mut tx, base).await.unwrap().replica_id;
-    let node = NewNode {
-        provider: "local".into(),
-        offer: "this machine".into(),
-        memory: Bytes::mib(900),
-        micro_usd_per_hour: 3_600_000,
-    };
-    let placement = Placement { node, memory_budget: Bytes::mib(128), threads: 2, heartbeat_seconds: 10 };
-    replica::place(&mut tx, id, &placement).await.unwrap();
-    let report = ReplicaReport { address: Some(address), ..ReplicaReport::default() };
-    replica::take_report(&mut tx, id, &report).await.unwrap();
+    replicas::ready(&mut tx, id, address, 3_600_000).await.unwrap();
     tx.commit().await.unwrap();
 }
 

@@ -1,11 +1,10 @@
 //! The residency of adapter versions: prefetches over HTTP, and a replica that reports over HTTP too.
 
-use attune_domain::bytes::Bytes;
 use attune_store::{
     adapters::adapter,
     db,
-    replica::{self, Placement, ServedBase},
-    runs::node::NewNode,
+    replica::{self, ServedBase},
+    testing::replicas,
 };
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -19,14 +18,7 @@ async fn launched(world: &World, version: &str) -> String {
     let version = adapter::find(&mut tx, world.seed.project_id, version).await.unwrap();
     let base = ServedBase::shared(version.base_model_id, version.quantization);
     let replica = replica::ensure(&mut tx, base).await.unwrap();
-    let node = NewNode {
-        provider: "local".into(),
-        offer: "this machine".into(),
-        memory: Bytes::mib(900),
-        micro_usd_per_hour: 0,
-    };
-    let placement = Placement { node, memory_budget: Bytes::mib(128), threads: 2, heartbeat_seconds: 10 };
-    replica::place(&mut tx, replica.replica_id, &placement).await.unwrap();
+    replica::place(&mut tx, replica.replica_id, &replicas::placement(0)).await.unwrap();
     tx.commit().await.unwrap();
     replica.token
 }

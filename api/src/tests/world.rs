@@ -11,7 +11,7 @@ use attune_inference::{
     context::Inference,
 };
 use attune_store::{
-    config::{ObjectStoreConfig, WebhooksConfig},
+    config::WebhooksConfig,
     db::{self, Tenant},
     files::objects::Objects,
     ids,
@@ -208,19 +208,6 @@ pub(crate) async fn trained(world: &World) -> (String, String, String) {
     let version = adapter::list(&mut conn, world.seed.project_id, None, None, 1).await.unwrap().remove(0);
     conn.commit().await.unwrap();
     (job.to_string(), version.adapter_version_id.to_string(), version.model_name)
-}
-
-/// Returns the bucket `attune` of the test's own S3 server.
-pub(crate) fn objects_at(endpoint: &str) -> Objects {
-    let (access_key_id, secret) = attune_tests::object_store::CREDENTIALS;
-    Objects::new(&ObjectStoreConfig {
-        endpoint: Some(endpoint.to_owned()),
-        region: "us-east-1".into(),
-        bucket: "attune".into(),
-        access_key_id: access_key_id.into(),
-        secret_access_key: secret.to_owned().into(),
-        path_style: true,
-    })
 }
 
 /// Returns a well-formed key that was never issued.

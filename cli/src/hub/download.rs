@@ -238,12 +238,17 @@ impl Download<'_> {
 /// "Git Internals - Git Objects".
 fn git_blob(path: &Path) -> Result<String> {
     let reading = || format!("read {}", path.display());
-    let mut content = Vec::new();
-    File::open(path).doing(reading)?.read_to_end(&mut content).doing(reading)?;
+    let mut file = File::open(path).doing(reading)?;
     let mut hasher = Sha1::new();
-    hasher.update(format!("blob {}\0", content.len()));
-    hasher.update(&content);
-    Ok(hex(hasher.finalize().as_slice()))
+    hasher.update(format!("blob {}\0", file.metadata().doing(reading)?.len()));
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = file.read(&mut buffer).doing(reading)?;
+        if count == 0 {
+            return Ok(hex(hasher.finalize().as_slice()));
+        }
+        hasher.update(&buffer[..count]);
+    }
 }
 
 #[cfg(test)]
@@ -255,5 +260,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "test content\n").unwrap();
         assert_eq!(git_blob(file.path()).unwrap(), "d670460b4b4aece5915caf5c68d12f560a9fe3e4");
+        fs::write(file.path(), vec![0; (2 << 20) + 1]).unwrap(); // longer than a read
+        assert_eq!(git_blob(file.path()).unwrap(), "1daae29441086349ea134cdefc8739c366818de9");
     }
 }

@@ -105,24 +105,35 @@ pub struct ContinueFrom {
     pub files: Vec<RemoteFile>,
 }
 
+/// The base model of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskBase {
+    /// The files, a Hugging Face folder.
+    #[serde(rename = "base")]
+    pub files: Vec<RemoteFile>,
+    /// The digest of the content; nodes use it as a cache key.
+    #[serde(rename = "base_digest")]
+    pub digest: Sha256,
+    /// The name, for `adapter_config.json` and the model card.
+    #[serde(rename = "base_name")]
+    pub name: String,
+    /// The origin in a hub, for the model card.
+    #[serde(rename = "base_origin", default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<HubOrigin>,
+    /// The licence, for the model card and for GGUF's metadata; `None`: unknown.
+    #[serde(rename = "base_license", default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+}
+
 /// The training of one adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainTask {
     /// The run, and the terms of its reports.
     #[serde(flatten)]
     pub run: RunHeader,
-    /// The base model's files, a Hugging Face folder.
-    pub base: Vec<RemoteFile>,
-    /// The digest of the base's content; nodes use it as a cache key.
-    pub base_digest: Sha256,
-    /// The base's name, for `adapter_config.json`.
-    pub base_name: String,
-    /// The base's origin in a hub, for the model card.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base_origin: Option<HubOrigin>,
-    /// The base's licence, for the model card; `None`: unknown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base_license: Option<String>,
+    /// The base model.
+    #[serde(flatten)]
+    pub base: TaskBase,
     /// The training rows, JSONL.
     pub training_file: RemoteFile,
     /// The validation rows, JSONL.
@@ -155,18 +166,9 @@ pub struct ExportTask {
     pub run_lease: i64,
     /// The maximum number of seconds between reports.
     pub heartbeat_seconds: u64,
-    /// The base model's files, a Hugging Face folder.
-    pub base: Vec<RemoteFile>,
-    /// The digest of the base's content; nodes use it as a cache key.
-    pub base_digest: Sha256,
-    /// The base's name, for the model card.
-    pub base_name: String,
-    /// The base's origin in a hub, for the model card.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base_origin: Option<HubOrigin>,
-    /// The base's licence, for the model card and for GGUF's metadata; `None`: unknown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base_license: Option<String>,
+    /// The base model.
+    #[serde(flatten)]
+    pub base: TaskBase,
     /// The name of the exported model.
     pub model: String,
     /// The adapter's files, a PEFT folder.

@@ -209,6 +209,15 @@ mod tests {
     }
 
     #[test]
+    fn limit_of_adapters_whose_last_replica_is_remembered() {
+        let (balancer, replicas) = (Balancer::default(), [replica(1, vec![])]);
+        for number in 0..=MOST_REMEMBERED as u128 {
+            drop(balancer.choose(&replicas, Some(adapter(number))));
+        }
+        assert!((1..=MOST_REMEMBERED).contains(&balancer.lock().last.len()));
+    }
+
+    #[test]
     fn a_replica_that_did_not_answer_is_the_last_choice() {
         let (balancer, replicas) = (Balancer::default(), [replica(1, vec![adapter(7)]), replica(2, vec![])]);
         balancer.choose(&replicas[..1], None).unwrap().failed();

@@ -5,12 +5,16 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::json_schema::depth_of;
 use crate::error::InferenceError;
 
 /// The maximum number of tool calls in one message.
 const MOST_CALLS: usize = 128;
 /// The maximum length of a tool call's ID, in bytes.
 const CALL_ID_BYTES: usize = 256;
+/// The maximum nesting depth of a tool call's arguments, in arrays and objects of their JSON: a replica parses them as
+/// a part of its request, whose depth its parser limits to 128.
+const ARGUMENTS_DEPTH: usize = 48;
 /// The maximum length of an author's name, in bytes.
 const SPEAKER_BYTES: usize = 256;
 
@@ -213,10 +217,18 @@ fn read_calls(i: usize, calls: &[CallIn]) -> Result<Value, InferenceError> {
             return Err(too_long(format!("messages[{i}].tool_calls[{j}].id"), &call.id, CALL_ID_BYTES));
         }
         let text = if call.function.arguments.trim().is_empty() { "{}" } else { &call.function.arguments };
+        let at = || format!("messages[{i}].tool_calls[{j}].function.arguments");
         let arguments: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
-            let at = format!("messages[{i}].tool_calls[{j}].function.arguments");
+            let at = at();
             InferenceError::invalid(&at, format!("Invalid '{at}': it must be a JSON object: {error}."))
         })?;
+        let arguments = Value::Object(arguments);
+        let depth = depth_of(&arguments);
+        if depth > ARGUMENTS_DEPTH {
+            let at = at();
+            let message = format!("Invalid '{at}': nested {depth} deep; at most {ARGUMENTS_DEPTH} levels are allowed.");
+            return Err(InferenceError::invalid(&at, message));
+        }
         let function = json!({"name": call.function.name, "arguments": arguments});
         Ok(json!({"id": call.id, "type": "function", "function": function}))
     };

@@ -31,8 +31,8 @@ pub(super) fn check_schema(at: &str, schema: &Value) -> Result<(), InferenceErro
     Ok(())
 }
 
-/// Returns the nesting depth of arrays and objects. The body parser limits the depth, which bounds this recursion.
-fn depth_of(value: &Value) -> usize {
+/// Returns the nesting depth of arrays and objects. The parser limits the depth, which bounds this recursion.
+pub(super) fn depth_of(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(depth_of).max().unwrap_or(0),
         Value::Object(fields) => 1 + fields.values().map(depth_of).max().unwrap_or(0),

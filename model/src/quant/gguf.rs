@@ -131,11 +131,15 @@ impl GgufBlocks {
         }
         let share = share(self.outputs, self.inputs);
         let rows = numbers_mut::<f32>(out)?.chunks_mut(share * self.inputs).enumerate();
-        run(rows, |(part, rows)| {
-            for (row, numbers) in rows.chunks_exact_mut(self.inputs).enumerate() {
-                self.row_into(part * share + row, numbers);
-            }
-        });
+        run(
+            rows,
+            #[inline(always)]
+            |(part, rows)| {
+                for (row, numbers) in rows.chunks_exact_mut(self.inputs).enumerate() {
+                    self.row_into(part * share + row, numbers);
+                }
+            },
+        );
         Ok(())
     }
 

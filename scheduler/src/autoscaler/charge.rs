@@ -12,6 +12,9 @@ use crate::{app::App, error::SchedulerError};
 pub(super) async fn charge(app: &App) -> Result<(), SchedulerError> {
     let mut tx = app.begin().await?;
     deployment_use::charge(&mut tx, None).await?;
+    tx.commit().await?;
+    // Another transaction: requests wait for the locks of a charge, and an error below must not undo it.
+    let mut tx = app.begin().await?;
     deployment_use::suspend_unaffordable(&mut tx).await?;
     deployment_use::notify_idle(&mut tx).await?;
     pool_load::forget_old(&mut tx).await?;

@@ -25,6 +25,8 @@ pub(super) async fn resize(app: &App, pool: &PoolState, decision: Decision) -> R
     let is_changed = if replicas > pool.replicas {
         grow(app, pool, replicas).await?;
         true
+    } else if pool.max_replicas == 0 {
+        close(app, pool).await? > 0
     } else if reason == Reason::Idle {
         let mut tx = app.begin().await?;
         let unplaced = replica::end_unplaced(&mut tx, base, pool.replicas.into()).await?;
@@ -46,6 +48,16 @@ pub(super) async fn resize(app: &App, pool: &PoolState, decision: Decision) -> R
         );
     }
     Ok(())
+}
+
+/// Ends the pool of a deployment that has no replicas any more: those that answer requests drain, and those that still
+/// load the base end at once. Returns the number of both.
+async fn close(app: &App, pool: &PoolState) -> Result<usize, SchedulerError> {
+    let mut tx = app.begin().await?;
+    let starting = replica::end_starting(&mut tx, pool.base).await?;
+    let drained = replica::drain(&mut tx, pool.base, pool.replicas.into(), pool.replicas.into()).await?;
+    tx.commit().await?;
+    Ok(starting + drained)
 }
 
 /// Lets the replicas drain that are of another kind than the pool's, once one of its kind is ready, or if there is no

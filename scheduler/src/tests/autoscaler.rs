@@ -135,6 +135,25 @@ async fn a_pool_follows_its_deployment_and_its_load(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
+async fn replicas_that_still_load_the_base_end_with_their_deployment(pool: PgPool) {
+    let mut pools = Pools::new(pool).await;
+    let project = pools.house.seed.project_id;
+    let made = pools.deploy(&bounds(2)).await;
+    pools.pass().await;
+    let [launching, wanted] = pools.live().await[..] else { panic!("not two replicas") };
+    EnsureReplica { replica_id: launching }.handle(pools.house.app.clone()).await.unwrap();
+    let mut tx = db::tenant(&pools.house.app.pool, project).await.unwrap();
+    deployment::delete(&mut tx, project, made).await.unwrap();
+    tx.commit().await.unwrap();
+    pools.pass().await;
+    let mut conn = pools.house.app.pool.acquire().await.unwrap();
+    for id in [launching, wanted] {
+        let ended = replica::get(&mut conn, id).await.unwrap();
+        assert_eq!((ended.state, ended.error), (ReplicaState::Ended, None));
+    }
+}
+
+#[sqlx::test(migrations = false)]
 async fn a_deployment_enlarges_no_pool_but_its_own(pool: PgPool) {
     let mut pools = Pools::new(pool).await;
     let shared = pools.base;

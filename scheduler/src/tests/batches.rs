@@ -20,22 +20,17 @@ use attune_store::{
         batch::{self, Batch, NewBatch},
         batch_queue::Claims,
     },
-    config::ObjectStoreConfig,
     files::{
         file::{self, NewFile},
         objects::{Objects, blob_key},
     },
     queue::EnsureReplica,
     replica::{self, ServedBase},
-    testing::rows,
+    testing::{self, rows},
 };
+use attune_tests::object_store;
 use axum::{Json, Router, body::Body, routing::post};
 use futures::stream;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto::Builder,
-};
-use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -60,33 +55,6 @@ struct World {
     received: Received,
     address: String,
     _folder: tempfile::TempDir,
-}
-
-/// Starts an S3 server; it ends with the test's runtime.
-async fn object_store(folder: &std::path::Path) -> Objects {
-    let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder).unwrap());
-    service.set_auth(SimpleAuth::from_single("key", "secret"));
-    let service = service.build();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let builder = Builder::new(TokioExecutor::new());
-            let connection = builder.serve_connection(TokioIo::new(stream), service.clone()).into_owned();
-            tokio::spawn(async move { drop(connection.await) });
-        }
-    });
-    let config = ObjectStoreConfig {
-        endpoint: Some(endpoint),
-        region: "us-east-1".into(),
-        bucket: "attune".into(),
-        access_key_id: "key".into(),
-        secret_access_key: "secret".to_owned().into(),
-        path_style: true,
-    };
-    let objects = Objects::new(&config);
-    objects.ensure_bucket().await.unwrap();
-    objects
 }
 
 /// Starts a replica that answers every prompt with `yes`, and returns its address.
@@ -135,7 +103,8 @@ impl World {
     async fn new(pool: PgPool) -> Self {
         let house = House::new(pool, Remembers { memory: Bytes::mib(64_000), ..Remembers::default() }).await;
         let folder = tempfile::tempdir().unwrap();
-        let objects = object_store(folder.path()).await;
+        let objects = testing::objects_at(&object_store::serve(folder.path()).await.unwrap());
+        objects.ensure_bucket().await.unwrap();
         let serving = inference::Serving { wait_seconds: 1, ..inference::Serving::default() };
         let context = Inference::new(house.app.pool.clone(), objects, serving, inference::Prices::default()).unwrap();
         let batches = Batches::new(context, house.app.leader.clone(), 2);

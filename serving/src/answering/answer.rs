@@ -29,9 +29,8 @@ use tokio::{
 use crate::{
     adapters::Lease,
     answering::{
-        answer_stream::{AnswerStream, StreamStats, token_logprob},
+        answer_stream::{AnswerStream, StreamStats, callable, token_logprob},
         grammar::{Constraint, GRAMMAR_TIME, Grammars, too_slow},
-        grammar_rules::format_of,
         stop::StopStrings,
     },
     app::App,
@@ -320,13 +319,7 @@ impl Answering<'_> {
         let others = (1..self.request.choices).map(|choice| self.submit(choice)).collect::<Result<Vec<_>, _>>()?;
         let all = std::iter::once(first).chain(others);
         let stop = Arc::new(StopStrings::new(&self.request.sampling.stop));
-        let calls = match self.request.tools.as_ref().filter(|tools| tools.choice != ToolChoice::None) {
-            Some(tools) => {
-                let names: Arc<[String]> = tools.definitions.iter().map(|tool| tool.name.clone()).collect();
-                Some((format_of(self.text)?, names))
-            }
-            None => None,
-        };
+        let calls = callable(self.request, self.text)?;
         let stream = |choice| {
             AnswerStream::new(choice, (self.text, self.letters()), stop.clone(), out).with_calls(calls.clone())
         };

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
-use attune_domain::serve::{FinishReason, GenerateEvent, TokenLogprob, TopLogprob};
+use attune_domain::serve::{FinishReason, GenerateEvent, GenerateRequest, TokenLogprob, ToolChoice, TopLogprob};
 use attune_process::error_chain::chain;
 use attune_text::{
     detokenizer::Detokenizer,
@@ -15,7 +15,10 @@ use attune_text::{
 use tokio::sync::mpsc;
 
 use crate::{
-    answering::stop::{StopScanner, StopStrings},
+    answering::{
+        grammar_rules::format_of,
+        stop::{StopScanner, StopStrings},
+    },
     decoding::{scores::TokenScore, sequence::EngineEvent},
     error::Failure,
 };
@@ -235,6 +238,19 @@ impl<'a> AnswerStream<'a> {
 
 fn failed(error: TextError) -> Failure {
     Failure::Internal(chain(&error))
+}
+
+/// The format of tool calls, and the names of the tools that may be called.
+type Callable = (ToolFormat, Arc<[String]>);
+
+/// Returns the format of tool calls and the names of the tools that the model may call; `None`: it may call none.
+///
+/// # Errors
+/// As [`format_of`].
+pub(crate) fn callable(request: &GenerateRequest, text: &TextModel) -> Result<Option<Callable>, Failure> {
+    let Some(tools) = request.tools.as_ref().filter(|tools| tools.choice != ToolChoice::None) else { return Ok(None) };
+    let names = tools.definitions.iter().map(|tool| tool.name.clone()).collect();
+    Ok(Some((format_of(text)?, names)))
 }
 
 /// Converts a token's score, with its top alternatives, to bytes.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use attune_domain::serve::{Echo, Engine, GenerateEvent, GenerateRequest, Priority, Prompt, ToolChoice};
+use attune_domain::serve::{Echo, Engine, GenerateEvent, GenerateRequest, Priority, Prompt};
 use attune_process::error_chain::chain;
 use attune_text::{detokenizer::Detokenizer, error::TextError, model::TextModel};
 use futures::future::try_join_all;
@@ -18,8 +18,7 @@ use super::{
 use crate::{
     answering::{
         answer::{check_generated, check_ids, encode, started},
-        answer_stream::{AnswerStream, StreamStats},
-        grammar_rules::format_of,
+        answer_stream::{AnswerStream, StreamStats, callable},
         stop::StopStrings,
     },
     decoding::{admission::Admission, sequence::EngineEvent},
@@ -206,13 +205,7 @@ impl Prepared<'_> {
     /// Sends the events of all answers, the first of which has started.
     async fn stream(&self, all: Vec<Begun>, out: &mpsc::Sender<GenerateEvent>) -> Result<Vec<StreamStats>, Failure> {
         let stop = Arc::new(StopStrings::new(&self.request.sampling.stop));
-        let calls = match self.request.tools.as_ref().filter(|tools| tools.choice != ToolChoice::None) {
-            Some(tools) => {
-                let names: Arc<[String]> = tools.definitions.iter().map(|tool| tool.name.clone()).collect();
-                Some((format_of(self.text)?, names))
-            }
-            None => None,
-        };
+        let calls = callable(self.request, self.text)?;
         let letters = || match &self.request.prompt {
             Prompt::Chat { .. } => Detokenizer::new(self.text.tokenizer()),
             Prompt::Text { .. } | Prompt::Tokens { .. } => Detokenizer::after(self.text.tokenizer(), self.prompt),

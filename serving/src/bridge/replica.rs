@@ -1,29 +1,22 @@
 //! A bridge's lifecycle: fetch the spec and the base, wait for the engine, serve, report, shut down.
 
 use std::{
-    net::SocketAddr,
     path::Path,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use attune_domain::{
     architecture::Architecture,
-    run::Directive,
     serve::{CONTRACT_VERSION, DiskAdapter, ReplicaReply, ReplicaReport, ServeSpec},
 };
 use attune_inbound::{Bounds, Publisher};
-use attune_node::{Cache, Folder, Platform, http_client};
-use attune_process::{
-    error_chain::chain,
-    metrics::{SEQUENCES_RUNNING, SEQUENCES_WAITING},
-};
+use attune_node::{Cache, Folder, NodeError, Platform, http_client};
+use attune_process::metrics::{SEQUENCES_RUNNING, SEQUENCES_WAITING};
 use attune_text::model::TextModel;
 use tokio::{
     net::TcpListener,
-    sync::Notify,
-    task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,7 +30,7 @@ use crate::{
     config::{BridgeOptions, Config},
     http::router,
     replica::{first_spec, terminated},
-    reports::{self, DISK_LISTING_INTERVAL},
+    reports::{self, Reporting, Status},
 };
 
 /// The time that the engine has to load the base.
@@ -89,7 +82,7 @@ pub async fn serve(config: Config, options: BridgeOptions) -> anyhow::Result<()>
     let status = Arc::new(Status::default());
     let end = CancellationToken::new();
     let every = Duration::from_secs(spec.heartbeat_seconds.max(1));
-    let reporting = tokio::spawn(report(platform.clone(), status.clone(), every, end.clone()));
+    let reporting = tokio::spawn(reports::run(platform.clone(), status.clone(), every, end.clone()));
     let outcome = tokio::select! {
         outcome = open_and_serve(&platform, &config, (&spec, &options), &status, &end) => outcome,
         // Stopped before the engine was ready: no request is in progress.
@@ -104,79 +97,33 @@ pub async fn serve(config: Config, options: BridgeOptions) -> anyhow::Result<()>
 }
 
 async fn base(platform: &Platform, cache: &Cache, spec: &ServeSpec) -> anyhow::Result<Folder> {
-    Ok(cache.folder(platform.client(), "base", &spec.base_digest.to_string(), &spec.base).await?)
+    Ok(cache.base(platform.client(), spec.base_digest, &spec.base).await?)
 }
 
-/// The state that reports contain.
-#[derive(Default)]
-struct Status {
-    open: OnceLock<(SocketAddr, Arc<Bridge>)>,
-    changed: Notify,
-}
-
-impl Status {
-    fn report(&self, disk_adapters: Option<Vec<DiskAdapter>>) -> ReplicaReport {
-        let open = self.open.get();
+impl Reporting for Bridge {
+    fn report(&self) -> ReplicaReport {
         ReplicaReport {
-            address: open.map(|(address, _)| address.to_string()),
-            active_requests: open.map_or(0, |(_, bridge)| bridge.active.load(Ordering::Relaxed)),
-            resident_adapters: open.map(|(_, bridge)| bridge.adapters.resident()).unwrap_or_default(),
-            disk_adapters,
+            active_requests: self.active.load(Ordering::Relaxed),
+            resident_adapters: self.adapters.resident(),
             ..ReplicaReport::default()
         }
     }
 
-    /// Returns the adapters in the disk cache. `None` until the server listens.
-    async fn listing(&self) -> Option<Vec<DiskAdapter>> {
-        let (_, bridge) = self.open.get().cloned()?;
-        match spawn_blocking(move || bridge.adapters.on_disk()).await.ok()? {
-            Ok(adapters) => Some(adapters),
-            Err(why) => {
-                tracing::warn!(why = chain(&why), "the disk cache cannot be listed");
-                None
-            }
-        }
+    fn disk_changed(&self) -> bool {
+        false // only listed at intervals
+    }
+
+    fn on_disk(&self) -> Result<Vec<DiskAdapter>, NodeError> {
+        self.adapters.on_disk()
+    }
+
+    fn follow(self: &Arc<Self>, reply: ReplicaReply) {
+        let bridge = self.clone();
+        tokio::spawn(async move { bridge.adapters.follow(reply).await });
     }
 }
 
-/// Reports at every heartbeat and at every change, until `end`. The reply may request the stop, and names the pinned
-/// adapters and the deleted ones.
-async fn report(platform: Platform, status: Arc<Status>, every: Duration, end: CancellationToken) {
-    let mut listed: Option<Instant> = None;
-    loop {
-        let is_due = listed.is_none_or(|at| at.elapsed() >= DISK_LISTING_INTERVAL);
-        let listing = if is_due { status.listing().await } else { None };
-        if listing.is_some() {
-            listed = Some(Instant::now());
-        }
-        match platform.post::<_, ReplicaReply>(reports::PATH, &status.report(listing)).await {
-            Ok(ReplicaReply { directive: Directive::Stop, .. }) => {
-                tracing::info!("the platform requested a stop");
-                return end.cancel();
-            }
-            Ok(reply) => {
-                if let Some((_, bridge)) = status.open.get().cloned() {
-                    tokio::spawn(async move { bridge.adapters.follow(reply).await });
-                }
-            }
-            Err(why) if why.is_passing() => {
-                tracing::warn!(%why, "a report failed");
-                listed = None;
-            }
-            Err(why) => {
-                tracing::warn!(%why, "the platform has ended this replica");
-                return end.cancel();
-            }
-        }
-        tokio::select! {
-            () = sleep(every) => {}
-            () = status.changed.notified() => {}
-            () = end.cancelled() => return,
-        }
-    }
-}
-
-async fn stopped_while_closed(status: &Status, end: &CancellationToken) {
+async fn stopped_while_closed(status: &Status<Bridge>, end: &CancellationToken) {
     tokio::select! {
         () = end.cancelled() => {}
         () = terminated() => {}
@@ -190,7 +137,7 @@ async fn open_and_serve(
     platform: &Platform,
     config: &Config,
     (spec, options): (&ServeSpec, &BridgeOptions),
-    status: &Status,
+    status: &Status<Bridge>,
     end: &CancellationToken,
 ) -> anyhow::Result<()> {
     let cache = Cache::open(&config.cache_dir)?.with_adapter_budget(spec.disk_cache);

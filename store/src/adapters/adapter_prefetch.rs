@@ -15,6 +15,9 @@ use crate::{
 /// The maximum number of versions of a project that are kept for a prefetch at the same time.
 pub const MOST_PER_PROJECT: i64 = 16;
 
+/// The maximum number of versions that a pool keeps for prefetches, of all projects together.
+const MOST_PER_POOL: i64 = 256;
+
 /// A version to prefetch.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Prefetched {
@@ -35,6 +38,10 @@ pub async fn set(
     id: AdapterVersionId,
     seconds: u32,
 ) -> Result<Option<DateTime<Utc>>, StoreError> {
+    // Two requests of a project at the same time would each count without the other's.
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('prefetches ' || $1::uuid::text, 0))", project.uuid())
+        .execute(&mut *tx)
+        .await?;
     let expires_at = sqlx::query_scalar!(
         "insert into adapter_prefetch (adapter_version_id, project_id, expires_at)
          select $1, $2, now() + make_interval(secs => $3)
@@ -72,8 +79,8 @@ pub async fn until(
     Ok(expires_at)
 }
 
-/// Returns the versions that are kept for a prefetch, of all projects whose requests the pool answers, the last to
-/// expire first.
+/// Returns the versions that are kept for a prefetch, of all projects whose requests the pool answers: the last to
+/// expire of each project first, and at most [`MOST_PER_POOL`], so that no project displaces those of others.
 pub(crate) async fn of_pool(conn: &mut PgConnection, base: ServedBase) -> Result<Vec<Prefetched>, StoreError> {
     let rows = sqlx::query!(
         "select v.adapter_version_id, v.files
@@ -81,10 +88,13 @@ pub(crate) async fn of_pool(conn: &mut PgConnection, base: ServedBase) -> Result
              join project on project.project_id = p.project_id and project.archived_at is null
          where v.base_model_id = $1 and v.quantization = $2 and v.deleted_at is null and p.expires_at > now()
              and deployment_of(p.project_id, $1, $2) is not distinct from $3
-         order by p.expires_at desc, v.adapter_version_id",
+         order by row_number() over (partition by p.project_id order by p.expires_at desc, p.adapter_version_id),
+             p.expires_at desc, v.adapter_version_id
+         limit $4",
         base.base_model_id.uuid(),
         base.quantization.name(),
         base.deployment(),
+        MOST_PER_POOL,
     )
     .fetch_all(conn)
     .await?;

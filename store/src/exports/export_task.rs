@@ -31,7 +31,7 @@ pub async fn get(conn: &mut PgConnection, objects: &Objects, id: ExportId) -> Re
     .ok_or(StoreError::Stale)?;
     let (Some(threads), Some(heartbeat)) = (row.threads, row.heartbeat_seconds) else { return Err(StoreError::Stale) };
     let export = export::load(conn, id).await?;
-    let base = run_spec::base_files(conn, objects, export.base_model_id.uuid()).await?;
+    let base = run_spec::base(conn, objects, export.base_model_id.uuid()).await?;
     let blobs: Vec<Blob> = json("export.adapter_files", row.adapter_files)?;
     let calibration = match row.imatrix_file_id {
         Some(file) => Some(run_spec::dataset(conn, objects, FileId::new(file)).await?),
@@ -42,11 +42,7 @@ pub async fn get(conn: &mut PgConnection, objects: &Objects, id: ExportId) -> Re
         export_id: id,
         run_lease: i64::from(row.attempts),
         heartbeat_seconds: heartbeat.unsigned_abs().into(),
-        base: base.files,
-        base_digest: base.digest,
-        base_name: export.base_model,
-        base_origin: base.origin,
-        base_license: base.license,
+        base,
         model: export.model_name,
         adapter: remote(objects, &blobs).await?,
         manifest: row.manifest,

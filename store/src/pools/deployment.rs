@@ -190,7 +190,7 @@ pub async fn insert(
     .execute(&mut *tx)
     .await?;
     models_still_there(tx, [Some(base.base_model_id), kind.draft]).await?;
-    sqlx::query!("insert into deployment_use (deployment_id) values ($1)", id.uuid()).execute(&mut *tx).await?;
+    deployment_use::insert(tx, project, id).await?;
     get(tx, project, id).await.map(Ok)
 }
 

@@ -7,7 +7,7 @@ use attune_domain::{
 use serde_json::json;
 use sqlx::PgConnection;
 
-use crate::{error::StoreError, tenancy::money, webhooks::outbox};
+use crate::{db, error::StoreError, tenancy::money, webhooks::outbox};
 
 /// The most seconds that one charge covers. A scheduler that was stopped for longer charges nothing for the rest.
 const MOST_CHARGED_SECONDS: f64 = 300.0;
@@ -25,11 +25,18 @@ pub(crate) async fn requested(tx: &mut PgConnection, id: DeploymentId) -> Result
 }
 
 /// Charges all deployments, or one, for the time of their replicas' nodes since the last charge, each at its price:
-/// from its reservation to its release, as a run is charged.
+/// from its reservation to its release, as a run is charged. Locks their records until the transaction ends.
 ///
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn charge(tx: &mut PgConnection, id: Option<DeploymentId>) -> Result<(), StoreError> {
+    // A statement of its own: the next one sees what another charge, of the scheduler or of a deletion, has written.
+    sqlx::query!(
+        "select from deployment_use where $1::uuid is null or deployment_id = $1 order by deployment_id for update",
+        id.map(|id| id.uuid()),
+    )
+    .fetch_all(&mut *tx)
+    .await?;
     sqlx::query!(
         "with spent as (
              select u.deployment_id, node.micro_usd_per_hour as price,
@@ -56,12 +63,30 @@ pub async fn charge(tx: &mut PgConnection, id: Option<DeploymentId>) -> Result<(
     .execute(&mut *tx)
     .await?;
     sqlx::query!(
-        "update deployment_use set charged_at = now() where $1::uuid is null or deployment_id = $1",
+        "update deployment_use set charged_at = greatest(charged_at, now())
+         where $1::uuid is null or deployment_id = $1",
         id.map(|id| id.uuid()),
     )
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// Returns whether a project has a budget, and has spent it.
+async fn is_spent(tx: &mut PgConnection, project: ProjectId) -> Result<bool, StoreError> {
+    let budget = money::budget(tx, project).await?;
+    Ok(budget.monthly_micro_usd.is_some_and(|monthly| budget.spent_micro_usd >= monthly))
+}
+
+/// Inserts the record of a new deployment. It is suspended from the beginning if its project's budget is spent. `tx` is
+/// a transaction of the project.
+pub(super) async fn insert(tx: &mut PgConnection, project: ProjectId, id: DeploymentId) -> Result<(), StoreError> {
+    db::as_platform(tx).await?;
+    let is_suspended = is_spent(tx, project).await?;
+    sqlx::query!("insert into deployment_use (deployment_id, is_suspended) values ($1, $2)", id.uuid(), is_suspended,)
+        .execute(&mut *tx)
+        .await?;
+    db::as_application(tx).await
 }
 
 /// Suspends the deployments of projects whose budget is spent, and resumes those of all others. A suspended deployment
@@ -77,8 +102,7 @@ pub async fn suspend_unaffordable(tx: &mut PgConnection) -> Result<(), StoreErro
     .await?;
     let mut spent = Vec::new();
     for project in projects {
-        let budget = money::budget(tx, ProjectId::new(project)).await?;
-        if budget.monthly_micro_usd.is_some_and(|monthly| budget.spent_micro_usd >= monthly) {
+        if is_spent(tx, ProjectId::new(project)).await? {
             spent.push(project);
         }
     }

@@ -56,22 +56,32 @@ pub async fn of_pool(
         let id = AdapterKey::Version(AdapterVersionId::new(row.adapter_version_id));
         pins.pinned.push(id);
         if !resident.contains(&id) {
-            missing.push((id, row.files));
+            missing.push((id, json("adapter_version.files", row.files)?));
         }
     }
-    if missing.len() > PREFETCHED_PER_REPLY {
-        // Others each time: adapters that cannot be loaded do not keep those after them from it.
+    pins.prefetch = some_of(objects, missing, PREFETCHED_PER_REPLY).await?;
+    Ok(pins)
+}
+
+/// Returns at most `most` of these adapters with new presigned URLs. Others each time: adapters that cannot be loaded
+/// do not keep those after them from it.
+pub(crate) async fn some_of(
+    objects: &Objects,
+    mut missing: Vec<(AdapterKey, Vec<Blob>)>,
+    most: usize,
+) -> Result<Vec<AdapterRef>, StoreError> {
+    if missing.len() > most {
         let first = rand::rng().random_range(0..missing.len());
         missing.rotate_left(first);
-        missing.truncate(PREFETCHED_PER_REPLY);
+        missing.truncate(most);
     }
-    for (id, files) in missing {
-        let blobs: Vec<Blob> = json("adapter_version.files", files)?;
+    let mut adapters = Vec::with_capacity(missing.len());
+    for (id, blobs) in missing {
         let mut files = Vec::with_capacity(blobs.len());
         for blob in blobs {
             files.push(objects.remote_file(&blob.name, blob.sha256, blob.bytes).await?);
         }
-        pins.prefetch.push(AdapterRef { id, files, merge: None });
+        adapters.push(AdapterRef { id, files, merge: None });
     }
-    Ok(pins)
+    Ok(adapters)
 }

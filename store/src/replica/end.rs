@@ -84,6 +84,28 @@ pub async fn end_unplaced(tx: &mut PgConnection, base: ServedBase, count: i64) -
     Ok(wanted.len())
 }
 
+/// Ends the replicas of a pool that answer no requests yet: of a deployment that has no replicas any more. Returns
+/// their number.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn end_starting(tx: &mut PgConnection, base: ServedBase) -> Result<usize, StoreError> {
+    let starting = sqlx::query_scalar!(
+        "select replica_id from replica where base_model_id = $1 and quantization = $2
+             and deployment_id is not distinct from $3 and state in ('wanted', 'launching')
+         order by replica_id for update",
+        base.base_model_id.uuid(),
+        base.quantization.name(),
+        base.deployment(),
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    for id in &starting {
+        end(tx, ReplicaId::new(*id), None).await?;
+    }
+    Ok(starting.len())
+}
+
 /// Reduces a pool by up to `count` replicas: ends replicas that are not placed yet, and then lets the ready ones with
 /// the fewest requests drain, at most `most_ready` of them. Returns the number of both.
 ///

@@ -98,10 +98,10 @@ pub async fn spec(conn: &mut PgConnection, objects: &Objects, replica: &Replica)
     let (Some(budget), Some(threads), Some(heartbeat)) = (row.memory_budget, row.threads, row.heartbeat_seconds) else {
         return Err(StoreError::Stale);
     };
-    let base = run_spec::base_files(conn, objects, replica.base.base_model_id.uuid()).await?;
+    let base = run_spec::base(conn, objects, replica.base.base_model_id.uuid()).await?;
     let draft = match replica.kind.draft {
         Some(id) => {
-            let draft = run_spec::base_files(conn, objects, id.uuid()).await?;
+            let draft = run_spec::base(conn, objects, id.uuid()).await?;
             Some(DraftSpec { base_digest: draft.digest, base: draft.files })
         }
         None => None,

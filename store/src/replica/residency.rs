@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use attune_domain::{
     bytes::Bytes,
     id::{AdapterVersionId, CheckpointId, ReplicaId},
-    serve::{AdapterKey, AdapterRef, AdapterState, ReplicaReply, ReplicaReport},
+    serve::{AdapterKey, AdapterState, ReplicaReply, ReplicaReport},
 };
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
@@ -18,7 +18,7 @@ use crate::{
     db,
     error::{StoreError, json, to_json},
     files::objects::Objects,
-    pools::pins::PREFETCHED_PER_REPLY,
+    pools::pins::{self, PREFETCHED_PER_REPLY},
 };
 
 /// An adapter version on a replica.
@@ -67,21 +67,19 @@ pub async fn instruct(
         return Ok(reply); // it still loads the base, or ends soon
     }
     let resident: HashSet<AdapterKey> = report.resident_adapters.iter().copied().collect();
+    let mut missing = Vec::new();
     for version in adapter_prefetch::of_pool(tx, replica.base).await? {
         let id = AdapterKey::Version(version.adapter_version_id);
         if reply.pinned.contains(&id) {
             continue;
         }
         reply.pinned.push(id);
-        if resident.contains(&id) || reply.prefetch.len() >= PREFETCHED_PER_REPLY {
-            continue;
+        if !resident.contains(&id) {
+            missing.push((id, version.files));
         }
-        let mut files = Vec::with_capacity(version.files.len());
-        for blob in &version.files {
-            files.push(objects.remote_file(&blob.name, blob.sha256, blob.bytes).await?);
-        }
-        reply.prefetch.push(AdapterRef { id, files, merge: None });
     }
+    let most = PREFETCHED_PER_REPLY.saturating_sub(reply.prefetch.len());
+    reply.prefetch.extend(pins::some_of(objects, missing, most).await?);
     if let Some(listed) = &report.disk_adapters {
         reply.forget = deleted(tx, resident.into_iter().chain(listed.iter().map(|adapter| adapter.id))).await?;
     }

@@ -2,12 +2,10 @@
 
 use attune_domain::{
     bytes::Bytes,
-    digest::Sha256,
-    hub_origin::HubOrigin,
     id::{AdapterVersionId, FileId},
     run::{
         CONTRACT_VERSION, RemoteFile,
-        task::{ContinueFrom, Resume, RunHeader, TrainTask},
+        task::{ContinueFrom, Resume, RunHeader, TaskBase, TrainTask},
     },
 };
 use sqlx::PgConnection;
@@ -30,7 +28,7 @@ const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetens
 /// [`StoreError::NotFound`]: a file's row does not exist. [`StoreError::Object`], [`StoreError::Database`].
 pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Result<TrainTask, StoreError> {
     let job = job::load(conn, run.job_id).await?;
-    let base = base_files(conn, objects, job.base_model_id.uuid()).await?;
+    let base = base(conn, objects, job.base_model_id.uuid()).await?;
     let training_file = dataset(conn, objects, job.training_file_id).await?;
     let validation_file = match job.validation_file_id {
         Some(id) => Some(dataset(conn, objects, id).await?),
@@ -53,11 +51,7 @@ pub async fn get(conn: &mut PgConnection, objects: &Objects, run: &Run) -> Resul
             heartbeat_seconds: run.heartbeat_seconds,
             traceparent: job_trace::of(conn, run.job_id).await?,
         },
-        base: base.files,
-        base_digest: base.digest,
-        base_name: job.base_model,
-        base_origin: base.origin,
-        base_license: base.license,
+        base,
         training_file,
         validation_file,
         train: job.spec,
@@ -98,28 +92,17 @@ async fn continue_from(
     Ok(ContinueFrom { adapter_version_id: id, files })
 }
 
-/// The content of a base, its origin and its licence.
-pub(crate) struct BaseContent {
-    /// The digest of the files.
-    pub(crate) digest: Sha256,
-    /// The files, with new presigned URLs.
-    pub(crate) files: Vec<RemoteFile>,
-    /// The origin in a hub.
-    pub(crate) origin: Option<HubOrigin>,
-    /// The licence; `None`: unknown.
-    pub(crate) license: Option<String>,
-}
-
-/// Returns a base's content, with new presigned URLs.
-pub(crate) async fn base_files(
+/// Returns a base model, with new presigned URLs.
+pub(crate) async fn base(
     conn: &mut PgConnection,
     objects: &Objects,
     base_model_id: uuid::Uuid,
-) -> Result<BaseContent, StoreError> {
-    let base = sqlx::query!("select digest, origin, license from base_model where base_model_id = $1", base_model_id)
-        .fetch_optional(&mut *conn)
-        .await?
-        .ok_or(StoreError::NotFound("base model"))?;
+) -> Result<TaskBase, StoreError> {
+    let base =
+        sqlx::query!("select name, digest, origin, license from base_model where base_model_id = $1", base_model_id)
+            .fetch_optional(&mut *conn)
+            .await?
+            .ok_or(StoreError::NotFound("base model"))?;
     let rows = sqlx::query!(
         "select name, sha256, bytes from base_model_file where base_model_id = $1 order by name",
         base_model_id,
@@ -131,9 +114,10 @@ pub(crate) async fn base_files(
         let sha256 = digests::sha256("base_model_file.sha256", &row.sha256)?;
         files.push(objects.remote_file(&row.name, sha256, Bytes::from_i64(row.bytes)).await?);
     }
-    Ok(BaseContent {
-        digest: digests::sha256("base_model.digest", &base.digest)?,
+    Ok(TaskBase {
         files,
+        digest: digests::sha256("base_model.digest", &base.digest)?,
+        name: base.name,
         origin: base.origin.map(|origin| json("base_model.origin", origin)).transpose()?,
         license: base.license,
     })

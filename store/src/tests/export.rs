@@ -20,9 +20,9 @@ use crate::{
     },
     files::{file, storage},
     queue::EnsureExport,
-    runs::node::{self, NewNode},
+    runs::node,
     tenancy::tenant,
-    testing::{self, Seed, blob, seed, unreachable_objects},
+    testing::{self, Seed, blob, replicas, seed, unreachable_objects},
 };
 
 async fn requested(conn: &mut PgConnection, seed: Seed) -> ExportId {
@@ -50,13 +50,8 @@ fn new_export(seed: Seed) -> NewExport {
 }
 
 async fn placed(conn: &mut PgConnection, id: ExportId) -> Option<Placed> {
-    let node = NewNode {
-        provider: "local".into(),
-        offer: "this machine".into(),
-        memory: Bytes::mib(900),
-        micro_usd_per_hour: 0,
-    };
-    export_run::place(conn, id, &Placement { node, threads: 2, heartbeat_seconds: 10 }).await.unwrap()
+    let placement = Placement { node: replicas::node(0), threads: 2, heartbeat_seconds: 10 };
+    export_run::place(conn, id, &placement).await.unwrap()
 }
 
 /// Takes a report in a transaction of its own, as the API does: a refused one changes nothing.

@@ -2,17 +2,11 @@
 
 use std::path::Path;
 
-use attune_bucket::Bucket;
 use attune_domain::bytes::Bytes;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto::Builder,
-};
-use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use attune_tests::object_store;
 use sqlx::PgPool;
 
 use crate::{
-    config::ObjectStoreConfig,
     error::StoreError,
     files::{
         blob,
@@ -25,27 +19,7 @@ use crate::{
 
 /// Starts a server on a free port; it ends with the test's runtime.
 pub(super) async fn server(folder: &Path) -> Objects {
-    let mut service = S3ServiceBuilder::new(Bucket::open(folder).unwrap());
-    service.set_auth(SimpleAuth::from_single("key", "secret"));
-    let service = service.build();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let builder = Builder::new(TokioExecutor::new());
-            let connection = builder.serve_connection(TokioIo::new(stream), service.clone()).into_owned();
-            tokio::spawn(async move { drop(connection.await) });
-        }
-    });
-    let config = ObjectStoreConfig {
-        endpoint: Some(endpoint),
-        region: "us-east-1".into(),
-        bucket: "attune".into(),
-        access_key_id: "key".into(),
-        secret_access_key: "secret".to_owned().into(),
-        path_style: true,
-    };
-    let objects = Objects::new(&config);
+    let objects = testing::objects_at(&object_store::serve(folder).await.unwrap());
     objects.ensure_bucket().await.unwrap();
     objects.ensure_bucket().await.unwrap();
     objects

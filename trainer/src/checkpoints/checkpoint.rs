@@ -84,7 +84,7 @@ pub fn keep(session: &Session, valid_loss: Option<f64>, context: &RunContext) ->
 /// Writes a checkpoint's files, the manifest last. The best adapter is copied from `scratch`.
 fn write(session: &Session, folder: &Path, scratch: &Path) -> Result<(), TrainerError> {
     let (spec, progress) = (&session.spec, &session.progress);
-    session.adapter.save(folder, &Provenance { base_model: spec.base_name.clone() })?;
+    session.adapter.save(folder, &Provenance { base_model: spec.base.name.clone() })?;
     session.optimizer.save(&session.adapter, &folder.join(OPTIMIZER_FILE))?;
     if let Some(best) = progress.early_stopping.best.filter(|best| best.step != progress.step) {
         let to = folder.join(BEST_FILE);
@@ -153,6 +153,6 @@ fn digest(spec: &TrainTask, progress: &Progress) -> Sha256 {
     train.trainer.learning_rate_auto = false;
     train.hyperparameters.learning_rate_multiplier = 0.0;
     let first = spec.continue_from.as_ref().map(|first| first.adapter_version_id);
-    let all = serde_json::json!([ordered(&train), spec.base_digest, spec.training_file.sha256, first]).to_string();
+    let all = serde_json::json!([ordered(&train), spec.base.digest, spec.training_file.sha256, first]).to_string();
     Sha256::from_digest(sha2::Sha256::digest(all.as_bytes()).into())
 }

@@ -24,16 +24,17 @@ pub(super) fn write(task: &ExportTask, drift: Option<Drift>, folder: &Path) -> R
 }
 
 fn card(task: &ExportTask, drift: Option<Drift>) -> String {
-    let ExportTask { base_name, model, .. } = task;
+    let ExportTask { base, model, .. } = task;
     let dtype: &str = task.spec.dtype.into();
     let mut text = format!(
         "---\nbase_model: {base_name}\nlicense: {license}\ntags:\n- lora\n- attune\n---\n\n\
          # {model}\n\n{form}\n\nThe weights are {dtype}.\n",
-        license = task.base_license.as_deref().unwrap_or(license::UNKNOWN),
+        base_name = base.name,
+        license = base.license.as_deref().unwrap_or(license::UNKNOWN),
         form = form(task),
     );
     text += &blocks(task);
-    text += &base_origin(task.base_origin.as_ref(), &task.base_digest.to_string());
+    text += &base_origin(base);
     if let Some(drift) = drift {
         text += &format!(
             "\n## Difference from the served adapter\n\nOver {} tokens of fixed prompts: the largest difference of a \
@@ -42,7 +43,7 @@ fn card(task: &ExportTask, drift: Option<Drift>) -> String {
         );
     }
     text += &origin(task);
-    text += &licence(task.base_license.as_deref());
+    text += &licence(base.license.as_deref());
     text
 }
 
@@ -76,7 +77,7 @@ fn blocks(task: &ExportTask) -> String {
 
 /// Returns the sentences about the form and the base weights in it.
 fn form(task: &ExportTask) -> String {
-    let base = &task.base_name;
+    let base = &task.base.name;
     let weights = match task.spec.base_weights {
         BaseWeights::Dequantized => format!(
             "those that the adapter was trained over: in {}, converted back to floats",
@@ -117,6 +118,7 @@ fn origin(task: &ExportTask) -> String {
 
 #[cfg(test)]
 mod tests {
+    use attune_domain::run::task::TaskBase;
     use serde_json::json;
 
     use super::*;
@@ -157,7 +159,8 @@ mod tests {
         for part in ["\nlicense: apache-2.0\n", "is `apache-2.0`", "Q4_K_M", "32768 tokens", "`aaaa"] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
-        let unknown = ExportTask { base_license: None, calibration: None, ..task };
+        let base = TaskBase { license: None, ..task.base };
+        let unknown = ExportTask { base, calibration: None, ..task };
         let text = card(&unknown, None);
         assert!(text.contains("\nlicense: unknown\n") && text.contains("not known to the platform"), "{text}");
         assert!(!text.contains("importance matrix"), "{text}");

@@ -87,7 +87,7 @@ pub(super) fn write_model(
         folder: &inputs.base,
         template,
         name: &task.model,
-        license: task.base_license.as_deref(),
+        license: task.base.license.as_deref(),
         matrices,
         importance: importance.as_ref(),
         threads: usize::try_from(task.threads).unwrap_or(1),

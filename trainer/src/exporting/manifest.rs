@@ -32,10 +32,10 @@ pub(super) fn write(
         "export": task.export_id,
         "model": task.model,
         "base_model": {
-            "name": task.base_name,
-            "digest": task.base_digest,
+            "name": task.base.name,
+            "digest": task.base.digest,
             "quantization": task.quantization,
-            "license": task.base_license,
+            "license": task.base.license,
         },
         "spec": task.spec,
         "imatrix_data": task.calibration.as_ref().map(|file| json!({"sha256": file.sha256, "bytes": file.bytes})),

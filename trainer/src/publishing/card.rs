@@ -4,6 +4,7 @@ use attune_domain::{
     export::loads_with::vllm_max_lora_rank,
     hub_origin::HubOrigin,
     license,
+    run::task::TaskBase,
     spec::{AdapterSpec, Quantization},
 };
 
@@ -18,8 +19,8 @@ pub(crate) fn write(session: &Session) -> String {
          # A LoRA adapter for {base}\n\n\
          Made by Attune, job `{job}`: rank {rank}, alpha {alpha}, on {targets}; {steps} steps, \
          {tokens} trained tokens, seed {seed}.{history}\n{origin}\n{loading}",
-        base = spec.base_name,
-        license = spec.base_license.as_deref().unwrap_or(license::UNKNOWN),
+        base = spec.base.name,
+        license = spec.base.license.as_deref().unwrap_or(license::UNKNOWN),
         job = spec.run.job_id,
         rank = adapter.rank,
         alpha = adapter.lora_alpha,
@@ -28,13 +29,13 @@ pub(crate) fn write(session: &Session) -> String {
         tokens = progress.trained_tokens,
         seed = spec.train.seed,
         history = history(session),
-        origin = base_origin(spec.base_origin.as_ref(), &spec.base_digest.to_string()),
-        loading = loading(&spec.base_name, quantization, adapter),
+        origin = base_origin(&spec.base),
+        loading = loading(&spec.base.name, quantization, adapter),
     )
 }
 
 /// Returns the paragraph about the origin of the base's files, or nothing.
-pub(crate) fn base_origin(origin: Option<&HubOrigin>, digest: &str) -> String {
+pub(crate) fn base_origin(TaskBase { digest, origin, .. }: &TaskBase) -> String {
     let Some(HubOrigin { host, repository, revision, commit }) = origin else { return String::new() };
     format!(
         "\nThe base was imported from `{repository}` of {host}: revision `{revision}`, commit `{commit}`. The digest \
@@ -130,6 +131,8 @@ fn vllm(base: &str, quantization: Quantization, adapter: &AdapterSpec) -> String
 
 #[cfg(test)]
 mod tests {
+    use attune_domain::digest::Sha256;
+
     use super::*;
 
     #[test]
@@ -151,15 +154,22 @@ mod tests {
         }
         let plain = loading("tiny", Quantization::None, &lora);
         assert!(!plain.contains("BitsAndBytesConfig") && plain.contains("vllm serve tiny "), "{plain}");
-        let origin = HubOrigin {
+        let mut base = TaskBase {
+            files: vec![],
+            digest: Sha256::from_digest([0xd1; 32]),
+            name: "tiny".into(),
+            origin: None,
+            license: None,
+        };
+        assert_eq!(base_origin(&base), "");
+        base.origin = Some(HubOrigin {
             host: "huggingface.co".into(),
             repository: "a/b".into(),
             revision: "main".into(),
             commit: "c".repeat(40),
-        };
-        let text = base_origin(Some(&origin), "d1");
+        });
+        let text = base_origin(&base);
         assert!(text.contains("`a/b` of huggingface.co: revision `main`, commit `cccc"), "{text}");
-        assert_eq!(base_origin(None, "d1"), "");
         let dora = loading("tiny", Quantization::None, &AdapterSpec { use_dora: true, ..lora });
         assert!(dora.contains("does not run DoRA"), "{dora}");
     }

@@ -90,7 +90,7 @@ pub fn publish(session: Session, inputs: &Inputs, context: &RunContext) -> Resul
 
 /// Writes the adapter as a PEFT folder.
 fn write(session: &Session, base: &Path, folder: &Path) -> Result<(), TrainerError> {
-    session.adapter.save(folder, &Provenance { base_model: session.spec.base_name.clone() })?;
+    session.adapter.save(folder, &Provenance { base_model: session.spec.base.name.clone() })?;
     let put = |name: &str, content: &str| {
         let path = folder.join(name);
         fs::write(&path, content).map_err(TrainerError::io(&path))

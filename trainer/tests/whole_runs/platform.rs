@@ -14,7 +14,7 @@ use attune_domain::{
     placement::Placement,
     run::{
         Blob, BlobGrant, BlobsWanted, CONTRACT_VERSION, Directive, Plan, RemoteFile, Reply, Report, RunEvent,
-        task::{Resume, RunHeader, TaskSpec, TrainTask},
+        task::{Resume, RunHeader, TaskBase, TaskSpec, TrainTask},
     },
     spec::{Requested, TrainSpec},
 };
@@ -150,11 +150,13 @@ impl Platform {
                 run_lease: 7,
                 heartbeat_seconds: 1,
             },
-            base: self.folder(model),
-            base_digest: Sha256::from_digest([0xd1; 32]),
-            base_name: "tiny".into(),
-            base_origin: None,
-            base_license: None,
+            base: TaskBase {
+                files: self.folder(model),
+                digest: Sha256::from_digest([0xd1; 32]),
+                name: "tiny".into(),
+                origin: None,
+                license: None,
+            },
             training_file: self.file("train.jsonl", rows.into()),
             validation_file: None,
             train: TrainSpec::check(asked, lines, 128).unwrap(),

@@ -102,12 +102,8 @@ impl NewDeployment {
     /// # Errors
     /// [`ApiError::Invalid`]: there is no quantization of this name.
     pub fn quantization(&self, installed: Quantization) -> Result<Quantization, ApiError> {
-        let Some(name) = &self.quantization else { return Ok(installed) };
-        Quantization::from_name(name).ok_or_else(|| {
-            let allowed = Quantization::ALL.map(Quantization::name).join(", ");
-            let shown = truncated(name);
-            ApiError::invalid("quantization", format!("Invalid 'quantization': '{shown}'. Use one of {allowed}."))
-        })
+        let name = self.quantization.as_deref();
+        Ok(named("quantization", name, &Quantization::ALL, Quantization::name)?.unwrap_or(installed))
     }
 }
 

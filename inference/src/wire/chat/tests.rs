@@ -139,6 +139,11 @@ fn limit_of_every_field_of_a_chat() {
         let call = json!({"id": text(id), "type": "function", "function": {"name": "f", "arguments": "{}"}});
         json!({"messages": [{"role": "assistant", "tool_calls": vec![call; count]}]})
     };
+    let deep_call = |depth: usize| {
+        let arguments = (1..depth).fold(json!({}), |inner, _| json!({"a": inner})).to_string();
+        let call = json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}});
+        json!({"messages": [{"role": "assistant", "tool_calls": [call]}]})
+    };
     let named = |name: usize| json!({"messages": [{"role": "user", "content": "x", "name": text(name)}]});
     let result = |id: usize| json!({"messages": [{"role": "tool", "content": "x", "tool_call_id": text(id)}]});
     for (most, beyond, param) in [
@@ -162,6 +167,7 @@ fn limit_of_every_field_of_a_chat() {
         (messages(4096), messages(4097), "messages"),
         (calls(128, 1), calls(129, 1), "messages[0].tool_calls"),
         (calls(1, 256), calls(1, 257), "messages[0].tool_calls[0].id"),
+        (deep_call(48), deep_call(49), "messages[0].tool_calls[0].function.arguments"),
         (result(256), result(257), "messages[0].tool_call_id"),
         (named(256), named(257), "messages[0].name"),
         (tools(128), tools(129), "tools"),

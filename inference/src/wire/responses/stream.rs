@@ -85,6 +85,8 @@ pub struct ResponseStream {
     /// `true` if the last item of the output is not complete.
     is_open: bool,
     with_logprobs: bool,
+    /// The log probabilities of tokens before the first item, whose text is held back since it may become a call.
+    held: Vec<TokenLogprob>,
 }
 
 impl ResponseStream {
@@ -109,7 +111,7 @@ impl ResponseStream {
             truncation: "disabled",
             system_fingerprint: heading.system_fingerprint,
         };
-        Self { response, sequence: 0, is_open: false, with_logprobs: heading.with_logprobs }
+        Self { response, sequence: 0, is_open: false, with_logprobs: heading.with_logprobs, held: Vec::new() }
     }
 
     /// Returns the response as it is now.
@@ -152,13 +154,17 @@ impl ResponseStream {
 
     fn add_text(&mut self, text: &str, tokens: Vec<serve::TokenLogprob>) -> Vec<ResponseEventKind> {
         let is_message = self.is_open && matches!(self.response.output.last(), Some(OutputItem::Message(_)));
-        // The tokens of calls belong to no text.
+        let with_logprobs = self.with_logprobs;
+        let tokens = tokens.into_iter().filter(|_| with_logprobs).map(TokenLogprob::new);
         if text.is_empty() && !is_message {
+            // The tokens of calls belong to no text.
+            if !self.is_open {
+                self.held.extend(tokens);
+            }
             return Vec::new();
         }
+        let logprobs: Vec<TokenLogprob> = std::mem::take(&mut self.held).into_iter().chain(tokens).collect();
         let mut kinds = if is_message { Vec::new() } else { self.add_message() };
-        let logprobs: Vec<TokenLogprob> =
-            if self.with_logprobs { tokens.into_iter().map(TokenLogprob::new).collect() } else { Vec::new() };
         let output_index = self.last_index();
         if let Some(OutputItem::Message(message)) = self.response.output.last_mut()
             && let Some(part) = message.content.first_mut()
@@ -192,6 +198,7 @@ impl ResponseStream {
     }
 
     fn add_call(&mut self, call_id: String, name: String) -> Vec<ResponseEventKind> {
+        self.held.clear();
         let mut kinds = self.close(ResponseStatus::Completed);
         let call = OutputCall {
             r#type: "function_call",

@@ -32,24 +32,14 @@ pub(crate) fn multiply(piece: Piece<'_>) {
 #[target_feature(enable = "avx2,f16c")]
 fn columns<const P: usize>(mut piece: Piece<'_>) {
     let levels = piece.tiles.levels().map(|levels| table(levels));
-    let (rows, count) = (piece.rows, piece.rows.count());
+    let rows = piece.rows;
     for at in 0..piece.tile_count() {
         let tile = piece.tiles.tile(piece.first + at);
-        let mut row = 0;
-        while row < count {
-            match count - row {
-                4.. => {
-                    piece.put(at, row, &group::<4, P>(&tile, levels, std::array::from_fn(|of| rows.row(row + of))));
-                    row += 4;
-                }
-                2.. => {
-                    piece.put(at, row, &group::<2, P>(&tile, levels, std::array::from_fn(|of| rows.row(row + of))));
-                    row += 2;
-                }
-                _ => {
-                    piece.put(at, row, &group::<1, P>(&tile, levels, [rows.row(row)]));
-                    row += 1;
-                }
+        for (row, size) in rows.groups(4) {
+            match size {
+                4 => piece.put(at, row, &group::<4, P>(&tile, levels, rows.group(row))),
+                2 => piece.put(at, row, &group::<2, P>(&tile, levels, rows.group(row))),
+                _ => piece.put(at, row, &group::<1, P>(&tile, levels, rows.group(row))),
             }
         }
     }

@@ -144,7 +144,11 @@ fn quantized(x: &[f32], inputs: usize) -> Rows {
     let count = x.len() / inputs;
     let mut rows = Rows::new(count, inputs);
     let share = share(count, inputs);
-    run(x.chunks(share * inputs).zip(rows.parts(share)), |(numbers, rows)| quantize(numbers, rows));
+    run(
+        x.chunks(share * inputs).zip(rows.parts(share)),
+        #[inline(always)]
+        |(numbers, rows)| quantize(numbers, rows),
+    );
     rows
 }
 

@@ -72,6 +72,24 @@ impl Rows {
         let range = at * self.blocks..(at + 1) * self.blocks;
         Row { words: &self.words[range.clone()], scales: &self.scales[range.clone()], sums: &self.sums[range] }
     }
+
+    /// Returns `R` rows, the first of which is `first`.
+    #[inline(always)]
+    pub(crate) fn group<const R: usize>(&self, first: usize) -> [Row<'_>; R] {
+        std::array::from_fn(|of| self.row(first + of))
+    }
+
+    /// Splits the rows into groups of `most`, a power of two, and the others into smaller powers of two. Returns the
+    /// first row and the size of each group.
+    pub(crate) fn groups(&self, most: usize) -> impl Iterator<Item = (usize, usize)> {
+        let (count, mut next) = (self.count(), 0);
+        std::iter::from_fn(move || {
+            let (first, left): (usize, usize) = (next, count - next);
+            let size = most.min(1 << left.checked_ilog2()?);
+            next += size;
+            Some((first, size))
+        })
+    }
 }
 
 /// Quantizes whole blocks of `numbers`: the largest absolute value of a block becomes [`LARGEST`].
@@ -109,4 +127,18 @@ fn nearest(number: f32) -> i32 {
     // Adding 1.5 · 2²³ rounds to an integer, in the low bits.
     const ROUNDER: f32 = 12_582_912.0;
     (number + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()).cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_as_large_as_the_rows_that_are_left_allow() {
+        let groups = |count| Rows::new(count, BLOCK).groups(4).collect::<Vec<_>>();
+        assert!(groups(0).is_empty());
+        assert_eq!(groups(1), [(0, 1)]);
+        assert_eq!(groups(7), [(0, 4), (4, 2), (6, 1)]);
+        assert_eq!(groups(9), [(0, 4), (4, 4), (8, 1)]);
+    }
 }

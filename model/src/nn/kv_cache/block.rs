@@ -180,7 +180,9 @@ fn view(all: &Tensor, (layer, half): (usize, i64), tokens: &Range<usize>) -> Res
 
 /// Writes the codes of a row, and returns its scale, by the operations of [`Pairs::put`].
 fn quantize(row: &[f32], codes: &mut [i8]) -> f32 {
-    let largest = row.iter().fold(0f32, |largest, number| largest.max(number.abs()));
+    // The bits of positive numbers have the order of the numbers, and NaN comes last: its row must have a scale of NaN.
+    let largest = row.iter().fold(0u32, |largest, number| largest.max(number.to_bits() & 0x7fff_ffff));
+    let largest = f32::from_bits(largest);
     let steps = 1.0 / largest.max(LEAST) * LARGEST_CODE;
     for (code, number) in codes.iter_mut().zip(row) {
         *code = (number * steps).round_ties_even() as i8;

@@ -160,6 +160,26 @@ fn numbers_in_8_bits_are_within_half_a_step() {
     assert!(keys.select(0, 7).equal(&Tensor::zeros([2, 8], CPU)));
 }
 
+/// A row with a number that is not finite must not become a plausible one, however it is written.
+#[test]
+fn a_row_that_is_not_finite_stays_so_in_8_bits() {
+    for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let pool = pool_of(2, KvCacheDtype::Int8);
+        let mut row = [0.5f32; 16];
+        row[3] = bad;
+        let row = row.as_slice();
+        let mut cache = pool.new_cache();
+        assert!(cache.grow_to(1).unwrap());
+        let layer = cache.write_rows(0, &[(row, row)]).unwrap();
+        let of_head = |head| unpacked(layer.rows(head, &(0..1))[0].0);
+        assert!(of_head(0).iter().all(|number| !number.is_finite()), "{bad}: {:?}", of_head(0));
+        assert!(of_head(1).iter().all(|number| number.is_finite()), "{bad}: {:?}", of_head(1));
+        let new = Tensor::from_slice(row).view([1, 2, 8]);
+        let (keys, _) = cache.write(0, &new, &new).unwrap();
+        assert!(!bool::try_from(keys.narrow(1, 0, 1).isfinite().any()).unwrap(), "{bad}");
+    }
+}
+
 /// A block of codes has a quarter of the memory of numbers, and its scales; one that is shared is copied with them.
 #[test]
 fn blocks_of_codes_are_small_and_copied_with_their_scales() {

@@ -1,10 +1,9 @@
 //! Deployments: their pools, and the charges of their replicas.
 
 use attune_domain::{
-    bytes::Bytes,
     id::ProjectId,
     offer::{ReplicaDevice, ReplicaKind},
-    serve::{Engine, KvCacheDtype, ReplicaReport},
+    serve::{Engine, KvCacheDtype},
     spec::Quantization,
 };
 use sqlx::{PgConnection, PgPool};
@@ -19,19 +18,19 @@ use crate::{
         deployment_use, pool_load,
         pool_state::{self, PoolDefaults, PoolState},
     },
-    replica::{self, Placement, ReplicaState, ServedBase},
-    runs::node::{self, NewNode},
+    replica::{self, ReplicaState, ServedBase},
+    runs::node,
     tenancy::{
         money,
         project_queue::{self, Settings},
         tenant,
     },
-    testing::{self, Seed, rows, seed},
+    testing::{self, Seed, replicas, rows, seed},
 };
 
 const DEFAULTS: PoolDefaults = PoolDefaults { max_replicas: 1, target_concurrency: 8, cooldown_seconds: 900 };
 
-fn bounds(min_replicas: u32, max_replicas: u32) -> Bounds {
+pub(super) fn bounds(min_replicas: u32, max_replicas: u32) -> Bounds {
     Bounds {
         name: "d".into(),
         min_replicas,
@@ -42,7 +41,7 @@ fn bounds(min_replicas: u32, max_replicas: u32) -> Bounds {
     }
 }
 
-async fn deploy(pool: &PgPool, project: ProjectId, base: ServedBase, bounds: &Bounds) -> Deployment {
+pub(super) async fn deploy(pool: &PgPool, project: ProjectId, base: ServedBase, bounds: &Bounds) -> Deployment {
     let mut tx = db::tenant(pool, project).await.unwrap();
     let made = deployment::insert(&mut tx, project, base, ReplicaKind::default(), bounds).await.unwrap().unwrap();
     tx.commit().await.unwrap();
@@ -58,30 +57,16 @@ async fn change(pool: &PgPool, project: ProjectId, of: &Deployment, kind: Replic
 }
 
 /// Starts a ready replica whose node costs a dollar an hour.
-async fn ready(conn: &mut PgConnection, base: ServedBase) {
+pub(super) async fn ready(conn: &mut PgConnection, base: ServedBase) {
     let id = replica::start(conn, base, None).await.unwrap();
-    let placement = Placement {
-        node: NewNode {
-            provider: "local".into(),
-            offer: "this machine".into(),
-            memory: Bytes::mib(900),
-            micro_usd_per_hour: 1_000_000,
-        },
-        memory_budget: Bytes::mib(128),
-        threads: 2,
-        heartbeat_seconds: 10,
-    };
-    replica::place(conn, id, &placement).await.unwrap().unwrap();
-    let address = Some("127.0.0.1:9".into());
-    let report = ReplicaReport { address, ..ReplicaReport::default() };
-    replica::take_report(conn, id, &report).await.unwrap();
+    replicas::ready(conn, id, "127.0.0.1:9", 1_000_000).await.unwrap();
 }
 
 async fn state(conn: &mut PgConnection) -> Vec<PoolState> {
     pool_state::all(conn, DEFAULTS).await.unwrap()
 }
 
-async fn two_projects(pool: &PgPool) -> (Seed, ProjectId, ServedBase) {
+pub(super) async fn two_projects(pool: &PgPool) -> (Seed, ProjectId, ServedBase) {
     let seed = seed(pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let other = tenant::ensure(&mut conn, "default", "other").await.unwrap().project_id;
@@ -371,13 +356,7 @@ async fn a_replica_that_was_not_launched_is_wanted_again(pool: PgPool) {
     let (_, _, base) = two_projects(&pool).await;
     let mut conn = pool.acquire().await.unwrap();
     let id = replica::start(&mut conn, base, None).await.unwrap();
-    let node = NewNode {
-        provider: "local".into(),
-        offer: "this machine".into(),
-        memory: Bytes::mib(900),
-        micro_usd_per_hour: 0,
-    };
-    let placement = Placement { node, memory_budget: Bytes::mib(128), threads: 2, heartbeat_seconds: 10 };
+    let placement = replicas::placement(0);
     for _ in 0..5 {
         replica::place(&mut conn, id, &placement).await.unwrap().unwrap();
         assert_eq!(node::active(&mut conn, "local").await.unwrap().len(), 1);

@@ -1,5 +1,6 @@
 //! Replicas and deployments.
 
+mod charges;
 mod deployment;
 mod replica;
 mod residency;

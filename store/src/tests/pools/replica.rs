@@ -1,30 +1,20 @@
 //! The lifecycle of a replica.
 
-use attune_domain::{bytes::Bytes, id::ReplicaId, run::Directive, serve::ReplicaReport, spec::Quantization};
+use attune_domain::{id::ReplicaId, run::Directive, serve::ReplicaReport, spec::Quantization};
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
     error::StoreError,
     queue::EnsureReplica,
-    replica::{self, Placement, ReplicaState, ServedBase},
-    runs::node::{self, NewNode},
+    replica::{self, ReplicaState, ServedBase},
+    runs::node,
     tenancy::tenant,
-    testing::{self, seed},
+    testing::{
+        self,
+        replicas::{self, placement},
+        seed,
+    },
 };
-
-pub(super) fn placement() -> Placement {
-    Placement {
-        node: NewNode {
-            provider: "local".into(),
-            offer: "this machine".into(),
-            memory: Bytes::mib(900),
-            micro_usd_per_hour: 0,
-        },
-        memory_budget: Bytes::mib(128),
-        threads: 2,
-        heartbeat_seconds: 10,
-    }
-}
 
 pub(super) fn says(address: Option<&str>, active_requests: u64) -> ReplicaReport {
     ReplicaReport { address: address.map(Into::into), active_requests, ..ReplicaReport::default() }
@@ -62,7 +52,7 @@ async fn each_quantization_of_a_base_has_a_replica_of_its_own(pool: PgPool) {
     assert_eq!(testing::messages::<EnsureReplica>(&mut conn).await.unwrap(), 4);
     // A replica's spec has its own quantization, and its end does not affect the others.
     let (int8, id) = (ids[1], ids[2]);
-    replica::place(&mut conn, id, &placement()).await.unwrap().unwrap();
+    replica::place(&mut conn, id, &placement(0)).await.unwrap().unwrap();
     let replica = replica::get(&mut conn, id).await.unwrap();
     let spec = replica::spec(&mut conn, &testing::unreachable_objects(), &replica).await.unwrap();
     assert_eq!(spec.quantization, Quantization::Nf4 { double_quant: false });
@@ -81,8 +71,8 @@ async fn a_replica_from_wish_to_end(pool: PgPool) {
     // A report before the launch is refused.
     assert!(matches!(replica::take_report(&mut conn, id, &says(None, 0)).await, Err(StoreError::Stale)));
 
-    assert!(replica::place(&mut conn, id, &placement()).await.unwrap().is_some());
-    assert!(replica::place(&mut conn, id, &placement()).await.unwrap().is_none(), "only once");
+    assert!(replica::place(&mut conn, id, &placement(0)).await.unwrap().is_some());
+    assert!(replica::place(&mut conn, id, &placement(0)).await.unwrap().is_none(), "only once");
     replica::take_report(&mut conn, id, &says(None, 0)).await.unwrap();
     assert_eq!(replica::get(&mut conn, id).await.unwrap().state, ReplicaState::Launching);
     replica::take_report(&mut conn, id, &says(Some("127.0.0.1:9"), 0)).await.unwrap();
@@ -104,7 +94,7 @@ async fn a_replica_that_fails_says_why(pool: PgPool) {
     let seed = seed(&pool).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let id = replica::ensure(&mut conn, ServedBase::as_imported(seed.base_model_id)).await.unwrap().replica_id;
-    replica::place(&mut conn, id, &placement()).await.unwrap();
+    replica::place(&mut conn, id, &placement(0)).await.unwrap();
     let last = ReplicaReport { failed: Some("no memory for /var/lib/node/w".into()), ..says(None, 0) };
     let reply = replica::take_report(&mut conn, id, &last).await.unwrap();
     assert_eq!(reply.directive, Directive::Stop);
@@ -122,7 +112,7 @@ async fn the_project_that_had_it_started_is_notified_and_no_other(pool: PgPool) 
         let wanted = replica::ensure_for(&mut conn, base, Some(seed.project_id)).await.unwrap();
         let id = wanted[0].replica_id;
         assert_eq!(replica::ensure_for(&mut conn, base, Some(other)).await.unwrap()[0].replica_id, id);
-        replica::place(&mut conn, id, &placement()).await.unwrap();
+        replica::place(&mut conn, id, &placement(0)).await.unwrap();
         for _ in 0..2 {
             replica::take_report(&mut conn, id, &says(Some("127.0.0.1:9"), 0)).await.unwrap();
         }
@@ -141,8 +131,7 @@ async fn the_project_that_had_it_started_is_notified_and_no_other(pool: PgPool) 
 /// Returns a ready replica of a pool.
 async fn ready(conn: &mut PgConnection, base: ServedBase, address: &str) -> ReplicaId {
     let id = replica::start(conn, base, None).await.unwrap();
-    replica::place(conn, id, &placement()).await.unwrap().unwrap();
-    replica::take_report(conn, id, &says(Some(address), 0)).await.unwrap();
+    replicas::ready(conn, id, address, 0).await.unwrap();
     id
 }
 

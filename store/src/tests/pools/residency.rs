@@ -11,7 +11,7 @@ use attune_domain::{
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::replica::{placement, says};
+use super::replica::says;
 use crate::{
     adapters::{adapter, adapter_prefetch},
     db,
@@ -20,14 +20,14 @@ use crate::{
         pins,
     },
     replica::{self, ServedBase},
-    testing::{self, Seed, seed},
+    testing::{self, Seed, replicas::placement, seed},
     tests::adapter::imported,
 };
 
 /// Starts a ready replica of the base that [`imported`] versions are served over.
 async fn ready(conn: &mut PgConnection, seed: Seed) -> ReplicaId {
     let id = replica::start(conn, ServedBase::as_imported(seed.base_model_id), None).await.unwrap();
-    replica::place(conn, id, &placement()).await.unwrap().unwrap();
+    replica::place(conn, id, &placement(0)).await.unwrap().unwrap();
     replica::take_report(conn, id, &here()).await.unwrap();
     id
 }
@@ -118,6 +118,32 @@ async fn limit_of_prefetched_versions(pool: PgPool) {
         .await
         .unwrap();
     assert!(adapter_prefetch::set(conn, project, *last, 600).await.unwrap().is_some(), "an expired one does not count");
+}
+
+/// One project's prefetches do not displace those of others, however late they expire.
+#[sqlx::test(migrations = false)]
+async fn limit_of_the_prefetched_versions_of_a_pool(pool: PgPool) {
+    let seed = seed(&pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let conn = &mut *conn;
+    let version = imported(conn, seed, "house", '1').await.adapter_version_id;
+    adapter_prefetch::set(conn, seed.project_id, version, 60).await.unwrap().unwrap();
+    let other = testing::neighbor(conn, seed, "loud").await.unwrap();
+    for _ in 0..257 {
+        imported(conn, other, "loud", '1').await;
+    }
+    let all = "insert into adapter_prefetch
+         select adapter_version_id, project_id, now() + interval '1 day' from adapter_version where project_id = $1";
+    sqlx::query(all).bind(other.project_id.uuid()).execute(&mut *conn).await.unwrap();
+    let kept = adapter_prefetch::of_pool(conn, ServedBase::as_imported(seed.base_model_id)).await.unwrap();
+    assert_eq!(kept.len(), 256);
+    assert!(kept.iter().any(|kept| kept.adapter_version_id == version));
+    let id = ready(conn, seed).await;
+    let mut tries = 0;
+    while !reply(conn, id, &here()).await.prefetch.iter().any(|adapter| adapter.id == AdapterKey::Version(version)) {
+        tries += 1;
+        assert!(tries < 2000, "each of 256 is among the 8 of a reply one time in 32");
+    }
 }
 
 #[sqlx::test(migrations = false)]

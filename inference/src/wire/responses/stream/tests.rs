@@ -20,8 +20,13 @@ fn stream(with_logprobs: bool) -> ResponseStream {
 }
 
 fn piece(text: &str) -> GenerateEvent {
+    piece_of(text, text)
+}
+
+/// Returns a text with one token, whose own text may be another one.
+fn piece_of(text: &str, token: &str) -> GenerateEvent {
     let tokens =
-        vec![serve::TokenLogprob { id: 1, special: false, bytes: text.into(), logprob: Some(-0.5), top: vec![] }];
+        vec![serve::TokenLogprob { id: 1, special: false, bytes: token.into(), logprob: Some(-0.5), top: vec![] }];
     GenerateEvent::Piece { choice: 0, text: text.into(), tokens }
 }
 
@@ -141,6 +146,27 @@ fn calls_are_items_of_their_own_after_the_text() {
     );
     let ModelResponse { output, status, .. } = stream.into_response();
     assert_eq!((output.len(), status), (3, ResponseStatus::Completed));
+}
+
+/// Text that may become a call is held back, and its tokens come before it.
+#[test]
+fn the_tokens_of_text_that_was_held_back_are_those_of_the_text() {
+    let tokens = |events: Vec<GenerateEvent>, item: usize| -> Vec<Value> {
+        let events = all(&mut stream(true), events);
+        let part = &events.last().unwrap()["response"]["output"][item]["content"][0];
+        part["logprobs"].as_array().unwrap().iter().map(|token| token["token"].clone()).collect()
+    };
+    let events = vec![piece_of("", "{"), piece_of("{a", "a"), piece("b"), finished(FinishReason::Stop)];
+    assert_eq!(tokens(events, 0), ["{", "a", "b"]);
+    let events = vec![
+        piece_of("", "{"),
+        called("call_1"),
+        arguments("{}"),
+        piece_of("", "}"),
+        piece("c"),
+        finished(FinishReason::ToolCalls),
+    ];
+    assert_eq!(tokens(events, 1), ["c"]);
 }
 
 #[test]
